@@ -1,0 +1,119 @@
+# Everything that CI runs is a target here. `make` prints help.
+
+GO     ?= go
+PYTHON ?= python3
+BUILD  := build
+VENV   := $(BUILD)/venv
+LINTER := $(BUILD)/bin/golangci-lint
+
+# How long the open-ended targets run.
+FUZZ_RUNS    ?= 20000
+CRASH_ROUNDS ?= 20
+
+# Folders whose tests need root, /dev/fuse or loop devices. All others need
+# neither root nor network.
+KERNEL := pkg/volume/fusefs pkg/mounter cmd test
+SANITY := pkg/csi
+CRASH  := pkg/volume pkg/volume/internal/txn
+# The tests of those that `make crash` repeats.
+CRASH_TESTS := Crash|Fault
+
+MODULE = $(shell $(GO) list -m)
+all_packages = $(shell $(GO) list ./...)
+within = $(addprefix $(MODULE)/,$(1) $(addsuffix /%,$(1)))
+kernel_packages = $(filter $(call within,$(KERNEL)),$(all_packages))
+sanity_packages = $(filter $(call within,$(SANITY)),$(all_packages))
+crash_packages  = $(filter $(addprefix $(MODULE)/,$(CRASH)),$(all_packages))
+unit_packages   = $(filter-out $(call within,$(KERNEL) $(SANITY)),$(all_packages))
+commands        = $(filter $(MODULE)/cmd/%,$(all_packages))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity list lint fmt generate check-generated demo bench clean
+
+help: ## print this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
+
+setup: ## install what this machine lacks (apt, when root)
+	@.ci/setup
+
+build: ## build all commands into bin/
+	@mkdir -p bin
+	@set -e; for p in $(commands); do echo "$(GO) build $$p"; $(GO) build -trimpath -o bin/ $$p; done
+
+test: setup ## everything that CI runs
+	$(MAKE) build lint check-generated
+	$(MAKE) unit vectors cuts
+	$(MAKE) sanity fuse
+	$(MAKE) race
+
+unit: ## tests that need neither root nor network
+	$(GO) test $(unit_packages)
+
+race: ## all tests with the race detector, long ones shortened
+	$(GO) test -race -short -timeout 20m $(all_packages)
+
+vectors: $(VENV)/ready ## golden vectors, and fresh output, against the independent derivation in Python
+	@mkdir -p $(BUILD)/vectors
+	$(VENV)/bin/python -B pkg/crypto/testdata/check.py
+	$(GO) test -count=1 -run '^(TestVectors|TestFreshVectors)$$' ./pkg/crypto -fresh-vectors $(CURDIR)/$(BUILD)/vectors/crypto.json
+	$(VENV)/bin/python -B pkg/crypto/testdata/check.py $(BUILD)/vectors/crypto.json
+	$(GO) test -count=1 -run '^Test(FreshHeaders|Header.*)$$' ./pkg/volume/internal/layout -fresh-headers $(CURDIR)/$(BUILD)/vectors/headers.json
+	$(VENV)/bin/python -B pkg/volume/internal/layout/testdata/check_headers.py $(BUILD)/vectors/headers.json
+
+fuzz: ## every fuzz target for FUZZ_RUNS inputs (seeds are part of unit)
+	@.ci/fuzz $(FUZZ_RUNS)
+
+cuts: ## the crash model, 20,000 power cuts; the seed is printed
+	$(GO) test -count=1 -timeout 30m -v -run '^TestCrash$$' ./pkg/volume -crash.cuts 20000
+
+crash: ## the crash and fault models, CRASH_ROUNDS times with new seeds
+	$(GO) test -count=$(CRASH_ROUNDS) -timeout 0 -run '$(CRASH_TESTS)' -v $(crash_packages)
+
+fuse: ## tests on real mounts; needs root and /dev/fuse
+	@test -n "$(kernel_packages)" || { echo "no package in $(KERNEL)" >&2; exit 1; }
+	$(GO) test -count=1 -timeout 15m $(kernel_packages)
+
+sanity: ## csi-sanity, whole
+	@test -n "$(sanity_packages)" || { echo "no package in $(SANITY)" >&2; exit 1; }
+	$(GO) test -count=1 -timeout 15m $(sanity_packages)
+
+list: ## which packages `unit`, `sanity` and `fuse` test
+	@echo "unit:";   printf '  %s\n' $(unit_packages)
+	@echo "sanity:"; printf '  %s\n' $(sanity_packages)
+	@echo "fuse:";   printf '  %s\n' $(kernel_packages)
+
+lint: $(LINTER) ## linters of .golangci.yml, and shell scripts
+	$(LINTER) run ./...
+	@for f in .ci/*; do bash -n "$$f" || exit 1; done
+
+fmt: $(LINTER) ## format all Go files
+	$(LINTER) fmt ./...
+
+generate: $(VENV)/ready ## write generated files anew: vectors of the header, examples of docs/format.md
+	$(VENV)/bin/python -B pkg/volume/internal/layout/testdata/check_headers.py --write
+	$(GO) test -count=1 -run Document ./pkg/volume/internal/layout -update
+	$(GO) generate ./...
+
+check-generated: ## fail if generated files are not up to date
+	@.ci/check-generated $(MAKE) --no-print-directory generate
+
+demo: setup build ## a sealed volume, end to end, on this machine
+	bin/demo
+
+bench: build ## our volume beside gocryptfs, ext4 and a file system in memory: BENCH_FLAGS="-short", "-gp3", ...
+	@.ci/setup bench
+	bin/bench $(BENCH_FLAGS)
+
+clean: ## remove everything that was built
+	rm -rf bin $(BUILD)
+
+# The linter is pinned in a module of its own, so that its dependencies never
+# meet ours.
+$(LINTER): tools/go.mod tools/go.sum
+	@mkdir -p $(@D)
+	cd tools && $(GO) build -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+$(VENV)/ready: tools/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// envInside marks the demo that runs in a user namespace.
+const envInside = "SEALVOL_DEMO_INSIDE"
+
+// checkMachine says exactly what is missing for a demo, all of it at once.
+func checkMachine(tools ...string) error {
+	var missing []error
+	for _, t := range tools {
+		if _, err := exec.LookPath(t); err != nil {
+			missing = append(missing, fmt.Errorf("%s is not installed (make setup installs it as root)", t))
+		}
+	}
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		missing = append(missing, errors.New("/dev/fuse is missing: load the module (modprobe fuse), or pass the device into the container"))
+	case err != nil:
+		missing = append(missing, fmt.Errorf("/dev/fuse cannot be opened by this user (%w): run as root, or chmod 0666 /dev/fuse", err))
+	default:
+		unix.Close(fd)
+	}
+	return errors.Join(missing...)
+}
+
+// mayMount tells whether this process has CAP_SYS_ADMIN.
+func mayMount() bool {
+	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var d [2]unix.CapUserData
+	err := unix.Capget(&h, &d[0])
+	return err == nil && d[0].Effective>>unix.CAP_SYS_ADMIN&1 != 0
+}
+
+// becomeMounter gives this process the right to mount: a user who has it not starts the demo once more in a user and mount
+// namespace of its own, where the kernel allows FUSE (Linux 4.18 and later). The driver binds mounts from place to place as
+// the CSI asks for, which fusermount3 cannot do. On success it does not return.
+func becomeMounter() error {
+	if mayMount() {
+		return nil
+	}
+	const need = "without root, the demo needs a user namespace of its own to mount in"
+	if os.Getenv(envInside) != "" {
+		return fmt.Errorf("%s, and in this one it may not mount either: run as root", need)
+	}
+	unshare, err := exec.LookPath("unshare")
+	if err != nil {
+		return fmt.Errorf("%s: unshare (util-linux) is not installed; install it, or run as root", need)
+	}
+	args := []string{"unshare", "--user", "--map-root-user", "--mount", "--"}
+	if out, err := exec.Command(unshare, append(args[1:], "true")...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s, and this system refuses it (%s: %w; look at the sysctls user.max_user_namespaces, kernel.unprivileged_userns_clone and "+
+			"kernel.apparmor_restrict_unprivileged_userns): run as root", need, bytes.TrimSpace(out), err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return os.NewSyscallError("execve", syscall.Exec(unshare, append(append(args, self), os.Args[1:]...), append(os.Environ(), envInside+"=1")))
+}

@@ -1,0 +1,36 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealvol/sealvol/pkg/csi"
+)
+
+func allCommand() *cobra.Command {
+	var endpoint string
+	var b backendFlags
+	var m mounterFlags
+	c := &cobra.Command{
+		Use: "all", Short: "Controller and node in one process; starts a mounter that survives it", Args: cobra.NoArgs,
+		Example: "  driver all --endpoint unix:///run/sealvol/csi.sock --local-dir /srv/volumes --kubelet-dir /var/lib/kubelet",
+		RunE: func(c *cobra.Command, _ []string) (err error) {
+			back, err := b.open(c.Context(), false)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, back.Close()) }()
+			client, err := m.mounter(c.Context())
+			if err != nil {
+				return err
+			}
+			defer m.quit(client)
+			return serve(c.Context(), csi.Options{Endpoint: endpoint, Controller: back, Node: back, Mounter: client, KubeletDir: m.kubeletDir})
+		},
+	}
+	endpointFlag(c, &endpoint)
+	b.add(c)
+	m.add(c)
+	return c
+}

@@ -1,0 +1,28 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealvol/sealvol/pkg/csi"
+)
+
+func controllerCommand() *cobra.Command {
+	var endpoint string
+	var b backendFlags
+	c := &cobra.Command{
+		Use: "controller", Short: "The CSI controller service: makes, attaches, grows and deletes volumes", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) (err error) {
+			back, err := b.open(c.Context(), false)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, back.Close()) }()
+			return serve(c.Context(), csi.Options{Endpoint: endpoint, Controller: back})
+		},
+	}
+	endpointFlag(c, &endpoint)
+	b.add(c)
+	return c
+}

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealvol/sealvol/pkg/backend/local"
+	"github.com/sealvol/sealvol/pkg/csi"
+	"github.com/sealvol/sealvol/pkg/mounter"
+)
+
+// hook is set by tests: called before every step of the CSI services and of the local backend that changes something.
+var hook func(step string)
+
+func endpointFlag(c *cobra.Command, p *string) {
+	c.Flags().StringVar(p, "endpoint", "unix:///csi/csi.sock", "socket to serve, only unix:// (mode 0600)")
+}
+
+// backendFlags describe the backend. There is one so far.
+type backendFlags struct {
+	node, dir  string
+	overcommit float64
+	maxVolumes int64
+}
+
+func (b *backendFlags) add(c *cobra.Command) {
+	name := os.Getenv("NODE_NAME")
+	if name == "" {
+		name, _ = os.Hostname()
+	}
+	c.Flags().StringVar(&b.node, "node-id", name, "this node's id; by default $NODE_NAME or the host's name")
+	c.Flags().StringVar(&b.dir, "local-dir", "/var/lib/sealvol/local", "directory of the volumes' images, best on a file system of its own")
+	c.Flags().Float64Var(&b.overcommit, "local-overcommit", 1, "how many times the file system's size is promised")
+	c.Flags().Int64Var(&b.maxVolumes, "max-volumes", 0, "most volumes on this node at a time, 0 for no limit")
+}
+
+func (b *backendFlags) open(ctx context.Context, nodeOnly bool) (*local.Backend, error) {
+	if b.node == "" || len(b.node) > 256 {
+		return nil, errors.New("--node-id must have 1 to 256 bytes")
+	}
+	if err := makeParent(b.dir); err != nil {
+		return nil, err
+	}
+	o := local.Options{Dir: b.dir, Node: b.node, Overcommit: b.overcommit, MaxVolumes: b.maxVolumes, NodeOnly: nodeOnly}
+	if hook != nil {
+		o.Hook = func(step string) error {
+			hook("backend " + step)
+			return nil
+		}
+	}
+	return local.Open(ctx, o)
+}
+
+// mounterFlags say how to reach a mounter.
+type mounterFlags struct {
+	kubeletDir, stateDir string
+	external             bool
+	server               serverFlags
+}
+
+func (m *mounterFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&m.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "all staging and target paths must lie below")
+	c.Flags().StringVar(&m.stateDir, "mounter-dir", "/var/lib/sealvol/mounter", "the mounter's state directory with its socket")
+	c.Flags().BoolVar(&m.external, "external-mounter", false, "never start a mounter; wait for one that runs as a role of its own")
+	m.server.add(c)
+}
+
+// makeParent makes the directories above a state directory, which itself is made by its owner with mode 0700.
+func makeParent(dir string) error {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	return os.MkdirAll(filepath.Dir(abs), 0o755)
+}
+
+// startTimeout bounds starting or waiting for the mounter.
+const startTimeout = 30 * time.Second
+
+// mounter finds or starts the mounter.
+func (m *mounterFlags) mounter(ctx context.Context) (csi.Mounter, error) {
+	if m.external {
+		ctx, cancel := context.WithTimeout(ctx, startTimeout)
+		defer cancel()
+		c := mounter.Client{Socket: mounter.SocketPath(m.stateDir)}
+		return c, c.WaitUp(ctx, nil)
+	}
+	if err := makeParent(m.stateDir); err != nil {
+		return nil, err
+	}
+	c, err := m.spawn(ctx)
+	return &embedded{Client: c, start: m.spawn}, err
+}
+
+func (m *mounterFlags) spawn(ctx context.Context) (mounter.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	return mounter.Spawn(ctx, m.stateDir, slices.Concat(mounterProgram(), m.server.args(m.stateDir), logArgs))
+}
+
+// mounterProgram starts this program as another role.
+var mounterProgram = func() []string { return []string{"/proc/self/exe", "mounter"} }
+
+// quit ends a mounter that was started here and has nothing to do.
+func (m *mounterFlags) quit(c csi.Mounter) {
+	e, ok := c.(*embedded)
+	if !ok {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if _, err := e.Client.Quit(ctx); err != nil {
+		slog.Warn("the mounter was not reached and may stay", "error", err)
+	}
+}
+
+// serverFlags are how mount servers run.
+type serverFlags struct {
+	uid, gid uint32
+	cgroup   string
+	memory   int64
+}
+
+func (s *serverFlags) add(c *cobra.Command) {
+	c.Flags().Uint32Var(&s.uid, "server-uid", 0, "user of mount servers, 0 for the mounter's own")
+	c.Flags().Uint32Var(&s.gid, "server-gid", 0, "group of mount servers")
+	c.Flags().StringVar(&s.cgroup, "server-cgroup", "", "cgroup v2 directory in which each mount server gets a group of its own")
+	c.Flags().Int64Var(&s.memory, "memory", 256<<20, "bytes of memory for each volume")
+}
+
+func (s *serverFlags) args(stateDir string) []string {
+	return []string{"--mounter-dir", stateDir, "--server-uid", fmt.Sprint(s.uid), "--server-gid", fmt.Sprint(s.gid),
+		"--server-cgroup", s.cgroup, "--memory", fmt.Sprint(s.memory)}
+}
+
+func serve(ctx context.Context, o csi.Options) error {
+	o.Version, o.Hook = version, hook
+	return csi.Serve(ctx, o)
+}

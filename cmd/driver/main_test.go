@@ -1,0 +1,28 @@
+package main
+
+import (
+	"context"
+	"os"
+	"testing"
+
+	"github.com/sealvol/sealvol/pkg/mounter/mountertest"
+)
+
+// envEngine lets mounters start real mount servers.
+const envEngine = "SEALVOL_TEST_ENGINE"
+
+func TestMain(m *testing.M) {
+	mounterProgram = func() []string { return append(mountertest.Command("mounter"), "mounter") }
+	mountProgram = func() []string { return mountertest.Command("mount") }
+	if os.Getenv(envEngine) != "" {
+		mountProgram = func() []string { return append(mountertest.Command("mounter"), "mount") }
+	}
+	mountertest.Main(map[string]func(context.Context) error{
+		"mounter": func(ctx context.Context) error { return run(ctx, os.Args[1:], os.Stdout, os.Stderr) },
+		"driver": func(ctx context.Context) error { // a driver that may kill itself
+			hook = mountertest.KillHook()
+			return run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+		},
+	})
+	os.Exit(m.Run())
+}

@@ -1,0 +1,29 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/sealvol/sealvol/pkg/mounter"
+	"github.com/sealvol/sealvol/pkg/mounter/control"
+)
+
+// mountProgram starts this program as a mount server.
+var mountProgram = func() []string { return []string{"/proc/self/exe", "mount"} }
+
+func mounterCommand() *cobra.Command {
+	var dir string
+	var s serverFlags
+	c := &cobra.Command{
+		Use: "mounter", Short: "Starts and supervises mount servers, one process a volume; they go on without it", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := makeParent(dir); err != nil {
+				return err
+			}
+			return mounter.Run(c.Context(), mounter.Options{StateDir: dir, Command: append(mountProgram(), logArgs...), UID: s.uid, GID: s.gid,
+				Cgroup: s.cgroup, MemoryBytes: s.memory, RuntimeDir: control.RuntimeDir(), Hook: hook})
+		},
+	}
+	c.Flags().StringVar(&dir, "mounter-dir", "/var/lib/sealvol/mounter", "state directory; holds the socket mounter.sock")
+	s.add(c)
+	return c
+}

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealvol/sealvol/pkg/csi"
+)
+
+func nodeCommand() *cobra.Command {
+	var endpoint string
+	var b backendFlags
+	var m mounterFlags
+	c := &cobra.Command{
+		Use: "node", Short: "The CSI node service: stages and publishes volumes; stopping it touches no mount", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) (err error) {
+			back, err := b.open(c.Context(), true)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, back.Close()) }()
+			client, err := m.mounter(c.Context())
+			if err != nil {
+				return err
+			}
+			defer m.quit(client)
+			return serve(c.Context(), csi.Options{Endpoint: endpoint, Node: back, Mounter: client, KubeletDir: m.kubeletDir})
+		},
+	}
+	endpointFlag(c, &endpoint)
+	b.add(c)
+	m.add(c)
+	return c
+}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kubernetes-csi/csi-test/v5/pkg/sanity"
+	"github.com/onsi/ginkgo/v2"
+	"github.com/onsi/ginkgo/v2/types"
+	"github.com/onsi/gomega"
+
+	"github.com/sealvol/sealvol/pkg/mounter/mountertest"
+)
+
+// allowedSkips are for capabilities that are not advertised, and for nothing else. Every other skipped spec fails.
+var allowedSkips = []string{
+	"Snapshot not supported", "ListSnapshots not supported", "GetSnapshot not supported", "DeleteSnapshot not supported",
+	"CreateSnapshot not supported", "SNAPSHOT_ACCESSIBILITY_CONSTRAINTS not supported", "Volume Cloning not supported",
+	"Modify volume not supported", "Modify Volume not supported", "ControllerModifyVolume not supported",
+	"GroupControllerService not supported", "VolumeGroupSnapshots not supported",
+}
+
+// pendingUpstream is the one spec that csi-test itself has switched off.
+const pendingUpstream = "pagination should detect volumes added between pages"
+
+// TestSanity runs csi-sanity whole on the driver in this process, over its socket, with real mounts and the
+// mounter and mount servers in processes of their own.
+func TestSanity(t *testing.T) {
+	dir := t.TempDir()
+	mountertest.Guard(t, dir, 4*time.Minute)
+	t.Setenv(mountertest.EnvData, filepath.Join(dir, "data"))
+	kubelet := filepath.Join(dir, "kubelet")
+	if err := os.Mkdir(kubelet, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	secrets := filepath.Join(dir, "secrets.yaml")
+	kek := strings.Repeat("0123456789abcdef", 4)
+	if err := os.WriteFile(secrets, fmt.Appendf(nil, "NodeStageVolumeSecret: {kek: %q}\nNodePublishVolumeSecret: {kek: %q}\n", kek, kek), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	endpoint := "unix://" + filepath.Join(dir, "csi.sock")
+	go func() {
+		done <- run(ctx, []string{"all", "--endpoint", endpoint, "--node-id", "node-1", "--local-dir", filepath.Join(dir, "local"),
+			"--mounter-dir", filepath.Join(dir, "mounter"), "--kubelet-dir", kubelet, "--max-volumes", "5", "--log-level", "debug"}, io.Discard, io.Discard)
+	}()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+
+	config := sanity.NewTestConfig()
+	config.Address = endpoint
+	config.SecretsFile = secrets
+	config.StagingPath = filepath.Join(kubelet, "staging")
+	config.TargetPath = filepath.Join(kubelet, "target")
+	config.TestVolumeSize = 1 << 30
+	config.TestVolumeExpandSize = 2 << 30
+	config.TestVolumeParameters = map[string]string{"recordSize": "64KiB", "suite": "xchacha20poly1305"}
+	config.TestNodeVolumeAttachLimit = true
+	sc := sanity.GinkgoTest(&config)
+	defer sc.Finalize()
+	var report types.Report
+	ginkgo.ReportAfterSuite("nothing advertised is skipped", func(r types.Report) { report = r })
+	gomega.RegisterFailHandler(ginkgo.Fail)
+	suite, reporter := ginkgo.GinkgoConfiguration()
+	suite.RandomSeed = 1
+	reporter.NoColor = true
+	ginkgo.RunSpecs(t, "csi-sanity", suite, reporter)
+
+	ran := 0
+	for _, s := range report.SpecReports {
+		if s.LeafNodeType != types.NodeTypeIt {
+			continue
+		}
+		switch s.State {
+		case types.SpecStatePassed:
+			ran++
+		case types.SpecStateSkipped:
+			if !slices.Contains(allowedSkips, s.Failure.Message) {
+				t.Errorf("skipped: %s: %s", s.FullText(), s.Failure.Message)
+			}
+		case types.SpecStatePending:
+			if !strings.Contains(s.FullText(), pendingUpstream) {
+				t.Errorf("pending: %s", s.FullText())
+			}
+		default:
+			t.Errorf("%s: %s", s.State, s.FullText())
+		}
+	}
+	t.Logf("%d specs passed", ran)
+	if ran < 65 {
+		t.Errorf("only %d specs ran", ran)
+	}
+}

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+func catCommand() *cobra.Command {
+	var key keyFlags
+	c := &cobra.Command{
+		Use:   "cat --key-file FILE DEVICE PATH...",
+		Short: "Print files of a volume without mounting it",
+		Long: `Print the contents of each PATH within the volume, without mounting it. Symbolic
+links are followed inside the volume. Only verified bytes are printed: at damage the
+command stops and fails.`,
+		Example: `  sealvol cat --key-file vol.key vol.img /etc/app.conf`,
+		Args:    args(2, -1, "a DEVICE and at least one PATH"),
+		RunE: func(c *cobra.Command, a []string) error {
+			v, end, err := openReadOnly(a[0], &key)
+			if err != nil {
+				return err
+			}
+			defer end()
+			buf := make([]byte, readBytes)
+			for _, p := range a[1:] {
+				e, err := lookup(v, p, true)
+				if err != nil {
+					return err
+				}
+				switch e.kind() {
+				case unix.S_IFREG:
+				case unix.S_IFDIR:
+					return fmt.Errorf("%s: %w", printable(p), vfs.ErrIsDir)
+				default:
+					return fmt.Errorf("%s: not a regular file", printable(p))
+				}
+				if err := readFile(v, e.attr.Ino, c.OutOrStdout(), buf); err != nil {
+					return fmt.Errorf("%s: %w", printable(p), err)
+				}
+			}
+			return nil
+		},
+	}
+	key.register(c.Flags())
+	return c
+}

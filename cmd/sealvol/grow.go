@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealvol/sealvol/pkg/mounter/control"
+)
+
+func growCommand() *cobra.Command {
+	var key keyFlags
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "grow [--key-file FILE] DEVICE-OR-DIR",
+		Short: "Let a volume use all of its device",
+		Long: `Let a volume use all of its device, after the device was made larger: the disk was
+resized, or the image file extended with truncate(1).
+
+A mounted volume grows while it is used: give the directory, and no key. Otherwise
+give the device and its key. A volume that uses all of its device already stays as
+it is. Volumes never shrink.`,
+		Example: `  truncate --size 20GiB vol.img
+  sealvol grow /mnt
+  sealvol grow --key-file vol.key vol.img`,
+		Args: args(1, 1, "one DEVICE-OR-DIR"),
+		RunE: func(c *cobra.Command, a []string) error {
+			size, err := grow(a[0], &key)
+			if err != nil {
+				return err
+			}
+			return printGrown(c.OutOrStdout(), a[0], size, asJSON)
+		},
+	}
+	key.register(c.Flags())
+	c.Flags().BoolVar(&asJSON, "json", false, "print the new size as JSON")
+	return c
+}
+
+func printGrown(w io.Writer, what string, size int64, asJSON bool) error {
+	if asJSON {
+		return writeJSON(w, struct {
+			Target    string `json:"target"`
+			SizeBytes int64  `json:"sizeBytes"`
+		}{what, size})
+	}
+	_, err := fmt.Fprintf(w, "%s: %s\n", what, formatSize(size))
+	return err
+}
+
+func grow(target string, key *keyFlags) (int64, error) {
+	abs, err := resolveMount(target)
+	if err != nil {
+		return 0, err
+	}
+	m, err := mountOn(abs)
+	if err != nil {
+		return 0, err
+	}
+	if m != nil {
+		if key.given() {
+			return 0, usageError(fmt.Errorf("%s is a mount: its server has the key, give none", target))
+		}
+		c, err := control.Find(abs)
+		if err != nil {
+			return 0, err
+		}
+		return c.Grow(context.Background())
+	}
+	if fi, err := os.Stat(abs); err == nil && fi.IsDir() {
+		return 0, fmt.Errorf("%s: no sealed volume is mounted there", target)
+	}
+	return growDevice(target, key)
+}
+
+func growDevice(path string, key *keyFlags) (size int64, err error) {
+	v, dev, err := openWritable(path, key)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, v.Close(), dev.Close()) }()
+	return v.Grow()
+}

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/bits"
+
+	"github.com/moby/sys/mountinfo"
+	"github.com/spf13/cobra"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/fusefs"
+)
+
+func infoCommand() *cobra.Command {
+	var key keyFlags
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "info [--key-file FILE] [--json] DEVICE",
+		Short: "Show what a volume is, and how it is",
+		Long: `Show what a volume's header tells anyone: identity, cipher, format, features and which
+kinds of key open it. With a key, also its size, the last commit, how full it was
+then, and whether its log waits for replay.
+
+Nothing is changed, and a volume that is mounted can be looked at, too; df on the
+mount shows its usage of this moment. Without a key nothing that is shown is
+authenticated.`,
+		Example: `  sealvol info /dev/nvme1n1
+  sealvol info --key-file vol.key --json vol.img`,
+		Args: args(1, 1, "one DEVICE"),
+		RunE: func(c *cobra.Command, a []string) error {
+			r, err := inspect(a[0], &key)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(c.OutOrStdout(), r)
+			}
+			_, err = io.WriteString(c.OutOrStdout(), r.text())
+			return err
+		},
+	}
+	key.register(c.Flags())
+	c.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")
+	return c
+}
+
+// infoReport is the JSON of info.
+type infoReport struct {
+	Device         string     `json:"device"`
+	DeviceBytes    int64      `json:"deviceBytes"`
+	UUID           string     `json:"uuid"`
+	Suite          string     `json:"suite"`
+	FormatVersion  uint32     `json:"formatVersion"`
+	RecordBytes    int64      `json:"recordBytes"`
+	HeaderSequence uint64     `json:"headerSequence"`
+	Features       features   `json:"features"`
+	Slots          []slotInfo `json:"slots"`
+	HeaderDamage   []string   `json:"headerDamage,omitempty"`
+	InUse          bool       `json:"inUse"`
+	MountedOn      []string   `json:"mountedOn,omitempty"`
+	State          *stateInfo `json:"state,omitempty"` // with a key
+}
+
+// features are the numbers of the bits set in each feature word.
+type features struct {
+	Compat   []int `json:"compat"`
+	ROCompat []int `json:"roCompat"`
+	Incompat []int `json:"incompat"`
+}
+
+type slotInfo struct {
+	Slot int    `json:"slot"`
+	Type string `json:"type"`
+}
+
+type stateInfo struct {
+	KeySlot    int    `json:"keySlot"`
+	SizeBytes  int64  `json:"sizeBytes"`
+	DataBytes  int64  `json:"dataBytes"`
+	UsedBytes  int64  `json:"usedBytes"`
+	FreeBytes  int64  `json:"freeBytes"`
+	Inodes     uint64 `json:"inodes"`
+	Generation uint64 `json:"generation"`
+	MountEpoch uint64 `json:"mountEpoch"`
+	Clean      bool   `json:"clean"`
+	Log        string `json:"log"` // logEmpty…
+	LogBytes   int64  `json:"logBytes"`
+	LogRecords int    `json:"logRecords"`
+	LogError   string `json:"logError,omitempty"`
+	BadRoots   []int  `json:"badRoots,omitempty"`
+}
+
+// States of the log.
+const (
+	logEmpty   = "empty"
+	logReplay  = "replay" // the next mount replays it
+	logInUse   = "in-use"
+	logDamaged = "damaged"
+)
+
+func inspect(path string, key *keyFlags) (*infoReport, error) {
+	var cred crypto.Credential
+	if key.given() {
+		var err error
+		if cred, err = key.credential(); err != nil {
+			return nil, err
+		}
+		defer cred.Erase()
+	}
+	dev, err := device.Open(path, device.OpenOptions{ReadOnly: true, Shared: true})
+	if err != nil {
+		return nil, err
+	}
+	defer discard(dev)
+	h, err := volume.ReadHeader(dev)
+	if err != nil {
+		return nil, volumeError(dev, path, err)
+	}
+	r := headerReport(path, h)
+	if r.DeviceBytes, err = dev.Size(); err != nil {
+		return nil, err
+	}
+	if r.InUse, err = inUse(path); err != nil {
+		return nil, err
+	}
+	if r.InUse {
+		if r.MountedOn, err = mountsOf(path); err != nil {
+			return nil, err
+		}
+	}
+	if cred == nil {
+		return r, nil
+	}
+	i, err := volume.Inspect(dev, cred, r.InUse)
+	if err != nil {
+		return nil, volumeError(dev, path, err)
+	}
+	r.State = stateReport(i, r.InUse)
+	return r, nil
+}
+
+func headerReport(path string, h *volume.HeaderInfo) *infoReport {
+	r := &infoReport{Device: path, UUID: h.ID.String(), Suite: h.Suite.String(), FormatVersion: h.FormatVersion,
+		RecordBytes: volume.RecordBytes, HeaderSequence: h.Sequence, HeaderDamage: h.Damaged,
+		Features: features{bitNumbers(h.Compat), bitNumbers(h.ROCompat), bitNumbers(h.Incompat)}}
+	for _, s := range h.Slots {
+		r.Slots = append(r.Slots, slotInfo{s.Index, crypto.SlotTypeName(s.Type)})
+	}
+	return r
+}
+
+func bitNumbers(w uint64) []int {
+	n := []int{}
+	for ; w != 0; w &= w - 1 {
+		n = append(n, bits.TrailingZeros64(w))
+	}
+	return n
+}
+
+func stateReport(i *volume.RootInfo, inUse bool) *stateInfo {
+	s := &stateInfo{KeySlot: i.Slot, SizeBytes: i.SizeBytes, DataBytes: i.DataBytes, UsedBytes: i.DataBytes - i.FreeBytes, FreeBytes: i.FreeBytes,
+		Inodes: i.Inodes, Generation: i.Generation, MountEpoch: i.MountEpoch, Clean: i.Clean, Log: logEmpty,
+		LogBytes: i.LogBytes, LogRecords: i.LogRecords, BadRoots: i.BadRoots}
+	switch {
+	case inUse:
+		s.Log = logInUse
+	case i.LogErr != nil:
+		s.Log, s.LogError = logDamaged, i.LogErr.Error()
+	case i.LogRecords > 0:
+		s.Log = logReplay
+	}
+	return s
+}
+
+// inUse tries for a moment what a mount would do.
+func inUse(path string) (bool, error) {
+	d, err := openDevice(path, true)
+	if errors.Is(err, device.ErrInUse) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return false, d.Close()
+}
+
+// mountsOf lists the mount points that this mount namespace shows for a device.
+func mountsOf(path string) (dirs []string, err error) {
+	source := absolute(path)
+	infos, err := mountinfo.GetMounts(mountinfo.FSTypeFilter(fusefs.FSType))
+	for _, m := range infos {
+		if m.Source == source {
+			dirs = append(dirs, m.Mountpoint)
+		}
+	}
+	return dirs, err
+}
+
+func (r *infoReport) text() string {
+	var b bytes.Buffer
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "%-16s %s\n", name+":", fmt.Sprintf(format, args...))
+	}
+	line("Device", "%s (%s)", r.Device, formatSize(r.DeviceBytes))
+	line("Volume", "%s", r.UUID)
+	line("Cipher", "%s", r.Suite)
+	line("Format", "v%d, records of %s", r.FormatVersion, formatSize(r.RecordBytes))
+	line("Features", "compat %v, ro_compat %v, incompat %v", r.Features.Compat, r.Features.ROCompat, r.Features.Incompat)
+	for _, s := range r.Slots {
+		line(fmt.Sprintf("Key slot %d", s.Slot), "%s", s.Type)
+	}
+	for _, d := range r.HeaderDamage {
+		line("Header damage", "%s; the next mount for writing repairs it", d)
+	}
+	switch {
+	case len(r.MountedOn) > 0:
+		line("In use", "mounted on %s", printable(r.MountedOn[0]))
+	case r.InUse:
+		line("In use", "yes, opened by another process")
+	default:
+		line("In use", "no")
+	}
+	if s := r.State; s != nil {
+		line("Opened with", "key slot %d", s.KeySlot)
+		line("Size", "%s, %s for files and metadata", formatSize(s.SizeBytes), formatSize(s.DataBytes))
+		line("Used", "%s, %s free, %d inodes", formatSize(s.UsedBytes), formatSize(s.FreeBytes), s.Inodes)
+		line("Generation", "%d, mounted for writing %d times", s.Generation, s.MountEpoch)
+		line("Log", "%s", s.logText())
+		if len(s.BadRoots) > 0 {
+			line("Root slots", "%v do not verify: a write was cut, or the device is damaged", s.BadRoots)
+		}
+	}
+	return b.String()
+}
+
+func (s *stateInfo) logText() string {
+	switch s.Log {
+	case logInUse:
+		return fmt.Sprintf("%s, in use", formatSize(s.LogBytes))
+	case logReplay:
+		return fmt.Sprintf("%s, %d records wait for replay at the next mount", formatSize(s.LogBytes), s.LogRecords)
+	case logDamaged:
+		return "damaged: " + s.LogError
+	}
+	how := "not cleanly unmounted, nothing to replay"
+	if s.Clean {
+		how = "cleanly unmounted"
+	}
+	return fmt.Sprintf("%s, empty; %s", formatSize(s.LogBytes), how)
+}

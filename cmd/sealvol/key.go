@@ -1,0 +1,154 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+)
+
+// maxKeyFile bounds what is read of any key file: a recovery key's public half
+// is the longest, with some 1,970 characters.
+const maxKeyFile = 4096
+
+// keyFlags are the three ways to give a volume's key. Exactly one is wanted.
+type keyFlags struct {
+	prefix                                   string // of the flags' names, such as "new-"
+	keyFile, passphraseFile, recoveryKeyFile string
+}
+
+// register adds --key-file, --passphrase-file and --recovery-key-file, with
+// f.prefix behind the dashes.
+func (f *keyFlags) register(flags *pflag.FlagSet) {
+	flags.StringVar(&f.keyFile, f.prefix+"key-file", "", "file with the key: 32 raw bytes or 64 hexadecimal digits")
+	flags.StringVar(&f.passphraseFile, f.prefix+"passphrase-file", "", "file with a passphrase; one line end after it is ignored")
+	flags.StringVar(&f.recoveryKeyFile, f.prefix+"recovery-key-file", "", "file with the secret half of a recovery key")
+}
+
+// given reports whether any of the flags was set.
+func (f *keyFlags) given() bool {
+	return f.keyFile != "" || f.passphraseFile != "" || f.recoveryKeyFile != ""
+}
+
+// chosen returns the name and value of the flag that was set.
+func (f *keyFlags) chosen() (flag, path string) {
+	switch {
+	case f.keyFile != "":
+		return f.prefix + "key-file", f.keyFile
+	case f.passphraseFile != "":
+		return f.prefix + "passphrase-file", f.passphraseFile
+	}
+	return f.prefix + "recovery-key-file", f.recoveryKeyFile
+}
+
+// errKeyFlags is a usage error.
+var errKeyFlags = errors.New("usage")
+
+// one checks that exactly one flag was set.
+func (f *keyFlags) one() error {
+	count := 0
+	for _, s := range []string{f.keyFile, f.passphraseFile, f.recoveryKeyFile} {
+		if s != "" {
+			count++
+		}
+	}
+	if count != 1 {
+		return fmt.Errorf("%w: give exactly one of --%[2]skey-file, --%[2]spassphrase-file and --%[2]srecovery-key-file", errKeyFlags, f.prefix)
+	}
+	return nil
+}
+
+// credential reads the key that was given. The caller erases it.
+func (f *keyFlags) credential() (crypto.Credential, error) {
+	if err := f.one(); err != nil {
+		return nil, err
+	}
+	switch {
+	case f.keyFile != "":
+		k, err := readKey(f.keyFile)
+		if err != nil {
+			return nil, err
+		}
+		return crypto.SecretCredential(k), nil
+	case f.passphraseFile != "":
+		return fromFile("passphrase", f.passphraseFile, func(b []byte) (crypto.Credential, error) {
+			return crypto.PassphraseCredential(trimLine(b))
+		})
+	}
+	return fromFile("recovery key", f.recoveryKeyFile, func(b []byte) (crypto.Credential, error) {
+		return crypto.ParseRecoverySecret(b)
+	})
+}
+
+// recipient reads the key that was given, as one that a new key slot is made
+// for. erase overwrites what it holds.
+func (f *keyFlags) recipient() (r crypto.Recipient, erase func(), err error) {
+	c, err := f.credential()
+	if err != nil {
+		return nil, nil, err
+	}
+	if secret, ok := c.(*crypto.RecoverySecret); ok {
+		defer secret.Erase()
+		pub, err := secret.Recipient()
+		if err != nil {
+			return nil, nil, err
+		}
+		return pub, func() {}, nil
+	}
+	return c.(crypto.Recipient), c.Erase, nil // all but recovery keys are both
+}
+
+// readKey reads a key file. The caller erases the key.
+func readKey(path string) (*crypto.Key, error) {
+	return fromFile("key", path, crypto.ParseKeyFile)
+}
+
+// readRecipient reads the public half of a recovery key: the text itself, or
+// the name of a file that holds it.
+func readRecipient(arg string) (*crypto.RecoveryRecipient, error) {
+	if strings.HasPrefix(strings.ToLower(arg), "sealvolpub1") {
+		return crypto.ParseRecoveryRecipient(arg)
+	}
+	return fromFile("recipient", arg, func(b []byte) (*crypto.RecoveryRecipient, error) {
+		return crypto.ParseRecoveryRecipient(string(b))
+	})
+}
+
+// fromFile passes the contents of a small file to parse, and overwrites them.
+// The file may be a pipe.
+func fromFile[T any](what, path string, parse func([]byte) (T, error)) (T, error) {
+	var none T
+	f, err := os.Open(path)
+	if err != nil {
+		return none, fmt.Errorf("read the %s: %w", what, err)
+	}
+	defer f.Close()
+	b := make([]byte, maxKeyFile+1) // never grows: growing would leave a copy
+	defer clear(b)
+	n, err := io.ReadFull(f, b)
+	if err == nil {
+		return none, fmt.Errorf("read the %s: %s is longer than %d bytes", what, path, maxKeyFile)
+	}
+	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return none, fmt.Errorf("read the %s: %w", what, err)
+	}
+	v, err := parse(b[:n])
+	if err != nil {
+		return none, fmt.Errorf("read the %s: %s: %w", what, path, err)
+	}
+	return v, nil
+}
+
+// trimLine removes one line end.
+func trimLine(b []byte) []byte {
+	if rest, ok := bytes.CutSuffix(b, []byte("\n")); ok {
+		return bytes.TrimSuffix(rest, []byte("\r"))
+	}
+	return b
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+)
+
+func main() { os.Exit(run(os.Args)) }
+
+// run is the whole program; it returns the exit code.
+func run(args []string) int {
+	root := rootCommand(args[0])
+	root.SetArgs(args[1:])
+	c, err := root.ExecuteC()
+	if err == nil {
+		return exitOK
+	}
+	code := exitCode(err)
+	if !errors.Is(err, errReported) {
+		name := displayName(args[0])
+		if c != nil && c != root {
+			name = c.CommandPath()
+		}
+		printError(os.Stderr, name, err, code)
+	}
+	return code
+}
+
+func printError(w io.Writer, name string, err error, code int) {
+	say(w, "%s: %v\n", name, err)
+	switch h := hint(err); {
+	case h != "":
+		say(w, "  %s\n", strings.ReplaceAll(h, "`sealvol ", "`"+displayName(os.Args[0])+" "))
+	case code == exitUsage:
+		say(w, "  `%s --help` shows how it is used\n", name)
+	}
+}
+
+// displayName is how the user called us: kubectl runs plugins by another name.
+func displayName(arg0 string) string {
+	if strings.HasPrefix(filepath.Base(arg0), "kubectl-sealvol") {
+		return "kubectl sealvol"
+	}
+	return "sealvol"
+}
+
+func rootCommand(arg0 string) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "sealvol",
+		Short: "Make, mount, check and inspect sealed volumes",
+		Long: `Sealvol keeps file systems encrypted on devices and in image files. Whoever holds
+the device learns neither names nor contents, and can change nothing unnoticed.
+
+A key file holds 32 random bytes, raw or as 64 hexadecimal digits. Whoever loses
+all keys of a volume has lost the volume.
+
+Exit codes: 0 success, 1 failure, 16 wrong usage; fsck has two more.`,
+		Example: `  sealvol key generate vol.key
+  sealvol mkfs --key-file vol.key --size 10GiB vol.img
+  sealvol mount --key-file vol.key vol.img /mnt
+  sealvol umount /mnt`,
+		Annotations:       map[string]string{cobra.CommandDisplayNameAnnotation: displayName(arg0)},
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		Args:              cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError(fmt.Errorf("unknown command %q", args[0]))
+			}
+			return c.Help()
+		},
+		PersistentPreRunE: func(*cobra.Command, []string) error { return crypto.HardenProcess() },
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(err) })
+	root.AddCommand(mkfsCommand(), mountCommand(), umountCommand(), fsckCommand(), infoCommand(),
+		lsCommand(), catCommand(), cpCommand(), growCommand(), keyCommand())
+	addLater(root)
+	return root
+}
+
+// args checks the number of arguments; max < 0 is any number.
+func args(min, max int, what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, a []string) error {
+		if len(a) < min || max >= 0 && len(a) > max {
+			return usageError(fmt.Errorf("wants %s, got %d arguments", what, len(a)))
+		}
+		return nil
+	}
+}

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+)
+
+type mkfsOptions struct {
+	key               keyFlags
+	format, suite     string
+	recordSize, bytes byteSize
+	force, json       bool
+}
+
+func mkfsCommand() *cobra.Command {
+	var o mkfsOptions
+	c := &cobra.Command{
+		Use:   "mkfs --key-file FILE [flags] DEVICE",
+		Short: "Make a new volume",
+		Long: `Make a new, empty volume on a block device or in an image file. The key given
+becomes the volume's first key.
+
+DEVICE is a block device, an existing file, or, with --size, the name of an image
+file to be made: a sparse file of mode 0600. Without --size all of the device is
+used. A device that holds anything is refused unless --force is given, and so is
+one that is mounted, with or without.
+
+On a device of any size only a few MiB are written. A volume needs at least 64 MiB.`,
+		Example: `  sealvol key generate vol.key
+  sealvol mkfs --key-file vol.key --size 10GiB vol.img
+  sealvol mkfs --passphrase-file phrase --suite xaes256gcm /dev/nvme1n1`,
+		Args: args(1, 1, "one DEVICE"),
+		RunE: func(c *cobra.Command, a []string) error { return mkfs(c.OutOrStdout(), &o, a[0]) },
+	}
+	f := c.Flags()
+	o.key.register(f)
+	o.recordSize = volume.RecordBytes
+	f.StringVar(&o.format, "format", "v2", "format of the volume; v2 is the only one")
+	f.Var(&o.recordSize, "record-size", "largest piece of a file that is sealed at once; 64KiB is the only one")
+	f.StringVar(&o.suite, "suite", crypto.SuiteXChaCha20Poly1305.String(), "cipher: xchacha20poly1305, or xaes256gcm where AES is prescribed")
+	f.Var(&o.bytes, "size", "size of the volume, such as 10GiB; makes an image file if DEVICE does not exist")
+	f.BoolVar(&o.force, "force", false, "overwrite what the device holds; it can not be had back")
+	f.BoolVar(&o.json, "json", false, "print what was made as JSON")
+	return c
+}
+
+func (o *mkfsOptions) check() (crypto.Suite, error) {
+	switch o.format {
+	case "v2":
+	case "doublecrypt":
+		return 0, errLater("--format doublecrypt")
+	default:
+		return 0, usageError(fmt.Errorf("--format %s: the only format is v2", o.format))
+	}
+	if o.recordSize != volume.RecordBytes {
+		return 0, usageError(fmt.Errorf("--record-size %s: this version knows 64KiB only", o.recordSize.String()))
+	}
+	suite, err := crypto.ParseSuite(o.suite)
+	if err != nil {
+		return 0, usageError(fmt.Errorf("--suite %s: it is xchacha20poly1305 or xaes256gcm", o.suite))
+	}
+	return suite, o.key.one()
+}
+
+func mkfs(w io.Writer, o *mkfsOptions, path string) (err error) {
+	suite, err := o.check()
+	if err != nil {
+		return err
+	}
+	recipient, erase, err := o.key.recipient()
+	if err != nil {
+		return err
+	}
+	defer erase()
+	made, err := o.image(path)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if made && err != nil {
+			err = errors.Join(err, os.Remove(path))
+		}
+	}()
+	dev, err := openDevice(path, false)
+	if err != nil {
+		return err
+	}
+	defer discard(dev) // Format flushed it
+	if err := volume.Format(dev, volume.FormatOptions{Recipient: recipient, Suite: suite, Force: o.force, SizeBytes: int64(o.bytes),
+		RootUID: uint32(os.Geteuid()), RootGID: uint32(os.Getegid())}); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if made {
+		if err := syncDir(filepath.Dir(path)); err != nil {
+			return err
+		}
+	}
+	h, err := volume.ReadHeader(dev)
+	if err != nil {
+		return fmt.Errorf("%s: read the new volume back: %w", path, err)
+	}
+	size, err := dev.Size()
+	if err != nil {
+		return err
+	}
+	if o.bytes != 0 {
+		size = int64(o.bytes)
+	}
+	if o.json {
+		return writeJSON(w, struct {
+			Device      string `json:"device"`
+			UUID        string `json:"uuid"`
+			Format      string `json:"format"`
+			Suite       string `json:"suite"`
+			SizeBytes   int64  `json:"sizeBytes"`
+			RecordBytes int64  `json:"recordBytes"`
+		}{path, h.ID.String(), "v2", h.Suite.String(), size, volume.RecordBytes})
+	}
+	_, err = fmt.Fprintf(w, "%s: new volume %s, %s, %s\n", path, h.ID, formatSize(size), h.Suite)
+	return err
+}
+
+// image makes the image file where there is none, and gives an empty file its size.
+func (o *mkfsOptions) image(path string) (made bool, err error) {
+	fi, err := os.Stat(path)
+	switch {
+	case err == nil && fi.Mode().IsRegular() && fi.Size() == 0 && o.bytes != 0:
+		return false, os.Truncate(path, int64(o.bytes))
+	case err == nil:
+		return false, nil
+	case !errors.Is(err, os.ErrNotExist):
+		return false, err
+	case o.bytes == 0:
+		return false, withHint(fmt.Errorf("%s: %w", path, device.ErrNotFound), "check the path, or give --size to make an image file there")
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	if err := f.Truncate(int64(o.bytes)); err != nil {
+		return false, errors.Join(fmt.Errorf("make an image of %s: %w", formatSize(int64(o.bytes)), err), os.Remove(path))
+	}
+	return true, nil
+}
+
+// syncDir makes a new name durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}

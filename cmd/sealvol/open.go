@@ -1,0 +1,123 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+)
+
+// openReadOnly opens a volume without changing anything on its device. end
+// closes both.
+func openReadOnly(path string, key *keyFlags) (v *volume.Volume, end func(), err error) {
+	v, dev, err := openVolume(path, key, true)
+	if err != nil {
+		return nil, nil, err
+	}
+	return v, func() {
+		discard(v)
+		discard(dev)
+	}, nil
+}
+
+// openWritable opens a volume for a change. The caller closes both.
+func openWritable(path string, key *keyFlags) (*volume.Volume, *device.File, error) {
+	return openVolume(path, key, false)
+}
+
+func openVolume(path string, key *keyFlags, readOnly bool) (*volume.Volume, *device.File, error) {
+	cred, err := key.credential()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer cred.Erase()
+	dev, err := openDevice(path, readOnly)
+	if err != nil {
+		return nil, nil, err
+	}
+	v, err := openOn(dev, path, cred, volume.Options{ReadOnly: readOnly})
+	if err != nil {
+		discard(dev)
+		return nil, nil, err
+	}
+	return v, dev, nil
+}
+
+func openOn(dev device.Device, path string, cred crypto.Credential, opts volume.Options) (*volume.Volume, error) {
+	opts.Credential = cred
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	v, err := volume.Open(dev, opts)
+	if err != nil {
+		return nil, volumeError(dev, path, err)
+	}
+	return v, nil
+}
+
+// volumeError says what an error of opening is about, and what is on a device
+// that holds no volume.
+func volumeError(dev device.Device, path string, err error) error {
+	if errors.Is(err, volume.ErrNotSealvol) {
+		if blank, what, perr := volume.IsBlank(dev); perr == nil && blank {
+			return fmt.Errorf("%s: %w: it is blank", path, err)
+		} else if perr == nil {
+			return fmt.Errorf("%s: %w: it holds %s", path, err, what)
+		}
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}
+
+// openDevice opens a device alone. Other than device.Open it also sees that an
+// image file is in use as a loop device, which the file's lock does not tell.
+func openDevice(path string, readOnly bool) (*device.File, error) {
+	dev, err := device.Open(path, device.OpenOptions{ReadOnly: readOnly})
+	if err != nil {
+		return nil, err
+	}
+	loop, err := loopOf(path)
+	if err == nil && loop != "" {
+		err = withHint(fmt.Errorf("%s: %w: it is behind %s", path, device.ErrInUse, loop), "use "+loop+" instead, or detach it: losetup --detach "+loop)
+	}
+	if err != nil {
+		discard(dev)
+		return nil, err
+	}
+	return dev, nil
+}
+
+// loopOf returns the loop device that an image file is behind, "" if there is none.
+func loopOf(path string) (string, error) {
+	fi, err := os.Stat(path)
+	if err != nil || !fi.Mode().IsRegular() {
+		return "", err
+	}
+	names, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, n := range names {
+		b, err := os.ReadFile(n)
+		if err != nil {
+			continue // detached meanwhile
+		}
+		if of, err := os.Stat(strings.TrimSuffix(string(b), "\n")); err == nil && os.SameFile(fi, of) {
+			return "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(n))), nil
+		}
+	}
+	return "", err
+}
+
+// absolute is a device's name as mount tables show it.
+func absolute(path string) string {
+	if p, err := filepath.EvalSymlinks(path); err == nil {
+		path = p
+	}
+	if p, err := filepath.Abs(path); err == nil {
+		path = p
+	}
+	return path
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+	"golang.org/x/term"
+)
+
+// say tells people something that no script reads: nothing is lost if nobody
+// listens any more.
+func say(w io.Writer, format string, args ...any) {
+	_, _ = fmt.Fprintf(w, format, args...)
+}
+
+// discard closes what was only read.
+func discard(c io.Closer) { _ = c.Close() }
+
+// writeJSON writes one report.
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// printable is a name as it may be shown on a terminal: names come from whoever
+// wrote to the volume, and could hold control sequences.
+func printable(name string) string {
+	if utf8.ValidString(name) && strings.IndexFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
+		return name
+	}
+	return strconv.Quote(name)
+}
+
+// progress is a bar on a terminal, and nothing elsewhere. Its methods may be
+// called on nil.
+type progress struct {
+	p   *mpb.Progress
+	bar *mpb.Bar
+}
+
+// newProgress shows a bar on standard error for work counted in bytes.
+func newProgress(what string) *progress {
+	if !term.IsTerminal(int(os.Stderr.Fd())) {
+		return nil
+	}
+	p := mpb.New(mpb.WithOutput(os.Stderr), mpb.WithWidth(60))
+	bar := p.New(0, mpb.BarStyle(),
+		mpb.BarRemoveOnComplete(),
+		mpb.PrependDecorators(decor.Name(what+" ")),
+		mpb.AppendDecorators(decor.CountersKibiByte("% .1f / % .1f"), decor.Name(" "), decor.AverageETA(decor.ET_STYLE_GO)))
+	return &progress{p: p, bar: bar}
+}
+
+// set says how much is done of how much.
+func (p *progress) set(done, total uint64) {
+	if p == nil {
+		return
+	}
+	p.bar.SetTotal(int64(max(total, done, 1)), false)
+	p.bar.SetCurrent(int64(done))
+}
+
+// end removes the bar.
+func (p *progress) end() {
+	if p == nil {
+		return
+	}
+	p.bar.Abort(true)
+	p.p.Wait()
+}

@@ -1,0 +1,149 @@
+package backend
+
+import (
+	"context"
+	"errors"
+)
+
+// Errors that every backend returns, wrapped with what it knows (never with parameters' values).
+var (
+	// ErrInvalid: the request itself is wrong and can never succeed.
+	ErrInvalid = errors.New("invalid request")
+	// ErrNotFound: no such volume.
+	ErrNotFound = errors.New("volume not found")
+	// ErrNodeNotFound: no such node.
+	ErrNodeNotFound = errors.New("node not found")
+	// ErrExists: a volume of this name exists and differs from what is asked for.
+	ErrExists = errors.New("a volume of this name exists with another specification")
+	// ErrNoSpace: the backend has not enough space or quota left.
+	ErrNoSpace = errors.New("not enough space")
+	// ErrTopology: the backend cannot make a volume that is accessible from where it is asked for.
+	ErrTopology = errors.New("cannot provision in the required topology")
+	// ErrOutOfRange: the size is one the backend cannot make (alignment, minimum, maximum, shrinking).
+	ErrOutOfRange = errors.New("size out of range")
+	// ErrBusy: the volume is attached, so that the call would pull it from under its user.
+	ErrBusy = errors.New("volume is in use")
+	// ErrAttachedElsewhere: attached to another node; detach there first.
+	ErrAttachedElsewhere = errors.New("volume is attached to another node")
+	// ErrAttachedOtherwise: attached to this node with another read-only flag.
+	ErrAttachedOtherwise = errors.New("volume is attached with another mode")
+	// ErrNotAttached: the volume is not attached to this node, so that it has no device here.
+	ErrNotAttached = errors.New("volume is not attached to this node")
+	// ErrTooManyAttached: the node holds as many volumes as it can.
+	ErrTooManyAttached = errors.New("the node has its maximum of volumes attached")
+	// ErrBadToken: a page token that this backend did not give out.
+	ErrBadToken = errors.New("invalid page token")
+	// ErrDamaged: the volume's device or its record is missing, foreign or not what it should be.
+	// Nothing is repaired by guessing.
+	ErrDamaged = errors.New("volume is damaged")
+)
+
+// Segments is one place of a topology: keys and values as Kubernetes has them on nodes.
+type Segments map[string]string
+
+// Spec is what a volume is asked to be.
+type Spec struct {
+	// Name makes Create idempotent. Any UTF-8 of 1 to 128 bytes.
+	Name string
+	// RequiredBytes is the least size, 0 for the backend's default; LimitBytes the greatest, 0 for none.
+	RequiredBytes, LimitBytes int64
+	// Parameters stay with the volume unchanged; the backend does not read them.
+	Parameters map[string]string
+	// Requisite lists places of which at least one must reach the volume; Preferred, in order, those
+	// to try first. Empty: anywhere.
+	Requisite, Preferred []Segments
+}
+
+// Attachment says where a volume is attached.
+type Attachment struct {
+	Node     string
+	ReadOnly bool
+}
+
+// Volume is a volume that exists.
+type Volume struct {
+	ID         string
+	Name       string
+	SizeBytes  int64
+	Parameters map[string]string
+	Topology   []Segments
+	// Attachment is nil while the volume is detached. A volume has at most one.
+	Attachment *Attachment
+}
+
+// Capacity is what a backend can still promise.
+type Capacity struct {
+	AvailableBytes int64 // sum of volumes that may still be made
+	MinVolumeBytes int64
+	MaxVolumeBytes int64
+}
+
+// Condition is an adverse state of a volume; Health returns none for a healthy one.
+type Condition struct {
+	// Lost: data is gone for certain or very likely. Otherwise the volume is inaccessible if
+	// Inaccessible, else degraded.
+	Lost, Inaccessible bool
+	Reason             string // one CamelCase word for machines
+	Message            string // for people
+}
+
+// Device is an attached volume's block device or image file on this node, with what identifies it:
+// whoever opens Path compares the rest with fstat and refuses a difference, so that a device that
+// changed its name in between is never mounted.
+type Device struct {
+	Path      string
+	SizeBytes int64  // the least size that it must have
+	Dev, Ino  uint64 // st_dev and st_ino of an image file; 0, 0 for a block device
+	Rdev      uint64 // st_rdev of a block device; 0 for an image file
+	ReadOnly  bool   // attached read-only: must not be written, nor formatted
+}
+
+// NodeInfo describes the node that this process runs on.
+type NodeInfo struct {
+	ID         string
+	Topology   Segments
+	MaxVolumes int64 // 0: no limit known
+}
+
+// Controller makes and moves volumes. Snapshots and clones will be interfaces of their own, beside
+// it, which a backend may have.
+type Controller interface {
+	// Create makes a volume or returns the one that this name made before.
+	// ErrExists, ErrNoSpace, ErrTopology, ErrOutOfRange, ErrInvalid.
+	Create(ctx context.Context, spec Spec) (Volume, error)
+	// Delete removes a volume with its data. An absent or malformed id is no error. ErrBusy while attached.
+	Delete(ctx context.Context, id string) error
+	// Get returns one volume. ErrNotFound, also for a malformed id.
+	Get(ctx context.Context, id string) (Volume, error)
+	// List returns up to max volumes (0: all) in a stable order, from token on ("" for the start), and
+	// the token of the next page ("" at the end). Volumes made or deleted between pages neither repeat
+	// nor hide others. ErrBadToken.
+	List(ctx context.Context, token string, max int) ([]Volume, string, error)
+	// Attach gives a volume to a node, exclusively. The map goes to the node unchanged (Device).
+	// ErrNotFound, ErrNodeNotFound, ErrAttachedElsewhere, ErrAttachedOtherwise, ErrTooManyAttached.
+	Attach(ctx context.Context, id, node string, readOnly bool) (map[string]string, error)
+	// Detach takes it back; node "" means from wherever it is. Not attached there, or no such volume: no error.
+	Detach(ctx context.Context, id, node string) error
+	// Expand grows a volume, attached or not, to at least requiredBytes and at most limitBytes (0: no
+	// limit) and returns the size it has then. Never shrinks. ErrNotFound, ErrNoSpace, ErrOutOfRange.
+	Expand(ctx context.Context, id string, requiredBytes, limitBytes int64) (int64, error)
+	// Capacity tells what can still be made in a place (nil: anywhere).
+	Capacity(ctx context.Context, where Segments) (Capacity, error)
+	// Health returns the volume's adverse conditions. ErrNotFound.
+	Health(ctx context.Context, id string) ([]Condition, error)
+}
+
+// Node finds the devices of volumes that are attached to this node.
+type Node interface {
+	// Info describes this node.
+	Info(ctx context.Context) (NodeInfo, error)
+	// Device finds the device of a volume, given what Attach returned. It fails closed: a device that is
+	// not certainly this volume's is ErrDamaged. ErrNotFound, ErrNotAttached.
+	Device(ctx context.Context, id string, attached map[string]string) (Device, error)
+}
+
+// Backend is both halves.
+type Backend interface {
+	Controller
+	Node
+}

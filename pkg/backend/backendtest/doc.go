@@ -1,0 +1,2 @@
+// Package backendtest holds the conformance suite that every backend passes.
+package backendtest

@@ -1,0 +1,140 @@
+package local
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// disk is every change and read this package makes in one directory, in one place so that a test can
+// fail or cut off each of them.
+type disk struct {
+	dir  *os.File
+	hook func(step string) error // tests: called before every step; an error ends the step
+}
+
+func (d disk) step(s string) error {
+	if d.hook == nil {
+		return nil
+	}
+	return d.hook(s)
+}
+
+func (d disk) openat(name string, flags int, perm uint32) (*os.File, error) {
+	fd, err := unix.Openat(int(d.dir.Fd()), name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, perm)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// read returns a file of at most max bytes.
+func (d disk) read(name string, max int64) ([]byte, error) {
+	f, err := d.openat(name, unix.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, max+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > max {
+		return nil, fmt.Errorf("%s is longer than %d bytes", name, max)
+	}
+	return b, nil
+}
+
+// replace writes a file durably and whole: after a crash it holds the old or the new content.
+func (d disk) replace(name string, content []byte) error {
+	tmp := name + ".tmp"
+	if err := d.step("create " + tmp); err != nil {
+		return err
+	}
+	f, err := d.openat(tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := d.step("write " + tmp); err != nil {
+		return err
+	}
+	if _, err := f.Write(content); err != nil {
+		return err
+	}
+	if err := d.step("fsync " + tmp); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := d.step("rename " + tmp); err != nil {
+		return err
+	}
+	if err := unix.Renameat(int(d.dir.Fd()), tmp, int(d.dir.Fd()), name); err != nil {
+		return &os.PathError{Op: "rename", Path: tmp, Err: err}
+	}
+	return d.sync()
+}
+
+// remove unlinks a file durably; an absent one is no error.
+func (d disk) remove(name string) error {
+	if err := d.step("unlink " + name); err != nil {
+		return err
+	}
+	if err := unix.Unlinkat(int(d.dir.Fd()), name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return &os.PathError{Op: "unlink", Path: name, Err: err}
+	}
+	return d.sync()
+}
+
+func (d disk) sync() error {
+	if err := d.step("fsync dir"); err != nil {
+		return err
+	}
+	return d.dir.Sync()
+}
+
+// extend makes a file, if create, and lets it be at least size bytes long, durably. It never shrinks one.
+func (d disk) extend(name string, size int64, create bool) error {
+	flags := unix.O_RDWR
+	if create {
+		flags |= unix.O_CREAT
+	}
+	if err := d.step("open " + name); err != nil {
+		return err
+	}
+	f, err := d.openat(name, flags, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !fi.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file", name)
+	}
+	if fi.Size() < size {
+		if err := d.step("truncate " + name); err != nil {
+			return err
+		}
+		if err := f.Truncate(size); err != nil {
+			return err
+		}
+		if err := d.step("fsync " + name); err != nil {
+			return err
+		}
+		if err := f.Sync(); err != nil {
+			return err
+		}
+	}
+	if create {
+		return d.sync()
+	}
+	return nil
+}

@@ -1,0 +1,346 @@
+package csi
+
+import (
+	"context"
+	"fmt"
+	"maps"
+
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/sealvol/sealvol/pkg/backend"
+)
+
+type controllerServer struct {
+	csi.UnimplementedControllerServer
+	backend backend.Controller
+	hook    func(step string)
+}
+
+// publishReadOnly in a publish_context tells the node that the attachment is read-only.
+const publishReadOnly = "readOnly"
+
+var controllerCapabilities = []csi.ControllerServiceCapability_RPC_Type{
+	csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME,
+	csi.ControllerServiceCapability_RPC_PUBLISH_UNPUBLISH_VOLUME,
+	csi.ControllerServiceCapability_RPC_PUBLISH_READONLY,
+	csi.ControllerServiceCapability_RPC_LIST_VOLUMES,
+	csi.ControllerServiceCapability_RPC_LIST_VOLUMES_PUBLISHED_NODES,
+	csi.ControllerServiceCapability_RPC_GET_CAPACITY,
+	csi.ControllerServiceCapability_RPC_EXPAND_VOLUME,
+	csi.ControllerServiceCapability_RPC_GET_VOLUME,
+	csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
+	csi.ControllerServiceCapability_RPC_GET_VOLUME_HEALTH,
+	csi.ControllerServiceCapability_RPC_LIST_VOLUME_HEALTH,
+}
+
+func (s *controllerServer) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
+	resp := &csi.ControllerGetCapabilitiesResponse{}
+	for _, t := range controllerCapabilities {
+		resp.Capabilities = append(resp.Capabilities, &csi.ControllerServiceCapability{
+			Type: &csi.ControllerServiceCapability_Rpc{Rpc: &csi.ControllerServiceCapability_RPC{Type: t}}})
+	}
+	return resp, nil
+}
+
+func (s *controllerServer) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
+	spec, err := createSpec(r)
+	if err != nil {
+		return nil, err
+	}
+	s.hook("create")
+	v, err := s.backend.Create(ctx, spec)
+	if err != nil {
+		return nil, fmt.Errorf("create volume: %w", err)
+	}
+	s.hook("created")
+	return &csi.CreateVolumeResponse{Volume: volume(v)}, nil
+}
+
+func createSpec(r *csi.CreateVolumeRequest) (backend.Spec, error) {
+	if err := checkString("name", r.GetName(), maxStringBytes); err != nil {
+		return backend.Spec{}, err
+	}
+	if err := checkCapabilities(r.GetVolumeCapabilities()); err != nil {
+		return backend.Spec{}, err
+	}
+	if err := checkRange(r.GetCapacityRange()); err != nil {
+		return backend.Spec{}, err
+	}
+	if r.GetVolumeContentSource() != nil {
+		return backend.Spec{}, fmt.Errorf("%w: volume_content_source is not supported", errInvalid)
+	}
+	if len(r.GetMutableParameters()) > 0 {
+		return backend.Spec{}, fmt.Errorf("%w: mutable_parameters are not supported", errInvalid)
+	}
+	params, _, err := parseParameters("parameters", r.GetParameters(), true)
+	if err != nil {
+		return backend.Spec{}, err
+	}
+	return backend.Spec{Name: r.GetName(), Parameters: params,
+		RequiredBytes: r.GetCapacityRange().GetRequiredBytes(), LimitBytes: r.GetCapacityRange().GetLimitBytes(),
+		Requisite: segments(r.GetAccessibilityRequirements().GetRequisite()),
+		Preferred: segments(r.GetAccessibilityRequirements().GetPreferred())}, nil
+}
+
+func segments(list []*csi.Topology) []backend.Segments {
+	var s []backend.Segments
+	for _, t := range list {
+		s = append(s, t.GetSegments())
+	}
+	return s
+}
+
+func volume(v backend.Volume) *csi.Volume {
+	vol := &csi.Volume{VolumeId: v.ID, CapacityBytes: v.SizeBytes, VolumeContext: v.Parameters}
+	for _, t := range v.Topology {
+		vol.AccessibleTopology = append(vol.AccessibleTopology, &csi.Topology{Segments: t})
+	}
+	return vol
+}
+
+func publishedNodes(v backend.Volume) []string {
+	if v.Attachment == nil {
+		return nil
+	}
+	return []string{v.Attachment.Node}
+}
+
+func (s *controllerServer) DeleteVolume(ctx context.Context, r *csi.DeleteVolumeRequest) (*csi.DeleteVolumeResponse, error) {
+	if err := checkID(r.GetVolumeId()); err != nil {
+		return nil, err
+	}
+	s.hook("delete")
+	if err := s.backend.Delete(ctx, r.GetVolumeId()); err != nil {
+		return nil, fmt.Errorf("delete volume: %w", err)
+	}
+	s.hook("deleted")
+	return &csi.DeleteVolumeResponse{}, nil
+}
+
+func (s *controllerServer) ControllerPublishVolume(ctx context.Context, r *csi.ControllerPublishVolumeRequest) (*csi.ControllerPublishVolumeResponse, error) {
+	if err := checkID(r.GetVolumeId()); err != nil {
+		return nil, err
+	}
+	if err := checkString("node_id", r.GetNodeId(), maxNodeIDBytes); err != nil {
+		return nil, err
+	}
+	if err := checkCapability(r.GetVolumeCapability(), errInvalid); err != nil {
+		return nil, err
+	}
+	if _, _, err := parseParameters("volume_context", r.GetVolumeContext(), false); err != nil {
+		return nil, err
+	}
+	readOnly := r.GetReadonly() || isReader(r.GetVolumeCapability())
+	s.hook("attach")
+	c, err := s.backend.Attach(ctx, r.GetVolumeId(), r.GetNodeId(), readOnly)
+	if err != nil {
+		return nil, fmt.Errorf("publish volume: %w", err)
+	}
+	s.hook("attached")
+	if readOnly {
+		c = maps.Clone(c)
+		if c == nil {
+			c = map[string]string{}
+		}
+		c[publishReadOnly] = "true"
+	}
+	return &csi.ControllerPublishVolumeResponse{PublishContext: c}, nil
+}
+
+func (s *controllerServer) ControllerUnpublishVolume(ctx context.Context, r *csi.ControllerUnpublishVolumeRequest) (*csi.ControllerUnpublishVolumeResponse, error) {
+	if err := checkID(r.GetVolumeId()); err != nil {
+		return nil, err
+	}
+	if r.GetNodeId() != "" {
+		if err := checkString("node_id", r.GetNodeId(), maxNodeIDBytes); err != nil {
+			return nil, err
+		}
+	}
+	s.hook("detach")
+	if err := s.backend.Detach(ctx, r.GetVolumeId(), r.GetNodeId()); err != nil {
+		return nil, fmt.Errorf("unpublish volume: %w", err)
+	}
+	s.hook("detached")
+	return &csi.ControllerUnpublishVolumeResponse{}, nil
+}
+
+func (s *controllerServer) ValidateVolumeCapabilities(ctx context.Context, r *csi.ValidateVolumeCapabilitiesRequest) (*csi.ValidateVolumeCapabilitiesResponse, error) {
+	if err := checkID(r.GetVolumeId()); err != nil {
+		return nil, err
+	}
+	if len(r.GetVolumeCapabilities()) == 0 {
+		return nil, fmt.Errorf("%w: volume_capabilities are missing", errInvalid)
+	}
+	v, err := s.backend.Get(ctx, r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	no := func(err error) (*csi.ValidateVolumeCapabilitiesResponse, error) {
+		return &csi.ValidateVolumeCapabilitiesResponse{Message: err.Error()}, nil
+	}
+	if err := checkCapabilities(r.GetVolumeCapabilities()); err != nil {
+		return no(err)
+	}
+	if len(r.GetMutableParameters()) > 0 {
+		return no(fmt.Errorf("%w: mutable_parameters are not supported", errInvalid))
+	}
+	for what, m := range map[string]map[string]string{"volume_context": r.GetVolumeContext(), "parameters": r.GetParameters()} {
+		ours, _, err := parseParameters(what, m, false)
+		if err != nil {
+			return no(err)
+		}
+		if len(m) > 0 && !maps.Equal(ours, v.Parameters) {
+			return no(fmt.Errorf("%w: %s differs from the volume's", errInvalid, what))
+		}
+	}
+	return &csi.ValidateVolumeCapabilitiesResponse{Confirmed: &csi.ValidateVolumeCapabilitiesResponse_Confirmed{
+		VolumeContext: r.GetVolumeContext(), VolumeCapabilities: r.GetVolumeCapabilities(), Parameters: r.GetParameters()}}, nil
+}
+
+func (s *controllerServer) ListVolumes(ctx context.Context, r *csi.ListVolumesRequest) (*csi.ListVolumesResponse, error) {
+	if r.GetMaxEntries() < 0 {
+		return nil, fmt.Errorf("%w: max_entries is negative", errInvalid)
+	}
+	vols, next, err := s.backend.List(ctx, r.GetStartingToken(), int(r.GetMaxEntries()))
+	if err != nil {
+		return nil, fmt.Errorf("list volumes: %w", err)
+	}
+	resp := &csi.ListVolumesResponse{NextToken: next}
+	for _, v := range vols {
+		resp.Entries = append(resp.Entries, &csi.ListVolumesResponse_Entry{Volume: volume(v),
+			Status: &csi.ListVolumesResponse_VolumeStatus{PublishedNodeIds: publishedNodes(v)}})
+	}
+	return resp, nil
+}
+
+func (s *controllerServer) ControllerGetVolume(ctx context.Context, r *csi.ControllerGetVolumeRequest) (*csi.ControllerGetVolumeResponse, error) {
+	if err := checkID(r.GetVolumeId()); err != nil {
+		return nil, err
+	}
+	v, err := s.backend.Get(ctx, r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	return &csi.ControllerGetVolumeResponse{Volume: volume(v),
+		Status: &csi.ControllerGetVolumeResponse_VolumeStatus{PublishedNodeIds: publishedNodes(v)}}, nil
+}
+
+func (s *controllerServer) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
+	if _, _, err := parseParameters("parameters", r.GetParameters(), true); err != nil {
+		return nil, err
+	}
+	if c := r.GetVolumeCapabilities(); len(c) > 0 && !supported(c) {
+		return &csi.GetCapacityResponse{}, nil // no room at all for what we do not make
+	}
+	var where backend.Segments
+	if t := r.GetAccessibleTopology(); t != nil {
+		where = t.GetSegments()
+		if where == nil {
+			where = backend.Segments{}
+		}
+	}
+	c, err := s.backend.Capacity(ctx, where)
+	if err != nil {
+		return nil, fmt.Errorf("get capacity: %w", err)
+	}
+	return &csi.GetCapacityResponse{AvailableCapacity: c.AvailableBytes,
+		MaximumVolumeSize: wrapperspb.Int64(c.MaxVolumeBytes), MinimumVolumeSize: wrapperspb.Int64(c.MinVolumeBytes)}, nil
+}
+
+func (s *controllerServer) ControllerExpandVolume(ctx context.Context, r *csi.ControllerExpandVolumeRequest) (*csi.ControllerExpandVolumeResponse, error) {
+	if err := checkID(r.GetVolumeId()); err != nil {
+		return nil, err
+	}
+	if r.GetCapacityRange() == nil {
+		return nil, fmt.Errorf("%w: capacity_range is missing", errInvalid)
+	}
+	if err := checkRange(r.GetCapacityRange()); err != nil {
+		return nil, err
+	}
+	if c := r.GetVolumeCapability(); c != nil {
+		if err := checkCapability(c, errInvalid); err != nil {
+			return nil, err
+		}
+	}
+	s.hook("expand")
+	n, err := s.backend.Expand(ctx, r.GetVolumeId(), r.GetCapacityRange().GetRequiredBytes(), r.GetCapacityRange().GetLimitBytes())
+	if err != nil {
+		return nil, fmt.Errorf("expand volume: %w", err)
+	}
+	s.hook("expanded")
+	return &csi.ControllerExpandVolumeResponse{CapacityBytes: n, NodeExpansionRequired: true}, nil
+}
+
+func (s *controllerServer) ControllerGetVolumeHealth(ctx context.Context, r *csi.ControllerGetVolumeHealthRequest) (*csi.ControllerGetVolumeHealthResponse, error) {
+	if err := checkID(r.GetVolumeId()); err != nil {
+		return nil, err
+	}
+	conds, err := s.backend.Health(ctx, r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	return &csi.ControllerGetVolumeHealthResponse{VolumeHealth: health(r.GetVolumeId(), conds)}, nil
+}
+
+// healthPage is how many volumes are looked at between two looks at the context.
+const healthPage = 100
+
+// ControllerListVolumeHealth lists volumes with adverse conditions. A token is a volume list's.
+func (s *controllerServer) ControllerListVolumeHealth(ctx context.Context, r *csi.ControllerListVolumeHealthRequest) (*csi.ControllerListVolumeHealthResponse, error) {
+	if r.GetMaxEntries() < 0 {
+		return nil, fmt.Errorf("%w: max_entries is negative", errInvalid)
+	}
+	resp := &csi.ControllerListVolumeHealthResponse{}
+	page, token := healthPage, r.GetStartingToken()
+	if r.GetMaxEntries() > 0 {
+		page = min(page, int(r.GetMaxEntries())) // so that one page never brings more than fit, and its token can be given out
+	}
+	for {
+		vols, next, err := s.backend.List(ctx, token, page)
+		if err != nil {
+			return nil, fmt.Errorf("list volume health: %w", err)
+		}
+		for _, v := range vols {
+			conds, err := s.backend.Health(ctx, v.ID)
+			if err != nil || len(conds) == 0 {
+				continue // deleted meanwhile, or fine
+			}
+			resp.Entries = append(resp.Entries, health(v.ID, conds))
+		}
+		token = next
+		if token == "" {
+			return resp, nil
+		}
+		if m := int(r.GetMaxEntries()); m > 0 && len(resp.Entries)+page > m {
+			if len(resp.Entries) > 0 {
+				resp.NextToken = token
+				return resp, nil
+			}
+		}
+	}
+}
+
+func health(id string, conds []backend.Condition) *csi.VolumeHealth {
+	h := &csi.VolumeHealth{VolumeId: id}
+	seen := map[string]bool{}
+	add := func(status csi.VolumeHealthErrorType, c backend.Condition) {
+		if key := fmt.Sprint(status, c.Reason); !seen[key] {
+			seen[key] = true
+			h.HealthStatuses = append(h.HealthStatuses, &csi.VolumeHealth_VolumeHealthEntry{Status: status, Reason: c.Reason, Message: c.Message})
+		}
+	}
+	for _, c := range conds {
+		if c.Lost {
+			add(csi.VolumeHealthErrorType_DATA_LOSS, c)
+		}
+		if c.Inaccessible {
+			add(csi.VolumeHealthErrorType_INACCESSIBLE, c)
+		}
+		if !c.Lost && !c.Inaccessible {
+			add(csi.VolumeHealthErrorType_DEGRADED, c)
+		}
+	}
+	return h
+}

@@ -1,0 +1,93 @@
+package csi
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sealvol/sealvol/pkg/backend"
+	"github.com/sealvol/sealvol/pkg/mounter"
+)
+
+// What this package itself finds wrong.
+var (
+	errInvalid      = errors.New("invalid argument")
+	errNotFound     = errors.New("not found")
+	errPrecondition = errors.New("precondition failed")
+	errIncompatible = errors.New("already there in an incompatible way")
+	errOutOfRange   = errors.New("out of range")
+	errSecrets      = errors.New("secrets")
+	errInFlight     = errors.New("an operation on this volume is under way")
+)
+
+// grpcCodes translates errors; the first that matches counts. Everything else is Internal.
+var grpcCodes = []struct {
+	err  error
+	code codes.Code
+}{
+	{errInvalid, codes.InvalidArgument},
+	{errNotFound, codes.NotFound},
+	{errPrecondition, codes.FailedPrecondition},
+	{errIncompatible, codes.AlreadyExists},
+	{errOutOfRange, codes.OutOfRange},
+	{errSecrets, codes.Unauthenticated},
+	{errInFlight, codes.Aborted},
+
+	{backend.ErrInvalid, codes.InvalidArgument},
+	{backend.ErrNotFound, codes.NotFound},
+	{backend.ErrNodeNotFound, codes.NotFound},
+	{backend.ErrExists, codes.AlreadyExists},
+	{backend.ErrNoSpace, codes.ResourceExhausted},
+	{backend.ErrTopology, codes.ResourceExhausted},
+	{backend.ErrTooManyAttached, codes.ResourceExhausted},
+	{backend.ErrOutOfRange, codes.OutOfRange},
+	{backend.ErrBusy, codes.FailedPrecondition},
+	{backend.ErrAttachedElsewhere, codes.FailedPrecondition},
+	{backend.ErrNotAttached, codes.FailedPrecondition},
+	{backend.ErrAttachedOtherwise, codes.AlreadyExists},
+	{backend.ErrBadToken, codes.Aborted}, // ListVolumes Errors: "Invalid starting_token"
+	{backend.ErrDamaged, codes.DataLoss},
+
+	{mounter.ErrNoKey, codes.Unauthenticated},
+	{mounter.ErrWrongKey, codes.Unauthenticated},
+	{mounter.ErrForeign, codes.FailedPrecondition},
+	{mounter.ErrReadOnly, codes.FailedPrecondition},
+	{mounter.ErrDamaged, codes.DataLoss},
+	{mounter.ErrConflict, codes.AlreadyExists},
+	{mounter.ErrBusy, codes.FailedPrecondition},
+	{mounter.ErrNotMounted, codes.FailedPrecondition},
+	{mounter.ErrDead, codes.Unavailable},
+	{mounter.ErrUnreachable, codes.Unavailable},
+	{mounter.ErrInvalid, codes.InvalidArgument},
+	{mounter.ErrServer, codes.Internal}, // before the next two, which it may wrap
+
+	{context.Canceled, codes.Canceled},
+	{context.DeadlineExceeded, codes.DeadlineExceeded},
+}
+
+// toStatus makes any error one with a gRPC code.
+func toStatus(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err // the generated code's own, as Unimplemented
+	}
+	for _, e := range grpcCodes {
+		if errors.Is(err, e.err) {
+			return status.Error(e.code, err.Error())
+		}
+	}
+	return status.Error(codes.Internal, err.Error())
+}
+
+func translate(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	resp, err := next(ctx, req)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return resp, nil
+}

@@ -1,0 +1,110 @@
+package csi
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/descriptorpb"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+)
+
+// sanitise is what of a message may be logged: scalar fields, and messages of such, that are not marked
+// csi_secret. Maps and lists of scalars are left out whatever they hold.
+func sanitise(m proto.Message) slog.Value {
+	if m == nil {
+		return slog.Value{}
+	}
+	return slog.GroupValue(sanitised(m.ProtoReflect())...)
+}
+
+func sanitised(m protoreflect.Message) []slog.Attr {
+	var attrs []slog.Attr
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		isMessage := f.Kind() == protoreflect.MessageKind || f.Kind() == protoreflect.GroupKind
+		switch {
+		case isSecret(f) || f.IsMap() || f.Kind() == protoreflect.BytesKind:
+		case f.IsList() && isMessage:
+			var items []slog.Attr
+			for i := range v.List().Len() {
+				items = append(items, slog.Attr{Key: fmt.Sprint(i), Value: slog.GroupValue(sanitised(v.List().Get(i).Message())...)})
+			}
+			attrs = append(attrs, slog.Attr{Key: string(f.Name()), Value: slog.GroupValue(items...)})
+		case f.IsList():
+		case isMessage:
+			attrs = append(attrs, slog.Attr{Key: string(f.Name()), Value: slog.GroupValue(sanitised(v.Message())...)})
+		case f.Kind() == protoreflect.EnumKind:
+			attrs = append(attrs, slog.Int(string(f.Name()), int(v.Enum())))
+		default:
+			attrs = append(attrs, slog.Any(string(f.Name()), v.Interface()))
+		}
+		return true
+	})
+	return attrs
+}
+
+// isSecret fails closed: options that cannot be read make a field secret.
+func isSecret(f protoreflect.FieldDescriptor) bool {
+	o, ok := f.Options().(*descriptorpb.FieldOptions)
+	if !ok {
+		return true
+	}
+	if o == nil || !proto.HasExtension(o, csi.E_CsiSecret) {
+		return false
+	}
+	secret, ok := proto.GetExtension(o, csi.E_CsiSecret).(bool)
+	return !ok || secret
+}
+
+// logged writes one line for a call: failures as warnings, changes as information, the rest for debugging.
+func logged(log *slog.Logger) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		method := info.FullMethod[strings.LastIndexByte(info.FullMethod, '/')+1:]
+		begin := time.Now()
+		resp, err := next(ctx, req)
+		level := slog.LevelDebug
+		if (&inflight{}).key(req) != "" {
+			level = slog.LevelInfo
+		}
+		attrs := []slog.Attr{slog.String("method", method), slog.Duration("took", time.Since(begin))}
+		if err != nil {
+			level = slog.LevelWarn
+			attrs = append(attrs, slog.String("code", status.Code(err).String()), slog.String("error", err.Error()))
+		}
+		if v, ok := req.(interface{ GetVolumeId() string }); ok {
+			attrs = append(attrs, slog.String("volume", v.GetVolumeId()))
+		}
+		if m, ok := req.(proto.Message); ok && log.Enabled(ctx, slog.LevelDebug) {
+			attrs = append(attrs, slog.Attr{Key: "request", Value: sanitise(m)})
+		}
+		log.LogAttrs(ctx, level, "call", attrs...)
+		return resp, err
+	}
+}
+
+// recovered turns a panic into an error. A panic's value may be made of anything, so that only those of the
+// run-time are printed; a stack holds addresses, no contents.
+func recovered(log *slog.Logger) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				what := fmt.Sprintf("%T", p)
+				if e, ok := p.(runtime.Error); ok {
+					what = e.Error()
+				}
+				log.LogAttrs(ctx, slog.LevelError, "panic", slog.String("method", info.FullMethod), slog.String("panic", what), slog.String("stack", string(debug.Stack())))
+				resp, err = nil, fmt.Errorf("bug in %s, see the log", info.FullMethod)
+			}
+		}()
+		return next(ctx, req)
+	}
+}

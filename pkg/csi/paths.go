@@ -1,0 +1,162 @@
+package csi
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+)
+
+// root is the kubelet's directory. Everything is opened relative to it.
+type root struct {
+	given, real string // as configured (clean), and with its own links resolved, as mountinfo shows it
+	dir         *os.File
+}
+
+func openRoot(dir string) (*root, error) {
+	if !filepath.IsAbs(dir) {
+		return nil, fmt.Errorf("kubelet directory %q is not absolute", dir)
+	}
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(real, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &root{given: filepath.Clean(dir), real: real, dir: f}, nil
+}
+
+// rel returns a path relative to the root; it never is the root itself.
+func (r *root) rel(what, path string) (string, error) {
+	if err := checkPath(what, path); err != nil {
+		return "", err
+	}
+	clean := filepath.Clean(path)
+	for _, base := range []string{r.given, r.real} {
+		if rest, ok := strings.CutPrefix(clean, strings.TrimSuffix(base, "/")+"/"); ok && rest != "" {
+			return rest, nil
+		}
+	}
+	return "", fmt.Errorf("%w: %s is not below the kubelet's directory", errInvalid, what)
+}
+
+// inMountinfo is how /proc/self/mountinfo names a path; it opens nothing. Any string may be given.
+func (r *root) inMountinfo(path string) string {
+	clean := filepath.Clean(path)
+	if rest, ok := strings.CutPrefix(clean, strings.TrimSuffix(r.given, "/")+"/"); ok {
+		return filepath.Join(r.real, rest)
+	}
+	return clean
+}
+
+// open opens a directory below the root with O_PATH, following no links. rel "." is the root.
+// Missing is errMissing, a link or no directory is errInvalid.
+func (r *root) open(what, rel string) (*os.File, error) {
+	return openBelow(r.dir, what, rel)
+}
+
+var errMissing = fmt.Errorf("%w: no such directory", errInvalid)
+
+func openBelow(dir *os.File, what, rel string) (*os.File, error) {
+	fd, err := unix.Openat2(int(dir.Fd()), rel, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC | unix.O_NOFOLLOW,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS})
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return nil, fmt.Errorf("%s: %w", what, errMissing)
+	case errors.Is(err, unix.ELOOP):
+		return nil, fmt.Errorf("%w: %s leads over a symbolic link", errInvalid, what)
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EXDEV), errors.Is(err, unix.ENAMETOOLONG):
+		return nil, fmt.Errorf("%w: %s is not a directory below the kubelet's", errInvalid, what)
+	case err != nil:
+		return nil, fmt.Errorf("open %s: %w", what, err)
+	}
+	return os.NewFile(uintptr(fd), rel), nil
+}
+
+// sourceOf marks the mounts of a volume in mountinfo.
+func sourceOf(id string) string { return "sealvol:" + id }
+
+// mountsOf lists a volume's mounts.
+func mountsOf(id string) ([]*mountinfo.Info, error) {
+	source := sourceOf(id)
+	return mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
+		return i.Source != source || i.FSType != fsType, false
+	})
+}
+
+// topAt returns what is mounted at a path as mountinfo names it, the topmost, or nil.
+func topAt(path string) (*mountinfo.Info, error) {
+	infos, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) { return i.Mountpoint != path, false })
+	if err != nil || len(infos) == 0 {
+		return nil, err
+	}
+	return infos[len(infos)-1], nil
+}
+
+// attributes of a mount that a publish sets. readOnly adds to the flags.
+func attributes(flags []string, readOnly bool) *unix.MountAttr {
+	a := &unix.MountAttr{}
+	if readOnly || slices.Contains(flags, "ro") {
+		a.Attr_set |= unix.MOUNT_ATTR_RDONLY
+	}
+	for flag, attr := range map[string]uint64{"nosuid": unix.MOUNT_ATTR_NOSUID, "nodev": unix.MOUNT_ATTR_NODEV,
+		"noexec": unix.MOUNT_ATTR_NOEXEC, "nodiratime": unix.MOUNT_ATTR_NODIRATIME} {
+		if slices.Contains(flags, flag) {
+			a.Attr_set |= attr
+		}
+	}
+	for flag, attr := range map[string]uint64{"noatime": unix.MOUNT_ATTR_NOATIME, "strictatime": unix.MOUNT_ATTR_STRICTATIME, "relatime": unix.MOUNT_ATTR_RELATIME} {
+		if slices.Contains(flags, flag) {
+			a.Attr_clr |= unix.MOUNT_ATTR__ATIME // a field of values, not bits: mount_setattr(2)
+			a.Attr_set |= attr
+		}
+	}
+	return a
+}
+
+// sameAttributes compares a mount with what a publish asks for.
+func sameAttributes(i *mountinfo.Info, flags []string, readOnly bool) bool {
+	has := strings.Split(i.Options, ",")
+	for _, o := range []string{"nosuid", "nodev", "noexec"} {
+		if slices.Contains(has, o) != slices.Contains(flags, o) {
+			return false
+		}
+	}
+	return slices.Contains(has, "ro") == (readOnly || slices.Contains(flags, "ro"))
+}
+
+// bind puts a copy of the mount at staging onto target, with its attributes from the start: no moment in which
+// a read-only publication can be written.
+func bind(staging, target *os.File, attr *unix.MountAttr) error {
+	tree, err := unix.OpenTree(int(staging.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return fmt.Errorf("clone the staging mount: %w", err)
+	}
+	defer unix.Close(tree)
+	if attr.Attr_set|attr.Attr_clr != 0 {
+		if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, attr); err != nil {
+			return fmt.Errorf("set mount attributes: %w", err)
+		}
+	}
+	if err := unix.MoveMount(tree, "", int(target.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+		return fmt.Errorf("mount at the target: %w", err)
+	}
+	return nil
+}
+
+// detach takes away what is mounted at parent/name. Lazily, since that never waits for a server; who still has
+// files open there keeps the volume's server, and unstage waits for that.
+func detach(parent *os.File, name string) error {
+	err := unix.Unmount(fmt.Sprintf("/proc/self/fd/%d/%s", parent.Fd(), name), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount the target: %w", err)
+	}
+	return nil
+}

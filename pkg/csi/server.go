@@ -1,0 +1,129 @@
+package csi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/sealvol/sealvol/pkg/backend"
+	"github.com/sealvol/sealvol/pkg/mounter"
+	"github.com/sealvol/sealvol/pkg/mounter/control"
+)
+
+// DriverName is the CSI driver's name.
+const DriverName = "csi.sealvol.dev"
+
+// Mounter is what the node service needs to mount volumes. mounter.Client is one.
+type Mounter interface {
+	// Mount formats a blank device and mounts it; found as asked for, it does nothing; after the death of its
+	// server it mounts anew.
+	Mount(ctx context.Context, r mounter.MountRequest) error
+	// Unmount returns when all is durable and nobody has the device. Not mounted is no error.
+	Unmount(ctx context.Context, r mounter.UnmountRequest) error
+	// Grow takes in a grown device and returns the size in bytes.
+	Grow(ctx context.Context, volume string) (int64, error)
+	// Stats returns how full a volume is, in bounded time.
+	Stats(ctx context.Context, volume string) (control.Stats, error)
+	// Health returns a volume's state, in bounded time. mounter.ErrNotMounted.
+	Health(ctx context.Context, volume string) (mounter.Info, error)
+	// Ping tells whether the mounter answers.
+	Ping(ctx context.Context) error
+}
+
+// Options configure Serve.
+type Options struct {
+	// Endpoint is the socket, unix:///path.
+	Endpoint string
+	// Version of the driver, for GetPluginInfo.
+	Version string
+	// Controller enables the controller service, Node and Mounter the node service.
+	Controller backend.Controller
+	Node       backend.Node
+	Mounter    Mounter
+	// KubeletDir is the directory below which all staging and target paths lie.
+	KubeletDir string
+	// Log gets one line a call. Default: slog.Default.
+	Log *slog.Logger
+	// Hook, if not nil, is called before every step that changes something. For tests.
+	Hook func(step string)
+}
+
+// maxRequestBytes is far above what the spec's limits add up to.
+const maxRequestBytes = 1 << 20
+
+// stopTimeout is how long calls may take to come to their end; less than a pod's usual 30 s.
+const stopTimeout = 20 * time.Second
+
+// SocketPath returns the path of an endpoint unix:///path (or unix:/path).
+func SocketPath(endpoint string) (string, error) {
+	p, ok := strings.CutPrefix(endpoint, "unix:")
+	if !ok {
+		return "", fmt.Errorf("endpoint %q: only unix:///path is served", endpoint)
+	}
+	p = strings.TrimPrefix(p, "//")
+	if !filepath.IsAbs(p) || filepath.Clean(p) != p {
+		return "", fmt.Errorf("endpoint %q: the path must be absolute and clean", endpoint)
+	}
+	return p, nil
+}
+
+// NewServer returns a gRPC server with the services that opt enables.
+func NewServer(opt Options) (*grpc.Server, error) {
+	if opt.Log == nil {
+		opt.Log = slog.Default()
+	}
+	if opt.Hook == nil {
+		opt.Hook = func(string) {}
+	}
+	if opt.Controller == nil && opt.Node == nil {
+		return nil, errors.New("neither controller nor node service is enabled")
+	}
+	s := grpc.NewServer(grpc.MaxRecvMsgSize(maxRequestBytes), grpc.MaxConcurrentStreams(256),
+		grpc.ChainUnaryInterceptor(logged(opt.Log), translate, recovered(opt.Log), (&inflight{}).intercept))
+	csi.RegisterIdentityServer(s, &identityServer{opt: opt})
+	if opt.Controller != nil {
+		csi.RegisterControllerServer(s, &controllerServer{backend: opt.Controller, hook: opt.Hook})
+	}
+	if opt.Node != nil {
+		if opt.Mounter == nil {
+			return nil, errors.New("the node service needs a mounter")
+		}
+		root, err := openRoot(opt.KubeletDir)
+		if err != nil {
+			return nil, err
+		}
+		csi.RegisterNodeServer(s, &nodeServer{backend: opt.Node, mounter: opt.Mounter, root: root, hook: opt.Hook})
+	}
+	return s, nil
+}
+
+// Serve serves until ctx ends, then lets calls that run come to their end.
+func Serve(ctx context.Context, opt Options) error {
+	path, err := SocketPath(opt.Endpoint)
+	if err != nil {
+		return err
+	}
+	s, err := NewServer(opt)
+	if err != nil {
+		return err
+	}
+	l, err := control.Listen(path)
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() {
+		hard := time.AfterFunc(stopTimeout, s.Stop)
+		defer hard.Stop()
+		s.GracefulStop()
+	})
+	defer stop()
+	return s.Serve(l)
+}

@@ -1,0 +1,185 @@
+// Package pkg holds nothing but the test of who may import whom.
+package pkg
+
+import (
+	"errors"
+	"go/build"
+	"io/fs"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/sealvol/sealvol/"
+
+// allowed lists what each package may import of this module. Imports point
+// down: a package stands below all that it is listed under. A new package
+// needs a line here; its tests may also import whatever lies further down, and
+// packages of test helpers (…test).
+var allowed = map[string][]string{
+	"pkg/crypto":                   {},
+	"pkg/volume/vfs":               {},
+	"pkg/volume/vfs/vfstest":       {"pkg/volume/internal/posixacl", "pkg/volume/vfs"},
+	"pkg/volume/device":            {},
+	"pkg/volume/internal/posixacl": {"pkg/volume/vfs"},
+	"pkg/volume/internal/layout":   {"pkg/crypto", "pkg/volume/vfs"},
+	"pkg/volume/internal/tree":     {"pkg/volume/internal/layout"},
+	"pkg/volume/internal/txn":      {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/layout", "pkg/volume/internal/tree"},
+	"pkg/volume":                   {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/layout", "pkg/volume/internal/posixacl", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/vfs"},
+	"pkg/volume/fusefs":            {"pkg/volume/vfs"},
+	"pkg/volume/fusefs/fusefstest": {"pkg/volume/fusefs", "pkg/volume/vfs"},
+	"pkg/backend":                  {},
+	"pkg/backend/backendtest":      {"pkg/backend"},
+	"pkg/backend/local":            {"pkg/backend"},
+	"pkg/mounter":                  {"pkg/mounter/control"},
+	"pkg/mounter/control":          {},
+	"pkg/mounter/mountertest":      {"pkg/mounter", "pkg/mounter/control"},
+	"pkg/csi":                      {"pkg/backend", "pkg/mounter", "pkg/mounter/control"}, // for the types and errors of its Mounter interface
+	"cmd/driver":                   {"pkg/backend", "pkg/backend/local", "pkg/crypto", "pkg/csi", "pkg/mounter", "pkg/mounter/control", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs"},
+	"cmd/demo":                     {"pkg/mounter"},
+	"cmd/bench":                    {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/vfstest"},
+	"cmd/sealvol":                  {"pkg/crypto", "pkg/mounter/control", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs"},
+}
+
+// confined lists who may import which foreign modules: packages, or "cmd" and
+// "test" for all commands and all packages of test helpers; "*" is everyone.
+var confined = map[string][]string{
+	"github.com/container-storage-interface/spec": {"pkg/csi", "cmd"},
+	"github.com/dchest/siphash":                   {"pkg/volume"},
+	"github.com/hanwen/go-fuse/v2":                {"pkg/volume/fusefs", "test"},
+	"github.com/klauspost/compress":               {"pkg/volume"},
+	"github.com/kubernetes-csi/csi-test/v5":       {"pkg/csi", "cmd"},
+	"github.com/moby/sys/mountinfo":               {"*"},
+	"github.com/onsi/ginkgo/v2":                   {"cmd"}, // csi-sanity
+	"github.com/onsi/gomega":                      {"cmd"},
+	"github.com/rogpeppe/go-internal":             {"cmd"},
+	"github.com/spf13/cobra":                      {"cmd"},
+	"github.com/spf13/pflag":                      {"cmd"},
+	"github.com/vbauerster/mpb/v8":                {"cmd"},
+	"golang.org/x/crypto":                         {"pkg/crypto"},
+	"golang.org/x/sync":                           {"*"},
+	"golang.org/x/sys":                            {"*"},
+	"golang.org/x/term":                           {"cmd"},
+	"google.golang.org/grpc":                      {"pkg/csi", "cmd"},
+	"google.golang.org/protobuf":                  {"pkg/csi", "cmd"},
+}
+
+// TestImports reads the files itself: what a `go list` process sees would not
+// count for the test cache.
+func TestImports(t *testing.T) {
+	ctx := build.Default
+	ctx.UseAllFiles = true // of every platform and tag
+	found := 0
+	for _, root := range []string{"pkg", "cmd"} {
+		err := filepath.WalkDir(filepath.Join("..", root), func(path string, d fs.DirEntry, err error) error {
+			if err != nil {
+				if path == filepath.Join("..", root) {
+					return nil // no cmd yet
+				}
+				return err
+			}
+			if !d.IsDir() {
+				return nil
+			}
+			if d.Name() == "testdata" {
+				return filepath.SkipDir
+			}
+			pkg, err := ctx.ImportDir(path, 0)
+			if noGo := (*build.NoGoError)(nil); errors.As(err, &noGo) {
+				return nil
+			}
+			name := filepath.ToSlash(strings.TrimPrefix(path, "../"))
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				return nil
+			}
+			if name != "pkg" {
+				found++
+				checkImports(t, name, pkg)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found < 5 {
+		t.Errorf("only %d packages found", found)
+	}
+}
+
+func checkImports(t *testing.T, name string, pkg *build.Package) {
+	list, ok := allowed[name]
+	if !ok {
+		t.Errorf("%s is not in pkg/deps_test.go: say there what it may import", name)
+		return
+	}
+	for _, path := range pkg.Imports {
+		if own, ok := strings.CutPrefix(path, module); ok && !slices.Contains(list, own) {
+			t.Errorf("%s must not import %s", name, own)
+		}
+	}
+	below := map[string]bool{name: true}
+	descend(below, slices.Concat(list, testOnly[name]))
+	for _, path := range slices.Concat(pkg.TestImports, pkg.XTestImports) {
+		if own, ok := strings.CutPrefix(path, module); ok && !below[own] && !isTestHelper(own) {
+			t.Errorf("the tests of %s must not import %s", name, own)
+		}
+	}
+	for _, path := range slices.Concat(pkg.Imports, pkg.TestImports, pkg.XTestImports) {
+		if first, _, _ := strings.Cut(path, "/"); strings.Contains(first, ".") && !strings.HasPrefix(path, module) {
+			checkForeign(t, name, path)
+		}
+	}
+}
+
+// descend adds everything that the packages of list may reach.
+func descend(below map[string]bool, list []string) {
+	for _, p := range list {
+		if !below[p] {
+			below[p] = true
+			descend(below, allowed[p])
+		}
+	}
+}
+
+func checkForeign(t *testing.T, name, path string) {
+	for mod, users := range confined {
+		if path != mod && !strings.HasPrefix(path, mod+"/") {
+			continue
+		}
+		for _, u := range users {
+			if u == "*" || u == name || u == "cmd" && strings.HasPrefix(name, "cmd/") || u == "test" && isTestHelper(name) {
+				return
+			}
+		}
+		t.Errorf("%s must not import %s, which is confined to %v", name, path, users)
+		return
+	}
+	t.Errorf("%s imports %s, whose module is not in pkg/deps_test.go", name, path)
+}
+
+// testOnly lists what the tests of a package need besides: real neighbours in place of fakes.
+var testOnly = map[string][]string{
+	"pkg/csi": {"pkg/backend/local"},
+}
+
+func isTestHelper(name string) bool { return strings.HasSuffix(name, "test") }
+
+// TestMapHasNoCycle keeps the map itself a map of layers.
+func TestMapHasNoCycle(t *testing.T) {
+	for _, name := range slices.Sorted(maps.Keys(allowed)) {
+		below := map[string]bool{}
+		descend(below, allowed[name])
+		if below[name] {
+			t.Errorf("%s stands above itself", name)
+		}
+		for p := range below {
+			if _, ok := allowed[p]; !ok {
+				t.Errorf("%s may import %s, which is no package", name, p)
+			}
+		}
+	}
+}

@@ -1,0 +1,134 @@
+package mounter
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/sealvol/sealvol/pkg/mounter/control"
+)
+
+// FSType is the type of the mounts, as mountinfo shows it.
+const FSType = "fuse.sealvol"
+
+// KeyBytes is the length of a key-encryption key.
+const KeyBytes = 32
+
+// Keys open a volume: the current key-encryption key and, until a rewrap is confirmed, the one before.
+// Nothing prints them: the type has no fields that a formatter shows.
+type Keys struct {
+	kek, previous []byte
+}
+
+// NewKeys takes over (does not copy) a current and a previous key, each of KeyBytes, previous may be nil.
+func NewKeys(kek, previous []byte) (Keys, error) {
+	if len(kek) != KeyBytes || previous != nil && len(previous) != KeyBytes {
+		return Keys{}, fmt.Errorf("%w: a key has %d bytes", ErrNoKey, KeyBytes)
+	}
+	return Keys{kek, previous}, nil
+}
+
+// Empty tells that there is no key.
+func (k Keys) Empty() bool { return len(k.kek) == 0 }
+
+// KEK returns the current key; the memory stays the Keys' own.
+func (k Keys) KEK() []byte { return k.kek }
+
+// Previous returns the key before, or nil.
+func (k Keys) Previous() []byte { return k.previous }
+
+// Clear erases the keys.
+func (k Keys) Clear() {
+	clear(k.kek)
+	clear(k.previous)
+}
+
+// String keeps keys out of every print.
+func (k Keys) String() string { return "[keys]" }
+
+// GoString keeps keys out of %#v.
+func (k Keys) GoString() string { return "[keys]" }
+
+// raw is the key pipe's content.
+func (k Keys) raw() []byte {
+	return append(append(make([]byte, 0, 2*KeyBytes), k.kek...), k.previous...)
+}
+
+func keysFromRaw(b []byte) (Keys, error) {
+	switch len(b) {
+	case 0:
+		return Keys{}, nil
+	case KeyBytes:
+		return Keys{kek: b}, nil
+	case 2 * KeyBytes:
+		return Keys{kek: b[:KeyBytes], previous: b[KeyBytes:]}, nil
+	}
+	return Keys{}, fmt.Errorf("%w: %d bytes of keys", ErrInvalid, len(b))
+}
+
+// Device is what to mount; see backend.Device, which says the same.
+type Device struct {
+	Path      string `json:"path"`
+	SizeBytes int64  `json:"sizeBytes"`
+	Dev       uint64 `json:"dev,omitempty"`
+	Ino       uint64 `json:"ino,omitempty"`
+	Rdev      uint64 `json:"rdev,omitempty"`
+}
+
+// Format says how to format a device that is blank. One that holds anything is never formatted.
+type Format struct {
+	Suite string `json:"suite,omitempty"` // "": the default
+}
+
+// MountRequest asks for a volume at a directory.
+type MountRequest struct {
+	Volume   string  `json:"volume"` // id, 1 to 128 bytes
+	Source   string  `json:"source"` // the mount's source in mountinfo; marks all mounts of the volume
+	Target   string  `json:"target"` // absolute path of an existing directory
+	Device   Device  `json:"device"`
+	ReadOnly bool    `json:"readOnly,omitempty"`
+	Format   *Format `json:"format,omitempty"` // nil: a blank device is an error
+
+	Keys Keys `json:"-"`
+}
+
+// UnmountRequest takes it away.
+type UnmountRequest struct {
+	Volume string `json:"volume"`
+	Source string `json:"source"`
+	Target string `json:"target"`
+}
+
+// Info describes a volume of the mounter.
+type Info struct {
+	Volume     string              `json:"volume"`
+	Target     string              `json:"target"`
+	PID        int                 `json:"pid"`
+	Alive      bool                `json:"alive"`
+	Adopted    bool                `json:"adopted,omitempty"`    // by a later mounter than the one that started it
+	HoldsFuse  bool                `json:"holdsFuse"`            // the mounter holds its descriptors
+	Conditions []control.Condition `json:"conditions,omitempty"` // Health only
+}
+
+func (r MountRequest) check() error {
+	if err := checkTarget(r.Volume, r.Source, r.Target); err != nil {
+		return err
+	}
+	d := r.Device
+	if !filepath.IsAbs(d.Path) || d.SizeBytes <= 0 || (d.Ino == 0) == (d.Rdev == 0) {
+		return fmt.Errorf("%w: device", ErrInvalid)
+	}
+	return nil
+}
+
+func checkTarget(volume, source, target string) error {
+	switch {
+	case volume == "" || len(volume) > 128:
+		return fmt.Errorf("%w: volume id", ErrInvalid)
+	case source == "" || len(source) > 256 || strings.ContainsAny(source, " \t\n\\,"):
+		return fmt.Errorf("%w: source", ErrInvalid)
+	case !filepath.IsAbs(target) || filepath.Clean(target) != target || target == "/" || strings.ContainsRune(target, 0) || len(target) >= 4096:
+		return fmt.Errorf("%w: target path", ErrInvalid)
+	}
+	return nil
+}

@@ -1,0 +1,79 @@
+package mounter
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors that cross the sockets of this package. Serve returns the last five, wrapped, to say why a
+// volume cannot be mounted; anything else is ErrServer.
+var (
+	ErrInvalid    = errors.New("invalid request")
+	ErrNotMounted = errors.New("volume is not mounted here")
+	ErrConflict   = errors.New("volume is mounted in another way")
+	ErrBusy       = errors.New("volume is in use")
+	ErrDead       = errors.New("mount server has died")
+	ErrServer     = errors.New("mount server failed")
+
+	// ErrUnreachable is the client's: no mounter answers. It does not cross a socket.
+	ErrUnreachable = errors.New("the mounter does not answer")
+
+	ErrNoKey    = errors.New("a key is needed")
+	ErrWrongKey = errors.New("the key does not open this volume")
+	ErrForeign  = errors.New("the device holds something that is not this volume")
+	ErrDamaged  = errors.New("the volume is damaged")
+	ErrReadOnly = errors.New("the volume is blank and may not be written")
+)
+
+var wireCodes = map[string]error{
+	"invalid": ErrInvalid, "not-mounted": ErrNotMounted, "conflict": ErrConflict, "busy": ErrBusy,
+	"dead": ErrDead, "server": ErrServer, "no-key": ErrNoKey, "wrong-key": ErrWrongKey,
+	"foreign": ErrForeign, "damaged": ErrDamaged, "read-only": ErrReadOnly,
+}
+
+// wireError is an error on a socket.
+type wireError struct {
+	Code    string `json:"code,omitempty"`
+	Message string `json:"message"`
+}
+
+const maxMessage = 1024 // bytes of an error's text on a socket
+
+func toWire(err error) *wireError {
+	if err == nil {
+		return nil
+	}
+	w := &wireError{Message: err.Error()}
+	if len(w.Message) > maxMessage {
+		w.Message = w.Message[:maxMessage]
+	}
+	for code, e := range wireCodes {
+		if code != "server" && errors.Is(err, e) {
+			w.Code = code
+			return w
+		}
+	}
+	if errors.Is(err, ErrServer) {
+		w.Code = "server"
+	}
+	return w
+}
+
+// remoteError keeps the text as it was and answers errors.Is.
+type remoteError struct {
+	text string
+	is   error
+}
+
+func (e remoteError) Error() string { return e.text }
+func (e remoteError) Unwrap() error { return e.is }
+
+func (w *wireError) err() error {
+	if w == nil {
+		return nil
+	}
+	if e, ok := wireCodes[w.Code]; ok {
+		return remoteError{w.Message, e}
+	}
+	return fmt.Errorf("mounter: %s", w.Message)
+}

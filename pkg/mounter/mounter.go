@@ -1,0 +1,640 @@
+package mounter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sealvol/sealvol/pkg/mounter/control"
+)
+
+// Options configure Run.
+type Options struct {
+	// StateDir keeps records, sockets and the lock; made with mode 0700. It must not be on a Sealvol volume.
+	StateDir string
+	// Command starts a mount server, that is a program that calls RunServer. Default: this program with "mount".
+	Command []string
+	// Env is added to a server's environment.
+	Env []string
+	// UID and GID run servers as another user, 0 as this one. The user must be able to execute Command.
+	UID, GID uint32
+	// Cgroup is a cgroup v2 directory in which each server gets a group of its own, "" for none.
+	Cgroup string
+	// MemoryBytes bounds each volume's memory, 0 for the engine's default.
+	MemoryBytes int64
+	// RuntimeDir gets a link to each mount's control socket, by which control.Find finds it, "" for none.
+	RuntimeDir string
+	// MountTimeout bounds one mount (log replay included), StopTimeout the final commit of an unmount.
+	// Defaults: 90 s and 60 s.
+	MountTimeout, StopTimeout time.Duration
+	// Log gets one line for each start, end and error. Default: slog.Default.
+	Log *slog.Logger
+
+	// Hook, if not nil, is called before every step that changes something. For tests.
+	Hook func(step string)
+}
+
+const askTimeout = 5 * time.Second // statistics and status, answered from memory
+
+func (o *Options) defaults() error {
+	if o.StateDir == "" {
+		return fmt.Errorf("%w: no state directory", ErrInvalid)
+	}
+	abs, err := filepath.Abs(o.StateDir)
+	if err != nil {
+		return err
+	}
+	o.StateDir = abs
+	if len(o.Command) == 0 {
+		o.Command = []string{"/proc/self/exe", "mount"}
+	}
+	if o.MountTimeout == 0 {
+		o.MountTimeout = 90 * time.Second
+	}
+	if o.StopTimeout == 0 {
+		o.StopTimeout = 60 * time.Second
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Hook == nil {
+		o.Hook = func(string) {}
+	}
+	return nil
+}
+
+// SocketPath is where a mounter with this state directory listens.
+func SocketPath(stateDir string) string { return filepath.Join(stateDir, "mounter.sock") }
+
+// Mounter supervises mount servers. Use Open, or Run for the whole service.
+type Mounter struct {
+	opt  Options
+	lock *os.File
+
+	mu      sync.Mutex
+	volumes map[string]*volume // guarded by mu
+}
+
+// volume is what is known of one volume. All fields but lock belong to the holder of lock.
+type volume struct {
+	lock  chan struct{} // holds one token while free
+	users int           // guarded by Mounter.mu: who waits for or holds the lock
+
+	rec  *record  // nil: not mounted here
+	proc *process // nil: no living server is known; with rec it has died
+}
+
+// Open takes over the state directory: servers that still live are adopted, others are remembered as
+// dead until they are mounted again or unmounted.
+func Open(ctx context.Context, opt Options) (*Mounter, error) {
+	if err := opt.defaults(); err != nil {
+		return nil, err
+	}
+	m := &Mounter{opt: opt, volumes: map[string]*volume{}}
+	for _, d := range []string{opt.StateDir, filepath.Join(opt.StateDir, "volumes")} {
+		if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return nil, err
+		}
+	}
+	if err := m.own(ctx); err != nil {
+		return nil, err
+	}
+	if err := m.adoptAll(); err != nil {
+		m.lock.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+func (m *Mounter) own(ctx context.Context) error {
+	f, err := os.OpenFile(filepath.Join(m.opt.StateDir, "lock"), unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			m.lock = f
+			return nil
+		}
+		t := time.NewTimer(50 * time.Millisecond)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			f.Close()
+			return fmt.Errorf("state directory %s: another mounter has it: %w", m.opt.StateDir, err)
+		}
+	}
+}
+
+func (m *Mounter) adoptAll() error {
+	root := filepath.Join(m.opt.StateDir, "volumes")
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		dir := filepath.Join(root, e.Name())
+		r, err := loadRecord(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			m.sweep(dir) // a crash before the first record or after the last: nothing runs
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if r.Boot != bootID() { // neither processes nor mounts outlive a reboot
+			m.sweep(dir)
+			continue
+		}
+		if volumeDir(m.opt.StateDir, r.Volume) != dir {
+			return fmt.Errorf("%s: the record of another volume", dir)
+		}
+		v := m.newVolume()
+		v.rec = &r
+		if v.proc, err = adopt(r); err != nil {
+			return err
+		}
+		m.volumes[r.Volume] = v
+		if v.proc == nil {
+			m.opt.Log.Warn("mount server is gone", "volume", r.Volume, "pid", r.PID)
+			continue
+		}
+		m.opt.Log.Info("mount server adopted", "volume", r.Volume, "pid", r.PID, "descriptors", v.proc.holdsFuse())
+		m.watch(r.Volume, v.proc)
+	}
+	return nil
+}
+
+// sweep removes a directory of which nothing is needed any more. What stays is in nobody's way, and the next start tries again.
+func (m *Mounter) sweep(dir string) {
+	if err := os.RemoveAll(dir); err != nil {
+		m.opt.Log.Warn("state of the past not removed", "error", err)
+	}
+}
+
+// Close gives the state directory up. Servers go on.
+func (m *Mounter) Close() error { return m.lock.Close() }
+
+func (m *Mounter) newVolume() *volume {
+	v := &volume{lock: make(chan struct{}, 1)}
+	v.lock <- struct{}{}
+	return v
+}
+
+// acquire locks a volume, making its entry if need be. release drops entries that hold nothing.
+func (m *Mounter) acquire(ctx context.Context, id string) (*volume, error) {
+	m.mu.Lock()
+	v := m.volumes[id]
+	if v == nil {
+		v = m.newVolume()
+		m.volumes[id] = v
+	}
+	v.users++
+	m.mu.Unlock()
+	select {
+	case <-v.lock:
+		return v, nil
+	case <-ctx.Done():
+		m.leave(id, v)
+		return nil, fmt.Errorf("%w: another operation runs: %w", ErrBusy, ctx.Err())
+	}
+}
+
+func (m *Mounter) release(id string, v *volume) {
+	empty := v.rec == nil
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v.users--
+	if empty && v.users == 0 {
+		delete(m.volumes, id)
+	}
+	v.lock <- struct{}{}
+}
+
+func (m *Mounter) leave(id string, v *volume) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v.users--
+	// Whoever holds the lock is a user too, so that with none left the fields may be read.
+	if v.users == 0 && v.rec == nil {
+		delete(m.volumes, id)
+	}
+}
+
+func (m *Mounter) watch(id string, p *process) {
+	go func() {
+		<-p.dead
+		m.opt.Log.Info("mount server ended", "volume", id, "pid", p.pid, "exit", exitText(p.exitError()))
+	}()
+}
+
+func exitText(err error) string {
+	if err == nil {
+		return "0"
+	}
+	return err.Error()
+}
+
+// Mount mounts a volume, or finds that it is so already. It clears away what a dead server left.
+func (m *Mounter) Mount(ctx context.Context, r MountRequest) error {
+	if err := r.check(); err != nil {
+		return err
+	}
+	v, err := m.acquire(ctx, r.Volume)
+	if err != nil {
+		return err
+	}
+	defer m.release(r.Volume, v)
+	before := v.rec
+	if before != nil {
+		done, err := m.already(ctx, v, r)
+		if done || err != nil {
+			return err
+		}
+	}
+	if r.Keys.Empty() {
+		return ErrNoKey
+	}
+	if v.rec != nil {
+		if err := m.clear(ctx, v); err != nil {
+			return err
+		}
+	}
+	if err := m.mount(ctx, v, r); err != nil {
+		if before == nil {
+			return err
+		}
+		// It stays known as mounted by a server that died, so that a later publish may try again.
+		before.PID, before.Start, before.Running = 0, 0, false
+		v.rec = before
+		return errors.Join(err, before.save(volumeDir(m.opt.StateDir, r.Volume)))
+	}
+	return nil
+}
+
+// already decides whether a recorded mount is what is asked for (true), or gone (false).
+func (m *Mounter) already(ctx context.Context, v *volume, r MountRequest) (bool, error) {
+	if v.proc == nil || !v.proc.alive() {
+		return false, nil
+	}
+	top, err := at(v.rec.Target)
+	if err != nil {
+		return false, err
+	}
+	mounted := top != nil && top.Source == v.rec.Source && top.FSType == FSType
+	if mounted {
+		if v.rec.Target != r.Target || v.rec.ReadOnly != r.ReadOnly || v.rec.Source != r.Source {
+			return false, ErrConflict
+		}
+		// A server that was adopted in the middle of its start has no record as running, but serves.
+		return true, nil
+	}
+	others, err := mountsOf(v.rec.Source)
+	if err != nil {
+		return false, err
+	}
+	if len(others) > 0 {
+		return false, fmt.Errorf("%w: its staging directory was unmounted, but it is in use elsewhere", ErrConflict)
+	}
+	return false, m.stop(ctx, v)
+}
+
+// clear removes what a dead server left: its mount at the target and its record.
+func (m *Mounter) clear(ctx context.Context, v *volume) error {
+	if v.proc != nil {
+		if err := v.proc.stopHard(ctx, askTimeout); err != nil {
+			return err
+		}
+	}
+	m.opt.Hook("clear mount")
+	if err := unmountLazily(v.rec.Source, v.rec.Target); err != nil {
+		return err
+	}
+	m.opt.Hook("clear record")
+	return m.forget(v)
+}
+
+// link lets control.Find find the server by its mount. A convenience: failure harms nothing.
+func (m *Mounter) link(r *record, dir string) {
+	if m.opt.RuntimeDir == "" {
+		return
+	}
+	if top, err := at(r.Target); err == nil && top != nil && os.MkdirAll(m.opt.RuntimeDir, 0o755) == nil {
+		name := control.SocketIn(m.opt.RuntimeDir, top.Major, top.Minor)
+		err := os.Remove(name)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			err = os.Symlink(filepath.Join(dir, "control"), name)
+		}
+		if err != nil {
+			m.opt.Log.Warn("control socket not linked", "volume", r.Volume, "error", err)
+		}
+	}
+}
+
+// unlink removes the links that lead to dir; device numbers are used again.
+func (m *Mounter) unlink(dir string) {
+	links, _ := filepath.Glob(filepath.Join(m.opt.RuntimeDir, "*.sock"))
+	for _, l := range links {
+		if to, err := os.Readlink(l); err == nil && to == filepath.Join(dir, "control") {
+			if err := os.Remove(l); err != nil {
+				m.opt.Log.Warn("link of a control socket not removed", "error", err)
+			}
+		}
+	}
+}
+
+func (m *Mounter) forget(v *volume) error {
+	dir := volumeDir(m.opt.StateDir, v.rec.Volume)
+	if m.opt.Cgroup != "" {
+		group := filepath.Join(m.opt.Cgroup, "sealvol-"+filepath.Base(dir)) // empty once the server is gone
+		if err := os.Remove(group); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			m.opt.Log.Warn("cgroup not removed", "volume", v.rec.Volume, "error", err)
+		}
+	}
+	if m.opt.RuntimeDir != "" {
+		m.unlink(dir)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	v.rec, v.proc = nil, nil
+	return nil
+}
+
+// mount starts a server and mounts. On failure nothing is left.
+func (m *Mounter) mount(ctx context.Context, v *volume, r MountRequest) (err error) {
+	top, err := at(r.Target)
+	if err != nil {
+		return err
+	}
+	if top != nil && top.Source == r.Source && top.FSType == FSType { // left by a mounter whose state is lost
+		if err := unmountLazily(r.Source, r.Target); err != nil {
+			return err
+		}
+		if top, err = at(r.Target); err != nil {
+			return err
+		}
+	}
+	if top != nil {
+		return fmt.Errorf("%w: something else is mounted at the target", ErrConflict)
+	}
+	dir := volumeDir(m.opt.StateDir, r.Volume)
+	v.rec = &record{Version: stateVersion, Volume: r.Volume, Source: r.Source, Target: r.Target,
+		Device: r.Device, ReadOnly: r.ReadOnly, Boot: bootID()}
+	defer func() {
+		if err != nil {
+			// Not ctx: the clean-up must happen when the caller has gone.
+			err = errors.Join(err, m.clear(context.Background(), v))
+		}
+	}()
+	m.opt.Hook("record starting")
+	if err := v.rec.save(dir); err != nil {
+		return err
+	}
+	m.opt.Hook("start server")
+	p, h, err := m.opt.start(r, dir)
+	if err != nil {
+		return err
+	}
+	v.proc = p
+	m.watch(r.Volume, p)
+	defer h.conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = h.conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if err := h.expect("opened"); err != nil {
+		return err
+	}
+	v.rec.PID, v.rec.Start = p.pid, p.start
+	m.opt.Hook("record pid")
+	if err := v.rec.save(dir); err != nil {
+		return err
+	}
+	m.opt.Hook("mount")
+	if err := p.withFuse(func(f *os.File) error { return mountFuse(f, r.Source, r.Target, r.ReadOnly) }); err != nil {
+		return err
+	}
+	m.link(v.rec, dir)
+	m.opt.Hook("tell server")
+	if err := sendLine(h.conn, step{Step: "mounted"}); err != nil {
+		return fmt.Errorf("%w: %w", ErrServer, err)
+	}
+	if err := h.expect("serving"); err != nil {
+		return err
+	}
+	tune(r.Target)
+	v.rec.Running = true
+	m.opt.Hook("record running")
+	if err := v.rec.save(dir); err != nil {
+		return err
+	}
+	m.opt.Log.Info("mounted", "volume", r.Volume, "pid", p.pid, "readOnly", r.ReadOnly)
+	return nil
+}
+
+// Unmount takes a volume away: when it returns nil, everything is durable and no process has the
+// device. ErrBusy if it is still mounted elsewhere, or does not come to an end in time; nothing is lost, repeat it.
+func (m *Mounter) Unmount(ctx context.Context, r UnmountRequest) error {
+	if err := checkTarget(r.Volume, r.Source, r.Target); err != nil {
+		return err
+	}
+	v, err := m.acquire(ctx, r.Volume)
+	if err != nil {
+		return err
+	}
+	defer m.release(r.Volume, v)
+	if v.rec == nil {
+		return unmountLazily(r.Source, r.Target) // nothing serves it, or there is nothing
+	}
+	if v.rec.Target != r.Target {
+		return fmt.Errorf("%w: it is mounted at another path", ErrConflict)
+	}
+	if v.proc == nil || !v.proc.alive() {
+		return m.clear(ctx, v)
+	}
+	mounts, err := mountsOf(v.rec.Source)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(mounts, func(p string) bool { return p != r.Target }) {
+		return fmt.Errorf("%w: still published", ErrBusy)
+	}
+	return m.stop(ctx, v)
+}
+
+// stop unmounts and waits for the server to commit and end.
+func (m *Mounter) stop(ctx context.Context, v *volume) error {
+	p := v.proc
+	ask := control.Client{Path: filepath.Join(volumeDir(m.opt.StateDir, v.rec.Volume), "control")}
+	ctx, cancel := context.WithTimeout(ctx, m.opt.StopTimeout)
+	defer cancel()
+	m.opt.Hook("sync")
+	// A failure here does not keep the volume: the server commits again at its end, and reports by its exit.
+	syncCtx, cancelSync := context.WithTimeout(ctx, m.opt.StopTimeout/2)
+	err := ask.Sync(syncCtx)
+	cancelSync()
+	if err != nil && p.alive() {
+		m.opt.Log.Warn("sync before unmount", "volume", v.rec.Volume, "error", err.Error())
+		if err := m.killWedged(ctx, v, ask); err != nil {
+			return err
+		}
+	}
+	if !p.alive() { // it died before, unasked: nothing more can be saved than what the log on the device has
+		return m.clear(context.WithoutCancel(ctx), v)
+	}
+	m.opt.Hook("unmount")
+	if err := unmount(ctx, v.rec.Target); err != nil && p.alive() {
+		return err
+	}
+	m.opt.Hook("unmounted")
+	// With its last mount the kernel ends the connection and the server comes to its end by itself. Mounts
+	// in other namespaces (a container that is just going) keep it; then it is asked.
+	if !await(ctx, p.dead, m.opt.StopTimeout/4) {
+		// A server that ends may cut the conversation before it has answered.
+		if err := ask.Unmount(ctx); err != nil && !await(ctx, p.dead, askTimeout) {
+			return fmt.Errorf("%w: the mount server does not end: %w", ErrBusy, err)
+		}
+		if !await(ctx, p.dead, m.opt.StopTimeout/4) {
+			return fmt.Errorf("%w: the mount server does not end", ErrBusy)
+		}
+	}
+	exit := p.exitError()
+	m.opt.Hook("forget")
+	if err := m.clear(context.WithoutCancel(ctx), v); err != nil {
+		return err
+	}
+	if exit != nil {
+		return fmt.Errorf("%w: at the end: %w", ErrServer, exit)
+	}
+	return nil
+}
+
+// killWedged ends a server that does not even answer from memory: nothing else would ever let the volume go. What
+// was synced is on the device; the caller learns that the rest may be lost.
+func (m *Mounter) killWedged(ctx context.Context, v *volume, ask control.Client) error {
+	askCtx, cancel := context.WithTimeout(ctx, m.opt.StopTimeout/4)
+	defer cancel()
+	if _, err := ask.Status(askCtx); err == nil || !errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	m.opt.Log.Error("mount server does not answer, killed", "volume", v.rec.Volume, "pid", v.proc.pid)
+	if err := m.clear(context.WithoutCancel(ctx), v); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: it did not answer and was killed; what was not synced may be lost", ErrServer)
+}
+
+// server returns the control client of a living server.
+func (m *Mounter) server(ctx context.Context, id string) (control.Client, error) {
+	v, err := m.acquire(ctx, id)
+	if err != nil {
+		return control.Client{}, err
+	}
+	defer m.release(id, v)
+	if v.rec == nil {
+		return control.Client{}, ErrNotMounted
+	}
+	if v.proc == nil || !v.proc.alive() {
+		return control.Client{}, ErrDead
+	}
+	return control.Client{Path: filepath.Join(volumeDir(m.opt.StateDir, id), "control")}, nil
+}
+
+// Grow lets a mounted volume take in what its device has grown by; returns its size in bytes.
+func (m *Mounter) Grow(ctx context.Context, id string) (int64, error) {
+	c, err := m.server(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, m.opt.StopTimeout)
+	defer cancel()
+	n, err := c.Grow(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", ErrServer, err)
+	}
+	return n, nil
+}
+
+// Stats returns how full a mounted volume is.
+func (m *Mounter) Stats(ctx context.Context, id string) (control.Stats, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	c, err := m.server(ctx, id)
+	if err != nil {
+		return control.Stats{}, err
+	}
+	s, err := c.Stats(ctx)
+	if err != nil {
+		return control.Stats{}, fmt.Errorf("%w: %w", ErrServer, err)
+	}
+	return s, nil
+}
+
+// Health returns what is known of a volume here, with its adverse conditions. ErrNotMounted.
+func (m *Mounter) Health(ctx context.Context, id string) (Info, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	i, err := m.info(ctx, id)
+	if err != nil {
+		return Info{}, err
+	}
+	if !i.Alive {
+		i.Conditions = []control.Condition{{Inaccessible: true, Reason: "MountServerDead",
+			Message: "the process that serves the volume has ended; the volume is mounted again at the next stage or publish"}}
+		return i, nil
+	}
+	s, err := control.Client{Path: filepath.Join(volumeDir(m.opt.StateDir, id), "control")}.Status(ctx)
+	switch {
+	case err != nil:
+		i.Conditions = []control.Condition{{Inaccessible: true, Reason: "MountServerUnresponsive", Message: "the process that serves the volume does not answer"}}
+	case s.Volume != id:
+		i.Conditions = []control.Condition{{Inaccessible: true, Reason: "MountServerForeign", Message: "the process that answers serves another volume"}}
+	default:
+		i.Conditions = s.Conditions
+	}
+	return i, nil
+}
+
+func (m *Mounter) info(ctx context.Context, id string) (Info, error) {
+	v, err := m.acquire(ctx, id)
+	if err != nil {
+		return Info{}, err
+	}
+	defer m.release(id, v)
+	if v.rec == nil {
+		return Info{}, ErrNotMounted
+	}
+	i := Info{Volume: id, Target: v.rec.Target, PID: v.rec.PID}
+	if p := v.proc; p != nil {
+		i.Alive, i.Adopted, i.HoldsFuse = p.alive(), p.adopted, p.holdsFuse()
+	}
+	return i, nil
+}
+
+// List returns all volumes of the mounter, ordered by id.
+func (m *Mounter) List(ctx context.Context) []Info {
+	m.mu.Lock()
+	var ids []string
+	for id := range m.volumes {
+		ids = append(ids, id)
+	}
+	m.mu.Unlock()
+	slices.Sort(ids)
+	var list []Info
+	for _, id := range ids {
+		if i, err := m.info(ctx, id); err == nil {
+			list = append(list, i)
+		}
+	}
+	return list
+}

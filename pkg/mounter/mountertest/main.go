@@ -1,0 +1,125 @@
+package mountertest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"github.com/sealvol/sealvol/pkg/mounter"
+)
+
+// EnvRole makes a test binary something else: "mount" is a mount server; others are in roles of Main.
+const EnvRole = "SEALVOL_TEST_ROLE"
+
+// EnvKill is the number of the step at which a role's process kills itself.
+const EnvKill = "SEALVOL_TEST_KILL"
+
+// Command starts this test binary in a role.
+func Command(role string) []string {
+	return []string{"/usr/bin/env", EnvRole + "=" + role, exe()}
+}
+
+func exe() string {
+	p, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+// Main runs the role that the environment names, or returns. "mount" is known always.
+func Main(roles map[string]func(context.Context) error) {
+	role := os.Getenv(EnvRole)
+	if role == "" {
+		return
+	}
+	run := roles[role]
+	if role == "mount" {
+		run = func(ctx context.Context) error { return mounter.RunServer(ctx, Serve) }
+	}
+	if run == nil {
+		fmt.Fprintln(os.Stderr, "no role", role)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	err := run(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "role %s: %v\n", role, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// KillHook returns a hook that ends the process with SIGKILL at the step that EnvKill names, and the
+// steps' count so far.
+func KillHook() func(string) {
+	n, err := strconv.Atoi(os.Getenv(EnvKill))
+	if err != nil {
+		return func(string) {}
+	}
+	return func(step string) {
+		if n--; n == 0 {
+			fmt.Fprintf(os.Stderr, "killed before %q\n", step)
+			if err := unix.Kill(os.Getpid(), unix.SIGKILL); err != nil {
+				panic(err)
+			}
+			select {}
+		}
+	}
+}
+
+const fusectl = "/sys/fs/fuse/connections"
+
+// Guard ends all FUSE connections mounted below dir when the deadline has passed, so that a hanging server fails the
+// test instead of hanging the machine. At the end of the test, whatever is still mounted below dir is an error and is taken away.
+func Guard(t testing.TB, dir string, deadline time.Duration) {
+	t.Helper()
+	if m, err := mountinfo.Mounted(fusectl); err != nil {
+		t.Fatal(err)
+	} else if !m {
+		if err := unix.Mount("fusectl", fusectl, "fusectl", 0, ""); err != nil && err != unix.EBUSY {
+			t.Fatalf("mount %s: %v", fusectl, err)
+		}
+	}
+	timer := time.AfterFunc(deadline, func() {
+		for _, i := range Below(dir) {
+			if strings.HasPrefix(i.FSType, "fuse.") {
+				// Not t.Error: the test may be ending at this moment, and its clean-up tells of the deadline.
+				if err := os.WriteFile(fmt.Sprintf("%s/%d/abort", fusectl, i.Minor), []byte("1"), 0); err != nil {
+					fmt.Fprintln(os.Stderr, "abort a connection:", err)
+				}
+			}
+		}
+	})
+	t.Cleanup(func() {
+		if !timer.Stop() {
+			t.Errorf("deadline of %v passed, connections were aborted", deadline)
+		}
+		left := Below(dir)
+		for i := len(left) - 1; i >= 0; i-- {
+			t.Errorf("left mounted: %s", left[i].Mountpoint)
+			if err := unix.Unmount(left[i].Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// Below lists what is mounted at and below a directory.
+func Below(dir string) []*mountinfo.Info {
+	infos, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	if err != nil {
+		panic(err)
+	}
+	return infos
+}

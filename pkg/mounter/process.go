@@ -1,0 +1,351 @@
+package mounter
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sealvol/sealvol/pkg/mounter/control"
+)
+
+// process is a mount server, started or adopted.
+type process struct {
+	pid     int
+	start   uint64
+	adopted bool
+	dead    chan struct{} // closed when it has ended
+
+	kill func() error
+
+	mu           sync.Mutex
+	fuse, device *os.File // duplicates; nil when there are none. Guarded by mu.
+	exit         error    // valid after dead. Guarded by mu.
+}
+
+// alive asks the kernel about a child: dead is closed a moment after it has ended,
+// and in that moment a dead server must not be taken for one that serves.
+func (p *process) alive() bool {
+	select {
+	case <-p.dead:
+		return false
+	default:
+	}
+	if p.adopted {
+		return true
+	}
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_PID, p.pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	return err == nil && info.Signo == 0 // ECHILD: it has been waited for already
+}
+
+// ended closes what the mounter held. With the last descriptor of /dev/fuse the kernel aborts the connection.
+// Takeover would start a successor here instead.
+func (p *process) ended(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.exit = err
+	close(p.dead) // first: whoever sees the connection cut must not be told that the server lives
+	p.dropLocked()
+}
+
+func (p *process) dropLocked() {
+	if p.fuse != nil {
+		p.fuse.Close()
+	}
+	if p.device != nil {
+		p.device.Close()
+	}
+	p.fuse, p.device = nil, nil
+}
+
+// drop lets go of the duplicates while the server lives.
+func (p *process) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dropLocked()
+}
+
+// withFuse runs f with the duplicate of /dev/fuse, which stays open meanwhile. f must not wait for the server.
+func (p *process) withFuse(f func(*os.File) error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.fuse == nil {
+		return fmt.Errorf("%w: it has ended", ErrServer)
+	}
+	return f(p.fuse)
+}
+
+func (p *process) holdsFuse() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fuse != nil
+}
+
+func (p *process) exitError() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.exit
+}
+
+// handshake is the mounter's end of descriptor 3.
+type handshake struct {
+	conn net.Conn
+	in   *bufio.Reader
+}
+
+// expect reads the next step.
+func (h *handshake) expect(want string) error {
+	var m step
+	if err := receiveLine(h.in, &m); err != nil {
+		return fmt.Errorf("%w: no %q from it: %w", ErrServer, want, err)
+	}
+	if m.Error != nil {
+		err := m.Error.err()
+		for _, e := range []error{ErrNoKey, ErrWrongKey, ErrForeign, ErrDamaged, ErrReadOnly, ErrBusy} {
+			if errors.Is(err, e) {
+				return err
+			}
+		}
+		return fmt.Errorf("%w: %w", ErrServer, err)
+	}
+	if m.Step != want {
+		return fmt.Errorf("%w: step %q instead of %q", ErrServer, m.Step, want)
+	}
+	return nil
+}
+
+// start starts a server for r; nothing is mounted yet. dir has the volume's socket.
+func (o Options) start(r MountRequest, dir string) (p *process, h *handshake, err error) {
+	var closeAll []*os.File // this side's copies of what only the child needs
+	defer func() {
+		for _, f := range closeAll {
+			f.Close()
+		}
+	}()
+	p = &process{dead: make(chan struct{})}
+	started := p // the results are nil on the way out with an error
+	defer func() {
+		if err != nil {
+			started.drop()
+		}
+	}()
+	if p.device, err = openDevice(r.Device, r.ReadOnly); err != nil {
+		return nil, nil, err
+	}
+	fuse, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0) // not os.Open, which would make it non-blocking
+	if err != nil {
+		return nil, nil, fmt.Errorf("open /dev/fuse: %w", err)
+	}
+	p.fuse = os.NewFile(uintptr(fuse), "/dev/fuse")
+	l, err := control.Listen(filepath.Join(dir, "control"))
+	if err != nil {
+		return nil, nil, err
+	}
+	lf, err := l.File()
+	l.Close()
+	if err != nil {
+		return nil, nil, err
+	}
+	closeAll = append(closeAll, lf)
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	mine, theirs := os.NewFile(uintptr(pair[0]), "handshake"), os.NewFile(uintptr(pair[1]), "handshake")
+	closeAll = append(closeAll, mine, theirs)
+	conn, err := net.FileConn(mine)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			conn.Close()
+		}
+	}()
+	keysR, keysW, err := os.Pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	closeAll = append(closeAll, keysR, keysW)
+	if err := o.spawn(p, r.Volume, []*os.File{theirs, keysR, p.device, p.fuse, lf}); err != nil {
+		return nil, nil, err
+	}
+	// A pipe takes far more than this without a reader.
+	raw := r.Keys.raw()
+	_, err = keysW.Write(raw)
+	clear(raw)
+	if err == nil {
+		err = conn.SetDeadline(time.Now().Add(o.MountTimeout))
+	}
+	if err == nil {
+		err = sendLine(conn, serverConfig{Volume: r.Volume, ReadOnly: r.ReadOnly, Format: r.Format, MemoryBytes: o.MemoryBytes})
+	}
+	if err != nil {
+		conn.Close() // without it the server ends even if it could not be killed
+		return nil, nil, fmt.Errorf("%w: %w", ErrServer, errors.Join(err, p.end()))
+	}
+	return p, &handshake{conn: conn, in: bufio.NewReaderSize(conn, maxHandshake)}, nil
+}
+
+// spawn starts the process.
+func (o Options) spawn(p *process, volume string, files []*os.File) error {
+	cmd := exec.Command(o.Command[0], o.Command[1:]...)
+	cmd.Env = append(os.Environ(), o.Env...)
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	cmd.ExtraFiles = files
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if o.UID != 0 {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: o.UID, Gid: o.GID}
+	}
+	if o.Cgroup != "" {
+		cg := filepath.Join(o.Cgroup, "sealvol-"+filepath.Base(volumeDir("", volume)))
+		if err := os.Mkdir(cg, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("cgroup: %w", err)
+		}
+		f, err := os.Open(cg)
+		if err != nil {
+			return fmt.Errorf("cgroup: %w", err)
+		}
+		defer f.Close()
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(f.Fd())
+	}
+	if err := startAsIOFlusher(cmd); err != nil {
+		return fmt.Errorf("start mount server: %w", err)
+	}
+	p.pid = cmd.Process.Pid
+	p.kill = cmd.Process.Kill
+	start, err := startTime(p.pid) // a child that was not waited for has its entry even when dead
+	p.start = start
+	go func() { p.ended(cmd.Wait()) }()
+	if err != nil {
+		return errors.Join(err, p.end())
+	}
+	return nil
+}
+
+// end kills the server and waits for its end.
+func (p *process) end() error {
+	err := p.kill()
+	<-p.dead
+	return notGone(err)
+}
+
+// notGone drops the error of a signal to a process that has already ended.
+func notGone(err error) error {
+	if errors.Is(err, os.ErrProcessDone) || errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
+}
+
+// startAsIOFlusher starts a command with PR_SET_IO_FLUSHER (prctl(2): for FUSE daemons, "so that memory
+// reclaim does not wait for the file system that is to free the memory"), which children inherit over exec. It needs
+// CAP_SYS_RESOURCE; without it the server starts all the same. The thread with the changed flag is thrown away.
+func startAsIOFlusher(cmd *exec.Cmd) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		_ = unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0)
+		done <- cmd.Start()
+	}()
+	return <-done
+}
+
+// adopt finds the server of a record, if it still lives.
+func adopt(r record) (*process, error) {
+	if r.PID <= 0 || r.Boot != bootID() {
+		return nil, nil
+	}
+	pidfd, err := unix.PidfdOpen(r.PID, 0)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	// The pidfd pins the process; only now does its start time prove that it is the one.
+	start, err := startTime(r.PID)
+	gone := exited(pidfd) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
+	if gone || err == nil && start != r.Start {
+		unix.Close(pidfd)
+		return nil, nil
+	}
+	if err != nil {
+		unix.Close(pidfd) // not known to be dead: a second server beside it must not be
+		return nil, fmt.Errorf("mount server %d: %w", r.PID, err)
+	}
+	p := &process{pid: r.PID, start: start, adopted: true, dead: make(chan struct{})}
+	p.kill = func() error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if pidfd < 0 {
+			return nil
+		}
+		return unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+	}
+	p.fuse = takeFD(pidfd, r.PID, fdFuse, "/dev/fuse")
+	p.device = takeFD(pidfd, r.PID, fdDevice, r.Device.Path)
+	go func(fd int) {
+		waitExit(fd)
+		p.mu.Lock()
+		unix.Close(pidfd)
+		pidfd = -1
+		p.mu.Unlock()
+		p.ended(nil)
+	}(pidfd)
+	return p, nil
+}
+
+// takeFD duplicates a descriptor of the server, if it is still what the server was started with.
+func takeFD(pidfd, pid, fd int, want string) *os.File {
+	if name, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd)); err != nil || name != want {
+		return nil
+	}
+	got, err := unix.PidfdGetfd(pidfd, fd, 0)
+	if err != nil {
+		return nil
+	}
+	unix.CloseOnExec(got)
+	return os.NewFile(uintptr(got), want)
+}
+
+func exited(pidfd int) bool {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0
+}
+
+func waitExit(pidfd int) {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	for {
+		if n, err := unix.Poll(fds, -1); err == nil && n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// stopHard ends a server that must not go on, and waits for its end.
+func (p *process) stopHard(ctx context.Context, wait time.Duration) error {
+	var killed error
+	if p.alive() {
+		killed = notGone(p.kill())
+	}
+	p.drop() // else it may wait for ever in the kernel for its own connection
+	if !await(ctx, p.dead, wait) {
+		return errors.Join(fmt.Errorf("%w: mount server %d does not end", ErrBusy, p.pid), killed)
+	}
+	return nil
+}

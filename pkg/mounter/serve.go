@@ -1,0 +1,220 @@
+package mounter
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sealvol/sealvol/pkg/mounter/control"
+)
+
+// Descriptors of a mount server.
+const (
+	fdHandshake = 3 + iota
+	fdKeys
+	fdDevice
+	fdFuse
+	fdControl
+)
+
+// ServeConfig is all that a mount server gets.
+type ServeConfig struct {
+	Volume string
+	// Device is open for reading and, unless ReadOnly, writing. Nothing is locked: who opens the volume
+	// takes its exclusive lock on this very descriptor (a duplicate in the mounter shares it).
+	Device *os.File
+	// Fuse is /dev/fuse, not to be read before Ready has returned.
+	Fuse *os.File
+	// Keys are to be copied into locked memory and cleared as soon as the volume is open.
+	Keys     Keys
+	ReadOnly bool
+	// Format, if not nil, allows formatting of a device that is blank. Otherwise ErrForeign.
+	Format *Format
+	// MemoryBytes bounds everything the volume keeps in memory. 0: the engine's default.
+	MemoryBytes int64
+
+	// Ready is to be called once, when the volume is open and nothing stands in the way of serving: it
+	// starts the control socket with h and returns when the mount exists. After an error, give up.
+	Ready func(ctx context.Context, h control.Handler) error
+	// Serving is to be called once, when the kernel's INIT has been answered.
+	Serving func()
+}
+
+// Serve opens a volume, serves it until it is unmounted (reading Fuse gives ENODEV), until a Handler's
+// Unmount or until ctx ends, closes it and returns. It must not return nil before everything is durable. Errors that
+// the caller can act upon wrap ErrWrongKey, ErrForeign, ErrDamaged or ErrReadOnly.
+type Serve func(ctx context.Context, c ServeConfig) error
+
+// serverConfig is the first message of the handshake.
+type serverConfig struct {
+	Volume      string  `json:"volume"`
+	ReadOnly    bool    `json:"readOnly,omitempty"`
+	Format      *Format `json:"format,omitempty"`
+	MemoryBytes int64   `json:"memoryBytes,omitempty"`
+}
+
+// step is every later message: opened ◄, mounted ►, serving ◄.
+type step struct {
+	Step  string     `json:"step,omitempty"`
+	Error *wireError `json:"error,omitempty"`
+}
+
+const maxHandshake = 64 << 10
+
+// RunServer is the whole of a mount server's process, which a mounter has started. It returns when
+// serving has ended.
+func RunServer(ctx context.Context, serve Serve) error {
+	signal.Ignore(syscall.SIGPIPE) // a log that nobody reads must not end the server
+	// Not traceable by its own user, no core dump: memory holds keys.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("mount server: PR_SET_DUMPABLE: %w", err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("mount server: RLIMIT_CORE: %w", err)
+	}
+	s, err := newServer()
+	if err != nil {
+		return fmt.Errorf("mount server: %w (it is started by the mounter, not by hand)", err)
+	}
+	defer s.hand.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	err = serve(ctx, s.config())
+	s.keys.Clear()
+	if err != nil && !s.isReady {
+		err = errors.Join(err, s.send(step{Error: toWire(err)}))
+	}
+	cancel()
+	s.control.Wait()
+	return err
+}
+
+type server struct {
+	cfg     serverConfig
+	keys    Keys
+	hand    net.Conn
+	in      *bufio.Reader
+	listen  *net.UnixListener
+	control sync.WaitGroup
+	isReady bool
+}
+
+func newServer() (*server, error) {
+	for fd := fdHandshake; fd <= fdControl; fd++ {
+		unix.CloseOnExec(fd)
+	}
+	h := os.NewFile(fdHandshake, "handshake")
+	conn, err := net.FileConn(h)
+	h.Close()
+	if err != nil {
+		return nil, err
+	}
+	s := &server{hand: conn, in: bufio.NewReaderSize(conn, maxHandshake)}
+	if err := s.receive(&s.cfg); err != nil {
+		return nil, err
+	}
+	if s.keys, err = readKeys(os.NewFile(fdKeys, "keys")); err != nil {
+		return nil, err
+	}
+	lf := os.NewFile(fdControl, "control")
+	l, err := net.FileListener(lf)
+	lf.Close()
+	if err != nil {
+		return nil, err
+	}
+	ul, ok := l.(*net.UnixListener)
+	if !ok {
+		return nil, errors.New("the control descriptor is no unix socket")
+	}
+	ul.SetUnlinkOnClose(false)
+	s.listen = ul
+	return s, nil
+}
+
+// readKeys reads the key pipe without ever growing a buffer, which would leave copies behind.
+func readKeys(f *os.File) (Keys, error) {
+	defer f.Close()
+	buf := make([]byte, 2*KeyBytes+1)
+	n := 0
+	for n < len(buf) {
+		m, err := f.Read(buf[n:])
+		n += m
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			clear(buf)
+			return Keys{}, err
+		}
+	}
+	k, err := keysFromRaw(buf[:n])
+	if err != nil {
+		clear(buf)
+	}
+	return k, err
+}
+
+func (s *server) config() ServeConfig {
+	return ServeConfig{
+		Volume: s.cfg.Volume, Keys: s.keys, ReadOnly: s.cfg.ReadOnly, Format: s.cfg.Format, MemoryBytes: s.cfg.MemoryBytes,
+		Device: os.NewFile(fdDevice, "device"), Fuse: os.NewFile(fdFuse, "/dev/fuse"),
+		Ready:   s.ready, // A mounter that died meanwhile is no reason to stop: the next one adopts this server.
+		Serving: func() { _ = s.send(step{Step: "serving"}) },
+	}
+}
+
+func (s *server) ready(ctx context.Context, h control.Handler) error {
+	if err := s.send(step{Step: "opened"}); err != nil {
+		return err
+	}
+	var m step
+	if err := s.receive(&m); err != nil {
+		return fmt.Errorf("the mounter went away: %w", err)
+	}
+	if err := m.Error.err(); err != nil {
+		return err
+	}
+	if m.Step != "mounted" {
+		return fmt.Errorf("%w: unexpected step %q", ErrInvalid, m.Step)
+	}
+	s.isReady = true
+	s.control.Go(func() {
+		// The volume is served all the same, but nobody can ask for anything but its end any more.
+		if err := control.Serve(ctx, s.listen, h); err != nil {
+			slog.Error("control socket ended", "volume", s.cfg.Volume, "error", err)
+		}
+	})
+	return nil
+}
+
+func (s *server) send(m any) error { return sendLine(s.hand, m) }
+
+func (s *server) receive(m any) error { return receiveLine(s.in, m) }
+
+func sendLine(w io.Writer, m any) error {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(b, '\n'))
+	return err
+}
+
+func receiveLine(r *bufio.Reader, m any) error {
+	line, err := r.ReadSlice('\n')
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(line, m)
+}

@@ -1,0 +1,108 @@
+package mounter
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// record is one volume's state.json. It is written before what it announces happens.
+type record struct {
+	Version  int    `json:"version"`
+	Volume   string `json:"volume"`
+	Source   string `json:"source"`
+	Target   string `json:"target"`
+	Device   Device `json:"device"`
+	ReadOnly bool   `json:"readOnly,omitempty"`
+	Running  bool   `json:"running,omitempty"` // the mount was complete
+	// PID and Start (clock ticks since boot, field 22 of /proc/PID/stat) name the server; 0 before it exists.
+	PID   int    `json:"pid,omitempty"`
+	Start uint64 `json:"start,omitempty"`
+	Boot  string `json:"boot"` // boot id: pids of another boot mean nothing
+}
+
+const (
+	stateVersion  = 1
+	maxStateBytes = 64 << 10
+)
+
+// volumeDir is where a volume's record and socket lie. The id is hashed: it is not a file name.
+func volumeDir(stateDir, volume string) string {
+	h := sha256.Sum256([]byte(volume))
+	return filepath.Join(stateDir, "volumes", hex.EncodeToString(h[:16]))
+}
+
+func (r record) save(dir string) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	tmp := filepath.Join(dir, "state.json.tmp")
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Write(b); err != nil {
+		return err
+	}
+	// Processes and mounts do not outlive the machine, nor need their records: no fsync.
+	return os.Rename(tmp, filepath.Join(dir, "state.json"))
+}
+
+func loadRecord(dir string) (record, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "state.json"), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return record{}, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return record{}, err
+	}
+	if fi.Size() > maxStateBytes {
+		return record{}, fmt.Errorf("%s: state too long", dir)
+	}
+	var r record
+	if err := json.NewDecoder(f).Decode(&r); err != nil {
+		return record{}, fmt.Errorf("%s: %w", dir, err)
+	}
+	if r.Version != stateVersion || checkTarget(r.Volume, r.Source, r.Target) != nil {
+		return record{}, fmt.Errorf("%s: not a state of version %d", dir, stateVersion)
+	}
+	return r, nil
+}
+
+func bootID() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b))
+}
+
+// startTime is field 22 of /proc/PID/stat (proc(5)); with the pid it names a process for as long as the machine runs.
+func startTime(pid int) (uint64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The command (field 2) may hold spaces and brackets; the last bracket ends it.
+	i := strings.LastIndexByte(string(b), ')')
+	if i < 0 {
+		return 0, fmt.Errorf("/proc/%d/stat: malformed", pid)
+	}
+	fields := strings.Fields(string(b[i+1:]))
+	if len(fields) < 20 {
+		return 0, fmt.Errorf("/proc/%d/stat: malformed", pid)
+	}
+	return strconv.ParseUint(fields[19], 10, 64)
+}

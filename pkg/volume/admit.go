@@ -1,0 +1,224 @@
+package volume
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// cost is what an operation may need, at most.
+type cost struct {
+	pages  int  // sectors of data
+	ring   int  // bytes of the record
+	quads  int  // tree pages that become dirty
+	urgent bool // frees space: may use the reserve
+	nested bool // the caller holds locks that granted operations may wait for
+}
+
+// opQuads covers the tree pages that an operation on a few keys dirties: two
+// paths of the usual height, with a split each. Commits see the real number.
+const opQuads = 12
+
+// commitQuads is kept for what a commit itself needs beyond the dirty pages:
+// space tree, free list, second copies.
+const commitQuads = 96
+
+// maxBacklog is how many full blocks may be on their way to the device.
+const maxBacklog = 8 << 20 / blockBytes
+
+// maxFreed bounds the list of what one generation frees: 16 bytes a run.
+const maxFreed = 200_000
+
+// admission counts what operations were promised, and what of it is in use.
+// Nothing blocks in the gate: an operation waits here first.
+type admission struct {
+	mu   sync.Mutex
+	cond sync.Cond
+
+	maxPages int // dirty pages of data
+	soft     int // above: flushers take blocks that are not full
+	maxNodes int // dirty tree pages: a commit is due
+	reserve  int64
+
+	pages     int          // dirty or on their way
+	pageCount atomic.Int64 // the same
+	nodes     int          // dirty tree pages
+	inodes    int          // newer than the tree
+	blocks    int          // with dirty pages
+	granted   cost
+
+	changed func() // something is to be committed
+}
+
+func (a *admission) dirtyNodes(n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.nodes += n
+}
+
+func (a *admission) dirtyInodes(n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.inodes += n
+}
+
+// dirtyPages counts pages that became dirty (or, negative, are done).
+func (a *admission) dirtyPages(pages, blocks int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.pages += pages
+	a.pageCount.Store(int64(a.pages))
+	a.blocks += blocks
+	if pages < 0 {
+		a.cond.Broadcast()
+	}
+}
+
+// dirtyCount is how many pages are dirty or on their way. It takes no lock: the
+// flusher asks with its own held, which admit takes inside of mu.
+func (a *admission) dirtyCount() int { return int(a.pageCount.Load()) }
+
+// wake has everybody who waits look again.
+func (a *admission) wake() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.cond.Broadcast()
+}
+
+// done ends what admit granted.
+func (a *admission) done(c cost) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.granted.pages -= c.pages
+	a.granted.ring -= c.ring
+	a.granted.quads -= c.quads
+	a.cond.Broadcast()
+}
+
+type verdict int
+
+const (
+	admitted   verdict = iota
+	waitFlush          // too many dirty pages
+	waitCommit         // ring or tree pages
+	waitSpace          // a commit may give space back
+)
+
+// try grants c if it fits. The caller holds mu.
+func (v *Volume) try(c cost) verdict {
+	a := &v.adm
+	// What was granted to operations that wait for our lock is not coming back:
+	// a nested request waits only for what flushers and commits bring about.
+	if !c.nested && a.pages > 0 && a.pages+a.granted.pages+c.pages > a.maxPages {
+		return waitFlush
+	}
+	// A writer of full blocks does not run far ahead of the device: a sync, which
+	// makes everything before it durable, would have to wait for all of it.
+	if c.pages > blockPages && v.flush.backlog.Load() > maxBacklog {
+		return waitFlush
+	}
+	if v.ring != nil {
+		// A record may waste its own length at the end of the buffer.
+		need := 2*(a.granted.ring+c.ring) + 64
+		if v.ring.Used()+need > v.ring.Size() {
+			return waitCommit
+		}
+	}
+	granted := a.granted.quads
+	if c.nested {
+		granted = 0
+	}
+	if a.nodes+granted > a.maxNodes || a.inodes > maxIdle || v.space.FreedRuns() > maxFreed {
+		return waitCommit
+	}
+	free, quads, waiting := v.space.Counts()
+	need := int64(a.pages + a.granted.pages + c.pages)
+	// A commit must be possible at any time: its pages, and what data takes of
+	// the same groups of four, are there now.
+	meta := v.meta(c.quads)
+	if quads < meta || free-layout.QuadSectors*meta < need {
+		return waitSpace
+	}
+	// The reserve is for what commits use and give back, and for deletes; it is
+	// not for data. What waits for I3 will be free.
+	if !c.urgent && free+waiting-layout.QuadSectors*a.reserve < need {
+		return waitSpace
+	}
+	return admitted
+}
+
+// meta bounds the groups of four that a commit would need now, if an operation
+// made more dirty pages. The caller holds adm.mu.
+func (v *Volume) meta(more int) int64 {
+	a := &v.adm
+	// Dirty inodes and blocks may each dirty a page and split it; second copies
+	// of the upper levels are at most half as many as there are pages.
+	pages := a.nodes + a.granted.quads + more + 2*a.blocks + a.inodes
+	return int64(pages*3/2+v.space.FreedRuns()/listRuns) + commitQuads
+}
+
+// admit waits until c fits and grants it; done gives it back. The caller holds
+// no lock that a commit or a flusher takes. ErrNoSpace when two commits have not
+// freed enough, the volume's own error when it has failed.
+func (v *Volume) admit(c cost) error {
+	if err := v.writable(); err != nil {
+		return err
+	}
+	a := &v.adm
+	commits := 0
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for {
+		switch v.try(c) {
+		case admitted:
+			a.granted.pages += c.pages
+			a.granted.ring += c.ring
+			a.granted.quads += c.quads
+			return nil
+		case waitFlush:
+			v.flush.kick()
+			a.cond.Wait()
+		case waitCommit:
+			a.mu.Unlock()
+			err := v.commitSince(v.commits.Load())
+			a.mu.Lock()
+			if err != nil {
+				return err
+			}
+		case waitSpace:
+			// What the next commit frees is usable after the one that follows it.
+			if commits == 3 {
+				return vfs.ErrNoSpace
+			}
+			commits++
+			a.mu.Unlock()
+			if !c.urgent { // deleted files count as space at once
+				v.reaper.wait()
+			}
+			err := v.commitSince(v.commits.Load())
+			a.mu.Lock()
+			if err != nil {
+				return err
+			}
+		}
+		if err := v.writable(); err != nil {
+			return err
+		}
+	}
+}
+
+// reserveQuads is 1 % of the device, at least 16 MiB.
+func reserveQuads(deviceBytes int64) int64 {
+	return max(deviceBytes/100, 16<<20) / layout.NodeBytes
+}
+
+func (v *Volume) initAdmission(memory int, deviceBytes int64) {
+	a := &v.adm
+	a.cond.L = &a.mu
+	a.maxPages = memory / 4 / layout.SectorBytes
+	a.soft = min(16<<20/layout.SectorBytes, a.maxPages/2)
+	a.maxNodes = memory / 8 / layout.NodeBytes
+	a.reserve = reserveQuads(deviceBytes)
+}

@@ -1,0 +1,351 @@
+package volume
+
+import (
+	"fmt"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/posixacl"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// perform makes a mutation that was checked: it gets its number and its place
+// in the ring, and happens. The caller holds the locks of what it changes, was
+// admitted, and is not in the gate.
+func (v *Volume) perform(op *layout.Op) error {
+	v.gate.RLock()
+	defer v.gate.RUnlock()
+	if err := v.writable(); err != nil {
+		return err
+	}
+	if err := v.record(op); err != nil {
+		return err
+	}
+	if err := v.apply(op); err != nil {
+		// Recorded and half done: what is in memory is not to be committed.
+		err = wrap(fmt.Errorf("operation %d of type %d: %w", op.Seq, op.Type, err))
+		v.fail(err)
+		return err
+	}
+	return nil
+}
+
+// record appends an operation to the ring.
+func (v *Volume) record(op *layout.Op) error {
+	n := 192 + len(op.Name) + len(op.Name2) + len(op.Data) + len(op.Data2)
+	err := v.ring.Append(n, func(b []byte) []byte {
+		op.Seq = v.nextOp
+		v.nextOp++
+		return layout.AppendOp(b, op)
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %w", vfs.ErrIO, err) // admission has reserved the room
+	}
+	v.adm.changed()
+	// Half a ring is time enough for a commit to end before writers must wait.
+	if v.ring.Head()-v.ringMark.Load() > uint64(v.ring.Size()/2) {
+		v.com.ask()
+	}
+	return nil
+}
+
+// apply makes a recorded mutation, now (the caller holds inode.mu of all that
+// it changes) or in replay (nobody else is there). An error means damage or
+// a failing device, or in replay a log that does not fit its root.
+func (v *Volume) apply(op *layout.Op) error {
+	switch op.Type {
+	case layout.OpCreate:
+		return v.applyCreate(op)
+	case layout.OpLink:
+		return v.applyLink(op)
+	case layout.OpUnlink:
+		return v.applyUnlink(op)
+	case layout.OpRename:
+		return v.applyRename(op)
+	case layout.OpGrow:
+		return v.applyGrow(op.Len)
+	}
+	in, err := v.inode(vfs.Ino(op.Ino))
+	if err != nil {
+		return err
+	}
+	defer v.table.put(in)
+	switch op.Type {
+	case layout.OpSetAttr:
+		return v.applySetAttr(in, op)
+	case layout.OpWrite:
+		return v.applyWrite(in, op)
+	case layout.OpWriteRef:
+		return v.applyWriteRef(in, op)
+	case layout.OpFallocate:
+		return v.applyFallocate(in, op)
+	case layout.OpSetXattr, layout.OpRemoveXattr:
+		return v.applyXattr(in, op)
+	}
+	return fmt.Errorf("%w: operation of type %d", layout.ErrCorrupt, op.Type)
+}
+
+func (v *Volume) applyCreate(op *layout.Op) error {
+	attr := layout.Inode{Mode: op.Mode, Nlink: 1, UID: op.UID, GID: op.GID, Rdev: op.Rdev,
+		Atime: op.Time, Mtime: op.Time, Ctime: op.Time, Btime: op.Time}
+	dir := op.Mode&modeType == modeDir
+	if dir {
+		attr.Nlink, attr.Parent = 2, op.Parent
+	}
+	if op.Mode&modeType == modeLink {
+		attr.Size = uint64(len(op.Name2))
+	}
+	if op.Name == "" {
+		attr.Nlink = 0
+	}
+	in := newInode(op.Ino, attr)
+	v.table.add(in)
+	defer v.table.put(in)
+	v.inoMu.Lock()
+	v.nextIno = max(v.nextIno, op.Ino+1)
+	v.inodes++
+	v.inoMu.Unlock()
+	err := v.fs.Update(func(w *tree.Writer) error {
+		if op.Name == "" {
+			return w.Put(orphanKey(op.Ino), nil)
+		}
+		if err := v.putName(w, op.Parent, op.Name, op.Ino, op.Mode&modeType); err != nil {
+			return err
+		}
+		if op.Mode&modeType == modeLink {
+			return w.Put(layout.Key{Obj: op.Ino, Type: layout.KeyInline}, []byte(op.Name2))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if len(op.Data2) > 0 {
+		if err := v.storeXattr(in, posixacl.AccessName, op.Data2); err != nil {
+			return err
+		}
+	}
+	if len(op.Data) > 0 {
+		if err := v.storeXattr(in, posixacl.DefaultName, op.Data); err != nil {
+			return err
+		}
+	}
+	v.touch(in)
+	if op.Name == "" {
+		return nil
+	}
+	links := 0
+	if dir {
+		links = 1
+	}
+	return v.changeDir(op.Parent, 1, links, op.Time)
+}
+
+// changeDir counts a change of names of a directory.
+func (v *Volume) changeDir(ino uint64, names, links int, t vfs.Timespec) error {
+	p, err := v.inode(vfs.Ino(ino))
+	if err != nil {
+		return err
+	}
+	defer v.table.put(p)
+	p.setSize(uint64(int64(p.attr.Size) + int64(names)))
+	p.attr.Nlink = uint32(int(p.attr.Nlink) + links)
+	p.attr.Mtime, p.attr.Ctime = t, t
+	v.touch(p)
+	return nil
+}
+
+func (v *Volume) applyLink(op *layout.Op) error {
+	in, err := v.inode(vfs.Ino(op.Ino))
+	if err != nil {
+		return err
+	}
+	defer v.table.put(in)
+	first := in.attr.Nlink == 0
+	err = v.fs.Update(func(w *tree.Writer) error {
+		if first && !in.cutting { // O_TMPFILE gets its name
+			if _, err := w.Delete(orphanKey(in.ino)); err != nil {
+				return err
+			}
+		}
+		return v.putName(w, op.Parent, op.Name, op.Ino, in.typ)
+	})
+	if err != nil {
+		return err
+	}
+	in.attr.Nlink++
+	in.attr.Ctime = op.Time
+	v.touch(in)
+	return v.changeDir(op.Parent, 1, 0, op.Time)
+}
+
+func (v *Volume) applyUnlink(op *layout.Op) error {
+	in, err := v.inode(vfs.Ino(op.Ino))
+	if err != nil {
+		return err
+	}
+	defer v.table.put(in)
+	links := 0
+	if in.isDir() {
+		links = -1
+	}
+	err = v.fs.Update(func(w *tree.Writer) error {
+		if err := v.deleteName(w, op.Parent, op.Name); err != nil {
+			return err
+		}
+		return v.dropLink(w, in, op.Time)
+	})
+	if err != nil {
+		return err
+	}
+	return v.changeDir(op.Parent, -1, links, op.Time)
+}
+
+// dropLink takes one name from an inode; the last one makes it an orphan.
+func (v *Volume) dropLink(w *tree.Writer, in *inode, t vfs.Timespec) error {
+	if in.isDir() {
+		in.attr.Nlink = 0
+	} else {
+		in.attr.Nlink--
+	}
+	in.attr.Ctime = t
+	v.touch(in)
+	if in.attr.Nlink > 0 {
+		return nil
+	}
+	return w.Put(orphanKey(in.ino), nil)
+}
+
+func orphanKey(ino uint64) layout.Key { return layout.Key{Type: layout.KeyOrphan, Sub: ino} }
+
+func (v *Volume) applyRename(op *layout.Op) error {
+	moved, err := v.inode(vfs.Ino(op.Ino))
+	if err != nil {
+		return err
+	}
+	defer v.table.put(moved)
+	same := op.Parent == op.Parent2
+	type change struct{ names, links int }
+	var from, to change
+	var target *inode // replaced or exchanged
+	_, there, err := v.findName(v.fs.Scan, op.Parent2, op.Name2)
+	if err != nil {
+		return err
+	}
+	if there.Ino != 0 {
+		if target, err = v.inode(vfs.Ino(there.Ino)); err != nil {
+			return err
+		}
+		defer v.table.put(target)
+	}
+	err = v.fs.Update(func(w *tree.Writer) error {
+		dirs := func(in *inode) int {
+			if in != nil && in.isDir() {
+				return 1
+			}
+			return 0
+		}
+		if op.Flags&vfs.RenameExchange != 0 {
+			if target == nil {
+				return fmt.Errorf("%w: exchange with nothing", layout.ErrCorrupt)
+			}
+			if err := v.setName(w, op.Parent, op.Name, target.ino, target.typ); err != nil {
+				return err
+			}
+			if err := v.setName(w, op.Parent2, op.Name2, moved.ino, moved.typ); err != nil {
+				return err
+			}
+			from.links = dirs(target) - dirs(moved)
+			to.links = -from.links
+			v.reparent(target, op.Parent, op.Time)
+			v.reparent(moved, op.Parent2, op.Time)
+			return nil
+		}
+		if target != nil {
+			if err := v.deleteName(w, op.Parent2, op.Name2); err != nil {
+				return err
+			}
+			if err := v.dropLink(w, target, op.Time); err != nil {
+				return err
+			}
+			to.names--
+			to.links -= dirs(target)
+		}
+		if err := v.deleteName(w, op.Parent, op.Name); err != nil {
+			return err
+		}
+		if err := v.putName(w, op.Parent2, op.Name2, moved.ino, moved.typ); err != nil {
+			return err
+		}
+		from.names--
+		to.names++
+		from.links -= dirs(moved)
+		to.links += dirs(moved)
+		v.reparent(moved, op.Parent2, op.Time)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if op.Flags&vfs.RenameWhiteout != 0 { // a character device 0:0 stays behind
+		wh := &layout.Op{Ino: op.Ino2, Parent: op.Parent, Name: op.Name, Mode: 0o020000, UID: op.UID, GID: op.GID, Time: op.Time}
+		if err := v.inheritWhiteout(wh); err != nil {
+			return err
+		}
+		if err := v.applyCreate(wh); err != nil {
+			return err
+		}
+	}
+	if same {
+		return v.changeDir(op.Parent, from.names+to.names, from.links+to.links, op.Time)
+	}
+	if err := v.changeDir(op.Parent, from.names, from.links, op.Time); err != nil {
+		return err
+	}
+	return v.changeDir(op.Parent2, to.names, to.links, op.Time)
+}
+
+// inheritWhiteout gives a whiteout what its directory hands down; replay comes
+// to the same, so the record of the rename need not carry it.
+func (v *Volume) inheritWhiteout(op *layout.Op) error {
+	p, err := v.inode(vfs.Ino(op.Parent))
+	if err != nil {
+		return err
+	}
+	defer v.table.put(p)
+	if p.attr.Mode&modeSgid != 0 {
+		op.GID = p.attr.GID
+	}
+	op.Mode, op.Data, op.Data2, err = v.inherit(p, &vfs.Req{}, op.Mode)
+	return err
+}
+
+// reparent notes where a moved inode is.
+func (v *Volume) reparent(in *inode, parent uint64, t vfs.Timespec) {
+	if in.isDir() {
+		in.attr.Parent = parent
+	}
+	in.attr.Ctime = t
+	v.touch(in)
+}
+
+// applyKill is what a write or chown by the unprivileged does to the mode.
+func (v *Volume) applyKill(in *inode) error {
+	if in.isDir() {
+		return nil
+	}
+	in.attr.Mode &^= modeSuid
+	if in.attr.Mode&0o010 != 0 {
+		in.attr.Mode &^= modeSgid
+	}
+	v.touch(in)
+	if in.attr.Flags&layout.InodeCapability == 0 {
+		return nil
+	}
+	return v.storeXattr(in, capabilityName, nil)
+}
+
+// killsBits tells whether applyKill would change anything.
+func killsBits(n *layout.Inode) bool {
+	return n.Mode&modeSuid != 0 || n.Mode&(modeSgid|0o010) == modeSgid|0o010 || n.Flags&layout.InodeCapability != 0
+}

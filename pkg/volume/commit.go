@@ -1,0 +1,432 @@
+package volume
+
+import (
+	"cmp"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// committer is the goroutine that commits: when asked, and every interval in
+// which something changed.
+type committer struct {
+	mu      sync.Mutex
+	cond    sync.Cond // a commit ended, or the volume failed
+	asked   chan struct{}
+	changed chan struct{}
+	quit    chan struct{}
+	done    chan struct{}
+	sc      *txn.SpaceCommit // of the commit under way
+	ended   bool             // there will be no more commits; under mu
+}
+
+func (c *committer) init() {
+	c.cond.L = &c.mu
+	c.asked = make(chan struct{}, 1)
+	c.changed = make(chan struct{}, 1)
+	c.quit = make(chan struct{})
+	c.done = make(chan struct{})
+}
+
+func (c *committer) wake() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cond.Broadcast()
+}
+
+func (v *Volume) startCommitter() {
+	v.adm.changed = func() {
+		select {
+		case v.com.changed <- struct{}{}:
+		default:
+		}
+	}
+	go func() {
+		defer close(v.com.done)
+		var timer <-chan time.Time
+		for {
+			select {
+			case <-v.com.changed:
+				if timer == nil && v.opts.CommitInterval > 0 {
+					timer = time.After(v.opts.CommitInterval)
+				}
+				continue
+			case <-timer:
+			case <-v.com.asked:
+			case <-v.com.quit:
+				return
+			}
+			timer = nil
+			if v.Failed() == nil {
+				if err := v.commit(false); err != nil {
+					v.fail(err)
+				}
+			}
+			v.com.wake()
+		}
+	}()
+}
+
+// endCommits tells who still waits for a commit that the last one was.
+func (c *committer) endCommits() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	c.cond.Broadcast()
+}
+
+func (v *Volume) stopCommitter() {
+	close(v.com.quit)
+	<-v.com.done
+}
+
+// commitSince waits until more than n commits have succeeded, and causes one.
+func (v *Volume) commitSince(n uint64) error {
+	c := &v.com
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for v.commits.Load() <= n {
+		if err := v.Failed(); err != nil {
+			return v.writable()
+		}
+		if c.ended {
+			return vfs.ErrClosed
+		}
+		c.ask()
+		c.cond.Wait()
+	}
+	return nil
+}
+
+func (c *committer) ask() {
+	select {
+	case c.asked <- struct{}{}:
+	default: // asked already
+	}
+}
+
+// commitAll makes everything that happened before the call part of a durable root.
+func (v *Volume) commitAll() error {
+	v.gate.RLock()
+	open := v.gen
+	v.gate.RUnlock()
+	c := &v.com
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for v.durableGen() < open {
+		if v.Failed() != nil {
+			return v.writable()
+		}
+		if c.ended {
+			return vfs.ErrClosed
+		}
+		c.ask()
+		c.cond.Wait()
+	}
+	return nil
+}
+
+func (v *Volume) durableGen() uint64 {
+	v.stateMu.Lock()
+	defer v.stateMu.Unlock()
+	return v.root.Generation
+}
+
+// commit ends the open generation and makes it durable (I1–I4).
+func (v *Volume) commit(clean bool) error {
+	v.flushAhead()
+	c, err := v.freeze(clean)
+	if err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	// From here on the next generation goes its own way.
+	v.waitWrites(c.gen)
+	if err := v.Failed(); err != nil {
+		return err
+	}
+	if err := v.writeTrees(c); err != nil {
+		return fmt.Errorf("commit %d: %w", c.gen, err)
+	}
+	r, err := v.store.WriteRoot(c.root)
+	if err != nil {
+		return fmt.Errorf("commit %d: %w", c.gen, err)
+	}
+	return v.publish(c, r)
+}
+
+// frozen is a generation on its way to the device.
+type frozen struct {
+	gen    uint64
+	root   *layout.Root
+	fs     *tree.Frozen
+	spaces *tree.Frozen
+	space  *txn.SpaceCommit
+	pages  []*tree.Page // of fs
+	spaced []*tree.Page // of spaces
+	ring   uint64       // position up to which the ring is covered
+	list   listPlace    // what this generation freed
+}
+
+// freeze ends the open generation: everything that was acknowledged is in the
+// tree. Mutations wait for as long as it takes to seal what is dirty.
+func (v *Volume) freeze(clean bool) (*frozen, error) {
+	v.gate.Lock()
+	defer v.gate.Unlock()
+	if err := v.flushAll(); err != nil {
+		return nil, err
+	}
+	if err := v.storeInodes(); err != nil {
+		return nil, err
+	}
+	c := &frozen{gen: v.gen, fs: v.fs.Freeze()}
+	// What the commit before last freed is reusable since the last one; the
+	// places of that list are not needed any more.
+	for _, r := range v.lists[1].pieces {
+		v.space.Free(r)
+	}
+	var err error
+	c.space, err = v.space.Freeze(func(values, freedRuns int) int {
+		lists := (freedRuns+16*values)/listRuns + 2
+		return c.fs.Copies() + 4*values + lists
+	})
+	if err != nil {
+		return nil, err
+	}
+	v.com.sc = c.space
+	if v.ring != nil {
+		c.ring = v.ring.Head()
+		v.ringMark.Store(c.ring)
+	}
+	v.stateMu.Lock()
+	root := *v.root
+	root.PrevR = v.rootR
+	v.stateMu.Unlock()
+	root.Generation = v.gen
+	root.Clean = clean
+	root.OpSeq = v.nextOp
+	if v.log != nil {
+		root.LogSeq = v.log.Next()
+	}
+	v.inoMu.Lock()
+	root.NextIno, root.Inodes = v.nextIno, v.inodes
+	v.inoMu.Unlock()
+	root.DeviceSectors = v.sectors.Load()
+	c.root = &root
+	v.gen++
+	return c, nil
+}
+
+// storeInodes puts the attributes that changed into the tree.
+func (v *Volume) storeInodes() error {
+	v.dirtyMu.Lock()
+	list := v.dirty
+	v.dirty = nil
+	for _, in := range list {
+		in.dirty = false
+	}
+	v.dirtyMu.Unlock()
+	slices.SortFunc(list, func(a, b *inode) int { return cmp.Compare(a.ino, b.ino) })
+	err := v.fs.Update(func(w *tree.Writer) error {
+		buf := make([]byte, 0, layout.InodeBytes)
+		for _, in := range list {
+			if in.gone {
+				continue
+			}
+			n := in.stored()
+			if err := w.Put(layout.Key{Obj: in.ino, Type: layout.KeyInode}, n.Append(buf)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	v.adm.dirtyInodes(-len(list))
+	for _, in := range list {
+		v.table.put(in)
+	}
+	return err
+}
+
+// freeSpacePage is told of pages of the space tree that the commit replaced.
+func (v *Volume) freeSpacePage(p *layout.Pointer) { eachCopy(p, v.com.sc.Drop) }
+
+// listRuns is how many runs one piece of a free list holds: one group of four sectors.
+const listRuns = 1300
+
+// writeTrees writes the pages of a frozen generation and completes its root.
+func (v *Volume) writeTrees(c *frozen) error {
+	quads, err := c.space.Take(c.fs.Copies())
+	if err != nil {
+		return err
+	}
+	c.root.Trees[layout.TreeFS], c.pages, err = c.fs.Write(v.pageWriter(layout.TreeFS, c.gen, quads))
+	if err != nil {
+		return err
+	}
+	// The space tree describes itself: first its items get their places, then
+	// its pages and the free list theirs, and only then the values are final.
+	if err := v.putSpace(c.space.Keys); err != nil {
+		return err
+	}
+	if quads, err = c.space.Take(v.spaces.Pending()); err != nil {
+		return err
+	}
+	freed := c.space.Freed()
+	places, err := c.space.Take((len(freed) + listRuns - 1) / listRuns)
+	if err != nil {
+		return err
+	}
+	err = c.space.Finish(func(k layout.Key, val []byte) error {
+		return v.spaces.Update(func(w *tree.Writer) error { return w.Put(k, val) })
+	})
+	if err != nil {
+		return err
+	}
+	c.spaces = v.spaces.Freeze()
+	c.root.Trees[layout.TreeSpace], c.spaced, err = c.spaces.Write(v.pageWriter(layout.TreeSpace, c.gen, quads))
+	if err != nil {
+		return err
+	}
+	if c.list, err = v.writeList(c.gen, freed, places); err != nil {
+		return err
+	}
+	c.root.FreeLists = [2]layout.Pointer2{c.list.ptr, v.lists[0].ptr}
+	c.root.FreeSectors, c.root.AllocHint = c.space.Free, c.space.Hint
+	return nil
+}
+
+// putSpace makes room for the items that a commit stores.
+func (v *Volume) putSpace(keys func(fn func(k layout.Key, size int) error) error) error {
+	blank := make([]byte, layout.MaxValue)
+	return v.spaces.Update(func(w *tree.Writer) error {
+		return keys(func(k layout.Key, size int) error {
+			old, ok, err := w.Get(k)
+			if err != nil {
+				return err
+			}
+			if ok && len(old) == size {
+				return w.Put(k, slices.Clone(old)) // dirties its page
+			}
+			return w.Put(k, blank[:size])
+		})
+	})
+}
+
+// writeList writes what a generation freed, one piece per group of four; each
+// leads to the next, so the last is sealed first.
+func (v *Volume) writeList(gen uint64, freed, places []layout.Run) (l listPlace, err error) {
+	var at []layout.Run
+	for _, p := range places {
+		for o := uint32(0); o < p.Count; o += layout.QuadSectors {
+			at = append(at, layout.Run{Start: p.Start + uint64(o), Count: layout.QuadSectors})
+		}
+	}
+	total := uint64(0)
+	for _, r := range freed {
+		total += uint64(r.Count)
+	}
+	for i := len(at) - 1; i >= 0; i-- {
+		runs := freed[i*listRuns : min(len(freed), (i+1)*listRuns)]
+		rec, ct, err := v.store.SealFreeList(gen, layout.EncodeFreeList(runs, &l.ptr))
+		if err != nil {
+			return l, err
+		}
+		rec.Addr = at[i].Start * layout.SectorBytes
+		// A piece takes its whole group: what is left over is padding.
+		if err := v.store.Write(ct, rec.Addr); err != nil {
+			return l, err
+		}
+		l.ptr = layout.Pointer2{Record: rec, Sectors: total}
+	}
+	l.pieces = at
+	return l, nil
+}
+
+// pageWriter returns a function for tree.Frozen.Write that puts pages one after
+// another into the given groups of four, in large writes; second copies take
+// places from the end.
+func (v *Volume) pageWriter(id, gen uint64, quads []layout.Run) func(int, []*tree.Page) error {
+	var places []uint64 // byte addresses
+	for _, r := range quads {
+		for o := uint64(0); o < uint64(r.Count); o += layout.QuadSectors {
+			places = append(places, (r.Start+o)*layout.SectorBytes)
+		}
+	}
+	const perWrite = txn.WriteBytes / layout.NodeBytes
+	return func(level int, pages []*tree.Page) error {
+		var g errgroup.Group
+		g.SetLimit(2 * runtime.GOMAXPROCS(0))
+		for len(pages) > 0 {
+			n := 1
+			for n < min(len(pages), perWrite) && places[n] == places[n-1]+layout.NodeBytes {
+				n++
+			}
+			group, addrs := pages[:n], places[:n]
+			pages, places = pages[n:], places[n:]
+			seconds := make([]uint64, n)
+			for i, p := range group {
+				if p.Second {
+					seconds[i] = places[len(places)-1]
+					places = places[:len(places)-1]
+				}
+			}
+			g.Go(func() error {
+				buf := txn.GetBuffer()
+				defer txn.PutBuffer(buf)
+				for i, p := range group {
+					b := (*buf)[i*layout.NodeBytes : (i+1)*layout.NodeBytes]
+					rec, err := v.store.SealNode(id, uint8(level), gen, p.Bytes, b)
+					if err != nil {
+						return err
+					}
+					rec.Addr = addrs[i]
+					p.Pointer = layout.Pointer{Record: rec, Addr2: seconds[i]}
+					if seconds[i] != 0 {
+						if err := v.store.Write(b, seconds[i]); err != nil {
+							return err
+						}
+					}
+				}
+				return v.store.Write((*buf)[:n*layout.NodeBytes], addrs[0])
+			})
+		}
+		return g.Wait()
+	}
+}
+
+// publish tells everybody that a generation is durable.
+func (v *Volume) publish(c *frozen, r [32]byte) error {
+	c.fs.Install(c.pages)
+	c.spaces.Install(c.spaced)
+	v.adm.dirtyNodes(-c.fs.Pages())
+	v.stateMu.Lock()
+	prev := v.root
+	v.root, v.rootR = c.root, r
+	v.stateMu.Unlock()
+	v.lists = [2]listPlace{c.list, v.lists[0]}
+	v.refs.trim(c.root.OpSeq)
+	if v.ring != nil {
+		v.ring.Trim(c.ring)
+	}
+	if v.log != nil && prev.MountID == c.root.MountID {
+		// Frames that the older of the two newest roots would replay stay.
+		v.log.Trim(prev.LogSeq)
+	}
+	v.sync.committed(c.root.OpSeq)
+	// I3: what the generation before freed is unreachable from both roots now.
+	err := v.space.Reuse(c.gen - 1)
+	v.commits.Add(1)
+	v.adm.wake()
+	if err != nil {
+		return fmt.Errorf("commit %d: reuse: %w", c.gen, err)
+	}
+	return nil
+}

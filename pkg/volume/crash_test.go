@@ -1,0 +1,496 @@
+package volume
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+var (
+	crashSeed = flag.Uint64("crash.seed", 0, "seed of the crash model; 0: from the clock")
+	crashCuts = flag.Int("crash.cuts", 2000, "cuts of the crash model")
+)
+
+// The crash model: random operations with syncs on a device that loses power
+// after any write. Whatever is opened afterwards must be a state that the
+// volume went through, not older than the last acknowledged sync, whole.
+//
+// Operations are small and their effect is checked by a simple model: a state
+// is a map from path to content. The volume is one ordered stream, so a crash
+// leaves some prefix of the operations; states[i] is the model after i of them.
+
+// modelFile is content; directories are nil.
+type modelState struct {
+	files map[string][]byte // path → content; contents are never changed in place
+}
+
+func (s modelState) clone() modelState { return modelState{files: maps.Clone(s.files)} }
+
+type crashRun struct {
+	v      *Volume
+	rng    *rand.Rand
+	states []modelState // after each operation
+	synced int          // states index that is known to be durable
+	inos   map[string]vfs.Ino
+	dirs   []string
+	trace  []string // what was done, for people
+
+	// Of one of several runs on a volume (stress_test.go).
+	base  vfs.Ino        // directory that is its own; 0: the root
+	clock *atomic.Uint64 // orders operations of all runs; nil: one run
+	begun []uint64       // clock when the operation of a state began
+	ended []uint64       // and ended; 0: it never did
+}
+
+func (r *crashRun) root() vfs.Ino {
+	if r.base != 0 {
+		return r.base
+	}
+	return vfs.RootIno
+}
+
+func (r *crashRun) note(format string, args ...any) {
+	r.trace = append(r.trace, fmt.Sprintf("%d: ", len(r.states)-1)+fmt.Sprintf(format, args...))
+}
+
+var crashReq = &vfs.Req{UID: 1, GID: 2}
+
+func (r *crashRun) state() modelState { return r.states[len(r.states)-1] }
+
+func (r *crashRun) pick() (string, bool) {
+	names := slices.Sorted(maps.Keys(r.state().files))
+	names = slices.DeleteFunc(names, func(n string) bool { return r.state().files[n] == nil })
+	if len(names) == 0 {
+		return "", false
+	}
+	return names[r.rng.IntN(len(names))], true
+}
+
+func (r *crashRun) split(path string) (vfs.Ino, string) {
+	for i := len(path) - 1; i >= 0; i-- {
+		if path[i] == '/' {
+			return r.inos[path[:i]], path[i+1:]
+		}
+	}
+	return r.root(), path
+}
+
+func (r *crashRun) newPath() string {
+	name := fmt.Sprintf("n%d", r.rng.IntN(40))
+	if d := r.rng.IntN(len(r.dirs) + 1); d < len(r.dirs) {
+		return r.dirs[d] + "/" + name
+	}
+	return name
+}
+
+// step makes one operation. It returns an error when the device is gone.
+func (r *crashRun) step() error {
+	next := r.state().clone()
+	// What is under way when the power goes may or may not have happened, so the
+	// next state is known before the call.
+	do := func(fn func() error) error {
+		r.states = append(r.states, next)
+		if r.clock == nil {
+			return fn()
+		}
+		r.begun, r.ended = append(r.begun, r.clock.Add(1)), append(r.ended, 0)
+		err := fn()
+		if err == nil {
+			r.ended[len(r.ended)-1] = r.clock.Add(1)
+		}
+		return err
+	}
+	switch k := r.rng.IntN(100); {
+	case k < 25: // create
+		p := r.newPath()
+		if _, ok := next.files[p]; ok {
+			return nil
+		}
+		next.files[p] = []byte{}
+		return do(func() error {
+			d, n := r.split(p)
+			a, err := r.v.Mknod(crashReq, d, n, 0o644, 0)
+			r.inos[p] = a.Ino
+			r.note("create %s inode %d", p, a.Ino)
+			return err
+		})
+	case k < 60: // write
+		p, ok := r.pick()
+		if !ok {
+			return nil
+		}
+		size := 1 + r.rng.IntN(9000)
+		if r.rng.IntN(3) == 0 {
+			size = 1 + size%300 // kept in the tree
+		}
+		if r.rng.IntN(6) == 0 {
+			size = 60000 + r.rng.IntN(200000)
+		}
+		off := 0
+		if n := len(next.files[p]); n > 0 {
+			off = r.rng.IntN(n + 1)
+		}
+		switch r.rng.IntN(4) {
+		case 0:
+			off += r.rng.IntN(20000)
+		case 1:
+			off = off / blockBytes * blockBytes
+		}
+		if off+size > 700000 {
+			return nil
+		}
+		data := bytes.Repeat([]byte{byte(1 + r.rng.IntN(255))}, size)
+		for i := 0; i < size; i += 97 {
+			data[i] = byte(i + len(r.states))
+		}
+		old := next.files[p]
+		c := make([]byte, max(len(old), off+size))
+		copy(c, old)
+		copy(c[off:], data)
+		next.files[p] = c
+		return do(func() error {
+			r.note("write %s inode %d: %d+%d", p, r.inos[p], off, len(data))
+			_, err := r.v.Write(crashReq, r.inos[p], uint64(off), data, false)
+			return err
+		})
+	case k < 68: // truncate
+		p, ok := r.pick()
+		if !ok {
+			return nil
+		}
+		size := r.rng.IntN(len(next.files[p]) + 5000)
+		c := make([]byte, size)
+		copy(c, next.files[p])
+		next.files[p] = c
+		return do(func() error {
+			s := uint64(size)
+			r.note("truncate %s inode %d: %d", p, r.inos[p], size)
+			_, err := r.v.SetAttr(crashReq, r.inos[p], &vfs.SetAttr{Size: &s})
+			return err
+		})
+	case k < 72: // punch
+		p, ok := r.pick()
+		if !ok || len(next.files[p]) == 0 {
+			return nil
+		}
+		off := r.rng.IntN(len(next.files[p]))
+		n := 1 + r.rng.IntN(30000)
+		c := slices.Clone(next.files[p])
+		clear(c[off:min(len(c), off+n)])
+		next.files[p] = c
+		return do(func() error {
+			r.note("punch %s inode %d: %d+%d", p, r.inos[p], off, n)
+			return r.v.Fallocate(crashReq, r.inos[p], vfs.FallocPunchHole|vfs.FallocKeepSize, uint64(off), uint64(n))
+		})
+	case k < 80: // unlink
+		p, ok := r.pick()
+		if !ok {
+			return nil
+		}
+		delete(next.files, p)
+		return do(func() error {
+			d, n := r.split(p)
+			if err := r.v.Unlink(crashReq, d, n); err != nil {
+				return err
+			}
+			r.v.Forget(r.inos[p])
+			return nil
+		})
+	case k < 88: // rename over whatever is there
+		p, ok := r.pick()
+		q := r.newPath()
+		if !ok || p == q {
+			return nil
+		}
+		old, exists := next.files[q]
+		if exists && old == nil {
+			return nil
+		}
+		next.files[q] = next.files[p]
+		delete(next.files, p)
+		return do(func() error {
+			d, n := r.split(p)
+			e, m := r.split(q)
+			r.note("rename %s inode %d to %s", p, r.inos[p], q)
+			if err := r.v.Rename(crashReq, d, n, e, m, 0); err != nil {
+				return err
+			}
+			if exists {
+				r.v.Forget(r.inos[q])
+			}
+			r.inos[q] = r.inos[p]
+			return nil
+		})
+	case k < 91: // directory
+		if len(r.dirs) > 5 {
+			return nil
+		}
+		p := fmt.Sprintf("d%d", len(r.dirs))
+		next.files[p] = nil
+		return do(func() error {
+			a, err := r.v.Mkdir(crashReq, r.root(), p, 0o755)
+			r.inos[p] = a.Ino
+			r.dirs = append(r.dirs, p)
+			return err
+		})
+	case k < 98: // fsync of any file
+		n := len(r.states) - 1
+		p, ok := r.pick()
+		if !ok {
+			return nil
+		}
+		if err := r.v.Sync(r.inos[p]); err != nil {
+			return err
+		}
+		r.synced = n
+		return nil
+	default: // commit
+		n := len(r.states) - 1
+		if err := r.v.Sync(vfs.RootIno); err != nil {
+			return err
+		}
+		r.synced = n
+		r.note("committed %d", n)
+		return nil
+	}
+}
+
+// readTree reads a whole volume as a model state.
+func readTree(v *Volume) (modelState, error) { return readBelow(v, vfs.RootIno) }
+
+func readBelow(v *Volume, top vfs.Ino) (modelState, error) {
+	s := modelState{files: map[string][]byte{}}
+	var walk func(dir vfs.Ino, prefix string) error
+	walk = func(dir vfs.Ino, prefix string) error {
+		type ent struct {
+			d vfs.Dirent
+			a vfs.Attr
+		}
+		var ents []ent
+		if err := v.ReadDir(dir, 0, true, func(d vfs.Dirent, a *vfs.Attr) bool {
+			ents = append(ents, ent{d, *a})
+			return true
+		}); err != nil {
+			return err
+		}
+		for _, e := range ents {
+			p := prefix + e.d.Name
+			if e.a.Mode&modeType == modeDir {
+				s.files[p] = nil
+				if err := walk(e.d.Ino, p+"/"); err != nil {
+					return err
+				}
+				continue
+			}
+			b := make([]byte, e.a.Size)
+			n, err := v.Read(e.d.Ino, 0, b)
+			if err != nil {
+				return fmt.Errorf("%s: %w", p, err)
+			}
+			s.files[p] = b[:n]
+		}
+		return nil
+	}
+	return s, walk(top, "")
+}
+
+func sameState(a, b modelState) bool {
+	if len(a.files) != len(b.files) {
+		return false
+	}
+	for p, c := range a.files {
+		d, ok := b.files[p]
+		if !ok || (c == nil) != (d == nil) || !bytes.Equal(c, d) {
+			return false
+		}
+	}
+	return true
+}
+
+func diffState(got, want modelState) string {
+	var out []string
+	for p, c := range want.files {
+		d, ok := got.files[p]
+		if !ok {
+			out = append(out, p+": missing")
+		} else if !bytes.Equal(c, d) {
+			i := 0
+			for i < min(len(c), len(d)) && c[i] == d[i] {
+				i++
+			}
+			out = append(out, fmt.Sprintf("%s: %d bytes, want %d, first difference at %d", p, len(d), len(c), i))
+		}
+	}
+	for p := range got.files {
+		if _, ok := want.files[p]; !ok {
+			out = append(out, p+": should not exist")
+		}
+	}
+	slices.Sort(out)
+	return fmt.Sprint(out)
+}
+
+// checkCrash opens an image and compares what it finds with the states that are possible.
+func checkCrash(dev *device.Mem, r *crashRun, t testing.TB) error {
+	v, err := Open(dev, Options{Credential: testCred(t), CommitInterval: -1, Memory: minMemory})
+	if err != nil {
+		return fmt.Errorf("open: %w", err)
+	}
+	got, err := readTree(v)
+	if err != nil {
+		return fmt.Errorf("read: %w", err)
+	}
+	found := -1
+	for i := len(r.states) - 1; i >= r.synced; i-- {
+		if sameState(got, r.states[i]) {
+			found = i
+			break
+		}
+	}
+	if found < 0 {
+		for i := r.synced - 1; i >= 0; i-- {
+			if sameState(got, r.states[i]) {
+				return fmt.Errorf("found state %d, but %d was synced (of %d)", i, r.synced, len(r.states)-1)
+			}
+		}
+		return fmt.Errorf("found a state that never was; against the synced one (%d of %d): %s; against the last: %s", r.synced, len(r.states)-1,
+			diffState(got, r.states[r.synced]), diffState(got, r.state()))
+	}
+	if err := v.Close(); err != nil {
+		return fmt.Errorf("close: %w", err)
+	}
+	return cleanErr(dev)
+}
+
+// cleanErr is checkClean as an error.
+func cleanErr(dev device.Device) error {
+	k, err := crypto.NewKey(testKeyBytes())
+	if err != nil {
+		return err
+	}
+	cred := crypto.SecretCredential(k)
+	defer cred.Erase()
+	rep, err := Check(dev, CheckOptions{Credential: cred})
+	if err != nil {
+		return fmt.Errorf("check: %w", err)
+	}
+	if !rep.Clean {
+		return fmt.Errorf("check: %v", rep.Problems)
+	}
+	return nil
+}
+
+// oneCrashRun works on a device until it is cut, then examines images.
+func oneCrashRun(t testing.TB, seed uint64, images int) (cuts int, r *crashRun, err error) {
+	rng := rand.New(rand.NewPCG(seed, 7))
+	dev := device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	r = &crashRun{rng: rng, states: []modelState{{files: map[string][]byte{}}}, inos: map[string]vfs.Ino{}}
+	opts := Options{CommitInterval: -1, Memory: minMemory}
+	r.v = mustOpen(t, dev, opts)
+	dev.CutAfter(1 + rng.IntN(150))
+	var opErr error
+	for opErr == nil && len(r.states) < 2000 {
+		opErr = r.step()
+	}
+	dev.Cut()
+	r.v.fail(device.ErrCrashed)
+	if r.v.Close() == nil {
+		return 0, r, errors.New("close after the crash: no error")
+	}
+	if opErr != nil && !errors.Is(opErr, device.ErrCrashed) && !errors.Is(opErr, vfs.ErrReadOnly) {
+		return 0, r, fmt.Errorf("operation: %w", opErr)
+	}
+	for i := range images {
+		mode := device.CrashMix
+		switch i {
+		case 0:
+			mode = device.CrashLoseAll
+		case 1:
+			mode = device.CrashKeepAll
+		}
+		img := dev.Crash(mode, rng)
+		// Half of the images crash once more, while they are being opened.
+		if i%2 == 1 {
+			again := img.Clone()
+			again.CutAfter(1 + rng.IntN(24))
+			v, err := Open(again, Options{Credential: testCred(t), CommitInterval: -1, Memory: minMemory})
+			if err == nil {
+				v.fail(device.ErrCrashed)
+				if v.Close() == nil {
+					return cuts, r, fmt.Errorf("image %d, close after the crash: no error", i)
+				}
+			} else if !errors.Is(err, device.ErrCrashed) {
+				return cuts, r, fmt.Errorf("image %d, interrupted open: %w", i, err)
+			}
+			again.Cut()
+			img = again.Crash(device.CrashMix, rng)
+		}
+		cuts++
+		if err := checkCrash(img, r, t); err != nil {
+			return cuts, r, fmt.Errorf("image %d: %w", i, err)
+		}
+	}
+	return cuts, r, nil
+}
+
+func TestCrash(t *testing.T) {
+	seed := *crashSeed
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	want := *crashCuts
+	if testing.Short() {
+		want = min(want, 200)
+	}
+	t.Logf("seed %d", seed)
+	const images = 20
+	var (
+		mu   sync.Mutex
+		cuts int
+		wg   sync.WaitGroup
+	)
+	for range runtime.GOMAXPROCS(0) {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for {
+				mu.Lock()
+				if cuts >= want || t.Failed() {
+					mu.Unlock()
+					return
+				}
+				s := seed
+				seed++
+				mu.Unlock()
+				n, r, err := oneCrashRun(t, s, images)
+				mu.Lock()
+				cuts += n
+				mu.Unlock()
+				if err != nil {
+					t.Errorf("-crash.seed=%d: %v", s, err)
+					if r != nil && testing.Verbose() {
+						t.Log(strings.Join(r.trace, "\n"))
+					}
+					return
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	t.Logf("%d cuts", cuts)
+}

@@ -1,0 +1,46 @@
+package device
+
+import (
+	"errors"
+	"io"
+	"unsafe"
+)
+
+// SectorBytes is the unit of allocation and alignment.
+const SectorBytes = 4096
+
+// Errors of opening a device.
+var (
+	ErrInUse    = errors.New("device is in use")
+	ErrNotFound = errors.New("no such device")
+)
+
+// Device is a random access store; see the package comment for its promises.
+// Its methods may be called concurrently. Offsets and lengths are in bytes and
+// multiples of SectorBytes.
+type Device interface {
+	io.ReaderAt
+	io.WriterAt
+	// Sync is the barrier: see the package comment.
+	Sync() error
+	// Discard tells the device that the content of a range is not needed any
+	// more. It is a hint: what is read there afterwards is undefined.
+	Discard(off, length int64) error
+	// Size is the present size in bytes; it may grow, never shrink.
+	Size() (int64, error)
+	Close() error
+}
+
+// AlignedBytes allocates n bytes that start at a page boundary, as direct I/O needs.
+func AlignedBytes(n int) []byte {
+	b := make([]byte, n+SectorBytes)
+	off := 0
+	if r := int(uintptr(unsafe.Pointer(unsafe.SliceData(b))) & (SectorBytes - 1)); r != 0 {
+		off = SectorBytes - r
+	}
+	return b[off : off+n : off+n]
+}
+
+func aligned(b []byte) bool {
+	return uintptr(unsafe.Pointer(unsafe.SliceData(b)))&(SectorBytes-1) == 0
+}

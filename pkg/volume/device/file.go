@@ -1,0 +1,150 @@
+package device
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// File is an image file or a block device, with direct I/O where the
+// filesystem below allows it.
+type File struct {
+	f      *os.File
+	block  bool
+	direct bool
+}
+
+// OpenOptions are the ways to open a File. The zero value opens for writing.
+type OpenOptions struct {
+	ReadOnly bool
+	// Shared allows other openers: for reading a header only.
+	Shared bool
+}
+
+// Open opens path and keeps every other Open of it out until Close
+// (block devices by O_EXCL, image files by an advisory lock): ErrInUse.
+func Open(path string, opts OpenOptions) (*File, error) {
+	flags := unix.O_RDWR | unix.O_CLOEXEC
+	if opts.ReadOnly {
+		flags = unix.O_RDONLY | unix.O_CLOEXEC
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			return nil, fmt.Errorf("%s: %w", path, ErrNotFound)
+		}
+		return nil, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFBLK:
+		if !opts.Shared {
+			flags |= unix.O_EXCL // fails while mounted or opened so elsewhere
+		}
+	case unix.S_IFREG:
+	default:
+		return nil, fmt.Errorf("%s: not a block device or image file", path)
+	}
+	fd, err := unix.Open(path, flags, 0)
+	if errors.Is(err, unix.EBUSY) {
+		return nil, fmt.Errorf("%s: %w: it is mounted or opened by another program", path, ErrInUse)
+	}
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return NewFile(os.NewFile(uintptr(fd), path), opts)
+}
+
+// NewFile takes over an open descriptor (passed from the mounter).
+func NewFile(f *os.File, opts OpenOptions) (*File, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		f.Close()
+		return nil, &os.PathError{Op: "fstat", Path: f.Name(), Err: err}
+	}
+	d := &File{f: f, block: st.Mode&unix.S_IFMT == unix.S_IFBLK}
+	if !opts.Shared {
+		how := unix.LOCK_EX | unix.LOCK_NB
+		if err := unix.Flock(int(f.Fd()), how); err != nil {
+			f.Close()
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				return nil, fmt.Errorf("%s: %w: another process has this volume open", f.Name(), ErrInUse)
+			}
+			return nil, fmt.Errorf("%s: lock: %w", f.Name(), err)
+		}
+	}
+	// Direct I/O keeps plaintext-sized copies out of the page cache and makes
+	// Sync cost what the device costs. tmpfs and some others refuse it.
+	if fl, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0); err == nil {
+		if _, err := unix.FcntlInt(f.Fd(), unix.F_SETFL, fl|unix.O_DIRECT); err == nil {
+			d.direct = true
+		}
+	}
+	return d, nil
+}
+
+// IsBlock tells whether the file is a block device.
+func (d *File) IsBlock() bool { return d.block }
+
+// ReadAt reads whole sectors.
+func (d *File) ReadAt(b []byte, off int64) (int, error) {
+	if d.direct && !aligned(b) {
+		t := AlignedBytes(len(b))
+		n, err := d.f.ReadAt(t, off)
+		copy(b, t[:n])
+		return n, err
+	}
+	return d.f.ReadAt(b, off)
+}
+
+// WriteAt writes whole sectors.
+func (d *File) WriteAt(b []byte, off int64) (int, error) {
+	if d.direct && !aligned(b) {
+		t := AlignedBytes(len(b))
+		copy(t, b)
+		b = t
+	}
+	return d.f.WriteAt(b, off)
+}
+
+// Sync is fdatasync: it flushes the device's write cache, too.
+func (d *File) Sync() error {
+	for {
+		err := unix.Fdatasync(int(d.f.Fd()))
+		if !errors.Is(err, unix.EINTR) {
+			if err != nil {
+				return &os.PathError{Op: "fdatasync", Path: d.f.Name(), Err: err}
+			}
+			return nil
+		}
+	}
+}
+
+// Discard punches a hole into an image file or discards device blocks.
+func (d *File) Discard(off, length int64) error {
+	if d.block {
+		rng := [2]uint64{uint64(off), uint64(length)}
+		return ioctlPtr(int(d.f.Fd()), unix.BLKDISCARD, &rng)
+	}
+	return unix.Fallocate(int(d.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, length)
+}
+
+// Size asks the kernel: a device may have grown.
+func (d *File) Size() (int64, error) {
+	if d.block {
+		var n uint64
+		if err := ioctlPtr(int(d.f.Fd()), unix.BLKGETSIZE64, &n); err != nil {
+			return 0, fmt.Errorf("%s: size: %w", d.f.Name(), err)
+		}
+		return int64(n), nil
+	}
+	st, err := d.f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
+// Close releases the device.
+func (d *File) Close() error { return d.f.Close() }

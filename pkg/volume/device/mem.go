@@ -1,0 +1,252 @@
+package device
+
+import (
+	"errors"
+	"io"
+	"math/rand/v2"
+	"sync"
+)
+
+// ErrCrashed is what a Mem answers once it has been cut.
+var ErrCrashed = errors.New("device lost power")
+
+// Mem is a device in memory, sparse, that can lose power. It remembers every
+// write since the last Sync; Crash makes an image in which each of those is
+// kept, lost or torn at 512 bytes, in any order.
+type Mem struct {
+	mu      sync.Mutex
+	size    int64
+	durable map[int64]*[SectorBytes]byte // as of the last Sync
+	pending []memWrite                   // since then, in order
+	current map[int64]*[SectorBytes]byte // durable and pending
+	writes  int                          // WriteAt and Sync calls so far
+	cutAt   int                          // power is lost after that many; 0: never
+	dead    bool
+}
+
+type memWrite struct {
+	sector int64
+	data   [SectorBytes]byte
+}
+
+// NewMem makes a device of zeros.
+func NewMem(sizeBytes int64) *Mem {
+	return &Mem{size: sizeBytes, durable: map[int64]*[SectorBytes]byte{}, current: map[int64]*[SectorBytes]byte{}}
+}
+
+// CutAfter makes the device lose power after n more calls of WriteAt and Sync:
+// the n-th still takes effect (unflushed), all later calls fail with ErrCrashed.
+func (m *Mem) CutAfter(n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.cutAt = m.writes + n
+}
+
+// Writes counts the WriteAt and Sync calls so far.
+func (m *Mem) Writes() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.writes
+}
+
+// ReadAt reads what was last written.
+func (m *Mem) ReadAt(b []byte, off int64) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.dead {
+		return 0, ErrCrashed
+	}
+	n := len(b)
+	if off >= m.size {
+		return 0, io.EOF
+	}
+	if off+int64(n) > m.size {
+		n = int(m.size - off)
+	}
+	for done := 0; done < n; {
+		at := off + int64(done)
+		in := int(at % SectorBytes)
+		c := min(SectorBytes-in, n-done)
+		if p := m.current[at/SectorBytes]; p != nil {
+			copy(b[done:done+c], p[in:])
+		} else {
+			clear(b[done : done+c])
+		}
+		done += c
+	}
+	if n < len(b) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// WriteAt writes whole sectors.
+func (m *Mem) WriteAt(b []byte, off int64) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.dead {
+		return 0, ErrCrashed
+	}
+	if off%SectorBytes != 0 || len(b)%SectorBytes != 0 || off < 0 || off+int64(len(b)) > m.size {
+		return 0, errors.New("device: misaligned or out of range write")
+	}
+	for i := 0; i < len(b); i += SectorBytes {
+		w := memWrite{sector: (off + int64(i)) / SectorBytes}
+		copy(w.data[:], b[i:])
+		m.pending = append(m.pending, w)
+		p := new([SectorBytes]byte)
+		*p = w.data
+		m.current[w.sector] = p
+	}
+	m.count()
+	return len(b), nil
+}
+
+// count notes a call, and whether it was the last before the cut.
+func (m *Mem) count() {
+	m.writes++
+	if m.cutAt != 0 && m.writes >= m.cutAt {
+		m.dead = true
+	}
+}
+
+// Sync makes what was written durable.
+func (m *Mem) Sync() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.dead {
+		return ErrCrashed
+	}
+	m.count()
+	if m.dead {
+		return ErrCrashed // cut while flushing: all of it is still open
+	}
+	for i := range m.pending {
+		w := &m.pending[i]
+		p := new([SectorBytes]byte)
+		*p = w.data
+		m.durable[w.sector] = p
+	}
+	m.pending = m.pending[:0]
+	return nil
+}
+
+// Discard drops the content.
+func (m *Mem) Discard(off, length int64) error {
+	b := make([]byte, length)
+	_, err := m.WriteAt(b, off)
+	return err
+}
+
+// Size in bytes.
+func (m *Mem) Size() (int64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.size, nil
+}
+
+// Grow makes the device larger.
+func (m *Mem) Grow(sizeBytes int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.size = max(m.size, sizeBytes)
+}
+
+// Close does nothing: the content stays for the next opener.
+func (m *Mem) Close() error { return nil }
+
+// Cut loses power now.
+func (m *Mem) Cut() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.dead = true
+}
+
+// CrashMode says what becomes of unflushed writes.
+type CrashMode int
+
+// The modes of Crash.
+const (
+	CrashLoseAll CrashMode = iota
+	CrashKeepAll
+	CrashMix // each kept, lost or torn at 512 bytes, in any order
+)
+
+// Crash returns a new device with one possible content after the cut.
+func (m *Mem) Crash(mode CrashMode, rng *rand.Rand) *Mem {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := NewMem(m.size)
+	for s, p := range m.durable {
+		n.durable[s] = p // contents are never changed in place
+	}
+	order := make([]int, len(m.pending))
+	for i := range order {
+		order[i] = i
+	}
+	if mode == CrashMix {
+		// A drive may write two versions of a sector in either order only when
+		// no flush lies between: all of pending.
+		rng.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+	}
+	if mode != CrashLoseAll {
+		for _, i := range order {
+			w := &m.pending[i]
+			p := new([SectorBytes]byte)
+			if old := n.durable[w.sector]; old != nil {
+				*p = *old
+			}
+			if mode == CrashKeepAll {
+				*p = w.data
+			} else {
+				switch rng.IntN(4) {
+				case 0, 1:
+					*p = w.data
+				case 2:
+					continue
+				case 3:
+					for o := 0; o < SectorBytes; o += 512 {
+						if rng.IntN(2) == 0 {
+							copy(p[o:o+512], w.data[o:])
+						}
+					}
+				}
+			}
+			n.durable[w.sector] = p
+		}
+	}
+	for s, p := range n.durable {
+		n.current[s] = p
+	}
+	return n
+}
+
+// Clone copies the present content.
+func (m *Mem) Clone() *Mem {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := NewMem(m.size)
+	for s, p := range m.current {
+		n.durable[s], n.current[s] = p, p
+	}
+	return n
+}
+
+// UsedBytes is the memory behind written sectors.
+func (m *Mem) UsedBytes() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return int64(len(m.current)) * SectorBytes
+}
+
+// Corrupt changes stored bytes behind the back of whoever uses the device.
+func (m *Mem) Corrupt(off int64, change func(sector []byte)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := new([SectorBytes]byte)
+	if old := m.current[off/SectorBytes]; old != nil {
+		*p = *old
+	}
+	change(p[:])
+	m.current[off/SectorBytes], m.durable[off/SectorBytes] = p, p
+}

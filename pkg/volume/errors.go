@@ -1,0 +1,43 @@
+package volume
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// Errors of formatting and opening.
+var (
+	ErrNotSealvol  = layout.ErrNotSealvol
+	ErrNewerFormat = layout.ErrNewerFormat
+	ErrDamaged     = layout.ErrCorrupt
+	ErrHeader      = layout.ErrHeaderDamaged
+	ErrForged      = layout.ErrHeaderForged
+	ErrWrongKey    = crypto.ErrWrongKey
+	ErrInUse       = device.ErrInUse
+	ErrNoRoot      = txn.ErrNoRoot
+	ErrLogDamaged  = txn.ErrLogDamaged
+	ErrNotEmpty    = errors.New("device is not empty")
+	ErrTooSmall    = errors.New("device is too small")
+	ErrTruncated   = errors.New("device is smaller than its volume")
+)
+
+// wrap gives internal errors the kind that vfs promises.
+func wrap(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, layout.ErrCorrupt):
+		return fmt.Errorf("%w: %w", vfs.ErrCorrupt, err)
+	case errors.Is(err, txn.ErrDevice):
+		return fmt.Errorf("%w: %w", vfs.ErrIO, err)
+	case errors.Is(err, txn.ErrNoSpace):
+		return fmt.Errorf("%w: %w", vfs.ErrNoSpace, err)
+	}
+	return err
+}

@@ -1,0 +1,630 @@
+package volume
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math/bits"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+)
+
+// flushItem names a dirty block. It holds a reference to the inode.
+type flushItem struct {
+	in  *inode
+	idx uint64
+}
+
+// flusher takes dirty blocks to the device, ahead of the commit: full ones at
+// once, others when there are many.
+type flusher struct {
+	mu      sync.Mutex
+	cond    sync.Cond
+	full    []flushItem
+	part    []flushItem
+	hurry   bool // writers wait
+	stop    bool
+	running bool
+	wg      sync.WaitGroup
+
+	lastID uint64              // of flushes
+	flying map[uint64]struct{} // flushes whose device writes are not done
+	pushed uint64              // full blocks queued so far
+	popped uint64              // and taken
+
+	queued uint64 // blocks queued so far, of either kind
+	taken  uint64 // and taken
+
+	backlog atomic.Int64 // full blocks queued or being written
+
+	// writes counts device writes under way, by generation; guarded by mu.
+	writes map[uint64]int
+	done   sync.Cond
+}
+
+func (f *flusher) init() {
+	f.cond.L, f.done.L = &f.mu, &f.mu
+	f.writes = map[uint64]int{}
+	f.flying = map[uint64]struct{}{}
+}
+
+func (f *flusher) kick() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hurry = true
+	f.cond.Broadcast()
+}
+
+// pushItem queues a block.
+func (v *Volume) pushItem(it flushItem, full bool) {
+	f := &v.flush
+	v.table.hold(it.in)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.queued++
+	if full {
+		f.full = append(f.full, it)
+		f.pushed++
+		f.backlog.Add(1)
+		f.cond.Signal()
+	} else {
+		f.part = append(f.part, it)
+		if len(f.part)%64 == 0 {
+			f.cond.Signal()
+		}
+	}
+}
+
+// work waits until there is something worth flushing; false at the end.
+func (v *Volume) work() bool {
+	f := &v.flush
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for !f.stop {
+		if len(f.full) > 0 || len(f.part) > 0 && (f.hurry || v.adm.dirtyCount() > v.adm.soft) {
+			return true
+		}
+		f.hurry = false
+		f.done.Broadcast()
+		f.cond.Wait()
+	}
+	return false
+}
+
+// take removes a batch of items. The caller is inside the gate, so that no
+// commit misses what is in nobody's queue, and ends what was taken of the
+// backlog when it is written.
+func (v *Volume) take() (items []flushItem, taken int) {
+	f := &v.flush
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n := min(len(f.full), batchSectors/blockPages); n > 0 {
+		items = slices.Clone(f.full[:n])
+		f.full = f.full[n:]
+		f.popped += uint64(n)
+		taken = n
+	} else if n := min(len(f.part), batchSectors); n > 0 {
+		items = slices.Clone(f.part[:n])
+		f.part = f.part[n:]
+	}
+	f.taken += uint64(len(items))
+	return items, taken
+}
+
+// took ends the backlog of n full blocks.
+func (v *Volume) took(n int) {
+	v.flush.backlog.Add(int64(-n))
+	v.adm.wake()
+}
+
+const batchSectors = txn.WriteBytes / layout.SectorBytes
+
+func (v *Volume) startFlushers() {
+	v.flush.mu.Lock()
+	v.flush.running = true
+	v.flush.mu.Unlock()
+	for range 2 * runtime.GOMAXPROCS(0) {
+		v.flush.wg.Add(1)
+		go func() {
+			defer v.flush.wg.Done()
+			for v.work() {
+				v.gate.RLock()
+				items, taken := v.take()
+				var done []*batch
+				var err error
+				for len(items) > 0 && err == nil {
+					var b *batch
+					if b, items, err = v.sealBatch(items); err == nil {
+						done = append(done, b)
+					}
+				}
+				v.gate.RUnlock()
+				for _, b := range done {
+					err = errors.Join(err, v.writeBatch(b))
+				}
+				if err != nil {
+					v.fail(err)
+				}
+				if taken > 0 {
+					v.took(taken)
+				}
+			}
+		}()
+	}
+}
+
+func (v *Volume) stopFlushers() {
+	f := &v.flush
+	f.mu.Lock()
+	f.stop = true
+	f.cond.Broadcast()
+	f.mu.Unlock()
+	f.wg.Wait()
+	// What is left belongs to a volume that failed.
+	for _, it := range append(f.full, f.part...) {
+		v.table.put(it.in)
+	}
+	f.full, f.part = nil, nil
+}
+
+// flushAll seals every dirty block. The caller holds the gate alone; the device
+// writes go on after it returns. It uses all cores.
+func (v *Volume) flushAll() error {
+	for {
+		if more, err := v.flushQueued(); err != nil || !more {
+			return err
+		}
+	}
+}
+
+// flushQueued is one round of flushAll; more is false when nothing was queued.
+func (v *Volume) flushQueued() (more bool, err error) {
+	f := &v.flush
+	f.mu.Lock()
+	items := append(f.full, f.part...)
+	full := len(f.full)
+	f.popped += uint64(full)
+	f.full, f.part = nil, nil
+	f.taken += uint64(len(items))
+	f.mu.Unlock()
+	defer v.took(full) // the commit waits for the writes itself
+	if len(items) == 0 {
+		return false, nil
+	}
+	// In file order: what belongs together lies together.
+	slices.SortFunc(items, func(a, b flushItem) int {
+		return cmp.Or(cmp.Compare(a.in.ino, b.in.ino), cmp.Compare(a.idx, b.idx))
+	})
+	var (
+		mu   sync.Mutex
+		wg   sync.WaitGroup
+		errs []error
+	)
+	workers := runtime.GOMAXPROCS(0)
+	next := func() (batch []flushItem) {
+		mu.Lock()
+		defer mu.Unlock()
+		n := min(len(items), batchSectors)
+		batch, items = items[:n], items[n:]
+		return batch
+	}
+	for range workers {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for {
+				todo := next()
+				if len(todo) == 0 {
+					return
+				}
+				for len(todo) > 0 {
+					b, rest, err := v.sealBatch(todo)
+					if err != nil {
+						mu.Lock()
+						errs = append(errs, err)
+						mu.Unlock()
+						return
+					}
+					todo = rest
+					v.flush.wg.Add(1)
+					go func() { // bounded by the dirty pages there may be
+						defer v.flush.wg.Done()
+						if err := v.writeBatch(b); err != nil {
+							v.fail(err)
+						}
+					}()
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	return true, errors.Join(errs...)
+}
+
+// batch is up to 256 KiB of sealed extents on their way to the device.
+type batch struct {
+	buf   *[]byte
+	gen   uint64
+	id    uint64
+	runs  []layout.Run // places, in order of the buffer
+	parts []part
+	refs  []ref // what the log may refer to, once it is written
+}
+
+// part is a run of pages of one block in a batch.
+type part struct {
+	in    *inode
+	idx   uint64
+	b     *block
+	first int // page
+	count int
+	at    int    // sector in the buffer
+	src   uint64 // see block
+	last  bool   // of its inode in the batch
+
+	inline []byte // content for the tree; no sectors
+}
+
+// sealBatch copies dirty pages of the items until the buffer is full, seals them
+// and puts their records into the tree. It returns the items that did not fit.
+// Inside the gate.
+func (v *Volume) sealBatch(items []flushItem) (bt *batch, rest []flushItem, err error) {
+	f := &v.flush
+	f.mu.Lock()
+	f.lastID++
+	f.flying[f.lastID] = struct{}{}
+	bt = &batch{buf: txn.GetBuffer(), gen: v.gen, id: f.lastID}
+	f.writes[bt.gen]++
+	f.mu.Unlock()
+	fill := 0
+	for len(items) > 0 && v.copyBlock(bt, items[0], &fill) {
+		defer v.table.put(items[0].in)
+		items = items[1:]
+	}
+	err = v.insertBatch(bt, fill)
+	// Truncation waits for this: the records are in the tree.
+	for i := range bt.parts {
+		p := &bt.parts[i]
+		p.in.bmu.Lock()
+		p.b.busy = false
+		if p.last {
+			p.in.inlining = false
+			if p.in.inserting--; p.in.inserting == 0 {
+				p.in.settled.Broadcast()
+			}
+		}
+		p.in.bmu.Unlock()
+	}
+	if err != nil {
+		v.endWrites(bt)
+		txn.PutBuffer(bt.buf)
+		return nil, items, err
+	}
+	return bt, items, nil
+}
+
+// copyBlock copies the dirty pages of a block to the batch; false if there is
+// no room. The content of a small file goes into the tree instead.
+func (v *Volume) copyBlock(bt *batch, it flushItem, fill *int) bool {
+	in := it.in
+	in.bmu.Lock()
+	defer in.bmu.Unlock()
+	b := in.blocks[it.idx]
+	if b == nil {
+		return true
+	}
+	n := bits.OnesCount16(b.dirty)
+	if *fill+n > batchSectors {
+		return false
+	}
+	inline := it.idx == 0 && in.sectors == 0 && len(in.blocks) == 1 && b.dirty == 1 && in.size.Load() <= layout.MaxInline
+	if n > 0 && (b.busy || in.inlining || inline && in.inserting > 0) {
+		v.pushItem(it, false) // another flusher is at it: what is dirty now comes after
+		return true
+	}
+	b.queued, b.full = false, false
+	if n == 0 {
+		v.dropClean(in, it.idx, b)
+		return true
+	}
+	b.busy, in.inlining = true, inline
+	// One inserting for each inode of the batch: its last part ends it.
+	first := true
+	for i := range bt.parts {
+		if p := &bt.parts[i]; p.in == in && p.last {
+			p.last, first = false, false
+		}
+	}
+	if first {
+		in.inserting++
+	}
+	for i := 0; i < blockPages; i++ {
+		if b.dirty>>i&1 == 0 {
+			continue
+		}
+		p := part{in: in, idx: it.idx, b: b, first: i, at: *fill}
+		for ; i < blockPages && b.dirty>>i&1 == 1; i++ {
+			b.flight[i] = bt.id
+			p.count++
+			if inline {
+				p.inline = slices.Clone(b.pages[i][:in.size.Load()])
+				continue
+			}
+			copy((*bt.buf)[*fill*pageBytes:], b.pages[i][:])
+			*fill++
+		}
+		if p.count == blockPages {
+			p.src = b.src
+		}
+		v.table.hold(in)
+		bt.parts = append(bt.parts, p)
+	}
+	bt.parts[len(bt.parts)-1].last = true
+	b.dirty = 0
+	v.adm.dirtyPages(0, -1)
+	return true
+}
+
+// dropClean forgets the pages that are on the device.
+func (v *Volume) dropClean(in *inode, idx uint64, b *block) {
+	for i := range blockPages {
+		if b.clean(i) {
+			b.drop(i)
+		}
+	}
+	if b.empty() {
+		v.dropBlock(in, idx, b)
+	}
+}
+
+// insertBatch allocates, seals and records the extents of a batch.
+func (v *Volume) insertBatch(bt *batch, fill int) error {
+	if len(bt.parts) == 0 {
+		return nil
+	}
+	// The device may have no run that long.
+	for n := uint32(fill); n > 0; {
+		r, err := v.allocData(n)
+		if err != nil {
+			return fmt.Errorf("data: %w", err)
+		}
+		bt.runs = append(bt.runs, r)
+		n -= r.Count
+	}
+	type sealed struct {
+		p      *part
+		sector uint64
+		e      layout.FileExtent
+	}
+	out := make([]sealed, 0, len(bt.parts))
+	ri, used := 0, 0
+	for i := range bt.parts {
+		p := &bt.parts[i]
+		for done := 0; done < p.count && p.inline == nil; {
+			r := bt.runs[ri]
+			n := min(p.count-done, int(r.Count)-used)
+			sector := p.idx*blockPages + uint64(p.first+done)
+			b := (*bt.buf)[(p.at+done)*pageBytes : (p.at+done+n)*pageBytes]
+			rec, err := v.store.SealData(p.in.ino, sector, bt.gen, b, b)
+			if err != nil {
+				return fmt.Errorf("seal: %w", err)
+			}
+			rec.Addr = (r.Start + uint64(used)) * layout.SectorBytes
+			out = append(out, sealed{p, sector, layout.FileExtent{Record: rec, RefBirth: bt.gen}})
+			done += n
+			if used += n; used == int(r.Count) {
+				ri, used = ri+1, 0
+			}
+		}
+	}
+	err := v.fs.Update(func(w *tree.Writer) error {
+		for i := range out {
+			s := &out[i]
+			delta, err := v.putExtent(w, s.p.in.ino, s.sector, &s.e)
+			if err != nil {
+				return err
+			}
+			s.p.in.bmu.Lock()
+			s.p.in.sectors = uint64(int64(s.p.in.sectors) + delta)
+			s.p.in.bmu.Unlock()
+		}
+		for i := range bt.parts {
+			p := &bt.parts[i]
+			key := layout.Key{Obj: p.in.ino, Type: layout.KeyInline}
+			if p.inline != nil {
+				if err := w.Put(key, p.inline); err != nil {
+					return err
+				}
+				p.in.inlined.Store(true)
+			} else if p.in.inlined.Swap(false) {
+				if _, err := w.Delete(key); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i := range bt.parts {
+		if p := &bt.parts[i]; p.inline != nil {
+			v.touch(p.in)
+		}
+	}
+	for i := range out {
+		s := &out[i]
+		v.touch(s.p.in) // its count of sectors
+		if s.p.src != 0 {
+			bt.refs = append(bt.refs, ref{s.p.src, placed{s.sector, s.e}})
+		}
+	}
+	return nil
+}
+
+// allocData prefers whole runs, and leaves the groups of four that a commit
+// needs to metadata.
+func (v *Volume) allocData(n uint32) (layout.Run, error) {
+	v.adm.mu.Lock()
+	meta := v.meta(0)
+	v.adm.mu.Unlock()
+	if _, quads, _ := v.space.Counts(); quads <= meta+int64(n) {
+		if r, err := v.space.AllocBroken(n); !errors.Is(err, txn.ErrNoSpace) {
+			return r, err
+		}
+	}
+	return v.space.Alloc(n)
+}
+
+// writeBatch writes a sealed batch and ends its flight.
+func (v *Volume) writeBatch(bt *batch) error {
+	var err error
+	at := 0
+	for _, r := range bt.runs {
+		n := int(r.Count) * pageBytes
+		if err = v.store.Write((*bt.buf)[at:at+n], r.Start*layout.SectorBytes); err != nil {
+			break
+		}
+		at += n
+	}
+	txn.PutBuffer(bt.buf)
+	if err == nil {
+		v.refs.add(bt.refs)
+	}
+	for i := range bt.parts {
+		v.landed(&bt.parts[i], bt.id)
+	}
+	v.endWrites(bt)
+	return err
+}
+
+// landed ends the flight of a part: its pages are what the device has, unless
+// they changed since.
+func (v *Volume) landed(p *part, id uint64) {
+	p.in.bmu.Lock()
+	mine := p.in.blocks[p.idx] == p.b
+	if mine {
+		before := p.b.tracked()
+		for i := p.first; i < p.first+p.count; i++ {
+			if p.b.flight[i] == id {
+				p.b.flight[i] = 0
+			}
+		}
+		v.adm.dirtyPages(p.b.tracked()-before, 0)
+	}
+	p.in.bmu.Unlock()
+	if mine {
+		v.keep(flushItem{p.in, p.idx})
+	}
+	v.table.put(p.in)
+}
+
+func (v *Volume) endWrites(bt *batch) {
+	f := &v.flush
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.writes[bt.gen]--; f.writes[bt.gen] == 0 {
+		delete(f.writes, bt.gen)
+	}
+	delete(f.flying, bt.id)
+	f.done.Broadcast()
+}
+
+// waitWrites waits until the device writes of generations up to gen are done.
+func (v *Volume) waitWrites(gen uint64) {
+	f := &v.flush
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for {
+		busy := false
+		for g := range f.writes {
+			busy = busy || g <= gen
+		}
+		if !busy {
+			return
+		}
+		f.done.Wait()
+	}
+}
+
+// flushAhead has the flushers take what is queued now, so that little is left
+// to do while the gate is closed.
+func (v *Volume) flushAhead() {
+	f := &v.flush
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stop || !f.running {
+		return
+	}
+	f.hurry = true
+	f.cond.Broadcast()
+	for target := f.queued; f.taken < target && f.hurry && !f.stop && v.Failed() == nil; {
+		f.done.Wait()
+	}
+}
+
+// settleFull waits until the blocks that are full now are on the device (not
+// necessarily durable). The caller is not in the gate.
+func (v *Volume) settleFull() {
+	f := &v.flush
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for target := f.pushed; f.popped < target && !f.stop; {
+		f.done.Wait()
+	}
+	for last := f.lastID; ; f.done.Wait() {
+		busy := false
+		for id := range f.flying {
+			busy = busy || id <= last
+		}
+		if !busy {
+			return
+		}
+	}
+}
+
+// refs remembers which extents hold the data of large writes, for the log.
+type refs struct {
+	mu sync.Mutex
+	m  map[uint64][]placed // by operation
+}
+
+// ref is an extent that holds a whole block as one operation wrote it.
+type ref struct {
+	seq uint64
+	placed
+}
+
+func (r *refs) add(list []ref) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, x := range list {
+		r.m[x.seq] = append(r.m[x.seq], x.placed)
+	}
+}
+
+// get returns the extents of an operation, by sector.
+func (r *refs) get(seq uint64) []placed {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := slices.Clone(r.m[seq])
+	slices.SortFunc(out, func(a, b placed) int { return cmp.Compare(a.sector, b.sector) })
+	return out
+}
+
+// trim forgets the operations that a root covers.
+func (r *refs) trim(seq uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for s := range r.m {
+		if s < seq {
+			delete(r.m, s)
+		}
+	}
+}

@@ -1,0 +1,13 @@
+package fusefs
+
+import "github.com/hanwen/go-fuse/v2/fuse"
+
+var (
+	_ fuse.RawFileSystem = (*raw)(nil)
+	_ fuse.ReadResult    = filled(0)
+
+	// How go-fuse's ProtocolServer recognises an answer that needs no copy.
+	_ interface {
+		Readv([][]byte) (int, fuse.Status)
+	} = filled(0)
+)

@@ -1,0 +1,55 @@
+package fusefs
+
+import (
+	"log/slog"
+	"os"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// MountHelper is the way over fusermount3.
+func MountHelper(dir string, o MountOptions) (*os.File, error) { return mountHelper(dir, o) }
+
+// UnmountHelper is the way back.
+func UnmountHelper(dir string) error { return unmountHelper(dir, false) }
+
+// Status translates one error.
+func Status(l *slog.Logger, err error) int32 {
+	r := &raw{log: l}
+	return int32(r.status("TEST", 1, err))
+}
+
+// StatusMany translates err n times.
+func StatusMany(l *slog.Logger, err error, n int) {
+	r := &raw{log: l}
+	for range n {
+		r.status("TEST", 1, err)
+	}
+}
+
+// GoFuse mounts fs with go-fuse's own loop, to compare with.
+func GoFuse(fs vfs.FS, dir string) (*fuse.Server, error) {
+	o := Options{FS: fs, Logger: slog.Default()}
+	r := newRaw(o, nil)
+	r.kernelFlags = fuse.CAP_NO_OPEN_SUPPORT | fuse.CAP_NO_OPENDIR_SUPPORT
+	opts := protocolOptions(o)
+	opts.DirectMountStrict = true
+	opts.AllowOther = true
+	opts.FsName = "sealvol"
+	opts.Name = "sealvol"
+	opts.DisableSplice = true // answers are in memory
+	return fuse.NewServer(r, dir, opts)
+}
+
+// Refs for tests of the lookup counts.
+type Refs = refs
+
+// NewRefs, Hold, Drop and Begin are refs' methods.
+var (
+	NewRefs = newRefs
+	Hold    = (*refs).hold
+	Drop    = (*refs).drop
+	Begin   = (*refs).begin
+)

@@ -1,0 +1,164 @@
+package volume
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"flag"
+	"io"
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
+)
+
+var writeGolden = flag.Bool("write-golden", false, "make testdata/golden anew: only before a format is released")
+
+// goldenTree makes what the golden images hold: something of everything.
+func goldenTree(t *testing.T, v *Volume) {
+	t.Helper()
+	no := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ok := func(a vfs.Attr, err error) vfs.Ino { t.Helper(); no(err); return a.Ino }
+	req := &vfs.Req{UID: 1000, GID: 100, Umask: 0o022}
+	pattern := func(n, seed int) []byte {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = byte((31*i + seed) % 251)
+		}
+		return b
+	}
+	write := func(ino vfs.Ino, off uint64, b []byte) {
+		t.Helper()
+		_, err := v.Write(req, ino, off, b, false)
+		no(err)
+	}
+	d := ok(v.Mkdir(req, vfs.RootIno, "dir", 0o755))
+	write(ok(v.Mknod(req, d, "inline", 0o644, 0)), 0, pattern(700, 1))
+	big := ok(v.Mknod(req, d, "big", 0o600, 0))
+	write(big, 0, pattern(300_000, 2))
+	no(v.Sync(vfs.RootIno))
+	write(big, 100_001, pattern(5000, 3)) // splits an extent
+	sparse := ok(v.Mknod(req, d, "sparse", 0o644, 0))
+	write(sparse, 1<<40, pattern(10, 4))
+	ok(v.Symlink(req, d, "link", "../dir/big"))
+	ok(v.Mknod(req, d, "fifo", 0o010600, 0))
+	ok(v.Mknod(req, d, "null", 0o020666, 0x0103))
+	_, err := v.Link(req, big, vfs.RootIno, "hard")
+	no(err)
+	no(v.SetXattr(req, big, "user.note", pattern(5000, 5), 0))
+	no(v.SetXattr(req, d, "user.empty", nil, 0))
+	many := ok(v.Mkdir(req, vfs.RootIno, "many", 0o2775))
+	for i := range 600 {
+		ok(v.Mknod(req, many, "name-x"+itoa(i), 0o644, 0))
+	}
+	no(v.Unlink(req, many, "name-x7"))
+	no(v.Rename(req, many, "name-x8", d, "moved", 0))
+	ok(v.Tmpfile(req, d, 0o600)) // an orphan
+	no(v.Sync(vfs.RootIno))
+	// From here on only the log has it.
+	write(ok(v.Mknod(req, d, "logged", 0o644, 0)), 0, pattern(150_000, 6))
+	size := uint64(250_000)
+	_, err = v.SetAttr(req, big, &vfs.SetAttr{Size: &size})
+	no(err)
+	no(v.Sync(big))
+}
+
+func itoa(i int) string { b, _ := json.Marshal(i); return string(b) }
+
+// TestGolden opens the image of each released format and compares what it
+// holds. Images are kept for ever.
+func TestGolden(t *testing.T) {
+	const image, manifest = "testdata/golden/v2.0.img.gz", "testdata/golden/v2.0.json"
+	if *writeGolden {
+		dev := device.NewMem(64 << 20)
+		mustFormat(t, dev)
+		v := mustOpen(t, dev, Options{CommitInterval: -1})
+		goldenTree(t, v)
+		img := dev.Clone() // as after a power cut: the log waits
+		tree, err := vfstest.Snapshot(v, vfstest.SnapshotOptions{Times: true, Inos: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := v.Close(); err != nil {
+			t.Fatal(err)
+		}
+		var z bytes.Buffer
+		w, _ := gzip.NewWriterLevel(&z, gzip.BestCompression)
+		b := make([]byte, 64<<20)
+		if _, err := img.ReadAt(b, 0); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(image, z.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		j, _ := json.MarshalIndent(tree, "", " ")
+		if err := os.WriteFile(manifest, append(j, '\n'), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	z, err := os.Open(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	r, err := gzip.NewReader(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev := device.NewMem(int64(len(b)))
+	for off := 0; off < len(b); off += device.SectorBytes {
+		if s := b[off : off+device.SectorBytes]; !bytes.Equal(s, make([]byte, device.SectorBytes)) {
+			if _, err := dev.WriteAt(s, int64(off)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	j, err := os.ReadFile(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	if err := json.Unmarshal(j, &want); err != nil {
+		t.Fatal(err)
+	}
+	for _, readOnly := range []bool{true, false, true} {
+		rep, err := Check(dev, CheckOptions{Credential: testCred(t), Data: true})
+		if err != nil || !rep.Clean {
+			t.Fatalf("check: %v %+v", err, rep)
+		}
+		v := mustOpen(t, dev, Options{ReadOnly: readOnly, CommitInterval: -1})
+		got, err := vfstest.Snapshot(v, vfstest.SnapshotOptions{Times: true, Inos: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("read-only %v: the tree differs", readOnly)
+			for i := range min(len(got), len(want)) {
+				if got[i] != want[i] {
+					t.Fatalf("got  %s\nwant %s", got[i], want[i])
+				}
+			}
+		}
+		if err := v.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

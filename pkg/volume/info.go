@@ -1,0 +1,120 @@
+package volume
+
+import (
+	"fmt"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+)
+
+// RecordBytes is the record size: the most data that is sealed under one nonce.
+const RecordBytes = 64 << 10
+
+// HeaderInfo is what the header tells anyone. Without a key nothing of it is
+// authenticated.
+type HeaderInfo struct {
+	ID            crypto.UUID
+	Suite         crypto.Suite
+	FormatVersion uint32
+	Sequence      uint64 // counts the header's writes, from 1
+	// Feature words.
+	Compat, ROCompat, Incompat uint64
+	Slots                      []SlotInfo // those in use
+	// Damaged says what is wrong with copies of the header that do not decode.
+	Damaged []string
+}
+
+// SlotInfo is one key slot in use.
+type SlotInfo struct {
+	Index int
+	Type  uint8 // crypto.SlotSecret…; crypto.SlotTypeName names it
+}
+
+// ReadHeader reads the header of a volume, which may be in use.
+func ReadHeader(dev device.Device) (*HeaderInfo, error) {
+	hs, err := readHeaders(dev)
+	if err != nil {
+		return nil, err
+	}
+	h, _, err := hs.Best()
+	if err != nil {
+		return nil, err
+	}
+	i := headerInfo(h)
+	for n, err := range hs.Err {
+		if err != nil {
+			i.Damaged = append(i.Damaged, fmt.Sprintf("copy %c: %v", 'A'+n, err))
+		}
+	}
+	return i, nil
+}
+
+func headerInfo(h *layout.Header) *HeaderInfo {
+	i := &HeaderInfo{ID: h.ID, Suite: h.Suite, FormatVersion: layout.FormatVersion, Sequence: h.Sequence,
+		Compat: h.Compat, ROCompat: h.ROCompat, Incompat: h.Incompat}
+	for n := range h.Slots {
+		if h.Slots[n].Type != 0 {
+			i.Slots = append(i.Slots, SlotInfo{n, h.Slots[n].Type})
+		}
+	}
+	return i
+}
+
+// RootInfo is what the newest root tells: the state of the last commit.
+type RootInfo struct {
+	Header     *HeaderInfo // verified
+	Slot       int         // the key slot that opened
+	Generation uint64
+	MountEpoch uint64 // counts read-write mounts
+	Clean      bool   // written by a clean unmount
+	BadRoots   []int  // root slots that hold something that does not verify
+
+	SizeBytes int64 // that the volume uses of the device
+	DataBytes int64 // of these, what files and metadata can have
+	FreeBytes int64 // as of that commit
+	LogBytes  int64
+	Inodes    uint64
+
+	// LogRecords is how many records the log holds beyond the root; LogErr why it
+	// can not be replayed. Neither is set for a volume in use.
+	LogRecords int
+	LogErr     error
+}
+
+// Inspect reads the newest root, without mounting or changing anything. With
+// inUse the volume may be mounted meanwhile, and its log, which changes all
+// the time, is not looked at.
+func Inspect(dev device.Device, cred crypto.Credential, inUse bool) (*RootInfo, error) {
+	u, keys, err := unlock(dev, cred)
+	if err != nil {
+		return nil, err
+	}
+	defer crypto.EraseEpochs(u.Epochs)
+	defer keys.Erase()
+	store := &txn.Store{Dev: dev, Keys: keys}
+	found, bad, err := newestRoot(dev, store, u)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	r := found[0].Root
+	i := &RootInfo{Header: headerInfo(u.Header), Slot: u.Slot, Generation: r.Generation, MountEpoch: r.MountEpoch,
+		Clean: r.Clean, BadRoots: bad, SizeBytes: int64(r.DeviceSectors) * layout.SectorBytes,
+		DataBytes: int64(r.DeviceSectors-r.DataStart()) * layout.SectorBytes,
+		LogBytes:  int64(r.LogSectors) * layout.SectorBytes, Inodes: r.Inodes}
+	i.FreeBytes = int64(r.FreeSectors) * layout.SectorBytes
+	for n := range r.FreeLists {
+		i.FreeBytes += int64(r.FreeLists[n].Sectors) * layout.SectorBytes
+	}
+	if r.Clean || inUse {
+		return i, nil
+	}
+	rp, err := store.ReadLog(r)
+	if err != nil {
+		i.LogErr = wrap(err)
+		return i, nil
+	}
+	i.LogRecords = len(rp.Records)
+	return i, nil
+}

@@ -1,0 +1,238 @@
+package volume
+
+import (
+	"container/list"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+const (
+	modeType = 0o170000
+	modeDir  = 0o040000
+	modeReg  = 0o100000
+	modeLink = 0o120000
+	modeSuid = 0o4000
+	modeSgid = 0o2000
+)
+
+// inode is what is in memory of an inode. The table keeps one of each number.
+type inode struct {
+	ino uint64
+	typ uint32 // S_IFMT bits; never changes
+
+	mu   sync.RWMutex // see the package comment
+	attr layout.Inode // guarded by mu; changed inside the gate only; Sectors is not used
+	dead bool         // guarded by mu; freed: no operation finds it again
+
+	gone    bool     // changed inside the gate; freed and not in the tree any more
+	cutting bool     // guarded by mu; extents beyond the size are still to be removed
+	loaded  []uint64 // guarded by mu; sectors that loadPage holds for this operation
+
+	// What flushers need of attr, who do not hold mu. Both change inside the gate.
+	size    atomic.Uint64
+	inlined atomic.Bool // content is in the tree, as its KeyInline item
+
+	bmu       sync.RWMutex
+	blocks    map[uint64]*block // by block number
+	sectors   uint64            // of its extents in the tree
+	inserting int               // flushers between copying a block and the tree
+	inlining  bool              // one of them puts a content into the tree
+	settled   *sync.Cond        // on bmu; inserting became 0
+
+	refs  int           // guarded by table.mu
+	elem  *list.Element // in table.idle when refs is 0
+	dirty bool          // guarded by Volume.dirtyMu: newer than the tree
+}
+
+func newInode(ino uint64, attr layout.Inode) *inode {
+	in := &inode{ino: ino, typ: attr.Mode & modeType, attr: attr, sectors: attr.Sectors, blocks: map[uint64]*block{}}
+	in.settled = sync.NewCond(&in.bmu)
+	in.size.Store(attr.Size)
+	in.inlined.Store(attr.Flags&layout.InodeInline != 0)
+	return in
+}
+
+func (in *inode) isDir() bool { return in.typ == modeDir }
+func (in *inode) isReg() bool { return in.typ == modeReg }
+
+// setSize changes the size. Inside the gate, mu held.
+func (in *inode) setSize(n uint64) {
+	in.attr.Size = n
+	in.size.Store(n)
+}
+
+// stored is the inode as the tree has it. Nothing changes meanwhile: the
+// committer holds the gate.
+func (in *inode) stored() layout.Inode {
+	n := in.attr
+	n.Sectors = in.sectors
+	n.Flags &^= layout.InodeInline
+	if in.inlined.Load() {
+		n.Flags |= layout.InodeInline
+	}
+	return n
+}
+
+// vfsAttr is the inode as stat shows it; the caller holds mu.
+func (in *inode) vfsAttr() vfs.Attr {
+	in.bmu.RLock()
+	sectors, pages := in.sectors, uint64(0)
+	for _, b := range in.blocks {
+		pages += uint64(b.tracked())
+	}
+	in.bmu.RUnlock()
+	return vfsAttr(in.ino, &in.attr, in.inlined.Load(), sectors, pages)
+}
+
+// vfsAttr converts; pages in memory may or may not have sectors already. The
+// count must not be too small: programs take a file without blocks for a hole.
+func vfsAttr(ino uint64, n *layout.Inode, inlined bool, sectors, pages uint64) vfs.Attr {
+	a := vfs.Attr{Ino: vfs.Ino(ino), Mode: n.Mode, Nlink: n.Nlink, UID: n.UID, GID: n.GID, Rdev: n.Rdev, Size: n.Size,
+		Atime: n.Atime, Mtime: n.Mtime, Ctime: n.Ctime, Btime: n.Btime}
+	if n.Mode&modeType == modeDir {
+		a.Size = 4096 + n.Size*32
+		a.Blocks = (a.Size + 4095) / 4096 * 8
+		return a
+	}
+	whole := (n.Size + layout.SectorBytes - 1) / layout.SectorBytes
+	if sectors < whole {
+		sectors = min(sectors+pages, whole)
+	}
+	if inlined && n.Size > 0 && sectors == 0 {
+		sectors = 1
+	}
+	a.Blocks = sectors * 8
+	return a
+}
+
+// maxIdle bounds the clean inodes kept in memory.
+const maxIdle = 16384
+
+type inodeTable struct {
+	mu    sync.Mutex
+	m     map[uint64]*inode
+	idle  list.List // clean and unused, most recent first
+	loads [64]sync.Mutex
+}
+
+// grab returns the inode, referenced, if it is in memory.
+func (t *inodeTable) grab(ino uint64) *inode {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	in := t.m[ino]
+	if in != nil {
+		t.ref(in)
+	}
+	return in
+}
+
+func (t *inodeTable) ref(in *inode) {
+	if in.refs++; in.elem != nil {
+		t.idle.Remove(in.elem)
+		in.elem = nil
+	}
+}
+
+// hold adds a reference to an inode that the caller has one of.
+func (t *inodeTable) hold(in *inode) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ref(in)
+}
+
+// add puts a new inode into the table, referenced.
+func (t *inodeTable) add(in *inode) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.m[in.ino] = in
+	t.ref(in)
+}
+
+// put gives a reference back.
+func (t *inodeTable) put(in *inode) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if in.refs--; in.refs > 0 {
+		return
+	}
+	in.elem = t.idle.PushFront(in)
+	for t.idle.Len() > maxIdle {
+		e := t.idle.Back()
+		t.idle.Remove(e)
+		delete(t.m, e.Value.(*inode).ino)
+	}
+}
+
+// forget removes a freed inode, which nobody finds again.
+func (t *inodeTable) forget(in *inode) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.m, in.ino)
+}
+
+// inode returns an inode, to be given back by put. ErrStale if there is none.
+func (v *Volume) inode(ino vfs.Ino) (*inode, error) {
+	if in := v.table.grab(uint64(ino)); in != nil {
+		return in, nil
+	}
+	// One load at a time: a second one could install what it read before the
+	// first one's inode was changed, committed and dropped.
+	l := &v.table.loads[uint64(ino)%uint64(len(v.table.loads))]
+	l.Lock()
+	defer l.Unlock()
+	if in := v.table.grab(uint64(ino)); in != nil {
+		return in, nil
+	}
+	attr, err := v.readInode(uint64(ino))
+	if err != nil {
+		return nil, err
+	}
+	in := newInode(uint64(ino), attr)
+	v.table.add(in)
+	return in, nil
+}
+
+func (v *Volume) readInode(ino uint64) (layout.Inode, error) {
+	val, ok, err := v.fs.Get(layout.Key{Obj: ino, Type: layout.KeyInode}, make([]byte, 0, layout.InodeBytes))
+	if err != nil {
+		return layout.Inode{}, wrap(fmt.Errorf("inode %d: %w", ino, err))
+	}
+	if !ok {
+		return layout.Inode{}, fmt.Errorf("inode %d: %w", ino, vfs.ErrStale)
+	}
+	n, err := layout.DecodeInode(val)
+	if err != nil {
+		return n, wrap(fmt.Errorf("inode %d: %w", ino, err))
+	}
+	return n, nil
+}
+
+// touch notes that an inode is newer than the tree. Inside the gate.
+func (v *Volume) touch(in *inode) {
+	v.dirtyMu.Lock()
+	defer v.dirtyMu.Unlock()
+	if in.dirty {
+		return
+	}
+	in.dirty = true
+	v.dirty = append(v.dirty, in)
+	v.table.hold(in)
+	v.adm.dirtyInodes(1)
+}
+
+// dir returns an inode that must be a directory.
+func (v *Volume) dir(ino vfs.Ino) (*inode, error) {
+	in, err := v.inode(ino)
+	if err != nil {
+		return nil, err
+	}
+	if !in.isDir() {
+		v.table.put(in)
+		return nil, fmt.Errorf("inode %d: %w", ino, vfs.ErrNotDir)
+	}
+	return in, nil
+}

@@ -1,0 +1,389 @@
+package layout
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/bits"
+	"strings"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+)
+
+// Where the header lies on the device, in bytes.
+const (
+	HeaderBytes   = 64 << 10
+	HeaderOffsetA = 0
+	HeaderOffsetB = 1 << 20
+)
+
+// FormatVersion is the version that this package reads and writes.
+const FormatVersion = 2
+
+// Feature bits that this version knows. A volume with an unknown incompat bit
+// is refused; one with an unknown ro_compat bit must not be written; unknown
+// compat bits are kept.
+const (
+	KnownIncompat uint64 = 0
+	KnownROCompat uint64 = 0
+)
+
+// Offsets within the header area; see docs/format.md, "Header".
+const (
+	headerMagic = "\x89SEALVOL" // the first byte is no text, as in PNG
+
+	offVersion   = 8
+	offSector    = 12
+	offCompat    = 16
+	offROCompat  = 24
+	offIncompat  = 32
+	offID        = 40
+	offSequence  = 56
+	offSuite     = 64
+	offFixedEnd  = 65
+	offSlots     = 4096
+	offSlotsEnd  = offSlots + crypto.Slots*slotBytes
+	offMAC       = HeaderBytes - 64
+	offChecksum  = HeaderBytes - 32
+	slotBytes    = 3072
+	slotParams   = 8
+	slotSealed   = slotParams + crypto.MaxSlotParams
+	slotSealedSz = slotBytes - slotSealed
+)
+
+// Both must hold for slots to fit; a negative constant does not compile.
+const (
+	_ uint = slotSealedSz - crypto.MaxSlotSealed
+	_ uint = offMAC - offSlotsEnd
+)
+
+var (
+	// ErrNotSealvol reports bytes that do not begin with the magic.
+	ErrNotSealvol = errors.New("not a Sealvol volume")
+	// ErrNewerFormat reports a volume that needs a newer version.
+	ErrNewerFormat = errors.New("the volume needs a newer version of Sealvol")
+	// ErrHeaderDamaged reports a header whose checksum does not match, or that is
+	// malformed.
+	ErrHeaderDamaged = errors.New("the volume header is damaged")
+	// ErrHeaderForged reports a header that is whole, but was not written by a
+	// holder of the volume's keys.
+	ErrHeaderForged = errors.New("the volume header was tampered with")
+	// ErrHeaderStale reports a copy of the header that is older than the other.
+	ErrHeaderStale = errors.New("the copy of the volume header is older than the other")
+	// ErrHeaderConflict reports two copies of the header that belong to two
+	// volumes, both of which the key opens: an interrupted format.
+	ErrHeaderConflict = errors.New("the two copies of the volume header belong to different volumes")
+)
+
+// Header is the part of a volume that is readable without a key. Its sector
+// size is always crypto.SectorBytes.
+type Header struct {
+	Compat, ROCompat, Incompat uint64 // feature words
+
+	ID       crypto.UUID
+	Suite    crypto.Suite
+	Sequence uint64 // grows by one with each write of the header, from 1
+	Slots    [crypto.Slots]crypto.Slot
+
+	mac [32]byte // as decoded
+}
+
+// EncodeHeader returns the HeaderBytes of both copies, under a MAC by the
+// volume's newest keys.
+func EncodeHeader(h *Header, newest *crypto.EpochKeys) ([]byte, error) {
+	b, err := h.encode()
+	if err != nil {
+		return nil, err
+	}
+	if newest.ID() != h.ID || newest.Suite() != h.Suite {
+		return nil, errors.New("encode header: the keys belong to another volume")
+	}
+	if newest.Commitment() == ([32]byte{}) {
+		return nil, fmt.Errorf("encode header: %w", crypto.ErrErased)
+	}
+	mac := newest.HeaderMAC(b[:offMAC])
+	copy(b[offMAC:], mac[:])
+	sum := sha256.Sum256(b[:offChecksum])
+	copy(b[offChecksum:], sum[:])
+	return b, nil
+}
+
+// encode returns the header with neither MAC nor checksum.
+func (h *Header) encode() ([]byte, error) {
+	if err := h.Suite.Validate(); err != nil {
+		return nil, fmt.Errorf("encode header: %w", err)
+	}
+	b := make([]byte, HeaderBytes)
+	copy(b, headerMagic)
+	binary.LittleEndian.PutUint32(b[offVersion:], FormatVersion)
+	binary.LittleEndian.PutUint32(b[offSector:], crypto.SectorBytes)
+	binary.LittleEndian.PutUint64(b[offCompat:], h.Compat)
+	binary.LittleEndian.PutUint64(b[offROCompat:], h.ROCompat)
+	binary.LittleEndian.PutUint64(b[offIncompat:], h.Incompat)
+	copy(b[offID:], h.ID[:])
+	binary.LittleEndian.PutUint64(b[offSequence:], h.Sequence)
+	b[offSuite] = byte(h.Suite)
+	for i := range h.Slots {
+		s := &h.Slots[i]
+		if err := s.Validate(); err != nil {
+			return nil, fmt.Errorf("encode header: slot %d: %w", i, err)
+		}
+		p := b[offSlots+i*slotBytes:][:slotBytes]
+		p[0] = s.Type
+		binary.LittleEndian.PutUint16(p[2:], uint16(len(s.Params)))
+		binary.LittleEndian.PutUint16(p[4:], uint16(len(s.Sealed)))
+		copy(p[slotParams:], s.Params)
+		copy(p[slotSealed:], s.Sealed)
+	}
+	return b, nil
+}
+
+// DecodeHeader reads one copy of the header, without a key: nothing in it is
+// to be trusted before Verify. What it accepts encodes to the same bytes.
+func DecodeHeader(b []byte) (*Header, error) {
+	if len(b) < len(headerMagic) || string(b[:len(headerMagic)]) != headerMagic {
+		return nil, ErrNotSealvol
+	}
+	if len(b) != HeaderBytes {
+		return nil, fmt.Errorf("%w: %d bytes of %d", ErrHeaderDamaged, len(b), HeaderBytes)
+	}
+	// Magic, version, feature words and checksum keep their places in every
+	// version, so that a newer volume is told apart from a damaged one.
+	if sum := sha256.Sum256(b[:offChecksum]); string(sum[:]) != string(b[offChecksum:]) {
+		return nil, fmt.Errorf("%w: its checksum does not match", ErrHeaderDamaged)
+	}
+	if v := binary.LittleEndian.Uint32(b[offVersion:]); v > FormatVersion {
+		return nil, fmt.Errorf("%w: its format version is %d, this one reads %d", ErrNewerFormat, v, FormatVersion)
+	} else if v < FormatVersion {
+		return nil, fmt.Errorf("%w: format version %d", ErrHeaderDamaged, v)
+	}
+	h := &Header{
+		Compat:   binary.LittleEndian.Uint64(b[offCompat:]),
+		ROCompat: binary.LittleEndian.Uint64(b[offROCompat:]),
+		Incompat: binary.LittleEndian.Uint64(b[offIncompat:]),
+		ID:       crypto.UUID(b[offID:]),
+		Sequence: binary.LittleEndian.Uint64(b[offSequence:]),
+		Suite:    crypto.Suite(b[offSuite]),
+		mac:      [32]byte(b[offMAC:]),
+	}
+	if unknown := h.Incompat &^ KnownIncompat; unknown != 0 {
+		return nil, fmt.Errorf("%w: unknown incompat feature %s", ErrNewerFormat, bitList(unknown))
+	}
+	if err := h.Suite.Validate(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrHeaderDamaged, err)
+	}
+	if n := binary.LittleEndian.Uint32(b[offSector:]); n != crypto.SectorBytes {
+		return nil, fmt.Errorf("%w: sectors of %d bytes", ErrHeaderDamaged, n)
+	}
+	if !zeros(b[offFixedEnd:offSlots]) || !zeros(b[offSlotsEnd:offMAC]) {
+		return nil, fmt.Errorf("%w: reserved bytes are not zero", ErrHeaderDamaged)
+	}
+	for i := range h.Slots {
+		if err := decodeSlot(&h.Slots[i], b[offSlots+i*slotBytes:][:slotBytes]); err != nil {
+			return nil, fmt.Errorf("%w: slot %d: %w", ErrHeaderDamaged, i, err)
+		}
+	}
+	return h, nil
+}
+
+func decodeSlot(s *crypto.Slot, p []byte) error {
+	params, sealed := int(binary.LittleEndian.Uint16(p[2:])), int(binary.LittleEndian.Uint16(p[4:]))
+	if params > crypto.MaxSlotParams || sealed > crypto.MaxSlotSealed {
+		return errors.New("its lengths are out of bounds")
+	}
+	if p[1] != 0 || !zeros(p[6:slotParams]) || !zeros(p[slotParams+params:slotSealed]) || !zeros(p[slotSealed+sealed:]) {
+		return errors.New("reserved bytes are not zero")
+	}
+	s.Type = p[0]
+	if params > 0 { // empty and nil are the same on the device
+		s.Params = append([]byte(nil), p[slotParams:slotParams+params]...)
+	}
+	if sealed > 0 {
+		s.Sealed = append([]byte(nil), p[slotSealed:slotSealed+sealed]...)
+	}
+	return s.Validate()
+}
+
+// CheckWritable returns ErrNewerFormat if the volume has a feature that this
+// version may read, but not write.
+func (h *Header) CheckWritable() error {
+	if unknown := h.ROCompat &^ KnownROCompat; unknown != 0 {
+		return fmt.Errorf("%w to be written: unknown ro_compat feature %s", ErrNewerFormat, bitList(unknown))
+	}
+	return nil
+}
+
+// Unlock opens the first slot that cred opens, trying those of its type. It
+// gives crypto.ErrWrongKey if none does. The caller verifies the header with
+// the newest (last) epoch's keys and erases the VMKs.
+func (h *Header) Unlock(cred crypto.Credential) (epochs []crypto.EpochKey, slot int, err error) {
+	tried, failed := false, error(nil)
+	for i := range h.Slots {
+		if h.Slots[i].Type != cred.SlotType() {
+			continue
+		}
+		epochs, err := crypto.OpenSlot(h.Suite, h.ID, uint8(i), &h.Slots[i], cred)
+		if err == nil {
+			return epochs, i, nil
+		}
+		tried = true
+		// A slot that is damaged says more than one of another key.
+		if failed == nil && !errors.Is(err, crypto.ErrWrongKey) {
+			failed = fmt.Errorf("key slot %d: %w", i, err)
+		}
+	}
+	switch {
+	case failed != nil:
+		return nil, -1, failed
+	case !tried:
+		return nil, -1, fmt.Errorf("%w: the volume has no key slot of type %s", crypto.ErrWrongKey, crypto.SlotTypeName(cred.SlotType()))
+	}
+	return nil, -1, fmt.Errorf("%w: it opens no key slot of the volume", crypto.ErrWrongKey)
+}
+
+// Verify checks that the header, as decoded, was written by a holder of the
+// volume's newest keys.
+func (h *Header) Verify(newest *crypto.EpochKeys) error {
+	b, err := h.encode()
+	if err != nil {
+		return err
+	}
+	if newest.Commitment() == ([32]byte{}) {
+		return crypto.ErrErased
+	}
+	mac := newest.HeaderMAC(b[:offMAC])
+	if newest.ID() != h.ID || subtle.ConstantTimeCompare(mac[:], h.mac[:]) != 1 {
+		return ErrHeaderForged
+	}
+	return nil
+}
+
+// Headers are both copies of the header, as read from the device.
+type Headers struct {
+	Copy [2]*Header // nil where Err is not
+	Err  [2]error
+	same bool
+}
+
+// DecodeHeaders decodes the copies that were read from HeaderOffsetA and
+// HeaderOffsetB.
+func DecodeHeaders(a, b []byte) *Headers {
+	h := &Headers{same: string(a) == string(b)}
+	h.Copy[0], h.Err[0] = DecodeHeader(a)
+	h.Copy[1], h.Err[1] = DecodeHeader(b)
+	return h
+}
+
+// Best returns the copy with the highest sequence number, unverified: for what
+// may be shown without a key. The error is that of copy A if neither decodes,
+// or of copy B if that says more. A copy of a newer format is never passed
+// over: the other may be what an interrupted upgrade left.
+func (h *Headers) Best() (*Header, int, error) {
+	a, b := h.Copy[0], h.Copy[1]
+	for _, err := range h.Err {
+		if errors.Is(err, ErrNewerFormat) {
+			return nil, -1, err
+		}
+	}
+	switch {
+	case a == nil && b == nil:
+		if errors.Is(h.Err[0], ErrNotSealvol) {
+			return nil, -1, h.Err[1]
+		}
+		return nil, -1, h.Err[0]
+	case a == nil || b != nil && b.Sequence > a.Sequence:
+		return b, 1, nil
+	}
+	return a, 0, nil
+}
+
+// Unlocked is a header that was opened and verified.
+type Unlocked struct {
+	*Header
+	Epochs []crypto.EpochKey // ascending; the caller erases the VMKs
+	Slot   int               // the slot that opened
+	Copy   int               // the copy it came from: 0 is A, 1 is B
+	// Other says why the other copy has to be written anew: damaged, forged or
+	// stale; nil if it is the same.
+	Other error
+}
+
+// Unlock returns the copy with the highest sequence number that cred opens and
+// that verifies.
+func (h *Headers) Unlock(cred crypto.Credential) (*Unlocked, error) {
+	_, first, err := h.Best()
+	if err != nil {
+		return nil, err
+	}
+	other := 1 - first
+	u, err := h.unlockCopy(first, cred)
+	if h.same || h.Copy[other] == nil {
+		if err == nil {
+			u.Other = h.Err[other]
+		}
+		return u, err
+	}
+	if err == nil && h.Copy[other].ID == u.ID {
+		u.Other = ErrHeaderStale
+		if h.Copy[other].Sequence == u.Sequence { // our writer never differs
+			u.Other = ErrHeaderForged
+		}
+		return u, nil
+	}
+	v, otherErr := h.unlockCopy(other, cred)
+	switch {
+	case err == nil && otherErr == nil:
+		crypto.EraseEpochs(u.Epochs)
+		crypto.EraseEpochs(v.Epochs)
+		return nil, ErrHeaderConflict
+	case err == nil:
+		u.Other = otherErr
+		return u, nil
+	case otherErr == nil:
+		v.Other = err
+		return v, nil
+	}
+	return nil, err
+}
+
+func (h *Headers) unlockCopy(i int, cred crypto.Credential) (*Unlocked, error) {
+	c := h.Copy[i]
+	epochs, slot, err := c.Unlock(cred)
+	if err != nil {
+		return nil, err
+	}
+	last := epochs[len(epochs)-1]
+	keys, err := crypto.DeriveEpochKeys(c.Suite, c.ID, last.Epoch, last.VMK)
+	if err == nil {
+		err = c.Verify(keys)
+		keys.Erase()
+	}
+	if err != nil {
+		crypto.EraseEpochs(epochs)
+		return nil, err
+	}
+	return &Unlocked{Header: c, Epochs: epochs, Slot: slot, Copy: i}, nil
+}
+
+// bitList names the bits of a feature word: "bits 0, 7".
+func bitList(w uint64) string {
+	var s []string
+	for ; w != 0; w &= w - 1 {
+		s = append(s, fmt.Sprint(bits.TrailingZeros64(w)))
+	}
+	if len(s) == 1 {
+		return "bit " + s[0]
+	}
+	return "bits " + strings.Join(s, ", ")
+}
+
+func zeros(b []byte) bool {
+	for _, x := range b {
+		if x != 0 {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,275 @@
+package layout
+
+import (
+	"encoding/binary"
+
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// OpType is the kind of a logged operation. The values are part of the format.
+type OpType uint8
+
+// Operations of the ring and the log.
+const (
+	OpCreate      OpType = 1 // inode, with or without a name
+	OpLink        OpType = 2
+	OpUnlink      OpType = 3 // of files and empty directories
+	OpRename      OpType = 4
+	OpSetAttr     OpType = 5
+	OpWrite       OpType = 6 // data inline
+	OpWriteRef    OpType = 7 // data in extents that lie on the device
+	OpFallocate   OpType = 8
+	OpSetXattr    OpType = 9
+	OpRemoveXattr OpType = 10
+	OpCopyRange   OpType = 11 // reserved for reflinks
+	OpGrow        OpType = 12 // Len: sectors of the device
+)
+
+// Op is one mutation, with everything that replaying it needs: inode numbers
+// and times are recorded, never drawn again.
+type Op struct {
+	Seq    uint64 // counts from 1 in the life of the volume
+	Unique uint64 // FUSE request id
+	Type   OpType
+	Time   vfs.Timespec
+
+	Ino     uint64 // the inode; of the moved one in a rename
+	Parent  uint64
+	Name    string
+	Parent2 uint64 // rename: new parent; copy: source
+	Name2   string // rename: new name; symlink: target
+	Ino2    uint64 // rename: the inode replaced or exchanged; whiteout made
+	Mode    uint32
+	UID     uint32
+	GID     uint32
+	Rdev    uint32
+	Flags   uint32 // rename, fallocate, xattr flags; OpSetAttr: which fields; OpWrite: OpKill
+	Off     uint64
+	Len     uint64
+	Off2    uint64 // copy: offset in the source
+	Atime   vfs.Timespec
+	Mtime   vfs.Timespec
+	Data    []byte       // write: bytes; xattr: value; create: default ACL ‖ access ACL (see volume)
+	Data2   []byte       // create: access ACL
+	Extents []FileExtent // OpWriteRef: in order; they cover [Off, Off+Len) wholly
+}
+
+// Flags of OpSetAttr: which fields are set; of OpWrite and OpSetAttr: OpKill.
+const (
+	SetMode uint32 = 1 << iota
+	SetUID
+	SetGID
+	SetSize
+	SetAtime
+	SetMtime
+	OpKill // clear suid, sgid and security.capability
+)
+
+const opHeader = 4 + 8 + 8 + 1 + 3 + 12
+
+// OpBytesMax bounds a decoded operation: a 1 MiB write and its header.
+const OpBytesMax = 2 << 20
+
+type opCoder struct{ b []byte }
+
+func (c *opCoder) u32(v uint32) { c.b = binary.LittleEndian.AppendUint32(c.b, v) }
+func (c *opCoder) u64(v uint64) { c.b = binary.LittleEndian.AppendUint64(c.b, v) }
+func (c *opCoder) time(t vfs.Timespec) {
+	c.u64(uint64(t.Sec))
+	c.u32(t.Nsec)
+}
+func (c *opCoder) bytes(v []byte) {
+	c.u32(uint32(len(v)))
+	c.b = append(c.b, v...)
+}
+func (c *opCoder) str(v string) {
+	c.u32(uint32(len(v)))
+	c.b = append(c.b, v...)
+}
+
+// AppendOp encodes o.
+func AppendOp(b []byte, o *Op) []byte {
+	c := opCoder{b}
+	start := len(b)
+	c.u32(0)
+	c.u64(o.Seq)
+	c.u64(o.Unique)
+	c.b = append(c.b, uint8(o.Type), 0, 0, 0)
+	c.time(o.Time)
+	switch o.Type {
+	case OpCreate:
+		c.u64(o.Ino)
+		c.u64(o.Parent)
+		c.u32(o.Mode)
+		c.u32(o.UID)
+		c.u32(o.GID)
+		c.u32(o.Rdev)
+		c.str(o.Name)
+		c.str(o.Name2)
+		c.bytes(o.Data)
+		c.bytes(o.Data2)
+	case OpLink, OpUnlink:
+		c.u64(o.Ino)
+		c.u64(o.Parent)
+		c.str(o.Name)
+	case OpRename:
+		c.u64(o.Ino)
+		c.u64(o.Ino2)
+		c.u64(o.Parent)
+		c.u64(o.Parent2)
+		c.u32(o.Flags)
+		c.u32(o.UID)
+		c.u32(o.GID)
+		c.str(o.Name)
+		c.str(o.Name2)
+	case OpSetAttr:
+		c.u64(o.Ino)
+		c.u32(o.Flags)
+		c.u32(o.Mode)
+		c.u32(o.UID)
+		c.u32(o.GID)
+		c.u64(o.Len)
+		c.time(o.Atime)
+		c.time(o.Mtime)
+	case OpWrite:
+		c.u64(o.Ino)
+		c.u64(o.Off)
+		c.u32(o.Flags)
+		c.bytes(o.Data)
+	case OpWriteRef:
+		c.u64(o.Ino)
+		c.u64(o.Off)
+		c.u64(o.Len)
+		c.u32(o.Flags)
+		c.u32(uint32(len(o.Extents)))
+		for i := range o.Extents {
+			c.b = o.Extents[i].Append(c.b)
+		}
+	case OpFallocate:
+		c.u64(o.Ino)
+		c.u32(o.Flags)
+		c.u64(o.Off)
+		c.u64(o.Len)
+	case OpSetXattr, OpRemoveXattr:
+		c.u64(o.Ino)
+		c.u32(o.Flags)
+		c.u32(o.Mode)
+		c.str(o.Name)
+		c.bytes(o.Data)
+	case OpGrow:
+		c.u64(o.Len)
+	case OpCopyRange:
+		c.u64(o.Ino)
+		c.u64(o.Off)
+		c.u64(o.Parent2)
+		c.u64(o.Off2)
+		c.u64(o.Len)
+	}
+	binary.LittleEndian.PutUint32(c.b[start:], uint32(len(c.b)-start))
+	return c.b
+}
+
+type opReader struct {
+	b   []byte
+	bad bool
+}
+
+func (r *opReader) take(n int) []byte {
+	if n < 0 || n > len(r.b) {
+		r.bad = true
+		return make([]byte, min(max(n, 0), 16))
+	}
+	v := r.b[:n]
+	r.b = r.b[n:]
+	return v
+}
+func (r *opReader) u32() uint32 { return binary.LittleEndian.Uint32(r.take(4)) }
+func (r *opReader) u64() uint64 { return binary.LittleEndian.Uint64(r.take(8)) }
+func (r *opReader) time() vfs.Timespec {
+	t := vfs.Timespec{Sec: int64(r.u64()), Nsec: r.u32()}
+	if t.Nsec >= 1e9 {
+		r.bad = true
+	}
+	return t
+}
+func (r *opReader) bytes() []byte {
+	n := r.u32()
+	if uint64(n) > uint64(len(r.b)) {
+		r.bad = true
+		return nil
+	}
+	return r.take(int(n))
+}
+func (r *opReader) str() string { return string(r.bytes()) }
+
+// DecodeOp decodes the operation at the start of b and returns what follows
+// it. Data aliases b.
+func DecodeOp(b []byte) (*Op, []byte, error) {
+	if len(b) < opHeader {
+		return nil, nil, corrupt("operation of %d bytes", len(b))
+	}
+	n := binary.LittleEndian.Uint32(b)
+	if n < opHeader || n > OpBytesMax || uint64(n) > uint64(len(b)) {
+		return nil, nil, corrupt("operation of %d bytes", n)
+	}
+	r := opReader{b: b[4:n]}
+	o := &Op{Seq: r.u64(), Unique: r.u64()}
+	t := r.take(4)
+	o.Type = OpType(t[0])
+	if t[1]|t[2]|t[3] != 0 {
+		r.bad = true
+	}
+	o.Time = r.time()
+	switch o.Type {
+	case OpCreate:
+		o.Ino, o.Parent = r.u64(), r.u64()
+		o.Mode, o.UID, o.GID, o.Rdev = r.u32(), r.u32(), r.u32(), r.u32()
+		o.Name, o.Name2, o.Data, o.Data2 = r.str(), r.str(), r.bytes(), r.bytes()
+	case OpLink, OpUnlink:
+		o.Ino, o.Parent, o.Name = r.u64(), r.u64(), r.str()
+	case OpRename:
+		o.Ino, o.Ino2, o.Parent, o.Parent2 = r.u64(), r.u64(), r.u64(), r.u64()
+		o.Flags, o.UID, o.GID = r.u32(), r.u32(), r.u32()
+		o.Name, o.Name2 = r.str(), r.str()
+	case OpSetAttr:
+		o.Ino, o.Flags, o.Mode, o.UID, o.GID, o.Len = r.u64(), r.u32(), r.u32(), r.u32(), r.u32(), r.u64()
+		o.Atime, o.Mtime = r.time(), r.time()
+	case OpWrite:
+		o.Ino, o.Off, o.Flags, o.Data = r.u64(), r.u64(), r.u32(), r.bytes()
+		o.Len = uint64(len(o.Data))
+	case OpWriteRef:
+		o.Ino, o.Off, o.Len, o.Flags = r.u64(), r.u64(), r.u64(), r.u32()
+		count := r.u32()
+		if count > uint32(len(r.b))/NodeRecordBytes {
+			return nil, nil, corrupt("operation with %d extents", count)
+		}
+		for range count {
+			rec, rest, err := DecodeRecord(r.b)
+			if err != nil {
+				return nil, nil, err
+			}
+			if len(rest) < FileExtentBytes || rec.Kind != KindFileData {
+				return nil, nil, corrupt("operation: extent")
+			}
+			o.Extents = append(o.Extents, FileExtent{Record: rec, RefBirth: binary.LittleEndian.Uint64(rest)})
+			r.b = rest[FileExtentBytes:]
+		}
+	case OpFallocate:
+		o.Ino, o.Flags, o.Off, o.Len = r.u64(), r.u32(), r.u64(), r.u64()
+	case OpSetXattr, OpRemoveXattr:
+		o.Ino, o.Flags, o.Mode, o.Name, o.Data = r.u64(), r.u32(), r.u32(), r.str(), r.bytes()
+	case OpGrow:
+		o.Len = r.u64()
+	case OpCopyRange:
+		o.Ino, o.Off, o.Parent2, o.Off2, o.Len = r.u64(), r.u64(), r.u64(), r.u64(), r.u64()
+	default:
+		return nil, nil, corrupt("operation of type %d", o.Type)
+	}
+	if r.bad || len(r.b) != 0 {
+		return nil, nil, corrupt("operation of type %d: malformed", o.Type)
+	}
+	if o.Off > MaxFileBytes || o.Len > MaxFileBytes || o.Off2 > MaxFileBytes {
+		return nil, nil, corrupt("operation of type %d: range", o.Type)
+	}
+	return o, b[n:], nil
+}

@@ -1,0 +1,563 @@
+package tree
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+)
+
+// disk stands in for the device below a tree: pages by address. It fails the
+// test when a page is freed that is not live.
+type disk struct {
+	t testing.TB
+
+	mu    sync.Mutex
+	pages map[uint64][]byte // until the address is used again
+	birth map[uint64]uint64
+	live  map[uint64]bool // reachable from what is or will be the newest root
+	next  uint64
+	again []uint64 // addresses to use once more
+	freed []uint64 // in the open generation, and the one before
+	older []uint64
+	loads int
+	dirty int
+}
+
+func newDisk(t testing.TB) *disk {
+	return &disk{t: t, pages: map[uint64][]byte{}, birth: map[uint64]uint64{}, live: map[uint64]bool{}, next: layout.NodeBytes}
+}
+
+func (d *disk) load(p *layout.Pointer) ([]byte, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.loads++
+	b := d.pages[p.Addr]
+	if b == nil || d.birth[p.Addr] != p.Birth {
+		return nil, errors.New("another page lies there") // it would not verify
+	}
+	return bytes.Clone(b), nil
+}
+
+func (d *disk) alloc() uint64 {
+	if n := len(d.again); n > 0 {
+		a := d.again[n-1]
+		d.again = d.again[:n-1]
+		return a
+	}
+	d.next += layout.NodeBytes
+	return d.next
+}
+
+func (d *disk) free(p *layout.Pointer) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, a := range []uint64{p.Addr, p.Addr2} {
+		if a == 0 {
+			continue
+		}
+		if !d.live[a] {
+			d.t.Errorf("page at %d, level %d, is freed twice or was never written", a, p.Level)
+		}
+		delete(d.live, a)
+		d.freed = append(d.freed, a)
+	}
+}
+
+func (d *disk) dirtied(n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.dirty += n
+}
+
+// turn lets addresses be used again that were freed two generations ago.
+func (d *disk) turn() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.again = append(d.again, d.older...)
+	d.older, d.freed = d.freed, nil
+}
+
+func (d *disk) write(gen uint64) func(int, []*Page) error {
+	return func(level int, pages []*Page) error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		for _, p := range pages {
+			r := layout.Record{Extent: crypto.Extent{Birth: gen, Epoch: 1, PLen: layout.NodeBytes, LLen: layout.NodeBytes,
+				Kind: layout.KindNode, Level: uint8(level), Object: layout.TreeFS}, Tags: make([]crypto.Tag, 1)}
+			r.Addr = d.alloc()
+			p.Pointer = layout.Pointer{Record: r}
+			if p.Second {
+				p.Pointer.Addr2 = d.alloc()
+				d.live[p.Pointer.Addr2] = true
+				delete(d.pages, p.Pointer.Addr2)
+			}
+			d.pages[r.Addr], d.birth[r.Addr] = bytes.Clone(p.Bytes), gen
+			d.live[r.Addr] = true
+		}
+		return nil
+	}
+}
+
+func (d *disk) tree(cacheBytes int, root layout.Pointer, gen uint64) *Tree {
+	return New(Config{ID: layout.TreeFS, Cache: NewCache(cacheBytes, d.load), Free: d.free, Dirtied: d.dirtied}, root, gen)
+}
+
+// verify reads all that root reaches: bounds and order of all keys, births,
+// every page live and none live that it does not reach.
+func (d *disk) verify(root layout.Pointer, want map[layout.Key][]byte) {
+	d.t.Helper()
+	reached := map[uint64]bool{}
+	got := 0
+	var visit func(p *layout.Pointer, lo layout.Key, hi *layout.Key)
+	visit = func(p *layout.Pointer, lo layout.Key, hi *layout.Key) {
+		for _, a := range []uint64{p.Addr, p.Addr2} {
+			if a != 0 && reached[a] {
+				d.t.Fatalf("page at %d is reached twice", a)
+			}
+			if a != 0 {
+				reached[a] = true
+			}
+		}
+		n, err := layout.DecodeNode(d.pages[p.Addr], layout.TreeFS, p.Level)
+		if err != nil {
+			d.t.Fatalf("page at %d: %v", p.Addr, err)
+		}
+		for i := range n.Count() {
+			k := n.Key(i)
+			if k.Less(lo) || hi != nil && !k.Less(*hi) {
+				d.t.Fatalf("page at %d, level %d: key %v is outside of %v to %v", p.Addr, p.Level, k, lo, hi)
+			}
+			if n.Level() == 0 {
+				got++
+				if w, ok := want[k]; !ok || !bytes.Equal(w, n.Value(i)) {
+					d.t.Fatalf("key %v has a wrong value, or none was expected", k)
+				}
+				continue
+			}
+			c, err := layout.GetPointer(n.PointerBytesAt(i), layout.TreeFS)
+			if err != nil || c.Level != p.Level-1 || c.Birth > p.Birth {
+				d.t.Fatalf("page at %d, child %d: %v, level %d, birth %d", p.Addr, i, err, c.Level, c.Birth)
+			}
+			l, h := lo, hi
+			if i > 0 {
+				l = k
+			}
+			if i+1 < n.Count() {
+				x := n.Key(i + 1)
+				h = &x
+			}
+			visit(&c, l, h)
+		}
+		if n.Count() == 0 {
+			d.t.Fatalf("page at %d is empty", p.Addr)
+		}
+	}
+	if !root.IsZero() {
+		visit(&root, layout.Key{}, nil)
+	}
+	if got != len(want) {
+		d.t.Fatalf("%d items are reached, there should be %d", got, len(want))
+	}
+	if !maps.Equal(reached, d.live) {
+		for a := range d.live {
+			if !reached[a] {
+				d.t.Fatalf("page at %d was never freed (%d live, %d reached)", a, len(d.live), len(reached))
+			}
+		}
+		d.t.Fatalf("%d pages live, %d reached", len(d.live), len(reached))
+	}
+}
+
+func (d *disk) commit(tr *Tree, gen uint64, between func()) layout.Pointer {
+	d.t.Helper()
+	f := tr.Freeze()
+	if between != nil {
+		between()
+	}
+	root, pages, err := f.Write(d.write(gen))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	f.Install(pages)
+	d.dirtied(-f.Pages())
+	d.turn()
+	return root
+}
+
+// model is the tree's reference.
+type model struct {
+	t    testing.TB
+	rng  *rand.Rand
+	want map[layout.Key][]byte
+	keys []layout.Key // some that exist or existed
+	span uint64
+	big  bool // some large values
+	huge bool // nearly all: few items make many levels
+}
+
+func (m *model) key() layout.Key {
+	if len(m.keys) > 0 && m.rng.IntN(3) > 0 {
+		k := m.keys[m.rng.IntN(len(m.keys))]
+		if m.rng.IntN(2) == 0 {
+			k.Sub += m.rng.Uint64N(5) - 2
+		}
+		return k
+	}
+	return layout.Key{Obj: m.rng.Uint64N(m.span), Type: uint8(1 + m.rng.IntN(3)), Sub: m.rng.Uint64N(m.span)}
+}
+
+func (m *model) value() []byte {
+	n := m.rng.IntN(60)
+	switch {
+	case m.huge && m.rng.IntN(8) > 0:
+		n = 3000 + m.rng.IntN(layout.MaxValue-2999)
+	case m.big && m.rng.IntN(4) == 0:
+		n = m.rng.IntN(layout.MaxValue + 1)
+	case m.big && m.rng.IntN(16) == 0:
+		n = layout.MaxValue
+	}
+	v := make([]byte, n)
+	for i := range min(n, 16) {
+		v[i] = byte(m.rng.Uint32())
+	}
+	return v
+}
+
+// step makes one change: grow is the share of insertions in 16.
+func (m *model) step(tr *Tree, grow int) {
+	m.t.Helper()
+	err := tr.Update(func(w *Writer) error {
+		k := m.key()
+		if m.rng.IntN(16) < grow {
+			v := m.value()
+			m.want[k] = v
+			if len(m.keys) < 1<<16 {
+				m.keys = append(m.keys, k)
+			}
+			return w.Put(k, v)
+		}
+		// runs of neighbours too: whole pages go
+		n := 1
+		if m.rng.IntN(150) == 0 {
+			n = 1 + m.rng.IntN(1+len(m.want)/8)
+		}
+		var run []layout.Key
+		if err := w.Scan(k, layout.Key{Obj: ^uint64(0)}, func(k layout.Key, _ []byte) bool {
+			run = append(run, k)
+			return len(run) < n
+		}); err != nil {
+			return err
+		}
+		for _, k := range append(run, k) {
+			_, want := m.want[k]
+			got, err := w.Delete(k)
+			if err != nil {
+				return err
+			}
+			if got != want {
+				return fmt.Errorf("delete %v: %t instead of %t", k, got, want)
+			}
+			delete(m.want, k)
+		}
+		return nil
+	})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+func (m *model) compare(tr *Tree) {
+	m.t.Helper()
+	sorted := slices.SortedFunc(maps.Keys(m.want), layout.Key.Compare)
+	i := 0
+	err := tr.Scan(layout.Key{}, layout.Key{Obj: ^uint64(0), Type: 255, Sub: ^uint64(0)}, func(k layout.Key, v []byte) bool {
+		if i >= len(sorted) || sorted[i] != k || !bytes.Equal(m.want[k], v) {
+			m.t.Errorf("scan: item %d is %v", i, k)
+			return false
+		}
+		i++
+		return true
+	})
+	if err != nil || i != len(sorted) {
+		m.t.Fatalf("scan: %d items of %d, %v", i, len(sorted), err)
+	}
+	for _, k := range sorted {
+		if v, ok, err := tr.Get(k, nil); err != nil || !ok || !bytes.Equal(v, m.want[k]) {
+			m.t.Fatalf("get %v: %t %v", k, ok, err)
+		}
+	}
+	for range 50 {
+		k := m.key()
+		_, want := m.want[k]
+		if _, ok, err := tr.Get(k, nil); err != nil || ok != want {
+			m.t.Fatalf("get %v: %t instead of %t, %v", k, ok, want, err)
+		}
+	}
+}
+
+func TestModel(t *testing.T) {
+	for seed := range uint64(24) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			rng := rand.New(rand.NewPCG(seed, 1))
+			m := &model{t: t, rng: rng, want: map[layout.Key][]byte{}, span: []uint64{3, 1000, 1 << 40}[seed%3], big: seed%2 == 0, huge: seed%4 == 1}
+			d := newDisk(t)
+			gen := uint64(1)
+			tr := d.tree(1, layout.Pointer{}, gen)
+			for round := range 24 {
+				grow := []int{15, 12, 8, 6, 2}[rng.IntN(5)]
+				if round < 4 {
+					grow = 15
+				}
+				for range 100 + rng.IntN(3000) {
+					m.step(tr, grow)
+				}
+				if rng.IntN(3) == 0 {
+					m.compare(tr)
+				}
+				// Half of the commits have the next generation go on meanwhile.
+				var between func()
+				if rng.IntN(2) == 0 {
+					between = func() {
+						for range rng.IntN(300) {
+							m.step(tr, grow)
+						}
+					}
+				}
+				root := d.commit(tr, gen, between)
+				gen++
+				if between != nil {
+					root = d.commit(tr, gen, nil) // the pages freed meanwhile are not live any more
+					gen++
+				}
+				d.verify(root, m.want)
+				if d.dirty != 0 {
+					t.Fatalf("%d pages are counted as dirty after the commit", d.dirty)
+				}
+				if rng.IntN(4) == 0 {
+					m.compare(tr)
+				}
+				if rng.IntN(4) == 0 {
+					tr = d.tree(1, root, gen)
+					m.compare(tr)
+				}
+			}
+			// All goes, and every page comes back.
+			for k := range maps.Clone(m.want) {
+				if err := tr.Update(func(w *Writer) error {
+					_, err := w.Delete(k)
+					delete(m.want, k)
+					return err
+				}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if root := d.commit(tr, gen, nil); !root.IsZero() || len(d.live) != 0 {
+				t.Fatalf("an empty tree has %d pages", len(d.live))
+			}
+		})
+	}
+}
+
+// An operation touches one path, however many items there are.
+func TestCost(t *testing.T) {
+	for _, n := range []uint64{1000, 10_000, 200_000} {
+		d := newDisk(t)
+		tr := d.tree(1, layout.Pointer{}, 1)
+		key := func(i uint64) layout.Key { return layout.Key{Obj: 1, Type: 1, Sub: i * 0x9e3779b97f4a7c15} }
+		for i := range n {
+			if err := tr.Update(func(w *Writer) error { return w.Put(key(i), make([]byte, 100)) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		root := d.commit(tr, 1, nil)
+		height := int(root.Level) + 1
+		if limit := 3; height > limit {
+			t.Fatalf("%d items: height %d", n, height)
+		}
+		gen := uint64(2)
+		for i := range uint64(100) {
+			tr = d.tree(1, root, gen)
+			d.loads = 0
+			if _, ok, err := tr.Get(key(i), nil); !ok || err != nil || d.loads > height {
+				t.Fatalf("%d items: a look-up read %d pages (%t %v)", n, d.loads, ok, err)
+			}
+			d.loads = 0
+			if err := tr.Update(func(w *Writer) error {
+				if i%2 == 0 {
+					return w.Put(key(n+i), make([]byte, 100))
+				}
+				_, err := w.Delete(key(500 + i))
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			// A split or a merge may add a page at each level.
+			if d.dirty > 2*height || d.loads > 3*height {
+				t.Fatalf("%d items: a change dirtied %d pages and read %d", n, d.dirty, d.loads)
+			}
+			root = d.commit(tr, gen, nil)
+			gen++
+		}
+	}
+}
+
+// Readers see whole values while the tree changes and is committed. The cache
+// is small, so that most reads miss.
+func TestConcurrentReaders(t *testing.T) {
+	d := newDisk(t)
+	tr := d.tree(1, layout.Pointer{}, 1)
+	const keys = 4000
+	key := func(i uint64) layout.Key { return layout.Key{Obj: i / 10, Type: 2, Sub: i % 10} }
+	put := func(i uint64, fill byte) {
+		v := bytes.Repeat([]byte{fill}, 100+int(i%700))
+		if err := tr.Update(func(w *Writer) error { return w.Put(key(i), v) }); err != nil {
+			t.Error(err)
+		}
+	}
+	for i := range uint64(keys) { // multiples of 3 will stay
+		put(i, 1)
+	}
+	d.commit(tr, 1, nil)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	whole := func(v []byte) bool { return len(v) >= 100 && bytes.Count(v, v[:1]) == len(v) }
+	for r := range uint64(3) {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			rng := rand.New(rand.NewPCG(r, 5))
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				i := rng.Uint64N(keys)
+				v, ok, err := tr.Get(key(i), nil)
+				if err != nil || !ok && i%3 == 0 || ok && !whole(v) {
+					t.Errorf("get %d: %t %v", i, ok, err)
+					return
+				}
+				seen := 0
+				var last layout.Key
+				err = tr.Scan(key(i), key(i+200), func(k layout.Key, v []byte) bool {
+					if !last.Less(k) || !whole(v) {
+						t.Errorf("scan: %v after %v", k, last)
+					}
+					last = k
+					if (k.Obj*10+k.Sub)%3 == 0 {
+						seen++
+					}
+					return true
+				})
+				if want := int((min(i+200, keys-1))/3 - (i+2)/3 + 1); err != nil || seen != want {
+					t.Errorf("scan from %d: %d of those that stay, %d wanted, %v", i, seen, want, err)
+					return
+				}
+			}
+		}()
+	}
+	rng := rand.New(rand.NewPCG(3, 3))
+	for gen := uint64(2); gen < 25; gen++ {
+		change := func() {
+			for range 150 {
+				i := rng.Uint64N(keys)
+				if i%3 != 0 && rng.IntN(2) == 0 {
+					if err := tr.Update(func(w *Writer) error { _, err := w.Delete(key(i)); return err }); err != nil {
+						t.Error(err)
+					}
+					continue
+				}
+				put(i, byte(gen))
+			}
+		}
+		change()
+		d.commit(tr, gen, change)
+	}
+	close(stop)
+	wg.Wait()
+}
+
+// A page may be freed and overwritten while a reader that holds no pin is on
+// its way to it: the reader has to look again, not to report damage.
+func TestReadOvertaken(t *testing.T) {
+	d := newDisk(t)
+	tr := d.tree(1, layout.Pointer{}, 1)
+	k := layout.Key{Obj: 1, Type: 1}
+	put := func(v byte) {
+		if err := tr.Update(func(w *Writer) error { return w.Put(k, []byte{v}) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(1)
+	root := d.commit(tr, 1, nil)
+	overtaken := false
+	var cache *Cache
+	cache = NewCache(1, func(p *layout.Pointer) ([]byte, error) {
+		if !overtaken {
+			overtaken = true
+			put(2)
+			d.commit(tr, 2, nil)
+			cache.mu.Lock()
+			clear(cache.nodes)
+			cache.mu.Unlock()
+			d.mu.Lock()
+			delete(d.pages, p.Addr)
+			d.mu.Unlock()
+		}
+		return d.load(p)
+	})
+	tr = New(Config{ID: layout.TreeFS, Cache: cache, Free: d.free, Dirtied: d.dirtied}, root, 2)
+	v, ok, err := tr.Get(k, nil)
+	if err != nil || !ok || v[0] != 2 {
+		t.Fatalf("%v %t %v", v, ok, err)
+	}
+	// Where the page is really gone, that is an error.
+	d.mu.Lock()
+	clear(d.pages)
+	d.mu.Unlock()
+	cache.mu.Lock()
+	clear(cache.nodes)
+	cache.mu.Unlock()
+	if _, _, err := tr.Get(k, nil); err == nil {
+		t.Fatal("a lost page was not noticed")
+	}
+}
+
+// Pages in the wrong order under a root that verifies: a scan ends.
+func TestScanOutOfOrder(t *testing.T) {
+	d := newDisk(t)
+	tr := d.tree(1, layout.Pointer{}, 1)
+	for i := range uint64(400) {
+		if err := tr.Update(func(w *Writer) error { return w.Put(layout.Key{Obj: 1, Sub: i}, make([]byte, 100)) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root := d.commit(tr, 1, nil)
+	n := layout.FromCanonical(d.pages[root.Addr])
+	if n.Level() != 1 || n.Count() < 3 {
+		t.Fatal("the tree is too small")
+	}
+	k := n.Key(2)
+	k.Sub--
+	n.SetKey(1, k)
+	all := layout.Key{Obj: ^uint64(0)}
+	fn := func(layout.Key, []byte) bool { return true }
+	from := n.Key(0)
+	from.Sub += k.Sub - 2
+	if err := d.tree(1, root, 2).Scan(from, all, fn); !errors.Is(err, layout.ErrCorrupt) {
+		t.Fatal(err)
+	}
+	if err := d.tree(1, root, 2).Update(func(w *Writer) error { return w.Scan(from, all, fn) }); !errors.Is(err, layout.ErrCorrupt) {
+		t.Fatal(err)
+	}
+}

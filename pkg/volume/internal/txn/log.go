@@ -1,0 +1,223 @@
+package txn
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+)
+
+// FrameData is what one log frame carries.
+const FrameData = 4032
+
+// Flags of a frame.
+const (
+	frameFirst = 1
+	frameLast  = 2
+)
+
+// Errors of the log.
+var (
+	// ErrLogFull asks for a commit.
+	ErrLogFull = errors.New("log is full")
+	// ErrLogDamaged means that acknowledged records cannot be read: nothing may
+	// be mounted as if they had never been.
+	ErrLogDamaged = errors.New("log is damaged")
+)
+
+// Log is the sealed log of one mount: a ring of frames on the device.
+// One caller at a time appends (the volume's syncer).
+type Log struct {
+	s      *Store
+	mount  [16]byte
+	frames uint64
+
+	mu    sync.Mutex
+	next  uint64 // seq of the next frame
+	acked uint64 // frames below are durable
+	tail  uint64 // oldest frame that one of the two newest roots needs
+}
+
+// NewLog starts the log of a mount: its first frame is 0.
+func NewLog(s *Store, mount [16]byte, frames uint64) *Log {
+	return &Log{s: s, mount: mount, frames: frames}
+}
+
+// Next is the number of the next frame: q of a root that covers all before it.
+func (l *Log) Next() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.next
+}
+
+// Trim frees the frames below seq.
+func (l *Log) Trim(seq uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tail = max(l.tail, seq)
+}
+
+// Room is the number of bytes that one record may have now.
+func (l *Log) Room() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return int(l.frames-(l.next-l.tail)) * FrameData
+}
+
+// Append seals one record, split into frames, and writes it in order; base is
+// the generation of the newest durable root. The record is durable after the
+// next barrier, which the caller issues and reports by Acked.
+func (l *Log) Append(data []byte, base uint64) error {
+	n := uint64((len(data) + FrameData - 1) / FrameData)
+	l.mu.Lock()
+	seq, acked := l.next, l.acked
+	if n > l.frames-(l.next-l.tail) {
+		l.mu.Unlock()
+		return ErrLogFull
+	}
+	l.next += n
+	l.mu.Unlock()
+
+	buf := GetBuffer()
+	defer PutBuffer(buf)
+	payload := make([]byte, crypto.FrameBytes)
+	keys := l.s.Keys.Newest()
+	fill, at := 0, seq%l.frames // frames in buf; place of the first
+	flush := func() error {
+		if fill == 0 {
+			return nil
+		}
+		err := l.s.Write((*buf)[:fill*layout.SectorBytes], layout.LogOff+at*layout.SectorBytes)
+		fill = 0
+		return err
+	}
+	for i := range n {
+		part := data[i*FrameData : min(uint64(len(data)), (i+1)*FrameData)]
+		var flags uint8
+		if i == 0 {
+			flags |= frameFirst
+		}
+		if i == n-1 {
+			flags |= frameLast
+		}
+		place := (seq + i) % l.frames
+		if fill == WriteBytes/layout.SectorBytes || place == 0 {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		if fill == 0 {
+			at = place
+		}
+		f := crypto.FramePayload{Acked: acked, Base: base, Flags: flags, Data: part}
+		if err := f.Encode(payload); err != nil {
+			return err
+		}
+		dst := (*buf)[fill*layout.SectorBytes : (fill+1)*layout.SectorBytes]
+		if err := keys.SealFrame(l.mount, seq+i, payload, dst); err != nil {
+			return err
+		}
+		fill++
+	}
+	return flush()
+}
+
+// Acked notes that a barrier came after all frames below seq.
+func (l *Log) Acked(seq uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.acked = max(l.acked, seq)
+}
+
+// Replay is what ReadLog found.
+type Replay struct {
+	Records   [][]byte
+	Certain   int    // records below are known to have been acknowledged
+	Next      uint64 // first frame that holds nothing
+	MaxBase   uint64
+	Discarded int // frames of an unfinished record at the end
+}
+
+// ReadLog reads the records that root does not cover. It refuses where a frame
+// claims that a missing one was durable, or that a newer root was (I4).
+func (s *Store) ReadLog(root *layout.Root) (*Replay, error) {
+	const batch = WriteBytes / layout.SectorBytes
+	rp := &Replay{Next: root.LogSeq}
+	buf := device.AlignedBytes(WriteBytes)
+	payload := make([]byte, crypto.FrameBytes)
+	var record []byte
+	var ends []uint64 // first frame after each record
+	open, failed := false, false
+	var maxAcked uint64
+	for i := uint64(0); i < root.LogSectors; {
+		place := (root.LogSeq + i) % root.LogSectors
+		n := min(batch, root.LogSectors-i, root.LogSectors-place)
+		b := buf[:n*layout.SectorBytes]
+		batchErr := s.readAt(b, layout.LogOff+place*layout.SectorBytes)
+		for j := range n {
+			seq := root.LogSeq + i + j
+			var readErr error
+			if batchErr != nil {
+				readErr = s.readAt(b[j*layout.SectorBytes:(j+1)*layout.SectorBytes], layout.LogOff+(place+j)*layout.SectorBytes)
+			}
+			if readErr != nil && !failed {
+				// A frame that does not verify ends the log. Of one that can not be
+				// read nobody knows.
+				return nil, fmt.Errorf("log frame %d: %w", seq, readErr)
+			}
+			var f crypto.FramePayload
+			ok := false
+			if sector := b[j*layout.SectorBytes : (j+1)*layout.SectorBytes]; readErr == nil && !allZero(sector[:64]) {
+				s.Keys.All(func(k *crypto.EpochKeys) bool {
+					ok = k.OpenFrame(root.MountID, seq, sector, payload) == nil
+					return ok
+				})
+			}
+			if ok {
+				var err error
+				f, err = crypto.DecodeFramePayload(payload)
+				ok = err == nil
+			}
+			if !ok {
+				failed = true
+				continue
+			}
+			maxAcked = max(maxAcked, f.Acked)
+			rp.MaxBase = max(rp.MaxBase, f.Base)
+			if failed {
+				continue // beyond the end: it speaks of others only
+			}
+			first := f.Flags&frameFirst != 0
+			if first == open {
+				return nil, fmt.Errorf("%w: frame %d does not continue its record", ErrLogDamaged, seq)
+			}
+			record = append(record, f.Data...)
+			open = f.Flags&frameLast == 0
+			if !open {
+				rp.Records = append(rp.Records, record)
+				ends = append(ends, seq+1)
+				rp.Next = seq + 1
+				record = nil
+			}
+		}
+		i += n
+	}
+	if len(ends) > 0 && open {
+		rp.Discarded = 1
+	}
+	if maxAcked > rp.Next {
+		return nil, fmt.Errorf("%w: frame %d was durable and can not be read", ErrLogDamaged, rp.Next)
+	}
+	if rp.MaxBase > root.Generation {
+		return nil, fmt.Errorf("%w: it follows root %d, the newest root that verifies is %d", ErrLogDamaged, rp.MaxBase, root.Generation)
+	}
+	for _, e := range ends {
+		if e <= maxAcked {
+			rp.Certain++
+		}
+	}
+	return rp, nil
+}

@@ -1,0 +1,77 @@
+package txn
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+)
+
+// ReadBytes is the most that one device read fetches.
+const ReadBytes = 1 << 20
+
+var readBufs = sync.Pool{New: func() any { b := device.AlignedBytes(ReadBytes); return &b }}
+
+// RunRead asks for segments [From, From+Count) of a record's run.
+type RunRead struct {
+	Record *layout.Record
+	From   int
+	Count  int
+	Dst    []byte // as long as the segments
+}
+
+// ReadRuns opens several runs; those that follow one another on the device are
+// fetched by one read. The plaintext goes straight to its destination.
+func (s *Store) ReadRuns(reads []RunRead) error {
+	for len(reads) > 0 {
+		subs := make([]layout.Record, 0, len(reads))
+		total := 0
+		var start uint64
+		for _, rd := range reads {
+			x := rd.Record.Slice(rd.From, rd.Count)
+			n := x.RunBytes()
+			if len(subs) == 0 {
+				start = x.Addr
+			} else if x.Addr != start+uint64(total) || total+n > ReadBytes {
+				break
+			}
+			subs = append(subs, x)
+			total += n
+		}
+		if err := s.readSubs(subs, reads, start, total); err != nil {
+			return err
+		}
+		reads = reads[len(subs):]
+	}
+	return nil
+}
+
+func (s *Store) readSubs(subs []layout.Record, reads []RunRead, start uint64, total int) error {
+	bp := readBufs.Get().(*[]byte)
+	defer readBufs.Put(bp)
+	b := *bp
+	if total > len(b) {
+		b = device.AlignedBytes(total)
+	}
+	b = b[:total]
+	if err := s.readAt(b, start); err != nil {
+		return err
+	}
+	for i := range subs {
+		x := &subs[i]
+		n := x.RunBytes()
+		if len(reads[i].Dst) != n {
+			panic("txn: buffer does not match the run")
+		}
+		keys := s.Keys.epochs[x.Epoch]
+		if keys == nil {
+			return fmt.Errorf("%w: extent of unknown key epoch %d", layout.ErrCorrupt, x.Epoch)
+		}
+		if err := keys.OpenSegments(&x.Extent, x.First, x.Count(), reads[i].Dst, b[:n], x.Tags); err != nil {
+			return fmt.Errorf("%w: extent at %d does not verify", layout.ErrCorrupt, x.Addr)
+		}
+		b = b[n:]
+	}
+	return nil
+}

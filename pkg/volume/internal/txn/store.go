@@ -1,0 +1,212 @@
+package txn
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+)
+
+// ErrDevice wraps what the device answered.
+var ErrDevice = errors.New("device error")
+
+// Keys are the epochs that a volume's slots unlocked, by number.
+type Keys struct {
+	epochs map[uint32]*crypto.EpochKeys
+	newest *crypto.EpochKeys
+}
+
+// NewKeys makes a ring of at least one epoch.
+func NewKeys(epochs ...*crypto.EpochKeys) *Keys {
+	k := &Keys{epochs: map[uint32]*crypto.EpochKeys{}}
+	for _, e := range epochs {
+		k.epochs[e.Epoch()] = e
+		if k.newest == nil || e.Epoch() > k.newest.Epoch() {
+			k.newest = e
+		}
+	}
+	return k
+}
+
+// Newest is the epoch under which everything is sealed.
+func (k *Keys) Newest() *crypto.EpochKeys { return k.newest }
+
+// All calls fn for each epoch, the newest first, until it returns true.
+func (k *Keys) All(fn func(*crypto.EpochKeys) bool) {
+	for e := k.newest.Epoch(); e > 0; e-- {
+		if x := k.epochs[e]; x != nil && fn(x) {
+			return
+		}
+	}
+}
+
+// Erase wipes the keys.
+func (k *Keys) Erase() {
+	for _, e := range k.epochs {
+		e.Erase()
+	}
+}
+
+// Store reads and writes sealed extents.
+type Store struct {
+	Dev  device.Device
+	Keys *Keys
+
+	syncMu  sync.Mutex
+	syncErr error // of the first barrier that failed
+}
+
+// bufs are aligned buffers of WriteBytes.
+var bufs = sync.Pool{New: func() any { b := device.AlignedBytes(WriteBytes); return &b }}
+
+// WriteBytes is the size of the writes that a commit aims at, and of a Buffer.
+const WriteBytes = 256 << 10
+
+// GetBuffer borrows an aligned buffer of WriteBytes.
+func GetBuffer() *[]byte { return bufs.Get().(*[]byte) }
+
+// PutBuffer gives it back.
+func PutBuffer(b *[]byte) { bufs.Put(b) }
+
+// ReadRun opens segments [from, from+count) of r's run into dst, whose length
+// is that of the segments. It gives nothing but verified bytes.
+func (s *Store) ReadRun(r *layout.Record, from, count int, dst []byte) error {
+	sub := r
+	if from != 0 || count != r.Count() {
+		x := r.Slice(from, count)
+		sub = &x
+	}
+	if len(dst) != sub.RunBytes() {
+		panic("txn: buffer does not match the run")
+	}
+	keys := s.Keys.epochs[sub.Epoch]
+	if keys == nil {
+		return fmt.Errorf("%w: extent of unknown key epoch %d", layout.ErrCorrupt, sub.Epoch)
+	}
+	if err := s.readAt(dst, sub.Addr); err != nil {
+		clear(dst)
+		return err
+	}
+	if err := keys.OpenSegments(&sub.Extent, sub.First, count, dst, dst, sub.Tags); err != nil {
+		return fmt.Errorf("%w: extent at %d does not verify", layout.ErrCorrupt, sub.Addr)
+	}
+	return nil
+}
+
+func (s *Store) readAt(b []byte, addr uint64) error {
+	if n, err := s.Dev.ReadAt(b, int64(addr)); err != nil {
+		if errors.Is(err, io.EOF) && n == len(b) {
+			return nil
+		}
+		return fmt.Errorf("%w: read %d bytes at %d: %w", ErrDevice, len(b), addr, err)
+	}
+	return nil
+}
+
+// ReadNode reads the page behind p: a damaged first copy is replaced by the second.
+func (s *Store) ReadNode(p *layout.Pointer) ([]byte, error) {
+	b := device.AlignedBytes(layout.NodeBytes)
+	err := s.ReadRun(&p.Record, 0, 1, b)
+	if err != nil && p.Addr2 != 0 {
+		second := p.Record
+		second.Addr = p.Addr2
+		if s.ReadRun(&second, 0, 1, b) == nil {
+			return b, nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// Write writes b at a byte address.
+func (s *Store) Write(b []byte, addr uint64) error {
+	if _, err := s.Dev.WriteAt(b, int64(addr)); err != nil {
+		return fmt.Errorf("%w: write %d bytes at %d: %w", ErrDevice, len(b), addr, err)
+	}
+	return nil
+}
+
+// Sync is the barrier. A lost write is reported to one caller only (package
+// device), so barriers come one after another, and after one that failed all fail.
+func (s *Store) Sync() error {
+	s.syncMu.Lock()
+	defer s.syncMu.Unlock()
+	if s.syncErr == nil {
+		if err := s.Dev.Sync(); err != nil {
+			s.syncErr = fmt.Errorf("%w: flush: %w", ErrDevice, err)
+		}
+	}
+	return s.syncErr
+}
+
+// SealNode seals a page into dst for generation gen.
+func (s *Store) SealNode(tree uint64, level uint8, gen uint64, page, dst []byte) (layout.Record, error) {
+	return s.seal(crypto.Extent{Kind: layout.KindNode, Level: level, Object: tree, Birth: gen,
+		PLen: layout.NodeBytes, LLen: layout.NodeBytes}, page, dst)
+}
+
+// SealData seals a run of a file's sectors, in segments of one sector. index is
+// the file sector.
+func (s *Store) SealData(ino, index, gen uint64, payload, dst []byte) (layout.Record, error) {
+	return s.seal(crypto.Extent{Kind: layout.KindFileData, Shift: 12, Object: ino, Index: index, Birth: gen,
+		PLen: uint32(len(payload)), LLen: uint32(len(payload))}, payload, dst)
+}
+
+// seal draws a new nonce for the extent: SealExtent does, from the kernel's
+// random numbers, so it never repeats.
+func (s *Store) seal(e crypto.Extent, payload, dst []byte) (layout.Record, error) {
+	k := s.Keys.Newest()
+	e.Epoch = k.Epoch()
+	r := layout.Record{Extent: e}
+	r.Tags = make([]crypto.Tag, e.Segments())
+	if err := k.SealExtent(&r.Extent, dst[:e.PaddedBytes()], r.Tags, payload); err != nil {
+		return r, err
+	}
+	return r, nil
+}
+
+// SealFreeList seals one piece of a free list.
+func (s *Store) SealFreeList(gen uint64, plain []byte) (layout.Record, []byte, error) {
+	e := crypto.Extent{Kind: layout.KindFreeList, Birth: gen, PLen: uint32(len(plain)), LLen: uint32(len(plain))}
+	dst := device.AlignedBytes(e.PaddedBytes())
+	r, err := s.seal(e, plain, dst)
+	return r, dst, err
+}
+
+// ListPiece is the place of a piece of a free list: whole groups of four
+// sectors, of which the sealed bytes may fill less.
+func ListPiece(p *layout.Pointer2) layout.Run {
+	groups := (p.PaddedBytes() + layout.NodeBytes - 1) / layout.NodeBytes
+	return layout.Run{Start: p.Addr / layout.SectorBytes, Count: uint32(groups) * layout.QuadSectors}
+}
+
+// ReadFreeList reads a whole list, and the places of its pieces.
+func (s *Store) ReadFreeList(p *layout.Pointer2) (runs, pieces []layout.Run, err error) {
+	at := *p
+	for !at.IsZero() {
+		b := make([]byte, at.PaddedBytes())
+		if err := s.ReadRun(&at.Record, 0, 1, b); err != nil {
+			return nil, nil, fmt.Errorf("free list: %w", err)
+		}
+		r, next, err := layout.DecodeFreeList(b[:at.PLen])
+		if err != nil {
+			return nil, nil, err
+		}
+		pieces = append(pieces, ListPiece(&at))
+		runs = append(runs, r...)
+		if uint64(len(runs)) > p.Sectors {
+			return nil, nil, fmt.Errorf("%w: free list has more runs than sectors", layout.ErrCorrupt)
+		}
+		if !next.IsZero() && next.Birth > at.Birth {
+			return nil, nil, fmt.Errorf("%w: free list pieces out of order", layout.ErrCorrupt)
+		}
+		at = next
+	}
+	return runs, pieces, nil
+}

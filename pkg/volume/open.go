@@ -1,0 +1,558 @@
+package volume
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// FormatOptions for Format.
+type FormatOptions struct {
+	Recipient crypto.Recipient   // gets slot 0
+	Extra     []crypto.Recipient // slots 1…: recovery key, passphrase
+	Suite     crypto.Suite       // 0: the default
+	Force     bool               // format a device that holds something
+	SizeBytes int64              // use only that much; 0: all
+	RootMode  uint32             // of the root directory; 0: 0755
+	RootUID   uint32
+	RootGID   uint32
+}
+
+// readHeaders reads both copies. One that can not be read counts as damaged;
+// if no copy is left the answer is why, not that there is no volume.
+func readHeaders(dev device.Device) (*layout.Headers, error) {
+	var c [2][]byte
+	var failed error
+	for i, off := range []int64{layout.HeaderOffsetA, layout.HeaderOffsetB} {
+		c[i] = device.AlignedBytes(layout.HeaderBytes)
+		if _, err := dev.ReadAt(c[i], off); err != nil {
+			clear(c[i])
+			if !errors.Is(err, io.EOF) { // a device that ends before holds none
+				failed = errors.Join(failed, fmt.Errorf("%w: read header at %d: %w", vfs.ErrIO, off, err))
+			}
+		}
+	}
+	h := layout.DecodeHeaders(c[0], c[1])
+	if failed != nil && h.Copy[0] == nil && h.Copy[1] == nil {
+		return nil, failed
+	}
+	return h, nil
+}
+
+// probe names what a device holds; "" when the places that matter are blank.
+func probe(dev device.Device) (what string, err error) {
+	size, err := dev.Size()
+	if err != nil {
+		return "", err
+	}
+	b := device.AlignedBytes(1 << 20)
+	var first []byte
+	for _, off := range []int64{0, 1 << 20, max(2<<20, size-1<<20) &^ (layout.SectorBytes - 1)} {
+		n := min(int64(len(b)), size-off)
+		if n <= 0 {
+			continue
+		}
+		if _, err := dev.ReadAt(b[:n], off); err != nil && !errors.Is(err, io.EOF) {
+			return "", fmt.Errorf("read at %d: %w", off, err)
+		}
+		if off == 0 {
+			first = append(first, b[:n]...)
+		}
+		for _, c := range b[:n] {
+			if c != 0 {
+				return signature(first), nil
+			}
+		}
+	}
+	return "", nil
+}
+
+// signature names what people are most likely to have on a disk.
+func signature(b []byte) string {
+	at := func(off int, magic string) bool {
+		return len(b) >= off+len(magic) && string(b[off:off+len(magic)]) == magic
+	}
+	switch {
+	case at(1, "SEALVOL"):
+		return "a Sealvol volume"
+	case at(4, "DBLCRYPT") || at(0, "DBLCRYPT"):
+		return "a doublecrypt volume (format v1)"
+	case at(0, "LUKS\xba\xbe"):
+		return "a LUKS volume"
+	case at(1080, "\x53\xef"):
+		return "an ext2/3/4 file system"
+	case at(0, "XFSB"):
+		return "an XFS file system"
+	case at(65600, "_BHRfS_M"):
+		return "a Btrfs file system"
+	case at(536, "LVM2 001") || at(24, "LVM2 001"):
+		return "an LVM physical volume"
+	case at(512, "EFI PART"):
+		return "a GPT partition table"
+	case at(510, "\x55\xaa"):
+		return "a partition table or FAT file system"
+	case at(4086, "SWAPSPACE2"):
+		return "swap space"
+	}
+	return "unknown data"
+}
+
+// Format makes a new volume. What the device held is lost.
+func Format(dev device.Device, opts FormatOptions) error {
+	if opts.Suite == 0 {
+		opts.Suite = crypto.SuiteXChaCha20Poly1305
+	}
+	size, err := dev.Size()
+	if err != nil {
+		return err
+	}
+	if opts.SizeBytes != 0 {
+		if opts.SizeBytes > size {
+			return fmt.Errorf("%w: %d bytes wanted, the device has %d", ErrTooSmall, opts.SizeBytes, size)
+		}
+		size = opts.SizeBytes
+	}
+	if size < layout.MinDevice {
+		return fmt.Errorf("%w: %d bytes, at least %d are needed", ErrTooSmall, size, layout.MinDevice)
+	}
+	if !opts.Force {
+		what, err := probe(dev)
+		if err != nil {
+			return err
+		}
+		if what != "" {
+			return fmt.Errorf("%w: it holds %s; use --force to overwrite it", ErrNotEmpty, what)
+		}
+	}
+	id := crypto.NewUUID()
+	vmk, err := crypto.GenerateKey()
+	if err != nil {
+		return err
+	}
+	epochs := []crypto.EpochKey{{Epoch: 1, VMK: vmk}}
+	defer crypto.EraseEpochs(epochs)
+	keys, err := crypto.DeriveEpochKeys(opts.Suite, id, 1, vmk)
+	if err != nil {
+		return err
+	}
+	h := &layout.Header{ID: id, Suite: opts.Suite, Sequence: 1}
+	for i, r := range append([]crypto.Recipient{opts.Recipient}, opts.Extra...) {
+		if i >= crypto.Slots {
+			return fmt.Errorf("more than %d keys", crypto.Slots)
+		}
+		if h.Slots[i], err = crypto.NewSlot(opts.Suite, id, uint8(i), r, epochs); err != nil {
+			return fmt.Errorf("key slot %d: %w", i, err)
+		}
+	}
+	head, err := layout.EncodeHeader(h, keys)
+	if err != nil {
+		return err
+	}
+	// First nothing of an old volume may be taken for ours: both headers and
+	// all roots go. Only then the new roots, and at last the headers: whatever
+	// happens in between leaves no volume rather than half of one.
+	zero := device.AlignedBytes(layout.HeaderBytes + layout.RootSlots/2*layout.SectorBytes)
+	for _, off := range []int64{layout.HeaderOffsetA, layout.HeaderOffsetB} {
+		if _, err := dev.WriteAt(zero, off); err != nil {
+			return fmt.Errorf("%w: write at %d: %w", vfs.ErrIO, off, err)
+		}
+	}
+	if err := dev.Sync(); err != nil {
+		return fmt.Errorf("%w: flush: %w", vfs.ErrIO, err)
+	}
+	root := &layout.Root{
+		Instance: id, HeaderSeq: 1, OpSeq: 1, NextIno: uint64(vfs.RootIno) + 1, Inodes: 1,
+		DeviceSectors: uint64(size) / layout.SectorBytes, LogSectors: uint64(layout.LogBytes(size)) / layout.SectorBytes,
+		MountID: randomBytes[[16]byte](), HashSeed: randomBytes[[16]byte](),
+	}
+	root.FreeSectors = root.DeviceSectors - root.DataStart()
+	v, err := newVolume(dev, Options{}, &layout.Unlocked{Header: h}, txn.NewKeys(keys), root, 1)
+	if err != nil {
+		return err
+	}
+	defer v.store.Keys.Erase()
+	now := vfs.Now()
+	mode := opts.RootMode & 0o7777
+	if mode == 0 {
+		mode = 0o755
+	}
+	in := newInode(uint64(vfs.RootIno), layout.Inode{Mode: modeDir | mode, Nlink: 2, UID: opts.RootUID, GID: opts.RootGID,
+		Parent: uint64(vfs.RootIno), Atime: now, Mtime: now, Ctime: now, Btime: now})
+	v.table.add(in)
+	v.touch(in)
+	// Two, so that a damaged slot never leaves a volume without a root.
+	for range 2 {
+		if err := v.commit(true); err != nil {
+			return wrap(err)
+		}
+	}
+	if _, err := dev.WriteAt(head, layout.HeaderOffsetB); err != nil {
+		return fmt.Errorf("%w: write header: %w", vfs.ErrIO, err)
+	}
+	if err := dev.Sync(); err != nil {
+		return fmt.Errorf("%w: flush: %w", vfs.ErrIO, err)
+	}
+	if _, err := dev.WriteAt(head, layout.HeaderOffsetA); err != nil {
+		return fmt.Errorf("%w: write header: %w", vfs.ErrIO, err)
+	}
+	if err := dev.Sync(); err != nil {
+		return fmt.Errorf("%w: flush: %w", vfs.ErrIO, err)
+	}
+	return nil
+}
+
+// IsBlank tells whether a device holds nothing recognisable, so that it may be
+// formatted; otherwise what it holds.
+func IsBlank(dev device.Device) (blank bool, what string, err error) {
+	what, err = probe(dev)
+	return what == "" && err == nil, what, err
+}
+
+// unlock reads and opens the header and derives the keys.
+func unlock(dev device.Device, cred crypto.Credential) (*layout.Unlocked, *txn.Keys, error) {
+	hs, err := readHeaders(dev)
+	if err != nil {
+		return nil, nil, err
+	}
+	u, err := hs.Unlock(cred)
+	if err != nil {
+		return nil, nil, err
+	}
+	var eks []*crypto.EpochKeys
+	for _, e := range u.Epochs {
+		k, err := crypto.DeriveEpochKeys(u.Suite, u.ID, e.Epoch, e.VMK)
+		if err != nil {
+			crypto.EraseEpochs(u.Epochs)
+			return nil, nil, err
+		}
+		eks = append(eks, k)
+	}
+	return u, txn.NewKeys(eks...), nil
+}
+
+// Open opens the volume on a device: the newest root, and what the log holds
+// beyond it. Read-only, nothing is written: the log is applied in memory.
+func Open(dev device.Device, opts Options) (*Volume, error) {
+	u, keys, err := unlock(dev, opts.Credential)
+	if err != nil {
+		return nil, err
+	}
+	v, err := open(dev, opts, u, keys)
+	if err != nil {
+		keys.Erase()
+		crypto.EraseEpochs(u.Epochs)
+		return nil, wrap(err)
+	}
+	return v, nil
+}
+
+// newestRoot chooses the root to open (I4), and the generation to go on with.
+func newestRoot(dev device.Device, s *txn.Store, u *layout.Unlocked) (found []txn.FoundRoot, bad []int, err error) {
+	if found, bad, err = s.ReadRoots(); err != nil {
+		return nil, bad, err
+	}
+	root := found[0].Root
+	if u.Sequence < root.HeaderSeq {
+		return nil, bad, fmt.Errorf("%w: header %d is older than the volume accepts (%d)", ErrForged, u.Sequence, root.HeaderSeq)
+	}
+	size, err := dev.Size()
+	if err != nil {
+		return nil, bad, err
+	}
+	if uint64(size)/layout.SectorBytes < root.DeviceSectors {
+		return nil, bad, fmt.Errorf("%w: %d bytes of %d", ErrTruncated, size, root.DeviceSectors*layout.SectorBytes)
+	}
+	if root.NewestSnapshot != 0 || !root.Trees[layout.TreeShares].IsZero() {
+		return nil, bad, fmt.Errorf("%w: it holds snapshots or reflinks", ErrNewerFormat)
+	}
+	return found, bad, nil
+}
+
+func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (*Volume, error) {
+	store := &txn.Store{Dev: dev, Keys: keys}
+	if !opts.ReadOnly {
+		if err := u.CheckWritable(); err != nil {
+			return nil, err
+		}
+		// A killed predecessor may have written a root that lies in the device's
+		// cache only. We read it as durable, and must not build on less.
+		if err := store.Sync(); err != nil {
+			return nil, err
+		}
+	}
+	found, bad, err := newestRoot(dev, store, u)
+	if err != nil {
+		return nil, err
+	}
+	root := found[0].Root
+	rp := &txn.Replay{}
+	if !root.Clean {
+		if rp, err = store.ReadLog(root); err != nil {
+			return nil, err
+		}
+	}
+	ops, gen, err := decodeLog(store, root, rp)
+	if err != nil {
+		return nil, err
+	}
+	v, err := newVolume(dev, opts, u, keys, root, gen)
+	if err != nil {
+		return nil, err
+	}
+	v.rootR = found[0].R
+	if len(bad) > 0 && opts.Log != nil {
+		opts.Log.Warn("root slots do not verify: a write was cut, or the device is damaged", "volume", u.ID.String(), "slots", bad, "generation", root.Generation)
+	}
+	if err := v.loadLists(root); err != nil {
+		return nil, err
+	}
+	if err := v.replay(ops); err != nil {
+		return nil, err
+	}
+	if opts.ReadOnly {
+		return v, nil
+	}
+	if u.Other != nil {
+		if err := v.repairHeader(); err != nil {
+			return nil, err
+		}
+	}
+	// A new mount id before the first frame, in two roots: then no single
+	// damaged slot can make frames of this mount unreadable, and so unseen.
+	mount := randomBytes[[16]byte]()
+	next := *v.root
+	next.MountID, next.MountEpoch = mount, next.MountEpoch+1
+	next.LogSeq = 0
+	v.stateMu.Lock()
+	v.root = &next
+	v.stateMu.Unlock()
+	for range 2 {
+		if err := v.commit(false); err != nil {
+			return nil, err
+		}
+	}
+	if err := v.start(mount); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// loadLists reads the free lists of a root into Space (I3).
+func (v *Volume) loadLists(root *layout.Root) error {
+	for i := range root.FreeLists {
+		p := &root.FreeLists[i]
+		if p.IsZero() {
+			continue
+		}
+		runs, pieces, err := v.store.ReadFreeList(p)
+		if err != nil {
+			return err
+		}
+		if err := v.space.AddList(root.Generation-uint64(i), runs); err != nil {
+			return err
+		}
+		v.lists[i] = listPlace{ptr: *p, pieces: pieces}
+	}
+	if v.opts.ReadOnly {
+		return nil
+	}
+	return v.space.Reuse(root.Generation - 1)
+}
+
+// repairHeader writes the verified copy of the header over the other one.
+func (v *Volume) repairHeader() error {
+	head, err := layout.EncodeHeader(v.header.Header, v.store.Keys.Newest())
+	if err != nil {
+		return err
+	}
+	off := int64(layout.HeaderOffsetB)
+	if v.header.Copy == 1 {
+		off = layout.HeaderOffsetA
+	}
+	if err := v.store.Write(head, uint64(off)); err != nil {
+		return err
+	}
+	return v.store.Sync()
+}
+
+// Forget implements vfs.FS. It marks the inode as freed; the reaper removes it.
+func (v *Volume) Forget(ino vfs.Ino) {
+	in := v.table.grab(uint64(ino))
+	if in == nil {
+		// Not in memory, so not changed since the last commit: the tree tells.
+		if n, err := v.readInode(uint64(ino)); err != nil || n.Nlink > 0 {
+			return
+		}
+		var err error
+		if in, err = v.inode(ino); err != nil {
+			return
+		}
+	}
+	in.mu.Lock()
+	free := !in.dead && in.attr.Nlink == 0 && v.writable() == nil
+	in.dead = in.dead || free // from here on nobody can name or change it
+	in.mu.Unlock()
+	if !free {
+		v.table.put(in)
+		return
+	}
+	v.reaper.push(in)
+}
+
+// reaper removes freed inodes, of which it holds a reference each.
+type reaper struct {
+	mu    sync.Mutex
+	cond  sync.Cond
+	idle  sync.Cond // queue is empty and nothing under way
+	queue []*inode
+	busy  bool
+	stop  bool
+	done  chan struct{}
+}
+
+func (r *reaper) init() { r.cond.L, r.idle.L = &r.mu, &r.mu }
+
+// wait waits until everything freed so far is removed.
+func (r *reaper) wait() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.busy || len(r.queue) > 0 {
+		r.idle.Wait()
+	}
+}
+
+func (r *reaper) push(in *inode) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.queue = append(r.queue, in)
+	r.cond.Signal()
+}
+
+func (v *Volume) startReaper() {
+	r := &v.reaper
+	r.done = make(chan struct{})
+	go func() {
+		defer close(r.done)
+		for _, ino := range v.leftovers {
+			v.Forget(vfs.Ino(ino))
+		}
+		for {
+			r.mu.Lock()
+			r.busy = false
+			for len(r.queue) == 0 && !r.stop {
+				r.idle.Broadcast()
+				r.cond.Wait()
+			}
+			if len(r.queue) == 0 {
+				r.idle.Broadcast()
+				r.mu.Unlock()
+				return
+			}
+			in := r.queue[0]
+			r.queue, r.busy = r.queue[1:], true
+			r.mu.Unlock()
+			if err := v.reap(in); err != nil && v.opts.Log != nil && v.Failed() == nil {
+				v.opts.Log.Warn("an unlinked inode could not be freed; the next mount frees it", "inode", in.ino, "error", err)
+			}
+			v.table.put(in)
+		}
+	}()
+}
+
+// stopReaper lets it finish: what is freed is gone for good.
+func (v *Volume) stopReaper() {
+	r := &v.reaper
+	r.mu.Lock()
+	r.stop = true
+	r.cond.Signal()
+	r.mu.Unlock()
+	<-r.done
+}
+
+// reap removes a freed inode, in steps.
+func (v *Volume) reap(in *inode) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	c := cost{quads: opQuads, urgent: true, nested: true}
+	for done := false; !done; {
+		if err := v.admit(c); err != nil {
+			return err
+		}
+		err := v.inGate(func() (err error) {
+			done, err = v.reapStep(in)
+			return err
+		})
+		v.adm.done(c)
+		if err != nil {
+			return err
+		}
+	}
+	v.table.forget(in)
+	return nil
+}
+
+// reapStep removes a bounded part of an inode; the last step removes the inode.
+func (v *Volume) reapStep(in *inode) (done bool, err error) {
+	if err := v.cutBlocks(in, 0, 1<<62); err != nil {
+		return false, err
+	}
+	err = v.fs.Update(func(w *tree.Writer) error {
+		freed, all, err := v.dropExtents(w, in.ino, 0, 1<<62, cutStep)
+		if err != nil {
+			return err
+		}
+		in.bmu.Lock()
+		in.sectors -= min(in.sectors, freed)
+		in.bmu.Unlock()
+		if !all {
+			return nil
+		}
+		var keys []layout.Key
+		from, to := layout.Key{Obj: in.ino, Type: layout.KeyInode}, layout.Key{Obj: in.ino, Type: layout.KeyXattr, Sub: ^uint64(0)}
+		if err := w.Scan(from, to, func(k layout.Key, _ []byte) bool {
+			keys = append(keys, k)
+			return len(keys) < cutStep
+		}); err != nil {
+			return err
+		}
+		for _, k := range append(keys, orphanKey(in.ino)) {
+			if k.Type == layout.KeyOrphan && len(keys) == cutStep {
+				return nil // more to come
+			}
+			if _, err := w.Delete(k); err != nil {
+				return err
+			}
+		}
+		done, in.gone = true, true
+		return nil
+	})
+	if err == nil && !done {
+		v.touch(in)
+	}
+	if err == nil && done {
+		v.inoMu.Lock()
+		v.inodes--
+		v.inoMu.Unlock()
+	}
+	return done, err
+}
+
+// orphans lists inodes without names, and those of which a cut is unfinished.
+func (v *Volume) orphans(after uint64) (inos []uint64, err error) {
+	if after == ^uint64(0) {
+		return nil, nil
+	}
+	err = v.fs.Scan(orphanKey(after+1), orphanKey(^uint64(0)), func(k layout.Key, _ []byte) bool {
+		inos = append(inos, k.Sub)
+		return len(inos) < 1024
+	})
+	return inos, wrap(err)
+}

@@ -1,0 +1,234 @@
+package volume
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// syncer makes the ring's tail durable: one caller writes for all who wait.
+type syncer struct {
+	mu      sync.Mutex
+	cond    sync.Cond
+	busy    bool
+	durable uint64 // operations below are durable
+	pos     uint64 // ring position up to which the log has them
+	rounds  uint64 // syncs that have ended
+}
+
+func (s *syncer) init() { s.cond.L = &s.mu }
+
+func (s *syncer) wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cond.Broadcast()
+}
+
+// committed notes that a durable root covers the operations below seq.
+func (s *syncer) committed(seq uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.durable = max(s.durable, seq)
+	s.cond.Broadcast()
+}
+
+// letPass waits until the sync that is under way has ended: a stream that
+// pushed on would make the next one long.
+func (s *syncer) letPass() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for round := s.rounds; s.busy && s.rounds == round; {
+		s.cond.Wait()
+	}
+}
+
+// maxBatch is the longest record of the log; what is more is committed.
+const maxBatch = 8 << 20
+
+// refMin is the size from which written data may be logged by reference.
+const refMin = blockBytes
+
+// Sync implements vfs.FS.
+func (v *Volume) Sync(ino vfs.Ino) error {
+	if v.ring == nil {
+		return nil // read-only: there is nothing to lose
+	}
+	if err := v.Failed(); err != nil {
+		return fmt.Errorf("%w: %w", vfs.ErrIO, err)
+	}
+	if ino == vfs.RootIno {
+		return v.syncErr(v.commitAll())
+	}
+	return v.syncErr(v.syncTail())
+}
+
+// syncErr turns the answer to a sync of a failed volume into an I/O error: the
+// caller must learn that its data may be lost.
+func (v *Volume) syncErr(err error) error {
+	if err != nil && errors.Is(err, vfs.ErrReadOnly) {
+		return fmt.Errorf("%w: %w", vfs.ErrIO, err)
+	}
+	return wrap(err)
+}
+
+// syncTail makes all operations recorded so far durable.
+func (v *Volume) syncTail() error {
+	s := &v.sync
+	_, next := v.ringHead()
+	s.mu.Lock()
+	for {
+		if s.durable >= next {
+			s.mu.Unlock()
+			return nil
+		}
+		if err := v.Failed(); err != nil {
+			s.mu.Unlock()
+			return fmt.Errorf("%w: %w", vfs.ErrIO, err)
+		}
+		if !s.busy {
+			break
+		}
+		s.cond.Wait()
+	}
+	s.busy = true
+	from := s.pos
+	s.mu.Unlock()
+	// Whoever came meanwhile goes along.
+	pos, next := v.ringHead()
+	err := v.logTail(from, pos)
+	if errors.Is(err, txn.ErrLogFull) {
+		if err = v.commitAll(); err == nil {
+			err = errCommitted
+		}
+	}
+	if errors.Is(err, errCommitted) {
+		err = nil
+	}
+	if err != nil {
+		v.fail(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy = false
+	s.rounds++
+	s.cond.Broadcast()
+	if err == nil {
+		s.pos = max(s.pos, pos)
+		s.durable = max(s.durable, next)
+	}
+	return err
+}
+
+var errCommitted = errors.New("committed instead")
+
+// ringHead is the end of the ring, and the first operation that it does not hold.
+func (v *Volume) ringHead() (pos, next uint64) {
+	// Operations get their numbers under the ring's lock.
+	v.ring.Locked(func(head uint64) { pos, next = head, v.nextOp })
+	return pos, next
+}
+
+// logTail seals the operations in [from, to) of the ring to the log and flushes.
+// ErrLogFull if a commit is the better way.
+func (v *Volume) logTail(from, to uint64) error {
+	from = max(from, v.ring.Tail())
+	if from >= to {
+		return errCommitted // a commit covers all of it, and is durable
+	}
+	if to-from > refMin {
+		v.settleFull()
+		if err := v.Failed(); err != nil {
+			return err
+		}
+	}
+	batch := make([]byte, 0, min(to-from+4096, maxBatch))
+	err := v.ring.Read(from, to, func(rec []byte) error {
+		if len(rec) < refMin {
+			batch = append(batch, rec...)
+		} else {
+			var err error
+			if batch, err = v.appendLarge(batch, rec); err != nil {
+				return err
+			}
+		}
+		if len(batch) > maxBatch || len(batch) > v.log.Room() {
+			return txn.ErrLogFull
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if len(batch) == 0 {
+		return errCommitted
+	}
+	if err := v.log.Append(batch, v.durableGen()); err != nil {
+		return err
+	}
+	end := v.log.Next()
+	if err := v.store.Sync(); err != nil {
+		return err
+	}
+	v.log.Acked(end)
+	return nil
+}
+
+// appendLarge adds a large operation to a batch: whole blocks that lie on the
+// device already go by reference.
+func (v *Volume) appendLarge(batch, rec []byte) ([]byte, error) {
+	op, _, err := layout.DecodeOp(rec)
+	if err != nil {
+		return nil, err
+	}
+	if op.Type != layout.OpWrite {
+		return append(batch, rec...), nil
+	}
+	es := v.refs.get(op.Seq)
+	off, data := op.Off, op.Data
+	inline := func(n uint64) {
+		part := *op
+		part.Off, part.Data, part.Len = off, data[:n], n
+		batch = layout.AppendOp(batch, &part)
+		off, data = off+n, data[n:]
+		op.Flags &^= layout.OpKill // once
+	}
+	for len(data) > 0 {
+		// the next block that extents cover
+		var ref []layout.FileExtent
+		at := off
+		for len(es) > 0 {
+			start := es[0].sector / blockPages * blockPages
+			n, covered := 0, uint64(0)
+			for n < len(es) && es[n].sector == start+covered && covered < blockPages {
+				covered += es[n].Sectors()
+				n++
+			}
+			group := es[:max(n, 1)]
+			es = es[max(n, 1):]
+			if covered == blockPages && start*pageBytes >= off && start*pageBytes+blockBytes <= off+uint64(len(data)) {
+				at = start * pageBytes
+				for i := range group {
+					ref = append(ref, group[i].FileExtent)
+				}
+				break
+			}
+		}
+		if ref == nil {
+			inline(uint64(len(data)))
+			break
+		}
+		if at > off {
+			inline(at - off)
+		}
+		part := *op
+		part.Type, part.Data, part.Off, part.Len, part.Extents = layout.OpWriteRef, nil, off, blockBytes, ref
+		batch = layout.AppendOp(batch, &part)
+		off, data = off+blockBytes, data[blockBytes:]
+		op.Flags &^= layout.OpKill
+	}
+	return batch, nil
+}

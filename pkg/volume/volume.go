@@ -1,0 +1,313 @@
+package volume
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// DefaultMemory bounds what a mounted volume keeps in memory, in bytes: ring,
+// dirty data, tree pages.
+const DefaultMemory = 256 << 20
+
+// minMemory leaves a ring in which the largest write fits several times.
+const minMemory = 32 << 20
+
+// CommitInterval is the longest that a change waits for a commit.
+const CommitInterval = 5 * time.Second
+
+// Options for Open. The zero value is a read-write mount with defaults.
+type Options struct {
+	Credential crypto.Credential
+	ReadOnly   bool
+	Memory     int // bytes; DefaultMemory if 0
+	// CommitInterval overrides the package's; negative: only when needed.
+	CommitInterval time.Duration
+	Log            *slog.Logger // what the operator should know; nil: nothing
+}
+
+// Volume is an open volume. It implements vfs.FS.
+type Volume struct {
+	opts   Options
+	dev    device.Device
+	header *layout.Unlocked
+	store  *txn.Store
+	space  *txn.Space
+	log    *txn.Log
+	ring   *txn.Ring // nil: read-only
+	cache  *tree.Cache
+	fs     *tree.Tree
+	spaces *tree.Tree // owned by the committer
+
+	ringMark atomic.Uint64 // end of the ring at the last freeze
+
+	ns   sync.Mutex   // see the package comment
+	gate sync.RWMutex // see the package comment
+	gen  uint64       // open generation; changed with the gate held alone
+
+	nextOp uint64 // under the ring's lock; by the committer with the gate held alone
+
+	inoMu   sync.Mutex
+	nextIno uint64
+	inodes  uint64
+
+	seed0, seed1 uint64 // of name hashes
+
+	table   inodeTable
+	dirtyMu sync.Mutex
+	dirty   []*inode // newer than the tree, each with a reference
+
+	adm   admission
+	flush flusher
+	refs  refs
+
+	com     committer
+	commits atomic.Uint64 // successful ones
+	sync    syncer
+	reaper  reaper
+	kept    kept
+
+	dataStart uint64        // first sector after the log
+	leftovers []uint64      // inodes without names when the volume was opened
+	lists     [2]listPlace  // of the newest durable root; owned by the committer
+	growMu    sync.Mutex    // one Grow at a time
+	sectors   atomic.Uint64 // of the device, as used
+
+	stateMu sync.Mutex
+	root    *layout.Root // newest durable
+	rootR   [32]byte
+
+	failed  atomic.Pointer[failure]
+	closing atomic.Bool
+	closed  atomic.Bool
+}
+
+type failure struct{ err error }
+
+// listPlace is where a generation's free list lies.
+type listPlace struct {
+	ptr    layout.Pointer2
+	pieces []layout.Run
+}
+
+// fail stops the volume: what is in memory is never committed. The first
+// error is kept, and told loudly.
+func (v *Volume) fail(err error) {
+	if err == nil || !v.failed.CompareAndSwap(nil, &failure{err}) {
+		return
+	}
+	if v.opts.Log != nil {
+		v.opts.Log.Error("volume failed and is read-only now; unmount, check the device, run fsck", "volume", v.header.ID.String(), "error", err)
+	}
+	v.adm.wake()
+	v.com.wake()
+	v.sync.wake()
+}
+
+// Failed returns the error that stopped the volume, nil while it works.
+func (v *Volume) Failed() error {
+	if f := v.failed.Load(); f != nil {
+		return f.err
+	}
+	return nil
+}
+
+// writable tells whether mutations are possible.
+func (v *Volume) writable() error {
+	if err := v.Failed(); err != nil {
+		return fmt.Errorf("%w: %w", vfs.ErrReadOnly, err)
+	}
+	if v.closed.Load() {
+		return vfs.ErrClosed
+	}
+	if v.opts.ReadOnly {
+		return vfs.ErrReadOnly
+	}
+	return nil
+}
+
+// ID is the volume's UUID.
+func (v *Volume) ID() crypto.UUID { return v.header.ID }
+
+// newVolume makes what Open and Format have in common.
+func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *txn.Keys, root *layout.Root, gen uint64) (*Volume, error) {
+	if opts.Memory == 0 {
+		opts.Memory = DefaultMemory
+	}
+	opts.Memory = max(opts.Memory, minMemory)
+	if opts.CommitInterval == 0 {
+		opts.CommitInterval = CommitInterval
+	}
+	v := &Volume{opts: opts, dev: dev, header: header, store: &txn.Store{Dev: dev, Keys: keys}, gen: gen,
+		nextOp: root.OpSeq, nextIno: root.NextIno, inodes: root.Inodes, root: root}
+	v.dataStart = root.DataStart()
+	v.sectors.Store(root.DeviceSectors)
+	v.seed0, v.seed1 = seeds(root.HashSeed)
+	v.table.m = map[uint64]*inode{}
+	v.refs.m = map[uint64][]placed{}
+	v.flush.init()
+	v.com.init()
+	v.sync.init()
+	v.reaper.init()
+	v.adm.changed = func() {}
+	v.initAdmission(opts.Memory, int64(root.DeviceSectors)*layout.SectorBytes)
+	v.cache = tree.NewCache(opts.Memory/4, v.store.ReadNode)
+	v.fs = tree.New(tree.Config{ID: layout.TreeFS, Cache: v.cache, Free: v.freePage, Dirtied: v.adm.dirtyNodes},
+		root.Trees[layout.TreeFS], gen)
+	v.spaces = tree.New(tree.Config{ID: layout.TreeSpace, Cache: v.cache, Free: v.freeSpacePage, Dirtied: func(int) {}},
+		root.Trees[layout.TreeSpace], gen)
+	var err error
+	v.space, err = txn.NewSpace(root, gen, func(k layout.Key) ([]byte, bool, error) { return v.spaces.Get(k, nil) })
+	if err != nil {
+		return nil, wrap(err)
+	}
+	return v, nil
+}
+
+// freePage is told of pages that the open generation replaced.
+func (v *Volume) freePage(p *layout.Pointer) { eachCopy(p, v.space.Free) }
+
+func eachCopy(p *layout.Pointer, fn func(layout.Run)) {
+	fn(layout.Run{Start: p.Addr / layout.SectorBytes, Count: layout.NodeSectors})
+	if p.Addr2 != 0 {
+		fn(layout.Run{Start: p.Addr2 / layout.SectorBytes, Count: layout.NodeSectors})
+	}
+}
+
+// start begins read-write service.
+func (v *Volume) start(mount [16]byte) error {
+	ring, err := txn.NewRing(v.opts.Memory / 4)
+	if err != nil {
+		return err
+	}
+	v.ring = ring
+	v.log = txn.NewLog(v.store, mount, v.root.LogSectors)
+	v.startFlushers()
+	v.startCommitter()
+	v.startReaper()
+	return nil
+}
+
+// Close commits and ends the volume. The error is that of the last commit: what
+// was synced before is safe all the same. The device stays open.
+func (v *Volume) Close() error {
+	if !v.closing.CompareAndSwap(false, true) {
+		return nil
+	}
+	var err error
+	if v.ring != nil {
+		v.stopReaper()
+		v.closed.Store(true)
+		if err = v.Failed(); err == nil {
+			err = v.commitAll()
+		}
+		v.stopCommitter()
+		if err == nil {
+			if err = v.commit(true); err != nil {
+				v.fail(err)
+			}
+		}
+		v.com.endCommits()
+		v.adm.wake()
+		v.stopFlushers()
+		err = errors.Join(err, v.ring.Close())
+	}
+	v.store.Keys.Erase()
+	crypto.EraseEpochs(v.header.Epochs)
+	return err
+}
+
+// StatFS implements vfs.FS.
+func (v *Volume) StatFS() vfs.StatFS {
+	v.inoMu.Lock()
+	inodes := v.inodes
+	v.inoMu.Unlock()
+	total := v.sectors.Load() - v.dataStart
+	avail := uint64(max(v.available(), 0))
+	free, _, waiting := v.space.Counts()
+	all := uint64(max(free+waiting-int64(v.adm.dirtyCount()), 0))
+	// An inode costs at least a few hundred bytes of tree.
+	room := avail * layout.SectorBytes / 512
+	return vfs.StatFS{BlockSize: layout.SectorBytes, Blocks: total, BlocksFree: max(all, avail), BlocksAvail: avail,
+		Inodes: inodes + room, InodesFree: room, NameMax: vfs.MaxNameBytes}
+}
+
+// available is the number of sectors that data may have.
+func (v *Volume) available() int64 {
+	free, _, waiting := v.space.Counts()
+	a := &v.adm
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return free + waiting - layout.QuadSectors*a.reserve - int64(a.pages)
+}
+
+func randomBytes[T ~[16]byte | ~[32]byte]() (b T) {
+	s := make([]byte, len(b))
+	rand.Read(s) // never fails (crypto/rand)
+	for i := range s {
+		b[i] = s[i]
+	}
+	return b
+}
+
+// Grow makes the volume as large as its device is now, while it is in use. It
+// returns the size in bytes, durable; a device that did not grow is no error.
+func (v *Volume) Grow() (sizeBytes int64, err error) {
+	v.growMu.Lock()
+	defer v.growMu.Unlock()
+	if err := v.writable(); err != nil {
+		return 0, err
+	}
+	size, err := v.dev.Size()
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", vfs.ErrIO, err)
+	}
+	sectors := uint64(size) / layout.SectorBytes
+	if sectors > v.sectors.Load() {
+		c := cost{ring: 128, quads: opQuads, urgent: true}
+		if err := v.admit(c); err != nil {
+			return 0, err
+		}
+		err := v.perform(&layout.Op{Type: layout.OpGrow, Time: vfs.Now(), Len: sectors})
+		v.adm.done(c)
+		if err == nil {
+			err = v.commitAll()
+		}
+		if err != nil {
+			return 0, v.syncErr(err)
+		}
+	}
+	return int64(v.sectors.Load()) * layout.SectorBytes, nil
+}
+
+// applyGrow adds the sectors up to a new end. The log names them as refs only
+// after this operation, so replay knows them as well.
+func (v *Volume) applyGrow(sectors uint64) error {
+	size, err := v.dev.Size()
+	if err != nil {
+		return err
+	}
+	if sectors > uint64(size)/layout.SectorBytes {
+		return fmt.Errorf("%w: growth to %d sectors of a device of %d bytes", layout.ErrCorrupt, sectors, size)
+	}
+	if err := v.space.Grow(sectors); err != nil {
+		return err
+	}
+	v.sectors.Store(max(v.sectors.Load(), sectors))
+	v.adm.mu.Lock()
+	v.adm.reserve = reserveQuads(int64(v.sectors.Load()) * layout.SectorBytes)
+	v.adm.mu.Unlock()
+	v.adm.wake()
+	return nil
+}

@@ -1,0 +1,330 @@
+package volume
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/dchest/siphash"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/posixacl"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+const capabilityName = "security.capability"
+
+// maxXattrList bounds the names of one inode: XATTR_LIST_MAX of Linux.
+const maxXattrList = 65536
+
+func xattrKey(ino, sub uint64) layout.Key {
+	return layout.Key{Obj: ino, Type: layout.KeyXattr, Sub: sub}
+}
+
+func (v *Volume) xattrHash(name string) uint64 { return xattrHash(v.seed0, v.seed1, name) }
+
+func xattrHash(seed0, seed1 uint64, name string) uint64 {
+	return siphash.Hash(seed0, seed1, []byte(name)) & layout.XattrHashMask
+}
+
+// foundXattr is where an attribute lies, or would.
+type foundXattr struct {
+	sub    uint64 // of piece 0
+	exists bool
+	value  []byte
+}
+
+// findXattr looks an attribute up, with its value.
+func (v *Volume) findXattr(scan scanFunc, ino uint64, name string) (f foundXattr, err error) {
+	h := v.xattrHash(name)
+	f.sub = h
+	var derr error
+	mine := false
+	total := 0
+	err = scan(xattrKey(ino, h), xattrKey(ino, h|0xffff), func(k layout.Key, val []byte) bool {
+		i := int(k.Sub & 0xff)
+		x, err := layout.DecodeXattr(val, i)
+		if err != nil {
+			derr = err
+			return false
+		}
+		if i == 0 {
+			if f.exists {
+				return false
+			}
+			mine = x.Name == name
+			if mine {
+				f.sub, f.exists, total = k.Sub, true, int(x.Total)
+			} else if k.Sub == f.sub {
+				f.sub += 1 << 8 // taken by another name of this hash
+			}
+		}
+		if mine {
+			f.value = append(f.value, x.Data...)
+		}
+		return true
+	})
+	switch {
+	case err == nil && derr != nil:
+		err = derr
+	case err == nil && f.exists && len(f.value) != total:
+		err = fmt.Errorf("%w: attribute of %d bytes has %d", layout.ErrCorrupt, total, len(f.value))
+	case err == nil && !f.exists && f.sub > h|0xffff:
+		err = vfs.ErrNoSpace
+	}
+	if err != nil {
+		err = fmt.Errorf("inode %d: %w", ino, err)
+	}
+	return f, err
+}
+
+// storeXattr sets an attribute, or removes it if value is nil.
+func (v *Volume) storeXattr(in *inode, name string, value []byte) error {
+	return v.fs.Update(func(w *tree.Writer) error {
+		f, err := v.findXattr(w.Scan, in.ino, name)
+		if err != nil {
+			return err
+		}
+		if f.exists {
+			pieces := 1 + (max(len(f.value), 1)-1)/layout.XattrPieceBytes
+			for i := range pieces {
+				if _, err := w.Delete(xattrKey(in.ino, f.sub+uint64(i))); err != nil {
+					return err
+				}
+			}
+		}
+		if value != nil {
+			total := uint32(len(value))
+			for i := 0; i == 0 || len(value) > 0; i++ {
+				n := min(len(value), layout.XattrPieceBytes)
+				x := layout.XattrPiece{Name: name, Total: total, Data: value[:n]}
+				if err := w.Put(xattrKey(in.ino, f.sub+uint64(i)), x.Append(nil, i)); err != nil {
+					return err
+				}
+				value = value[n:]
+			}
+			v.setXattrFlag(in, name, true)
+			return nil
+		}
+		v.setXattrFlag(in, name, false)
+		return nil
+	})
+}
+
+// xattrFlags are the inode flags that an attribute calls for.
+func xattrFlags(name string) uint32 {
+	switch name {
+	case posixacl.AccessName:
+		return layout.InodeXattrs | layout.InodeAccessACL
+	case posixacl.DefaultName:
+		return layout.InodeXattrs | layout.InodeDefaultACL
+	case capabilityName:
+		return layout.InodeXattrs | layout.InodeCapability
+	}
+	return layout.InodeXattrs
+}
+
+func (v *Volume) setXattrFlag(in *inode, name string, on bool) {
+	bit := xattrFlags(name)
+	if on {
+		in.attr.Flags |= bit
+	} else {
+		in.attr.Flags &^= bit &^ layout.InodeXattrs
+	}
+	v.touch(in)
+}
+
+func (v *Volume) readXattr(ino uint64, name string) ([]byte, error) {
+	f, err := v.findXattr(v.fs.Scan, ino, name)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	if !f.exists {
+		return nil, vfs.ErrNoXattr
+	}
+	return f.value, nil
+}
+
+// GetXattr implements vfs.FS.
+func (v *Volume) GetXattr(ino vfs.Ino, name string) ([]byte, error) {
+	in, err := v.inode(ino)
+	if err != nil {
+		return nil, err
+	}
+	defer v.table.put(in)
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	if in.attr.Flags&layout.InodeXattrs == 0 {
+		return nil, vfs.ErrNoXattr
+	}
+	return v.readXattr(in.ino, name)
+}
+
+// ListXattr implements vfs.FS.
+func (v *Volume) ListXattr(ino vfs.Ino) ([]string, error) {
+	in, err := v.inode(ino)
+	if err != nil {
+		return nil, err
+	}
+	defer v.table.put(in)
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	if in.attr.Flags&layout.InodeXattrs == 0 {
+		return nil, nil
+	}
+	return v.listXattr(in.ino)
+}
+
+func (v *Volume) listXattr(ino uint64) (names []string, err error) {
+	var derr error
+	err = v.fs.Scan(xattrKey(ino, 0), xattrKey(ino, ^uint64(0)), func(k layout.Key, val []byte) bool {
+		if k.Sub&0xff != 0 {
+			return true
+		}
+		x, err := layout.DecodeXattr(val, 0)
+		if err != nil {
+			derr = err
+			return false
+		}
+		names = append(names, x.Name)
+		return true
+	})
+	if err = errors.Join(err, derr); err != nil {
+		return nil, wrap(fmt.Errorf("inode %d: %w", ino, err))
+	}
+	return names, nil
+}
+
+// SetXattr implements vfs.FS.
+func (v *Volume) SetXattr(req *vfs.Req, ino vfs.Ino, name string, value []byte, flags uint32) error {
+	switch {
+	case name == "" || len(name) > vfs.MaxXattrName:
+		return vfs.ErrInvalid
+	case len(value) > vfs.MaxXattrBytes:
+		return vfs.ErrXattrTooBig
+	case flags&^(vfs.XattrCreate|vfs.XattrReplace) != 0:
+		return vfs.ErrInvalid
+	}
+	return v.changeXattr(req, ino, len(value), func(in *inode) (*layout.Op, error) {
+		_, err := v.readXattr(in.ino, name)
+		exists := err == nil
+		if err != nil && !errors.Is(err, vfs.ErrNoXattr) {
+			return nil, err
+		}
+		switch {
+		case exists && flags&vfs.XattrCreate != 0:
+			return nil, vfs.ErrExist
+		case !exists && flags&vfs.XattrReplace != 0:
+			return nil, vfs.ErrNoXattr
+		}
+		op := &layout.Op{Type: layout.OpSetXattr, Name: name, Data: value}
+		if name == posixacl.AccessName || name == posixacl.DefaultName {
+			return op, v.checkACL(in, op)
+		}
+		if !exists {
+			names, err := v.listXattr(in.ino)
+			if err != nil {
+				return nil, err
+			}
+			total := len(name) + 1
+			for _, n := range names {
+				total += len(n) + 1
+			}
+			if total > maxXattrList {
+				return nil, vfs.ErrNoSpace
+			}
+		}
+		return op, nil
+	})
+}
+
+// aclMode marks an OpSetXattr that changes the mode as well: Mode has the
+// permission bits. aclRemove: the mode says it all.
+const (
+	aclMode   = 1
+	aclRemove = 2
+)
+
+// checkACL completes the operation that sets an ACL; the rules are posixacl's.
+func (v *Volume) checkACL(in *inode, op *layout.Op) error {
+	if in.typ == modeLink {
+		return vfs.ErrNotSupported
+	}
+	if op.Name == posixacl.DefaultName && !in.isDir() {
+		return vfs.ErrInvalid
+	}
+	acl, err := posixacl.Parse(op.Data)
+	if err != nil {
+		return err
+	}
+	op.Data = acl.Encode()
+	if op.Name == posixacl.DefaultName {
+		return nil
+	}
+	perm, equivalent := acl.Mode()
+	op.Flags, op.Mode = aclMode, perm
+	if equivalent {
+		op.Flags |= aclRemove
+		op.Data = nil
+	}
+	return nil
+}
+
+// RemoveXattr implements vfs.FS.
+func (v *Volume) RemoveXattr(req *vfs.Req, ino vfs.Ino, name string) error {
+	if len(name) > vfs.MaxXattrName {
+		return vfs.ErrInvalid
+	}
+	return v.changeXattr(req, ino, 0, func(in *inode) (*layout.Op, error) {
+		_, err := v.readXattr(in.ino, name)
+		if errors.Is(err, vfs.ErrNoXattr) && (name == posixacl.AccessName || name == posixacl.DefaultName) {
+			return nil, nil
+		}
+		return &layout.Op{Type: layout.OpRemoveXattr, Name: name}, err
+	})
+}
+
+func (v *Volume) changeXattr(req *vfs.Req, ino vfs.Ino, size int, check func(in *inode) (*layout.Op, error)) error {
+	c := cost{ring: 1024 + size, quads: opQuads + size/layout.NodeBytes*2}
+	if err := v.admit(c); err != nil {
+		return err
+	}
+	defer v.adm.done(c)
+	in, err := v.inode(ino)
+	if err != nil {
+		return err
+	}
+	defer v.table.put(in)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.dead {
+		return fmt.Errorf("inode %d: %w", ino, vfs.ErrStale)
+	}
+	op, err := check(in)
+	if err != nil || op == nil {
+		return err
+	}
+	op.Unique, op.Ino, op.Time = req.Unique, in.ino, vfs.Now()
+	return v.perform(op)
+}
+
+func (v *Volume) applyXattr(in *inode, op *layout.Op) error {
+	value := op.Data
+	if op.Type == layout.OpRemoveXattr || op.Flags&aclRemove != 0 {
+		value = nil
+	} else if value == nil {
+		value = []byte{}
+	}
+	if op.Flags&aclMode != 0 {
+		in.attr.Mode = in.attr.Mode&^0o777 | op.Mode&0o777
+	}
+	in.attr.Ctime = op.Time
+	v.touch(in)
+	return v.storeXattr(in, op.Name, value)
+}
+
+// seeds splits the hash key of a volume.
+func seeds(b [16]byte) (uint64, uint64) {
+	return binary.LittleEndian.Uint64(b[:8]), binary.LittleEndian.Uint64(b[8:])
+}
