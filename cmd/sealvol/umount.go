@@ -63,6 +63,9 @@ func umount(dir string) error {
 	case errors.Is(err, control.ErrServer):
 		return withHint(err, "if the mount is gone: what was synced before is safe; check the device, then run `sealvol fsck`")
 	}
+	if now, merr := mountOn(m.Mountpoint); merr == nil && now != nil && now.ID == m.ID {
+		return umountAlone(m, dir) // it ended before it did anything: killed, or cut off
+	}
 	return errors.Join(withHint(fmt.Errorf("%s: the server went away while unmounting: %w", dir, err), "mount it again: what was synced is replayed"),
 		umountAlone(m, dir))
 }
