@@ -167,13 +167,21 @@ func (v *Volume) commit(clean bool) error {
 type frozen struct {
 	gen    uint64
 	root   *layout.Root
-	fs     *tree.Frozen
+	trees  []*tree.Frozen // of Volume.trees
+	pages  [][]*tree.Page // of these, once written
 	spaces *tree.Frozen
-	space  *txn.SpaceCommit
-	pages  []*tree.Page // of fs
 	spaced []*tree.Page // of spaces
+	space  *txn.SpaceCommit
 	ring   uint64       // position up to which the ring is covered
 	list   listPlace    // what this generation freed
+}
+
+// copies is the number of page writes that trees take.
+func (c *frozen) copies() (n int) {
+	for _, t := range c.trees {
+		n += t.Copies()
+	}
+	return n
 }
 
 // freeze ends the open generation: everything that was acknowledged is in the
@@ -187,7 +195,10 @@ func (v *Volume) freeze(clean bool) (*frozen, error) {
 	if err := v.storeInodes(); err != nil {
 		return nil, err
 	}
-	c := &frozen{gen: v.gen, fs: v.fs.Freeze()}
+	c := &frozen{gen: v.gen}
+	for _, t := range v.trees {
+		c.trees = append(c.trees, t.Freeze())
+	}
 	// What the commit before last freed is reusable since the last one; the
 	// places of that list are not needed any more.
 	for _, r := range v.lists[1].pieces {
@@ -196,7 +207,7 @@ func (v *Volume) freeze(clean bool) (*frozen, error) {
 	var err error
 	c.space, err = v.space.Freeze(func(values, freedRuns int) int {
 		lists := (freedRuns+16*values)/listRuns + 2
-		return c.fs.Copies() + 4*values + lists
+		return c.copies() + 4*values + lists
 	})
 	if err != nil {
 		return nil, err
@@ -263,20 +274,25 @@ const listRuns = 1300
 
 // writeTrees writes the pages of a frozen generation and completes its root.
 func (v *Volume) writeTrees(c *frozen) error {
-	quads, err := c.space.Take(c.fs.Copies())
-	if err != nil {
-		return err
-	}
-	c.root.Trees[layout.TreeFS], c.pages, err = c.fs.Write(v.pageWriter(layout.TreeFS, c.gen, quads))
-	if err != nil {
-		return err
+	for _, t := range c.trees {
+		quads, err := c.space.Take(t.Copies())
+		if err != nil {
+			return err
+		}
+		var pages []*tree.Page
+		c.root.Trees[t.ID()], pages, err = t.Write(v.pageWriter(t.ID(), c.gen, quads))
+		if err != nil {
+			return err
+		}
+		c.pages = append(c.pages, pages)
 	}
 	// The space tree describes itself: first its items get their places, then
 	// its pages and the free list theirs, and only then the values are final.
 	if err := v.putSpace(c.space.Keys); err != nil {
 		return err
 	}
-	if quads, err = c.space.Take(v.spaces.Pending()); err != nil {
+	quads, err := c.space.Take(v.spaces.Pending())
+	if err != nil {
 		return err
 	}
 	freed := c.space.Freed()
@@ -404,9 +420,11 @@ func (v *Volume) pageWriter(id, gen uint64, quads []layout.Run) func(int, []*tre
 
 // publish tells everybody that a generation is durable.
 func (v *Volume) publish(c *frozen, r [32]byte) error {
-	c.fs.Install(c.pages)
+	for i, t := range c.trees {
+		t.Install(c.pages[i])
+		v.adm.dirtyNodes(-t.Pages())
+	}
 	c.spaces.Install(c.spaced)
-	v.adm.dirtyNodes(-c.fs.Pages())
 	v.stateMu.Lock()
 	prev := v.root
 	v.root, v.rootR = c.root, r

@@ -29,7 +29,7 @@
 //	Volume.ns      one change of names at a time
 //	inode.mu       one operation that changes an inode; two in ascending order
 //	Volume.gate    read: a change is being made; write: a commit ends the generation
-//	tree locks
+//	tree locks     in the order of Volume.trees
 //	inode.bmu      blocks of one inode
 //	Volume.dirtyMu, admission.mu
 //	flusher.mu, inodeTable.mu, txn's locks

@@ -103,7 +103,7 @@ func (v *Volume) dropExtents(w *tree.Writer, ino, from, to uint64, limit int) (f
 				return freed, false, err
 			}
 		}
-		v.space.Free(layout.Run{Start: p.Addr/layout.SectorBytes + (a - p.sector), Count: uint32(b - a)})
+		v.release(layout.Run{Start: p.Addr/layout.SectorBytes + (a - p.sector), Count: uint32(b - a)}, p.RefBirth)
 		freed += b - a
 	}
 	return freed, limit == 0 || len(hit) < limit, nil
@@ -118,3 +118,6 @@ func (v *Volume) putExtent(w *tree.Writer, ino, sector uint64, e *layout.FileExt
 	}
 	return int64(e.Sectors()) - int64(freed), w.Put(extentKey(ino, sector), e.Append(nil))
 }
+
+// release is told that the head dropped a reference to data, made in generation birth.
+func (v *Volume) release(r layout.Run, _ uint64) { v.space.Free(r) }

@@ -48,7 +48,10 @@ type Volume struct {
 	ring   *txn.Ring // nil: read-only
 	cache  *tree.Cache
 	fs     *tree.Tree
-	spaces *tree.Tree // owned by the committer
+	snaps  *tree.Tree   // snapshots and dead lists
+	shares *tree.Tree   // extra references
+	trees  []*tree.Tree // all but spaces, in the order of their numbers
+	spaces *tree.Tree   // owned by the committer
 
 	ringMark atomic.Uint64 // end of the ring at the last freeze
 
@@ -163,8 +166,10 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.adm.changed = func() {}
 	v.initAdmission(opts.Memory, int64(root.DeviceSectors)*layout.SectorBytes)
 	v.cache = tree.NewCache(opts.Memory/4, v.store.ReadNode)
-	v.fs = tree.New(tree.Config{ID: layout.TreeFS, Cache: v.cache, Free: v.freePage, Dirtied: v.adm.dirtyNodes},
-		root.Trees[layout.TreeFS], gen)
+	v.fs = v.newTree(layout.TreeFS)
+	v.snaps = v.newTree(layout.TreeSnapshots)
+	v.shares = v.newTree(layout.TreeShares)
+	v.trees = []*tree.Tree{v.fs, v.snaps, v.shares}
 	v.spaces = tree.New(tree.Config{ID: layout.TreeSpace, Cache: v.cache, Free: v.freeSpacePage, Dirtied: func(int) {}},
 		root.Trees[layout.TreeSpace], gen)
 	var err error
@@ -173,6 +178,11 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 		return nil, wrap(err)
 	}
 	return v, nil
+}
+
+// newTree opens a tree of the newest root for changes.
+func (v *Volume) newTree(id uint64) *tree.Tree {
+	return tree.New(tree.Config{ID: id, Cache: v.cache, Free: v.freePage, Dirtied: v.adm.dirtyNodes}, v.root.Trees[id], v.gen)
 }
 
 // freePage is told of pages that the open generation replaced.

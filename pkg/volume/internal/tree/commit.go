@@ -30,6 +30,9 @@ func (t *Tree) Freeze() *Frozen {
 	return f
 }
 
+// ID is the tree's number.
+func (f *Frozen) ID() uint64 { return f.t.cfg.ID }
+
 func (f *Frozen) collect(n *node) {
 	for _, k := range n.kids {
 		if k != nil && !k.committed() {
