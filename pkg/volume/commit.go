@@ -172,8 +172,8 @@ type frozen struct {
 	spaces *tree.Frozen
 	spaced []*tree.Page // of spaces
 	space  *txn.SpaceCommit
-	ring   uint64       // position up to which the ring is covered
-	list   listPlace    // what this generation freed
+	ring   uint64    // position up to which the ring is covered
+	list   listPlace // what this generation freed
 }
 
 // copies is the number of page writes that trees take.
