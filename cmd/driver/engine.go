@@ -5,12 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/mounter"
-	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
@@ -27,18 +26,19 @@ func serveVolume(ctx context.Context, c mounter.ServeConfig) error {
 	if err != nil {
 		return engineError(err)
 	}
-	err = serveOpen(ctx, v, dev, c)
+	err = serveOpen(ctx, v, c)
 	return errors.Join(err, v.Close()) // a volume that failed is closed all the same
 }
 
-func serveOpen(ctx context.Context, v *volume.Volume, dev *device.File, c mounter.ServeConfig) error {
+func serveOpen(ctx context.Context, v *volume.Volume, c mounter.ServeConfig) error {
 	srv, err := fusefs.NewServer(fusefs.Options{FS: v, Device: c.Fuse, ReadOnly: c.ReadOnly, Logger: slog.Default()})
 	if err != nil {
 		return err
 	}
-	h := &volumeControl{v: v, dev: dev, c: c, stop: make(chan struct{}), stopped: make(chan struct{})}
+	h := &ending{stop: make(chan struct{}), stopped: make(chan struct{})}
 	defer close(h.stopped)
-	if err := c.Ready(ctx, h); err != nil {
+	ctl := &volumectl.Server{Volume: v, Name: c.Volume, ReadOnly: c.ReadOnly, End: h.end}
+	if err := c.Ready(ctx, ctl.Mux()); err != nil {
 		return err
 	}
 	served := make(chan error, 1)
@@ -139,52 +139,24 @@ func engineError(err error) error {
 	return err
 }
 
-// volumeControl answers on the control socket.
-type volumeControl struct {
-	v   *volume.Volume
-	dev *device.File
-	c   mounter.ServeConfig
-
+// ending is how a caller of the control socket ends serving.
+type ending struct {
 	stop     chan struct{}
 	stopOnce sync.Once
 	stopped  chan struct{} // closed when nothing is written any more; closeErr is set before
 	closeErr error
 }
 
-func (h *volumeControl) Status(context.Context) (control.Status, error) {
-	s := control.Status{Volume: h.c.Volume, PID: os.Getpid(), ReadOnly: h.c.ReadOnly}
-	if err := h.v.Failed(); err != nil {
-		s.ReadOnly = true
-		s.Conditions = append(s.Conditions, control.Condition{Reason: "VolumeFailed",
-			Message: "an error of the device made the volume read-only: " + err.Error()})
-	}
-	return s, nil
-}
-
-func (h *volumeControl) Stats(context.Context) (control.Stats, error) {
-	st := h.v.StatFS()
-	bytes := func(blocks uint64) int64 { return int64(blocks) * int64(st.BlockSize) }
-	return control.Stats{TotalBytes: bytes(st.Blocks), UsedBytes: bytes(st.Blocks - st.BlocksFree), AvailableBytes: bytes(st.BlocksAvail),
-		TotalInodes: int64(st.Inodes), UsedInodes: int64(st.Inodes - st.InodesFree), FreeInodes: int64(st.InodesFree)}, nil
-}
-
-// Grow uses the engine's when it has one.
-func (h *volumeControl) Grow(context.Context) (int64, error) {
-	g, ok := any(h.v).(interface{ Grow() (int64, error) })
-	if !ok {
-		return 0, errors.New("this version cannot grow a volume")
-	}
-	return g.Grow()
-}
-
-func (h *volumeControl) Sync(context.Context) error { return h.v.Sync(vfs.RootIno) }
-
-func (h *volumeControl) Unmount(ctx context.Context) error {
-	h.stopOnce.Do(func() { close(h.stop) })
+func (e *ending) end(ctx context.Context) error {
+	e.stopOnce.Do(func() { close(e.stop) })
 	select {
-	case <-h.stopped:
-		return h.closeErr
-	case <-ctx.Done():
-		return ctx.Err()
+	case <-e.stopped:
+	case <-ctx.Done(): // the caller went away, or serving ended
+		select {
+		case <-e.stopped:
+		default:
+			return ctx.Err()
+		}
 	}
+	return e.closeErr
 }

@@ -17,10 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
-	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
 // beyondVolume is what the process may use besides the volume's memory: 32
@@ -113,7 +113,7 @@ func (s *mountServer) startControl(ctx context.Context) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := control.Serve(ctx, socket.l, s); err != nil {
+		if err := control.Serve(ctx, socket.l, s.control().Mux()); err != nil {
 			s.log.Error("control socket failed: `sealvol grow DIR` will not reach this mount", "error", err)
 		}
 	}()
@@ -123,6 +123,11 @@ func (s *mountServer) startControl(ctx context.Context) (stop func()) {
 		}
 		<-done
 	}
+}
+
+// control answers on the control socket.
+func (s *mountServer) control() *volumectl.Server {
+	return &volumectl.Server{Volume: s.vol, Name: s.vol.ID().String(), ReadOnly: s.readOnly, End: s.end}
 }
 
 // open opens device and volume.
@@ -260,7 +265,7 @@ func (s *mountServer) signals(ctx context.Context, c <-chan os.Signal) {
 	} else if !isBusy(err) {
 		s.log.Warn("unmount failed; detaching", "error", err)
 	}
-	if err := s.Sync(ctx); err != nil {
+	if err := s.control().Sync(ctx); err != nil {
 		s.log.Error("sync failed", "error", err)
 	}
 	if err := fusefs.Unmount(s.dir, true); err != nil {
@@ -278,48 +283,12 @@ func (s *mountServer) signals(ctx context.Context, c <-chan os.Signal) {
 	}
 }
 
-// Status implements control.Handler.
-func (s *mountServer) Status(context.Context) (control.Status, error) {
-	st := control.Status{Volume: s.vol.ID().String(), PID: os.Getpid(), ReadOnly: s.readOnly}
-	if err := s.vol.Failed(); err != nil {
-		st.ReadOnly = true
-		st.Conditions = []control.Condition{{Reason: "VolumeFailed", Message: err.Error()}}
-	}
-	return st, nil
-}
-
-// Stats implements control.Handler.
-func (s *mountServer) Stats(context.Context) (control.Stats, error) {
-	f := s.vol.StatFS()
-	size := int64(f.BlockSize)
-	return control.Stats{
-		TotalBytes: int64(f.Blocks) * size, UsedBytes: int64(f.Blocks-min(f.BlocksFree, f.Blocks)) * size, AvailableBytes: int64(f.BlocksAvail) * size,
-		TotalInodes: int64(f.Inodes), UsedInodes: int64(f.Inodes - min(f.InodesFree, f.Inodes)), FreeInodes: int64(f.InodesFree),
-	}, nil
-}
-
-// Sync implements control.Handler. On the root it commits, too.
-func (s *mountServer) Sync(context.Context) error {
-	if s.readOnly {
-		return nil
-	}
-	return s.vol.Sync(vfs.RootIno)
-}
-
-// Grow implements control.Handler.
-func (s *mountServer) Grow(context.Context) (int64, error) {
-	if s.readOnly {
-		return 0, errors.New("the volume is mounted read-only")
-	}
-	return s.vol.Grow()
-}
-
-// Unmount implements control.Handler: it returns when the device is closed. A
+// end ends serving for a caller of the control socket: it returns when the device is closed. A
 // mount in use stays, with an error.
-func (s *mountServer) Unmount(ctx context.Context) error {
+func (s *mountServer) end(ctx context.Context) error {
 	if err := fusefs.Unmount(s.dir, false); err != nil {
 		if isBusy(err) {
-			return fmt.Errorf("%s: %w", s.dir, errBusy)
+			return control.WithCode(control.CodeBusy, fmt.Errorf("%s: %w", s.dir, errBusy))
 		}
 		return err
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
@@ -58,7 +57,7 @@ func umount(dir string) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, control.ErrServer) && strings.HasSuffix(err.Error(), errBusy.Error()):
+	case control.HasCode(err, control.CodeBusy):
 		return busy(dir)
 	case errors.Is(err, control.ErrServer):
 		return withHint(err, "if the mount is gone: what was synced before is safe; check the device, then run `sealvol fsck`")

@@ -45,8 +45,8 @@ type ServeConfig struct {
 	MemoryBytes int64
 
 	// Ready is to be called once, when the volume is open and nothing stands in the way of serving: it
-	// starts the control socket with h and returns when the mount exists. After an error, give up.
-	Ready func(ctx context.Context, h control.Handler) error
+	// starts the control socket with m and returns when the mount exists. After an error, give up.
+	Ready func(ctx context.Context, m control.Mux) error
 	// Serving is to be called once, when the kernel's INIT has been answered.
 	Serving func()
 }
@@ -174,7 +174,7 @@ func (s *server) config() ServeConfig {
 	}
 }
 
-func (s *server) ready(ctx context.Context, h control.Handler) error {
+func (s *server) ready(ctx context.Context, mux control.Mux) error {
 	if err := s.send(step{Step: "opened"}); err != nil {
 		return err
 	}
@@ -191,7 +191,7 @@ func (s *server) ready(ctx context.Context, h control.Handler) error {
 	s.isReady = true
 	s.control.Go(func() {
 		// The volume is served all the same, but nobody can ask for anything but its end any more.
-		if err := control.Serve(ctx, s.listen, h); err != nil {
+		if err := control.Serve(ctx, s.listen, mux); err != nil {
 			slog.Error("control socket ended", "volume", s.cfg.Volume, "error", err)
 		}
 	})

@@ -1,96 +1,136 @@
 package control
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // Client asks the mount server that listens at Path. Every call is a connection of its own and ends with its context.
 type Client struct{ Path string }
 
+// Request is one to any server. Op and what its Args, items and result look like is between caller and server.
+type Request struct {
+	Op   string
+	Args any      // marshalled; nil for none
+	File *os.File // passed along; nil for none. It stays open
+	// Item gets each item of the answer, Progress the progress; nil to ignore them.
+	Item     func(json.RawMessage) error
+	Progress func(Progress)
+}
+
 // Status asks who serves what.
-func (c Client) Status(ctx context.Context) (Status, error) {
-	r, err := c.call(ctx, "status")
-	if err == nil && r.Status == nil {
-		err = errors.New("mount server sent no status")
-	}
-	if err != nil {
-		return Status{}, err
-	}
-	return *r.Status, nil
+func (c Client) Status(ctx context.Context) (s Status, err error) {
+	return s, c.Do(ctx, Request{Op: "status"}, &s)
 }
 
 // Stats asks how full the volume is.
-func (c Client) Stats(ctx context.Context) (Stats, error) {
-	r, err := c.call(ctx, "stats")
-	if err == nil && r.Stats == nil {
-		err = errors.New("mount server sent no statistics")
-	}
-	if err != nil {
-		return Stats{}, err
-	}
-	return *r.Stats, nil
+func (c Client) Stats(ctx context.Context) (s Stats, err error) {
+	return s, c.Do(ctx, Request{Op: "stats"}, &s)
 }
 
 // Grow lets the volume grow to its device's size and returns its size in bytes.
 func (c Client) Grow(ctx context.Context) (int64, error) {
-	r, err := c.call(ctx, "grow")
-	return r.SizeBytes, err
+	var g grown
+	err := c.Do(ctx, Request{Op: "grow"}, &g)
+	return g.SizeBytes, err
 }
 
 // Sync makes everything acknowledged durable.
-func (c Client) Sync(ctx context.Context) error {
-	_, err := c.call(ctx, "sync")
-	return err
-}
+func (c Client) Sync(ctx context.Context) error { return c.Do(ctx, Request{Op: "sync"}, nil) }
 
 // Unmount ends serving; see Handler.
-func (c Client) Unmount(ctx context.Context) error {
-	_, err := c.call(ctx, "unmount")
-	return err
-}
+func (c Client) Unmount(ctx context.Context) error { return c.Do(ctx, Request{Op: "unmount"}, nil) }
 
-func (c Client) call(ctx context.Context, op string) (response, error) {
+// Do makes a request and decodes its result, unless result is nil. When the server refuses, the error is an *Error. A server that hangs
+// up amidst is some other error.
+func (c Client) Do(ctx context.Context, r Request, result any) error {
 	conn, err := DialSocket(ctx, c.Path)
 	if err != nil {
-		return response{}, err
+		return err
 	}
 	defer conn.Close()
 	if err := CheckPeer(conn); err != nil { // somebody else's socket in our place
-		return response{}, err
+		return err
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	resp, err := roundTrip(conn, bufio.NewReaderSize(conn, maxResponse), op)
+	var b []byte
+	if err = r.send(conn); err == nil {
+		b, err = r.receive(conn)
+	}
+	if errors.Is(err, ErrServer) {
+		return err
+	}
 	if ctx.Err() != nil {
-		return response{}, fmt.Errorf("ask mount server for %s: %w", op, ctx.Err())
+		return fmt.Errorf("ask mount server for %s: %w", r.Op, ctx.Err())
+	}
+	if err == nil && result != nil {
+		err = json.Unmarshal(b, result)
 	}
 	if err != nil {
-		return response{}, fmt.Errorf("ask mount server for %s: %w", op, err)
+		return fmt.Errorf("ask mount server for %s: %w", r.Op, err)
 	}
-	if resp.Error != "" {
-		return response{}, fmt.Errorf("%w: %s", ErrServer, resp.Error)
-	}
-	return resp, nil
+	return nil
 }
 
-type writer interface{ Write([]byte) (int, error) }
+func (r *Request) send(conn *net.UnixConn) error {
+	req := request{Op: r.Op}
+	if r.Args != nil {
+		b, err := json.Marshal(r.Args)
+		if err != nil {
+			return err
+		}
+		req.Args = b
+	}
+	b, err := json.Marshal(req)
+	if err != nil {
+		return err
+	}
+	b = append(b, '\n')
+	var oob []byte
+	if r.File != nil {
+		oob = unix.UnixRights(int(r.File.Fd()))
+	}
+	n, _, err := conn.WriteMsgUnix(b, oob, nil)
+	if err == nil && n < len(b) {
+		_, err = conn.Write(b[n:])
+	}
+	return err
+}
 
-func roundTrip(w writer, r *bufio.Reader, op string) (response, error) {
-	b, err := json.Marshal(request{Op: op})
-	if err != nil {
-		return response{}, err
+// receive reads the answer up to its result.
+func (r *Request) receive(conn *net.UnixConn) ([]byte, error) {
+	in := lineReader{c: conn, max: maxLine}
+	defer in.close()
+	for {
+		line, f, err := in.next()
+		if err != nil {
+			return nil, err
+		}
+		if f != nil {
+			f.Close()
+		}
+		var a answer
+		if err := json.Unmarshal(line, &a); err != nil {
+			return nil, err
+		}
+		switch {
+		case a.Error != nil:
+			return nil, a.Error
+		case a.Result != nil:
+			return a.Result, nil
+		case a.Progress != nil && r.Progress != nil:
+			r.Progress(*a.Progress)
+		case a.Item != nil && r.Item != nil:
+			if err := r.Item(a.Item); err != nil {
+				return nil, err
+			}
+		}
 	}
-	if _, err := w.Write(append(b, '\n')); err != nil {
-		return response{}, err
-	}
-	line, err := r.ReadSlice('\n')
-	if err != nil {
-		return response{}, err
-	}
-	var resp response
-	return resp, json.Unmarshal(line, &resp)
 }

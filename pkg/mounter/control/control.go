@@ -3,10 +3,46 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
-// ErrServer is what the server answered to a request that failed.
+// ErrServer is what the server answered to a request that failed; *Error says more.
 var ErrServer = errors.New("mount server")
+
+// Error is the server's answer to a request that failed. It wraps ErrServer.
+type Error struct {
+	Code    string `json:"code,omitempty"` // one word for callers to tell cases apart, "" for the rest
+	Message string `json:"message"`
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%v: %s", ErrServer, e.Message) }
+
+// Unwrap makes errors.Is(err, ErrServer) true.
+func (e *Error) Unwrap() error { return ErrServer }
+
+// WithCode makes an error that reaches the caller with a code.
+func WithCode(code string, err error) error { return &coded{code, err} }
+
+type coded struct {
+	code string
+	err  error
+}
+
+func (c *coded) Error() string { return c.err.Error() }
+func (c *coded) Unwrap() error { return c.err }
+
+// HasCode tells whether err is a server's answer with that code.
+func HasCode(err error, code string) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Code == code
+}
+
+// Codes that every server knows.
+const (
+	CodeUnknown   = "unknown"   // it does not know the request: an older version
+	CodeMalformed = "malformed" // the request can not be read
+	CodeBusy      = "busy"      // the mount is in use
+)
 
 // Condition is an adverse state of a volume, as its server knows it.
 type Condition struct {
@@ -34,7 +70,7 @@ type Stats struct {
 	FreeInodes     int64 `json:"freeInodes"`
 }
 
-// Handler is what a mount server can be asked. Calls come concurrently. Status and Stats answer from
+// Handler is what every mount server can be asked. Calls come concurrently. Status and Stats answer from
 // memory and never wait for the device.
 type Handler interface {
 	Status(ctx context.Context) (Status, error)
@@ -48,19 +84,23 @@ type Handler interface {
 	Unmount(ctx context.Context) error
 }
 
-const (
-	maxRequest  = 4 << 10
-	maxResponse = 64 << 10
-	maxConns    = 16
-)
+// Mux names the requests that a server answers.
+type Mux map[string]func(ctx context.Context, c *Call) (result any, err error)
 
-type request struct {
-	Op string `json:"op"`
+// NewMux makes a Mux of a Handler's requests.
+func NewMux(h Handler) Mux {
+	return Mux{
+		"status": func(ctx context.Context, _ *Call) (any, error) { return h.Status(ctx) },
+		"stats":  func(ctx context.Context, _ *Call) (any, error) { return h.Stats(ctx) },
+		"grow": func(ctx context.Context, _ *Call) (any, error) {
+			n, err := h.Grow(ctx)
+			return grown{n}, err
+		},
+		"sync":    func(ctx context.Context, _ *Call) (any, error) { return nil, h.Sync(ctx) },
+		"unmount": func(ctx context.Context, _ *Call) (any, error) { return nil, h.Unmount(ctx) },
+	}
 }
 
-type response struct {
-	Error     string  `json:"error,omitempty"`
-	Status    *Status `json:"status,omitempty"`
-	Stats     *Stats  `json:"stats,omitempty"`
-	SizeBytes int64   `json:"sizeBytes,omitempty"`
+type grown struct {
+	SizeBytes int64 `json:"sizeBytes"`
 }

@@ -3,12 +3,17 @@ package control
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 type fake struct {
@@ -30,7 +35,50 @@ func (f fake) Sync(ctx context.Context) error {
 		return ctx.Err()
 	}
 }
-func (f fake) Unmount(context.Context) error { return errors.New("device gone") }
+func (f fake) Unmount(context.Context) error {
+	return WithCode(CodeBusy, errors.New("device gone"))
+}
+
+type sumArgs struct {
+	From int `json:"from"`
+	To   int `json:"to"`
+}
+
+func (f fake) mux() Mux {
+	m := NewMux(f)
+	m["sum"] = func(_ context.Context, c *Call) (any, error) {
+		var a sumArgs
+		if err := c.Args(&a); err != nil {
+			return nil, err
+		}
+		sum := 0
+		for i := a.From; i < a.To; i++ {
+			c.Progress(uint64(i-a.From), uint64(a.To-a.From))
+			if err := c.Item(i); err != nil {
+				return nil, err
+			}
+			sum += i
+		}
+		return sum, nil
+	}
+	m["read"] = func(_ context.Context, c *Call) (any, error) {
+		if c.File() == nil {
+			return nil, errors.New("no file")
+		}
+		b, err := io.ReadAll(c.File())
+		return string(b), err
+	}
+	m["hang"] = func(ctx context.Context, c *Call) (any, error) {
+		if err := c.Item("here"); err != nil {
+			return nil, err
+		}
+		<-ctx.Done()
+		close(f.block)
+		return nil, ctx.Err()
+	}
+	m["long"] = func(context.Context, *Call) (any, error) { return strings.Repeat("x", maxLine), nil }
+	return m
+}
 
 func serve(t *testing.T, path string, f fake) Client {
 	t.Helper()
@@ -40,7 +88,7 @@ func serve(t *testing.T, path string, f fake) Client {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- Serve(ctx, l, f) }()
+	go func() { done <- Serve(ctx, l, f.mux()) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -72,7 +120,7 @@ func TestCalls(t *testing.T) {
 	if n, err := c.Grow(ctx); err != nil || n != 42 {
 		t.Fatal(n, err)
 	}
-	if err := c.Unmount(ctx); !errors.Is(err, ErrServer) || !strings.Contains(err.Error(), "device gone") {
+	if err := c.Unmount(ctx); !errors.Is(err, ErrServer) || err.Error() != "mount server: device gone" || !HasCode(err, CodeBusy) {
 		t.Fatal(err)
 	}
 	short, cancel := context.WithTimeout(ctx, time.Millisecond)
@@ -113,6 +161,71 @@ func TestBadRequests(t *testing.T) {
 	}
 }
 
+func TestItemsAndProgress(t *testing.T) {
+	c := serve(t, filepath.Join(t.TempDir(), "s"), fake{})
+	var items []string
+	var progress []Progress
+	var sum int
+	r := Request{Op: "sum", Args: sumArgs{1, 4}, Progress: func(p Progress) { progress = append(progress, p) },
+		Item: func(b json.RawMessage) error { items = append(items, string(b)); return nil }}
+	if err := c.Do(t.Context(), r, &sum); err != nil || sum != 6 || strings.Join(items, " ") != "1 2 3" {
+		t.Fatal(err, sum, items)
+	}
+	if len(progress) == 0 || progress[0] != (Progress{0, 3}) {
+		t.Fatal(progress)
+	}
+	stop := errors.New("enough")
+	r.Item = func(json.RawMessage) error { return stop }
+	if err := c.Do(t.Context(), r, nil); !errors.Is(err, stop) {
+		t.Fatal(err)
+	}
+	if err := c.Do(t.Context(), Request{Op: "sum", Args: map[string]int{"form": 1}}, nil); !HasCode(err, CodeMalformed) {
+		t.Fatal(err)
+	}
+	if err := c.Do(t.Context(), Request{Op: "summ"}, nil); !HasCode(err, CodeUnknown) {
+		t.Fatal(err)
+	}
+	if err := c.Do(t.Context(), Request{Op: "long"}, nil); !errors.Is(err, ErrServer) {
+		t.Fatal(err)
+	}
+	if err := c.Do(t.Context(), Request{Op: "status", Args: strings.Repeat("x", 2*maxRequest)}, nil); err == nil {
+		t.Fatal("an endless request was answered")
+	}
+}
+
+// TestFile: a descriptor reaches the request it came with, and no other.
+func TestFile(t *testing.T) {
+	c := serve(t, filepath.Join(t.TempDir(), "s"), fake{})
+	path := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(path, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var got string
+	if err := c.Do(t.Context(), Request{Op: "read", File: f}, &got); err != nil || got != "secret" {
+		t.Fatal(got, err)
+	}
+	if err := c.Do(t.Context(), Request{Op: "read"}, &got); !errors.Is(err, ErrServer) {
+		t.Fatal(err)
+	}
+}
+
+// TestHangUp: a request ends when its caller goes away.
+func TestHangUp(t *testing.T) {
+	f := fake{block: make(chan struct{})}
+	c := serve(t, filepath.Join(t.TempDir(), "s"), f)
+	ctx, cancel := context.WithCancel(t.Context())
+	err := c.Do(ctx, Request{Op: "hang", Item: func(json.RawMessage) error { cancel(); return nil }}, nil)
+	if !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	<-f.block
+}
+
 func TestListenReplacesOnlySockets(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := Listen(path)
@@ -133,4 +246,41 @@ func TestListenReplacesOnlySockets(t *testing.T) {
 	if _, err := Listen(path); err == nil {
 		t.Fatal("replaced a file")
 	}
+}
+
+// FuzzRequest: any line is answered with one line, and nothing panics.
+func FuzzRequest(f *testing.F) {
+	for _, s := range []string{`{"op":"sum","args":{"from":1,"to":3}}`, `{"op":"stats"}`, `{"op":"read"}`, `{}`, `[`, `{"op":"sum","args":[1]}`, `{"op":"stats"} {}`} {
+		f.Add([]byte(s))
+	}
+	mux := fake{}.mux()
+	delete(mux, "hang")
+	delete(mux, "sync")
+	delete(mux, "sum")
+	f.Fuzz(func(t *testing.T, line []byte) {
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ends [2]*net.UnixConn
+		for i, fd := range fds {
+			file := os.NewFile(uintptr(fd), "socket")
+			c, err := net.FileConn(file)
+			file.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			ends[i] = c.(*net.UnixConn)
+			defer c.Close()
+		}
+		if err := (&Call{c: ends[0]}).answer(t.Context(), line, mux); err != nil {
+			t.Fatal(err)
+		}
+		r := lineReader{c: ends[1], max: maxLine}
+		got, _, err := r.next()
+		var a answer
+		if err != nil || json.Unmarshal(got, &a) != nil || (a.Error == nil) == (a.Result == nil) {
+			t.Fatalf("%q: %v", got, err)
+		}
+	})
 }

@@ -1,22 +1,24 @@
 package control
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
 )
 
-// lastAnswer bounds how long a caller may take to read its answer when the server ends.
+// lastAnswer bounds how long a caller may take to read its answer when the server ends, and a line at any time: a caller that
+// reads nothing holds nobody up.
 const lastAnswer = 10 * time.Second
 
+// progressEvery is how often a caller hears of progress.
+const progressEvery = 200 * time.Millisecond
+
 // Serve answers on l until ctx ends or l is closed, and returns when no handler runs any more.
-func Serve(ctx context.Context, l *net.UnixListener, h Handler) error {
+func Serve(ctx context.Context, l *net.UnixListener, m Mux) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { l.Close() })
@@ -41,70 +43,159 @@ func Serve(ctx context.Context, l *net.UnixListener, h Handler) error {
 		}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			serveConn(ctx, c, h)
+			serveConn(ctx, c, m)
 		})
 	}
 }
 
-func serveConn(ctx context.Context, c *net.UnixConn, h Handler) {
+// incoming is a request as it was read.
+type incoming struct {
+	line []byte
+	file *os.File
+}
+
+func serveConn(ctx context.Context, c *net.UnixConn, m Mux) {
 	defer c.Close()
 	// At the end no more requests, but who waits for an answer gets it: Unmount's is the reason of the end.
-	stop := context.AfterFunc(ctx, func() {
-		_ = c.SetWriteDeadline(time.Now().Add(lastAnswer))
-		_ = c.CloseRead()
-	})
+	stop := context.AfterFunc(ctx, func() { _ = c.CloseRead() })
 	defer stop()
 	if CheckPeer(c) != nil {
 		return
 	}
-	r := bufio.NewReaderSize(c, maxRequest)
-	for {
-		line, err := r.ReadSlice('\n') // fails with ErrBufferFull on too long a request
+	// Reading goes on while a request is answered: its end is how a caller gives up.
+	alive, hungUp := context.WithCancel(ctx)
+	defer hungUp()
+	in := make(chan incoming)
+	go func() {
+		defer hungUp()
+		defer close(in)
+		r := lineReader{c: c, max: maxRequest}
+		defer r.close()
+		for {
+			line, f, err := r.next()
+			if err != nil {
+				return
+			}
+			select {
+			case in <- incoming{line, f}:
+			case <-alive.Done():
+				if f != nil {
+					f.Close()
+				}
+				return
+			}
+		}
+	}()
+	for req := range in {
+		call := &Call{file: req.file, c: c}
+		err := call.answer(alive, req.line, m)
+		call.closeFile()
 		if err != nil {
-			return
-		}
-		b, err := json.Marshal(answer(ctx, line, h))
-		if err != nil || len(b) >= maxResponse {
-			b = []byte(`{"error":"response too long"}`)
-		}
-		if _, err := c.Write(append(b, '\n')); err != nil {
-			return
+			hungUp() // ends the reader, and with it the loop
+			_ = c.CloseRead()
 		}
 	}
 }
 
-func answer(ctx context.Context, line []byte, h Handler) response {
-	var req request
-	d := json.NewDecoder(bytes.NewReader(line))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&req); err != nil {
-		return response{Error: "malformed request"}
+// Call is one request. Its methods are not for concurrent use, but Progress.
+type Call struct {
+	args json.RawMessage
+	file *os.File
+	c    *net.UnixConn
+
+	mu   sync.Mutex // one line at a time
+	told time.Time  // of progress
+}
+
+// Args decodes the request's arguments, strictly.
+func (c *Call) Args(v any) error {
+	args := c.args
+	if len(args) == 0 {
+		args = json.RawMessage("{}")
 	}
-	if _, err := d.Token(); err != io.EOF {
-		return response{Error: "malformed request"}
+	if err := decode(args, v); err != nil {
+		return WithCode(CodeMalformed, errors.New("malformed arguments"))
 	}
-	var resp response
-	var err error
-	switch req.Op {
-	case "status":
-		var s Status
-		s, err = h.Status(ctx)
-		resp.Status = &s
-	case "stats":
-		var s Stats
-		s, err = h.Stats(ctx)
-		resp.Stats = &s
-	case "grow":
-		resp.SizeBytes, err = h.Grow(ctx)
-	case "sync":
-		err = h.Sync(ctx)
-	case "unmount":
-		err = h.Unmount(ctx)
-	default:
-		return response{Error: "unknown request"}
+	return nil
+}
+
+// File is the descriptor that came with the request, nil if none did. It is closed after the request.
+func (c *Call) File() *os.File { return c.file }
+
+// Item sends one of several parts of an answer.
+func (c *Call) Item(v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return c.send(&answer{Item: b})
+}
+
+// Progress tells the caller how far the request is, now and then; concurrently with anything.
+func (c *Call) Progress(done, total uint64) {
+	c.mu.Lock()
+	late := time.Since(c.told) >= progressEvery
+	if late {
+		c.told = time.Now()
+	}
+	c.mu.Unlock()
+	if late {
+		_ = c.send(&answer{Progress: &Progress{done, total}}) // a caller that hung up is noticed by the reader
+	}
+}
+
+func (c *Call) closeFile() {
+	if c.file != nil {
+		c.file.Close()
+	}
+}
+
+func (c *Call) send(a *answer) error {
+	b, err := json.Marshal(a)
+	if err == nil && len(b) >= maxLine {
+		err = errors.New("too long for an answer")
 	}
 	if err != nil {
-		return response{Error: err.Error()}
+		return err
 	}
-	return resp
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.c.SetWriteDeadline(time.Now().Add(lastAnswer)); err != nil {
+		return err
+	}
+	_, err = c.c.Write(append(b, '\n'))
+	return err
+}
+
+// answer carries a request out. An error means that nothing more can be sent.
+func (c *Call) answer(ctx context.Context, line []byte, m Mux) error {
+	var req request
+	if decode(line, &req) != nil {
+		return c.send(&answer{Error: &Error{CodeMalformed, "malformed request"}})
+	}
+	fn := m[req.Op]
+	if fn == nil {
+		return c.send(&answer{Error: &Error{CodeUnknown, "unknown request"}})
+	}
+	c.args = req.Args
+	result, err := fn(ctx, c)
+	if err != nil {
+		e := &Error{Message: err.Error()}
+		var code *coded
+		if errors.As(err, &code) {
+			e.Code = code.code
+		}
+		return c.send(&answer{Error: e})
+	}
+	if result == nil {
+		result = struct{}{}
+	}
+	b, err := json.Marshal(result)
+	if err != nil {
+		return c.send(&answer{Error: &Error{Message: err.Error()}})
+	}
+	if err := c.send(&answer{Result: b}); err != nil {
+		return c.send(&answer{Error: &Error{Message: err.Error()}})
+	}
+	return nil
 }

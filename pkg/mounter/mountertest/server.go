@@ -41,7 +41,7 @@ func Serve(ctx context.Context, c mounter.ServeConfig) error {
 	if _, err := h.Grow(ctx); err != nil {
 		return err
 	}
-	if err := c.Ready(ctx, h); err != nil {
+	if err := c.Ready(ctx, control.NewMux(h)); err != nil {
 		return err
 	}
 	root, err := fs.NewLoopbackRoot(data)

@@ -1,0 +1,124 @@
+package control
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	maxRequest = 16 << 10
+	maxLine    = 64 << 10
+	maxConns   = 32
+)
+
+type request struct {
+	Op   string          `json:"op"`
+	Args json.RawMessage `json:"args,omitempty"`
+}
+
+// answer is one line of an answer; one field is set.
+type answer struct {
+	Progress *Progress       `json:"progress,omitempty"`
+	Item     json.RawMessage `json:"item,omitempty"`
+	Error    *Error          `json:"error,omitempty"`
+	Result   json.RawMessage `json:"result,omitempty"`
+}
+
+// Progress of a request that takes long, in whatever unit it counts; Total 0 is not known yet.
+type Progress struct {
+	Done  uint64 `json:"done"`
+	Total uint64 `json:"total"`
+}
+
+// decode is strict: an unknown field is a request of another version.
+func decode(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errors.New("more than one value")
+	}
+	return nil
+}
+
+// lineReader reads lines and the descriptors that came with them.
+type lineReader struct {
+	c    *net.UnixConn
+	max  int
+	buf  []byte
+	file *os.File // came since the last line
+}
+
+// next returns the next line, valid until the next call, and the descriptor that came with it; more than one is an error.
+func (r *lineReader) next() ([]byte, *os.File, error) {
+	for {
+		if i := bytes.IndexByte(r.buf, '\n'); i >= 0 {
+			line := r.buf[:i:i]
+			r.buf = r.buf[i+1:]
+			f := r.file
+			r.file = nil
+			return line, f, nil
+		}
+		if len(r.buf) >= r.max {
+			return nil, nil, fmt.Errorf("line of more than %d bytes", r.max)
+		}
+		if err := r.fill(); err != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+func (r *lineReader) fill() error {
+	b, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4*4))
+	n, oobn, _, _, err := r.c.ReadMsgUnix(b, oob)
+	fds, ferr := descriptors(oob[:oobn])
+	for _, fd := range fds {
+		f := os.NewFile(uintptr(fd), "descriptor from a caller")
+		if r.file != nil || len(fds) > 1 {
+			f.Close()
+			ferr = errors.Join(ferr, errors.New("more than one descriptor"))
+			continue
+		}
+		r.file = f
+	}
+	if err = errors.Join(err, ferr); err != nil {
+		return err
+	}
+	if n == 0 {
+		return io.EOF
+	}
+	r.buf = append(r.buf[:len(r.buf):len(r.buf)], b[:n]...)
+	return nil
+}
+
+// close closes a descriptor that no line took.
+func (r *lineReader) close() {
+	if r.file != nil {
+		r.file.Close()
+		r.file = nil
+	}
+}
+
+func descriptors(oob []byte) (fds []int, err error) {
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, err
+	}
+	for i := range msgs {
+		got, err := unix.ParseUnixRights(&msgs[i])
+		if err != nil {
+			return fds, err
+		}
+		fds = append(fds, got...)
+	}
+	return fds, nil
+}

@@ -1,0 +1,64 @@
+// Package volumectl is what a mount server that serves a *volume.Volume can be asked on its control socket: one table of requests for
+// every program that serves one. The types of arguments, items and results stand beside each request, for servers and callers.
+package volumectl
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/volume"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// Server answers for one open volume.
+type Server struct {
+	Volume   *volume.Volume
+	Name     string // by which whoever asks knows the volume
+	ReadOnly bool
+	// End makes everything durable and ends serving; see control.Handler.
+	End func(ctx context.Context) error
+}
+
+// Mux names all requests.
+func (s *Server) Mux() control.Mux { return control.NewMux(s) }
+
+// Status implements control.Handler.
+func (s *Server) Status(context.Context) (control.Status, error) {
+	st := control.Status{Volume: s.Name, PID: os.Getpid(), ReadOnly: s.ReadOnly}
+	if err := s.Volume.Failed(); err != nil {
+		st.ReadOnly = true
+		st.Conditions = []control.Condition{{Reason: "VolumeFailed", Message: "an error of the device made the volume read-only: " + err.Error()}}
+	}
+	return st, nil
+}
+
+// Stats implements control.Handler.
+func (s *Server) Stats(context.Context) (control.Stats, error) {
+	f := s.Volume.StatFS()
+	size := int64(f.BlockSize)
+	return control.Stats{
+		TotalBytes: int64(f.Blocks) * size, UsedBytes: int64(f.Blocks-min(f.BlocksFree, f.Blocks)) * size, AvailableBytes: int64(f.BlocksAvail) * size,
+		TotalInodes: int64(f.Inodes), UsedInodes: int64(f.Inodes - min(f.InodesFree, f.Inodes)), FreeInodes: int64(f.InodesFree),
+	}, nil
+}
+
+// Sync implements control.Handler. On the root it commits, too.
+func (s *Server) Sync(context.Context) error {
+	if s.ReadOnly {
+		return nil
+	}
+	return s.Volume.Sync(vfs.RootIno)
+}
+
+// Grow implements control.Handler.
+func (s *Server) Grow(context.Context) (int64, error) {
+	if s.ReadOnly {
+		return 0, errors.New("the volume is mounted read-only")
+	}
+	return s.Volume.Grow()
+}
+
+// Unmount implements control.Handler.
+func (s *Server) Unmount(ctx context.Context) error { return s.End(ctx) }
