@@ -167,6 +167,8 @@ type workflow struct {
 	r       *rig
 	id      string
 	context map[string]string
+
+	capability *csi.VolumeCapability // nil: multiWriter
 }
 
 func (w *workflow) staging() string { return w.r.path("kubelet/staging") }
@@ -177,7 +179,10 @@ func (w *workflow) secrets() map[string]string {
 }
 
 func (w *workflow) up() []func() error {
-	c := multiWriter()
+	c := w.capability
+	if c == nil {
+		c = multiWriter()
+	}
 	return []func() error{
 		func() error {
 			v, err := w.r.ctrl.CreateVolume(w.r.ctx(), &csi.CreateVolumeRequest{Name: "pvc", VolumeCapabilities: []*csi.VolumeCapability{c},

@@ -31,7 +31,11 @@ func serveVolume(ctx context.Context, c mounter.ServeConfig) error {
 }
 
 func serveOpen(ctx context.Context, v *volume.Volume, c mounter.ServeConfig) error {
-	srv, err := fusefs.NewServer(fusefs.Options{FS: v, Device: c.Fuse, ReadOnly: c.ReadOnly, Logger: slog.Default()})
+	var served vfs.FS = v
+	if c.Block {
+		served = &roomy{FS: v}
+	}
+	srv, err := fusefs.NewServer(fusefs.Options{FS: served, Device: c.Fuse, ReadOnly: c.ReadOnly, Logger: slog.Default()})
 	if err != nil {
 		return err
 	}
@@ -41,15 +45,15 @@ func serveOpen(ctx context.Context, v *volume.Volume, c mounter.ServeConfig) err
 	if err := c.Ready(ctx, ctl.Mux()); err != nil {
 		return err
 	}
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve() }()
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve() }()
 	ready := srv.Ready()
 	for {
 		select {
 		case <-ready:
 			ready = nil
 			c.Serving()
-		case err := <-served:
+		case err := <-ended:
 			if errors.Is(err, fusefs.ErrAborted) {
 				return nil // somebody cut the connection: what was acknowledged is committed all the same
 			}

@@ -469,10 +469,11 @@ func (v *Volume) insertBatch(bt *batch, fill int) error {
 }
 
 // allocData prefers whole runs, and leaves the groups of four that a commit
-// needs to metadata.
+// needs, and those of the reserve, to metadata: groups that data has broken come
+// back only when all of their sectors are free.
 func (v *Volume) allocData(n uint32) (layout.Run, error) {
 	v.adm.mu.Lock()
-	meta := v.meta(0)
+	meta := v.meta(0) + v.adm.reserve
 	v.adm.mu.Unlock()
 	if _, quads, _ := v.space.Counts(); quads <= meta+int64(n) {
 		if r, err := v.space.AllocBroken(n); !errors.Is(err, txn.ErrNoSpace) {
