@@ -369,18 +369,11 @@ func (v *Volume) loadLists(root *layout.Root) error {
 
 // repairHeader writes the verified copy of the header over the other one.
 func (v *Volume) repairHeader() error {
-	head, err := layout.EncodeHeader(v.header.Header, v.store.Keys.Newest())
-	if err != nil {
-		return err
-	}
 	off := int64(layout.HeaderOffsetB)
 	if v.header.Copy == 1 {
 		off = layout.HeaderOffsetA
 	}
-	if err := v.store.Write(head, uint64(off)); err != nil {
-		return err
-	}
-	return v.store.Sync()
+	return v.putHeader(v.header.Header, off)
 }
 
 // Forget implements vfs.FS. It marks the inode as freed; the reaper removes it.

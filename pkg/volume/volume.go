@@ -41,7 +41,8 @@ type Options struct {
 type Volume struct {
 	opts   Options
 	dev    device.Device
-	header *layout.Unlocked
+	id     crypto.UUID
+	header *layout.Unlocked // guarded by headerMu once the volume is in use
 	store  *txn.Store
 	space  *txn.Space
 	log    *txn.Log
@@ -91,6 +92,9 @@ type Volume struct {
 	root    *layout.Root // newest durable
 	rootR   [32]byte
 
+	headerMu sync.Mutex    // one change of the header at a time; outside of all other locks
+	features atomic.Uint64 // incompat word of the header, as both copies have it
+
 	failed  atomic.Pointer[failure]
 	closing atomic.Bool
 	closed  atomic.Bool
@@ -111,7 +115,7 @@ func (v *Volume) fail(err error) {
 		return
 	}
 	if v.opts.Log != nil {
-		v.opts.Log.Error("volume failed and is read-only now; unmount, check the device, run fsck", "volume", v.header.ID.String(), "error", err)
+		v.opts.Log.Error("volume failed and is read-only now; unmount, check the device, run fsck", "volume", v.id.String(), "error", err)
 	}
 	v.adm.wake()
 	v.com.wake()
@@ -141,7 +145,7 @@ func (v *Volume) writable() error {
 }
 
 // ID is the volume's UUID.
-func (v *Volume) ID() crypto.UUID { return v.header.ID }
+func (v *Volume) ID() crypto.UUID { return v.id }
 
 // newVolume makes what Open and Format have in common.
 func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *txn.Keys, root *layout.Root, gen uint64) (*Volume, error) {
@@ -152,8 +156,9 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	if opts.CommitInterval == 0 {
 		opts.CommitInterval = CommitInterval
 	}
-	v := &Volume{opts: opts, dev: dev, header: header, store: &txn.Store{Dev: dev, Keys: keys}, gen: gen,
+	v := &Volume{opts: opts, dev: dev, id: header.ID, header: header, store: &txn.Store{Dev: dev, Keys: keys}, gen: gen,
 		nextOp: root.OpSeq, nextIno: root.NextIno, inodes: root.Inodes, root: root}
+	v.features.Store(header.Incompat)
 	v.dataStart = root.DataStart()
 	v.sectors.Store(root.DeviceSectors)
 	v.seed0, v.seed1 = seeds(root.HashSeed)
