@@ -137,7 +137,7 @@ func (v *Volume) try(c cost) verdict {
 	need := int64(a.pages + a.granted.pages + c.pages)
 	// A commit must be possible at any time: its pages, and what data takes of
 	// the same groups of four, are there now.
-	meta := v.meta(c.quads)
+	meta := v.meta(c)
 	if quads < meta || free-layout.QuadSectors*meta < need {
 		return waitSpace
 	}
@@ -151,11 +151,11 @@ func (v *Volume) try(c cost) verdict {
 
 // meta bounds the groups of four that a commit would need now, if an operation
 // made more dirty pages. The caller holds adm.mu.
-func (v *Volume) meta(more int) int64 {
+func (v *Volume) meta(more cost) int64 {
 	a := &v.adm
 	// Dirty inodes and blocks may each dirty a page and split it; second copies
 	// of the upper levels are at most half as many as there are pages.
-	pages := a.nodes + a.granted.quads + more + 2*a.blocks + a.inodes
+	pages := a.nodes + a.granted.quads + more.quads + 2*a.blocks + a.inodes + v.overwritePages(a.pages+a.granted.pages+more.pages)
 	return int64(pages*3/2+v.space.FreedRuns()/listRuns) + commitQuads
 }
 

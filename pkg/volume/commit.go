@@ -232,6 +232,7 @@ func (v *Volume) freeze(clean bool) (*frozen, error) {
 	v.inoMu.Unlock()
 	root.DeviceSectors = v.sectors.Load()
 	c.root = &root
+	v.copied.Store(0)
 	v.gen++
 	return c, nil
 }

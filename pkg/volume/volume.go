@@ -92,6 +92,9 @@ type Volume struct {
 	root    *layout.Root // newest durable
 	rootR   [32]byte
 
+	shareHeight atomic.Int32  // of the share tree, 0: nothing is shared; changed under its lock
+	copied      atomic.Uint64 // sectors shared in this generation that no durable root has; see maxLogCopies
+
 	headerMu sync.Mutex    // one change of the header at a time; outside of all other locks
 	features atomic.Uint64 // incompat word of the header, as both copies have it
 
@@ -174,6 +177,7 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.fs = v.newTree(layout.TreeFS)
 	v.snaps = v.newTree(layout.TreeSnapshots)
 	v.shares = v.newTree(layout.TreeShares)
+	v.shareHeight.Store(int32(tree.PointerHeight(&root.Trees[layout.TreeShares])))
 	v.trees = []*tree.Tree{v.fs, v.snaps, v.shares}
 	v.spaces = tree.New(tree.Config{ID: layout.TreeSpace, Cache: v.cache, Free: v.freeSpacePage, Dirtied: func(int) {}},
 		root.Trees[layout.TreeSpace], gen)
