@@ -159,7 +159,9 @@ func TestCheckFindsShares(t *testing.T) {
 		}},
 		{"a reference gone", "counts 2 references more than there are", func(s *surgeon) {
 			for range 2 {
-				s.item(layout.TreeFS, func(k layout.Key, v []byte) (layout.Key, []byte, bool) { return k, nil, k.Type == layout.KeyExtent && k.Sub == 0 })
+				s.item(layout.TreeFS, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
+					return k, nil, k.Type == layout.KeyExtent && k.Sub == 0
+				})
 			}
 		}},
 		{"feature", "does not name the feature", func(s *surgeon) {
