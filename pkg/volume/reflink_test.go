@@ -344,7 +344,7 @@ func TestReflinkModel(t *testing.T) {
 				if i%50 == 49 {
 					m.verify()
 				}
-				if i%100 == 99 {
+				if i%100 == 75 { // with something in the log
 					m.remount()
 				}
 			}
