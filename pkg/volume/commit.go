@@ -224,6 +224,7 @@ func (v *Volume) freeze(clean bool) (*frozen, error) {
 	root.Generation = v.gen
 	root.Clean = clean
 	root.OpSeq = v.nextOp
+	root.HeaderSeq = v.keys.floor.Load()
 	if v.log != nil {
 		root.LogSeq = v.log.Next()
 	}

@@ -321,7 +321,7 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 		return v, nil
 	}
 	if u.Other != nil {
-		if err := v.repairHeader(); err != nil {
+		if err := v.repairHeader(u); err != nil {
 			return nil, err
 		}
 	}
@@ -365,22 +365,6 @@ func (v *Volume) loadLists(root *layout.Root) error {
 		return nil
 	}
 	return v.space.Reuse(root.Generation - 1)
-}
-
-// repairHeader writes the verified copy of the header over the other one.
-func (v *Volume) repairHeader() error {
-	head, err := layout.EncodeHeader(v.header.Header, v.store.Keys.Newest())
-	if err != nil {
-		return err
-	}
-	off := int64(layout.HeaderOffsetB)
-	if v.header.Copy == 1 {
-		off = layout.HeaderOffsetA
-	}
-	if err := v.store.Write(head, uint64(off)); err != nil {
-		return err
-	}
-	return v.store.Sync()
 }
 
 // Forget implements vfs.FS. It marks the inode as freed; the reaper removes it.

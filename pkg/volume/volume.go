@@ -41,7 +41,8 @@ type Options struct {
 type Volume struct {
 	opts   Options
 	dev    device.Device
-	header *layout.Unlocked
+	id     crypto.UUID
+	keys   keyring
 	store  *txn.Store
 	space  *txn.Space
 	log    *txn.Log
@@ -111,7 +112,7 @@ func (v *Volume) fail(err error) {
 		return
 	}
 	if v.opts.Log != nil {
-		v.opts.Log.Error("volume failed and is read-only now; unmount, check the device, run fsck", "volume", v.header.ID.String(), "error", err)
+		v.opts.Log.Error("volume failed and is read-only now; unmount, check the device, run fsck", "volume", v.id.String(), "error", err)
 	}
 	v.adm.wake()
 	v.com.wake()
@@ -141,7 +142,7 @@ func (v *Volume) writable() error {
 }
 
 // ID is the volume's UUID.
-func (v *Volume) ID() crypto.UUID { return v.header.ID }
+func (v *Volume) ID() crypto.UUID { return v.id }
 
 // newVolume makes what Open and Format have in common.
 func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *txn.Keys, root *layout.Root, gen uint64) (*Volume, error) {
@@ -152,8 +153,10 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	if opts.CommitInterval == 0 {
 		opts.CommitInterval = CommitInterval
 	}
-	v := &Volume{opts: opts, dev: dev, header: header, store: &txn.Store{Dev: dev, Keys: keys}, gen: gen,
+	v := &Volume{opts: opts, dev: dev, id: header.ID, store: &txn.Store{Dev: dev, Keys: keys}, gen: gen,
 		nextOp: root.OpSeq, nextIno: root.NextIno, inodes: root.Inodes, root: root}
+	v.keys.header, v.keys.epochs, v.keys.slot = header.Header, header.Epochs, header.Slot
+	v.keys.floor.Store(root.HeaderSeq)
 	v.dataStart = root.DataStart()
 	v.sectors.Store(root.DeviceSectors)
 	v.seed0, v.seed1 = seeds(root.HashSeed)
@@ -215,6 +218,8 @@ func (v *Volume) Close() error {
 	if !v.closing.CompareAndSwap(false, true) {
 		return nil
 	}
+	v.keys.mu.Lock() // a change of keys that is under way ends first
+	defer v.keys.mu.Unlock()
 	var err error
 	if v.ring != nil {
 		v.stopReaper()
@@ -234,7 +239,7 @@ func (v *Volume) Close() error {
 		err = errors.Join(err, v.ring.Close())
 	}
 	v.store.Keys.Erase()
-	crypto.EraseEpochs(v.header.Epochs)
+	crypto.EraseEpochs(v.keys.epochs)
 	return err
 }
 
