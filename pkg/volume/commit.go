@@ -195,6 +195,9 @@ func (v *Volume) freeze(clean bool) (*frozen, error) {
 	if err := v.storeInodes(); err != nil {
 		return nil, err
 	}
+	if err := v.freezeAnchors(); err != nil {
+		return nil, err
+	}
 	c := &frozen{gen: v.gen}
 	for _, t := range v.trees {
 		c.trees = append(c.trees, t.Freeze())
@@ -225,6 +228,7 @@ func (v *Volume) freeze(clean bool) (*frozen, error) {
 	root.Clean = clean
 	root.OpSeq = v.nextOp
 	root.HeaderSeq = v.keys.floor.Load()
+	root.Offered = v.anc.offers()
 	if v.log != nil {
 		root.LogSeq = v.log.Next()
 	}

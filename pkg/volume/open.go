@@ -216,11 +216,16 @@ func IsBlank(dev device.Device) (blank bool, what string, err error) {
 	return what == "" && err == nil, what, err
 }
 
-// unlock reads and opens the header and derives the keys.
-func unlock(dev device.Device, cred crypto.Credential) (*layout.Unlocked, *txn.Keys, error) {
+// unlock reads and opens the header and derives the keys. The anchor may be nil.
+func unlock(dev device.Device, cred crypto.Credential, anchor *Anchor) (*layout.Unlocked, *txn.Keys, error) {
 	hs, err := readHeaders(dev)
 	if err != nil {
 		return nil, nil, err
+	}
+	if anchor != nil {
+		if err := anchor.heldBy(hs); err != nil {
+			return nil, nil, err
+		}
 	}
 	u, err := hs.Unlock(cred)
 	if err != nil {
@@ -241,7 +246,7 @@ func unlock(dev device.Device, cred crypto.Credential) (*layout.Unlocked, *txn.K
 // Open opens the volume on a device: the newest root, and what the log holds
 // beyond it. Read-only, nothing is written: the log is applied in memory.
 func Open(dev device.Device, opts Options) (*Volume, error) {
-	u, keys, err := unlock(dev, opts.Credential)
+	u, keys, err := unlock(dev, opts.Credential, opts.Anchor)
 	if err != nil {
 		return nil, err
 	}
@@ -310,6 +315,9 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	v.rootR = found[0].R
 	if len(bad) > 0 && opts.Log != nil {
 		opts.Log.Warn("root slots do not verify: a write was cut, or the device is damaged", "volume", u.ID.String(), "slots", bad, "generation", root.Generation)
+	}
+	if err := v.loadAnchors(root); err != nil {
+		return nil, err
 	}
 	if err := v.loadLists(root); err != nil {
 		return nil, err

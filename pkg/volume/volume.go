@@ -35,6 +35,9 @@ type Options struct {
 	// CommitInterval overrides the package's; negative: only when needed.
 	CommitInterval time.Duration
 	Log            *slog.Logger // what the operator should know; nil: nothing
+	// Anchor, if not nil, has a device refused that does not hold the anchored
+	// state, or what followed from it: ErrRolledBack, ErrForked, ErrOtherVolume.
+	Anchor *Anchor
 }
 
 // Volume is an open volume. It implements vfs.FS.
@@ -43,6 +46,8 @@ type Volume struct {
 	dev    device.Device
 	id     crypto.UUID
 	keys   keyring
+	anc    anchors
+	rot    rotator
 	store  *txn.Store
 	space  *txn.Space
 	log    *txn.Log
@@ -172,7 +177,8 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.fs = v.newTree(layout.TreeFS)
 	v.snaps = v.newTree(layout.TreeSnapshots)
 	v.shares = v.newTree(layout.TreeShares)
-	v.trees = []*tree.Tree{v.fs, v.snaps, v.shares}
+	v.anc.tree = v.newTree(layout.TreeAnchors)
+	v.trees = []*tree.Tree{v.fs, v.snaps, v.shares, v.anc.tree}
 	v.spaces = tree.New(tree.Config{ID: layout.TreeSpace, Cache: v.cache, Free: v.freeSpacePage, Dirtied: func(int) {}},
 		root.Trees[layout.TreeSpace], gen)
 	var err error
@@ -229,7 +235,7 @@ func (v *Volume) Close() error {
 		}
 		v.stopCommitter()
 		if err == nil {
-			if err = v.commit(true); err != nil {
+			if err = v.commitLast(); err != nil {
 				v.fail(err)
 			}
 		}
