@@ -356,7 +356,7 @@ func matchAnchor(a *Anchor, keys *txn.Keys, root *layout.Root, rootR [32]byte, k
 		}
 		return r, fmt.Errorf("%w: its generation %d is another one", ErrForked, a.Generation)
 	}
-	candidates := [][32]byte{root.PrevR}
+	var candidates [][32]byte
 	for _, o := range root.Offered {
 		if o.Generation == a.Generation {
 			candidates = append(candidates, o.R)

@@ -177,6 +177,11 @@ func TestAnchorsUnconfirmed(t *testing.T) {
 	// One arrives in the end; those before and after stay what they are.
 	v, err := anchored(t, dev, all[10], false)
 	ok(t, err)
+	change(t, v, "room") // the anchor that Open got counts as confirmed: there is room for new ones
+	all = append(all, offered(t, v))
+	if n := len(all); all[n-1].Generation <= all[n-2].Generation {
+		t.Fatal("no new anchor")
+	}
 	ok(t, v.ConfirmAnchor(*all[20]))
 	change(t, v, "more")
 	all = append(all, offered(t, v))
