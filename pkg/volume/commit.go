@@ -229,6 +229,7 @@ func (v *Volume) freeze(clean bool) (*frozen, error) {
 	root.OpSeq = v.nextOp
 	root.HeaderSeq = v.keys.floor.Load()
 	root.Offered = v.anc.offers()
+	root.Rotation = v.rot.current()
 	if v.log != nil {
 		root.LogSeq = v.log.Next()
 	}
@@ -448,6 +449,7 @@ func (v *Volume) publish(c *frozen, r [32]byte) error {
 	err := v.space.Reuse(c.gen - 1)
 	v.commits.Add(1)
 	v.adm.wake()
+	v.rot.kick()
 	if err != nil {
 		return fmt.Errorf("commit %d: reuse: %w", c.gen, err)
 	}

@@ -294,8 +294,13 @@ func (k *keyring) slotsOf(key Key) (slots []int) {
 // header or by the new one. An error fails the volume: which of them the device
 // has is not known. The caller holds keys.mu.
 func (v *Volume) writeHeader(h *layout.Header) error {
+	return v.writeHeaderUnder(h, v.store.Keys.Newest())
+}
+
+// writeHeaderUnder is writeHeader with the keys of the highest epoch in the slots.
+func (v *Volume) writeHeaderUnder(h *layout.Header, newest *crypto.EpochKeys) error {
 	h.Sequence = v.keys.header.Sequence + 1
-	if err := v.putHeader(h, layout.HeaderOffsetA, layout.HeaderOffsetB); err != nil {
+	if err := v.putHeader(h, newest, layout.HeaderOffsetA, layout.HeaderOffsetB); err != nil {
 		err = wrap(fmt.Errorf("write the header: %w", err))
 		v.fail(err)
 		return err
@@ -304,8 +309,8 @@ func (v *Volume) writeHeader(h *layout.Header) error {
 	return nil
 }
 
-func (v *Volume) putHeader(h *layout.Header, offsets ...int64) error {
-	b, err := layout.EncodeHeader(h, v.store.Keys.Newest())
+func (v *Volume) putHeader(h *layout.Header, newest *crypto.EpochKeys, offsets ...int64) error {
+	b, err := layout.EncodeHeader(h, newest)
 	if err != nil {
 		return err
 	}
@@ -330,13 +335,13 @@ func (v *Volume) repairHeader(u *layout.Unlocked) error {
 		own, other = other, own
 	}
 	if !u.Ahead {
-		return v.putHeader(v.keys.header, other)
+		return v.putHeader(v.keys.header, v.store.Keys.Newest(), other)
 	}
 	// A change that was cut has used the next number, and is given up. The copy
 	// that is good comes last.
 	h := *v.keys.header
 	h.Sequence += 2
-	if err := v.putHeader(&h, other, own); err != nil {
+	if err := v.putHeader(&h, v.store.Keys.Newest(), other, own); err != nil {
 		return err
 	}
 	v.keys.header = &h

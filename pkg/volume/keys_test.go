@@ -241,6 +241,7 @@ type cutCase struct {
 	change  func(t *testing.T, dev device.Device) error // opens, changes, closes
 	// judge looks at what a cut left; done tells that change had returned.
 	judge func(dev *device.Mem, done bool) error
+	step  int // of a long one: cut after each so many calls; where it begins is random
 }
 
 // run cuts the change after each of its device calls. In short mode, after some.
@@ -259,10 +260,11 @@ func (c *cutCase) run(t *testing.T, images int) {
 	ok(t, c.change(t, probe))
 	calls := probe.Writes() - before
 	ok(t, c.judge(probe.Clone(), true))
-	step := 1
+	step := max(c.step, 1)
 	if testing.Short() {
-		step = 5
+		step *= 5
 	}
+	t.Logf("%d calls", calls)
 	for at := 1 + rng.IntN(step); at <= calls; at += step {
 		dev := base.Clone()
 		dev.CutAfter(at)

@@ -319,6 +319,9 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	if err := v.loadAnchors(root); err != nil {
 		return nil, err
 	}
+	if err := v.loadRotation(root); err != nil {
+		return nil, err
+	}
 	if err := v.loadLists(root); err != nil {
 		return nil, err
 	}
@@ -349,6 +352,9 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	}
 	if err := v.start(mount); err != nil {
 		return nil, err
+	}
+	if v.rot.target.Load() != 0 {
+		v.startRotation()
 	}
 	return v, nil
 }

@@ -171,6 +171,7 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.com.init()
 	v.sync.init()
 	v.reaper.init()
+	v.rot.init()
 	v.adm.changed = func() {}
 	v.initAdmission(opts.Memory, int64(root.DeviceSectors)*layout.SectorBytes)
 	v.cache = tree.NewCache(opts.Memory/4, v.store.ReadNode)
@@ -224,6 +225,7 @@ func (v *Volume) Close() error {
 	if !v.closing.CompareAndSwap(false, true) {
 		return nil
 	}
+	v.stopRotation()
 	v.keys.mu.Lock() // a change of keys that is under way ends first
 	defer v.keys.mu.Unlock()
 	var err error
