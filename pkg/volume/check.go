@@ -183,6 +183,10 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 		c.problem("root slots", "none of the slots verifies (%d hold something): the volume can not be opened", len(bad))
 		return false, nil
 	}
+	if errors.Is(err, ErrForked) {
+		c.problem("root slots", "%v; it can not be opened", err)
+		return false, nil
+	}
 	if err != nil {
 		return false, wrap(err)
 	}
@@ -194,7 +198,15 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 	c.seed0, c.seed1 = seeds(r.HashSeed)
 	c.total = (r.DeviceSectors - r.DataStart() - min(r.FreeSectors, r.DeviceSectors-r.DataStart())) * layout.SectorBytes
 	for _, slot := range bad {
-		c.badSlot(roots, slot)
+		where := fmt.Sprintf("root slot %d", slot)
+		if what, damage := judgeSlot(roots, slot); damage {
+			c.problem(where, "%s", what)
+		} else {
+			c.note(where, "%s", what)
+		}
+	}
+	for i := range roots {
+		c.checkCopies(&roots[i], i == 0)
 	}
 	for i := 1; i < len(roots); i++ {
 		if a, b := &roots[i-1], &roots[i]; a.Root.Generation == b.Root.Generation+1 && a.Root.PrevR != b.R {
@@ -214,27 +226,51 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 	return true, nil
 }
 
-// badSlot judges a slot that does not verify. A crash tears the slot that a
+// checkCopies judges the two copies of a root. Of the newest one, which a commit
+// that was cut may have left half written, a torn copy is no damage.
+func (c *checker) checkCopies(f *txn.FoundRoot, newest bool) {
+	for n, state := range f.Copies {
+		where := fmt.Sprintf("root slot %d, copy %d", f.Slot, n+1)
+		switch {
+		case state == txn.CopyGood:
+		case state == txn.CopyForked:
+			c.problem(where, "it holds another root %d: the device was put together from two", f.Root.Generation)
+		case newest || state == txn.CopyBlank || state == txn.CopyOld:
+			c.note(where, "%s, root %d is in the other copy: a read-write mount writes it again", copyText(state), f.Root.Generation)
+		default:
+			c.problem(where, "%s, root %d is in the other copy: a read-write mount repairs it", copyText(state), f.Root.Generation)
+		}
+	}
+}
+
+func copyText(s txn.CopyState) string {
+	switch s {
+	case txn.CopyBlank:
+		return "it is blank"
+	case txn.CopyOld:
+		return "it holds an older root"
+	}
+	return "it " + s.String()
+}
+
+// judgeSlot judges a slot of which no copy verifies. A crash tears the slot that a
 // commit writes; the generation that follows is then either the same, and
 // repairs it, or one that skips it: then the next root names the one before.
-func (c *checker) badSlot(roots []txn.FoundRoot, slot int) {
-	where := fmt.Sprintf("root slot %d", slot)
+func judgeSlot(roots []txn.FoundRoot, slot int) (what string, damage bool) {
 	newest := roots[0].Root.Generation
 	if uint64(slot) == (newest+1)%layout.RootSlots {
-		c.note(where, "it does not verify: a commit after root %d was cut there", newest)
-		return
+		return fmt.Sprintf("it does not verify: a commit after root %d was cut there", newest), false
 	}
 	gen := newest - (newest-uint64(slot))%layout.RootSlots
 	if gen > 0 && gen < newest {
 		for i := 1; i < len(roots); i++ {
 			a, b := &roots[i-1], &roots[i]
 			if a.Root.Generation > gen && b.Root.Generation < gen && a.Root.PrevR == b.R {
-				c.note(where, "it does not verify: the commit of root %d was cut there, root %d follows root %d", gen, a.Root.Generation, b.Root.Generation)
-				return
+				return fmt.Sprintf("it does not verify: the commit of root %d was cut there, root %d follows root %d", gen, a.Root.Generation, b.Root.Generation), false
 			}
 		}
 	}
-	c.problem(where, "it does not verify: an older root is damaged")
+	return "it does not verify: an older root is damaged", true
 }
 
 // checkLog reads what the log holds beyond the root.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
@@ -159,7 +160,7 @@ func Format(dev device.Device, opts FormatOptions) error {
 	// First nothing of an old volume may be taken for ours: both headers and
 	// all roots go. Only then the new roots, and at last the headers: whatever
 	// happens in between leaves no volume rather than half of one.
-	zero := device.AlignedBytes(layout.HeaderBytes + layout.RootSlots/2*layout.SectorBytes)
+	zero := device.AlignedBytes(layout.HeaderBytes + layout.RootArrayBytes)
 	for _, off := range []int64{layout.HeaderOffsetA, layout.HeaderOffsetB} {
 		if _, err := dev.WriteAt(zero, off); err != nil {
 			return fmt.Errorf("%w: write at %d: %w", vfs.ErrIO, off, err)
@@ -339,10 +340,27 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 			return nil, err
 		}
 	}
+	v.mendRoots(found)
 	if err := v.start(mount); err != nil {
 		return nil, err
 	}
 	return v, nil
+}
+
+// mendRoots rewrites the copies of older roots that were damaged when the volume
+// was opened. The two commits since then have written over what a cut left.
+func (v *Volume) mendRoots(found []txn.FoundRoot) {
+	if !slices.ContainsFunc(found, func(f txn.FoundRoot) bool { return f.Copies != [layout.RootCopies]txn.CopyState{} }) {
+		return
+	}
+	rep := v.store.MendRoots(true)
+	for i := range rep.Mended {
+		m := &rep.Mended[i]
+		if v.opts.Log != nil && (m.Was() != txn.CopyBlank || m.Err != nil) {
+			v.opts.Log.Warn("a copy of a root was damaged and is rewritten from the other one", "volume", v.header.ID.String(),
+				"slot", m.Slot, "copy", m.Copy, "was", m.Was().String(), "error", m.Err)
+		}
+	}
 }
 
 // loadLists reads the free lists of a root into Space (I3).

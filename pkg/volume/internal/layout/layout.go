@@ -39,6 +39,22 @@ func RootSlotOff(slot int) int64 {
 	return off + int64(slot/2)*SectorBytes
 }
 
+// RootCopies is how often a root is written.
+const RootCopies = 2
+
+// RootArrayBytes is the length of an array: slots, then the second copies of the
+// other array's slots.
+const RootArrayBytes = RootSlots * SectorBytes
+
+// RootCopyOff is the byte offset of a copy, 0 or 1, of a root slot. The two lie
+// in different arrays, far apart.
+func RootCopyOff(slot, n int) int64 {
+	if n == 0 {
+		return RootSlotOff(slot)
+	}
+	return RootSlotOff(slot^1) + RootArrayBytes/2
+}
+
 // LogBytes is the size of the log that mkfs reserves on a device.
 func LogBytes(deviceBytes int64) int64 {
 	n := deviceBytes / 64
