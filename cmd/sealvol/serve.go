@@ -210,7 +210,7 @@ func (s *mountServer) listen() (*controlSocket, error) {
 		return nil, fmt.Errorf("%s is not a directory that only we can write to", dir)
 	}
 	c := &controlSocket{path: control.SocketIn(dir, 0, int(s.conn))} // FUSE's device numbers have major 0
-	err := locked(dir, func() (err error) {
+	err := control.LockNames(dir, func() (err error) {
 		if to, err := os.Readlink(c.path); err == nil { // of a mount of the driver that had our number
 			s.log.Debug("replacing an old link", "to", to)
 			if err := os.Remove(c.path); err != nil {
@@ -229,7 +229,7 @@ func (s *mountServer) listen() (*controlSocket, error) {
 
 // remove removes the name, if it is ours still.
 func (c *controlSocket) remove() error {
-	return locked(filepath.Dir(c.path), func() error {
+	return control.LockNames(filepath.Dir(c.path), func() error {
 		var st unix.Stat_t
 		err := unix.Lstat(c.path, &st)
 		if err != nil || st.Ino != c.ino {
@@ -237,19 +237,6 @@ func (c *controlSocket) remove() error {
 		}
 		return os.Remove(c.path)
 	})
-}
-
-// locked runs fn with a directory locked.
-func locked(dir string, fn func() error) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX); err != nil {
-		return err
-	}
-	return fn()
 }
 
 // signals unmounts on the first signal and cuts the connection on the second.

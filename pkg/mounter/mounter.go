@@ -330,27 +330,39 @@ func (m *Mounter) link(r *record, dir string) {
 	if m.opt.RuntimeDir == "" {
 		return
 	}
-	if top, err := at(r.Target); err == nil && top != nil && os.MkdirAll(m.opt.RuntimeDir, 0o755) == nil {
+	if err := os.MkdirAll(m.opt.RuntimeDir, 0o755); err != nil {
+		m.opt.Log.Warn("control socket not linked", "volume", r.Volume, "error", err)
+		return
+	}
+	err := control.LockNames(m.opt.RuntimeDir, func() error {
+		top, err := at(r.Target)
+		if err != nil || top == nil {
+			return err
+		}
 		name := control.SocketIn(m.opt.RuntimeDir, top.Major, top.Minor)
-		err := os.Remove(name)
-		if err == nil || errors.Is(err, fs.ErrNotExist) {
-			err = os.Symlink(filepath.Join(dir, "control"), name)
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
-		if err != nil {
-			m.opt.Log.Warn("control socket not linked", "volume", r.Volume, "error", err)
-		}
+		return os.Symlink(filepath.Join(dir, "control"), name)
+	})
+	if err != nil {
+		m.opt.Log.Warn("control socket not linked", "volume", r.Volume, "error", err)
 	}
 }
 
 // unlink removes the links that lead to dir; device numbers are used again.
 func (m *Mounter) unlink(dir string) {
-	links, _ := filepath.Glob(filepath.Join(m.opt.RuntimeDir, "*.sock"))
-	for _, l := range links {
-		if to, err := os.Readlink(l); err == nil && to == filepath.Join(dir, "control") {
-			if err := os.Remove(l); err != nil {
-				m.opt.Log.Warn("link of a control socket not removed", "error", err)
+	err := control.LockNames(m.opt.RuntimeDir, func() (err error) {
+		links, _ := filepath.Glob(filepath.Join(m.opt.RuntimeDir, "*.sock")) // the pattern is well-formed
+		for _, l := range links {
+			if to, rerr := os.Readlink(l); rerr == nil && to == filepath.Join(dir, "control") {
+				err = errors.Join(err, os.Remove(l))
 			}
 		}
+		return err
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		m.opt.Log.Warn("link of a control socket not removed", "error", err)
 	}
 }
 

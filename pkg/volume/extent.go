@@ -7,19 +7,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 )
 
-// maxExtentSectors is the longest extent, 1 MiB.
-const maxExtentSectors = 256
-
 func extentKey(ino, sector uint64) layout.Key {
 	return layout.Key{Obj: ino, Type: layout.KeyExtent, Sub: sector}
-}
-
-// extentsFrom is where a scan for extents that reach sector has to begin.
-func extentsFrom(ino, sector uint64) layout.Key {
-	if sector < maxExtentSectors {
-		return extentKey(ino, 0)
-	}
-	return extentKey(ino, sector-maxExtentSectors+1)
 }
 
 // placed is an extent item with its key.
@@ -34,7 +23,7 @@ func (p *placed) end() uint64 { return p.sector + p.Sectors() }
 // (0: all) of them.
 func (v *Volume) extents(ino, from, to uint64, limit int) (out []placed, err error) {
 	var derr error
-	err = v.fs.Scan(extentsFrom(ino, from), extentKey(ino, to-1), func(k layout.Key, val []byte) bool {
+	err = v.fs.ScanFloor(extentKey(ino, 0), extentKey(ino, from), extentKey(ino, to-1), func(k layout.Key, val []byte) bool {
 		if n := layout.ExtentSectors(val); n > 0 && k.Sub+n <= from {
 			return true // ends before
 		}
@@ -66,7 +55,7 @@ func (v *Volume) dropExtents(w *tree.Writer, ino, from, to uint64, limit int) (f
 	}
 	var hit []placed
 	var derr error
-	err = w.Scan(extentsFrom(ino, from), extentKey(ino, to-1), func(k layout.Key, val []byte) bool {
+	err = w.ScanFloor(extentKey(ino, 0), extentKey(ino, from), extentKey(ino, to-1), func(k layout.Key, val []byte) bool {
 		if n := layout.ExtentSectors(val); n > 0 && k.Sub+n <= from {
 			return true // ends before
 		}

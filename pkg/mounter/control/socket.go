@@ -125,6 +125,20 @@ func SocketIn(dir string, major, minor int) string {
 	return filepath.Join(dir, fmt.Sprintf("%d-%d.sock", major, minor))
 }
 
+// LockNames runs fn while nobody else makes or removes names in a runtime directory. The kernel gives the number of a mount
+// that is gone to the next one at once, so a name may be another server's any time after its mount's end.
+func LockNames(dir string, fn func() error) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX); err != nil {
+		return &os.PathError{Op: "flock", Path: dir, Err: err}
+	}
+	return fn()
+}
+
 // Find returns the client of the server that serves the mount at a path. It does not look into the mount.
 func Find(mountpoint string) (Client, error) {
 	abs, err := filepath.Abs(mountpoint)

@@ -130,6 +130,69 @@ func (c *cursor) seek(k layout.Key) (ok bool, err error) {
 	return true, nil
 }
 
+// seekFloor moves to the last item of [low, k]; if there is none, to the first above k.
+func (c *cursor) seekFloor(low, k layout.Key) (ok bool, err error) {
+	if ok, err = c.seek(k); err != nil || (ok && c.key() == k) || low == k {
+		return ok, err
+	}
+	if n := len(c.path); ok && c.path[n-1].i > 0 { // within the leaf
+		c.path[n-1].i--
+		if c.key().Less(low) {
+			c.path[n-1].i++
+		}
+		return true, nil
+	}
+	above := append(make([]step, 0, 8), c.path...)
+	if back, err := c.back(k); err != nil || (back && !c.key().Less(low)) {
+		return back, err
+	}
+	c.path = above
+	return ok, nil
+}
+
+// back goes to the last item below k, where seek(k) has been.
+func (c *cursor) back(k layout.Key) (bool, error) {
+	// seek may have gone on to the next leaf: look where k belongs, from there up.
+	c.path = c.path[:0]
+	n, err := c.t.rootNode()
+	if err != nil || n == nil {
+		return false, err
+	}
+	for {
+		i, _ := n.Search(k)
+		if n.Level() > 0 {
+			i = slotFor(n, k)
+		}
+		c.path = append(c.path, step{n, i})
+		if n.Level() == 0 {
+			break
+		}
+		if n, err = c.load(n, i); err != nil {
+			return false, err
+		}
+	}
+	for d := len(c.path) - 1; d >= 0; d-- {
+		s := &c.path[d]
+		if s.i == 0 {
+			continue
+		}
+		s.i--
+		c.path = c.path[:d+1]
+		for s.n.Level() > 0 {
+			if n, err = c.load(s.n, s.i); err != nil {
+				return false, err
+			}
+			if n.Count() == 0 {
+				return false, errOrder // never empty below an inner page
+			}
+			c.path = append(c.path, step{n, n.Count() - 1})
+			s = &c.path[len(c.path)-1]
+		}
+		return true, nil
+	}
+	return false, nil
+}
+
 // slotFor is the child of n whose range holds k: the last whose key is not above.
 func slotFor(n *node, k layout.Key) int {
 	i, eq := n.Search(k)
@@ -232,11 +295,16 @@ func (t *Tree) Get(k layout.Key, buf []byte) (v []byte, ok bool, err error) {
 // must be quick and call no method of the tree. Changes made between two pages
 // of the scan may or may not be seen.
 func (t *Tree) Scan(from, to layout.Key, fn func(k layout.Key, v []byte) bool) error {
+	return t.ScanFloor(from, from, to, fn)
+}
+
+// ScanFloor is Scan from the last item of [low, from], or from if there is none.
+func (t *Tree) ScanFloor(low, from, to layout.Key, fn func(k layout.Key, v []byte) bool) error {
 	done := false
 	for !done {
 		err := t.read(func() error {
 			c := t.cursor()
-			ok, err := c.seek(from)
+			ok, err := c.seekFloor(low, from)
 			if err != nil {
 				return err
 			}
@@ -247,7 +315,7 @@ func (t *Tree) Scan(from, to layout.Key, fn func(k layout.Key, v []byte) bool) e
 			leaf := c.path[len(c.path)-1].n
 			for {
 				k := c.key()
-				if k.Less(from) {
+				if k.Less(low) {
 					return errOrder
 				}
 				if to.Less(k) || !fn(k, c.val()) {
@@ -259,6 +327,7 @@ func (t *Tree) Scan(from, to layout.Key, fn func(k layout.Key, v []byte) bool) e
 					done = true
 					return nil
 				}
+				low = from
 				s := &c.path[len(c.path)-1]
 				if s.i+1 == leaf.Count() {
 					return nil // let others in between two leaves
@@ -393,20 +462,25 @@ func (w *Writer) Get(k layout.Key) ([]byte, bool, error) {
 
 // Scan is Tree.Scan without locks; fn must not change the tree.
 func (w *Writer) Scan(from, to layout.Key, fn func(k layout.Key, v []byte) bool) error {
+	return w.ScanFloor(from, from, to, fn)
+}
+
+// ScanFloor is Tree.ScanFloor.
+func (w *Writer) ScanFloor(low, from, to layout.Key, fn func(k layout.Key, v []byte) bool) error {
 	if _, err := w.root(); err != nil { // so that the cursor finds it in memory
 		return err
 	}
 	c := cursor{t: w.t, load: w.load, path: make([]step, 0, 8)}
-	ok, err := c.seek(from)
+	ok, err := c.seekFloor(low, from)
 	for err == nil && ok {
 		k := c.key()
-		if k.Less(from) {
+		if k.Less(low) {
 			return errOrder
 		}
 		if to.Less(k) || !fn(k, c.val()) {
 			return nil
 		}
-		from = k
+		low = k
 		ok, err = c.next()
 	}
 	return err

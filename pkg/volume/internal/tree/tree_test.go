@@ -274,6 +274,40 @@ func (m *model) step(tr *Tree, grow int) {
 	}
 }
 
+// compareFloor scans from the last item of some [low, from].
+func (m *model) compareFloor(tr *Tree, sorted []layout.Key) {
+	m.t.Helper()
+	b := []layout.Key{m.key(), m.key(), m.key()}
+	slices.SortFunc(b, layout.Key.Compare)
+	low, from, to := b[0], b[1], b[2]
+	first, exact := slices.BinarySearchFunc(sorted, from, layout.Key.Compare)
+	if !exact && first > 0 && !sorted[first-1].Less(low) {
+		first--
+	}
+	for name, scan := range map[string]func(fn func(layout.Key, []byte) bool) error{
+		"tree": func(fn func(layout.Key, []byte) bool) error { return tr.ScanFloor(low, from, to, fn) },
+		"writer": func(fn func(layout.Key, []byte) bool) error {
+			return tr.Update(func(w *Writer) error { return w.ScanFloor(low, from, to, fn) })
+		},
+	} {
+		var got []layout.Key
+		if err := scan(func(k layout.Key, _ []byte) bool {
+			got = append(got, k)
+			return len(got) < 300
+		}); err != nil {
+			m.t.Fatal(err)
+		}
+		for i, k := range got {
+			if first+i >= len(sorted) || sorted[first+i] != k {
+				m.t.Fatalf("%s: from the floor of %v down to %v: item %d is %v", name, from, low, i, k)
+			}
+		}
+		if end := first + len(got); len(got) < 300 && end < len(sorted) && !to.Less(sorted[end]) {
+			m.t.Fatalf("%s: from the floor of %v down to %v: the scan ended before %v", name, from, low, sorted[end])
+		}
+	}
+}
+
 func (m *model) compare(tr *Tree) {
 	m.t.Helper()
 	sorted := slices.SortedFunc(maps.Keys(m.want), layout.Key.Compare)
@@ -295,6 +329,7 @@ func (m *model) compare(tr *Tree) {
 		}
 	}
 	for range 50 {
+		m.compareFloor(tr, sorted)
 		k := m.key()
 		_, want := m.want[k]
 		if _, ok, err := tr.Get(k, nil); err != nil || ok != want {
