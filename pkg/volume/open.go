@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -477,7 +478,7 @@ func (v *Volume) startReaper() {
 			in := r.queue[0]
 			r.queue, r.busy = r.queue[1:], true
 			r.mu.Unlock()
-			if err := v.reap(in); err != nil && v.opts.Log != nil && v.Failed() == nil {
+			if err := v.reapThawed(in); err != nil && v.opts.Log != nil && v.Failed() == nil {
 				v.opts.Log.Warn("an unlinked inode could not be freed; the next mount frees it", "inode", in.ino, "error", err)
 			}
 			v.table.put(in)
@@ -493,6 +494,15 @@ func (v *Volume) stopReaper() {
 	r.cond.Signal()
 	r.mu.Unlock()
 	<-r.done
+}
+
+// reapThawed is reap, but waits while the volume is frozen.
+func (v *Volume) reapThawed(in *inode) error {
+	if err := v.enter(context.Background()); err != nil { // Close thaws
+		return err
+	}
+	defer v.leave()
+	return v.reap(in)
 }
 
 // reap removes a freed inode, in steps.

@@ -79,6 +79,7 @@ type Volume struct {
 	commits atomic.Uint64 // successful ones
 	sync    syncer
 	reaper  reaper
+	frozen  freezer
 	kept    kept
 
 	dataStart uint64        // first sector after the log
@@ -216,6 +217,7 @@ func (v *Volume) Close() error {
 		return nil
 	}
 	var err error
+	v.Thaw()
 	if v.ring != nil {
 		v.stopReaper()
 		v.closed.Store(true)
