@@ -358,7 +358,7 @@ func (v *Volume) mendRoots(found []txn.FoundRoot) {
 	for i := range rep.Mended {
 		m := &rep.Mended[i]
 		if v.opts.Log != nil && (m.Was() != txn.CopyBlank || m.Err != nil) {
-			v.opts.Log.Warn("a copy of a root was damaged and is rewritten from the other one", "volume", v.header.ID.String(),
+			v.opts.Log.Warn("a copy of a root was damaged and is rewritten from the other one", "volume", v.ID().String(),
 				"slot", m.Slot, "copy", m.Copy, "was", m.Was().String(), "error", m.Err)
 		}
 	}

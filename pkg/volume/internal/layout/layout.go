@@ -120,6 +120,18 @@ func GetKey(b []byte) Key {
 	return Key{Obj: binary.BigEndian.Uint64(b), Type: b[8], Sub: binary.BigEndian.Uint64(b[9:])}
 }
 
+// Next is the key that follows k; ok is false behind the last one.
+func (k Key) Next() (next Key, ok bool) {
+	if k.Sub++; k.Sub != 0 {
+		return k, true
+	}
+	if k.Type++; k.Type != 0 {
+		return k, true
+	}
+	k.Obj++
+	return k, k.Obj != 0
+}
+
 // Compare is -1, 0 or 1.
 func (k Key) Compare(o Key) int {
 	switch {

@@ -335,7 +335,7 @@ func TestReadRoots(t *testing.T) {
 	if _, err := s.Dev.WriteAt(b, at(39, 1)); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := s.ReadRoots(); !errors.Is(err, ErrForked) {
+	if _, _, err := s.ReadRoots(); !errors.Is(err, ErrTwoRoots) {
 		t.Fatal(err)
 	}
 }

@@ -15,9 +15,9 @@ import (
 var (
 	// ErrNoRoot means that no root slot verifies under the keys.
 	ErrNoRoot = errors.New("no root slot verifies")
-	// ErrForked means that the copies of the newest root verify and differ: no
+	// ErrTwoRoots means that the copies of the newest root verify and differ: no
 	// volume writes that.
-	ErrForked = errors.New("two different roots of one generation: the device was put together from two")
+	ErrTwoRoots = errors.New("two different roots of one generation: the device was put together from two")
 )
 
 // CopyState is what one of the two places of a root slot holds.
@@ -58,7 +58,7 @@ func (s *Store) ReadRoots() (roots []FoundRoot, bad []int, err error) {
 		return nil, bad, ErrNoRoot
 	}
 	if roots[0].Copies[1] == CopyForked {
-		return nil, bad, fmt.Errorf("%w (%d)", ErrForked, roots[0].Root.Generation)
+		return nil, bad, fmt.Errorf("%w (%d)", ErrTwoRoots, roots[0].Root.Generation)
 	}
 	// A slot of which no copy verifies was never told to anybody, or both are
 	// damaged. Of one that can not be read nobody knows.
