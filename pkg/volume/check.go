@@ -1081,35 +1081,14 @@ func (c *checker) openData(batch []dataRun, bytes int) {
 	}
 	if c.store.ReadRuns(reads) != nil {
 		for i := range batch {
-			c.openSegments(&batch[i], buf[:layout.SectorBytes])
+			r := &batch[i]
+			badSegments(c.store, r, buf, func(from, n int, err error) {
+				at := fmt.Sprintf(" at %d+%d", (r.sector+uint64(from))*layout.SectorBytes, n*layout.SectorBytes)
+				c.inodeProblem(r.ino, at, "data can not be read: %v", err)
+			})
 		}
 	}
 	c.progress(uint64(bytes))
-}
-
-func (c *checker) openSegments(r *dataRun, buf []byte) {
-	report := func(from, n int, err error) {
-		if n > 0 {
-			at := fmt.Sprintf(" at %d+%d", (r.sector+uint64(from))*layout.SectorBytes, n*layout.SectorBytes)
-			c.inodeProblem(r.ino, at, "data can not be read: %v", err)
-		}
-	}
-	from, n := 0, 0
-	var first error
-	for i := range r.Count() {
-		err := c.store.ReadRun(&r.Record, i, 1, buf)
-		if err == nil || n > 0 && from+n != i {
-			report(from, n, first)
-			n = 0
-		}
-		if err != nil {
-			if n == 0 {
-				from, first = i, err
-			}
-			n++
-		}
-	}
-	report(from, n, first)
 }
 
 // regionUse is which sectors of a region something refers to.

@@ -80,7 +80,9 @@ type Volume struct {
 	sync    syncer
 	reaper  reaper
 	frozen  freezer
-	kept    kept
+
+	background background
+	kept       kept
 
 	dataStart uint64        // first sector after the log
 	leftovers []uint64      // inodes without names when the volume was opened
@@ -218,6 +220,7 @@ func (v *Volume) Close() error {
 	}
 	var err error
 	v.Thaw()
+	v.background.stop()
 	if v.ring != nil {
 		v.stopReaper()
 		v.closed.Store(true)

@@ -207,7 +207,7 @@ func (s *Store) MendRoots(write bool) *RootsReport {
 			}
 			m := MendedRoot{FoundRoot: *f, Copy: n}
 			if write {
-				m.Err = s.mend(f.sealed, uint64(layout.RootCopyOff(f.Slot, n)))
+				m.Err = s.Mend(f.sealed, uint64(layout.RootCopyOff(f.Slot, n)))
 			}
 			rep.Mended = append(rep.Mended, m)
 		}
@@ -215,9 +215,9 @@ func (s *Store) MendRoots(write bool) *RootsReport {
 	return rep
 }
 
-// mend writes sealed bytes to the place of a damaged copy of them, and looks
+// Mend writes sealed bytes to the place of a damaged copy of them, and looks
 // whether they arrived.
-func (s *Store) mend(sealed []byte, addr uint64) error {
+func (s *Store) Mend(sealed []byte, addr uint64) error {
 	if err := s.Write(sealed, addr); err != nil {
 		return err
 	}

@@ -163,7 +163,7 @@ func (s *Store) MendNode(p *layout.Pointer, first bool) error {
 	if keys == nil || keys.OpenSegments(&p.Extent, 0, 1, device.AlignedBytes(layout.NodeBytes), sealed, p.Tags) != nil {
 		return fmt.Errorf("%w: extent at %d does not verify", layout.ErrCorrupt, whole.Addr)
 	}
-	return s.mend(sealed, bad)
+	return s.Mend(sealed, bad)
 }
 
 // Write writes b at a byte address.
