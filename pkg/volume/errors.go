@@ -21,6 +21,7 @@ var (
 	ErrWrongKey    = crypto.ErrWrongKey
 	ErrInUse       = device.ErrInUse
 	ErrNoRoot      = txn.ErrNoRoot
+	ErrTwoRoots    = txn.ErrTwoRoots
 	ErrLogDamaged  = txn.ErrLogDamaged
 	ErrNotEmpty    = errors.New("device is not empty")
 	ErrTooSmall    = errors.New("device is too small")

@@ -1,9 +1,11 @@
 package volume
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
@@ -159,7 +161,7 @@ func Format(dev device.Device, opts FormatOptions) error {
 	// First nothing of an old volume may be taken for ours: both headers and
 	// all roots go. Only then the new roots, and at last the headers: whatever
 	// happens in between leaves no volume rather than half of one.
-	zero := device.AlignedBytes(layout.HeaderBytes + layout.RootSlots/2*layout.SectorBytes)
+	zero := device.AlignedBytes(layout.HeaderBytes + layout.RootArrayBytes)
 	for _, off := range []int64{layout.HeaderOffsetA, layout.HeaderOffsetB} {
 		if _, err := dev.WriteAt(zero, off); err != nil {
 			return fmt.Errorf("%w: write at %d: %w", vfs.ErrIO, off, err)
@@ -350,6 +352,7 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 			return nil, err
 		}
 	}
+	v.mendRoots(found)
 	if err := v.start(mount); err != nil {
 		return nil, err
 	}
@@ -357,6 +360,22 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 		v.startRotation()
 	}
 	return v, nil
+}
+
+// mendRoots rewrites the copies of older roots that were damaged when the volume
+// was opened. The two commits since then have written over what a cut left.
+func (v *Volume) mendRoots(found []txn.FoundRoot) {
+	if !slices.ContainsFunc(found, func(f txn.FoundRoot) bool { return f.Copies != [layout.RootCopies]txn.CopyState{} }) {
+		return
+	}
+	rep := v.store.MendRoots(true)
+	for i := range rep.Mended {
+		m := &rep.Mended[i]
+		if v.opts.Log != nil && (m.Was() != txn.CopyBlank || m.Err != nil) {
+			v.opts.Log.Warn("a copy of a root was damaged and is rewritten from the other one", "volume", v.ID().String(),
+				"slot", m.Slot, "copy", m.Copy, "was", m.Was().String(), "error", m.Err)
+		}
+	}
 }
 
 // loadLists reads the free lists of a root into Space (I3).
@@ -457,7 +476,7 @@ func (v *Volume) startReaper() {
 			in := r.queue[0]
 			r.queue, r.busy = r.queue[1:], true
 			r.mu.Unlock()
-			if err := v.reap(in); err != nil && v.opts.Log != nil && v.Failed() == nil {
+			if err := v.reapThawed(in); err != nil && v.opts.Log != nil && v.Failed() == nil {
 				v.opts.Log.Warn("an unlinked inode could not be freed; the next mount frees it", "inode", in.ino, "error", err)
 			}
 			v.table.put(in)
@@ -473,6 +492,15 @@ func (v *Volume) stopReaper() {
 	r.cond.Signal()
 	r.mu.Unlock()
 	<-r.done
+}
+
+// reapThawed is reap, but waits while the volume is frozen.
+func (v *Volume) reapThawed(in *inode) error {
+	if err := v.enter(context.Background()); err != nil { // Close thaws
+		return err
+	}
+	defer v.leave()
+	return v.reap(in)
 }
 
 // reap removes a freed inode, in steps.

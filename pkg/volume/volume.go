@@ -85,7 +85,10 @@ type Volume struct {
 	commits atomic.Uint64 // successful ones
 	sync    syncer
 	reaper  reaper
-	kept    kept
+	frozen  freezer
+
+	background background
+	kept       kept
 
 	dataStart uint64        // first sector after the log
 	leftovers []uint64      // inodes without names when the volume was opened
@@ -229,6 +232,8 @@ func (v *Volume) Close() error {
 	v.keys.mu.Lock() // a change of keys that is under way ends first
 	defer v.keys.mu.Unlock()
 	var err error
+	v.Thaw()
+	v.background.stop()
 	if v.ring != nil {
 		v.stopReaper()
 		v.closed.Store(true)

@@ -663,6 +663,15 @@ func (s *Space) Pin() (gen uint64) {
 	return s.gen
 }
 
+// PinAt keeps what generation gen and later ones free from being reused until
+// Unpin: all that root gen-1 reaches, if root gen+1 is not durable yet, which the
+// caller has to look at once the pin is set.
+func (s *Space) PinAt(gen uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pins[gen]++
+}
+
 // Unpin ends a Pin.
 func (s *Space) Unpin(gen uint64) {
 	s.mu.Lock()

@@ -104,6 +104,7 @@ type Store struct {
 	Dev  device.Device
 	Keys *Keys
 
+	rootMu  sync.Mutex // held while roots are written or mended
 	syncMu  sync.Mutex
 	syncErr error // of the first barrier that failed
 }
@@ -170,6 +171,47 @@ func (s *Store) ReadNode(p *layout.Pointer) ([]byte, error) {
 		return nil, err
 	}
 	return b, nil
+}
+
+// NodeCopies tells what is wrong with each copy of the page behind p, and
+// returns the page if one is whole. Of a page with one copy, second is nil.
+func (s *Store) NodeCopies(p *layout.Pointer) (page []byte, first, second error) {
+	one := layout.Pointer{Record: p.Record}
+	page, first = s.ReadNode(&one)
+	if p.Addr2 == 0 {
+		return page, first, nil
+	}
+	one.Addr = p.Addr2
+	b, second := s.ReadNode(&one)
+	if first != nil {
+		page = b
+	}
+	return page, first, second
+}
+
+// MendNode rewrites the copy of a page that is damaged, the first or the
+// second, with the bytes of the other one: same nonce, same ciphertext. I1 allows
+// it, because nothing changes for whoever reaches the page: the whole copy is
+// not touched, and until the bytes have arrived the damaged one is what it was.
+// The caller holds a pin on a root that reaches the page, so that its sectors
+// belong to nothing else; they are durable before MendNode returns, so that no
+// later owner's write can be overtaken by ours.
+func (s *Store) MendNode(p *layout.Pointer, first bool) error {
+	whole := layout.Pointer{Record: p.Record}
+	bad := p.Addr
+	if whole.Addr = p.Addr2; !first {
+		whole.Addr, bad = p.Addr, p.Addr2
+	}
+	sealed := device.AlignedBytes(layout.NodeBytes)
+	if err := s.readAt(sealed, whole.Addr); err != nil {
+		return err
+	}
+	// What was read this time must be it.
+	keys := s.Keys.epochs[p.Epoch]
+	if keys == nil || keys.OpenSegments(&p.Extent, 0, 1, device.AlignedBytes(layout.NodeBytes), sealed, p.Tags) != nil {
+		return fmt.Errorf("%w: extent at %d does not verify", layout.ErrCorrupt, whole.Addr)
+	}
+	return s.Mend(sealed, bad)
 }
 
 // Write writes b at a byte address.
