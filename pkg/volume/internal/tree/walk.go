@@ -26,7 +26,7 @@ func (t *Tree) Leaf(from layout.Key, fn func(l Leaf)) (next layout.Key, more boo
 		if s.n.Key(s.i).Less(from) {
 			return errOrder
 		}
-		next, more = after(s.n.Key(s.n.Count() - 1))
+		next, more = s.n.Key(s.n.Count() - 1).Next()
 		fn(Leaf{Node: s.n.Node, First: s.i, Epoch: s.n.ptr.Epoch})
 		return nil
 	})

@@ -207,7 +207,7 @@ func (s *Store) MendNode(p *layout.Pointer, first bool) error {
 		return err
 	}
 	// What was read this time must be it.
-	keys := s.Keys.epochs[p.Epoch]
+	keys := s.Keys.Get(p.Epoch)
 	if keys == nil || keys.OpenSegments(&p.Extent, 0, 1, device.AlignedBytes(layout.NodeBytes), sealed, p.Tags) != nil {
 		return fmt.Errorf("%w: extent at %d does not verify", layout.ErrCorrupt, whole.Addr)
 	}
