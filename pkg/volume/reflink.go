@@ -405,6 +405,7 @@ func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inod
 		if err := w.Put(extentKey(dst.ino, to+a-from), ref.Append(nil)); err != nil {
 			return err
 		}
+		v.rot.met(ref.Epoch)
 		added += b - a
 		if e.RefBirth > durable {
 			fresh += b - a

@@ -165,7 +165,7 @@ func TestCheckFindsShares(t *testing.T) {
 			}
 		}},
 		{"feature", "does not name the feature", func(s *surgeon) {
-			u, keys, err := unlock(s.dev, checkKey(t))
+			u, keys, err := unlock(s.dev, checkKey(t), nil)
 			ok(t, err)
 			defer keys.Erase()
 			u.Incompat = 0

@@ -35,6 +35,9 @@ type Options struct {
 	// CommitInterval overrides the package's; negative: only when needed.
 	CommitInterval time.Duration
 	Log            *slog.Logger // what the operator should know; nil: nothing
+	// Anchor, if not nil, has a device refused that does not hold the anchored
+	// state, or what followed from it: ErrRolledBack, ErrForked, ErrOtherVolume.
+	Anchor *Anchor
 }
 
 // Volume is an open volume. It implements vfs.FS.
@@ -42,7 +45,9 @@ type Volume struct {
 	opts   Options
 	dev    device.Device
 	id     crypto.UUID
-	header *layout.Unlocked // guarded by headerMu once the volume is in use
+	keys   keyring
+	anc    anchors
+	rot    rotator
 	store  *txn.Store
 	space  *txn.Space
 	log    *txn.Log
@@ -80,7 +85,10 @@ type Volume struct {
 	commits atomic.Uint64 // successful ones
 	sync    syncer
 	reaper  reaper
-	kept    kept
+	frozen  freezer
+
+	background background
+	kept       kept
 
 	dataStart uint64        // first sector after the log
 	leftovers []uint64      // inodes without names when the volume was opened
@@ -95,7 +103,6 @@ type Volume struct {
 	shareHeight atomic.Int32  // of the share tree, 0: nothing is shared; changed under its lock
 	copied      atomic.Uint64 // sectors shared in this generation that no durable root has; see maxLogCopies
 
-	headerMu sync.Mutex    // one change of the header at a time; outside of all other locks
 	features atomic.Uint64 // incompat word of the header, as both copies have it
 
 	failed  atomic.Pointer[failure]
@@ -159,8 +166,10 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	if opts.CommitInterval == 0 {
 		opts.CommitInterval = CommitInterval
 	}
-	v := &Volume{opts: opts, dev: dev, id: header.ID, header: header, store: &txn.Store{Dev: dev, Keys: keys}, gen: gen,
+	v := &Volume{opts: opts, dev: dev, id: header.ID, store: &txn.Store{Dev: dev, Keys: keys}, gen: gen,
 		nextOp: root.OpSeq, nextIno: root.NextIno, inodes: root.Inodes, root: root}
+	v.keys.header, v.keys.epochs, v.keys.slot = header.Header, header.Epochs, header.Slot
+	v.keys.floor.Store(root.HeaderSeq)
 	v.features.Store(header.Incompat)
 	v.dataStart = root.DataStart()
 	v.sectors.Store(root.DeviceSectors)
@@ -171,6 +180,7 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.com.init()
 	v.sync.init()
 	v.reaper.init()
+	v.rot.init()
 	v.adm.changed = func() {}
 	v.initAdmission(opts.Memory, int64(root.DeviceSectors)*layout.SectorBytes)
 	v.cache = tree.NewCache(opts.Memory/4, v.store.ReadNode)
@@ -178,7 +188,8 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.snaps = v.newTree(layout.TreeSnapshots)
 	v.shares = v.newTree(layout.TreeShares)
 	v.shareHeight.Store(int32(tree.PointerHeight(&root.Trees[layout.TreeShares])))
-	v.trees = []*tree.Tree{v.fs, v.snaps, v.shares}
+	v.anc.tree = v.newTree(layout.TreeAnchors)
+	v.trees = []*tree.Tree{v.fs, v.snaps, v.shares, v.anc.tree}
 	v.spaces = tree.New(tree.Config{ID: layout.TreeSpace, Cache: v.cache, Free: v.freeSpacePage, Dirtied: func(int) {}},
 		root.Trees[layout.TreeSpace], gen)
 	var err error
@@ -224,7 +235,12 @@ func (v *Volume) Close() error {
 	if !v.closing.CompareAndSwap(false, true) {
 		return nil
 	}
+	v.stopRotation()
+	v.keys.mu.Lock() // a change of keys that is under way ends first
+	defer v.keys.mu.Unlock()
 	var err error
+	v.Thaw()
+	v.background.stop()
 	if v.ring != nil {
 		v.stopReaper()
 		v.closed.Store(true)
@@ -233,7 +249,7 @@ func (v *Volume) Close() error {
 		}
 		v.stopCommitter()
 		if err == nil {
-			if err = v.commit(true); err != nil {
+			if err = v.commitLast(); err != nil {
 				v.fail(err)
 			}
 		}
@@ -243,7 +259,7 @@ func (v *Volume) Close() error {
 		err = errors.Join(err, v.ring.Close())
 	}
 	v.store.Keys.Erase()
-	crypto.EraseEpochs(v.header.Epochs)
+	crypto.EraseEpochs(v.keys.epochs)
 	return err
 }
 
