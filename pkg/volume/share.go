@@ -13,7 +13,9 @@ import (
 // neighbours of the same count, so that one state has one form. Space knows how
 // many sectors of each region the tree covers; where none are, nobody looks.
 //
-// It is changed within changes of v.fs only, whose lock keeps everybody else out.
+// Its lock comes after those of the trees whose items refer. A reference is added
+// where there is one that stays meanwhile, so what has no further reference can
+// not get one while its last goes.
 
 // maxExtra is the count beyond which data is copied instead of shared. What is
 // under way at once does not bring a counter of 32 bits from there to its end.
@@ -48,7 +50,8 @@ func eachRegion(run layout.Run, fn func(region, from, to uint64) error) error {
 	return nil
 }
 
-// addReference counts one more reference to data that has one. Inside v.fs.Update.
+// addReference counts one more reference to data that has one. Inside a change of
+// the tree that gets it.
 func (v *Volume) addReference(run layout.Run) error {
 	return eachRegion(run, func(idx, from, to uint64) error {
 		_, err := v.changeShares(idx, from, to, 1)
@@ -56,8 +59,8 @@ func (v *Volume) addReference(run layout.Run) error {
 	})
 }
 
-// dropReference takes one reference from data and frees what has none left.
-// Inside v.fs.Update.
+// dropReference takes one reference from data and frees what has none left. Inside
+// a change of the tree that had it.
 func (v *Volume) dropReference(run layout.Run) error {
 	if v.shareHeight.Load() == 0 {
 		v.space.Free(run)
@@ -80,7 +83,7 @@ func (v *Volume) dropReference(run layout.Run) error {
 }
 
 // mostShared is the largest number of further references that a sector of a run
-// has: 0 if none is shared. It is exact inside v.fs.Update only.
+// has: 0 if none is shared. It is as of now, and exact inside v.fs.Update only.
 func (v *Volume) mostShared(run layout.Run) (most uint32, err error) {
 	if v.shareHeight.Load() == 0 {
 		return 0, nil

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
@@ -330,4 +332,52 @@ func TestConcurrentCopies(t *testing.T) {
 	wg.Wait()
 	ok(t, v.Close())
 	checkClean(t, dev)
+}
+
+// A rotation of the data key rewrites what files share, for each of them; what
+// is shared while it walks is found, wherever it is put.
+func TestRotateShared(t *testing.T) {
+	dev := device.NewMem(128 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	data := noise(rand.New(rand.NewPCG(3, 3)), 300_000)
+	var inos []vfs.Ino
+	mk := func(name string) vfs.Ino {
+		a, err := v.Mknod(crashReq, vfs.RootIno, name, 0o600, 0)
+		ok(t, err)
+		inos = append(inos, a.Ino)
+		return a.Ino
+	}
+	clone := func(from, to vfs.Ino) {
+		t.Helper()
+		if n, err := v.CopyRange(crashReq, from, 0, to, 0, 1<<20); err != nil || n != uint64(len(data)) {
+			t.Fatal(n, err)
+		}
+	}
+	early, a, b := mk("early"), mk("a"), mk("b")
+	_, err := v.Write(crashReq, a, 0, data, false)
+	ok(t, err)
+	clone(a, b)
+	ok(t, v.Sync(vfs.RootIno))
+	stop := blockRotation(v)
+	_, err = v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
+	ok(t, err)
+	clone(b, early) // old data, where the walk comes first
+	if !v.rot.current().Again {
+		t.Error("a copy of old data went unnoticed")
+	}
+	stop()
+	if s := rotated(t, v); s.Phase != RotationNone || len(s.Epochs) != 1 {
+		t.Fatalf("%+v", s)
+	}
+	mustClose(t, v)
+	ok(t, cleanErr(dev))
+	v = mustOpen(t, dev, Options{ReadOnly: true})
+	for _, ino := range inos {
+		got := make([]byte, len(data))
+		if n, err := v.Read(ino, 0, got); n != len(data) || err != nil || !bytes.Equal(got, data) {
+			t.Fatalf("inode %d: %d, %v, or other data", ino, n, err)
+		}
+	}
+	mustClose(t, v)
 }
