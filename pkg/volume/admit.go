@@ -130,7 +130,7 @@ func (v *Volume) try(c cost) verdict {
 	if c.nested {
 		granted = 0
 	}
-	if a.nodes+granted > a.maxNodes || a.inodes > maxIdle || v.space.FreedRuns() > maxFreed {
+	if a.nodes+granted > a.maxNodes || a.inodes > maxIdle || v.space.FreedRuns()+int(v.snap.pendingRuns.Load()) > maxFreed {
 		return waitCommit
 	}
 	free, quads, waiting := v.space.Counts()
@@ -156,7 +156,7 @@ func (v *Volume) meta(more int) int64 {
 	// Dirty inodes and blocks may each dirty a page and split it; second copies
 	// of the upper levels are at most half as many as there are pages.
 	pages := a.nodes + a.granted.quads + more + 2*a.blocks + a.inodes
-	return int64(pages*3/2+v.space.FreedRuns()/listRuns) + commitQuads
+	return int64(pages*3/2+v.space.FreedRuns()/listRuns) + v.snap.deadQuads(a.pages+a.granted.pages+pages) + commitQuads
 }
 
 // admit waits until c fits and grants it; done gives it back. The caller holds

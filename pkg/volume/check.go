@@ -122,7 +122,10 @@ type checker struct {
 	parents      uint64   // sum over all names of directories less sum over all Parents: 0
 	in           inodeCheck
 
-	lostFS, lostSpace, lostLists bool // parts could not be read: what follows from them can not be told
+	snap *snapCheck // nil: the volume never had a snapshot
+
+	// Parts could not be read: what follows from them can not be told.
+	lostFS, lostSpace, lostLists, lostSnaps bool
 }
 
 // problem is a Problem whose path is not looked up yet.
@@ -187,10 +190,18 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 		return false, wrap(err)
 	}
 	r := roots[0].Root
-	if r.NewestSnapshot != 0 || !r.Trees[layout.TreeShares].IsZero() {
-		return false, fmt.Errorf("%w: it holds snapshots or reflinks", ErrNewerFormat)
+	if !r.Trees[layout.TreeShares].IsZero() {
+		return false, fmt.Errorf("%w: it holds reflinks", ErrNewerFormat)
 	}
 	c.root, c.rep.Generation = r, r.Generation
+	if !r.Trees[layout.TreeSnapshots].IsZero() {
+		c.snap = newSnapCheck(c)
+		if u.Incompat&layout.FeatureSnapshots == 0 {
+			c.problem("header", "it does not name the feature of snapshots, which the volume uses")
+		}
+	} else if r.NewestSnapshot != 0 {
+		c.problem("root", "it says that the newest snapshot is of generation %d, there is none", r.NewestSnapshot)
+	}
 	c.seed0, c.seed1 = seeds(r.HashSeed)
 	c.total = (r.DeviceSectors - r.DataStart() - min(r.FreeSectors, r.DeviceSectors-r.DataStart())) * layout.SectorBytes
 	for _, slot := range bad {
@@ -284,12 +295,18 @@ func (c *checker) checkTrees() {
 			continue
 		}
 		w := walk{c: c, id: uint64(id), mark: true}
-		if id == layout.TreeFS {
+		switch id {
+		case layout.TreeFS:
 			w.item = c.fsItem
+		case layout.TreeSnapshots:
+			w.item = c.snap.item
 		}
 		w.node(p, p.Level, c.root.Generation, low, nil)
 	}
 	c.endInode()
+	if c.snap != nil {
+		c.snap.finish()
+	}
 	c.data.flush(c)
 	c.data.wg.Wait()
 	if !c.lostFS {
@@ -299,6 +316,15 @@ func (c *checker) checkTrees() {
 		c.checkFreeList(i)
 	}
 	c.checkSpace()
+}
+
+// lose notes that a part of a tree could not be read.
+func (w *walk) lose() {
+	if w.snap != nil || w.id == layout.TreeSnapshots {
+		w.c.lostSnaps = true
+	} else {
+		w.c.lose(w.id)
+	}
 }
 
 func (c *checker) lose(tree uint64) {
@@ -314,6 +340,7 @@ type walk struct {
 	c    *checker
 	id   uint64
 	mark bool // the first visit: report what is wrong, count the sectors
+	snap *snapWalk // the tree is a snapshot's: what newer ones share is passed over
 	item func(birth uint64, k layout.Key, v []byte)
 }
 
@@ -351,6 +378,9 @@ func (w *walk) node(p *layout.Pointer, level uint8, birth uint64, lo layout.Key,
 }
 
 func (w *walk) where(p *layout.Pointer) string {
+	if w.snap != nil {
+		return fmt.Sprintf("snapshot %q, tree %d, level %d, node at %d", w.snap.t.name, w.id, p.Level, p.Addr)
+	}
 	return fmt.Sprintf("tree %d, level %d, node at %d", w.id, p.Level, p.Addr)
 }
 
@@ -363,15 +393,24 @@ func (w *walk) enter(p *layout.Pointer, level uint8, birth uint64, lo layout.Key
 	}
 	if p.Level != level || p.Birth > birth {
 		c.problem(w.where(p), "its pointer says level %d, generation %d; expected are level %d and at most generation %d%s", p.Level, p.Birth, level, birth, w.loss(lo, hi))
-		c.lose(w.id)
+		w.lose()
 		c.refused[p.Addr] = true
+		return false
+	}
+	if c.snap != nil && w.id == layout.TreeFS && c.snap.see(p, w.where(p)) && w.snap != nil {
 		return false
 	}
 	c.rep.Counts.Nodes++
 	ok := true
-	eachCopy(p, func(r layout.Run) { ok = c.refer(r, w.where(p), 0) && ok })
+	eachCopy(p, func(r layout.Run) {
+		if w.snap != nil {
+			ok = w.snap.holds(r, p.Birth, w.where(p)) && ok
+		} else {
+			ok = c.refer(r, w.where(p), 0) && ok
+		}
+	})
 	if !ok {
-		c.lose(w.id)
+		w.lose()
 		c.refused[p.Addr] = true
 	}
 	return ok
@@ -406,7 +445,7 @@ func (w *walk) below(p *layout.Pointer, f fetched, lo layout.Key, hi *layout.Key
 		}
 	}
 	if f.page == nil {
-		c.lose(w.id)
+		w.lose()
 		return
 	}
 	n, err := layout.DecodeNode(f.page, w.id, p.Level)
@@ -417,7 +456,7 @@ func (w *walk) below(p *layout.Pointer, f fetched, lo layout.Key, hi *layout.Key
 		if w.mark {
 			c.problem(w.where(p), "%v%s", err, w.loss(lo, hi))
 		}
-		c.lose(w.id)
+		w.lose()
 		return
 	}
 	if n.Level() == 0 {
@@ -481,7 +520,7 @@ func (w *walk) children(p *layout.Pointer, n *layout.Node, from, to int, lo layo
 			if w.mark {
 				w.c.problem(w.where(p), "child %d: %v%s", i, err, w.loss(k.lo, k.hi))
 			}
-			w.c.lose(w.id)
+			w.lose()
 			continue
 		}
 		if k.follow = w.enter(&k.p, p.Level-1, p.Birth, k.lo, k.hi); k.follow {
@@ -763,7 +802,7 @@ func (c *checker) extentItem(birth, sector uint64, v []byte) error {
 		c.inodeProblem(in.ino, at, "the extent was written for inode %d, sector %d", e.Object, e.Index+uint64(e.First))
 	}
 	if c.refer(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(n)}, at, in.ino) && c.opts.Data {
-		c.data.add(c, in.ino, placed{sector, e})
+		c.data.add(c, in.ino, placed{sector, e}, "")
 	}
 	return nil
 }
@@ -987,8 +1026,18 @@ func (c *checker) checkParents(fs *lookup) {
 type lookup struct{ t *tree.Tree }
 
 func (c *checker) lookup() *lookup {
+	return c.lookupAt(c.root.Trees[layout.TreeFS], c.root.Generation)
+}
+
+// lookupAt reads the head's tree as of a generation.
+func (c *checker) lookupAt(p layout.Pointer, gen uint64) *lookup {
 	cache := tree.NewCache(4<<20, c.store.ReadNode)
-	return &lookup{tree.New(tree.Config{ID: layout.TreeFS, Cache: cache}, c.root.Trees[layout.TreeFS], c.root.Generation+1)}
+	return &lookup{tree.New(tree.Config{ID: layout.TreeFS, Cache: cache}, p, gen+1)}
+}
+
+// extents returns the extents of an inode that touch [from, to).
+func (l *lookup) extents(ino, from, to uint64) (out []placed, err error) {
+	return scanExtents(l.t, ino, from, to, 0)
 }
 
 func (l *lookup) inode(ino uint64) (layout.Inode, error) {
@@ -1085,15 +1134,16 @@ type dataCheck struct {
 }
 
 type dataRun struct {
-	ino uint64
+	ino  uint64
+	snap string // name of the snapshot whose data it is; "": the head's
 	placed
 }
 
-func (d *dataCheck) add(c *checker, ino uint64, p placed) {
+func (d *dataCheck) add(c *checker, ino uint64, p placed, snap string) {
 	if n := p.RunBytes(); d.bytes+n > txn.ReadBytes {
 		d.flush(c)
 	}
-	d.batch = append(d.batch, dataRun{ino, p})
+	d.batch = append(d.batch, dataRun{ino, snap, p})
 	d.bytes += p.RunBytes()
 }
 
@@ -1133,6 +1183,10 @@ func (c *checker) openSegments(r *dataRun, buf []byte) {
 	report := func(from, n int, err error) {
 		if n > 0 {
 			at := fmt.Sprintf(" at %d+%d", (r.sector+uint64(from))*layout.SectorBytes, n*layout.SectorBytes)
+			if r.snap != "" {
+				c.problem(fmt.Sprintf("snapshot %q, inode %d%s", r.snap, r.ino, at), "data can not be read: %v", err)
+				return
+			}
 			c.inodeProblem(r.ino, at, "data can not be read: %v", err)
 		}
 	}
@@ -1404,7 +1458,7 @@ func (s *spaceCheck) region(idx uint64, v []byte) {
 		}
 	}
 	report("are in use and marked free", func(i int) uint64 { return want[i] &^ bits[i] })
-	if !c.lostFS && !c.lostLists && !c.lostSpace {
+	if !c.lostFS && !c.lostLists && !c.lostSpace && !c.lostSnaps {
 		report("are marked used and nothing refers to them", func(i int) uint64 { return bits[i] &^ want[i] })
 	}
 }

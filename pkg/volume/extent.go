@@ -22,8 +22,12 @@ func (p *placed) end() uint64 { return p.sector + p.Sectors() }
 // extents returns the extents of an inode that touch [from, to), at most limit
 // (0: all) of them.
 func (v *Volume) extents(ino, from, to uint64, limit int) (out []placed, err error) {
+	return scanExtents(v.fs, ino, from, to, limit)
+}
+
+func scanExtents(t *tree.Tree, ino, from, to uint64, limit int) (out []placed, err error) {
 	var derr error
-	err = v.fs.ScanFloor(extentKey(ino, 0), extentKey(ino, from), extentKey(ino, to-1), func(k layout.Key, val []byte) bool {
+	err = t.ScanFloor(extentKey(ino, 0), extentKey(ino, from), extentKey(ino, to-1), func(k layout.Key, val []byte) bool {
 		if n := layout.ExtentSectors(val); n > 0 && k.Sub+n <= from {
 			return true // ends before
 		}
@@ -108,5 +112,13 @@ func (v *Volume) putExtent(w *tree.Writer, ino, sector uint64, e *layout.FileExt
 	return int64(e.Sectors()) - int64(freed), w.Put(extentKey(ino, sector), e.Append(nil))
 }
 
-// release is told that the head dropped a reference to data, made in generation birth.
-func (v *Volume) release(r layout.Run, _ uint64) { v.space.Free(r) }
+// release is told that the head dropped a reference to data, made in generation
+// birth. What the newest snapshot holds goes to a dead list (deadlist.go).
+func (v *Volume) release(r layout.Run, birth uint64) {
+	if !v.snap.keep(r, birth) {
+		v.drop(r)
+	}
+}
+
+// drop is told that neither the head nor a snapshot has a reference any more.
+func (v *Volume) drop(r layout.Run) { v.space.Free(r) }

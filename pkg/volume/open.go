@@ -270,8 +270,8 @@ func newestRoot(dev device.Device, s *txn.Store, u *layout.Unlocked) (found []tx
 	if uint64(size)/layout.SectorBytes < root.DeviceSectors {
 		return nil, bad, fmt.Errorf("%w: %d bytes of %d", ErrTruncated, size, root.DeviceSectors*layout.SectorBytes)
 	}
-	if root.NewestSnapshot != 0 || !root.Trees[layout.TreeShares].IsZero() {
-		return nil, bad, fmt.Errorf("%w: it holds snapshots or reflinks", ErrNewerFormat)
+	if !root.Trees[layout.TreeShares].IsZero() {
+		return nil, bad, fmt.Errorf("%w: it holds reflinks", ErrNewerFormat)
 	}
 	return found, bad, nil
 }
@@ -313,6 +313,9 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	}
 	if err := v.loadLists(root); err != nil {
 		return nil, err
+	}
+	if err := v.loadSnapshots(); err != nil {
+		return nil, fmt.Errorf("snapshots: %w", err)
 	}
 	if err := v.replay(ops); err != nil {
 		return nil, err

@@ -80,6 +80,7 @@ type Volume struct {
 	sync    syncer
 	reaper  reaper
 	kept    kept
+	snap    snapshots
 
 	dataStart uint64        // first sector after the log
 	leftovers []uint64      // inodes without names when the volume was opened
@@ -116,6 +117,7 @@ func (v *Volume) fail(err error) {
 	v.adm.wake()
 	v.com.wake()
 	v.sync.wake()
+	v.snap.wake()
 }
 
 // Failed returns the error that stopped the volume, nil while it works.
@@ -163,6 +165,7 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.com.init()
 	v.sync.init()
 	v.reaper.init()
+	v.snap.init()
 	v.adm.changed = func() {}
 	v.initAdmission(opts.Memory, int64(root.DeviceSectors)*layout.SectorBytes)
 	v.cache = tree.NewCache(opts.Memory/4, v.store.ReadNode)
@@ -185,8 +188,15 @@ func (v *Volume) newTree(id uint64) *tree.Tree {
 	return tree.New(tree.Config{ID: id, Cache: v.cache, Free: v.freePage, Dirtied: v.adm.dirtyNodes}, v.root.Trees[id], v.gen)
 }
 
-// freePage is told of pages that the open generation replaced.
-func (v *Volume) freePage(p *layout.Pointer) { eachCopy(p, v.space.Free) }
+// freePage is told of pages that the open generation replaced. Snapshots hold
+// pages of the head's tree only.
+func (v *Volume) freePage(p *layout.Pointer) {
+	eachCopy(p, func(r layout.Run) {
+		if p.Object != layout.TreeFS || !v.snap.keep(r, p.Birth) {
+			v.space.Free(r)
+		}
+	})
+}
 
 func eachCopy(p *layout.Pointer, fn func(layout.Run)) {
 	fn(layout.Run{Start: p.Addr / layout.SectorBytes, Count: layout.NodeSectors})
@@ -206,6 +216,7 @@ func (v *Volume) start(mount [16]byte) error {
 	v.startFlushers()
 	v.startCommitter()
 	v.startReaper()
+	v.startSnapReaper()
 	return nil
 }
 
@@ -218,6 +229,7 @@ func (v *Volume) Close() error {
 	var err error
 	if v.ring != nil {
 		v.stopReaper()
+		v.stopSnapReaper()
 		v.closed.Store(true)
 		if err = v.Failed(); err == nil {
 			err = v.commitAll()

@@ -26,7 +26,9 @@ const FormatVersion = 2
 // is refused; one with an unknown ro_compat bit must not be written; unknown
 // compat bits are kept.
 const (
-	KnownIncompat uint64 = 0
+	FeatureSnapshots uint64 = 1 << 0 // incompat: tree 3 is used
+
+	KnownIncompat        = FeatureSnapshots
 	KnownROCompat uint64 = 0
 )
 
