@@ -221,12 +221,13 @@ func (v *Volume) start(mount [16]byte) error {
 }
 
 // Close commits and ends the volume. The error is that of the last commit: what
-// was synced before is safe all the same. The device stays open.
+// was synced before is safe all the same. The device stays open. While a
+// snapshot is open nothing happens but ErrSnapshotInUse.
 func (v *Volume) Close() error {
-	if !v.closing.CompareAndSwap(false, true) {
-		return nil
+	first, err := v.beginClose()
+	if err != nil || !first {
+		return err
 	}
-	var err error
 	if v.ring != nil {
 		v.stopReaper()
 		v.stopSnapReaper()
