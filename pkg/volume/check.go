@@ -320,7 +320,7 @@ func (c *checker) checkTrees() {
 
 // lose notes that a part of a tree could not be read.
 func (w *walk) lose() {
-	if w.snap != nil || w.id == layout.TreeSnapshots {
+	if w.snap != nil || w.left != nil || w.id == layout.TreeSnapshots {
 		w.c.lostSnaps = true
 	} else {
 		w.c.lose(w.id)
@@ -339,8 +339,9 @@ func (c *checker) lose(tree uint64) {
 type walk struct {
 	c    *checker
 	id   uint64
-	mark bool // the first visit: report what is wrong, count the sectors
-	snap *snapWalk // the tree is a snapshot's: what newer ones share is passed over
+	mark bool              // the first visit: report what is wrong, count the sectors
+	snap *snapWalk         // the tree is a snapshot's: what newer ones share is passed over
+	left *layout.Abandoned // the tree is what a rollback left: only what is still to be freed is visited
 	item func(birth uint64, k layout.Key, v []byte)
 }
 
@@ -378,6 +379,9 @@ func (w *walk) node(p *layout.Pointer, level uint8, birth uint64, lo layout.Key,
 }
 
 func (w *walk) where(p *layout.Pointer) string {
+	if w.left != nil {
+		return fmt.Sprintf("abandoned head, level %d, node at %d", p.Level, p.Addr)
+	}
 	if w.snap != nil {
 		return fmt.Sprintf("snapshot %q, tree %d, level %d, node at %d", w.snap.t.name, w.id, p.Level, p.Addr)
 	}
@@ -397,7 +401,10 @@ func (w *walk) enter(p *layout.Pointer, level uint8, birth uint64, lo layout.Key
 		c.refused[p.Addr] = true
 		return false
 	}
-	if c.snap != nil && w.id == layout.TreeFS && c.snap.see(p, w.where(p)) && w.snap != nil {
+	if w.left != nil && (p.Birth <= w.left.Generation || hi != nil && !w.left.Next.Less(*hi)) {
+		return false
+	}
+	if c.snap != nil && w.id == layout.TreeFS && w.left == nil && c.snap.see(p, w.where(p)) && w.snap != nil {
 		return false
 	}
 	c.rep.Counts.Nodes++

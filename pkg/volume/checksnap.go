@@ -407,4 +407,22 @@ func (w *snapWalk) part(ino uint64, p placed, a, b uint64) {
 	}
 }
 
-func (s *snapCheck) walkAbandoned() {}
+// walkAbandoned reads what is left of the head that a rollback left: what is
+// younger than the snapshot, and not freed yet.
+func (s *snapCheck) walkAbandoned() {
+	a := s.left
+	w := walk{c: s.c, id: layout.TreeFS, mark: true, left: a}
+	w.item = func(_ uint64, k layout.Key, v []byte) {
+		if k.Type != layout.KeyExtent {
+			return
+		}
+		where := fmt.Sprintf("abandoned head, inode %d at %d", k.Obj, k.Sub*layout.SectorBytes)
+		switch e, err := layout.DecodeFileExtent(v); {
+		case err != nil:
+			s.c.problem(where, "%v", err)
+		case e.RefBirth > a.Generation:
+			s.c.refer(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(e.Sectors())}, where, 0)
+		}
+	}
+	w.node(&a.Tree, a.Tree.Level, s.c.root.Generation, layout.Key{}, nil)
+}

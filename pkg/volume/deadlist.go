@@ -244,6 +244,9 @@ const freeQuads = layout.DeadItemRuns + 32
 func (f *freer) pass(a area) (done bool, err error) {
 	f.point = max(f.point, a.from)
 	for range 32 { // looks
+		if f.point >= a.to {
+			return true, nil
+		}
 		k, _, err := f.first(layout.Key{Obj: f.point}, layout.Key{Obj: a.to - 1, Type: 0xff, Sub: ^uint64(0)})
 		if err != nil || k.Obj == 0 {
 			return err == nil, err
@@ -276,58 +279,106 @@ func (f *freer) first(from, to layout.Key) (k layout.Key, val []byte, err error)
 	return k, val, err
 }
 
-// sortItem moves the first item of a log to the pieces of its bounds; what no
-// snapshot holds any more is freed at once.
-func (f *freer) sortItem(logKey layout.Key) error {
-	point := logKey.Obj
-	log, err := getDeadLog(f.w, logKey)
-	if err != nil {
-		return err
+// logItem reads the first item of a log, sorted by bound.
+func (f *freer) logItem(logKey layout.Key) (log layout.DeadLog, itemKey layout.Key, runs []layout.DeadRun, err error) {
+	if log, err = getDeadLog(f.w, logKey); err != nil {
+		return
 	}
-	itemKey := layout.Key{Obj: point, Type: layout.KeyDeadItem, Sub: uint64(log.First)}
+	itemKey = layout.Key{Obj: logKey.Obj, Type: layout.KeyDeadItem, Sub: uint64(log.First)}
 	val, ok, err := f.w.Get(itemKey)
 	if err == nil && !ok {
-		err = fmt.Errorf("%w: item %d of dead list %d is missing", layout.ErrCorrupt, log.First, point)
+		err = fmt.Errorf("%w: item %d of dead list %d is missing", layout.ErrCorrupt, log.First, logKey.Obj)
 	}
-	if err != nil {
-		return err
-	}
-	runs, err := layout.DecodeDeadItem(val)
-	if err != nil {
-		return err
+	if err == nil {
+		runs, err = layout.DecodeDeadItem(val)
 	}
 	slices.SortFunc(runs, func(a, b layout.DeadRun) int {
 		return cmp.Or(cmp.Compare(a.Bound, b.Bound), cmp.Compare(a.Start, b.Start))
 	})
-	f.changed = true
-	for len(runs) > 0 {
-		n := 1
-		for n < len(runs) && runs[n].Bound == runs[0].Bound {
-			n++
-		}
-		if err := f.sortRuns(point, runs[:n]); err != nil {
-			return err
-		}
-		runs = runs[n:]
-	}
+	return log, itemKey, runs, err
+}
+
+// dropItem removes the first item of a log.
+func (f *freer) dropItem(logKey layout.Key, log layout.DeadLog, itemKey layout.Key) error {
 	if _, err := f.w.Delete(itemKey); err != nil {
 		return err
 	}
 	if log.First++; log.First < log.Next {
 		return f.w.Put(logKey, log.Append(nil))
 	}
-	_, err = f.w.Delete(logKey)
+	_, err := f.w.Delete(logKey)
 	return err
+}
+
+// sameBound is how many runs, of a list sorted by bound, have the first one's.
+func sameBound(runs []layout.DeadRun) (n int) {
+	for n = 1; n < len(runs) && runs[n].Bound == runs[0].Bound; n++ {
+	}
+	return n
+}
+
+// takeItem removes the first item of a log; runs whose bound is at least from
+// are freed, the others are somebody's again.
+func (f *freer) takeItem(logKey layout.Key, from uint32) error {
+	log, itemKey, runs, err := f.logItem(logKey)
+	if err != nil {
+		return err
+	}
+	f.changed = true
+	for len(runs) > 0 {
+		n := sameBound(runs)
+		key := layout.Key{Obj: logKey.Obj, Type: layout.KeyDeadSum, Sub: uint64(runs[0].Bound)}
+		sum, err := f.needSum(key)
+		if err != nil {
+			return err
+		}
+		total := uint64(0)
+		for _, r := range runs[:n] {
+			total += uint64(r.Count)
+			if r.Bound >= from {
+				f.v.drop(r.Run)
+			}
+		}
+		if err := f.takeSum(key, sum, total); err != nil {
+			return err
+		}
+		runs = runs[n:]
+	}
+	return f.dropItem(logKey, log, itemKey)
+}
+
+// needSum reads a sum that must be there.
+func (f *freer) needSum(key layout.Key) (layout.DeadSum, error) {
+	sum, ok, err := getDeadSum(f.w, key)
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: dead list %d has no sum for bound %d", layout.ErrCorrupt, key.Obj, key.Sub)
+	}
+	return sum, err
+}
+
+// sortItem moves the first item of a log to the pieces of its bounds; what no
+// snapshot holds any more is freed at once.
+func (f *freer) sortItem(logKey layout.Key) error {
+	log, itemKey, runs, err := f.logItem(logKey)
+	if err != nil {
+		return err
+	}
+	f.changed = true
+	for len(runs) > 0 {
+		n := sameBound(runs)
+		if err := f.sortRuns(logKey.Obj, runs[:n]); err != nil {
+			return err
+		}
+		runs = runs[n:]
+	}
+	return f.dropItem(logKey, log, itemKey)
 }
 
 // sortRuns frees runs of one bound, or appends them to its pieces.
 func (f *freer) sortRuns(point uint64, runs []layout.DeadRun) error {
 	bound := runs[0].Bound
 	key := layout.Key{Obj: point, Type: layout.KeyDeadSum, Sub: uint64(bound)}
-	sum, ok, err := getDeadSum(f.w, key)
-	if err == nil && !ok {
-		err = fmt.Errorf("%w: dead list %d has no sum for bound %d", layout.ErrCorrupt, point, bound)
-	}
+	sum, err := f.needSum(key)
 	if err != nil {
 		return err
 	}

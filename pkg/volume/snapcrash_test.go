@@ -3,12 +3,14 @@ package volume
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -17,7 +19,10 @@ import (
 // deleted and gone back to, under load.
 type snapRun struct {
 	*crashRun
-	snaps []*crashSnap
+	snaps  []*crashSnap
+	dev    *device.Mem
+	cred   func() crypto.Credential
+	closed bool // a rollback closed the volume, and it was not opened again
 }
 
 // crashSnap is a snapshot as the run knows it.
@@ -58,8 +63,76 @@ func (r *snapRun) step() error {
 		}
 		s.deleted = 2
 		r.synced = n
+	case k < 24:
+		var live []int
+		for i, s := range r.snaps {
+			if s.deleted == 0 {
+				live = append(live, i)
+			}
+		}
+		if len(live) == 0 {
+			return nil
+		}
+		return r.rollback(live[r.rng.IntN(len(live))])
 	default:
 		return r.crashRun.step()
+	}
+	return nil
+}
+
+// rollback goes back to a snapshot and opens the volume again.
+func (r *snapRun) rollback(i int) error {
+	s := r.snaps[i]
+	var newer []*crashSnap
+	for _, n := range r.snaps[i+1:] {
+		if n.deleted == 0 {
+			newer = append(newer, n)
+		}
+	}
+	r.note("roll back to %s, %d are newer", s.name, len(newer))
+	if len(newer) > 0 {
+		switch err := r.v.Rollback(s.name, false); {
+		case err == nil:
+			return fmt.Errorf("rollback to %s deleted newer ones", s.name)
+		case !errors.Is(err, ErrNewerSnapshots):
+			return err
+		}
+		for _, n := range newer {
+			n.deleted = 1
+		}
+	}
+	r.states = append(r.states, s.state)
+	r.closed = true
+	if err := r.v.Rollback(s.name, true); err != nil {
+		r.closed = r.v.closing.Load()
+		return err
+	}
+	for _, n := range newer {
+		n.deleted = 2
+	}
+	r.synced = len(r.states) - 1
+	v, err := Open(r.dev, Options{Credential: r.cred(), CommitInterval: -1, Memory: minMemory})
+	if err != nil {
+		return err
+	}
+	r.v, r.closed = v, false
+	return r.findInodes()
+}
+
+// findInodes learns where everything is after a rollback.
+func (r *crashRun) findInodes() error {
+	clear(r.inos)
+	r.dirs = nil
+	for _, p := range slices.Sorted(maps.Keys(r.state().files)) {
+		d, n := r.split(p)
+		a, err := r.v.Lookup(d, n)
+		if err != nil {
+			return fmt.Errorf("%s after the rollback: %w", p, err)
+		}
+		r.inos[p] = a.Ino
+		if r.state().files[p] == nil {
+			r.dirs = append(r.dirs, p)
+		}
 	}
 	return nil
 }
@@ -94,8 +167,14 @@ func (r *snapRun) check(v *Volume) error {
 // checkSnapCrash examines an image: fsck before and after, the snapshots, free
 // space to the sector, and then the head.
 func checkSnapCrash(t testing.TB, img *device.Mem, r *snapRun) error {
-	if err := cleanErr(img.Clone()); err != nil {
+	rep, err := Check(img.Clone(), CheckOptions{Credential: r.cred()})
+	if err != nil {
 		return fmt.Errorf("before the mount: %w", err)
+	}
+	for _, p := range rep.Problems { // the header is written when the first snapshot is made
+		if !strings.HasPrefix(p.Where, "header copy") {
+			return fmt.Errorf("before the mount: %v", p)
+		}
 	}
 	v, err := Open(img, Options{Credential: testCred(t), CommitInterval: -1, Memory: minMemory})
 	if err != nil {
@@ -128,7 +207,8 @@ func oneSnapCrash(t testing.TB, seed uint64, images int) (*snapRun, error) {
 	rng := rand.New(rand.NewPCG(seed, 11))
 	dev := device.NewMem(80 << 20)
 	mustFormat(t, dev)
-	r := &snapRun{crashRun: &crashRun{rng: rng, states: []modelState{{files: map[string][]byte{}}}, inos: map[string]vfs.Ino{}}}
+	r := &snapRun{crashRun: &crashRun{rng: rng, states: []modelState{{files: map[string][]byte{}}}, inos: map[string]vfs.Ino{}}, dev: dev,
+		cred: func() crypto.Credential { return testCred(t) }}
 	r.v = mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
 	dev.CutAfter(1 + rng.IntN(400))
 	var opErr error
@@ -137,7 +217,7 @@ func oneSnapCrash(t testing.TB, seed uint64, images int) (*snapRun, error) {
 	}
 	dev.Cut()
 	r.v.fail(device.ErrCrashed)
-	if r.v.Close() == nil {
+	if r.v.Close() == nil && !r.closed {
 		return r, errors.New("close after the crash: no error")
 	}
 	if opErr != nil && !errors.Is(opErr, device.ErrCrashed) && !errors.Is(opErr, vfs.ErrReadOnly) && !errors.Is(opErr, vfs.ErrIO) {

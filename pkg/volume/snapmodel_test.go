@@ -214,6 +214,18 @@ func snapModel(t *testing.T, seed uint64, steps int) {
 		case k < 16:
 			no(r.v.Close())
 			r.v = mustOpen(t, dev, opts)
+		case k < 18:
+			if name := pick(); name != "" {
+				no(r.v.Rollback(name, true))
+				r.states = append(r.states, snaps[name])
+				for n := range snaps { // names are numbers
+					if len(n) > len(name) || len(n) == len(name) && n > name {
+						delete(snaps, n)
+					}
+				}
+				r.v = mustOpen(t, dev, opts)
+				no(r.findInodes())
+			}
 		default:
 			for range 4 {
 				no(r.step())

@@ -2,7 +2,6 @@ package volume
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -268,15 +267,22 @@ func (v *Volume) Snapshots() ([]SnapshotInfo, error) {
 		infos = append(infos, i)
 	}
 	pending := slices.Clone(s.pending)
+	from, to := uint64(0), uint64(0) // points of lists that do not count
+	if a := s.abandoned; a != nil && !a.Lists {
+		from, to = uint64(a.Snapshot), a.point
+	}
 	s.mu.Unlock()
 	unique := map[uint32]uint64{}
 	add := func(point uint64, bound uint32, sectors uint64) {
+		if point >= from && point < to {
+			return
+		}
 		i := sort.Search(len(ids), func(i int) bool { return ids[i] > bound })
 		if i < len(ids) && uint64(ids[i]) <= point && (i+1 == len(ids) || uint64(ids[i+1]) > point) {
 			unique[ids[i]] += sectors
 		}
 	}
-	for _, d := range pending {
+	for _, d := range pending { // nothing is dropped under a point that a rollback left
 		add(uint64(d.point), d.Bound, uint64(d.Count))
 	}
 	if err := v.deadSums(add); err != nil {
@@ -483,6 +489,11 @@ func (v *Volume) stopSnapReaper() {
 // freeStep frees a bounded part of what a rollback or a deleted snapshot left,
 // the last step its item.
 func (v *Volume) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, err error) {
+	if a != nil {
+		if err := v.warmAbandoned(a); err != nil {
+			return false, wrap(err)
+		}
+	}
 	c := cost{quads: freeQuads, urgent: true}
 	if err := v.admit(c); err != nil {
 		return false, err
@@ -552,13 +563,3 @@ func (v *Volume) setIncompat(bits uint64) error {
 	v.header.Incompat, v.header.Sequence = h.Incompat, h.Sequence
 	return nil
 }
-
-var errNotYet = errors.New("not yet")
-
-// abandoned is what a rollback left.
-type abandoned struct {
-	layout.Abandoned
-	point uint64 // of the head since
-}
-
-func (f *freer) passAbandoned(*abandoned) (bool, error) { return false, errNotYet }

@@ -228,6 +228,12 @@ func (v *Volume) Close() error {
 	if err != nil || !first {
 		return err
 	}
+	return v.close(nil)
+}
+
+// close ends the volume; before the last commit, when nothing is going on any
+// more, it calls last.
+func (v *Volume) close(last func() error) (err error) {
 	if v.ring != nil {
 		v.stopReaper()
 		v.stopSnapReaper()
@@ -236,6 +242,9 @@ func (v *Volume) Close() error {
 			err = v.commitAll()
 		}
 		v.stopCommitter()
+		if err == nil && last != nil {
+			err = last()
+		}
 		if err == nil {
 			if err = v.commit(true); err != nil {
 				v.fail(err)
