@@ -442,6 +442,7 @@ func (r *reaper) push(in *inode) {
 func (v *Volume) startReaper() {
 	r := &v.reaper
 	r.done = make(chan struct{})
+	r.busy = true // with the leftovers
 	go func() {
 		defer close(r.done)
 		for _, ino := range v.leftovers {

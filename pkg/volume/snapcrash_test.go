@@ -266,12 +266,18 @@ func TestSnapshotCrash(t *testing.T) {
 	if testing.Short() {
 		rounds = min(rounds, 8)
 	}
-	for i := range uint64(rounds) {
-		if r, err := oneSnapCrash(t, seed+i, 6); err != nil {
+	defer func() {
+		if t.Failed() {
+			t.Logf("-snap.seed=%d", seed)
+		}
+	}()
+	for range rounds {
+		if r, err := oneSnapCrash(t, seed, 6); err != nil {
 			if testing.Verbose() {
 				t.Log(strings.Join(r.trace, "\n"))
 			}
-			t.Fatalf("-snap.seed=%d: %v", seed+i, err)
+			t.Fatal(err)
 		}
+		seed++
 	}
 }
