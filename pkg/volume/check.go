@@ -850,8 +850,6 @@ func (c *checker) endInode() {
 	names := int64(a.Nlink)
 	if typ == modeDir {
 		names = c.endDir(s)
-	} else if a.Parent != 0 {
-		c.inodeProblem(in.ino, "", "it is no directory and has parent %d", a.Parent)
 	}
 	c.addLinks(in.ino, s, -names)
 	c.endContent(typ, orphan)

@@ -817,7 +817,6 @@ func TestCheckFinds(t *testing.T) {
 			b := inodeOf(s, "young/b")
 			editInode(s, inodeOf(s, "young"), func(n *layout.Inode) { n.Parent = b })
 		}},
-		{"parent of a file", "has parent", func(s *surgeon) { editInode(s, inodeOf(s, "big2"), func(n *layout.Inode) { n.Parent = 1 }) }},
 		{"file turned symlink", "do not agree on its type", func(s *surgeon) {
 			editInode(s, inodeOf(s, "young/b/small"), func(n *layout.Inode) { n.Mode = 0o120777 })
 		}},

@@ -307,7 +307,7 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	if err != nil {
 		return nil, err
 	}
-	v.rootR = found[0].R
+	v.rootR, v.replayed = found[0].R, len(ops) > 0
 	if len(bad) > 0 && opts.Log != nil {
 		opts.Log.Warn("root slots do not verify: a write was cut, or the device is damaged", "volume", u.ID.String(), "slots", bad, "generation", root.Generation)
 	}

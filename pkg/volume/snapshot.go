@@ -54,6 +54,7 @@ type snapshot struct {
 	sectors uint64 // referenced when it was made
 	inodes  uint64
 	epoch   uint32
+	passing bool   // made for a moment, and marked as deleted in the tree
 	dead    uint64 // sectors in dead lists when it was taken
 	opens   int    // under mu
 }
@@ -159,7 +160,11 @@ func (v *Volume) loadSnapshots() error {
 func (s *snapshots) take(gen, inodes uint64) (newest uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	newest = s.newest.Load()
+	for i := len(s.live) - 1; i >= 0 && newest == 0; i-- {
+		if !s.live[i].passing {
+			newest = s.live[i].gen
+		}
+	}
 	t := s.want
 	if t == nil {
 		return newest
@@ -187,7 +192,7 @@ func (v *Volume) nameSnapshot(w *tree.Writer, t *snapshot) error {
 		used -= r.FreeLists[i].Sectors
 	}
 	t.sectors = used
-	x := layout.Snapshot{Generation: t.gen, Created: t.created, Tree: r.Trees[layout.TreeFS], Inodes: t.inodes, Sectors: used, Epoch: t.epoch, Name: t.name}
+	x := layout.Snapshot{Generation: t.gen, Created: t.created, Tree: r.Trees[layout.TreeFS], Inodes: t.inodes, Sectors: used, Epoch: t.epoch, Deleting: t.passing, Name: t.name}
 	return w.Put(snapshotKey(t.id), x.Append(nil))
 }
 
@@ -205,22 +210,38 @@ func (v *Volume) CreateSnapshot(name string) (SnapshotInfo, error) {
 	if err := v.writable(); err != nil {
 		return SnapshotInfo{}, err
 	}
-	t := &snapshot{name: name, created: vfs.Now(), epoch: v.header.Epochs[0].Epoch}
 	s.mu.Lock()
-	full, exists := len(s.live)+len(s.dying) >= layout.MaxSnapshots || s.state.NextID == 1<<32-1, s.byName[name] != nil
+	exists := s.byName[name] != nil
 	s.mu.Unlock()
-	switch {
-	case exists:
+	if exists {
 		return SnapshotInfo{}, fmt.Errorf("%w: %s", ErrSnapshotExists, name)
-	case full:
-		return SnapshotInfo{}, fmt.Errorf("%w: %d, those that are being deleted included", ErrTooManySnapshots, layout.MaxSnapshots)
+	}
+	t := &snapshot{name: name}
+	if err := v.takeSnapshot(t); err != nil {
+		return SnapshotInfo{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.byName[name] = t
+	return t.info(), nil
+}
+
+// takeSnapshot makes a snapshot; the caller holds manage.
+func (v *Volume) takeSnapshot(t *snapshot) error {
+	s := &v.snap
+	t.created, t.epoch = vfs.Now(), v.header.Epochs[0].Epoch
+	s.mu.Lock()
+	full := len(s.live)+len(s.dying) >= layout.MaxSnapshots || s.state.NextID == 1<<32-1
+	s.mu.Unlock()
+	if full {
+		return fmt.Errorf("%w: %d, those that are being deleted included", ErrTooManySnapshots, layout.MaxSnapshots)
 	}
 	if err := v.setIncompat(layout.FeatureSnapshots); err != nil {
-		return SnapshotInfo{}, err
+		return err
 	}
 	c := cost{quads: opQuads}
 	if err := v.admit(c); err != nil {
-		return SnapshotInfo{}, err
+		return err
 	}
 	defer v.adm.done(c)
 	err := v.inGate(func() error {
@@ -235,12 +256,57 @@ func (v *Volume) CreateSnapshot(name string) (SnapshotInfo, error) {
 		}
 	}
 	if err != nil {
-		return SnapshotInfo{}, v.syncErr(err)
+		return v.syncErr(err)
 	}
-	s.mu.Lock()
-	s.byName[name] = t
-	s.mu.Unlock()
-	return t.info(), nil
+	return nil
+}
+
+// holdHead makes a snapshot of the head that is gone when end is called. It is
+// marked as deleted from the start: after a crash the next mount frees it. On a
+// volume that is not written it is the newest root.
+func (v *Volume) holdHead() (x layout.Snapshot, end func(), err error) {
+	if v.ring == nil {
+		if v.replayed {
+			return x, nil, fmt.Errorf("%w: its log waits for replay", vfs.ErrReadOnly)
+		}
+		return layout.Snapshot{Generation: v.root.Generation, Tree: v.root.Trees[layout.TreeFS]}, func() {}, nil
+	}
+	s := &v.snap
+	s.manage.Lock()
+	defer s.manage.Unlock()
+	if err := v.writable(); err != nil {
+		return x, nil, err
+	}
+	t := &snapshot{name: "head", passing: true, opens: 1}
+	if err := v.takeSnapshot(t); err != nil {
+		return x, nil, err
+	}
+	if x, err = v.readSnapshot(t); err != nil {
+		return x, nil, err // the next mount frees it
+	}
+	return x, func() {
+		v.closeSnapshot(t)
+		s.manage.Lock()
+		defer s.manage.Unlock()
+		err := v.waitAbandoned()
+		if err == nil {
+			err = v.inGate(func() error {
+				v.snap.forget(t)
+				return nil
+			})
+		}
+		if err == nil {
+			err = v.commitAll() // as DeleteSnapshot
+		}
+		if err != nil {
+			return // closed, or failed
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.dying = append(s.dying, t)
+		s.stalled = nil
+		s.cond.Broadcast()
+	}, nil
 }
 
 func (t *snapshot) info() SnapshotInfo {
@@ -390,17 +456,23 @@ func (v *Volume) condemn(t *snapshot) error {
 	if err != nil {
 		return err
 	}
-	s := &v.snap
+	v.snap.forget(t)
+	return nil
+}
+
+// forget removes a snapshot from those that hold what the head drops. Inside the gate.
+func (s *snapshots) forget(t *snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.byName, t.name)
+	if !t.passing {
+		delete(s.byName, t.name)
+	}
 	i := slices.Index(s.live, t)
 	s.live = slices.Delete(s.live, i, i+1)
 	if i == len(s.live) && i > 0 { // the newest: its point is not used any more
 		s.state.Point, s.dirty = s.live[i-1].id, true
 	}
 	s.changed()
-	return nil
 }
 
 // WaitFreed waits until all that deleted snapshots and rollbacks left is freed

@@ -25,28 +25,8 @@ func (s *snapView) StatFS() vfs.StatFS { return s.stat }
 // deleted, nor the volume be closed, until end is called, when nobody uses the
 // file system any more.
 func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
-	s := &v.snap
-	s.mu.Lock()
-	t := s.byName[name]
-	closing := v.closing.Load()
-	if t != nil && !closing {
-		t.opens++
-	}
-	s.mu.Unlock()
-	switch {
-	case closing:
-		return nil, nil, vfs.ErrClosed
-	case t == nil:
-		return nil, nil, fmt.Errorf("%w: %.200q", ErrNoSnapshot, name)
-	}
-	end = func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		t.opens--
-	}
-	x, err := v.readSnapshot(t)
+	x, end, err := v.hold(name)
 	if err != nil {
-		end()
 		return nil, nil, err
 	}
 	sub := &Volume{opts: v.opts, dev: v.dev, header: v.header, store: v.store, space: v.space, cache: v.cache,
@@ -59,6 +39,29 @@ func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
 	sub.snap.init()
 	sub.fs = tree.New(tree.Config{ID: layout.TreeFS, Cache: v.cache}, x.Tree, x.Generation+1)
 	return &snapView{sub, vfs.StatFS{BlockSize: layout.SectorBytes, Blocks: x.Sectors, Inodes: x.Inodes, NameMax: vfs.MaxNameBytes}}, end, nil
+}
+
+// openSnapshot keeps a snapshot from being deleted until closeSnapshot.
+func (v *Volume) openSnapshot(name string) (*snapshot, error) {
+	s := &v.snap
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.byName[name]
+	switch {
+	case v.closing.Load():
+		return nil, vfs.ErrClosed
+	case t == nil:
+		return nil, fmt.Errorf("%w: %.200q", ErrNoSnapshot, name)
+	}
+	t.opens++
+	return t, nil
+}
+
+func (v *Volume) closeSnapshot(t *snapshot) {
+	s := &v.snap
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.opens--
 }
 
 // readSnapshot reads the item of a snapshot.

@@ -82,6 +82,7 @@ type Volume struct {
 	kept    kept
 	snap    snapshots
 
+	replayed  bool          // when it was opened, the log held more than the root
 	dataStart uint64        // first sector after the log
 	leftovers []uint64      // inodes without names when the volume was opened
 	lists     [2]listPlace  // of the newest durable root; owned by the committer
