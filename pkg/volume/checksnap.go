@@ -202,7 +202,7 @@ func (s *snapCheck) deadRun(r layout.DeadRun) error {
 	oldest := sort.Search(len(s.live), func(i int) bool { return s.live[i].id > r.Bound })
 	newest := sort.Search(len(s.live), func(i int) bool { return uint64(s.live[i].id) > s.list }) - 1
 	if oldest > newest {
-		if !slices.ContainsFunc(s.dying, func(d checkedSnap) bool { return d.id > r.Bound && uint64(d.id) <= s.list }) {
+		if !s.lost && !slices.ContainsFunc(s.dying, func(d checkedSnap) bool { return d.id > r.Bound && uint64(d.id) <= s.list }) {
 			s.c.problem(where, "sectors %d+%d are held by no snapshot, and none that held them is being deleted", r.Start, r.Count)
 		}
 		s.c.refer(r.Run, where, 0)

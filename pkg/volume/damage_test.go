@@ -681,7 +681,7 @@ func TestRefusals(t *testing.T) {
 		return dev
 	}
 	both(rewrite(func(b []byte) { binary.LittleEndian.PutUint32(b[8:], 3) }), checkKey(t), ErrNewerFormat)
-	both(rewrite(func(b []byte) { b[32] = 1 }), checkKey(t), ErrNewerFormat)
+	both(rewrite(func(b []byte) { b[32] = 0x80 }), checkKey(t), ErrNewerFormat)
 	// An unknown ro_compat bit can be set by nobody without the key: it is forged.
 	dev := rewrite(func(b []byte) { b[24] = 1 })
 	if _, err := Open(dev, Options{Credential: checkKey(t)}); !errors.Is(err, ErrForged) {
