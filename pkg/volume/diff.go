@@ -51,8 +51,8 @@ type DiffOptions struct {
 	Ranges bool // tell which bytes of files were modified
 }
 
-// maxRanges is how many ranges one Change has.
-const maxRanges = 1024
+// changeRanges is how many ranges one Change has.
+const changeRanges = 1024
 
 // Diff tells what is different in snapshot to against snapshot from, or in the
 // head if to is "". It calls fn for one change after another, in no order that
@@ -419,7 +419,7 @@ func (d *differ) addRange(r ByteRange) error {
 		last := in.out[n-1]
 		r, in.out = ByteRange{min(r.Off, last.Off), max(last.Off+last.Len, r.Off+r.Len) - min(r.Off, last.Off)}, in.out[:n-1]
 	}
-	if len(in.out) == maxRanges {
+	if len(in.out) == changeRanges {
 		if err := d.tell(Modified); err != nil {
 			return err
 		}
@@ -505,7 +505,7 @@ func (d *differ) tell(kind ChangeKind) error {
 		return d.fn(c)
 	}
 	// The name that it remembers is gone, another one is left.
-	if d.lost = append(d.lost, c); len(d.lost) >= maxRanges {
+	if d.lost = append(d.lost, c); len(d.lost) >= changeRanges {
 		return d.search()
 	}
 	return nil

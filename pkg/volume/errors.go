@@ -21,10 +21,12 @@ var (
 	ErrWrongKey    = crypto.ErrWrongKey
 	ErrInUse       = device.ErrInUse
 	ErrNoRoot      = txn.ErrNoRoot
+	ErrTwoRoots    = txn.ErrTwoRoots
 	ErrLogDamaged  = txn.ErrLogDamaged
 	ErrNotEmpty    = errors.New("device is not empty")
 	ErrTooSmall    = errors.New("device is too small")
 	ErrTruncated   = errors.New("device is smaller than its volume")
+	ErrShredded    = layout.ErrShredded
 
 	ErrSnapshotName     = errors.New("not a name for a snapshot")
 	ErrSnapshotExists   = errors.New("a snapshot of that name exists")

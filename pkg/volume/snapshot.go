@@ -156,8 +156,8 @@ func (v *Volume) loadSnapshots() error {
 }
 
 // take is the end of a generation: if somebody waits for a snapshot, it is
-// this. It returns the newest of those that the root's tree 3 names.
-func (s *snapshots) take(gen, inodes uint64) (newest uint64) {
+// this; epoch is the oldest that the head needs, if that is known. It returns the newest of those that the root's tree 3 names.
+func (s *snapshots) take(gen, inodes uint64, epoch uint32) (newest uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := len(s.live) - 1; i >= 0 && newest == 0; i-- {
@@ -170,6 +170,7 @@ func (s *snapshots) take(gen, inodes uint64) (newest uint64) {
 		return newest
 	}
 	s.want, s.taken = nil, t
+	t.epoch = max(t.epoch, epoch)
 	t.id, t.gen, t.inodes, t.dead = s.state.NextID, gen, inodes, s.state.DeadSectors
 	s.state.NextID++
 	s.state.Point, s.dirty = t.id, true
@@ -229,22 +230,25 @@ func (v *Volume) CreateSnapshot(name string) (SnapshotInfo, error) {
 // takeSnapshot makes a snapshot; the caller holds manage.
 func (v *Volume) takeSnapshot(t *snapshot) error {
 	s := &v.snap
-	t.created, t.epoch = vfs.Now(), v.header.Epochs[0].Epoch
+	t.created = vfs.Now()
 	s.mu.Lock()
 	full := len(s.live)+len(s.dying) >= layout.MaxSnapshots || s.state.NextID == 1<<32-1
 	s.mu.Unlock()
 	if full {
 		return fmt.Errorf("%w: %d, those that are being deleted included", ErrTooManySnapshots, layout.MaxSnapshots)
 	}
-	if err := v.setIncompat(layout.FeatureSnapshots); err != nil {
-		return err
-	}
 	c := cost{quads: opQuads}
-	if err := v.admit(c); err != nil {
+	if err := v.admit(c); err != nil { // a freeze waits for all that follows
 		return err
 	}
 	defer v.adm.done(c)
-	err := v.inGate(func() error {
+	err := v.setIncompat(layout.FeatureSnapshots)
+	if err != nil {
+		return err
+	}
+	_, epochs := v.Keys()
+	t.epoch = epochs[0]
+	err = v.inGate(func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.want = t
@@ -288,24 +292,10 @@ func (v *Volume) holdHead() (x layout.Snapshot, end func(), err error) {
 		v.closeSnapshot(t)
 		s.manage.Lock()
 		defer s.manage.Unlock()
-		err := v.waitAbandoned()
-		if err == nil {
-			err = v.inGate(func() error {
-				v.snap.forget(t)
-				return nil
-			})
-		}
-		if err == nil {
-			err = v.commitAll() // as DeleteSnapshot
-		}
-		if err != nil {
-			return // closed, or failed
-		}
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.dying = append(s.dying, t)
-		s.stalled = nil
-		s.cond.Broadcast()
+		_ = v.bury(t, func() error { // else the next mount frees it
+			v.snap.forget(t)
+			return nil
+		})
 	}, nil
 }
 
@@ -410,6 +400,12 @@ func (v *Volume) DeleteSnapshot(name string) error {
 	case inUse:
 		return fmt.Errorf("%w: %s", ErrSnapshotInUse, name)
 	}
+	return v.bury(t, func() error { return v.condemn(t) })
+}
+
+// bury has a snapshot freed that mark, inside the gate, takes from the live
+// ones. The caller holds manage.
+func (v *Volume) bury(t *snapshot, mark func() error) error {
 	// Until the lists that a rollback left are gone, none of its points may be
 	// used again.
 	if err := v.waitAbandoned(); err != nil {
@@ -419,15 +415,17 @@ func (v *Volume) DeleteSnapshot(name string) error {
 	if err := v.admit(c); err != nil {
 		return err
 	}
-	err := v.inGate(func() error { return v.condemn(t) })
-	v.adm.done(c)
+	defer v.adm.done(c)
+	err := v.inGate(mark)
 	if err == nil {
 		err = v.commitAll()
 	}
 	if err != nil {
 		return v.syncErr(err)
 	}
+	v.rot.kick()
 	// Only now: what the same generation dropped before is in the lists.
+	s := &v.snap
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dying = append(s.dying, t)
@@ -536,10 +534,11 @@ func (v *Volume) startSnapReaper() {
 			case err != nil:
 				s.stalled = err
 				if v.opts.Log != nil && v.Failed() == nil && !s.stop {
-					v.opts.Log.Warn("what a deleted snapshot held could not be freed; the next mount tries again", "volume", v.header.ID.String(), "error", err)
+					v.opts.Log.Warn("what a deleted snapshot held could not be freed; the next mount tries again", "volume", v.id.String(), "error", err)
 				}
 			case a != nil:
 				s.abandoned = nil
+				v.rot.kick()
 			default:
 				s.dying = s.dying[1:]
 			}
@@ -612,26 +611,37 @@ func (v *Volume) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, err e
 // setIncompat sets feature bits in the header, before the first root that needs
 // them is written.
 func (v *Volume) setIncompat(bits uint64) error {
-	if v.header.Incompat&bits == bits {
+	k := &v.keys
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.header.Incompat&bits == bits {
 		return nil
 	}
-	h := *v.header.Header
+	h := *k.header
 	h.Incompat |= bits
-	h.Sequence++
-	head, err := layout.EncodeHeader(&h, v.store.Keys.Newest())
-	if err != nil {
-		return err
+	return v.writeHeader(&h)
+}
+
+// oldestEpoch is the oldest key epoch that a head with that state of the
+// rotation may need, 0 if all that there are.
+func oldestEpoch(r *layout.Rotation) uint32 {
+	if r.Target != 0 && int(r.Tree) >= layout.Trees-1 && !r.Again {
+		return r.Target // the walk has ended: only snapshots need older ones
 	}
-	for _, off := range []uint64{layout.HeaderOffsetA, layout.HeaderOffsetB} {
-		if err = v.store.Write(head, off); err == nil {
-			err = v.store.Sync()
-		}
-		if err != nil {
-			err = wrap(fmt.Errorf("write header: %w", err))
-			v.fail(err)
-			return err
-		}
+	return 0
+}
+
+// snapshotEpochs lists what needs older key epochs than the head: snapshots, and
+// what a rollback left, as its pages are read to free them.
+func (v *Volume) snapshotEpochs() (list []snapshotEpoch) {
+	s := &v.snap
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.live {
+		list = append(list, snapshotEpoch{t.name, t.epoch})
 	}
-	v.header.Incompat, v.header.Sequence = h.Incompat, h.Sequence
-	return nil
+	if s.abandoned != nil {
+		list = append(list, snapshotEpoch{"(what a rollback left)", 0})
+	}
+	return list
 }

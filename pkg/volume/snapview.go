@@ -29,7 +29,7 @@ func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	sub := &Volume{opts: v.opts, dev: v.dev, header: v.header, store: v.store, space: v.space, cache: v.cache,
+	sub := &Volume{opts: v.opts, dev: v.dev, id: v.id, store: v.store, space: v.space, cache: v.cache,
 		gen: x.Generation + 1, seed0: v.seed0, seed1: v.seed1, dataStart: v.dataStart}
 	sub.opts.ReadOnly = true
 	sub.table.m = map[uint64]*inode{}
