@@ -86,7 +86,7 @@ func (s *snapshots) deadQuads(pages int) int64 {
 	if s.newest.Load() == 0 {
 		return 0
 	}
-	return (s.pendingRuns.Load()+int64(pages))/layout.DeadItemRuns/2 + int64(s.sumPages.Load()) + 8
+	return (s.pendingRuns.Load()+int64(pages))/layout.DeadItemRuns/2 + s.sumPages.Load() + 8
 }
 
 // storeDead puts what the ending generation adds to dead lists into the tree.

@@ -123,10 +123,8 @@ func newDiffSide(v *Volume, x *layout.Snapshot) *diffSide {
 // diffInode is the inode whose items are compared.
 type diffInode struct {
 	ino            uint64
-	a, b           *layout.Inode // nil: read when needed
 	attrs, content bool
 	names          bool
-	told           bool // a Modified was reported already
 	ranges         rangeMerger
 	out            []ByteRange
 }
@@ -311,7 +309,7 @@ func (s *diffSide) dirPath(dir uint64) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("inode %d: %w", at, err)
 		}
-		name := ""
+		var name string
 		if n, ok, err := s.nameAt(in.Parent, in.NameSub); err != nil {
 			return "", err
 		} else if ok && in.NameSub != 0 && n.Ino == at {
@@ -423,7 +421,7 @@ func (d *differ) addRange(r ByteRange) error {
 		if err := d.tell(Modified); err != nil {
 			return err
 		}
-		in.told, in.out = true, nil
+		in.out = nil
 	}
 	in.out = append(in.out, r)
 	return nil

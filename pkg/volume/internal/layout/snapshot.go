@@ -25,8 +25,9 @@ const (
 	MaxSnapshots = 1 << 16
 	// MaxSnapshotName is the longest name of a snapshot, in bytes.
 	MaxSnapshotName = 128
-	// DeadItemRuns and DeadPieceRuns are the most runs of one item.
-	DeadItemRuns  = 128
+	// DeadItemRuns is the most runs of a KeyDeadItem item.
+	DeadItemRuns = 128
+	// DeadPieceRuns is the most runs of a KeyDeadPiece item.
 	DeadPieceRuns = 256
 )
 
