@@ -17,6 +17,8 @@
 // # Who owns what
 //
 //   - Volume.fs owns the tree: names, attributes, extents as of the open generation.
+//   - Volume.shares counts the references to what files share (share.go); it is
+//     changed from within changes of the tree that refers.
 //   - inode owns what is newer than the tree: attributes and dirty blocks.
 //   - txn.Space owns free space; txn.Ring and txn.Log the operations.
 //   - Volume.adm owns every limit: memory, ring, space.
