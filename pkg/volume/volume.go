@@ -228,12 +228,12 @@ func (v *Volume) Close() error {
 	if !v.closing.CompareAndSwap(false, true) {
 		return nil
 	}
-	v.stopRotation()
-	v.keys.mu.Lock() // a change of keys that is under way ends first
-	defer v.keys.mu.Unlock()
 	var err error
 	v.Thaw()
 	v.background.stop()
+	v.stopRotation()
+	v.keys.mu.Lock() // a change of keys that is under way ends first
+	defer v.keys.mu.Unlock()
 	if v.ring != nil {
 		v.stopReaper()
 		v.closed.Store(true)
