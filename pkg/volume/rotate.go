@@ -42,6 +42,8 @@ type RotateOptions struct {
 	Drop bool
 	// Again begins another rotation although one is under way.
 	Again bool
+	// Resume goes on with a rotation that is under way, and begins none.
+	Resume bool
 	// BytesPerSecond bounds what is rewritten; 0: DefaultRotationRate, negative: no bound.
 	BytesPerSecond int64
 }
@@ -163,7 +165,7 @@ func (v *Volume) rotationStatus(epochs []uint32) RotationStatus {
 	total := (v.sectors.Load() - v.dataStart - uint64(max(free, 0))) * layout.SectorBytes
 	s := RotationStatus{Phase: r.phase, Epochs: epochs, Target: r.target.Load(), TotalBytes: total,
 		DoneBytes: min(r.state.Done*layout.SectorBytes, total), Snapshots: slices.Clone(r.names), Waits: r.waits}
-	if s.Phase == RotationFinishing || s.Phase == RotationWaiting && len(r.bad) == 0 {
+	if int(r.state.Tree) >= layout.Trees-1 && len(r.bad) == 0 {
 		s.DoneBytes = total
 	}
 	if s.Phase == RotationNone {
@@ -227,6 +229,9 @@ func (v *Volume) RotateDataKey(o RotateOptions) (RotationStatus, error) {
 
 func (v *Volume) beginRotation(o *RotateOptions) (dropped []int, err error) {
 	k := &v.keys
+	if v.rot.target.Load() == 0 && o.Resume {
+		return nil, nil
+	}
 	if v.rot.target.Load() != 0 && !o.Again {
 		return v.supplyNext(o)
 	}

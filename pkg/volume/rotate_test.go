@@ -478,6 +478,60 @@ func TestRotateDataKeyDamage(t *testing.T) {
 	ok(t, cleanErr(dev))
 }
 
+// On a full volume the rotation ends, or waits for room without making commits.
+func TestRotateDataKeyFull(t *testing.T) {
+	dev := device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	names := fill(t, v, 300_000, 10)
+	names = append(names, fillMore(t, v)...)
+	_, err := v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := rotated(t, v)
+	t.Logf("%d files, %+v", len(names), s)
+	if s.Phase == RotationWaiting {
+		if s.Waits != "the volume is full" {
+			t.Fatalf("%+v", s)
+		}
+		for _, n := range names[:len(names)/2] {
+			a, err := v.Lookup(vfs.RootIno, n)
+			ok(t, err)
+			ok(t, v.Unlink(crashReq, vfs.RootIno, n))
+			v.Forget(a.Ino)
+		}
+		v.reaper.wait()
+		ok(t, v.Sync(vfs.RootIno))
+		ok(t, v.Sync(vfs.RootIno))
+		ok(t, v.Sync(vfs.RootIno))
+		s = endOf(t, v)
+	}
+	if s.Phase != RotationNone {
+		t.Fatalf("%+v", s)
+	}
+	mustClose(t, v)
+	ok(t, cleanErr(dev))
+}
+
+// fillMore takes the room that files too large for it have left.
+func fillMore(t *testing.T, v *Volume) (names []string) {
+	t.Helper()
+	for {
+		name := fmt.Sprint("small", len(names))
+		a, err := v.Mknod(crashReq, vfs.RootIno, name, 0o600, 0)
+		if err == nil {
+			names = append(names, name)
+			_, err = v.Write(crashReq, a.Ino, 0, make([]byte, 4096), false)
+		}
+		if errors.Is(err, vfs.ErrNoSpace) {
+			ok(t, v.Sync(vfs.RootIno))
+			return names
+		}
+		ok(t, err)
+	}
+}
+
 // A record of the old epoch that comes back behind the walk is found.
 func TestRotateDataKeyDisturbed(t *testing.T) {
 	dev := device.NewMem(80 << 20)
