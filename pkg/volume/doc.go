@@ -22,12 +22,15 @@
 //   - inode owns what is newer than the tree: attributes and dirty blocks.
 //   - txn.Space owns free space; txn.Ring and txn.Log the operations.
 //   - Volume.adm owns every limit: memory, ring, space.
+//   - Volume.keys owns the header and the VMKs; Volume.rot the walk of a rotation; Volume.anc the anchors.
 //   - The committer is the only writer of roots and of the space tree.
 //
 // # Locks
 //
 // In this order:
 //
+//	Volume.keys.mu one change of the header at a time (changeKeys)
+//	Volume.anc.one one offer of an anchor at a time
 //	Volume.ns      one change of names at a time
 //	inode.mu       one operation that changes an inode; two in ascending order
 //	Volume.gate    read: a change is being made; write: a commit ends the generation

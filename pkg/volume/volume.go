@@ -255,11 +255,11 @@ func (v *Volume) Close() error {
 // close ends the volume; before the last commit, when nothing is going on any
 // more, it calls last.
 func (v *Volume) close(last func() error) (err error) {
+	v.Thaw()
+	v.background.stop()
 	v.stopRotation()
 	v.keys.mu.Lock() // a change of keys that is under way ends first
 	defer v.keys.mu.Unlock()
-	v.Thaw()
-	v.background.stop()
 	if v.ring != nil {
 		v.stopReaper()
 		v.stopSnapReaper()
