@@ -35,6 +35,9 @@ type Options struct {
 	// CommitInterval overrides the package's; negative: only when needed.
 	CommitInterval time.Duration
 	Log            *slog.Logger // what the operator should know; nil: nothing
+	// Discard has freed space discarded, in batches. Whoever has the device then
+	// sees what is free, also where it was filled with random bytes before.
+	Discard bool
 }
 
 // Volume is an open volume. It implements vfs.FS.
@@ -82,6 +85,7 @@ type Volume struct {
 	frozen  freezer
 
 	background background
+	discards   discarder
 	kept       kept
 
 	dataStart uint64        // first sector after the log
@@ -209,6 +213,9 @@ func (v *Volume) start(mount [16]byte) error {
 	v.startFlushers()
 	v.startCommitter()
 	v.startReaper()
+	if v.opts.Discard {
+		v.startDiscarder()
+	}
 	return nil
 }
 
@@ -221,6 +228,7 @@ func (v *Volume) Close() error {
 	var err error
 	v.Thaw()
 	v.background.stop()
+	v.stopDiscarder()
 	if v.ring != nil {
 		v.stopReaper()
 		v.closed.Store(true)
