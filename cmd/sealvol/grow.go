@@ -53,28 +53,40 @@ func printGrown(w io.Writer, what string, size int64, asJSON bool) error {
 }
 
 func grow(target string, key *keyFlags) (int64, error) {
-	abs, err := resolveMount(target)
+	c, err := serverOf(target, key)
 	if err != nil {
 		return 0, err
+	}
+	if c != nil {
+		return c.Grow(context.Background())
+	}
+	return growDevice(target, key)
+}
+
+// serverOf finds the server of a mount; nil if target is a device, whose key is given then.
+func serverOf(target string, key *keyFlags) (*control.Client, error) {
+	abs, err := resolveMount(target)
+	if err != nil {
+		return nil, err
 	}
 	m, err := mountOn(abs)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	if m != nil {
-		if key.given() {
-			return 0, usageError(fmt.Errorf("%s is a mount: its server has the key, give none", target))
+		if key != nil && key.given() {
+			return nil, usageError(fmt.Errorf("%s is a mount: its server has the key, give none", target))
 		}
 		c, err := control.Find(abs)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
-		return c.Grow(context.Background())
+		return &c, nil
 	}
-	if fi, err := os.Stat(abs); err == nil && fi.IsDir() {
-		return 0, fmt.Errorf("%s: no sealed volume is mounted there", target)
+	if fi, err := os.Stat(abs); key == nil || err == nil && fi.IsDir() {
+		return nil, fmt.Errorf("%s: no sealed volume is mounted there", target)
 	}
-	return growDevice(target, key)
+	return nil, nil
 }
 
 func growDevice(path string, key *keyFlags) (size int64, err error) {
