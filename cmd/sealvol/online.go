@@ -393,7 +393,7 @@ func freezeWhile(ctx context.Context, server *control.Client, dir string, timeou
 			cmdErr = cmd.Run()
 			short, cancel := shortTime()
 			defer cancel()
-			thawErr = server.Do(short, control.Request{Op: "thaw", Args: volumectl.ThawArgs{ID: f.ID}}, &thawed)
+			thawErr = server.Do(short, control.Request{Op: "thaw", Args: volumectl.ThawArgs(f)}, &thawed)
 			return errRan
 		}}, nil)
 	var exit *exec.ExitError

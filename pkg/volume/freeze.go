@@ -142,6 +142,15 @@ func (v *Volume) Frozen() int {
 	return len(v.frozen.held)
 }
 
+// OnPark has fn told of calls that begin to wait for a thaw (1), and go on (-1), so
+// that a server whose callers are counted lets others in beside them. It must be
+// quick, and be set before there are callers.
+func (v *Volume) OnPark(fn func(n int)) {
+	v.adm.mu.Lock()
+	defer v.adm.mu.Unlock()
+	v.adm.parked = fn
+}
+
 // hold keeps new mutations waiting, and waits for those that were admitted.
 func (a *admission) hold(ctx context.Context, v *Volume) error {
 	stop := context.AfterFunc(ctx, a.wake)

@@ -170,7 +170,7 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.com.init()
 	v.sync.init()
 	v.reaper.init()
-	v.adm.changed = func() {}
+	v.adm.changed, v.adm.parked = func() {}, func(int) {}
 	v.initAdmission(opts.Memory, int64(root.DeviceSectors)*layout.SectorBytes)
 	v.cache = tree.NewCache(opts.Memory/4, v.store.ReadNode)
 	v.fs = v.newTree(layout.TreeFS)

@@ -466,7 +466,7 @@ func (s *Space) Rewind() {
 func (s *Space) AllocBroken(n uint32) (layout.Run, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.free <= 4*s.quads {
+	if s.free+s.heldFree <= 4*(s.quads+s.heldQuads) {
 		return layout.Run{}, ErrNoSpace
 	}
 	run, err := s.findBroken(n)
@@ -486,8 +486,9 @@ func (s *Space) findBroken(n uint32) (run layout.Run, err error) {
 		if err != nil {
 			return false, err
 		}
+		stored := s.stored(idx, r) // what is held does not break a group
 		for w, u := range r.used {
-			f := ^u &^ (quadMask(^u) * 15)
+			f := ^u &^ (quadMask(^stored[w]) * 15)
 			if f == 0 {
 				continue
 			}
