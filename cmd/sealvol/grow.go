@@ -53,40 +53,54 @@ func printGrown(w io.Writer, what string, size int64, asJSON bool) error {
 }
 
 func grow(target string, key *keyFlags) (int64, error) {
-	c, err := serverOf(target, key)
+	c, mounted, err := serverOf(target)
 	if err != nil {
 		return 0, err
 	}
-	if c != nil {
+	if mounted {
+		if key.given() {
+			return 0, usageError(fmt.Errorf("%s is a mount: its server has the key, give none", target))
+		}
 		return c.Grow(context.Background())
 	}
 	return growDevice(target, key)
 }
 
-// serverOf finds the server of a mount; nil if target is a device, whose key is given then.
-func serverOf(target string, key *keyFlags) (*control.Client, error) {
+// serverOf finds the server of a mounted DIR; mounted is false for a DEVICE.
+func serverOf(target string) (c control.Client, mounted bool, err error) {
 	abs, err := resolveMount(target)
 	if err != nil {
-		return nil, err
+		return c, false, err
 	}
 	m, err := mountOn(abs)
 	if err != nil {
-		return nil, err
+		return c, false, err
 	}
 	if m != nil {
-		if key != nil && key.given() {
-			return nil, usageError(fmt.Errorf("%s is a mount: its server has the key, give none", target))
-		}
-		c, err := control.Find(abs)
-		if err != nil {
-			return nil, err
-		}
-		return &c, nil
+		c, err = control.Find(abs)
+		return c, true, err
 	}
-	if fi, err := os.Stat(abs); key == nil || err == nil && fi.IsDir() {
+	if fi, err := os.Stat(abs); err == nil && fi.IsDir() {
+		return c, false, fmt.Errorf("%s: no sealed volume is mounted there", target)
+	}
+	return c, false, nil
+}
+
+// mountOrDevice is the server of a mounted DIR, whose key is not given then; nil for a
+// DEVICE. With a nil key, only a DIR will do.
+func mountOrDevice(target string, key *keyFlags) (*control.Client, error) {
+	c, mounted, err := serverOf(target)
+	switch {
+	case err != nil:
+		return nil, err
+	case !mounted && key == nil:
 		return nil, fmt.Errorf("%s: no sealed volume is mounted there", target)
+	case !mounted:
+		return nil, nil
+	case key != nil && key.given():
+		return nil, usageError(fmt.Errorf("%s is a mount: its server has the key, give none", target))
 	}
-	return nil, nil
+	return &c, nil
 }
 
 func growDevice(path string, key *keyFlags) (size int64, err error) {

@@ -83,7 +83,7 @@ type scrubReport struct {
 }
 
 func scrub(w io.Writer, o *scrubOptions, target string) error {
-	server, err := serverOf(target, &o.key)
+	server, err := mountOrDevice(target, &o.key)
 	if err != nil {
 		return err
 	}
@@ -227,7 +227,7 @@ type defragPath struct {
 }
 
 func defrag(w io.Writer, target string, paths []string, key *keyFlags, rate int64, asJSON bool) error {
-	server, err := serverOf(target, key)
+	server, err := mountOrDevice(target, key)
 	if err != nil {
 		return err
 	}
@@ -313,7 +313,7 @@ its key.`,
 }
 
 func trim(target string, key *keyFlags, a volumectl.TrimArgs) (uint64, error) {
-	server, err := serverOf(target, key)
+	server, err := mountOrDevice(target, key)
 	if err != nil {
 		return 0, err
 	}
@@ -359,7 +359,7 @@ The exit code is that of the COMMAND.`,
 			if n := c.ArgsLenAtDash(); len(a) > 1 && n != 1 {
 				return usageError(errors.New("wants one DIR, and then -- before a COMMAND"))
 			}
-			server, err := serverOf(a[0], nil)
+			server, err := mountOrDevice(a[0], nil)
 			if err != nil {
 				return err
 			}
@@ -420,7 +420,7 @@ func thawCommand() *cobra.Command {
 		Example: `  sealvol thaw /mnt`,
 		Args:    args(1, 1, "one DIR"),
 		RunE: func(_ *cobra.Command, a []string) error {
-			server, err := serverOf(a[0], nil)
+			server, err := mountOrDevice(a[0], nil)
 			if err != nil {
 				return err
 			}
@@ -446,7 +446,7 @@ func logLevelCommand() *cobra.Command {
 		Example: `  sealvol log-level /mnt debug`,
 		Args:    args(2, 2, "a DIR and a level"),
 		RunE: func(_ *cobra.Command, a []string) error {
-			server, err := serverOf(a[0], nil)
+			server, err := mountOrDevice(a[0], nil)
 			if err != nil {
 				return err
 			}

@@ -22,6 +22,9 @@ import (
 type CheckOptions struct {
 	Credential crypto.Credential
 	Data       bool // also open every segment of data
+	// Anchor, if not nil, is to be that of the root that is checked, or of one that
+	// it follows from.
+	Anchor *Anchor
 	// Progress is told now and then how many bytes of how many are done.
 	Progress func(done, total uint64)
 }
@@ -69,7 +72,7 @@ type CheckCounts struct {
 func Check(dev device.Device, opts CheckOptions) (*CheckReport, error) {
 	c := &checker{dev: dev, opts: opts, rep: &CheckReport{}, use: map[uint64]*regionUse{}, refused: map[uint64]bool{},
 		inodes: map[uint64]*[inodesPerChunk]uint8{}, links: map[uint64]int64{}}
-	u, keys, err := unlock(dev, opts.Credential)
+	u, keys, err := unlock(dev, opts.Credential, opts.Anchor)
 	switch {
 	case err == nil:
 	case errors.Is(err, layout.ErrHeaderDamaged) || errors.Is(err, layout.ErrHeaderForged) || errors.Is(err, layout.ErrHeaderConflict):
@@ -193,6 +196,11 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 	r := roots[0].Root
 	if r.NewestSnapshot != 0 || !r.Trees[layout.TreeShares].IsZero() {
 		return false, fmt.Errorf("%w: it holds snapshots or reflinks", ErrNewerFormat)
+	}
+	if a := c.opts.Anchor; a != nil {
+		if _, err := matchAnchor(a, c.store.Keys, r, roots[0].R, anchorTree(c.store, r)); err != nil {
+			c.problem("anchor", "%v", err)
+		}
 	}
 	c.root, c.rep.Generation = r, r.Generation
 	c.seed0, c.seed1 = seeds(r.HashSeed)
@@ -323,6 +331,9 @@ func (c *checker) checkTrees() {
 		if id == layout.TreeFS {
 			w.item = c.fsItem
 		}
+		if id == layout.TreeAnchors {
+			w.item = c.anchorItem
+		}
 		w.node(p, p.Level, c.root.Generation, low, nil)
 	}
 	c.endInode()
@@ -335,6 +346,20 @@ func (c *checker) checkTrees() {
 		c.checkFreeList(i)
 	}
 	c.checkSpace()
+}
+
+// anchorItem checks an item of the tree of anchors.
+func (c *checker) anchorItem(_ uint64, k layout.Key, v []byte) {
+	err := fmt.Errorf("%w: key %v", layout.ErrCorrupt, k)
+	switch {
+	case k.Obj == 0 && k.Type == layout.KeyAnchor:
+		_, err = layout.DecodeAnchored(v)
+	case k.Obj == 0 && k.Type == layout.KeyNextSlot && k.Sub < crypto.Slots:
+		_, err = layout.DecodeNextSlot(v)
+	}
+	if err != nil {
+		c.problem("tree of anchors", "%v", err)
+	}
 }
 
 func (c *checker) lose(tree uint64) {

@@ -131,8 +131,15 @@ func (c *committer) ask() {
 	}
 }
 
-// commitAll makes everything that happened before the call part of a durable root.
-func (v *Volume) commitAll() error {
+// commitAll makes everything that happened before the call part of a durable root,
+// which is newer than the one at the call. In a freeze it waits for the thaw.
+func (v *Volume) commitAll() error { return v.commitOpen(false) }
+
+// commitData is commitAll for who cares for data alone: at rest all of it is in
+// the newest root already.
+func (v *Volume) commitData() error { return v.commitOpen(true) }
+
+func (v *Volume) commitOpen(atRest bool) error {
 	v.gate.RLock()
 	open := v.gen
 	v.gate.RUnlock()
@@ -146,10 +153,11 @@ func (v *Volume) commitAll() error {
 		if c.ended {
 			return vfs.ErrClosed
 		}
-		if c.quiet > 0 {
-			return nil // the freeze has committed it
+		if c.quiet == 0 {
+			c.ask()
+		} else if atRest {
+			return nil
 		}
-		c.ask()
 		c.cond.Wait()
 	}
 	return nil
@@ -215,6 +223,9 @@ func (v *Volume) freeze(clean bool) (*frozen, error) {
 	if err := v.storeInodes(); err != nil {
 		return nil, err
 	}
+	if err := v.freezeAnchors(); err != nil {
+		return nil, err
+	}
 	c := &frozen{gen: v.gen}
 	for _, t := range v.trees {
 		c.trees = append(c.trees, t.Freeze())
@@ -244,6 +255,9 @@ func (v *Volume) freeze(clean bool) (*frozen, error) {
 	root.Generation = v.gen
 	root.Clean = clean
 	root.OpSeq = v.nextOp
+	root.HeaderSeq = v.keys.floor.Load()
+	root.Offered = v.anc.offers()
+	root.Rotation = v.rot.current()
 	if v.log != nil {
 		root.LogSeq = v.log.Next()
 	}
@@ -463,6 +477,7 @@ func (v *Volume) publish(c *frozen, r [32]byte) error {
 	err := v.space.Reuse(c.gen - 1)
 	v.commits.Add(1)
 	v.adm.wake()
+	v.rot.kick()
 	if err != nil {
 		return fmt.Errorf("commit %d: reuse: %w", c.gen, err)
 	}

@@ -52,7 +52,7 @@ type surgeon struct {
 
 func operate(t testing.TB, dev *device.Mem) *surgeon {
 	t.Helper()
-	u, keys, err := unlock(dev, checkKey(t))
+	u, keys, err := unlock(dev, checkKey(t), nil)
 	ok(t, err)
 	crypto.EraseEpochs(u.Epochs)
 	t.Cleanup(keys.Erase)

@@ -26,6 +26,7 @@ var (
 	ErrNotEmpty    = errors.New("device is not empty")
 	ErrTooSmall    = errors.New("device is too small")
 	ErrTruncated   = errors.New("device is smaller than its volume")
+	ErrShredded    = layout.ErrShredded
 )
 
 // wrap gives internal errors the kind that vfs promises.

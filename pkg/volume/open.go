@@ -218,11 +218,16 @@ func IsBlank(dev device.Device) (blank bool, what string, err error) {
 	return what == "" && err == nil, what, err
 }
 
-// unlock reads and opens the header and derives the keys.
-func unlock(dev device.Device, cred crypto.Credential) (*layout.Unlocked, *txn.Keys, error) {
+// unlock reads and opens the header and derives the keys. The anchor may be nil.
+func unlock(dev device.Device, cred crypto.Credential, anchor *Anchor) (*layout.Unlocked, *txn.Keys, error) {
 	hs, err := readHeaders(dev)
 	if err != nil {
 		return nil, nil, err
+	}
+	if anchor != nil {
+		if err := anchor.heldBy(hs); err != nil {
+			return nil, nil, err
+		}
 	}
 	u, err := hs.Unlock(cred)
 	if err != nil {
@@ -243,7 +248,7 @@ func unlock(dev device.Device, cred crypto.Credential) (*layout.Unlocked, *txn.K
 // Open opens the volume on a device: the newest root, and what the log holds
 // beyond it. Read-only, nothing is written: the log is applied in memory.
 func Open(dev device.Device, opts Options) (*Volume, error) {
-	u, keys, err := unlock(dev, opts.Credential)
+	u, keys, err := unlock(dev, opts.Credential, opts.Anchor)
 	if err != nil {
 		return nil, err
 	}
@@ -313,6 +318,12 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	if len(bad) > 0 && opts.Log != nil {
 		opts.Log.Warn("root slots do not verify: a write was cut, or the device is damaged", "volume", u.ID.String(), "slots", bad, "generation", root.Generation)
 	}
+	if err := v.loadAnchors(root); err != nil {
+		return nil, err
+	}
+	if err := v.loadRotation(root); err != nil {
+		return nil, err
+	}
 	if err := v.loadLists(root); err != nil {
 		return nil, err
 	}
@@ -323,7 +334,7 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 		return v, nil
 	}
 	if u.Other != nil {
-		if err := v.repairHeader(); err != nil {
+		if err := v.repairHeader(u); err != nil {
 			return nil, err
 		}
 	}
@@ -344,6 +355,9 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	v.mendRoots(found)
 	if err := v.start(mount); err != nil {
 		return nil, err
+	}
+	if v.rot.target.Load() != 0 {
+		v.startRotation()
 	}
 	return v, nil
 }
@@ -384,22 +398,6 @@ func (v *Volume) loadLists(root *layout.Root) error {
 		return nil
 	}
 	return v.space.Reuse(root.Generation - 1)
-}
-
-// repairHeader writes the verified copy of the header over the other one.
-func (v *Volume) repairHeader() error {
-	head, err := layout.EncodeHeader(v.header.Header, v.store.Keys.Newest())
-	if err != nil {
-		return err
-	}
-	off := int64(layout.HeaderOffsetB)
-	if v.header.Copy == 1 {
-		off = layout.HeaderOffsetA
-	}
-	if err := v.store.Write(head, uint64(off)); err != nil {
-		return err
-	}
-	return v.store.Sync()
 }
 
 // Forget implements vfs.FS. It marks the inode as freed; the reaper removes it.

@@ -295,7 +295,9 @@ func (s *scrub) roots() (bytes int) {
 
 // checkHeader compares both copies of the header with what they should be.
 func (v *Volume) checkHeader(damage func(where, what string, mend func() error)) {
-	want, err := layout.EncodeHeader(v.header.Header, v.store.Keys.Newest())
+	v.keys.mu.Lock() // no change of keys meanwhile: mending would bring the header before it back
+	defer v.keys.mu.Unlock()
+	want, err := layout.EncodeHeader(v.keys.header, v.store.Keys.Newest())
 	if err != nil {
 		damage("header", err.Error(), func() error { return err })
 		return

@@ -27,6 +27,7 @@ type Server struct {
 func (s *Server) Mux() control.Mux {
 	m := control.NewMux(s)
 	s.addOnline(m)
+	s.addKeys(m)
 	return m
 }
 

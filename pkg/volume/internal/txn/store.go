@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
@@ -14,31 +17,76 @@ import (
 // ErrDevice wraps what the device answered.
 var ErrDevice = errors.New("device error")
 
-// Keys are the epochs that a volume's slots unlocked, by number.
+// Keys are the epochs that a volume's slots unlocked, by number. A rotation
+// changes them while they are in use.
 type Keys struct {
+	mu  sync.Mutex // of changes
+	set atomic.Pointer[keySet]
+}
+
+// keySet is what a Keys holds at a time; it never changes.
+type keySet struct {
 	epochs map[uint32]*crypto.EpochKeys
 	newest *crypto.EpochKeys
 }
 
 // NewKeys makes a ring of at least one epoch.
 func NewKeys(epochs ...*crypto.EpochKeys) *Keys {
-	k := &Keys{epochs: map[uint32]*crypto.EpochKeys{}}
+	k := &Keys{}
+	k.set.Store(&keySet{})
 	for _, e := range epochs {
-		k.epochs[e.Epoch()] = e
-		if k.newest == nil || e.Epoch() > k.newest.Epoch() {
-			k.newest = e
-		}
+		k.Add(e)
 	}
 	return k
 }
 
 // Newest is the epoch under which everything is sealed.
-func (k *Keys) Newest() *crypto.EpochKeys { return k.newest }
+func (k *Keys) Newest() *crypto.EpochKeys { return k.set.Load().newest }
+
+// Get returns the keys of an epoch, nil if they are not there.
+func (k *Keys) Get(epoch uint32) *crypto.EpochKeys { return k.set.Load().epochs[epoch] }
+
+// Add takes in one more epoch; if it is the highest, everything is sealed under
+// it from now on.
+func (k *Keys) Add(e *crypto.EpochKeys) {
+	k.change(func(s *keySet) { s.epochs[e.Epoch()] = e })
+}
+
+// DropBelow erases the epochs below one that stays. Nobody may need them any more.
+func (k *Keys) DropBelow(epoch uint32) {
+	var old []*crypto.EpochKeys
+	k.change(func(s *keySet) {
+		for n, e := range s.epochs {
+			if n < epoch {
+				old = append(old, e)
+				delete(s.epochs, n)
+			}
+		}
+	})
+	for _, e := range old {
+		e.Erase()
+	}
+}
+
+func (k *Keys) change(fn func(*keySet)) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s := &keySet{epochs: map[uint32]*crypto.EpochKeys{}}
+	maps.Copy(s.epochs, k.set.Load().epochs)
+	fn(s)
+	for n, e := range s.epochs {
+		if s.newest == nil || n > s.newest.Epoch() {
+			s.newest = e
+		}
+	}
+	k.set.Store(s)
+}
 
 // All calls fn for each epoch, the newest first, until it returns true.
 func (k *Keys) All(fn func(*crypto.EpochKeys) bool) {
-	for e := k.newest.Epoch(); e > 0; e-- {
-		if x := k.epochs[e]; x != nil && fn(x) {
+	s := k.set.Load()
+	for _, n := range slices.Backward(slices.Sorted(maps.Keys(s.epochs))) {
+		if fn(s.epochs[n]) {
 			return
 		}
 	}
@@ -46,7 +94,7 @@ func (k *Keys) All(fn func(*crypto.EpochKeys) bool) {
 
 // Erase wipes the keys.
 func (k *Keys) Erase() {
-	for _, e := range k.epochs {
+	for _, e := range k.set.Load().epochs {
 		e.Erase()
 	}
 }
@@ -84,7 +132,7 @@ func (s *Store) ReadRun(r *layout.Record, from, count int, dst []byte) error {
 	if len(dst) != sub.RunBytes() {
 		panic("txn: buffer does not match the run")
 	}
-	keys := s.Keys.epochs[sub.Epoch]
+	keys := s.Keys.Get(sub.Epoch)
 	if keys == nil {
 		return fmt.Errorf("%w: extent of unknown key epoch %d", layout.ErrCorrupt, sub.Epoch)
 	}
@@ -159,7 +207,7 @@ func (s *Store) MendNode(p *layout.Pointer, first bool) error {
 		return err
 	}
 	// What was read this time must be it.
-	keys := s.Keys.epochs[p.Epoch]
+	keys := s.Keys.Get(p.Epoch)
 	if keys == nil || keys.OpenSegments(&p.Extent, 0, 1, device.AlignedBytes(layout.NodeBytes), sealed, p.Tags) != nil {
 		return fmt.Errorf("%w: extent at %d does not verify", layout.ErrCorrupt, whole.Addr)
 	}
