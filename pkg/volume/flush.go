@@ -81,6 +81,22 @@ func (v *Volume) pushItem(it flushItem, full bool) {
 	}
 }
 
+// pushFull queues blocks to be flushed at once, and one after another.
+func (v *Volume) pushFull(items []flushItem) {
+	f := &v.flush
+	for _, it := range items {
+		v.table.hold(it.in)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := len(items)
+	f.queued += uint64(n)
+	f.full = append(f.full, items...)
+	f.pushed += uint64(n)
+	f.backlog.Add(int64(n))
+	f.cond.Broadcast()
+}
+
 // work waits until there is something worth flushing; false at the end.
 func (v *Volume) work() bool {
 	f := &v.flush

@@ -328,7 +328,8 @@ func (v *Volume) writeHeader(h *layout.Header) error {
 // writeHeaderUnder is writeHeader with the keys of the highest epoch in the slots.
 func (v *Volume) writeHeaderUnder(h *layout.Header, newest *crypto.EpochKeys) error {
 	h.Sequence = v.keys.header.Sequence + 1
-	if err := v.putHeader(h, newest, layout.HeaderOffsetA, layout.HeaderOffsetB); err != nil {
+	err := v.whileAwake(func() error { return v.putHeader(h, newest, layout.HeaderOffsetA, layout.HeaderOffsetB) })
+	if err != nil {
 		err = wrap(fmt.Errorf("write the header: %w", err))
 		v.fail(err)
 		return err

@@ -1047,7 +1047,7 @@ func (v *Volume) wipeLog() error {
 		if err := v.rot.pace(step * layout.SectorBytes); err != nil {
 			return err
 		}
-		if err := v.enter(context.Background()); err != nil {
+		if err := v.enter(context.Background()); err != nil { // not while frozen; Close thaws
 			return err
 		}
 		err := v.sync.alone(func() error { return v.log.Wipe(at, step) })
