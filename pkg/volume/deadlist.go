@@ -242,8 +242,8 @@ type freer struct {
 
 // Bounds of a step once data is shared.
 const (
-	freePlaces    = 64
-	freeSpan = 16 << 10
+	freePlaces = 64
+	freeSpan   = 16 << 10
 	// freeRefs is how many places of the share tree a step may change: those runs and as many leaves as
 	// their sectors' counts fill, or all extents of a leaf of an abandoned head.
 	freeRefs = freePlaces + freeSpan/shareLeaf + 192
