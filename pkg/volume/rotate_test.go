@@ -1,7 +1,6 @@
 package volume
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -173,9 +172,7 @@ func mountOf(v *Volume) [16]byte {
 
 func rotated(t testing.TB, v *Volume) RotationStatus {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute) // of a hang
-	defer cancel()
-	s, err := v.WaitRotation(ctx, nil)
+	s, err := v.WaitRotation(t.Context(), nil)
 	ok(t, err)
 	return s
 }
