@@ -301,7 +301,11 @@ func (v *Volume) rewrite(in *inode, from uint64) (bytes, shared uint64, err erro
 		return 0, 0, err
 	}
 	for i := range es {
-		if v.isShared(&es[i]) {
+		other, err := v.isShared(&es[i])
+		if err != nil {
+			return 0, 0, err
+		}
+		if other {
 			shared += (min(to, es[i].end()) - max(from, es[i].sector)) * pageBytes
 		}
 	}
@@ -332,11 +336,14 @@ func (v *Volume) rewrite(in *inode, from uint64) (bytes, shared uint64, err erro
 	return bytes, 0, err
 }
 
-// isShared tells whether something beside the head may refer to an extent.
-func (v *Volume) isShared(p *placed) bool {
-	v.stateMu.Lock()
-	defer v.stateMu.Unlock()
-	return p.RefBirth <= v.root.NewestSnapshot
+// isShared tells whether something beside this place may refer to an extent: a
+// snapshot, or another file.
+func (v *Volume) isShared(p *placed) (bool, error) {
+	if p.RefBirth <= v.snap.newest.Load() {
+		return true, nil
+	}
+	most, err := v.mostShared(layout.Run{Start: p.Addr / layout.SectorBytes, Count: uint32(p.Sectors())})
+	return most > 0, err
 }
 
 // fillDirty makes a sector dirty whose content is data, unless a newer one is in
