@@ -39,6 +39,10 @@
 //	Volume.dirtyMu, admission.mu
 //	flusher.mu, inodeTable.mu, txn's locks
 //
+// Beside them: keys.mu comes before committer.run, which a commit and a write of
+// the header hold; Store.rootMu before nothing but I/O. Who mends, discards or
+// wipes begins with enter, without locks: a freeze waits for its end.
+//
 // Nobody waits for a commit, and no flusher waits for an inode, while it is
 // inside the gate. The committer holds the gate alone while it ends a
 // generation and takes no inode.mu there: whoever holds one may be waiting at the gate.

@@ -94,8 +94,8 @@ func TestDefrag(t *testing.T) {
 	ok(t, v.Close())
 }
 
-// freeSectors lists what the newest root of a closed volume leaves free.
-func freeSectors(t *testing.T, dev *device.Mem) (free []uint64) {
+// unreferenced lists what the newest root of a closed volume leaves free.
+func unreferenced(t *testing.T, dev *device.Mem) (free []uint64) {
 	t.Helper()
 	s := operate(t, dev)
 	waiting := map[uint64]bool{}
@@ -151,7 +151,7 @@ func TestTrim(t *testing.T) {
 		t.Errorf("%d sectors are free, were %d", now, free)
 	}
 	image := fx.dev.Clone()
-	for _, at := range freeSectors(t, image) {
+	for _, at := range unreferenced(t, image) {
 		for _, b := range sector(t, image, at*layout.SectorBytes) {
 			if b != 0 {
 				t.Fatalf("free sector %d was not discarded", at)
