@@ -134,7 +134,7 @@ func (v *Volume) try(c cost) verdict {
 	if c.nested {
 		granted = 0
 	}
-	if a.nodes+granted > a.maxNodes || a.inodes > maxIdle || v.space.FreedRuns() > maxFreed {
+	if a.nodes+granted > a.maxNodes || a.inodes > maxIdle || v.space.FreedRuns()+int(v.snap.pendingRuns.Load()) > maxFreed {
 		return waitCommit
 	}
 	free, quads, waiting := v.space.Counts()
@@ -159,8 +159,10 @@ func (v *Volume) meta(more cost) int64 {
 	a := &v.adm
 	// Dirty inodes and blocks may each dirty a page and split it; second copies
 	// of the upper levels are at most half as many as there are pages.
-	pages := a.nodes + a.granted.quads + more.quads + 2*a.blocks + a.inodes + v.overwritePages(a.pages+a.granted.pages+more.pages)
-	return int64(pages*3/2+v.space.FreedRuns()/listRuns) + commitQuads
+	pages := a.nodes + a.granted.quads + more.quads + 2*a.blocks + a.inodes
+	drops := a.pages + a.granted.pages + more.pages // each may lie elsewhere: in a dead list, or shared
+	dead := v.snap.deadQuads(drops + pages)
+	return int64((pages+v.overwritePages(drops))*3/2+v.space.FreedRuns()/listRuns) + dead + commitQuads
 }
 
 // admit waits until c fits and grants it; done gives it back. The caller holds

@@ -127,7 +127,10 @@ type checker struct {
 	parents      uint64   // sum over all names of directories less sum over all Parents: 0
 	in           inodeCheck
 
-	lostFS, lostSpace, lostLists bool // parts could not be read: what follows from them can not be told
+	snap *snapCheck // nil: the volume never had a snapshot
+
+	// Parts could not be read: what follows from them can not be told.
+	lostFS, lostSpace, lostLists, lostSnaps bool
 }
 
 // problem is a Problem whose path is not looked up yet.
@@ -197,9 +200,6 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 		return false, wrap(err)
 	}
 	r := roots[0].Root
-	if r.NewestSnapshot != 0 {
-		return false, fmt.Errorf("%w: it holds snapshots", ErrNewerFormat)
-	}
 	if a := c.opts.Anchor; a != nil {
 		if _, err := matchAnchor(a, c.store.Keys, r, roots[0].R, anchorTree(c.store, r)); err != nil {
 			c.problem("anchor", "%v", err)
@@ -208,6 +208,14 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 	c.root, c.rep.Generation = r, r.Generation
 	if c.sharing = u.Incompat&layout.FeatureShares != 0; !c.sharing && !r.Trees[layout.TreeShares].IsZero() {
 		c.problem("header", "it does not name the feature that the share tree needs")
+	}
+	if !r.Trees[layout.TreeSnapshots].IsZero() {
+		c.snap = newSnapCheck(c)
+		if u.Incompat&layout.FeatureSnapshots == 0 {
+			c.problem("header", "it does not name the feature of snapshots, which the volume uses")
+		}
+	} else if r.NewestSnapshot != 0 {
+		c.problem("root", "it says that the newest snapshot is of generation %d, there is none", r.NewestSnapshot)
 	}
 	c.seed0, c.seed1 = seeds(r.HashSeed)
 	c.total = (r.DeviceSectors - r.DataStart() - min(r.FreeSectors, r.DeviceSectors-r.DataStart())) * layout.SectorBytes
@@ -340,12 +348,17 @@ func (c *checker) checkTrees() {
 			w.item = c.fsItem
 		case layout.TreeShares:
 			w.item = c.shareItem
+		case layout.TreeSnapshots:
+			w.item = c.snap.item
 		case layout.TreeAnchors:
 			w.item = c.anchorItem
 		}
 		w.node(p, p.Level, c.root.Generation, low, nil)
 	}
 	c.endInode()
+	if c.snap != nil {
+		c.snap.finish()
+	}
 	c.data.flush(c)
 	c.data.wg.Wait()
 	c.nameShared()
@@ -357,6 +370,15 @@ func (c *checker) checkTrees() {
 	}
 	c.checkShares()
 	c.checkSpace()
+}
+
+// lose notes that a part of a tree could not be read.
+func (w *walk) lose() {
+	if w.snap != nil || w.left != nil || w.id == layout.TreeSnapshots {
+		w.c.lostSnaps = true
+	} else {
+		w.c.lose(w.id)
+	}
 }
 
 // anchorItem checks an item of the tree of anchors.
@@ -386,7 +408,9 @@ func (c *checker) lose(tree uint64) {
 type walk struct {
 	c    *checker
 	id   uint64
-	mark bool // the first visit: report what is wrong, count the sectors
+	mark bool              // the first visit: report what is wrong, count the sectors
+	snap *snapWalk         // the tree is a snapshot's: what newer ones share is passed over
+	left *layout.Abandoned // the tree is what a rollback left: only what is still to be freed is visited
 	item func(birth uint64, k layout.Key, v []byte)
 }
 
@@ -418,6 +442,12 @@ func (w *walk) node(p *layout.Pointer, level uint8, birth uint64, lo layout.Key,
 }
 
 func (w *walk) where(p *layout.Pointer) string {
+	if w.left != nil {
+		return fmt.Sprintf("abandoned head, level %d, node at %d", p.Level, p.Addr)
+	}
+	if w.snap != nil {
+		return fmt.Sprintf("snapshot %q, tree %d, level %d, node at %d", w.snap.t.name, w.id, p.Level, p.Addr)
+	}
 	return fmt.Sprintf("tree %d, level %d, node at %d", w.id, p.Level, p.Addr)
 }
 
@@ -430,15 +460,27 @@ func (w *walk) enter(p *layout.Pointer, level uint8, birth uint64, lo layout.Key
 	}
 	if p.Level != level || p.Birth > birth {
 		w.lostPage(p, lo, hi, "its pointer says level %d, generation %d; expected are level %d and at most generation %d", p.Level, p.Birth, level, birth)
-		c.lose(w.id)
+		w.lose()
 		c.refused[p.Addr] = true
+		return false
+	}
+	if w.left != nil && (p.Birth <= w.left.Generation || hi != nil && !w.left.Next.Less(*hi)) {
+		return false
+	}
+	if c.snap != nil && w.id == layout.TreeFS && w.left == nil && c.snap.see(p, w.where(p)) && w.snap != nil {
 		return false
 	}
 	c.rep.Counts.Nodes++
 	ok := true
-	eachCopy(p, func(r layout.Run) { ok = c.refer(r, w.where(p), 0) && ok })
+	eachCopy(p, func(r layout.Run) {
+		if w.snap != nil {
+			ok = w.snap.holds(r, p.Birth, w.where(p)) && ok
+		} else {
+			ok = c.refer(r, w.where(p), 0) && ok
+		}
+	})
 	if !ok {
-		c.lose(w.id)
+		w.lose()
 		c.refused[p.Addr] = true
 	}
 	return ok
@@ -453,8 +495,11 @@ func (w *walk) lostPage(p *layout.Pointer, lo layout.Key, hi *layout.Key, format
 	case layout.TreeShares:
 		x.what += "; how many files share sectors is lost"
 	case layout.TreeFS:
-		x.lost = rangeOf(lo, hi)
-		x.what += "; " + x.lost.String()
+		lost := rangeOf(lo, hi)
+		x.what += "; " + lost.String()
+		if w.snap == nil && w.left == nil { // else the head's names say nothing
+			x.lost = lost
+		}
 	}
 	w.c.add(x)
 }
@@ -473,7 +518,7 @@ func (w *walk) below(p *layout.Pointer, f fetched, lo layout.Key, hi *layout.Key
 		}
 	}
 	if f.page == nil {
-		c.lose(w.id)
+		w.lose()
 		return
 	}
 	n, err := layout.DecodeNode(f.page, w.id, p.Level)
@@ -484,7 +529,7 @@ func (w *walk) below(p *layout.Pointer, f fetched, lo layout.Key, hi *layout.Key
 		if w.mark {
 			w.lostPage(p, lo, hi, "%v", err)
 		}
-		c.lose(w.id)
+		w.lose()
 		return
 	}
 	if n.Level() == 0 {
@@ -548,7 +593,7 @@ func (w *walk) children(p *layout.Pointer, n *layout.Node, from, to int, lo layo
 			if w.mark {
 				w.lostPage(p, k.lo, k.hi, "child %d: %v", i, err)
 			}
-			w.c.lose(w.id)
+			w.lose()
 			continue
 		}
 		if k.follow = w.enter(&k.p, p.Level-1, p.Birth, k.lo, k.hi); k.follow {
@@ -832,7 +877,7 @@ func (c *checker) extentItem(birth, sector uint64, v []byte) error {
 	// What is shared is read once; nameShared finds who else has what is damaged.
 	first, ok := c.mark(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(n)}, at, in.ino, true)
 	if ok && first > 0 && c.opts.Data {
-		c.data.add(c, in.ino, placed{sector, e})
+		c.data.add(c, in.ino, placed{sector, e}, "")
 	}
 	return nil
 }
@@ -873,8 +918,6 @@ func (c *checker) endInode() {
 	names := int64(a.Nlink)
 	if typ == modeDir {
 		names = c.endDir(s)
-	} else if a.Parent != 0 {
-		c.inodeProblem(in.ino, "", "it is no directory and has parent %d", a.Parent)
 	}
 	c.addLinks(in.ino, s, -names)
 	c.endContent(typ, orphan)
@@ -1053,8 +1096,18 @@ func (c *checker) checkParents(fs *lookup) {
 }
 
 func (c *checker) lookup() *lookup {
+	return c.lookupAt(c.root.Trees[layout.TreeFS], c.root.Generation)
+}
+
+// lookupAt reads the head's tree as of a generation.
+func (c *checker) lookupAt(p layout.Pointer, gen uint64) *lookup {
 	cache := tree.NewCache(4<<20, c.store.ReadNode)
-	return &lookup{tree.New(tree.Config{ID: layout.TreeFS, Cache: cache}, c.root.Trees[layout.TreeFS], c.root.Generation+1)}
+	return &lookup{tree.New(tree.Config{ID: layout.TreeFS, Cache: cache}, p, gen+1)}
+}
+
+// extents returns the extents of an inode that touch [from, to).
+func (l *lookup) extents(ino, from, to uint64) (out []placed, err error) {
+	return scanExtents(l.t.ScanFloor, ino, from, to, 0)
 }
 
 // findNames looks for the files of all problems: one more pass over the names,
@@ -1084,15 +1137,16 @@ type dataCheck struct {
 }
 
 type dataRun struct {
-	ino uint64
+	ino  uint64
+	snap string // name of the snapshot whose data it is; "": the head's
 	placed
 }
 
-func (d *dataCheck) add(c *checker, ino uint64, p placed) {
+func (d *dataCheck) add(c *checker, ino uint64, p placed, snap string) {
 	if n := p.RunBytes(); d.bytes+n > txn.ReadBytes {
 		d.flush(c)
 	}
-	d.batch = append(d.batch, dataRun{ino, p})
+	d.batch = append(d.batch, dataRun{ino, snap, p})
 	d.bytes += p.RunBytes()
 }
 
@@ -1124,6 +1178,11 @@ func (c *checker) openData(batch []dataRun, bytes int) {
 		for i := range batch {
 			r := &batch[i]
 			badSegments(c.store, r, buf, func(from, n int, err error) {
+				if r.snap != "" {
+					at := fmt.Sprintf(" at %d+%d", (r.sector+uint64(from))*layout.SectorBytes, n*layout.SectorBytes)
+					c.problem(fmt.Sprintf("snapshot %q, inode %d%s", r.snap, r.ino, at), "data can not be read: %v", err)
+					return
+				}
 				run := layout.Run{Start: r.Addr/layout.SectorBytes + uint64(from), Count: uint32(n)}
 				if !c.sharing || !c.keepBad(run, err) {
 					c.badData(r.ino, r.sector+uint64(from), n, err)
@@ -1400,7 +1459,7 @@ func (s *spaceCheck) region(idx uint64, v []byte) {
 		}
 	}
 	report("are in use and marked free", func(i int) uint64 { return want[i] &^ bits[i] })
-	if !c.lostFS && !c.lostLists && !c.lostSpace {
+	if !c.lostFS && !c.lostLists && !c.lostSpace && !c.lostSnaps {
 		report("are marked used and nothing refers to them", func(i int) uint64 { return bits[i] &^ want[i] })
 	}
 }

@@ -220,6 +220,11 @@ func (v *Volume) freeze(clean bool) (*frozen, error) {
 	}
 	c := &frozen{gen: v.gen}
 	for _, t := range v.trees {
+		if t == v.snaps { // the head's tree has told what it dropped
+			if err := v.storeDead(); err != nil {
+				return nil, err
+			}
+		}
 		c.trees = append(c.trees, t.Freeze())
 	}
 	// What the commit before last freed is reusable since the last one; the
@@ -257,6 +262,7 @@ func (v *Volume) freeze(clean bool) (*frozen, error) {
 	root.NextIno, root.Inodes = v.nextIno, v.inodes
 	v.inoMu.Unlock()
 	root.DeviceSectors = v.sectors.Load()
+	root.NewestSnapshot = v.snap.take(v.gen, root.Inodes, oldestEpoch(&root.Rotation))
 	c.root = &root
 	v.copied.Store(0)
 	v.gen++

@@ -48,6 +48,7 @@ type crashRun struct {
 	inos   map[string]vfs.Ino
 	dirs   []string
 	trace  []string // what was done, for people
+	single bool     // no copies: nothing is shared
 
 	// Of one of several runs on a volume (stress_test.go).
 	base  vfs.Ino        // directory that is its own; 0: the root
@@ -128,7 +129,7 @@ func (r *crashRun) step() error {
 			r.note("create %s inode %d", p, a.Ino)
 			return err
 		})
-	case k < 34:
+	case k < 34 && !r.single:
 		return r.copyRange()
 	case k < 60: // write
 		p, ok := r.pick()

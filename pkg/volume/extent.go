@@ -100,5 +100,11 @@ func (v *Volume) putExtent(w *tree.Writer, ino, sector uint64, e *layout.FileExt
 }
 
 // release is told that the head dropped a reference to data, made in generation
-// birth. Inside v.fs.Update.
-func (v *Volume) release(r layout.Run, _ uint64) error { return v.dropReference(r) }
+// birth. What the newest snapshot holds goes to a dead list (deadlist.go). Inside
+// v.fs.Update.
+func (v *Volume) release(r layout.Run, birth uint64) error {
+	if v.snap.keep(r, birth) {
+		return nil
+	}
+	return v.dropReference(r)
+}

@@ -7,7 +7,9 @@ import (
 	"flag"
 	"io"
 	"os"
+	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
@@ -141,47 +143,13 @@ func testGolden(t *testing.T, name string, populate func(t *testing.T, v *Volume
 		if err := v.Close(); err != nil {
 			t.Fatal(err)
 		}
-		var z bytes.Buffer
-		w, _ := gzip.NewWriterLevel(&z, gzip.BestCompression)
-		b := make([]byte, 64<<20)
-		if _, err := img.ReadAt(b, 0); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write(b); err != nil {
-			t.Fatal(err)
-		}
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(image, z.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		writeImage(t, image, img)
 		j, _ := json.MarshalIndent(tree, "", " ")
 		if err := os.WriteFile(manifest, append(j, '\n'), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	z, err := os.Open(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer z.Close()
-	r, err := gzip.NewReader(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dev := device.NewMem(int64(len(b)))
-	for off := 0; off < len(b); off += device.SectorBytes {
-		if s := b[off : off+device.SectorBytes]; !bytes.Equal(s, make([]byte, device.SectorBytes)) {
-			if _, err := dev.WriteAt(s, int64(off)); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	dev := readImage(t, image)
 	j, err := os.ReadFile(manifest)
 	if err != nil {
 		t.Fatal(err)
@@ -211,5 +179,158 @@ func testGolden(t *testing.T, name string, populate func(t *testing.T, v *Volume
 		if err := v.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+func writeImage(t *testing.T, path string, img *device.Mem) {
+	t.Helper()
+	var z bytes.Buffer
+	w, _ := gzip.NewWriterLevel(&z, gzip.BestCompression)
+	b := make([]byte, 64<<20)
+	if _, err := img.ReadAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, z.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func readImage(t *testing.T, path string) *device.Mem {
+	t.Helper()
+	z, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	r, err := gzip.NewReader(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev := device.NewMem(int64(len(b)))
+	for off := 0; off < len(b); off += device.SectorBytes {
+		if s := b[off : off+device.SectorBytes]; !bytes.Equal(s, make([]byte, device.SectorBytes)) {
+			if _, err := dev.WriteAt(s, int64(off)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return dev
+}
+
+// snapGolden is what the image with snapshots holds.
+type snapGolden struct {
+	Head      []string            `json:"head"`
+	Snapshots map[string][]string `json:"snapshots"`
+	Diff      []string            `json:"diff"` // of the last snapshot against the first
+}
+
+func readSnapGolden(t *testing.T, v *Volume) (g snapGolden) {
+	t.Helper()
+	opts := vfstest.SnapshotOptions{Times: true, Inos: true}
+	var err error
+	if g.Head, err = vfstest.Snapshot(v, opts); err != nil {
+		t.Fatal(err)
+	}
+	infos, err := v.Snapshots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.Snapshots = map[string][]string{}
+	var names []string
+	for _, i := range infos {
+		if i.Deleting {
+			continue
+		}
+		fs, end, err := v.OpenSnapshot(i.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if g.Snapshots[i.Name], err = vfstest.Snapshot(fs, opts); err != nil {
+			t.Fatal(err)
+		}
+		end()
+		names = append(names, i.Name)
+	}
+	g.Diff, _ = diffAll(t, v, names[0], names[len(names)-1])
+	return g
+}
+
+// TestGoldenSnapshots is TestGolden for a volume with snapshots: dead lists as
+// they were written and as they were sorted, a deletion that was cut, and a log.
+func TestGoldenSnapshots(t *testing.T) {
+	const image, manifest = "testdata/golden/v2.1.img.gz", "testdata/golden/v2.1.json"
+	if *writeGolden == "v2.1" {
+		dev := device.NewMem(64 << 20)
+		mustFormat(t, dev)
+		v := mustOpen(t, dev, Options{CommitInterval: -1})
+		d, err := v.Mkdir(crashReq, vfs.RootIno, "dir", 0o755)
+		ok(t, err)
+		for i, size := range []int{0, 700, 5000, 60_000} {
+			a, err := v.Mknod(crashReq, d.Ino, "f"+itoa(i), 0o644, 0)
+			ok(t, err)
+			_, err = v.Write(crashReq, a.Ino, 0, bytes.Repeat([]byte{byte(i)}, size), false)
+			ok(t, err)
+			if i == 3 {
+				_, err = v.Link(crashReq, a.Ino, vfs.RootIno, "hard")
+				ok(t, err)
+			}
+		}
+		ok(t, v.SetXattr(crashReq, d.Ino, "user.note", []byte("x"), 0))
+		for _, name := range []string{"first", "second", "third", "fourth"} {
+			if _, err := v.CreateSnapshot(name); err != nil {
+				t.Fatal(err)
+			}
+			a, err := v.Mknod(crashReq, vfs.RootIno, "after-"+name, 0o644, 0)
+			ok(t, err)
+			big, err := v.Lookup(vfs.RootIno, "hard")
+			ok(t, err)
+			for _, ino := range []vfs.Ino{a.Ino, big.Ino} {
+				_, err = v.Write(crashReq, ino, 8192, []byte(strings.Repeat(name, 3000)), false)
+				ok(t, err)
+			}
+		}
+		ok(t, v.Rename(crashReq, vfs.RootIno, "after-first", vfs.RootIno, "renamed", 0))
+		ok(t, v.DeleteSnapshot("second"))
+		ok(t, v.WaitFreed())
+		v.stopSnapReaper()
+		v.snap.stop = false
+		ok(t, v.DeleteSnapshot("third"))
+		ok(t, v.Unlink(crashReq, vfs.RootIno, "after-third"))
+		big, err := v.Lookup(vfs.RootIno, "hard")
+		ok(t, err)
+		ok(t, v.Sync(big.Ino))
+		writeImage(t, image, dev.Clone())
+		j, _ := json.MarshalIndent(readSnapGolden(t, v), "", " ")
+		ok(t, os.WriteFile(manifest, append(j, '\n'), 0o644))
+		v.startSnapReaper()
+		ok(t, v.Close())
+	}
+	dev := readImage(t, image)
+	j, err := os.ReadFile(manifest)
+	ok(t, err)
+	var want snapGolden
+	ok(t, json.Unmarshal(j, &want))
+	for _, readOnly := range []bool{true, false, true} {
+		checkClean(t, dev)
+		v := mustOpen(t, dev, Options{ReadOnly: readOnly, CommitInterval: -1})
+		if got := readSnapGolden(t, v); !reflect.DeepEqual(got, want) {
+			t.Errorf("read-only %t: got %+v", readOnly, got)
+		}
+		if !readOnly {
+			ok(t, v.WaitFreed())
+			ok(t, v.Sync(vfs.RootIno))
+			checkSpace(t, v)
+		}
+		ok(t, v.Close())
 	}
 }

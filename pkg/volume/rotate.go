@@ -917,11 +917,7 @@ func (v *Volume) needsOld() (waits string, snapshots []string, err error) {
 	if len(bad) > 0 {
 		return "what can not be read can not be rewritten; delete these files, or restore them: " + strings.Join(bad, "; "), nil, nil
 	}
-	list, err := v.snapshotEpochs()
-	if err != nil {
-		return "", nil, err
-	}
-	for _, s := range list {
+	for _, s := range v.snapshotEpochs() {
 		if s.oldest < target {
 			snapshots = append(snapshots, s.name)
 		}
@@ -956,11 +952,6 @@ func (v *Volume) needsOld() (waits string, snapshots []string, err error) {
 type snapshotEpoch struct {
 	name   string
 	oldest uint32
-}
-
-// snapshotEpochs lists the local snapshots.
-func (v *Volume) snapshotEpochs() ([]snapshotEpoch, error) {
-	return nil, nil // a volume with local snapshots is not opened yet
 }
 
 // retire gives the old epochs up, which nothing needs any more. done is false if

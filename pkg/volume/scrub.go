@@ -344,7 +344,7 @@ func (s *scrub) item(k layout.Key, v []byte) {
 	if s.bytes+n > txn.ReadBytes {
 		s.flush()
 	}
-	s.batch = append(s.batch, dataRun{k.Obj, placed{k.Sub, e}})
+	s.batch = append(s.batch, dataRun{k.Obj, "", placed{k.Sub, e}})
 	s.bytes += n
 	s.w.spent += n
 }

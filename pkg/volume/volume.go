@@ -89,7 +89,9 @@ type Volume struct {
 
 	background background
 	kept       kept
+	snap       snapshots
 
+	replayed  bool          // when it was opened, the log held more than the root
 	dataStart uint64        // first sector after the log
 	leftovers []uint64      // inodes without names when the volume was opened
 	lists     [2]listPlace  // of the newest durable root; owned by the committer
@@ -130,6 +132,7 @@ func (v *Volume) fail(err error) {
 	v.adm.wake()
 	v.com.wake()
 	v.sync.wake()
+	v.snap.wake()
 }
 
 // Failed returns the error that stopped the volume, nil while it works.
@@ -180,6 +183,7 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.com.init()
 	v.sync.init()
 	v.reaper.init()
+	v.snap.init()
 	v.rot.init()
 	v.adm.changed = func() {}
 	v.initAdmission(opts.Memory, int64(root.DeviceSectors)*layout.SectorBytes)
@@ -205,8 +209,15 @@ func (v *Volume) newTree(id uint64) *tree.Tree {
 	return tree.New(tree.Config{ID: id, Cache: v.cache, Free: v.freePage, Dirtied: v.adm.dirtyNodes}, v.root.Trees[id], v.gen)
 }
 
-// freePage is told of pages that the open generation replaced.
-func (v *Volume) freePage(p *layout.Pointer) { eachCopy(p, v.space.Free) }
+// freePage is told of pages that the open generation replaced. Snapshots hold
+// pages of the head's tree only.
+func (v *Volume) freePage(p *layout.Pointer) {
+	eachCopy(p, func(r layout.Run) {
+		if p.Object != layout.TreeFS || !v.snap.keep(r, p.Birth) {
+			v.space.Free(r)
+		}
+	})
+}
 
 func eachCopy(p *layout.Pointer, fn func(layout.Run)) {
 	fn(layout.Run{Start: p.Addr / layout.SectorBytes, Count: layout.NodeSectors})
@@ -226,28 +237,40 @@ func (v *Volume) start(mount [16]byte) error {
 	v.startFlushers()
 	v.startCommitter()
 	v.startReaper()
+	v.startSnapReaper()
 	return nil
 }
 
 // Close commits and ends the volume. The error is that of the last commit: what
-// was synced before is safe all the same. The device stays open.
+// was synced before is safe all the same. The device stays open. While a
+// snapshot is open nothing happens but ErrSnapshotInUse.
 func (v *Volume) Close() error {
-	if !v.closing.CompareAndSwap(false, true) {
-		return nil
+	first, err := v.beginClose()
+	if err != nil || !first {
+		return err
 	}
+	return v.close(nil)
+}
+
+// close ends the volume; before the last commit, when nothing is going on any
+// more, it calls last.
+func (v *Volume) close(last func() error) (err error) {
 	v.stopRotation()
 	v.keys.mu.Lock() // a change of keys that is under way ends first
 	defer v.keys.mu.Unlock()
-	var err error
 	v.Thaw()
 	v.background.stop()
 	if v.ring != nil {
 		v.stopReaper()
+		v.stopSnapReaper()
 		v.closed.Store(true)
 		if err = v.Failed(); err == nil {
 			err = v.commitAll()
 		}
 		v.stopCommitter()
+		if err == nil && last != nil {
+			err = last()
+		}
 		if err == nil {
 			if err = v.commitLast(); err != nil {
 				v.fail(err)

@@ -100,7 +100,7 @@ func TestRoundTrip(t *testing.T) {
 			t.Errorf("operation %d: %+v %v", o.Type, got, err)
 		}
 	}
-	n := Inode{Mode: 0o100644, Nlink: 2, UID: 3, GID: 4, Rdev: 5, Flags: InodeInline, Size: 6, Sectors: 7, Parent: 8,
+	n := Inode{Mode: 0o100644, Nlink: 2, UID: 3, GID: 4, Rdev: 5, Flags: InodeInline, Size: 6, Sectors: 7, Parent: 8, NameSub: 9,
 		Atime: vfs.Timespec{Sec: 1, Nsec: 2}, Mtime: vfs.Timespec{Sec: -3, Nsec: 4}, Ctime: vfs.Timespec{Sec: 5, Nsec: 6}, Btime: vfs.Timespec{Sec: 7, Nsec: 8}}
 	if got, err := DecodeInode(n.Append(nil)); err != nil || got != n {
 		t.Errorf("inode: %+v %v", got, err)
@@ -191,7 +191,7 @@ func TestRefused(t *testing.T) {
 		{"inode", "cut", ino[:len(ino)-1]},
 		{"inode", "type", change(ino, 1, 0x30)},
 		{"inode", "mode beyond 16 bits", change(ino, 2, 1)},
-		{"inode", "reserved", change(ino, 100, 1)},
+		{"inode", "reserved", change(ino, 104, 1)},
 		{"inode", "flags", change(ino, 23, 1)},
 		{"inode", "size", change(ino, 31, 0x80)},
 		{"inode", "time", change(ino, 59, 0xff)},

@@ -49,6 +49,9 @@ func New(cfg Config, p layout.Pointer, gen uint64) *Tree {
 	return &Tree{cfg: cfg, ptr: p, gen: gen}
 }
 
+// ID is the tree's number.
+func (t *Tree) ID() uint64 { return t.cfg.ID }
+
 // errOrder is a page whose keys do not fit its place in the tree. Pages are
 // checked one by one when they are loaded, so a scan has to look.
 var errOrder = fmt.Errorf("%w: keys of two pages are out of order", layout.ErrCorrupt)
