@@ -115,8 +115,9 @@ func (v *Volume) work() bool {
 
 // take removes a batch of items. The caller is inside the gate, so that no
 // commit misses what is in nobody's queue, and ends what was taken of the
-// backlog when it is written.
-func (v *Volume) take() (items []flushItem, taken int) {
+// backlog when it is written. The id is of a flight until then: who waits for
+// what is in no queue any more waits for it.
+func (v *Volume) take() (items []flushItem, taken int, id uint64) {
 	f := &v.flush
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -130,7 +131,17 @@ func (v *Volume) take() (items []flushItem, taken int) {
 		f.part = f.part[n:]
 	}
 	f.taken += uint64(len(items))
-	return items, taken
+	f.lastID++
+	f.flying[f.lastID] = struct{}{}
+	return items, taken, f.lastID
+}
+
+func (v *Volume) endFlight(id uint64) {
+	f := &v.flush
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.flying, id)
+	f.done.Broadcast()
 }
 
 // took ends the backlog of n full blocks.
@@ -151,7 +162,7 @@ func (v *Volume) startFlushers() {
 			defer v.flush.wg.Done()
 			for v.work() {
 				v.gate.RLock()
-				items, taken := v.take()
+				items, taken, id := v.take()
 				var done []*batch
 				var err error
 				for len(items) > 0 && err == nil {
@@ -167,6 +178,7 @@ func (v *Volume) startFlushers() {
 				if err != nil {
 					v.fail(err)
 				}
+				v.endFlight(id)
 				if taken > 0 {
 					v.took(taken)
 				}
