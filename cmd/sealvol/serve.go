@@ -37,8 +37,10 @@ type mountServer struct {
 	dir      string
 	readOnly bool
 	log      *slog.Logger
+	level    *slog.LevelVar
 	dev      *device.File
 	vol      *volume.Volume
+	anchor   *anchorKeeper // nil: none
 	fuse     *fusefs.Server
 	conn     uint32 // number of the FUSE connection
 
@@ -52,11 +54,11 @@ type mountServer struct {
 func serve(o *mountOptions, path, dir string, ready func() error) (err error) {
 	logs := newLogFile()
 	defer func() { logs.end(err) }()
-	level := slog.LevelInfo
+	level := &slog.LevelVar{}
 	if o.readyFD != 0 { // who started us does not want to hear that all is well
-		level = slog.LevelWarn
+		level.Set(slog.LevelWarn)
 	}
-	s := &mountServer{dir: dir, readOnly: o.readOnly, ended: make(chan struct{}), served: make(chan error, 1),
+	s := &mountServer{dir: dir, readOnly: o.readOnly, level: level, ended: make(chan struct{}), served: make(chan error, 1),
 		log: slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: level})).With("device", path, "dir", dir)}
 	debug.SetMemoryLimit(int64(o.memory) + beyondVolume)
 	// Signals that come while mounting wait until there is something to unmount.
@@ -127,7 +129,7 @@ func (s *mountServer) startControl(ctx context.Context) (stop func()) {
 
 // control answers on the control socket.
 func (s *mountServer) control() *volumectl.Server {
-	return &volumectl.Server{Volume: s.vol, Name: s.vol.ID().String(), ReadOnly: s.readOnly, End: s.end}
+	return &volumectl.Server{Volume: s.vol, Name: s.vol.ID().String(), ReadOnly: s.readOnly, LogLevel: s.level, End: s.end}
 }
 
 // open opens device and volume.
@@ -140,14 +142,23 @@ func (s *mountServer) open(o *mountOptions, path string) error {
 	if o.readyFD != 0 {
 		unix.Close(o.readyFD + 1) // the key file; see startServer
 	}
+	opts := volume.Options{ReadOnly: o.readOnly, Memory: int(o.memory), Discard: o.discard, Log: s.log}
+	if o.anchorFile != "" {
+		if opts.Anchor, err = readAnchor(o.anchorFile); err != nil {
+			return err
+		}
+	}
 	if s.dev, err = openDevice(path, o.readOnly); err != nil {
 		return err
 	}
-	s.vol, err = openOn(s.dev, path, cred, volume.Options{ReadOnly: o.readOnly, Memory: int(o.memory), Log: s.log})
-	if err != nil {
+	if s.vol, err = openOn(s.dev, path, cred, opts); err != nil {
 		discard(s.dev)
+		return err
 	}
-	return err
+	if o.anchorFile != "" && !o.readOnly {
+		s.anchor = keepAnchor(o.anchorFile, s.vol, s.log)
+	}
+	return nil
 }
 
 // mount mounts, and starts to serve.
@@ -175,11 +186,12 @@ func (s *mountServer) mount(o *mountOptions, path string) error {
 
 // close commits, and closes the device: another process can open it then.
 func (s *mountServer) close() error {
+	s.anchor.end()
 	err := s.vol.Close()
 	if failed := s.vol.Failed(); err == nil && failed != nil {
 		err = failed
 	}
-	return errors.Join(err, s.dev.Close())
+	return errors.Join(err, s.anchor.final(), s.dev.Close())
 }
 
 // controlSocket is where control.Find looks for this mount. The kernel gives a

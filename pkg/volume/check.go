@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/dchest/siphash"
@@ -23,6 +22,9 @@ import (
 type CheckOptions struct {
 	Credential crypto.Credential
 	Data       bool // also open every segment of data
+	// Anchor, if not nil, is to be that of the root that is checked, or of one that
+	// it follows from.
+	Anchor *Anchor
 	// Progress is told now and then how many bytes of how many are done.
 	Progress func(done, total uint64)
 }
@@ -66,11 +68,12 @@ type CheckCounts struct {
 // volume, a newer format); damage is never an error.
 //
 // Memory: about two bytes for each inode, 4 KiB for each region of 128 MiB that
-// is used in part, and a bounded number of pages.
+// is used in part, 32 KiB for each one with shared sectors, and a bounded number
+// of pages.
 func Check(dev device.Device, opts CheckOptions) (*CheckReport, error) {
 	c := &checker{dev: dev, opts: opts, rep: &CheckReport{}, use: map[uint64]*regionUse{}, refused: map[uint64]bool{},
-		inodes: map[uint64]*[inodesPerChunk]uint8{}, links: map[uint64]int64{}}
-	u, keys, err := unlock(dev, opts.Credential)
+		inodes: map[uint64]*[inodesPerChunk]uint8{}, links: map[uint64]int64{}, shares: shareCheck{regions: map[uint64]*sharedRegion{}}}
+	u, keys, err := unlock(dev, opts.Credential, opts.Anchor)
 	switch {
 	case err == nil:
 	case errors.Is(err, layout.ErrHeaderDamaged) || errors.Is(err, layout.ErrHeaderForged) || errors.Is(err, layout.ErrHeaderConflict):
@@ -112,6 +115,8 @@ type checker struct {
 	data  dataCheck
 
 	use     map[uint64]*regionUse
+	shares  shareCheck
+	sharing bool            // the header says that files may share sectors
 	refused map[uint64]bool // addresses of pages that were not followed
 
 	seed0, seed1 uint64
@@ -122,7 +127,10 @@ type checker struct {
 	parents      uint64   // sum over all names of directories less sum over all Parents: 0
 	in           inodeCheck
 
-	lostFS, lostSpace, lostLists bool // parts could not be read: what follows from them can not be told
+	snap *snapCheck // nil: the volume never had a snapshot
+
+	// Parts could not be read: what follows from them can not be told.
+	lostFS, lostSpace, lostLists, lostSnaps bool
 }
 
 // problem is a Problem whose path is not looked up yet.
@@ -130,6 +138,7 @@ type problem struct {
 	where string
 	ino   uint64 // if not 0, where is what follows the inode
 	what  string
+	lost  inodeRange // inodes of which something can not be read
 }
 
 func (c *checker) add(p problem) {
@@ -163,13 +172,13 @@ func (c *checker) progress(bytes uint64) {
 }
 
 func (c *checker) finish() *CheckReport {
-	paths := c.paths()
+	names := c.findNames()
 	for _, p := range c.found {
 		where := p.where
 		if p.ino != 0 {
-			where = fmt.Sprintf("inode %d%s%s", p.ino, paths[p.ino], p.where)
+			where = fmt.Sprintf("inode %d%s%s", p.ino, quotedPath(names.path(p.ino)), p.where)
 		}
-		c.rep.Problems = append(c.rep.Problems, Problem{where, p.what})
+		c.rep.Problems = append(c.rep.Problems, Problem{where, p.what + names.listed(p.lost)})
 	}
 	c.rep.Clean = c.rep.Total == 0
 	return c.rep
@@ -183,18 +192,43 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 		c.problem("root slots", "none of the slots verifies (%d hold something): the volume can not be opened", len(bad))
 		return false, nil
 	}
+	if errors.Is(err, ErrTwoRoots) {
+		c.problem("root slots", "%v; it can not be opened", err)
+		return false, nil
+	}
 	if err != nil {
 		return false, wrap(err)
 	}
 	r := roots[0].Root
-	if r.NewestSnapshot != 0 || !r.Trees[layout.TreeShares].IsZero() {
-		return false, fmt.Errorf("%w: it holds snapshots or reflinks", ErrNewerFormat)
+	if a := c.opts.Anchor; a != nil {
+		if _, err := matchAnchor(a, c.store.Keys, r, roots[0].R, anchorTree(c.store, r)); err != nil {
+			c.problem("anchor", "%v", err)
+		}
 	}
 	c.root, c.rep.Generation = r, r.Generation
+	if c.sharing = u.Incompat&layout.FeatureShares != 0; !c.sharing && !r.Trees[layout.TreeShares].IsZero() {
+		c.problem("header", "it does not name the feature that the share tree needs")
+	}
+	if !r.Trees[layout.TreeSnapshots].IsZero() {
+		c.snap = newSnapCheck(c)
+		if u.Incompat&layout.FeatureSnapshots == 0 {
+			c.problem("header", "it does not name the feature of snapshots, which the volume uses")
+		}
+	} else if r.NewestSnapshot != 0 {
+		c.problem("root", "it says that the newest snapshot is of generation %d, there is none", r.NewestSnapshot)
+	}
 	c.seed0, c.seed1 = seeds(r.HashSeed)
 	c.total = (r.DeviceSectors - r.DataStart() - min(r.FreeSectors, r.DeviceSectors-r.DataStart())) * layout.SectorBytes
 	for _, slot := range bad {
-		c.badSlot(roots, slot)
+		where := fmt.Sprintf("root slot %d", slot)
+		if what, damage := judgeSlot(roots, slot); damage {
+			c.problem(where, "%s", what)
+		} else {
+			c.note(where, "%s", what)
+		}
+	}
+	for i := range roots {
+		c.checkCopies(&roots[i], i == 0)
 	}
 	for i := 1; i < len(roots); i++ {
 		if a, b := &roots[i-1], &roots[i]; a.Root.Generation == b.Root.Generation+1 && a.Root.PrevR != b.R {
@@ -214,27 +248,51 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 	return true, nil
 }
 
-// badSlot judges a slot that does not verify. A crash tears the slot that a
+// checkCopies judges the two copies of a root. Of the newest one, which a commit
+// that was cut may have left half written, a torn copy is no damage.
+func (c *checker) checkCopies(f *txn.FoundRoot, newest bool) {
+	for n, state := range f.Copies {
+		where := fmt.Sprintf("root slot %d, copy %d", f.Slot, n+1)
+		switch {
+		case state == txn.CopyGood:
+		case state == txn.CopyForked:
+			c.problem(where, "it holds another root %d: the device was put together from two", f.Root.Generation)
+		case newest || state == txn.CopyBlank || state == txn.CopyOld:
+			c.note(where, "%s, root %d is in the other copy: a read-write mount writes it again", copyText(state), f.Root.Generation)
+		default:
+			c.problem(where, "%s, root %d is in the other copy: a read-write mount repairs it", copyText(state), f.Root.Generation)
+		}
+	}
+}
+
+func copyText(s txn.CopyState) string {
+	switch s {
+	case txn.CopyBlank:
+		return "it is blank"
+	case txn.CopyOld:
+		return "it holds an older root"
+	}
+	return "it " + s.String()
+}
+
+// judgeSlot judges a slot of which no copy verifies. A crash tears the slot that a
 // commit writes; the generation that follows is then either the same, and
 // repairs it, or one that skips it: then the next root names the one before.
-func (c *checker) badSlot(roots []txn.FoundRoot, slot int) {
-	where := fmt.Sprintf("root slot %d", slot)
+func judgeSlot(roots []txn.FoundRoot, slot int) (what string, damage bool) {
 	newest := roots[0].Root.Generation
 	if uint64(slot) == (newest+1)%layout.RootSlots {
-		c.note(where, "it does not verify: a commit after root %d was cut there", newest)
-		return
+		return fmt.Sprintf("it does not verify: a commit after root %d was cut there", newest), false
 	}
 	gen := newest - (newest-uint64(slot))%layout.RootSlots
 	if gen > 0 && gen < newest {
 		for i := 1; i < len(roots); i++ {
 			a, b := &roots[i-1], &roots[i]
 			if a.Root.Generation > gen && b.Root.Generation < gen && a.Root.PrevR == b.R {
-				c.note(where, "it does not verify: the commit of root %d was cut there, root %d follows root %d", gen, a.Root.Generation, b.Root.Generation)
-				return
+				return fmt.Sprintf("it does not verify: the commit of root %d was cut there, root %d follows root %d", gen, a.Root.Generation, b.Root.Generation), false
 			}
 		}
 	}
-	c.problem(where, "it does not verify: an older root is damaged")
+	return "it does not verify: an older root is damaged", true
 }
 
 // checkLog reads what the log holds beyond the root.
@@ -274,7 +332,8 @@ func (c *checker) checkLog() {
 func (c *checker) checkTrees() {
 	c.data.slots = make(chan struct{}, 2*runtime.GOMAXPROCS(0))
 	var low layout.Key
-	for id := range c.root.Trees {
+	// What is shared must be known before references are counted.
+	for _, id := range [layout.Trees]int{layout.TreeShares, 0, layout.TreeFS, layout.TreeSpace, layout.TreeSnapshots, layout.TreeAnchors, 6, 7} {
 		p := &c.root.Trees[id]
 		if p.IsZero() {
 			if id == layout.TreeFS || id == layout.TreeSpace {
@@ -284,36 +343,74 @@ func (c *checker) checkTrees() {
 			continue
 		}
 		w := walk{c: c, id: uint64(id), mark: true}
-		if id == layout.TreeFS {
+		switch id {
+		case layout.TreeFS:
 			w.item = c.fsItem
+		case layout.TreeShares:
+			w.item = c.shareItem
+		case layout.TreeSnapshots:
+			w.item = c.snap.item
+		case layout.TreeAnchors:
+			w.item = c.anchorItem
 		}
 		w.node(p, p.Level, c.root.Generation, low, nil)
 	}
 	c.endInode()
+	if c.snap != nil {
+		c.snap.finish()
+	}
 	c.data.flush(c)
 	c.data.wg.Wait()
+	c.nameShared()
 	if !c.lostFS {
 		c.checkLinks()
 	}
 	for i := range c.root.FreeLists {
 		c.checkFreeList(i)
 	}
+	c.checkShares()
 	c.checkSpace()
+}
+
+// lose notes that a part of a tree could not be read.
+func (w *walk) lose() {
+	if w.snap != nil || w.left != nil || w.id == layout.TreeSnapshots {
+		w.c.lostSnaps = true
+	} else {
+		w.c.lose(w.id)
+	}
+}
+
+// anchorItem checks an item of the tree of anchors.
+func (c *checker) anchorItem(_ uint64, k layout.Key, v []byte) {
+	err := fmt.Errorf("%w: key %v", layout.ErrCorrupt, k)
+	switch {
+	case k.Obj == 0 && k.Type == layout.KeyAnchor:
+		_, err = layout.DecodeAnchored(v)
+	case k.Obj == 0 && k.Type == layout.KeyNextSlot && k.Sub < crypto.Slots:
+		_, err = layout.DecodeNextSlot(v)
+	}
+	if err != nil {
+		c.problem("tree of anchors", "%v", err)
+	}
 }
 
 func (c *checker) lose(tree uint64) {
 	if tree == layout.TreeFS {
 		c.lostFS = true
-	} else {
-		c.lostSpace = true
+		return
 	}
+	c.lostSpace = true
+	c.shares.lost = c.shares.lost || tree == layout.TreeShares
 }
 
 // walk visits a tree in order of its keys.
 type walk struct {
 	c    *checker
 	id   uint64
-	mark bool // the first visit: report what is wrong, count the sectors
+	mark bool              // the first visit: report what is wrong, count the sectors
+	snap *snapWalk         // the tree is a snapshot's: what newer ones share is passed over
+	left *layout.Abandoned // the tree is what a rollback left: only what is still to be freed is visited
 	item func(birth uint64, k layout.Key, v []byte)
 }
 
@@ -325,17 +422,11 @@ type fetched struct {
 }
 
 func (w *walk) fetch(p *layout.Pointer) (f fetched) {
-	s := w.c.store
-	one := layout.Pointer{Record: p.Record}
-	f.page, f.first = s.ReadNode(&one)
-	if p.Addr2 == 0 || f.first == nil && !w.mark {
+	if w.mark {
+		f.page, f.first, f.second = w.c.store.NodeCopies(p)
 		return f
 	}
-	one.Addr = p.Addr2
-	var b []byte
-	if b, f.second = s.ReadNode(&one); f.first != nil && f.second == nil {
-		f.page = b
-	}
+	f.page, f.first = w.c.store.ReadNode(p)
 	return f
 }
 
@@ -351,6 +442,12 @@ func (w *walk) node(p *layout.Pointer, level uint8, birth uint64, lo layout.Key,
 }
 
 func (w *walk) where(p *layout.Pointer) string {
+	if w.left != nil {
+		return fmt.Sprintf("abandoned head, level %d, node at %d", p.Level, p.Addr)
+	}
+	if w.snap != nil {
+		return fmt.Sprintf("snapshot %q, tree %d, level %d, node at %d", w.snap.t.name, w.id, p.Level, p.Addr)
+	}
 	return fmt.Sprintf("tree %d, level %d, node at %d", w.id, p.Level, p.Addr)
 }
 
@@ -362,34 +459,49 @@ func (w *walk) enter(p *layout.Pointer, level uint8, birth uint64, lo layout.Key
 		return p.Level == level && !c.refused[p.Addr]
 	}
 	if p.Level != level || p.Birth > birth {
-		c.problem(w.where(p), "its pointer says level %d, generation %d; expected are level %d and at most generation %d%s", p.Level, p.Birth, level, birth, w.loss(lo, hi))
-		c.lose(w.id)
+		w.lostPage(p, lo, hi, "its pointer says level %d, generation %d; expected are level %d and at most generation %d", p.Level, p.Birth, level, birth)
+		w.lose()
 		c.refused[p.Addr] = true
+		return false
+	}
+	if w.left != nil && (p.Birth <= w.left.Generation || hi != nil && !w.left.Next.Less(*hi)) {
+		return false
+	}
+	if c.snap != nil && w.id == layout.TreeFS && w.left == nil && c.snap.see(p, w.where(p)) && w.snap != nil {
 		return false
 	}
 	c.rep.Counts.Nodes++
 	ok := true
-	eachCopy(p, func(r layout.Run) { ok = c.refer(r, w.where(p), 0) && ok })
+	eachCopy(p, func(r layout.Run) {
+		if w.snap != nil {
+			ok = w.snap.holds(r, p.Birth, w.where(p)) && ok
+		} else {
+			ok = c.refer(r, w.where(p), 0) && ok
+		}
+	})
 	if !ok {
-		c.lose(w.id)
+		w.lose()
 		c.refused[p.Addr] = true
 	}
 	return ok
 }
 
-// loss says what can not be read for want of a page.
-func (w *walk) loss(lo layout.Key, hi *layout.Key) string {
-	switch {
-	case w.id == layout.TreeSpace:
-		return "; maps of free space are lost"
-	case w.id != layout.TreeFS:
-		return ""
-	case hi == nil:
-		return fmt.Sprintf("; what it held of inodes %d and above is lost", lo.Obj)
-	case hi.Obj == lo.Obj || hi.Obj == lo.Obj+1 && hi.Type <= layout.KeyInode:
-		return fmt.Sprintf("; what it held of inode %d is lost", lo.Obj)
+// lostPage reports a page that can not be used, and what can not be read for want of it.
+func (w *walk) lostPage(p *layout.Pointer, lo layout.Key, hi *layout.Key, format string, args ...any) {
+	x := problem{where: w.where(p), what: fmt.Sprintf(format, args...)}
+	switch w.id {
+	case layout.TreeSpace:
+		x.what += "; maps of free space are lost"
+	case layout.TreeShares:
+		x.what += "; how many files share sectors is lost"
+	case layout.TreeFS:
+		lost := rangeOf(lo, hi)
+		x.what += "; " + lost.String()
+		if w.snap == nil && w.left == nil { // else the head's names say nothing
+			x.lost = lost
+		}
 	}
-	return fmt.Sprintf("; what it held of inodes %d to %d is lost", lo.Obj, hi.Obj)
+	w.c.add(x)
 }
 
 func (w *walk) below(p *layout.Pointer, f fetched, lo layout.Key, hi *layout.Key) {
@@ -398,7 +510,7 @@ func (w *walk) below(p *layout.Pointer, f fetched, lo layout.Key, hi *layout.Key
 		c.progress(layout.NodeBytes)
 		switch {
 		case f.page == nil:
-			c.problem(w.where(p), "%v%s", f.first, w.loss(lo, hi))
+			w.lostPage(p, lo, hi, "%v", f.first)
 		case f.first != nil:
 			c.problem(w.where(p), "the first copy: %v; the second, at %d, is used", f.first, p.Addr2)
 		case f.second != nil:
@@ -406,7 +518,7 @@ func (w *walk) below(p *layout.Pointer, f fetched, lo layout.Key, hi *layout.Key
 		}
 	}
 	if f.page == nil {
-		c.lose(w.id)
+		w.lose()
 		return
 	}
 	n, err := layout.DecodeNode(f.page, w.id, p.Level)
@@ -415,9 +527,9 @@ func (w *walk) below(p *layout.Pointer, f fetched, lo layout.Key, hi *layout.Key
 	}
 	if err != nil {
 		if w.mark {
-			c.problem(w.where(p), "%v%s", err, w.loss(lo, hi))
+			w.lostPage(p, lo, hi, "%v", err)
 		}
-		c.lose(w.id)
+		w.lose()
 		return
 	}
 	if n.Level() == 0 {
@@ -479,9 +591,9 @@ func (w *walk) children(p *layout.Pointer, n *layout.Node, from, to int, lo layo
 		}
 		if err != nil {
 			if w.mark {
-				w.c.problem(w.where(p), "child %d: %v%s", i, err, w.loss(k.lo, k.hi))
+				w.lostPage(p, k.lo, k.hi, "child %d: %v", i, err)
 			}
-			w.c.lose(w.id)
+			w.lose()
 			continue
 		}
 		if k.follow = w.enter(&k.p, p.Level-1, p.Birth, k.lo, k.hi); k.follow {
@@ -759,11 +871,13 @@ func (c *checker) extentItem(birth, sector uint64, v []byte) error {
 		c.inodeProblem(in.ino, at, "the extent is of generation %d (referred to since %d), the page that names it of %d", e.Birth, e.RefBirth, birth)
 	}
 	// Without reflinks an extent belongs to the place where it was written.
-	if e.Object != in.ino || e.Index+uint64(e.First) != sector {
+	if !c.sharing && (e.Object != in.ino || e.Index+uint64(e.First) != sector) {
 		c.inodeProblem(in.ino, at, "the extent was written for inode %d, sector %d", e.Object, e.Index+uint64(e.First))
 	}
-	if c.refer(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(n)}, at, in.ino) && c.opts.Data {
-		c.data.add(c, in.ino, placed{sector, e})
+	// What is shared is read once; nameShared finds who else has what is damaged.
+	first, ok := c.mark(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(n)}, at, in.ino, true)
+	if ok && first > 0 && c.opts.Data {
+		c.data.add(c, in.ino, placed{sector, e}, "")
 	}
 	return nil
 }
@@ -804,8 +918,6 @@ func (c *checker) endInode() {
 	names := int64(a.Nlink)
 	if typ == modeDir {
 		names = c.endDir(s)
-	} else if a.Parent != 0 {
-		c.inodeProblem(in.ino, "", "it is no directory and has parent %d", a.Parent)
 	}
 	c.addLinks(in.ino, s, -names)
 	c.endContent(typ, orphan)
@@ -983,97 +1095,37 @@ func (c *checker) checkParents(fs *lookup) {
 	w.node(p, p.Level, c.root.Generation, layout.Key{}, nil)
 }
 
-// lookup reads single items, for what needs few of them.
-type lookup struct{ t *tree.Tree }
-
 func (c *checker) lookup() *lookup {
+	return c.lookupAt(c.root.Trees[layout.TreeFS], c.root.Generation)
+}
+
+// lookupAt reads the head's tree as of a generation.
+func (c *checker) lookupAt(p layout.Pointer, gen uint64) *lookup {
 	cache := tree.NewCache(4<<20, c.store.ReadNode)
-	return &lookup{tree.New(tree.Config{ID: layout.TreeFS, Cache: cache}, c.root.Trees[layout.TreeFS], c.root.Generation+1)}
+	return &lookup{tree.New(tree.Config{ID: layout.TreeFS, Cache: cache}, p, gen+1)}
 }
 
-func (l *lookup) inode(ino uint64) (layout.Inode, error) {
-	v, ok, err := l.t.Get(layout.Key{Obj: ino, Type: layout.KeyInode}, nil)
-	if err == nil && !ok {
-		err = vfs.ErrStale
-	}
-	if err != nil {
-		return layout.Inode{}, err
-	}
-	return layout.DecodeInode(v)
+// extents returns the extents of an inode that touch [from, to).
+func (l *lookup) extents(ino, from, to uint64) (out []placed, err error) {
+	return scanExtents(l.t.ScanFloor, ino, from, to, 0)
 }
 
-// maxPaths bounds the inodes whose paths are looked for.
-const maxPaths = 64
-
-// paths finds a path of each inode that has a problem: one more pass over the
-// names, and then the way up.
-func (c *checker) paths() map[uint64]string {
-	want := map[uint64]string{}
+// findNames looks for the files of all problems: one more pass over the names,
+// and then the way up.
+func (c *checker) findNames() *nameFinder {
+	f := newNameFinder()
 	for _, p := range c.found {
-		if p.ino != 0 && len(want) < maxPaths {
-			want[p.ino] = ""
-		}
+		f.add(p.ino)
+		f.addRange(p.lost)
 	}
-	if len(want) == 0 || c.root == nil || c.root.Trees[layout.TreeFS].IsZero() {
-		return want
+	if f.empty() || c.root == nil || c.root.Trees[layout.TreeFS].IsZero() {
+		return f
 	}
-	type place struct {
-		dir  uint64
-		name string
-	}
-	at := map[uint64]place{}
-	w := walk{c: c, id: layout.TreeFS, item: func(_ uint64, k layout.Key, v []byte) {
-		if k.Type != layout.KeyName {
-			return
-		}
-		n, err := layout.DecodeName(v)
-		if err != nil {
-			return
-		}
-		if _, ok := want[n.Ino]; ok {
-			at[n.Ino] = place{k.Obj, n.Name}
-		}
-	}}
+	w := walk{c: c, id: layout.TreeFS, item: func(_ uint64, k layout.Key, v []byte) { f.see(k, v) }}
 	p := &c.root.Trees[layout.TreeFS]
 	w.node(p, p.Level, c.root.Generation, layout.Key{}, nil)
-	fs := c.lookup()
-	for ino := range want {
-		var parts []string
-		i := ino
-		for len(parts) < 256 && i != uint64(vfs.RootIno) {
-			pl, ok := at[i]
-			if !ok {
-				pl.dir, pl.name, ok = fs.place(i)
-				if !ok {
-					break
-				}
-				at[i] = pl
-			}
-			parts = append(parts, pl.name)
-			i = pl.dir
-		}
-		if i == uint64(vfs.RootIno) {
-			slices.Reverse(parts)
-			want[ino] = fmt.Sprintf(" %q", "/"+strings.Join(parts, "/"))
-		}
-	}
-	return want
-}
-
-// place finds the name of a directory in its parent.
-func (l *lookup) place(ino uint64) (dir uint64, name string, ok bool) {
-	n, err := l.inode(ino)
-	if err != nil || n.Mode&modeType != modeDir {
-		return 0, "", false
-	}
-	err = l.t.Scan(nameKey(n.Parent, 0), nameKey(n.Parent, ^uint64(0)), func(_ layout.Key, v []byte) bool {
-		x, err := layout.DecodeName(v)
-		if err == nil && x.Ino == ino {
-			name, ok = x.Name, true
-		}
-		return !ok
-	})
-	return n.Parent, name, ok && err == nil
+	f.resolve(c.lookup())
+	return f
 }
 
 // dataCheck opens extents, several at a time.
@@ -1085,15 +1137,16 @@ type dataCheck struct {
 }
 
 type dataRun struct {
-	ino uint64
+	ino  uint64
+	snap string // name of the snapshot whose data it is; "": the head's
 	placed
 }
 
-func (d *dataCheck) add(c *checker, ino uint64, p placed) {
+func (d *dataCheck) add(c *checker, ino uint64, p placed, snap string) {
 	if n := p.RunBytes(); d.bytes+n > txn.ReadBytes {
 		d.flush(c)
 	}
-	d.batch = append(d.batch, dataRun{ino, p})
+	d.batch = append(d.batch, dataRun{ino, snap, p})
 	d.bytes += p.RunBytes()
 }
 
@@ -1123,35 +1176,20 @@ func (c *checker) openData(batch []dataRun, bytes int) {
 	}
 	if c.store.ReadRuns(reads) != nil {
 		for i := range batch {
-			c.openSegments(&batch[i], buf[:layout.SectorBytes])
+			r := &batch[i]
+			badSegments(c.store, r, buf, func(from, n int, err error) {
+				run := layout.Run{Start: r.Addr/layout.SectorBytes + uint64(from), Count: uint32(n)}
+				switch {
+				case r.snap != "":
+					at := fmt.Sprintf(" at %d+%d", (r.sector+uint64(from))*layout.SectorBytes, n*layout.SectorBytes)
+					c.problem(fmt.Sprintf("snapshot %q, inode %d%s", r.snap, r.ino, at), "data can not be read: %v", err)
+				case !c.sharing || !c.keepBad(run, err):
+					c.badData(r.ino, r.sector+uint64(from), n, err)
+				}
+			})
 		}
 	}
 	c.progress(uint64(bytes))
-}
-
-func (c *checker) openSegments(r *dataRun, buf []byte) {
-	report := func(from, n int, err error) {
-		if n > 0 {
-			at := fmt.Sprintf(" at %d+%d", (r.sector+uint64(from))*layout.SectorBytes, n*layout.SectorBytes)
-			c.inodeProblem(r.ino, at, "data can not be read: %v", err)
-		}
-	}
-	from, n := 0, 0
-	var first error
-	for i := range r.Count() {
-		err := c.store.ReadRun(&r.Record, i, 1, buf)
-		if err == nil || n > 0 && from+n != i {
-			report(from, n, first)
-			n = 0
-		}
-		if err != nil {
-			if n == 0 {
-				from, first = i, err
-			}
-			n++
-		}
-	}
-	report(from, n, first)
 }
 
 // regionUse is which sectors of a region something refers to.
@@ -1172,15 +1210,22 @@ var allUsed = func() *[layout.RegionSector / 64]uint64 {
 // refer notes that something refers to a run. It reports a run outside the
 // device or one that something refers to already, and returns false then.
 func (c *checker) refer(run layout.Run, where string, ino uint64) bool {
+	_, ok := c.mark(run, where, ino, false)
+	return ok
+}
+
+// mark is refer; data may be shared. It also returns how many sectors nothing
+// referred to before.
+func (c *checker) mark(run layout.Run, where string, ino uint64, data bool) (first int, ok bool) {
 	report := func(format string, args ...any) {
 		c.add(problem{where: where, ino: ino, what: fmt.Sprintf(format, args...)})
 	}
 	end := run.Start + uint64(run.Count)
 	if run.Start < c.root.DataStart() || end > c.root.DeviceSectors || end < run.Start {
 		report("sectors %d+%d lie outside the volume's data area, %d to %d", run.Start, run.Count, c.root.DataStart(), c.root.DeviceSectors)
-		return false
+		return 0, false
 	}
-	twice, count := uint64(0), 0
+	twice, count, shared := uint64(0), 0, 0
 	for s := run.Start; s < end; {
 		idx := s / layout.RegionSector
 		r := c.use[idx]
@@ -1191,7 +1236,9 @@ func (c *checker) refer(run layout.Run, where string, ino uint64) bool {
 		for stop := min(end, (idx+1)*layout.RegionSector); s < stop; s++ {
 			i := s % layout.RegionSector
 			if r.bits[i/64]>>(i%64)&1 != 0 {
-				if count++; count == 1 {
+				if data && (c.shares.lost || c.shares.take(s)) {
+					shared++
+				} else if count++; count == 1 {
 					twice = s
 				}
 				continue
@@ -1202,12 +1249,16 @@ func (c *checker) refer(run layout.Run, where string, ino uint64) bool {
 			}
 		}
 	}
-	c.rep.Counts.UsedSectors += uint64(run.Count) - uint64(count)
+	first = int(run.Count) - count - shared
+	c.rep.Counts.UsedSectors += uint64(first)
 	if count > 0 {
-		report("%d of sectors %d+%d, from %d on, belong to something else as well", count, run.Start, run.Count, twice)
-		return false
+		why := ""
+		if data && c.sharing {
+			why = ", more often than the share tree says"
+		}
+		report("%d of sectors %d+%d, from %d on, belong to something else as well%s", count, run.Start, run.Count, twice, why)
 	}
-	return true
+	return first, count == 0
 }
 
 // checkFreeList follows one of the lists of freed sectors.
@@ -1377,8 +1428,11 @@ func (s *spaceCheck) region(idx uint64, v []byte) {
 	sum := summarizeBits(bits)
 	s.regions[idx] = sum
 	s.taken += int64(c.fixedSummary(idx).Free) - int64(sum.Free)
-	if stored != sum || shared != 0 {
-		c.problem(where, "its summary says %+v with %d shared, its bitmap %+v", stored, shared, sum)
+	if stored != sum {
+		c.problem(where, "its summary says %+v, its bitmap %+v", stored, sum)
+	}
+	if n := c.shares.count(idx); shared != n && !c.shares.lost {
+		c.problem(where, "it says that %d of its sectors are shared, the share tree has %d", shared, n)
 	}
 	want := c.fixed(idx)
 	if u := c.use[idx]; u != nil {
@@ -1404,7 +1458,7 @@ func (s *spaceCheck) region(idx uint64, v []byte) {
 		}
 	}
 	report("are in use and marked free", func(i int) uint64 { return want[i] &^ bits[i] })
-	if !c.lostFS && !c.lostLists && !c.lostSpace {
+	if !c.lostFS && !c.lostLists && !c.lostSpace && !c.lostSnaps {
 		report("are marked used and nothing refers to them", func(i int) uint64 { return bits[i] &^ want[i] })
 	}
 }

@@ -27,6 +27,8 @@ type committer struct {
 	done    chan struct{}
 	sc      *txn.SpaceCommit // of the commit under way
 	ended   bool             // there will be no more commits; under mu
+	run     sync.Mutex       // held while the committer commits
+	quiet   int              // freezes: all is durable, and no commit begins; under mu
 }
 
 func (c *committer) init() {
@@ -66,14 +68,26 @@ func (v *Volume) startCommitter() {
 				return
 			}
 			timer = nil
-			if v.Failed() == nil {
-				if err := v.commit(false); err != nil {
-					v.fail(err)
-				}
+			if err := v.commitUnlessQuiet(); err != nil {
+				v.fail(err)
 			}
 			v.com.wake()
 		}
 	}()
+}
+
+// commitUnlessQuiet is a commit of the committer. In a freeze there is nothing to commit.
+func (v *Volume) commitUnlessQuiet() error {
+	c := &v.com
+	c.run.Lock()
+	defer c.run.Unlock()
+	c.mu.Lock()
+	quiet := c.quiet > 0
+	c.mu.Unlock()
+	if quiet || v.Failed() != nil {
+		return nil
+	}
+	return v.commit(false)
 }
 
 // endCommits tells who still waits for a commit that the last one was.
@@ -101,6 +115,9 @@ func (v *Volume) commitSince(n uint64) error {
 		if c.ended {
 			return vfs.ErrClosed
 		}
+		if c.quiet > 0 {
+			return nil // there is nothing to commit; the caller waits for the thaw
+		}
 		c.ask()
 		c.cond.Wait()
 	}
@@ -114,8 +131,15 @@ func (c *committer) ask() {
 	}
 }
 
-// commitAll makes everything that happened before the call part of a durable root.
-func (v *Volume) commitAll() error {
+// commitAll makes everything that happened before the call part of a durable root,
+// which is newer than the one at the call. In a freeze it waits for the thaw.
+func (v *Volume) commitAll() error { return v.commitOpen(false) }
+
+// commitData is commitAll for who cares for data alone: at rest all of it is in
+// the newest root already.
+func (v *Volume) commitData() error { return v.commitOpen(true) }
+
+func (v *Volume) commitOpen(atRest bool) error {
 	v.gate.RLock()
 	open := v.gen
 	v.gate.RUnlock()
@@ -129,7 +153,11 @@ func (v *Volume) commitAll() error {
 		if c.ended {
 			return vfs.ErrClosed
 		}
-		c.ask()
+		if c.quiet == 0 {
+			c.ask()
+		} else if atRest {
+			return nil
+		}
 		c.cond.Wait()
 	}
 	return nil
@@ -195,8 +223,16 @@ func (v *Volume) freeze(clean bool) (*frozen, error) {
 	if err := v.storeInodes(); err != nil {
 		return nil, err
 	}
+	if err := v.freezeAnchors(); err != nil {
+		return nil, err
+	}
 	c := &frozen{gen: v.gen}
 	for _, t := range v.trees {
+		if t == v.snaps { // the head's tree has told what it dropped
+			if err := v.storeDead(); err != nil {
+				return nil, err
+			}
+		}
 		c.trees = append(c.trees, t.Freeze())
 	}
 	// What the commit before last freed is reusable since the last one; the
@@ -224,6 +260,9 @@ func (v *Volume) freeze(clean bool) (*frozen, error) {
 	root.Generation = v.gen
 	root.Clean = clean
 	root.OpSeq = v.nextOp
+	root.HeaderSeq = v.keys.floor.Load()
+	root.Offered = v.anc.offers()
+	root.Rotation = v.rot.current()
 	if v.log != nil {
 		root.LogSeq = v.log.Next()
 	}
@@ -231,7 +270,9 @@ func (v *Volume) freeze(clean bool) (*frozen, error) {
 	root.NextIno, root.Inodes = v.nextIno, v.inodes
 	v.inoMu.Unlock()
 	root.DeviceSectors = v.sectors.Load()
+	root.NewestSnapshot = v.snap.take(v.gen, root.Inodes, oldestEpoch(&root.Rotation))
 	c.root = &root
+	v.copied.Store(0)
 	v.gen++
 	return c, nil
 }
@@ -443,6 +484,7 @@ func (v *Volume) publish(c *frozen, r [32]byte) error {
 	err := v.space.Reuse(c.gen - 1)
 	v.commits.Add(1)
 	v.adm.wake()
+	v.rot.kick()
 	if err != nil {
 		return fmt.Errorf("commit %d: reuse: %w", c.gen, err)
 	}

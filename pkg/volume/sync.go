@@ -36,6 +36,24 @@ func (s *syncer) committed(seq uint64) {
 	s.cond.Broadcast()
 }
 
+// alone runs fn while no sync does.
+func (s *syncer) alone(fn func() error) error {
+	s.mu.Lock()
+	for s.busy {
+		s.cond.Wait()
+	}
+	s.busy = true
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.busy = false
+		s.rounds++
+		s.cond.Broadcast()
+	}()
+	return fn()
+}
+
 // letPass waits until the sync that is under way has ended: a stream that
 // pushed on would make the next one long.
 func (s *syncer) letPass() {
@@ -61,7 +79,7 @@ func (v *Volume) Sync(ino vfs.Ino) error {
 		return fmt.Errorf("%w: %w", vfs.ErrIO, err)
 	}
 	if ino == vfs.RootIno {
-		return v.syncErr(v.commitAll())
+		return v.syncErr(v.commitData())
 	}
 	return v.syncErr(v.syncTail())
 }
@@ -101,7 +119,7 @@ func (v *Volume) syncTail() error {
 	pos, next := v.ringHead()
 	err := v.logTail(from, pos)
 	if errors.Is(err, txn.ErrLogFull) {
-		if err = v.commitAll(); err == nil {
+		if err = v.commitData(); err == nil {
 			err = errCommitted
 		}
 	}
@@ -138,6 +156,9 @@ func (v *Volume) logTail(from, to uint64) error {
 	from = max(from, v.ring.Tail())
 	if from >= to {
 		return errCommitted // a commit covers all of it, and is durable
+	}
+	if v.copied.Load() > maxLogCopies {
+		return txn.ErrLogFull
 	}
 	if to-from > refMin {
 		v.settleFull()

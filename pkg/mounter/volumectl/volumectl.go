@@ -5,6 +5,7 @@ package volumectl
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
@@ -17,12 +18,18 @@ type Server struct {
 	Volume   *volume.Volume
 	Name     string // by which whoever asks knows the volume
 	ReadOnly bool
+	LogLevel *slog.LevelVar // of the server's log; nil if it can not be changed
 	// End makes everything durable and ends serving; see control.Handler.
 	End func(ctx context.Context) error
 }
 
 // Mux names all requests.
-func (s *Server) Mux() control.Mux { return control.NewMux(s) }
+func (s *Server) Mux() control.Mux {
+	m := control.NewMux(s)
+	s.addOnline(m)
+	s.addKeys(m)
+	return m
+}
 
 // Status implements control.Handler.
 func (s *Server) Status(context.Context) (control.Status, error) {
