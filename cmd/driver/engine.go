@@ -69,6 +69,13 @@ func serveOpen(ctx context.Context, v *volume.Volume, c mounter.ServeConfig) err
 
 // openVolume opens with the current key, else with the one before, and formats what is blank if it may.
 func openVolume(dev *device.File, c mounter.ServeConfig) (*volume.Volume, error) {
+	var instance crypto.UUID
+	if c.Instance != "" {
+		var err error
+		if instance, err = crypto.ParseUUID(c.Instance); err != nil {
+			return nil, fmt.Errorf("%w: instance", mounter.ErrInvalid)
+		}
+	}
 	keys := [][]byte{c.Keys.KEK()}
 	if p := c.Keys.Previous(); p != nil {
 		keys = append(keys, p)
@@ -93,7 +100,7 @@ func openVolume(dev *device.File, c mounter.ServeConfig) (*volume.Volume, error)
 				return nil, err
 			}
 		}
-		v, err := volume.Open(dev, volume.Options{Credential: cred, ReadOnly: c.ReadOnly, Memory: int(c.MemoryBytes), Log: slog.Default()})
+		v, err := volume.Open(dev, volume.Options{Credential: cred, ReadOnly: c.ReadOnly, Memory: int(c.MemoryBytes), Instance: instance, Log: slog.Default()})
 		key.Erase()
 		if err == nil {
 			return v, nil

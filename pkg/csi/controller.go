@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -15,8 +16,9 @@ import (
 
 type controllerServer struct {
 	csi.UnimplementedControllerServer
-	backend backend.Controller
-	hook    func(step string)
+	backend   backend.Controller
+	snapshots backend.Snapshotter // nil: the backend has none
+	hook      func(step string)
 }
 
 // publishReadOnly in a publish_context tells the node that the attachment is read-only.
@@ -36,9 +38,21 @@ var controllerCapabilities = []csi.ControllerServiceCapability_RPC_Type{
 	csi.ControllerServiceCapability_RPC_LIST_VOLUME_HEALTH,
 }
 
+// snapshotCapabilities are those of a backend that is a backend.Snapshotter.
+var snapshotCapabilities = []csi.ControllerServiceCapability_RPC_Type{
+	csi.ControllerServiceCapability_RPC_CREATE_DELETE_SNAPSHOT,
+	csi.ControllerServiceCapability_RPC_LIST_SNAPSHOTS,
+	csi.ControllerServiceCapability_RPC_GET_SNAPSHOT,
+	csi.ControllerServiceCapability_RPC_CLONE_VOLUME,
+}
+
 func (s *controllerServer) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
 	resp := &csi.ControllerGetCapabilitiesResponse{}
-	for _, t := range controllerCapabilities {
+	caps := controllerCapabilities
+	if s.snapshots != nil {
+		caps = slices.Concat(caps, snapshotCapabilities)
+	}
+	for _, t := range caps {
 		resp.Capabilities = append(resp.Capabilities, &csi.ControllerServiceCapability{
 			Type: &csi.ControllerServiceCapability_Rpc{Rpc: &csi.ControllerServiceCapability_RPC{Type: t}}})
 	}
@@ -49,6 +63,11 @@ func (s *controllerServer) CreateVolume(ctx context.Context, r *csi.CreateVolume
 	spec, err := createSpec(r)
 	if err != nil {
 		return nil, err
+	}
+	if r.GetVolumeContentSource() != nil {
+		if spec.Source, err = s.contentSource(ctx, r, spec.Parameters); err != nil {
+			return nil, err
+		}
 	}
 	s.hook("create")
 	v, err := s.backend.Create(ctx, spec)
@@ -68,9 +87,6 @@ func createSpec(r *csi.CreateVolumeRequest) (backend.Spec, error) {
 	}
 	if err := checkRange(r.GetCapacityRange()); err != nil {
 		return backend.Spec{}, err
-	}
-	if r.GetVolumeContentSource() != nil {
-		return backend.Spec{}, fmt.Errorf("%w: volume_content_source is not supported", errInvalid)
 	}
 	if len(r.GetMutableParameters()) > 0 {
 		return backend.Spec{}, fmt.Errorf("%w: mutable_parameters are not supported", errInvalid)
@@ -108,6 +124,11 @@ func segments(list []*csi.Topology) []backend.Segments {
 
 func volume(v backend.Volume) *csi.Volume {
 	vol := &csi.Volume{VolumeId: v.ID, CapacityBytes: capacityOf(v.SizeBytes, v.Parameters), VolumeContext: volumeContext(v)}
+	if s := v.Source; s != nil && s.Snapshot != "" {
+		vol.ContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: s.Snapshot}}}
+	} else if s != nil {
+		vol.ContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: s.Volume}}}
+	}
 	for _, t := range v.Topology {
 		vol.AccessibleTopology = append(vol.AccessibleTopology, &csi.Topology{Segments: t})
 	}
@@ -115,7 +136,17 @@ func volume(v backend.Volume) *csi.Volume {
 }
 
 // volumeContext is what the CO hands on to the node.
-func volumeContext(v backend.Volume) map[string]string { return v.Parameters }
+func volumeContext(v backend.Volume) map[string]string {
+	if v.Origin == "" {
+		return v.Parameters
+	}
+	m := maps.Clone(v.Parameters)
+	if m == nil {
+		m = map[string]string{}
+	}
+	m[contextKeyVolume] = v.Origin
+	return m
+}
 
 // capacityOf is what a volume's user gets of its device: the spec wants the size that was asked for of raw block devices.
 func capacityOf(deviceBytes int64, params map[string]string) int64 {

@@ -2,6 +2,7 @@ package csi
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -90,7 +91,17 @@ func (s *nodeServer) stagingRequest(r staging) (mounter.MountRequest, error) {
 	if isBlock(r.GetVolumeCapability()) {
 		q.Block = &mounter.Block{}
 	}
+	if r.GetVolumeContext()[contextKeyVolume] != "" {
+		q.Instance = instanceOf(r.GetVolumeId())
+	}
 	return q, nil
+}
+
+// instanceOf names the device of a copy as one of its own: a UUID (version 8 of RFC 9562) that is the same each time.
+func instanceOf(id string) string {
+	h := sha256.Sum256([]byte("sealvol instance\x00" + id))
+	h[6], h[8] = h[6]&0x0f|0x80, h[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", h[0:4], h[4:6], h[6:8], h[8:10], h[10:16])
 }
 
 // withDevice adds the device, found by the backend and identified so that the mounter opens no other.

@@ -155,6 +155,8 @@ const (
 const (
 	contextAccessType = "accessType"
 	accessBlock       = "block"
+	// contextKeyVolume is in the context of a copy: the volume whose key opens it, until that of the copy is rotated.
+	contextKeyVolume = "keyVolume"
 )
 
 // isBlockContext tells whether a volume with this context is a raw block device.
@@ -173,6 +175,14 @@ func accessTypeName(block bool) string {
 		return "raw block device"
 	}
 	return "file system"
+}
+
+// suiteOf is the suite that parameters stand for.
+func suiteOf(params map[string]string) string {
+	if s := params[paramSuite]; s != "" {
+		return s
+	}
+	return "xchacha20poly1305"
 }
 
 // added by Kubernetes, to parameters by the provisioner and to contexts by provisioner and kubelet. Names of
@@ -210,6 +220,7 @@ func parse(what string, m map[string]string, named, context bool) (map[string]st
 		case k == paramSuite:
 			err = fmt.Errorf("%w: %s: %s must be xchacha20poly1305 or xaes256gcm", errInvalid, what, k)
 		case context && k == contextAccessType && v == accessBlock:
+		case context && k == contextKeyVolume && v != "" && len(v) <= maxStringBytes:
 		case named && len(k) <= maxStringBytes && utf8.ValidString(k):
 			err = fmt.Errorf("%w: %s has an unknown key %q", errInvalid, what, k)
 		default:

@@ -89,6 +89,8 @@ type MountRequest struct {
 	ReadOnly bool    `json:"readOnly,omitempty"`
 	Format   *Format `json:"format,omitempty"` // nil: a blank device is an error
 	Block    *Block  `json:"block,omitempty"`  // nil: Target gets the volume's files
+	// Instance is a UUID that a copy's device gets in place of the one of what it is a copy of; "": it keeps what it has.
+	Instance string `json:"instance,omitempty"`
 
 	Keys Keys `json:"-"`
 }

@@ -80,6 +80,11 @@ func (o *Options) defaults() error {
 // SocketPath is where a mounter with this state directory listens.
 func SocketPath(stateDir string) string { return filepath.Join(stateDir, "mounter.sock") }
 
+// ControlPath is the control socket (package control) of a volume's mount server.
+func ControlPath(stateDir, volume string) string {
+	return filepath.Join(volumeDir(stateDir, volume), "control")
+}
+
 // Mounter supervises mount servers. Use Open, or Run for the whole service.
 type Mounter struct {
 	opt  Options
@@ -565,7 +570,7 @@ func (m *Mounter) published(r *record) (bool, error) {
 // stop unmounts and waits for the server to commit and end.
 func (m *Mounter) stop(ctx context.Context, v *volume) error {
 	p := v.proc
-	ask := control.Client{Path: filepath.Join(volumeDir(m.opt.StateDir, v.rec.Volume), "control")}
+	ask := control.Client{Path: ControlPath(m.opt.StateDir, v.rec.Volume)}
 	ctx, cancel := context.WithTimeout(ctx, m.opt.StopTimeout)
 	defer cancel()
 	m.opt.Hook("sync")
@@ -640,7 +645,7 @@ func (m *Mounter) server(ctx context.Context, id string) (control.Client, error)
 	if v.proc == nil || !v.proc.alive() {
 		return control.Client{}, ErrDead
 	}
-	return control.Client{Path: filepath.Join(volumeDir(m.opt.StateDir, id), "control")}, nil
+	return control.Client{Path: ControlPath(m.opt.StateDir, id)}, nil
 }
 
 // Grow lets a mounted volume take in what its device has grown by; returns its size in bytes, of a raw block volume that of its device.
@@ -697,7 +702,7 @@ func (m *Mounter) Health(ctx context.Context, id string) (Info, error) {
 			Message: "the process that serves the volume has ended; the volume is mounted again at the next stage or publish"}}
 		return i, nil
 	}
-	s, err := control.Client{Path: filepath.Join(volumeDir(m.opt.StateDir, id), "control")}.Status(ctx)
+	s, err := control.Client{Path: ControlPath(m.opt.StateDir, id)}.Status(ctx)
 	switch {
 	case err != nil:
 		i.Conditions = []control.Condition{{Inaccessible: true, Reason: "MountServerUnresponsive", Message: "the process that serves the volume does not answer"}}

@@ -32,7 +32,7 @@ func (m *Mounter) fusePath(r *record) string {
 func (m *Mounter) finish(ctx context.Context, v *volume, r MountRequest) error {
 	if !r.ReadOnly {
 		m.opt.Hook("grow")
-		if _, err := (control.Client{Path: filepath.Join(volumeDir(m.opt.StateDir, r.Volume), "control")}).Grow(ctx); err != nil {
+		if _, err := (control.Client{Path: ControlPath(m.opt.StateDir, r.Volume)}).Grow(ctx); err != nil {
 			return fmt.Errorf("%w: %w", ErrServer, err)
 		}
 	}
