@@ -214,7 +214,11 @@ func (s *controllerServer) ControllerPublishVolume(ctx context.Context, r *csi.C
 	if _, _, err := parseContext(r.GetVolumeContext()); err != nil {
 		return nil, err
 	}
-	if err := checkAccessType(r.GetVolumeCapability(), r.GetVolumeContext(), errInvalid); err != nil {
+	v, err := s.backend.Get(ctx, r.GetVolumeId())
+	if err != nil {
+		return nil, fmt.Errorf("publish volume: %w", err)
+	}
+	if err := checkAccessType(r.GetVolumeCapability(), v.Parameters, errInvalid); err != nil {
 		return nil, err
 	}
 	readOnly := r.GetReadonly() || isReader(r.GetVolumeCapability())

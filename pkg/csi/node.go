@@ -257,6 +257,9 @@ func (s *nodeServer) publish(c *csi.VolumeCapability, q mounter.MountRequest, ta
 	at := filepath.Join(s.root.real, target)
 	var staged *mountinfo.Info
 	for _, m := range mounts {
+		if (m.FSType == mounter.NodeFSType) != (q.Block != nil) {
+			continue // where the file of a raw block device is hidden
+		}
 		switch m.Mountpoint {
 		case q.Target:
 			staged = m
