@@ -21,6 +21,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
 // beyondVolume is what the process may use besides the volume's memory: 32
@@ -39,6 +40,9 @@ type mountServer struct {
 	log      *slog.Logger
 	dev      *device.File
 	vol      *volume.Volume
+	fs       vfs.FS // what is mounted: the volume, or a snapshot of it
+	endView  func() // of the snapshot
+	views    snapshotMounts
 	fuse     *fusefs.Server
 	conn     uint32 // number of the FUSE connection
 
@@ -127,7 +131,7 @@ func (s *mountServer) startControl(ctx context.Context) (stop func()) {
 
 // control answers on the control socket.
 func (s *mountServer) control() *volumectl.Server {
-	return &volumectl.Server{Volume: s.vol, Name: s.vol.ID().String(), ReadOnly: s.readOnly, End: s.end}
+	return &volumectl.Server{Volume: s.vol, Name: s.vol.ID().String(), ReadOnly: s.readOnly, End: s.end, MountSnapshot: s.mountSnapshot, UnmountSnapshot: s.unmountSnapshot}
 }
 
 // open opens device and volume.
@@ -146,19 +150,26 @@ func (s *mountServer) open(o *mountOptions, path string) error {
 	s.vol, err = openOn(s.dev, path, cred, volume.Options{ReadOnly: o.readOnly, Memory: int(o.memory), Log: s.log})
 	if err != nil {
 		discard(s.dev)
+		return err
 	}
-	return err
+	s.fs, s.endView = s.vol, func() {}
+	if o.snapshot != "" {
+		if s.fs, s.endView, err = s.vol.OpenSnapshot(o.snapshot); err != nil {
+			return errors.Join(fmt.Errorf("%s: %w", path, err), s.vol.Close(), s.dev.Close())
+		}
+	}
+	return nil
 }
 
 // mount mounts, and starts to serve.
 func (s *mountServer) mount(o *mountOptions, path string) error {
-	o.mount.Source, o.mount.Logger = absolute(path), s.log
+	o.mount.Source, o.mount.Logger = mountSource(absolute(path), o.snapshot), s.log
 	fd, err := fusefs.Mount(s.dir, o.mount)
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.dir, err)
 	}
 	if s.conn, err = fusefs.ConnectionID(s.dir); err == nil {
-		s.fuse, err = fusefs.NewServer(fusefs.Options{FS: s.vol, Device: fd, ReadOnly: o.readOnly, Logger: s.log})
+		s.fuse, err = fusefs.NewServer(fusefs.Options{FS: s.fs, Device: fd, ReadOnly: o.readOnly, Logger: s.log})
 	}
 	if err != nil {
 		fd.Close()
@@ -175,6 +186,8 @@ func (s *mountServer) mount(o *mountOptions, path string) error {
 
 // close commits, and closes the device: another process can open it then.
 func (s *mountServer) close() error {
+	s.views.end(s.log)
+	s.endView()
 	err := s.vol.Close()
 	if failed := s.vol.Failed(); err == nil && failed != nil {
 		err = failed

@@ -52,7 +52,7 @@ type DiffOptions struct {
 }
 
 // changeRanges is how many ranges one Change has.
-const changeRanges = 1024
+const changeRanges = 512
 
 // Diff tells what is different in snapshot to against snapshot from, or in the
 // head if to is "". It calls fn for one change after another, in no order that

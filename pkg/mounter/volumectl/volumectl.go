@@ -19,10 +19,19 @@ type Server struct {
 	ReadOnly bool
 	// End makes everything durable and ends serving; see control.Handler.
 	End func(ctx context.Context) error
+	// MountSnapshot serves a snapshot on the FUSE connection of a mount on dir, until it is unmounted; it
+	// returns once that answers. The descriptor is the caller's. Nil: it serves none.
+	MountSnapshot func(name, dir string, connection *os.File) error
+	// UnmountSnapshot ends such a mount, unless it is in use. Nil with MountSnapshot.
+	UnmountSnapshot func(ctx context.Context, dir string) error
 }
 
 // Mux names all requests.
-func (s *Server) Mux() control.Mux { return control.NewMux(s) }
+func (s *Server) Mux() control.Mux {
+	m := control.NewMux(s)
+	s.snapshots(m)
+	return m
+}
 
 // Status implements control.Handler.
 func (s *Server) Status(context.Context) (control.Status, error) {
