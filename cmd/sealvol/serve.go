@@ -43,6 +43,7 @@ type mountServer struct {
 	fs       vfs.FS // what is mounted: the volume, or a snapshot of it
 	endView  func() // of the snapshot
 	views    snapshotMounts
+	anchor   *anchorKeeper // nil: none
 	fuse     *fusefs.Server
 	conn     uint32 // number of the FUSE connection
 
@@ -144,11 +145,16 @@ func (s *mountServer) open(o *mountOptions, path string) error {
 	if o.readyFD != 0 {
 		unix.Close(o.readyFD + 1) // the key file; see startServer
 	}
+	opts := volume.Options{ReadOnly: o.readOnly, Memory: int(o.memory), Log: s.log}
+	if o.anchorFile != "" {
+		if opts.Anchor, err = readAnchor(o.anchorFile); err != nil {
+			return err
+		}
+	}
 	if s.dev, err = openDevice(path, o.readOnly); err != nil {
 		return err
 	}
-	s.vol, err = openOn(s.dev, path, cred, volume.Options{ReadOnly: o.readOnly, Memory: int(o.memory), Log: s.log})
-	if err != nil {
+	if s.vol, err = openOn(s.dev, path, cred, opts); err != nil {
 		discard(s.dev)
 		return err
 	}
@@ -157,6 +163,9 @@ func (s *mountServer) open(o *mountOptions, path string) error {
 		if s.fs, s.endView, err = s.vol.OpenSnapshot(o.snapshot); err != nil {
 			return errors.Join(fmt.Errorf("%s: %w", path, err), s.vol.Close(), s.dev.Close())
 		}
+	}
+	if o.anchorFile != "" && !o.readOnly {
+		s.anchor = keepAnchor(o.anchorFile, s.vol, s.log)
 	}
 	return nil
 }
@@ -188,11 +197,12 @@ func (s *mountServer) mount(o *mountOptions, path string) error {
 func (s *mountServer) close() error {
 	s.views.end(s.log)
 	s.endView()
+	s.anchor.end()
 	err := s.vol.Close()
 	if failed := s.vol.Failed(); err == nil && failed != nil {
 		err = failed
 	}
-	return errors.Join(err, s.dev.Close())
+	return errors.Join(err, s.anchor.final(), s.dev.Close())
 }
 
 // controlSocket is where control.Find looks for this mount. The kernel gives a

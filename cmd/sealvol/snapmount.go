@@ -191,6 +191,9 @@ func mountBeside(o *mountOptions, c *control.Client, err error, target, dir stri
 	if o.foreground {
 		return usageError(errors.New("--foreground: the server of the mounted volume serves the snapshot"))
 	}
+	if o.anchorFile != "" {
+		return usageError(errors.New("--anchor-file: it is the server of the mounted volume that keeps the anchor"))
+	}
 	if err := o.check(); err != nil {
 		return err
 	}

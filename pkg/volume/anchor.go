@@ -51,6 +51,12 @@ func (a Anchor) MarshalJSON() ([]byte, error) {
 	return json.Marshal(anchorJSON{1, a.Volume.String(), a.Instance.String(), a.Generation, a.Epoch, hex.EncodeToString(a.MAC[:])})
 }
 
+// UnmarshalJSON implements json.Unmarshaler, as strictly as ParseAnchor.
+func (a *Anchor) UnmarshalJSON(b []byte) (err error) {
+	*a, err = ParseAnchor(b)
+	return err
+}
+
 // ParseAnchor reads what MarshalJSON wrote.
 func ParseAnchor(b []byte) (a Anchor, err error) {
 	var j anchorJSON

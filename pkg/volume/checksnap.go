@@ -379,7 +379,7 @@ func (w *snapWalk) extent(birth, ino uint64, p placed) error {
 	same, err := w.newer.extents(ino, p.sector, p.end())
 	if err != nil {
 		w.s.c.lostSnaps = true // it is reported where that tree is read
-		return nil //nolint:nilerr // see above
+		return nil             //nolint:nilerr // see above
 	}
 	at := p.sector
 	for i := range same {

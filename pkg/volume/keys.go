@@ -67,6 +67,20 @@ func (v *Volume) Keys() (slots []KeySlot, epochs []uint32) {
 	return keySlots(k.header, k.slot), epochs
 }
 
+// ReadKeySlots returns the key slots of a volume without a key: nothing of it is
+// authenticated. The volume may be in use.
+func ReadKeySlots(dev device.Device) ([]KeySlot, error) {
+	hs, err := readHeaders(dev)
+	if err != nil {
+		return nil, err
+	}
+	h, _, err := hs.Best()
+	if err != nil {
+		return nil, err
+	}
+	return keySlots(h, -1), nil
+}
+
 func keySlots(h *layout.Header, opened int) (slots []KeySlot) {
 	for i := range h.Slots {
 		s := &h.Slots[i]

@@ -30,6 +30,7 @@ type Server struct {
 func (s *Server) Mux() control.Mux {
 	m := control.NewMux(s)
 	s.snapshots(m)
+	s.addKeys(m)
 	return m
 }
 
