@@ -68,7 +68,8 @@ type CheckCounts struct {
 // volume, a newer format); damage is never an error.
 //
 // Memory: about two bytes for each inode, 4 KiB for each region of 128 MiB that
-// is used in part, and a bounded number of pages.
+// is used in part, and a bounded number of pages. With snapshots also what
+// snapCheck says.
 func Check(dev device.Device, opts CheckOptions) (*CheckReport, error) {
 	c := &checker{dev: dev, opts: opts, rep: &CheckReport{}, use: map[uint64]*regionUse{}, refused: map[uint64]bool{},
 		inodes: map[uint64]*[inodesPerChunk]uint8{}, links: map[uint64]int64{}}

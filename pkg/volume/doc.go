@@ -20,19 +20,22 @@
 //   - inode owns what is newer than the tree: attributes and dirty blocks.
 //   - txn.Space owns free space; txn.Ring and txn.Log the operations.
 //   - Volume.adm owns every limit: memory, ring, space.
+//   - Volume.snap owns what is known of snapshots, and what the open generation
+//     adds to dead lists; Volume.snaps has the rest.
 //   - The committer is the only writer of roots and of the space tree.
 //
 // # Locks
 //
 // In this order:
 //
+//	snapshots.manage one change of snapshots at a time
 //	Volume.ns      one change of names at a time
 //	inode.mu       one operation that changes an inode; two in ascending order
 //	Volume.gate    read: a change is being made; write: a commit ends the generation
 //	tree locks     in the order of Volume.trees
 //	inode.bmu      blocks of one inode
 //	Volume.dirtyMu, admission.mu
-//	flusher.mu, inodeTable.mu, txn's locks
+//	flusher.mu, inodeTable.mu, snapshots.mu, txn's locks
 //
 // Nobody waits for a commit, and no flusher waits for an inode, while it is
 // inside the gate. The committer holds the gate alone while it ends a
