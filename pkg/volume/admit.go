@@ -142,7 +142,7 @@ func (v *Volume) try(c cost) verdict {
 	need := int64(a.pages + a.granted.pages + c.pages)
 	// A commit must be possible at any time: its pages, and what data takes of
 	// the same groups of four, are there now.
-	meta := v.meta(c.quads)
+	meta := v.meta(c)
 	if !c.snaps && v.snap.newest.Load() > 0 {
 		// With snapshots, deletes may take space and give none back. Some is left
 		// to delete snapshots.
@@ -161,12 +161,14 @@ func (v *Volume) try(c cost) verdict {
 
 // meta bounds the groups of four that a commit would need now, if an operation
 // made more dirty pages. The caller holds adm.mu.
-func (v *Volume) meta(more int) int64 {
+func (v *Volume) meta(more cost) int64 {
 	a := &v.adm
 	// Dirty inodes and blocks may each dirty a page and split it; second copies
 	// of the upper levels are at most half as many as there are pages.
-	pages := a.nodes + a.granted.quads + more + 2*a.blocks + a.inodes
-	return int64(pages*3/2+v.space.FreedRuns()/listRuns) + v.snap.deadQuads(a.pages+a.granted.pages+pages) + commitQuads
+	pages := a.nodes + a.granted.quads + more.quads + 2*a.blocks + a.inodes
+	drops := a.pages + a.granted.pages + more.pages // each may lie elsewhere: in a dead list, or shared
+	dead := v.snap.deadQuads(drops + pages)
+	return int64((pages+v.overwritePages(drops))*3/2+v.space.FreedRuns()/listRuns) + dead + commitQuads
 }
 
 // admit waits until c fits and grants it; done gives it back. The caller holds

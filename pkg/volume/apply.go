@@ -79,6 +79,8 @@ func (v *Volume) apply(op *layout.Op) error {
 		return v.applyWriteRef(in, op)
 	case layout.OpFallocate:
 		return v.applyFallocate(in, op)
+	case layout.OpCopyRange:
+		return v.applyCopyRange(in, op)
 	case layout.OpSetXattr, layout.OpRemoveXattr:
 		return v.applyXattr(in, op)
 	}

@@ -68,11 +68,11 @@ type CheckCounts struct {
 // volume, a newer format); damage is never an error.
 //
 // Memory: about two bytes for each inode, 4 KiB for each region of 128 MiB that
-// is used in part, and a bounded number of pages. With snapshots also what
-// snapCheck says.
+// is used in part, 32 KiB for each one with shared sectors, and a bounded number
+// of pages. With snapshots also what snapCheck says.
 func Check(dev device.Device, opts CheckOptions) (*CheckReport, error) {
 	c := &checker{dev: dev, opts: opts, rep: &CheckReport{}, use: map[uint64]*regionUse{}, refused: map[uint64]bool{},
-		inodes: map[uint64]*[inodesPerChunk]uint8{}, links: map[uint64]int64{}}
+		inodes: map[uint64]*[inodesPerChunk]uint8{}, links: map[uint64]int64{}, shares: shareCheck{regions: map[uint64]*sharedRegion{}}}
 	u, keys, err := unlock(dev, opts.Credential, opts.Anchor)
 	switch {
 	case err == nil:
@@ -115,6 +115,8 @@ type checker struct {
 	data  dataCheck
 
 	use     map[uint64]*regionUse
+	shares  shareCheck
+	sharing bool            // the header says that files may share sectors
 	refused map[uint64]bool // addresses of pages that were not followed
 
 	seed0, seed1 uint64
@@ -198,15 +200,15 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 		return false, wrap(err)
 	}
 	r := roots[0].Root
-	if !r.Trees[layout.TreeShares].IsZero() {
-		return false, fmt.Errorf("%w: it holds reflinks", ErrNewerFormat)
-	}
 	if a := c.opts.Anchor; a != nil {
 		if _, err := matchAnchor(a, c.store.Keys, r, roots[0].R, anchorTree(c.store, r)); err != nil {
 			c.problem("anchor", "%v", err)
 		}
 	}
 	c.root, c.rep.Generation = r, r.Generation
+	if c.sharing = u.Incompat&layout.FeatureShares != 0; !c.sharing && !r.Trees[layout.TreeShares].IsZero() {
+		c.problem("header", "it does not name the feature that the share tree needs")
+	}
 	if !r.Trees[layout.TreeSnapshots].IsZero() {
 		c.snap = newSnapCheck(c)
 		if u.Incompat&layout.FeatureSnapshots == 0 {
@@ -330,7 +332,8 @@ func (c *checker) checkLog() {
 func (c *checker) checkTrees() {
 	c.data.slots = make(chan struct{}, 2*runtime.GOMAXPROCS(0))
 	var low layout.Key
-	for id := range c.root.Trees {
+	// What is shared must be known before references are counted.
+	for _, id := range [layout.Trees]int{layout.TreeShares, 0, layout.TreeFS, layout.TreeSpace, layout.TreeSnapshots, layout.TreeAnchors, 6, 7} {
 		p := &c.root.Trees[id]
 		if p.IsZero() {
 			if id == layout.TreeFS || id == layout.TreeSpace {
@@ -343,6 +346,8 @@ func (c *checker) checkTrees() {
 		switch id {
 		case layout.TreeFS:
 			w.item = c.fsItem
+		case layout.TreeShares:
+			w.item = c.shareItem
 		case layout.TreeSnapshots:
 			w.item = c.snap.item
 		case layout.TreeAnchors:
@@ -362,6 +367,7 @@ func (c *checker) checkTrees() {
 	for i := range c.root.FreeLists {
 		c.checkFreeList(i)
 	}
+	c.checkShares()
 	c.checkSpace()
 }
 
@@ -391,9 +397,10 @@ func (c *checker) anchorItem(_ uint64, k layout.Key, v []byte) {
 func (c *checker) lose(tree uint64) {
 	if tree == layout.TreeFS {
 		c.lostFS = true
-	} else {
-		c.lostSpace = true
+		return
 	}
+	c.lostSpace = true
+	c.shares.lost = c.shares.lost || tree == layout.TreeShares
 }
 
 // walk visits a tree in order of its keys.
@@ -484,6 +491,8 @@ func (w *walk) lostPage(p *layout.Pointer, lo layout.Key, hi *layout.Key, format
 	switch w.id {
 	case layout.TreeSpace:
 		x.what += "; maps of free space are lost"
+	case layout.TreeShares:
+		x.what += "; how many files share sectors is lost"
 	case layout.TreeFS:
 		lost := rangeOf(lo, hi)
 		x.what += "; " + lost.String()
@@ -861,10 +870,10 @@ func (c *checker) extentItem(birth, sector uint64, v []byte) error {
 		c.inodeProblem(in.ino, at, "the extent is of generation %d (referred to since %d), the page that names it of %d", e.Birth, e.RefBirth, birth)
 	}
 	// Without reflinks an extent belongs to the place where it was written.
-	if e.Object != in.ino || e.Index+uint64(e.First) != sector {
+	if !c.sharing && (e.Object != in.ino || e.Index+uint64(e.First) != sector) {
 		c.inodeProblem(in.ino, at, "the extent was written for inode %d, sector %d", e.Object, e.Index+uint64(e.First))
 	}
-	if c.refer(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(n)}, at, in.ino) && c.opts.Data {
+	if c.mark(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(n)}, at, in.ino, true) && c.opts.Data {
 		c.data.add(c, in.ino, placed{sector, e}, "")
 	}
 	return nil
@@ -1095,7 +1104,7 @@ func (c *checker) lookupAt(p layout.Pointer, gen uint64) *lookup {
 
 // extents returns the extents of an inode that touch [from, to).
 func (l *lookup) extents(ino, from, to uint64) (out []placed, err error) {
-	return scanExtents(l.t, ino, from, to, 0)
+	return scanExtents(l.t.ScanFloor, ino, from, to, 0)
 }
 
 // findNames looks for the files of all problems: one more pass over the names,
@@ -1196,6 +1205,11 @@ var allUsed = func() *[layout.RegionSector / 64]uint64 {
 // refer notes that something refers to a run. It reports a run outside the
 // device or one that something refers to already, and returns false then.
 func (c *checker) refer(run layout.Run, where string, ino uint64) bool {
+	return c.mark(run, where, ino, false)
+}
+
+// mark is refer; data may be shared.
+func (c *checker) mark(run layout.Run, where string, ino uint64, data bool) bool {
 	report := func(format string, args ...any) {
 		c.add(problem{where: where, ino: ino, what: fmt.Sprintf(format, args...)})
 	}
@@ -1204,7 +1218,7 @@ func (c *checker) refer(run layout.Run, where string, ino uint64) bool {
 		report("sectors %d+%d lie outside the volume's data area, %d to %d", run.Start, run.Count, c.root.DataStart(), c.root.DeviceSectors)
 		return false
 	}
-	twice, count := uint64(0), 0
+	twice, count, shared := uint64(0), 0, 0
 	for s := run.Start; s < end; {
 		idx := s / layout.RegionSector
 		r := c.use[idx]
@@ -1215,7 +1229,9 @@ func (c *checker) refer(run layout.Run, where string, ino uint64) bool {
 		for stop := min(end, (idx+1)*layout.RegionSector); s < stop; s++ {
 			i := s % layout.RegionSector
 			if r.bits[i/64]>>(i%64)&1 != 0 {
-				if count++; count == 1 {
+				if data && (c.shares.lost || c.shares.take(s)) {
+					shared++
+				} else if count++; count == 1 {
 					twice = s
 				}
 				continue
@@ -1226,9 +1242,13 @@ func (c *checker) refer(run layout.Run, where string, ino uint64) bool {
 			}
 		}
 	}
-	c.rep.Counts.UsedSectors += uint64(run.Count) - uint64(count)
+	c.rep.Counts.UsedSectors += uint64(run.Count) - uint64(count) - uint64(shared)
 	if count > 0 {
-		report("%d of sectors %d+%d, from %d on, belong to something else as well", count, run.Start, run.Count, twice)
+		why := ""
+		if data && c.sharing {
+			why = ", more often than the share tree says"
+		}
+		report("%d of sectors %d+%d, from %d on, belong to something else as well%s", count, run.Start, run.Count, twice, why)
 		return false
 	}
 	return true
@@ -1401,8 +1421,11 @@ func (s *spaceCheck) region(idx uint64, v []byte) {
 	sum := summarizeBits(bits)
 	s.regions[idx] = sum
 	s.taken += int64(c.fixedSummary(idx).Free) - int64(sum.Free)
-	if stored != sum || shared != 0 {
-		c.problem(where, "its summary says %+v with %d shared, its bitmap %+v", stored, shared, sum)
+	if stored != sum {
+		c.problem(where, "its summary says %+v, its bitmap %+v", stored, sum)
+	}
+	if n := c.shares.count(idx); shared != n && !c.shares.lost {
+		c.problem(where, "it says that %d of its sectors are shared, the share tree has %d", shared, n)
 	}
 	want := c.fixed(idx)
 	if u := c.use[idx]; u != nil {

@@ -18,7 +18,8 @@ import (
 // and be nobody else's. What remains of the lists belongs to nobody.
 //
 // Memory: a few hundred bytes for each snapshot, 24 bytes for each page of the
-// head and of snapshots, and 4 KiB for each region that dead lists name.
+// head and of snapshots, 4 KiB for each region that dead lists name, and 32 KiB
+// for each one in which they name shared sectors several times.
 type snapCheck struct {
 	c     *checker
 	state *layout.SnapState
@@ -29,7 +30,8 @@ type snapCheck struct {
 
 	pages map[uint64]uint64 // address of each page of tree 1 that was read → hash of its pointer
 	dead  map[uint64]*[layout.RegionSector / 64]uint64
-	marks map[[2]uint32]uint64 // oldest and newest holder → sum of hashes: of lists, less of trees
+	again map[uint64]*sharedRegion // how often dead lists name a sector beyond the first time
+	marks map[[2]uint32]uint64     // oldest and newest holder → sum of hashes: of lists, less of trees
 
 	list  uint64 // object whose items are read
 	log   layout.DeadLog
@@ -47,7 +49,7 @@ type checkedSnap struct {
 
 func newSnapCheck(c *checker) *snapCheck {
 	return &snapCheck{c: c, pages: map[uint64]uint64{}, dead: map[uint64]*[layout.RegionSector / 64]uint64{},
-		marks: map[[2]uint32]uint64{}, sums: map[uint32]*layout.DeadSum{}}
+		again: map[uint64]*sharedRegion{}, marks: map[[2]uint32]uint64{}, sums: map[uint32]*layout.DeadSum{}}
 }
 
 // item checks an item of tree 3.
@@ -195,7 +197,7 @@ func (s *snapCheck) deadRun(r layout.DeadRun) error {
 	}
 	if a := s.left; a != nil && !a.Lists && s.list >= uint64(a.Snapshot) && s.list < s.point {
 		if r.Bound >= a.Snapshot { // made and dropped after the snapshot: to be freed
-			s.c.refer(r.Run, where, 0)
+			s.c.mark(r.Run, where, 0, true)
 		}
 		return nil // else it came back to life
 	}
@@ -205,7 +207,7 @@ func (s *snapCheck) deadRun(r layout.DeadRun) error {
 		if !s.lost && !slices.ContainsFunc(s.dying, func(d checkedSnap) bool { return d.id > r.Bound && uint64(d.id) <= s.list }) {
 			s.c.problem(where, "sectors %d+%d are held by no snapshot, and none that held them is being deleted", r.Start, r.Count)
 		}
-		s.c.refer(r.Run, where, 0)
+		s.c.mark(r.Run, where, 0, true)
 		return nil
 	}
 	twice := s.toggle(r.Run, true, [2]uint32{s.live[oldest].id, s.live[newest].id})
@@ -225,11 +227,22 @@ func (s *snapCheck) toggle(r layout.Run, list bool, who [2]uint32) (wrong int) {
 			s.dead[x/layout.RegionSector] = b
 		}
 		i := x % layout.RegionSector
-		if b[i/64]>>(i%64)&1 == 1 == list {
+		named := b[i/64]>>(i%64)&1 == 1
+		switch again := s.again[x/layout.RegionSector]; {
+		case named && list && s.c.sharing:
+			if again == nil {
+				again = &sharedRegion{}
+				s.again[x/layout.RegionSector] = again
+			}
+			again.set(uint32(i), again.get(uint32(i))+1)
+		case named && !list && again != nil && again.get(uint32(i)) > 0:
+			again.set(uint32(i), again.get(uint32(i))-1)
+		case named == list:
 			wrong++
 			continue
+		default:
+			b[i/64] ^= 1 << (i % 64)
 		}
-		b[i/64] ^= 1 << (i % 64)
 		var n [8]byte
 		binary.LittleEndian.PutUint64(n[:], x)
 		h := siphash.Hash(s.c.seed0, s.c.seed1, n[:])
@@ -334,7 +347,7 @@ func (w *snapWalk) walk(uint64) {
 // holds notes that the snapshot, and no newer one, refers to a run born then.
 func (w *snapWalk) holds(r layout.Run, birth uint64, where string) bool {
 	s := w.s
-	if !s.c.refer(r, where, 0) {
+	if !s.c.mark(r, where, 0, true) {
 		return false
 	}
 	i := sort.Search(len(s.live), func(i int) bool { return s.live[i].gen >= birth })
@@ -421,7 +434,7 @@ func (s *snapCheck) walkAbandoned() {
 		case err != nil:
 			s.c.problem(where, "%v", err)
 		case e.RefBirth > a.Generation:
-			s.c.refer(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(e.Sectors())}, where, 0)
+			s.c.mark(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(e.Sectors())}, where, 0, true)
 		}
 	}
 	w.node(&a.Tree, a.Tree.Level, s.c.root.Generation, layout.Key{}, nil)

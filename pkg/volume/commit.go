@@ -264,6 +264,7 @@ func (v *Volume) freeze(clean bool) (*frozen, error) {
 	root.DeviceSectors = v.sectors.Load()
 	root.NewestSnapshot = v.snap.take(v.gen, root.Inodes, oldestEpoch(&root.Rotation))
 	c.root = &root
+	v.copied.Store(0)
 	v.gen++
 	return c, nil
 }

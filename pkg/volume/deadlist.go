@@ -3,6 +3,7 @@ package volume
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"sort"
 
@@ -234,6 +235,41 @@ type freer struct {
 	point   uint64 // where to go on
 	changed bool   // the tree, or free space
 	dead    uint64 // sectors that left the dead lists
+	// What the step may still free, where data is shared: each run may have its
+	// counts elsewhere, and a long one many of them.
+	runs, sectors int
+}
+
+// Bounds of a step once data is shared.
+const (
+	freeRuns    = 64
+	freeSectors = 16 << 10
+	// freeRefs is how many places of the share tree a step may change: those runs and as many leaves as
+	// their sectors' counts fill, or all extents of a leaf of an abandoned head.
+	freeRefs = freeRuns + freeSectors/shareLeaf + 192
+	// shareLeaf is fewer than the counts in a leaf of the share tree that is half full.
+	shareLeaf = 256
+)
+
+// begin begins a step.
+func (f *freer) begin() {
+	f.changed, f.dead = false, 0
+	f.runs, f.sectors = math.MaxInt, math.MaxInt
+	if f.v.shareHeight.Load() > 0 {
+		f.runs, f.sectors = freeRuns, freeSectors
+	}
+}
+
+// free drops a reference to a run, as far as the step may; rest is what remains.
+func (f *freer) free(r layout.Run) (rest layout.Run, err error) {
+	if f.runs == 0 || f.sectors == 0 {
+		return r, nil
+	}
+	n := uint32(min(f.sectors, int(r.Count)))
+	f.runs--
+	f.sectors -= int(n)
+	f.changed = true
+	return layout.Run{Start: r.Start + uint64(n), Count: r.Count - n}, f.v.dropReference(layout.Run{Start: r.Start, Count: n})
 }
 
 // freeQuads bounds the pages that one step dirties: each run of an item may go
@@ -332,19 +368,40 @@ func (f *freer) takeItem(logKey layout.Key, from uint32) error {
 		if err != nil {
 			return err
 		}
-		total := uint64(0)
-		for _, r := range runs[:n] {
-			total += uint64(r.Count)
-			if r.Bound >= from {
-				f.v.drop(r.Run)
-			}
+		total, left, err := f.freeSome(runs[:n], func(r layout.DeadRun) bool { return r.Bound >= from })
+		if err != nil {
+			return err
 		}
 		if err := f.takeSum(key, sum, total); err != nil {
 			return err
 		}
+		if left > 0 {
+			return f.w.Put(itemKey, layout.AppendDeadItem(nil, runs[n-left:]))
+		}
 		runs = runs[n:]
 	}
 	return f.dropItem(logKey, log, itemKey)
+}
+
+// freeSome takes runs from an item of a log and frees those that gone is true
+// for. It returns how many sectors were taken and how many runs, the last ones, are left; the
+// first of these may have been shortened.
+func (f *freer) freeSome(runs []layout.DeadRun, gone func(layout.DeadRun) bool) (taken uint64, left int, err error) {
+	for i := range runs {
+		r := &runs[i]
+		rest := layout.Run{Start: r.Start + uint64(r.Count)}
+		if gone(*r) {
+			if rest, err = f.free(r.Run); err != nil {
+				return 0, 0, err
+			}
+		}
+		taken += uint64(r.Count) - uint64(rest.Count)
+		if rest.Count > 0 {
+			r.Run = rest
+			return taken, len(runs) - i, nil
+		}
+	}
+	return taken, 0, nil
 }
 
 // needSum reads a sum that must be there.
@@ -366,43 +423,52 @@ func (f *freer) sortItem(logKey layout.Key) error {
 	f.changed = true
 	for len(runs) > 0 {
 		n := sameBound(runs)
-		if err := f.sortRuns(logKey.Obj, runs[:n]); err != nil {
+		left, err := f.sortRuns(logKey.Obj, runs[:n])
+		if err != nil {
 			return err
+		}
+		if left > 0 {
+			return f.w.Put(itemKey, layout.AppendDeadItem(nil, runs[n-left:]))
 		}
 		runs = runs[n:]
 	}
 	return f.dropItem(logKey, log, itemKey)
 }
 
-// sortRuns frees runs of one bound, or appends them to its pieces.
-func (f *freer) sortRuns(point uint64, runs []layout.DeadRun) error {
+// sortRuns frees runs of one bound, or appends them to its pieces. It returns
+// how many are left for another step.
+func (f *freer) sortRuns(point uint64, runs []layout.DeadRun) (left int, err error) {
 	bound := runs[0].Bound
 	key := layout.Key{Obj: point, Type: layout.KeyDeadSum, Sub: uint64(bound)}
 	sum, err := f.needSum(key)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	s := &f.v.snap
 	s.mu.Lock()
 	held := s.held(bound, uint32(point))
 	s.mu.Unlock()
 	if !held {
-		total := uint64(0)
-		for i := range runs {
-			total += uint64(runs[i].Count)
-			f.v.drop(runs[i].Run)
+		total, left, err := f.freeSome(runs, func(layout.DeadRun) bool { return true })
+		if err != nil {
+			return 0, err
 		}
-		return f.takeSum(key, sum, total)
+		return left, f.takeSum(key, sum, total)
 	}
+	return 0, f.appendPieces(key, sum, runs)
+}
+
+// appendPieces appends runs to the pieces of their bound.
+func (f *freer) appendPieces(key layout.Key, sum layout.DeadSum, runs []layout.DeadRun) error {
 	piece := func(n uint32) layout.Key {
-		return layout.Key{Obj: point, Type: layout.KeyDeadPiece, Sub: uint64(bound)<<32 | uint64(n)}
+		return layout.Key{Obj: key.Obj, Type: layout.KeyDeadPiece, Sub: key.Sub<<32 | uint64(n)}
 	}
 	var list []layout.Run
 	if sum.Next > sum.First {
 		sum.Next--
 		val, ok, err := f.w.Get(piece(sum.Next))
 		if err == nil && !ok {
-			err = fmt.Errorf("%w: a piece of dead list %d is missing", layout.ErrCorrupt, point)
+			err = fmt.Errorf("%w: a piece of dead list %d is missing", layout.ErrCorrupt, key.Obj)
 		}
 		if err != nil {
 			return err
@@ -465,22 +531,27 @@ func (f *freer) freePiece(key layout.Key, val []byte, free bool) error {
 	if err != nil {
 		return err
 	}
-	total := uint64(0)
-	for _, r := range runs {
-		total += uint64(r.Count)
-	}
 	f.changed = true
+	total := uint64(0)
+	for i := 0; i < len(runs); i++ {
+		rest := layout.Run{}
+		if free {
+			if rest, err = f.free(runs[i]); err != nil {
+				return err
+			}
+		}
+		total += uint64(runs[i].Count) - uint64(rest.Count)
+		if rest.Count > 0 {
+			runs[i] = rest
+			if err := f.w.Put(k, layout.AppendDeadPiece(nil, runs[i:])); err != nil {
+				return err
+			}
+			return f.takeSum(key, sum, total)
+		}
+	}
 	if _, err := f.w.Delete(k); err != nil {
 		return err
 	}
 	sum.First++
-	if err := f.takeSum(key, sum, total); err != nil {
-		return err
-	}
-	if free {
-		for _, r := range runs {
-			f.v.drop(r)
-		}
-	}
-	return nil
+	return f.takeSum(key, sum, total)
 }

@@ -472,7 +472,7 @@ func (v *Volume) insertBatch(bt *batch, fill int) error {
 // needs to metadata.
 func (v *Volume) allocData(n uint32) (layout.Run, error) {
 	v.adm.mu.Lock()
-	meta := v.meta(0)
+	meta := v.meta(cost{})
 	v.adm.mu.Unlock()
 	if _, quads, _ := v.space.Counts(); quads <= meta+int64(n) {
 		if r, err := v.space.AllocBroken(n); !errors.Is(err, txn.ErrNoSpace) {
@@ -578,6 +578,12 @@ func (v *Volume) settleFull() {
 	for target := f.pushed; f.popped < target && !f.stop; {
 		f.done.Wait()
 	}
+	f.waitFlights()
+}
+
+// waitFlights waits until the flushes under way have ended. The caller holds mu,
+// and is not in the gate.
+func (f *flusher) waitFlights() {
 	for last := f.lastID; ; f.done.Wait() {
 		busy := false
 		for id := range f.flying {

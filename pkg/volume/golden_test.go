@@ -17,7 +17,16 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
 )
 
-var writeGolden = flag.Bool("write-golden", false, "make testdata/golden anew: only before a format is released")
+var writeGolden = flag.String("write-golden", "", "make that image of testdata/golden anew: only before its format is released")
+
+// golden are the images, by the format that first had what they hold.
+var golden = []struct {
+	name string
+	make func(t *testing.T, v *Volume)
+}{
+	{"v2.0", goldenTree},
+	{"v2.2", goldenShared},
+}
 
 // goldenTree makes what the golden images hold: something of everything.
 func goldenTree(t *testing.T, v *Volume) {
@@ -73,17 +82,59 @@ func goldenTree(t *testing.T, v *Volume) {
 	no(v.Sync(big))
 }
 
+// goldenShared makes files that share sectors, by a root and by the log.
+func goldenShared(t *testing.T, v *Volume) {
+	t.Helper()
+	req := &vfs.Req{UID: 1000, GID: 100, Umask: 0o022}
+	a, err := v.Mknod(req, vfs.RootIno, "a", 0o644, 0)
+	ok(t, err)
+	data := make([]byte, 150_000)
+	for i := range data {
+		data[i] = byte((31*i + i/4096) % 251)
+	}
+	_, err = v.Write(req, a.Ino, 0, data, false)
+	ok(t, err)
+	clone := func(name string, from, to, n uint64) vfs.Ino {
+		t.Helper()
+		b, err := v.Mknod(req, vfs.RootIno, name, 0o644, 0)
+		ok(t, err)
+		done, err := v.CopyRange(req, a.Ino, from, b.Ino, to, n)
+		if err != nil || done == 0 {
+			t.Fatal(done, err)
+		}
+		return b.Ino
+	}
+	clone("clone", 0, 0, 1<<20)
+	clone("shifted", 8192, 65536, 100_000)
+	part := clone("part", 0, 0, 1<<20)
+	_, err = v.Write(req, part, 50_000, []byte("changed"), false)
+	ok(t, err)
+	ok(t, v.Sync(vfs.RootIno))
+	if v.shareHeight.Load() == 0 {
+		t.Fatal("nothing is shared")
+	}
+	clone("logged clone", 4096, 0, 1<<20)
+	ok(t, v.Fallocate(req, part, vfs.FallocPunchHole|vfs.FallocKeepSize, 100_000, 50_000))
+	ok(t, v.Sync(part))
+}
+
 func itoa(i int) string { b, _ := json.Marshal(i); return string(b) }
 
 // TestGolden opens the image of each released format and compares what it
 // holds. Images are kept for ever.
 func TestGolden(t *testing.T) {
-	const image, manifest = "testdata/golden/v2.0.img.gz", "testdata/golden/v2.0.json"
-	if *writeGolden {
+	for _, g := range golden {
+		t.Run(g.name, func(t *testing.T) { testGolden(t, g.name, g.make) })
+	}
+}
+
+func testGolden(t *testing.T, name string, populate func(t *testing.T, v *Volume)) {
+	image, manifest := "testdata/golden/"+name+".img.gz", "testdata/golden/"+name+".json"
+	if *writeGolden == name {
 		dev := device.NewMem(64 << 20)
 		mustFormat(t, dev)
 		v := mustOpen(t, dev, Options{CommitInterval: -1})
-		goldenTree(t, v)
+		populate(t, v)
 		img := dev.Clone() // as after a power cut: the log waits
 		tree, err := vfstest.Snapshot(v, vfstest.SnapshotOptions{Times: true, Inos: true})
 		if err != nil {
@@ -218,7 +269,7 @@ func readSnapGolden(t *testing.T, v *Volume) (g snapGolden) {
 // they were written and as they were sorted, a deletion that was cut, and a log.
 func TestGoldenSnapshots(t *testing.T) {
 	const image, manifest = "testdata/golden/v2.1.img.gz", "testdata/golden/v2.1.json"
-	if *writeGolden {
+	if *writeGolden == "v2.1" {
 		dev := device.NewMem(64 << 20)
 		mustFormat(t, dev)
 		v := mustOpen(t, dev, Options{CommitInterval: -1})

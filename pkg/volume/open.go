@@ -277,9 +277,6 @@ func newestRoot(dev device.Device, s *txn.Store, u *layout.Unlocked) (found []tx
 	if uint64(size)/layout.SectorBytes < root.DeviceSectors {
 		return nil, bad, fmt.Errorf("%w: %d bytes of %d", ErrTruncated, size, root.DeviceSectors*layout.SectorBytes)
 	}
-	if !root.Trees[layout.TreeShares].IsZero() {
-		return nil, bad, fmt.Errorf("%w: it holds reflinks", ErrNewerFormat)
-	}
 	return found, bad, nil
 }
 
@@ -511,8 +508,9 @@ func (v *Volume) reapThawed(in *inode) error {
 func (v *Volume) reap(in *inode) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	c := cost{quads: opQuads, urgent: true, nested: true}
 	for done := false; !done; {
+		_, pages := v.dropStep()
+		c := cost{quads: opQuads + pages, urgent: true, nested: true}
 		if err := v.admit(c); err != nil {
 			return err
 		}
@@ -535,7 +533,8 @@ func (v *Volume) reapStep(in *inode) (done bool, err error) {
 		return false, err
 	}
 	err = v.fs.Update(func(w *tree.Writer) error {
-		freed, all, err := v.dropExtents(w, in.ino, 0, 1<<62, cutStep)
+		step, _ := v.dropStep()
+		freed, all, err := v.dropExtents(w, in.ino, 0, 1<<62, step)
 		if err != nil {
 			return err
 		}

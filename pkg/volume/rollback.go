@@ -197,7 +197,9 @@ func (f *freer) passPage(a *layout.Abandoned, p *layout.Pointer, hi *layout.Key)
 			}
 			if e.RefBirth > a.Generation {
 				f.changed = true
-				f.v.drop(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(e.Sectors())})
+				if err := f.v.dropReference(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(e.Sectors())}); err != nil {
+					return false, err
+				}
 			}
 		}
 	} else {

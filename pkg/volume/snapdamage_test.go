@@ -18,7 +18,7 @@ func withSnapshots(t *testing.T) *device.Mem {
 	mustFormat(t, dev)
 	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
 	rng := rand.New(rand.NewPCG(4, 4))
-	r := &crashRun{v: v, rng: rng, states: []modelState{{files: map[string][]byte{}}}, inos: map[string]vfs.Ino{}}
+	r := &crashRun{v: v, rng: rng, single: true, states: []modelState{{files: map[string][]byte{}}}, inos: map[string]vfs.Ino{}}
 	for i := range 8 {
 		for range 40 {
 			ok(t, r.step())

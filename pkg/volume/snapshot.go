@@ -66,7 +66,8 @@ type SnapshotInfo struct {
 	ID         uint32 // never used again
 	Generation uint64 // at whose end it was taken
 	Created    time.Time
-	// UniqueBytes is what deleting it would free.
+	// UniqueBytes is what deleting it would free, at most: data that something else
+	// shares (a reflink) counts, too.
 	UniqueBytes int64
 	// ReferencedBytes is what files and metadata took when it was made, the
 	// volume's own maps included.
@@ -239,7 +240,7 @@ func (v *Volume) takeSnapshot(t *snapshot) error {
 		return fmt.Errorf("%w: %d, those that are being deleted included", ErrTooManySnapshots, layout.MaxSnapshots)
 	}
 	// Not while admitted: who changes keys may be waiting for that.
-	if err := v.setIncompat(layout.FeatureSnapshots); err != nil {
+	if err := v.requireFeature(layout.FeatureSnapshots); err != nil {
 		return err
 	}
 	_, epochs := v.Keys()
@@ -581,7 +582,7 @@ func (v *Volume) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, err e
 			return false, wrap(err)
 		}
 	}
-	c := cost{quads: freeQuads, urgent: true, snaps: true}
+	c := cost{quads: freeQuads + v.overwritePages(freeRefs), urgent: true, snaps: true}
 	if err := v.admit(c); err != nil {
 		return false, err
 	}
@@ -591,7 +592,7 @@ func (v *Volume) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, err e
 	if err := v.writable(); err != nil {
 		return false, err
 	}
-	f.changed, f.dead = false, 0
+	f.begin()
 	err = v.snaps.Update(func(w *tree.Writer) error {
 		f.w = w
 		if a != nil {
@@ -622,20 +623,6 @@ func (v *Volume) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, err e
 		v.adm.changed()
 	}
 	return done, nil
-}
-
-// setIncompat sets feature bits in the header, before the first root that needs
-// them is written.
-func (v *Volume) setIncompat(bits uint64) error {
-	k := &v.keys
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.header.Incompat&bits == bits {
-		return nil
-	}
-	h := *k.header
-	h.Incompat |= bits
-	return v.writeHeader(&h)
 }
 
 // oldestEpoch is the oldest key epoch that a head with that state of the

@@ -157,6 +157,9 @@ func (v *Volume) logTail(from, to uint64) error {
 	if from >= to {
 		return errCommitted // a commit covers all of it, and is durable
 	}
+	if v.copied.Load() > maxLogCopies {
+		return txn.ErrLogFull
+	}
 	if to-from > refMin {
 		v.settleFull()
 		if err := v.Failed(); err != nil {

@@ -102,6 +102,11 @@ type Volume struct {
 	root    *layout.Root // newest durable
 	rootR   [32]byte
 
+	shareHeight atomic.Int32  // of the share tree, 0: nothing is shared; changed under its lock
+	copied      atomic.Uint64 // sectors shared in this generation that no durable root has; see maxLogCopies
+
+	features atomic.Uint64 // incompat word of the header, as both copies have it
+
 	failed  atomic.Pointer[failure]
 	closing atomic.Bool
 	closed  atomic.Bool
@@ -168,6 +173,7 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 		nextOp: root.OpSeq, nextIno: root.NextIno, inodes: root.Inodes, root: root}
 	v.keys.header, v.keys.epochs, v.keys.slot = header.Header, header.Epochs, header.Slot
 	v.keys.floor.Store(root.HeaderSeq)
+	v.features.Store(header.Incompat)
 	v.dataStart = root.DataStart()
 	v.sectors.Store(root.DeviceSectors)
 	v.seed0, v.seed1 = seeds(root.HashSeed)
@@ -185,6 +191,7 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.fs = v.newTree(layout.TreeFS)
 	v.snaps = v.newTree(layout.TreeSnapshots)
 	v.shares = v.newTree(layout.TreeShares)
+	v.shareHeight.Store(int32(tree.PointerHeight(&root.Trees[layout.TreeShares])))
 	v.anc.tree = v.newTree(layout.TreeAnchors)
 	v.trees = []*tree.Tree{v.fs, v.snaps, v.shares, v.anc.tree}
 	v.spaces = tree.New(tree.Config{ID: layout.TreeSpace, Cache: v.cache, Free: v.freeSpacePage, Dirtied: func(int) {}},

@@ -650,6 +650,22 @@ func (w *Writer) mergeWith(n, parent *node, i int) bool {
 	return false
 }
 
+// Height is the number of pages from the root to a leaf, 0 for an empty tree.
+func (w *Writer) Height() int {
+	if w.t.root != nil {
+		return int(w.t.root.Level()) + 1
+	}
+	return PointerHeight(&w.t.ptr)
+}
+
+// PointerHeight is the height of the tree whose root p leads to.
+func PointerHeight(p *layout.Pointer) int {
+	if p.IsZero() {
+		return 0
+	}
+	return int(p.Level) + 1
+}
+
 // Pending is the number of page writes that a Freeze now would ask for.
 func (t *Tree) Pending() int {
 	t.mu.RLock()

@@ -61,6 +61,9 @@ type region struct {
 	free  uint32
 	quads uint32
 	dirty bool // changed since the last freeze
+
+	shared     uint32 // sectors with further references; see Share
+	snapShared uint32 // as of the freeze
 }
 
 type group struct {
@@ -169,11 +172,11 @@ func (s *Space) region(idx uint64) (*region, error) {
 	}
 	r := &region{}
 	if ok {
-		_, _, b, err := layout.GetRegion(v)
+		_, shared, b, err := layout.GetRegion(v)
 		if err != nil {
 			return nil, fmt.Errorf("region %d: %w", idx, err)
 		}
-		r.used = *b
+		r.used, r.shared = *b, shared
 	}
 	f := s.fresh(idx)
 	for i := range r.used {
@@ -617,6 +620,41 @@ func (s *Space) Free(run layout.Run) {
 	s.lists[s.gen] = append(l, run)
 }
 
+// Share counts sectors of a region to which further references came, or of which
+// (n negative) the last one went. It only keeps the count.
+func (s *Space) Share(idx uint64, n int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, err := s.regionInside(idx)
+	if err != nil {
+		return err
+	}
+	sum := int64(r.shared) + int64(n)
+	if sum < 0 || sum > layout.RegionSector {
+		return fmt.Errorf("%w: region %d with %d shared sectors", layout.ErrCorrupt, idx, sum)
+	}
+	r.shared, r.dirty = uint32(sum), true
+	return nil
+}
+
+// Shared is how many sectors of a region have further references.
+func (s *Space) Shared(idx uint64) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, err := s.regionInside(idx)
+	if err != nil {
+		return 0, err
+	}
+	return int(r.shared), nil
+}
+
+func (s *Space) regionInside(idx uint64) (*region, error) {
+	if idx >= s.regionCount() {
+		return nil, fmt.Errorf("%w: region %d of %d", layout.ErrCorrupt, idx, s.regionCount())
+	}
+	return s.region(idx)
+}
+
 // AddList installs the list that generation gen freed, read from a root.
 func (s *Space) AddList(gen uint64, runs []layout.Run) error {
 	s.mu.Lock()
@@ -861,7 +899,7 @@ func (s *Space) Freeze(estimate func(values, freedRuns int) int) (*SpaceCommit, 
 			continue
 		}
 		b := r.used
-		r.snap, r.dirty = &b, false
+		r.snap, r.snapShared, r.dirty = &b, r.shared, false
 		c.idx = append(c.idx, idx)
 		if err := s.summarize(idx, r); err != nil {
 			return nil, err
@@ -1012,7 +1050,7 @@ func (c *SpaceCommit) values() (values []spaceValue, err error) {
 			return nil, fmt.Errorf("%w: group %d was not frozen", layout.ErrCorrupt, gi)
 		}
 		sum.Put(c.groups[gi], int(idx%layout.GroupRegions))
-		values = append(values, spaceValue{layout.Key{Type: layout.KeyRegion, Sub: idx}, layout.PutRegion(sum, 0, b)})
+		values = append(values, spaceValue{layout.Key{Type: layout.KeyRegion, Sub: idx}, layout.PutRegion(sum, s.regions[idx].snapShared, b)})
 	}
 	for gi, v := range c.groups {
 		s.sumGroup(v).PutTop(c.tops[gi/layout.TopGroups], int(gi%layout.TopGroups))
