@@ -34,7 +34,8 @@ type mountOptions struct {
 	options    []string // -o, as given
 	readyFD    int      // of the pipe to the process that started this one; 0: none
 
-	mount fusefs.MountOptions // from options
+	mount   fusefs.MountOptions // from options
+	discard bool
 }
 
 func mountCommand() *cobra.Command {
@@ -57,6 +58,8 @@ If the device fails, the volume stays readable and refuses changes; the log says
 Mount options (-o, separated by commas): ro rw suid nosuid dev nodev exec noexec
 atime noatime relatime diratime nodiratime sync async dirsync, SELinux's context=
 fscontext= defcontext= rootcontext=, and allow_other, the default for root only.
+With discard, freed space is discarded in batches: thin and flash devices get it
+back, and whoever has the device sees which parts of it are free. Default: nodiscard.
 Permissions are always checked. Default: nosuid,nodev,noatime.
 
 With --anchor-file the mount keeps an anchor of the volume in that file: at once, every
@@ -134,6 +137,9 @@ func (o *mountOptions) check() error {
 				o.mount.Private = false
 				continue
 			case "", "default_permissions", "defaults":
+				continue
+			case "discard", "nodiscard":
+				o.discard = opt == "discard"
 				continue
 			case "ro":
 				o.readOnly = true

@@ -38,6 +38,7 @@ type mountServer struct {
 	dir      string
 	readOnly bool
 	log      *slog.Logger
+	level    *slog.LevelVar
 	dev      *device.File
 	vol      *volume.Volume
 	fs       vfs.FS // what is mounted: the volume, or a snapshot of it
@@ -57,11 +58,11 @@ type mountServer struct {
 func serve(o *mountOptions, path, dir string, ready func() error) (err error) {
 	logs := newLogFile()
 	defer func() { logs.end(err) }()
-	level := slog.LevelInfo
+	level := &slog.LevelVar{}
 	if o.readyFD != 0 { // who started us does not want to hear that all is well
-		level = slog.LevelWarn
+		level.Set(slog.LevelWarn)
 	}
-	s := &mountServer{dir: dir, readOnly: o.readOnly, ended: make(chan struct{}), served: make(chan error, 1),
+	s := &mountServer{dir: dir, readOnly: o.readOnly, level: level, ended: make(chan struct{}), served: make(chan error, 1),
 		log: slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: level})).With("device", path, "dir", dir)}
 	debug.SetMemoryLimit(int64(o.memory) + beyondVolume)
 	// Signals that come while mounting wait until there is something to unmount.
@@ -132,7 +133,8 @@ func (s *mountServer) startControl(ctx context.Context) (stop func()) {
 
 // control answers on the control socket.
 func (s *mountServer) control() *volumectl.Server {
-	return &volumectl.Server{Volume: s.vol, Name: s.vol.ID().String(), ReadOnly: s.readOnly, End: s.end, MountSnapshot: s.mountSnapshot, UnmountSnapshot: s.unmountSnapshot}
+	return &volumectl.Server{Volume: s.vol, Name: s.vol.ID().String(), ReadOnly: s.readOnly, LogLevel: s.level, End: s.end,
+		MountSnapshot: s.mountSnapshot, UnmountSnapshot: s.unmountSnapshot}
 }
 
 // open opens device and volume.
@@ -145,7 +147,7 @@ func (s *mountServer) open(o *mountOptions, path string) error {
 	if o.readyFD != 0 {
 		unix.Close(o.readyFD + 1) // the key file; see startServer
 	}
-	opts := volume.Options{ReadOnly: o.readOnly, Memory: int(o.memory), Log: s.log}
+	opts := volume.Options{ReadOnly: o.readOnly, Memory: int(o.memory), Discard: o.discard, Log: s.log}
 	if o.anchorFile != "" {
 		if opts.Anchor, err = readAnchor(o.anchorFile); err != nil {
 			return err

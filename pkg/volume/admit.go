@@ -54,6 +54,7 @@ type admission struct {
 	active int // admitted, and in the background what writes to the device
 
 	changed func() // something is to be committed
+	parked  func(n int)
 }
 
 func (a *admission) dirtyNodes(n int) {
@@ -184,7 +185,9 @@ func (v *Volume) admit(c cost) error {
 	defer a.mu.Unlock()
 	for {
 		if a.holds > 0 && !c.nested {
+			a.parked(1)
 			a.cond.Wait()
+			a.parked(-1)
 			if err := v.writable(); err != nil {
 				return err
 			}

@@ -361,6 +361,7 @@ func (c *checker) checkTrees() {
 	}
 	c.data.flush(c)
 	c.data.wg.Wait()
+	c.nameShared()
 	if !c.lostFS {
 		c.checkLinks()
 	}
@@ -873,7 +874,9 @@ func (c *checker) extentItem(birth, sector uint64, v []byte) error {
 	if !c.sharing && (e.Object != in.ino || e.Index+uint64(e.First) != sector) {
 		c.inodeProblem(in.ino, at, "the extent was written for inode %d, sector %d", e.Object, e.Index+uint64(e.First))
 	}
-	if c.mark(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(n)}, at, in.ino, true) && c.opts.Data {
+	// What is shared is read once; nameShared finds who else has what is damaged.
+	first, ok := c.mark(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(n)}, at, in.ino, true)
+	if ok && first > 0 && c.opts.Data {
 		c.data.add(c, in.ino, placed{sector, e}, "")
 	}
 	return nil
@@ -1175,11 +1178,13 @@ func (c *checker) openData(batch []dataRun, bytes int) {
 		for i := range batch {
 			r := &batch[i]
 			badSegments(c.store, r, buf, func(from, n int, err error) {
-				at := fmt.Sprintf(" at %d+%d", (r.sector+uint64(from))*layout.SectorBytes, n*layout.SectorBytes)
-				if r.snap != "" {
+				run := layout.Run{Start: r.Addr/layout.SectorBytes + uint64(from), Count: uint32(n)}
+				switch {
+				case r.snap != "":
+					at := fmt.Sprintf(" at %d+%d", (r.sector+uint64(from))*layout.SectorBytes, n*layout.SectorBytes)
 					c.problem(fmt.Sprintf("snapshot %q, inode %d%s", r.snap, r.ino, at), "data can not be read: %v", err)
-				} else {
-					c.inodeProblem(r.ino, at, "data can not be read: %v", err)
+				case !c.sharing || !c.keepBad(run, err):
+					c.badData(r.ino, r.sector+uint64(from), n, err)
 				}
 			})
 		}
@@ -1205,18 +1210,20 @@ var allUsed = func() *[layout.RegionSector / 64]uint64 {
 // refer notes that something refers to a run. It reports a run outside the
 // device or one that something refers to already, and returns false then.
 func (c *checker) refer(run layout.Run, where string, ino uint64) bool {
-	return c.mark(run, where, ino, false)
+	_, ok := c.mark(run, where, ino, false)
+	return ok
 }
 
-// mark is refer; data may be shared.
-func (c *checker) mark(run layout.Run, where string, ino uint64, data bool) bool {
+// mark is refer; data may be shared. It also returns how many sectors nothing
+// referred to before.
+func (c *checker) mark(run layout.Run, where string, ino uint64, data bool) (first int, ok bool) {
 	report := func(format string, args ...any) {
 		c.add(problem{where: where, ino: ino, what: fmt.Sprintf(format, args...)})
 	}
 	end := run.Start + uint64(run.Count)
 	if run.Start < c.root.DataStart() || end > c.root.DeviceSectors || end < run.Start {
 		report("sectors %d+%d lie outside the volume's data area, %d to %d", run.Start, run.Count, c.root.DataStart(), c.root.DeviceSectors)
-		return false
+		return 0, false
 	}
 	twice, count, shared := uint64(0), 0, 0
 	for s := run.Start; s < end; {
@@ -1242,16 +1249,16 @@ func (c *checker) mark(run layout.Run, where string, ino uint64, data bool) bool
 			}
 		}
 	}
-	c.rep.Counts.UsedSectors += uint64(run.Count) - uint64(count) - uint64(shared)
+	first = int(run.Count) - count - shared
+	c.rep.Counts.UsedSectors += uint64(first)
 	if count > 0 {
 		why := ""
 		if data && c.sharing {
 			why = ", more often than the share tree says"
 		}
 		report("%d of sectors %d+%d, from %d on, belong to something else as well%s", count, run.Start, run.Count, twice, why)
-		return false
 	}
-	return true
+	return first, count == 0
 }
 
 // checkFreeList follows one of the lists of freed sectors.

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -14,8 +15,15 @@ import (
 // one of those it promises.
 type shareCheck struct {
 	regions map[uint64]*sharedRegion
-	last    sharing // run before
-	lost    bool    // part of the tree could not be read: nothing follows from it
+	last    sharing  // run before
+	lost    bool     // part of the tree could not be read: nothing follows from it
+	bad     []badRun // data that can not be read; guarded by checker.mu
+}
+
+// badRun is data that can not be read, wherever it is referred to.
+type badRun struct {
+	layout.Run
+	err error
 }
 
 // sharedRegion is a region with shared sectors.
@@ -135,4 +143,59 @@ func (c *checker) checkShares() {
 			}
 		}
 	}
+}
+
+func (c *checker) badData(ino, sector uint64, sectors int, err error) {
+	at := fmt.Sprintf(" at %d+%d", sector*layout.SectorBytes, sectors*layout.SectorBytes)
+	c.inodeProblem(ino, at, "data can not be read: %v", err)
+}
+
+// keepBad notes data that can not be read for nameShared; false when there is
+// too much of it.
+func (c *checker) keepBad(run layout.Run, err error) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.shares.bad) == maxProblems {
+		return false
+	}
+	c.shares.bad = append(c.shares.bad, badRun{run, err})
+	return true
+}
+
+// nameShared reports data that can not be read for each file that refers to it:
+// one more pass over the extents.
+func (c *checker) nameShared() {
+	if len(c.shares.bad) == 0 {
+		return
+	}
+	slices.SortFunc(c.shares.bad, func(a, b badRun) int { return cmp.Compare(a.Start, b.Start) })
+	var bad []badRun // each sector once: an extent that is shared in part is read again
+	end := uint64(0)
+	for _, b := range c.shares.bad {
+		if to := b.Start + uint64(b.Count); to > end {
+			b.Start = max(b.Start, end)
+			b.Count = uint32(to - b.Start)
+			bad, end = append(bad, b), to
+		}
+	}
+	w := walk{c: c, id: layout.TreeFS, item: func(_ uint64, k layout.Key, v []byte) {
+		if k.Type != layout.KeyExtent {
+			return
+		}
+		e, err := layout.DecodeFileExtent(v)
+		if err != nil {
+			return
+		}
+		start := e.Addr / layout.SectorBytes
+		end := start + e.Sectors()
+		i, _ := slices.BinarySearchFunc(bad, start, func(b badRun, at uint64) int { return cmp.Compare(b.Start+uint64(b.Count), at+1) })
+		for ; i < len(bad) && bad[i].Start < end; i++ {
+			a, b := max(start, bad[i].Start), min(end, bad[i].Start+uint64(bad[i].Count))
+			if a < b {
+				c.badData(k.Obj, k.Sub+a-start, int(b-a), bad[i].err)
+			}
+		}
+	}}
+	p := &c.root.Trees[layout.TreeFS]
+	w.node(p, p.Level, c.root.Generation, layout.Key{}, nil)
 }

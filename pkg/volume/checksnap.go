@@ -347,7 +347,7 @@ func (w *snapWalk) walk(uint64) {
 // holds notes that the snapshot, and no newer one, refers to a run born then.
 func (w *snapWalk) holds(r layout.Run, birth uint64, where string) bool {
 	s := w.s
-	if !s.c.mark(r, where, 0, true) {
+	if _, ok := s.c.mark(r, where, 0, true); !ok {
 		return false
 	}
 	i := sort.Search(len(s.live), func(i int) bool { return s.live[i].gen >= birth })

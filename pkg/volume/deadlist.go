@@ -242,11 +242,11 @@ type freer struct {
 
 // Bounds of a step once data is shared.
 const (
-	freeRuns    = 64
-	freeSectors = 16 << 10
+	freePlaces = 64
+	freeSpan   = 16 << 10
 	// freeRefs is how many places of the share tree a step may change: those runs and as many leaves as
 	// their sectors' counts fill, or all extents of a leaf of an abandoned head.
-	freeRefs = freeRuns + freeSectors/shareLeaf + 192
+	freeRefs = freePlaces + freeSpan/shareLeaf + 192
 	// shareLeaf is fewer than the counts in a leaf of the share tree that is half full.
 	shareLeaf = 256
 )
@@ -256,7 +256,7 @@ func (f *freer) begin() {
 	f.changed, f.dead = false, 0
 	f.runs, f.sectors = math.MaxInt, math.MaxInt
 	if f.v.shareHeight.Load() > 0 {
-		f.runs, f.sectors = freeRuns, freeSectors
+		f.runs, f.sectors = freePlaces, freeSpan
 	}
 }
 

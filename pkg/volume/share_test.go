@@ -165,7 +165,7 @@ func TestFullShared(t *testing.T) {
 	before := v.StatFS()
 	rng := rand.New(rand.NewPCG(5, 6))
 	data := noise(rng, 1<<20)
-	const clones, size = 8, 32 << 20
+	const clones, size, filler = 8, 16 << 20, 34 << 20
 	var inos []vfs.Ino
 	for i := range clones {
 		a, err := v.Mknod(crashReq, vfs.RootIno, fmt.Sprint(i), 0o644, 0)
@@ -178,6 +178,12 @@ func TestFullShared(t *testing.T) {
 		if n, err := v.CopyRange(crashReq, inos[0], 0, a.Ino, 0, size); i > 0 && (n != size || err != nil) {
 			t.Fatal(n, err)
 		}
+	}
+	a, err := v.Mknod(crashReq, vfs.RootIno, "filler", 0o644, 0)
+	ok(t, err)
+	for off := uint64(0); off < filler; off += 1 << 20 {
+		_, err := v.Write(crashReq, a.Ino, off, data, false)
+		ok(t, err)
 	}
 	for i := 0; ; i++ { // single sectors, until nothing fits any more
 		_, err := v.Write(crashReq, inos[rng.IntN(clones)], rng.Uint64N(size/pageBytes)*pageBytes, data[:pageBytes], false)
@@ -212,6 +218,9 @@ func TestFullShared(t *testing.T) {
 		v.Forget(ino)
 		v.reaper.wait()
 	}
+	ok(t, v.Unlink(crashReq, vfs.RootIno, "filler"))
+	v.Forget(a.Ino)
+	v.reaper.wait()
 	for range 3 {
 		ok(t, v.commitSince(v.commits.Load()))
 	}

@@ -92,6 +92,9 @@ func TestDamageSharedData(t *testing.T) {
 	})
 	flip(fx.dev, addr)
 	found := findings(t, fx.dev)
+	if n := strings.Count(found, "data can not be read"); n != len(fx.files) {
+		t.Errorf("%d lines for %d files:\n%s", n, len(fx.files), found)
+	}
 	v := fx.examine(t, fx.dev)
 	for path := range fx.files {
 		if bad := v.bad[path]; len(bad) != 1 || bad[0] != 0 {

@@ -35,6 +35,9 @@ type Options struct {
 	// CommitInterval overrides the package's; negative: only when needed.
 	CommitInterval time.Duration
 	Log            *slog.Logger // what the operator should know; nil: nothing
+	// Discard has freed space discarded, in batches. Whoever has the device then
+	// sees what is free, also where it was filled with random bytes before.
+	Discard bool
 	// Anchor, if not nil, has a device refused that does not hold the anchored
 	// state, or what followed from it: ErrRolledBack, ErrForked, ErrOtherVolume.
 	Anchor *Anchor
@@ -88,6 +91,7 @@ type Volume struct {
 	frozen  freezer
 
 	background background
+	discards   discarder
 	kept       kept
 	snap       snapshots
 
@@ -184,8 +188,8 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.sync.init()
 	v.reaper.init()
 	v.snap.init()
+	v.adm.changed, v.adm.parked = func() {}, func(int) {}
 	v.rot.init()
-	v.adm.changed = func() {}
 	v.initAdmission(opts.Memory, int64(root.DeviceSectors)*layout.SectorBytes)
 	v.cache = tree.NewCache(opts.Memory/4, v.store.ReadNode)
 	v.fs = v.newTree(layout.TreeFS)
@@ -238,6 +242,9 @@ func (v *Volume) start(mount [16]byte) error {
 	v.startCommitter()
 	v.startReaper()
 	v.startSnapReaper()
+	if v.opts.Discard {
+		v.startDiscarder()
+	}
 	return nil
 }
 
@@ -255,11 +262,12 @@ func (v *Volume) Close() error {
 // close ends the volume; before the last commit, when nothing is going on any
 // more, it calls last.
 func (v *Volume) close(last func() error) (err error) {
+	v.Thaw() // else nothing ends
+	v.background.stop()
+	v.stopDiscarder()
 	v.stopRotation()
 	v.keys.mu.Lock() // a change of keys that is under way ends first
 	defer v.keys.mu.Unlock()
-	v.Thaw()
-	v.background.stop()
 	if v.ring != nil {
 		v.stopReaper()
 		v.stopSnapReaper()

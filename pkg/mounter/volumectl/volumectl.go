@@ -5,6 +5,7 @@ package volumectl
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
@@ -17,6 +18,7 @@ type Server struct {
 	Volume   *volume.Volume
 	Name     string // by which whoever asks knows the volume
 	ReadOnly bool
+	LogLevel *slog.LevelVar // of the server's log; nil if it can not be changed
 	// End makes everything durable and ends serving; see control.Handler.
 	End func(ctx context.Context) error
 	// MountSnapshot serves a snapshot on the FUSE connection of a mount on dir, until it is unmounted; it
@@ -30,6 +32,7 @@ type Server struct {
 func (s *Server) Mux() control.Mux {
 	m := control.NewMux(s)
 	s.snapshots(m)
+	s.addOnline(m)
 	s.addKeys(m)
 	return m
 }
