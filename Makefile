@@ -63,9 +63,10 @@ vectors: $(VENV)/ready ## golden vectors, and fresh output, against the independ
 fuzz: ## every fuzz target for FUZZ_RUNS inputs (seeds are part of unit)
 	@.ci/fuzz $(FUZZ_RUNS)
 
-cuts: ## the crash model, 20,000 power cuts, and 10,000 with anchors; seeds are printed
+cuts: ## the crash models: 20,000 power cuts, 10,000 with anchors, 5,000 with snapshots; seeds are printed
 	$(GO) test -count=1 -timeout 30m -v -run '^TestCrash$$' ./pkg/volume -crash.cuts 20000
 	$(GO) test -count=1 -timeout 30m -v -run '^TestCrashAnchors$$' ./pkg/volume -anchor.cuts 10000
+	$(GO) test -count=1 -timeout 30m -v -run '^TestSnapshotCrash$$' ./pkg/volume -crash.cuts 5000
 
 crash: ## the crash and fault models, CRASH_ROUNDS times with new seeds
 	$(GO) test -count=$(CRASH_ROUNDS) -timeout 0 -run '$(CRASH_TESTS)' -v $(crash_packages)

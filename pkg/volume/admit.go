@@ -15,6 +15,7 @@ type cost struct {
 	quads  int  // tree pages that become dirty
 	urgent bool // frees space: may use the reserve
 	nested bool // the caller holds locks that granted operations may wait for
+	snaps  bool // frees what snapshots hold: may use all of the reserve
 }
 
 // opQuads covers the tree pages that an operation on a few keys dirties: two
@@ -143,6 +144,11 @@ func (v *Volume) try(c cost) verdict {
 	// A commit must be possible at any time: its pages, and what data takes of
 	// the same groups of four, are there now.
 	meta := v.meta(c)
+	if !c.snaps && v.snap.newest.Load() > 0 {
+		// With snapshots, deletes may take space and give none back. Some is left
+		// to delete snapshots.
+		meta += a.reserve / 2
+	}
 	if quads < meta || free-layout.QuadSectors*meta < need {
 		return waitSpace
 	}
