@@ -47,10 +47,10 @@ test: setup ## everything that CI runs
 	$(MAKE) race
 
 unit: ## tests that need neither root nor network
-	$(GO) test $(unit_packages)
+	$(GO) test -timeout 30m $(unit_packages)
 
 race: ## all tests with the race detector, long ones shortened
-	$(GO) test -race -short -timeout 20m $(all_packages)
+	$(GO) test -race -short -timeout 40m $(all_packages)
 
 vectors: $(VENV)/ready ## golden vectors, and fresh output, against the independent derivation in Python
 	@mkdir -p $(BUILD)/vectors
@@ -73,7 +73,7 @@ crash: ## the crash and fault models, CRASH_ROUNDS times with new seeds
 
 fuse: ## tests on real mounts; needs root and /dev/fuse
 	@test -n "$(kernel_packages)" || { echo "no package in $(KERNEL)" >&2; exit 1; }
-	$(GO) test -count=1 -timeout 15m $(kernel_packages)
+	$(GO) test -count=1 -timeout 30m $(kernel_packages)
 
 sanity: ## csi-sanity, whole
 	@test -n "$(sanity_packages)" || { echo "no package in $(SANITY)" >&2; exit 1; }
