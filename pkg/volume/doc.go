@@ -22,9 +22,9 @@
 //   - inode owns what is newer than the tree: attributes and dirty blocks.
 //   - txn.Space owns free space; txn.Ring and txn.Log the operations.
 //   - Volume.adm owns every limit: memory, ring, space.
+//   - Volume.keys owns the header and the VMKs; Volume.rot the walk of a rotation; Volume.anc the anchors.
 //   - Volume.snap owns what is known of snapshots, and what the open generation
 //     adds to dead lists; Volume.snaps has the rest.
-//   - Volume.keys owns the header and the VMKs; Volume.rot the walk of a rotation; Volume.anc the anchors.
 //   - The committer is the only writer of roots and of the space tree.
 //
 // # Locks

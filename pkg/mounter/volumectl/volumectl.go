@@ -31,8 +31,8 @@ type Server struct {
 // Mux names all requests.
 func (s *Server) Mux() control.Mux {
 	m := control.NewMux(s)
-	s.snapshots(m)
 	s.addOnline(m)
+	s.snapshots(m)
 	s.addKeys(m)
 	return m
 }
