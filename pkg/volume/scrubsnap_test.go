@@ -164,8 +164,22 @@ func (s *snapScrub) only(path string, head bool, in ...string) uint64 {
 // their name, and mended if it has a second copy.
 func TestScrubSnapshots(t *testing.T) {
 	s := newSnapScrub(t)
-	if rep := scrubAll(t, s.v, ScrubOptions{}); rep.Total != 0 {
+	rep := scrubAll(t, s.v, ScrubOptions{})
+	if rep.Total != 0 {
 		t.Fatalf("%+v", rep)
+	}
+	// Each page and each extent was read once.
+	gen := s.v.snap.newest.Load()
+	rest := scrubAll(t, s.v, ScrubOptions{From: scrubPosition{tree: layout.TreeFS + 1, since: gen, snap: gen + 1}.String()})
+	once := uint64(0)
+	for _, d := range s.data {
+		once += d.bytes
+	}
+	for _, d := range s.pages {
+		eachCopy(&d.p, func(layout.Run) { once += layout.NodeBytes })
+	}
+	if rep.Bytes-rest.Bytes != once {
+		t.Errorf("%d bytes read of %d", rep.Bytes-rest.Bytes, once)
 	}
 	image := s.dev.Clone()
 	seen := map[string]int{}
