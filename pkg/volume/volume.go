@@ -277,7 +277,9 @@ func (v *Volume) close(last func() error) (err error) {
 		}
 		v.stopCommitter()
 		if err == nil && last != nil {
-			err = last()
+			if err = last(); err == nil {
+				err = v.commitAnchored()
+			}
 		}
 		if err == nil {
 			if err = v.commitLast(); err != nil {
