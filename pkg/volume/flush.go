@@ -497,8 +497,7 @@ func (v *Volume) insertBatch(bt *batch, fill int) error {
 }
 
 // allocData prefers whole runs, and leaves the groups of four that a commit
-// needs, and those of the reserve, to metadata: groups that data has broken come
-// back only when all of their sectors are free.
+// needs, and the reserve, to metadata: what is free must be of use to deletes.
 func (v *Volume) allocData(n uint32) (layout.Run, error) {
 	v.adm.mu.Lock()
 	meta := v.meta(cost{}) + v.adm.reserve

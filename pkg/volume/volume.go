@@ -255,7 +255,7 @@ func (v *Volume) start(mount [16]byte) error {
 // was synced before is safe all the same. The device stays open. While a
 // snapshot is open nothing happens but ErrSnapshotInUse.
 func (v *Volume) Close() error {
-	first, err := v.beginClose()
+	first, err := v.beginClose(false)
 	if err != nil || !first {
 		return err
 	}
@@ -280,7 +280,9 @@ func (v *Volume) close(last func() error) (err error) {
 		}
 		v.stopCommitter()
 		if err == nil && last != nil {
-			err = last()
+			if err = last(); err == nil {
+				err = v.commitAnchored()
+			}
 		}
 		if err == nil {
 			if err = v.commitLast(); err != nil {
