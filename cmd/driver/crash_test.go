@@ -279,14 +279,18 @@ func (r *rig) wantClean() {
 // TestDriverKilledAtAnyStep ends the driver with SIGKILL before each step that any call makes, in the services and in the
 // backend; a new driver gets the same call again, as the CO does, and all converges.
 func TestDriverKilledAtAnyStep(t *testing.T) {
-	killedAtAnyStep(t, func(w *workflow) []func() error {
+	killedAtAnyStep(t, 1, func(w *workflow) []func() error {
 		return slices.Concat(w.up(), w.expand(), w.down())
 	})
 }
 
 // TestRawDriverKilledAtAnyStep: the same of a raw block volume, and of copies of it.
 func TestRawDriverKilledAtAnyStep(t *testing.T) {
-	killedAtAnyStep(t, func(w *workflow) []func() error {
+	stride := 1
+	if testing.Short() {
+		stride = 5
+	}
+	killedAtAnyStep(t, stride, func(w *workflow) []func() error {
 		w.capability = blockDevice()
 		up := w.up()
 		return slices.Concat(up[:1], w.copies(), up[1:], w.expand(), w.down())
@@ -314,9 +318,9 @@ func (w *workflow) copies() []func() error {
 	}
 }
 
-func killedAtAnyStep(t *testing.T, calls func(*workflow) []func() error) {
+func killedAtAnyStep(t *testing.T, stride int, calls func(*workflow) []func() error) {
 	t.Helper()
-	for n := 1; ; n++ {
+	for n := 1; ; n += stride {
 		killed := false
 		t.Run(fmt.Sprint("step ", n), func(t *testing.T) {
 			r := newRig(t)
