@@ -21,6 +21,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
 // beyondVolume is what the process may use besides the volume's memory: 32
@@ -40,6 +41,9 @@ type mountServer struct {
 	level    *slog.LevelVar
 	dev      *device.File
 	vol      *volume.Volume
+	fs       vfs.FS // what is mounted: the volume, or a snapshot of it
+	endView  func() // of the snapshot
+	views    snapshotMounts
 	anchor   *anchorKeeper // nil: none
 	fuse     *fusefs.Server
 	conn     uint32 // number of the FUSE connection
@@ -129,7 +133,8 @@ func (s *mountServer) startControl(ctx context.Context) (stop func()) {
 
 // control answers on the control socket.
 func (s *mountServer) control() *volumectl.Server {
-	return &volumectl.Server{Volume: s.vol, Name: s.vol.ID().String(), ReadOnly: s.readOnly, LogLevel: s.level, End: s.end}
+	return &volumectl.Server{Volume: s.vol, Name: s.vol.ID().String(), ReadOnly: s.readOnly, LogLevel: s.level, End: s.end,
+		MountSnapshot: s.mountSnapshot, UnmountSnapshot: s.unmountSnapshot}
 }
 
 // open opens device and volume.
@@ -155,6 +160,12 @@ func (s *mountServer) open(o *mountOptions, path string) error {
 		discard(s.dev)
 		return err
 	}
+	s.fs, s.endView = s.vol, func() {}
+	if o.snapshot != "" {
+		if s.fs, s.endView, err = s.vol.OpenSnapshot(o.snapshot); err != nil {
+			return errors.Join(fmt.Errorf("%s: %w", path, err), s.vol.Close(), s.dev.Close())
+		}
+	}
 	if o.anchorFile != "" && !o.readOnly {
 		s.anchor = keepAnchor(o.anchorFile, s.vol, s.log)
 	}
@@ -163,13 +174,13 @@ func (s *mountServer) open(o *mountOptions, path string) error {
 
 // mount mounts, and starts to serve.
 func (s *mountServer) mount(o *mountOptions, path string) error {
-	o.mount.Source, o.mount.Logger = absolute(path), s.log
+	o.mount.Source, o.mount.Logger = mountSource(absolute(path), o.snapshot), s.log
 	fd, err := fusefs.Mount(s.dir, o.mount)
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.dir, err)
 	}
 	if s.conn, err = fusefs.ConnectionID(s.dir); err == nil {
-		s.fuse, err = fusefs.NewServer(fusefs.Options{FS: s.vol, Device: fd, ReadOnly: o.readOnly, Logger: s.log})
+		s.fuse, err = fusefs.NewServer(fusefs.Options{FS: s.fs, Device: fd, ReadOnly: o.readOnly, Logger: s.log})
 	}
 	if err != nil {
 		fd.Close()
@@ -186,6 +197,8 @@ func (s *mountServer) mount(o *mountOptions, path string) error {
 
 // close commits, and closes the device: another process can open it then.
 func (s *mountServer) close() error {
+	s.views.end(s.log)
+	s.endView()
 	s.anchor.end()
 	err := s.vol.Close()
 	if failed := s.vol.Failed(); err == nil && failed != nil {

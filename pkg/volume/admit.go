@@ -15,6 +15,7 @@ type cost struct {
 	quads  int  // tree pages that become dirty
 	urgent bool // frees space: may use the reserve
 	nested bool // the caller holds locks that granted operations may wait for
+	snaps  bool // frees what snapshots hold: may use all of the reserve
 }
 
 // opQuads covers the tree pages that an operation on a few keys dirties: two
@@ -49,8 +50,9 @@ type admission struct {
 	blocks    int          // with dirty pages
 	granted   cost
 
-	holds  int // freezes: nobody is admitted who is not in the middle of something
-	active int // admitted, and in the background what writes to the device
+	holds  int    // freezes: nobody is admitted who is not in the middle of something
+	active int    // admitted, and in the background what writes to the device
+	admits uint64 // operations admitted so far
 
 	changed func() // something is to be committed
 	parked  func(n int)
@@ -143,6 +145,11 @@ func (v *Volume) try(c cost) verdict {
 	// A commit must be possible at any time: its pages, and what data takes of
 	// the same groups of four, are there now.
 	meta := v.meta(c)
+	if !c.snaps && v.snap.newest.Load() > 0 {
+		// With snapshots, deletes may take space and give none back. Some is left
+		// to delete snapshots.
+		meta += a.reserve / 2
+	}
 	if quads < meta || free-layout.QuadSectors*meta < need {
 		return waitSpace
 	}
@@ -166,6 +173,11 @@ func (v *Volume) meta(more cost) int64 {
 	return int64((pages+v.overwritePages(drops))*3/2+v.space.FreedRuns()/listRuns) + dead + commitQuads
 }
 
+// fullCommits is after how many commits that gave nothing back a volume is full: one
+// may be under way, the next one frees, and after the one that follows it that is
+// usable.
+const fullCommits = 4
+
 // admit waits until c fits and grants it; done gives it back. The caller holds
 // no lock that a commit or a flusher takes. ErrNoSpace when two commits have not
 // freed enough, the volume's own error when it has failed.
@@ -174,7 +186,7 @@ func (v *Volume) admit(c cost) error {
 		return err
 	}
 	a := &v.adm
-	commits := 0
+	commits, vain, admits := 0, 0, uint64(0)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for {
@@ -190,6 +202,7 @@ func (v *Volume) admit(c cost) error {
 		switch v.try(c) {
 		case admitted:
 			a.active++
+			a.admits++
 			a.granted.pages += c.pages
 			a.granted.ring += c.ring
 			a.granted.quads += c.quads
@@ -205,10 +218,16 @@ func (v *Volume) admit(c cost) error {
 				return err
 			}
 		case waitSpace:
-			// What the next commit frees is usable after the one that follows it.
-			if commits == 3 {
+			// What the next commit frees is usable after the one that follows it. If
+			// others were admitted meanwhile, they had what came back: it is a queue,
+			// not a full volume, unless it takes too long.
+			if a.admits != admits {
+				vain, admits = 0, a.admits
+			}
+			if vain == fullCommits || commits == 32*fullCommits {
 				return vfs.ErrNoSpace
 			}
+			vain++
 			commits++
 			a.mu.Unlock()
 			if !c.urgent { // deleted files count as space at once

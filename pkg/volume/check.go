@@ -69,7 +69,7 @@ type CheckCounts struct {
 //
 // Memory: about two bytes for each inode, 4 KiB for each region of 128 MiB that
 // is used in part, 32 KiB for each one with shared sectors, and a bounded number
-// of pages.
+// of pages. With snapshots also what snapCheck says.
 func Check(dev device.Device, opts CheckOptions) (*CheckReport, error) {
 	c := &checker{dev: dev, opts: opts, rep: &CheckReport{}, use: map[uint64]*regionUse{}, refused: map[uint64]bool{},
 		inodes: map[uint64]*[inodesPerChunk]uint8{}, links: map[uint64]int64{}, shares: shareCheck{regions: map[uint64]*sharedRegion{}}}

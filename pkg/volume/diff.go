@@ -1,10 +1,12 @@
 package volume
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
@@ -52,15 +54,21 @@ type DiffOptions struct {
 }
 
 // changeRanges is how many ranges one Change has.
-const changeRanges = 1024
+const changeRanges = 512
 
 // Diff tells what is different in snapshot to against snapshot from, or in the
 // head if to is "". It calls fn for one change after another, in no order that
-// means anything, until fn returns an error, which is returned. Time and memory
+// means anything, until fn returns an error, which is returned. Closing the
+// volume ends it, once fn has returned. Time and memory
 // are bounded by what is different, not by what there is; only names of inodes
 // that an earlier version of the format wrote need one pass over all names.
 func (v *Volume) Diff(from, to string, opts DiffOptions, fn func(Change) error) error {
-	d := &differ{v: v, opts: opts, fn: fn}
+	ctx, leave, err := v.begin(context.Background(), fmt.Sprintf("diff %d", diffs.Add(1))) // any number
+	if err != nil {
+		return err
+	}
+	defer leave()
+	d := &differ{v: v, ctx: ctx, opts: opts, fn: fn}
 	a, end, err := v.hold(from)
 	if err != nil {
 		return err
@@ -87,13 +95,16 @@ func (v *Volume) Diff(from, to string, opts DiffOptions, fn func(Change) error) 
 	return wrap(err)
 }
 
+// diffs counts calls of Diff, to tell them apart.
+var diffs atomic.Uint64
+
 // hold keeps a snapshot from being deleted until end.
 func (v *Volume) hold(name string) (x layout.Snapshot, end func(), err error) {
-	t, err := v.openSnapshot(name)
+	t, err := v.find(name, func(t *snapshot) { t.holds++ })
 	if err != nil {
 		return x, nil, err
 	}
-	end = func() { v.closeSnapshot(t) }
+	end = func() { v.unhold(t) }
 	if x, err = v.readSnapshot(t); err != nil {
 		end()
 	}
@@ -103,6 +114,7 @@ func (v *Volume) hold(name string) (x layout.Snapshot, end func(), err error) {
 // differ compares two states.
 type differ struct {
 	v    *Volume
+	ctx  context.Context // ends when the volume is closed
 	opts DiffOptions
 	fn   func(Change) error
 	a, b *diffSide
@@ -130,6 +142,9 @@ type diffInode struct {
 }
 
 func (d *differ) item(k layout.Key, a, b []byte) error {
+	if d.ctx.Err() != nil {
+		return context.Cause(d.ctx)
+	}
 	if k.Obj == 0 {
 		return nil
 	}

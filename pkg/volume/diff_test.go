@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -278,4 +279,49 @@ func checkRanges(t *testing.T, p string, a, b []byte, rs []ByteRange) {
 			t.Fatalf("%s differs at %d, told were %v", p, i, rs)
 		}
 	}
+}
+
+// TestDiffClose closes a volume while a Diff is under way: that ends, and all is
+// on the device.
+func TestDiffClose(t *testing.T) {
+	dev := device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1})
+	_, err := v.CreateSnapshot("a")
+	ok(t, err)
+	for i := range 50 {
+		_, err := v.Mknod(crashReq, vfs.RootIno, fmt.Sprint("f", i), 0o644, 0)
+		ok(t, err)
+	}
+	closed := make(chan error, 1)
+	told := 0
+	err = v.Diff("a", "", DiffOptions{}, func(Change) error {
+		if told++; told == 1 {
+			go func() { closed <- v.Close() }()
+			for !v.closing.Load() { // Close waits for us from here on
+				runtime.Gosched()
+			}
+			v.background.mu.Lock()
+			for !v.background.closed {
+				v.background.mu.Unlock()
+				runtime.Gosched()
+				v.background.mu.Lock()
+			}
+			v.background.mu.Unlock()
+		}
+		return nil
+	})
+	if !errors.Is(err, vfs.ErrClosed) || told > 2 {
+		t.Errorf("%d told: %v", told, err)
+	}
+	ok(t, <-closed)
+	checkClean(t, dev)
+	v = mustOpen(t, dev, Options{CommitInterval: -1})
+	if _, err := v.Lookup(vfs.RootIno, "f49"); err != nil {
+		t.Error(err)
+	}
+	ok(t, v.WaitFreed())
+	ok(t, v.Sync(vfs.RootIno))
+	checkSpace(t, v)
+	ok(t, v.Close())
 }

@@ -59,7 +59,7 @@ func (v *Volume) Rollback(name string, deleteNewer bool) error {
 		return err
 	}
 	defer v.adm.done(c)
-	switch first, err := v.beginClose(); {
+	switch first, err := v.beginClose(true); {
 	case err != nil:
 		return err
 	case !first:

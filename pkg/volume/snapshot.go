@@ -45,7 +45,7 @@ type snapshots struct {
 	done    chan struct{}
 }
 
-// snapshot is one of them in memory. All but opens is constant once it has an id.
+// snapshot is one of them in memory. All but views and holds is constant once it has an id.
 type snapshot struct {
 	id      uint32
 	gen     uint64
@@ -56,7 +56,8 @@ type snapshot struct {
 	epoch   uint32
 	passing bool   // made for a moment, and marked as deleted in the tree
 	dead    uint64 // sectors in dead lists when it was taken
-	opens   int    // under mu
+	views   int    // OpenSnapshot; under mu
+	holds   int    // Diff; under mu
 }
 
 // SnapshotInfo describes a local snapshot.
@@ -238,16 +239,17 @@ func (v *Volume) takeSnapshot(t *snapshot) error {
 	if full {
 		return fmt.Errorf("%w: %d, those that are being deleted included", ErrTooManySnapshots, layout.MaxSnapshots)
 	}
+	// Not while admitted: who changes keys may be waiting for that.
 	if err := v.requireFeature(layout.FeatureSnapshots); err != nil {
 		return err
 	}
+	_, epochs := v.Keys()
+	t.epoch = epochs[0]
 	c := cost{quads: opQuads}
 	if err := v.admit(c); err != nil { // a freeze waits for all that follows
 		return err
 	}
 	defer v.adm.done(c)
-	_, epochs := v.Keys()
-	t.epoch = epochs[0]
 	err := v.inGate(func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -281,7 +283,7 @@ func (v *Volume) holdHead() (x layout.Snapshot, end func(), err error) {
 	if err := v.writable(); err != nil {
 		return x, nil, err
 	}
-	t := &snapshot{name: "head", passing: true, opens: 1}
+	t := &snapshot{name: "head", passing: true, holds: 1}
 	if err := v.takeSnapshot(t); err != nil {
 		return x, nil, err
 	}
@@ -289,7 +291,7 @@ func (v *Volume) holdHead() (x layout.Snapshot, end func(), err error) {
 		return x, nil, err // the next mount frees it
 	}
 	return x, func() {
-		v.closeSnapshot(t)
+		v.unhold(t)
 		s.manage.Lock()
 		defer s.manage.Unlock()
 		_ = v.bury(t, func() error { // else the next mount frees it
@@ -301,12 +303,27 @@ func (v *Volume) holdHead() (x layout.Snapshot, end func(), err error) {
 
 func (t *snapshot) info() SnapshotInfo {
 	return SnapshotInfo{Name: t.name, ID: t.id, Generation: t.gen, Created: time.Unix(t.created.Sec, int64(t.created.Nsec)),
-		ReferencedBytes: int64(t.sectors) * layout.SectorBytes, Inodes: t.inodes, KeyEpoch: t.epoch, Open: t.opens > 0}
+		ReferencedBytes: int64(t.sectors) * layout.SectorBytes, Inodes: t.inodes, KeyEpoch: t.epoch, Open: t.views+t.holds > 0}
 }
 
 // Snapshots lists the snapshots, the oldest first. It reads the sums of the
 // dead lists, not the lists.
 func (v *Volume) Snapshots() ([]SnapshotInfo, error) {
+	for tries := 0; ; tries++ { // a commit between moves runs from memory to the lists
+		v.gate.RLock()
+		gen := v.gen
+		v.gate.RUnlock()
+		infos, err := v.listSnapshots()
+		v.gate.RLock()
+		same := gen == v.gen
+		v.gate.RUnlock()
+		if err != nil || same || tries == 5 {
+			return infos, err
+		}
+	}
+}
+
+func (v *Volume) listSnapshots() ([]SnapshotInfo, error) {
 	s := &v.snap
 	s.mu.Lock()
 	var infos []SnapshotInfo
@@ -392,7 +409,7 @@ func (v *Volume) DeleteSnapshot(name string) error {
 	}
 	s.mu.Lock()
 	t := s.byName[name]
-	inUse := t != nil && t.opens > 0
+	inUse := t != nil && t.views+t.holds > 0
 	s.mu.Unlock()
 	switch {
 	case t == nil:
@@ -411,7 +428,7 @@ func (v *Volume) bury(t *snapshot, mark func() error) error {
 	if err := v.waitAbandoned(); err != nil {
 		return err
 	}
-	c := cost{quads: opQuads, urgent: true}
+	c := cost{quads: opQuads, urgent: true, snaps: true}
 	if err := v.admit(c); err != nil {
 		return err
 	}
@@ -565,7 +582,7 @@ func (v *Volume) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, err e
 			return false, wrap(err)
 		}
 	}
-	c := cost{quads: freeQuads + v.overwritePages(freeRefs), urgent: true}
+	c := cost{quads: freeQuads + v.overwritePages(freeRefs), urgent: true, snaps: true}
 	if err := v.admit(c); err != nil {
 		return false, err
 	}

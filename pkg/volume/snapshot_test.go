@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
@@ -67,4 +68,105 @@ func checkNow(t testing.TB, v *Volume, dev *device.Mem) {
 	if err := cleanErr(dev.Clone()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestSnapshotFull fills a volume of which a snapshot holds everything: files can
+// be deleted, which frees nothing, and the snapshot, which frees all.
+func TestSnapshotFull(t *testing.T) {
+	dev := device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	buf := make([]byte, maxWrite)
+	var files []vfs.Ino
+	fill := func() (n int) {
+		t.Helper()
+		a, err := v.Mknod(crashReq, vfs.RootIno, fmt.Sprint("f", len(files)), 0o644, 0)
+		if errors.Is(err, vfs.ErrNoSpace) {
+			return 0
+		}
+		ok(t, err)
+		files = append(files, a.Ino)
+		for {
+			m, err := v.Write(crashReq, a.Ino, uint64(n), buf, false)
+			if errors.Is(err, vfs.ErrNoSpace) {
+				return n
+			}
+			ok(t, err)
+			n += m
+		}
+	}
+	spare, err := v.Mknod(crashReq, vfs.RootIno, "spare", 0o644, 0)
+	ok(t, err)
+	for i := range 4 {
+		_, err := v.Write(crashReq, spare.Ino, uint64(i)*maxWrite, buf, false)
+		ok(t, err)
+	}
+	first := fill()
+	random := rand.New(rand.NewPCG(2, 2))
+	for i := range 4000 {
+		_, err := v.Write(crashReq, files[0], random.Uint64N(uint64(first)/4096)*4096, buf[:4096], false)
+		if err != nil && !errors.Is(err, vfs.ErrNoSpace) {
+			t.Fatal(err)
+		}
+		if i%500 == 0 {
+			ok(t, v.Sync(vfs.RootIno))
+		}
+	}
+	if first < 40<<20 {
+		t.Fatalf("full with %d bytes", first)
+	}
+	free := v.StatFS().BlocksFree
+	// There is room for a snapshot as soon as there is for anything.
+	size := uint64(first)
+	ok(t, v.Unlink(crashReq, vfs.RootIno, "spare"))
+	v.Forget(spare.Ino)
+	v.reaper.wait()
+	_, err = v.CreateSnapshot("all")
+	ok(t, err)
+	fill()
+	rng := rand.New(rand.NewPCG(1, 1))
+	for i := range 4000 { // what is free becomes single sectors
+		_, err := v.Write(crashReq, files[0], rng.Uint64N(size/4096)*4096, buf[:4096], false)
+		if err != nil && !errors.Is(err, vfs.ErrNoSpace) {
+			t.Fatal(err)
+		}
+		if i%500 == 0 {
+			ok(t, v.Sync(vfs.RootIno))
+		}
+	}
+	for i := range 200 { // inodes change, and take space
+		mode := uint32(0o600 + i%8)
+		if _, err := v.SetAttr(crashReq, files[i%len(files)], &vfs.SetAttr{Mode: &mode}); err != nil && !errors.Is(err, vfs.ErrNoSpace) {
+			t.Fatal(err)
+		}
+	}
+	for i, ino := range files {
+		ok(t, v.Unlink(crashReq, vfs.RootIno, fmt.Sprint("f", i)))
+		v.Forget(ino)
+	}
+	v.reaper.wait()
+	ok(t, v.Sync(vfs.RootIno))
+	infos, err := v.Snapshots()
+	ok(t, err)
+	if infos[0].UniqueBytes < int64(size) {
+		t.Fatalf("%d bytes are the snapshot's alone, %d were deleted", infos[0].UniqueBytes, size)
+	}
+	if n := fill(); n > first/2 {
+		t.Fatalf("%d bytes fit beside the snapshot", n)
+	}
+	ok(t, v.DeleteSnapshot("all"))
+	ok(t, v.WaitFreed())
+	last := len(files) - 1
+	ok(t, v.Unlink(crashReq, vfs.RootIno, fmt.Sprint("f", last)))
+	v.Forget(files[last])
+	v.reaper.wait()
+	for range 3 {
+		ok(t, v.Sync(vfs.RootIno))
+	}
+	if now := v.StatFS().BlocksFree; now < free+uint64(first)/4096-200 {
+		t.Fatalf("%d blocks are free, %d were when it was full with %d bytes", now, free, first)
+	}
+	checkSpace(t, v)
+	ok(t, v.Close())
+	checkClean(t, dev)
 }

@@ -25,8 +25,18 @@ func (s *snapView) StatFS() vfs.StatFS { return s.stat }
 // deleted, nor the volume be closed, until end is called, when nobody uses the
 // file system any more.
 func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
-	x, end, err := v.hold(name)
+	t, err := v.find(name, func(t *snapshot) { t.views++ })
 	if err != nil {
+		return nil, nil, err
+	}
+	end = func() {
+		v.snap.mu.Lock()
+		defer v.snap.mu.Unlock()
+		t.views--
+	}
+	x, err := v.readSnapshot(t)
+	if err != nil {
+		end()
 		return nil, nil, err
 	}
 	sub := &Volume{opts: v.opts, dev: v.dev, id: v.id, store: v.store, space: v.space, cache: v.cache,
@@ -41,8 +51,8 @@ func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
 	return &snapView{sub, vfs.StatFS{BlockSize: layout.SectorBytes, Blocks: x.Sectors, Inodes: x.Inodes, NameMax: vfs.MaxNameBytes}}, end, nil
 }
 
-// openSnapshot keeps a snapshot from being deleted until closeSnapshot.
-func (v *Volume) openSnapshot(name string) (*snapshot, error) {
+// find returns a snapshot, once use has noted who uses it.
+func (v *Volume) find(name string, use func(t *snapshot)) (*snapshot, error) {
 	s := &v.snap
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -53,15 +63,16 @@ func (v *Volume) openSnapshot(name string) (*snapshot, error) {
 	case t == nil:
 		return nil, fmt.Errorf("%w: %.200q", ErrNoSnapshot, name)
 	}
-	t.opens++
+	use(t)
 	return t, nil
 }
 
-func (v *Volume) closeSnapshot(t *snapshot) {
+// unhold ends what Diff began with holds.
+func (v *Volume) unhold(t *snapshot) {
 	s := &v.snap
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t.opens--
+	t.holds--
 }
 
 // readSnapshot reads the item of a snapshot.
@@ -80,12 +91,13 @@ func (v *Volume) readSnapshot(t *snapshot) (x layout.Snapshot, err error) {
 }
 
 // beginClose sets closing, unless a snapshot is open or somebody has done so.
-func (v *Volume) beginClose() (first bool, err error) {
+// With alone not even a Diff may be under way.
+func (v *Volume) beginClose(alone bool) (first bool, err error) {
 	s := &v.snap
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, t := range s.live {
-		if t.opens > 0 {
+		if t.views > 0 || alone && t.holds > 0 {
 			err = errors.Join(err, fmt.Errorf("%w: %s", ErrSnapshotInUse, t.name))
 		}
 	}

@@ -252,7 +252,7 @@ func (v *Volume) start(mount [16]byte) error {
 // was synced before is safe all the same. The device stays open. While a
 // snapshot is open nothing happens but ErrSnapshotInUse.
 func (v *Volume) Close() error {
-	first, err := v.beginClose()
+	first, err := v.beginClose(false)
 	if err != nil || !first {
 		return err
 	}
