@@ -341,3 +341,6 @@ func OpenSnapshotSlot(s Suite, id UUID, index uint8, slot *Slot, c Credential) (
 	}
 	return epochs[0].VMK, nil
 }
+
+// ObjectName returns the name of a stored object, its SHA-256.
+func ObjectName(object []byte) [32]byte { return sha256.Sum256(object) }

@@ -1,0 +1,200 @@
+package selfenc
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"sync"
+)
+
+// source is the chunks of one encrypted object. Its methods are safe for
+// concurrent use.
+type source interface {
+	size() int64
+	chunks() int64
+	memory() memory // that Copy needs
+	find(off int64) (chunk int64)
+	span(chunk int64) (from, to int64)
+	// read writes the verified plaintext of a chunk to dst, which has its length.
+	read(ctx context.Context, chunk int64, dst []byte) error
+}
+
+// Reader decrypts an object, whole or in part. Only verified bytes leave it.
+// It is safe for concurrent use.
+type Reader struct {
+	src    source
+	opts   Options
+	width  int
+	mu     sync.Mutex
+	recent []*recentChunk // last used first; guarded by mu
+}
+
+// recentChunk is a decrypted chunk, kept for small reads beside each other.
+type recentChunk struct {
+	index int64
+	ready chan struct{} // closed once plain and err are set
+	plain []byte
+	err   error
+}
+
+// recentChunks is how many ReadAt keeps.
+const recentChunks = 4
+
+func newReader(src source, o Options) *Reader {
+	return &Reader{src: src, opts: o, width: o.workers(src.memory())}
+}
+
+// Size returns how long the object is, in bytes.
+func (r *Reader) Size() int64 { return r.src.size() }
+
+// Chunks returns how many chunks of data it has, holes included.
+func (r *Reader) Chunks() int64 { return r.src.chunks() }
+
+// Copy writes count bytes, or all there are, from off on to w, decrypting
+// several chunks at once. After an error, w has got a part, all of it right.
+func (r *Reader) Copy(ctx context.Context, w io.Writer, off, count int64) error {
+	size := r.Size()
+	if off < 0 || count < 0 || off > size {
+		return fmt.Errorf("copy %d bytes at %d of %d: out of range", count, off, size)
+	}
+	end := size
+	if count < size-off {
+		end = off + count
+	}
+	if off == end {
+		return nil
+	}
+	i, last := r.src.find(off), r.src.find(end-1)
+	free := make(chan []byte, r.width)
+	type part struct{ buf, data []byte }
+	rep := report{call: r.opts.Progress}
+	next := func(context.Context) (int64, error) {
+		if i > last {
+			return 0, io.EOF
+		}
+		i++
+		return i - 1, nil
+	}
+	work := func(ctx context.Context, i int64) (part, error) {
+		var buf []byte
+		select {
+		case buf = <-free:
+		default:
+		}
+		from, to := r.src.span(i)
+		if int64(cap(buf)) < to-from {
+			buf = make([]byte, to-from)
+		}
+		buf = buf[:to-from]
+		if err := r.src.read(ctx, i, buf); err != nil {
+			return part{}, err
+		}
+		return part{buf, buf[max(0, off-from) : min(to, end)-from]}, nil
+	}
+	emit := func(p part) error {
+		if _, err := w.Write(p.data); err != nil {
+			return fmt.Errorf("write what was decrypted: %w", err)
+		}
+		rep.done(len(p.data))
+		free <- p.buf // never full: it has a place for each chunk in work
+		return nil
+	}
+	return pipeline(ctx, r.width, next, work, emit)
+}
+
+// Verify reads and verifies every chunk.
+func (r *Reader) Verify(ctx context.Context) error {
+	return r.Copy(ctx, io.Discard, 0, math.MaxInt64)
+}
+
+// ReadRange fills p with the bytes at off, as io.ReaderAt does, reading the
+// chunks that it needs alone.
+func (r *Reader) ReadRange(ctx context.Context, p []byte, off int64) (n int, err error) {
+	if off < 0 {
+		return 0, fmt.Errorf("read at %d: out of range", off)
+	}
+	for n < len(p) {
+		if off >= r.Size() {
+			return n, io.EOF
+		}
+		i := r.src.find(off)
+		plain, err := r.chunk(ctx, i)
+		if err != nil {
+			return n, err
+		}
+		from, _ := r.src.span(i)
+		c := copy(p[n:], plain[off-from:])
+		n, off = n+c, off+int64(c)
+	}
+	return n, nil
+}
+
+// At returns the reader as an io.ReaderAt whose reads end with ctx.
+func (r *Reader) At(ctx context.Context) io.ReaderAt { return readerAt{ctx, r} }
+
+type readerAt struct {
+	ctx context.Context
+	r   *Reader
+}
+
+func (a readerAt) ReadAt(p []byte, off int64) (int, error) { return a.r.ReadRange(a.ctx, p, off) }
+
+// chunk returns a chunk's plaintext, which is never changed.
+func (r *Reader) chunk(ctx context.Context, i int64) ([]byte, error) {
+	for {
+		c, mine := r.claim(i)
+		if mine {
+			from, to := r.src.span(i)
+			b := make([]byte, to-from)
+			if c.err = r.src.read(ctx, i, b); c.err != nil {
+				r.forget(c)
+			} else {
+				c.plain = b
+			}
+			close(c.ready)
+			return c.plain, c.err
+		}
+		select {
+		case <-c.ready:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		if c.err == nil {
+			return c.plain, nil
+		}
+		// The other reader's error may be its own cancellation: try it oneself.
+	}
+}
+
+// claim finds chunk i, or makes an entry that the caller fills.
+func (r *Reader) claim(i int64) (c *recentChunk, mine bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k, c := range r.recent {
+		if c.index == i {
+			copy(r.recent[1:], r.recent[:k])
+			r.recent[0] = c
+			return c, false
+		}
+	}
+	if len(r.recent) < recentChunks {
+		r.recent = append(r.recent, nil)
+	}
+	copy(r.recent[1:], r.recent)
+	c = &recentChunk{index: i, ready: make(chan struct{})}
+	r.recent[0] = c
+	return c, true
+}
+
+// forget removes a chunk that could not be read.
+func (r *Reader) forget(c *recentChunk) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k := range r.recent {
+		if r.recent[k] == c {
+			r.recent = append(r.recent[:k], r.recent[k+1:]...)
+			return
+		}
+	}
+}
