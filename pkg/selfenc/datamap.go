@@ -149,7 +149,9 @@ func (m *DataMap) Encode(f MapForm) ([]byte, error) {
 	return b, nil
 }
 
-// DecodeDataMap reads a map in any form, and says which it was.
+// DecodeDataMap reads a map in any form, and says which it was. The forms
+// carry no checksum, and a MapV0C that lost its last bytes is a MapV0: whoever
+// knows which form is meant compares it.
 func DecodeDataMap(b []byte) (*DataMap, MapForm, error) {
 	if len(b) > 0 && b[0] == '{' && json.Valid(b) {
 		m, err := decodeJSON(b)

@@ -135,6 +135,9 @@ func shrinkOnce(ctx context.Context, e Encoding, store ChunkStore, m *DataMap, f
 		return nil, err
 	}
 	defer clear(b)
+	if int64(len(b)) >= m.PlainBytes() {
+		return nil, fmt.Errorf("%w: chunks are so small that their map is larger than they are", ErrInvalidChunkSize)
+	}
 	if m, err = encryptLevel(ctx, e, store, bytes.NewReader(b), level, o); err != nil {
 		return nil, fmt.Errorf("level %d of the map: %w", level, err)
 	}
@@ -217,17 +220,18 @@ func (w *levelWriter) read() ([]byte, error) {
 		return b, nil
 	}
 	if w.r == nil {
-		return nil, io.EOF
+		return nil, errEnd
 	}
 	b := make([]byte, w.max)
-	n, err := io.ReadFull(w.r, b)
-	switch {
-	case errors.Is(err, io.ErrUnexpectedEOF):
+	n, ended, err := readFull(w.r, b)
+	if err != nil {
+		return nil, err
+	}
+	if ended {
 		w.r = nil
-	case errors.Is(err, io.EOF):
-		return nil, io.EOF
-	case err != nil:
-		return nil, fmt.Errorf("read the data: %w", err)
+	}
+	if n == 0 {
+		return nil, errEnd
 	}
 	return b[:n], nil
 }
@@ -349,8 +353,11 @@ func RootMap(ctx context.Context, e Encoding, store ChunkStore, m *DataMap, o Op
 		if err := newReader(src, o).Copy(ctx, &b, 0, math.MaxInt64); err != nil {
 			return nil, err
 		}
-		next, _, err := decodeBinary(b.Bytes())
+		next, form, err := decodeBinary(b.Bytes())
 		clear(b.Bytes())
+		if err == nil {
+			_, err = (&Options{MapForm: form}).mapForm(e)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("level %d of the map: %w", m.Child, err)
 		}

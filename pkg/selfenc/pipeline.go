@@ -3,11 +3,12 @@ package selfenc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 )
 
-// pipeline takes jobs from next until it returns io.EOF, works on up to width
+// pipeline takes jobs from next until it returns errEnd, works on up to width
 // of them at once, and passes their results to emit in the order of the jobs.
 // At most width jobs are between next and the end of emit: what they hold is
 // what the caller needs memory for. next and emit each have one caller.
@@ -33,7 +34,7 @@ func pipeline[J, R any](ctx context.Context, width int, next func(context.Contex
 				return
 			}
 			job, err := next(ctx)
-			if errors.Is(err, io.EOF) {
+			if err == errEnd { //nolint:errorlint // nobody wraps it
 				return
 			}
 			done := make(chan result, 1)
@@ -61,4 +62,24 @@ func pipeline[J, R any](ctx context.Context, width int, next func(context.Contex
 		<-places
 	}
 	return context.Cause(ctx) // nil, unless the caller's context ended it
+}
+
+// errEnd is what the next of a pipeline says at the end.
+var errEnd = errors.New("no more jobs")
+
+// readFull fills b, or as much of it as there is until r ends. Unlike
+// io.ReadFull it takes nothing but io.EOF itself for the end: a reader that was
+// cut off says io.ErrUnexpectedEOF, and losing that would lose data.
+func readFull(r io.Reader, b []byte) (n int, ended bool, err error) {
+	for n < len(b) {
+		k, err := r.Read(b[n:])
+		n += k
+		if err == io.EOF { //nolint:errorlint // see above
+			return n, true, nil
+		}
+		if err != nil {
+			return n, false, fmt.Errorf("read the data: %w", err)
+		}
+	}
+	return n, false, nil
 }

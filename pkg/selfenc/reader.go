@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"sync"
 )
 
 // source is the chunks of one encrypted object. Its methods are safe for
@@ -26,23 +25,14 @@ type Reader struct {
 	src    source
 	opts   Options
 	width  int
-	mu     sync.Mutex
-	recent []*recentChunk // last used first; guarded by mu
-}
-
-// recentChunk is a decrypted chunk, kept for small reads beside each other.
-type recentChunk struct {
-	index int64
-	ready chan struct{} // closed once plain and err are set
-	plain []byte
-	err   error
+	recent recent[int64, []byte] // chunks, for small reads beside each other
 }
 
 // recentChunks is how many ReadAt keeps.
 const recentChunks = 4
 
 func newReader(src source, o Options) *Reader {
-	return &Reader{src: src, opts: o, width: o.workers(src.memory())}
+	return &Reader{src: src, opts: o, width: o.workers(src.memory()), recent: recent[int64, []byte]{max: recentChunks}}
 }
 
 // Size returns how long the object is, in bytes.
@@ -71,7 +61,7 @@ func (r *Reader) Copy(ctx context.Context, w io.Writer, off, count int64) error 
 	rep := report{call: r.opts.Progress}
 	next := func(context.Context) (int64, error) {
 		if i > last {
-			return 0, io.EOF
+			return 0, errEnd
 		}
 		i++
 		return i - 1, nil
@@ -142,59 +132,9 @@ func (a readerAt) ReadAt(p []byte, off int64) (int, error) { return a.r.ReadRang
 
 // chunk returns a chunk's plaintext, which is never changed.
 func (r *Reader) chunk(ctx context.Context, i int64) ([]byte, error) {
-	for {
-		c, mine := r.claim(i)
-		if mine {
-			from, to := r.src.span(i)
-			b := make([]byte, to-from)
-			if c.err = r.src.read(ctx, i, b); c.err != nil {
-				r.forget(c)
-			} else {
-				c.plain = b
-			}
-			close(c.ready)
-			return c.plain, c.err
-		}
-		select {
-		case <-c.ready:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-		if c.err == nil {
-			return c.plain, nil
-		}
-		// The other reader's error may be its own cancellation: try it oneself.
-	}
-}
-
-// claim finds chunk i, or makes an entry that the caller fills.
-func (r *Reader) claim(i int64) (c *recentChunk, mine bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for k, c := range r.recent {
-		if c.index == i {
-			copy(r.recent[1:], r.recent[:k])
-			r.recent[0] = c
-			return c, false
-		}
-	}
-	if len(r.recent) < recentChunks {
-		r.recent = append(r.recent, nil)
-	}
-	copy(r.recent[1:], r.recent)
-	c = &recentChunk{index: i, ready: make(chan struct{})}
-	r.recent[0] = c
-	return c, true
-}
-
-// forget removes a chunk that could not be read.
-func (r *Reader) forget(c *recentChunk) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for k := range r.recent {
-		if r.recent[k] == c {
-			r.recent = append(r.recent[:k], r.recent[k+1:]...)
-			return
-		}
-	}
+	return r.recent.get(ctx, i, func() ([]byte, error) {
+		from, to := r.src.span(i)
+		b := make([]byte, to-from)
+		return b, r.src.read(ctx, i, b)
+	})
 }
