@@ -46,6 +46,16 @@ func TestDir(t *testing.T) {
 	})
 }
 
+func TestS3(t *testing.T) {
+	server, n := chunkstore.FakeS3(t, nil), 0
+	chunkstoretest.Run(t, func(t *testing.T, again bool) chunkstore.Store {
+		if !again {
+			n++
+		}
+		return chunkstore.OpenFake(t, server, fmt.Sprintf("some/prefix-%d", n), 3)
+	})
+}
+
 // TestDirLeavesNothing: neither of a finished nor of a failed object.
 func TestDirLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
