@@ -19,32 +19,33 @@ const module = "github.com/sealvol/sealvol/"
 // needs a line here; its tests may also import whatever lies further down, and
 // packages of test helpers (…test).
 var allowed = map[string][]string{
-	"pkg/crypto":                            {},
-	"pkg/volume/vfs":                        {},
-	"pkg/volume/vfs/vfstest":                {"pkg/volume/internal/posixacl", "pkg/volume/vfs"},
-	"pkg/volume/device":                     {},
-	"pkg/volume/internal/posixacl":          {"pkg/volume/vfs"},
-	"pkg/volume/internal/layout":            {"pkg/crypto", "pkg/volume/vfs"},
-	"pkg/volume/internal/tree":              {"pkg/volume/internal/layout"},
-	"pkg/volume/internal/txn":               {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/layout", "pkg/volume/internal/tree"},
-	"pkg/volume":                            {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/layout", "pkg/volume/internal/posixacl", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/vfs"},
-	"pkg/volume/fusefs":                     {"pkg/volume/vfs"},
-	"pkg/volume/fusefs/fusefstest":          {"pkg/volume/fusefs", "pkg/volume/vfs"},
+	"pkg/crypto":                   {},
+	"pkg/volume/vfs":               {},
+	"pkg/volume/vfs/vfstest":       {"pkg/volume/internal/posixacl", "pkg/volume/vfs"},
+	"pkg/volume/device":            {},
+	"pkg/volume/internal/posixacl": {"pkg/volume/vfs"},
+	"pkg/volume/internal/layout":   {"pkg/crypto", "pkg/volume/vfs"},
+	"pkg/volume/internal/tree":     {"pkg/volume/internal/layout"},
+	"pkg/volume/internal/txn":      {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/layout", "pkg/volume/internal/tree"},
+	"pkg/volume":                   {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/layout", "pkg/volume/internal/posixacl", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/vfs"},
+	"pkg/volume/fusefs":            {"pkg/volume/vfs"},
+	"pkg/volume/fusefs/fusefstest": {"pkg/volume/fusefs", "pkg/volume/vfs"},
+	"pkg/backend":                  {},
+	"pkg/backend/backendtest":      {"pkg/backend"},
+	"pkg/backend/local":            {"pkg/backend"},
+	"pkg/mounter":                  {"pkg/mounter/control"},
+	"pkg/mounter/control":          {},
+	"pkg/mounter/volumectl":        {"pkg/crypto", "pkg/mounter/control", "pkg/volume", "pkg/volume/vfs"},
+	"pkg/mounter/mountertest":      {"pkg/mounter", "pkg/mounter/control"},
+	"pkg/csi":                      {"pkg/backend", "pkg/mounter", "pkg/mounter/control"}, // for the types and errors of its Mounter interface
+	"cmd/driver":                   {"pkg/backend", "pkg/backend/local", "pkg/crypto", "pkg/csi", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs"},
+	"cmd/demo":                     {"pkg/mounter"},
+	"cmd/bench":                    {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/vfstest"},
+	"cmd/sealvol":                  {"pkg/crypto", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs"},
+
 	"pkg/selfenc":                           {"pkg/crypto"},
 	"pkg/selfenc/chunkstore":                {"pkg/selfenc"},
 	"pkg/selfenc/chunkstore/chunkstoretest": {"pkg/selfenc/chunkstore"},
-	"pkg/backend":                           {},
-	"pkg/backend/backendtest":               {"pkg/backend"},
-	"pkg/backend/local":                     {"pkg/backend"},
-	"pkg/mounter":                           {"pkg/mounter/control"},
-	"pkg/mounter/control":                   {},
-	"pkg/mounter/volumectl":                 {"pkg/mounter/control", "pkg/volume", "pkg/volume/vfs"},
-	"pkg/mounter/mountertest":               {"pkg/mounter", "pkg/mounter/control"},
-	"pkg/csi":                               {"pkg/backend", "pkg/mounter", "pkg/mounter/control"}, // for the types and errors of its Mounter interface
-	"cmd/driver":                            {"pkg/backend", "pkg/backend/local", "pkg/crypto", "pkg/csi", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs"},
-	"cmd/demo":                              {"pkg/mounter"},
-	"cmd/bench":                             {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/vfstest"},
-	"cmd/sealvol":                           {"pkg/crypto", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs"},
 }
 
 // confined lists who may import which foreign modules: packages, or "cmd" and
@@ -57,7 +58,7 @@ var confined = map[string][]string{
 	"github.com/dchest/siphash":                   {"pkg/volume"},
 	"github.com/hanwen/go-fuse/v2":                {"pkg/volume/fusefs", "test"},
 	"github.com/johannesboyne/gofakes3":           {"pkg/selfenc/chunkstore"}, // its tests
-	"github.com/klauspost/compress":               {"pkg/volume", "pkg/selfenc"},
+	"github.com/klauspost/compress":               {"pkg/selfenc", "pkg/volume"},
 	"github.com/kubernetes-csi/csi-test/v5":       {"pkg/csi", "cmd"},
 	"github.com/moby/sys/mountinfo":               {"*"},
 	"github.com/onsi/ginkgo/v2":                   {"cmd"}, // csi-sanity
@@ -66,13 +67,13 @@ var confined = map[string][]string{
 	"github.com/spf13/cobra":                      {"cmd"},
 	"github.com/spf13/pflag":                      {"cmd"},
 	"github.com/vbauerster/mpb/v8":                {"cmd"},
-	"github.com/zeebo/blake3":                     {"pkg/crypto"},
 	"golang.org/x/crypto":                         {"pkg/crypto"},
 	"golang.org/x/sync":                           {"*"},
 	"golang.org/x/sys":                            {"*"},
 	"golang.org/x/term":                           {"cmd"},
 	"google.golang.org/grpc":                      {"pkg/csi", "cmd"},
 	"google.golang.org/protobuf":                  {"pkg/csi", "cmd"},
+	"lukechampine.com/blake3":                     {"pkg/crypto"},
 }
 
 // TestImports reads the files itself: what a `go list` process sees would not
