@@ -57,7 +57,7 @@ var confined = map[string][]string{
 	"github.com/container-storage-interface/spec": {"pkg/csi", "cmd"},
 	"github.com/dchest/siphash":                   {"pkg/volume"},
 	"github.com/hanwen/go-fuse/v2":                {"pkg/volume/fusefs", "test"},
-	"github.com/johannesboyne/gofakes3":           {"pkg/selfenc/chunkstore"}, // its tests
+	"github.com/johannesboyne/gofakes3":           {"pkg/selfenc/chunkstore", "cmd"}, // tests
 	"github.com/klauspost/compress":               {"pkg/selfenc", "pkg/volume"},
 	"github.com/kubernetes-csi/csi-test/v5":       {"pkg/csi", "cmd"},
 	"github.com/moby/sys/mountinfo":               {"*"},

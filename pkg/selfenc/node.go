@@ -97,16 +97,16 @@ func (o *Object) Validate() error {
 	if o.Bytes == 0 && o.Root != (Ref{}) {
 		return fmt.Errorf("%w: an empty object has a chunk", ErrMap)
 	}
-	return o.checkRef(&o.Root, o.levels(), 0)
+	return o.checkRef(&o.Root, o.Levels(), 0)
 }
 
-// chunks returns how many chunks the object has.
-func (o *Object) chunks() int64 { return (o.Bytes + int64(o.ChunkBytes) - 1) / int64(o.ChunkBytes) }
+// Chunks returns how many chunks the object has, holes included.
+func (o *Object) Chunks() int64 { return (o.Bytes + int64(o.ChunkBytes) - 1) / int64(o.ChunkBytes) }
 
-// levels returns the height of the map: 0 if there is none.
-func (o *Object) levels() int {
+// Levels returns the height of the map: 0 if there is none.
+func (o *Object) Levels() int {
 	l := 0
-	for n := o.chunks(); n > 1; n = (n + nodeFanout - 1) / nodeFanout {
+	for n := o.Chunks(); n > 1; n = (n + nodeFanout - 1) / nodeFanout {
 		l++
 	}
 	return l
@@ -114,7 +114,7 @@ func (o *Object) levels() int {
 
 // children returns how many children node i of a level, from 1, has.
 func (o *Object) children(level int, i int64) int {
-	below := o.chunks()
+	below := o.Chunks()
 	for range level - 1 {
 		below = (below + nodeFanout - 1) / nodeFanout
 	}

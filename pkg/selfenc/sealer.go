@@ -310,7 +310,7 @@ func (w *objectWriter) flush(level int) error {
 
 // finish makes nodes of what is left, up to the root.
 func (w *objectWriter) finish() error {
-	top := w.o.levels()
+	top := w.o.Levels()
 	for level := range top {
 		if level < len(w.levels) && len(w.levels[level]) > 0 {
 			if err := w.flush(level); err != nil {
@@ -348,7 +348,7 @@ type nodeKey struct {
 const recentNodes = 64
 
 func (s *objectSource) size() int64                   { return s.o.Bytes }
-func (s *objectSource) chunks() int64                 { return s.o.chunks() }
+func (s *objectSource) chunks() int64                 { return s.o.Chunks() }
 func (s *objectSource) find(off int64) int64          { return off / int64(s.o.ChunkBytes) }
 func (s *objectSource) span(i int64) (from, to int64) { return s.o.chunkSpan(i) }
 
@@ -375,7 +375,7 @@ func (s *objectSource) read(ctx context.Context, i int64, dst []byte) error {
 // ref returns the reference at place i of a level. Chunks that are read one
 // after the other share the nodes above them.
 func (s *objectSource) ref(ctx context.Context, level int, i int64) (Ref, error) {
-	if level == s.o.levels() {
+	if level == s.o.Levels() {
 		return s.o.Root, nil
 	}
 	refs, err := s.node(ctx, nodeKey{level + 1, i >> nodeFanoutShift})

@@ -98,8 +98,8 @@ func TestHugeObject(t *testing.T) {
 	if err := w.finish(); err != nil {
 		t.Fatal(err)
 	}
-	if w.o.levels() != 3 || len(store.chunks) > 30 {
-		t.Errorf("%d levels, %d chunks", w.o.levels(), len(store.chunks))
+	if w.o.Levels() != 3 || len(store.chunks) > 30 {
+		t.Errorf("%d levels, %d chunks", w.o.Levels(), len(store.chunks))
 	}
 	r, err := s.Open(&w.o)
 	if err != nil {
@@ -372,7 +372,7 @@ func FuzzNode(f *testing.F) {
 	f.Add(uint64(2*V2MinChunk), uint8(16), uint8(1), appendNode(nil, 1, V2MinChunk, []Ref{{}, a}))
 	f.Fuzz(func(t *testing.T, size uint64, shift, level uint8, b []byte) {
 		o := Object{Bytes: int64(size), ChunkBytes: 1 << (shift % 32)}
-		if o.Validate() != nil || level == 0 || int(level) > o.levels() {
+		if o.Validate() != nil || level == 0 || int(level) > o.Levels() {
 			return
 		}
 		refs, err := o.decodeNode(b, int(level), 0)
