@@ -62,7 +62,7 @@ type memoryStore struct {
 	chunks map[Name][]byte
 }
 
-func (s *memoryStore) GetChunk(_ context.Context, name Name, limit int) ([]byte, error) {
+func (s *memoryStore) GetChunk(_ context.Context, name Name, room []byte, limit int) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b, ok := s.chunks[name]
@@ -72,7 +72,7 @@ func (s *memoryStore) GetChunk(_ context.Context, name Name, limit int) ([]byte,
 	if len(b) > limit {
 		return nil, fmt.Errorf("%w: %d bytes", ErrChunkTooLarge, len(b))
 	}
-	return bytes.Clone(b), nil
+	return append(room[:0], b...), nil
 }
 
 func (s *memoryStore) PutChunk(_ context.Context, name Name, data []byte) error {
@@ -81,7 +81,9 @@ func (s *memoryStore) PutChunk(_ context.Context, name Name, data []byte) error 
 	if s.chunks == nil {
 		s.chunks = map[Name][]byte{}
 	}
-	s.chunks[name] = bytes.Clone(data)
+	if _, ok := s.chunks[name]; !ok {
+		s.chunks[name] = bytes.Clone(data)
+	}
 	return nil
 }
 

@@ -15,8 +15,9 @@ type source interface {
 	memory() memory // that Copy needs
 	find(off int64) (chunk int64)
 	span(chunk int64) (from, to int64)
-	// read writes the verified plaintext of a chunk to dst, which has its length.
-	read(ctx context.Context, chunk int64, dst []byte) error
+	// read writes the verified plaintext of a chunk to dst, which has its
+	// length. room is memory to work in; it may be replaced.
+	read(ctx context.Context, chunk int64, dst []byte, room *[]byte) error
 }
 
 // Reader decrypts an object, whole or in part. Only verified bytes leave it.
@@ -56,8 +57,12 @@ func (r *Reader) Copy(ctx context.Context, w io.Writer, off, count int64) error 
 		return nil
 	}
 	i, last := r.src.find(off), r.src.find(end-1)
-	free := make(chan []byte, r.width)
-	type part struct{ buf, data []byte }
+	type buffers struct{ plain, room []byte }
+	type part struct {
+		*buffers
+		data []byte
+	}
+	free := make(chan *buffers, r.width)
 	rep := report{call: r.opts.Progress}
 	next := func(context.Context) (int64, error) {
 		if i > last {
@@ -67,27 +72,28 @@ func (r *Reader) Copy(ctx context.Context, w io.Writer, off, count int64) error 
 		return i - 1, nil
 	}
 	work := func(ctx context.Context, i int64) (part, error) {
-		var buf []byte
+		var b *buffers
 		select {
-		case buf = <-free:
+		case b = <-free:
 		default:
+			b = &buffers{}
 		}
 		from, to := r.src.span(i)
-		if int64(cap(buf)) < to-from {
-			buf = make([]byte, to-from)
+		if int64(cap(b.plain)) < to-from {
+			b.plain = make([]byte, to-from)
 		}
-		buf = buf[:to-from]
-		if err := r.src.read(ctx, i, buf); err != nil {
+		b.plain = b.plain[:to-from]
+		if err := r.src.read(ctx, i, b.plain, &b.room); err != nil {
 			return part{}, err
 		}
-		return part{buf, buf[max(0, off-from) : min(to, end)-from]}, nil
+		return part{b, b.plain[max(0, off-from) : min(to, end)-from]}, nil
 	}
 	emit := func(p part) error {
 		if _, err := w.Write(p.data); err != nil {
 			return fmt.Errorf("write what was decrypted: %w", err)
 		}
 		rep.done(len(p.data))
-		free <- p.buf // never full: it has a place for each chunk in work
+		free <- p.buffers // never full: it has a place for each chunk in work
 		return nil
 	}
 	return pipeline(ctx, r.width, next, work, emit)
@@ -135,6 +141,6 @@ func (r *Reader) chunk(ctx context.Context, i int64) ([]byte, error) {
 	return r.recent.get(ctx, i, func() ([]byte, error) {
 		from, to := r.src.span(i)
 		b := make([]byte, to-from)
-		return b, r.src.read(ctx, i, b)
+		return b, r.src.read(ctx, i, b, new([]byte))
 	})
 }

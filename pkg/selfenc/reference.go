@@ -88,13 +88,14 @@ func (s *referenceSource) span(i int64) (from, to int64) {
 	return s.ends[i] - int64(s.m.Chunks[i].SrcBytes), s.ends[i]
 }
 
-func (s *referenceSource) read(ctx context.Context, i int64, dst []byte) error {
+func (s *referenceSource) read(ctx context.Context, i int64, dst []byte, room *[]byte) error {
 	info := &s.m.Chunks[i]
 	p, b := s.m.neighbours(int(i))
 	l := crypto.ChunkLink{Own: info.SrcHash, Previous: s.m.Chunks[p].SrcHash, BeforePrevious: s.m.Chunks[b].SrcHash,
 		Index: uint64(i), Level: s.m.Child}
-	stored, err := s.store.GetChunk(ctx, info.DstHash, maxStored(info.SrcBytes))
+	stored, err := s.store.GetChunk(ctx, info.DstHash, *room, maxStored(info.SrcBytes))
 	if err == nil {
+		*room = stored
 		err = openReference(s.encoding, dst, stored, info, &l)
 	}
 	if err != nil {

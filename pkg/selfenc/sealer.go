@@ -31,8 +31,14 @@ type Sealer struct {
 	decoder *zstd.Decoder
 }
 
-// zstdEncoderBytes is what one zstd encoder holds beside its window, about.
-const zstdEncoderBytes = 2 << 20
+const (
+	// zstdEncoderBytes is what one zstd encoder holds beside its window, about.
+	zstdEncoderBytes = 2 << 20
+	// heapGrowth: the garbage collector lets the heap grow to twice what is in use.
+	heapGrowth = 2
+	// programBytes is what the program holds besides.
+	programBytes = 12 << 20
+)
 
 // NewSealer returns a Sealer. The keys stay the caller's, who erases them when
 // all is done.
@@ -51,8 +57,8 @@ func NewSealer(keys *crypto.TenantKeys, suite crypto.Suite, store ChunkStore, o 
 	}
 	n := int64(o.ChunkBytes)
 	s := &Sealer{keys: keys, suite: suite, store: store, opts: o, chunk: o.ChunkBytes}
-	// A chunk, its compression, the encoder's window; the object is sealed in place.
-	s.width = o.workers(memory{v2MemoryBytes, 10 << 20, 4*n + zstdEncoderBytes})
+	// A chunk, its compression, the encoder's window; the object is sealed in place. TestMemory measures it.
+	s.width = o.workers(memory{v2MemoryBytes, programBytes, heapGrowth * (n + n + n/8 + n + zstdEncoderBytes)})
 	var err error
 	s.encoder, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(s.width), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true),
 		zstd.WithWindowSize(o.ChunkBytes), zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithLowerEncoderMem(true))
@@ -104,12 +110,13 @@ func (s *Sealer) seal(ctx context.Context, k crypto.ChunkKind, plain, payload []
 const compMinSaving = 64
 
 // open returns a chunk's verified plaintext in dst, whose capacity is its length.
-func (s *Sealer) open(ctx context.Context, r *Ref, dst []byte) error {
+func (s *Sealer) open(ctx context.Context, r *Ref, dst []byte, room *[]byte) error {
 	limit := int(r.Length) + tagRoom // compression is used only where it saves
-	object, err := s.store.GetChunk(ctx, r.Name, limit)
+	object, err := s.store.GetChunk(ctx, r.Name, *room, limit)
 	if err != nil {
 		return err
 	}
+	*room = object
 	if len(object) < tagRoom {
 		return fmt.Errorf("%w: %d bytes", ErrChunkTooSmall, len(object))
 	}
@@ -175,7 +182,7 @@ func (s *Sealer) GetTree(ctx context.Context, r *Ref) ([]byte, error) {
 
 func (s *Sealer) get(ctx context.Context, r *Ref) ([]byte, error) {
 	b := make([]byte, r.Length)
-	if err := s.open(ctx, r, b); err != nil {
+	if err := s.open(ctx, r, b, new([]byte)); err != nil {
 		return nil, &ChunkError{Name: r.Name, Err: err}
 	}
 	return b, nil
@@ -354,10 +361,11 @@ func (s *objectSource) span(i int64) (from, to int64) { return s.o.chunkSpan(i) 
 
 func (s *objectSource) memory() memory {
 	n := int64(s.o.ChunkBytes)
-	return memory{v2MemoryBytes, recentChunks*n + 10<<20, 4*n + zstdEncoderBytes}
+	// Plaintext and object of each chunk, and its part of what the Sealer's encoders hold.
+	return memory{v2MemoryBytes, programBytes + recentChunks*n, heapGrowth * (n + n + n)}
 }
 
-func (s *objectSource) read(ctx context.Context, i int64, dst []byte) error {
+func (s *objectSource) read(ctx context.Context, i int64, dst []byte, room *[]byte) error {
 	r, err := s.ref(ctx, 0, i)
 	if err != nil {
 		return err
@@ -366,7 +374,7 @@ func (s *objectSource) read(ctx context.Context, i int64, dst []byte) error {
 		clear(dst)
 		return nil
 	}
-	if err := s.s.open(ctx, &r, dst); err != nil {
+	if err := s.s.open(ctx, &r, dst, room); err != nil {
 		return &ChunkError{Name: r.Name, Index: uint64(i), Err: err}
 	}
 	return nil
@@ -393,7 +401,7 @@ func (s *objectSource) node(ctx context.Context, k nodeKey) ([]Ref, error) {
 			return nil, err
 		}
 		b := make([]byte, r.Length)
-		if err = s.s.open(ctx, &r, b); err == nil {
+		if err = s.s.open(ctx, &r, b, new([]byte)); err == nil {
 			var refs []Ref
 			if refs, err = s.o.decodeNode(b, k.level, k.index); err == nil {
 				return refs, nil

@@ -441,7 +441,7 @@ func FuzzSealed(f *testing.F) {
 		}
 		dst := make([]byte, len(plain))
 		dst = append(dst[:0], bytes.Repeat([]byte{1}, len(plain))...)
-		if err := s.open(t.Context(), &r, dst); err == nil && !bytes.Equal(dst, plain) {
+		if err := s.open(t.Context(), &r, dst, new([]byte)); err == nil && !bytes.Equal(dst, plain) {
 			t.Fatal("wrong bytes")
 		}
 	})

@@ -52,10 +52,10 @@ func (n *Name) UnmarshalJSON(b []byte) error {
 // ChunkStore keeps chunks. Its methods are called by several goroutines at
 // once. Whatever it returns is verified here: it can lose data, but not forge it.
 type ChunkStore interface {
-	// GetChunk returns a chunk of at most limit bytes, in memory that the
-	// caller may change. It returns an error that is ErrNoSuchChunk if there
+	// GetChunk returns a chunk of at most limit bytes, in room if it fits
+	// there, else in new memory; the caller may change it. It returns an error that is ErrNoSuchChunk if there
 	// is none, and one that is ErrChunkTooLarge if it is longer.
-	GetChunk(ctx context.Context, name Name, limit int) ([]byte, error)
+	GetChunk(ctx context.Context, name Name, room []byte, limit int) ([]byte, error)
 	// PutChunk stores a chunk, and does nothing if it is there already. It
 	// does not keep data.
 	PutChunk(ctx context.Context, name Name, data []byte) error

@@ -30,8 +30,8 @@ func (c *Chunks) key(name selfenc.Name) string {
 }
 
 // GetChunk implements selfenc.ChunkStore.
-func (c *Chunks) GetChunk(ctx context.Context, name selfenc.Name, limit int) ([]byte, error) {
-	b, err := c.store.Get(ctx, c.key(name), limit)
+func (c *Chunks) GetChunk(ctx context.Context, name selfenc.Name, room []byte, limit int) ([]byte, error) {
+	b, err := c.store.Get(ctx, c.key(name), room, limit)
 	return b, chunkError(err)
 }
 
@@ -108,7 +108,7 @@ type ChunkInfo struct {
 
 // CheckChunk reads a chunk and compares it with its name: that takes no key.
 func (c *Chunks) CheckChunk(ctx context.Context, name selfenc.Name) error {
-	b, err := c.GetChunk(ctx, name, maxStoredBytes)
+	b, err := c.GetChunk(ctx, name, nil, maxStoredBytes)
 	if err != nil {
 		return err
 	}

@@ -86,18 +86,18 @@ func (d *Dir) remove(name string) error {
 }
 
 // Get implements Store.
-func (d *Dir) Get(ctx context.Context, key string, limit int) ([]byte, error) {
+func (d *Dir) Get(ctx context.Context, key string, room []byte, limit int) ([]byte, error) {
 	if err := ready(ctx, key); err != nil {
 		return nil, err
 	}
-	b, err := d.read(key, limit)
+	b, err := d.read(key, room, limit)
 	if err != nil {
 		return nil, objectError("get", key, notFound(err))
 	}
 	return b, nil
 }
 
-func (d *Dir) read(key string, limit int) ([]byte, error) {
+func (d *Dir) read(key string, room []byte, limit int) ([]byte, error) {
 	f, err := d.root.OpenFile(key, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe would wait
 	if err != nil {
 		return nil, err
@@ -114,7 +114,7 @@ func (d *Dir) read(key string, limit int) ([]byte, error) {
 	case fi.Size() > int64(limit):
 		return nil, fmt.Errorf("%w: %d bytes", ErrTooLarge, fi.Size())
 	}
-	b := make([]byte, fi.Size())
+	b := inRoom(room, fi.Size())
 	_, err = io.ReadFull(f, b)
 	return b, err
 }

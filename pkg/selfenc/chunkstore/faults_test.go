@@ -93,7 +93,7 @@ func TestFaults(t *testing.T) {
 			if key == other {
 				other = keys[1]
 			}
-			return store.Get(ctx, other, 1<<20)
+			return store.Get(ctx, other, nil, 1<<20)
 		}
 		for name, fault := range map[string]struct {
 			change func(context.Context, string, []byte) ([]byte, error)
@@ -193,7 +193,7 @@ func TestChunks(t *testing.T) {
 		if n, ok, err := c.HasChunk(t.Context(), name); !ok || err != nil || n != int64(len(data)) {
 			t.Errorf("%d, %v, %v", n, ok, err)
 		}
-		if _, err := c.GetChunk(t.Context(), name, 5); !errors.Is(err, selfenc.ErrChunkTooLarge) {
+		if _, err := c.GetChunk(t.Context(), name, nil, 5); !errors.Is(err, selfenc.ErrChunkTooLarge) {
 			t.Errorf("%v", err)
 		}
 		for _, stray := range []string{"/stray", "/zz/" + name.String(), "/00/" + strings.ToUpper(name.String())} {

@@ -34,7 +34,7 @@ func ready(ctx context.Context, key string) error {
 }
 
 // Get implements Store.
-func (m *Memory) Get(ctx context.Context, key string, limit int) ([]byte, error) {
+func (m *Memory) Get(ctx context.Context, key string, room []byte, limit int) ([]byte, error) {
 	if err := ready(ctx, key); err != nil {
 		return nil, err
 	}
@@ -47,7 +47,9 @@ func (m *Memory) Get(ctx context.Context, key string, limit int) ([]byte, error)
 	case len(o.data) > limit:
 		return nil, objectError("get", key, ErrTooLarge)
 	}
-	return append(make([]byte, 0, len(o.data)), o.data...), nil
+	b := inRoom(room, int64(len(o.data)))
+	copy(b, o.data)
+	return b, nil
 }
 
 // Put implements Store.

@@ -157,14 +157,14 @@ func (s *S3) failed(ctx context.Context, op, key string, err error) error {
 }
 
 // Get implements Store. What breaks off while it is read is read again.
-func (s *S3) Get(ctx context.Context, key string, limit int) ([]byte, error) {
+func (s *S3) Get(ctx context.Context, key string, room []byte, limit int) ([]byte, error) {
 	end, err := s.begin(ctx, key)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
 	for attempt := 1; ; attempt++ {
-		b, broken, err := s.get(ctx, key, limit)
+		b, broken, err := s.get(ctx, key, room, limit)
 		if err == nil || !broken || attempt >= s.opts.Attempts {
 			return b, s.failed(ctx, "get", key, err)
 		}
@@ -175,7 +175,7 @@ func (s *S3) Get(ctx context.Context, key string, limit int) ([]byte, error) {
 }
 
 // get makes one request; broken is true if its answer broke off.
-func (s *S3) get(ctx context.Context, key string, limit int) (b []byte, broken bool, err error) {
+func (s *S3) get(ctx context.Context, key string, room []byte, limit int) (b []byte, broken bool, err error) {
 	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: s.key(key), ChecksumMode: types.ChecksumModeEnabled})
 	if err != nil {
 		return nil, false, err
@@ -188,7 +188,7 @@ func (s *S3) get(ctx context.Context, key string, limit int) (b []byte, broken b
 	if length > int64(limit) {
 		return nil, false, fmt.Errorf("%w: %d bytes", ErrTooLarge, length)
 	}
-	b = make([]byte, length)
+	b = inRoom(room, length)
 	if _, err := io.ReadFull(out.Body, b); err != nil {
 		return nil, true, fmt.Errorf("the answer broke off: %w", err)
 	}

@@ -94,7 +94,7 @@ func TestS3Retries(t *testing.T) {
 	if created, err := s.Put(t.Context(), "x", data); err != nil || !created {
 		t.Fatalf("%v, %v", created, err)
 	}
-	if got, err := s.Get(t.Context(), "x", len(data)); err != nil || !bytes.Equal(got, data) {
+	if got, err := s.Get(t.Context(), "x", nil, len(data)); err != nil || !bytes.Equal(got, data) {
 		t.Fatal(err)
 	}
 	if _, err := s.Stat(t.Context(), "x"); err != nil {
@@ -140,11 +140,11 @@ func TestS3BrokenAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	breaks.Store(2)
-	if got, err := s.Get(t.Context(), "x", len(data)); err != nil || !bytes.Equal(got, data) {
+	if got, err := s.Get(t.Context(), "x", nil, len(data)); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("after two broken answers: %v", err)
 	}
 	breaks.Store(1000)
-	if _, err := s.Get(t.Context(), "x", len(data)); err == nil || errors.Is(err, ErrNotFound) {
+	if _, err := s.Get(t.Context(), "x", nil, len(data)); err == nil || errors.Is(err, ErrNotFound) {
 		t.Errorf("all answers break off: %v", err)
 	}
 }
@@ -167,7 +167,7 @@ func TestS3Refused(t *testing.T) {
 	s := openFake(t, server, "", 5)
 	for _, key := range []string{"x", "nobucket"} {
 		_, put := s.Put(t.Context(), key, []byte("x"))
-		_, get := s.Get(t.Context(), key, 10)
+		_, get := s.Get(t.Context(), key, nil, 10)
 		for i, err := range []error{put, get, s.Replace(t.Context(), key, nil)} {
 			if err == nil || errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), key) {
 				t.Errorf("%s: call %d: %v", key, i, err)
@@ -217,7 +217,7 @@ func TestS3Bounded(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := s.Get(ctx, "x1", 10); !errors.Is(err, context.Canceled) {
+	if _, err := s.Get(ctx, "x1", nil, 10); !errors.Is(err, context.Canceled) {
 		t.Errorf("waiting: %v", err)
 	}
 	close(release)
@@ -240,7 +240,7 @@ func TestS3Slow(t *testing.T) {
 	s := openFake(t, server, "", 3)
 	why := errors.New("enough")
 	for _, call := range []func(ctx context.Context) error{
-		func(ctx context.Context) error { _, err := s.Get(ctx, "x", 10); return err },
+		func(ctx context.Context) error { _, err := s.Get(ctx, "x", nil, 10); return err },
 		func(ctx context.Context) error {
 			b := make([]byte, 4<<20)
 			_, err := s.Put(ctx, "x", b)

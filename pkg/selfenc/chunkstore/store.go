@@ -23,8 +23,9 @@ var (
 // use, by several processes too. Every method ends early, with ctx's error,
 // when ctx does.
 type Store interface {
-	// Get returns an object of at most limit bytes.
-	Get(ctx context.Context, key string, limit int) ([]byte, error)
+	// Get returns an object of at most limit bytes, in room if it fits there,
+	// else in new memory; the caller may change it.
+	Get(ctx context.Context, key string, room []byte, limit int) ([]byte, error)
 	// Put stores data, durably, unless there is an object of that key, which
 	// is then left as it is; it reports which. Of several at once, one stores.
 	// It does not keep data.
@@ -80,3 +81,11 @@ func CheckPrefix(prefix string) error {
 
 // objectError says which object an error is about.
 func objectError(op, key string, err error) error { return fmt.Errorf("%s %s: %w", op, key, err) }
+
+// inRoom returns n bytes, of room if it has so many.
+func inRoom(room []byte, n int64) []byte {
+	if int64(cap(room)) >= n {
+		return room[:n]
+	}
+	return make([]byte, n)
+}

@@ -101,7 +101,7 @@ func TestDirLinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := openDir(t, dir)
-	if b, err := d.Get(t.Context(), "a/x", 100); err == nil {
+	if b, err := d.Get(t.Context(), "a/x", nil, 100); err == nil {
 		t.Errorf("read %q through a link", b)
 	}
 	if _, err := d.Put(t.Context(), "a/y", []byte("y")); err == nil {
@@ -173,7 +173,7 @@ func TestDirProcesses(t *testing.T) {
 	}
 	d := openDir(t, dir)
 	for i := range count {
-		if b, err := d.Get(t.Context(), fmt.Sprintf("x/%d", i), 1<<20); err != nil || string(b) != string(data(i)) {
+		if b, err := d.Get(t.Context(), fmt.Sprintf("x/%d", i), nil, 1<<20); err != nil || string(b) != string(data(i)) {
 			t.Errorf("object %d: %v", i, err)
 		}
 	}
@@ -222,7 +222,7 @@ func TestDirKilled(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if b, err := d.Get(t.Context(), i.Key, len(data)); err != nil || string(b) != string(data) {
+		if b, err := d.Get(t.Context(), i.Key, nil, len(data)); err != nil || string(b) != string(data) {
 			t.Errorf("%s: %v", i.Key, err)
 		}
 		found++

@@ -19,8 +19,8 @@ type Faulty struct {
 var ErrRefused = errors.New("the store refuses")
 
 // Get implements chunkstore.Store.
-func (f *Faulty) Get(ctx context.Context, key string, limit int) ([]byte, error) {
-	b, err := f.Store.Get(ctx, key, limit)
+func (f *Faulty) Get(ctx context.Context, key string, room []byte, limit int) ([]byte, error) {
+	b, err := f.Store.Get(ctx, key, room, limit)
 	if err != nil || f.OnGet == nil {
 		return b, err
 	}

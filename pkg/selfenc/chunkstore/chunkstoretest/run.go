@@ -66,7 +66,7 @@ func (s *suite) put(t *testing.T, key string, data []byte, want bool) {
 
 func (s *suite) holds(t *testing.T, key string, want []byte) {
 	t.Helper()
-	got, err := s.Get(t.Context(), key, len(want))
+	got, err := s.Get(t.Context(), key, nil, len(want))
 	if err != nil || !bytes.Equal(got, want) {
 		t.Fatalf("get %s: %d bytes, %v; want %d", key, len(got), err, len(want))
 	}
@@ -77,7 +77,7 @@ func (s *suite) holds(t *testing.T, key string, want []byte) {
 
 func (s *suite) lacks(t *testing.T, key string) {
 	t.Helper()
-	if _, err := s.Get(t.Context(), key, math.MaxInt32); !errors.Is(err, chunkstore.ErrNotFound) {
+	if _, err := s.Get(t.Context(), key, nil, math.MaxInt32); !errors.Is(err, chunkstore.ErrNotFound) {
 		t.Fatalf("get %s: %v, want not found", key, err)
 	}
 	if _, err := s.Stat(t.Context(), key); !errors.Is(err, chunkstore.ErrNotFound) {
@@ -104,12 +104,21 @@ func objects(t *testing.T, s *suite) {
 		clear(data) // the store does not keep it
 		s.holds(t, key, pattern(n, byte(i)))
 	}
-	got, err := s.Get(t.Context(), "a/4096", 1<<20)
+	got, err := s.Get(t.Context(), "a/4096", nil, 1<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
 	clear(got) // nor does it hand out its own
 	s.holds(t, "a/4096", pattern(4096, 2))
+	for _, room := range [][]byte{make([]byte, 0, 4095), make([]byte, 7, 4096), make([]byte, 9000)} {
+		got, err := s.Get(t.Context(), "a/4096", room, 4096)
+		if err != nil || !bytes.Equal(got, pattern(4096, 2)) {
+			t.Fatal(err)
+		}
+		if fits := cap(room) >= len(got); fits != (&got[0] == &room[:1][0]) {
+			t.Errorf("room of %d bytes: used: %v", cap(room), !fits)
+		}
+	}
 	s.lacks(t, "a")
 	s.lacks(t, "a/1/2")
 }
@@ -210,7 +219,7 @@ func lists(t *testing.T, s *suite) {
 func keys(t *testing.T, s *suite) {
 	for _, k := range []string{"", "/a", "a/", "a//b", "..", "../a", "a/../b", ".tmp/x", "a/.b", "a b", "a\x00b", "ü", strings.Repeat("a", 513), strings.Repeat("a", 256)} {
 		_, put := s.Put(t.Context(), k, nil)
-		_, get := s.Get(t.Context(), k, 10)
+		_, get := s.Get(t.Context(), k, nil, 10)
 		_, stat := s.Stat(t.Context(), k)
 		for i, err := range []error{put, get, stat, s.Delete(t.Context(), k), s.Replace(t.Context(), k, nil)} {
 			if !errors.Is(err, chunkstore.ErrKey) {
@@ -232,7 +241,7 @@ func keys(t *testing.T, s *suite) {
 
 func limits(t *testing.T, s *suite) {
 	s.put(t, "big", pattern(1000, 1), true)
-	if _, err := s.Get(t.Context(), "big", 999); !errors.Is(err, chunkstore.ErrTooLarge) {
+	if _, err := s.Get(t.Context(), "big", nil, 999); !errors.Is(err, chunkstore.ErrTooLarge) {
 		t.Errorf("more than the limit: %v", err)
 	}
 	s.holds(t, "big", pattern(1000, 1))
@@ -245,7 +254,7 @@ func cancelled(t *testing.T, s *suite) {
 	cancel(why)
 	ended := func(err error) bool { return errors.Is(err, why) || errors.Is(err, context.Canceled) }
 	_, put := s.Put(ctx, "c/y", nil)
-	_, get := s.Get(ctx, "c/x", 10)
+	_, get := s.Get(ctx, "c/x", nil, 10)
 	_, stat := s.Stat(ctx, "c/x")
 	for i, err := range []error{put, get, stat, s.Delete(ctx, "c/x"), s.Replace(ctx, "c/x", nil)} {
 		if !ended(err) {
@@ -298,7 +307,7 @@ func concurrent(t *testing.T, s *suite) {
 					_, err = s.Put(context.Background(), key, pattern(size, byte(w)))
 				default:
 					var b []byte
-					if b, err = s.Get(context.Background(), key, size); errors.Is(err, chunkstore.ErrNotFound) {
+					if b, err = s.Get(context.Background(), key, nil, size); errors.Is(err, chunkstore.ErrNotFound) {
 						err = nil
 					} else if err == nil && !slices.ContainsFunc([]byte{0, 1, 2, 3}, func(seed byte) bool { return bytes.Equal(b, pattern(size, seed)) }) {
 						err = errors.New("an object is not whole")
