@@ -130,6 +130,17 @@ interop-selfenc: $(BUILD)/libselfenc.so $(BUILD)/venv-selfenc/ready
 	@command -v $(CARGO) >/dev/null || { echo "interop: cargo is missing: install Rust 1.85 or newer" >&2; exit 1; }
 	CARGO_TARGET_DIR=$(CURDIR)/$(BUILD)/cargo/selfenc $(CARGO) build --quiet --locked --release --manifest-path test/interop/selfenc/judge/Cargo.toml
 
+# Always asked: the Go compiler knows what has changed.
+.PHONY: FORCE
+$(BUILD)/libselfenc.so: FORCE
+	@mkdir -p $(@D)
+	CGO_ENABLED=1 $(GO) build -buildmode=c-shared -o $@ ./cmd/libselfenc
+
+$(BUILD)/venv-selfenc/ready: test/interop/selfenc/requirements.txt
+	$(PYTHON) -m venv $(BUILD)/venv-selfenc
+	$(BUILD)/venv-selfenc/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 interop-versitygw: $(BUILD)/bin/versitygw
 
 # A module of its own, as the linter.

@@ -46,6 +46,7 @@ var allowed = map[string][]string{
 	"pkg/selfenc":                           {"pkg/crypto"},
 	"pkg/selfenc/chunkstore":                {"pkg/selfenc"},
 	"pkg/selfenc/chunkstore/chunkstoretest": {"pkg/selfenc/chunkstore"},
+	"cmd/libselfenc":                        {"pkg/selfenc"},
 }
 
 // confined lists who may import which foreign modules: packages, or "cmd" and

@@ -362,7 +362,7 @@ func (s *objectSource) span(i int64) (from, to int64) { return s.o.chunkSpan(i) 
 func (s *objectSource) memory() memory {
 	n := int64(s.o.ChunkBytes)
 	// Plaintext and object of each chunk, and its part of what the Sealer's encoders hold.
-	return memory{v2MemoryBytes, programBytes + recentChunks*n, heapGrowth * (n + n + n)}
+	return memory{v2MemoryBytes, programBytes + recentChunks*n, heapGrowth * 4 * n}
 }
 
 func (s *objectSource) read(ctx context.Context, i int64, dst []byte, room *[]byte) error {
