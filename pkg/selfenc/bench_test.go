@@ -165,19 +165,3 @@ func BenchmarkStages(b *testing.B) {
 		}
 	}
 }
-
-// nowhere throws chunks away.
-type nowhere struct{ ChunkStore }
-
-func (nowhere) PutChunk(context.Context, Name, []byte) error { return nil }
-
-// patternReader yields bytes that do not compress, and never the same chunk.
-type patternReader struct{ x uint64 }
-
-func (p *patternReader) Read(b []byte) (int, error) {
-	for i := range b {
-		p.x = p.x*6364136223846793005 + 1442695040888963407
-		b[i] = byte(p.x >> 56)
-	}
-	return len(b), nil
-}

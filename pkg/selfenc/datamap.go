@@ -237,7 +237,7 @@ func decodeJSON(b []byte) (*DataMap, error) {
 	if err := d.Decode(&j); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMap, err)
 	}
-	if _, err := d.Token(); err != io.EOF { //nolint:errorlint // Token returns io.EOF itself
+	if _, err := d.Token(); err != io.EOF {
 		return nil, fmt.Errorf("%w: more than a map", ErrMap)
 	}
 	m := &DataMap{Chunks: j.Chunks}

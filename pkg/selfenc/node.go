@@ -134,12 +134,10 @@ func (o *Object) checkRef(r *Ref, level int, i int64) error {
 	if *r == (Ref{}) {
 		return nil
 	}
-	kind, length := crypto.ChunkData, int64(0)
+	from, to := o.chunkSpan(i)
+	kind, length := crypto.ChunkData, to-from
 	if level > 0 {
 		kind, length = crypto.ChunkMap, int64(nodeHeaderBytes+RefBytes*o.children(level, i))
-	} else {
-		from, to := o.chunkSpan(i)
-		length = to - from
 	}
 	if r.Kind != kind || int64(r.Length) != length {
 		return fmt.Errorf("%w: a chunk of kind %d and %d bytes stands where one of kind %d and %d bytes must", ErrMap, r.Kind, r.Length, kind, length)

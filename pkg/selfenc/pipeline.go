@@ -74,7 +74,7 @@ func readFull(r io.Reader, b []byte) (n int, ended bool, err error) {
 	for n < len(b) {
 		k, err := r.Read(b[n:])
 		n += k
-		if err == io.EOF { //nolint:errorlint // see above
+		if err == io.EOF {
 			return n, true, nil
 		}
 		if err != nil {

@@ -93,7 +93,7 @@ func TestSizes(t *testing.T) {
 				plain := randomBytes(rng, size)
 				store := &memoryStore{}
 				// One byte at a time, the end with the last: readers may be like that.
-				var r io.Reader = iotest.DataErrReader(bytes.NewReader(plain))
+				r := iotest.DataErrReader(bytes.NewReader(plain))
 				if size < 5000 {
 					r = iotest.OneByteReader(r)
 				}

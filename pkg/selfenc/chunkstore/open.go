@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// ErrURL: not the URL of a store.
+// ErrURL is about what is not the URL of a store.
 var ErrURL = errors.New("not a store's URL")
 
 // Open opens the store that a URL names:

@@ -193,7 +193,7 @@ func (s *S3) get(ctx context.Context, key string, room []byte, limit int) (b []b
 		return nil, true, fmt.Errorf("the answer broke off: %w", err)
 	}
 	// The SDK compares its checksum at the end.
-	if n, err := io.ReadFull(out.Body, make([]byte, 1)); n != 0 || err != io.EOF { //nolint:errorlint // io.EOF itself is the end
+	if n, err := io.ReadFull(out.Body, make([]byte, 1)); n != 0 || err != io.EOF {
 		return nil, true, fmt.Errorf("the answer has no proper end: %w", err)
 	}
 	return b, false, nil

@@ -50,7 +50,7 @@ func fakeS3(t *testing.T, wrap func(http.Handler) http.Handler) *httptest.Server
 	if err := backend.CreateBucket(fakeBucket); err != nil {
 		t.Fatal(err)
 	}
-	var h http.Handler = gofakes3.New(backend).Server()
+	h := gofakes3.New(backend).Server()
 	if wrap != nil {
 		h = wrap(h)
 	}

@@ -61,11 +61,11 @@ func start(t *testing.T) string {
 	}
 	// Extended attributes, which it keeps things in, are not on every /tmp; a
 	// socket's path is short.
-	data, err := os.MkdirTemp("../../../build", "versitygw-")
+	data, err := os.MkdirTemp("../../../build", "versitygw-") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
 	}
-	sockets, err := os.MkdirTemp("", "vgw")
+	sockets, err := os.MkdirTemp("", "vgw") //nolint:usetesting // its path is short
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -211,7 +211,10 @@ func lists(t *testing.T, s *suite) {
 			t.Errorf("prefix %q: %q, want %q", prefix, got, want)
 		}
 	}
-	for range s.List(t.Context(), "p/") {
+	for i, err := range s.List(t.Context(), "p/") {
+		if err != nil || i.Key != "p/00/000" {
+			t.Errorf("%s, %v", i.Key, err)
+		}
 		break // ends it
 	}
 }
