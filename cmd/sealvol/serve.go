@@ -21,6 +21,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
 // beyondVolume is what the process may use besides the volume's memory: 32
@@ -37,8 +38,12 @@ type mountServer struct {
 	dir      string
 	readOnly bool
 	log      *slog.Logger
+	level    *slog.LevelVar
 	dev      *device.File
 	vol      *volume.Volume
+	fs       vfs.FS // what is mounted: the volume, or a snapshot of it
+	endView  func() // of the snapshot
+	views    snapshotMounts
 	anchor   *anchorKeeper // nil: none
 	fuse     *fusefs.Server
 	conn     uint32 // number of the FUSE connection
@@ -53,11 +58,11 @@ type mountServer struct {
 func serve(o *mountOptions, path, dir string, ready func() error) (err error) {
 	logs := newLogFile()
 	defer func() { logs.end(err) }()
-	level := slog.LevelInfo
+	level := &slog.LevelVar{}
 	if o.readyFD != 0 { // who started us does not want to hear that all is well
-		level = slog.LevelWarn
+		level.Set(slog.LevelWarn)
 	}
-	s := &mountServer{dir: dir, readOnly: o.readOnly, ended: make(chan struct{}), served: make(chan error, 1),
+	s := &mountServer{dir: dir, readOnly: o.readOnly, level: level, ended: make(chan struct{}), served: make(chan error, 1),
 		log: slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: level})).With("device", path, "dir", dir)}
 	debug.SetMemoryLimit(int64(o.memory) + beyondVolume)
 	// Signals that come while mounting wait until there is something to unmount.
@@ -128,7 +133,8 @@ func (s *mountServer) startControl(ctx context.Context) (stop func()) {
 
 // control answers on the control socket.
 func (s *mountServer) control() *volumectl.Server {
-	return &volumectl.Server{Volume: s.vol, Name: s.vol.ID().String(), ReadOnly: s.readOnly, End: s.end}
+	return &volumectl.Server{Volume: s.vol, Name: s.vol.ID().String(), ReadOnly: s.readOnly, LogLevel: s.level, End: s.end,
+		MountSnapshot: s.mountSnapshot, UnmountSnapshot: s.unmountSnapshot}
 }
 
 // open opens device and volume.
@@ -141,7 +147,7 @@ func (s *mountServer) open(o *mountOptions, path string) error {
 	if o.readyFD != 0 {
 		unix.Close(o.readyFD + 1) // the key file; see startServer
 	}
-	opts := volume.Options{ReadOnly: o.readOnly, Memory: int(o.memory), Log: s.log}
+	opts := volume.Options{ReadOnly: o.readOnly, Memory: int(o.memory), Discard: o.discard, Log: s.log}
 	if o.anchorFile != "" {
 		if opts.Anchor, err = readAnchor(o.anchorFile); err != nil {
 			return err
@@ -154,6 +160,12 @@ func (s *mountServer) open(o *mountOptions, path string) error {
 		discard(s.dev)
 		return err
 	}
+	s.fs, s.endView = s.vol, func() {}
+	if o.snapshot != "" {
+		if s.fs, s.endView, err = s.vol.OpenSnapshot(o.snapshot); err != nil {
+			return errors.Join(fmt.Errorf("%s: %w", path, err), s.vol.Close(), s.dev.Close())
+		}
+	}
 	if o.anchorFile != "" && !o.readOnly {
 		s.anchor = keepAnchor(o.anchorFile, s.vol, s.log)
 	}
@@ -162,13 +174,13 @@ func (s *mountServer) open(o *mountOptions, path string) error {
 
 // mount mounts, and starts to serve.
 func (s *mountServer) mount(o *mountOptions, path string) error {
-	o.mount.Source, o.mount.Logger = absolute(path), s.log
+	o.mount.Source, o.mount.Logger = mountSource(absolute(path), o.snapshot), s.log
 	fd, err := fusefs.Mount(s.dir, o.mount)
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.dir, err)
 	}
 	if s.conn, err = fusefs.ConnectionID(s.dir); err == nil {
-		s.fuse, err = fusefs.NewServer(fusefs.Options{FS: s.vol, Device: fd, ReadOnly: o.readOnly, Logger: s.log})
+		s.fuse, err = fusefs.NewServer(fusefs.Options{FS: s.fs, Device: fd, ReadOnly: o.readOnly, Logger: s.log})
 	}
 	if err != nil {
 		fd.Close()
@@ -185,6 +197,8 @@ func (s *mountServer) mount(o *mountOptions, path string) error {
 
 // close commits, and closes the device: another process can open it then.
 func (s *mountServer) close() error {
+	s.views.end(s.log)
+	s.endView()
 	s.anchor.end()
 	err := s.vol.Close()
 	if failed := s.vol.Failed(); err == nil && failed != nil {
