@@ -30,6 +30,7 @@ var allowed = map[string][]string{
 	"pkg/volume":                   {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/layout", "pkg/volume/internal/posixacl", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/vfs"},
 	"pkg/volume/fusefs":            {"pkg/volume/vfs"},
 	"pkg/volume/fusefs/fusefstest": {"pkg/volume/fusefs", "pkg/volume/vfs"},
+	"pkg/volume/doublecrypt":       {"pkg/crypto", "pkg/volume/device", "pkg/volume/vfs"},
 	"pkg/backend":                  {},
 	"pkg/backend/backendtest":      {"pkg/backend"},
 	"pkg/backend/local":            {"pkg/backend"},
@@ -65,6 +66,7 @@ var confined = map[string][]string{
 	"golang.org/x/term":                           {"cmd"},
 	"google.golang.org/grpc":                      {"pkg/csi", "cmd"},
 	"google.golang.org/protobuf":                  {"pkg/csi", "cmd"},
+	"lukechampine.com/blake3":                     {"pkg/crypto"},
 }
 
 // TestImports reads the files itself: what a `go list` process sees would not
