@@ -36,7 +36,7 @@ var allowed = map[string][]string{
 	"pkg/backend/local":            {"pkg/backend"},
 	"pkg/mounter":                  {"pkg/mounter/control"},
 	"pkg/mounter/control":          {},
-	"pkg/mounter/volumectl":        {"pkg/mounter/control", "pkg/volume", "pkg/volume/vfs"},
+	"pkg/mounter/volumectl":        {"pkg/crypto", "pkg/mounter/control", "pkg/volume", "pkg/volume/vfs"},
 	"pkg/mounter/mountertest":      {"pkg/mounter", "pkg/mounter/control"},
 	"pkg/csi":                      {"pkg/backend", "pkg/mounter", "pkg/mounter/control"}, // for the types and errors of its Mounter interface
 	"cmd/driver":                   {"pkg/backend", "pkg/backend/local", "pkg/crypto", "pkg/csi", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs"},

@@ -126,6 +126,7 @@ func engineError(err error) error {
 		{volume.ErrNotEmpty, mounter.ErrForeign},
 		{volume.ErrHeader, mounter.ErrDamaged},
 		{volume.ErrForged, mounter.ErrDamaged},
+		{volume.ErrTwoRoots, mounter.ErrDamaged},
 		{volume.ErrTruncated, mounter.ErrDamaged},
 		{volume.ErrNoRoot, mounter.ErrDamaged},
 		{volume.ErrLogDamaged, mounter.ErrDamaged},

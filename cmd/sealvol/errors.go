@@ -60,6 +60,14 @@ var hints = []struct {
 	hint string
 }{
 	{crypto.ErrWrongKey, "check that this key belongs to this volume; `sealvol info DEVICE` shows which kinds of key it takes"},
+	{volume.ErrShredded, "that can not be undone: restore the data to a new volume from a backup"},
+	{volume.ErrLastKey, "add another key first (`sealvol key add`), or repeat with --last if nothing is to open the volume again"},
+	{volume.ErrKeyMissing, "give the keys of these slots, too, or remove the slots with --drop-slots"},
+	{volume.ErrNoSuchKey, "`sealvol key list` shows the slots in use"},
+	{volume.ErrNoFreeSlot, "remove one first: `sealvol key remove`"},
+	{volume.ErrRolledBack, "do not use this copy of the device: an older state was put in its place; find the newest one"},
+	{volume.ErrForked, "do not use this copy of the device: it went its own way; find the one that was anchored"},
+	{volume.ErrOtherVolume, "check the device's name, and which anchor file belongs to it"},
 	{volume.ErrNewerFormat, "install a newer sealvol"},
 	{volume.ErrNotSealvol, "check the device's name; `sealvol mkfs` makes a volume, and overwrites what is there"},
 	{volume.ErrInUse, "a volume can be opened once: unmount it (`sealvol umount DIR`), or end the program that has it open"},

@@ -16,6 +16,7 @@ import (
 type fsckOptions struct {
 	key          keyFlags
 	metadataOnly bool
+	anchorFile   string
 	json         bool
 }
 
@@ -43,6 +44,7 @@ Exit codes:
 	f := c.Flags()
 	o.key.register(f)
 	f.BoolVar(&o.metadataOnly, "metadata-only", false, "check the structure, but do not read the contents of files")
+	f.StringVar(&o.anchorFile, "anchor-file", "", "anchor that the volume has to follow from (see mount)")
 	f.BoolVar(&o.json, "json", false, "print the report as JSON")
 	return c
 }
@@ -112,6 +114,10 @@ func check(o *fsckOptions, path string) (*volume.CheckReport, error) {
 		return nil, err
 	}
 	defer cred.Erase()
+	anchor, err := existingAnchor(o.anchorFile)
+	if err != nil {
+		return nil, err
+	}
 	dev, err := openDevice(path, true)
 	if err != nil {
 		return nil, err
@@ -119,7 +125,7 @@ func check(o *fsckOptions, path string) (*volume.CheckReport, error) {
 	defer discard(dev)
 	bar := newProgress("check")
 	defer bar.end()
-	rep, err := volume.Check(dev, volume.CheckOptions{Credential: cred, Data: !o.metadataOnly, Progress: bar.set})
+	rep, err := volume.Check(dev, volume.CheckOptions{Credential: cred, Data: !o.metadataOnly, Anchor: anchor, Progress: bar.set})
 	if err != nil {
 		return nil, volumeError(dev, path, err)
 	}

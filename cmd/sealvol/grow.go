@@ -53,28 +53,37 @@ func printGrown(w io.Writer, what string, size int64, asJSON bool) error {
 }
 
 func grow(target string, key *keyFlags) (int64, error) {
-	abs, err := resolveMount(target)
+	c, mounted, err := serverOf(target)
 	if err != nil {
 		return 0, err
 	}
-	m, err := mountOn(abs)
-	if err != nil {
-		return 0, err
-	}
-	if m != nil {
+	if mounted {
 		if key.given() {
 			return 0, usageError(fmt.Errorf("%s is a mount: its server has the key, give none", target))
 		}
-		c, err := control.Find(abs)
-		if err != nil {
-			return 0, err
-		}
 		return c.Grow(context.Background())
 	}
-	if fi, err := os.Stat(abs); err == nil && fi.IsDir() {
-		return 0, fmt.Errorf("%s: no sealed volume is mounted there", target)
-	}
 	return growDevice(target, key)
+}
+
+// serverOf finds the server of a mounted DIR; mounted is false for a DEVICE.
+func serverOf(target string) (c control.Client, mounted bool, err error) {
+	abs, err := resolveMount(target)
+	if err != nil {
+		return c, false, err
+	}
+	m, err := mountOn(abs)
+	if err != nil {
+		return c, false, err
+	}
+	if m != nil {
+		c, err = control.Find(abs)
+		return c, true, err
+	}
+	if fi, err := os.Stat(abs); err == nil && fi.IsDir() {
+		return c, false, fmt.Errorf("%s: no sealed volume is mounted there", target)
+	}
+	return c, false, nil
 }
 
 func growDevice(path string, key *keyFlags) (size int64, err error) {

@@ -29,6 +29,7 @@ type mountOptions struct {
 	readOnly   bool
 	foreground bool
 	memory     byteSize
+	anchorFile string
 	options    []string // -o, as given
 	readyFD    int      // of the pipe to the process that started this one; 0: none
 
@@ -57,6 +58,12 @@ atime noatime relatime diratime nodiratime sync async dirsync, SELinux's context
 fscontext= defcontext= rootcontext=, and allow_other, the default for root only.
 Permissions are always checked. Default: nosuid,nodev,noatime.
 
+With --anchor-file the mount keeps an anchor of the volume in that file: at once, every
+30 seconds while something changes, and at the end. A device that holds an older state
+than the file's, or another history, is refused from then on, and so is one that was
+overwritten. Keep the file where whoever can change the device can not reach. A file
+that does not exist is made; with --read-only it is only compared.
+
 Logs go to standard error. If that is a pipe, a process in the background lets go
 of it once the file system answers, and logs to /run/sealvol/mount-PID.log
 ($XDG_RUNTIME_DIR/sealvol without root); only logs of mounts that failed stay.
@@ -68,7 +75,7 @@ allow_other alone, which needs user_allow_other in /etc/fuse.conf.`,
   sealvol mount --key-file vol.key --foreground --memory 1GiB vol.img /mnt`,
 		Args: args(2, 2, "DEVICE and DIR"),
 		RunE: func(c *cobra.Command, a []string) error {
-			if err := checkLater(c.Flags(), "snapshot", "anchor-file"); err != nil {
+			if err := checkLater(c.Flags(), "snapshot"); err != nil {
 				return err
 			}
 			if err := o.check(); err != nil {
@@ -92,13 +99,13 @@ allow_other alone, which needs user_allow_other in /etc/fuse.conf.`,
 	f.BoolVar(&o.readOnly, "read-only", false, "write nothing to the device, not even to replay its log")
 	f.BoolVar(&o.foreground, "foreground", false, "serve in this process and return when it is unmounted")
 	f.Var(&o.memory, "memory", "bound of what the volume keeps in memory, at least 32MiB")
+	f.StringVar(&o.anchorFile, "anchor-file", "", "file that keeps the volume's anchor, away from its device")
 	f.StringArrayVarP(&o.options, "options", "o", nil, "mount options, separated by commas")
 	f.IntVar(&o.readyFD, "ready-fd", 0, "")
 	if err := f.MarkHidden("ready-fd"); err != nil {
 		panic(err)
 	}
 	laterFlag(f, "snapshot")
-	laterFlag(f, "anchor-file")
 	return c
 }
 
@@ -279,6 +286,13 @@ func startServer(o *mountOptions, dev, dir string) error {
 		"--memory", strconv.FormatInt(int64(o.memory), 10)}
 	if o.readOnly {
 		argv = append(argv, "--read-only")
+	}
+	if o.anchorFile != "" {
+		path, err := filepath.Abs(o.anchorFile) // the server's directory is /
+		if err != nil {
+			return err
+		}
+		argv = append(argv, "--anchor-file", path)
 	}
 	for _, opt := range o.options {
 		argv = append(argv, "-o", opt)

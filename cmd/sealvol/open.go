@@ -64,7 +64,7 @@ func openOn(dev device.Device, path string, cred crypto.Credential, opts volume.
 // volumeError says what an error of opening is about, and what is on a device
 // that holds no volume.
 func volumeError(dev device.Device, path string, err error) error {
-	if errors.Is(err, volume.ErrNotSealvol) {
+	if errors.Is(err, volume.ErrNotSealvol) && !errors.Is(err, volume.ErrOtherVolume) {
 		if blank, what, perr := volume.IsBlank(dev); perr == nil && blank {
 			return fmt.Errorf("%s: %w: it is blank", path, err)
 		} else if perr == nil {

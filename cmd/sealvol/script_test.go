@@ -43,6 +43,7 @@ func TestMain(m *testing.M) {
 //	loop NAME FILE          puts FILE behind a loop device, whose path $NAME is
 //	newer FILE              makes a volume of the next format version
 //	flip FILE OFFSET        changes a byte
+//	uuid NAME               sets $NAME to the uuid in the JSON of the last stdout
 func TestScripts(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Fatal("mounting needs root")
@@ -66,9 +67,19 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "json": wantJSON, "signal": kill, "mounted": mounted, "twosignals": twoSignals, "cut": cut, "tmpfs": tmpfs, "newer": newer, "loop": loop, "flip": flip,
+			"exits": exits, "json": wantJSON, "signal": kill, "mounted": mounted, "twosignals": twoSignals, "cut": cut, "tmpfs": tmpfs, "newer": newer, "loop": loop, "flip": flip, "uuid": uuid,
 		},
 	})
+}
+
+func uuid(ts *testscript.TestScript, neg bool, args []string) {
+	var v struct {
+		UUID string `json:"uuid"`
+	}
+	if err := json.Unmarshal([]byte(ts.ReadFile("stdout")), &v); err != nil || neg || len(args) != 1 || v.UUID == "" {
+		ts.Fatalf("uuid NAME: %v", err)
+	}
+	ts.Setenv(args[0], v.UUID)
 }
 
 func mountsBelow(dir string) []*mountinfo.Info {

@@ -39,6 +39,7 @@ type mountServer struct {
 	log      *slog.Logger
 	dev      *device.File
 	vol      *volume.Volume
+	anchor   *anchorKeeper // nil: none
 	fuse     *fusefs.Server
 	conn     uint32 // number of the FUSE connection
 
@@ -140,14 +141,23 @@ func (s *mountServer) open(o *mountOptions, path string) error {
 	if o.readyFD != 0 {
 		unix.Close(o.readyFD + 1) // the key file; see startServer
 	}
+	opts := volume.Options{ReadOnly: o.readOnly, Memory: int(o.memory), Log: s.log}
+	if o.anchorFile != "" {
+		if opts.Anchor, err = readAnchor(o.anchorFile); err != nil {
+			return err
+		}
+	}
 	if s.dev, err = openDevice(path, o.readOnly); err != nil {
 		return err
 	}
-	s.vol, err = openOn(s.dev, path, cred, volume.Options{ReadOnly: o.readOnly, Memory: int(o.memory), Log: s.log})
-	if err != nil {
+	if s.vol, err = openOn(s.dev, path, cred, opts); err != nil {
 		discard(s.dev)
+		return err
 	}
-	return err
+	if o.anchorFile != "" && !o.readOnly {
+		s.anchor = keepAnchor(o.anchorFile, s.vol, s.log)
+	}
+	return nil
 }
 
 // mount mounts, and starts to serve.
@@ -175,11 +185,12 @@ func (s *mountServer) mount(o *mountOptions, path string) error {
 
 // close commits, and closes the device: another process can open it then.
 func (s *mountServer) close() error {
+	s.anchor.end()
 	err := s.vol.Close()
 	if failed := s.vol.Failed(); err == nil && failed != nil {
 		err = failed
 	}
-	return errors.Join(err, s.dev.Close())
+	return errors.Join(err, s.anchor.final(), s.dev.Close())
 }
 
 // controlSocket is where control.Find looks for this mount. The kernel gives a

@@ -495,3 +495,26 @@ func TestSuiteAndUUID(t *testing.T) {
 		}
 	}
 }
+
+func TestReadSecret(t *testing.T) {
+	for _, n := range []int{0, 1, 100, 101} {
+		var got string
+		var kept []byte
+		err := ReadSecret(strings.NewReader(strings.Repeat("s", n)), 100, func(b []byte) error {
+			got, kept = string(b), b
+			return nil
+		})
+		if n > 100 {
+			if err == nil || got != "" {
+				t.Errorf("%d bytes of 100: %v", n, err)
+			}
+			continue
+		}
+		if err != nil || len(got) != n || cap(kept) < n {
+			t.Errorf("%d bytes: %d, %v", n, len(got), err)
+		}
+	}
+	if err := ReadSecret(strings.NewReader(""), MaxReadSecret+1, nil); err == nil {
+		t.Error("more than a page")
+	}
+}

@@ -1,6 +1,7 @@
 package crypto
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
@@ -90,6 +91,14 @@ func EraseEpochs(epochs []EpochKey) {
 	for _, e := range epochs {
 		e.VMK.Erase()
 	}
+}
+
+// Epochs returns how many epochs' VMKs a valid slot holds.
+func (s *Slot) Epochs() int { return max(0, len(s.Sealed)-slotFixedBytes) / entryBytes }
+
+// Equal reports whether both slots have the same bytes.
+func (s *Slot) Equal(o *Slot) bool {
+	return s.Type == o.Type && bytes.Equal(s.Params, o.Params) && bytes.Equal(s.Sealed, o.Sealed)
 }
 
 // Recipient makes key slots. Recipients are made by SecretCredential,

@@ -49,6 +49,9 @@ type admission struct {
 	blocks    int          // with dirty pages
 	granted   cost
 
+	holds  int // freezes: nobody is admitted who is not in the middle of something
+	active int // admitted, and in the background what writes to the device
+
 	changed func() // something is to be committed
 }
 
@@ -94,6 +97,7 @@ func (a *admission) done(c cost) {
 	a.granted.pages -= c.pages
 	a.granted.ring -= c.ring
 	a.granted.quads -= c.quads
+	a.active--
 	a.cond.Broadcast()
 }
 
@@ -171,8 +175,16 @@ func (v *Volume) admit(c cost) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for {
+		if a.holds > 0 && !c.nested {
+			a.cond.Wait()
+			if err := v.writable(); err != nil {
+				return err
+			}
+			continue
+		}
 		switch v.try(c) {
 		case admitted:
+			a.active++
 			a.granted.pages += c.pages
 			a.granted.ring += c.ring
 			a.granted.quads += c.quads

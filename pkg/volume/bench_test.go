@@ -158,7 +158,7 @@ func heapBytes() int64 {
 	return int64(m.HeapAlloc)
 }
 
-func mustClose(b *testing.B, v *Volume) {
+func mustClose(b testing.TB, v *Volume) {
 	b.Helper()
 	if err := v.Close(); err != nil {
 		b.Fatal(err)

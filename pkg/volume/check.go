@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/dchest/siphash"
@@ -23,6 +22,9 @@ import (
 type CheckOptions struct {
 	Credential crypto.Credential
 	Data       bool // also open every segment of data
+	// Anchor, if not nil, is to be that of the root that is checked, or of one that
+	// it follows from.
+	Anchor *Anchor
 	// Progress is told now and then how many bytes of how many are done.
 	Progress func(done, total uint64)
 }
@@ -70,7 +72,7 @@ type CheckCounts struct {
 func Check(dev device.Device, opts CheckOptions) (*CheckReport, error) {
 	c := &checker{dev: dev, opts: opts, rep: &CheckReport{}, use: map[uint64]*regionUse{}, refused: map[uint64]bool{},
 		inodes: map[uint64]*[inodesPerChunk]uint8{}, links: map[uint64]int64{}}
-	u, keys, err := unlock(dev, opts.Credential)
+	u, keys, err := unlock(dev, opts.Credential, opts.Anchor)
 	switch {
 	case err == nil:
 	case errors.Is(err, layout.ErrHeaderDamaged) || errors.Is(err, layout.ErrHeaderForged) || errors.Is(err, layout.ErrHeaderConflict):
@@ -130,6 +132,7 @@ type problem struct {
 	where string
 	ino   uint64 // if not 0, where is what follows the inode
 	what  string
+	lost  inodeRange // inodes of which something can not be read
 }
 
 func (c *checker) add(p problem) {
@@ -163,13 +166,13 @@ func (c *checker) progress(bytes uint64) {
 }
 
 func (c *checker) finish() *CheckReport {
-	paths := c.paths()
+	names := c.findNames()
 	for _, p := range c.found {
 		where := p.where
 		if p.ino != 0 {
-			where = fmt.Sprintf("inode %d%s%s", p.ino, paths[p.ino], p.where)
+			where = fmt.Sprintf("inode %d%s%s", p.ino, quotedPath(names.path(p.ino)), p.where)
 		}
-		c.rep.Problems = append(c.rep.Problems, Problem{where, p.what})
+		c.rep.Problems = append(c.rep.Problems, Problem{where, p.what + names.listed(p.lost)})
 	}
 	c.rep.Clean = c.rep.Total == 0
 	return c.rep
@@ -183,6 +186,10 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 		c.problem("root slots", "none of the slots verifies (%d hold something): the volume can not be opened", len(bad))
 		return false, nil
 	}
+	if errors.Is(err, ErrTwoRoots) {
+		c.problem("root slots", "%v; it can not be opened", err)
+		return false, nil
+	}
 	if err != nil {
 		return false, wrap(err)
 	}
@@ -190,11 +197,24 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 	if r.NewestSnapshot != 0 || !r.Trees[layout.TreeShares].IsZero() {
 		return false, fmt.Errorf("%w: it holds snapshots or reflinks", ErrNewerFormat)
 	}
+	if a := c.opts.Anchor; a != nil {
+		if _, err := matchAnchor(a, c.store.Keys, r, roots[0].R, anchorTree(c.store, r)); err != nil {
+			c.problem("anchor", "%v", err)
+		}
+	}
 	c.root, c.rep.Generation = r, r.Generation
 	c.seed0, c.seed1 = seeds(r.HashSeed)
 	c.total = (r.DeviceSectors - r.DataStart() - min(r.FreeSectors, r.DeviceSectors-r.DataStart())) * layout.SectorBytes
 	for _, slot := range bad {
-		c.badSlot(roots, slot)
+		where := fmt.Sprintf("root slot %d", slot)
+		if what, damage := judgeSlot(roots, slot); damage {
+			c.problem(where, "%s", what)
+		} else {
+			c.note(where, "%s", what)
+		}
+	}
+	for i := range roots {
+		c.checkCopies(&roots[i], i == 0)
 	}
 	for i := 1; i < len(roots); i++ {
 		if a, b := &roots[i-1], &roots[i]; a.Root.Generation == b.Root.Generation+1 && a.Root.PrevR != b.R {
@@ -214,27 +234,51 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 	return true, nil
 }
 
-// badSlot judges a slot that does not verify. A crash tears the slot that a
+// checkCopies judges the two copies of a root. Of the newest one, which a commit
+// that was cut may have left half written, a torn copy is no damage.
+func (c *checker) checkCopies(f *txn.FoundRoot, newest bool) {
+	for n, state := range f.Copies {
+		where := fmt.Sprintf("root slot %d, copy %d", f.Slot, n+1)
+		switch {
+		case state == txn.CopyGood:
+		case state == txn.CopyForked:
+			c.problem(where, "it holds another root %d: the device was put together from two", f.Root.Generation)
+		case newest || state == txn.CopyBlank || state == txn.CopyOld:
+			c.note(where, "%s, root %d is in the other copy: a read-write mount writes it again", copyText(state), f.Root.Generation)
+		default:
+			c.problem(where, "%s, root %d is in the other copy: a read-write mount repairs it", copyText(state), f.Root.Generation)
+		}
+	}
+}
+
+func copyText(s txn.CopyState) string {
+	switch s {
+	case txn.CopyBlank:
+		return "it is blank"
+	case txn.CopyOld:
+		return "it holds an older root"
+	}
+	return "it " + s.String()
+}
+
+// judgeSlot judges a slot of which no copy verifies. A crash tears the slot that a
 // commit writes; the generation that follows is then either the same, and
 // repairs it, or one that skips it: then the next root names the one before.
-func (c *checker) badSlot(roots []txn.FoundRoot, slot int) {
-	where := fmt.Sprintf("root slot %d", slot)
+func judgeSlot(roots []txn.FoundRoot, slot int) (what string, damage bool) {
 	newest := roots[0].Root.Generation
 	if uint64(slot) == (newest+1)%layout.RootSlots {
-		c.note(where, "it does not verify: a commit after root %d was cut there", newest)
-		return
+		return fmt.Sprintf("it does not verify: a commit after root %d was cut there", newest), false
 	}
 	gen := newest - (newest-uint64(slot))%layout.RootSlots
 	if gen > 0 && gen < newest {
 		for i := 1; i < len(roots); i++ {
 			a, b := &roots[i-1], &roots[i]
 			if a.Root.Generation > gen && b.Root.Generation < gen && a.Root.PrevR == b.R {
-				c.note(where, "it does not verify: the commit of root %d was cut there, root %d follows root %d", gen, a.Root.Generation, b.Root.Generation)
-				return
+				return fmt.Sprintf("it does not verify: the commit of root %d was cut there, root %d follows root %d", gen, a.Root.Generation, b.Root.Generation), false
 			}
 		}
 	}
-	c.problem(where, "it does not verify: an older root is damaged")
+	return "it does not verify: an older root is damaged", true
 }
 
 // checkLog reads what the log holds beyond the root.
@@ -287,6 +331,9 @@ func (c *checker) checkTrees() {
 		if id == layout.TreeFS {
 			w.item = c.fsItem
 		}
+		if id == layout.TreeAnchors {
+			w.item = c.anchorItem
+		}
 		w.node(p, p.Level, c.root.Generation, low, nil)
 	}
 	c.endInode()
@@ -299,6 +346,20 @@ func (c *checker) checkTrees() {
 		c.checkFreeList(i)
 	}
 	c.checkSpace()
+}
+
+// anchorItem checks an item of the tree of anchors.
+func (c *checker) anchorItem(_ uint64, k layout.Key, v []byte) {
+	err := fmt.Errorf("%w: key %v", layout.ErrCorrupt, k)
+	switch {
+	case k.Obj == 0 && k.Type == layout.KeyAnchor:
+		_, err = layout.DecodeAnchored(v)
+	case k.Obj == 0 && k.Type == layout.KeyNextSlot && k.Sub < crypto.Slots:
+		_, err = layout.DecodeNextSlot(v)
+	}
+	if err != nil {
+		c.problem("tree of anchors", "%v", err)
+	}
 }
 
 func (c *checker) lose(tree uint64) {
@@ -325,17 +386,11 @@ type fetched struct {
 }
 
 func (w *walk) fetch(p *layout.Pointer) (f fetched) {
-	s := w.c.store
-	one := layout.Pointer{Record: p.Record}
-	f.page, f.first = s.ReadNode(&one)
-	if p.Addr2 == 0 || f.first == nil && !w.mark {
+	if w.mark {
+		f.page, f.first, f.second = w.c.store.NodeCopies(p)
 		return f
 	}
-	one.Addr = p.Addr2
-	var b []byte
-	if b, f.second = s.ReadNode(&one); f.first != nil && f.second == nil {
-		f.page = b
-	}
+	f.page, f.first = w.c.store.ReadNode(p)
 	return f
 }
 
@@ -362,7 +417,7 @@ func (w *walk) enter(p *layout.Pointer, level uint8, birth uint64, lo layout.Key
 		return p.Level == level && !c.refused[p.Addr]
 	}
 	if p.Level != level || p.Birth > birth {
-		c.problem(w.where(p), "its pointer says level %d, generation %d; expected are level %d and at most generation %d%s", p.Level, p.Birth, level, birth, w.loss(lo, hi))
+		w.lostPage(p, lo, hi, "its pointer says level %d, generation %d; expected are level %d and at most generation %d", p.Level, p.Birth, level, birth)
 		c.lose(w.id)
 		c.refused[p.Addr] = true
 		return false
@@ -377,19 +432,17 @@ func (w *walk) enter(p *layout.Pointer, level uint8, birth uint64, lo layout.Key
 	return ok
 }
 
-// loss says what can not be read for want of a page.
-func (w *walk) loss(lo layout.Key, hi *layout.Key) string {
-	switch {
-	case w.id == layout.TreeSpace:
-		return "; maps of free space are lost"
-	case w.id != layout.TreeFS:
-		return ""
-	case hi == nil:
-		return fmt.Sprintf("; what it held of inodes %d and above is lost", lo.Obj)
-	case hi.Obj == lo.Obj || hi.Obj == lo.Obj+1 && hi.Type <= layout.KeyInode:
-		return fmt.Sprintf("; what it held of inode %d is lost", lo.Obj)
+// lostPage reports a page that can not be used, and what can not be read for want of it.
+func (w *walk) lostPage(p *layout.Pointer, lo layout.Key, hi *layout.Key, format string, args ...any) {
+	x := problem{where: w.where(p), what: fmt.Sprintf(format, args...)}
+	switch w.id {
+	case layout.TreeSpace:
+		x.what += "; maps of free space are lost"
+	case layout.TreeFS:
+		x.lost = rangeOf(lo, hi)
+		x.what += "; " + x.lost.String()
 	}
-	return fmt.Sprintf("; what it held of inodes %d to %d is lost", lo.Obj, hi.Obj)
+	w.c.add(x)
 }
 
 func (w *walk) below(p *layout.Pointer, f fetched, lo layout.Key, hi *layout.Key) {
@@ -398,7 +451,7 @@ func (w *walk) below(p *layout.Pointer, f fetched, lo layout.Key, hi *layout.Key
 		c.progress(layout.NodeBytes)
 		switch {
 		case f.page == nil:
-			c.problem(w.where(p), "%v%s", f.first, w.loss(lo, hi))
+			w.lostPage(p, lo, hi, "%v", f.first)
 		case f.first != nil:
 			c.problem(w.where(p), "the first copy: %v; the second, at %d, is used", f.first, p.Addr2)
 		case f.second != nil:
@@ -415,7 +468,7 @@ func (w *walk) below(p *layout.Pointer, f fetched, lo layout.Key, hi *layout.Key
 	}
 	if err != nil {
 		if w.mark {
-			c.problem(w.where(p), "%v%s", err, w.loss(lo, hi))
+			w.lostPage(p, lo, hi, "%v", err)
 		}
 		c.lose(w.id)
 		return
@@ -479,7 +532,7 @@ func (w *walk) children(p *layout.Pointer, n *layout.Node, from, to int, lo layo
 		}
 		if err != nil {
 			if w.mark {
-				w.c.problem(w.where(p), "child %d: %v%s", i, err, w.loss(k.lo, k.hi))
+				w.lostPage(p, k.lo, k.hi, "child %d: %v", i, err)
 			}
 			w.c.lose(w.id)
 			continue
@@ -983,97 +1036,27 @@ func (c *checker) checkParents(fs *lookup) {
 	w.node(p, p.Level, c.root.Generation, layout.Key{}, nil)
 }
 
-// lookup reads single items, for what needs few of them.
-type lookup struct{ t *tree.Tree }
-
 func (c *checker) lookup() *lookup {
 	cache := tree.NewCache(4<<20, c.store.ReadNode)
 	return &lookup{tree.New(tree.Config{ID: layout.TreeFS, Cache: cache}, c.root.Trees[layout.TreeFS], c.root.Generation+1)}
 }
 
-func (l *lookup) inode(ino uint64) (layout.Inode, error) {
-	v, ok, err := l.t.Get(layout.Key{Obj: ino, Type: layout.KeyInode}, nil)
-	if err == nil && !ok {
-		err = vfs.ErrStale
-	}
-	if err != nil {
-		return layout.Inode{}, err
-	}
-	return layout.DecodeInode(v)
-}
-
-// maxPaths bounds the inodes whose paths are looked for.
-const maxPaths = 64
-
-// paths finds a path of each inode that has a problem: one more pass over the
-// names, and then the way up.
-func (c *checker) paths() map[uint64]string {
-	want := map[uint64]string{}
+// findNames looks for the files of all problems: one more pass over the names,
+// and then the way up.
+func (c *checker) findNames() *nameFinder {
+	f := newNameFinder()
 	for _, p := range c.found {
-		if p.ino != 0 && len(want) < maxPaths {
-			want[p.ino] = ""
-		}
+		f.add(p.ino)
+		f.addRange(p.lost)
 	}
-	if len(want) == 0 || c.root == nil || c.root.Trees[layout.TreeFS].IsZero() {
-		return want
+	if f.empty() || c.root == nil || c.root.Trees[layout.TreeFS].IsZero() {
+		return f
 	}
-	type place struct {
-		dir  uint64
-		name string
-	}
-	at := map[uint64]place{}
-	w := walk{c: c, id: layout.TreeFS, item: func(_ uint64, k layout.Key, v []byte) {
-		if k.Type != layout.KeyName {
-			return
-		}
-		n, err := layout.DecodeName(v)
-		if err != nil {
-			return
-		}
-		if _, ok := want[n.Ino]; ok {
-			at[n.Ino] = place{k.Obj, n.Name}
-		}
-	}}
+	w := walk{c: c, id: layout.TreeFS, item: func(_ uint64, k layout.Key, v []byte) { f.see(k, v) }}
 	p := &c.root.Trees[layout.TreeFS]
 	w.node(p, p.Level, c.root.Generation, layout.Key{}, nil)
-	fs := c.lookup()
-	for ino := range want {
-		var parts []string
-		i := ino
-		for len(parts) < 256 && i != uint64(vfs.RootIno) {
-			pl, ok := at[i]
-			if !ok {
-				pl.dir, pl.name, ok = fs.place(i)
-				if !ok {
-					break
-				}
-				at[i] = pl
-			}
-			parts = append(parts, pl.name)
-			i = pl.dir
-		}
-		if i == uint64(vfs.RootIno) {
-			slices.Reverse(parts)
-			want[ino] = fmt.Sprintf(" %q", "/"+strings.Join(parts, "/"))
-		}
-	}
-	return want
-}
-
-// place finds the name of a directory in its parent.
-func (l *lookup) place(ino uint64) (dir uint64, name string, ok bool) {
-	n, err := l.inode(ino)
-	if err != nil || n.Mode&modeType != modeDir {
-		return 0, "", false
-	}
-	err = l.t.Scan(nameKey(n.Parent, 0), nameKey(n.Parent, ^uint64(0)), func(_ layout.Key, v []byte) bool {
-		x, err := layout.DecodeName(v)
-		if err == nil && x.Ino == ino {
-			name, ok = x.Name, true
-		}
-		return !ok
-	})
-	return n.Parent, name, ok && err == nil
+	f.resolve(c.lookup())
+	return f
 }
 
 // dataCheck opens extents, several at a time.
@@ -1123,35 +1106,14 @@ func (c *checker) openData(batch []dataRun, bytes int) {
 	}
 	if c.store.ReadRuns(reads) != nil {
 		for i := range batch {
-			c.openSegments(&batch[i], buf[:layout.SectorBytes])
+			r := &batch[i]
+			badSegments(c.store, r, buf, func(from, n int, err error) {
+				at := fmt.Sprintf(" at %d+%d", (r.sector+uint64(from))*layout.SectorBytes, n*layout.SectorBytes)
+				c.inodeProblem(r.ino, at, "data can not be read: %v", err)
+			})
 		}
 	}
 	c.progress(uint64(bytes))
-}
-
-func (c *checker) openSegments(r *dataRun, buf []byte) {
-	report := func(from, n int, err error) {
-		if n > 0 {
-			at := fmt.Sprintf(" at %d+%d", (r.sector+uint64(from))*layout.SectorBytes, n*layout.SectorBytes)
-			c.inodeProblem(r.ino, at, "data can not be read: %v", err)
-		}
-	}
-	from, n := 0, 0
-	var first error
-	for i := range r.Count() {
-		err := c.store.ReadRun(&r.Record, i, 1, buf)
-		if err == nil || n > 0 && from+n != i {
-			report(from, n, first)
-			n = 0
-		}
-		if err != nil {
-			if n == 0 {
-				from, first = i, err
-			}
-			n++
-		}
-	}
-	report(from, n, first)
 }
 
 // regionUse is which sectors of a region something refers to.

@@ -27,6 +27,8 @@ type committer struct {
 	done    chan struct{}
 	sc      *txn.SpaceCommit // of the commit under way
 	ended   bool             // there will be no more commits; under mu
+	run     sync.Mutex       // held while the committer commits
+	quiet   int              // freezes: all is durable, and no commit begins; under mu
 }
 
 func (c *committer) init() {
@@ -66,14 +68,26 @@ func (v *Volume) startCommitter() {
 				return
 			}
 			timer = nil
-			if v.Failed() == nil {
-				if err := v.commit(false); err != nil {
-					v.fail(err)
-				}
+			if err := v.commitUnlessQuiet(); err != nil {
+				v.fail(err)
 			}
 			v.com.wake()
 		}
 	}()
+}
+
+// commitUnlessQuiet is a commit of the committer. In a freeze there is nothing to commit.
+func (v *Volume) commitUnlessQuiet() error {
+	c := &v.com
+	c.run.Lock()
+	defer c.run.Unlock()
+	c.mu.Lock()
+	quiet := c.quiet > 0
+	c.mu.Unlock()
+	if quiet || v.Failed() != nil {
+		return nil
+	}
+	return v.commit(false)
 }
 
 // endCommits tells who still waits for a commit that the last one was.
@@ -100,6 +114,9 @@ func (v *Volume) commitSince(n uint64) error {
 		}
 		if c.ended {
 			return vfs.ErrClosed
+		}
+		if c.quiet > 0 {
+			return nil // there is nothing to commit; the caller waits for the thaw
 		}
 		c.ask()
 		c.cond.Wait()
@@ -128,6 +145,9 @@ func (v *Volume) commitAll() error {
 		}
 		if c.ended {
 			return vfs.ErrClosed
+		}
+		if c.quiet > 0 {
+			return nil // the freeze has committed it
 		}
 		c.ask()
 		c.cond.Wait()
@@ -195,6 +215,9 @@ func (v *Volume) freeze(clean bool) (*frozen, error) {
 	if err := v.storeInodes(); err != nil {
 		return nil, err
 	}
+	if err := v.freezeAnchors(); err != nil {
+		return nil, err
+	}
 	c := &frozen{gen: v.gen}
 	for _, t := range v.trees {
 		c.trees = append(c.trees, t.Freeze())
@@ -224,6 +247,9 @@ func (v *Volume) freeze(clean bool) (*frozen, error) {
 	root.Generation = v.gen
 	root.Clean = clean
 	root.OpSeq = v.nextOp
+	root.HeaderSeq = v.keys.floor.Load()
+	root.Offered = v.anc.offers()
+	root.Rotation = v.rot.current()
 	if v.log != nil {
 		root.LogSeq = v.log.Next()
 	}
@@ -443,6 +469,7 @@ func (v *Volume) publish(c *frozen, r [32]byte) error {
 	err := v.space.Reuse(c.gen - 1)
 	v.commits.Add(1)
 	v.adm.wake()
+	v.rot.kick()
 	if err != nil {
 		return fmt.Errorf("commit %d: reuse: %w", c.gen, err)
 	}

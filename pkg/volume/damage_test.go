@@ -52,7 +52,7 @@ type surgeon struct {
 
 func operate(t testing.TB, dev *device.Mem) *surgeon {
 	t.Helper()
-	u, keys, err := unlock(dev, checkKey(t))
+	u, keys, err := unlock(dev, checkKey(t), nil)
 	ok(t, err)
 	crypto.EraseEpochs(u.Epochs)
 	t.Cleanup(keys.Erase)
@@ -149,7 +149,9 @@ func (s *surgeon) edit(id int, level uint8, change func(n *layout.Node) bool) {
 func (s *surgeon) writeRoot() {
 	b := device.AlignedBytes(layout.SectorBytes)
 	ok(s.t, s.store.Keys.Newest().SealRoot(uint8(s.slot), s.root.Encode(), b))
-	ok(s.t, s.store.Write(b, uint64(layout.RootSlotOff(s.slot))))
+	for n := range layout.RootCopies {
+		ok(s.t, s.store.Write(b, uint64(layout.RootCopyOff(s.slot, n))))
+	}
 	ok(s.t, s.dev.Sync())
 }
 
@@ -268,6 +270,20 @@ func findings(t testing.TB, dev device.Device) string {
 
 func flip(dev *device.Mem, addr uint64) {
 	dev.Corrupt(int64(addr), func(b []byte) { b[77] ^= 4 })
+}
+
+// flipRoot damages both copies of a root.
+func flipRoot(dev *device.Mem, slot int) {
+	for n := range layout.RootCopies {
+		flip(dev, uint64(layout.RootCopyOff(slot, n)))
+	}
+}
+
+// setRoot puts b into both copies of a root slot.
+func setRoot(dev *device.Mem, slot int, b []byte) {
+	for n := range layout.RootCopies {
+		dev.Corrupt(layout.RootCopyOff(slot, n), func(x []byte) { copy(x, b) })
+	}
 }
 
 func sector(t testing.TB, dev device.Device, addr uint64) []byte {
@@ -448,7 +464,7 @@ func TestDamageRoots(t *testing.T) {
 	s := operate(t, fx.dev)
 	// The newest: the one before has the same content, as Close commits twice.
 	dev := fx.dev.Clone()
-	flip(dev, uint64(layout.RootSlotOff(s.slot)))
+	flipRoot(dev, s.slot)
 	if v := fx.examine(t, dev); v.open != nil || len(v.bad) != 0 {
 		t.Errorf("newest: %+v", v)
 	}
@@ -464,7 +480,7 @@ func TestDamageRoots(t *testing.T) {
 	ok(t, err)
 	for _, r := range roots[1:] {
 		dev := fx.dev.Clone()
-		flip(dev, uint64(layout.RootSlotOff(r.Slot)))
+		flipRoot(dev, r.Slot)
 		rep, err := Check(dev, CheckOptions{Credential: checkKey(t)})
 		ok(t, err)
 		where := fmt.Sprintf("root slot %d", r.Slot)
@@ -479,7 +495,7 @@ func TestDamageRoots(t *testing.T) {
 	// All.
 	dev = fx.dev.Clone()
 	for i := range layout.RootSlots {
-		flip(dev, uint64(layout.RootSlotOff(i)))
+		flipRoot(dev, i)
 	}
 	if v := fx.examine(t, dev); !errors.Is(v.open, ErrNoRoot) {
 		t.Errorf("all: %v", v.open)
@@ -491,7 +507,7 @@ func TestDamageRoots(t *testing.T) {
 	dev = fx.dev.Clone()
 	b := sector(t, dev, uint64(layout.RootSlotOff(s.slot)))
 	next := (s.slot + 2) % layout.RootSlots
-	dev.Corrupt(layout.RootSlotOff(next), func(x []byte) { copy(x, b) })
+	setRoot(dev, next, b)
 	if found := findings(t, dev); !strings.Contains(found, fmt.Sprintf("root slot %d", next)) {
 		t.Errorf("copied: fsck says\n%s", found)
 	}
@@ -501,7 +517,7 @@ func TestDamageRoots(t *testing.T) {
 	dev = fx.dev.Clone()
 	for i := range layout.RootSlots {
 		b := sector(t, old, uint64(layout.RootSlotOff(i)))
-		dev.Corrupt(layout.RootSlotOff(i), func(x []byte) { copy(x, b) })
+		setRoot(dev, i, b)
 	}
 	vol, err := Open(dev, Options{Credential: checkKey(t), ReadOnly: true})
 	if err == nil {
@@ -604,7 +620,7 @@ func TestDamageLog(t *testing.T) {
 	}
 	// The newest root is lost, and the log knows of it: refused (I4).
 	dev := image.Clone()
-	flip(dev, uint64(layout.RootSlotOff(s.slot)))
+	flipRoot(dev, s.slot)
 	if v, err := Open(dev, Options{Credential: checkKey(t)}); !errors.Is(err, ErrLogDamaged) {
 		t.Errorf("a newer root than can be read: %v", err)
 		if err == nil {

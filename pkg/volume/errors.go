@@ -21,10 +21,12 @@ var (
 	ErrWrongKey    = crypto.ErrWrongKey
 	ErrInUse       = device.ErrInUse
 	ErrNoRoot      = txn.ErrNoRoot
+	ErrTwoRoots    = txn.ErrTwoRoots
 	ErrLogDamaged  = txn.ErrLogDamaged
 	ErrNotEmpty    = errors.New("device is not empty")
 	ErrTooSmall    = errors.New("device is too small")
 	ErrTruncated   = errors.New("device is smaller than its volume")
+	ErrShredded    = layout.ErrShredded
 )
 
 // wrap gives internal errors the kind that vfs promises.

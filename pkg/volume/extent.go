@@ -105,6 +105,7 @@ func (v *Volume) putExtent(w *tree.Writer, ino, sector uint64, e *layout.FileExt
 	if err != nil {
 		return 0, err
 	}
+	v.rot.met(e.Epoch)
 	return int64(e.Sectors()) - int64(freed), w.Put(extentKey(ino, sector), e.Append(nil))
 }
 

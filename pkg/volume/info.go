@@ -87,7 +87,7 @@ type RootInfo struct {
 // inUse the volume may be mounted meanwhile, and its log, which changes all
 // the time, is not looked at.
 func Inspect(dev device.Device, cred crypto.Credential, inUse bool) (*RootInfo, error) {
-	u, keys, err := unlock(dev, cred)
+	u, keys, err := unlock(dev, cred, nil)
 	if err != nil {
 		return nil, err
 	}

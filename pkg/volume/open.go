@@ -1,9 +1,11 @@
 package volume
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
@@ -159,7 +161,7 @@ func Format(dev device.Device, opts FormatOptions) error {
 	// First nothing of an old volume may be taken for ours: both headers and
 	// all roots go. Only then the new roots, and at last the headers: whatever
 	// happens in between leaves no volume rather than half of one.
-	zero := device.AlignedBytes(layout.HeaderBytes + layout.RootSlots/2*layout.SectorBytes)
+	zero := device.AlignedBytes(layout.HeaderBytes + layout.RootArrayBytes)
 	for _, off := range []int64{layout.HeaderOffsetA, layout.HeaderOffsetB} {
 		if _, err := dev.WriteAt(zero, off); err != nil {
 			return fmt.Errorf("%w: write at %d: %w", vfs.ErrIO, off, err)
@@ -216,11 +218,16 @@ func IsBlank(dev device.Device) (blank bool, what string, err error) {
 	return what == "" && err == nil, what, err
 }
 
-// unlock reads and opens the header and derives the keys.
-func unlock(dev device.Device, cred crypto.Credential) (*layout.Unlocked, *txn.Keys, error) {
+// unlock reads and opens the header and derives the keys. The anchor may be nil.
+func unlock(dev device.Device, cred crypto.Credential, anchor *Anchor) (*layout.Unlocked, *txn.Keys, error) {
 	hs, err := readHeaders(dev)
 	if err != nil {
 		return nil, nil, err
+	}
+	if anchor != nil {
+		if err := anchor.heldBy(hs); err != nil {
+			return nil, nil, err
+		}
 	}
 	u, err := hs.Unlock(cred)
 	if err != nil {
@@ -241,7 +248,7 @@ func unlock(dev device.Device, cred crypto.Credential) (*layout.Unlocked, *txn.K
 // Open opens the volume on a device: the newest root, and what the log holds
 // beyond it. Read-only, nothing is written: the log is applied in memory.
 func Open(dev device.Device, opts Options) (*Volume, error) {
-	u, keys, err := unlock(dev, opts.Credential)
+	u, keys, err := unlock(dev, opts.Credential, opts.Anchor)
 	if err != nil {
 		return nil, err
 	}
@@ -311,6 +318,12 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	if len(bad) > 0 && opts.Log != nil {
 		opts.Log.Warn("root slots do not verify: a write was cut, or the device is damaged", "volume", u.ID.String(), "slots", bad, "generation", root.Generation)
 	}
+	if err := v.loadAnchors(root); err != nil {
+		return nil, err
+	}
+	if err := v.loadRotation(root); err != nil {
+		return nil, err
+	}
 	if err := v.loadLists(root); err != nil {
 		return nil, err
 	}
@@ -321,7 +334,7 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 		return v, nil
 	}
 	if u.Other != nil {
-		if err := v.repairHeader(); err != nil {
+		if err := v.repairHeader(u); err != nil {
 			return nil, err
 		}
 	}
@@ -339,10 +352,30 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 			return nil, err
 		}
 	}
+	v.mendRoots(found)
 	if err := v.start(mount); err != nil {
 		return nil, err
 	}
+	if v.rot.target.Load() != 0 {
+		v.startRotation()
+	}
 	return v, nil
+}
+
+// mendRoots rewrites the copies of older roots that were damaged when the volume
+// was opened. The two commits since then have written over what a cut left.
+func (v *Volume) mendRoots(found []txn.FoundRoot) {
+	if !slices.ContainsFunc(found, func(f txn.FoundRoot) bool { return f.Copies != [layout.RootCopies]txn.CopyState{} }) {
+		return
+	}
+	rep := v.store.MendRoots(true)
+	for i := range rep.Mended {
+		m := &rep.Mended[i]
+		if v.opts.Log != nil && (m.Was() != txn.CopyBlank || m.Err != nil) {
+			v.opts.Log.Warn("a copy of a root was damaged and is rewritten from the other one", "volume", v.ID().String(),
+				"slot", m.Slot, "copy", m.Copy, "was", m.Was().String(), "error", m.Err)
+		}
+	}
 }
 
 // loadLists reads the free lists of a root into Space (I3).
@@ -365,22 +398,6 @@ func (v *Volume) loadLists(root *layout.Root) error {
 		return nil
 	}
 	return v.space.Reuse(root.Generation - 1)
-}
-
-// repairHeader writes the verified copy of the header over the other one.
-func (v *Volume) repairHeader() error {
-	head, err := layout.EncodeHeader(v.header.Header, v.store.Keys.Newest())
-	if err != nil {
-		return err
-	}
-	off := int64(layout.HeaderOffsetB)
-	if v.header.Copy == 1 {
-		off = layout.HeaderOffsetA
-	}
-	if err := v.store.Write(head, uint64(off)); err != nil {
-		return err
-	}
-	return v.store.Sync()
 }
 
 // Forget implements vfs.FS. It marks the inode as freed; the reaper removes it.
@@ -459,7 +476,7 @@ func (v *Volume) startReaper() {
 			in := r.queue[0]
 			r.queue, r.busy = r.queue[1:], true
 			r.mu.Unlock()
-			if err := v.reap(in); err != nil && v.opts.Log != nil && v.Failed() == nil {
+			if err := v.reapThawed(in); err != nil && v.opts.Log != nil && v.Failed() == nil {
 				v.opts.Log.Warn("an unlinked inode could not be freed; the next mount frees it", "inode", in.ino, "error", err)
 			}
 			v.table.put(in)
@@ -475,6 +492,15 @@ func (v *Volume) stopReaper() {
 	r.cond.Signal()
 	r.mu.Unlock()
 	<-r.done
+}
+
+// reapThawed is reap, but waits while the volume is frozen.
+func (v *Volume) reapThawed(in *inode) error {
+	if err := v.enter(context.Background()); err != nil { // Close thaws
+		return err
+	}
+	defer v.leave()
+	return v.reap(in)
 }
 
 // reap removes a freed inode, in steps.

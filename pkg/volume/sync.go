@@ -36,6 +36,24 @@ func (s *syncer) committed(seq uint64) {
 	s.cond.Broadcast()
 }
 
+// alone runs fn while no sync does.
+func (s *syncer) alone(fn func() error) error {
+	s.mu.Lock()
+	for s.busy {
+		s.cond.Wait()
+	}
+	s.busy = true
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.busy = false
+		s.rounds++
+		s.cond.Broadcast()
+	}()
+	return fn()
+}
+
 // letPass waits until the sync that is under way has ended: a stream that
 // pushed on would make the next one long.
 func (s *syncer) letPass() {

@@ -35,13 +35,19 @@ type Options struct {
 	// CommitInterval overrides the package's; negative: only when needed.
 	CommitInterval time.Duration
 	Log            *slog.Logger // what the operator should know; nil: nothing
+	// Anchor, if not nil, has a device refused that does not hold the anchored
+	// state, or what followed from it: ErrRolledBack, ErrForked, ErrOtherVolume.
+	Anchor *Anchor
 }
 
 // Volume is an open volume. It implements vfs.FS.
 type Volume struct {
 	opts   Options
 	dev    device.Device
-	header *layout.Unlocked
+	id     crypto.UUID
+	keys   keyring
+	anc    anchors
+	rot    rotator
 	store  *txn.Store
 	space  *txn.Space
 	log    *txn.Log
@@ -79,7 +85,10 @@ type Volume struct {
 	commits atomic.Uint64 // successful ones
 	sync    syncer
 	reaper  reaper
-	kept    kept
+	frozen  freezer
+
+	background background
+	kept       kept
 
 	dataStart uint64        // first sector after the log
 	leftovers []uint64      // inodes without names when the volume was opened
@@ -111,7 +120,7 @@ func (v *Volume) fail(err error) {
 		return
 	}
 	if v.opts.Log != nil {
-		v.opts.Log.Error("volume failed and is read-only now; unmount, check the device, run fsck", "volume", v.header.ID.String(), "error", err)
+		v.opts.Log.Error("volume failed and is read-only now; unmount, check the device, run fsck", "volume", v.id.String(), "error", err)
 	}
 	v.adm.wake()
 	v.com.wake()
@@ -141,7 +150,7 @@ func (v *Volume) writable() error {
 }
 
 // ID is the volume's UUID.
-func (v *Volume) ID() crypto.UUID { return v.header.ID }
+func (v *Volume) ID() crypto.UUID { return v.id }
 
 // newVolume makes what Open and Format have in common.
 func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *txn.Keys, root *layout.Root, gen uint64) (*Volume, error) {
@@ -152,8 +161,10 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	if opts.CommitInterval == 0 {
 		opts.CommitInterval = CommitInterval
 	}
-	v := &Volume{opts: opts, dev: dev, header: header, store: &txn.Store{Dev: dev, Keys: keys}, gen: gen,
+	v := &Volume{opts: opts, dev: dev, id: header.ID, store: &txn.Store{Dev: dev, Keys: keys}, gen: gen,
 		nextOp: root.OpSeq, nextIno: root.NextIno, inodes: root.Inodes, root: root}
+	v.keys.header, v.keys.epochs, v.keys.slot = header.Header, header.Epochs, header.Slot
+	v.keys.floor.Store(root.HeaderSeq)
 	v.dataStart = root.DataStart()
 	v.sectors.Store(root.DeviceSectors)
 	v.seed0, v.seed1 = seeds(root.HashSeed)
@@ -163,13 +174,15 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.com.init()
 	v.sync.init()
 	v.reaper.init()
+	v.rot.init()
 	v.adm.changed = func() {}
 	v.initAdmission(opts.Memory, int64(root.DeviceSectors)*layout.SectorBytes)
 	v.cache = tree.NewCache(opts.Memory/4, v.store.ReadNode)
 	v.fs = v.newTree(layout.TreeFS)
 	v.snaps = v.newTree(layout.TreeSnapshots)
 	v.shares = v.newTree(layout.TreeShares)
-	v.trees = []*tree.Tree{v.fs, v.snaps, v.shares}
+	v.anc.tree = v.newTree(layout.TreeAnchors)
+	v.trees = []*tree.Tree{v.fs, v.snaps, v.shares, v.anc.tree}
 	v.spaces = tree.New(tree.Config{ID: layout.TreeSpace, Cache: v.cache, Free: v.freeSpacePage, Dirtied: func(int) {}},
 		root.Trees[layout.TreeSpace], gen)
 	var err error
@@ -215,7 +228,12 @@ func (v *Volume) Close() error {
 	if !v.closing.CompareAndSwap(false, true) {
 		return nil
 	}
+	v.stopRotation()
+	v.keys.mu.Lock() // a change of keys that is under way ends first
+	defer v.keys.mu.Unlock()
 	var err error
+	v.Thaw()
+	v.background.stop()
 	if v.ring != nil {
 		v.stopReaper()
 		v.closed.Store(true)
@@ -224,7 +242,7 @@ func (v *Volume) Close() error {
 		}
 		v.stopCommitter()
 		if err == nil {
-			if err = v.commit(true); err != nil {
+			if err = v.commitLast(); err != nil {
 				v.fail(err)
 			}
 		}
@@ -234,7 +252,7 @@ func (v *Volume) Close() error {
 		err = errors.Join(err, v.ring.Close())
 	}
 	v.store.Keys.Erase()
-	crypto.EraseEpochs(v.header.Epochs)
+	crypto.EraseEpochs(v.keys.epochs)
 	return err
 }
 

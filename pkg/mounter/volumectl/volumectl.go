@@ -22,7 +22,11 @@ type Server struct {
 }
 
 // Mux names all requests.
-func (s *Server) Mux() control.Mux { return control.NewMux(s) }
+func (s *Server) Mux() control.Mux {
+	m := control.NewMux(s)
+	s.addKeys(m)
+	return m
+}
 
 // Status implements control.Handler.
 func (s *Server) Status(context.Context) (control.Status, error) {

@@ -36,7 +36,8 @@ func sampleList() Pointer2 {
 func sampleRoot() *Root {
 	r := &Root{Generation: 11, Instance: crypto.UUID{1}, MountEpoch: 2, MountID: [16]byte{3}, LogSeq: 4, OpSeq: 5, HeaderSeq: 6, PrevR: [32]byte{7}, Clean: true,
 		DeviceSectors: 1 << 20, LogSectors: 4096, NextIno: 8, HashSeed: [16]byte{9}, FreeSectors: 10, Inodes: 11, AllocHint: 12, NewestSnapshot: 13,
-		Offered: []OfferedAnchor{{1, [32]byte{2}}, {3, [32]byte{4}}}}
+		Rotation: Rotation{Target: 14, Again: true, Tree: 5, Next: Key{Obj: 15, Type: 16, Sub: 17}, Done: 18},
+		Offered:  []OfferedAnchor{{1, [32]byte{2}}, {3, [32]byte{4}}}}
 	r.Trees[TreeFS], r.Trees[TreeSpace] = samplePointer(TreeFS, 2), samplePointer(TreeSpace, 0)
 	r.FreeLists[0] = sampleList()
 	return r
@@ -339,6 +340,29 @@ func FuzzGetRegion(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if s, shared, bits, err := GetRegion(b); err == nil {
 			same(t, b, PutRegion(s, shared, bits))
+		}
+	})
+}
+
+func FuzzDecodeAnchored(f *testing.F) {
+	f.Add((&Anchored{R: [32]byte{1}, Epoch: 2}).Append(nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if a, err := DecodeAnchored(b); err == nil {
+			same(t, b, a.Append(nil))
+		}
+	})
+}
+
+func FuzzDecodeNextSlot(f *testing.F) {
+	sealed := make([]byte, crypto.MaxSlotSealed)
+	f.Add((&NextSlot{Commit: [32]byte{1}, Slot: crypto.Slot{Type: crypto.SlotPassphrase, Params: []byte{1, 2}, Sealed: sealed}}).Append(nil))
+	f.Add((&NextSlot{Slot: crypto.Slot{Type: crypto.SlotSecret, Sealed: sealed[:148]}}).Append(nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if n, err := DecodeNextSlot(b); err == nil {
+			same(t, b, n.Append(nil))
+			if len(b) > MaxValue {
+				t.Fatalf("a value of %d bytes", len(b))
+			}
 		}
 	})
 }

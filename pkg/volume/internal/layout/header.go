@@ -72,6 +72,9 @@ var (
 	ErrHeaderForged = errors.New("the volume header was tampered with")
 	// ErrHeaderStale reports a copy of the header that is older than the other.
 	ErrHeaderStale = errors.New("the copy of the volume header is older than the other")
+	// ErrShredded reports a header without any key slot: nothing opens the volume
+	// any more.
+	ErrShredded = errors.New("the volume was crypto-shredded: it has no key slot, and nothing opens it")
 	// ErrHeaderConflict reports two copies of the header that belong to two
 	// volumes, both of which the key opens: an interrupted format.
 	ErrHeaderConflict = errors.New("the two copies of the volume header belong to different volumes")
@@ -88,6 +91,35 @@ type Header struct {
 	Slots    [crypto.Slots]crypto.Slot
 
 	mac [32]byte // as decoded
+}
+
+// Count is the number of key slots in use.
+func (h *Header) Count() (n int) {
+	for i := range h.Slots {
+		if h.Slots[i].Type != crypto.SlotEmpty {
+			n++
+		}
+	}
+	return n
+}
+
+// Shredded tells whether the header has no key slot: the last one was removed, or
+// all were shredded.
+func (h *Header) Shredded() bool { return h.Count() == 0 }
+
+// EncodeShredded returns the HeaderBytes of a header without key slots. Its MAC is zeros:
+// there are no keys to check it with.
+func EncodeShredded(h *Header) ([]byte, error) {
+	if !h.Shredded() {
+		return nil, errors.New("encode header: it has key slots")
+	}
+	b, err := h.encode()
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(b[:offChecksum])
+	copy(b[offChecksum:], sum[:])
+	return b, nil
 }
 
 // EncodeHeader returns the HeaderBytes of both copies, under a MAC by the
@@ -308,6 +340,10 @@ type Unlocked struct {
 	// Other says why the other copy has to be written anew: damaged, forged or
 	// stale; nil if it is the same.
 	Other error
+	// Ahead is set if the other copy has the next sequence number and a slot that
+	// the key does not open: a change of the keys that was cut. That number
+	// must not be used again for another header.
+	Ahead bool
 }
 
 // Unlock returns the copy with the highest sequence number that cred opens and
@@ -316,6 +352,13 @@ func (h *Headers) Unlock(cred crypto.Credential) (*Unlocked, error) {
 	_, first, err := h.Best()
 	if err != nil {
 		return nil, err
+	}
+	for _, c := range h.Copy {
+		// Also if the other copy is whole still: shredding was cut, and has to be
+		// ended. Nobody can be refused so who could not overwrite both.
+		if c != nil && c.Shredded() {
+			return nil, ErrShredded
+		}
 	}
 	other := 1 - first
 	u, err := h.unlockCopy(first, cred)
@@ -343,6 +386,7 @@ func (h *Headers) Unlock(cred crypto.Credential) (*Unlocked, error) {
 		return u, nil
 	case otherErr == nil:
 		v.Other = err
+		v.Ahead = h.Copy[first].ID == v.ID && h.Copy[first].Sequence == v.Sequence+1
 		return v, nil
 	}
 	return nil, err

@@ -39,6 +39,22 @@ func RootSlotOff(slot int) int64 {
 	return off + int64(slot/2)*SectorBytes
 }
 
+// RootCopies is how often a root is written.
+const RootCopies = 2
+
+// RootArrayBytes is the length of an array: slots, then the second copies of the
+// other array's slots.
+const RootArrayBytes = RootSlots * SectorBytes
+
+// RootCopyOff is the byte offset of a copy, 0 or 1, of a root slot. The two lie
+// in different arrays, far apart.
+func RootCopyOff(slot, n int) int64 {
+	if n == 0 {
+		return RootSlotOff(slot)
+	}
+	return RootSlotOff(slot^1) + RootArrayBytes/2
+}
+
 // LogBytes is the size of the log that mkfs reserves on a device.
 func LogBytes(deviceBytes int64) int64 {
 	n := deviceBytes / 64
@@ -102,6 +118,18 @@ func (k Key) Put(b []byte) {
 func GetKey(b []byte) Key {
 	_ = b[KeyBytes-1]
 	return Key{Obj: binary.BigEndian.Uint64(b), Type: b[8], Sub: binary.BigEndian.Uint64(b[9:])}
+}
+
+// Next is the key that follows k; ok is false behind the last one.
+func (k Key) Next() (next Key, ok bool) {
+	if k.Sub++; k.Sub != 0 {
+		return k, true
+	}
+	if k.Type++; k.Type != 0 {
+		return k, true
+	}
+	k.Obj++
+	return k, k.Obj != 0
 }
 
 // Compare is -1, 0 or 1.

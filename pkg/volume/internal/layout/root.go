@@ -20,6 +20,20 @@ type OfferedAnchor struct {
 	R          [32]byte
 }
 
+// Rotation is how far a rotation of the data key has come. The zero value: none
+// is under way.
+type Rotation struct {
+	Target uint32 // the epoch that everything gets
+	// Again is set when this pass found something of an older epoch, or somebody
+	// brought such back: another pass has to follow.
+	Again bool
+	// Tree and Next are where the pass goes on: what lies before has the epoch
+	// Target, or Again is set.
+	Tree uint8
+	Next Key
+	Done uint64 // sectors that this pass has gone over
+}
+
 // Root is the plaintext of a root slot.
 type Root struct {
 	Generation uint64
@@ -41,6 +55,8 @@ type Root struct {
 	AllocHint     uint64 // region in which the last commit ended
 
 	NewestSnapshot uint64 // generation of the newest local snapshot, 0: none
+
+	Rotation Rotation // of the data key
 
 	Trees     [Trees]Pointer
 	FreeLists [2]Pointer2 // sectors freed by this generation, and by the one before
@@ -85,6 +101,7 @@ func getPointer2(b []byte) (Pointer2, error) {
 }
 
 const (
+	rootRotation = 216
 	rootTreesOff = 256
 	rootListsOff = rootTreesOff + Trees*PointerBytes
 	rootOffered  = rootListsOff + 2*freePointerBytes
@@ -116,6 +133,7 @@ func (r *Root) Encode() []byte {
 	le.PutUint64(b[168:], r.Inodes)
 	le.PutUint64(b[176:], r.AllocHint)
 	le.PutUint64(b[184:], r.NewestSnapshot)
+	r.Rotation.put(b[rootRotation:])
 	for i := range r.Trees {
 		r.Trees[i].Put(b[rootTreesOff+i*PointerBytes:])
 	}
@@ -129,6 +147,23 @@ func (r *Root) Encode() []byte {
 		copy(p[8:40], a.R[:])
 	}
 	return b
+}
+
+func (r *Rotation) put(b []byte) {
+	le := binary.LittleEndian
+	le.PutUint32(b, r.Target)
+	if r.Again {
+		b[4] = 1
+	}
+	b[5] = r.Tree
+	le.PutUint64(b[8:], r.Done)
+	r.Next.Put(b[16:])
+}
+
+// getRotation takes what DecodeRoot then compares with its encoding.
+func getRotation(b []byte) Rotation {
+	le := binary.LittleEndian
+	return Rotation{Target: le.Uint32(b), Again: b[4] == 1, Tree: b[5], Done: le.Uint64(b[8:]), Next: GetKey(b[16:])}
 }
 
 // DecodeRoot decodes the plaintext of a root slot.
@@ -150,6 +185,7 @@ func DecodeRoot(b []byte) (*Root, error) {
 		FreeSectors: le.Uint64(b[160:]), Inodes: le.Uint64(b[168:]), AllocHint: le.Uint64(b[176:]),
 		NewestSnapshot: le.Uint64(b[184:]),
 	}
+	r.Rotation = getRotation(b[rootRotation:])
 	copy(r.Instance[:], b[16:])
 	copy(r.MountID[:], b[40:])
 	copy(r.PrevR[:], b[80:])
@@ -176,6 +212,9 @@ func DecodeRoot(b []byte) (*Root, error) {
 	if r.DeviceSectors < MinDevice/SectorBytes || r.DeviceSectors > 1<<50 ||
 		r.LogSectors < 256 || r.LogSectors > 1<<16 || r.LogSectors >= r.DeviceSectors/2 || r.Generation == 0 || r.Generation >= 1<<62 {
 		return nil, corrupt("root: geometry of %d sectors, log %d", r.DeviceSectors, r.LogSectors)
+	}
+	if x := r.Rotation; x.Target == 0 && x != (Rotation{}) || x.Tree >= Trees {
+		return nil, corrupt("root: rotation to epoch %d, at tree %d", x.Target, x.Tree)
 	}
 	if !bytes.Equal(r.Encode(), b) {
 		return nil, corrupt("root: reserved bytes")

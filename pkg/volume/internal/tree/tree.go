@@ -323,7 +323,7 @@ func (t *Tree) ScanFloor(low, from, to layout.Key, fn func(k layout.Key, v []byt
 					return nil
 				}
 				var more bool
-				if from, more = after(k); !more {
+				if from, more = k.Next(); !more {
 					done = true
 					return nil
 				}
@@ -340,17 +340,6 @@ func (t *Tree) ScanFloor(low, from, to layout.Key, fn func(k layout.Key, v []byt
 		}
 	}
 	return nil
-}
-
-func after(k layout.Key) (layout.Key, bool) {
-	if k.Sub++; k.Sub != 0 {
-		return k, true
-	}
-	if k.Type++; k.Type != 0 {
-		return k, true
-	}
-	k.Obj++
-	return k, k.Obj != 0
 }
 
 // Writer changes a tree; it is valid during Update only.

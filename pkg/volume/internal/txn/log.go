@@ -125,6 +125,34 @@ func (l *Log) Append(data []byte, base uint64) error {
 	return flush()
 }
 
+// Wipe overwrites those of n places of the log, from one on, that hold nothing
+// which a root needs. Nobody appends meanwhile.
+func (l *Log) Wipe(from, n uint64) error {
+	l.mu.Lock()
+	next, tail := l.next, l.tail
+	l.mu.Unlock()
+	zero := device.AlignedBytes(WriteBytes)
+	live := func(place uint64) bool {
+		return next > tail && (place+l.frames-tail%l.frames)%l.frames < next-tail
+	}
+	for at := from; at < min(from+n, l.frames); {
+		count := uint64(0)
+		for at+count < min(from+n, l.frames) && !live(at+count) && count < WriteBytes/layout.SectorBytes {
+			count++
+		}
+		if count > 0 {
+			if err := l.s.Write(zero[:count*layout.SectorBytes], layout.LogOff+at*layout.SectorBytes); err != nil {
+				return err
+			}
+		}
+		at += max(count, 1)
+	}
+	return nil
+}
+
+// Frames is the number of places of the log.
+func (l *Log) Frames() uint64 { return l.frames }
+
 // Acked notes that a barrier came after all frames below seq.
 func (l *Log) Acked(seq uint64) {
 	l.mu.Lock()

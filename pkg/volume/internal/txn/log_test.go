@@ -251,37 +251,105 @@ func TestReadRoots(t *testing.T) {
 			}
 		}
 	}
-	at := func(g int) int64 { return layout.RootSlotOff(g % layout.RootSlots) }
-	// The newest is torn: the next one serves.
-	torn := dev.Clone()
-	torn.Corrupt(at(39), func(b []byte) { clear(b[512:]) })
-	s.Dev = torn
-	roots, bad, err := s.ReadRoots()
-	if err != nil || roots[0].Root.Generation != 38 || len(bad) != 1 || bad[0] != 39%layout.RootSlots {
-		t.Fatal(roots[0].Root.Generation, bad, err)
+	at := func(g, n int) int64 { return layout.RootCopyOff(g%layout.RootSlots, n) }
+	tear := func(b []byte) { clear(b[512:]) }
+	newest := func(want uint64, badSlots int, copies [2]CopyState) {
+		t.Helper()
+		roots, bad, err := s.ReadRoots()
+		if err != nil || roots[0].Root.Generation != want || len(bad) != badSlots || roots[0].Copies != copies {
+			t.Fatal(roots[0].Root.Generation, bad, roots[0].Copies, err)
+		}
 	}
+	// One copy of the newest is torn, blank, old or can not be read: the other one
+	// serves, and mends it.
+	for n := range 2 {
+		for state, damage := range map[CopyState]func(d *device.Mem) device.Device{
+			CopyBad:    func(d *device.Mem) device.Device { d.Corrupt(at(39, n), tear); return d },
+			CopyBlank:  func(d *device.Mem) device.Device { d.Corrupt(at(39, n), func(b []byte) { clear(b) }); return d },
+			CopyUnread: func(d *device.Mem) device.Device { return &badSector{d, at(39, n)} },
+			CopyOld: func(d *device.Mem) device.Device {
+				copyOld(t, s, d, r, at(39, n))
+				return d
+			},
+		} {
+			s.Dev = damage(dev.Clone())
+			want := [2]CopyState{}
+			want[n] = state
+			newest(39, 0, want)
+			rep := s.MendRoots(false)
+			if len(rep.Mended) != 1 || rep.Mended[0].Copy != n || rep.Mended[0].Was() != state {
+				t.Fatalf("%v: %+v", state, rep)
+			}
+			newest(39, 0, want)
+			if rep = s.MendRoots(true); len(rep.Mended) != 1 || (rep.Mended[0].Err != nil) != (state == CopyUnread) {
+				t.Fatalf("%v: %+v", state, rep)
+			}
+			if state != CopyUnread {
+				newest(39, 0, [2]CopyState{})
+			}
+		}
+	}
+	// Both are torn: the next one serves.
+	torn := dev.Clone()
+	torn.Corrupt(at(39, 0), tear)
+	torn.Corrupt(at(39, 1), tear)
+	s.Dev = torn
+	newest(38, 1, [2]CopyState{})
 	// A root that is copied to another slot does not verify there.
 	swapped := dev.Clone()
 	b := make([]byte, layout.SectorBytes)
-	if _, err := swapped.ReadAt(b, at(39)); err != nil && !errors.Is(err, io.EOF) {
+	if _, err := swapped.ReadAt(b, at(39, 0)); err != nil && !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
-	if _, err := swapped.WriteAt(b, at(38)); err != nil {
-		t.Fatal(err)
+	for n := range 2 {
+		if _, err := swapped.WriteAt(b, at(38, n)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	s.Dev = swapped
-	if roots, bad, err = s.ReadRoots(); err != nil || len(roots) != layout.RootSlots-1 || len(bad) != 1 {
+	if roots, bad, err := s.ReadRoots(); err != nil || len(roots) != layout.RootSlots-1 || len(bad) != 1 {
 		t.Fatal(len(roots), bad, err)
 	}
-	// One that can not be read may be the newest, unless an older one belongs there.
-	s.Dev = &badSector{dev, at(39)}
-	if _, _, err = s.ReadRoots(); !errors.Is(err, ErrDevice) {
+	// One that can not be read may be the newest, unless an older one belongs
+	// there, or the other copy is whole.
+	lost := dev.Clone()
+	lost.Corrupt(at(39, 1), tear)
+	s.Dev = &badSector{lost, at(39, 0)}
+	if _, _, err := s.ReadRoots(); !errors.Is(err, ErrDevice) {
 		t.Fatal(err)
 	}
-	s.Dev = &badSector{dev, at(30)}
-	if roots, bad, err = s.ReadRoots(); err != nil || roots[0].Root.Generation != 39 || len(bad) != 1 {
-		t.Fatal(len(roots), bad, err)
+	lost = dev.Clone()
+	lost.Corrupt(at(30, 1), tear)
+	s.Dev = &badSector{lost, at(30, 0)}
+	newest(39, 1, [2]CopyState{})
+	// Two that differ: refused.
+	s.Dev = dev.Clone()
+	r.NextIno++
+	if _, err := s.WriteRoot(r); err != nil {
+		t.Fatal(err)
 	}
+	if _, err := s.Dev.ReadAt(b, at(39, 1)); err != nil {
+		t.Fatal(err)
+	}
+	s.Dev = dev
+	if _, err := s.Dev.WriteAt(b, at(39, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.ReadRoots(); !errors.Is(err, ErrTwoRoots) {
+		t.Fatal(err)
+	}
+}
+
+// copyOld puts root 23 at the place of a copy of root 39.
+func copyOld(t *testing.T, s *Store, d *device.Mem, r *layout.Root, at int64) {
+	t.Helper()
+	old := *r
+	old.Generation = 23
+	b := make([]byte, layout.SectorBytes)
+	if err := s.Keys.Newest().SealRoot(uint8(old.Generation%layout.RootSlots), old.Encode(), b); err != nil {
+		t.Fatal(err)
+	}
+	d.Corrupt(at, func(x []byte) { copy(x, b) })
 }
 
 func TestRing(t *testing.T) {

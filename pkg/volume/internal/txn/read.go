@@ -64,7 +64,7 @@ func (s *Store) readSubs(subs []layout.Record, reads []RunRead, start uint64, to
 		if len(reads[i].Dst) != n {
 			panic("txn: buffer does not match the run")
 		}
-		keys := s.Keys.epochs[x.Epoch]
+		keys := s.Keys.Get(x.Epoch)
 		if keys == nil {
 			return fmt.Errorf("%w: extent of unknown key epoch %d", layout.ErrCorrupt, x.Epoch)
 		}

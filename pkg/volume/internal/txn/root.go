@@ -1,75 +1,141 @@
 package txn
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// ErrNoRoot means that no root slot verifies under the keys.
-var ErrNoRoot = errors.New("no root slot verifies")
+var (
+	// ErrNoRoot means that no root slot verifies under the keys.
+	ErrNoRoot = errors.New("no root slot verifies")
+	// ErrTwoRoots means that the copies of the newest root verify and differ: no
+	// volume writes that.
+	ErrTwoRoots = errors.New("two different roots of one generation: the device was put together from two")
+)
 
-// FoundRoot is what a slot holds.
+// CopyState is what one of the two places of a root slot holds.
+type CopyState int
+
+// The states of a copy. All but CopyGood are to be mended from the other one.
+const (
+	CopyGood  CopyState = iota
+	CopyBlank           // zeros: never written, by a version without second copies
+	CopyOld             // an older root
+	CopyBad             // it does not verify
+	CopyUnread
+	CopyForked // another root of the same generation
+)
+
+func (c CopyState) String() string {
+	return [...]string{"whole", "blank", "an older root", "does not verify", "can not be read", "another root of the same generation"}[c]
+}
+
+// FoundRoot is what a slot holds: the newest of its copies that verify.
 type FoundRoot struct {
-	Slot int
-	Root *layout.Root
-	R    [32]byte // hash of its plaintext
+	Slot   int
+	Root   *layout.Root
+	R      [32]byte // hash of its plaintext
+	Copies [layout.RootCopies]CopyState
+	sealed []byte
 }
 
 // ReadRoots returns the roots of all slots that verify, the newest first, and
-// the slots that hold something that does not. It fails if a slot that may hold
-// a newer one can not be read.
+// the slots that hold something of which nothing does. It fails if a slot that
+// may hold a newer one can not be read.
 func (s *Store) ReadRoots() (roots []FoundRoot, bad []int, err error) {
-	b := device.AlignedBytes(layout.SectorBytes)
-	plain := make([]byte, crypto.RootBytes)
-	var unread [layout.RootSlots]error
-	var anyErr error
-	for slot := range layout.RootSlots {
-		if err := s.readAt(b, uint64(layout.RootSlotOff(slot))); err != nil {
-			err = fmt.Errorf("root slot %d: %w", slot, err)
-			unread[slot], anyErr = err, err
-			bad = append(bad, slot)
-			continue
-		}
-		if allZero(b) {
-			continue
-		}
-		ok := false
-		s.Keys.All(func(k *crypto.EpochKeys) bool {
-			ok = k.OpenRoot(uint8(slot), b, plain) == nil
-			return ok
-		})
-		if !ok {
-			bad = append(bad, slot)
-			continue
-		}
-		r, err := layout.DecodeRoot(plain)
-		if err != nil || r.Generation%layout.RootSlots != uint64(slot) {
-			bad = append(bad, slot)
-			continue
-		}
-		f := FoundRoot{Slot: slot, Root: r, R: crypto.RootHash(plain)}
-		i := 0
-		for i < len(roots) && roots[i].Root.Generation > r.Generation {
-			i++
-		}
-		roots = append(roots[:i], append([]FoundRoot{f}, roots[i:]...)...)
-	}
+	roots, bad, unread := s.readSlots()
 	if len(roots) == 0 {
-		if anyErr != nil {
-			return nil, bad, anyErr
+		if err := errors.Join(unread[:]...); err != nil {
+			return nil, bad, err
 		}
 		return nil, bad, ErrNoRoot
 	}
-	// A slot that does not verify was never told to anybody, or the log knows. One
-	// that can not be read may hold the newest root, today only perhaps.
+	if roots[0].Copies[1] == CopyForked {
+		return nil, bad, fmt.Errorf("%w (%d)", ErrTwoRoots, roots[0].Root.Generation)
+	}
+	// A slot of which no copy verifies was never told to anybody, or both are
+	// damaged. Of one that can not be read nobody knows.
 	if err := unread[(roots[0].Root.Generation+1)%layout.RootSlots]; err != nil {
 		return nil, bad, err
 	}
 	return roots, bad, nil
+}
+
+func (s *Store) readSlots() (roots []FoundRoot, bad []int, unread [layout.RootSlots]error) {
+	for slot := range layout.RootSlots {
+		f, blank, err := s.readSlot(slot)
+		switch {
+		case f.Root != nil:
+			roots = append(roots, f)
+		case !blank:
+			bad, unread[slot] = append(bad, slot), err
+		}
+	}
+	slices.SortFunc(roots, func(a, b FoundRoot) int { return cmp.Compare(b.Root.Generation, a.Root.Generation) })
+	return roots, bad, unread
+}
+
+// readSlot reads both copies of a slot. f.Root is nil if none verifies; blank
+// then tells that there is nothing in either, err that one can not be read.
+func (s *Store) readSlot(slot int) (f FoundRoot, blank bool, err error) {
+	f.Slot, blank = slot, true
+	var plains [layout.RootCopies][]byte
+	var roots [layout.RootCopies]*layout.Root
+	for n := range layout.RootCopies {
+		b := device.AlignedBytes(layout.SectorBytes)
+		if rerr := s.readAt(b, uint64(layout.RootCopyOff(slot, n))); rerr != nil {
+			f.Copies[n], blank = CopyUnread, false
+			err = errors.Join(err, fmt.Errorf("root slot %d: %w", slot, rerr))
+			continue
+		}
+		if allZero(b) {
+			f.Copies[n] = CopyBlank
+			continue
+		}
+		blank = false
+		f.Copies[n] = CopyBad
+		if roots[n], plains[n] = s.openSlot(slot, b); roots[n] == nil {
+			continue
+		}
+		f.Copies[n] = CopyGood
+		if f.Root == nil || roots[n].Generation > f.Root.Generation {
+			f.Root, f.R, f.sealed = roots[n], crypto.RootHash(plains[n]), b
+		}
+	}
+	for n, r := range roots {
+		switch {
+		case r == nil:
+		case r.Generation < f.Root.Generation:
+			f.Copies[n] = CopyOld
+		case n > 0 && roots[0] != nil && f.Copies[0] == CopyGood && !bytes.Equal(plains[0], plains[n]):
+			f.Copies[n] = CopyForked
+		}
+	}
+	return f, blank, err
+}
+
+func (s *Store) openSlot(slot int, sealed []byte) (*layout.Root, []byte) {
+	plain := make([]byte, crypto.RootBytes)
+	ok := false
+	s.Keys.All(func(k *crypto.EpochKeys) bool {
+		ok = k.OpenRoot(uint8(slot), sealed, plain) == nil
+		return ok
+	})
+	if !ok {
+		return nil, nil
+	}
+	r, err := layout.DecodeRoot(plain)
+	if err != nil || r.Generation%layout.RootSlots != uint64(slot) {
+		return nil, nil
+	}
+	return r, plain
 }
 
 func allZero(b []byte) bool {
@@ -81,19 +147,89 @@ func allZero(b []byte) bool {
 	return true
 }
 
-// WriteRoot is the end of a commit (I2): barrier, slot, barrier.
+// WriteRoot is the end of a commit (I2): barrier, both copies of the slot,
+// barrier. A cut in between may leave either copy torn, or both: then the root
+// was never told to anybody. Once the second barrier is through, no single
+// damaged place hides it.
 func (s *Store) WriteRoot(r *layout.Root) (hash [32]byte, err error) {
 	if err := s.Sync(); err != nil {
 		return hash, err
 	}
+	s.rootMu.Lock()
+	defer s.rootMu.Unlock()
 	plain := r.Encode()
 	slot := int(r.Generation % layout.RootSlots)
 	b := device.AlignedBytes(layout.SectorBytes)
 	if err := s.Keys.Newest().SealRoot(uint8(slot), plain, b); err != nil {
 		return hash, fmt.Errorf("seal root: %w", err)
 	}
-	if err := s.Write(b, uint64(layout.RootSlotOff(slot))); err != nil {
-		return hash, err
+	for n := range layout.RootCopies {
+		if err := s.Write(b, uint64(layout.RootCopyOff(slot, n))); err != nil {
+			return hash, err
+		}
 	}
 	return crypto.RootHash(plain), s.Sync()
+}
+
+// MendedRoot is a copy of a root that was rewritten, or could not be.
+type MendedRoot struct {
+	FoundRoot
+	Copy int
+	Err  error // what hinders it; nil: it is whole again
+}
+
+// Was is what the copy held before.
+func (m *MendedRoot) Was() CopyState { return m.Copies[m.Copy] }
+
+// RootsReport is what MendRoots found.
+type RootsReport struct {
+	Roots  []FoundRoot // those that verify, the newest first
+	Bad    []int       // slots of which no copy verifies
+	Mended []MendedRoot
+	Bytes  int // that were read
+}
+
+// MendRoots reads all root slots while no root is written, and rewrites each
+// copy whose other one is whole with the same bytes, unless write is false. That
+// is safe in a crash: the whole copy is not touched, what is written over is of no
+// use to anybody, and it is durable before MendRoots returns. A root of that slot
+// can not be newer than the whole copy: none is being written.
+func (s *Store) MendRoots(write bool) *RootsReport {
+	s.rootMu.Lock()
+	defer s.rootMu.Unlock()
+	rep := &RootsReport{Bytes: layout.RootSlots * layout.RootCopies * layout.SectorBytes}
+	rep.Roots, rep.Bad, _ = s.readSlots()
+	for i := range rep.Roots {
+		f := &rep.Roots[i]
+		for n, state := range f.Copies {
+			if state == CopyGood || state == CopyForked { // evidence, and no damage
+				continue
+			}
+			m := MendedRoot{FoundRoot: *f, Copy: n}
+			if write {
+				m.Err = s.Mend(f.sealed, uint64(layout.RootCopyOff(f.Slot, n)))
+			}
+			rep.Mended = append(rep.Mended, m)
+		}
+	}
+	return rep
+}
+
+// Mend writes sealed bytes to the place of a damaged copy of them, and looks
+// whether they arrived.
+func (s *Store) Mend(sealed []byte, addr uint64) error {
+	if err := s.Write(sealed, addr); err != nil {
+		return err
+	}
+	if err := s.Sync(); err != nil {
+		return err
+	}
+	b := device.AlignedBytes(len(sealed))
+	if err := s.readAt(b, addr); err != nil {
+		return err
+	}
+	if !bytes.Equal(b, sealed) {
+		return fmt.Errorf("%w: %d bytes written to %d do not stay", ErrDevice, len(b), addr)
+	}
+	return nil
 }

@@ -631,12 +631,45 @@ func (s *Space) AddList(gen uint64, runs []layout.Run) error {
 	return nil
 }
 
+// Touch has the next commit write what it keeps of a region again.
+func (s *Space) Touch(idx uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if idx >= s.regionCount() {
+		return fmt.Errorf("%w: region %d of %d", layout.ErrCorrupt, idx, s.regionCount())
+	}
+	r, err := s.region(idx)
+	if err == nil {
+		r.dirty = true
+	}
+	return err
+}
+
+// Drain waits until no reader is left of those that began before the call and
+// before what they look at was committed anew.
+func (s *Space) Drain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for gen := s.gen - 1; s.pinned(gen); {
+		s.cond.Wait()
+	}
+}
+
 // Pin keeps what a reader may be looking at from being reused until Unpin.
 func (s *Space) Pin() (gen uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pins[s.gen]++
 	return s.gen
+}
+
+// PinAt keeps what generation gen and later ones free from being reused until
+// Unpin: all that root gen-1 reaches, if root gen+1 is not durable yet, which the
+// caller has to look at once the pin is set.
+func (s *Space) PinAt(gen uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pins[gen]++
 }
 
 // Unpin ends a Pin.

@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
@@ -14,31 +17,76 @@ import (
 // ErrDevice wraps what the device answered.
 var ErrDevice = errors.New("device error")
 
-// Keys are the epochs that a volume's slots unlocked, by number.
+// Keys are the epochs that a volume's slots unlocked, by number. A rotation
+// changes them while they are in use.
 type Keys struct {
+	mu  sync.Mutex // of changes
+	set atomic.Pointer[keySet]
+}
+
+// keySet is what a Keys holds at a time; it never changes.
+type keySet struct {
 	epochs map[uint32]*crypto.EpochKeys
 	newest *crypto.EpochKeys
 }
 
 // NewKeys makes a ring of at least one epoch.
 func NewKeys(epochs ...*crypto.EpochKeys) *Keys {
-	k := &Keys{epochs: map[uint32]*crypto.EpochKeys{}}
+	k := &Keys{}
+	k.set.Store(&keySet{})
 	for _, e := range epochs {
-		k.epochs[e.Epoch()] = e
-		if k.newest == nil || e.Epoch() > k.newest.Epoch() {
-			k.newest = e
-		}
+		k.Add(e)
 	}
 	return k
 }
 
 // Newest is the epoch under which everything is sealed.
-func (k *Keys) Newest() *crypto.EpochKeys { return k.newest }
+func (k *Keys) Newest() *crypto.EpochKeys { return k.set.Load().newest }
+
+// Get returns the keys of an epoch, nil if they are not there.
+func (k *Keys) Get(epoch uint32) *crypto.EpochKeys { return k.set.Load().epochs[epoch] }
+
+// Add takes in one more epoch; if it is the highest, everything is sealed under
+// it from now on.
+func (k *Keys) Add(e *crypto.EpochKeys) {
+	k.change(func(s *keySet) { s.epochs[e.Epoch()] = e })
+}
+
+// DropBelow erases the epochs below one that stays. Nobody may need them any more.
+func (k *Keys) DropBelow(epoch uint32) {
+	var old []*crypto.EpochKeys
+	k.change(func(s *keySet) {
+		for n, e := range s.epochs {
+			if n < epoch {
+				old = append(old, e)
+				delete(s.epochs, n)
+			}
+		}
+	})
+	for _, e := range old {
+		e.Erase()
+	}
+}
+
+func (k *Keys) change(fn func(*keySet)) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s := &keySet{epochs: map[uint32]*crypto.EpochKeys{}}
+	maps.Copy(s.epochs, k.set.Load().epochs)
+	fn(s)
+	for n, e := range s.epochs {
+		if s.newest == nil || n > s.newest.Epoch() {
+			s.newest = e
+		}
+	}
+	k.set.Store(s)
+}
 
 // All calls fn for each epoch, the newest first, until it returns true.
 func (k *Keys) All(fn func(*crypto.EpochKeys) bool) {
-	for e := k.newest.Epoch(); e > 0; e-- {
-		if x := k.epochs[e]; x != nil && fn(x) {
+	s := k.set.Load()
+	for _, n := range slices.Backward(slices.Sorted(maps.Keys(s.epochs))) {
+		if fn(s.epochs[n]) {
 			return
 		}
 	}
@@ -46,7 +94,7 @@ func (k *Keys) All(fn func(*crypto.EpochKeys) bool) {
 
 // Erase wipes the keys.
 func (k *Keys) Erase() {
-	for _, e := range k.epochs {
+	for _, e := range k.set.Load().epochs {
 		e.Erase()
 	}
 }
@@ -56,6 +104,7 @@ type Store struct {
 	Dev  device.Device
 	Keys *Keys
 
+	rootMu  sync.Mutex // held while roots are written or mended
 	syncMu  sync.Mutex
 	syncErr error // of the first barrier that failed
 }
@@ -83,7 +132,7 @@ func (s *Store) ReadRun(r *layout.Record, from, count int, dst []byte) error {
 	if len(dst) != sub.RunBytes() {
 		panic("txn: buffer does not match the run")
 	}
-	keys := s.Keys.epochs[sub.Epoch]
+	keys := s.Keys.Get(sub.Epoch)
 	if keys == nil {
 		return fmt.Errorf("%w: extent of unknown key epoch %d", layout.ErrCorrupt, sub.Epoch)
 	}
@@ -122,6 +171,47 @@ func (s *Store) ReadNode(p *layout.Pointer) ([]byte, error) {
 		return nil, err
 	}
 	return b, nil
+}
+
+// NodeCopies tells what is wrong with each copy of the page behind p, and
+// returns the page if one is whole. Of a page with one copy, second is nil.
+func (s *Store) NodeCopies(p *layout.Pointer) (page []byte, first, second error) {
+	one := layout.Pointer{Record: p.Record}
+	page, first = s.ReadNode(&one)
+	if p.Addr2 == 0 {
+		return page, first, nil
+	}
+	one.Addr = p.Addr2
+	b, second := s.ReadNode(&one)
+	if first != nil {
+		page = b
+	}
+	return page, first, second
+}
+
+// MendNode rewrites the copy of a page that is damaged, the first or the
+// second, with the bytes of the other one: same nonce, same ciphertext. I1 allows
+// it, because nothing changes for whoever reaches the page: the whole copy is
+// not touched, and until the bytes have arrived the damaged one is what it was.
+// The caller holds a pin on a root that reaches the page, so that its sectors
+// belong to nothing else; they are durable before MendNode returns, so that no
+// later owner's write can be overtaken by ours.
+func (s *Store) MendNode(p *layout.Pointer, first bool) error {
+	whole := layout.Pointer{Record: p.Record}
+	bad := p.Addr
+	if whole.Addr = p.Addr2; !first {
+		whole.Addr, bad = p.Addr, p.Addr2
+	}
+	sealed := device.AlignedBytes(layout.NodeBytes)
+	if err := s.readAt(sealed, whole.Addr); err != nil {
+		return err
+	}
+	// What was read this time must be it.
+	keys := s.Keys.Get(p.Epoch)
+	if keys == nil || keys.OpenSegments(&p.Extent, 0, 1, device.AlignedBytes(layout.NodeBytes), sealed, p.Tags) != nil {
+		return fmt.Errorf("%w: extent at %d does not verify", layout.ErrCorrupt, whole.Addr)
+	}
+	return s.Mend(sealed, bad)
 }
 
 // Write writes b at a byte address.

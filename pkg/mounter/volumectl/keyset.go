@@ -1,0 +1,203 @@
+package volumectl
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume"
+)
+
+// Keys come with a request in a file, a sealed memfd for choice: records of
+//
+//	role u8 ‖ kind u8 ‖ length u16 ‖ bytes
+//
+// in any number up to MaxKeys. Each is read into locked memory.
+
+// KeyRole says what a key of a request is for.
+type KeyRole uint8
+
+// The roles of keys.
+const (
+	KeyOld KeyRole = 1 // opens the volume now
+	KeyNew KeyRole = 2 // is to open it
+)
+
+// KeyKind says what the bytes of a key are.
+type KeyKind uint8
+
+// The kinds of keys.
+const (
+	KindSecret     KeyKind = 1 // the contents of a key file
+	KindRecovery   KeyKind = 3 // the secret half of a recovery key, as text
+	KindPassphrase KeyKind = 4 // a passphrase, byte for byte
+	KindRecipient  KeyKind = 5 // the public half of a recovery key, as text
+)
+
+// MaxKeys is how many keys may come with a request.
+const MaxKeys = crypto.Slots + 1
+
+// maxKeyBytes bounds one key: the public half of a recovery key is the longest.
+const maxKeyBytes = 4000
+
+// KeySet is what came with a request.
+type KeySet struct {
+	Old []crypto.Credential
+	New *volume.Key // nil: none
+}
+
+// Erase overwrites all keys. It may be called on nil.
+func (s *KeySet) Erase() {
+	if s == nil {
+		return
+	}
+	for _, c := range s.Old {
+		c.Erase()
+	}
+	if s.New != nil {
+		if s.New.Credential != nil {
+			s.New.Credential.Erase()
+		}
+	}
+}
+
+// KeyFile is a file of keys in memory that no other process sees by name. The
+// caller closes it.
+type KeyFile struct{ *os.File }
+
+// NewKeyFile makes an empty one.
+func NewKeyFile() (*KeyFile, error) {
+	fd, err := unix.MemfdCreate("sealvol-keys", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fmt.Errorf("memory for keys: %w", err)
+	}
+	return &KeyFile{os.NewFile(uintptr(fd), "keys")}, nil
+}
+
+// Add appends a key that is read from r.
+func (f *KeyFile) Add(role KeyRole, kind KeyKind, r io.Reader) error {
+	return crypto.ReadSecret(r, maxKeyBytes, func(b []byte) error {
+		if kind == KindPassphrase {
+			b = trimLine(b)
+		}
+		head := []byte{byte(role), byte(kind), 0, 0}
+		binary.LittleEndian.PutUint16(head[2:], uint16(len(b)))
+		if _, err := f.Write(head); err != nil {
+			return err
+		}
+		_, err := f.Write(b)
+		return err
+	})
+}
+
+// Seal ends it: nobody changes it any more, and it is read from its beginning.
+func (f *KeyFile) Seal() error {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	_, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_WRITE|unix.F_SEAL_SEAL)
+	return err
+}
+
+// trimLine removes one line end.
+func trimLine(b []byte) []byte {
+	if n := len(b); n > 0 && b[n-1] == '\n' {
+		b = b[:n-1]
+		if n > 1 && b[n-2] == '\r' {
+			b = b[:n-2]
+		}
+	}
+	return b
+}
+
+// ReadKeys reads what KeyFile holds. Errors never contain it. The caller erases it.
+func ReadKeys(r io.Reader) (s *KeySet, err error) {
+	s = &KeySet{}
+	defer func() {
+		if err != nil {
+			s.Erase()
+			s = nil
+		}
+	}()
+	for n := 0; ; n++ {
+		var head [4]byte
+		if _, err := io.ReadFull(r, head[:]); errors.Is(err, io.EOF) {
+			return s, nil
+		} else if err != nil {
+			return s, fmt.Errorf("read the keys: %w", err)
+		}
+		size := int(binary.LittleEndian.Uint16(head[2:]))
+		if n >= MaxKeys || size > maxKeyBytes {
+			return s, errors.New("read the keys: too many, or too long")
+		}
+		err := crypto.ReadSecret(io.LimitReader(r, int64(size)), maxKeyBytes, func(b []byte) error {
+			if len(b) != size {
+				return io.ErrUnexpectedEOF
+			}
+			return s.add(KeyRole(head[0]), KeyKind(head[1]), b)
+		})
+		if err != nil {
+			return s, fmt.Errorf("read the keys: %w", err)
+		}
+	}
+}
+
+func (s *KeySet) add(role KeyRole, kind KeyKind, b []byte) error {
+	k, err := parseKey(kind, b)
+	if err != nil {
+		return err
+	}
+	switch {
+	case role == KeyOld && k.Credential != nil:
+		s.Old = append(s.Old, k.Credential)
+		return nil
+	case role == KeyNew && s.New == nil:
+		s.New = &k
+		return nil
+	}
+	if k.Credential != nil {
+		k.Credential.Erase()
+	}
+	return errors.New("a key that the request has no use for")
+}
+
+func parseKey(kind KeyKind, b []byte) (k volume.Key, err error) {
+	switch kind {
+	case KindSecret:
+		key, err := crypto.ParseKeyFile(b)
+		if err != nil {
+			return k, err
+		}
+		c := crypto.SecretCredential(key)
+		return volume.Key{Recipient: c, Credential: c}, nil
+	case KindPassphrase:
+		c, err := crypto.PassphraseCredential(b)
+		if err != nil {
+			return k, err
+		}
+		return volume.Key{Recipient: c, Credential: c}, nil
+	case KindRecovery:
+		c, err := crypto.ParseRecoverySecret(b)
+		if err != nil {
+			return k, err
+		}
+		r, err := c.Recipient()
+		if err != nil {
+			c.Erase()
+			return k, err
+		}
+		return volume.Key{Recipient: r, Credential: c}, nil
+	case KindRecipient:
+		r, err := crypto.ParseRecoveryRecipient(string(b))
+		if err != nil {
+			return k, err
+		}
+		return volume.Key{Recipient: r}, nil
+	}
+	return k, fmt.Errorf("a key of kind %d", kind)
+}

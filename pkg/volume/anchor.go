@@ -1,0 +1,425 @@
+package volume
+
+import (
+	"bytes"
+	"crypto/subtle"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+)
+
+// Errors of opening with an anchor.
+var (
+	ErrRolledBack  = errors.New("the device was rolled back to an older state")
+	ErrForked      = errors.New("the device's history is not the one that was anchored")
+	ErrOtherVolume = errors.New("the device does not hold the volume that was anchored")
+)
+
+// Anchor names one committed state of one volume, for safe keeping off its
+// device: given to Open, it has a device refused that holds an older state, or
+// one that does not follow from it. Nothing in it is secret; without the
+// volume's keys none can be made.
+type Anchor struct {
+	Volume     crypto.UUID
+	Instance   crypto.UUID // of the device: clones have anchors of their own
+	Generation uint64
+	Epoch      uint32 // of the data key
+	MAC        [32]byte
+}
+
+// anchorJSON is the form in which anchors are kept.
+type anchorJSON struct {
+	Version    int    `json:"version"`
+	Volume     string `json:"volume"`
+	Instance   string `json:"instance"`
+	Generation uint64 `json:"generation"`
+	Epoch      uint32 `json:"epoch"`
+	Anchor     string `json:"anchor"`
+}
+
+// MarshalJSON implements json.Marshaler.
+func (a Anchor) MarshalJSON() ([]byte, error) {
+	return json.Marshal(anchorJSON{1, a.Volume.String(), a.Instance.String(), a.Generation, a.Epoch, hex.EncodeToString(a.MAC[:])})
+}
+
+// UnmarshalJSON implements json.Unmarshaler, as strictly as ParseAnchor.
+func (a *Anchor) UnmarshalJSON(b []byte) (err error) {
+	*a, err = ParseAnchor(b)
+	return err
+}
+
+// ParseAnchor reads what MarshalJSON wrote.
+func ParseAnchor(b []byte) (a Anchor, err error) {
+	var j anchorJSON
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&j); err != nil {
+		return a, fmt.Errorf("malformed anchor: %w", err)
+	}
+	if d.More() {
+		return a, errors.New("malformed anchor: something follows it")
+	}
+	if j.Version != 1 {
+		return a, fmt.Errorf("an anchor of version %d: %w", j.Version, ErrNewerFormat)
+	}
+	if a.Volume, err = crypto.ParseUUID(j.Volume); err != nil {
+		return a, fmt.Errorf("malformed anchor: %w", err)
+	}
+	if a.Instance, err = crypto.ParseUUID(j.Instance); err != nil {
+		return a, fmt.Errorf("malformed anchor: %w", err)
+	}
+	mac, err := hex.DecodeString(j.Anchor)
+	if err != nil || len(mac) != len(a.MAC) || j.Generation == 0 || j.Epoch == 0 {
+		return a, errors.New("malformed anchor")
+	}
+	a.Generation, a.Epoch, a.MAC = j.Generation, j.Epoch, [32]byte(mac)
+	return a, nil
+}
+
+// anchors are the states of an open volume that were given away, or may be.
+//
+// An anchor leaves the volume only after a root that names it as offered is
+// durable: whatever crash follows, each later root knows it, until it is
+// confirmed and lies in the tree of anchors. So an anchor that arrives late is
+// still part of the history.
+type anchors struct {
+	tree *tree.Tree
+	kept []uint64 // generations in the tree, ascending; owned by the committer
+
+	one sync.Mutex // one offer at a time; before gate
+
+	mu      sync.Mutex             // a leaf lock
+	used    bool                   // somebody keeps anchors of this volume
+	offered []layout.OfferedAnchor // ascending; what the next root has
+	fresh   []keptAnchor           // for the tree, by the next commit
+	newest  keptAnchor             // confirmed last
+	last    Anchor                 // offered by a durable root; zero: none by this mount
+	content [3]layout.Pointer      // what it anchors
+}
+
+type keptAnchor struct {
+	gen uint64
+	layout.Anchored
+}
+
+// contentOf is what tells two roots of the same content from others.
+func contentOf(r *layout.Root) [3]layout.Pointer {
+	return [3]layout.Pointer{r.Trees[layout.TreeFS], r.Trees[layout.TreeSnapshots], r.Trees[layout.TreeShares]}
+}
+
+func sameContent(a, b [3]layout.Pointer) bool {
+	for i := range a {
+		if a[i].Addr != b[i].Addr || a[i].Nonce != b[i].Nonce {
+			return false
+		}
+	}
+	return true
+}
+
+// OfferAnchor returns the anchor of a state that is durable and holds all that
+// was committed before the call. Keep it where the device's owner can not
+// reach, durably, and then call ConfirmAnchor. Nothing else happens to an anchor
+// that gets lost on the way. While nothing changes, it returns the same again;
+// after layout.MaxAnchorsOffered without any confirmation, the newest of these.
+func (v *Volume) OfferAnchor() (Anchor, error) {
+	a := &v.anc
+	a.one.Lock()
+	defer a.one.Unlock()
+	if err := v.writable(); err != nil {
+		return Anchor{}, err
+	}
+	next, content := v.offer()
+	if next.Epoch != 0 {
+		if err := v.commitAll(); err != nil {
+			return Anchor{}, v.syncErr(err)
+		}
+		a.settle(next, content)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.last, nil
+}
+
+// settle notes that a durable root names an anchor as offered.
+func (a *anchors) settle(last Anchor, content [3]layout.Pointer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.last, a.content = last, content
+}
+
+// offer has the next root offer the newest durable one. It returns the anchor
+// that may be given away, by settle, once that next root is durable: zero if
+// that of before still stands. The caller holds anc.one.
+func (v *Volume) offer() (next Anchor, content [3]layout.Pointer) {
+	a := &v.anc
+	// No newer root becomes durable before this one is listed: the root that
+	// follows names it as its predecessor, the next one has the list.
+	v.stateMu.Lock()
+	defer v.stateMu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.used = true
+	content = contentOf(v.root)
+	if a.last.Epoch == v.store.Keys.Newest().Epoch() && sameContent(a.content, content) {
+		return next, content
+	}
+	at := layout.OfferedAnchor{Generation: v.root.Generation, R: v.rootR}
+	if n := len(a.offered); n >= layout.MaxAnchorsOffered {
+		at = a.offered[n-1] // nobody confirms; what was given out may not be forgotten
+		content = [3]layout.Pointer{}
+	} else if n == 0 || a.offered[n-1].Generation < at.Generation {
+		a.offered = append(slices.Clip(a.offered), at)
+	}
+	return v.anchorOf(v.root, at), content
+}
+
+// commitLast commits for the last time. If anchors are kept of the volume, the
+// last root offers the one before, which has the same content: an anchor of the
+// last root itself could be in no root.
+func (v *Volume) commitLast() error {
+	a := &v.anc
+	a.one.Lock()
+	defer a.one.Unlock()
+	a.mu.Lock()
+	used := a.used
+	a.mu.Unlock()
+	if !used {
+		return v.commit(true)
+	}
+	next, content := v.offer()
+	err := v.commit(true)
+	if err == nil && next.Epoch != 0 {
+		a.settle(next, content)
+	}
+	return err
+}
+
+func (v *Volume) anchorOf(root *layout.Root, at layout.OfferedAnchor) Anchor {
+	k := v.store.Keys.Newest()
+	return Anchor{Volume: v.id, Instance: root.Instance, Generation: at.Generation, Epoch: k.Epoch(), MAC: k.Anchor(at.Generation, at.R)}
+}
+
+// LastAnchor returns what was offered last, also after Close: then it is the
+// anchor of all that the volume holds. ok is false if nobody uses anchors.
+func (v *Volume) LastAnchor() (last Anchor, ok bool) {
+	a := &v.anc
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.last, a.last.Epoch != 0
+}
+
+// ConfirmAnchor notes that an anchor is kept durably where Open will get it
+// from. The volume remembers the last 1,024.
+func (v *Volume) ConfirmAnchor(c Anchor) error {
+	a := &v.anc
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c.Volume != v.id {
+		return fmt.Errorf("%w: the anchor is of volume %v", ErrOtherVolume, c.Volume)
+	}
+	if c.Generation <= a.newest.gen {
+		if c.Generation == a.newest.gen && c.Epoch > a.newest.Epoch {
+			a.newest.Epoch = c.Epoch
+			a.fresh = append(a.fresh, a.newest)
+			v.rot.kick()
+		}
+		return nil // this or a later one is confirmed already
+	}
+	for _, o := range a.offered {
+		if o.Generation == c.Generation {
+			a.confirm(keptAnchor{o.Generation, layout.Anchored{R: o.R, Epoch: c.Epoch}})
+			v.rot.kick()
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: generation %d was never offered", ErrForked, c.Generation)
+}
+
+// confirm takes an anchor, and what was offered before it, for the tree. The
+// caller holds mu, or nobody else uses the volume yet.
+func (a *anchors) confirm(k keptAnchor) {
+	a.newest = k
+	n := 0
+	for n < len(a.offered) && a.offered[n].Generation < k.gen {
+		o := a.offered[n]
+		a.fresh = append(a.fresh, keptAnchor{o.Generation, layout.Anchored{R: o.R, Epoch: k.Epoch}})
+		n++
+	}
+	if n < len(a.offered) && a.offered[n].Generation == k.gen {
+		n++
+	}
+	a.fresh = append(a.fresh, k)
+	a.offered = slices.Clone(a.offered[n:])
+}
+
+// freezeAnchors puts what was confirmed into the tree, and what was offered into a
+// root. The caller holds the gate alone, and nothing is frozen yet.
+func (v *Volume) freezeAnchors() error {
+	a := &v.anc
+	a.mu.Lock()
+	fresh := a.fresh
+	a.fresh = nil
+	a.mu.Unlock()
+	if len(fresh) == 0 {
+		return nil
+	}
+	return a.tree.Update(func(w *tree.Writer) error {
+		for _, k := range fresh {
+			if err := w.Put(anchorKey(k.gen), k.Append(nil)); err != nil {
+				return err
+			}
+			if at, found := slices.BinarySearch(a.kept, k.gen); !found {
+				a.kept = slices.Insert(a.kept, at, k.gen)
+			}
+		}
+		for len(a.kept) > layout.MaxAnchorsKept {
+			if _, err := w.Delete(anchorKey(a.kept[0])); err != nil {
+				return err
+			}
+			a.kept = a.kept[1:]
+		}
+		return nil
+	})
+}
+
+func (a *anchors) offers() []layout.OfferedAnchor {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.offered)
+}
+
+func anchorKey(gen uint64) layout.Key { return layout.Key{Type: layout.KeyAnchor, Sub: gen} }
+
+// loadAnchors checks the anchor that Open was given, and for a mount that
+// writes reads what the volume knows of anchors. Nobody else uses the volume yet.
+func (v *Volume) loadAnchors(root *layout.Root) error {
+	a := &v.anc
+	a.offered = root.Offered
+	var derr error
+	err := a.tree.Scan(anchorKey(0), anchorKey(^uint64(0)), func(k layout.Key, val []byte) bool {
+		var x layout.Anchored
+		if x, derr = layout.DecodeAnchored(val); derr != nil {
+			return false
+		}
+		a.kept = append(a.kept, k.Sub)
+		a.newest = keptAnchor{k.Sub, x}
+		return len(a.kept) <= layout.MaxAnchorsKept
+	})
+	if err = errors.Join(err, derr); err != nil {
+		return fmt.Errorf("anchors: %w", err)
+	}
+	if len(a.kept) > layout.MaxAnchorsKept {
+		return fmt.Errorf("%w: more than %d anchors", layout.ErrCorrupt, layout.MaxAnchorsKept)
+	}
+	if v.opts.Anchor == nil {
+		return nil
+	}
+	r, err := matchAnchor(v.opts.Anchor, v.store.Keys, root, v.rootR, a.tree)
+	if err != nil {
+		return err
+	}
+	a.used = true
+	// Whoever has it keeps it durably; perhaps nobody was there any more to be told.
+	if g := v.opts.Anchor.Generation; g > a.newest.gen {
+		a.confirm(keptAnchor{g, layout.Anchored{R: r, Epoch: v.opts.Anchor.Epoch}})
+	}
+	return nil
+}
+
+// matchAnchor returns the hash of the root that an anchor is of, if that is root
+// itself or one that it follows from.
+func matchAnchor(a *Anchor, keys *txn.Keys, root *layout.Root, rootR [32]byte, kept *tree.Tree) (r [32]byte, err error) {
+	id, newest := keys.Newest().ID(), keys.Newest().Epoch()
+	switch {
+	case a.Volume != id:
+		return r, fmt.Errorf("%w: the anchor is of volume %v, the device holds %v", ErrOtherVolume, a.Volume, id)
+	case a.Instance != root.Instance:
+		return r, fmt.Errorf("%w: the anchor is of instance %v, the device is %v: one is a clone of the other", ErrOtherVolume, a.Instance, root.Instance)
+	case a.Generation > root.Generation:
+		return r, fmt.Errorf("%w: its newest generation is %d, the anchor's is %d", ErrRolledBack, root.Generation, a.Generation)
+	case a.Epoch > newest:
+		return r, fmt.Errorf("%w: its newest key epoch is %d, the anchor's is %d", ErrRolledBack, newest, a.Epoch)
+	case keys.Get(a.Epoch) == nil:
+		return r, fmt.Errorf("%w: the anchor is of key epoch %d, which the volume has given up", ErrForked, a.Epoch)
+	}
+	k := keys.Get(a.Epoch)
+	match := func(c [32]byte) bool {
+		mac := k.Anchor(a.Generation, c)
+		return subtle.ConstantTimeCompare(mac[:], a.MAC[:]) == 1
+	}
+	if a.Generation == root.Generation {
+		if match(rootR) {
+			return rootR, nil
+		}
+		return r, fmt.Errorf("%w: its generation %d is another one", ErrForked, a.Generation)
+	}
+	var candidates [][32]byte
+	for _, o := range root.Offered {
+		if o.Generation == a.Generation {
+			candidates = append(candidates, o.R)
+		}
+	}
+	val, ok, err := kept.Get(anchorKey(a.Generation), nil)
+	if err != nil {
+		return r, fmt.Errorf("anchors: %w", err)
+	}
+	if ok {
+		x, err := layout.DecodeAnchored(val)
+		if err != nil {
+			return r, err
+		}
+		candidates = append(candidates, x.R)
+	}
+	for _, c := range candidates {
+		if match(c) {
+			return c, nil
+		}
+	}
+	return r, fmt.Errorf("%w: generation %d does not follow from the anchored generation %d", ErrForked, root.Generation, a.Generation)
+}
+
+// heldBy tells at once that a device does not hold the anchored volume: it was
+// zeroed, or formatted anew, so that perhaps no key fits. The header vouches for nothing
+// yet; matchAnchor looks again.
+func (a *Anchor) heldBy(hs *layout.Headers) error {
+	h, _, err := hs.Best()
+	if errors.Is(err, ErrNotSealvol) {
+		return fmt.Errorf("%w: %w; the anchor is of volume %v", ErrOtherVolume, err, a.Volume)
+	}
+	if err == nil && h.ID != a.Volume && hs.Copy[0] != nil && hs.Copy[1] != nil && hs.Copy[0].ID == hs.Copy[1].ID {
+		return fmt.Errorf("%w: the anchor is of volume %v, the device holds %v", ErrOtherVolume, a.Volume, h.ID)
+	}
+	return nil
+}
+
+// VerifyAnchor checks a device against an anchor and changes nothing. The
+// volume may be in use meanwhile.
+func VerifyAnchor(dev device.Device, cred crypto.Credential, a *Anchor) error {
+	u, keys, err := unlock(dev, cred, a)
+	if err != nil {
+		return err
+	}
+	defer crypto.EraseEpochs(u.Epochs)
+	defer keys.Erase()
+	store := &txn.Store{Dev: dev, Keys: keys}
+	found, _, err := newestRoot(dev, store, u)
+	if err != nil {
+		return wrap(err)
+	}
+	_, err = matchAnchor(a, keys, found[0].Root, found[0].R, anchorTree(store, found[0].Root))
+	return wrap(err)
+}
+
+// anchorTree is the tree of confirmed anchors, for reading.
+func anchorTree(s *txn.Store, root *layout.Root) *tree.Tree {
+	return tree.New(tree.Config{ID: layout.TreeAnchors, Cache: tree.NewCache(0, s.ReadNode)}, root.Trees[layout.TreeAnchors], root.Generation+1)
+}

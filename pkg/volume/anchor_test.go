@@ -1,0 +1,402 @@
+package volume
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+var anchorCuts = flag.Int("anchor.cuts", 1000, "cuts of the crash model of anchors")
+
+// anchored opens a volume that has to follow from an anchor.
+func anchored(t testing.TB, dev device.Device, a *Anchor, readOnly bool) (*Volume, error) {
+	t.Helper()
+	return Open(dev, Options{Credential: testCred(t), CommitInterval: -1, Memory: minMemory, Anchor: a, ReadOnly: readOnly})
+}
+
+// change writes something, durably.
+func change(t testing.TB, v *Volume, name string) {
+	t.Helper()
+	_, err := v.Mknod(crashReq, vfs.RootIno, name, 0o600, 0)
+	ok(t, err)
+	ok(t, v.Sync(vfs.RootIno))
+}
+
+func offered(t testing.TB, v *Volume) *Anchor {
+	t.Helper()
+	a, err := v.OfferAnchor()
+	ok(t, err)
+	b, err := json.Marshal(a)
+	ok(t, err)
+	back, err := ParseAnchor(b)
+	if err != nil || back != a {
+		t.Fatalf("%s: %v", b, err)
+	}
+	return &a
+}
+
+func TestAnchor(t *testing.T) {
+	dev := device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1})
+	if _, ok := v.LastAnchor(); ok {
+		t.Fatal("an anchor that nobody asked for")
+	}
+	change(t, v, "a")
+	first := offered(t, v)
+	old := dev.Clone() // what the anchor is of, and its successor
+	if again := offered(t, v); *again != *first {
+		t.Fatal("nothing changed, and the anchor did")
+	}
+	change(t, v, "b")
+	second := offered(t, v)
+	if second.Generation <= first.Generation {
+		t.Fatal(first.Generation, second.Generation)
+	}
+	ok(t, v.ConfirmAnchor(*second))
+	ok(t, v.ConfirmAnchor(*second))
+	ok(t, v.ConfirmAnchor(*first)) // late
+	change(t, v, "c")
+	mustClose(t, v)
+	last, used := v.LastAnchor()
+	if !used || last.Generation <= second.Generation {
+		t.Fatalf("%+v", last)
+	}
+	for _, a := range []*Anchor{first, second, &last} {
+		v, err := anchored(t, dev.Clone(), a, false)
+		if err != nil {
+			t.Fatalf("generation %d: %v", a.Generation, err)
+		}
+		mustClose(t, v)
+		ok(t, VerifyAnchor(dev, testCred(t), a))
+		rep, err := Check(dev, CheckOptions{Credential: testCred(t), Anchor: a})
+		if err != nil || !rep.Clean {
+			t.Fatal(err, rep.Problems)
+		}
+	}
+	// The device as it was: too old for what came after.
+	refuse := func(what string, dev *device.Mem, a *Anchor, want error, text string) {
+		t.Helper()
+		before := dev.Writes()
+		for _, ro := range []bool{false, true} {
+			if _, err := anchored(t, dev, a, ro); !errors.Is(err, want) || !strings.Contains(err.Error(), text) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if err := VerifyAnchor(dev, testCred(t), a); !errors.Is(err, want) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if n := dev.Writes() - before; n > 1 { // Open's flush
+			t.Errorf("%s: %d writes to a device that was refused", what, n)
+		}
+	}
+	refuse("rolled back", old.Clone(), second, ErrRolledBack, fmt.Sprintf("the anchor's is %d", second.Generation))
+	refuse("rolled back", old.Clone(), &last, ErrRolledBack, "newest generation is")
+	rep, err := Check(old, CheckOptions{Credential: testCred(t), Anchor: second})
+	if err != nil || rep.Clean || rep.Problems[0].Where != "anchor" {
+		t.Fatal(err, rep)
+	}
+	// Two futures of one past: neither follows from the other's anchor.
+	fork := old.Clone()
+	v, err = anchored(t, fork, first, false)
+	ok(t, err)
+	for i := range 20 {
+		change(t, v, fmt.Sprint("fork", i))
+	}
+	mustClose(t, v)
+	refuse("forked", fork, second, ErrForked, fmt.Sprintf("does not follow from the anchored generation %d", second.Generation))
+	refuse("forked", fork, &last, ErrForked, "")
+	other, _ := v.LastAnchor()
+	if other.Generation <= last.Generation {
+		t.Fatal("the fork is not ahead")
+	}
+	refuse("the other way", dev.Clone(), &other, ErrRolledBack, "")
+	same := *first
+	same.Generation, same.MAC[0] = newestOf(t, old).Generation, 1
+	refuse("another root of that generation", old.Clone(), &same, ErrForked, "is another one")
+	// Not the volume at all.
+	zeroed := device.NewMem(80 << 20)
+	before := zeroed.Writes()
+	if _, err := anchored(t, zeroed, first, false); !errors.Is(err, ErrOtherVolume) || !errors.Is(err, ErrNotSealvol) || zeroed.Writes() != before {
+		t.Error("zeroed:", err)
+	}
+	mustFormat(t, zeroed)
+	refuse("formatted anew", zeroed, first, ErrOtherVolume, "the device holds")
+	k := secretKey(t, 3)
+	ok(t, Format(zeroed, FormatOptions{Recipient: k.Recipient, Force: true}))
+	refuse("formatted anew with another key", zeroed, first, ErrOtherVolume, "the device holds")
+	clone := *first
+	clone.Instance = crypto.NewUUID()
+	refuse("a clone", dev.Clone(), &clone, ErrOtherVolume, "clone")
+	epoch := *first
+	epoch.Epoch++
+	refuse("an epoch to come", dev.Clone(), &epoch, ErrRolledBack, "key epoch is 1, the anchor's is 2")
+	ok(t, cleanErr(dev))
+}
+
+// newestOf is the newest root of a device.
+func newestOf(t testing.TB, dev *device.Mem) *RootInfo {
+	t.Helper()
+	i, err := Inspect(dev, testCred(t), true)
+	ok(t, err)
+	return i
+}
+
+// Nobody confirms: what was given out stays valid, however much follows.
+func TestAnchorsUnconfirmed(t *testing.T) {
+	dev := device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	var all []*Anchor
+	for m := range 3 {
+		v := mustOpen(t, dev, Options{CommitInterval: -1})
+		for i := range 20 {
+			change(t, v, fmt.Sprint("f", m, "-", i))
+			a := offered(t, v)
+			if n := len(all); n == 0 || all[n-1].Generation != a.Generation {
+				all = append(all, a)
+			}
+		}
+		mustClose(t, v)
+	}
+	if len(all) != layout.MaxAnchorsOffered {
+		t.Fatalf("%d anchors were given out", len(all))
+	}
+	for _, a := range all {
+		ok(t, VerifyAnchor(dev, testCred(t), a))
+	}
+	// One arrives in the end; those before and after stay what they are.
+	v, err := anchored(t, dev, all[10], false)
+	ok(t, err)
+	change(t, v, "room") // the anchor that Open got counts as confirmed: there is room for new ones
+	all = append(all, offered(t, v))
+	if n := len(all); all[n-1].Generation <= all[n-2].Generation {
+		t.Fatal("no new anchor")
+	}
+	ok(t, v.ConfirmAnchor(*all[20]))
+	change(t, v, "more")
+	all = append(all, offered(t, v))
+	mustClose(t, v)
+	for _, a := range all {
+		ok(t, VerifyAnchor(dev, testCred(t), a))
+	}
+	ok(t, cleanErr(dev))
+}
+
+// The last 1,024 are remembered, and no more.
+func TestAnchorsKept(t *testing.T) {
+	dev := device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1})
+	var all []*Anchor
+	for i := range layout.MaxAnchorsKept + 30 {
+		if i%100 == 99 {
+			mustClose(t, v)
+			v = mustOpen(t, dev, Options{CommitInterval: -1})
+		}
+		a, err := v.Mknod(crashReq, vfs.RootIno, fmt.Sprint(i), 0o600, 0)
+		ok(t, err)
+		_ = a
+		ok(t, v.commitAll())
+		all = append(all, offered(t, v))
+		ok(t, v.ConfirmAnchor(*all[i]))
+	}
+	mustClose(t, v)
+	for i, a := range all {
+		err := VerifyAnchor(dev, testCred(t), a)
+		if old := i < len(all)-layout.MaxAnchorsKept; old && !errors.Is(err, ErrForked) || !old && err != nil {
+			t.Fatalf("anchor %d of %d: %v", i, len(all), err)
+		}
+	}
+	ok(t, cleanErr(dev))
+}
+
+func TestParseAnchor(t *testing.T) {
+	a := Anchor{Volume: crypto.NewUUID(), Instance: crypto.NewUUID(), Generation: 7, Epoch: 1, MAC: [32]byte{1}}
+	b, err := json.Marshal(a)
+	ok(t, err)
+	for _, bad := range []string{"", "{}", "null", string(b[:len(b)-1]), string(b) + "{}", strings.Replace(string(b), `"version":1`, `"version":2`, 1),
+		strings.Replace(string(b), `"generation":7`, `"generation":0`, 1), strings.Replace(string(b), `"epoch":1`, `"epoch":0`, 1),
+		strings.Replace(string(b), `"anchor":"01`, `"anchor":"`, 1), strings.Replace(string(b), `"epoch":1`, `"epoch":1,"more":2`, 1)} {
+		if _, err := ParseAnchor([]byte(bad)); err == nil {
+			t.Errorf("%s: accepted", bad)
+		}
+	}
+}
+
+func FuzzParseAnchor(f *testing.F) {
+	b, err := json.Marshal(Anchor{Generation: 7, Epoch: 1})
+	ok(f, err)
+	f.Add(b)
+	f.Add([]byte(`{"version":1}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		a, err := ParseAnchor(b)
+		if err != nil {
+			return
+		}
+		again, err := json.Marshal(a)
+		ok(t, err)
+		if back, err := ParseAnchor(again); err != nil || back != a {
+			t.Fatalf("%+v %v", back, err)
+		}
+	})
+}
+
+// anchorHolder is where anchors are kept: it has one, and some may be on their way
+// to it, to arrive at any time or never. It never goes back.
+type anchorHolder struct {
+	held  *Anchor
+	under []Anchor
+}
+
+func (h *anchorHolder) arrive(rng *rand.Rand) {
+	for len(h.under) > 0 && rng.IntN(2) == 0 {
+		if a := h.under[0]; h.held == nil || a.Generation > h.held.Generation {
+			h.held = &a
+		}
+		h.under = h.under[1:]
+	}
+}
+
+// anchorLife works on a device through several crashes; each time it is opened
+// with what the holder has. It returns the number of images that were opened.
+func anchorLife(t *testing.T, seed uint64) (cuts int) {
+	rng := rand.New(rand.NewPCG(seed, 21))
+	dev := device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	var h anchorHolder
+	var past []*device.Mem // images whose newest root is older than what the holder has, in the end
+	for round := range 6 {
+		v, err := anchored(t, dev, h.held, false)
+		if err != nil {
+			t.Fatalf("seed %d, round %d: %v", seed, round, err)
+		}
+		r := &crashRun{v: v, rng: rng, states: []modelState{{files: map[string][]byte{}}}, inos: map[string]vfs.Ino{}}
+		// Each life has its own directory, so that the model is empty at its start.
+		base, err := v.Mkdir(crashReq, vfs.RootIno, fmt.Sprint("life", round), 0o755)
+		ok(t, err)
+		r.base = base.Ino
+		if rng.IntN(3) > 0 {
+			dev.CutAfter(1 + rng.IntN(120))
+		}
+		var opErr error
+		for i := 0; opErr == nil && i < 150; i++ {
+			switch rng.IntN(12) {
+			case 0:
+				var a Anchor
+				if a, opErr = v.OfferAnchor(); opErr == nil {
+					h.under = append(h.under, a)
+				}
+			case 1:
+				h.arrive(rng)
+			case 2:
+				if h.held != nil {
+					if err := v.ConfirmAnchor(*h.held); err != nil {
+						t.Fatalf("seed %d: %v", seed, err)
+					}
+				}
+			case 3:
+				past = append(past, dev.Clone())
+			default:
+				opErr = r.step()
+			}
+		}
+		if opErr != nil && !errors.Is(opErr, device.ErrCrashed) && !errors.Is(opErr, vfs.ErrReadOnly) {
+			t.Fatalf("seed %d: %v", seed, opErr)
+		}
+		if opErr == nil && rng.IntN(2) == 0 { // clean
+			if v.Close() == nil {
+				a, used := v.LastAnchor()
+				if used {
+					h.under = append(h.under, a)
+				}
+			}
+		} else {
+			dev.Cut()
+			v.fail(device.ErrCrashed)
+			_ = v.Close() // it has failed: nothing is written
+		}
+		var next *device.Mem
+		for i := range 8 {
+			img := dev.Crash([]device.CrashMode{device.CrashLoseAll, device.CrashKeepAll, device.CrashMix}[min(i, 2)], rng)
+			// Whatever was given out may have arrived by now.
+			a := h.held
+			if n := len(h.under); n > 0 && rng.IntN(2) == 0 {
+				a = &h.under[rng.IntN(n)]
+			}
+			if rng.IntN(2) == 0 { // cut once more while it is opened
+				img.CutAfter(1 + rng.IntN(24))
+				if v, err := anchored(t, img, a, false); err == nil {
+					v.fail(device.ErrCrashed)
+					_ = v.Close()
+				} else if !errors.Is(err, device.ErrCrashed) {
+					t.Fatalf("seed %d, round %d, image %d: %v", seed, round, i, err)
+				}
+				img.Cut()
+				img = img.Crash(device.CrashMix, rng)
+			}
+			cuts++
+			v, err := anchored(t, img.Clone(), a, rng.IntN(2) == 0)
+			if err != nil {
+				t.Fatalf("seed %d, round %d, image %d, false alarm: %v", seed, round, i, err)
+			}
+			_ = v.Close()
+			next = img
+		}
+		dev = next
+	}
+	if h.held == nil {
+		return cuts
+	}
+	for _, img := range past {
+		if at := newestOf(t, img).Generation; at < h.held.Generation {
+			if _, err := anchored(t, img, h.held, true); !errors.Is(err, ErrRolledBack) {
+				t.Fatalf("seed %d: an image of generation %d opens with the anchor of %d: %v", seed, at, h.held.Generation, err)
+			}
+			fork(t, seed, img, h.held)
+			break
+		}
+	}
+	return cuts
+}
+
+// fork goes on with an old image beyond the generation of an anchor.
+func fork(t *testing.T, seed uint64, img *device.Mem, a *Anchor) {
+	img = img.Crash(device.CrashKeepAll, nil)
+	v := mustOpen(t, img, Options{CommitInterval: -1, Memory: minMemory})
+	for v.durableGen() <= a.Generation {
+		ok(t, v.Sync(vfs.RootIno))
+	}
+	mustClose(t, v)
+	if _, err := anchored(t, img, a, true); !errors.Is(err, ErrForked) {
+		t.Fatalf("seed %d: a fork opens with the anchor: %v", seed, err)
+	}
+}
+
+// Rollback and fork are refused, and no crash makes a false alarm.
+func TestCrashAnchors(t *testing.T) {
+	seed := *crashSeed
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	want := *anchorCuts
+	if testing.Short() {
+		want = min(want, 100)
+	}
+	t.Logf("-crash.seed=%d", seed)
+	cuts := 0
+	for cuts < want {
+		cuts += anchorLife(t, seed)
+		seed++
+	}
+	t.Logf("%d cuts", cuts)
+}

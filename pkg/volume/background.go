@@ -1,0 +1,84 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// ErrBusy means that work of a kind is under way of which there is one at a time.
+var ErrBusy = errors.New("it is under way already")
+
+// background is the long work on an open volume, which Close ends.
+type background struct {
+	mu     sync.Mutex
+	wg     sync.WaitGroup
+	cancel map[string]context.CancelCauseFunc // by kind
+	closed bool
+}
+
+// begin begins work of a kind: ctx ends when the volume is closed. end must be called.
+func (v *Volume) begin(parent context.Context, kind string) (ctx context.Context, end func(), err error) {
+	b := &v.background
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return nil, nil, vfs.ErrClosed
+	}
+	if b.cancel[kind] != nil {
+		return nil, nil, fmt.Errorf("%s: %w", kind, ErrBusy)
+	}
+	ctx, cancel := context.WithCancelCause(parent)
+	if b.cancel == nil {
+		b.cancel = map[string]context.CancelCauseFunc{}
+	}
+	b.cancel[kind] = cancel
+	b.wg.Add(1)
+	return ctx, func() {
+		b.mu.Lock()
+		delete(b.cancel, kind)
+		b.mu.Unlock()
+		cancel(nil)
+		b.wg.Done()
+	}, nil
+}
+
+// stop ends all work in the background.
+func (b *background) stop() {
+	b.mu.Lock()
+	b.closed = true
+	for _, cancel := range b.cancel {
+		cancel(vfs.ErrClosed)
+	}
+	b.mu.Unlock()
+	b.wg.Wait()
+}
+
+// pacer spreads work in the background over time.
+type pacer struct {
+	bytesPerSecond int64 // 0: as fast as it goes
+	due            time.Time
+}
+
+// wait is called after n bytes of work, with no locks or pins held.
+func (p *pacer) wait(ctx context.Context, n int) error {
+	if p.bytesPerSecond <= 0 {
+		return ctx.Err()
+	}
+	if now := time.Now(); p.due.Before(now) { // a pause is not made up for
+		p.due = now
+	}
+	p.due = p.due.Add(time.Duration(float64(n) / float64(p.bytesPerSecond) * float64(time.Second)))
+	timer := time.NewTimer(time.Until(p.due))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return ctx.Err()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,204 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// ErrFreezeLimit asks for a limit: a freeze whose owner died must end by itself.
+var ErrFreezeLimit = errors.New("a freeze needs a time limit")
+
+// Freeze is a volume at rest: everything acknowledged is in the newest root, and
+// nothing is written to the device until Thaw, or until the limit has passed.
+// Reads go on, and so does Sync, which has nothing to do; mutations wait.
+type Freeze struct {
+	v     *Volume
+	timer *time.Timer
+	once  sync.Once
+	ended chan struct{}
+	held  bool // until Thaw was called by its owner
+}
+
+// freezer knows who holds the volume at rest.
+type freezer struct {
+	mu   sync.Mutex
+	held map[*Freeze]struct{}
+}
+
+// Freeze brings the volume to rest: it lets the mutations under way end, commits,
+// and holds whatever would write to the device, for at most limit. Several
+// freezes at once are one; the last to end lets go. ctx ends the waiting only.
+func (v *Volume) Freeze(ctx context.Context, limit time.Duration) (*Freeze, error) {
+	if limit <= 0 {
+		return nil, ErrFreezeLimit
+	}
+	if err := v.Failed(); err != nil {
+		return nil, fmt.Errorf("%w: %w", vfs.ErrReadOnly, err)
+	}
+	if err := v.adm.hold(ctx, v); err != nil {
+		return nil, err
+	}
+	if err := v.quiesce(); err != nil {
+		v.adm.release()
+		return nil, err
+	}
+	f := &Freeze{v: v, ended: make(chan struct{})}
+	v.frozen.mu.Lock()
+	defer v.frozen.mu.Unlock()
+	if v.closing.Load() { // Close thaws those that it finds
+		f.letGo()
+		return nil, vfs.ErrClosed
+	}
+	if v.frozen.held == nil {
+		v.frozen.held = map[*Freeze]struct{}{}
+	}
+	v.frozen.held[f] = struct{}{}
+	f.timer = time.AfterFunc(limit, func() { f.end(false) })
+	return f, nil
+}
+
+// quiesce commits what was acknowledged, and stops the committer. Nobody mutates.
+func (v *Volume) quiesce() error {
+	if v.ring == nil {
+		return nil
+	}
+	if err := v.commitAll(); err != nil {
+		return v.syncErr(err)
+	}
+	c := &v.com
+	c.run.Lock() // a commit that somebody else asked for ends first
+	c.mu.Lock()
+	c.quiet++
+	c.cond.Broadcast()
+	c.mu.Unlock()
+	c.run.Unlock()
+	v.sync.letPass() // it began before the commit ended; the next finds all of it durable
+	if err := v.Failed(); err != nil {
+		v.unquiet()
+		return fmt.Errorf("%w: %w", vfs.ErrReadOnly, err)
+	}
+	return nil
+}
+
+func (v *Volume) unquiet() {
+	c := &v.com
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.quiet--
+}
+
+// Thaw ends the freeze. It tells whether the volume was at rest until now: false
+// if the limit had passed, or somebody else thawed it.
+func (f *Freeze) Thaw() bool {
+	f.end(true)
+	return f.held
+}
+
+// Ended is closed when the freeze has ended, however.
+func (f *Freeze) Ended() <-chan struct{} { return f.ended }
+
+func (f *Freeze) end(byOwner bool) {
+	f.once.Do(func() {
+		f.held = byOwner && f.v.Failed() == nil
+		f.v.frozen.mu.Lock()
+		f.timer.Stop()
+		delete(f.v.frozen.held, f)
+		f.v.frozen.mu.Unlock()
+		f.letGo()
+		close(f.ended)
+	})
+}
+
+func (f *Freeze) letGo() {
+	if f.v.ring != nil {
+		f.v.unquiet()
+	}
+	f.v.adm.release()
+}
+
+// Thaw ends all freezes, whoever asked for them, and tells how many there were.
+func (v *Volume) Thaw() int {
+	v.frozen.mu.Lock()
+	var all []*Freeze
+	for f := range v.frozen.held {
+		all = append(all, f)
+	}
+	v.frozen.mu.Unlock()
+	for _, f := range all {
+		f.end(false)
+	}
+	return len(all)
+}
+
+// Frozen tells how many freezes hold the volume.
+func (v *Volume) Frozen() int {
+	v.frozen.mu.Lock()
+	defer v.frozen.mu.Unlock()
+	return len(v.frozen.held)
+}
+
+// hold keeps new mutations waiting, and waits for those that were admitted.
+func (a *admission) hold(ctx context.Context, v *Volume) error {
+	stop := context.AfterFunc(ctx, a.wake)
+	defer stop()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.holds++
+	for a.active > 0 {
+		err := ctx.Err()
+		if failed := v.Failed(); failed != nil {
+			err = fmt.Errorf("%w: %w", vfs.ErrReadOnly, failed)
+		}
+		if err != nil {
+			a.holds--
+			a.cond.Broadcast()
+			return err
+		}
+		a.cond.Wait()
+	}
+	return nil
+}
+
+func (a *admission) release() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.holds--
+	a.cond.Broadcast()
+}
+
+// enter begins work in the background that writes to the device: it waits while
+// the volume is frozen. leave ends it. It fails when ctx ends or the volume is
+// not writable any more; the caller holds no locks.
+func (v *Volume) enter(ctx context.Context) error {
+	a := &v.adm
+	stop := context.AfterFunc(ctx, a.wake)
+	defer stop()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := v.writable(); err != nil {
+			return err
+		}
+		if a.holds == 0 {
+			a.active++
+			return nil
+		}
+		a.cond.Wait()
+	}
+}
+
+func (v *Volume) leave() {
+	a := &v.adm
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.active--
+	a.cond.Broadcast()
+}

@@ -1,0 +1,386 @@
+package volume
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+)
+
+// Errors of changing keys.
+var (
+	ErrLastKey    = errors.New("it is the last key of the volume")
+	ErrNoSuchKey  = errors.New("no such key slot")
+	ErrKeyExists  = errors.New("the key opens the volume already")
+	ErrNoFreeSlot = errors.New("all key slots are in use")
+	ErrKeyMissing = errors.New("key slots can not be made again without their keys")
+)
+
+// keyring owns the header of an open volume, and the VMKs that its slots hold.
+type keyring struct {
+	mu     sync.Mutex        // one change at a time; see the package comment
+	header *layout.Header    // as both copies are; replaced, never changed
+	epochs []crypto.EpochKey // ascending
+	slot   int               // that the volume was opened with, -1 once it is gone
+	// next are the slots as they will be when the rotation of the data key that is
+	// under way has ended (rotate.go).
+	next map[int]crypto.Slot
+
+	// floor is the lowest sequence number that roots accept from the next
+	// commit on.
+	floor atomic.Uint64
+}
+
+// Key is what makes a key slot, and what opens it if that is at hand: of a
+// recovery key the public half is enough.
+type Key struct {
+	Recipient  crypto.Recipient
+	Credential crypto.Credential // nil: unknown
+}
+
+// KeySlot is one key slot in use.
+type KeySlot struct {
+	Index  int
+	Type   uint8 // crypto.SlotSecret…; crypto.SlotTypeName names it
+	Epochs int   // how many epochs of the data key it holds
+	// Fingerprint is the beginning of SHA-256 of a recovery slot's public key as
+	// text, in hexadecimal.
+	Fingerprint string
+	Opened      bool // the volume was opened with it
+}
+
+// Keys returns the key slots in use, and the epochs of the data key.
+func (v *Volume) Keys() (slots []KeySlot, epochs []uint32) {
+	k := &v.keys
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, e := range k.epochs {
+		epochs = append(epochs, e.Epoch)
+	}
+	return keySlots(k.header, k.slot), epochs
+}
+
+// ReadKeySlots returns the key slots of a volume without a key: nothing of it is
+// authenticated. The volume may be in use.
+func ReadKeySlots(dev device.Device) ([]KeySlot, error) {
+	hs, err := readHeaders(dev)
+	if err != nil {
+		return nil, err
+	}
+	h, _, err := hs.Best()
+	if err != nil {
+		return nil, err
+	}
+	return keySlots(h, -1), nil
+}
+
+func keySlots(h *layout.Header, opened int) (slots []KeySlot) {
+	for i := range h.Slots {
+		s := &h.Slots[i]
+		if s.Type == crypto.SlotEmpty {
+			continue
+		}
+		ks := KeySlot{Index: i, Type: s.Type, Epochs: s.Epochs(), Opened: i == opened}
+		if r, err := crypto.SlotRecipient(h.Suite, s); err == nil {
+			ks.Fingerprint = Fingerprint(r)
+		}
+		slots = append(slots, ks)
+	}
+	return slots
+}
+
+// Fingerprint names the public half of a recovery key in 16 hexadecimal digits.
+func Fingerprint(r *crypto.RecoveryRecipient) string {
+	sum := sha256.Sum256([]byte(r.String()))
+	return hex.EncodeToString(sum[:8])
+}
+
+// AddKey makes a key slot and returns its number; the key opens the volume from
+// then on. ErrKeyExists if the key does so already.
+func (v *Volume) AddKey(key Key) (slot int, err error) {
+	k := &v.keys
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := v.writable(); err != nil {
+		return 0, err
+	}
+	return v.addKey(key)
+}
+
+func (v *Volume) addKey(key Key) (int, error) {
+	k := &v.keys
+	if old := k.slotsOf(key); len(old) > 0 {
+		return old[0], fmt.Errorf("%w: it is that of key slot %d", ErrKeyExists, old[0])
+	}
+	free := -1
+	for i := range k.header.Slots {
+		if k.header.Slots[i].Type == crypto.SlotEmpty {
+			free = i
+			break
+		}
+	}
+	if free < 0 {
+		return 0, fmt.Errorf("%w: %d of %d", ErrNoFreeSlot, crypto.Slots, crypto.Slots)
+	}
+	h := *k.header
+	var err error
+	if h.Slots[free], err = v.makeSlot(free, key, k.epochs); err != nil {
+		return 0, err
+	}
+	if k.next != nil { // before the header: a slot that could not be made again would stop the rotation
+		if err := v.addNext(free, key); err != nil {
+			return 0, err
+		}
+	}
+	if err := v.writeHeader(&h); err != nil {
+		return 0, err
+	}
+	return free, nil
+}
+
+// makeSlot seals epochs as a slot, and has the key open it if it can.
+func (v *Volume) makeSlot(i int, key Key, epochs []crypto.EpochKey) (crypto.Slot, error) {
+	suite := v.keys.header.Suite
+	s, err := crypto.NewSlot(suite, v.id, uint8(i), key.Recipient, epochs)
+	if err != nil {
+		return s, fmt.Errorf("key slot %d: %w", i, err)
+	}
+	if key.Credential != nil {
+		got, err := crypto.OpenSlot(suite, v.id, uint8(i), &s, key.Credential)
+		if err != nil {
+			return s, fmt.Errorf("key slot %d: what was sealed does not open: %w", i, err)
+		}
+		crypto.EraseEpochs(got)
+	}
+	return s, nil
+}
+
+// RemoveKey removes a key slot: its key opens the volume no more, nor does an
+// older copy of the header that is put back. The last slot goes only if last is
+// set (ErrLastKey): then nothing opens the volume again once it is unmounted.
+func (v *Volume) RemoveKey(slot int, last bool) error {
+	k := &v.keys
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := v.writable(); err != nil {
+		return err
+	}
+	if slot < 0 || slot >= crypto.Slots || k.header.Slots[slot].Type == crypto.SlotEmpty {
+		return fmt.Errorf("%w: %d", ErrNoSuchKey, slot)
+	}
+	if k.header.Count() == 1 && !last {
+		return fmt.Errorf("key slot %d: %w", slot, ErrLastKey)
+	}
+	return v.removeKeys([]int{slot})
+}
+
+func (v *Volume) removeKeys(slots []int) error {
+	k := &v.keys
+	h := *k.header
+	for _, i := range slots {
+		h.Slots[i] = crypto.Slot{}
+		if k.slot == i {
+			k.slot = -1
+		}
+	}
+	if err := v.writeHeader(&h); err != nil {
+		return err
+	}
+	if k.next != nil {
+		if err := v.dropNext(slots); err != nil {
+			return err
+		}
+	}
+	return v.raiseFloor()
+}
+
+// KeyChange says what RotateKey did.
+type KeyChange struct {
+	Slot    int   // of the new key
+	Added   bool  // by this call; otherwise it was there
+	Removed []int // slots of the old key
+}
+
+// RotateKey replaces a key by another: it adds a slot for the new one, reads it
+// back from the device, and removes the slots of the old one. The data key
+// stays, so that it takes the same time for any volume. After an error or a
+// crash it is repeated: what is done is not done again, and both keys open the
+// volume until it has ended.
+func (v *Volume) RotateKey(old crypto.Credential, key Key) (c KeyChange, err error) {
+	k := &v.keys
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := v.writable(); err != nil {
+		return c, err
+	}
+	gone := k.slotsOf(Key{Credential: old})
+	is := k.slotsOf(key)
+	for _, i := range is {
+		for _, j := range gone {
+			if i == j {
+				return c, fmt.Errorf("%w: old and new key are the same", ErrKeyExists)
+			}
+		}
+	}
+	switch {
+	case len(is) > 0:
+		c.Slot = is[0]
+	case len(gone) == 0:
+		return c, fmt.Errorf("the old key: %w: it opens no key slot of the volume", ErrWrongKey)
+	default:
+		if c.Slot, err = v.addKey(key); err != nil {
+			return c, err
+		}
+		c.Added = true
+	}
+	if len(gone) == 0 {
+		return c, nil
+	}
+	if err := v.confirmKey(c.Slot, key.Credential); err != nil {
+		return c, err
+	}
+	if err := v.removeKeys(gone); err != nil {
+		return c, err
+	}
+	c.Removed = gone
+	return c, nil
+}
+
+// confirmKey reads both copies of the header back from the device, and opens a
+// slot of each.
+func (v *Volume) confirmKey(slot int, cred crypto.Credential) error {
+	k := &v.keys
+	hs, err := readHeaders(v.dev)
+	if err != nil {
+		return err
+	}
+	newest := v.store.Keys.Newest()
+	for i, h := range hs.Copy {
+		if h == nil {
+			return fmt.Errorf("header copy %c, read back: %w", 'A'+i, hs.Err[i])
+		}
+		if err := h.Verify(newest); err != nil || h.Sequence != k.header.Sequence || !h.Slots[slot].Equal(&k.header.Slots[slot]) {
+			return fmt.Errorf("%w: copy %c is not what was written", ErrHeader, 'A'+i)
+		}
+		if cred == nil {
+			continue
+		}
+		got, err := crypto.OpenSlot(h.Suite, h.ID, uint8(slot), &h.Slots[slot], cred)
+		if err != nil {
+			return fmt.Errorf("key slot %d, read back: %w", slot, err)
+		}
+		crypto.EraseEpochs(got)
+	}
+	return nil
+}
+
+// slotsOf returns the slots of a key.
+func (k *keyring) slotsOf(key Key) (slots []int) {
+	pub, _ := key.Recipient.(*crypto.RecoveryRecipient)
+	for i := range k.header.Slots {
+		s := &k.header.Slots[i]
+		if pub != nil {
+			if r, err := crypto.SlotRecipient(k.header.Suite, s); err == nil && r.Equal(pub) {
+				slots = append(slots, i)
+			}
+			continue
+		}
+		if key.Credential == nil || s.Type != key.Credential.SlotType() {
+			continue
+		}
+		if got, err := crypto.OpenSlot(k.header.Suite, k.header.ID, uint8(i), s, key.Credential); err == nil {
+			crypto.EraseEpochs(got)
+			slots = append(slots, i)
+		}
+	}
+	return slots
+}
+
+// writeHeader gives the volume a new header, under the next sequence number:
+// copy A, barrier, copy B, barrier. A cut leaves a device that opens by the old
+// header or by the new one. An error fails the volume: which of them the device
+// has is not known. The caller holds keys.mu.
+func (v *Volume) writeHeader(h *layout.Header) error {
+	return v.writeHeaderUnder(h, v.store.Keys.Newest())
+}
+
+// writeHeaderUnder is writeHeader with the keys of the highest epoch in the slots.
+func (v *Volume) writeHeaderUnder(h *layout.Header, newest *crypto.EpochKeys) error {
+	h.Sequence = v.keys.header.Sequence + 1
+	if err := v.putHeader(h, newest, layout.HeaderOffsetA, layout.HeaderOffsetB); err != nil {
+		err = wrap(fmt.Errorf("write the header: %w", err))
+		v.fail(err)
+		return err
+	}
+	v.keys.header = h
+	return nil
+}
+
+func (v *Volume) putHeader(h *layout.Header, newest *crypto.EpochKeys, offsets ...int64) error {
+	b, err := layout.EncodeHeader(h, newest)
+	if err != nil {
+		return err
+	}
+	head := device.AlignedBytes(len(b))
+	copy(head, b)
+	for _, off := range offsets {
+		if err := v.store.Write(head, uint64(off)); err != nil {
+			return err
+		}
+		if err := v.store.Sync(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// repairHeader brings the copy of the header that is not as it should be in
+// line with the one that was verified.
+func (v *Volume) repairHeader(u *layout.Unlocked) error {
+	own, other := int64(layout.HeaderOffsetA), int64(layout.HeaderOffsetB)
+	if u.Copy == 1 {
+		own, other = other, own
+	}
+	if !u.Ahead {
+		return v.putHeader(v.keys.header, v.store.Keys.Newest(), other)
+	}
+	// A change that was cut has used the next number, and is given up. The copy
+	// that is good comes last.
+	h := *v.keys.header
+	h.Sequence += 2
+	if err := v.putHeader(&h, v.store.Keys.Newest(), other, own); err != nil {
+		return err
+	}
+	v.keys.header = &h
+	return nil
+}
+
+// raiseFloor has the two newest roots refuse older headers.
+func (v *Volume) raiseFloor() error {
+	v.keys.floor.Store(v.keys.header.Sequence)
+	for range 2 {
+		if err := v.commitAll(); err != nil {
+			return v.syncErr(err)
+		}
+	}
+	return nil
+}
+
+// slotNames lists key slots for people: "2 (passphrase) and 3 (secret)".
+func slotNames(h *layout.Header, slots []int) string {
+	var names []string
+	for _, i := range slots {
+		names = append(names, fmt.Sprintf("%d (%s)", i, crypto.SlotTypeName(h.Slots[i].Type)))
+	}
+	if n := len(names); n > 1 {
+		names = append(names[:n-2], names[n-2]+" and "+names[n-1])
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,422 @@
+package volume
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// ErrPosition means that a scrub can not go on from there.
+var ErrPosition = errors.New("not a position that a scrub stopped at")
+
+// ScrubOptions for Scrub. The zero value reads all of a volume as fast as it goes
+// and mends what it can.
+type ScrubOptions struct {
+	BytesPerSecond int64
+	From           string // ScrubReport.Position of one that did not end; "": from the start
+	ReadOnly       bool   // mend nothing
+	// Progress is told now and then how many bytes of how many are done. What
+	// changes meanwhile is not counted twice, so done may end below total.
+	Progress func(done, total uint64)
+	// Damage is told of each damage when it is found; the names come with the report.
+	Damage func(d Damage)
+}
+
+// Damage is something on the device that does not verify.
+type Damage struct {
+	Where  string // "header copy B", "tree 1, level 2, node at 7340032", "data at 8388608"
+	What   string
+	Mended bool // rewritten from its second copy, and read back
+
+	// Of a damage of a file's content:
+	Ino    uint64
+	Path   string // one of its names; "" if it has none
+	Offset uint64
+	Length uint64
+
+	// Of a damage of metadata that can not be mended, some of the files of which
+	// something can not be read, and how many more there are.
+	Files []string
+	More  int
+
+	lost inodeRange
+}
+
+// ScrubReport is what a scrub found.
+type ScrubReport struct {
+	Done     bool     // it came to the end
+	Position string   // else where another one goes on, also after a remount
+	Bytes    uint64   // read
+	Damages  []Damage // at most maxProblems
+	Total    int      // those not listed included
+	Mended   int
+}
+
+// Scrub reads and verifies all that the volume refers to, while it is in use:
+// header, roots, all pages in both copies, free lists and data, but not the log.
+// It mends what has a second copy. ctx stops it; the report then tells where
+// another one goes on, and comes with ctx's error. One scrub at a time: ErrBusy.
+//
+// It works in steps of about a MiB, each on the newest root: what is written
+// behind it while it runs is not read, as it was never on the device for long.
+func (v *Volume) Scrub(ctx context.Context, opts ScrubOptions) (*ScrubReport, error) {
+	ctx, end, err := v.begin(ctx, "scrub")
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	s := &scrub{v: v, opts: opts, rep: &ScrubReport{}, pace: pacer{bytesPerSecond: opts.BytesPerSecond}, names: newNameFinder(),
+		write: !opts.ReadOnly && v.writable() == nil}
+	if err := s.start(); err != nil {
+		return nil, err
+	}
+	err = s.run(ctx)
+	s.rep.Done = err == nil
+	if err == nil {
+		err = s.findNames(ctx)
+	} else if s.w != nil {
+		s.rep.Position = s.position().String()
+	}
+	return s.rep, wrap(err)
+}
+
+// scrub is the state of one Scrub.
+type scrub struct {
+	v     *Volume
+	opts  ScrubOptions
+	rep   *ScrubReport
+	pace  pacer
+	write bool // mend
+
+	tree  uint64 // that is being walked
+	w     *pageWalk
+	from  layout.Key
+	root  *layout.Root // of this step, pinned
+	done  uint64
+	total uint64
+
+	batch []dataRun
+	bytes int
+	buf   []byte
+
+	names *nameFinder
+}
+
+// scrubPosition is where a scrub has to go on.
+type scrubPosition struct {
+	tree uint64
+	key  layout.Key
+	done uint64 // bytes read so far, for the progress
+}
+
+const scrubFormat = "1-%x-%x-%x-%x-%x"
+
+func (p scrubPosition) String() string {
+	return fmt.Sprintf(scrubFormat, p.tree, p.key.Obj, p.key.Type, p.key.Sub, p.done)
+}
+
+func parseScrubPosition(s string) (p scrubPosition, err error) {
+	n, err := fmt.Sscanf(s, scrubFormat, &p.tree, &p.key.Obj, &p.key.Type, &p.key.Sub, &p.done)
+	if n != 5 || err != nil || p.tree > layout.Trees || p.String() != s {
+		return p, fmt.Errorf("%q: %w", s, ErrPosition)
+	}
+	return p, nil
+}
+
+func (s *scrub) position() scrubPosition {
+	if s.w.end {
+		return scrubPosition{tree: s.tree + 1, done: s.done}
+	}
+	return scrubPosition{s.tree, s.w.next, s.done}
+}
+
+func (s *scrub) start() error {
+	s.v.stateMu.Lock()
+	r := s.v.root
+	s.v.stateMu.Unlock()
+	data := r.DeviceSectors - r.DataStart()
+	s.total = (data - min(r.FreeSectors, data)) * layout.SectorBytes
+	if s.opts.From == "" {
+		return nil
+	}
+	p, err := parseScrubPosition(s.opts.From)
+	s.tree, s.from, s.done = p.tree, p.key, p.done
+	return err
+}
+
+// run goes from one step to the next.
+func (s *scrub) run(ctx context.Context) error {
+	if err := s.fixed(ctx); err != nil {
+		return err
+	}
+	for ; s.tree < layout.Trees; s.tree++ {
+		s.w = &pageWalk{store: s.v.store, tree: s.tree, next: s.from, page: s.page, item: s.item}
+		for s.from = (layout.Key{}); !s.w.end; {
+			if err := s.step(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// enter begins something that may mend: a freeze waits for its end, and it for
+// the end of a freeze.
+func (s *scrub) enter(ctx context.Context) (leave func(), err error) {
+	if err := ctx.Err(); err != nil || !s.write {
+		return func() {}, err
+	}
+	return s.v.leave, s.v.enter(ctx)
+}
+
+// scrubStep is how many bytes are read under one pin, for which commits may wait.
+const scrubStep = txn.ReadBytes
+
+func (s *scrub) step(ctx context.Context) error {
+	leave, err := s.enter(ctx)
+	if err != nil {
+		return err
+	}
+	s.pinned(func() {
+		s.w.step(&s.root.Trees[s.tree], s.root.Generation, scrubStep)
+		s.flush()
+	})
+	leave()
+	return s.read(ctx, s.w.spent)
+}
+
+// pinned calls fn with a root that stays whole meanwhile.
+func (s *scrub) pinned(fn func()) {
+	var release func()
+	s.root, release = s.v.pinRoot()
+	defer release()
+	fn()
+}
+
+// read counts what was read, and waits as the rate demands.
+func (s *scrub) read(ctx context.Context, n int) error {
+	s.rep.Bytes += uint64(n)
+	s.done += uint64(n)
+	if s.opts.Progress != nil {
+		s.opts.Progress(min(s.done, s.total), s.total)
+	}
+	return s.pace.wait(ctx, n)
+}
+
+// found reports a damage.
+func (s *scrub) found(d Damage) {
+	s.rep.Total++
+	if d.Mended {
+		s.rep.Mended++
+	}
+	if s.opts.Damage != nil {
+		s.opts.Damage(d)
+	}
+	if len(s.rep.Damages) < maxProblems {
+		s.names.add(d.Ino)
+		s.names.addRange(d.lost)
+		s.rep.Damages = append(s.rep.Damages, d)
+	}
+}
+
+// mending says what became of a damage that has a second copy.
+func (s *scrub) mending(where, what string, mend func() error) {
+	d := Damage{Where: where, What: what}
+	if s.write {
+		if err := mend(); err != nil {
+			d.What += fmt.Sprintf("; it can not be mended: %v", err)
+		} else {
+			d.Mended = true
+		}
+	}
+	s.found(d)
+}
+
+// fixed checks what lies at fixed places, and the free lists.
+func (s *scrub) fixed(ctx context.Context) error {
+	leave, err := s.enter(ctx)
+	if err != nil {
+		return err
+	}
+	s.v.checkHeader(s.mending)
+	n := 2*layout.HeaderBytes + s.roots()
+	s.pinned(func() { n += s.freeLists() })
+	leave()
+	s.rep.Bytes += uint64(n)
+	return s.pace.wait(ctx, n)
+}
+
+func (s *scrub) freeLists() (bytes int) {
+	for i := range s.root.FreeLists {
+		p := &s.root.FreeLists[i]
+		if p.IsZero() {
+			continue
+		}
+		_, pieces, err := s.v.store.ReadFreeList(p)
+		bytes += len(pieces) * layout.NodeBytes
+		if err != nil {
+			s.found(Damage{Where: fmt.Sprintf("free list %d", i),
+				What: fmt.Sprintf("%v; the volume can not be opened again before two commits have replaced it", err)})
+		}
+	}
+	return bytes
+}
+
+func (s *scrub) roots() (bytes int) {
+	rep := s.v.store.MendRoots(s.write)
+	for i := range rep.Mended {
+		m := &rep.Mended[i]
+		s.mending(fmt.Sprintf("root slot %d, copy %d", m.Slot, m.Copy+1), copyText(m.Was()), func() error { return m.Err })
+	}
+	for _, slot := range rep.Bad {
+		if len(rep.Roots) == 0 {
+			break
+		}
+		if what, damage := judgeSlot(rep.Roots, slot); damage {
+			s.found(Damage{Where: fmt.Sprintf("root slot %d", slot), What: what + "; a later commit writes over it"})
+		}
+	}
+	if len(rep.Roots) == 0 {
+		s.found(Damage{Where: "root slots", What: "none of them verifies: the volume can not be opened again unless a commit succeeds"})
+	}
+	return rep.Bytes
+}
+
+// checkHeader compares both copies of the header with what they should be.
+func (v *Volume) checkHeader(damage func(where, what string, mend func() error)) {
+	v.keys.mu.Lock() // no change of keys meanwhile: mending would bring the header before it back
+	defer v.keys.mu.Unlock()
+	want, err := layout.EncodeHeader(v.keys.header, v.store.Keys.Newest())
+	if err != nil {
+		damage("header", err.Error(), func() error { return err })
+		return
+	}
+	for i, off := range []int64{layout.HeaderOffsetA, layout.HeaderOffsetB} {
+		b := device.AlignedBytes(layout.HeaderBytes)
+		what := "it is not what was written"
+		if _, err := v.dev.ReadAt(b, off); err != nil {
+			what = fmt.Sprintf("it can not be read: %v", err)
+		} else if bytes.Equal(b, want) {
+			continue
+		}
+		damage("header copy "+string("AB"[i]), what, func() error { return v.store.Mend(want, uint64(off)) })
+	}
+}
+
+// page is told of each page that the walk reads.
+func (s *scrub) page(r *pageRead) {
+	where := r.where(s.tree)
+	switch {
+	case r.err != nil:
+		d := Damage{Where: where, What: r.err.Error()}
+		switch s.tree {
+		case layout.TreeSpace:
+			d.What += "; maps of free space are lost"
+		case layout.TreeFS:
+			d.lost = rangeOf(r.lo, r.hi)
+			d.What += "; " + d.lost.String()
+		}
+		s.found(d)
+	case r.first != nil:
+		s.mending(where, fmt.Sprintf("the first copy: %v", r.first), func() error { return s.v.store.MendNode(r.p, true) })
+	case r.second != nil:
+		s.mending(where, fmt.Sprintf("the second copy, at %d: %v", r.p.Addr2, r.second), func() error { return s.v.store.MendNode(r.p, false) })
+	}
+}
+
+// item is told of each item that the walk passes.
+func (s *scrub) item(k layout.Key, v []byte) {
+	if s.tree != layout.TreeFS || k.Type != layout.KeyExtent {
+		return
+	}
+	e, err := layout.DecodeFileExtent(v)
+	if err != nil {
+		s.found(Damage{Where: "extent item", What: err.Error(), Ino: k.Obj, Offset: k.Sub * layout.SectorBytes, Length: layout.SectorBytes})
+		return
+	}
+	n := e.RunBytes()
+	if s.bytes+n > txn.ReadBytes {
+		s.flush()
+	}
+	s.batch = append(s.batch, dataRun{k.Obj, placed{k.Sub, e}})
+	s.bytes += n
+	s.w.spent += n
+}
+
+// flush reads the data that was collected; if that fails, segment by segment.
+func (s *scrub) flush() {
+	batch := s.batch
+	s.batch, s.bytes = s.batch[:0], 0
+	if s.buf == nil && len(batch) > 0 {
+		s.buf = device.AlignedBytes(txn.ReadBytes)
+	}
+	reads := make([]txn.RunRead, len(batch))
+	for i, at := 0, 0; i < len(batch); i++ {
+		n := batch[i].RunBytes()
+		reads[i] = txn.RunRead{Record: &batch[i].Record, Count: batch[i].Count(), Dst: s.buf[at : at+n]}
+		at += n
+	}
+	if s.v.store.ReadRuns(reads) == nil {
+		return
+	}
+	for i := range batch {
+		r := &batch[i]
+		badSegments(s.v.store, r, s.buf, func(from, n int, err error) {
+			s.found(Damage{Where: fmt.Sprintf("data at %d", r.Addr+uint64(from)*layout.SectorBytes), What: err.Error(), Ino: r.ino,
+				Offset: (r.sector + uint64(from)) * layout.SectorBytes, Length: uint64(n) * layout.SectorBytes})
+		})
+	}
+}
+
+// badSegments opens an extent segment by segment, and reports the runs of those
+// that do not open.
+func badSegments(store *txn.Store, r *dataRun, buf []byte, report func(from, n int, err error)) {
+	from, n := 0, 0
+	var first error
+	for i := range r.Count() {
+		err := store.ReadRun(&r.Record, i, 1, buf[:layout.SectorBytes])
+		if err == nil && n > 0 {
+			report(from, n, first)
+			n = 0
+		}
+		if err != nil {
+			if n == 0 {
+				from, first = i, err
+			}
+			n++
+		}
+	}
+	if n > 0 {
+		report(from, n, first)
+	}
+}
+
+// findNames looks up whose damages were found: one more pass over the names.
+func (s *scrub) findNames(ctx context.Context) error {
+	if s.names.empty() {
+		return nil
+	}
+	w := &pageWalk{store: s.v.store, tree: layout.TreeFS, page: func(*pageRead) {}, item: s.names.see}
+	for !w.end {
+		s.pinned(func() { w.step(&s.root.Trees[layout.TreeFS], s.root.Generation, scrubStep) })
+		if err := s.pace.wait(ctx, w.spent); err != nil {
+			return err
+		}
+	}
+	s.names.resolve(&lookup{s.v.fs})
+	for i := range s.rep.Damages {
+		d := &s.rep.Damages[i]
+		d.Path = s.names.path(d.Ino)
+		if d.Ino == uint64(vfs.RootIno) {
+			d.Path = "/"
+		}
+		d.Files, d.More = s.names.paths(d.lost)
+	}
+	return nil
+}
