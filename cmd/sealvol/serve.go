@@ -16,11 +16,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/doublecrypt"
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
 // beyondVolume is what the process may use besides the volume's memory: 32
@@ -32,13 +35,23 @@ func shortTime() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), 10*time.Second)
 }
 
+// servedFS is an open volume of either format.
+type servedFS interface {
+	vfs.FS
+	Close() error
+	Failed() error
+}
+
 // mountServer serves one mount. It never does a path operation on the mount.
 type mountServer struct {
 	dir      string
 	readOnly bool
 	log      *slog.Logger
 	dev      *device.File
-	vol      *volume.Volume
+	fs       servedFS
+	vol      *volume.Volume // nil: of format v1
+	v1       *v1Volume      // nil: of format v2
+	name     string
 	anchor   *anchorKeeper // nil: none
 	fuse     *fusefs.Server
 	conn     uint32 // number of the FUSE connection
@@ -83,7 +96,7 @@ func serve(o *mountOptions, path, dir string, ready func() error) (err error) {
 	if o.readyFD != 0 {
 		logs.detach()
 	}
-	s.log.Info("mounted", "volume", s.vol.ID().String(), "readOnly", o.readOnly, "pid", os.Getpid())
+	s.log.Info("mounted", "volume", s.name, "readOnly", o.readOnly, "pid", os.Getpid())
 	return s.wait()
 }
 
@@ -114,7 +127,7 @@ func (s *mountServer) startControl(ctx context.Context) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := control.Serve(ctx, socket.l, s.control().Mux()); err != nil {
+		if err := control.Serve(ctx, socket.l, s.mux()); err != nil {
 			s.log.Error("control socket failed: `sealvol grow DIR` will not reach this mount", "error", err)
 		}
 	}()
@@ -128,7 +141,22 @@ func (s *mountServer) startControl(ctx context.Context) (stop func()) {
 
 // control answers on the control socket.
 func (s *mountServer) control() *volumectl.Server {
-	return &volumectl.Server{Volume: s.vol, Name: s.vol.ID().String(), ReadOnly: s.readOnly, End: s.end}
+	return &volumectl.Server{Volume: s.vol, Name: s.name, ReadOnly: s.readOnly, End: s.end}
+}
+
+func (s *mountServer) mux() control.Mux {
+	if s.v1 != nil {
+		return control.NewMux(&v1Control{s.v1, s})
+	}
+	return s.control().Mux()
+}
+
+// sync makes everything acknowledged durable.
+func (s *mountServer) sync() error {
+	if s.readOnly {
+		return nil
+	}
+	return s.fs.Sync(vfs.RootIno)
 }
 
 // open opens device and volume.
@@ -150,7 +178,7 @@ func (s *mountServer) open(o *mountOptions, path string) error {
 	if s.dev, err = openDevice(path, o.readOnly); err != nil {
 		return err
 	}
-	if s.vol, err = openOn(s.dev, path, cred, opts); err != nil {
+	if err = s.openVolume(o, path, cred, opts); err != nil {
 		discard(s.dev)
 		return err
 	}
@@ -158,6 +186,29 @@ func (s *mountServer) open(o *mountOptions, path string) error {
 		s.anchor = keepAnchor(o.anchorFile, s.vol, s.log)
 	}
 	return nil
+}
+
+// openVolume opens the volume of either format.
+func (s *mountServer) openVolume(o *mountOptions, path string, cred crypto.Credential, opts volume.Options) error {
+	v1, err := isV1(s.dev)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if !v1 {
+		if s.vol, err = openOn(s.dev, path, cred, opts); err == nil {
+			s.fs, s.name = s.vol, s.vol.ID().String()
+		}
+		return err
+	}
+	if o.anchorFile != "" {
+		return usageError(fmt.Errorf("%s: volumes of format v1 (doublecrypt) have no anchor", path))
+	}
+	s.v1, err = openV1(s.dev, path, cred, doublecrypt.Options{ReadOnly: o.readOnly, Memory: int(o.memory), CommitInterval: volume.CommitInterval, Log: s.log})
+	if err == nil {
+		s.fs, s.name = s.v1, "doublecrypt"
+		s.log.Warn(v1Warning)
+	}
+	return err
 }
 
 // mount mounts, and starts to serve.
@@ -168,7 +219,7 @@ func (s *mountServer) mount(o *mountOptions, path string) error {
 		return fmt.Errorf("%s: %w", s.dir, err)
 	}
 	if s.conn, err = fusefs.ConnectionID(s.dir); err == nil {
-		s.fuse, err = fusefs.NewServer(fusefs.Options{FS: s.vol, Device: fd, ReadOnly: o.readOnly, Logger: s.log})
+		s.fuse, err = fusefs.NewServer(fusefs.Options{FS: s.fs, Device: fd, ReadOnly: o.readOnly, Logger: s.log})
 	}
 	if err != nil {
 		fd.Close()
@@ -186,8 +237,8 @@ func (s *mountServer) mount(o *mountOptions, path string) error {
 // close commits, and closes the device: another process can open it then.
 func (s *mountServer) close() error {
 	s.anchor.end()
-	err := s.vol.Close()
-	if failed := s.vol.Failed(); err == nil && failed != nil {
+	err := s.fs.Close()
+	if failed := s.fs.Failed(); err == nil && failed != nil {
 		err = failed
 	}
 	return errors.Join(err, s.anchor.final(), s.dev.Close())
@@ -263,7 +314,7 @@ func (s *mountServer) signals(ctx context.Context, c <-chan os.Signal) {
 	} else if !isBusy(err) {
 		s.log.Warn("unmount failed; detaching", "error", err)
 	}
-	if err := s.control().Sync(ctx); err != nil {
+	if err := s.sync(); err != nil {
 		s.log.Error("sync failed", "error", err)
 	}
 	if err := fusefs.Unmount(s.dir, true); err != nil {

@@ -94,3 +94,21 @@ func (k *DoublecryptKey) Erase() {
 
 // Blake3 is the plain 32-byte BLAKE3 hash, which format v1 uses as a checksum.
 func Blake3(b []byte) [32]byte { return blake3.Sum256(b) }
+
+// DoublecryptKeyOf derives the block key from what opens volumes of format v2: a
+// key file's 32 bytes. The format knows neither passphrases nor recovery keys.
+func DoublecryptKeyOf(c Credential) (*DoublecryptKey, error) {
+	s, ok := c.(*secretCredential)
+	if !ok {
+		return nil, errors.New("volumes of format v1 (doublecrypt) are opened by a key file alone")
+	}
+	if s.key.Bytes() == nil {
+		return nil, ErrErased
+	}
+	master, err := s.key.Clone()
+	if err != nil {
+		return nil, err
+	}
+	defer master.Erase()
+	return NewDoublecryptKey(master.Bytes())
+}

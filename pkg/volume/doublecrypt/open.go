@@ -146,6 +146,7 @@ func find(dev device.Device, key *crypto.DoublecryptKey, readOnly bool) (*found,
 		return nil, err
 	}
 	f.maxSeen = slots[0].pointer.generation
+	sealed := 0 // superblocks that do not open
 	for i, c := range slots {
 		f.walk = newWalker(f.blk, key)
 		s, root, err := f.walk.openRoot(c)
@@ -159,9 +160,15 @@ func find(dev device.Device, key *crypto.DoublecryptKey, readOnly bool) (*found,
 		if f.fallback == nil {
 			f.fallback = err
 		}
+		if e := (*Error)(nil); errors.As(err, &e) && e.Variant == Decryption {
+			sealed++
+		}
 		if errors.Is(err, vfs.ErrIO) && !readOnly {
 			break
 		}
+	}
+	if sealed == len(slots) {
+		return nil, &Error{Variant: Decryption, err: fmt.Errorf("%w, or all roots are damaged", crypto.ErrWrongKey)}
 	}
 	return nil, f.fallback
 }
