@@ -14,6 +14,8 @@ CRASH_ROUNDS ?= 20
 # neither root nor network.
 KERNEL := pkg/volume/fusefs pkg/mounter cmd test
 SANITY := pkg/csi
+# Folders whose tests have other implementations as judges; those need cargo.
+INTEROP := test/interop
 CRASH  := pkg/volume pkg/volume/internal/txn
 # The tests of those that `make crash` repeats.
 CRASH_TESTS := Crash|Fault
@@ -21,14 +23,15 @@ CRASH_TESTS := Crash|Fault
 MODULE = $(shell $(GO) list -m)
 all_packages = $(shell $(GO) list ./...)
 within = $(addprefix $(MODULE)/,$(1) $(addsuffix /%,$(1)))
-kernel_packages = $(filter $(call within,$(KERNEL)),$(all_packages))
+kernel_packages = $(filter-out $(call within,$(INTEROP)),$(filter $(call within,$(KERNEL)),$(all_packages)))
+interop_packages = $(filter $(call within,$(INTEROP)),$(all_packages))
 sanity_packages = $(filter $(call within,$(SANITY)),$(all_packages))
 crash_packages  = $(filter $(addprefix $(MODULE)/,$(CRASH)),$(all_packages))
 unit_packages   = $(filter-out $(call within,$(KERNEL) $(SANITY)),$(all_packages))
 commands        = $(filter $(MODULE)/cmd/%,$(all_packages))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity list lint fmt generate check-generated demo bench clean
+.PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity interop list lint fmt generate check-generated demo bench clean
 
 help: ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -43,6 +46,7 @@ build: ## build all commands into bin/
 test: setup ## everything that CI runs
 	$(MAKE) build lint check-generated
 	$(MAKE) unit vectors cuts
+	$(MAKE) interop
 	$(MAKE) sanity fuse
 	$(MAKE) race
 
@@ -76,6 +80,10 @@ fuse: ## tests on real mounts; needs root and /dev/fuse
 sanity: ## csi-sanity, whole
 	@test -n "$(sanity_packages)" || { echo "no package in $(SANITY)" >&2; exit 1; }
 	$(GO) test -count=1 -timeout 15m $(sanity_packages)
+
+interop: ## other implementations read what we write, and go on with it, and we with theirs; needs cargo
+	@command -v cargo >/dev/null || { echo "interop: cargo is missing" >&2; exit 1; }
+	$(GO) test -count=1 -timeout 15m $(interop_packages)
 
 list: ## which packages `unit`, `sanity` and `fuse` test
 	@echo "unit:";   printf '  %s\n' $(unit_packages)

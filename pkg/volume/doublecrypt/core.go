@@ -171,7 +171,17 @@ func (v *Volume) resolve(path string) (d, n *node, name string, err error) {
 	return d, n, name, err
 }
 
-var errEmptyPath = errors.New("empty path")
+var (
+	errEmptyPath  = errors.New("empty path")
+	errIntoItself = errors.New("a directory cannot be moved into itself")
+)
+
+// within tells that a path lies beneath another, by its words alone, whether
+// there is anything: so does the reference.
+func within(path, above string) bool {
+	above = strings.Trim(above, "/")
+	return above != "" && strings.HasPrefix(strings.Trim(path, "/"), above+"/")
+}
 
 // coreName checks a new name as the reference does; and refuses two more.
 func coreName(name string) error {
@@ -379,26 +389,26 @@ func (c *Core) Rename(from, to string) error {
 		return err
 	}
 	defer done()
+	if _, name := split(to); name != "" {
+		if err := coreName(name); err != nil {
+			return err
+		}
+	}
+	if within(to, from) {
+		return &Error{Variant: Internal, err: errIntoItself}
+	}
 	d, n, name, err := v.resolve(from)
 	if err != nil {
 		return err
 	}
 	newD, target, newName, err := v.resolve(to)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
-	}
-	if err := coreName(newName); err != nil {
-		return err
-	}
-	missing := &Error{Variant: FileNotFound, Name: name, err: vfs.ErrNotExist}
-	if n == nil && d != newD {
-		return missing
-	}
-	if target != nil {
+	case target != nil:
 		return &Error{Variant: FileAlreadyExists, Name: newName, err: vfs.ErrExist}
-	}
-	if n == nil {
-		return missing
+	case n == nil:
+		return &Error{Variant: FileNotFound, Name: name, err: vfs.ErrNotExist}
 	}
 	err = v.rename(d.ino, name, newD.ino, newName, false)
 	return translate(err, name)
