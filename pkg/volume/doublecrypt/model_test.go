@@ -186,10 +186,10 @@ func (m model) step(t testing.TB, rng *rand.Rand, c *Core, block int) error {
 		from := all[rng.IntN(len(all))]
 		err = c.Rename(from, p)
 		switch {
+		case strings.HasPrefix(p, from+"/"):
+			want = CodeInternal
 		case exists:
 			want = CodeAlreadyExists
-		case p == from || strings.HasPrefix(p, from+"/"):
-			want = CodeInternal
 		}
 		apply = func() {
 			for q, data := range m.clone() {
