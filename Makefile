@@ -28,10 +28,10 @@ interop_packages = $(filter $(call within,$(INTEROP)),$(all_packages))
 sanity_packages = $(filter $(call within,$(SANITY)),$(all_packages))
 crash_packages  = $(filter $(addprefix $(MODULE)/,$(CRASH)),$(all_packages))
 unit_packages   = $(filter-out $(call within,$(KERNEL) $(SANITY)),$(all_packages))
-commands        = $(filter $(MODULE)/cmd/%,$(all_packages))
+commands        = $(filter-out %/libdoublecrypt,$(filter $(MODULE)/cmd/%,$(all_packages)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity interop list lint fmt generate check-generated demo bench clean
+.PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity interop libdoublecrypt list lint fmt generate check-generated demo bench clean
 
 help: ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -84,6 +84,13 @@ sanity: ## csi-sanity, whole
 interop: ## other implementations read what we write, and go on with it, and we with theirs; needs cargo
 	@command -v cargo >/dev/null || { echo "interop: cargo is missing" >&2; exit 1; }
 	$(GO) test -count=1 -timeout 15m $(interop_packages)
+
+libdoublecrypt: ## the C library of format v1, shared and static, and its header, into build/libdoublecrypt/
+	@mkdir -p $(BUILD)/libdoublecrypt
+	$(GO) build -trimpath -buildmode=c-shared -o $(BUILD)/libdoublecrypt/libdoublecrypt.so ./cmd/libdoublecrypt
+	$(GO) build -trimpath -buildmode=c-archive -o $(BUILD)/libdoublecrypt/libdoublecrypt.a ./cmd/libdoublecrypt
+	@rm -f $(BUILD)/libdoublecrypt/libdoublecrypt.h
+	@cp cmd/libdoublecrypt/doublecrypt.h $(BUILD)/libdoublecrypt/
 
 list: ## which packages `unit`, `sanity` and `fuse` test
 	@echo "unit:";   printf '  %s\n' $(unit_packages)

@@ -42,6 +42,7 @@ var allowed = map[string][]string{
 	"cmd/driver":                   {"pkg/backend", "pkg/backend/local", "pkg/crypto", "pkg/csi", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs"},
 	"cmd/demo":                     {"pkg/mounter"},
 	"cmd/bench":                    {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/vfstest"},
+	"cmd/libdoublecrypt":           {"pkg/crypto", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/vfs"},
 	"cmd/sealvol":                  {"pkg/crypto", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/volume", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/fusefs", "pkg/volume/vfs"},
 }
 
