@@ -82,7 +82,7 @@ Exit codes: 0 success, 1 failure, 16 wrong usage; fsck has two more.`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(err) })
 	root.AddCommand(mkfsCommand(), mountCommand(), umountCommand(), fsckCommand(), infoCommand(),
-		lsCommand(), catCommand(), cpCommand(), growCommand(), keyCommand())
+		lsCommand(), catCommand(), cpCommand(), growCommand(), convertCommand(), keyCommand())
 	addLater(root)
 	return root
 }

@@ -73,7 +73,9 @@ func createImage(path string) (err error) {
 			return err
 		}
 		for _, e := range entries {
-			fmt.Fprintf(os.Stdout, "/%s: %s, %d bytes\n", dir, e.Name, e.Size)
+			if _, err := fmt.Fprintf(os.Stdout, "/%s: %s, %d bytes\n", dir, e.Name, e.Size); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -199,7 +199,8 @@ func Open(dev device.Device, key *crypto.DoublecryptKey, opts Options) (*Volume,
 	}
 	v.state = rootState{f.used.pointer, f.used.slot, f.maxSeen}
 	v.opened = OpenReport{Generation: f.used.pointer.generation, SuperblockGeneration: f.super.generation, Slot: slotName(f.used.slot),
-		Fallback: f.fallback, Damage: w.problems, DamageCount: w.count}
+		Fallback: f.fallback, Damage: w.problems, DamageCount: w.count,
+		Checksum: f.used.pointer.checksum, Hidden: w.hidden}
 	if f.fallback != nil && opts.Log != nil {
 		opts.Log.Warn("the newer root does not verify: the older one is used", "generation", f.used.pointer.generation, "error", f.fallback)
 	}

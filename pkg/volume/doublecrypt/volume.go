@@ -101,6 +101,11 @@ type OpenReport struct {
 	// Damage lists what could not be read. A volume with any is opened for reading only.
 	Damage      []Problem
 	DamageCount int
+	// Checksum is that of the superblock: it stands for the state of everything.
+	Checksum [32]byte
+	// Hidden counts entries named "." and "..", which the reference allows and
+	// only Core shows.
+	Hidden int
 }
 
 // Opened says what Open found.

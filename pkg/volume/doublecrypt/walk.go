@@ -45,6 +45,7 @@ type walker struct {
 	count    int
 	first    error
 	notes    []Problem // what loses nothing
+	hidden   int       // names that vfs does not show
 }
 
 type visit struct {
@@ -168,6 +169,9 @@ func (w *walker) child(d *node, e *entry, depth int) error {
 	}
 	if d.names[e.name] != nil {
 		return corrupt(Deserialization, "directory page", errors.New("two entries of one name"))
+	}
+	if hidden(e.name) {
+		w.hidden++
 	}
 	if e.id == 0 || e.id >= 1<<63 || w.nodes[vfs.Ino(e.id)] != nil {
 		return corrupt(Deserialization, "directory page", fmt.Errorf("an entry of inode %d, which is elsewhere, or impossible", e.id))
