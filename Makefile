@@ -51,10 +51,10 @@ test: setup ## everything that CI runs
 	$(MAKE) race
 
 unit: ## tests that need neither root nor network
-	$(GO) test $(unit_packages)
+	$(GO) test -timeout 30m $(unit_packages)
 
 race: ## all tests with the race detector, long ones shortened
-	$(GO) test -race -short -timeout 20m $(all_packages)
+	$(GO) test -race -short -timeout 40m $(all_packages)
 
 vectors: $(VENV)/ready ## golden vectors, and fresh output, against the independent derivation in Python
 	@mkdir -p $(BUILD)/vectors
@@ -67,15 +67,17 @@ vectors: $(VENV)/ready ## golden vectors, and fresh output, against the independ
 fuzz: ## every fuzz target for FUZZ_RUNS inputs (seeds are part of unit)
 	@.ci/fuzz $(FUZZ_RUNS)
 
-cuts: ## the crash model, 20,000 power cuts; the seed is printed
+cuts: ## the crash models: 20,000 power cuts, 10,000 with anchors, 5,000 with snapshots; seeds are printed
 	$(GO) test -count=1 -timeout 30m -v -run '^TestCrash$$' ./pkg/volume -crash.cuts 20000
+	$(GO) test -count=1 -timeout 30m -v -run '^TestCrashAnchors$$' ./pkg/volume -anchor.cuts 10000
+	$(GO) test -count=1 -timeout 30m -v -run '^TestSnapshotCrash$$' ./pkg/volume -crash.cuts 5000
 
 crash: ## the crash and fault models, CRASH_ROUNDS times with new seeds
 	$(GO) test -count=$(CRASH_ROUNDS) -timeout 0 -run '$(CRASH_TESTS)' -v $(crash_packages)
 
 fuse: ## tests on real mounts; needs root and /dev/fuse
 	@test -n "$(kernel_packages)" || { echo "no package in $(KERNEL)" >&2; exit 1; }
-	$(GO) test -count=1 -timeout 15m $(kernel_packages)
+	$(GO) test -count=1 -timeout 30m $(kernel_packages)
 
 sanity: ## csi-sanity, whole
 	@test -n "$(sanity_packages)" || { echo "no package in $(SANITY)" >&2; exit 1; }

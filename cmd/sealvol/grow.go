@@ -86,6 +86,23 @@ func serverOf(target string) (c control.Client, mounted bool, err error) {
 	return c, false, nil
 }
 
+// mountOrDevice is the server of a mounted DIR, whose key is not given then; nil for a
+// DEVICE. With a nil key, only a DIR will do.
+func mountOrDevice(target string, key *keyFlags) (*control.Client, error) {
+	c, mounted, err := serverOf(target)
+	switch {
+	case err != nil:
+		return nil, err
+	case !mounted && key == nil:
+		return nil, fmt.Errorf("%s: no sealed volume is mounted there", target)
+	case !mounted:
+		return nil, nil
+	case key != nil && key.given():
+		return nil, usageError(fmt.Errorf("%s is a mount: its server has the key, give none", target))
+	}
+	return &c, nil
+}
+
 func growDevice(path string, key *keyFlags) (size int64, err error) {
 	v, dev, err := openWritable(path, key)
 	if err != nil {

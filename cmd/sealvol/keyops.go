@@ -412,7 +412,7 @@ volume. If it is interrupted, repeat it: until it has ended both keys open the v
 
 func keyRotateDataCommand() *cobra.Command {
 	var secrets, phrases, recoveries []string
-	var drop, again, noWait, asJSON bool
+	var drop, again, resume, noWait, asJSON bool
 	var rate byteSize
 	c := &cobra.Command{
 		Use:   "rotate-data --key-file FILE... [flags] DEVICE-OR-DIR",
@@ -428,10 +428,12 @@ Every key slot has to be made again, which takes its key: give the key of each s
 not given are an error, or removed with --drop-slots.
 
 The command returns when all is done, or when only something else is waited for.
-Interrupted or with --no-wait, a mounted volume goes on by itself; a DEVICE goes on when the
-command is repeated, or the volume mounted.`,
+Interrupted or with --no-wait, a mounted volume goes on by itself; a DEVICE goes on when
+it is mounted, or with --resume, which begins no new rotation should the old one have
+ended. While a rotation is under way the command only goes on with it; --again begins
+another one.`,
 		Example: `  sealvol key rotate-data --key-file vol.key --passphrase-file phrase /mnt
-  sealvol key list /mnt`,
+  sealvol key rotate-data --resume /mnt`,
 		Args: args(1, 1, "one DEVICE-OR-DIR"),
 		RunE: func(c *cobra.Command, a []string) error {
 			var sources []keySource
@@ -440,12 +442,14 @@ command is repeated, or the volume mounted.`,
 					sources = append(sources, keySource{volumectl.KeyOld, kind, p})
 				}
 			}
-			if len(sources) == 0 {
+			if _, mounted, err := serverOf(a[0]); err != nil {
+				return err
+			} else if len(sources) == 0 && !(mounted && resume) {
 				return fmt.Errorf("%w: give at least one --key-file, --passphrase-file or --recovery-key-file", errKeyFlags)
 			}
 			bar := newProgress("rewriting")
 			defer bar.end()
-			req := volumectl.RotateData{Drop: drop, Again: again, BytesPerSecond: int64(rate), Wait: !noWait}
+			req := volumectl.RotateData{Drop: drop, Again: again, Resume: resume, BytesPerSecond: int64(rate), Wait: !noWait}
 			op := keyOp[volumectl.Rotation]{op: "key-rotate-data", args: req, sources: sources, progress: bar.set,
 				local: func(ctx context.Context, v *volume.Volume, k *volumectl.KeySet) (volumectl.Rotation, error) {
 					return volumectl.RotateDataKey(ctx, v, k, req, bar.set)
@@ -459,6 +463,7 @@ command is repeated, or the volume mounted.`,
 	f.StringArrayVar(&recoveries, "recovery-key-file", nil, "file with the secret half of a recovery key, to open a DEVICE by it")
 	f.BoolVar(&drop, "drop-slots", false, "remove the key slots whose keys are not given")
 	f.BoolVar(&again, "again", false, "begin another rotation although one is under way")
+	f.BoolVar(&resume, "resume", false, "go on with the rotation that is under way, if any, and begin none")
 	f.BoolVar(&noWait, "no-wait", false, "return when new data is written under the new key")
 	f.Var(&rate, "rate", "bytes to rewrite a second, at most; 128MiB if not given")
 	jsonFlag(c, &asJSON)

@@ -14,7 +14,7 @@ func errLater(what string) error {
 
 // addLater makes commands of later versions known, but lists them nowhere.
 func addLater(c *cobra.Command) {
-	for _, name := range []string{"scrub", "defrag", "snapshot", "selfenc"} {
+	for _, name := range []string{"selfenc"} {
 		c.AddCommand(laterCommand(name))
 	}
 }

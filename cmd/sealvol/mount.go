@@ -27,13 +27,15 @@ const minMemory = 32 << 20
 type mountOptions struct {
 	key        keyFlags
 	readOnly   bool
+	snapshot   string // its name; "": the volume
 	foreground bool
 	memory     byteSize
 	anchorFile string
 	options    []string // -o, as given
 	readyFD    int      // of the pipe to the process that started this one; 0: none
 
-	mount fusefs.MountOptions // from options
+	mount   fusefs.MountOptions // from options
+	discard bool
 }
 
 func mountCommand() *cobra.Command {
@@ -56,6 +58,8 @@ If the device fails, the volume stays readable and refuses changes; the log says
 Mount options (-o, separated by commas): ro rw suid nosuid dev nodev exec noexec
 atime noatime relatime diratime nodiratime sync async dirsync, SELinux's context=
 fscontext= defcontext= rootcontext=, and allow_other, the default for root only.
+With discard, freed space is discarded in batches: thin and flash devices get it
+back, and whoever has the device sees which parts of it are free. Default: nodiscard.
 Permissions are always checked. Default: nosuid,nodev,noatime.
 
 With --anchor-file the mount keeps an anchor of the volume in that file: at once, every
@@ -68,14 +72,24 @@ Logs go to standard error. If that is a pipe, a process in the background lets g
 of it once the file system answers, and logs to /run/sealvol/mount-PID.log
 ($XDG_RUNTIME_DIR/sealvol without root); only logs of mounts that failed stay.
 
+With --snapshot a local snapshot is mounted instead of the volume. While the volume is
+mounted, give the directory where it is in place of DEVICE, and no key: its server
+serves the snapshot as well, until either is unmounted.
+
 Without root, fusermount3 does the mounting; others can use the mount with -o
 allow_other alone, which needs user_allow_other in /etc/fuse.conf.`,
 		Example: `  sealvol mount --key-file vol.key vol.img /mnt
   sealvol mount --key-file vol.key --read-only -o noexec /dev/nvme1n1 /mnt
-  sealvol mount --key-file vol.key --foreground --memory 1GiB vol.img /mnt`,
+  sealvol mount --key-file vol.key --foreground --memory 1GiB vol.img /mnt
+  sealvol mount --snapshot nightly /mnt /mnt2`,
 		Args: args(2, 2, "DEVICE and DIR"),
 		RunE: func(c *cobra.Command, a []string) error {
-			if err := checkLater(c.Flags(), "snapshot"); err != nil {
+			if o.snapshot != "" {
+				if c, err := liveMount(a[0]); err != nil || c != nil {
+					return mountBeside(o, c, err, a[0], a[1])
+				}
+			}
+			if err := o.key.one(); err != nil {
 				return err
 			}
 			if err := o.check(); err != nil {
@@ -97,6 +111,7 @@ allow_other alone, which needs user_allow_other in /etc/fuse.conf.`,
 	f := c.Flags()
 	o.key.register(f)
 	f.BoolVar(&o.readOnly, "read-only", false, "write nothing to the device, not even to replay its log")
+	f.StringVar(&o.snapshot, "snapshot", "", "mount this snapshot, to be read only; DEVICE may be the directory where the volume is mounted")
 	f.BoolVar(&o.foreground, "foreground", false, "serve in this process and return when it is unmounted")
 	f.Var(&o.memory, "memory", "bound of what the volume keeps in memory, at least 32MiB")
 	f.StringVar(&o.anchorFile, "anchor-file", "", "file that keeps the volume's anchor, away from its device")
@@ -105,18 +120,15 @@ allow_other alone, which needs user_allow_other in /etc/fuse.conf.`,
 	if err := f.MarkHidden("ready-fd"); err != nil {
 		panic(err)
 	}
-	laterFlag(f, "snapshot")
 	return c
 }
 
 // check reads the options; its errors are of usage.
 func (o *mountOptions) check() error {
-	if err := o.key.one(); err != nil {
-		return err
-	}
 	if o.memory < minMemory {
 		return usageError(fmt.Errorf("--memory %s: a mount needs at least 32MiB", o.memory.String()))
 	}
+	o.readOnly = o.readOnly || o.snapshot != ""
 	o.mount.Private = os.Geteuid() != 0 // fusermount3 allows no other by default
 	for _, list := range o.options {
 		for _, opt := range splitOptions(list) {
@@ -126,9 +138,15 @@ func (o *mountOptions) check() error {
 				continue
 			case "", "default_permissions", "defaults":
 				continue
+			case "discard", "nodiscard":
+				o.discard = opt == "discard"
+				continue
 			case "ro":
 				o.readOnly = true
 			case "rw":
+				if o.snapshot != "" {
+					return usageError(errors.New("-o rw: a snapshot can only be read"))
+				}
 				o.readOnly = false
 			}
 			o.mount.Options = append(o.mount.Options, opt)
@@ -286,6 +304,9 @@ func startServer(o *mountOptions, dev, dir string) error {
 		"--memory", strconv.FormatInt(int64(o.memory), 10)}
 	if o.readOnly {
 		argv = append(argv, "--read-only")
+	}
+	if o.snapshot != "" {
+		argv = append(argv, "--snapshot", o.snapshot)
 	}
 	if o.anchorFile != "" {
 		path, err := filepath.Abs(o.anchorFile) // the server's directory is /

@@ -32,6 +32,13 @@ func writeJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
+// writeLine writes one of many objects, on a line of its own.
+func writeLine(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
 // printable is a name as it may be shown on a terminal: names come from whoever
 // wrote to the volume, and could hold control sequences.
 func printable(name string) string {

@@ -35,8 +35,8 @@ func shortTime() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), 10*time.Second)
 }
 
-// servedFS is an open volume of either format.
-type servedFS interface {
+// servedVolume is an open volume of either format.
+type servedVolume interface {
 	vfs.FS
 	Close() error
 	Failed() error
@@ -47,11 +47,15 @@ type mountServer struct {
 	dir      string
 	readOnly bool
 	log      *slog.Logger
+	level    *slog.LevelVar
 	dev      *device.File
-	fs       servedFS
-	vol      *volume.Volume // nil: of format v1
-	v1       *v1Volume      // nil: of format v2
+	base     servedVolume
+	vol      *volume.Volume // base, if it is of format v2
+	v1       *v1Volume      // base, if it is of format v1
 	name     string
+	fs       vfs.FS // what is mounted: the volume, or a snapshot of it
+	endView  func() // of the snapshot
+	views    snapshotMounts
 	anchor   *anchorKeeper // nil: none
 	fuse     *fusefs.Server
 	conn     uint32 // number of the FUSE connection
@@ -66,11 +70,11 @@ type mountServer struct {
 func serve(o *mountOptions, path, dir string, ready func() error) (err error) {
 	logs := newLogFile()
 	defer func() { logs.end(err) }()
-	level := slog.LevelInfo
+	level := &slog.LevelVar{}
 	if o.readyFD != 0 { // who started us does not want to hear that all is well
-		level = slog.LevelWarn
+		level.Set(slog.LevelWarn)
 	}
-	s := &mountServer{dir: dir, readOnly: o.readOnly, ended: make(chan struct{}), served: make(chan error, 1),
+	s := &mountServer{dir: dir, readOnly: o.readOnly, level: level, ended: make(chan struct{}), served: make(chan error, 1),
 		log: slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: level})).With("device", path, "dir", dir)}
 	debug.SetMemoryLimit(int64(o.memory) + beyondVolume)
 	// Signals that come while mounting wait until there is something to unmount.
@@ -141,7 +145,8 @@ func (s *mountServer) startControl(ctx context.Context) (stop func()) {
 
 // control answers on the control socket.
 func (s *mountServer) control() *volumectl.Server {
-	return &volumectl.Server{Volume: s.vol, Name: s.name, ReadOnly: s.readOnly, End: s.end}
+	return &volumectl.Server{Volume: s.vol, Name: s.name, ReadOnly: s.readOnly, LogLevel: s.level, End: s.end,
+		MountSnapshot: s.mountSnapshot, UnmountSnapshot: s.unmountSnapshot}
 }
 
 func (s *mountServer) mux() control.Mux {
@@ -156,7 +161,7 @@ func (s *mountServer) sync() error {
 	if s.readOnly {
 		return nil
 	}
-	return s.fs.Sync(vfs.RootIno)
+	return s.base.Sync(vfs.RootIno)
 }
 
 // open opens device and volume.
@@ -169,7 +174,7 @@ func (s *mountServer) open(o *mountOptions, path string) error {
 	if o.readyFD != 0 {
 		unix.Close(o.readyFD + 1) // the key file; see startServer
 	}
-	opts := volume.Options{ReadOnly: o.readOnly, Memory: int(o.memory), Log: s.log}
+	opts := volume.Options{ReadOnly: o.readOnly, Memory: int(o.memory), Discard: o.discard, Log: s.log}
 	if o.anchorFile != "" {
 		if opts.Anchor, err = readAnchor(o.anchorFile); err != nil {
 			return err
@@ -181,6 +186,12 @@ func (s *mountServer) open(o *mountOptions, path string) error {
 	if err = s.openVolume(o, path, cred, opts); err != nil {
 		discard(s.dev)
 		return err
+	}
+	s.fs, s.endView = s.base, func() {}
+	if o.snapshot != "" {
+		if s.fs, s.endView, err = s.vol.OpenSnapshot(o.snapshot); err != nil {
+			return errors.Join(fmt.Errorf("%s: %w", path, err), s.vol.Close(), s.dev.Close())
+		}
 	}
 	if o.anchorFile != "" && !o.readOnly {
 		s.anchor = keepAnchor(o.anchorFile, s.vol, s.log)
@@ -196,16 +207,16 @@ func (s *mountServer) openVolume(o *mountOptions, path string, cred crypto.Crede
 	}
 	if !v1 {
 		if s.vol, err = openOn(s.dev, path, cred, opts); err == nil {
-			s.fs, s.name = s.vol, s.vol.ID().String()
+			s.base, s.name = s.vol, s.vol.ID().String()
 		}
 		return err
 	}
-	if o.anchorFile != "" {
-		return usageError(fmt.Errorf("%s: volumes of format v1 (doublecrypt) have no anchor", path))
+	if o.anchorFile != "" || o.snapshot != "" || o.discard {
+		return usageError(fmt.Errorf("%s: volumes of format v1 (doublecrypt) have no anchor, no snapshots and no discard", path))
 	}
 	s.v1, err = openV1(s.dev, path, cred, doublecrypt.Options{ReadOnly: o.readOnly, Memory: int(o.memory), CommitInterval: volume.CommitInterval, Log: s.log})
 	if err == nil {
-		s.fs, s.name = s.v1, "doublecrypt"
+		s.base, s.name = s.v1, "doublecrypt"
 		s.log.Warn(v1Warning)
 	}
 	return err
@@ -213,7 +224,7 @@ func (s *mountServer) openVolume(o *mountOptions, path string, cred crypto.Crede
 
 // mount mounts, and starts to serve.
 func (s *mountServer) mount(o *mountOptions, path string) error {
-	o.mount.Source, o.mount.Logger = absolute(path), s.log
+	o.mount.Source, o.mount.Logger = mountSource(absolute(path), o.snapshot), s.log
 	fd, err := fusefs.Mount(s.dir, o.mount)
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.dir, err)
@@ -236,9 +247,11 @@ func (s *mountServer) mount(o *mountOptions, path string) error {
 
 // close commits, and closes the device: another process can open it then.
 func (s *mountServer) close() error {
+	s.views.end(s.log)
+	s.endView()
 	s.anchor.end()
-	err := s.fs.Close()
-	if failed := s.fs.Failed(); err == nil && failed != nil {
+	err := s.base.Close()
+	if failed := s.base.Failed(); err == nil && failed != nil {
 		err = failed
 	}
 	return errors.Join(err, s.anchor.final(), s.dev.Close())

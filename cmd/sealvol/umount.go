@@ -51,6 +51,12 @@ func umount(dir string) error {
 	// dead, or ending just now, or can not be found.
 	c, err := control.Find(abs)
 	if err != nil || status(abs) != nil {
+		switch asked, err := unmountBeside(m); {
+		case control.HasCode(err, control.CodeBusy):
+			return busy(dir)
+		case asked && err == nil:
+			return nil
+		}
 		return umountAlone(m, dir)
 	}
 	err = c.Unmount(context.Background()) // as long as the device takes for the last commit

@@ -15,6 +15,7 @@ type cost struct {
 	quads  int  // tree pages that become dirty
 	urgent bool // frees space: may use the reserve
 	nested bool // the caller holds locks that granted operations may wait for
+	snaps  bool // frees what snapshots hold: may use all of the reserve
 }
 
 // opQuads covers the tree pages that an operation on a few keys dirties: two
@@ -53,6 +54,7 @@ type admission struct {
 	active int // admitted, and in the background what writes to the device
 
 	changed func() // something is to be committed
+	parked  func(n int)
 }
 
 func (a *admission) dirtyNodes(n int) {
@@ -134,14 +136,19 @@ func (v *Volume) try(c cost) verdict {
 	if c.nested {
 		granted = 0
 	}
-	if a.nodes+granted > a.maxNodes || a.inodes > maxIdle || v.space.FreedRuns() > maxFreed {
+	if a.nodes+granted > a.maxNodes || a.inodes > maxIdle || v.space.FreedRuns()+int(v.snap.pendingRuns.Load()) > maxFreed {
 		return waitCommit
 	}
 	free, quads, waiting := v.space.Counts()
 	need := int64(a.pages + a.granted.pages + c.pages)
 	// A commit must be possible at any time: its pages, and what data takes of
 	// the same groups of four, are there now.
-	meta := v.meta(c.quads)
+	meta := v.meta(c)
+	if !c.snaps && v.snap.newest.Load() > 0 {
+		// With snapshots, deletes may take space and give none back. Some is left
+		// to delete snapshots.
+		meta += a.reserve / 2
+	}
 	if quads < meta || free-layout.QuadSectors*meta < need {
 		return waitSpace
 	}
@@ -155,12 +162,14 @@ func (v *Volume) try(c cost) verdict {
 
 // meta bounds the groups of four that a commit would need now, if an operation
 // made more dirty pages. The caller holds adm.mu.
-func (v *Volume) meta(more int) int64 {
+func (v *Volume) meta(more cost) int64 {
 	a := &v.adm
 	// Dirty inodes and blocks may each dirty a page and split it; second copies
 	// of the upper levels are at most half as many as there are pages.
-	pages := a.nodes + a.granted.quads + more + 2*a.blocks + a.inodes
-	return int64(pages*3/2+v.space.FreedRuns()/listRuns) + commitQuads
+	pages := a.nodes + a.granted.quads + more.quads + 2*a.blocks + a.inodes
+	drops := a.pages + a.granted.pages + more.pages // each may lie elsewhere: in a dead list, or shared
+	dead := v.snap.deadQuads(drops + pages)
+	return int64((pages+v.overwritePages(drops))*3/2+v.space.FreedRuns()/listRuns) + dead + commitQuads
 }
 
 // admit waits until c fits and grants it; done gives it back. The caller holds
@@ -176,7 +185,9 @@ func (v *Volume) admit(c cost) error {
 	defer a.mu.Unlock()
 	for {
 		if a.holds > 0 && !c.nested {
+			a.parked(1)
 			a.cond.Wait()
+			a.parked(-1)
 			if err := v.writable(); err != nil {
 				return err
 			}

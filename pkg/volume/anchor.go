@@ -2,6 +2,7 @@ package volume
 
 import (
 	"bytes"
+	"context"
 	"crypto/subtle"
 	"encoding/hex"
 	"encoding/json"
@@ -132,11 +133,12 @@ func sameContent(a, b [3]layout.Pointer) bool {
 // after layout.MaxAnchorsOffered without any confirmation, the newest of these.
 func (v *Volume) OfferAnchor() (Anchor, error) {
 	a := &v.anc
-	a.one.Lock()
-	defer a.one.Unlock()
-	if err := v.writable(); err != nil {
+	if err := v.enter(context.Background()); err != nil { // not while frozen: it takes a commit
 		return Anchor{}, err
 	}
+	defer v.leave()
+	a.one.Lock()
+	defer a.one.Unlock()
 	next, content := v.offer()
 	if next.Epoch != 0 {
 		if err := v.commitAll(); err != nil {

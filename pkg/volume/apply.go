@@ -79,6 +79,8 @@ func (v *Volume) apply(op *layout.Op) error {
 		return v.applyWriteRef(in, op)
 	case layout.OpFallocate:
 		return v.applyFallocate(in, op)
+	case layout.OpCopyRange:
+		return v.applyCopyRange(in, op)
 	case layout.OpSetXattr, layout.OpRemoveXattr:
 		return v.applyXattr(in, op)
 	}
@@ -109,7 +111,7 @@ func (v *Volume) applyCreate(op *layout.Op) error {
 		if op.Name == "" {
 			return w.Put(orphanKey(op.Ino), nil)
 		}
-		if err := v.putName(w, op.Parent, op.Name, op.Ino, op.Mode&modeType); err != nil {
+		if err := v.putName(w, op.Parent, op.Name, in); err != nil {
 			return err
 		}
 		if op.Mode&modeType == modeLink {
@@ -168,7 +170,7 @@ func (v *Volume) applyLink(op *layout.Op) error {
 				return err
 			}
 		}
-		return v.putName(w, op.Parent, op.Name, op.Ino, in.typ)
+		return v.putName(w, op.Parent, op.Name, in)
 	})
 	if err != nil {
 		return err
@@ -249,16 +251,16 @@ func (v *Volume) applyRename(op *layout.Op) error {
 			if target == nil {
 				return fmt.Errorf("%w: exchange with nothing", layout.ErrCorrupt)
 			}
-			if err := v.setName(w, op.Parent, op.Name, target.ino, target.typ); err != nil {
+			if err := v.setName(w, op.Parent, op.Name, target); err != nil {
 				return err
 			}
-			if err := v.setName(w, op.Parent2, op.Name2, moved.ino, moved.typ); err != nil {
+			if err := v.setName(w, op.Parent2, op.Name2, moved); err != nil {
 				return err
 			}
 			from.links = dirs(target) - dirs(moved)
 			to.links = -from.links
-			v.reparent(target, op.Parent, op.Time)
-			v.reparent(moved, op.Parent2, op.Time)
+			v.moved(target, op.Time)
+			v.moved(moved, op.Time)
 			return nil
 		}
 		if target != nil {
@@ -274,14 +276,14 @@ func (v *Volume) applyRename(op *layout.Op) error {
 		if err := v.deleteName(w, op.Parent, op.Name); err != nil {
 			return err
 		}
-		if err := v.putName(w, op.Parent2, op.Name2, moved.ino, moved.typ); err != nil {
+		if err := v.putName(w, op.Parent2, op.Name2, moved); err != nil {
 			return err
 		}
 		from.names--
 		to.names++
 		from.links -= dirs(moved)
 		to.links += dirs(moved)
-		v.reparent(moved, op.Parent2, op.Time)
+		v.moved(moved, op.Time)
 		return nil
 	})
 	if err != nil {
@@ -320,11 +322,8 @@ func (v *Volume) inheritWhiteout(op *layout.Op) error {
 	return err
 }
 
-// reparent notes where a moved inode is.
-func (v *Volume) reparent(in *inode, parent uint64, t vfs.Timespec) {
-	if in.isDir() {
-		in.attr.Parent = parent
-	}
+// moved notes that an inode has another name.
+func (v *Volume) moved(in *inode, t vfs.Timespec) {
 	in.attr.Ctime = t
 	v.touch(in)
 }

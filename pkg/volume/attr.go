@@ -51,7 +51,8 @@ func (v *Volume) SetAttr(req *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.Attr,
 	if *set == (vfs.SetAttr{}) {
 		return v.GetAttr(ino)
 	}
-	c := cost{ring: 512, quads: 2 * opQuads, pages: 2}
+	_, dropped := v.dropStep()
+	c := cost{ring: 512, quads: 2*opQuads + dropped, pages: 2}
 	// Cutting a file frees space, and needs the reserve when the volume is full.
 	c.urgent = set.Size != nil && *set.Size == 0 || set.Size == nil
 	if c.urgent {
@@ -234,7 +235,7 @@ func (v *Volume) zeroPage(in *inode, sector uint64, from, to int) {
 // truncation only, where everything beyond the size goes.
 func (v *Volume) cutExtents(in *inode, from, to uint64) error {
 	return v.fs.Update(func(w *tree.Writer) error {
-		limit := cutStep
+		limit, _ := v.dropStep()
 		if to < 1<<62 {
 			limit = 0 // a hole: bounded by the caller
 		}
@@ -257,8 +258,9 @@ func (v *Volume) cutExtents(in *inode, from, to uint64) error {
 // truncation, and, should that have failed, before anything else could bring
 // what is to be cut back into sight. The caller holds in.mu and is not in the gate.
 func (v *Volume) cutRest(in *inode) error {
-	c := cost{quads: opQuads, urgent: true, nested: true}
 	for in.cutting {
+		_, pages := v.dropStep()
+		c := cost{quads: opQuads + pages, urgent: true, nested: true}
 		if err := v.admit(c); err != nil {
 			return err
 		}
@@ -275,7 +277,8 @@ func (v *Volume) cutRest(in *inode) error {
 func (v *Volume) cutMore(in *inode) error {
 	first := (in.attr.Size + pageBytes - 1) / pageBytes
 	return v.fs.Update(func(w *tree.Writer) error {
-		freed, done, err := v.dropExtents(w, in.ino, first, 1<<62, cutStep)
+		step, _ := v.dropStep()
+		freed, done, err := v.dropExtents(w, in.ino, first, 1<<62, step)
 		if err != nil {
 			return err
 		}
@@ -329,7 +332,8 @@ func (v *Volume) Fallocate(req *vfs.Req, ino vfs.Ino, mode uint32, off, length u
 	case punch && mode&vfs.FallocKeepSize == 0:
 		return vfs.ErrNotSupported
 	}
-	c := cost{ring: 256, quads: opQuads, pages: 2}
+	_, dropped := v.dropStep()
+	c := cost{ring: 256, quads: opQuads + dropped, pages: 2}
 	if err := v.admit(c); err != nil {
 		return err
 	}
@@ -375,7 +379,7 @@ func (v *Volume) Fallocate(req *vfs.Req, ino vfs.Ino, mode uint32, off, length u
 			return err
 		}
 		if off += n; off < end {
-			more := cost{ring: 256, quads: opQuads, urgent: true, nested: true}
+			more := cost{ring: 256, quads: opQuads + dropped, urgent: true, nested: true}
 			if err := v.admit(more); err != nil {
 				return err
 			}
@@ -386,13 +390,14 @@ func (v *Volume) Fallocate(req *vfs.Req, ino vfs.Ino, mode uint32, off, length u
 }
 
 // holeStep returns where a hole from off has to stop so that it removes no
-// more than cutStep extents.
+// more extents than are dropped at a time.
 func (v *Volume) holeStep(in *inode, off, end uint64) (uint64, error) {
-	es, err := v.extents(in.ino, off/pageBytes, (end+pageBytes-1)/pageBytes, cutStep)
+	step, _ := v.dropStep()
+	es, err := v.extents(in.ino, off/pageBytes, (end+pageBytes-1)/pageBytes, step)
 	if err != nil {
 		return 0, wrap(err)
 	}
-	if len(es) < cutStep {
+	if len(es) < step {
 		return end, nil
 	}
 	return min(end, max(off+pageBytes, es[len(es)-1].end()*pageBytes)), nil
@@ -525,40 +530,4 @@ func (v *Volume) isFile(ino vfs.Ino) error {
 	in.mu.RLock()
 	defer in.mu.RUnlock()
 	return v.regular(in)
-}
-
-// CopyRange implements vfs.FS: piece by piece, as reads and writes.
-func (v *Volume) CopyRange(req *vfs.Req, src vfs.Ino, srcOff uint64, dst vfs.Ino, dstOff, length uint64) (uint64, error) {
-	for _, ino := range []vfs.Ino{src, dst} {
-		if err := v.isFile(ino); err != nil {
-			return 0, err
-		}
-	}
-	a, err := v.GetAttr(src)
-	if err != nil || srcOff >= a.Size {
-		return 0, err
-	}
-	length = min(length, a.Size-srcOff)
-	if dstOff > layout.MaxFileBytes || length > layout.MaxFileBytes-dstOff {
-		return 0, vfs.ErrFileTooBig
-	}
-	if src == dst && srcOff < dstOff+length && dstOff < srcOff+length {
-		return 0, fmt.Errorf("copy of a range onto itself: %w", vfs.ErrInvalid)
-	}
-	buf := make([]byte, min(length, maxWrite))
-	done := uint64(0)
-	for done < length {
-		n, err := v.Read(src, srcOff+done, buf[:min(uint64(len(buf)), length-done)])
-		if err == nil && n > 0 {
-			n, err = v.Write(req, dst, dstOff+done, buf[:n], false)
-		}
-		if err != nil && done == 0 {
-			return 0, err
-		}
-		if err != nil || n == 0 {
-			break
-		}
-		done += uint64(n)
-	}
-	return done, nil //nolint:nilerr // as copy_file_range(2): what was copied counts, the next call meets the error
 }

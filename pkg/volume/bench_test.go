@@ -309,3 +309,60 @@ func BenchmarkExtents(b *testing.B) {
 	}
 	mustClose(b, s.v)
 }
+
+// BenchmarkWriteSnapshots overwrites 4 KiB at random places of a file, without
+// snapshots and with 1,000, between which parts of the file were written: what is
+// dropped is of 1,000 ages.
+func BenchmarkWriteSnapshots(b *testing.B) {
+	const size, writes = 256 << 20, 40_000
+	run := func(snapshots int) (time.Duration, int64) {
+		dev := newCountingDevice(4 << 30)
+		mustFormat(b, dev)
+		v := mustOpen(b, dev, Options{CommitInterval: -1})
+		a, err := v.Mknod(crashReq, vfs.RootIno, "f", 0o644, 0)
+		ok(b, err)
+		buf := make([]byte, maxWrite)
+		for off := uint64(0); off < size; off += maxWrite {
+			_, err := v.Write(crashReq, a.Ino, off, buf, false)
+			ok(b, err)
+		}
+		rng := rand.New(rand.NewPCG(1, 1))
+		for i := range 1000 {
+			for range 50 {
+				_, err := v.Write(crashReq, a.Ino, rng.Uint64N(size/4096)*4096, buf[:4096], false)
+				ok(b, err)
+			}
+			if i < snapshots {
+				_, err := v.CreateSnapshot(fmt.Sprint("s", i))
+				ok(b, err)
+			}
+		}
+		ok(b, v.Sync(vfs.RootIno))
+		dev.mu.Lock()
+		before := dev.n.written
+		dev.mu.Unlock()
+		start := time.Now()
+		for range writes {
+			_, err := v.Write(crashReq, a.Ino, rng.Uint64N(size/4096)*4096, buf[:4096], false)
+			ok(b, err)
+		}
+		ok(b, v.Sync(vfs.RootIno))
+		took := time.Since(start)
+		dev.mu.Lock()
+		written := dev.n.written - before
+		dev.mu.Unlock()
+		ok(b, v.Close())
+		return took, written
+	}
+	var t0, t1 time.Duration
+	var w0, w1 int64
+	for b.Loop() {
+		t, w := run(0)
+		t0, w0 = t0+t, w0+w
+		t, w = run(1000)
+		t1, w1 = t1+t, w1+w
+	}
+	b.ReportMetric(float64(t1)/float64(t0), "time-ratio")
+	b.ReportMetric(float64(w1)/float64(w0), "written-ratio")
+	b.ReportMetric(float64(w0)/float64(b.N*writes), "bytes/write")
+}

@@ -68,10 +68,11 @@ type CheckCounts struct {
 // volume, a newer format); damage is never an error.
 //
 // Memory: about two bytes for each inode, 4 KiB for each region of 128 MiB that
-// is used in part, and a bounded number of pages.
+// is used in part, 32 KiB for each one with shared sectors, and a bounded number
+// of pages. With snapshots also what snapCheck says.
 func Check(dev device.Device, opts CheckOptions) (*CheckReport, error) {
 	c := &checker{dev: dev, opts: opts, rep: &CheckReport{}, use: map[uint64]*regionUse{}, refused: map[uint64]bool{},
-		inodes: map[uint64]*[inodesPerChunk]uint8{}, links: map[uint64]int64{}}
+		inodes: map[uint64]*[inodesPerChunk]uint8{}, links: map[uint64]int64{}, shares: shareCheck{regions: map[uint64]*sharedRegion{}}}
 	u, keys, err := unlock(dev, opts.Credential, opts.Anchor)
 	switch {
 	case err == nil:
@@ -114,6 +115,8 @@ type checker struct {
 	data  dataCheck
 
 	use     map[uint64]*regionUse
+	shares  shareCheck
+	sharing bool            // the header says that files may share sectors
 	refused map[uint64]bool // addresses of pages that were not followed
 
 	seed0, seed1 uint64
@@ -124,7 +127,10 @@ type checker struct {
 	parents      uint64   // sum over all names of directories less sum over all Parents: 0
 	in           inodeCheck
 
-	lostFS, lostSpace, lostLists bool // parts could not be read: what follows from them can not be told
+	snap *snapCheck // nil: the volume never had a snapshot
+
+	// Parts could not be read: what follows from them can not be told.
+	lostFS, lostSpace, lostLists, lostSnaps bool
 }
 
 // problem is a Problem whose path is not looked up yet.
@@ -194,15 +200,23 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 		return false, wrap(err)
 	}
 	r := roots[0].Root
-	if r.NewestSnapshot != 0 || !r.Trees[layout.TreeShares].IsZero() {
-		return false, fmt.Errorf("%w: it holds snapshots or reflinks", ErrNewerFormat)
-	}
 	if a := c.opts.Anchor; a != nil {
 		if _, err := matchAnchor(a, c.store.Keys, r, roots[0].R, anchorTree(c.store, r)); err != nil {
 			c.problem("anchor", "%v", err)
 		}
 	}
 	c.root, c.rep.Generation = r, r.Generation
+	if c.sharing = u.Incompat&layout.FeatureShares != 0; !c.sharing && !r.Trees[layout.TreeShares].IsZero() {
+		c.problem("header", "it does not name the feature that the share tree needs")
+	}
+	if !r.Trees[layout.TreeSnapshots].IsZero() {
+		c.snap = newSnapCheck(c)
+		if u.Incompat&layout.FeatureSnapshots == 0 {
+			c.problem("header", "it does not name the feature of snapshots, which the volume uses")
+		}
+	} else if r.NewestSnapshot != 0 {
+		c.problem("root", "it says that the newest snapshot is of generation %d, there is none", r.NewestSnapshot)
+	}
 	c.seed0, c.seed1 = seeds(r.HashSeed)
 	c.total = (r.DeviceSectors - r.DataStart() - min(r.FreeSectors, r.DeviceSectors-r.DataStart())) * layout.SectorBytes
 	for _, slot := range bad {
@@ -318,7 +332,8 @@ func (c *checker) checkLog() {
 func (c *checker) checkTrees() {
 	c.data.slots = make(chan struct{}, 2*runtime.GOMAXPROCS(0))
 	var low layout.Key
-	for id := range c.root.Trees {
+	// What is shared must be known before references are counted.
+	for _, id := range [layout.Trees]int{layout.TreeShares, 0, layout.TreeFS, layout.TreeSpace, layout.TreeSnapshots, layout.TreeAnchors, 6, 7} {
 		p := &c.root.Trees[id]
 		if p.IsZero() {
 			if id == layout.TreeFS || id == layout.TreeSpace {
@@ -328,24 +343,42 @@ func (c *checker) checkTrees() {
 			continue
 		}
 		w := walk{c: c, id: uint64(id), mark: true}
-		if id == layout.TreeFS {
+		switch id {
+		case layout.TreeFS:
 			w.item = c.fsItem
-		}
-		if id == layout.TreeAnchors {
+		case layout.TreeShares:
+			w.item = c.shareItem
+		case layout.TreeSnapshots:
+			w.item = c.snap.item
+		case layout.TreeAnchors:
 			w.item = c.anchorItem
 		}
 		w.node(p, p.Level, c.root.Generation, low, nil)
 	}
 	c.endInode()
+	if c.snap != nil {
+		c.snap.finish()
+	}
 	c.data.flush(c)
 	c.data.wg.Wait()
+	c.nameShared()
 	if !c.lostFS {
 		c.checkLinks()
 	}
 	for i := range c.root.FreeLists {
 		c.checkFreeList(i)
 	}
+	c.checkShares()
 	c.checkSpace()
+}
+
+// lose notes that a part of a tree could not be read.
+func (w *walk) lose() {
+	if w.snap != nil || w.left != nil || w.id == layout.TreeSnapshots {
+		w.c.lostSnaps = true
+	} else {
+		w.c.lose(w.id)
+	}
 }
 
 // anchorItem checks an item of the tree of anchors.
@@ -365,16 +398,19 @@ func (c *checker) anchorItem(_ uint64, k layout.Key, v []byte) {
 func (c *checker) lose(tree uint64) {
 	if tree == layout.TreeFS {
 		c.lostFS = true
-	} else {
-		c.lostSpace = true
+		return
 	}
+	c.lostSpace = true
+	c.shares.lost = c.shares.lost || tree == layout.TreeShares
 }
 
 // walk visits a tree in order of its keys.
 type walk struct {
 	c    *checker
 	id   uint64
-	mark bool // the first visit: report what is wrong, count the sectors
+	mark bool              // the first visit: report what is wrong, count the sectors
+	snap *snapWalk         // the tree is a snapshot's: what newer ones share is passed over
+	left *layout.Abandoned // the tree is what a rollback left: only what is still to be freed is visited
 	item func(birth uint64, k layout.Key, v []byte)
 }
 
@@ -406,6 +442,12 @@ func (w *walk) node(p *layout.Pointer, level uint8, birth uint64, lo layout.Key,
 }
 
 func (w *walk) where(p *layout.Pointer) string {
+	if w.left != nil {
+		return fmt.Sprintf("abandoned head, level %d, node at %d", p.Level, p.Addr)
+	}
+	if w.snap != nil {
+		return fmt.Sprintf("snapshot %q, tree %d, level %d, node at %d", w.snap.t.name, w.id, p.Level, p.Addr)
+	}
 	return fmt.Sprintf("tree %d, level %d, node at %d", w.id, p.Level, p.Addr)
 }
 
@@ -418,15 +460,27 @@ func (w *walk) enter(p *layout.Pointer, level uint8, birth uint64, lo layout.Key
 	}
 	if p.Level != level || p.Birth > birth {
 		w.lostPage(p, lo, hi, "its pointer says level %d, generation %d; expected are level %d and at most generation %d", p.Level, p.Birth, level, birth)
-		c.lose(w.id)
+		w.lose()
 		c.refused[p.Addr] = true
+		return false
+	}
+	if w.left != nil && (p.Birth <= w.left.Generation || hi != nil && !w.left.Next.Less(*hi)) {
+		return false
+	}
+	if c.snap != nil && w.id == layout.TreeFS && w.left == nil && c.snap.see(p, w.where(p)) && w.snap != nil {
 		return false
 	}
 	c.rep.Counts.Nodes++
 	ok := true
-	eachCopy(p, func(r layout.Run) { ok = c.refer(r, w.where(p), 0) && ok })
+	eachCopy(p, func(r layout.Run) {
+		if w.snap != nil {
+			ok = w.snap.holds(r, p.Birth, w.where(p)) && ok
+		} else {
+			ok = c.refer(r, w.where(p), 0) && ok
+		}
+	})
 	if !ok {
-		c.lose(w.id)
+		w.lose()
 		c.refused[p.Addr] = true
 	}
 	return ok
@@ -438,9 +492,14 @@ func (w *walk) lostPage(p *layout.Pointer, lo layout.Key, hi *layout.Key, format
 	switch w.id {
 	case layout.TreeSpace:
 		x.what += "; maps of free space are lost"
+	case layout.TreeShares:
+		x.what += "; how many files share sectors is lost"
 	case layout.TreeFS:
-		x.lost = rangeOf(lo, hi)
-		x.what += "; " + x.lost.String()
+		lost := rangeOf(lo, hi)
+		x.what += "; " + lost.String()
+		if w.snap == nil && w.left == nil { // else the head's names say nothing
+			x.lost = lost
+		}
 	}
 	w.c.add(x)
 }
@@ -459,7 +518,7 @@ func (w *walk) below(p *layout.Pointer, f fetched, lo layout.Key, hi *layout.Key
 		}
 	}
 	if f.page == nil {
-		c.lose(w.id)
+		w.lose()
 		return
 	}
 	n, err := layout.DecodeNode(f.page, w.id, p.Level)
@@ -470,7 +529,7 @@ func (w *walk) below(p *layout.Pointer, f fetched, lo layout.Key, hi *layout.Key
 		if w.mark {
 			w.lostPage(p, lo, hi, "%v", err)
 		}
-		c.lose(w.id)
+		w.lose()
 		return
 	}
 	if n.Level() == 0 {
@@ -534,7 +593,7 @@ func (w *walk) children(p *layout.Pointer, n *layout.Node, from, to int, lo layo
 			if w.mark {
 				w.lostPage(p, k.lo, k.hi, "child %d: %v", i, err)
 			}
-			w.c.lose(w.id)
+			w.lose()
 			continue
 		}
 		if k.follow = w.enter(&k.p, p.Level-1, p.Birth, k.lo, k.hi); k.follow {
@@ -812,11 +871,13 @@ func (c *checker) extentItem(birth, sector uint64, v []byte) error {
 		c.inodeProblem(in.ino, at, "the extent is of generation %d (referred to since %d), the page that names it of %d", e.Birth, e.RefBirth, birth)
 	}
 	// Without reflinks an extent belongs to the place where it was written.
-	if e.Object != in.ino || e.Index+uint64(e.First) != sector {
+	if !c.sharing && (e.Object != in.ino || e.Index+uint64(e.First) != sector) {
 		c.inodeProblem(in.ino, at, "the extent was written for inode %d, sector %d", e.Object, e.Index+uint64(e.First))
 	}
-	if c.refer(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(n)}, at, in.ino) && c.opts.Data {
-		c.data.add(c, in.ino, placed{sector, e})
+	// What is shared is read once; nameShared finds who else has what is damaged.
+	first, ok := c.mark(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(n)}, at, in.ino, true)
+	if ok && first > 0 && c.opts.Data {
+		c.data.add(c, in.ino, placed{sector, e}, "")
 	}
 	return nil
 }
@@ -857,8 +918,6 @@ func (c *checker) endInode() {
 	names := int64(a.Nlink)
 	if typ == modeDir {
 		names = c.endDir(s)
-	} else if a.Parent != 0 {
-		c.inodeProblem(in.ino, "", "it is no directory and has parent %d", a.Parent)
 	}
 	c.addLinks(in.ino, s, -names)
 	c.endContent(typ, orphan)
@@ -1037,8 +1096,18 @@ func (c *checker) checkParents(fs *lookup) {
 }
 
 func (c *checker) lookup() *lookup {
+	return c.lookupAt(c.root.Trees[layout.TreeFS], c.root.Generation)
+}
+
+// lookupAt reads the head's tree as of a generation.
+func (c *checker) lookupAt(p layout.Pointer, gen uint64) *lookup {
 	cache := tree.NewCache(4<<20, c.store.ReadNode)
-	return &lookup{tree.New(tree.Config{ID: layout.TreeFS, Cache: cache}, c.root.Trees[layout.TreeFS], c.root.Generation+1)}
+	return &lookup{tree.New(tree.Config{ID: layout.TreeFS, Cache: cache}, p, gen+1)}
+}
+
+// extents returns the extents of an inode that touch [from, to).
+func (l *lookup) extents(ino, from, to uint64) (out []placed, err error) {
+	return scanExtents(l.t.ScanFloor, ino, from, to, 0)
 }
 
 // findNames looks for the files of all problems: one more pass over the names,
@@ -1068,15 +1137,16 @@ type dataCheck struct {
 }
 
 type dataRun struct {
-	ino uint64
+	ino  uint64
+	snap string // name of the snapshot whose data it is; "": the head's
 	placed
 }
 
-func (d *dataCheck) add(c *checker, ino uint64, p placed) {
+func (d *dataCheck) add(c *checker, ino uint64, p placed, snap string) {
 	if n := p.RunBytes(); d.bytes+n > txn.ReadBytes {
 		d.flush(c)
 	}
-	d.batch = append(d.batch, dataRun{ino, p})
+	d.batch = append(d.batch, dataRun{ino, snap, p})
 	d.bytes += p.RunBytes()
 }
 
@@ -1108,8 +1178,14 @@ func (c *checker) openData(batch []dataRun, bytes int) {
 		for i := range batch {
 			r := &batch[i]
 			badSegments(c.store, r, buf, func(from, n int, err error) {
-				at := fmt.Sprintf(" at %d+%d", (r.sector+uint64(from))*layout.SectorBytes, n*layout.SectorBytes)
-				c.inodeProblem(r.ino, at, "data can not be read: %v", err)
+				run := layout.Run{Start: r.Addr/layout.SectorBytes + uint64(from), Count: uint32(n)}
+				switch {
+				case r.snap != "":
+					at := fmt.Sprintf(" at %d+%d", (r.sector+uint64(from))*layout.SectorBytes, n*layout.SectorBytes)
+					c.problem(fmt.Sprintf("snapshot %q, inode %d%s", r.snap, r.ino, at), "data can not be read: %v", err)
+				case !c.sharing || !c.keepBad(run, err):
+					c.badData(r.ino, r.sector+uint64(from), n, err)
+				}
 			})
 		}
 	}
@@ -1134,15 +1210,22 @@ var allUsed = func() *[layout.RegionSector / 64]uint64 {
 // refer notes that something refers to a run. It reports a run outside the
 // device or one that something refers to already, and returns false then.
 func (c *checker) refer(run layout.Run, where string, ino uint64) bool {
+	_, ok := c.mark(run, where, ino, false)
+	return ok
+}
+
+// mark is refer; data may be shared. It also returns how many sectors nothing
+// referred to before.
+func (c *checker) mark(run layout.Run, where string, ino uint64, data bool) (first int, ok bool) {
 	report := func(format string, args ...any) {
 		c.add(problem{where: where, ino: ino, what: fmt.Sprintf(format, args...)})
 	}
 	end := run.Start + uint64(run.Count)
 	if run.Start < c.root.DataStart() || end > c.root.DeviceSectors || end < run.Start {
 		report("sectors %d+%d lie outside the volume's data area, %d to %d", run.Start, run.Count, c.root.DataStart(), c.root.DeviceSectors)
-		return false
+		return 0, false
 	}
-	twice, count := uint64(0), 0
+	twice, count, shared := uint64(0), 0, 0
 	for s := run.Start; s < end; {
 		idx := s / layout.RegionSector
 		r := c.use[idx]
@@ -1153,7 +1236,9 @@ func (c *checker) refer(run layout.Run, where string, ino uint64) bool {
 		for stop := min(end, (idx+1)*layout.RegionSector); s < stop; s++ {
 			i := s % layout.RegionSector
 			if r.bits[i/64]>>(i%64)&1 != 0 {
-				if count++; count == 1 {
+				if data && (c.shares.lost || c.shares.take(s)) {
+					shared++
+				} else if count++; count == 1 {
 					twice = s
 				}
 				continue
@@ -1164,12 +1249,16 @@ func (c *checker) refer(run layout.Run, where string, ino uint64) bool {
 			}
 		}
 	}
-	c.rep.Counts.UsedSectors += uint64(run.Count) - uint64(count)
+	first = int(run.Count) - count - shared
+	c.rep.Counts.UsedSectors += uint64(first)
 	if count > 0 {
-		report("%d of sectors %d+%d, from %d on, belong to something else as well", count, run.Start, run.Count, twice)
-		return false
+		why := ""
+		if data && c.sharing {
+			why = ", more often than the share tree says"
+		}
+		report("%d of sectors %d+%d, from %d on, belong to something else as well%s", count, run.Start, run.Count, twice, why)
 	}
-	return true
+	return first, count == 0
 }
 
 // checkFreeList follows one of the lists of freed sectors.
@@ -1339,8 +1428,11 @@ func (s *spaceCheck) region(idx uint64, v []byte) {
 	sum := summarizeBits(bits)
 	s.regions[idx] = sum
 	s.taken += int64(c.fixedSummary(idx).Free) - int64(sum.Free)
-	if stored != sum || shared != 0 {
-		c.problem(where, "its summary says %+v with %d shared, its bitmap %+v", stored, shared, sum)
+	if stored != sum {
+		c.problem(where, "its summary says %+v, its bitmap %+v", stored, sum)
+	}
+	if n := c.shares.count(idx); shared != n && !c.shares.lost {
+		c.problem(where, "it says that %d of its sectors are shared, the share tree has %d", shared, n)
 	}
 	want := c.fixed(idx)
 	if u := c.use[idx]; u != nil {
@@ -1366,7 +1458,7 @@ func (s *spaceCheck) region(idx uint64, v []byte) {
 		}
 	}
 	report("are in use and marked free", func(i int) uint64 { return want[i] &^ bits[i] })
-	if !c.lostFS && !c.lostLists && !c.lostSpace {
+	if !c.lostFS && !c.lostLists && !c.lostSpace && !c.lostSnaps {
 		report("are marked used and nothing refers to them", func(i int) uint64 { return bits[i] &^ want[i] })
 	}
 }

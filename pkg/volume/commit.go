@@ -131,8 +131,15 @@ func (c *committer) ask() {
 	}
 }
 
-// commitAll makes everything that happened before the call part of a durable root.
-func (v *Volume) commitAll() error {
+// commitAll makes everything that happened before the call part of a durable root,
+// which is newer than the one at the call. In a freeze it waits for the thaw.
+func (v *Volume) commitAll() error { return v.commitOpen(false) }
+
+// commitData is commitAll for who cares for data alone: at rest all of it is in
+// the newest root already.
+func (v *Volume) commitData() error { return v.commitOpen(true) }
+
+func (v *Volume) commitOpen(atRest bool) error {
 	v.gate.RLock()
 	open := v.gen
 	v.gate.RUnlock()
@@ -146,10 +153,11 @@ func (v *Volume) commitAll() error {
 		if c.ended {
 			return vfs.ErrClosed
 		}
-		if c.quiet > 0 {
-			return nil // the freeze has committed it
+		if c.quiet == 0 {
+			c.ask()
+		} else if atRest {
+			return nil
 		}
-		c.ask()
 		c.cond.Wait()
 	}
 	return nil
@@ -220,6 +228,11 @@ func (v *Volume) freeze(clean bool) (*frozen, error) {
 	}
 	c := &frozen{gen: v.gen}
 	for _, t := range v.trees {
+		if t == v.snaps { // the head's tree has told what it dropped
+			if err := v.storeDead(); err != nil {
+				return nil, err
+			}
+		}
 		c.trees = append(c.trees, t.Freeze())
 	}
 	// What the commit before last freed is reusable since the last one; the
@@ -257,7 +270,9 @@ func (v *Volume) freeze(clean bool) (*frozen, error) {
 	root.NextIno, root.Inodes = v.nextIno, v.inodes
 	v.inoMu.Unlock()
 	root.DeviceSectors = v.sectors.Load()
+	root.NewestSnapshot = v.snap.take(v.gen, root.Inodes, oldestEpoch(&root.Rotation))
 	c.root = &root
+	v.copied.Store(0)
 	v.gen++
 	return c, nil
 }

@@ -48,6 +48,7 @@ type crashRun struct {
 	inos   map[string]vfs.Ino
 	dirs   []string
 	trace  []string // what was done, for people
+	single bool     // no copies: nothing is shared
 
 	// Of one of several runs on a volume (stress_test.go).
 	base  vfs.Ino        // directory that is its own; 0: the root
@@ -128,6 +129,8 @@ func (r *crashRun) step() error {
 			r.note("create %s inode %d", p, a.Ino)
 			return err
 		})
+	case k < 34 && !r.single:
+		return r.copyRange()
 	case k < 60: // write
 		p, ok := r.pick()
 		if !ok {
@@ -248,16 +251,11 @@ func (r *crashRun) step() error {
 			return err
 		})
 	case k < 98: // fsync of any file
-		n := len(r.states) - 1
 		p, ok := r.pick()
 		if !ok {
 			return nil
 		}
-		if err := r.v.Sync(r.inos[p]); err != nil {
-			return err
-		}
-		r.synced = n
-		return nil
+		return r.fsync(p)
 	default: // commit
 		n := len(r.states) - 1
 		if err := r.v.Sync(vfs.RootIno); err != nil {
@@ -267,6 +265,73 @@ func (r *crashRun) step() error {
 		r.note("committed %d", n)
 		return nil
 	}
+}
+
+// copyRange copies a range, as often as not a whole file, a step at a time: each
+// is an operation of its own. How far one goes is known only when it is made, so
+// a step that fails leaves no state: it was not made, or nobody makes it durable.
+func (r *crashRun) copyRange() error {
+	p, ok := r.pick()
+	q, _ := r.pick()
+	if !ok || len(r.state().files[p]) == 0 {
+		return nil
+	}
+	from, to, n := 0, 0, len(r.state().files[p])
+	if r.rng.IntN(2) == 0 {
+		from = r.rng.IntN(n)
+		to = r.rng.IntN(len(r.state().files[q]) + 9000)
+		if r.rng.IntN(3) > 0 {
+			from, to = from/pageBytes*pageBytes, to/pageBytes*pageBytes
+		}
+		n = 1 + r.rng.IntN(n-from)
+	}
+	if p == q && from < to+n && to < from+n || to+n > 700000 {
+		return nil
+	}
+	c := copier{v: r.v, req: crashReq, src: r.inos[p], dst: r.inos[q]}
+	for n > 0 {
+		begun := uint64(0)
+		if r.clock != nil {
+			begun = r.clock.Add(1)
+		}
+		r.note("copy %s inode %d: %d+%d to %s inode %d: %d", p, c.src, from, n, q, c.dst, to)
+		done, err := c.step(uint64(from), uint64(to), uint64(n))
+		if err == nil && (done == 0 || done > uint64(n)) {
+			err = fmt.Errorf("copied %d bytes of %d", done, n)
+		}
+		next := r.state().clone()
+		if err == nil {
+			b := make([]byte, max(len(next.files[q]), to+int(done)))
+			copy(b, next.files[q])
+			copy(b[to:], next.files[p][from:from+int(done)])
+			next.files[q] = b
+		}
+		r.states = append(r.states, next)
+		if r.clock != nil {
+			ended := uint64(0)
+			if err == nil {
+				ended = r.clock.Add(1)
+			}
+			r.begun, r.ended = append(r.begun, begun), append(r.ended, ended)
+		}
+		if err != nil {
+			return err
+		}
+		from, to, n = from+int(done), to+int(done), n-int(done)
+	}
+	if r.rng.IntN(4) == 0 { // and at once an fsync of the copy
+		return r.fsync(q)
+	}
+	return nil
+}
+
+func (r *crashRun) fsync(path string) error {
+	n := len(r.states) - 1
+	if err := r.v.Sync(r.inos[path]); err != nil {
+		return err
+	}
+	r.synced = n
+	return nil
 }
 
 // readTree reads a whole volume as a model state.

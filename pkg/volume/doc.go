@@ -17,22 +17,34 @@
 // # Who owns what
 //
 //   - Volume.fs owns the tree: names, attributes, extents as of the open generation.
+//   - Volume.shares counts the references to what files share (share.go); it is
+//     changed from within changes of the tree that refers.
 //   - inode owns what is newer than the tree: attributes and dirty blocks.
 //   - txn.Space owns free space; txn.Ring and txn.Log the operations.
 //   - Volume.adm owns every limit: memory, ring, space.
+//   - Volume.keys owns the header and the VMKs; Volume.rot the walk of a rotation; Volume.anc the anchors.
+//   - Volume.snap owns what is known of snapshots, and what the open generation
+//     adds to dead lists; Volume.snaps has the rest.
 //   - The committer is the only writer of roots and of the space tree.
 //
 // # Locks
 //
 // In this order:
 //
+//	snapshots.manage one change of snapshots at a time
+//	Volume.keys.mu one change of the header at a time (changeKeys)
+//	Volume.anc.one one offer of an anchor at a time
 //	Volume.ns      one change of names at a time
 //	inode.mu       one operation that changes an inode; two in ascending order
 //	Volume.gate    read: a change is being made; write: a commit ends the generation
 //	tree locks     in the order of Volume.trees
 //	inode.bmu      blocks of one inode
 //	Volume.dirtyMu, admission.mu
-//	flusher.mu, inodeTable.mu, txn's locks
+//	flusher.mu, inodeTable.mu, snapshots.mu, txn's locks
+//
+// Beside them: keys.mu comes before committer.run, which a commit and a write of
+// the header hold; Store.rootMu before nothing but I/O. Who mends, discards or
+// wipes begins with enter, without locks: a freeze waits for its end.
 //
 // Nobody waits for a commit, and no flusher waits for an inode, while it is
 // inside the gate. The committer holds the gate alone while it ends a

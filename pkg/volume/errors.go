@@ -27,6 +27,13 @@ var (
 	ErrTooSmall    = errors.New("device is too small")
 	ErrTruncated   = errors.New("device is smaller than its volume")
 	ErrShredded    = layout.ErrShredded
+
+	ErrSnapshotName     = errors.New("not a name for a snapshot")
+	ErrSnapshotExists   = errors.New("a snapshot of that name exists")
+	ErrNoSnapshot       = errors.New("no such snapshot")
+	ErrSnapshotInUse    = errors.New("the snapshot is open")
+	ErrTooManySnapshots = errors.New("too many snapshots")
+	ErrNewerSnapshots   = errors.New("there are newer snapshots")
 )
 
 // wrap gives internal errors the kind that vfs promises.

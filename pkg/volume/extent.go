@@ -21,9 +21,14 @@ func (p *placed) end() uint64 { return p.sector + p.Sectors() }
 
 // extents returns the extents of an inode that touch [from, to), at most limit
 // (0: all) of them.
-func (v *Volume) extents(ino, from, to uint64, limit int) (out []placed, err error) {
+func (v *Volume) extents(ino, from, to uint64, limit int) ([]placed, error) {
+	return scanExtents(v.fs.ScanFloor, ino, from, to, limit)
+}
+
+// scanExtents is extents by ScanFloor of a tree or, in a change of it, its writer.
+func scanExtents(scan func(low, from, to layout.Key, fn func(k layout.Key, v []byte) bool) error, ino, from, to uint64, limit int) (out []placed, err error) {
 	var derr error
-	err = v.fs.ScanFloor(extentKey(ino, 0), extentKey(ino, from), extentKey(ino, to-1), func(k layout.Key, val []byte) bool {
+	err = scan(extentKey(ino, 0), extentKey(ino, from), extentKey(ino, to-1), func(k layout.Key, val []byte) bool {
 		if n := layout.ExtentSectors(val); n > 0 && k.Sub+n <= from {
 			return true // ends before
 		}
@@ -53,27 +58,9 @@ func (v *Volume) dropExtents(w *tree.Writer, ino, from, to uint64, limit int) (f
 	if from >= to {
 		return 0, true, nil
 	}
-	var hit []placed
-	var derr error
-	err = w.ScanFloor(extentKey(ino, 0), extentKey(ino, from), extentKey(ino, to-1), func(k layout.Key, val []byte) bool {
-		if n := layout.ExtentSectors(val); n > 0 && k.Sub+n <= from {
-			return true // ends before
-		}
-		e, err := layout.DecodeFileExtent(val)
-		if err != nil {
-			derr = err
-			return false
-		}
-		if p := (placed{k.Sub, e}); p.end() > from {
-			hit = append(hit, p)
-		}
-		return limit == 0 || len(hit) < limit
-	})
-	if err == nil {
-		err = derr
-	}
+	hit, err := scanExtents(w.ScanFloor, ino, from, to, limit)
 	if err != nil {
-		return 0, false, fmt.Errorf("inode %d: extents from sector %d: %w", ino, from, err)
+		return 0, false, err
 	}
 	for i := range hit {
 		p := &hit[i]
@@ -92,7 +79,10 @@ func (v *Volume) dropExtents(w *tree.Writer, ino, from, to uint64, limit int) (f
 				return freed, false, err
 			}
 		}
-		v.release(layout.Run{Start: p.Addr/layout.SectorBytes + (a - p.sector), Count: uint32(b - a)}, p.RefBirth)
+		run := layout.Run{Start: p.Addr/layout.SectorBytes + (a - p.sector), Count: uint32(b - a)}
+		if err := v.release(run, p.RefBirth); err != nil {
+			return freed, false, err
+		}
 		freed += b - a
 	}
 	return freed, limit == 0 || len(hit) < limit, nil
@@ -109,5 +99,12 @@ func (v *Volume) putExtent(w *tree.Writer, ino, sector uint64, e *layout.FileExt
 	return int64(e.Sectors()) - int64(freed), w.Put(extentKey(ino, sector), e.Append(nil))
 }
 
-// release is told that the head dropped a reference to data, made in generation birth.
-func (v *Volume) release(r layout.Run, _ uint64) { v.space.Free(r) }
+// release is told that the head dropped a reference to data, made in generation
+// birth. What the newest snapshot holds goes to a dead list (deadlist.go). Inside
+// v.fs.Update.
+func (v *Volume) release(r layout.Run, birth uint64) error {
+	if v.snap.keep(r, birth) {
+		return nil
+	}
+	return v.dropReference(r)
+}

@@ -81,6 +81,22 @@ func (v *Volume) pushItem(it flushItem, full bool) {
 	}
 }
 
+// pushFull queues blocks to be flushed at once, and one after another.
+func (v *Volume) pushFull(items []flushItem) {
+	f := &v.flush
+	for _, it := range items {
+		v.table.hold(it.in)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := len(items)
+	f.queued += uint64(n)
+	f.full = append(f.full, items...)
+	f.pushed += uint64(n)
+	f.backlog.Add(int64(n))
+	f.cond.Broadcast()
+}
+
 // work waits until there is something worth flushing; false at the end.
 func (v *Volume) work() bool {
 	f := &v.flush
@@ -99,8 +115,9 @@ func (v *Volume) work() bool {
 
 // take removes a batch of items. The caller is inside the gate, so that no
 // commit misses what is in nobody's queue, and ends what was taken of the
-// backlog when it is written.
-func (v *Volume) take() (items []flushItem, taken int) {
+// backlog when it is written. The id is of a flight until then: who waits for
+// what is in no queue any more waits for it.
+func (v *Volume) take() (items []flushItem, taken int, id uint64) {
 	f := &v.flush
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -114,7 +131,17 @@ func (v *Volume) take() (items []flushItem, taken int) {
 		f.part = f.part[n:]
 	}
 	f.taken += uint64(len(items))
-	return items, taken
+	f.lastID++
+	f.flying[f.lastID] = struct{}{}
+	return items, taken, f.lastID
+}
+
+func (v *Volume) endFlight(id uint64) {
+	f := &v.flush
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.flying, id)
+	f.done.Broadcast()
 }
 
 // took ends the backlog of n full blocks.
@@ -135,7 +162,7 @@ func (v *Volume) startFlushers() {
 			defer v.flush.wg.Done()
 			for v.work() {
 				v.gate.RLock()
-				items, taken := v.take()
+				items, taken, id := v.take()
 				var done []*batch
 				var err error
 				for len(items) > 0 && err == nil {
@@ -151,6 +178,7 @@ func (v *Volume) startFlushers() {
 				if err != nil {
 					v.fail(err)
 				}
+				v.endFlight(id)
 				if taken > 0 {
 					v.took(taken)
 				}
@@ -472,7 +500,7 @@ func (v *Volume) insertBatch(bt *batch, fill int) error {
 // needs to metadata.
 func (v *Volume) allocData(n uint32) (layout.Run, error) {
 	v.adm.mu.Lock()
-	meta := v.meta(0)
+	meta := v.meta(cost{})
 	v.adm.mu.Unlock()
 	if _, quads, _ := v.space.Counts(); quads <= meta+int64(n) {
 		if r, err := v.space.AllocBroken(n); !errors.Is(err, txn.ErrNoSpace) {
@@ -578,6 +606,12 @@ func (v *Volume) settleFull() {
 	for target := f.pushed; f.popped < target && !f.stop; {
 		f.done.Wait()
 	}
+	f.waitFlights()
+}
+
+// waitFlights waits until the flushes under way have ended. The caller holds mu,
+// and is not in the gate.
+func (f *flusher) waitFlights() {
 	for last := f.lastID; ; f.done.Wait() {
 		busy := false
 		for id := range f.flying {

@@ -67,7 +67,7 @@ func (v *Volume) quiesce() error {
 	if v.ring == nil {
 		return nil
 	}
-	if err := v.commitAll(); err != nil {
+	if err := v.commitData(); err != nil {
 		return v.syncErr(err)
 	}
 	c := &v.com
@@ -90,6 +90,33 @@ func (v *Volume) unquiet() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.quiet--
+	c.cond.Broadcast()
+}
+
+// whileAwake writes something to the device that is no part of a commit, of which
+// the caller may hold locks: it waits until no freeze is in effect, and one that
+// begins meanwhile waits for its end, as commits do. fn must not wait for a commit.
+func (v *Volume) whileAwake(fn func() error) error {
+	c := &v.com
+	for {
+		c.run.Lock()
+		c.mu.Lock()
+		quiet := c.quiet > 0
+		c.mu.Unlock()
+		if !quiet {
+			defer c.run.Unlock()
+			return fn()
+		}
+		c.run.Unlock()
+		c.mu.Lock()
+		for c.quiet > 0 && v.Failed() == nil {
+			c.cond.Wait()
+		}
+		c.mu.Unlock()
+		if err := v.writable(); err != nil {
+			return err
+		}
+	}
 }
 
 // Thaw ends the freeze. It tells whether the volume was at rest until now: false
@@ -140,6 +167,15 @@ func (v *Volume) Frozen() int {
 	v.frozen.mu.Lock()
 	defer v.frozen.mu.Unlock()
 	return len(v.frozen.held)
+}
+
+// OnPark has fn told of calls that begin to wait for a thaw (1), and go on (-1), so
+// that a server whose callers are counted lets others in beside them. It must be
+// quick, and be set before there are callers.
+func (v *Volume) OnPark(fn func(n int)) {
+	v.adm.mu.Lock()
+	defer v.adm.mu.Unlock()
+	v.adm.parked = fn
 }
 
 // hold keeps new mutations waiting, and waits for those that were admitted.

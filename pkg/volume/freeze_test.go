@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -52,6 +54,26 @@ func TestFreeze(t *testing.T) {
 			}
 		}()
 	}
+	wg.Add(1)
+	go func() { // writes headers
+		defer wg.Done()
+		for i := byte(1); !stop.Load(); i++ {
+			k, err := crypto.NewKey(bytes.Repeat([]byte{i}, 32))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			slot, err := v.AddKey(Key{Recipient: crypto.SecretCredential(k)})
+			if err == nil {
+				err = v.RemoveKey(slot, false)
+			}
+			k.Erase()
+			if err != nil {
+				t.Errorf("keys: %v", err)
+				return
+			}
+		}
+	}()
 	for range 15 {
 		for range 40 {
 			<-steps

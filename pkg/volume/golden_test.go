@@ -7,7 +7,9 @@ import (
 	"flag"
 	"io"
 	"os"
+	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
@@ -15,7 +17,16 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
 )
 
-var writeGolden = flag.Bool("write-golden", false, "make testdata/golden anew: only before a format is released")
+var writeGolden = flag.String("write-golden", "", "make that image of testdata/golden anew: only before its format is released")
+
+// golden are the images, by the format that first had what they hold.
+var golden = []struct {
+	name string
+	make func(t *testing.T, v *Volume)
+}{
+	{"v2.0", goldenTree},
+	{"v2.2", goldenShared},
+}
 
 // goldenTree makes what the golden images hold: something of everything.
 func goldenTree(t *testing.T, v *Volume) {
@@ -71,17 +82,59 @@ func goldenTree(t *testing.T, v *Volume) {
 	no(v.Sync(big))
 }
 
+// goldenShared makes files that share sectors, by a root and by the log.
+func goldenShared(t *testing.T, v *Volume) {
+	t.Helper()
+	req := &vfs.Req{UID: 1000, GID: 100, Umask: 0o022}
+	a, err := v.Mknod(req, vfs.RootIno, "a", 0o644, 0)
+	ok(t, err)
+	data := make([]byte, 150_000)
+	for i := range data {
+		data[i] = byte((31*i + i/4096) % 251)
+	}
+	_, err = v.Write(req, a.Ino, 0, data, false)
+	ok(t, err)
+	clone := func(name string, from, to, n uint64) vfs.Ino {
+		t.Helper()
+		b, err := v.Mknod(req, vfs.RootIno, name, 0o644, 0)
+		ok(t, err)
+		done, err := v.CopyRange(req, a.Ino, from, b.Ino, to, n)
+		if err != nil || done == 0 {
+			t.Fatal(done, err)
+		}
+		return b.Ino
+	}
+	clone("clone", 0, 0, 1<<20)
+	clone("shifted", 8192, 65536, 100_000)
+	part := clone("part", 0, 0, 1<<20)
+	_, err = v.Write(req, part, 50_000, []byte("changed"), false)
+	ok(t, err)
+	ok(t, v.Sync(vfs.RootIno))
+	if v.shareHeight.Load() == 0 {
+		t.Fatal("nothing is shared")
+	}
+	clone("logged clone", 4096, 0, 1<<20)
+	ok(t, v.Fallocate(req, part, vfs.FallocPunchHole|vfs.FallocKeepSize, 100_000, 50_000))
+	ok(t, v.Sync(part))
+}
+
 func itoa(i int) string { b, _ := json.Marshal(i); return string(b) }
 
 // TestGolden opens the image of each released format and compares what it
 // holds. Images are kept for ever.
 func TestGolden(t *testing.T) {
-	const image, manifest = "testdata/golden/v2.0.img.gz", "testdata/golden/v2.0.json"
-	if *writeGolden {
+	for _, g := range golden {
+		t.Run(g.name, func(t *testing.T) { testGolden(t, g.name, g.make) })
+	}
+}
+
+func testGolden(t *testing.T, name string, populate func(t *testing.T, v *Volume)) {
+	image, manifest := "testdata/golden/"+name+".img.gz", "testdata/golden/"+name+".json"
+	if *writeGolden == name {
 		dev := device.NewMem(64 << 20)
 		mustFormat(t, dev)
 		v := mustOpen(t, dev, Options{CommitInterval: -1})
-		goldenTree(t, v)
+		populate(t, v)
 		img := dev.Clone() // as after a power cut: the log waits
 		tree, err := vfstest.Snapshot(v, vfstest.SnapshotOptions{Times: true, Inos: true})
 		if err != nil {
@@ -90,47 +143,13 @@ func TestGolden(t *testing.T) {
 		if err := v.Close(); err != nil {
 			t.Fatal(err)
 		}
-		var z bytes.Buffer
-		w, _ := gzip.NewWriterLevel(&z, gzip.BestCompression)
-		b := make([]byte, 64<<20)
-		if _, err := img.ReadAt(b, 0); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write(b); err != nil {
-			t.Fatal(err)
-		}
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(image, z.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		writeImage(t, image, img)
 		j, _ := json.MarshalIndent(tree, "", " ")
 		if err := os.WriteFile(manifest, append(j, '\n'), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	z, err := os.Open(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer z.Close()
-	r, err := gzip.NewReader(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dev := device.NewMem(int64(len(b)))
-	for off := 0; off < len(b); off += device.SectorBytes {
-		if s := b[off : off+device.SectorBytes]; !bytes.Equal(s, make([]byte, device.SectorBytes)) {
-			if _, err := dev.WriteAt(s, int64(off)); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	dev := readImage(t, image)
 	j, err := os.ReadFile(manifest)
 	if err != nil {
 		t.Fatal(err)
@@ -160,5 +179,158 @@ func TestGolden(t *testing.T) {
 		if err := v.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+func writeImage(t *testing.T, path string, img *device.Mem) {
+	t.Helper()
+	var z bytes.Buffer
+	w, _ := gzip.NewWriterLevel(&z, gzip.BestCompression)
+	b := make([]byte, 64<<20)
+	if _, err := img.ReadAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, z.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func readImage(t *testing.T, path string) *device.Mem {
+	t.Helper()
+	z, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	r, err := gzip.NewReader(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev := device.NewMem(int64(len(b)))
+	for off := 0; off < len(b); off += device.SectorBytes {
+		if s := b[off : off+device.SectorBytes]; !bytes.Equal(s, make([]byte, device.SectorBytes)) {
+			if _, err := dev.WriteAt(s, int64(off)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return dev
+}
+
+// snapGolden is what the image with snapshots holds.
+type snapGolden struct {
+	Head      []string            `json:"head"`
+	Snapshots map[string][]string `json:"snapshots"`
+	Diff      []string            `json:"diff"` // of the last snapshot against the first
+}
+
+func readSnapGolden(t *testing.T, v *Volume) (g snapGolden) {
+	t.Helper()
+	opts := vfstest.SnapshotOptions{Times: true, Inos: true}
+	var err error
+	if g.Head, err = vfstest.Snapshot(v, opts); err != nil {
+		t.Fatal(err)
+	}
+	infos, err := v.Snapshots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.Snapshots = map[string][]string{}
+	var names []string
+	for _, i := range infos {
+		if i.Deleting {
+			continue
+		}
+		fs, end, err := v.OpenSnapshot(i.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if g.Snapshots[i.Name], err = vfstest.Snapshot(fs, opts); err != nil {
+			t.Fatal(err)
+		}
+		end()
+		names = append(names, i.Name)
+	}
+	g.Diff, _ = diffAll(t, v, names[0], names[len(names)-1])
+	return g
+}
+
+// TestGoldenSnapshots is TestGolden for a volume with snapshots: dead lists as
+// they were written and as they were sorted, a deletion that was cut, and a log.
+func TestGoldenSnapshots(t *testing.T) {
+	const image, manifest = "testdata/golden/v2.1.img.gz", "testdata/golden/v2.1.json"
+	if *writeGolden == "v2.1" {
+		dev := device.NewMem(64 << 20)
+		mustFormat(t, dev)
+		v := mustOpen(t, dev, Options{CommitInterval: -1})
+		d, err := v.Mkdir(crashReq, vfs.RootIno, "dir", 0o755)
+		ok(t, err)
+		for i, size := range []int{0, 700, 5000, 60_000} {
+			a, err := v.Mknod(crashReq, d.Ino, "f"+itoa(i), 0o644, 0)
+			ok(t, err)
+			_, err = v.Write(crashReq, a.Ino, 0, bytes.Repeat([]byte{byte(i)}, size), false)
+			ok(t, err)
+			if i == 3 {
+				_, err = v.Link(crashReq, a.Ino, vfs.RootIno, "hard")
+				ok(t, err)
+			}
+		}
+		ok(t, v.SetXattr(crashReq, d.Ino, "user.note", []byte("x"), 0))
+		for _, name := range []string{"first", "second", "third", "fourth"} {
+			if _, err := v.CreateSnapshot(name); err != nil {
+				t.Fatal(err)
+			}
+			a, err := v.Mknod(crashReq, vfs.RootIno, "after-"+name, 0o644, 0)
+			ok(t, err)
+			big, err := v.Lookup(vfs.RootIno, "hard")
+			ok(t, err)
+			for _, ino := range []vfs.Ino{a.Ino, big.Ino} {
+				_, err = v.Write(crashReq, ino, 8192, []byte(strings.Repeat(name, 3000)), false)
+				ok(t, err)
+			}
+		}
+		ok(t, v.Rename(crashReq, vfs.RootIno, "after-first", vfs.RootIno, "renamed", 0))
+		ok(t, v.DeleteSnapshot("second"))
+		ok(t, v.WaitFreed())
+		v.stopSnapReaper()
+		v.snap.stop = false
+		ok(t, v.DeleteSnapshot("third"))
+		ok(t, v.Unlink(crashReq, vfs.RootIno, "after-third"))
+		big, err := v.Lookup(vfs.RootIno, "hard")
+		ok(t, err)
+		ok(t, v.Sync(big.Ino))
+		writeImage(t, image, dev.Clone())
+		j, _ := json.MarshalIndent(readSnapGolden(t, v), "", " ")
+		ok(t, os.WriteFile(manifest, append(j, '\n'), 0o644))
+		v.startSnapReaper()
+		ok(t, v.Close())
+	}
+	dev := readImage(t, image)
+	j, err := os.ReadFile(manifest)
+	ok(t, err)
+	var want snapGolden
+	ok(t, json.Unmarshal(j, &want))
+	for _, readOnly := range []bool{true, false, true} {
+		checkClean(t, dev)
+		v := mustOpen(t, dev, Options{ReadOnly: readOnly, CommitInterval: -1})
+		if got := readSnapGolden(t, v); !reflect.DeepEqual(got, want) {
+			t.Errorf("read-only %t: got %+v", readOnly, got)
+		}
+		if !readOnly {
+			ok(t, v.WaitFreed())
+			ok(t, v.Sync(vfs.RootIno))
+			checkSpace(t, v)
+		}
+		ok(t, v.Close())
 	}
 }

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -105,13 +106,26 @@ func Fingerprint(r *crypto.RecoveryRecipient) string {
 // AddKey makes a key slot and returns its number; the key opens the volume from
 // then on. ErrKeyExists if the key does so already.
 func (v *Volume) AddKey(key Key) (slot int, err error) {
-	k := &v.keys
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if err := v.writable(); err != nil {
-		return 0, err
+	err = v.changeKeys(func() error {
+		slot, err = v.addKey(key)
+		return err
+	})
+	return slot, err
+}
+
+// changeKeys runs fn, which may write the header: alone, and not while the volume
+// is frozen. What fn has admitted is nested.
+func (v *Volume) changeKeys(fn func() error) error {
+	if err := v.enter(context.Background()); err != nil { // Close thaws
+		return err
 	}
-	return v.addKey(key)
+	defer v.leave()
+	v.keys.mu.Lock()
+	defer v.keys.mu.Unlock()
+	if err := v.writable(); err != nil {
+		return err
+	}
+	return fn()
 }
 
 func (v *Volume) addKey(key Key) (int, error) {
@@ -166,19 +180,16 @@ func (v *Volume) makeSlot(i int, key Key, epochs []crypto.EpochKey) (crypto.Slot
 // older copy of the header that is put back. The last slot goes only if last is
 // set (ErrLastKey): then nothing opens the volume again once it is unmounted.
 func (v *Volume) RemoveKey(slot int, last bool) error {
-	k := &v.keys
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if err := v.writable(); err != nil {
-		return err
-	}
-	if slot < 0 || slot >= crypto.Slots || k.header.Slots[slot].Type == crypto.SlotEmpty {
-		return fmt.Errorf("%w: %d", ErrNoSuchKey, slot)
-	}
-	if k.header.Count() == 1 && !last {
-		return fmt.Errorf("key slot %d: %w", slot, ErrLastKey)
-	}
-	return v.removeKeys([]int{slot})
+	return v.changeKeys(func() error {
+		k := &v.keys
+		if slot < 0 || slot >= crypto.Slots || k.header.Slots[slot].Type == crypto.SlotEmpty {
+			return fmt.Errorf("%w: %d", ErrNoSuchKey, slot)
+		}
+		if k.header.Count() == 1 && !last {
+			return fmt.Errorf("key slot %d: %w", slot, ErrLastKey)
+		}
+		return v.removeKeys([]int{slot})
+	})
 }
 
 func (v *Volume) removeKeys(slots []int) error {
@@ -214,12 +225,15 @@ type KeyChange struct {
 // crash it is repeated: what is done is not done again, and both keys open the
 // volume until it has ended.
 func (v *Volume) RotateKey(old crypto.Credential, key Key) (c KeyChange, err error) {
+	err = v.changeKeys(func() error {
+		c, err = v.rotateKey(old, key)
+		return err
+	})
+	return c, err
+}
+
+func (v *Volume) rotateKey(old crypto.Credential, key Key) (c KeyChange, err error) {
 	k := &v.keys
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if err := v.writable(); err != nil {
-		return c, err
-	}
 	gone := k.slotsOf(Key{Credential: old})
 	is := k.slotsOf(key)
 	for _, i := range is {
@@ -314,7 +328,8 @@ func (v *Volume) writeHeader(h *layout.Header) error {
 // writeHeaderUnder is writeHeader with the keys of the highest epoch in the slots.
 func (v *Volume) writeHeaderUnder(h *layout.Header, newest *crypto.EpochKeys) error {
 	h.Sequence = v.keys.header.Sequence + 1
-	if err := v.putHeader(h, newest, layout.HeaderOffsetA, layout.HeaderOffsetB); err != nil {
+	err := v.whileAwake(func() error { return v.putHeader(h, newest, layout.HeaderOffsetA, layout.HeaderOffsetB) })
+	if err != nil {
 		err = wrap(fmt.Errorf("write the header: %w", err))
 		v.fail(err)
 		return err

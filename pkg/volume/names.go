@@ -65,7 +65,8 @@ func (v *Volume) findName(scan scanFunc, dir uint64, name string) (k layout.Key,
 	return k, found, nil
 }
 
-func (v *Volume) putName(w *tree.Writer, dir uint64, name string, ino uint64, typ uint32) error {
+// putName makes a name of in, which remembers where it is.
+func (v *Volume) putName(w *tree.Writer, dir uint64, name string, in *inode) error {
 	k, found, err := v.findName(w.Scan, dir, name)
 	if err != nil {
 		return err
@@ -73,11 +74,13 @@ func (v *Volume) putName(w *tree.Writer, dir uint64, name string, ino uint64, ty
 	if found.Ino != 0 {
 		return fmt.Errorf("%w: the name exists in directory %d", layout.ErrCorrupt, dir)
 	}
-	n := layout.Name{Ino: ino, Type: typ, Name: name}
+	in.attr.Parent, in.attr.NameSub = dir, k.Sub
+	n := layout.Name{Ino: in.ino, Type: in.typ, Name: name}
 	return w.Put(k, n.Append(nil))
 }
 
-func (v *Volume) setName(w *tree.Writer, dir uint64, name string, ino uint64, typ uint32) error {
+// setName gives a name to another inode.
+func (v *Volume) setName(w *tree.Writer, dir uint64, name string, in *inode) error {
 	k, found, err := v.findName(w.Scan, dir, name)
 	if err != nil {
 		return err
@@ -85,7 +88,8 @@ func (v *Volume) setName(w *tree.Writer, dir uint64, name string, ino uint64, ty
 	if found.Ino == 0 {
 		return fmt.Errorf("%w: the name does not exist in directory %d", layout.ErrCorrupt, dir)
 	}
-	n := layout.Name{Ino: ino, Type: typ, Name: name}
+	in.attr.Parent, in.attr.NameSub = dir, k.Sub
+	n := layout.Name{Ino: in.ino, Type: in.typ, Name: name}
 	return w.Put(k, n.Append(nil))
 }
 

@@ -277,9 +277,6 @@ func newestRoot(dev device.Device, s *txn.Store, u *layout.Unlocked) (found []tx
 	if uint64(size)/layout.SectorBytes < root.DeviceSectors {
 		return nil, bad, fmt.Errorf("%w: %d bytes of %d", ErrTruncated, size, root.DeviceSectors*layout.SectorBytes)
 	}
-	if root.NewestSnapshot != 0 || !root.Trees[layout.TreeShares].IsZero() {
-		return nil, bad, fmt.Errorf("%w: it holds snapshots or reflinks", ErrNewerFormat)
-	}
 	return found, bad, nil
 }
 
@@ -314,7 +311,7 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	if err != nil {
 		return nil, err
 	}
-	v.rootR = found[0].R
+	v.rootR, v.replayed = found[0].R, len(ops) > 0
 	if len(bad) > 0 && opts.Log != nil {
 		opts.Log.Warn("root slots do not verify: a write was cut, or the device is damaged", "volume", u.ID.String(), "slots", bad, "generation", root.Generation)
 	}
@@ -326,6 +323,9 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	}
 	if err := v.loadLists(root); err != nil {
 		return nil, err
+	}
+	if err := v.loadSnapshots(); err != nil {
+		return nil, fmt.Errorf("snapshots: %w", err)
 	}
 	if err := v.replay(ops); err != nil {
 		return nil, err
@@ -456,6 +456,7 @@ func (r *reaper) push(in *inode) {
 func (v *Volume) startReaper() {
 	r := &v.reaper
 	r.done = make(chan struct{})
+	r.busy = true // with the leftovers
 	go func() {
 		defer close(r.done)
 		for _, ino := range v.leftovers {
@@ -507,8 +508,9 @@ func (v *Volume) reapThawed(in *inode) error {
 func (v *Volume) reap(in *inode) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	c := cost{quads: opQuads, urgent: true, nested: true}
 	for done := false; !done; {
+		_, pages := v.dropStep()
+		c := cost{quads: opQuads + pages, urgent: true, nested: true}
 		if err := v.admit(c); err != nil {
 			return err
 		}
@@ -531,7 +533,8 @@ func (v *Volume) reapStep(in *inode) (done bool, err error) {
 		return false, err
 	}
 	err = v.fs.Update(func(w *tree.Writer) error {
-		freed, all, err := v.dropExtents(w, in.ino, 0, 1<<62, cutStep)
+		step, _ := v.dropStep()
+		freed, all, err := v.dropExtents(w, in.ino, 0, 1<<62, step)
 		if err != nil {
 			return err
 		}

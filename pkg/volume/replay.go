@@ -122,6 +122,8 @@ func (v *Volume) replayOp(op *layout.Op) error {
 		err = v.prepareWrite(in, op.Off, op.Off+op.Len)
 	case layout.OpFallocate:
 		err = v.prepareWrite(in, op.Off, op.Off+op.Len)
+	case layout.OpCopyRange:
+		err = v.replayCopy(in, op)
 	case layout.OpSetAttr:
 		if op.Flags&layout.SetSize != 0 {
 			err = v.prepareTruncate(in, op.Len)

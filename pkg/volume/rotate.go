@@ -42,6 +42,8 @@ type RotateOptions struct {
 	Drop bool
 	// Again begins another rotation although one is under way.
 	Again bool
+	// Resume goes on with a rotation that is under way, and begins none.
+	Resume bool
 	// BytesPerSecond bounds what is rewritten; 0: DefaultRotationRate, negative: no bound.
 	BytesPerSecond int64
 }
@@ -163,7 +165,7 @@ func (v *Volume) rotationStatus(epochs []uint32) RotationStatus {
 	total := (v.sectors.Load() - v.dataStart - uint64(max(free, 0))) * layout.SectorBytes
 	s := RotationStatus{Phase: r.phase, Epochs: epochs, Target: r.target.Load(), TotalBytes: total,
 		DoneBytes: min(r.state.Done*layout.SectorBytes, total), Snapshots: slices.Clone(r.names), Waits: r.waits}
-	if s.Phase == RotationFinishing || s.Phase == RotationWaiting && len(r.bad) == 0 {
+	if int(r.state.Tree) >= layout.Trees-1 && len(r.bad) == 0 {
 		s.DoneBytes = total
 	}
 	if s.Phase == RotationNone {
@@ -193,7 +195,8 @@ func (v *Volume) WaitRotation(ctx context.Context, progress func(RotationStatus)
 		case v.Failed() != nil:
 			return s, v.writable()
 		case s.Phase == RotationWaiting || s.Phase == RotationNone:
-			return v.RotationStatus(), nil // with the epochs of now
+			_, s.Epochs = v.Keys() // of now
+			return s, nil
 		case !running:
 			return s, vfs.ErrClosed
 		case progress != nil:
@@ -211,7 +214,11 @@ func (v *Volume) RotateDataKey(o RotateOptions) (RotationStatus, error) {
 	if o.BytesPerSecond == 0 {
 		v.rot.rate.Store(DefaultRotationRate)
 	}
-	dropped, err := v.beginRotation(&o)
+	var dropped []int
+	err := v.changeKeys(func() (err error) {
+		dropped, err = v.beginRotation(&o)
+		return err
+	})
 	if err != nil {
 		return RotationStatus{}, err
 	}
@@ -222,10 +229,8 @@ func (v *Volume) RotateDataKey(o RotateOptions) (RotationStatus, error) {
 
 func (v *Volume) beginRotation(o *RotateOptions) (dropped []int, err error) {
 	k := &v.keys
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if err := v.writable(); err != nil {
-		return nil, err
+	if v.rot.target.Load() == 0 && o.Resume {
+		return nil, nil
 	}
 	if v.rot.target.Load() != 0 && !o.Again {
 		return v.supplyNext(o)
@@ -401,7 +406,7 @@ func nextSlotKey(slot int) layout.Key { return layout.Key{Type: layout.KeyNextSl
 // storeNext makes the slots that wait for the end of a rotation durable: next,
 // and no others.
 func (v *Volume) storeNext(next map[int]crypto.Slot, keys *crypto.EpochKeys) error {
-	c := cost{quads: crypto.Slots, urgent: true}
+	c := cost{quads: crypto.Slots, urgent: true, nested: true} // in changeKeys
 	if err := v.admit(c); err != nil {
 		return err
 	}
@@ -917,11 +922,7 @@ func (v *Volume) needsOld() (waits string, snapshots []string, err error) {
 	if len(bad) > 0 {
 		return "what can not be read can not be rewritten; delete these files, or restore them: " + strings.Join(bad, "; "), nil, nil
 	}
-	list, err := v.snapshotEpochs()
-	if err != nil {
-		return "", nil, err
-	}
-	for _, s := range list {
+	for _, s := range v.snapshotEpochs() {
 		if s.oldest < target {
 			snapshots = append(snapshots, s.name)
 		}
@@ -958,11 +959,6 @@ type snapshotEpoch struct {
 	oldest uint32
 }
 
-// snapshotEpochs lists the local snapshots.
-func (v *Volume) snapshotEpochs() ([]snapshotEpoch, error) {
-	return nil, nil // a volume with local snapshots is not opened yet
-}
-
 // retire gives the old epochs up, which nothing needs any more. done is false if
 // something came in between.
 func (v *Volume) retire() (done bool, err error) {
@@ -977,13 +973,29 @@ func (v *Volume) retire() (done bool, err error) {
 		if v.rot.quitting() {
 			return false, errRotationStops
 		}
-		if err := v.commitAll(); err != nil {
+		if err := v.commitThawed(); err != nil {
 			return false, err
 		}
 	}
+	err = v.changeKeys(func() (err error) {
+		done, err = v.dropEpochs(target)
+		return err
+	})
+	return done, err
+}
+
+// commitThawed is commitAll, and commits even if a freeze has just done so.
+func (v *Volume) commitThawed() error {
+	if err := v.enter(context.Background()); err != nil { // Close thaws
+		return err
+	}
+	defer v.leave()
+	return v.commitAll()
+}
+
+// dropEpochs takes all epochs but the target from the slots, and from memory. In changeKeys.
+func (v *Volume) dropEpochs(target uint32) (done bool, err error) {
 	k := &v.keys
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	if s := v.rot.current(); s.Target != target || s.Again || int(s.Tree) < layout.Trees-1 {
 		return false, nil
 	}
@@ -1012,15 +1024,18 @@ func (v *Volume) retire() (done bool, err error) {
 	v.store.Keys.DropBelow(target)
 	v.rot.target.Store(0)
 	v.rot.set(layout.Rotation{})
+	if err := v.storeNext(nil, v.store.Keys.Newest()); err != nil {
+		return false, err
+	}
 	v.rot.tell(RotationNone, "", nil)
-	return true, v.storeNext(nil, v.store.Keys.Newest())
+	return true, nil
 }
 
 // wipeLog overwrites what the log holds of older epochs.
 func (v *Volume) wipeLog() error {
 	// Frames of before the new epoch are needed by neither of the two newest roots.
 	for range 2 {
-		if err := v.commitAll(); err != nil {
+		if err := v.commitThawed(); err != nil {
 			return err
 		}
 	}
@@ -1032,7 +1047,12 @@ func (v *Volume) wipeLog() error {
 		if err := v.rot.pace(step * layout.SectorBytes); err != nil {
 			return err
 		}
-		if err := v.sync.alone(func() error { return v.log.Wipe(at, step) }); err != nil {
+		if err := v.enter(context.Background()); err != nil { // not while frozen; Close thaws
+			return err
+		}
+		err := v.sync.alone(func() error { return v.log.Wipe(at, step) })
+		v.leave()
+		if err != nil {
 			v.fail(err)
 			return err
 		}

@@ -24,6 +24,8 @@ type ScrubOptions struct {
 	// Progress is told now and then how many bytes of how many are done. What
 	// changes meanwhile is not counted twice, so done may end below total.
 	Progress func(done, total uint64)
+	// At is told after each step; position is where another scrub would go on.
+	At func(position func() string)
 	// Damage is told of each damage when it is found; the names come with the report.
 	Damage func(d Damage)
 }
@@ -188,6 +190,9 @@ func (s *scrub) step(ctx context.Context) error {
 		s.flush()
 	})
 	leave()
+	if s.opts.At != nil {
+		s.opts.At(func() string { return s.position().String() })
+	}
 	return s.read(ctx, s.w.spent)
 }
 
@@ -344,7 +349,7 @@ func (s *scrub) item(k layout.Key, v []byte) {
 	if s.bytes+n > txn.ReadBytes {
 		s.flush()
 	}
-	s.batch = append(s.batch, dataRun{k.Obj, placed{k.Sub, e}})
+	s.batch = append(s.batch, dataRun{k.Obj, "", placed{k.Sub, e}})
 	s.bytes += n
 	s.w.spent += n
 }

@@ -73,12 +73,13 @@ func Shred(dev device.Device) (*ShredReceipt, error) {
 // Shred erases all key slots of an open volume. It fails at once: what is still
 // in memory is lost, and its keys are erased. Close it afterwards.
 func (v *Volume) Shred() (*ShredReceipt, error) {
-	k := &v.keys
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	if v.opts.ReadOnly {
 		return nil, vfs.ErrReadOnly
 	}
+	v.Thaw()
+	k := &v.keys
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if v.closing.Load() {
 		return nil, vfs.ErrClosed
 	}

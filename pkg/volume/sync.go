@@ -79,7 +79,7 @@ func (v *Volume) Sync(ino vfs.Ino) error {
 		return fmt.Errorf("%w: %w", vfs.ErrIO, err)
 	}
 	if ino == vfs.RootIno {
-		return v.syncErr(v.commitAll())
+		return v.syncErr(v.commitData())
 	}
 	return v.syncErr(v.syncTail())
 }
@@ -119,7 +119,7 @@ func (v *Volume) syncTail() error {
 	pos, next := v.ringHead()
 	err := v.logTail(from, pos)
 	if errors.Is(err, txn.ErrLogFull) {
-		if err = v.commitAll(); err == nil {
+		if err = v.commitData(); err == nil {
 			err = errCommitted
 		}
 	}
@@ -156,6 +156,9 @@ func (v *Volume) logTail(from, to uint64) error {
 	from = max(from, v.ring.Tail())
 	if from >= to {
 		return errCommitted // a commit covers all of it, and is durable
+	}
+	if v.copied.Load() > maxLogCopies {
+		return txn.ErrLogFull
 	}
 	if to-from > refMin {
 		v.settleFull()

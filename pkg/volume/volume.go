@@ -35,6 +35,9 @@ type Options struct {
 	// CommitInterval overrides the package's; negative: only when needed.
 	CommitInterval time.Duration
 	Log            *slog.Logger // what the operator should know; nil: nothing
+	// Discard has freed space discarded, in batches. Whoever has the device then
+	// sees what is free, also where it was filled with random bytes before.
+	Discard bool
 	// Anchor, if not nil, has a device refused that does not hold the anchored
 	// state, or what followed from it: ErrRolledBack, ErrForked, ErrOtherVolume.
 	Anchor *Anchor
@@ -88,8 +91,11 @@ type Volume struct {
 	frozen  freezer
 
 	background background
+	discards   discarder
 	kept       kept
+	snap       snapshots
 
+	replayed  bool          // when it was opened, the log held more than the root
 	dataStart uint64        // first sector after the log
 	leftovers []uint64      // inodes without names when the volume was opened
 	lists     [2]listPlace  // of the newest durable root; owned by the committer
@@ -99,6 +105,11 @@ type Volume struct {
 	stateMu sync.Mutex
 	root    *layout.Root // newest durable
 	rootR   [32]byte
+
+	shareHeight atomic.Int32  // of the share tree, 0: nothing is shared; changed under its lock
+	copied      atomic.Uint64 // sectors shared in this generation that no durable root has; see maxLogCopies
+
+	features atomic.Uint64 // incompat word of the header, as both copies have it
 
 	failed  atomic.Pointer[failure]
 	closing atomic.Bool
@@ -125,6 +136,7 @@ func (v *Volume) fail(err error) {
 	v.adm.wake()
 	v.com.wake()
 	v.sync.wake()
+	v.snap.wake()
 }
 
 // Failed returns the error that stopped the volume, nil while it works.
@@ -165,6 +177,7 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 		nextOp: root.OpSeq, nextIno: root.NextIno, inodes: root.Inodes, root: root}
 	v.keys.header, v.keys.epochs, v.keys.slot = header.Header, header.Epochs, header.Slot
 	v.keys.floor.Store(root.HeaderSeq)
+	v.features.Store(header.Incompat)
 	v.dataStart = root.DataStart()
 	v.sectors.Store(root.DeviceSectors)
 	v.seed0, v.seed1 = seeds(root.HashSeed)
@@ -174,13 +187,15 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.com.init()
 	v.sync.init()
 	v.reaper.init()
+	v.snap.init()
+	v.adm.changed, v.adm.parked = func() {}, func(int) {}
 	v.rot.init()
-	v.adm.changed = func() {}
 	v.initAdmission(opts.Memory, int64(root.DeviceSectors)*layout.SectorBytes)
 	v.cache = tree.NewCache(opts.Memory/4, v.store.ReadNode)
 	v.fs = v.newTree(layout.TreeFS)
 	v.snaps = v.newTree(layout.TreeSnapshots)
 	v.shares = v.newTree(layout.TreeShares)
+	v.shareHeight.Store(int32(tree.PointerHeight(&root.Trees[layout.TreeShares])))
 	v.anc.tree = v.newTree(layout.TreeAnchors)
 	v.trees = []*tree.Tree{v.fs, v.snaps, v.shares, v.anc.tree}
 	v.spaces = tree.New(tree.Config{ID: layout.TreeSpace, Cache: v.cache, Free: v.freeSpacePage, Dirtied: func(int) {}},
@@ -198,8 +213,15 @@ func (v *Volume) newTree(id uint64) *tree.Tree {
 	return tree.New(tree.Config{ID: id, Cache: v.cache, Free: v.freePage, Dirtied: v.adm.dirtyNodes}, v.root.Trees[id], v.gen)
 }
 
-// freePage is told of pages that the open generation replaced.
-func (v *Volume) freePage(p *layout.Pointer) { eachCopy(p, v.space.Free) }
+// freePage is told of pages that the open generation replaced. Snapshots hold
+// pages of the head's tree only.
+func (v *Volume) freePage(p *layout.Pointer) {
+	eachCopy(p, func(r layout.Run) {
+		if p.Object != layout.TreeFS || !v.snap.keep(r, p.Birth) {
+			v.space.Free(r)
+		}
+	})
+}
 
 func eachCopy(p *layout.Pointer, fn func(layout.Run)) {
 	fn(layout.Run{Start: p.Addr / layout.SectorBytes, Count: layout.NodeSectors})
@@ -219,28 +241,44 @@ func (v *Volume) start(mount [16]byte) error {
 	v.startFlushers()
 	v.startCommitter()
 	v.startReaper()
+	v.startSnapReaper()
+	if v.opts.Discard {
+		v.startDiscarder()
+	}
 	return nil
 }
 
 // Close commits and ends the volume. The error is that of the last commit: what
-// was synced before is safe all the same. The device stays open.
+// was synced before is safe all the same. The device stays open. While a
+// snapshot is open nothing happens but ErrSnapshotInUse.
 func (v *Volume) Close() error {
-	if !v.closing.CompareAndSwap(false, true) {
-		return nil
+	first, err := v.beginClose(false)
+	if err != nil || !first {
+		return err
 	}
+	return v.close(nil)
+}
+
+// close ends the volume; before the last commit, when nothing is going on any
+// more, it calls last.
+func (v *Volume) close(last func() error) (err error) {
+	v.Thaw() // else nothing ends
+	v.background.stop()
+	v.stopDiscarder()
 	v.stopRotation()
 	v.keys.mu.Lock() // a change of keys that is under way ends first
 	defer v.keys.mu.Unlock()
-	var err error
-	v.Thaw()
-	v.background.stop()
 	if v.ring != nil {
 		v.stopReaper()
+		v.stopSnapReaper()
 		v.closed.Store(true)
 		if err = v.Failed(); err == nil {
 			err = v.commitAll()
 		}
 		v.stopCommitter()
+		if err == nil && last != nil {
+			err = last()
+		}
 		if err == nil {
 			if err = v.commitLast(); err != nil {
 				v.fail(err)

@@ -55,6 +55,7 @@ type KeyChange struct {
 type RotateData struct {
 	Drop           bool  `json:"drop,omitempty"`
 	Again          bool  `json:"again,omitempty"`
+	Resume         bool  `json:"resume,omitempty"` // begin none
 	BytesPerSecond int64 `json:"bytesPerSecond,omitempty"`
 	Wait           bool  `json:"wait,omitempty"` // until it has ended or waits for something
 }
@@ -210,7 +211,7 @@ func RotateKey(v *volume.Volume, keys *KeySet) (KeyChange, error) {
 
 // RotateDataKey answers key-rotate-data.
 func RotateDataKey(ctx context.Context, v *volume.Volume, keys *KeySet, a RotateData, progress func(done, total uint64)) (Rotation, error) {
-	s, err := v.RotateDataKey(volume.RotateOptions{Keys: keys.Old, Drop: a.Drop, Again: a.Again, BytesPerSecond: a.BytesPerSecond})
+	s, err := v.RotateDataKey(volume.RotateOptions{Keys: keys.Old, Drop: a.Drop, Again: a.Again, Resume: a.Resume, BytesPerSecond: a.BytesPerSecond})
 	if err != nil || !a.Wait {
 		return rotation(s), err
 	}

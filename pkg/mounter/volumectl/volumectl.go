@@ -5,6 +5,7 @@ package volumectl
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
@@ -17,13 +18,21 @@ type Server struct {
 	Volume   *volume.Volume
 	Name     string // by which whoever asks knows the volume
 	ReadOnly bool
+	LogLevel *slog.LevelVar // of the server's log; nil if it can not be changed
 	// End makes everything durable and ends serving; see control.Handler.
 	End func(ctx context.Context) error
+	// MountSnapshot serves a snapshot on the FUSE connection of a mount on dir, until it is unmounted; it
+	// returns once that answers. The descriptor is the caller's. Nil: it serves none.
+	MountSnapshot func(name, dir string, connection *os.File) error
+	// UnmountSnapshot ends such a mount, unless it is in use. Nil with MountSnapshot.
+	UnmountSnapshot func(ctx context.Context, dir string) error
 }
 
 // Mux names all requests.
 func (s *Server) Mux() control.Mux {
 	m := control.NewMux(s)
+	s.addOnline(m)
+	s.snapshots(m)
 	s.addKeys(m)
 	return m
 }

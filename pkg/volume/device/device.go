@@ -13,6 +13,8 @@ const SectorBytes = 4096
 var (
 	ErrInUse    = errors.New("device is in use")
 	ErrNotFound = errors.New("no such device")
+	// ErrNotSupported means that a device knows no Discard.
+	ErrNotSupported = errors.New("not supported by the device")
 )
 
 // Device is a random access store; see the package comment for its promises.

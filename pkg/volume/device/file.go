@@ -122,12 +122,26 @@ func (d *File) Sync() error {
 }
 
 // Discard punches a hole into an image file or discards device blocks.
+// ErrNotSupported if that can not be done here.
 func (d *File) Discard(off, length int64) error {
-	if d.block {
-		rng := [2]uint64{uint64(off), uint64(length)}
-		return ioctlPtr(int(d.f.Fd()), unix.BLKDISCARD, &rng)
+	for {
+		var err error
+		if d.block {
+			rng := [2]uint64{uint64(off), uint64(length)}
+			err = ioctlPtr(int(d.f.Fd()), unix.BLKDISCARD, &rng)
+		} else {
+			err = unix.Fallocate(int(d.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, length)
+		}
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTTY):
+			return fmt.Errorf("%s: discard: %w", d.f.Name(), ErrNotSupported)
+		default:
+			return &os.PathError{Op: "discard", Path: d.f.Name(), Err: err}
+		}
 	}
-	return unix.Fallocate(int(d.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, length)
 }
 
 // Size asks the kernel: a device may have grown.

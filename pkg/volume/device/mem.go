@@ -19,14 +19,66 @@ type Mem struct {
 	durable map[int64]*[SectorBytes]byte // as of the last Sync
 	pending []memWrite                   // since then, in order
 	current map[int64]*[SectorBytes]byte // durable and pending
-	writes  int                          // WriteAt and Sync calls so far
+	writes  int                          // WriteAt, Discard and Sync calls so far
 	cutAt   int                          // power is lost after that many; 0: never
 	dead    bool
+
+	discards int
 }
 
+// memWrite is a written sector, or a discard of several.
 type memWrite struct {
-	sector int64
-	data   [SectorBytes]byte
+	sector  int64
+	data    [SectorBytes]byte
+	discard int64 // sectors; 0: a write
+}
+
+// apply brings a write into m.
+func (w *memWrite) apply(m map[int64]*[SectorBytes]byte) {
+	if w.discard > 0 {
+		w.eachStored(m, func(s int64) { delete(m, s) })
+		return
+	}
+	p := new([SectorBytes]byte)
+	*p = w.data
+	m[w.sector] = p
+}
+
+// eachStored calls fn for the sectors of a discard that m holds, in order.
+func (w *memWrite) eachStored(m map[int64]*[SectorBytes]byte, fn func(s int64)) {
+	for s := w.sector; s < w.sector+w.discard; s++ {
+		if m[s] != nil {
+			fn(s)
+		}
+	}
+}
+
+// tear brings a write into m as a power cut may leave it.
+func (w *memWrite) tear(m map[int64]*[SectorBytes]byte, rng *rand.Rand) {
+	one := func(s int64, data *[SectorBytes]byte) {
+		p := new([SectorBytes]byte)
+		if old := m[s]; old != nil {
+			*p = *old
+		}
+		switch rng.IntN(4) {
+		case 0, 1:
+			*p = *data
+		case 2:
+			return
+		case 3:
+			for o := 0; o < SectorBytes; o += 512 {
+				if rng.IntN(2) == 0 {
+					copy(p[o:o+512], data[o:])
+				}
+			}
+		}
+		m[s] = p
+	}
+	if w.discard == 0 {
+		one(w.sector, &w.data)
+		return
+	}
+	w.eachStored(m, func(s int64) { one(s, new([SectorBytes]byte)) })
 }
 
 // NewMem makes a device of zeros.
@@ -122,20 +174,36 @@ func (m *Mem) Sync() error {
 		return ErrCrashed // cut while flushing: all of it is still open
 	}
 	for i := range m.pending {
-		w := &m.pending[i]
-		p := new([SectorBytes]byte)
-		*p = w.data
-		m.durable[w.sector] = p
+		m.pending[i].apply(m.durable)
 	}
 	m.pending = m.pending[:0]
 	return nil
 }
 
-// Discard drops the content.
+// Discard drops the content: zeros are read at once. On the device it takes effect
+// at any time up to the next Sync, in parts even, and before what was written earlier.
 func (m *Mem) Discard(off, length int64) error {
-	b := make([]byte, length)
-	_, err := m.WriteAt(b, off)
-	return err
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.dead {
+		return ErrCrashed
+	}
+	if off%SectorBytes != 0 || length%SectorBytes != 0 || off < 0 || length <= 0 || off+length > m.size {
+		return errors.New("device: misaligned or out of range discard")
+	}
+	w := memWrite{sector: off / SectorBytes, discard: length / SectorBytes}
+	w.apply(m.current)
+	m.pending = append(m.pending, w)
+	m.discards++
+	m.count()
+	return nil
+}
+
+// Discards counts the Discard calls so far.
+func (m *Mem) Discards() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.discards
 }
 
 // Size in bytes.
@@ -169,7 +237,8 @@ type CrashMode int
 const (
 	CrashLoseAll CrashMode = iota
 	CrashKeepAll
-	CrashMix // each kept, lost or torn at 512 bytes, in any order
+	CrashMix      // each kept, lost or torn at 512 bytes, in any order
+	CrashDiscards // all writes lost, all discards done
 )
 
 // Crash returns a new device with one possible content after the cut.
@@ -191,28 +260,12 @@ func (m *Mem) Crash(mode CrashMode, rng *rand.Rand) *Mem {
 	}
 	if mode != CrashLoseAll {
 		for _, i := range order {
-			w := &m.pending[i]
-			p := new([SectorBytes]byte)
-			if old := n.durable[w.sector]; old != nil {
-				*p = *old
+			switch w := &m.pending[i]; {
+			case mode == CrashMix:
+				w.tear(n.durable, rng)
+			case mode == CrashKeepAll || w.discard > 0:
+				w.apply(n.durable)
 			}
-			if mode == CrashKeepAll {
-				*p = w.data
-			} else {
-				switch rng.IntN(4) {
-				case 0, 1:
-					*p = w.data
-				case 2:
-					continue
-				case 3:
-					for o := 0; o < SectorBytes; o += 512 {
-						if rng.IntN(2) == 0 {
-							copy(p[o:o+512], w.data[o:])
-						}
-					}
-				}
-			}
-			n.durable[w.sector] = p
 		}
 	}
 	for s, p := range n.durable {
@@ -249,4 +302,11 @@ func (m *Mem) Corrupt(off int64, change func(sector []byte)) {
 	}
 	change(p[:])
 	m.current[off/SectorBytes], m.durable[off/SectorBytes] = p, p
+}
+
+// Alive tells whether the device has power still.
+func (m *Mem) Alive() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return !m.dead
 }

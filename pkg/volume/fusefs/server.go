@@ -28,6 +28,10 @@ const (
 	minHandlers        = 2
 	defaultMaxHandlers = 32
 
+	// How many handlers there may be beyond that for requests that are parked: in a
+	// freeze every writer is. Each may hold a request of 1 MiB.
+	maxParked = 128
+
 	// How many read-ahead and direct I/O requests the kernel keeps in flight.
 	maxBackground = 64
 
@@ -94,6 +98,7 @@ type Server struct {
 	serving  atomic.Bool
 	idle     atomic.Int64 // handlers waiting in read(2)
 	handlers atomic.Int64
+	parked   atomic.Int64 // handlers whose request is parked
 	wg       sync.WaitGroup
 	endOnce  sync.Once
 	endErr   error     // set by endOnce, read after wg.Wait
@@ -123,6 +128,9 @@ func NewServer(o Options) (*Server, error) {
 	s.spare.New = func() any { return newHandler() }
 	s.replies.New = func() any { b := alignedBuffer(outHeaderBytes); return &b }
 	s.raw = newRaw(o, s)
+	if p, ok := o.FS.(interface{ OnPark(fn func(n int)) }); ok {
+		p.OnPark(s.park)
+	}
 	s.proto = newProtocol(o, s)
 	return s, nil
 }
@@ -269,6 +277,22 @@ func (s *Server) startHandler() {
 	})
 }
 
+// addHandler starts a handler, unless there are as many as there may be.
+func (s *Server) addHandler() {
+	if s.handlers.Load() < s.maxHandlers+min(s.parked.Load(), maxParked) {
+		s.startHandler()
+	}
+}
+
+// park is told of requests that wait for something that may take long, and need
+// no device: others get handlers of their own meanwhile.
+func (s *Server) park(n int) {
+	s.parked.Add(int64(n))
+	if n > 0 && s.idle.Load() == 0 {
+		s.addHandler()
+	}
+}
+
 // loop reads and handles requests until the end, or until enough others wait.
 func (s *Server) loop() {
 	h := s.spare.Get().(*handler)
@@ -281,8 +305,8 @@ func (s *Server) loop() {
 			return
 		}
 		if req != nil {
-			if waiting == 0 && s.handlers.Load() < s.maxHandlers {
-				s.startHandler()
+			if waiting == 0 {
+				s.addHandler()
 			}
 			s.handle(h, req)
 		}

@@ -100,7 +100,7 @@ func TestRoundTrip(t *testing.T) {
 			t.Errorf("operation %d: %+v %v", o.Type, got, err)
 		}
 	}
-	n := Inode{Mode: 0o100644, Nlink: 2, UID: 3, GID: 4, Rdev: 5, Flags: InodeInline, Size: 6, Sectors: 7, Parent: 8,
+	n := Inode{Mode: 0o100644, Nlink: 2, UID: 3, GID: 4, Rdev: 5, Flags: InodeInline, Size: 6, Sectors: 7, Parent: 8, NameSub: 9,
 		Atime: vfs.Timespec{Sec: 1, Nsec: 2}, Mtime: vfs.Timespec{Sec: -3, Nsec: 4}, Ctime: vfs.Timespec{Sec: 5, Nsec: 6}, Btime: vfs.Timespec{Sec: 7, Nsec: 8}}
 	if got, err := DecodeInode(n.Append(nil)); err != nil || got != n {
 		t.Errorf("inode: %+v %v", got, err)
@@ -117,6 +117,10 @@ func TestRoundTrip(t *testing.T) {
 	runs := []Run{{1, 2}, {1 << 40, 7}}
 	if got, next, err := DecodeFreeList(EncodeFreeList(runs, &list)); err != nil || !reflect.DeepEqual(got, runs) || !reflect.DeepEqual(next, list) {
 		t.Errorf("free list: %+v %v", got, err)
+	}
+	sh := Share{Count: 5, Extra: 6}
+	if got, err := DecodeShare(7, sh.Append(nil)); err != nil || got != sh {
+		t.Errorf("share: %+v %v", got, err)
 	}
 	var bits [RegionSector / 64]uint64
 	bits[7] = 99
@@ -161,12 +165,16 @@ func TestRefused(t *testing.T) {
 	name := (&Name{Ino: 5, Type: 0o100000, Name: "abc"}).Append(nil)
 	root := sampleRoot().Encode()
 	list := EncodeFreeList([]Run{{1, 2}}, &Pointer2{})
+	region := PutRegion(Summary{}, 0, new([RegionSector / 64]uint64))
+	share := Share{Count: 9, Extra: 1}.Append(nil)
 	decode := map[string]func([]byte) error{
+		"share":  func(b []byte) error { _, err := DecodeShare(3*RegionSector-9, b); return err },
 		"extent": func(b []byte) error { _, err := DecodeFileExtent(b); return err },
 		"inode":  func(b []byte) error { _, err := DecodeInode(b); return err },
 		"name":   func(b []byte) error { _, err := DecodeName(b); return err },
 		"root":   func(b []byte) error { _, err := DecodeRoot(b); return err },
 		"list":   func(b []byte) error { _, _, err := DecodeFreeList(b); return err },
+		"region": func(b []byte) error { _, _, _, err := GetRegion(b); return err },
 	}
 	for _, c := range []struct {
 		kind, what string
@@ -183,7 +191,7 @@ func TestRefused(t *testing.T) {
 		{"inode", "cut", ino[:len(ino)-1]},
 		{"inode", "type", change(ino, 1, 0x30)},
 		{"inode", "mode beyond 16 bits", change(ino, 2, 1)},
-		{"inode", "reserved", change(ino, 100, 1)},
+		{"inode", "reserved", change(ino, 104, 1)},
 		{"inode", "flags", change(ino, 23, 1)},
 		{"inode", "size", change(ino, 31, 0x80)},
 		{"inode", "time", change(ino, 59, 0xff)},
@@ -192,6 +200,12 @@ func TestRefused(t *testing.T) {
 		{"name", "zero byte", change(name, 10, 0)},
 		{"name", "inode 0", change(name, 0, 0)},
 		{"name", "type", change(name, 8, 15)},
+		{"share", "cut", share[:7]},
+		{"share", "longer", append(bytes.Clone(share), 0)},
+		{"share", "empty", change(share, 0, 0)},
+		{"share", "into the next region", change(share, 0, 10)},
+		{"share", "no further references", change(share, 4, 0)},
+		{"region", "more shared than there are", change(region, 14, 1)},
 		{"root", "version", change(root, 4, 9)},
 		{"root", "magic", change(root, 0, 9)},
 		{"root", "clean is no flag", change(root, 112, 2)},
@@ -331,6 +345,19 @@ func FuzzDecodeFreeList(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if runs, next, err := DecodeFreeList(b); err == nil {
 			same(t, b, EncodeFreeList(runs, &next))
+		}
+	})
+}
+
+func FuzzDecodeShare(f *testing.F) {
+	f.Add(uint64(0), Share{Count: RegionSector, Extra: 1}.Append(nil))
+	f.Add(uint64(5*RegionSector-1), Share{Count: 1, Extra: 1<<32 - 1}.Append(nil))
+	f.Fuzz(func(t *testing.T, sub uint64, b []byte) {
+		if s, err := DecodeShare(sub, b); err == nil {
+			same(t, b, s.Append(nil))
+			if first, last := sub/RegionSector, (sub+uint64(s.Count)-1)/RegionSector; first != last {
+				t.Fatalf("a run of regions %d to %d", first, last)
+			}
 		}
 	})
 }

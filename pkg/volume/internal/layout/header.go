@@ -26,8 +26,14 @@ const FormatVersion = 2
 // is refused; one with an unknown ro_compat bit must not be written; unknown
 // compat bits are kept.
 const (
-	KnownIncompat uint64 = 0
-	KnownROCompat uint64 = 0
+	KnownIncompat = FeatureSnapshots | FeatureShares
+	KnownROCompat = uint64(0)
+)
+
+// Bits of the incompat word.
+const (
+	FeatureSnapshots uint64 = 1 << 0 // tree 3 is used
+	FeatureShares    uint64 = 1 << 1 // files share sectors: reflinks
 )
 
 // Offsets within the header area; see docs/format.md, "Header".

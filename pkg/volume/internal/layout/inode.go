@@ -32,7 +32,8 @@ type Inode struct {
 	Flags   uint32
 	Size    uint64 // bytes of a file or symlink; names in a directory
 	Sectors uint64 // sectors of its extents
-	Parent  uint64 // of a directory; 0 otherwise
+	Parent  uint64 // directory that has a name of it; 0: not known, but always known of directories
+	NameSub uint64 // sub of that name's item; 0: not known
 	Atime   vfs.Timespec
 	Mtime   vfs.Timespec
 	Ctime   vfs.Timespec
@@ -67,7 +68,8 @@ func (n *Inode) Append(b []byte) []byte {
 	putTime(p[60:], n.Mtime)
 	putTime(p[72:], n.Ctime)
 	putTime(p[84:], n.Btime)
-	return b // 96..111 reserved, zero
+	le.PutUint64(p[96:], n.NameSub)
+	return b // 104..111 reserved, zero
 }
 
 // DecodeInode decodes a whole item value.
@@ -79,10 +81,10 @@ func DecodeInode(p []byte) (Inode, error) {
 	n := Inode{
 		Mode: le.Uint32(p[0:]), Nlink: le.Uint32(p[4:]), UID: le.Uint32(p[8:]), GID: le.Uint32(p[12:]),
 		Rdev: le.Uint32(p[16:]), Flags: le.Uint32(p[20:]), Size: le.Uint64(p[24:]), Sectors: le.Uint64(p[32:]),
-		Parent: le.Uint64(p[40:]),
-		Atime:  getTime(p[48:]), Mtime: getTime(p[60:]), Ctime: getTime(p[72:]), Btime: getTime(p[84:]),
+		Parent: le.Uint64(p[40:]), NameSub: le.Uint64(p[96:]),
+		Atime: getTime(p[48:]), Mtime: getTime(p[60:]), Ctime: getTime(p[72:]), Btime: getTime(p[84:]),
 	}
-	for _, c := range p[96:] {
+	for _, c := range p[104:] {
 		if c != 0 {
 			return Inode{}, corrupt("inode: reserved bytes")
 		}

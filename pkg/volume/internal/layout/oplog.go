@@ -21,7 +21,7 @@ const (
 	OpFallocate   OpType = 8
 	OpSetXattr    OpType = 9
 	OpRemoveXattr OpType = 10
-	OpCopyRange   OpType = 11 // reserved for reflinks
+	OpCopyRange   OpType = 11 // whole sectors, shared
 	OpGrow        OpType = 12 // Len: sectors of the device
 )
 

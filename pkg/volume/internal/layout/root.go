@@ -293,7 +293,8 @@ type Summary struct {
 	Quads   uint32 // free aligned groups of QuadSectors
 }
 
-// PutRegion encodes a region's value.
+// PutRegion encodes a region's value; shared is how many of its sectors have
+// items in TreeShares.
 func PutRegion(s Summary, shared uint32, bitmap *[RegionSector / 64]uint64) []byte {
 	b := make([]byte, RegionValue)
 	le := binary.LittleEndian
@@ -314,11 +315,14 @@ func GetRegion(b []byte) (s Summary, shared uint32, bitmap *[RegionSector / 64]u
 	}
 	le := binary.LittleEndian
 	s = Summary{Free: le.Uint32(b), Largest: le.Uint32(b[4:]), Quads: le.Uint32(b[8:])}
+	if shared = le.Uint32(b[12:]); shared > RegionSector {
+		return s, 0, nil, corrupt("region with %d shared sectors", shared)
+	}
 	bitmap = new([RegionSector / 64]uint64)
 	for i := range bitmap {
 		bitmap[i] = le.Uint64(b[regionFixed+8*i:])
 	}
-	return s, le.Uint32(b[12:]), bitmap, nil
+	return s, shared, bitmap, nil
 }
 
 // Put encodes entry i of a group's value: 16 bits each of free,

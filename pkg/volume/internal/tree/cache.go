@@ -85,3 +85,13 @@ func (c *Cache) fetch(p *layout.Pointer) (*node, error) {
 	c.put(n)
 	return n, nil
 }
+
+// Page returns the page behind a pointer, to be read only: for what walks
+// trees of which nothing is changed any more.
+func (c *Cache) Page(p *layout.Pointer) (*layout.Node, error) {
+	n, err := c.fetch(p)
+	if err != nil {
+		return nil, err
+	}
+	return &n.Node, nil
+}

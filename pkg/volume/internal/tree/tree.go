@@ -49,6 +49,9 @@ func New(cfg Config, p layout.Pointer, gen uint64) *Tree {
 	return &Tree{cfg: cfg, ptr: p, gen: gen}
 }
 
+// ID is the tree's number.
+func (t *Tree) ID() uint64 { return t.cfg.ID }
+
 // errOrder is a page whose keys do not fit its place in the tree. Pages are
 // checked one by one when they are loaded, so a scan has to look.
 var errOrder = fmt.Errorf("%w: keys of two pages are out of order", layout.ErrCorrupt)
@@ -645,6 +648,22 @@ func (w *Writer) mergeWith(n, parent *node, i int) bool {
 		return true
 	}
 	return false
+}
+
+// Height is the number of pages from the root to a leaf, 0 for an empty tree.
+func (w *Writer) Height() int {
+	if w.t.root != nil {
+		return int(w.t.root.Level()) + 1
+	}
+	return PointerHeight(&w.t.ptr)
+}
+
+// PointerHeight is the height of the tree whose root p leads to.
+func PointerHeight(p *layout.Pointer) int {
+	if p.IsZero() {
+		return 0
+	}
+	return int(p.Level) + 1
 }
 
 // Pending is the number of page writes that a Freeze now would ask for.

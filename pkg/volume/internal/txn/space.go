@@ -53,6 +53,10 @@ type Space struct {
 	lists   map[uint64][]layout.Run
 	waiting int64 // sectors in lists
 	pins    map[uint64]int
+
+	held                map[uint64]held // by region, see hold.go
+	heldFree, heldQuads int64
+	reused              func(layout.Run)
 }
 
 type region struct {
@@ -61,6 +65,9 @@ type region struct {
 	free  uint32
 	quads uint32
 	dirty bool // changed since the last freeze
+
+	shared     uint32 // sectors with further references; see Share
+	snapShared uint32 // as of the freeze
 }
 
 type group struct {
@@ -72,7 +79,7 @@ type group struct {
 func NewSpace(root *layout.Root, gen uint64, load SpaceLoader) (*Space, error) {
 	s := &Space{load: load, dataStart: root.DataStart(), end: root.DeviceSectors, regions: map[uint64]*region{}, groups: map[uint64]*group{},
 		tops: map[uint64][]byte{}, free: int64(root.FreeSectors), hint: root.AllocHint, gen: gen,
-		lists: map[uint64][]layout.Run{}, pins: map[uint64]int{}}
+		lists: map[uint64][]layout.Run{}, pins: map[uint64]int{}, held: map[uint64]held{}}
 	s.cond.L = &s.mu
 	groups := (s.regionCount() + layout.GroupRegions - 1) / layout.GroupRegions
 	for g := range groups {
@@ -169,11 +176,11 @@ func (s *Space) region(idx uint64) (*region, error) {
 	}
 	r := &region{}
 	if ok {
-		_, _, b, err := layout.GetRegion(v)
+		_, shared, b, err := layout.GetRegion(v)
 		if err != nil {
 			return nil, fmt.Errorf("region %d: %w", idx, err)
 		}
-		r.used = *b
+		r.used, r.shared = *b, shared
 	}
 	f := s.fresh(idx)
 	for i := range r.used {
@@ -254,7 +261,7 @@ func (s *Space) summarize(idx uint64, r *region) error {
 	if err != nil {
 		return err
 	}
-	countBitmap(&r.used).Put(g.v, int(idx%layout.GroupRegions))
+	countBitmap(s.stored(idx, r)).Put(g.v, int(idx%layout.GroupRegions))
 	g.dirty = true
 	t, err := s.top(idx / layout.GroupRegions / layout.TopGroups)
 	if err != nil {
@@ -414,7 +421,12 @@ func (s *Space) openIn(idx, bit, want uint64) (bool, error) {
 func (s *Space) Alloc(n uint32) (layout.Run, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.alloc(n)
+	var run layout.Run
+	err := s.orHeld(func() (err error) {
+		run, err = s.alloc(n)
+		return err
+	})
+	return run, err
 }
 
 func (s *Space) alloc(n uint32) (layout.Run, error) {
@@ -457,7 +469,7 @@ func (s *Space) Rewind() {
 func (s *Space) AllocBroken(n uint32) (layout.Run, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.free <= 4*s.quads {
+	if s.free+s.heldFree <= 4*(s.quads+s.heldQuads) {
 		return layout.Run{}, ErrNoSpace
 	}
 	run, err := s.findBroken(n)
@@ -477,8 +489,9 @@ func (s *Space) findBroken(n uint32) (run layout.Run, err error) {
 		if err != nil {
 			return false, err
 		}
+		stored := s.stored(idx, r) // what is held does not break a group
 		for w, u := range r.used {
-			f := ^u &^ (quadMask(^u) * 15)
+			f := ^u &^ (quadMask(^stored[w]) * 15)
 			if f == 0 {
 				continue
 			}
@@ -498,9 +511,17 @@ func (s *Space) findBroken(n uint32) (run layout.Run, err error) {
 }
 
 // AllocQuads takes n aligned groups of four sectors, in as few runs as there are.
-func (s *Space) AllocQuads(n int) ([]layout.Run, error) {
+func (s *Space) AllocQuads(n int) (runs []layout.Run, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	err = s.orHeld(func() (err error) {
+		runs, err = s.allocQuads(n)
+		return err
+	})
+	return runs, err
+}
+
+func (s *Space) allocQuads(n int) ([]layout.Run, error) {
 	if int64(n) > s.quads {
 		return nil, ErrNoSpace
 	}
@@ -617,6 +638,41 @@ func (s *Space) Free(run layout.Run) {
 	s.lists[s.gen] = append(l, run)
 }
 
+// Share counts sectors of a region to which further references came, or of which
+// (n negative) the last one went. It only keeps the count.
+func (s *Space) Share(idx uint64, n int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, err := s.regionInside(idx)
+	if err != nil {
+		return err
+	}
+	sum := int64(r.shared) + int64(n)
+	if sum < 0 || sum > layout.RegionSector {
+		return fmt.Errorf("%w: region %d with %d shared sectors", layout.ErrCorrupt, idx, sum)
+	}
+	r.shared, r.dirty = uint32(sum), true
+	return nil
+}
+
+// Shared is how many sectors of a region have further references.
+func (s *Space) Shared(idx uint64) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, err := s.regionInside(idx)
+	if err != nil {
+		return 0, err
+	}
+	return int(r.shared), nil
+}
+
+func (s *Space) regionInside(idx uint64) (*region, error) {
+	if idx >= s.regionCount() {
+		return nil, fmt.Errorf("%w: region %d of %d", layout.ErrCorrupt, idx, s.regionCount())
+	}
+	return s.region(idx)
+}
+
 // AddList installs the list that generation gen freed, read from a root.
 func (s *Space) AddList(gen uint64, runs []layout.Run) error {
 	s.mu.Lock()
@@ -711,6 +767,9 @@ func (s *Space) Reuse(gen uint64) error {
 			if err != nil {
 				return err
 			}
+			if s.reused != nil {
+				s.reused(run)
+			}
 			s.waiting -= int64(run.Count)
 		}
 		delete(s.lists, g)
@@ -737,7 +796,7 @@ func (s *Space) pinned(gen uint64) bool {
 func (s *Space) Counts() (free, quads, waiting int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.free, s.quads, s.waiting
+	return s.free + s.heldFree, s.quads + s.heldQuads, s.waiting
 }
 
 // FreedRuns is how many runs the open generation has freed so far.
@@ -852,16 +911,18 @@ func (s *Space) Freeze(estimate func(values, freedRuns int) int) (*SpaceCommit, 
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := &SpaceCommit{s: s, Gen: s.gen, pool: pool, Hint: s.hint, Free: uint64(s.free),
+	c := &SpaceCommit{s: s, Gen: s.gen, pool: pool, Hint: s.hint, Free: uint64(s.free + s.heldFree),
 		groups: map[uint64][]byte{}, tops: map[uint64][]byte{}}
 	for idx, r := range s.regions {
 		r.snap = nil
 		if !r.dirty {
-			delete(s.regions, idx) // the tree has it
+			if _, ok := s.held[idx]; !ok {
+				delete(s.regions, idx) // the tree has it
+			}
 			continue
 		}
-		b := r.used
-		r.snap, r.dirty = &b, false
+		b := *s.stored(idx, r)
+		r.snap, r.snapShared, r.dirty = &b, r.shared, false
 		c.idx = append(c.idx, idx)
 		if err := s.summarize(idx, r); err != nil {
 			return nil, err
@@ -1012,7 +1073,7 @@ func (c *SpaceCommit) values() (values []spaceValue, err error) {
 			return nil, fmt.Errorf("%w: group %d was not frozen", layout.ErrCorrupt, gi)
 		}
 		sum.Put(c.groups[gi], int(idx%layout.GroupRegions))
-		values = append(values, spaceValue{layout.Key{Type: layout.KeyRegion, Sub: idx}, layout.PutRegion(sum, 0, b)})
+		values = append(values, spaceValue{layout.Key{Type: layout.KeyRegion, Sub: idx}, layout.PutRegion(sum, s.regions[idx].snapShared, b)})
 	}
 	for gi, v := range c.groups {
 		s.sumGroup(v).PutTop(c.tops[gi/layout.TopGroups], int(gi%layout.TopGroups))

@@ -23,6 +23,7 @@ type spaceModel struct {
 	lists   map[uint64][]layout.Run
 	hung    map[uint64][]layout.Run // the two that hang from the newest root
 	stored  map[layout.Key][]byte
+	held    []layout.Run
 }
 
 func newSpaceModel(t *testing.T, rng *rand.Rand, sectors uint64) *spaceModel {
@@ -69,6 +70,11 @@ func (m *spaceModel) take(r layout.Run) {
 	if r.Count == 0 {
 		m.t.Fatal("empty run")
 	}
+	for _, h := range m.held {
+		if r.Start < h.Start+uint64(h.Count) && h.Start < r.Start+uint64(r.Count) {
+			m.t.Fatalf("%d+%d is handed out while %d+%d is held", r.Start, r.Count, h.Start, h.Count)
+		}
+	}
 	for i := r.Start; i < r.Start+uint64(r.Count); i++ {
 		if i >= uint64(len(m.used)) || m.used[i] {
 			m.t.Fatalf("sector %d of %d+%d is handed out and in use (waiting: %t)", i, r.Start, r.Count, i < uint64(len(m.used)) && m.waiting[i])
@@ -101,7 +107,7 @@ func (m *spaceModel) count() (free, quads, waiting int64) {
 func (m *spaceModel) check(exact bool) {
 	m.t.Helper()
 	f, q, w := m.s.Counts()
-	if wf, wq, ww := m.count(); f != wf || q != wq || w != ww {
+	if wf, wq, ww := m.count(); f != wf || q != wq && len(m.held) == 0 || w != ww {
 		m.t.Fatalf("counts %d %d %d, should be %d %d %d", f, q, w, wf, wq, ww)
 	}
 	m.s.mu.Lock()
@@ -192,7 +198,7 @@ func (m *spaceModel) alloc() {
 	case 3:
 		free, quads, _ := m.s.Counts()
 		r, err := m.s.AllocBroken(uint32(1 + m.rng.IntN(8)))
-		if errors.Is(err, ErrNoSpace) && free == 4*quads {
+		if errors.Is(err, ErrNoSpace) && (free == 4*quads || len(m.held) > 0) {
 			return
 		}
 		if err != nil {
@@ -241,6 +247,12 @@ func (m *spaceModel) free() {
 func (m *spaceModel) steps(n, freeOf16 int) {
 	m.t.Helper()
 	for range n {
+		if m.rng.IntN(20) == 0 {
+			m.hold()
+		}
+		if _, q, _ := m.s.Counts(); q < 400+maxHold/4 {
+			m.release() // an allocation would wait for it
+		}
 		if m.rng.IntN(16) < freeOf16 {
 			m.free()
 		} else {
@@ -249,8 +261,69 @@ func (m *spaceModel) steps(n, freeOf16 int) {
 	}
 }
 
+// maxHold bounds what is held at once.
+const maxHold = 3000
+
+// hold holds free sectors somewhere, or releases what is held.
+func (m *spaceModel) hold() {
+	m.t.Helper()
+	if len(m.held) > 0 && m.rng.IntN(3) > 0 {
+		m.release()
+		return
+	}
+	from := m.rng.Uint64N(m.root.DeviceSectors)
+	to := min(from+m.rng.Uint64N(maxHold/4), (from/layout.RegionSector+1)*layout.RegionSector, m.root.DeviceSectors)
+	shortest := uint32(1 + m.rng.IntN(20))
+	total := 0
+	for _, h := range m.held {
+		total += int(h.Count)
+	}
+	if total > maxHold/2 {
+		return
+	}
+	runs, err := m.s.Hold(from, to, shortest)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	free := make([]bool, to-from)
+	for i := range free {
+		free[i] = !m.used[from+uint64(i)] && from+uint64(i) >= m.root.DataStart()
+	}
+	for _, h := range m.held {
+		for i := h.Start; i < h.Start+uint64(h.Count); i++ {
+			if i >= from && i < to {
+				free[i-from] = false
+			}
+		}
+	}
+	for i := 0; i < len(free); i++ {
+		n := 0
+		for ; i < len(free) && free[i]; i++ {
+			n++
+		}
+		if n < int(shortest) {
+			continue
+		}
+		if want := (layout.Run{Start: from + uint64(i-n), Count: uint32(n)}); len(runs) == 0 || runs[0] != want {
+			m.t.Fatalf("held are %v, should be %v", runs, want)
+		}
+		m.held, runs = append(m.held, runs[0]), runs[1:]
+	}
+	if len(runs) > 0 {
+		m.t.Fatalf("held as well: %v", runs)
+	}
+}
+
+func (m *spaceModel) release() {
+	m.s.Release(m.held)
+	m.held = nil
+}
+
 func (m *spaceModel) commit(between func()) {
 	m.t.Helper()
+	if _, q, _ := m.s.Counts(); q < 400+maxHold/4 {
+		m.release()
+	}
 	pool := min(20+m.rng.IntN(100), func() int { _, q, _ := m.s.Counts(); return int(q) }())
 	c, err := m.s.Freeze(func(int, int) int { return pool })
 	if err != nil {
@@ -394,6 +467,7 @@ func (m *spaceModel) compareStored(snap []bool) {
 // reopen drops everything that is not committed.
 func (m *spaceModel) reopen() {
 	m.t.Helper()
+	m.held = nil
 	m.open()
 	for g, l := range m.hung {
 		if err := m.s.AddList(g, l); err != nil {
@@ -640,5 +714,35 @@ func TestSpacePoolOfFragments(t *testing.T) {
 	}
 	if after, _, _ := m.s.Counts(); after != before {
 		t.Fatalf("%d free sectors became %d", before, after)
+	}
+}
+
+// TestSpaceHeld: who finds nothing but what is held waits for its release, and is
+// not told that the device is full.
+func TestSpaceHeld(t *testing.T) {
+	m := newSpaceModel(t, rand.New(rand.NewPCG(1, 1)), 16384)
+	runs, err := m.s.Hold(0, 16384, 1)
+	if err != nil || len(runs) != 1 {
+		t.Fatal(runs, err)
+	}
+	m.check(false)
+	for _, alloc := range []func() error{
+		func() error { _, err := m.s.Alloc(10); return err },
+		func() error { _, err := m.s.AllocQuads(10); return err },
+	} {
+		got := make(chan error)
+		go func() { got <- alloc() }()
+		select {
+		case err := <-got:
+			t.Fatalf("before the release: %v", err)
+		default:
+		}
+		m.s.Release(runs)
+		if err := <-got; err != nil {
+			t.Fatal(err)
+		}
+		if runs, err = m.s.Hold(0, 16384, 1); err != nil || len(runs) == 0 {
+			t.Fatal(runs, err)
+		}
 	}
 }

@@ -1,0 +1,288 @@
+package volumectl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/volume"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// CodeWorking is the code of an answer to a request for work of which there is one at a time.
+const CodeWorking = "working"
+
+// ScrubArgs of "scrub". Its items are ScrubItems, its result is a ScrubResult. It ends when its caller hangs up.
+type ScrubArgs struct {
+	BytesPerSecond int64  `json:"bytesPerSecond,omitempty"` // 0: as fast as it goes
+	From           string `json:"from,omitempty"`           // the last ScrubItem.Position of one that was stopped
+	ReadOnly       bool   `json:"readOnly,omitempty"`       // mend nothing
+}
+
+// ScrubItem is a damage, or how far the scrub is.
+type ScrubItem struct {
+	Damage   *Damage `json:"damage,omitempty"`
+	Position string  `json:"position,omitempty"`
+}
+
+// Damage is something on the device that does not verify.
+type Damage struct {
+	Where  string   `json:"where"`
+	What   string   `json:"what"`
+	Mended bool     `json:"mended"`
+	Inode  uint64   `json:"inode,omitempty"` // of a file's content
+	Path   string   `json:"path,omitempty"`
+	Offset uint64   `json:"offset,omitempty"`
+	Length uint64   `json:"length,omitempty"`
+	Files  []string `json:"files,omitempty"` // some that lost metadata touches
+	More   int      `json:"moreFiles,omitempty"`
+}
+
+// ScrubResult is what a scrub that came to its end has found.
+type ScrubResult struct {
+	BytesRead   uint64 `json:"bytesRead"`
+	DamageCount int    `json:"damageCount"` // also those beyond the items
+	MendedCount int    `json:"mendedCount"`
+}
+
+// NewDamage converts.
+func NewDamage(d *volume.Damage) *Damage {
+	return &Damage{Where: d.Where, What: d.What, Mended: d.Mended, Inode: d.Ino, Path: d.Path, Offset: d.Offset, Length: d.Length, Files: d.Files, More: d.More}
+}
+
+// DefragArgs of "defrag", whose result is a volume.DefragReport as Defragged.
+type DefragArgs struct {
+	Path           string `json:"path,omitempty"` // in the volume; "": all of it
+	BytesPerSecond int64  `json:"bytesPerSecond,omitempty"`
+}
+
+// Defragged is what a defrag did.
+type Defragged struct {
+	Files           uint64   `json:"files"`
+	FilesRewritten  uint64   `json:"filesRewritten"`
+	BytesRewritten  uint64   `json:"bytesRewritten"`
+	BytesShared     uint64   `json:"bytesShared"`
+	ExtentsBefore   uint64   `json:"extentsBefore"`
+	ExtentsAfter    uint64   `json:"extentsAfter"`
+	FragmentsBefore uint64   `json:"fragmentsBefore"`
+	FragmentsAfter  uint64   `json:"fragmentsAfter"`
+	DamagedInodes   []uint64 `json:"damagedInodes,omitempty"`
+}
+
+// TrimArgs of "trim", as those of FITRIM, in bytes.
+type TrimArgs struct {
+	Offset    int64 `json:"offset,omitempty"`
+	Length    int64 `json:"length,omitempty"`
+	MinLength int64 `json:"minLength,omitempty"`
+}
+
+// Trimmed is its result.
+type Trimmed struct {
+	TrimmedBytes uint64 `json:"trimmedBytes"`
+}
+
+// FreezeArgs of "freeze". Without Hold the answer is a Frozen, and the freeze ends with a "thaw" or after Timeout. With it a Frozen
+// comes as item, the freeze ends also when the caller hangs up, and the answer when it has ended.
+type FreezeArgs struct {
+	TimeoutMillis int64 `json:"timeoutMillis"` // at most an hour
+	Hold          bool  `json:"hold,omitempty"`
+}
+
+// maxFreeze bounds a freeze.
+const maxFreeze = time.Hour
+
+// Frozen names a freeze.
+type Frozen struct {
+	ID uint64 `json:"id"`
+}
+
+// ThawArgs of "thaw"; without ID it ends all freezes.
+type ThawArgs struct {
+	ID uint64 `json:"id,omitempty"`
+}
+
+// Thawed tells how many freezes a thaw has ended: none, if those had ended before.
+type Thawed struct {
+	Ended int `json:"ended"`
+}
+
+// LogLevelArgs of "loglevel": "debug", "info", "warn" or "error".
+type LogLevelArgs struct {
+	Level string `json:"level"`
+}
+
+// online is the state behind the requests of this file.
+type online struct {
+	s  *Server
+	mu sync.Mutex
+	// freezes that were asked for here
+	freezes map[uint64]*volume.Freeze
+	last    uint64
+}
+
+// addOnline adds the requests for what is done to a volume in use.
+func (s *Server) addOnline(m control.Mux) {
+	o := &online{s: s, freezes: map[uint64]*volume.Freeze{}}
+	m["scrub"], m["defrag"], m["trim"] = o.scrub, o.defrag, o.trim
+	m["freeze"], m["thaw"] = o.freeze, o.thaw
+	m["statistics"] = func(context.Context, *control.Call) (any, error) { return s.Volume.Statistics(), nil }
+	if s.LogLevel != nil {
+		m["loglevel"] = o.logLevel
+	}
+}
+
+// workErr gives errors their codes.
+func workErr(err error) error {
+	if errors.Is(err, volume.ErrBusy) {
+		return control.WithCode(CodeWorking, err)
+	}
+	return err
+}
+
+func (o *online) scrub(ctx context.Context, c *control.Call) (any, error) {
+	var a ScrubArgs
+	if err := c.Args(&a); err != nil {
+		return nil, err
+	}
+	told := time.Now()
+	rep, err := o.s.Volume.Scrub(ctx, volume.ScrubOptions{BytesPerSecond: a.BytesPerSecond, From: a.From, ReadOnly: a.ReadOnly, Progress: c.Progress,
+		At: func(position func() string) {
+			if time.Since(told) < time.Second {
+				return
+			}
+			told = time.Now()
+			_ = c.Item(ScrubItem{Position: position()}) // a caller that hung up ends ctx
+		}})
+	if err != nil {
+		return nil, workErr(err)
+	}
+	for i := range rep.Damages {
+		if err := c.Item(ScrubItem{Damage: NewDamage(&rep.Damages[i])}); err != nil {
+			return nil, err
+		}
+	}
+	return ScrubResult{rep.Bytes, rep.Total, rep.Mended}, nil
+}
+
+func (o *online) defrag(ctx context.Context, c *control.Call) (any, error) {
+	var a DefragArgs
+	if err := c.Args(&a); err != nil {
+		return nil, err
+	}
+	rep, err := Defrag(ctx, o.s.Volume, a, c.Progress)
+	return rep, workErr(err)
+}
+
+// Defrag defragments a path of a volume.
+func Defrag(ctx context.Context, v *volume.Volume, a DefragArgs, progress func(done, total uint64)) (*Defragged, error) {
+	at := vfs.RootIno
+	for _, name := range strings.Split(a.Path, "/") {
+		if name == "" || name == "." {
+			continue
+		}
+		attr, err := v.Lookup(at, name)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", a.Path, err)
+		}
+		at = attr.Ino
+	}
+	rep, err := v.Defrag(ctx, volume.DefragOptions{Root: at, BytesPerSecond: a.BytesPerSecond, Progress: progress})
+	if err != nil {
+		return nil, err
+	}
+	d := &Defragged{Files: rep.Files, FilesRewritten: rep.Rewritten, BytesRewritten: rep.Bytes, BytesShared: rep.Shared,
+		ExtentsBefore: rep.ExtentsBefore, ExtentsAfter: rep.ExtentsAfter, FragmentsBefore: rep.FragmentsBefore, FragmentsAfter: rep.FragmentsAfter}
+	for _, x := range rep.Damaged {
+		d.DamagedInodes = append(d.DamagedInodes, x.Ino)
+	}
+	return d, nil
+}
+
+func (o *online) trim(ctx context.Context, c *control.Call) (any, error) {
+	var a TrimArgs
+	if err := c.Args(&a); err != nil {
+		return nil, err
+	}
+	n, err := o.s.Volume.Trim(ctx, volume.TrimOptions{Offset: a.Offset, Length: a.Length, MinLength: a.MinLength, Progress: c.Progress})
+	return Trimmed{n}, workErr(err)
+}
+
+func (o *online) freeze(ctx context.Context, c *control.Call) (any, error) {
+	var a FreezeArgs
+	if err := c.Args(&a); err != nil {
+		return nil, err
+	}
+	limit := time.Duration(a.TimeoutMillis) * time.Millisecond
+	if a.TimeoutMillis <= 0 || a.TimeoutMillis > int64(maxFreeze/time.Millisecond) {
+		return nil, control.WithCode(control.CodeMalformed, fmt.Errorf("a freeze needs a timeout of at most %v", maxFreeze))
+	}
+	f, err := o.s.Volume.Freeze(ctx, limit)
+	if err != nil {
+		return nil, err
+	}
+	id := o.remember(f)
+	if !a.Hold {
+		return Frozen{id}, nil
+	}
+	defer f.Thaw()
+	if err := c.Item(Frozen{id}); err != nil {
+		return nil, err
+	}
+	select {
+	case <-f.Ended():
+		return struct{}{}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// remember gives a freeze a number, and forgets those that have ended.
+func (o *online) remember(f *volume.Freeze) uint64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for id, old := range o.freezes {
+		select {
+		case <-old.Ended():
+			delete(o.freezes, id)
+		default:
+		}
+	}
+	o.last++
+	o.freezes[o.last] = f
+	return o.last
+}
+
+func (o *online) thaw(_ context.Context, c *control.Call) (any, error) {
+	var a ThawArgs
+	if err := c.Args(&a); err != nil {
+		return nil, err
+	}
+	if a.ID == 0 {
+		return Thawed{o.s.Volume.Thaw()}, nil
+	}
+	o.mu.Lock()
+	f := o.freezes[a.ID]
+	o.mu.Unlock()
+	if f == nil || !f.Thaw() {
+		return Thawed{}, nil
+	}
+	return Thawed{1}, nil
+}
+
+func (o *online) logLevel(_ context.Context, c *control.Call) (any, error) {
+	var a LogLevelArgs
+	if err := c.Args(&a); err != nil {
+		return nil, err
+	}
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(a.Level)); err != nil {
+		return nil, control.WithCode(control.CodeMalformed, fmt.Errorf("log level %q: want debug, info, warn or error", a.Level))
+	}
+	o.s.LogLevel.Set(l)
+	return struct{}{}, nil
+}

@@ -1,0 +1,170 @@
+package volumectl
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/volume"
+)
+
+// Codes of requests about snapshots.
+const (
+	CodeExists   = "exists"   // a snapshot of that name
+	CodeNotFound = "notFound" // no snapshot of that name
+	CodeInUse    = "inUse"    // the snapshot is open
+	CodeInvalid  = "invalid"  // not a name for a snapshot
+)
+
+// Snapshot describes a local snapshot.
+type Snapshot struct {
+	Name            string    `json:"name"`
+	Created         time.Time `json:"created"`
+	Generation      uint64    `json:"generation"`
+	UniqueBytes     int64     `json:"uniqueBytes"`     // what deleting it would free
+	ReferencedBytes int64     `json:"referencedBytes"` // what it holds, shared or not
+	Inodes          uint64    `json:"inodes"`
+	KeyEpoch        uint32    `json:"keyEpoch"` // the oldest that it may need
+	Deleting        bool      `json:"deleting,omitempty"`
+	Open            bool      `json:"open,omitempty"`
+}
+
+// SnapshotOf converts.
+func SnapshotOf(i volume.SnapshotInfo) Snapshot {
+	return Snapshot{Name: i.Name, Created: i.Created.UTC(), Generation: i.Generation, UniqueBytes: i.UniqueBytes, ReferencedBytes: i.ReferencedBytes,
+		Inodes: i.Inodes, KeyEpoch: i.KeyEpoch, Deleting: i.Deleting, Open: i.Open}
+}
+
+// Change is one difference between two states of a volume.
+type Change struct {
+	Kind    string      `json:"kind"` // volume.ChangeKind as text
+	Path    string      `json:"path"`
+	OldPath string      `json:"oldPath,omitempty"`
+	Inode   uint64      `json:"inode"`
+	Mode    uint32      `json:"type"` // S_IFMT bits
+	Ranges  [][2]uint64 `json:"ranges,omitempty"`
+}
+
+// ChangeOf converts.
+func ChangeOf(c volume.Change) Change {
+	x := Change{Kind: c.Kind.String(), Path: c.Path, OldPath: c.OldPath, Inode: uint64(c.Ino), Mode: c.Type}
+	for _, r := range c.Ranges {
+		x.Ranges = append(x.Ranges, [2]uint64{r.Off, r.Len})
+	}
+	return x
+}
+
+// SnapshotArgs name a snapshot. Dir and the descriptor of a FUSE mount on it come with a request to mount it.
+type SnapshotArgs struct {
+	Name string `json:"name"`
+	Dir  string `json:"dir,omitempty"`
+}
+
+// DiffArgs are those of snapshot-diff.
+type DiffArgs struct {
+	From   string `json:"from"`
+	To     string `json:"to,omitempty"` // "": the volume as it is
+	Ranges bool   `json:"ranges,omitempty"`
+}
+
+// errCaller is why a list that nobody reads any more ends.
+var errCaller = errors.New("the caller went away")
+
+// snapshots adds the requests about local snapshots to a table.
+func (s *Server) snapshots(m control.Mux) {
+	m["snapshot-create"] = func(_ context.Context, c *control.Call) (any, error) {
+		var a SnapshotArgs
+		if err := c.Args(&a); err != nil {
+			return nil, err
+		}
+		i, err := s.Volume.CreateSnapshot(a.Name)
+		return SnapshotOf(i), snapshotError(err)
+	}
+	m["snapshot-delete"] = func(_ context.Context, c *control.Call) (any, error) {
+		var a SnapshotArgs
+		if err := c.Args(&a); err != nil {
+			return nil, err
+		}
+		return nil, snapshotError(s.Volume.DeleteSnapshot(a.Name))
+	}
+	m["snapshot-list"] = func(_ context.Context, c *control.Call) (any, error) {
+		infos, err := s.Volume.Snapshots()
+		for _, i := range infos {
+			if err == nil {
+				err = c.Item(SnapshotOf(i))
+			}
+		}
+		return nil, err
+	}
+	m["snapshot-diff"] = func(ctx context.Context, c *control.Call) (any, error) {
+		var a DiffArgs
+		if err := c.Args(&a); err != nil {
+			return nil, err
+		}
+		return nil, snapshotError(s.Volume.Diff(a.From, a.To, volume.DiffOptions{Ranges: a.Ranges}, func(x volume.Change) error {
+			if ctx.Err() != nil {
+				return errCaller
+			}
+			return c.Item(ChangeOf(x))
+		}))
+	}
+	m["snapshot-mount"] = func(_ context.Context, c *control.Call) (any, error) {
+		var a SnapshotArgs
+		if err := c.Args(&a); err != nil {
+			return nil, err
+		}
+		if c.File() == nil || a.Dir == "" {
+			return nil, control.WithCode(control.CodeMalformed, errors.New("a mount needs its directory and descriptor"))
+		}
+		if s.MountSnapshot == nil {
+			return nil, errors.New("this server serves no snapshots")
+		}
+		return nil, snapshotError(s.MountSnapshot(a.Name, a.Dir, c.File()))
+	}
+	m["snapshot-unmount"] = func(ctx context.Context, c *control.Call) (any, error) {
+		var a SnapshotArgs
+		if err := c.Args(&a); err != nil {
+			return nil, err
+		}
+		if s.UnmountSnapshot == nil {
+			return nil, control.WithCode(CodeNotFound, errors.New("this server serves no snapshots"))
+		}
+		return nil, s.UnmountSnapshot(ctx, a.Dir)
+	}
+}
+
+func snapshotError(err error) error {
+	for code, target := range map[string]error{CodeExists: volume.ErrSnapshotExists, CodeNotFound: volume.ErrNoSnapshot,
+		CodeInUse: volume.ErrSnapshotInUse, CodeInvalid: volume.ErrSnapshotName} {
+		if errors.Is(err, target) {
+			return control.WithCode(code, err)
+		}
+	}
+	return err
+}
+
+// Snapshots asks for the list of snapshots.
+func Snapshots(ctx context.Context, c control.Client) (list []Snapshot, err error) {
+	err = c.Do(ctx, control.Request{Op: "snapshot-list", Item: func(b json.RawMessage) error {
+		var x Snapshot
+		if err := json.Unmarshal(b, &x); err != nil {
+			return err
+		}
+		list = append(list, x)
+		return nil
+	}}, nil)
+	return list, err
+}
+
+// Diff asks for the differences between two states.
+func Diff(ctx context.Context, c control.Client, a DiffArgs, fn func(Change) error) error {
+	return c.Do(ctx, control.Request{Op: "snapshot-diff", Args: a, Item: func(b json.RawMessage) error {
+		var x Change
+		if err := json.Unmarshal(b, &x); err != nil {
+			return err
+		}
+		return fn(x)
+	}}, nil)
+}

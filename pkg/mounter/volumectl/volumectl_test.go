@@ -1,0 +1,147 @@
+package volumectl
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/volume"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+)
+
+// credential is a key that follows from one character.
+func credential(t testing.TB, c string) volume.Key {
+	t.Helper()
+	k, err := crypto.ParseKeyFile([]byte(strings.Repeat(c, 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := crypto.SecretCredential(k)
+	t.Cleanup(s.Erase)
+	return volume.Key{Recipient: s, Credential: s}
+}
+
+// serve opens a new volume and answers for it.
+func serve(t *testing.T) (control.Client, *volume.Volume, device.Device) {
+	t.Helper()
+	dev := device.NewMem(80 << 20)
+	key := credential(t, "a")
+	if err := volume.Format(dev, volume.FormatOptions{Recipient: key.Recipient}); err != nil {
+		t.Fatal(err)
+	}
+	v, err := volume.Open(dev, volume.Options{Credential: key.Credential})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := control.Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	s := &Server{Volume: v, Name: "v"}
+	go func() { done <- control.Serve(ctx, l, s.Mux()) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		_ = v.Close() // fails after it was shredded
+	})
+	return control.Client{Path: path}, v, dev
+}
+
+// ask makes a request with keys, given as pairs of role and character.
+func ask(t *testing.T, c control.Client, op string, args, result any, keys ...string) error {
+	t.Helper()
+	r := control.Request{Op: op, Args: args}
+	if len(keys) > 0 {
+		f, err := NewKeyFile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		for _, k := range keys {
+			role := KeyOld
+			if k[0] == '+' {
+				role = KeyNew
+			}
+			if err := f.Add(role, KindSecret, strings.NewReader(strings.Repeat(k[1:], 32))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := f.Seal(); err != nil {
+			t.Fatal(err)
+		}
+		r.File = f.File
+	}
+	return FromServer(c.Do(t.Context(), r, result))
+}
+
+// Every request about keys and anchors, and what it answers to mistakes.
+func TestKeyRequests(t *testing.T) {
+	c, v, dev := serve(t)
+	ok := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	is := func(err, want error) {
+		t.Helper()
+		if !errors.Is(err, want) || !errors.Is(err, control.ErrServer) {
+			t.Fatalf("%v, want %v", err, want)
+		}
+	}
+	var ch KeyChange
+	ok(ask(t, c, "key-add", nil, &ch, "+b"))
+	if ch.Slot != 1 || !ch.Added {
+		t.Fatalf("%+v", ch)
+	}
+	is(ask(t, c, "key-add", nil, nil, "+b"), volume.ErrKeyExists)
+	is(ask(t, c, "key-add", nil, nil), control.ErrServer)
+	is(ask(t, c, "key-add", nil, nil, "+b", "+c"), control.ErrServer)
+	is(ask(t, c, "key-rotate", nil, nil, "-x", "+c"), volume.ErrWrongKey)
+	ok(ask(t, c, "key-rotate", nil, &ch, "-b", "+c"))
+	is(ask(t, c, "key-remove", KeyRemove{Slot: 7}, nil), volume.ErrNoSuchKey)
+	is(ask(t, c, "key-rotate-data", RotateData{Wait: true}, nil, "-a"), volume.ErrKeyMissing)
+	var rot Rotation
+	ok(ask(t, c, "key-rotate-data", RotateData{Wait: true, BytesPerSecond: -1}, &rot, "-a", "-c"))
+	if rot.Phase != "none" || len(rot.Epochs) != 1 || rot.Epochs[0] != 2 {
+		t.Fatalf("%+v", rot)
+	}
+	ok(ask(t, c, "key-remove", KeyRemove{Slot: 0}, &ch))
+	is(ask(t, c, "key-remove", KeyRemove{Slot: ch.Removed[0]}, nil), volume.ErrNoSuchKey)
+	is(ask(t, c, "key-remove", KeyRemove{Slot: 2}, nil), volume.ErrLastKey)
+	var l KeyList
+	ok(ask(t, c, "key-list", nil, &l))
+	if len(l.Slots) != 1 || l.Slots[0].Slot != 2 || l.Slots[0].Type != "secret" || l.Rotation != nil {
+		t.Fatalf("%+v", l)
+	}
+	var a volume.Anchor
+	ok(ask(t, c, "anchor", nil, &a))
+	confirm := func(a volume.Anchor) error {
+		return ask(t, c, "anchor-confirm", struct {
+			Anchor volume.Anchor `json:"anchor"`
+		}{a}, nil)
+	}
+	ok(confirm(a))
+	b := a
+	b.Generation += 100
+	is(confirm(b), control.ErrServer)
+	if err := volume.VerifyAnchor(dev, credential(t, "c").Credential, &a); err != nil {
+		t.Fatal(err)
+	}
+	is(ask(t, c, "key-shred", KeyShred{Volume: "other"}, nil), control.ErrServer)
+	var r volume.ShredReceipt
+	ok(ask(t, c, "key-shred", KeyShred{Volume: v.ID().String()}, &r))
+	if len(r.Slots) != 2 || r.Volume != v.ID().String() {
+		t.Fatalf("%+v", r)
+	}
+	is(ask(t, c, "key-add", nil, nil, "+d"), volume.ErrShredded)
+}

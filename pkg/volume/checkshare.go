@@ -1,0 +1,201 @@
+package volume
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+)
+
+// shareCheck holds what the share tree says against the references there are.
+// The tree is read first; each reference to data beyond the first then uses up
+// one of those it promises.
+type shareCheck struct {
+	regions map[uint64]*sharedRegion
+	last    sharing  // run before
+	lost    bool     // part of the tree could not be read: nothing follows from it
+	bad     []badRun // data that can not be read; guarded by checker.mu
+}
+
+// badRun is data that can not be read, wherever it is referred to.
+type badRun struct {
+	layout.Run
+	err error
+}
+
+// sharedRegion is a region with shared sectors.
+type sharedRegion struct {
+	sectors uint32                      // that have an item
+	open    uint32                      // of which references are still to be found
+	left    *[layout.RegionSector]uint8 // how many; nil when open is 0
+	more    map[uint32]uint32           // those of 255 and more
+}
+
+const manyLeft = math.MaxUint8 // the number is in more
+
+func (r *sharedRegion) get(i uint32) uint32 {
+	if r.left == nil {
+		return 0
+	}
+	if n := r.left[i]; n < manyLeft {
+		return uint32(n)
+	}
+	return r.more[i]
+}
+
+func (r *sharedRegion) set(i, n uint32) {
+	old := r.get(i)
+	switch {
+	case old == 0 && n > 0:
+		if r.open++; r.left == nil {
+			r.left = new([layout.RegionSector]uint8)
+		}
+	case old > 0 && n == 0:
+		r.open--
+	}
+	if old >= manyLeft {
+		delete(r.more, i)
+	}
+	r.left[i] = uint8(min(n, manyLeft))
+	if n >= manyLeft {
+		if r.more == nil {
+			r.more = map[uint32]uint32{}
+		}
+		r.more[i] = n
+	}
+	if r.open == 0 {
+		r.left = nil
+	}
+}
+
+// shareItem checks an item of the share tree and notes what it promises.
+func (c *checker) shareItem(_ uint64, k layout.Key, v []byte) {
+	where := fmt.Sprintf("share item %v", k)
+	s, err := getSharing(k, v)
+	if err == nil && (s.start < c.root.DataStart() || s.end > c.root.DeviceSectors) {
+		err = fmt.Errorf("sectors %d to %d lie outside the volume's data area, %d to %d", s.start, s.end, c.root.DataStart(), c.root.DeviceSectors)
+	}
+	last := c.shares.last
+	if err == nil && s.start < last.end {
+		err = fmt.Errorf("it overlaps the one before, of sectors %d to %d", last.start, last.end)
+	}
+	if err != nil {
+		c.problem(where, "%v", err)
+		return
+	}
+	if s.start == last.end && s.extra == last.extra && s.start%layout.RegionSector != 0 {
+		c.problem(where, "it goes on with the one before, of sectors %d to %d: they should be one", last.start, last.end)
+	}
+	c.shares.last = s
+	r := c.shares.regions[s.start/layout.RegionSector]
+	if r == nil {
+		r = &sharedRegion{}
+		c.shares.regions[s.start/layout.RegionSector] = r
+	}
+	r.sectors += uint32(s.end - s.start)
+	for i := s.start; i < s.end; i++ {
+		r.set(uint32(i%layout.RegionSector), s.extra)
+	}
+}
+
+// take is told of a reference to a sector beyond the first. It returns whether
+// the share tree has it.
+func (s *shareCheck) take(sector uint64) bool {
+	r, i := s.regions[sector/layout.RegionSector], uint32(sector%layout.RegionSector)
+	if r == nil {
+		return false
+	}
+	n := r.get(i)
+	if n > 0 {
+		r.set(i, n-1)
+	}
+	return n > 0
+}
+
+// count is how many sectors of a region the share tree covers.
+func (s *shareCheck) count(region uint64) uint32 {
+	if r := s.regions[region]; r != nil {
+		return r.sectors
+	}
+	return 0
+}
+
+// checkShares reports what the share tree promised and was not found.
+func (c *checker) checkShares() {
+	if c.lostFS || c.shares.lost {
+		return
+	}
+	for _, idx := range slices.Sorted(maps.Keys(c.shares.regions)) {
+		r := c.shares.regions[idx]
+		if r.open == 0 {
+			continue
+		}
+		for i := uint32(0); i < layout.RegionSector; {
+			n, first := r.get(i), i
+			for i++; i < layout.RegionSector && r.get(i) == n; {
+				i++
+			}
+			if n > 0 {
+				c.problem(fmt.Sprintf("sectors %d+%d", idx*layout.RegionSector+uint64(first), i-first), "the share tree counts %d references more than there are", n)
+			}
+		}
+	}
+}
+
+func (c *checker) badData(ino, sector uint64, sectors int, err error) {
+	at := fmt.Sprintf(" at %d+%d", sector*layout.SectorBytes, sectors*layout.SectorBytes)
+	c.inodeProblem(ino, at, "data can not be read: %v", err)
+}
+
+// keepBad notes data that can not be read for nameShared; false when there is
+// too much of it.
+func (c *checker) keepBad(run layout.Run, err error) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.shares.bad) == maxProblems {
+		return false
+	}
+	c.shares.bad = append(c.shares.bad, badRun{run, err})
+	return true
+}
+
+// nameShared reports data that can not be read for each file that refers to it:
+// one more pass over the extents.
+func (c *checker) nameShared() {
+	if len(c.shares.bad) == 0 {
+		return
+	}
+	slices.SortFunc(c.shares.bad, func(a, b badRun) int { return cmp.Compare(a.Start, b.Start) })
+	var bad []badRun // each sector once: an extent that is shared in part is read again
+	end := uint64(0)
+	for _, b := range c.shares.bad {
+		if to := b.Start + uint64(b.Count); to > end {
+			b.Start = max(b.Start, end)
+			b.Count = uint32(to - b.Start)
+			bad, end = append(bad, b), to
+		}
+	}
+	w := walk{c: c, id: layout.TreeFS, item: func(_ uint64, k layout.Key, v []byte) {
+		if k.Type != layout.KeyExtent {
+			return
+		}
+		e, err := layout.DecodeFileExtent(v)
+		if err != nil {
+			return
+		}
+		start := e.Addr / layout.SectorBytes
+		end := start + e.Sectors()
+		i, _ := slices.BinarySearchFunc(bad, start, func(b badRun, at uint64) int { return cmp.Compare(b.Start+uint64(b.Count), at+1) })
+		for ; i < len(bad) && bad[i].Start < end; i++ {
+			a, b := max(start, bad[i].Start), min(end, bad[i].Start+uint64(bad[i].Count))
+			if a < b {
+				c.badData(k.Obj, k.Sub+a-start, int(b-a), bad[i].err)
+			}
+		}
+	}}
+	p := &c.root.Trees[layout.TreeFS]
+	w.node(p, p.Level, c.root.Generation, layout.Key{}, nil)
+}

@@ -1,0 +1,379 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// DefragOptions for Defrag. The zero value is for the whole volume.
+type DefragOptions struct {
+	Root           vfs.Ino // a file, or a directory with all below it; 0: the root directory
+	BytesPerSecond int64   // of rewritten data; 0: as fast as it goes
+	// Progress is told now and then how many files and directories of how many
+	// were looked at; of a part of the volume the total is not known, and 0.
+	Progress func(done, total uint64)
+}
+
+// DefragReport is what a Defrag did.
+type DefragReport struct {
+	Files     uint64 // that were looked at
+	Rewritten uint64 // files of which something was
+	Bytes     uint64 // rewritten
+	Shared    uint64 // bytes left alone because something else refers to them
+	// Of the files that were looked at. An extent is at most 64 KiB under one
+	// nonce; a fragment is what lies together on the device.
+	ExtentsBefore, ExtentsAfter     uint64
+	FragmentsBefore, FragmentsAfter uint64
+	// Damaged files, which were left as they are, at most maxProblems.
+	Damaged []DefragDamage
+}
+
+// DefragDamage is a file that could not be read.
+type DefragDamage struct {
+	Ino uint64
+	Err error
+}
+
+// defragSectors is what is rewritten as a whole: the size of the writes to the device.
+const defragSectors = batchSectors
+
+// Defrag rewrites the data of fragmented files as ordinary writes, while they are
+// in use: their content and times stay. What snapshots or other files share is left
+// alone. ctx stops it between two steps. One at a time: ErrBusy.
+func (v *Volume) Defrag(ctx context.Context, opts DefragOptions) (*DefragReport, error) {
+	if err := v.writable(); err != nil {
+		return nil, err
+	}
+	ctx, end, err := v.begin(ctx, "defrag")
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	d := &defrag{v: v, ctx: ctx, opts: opts, rep: &DefragReport{}, pace: pacer{bytesPerSecond: opts.BytesPerSecond}}
+	if opts.Root == 0 {
+		d.opts.Root = vfs.RootIno
+	}
+	if d.opts.Root == vfs.RootIno {
+		v.inoMu.Lock()
+		d.total = v.inodes
+		v.inoMu.Unlock()
+	}
+	a, err := v.GetAttr(d.opts.Root)
+	if err != nil {
+		return nil, err
+	}
+	if err = d.visit(d.opts.Root, a.Mode); err == nil {
+		err = d.settle()
+	}
+	return d.rep, wrap(err)
+}
+
+// defrag is the state of one Defrag.
+type defrag struct {
+	v     *Volume
+	ctx   context.Context
+	opts  DefragOptions
+	rep   *DefragReport
+	pace  pacer
+	done  uint64
+	total uint64
+	wrote []uint64 // files that were rewritten and not counted again yet
+}
+
+// maxDefragWrote is how many files are counted again after one commit.
+const maxDefragWrote = 1024
+
+func (d *defrag) visit(ino vfs.Ino, mode uint32) error {
+	if err := d.ctx.Err(); err != nil {
+		return err
+	}
+	d.done++
+	if d.opts.Progress != nil {
+		d.opts.Progress(min(d.done, max(d.total, 1)), d.total)
+	}
+	switch mode & modeType {
+	case modeReg:
+		return d.file(uint64(ino))
+	case modeDir:
+		return d.dir(ino)
+	}
+	return nil
+}
+
+// dir visits what a directory holds, some names at a time.
+func (d *defrag) dir(ino vfs.Ino) error {
+	type entry struct {
+		ino  vfs.Ino
+		mode uint32
+	}
+	for off := uint64(0); ; {
+		var some []entry
+		err := d.v.ReadDir(ino, off, true, func(e vfs.Dirent, a *vfs.Attr) bool {
+			off = e.Cookie
+			if a != nil && e.Name != "." && e.Name != ".." {
+				some = append(some, entry{e.Ino, a.Mode})
+			}
+			return len(some) < 256
+		})
+		if errors.Is(err, vfs.ErrStale) {
+			return nil // removed meanwhile
+		}
+		if err != nil {
+			return d.damaged(uint64(ino), err)
+		}
+		if len(some) == 0 {
+			return nil
+		}
+		for _, e := range some {
+			if err := d.visit(e.ino, e.mode); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// damaged notes a file that can not be read; any other error ends the work.
+func (d *defrag) damaged(ino uint64, err error) error {
+	if !errors.Is(err, vfs.ErrCorrupt) && !errors.Is(err, layout.ErrCorrupt) {
+		return err
+	}
+	if len(d.rep.Damaged) < maxProblems {
+		d.rep.Damaged = append(d.rep.Damaged, DefragDamage{ino, err})
+	}
+	return nil
+}
+
+// fragments counts extents in the order of a file.
+type fragments struct {
+	extents, fragments uint64
+	end                uint64 // address behind the last one
+}
+
+func (f *fragments) add(p *placed) {
+	if f.extents++; p.Addr != f.end {
+		f.fragments++
+	}
+	f.end = p.Addr + uint64(p.RunBytes())
+}
+
+// file rewrites what is in pieces of a file.
+func (d *defrag) file(ino uint64) error {
+	in, err := d.v.inode(vfs.Ino(ino))
+	if errors.Is(err, vfs.ErrStale) {
+		return nil
+	}
+	if err != nil {
+		return d.damaged(ino, err)
+	}
+	defer d.v.table.put(in)
+	var before fragments
+	wrote := uint64(0)
+	err = d.v.eachWindow(ino, func(from uint64, es []placed) error {
+		for i := range es {
+			before.add(&es[i])
+		}
+		if !scattered(es) {
+			return d.ctx.Err()
+		}
+		n, shared, err := d.v.rewrite(in, from)
+		d.rep.Shared += shared
+		wrote += n
+		if err != nil {
+			return err
+		}
+		return d.pace.wait(d.ctx, int(n))
+	})
+	d.rep.Files++
+	d.rep.Bytes += wrote
+	d.rep.ExtentsBefore += before.extents
+	d.rep.FragmentsBefore += before.fragments
+	if wrote == 0 {
+		d.rep.ExtentsAfter += before.extents
+		d.rep.FragmentsAfter += before.fragments
+	} else {
+		d.rep.Rewritten++
+		if d.wrote = append(d.wrote, ino); len(d.wrote) == maxDefragWrote {
+			if err := d.settle(); err != nil {
+				return err
+			}
+		}
+	}
+	if err != nil {
+		return d.damaged(ino, err)
+	}
+	return nil
+}
+
+// settle commits, and counts what was rewritten as it is now.
+func (d *defrag) settle() error {
+	if len(d.wrote) == 0 {
+		return nil
+	}
+	if err := d.v.commitAll(); err != nil {
+		return d.v.syncErr(err)
+	}
+	for _, ino := range d.wrote {
+		var now fragments
+		err := d.v.eachWindow(ino, func(_ uint64, es []placed) error {
+			for i := range es {
+				now.add(&es[i])
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		d.rep.ExtentsAfter += now.extents
+		d.rep.FragmentsAfter += now.fragments
+	}
+	d.wrote = d.wrote[:0]
+	return nil
+}
+
+// eachWindow calls fn for the extents of a file, those that begin in
+// defragSectors from a multiple of it on at a time; holes are passed over.
+func (v *Volume) eachWindow(ino uint64, fn func(from uint64, es []placed) error) error {
+	const last = layout.MaxFileBytes / layout.SectorBytes
+	for next := uint64(0); next < last; {
+		es, err := v.extents(ino, next, last, 1)
+		if err != nil || len(es) == 0 {
+			return err
+		}
+		from := max(next, es[0].sector) / defragSectors * defragSectors
+		if es, err = v.extents(ino, from, from+defragSectors, 0); err != nil {
+			return err
+		}
+		if len(es) > 0 && es[0].sector < from && from > 0 {
+			es = es[1:] // begins in the one before
+		}
+		if err := fn(from, es); err != nil {
+			return err
+		}
+		next = from + defragSectors
+	}
+	return nil
+}
+
+// scattered tells whether extents are more, or lie further apart, than they would
+// if they were written now.
+func scattered(es []placed) bool {
+	var f fragments
+	need, end := 0, ^uint64(0)
+	for i := range es {
+		f.add(&es[i])
+		// One for each block, and one more behind each hole.
+		for s := es[i].sector; s < es[i].end(); s = (s/blockPages + 1) * blockPages {
+			if s != end || s%blockPages == 0 {
+				need++
+			}
+			end = min(es[i].end(), (s/blockPages+1)*blockPages)
+		}
+		end = es[i].end()
+	}
+	return len(es) > need || f.fragments > 1
+}
+
+// rewrite makes the data of defragSectors of a file dirty, so that a flusher seals
+// it anew, in one place. It is no operation: whoever replays the log without it
+// finds the old extents, which a root reaches or the log itself, with the same
+// content. It returns the bytes that will be written, and those that are shared.
+func (v *Volume) rewrite(in *inode, from uint64) (bytes, shared uint64, err error) {
+	c := cost{pages: defragSectors, quads: opQuads}
+	if err := v.admit(c); err != nil {
+		return 0, 0, err
+	}
+	defer v.adm.done(c)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if v.regular(in) != nil || in.cutting {
+		return 0, 0, nil // removed or cut meanwhile
+	}
+	to := min(from+defragSectors, (in.attr.Size+pageBytes-1)/pageBytes)
+	if from >= to {
+		return 0, 0, nil
+	}
+	es, err := v.extents(in.ino, from, to, 0)
+	if err != nil || !scattered(es) {
+		return 0, 0, err
+	}
+	for i := range es {
+		is, err := v.isShared(&es[i])
+		if err != nil {
+			return 0, 0, wrap(err)
+		}
+		if is {
+			shared += (min(to, es[i].end()) - max(from, es[i].sector)) * pageBytes
+		}
+	}
+	if shared > 0 {
+		return 0, shared, nil
+	}
+	off := from * pageBytes
+	buf := make([]byte, (to-from)*pageBytes)
+	pin := v.space.Pin()
+	plan, err := v.planRead(in, off, buf[:min(uint64(len(buf)), in.attr.Size-off)])
+	if err == nil {
+		err = plan.run(v.store)
+	}
+	v.space.Unpin(pin)
+	if err != nil {
+		return 0, 0, wrap(fmt.Errorf("inode %d at %d: %w", in.ino, off, err))
+	}
+	err = v.inGate(func() error {
+		for i := range es {
+			for s := max(from, es[i].sector); s < min(to, es[i].end()); s++ {
+				v.fillDirty(in, s, (*page)(buf[(s-from)*pageBytes:]))
+				bytes += pageBytes
+			}
+		}
+		v.queueDirty(in, from/blockPages, (to+blockPages-1)/blockPages)
+		return nil
+	})
+	return bytes, 0, err
+}
+
+// isShared tells whether something beside the head may refer to an extent.
+func (v *Volume) isShared(p *placed) (bool, error) {
+	if p.RefBirth <= v.snap.newest.Load() {
+		return true, nil
+	}
+	n, err := v.mostShared(layout.Run{Start: p.Addr / layout.SectorBytes, Count: uint32(p.Sectors())})
+	return n > 0, err
+}
+
+// fillDirty makes a sector dirty whose content is data, unless a newer one is in
+// memory. Inside the gate, in.mu held.
+func (v *Volume) fillDirty(in *inode, sector uint64, data *page) {
+	in.bmu.Lock()
+	defer in.bmu.Unlock()
+	b, i := v.block(in, sector/blockPages), sector%blockPages
+	before, newBlock := b.tracked(), 0
+	if b.pages[i] == nil {
+		b.pages[i] = pagePool.Get().(*page)
+		*b.pages[i] = *data
+	}
+	if b.dirty == 0 {
+		newBlock = 1
+	}
+	b.dirty |= 1 << i
+	b.src = 0
+	v.adm.dirtyPages(b.tracked()-before, newBlock)
+}
+
+// queueDirty queues the dirty blocks of [from, to) together, so that one flusher takes them.
+func (v *Volume) queueDirty(in *inode, from, to uint64) {
+	var items []flushItem
+	in.bmu.Lock()
+	for idx := from; idx < to; idx++ {
+		if b := in.blocks[idx]; b != nil && b.dirty != 0 && !b.full {
+			b.queued, b.full = true, true
+			items = append(items, flushItem{in, idx})
+		}
+	}
+	in.bmu.Unlock()
+	v.pushFull(items)
+}

@@ -1,0 +1,327 @@
+package volume
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// diffAll collects what Diff tells, as sorted lines.
+func diffAll(t testing.TB, v *Volume, from, to string) (lines []string, changes []Change) {
+	t.Helper()
+	err := v.Diff(from, to, DiffOptions{Ranges: true}, func(c Change) error {
+		changes = append(changes, c)
+		l := c.Kind.String() + " " + c.Path
+		if c.OldPath != "" {
+			l += " from " + c.OldPath
+		}
+		for _, r := range c.Ranges {
+			l += fmt.Sprintf(" %d+%d", r.Off, r.Len)
+		}
+		lines = append(lines, l)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(lines)
+	return lines, changes
+}
+
+func TestDiff(t *testing.T) {
+	dev := device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1})
+	ok := func(a vfs.Attr, err error) vfs.Ino {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.Ino
+	}
+	no := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	fill := byte(7)
+	write := func(ino vfs.Ino, off uint64, n int) {
+		t.Helper()
+		fill++
+		_, err := v.Write(crashReq, ino, off, bytes.Repeat([]byte{fill}, n), false)
+		no(err)
+	}
+	file := func(dir vfs.Ino, name string, n int) vfs.Ino {
+		t.Helper()
+		f := ok(v.Mknod(crashReq, dir, name, 0o644, 0))
+		if n > 0 {
+			write(f, 0, n)
+		}
+		return f
+	}
+	d := ok(v.Mkdir(crashReq, vfs.RootIno, "dir", 0o755))
+	sub := ok(v.Mkdir(crashReq, d, "sub", 0o755))
+	deep := file(sub, "deep", 100)
+	big := file(d, "big", 200_000)
+	small := file(d, "small", 10)
+	gone := file(d, "gone", 10)
+	moved := file(d, "moved", 10)
+	two := file(d, "two", 10)
+	_, err := v.Link(crashReq, two, d, "two-b")
+	no(err)
+	meta := file(d, "meta", 10)
+	cut := file(d, "cut", 50_000)
+	ok(v.Mkdir(crashReq, vfs.RootIno, "empty", 0o755))
+	for i := range 200 {
+		file(vfs.RootIno, fmt.Sprint("x", i), 5000)
+	}
+	_, err = v.CreateSnapshot("a")
+	no(err)
+
+	write(big, 8192, 100) // a sector
+	write(big, 100_000, 9000)
+	write(small, 3, 20)
+	no(v.Unlink(crashReq, d, "gone"))
+	v.Forget(gone)
+	no(v.Rename(crashReq, d, "moved", vfs.RootIno, "moved2", 0))
+	write(moved, 0, 5)
+	no(v.Unlink(crashReq, d, "two-b")) // the name that the inode remembers
+	write(two, 0, 6000)
+	mode := uint32(0o600)
+	_, err = v.SetAttr(crashReq, meta, &vfs.SetAttr{Mode: &mode})
+	no(err)
+	size := uint64(20_000)
+	_, err = v.SetAttr(crashReq, cut, &vfs.SetAttr{Size: &size})
+	no(err)
+	no(v.Rename(crashReq, d, "sub", vfs.RootIno, "sub2", 0))
+	write(deep, 0, 50)
+	_, err = v.Link(crashReq, deep, d, "deep-link")
+	no(err)
+	no(v.Rmdir(crashReq, vfs.RootIno, "empty"))
+	n := ok(v.Mkdir(crashReq, vfs.RootIno, "new", 0o755))
+	file(n, "f", 10)
+	no(v.SetXattr(crashReq, n, "user.x", []byte("y"), 0))
+	no(v.SetXattr(crashReq, d, "user.x", []byte("y"), 0))
+	want := []string{
+		"changed /dir", // its attribute
+		"changed /dir/meta",
+		"created /new", "created /new/f",
+		"linked /dir/deep-link",
+		"modified /dir/big 8192+4096 98304+12288",
+		"modified /dir/cut 16384+33616",
+		"modified /dir/deep-link 0+100",
+		"modified /dir/small 0+23",
+		"modified /dir/two 0+6000",
+		"modified /moved2 0+10",
+		"removed /dir/gone", "removed /empty",
+		"renamed /moved2 from /dir/moved",
+		"renamed /sub2 from /dir/sub",
+		"unlinked /dir/two-b",
+	}
+	head, _ := diffAll(t, v, "a", "")
+	no(v.WaitFreed()) // the head was held for a moment
+	_, err = v.CreateSnapshot("b")
+	no(err)
+	got, _ := diffAll(t, v, "a", "b")
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if !slices.Equal(head, want) {
+		t.Errorf("against the head: got\n%s", strings.Join(head, "\n"))
+	}
+	if none, _ := diffAll(t, v, "b", ""); len(none) > 0 {
+		t.Error(none)
+	}
+	back, _ := diffAll(t, v, "b", "a")
+	if !slices.Contains(back, "renamed /dir/sub from /sub2") || !slices.Contains(back, "removed /new/f") || !slices.Contains(back, "created /dir/gone") {
+		t.Error(back)
+	}
+	stop := errors.New("stop")
+	if err := v.Diff("a", "b", DiffOptions{}, func(Change) error { return stop }); !errors.Is(err, stop) {
+		t.Error(err)
+	}
+	if err := v.Diff("a", "no", DiffOptions{}, nil); !errors.Is(err, ErrNoSnapshot) {
+		t.Error(err)
+	}
+	no(v.WaitFreed())
+	if infos, err := v.Snapshots(); err != nil || len(infos) != 2 || infos[0].Open || infos[1].Open {
+		t.Errorf("%+v %v", infos, err)
+	}
+	no(v.Close())
+	no(cleanErr(dev))
+
+	// What is not changed is not read: 200 files of two pages each stay aside.
+	reads := 0
+	slow := device.NewFault(dev, nil)
+	slow.SetHook(func(_ int, op device.Op, _ int64, _ int) error {
+		if op == device.OpRead {
+			reads++
+		}
+		return nil
+	})
+	v = mustOpen(t, slow, Options{ReadOnly: true})
+	reads = 0
+	if got, _ := diffAll(t, v, "a", "b"); !slices.Equal(got, want) {
+		t.Errorf("read-only: got\n%s", strings.Join(got, "\n"))
+	}
+	changed := reads
+	reads = 0
+	if _, err := readSnap(v, "a"); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d reads for the difference, %d for the snapshot", changed, reads)
+	if changed > 60 {
+		t.Errorf("%d reads for a small difference", changed)
+	}
+	no(v.Close())
+}
+
+// TestDiffModel compares random states with what Diff says of them.
+func TestDiffModel(t *testing.T) {
+	seed := *snapSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("-snap.seed=%d", seed)
+	rng := rand.New(rand.NewPCG(seed, 5))
+	dev := device.NewMem(128 << 20)
+	mustFormat(t, dev)
+	r := &crashRun{rng: rng, states: []modelState{{files: map[string][]byte{}}}, inos: map[string]vfs.Ino{}}
+	r.v = mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	type state struct {
+		files modelState
+		inos  map[string]vfs.Ino
+	}
+	var states []state
+	for i := range 8 {
+		for range 60 {
+			if err := r.step(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := r.v.CreateSnapshot(fmt.Sprint(i)); err != nil {
+			t.Fatal(err)
+		}
+		states = append(states, state{r.state(), maps.Clone(r.inos)})
+	}
+	for i := range states {
+		for j := range states {
+			_, changes := diffAll(t, r.v, fmt.Sprint(i), fmt.Sprint(j))
+			a, b := states[i], states[j]
+			paths := map[string]bool{}
+			for p := range a.files.files {
+				paths["/"+p] = true
+			}
+			ranges := map[string][]ByteRange{}
+			for _, c := range changes { // what goes, goes first
+				switch c.Kind {
+				case Removed, Unlinked:
+					delete(paths, c.Path)
+				case Renamed:
+					delete(paths, c.OldPath)
+				case Modified:
+					ranges[c.Path] = append(ranges[c.Path], c.Ranges...)
+				}
+			}
+			for _, c := range changes {
+				switch c.Kind {
+				case Created, Linked, Renamed:
+					paths[c.Path] = true
+				}
+			}
+			for p := range b.files.files {
+				if !paths["/"+p] {
+					t.Fatalf("%d to %d: %s was not told", i, j, p)
+				}
+				delete(paths, "/"+p)
+			}
+			if len(paths) > 0 {
+				t.Fatalf("%d to %d: %v are gone, and it was not told", i, j, paths)
+			}
+			for p, content := range b.files.files {
+				for q, old := range a.files.files {
+					if a.inos[q] == b.inos[p] && old != nil {
+						checkRanges(t, p, old, content, ranges["/"+p])
+					}
+				}
+			}
+		}
+	}
+	if err := r.v.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// checkRanges wants all bytes that differ to be in a range.
+func checkRanges(t *testing.T, p string, a, b []byte, rs []ByteRange) {
+	t.Helper()
+	at := func(c []byte, i int) int {
+		if i < len(c) {
+			return int(c[i])
+		}
+		return -1
+	}
+	for i := range max(len(a), len(b)) {
+		if at(a, i) == at(b, i) {
+			continue
+		}
+		if !slices.ContainsFunc(rs, func(r ByteRange) bool { return uint64(i) >= r.Off && uint64(i) < r.Off+r.Len }) {
+			t.Fatalf("%s differs at %d, told were %v", p, i, rs)
+		}
+	}
+}
+
+// TestDiffClose closes a volume while a Diff is under way: that ends, and all is
+// on the device.
+func TestDiffClose(t *testing.T) {
+	dev := device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1})
+	_, err := v.CreateSnapshot("a")
+	ok(t, err)
+	for i := range 50 {
+		_, err := v.Mknod(crashReq, vfs.RootIno, fmt.Sprint("f", i), 0o644, 0)
+		ok(t, err)
+	}
+	closed := make(chan error, 1)
+	told := 0
+	err = v.Diff("a", "", DiffOptions{}, func(Change) error {
+		if told++; told == 1 {
+			go func() { closed <- v.Close() }()
+			for !v.closing.Load() { // Close waits for us from here on
+				runtime.Gosched()
+			}
+			v.background.mu.Lock()
+			for !v.background.closed {
+				v.background.mu.Unlock()
+				runtime.Gosched()
+				v.background.mu.Lock()
+			}
+			v.background.mu.Unlock()
+		}
+		return nil
+	})
+	if !errors.Is(err, vfs.ErrClosed) || told > 2 {
+		t.Errorf("%d told: %v", told, err)
+	}
+	ok(t, <-closed)
+	checkClean(t, dev)
+	v = mustOpen(t, dev, Options{CommitInterval: -1})
+	if _, err := v.Lookup(vfs.RootIno, "f49"); err != nil {
+		t.Error(err)
+	}
+	ok(t, v.WaitFreed())
+	ok(t, v.Sync(vfs.RootIno))
+	checkSpace(t, v)
+	ok(t, v.Close())
+}

@@ -1,0 +1,200 @@
+package volume
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// ErrNoDiscard means that the device can not discard.
+var ErrNoDiscard = device.ErrNotSupported
+
+const (
+	// minDiscard is the shortest run that is discarded while mounted, in sectors:
+	// shorter ones cost the device more than they give it.
+	minDiscard = 16
+	// maxDiscards bounds the queue: what does not fit is left to Trim.
+	maxDiscards = 1 << 16
+)
+
+// discarder discards in batches what commits have made reusable (I3). Only free
+// sectors are discarded, and nobody gets them meanwhile (txn.Space.Hold).
+type discarder struct {
+	mu     sync.Mutex
+	runs   []layout.Run
+	wake   chan struct{}
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// startDiscarder begins to discard what is freed from now on.
+func (v *Volume) startDiscarder() {
+	d := &v.discards
+	ctx, cancel := context.WithCancel(context.Background())
+	d.cancel, d.done, d.wake = cancel, make(chan struct{}), make(chan struct{}, 1)
+	v.space.SetReused(d.push)
+	go func() {
+		defer close(d.done)
+		for {
+			select {
+			case <-d.wake:
+			case <-ctx.Done():
+				return
+			}
+			err := v.discardBatch(ctx, d.take())
+			if err == nil || ctx.Err() != nil || v.Failed() != nil || errors.Is(err, vfs.ErrClosed) {
+				continue
+			}
+			if v.opts.Log != nil {
+				v.opts.Log.Warn("freed space is not discarded any more", "volume", v.ID().String(), "error", err)
+			}
+			v.space.SetReused(nil)
+			return
+		}
+	}()
+}
+
+func (v *Volume) stopDiscarder() {
+	if d := &v.discards; d.cancel != nil {
+		d.cancel()
+		<-d.done
+		v.space.SetReused(nil)
+	}
+}
+
+// push queues a run that became free. Space.mu is held.
+func (d *discarder) push(r layout.Run) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.runs) < maxDiscards {
+		d.runs = append(d.runs, r)
+	}
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take empties the queue: runs in order, neighbours joined.
+func (d *discarder) take() []layout.Run {
+	d.mu.Lock()
+	runs := d.runs
+	d.runs = nil
+	d.mu.Unlock()
+	slices.SortFunc(runs, func(a, b layout.Run) int { return cmp.Compare(a.Start, b.Start) })
+	out := runs[:0]
+	for _, r := range runs {
+		if n := len(out); n > 0 && out[n-1].Start+uint64(out[n-1].Count) == r.Start && uint64(out[n-1].Count)+uint64(r.Count) < 1<<31 {
+			out[n-1].Count += r.Count
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// discardBatch discards what is free still of some runs.
+func (v *Volume) discardBatch(ctx context.Context, runs []layout.Run) error {
+	for _, r := range runs {
+		if _, err := v.discardFree(ctx, r.Start, r.Start+uint64(r.Count), minDiscard); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// discardFree discards the free runs of at least minSectors in [from, to), a region
+// at a time, and returns how many sectors that were.
+func (v *Volume) discardFree(ctx context.Context, from, to uint64, minSectors uint32) (sectors uint64, err error) {
+	for from < to {
+		end := min(to, (from/layout.RegionSector+1)*layout.RegionSector)
+		n, err := v.discardPart(ctx, from, end, minSectors)
+		sectors += n
+		if err != nil {
+			return sectors, err
+		}
+		from = end
+	}
+	return sectors, nil
+}
+
+func (v *Volume) discardPart(ctx context.Context, from, to uint64, minSectors uint32) (sectors uint64, err error) {
+	if err := v.enter(ctx); err != nil { // not while frozen
+		return 0, err
+	}
+	defer v.leave()
+	runs, err := v.space.Hold(from, to, minSectors)
+	if err != nil {
+		return 0, err
+	}
+	defer v.space.Release(runs)
+	for _, r := range runs {
+		if err := v.dev.Discard(int64(r.Start)*layout.SectorBytes, int64(r.Count)*layout.SectorBytes); err != nil {
+			return sectors, err
+		}
+		sectors += uint64(r.Count)
+	}
+	return sectors, nil
+}
+
+// TrimOptions for Trim, as those of FITRIM. The zero value trims all.
+type TrimOptions struct {
+	Offset    int64 // bytes from the start of the device
+	Length    int64 // bytes; 0: to the end
+	MinLength int64 // bytes of the shortest run worth discarding; 0: one sector
+	// Progress is told how many bytes of how many were looked at.
+	Progress func(done, total uint64)
+}
+
+// Trim discards free space and returns how many bytes that were. It looks at
+// maps of free space only, region by region, passing over those whose summary
+// promises nothing. The device then knows what is free, and whoever has it.
+func (v *Volume) Trim(ctx context.Context, opts TrimOptions) (bytes uint64, err error) {
+	if err := v.writable(); err != nil {
+		return 0, err
+	}
+	if opts.Offset < 0 || opts.Length < 0 || opts.MinLength < 0 {
+		return 0, vfs.ErrInvalid
+	}
+	ctx, end, err := v.begin(ctx, "trim")
+	if err != nil {
+		return 0, err
+	}
+	defer end()
+	const sector = layout.SectorBytes
+	stop := v.sectors.Load()
+	start := min((uint64(opts.Offset)+sector-1)/sector, stop)
+	if opts.Length > 0 {
+		stop = min(stop, (uint64(opts.Offset)+uint64(opts.Length))/sector)
+	}
+	shortest := max(uint64(opts.MinLength)+sector-1, sector) / sector
+	if shortest > layout.RegionSector {
+		return 0, nil // no run is longer than a region
+	}
+	for at := start; at < stop; {
+		idx, ok, err := v.space.RegionWith(at/layout.RegionSector, uint32(shortest))
+		if err != nil {
+			return bytes, wrap(err)
+		}
+		if at = max(at, idx*layout.RegionSector); !ok || at >= stop {
+			break
+		}
+		to := min(stop, (idx+1)*layout.RegionSector)
+		n, err := v.discardFree(ctx, at, to, uint32(shortest))
+		bytes += n * sector
+		if err != nil {
+			return bytes, wrap(err)
+		}
+		at = to
+		if opts.Progress != nil {
+			opts.Progress((at-start)*sector, (stop-start)*sector)
+		}
+	}
+	return bytes, nil
+}

@@ -1,0 +1,433 @@
+package volume
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// One step of a copy shares at most so many extents, drops as many, and looks
+// at so many sectors of data: nobody waits long for the locks it holds.
+const (
+	copyExtents = 32
+	copySectors = 16 << 20 / pageBytes
+)
+
+// maxLogCopies is how many sectors that no durable root has may be shared before
+// a sync commits instead of logging. A read-only mount applies the log in
+// memory, where each copy takes its own.
+const maxLogCopies = 16 << 20 / pageBytes
+
+// CopyRange implements vfs.FS. Whole sectors are shared, which takes neither data
+// nor space for it; so is the last sector of the source where the copy ends with
+// it. What else there is is copied: ranges that lie differently in their
+// sectors, the edges, and files that are kept in the tree. It goes in steps, in
+// order: after a crash the copy is there up to some place.
+func (v *Volume) CopyRange(req *vfs.Req, src vfs.Ino, srcOff uint64, dst vfs.Ino, dstOff, length uint64) (uint64, error) {
+	for _, ino := range []vfs.Ino{src, dst} {
+		if err := v.isFile(ino); err != nil {
+			return 0, err
+		}
+	}
+	a, err := v.GetAttr(src)
+	if err != nil || srcOff >= a.Size {
+		return 0, err
+	}
+	length = min(length, a.Size-srcOff)
+	if dstOff > layout.MaxFileBytes || length > layout.MaxFileBytes-dstOff {
+		return 0, vfs.ErrFileTooBig
+	}
+	if src == dst && srcOff < dstOff+length && dstOff < srcOff+length {
+		return 0, fmt.Errorf("copy of a range onto itself: %w", vfs.ErrInvalid)
+	}
+	c := copier{v: v, req: req, src: src, dst: dst}
+	done := uint64(0)
+	for done < length {
+		n, err := c.step(srcOff+done, dstOff+done, length-done)
+		if err != nil && done == 0 {
+			return 0, err
+		}
+		if err != nil || n == 0 { // nothing left: the source was cut meanwhile
+			break
+		}
+		done += n
+	}
+	return done, nil //nolint:nilerr // as copy_file_range(2): what was copied counts, the next call meets the error
+}
+
+// copier is a copy under way.
+type copier struct {
+	v        *Volume
+	req      *vfs.Req
+	src, dst vfs.Ino
+	buf      []byte
+}
+
+// step copies up to n bytes, at least one unless the source ends.
+func (c *copier) step(from, to, n uint64) (uint64, error) {
+	switch in := from % pageBytes; {
+	case in != to%pageBytes:
+		return c.bytes(from, to, n)
+	case in != 0:
+		return c.bytes(from, to, min(n, pageBytes-in))
+	}
+	done, err := c.share(from, to, n)
+	if done > 0 || err != nil {
+		return done, err
+	}
+	return c.bytes(from, to, n)
+}
+
+// bytes copies by reading and writing.
+func (c *copier) bytes(from, to, n uint64) (uint64, error) {
+	n = min(n, maxWrite)
+	if uint64(len(c.buf)) < n {
+		c.buf = make([]byte, n)
+	}
+	got, err := c.v.Read(c.src, from, c.buf[:n])
+	if err != nil || got == 0 {
+		return 0, err
+	}
+	got, err = c.v.Write(c.req, c.dst, to, c.buf[:got], false)
+	return uint64(got), err
+}
+
+// share has the destination refer to the source's extents. Both offsets are
+// whole sectors. It returns 0 if nothing at the beginning can be shared.
+func (c *copier) share(from, to, n uint64) (uint64, error) {
+	v := c.v
+	if a, err := v.GetAttr(c.src); err != nil || a.Size <= layout.MaxInline {
+		return 0, err
+	}
+	if err := v.requireFeature(layout.FeatureShares); err != nil {
+		return 0, err
+	}
+	// References come and go: each may change the share tree in another place.
+	want := cost{ring: 256, quads: 2*opQuads + 2*v.overwritePages(copyExtents) + 4, pages: 2}
+	if err := v.admit(want); err != nil {
+		return 0, err
+	}
+	defer v.adm.done(want)
+	src, dst, unlock, err := v.lockPair(c.src, c.dst)
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	if err := v.cutRest(dst); err != nil {
+		return 0, err
+	}
+	if n, err = v.planShare(src, dst, from, to, n); n == 0 || err != nil {
+		return 0, err
+	}
+	defer v.unload(dst)
+	if err := v.prepareWrite(dst, to, to+n); err != nil {
+		return 0, err
+	}
+	op := &layout.Op{Type: layout.OpCopyRange, Unique: c.req.Unique, Ino: dst.ino, Off: to, Parent2: src.ino, Off2: from, Len: n, Time: vfs.Now()}
+	if err := v.perform(op); err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// lockPair locks the source of a copy against changes and the destination
+// against everybody. unlock also gives them back.
+func (v *Volume) lockPair(from, to vfs.Ino) (src, dst *inode, unlock func(), err error) {
+	if src, err = v.inode(from); err != nil {
+		return nil, nil, nil, err
+	}
+	if dst, err = v.inode(to); err != nil {
+		v.table.put(src)
+		return nil, nil, nil, err
+	}
+	if src.ino < dst.ino {
+		src.mu.RLock()
+	}
+	dst.mu.Lock()
+	if src.ino > dst.ino {
+		src.mu.RLock()
+	}
+	unlock = func() {
+		if src != dst {
+			src.mu.RUnlock()
+		}
+		dst.mu.Unlock()
+		v.table.put(src)
+		v.table.put(dst)
+	}
+	if err = firstErr(v.regular(src), v.regular(dst)); err != nil {
+		unlock()
+	}
+	return src, dst, unlock, err
+}
+
+// planShare returns how many of n bytes one step can share, and has these on the
+// device. The caller holds both locks and is not in the gate.
+func (v *Volume) planShare(src, dst *inode, from, to, n uint64) (uint64, error) {
+	size := src.attr.Size
+	if from >= size || size <= layout.MaxInline {
+		return 0, nil // it may go into the tree when it is flushed
+	}
+	n = min(n, size-from)
+	if !copyEnds(src, dst, from, to, n) {
+		n -= n % pageBytes
+	}
+	if n == 0 {
+		return 0, nil
+	}
+	a, b := from/pageBytes, (from+n+pageBytes-1)/pageBytes
+	// Holes cost nothing: one at the beginning goes along, however long it is.
+	data, _, err := v.nextData(src, a, b)
+	if err != nil {
+		return 0, wrap(err)
+	}
+	b = min(b, data+copySectors)
+	if err := v.flushRange(src, data, b); err != nil {
+		return 0, err
+	}
+	if data < b {
+		es, err := v.extents(src.ino, data, b, copyExtents)
+		if err != nil {
+			return 0, wrap(err)
+		}
+		if len(es) == copyExtents {
+			b = min(b, es[len(es)-1].end())
+		}
+		for i := range es {
+			run := layout.Run{Start: es[i].Addr / layout.SectorBytes, Count: uint32(es[i].Sectors())}
+			if most, err := v.mostShared(run); err != nil || most > maxExtra {
+				return 0, wrap(err)
+			}
+		}
+	}
+	d := to / pageBytes
+	es, err := v.extents(dst.ino, d, d+b-a, copyExtents)
+	if err != nil {
+		return 0, wrap(err)
+	}
+	if len(es) == copyExtents {
+		b = min(b, a+es[len(es)-1].end()-d)
+	}
+	return min(n, b*pageBytes-from), nil
+}
+
+// copyEnds tells whether the last sector of a copy may be shared as a whole:
+// either all of it is copied, or both files end in it.
+func copyEnds(src, dst *inode, from, to, n uint64) bool {
+	return n%pageBytes == 0 || from+n == src.attr.Size && to+n >= dst.attr.Size
+}
+
+// flushRange has sectors [from, to) of a file on the device. The caller holds
+// in.mu, so that nothing becomes dirty, or is replaying, and is not in the gate.
+func (v *Volume) flushRange(in *inode, from, to uint64) error {
+	for {
+		items, flying := v.dirtyItems(in, from, to)
+		if len(items) == 0 && !flying {
+			return nil
+		}
+		if err := v.flushItems(items); err != nil {
+			return err
+		}
+		in.bmu.Lock()
+		for in.inserting > 0 { // another flusher may be at one of the blocks
+			in.settled.Wait()
+		}
+		in.bmu.Unlock()
+		v.flush.mu.Lock()
+		v.flush.waitFlights()
+		v.flush.mu.Unlock()
+		if err := v.Failed(); err != nil {
+			return v.writable()
+		}
+	}
+}
+
+// dirtyItems lists the blocks that hold pages of [from, to) newer than their
+// extents, each with a reference, and tells whether any page is on its way.
+func (v *Volume) dirtyItems(in *inode, from, to uint64) (items []flushItem, flying bool) {
+	in.bmu.Lock()
+	defer in.bmu.Unlock()
+	for idx, b := range in.blocks {
+		dirty := false
+		for i := range blockPages {
+			if s := idx*blockPages + uint64(i); s >= from && s < to {
+				dirty = dirty || b.dirty>>i&1 == 1
+				flying = flying || b.flight[i] != 0
+			}
+		}
+		if dirty {
+			v.table.hold(in)
+			items = append(items, flushItem{in, idx})
+		}
+	}
+	return items, flying
+}
+
+// flushItems seals blocks and writes them, as a flusher does; they may still be
+// in its queue. It takes the references over.
+func (v *Volume) flushItems(items []flushItem) error {
+	if len(items) == 0 {
+		return nil
+	}
+	v.gate.RLock()
+	var done []*batch
+	err := v.writable()
+	for len(items) > 0 && err == nil {
+		var b *batch
+		if b, items, err = v.sealBatch(items); err == nil {
+			done = append(done, b)
+		}
+	}
+	v.gate.RUnlock()
+	for _, it := range items {
+		v.table.put(it.in)
+	}
+	for _, b := range done {
+		err = errors.Join(err, v.writeBatch(b))
+	}
+	if err != nil {
+		v.fail(err)
+		return wrap(err)
+	}
+	return nil
+}
+
+// replayCopy prepares a copy of the log. Its source is flushed, so that space is
+// shared as it was; read-only, applyCopyRange copies what is newer.
+func (v *Volume) replayCopy(dst *inode, op *layout.Op) error {
+	src, err := v.inode(vfs.Ino(op.Parent2))
+	if err != nil {
+		return err
+	}
+	defer v.table.put(src)
+	if err := checkCopy(src, dst, op); err != nil {
+		return err
+	}
+	if !v.opts.ReadOnly {
+		from := op.Off2 / pageBytes
+		if err := v.flushRange(src, from, from+(op.Len+pageBytes-1)/pageBytes); err != nil {
+			return err
+		}
+	}
+	return v.prepareWrite(dst, op.Off, op.Off+op.Len)
+}
+
+// checkCopy tells whether a copy is one that share makes.
+func checkCopy(src, dst *inode, op *layout.Op) error {
+	same := src == dst && op.Off2 < op.Off+op.Len && op.Off < op.Off2+op.Len
+	switch {
+	case !src.isReg() || !dst.isReg(), op.Len == 0 || op.Off%pageBytes != 0 || op.Off2%pageBytes != 0 || same,
+		op.Off > layout.MaxFileBytes-op.Len, op.Off2+op.Len > src.attr.Size || src.attr.Size <= layout.MaxInline,
+		!copyEnds(src, dst, op.Off2, op.Off, op.Len):
+		return fmt.Errorf("%w: copy of %d bytes from inode %d, %d of %d, to %d", layout.ErrCorrupt, op.Len, src.ino, op.Off2, src.attr.Size, op.Off)
+	}
+	return nil
+}
+
+// applyCopyRange has one file share the extents of another. Inside the gate; the
+// destination's lock is held, and the source does not change.
+func (v *Volume) applyCopyRange(in *inode, op *layout.Op) error {
+	src, err := v.inode(vfs.Ino(op.Parent2))
+	if err != nil {
+		return err
+	}
+	defer v.table.put(src)
+	if err := checkCopy(src, in, op); err != nil {
+		return err
+	}
+	from, to, n := op.Off2/pageBytes, op.Off/pageBytes, (op.Len+pageBytes-1)/pageBytes
+	newer := newerPages(src, from, from+n)
+	v.unpackInline(in, max(in.attr.Size, op.Off+op.Len))
+	if err := v.cutBlocks(in, to, to+n); err != nil {
+		return err
+	}
+	err = v.fs.Update(func(w *tree.Writer) error {
+		if in.inlined.Swap(false) { // page 0 is in memory, and dirty
+			if _, err := w.Delete(layout.Key{Obj: in.ino, Type: layout.KeyInline}); err != nil {
+				return err
+			}
+		}
+		return v.shareExtents(w, src, from, in, to, n)
+	})
+	if err != nil {
+		return err
+	}
+	for _, p := range newer {
+		at := to + p.sector - from
+		v.writeBlock(in, at/blockPages, int(at%blockPages*pageBytes), p.page[:], op.Seq)
+	}
+	in.attr.Mtime, in.attr.Ctime = op.Time, op.Time
+	v.touch(in)
+	return nil
+}
+
+// newerPage is a page that no extent has.
+type newerPage struct {
+	sector uint64
+	page   *page
+}
+
+// newerPages copies the pages of [from, to) that are newer than the extents.
+func newerPages(in *inode, from, to uint64) (list []newerPage) {
+	in.bmu.RLock()
+	defer in.bmu.RUnlock()
+	for idx, b := range in.blocks {
+		for i, p := range b.pages {
+			if s := idx*blockPages + uint64(i); s >= from && s < to && p != nil && (b.dirty>>i&1 == 1 || b.flight[i] != 0) {
+				c := *p
+				list = append(list, newerPage{s, &c})
+			}
+		}
+	}
+	return list
+}
+
+// shareExtents replaces n sectors of dst by references to what src has there.
+func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inode, to, n uint64) error {
+	es, err := scanExtents(w.ScanFloor, src.ino, from, from+n, 0)
+	if err != nil {
+		return err
+	}
+	freed, _, err := v.dropExtents(w, dst.ino, to, to+n, 0)
+	if err != nil {
+		return err
+	}
+	added, fresh := uint64(0), uint64(0)
+	durable := v.durableGen()
+	var run layout.Run // what follows one another on the device is counted at once
+	for i := range es {
+		e := &es[i]
+		a, b := max(from, e.sector), min(from+n, e.end())
+		ref := layout.FileExtent{Record: e.Slice(int(a-e.sector), int(b-a)), RefBirth: v.gen}
+		if err := w.Put(extentKey(dst.ino, to+a-from), ref.Append(nil)); err != nil {
+			return err
+		}
+		v.rot.met(ref.Epoch)
+		added += b - a
+		if e.RefBirth > durable {
+			fresh += b - a
+		}
+		start := ref.Addr / layout.SectorBytes
+		if run.Count >= 1<<30 || run.Count > 0 && run.Start+uint64(run.Count) != start {
+			if err := v.addReference(run); err != nil {
+				return err
+			}
+			run.Count = 0
+		}
+		if run.Count == 0 {
+			run.Start = start
+		}
+		run.Count += uint32(b - a)
+	}
+	if err := v.addReference(run); err != nil {
+		return err
+	}
+	v.copied.Add(fresh)
+	dst.bmu.Lock()
+	dst.sectors = uint64(int64(dst.sectors) + int64(added) - int64(freed))
+	dst.bmu.Unlock()
+	return nil
+}

@@ -1,0 +1,238 @@
+package volume
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// abandoned is what a rollback left, as far as it is not freed. Guarded by
+// snapshots.mu.
+type abandoned struct {
+	layout.Abandoned
+	point uint64 // of the head since; the lists of points before, from the snapshot's on, are of no use
+}
+
+// Rollback makes a snapshot's tree the head and closes the volume, which nobody
+// may be using. Snapshots newer than it stand in the way: ErrNewerSnapshots,
+// unless they are to be deleted as well. A crash leaves the volume as it was, or
+// rolled back. What only the old head and the deleted snapshots held is freed in
+// the background when the volume is open again.
+//
+// If nothing was changed, for one of the reasons above, the volume stays open.
+func (v *Volume) Rollback(name string, deleteNewer bool) error {
+	s := &v.snap
+	s.manage.Lock()
+	defer s.manage.Unlock()
+	if err := v.writable(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	t := s.byName[name]
+	newer := 0
+	if t != nil {
+		newer = len(s.live) - 1 - slices.Index(s.live, t)
+	}
+	last := ""
+	if newer > 0 {
+		last = s.live[len(s.live)-1].name
+	}
+	s.mu.Unlock()
+	switch {
+	case t == nil:
+		return fmt.Errorf("%w: %.200q", ErrNoSnapshot, name)
+	case newer > 0 && !deleteNewer:
+		return fmt.Errorf("%w: %d newer than %s, up to %s", ErrNewerSnapshots, newer, name, last)
+	}
+	if err := v.waitAbandoned(); err != nil {
+		return err
+	}
+	x, err := v.readSnapshot(t)
+	if err != nil {
+		return err
+	}
+	c := cost{quads: opQuads + newer/16, urgent: true}
+	if err := v.admit(c); err != nil {
+		return err
+	}
+	defer v.adm.done(c)
+	switch first, err := v.beginClose(true); {
+	case err != nil:
+		return err
+	case !first:
+		return vfs.ErrClosed
+	}
+	return wrap(v.close(func() error { return v.switchHead(t, &x) }))
+}
+
+// switchHead has the next commit make a snapshot's tree the head. Nothing is
+// dirty, and nobody else uses the volume any more.
+func (v *Volume) switchHead(t *snapshot, x *layout.Snapshot) error {
+	s := &v.snap
+	s.mu.Lock()
+	i := slices.Index(s.live, t)
+	gone := slices.Clone(s.live[i+1:])
+	for _, d := range s.dying { // those before t go on dying
+		if d.id > t.id {
+			gone = append(gone, d)
+		}
+	}
+	s.live = s.live[:i+1]
+	point := s.state.NextID
+	s.state.NextID++
+	s.state.Point, s.dirty = point, true
+	s.changed()
+	s.mu.Unlock()
+	left := layout.Abandoned{Snapshot: t.id, Generation: t.gen, Tree: v.root.Trees[layout.TreeFS]}
+	err := v.snaps.Update(func(w *tree.Writer) error {
+		for _, g := range gone {
+			if _, err := w.Delete(snapshotKey(g.id)); err != nil {
+				return err
+			}
+		}
+		return w.Put(abandonedKey(uint64(point)), left.Append(nil))
+	})
+	if err != nil {
+		v.fail(err)
+		return err
+	}
+	v.fs = tree.New(tree.Config{ID: layout.TreeFS, Cache: v.cache, Free: v.freePage, Dirtied: v.adm.dirtyNodes}, x.Tree, v.gen)
+	v.trees[slices.IndexFunc(v.trees, func(t *tree.Tree) bool { return t.ID() == layout.TreeFS })] = v.fs
+	v.rot.disturb() // the head is of older epochs again
+	v.inoMu.Lock()
+	v.inodes = x.Inodes
+	v.inoMu.Unlock()
+	return nil
+}
+
+func abandonedKey(point uint64) layout.Key {
+	return layout.Key{Type: layout.KeyAbandoned, Sub: point}
+}
+
+// warmAbandoned reads what the next step needs, without locks.
+func (v *Volume) warmAbandoned(a *abandoned) error {
+	if !a.Lists {
+		return nil
+	}
+	p := a.Tree
+	for p.Birth > a.Generation {
+		n, err := v.cache.Page(&p)
+		if err != nil || n.Level() == 0 {
+			return err
+		}
+		i, eq := n.Search(a.Next)
+		if !eq && i > 0 {
+			i--
+		}
+		if p, err = layout.GetPointer(n.PointerBytesAt(i), layout.TreeFS); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// passAbandoned frees a part of what a rollback left: first its dead lists, of
+// which what the snapshot holds is alive again, then the pages and the data of
+// the old head that are younger than the snapshot.
+func (f *freer) passAbandoned(a *abandoned) (done bool, err error) {
+	next := a.Abandoned
+	if !a.Lists {
+		if next.Lists, err = f.passLists(a); err != nil || !next.Lists {
+			return false, err
+		}
+	} else {
+		done = next.Tree.Birth <= next.Generation
+		if !done {
+			if done, err = f.passPage(&next, &next.Tree, nil); err != nil {
+				return false, err
+			}
+		}
+	}
+	f.changed = true
+	if done {
+		_, err = f.w.Delete(abandonedKey(a.point))
+	} else {
+		err = f.w.Put(abandonedKey(a.point), next.Append(nil))
+	}
+	f.v.snap.mu.Lock()
+	a.Abandoned = next
+	f.v.snap.mu.Unlock()
+	return done, err
+}
+
+// passLists takes apart a bounded part of the lists that a rollback left.
+func (f *freer) passLists(a *abandoned) (done bool, err error) {
+	from, to := uint64(a.Snapshot), a.point
+	k, val, err := f.first(layout.Key{Obj: from}, layout.Key{Obj: to - 1, Type: 0xff, Sub: ^uint64(0)})
+	if err != nil || k.Obj == 0 {
+		return err == nil, err
+	}
+	switch k.Type {
+	case layout.KeyDeadLog:
+		return false, f.takeItem(k, a.Snapshot)
+	case layout.KeyDeadSum:
+		return false, f.freePiece(k, val, k.Sub >= uint64(a.Snapshot))
+	}
+	return false, fmt.Errorf("%w: item %v of a dead list belongs to nothing", layout.ErrCorrupt, k)
+}
+
+// passPage frees the leaf below p that is next, and what is then done with: the
+// whole page, if done.
+func (f *freer) passPage(a *layout.Abandoned, p *layout.Pointer, hi *layout.Key) (done bool, err error) {
+	n, err := f.v.cache.Page(p)
+	if err != nil {
+		return false, err
+	}
+	if n.Level() == 0 {
+		for i := range n.Count() {
+			if n.Key(i).Type != layout.KeyExtent || n.Key(i).Obj == 0 {
+				continue
+			}
+			e, err := layout.DecodeFileExtent(n.Value(i))
+			if err != nil {
+				return false, err
+			}
+			if e.RefBirth > a.Generation {
+				f.changed = true
+				if err := f.v.dropReference(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(e.Sectors())}); err != nil {
+					return false, err
+				}
+			}
+		}
+	} else {
+		i, eq := n.Search(a.Next)
+		if !eq && i > 0 {
+			i--
+		}
+		for ; i < n.Count(); i++ {
+			c, err := layout.GetPointer(n.PointerBytesAt(i), layout.TreeFS)
+			if err == nil && (c.IsZero() || c.Level+1 != p.Level || c.Birth > p.Birth) {
+				err = fmt.Errorf("%w: child %d of the page at %d", layout.ErrCorrupt, i, p.Addr)
+			}
+			if err != nil {
+				return false, err
+			}
+			if c.Birth <= a.Generation {
+				continue // the snapshot's
+			}
+			end := hi
+			if i+1 < n.Count() {
+				k := n.Key(i + 1)
+				end = &k
+			}
+			if done, err := f.passPage(a, &c, end); err != nil || !done {
+				return false, err
+			}
+			if i+1 < n.Count() {
+				a.Next = *end
+				return false, nil
+			}
+		}
+	}
+	f.changed = true
+	eachCopy(p, f.v.space.Free)
+	return true, nil
+}

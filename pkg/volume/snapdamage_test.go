@@ -1,0 +1,252 @@
+package volume
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// withSnapshots is a volume with four snapshots, dead lists in logs and in
+// pieces, a deletion that is under way and one that is over.
+func withSnapshots(t *testing.T) *device.Mem {
+	dev := device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	rng := rand.New(rand.NewPCG(4, 4))
+	r := &crashRun{v: v, rng: rng, single: true, states: []modelState{{files: map[string][]byte{}}}, inos: map[string]vfs.Ino{}}
+	for i := range 8 {
+		for range 40 {
+			ok(t, r.step())
+		}
+		_, err := v.CreateSnapshot(fmt.Sprint("s", i))
+		ok(t, err)
+	}
+	for range 40 {
+		ok(t, r.step())
+	}
+	for _, n := range []string{"s2", "s5", "s4"} {
+		ok(t, v.DeleteSnapshot(n))
+	}
+	ok(t, v.WaitFreed())
+	// As after a crash right after a deletion.
+	v.stopSnapReaper()
+	v.snap.stop = false
+	ok(t, v.DeleteSnapshot("s1"))
+	v.snap.stop = true
+	ok(t, v.Sync(vfs.RootIno))
+	img := dev.Clone()
+	v.snap.stop, v.snap.done = false, nil
+	v.startSnapReaper()
+	ok(t, v.Close())
+	checkClean(t, img)
+	return img
+}
+
+// TestCheckFindsInSnapshots damages snapshots and dead lists under valid keys:
+// fsck must find each.
+func TestCheckFindsInSnapshots(t *testing.T) {
+	dev := withSnapshots(t)
+	// first replaces the first item of tree 3 of a type.
+	first := func(typ uint8, change func(k layout.Key, v []byte) (layout.Key, []byte)) func(s *surgeon) {
+		return func(s *surgeon) {
+			s.item(layout.TreeSnapshots, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
+				if k.Type != typ {
+					return k, v, false
+				}
+				k, v = change(k, v)
+				return k, v, true
+			})
+		}
+	}
+	snapshot := func(change func(x *layout.Snapshot)) func(s *surgeon) {
+		return first(layout.KeySnapshot, func(k layout.Key, v []byte) (layout.Key, []byte) {
+			x, err := layout.DecodeSnapshot(v)
+			ok(t, err)
+			change(&x)
+			return k, x.Append(nil)
+		})
+	}
+	item := func(change func(r []layout.DeadRun) []layout.DeadRun) func(s *surgeon) {
+		return first(layout.KeyDeadItem, func(k layout.Key, v []byte) (layout.Key, []byte) {
+			r, err := layout.DecodeDeadItem(v)
+			ok(t, err)
+			return k, layout.AppendDeadItem(nil, change(r))
+		})
+	}
+	for _, c := range []struct {
+		name, want string
+		damage     func(s *surgeon)
+	}{
+		{"newest snapshot", "newest snapshot is of generation 1", func(s *surgeon) { s.root.NewestSnapshot = 1; s.writeRoot() }},
+		{"dead sectors", "the dead lists should hold", first(layout.KeySnapState, func(k layout.Key, v []byte) (layout.Key, []byte) {
+			x, err := layout.DecodeSnapState(v)
+			ok(t, err)
+			x.DeadSectors++
+			return k, x.Append(nil)
+		})},
+		{"two of one name", "two snapshots are called", snapshot(func(x *layout.Snapshot) { x.Name = "s6" })},
+		{"generation", "the root of", snapshot(func(x *layout.Snapshot) { x.Generation = 1 << 40 })},
+		{"deletion forgotten", "that held them is being deleted", func(s *surgeon) {
+			s.item(layout.TreeSnapshots, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
+				if k.Type != layout.KeySnapshot {
+					return k, v, false
+				}
+				x, err := layout.DecodeSnapshot(v)
+				ok(t, err)
+				return k, nil, x.Deleting
+			})
+		}},
+		{"a run left out", "are missing", item(func(r []layout.DeadRun) []layout.DeadRun { return r[1:] })},
+		{"a run moved", "in no dead list", item(func(r []layout.DeadRun) []layout.DeadRun { r[0].Start += 2000; return r })},
+		{"a run twice", "twice", item(func(r []layout.DeadRun) []layout.DeadRun {
+			for i := range r {
+				for j := range r {
+					if i != j && r[i].Count == r[j].Count && r[i].Bound == r[j].Bound {
+						r[i].Start = r[j].Start
+						return r
+					}
+				}
+			}
+			t.Fatal("no two runs are alike")
+			return r
+		})},
+		{"a run outside", "outside", item(func(r []layout.DeadRun) []layout.DeadRun { r[0].Start = 1; return r })},
+		{"an item left out", "are missing", first(layout.KeyDeadItem, func(k layout.Key, _ []byte) (layout.Key, []byte) { return k, nil })},
+		{"a piece left out", "are missing", first(layout.KeyDeadPiece, func(k layout.Key, _ []byte) (layout.Key, []byte) { return k, nil })},
+		{"a piece under another bound", "no such piece", first(layout.KeyDeadPiece, func(k layout.Key, v []byte) (layout.Key, []byte) {
+			k.Sub |= 1 << 62
+			return k, v
+		})},
+		{"a point not given out", "not given out", func(s *surgeon) {
+			s.insert(layout.TreeSnapshots, layout.Key{Obj: 1 << 50, Type: layout.KeyDeadSum}, (&layout.DeadSum{Sectors: 1}).Append(nil))
+		}},
+		{"of no kind", "of no kind", func(s *surgeon) { s.insert(layout.TreeSnapshots, layout.Key{Obj: 8, Type: 0x77}, []byte{1}) }},
+		{"labels", "alone hold is not what the lists say", func(s *surgeon) {
+			// A run of another bound: sums and sectors are right, who holds it is not.
+			var sums []layout.Key
+			s.items(layout.TreeSnapshots, func(k layout.Key, v []byte) {
+				if k.Type == layout.KeyDeadSum {
+					sums = append(sums, k)
+				}
+			})
+			for i := 1; i < len(sums); i++ {
+				a, b := sums[i-1], sums[i]
+				if a.Obj != b.Obj || swapBounds(s, a, b) {
+					continue
+				}
+				return
+			}
+			t.Fatal("no two bounds to exchange")
+		}},
+	} {
+		img := dev.Clone()
+		c.damage(operate(t, img))
+		if got := findings(t, img); !strings.Contains(got, c.want) {
+			t.Errorf("%s: want %q, got\n%s", c.name, c.want, got)
+		}
+		use(t, img)
+	}
+	// A page that only a snapshot holds.
+	s := operate(t, dev)
+	head := map[uint64]bool{}
+	for _, p := range s.nodes(layout.TreeFS) {
+		head[p.Addr] = true
+	}
+	found := false
+	s.items(layout.TreeSnapshots, func(k layout.Key, v []byte) {
+		if k.Type != layout.KeySnapshot || found {
+			return
+		}
+		x, err := layout.DecodeSnapshot(v)
+		ok(t, err)
+		if x.Deleting || head[x.Tree.Addr] {
+			return
+		}
+		found = true
+		img := dev.Clone()
+		flip(img, x.Tree.Addr)
+		if x.Tree.Addr2 != 0 {
+			flip(img, x.Tree.Addr2)
+		}
+		if got := findings(t, img); !strings.Contains(got, fmt.Sprintf("snapshot %q, tree 1", x.Name)) || strings.Contains(got, "nothing refers") {
+			t.Errorf("page of a snapshot: %s", got)
+		}
+	})
+	if !found {
+		t.Error("no snapshot has a page of its own")
+	}
+}
+
+// swapBounds exchanges the bounds of the only runs of two sums of one list, if
+// they lie in one item; it returns true where that can not be done.
+func swapBounds(s *surgeon, a, b layout.Key) (no bool) {
+	no = true
+	s.items(layout.TreeSnapshots, func(k layout.Key, v []byte) {
+		if k.Type != layout.KeyDeadItem || k.Obj != a.Obj || !no {
+			return
+		}
+		runs, err := layout.DecodeDeadItem(v)
+		ok(s.t, err)
+		for i := range runs {
+			for j := range runs {
+				if uint64(runs[i].Bound) == a.Sub && uint64(runs[j].Bound) == b.Sub && runs[i].Count == runs[j].Count {
+					no = false
+					runs[i].Bound, runs[j].Bound = runs[j].Bound, runs[i].Bound
+					s.item(layout.TreeSnapshots, func(at layout.Key, _ []byte) (layout.Key, []byte, bool) {
+						return at, layout.AppendDeadItem(nil, runs), at == k
+					})
+					return
+				}
+			}
+		}
+	})
+	return no
+}
+
+// TestSnapshotMutations changes random bytes of tree 3 under valid keys: all
+// that is done with it then ends, with an error or without, and nothing panics.
+func TestSnapshotMutations(t *testing.T) {
+	dev := withSnapshots(t)
+	rounds := 60
+	if testing.Short() {
+		rounds = 15
+	}
+	rng := rand.New(rand.NewPCG(6, 6))
+	for range rounds {
+		img := dev.Clone()
+		s := operate(t, img)
+		n := 0
+		s.items(layout.TreeSnapshots, func(layout.Key, []byte) { n++ })
+		target := rng.IntN(n)
+		s.item(layout.TreeSnapshots, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
+			if target--; target >= 0 {
+				return k, v, false
+			}
+			v[rng.IntN(len(v))] ^= 1 << rng.IntN(8)
+			return k, v, true
+		})
+		if _, err := Check(img, CheckOptions{Credential: checkKey(t)}); err != nil {
+			t.Fatal(err)
+		}
+		v, err := Open(img, Options{Credential: checkKey(t), CommitInterval: -1, Memory: minMemory})
+		if err != nil {
+			continue
+		}
+		_ = v.Diff("s0", "s7", DiffOptions{Ranges: true}, func(Change) error { return nil })
+		_ = v.Diff("s3", "", DiffOptions{}, func(Change) error { return nil })
+		for _, name := range []string{"s0", "s3", "s7"} {
+			_, _ = readSnap(v, name)
+			_ = v.DeleteSnapshot(name)
+		}
+		_ = v.WaitFreed()
+		_, _ = v.Snapshots()
+		if v.Rollback("s6", true) != nil {
+			_ = v.Close()
+		}
+	}
+}

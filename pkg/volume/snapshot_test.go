@@ -1,0 +1,144 @@
+package volume
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+func TestSnapshotSmoke(t *testing.T) {
+	dev := device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	a, err := v.Mknod(crashReq, vfs.RootIno, "f", 0o644, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(n int) {
+		t.Helper()
+		if _, err := v.Write(crashReq, a.Ino, 0, bytes.Repeat([]byte{byte(n)}, 300_000), false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 5 {
+		write(i)
+		if _, err := v.CreateSnapshot(fmt.Sprint("s", i)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := v.CreateSnapshot(fmt.Sprint("s", i)); !errors.Is(err, ErrSnapshotExists) {
+			t.Fatal(err)
+		}
+		checkNow(t, v, dev)
+	}
+	write(9)
+	for _, n := range []string{"s2", "s4", "s0", "s1", "s3"} {
+		infos, err := v.Snapshots()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%+v", infos)
+		if err := v.DeleteSnapshot(n); err != nil {
+			t.Fatal(err)
+		}
+		checkNow(t, v, dev)
+		if err := v.WaitFreed(); err != nil {
+			t.Fatal(err)
+		}
+		checkNow(t, v, dev)
+	}
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cleanErr(dev); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// checkNow runs fsck on the newest root of a volume in use.
+func checkNow(t testing.TB, v *Volume, dev *device.Mem) {
+	t.Helper()
+	if err := v.Sync(vfs.RootIno); err != nil {
+		t.Fatal(err)
+	}
+	if err := cleanErr(dev.Clone()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestSnapshotFull fills a volume of which a snapshot holds everything: files can
+// be deleted, which frees nothing, and the snapshot, which frees all.
+func TestSnapshotFull(t *testing.T) {
+	dev := device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	buf := make([]byte, maxWrite)
+	var files []vfs.Ino
+	fill := func() (n int) {
+		t.Helper()
+		a, err := v.Mknod(crashReq, vfs.RootIno, fmt.Sprint("f", len(files)), 0o644, 0)
+		if errors.Is(err, vfs.ErrNoSpace) {
+			return 0
+		}
+		ok(t, err)
+		files = append(files, a.Ino)
+		for {
+			m, err := v.Write(crashReq, a.Ino, uint64(n), buf, false)
+			if errors.Is(err, vfs.ErrNoSpace) {
+				return n
+			}
+			ok(t, err)
+			n += m
+		}
+	}
+	first := fill()
+	if first < 40<<20 {
+		t.Fatalf("full with %d bytes", first)
+	}
+	free := v.StatFS().BlocksFree
+	// There is room for a snapshot as soon as there is for anything.
+	size := uint64(first - 4<<20)
+	_, err := v.SetAttr(crashReq, files[0], &vfs.SetAttr{Size: &size})
+	ok(t, err)
+	_, err = v.CreateSnapshot("all")
+	ok(t, err)
+	fill()
+	for i := range 200 { // inodes change, and take space
+		mode := uint32(0o600 + i%8)
+		if _, err := v.SetAttr(crashReq, files[i%len(files)], &vfs.SetAttr{Mode: &mode}); err != nil && !errors.Is(err, vfs.ErrNoSpace) {
+			t.Fatal(err)
+		}
+	}
+	for i, ino := range files {
+		ok(t, v.Unlink(crashReq, vfs.RootIno, fmt.Sprint("f", i)))
+		v.Forget(ino)
+	}
+	v.reaper.wait()
+	ok(t, v.Sync(vfs.RootIno))
+	infos, err := v.Snapshots()
+	ok(t, err)
+	if infos[0].UniqueBytes < int64(size) {
+		t.Fatalf("%d bytes are the snapshot's alone, %d were deleted", infos[0].UniqueBytes, size)
+	}
+	if n := fill(); n > first/2 {
+		t.Fatalf("%d bytes fit beside the snapshot", n)
+	}
+	ok(t, v.DeleteSnapshot("all"))
+	ok(t, v.WaitFreed())
+	last := len(files) - 1
+	ok(t, v.Unlink(crashReq, vfs.RootIno, fmt.Sprint("f", last)))
+	v.Forget(files[last])
+	v.reaper.wait()
+	for range 3 {
+		ok(t, v.Sync(vfs.RootIno))
+	}
+	if now := v.StatFS().BlocksFree; now < free+uint64(first)/4096-200 {
+		t.Fatalf("%d blocks are free, %d were when it was full with %d bytes", now, free, first)
+	}
+	checkSpace(t, v)
+	ok(t, v.Close())
+	checkClean(t, dev)
+}

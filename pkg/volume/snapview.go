@@ -1,0 +1,108 @@
+package volume
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// snapView is a snapshot as a file system that can only be read. It is a volume
+// of its own tree and inodes; device, keys, cache and pins are those of the
+// volume that it belongs to. What it reads stays where it is: a snapshot that is
+// open can not be deleted.
+type snapView struct {
+	*Volume
+	stat vfs.StatFS
+}
+
+// StatFS implements vfs.FS: a snapshot is as large as what it holds, and full.
+func (s *snapView) StatFS() vfs.StatFS { return s.stat }
+
+// OpenSnapshot opens a snapshot for reading, beside the volume. It can not be
+// deleted, nor the volume be closed, until end is called, when nobody uses the
+// file system any more.
+func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
+	t, err := v.find(name, func(t *snapshot) { t.views++ })
+	if err != nil {
+		return nil, nil, err
+	}
+	end = func() {
+		v.snap.mu.Lock()
+		defer v.snap.mu.Unlock()
+		t.views--
+	}
+	x, err := v.readSnapshot(t)
+	if err != nil {
+		end()
+		return nil, nil, err
+	}
+	sub := &Volume{opts: v.opts, dev: v.dev, id: v.id, store: v.store, space: v.space, cache: v.cache,
+		gen: x.Generation + 1, seed0: v.seed0, seed1: v.seed1, dataStart: v.dataStart}
+	sub.opts.ReadOnly = true
+	sub.table.m = map[uint64]*inode{}
+	sub.sectors.Store(v.sectors.Load())
+	sub.com.init()
+	sub.sync.init()
+	sub.snap.init()
+	sub.fs = tree.New(tree.Config{ID: layout.TreeFS, Cache: v.cache}, x.Tree, x.Generation+1)
+	return &snapView{sub, vfs.StatFS{BlockSize: layout.SectorBytes, Blocks: x.Sectors, Inodes: x.Inodes, NameMax: vfs.MaxNameBytes}}, end, nil
+}
+
+// find returns a snapshot, once use has noted who uses it.
+func (v *Volume) find(name string, use func(t *snapshot)) (*snapshot, error) {
+	s := &v.snap
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.byName[name]
+	switch {
+	case v.closing.Load():
+		return nil, vfs.ErrClosed
+	case t == nil:
+		return nil, fmt.Errorf("%w: %.200q", ErrNoSnapshot, name)
+	}
+	use(t)
+	return t, nil
+}
+
+// unhold ends what Diff began with holds.
+func (v *Volume) unhold(t *snapshot) {
+	s := &v.snap
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.holds--
+}
+
+// readSnapshot reads the item of a snapshot.
+func (v *Volume) readSnapshot(t *snapshot) (x layout.Snapshot, err error) {
+	val, ok, err := v.snaps.Get(snapshotKey(t.id), nil)
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: it is missing", layout.ErrCorrupt)
+	}
+	if err == nil {
+		x, err = layout.DecodeSnapshot(val)
+	}
+	if err != nil {
+		return x, wrap(fmt.Errorf("snapshot %q: %w", t.name, err))
+	}
+	return x, nil
+}
+
+// beginClose sets closing, unless a snapshot is open or somebody has done so.
+// With alone not even a Diff may be under way.
+func (v *Volume) beginClose(alone bool) (first bool, err error) {
+	s := &v.snap
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.live {
+		if t.views > 0 || alone && t.holds > 0 {
+			err = errors.Join(err, fmt.Errorf("%w: %s", ErrSnapshotInUse, t.name))
+		}
+	}
+	if err != nil {
+		return false, err
+	}
+	return v.closing.CompareAndSwap(false, true), nil
+}

@@ -1,0 +1,156 @@
+package volume
+
+import (
+	"bytes"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+)
+
+// diffTrees calls fn for each item that differs between two trees that are not
+// changed any more, in the order of their keys; a or b is nil where an item is
+// missing. Pages that both trees share are passed over unread: the cost is that
+// of the pages that differ. The values are valid during the call only.
+func diffTrees(c *tree.Cache, from, to layout.Pointer, fn func(k layout.Key, a, b []byte) error) error {
+	a, b := &treeSide{cache: c}, &treeSide{cache: c}
+	for _, s := range []struct {
+		side *treeSide
+		p    layout.Pointer
+	}{{a, from}, {b, to}} {
+		if !s.p.IsZero() {
+			s.side.root = &s.p
+		}
+	}
+	for {
+		pa, pb := a.peek(), b.peek()
+		switch {
+		case pa.err != nil:
+			return pa.err
+		case pb.err != nil:
+			return pb.err
+		case pa.end && pb.end:
+			return nil
+		case !pa.end && !pb.end && pa.page && pb.page && samePage(&pa.ptr, &pb.ptr):
+			a.next()
+			b.next()
+			continue
+		}
+		order := pa.order(&pb) // which lies before the other
+		switch {
+		case pa.page && order <= 0 && !(pb.page && order == 0 && pb.ptr.Level > pa.ptr.Level):
+			if err := a.enter(&pa); err != nil {
+				return err
+			}
+		case pb.page && order >= 0:
+			if err := b.enter(&pb); err != nil {
+				return err
+			}
+		case order < 0:
+			if err := fn(pa.key, pa.val, nil); err != nil {
+				return err
+			}
+			a.next()
+		case order > 0:
+			if err := fn(pb.key, nil, pb.val); err != nil {
+				return err
+			}
+			b.next()
+		default:
+			if !bytes.Equal(pa.val, pb.val) {
+				if err := fn(pa.key, pa.val, pb.val); err != nil {
+					return err
+				}
+			}
+			a.next()
+			b.next()
+		}
+	}
+}
+
+func samePage(a, b *layout.Pointer) bool {
+	return a.Addr == b.Addr && a.Birth == b.Birth && a.Nonce == b.Nonce
+}
+
+// treeSide is a place in one of the trees.
+type treeSide struct {
+	cache *tree.Cache
+	root  *layout.Pointer // not entered yet
+	path  []sideStep
+}
+
+type sideStep struct {
+	n  *layout.Node
+	i  int
+	lo layout.Key // no key below the page is lower
+}
+
+// place is what lies there: the end, a page not entered yet, or an item.
+type place struct {
+	end, page bool
+	key       layout.Key // of the item; of a page, a lower bound of its keys
+	val       []byte
+	ptr       layout.Pointer
+	err       error
+}
+
+// order compares keys; the end lies after everything.
+func (p *place) order(o *place) int {
+	switch {
+	case p.end && o.end:
+		return 0
+	case p.end:
+		return 1
+	case o.end:
+		return -1
+	}
+	return p.key.Compare(o.key)
+}
+
+func (s *treeSide) peek() place {
+	if s.root != nil {
+		return place{page: true, ptr: *s.root}
+	}
+	if len(s.path) == 0 {
+		return place{end: true}
+	}
+	t := &s.path[len(s.path)-1]
+	if t.n.Level() == 0 {
+		return place{key: t.n.Key(t.i), val: t.n.Value(t.i)}
+	}
+	p := place{page: true, key: t.lo}
+	if t.i > 0 {
+		p.key = t.n.Key(t.i)
+	}
+	p.ptr, p.err = layout.GetPointer(t.n.PointerBytesAt(t.i), layout.TreeFS)
+	if p.err == nil && (p.ptr.IsZero() || p.ptr.Level+1 != t.n.Level()) {
+		p.err = layout.ErrCorrupt
+	}
+	return p
+}
+
+// enter goes into the page that peek found.
+func (s *treeSide) enter(p *place) error {
+	n, err := s.cache.Page(&p.ptr)
+	if err != nil {
+		return err
+	}
+	s.root = nil
+	s.path = append(s.path, sideStep{n: n, lo: p.key})
+	if n.Count() == 0 {
+		s.path = s.path[:len(s.path)-1]
+		s.next()
+	}
+	return nil
+}
+
+// next goes past what peek found.
+func (s *treeSide) next() {
+	s.root = nil
+	for len(s.path) > 0 {
+		t := &s.path[len(s.path)-1]
+		if t.i++; t.i < t.n.Count() {
+			return
+		}
+		s.path = s.path[:len(s.path)-1]
+	}
+}
