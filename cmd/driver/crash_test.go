@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -278,6 +279,43 @@ func (r *rig) wantClean() {
 // TestDriverKilledAtAnyStep ends the driver with SIGKILL before each step that any call makes, in the services and in the
 // backend; a new driver gets the same call again, as the CO does, and all converges.
 func TestDriverKilledAtAnyStep(t *testing.T) {
+	killedAtAnyStep(t, func(w *workflow) []func() error {
+		return slices.Concat(w.up(), w.expand(), w.down())
+	})
+}
+
+// TestRawDriverKilledAtAnyStep: the same of a raw block volume, and of copies of it.
+func TestRawDriverKilledAtAnyStep(t *testing.T) {
+	killedAtAnyStep(t, func(w *workflow) []func() error {
+		w.capability = blockDevice()
+		up := w.up()
+		return slices.Concat(up[:1], w.copies(), up[1:], w.expand(), w.down())
+	})
+}
+
+// copies makes a snapshot and a clone of a volume that is not in use, and takes them away.
+func (w *workflow) copies() []func() error {
+	var snap *csi.Snapshot
+	clone := &workflow{r: w.r, name: "clone", capability: w.capability}
+	return []func() error{
+		func() (err error) {
+			snap, err = w.snapshot("snap")
+			return err
+		},
+		func() error {
+			clone.source = fromSnapshot(snap.GetSnapshotId())
+			return clone.up()[0]()
+		},
+		func() error { return clone.down()[3]() },
+		func() error {
+			_, err := w.r.ctrl.DeleteSnapshot(w.r.ctx(), &csi.DeleteSnapshotRequest{SnapshotId: snap.GetSnapshotId()})
+			return err
+		},
+	}
+}
+
+func killedAtAnyStep(t *testing.T, calls func(*workflow) []func() error) {
+	t.Helper()
 	for n := 1; ; n++ {
 		killed := false
 		t.Run(fmt.Sprint("step ", n), func(t *testing.T) {
@@ -285,7 +323,7 @@ func TestDriverKilledAtAnyStep(t *testing.T) {
 			r.start("all", n)
 			r.connect("all", "all")
 			w := &workflow{r: r}
-			for _, call := range append(append(w.up(), w.expand()...), w.down()...) {
+			for _, call := range calls(w) {
 				err := call()
 				if status.Code(err) == codes.Unavailable && !killed {
 					killed = true

@@ -9,8 +9,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/zeebo/blake3"
 	"golang.org/x/crypto/chacha20poly1305"
-	"lukechampine.com/blake3"
 )
 
 // Convergent is the cryptography of one family of the reference
@@ -157,7 +157,7 @@ func (l *ChunkLink) blake3Keys() (out [blake3KDFBytes]byte) {
 	material = append(material, l.BeforePrevious[:]...)
 	material = binary.LittleEndian.AppendUint64(material, l.Index)
 	material = binary.LittleEndian.AppendUint64(material, l.Level)
-	blake3.DeriveKey(out[:], blake3KDFLabel, material)
+	blake3.DeriveKey(blake3KDFLabel, material, out[:])
 	clear(material)
 	return out
 }

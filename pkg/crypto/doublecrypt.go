@@ -3,8 +3,8 @@ package crypto
 import (
 	"errors"
 
+	"github.com/zeebo/blake3"
 	"golang.org/x/crypto/chacha20poly1305"
-	"lukechampine.com/blake3"
 )
 
 // Lengths of the AEAD of format v1, in bytes.
