@@ -49,11 +49,12 @@ func quiesceBy(stateDir string) backend.Quiesce {
 		select {
 		case f := <-frozen:
 			return func() error {
-				defer func() {
-					close(release)
-					<-ended
-				}()
-				return thaw(ctx, server, f)
+				err := thaw(ctx, server, f)
+				close(release)
+				if e := <-ended; !errors.Is(e, errHangUp) { // the connection was cut before
+					err = errors.Join(err, e)
+				}
+				return err
 			}, nil
 		case err := <-ended:
 			return nil, fmt.Errorf("%w: the mount server does not bring it to rest: %w", backend.ErrBusy, err)

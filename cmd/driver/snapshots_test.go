@@ -180,7 +180,11 @@ func instance(t *testing.T, path, kek string) crypto.UUID {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dev.Close()
+	defer func() {
+		if err := dev.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
 	key, err := crypto.ParseKeyFile([]byte(kek))
 	if err != nil {
 		t.Fatal(err)

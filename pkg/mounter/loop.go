@@ -113,10 +113,10 @@ func (m *Mounter) loop(ctx context.Context, c loopCall) (loopReply, error) {
 		t := time.NewTimer(askTimeout)
 		defer t.Stop()
 		select {
-		case <-done:
+		case err = <-done:
 		case <-t.C:
 		}
-		return loopReply{}, fmt.Errorf("%w: the loop device does not answer: %w", ErrBusy, ctx.Err())
+		return loopReply{}, fmt.Errorf("%w: the loop device does not answer: %w", ErrBusy, errors.Join(ctx.Err(), err))
 	}
 	var r loopReply
 	if err == nil {
@@ -375,7 +375,7 @@ func (c *detachCall) detachOnce(l loopDev) (busy bool, err error) {
 	// works stays as it was: whether it goes must not depend on who closes it when.
 	i, err := unix.IoctlLoopGetStatus64(int(d.Fd()))
 	if err != nil || c.Dead {
-		return false, nil //nolint:nilerr // ENXIO: it goes with our own descriptor
+		return false, nil // ENXIO: it goes with our own descriptor
 	}
 	i.Flags &^= unix.LO_FLAGS_AUTOCLEAR
 	if err := unix.IoctlLoopSetStatus64(int(d.Fd()), i); err != nil && !errors.Is(err, unix.ENXIO) {
