@@ -48,7 +48,7 @@ func Check(dev device.Device, key *crypto.DoublecryptKey, o CheckOptions) (*Chec
 			w.checkData(n, list, buf)
 		}
 		if o.Progress != nil {
-			o.Progress(n.block, f.blk.count) // blocks are taken in turn: nearly right
+			o.Progress(w.claimed, f.head.totalBlocks)
 		}
 	}
 	w.tree(f.root)

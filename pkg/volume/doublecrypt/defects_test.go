@@ -559,3 +559,49 @@ func TestCommitInterval(t *testing.T) {
 	must(t, v.Close())
 	mustClean(t, dev, key)
 }
+
+// TestReaderKeepsBlocks: a block that is being read is not given to another file
+// meanwhile, however many commits pass. Nothing in the format would tell the reader.
+func TestReaderKeepsBlocks(t *testing.T) {
+	dev := device.NewMem(4096 * 400) // so roomy that nobody has to wait for the reader
+	fault := device.NewFault(dev, nil)
+	key := testKey(t)
+	must(t, Format(fault, key, 4096, 0, Options{}))
+	v := mustOpen(t, fault, key, Options{})
+	a, err := v.Mknod(nil, vfs.RootIno, "a", 0, 0)
+	must(t, err)
+	old := bytes.Repeat([]byte("old"), 1000)
+	_, err = v.Write(nil, a.Ino, 0, old, false)
+	must(t, err)
+	must(t, v.Sync(0))
+	at := int64(v.nodes[a.Ino].extents[0].block) * 4096
+	reading, goOn := make(chan struct{}), make(chan struct{})
+	fault.SetHook(func(_ int, op device.Op, off int64, _ int) error {
+		if op == device.OpRead && off == at {
+			close(reading)
+			<-goOn
+		}
+		return nil
+	})
+	result := make(chan error, 1)
+	got := make([]byte, len(old))
+	go func() {
+		_, err := v.Read(a.Ino, 0, got)
+		result <- err
+	}()
+	<-reading
+	for i := range 30 {
+		v.mu.Lock()
+		v.alloc.cursor = firstObject // what was freed first is taken first
+		v.mu.Unlock()
+		_, err := v.Write(nil, a.Ino, 0, bytes.Repeat([]byte{byte(i)}, 3000), false)
+		must(t, err)
+		must(t, v.Sync(0))
+	}
+	close(goOn)
+	if err := <-result; err != nil || !bytes.Equal(got, old) {
+		t.Errorf("read %q, %v", got[:3], err)
+	}
+	must(t, v.Close())
+	mustClean(t, dev, key)
+}

@@ -31,6 +31,8 @@ type walker struct {
 	key   *crypto.DoublecryptKey
 	chunk uint64
 	used  bitset
+	// claimed counts the blocks of used.
+	claimed uint64
 	// skip prunes subtrees whose inode it has: those of another walk.
 	skip bitset
 	// data is called for each file with its map, if set.
@@ -91,6 +93,7 @@ func (w *walker) claim(id uint64) error {
 		return corrupt(Deserialization, "tree", fmt.Errorf("block %d is used twice", id))
 	}
 	w.used.add(id)
+	w.claimed++
 	return nil
 }
 
