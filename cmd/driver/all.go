@@ -16,7 +16,7 @@ func allCommand() *cobra.Command {
 		Use: "all", Short: "Controller and node in one process; starts a mounter that survives it", Args: cobra.NoArgs,
 		Example: "  driver all --endpoint unix:///run/sealvol/csi.sock --local-dir /srv/volumes --kubelet-dir /var/lib/kubelet",
 		RunE: func(c *cobra.Command, _ []string) (err error) {
-			back, err := b.open(c.Context(), false)
+			back, err := b.open(c.Context(), false, m.stateDir)
 			if err != nil {
 				return err
 			}

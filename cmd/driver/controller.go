@@ -9,12 +9,12 @@ import (
 )
 
 func controllerCommand() *cobra.Command {
-	var endpoint string
+	var endpoint, mounterDir string
 	var b backendFlags
 	c := &cobra.Command{
 		Use: "controller", Short: "The CSI controller service: makes, attaches, grows and deletes volumes", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
-			back, err := b.open(c.Context(), false)
+			back, err := b.open(c.Context(), false, mounterDir)
 			if err != nil {
 				return err
 			}
@@ -23,6 +23,7 @@ func controllerCommand() *cobra.Command {
 		},
 	}
 	endpointFlag(c, &endpoint)
+	c.Flags().StringVar(&mounterDir, "mounter-dir", "", "state directory of the mounter on this node: without it, no snapshots and clones of mounted volumes")
 	b.add(c)
 	return c
 }

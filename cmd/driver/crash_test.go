@@ -167,21 +167,33 @@ type workflow struct {
 	r       *rig
 	id      string
 	context map[string]string
+
+	capability *csi.VolumeCapability // nil: multiWriter
+	name       string                // "": pvc
+	source     *csi.VolumeContentSource
+	required   int64 // 0: size, exactly
 }
 
-func (w *workflow) staging() string { return w.r.path("kubelet/staging") }
-func (w *workflow) target() string  { return w.r.path("kubelet/pods/target") }
+func (w *workflow) staging() string { return w.r.path("kubelet/staging" + w.name) }
+func (w *workflow) target() string  { return w.r.path("kubelet/pods/target" + w.name) }
 
 func (w *workflow) secrets() map[string]string {
 	return map[string]string{"kek": strings.Repeat("0123456789abcdef", 4)}
 }
 
 func (w *workflow) up() []func() error {
-	c := multiWriter()
+	c := w.capability
+	if c == nil {
+		c = multiWriter()
+	}
 	return []func() error{
 		func() error {
-			v, err := w.r.ctrl.CreateVolume(w.r.ctx(), &csi.CreateVolumeRequest{Name: "pvc", VolumeCapabilities: []*csi.VolumeCapability{c},
-				CapacityRange: &csi.CapacityRange{RequiredBytes: size, LimitBytes: size}, Parameters: map[string]string{"recordSize": "64KiB"}})
+			sizes := &csi.CapacityRange{RequiredBytes: size, LimitBytes: size}
+			if w.required > 0 {
+				sizes = &csi.CapacityRange{RequiredBytes: w.required}
+			}
+			v, err := w.r.ctrl.CreateVolume(w.r.ctx(), &csi.CreateVolumeRequest{Name: "pvc" + w.name, VolumeCapabilities: []*csi.VolumeCapability{c},
+				CapacityRange: sizes, VolumeContentSource: w.source, Parameters: map[string]string{"recordSize": "64KiB"}})
 			w.id, w.context = v.GetVolume().GetVolumeId(), v.GetVolume().GetVolumeContext()
 			return err
 		},
@@ -255,7 +267,7 @@ func (r *rig) wantClean() {
 	if left := mountertest.Below(r.dir); len(left) != 0 {
 		r.t.Fatalf("mounted: %s", left[0].Mountpoint)
 	}
-	for _, d := range []string{"local/volumes", "local/images", "mounter/volumes", "kubelet/pods"} {
+	for _, d := range []string{"local/volumes", "local/snapshots", "local/images", "mounter/volumes", "kubelet/pods"} {
 		entries, err := os.ReadDir(r.path(d))
 		if err != nil || len(entries) != 0 {
 			r.t.Fatalf("%s: %d entries left, %v", d, len(entries), err)

@@ -31,7 +31,11 @@ func serveVolume(ctx context.Context, c mounter.ServeConfig) error {
 }
 
 func serveOpen(ctx context.Context, v *volume.Volume, c mounter.ServeConfig) error {
-	srv, err := fusefs.NewServer(fusefs.Options{FS: v, Device: c.Fuse, ReadOnly: c.ReadOnly, Logger: slog.Default()})
+	var served vfs.FS = v
+	if c.Block {
+		served = &roomy{FS: v}
+	}
+	srv, err := fusefs.NewServer(fusefs.Options{FS: served, Device: c.Fuse, ReadOnly: c.ReadOnly, Logger: slog.Default()})
 	if err != nil {
 		return err
 	}
@@ -41,15 +45,15 @@ func serveOpen(ctx context.Context, v *volume.Volume, c mounter.ServeConfig) err
 	if err := c.Ready(ctx, ctl.Mux()); err != nil {
 		return err
 	}
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve() }()
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve() }()
 	ready := srv.Ready()
 	for {
 		select {
 		case <-ready:
 			ready = nil
 			c.Serving()
-		case err := <-served:
+		case err := <-ended:
 			if errors.Is(err, fusefs.ErrAborted) {
 				return nil // somebody cut the connection: what was acknowledged is committed all the same
 			}
@@ -65,6 +69,13 @@ func serveOpen(ctx context.Context, v *volume.Volume, c mounter.ServeConfig) err
 
 // openVolume opens with the current key, else with the one before, and formats what is blank if it may.
 func openVolume(dev *device.File, c mounter.ServeConfig) (*volume.Volume, error) {
+	var instance crypto.UUID
+	if c.Instance != "" {
+		var err error
+		if instance, err = crypto.ParseUUID(c.Instance); err != nil {
+			return nil, fmt.Errorf("%w: instance", mounter.ErrInvalid)
+		}
+	}
 	keys := [][]byte{c.Keys.KEK()}
 	if p := c.Keys.Previous(); p != nil {
 		keys = append(keys, p)
@@ -89,7 +100,7 @@ func openVolume(dev *device.File, c mounter.ServeConfig) (*volume.Volume, error)
 				return nil, err
 			}
 		}
-		v, err := volume.Open(dev, volume.Options{Credential: cred, ReadOnly: c.ReadOnly, Memory: int(c.MemoryBytes), Log: slog.Default()})
+		v, err := volume.Open(dev, volume.Options{Credential: cred, ReadOnly: c.ReadOnly, Memory: int(c.MemoryBytes), Instance: instance, Log: slog.Default()})
 		key.Erase()
 		if err == nil {
 			return v, nil

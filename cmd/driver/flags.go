@@ -42,7 +42,8 @@ func (b *backendFlags) add(c *cobra.Command) {
 	c.Flags().Int64Var(&b.maxVolumes, "max-volumes", 0, "most volumes on this node at a time, 0 for no limit")
 }
 
-func (b *backendFlags) open(ctx context.Context, nodeOnly bool) (*local.Backend, error) {
+// open opens the backend; mounterDir is that of the mounter on this node, for snapshots of mounted volumes.
+func (b *backendFlags) open(ctx context.Context, nodeOnly bool, mounterDir string) (*local.Backend, error) {
 	if b.node == "" || len(b.node) > 256 {
 		return nil, errors.New("--node-id must have 1 to 256 bytes")
 	}
@@ -50,6 +51,9 @@ func (b *backendFlags) open(ctx context.Context, nodeOnly bool) (*local.Backend,
 		return nil, err
 	}
 	o := local.Options{Dir: b.dir, Node: b.node, Overcommit: b.overcommit, MaxVolumes: b.maxVolumes, NodeOnly: nodeOnly}
+	if mounterDir != "" {
+		o.Quiesce = quiesceBy(mounterDir)
+	}
 	if hook != nil {
 		o.Hook = func(step string) error {
 			hook("backend " + step)

@@ -5,6 +5,7 @@
 //	node        the CSI node service, with a mounter that runs elsewhere or that it starts
 //	mounter     starts and supervises mount servers
 //	mount       serves one volume; started by the mounter
+//	loop        binds loop devices of raw block volumes; started by the mounter
 package main
 
 import (
@@ -54,7 +55,7 @@ and for single machines. Keys come only as node stage and node publish secrets.`
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		return errors.Join(crypto.HardenProcess(), log.set(stderr)) // keys pass through every role but the controller
 	}
-	root.AddCommand(allCommand(), controllerCommand(), nodeCommand(), mounterCommand(), mountCommand())
+	root.AddCommand(allCommand(), controllerCommand(), nodeCommand(), mounterCommand(), mountCommand(), loopCommand())
 	return root.ExecuteContext(ctx)
 }
 

@@ -14,6 +14,7 @@ const envEngine = "SEALVOL_TEST_ENGINE"
 func TestMain(m *testing.M) {
 	mounterProgram = func() []string { return append(mountertest.Command("mounter"), "mounter") }
 	mountProgram = func() []string { return mountertest.Command("mount") }
+	loopProgram = func() []string { return mountertest.Command("loop") }
 	if os.Getenv(envEngine) != "" {
 		mountProgram = func() []string { return append(mountertest.Command("mounter"), "mount") }
 	}

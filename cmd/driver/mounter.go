@@ -19,7 +19,8 @@ func mounterCommand() *cobra.Command {
 			if err := makeParent(dir); err != nil {
 				return err
 			}
-			return mounter.Run(c.Context(), mounter.Options{StateDir: dir, Command: append(mountProgram(), logArgs...), UID: s.uid, GID: s.gid,
+			return mounter.Run(c.Context(), mounter.Options{StateDir: dir, Command: append(mountProgram(), logArgs...),
+				LoopCommand: append(loopProgram(), logArgs...), UID: s.uid, GID: s.gid,
 				Cgroup: s.cgroup, MemoryBytes: s.memory, RuntimeDir: control.RuntimeDir(), Hook: hook})
 		},
 	}

@@ -15,7 +15,7 @@ func nodeCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "node", Short: "The CSI node service: stages and publishes volumes; stopping it touches no mount", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
-			back, err := b.open(c.Context(), true)
+			back, err := b.open(c.Context(), true, "")
 			if err != nil {
 				return err
 			}

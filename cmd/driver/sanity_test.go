@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,14 +22,30 @@ import (
 
 // allowedSkips are for capabilities that are not advertised, and for nothing else. Every other skipped spec fails.
 var allowedSkips = []string{
-	"Snapshot not supported", "ListSnapshots not supported", "GetSnapshot not supported", "DeleteSnapshot not supported",
-	"CreateSnapshot not supported", "SNAPSHOT_ACCESSIBILITY_CONSTRAINTS not supported", "Volume Cloning not supported",
+	"SNAPSHOT_ACCESSIBILITY_CONSTRAINTS not supported",
 	"Modify volume not supported", "Modify Volume not supported", "ControllerModifyVolume not supported",
 	"GroupControllerService not supported", "VolumeGroupSnapshots not supported",
 }
 
 // pendingUpstream is the one spec that csi-test itself has switched off.
 const pendingUpstream = "pagination should detect volumes added between pages"
+
+// envAccess is "block" where TestSanity is to use raw block volumes.
+const envAccess = "SEALVOL_TEST_ACCESS"
+
+// TestSanityBlock is TestSanity with raw block volumes, in a process of its own: ginkgo runs once in each.
+func TestSanityBlock(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe, "-test.run=^TestSanity$", "-test.v", "-test.count=1")
+	cmd.Env = append(os.Environ(), envAccess+"=block")
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: TestSanity") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
 
 // TestSanity runs csi-sanity whole on the driver in this process, over its socket, with real mounts and the
 // mounter and mount servers in processes of their own.
@@ -68,6 +85,8 @@ func TestSanity(t *testing.T) {
 	config.TestVolumeExpandSize = 2 << 30
 	config.TestVolumeParameters = map[string]string{"recordSize": "64KiB", "suite": "xchacha20poly1305"}
 	config.TestNodeVolumeAttachLimit = true
+	config.TestVolumeAccessType = os.Getenv(envAccess)
+	config.TestSnapshotParameters = map[string]string{"method": "device"}
 	sc := sanity.GinkgoTest(&config)
 	defer sc.Finalize()
 	var report types.Report
@@ -99,7 +118,7 @@ func TestSanity(t *testing.T) {
 		}
 	}
 	t.Logf("%d specs passed", ran)
-	if ran < 65 {
+	if ran < 85 {
 		t.Errorf("only %d specs ran", ran)
 	}
 }

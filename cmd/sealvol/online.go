@@ -151,14 +151,7 @@ func (o *scrubOptions) onDevice(ctx context.Context, path string, rep *scrubRepo
 
 func (r *scrubReport) text(w io.Writer) error {
 	for _, d := range r.Damages {
-		where := d.Where
-		switch {
-		case d.Path != "":
-			where = fmt.Sprintf("%s at %d+%d", printable(d.Path), d.Offset, d.Length)
-		case d.Inode != 0:
-			where = fmt.Sprintf("inode %d (without a name) at %d+%d", d.Inode, d.Offset, d.Length)
-		}
-		what := d.What
+		where, what := damagePlace(d), d.What
 		if d.Mended {
 			what += "; MENDED"
 		}
@@ -182,6 +175,24 @@ func (r *scrubReport) text(w io.Writer) error {
 	}
 	_, err := fmt.Fprintf(w, "%s: %s; %s read\n", r.Target, state, formatSize(int64(r.BytesRead)))
 	return err
+}
+
+// damagePlace says where a damage is, and in which snapshot.
+func damagePlace(d *volumectl.Damage) string {
+	where := d.Where
+	switch {
+	case d.Path != "":
+		where = fmt.Sprintf("%s at %d+%d", printable(d.Path), d.Offset, d.Length)
+	case d.Inode != 0:
+		where = fmt.Sprintf("inode %d (without a name) at %d+%d", d.Inode, d.Offset, d.Length)
+	}
+	switch {
+	case d.Head && d.Snapshot != "":
+		return fmt.Sprintf("%s (and in snapshots, the oldest is %s)", where, d.Snapshot)
+	case d.Snapshot != "":
+		return fmt.Sprintf("snapshot %s, %s", d.Snapshot, where)
+	}
+	return where
 }
 
 func defragCommand() *cobra.Command {

@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // Errors that every backend returns, wrapped with what it knows (never with parameters' values).
@@ -11,10 +12,12 @@ var (
 	ErrInvalid = errors.New("invalid request")
 	// ErrNotFound: no such volume.
 	ErrNotFound = errors.New("volume not found")
+	// ErrSnapshotNotFound: no such snapshot.
+	ErrSnapshotNotFound = errors.New("snapshot not found")
 	// ErrNodeNotFound: no such node.
 	ErrNodeNotFound = errors.New("node not found")
 	// ErrExists: a volume of this name exists and differs from what is asked for.
-	ErrExists = errors.New("a volume of this name exists with another specification")
+	ErrExists = errors.New("one of this name exists with another specification")
 	// ErrNoSpace: the backend has not enough space or quota left.
 	ErrNoSpace = errors.New("not enough space")
 	// ErrTopology: the backend cannot make a volume that is accessible from where it is asked for.
@@ -52,6 +55,14 @@ type Spec struct {
 	// Requisite lists places of which at least one must reach the volume; Preferred, in order, those
 	// to try first. Empty: anywhere.
 	Requisite, Preferred []Segments
+	// Source is what the volume begins as a copy of, nil for an empty one. It is never smaller than that.
+	Source *Source
+}
+
+// Source names what a volume or snapshot is a copy of: one of the two.
+type Source struct {
+	Volume   string `json:"volume,omitempty"`   // id
+	Snapshot string `json:"snapshot,omitempty"` // id
 }
 
 // Attachment says where a volume is attached.
@@ -69,6 +80,41 @@ type Volume struct {
 	Topology   []Segments
 	// Attachment is nil while the volume is detached. A volume has at most one.
 	Attachment *Attachment
+	// Source is as in Spec. What it names may be gone.
+	Source *Source
+	// Origin is the volume at the beginning of a chain of copies, which was no copy itself; "" if this one is none. Copies have the
+	// keys of their origin.
+	Origin string
+}
+
+// SnapshotState is how far a snapshot is. One that is not even cut is not there yet: no call returns it.
+type SnapshotState string
+
+// States of a snapshot: it is cut and still being processed; volumes can be made of it; it never will be ready, delete it.
+const (
+	SnapshotPending SnapshotState = "pending"
+	SnapshotReady   SnapshotState = "ready"
+	SnapshotFailed  SnapshotState = "failed"
+)
+
+// SnapshotSpec is what a snapshot is asked to be.
+type SnapshotSpec struct {
+	Name   string // makes CreateSnapshot idempotent; as a volume's
+	Volume string // id of the source
+}
+
+// Snapshot is the content of a volume at one moment: all that was acknowledged to be durable by then.
+type Snapshot struct {
+	ID        string
+	Name      string
+	Volume    string // id of the source, which may be gone
+	SizeBytes int64  // of the source then: the least size of a volume made of it
+	Created   time.Time
+	State     SnapshotState
+	Message   string // why it failed
+	// Parameters and Origin are the source's; Origin is the source itself if that is no copy.
+	Parameters map[string]string
+	Origin     string
 }
 
 // Capacity is what a backend can still promise.
@@ -105,11 +151,28 @@ type NodeInfo struct {
 	MaxVolumes int64 // 0: no limit known
 }
 
-// Controller makes and moves volumes. Snapshots and clones will be interfaces of their own, beside
-// it, which a backend may have.
+// Snapshotter is what a Controller also is if its backend has snapshots, and copies of volumes (Spec.Source).
+type Snapshotter interface {
+	// CreateSnapshot cuts a snapshot or returns the one that this name made before. It returns when the snapshot is cut, ready or not;
+	// repeat it to learn of its progress. Work that outlives ctx goes on, and is joined by a repetition.
+	// ErrNotFound (the volume), ErrExists, ErrNoSpace, ErrBusy (the volume is in use in a way that allows none), ErrInvalid.
+	CreateSnapshot(ctx context.Context, spec SnapshotSpec) (Snapshot, error)
+	// DeleteSnapshot removes a snapshot. An absent or malformed id is no error. ErrBusy while a volume is being made of it.
+	DeleteSnapshot(ctx context.Context, id string) error
+	// GetSnapshot returns one snapshot. ErrSnapshotNotFound, also for a malformed id.
+	GetSnapshot(ctx context.Context, id string) (Snapshot, error)
+	// ListSnapshots is as List, of the snapshots of one volume or, volume being "", of all.
+	ListSnapshots(ctx context.Context, volume, token string, max int) ([]Snapshot, string, error)
+}
+
+// Quiesce brings a volume to rest that a mount server has open: everything that was acknowledged is on its device, and nothing is
+// written to it until release, which fails if that was not so all the time. ErrNotAttached: no server has it.
+type Quiesce func(ctx context.Context, volume string) (release func() error, err error)
+
+// Controller makes and moves volumes.
 type Controller interface {
 	// Create makes a volume or returns the one that this name made before.
-	// ErrExists, ErrNoSpace, ErrTopology, ErrOutOfRange, ErrInvalid.
+	// ErrExists, ErrNoSpace, ErrTopology, ErrOutOfRange, ErrInvalid; with a Source as CreateSnapshot, and ErrSnapshotNotFound.
 	Create(ctx context.Context, spec Spec) (Volume, error)
 	// Delete removes a volume with its data. An absent or malformed id is no error. ErrBusy while attached.
 	Delete(ctx context.Context, id string) error

@@ -4,18 +4,21 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/sealvol/sealvol/pkg/backend"
+	"github.com/sealvol/sealvol/pkg/mounter"
 )
 
 type controllerServer struct {
 	csi.UnimplementedControllerServer
-	backend backend.Controller
-	hook    func(step string)
+	backend   backend.Controller
+	snapshots backend.Snapshotter // nil: the backend has none
+	hook      func(step string)
 }
 
 // publishReadOnly in a publish_context tells the node that the attachment is read-only.
@@ -35,9 +38,21 @@ var controllerCapabilities = []csi.ControllerServiceCapability_RPC_Type{
 	csi.ControllerServiceCapability_RPC_LIST_VOLUME_HEALTH,
 }
 
+// snapshotCapabilities are those of a backend that is a backend.Snapshotter.
+var snapshotCapabilities = []csi.ControllerServiceCapability_RPC_Type{
+	csi.ControllerServiceCapability_RPC_CREATE_DELETE_SNAPSHOT,
+	csi.ControllerServiceCapability_RPC_LIST_SNAPSHOTS,
+	csi.ControllerServiceCapability_RPC_GET_SNAPSHOT,
+	csi.ControllerServiceCapability_RPC_CLONE_VOLUME,
+}
+
 func (s *controllerServer) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
 	resp := &csi.ControllerGetCapabilitiesResponse{}
-	for _, t := range controllerCapabilities {
+	caps := controllerCapabilities
+	if s.snapshots != nil {
+		caps = slices.Concat(caps, snapshotCapabilities)
+	}
+	for _, t := range caps {
 		resp.Capabilities = append(resp.Capabilities, &csi.ControllerServiceCapability{
 			Type: &csi.ControllerServiceCapability_Rpc{Rpc: &csi.ControllerServiceCapability_RPC{Type: t}}})
 	}
@@ -48,6 +63,11 @@ func (s *controllerServer) CreateVolume(ctx context.Context, r *csi.CreateVolume
 	spec, err := createSpec(r)
 	if err != nil {
 		return nil, err
+	}
+	if r.GetVolumeContentSource() != nil {
+		if spec.Source, err = s.contentSource(ctx, r, spec.Parameters); err != nil {
+			return nil, err
+		}
 	}
 	s.hook("create")
 	v, err := s.backend.Create(ctx, spec)
@@ -68,18 +88,28 @@ func createSpec(r *csi.CreateVolumeRequest) (backend.Spec, error) {
 	if err := checkRange(r.GetCapacityRange()); err != nil {
 		return backend.Spec{}, err
 	}
-	if r.GetVolumeContentSource() != nil {
-		return backend.Spec{}, fmt.Errorf("%w: volume_content_source is not supported", errInvalid)
-	}
 	if len(r.GetMutableParameters()) > 0 {
 		return backend.Spec{}, fmt.Errorf("%w: mutable_parameters are not supported", errInvalid)
 	}
-	params, _, err := parseParameters("parameters", r.GetParameters(), true)
+	params, _, err := parseParameters(r.GetParameters())
 	if err != nil {
 		return backend.Spec{}, err
 	}
-	return backend.Spec{Name: r.GetName(), Parameters: params,
-		RequiredBytes: r.GetCapacityRange().GetRequiredBytes(), LimitBytes: r.GetCapacityRange().GetLimitBytes(),
+	block, err := oneAccessType(r.GetVolumeCapabilities())
+	if err != nil {
+		return backend.Spec{}, err
+	}
+	required, limit := r.GetCapacityRange().GetRequiredBytes(), r.GetCapacityRange().GetLimitBytes()
+	if block {
+		if params == nil {
+			params = map[string]string{}
+		}
+		params[contextAccessType] = accessBlock
+		if required, limit, err = rawRange(required, limit); err != nil {
+			return backend.Spec{}, err
+		}
+	}
+	return backend.Spec{Name: r.GetName(), Parameters: params, RequiredBytes: required, LimitBytes: limit,
 		Requisite: segments(r.GetAccessibilityRequirements().GetRequisite()),
 		Preferred: segments(r.GetAccessibilityRequirements().GetPreferred())}, nil
 }
@@ -93,11 +123,63 @@ func segments(list []*csi.Topology) []backend.Segments {
 }
 
 func volume(v backend.Volume) *csi.Volume {
-	vol := &csi.Volume{VolumeId: v.ID, CapacityBytes: v.SizeBytes, VolumeContext: v.Parameters}
+	vol := &csi.Volume{VolumeId: v.ID, CapacityBytes: capacityOf(v.SizeBytes, v.Parameters), VolumeContext: volumeContext(v)}
+	if s := v.Source; s != nil && s.Snapshot != "" {
+		vol.ContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: s.Snapshot}}}
+	} else if s != nil {
+		vol.ContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: s.Volume}}}
+	}
 	for _, t := range v.Topology {
 		vol.AccessibleTopology = append(vol.AccessibleTopology, &csi.Topology{Segments: t})
 	}
 	return vol
+}
+
+// volumeContext is what the CO hands on to the node.
+func volumeContext(v backend.Volume) map[string]string {
+	if v.Origin == "" {
+		return v.Parameters
+	}
+	m := maps.Clone(v.Parameters)
+	if m == nil {
+		m = map[string]string{}
+	}
+	m[contextKeyVolume] = v.Origin
+	return m
+}
+
+// capacityOf is what a volume's user gets of its device: the spec wants the size that was asked for of raw block devices.
+func capacityOf(deviceBytes int64, params map[string]string) int64 {
+	if isBlockContext(params) {
+		return mounter.RawBytes(deviceBytes)
+	}
+	return deviceBytes
+}
+
+// maxRawBytes keeps sums from overflowing; no backend comes near.
+const maxRawBytes = 1 << 61
+
+// defaultRawBytes is the size of a raw block device of which none is asked for.
+const defaultRawBytes = 1 << 30
+
+// rawRange translates sizes of a raw block device into sizes of the volume's device.
+func rawRange(required, limit int64) (requiredDevice, limitDevice int64, err error) {
+	if required > maxRawBytes || limit > 0 && limit < mounter.RawAlign {
+		return 0, 0, fmt.Errorf("%w: required %d, limit %d bytes", errOutOfRange, required, limit)
+	}
+	if required == 0 {
+		required = defaultRawBytes
+		if limit > 0 {
+			required = min(required, limit/mounter.RawAlign*mounter.RawAlign)
+		}
+	}
+	if limit > 0 {
+		limitDevice = mounter.RawDeviceBytes(min(limit, maxRawBytes)/mounter.RawAlign*mounter.RawAlign+mounter.RawAlign) - mounter.RawAlign
+	}
+	if requiredDevice = mounter.RawDeviceBytes(required); limit > 0 && requiredDevice > limitDevice {
+		return 0, 0, fmt.Errorf("%w: no multiple of %d bytes lies between %d and %d", errOutOfRange, mounter.RawAlign, required, limit)
+	}
+	return requiredDevice, limitDevice, nil
 }
 
 func publishedNodes(v backend.Volume) []string {
@@ -129,7 +211,14 @@ func (s *controllerServer) ControllerPublishVolume(ctx context.Context, r *csi.C
 	if err := checkCapability(r.GetVolumeCapability(), errInvalid); err != nil {
 		return nil, err
 	}
-	if _, _, err := parseParameters("volume_context", r.GetVolumeContext(), false); err != nil {
+	if _, _, err := parseContext(r.GetVolumeContext()); err != nil {
+		return nil, err
+	}
+	v, err := s.backend.Get(ctx, r.GetVolumeId())
+	if err != nil {
+		return nil, fmt.Errorf("publish volume: %w", err)
+	}
+	if err := checkAccessType(r.GetVolumeCapability(), v.Parameters, errInvalid); err != nil {
 		return nil, err
 	}
 	readOnly := r.GetReadonly() || isReader(r.GetVolumeCapability())
@@ -186,14 +275,25 @@ func (s *controllerServer) ValidateVolumeCapabilities(ctx context.Context, r *cs
 	if len(r.GetMutableParameters()) > 0 {
 		return no(fmt.Errorf("%w: mutable_parameters are not supported", errInvalid))
 	}
-	for what, m := range map[string]map[string]string{"volume_context": r.GetVolumeContext(), "parameters": r.GetParameters()} {
-		ours, _, err := parseParameters(what, m, false)
-		if err != nil {
+	for _, c := range r.GetVolumeCapabilities() {
+		if err := checkAccessType(c, v.Parameters, errInvalid); err != nil {
 			return no(err)
 		}
-		if len(m) > 0 && !maps.Equal(ours, v.Parameters) {
-			return no(fmt.Errorf("%w: %s differs from the volume's", errInvalid, what))
-		}
+	}
+	ours, _, err := parseContext(r.GetVolumeContext())
+	if err != nil {
+		return no(err)
+	}
+	if len(r.GetVolumeContext()) > 0 && !maps.Equal(ours, volumeContext(v)) {
+		return no(fmt.Errorf("%w: volume_context differs from the volume's", errInvalid))
+	}
+	if ours, _, err = parse("parameters", r.GetParameters(), false, false); err != nil {
+		return no(err)
+	}
+	given := maps.Clone(v.Parameters)
+	delete(given, contextAccessType)
+	if len(r.GetParameters()) > 0 && !maps.Equal(ours, given) {
+		return no(fmt.Errorf("%w: parameters differ from the volume's", errInvalid))
 	}
 	return &csi.ValidateVolumeCapabilitiesResponse{Confirmed: &csi.ValidateVolumeCapabilitiesResponse_Confirmed{
 		VolumeContext: r.GetVolumeContext(), VolumeCapabilities: r.GetVolumeCapabilities(), Parameters: r.GetParameters()}}, nil
@@ -228,11 +328,15 @@ func (s *controllerServer) ControllerGetVolume(ctx context.Context, r *csi.Contr
 }
 
 func (s *controllerServer) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
-	if _, _, err := parseParameters("parameters", r.GetParameters(), true); err != nil {
+	if _, _, err := parseParameters(r.GetParameters()); err != nil {
 		return nil, err
 	}
-	if c := r.GetVolumeCapabilities(); len(c) > 0 && !supported(c) {
-		return &csi.GetCapacityResponse{}, nil // no room at all for what we do not make
+	block := false
+	if c := r.GetVolumeCapabilities(); len(c) > 0 {
+		var err error
+		if block, err = oneAccessType(c); err != nil || !supported(c) {
+			return &csi.GetCapacityResponse{}, nil //nolint:nilerr // no room at all for what we do not make
+		}
 	}
 	var where backend.Segments
 	if t := r.GetAccessibleTopology(); t != nil {
@@ -244,6 +348,10 @@ func (s *controllerServer) GetCapacity(ctx context.Context, r *csi.GetCapacityRe
 	c, err := s.backend.Capacity(ctx, where)
 	if err != nil {
 		return nil, fmt.Errorf("get capacity: %w", err)
+	}
+	if block {
+		c.AvailableBytes, c.MaxVolumeBytes = mounter.RawBytes(c.AvailableBytes), mounter.RawBytes(c.MaxVolumeBytes)
+		c.MinVolumeBytes = max(mounter.RawBytes(c.MinVolumeBytes), mounter.RawAlign)
 	}
 	return &csi.GetCapacityResponse{AvailableCapacity: c.AvailableBytes,
 		MaximumVolumeSize: wrapperspb.Int64(c.MaxVolumeBytes), MinimumVolumeSize: wrapperspb.Int64(c.MinVolumeBytes)}, nil
@@ -264,13 +372,28 @@ func (s *controllerServer) ControllerExpandVolume(ctx context.Context, r *csi.Co
 			return nil, err
 		}
 	}
+	v, err := s.backend.Get(ctx, r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	if c := r.GetVolumeCapability(); c != nil {
+		if err := checkAccessType(c, v.Parameters, errInvalid); err != nil {
+			return nil, err
+		}
+	}
+	required, limit := r.GetCapacityRange().GetRequiredBytes(), r.GetCapacityRange().GetLimitBytes()
+	if isBlockContext(v.Parameters) && (required > 0 || limit > 0) {
+		if required, limit, err = rawRange(required, limit); err != nil {
+			return nil, err
+		}
+	}
 	s.hook("expand")
-	n, err := s.backend.Expand(ctx, r.GetVolumeId(), r.GetCapacityRange().GetRequiredBytes(), r.GetCapacityRange().GetLimitBytes())
+	n, err := s.backend.Expand(ctx, r.GetVolumeId(), required, limit)
 	if err != nil {
 		return nil, fmt.Errorf("expand volume: %w", err)
 	}
 	s.hook("expanded")
-	return &csi.ControllerExpandVolumeResponse{CapacityBytes: n, NodeExpansionRequired: true}, nil
+	return &csi.ControllerExpandVolumeResponse{CapacityBytes: capacityOf(n, v.Parameters), NodeExpansionRequired: true}, nil
 }
 
 func (s *controllerServer) ControllerGetVolumeHealth(ctx context.Context, r *csi.ControllerGetVolumeHealthRequest) (*csi.ControllerGetVolumeHealthResponse, error) {

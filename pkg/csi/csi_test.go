@@ -279,9 +279,58 @@ func TestBadInput(t *testing.T) {
 		q.Parameters = map[string]string{"suite": strings.Repeat("x", 5000)}
 	})
 	create("mutable parameters", codes.InvalidArgument, func(q *spec.CreateVolumeRequest) { q.MutableParameters = map[string]string{"a": "b"} })
-	create("source", codes.InvalidArgument, func(q *spec.CreateVolumeRequest) {
-		q.VolumeContentSource = &spec.VolumeContentSource{Type: &spec.VolumeContentSource_Volume{Volume: &spec.VolumeContentSource_VolumeSource{VolumeId: v.id}}}
+	create("source in use", codes.FailedPrecondition, func(q *spec.CreateVolumeRequest) { // and no mount server to ask, in this rig
+		q.VolumeContentSource = ofVolume(v.id)
 	})
+	create("no source", codes.InvalidArgument, func(q *spec.CreateVolumeRequest) { q.VolumeContentSource = &spec.VolumeContentSource{} })
+	create("source volume of no name", codes.InvalidArgument, func(q *spec.CreateVolumeRequest) { q.VolumeContentSource = ofVolume("") })
+	create("source snapshot of no name", codes.InvalidArgument, func(q *spec.CreateVolumeRequest) { q.VolumeContentSource = ofSnapshot("") })
+	create("unknown source volume", codes.NotFound, func(q *spec.CreateVolumeRequest) { q.VolumeContentSource = ofVolume(unknown) })
+	create("unknown source snapshot", codes.NotFound, func(q *spec.CreateVolumeRequest) { q.VolumeContentSource = ofSnapshot("snap-1") })
+	create("source and other suite", codes.InvalidArgument, func(q *spec.CreateVolumeRequest) {
+		q.VolumeContentSource, q.Parameters = ofVolume(loose.id), map[string]string{"suite": "xaes256gcm"}
+	})
+	create("source and other access", codes.InvalidArgument, func(q *spec.CreateVolumeRequest) {
+		q.VolumeContentSource, q.VolumeCapabilities = ofVolume(loose.id), []*spec.VolumeCapability{block}
+	})
+	create("source larger than the limit", codes.OutOfRange, func(q *spec.CreateVolumeRequest) {
+		q.VolumeContentSource, q.CapacityRange = ofVolume(loose.id), rng(0, size-4096)
+	})
+	create("key of its own making", codes.InvalidArgument, func(q *spec.CreateVolumeRequest) { q.Parameters = map[string]string{"keyVolume": v.id} })
+	snap := func(name string, code codes.Code, q *spec.CreateSnapshotRequest) {
+		tests["snapshot/"+name] = test{func() error { _, err := r.ctrl.CreateSnapshot(r.ctx(), q); return err }, code}
+	}
+	snap("no name", codes.InvalidArgument, &spec.CreateSnapshotRequest{SourceVolumeId: loose.id})
+	snap("long name", codes.InvalidArgument, &spec.CreateSnapshotRequest{SourceVolumeId: loose.id, Name: long})
+	snap("control", codes.InvalidArgument, &spec.CreateSnapshotRequest{SourceVolumeId: loose.id, Name: "a\x01"})
+	snap("no volume", codes.InvalidArgument, &spec.CreateSnapshotRequest{Name: "s"})
+	snap("unknown volume", codes.NotFound, &spec.CreateSnapshotRequest{Name: "s", SourceVolumeId: unknown})
+	snap("in use", codes.FailedPrecondition, &spec.CreateSnapshotRequest{Name: "s", SourceVolumeId: v.id})
+	snap("method", codes.InvalidArgument, &spec.CreateSnapshotRequest{Name: "s", SourceVolumeId: loose.id, Parameters: map[string]string{"method": "store"}})
+	snap("parameter", codes.InvalidArgument, &spec.CreateSnapshotRequest{Name: "s", SourceVolumeId: loose.id, Parameters: map[string]string{"x": "y"}})
+	snap("topology", codes.InvalidArgument, &spec.CreateSnapshotRequest{Name: "s", SourceVolumeId: loose.id, AccessibilityRequirements: &spec.TopologyRequirement{}})
+	tests["snapshots/bad token"] = test{func() error {
+		_, err := r.ctrl.ListSnapshots(r.ctx(), &spec.ListSnapshotsRequest{StartingToken: "x"})
+		return err
+	}, codes.Aborted}
+	tests["snapshots/negative"] = test{func() error {
+		_, err := r.ctrl.ListSnapshots(r.ctx(), &spec.ListSnapshotsRequest{MaxEntries: -1})
+		return err
+	}, codes.InvalidArgument}
+	for n, c := range map[string]struct {
+		id        string
+		get, gone codes.Code
+	}{"none": {"", codes.InvalidArgument, codes.InvalidArgument}, "long": {long, codes.InvalidArgument, codes.InvalidArgument},
+		"unknown": {"snap-1", codes.NotFound, codes.OK}, "a volume's": {v.id, codes.NotFound, codes.OK}} {
+		tests["get snapshot/id "+n] = test{func() error {
+			_, err := r.ctrl.GetSnapshot(r.ctx(), &spec.GetSnapshotRequest{SnapshotId: c.id})
+			return err
+		}, c.get}
+		tests["delete snapshot/id "+n] = test{func() error {
+			_, err := r.ctrl.DeleteSnapshot(r.ctx(), &spec.DeleteSnapshotRequest{SnapshotId: c.id})
+			return err
+		}, c.gone}
+	}
 	create("topology", codes.ResourceExhausted, func(q *spec.CreateVolumeRequest) {
 		q.AccessibilityRequirements = &spec.TopologyRequirement{Requisite: []*spec.Topology{{Segments: map[string]string{"topology.csi.sealvol.dev/node": "elsewhere"}}}}
 	})

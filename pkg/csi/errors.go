@@ -20,6 +20,7 @@ var (
 	errIncompatible = errors.New("already there in an incompatible way")
 	errOutOfRange   = errors.New("out of range")
 	errSecrets      = errors.New("secrets")
+	errUnavailable  = errors.New("not available yet")
 	errInFlight     = errors.New("an operation on this volume is under way")
 )
 
@@ -34,10 +35,12 @@ var grpcCodes = []struct {
 	{errIncompatible, codes.AlreadyExists},
 	{errOutOfRange, codes.OutOfRange},
 	{errSecrets, codes.Unauthenticated},
+	{errUnavailable, codes.Unavailable},
 	{errInFlight, codes.Aborted},
 
 	{backend.ErrInvalid, codes.InvalidArgument},
 	{backend.ErrNotFound, codes.NotFound},
+	{backend.ErrSnapshotNotFound, codes.NotFound},
 	{backend.ErrNodeNotFound, codes.NotFound},
 	{backend.ErrExists, codes.AlreadyExists},
 	{backend.ErrNoSpace, codes.ResourceExhausted},

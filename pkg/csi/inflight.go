@@ -41,6 +41,10 @@ func (*inflight) key(req any) string {
 	switch r := req.(type) {
 	case *csi.CreateVolumeRequest:
 		return "name " + r.GetName()
+	case *csi.CreateSnapshotRequest:
+		return "snapshot name " + r.GetName()
+	case *csi.DeleteSnapshotRequest:
+		return "snapshot " + r.GetSnapshotId()
 	case *csi.DeleteVolumeRequest, *csi.ControllerPublishVolumeRequest, *csi.ControllerUnpublishVolumeRequest,
 		*csi.ControllerExpandVolumeRequest, *csi.NodeStageVolumeRequest, *csi.NodeUnstageVolumeRequest,
 		*csi.NodePublishVolumeRequest, *csi.NodeUnpublishVolumeRequest, *csi.NodeExpandVolumeRequest:

@@ -2,6 +2,7 @@ package csi
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -72,8 +73,11 @@ func (s *nodeServer) stagingRequest(r staging) (mounter.MountRequest, error) {
 	if err := checkCapability(r.GetVolumeCapability(), errPrecondition); err != nil { // "Exceeds capabilities"
 		return mounter.MountRequest{}, err
 	}
-	_, format, err := parseParameters("volume_context", r.GetVolumeContext(), false)
+	_, format, err := parseContext(r.GetVolumeContext())
 	if err != nil {
+		return mounter.MountRequest{}, err
+	}
+	if err := checkAccessType(r.GetVolumeCapability(), r.GetVolumeContext(), errPrecondition); err != nil {
 		return mounter.MountRequest{}, err
 	}
 	if err := checkMap("publish_context", r.GetPublishContext()); err != nil {
@@ -84,7 +88,20 @@ func (s *nodeServer) stagingRequest(r staging) (mounter.MountRequest, error) {
 	if !q.ReadOnly {
 		q.Format = format
 	}
+	if isBlock(r.GetVolumeCapability()) {
+		q.Block = &mounter.Block{}
+	}
+	if r.GetVolumeContext()[contextKeyVolume] != "" {
+		q.Instance = instanceOf(r.GetVolumeId())
+	}
 	return q, nil
+}
+
+// instanceOf names the device of a copy as one of its own: a UUID (version 8 of RFC 9562) that is the same each time.
+func instanceOf(id string) string {
+	h := sha256.Sum256([]byte("sealvol instance\x00" + id))
+	h[6], h[8] = h[6]&0x0f|0x80, h[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", h[0:4], h[4:6], h[6:8], h[8:10], h[10:16])
 }
 
 // withDevice adds the device, found by the backend and identified so that the mounter opens no other.
@@ -96,6 +113,11 @@ func (s *nodeServer) withDevice(ctx context.Context, q mounter.MountRequest, pub
 	q.Device = mounter.Device{Path: d.Path, SizeBytes: d.SizeBytes, Dev: d.Dev, Ino: d.Ino, Rdev: d.Rdev}
 	if d.ReadOnly { // whatever became of the publish_context
 		q.ReadOnly, q.Format = true, nil
+	}
+	if q.Block != nil {
+		if q.Block.SizeBytes = mounter.RawBytes(d.SizeBytes); q.Block.SizeBytes == 0 {
+			return q, fmt.Errorf("%w: a device of %d bytes is too small for a raw block volume", errPrecondition, d.SizeBytes)
+		}
 	}
 	return q, nil
 }
@@ -215,6 +237,9 @@ func (s *nodeServer) ensureStaged(ctx context.Context, r *csi.NodePublishVolumeR
 	case !h.Alive && !found:
 		return q, fmt.Errorf("%w: the volume's server has died and the publish secret has no %s to mount it again", errSecrets, secretKEK)
 	}
+	if q.Block != nil {
+		q.Block.ReadOnlyToo = r.GetReadonly()
+	}
 	q.Keys = keys
 	s.hook("ensure staged")
 	if err := s.mounter.Mount(ctx, q); err != nil {
@@ -232,6 +257,9 @@ func (s *nodeServer) publish(c *csi.VolumeCapability, q mounter.MountRequest, ta
 	at := filepath.Join(s.root.real, target)
 	var staged *mountinfo.Info
 	for _, m := range mounts {
+		if (m.FSType == mounter.NodeFSType) != (q.Block != nil) {
+			continue // where the file of a raw block device is hidden
+		}
 		switch m.Mountpoint {
 		case q.Target:
 			staged = m
@@ -256,12 +284,13 @@ func (s *nodeServer) publish(c *csi.VolumeCapability, q mounter.MountRequest, ta
 		return err
 	}
 	if top != nil {
-		ours := top.Source == q.Source && top.FSType == fsType
-		alive := ours && top.Major == staged.Major && top.Minor == staged.Minor
+		alive := isOurs(top, q.Source) && top.Major == staged.Major && top.Minor == staged.Minor
 		switch {
-		case !ours:
+		case !isOurs(top, q.Source):
 			return fmt.Errorf("%w: something else is mounted at target_path", errPrecondition)
-		case alive && sameAttributes(top, c.GetMount().GetMountFlags(), readOnly):
+		case alive && q.Block != nil && top.Root == "/"+nodeOf(readOnly):
+			return nil
+		case alive && q.Block == nil && sameAttributes(top, c.GetMount().GetMountFlags(), readOnly):
 			return nil
 		case alive:
 			return fmt.Errorf("%w: the volume is published there with other flags", errIncompatible)
@@ -272,10 +301,47 @@ func (s *nodeServer) publish(c *csi.VolumeCapability, q mounter.MountRequest, ta
 			return err
 		}
 	}
-	return s.bindTo(q.Target, parent, name, attributes(c.GetMount().GetMountFlags(), readOnly))
+	rel, err := s.root.rel("staging_target_path", q.Target)
+	if err != nil {
+		return err
+	}
+	from, err := s.root.open("staging_target_path", rel)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	if q.Block != nil {
+		return s.bindDevice(from, nodeOf(readOnly), parent, name)
+	}
+	return s.bindTo(from, parent, name, attributes(c.GetMount().GetMountFlags(), readOnly))
 }
 
-func (s *nodeServer) bindTo(stagingPath string, parent *os.File, name string, attr *unix.MountAttr) error {
+// nodeOf names the device node that a publication gets. A mount attribute would not keep a device from being written.
+func nodeOf(readOnly bool) string {
+	if readOnly {
+		return mounter.NodeRO
+	}
+	return mounter.NodeRW
+}
+
+// bindDevice brings a device node of the staging directory to parent/name, a file.
+func (s *nodeServer) bindDevice(staging *os.File, node string, parent *os.File, name string) error {
+	from, err := openFileBelow(staging, "device node", node, unix.S_IFBLK)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	s.hook("make target")
+	target, err := openFileBelow(parent, "target_path", name, unix.S_IFREG)
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	s.hook("bind")
+	return bind(from, target, &unix.MountAttr{})
+}
+
+func (s *nodeServer) bindTo(from, parent *os.File, name string, attr *unix.MountAttr) error {
 	s.hook("make target")
 	// Nobody but root looks into a directory below the kubelet's; the volume's own mode counts once it is mounted.
 	if err := unix.Mkdirat(int(parent.Fd()), name, 0o750); err != nil && !errors.Is(err, unix.EEXIST) {
@@ -286,15 +352,6 @@ func (s *nodeServer) bindTo(stagingPath string, parent *os.File, name string, at
 		return err
 	}
 	defer target.Close()
-	rel, err := s.root.rel("staging_target_path", stagingPath)
-	if err != nil {
-		return err
-	}
-	from, err := s.root.open("staging_target_path", rel)
-	if err != nil {
-		return err
-	}
-	defer from.Close()
 	s.hook("bind")
 	return bind(from, target, attr)
 }
@@ -322,7 +379,7 @@ func (s *nodeServer) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpubli
 	return &csi.NodeUnpublishVolumeResponse{}, nil
 }
 
-// unpublish takes away all of the volume's mounts at a path, and then the directory.
+// unpublish takes away all of the volume's mounts at a path, and then the directory or file.
 func (s *nodeServer) unpublish(id string, parent *os.File, name, at string) error {
 	for {
 		top, err := topAt(at)
@@ -332,7 +389,7 @@ func (s *nodeServer) unpublish(id string, parent *os.File, name, at string) erro
 		if top == nil {
 			break
 		}
-		if top.Source != sourceOf(id) || top.FSType != fsType {
+		if !isOurs(top, sourceOf(id)) {
 			return fmt.Errorf("%w: something else is mounted at target_path", errPrecondition)
 		}
 		s.hook("unmount target")
@@ -341,6 +398,9 @@ func (s *nodeServer) unpublish(id string, parent *os.File, name, at string) erro
 		}
 	}
 	s.hook("remove target")
+	if removed, err := removeEmptyFile(parent, name); removed || err != nil {
+		return err
+	}
 	err := unix.Unlinkat(int(parent.Fd()), name, unix.AT_REMOVEDIR)
 	switch {
 	case err == nil, errors.Is(err, unix.ENOENT):
@@ -350,6 +410,19 @@ func (s *nodeServer) unpublish(id string, parent *os.File, name, at string) erro
 		return fmt.Errorf("%w: target_path is not an empty directory", errInvalid)
 	}
 	return fmt.Errorf("remove target_path: %w", err)
+}
+
+// removeEmptyFile removes the target of a raw block device. What has anything in it was not made here.
+func removeEmptyFile(parent *os.File, name string) (bool, error) {
+	var st unix.Stat_t
+	err := unix.Fstatat(int(parent.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size != 0 {
+		return false, nil //nolint:nilerr // whoever removes the directory meets the same error
+	}
+	if err := unix.Unlinkat(int(parent.Fd()), name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return false, fmt.Errorf("remove target_path: %w", err)
+	}
+	return true, nil
 }
 
 // mountedAt finds one of a volume's mounts by path, which it does not open. errNotFound.
@@ -381,6 +454,11 @@ func (s *nodeServer) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolum
 	if err != nil {
 		return nil, fmt.Errorf("get statistics: %w", err)
 	}
+	if h, err := s.mounter.Health(ctx, r.GetVolumeId()); err != nil {
+		return nil, fmt.Errorf("get statistics: %w", err)
+	} else if h.BlockBytes > 0 {
+		return &csi.NodeGetVolumeStatsResponse{Usage: []*csi.VolumeUsage{{Unit: csi.VolumeUsage_BYTES, Total: h.BlockBytes}}}, nil
+	}
 	resp := &csi.NodeGetVolumeStatsResponse{Usage: []*csi.VolumeUsage{
 		{Unit: csi.VolumeUsage_BYTES, Total: st.TotalBytes, Used: st.UsedBytes, Available: st.AvailableBytes}}}
 	if st.TotalInodes > 0 {
@@ -406,6 +484,15 @@ func (s *nodeServer) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolu
 	}
 	if err := s.mountedAt(r.GetVolumeId(), r.GetVolumePath()); err != nil {
 		return nil, err
+	}
+	if c := r.GetVolumeCapability(); c != nil {
+		h, err := s.mounter.Health(ctx, r.GetVolumeId())
+		if err != nil {
+			return nil, fmt.Errorf("expand volume: %w", err)
+		}
+		if isBlock(c) != (h.BlockBytes > 0) {
+			return nil, fmt.Errorf("%w: the volume is mounted as a %s", errInvalid, accessTypeName(h.BlockBytes > 0))
+		}
 	}
 	s.hook("grow")
 	n, err := s.mounter.Grow(ctx, r.GetVolumeId())

@@ -10,6 +10,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/sealvol/sealvol/pkg/mounter"
 )
 
 // root is the kubelet's directory. Everything is opened relative to it.
@@ -87,8 +89,38 @@ func sourceOf(id string) string { return "sealvol:" + id }
 func mountsOf(id string) ([]*mountinfo.Info, error) {
 	source := sourceOf(id)
 	return mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
-		return i.Source != source || i.FSType != fsType, false
+		return !isOurs(i, source), false
 	})
+}
+
+// isOurs tells whether a mount is one of a volume's: of its files, or of its device nodes.
+func isOurs(i *mountinfo.Info, source string) bool {
+	return i.Source == source && (i.FSType == fsType || i.FSType == mounter.NodeFSType)
+}
+
+// openFileBelow opens dir/name with O_PATH, which must be of a kind (S_IF…) and so no link. A regular file is made if it is missing,
+// and must be empty.
+func openFileBelow(dir *os.File, what, name string, kind uint32) (*os.File, error) {
+	if kind == unix.S_IFREG {
+		if err := unix.Mknodat(int(dir.Fd()), name, unix.S_IFREG|0o600, 0); err != nil && !errors.Is(err, unix.EEXIST) {
+			return nil, fmt.Errorf("make %s: %w", what, err)
+		}
+	}
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_PATH|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", what, err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("open %s: %w", what, err)
+	}
+	if st.Mode&unix.S_IFMT != kind || kind == unix.S_IFREG && st.Size != 0 {
+		f.Close()
+		return nil, fmt.Errorf("%w: %s is something else than it must be", errInvalid, what)
+	}
+	return f, nil
 }
 
 // topAt returns what is mounted at a path as mountinfo names it, the topmost, or nil.

@@ -106,7 +106,7 @@ func newRig(t *testing.T) *rig {
 		}
 	})
 	r.stopMounter = r.background(func(ctx context.Context) error {
-		return mounter.Run(ctx, mounter.Options{StateDir: r.path("mounter"), Command: mountertest.Command("mount"), Log: log})
+		return mounter.Run(ctx, mounter.Options{StateDir: r.path("mounter"), Command: mountertest.Command("mount"), LoopCommand: mountertest.Command("loop"), Log: log})
 	})
 	r.mounter = mounter.Client{Socket: mounter.SocketPath(r.path("mounter"))}
 	if err := r.mounter.WaitUp(r.ctx(), nil); err != nil {
@@ -160,6 +160,11 @@ func capability(mode spec.VolumeCapability_AccessMode_Mode, flags ...string) *sp
 		AccessType: &spec.VolumeCapability_Mount{Mount: &spec.VolumeCapability_MountVolume{MountFlags: flags}}}
 }
 
+func blockCapability(mode spec.VolumeCapability_AccessMode_Mode) *spec.VolumeCapability {
+	return &spec.VolumeCapability{AccessMode: &spec.VolumeCapability_AccessMode{Mode: mode},
+		AccessType: &spec.VolumeCapability_Block{Block: &spec.VolumeCapability_BlockVolume{}}}
+}
+
 const (
 	writer       = spec.VolumeCapability_AccessMode_SINGLE_NODE_WRITER
 	reader       = spec.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY
@@ -189,7 +194,11 @@ func must[T any](t testing.TB) func(T, error) T {
 
 func (r *rig) create(name string, mode spec.VolumeCapability_AccessMode_Mode) *vol {
 	r.t.Helper()
-	c := capability(mode)
+	return r.createWith(name, capability(mode))
+}
+
+func (r *rig) createWith(name string, c *spec.VolumeCapability) *vol {
+	r.t.Helper()
 	v := must[*spec.CreateVolumeResponse](r.t)(r.ctrl.CreateVolume(r.ctx(), &spec.CreateVolumeRequest{Name: name, VolumeCapabilities: []*spec.VolumeCapability{c},
 		CapacityRange: &spec.CapacityRange{RequiredBytes: size}, Parameters: map[string]string{"recordSize": "64KiB"}})).GetVolume()
 	return &vol{r: r, id: v.GetVolumeId(), context: v.GetVolumeContext(), cap: c, secrets: map[string]string{"kek": kek}}

@@ -90,7 +90,9 @@ func NewServer(opt Options) (*grpc.Server, error) {
 		grpc.ChainUnaryInterceptor(logged(opt.Log), translate, recovered(opt.Log), (&inflight{}).intercept))
 	csi.RegisterIdentityServer(s, &identityServer{opt: opt})
 	if opt.Controller != nil {
-		csi.RegisterControllerServer(s, &controllerServer{backend: opt.Controller, hook: opt.Hook})
+		c := &controllerServer{backend: opt.Controller, hook: opt.Hook}
+		c.snapshots, _ = opt.Controller.(backend.Snapshotter)
+		csi.RegisterControllerServer(s, c)
 	}
 	if opt.Node != nil {
 		if opt.Mounter == nil {

@@ -90,7 +90,6 @@ func checkCapability(c *csi.VolumeCapability, unsupported error) error {
 	switch c.GetAccessType().(type) {
 	case *csi.VolumeCapability_Mount:
 	case *csi.VolumeCapability_Block:
-		return fmt.Errorf("%w: raw block volumes are not supported", unsupported)
 	default:
 		return fmt.Errorf("%w: access_type is missing", errInvalid)
 	}
@@ -129,6 +128,19 @@ func checkCapabilities(list []*csi.VolumeCapability) error {
 
 func supported(list []*csi.VolumeCapability) bool { return checkCapabilities(list) == nil }
 
+// isBlock tells whether a volume is to be a raw block device.
+func isBlock(c *csi.VolumeCapability) bool { return c.GetBlock() != nil }
+
+// oneAccessType finds whether all capabilities are of raw block devices: a volume is that or a file system from its creation on.
+func oneAccessType(list []*csi.VolumeCapability) (block bool, err error) {
+	for _, c := range list {
+		if isBlock(c) != isBlock(list[0]) {
+			return false, fmt.Errorf("%w: a volume is a raw block device or a file system, not both", errInvalid)
+		}
+	}
+	return isBlock(list[0]), nil
+}
+
 func isReader(c *csi.VolumeCapability) bool {
 	return c.GetAccessMode().GetMode() == csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY
 }
@@ -139,15 +151,58 @@ const (
 	paramSuite      = "suite"
 )
 
+// contextAccessType is in the volume_context of what is no file system; no StorageClass sets it.
+const (
+	contextAccessType = "accessType"
+	accessBlock       = "block"
+	// contextKeyVolume is in the context of a copy: the volume whose key opens it, until that of the copy is rotated.
+	contextKeyVolume = "keyVolume"
+)
+
+// isBlockContext tells whether a volume with this context is a raw block device.
+func isBlockContext(m map[string]string) bool { return m[contextAccessType] == accessBlock }
+
+// checkAccessType refuses to use a volume as what it is not.
+func checkAccessType(c *csi.VolumeCapability, context map[string]string, unsupported error) error {
+	if isBlock(c) != isBlockContext(context) {
+		return fmt.Errorf("%w: the volume was created as a %s", unsupported, accessTypeName(isBlockContext(context)))
+	}
+	return nil
+}
+
+func accessTypeName(block bool) string {
+	if block {
+		return "raw block device"
+	}
+	return "file system"
+}
+
+// suiteOf is the suite that parameters stand for.
+func suiteOf(params map[string]string) string {
+	if s := params[paramSuite]; s != "" {
+		return s
+	}
+	return "xchacha20poly1305"
+}
+
 // added by Kubernetes, to parameters by the provisioner and to contexts by provisioner and kubelet. Names of
 // objects; of no use here.
 func addedByKubernetes(key string) bool {
 	return strings.HasPrefix(key, "csi.storage.k8s.io/") || strings.HasPrefix(key, "storage.kubernetes.io/")
 }
 
-// parseParameters checks parameters (or a volume_context) and returns those that are ours and how to format.
-// An error names a key only if named.
-func parseParameters(what string, m map[string]string, named bool) (map[string]string, *mounter.Format, error) {
+// parseContext checks a volume_context and returns what is ours of it and how to format. An error names no key.
+func parseContext(m map[string]string) (map[string]string, *mounter.Format, error) {
+	return parse("volume_context", m, false, true)
+}
+
+// parseParameters checks the parameters of a StorageClass.
+func parseParameters(m map[string]string) (map[string]string, *mounter.Format, error) {
+	return parse("parameters", m, true, false)
+}
+
+// parse is both: context allows what the driver itself has added, an error names a key only if named.
+func parse(what string, m map[string]string, named, context bool) (map[string]string, *mounter.Format, error) {
 	if err := checkMap(what, m); err != nil {
 		return nil, nil, err
 	}
@@ -164,6 +219,8 @@ func parseParameters(what string, m map[string]string, named bool) (map[string]s
 			f.Suite = v
 		case k == paramSuite:
 			err = fmt.Errorf("%w: %s: %s must be xchacha20poly1305 or xaes256gcm", errInvalid, what, k)
+		case context && k == contextAccessType && v == accessBlock:
+		case context && k == contextKeyVolume && v != "" && len(v) <= maxStringBytes:
 		case named && len(k) <= maxStringBytes && utf8.ValidString(k):
 			err = fmt.Errorf("%w: %s has an unknown key %q", errInvalid, what, k)
 		default:

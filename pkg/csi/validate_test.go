@@ -87,7 +87,7 @@ func FuzzParameters(f *testing.F) {
 	f.Add("suite", "xaes256gcm")
 	f.Add("csi.storage.k8s.io/pv/name", "x")
 	f.Fuzz(func(t *testing.T, k, v string) {
-		ours, format, err := parseParameters("volume_context", map[string]string{k: v}, false)
+		ours, format, err := parseContext(map[string]string{k: v})
 		if err != nil && len(v) > 8 && strings.Contains(err.Error(), v) && !strings.Contains(err.Error(), k) {
 			t.Fatalf("the value is in %v", err)
 		}

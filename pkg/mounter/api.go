@@ -88,9 +88,29 @@ type MountRequest struct {
 	Device   Device  `json:"device"`
 	ReadOnly bool    `json:"readOnly,omitempty"`
 	Format   *Format `json:"format,omitempty"` // nil: a blank device is an error
+	Block    *Block  `json:"block,omitempty"`  // nil: Target gets the volume's files
+	// Instance is a UUID that a copy's device gets in place of the one of what it is a copy of; "": it keeps what it has.
+	Instance string `json:"instance,omitempty"`
 
 	Keys Keys `json:"-"`
 }
+
+// Block asks for a raw block device in place of a file system: Target gets a directory with the device nodes NodeRW and NodeRO, and the
+// volume's one file is out of sight.
+type Block struct {
+	SizeBytes int64 `json:"sizeBytes"` // of the device; RawBytes of what the volume's device has
+	// ReadOnlyToo asks for NodeRO beside NodeRW. A volume that is mounted read-only has NodeRO alone.
+	ReadOnlyToo bool `json:"readOnlyToo,omitempty"`
+}
+
+// Names of the device nodes at the target of a raw block volume.
+const (
+	NodeRW = "rw"
+	NodeRO = "ro"
+)
+
+// NodeFSType is the type of the mount that holds the device nodes. Its source is the volume's, as of all its mounts.
+const NodeFSType = "tmpfs"
 
 // UnmountRequest takes it away.
 type UnmountRequest struct {
@@ -107,6 +127,7 @@ type Info struct {
 	Alive      bool                `json:"alive"`
 	Adopted    bool                `json:"adopted,omitempty"`    // by a later mounter than the one that started it
 	HoldsFuse  bool                `json:"holdsFuse"`            // the mounter holds its descriptors
+	BlockBytes int64               `json:"blockBytes,omitempty"` // size of the raw block device; 0: it is mounted as a file system
 	Conditions []control.Condition `json:"conditions,omitempty"` // Health only
 }
 
@@ -117,6 +138,9 @@ func (r MountRequest) check() error {
 	d := r.Device
 	if !filepath.IsAbs(d.Path) || d.SizeBytes <= 0 || (d.Ino == 0) == (d.Rdev == 0) {
 		return fmt.Errorf("%w: device", ErrInvalid)
+	}
+	if b := r.Block; b != nil && (b.SizeBytes < RawAlign || b.SizeBytes%RawAlign != 0) {
+		return fmt.Errorf("%w: size of the raw block device", ErrInvalid)
 	}
 	return nil
 }

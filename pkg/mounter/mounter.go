@@ -23,6 +23,8 @@ type Options struct {
 	StateDir string
 	// Command starts a mount server, that is a program that calls RunServer. Default: this program with "mount".
 	Command []string
+	// LoopCommand starts the helper for loop devices, a program that calls RunLoop. Default: this program with "loop".
+	LoopCommand []string
 	// Env is added to a server's environment.
 	Env []string
 	// UID and GID run servers as another user, 0 as this one. The user must be able to execute Command.
@@ -57,6 +59,9 @@ func (o *Options) defaults() error {
 	if len(o.Command) == 0 {
 		o.Command = []string{"/proc/self/exe", "mount"}
 	}
+	if len(o.LoopCommand) == 0 {
+		o.LoopCommand = []string{"/proc/self/exe", "loop"}
+	}
 	if o.MountTimeout == 0 {
 		o.MountTimeout = 90 * time.Second
 	}
@@ -74,6 +79,11 @@ func (o *Options) defaults() error {
 
 // SocketPath is where a mounter with this state directory listens.
 func SocketPath(stateDir string) string { return filepath.Join(stateDir, "mounter.sock") }
+
+// ControlPath is the control socket (package control) of a volume's mount server.
+func ControlPath(stateDir, volume string) string {
+	return filepath.Join(volumeDir(stateDir, volume), "control")
+}
 
 // Mounter supervises mount servers. Use Open, or Run for the whole service.
 type Mounter struct {
@@ -263,18 +273,24 @@ func (m *Mounter) Mount(ctx context.Context, r MountRequest) error {
 			return err
 		}
 	}
+	if before != nil && (before.BlockBytes > 0) != (r.Block != nil) {
+		return fmt.Errorf("%w: as a raw block device or as a file system, not both", ErrConflict)
+	}
 	if r.Keys.Empty() {
 		return ErrNoKey
 	}
+	var loops []loopDev
 	if v.rec != nil {
-		if err := m.clear(ctx, v); err != nil {
+		if err := m.clear(ctx, v, keep); err != nil {
 			return err
 		}
+		loops = before.Loops
 	}
-	if err := m.mount(ctx, v, r); err != nil {
+	if err := m.mount(ctx, v, r, &loops); err != nil {
 		if before == nil {
 			return err
 		}
+		before.Loops = loops
 		// It stays known as mounted by a server that died, so that a later publish may try again.
 		before.PID, before.Start, before.Running = 0, 0, false
 		v.rec = before
@@ -288,41 +304,84 @@ func (m *Mounter) already(ctx context.Context, v *volume, r MountRequest) (bool,
 	if v.proc == nil || !v.proc.alive() {
 		return false, nil
 	}
-	top, err := at(v.rec.Target)
+	top, err := at(m.fusePath(v.rec))
 	if err != nil {
 		return false, err
 	}
-	mounted := top != nil && top.Source == v.rec.Source && top.FSType == FSType
-	if mounted {
-		if v.rec.Target != r.Target || v.rec.ReadOnly != r.ReadOnly || v.rec.Source != r.Source {
+	if top != nil && top.Source == v.rec.Source && top.FSType == FSType {
+		if v.rec.ReadOnly != r.ReadOnly || v.rec.Source != r.Source || v.rec.Target != r.Target || (v.rec.BlockBytes > 0) != (r.Block != nil) {
 			return false, ErrConflict
 		}
-		// A server that was adopted in the middle of its start has no record as running, but serves.
-		return true, nil
+		done, err := m.complete(v.rec, r)
+		if done || err != nil {
+			return done, err
+		}
+		// A server that was adopted in the middle of its start, or one whose device was half way out.
+		return true, m.finish(ctx, v, r)
 	}
-	others, err := mountsOf(v.rec.Source)
+	published, err := m.published(v.rec)
 	if err != nil {
 		return false, err
 	}
-	if len(others) > 0 {
+	if published {
 		return false, fmt.Errorf("%w: its staging directory was unmounted, but it is in use elsewhere", ErrConflict)
 	}
 	return false, m.stop(ctx, v)
 }
 
-// clear removes what a dead server left: its mount at the target and its record.
-func (m *Mounter) clear(ctx context.Context, v *volume) error {
+// complete tells whether nothing of a served volume is missing.
+func (m *Mounter) complete(rec *record, r MountRequest) (bool, error) {
+	if !rec.Running || r.Block == nil {
+		return rec.Running, nil
+	}
+	top, err := at(rec.Target)
+	if err != nil || top == nil || !isNodes(top, rec.Source) {
+		return false, err
+	}
+	if !r.Block.ReadOnlyToo || rec.ReadOnly {
+		return true, nil
+	}
+	devs, err := m.current(rec)
+	return slices.ContainsFunc(devs, func(l loopDev) bool { return l.ReadOnly }), err
+}
+
+// What becomes of the record of a server that has ended, and of its loop devices, which pods may still have.
+const (
+	drop = false
+	keep = true
+)
+
+// clear removes what a dead server left: its mounts, and its record.
+func (m *Mounter) clear(ctx context.Context, v *volume, keepRecord bool) error {
 	if v.proc != nil {
 		if err := v.proc.stopHard(ctx, askTimeout); err != nil {
 			return err
 		}
 	}
+	if v.rec.BlockBytes > 0 && keepRecord {
+		if err := m.findLoops(v.rec); err != nil {
+			return err
+		}
+		m.opt.Hook("record loops")
+		if err := v.rec.save(volumeDir(m.opt.StateDir, v.rec.Volume)); err != nil {
+			return err
+		}
+	} else if err := m.letGo(ctx, v.rec, true); err != nil {
+		return err
+	}
 	m.opt.Hook("clear mount")
 	if err := unmountLazily(v.rec.Source, v.rec.Target); err != nil {
 		return err
 	}
+	if v.rec.BlockBytes > 0 {
+		m.opt.Hook("clear hidden mount")
+		if err := unmountLazily(v.rec.Source, m.fusePath(v.rec)); err != nil {
+			return err
+		}
+		m.removeHidden(v.rec.Volume)
+	}
 	m.opt.Hook("clear record")
-	return m.forget(v)
+	return m.forget(v, keepRecord)
 }
 
 // link lets control.Find find the server by its mount. A convenience: failure harms nothing.
@@ -335,7 +394,7 @@ func (m *Mounter) link(r *record, dir string) {
 		return
 	}
 	err := control.LockNames(m.opt.RuntimeDir, func() error {
-		top, err := at(r.Target)
+		top, err := at(m.fusePath(r))
 		if err != nil || top == nil {
 			return err
 		}
@@ -366,7 +425,8 @@ func (m *Mounter) unlink(dir string) {
 	}
 }
 
-func (m *Mounter) forget(v *volume) error {
+// forget gives up a volume that nobody serves. The record may stay, until that of another server takes its place.
+func (m *Mounter) forget(v *volume, keepRecord bool) error {
 	dir := volumeDir(m.opt.StateDir, v.rec.Volume)
 	if m.opt.Cgroup != "" {
 		group := filepath.Join(m.opt.Cgroup, "sealvol-"+filepath.Base(dir)) // empty once the server is gone
@@ -377,41 +437,52 @@ func (m *Mounter) forget(v *volume) error {
 	if m.opt.RuntimeDir != "" {
 		m.unlink(dir)
 	}
-	if err := os.RemoveAll(dir); err != nil {
-		return err
+	if !keepRecord {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
 	}
 	v.rec, v.proc = nil, nil
 	return nil
 }
 
-// mount starts a server and mounts. On failure nothing is left.
-func (m *Mounter) mount(ctx context.Context, v *volume, r MountRequest) (err error) {
-	top, err := at(r.Target)
-	if err != nil {
+// free finds nothing mounted at a path, after it has taken away what a mounter whose state is lost has left there.
+func (m *Mounter) free(source, path string) error {
+	if err := unmountLazily(source, path); err != nil {
 		return err
 	}
-	if top != nil && top.Source == r.Source && top.FSType == FSType { // left by a mounter whose state is lost
-		if err := unmountLazily(r.Source, r.Target); err != nil {
-			return err
-		}
-		if top, err = at(r.Target); err != nil {
-			return err
-		}
+	if top, err := at(path); err != nil || top == nil {
+		return err
 	}
-	if top != nil {
-		return fmt.Errorf("%w: something else is mounted at the target", ErrConflict)
-	}
+	return fmt.Errorf("%w: something else is mounted at the target", ErrConflict)
+}
+
+// mount starts a server and mounts. On failure nothing is left but the loop devices, if there were any before.
+func (m *Mounter) mount(ctx context.Context, v *volume, r MountRequest, loops *[]loopDev) (err error) {
 	dir := volumeDir(m.opt.StateDir, r.Volume)
-	v.rec = &record{Version: stateVersion, Volume: r.Volume, Source: r.Source, Target: r.Target,
-		Device: r.Device, ReadOnly: r.ReadOnly, Boot: bootID()}
+	rec := &record{Version: stateVersion, Volume: r.Volume, Source: r.Source, Target: r.Target,
+		Device: r.Device, ReadOnly: r.ReadOnly, Boot: bootID(), Loops: *loops}
+	if r.Block != nil {
+		rec.BlockBytes = r.Block.SizeBytes
+	}
+	for _, path := range []string{r.Target, m.fusePath(rec)} {
+		if err := m.free(r.Source, path); err != nil {
+			return err
+		}
+	}
+	v.rec = rec
 	defer func() {
 		if err != nil {
 			// Not ctx: the clean-up must happen when the caller has gone.
-			err = errors.Join(err, m.clear(context.Background(), v))
+			err = errors.Join(err, m.clear(context.Background(), v, len(*loops) > 0))
+			*loops = rec.Loops
 		}
 	}()
 	m.opt.Hook("record starting")
 	if err := v.rec.save(dir); err != nil {
+		return err
+	}
+	if err := m.makeHidden(v.rec); err != nil {
 		return err
 	}
 	m.opt.Hook("start server")
@@ -433,7 +504,7 @@ func (m *Mounter) mount(ctx context.Context, v *volume, r MountRequest) (err err
 		return err
 	}
 	m.opt.Hook("mount")
-	if err := p.withFuse(func(f *os.File) error { return mountFuse(f, r.Source, r.Target, r.ReadOnly) }); err != nil {
+	if err := p.withFuse(func(f *os.File) error { return mountFuse(f, r.Source, m.fusePath(v.rec), r.ReadOnly) }); err != nil {
 		return err
 	}
 	m.link(v.rec, dir)
@@ -444,10 +515,8 @@ func (m *Mounter) mount(ctx context.Context, v *volume, r MountRequest) (err err
 	if err := h.expect("serving"); err != nil {
 		return err
 	}
-	tune(r.Target)
-	v.rec.Running = true
-	m.opt.Hook("record running")
-	if err := v.rec.save(dir); err != nil {
+	tune(m.fusePath(v.rec))
+	if err := m.finish(ctx, v, r); err != nil {
 		return err
 	}
 	m.opt.Log.Info("mounted", "volume", r.Volume, "pid", p.pid, "readOnly", r.ReadOnly)
@@ -465,29 +534,43 @@ func (m *Mounter) Unmount(ctx context.Context, r UnmountRequest) error {
 		return err
 	}
 	defer m.release(r.Volume, v)
-	if v.rec == nil {
-		return unmountLazily(r.Source, r.Target) // nothing serves it, or there is nothing
+	if v.rec == nil { // nothing serves it, or there is nothing
+		if err := unmountLazily(r.Source, r.Target); err != nil {
+			return err
+		}
+		top, err := at(hiddenDir(m.opt.StateDir, r.Volume))
+		if err != nil || top == nil || top.Source != r.Source {
+			return err
+		}
+		v.rec = &record{Version: stateVersion, Volume: r.Volume, Source: r.Source, Target: r.Target, BlockBytes: RawAlign, Boot: bootID()}
+		return m.clear(ctx, v, drop)
 	}
 	if v.rec.Target != r.Target {
 		return fmt.Errorf("%w: it is mounted at another path", ErrConflict)
 	}
 	if v.proc == nil || !v.proc.alive() {
-		return m.clear(ctx, v)
+		return m.clear(ctx, v, drop)
 	}
-	mounts, err := mountsOf(v.rec.Source)
+	published, err := m.published(v.rec)
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(mounts, func(p string) bool { return p != r.Target }) {
+	if published {
 		return fmt.Errorf("%w: still published", ErrBusy)
 	}
 	return m.stop(ctx, v)
 }
 
+// published tells whether a volume is mounted at another place than its own.
+func (m *Mounter) published(r *record) (bool, error) {
+	mounts, err := mountsOf(r.Source)
+	return slices.ContainsFunc(mounts, func(p string) bool { return p != r.Target && p != m.fusePath(r) }), err
+}
+
 // stop unmounts and waits for the server to commit and end.
 func (m *Mounter) stop(ctx context.Context, v *volume) error {
 	p := v.proc
-	ask := control.Client{Path: filepath.Join(volumeDir(m.opt.StateDir, v.rec.Volume), "control")}
+	ask := control.Client{Path: ControlPath(m.opt.StateDir, v.rec.Volume)}
 	ctx, cancel := context.WithTimeout(ctx, m.opt.StopTimeout)
 	defer cancel()
 	m.opt.Hook("sync")
@@ -502,10 +585,13 @@ func (m *Mounter) stop(ctx context.Context, v *volume) error {
 		}
 	}
 	if !p.alive() { // it died before, unasked: nothing more can be saved than what the log on the device has
-		return m.clear(context.WithoutCancel(ctx), v)
+		return m.clear(context.WithoutCancel(ctx), v, drop)
+	}
+	if err := m.letGo(ctx, v.rec, false); err != nil && p.alive() {
+		return err
 	}
 	m.opt.Hook("unmount")
-	if err := unmount(ctx, v.rec.Target); err != nil && p.alive() {
+	if err := unmount(ctx, m.fusePath(v.rec)); err != nil && p.alive() {
 		return err
 	}
 	m.opt.Hook("unmounted")
@@ -522,7 +608,7 @@ func (m *Mounter) stop(ctx context.Context, v *volume) error {
 	}
 	exit := p.exitError()
 	m.opt.Hook("forget")
-	if err := m.clear(context.WithoutCancel(ctx), v); err != nil {
+	if err := m.clear(context.WithoutCancel(ctx), v, drop); err != nil {
 		return err
 	}
 	if exit != nil {
@@ -540,7 +626,7 @@ func (m *Mounter) killWedged(ctx context.Context, v *volume, ask control.Client)
 		return nil
 	}
 	m.opt.Log.Error("mount server does not answer, killed", "volume", v.rec.Volume, "pid", v.proc.pid)
-	if err := m.clear(context.WithoutCancel(ctx), v); err != nil {
+	if err := m.clear(context.WithoutCancel(ctx), v, drop); err != nil {
 		return err
 	}
 	return fmt.Errorf("%w: it did not answer and was killed; what was not synced may be lost", ErrServer)
@@ -559,10 +645,10 @@ func (m *Mounter) server(ctx context.Context, id string) (control.Client, error)
 	if v.proc == nil || !v.proc.alive() {
 		return control.Client{}, ErrDead
 	}
-	return control.Client{Path: filepath.Join(volumeDir(m.opt.StateDir, id), "control")}, nil
+	return control.Client{Path: ControlPath(m.opt.StateDir, id)}, nil
 }
 
-// Grow lets a mounted volume take in what its device has grown by; returns its size in bytes.
+// Grow lets a mounted volume take in what its device has grown by; returns its size in bytes, of a raw block volume that of its device.
 func (m *Mounter) Grow(ctx context.Context, id string) (int64, error) {
 	c, err := m.server(ctx, id)
 	if err != nil {
@@ -574,7 +660,18 @@ func (m *Mounter) Grow(ctx context.Context, id string) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", ErrServer, err)
 	}
-	return n, nil
+	v, err := m.acquire(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	defer m.release(id, v)
+	if v.rec == nil || v.rec.BlockBytes == 0 {
+		return n, nil
+	}
+	if err := m.attach(ctx, v, RawBytes(n), false); err != nil {
+		return 0, err
+	}
+	return v.rec.BlockBytes, nil
 }
 
 // Stats returns how full a mounted volume is.
@@ -605,7 +702,7 @@ func (m *Mounter) Health(ctx context.Context, id string) (Info, error) {
 			Message: "the process that serves the volume has ended; the volume is mounted again at the next stage or publish"}}
 		return i, nil
 	}
-	s, err := control.Client{Path: filepath.Join(volumeDir(m.opt.StateDir, id), "control")}.Status(ctx)
+	s, err := control.Client{Path: ControlPath(m.opt.StateDir, id)}.Status(ctx)
 	switch {
 	case err != nil:
 		i.Conditions = []control.Condition{{Inaccessible: true, Reason: "MountServerUnresponsive", Message: "the process that serves the volume does not answer"}}
@@ -626,7 +723,7 @@ func (m *Mounter) info(ctx context.Context, id string) (Info, error) {
 	if v.rec == nil {
 		return Info{}, ErrNotMounted
 	}
-	i := Info{Volume: id, Target: v.rec.Target, PID: v.rec.PID}
+	i := Info{Volume: id, Target: v.rec.Target, PID: v.rec.PID, BlockBytes: v.rec.BlockBytes}
 	if p := v.proc; p != nil {
 		i.Alive, i.Adopted, i.HoldsFuse = p.alive(), p.adopted, p.holdsFuse()
 	}

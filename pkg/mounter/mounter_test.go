@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 			if exe := os.Getenv("SEALVOL_TEST_EXE"); exe != "" {
 				command[len(command)-1] = exe
 			}
-			return mounter.Run(ctx, mounter.Options{Cgroup: os.Getenv("SEALVOL_TEST_CGROUP"), UID: uint32(uid), GID: uint32(uid), RuntimeDir: control.RuntimeDir(), StateDir: os.Getenv(envState), Command: command, Hook: mountertest.KillHook(), StopTimeout: stop})
+			return mounter.Run(ctx, mounter.Options{Cgroup: os.Getenv("SEALVOL_TEST_CGROUP"), UID: uint32(uid), GID: uint32(uid), RuntimeDir: control.RuntimeDir(), StateDir: os.Getenv(envState), Command: command, LoopCommand: mountertest.Command("loop"), Hook: mountertest.KillHook(), StopTimeout: stop})
 		},
 	})
 	os.Exit(m.Run())
@@ -145,6 +145,25 @@ func signal(t *testing.T, pid int, s unix.Signal) {
 	t.Helper()
 	if err := unix.Kill(pid, s); err != nil && !errors.Is(err, unix.ESRCH) {
 		t.Errorf("%v to %d: %v", s, pid, err)
+	}
+}
+
+// halt stops a process, all of it: each thread learns of the signal when it comes to it, and may run until then.
+func halt(t *testing.T, pid int) {
+	t.Helper()
+	signal(t, pid, unix.SIGSTOP)
+	for stopped := false; !stopped; {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		if err != nil || len(threads) == 0 {
+			t.Fatal(pid, err)
+		}
+		stopped = true
+		for _, f := range threads {
+			b, _ := os.ReadFile(f) // a thread that has ended is not running
+			if i := bytes.LastIndexByte(b, ')'); i >= 0 && !bytes.HasPrefix(b[i:], []byte(") T")) {
+				stopped = false
+			}
+		}
 	}
 }
 
@@ -421,7 +440,7 @@ func TestServerStopped(t *testing.T) {
 	r.start(0)
 	r.mount()
 	pid := r.health().PID
-	signal(t, pid, unix.SIGSTOP)
+	halt(t, pid)
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
 	defer cancel()
 	i, err := r.client.Health(ctx, "vol-1")
@@ -646,7 +665,7 @@ func TestWedgedServer(t *testing.T) {
 	r := newRig(t, "SEALVOL_TEST_STOP=4s")
 	r.start(0)
 	r.mount()
-	signal(t, r.health().PID, unix.SIGSTOP)
+	halt(t, r.health().PID)
 	if err := r.client.Unmount(r.ctx(), r.unmountRequest()); !errors.Is(err, mounter.ErrServer) {
 		t.Fatal(err)
 	}

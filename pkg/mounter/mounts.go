@@ -15,7 +15,7 @@ import (
 // mountsOf lists where a volume is mounted in this namespace, the topmost last.
 func mountsOf(source string) ([]string, error) {
 	infos, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
-		return i.Source != source || i.FSType != FSType, false
+		return !isOurs(i, source), false
 	})
 	if err != nil {
 		return nil, err
@@ -25,6 +25,16 @@ func mountsOf(source string) ([]string, error) {
 		paths = append(paths, i.Mountpoint)
 	}
 	return paths, nil
+}
+
+// isNodes tells whether a mount holds device nodes of a raw block volume.
+func isNodes(i *mountinfo.Info, source string) bool {
+	return i.Source == source && i.FSType == NodeFSType
+}
+
+// isOurs tells whether a mount is one of the volume's.
+func isOurs(i *mountinfo.Info, source string) bool {
+	return i.Source == source && (i.FSType == FSType || i.FSType == NodeFSType)
 }
 
 // at returns what is mounted at a path, the topmost, or nil.
@@ -85,7 +95,7 @@ func unmountLazily(source, target string) error {
 		if err != nil {
 			return err
 		}
-		if i == nil || i.Source != source || i.FSType != FSType {
+		if i == nil || !isOurs(i, source) {
 			return nil
 		}
 		if err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {

@@ -190,7 +190,7 @@ func (o Options) start(r MountRequest, dir string) (p *process, h *handshake, er
 		err = conn.SetDeadline(time.Now().Add(o.MountTimeout))
 	}
 	if err == nil {
-		err = sendLine(conn, serverConfig{Volume: r.Volume, ReadOnly: r.ReadOnly, Format: r.Format, MemoryBytes: o.MemoryBytes})
+		err = sendLine(conn, serverConfig{Volume: r.Volume, ReadOnly: r.ReadOnly, Format: r.Format, Block: r.Block != nil, Instance: r.Instance, MemoryBytes: o.MemoryBytes})
 	}
 	if err != nil {
 		conn.Close() // without it the server ends even if it could not be killed

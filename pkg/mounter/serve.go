@@ -41,6 +41,10 @@ type ServeConfig struct {
 	ReadOnly bool
 	// Format, if not nil, allows formatting of a device that is blank. Otherwise ErrForeign.
 	Format *Format
+	// Block says that the volume holds the one file of a raw block device.
+	Block bool
+	// Instance is the UUID that the device is to have; "": what it has.
+	Instance string
 	// MemoryBytes bounds everything the volume keeps in memory. 0: the engine's default.
 	MemoryBytes int64
 
@@ -61,6 +65,8 @@ type serverConfig struct {
 	Volume      string  `json:"volume"`
 	ReadOnly    bool    `json:"readOnly,omitempty"`
 	Format      *Format `json:"format,omitempty"`
+	Block       bool    `json:"block,omitempty"`
+	Instance    string  `json:"instance,omitempty"`
 	MemoryBytes int64   `json:"memoryBytes,omitempty"`
 }
 
@@ -167,7 +173,7 @@ func readKeys(f *os.File) (Keys, error) {
 
 func (s *server) config() ServeConfig {
 	return ServeConfig{
-		Volume: s.cfg.Volume, Keys: s.keys, ReadOnly: s.cfg.ReadOnly, Format: s.cfg.Format, MemoryBytes: s.cfg.MemoryBytes,
+		Volume: s.cfg.Volume, Keys: s.keys, ReadOnly: s.cfg.ReadOnly, Format: s.cfg.Format, Block: s.cfg.Block, Instance: s.cfg.Instance, MemoryBytes: s.cfg.MemoryBytes,
 		Device: os.NewFile(fdDevice, "device"), Fuse: os.NewFile(fdFuse, "/dev/fuse"),
 		Ready:   s.ready, // A mounter that died meanwhile is no reason to stop: the next one adopts this server.
 		Serving: func() { _ = s.send(step{Step: "serving"}) },

@@ -22,7 +22,11 @@ type record struct {
 	Target   string `json:"target"`
 	Device   Device `json:"device"`
 	ReadOnly bool   `json:"readOnly,omitempty"`
-	Running  bool   `json:"running,omitempty"` // the mount was complete
+	Running  bool   `json:"running,omitempty"` // all that was asked for is there
+	// Of a raw block volume: the size of its device, and all loop devices that were bound to its file: those of servers that died
+	// stay until the volume is unmounted, because a number that is used again would give others' data to who still has an old node.
+	BlockBytes int64     `json:"blockBytes,omitempty"`
+	Loops      []loopDev `json:"loops,omitempty"`
 	// PID and Start (clock ticks since boot, field 22 of /proc/PID/stat) name the server; 0 before it exists.
 	PID   int    `json:"pid,omitempty"`
 	Start uint64 `json:"start,omitempty"`

@@ -50,8 +50,9 @@ type admission struct {
 	blocks    int          // with dirty pages
 	granted   cost
 
-	holds  int // freezes: nobody is admitted who is not in the middle of something
-	active int // admitted, and in the background what writes to the device
+	holds  int    // freezes: nobody is admitted who is not in the middle of something
+	active int    // admitted, and in the background what writes to the device
+	admits uint64 // operations admitted so far
 
 	changed func() // something is to be committed
 	parked  func(n int)
@@ -172,6 +173,11 @@ func (v *Volume) meta(more cost) int64 {
 	return int64((pages+v.overwritePages(drops))*3/2+v.space.FreedRuns()/listRuns) + dead + commitQuads
 }
 
+// fullCommits is after how many commits that gave nothing back a volume is full: one
+// may be under way, the next one frees, and after the one that follows it that is
+// usable.
+const fullCommits = 4
+
 // admit waits until c fits and grants it; done gives it back. The caller holds
 // no lock that a commit or a flusher takes. ErrNoSpace when two commits have not
 // freed enough, the volume's own error when it has failed.
@@ -180,7 +186,7 @@ func (v *Volume) admit(c cost) error {
 		return err
 	}
 	a := &v.adm
-	commits := 0
+	commits, vain, admits := 0, 0, uint64(0)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for {
@@ -196,6 +202,7 @@ func (v *Volume) admit(c cost) error {
 		switch v.try(c) {
 		case admitted:
 			a.active++
+			a.admits++
 			a.granted.pages += c.pages
 			a.granted.ring += c.ring
 			a.granted.quads += c.quads
@@ -211,10 +218,16 @@ func (v *Volume) admit(c cost) error {
 				return err
 			}
 		case waitSpace:
-			// What the next commit frees is usable after the one that follows it.
-			if commits == 3 {
+			// What the next commit frees is usable after the one that follows it. If
+			// others were admitted meanwhile, they had what came back: it is a queue,
+			// not a full volume, unless it takes too long.
+			if a.admits != admits {
+				vain, admits = 0, a.admits
+			}
+			if vain == fullCommits || commits == 32*fullCommits {
 				return vfs.ErrNoSpace
 			}
+			vain++
 			commits++
 			a.mu.Unlock()
 			if !c.urgent { // deleted files count as space at once

@@ -205,6 +205,23 @@ func (v *Volume) commitLast() error {
 	return err
 }
 
+// commitAnchored commits what the last commit is to anchor, if anchors are kept
+// of the volume. The committer has ended.
+func (v *Volume) commitAnchored() error {
+	a := &v.anc
+	a.mu.Lock()
+	used := a.used
+	a.mu.Unlock()
+	if !used {
+		return nil
+	}
+	err := v.commit(false)
+	if err != nil {
+		v.fail(err)
+	}
+	return err
+}
+
 func (v *Volume) anchorOf(root *layout.Root, at layout.OfferedAnchor) Anchor {
 	k := v.store.Keys.Newest()
 	return Anchor{Volume: v.id, Instance: root.Instance, Generation: at.Generation, Epoch: k.Epoch(), MAC: k.Anchor(at.Generation, at.R)}

@@ -144,6 +144,59 @@ func TestAnchor(t *testing.T) {
 	ok(t, cleanErr(dev))
 }
 
+// TestAnchorRollback: the anchor of a volume that was rolled back to a snapshot
+// refuses the device as it was before.
+func TestAnchorRollback(t *testing.T) {
+	dev := device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	change(t, v, "a")
+	_, err := v.CreateSnapshot("s")
+	ok(t, err)
+	change(t, v, "b")
+	first := offered(t, v)
+	// All that was durable before the rollback switched to the snapshot.
+	var before []*device.Mem
+	fault := device.NewFault(dev, nil)
+	ok(t, v.Close())
+	v, err = anchored(t, fault, first, false)
+	ok(t, err)
+	fault.SetHook(func(_ int, op device.Op, _ int64, _ int) error {
+		if op == device.OpSync {
+			before = append(before, dev.Clone())
+		}
+		return nil
+	})
+	ok(t, v.Rollback("s", false))
+	fault.SetHook(nil)
+	last, used := v.LastAnchor()
+	if !used || last.Generation <= first.Generation {
+		t.Fatalf("%+v", last)
+	}
+	refused := 0
+	for _, img := range append(before, dev) {
+		v, err := anchored(t, img, &last, true)
+		if errors.Is(err, ErrRolledBack) {
+			refused++
+			continue
+		}
+		ok(t, err)
+		if _, err := v.Lookup(vfs.RootIno, "b"); !errors.Is(err, vfs.ErrNotExist) {
+			t.Errorf("the anchor fits a state before the rollback: %v", err)
+		}
+		ok(t, v.Close())
+	}
+	if refused == 0 {
+		t.Error("no image of before the rollback was tried")
+	}
+	for _, a := range []*Anchor{first, &last} {
+		v, err := anchored(t, dev.Clone(), a, false)
+		ok(t, err)
+		mustClose(t, v)
+	}
+	checkClean(t, dev)
+}
+
 // newestOf is the newest root of a device.
 func newestOf(t testing.TB, dev *device.Mem) *RootInfo {
 	t.Helper()

@@ -1,13 +1,17 @@
 package volume
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"syscall"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -241,5 +245,37 @@ func TestOverwriteFull(t *testing.T) {
 	if err := v.Close(); err != nil {
 		t.Fatal(err)
 	}
+	checkClean(t, dev)
+}
+
+// Writers that overwrite at the same time where there is room for some of them
+// only wait for each other: what one frees is not the next one's at once.
+func TestOverwriteFullTogether(t *testing.T) {
+	dev := device.NewMem(96 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	a, err := v.Mknod(crashReq, vfs.RootIno, "f", 0o644, 0)
+	ok(t, err)
+	const piece = 128 << 10
+	pieces := int(v.StatFS().BlocksAvail*layout.SectorBytes)/piece - 14
+	for i := range pieces {
+		_, err := v.Write(crashReq, a.Ino, uint64(i)*piece, make([]byte, piece), false)
+		ok(t, err)
+	}
+	ok(t, v.Sync(a.Ino))
+	var g errgroup.Group
+	for w := range 16 {
+		g.Go(func() error {
+			data := bytes.Repeat([]byte{byte(w)}, piece)
+			for i := range 30 {
+				if _, err := v.Write(crashReq, a.Ino, uint64((w*7+i*3)%pieces)*piece, data, false); err != nil {
+					return fmt.Errorf("writer %d, write %d: %w", w, i, err)
+				}
+			}
+			return nil
+		})
+	}
+	ok(t, g.Wait())
+	ok(t, v.Close())
 	checkClean(t, dev)
 }

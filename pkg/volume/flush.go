@@ -497,10 +497,10 @@ func (v *Volume) insertBatch(bt *batch, fill int) error {
 }
 
 // allocData prefers whole runs, and leaves the groups of four that a commit
-// needs to metadata.
+// needs, and the reserve, to metadata: what is free must be of use to deletes.
 func (v *Volume) allocData(n uint32) (layout.Run, error) {
 	v.adm.mu.Lock()
-	meta := v.meta(cost{})
+	meta := v.meta(cost{}) + v.adm.reserve
 	v.adm.mu.Unlock()
 	if _, quads, _ := v.space.Counts(); quads <= meta+int64(n) {
 		if r, err := v.space.AllocBroken(n); !errors.Is(err, txn.ErrNoSpace) {

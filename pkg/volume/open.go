@@ -344,6 +344,9 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	next := *v.root
 	next.MountID, next.MountEpoch = mount, next.MountEpoch+1
 	next.LogSeq = 0
+	if opts.Instance != (crypto.UUID{}) {
+		next.Instance = opts.Instance
+	}
 	v.stateMu.Lock()
 	v.root = &next
 	v.stateMu.Unlock()

@@ -31,6 +31,7 @@ func (v *Volume) pinRoot() (root *layout.Root, release func()) {
 type pageWalk struct {
 	store *txn.Store
 	tree  uint64
+	since uint64     // pages of this generation and older ones are passed over
 	next  layout.Key // first that was not visited
 	end   bool
 	spent int // bytes read in this step; item adds to it
@@ -66,7 +67,7 @@ func (r *pageRead) where(tree uint64) string {
 // it has read budget bytes or come to the end.
 func (w *pageWalk) step(p *layout.Pointer, gen uint64, budget int) {
 	w.spent = 0
-	if p.IsZero() || !w.visit(p, p.Level, gen, layout.Key{}, nil, budget) {
+	if p.IsZero() || p.Birth <= w.since || !w.visit(p, p.Level, gen, layout.Key{}, nil, budget) {
 		w.end = true
 	}
 }
@@ -128,6 +129,12 @@ func (w *pageWalk) visit(p *layout.Pointer, level uint8, birth uint64, lo layout
 		}
 		if err != nil {
 			w.page(&pageRead{p: p, err: fmt.Errorf("child %d: %w", i, err), lo: clo, hi: chi})
+			if chi != nil {
+				w.advance(*chi)
+			}
+			continue
+		}
+		if c.Birth <= w.since {
 			if chi != nil {
 				w.advance(*chi)
 			}

@@ -9,7 +9,6 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
-	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
 // ErrPosition means that a scrub can not go on from there.
@@ -36,6 +35,12 @@ type Damage struct {
 	What   string
 	Mended bool // rewritten from its second copy, and read back
 
+	// Snapshot is the oldest snapshot that holds it; "" if none does. Head says that
+	// the present state holds it, too, and that Path and Files are names there; else
+	// they are names in the snapshot.
+	Snapshot string
+	Head     bool
+
 	// Of a damage of a file's content:
 	Ino    uint64
 	Path   string // one of its names; "" if it has none
@@ -48,6 +53,7 @@ type Damage struct {
 	More  int
 
 	lost inodeRange
+	at   damagePlace
 }
 
 // ScrubReport is what a scrub found.
@@ -61,7 +67,8 @@ type ScrubReport struct {
 }
 
 // Scrub reads and verifies all that the volume refers to, while it is in use:
-// header, roots, all pages in both copies, free lists and data, but not the log.
+// header, roots, all pages in both copies, free lists and data, those that only
+// snapshots hold included, but not the log.
 // It mends what has a second copy. ctx stops it; the report then tells where
 // another one goes on, and comes with ctx's error. One scrub at a time: ErrBusy.
 //
@@ -73,8 +80,8 @@ func (v *Volume) Scrub(ctx context.Context, opts ScrubOptions) (*ScrubReport, er
 		return nil, err
 	}
 	defer end()
-	s := &scrub{v: v, opts: opts, rep: &ScrubReport{}, pace: pacer{bytesPerSecond: opts.BytesPerSecond}, names: newNameFinder(),
-		write: !opts.ReadOnly && v.writable() == nil}
+	s := &scrub{v: v, opts: opts, rep: &ScrubReport{}, pace: pacer{bytesPerSecond: opts.BytesPerSecond},
+		write: !opts.ReadOnly && v.writable() == nil, told: map[damageKey]struct{}{}}
 	if err := s.start(); err != nil {
 		return nil, err
 	}
@@ -82,8 +89,8 @@ func (v *Volume) Scrub(ctx context.Context, opts ScrubOptions) (*ScrubReport, er
 	s.rep.Done = err == nil
 	if err == nil {
 		err = s.findNames(ctx)
-	} else if s.w != nil {
-		s.rep.Position = s.position().String()
+	} else {
+		s.rep.Position = s.pos.String()
 	}
 	return s.rep, wrap(err)
 }
@@ -96,46 +103,43 @@ type scrub struct {
 	pace  pacer
 	write bool // mend
 
-	tree  uint64 // that is being walked
+	pos   scrubPosition
 	w     *pageWalk
-	from  layout.Key
-	root  *layout.Root // of this step, pinned
-	done  uint64
+	snap  *scrubbedSnap // whose tree is being walked; nil: trees of the root
+	root  *layout.Root  // of this step, pinned
 	total uint64
 
 	batch []dataRun
 	bytes int
 	buf   []byte
 
-	names *nameFinder
+	told map[damageKey]struct{} // damages of the report
 }
 
-// scrubPosition is where a scrub has to go on.
+// scrubPosition is where a scrub has to go on. First it walks the snapshots'
+// trees, from the oldest to the newest (tree is 0), then those of the root, and
+// then the trees of snapshots that were made meanwhile (tree is layout.Trees).
 type scrubPosition struct {
-	tree uint64
-	key  layout.Key
-	done uint64 // bytes read so far, for the progress
+	tree  uint64
+	since uint64 // what a snapshot of that generation holds has been read; 0: none
+	snap  uint64 // generation of the snapshot that is read, or at least of the next one
+	torn  uint64 // 1: not all of that snapshot could be read
+	key   layout.Key
+	done  uint64 // bytes read so far, for the progress
 }
 
-const scrubFormat = "1-%x-%x-%x-%x-%x"
+const scrubFormat = "2-%x-%x-%x-%x-%x-%x-%x-%x"
 
 func (p scrubPosition) String() string {
-	return fmt.Sprintf(scrubFormat, p.tree, p.key.Obj, p.key.Type, p.key.Sub, p.done)
+	return fmt.Sprintf(scrubFormat, p.tree, p.since, p.snap, p.torn, p.key.Obj, p.key.Type, p.key.Sub, p.done)
 }
 
 func parseScrubPosition(s string) (p scrubPosition, err error) {
-	n, err := fmt.Sscanf(s, scrubFormat, &p.tree, &p.key.Obj, &p.key.Type, &p.key.Sub, &p.done)
-	if n != 5 || err != nil || p.tree > layout.Trees || p.String() != s {
-		return p, fmt.Errorf("%q: %w", s, ErrPosition)
+	n, err := fmt.Sscanf(s, scrubFormat, &p.tree, &p.since, &p.snap, &p.torn, &p.key.Obj, &p.key.Type, &p.key.Sub, &p.done)
+	if n != 8 || err != nil || p.tree > layout.Trees || p.torn > 1 || p.since > 0 && p.since >= p.snap || p.String() != s {
+		return p, fmt.Errorf("%.200q: %w", s, ErrPosition)
 	}
 	return p, nil
-}
-
-func (s *scrub) position() scrubPosition {
-	if s.w.end {
-		return scrubPosition{tree: s.tree + 1, done: s.done}
-	}
-	return scrubPosition{s.tree, s.w.next, s.done}
 }
 
 func (s *scrub) start() error {
@@ -148,7 +152,10 @@ func (s *scrub) start() error {
 		return nil
 	}
 	p, err := parseScrubPosition(s.opts.From)
-	s.tree, s.from, s.done = p.tree, p.key, p.done
+	if err == nil && p.snap > r.Generation+1 {
+		err = fmt.Errorf("%q: the volume has no generation %d yet: %w", s.opts.From, p.snap-1, ErrPosition)
+	}
+	s.pos = p
 	return err
 }
 
@@ -157,12 +164,31 @@ func (s *scrub) run(ctx context.Context) error {
 	if err := s.fixed(ctx); err != nil {
 		return err
 	}
-	for ; s.tree < layout.Trees; s.tree++ {
-		s.w = &pageWalk{store: s.v.store, tree: s.tree, next: s.from, page: s.page, item: s.item}
-		for s.from = (layout.Key{}); !s.w.end; {
-			if err := s.step(ctx); err != nil {
-				return err
-			}
+	if s.pos.tree == 0 {
+		if err := s.snapshots(ctx); err != nil {
+			return err
+		}
+		s.pos.tree = 1
+	}
+	for s.pos.tree < layout.Trees {
+		since := uint64(0)
+		if s.pos.tree == layout.TreeFS {
+			since = s.pos.since
+		}
+		if err := s.walk(ctx, s.pos.tree, since); err != nil {
+			return err
+		}
+	}
+	// What the head dropped before it was read there.
+	return s.snapshots(ctx)
+}
+
+// walk reads what of a tree is younger than since, from the position on.
+func (s *scrub) walk(ctx context.Context, tree, since uint64) error {
+	s.w = &pageWalk{store: s.v.store, tree: tree, since: since, next: s.pos.key, page: s.page, item: s.item}
+	for !s.w.end {
+		if err := s.step(ctx); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -185,15 +211,35 @@ func (s *scrub) step(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.pinned(func() {
-		s.w.step(&s.root.Trees[s.tree], s.root.Generation, scrubStep)
-		s.flush()
-	})
+	s.pinned(s.stepPinned)
 	leave()
 	if s.opts.At != nil {
-		s.opts.At(func() string { return s.position().String() })
+		s.opts.At(s.pos.String)
 	}
 	return s.read(ctx, s.w.spent)
+}
+
+// stepPinned reads a part of the tree, and moves the position behind it.
+func (s *scrub) stepPinned() {
+	if t := s.snap; t != nil {
+		// What is live now is freed by a later generation than the root's.
+		if t.gone = !s.v.snap.isListed(t.snapshot); !t.gone {
+			s.w.step(&t.tree, t.gen, scrubStep)
+			s.flush()
+		}
+		s.pos.key = s.w.next
+		if t.gone || s.w.end {
+			s.w.end = true
+			s.pos = s.pos.behindSnapshot(t.gone)
+		}
+		return
+	}
+	s.w.step(&s.root.Trees[s.pos.tree], s.root.Generation, scrubStep)
+	s.flush()
+	s.pos.key = s.w.next
+	if s.w.end {
+		s.pos.tree, s.pos.key = s.pos.tree+1, layout.Key{}
+	}
 }
 
 // pinned calls fn with a root that stays whole meanwhile.
@@ -207,15 +253,22 @@ func (s *scrub) pinned(fn func()) {
 // read counts what was read, and waits as the rate demands.
 func (s *scrub) read(ctx context.Context, n int) error {
 	s.rep.Bytes += uint64(n)
-	s.done += uint64(n)
+	s.pos.done += uint64(n)
 	if s.opts.Progress != nil {
-		s.opts.Progress(min(s.done, s.total), s.total)
+		s.opts.Progress(min(s.pos.done, s.total), s.total)
 	}
 	return s.pace.wait(ctx, n)
 }
 
 // found reports a damage.
 func (s *scrub) found(d Damage) {
+	if s.snap != nil {
+		d.Snapshot, d.at.snap = s.snap.name, s.snap.snapshot
+	}
+	key := damageKey{d.Where, d.Ino, d.Offset}
+	if _, ok := s.told[key]; ok {
+		return // a snapshot that could not be read has parts read again
+	}
 	s.rep.Total++
 	if d.Mended {
 		s.rep.Mended++
@@ -224,15 +277,18 @@ func (s *scrub) found(d Damage) {
 		s.opts.Damage(d)
 	}
 	if len(s.rep.Damages) < maxProblems {
-		s.names.add(d.Ino)
-		s.names.addRange(d.lost)
+		s.told[key] = struct{}{}
 		s.rep.Damages = append(s.rep.Damages, d)
 	}
 }
 
 // mending says what became of a damage that has a second copy.
 func (s *scrub) mending(where, what string, mend func() error) {
-	d := Damage{Where: where, What: what}
+	s.mendingAt(damagePlace{}, where, what, mend)
+}
+
+func (s *scrub) mendingAt(at damagePlace, where, what string, mend func() error) {
+	d := Damage{Where: where, What: what, at: at}
 	if s.write {
 		if err := mend(); err != nil {
 			d.What += fmt.Sprintf("; it can not be mended: %v", err)
@@ -316,11 +372,17 @@ func (v *Volume) checkHeader(damage func(where, what string, mend func() error))
 
 // page is told of each page that the walk reads.
 func (s *scrub) page(r *pageRead) {
-	where := r.where(s.tree)
+	where, at := r.where(s.w.tree), damagePlace{}
+	if s.w.tree == layout.TreeFS {
+		at = damagePlace{page: r.p, key: r.lo}
+	}
 	switch {
 	case r.err != nil:
-		d := Damage{Where: where, What: r.err.Error()}
-		switch s.tree {
+		d := Damage{Where: where, What: r.err.Error(), at: at}
+		if s.snap != nil {
+			s.pos.torn = 1
+		}
+		switch s.w.tree {
 		case layout.TreeSpace:
 			d.What += "; maps of free space are lost"
 		case layout.TreeFS:
@@ -329,20 +391,24 @@ func (s *scrub) page(r *pageRead) {
 		}
 		s.found(d)
 	case r.first != nil:
-		s.mending(where, fmt.Sprintf("the first copy: %v", r.first), func() error { return s.v.store.MendNode(r.p, true) })
+		s.mendingAt(at, where, fmt.Sprintf("the first copy: %v", r.first), func() error { return s.v.store.MendNode(r.p, true) })
 	case r.second != nil:
-		s.mending(where, fmt.Sprintf("the second copy, at %d: %v", r.p.Addr2, r.second), func() error { return s.v.store.MendNode(r.p, false) })
+		s.mendingAt(at, where, fmt.Sprintf("the second copy, at %d: %v", r.p.Addr2, r.second), func() error { return s.v.store.MendNode(r.p, false) })
 	}
 }
 
 // item is told of each item that the walk passes.
 func (s *scrub) item(k layout.Key, v []byte) {
-	if s.tree != layout.TreeFS || k.Type != layout.KeyExtent {
+	if s.w.tree != layout.TreeFS || k.Type != layout.KeyExtent {
 		return
 	}
 	e, err := layout.DecodeFileExtent(v)
 	if err != nil {
-		s.found(Damage{Where: "extent item", What: err.Error(), Ino: k.Obj, Offset: k.Sub * layout.SectorBytes, Length: layout.SectorBytes})
+		s.found(Damage{Where: "extent item", What: err.Error(), Ino: k.Obj, Offset: k.Sub * layout.SectorBytes, Length: layout.SectorBytes,
+			at: damagePlace{key: k}})
+		return
+	}
+	if e.RefBirth <= s.w.since {
 		return
 	}
 	n := e.RunBytes()
@@ -373,8 +439,9 @@ func (s *scrub) flush() {
 	for i := range batch {
 		r := &batch[i]
 		badSegments(s.v.store, r, s.buf, func(from, n int, err error) {
-			s.found(Damage{Where: fmt.Sprintf("data at %d", r.Addr+uint64(from)*layout.SectorBytes), What: err.Error(), Ino: r.ino,
-				Offset: (r.sector + uint64(from)) * layout.SectorBytes, Length: uint64(n) * layout.SectorBytes})
+			at := r.Addr + uint64(from)*layout.SectorBytes
+			s.found(Damage{Where: fmt.Sprintf("data at %d", at), What: err.Error(), Ino: r.ino, Length: uint64(n) * layout.SectorBytes,
+				Offset: (r.sector + uint64(from)) * layout.SectorBytes, at: damagePlace{data: at}})
 		})
 	}
 }
@@ -400,28 +467,4 @@ func badSegments(store *txn.Store, r *dataRun, buf []byte, report func(from, n i
 	if n > 0 {
 		report(from, n, first)
 	}
-}
-
-// findNames looks up whose damages were found: one more pass over the names.
-func (s *scrub) findNames(ctx context.Context) error {
-	if s.names.empty() {
-		return nil
-	}
-	w := &pageWalk{store: s.v.store, tree: layout.TreeFS, page: func(*pageRead) {}, item: s.names.see}
-	for !w.end {
-		s.pinned(func() { w.step(&s.root.Trees[layout.TreeFS], s.root.Generation, scrubStep) })
-		if err := s.pace.wait(ctx, w.spent); err != nil {
-			return err
-		}
-	}
-	s.names.resolve(&lookup{s.v.fs})
-	for i := range s.rep.Damages {
-		d := &s.rep.Damages[i]
-		d.Path = s.names.path(d.Ino)
-		if d.Ino == uint64(vfs.RootIno) {
-			d.Path = "/"
-		}
-		d.Files, d.More = s.names.paths(d.lost)
-	}
-	return nil
 }

@@ -194,7 +194,8 @@ func TestScrubResumes(t *testing.T) {
 		}
 	}
 	v := checkOpen(t, fx.dev, Options{})
-	for _, from := range []string{"x", "1-0-0-0-0", "1-9-0-0-0-0", "1-1-0-0-0-0 ", "2-1-0-0-0-0"} {
+	for _, from := range []string{"x", "1-1-0-0-0-0", "2-0-0-0-0-0-0-0", "2-9-0-0-0-0-0-0-0", "2-1-0-0-2-0-0-0-0", "2-1-3-3-0-0-0-0-0",
+		"2-1-0-ffffffff-0-0-0-0-0", "2-1-0-0-0-0-0-0-0 ", "3-1-0-0-0-0-0-0-0"} {
 		if _, err := v.Scrub(t.Context(), ScrubOptions{From: from}); !errors.Is(err, ErrPosition) {
 			t.Errorf("%q: %v", from, err)
 		}
@@ -251,7 +252,7 @@ func TestScrubUnderLoad(t *testing.T) {
 	done := make(chan error)
 	go func() {
 		// The rate holds it up for years once it has begun, so that Close finds it.
-		_, err := v.Scrub(ctx, ScrubOptions{BytesPerSecond: 1, From: "1-1-0-0-0-0", Damage: func(Damage) { close(started) }})
+		_, err := v.Scrub(ctx, ScrubOptions{BytesPerSecond: 1, From: "2-1-0-0-0-0-0-0-0", Damage: func(Damage) { close(started) }})
 		done <- err
 	}()
 	<-started
@@ -310,7 +311,8 @@ func TestScrubCrash(t *testing.T) {
 }
 
 func FuzzScrubPosition(f *testing.F) {
-	for _, s := range []string{"1-0-0-0-0-0", "1-1-2a-50-10-fffff", "1-7-ffffffffffffffff-ff-ffffffffffffffff-0", "1-1--1-0-0-0", "", "1-1-0x1-0-0-0"} {
+	for _, s := range []string{"2-0-0-0-0-0-0-0-0", "2-1-3-4-0-2a-50-10-fffff", "2-8-0-5-1-ffffffffffffffff-ff-ffffffffffffffff-0", "2-1-0-0-0--1-0-0-0", "",
+		"2-1-0-0-0-0x1-0-0-0", "1-1-2a-50-10-fffff"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

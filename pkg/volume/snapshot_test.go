@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
@@ -94,18 +95,45 @@ func TestSnapshotFull(t *testing.T) {
 			n += m
 		}
 	}
+	spare, err := v.Mknod(crashReq, vfs.RootIno, "spare", 0o644, 0)
+	ok(t, err)
+	for i := range 4 {
+		_, err := v.Write(crashReq, spare.Ino, uint64(i)*maxWrite, buf, false)
+		ok(t, err)
+	}
 	first := fill()
+	random := rand.New(rand.NewPCG(2, 2))
+	for i := range 4000 {
+		_, err := v.Write(crashReq, files[0], random.Uint64N(uint64(first)/4096)*4096, buf[:4096], false)
+		if err != nil && !errors.Is(err, vfs.ErrNoSpace) {
+			t.Fatal(err)
+		}
+		if i%500 == 0 {
+			ok(t, v.Sync(vfs.RootIno))
+		}
+	}
 	if first < 40<<20 {
 		t.Fatalf("full with %d bytes", first)
 	}
 	free := v.StatFS().BlocksFree
 	// There is room for a snapshot as soon as there is for anything.
-	size := uint64(first - 4<<20)
-	_, err := v.SetAttr(crashReq, files[0], &vfs.SetAttr{Size: &size})
-	ok(t, err)
+	size := uint64(first)
+	ok(t, v.Unlink(crashReq, vfs.RootIno, "spare"))
+	v.Forget(spare.Ino)
+	v.reaper.wait()
 	_, err = v.CreateSnapshot("all")
 	ok(t, err)
 	fill()
+	rng := rand.New(rand.NewPCG(1, 1))
+	for i := range 4000 { // what is free becomes single sectors
+		_, err := v.Write(crashReq, files[0], rng.Uint64N(size/4096)*4096, buf[:4096], false)
+		if err != nil && !errors.Is(err, vfs.ErrNoSpace) {
+			t.Fatal(err)
+		}
+		if i%500 == 0 {
+			ok(t, v.Sync(vfs.RootIno))
+		}
+	}
 	for i := range 200 { // inodes change, and take space
 		mode := uint32(0o600 + i%8)
 		if _, err := v.SetAttr(crashReq, files[i%len(files)], &vfs.SetAttr{Mode: &mode}); err != nil && !errors.Is(err, vfs.ErrNoSpace) {

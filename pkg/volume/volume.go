@@ -41,6 +41,9 @@ type Options struct {
 	// Anchor, if not nil, has a device refused that does not hold the anchored
 	// state, or what followed from it: ErrRolledBack, ErrForked, ErrOtherVolume.
 	Anchor *Anchor
+	// Instance, unless zero, is what the device is from this mount on, in the newest root: a copy of a device is one of its own, with
+	// anchors of its own. Not for a read-only mount, which writes nothing.
+	Instance crypto.UUID
 }
 
 // Volume is an open volume. It implements vfs.FS.
@@ -278,7 +281,9 @@ func (v *Volume) close(last func() error) (err error) {
 		}
 		v.stopCommitter()
 		if err == nil && last != nil {
-			err = last()
+			if err = last(); err == nil {
+				err = v.commitAnchored()
+			}
 		}
 		if err == nil {
 			if err = v.commitLast(); err != nil {

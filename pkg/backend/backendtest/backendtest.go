@@ -48,6 +48,9 @@ func Run(t *testing.T, s Setup) {
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, s, s.New(t)) })
 	}
+	if _, ok := s.New(t).(backend.Snapshotter); ok {
+		runSnapshots(t, s)
+	}
 }
 
 // Must fails the test on an error.

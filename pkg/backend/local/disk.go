@@ -138,3 +138,68 @@ func (d disk) extend(name string, size int64, create bool) error {
 	}
 	return nil
 }
+
+// copyChunk is how much of an image is in memory at a time.
+const copyChunk = 1 << 20
+
+// clone makes a file of the first size bytes of another, durably but for its name: sharing its blocks where the file system can,
+// else by a copy of what is not a hole. src stays as it is meanwhile. progress is called now and then; an error of it ends the copy.
+func (d disk) clone(src *os.File, name string, size int64, progress func() error) error {
+	if err := d.step("create " + name); err != nil {
+		return err
+	}
+	f, err := d.openat(name, unix.O_RDWR|unix.O_CREAT|unix.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := d.step("clone " + name); err != nil {
+		return err
+	}
+	if err := unix.IoctlFileClone(int(f.Fd()), int(src.Fd())); err != nil {
+		if err := copySparse(f, src, size, progress); err != nil {
+			return err
+		}
+	}
+	if fi, err := f.Stat(); err != nil || fi.Size() < size {
+		if err = errors.Join(err, f.Truncate(size)); err != nil {
+			return err
+		}
+	}
+	if err := d.step("fsync " + name); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// copySparse copies the data, not the holes, of the first size bytes to an empty file.
+func copySparse(dst, src *os.File, size int64, progress func() error) error {
+	buf := make([]byte, copyChunk)
+	for off := int64(0); off < size; {
+		data, err := unix.Seek(int(src.Fd()), off, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) || err == nil && data >= size {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("seek data: %w", err)
+		}
+		hole, err := unix.Seek(int(src.Fd()), data, unix.SEEK_HOLE)
+		if err != nil {
+			return fmt.Errorf("seek hole: %w", err)
+		}
+		for off = data; off < min(hole, size); {
+			if err := progress(); err != nil {
+				return err
+			}
+			n, err := src.ReadAt(buf[:min(copyChunk, min(hole, size)-off)], off)
+			if n == 0 {
+				return fmt.Errorf("read at %d: %w", off, err)
+			}
+			if _, err := dst.WriteAt(buf[:n], off); err != nil {
+				return err
+			}
+			off += int64(n)
+		}
+	}
+	return nil
+}

@@ -41,6 +41,8 @@ type Options struct {
 	Overcommit float64
 	// MaxVolumes limits attached volumes, 0 for no limit.
 	MaxVolumes int64
+	// Quiesce brings a volume to rest that is in use on this node, for copies of it; nil: none are made of such a volume.
+	Quiesce backend.Quiesce
 	// NodeOnly opens for Device and Info alone, beside another process that owns the directory.
 	NodeOnly bool
 
@@ -50,18 +52,34 @@ type Options struct {
 
 // Backend is the local backend. Use Open.
 type Backend struct {
-	opt             Options
-	lock            *os.File
-	records, images disk
+	opt         Options
+	lock        *os.File
+	vols, snaps shelf
+	images      disk
+	running     context.Context // ends with Close
+	stop        context.CancelFunc
+	work        sync.WaitGroup // copies
 
 	mu       sync.Mutex
-	ids      []string // sorted; volumes in state ready. Guarded by mu, as are the next two.
-	promised int64    // bytes
-	attached int64    // volumes
-	unsure   bool     // a step failed, so that what is on the disk may not be durable yet
+	promised int64               // bytes; of what is in state ready, and of copies under way. Guarded by mu, as is the rest.
+	attached int64               // volumes
+	unsure   bool                // a step failed, so that what is on the disk may not be durable yet
+	jobs     map[string]*job     // copies under way, by prefix and hash of what is being made
+	sources  map[string]int      // how many of them read a volume or snapshot
+	of       map[string][]string // sorted ids of each volume's snapshots
 }
 
-var _ backend.Backend = (*Backend)(nil)
+// shelf is the records of one kind: volumes or snapshots.
+type shelf struct {
+	disk
+	prefix string
+	ids    []string // sorted; in state ready. Guarded by Backend.mu.
+}
+
+var (
+	_ backend.Backend     = (*Backend)(nil)
+	_ backend.Snapshotter = (*Backend)(nil)
+)
 
 // Open opens or makes a directory of volumes and finishes what a crash left undone. With
 // Options.NodeOnly unset it waits, until ctx ends, for another owner to go.
@@ -80,7 +98,8 @@ func Open(ctx context.Context, opt Options) (*Backend, error) {
 		return nil, err
 	}
 	opt.Dir = dir
-	b := &Backend{opt: opt}
+	b := &Backend{opt: opt, jobs: map[string]*job{}, sources: map[string]int{}, of: map[string][]string{}}
+	b.running, b.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if err := b.open(ctx); err != nil {
 		return nil, fmt.Errorf("open local backend in %s: %w", dir, errors.Join(err, b.Close()))
 	}
@@ -88,12 +107,13 @@ func Open(ctx context.Context, opt Options) (*Backend, error) {
 }
 
 func (b *Backend) open(ctx context.Context) error {
-	for _, d := range []string{b.opt.Dir, b.dirOf("volumes"), b.dirOf("images")} {
+	for _, d := range []string{b.opt.Dir, b.dirOf("volumes"), b.dirOf("snapshots"), b.dirOf("images")} {
 		if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
 	}
-	for d, name := range map[*disk]string{&b.records: "volumes", &b.images: "images"} {
+	b.vols.prefix, b.snaps.prefix = volPrefix, snapPrefix
+	for d, name := range map[*disk]string{&b.vols.disk: "volumes", &b.snaps.disk: "snapshots", &b.images: "images"} {
 		f, err := os.OpenFile(b.dirOf(name), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 		if err != nil {
 			return err
@@ -131,9 +151,11 @@ func (b *Backend) own(ctx context.Context) error {
 	}
 }
 
-// Close gives the directory up.
+// Close ends copies that are under way, which are begun anew when they are asked for again, and gives the directory up.
 func (b *Backend) Close() error {
-	for _, f := range []*os.File{b.records.dir, b.images.dir, b.lock} {
+	b.stop()
+	b.work.Wait()
+	for _, f := range []*os.File{b.vols.dir, b.snaps.dir, b.images.dir, b.lock} {
 		if f != nil {
 			f.Close()
 		}
@@ -143,13 +165,17 @@ func (b *Backend) Close() error {
 
 // recover builds the index and finishes what a crash left undone.
 func (b *Backend) recover() error {
-	names, err := b.records.dir.Readdirnames(-1)
+	return errors.Join(b.recoverShelf(&b.vols), b.recoverShelf(&b.snaps))
+}
+
+func (b *Backend) recoverShelf(s *shelf) error {
+	names, err := s.dir.Readdirnames(-1)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
 		if strings.HasSuffix(name, ".tmp") {
-			if err := b.records.remove(name); err != nil {
+			if err := s.remove(name); err != nil {
 				return err
 			}
 			continue
@@ -158,7 +184,7 @@ func (b *Backend) recover() error {
 		if !ok || len(hash) != nameHash || !isHex(hash) {
 			continue
 		}
-		r, err := b.load(hash)
+		r, err := b.load(s, hash)
 		if errors.Is(err, backend.ErrDamaged) {
 			continue // stays as it is: calls for this volume say so, the others go on
 		}
@@ -169,7 +195,6 @@ func (b *Backend) recover() error {
 			return err
 		}
 	}
-	slices.Sort(b.ids)
 	return nil
 }
 
@@ -181,7 +206,7 @@ func (b *Backend) recoverOne(r record) error {
 	if err := b.images.extend(imageFile(r.ID), r.SizeBytes, false); err != nil && !errors.Is(err, unix.ENOENT) {
 		return err
 	}
-	b.ids = append(b.ids, r.ID)
+	b.index(r)
 	b.promised += r.SizeBytes
 	if r.Attachment != nil {
 		b.attached++
@@ -189,12 +214,21 @@ func (b *Backend) recoverOne(r record) error {
 	return nil
 }
 
-// erase deletes a volume that is creating or deleting.
+// shelfOf returns where the record of an id of ours is, and its base name.
+func (b *Backend) shelfOf(id string) (*shelf, string) {
+	if hash, ok := hashOfID(snapPrefix, id); ok {
+		return &b.snaps, hash
+	}
+	hash, _ := hashOfID(volPrefix, id)
+	return &b.vols, hash
+}
+
+// erase deletes a volume or snapshot that is creating or deleting.
 func (b *Backend) erase(r record) error {
-	hash, _ := hashOfID(r.ID)
+	s, hash := b.shelfOf(r.ID)
 	err := b.images.remove(imageFile(r.ID))
 	if err == nil {
-		err = b.records.remove(recordFile(hash))
+		err = s.remove(recordFile(hash))
 	}
 	if err != nil {
 		b.unsure = true
@@ -202,16 +236,24 @@ func (b *Backend) erase(r record) error {
 	return err
 }
 
-// load reads a record; ErrNotFound if there is none.
-func (b *Backend) load(hash string) (record, error) {
-	raw, err := b.records.read(recordFile(hash), maxRecordBytes)
+// notFound is the error for what is missing on a shelf.
+func (s *shelf) notFound() error {
+	if s.prefix == snapPrefix {
+		return backend.ErrSnapshotNotFound
+	}
+	return backend.ErrNotFound
+}
+
+// load reads a record; notFound if there is none.
+func (b *Backend) load(s *shelf, hash string) (record, error) {
+	raw, err := s.read(recordFile(hash), maxRecordBytes)
 	if errors.Is(err, unix.ENOENT) {
-		return record{}, backend.ErrNotFound
+		return record{}, s.notFound()
 	}
 	if err != nil {
 		return record{}, err
 	}
-	return decodeRecord(raw, hash)
+	return decodeRecord(raw, s.prefix, hash)
 }
 
 func (b *Backend) save(r record) error {
@@ -222,8 +264,8 @@ func (b *Backend) save(r record) error {
 	if len(raw) > maxRecordBytes {
 		return fmt.Errorf("%w: parameters too long", backend.ErrInvalid)
 	}
-	hash, _ := hashOfID(r.ID)
-	if err := b.records.replace(recordFile(hash), raw); err != nil {
+	s, hash := b.shelfOf(r.ID)
+	if err := s.replace(recordFile(hash), raw); err != nil {
 		b.unsure = true
 		return err
 	}
@@ -235,8 +277,11 @@ func (b *Backend) save(r record) error {
 func (b *Backend) begin(ctx context.Context) error {
 	b.mu.Lock()
 	err := ctx.Err()
+	if err == nil {
+		err = b.running.Err()
+	}
 	if err == nil && b.unsure {
-		if err = errors.Join(b.records.sync(), b.images.sync()); err == nil {
+		if err = errors.Join(b.vols.sync(), b.snaps.sync(), b.images.sync()); err == nil {
 			b.unsure = false
 		}
 	}
@@ -247,24 +292,26 @@ func (b *Backend) begin(ctx context.Context) error {
 }
 
 // byID returns a ready volume's record.
-func (b *Backend) byID(id string) (record, error) {
-	hash, ok := hashOfID(id)
+func (b *Backend) byID(id string) (record, error) { return b.onShelf(&b.vols, id) }
+
+func (b *Backend) onShelf(s *shelf, id string) (record, error) {
+	hash, ok := hashOfID(s.prefix, id)
 	if !ok {
-		return record{}, backend.ErrNotFound
+		return record{}, s.notFound()
 	}
-	r, err := b.load(hash)
+	r, err := b.load(s, hash)
 	if err != nil {
 		return record{}, err
 	}
 	if r.ID != id || r.State != ready {
-		return record{}, backend.ErrNotFound
+		return record{}, s.notFound()
 	}
 	return r, nil
 }
 
 func (b *Backend) volume(r record) backend.Volume {
 	return backend.Volume{ID: r.ID, Name: r.Name, SizeBytes: r.SizeBytes, Parameters: r.Parameters,
-		Topology: []backend.Segments{b.here()}, Attachment: r.Attachment}
+		Topology: []backend.Segments{b.here()}, Attachment: r.Attachment, Source: r.Source, Origin: r.Origin}
 }
 
 func (b *Backend) here() backend.Segments { return backend.Segments{TopologyKey: b.opt.Node} }
@@ -304,77 +351,181 @@ func (b *Backend) Create(ctx context.Context, spec backend.Spec) (backend.Volume
 	if err := checkName(spec.Name); err != nil {
 		return backend.Volume{}, err
 	}
-	size, err := pickSize(spec.RequiredBytes, spec.LimitBytes)
+	if s := spec.Source; s != nil && (s.Volume == "") == (s.Snapshot == "") {
+		return backend.Volume{}, fmt.Errorf("%w: a source is a volume or a snapshot", backend.ErrInvalid)
+	}
+	if _, err := pickSize(spec.RequiredBytes, spec.LimitBytes); err != nil {
+		return backend.Volume{}, err
+	}
+	r, err := b.made(ctx, &b.vols, spec.Name, func(old *record) (record, error) {
+		if old != nil {
+			return *old, b.sameVolume(*old, spec)
+		}
+		return b.plan(spec)
+	})
 	if err != nil {
 		return backend.Volume{}, err
 	}
-	if err := b.begin(ctx); err != nil {
-		return backend.Volume{}, err
+	return b.volume(r), nil
+}
+
+// sameVolume compares a volume with what is asked for by its name.
+func (b *Backend) sameVolume(r record, spec backend.Spec) error {
+	same := r.Source == spec.Source || r.Source != nil && spec.Source != nil && *r.Source == *spec.Source
+	if !same || r.SizeBytes < spec.RequiredBytes || spec.LimitBytes > 0 && r.SizeBytes > spec.LimitBytes ||
+		!maps.Equal(r.Parameters, spec.Parameters) || !b.reaches(spec.Requisite) {
+		return backend.ErrExists
 	}
-	defer b.mu.Unlock()
-	r, err := b.load(hashName(spec.Name))
-	switch {
-	case err == nil && r.State == ready:
-		return b.existing(r, spec)
-	case err == nil: // an earlier call failed half way and was never acknowledged
-		b.unindex(r)
-		if err := b.erase(r); err != nil {
-			return backend.Volume{}, err
+	return nil
+}
+
+// plan is the record of a volume that is to be made. The caller holds mu.
+func (b *Backend) plan(spec backend.Spec) (record, error) {
+	r := record{Version: recordVersion, ID: newID(volPrefix, spec.Name), Name: spec.Name, State: creating, Parameters: spec.Parameters, Source: spec.Source}
+	required := spec.RequiredBytes
+	if s := spec.Source; s != nil {
+		from, err := b.source(*s)
+		if err != nil {
+			return r, fmt.Errorf("source: %w", err)
 		}
-	case !errors.Is(err, backend.ErrNotFound):
-		return backend.Volume{}, err
+		required = max(required, from.SizeBytes)
+		if spec.LimitBytes > 0 && spec.LimitBytes < required {
+			return r, fmt.Errorf("%w: the source has %d bytes, limit %d", backend.ErrOutOfRange, from.SizeBytes, spec.LimitBytes)
+		}
+		if r.Origin = from.Origin; r.Origin == "" {
+			r.Origin = from.ID
+		}
 	}
 	if !b.reaches(spec.Requisite) {
-		return backend.Volume{}, fmt.Errorf("%w: images lie on node %s only", backend.ErrTopology, b.opt.Node)
+		return r, fmt.Errorf("%w: images lie on node %s only", backend.ErrTopology, b.opt.Node)
 	}
-	if err := b.fits(size); err != nil {
-		return backend.Volume{}, err
-	}
-	return b.make(record{Version: recordVersion, ID: newID(spec.Name), Name: spec.Name,
-		State: creating, SizeBytes: size, Parameters: spec.Parameters})
+	var err error
+	r.SizeBytes, err = pickSize(required, spec.LimitBytes)
+	return r, err
 }
 
-func (b *Backend) existing(r record, spec backend.Spec) (backend.Volume, error) {
-	if r.SizeBytes < spec.RequiredBytes || spec.LimitBytes > 0 && r.SizeBytes > spec.LimitBytes ||
-		!maps.Equal(r.Parameters, spec.Parameters) || !b.reaches(spec.Requisite) {
-		return backend.Volume{}, backend.ErrExists
+// source returns the record of what a volume is to be a copy of.
+func (b *Backend) source(s backend.Source) (record, error) {
+	if s.Snapshot != "" {
+		return b.onShelf(&b.snaps, s.Snapshot)
 	}
-	return b.volume(r), nil
+	return b.onShelf(&b.vols, s.Volume)
 }
 
-func (b *Backend) make(r record) (backend.Volume, error) {
+// made returns what a name stands for on a shelf, made now if it is missing: check gets the record that is there, or nil to
+// plan a new one. A copy that is under way is waited for.
+func (b *Backend) made(ctx context.Context, s *shelf, name string, check func(old *record) (record, error)) (record, error) {
+	hash := hashName(name)
+	for {
+		if err := b.begin(ctx); err != nil {
+			return record{}, err
+		}
+		j := b.jobs[s.prefix+hash]
+		if j == nil {
+			break
+		}
+		b.mu.Unlock()
+		if err := j.wait(ctx); err != nil {
+			return record{}, err
+		}
+	}
+	r, err := b.load(s, hash)
+	switch {
+	case err == nil && r.State == ready:
+		defer b.mu.Unlock()
+		return check(&r)
+	case err == nil: // an earlier call failed half way and was never acknowledged
+		b.unindex(r)
+		err = b.erase(r)
+	case errors.Is(err, s.notFound()):
+		err = nil
+	}
+	if err == nil {
+		if r, err = check(nil); err == nil {
+			err = b.fits(r.SizeBytes)
+		}
+	}
+	if err != nil || r.Source == nil {
+		defer b.mu.Unlock()
+		if err == nil {
+			err = b.make(r)
+		}
+		r.State = ready
+		return r, err
+	}
+	j, err := b.copy(r)
+	b.mu.Unlock()
+	if err == nil {
+		err = j.wait(ctx)
+	}
+	if err != nil {
+		return record{}, err
+	}
+	return b.load(s, hash)
+}
+
+// make makes an empty volume. The caller holds mu.
+func (b *Backend) make(r record) error {
 	if err := b.save(r); err != nil {
-		return backend.Volume{}, err
+		return err
 	}
 	if err := b.images.extend(imageFile(r.ID), r.SizeBytes, true); err != nil {
-		return backend.Volume{}, b.diskError(errors.Join(err, b.erase(r)))
+		return b.diskError(errors.Join(err, b.erase(r)))
 	}
-	r.State = ready
-	if err := b.save(r); err != nil {
-		// The rename may or may not have happened: the index must agree with what a reader finds.
-		if back, lerr := b.load(hashName(r.Name)); lerr != nil || back.State != ready {
-			return backend.Volume{}, err
-		}
-		b.index(r)
-		return backend.Volume{}, err
-	}
-	b.index(r)
-	return b.volume(r), nil
+	return b.complete(r)
 }
 
-func (b *Backend) index(r record) {
-	i, found := slices.BinarySearch(b.ids, r.ID)
-	if !found {
-		b.ids = slices.Insert(b.ids, i, r.ID)
+// complete makes what has its image known. The caller holds mu.
+func (b *Backend) complete(r record) error {
+	r.State = ready
+	err := b.save(r)
+	if err != nil {
+		// The rename may or may not have happened: the index must agree with what a reader finds.
+		s, hash := b.shelfOf(r.ID)
+		if back, lerr := b.load(s, hash); lerr != nil || back.State != ready {
+			return err
+		}
+	}
+	if b.index(r) {
 		b.promised += r.SizeBytes
 	}
+	return err
+}
+
+// index adds an id to the lists of what is ready; false if it is there.
+func (b *Backend) index(r record) bool {
+	s, _ := b.shelfOf(r.ID)
+	var added bool
+	if s.ids, added = insert(s.ids, r.ID); added && s == &b.snaps {
+		b.of[r.Source.Volume], _ = insert(b.of[r.Source.Volume], r.ID)
+	}
+	return added
+}
+
+func insert(ids []string, id string) ([]string, bool) {
+	i, found := slices.BinarySearch(ids, id)
+	if found {
+		return ids, false
+	}
+	return slices.Insert(ids, i, id), true
 }
 
 func (b *Backend) unindex(r record) {
-	i, found := slices.BinarySearch(b.ids, r.ID)
-	if found {
-		b.ids = slices.Delete(b.ids, i, i+1)
-		b.promised -= r.SizeBytes
+	s, _ := b.shelfOf(r.ID)
+	i, found := slices.BinarySearch(s.ids, r.ID)
+	if !found {
+		return
+	}
+	s.ids = slices.Delete(s.ids, i, i+1)
+	b.promised -= r.SizeBytes
+	if s == &b.snaps {
+		of := b.of[r.Source.Volume]
+		if i, found := slices.BinarySearch(of, r.ID); found {
+			of = slices.Delete(of, i, i+1)
+		}
+		if b.of[r.Source.Volume] = of; len(of) == 0 {
+			delete(b.of, r.Source.Volume)
+		}
 	}
 }
 
@@ -410,8 +561,10 @@ func (b *Backend) fits(more int64) error {
 }
 
 // Delete implements backend.Controller.
-func (b *Backend) Delete(ctx context.Context, id string) error {
-	hash, ok := hashOfID(id)
+func (b *Backend) Delete(ctx context.Context, id string) error { return b.discard(ctx, &b.vols, id) }
+
+func (b *Backend) discard(ctx context.Context, s *shelf, id string) error {
+	hash, ok := hashOfID(s.prefix, id)
 	if !ok {
 		return nil
 	}
@@ -419,8 +572,8 @@ func (b *Backend) Delete(ctx context.Context, id string) error {
 		return err
 	}
 	defer b.mu.Unlock()
-	r, err := b.load(hash)
-	if errors.Is(err, backend.ErrNotFound) || err == nil && r.ID != id {
+	r, err := b.load(s, hash)
+	if errors.Is(err, s.notFound()) || err == nil && r.ID != id {
 		return nil
 	}
 	if err != nil {
@@ -428,6 +581,9 @@ func (b *Backend) Delete(ctx context.Context, id string) error {
 	}
 	if r.Attachment != nil {
 		return fmt.Errorf("%w: attached to a node", backend.ErrBusy)
+	}
+	if b.sources[id] > 0 || b.jobs[s.prefix+hash] != nil {
+		return fmt.Errorf("%w: it is being copied", backend.ErrBusy)
 	}
 	if r.State == ready {
 		r.State = deleting
@@ -453,36 +609,45 @@ func (b *Backend) Get(ctx context.Context, id string) (backend.Volume, error) {
 
 // List implements backend.Controller. The token is the last id of the page before.
 func (b *Backend) List(ctx context.Context, token string, most int) ([]backend.Volume, string, error) {
-	if _, ok := hashOfID(token); token != "" && !ok {
+	return list(ctx, b, &b.vols, token, most, func() []string { return b.vols.ids }, b.volume)
+}
+
+// list is a page of what ids, called with mu held, has on a shelf.
+func list[T any](ctx context.Context, b *Backend, s *shelf, token string, most int, ids func() []string, show func(record) T) ([]T, string, error) {
+	if _, ok := hashOfID(s.prefix, token); token != "" && !ok {
 		return nil, "", backend.ErrBadToken
 	}
 	if most < 0 {
 		return nil, "", fmt.Errorf("%w: negative page size", backend.ErrInvalid)
 	}
 	b.mu.Lock()
-	from, found := slices.BinarySearch(b.ids, token)
+	all := ids()
+	from, found := slices.BinarySearch(all, token)
 	if found {
 		from++
 	}
-	page, next := b.ids[from:], ""
+	page, next := all[from:], ""
 	if most > 0 && len(page) > most {
 		page = page[:most]
 		next = page[most-1]
 	}
 	page = slices.Clone(page)
 	b.mu.Unlock()
-	var vols []backend.Volume
+	var out []T
 	for _, id := range page {
-		v, err := b.Get(ctx, id)
-		if errors.Is(err, backend.ErrNotFound) {
+		if err := ctx.Err(); err != nil {
+			return nil, "", err
+		}
+		r, err := b.onShelf(s, id)
+		if errors.Is(err, s.notFound()) {
 			continue // deleted meanwhile
 		}
 		if err != nil {
 			return nil, "", err
 		}
-		vols = append(vols, v)
+		out = append(out, show(r))
 	}
-	return vols, next, nil
+	return out, next, nil
 }
 
 // Attach implements backend.Controller. An image is at hand on its own node; what is recorded is who may use it.

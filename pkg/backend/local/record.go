@@ -7,16 +7,18 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
 const (
-	idPrefix   = "lv-"
+	volPrefix  = "lv-"
+	snapPrefix = "ls-"
 	nameHash   = 32 // hexadecimal digits of the name's hash in an id
 	randomPart = 16 // hexadecimal digits of the random part
-	idBytes    = len(idPrefix) + nameHash + 1 + randomPart
+	idBytes    = len(volPrefix) + nameHash + 1 + randomPart
 
 	maxName        = 128 // bytes; the general CSI limit
 	maxRecordBytes = 64 << 10
@@ -31,7 +33,7 @@ const (
 	deleting state = "deleting"
 )
 
-// record is the JSON in volumes/H.json.
+// record is the JSON in volumes/H.json and snapshots/H.json.
 type record struct {
 	Version    int                 `json:"version"`
 	ID         string              `json:"id"`
@@ -40,6 +42,9 @@ type record struct {
 	SizeBytes  int64               `json:"sizeBytes"`
 	Parameters map[string]string   `json:"parameters,omitempty"`
 	Attachment *backend.Attachment `json:"attachment,omitempty"`
+	Source     *backend.Source     `json:"source,omitempty"`
+	Origin     string              `json:"origin,omitempty"`
+	Created    time.Time           `json:"created,omitzero"` // of a snapshot: when it was cut
 }
 
 func hashName(name string) string {
@@ -47,19 +52,19 @@ func hashName(name string) string {
 	return hex.EncodeToString(h[:nameHash/2])
 }
 
-func newID(name string) string {
+func newID(prefix, name string) string {
 	var r [randomPart / 2]byte
 	rand.Read(r[:]) // never fails (crypto/rand)
-	return idPrefix + hashName(name) + "-" + hex.EncodeToString(r[:])
+	return prefix + hashName(name) + "-" + hex.EncodeToString(r[:])
 }
 
-// hashOfID returns the record's base name for an id, or false if the id is not one of ours.
-func hashOfID(id string) (string, bool) {
-	if len(id) != idBytes || !strings.HasPrefix(id, idPrefix) {
+// hashOfID returns the record's base name for an id, or false if the id is not one of that kind of ours.
+func hashOfID(prefix, id string) (string, bool) {
+	if len(id) != idBytes || !strings.HasPrefix(id, prefix) {
 		return "", false
 	}
-	h, r := id[len(idPrefix):len(idPrefix)+nameHash], id[idBytes-randomPart:]
-	if id[len(idPrefix)+nameHash] != '-' || !isHex(h) || !isHex(r) {
+	h, r := id[len(prefix):len(prefix)+nameHash], id[idBytes-randomPart:]
+	if id[len(prefix)+nameHash] != '-' || !isHex(h) || !isHex(r) {
 		return "", false
 	}
 	return h, true
@@ -86,12 +91,12 @@ func checkName(name string) error {
 }
 
 // decodeRecord reads a record and checks that it is what the file name says.
-func decodeRecord(b []byte, hash string) (record, error) {
+func decodeRecord(b []byte, prefix, hash string) (record, error) {
 	var r record
 	if err := json.Unmarshal(b, &r); err != nil {
 		return record{}, fmt.Errorf("%w: record %s: not readable as JSON", backend.ErrDamaged, hash)
 	}
-	h, ok := hashOfID(r.ID)
+	h, ok := hashOfID(prefix, r.ID)
 	switch {
 	case r.Version != recordVersion:
 		return record{}, fmt.Errorf("%w: record %s: version %d, this program knows %d", backend.ErrDamaged, hash, r.Version, recordVersion)
@@ -101,6 +106,8 @@ func decodeRecord(b []byte, hash string) (record, error) {
 		return record{}, fmt.Errorf("%w: record %s: unknown state", backend.ErrDamaged, hash)
 	case r.SizeBytes < MinVolumeBytes || r.SizeBytes > MaxVolumeBytes:
 		return record{}, fmt.Errorf("%w: record %s: impossible size", backend.ErrDamaged, hash)
+	case prefix == snapPrefix && (r.Source == nil || r.Source.Volume == "" || r.Origin == ""):
+		return record{}, fmt.Errorf("%w: record %s: a snapshot of nothing", backend.ErrDamaged, hash)
 	}
 	return r, nil
 }

@@ -2,9 +2,11 @@ package mountertest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -36,7 +38,7 @@ func exe() string {
 	return p
 }
 
-// Main runs the role that the environment names, or returns. "mount" is known always.
+// Main runs the role that the environment names, or returns. "mount" and "loop" are known always.
 func Main(roles map[string]func(context.Context) error) {
 	role := os.Getenv(EnvRole)
 	if role == "" {
@@ -45,6 +47,9 @@ func Main(roles map[string]func(context.Context) error) {
 	run := roles[role]
 	if role == "mount" {
 		run = func(ctx context.Context) error { return mounter.RunServer(ctx, Serve) }
+	}
+	if role == "loop" {
+		run = func(context.Context) error { return mounter.RunLoop(os.Stdin, os.Stdout) }
 	}
 	if run == nil {
 		fmt.Fprintln(os.Stderr, "no role", role)
@@ -81,7 +86,8 @@ func KillHook() func(string) {
 const fusectl = "/sys/fs/fuse/connections"
 
 // Guard ends all FUSE connections mounted below dir when the deadline has passed, so that a hanging server fails the
-// test instead of hanging the machine. At the end of the test, whatever is still mounted below dir is an error and is taken away.
+// test instead of hanging the machine. At the end of the test, whatever is still mounted below dir, and each
+// loop device that is still bound there, is an error and is taken away.
 func Guard(t testing.TB, dir string, deadline time.Duration) {
 	t.Helper()
 	if m, err := mountinfo.Mounted(fusectl); err != nil {
@@ -105,6 +111,7 @@ func Guard(t testing.TB, dir string, deadline time.Duration) {
 		if !timer.Stop() {
 			t.Errorf("deadline of %v passed, connections were aborted", deadline)
 		}
+		dropLoops(t, dir)
 		left := Below(dir)
 		for i := len(left) - 1; i >= 0; i-- {
 			t.Errorf("left mounted: %s", left[i].Mountpoint)
@@ -113,6 +120,49 @@ func Guard(t testing.TB, dir string, deadline time.Duration) {
 			}
 		}
 	})
+}
+
+// dropLoops unbinds loop devices on files below dir, and those that records of a mounter there name. There must be none.
+func dropLoops(t testing.TB, dir string) {
+	t.Helper()
+	known := map[string]bool{}
+	records, _ := filepath.Glob(dir + "/*/volumes/*/state.json")
+	for _, f := range records {
+		var r struct {
+			Loops []struct{ Minor int } `json:"loops"`
+		}
+		if b, err := os.ReadFile(f); err == nil && json.Unmarshal(b, &r) == nil {
+			for _, l := range r.Loops {
+				known[fmt.Sprint("loop", l.Minor)] = true
+			}
+		}
+	}
+	for name, path := range Loops() {
+		if !strings.HasPrefix(path, dir+"/") && !(known[name] && filepath.Dir(path) == "/") {
+			continue
+		}
+		t.Errorf("left bound: %s to %s", name, path)
+		f, err := os.Open("/dev/" + name)
+		if err == nil {
+			err = unix.IoctlSetInt(int(f.Fd()), unix.LOOP_CLR_FD, 0)
+			f.Close()
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Loops lists the machine's loop devices in use, by name, with the paths that they are bound to.
+func Loops() map[string]string {
+	bound := map[string]string{}
+	files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, f := range files {
+		if b, err := os.ReadFile(f); err == nil {
+			bound[strings.Split(f, "/")[3]] = strings.TrimSuffix(string(b), "\n")
+		}
+	}
+	return bound
 }
 
 // Below lists what is mounted at and below a directory.

@@ -48,7 +48,8 @@ func Serve(ctx context.Context, c mounter.ServeConfig) error {
 	if err != nil {
 		return err
 	}
-	srv, err := fuse.NewServer(fs.NewNodeFS(root, nil), fmt.Sprintf("/dev/fd/%d", c.Fuse.Fd()), &fuse.MountOptions{AllowOther: true})
+	srv, err := fuse.NewServer(fs.NewNodeFS(root, nil), fmt.Sprintf("/dev/fd/%d", c.Fuse.Fd()), &fuse.MountOptions{AllowOther: true,
+		DisabledCapabilities: fuse.CAP_PASSTHROUGH}) // files must die with their server
 	if err != nil {
 		return err
 	}

@@ -32,15 +32,18 @@ type ScrubItem struct {
 
 // Damage is something on the device that does not verify.
 type Damage struct {
-	Where  string   `json:"where"`
-	What   string   `json:"what"`
-	Mended bool     `json:"mended"`
-	Inode  uint64   `json:"inode,omitempty"` // of a file's content
-	Path   string   `json:"path,omitempty"`
-	Offset uint64   `json:"offset,omitempty"`
-	Length uint64   `json:"length,omitempty"`
-	Files  []string `json:"files,omitempty"` // some that lost metadata touches
-	More   int      `json:"moreFiles,omitempty"`
+	Where  string `json:"where"`
+	What   string `json:"what"`
+	Mended bool   `json:"mended"`
+	// Snapshot is the oldest that holds it; Head: the present state does, too, and names are of there.
+	Snapshot string   `json:"snapshot,omitempty"`
+	Head     bool     `json:"head,omitempty"`
+	Inode    uint64   `json:"inode,omitempty"` // of a file's content
+	Path     string   `json:"path,omitempty"`
+	Offset   uint64   `json:"offset,omitempty"`
+	Length   uint64   `json:"length,omitempty"`
+	Files    []string `json:"files,omitempty"` // some that lost metadata touches
+	More     int      `json:"moreFiles,omitempty"`
 }
 
 // ScrubResult is what a scrub that came to its end has found.
@@ -52,7 +55,7 @@ type ScrubResult struct {
 
 // NewDamage converts.
 func NewDamage(d *volume.Damage) *Damage {
-	return &Damage{Where: d.Where, What: d.What, Mended: d.Mended, Inode: d.Ino, Path: d.Path, Offset: d.Offset, Length: d.Length, Files: d.Files, More: d.More}
+	return &Damage{Where: d.Where, What: d.What, Mended: d.Mended, Snapshot: d.Snapshot, Head: d.Head, Inode: d.Ino, Path: d.Path, Offset: d.Offset, Length: d.Length, Files: d.Files, More: d.More}
 }
 
 // DefragArgs of "defrag", whose result is a volume.DefragReport as Defragged.

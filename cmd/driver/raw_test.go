@@ -1,0 +1,239 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/mounter"
+	"github.com/sealvol/sealvol/pkg/volume"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// TestRawIsNeverFull fills the file of a raw block device and overwrites it, by many writers at once, in the patterns that cost
+// most metadata, on a device of just the size that admission demands. The first refusal fails it.
+func TestRawIsNeverFull(t *testing.T) {
+	big := int64(192)
+	if testing.Short() {
+		big = 32
+	}
+	for _, c := range []struct {
+		mib    int64
+		memory int
+	}{{4, 64 << 20}, {big, 256 << 20}} {
+		t.Run(fmt.Sprint(c.mib, " MiB"), func(t *testing.T) {
+			raw := c.mib << 20
+			dev := device.NewMem(mounter.RawDeviceBytes(raw))
+			key, err := crypto.NewKey(make([]byte, 32))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer key.Erase()
+			cred := crypto.SecretCredential(key)
+			if err := volume.Format(dev, volume.FormatOptions{Recipient: cred}); err != nil {
+				t.Fatal(err)
+			}
+			v, err := volume.Open(dev, volume.Options{Credential: cred, Memory: c.memory})
+			if err != nil {
+				t.Fatal(err)
+			}
+			overwrite(t, &roomy{FS: v}, raw)
+			if err := v.Close(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+func overwrite(t *testing.T, v vfs.FS, raw int64) {
+	t.Helper()
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	a, err := v.Mknod(&vfs.Req{}, vfs.RootIno, "block", unix.S_IFREG|0o600, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := make([]byte, 1<<20)
+	for i := range data {
+		data[i] = byte(rnd.Uint32())
+	}
+	all := func(n int64, each func(i int64) (off, length int64)) {
+		t.Helper()
+		var next atomic.Int64
+		var failed atomic.Bool
+		var wg sync.WaitGroup
+		for range 16 {
+			wg.Go(func() {
+				for i := next.Add(1) - 1; i < n && !failed.Load(); i = next.Add(1) - 1 {
+					off, length := each(i)
+					if m, err := v.Write(&vfs.Req{}, a.Ino, uint64(off), data[:length], false); err != nil || m != int(length) {
+						failed.Store(true)
+						t.Errorf("write of %d bytes at %d: %d, %v; %+v", length, off, m, err, v.StatFS())
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if err := v.Sync(a.Ino); err != nil || failed.Load() {
+			t.Fatal(err)
+		}
+	}
+	for round := range 3 {
+		perm := rnd.Perm(int(raw / 4096))
+		all(raw>>20, func(i int64) (int64, int64) { return i << 20, 1 << 20 })
+		all(raw/4096, func(i int64) (int64, int64) { return int64(perm[i]) * 4096, 4096 })
+		if round == 1 { // holes, and filled again
+			if err := v.Fallocate(&vfs.Req{}, a.Ino, vfs.FallocPunchHole|vfs.FallocKeepSize, 0, uint64(raw)/2); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func blockDevice() *csi.VolumeCapability {
+	return &csi.VolumeCapability{AccessMode: multiWriter().AccessMode, AccessType: &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}}
+}
+
+// TestRawEngine: what was flushed on a published block device is there after the SIGKILL of its server, whatever was under way; what is
+// discarded becomes a hole and zeros; it grows while it is open; it can be overwritten whole.
+func TestRawEngine(t *testing.T) {
+	t.Setenv(envEngine, "1")
+	r := newRig(t)
+	r.start("all", 0)
+	r.connect("all", "all")
+	w := &workflow{r: r, capability: blockDevice()}
+	w.run(w.up())
+	open := func(flags int) *os.File {
+		t.Helper()
+		f, err := os.OpenFile(w.target(), flags, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	f := open(os.O_RDWR)
+	if n, err := f.Seek(0, 2); err != nil || n != size {
+		t.Fatal(n, err)
+	}
+	chunk := func(i int) []byte { return bytes.Repeat(fmt.Appendf(nil, "plaintext %08d. ", i), 64<<10/20+1)[:64<<10] }
+	const chunks = size >> 16
+	for i := range chunks { // the whole device, twice the first half
+		if _, err := f.WriteAt(chunk(i), int64(i)<<16); err != nil {
+			t.Fatal(err)
+		}
+		if i < chunks/2 {
+			if _, err := f.WriteAt(chunk(-i), int64(i)<<16); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	// One write with O_DSYNC: what a database does.
+	d := open(os.O_WRONLY | unix.O_DIRECT | unix.O_DSYNC)
+	one, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Munmap(one); err != nil {
+			t.Error(err)
+		}
+	}()
+	copy(one, "one durable sector")
+	if _, err := d.WriteAt(one, 3*4096); err != nil {
+		t.Fatal(err)
+	}
+	d.Close()
+	m := mounter.Client{Socket: mounter.SocketPath(r.path("mounter"))}
+	h, err := m.Health(r.ctx(), w.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kill(t, h.PID)
+	for err = nil; err == nil; { // not synced, or after the end
+		if _, err = f.WriteAt(chunk(7), 0); err == nil {
+			err = f.Sync()
+		}
+	}
+	if !errors.Is(err, unix.EIO) {
+		t.Fatal(err)
+	}
+	f.Close()
+	w.run(w.up())
+	f = open(os.O_RDWR)
+	defer f.Close()
+	got := make([]byte, 64<<10)
+	for i := range chunks {
+		want := chunk(i)
+		switch {
+		case i == 0:
+			continue // was being written
+		case i < chunks/2:
+			want = chunk(-i)
+		}
+		if _, err := f.ReadAt(got, int64(i)<<16); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("chunk %d: %v", i, err)
+		}
+	}
+	image, err := os.ReadFile(r.path("local/images/" + w.id + ".img"))
+	if err != nil || bytes.Contains(image, []byte("plaintext")) {
+		t.Fatal("plaintext on the device, ", err)
+	}
+	discard(t, m, r, w, f)
+	w.run(w.expand())
+	if n, err := f.Seek(0, 2); err != nil || n != 2*size {
+		t.Fatal(n, err)
+	}
+	if _, err := f.WriteAt(one, 2*size-4096); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	w.run(w.down())
+	r.wantClean()
+	if hidden, err := filepath.Glob(r.path("mounter/hidden/*")); err != nil || len(hidden) != 0 {
+		t.Fatal(hidden, err)
+	}
+}
+
+// discard of half a device gives its space back.
+func discard(t *testing.T, m mounter.Client, r *rig, w *workflow, f *os.File) {
+	t.Helper()
+	before, err := m.Stats(r.ctx(), w.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rng := [2]uint64{size / 2, size / 4}
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.BLKDISCARD, uintptr(unsafe.Pointer(&rng))); e != 0 {
+		t.Fatal(e)
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	after, err := m.Stats(r.ctx(), w.id)
+	if err != nil || before.UsedBytes-after.UsedBytes < size/4*9/10 {
+		t.Fatalf("used %d, then %d: %v", before.UsedBytes, after.UsedBytes, err)
+	}
+	got := make([]byte, 1<<20)
+	if _, err := f.ReadAt(got, size/2); err != nil || len(bytes.Trim(got, "\x00")) != 0 {
+		t.Fatal("discarded data is still there, ", err)
+	}
+}

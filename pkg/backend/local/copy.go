@@ -1,0 +1,182 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sealvol/sealvol/pkg/backend"
+)
+
+// job is a copy under way. It belongs to the backend, not to the call that began it: a copy that takes longer than a call may is
+// not begun anew by each repetition, but found.
+type job struct {
+	done chan struct{}
+	err  error // valid after done
+}
+
+func (j *job) wait(ctx context.Context) error {
+	select {
+	case <-j.done:
+		return j.err
+	case <-ctx.Done():
+		return fmt.Errorf("the copy is under way: %w", ctx.Err())
+	}
+}
+
+// copy begins to make r of its source. The caller holds mu.
+func (b *Backend) copy(r record) (*job, error) {
+	from, err := b.source(*r.Source)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.save(r); err != nil {
+		return nil, err
+	}
+	s, hash := b.shelfOf(r.ID)
+	j := &job{done: make(chan struct{})}
+	b.jobs[s.prefix+hash] = j
+	b.sources[from.ID]++
+	b.promised += r.SizeBytes
+	b.work.Go(func() {
+		err := b.copyImage(&r, from)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.promised -= r.SizeBytes
+		if b.sources[from.ID]--; b.sources[from.ID] == 0 {
+			delete(b.sources, from.ID)
+		}
+		delete(b.jobs, s.prefix+hash)
+		if err == nil {
+			err = b.complete(r)
+		} else {
+			err = b.diskError(errors.Join(err, b.erase(r)))
+		}
+		j.err = err
+		close(j.done)
+	})
+	return j, nil
+}
+
+// copyImage makes the image of r, durable, of the content of its source at one moment, which becomes r.Created.
+func (b *Backend) copyImage(r *record, from record) error {
+	if _, err := b.image(from); err != nil {
+		return missing(err)
+	}
+	src, err := b.images.openat(imageFile(from.ID), unix.O_RDONLY, 0)
+	if err != nil {
+		return missing(err)
+	}
+	defer src.Close()
+	release := func() error { return nil }
+	if s, _ := b.shelfOf(from.ID); s == &b.vols {
+		if release, err = b.rest(src, from.ID); err != nil {
+			return err
+		}
+	}
+	r.Created = time.Now().UTC()
+	err = b.images.clone(src, imageFile(r.ID), from.SizeBytes, b.running.Err)
+	if rerr := release(); err == nil && rerr != nil {
+		err = fmt.Errorf("%w: it was not at rest all the time: %w", backend.ErrBusy, rerr)
+	}
+	if err != nil {
+		return err
+	}
+	return b.images.extend(imageFile(r.ID), r.SizeBytes, true)
+}
+
+func missing(err error) error {
+	if errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("%w: its image does not exist", backend.ErrDamaged)
+	}
+	return err
+}
+
+// restTries bounds how often a mount server may come or go while it is looked for.
+const restTries = 3
+
+// rest keeps a volume's image from being changed until release. Whoever serves a volume holds an exclusive lock on its image: if
+// nobody does, a lock of our own keeps them out; else the server itself rests.
+func (b *Backend) rest(src *os.File, id string) (release func() error, err error) {
+	for range restTries {
+		err = unix.Flock(int(src.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+		if err == nil {
+			return func() error { return nil }, nil // until src is closed
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock the image: %w", err)
+		}
+		if b.opt.Quiesce == nil {
+			return nil, fmt.Errorf("%w: it is mounted, and its mount server cannot be reached from here", backend.ErrBusy)
+		}
+		release, err = b.opt.Quiesce(b.running, id)
+		if !errors.Is(err, backend.ErrNotAttached) {
+			return release, err
+		}
+	}
+	return nil, fmt.Errorf("%w: it is being mounted or unmounted", backend.ErrBusy)
+}
+
+// CreateSnapshot implements backend.Snapshotter.
+func (b *Backend) CreateSnapshot(ctx context.Context, spec backend.SnapshotSpec) (backend.Snapshot, error) {
+	if err := checkName(spec.Name); err != nil {
+		return backend.Snapshot{}, err
+	}
+	r, err := b.made(ctx, &b.snaps, spec.Name, func(old *record) (record, error) {
+		if old != nil {
+			if old.Source.Volume != spec.Volume {
+				return *old, backend.ErrExists
+			}
+			return *old, nil
+		}
+		from, err := b.byID(spec.Volume)
+		if err != nil {
+			return record{}, err
+		}
+		r := record{Version: recordVersion, ID: newID(snapPrefix, spec.Name), Name: spec.Name, State: creating, SizeBytes: from.SizeBytes,
+			Parameters: from.Parameters, Source: &backend.Source{Volume: from.ID}, Origin: from.Origin}
+		if r.Origin == "" {
+			r.Origin = from.ID
+		}
+		return r, nil
+	})
+	if err != nil {
+		return backend.Snapshot{}, err
+	}
+	return snapshot(r), nil
+}
+
+func snapshot(r record) backend.Snapshot {
+	return backend.Snapshot{ID: r.ID, Name: r.Name, Volume: r.Source.Volume, SizeBytes: r.SizeBytes, Created: r.Created,
+		State: backend.SnapshotReady, Parameters: r.Parameters, Origin: r.Origin}
+}
+
+// DeleteSnapshot implements backend.Snapshotter.
+func (b *Backend) DeleteSnapshot(ctx context.Context, id string) error {
+	return b.discard(ctx, &b.snaps, id)
+}
+
+// GetSnapshot implements backend.Snapshotter.
+func (b *Backend) GetSnapshot(ctx context.Context, id string) (backend.Snapshot, error) {
+	if err := ctx.Err(); err != nil {
+		return backend.Snapshot{}, err
+	}
+	r, err := b.onShelf(&b.snaps, id)
+	if err != nil {
+		return backend.Snapshot{}, err
+	}
+	return snapshot(r), nil
+}
+
+// ListSnapshots implements backend.Snapshotter.
+func (b *Backend) ListSnapshots(ctx context.Context, volume, token string, most int) ([]backend.Snapshot, string, error) {
+	ids := func() []string { return b.snaps.ids }
+	if volume != "" {
+		ids = func() []string { return b.of[volume] }
+	}
+	return list(ctx, b, &b.snaps, token, most, ids, snapshot)
+}

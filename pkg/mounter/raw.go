@@ -1,0 +1,277 @@
+package mounter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sealvol/sealvol/pkg/mounter/control"
+)
+
+// hiddenDir is where the volume of a raw block device is mounted: in nobody's way, and never inside of what forget removes.
+func hiddenDir(stateDir, volume string) string {
+	return filepath.Join(stateDir, "hidden", filepath.Base(volumeDir(stateDir, volume)))
+}
+
+// fusePath is where a volume's files are mounted.
+func (m *Mounter) fusePath(r *record) string {
+	if r.BlockBytes > 0 {
+		return hiddenDir(m.opt.StateDir, r.Volume)
+	}
+	return r.Target
+}
+
+// finish does what is left once a server serves: the volume takes in what its device has grown by while nobody had it mounted, and a
+// raw block volume gets its device. Whatever part of it was done before is found.
+func (m *Mounter) finish(ctx context.Context, v *volume, r MountRequest) error {
+	if !r.ReadOnly {
+		m.opt.Hook("grow")
+		if _, err := (control.Client{Path: ControlPath(m.opt.StateDir, r.Volume)}).Grow(ctx); err != nil {
+			return fmt.Errorf("%w: %w", ErrServer, err)
+		}
+	}
+	if r.Block != nil {
+		if err := m.attach(ctx, v, r.Block.SizeBytes, r.Block.ReadOnlyToo); err != nil {
+			return err
+		}
+		if err := m.placeNodes(v.rec); err != nil {
+			return err
+		}
+	}
+	v.rec.Running = true
+	m.opt.Hook("record running")
+	return v.rec.save(volumeDir(m.opt.StateDir, r.Volume))
+}
+
+// current returns the loop devices of the mount that is there now: those whose file has its device number.
+func (m *Mounter) current(r *record) (devs []loopDev, err error) {
+	top, err := at(m.fusePath(r))
+	if err != nil || top == nil {
+		return nil, err
+	}
+	dev := unix.Mkdev(uint32(top.Major), uint32(top.Minor))
+	for _, l := range r.Loops {
+		if l.Dev == dev {
+			devs = append(devs, l)
+		}
+	}
+	return devs, nil
+}
+
+// attach makes or finds file and loop devices of at least the size.
+func (m *Mounter) attach(ctx context.Context, v *volume, sizeBytes int64, readOnlyToo bool) error {
+	have, err := m.current(v.rec)
+	if err != nil {
+		return err
+	}
+	dir := m.fusePath(v.rec)
+	bound, err := loopsOn(filepath.Join(dir, rawFile))
+	if err != nil {
+		return err
+	}
+	c := &attachCall{Dir: dir, SizeBytes: sizeBytes, ReadOnly: v.rec.ReadOnly, Bound: bound}
+	if !v.rec.ReadOnly {
+		c.Want = append(c.Want, false)
+	}
+	if v.rec.ReadOnly || readOnlyToo || slices.ContainsFunc(have, func(l loopDev) bool { return l.ReadOnly }) {
+		c.Want = append(c.Want, true)
+	}
+	m.opt.Hook("attach loop")
+	ctx, cancel := context.WithTimeout(ctx, m.opt.StopTimeout/2)
+	defer cancel()
+	r, err := m.loop(ctx, loopCall{Attach: c})
+	if err != nil {
+		return fmt.Errorf("raw block device: %w", err)
+	}
+	if len(r.Devs) != len(c.Want) {
+		return errors.New("raw block device: the loop helper answered something else")
+	}
+	// The helper has found all that are bound to the file: what else the record has of this mount is gone.
+	now := r.Devs[0].Dev
+	v.rec.Loops = append(slices.DeleteFunc(v.rec.Loops, func(l loopDev) bool { return l.Dev == now }), r.Devs...)
+	v.rec.BlockBytes = r.SizeBytes / RawAlign * RawAlign
+	m.opt.Hook("record loop")
+	return v.rec.save(volumeDir(m.opt.StateDir, v.rec.Volume))
+}
+
+// placeNodes lets the target hold nodes of the present devices.
+func (m *Mounter) placeNodes(r *record) error {
+	devs, err := m.current(r)
+	if err != nil {
+		return err
+	}
+	top, err := at(r.Target)
+	if err != nil {
+		return err
+	}
+	if top != nil && !isNodes(top, r.Source) {
+		return fmt.Errorf("%w: something else is mounted at the target", ErrConflict)
+	}
+	if top != nil {
+		ok, err := addNodes(r.Target, devs)
+		if ok || err != nil {
+			return err
+		}
+		// Of a server that died.
+		m.opt.Hook("clear nodes")
+		if err := unmountLazily(r.Source, r.Target); err != nil {
+			return err
+		}
+	}
+	m.opt.Hook("place nodes")
+	return mountNodes(r.Source, r.Target, devs)
+}
+
+func nodeName(l loopDev) string {
+	if l.ReadOnly {
+		return NodeRO
+	}
+	return NodeRW
+}
+
+func makeNode(dir int, l loopDev) error {
+	return unix.Mknodat(dir, nodeName(l), unix.S_IFBLK|0o660, int(l.rdev()))
+}
+
+// addNodes adds nodes that are missing; false if one is there of another device.
+func addNodes(target string, devs []loopDev) (bool, error) {
+	dir, err := unix.Openat2(unix.AT_FDCWD, target, &unix.OpenHow{Flags: unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+	if err != nil {
+		return false, fmt.Errorf("open device nodes: %w", err)
+	}
+	defer unix.Close(dir)
+	for _, l := range devs {
+		if err := makeNode(dir, l); err != nil && !errors.Is(err, unix.EEXIST) {
+			return false, fmt.Errorf("make device node: %w", err)
+		}
+		var st unix.Stat_t
+		if err := unix.Fstatat(dir, nodeName(l), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return false, fmt.Errorf("device node: %w", err)
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFBLK || st.Rdev != l.rdev() {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// mountNodes mounts a small file system with the nodes. It appears with all of them at once.
+func mountNodes(source, target string, devs []loopDev) error {
+	at, err := unix.Openat2(unix.AT_FDCWD, target, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+	if err != nil {
+		return fmt.Errorf("open mount point: %w", err)
+	}
+	defer unix.Close(at)
+	conf, err := unix.Fsopen(NodeFSType, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("file system of device nodes: %w", err)
+	}
+	defer unix.Close(conf)
+	for _, o := range [][2]string{{"source", source}, {"size", "64k"}, {"nr_inodes", "8"}, {"mode", "0700"}} {
+		if err := unix.FsconfigSetString(conf, o[0], o[1]); err != nil {
+			return fmt.Errorf("file system of device nodes: %s: %w", o[0], err)
+		}
+	}
+	if err := unix.FsconfigCreate(conf); err != nil {
+		return fmt.Errorf("file system of device nodes: %w", err)
+	}
+	mnt, err := unix.Fsmount(conf, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
+	if err != nil {
+		return fmt.Errorf("file system of device nodes: %w", err)
+	}
+	defer unix.Close(mnt)
+	for _, l := range devs {
+		if err := makeNode(mnt, l); err != nil {
+			return fmt.Errorf("make device node: %w", err)
+		}
+	}
+	if err := unix.MoveMount(mnt, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+		return fmt.Errorf("mount device nodes: %w", err)
+	}
+	return nil
+}
+
+// letGo takes the devices of a volume away, first the nodes: nobody can publish them any more. dead: their server has ended.
+// The record stays, as one that is not complete: mounting again repairs it.
+func (m *Mounter) letGo(ctx context.Context, r *record, dead bool) error {
+	if r.BlockBytes == 0 {
+		return nil
+	}
+	r.Running = false
+	m.opt.Hook("record released")
+	if err := r.save(volumeDir(m.opt.StateDir, r.Volume)); err != nil {
+		return err
+	}
+	m.opt.Hook("clear nodes")
+	if err := unmountLazily(r.Source, r.Target); err != nil {
+		return err
+	}
+	if err := m.findLoops(r); err != nil {
+		return err
+	}
+	if len(r.Loops) == 0 {
+		return nil
+	}
+	m.opt.Hook("detach loops")
+	ctx, cancel := context.WithTimeout(ctx, m.opt.StopTimeout/2)
+	defer cancel()
+	now, err := m.current(r)
+	if err != nil {
+		return err
+	}
+	gone := slices.DeleteFunc(slices.Clone(r.Loops), func(l loopDev) bool { return !dead && slices.Contains(now, l) })
+	_, err = m.loop(ctx, loopCall{Detach: &detachCall{Devs: gone, Dead: true}})
+	if err == nil && !dead {
+		_, err = m.loop(ctx, loopCall{Detach: &detachCall{Devs: now}})
+	}
+	if err != nil {
+		return fmt.Errorf("raw block device: %w", err)
+	}
+	r.Loops = nil
+	return r.save(volumeDir(m.opt.StateDir, r.Volume))
+}
+
+// findLoops adds to the record what a crash kept out of it: devices on the file of the mount that is there.
+func (m *Mounter) findLoops(r *record) error {
+	path := m.fusePath(r)
+	top, err := at(path)
+	if err != nil || top == nil || top.FSType != FSType {
+		return err
+	}
+	minors, err := loopsOn(filepath.Join(path, rawFile))
+	if err != nil {
+		return err
+	}
+	for _, n := range minors {
+		if !slices.ContainsFunc(r.Loops, func(l loopDev) bool { return l.Minor == n }) {
+			r.Loops = append(r.Loops, loopDev{Minor: n, Dev: unix.Mkdev(uint32(top.Major), uint32(top.Minor)), ReadOnly: isReadOnly(n)})
+		}
+	}
+	return nil
+}
+
+// makeHidden makes the directory for the mount of a raw block volume.
+func (m *Mounter) makeHidden(r *record) error {
+	if r.BlockBytes == 0 {
+		return nil
+	}
+	for _, d := range []string{filepath.Join(m.opt.StateDir, "hidden"), hiddenDir(m.opt.StateDir, r.Volume)} {
+		if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeHidden removes it when nothing is mounted there any more; with anything in it, it stays.
+func (m *Mounter) removeHidden(volume string) {
+	if err := unix.Rmdir(hiddenDir(m.opt.StateDir, volume)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		m.opt.Log.Warn("hidden mount point not removed", "volume", volume, "error", err)
+	}
+}
