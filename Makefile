@@ -88,6 +88,7 @@ sanity: ## csi-sanity, whole
 	$(GO) test -count=1 -timeout 15m $(sanity_packages)
 
 interop: interop-selfenc interop-versitygw ## what programs of others make of our data, and we of theirs
+	@.ci/setup interop
 	$(GO) test -count=1 -timeout 15m $(interop_packages)
 
 libdoublecrypt: ## the C library of format v1, shared and static, and its header, into build/libdoublecrypt/

@@ -403,3 +403,29 @@ func TestFreezeHoldsReaper(t *testing.T) {
 	ok(t, v.Close())
 	checkClean(t, mem)
 }
+
+// A rollback closes the volume while it is admitted itself: a freeze that waits for
+// it must not keep those waiting for whom the rollback waits.
+func TestFreezeGivesWayToClose(t *testing.T) {
+	dev := device.NewMem(64 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{})
+	c := cost{quads: opQuads, urgent: true}
+	if err := v.admit(c); err != nil {
+		t.Fatal(err)
+	}
+	defer v.adm.done(c)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	done := make(chan error)
+	go func() {
+		_, err := v.Freeze(ctx, time.Minute)
+		done <- err
+	}()
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; !errors.Is(err, vfs.ErrClosed) {
+		t.Fatalf("freeze of a volume that is being closed: %v", err)
+	}
+}
