@@ -88,7 +88,6 @@ sanity: ## csi-sanity, whole
 	$(GO) test -count=1 -timeout 15m $(sanity_packages)
 
 interop: interop-selfenc interop-versitygw ## what programs of others make of our data, and we of theirs
-	@.ci/setup interop
 	$(GO) test -count=1 -timeout 15m $(interop_packages)
 
 libdoublecrypt: ## the C library of format v1, shared and static, and its header, into build/libdoublecrypt/
@@ -137,8 +136,11 @@ $(LINTER): tools/go.mod tools/go.sum
 
 # What the tests of test/interop need, a rule for each folder.
 CARGO ?= cargo
-.PHONY: interop-selfenc interop-versitygw
-interop-selfenc: $(BUILD)/libselfenc.so $(BUILD)/venv-selfenc/ready
+.PHONY: interop-setup interop-selfenc interop-versitygw
+interop-setup:
+	@.ci/setup interop
+
+interop-selfenc: interop-setup $(BUILD)/libselfenc.so $(BUILD)/venv-selfenc/ready
 	@command -v $(CARGO) >/dev/null || { echo "interop: cargo is missing: install Rust 1.85 or newer" >&2; exit 1; }
 	CARGO_TARGET_DIR=$(CURDIR)/$(BUILD)/cargo/selfenc $(CARGO) build --quiet --locked --release --manifest-path test/interop/selfenc/judge/Cargo.toml
 

@@ -29,7 +29,7 @@ type mixed struct {
 
 func (m *mixed) failed(err error) bool {
 	for _, ok := range []error{device.ErrCrashed, vfs.ErrReadOnly, vfs.ErrClosed, vfs.ErrIO, ErrSnapshotInUse, ErrNoSnapshot, context.Canceled} {
-		if err == nil || errors.Is(err, ok) && (ok == ErrSnapshotInUse || ok == ErrNoSnapshot || !m.v.dev.(*device.Mem).Alive()) {
+		if err == nil || errors.Is(err, ok) && (errors.Is(ok, ErrSnapshotInUse) || errors.Is(ok, ErrNoSnapshot) || !m.v.dev.(*device.Mem).Alive()) {
 			return m.v.Failed() != nil
 		}
 	}
