@@ -14,21 +14,29 @@ CRASH_ROUNDS ?= 20
 # neither root nor network.
 KERNEL := pkg/volume/fusefs pkg/mounter cmd test
 SANITY := pkg/csi
-CRASH  := pkg/volume pkg/volume/internal/txn
+# Folders whose tests have other implementations as judges; those need cargo.
+INTEROP := test/interop
+CRASH  := pkg/volume pkg/volume/internal/txn pkg/volume/doublecrypt
 # The tests of those that `make crash` repeats.
 CRASH_TESTS := Crash|Fault
 
+# Folders whose tests judge us by programs of others; each has a rule below
+# that builds what it needs.
+INTEROP := test/interop
+
 MODULE = $(shell $(GO) list -m)
-all_packages = $(shell $(GO) list ./...)
 within = $(addprefix $(MODULE)/,$(1) $(addsuffix /%,$(1)))
+listed_packages  = $(shell $(GO) list ./...)
+interop_packages = $(filter $(call within,$(INTEROP)),$(listed_packages))
+all_packages     = $(filter-out $(interop_packages),$(listed_packages))
 kernel_packages = $(filter $(call within,$(KERNEL)),$(all_packages))
 sanity_packages = $(filter $(call within,$(SANITY)),$(all_packages))
 crash_packages  = $(filter $(addprefix $(MODULE)/,$(CRASH)),$(all_packages))
 unit_packages   = $(filter-out $(call within,$(KERNEL) $(SANITY)),$(all_packages))
-commands        = $(filter $(MODULE)/cmd/%,$(all_packages))
+commands        = $(filter-out %/libdoublecrypt,$(filter $(MODULE)/cmd/%,$(all_packages)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity list lint fmt generate check-generated demo bench clean
+.PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity interop libdoublecrypt list lint fmt generate check-generated demo bench clean
 
 help: ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -79,10 +87,21 @@ sanity: ## csi-sanity, whole
 	@test -n "$(sanity_packages)" || { echo "no package in $(SANITY)" >&2; exit 1; }
 	$(GO) test -count=1 -timeout 15m $(sanity_packages)
 
+interop: interop-selfenc interop-versitygw ## what programs of others make of our data, and we of theirs
+	$(GO) test -count=1 -timeout 15m $(interop_packages)
+
+libdoublecrypt: ## the C library of format v1, shared and static, and its header, into build/libdoublecrypt/
+	@mkdir -p $(BUILD)/libdoublecrypt
+	$(GO) build -trimpath -buildmode=c-shared -o $(BUILD)/libdoublecrypt/libdoublecrypt.so ./cmd/libdoublecrypt
+	$(GO) build -trimpath -buildmode=c-archive -o $(BUILD)/libdoublecrypt/libdoublecrypt.a ./cmd/libdoublecrypt
+	@rm -f $(BUILD)/libdoublecrypt/libdoublecrypt.h
+	@cp cmd/libdoublecrypt/doublecrypt.h $(BUILD)/libdoublecrypt/
+
 list: ## which packages `unit`, `sanity` and `fuse` test
 	@echo "unit:";   printf '  %s\n' $(unit_packages)
 	@echo "sanity:"; printf '  %s\n' $(sanity_packages)
 	@echo "fuse:";   printf '  %s\n' $(kernel_packages)
+	@echo "interop:"; printf '  %s\n' $(interop_packages)
 
 lint: $(LINTER) ## linters of .golangci.yml, and shell scripts
 	$(LINTER) run ./...
@@ -114,6 +133,34 @@ clean: ## remove everything that was built
 $(LINTER): tools/go.mod tools/go.sum
 	@mkdir -p $(@D)
 	cd tools && $(GO) build -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+# What the tests of test/interop need, a rule for each folder.
+CARGO ?= cargo
+.PHONY: interop-setup interop-selfenc interop-versitygw
+interop-setup:
+	@.ci/setup interop
+
+interop-selfenc: interop-setup $(BUILD)/libselfenc.so $(BUILD)/venv-selfenc/ready
+	@command -v $(CARGO) >/dev/null || { echo "interop: cargo is missing: install Rust 1.85 or newer" >&2; exit 1; }
+	CARGO_TARGET_DIR=$(CURDIR)/$(BUILD)/cargo/selfenc $(CARGO) build --quiet --locked --release --manifest-path test/interop/selfenc/judge/Cargo.toml
+
+# Always asked: the Go compiler knows what has changed.
+.PHONY: FORCE
+$(BUILD)/libselfenc.so: FORCE
+	@mkdir -p $(@D)
+	CGO_ENABLED=1 $(GO) build -buildmode=c-shared -o $@ ./cmd/libselfenc
+
+$(BUILD)/venv-selfenc/ready: test/interop/selfenc/requirements.txt
+	$(PYTHON) -m venv $(BUILD)/venv-selfenc
+	$(BUILD)/venv-selfenc/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+interop-versitygw: $(BUILD)/bin/versitygw
+
+# A module of its own, as the linter.
+$(BUILD)/bin/versitygw: tools/versitygw/go.mod tools/versitygw/go.sum
+	@mkdir -p $(@D)
+	cd tools/versitygw && $(GO) build -o $(CURDIR)/$@ github.com/versity/versitygw/cmd/versitygw
 
 $(VENV)/ready: tools/requirements.txt
 	$(PYTHON) -m venv $(VENV)

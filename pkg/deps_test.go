@@ -30,6 +30,7 @@ var allowed = map[string][]string{
 	"pkg/volume":                   {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/layout", "pkg/volume/internal/posixacl", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/vfs"},
 	"pkg/volume/fusefs":            {"pkg/volume/vfs"},
 	"pkg/volume/fusefs/fusefstest": {"pkg/volume/fusefs", "pkg/volume/vfs"},
+	"pkg/volume/doublecrypt":       {"pkg/crypto", "pkg/volume/device", "pkg/volume/vfs"},
 	"pkg/backend":                  {},
 	"pkg/backend/backendtest":      {"pkg/backend"},
 	"pkg/backend/local":            {"pkg/backend"},
@@ -41,16 +42,26 @@ var allowed = map[string][]string{
 	"cmd/driver":                   {"pkg/backend", "pkg/backend/local", "pkg/crypto", "pkg/csi", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs"},
 	"cmd/demo":                     {"pkg/mounter"},
 	"cmd/bench":                    {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/vfstest"},
-	"cmd/sealvol":                  {"pkg/crypto", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs"},
+	"cmd/libdoublecrypt":           {"pkg/crypto", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/vfs"},
+	"cmd/sealvol":                  {"pkg/crypto", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/volume", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/fusefs", "pkg/volume/vfs"},
+
+	"pkg/selfenc":                           {"pkg/crypto"},
+	"pkg/selfenc/chunkstore":                {"pkg/selfenc"},
+	"pkg/selfenc/chunkstore/chunkstoretest": {"pkg/selfenc/chunkstore"},
+	"cmd/libselfenc":                        {"pkg/selfenc"},
 }
 
 // confined lists who may import which foreign modules: packages, or "cmd" and
 // "test" for all commands and all packages of test helpers; "*" is everyone.
 var confined = map[string][]string{
+	"github.com/andybalholm/brotli":               {"pkg/selfenc"},
+	"github.com/aws/aws-sdk-go-v2":                {"pkg/selfenc/chunkstore"},
+	"github.com/aws/smithy-go":                    {"pkg/selfenc/chunkstore"},
 	"github.com/container-storage-interface/spec": {"pkg/csi", "cmd"},
 	"github.com/dchest/siphash":                   {"pkg/volume"},
 	"github.com/hanwen/go-fuse/v2":                {"pkg/volume/fusefs", "test"},
-	"github.com/klauspost/compress":               {"pkg/volume"},
+	"github.com/johannesboyne/gofakes3":           {"pkg/selfenc/chunkstore", "cmd"}, // tests
+	"github.com/klauspost/compress":               {"pkg/selfenc", "pkg/volume"},
 	"github.com/kubernetes-csi/csi-test/v5":       {"pkg/csi", "cmd"},
 	"github.com/moby/sys/mountinfo":               {"*"},
 	"github.com/onsi/ginkgo/v2":                   {"cmd"}, // csi-sanity
@@ -59,6 +70,7 @@ var confined = map[string][]string{
 	"github.com/spf13/cobra":                      {"cmd"},
 	"github.com/spf13/pflag":                      {"cmd"},
 	"github.com/vbauerster/mpb/v8":                {"cmd"},
+	"github.com/zeebo/blake3":                     {"pkg/crypto"},
 	"golang.org/x/crypto":                         {"pkg/crypto"},
 	"golang.org/x/sync":                           {"*"},
 	"golang.org/x/sys":                            {"*"},

@@ -20,7 +20,7 @@ command stops and fails.`,
 		Example: `  sealvol cat --key-file vol.key vol.img /etc/app.conf`,
 		Args:    args(2, -1, "a DEVICE and at least one PATH"),
 		RunE: func(c *cobra.Command, a []string) error {
-			v, end, err := openReadOnly(a[0], &key)
+			v, end, err := openFS(a[0], &key)
 			if err != nil {
 				return err
 			}

@@ -37,7 +37,7 @@ command fails at the end. A file is never left half copied under its name.`,
   sealvol cp --key-file vol.key vol.img / /restore/everything`,
 		Args: args(3, -1, "a DEVICE, at least one PATH and a DEST"),
 		RunE: func(c *cobra.Command, a []string) error {
-			v, end, err := openReadOnly(a[0], &key)
+			v, end, err := openFS(a[0], &key)
 			if err != nil {
 				return err
 			}

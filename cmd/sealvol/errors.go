@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/selfenc"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -81,6 +82,10 @@ var hints = []struct {
 	{volume.ErrLogDamaged, "what was acknowledged can not be replayed: make a copy of the device and run `sealvol fsck`"},
 	{vfs.ErrCorrupt, "run `sealvol fsck`, which names what is damaged"},
 	{vfs.ErrIO, "look at the kernel's log for errors of the device"},
+	{selfenc.ErrKey, "check that this is the tenant secret that encrypted it"},
+	{selfenc.ErrNoSuchChunk, "check that --store is where it was encrypted to; if it is, the store lost a chunk: encrypting the file again puts it back"},
+	{selfenc.ErrCorrupt, "the store damaged a chunk: delete that chunk there and encrypt the file again"},
+	{selfenc.ErrMap, "check the file's name; take another copy of the map"},
 	{os.ErrPermission, "run it as a user who may do that, such as root"},
 	{unix.ENOSPC, "the disk below is full: free some space there"},
 }

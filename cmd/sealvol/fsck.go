@@ -123,6 +123,11 @@ func check(o *fsckOptions, path string) (*volume.CheckReport, error) {
 		return nil, err
 	}
 	defer discard(dev)
+	if v1, err := isV1(dev); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	} else if v1 {
+		return checkV1(dev, path, cred, o)
+	}
 	bar := newProgress("check")
 	defer bar.end()
 	rep, err := volume.Check(dev, volume.CheckOptions{Credential: cred, Data: !o.metadataOnly, Anchor: anchor, Progress: bar.set})

@@ -103,7 +103,10 @@ const (
 	logDamaged = "damaged"
 )
 
-func inspect(path string, key *keyFlags) (*infoReport, error) {
+// report is what info prints, as JSON or text.
+type report interface{ text() string }
+
+func inspect(path string, key *keyFlags) (report, error) {
 	var cred crypto.Credential
 	if key.given() {
 		var err error
@@ -117,6 +120,11 @@ func inspect(path string, key *keyFlags) (*infoReport, error) {
 		return nil, err
 	}
 	defer discard(dev)
+	if v1, err := isV1(dev); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	} else if v1 {
+		return inspectV1(dev, path, cred)
+	}
 	h, err := volume.ReadHeader(dev)
 	if err != nil {
 		return nil, volumeError(dev, path, err)

@@ -12,13 +12,6 @@ func errLater(what string) error {
 	return &codeError{err: fmt.Errorf("%s is not in this version", what), code: exitUsage, hint: "a later version of sealvol brings it"}
 }
 
-// addLater makes commands of later versions known, but lists them nowhere.
-func addLater(c *cobra.Command) {
-	for _, name := range []string{"convert", "selfenc"} {
-		c.AddCommand(laterCommand(name))
-	}
-}
-
 func laterCommand(name string) *cobra.Command {
 	return &cobra.Command{Use: name, Hidden: true, DisableFlagParsing: true, Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return errLater(c.CommandPath()) }}

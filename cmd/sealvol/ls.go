@@ -40,7 +40,7 @@ SHA-256 of their contents, so everything is read, and damage found. Times are UT
   sealvol ls --key-file vol.key --json vol.img /data | jq -r '.[] | select(.type == "file") | .sha256 + "  " + .path'`,
 		Args: args(1, -1, "a DEVICE and any number of PATHs"),
 		RunE: func(c *cobra.Command, a []string) error {
-			v, end, err := openReadOnly(a[0], &key)
+			v, end, err := openFS(a[0], &key)
 			if err != nil {
 				return err
 			}

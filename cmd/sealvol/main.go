@@ -82,9 +82,8 @@ Exit codes: 0 success, 1 failure, 16 wrong usage; fsck has two more.`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(err) })
 	root.AddCommand(mkfsCommand(), mountCommand(), umountCommand(), fsckCommand(), infoCommand(),
-		lsCommand(), catCommand(), cpCommand(), growCommand(), keyCommand(), snapshotCommand(),
+		lsCommand(), catCommand(), cpCommand(), growCommand(), convertCommand(), keyCommand(), snapshotCommand(), selfencCommand(),
 		scrubCommand(), defragCommand(), trimCommand(), freezeCommand(), thawCommand(), logLevelCommand())
-	addLater(root)
 	return root
 }
 

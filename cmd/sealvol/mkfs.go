@@ -13,13 +13,15 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/doublecrypt"
 )
 
 type mkfsOptions struct {
 	key               keyFlags
 	format, suite     string
 	recordSize, bytes byteSize
-	force, json       bool
+	blockSize         byteSize // of format v1
+	force, fill, json bool
 }
 
 func mkfsCommand() *cobra.Command {
@@ -44,9 +46,11 @@ On a device of any size only a few MiB are written. A volume needs at least 64 M
 	}
 	f := c.Flags()
 	o.key.register(f)
-	o.recordSize = volume.RecordBytes
-	f.StringVar(&o.format, "format", "v2", "format of the volume; v2 is the only one")
+	o.recordSize, o.blockSize = volume.RecordBytes, doublecrypt.DefaultBlock
+	f.StringVar(&o.format, "format", "v2", "v2, or doublecrypt: format v1, for programs built on doublecrypt-core; it does not protect against someone who writes to the device")
 	f.Var(&o.recordSize, "record-size", "largest piece of a file that is sealed at once; 64KiB is the only one")
+	f.Var(&o.blockSize, "block-size", "block size of format doublecrypt, a power of two from 512B to 1MiB")
+	f.BoolVar(&o.fill, "random-fill", false, "format doublecrypt: fill the device with random bytes first, as its reference does")
 	f.StringVar(&o.suite, "suite", crypto.SuiteXChaCha20Poly1305.String(), "cipher: xchacha20poly1305, or xaes256gcm where AES is prescribed")
 	f.Var(&o.bytes, "size", "size of the volume, such as 10GiB; makes an image file if DEVICE does not exist")
 	f.BoolVar(&o.force, "force", false, "overwrite what the device holds; it can not be had back")
@@ -58,9 +62,12 @@ func (o *mkfsOptions) check() (crypto.Suite, error) {
 	switch o.format {
 	case "v2":
 	case "doublecrypt":
-		return 0, errLater("--format doublecrypt")
+		if n := o.blockSize; n < 512 || n > 1<<20 || n&(n-1) != 0 {
+			return 0, usageError(fmt.Errorf("--block-size %s: it is a power of two from 512B to 1MiB", n.String()))
+		}
+		return 0, o.key.one()
 	default:
-		return 0, usageError(fmt.Errorf("--format %s: the only format is v2", o.format))
+		return 0, usageError(fmt.Errorf("--format %s: it is v2 or doublecrypt", o.format))
 	}
 	if o.recordSize != volume.RecordBytes {
 		return 0, usageError(fmt.Errorf("--record-size %s: this version knows 64KiB only", o.recordSize.String()))
@@ -76,6 +83,9 @@ func mkfs(w io.Writer, o *mkfsOptions, path string) (err error) {
 	suite, err := o.check()
 	if err != nil {
 		return err
+	}
+	if o.format == "doublecrypt" {
+		return mkfsV1(w, o, path)
 	}
 	recipient, erase, err := o.key.recipient()
 	if err != nil {

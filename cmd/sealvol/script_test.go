@@ -43,6 +43,7 @@ func TestMain(m *testing.M) {
 //	loop NAME FILE          puts FILE behind a loop device, whose path $NAME is
 //	newer FILE              makes a volume of the next format version
 //	flip FILE OFFSET        changes a byte
+//	s3 NAME                 starts an S3 with a bucket named bucket, whose URL $NAME is
 //	uuid NAME               sets $NAME to the uuid in the JSON of the last stdout
 func TestScripts(t *testing.T) {
 	if os.Geteuid() != 0 {
@@ -67,7 +68,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "json": wantJSON, "signal": kill, "mounted": mounted, "twosignals": twoSignals, "cut": cut, "tmpfs": tmpfs, "newer": newer, "loop": loop, "flip": flip, "uuid": uuid,
+			"exits": exits, "json": wantJSON, "signal": kill, "mounted": mounted, "twosignals": twoSignals, "cut": cut, "tmpfs": tmpfs, "newer": newer, "loop": loop, "flip": flip, "s3": fakeS3, "uuid": uuid,
 		},
 	})
 }

@@ -16,10 +16,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/doublecrypt"
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -33,6 +35,13 @@ func shortTime() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), 10*time.Second)
 }
 
+// servedVolume is an open volume of either format.
+type servedVolume interface {
+	vfs.FS
+	Close() error
+	Failed() error
+}
+
 // mountServer serves one mount. It never does a path operation on the mount.
 type mountServer struct {
 	dir      string
@@ -40,7 +49,10 @@ type mountServer struct {
 	log      *slog.Logger
 	level    *slog.LevelVar
 	dev      *device.File
-	vol      *volume.Volume
+	base     servedVolume
+	vol      *volume.Volume // base, if it is of format v2
+	v1       *v1Volume      // base, if it is of format v1
+	name     string
 	fs       vfs.FS // what is mounted: the volume, or a snapshot of it
 	endView  func() // of the snapshot
 	views    snapshotMounts
@@ -88,7 +100,7 @@ func serve(o *mountOptions, path, dir string, ready func() error) (err error) {
 	if o.readyFD != 0 {
 		logs.detach()
 	}
-	s.log.Info("mounted", "volume", s.vol.ID().String(), "readOnly", o.readOnly, "pid", os.Getpid())
+	s.log.Info("mounted", "volume", s.name, "readOnly", o.readOnly, "pid", os.Getpid())
 	return s.wait()
 }
 
@@ -119,7 +131,7 @@ func (s *mountServer) startControl(ctx context.Context) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := control.Serve(ctx, socket.l, s.control().Mux()); err != nil {
+		if err := control.Serve(ctx, socket.l, s.mux()); err != nil {
 			s.log.Error("control socket failed: `sealvol grow DIR` will not reach this mount", "error", err)
 		}
 	}()
@@ -133,8 +145,23 @@ func (s *mountServer) startControl(ctx context.Context) (stop func()) {
 
 // control answers on the control socket.
 func (s *mountServer) control() *volumectl.Server {
-	return &volumectl.Server{Volume: s.vol, Name: s.vol.ID().String(), ReadOnly: s.readOnly, LogLevel: s.level, End: s.end,
+	return &volumectl.Server{Volume: s.vol, Name: s.name, ReadOnly: s.readOnly, LogLevel: s.level, End: s.end,
 		MountSnapshot: s.mountSnapshot, UnmountSnapshot: s.unmountSnapshot}
+}
+
+func (s *mountServer) mux() control.Mux {
+	if s.v1 != nil {
+		return control.NewMux(&v1Control{s.v1, s})
+	}
+	return s.control().Mux()
+}
+
+// sync makes everything acknowledged durable.
+func (s *mountServer) sync() error {
+	if s.readOnly {
+		return nil
+	}
+	return s.base.Sync(vfs.RootIno)
 }
 
 // open opens device and volume.
@@ -156,11 +183,11 @@ func (s *mountServer) open(o *mountOptions, path string) error {
 	if s.dev, err = openDevice(path, o.readOnly); err != nil {
 		return err
 	}
-	if s.vol, err = openOn(s.dev, path, cred, opts); err != nil {
+	if err = s.openVolume(o, path, cred, opts); err != nil {
 		discard(s.dev)
 		return err
 	}
-	s.fs, s.endView = s.vol, func() {}
+	s.fs, s.endView = s.base, func() {}
 	if o.snapshot != "" {
 		if s.fs, s.endView, err = s.vol.OpenSnapshot(o.snapshot); err != nil {
 			return errors.Join(fmt.Errorf("%s: %w", path, err), s.vol.Close(), s.dev.Close())
@@ -170,6 +197,29 @@ func (s *mountServer) open(o *mountOptions, path string) error {
 		s.anchor = keepAnchor(o.anchorFile, s.vol, s.log)
 	}
 	return nil
+}
+
+// openVolume opens the volume of either format.
+func (s *mountServer) openVolume(o *mountOptions, path string, cred crypto.Credential, opts volume.Options) error {
+	v1, err := isV1(s.dev)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if !v1 {
+		if s.vol, err = openOn(s.dev, path, cred, opts); err == nil {
+			s.base, s.name = s.vol, s.vol.ID().String()
+		}
+		return err
+	}
+	if o.anchorFile != "" || o.snapshot != "" || o.discard {
+		return usageError(fmt.Errorf("%s: volumes of format v1 (doublecrypt) have no anchor, no snapshots and no discard", path))
+	}
+	s.v1, err = openV1(s.dev, path, cred, doublecrypt.Options{ReadOnly: o.readOnly, Memory: int(o.memory), CommitInterval: volume.CommitInterval, Log: s.log})
+	if err == nil {
+		s.base, s.name = s.v1, "doublecrypt"
+		s.log.Warn(v1Warning)
+	}
+	return err
 }
 
 // mount mounts, and starts to serve.
@@ -200,8 +250,8 @@ func (s *mountServer) close() error {
 	s.views.end(s.log)
 	s.endView()
 	s.anchor.end()
-	err := s.vol.Close()
-	if failed := s.vol.Failed(); err == nil && failed != nil {
+	err := s.base.Close()
+	if failed := s.base.Failed(); err == nil && failed != nil {
 		err = failed
 	}
 	return errors.Join(err, s.anchor.final(), s.dev.Close())
@@ -277,7 +327,7 @@ func (s *mountServer) signals(ctx context.Context, c <-chan os.Signal) {
 	} else if !isBusy(err) {
 		s.log.Warn("unmount failed; detaching", "error", err)
 	}
-	if err := s.control().Sync(ctx); err != nil {
+	if err := s.sync(); err != nil {
 		s.log.Error("sync failed", "error", err)
 	}
 	if err := fusefs.Unmount(s.dir, true); err != nil {

@@ -169,6 +169,10 @@ func (t *TenantKeys) SealChunk(s Suite, k ChunkKind, comp uint8, chunk, payload,
 	return r, dst, nil
 }
 
+// ErrObjectName is the ErrAuthentication of an object that is not the one a
+// reference names. Names are no secret: anyone can tell.
+var ErrObjectName = fmt.Errorf("%w: the object has another name", ErrAuthentication)
+
 // OpenChunk appends the payload of an object to dst, having checked that it is
 // the one that r names. If r.Comp is not 0, the caller decompresses it to
 // r.Length bytes and passes them to CheckChunk.
@@ -182,7 +186,7 @@ func (t *TenantKeys) OpenChunk(r *ChunkRef, object, dst []byte) ([]byte, error) 
 		return nil, err
 	}
 	if sha256.Sum256(object) != r.Name {
-		return nil, ErrAuthentication
+		return nil, ErrObjectName
 	}
 	start := len(dst)
 	err := t.chunkBox(r.Suite, r.Kind, r.Comp, &r.P, func(b *box) (err error) {
@@ -341,3 +345,6 @@ func OpenSnapshotSlot(s Suite, id UUID, index uint8, slot *Slot, c Credential) (
 	}
 	return epochs[0].VMK, nil
 }
+
+// ObjectName returns the name of a stored object, its SHA-256.
+func ObjectName(object []byte) [32]byte { return sha256.Sum256(object) }

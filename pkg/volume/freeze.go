@@ -190,6 +190,9 @@ func (a *admission) hold(ctx context.Context, v *Volume) error {
 		if failed := v.Failed(); failed != nil {
 			err = fmt.Errorf("%w: %w", vfs.ErrReadOnly, failed)
 		}
+		if v.closing.Load() { // a rollback closes while it is admitted, and waits for others that are to be
+			err = vfs.ErrClosed
+		}
 		if err != nil {
 			a.holds--
 			a.cond.Broadcast()

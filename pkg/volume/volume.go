@@ -265,7 +265,8 @@ func (v *Volume) Close() error {
 // close ends the volume; before the last commit, when nothing is going on any
 // more, it calls last.
 func (v *Volume) close(last func() error) (err error) {
-	v.Thaw() // else nothing ends
+	v.Thaw()     // else nothing ends
+	v.adm.wake() // nor while a freeze waits to begin
 	v.background.stop()
 	v.stopDiscarder()
 	v.stopRotation()

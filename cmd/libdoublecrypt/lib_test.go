@@ -1,0 +1,99 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// run runs a program and returns what it prints.
+func run(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), "GODEBUG=asyncpreemptoff=1") // signals on another stack confuse valgrind
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+const cflags = "-Wall -Wextra -Werror -g -I."
+
+func compile(t *testing.T, dir, source, name string, libs ...string) string {
+	t.Helper()
+	program := filepath.Join(dir, name)
+	run(t, "gcc", append(append(strings.Fields(cflags), source, "-o", program), libs...)...)
+	return program
+}
+
+// TestLibrary builds both libraries, and uses them from C and from Python.
+func TestLibrary(t *testing.T) {
+	dir := t.TempDir()
+	shared, static := filepath.Join(dir, "libdoublecrypt.so"), filepath.Join(dir, "libdoublecrypt.a")
+	run(t, "go", "build", "-buildmode=c-shared", "-o", shared, ".")
+	run(t, "go", "build", "-buildmode=c-archive", "-o", static, ".")
+	dynamic := compile(t, dir, "testdata/test.c", "dynamic", shared, "-Wl,-rpath,"+dir)
+	whole := compile(t, dir, "testdata/test.c", "static", static, "-lpthread")
+	for _, c := range [][]string{
+		{dynamic, filepath.Join(dir, "image1")},
+		{whole, filepath.Join(dir, "image2")},
+		{"python3", "-B", "testdata/test.py", shared, filepath.Join(dir, "image3")},
+	} {
+		if out := run(t, c[0], c[1:]...); out != "ok\n" {
+			t.Errorf("%s: %s", c[0], out)
+		}
+	}
+	example := compile(t, dir, "../../examples/create_image/c/create_image.c", "create_image", static, "-lpthread")
+	if out := run(t, example, filepath.Join(dir, "image4")); !strings.Contains(out, `"name":"notes.txt"`) {
+		t.Errorf("the example prints %s", out)
+	}
+	if out := run(t, "go", "run", "../../examples/create_image", filepath.Join(dir, "image5")); !strings.Contains(out, "notes.txt, 24 bytes") {
+		t.Errorf("the example prints %s", out)
+	}
+}
+
+// TestSymbols: the library has the reference's functions, and no others of ours.
+func TestSymbols(t *testing.T) {
+	header, err := os.ReadFile("doublecrypt.h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile("main.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	for line := range strings.Lines(string(source)) {
+		name, ok := strings.CutPrefix(strings.TrimSpace(line), "//export ")
+		if !ok {
+			continue
+		}
+		count++
+		if !strings.Contains(string(header), name+"(") {
+			t.Errorf("%s is not in the header", name)
+		}
+	}
+	if count != 21 {
+		t.Errorf("%d functions, not 21", count)
+	}
+}
+
+// TestValgrind runs the test in C under memcheck. Go tells it about stacks and
+// heap if built so; leaks it cannot look for, since Go's heap is too large for it:
+// the test counts what malloc gave out instead.
+func TestValgrind(t *testing.T) {
+	if testing.Short() {
+		return // it builds all of Go anew
+	}
+	dir := t.TempDir()
+	shared := filepath.Join(dir, "libdoublecrypt.so")
+	run(t, "go", "build", "-tags", "valgrind", "-ldflags=-w", "-buildmode=c-shared", "-o", shared, ".")
+	program := compile(t, dir, "testdata/test.c", "test", shared, "-Wl,-rpath,"+dir)
+	out := run(t, "valgrind", "--quiet", "--error-exitcode=9", "--leak-check=no", "--suppressions=testdata/valgrind.supp", program, filepath.Join(dir, "image"))
+	if !strings.Contains(out, "ok\n") {
+		t.Errorf("it prints %s", out)
+	}
+}

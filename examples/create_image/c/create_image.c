@@ -1,0 +1,63 @@
+/*
+ * create_image IMAGE: makes an image file of format v1, puts files into it and lists them.
+ *
+ *   make libdoublecrypt
+ *   gcc -Ibuild/libdoublecrypt examples/create_image/c/create_image.c build/libdoublecrypt/libdoublecrypt.a -o create_image
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "doublecrypt.h"
+
+static FsHandle *fs;
+
+static void check(const char *what, int32_t code)
+{
+	if (code == FS_OK)
+		return;
+	fprintf(stderr, "create_image: %s: code %d\n", what, code);
+	fs_destroy(fs);
+	exit(1);
+}
+
+static void add(const char *path, const char *text)
+{
+	check(path, fs_create_file(fs, path));
+	check(path, fs_write_file(fs, path, 0, (const uint8_t *)text, strlen(text)));
+}
+
+static void list(const char *dir)
+{
+	int32_t code = FS_OK;
+	char *json = fs_list_dir(fs, dir, &code);
+
+	check(dir, code);
+	printf("/%s: %s\n", dir, json);
+	fs_free_string(json);
+}
+
+int main(int argc, char **argv)
+{
+	uint8_t key[32];
+	FILE *random = fopen("/dev/urandom", "rb");
+
+	if (argc != 2 || !random || fread(key, 1, sizeof key, random) != sizeof key) {
+		fprintf(stderr, "usage: create_image IMAGE\n");
+		return 2;
+	}
+	fclose(random);
+	fs = fs_create_disk(argv[1], 64, 0, 1, key, sizeof key);
+	if (!fs) {
+		fprintf(stderr, "create_image: %s cannot be made\n", argv[1]);
+		return 1;
+	}
+	check("format", fs_init_filesystem(fs));
+	check("documents", fs_create_dir(fs, "documents"));
+	add("readme.txt", "An encrypted image.\n");
+	add("documents/notes.txt", "Nobody else reads this.\n");
+	check("sync", fs_sync(fs));
+	list("");
+	list("documents");
+	fs_destroy(fs);
+	return 0;
+}

@@ -1,0 +1,68 @@
+package chunkstoretest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+
+	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
+)
+
+// Faulty is a store that breaks what passes through it.
+type Faulty struct {
+	chunkstore.Store
+	OnGet func(ctx context.Context, key string, data []byte) ([]byte, error) // sees what was got
+	OnPut func(ctx context.Context, key string) error                        // comes first
+}
+
+// ErrRefused is what a refusing store says.
+var ErrRefused = errors.New("the store refuses")
+
+// Get implements chunkstore.Store.
+func (f *Faulty) Get(ctx context.Context, key string, room []byte, limit int) ([]byte, error) {
+	b, err := f.Store.Get(ctx, key, room, limit)
+	if err != nil || f.OnGet == nil {
+		return b, err
+	}
+	return f.OnGet(ctx, key, b)
+}
+
+// Put implements chunkstore.Store.
+func (f *Faulty) Put(ctx context.Context, key string, data []byte) (bool, error) {
+	if f.OnPut != nil {
+		if err := f.OnPut(ctx, key); err != nil {
+			return false, err
+		}
+	}
+	return f.Store.Put(ctx, key, data)
+}
+
+// Lost is what a store without the object says.
+func Lost(context.Context, string, []byte) ([]byte, error) { return nil, chunkstore.ErrNotFound }
+
+// Truncated returns all but the last byte.
+func Truncated(_ context.Context, _ string, b []byte) ([]byte, error) {
+	return b[:max(0, len(b)-1)], nil
+}
+
+// Emptied returns nothing.
+func Emptied(context.Context, string, []byte) ([]byte, error) { return []byte{}, nil }
+
+// Extended returns a byte more.
+func Extended(_ context.Context, _ string, b []byte) ([]byte, error) { return append(b, 0), nil }
+
+// Corrupted returns one flipped bit.
+func Corrupted(_ context.Context, _ string, b []byte) ([]byte, error) {
+	b = bytes.Clone(b)
+	b[len(b)/2] ^= 4
+	return b, nil
+}
+
+// Refused is what a store without permission says.
+func Refused(context.Context, string, []byte) ([]byte, error) { return nil, ErrRefused }
+
+// Slow answers when ctx ends.
+func Slow(ctx context.Context, _ string, _ []byte) ([]byte, error) {
+	<-ctx.Done()
+	return nil, context.Cause(ctx)
+}

@@ -1,0 +1,334 @@
+package chunkstore
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Dir is a store in a directory: a key is the path of a file. Several
+// processes may use it at once. It never follows a link out of the directory.
+//
+// An object is written to a temporary file, flushed, and then given its name by
+// link, which never replaces, or rename; the directory is flushed before anyone
+// is told.
+type Dir struct {
+	root *os.Root
+	// durable holds the directories whose own names are known to be durable.
+	durable sync.Map // path → nil
+}
+
+const (
+	tempDir = ".tmp"
+	// tempAge is how old a temporary file must be to belong to no one: writing
+	// one object never takes so long.
+	tempAge = 24 * time.Hour
+)
+
+// OpenDir opens the store in a directory that exists, and removes what
+// processes that died left of unfinished objects.
+func OpenDir(dir string) (*Dir, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	d := &Dir{root: root}
+	if err := errors.Join(d.makeDir(tempDir), d.sweep(time.Now().Add(-tempAge))); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the store: %w", err), root.Close())
+	}
+	return d, nil
+}
+
+// sweep removes temporary files last written before a time.
+func (d *Dir) sweep(before time.Time) error {
+	f, err := d.root.Open(tempDir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for {
+		entries, err := f.ReadDir(1024)
+		for _, e := range entries {
+			if info, err := e.Info(); err == nil && info.ModTime().Before(before) {
+				if err := d.remove(path.Join(tempDir, e.Name())); err != nil {
+					return err
+				}
+			}
+		}
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+// remove removes a file, if there is one.
+func (d *Dir) remove(name string) error {
+	if err := d.root.Remove(name); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Get implements Store.
+func (d *Dir) Get(ctx context.Context, key string, room []byte, limit int) ([]byte, error) {
+	if err := ready(ctx, key); err != nil {
+		return nil, err
+	}
+	b, err := d.read(key, room, limit)
+	if err != nil {
+		return nil, objectError("get", key, notFound(err))
+	}
+	return b, nil
+}
+
+func (d *Dir) read(key string, room []byte, limit int) ([]byte, error) {
+	f, err := d.root.OpenFile(key, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe would wait
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case fi.IsDir():
+		return nil, fs.ErrNotExist
+	case !fi.Mode().IsRegular():
+		return nil, fmt.Errorf("it is no regular file: %w", fs.ErrInvalid)
+	case fi.Size() > int64(limit):
+		return nil, fmt.Errorf("%w: %d bytes", ErrTooLarge, fi.Size())
+	}
+	b := inRoom(room, fi.Size())
+	_, err = io.ReadFull(f, b)
+	return b, err
+}
+
+// notFound is err in this package's terms.
+func notFound(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return ErrNotFound
+	}
+	return err
+}
+
+// Put implements Store.
+func (d *Dir) Put(ctx context.Context, key string, data []byte) (created bool, err error) {
+	if err := ready(ctx, key); err != nil {
+		return false, err
+	}
+	// Most chunks of a snapshot are there already.
+	if _, err := d.root.Lstat(key); err == nil {
+		// Whoever linked it may not have flushed the directory yet.
+		return false, d.failed("put", key, d.flushDir(path.Dir(key)))
+	}
+	err = d.write(ctx, key, data, func(temp string) error {
+		err := d.root.Link(temp, key)
+		created = err == nil
+		if errors.Is(err, fs.ErrExist) {
+			return nil
+		}
+		return err
+	})
+	return created && err == nil, d.failed("put", key, err)
+}
+
+// Replace implements Store.
+func (d *Dir) Replace(ctx context.Context, key string, data []byte) error {
+	if err := ready(ctx, key); err != nil {
+		return err
+	}
+	return d.failed("replace", key, d.write(ctx, key, data, func(temp string) error { return d.root.Rename(temp, key) }))
+}
+
+func (d *Dir) failed(op, key string, err error) error {
+	if err != nil {
+		return objectError(op, key, err)
+	}
+	return nil
+}
+
+// write makes data durable in a temporary file, lets name give it its name,
+// and makes that durable.
+func (d *Dir) write(ctx context.Context, key string, data []byte, name func(temp string) error) (err error) {
+	var random [12]byte
+	rand.Read(random[:])
+	temp := path.Join(tempDir, hex.EncodeToString(random[:]))
+	f, err := d.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.remove(temp)) }()
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	if err := d.makeDir(path.Dir(key)); err != nil {
+		return err
+	}
+	if err := name(temp); err != nil {
+		return err
+	}
+	return d.flushDir(path.Dir(key))
+}
+
+// makeDir makes a directory and all above it, durably.
+func (d *Dir) makeDir(dir string) error {
+	if _, ok := d.durable.Load(dir); ok || dir == "." {
+		return nil
+	}
+	if err := d.makeDir(path.Dir(dir)); err != nil {
+		return err
+	}
+	if err := d.root.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	// Also if it was there: who made it may not have come so far.
+	if err := d.flushDir(path.Dir(dir)); err != nil {
+		return err
+	}
+	d.durable.Store(dir, nil)
+	return nil
+}
+
+func (d *Dir) flushDir(dir string) error {
+	f, err := d.root.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
+
+// Stat implements Store.
+func (d *Dir) Stat(ctx context.Context, key string) (Info, error) {
+	if err := ready(ctx, key); err != nil {
+		return Info{}, err
+	}
+	fi, err := d.root.Lstat(key)
+	if err == nil && fi.IsDir() {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return Info{}, objectError("stat", key, notFound(err))
+	}
+	return Info{key, fi.Size(), fi.ModTime()}, nil
+}
+
+// Delete implements Store.
+func (d *Dir) Delete(ctx context.Context, key string) error {
+	if err := ready(ctx, key); err != nil {
+		return err
+	}
+	err := d.root.Remove(key)
+	if err == nil {
+		err = d.flushDir(path.Dir(key))
+	}
+	if err = notFound(err); errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return d.failed("delete", key, err)
+}
+
+// List implements Store.
+func (d *Dir) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		if err := CheckPrefix(prefix); err != nil {
+			yield(Info{}, err)
+			return
+		}
+		// What lies beside the prefix's last whole directory is not looked at.
+		dir := "."
+		if i := strings.LastIndexByte(prefix, '/'); i > 0 {
+			dir = prefix[:i]
+		}
+		if err := d.walk(ctx, dir, prefix, yield); err != nil && !errors.Is(err, errStop) {
+			yield(Info{}, fmt.Errorf("list %s: %w", prefix, err))
+		}
+	}
+}
+
+var errStop = errors.New("stop")
+
+// walk yields what is below a directory, by key.
+func (d *Dir) walk(ctx context.Context, dir, prefix string, yield func(Info, error) bool) error {
+	entries, err := d.readDir(dir)
+	if err != nil {
+		if errors.Is(notFound(err), ErrNotFound) {
+			return nil
+		}
+		return err
+	}
+	for _, e := range entries {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		key := path.Join(dir, e.Name())
+		if e.Name()[0] == '.' || !strings.HasPrefix(key, prefix) && !strings.HasPrefix(prefix, key+"/") {
+			continue
+		}
+		if e.IsDir() {
+			if err := d.walk(ctx, key, prefix, yield); err != nil {
+				return err
+			}
+			continue
+		}
+		info, err := e.Info()
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			return err
+		}
+		if info.Mode().IsRegular() && !yield(Info{key, info.Size(), info.ModTime()}, nil) {
+			return errStop
+		}
+	}
+	return nil
+}
+
+// readDir reads a directory in the order of keys: one sorts as its name and a
+// slash, since that is how the keys in it begin.
+func (d *Dir) readDir(dir string) ([]fs.DirEntry, error) {
+	f, err := d.root.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	entries, err := f.ReadDir(-1)
+	if err != nil {
+		return nil, err
+	}
+	place := func(e fs.DirEntry) string {
+		if e.IsDir() {
+			return e.Name() + "/"
+		}
+		return e.Name()
+	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(place(a), place(b)) })
+	return entries, nil
+}
+
+// Close implements Store.
+func (d *Dir) Close() error { return d.root.Close() }

@@ -1,0 +1,109 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// ErrURL is about what is not the URL of a store.
+var ErrURL = errors.New("not a store's URL")
+
+// Open opens the store that a URL names:
+//
+//	file:///DIRECTORY
+//	s3://BUCKET/PREFIX?region=REGION&endpoint=URL&path-style=true|false
+//
+// With an endpoint, path-style is true unless said otherwise. With create, the
+// last component of a directory is made if it is missing; buckets never are.
+func Open(ctx context.Context, rawURL string, create bool) (Store, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return nil, fmt.Errorf("%w: it does not parse", ErrURL) // err has the URL in it, and that perhaps a password
+	}
+	switch {
+	case u.User != nil:
+		return nil, fmt.Errorf("%w: credentials do not belong there: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", ErrURL)
+	case u.Fragment != "" || u.Opaque != "":
+		return nil, fmt.Errorf("%w: %s", ErrURL, rawURL)
+	case u.Scheme == "file":
+		return openFile(u, create)
+	case u.Scheme == "s3":
+		o, err := s3URL(u)
+		if err != nil {
+			return nil, err
+		}
+		return OpenS3(ctx, o)
+	}
+	return nil, fmt.Errorf("%w: it begins with file:// or s3://", ErrURL)
+}
+
+func openFile(u *url.URL, create bool) (Store, error) {
+	if u.Host != "" && u.Host != "localhost" || !filepath.IsAbs(u.Path) || u.RawQuery != "" {
+		return nil, fmt.Errorf("%w: %s: a directory is file:///ABSOLUTE/PATH", ErrURL, u)
+	}
+	if create {
+		if err := os.Mkdir(u.Path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		if err := syncParent(u.Path); err != nil {
+			return nil, err
+		}
+	}
+	return OpenDir(u.Path)
+}
+
+func syncParent(dir string) error {
+	f, err := os.Open(filepath.Dir(filepath.Clean(dir)))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
+
+func s3URL(u *url.URL) (S3Options, error) {
+	o := S3Options{Bucket: u.Host, Prefix: strings.Trim(u.Path, "/")}
+	if o.Bucket == "" {
+		return o, fmt.Errorf("%w: %s names no bucket", ErrURL, u)
+	}
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return o, fmt.Errorf("%w: %w", ErrURL, err)
+	}
+	style := ""
+	for name, values := range query {
+		if len(values) != 1 {
+			return o, fmt.Errorf("%w: %s twice", ErrURL, name)
+		}
+		switch name {
+		case "region":
+			o.Region = values[0]
+		case "endpoint":
+			o.Endpoint = values[0]
+		case "path-style":
+			style = values[0]
+		default:
+			return o, fmt.Errorf("%w: unknown parameter %q", ErrURL, name)
+		}
+	}
+	if o.Endpoint != "" {
+		e, err := url.Parse(o.Endpoint)
+		if err != nil || e.Scheme != "http" && e.Scheme != "https" || e.Host == "" || e.User != nil {
+			return o, fmt.Errorf("%w: the endpoint must be http://HOST or https://HOST", ErrURL)
+		}
+	}
+	o.PathStyle = o.Endpoint != ""
+	if style != "" {
+		if o.PathStyle, err = strconv.ParseBool(style); err != nil {
+			return o, fmt.Errorf("%w: path-style is true or false", ErrURL)
+		}
+	}
+	return o, nil
+}

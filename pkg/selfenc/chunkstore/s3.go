@@ -1,0 +1,345 @@
+package chunkstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"math/rand/v2"
+	"net/http"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/ratelimit"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/smithy-go"
+)
+
+// S3 is a store in a bucket of S3, or of something that speaks as S3 does.
+// Put is conditional where the server knows If-None-Match, as S3 does; where
+// it does not, the last of several puts stands. A Put that was repeated because
+// its answer was lost reports that the object was there.
+type S3 struct {
+	client *s3.Client
+	bucket string
+	prefix string        // "" or ends in "/"
+	places chan struct{} // one for each request under way
+	opts   S3Options
+}
+
+// S3Options say where a bucket is. Credentials come from where all AWS
+// programs take them: environment, shared files, the role of the machine.
+type S3Options struct {
+	Bucket string
+	Prefix string // of all keys; a "/" follows it
+	Region string // "": from the environment
+	// Endpoint is the URL of a server that is not AWS's.
+	Endpoint string
+	// PathStyle puts the bucket into the path, not into the host's name.
+	PathStyle bool
+	// Requests is the most requests under way at once. 0: 16.
+	Requests int
+	// Attempts is how often a request is tried that fails in a way that may
+	// pass, with growing, random pauses. 0: 8.
+	Attempts int
+	// Credentials replace those found. For tests.
+	Credentials aws.CredentialsProvider
+	// pageKeys is how many keys a page of a listing has. 0: the server's choice.
+	pageKeys int32
+	// maxPause bounds the pauses. 0: 20 s.
+	maxPause time.Duration
+}
+
+const (
+	s3Requests = 16
+	s3Attempts = 8
+	s3MaxPause = 20 * time.Second
+	// s3AnswerTimeout is how long a server may think before it answers.
+	s3AnswerTimeout = time.Minute
+)
+
+// OpenS3 opens a bucket. It makes no request.
+func OpenS3(ctx context.Context, o S3Options) (*S3, error) {
+	if o.Bucket == "" {
+		return nil, errors.New("open the store: no bucket")
+	}
+	prefix := strings.Trim(o.Prefix, "/")
+	if prefix != "" {
+		if err := CheckKey(prefix); err != nil {
+			return nil, fmt.Errorf("open the store: %w", err)
+		}
+		prefix += "/"
+	}
+	if o.Requests == 0 {
+		o.Requests = s3Requests
+	}
+	if o.Attempts == 0 {
+		o.Attempts = s3Attempts
+	}
+	if o.maxPause == 0 {
+		o.maxPause = s3MaxPause
+	}
+	cfg, err := config.LoadDefaultConfig(ctx, s3Config(&o)...)
+	if err != nil {
+		return nil, fmt.Errorf("open the store: %w", err)
+	}
+	client := s3.NewFromConfig(cfg, func(c *s3.Options) {
+		c.UsePathStyle = o.PathStyle
+		if o.Endpoint != "" {
+			c.BaseEndpoint = aws.String(o.Endpoint)
+		}
+	})
+	return &S3{client: client, bucket: o.Bucket, prefix: prefix, places: make(chan struct{}, o.Requests), opts: o}, nil
+}
+
+func s3Config(o *S3Options) []func(*config.LoadOptions) error {
+	list := []func(*config.LoadOptions) error{
+		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+			t.MaxIdleConnsPerHost = o.Requests
+			t.ResponseHeaderTimeout = s3AnswerTimeout
+		})),
+		config.WithRetryer(func() aws.Retryer {
+			r := retry.NewStandard(func(s *retry.StandardOptions) {
+				s.MaxAttempts = o.Attempts
+				s.Backoff = retry.NewExponentialJitterBackoff(o.maxPause)
+				s.RateLimiter = ratelimit.None // the pauses grow; a bucket of tokens would end the whole job
+			})
+			// S3's answer to one of two conditional puts of a key at once.
+			return retry.AddWithErrorCodes(r, "ConditionalRequestConflict", "OperationAborted")
+		}),
+	}
+	if o.Region != "" {
+		list = append(list, config.WithRegion(o.Region))
+	}
+	if o.Credentials != nil {
+		list = append(list, config.WithCredentialsProvider(o.Credentials))
+	}
+	return list
+}
+
+// begin waits for a place among the requests under way; end gives it back.
+func (s *S3) begin(ctx context.Context, key string) (end func(), err error) {
+	if err := ready(ctx, key); err != nil {
+		return nil, err
+	}
+	select {
+	case s.places <- struct{}{}:
+		return func() { <-s.places }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (s *S3) key(key string) *string { return aws.String(s.prefix + key) }
+
+// failed is err in this package's terms.
+func (s *S3) failed(ctx context.Context, op, key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return objectError(op, key, cause)
+	}
+	var api smithy.APIError
+	if errors.As(err, &api) && (api.ErrorCode() == "NoSuchKey" || api.ErrorCode() == "NotFound") {
+		err = ErrNotFound
+	}
+	return objectError(op, key, err)
+}
+
+// Get implements Store. What breaks off while it is read is read again.
+func (s *S3) Get(ctx context.Context, key string, room []byte, limit int) ([]byte, error) {
+	end, err := s.begin(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	for attempt := 1; ; attempt++ {
+		b, broken, err := s.get(ctx, key, room, limit)
+		if err == nil || !broken || attempt >= s.opts.Attempts {
+			return b, s.failed(ctx, "get", key, err)
+		}
+		if err := s.pause(ctx, attempt); err != nil {
+			return nil, s.failed(ctx, "get", key, err)
+		}
+	}
+}
+
+// get makes one request; broken is true if its answer broke off.
+func (s *S3) get(ctx context.Context, key string, room []byte, limit int) (b []byte, broken bool, err error) {
+	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: s.key(key), ChecksumMode: types.ChecksumModeEnabled})
+	if err != nil {
+		return nil, false, err
+	}
+	defer func() { _ = out.Body.Close() }()
+	length := aws.ToInt64(out.ContentLength)
+	if out.ContentLength == nil || length < 0 {
+		return nil, false, errors.New("the server does not say how long it is")
+	}
+	if length > int64(limit) {
+		return nil, false, fmt.Errorf("%w: %d bytes", ErrTooLarge, length)
+	}
+	b = inRoom(room, length)
+	if _, err := io.ReadFull(out.Body, b); err != nil {
+		return nil, true, fmt.Errorf("the answer broke off: %w", err)
+	}
+	// The SDK compares its checksum at the end.
+	if n, err := io.ReadFull(out.Body, make([]byte, 1)); n != 0 || err != io.EOF {
+		return nil, true, fmt.Errorf("the answer has no proper end: %w", err)
+	}
+	return b, false, nil
+}
+
+// pause waits a random time, longer after each attempt.
+func (s *S3) pause(ctx context.Context, attempt int) error {
+	most := min(s.opts.maxPause, 100*time.Millisecond<<min(attempt, 20))
+	t := time.NewTimer(rand.N(most) + 1)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Put implements Store.
+func (s *S3) Put(ctx context.Context, key string, data []byte) (bool, error) {
+	err := s.put(ctx, "put", key, data, aws.String("*"))
+	var api smithy.APIError
+	if errors.As(err, &api) && api.ErrorCode() == "PreconditionFailed" {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Replace implements Store.
+func (s *S3) Replace(ctx context.Context, key string, data []byte) error {
+	return s.put(ctx, "replace", key, data, nil)
+}
+
+func (s *S3) put(ctx context.Context, op, key string, data []byte, ifNoneMatch *string) error {
+	end, err := s.begin(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer end()
+	body := &lentBytes{r: bytes.NewReader(data)}
+	defer body.giveBack()
+	_, err = s.client.PutObject(ctx, &s3.PutObjectInput{Bucket: &s.bucket, Key: s.key(key), Body: body, ContentLength: aws.Int64(int64(len(data))),
+		IfNoneMatch: ifNoneMatch, ChecksumAlgorithm: types.ChecksumAlgorithmCrc32c, ContentType: aws.String("application/octet-stream")})
+	return s.failed(ctx, op, key, err)
+}
+
+// lentBytes is a body whose bytes belong to the caller again after giveBack:
+// the HTTP transport may go on reading a body after its request has failed.
+type lentBytes struct {
+	mu sync.Mutex
+	r  *bytes.Reader // guarded by mu; nil after giveBack
+}
+
+var errGivenBack = errors.New("the request has ended")
+
+func (l *lentBytes) Read(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.r == nil {
+		return 0, errGivenBack
+	}
+	return l.r.Read(b)
+}
+
+func (l *lentBytes) Seek(off int64, whence int) (int64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.r == nil {
+		return 0, errGivenBack
+	}
+	return l.r.Seek(off, whence)
+}
+
+func (l *lentBytes) giveBack() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.r = nil
+}
+
+// Stat implements Store.
+func (s *S3) Stat(ctx context.Context, key string) (Info, error) {
+	end, err := s.begin(ctx, key)
+	if err != nil {
+		return Info{}, err
+	}
+	defer end()
+	out, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.bucket, Key: s.key(key)})
+	if err != nil {
+		return Info{}, s.failed(ctx, "stat", key, err)
+	}
+	return Info{key, aws.ToInt64(out.ContentLength), aws.ToTime(out.LastModified)}, nil
+}
+
+// Delete implements Store.
+func (s *S3) Delete(ctx context.Context, key string) error {
+	end, err := s.begin(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer end()
+	_, err = s.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &s.bucket, Key: s.key(key)})
+	if err = s.failed(ctx, "delete", key, err); errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// List implements Store. Objects in the bucket whose keys are no store's are
+// passed over.
+func (s *S3) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		if err := CheckPrefix(prefix); err != nil {
+			yield(Info{}, err)
+			return
+		}
+		in := &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: s.key(prefix)}
+		pages := s3.NewListObjectsV2Paginator(s.client, in, func(o *s3.ListObjectsV2PaginatorOptions) { o.Limit = s.opts.pageKeys })
+		for pages.HasMorePages() {
+			page, err := s.page(ctx, pages)
+			if err != nil {
+				yield(Info{}, s.failed(ctx, "list", prefix, err))
+				return
+			}
+			for i := range page.Contents {
+				o := &page.Contents[i]
+				key := strings.TrimPrefix(aws.ToString(o.Key), s.prefix)
+				if CheckKey(key) == nil && !yield(Info{key, aws.ToInt64(o.Size), aws.ToTime(o.LastModified)}, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// page holds a place among the requests no longer than its own.
+func (s *S3) page(ctx context.Context, pages *s3.ListObjectsV2Paginator) (*s3.ListObjectsV2Output, error) {
+	end, err := s.begin(ctx, "page")
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	return pages.NextPage(ctx)
+}
+
+// Close implements Store.
+func (s *S3) Close() error { return nil }
+
+// String returns the bucket and the prefix.
+func (s *S3) String() string { return "s3://" + path.Join(s.bucket, s.prefix) }

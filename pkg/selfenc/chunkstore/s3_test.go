@@ -1,0 +1,310 @@
+package chunkstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/johannesboyne/gofakes3"
+	"github.com/johannesboyne/gofakes3/backend/s3mem"
+)
+
+// TestMain keeps every test on loopback, whatever it forgets: there is no
+// default endpoint, no metadata service and no shared file.
+func TestMain(m *testing.M) {
+	for name, value := range map[string]string{
+		"AWS_ENDPOINT_URL":                  "http://127.0.0.1:1",
+		"AWS_ENDPOINT_URL_S3":               "http://127.0.0.1:1",
+		"AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:1",
+		"AWS_EC2_METADATA_DISABLED":         "true",
+		"AWS_CONFIG_FILE":                   os.DevNull,
+		"AWS_SHARED_CREDENTIALS_FILE":       os.DevNull,
+		"AWS_ACCESS_KEY_ID":                 "test",
+		"AWS_SECRET_ACCESS_KEY":             "test",
+		"AWS_REGION":                        "us-east-1",
+	} {
+		if err := os.Setenv(name, value); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+const fakeBucket = "bucket"
+
+// fakeS3 starts an S3 in this process; wrap may come between.
+func fakeS3(t *testing.T, wrap func(http.Handler) http.Handler) *httptest.Server {
+	t.Helper()
+	backend := s3mem.New()
+	if err := backend.CreateBucket(fakeBucket); err != nil {
+		t.Fatal(err)
+	}
+	h := gofakes3.New(backend).Server()
+	if wrap != nil {
+		h = wrap(h)
+	}
+	server := httptest.NewServer(h)
+	t.Cleanup(server.Close)
+	return server
+}
+
+func openFake(t *testing.T, server *httptest.Server, prefix string, attempts int) *S3 {
+	t.Helper()
+	s, err := OpenS3(t.Context(), S3Options{Bucket: fakeBucket, Prefix: prefix, Region: "us-east-1", Endpoint: server.URL, PathStyle: true,
+		Attempts: attempts, Credentials: credentials.NewStaticCredentialsProvider("key", "secret", ""), pageKeys: 7, maxPause: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// TestS3Retries: what may pass is tried again, with the whole body.
+func TestS3Retries(t *testing.T) {
+	var mu sync.Mutex
+	failed := map[string]int{}
+	server := fakeS3(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			failed[r.Method]++
+			n := failed[r.Method]
+			mu.Unlock()
+			if n > 2 {
+				h.ServeHTTP(w, r)
+				return
+			}
+			if _, err := io.CopyN(io.Discard, r.Body, 10); err != nil && !errors.Is(err, io.EOF) {
+				t.Error(err)
+			}
+			w.WriteHeader(http.StatusServiceUnavailable)
+		})
+	})
+	s := openFake(t, server, "", 4)
+	data := bytes.Repeat([]byte("data"), 1<<18)
+	if created, err := s.Put(t.Context(), "x", data); err != nil || !created {
+		t.Fatalf("%v, %v", created, err)
+	}
+	if got, err := s.Get(t.Context(), "x", nil, len(data)); err != nil || !bytes.Equal(got, data) {
+		t.Fatal(err)
+	}
+	if _, err := s.Stat(t.Context(), "x"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete(t.Context(), "x"); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for _, method := range []string{"PUT", "GET", "HEAD", "DELETE"} {
+		if failed[method] != 3 {
+			t.Errorf("%s: %d requests", method, failed[method])
+		}
+	}
+}
+
+// TestS3BrokenAnswers: an answer that breaks off is read again, and an error
+// if it always does; never a short object.
+func TestS3BrokenAnswers(t *testing.T) {
+	var breaks atomic.Int64
+	server := fakeS3(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method != http.MethodGet || breaks.Add(-1) < 0 {
+				h.ServeHTTP(w, r)
+				return
+			}
+			whole := httptest.NewRecorder()
+			h.ServeHTTP(whole, r)
+			for k, v := range whole.Header() {
+				w.Header()[k] = v
+			}
+			w.Header().Set("Content-Length", fmt.Sprint(whole.Body.Len()))
+			if _, err := w.Write(whole.Body.Bytes()[:whole.Body.Len()/2]); err != nil {
+				t.Error(err)
+			}
+			panic(http.ErrAbortHandler)
+		})
+	})
+	s := openFake(t, server, "", 3)
+	data := bytes.Repeat([]byte("data"), 1<<16)
+	if _, err := s.Put(t.Context(), "x", data); err != nil {
+		t.Fatal(err)
+	}
+	breaks.Store(2)
+	if got, err := s.Get(t.Context(), "x", nil, len(data)); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("after two broken answers: %v", err)
+	}
+	breaks.Store(1000)
+	if _, err := s.Get(t.Context(), "x", nil, len(data)); err == nil || errors.Is(err, ErrNotFound) {
+		t.Errorf("all answers break off: %v", err)
+	}
+}
+
+// TestS3Refused: errors that do not pass are told at once, and are not taken
+// for a missing object.
+func TestS3Refused(t *testing.T) {
+	var requests atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		w.Header().Set("Content-Type", "application/xml")
+		code, status := "AccessDenied", http.StatusForbidden
+		if strings.Contains(r.URL.Path, "nobucket") {
+			code, status = "NoSuchBucket", http.StatusNotFound
+		}
+		w.WriteHeader(status)
+		_, _ = fmt.Fprintf(w, "<Error><Code>%s</Code><Message>no</Message></Error>", code)
+	}))
+	defer server.Close()
+	s := openFake(t, server, "", 5)
+	for _, key := range []string{"x", "nobucket"} {
+		_, put := s.Put(t.Context(), key, []byte("x"))
+		_, get := s.Get(t.Context(), key, nil, 10)
+		for i, err := range []error{put, get, s.Replace(t.Context(), key, nil)} {
+			if err == nil || errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), key) {
+				t.Errorf("%s: call %d: %v", key, i, err)
+			}
+		}
+	}
+	if n := requests.Load(); n != 6 {
+		t.Errorf("%d requests, want 6", n)
+	}
+}
+
+// TestS3Bounded: no more requests are under way than allowed, and waiting ends
+// with the context.
+func TestS3Bounded(t *testing.T) {
+	var now, most atomic.Int64
+	arrived, release := make(chan struct{}, 100), make(chan struct{})
+	server := fakeS3(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			n := now.Add(1)
+			defer now.Add(-1)
+			for {
+				m := most.Load()
+				if n <= m || most.CompareAndSwap(m, n) {
+					break
+				}
+			}
+			arrived <- struct{}{}
+			<-release
+			h.ServeHTTP(w, r)
+		})
+	})
+	s, err := OpenS3(t.Context(), S3Options{Bucket: fakeBucket, Region: "us-east-1", Endpoint: server.URL, PathStyle: true, Requests: 3,
+		Credentials: credentials.NewStaticCredentialsProvider("key", "secret", "")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			if _, err := s.Put(context.Background(), fmt.Sprint("x", i), []byte("x")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for range 3 {
+		<-arrived
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Get(ctx, "x1", nil, 10); !errors.Is(err, context.Canceled) {
+		t.Errorf("waiting: %v", err)
+	}
+	close(release)
+	wg.Wait()
+	if most.Load() != 3 {
+		t.Errorf("%d requests at once", most.Load())
+	}
+}
+
+// TestS3Slow: a store that does not answer ends with the context, and the
+// caller's bytes are its own again.
+func TestS3Slow(t *testing.T) {
+	arrived, release := make(chan struct{}, 10), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		arrived <- struct{}{}
+		<-release
+	}))
+	defer server.Close()
+	defer close(release)
+	s := openFake(t, server, "", 3)
+	why := errors.New("enough")
+	for _, call := range []func(ctx context.Context) error{
+		func(ctx context.Context) error { _, err := s.Get(ctx, "x", nil, 10); return err },
+		func(ctx context.Context) error {
+			b := make([]byte, 4<<20)
+			_, err := s.Put(ctx, "x", b)
+			for i := range b { // a race, if anybody reads it still
+				b[i] = 1
+			}
+			return err
+		},
+	} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		go func() {
+			<-arrived
+			cancel(why)
+		}()
+		if err := call(ctx); !errors.Is(err, why) {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+func TestURLs(t *testing.T) {
+	dir := t.TempDir()
+	for url, want := range map[string]string{
+		"file://" + dir:                           "",
+		"file://" + dir + "/new":                  "",
+		"file://localhost" + dir:                  "",
+		"file://host" + dir:                       "ABSOLUTE",
+		"file:relative":                           "not a store's URL",
+		"file://" + dir + "?x=1":                  "ABSOLUTE",
+		"file://" + dir + "/none/none":            "no such file",
+		"s3://bucket":                             "",
+		"s3://bucket/a/b?region=eu-central-1":     "",
+		"s3://bucket?endpoint=http://127.0.0.1:1": "",
+		"s3://bucket?endpoint=ftp://x":            "endpoint",
+		"s3://bucket?endpoint=http://u:p@x":       "endpoint",
+		"s3://bucket?path-style=maybe":            "path-style",
+		"s3://bucket?regoin=x":                    "unknown parameter",
+		"s3://bucket?region=a&region=b":           "twice",
+		"s3:///prefix":                            "no bucket",
+		"s3://user:word@bucket":                   "credentials",
+		"s3://bucket/../x":                        "invalid key",
+		"http://x":                                "file:// or s3://",
+		dir:                                       "file:// or s3://",
+		"s3://bucket\x7f":                         "parse",
+	} {
+		s, err := Open(t.Context(), url, true)
+		if want == "" {
+			if err != nil {
+				t.Errorf("%s: %v", url, err)
+				continue
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+			continue
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", url, err, want)
+		}
+		if err != nil && strings.Contains(err.Error(), "word") {
+			t.Errorf("%s: the error repeats a password", url)
+		}
+	}
+	if _, err := Open(t.Context(), "file://"+dir+"/other", false); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%v", err)
+	}
+}

@@ -1,0 +1,77 @@
+package selfenc
+
+import (
+	"context"
+	"sync"
+)
+
+// recent keeps the values of the last few keys, and lets one of several that
+// want the same load it. Nothing is loaded under its mutex.
+type recent[K comparable, V any] struct {
+	max  int
+	mu   sync.Mutex
+	list []*flight[K, V] // last used first; guarded by mu
+}
+
+type flight[K comparable, V any] struct {
+	key   K
+	ready chan struct{} // closed once value and err are set
+	value V
+	err   error
+}
+
+// get returns the value of key. What it returns is shared: nobody changes it.
+func (r *recent[K, V]) get(ctx context.Context, key K, load func() (V, error)) (V, error) {
+	for {
+		f, mine := r.claim(key)
+		if mine {
+			if f.value, f.err = load(); f.err != nil {
+				r.forget(f)
+			}
+			close(f.ready)
+			return f.value, f.err
+		}
+		select {
+		case <-f.ready:
+		case <-ctx.Done():
+			var none V
+			return none, context.Cause(ctx)
+		}
+		if f.err == nil {
+			return f.value, nil
+		}
+		// The other's error may be its own cancellation: try it oneself.
+	}
+}
+
+// claim finds the entry of key, or makes one that the caller loads.
+func (r *recent[K, V]) claim(key K) (f *flight[K, V], mine bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i, f := range r.list {
+		if f.key == key {
+			copy(r.list[1:], r.list[:i])
+			r.list[0] = f
+			return f, false
+		}
+	}
+	if len(r.list) < r.max {
+		r.list = append(r.list, nil)
+	}
+	copy(r.list[1:], r.list)
+	f = &flight[K, V]{key: key, ready: make(chan struct{})}
+	r.list[0] = f
+	return f, true
+}
+
+// forget removes an entry that could not be loaded.
+func (r *recent[K, V]) forget(f *flight[K, V]) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range r.list {
+		if r.list[i] == f {
+			r.list = append(r.list[:i], r.list[i+1:]...)
+			return
+		}
+	}
+}

@@ -1,0 +1,132 @@
+package selfenc
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"runtime/metrics"
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+// peakStore notes the most memory that the process has taken from the system
+// and not given back, whenever a chunk passes.
+type peakStore struct {
+	memoryStore
+	peak atomic.Uint64
+}
+
+func (s *peakStore) note() {
+	m := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	metrics.Read(m)
+	now := m[0].Value.Uint64() - m[1].Value.Uint64()
+	for {
+		p := s.peak.Load()
+		if now <= p || s.peak.CompareAndSwap(p, now) {
+			return
+		}
+	}
+}
+
+func (s *peakStore) PutChunk(ctx context.Context, name Name, data []byte) error {
+	s.note()
+	return s.memoryStore.PutChunk(ctx, name, data)
+}
+
+func (s *peakStore) GetChunk(ctx context.Context, name Name, room []byte, limit int) ([]byte, error) {
+	b, err := s.memoryStore.GetChunk(ctx, name, room, limit)
+	s.note()
+	return b, err
+}
+
+// repeatReader yields one block again and again: many chunks, few stored.
+type repeatReader struct {
+	block []byte
+	at    int
+}
+
+func (r *repeatReader) Read(b []byte) (int, error) {
+	n := copy(b, r.block[r.at:])
+	r.at = (r.at + n) % len(r.block)
+	return n, nil
+}
+
+// TestMemory: on a machine of many cores, encrypting and decrypting takes less
+// than 64 MiB, and an object eight times as large takes no more.
+func TestMemory(t *testing.T) {
+	const env = "SELFENC_TEST_MEMORY"
+	const limit = 64 << 20
+	if size := os.Getenv(env); size != "" {
+		measure(t, size)
+		return
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sizes := []int{64, 512}
+	if testing.Short() {
+		sizes = []int{16, 64}
+	}
+	for _, kind := range []string{"random", "text"} {
+		for _, size := range sizes {
+			c := exec.CommandContext(t.Context(), exe, "-test.run", "^TestMemory$")
+			c.Env = append(os.Environ(), env+"="+fmt.Sprint(kind, " ", size), "GOMAXPROCS=16")
+			out, err := c.CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			var encrypt, decrypt uint64
+			_, rest, _ := strings.Cut(string(out), "peaks ")
+			if _, err := fmt.Sscan(rest, &encrypt, &decrypt); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			t.Logf("%s, %d MiB: encrypt %d MiB, decrypt %d MiB", kind, size, encrypt>>20, decrypt>>20)
+			if encrypt > limit || decrypt > limit {
+				t.Errorf("%s, %d MiB: encrypting takes %d bytes, decrypting %d", kind, size, encrypt, decrypt)
+			}
+		}
+	}
+}
+
+// measure is the process of its own.
+func measure(t *testing.T, what string) {
+	var kind string
+	var size int64
+	if _, err := fmt.Sscan(what, &kind, &size); err != nil {
+		t.Fatal(err)
+	}
+	block := make([]byte, 4*V2ChunkBytes)
+	word := sha256.Sum256([]byte("memory"))
+	for i := range block {
+		if i%len(word) == 0 {
+			word = sha256.Sum256(word[:])
+		}
+		block[i] = word[i%len(word)]
+		if kind == "text" {
+			block[i] &= 0x33
+		}
+	}
+	runtime.GC()
+	s := &peakStore{}
+	v := testSealer(t, s, Options{})
+	o, err := v.Encrypt(t.Context(), io.LimitReader(&repeatReader{block: block}, size<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	encrypt := s.peak.Swap(0)
+	runtime.GC()
+	r, err := v.Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Verify(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Println("peaks", encrypt, s.peak.Load())
+}

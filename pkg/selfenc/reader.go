@@ -1,0 +1,146 @@
+package selfenc
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math"
+)
+
+// source is the chunks of one encrypted object. Its methods are safe for
+// concurrent use.
+type source interface {
+	size() int64
+	chunks() int64
+	memory() memory // that Copy needs
+	find(off int64) (chunk int64)
+	span(chunk int64) (from, to int64)
+	// read writes the verified plaintext of a chunk to dst, which has its
+	// length. room is memory to work in; it may be replaced.
+	read(ctx context.Context, chunk int64, dst []byte, room *[]byte) error
+}
+
+// Reader decrypts an object, whole or in part. Only verified bytes leave it.
+// It is safe for concurrent use.
+type Reader struct {
+	src    source
+	opts   Options
+	width  int
+	recent recent[int64, []byte] // chunks, for small reads beside each other
+}
+
+// recentChunks is how many ReadAt keeps.
+const recentChunks = 4
+
+func newReader(src source, o Options) *Reader {
+	return &Reader{src: src, opts: o, width: o.workers(src.memory()), recent: recent[int64, []byte]{max: recentChunks}}
+}
+
+// Size returns how long the object is, in bytes.
+func (r *Reader) Size() int64 { return r.src.size() }
+
+// Chunks returns how many chunks of data it has, holes included.
+func (r *Reader) Chunks() int64 { return r.src.chunks() }
+
+// Copy writes count bytes, or all there are, from off on to w, decrypting
+// several chunks at once. After an error, w has got a part, all of it right.
+func (r *Reader) Copy(ctx context.Context, w io.Writer, off, count int64) error {
+	size := r.Size()
+	if off < 0 || count < 0 || off > size {
+		return fmt.Errorf("copy %d bytes at %d of %d: out of range", count, off, size)
+	}
+	end := size
+	if count < size-off {
+		end = off + count
+	}
+	if off == end {
+		return nil
+	}
+	i, last := r.src.find(off), r.src.find(end-1)
+	type buffers struct{ plain, room []byte }
+	type part struct {
+		*buffers
+		data []byte
+	}
+	free := make(chan *buffers, r.width)
+	rep := report{call: r.opts.Progress}
+	next := func(context.Context) (int64, error) {
+		if i > last {
+			return 0, errEnd
+		}
+		i++
+		return i - 1, nil
+	}
+	work := func(ctx context.Context, i int64) (part, error) {
+		var b *buffers
+		select {
+		case b = <-free:
+		default:
+			b = &buffers{}
+		}
+		from, to := r.src.span(i)
+		if int64(cap(b.plain)) < to-from {
+			b.plain = make([]byte, to-from)
+		}
+		b.plain = b.plain[:to-from]
+		if err := r.src.read(ctx, i, b.plain, &b.room); err != nil {
+			return part{}, err
+		}
+		return part{b, b.plain[max(0, off-from) : min(to, end)-from]}, nil
+	}
+	emit := func(p part) error {
+		if _, err := w.Write(p.data); err != nil {
+			return fmt.Errorf("write what was decrypted: %w", err)
+		}
+		rep.done(len(p.data))
+		free <- p.buffers // never full: it has a place for each chunk in work
+		return nil
+	}
+	return pipeline(ctx, r.width, next, work, emit)
+}
+
+// Verify reads and verifies every chunk.
+func (r *Reader) Verify(ctx context.Context) error {
+	return r.Copy(ctx, io.Discard, 0, math.MaxInt64)
+}
+
+// ReadRange fills p with the bytes at off, as io.ReaderAt does, reading the
+// chunks that it needs alone.
+func (r *Reader) ReadRange(ctx context.Context, p []byte, off int64) (n int, err error) {
+	if off < 0 {
+		return 0, fmt.Errorf("read at %d: out of range", off)
+	}
+	for n < len(p) {
+		if off >= r.Size() {
+			return n, io.EOF
+		}
+		i := r.src.find(off)
+		plain, err := r.chunk(ctx, i)
+		if err != nil {
+			return n, err
+		}
+		from, _ := r.src.span(i)
+		c := copy(p[n:], plain[off-from:])
+		n, off = n+c, off+int64(c)
+	}
+	return n, nil
+}
+
+// At returns the reader as an io.ReaderAt whose reads end with ctx.
+func (r *Reader) At(ctx context.Context) io.ReaderAt { return readerAt{ctx, r} }
+
+type readerAt struct {
+	ctx context.Context
+	r   *Reader
+}
+
+func (a readerAt) ReadAt(p []byte, off int64) (int, error) { return a.r.ReadRange(a.ctx, p, off) }
+
+// chunk returns a chunk's plaintext, which is never changed.
+func (r *Reader) chunk(ctx context.Context, i int64) ([]byte, error) {
+	return r.recent.get(ctx, i, func() ([]byte, error) {
+		from, to := r.src.span(i)
+		b := make([]byte, to-from)
+		return b, r.src.read(ctx, i, b, new([]byte))
+	})
+}

@@ -1,0 +1,447 @@
+package selfenc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+)
+
+// Compression of a payload.
+const (
+	compNone = 0
+	compZstd = 1
+)
+
+// Sealer encrypts and decrypts in V2 for one tenant. It is safe for concurrent
+// use. Equal chunks of the tenant are stored once, whatever object they are in.
+type Sealer struct {
+	keys    *crypto.TenantKeys
+	suite   crypto.Suite
+	store   ChunkStore
+	opts    Options
+	chunk   int
+	width   int
+	encoder *zstd.Encoder
+	decoder *zstd.Decoder
+}
+
+const (
+	// zstdEncoderBytes is what one zstd encoder holds beside its window, about.
+	zstdEncoderBytes = 2 << 20
+	// heapGrowth: the garbage collector lets the heap grow to twice what is in use.
+	heapGrowth = 2
+	// programBytes is what the program holds besides.
+	programBytes = 12 << 20
+)
+
+// NewSealer returns a Sealer. The keys stay the caller's, who erases them when
+// all is done.
+func NewSealer(keys *crypto.TenantKeys, suite crypto.Suite, store ChunkStore, o Options) (*Sealer, error) {
+	if keys == nil {
+		return nil, ErrKey
+	}
+	if err := suite.Validate(); err != nil {
+		return nil, err
+	}
+	if o.ChunkBytes == 0 {
+		o.ChunkBytes = V2ChunkBytes
+	}
+	if err := checkChunkBytes(o.ChunkBytes); err != nil {
+		return nil, err
+	}
+	n := int64(o.ChunkBytes)
+	s := &Sealer{keys: keys, suite: suite, store: store, opts: o, chunk: o.ChunkBytes}
+	// A chunk, its compression, the encoder's window; the object is sealed in place. TestMemory measures it.
+	s.width = o.workers(memory{v2MemoryBytes, programBytes, heapGrowth * (n + n + n/8 + n + zstdEncoderBytes)})
+	var err error
+	s.encoder, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(s.width), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true),
+		zstd.WithWindowSize(o.ChunkBytes), zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithLowerEncoderMem(true))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCompression, err)
+	}
+	// Whoever reads may meet chunks of any size.
+	s.decoder, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(V2MaxChunk), zstd.WithDecoderMaxWindow(V2MaxChunk),
+		zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderLowmem(true))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCompression, err)
+	}
+	return s, nil
+}
+
+// Close ends the Sealer's use.
+func (s *Sealer) Close() {
+	s.decoder.Close()
+	_ = s.encoder.Close() // it never wrote anywhere
+}
+
+// scratch is the memory of one chunk in work.
+type scratch struct {
+	plain, payload []byte // with room for the AEAD's tag
+}
+
+const tagRoom = 16
+
+// seal compresses a chunk if that saves anything, seals and stores it. It
+// overwrites plain, whose capacity has room for the tag.
+func (s *Sealer) seal(ctx context.Context, k crypto.ChunkKind, plain, payload []byte) (Ref, error) {
+	comp := uint8(compZstd)
+	payload = s.encoder.EncodeAll(plain, payload[:0])
+	if len(payload) >= len(plain)-len(plain)/compMinSaving {
+		comp, payload = compNone, plain
+	}
+	ref, object, err := s.keys.SealChunk(s.suite, k, comp, plain, payload, payload[:0])
+	if err != nil {
+		return Ref{}, err
+	}
+	if err := s.store.PutChunk(ctx, ref.Name, object); err != nil {
+		return Ref{}, err
+	}
+	return ref, nil
+}
+
+// compMinSaving: compression that saves less than so many-th is not worth
+// undoing at every read.
+const compMinSaving = 64
+
+// open returns a chunk's verified plaintext in dst, whose capacity is its length.
+func (s *Sealer) open(ctx context.Context, r *Ref, dst []byte, room *[]byte) error {
+	limit := int(r.Length) + tagRoom // compression is used only where it saves
+	object, err := s.store.GetChunk(ctx, r.Name, *room, limit)
+	if err != nil {
+		return err
+	}
+	*room = object
+	if len(object) < tagRoom {
+		return fmt.Errorf("%w: %d bytes", ErrChunkTooSmall, len(object))
+	}
+	into := dst[:0]
+	if r.Comp != compNone {
+		into = object[:0]
+	}
+	payload, err := s.keys.OpenChunk(r, object, into)
+	if err != nil {
+		return openError(err)
+	}
+	if r.Comp == compNone {
+		return nil // OpenChunk has compared length and d, so that dst was long enough
+	}
+	plain, err := s.decoder.DecodeAll(payload, dst[:0:len(dst)])
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrCompression, err)
+	}
+	if len(plain) != len(dst) {
+		return fmt.Errorf("%w: %d bytes, not %d", ErrCorrupt, len(plain), len(dst))
+	}
+	if err := s.keys.CheckChunk(r, plain); err != nil {
+		return fmt.Errorf("%w: its plaintext is not what the map says", ErrCorrupt)
+	}
+	return nil
+}
+
+// openError says why a chunk does not open.
+func openError(err error) error {
+	switch {
+	case errors.Is(err, crypto.ErrObjectName):
+		return fmt.Errorf("%w: what the store returned has another name", ErrCorrupt)
+	case errors.Is(err, crypto.ErrAuthentication):
+		return fmt.Errorf("%w: it does not open this chunk", ErrKey)
+	}
+	return err
+}
+
+// PutTree seals and stores a chunk of kind tree, of at most V2MaxChunk bytes.
+func (s *Sealer) PutTree(ctx context.Context, b []byte) (Ref, error) {
+	if len(b) > V2MaxChunk {
+		return Ref{}, fmt.Errorf("%w: %d bytes", ErrTooLarge, len(b))
+	}
+	return s.put(ctx, crypto.ChunkTree, b)
+}
+
+func (s *Sealer) put(ctx context.Context, k crypto.ChunkKind, b []byte) (Ref, error) {
+	plain := append(make([]byte, 0, len(b)+tagRoom), b...)
+	r, err := s.seal(ctx, k, plain, nil)
+	if err != nil {
+		return Ref{}, fmt.Errorf("store a chunk of %d bytes: %w", len(b), err)
+	}
+	return r, nil
+}
+
+// GetTree returns what PutTree stored.
+func (s *Sealer) GetTree(ctx context.Context, r *Ref) ([]byte, error) {
+	if r.Kind != crypto.ChunkTree || r.Length > V2MaxChunk {
+		return nil, fmt.Errorf("%w: no tree", ErrMap)
+	}
+	return s.get(ctx, r)
+}
+
+func (s *Sealer) get(ctx context.Context, r *Ref) ([]byte, error) {
+	b := make([]byte, r.Length)
+	if err := s.open(ctx, r, b, new([]byte)); err != nil {
+		return nil, &ChunkError{Name: r.Name, Err: err}
+	}
+	return b, nil
+}
+
+// Encrypt encrypts what r has, to its end, and returns the object once all of
+// its chunks are in the store. It reads r once. Zeros make holes.
+func (s *Sealer) Encrypt(ctx context.Context, r io.Reader) (*Object, error) {
+	w := &objectWriter{s: s, o: Object{ChunkBytes: s.chunk}, free: make(chan *scratch, s.width), r: r, ctx: ctx, report: report{call: s.opts.Progress}}
+	if err := pipeline(ctx, s.width, w.next, w.work, w.emit); err != nil {
+		return nil, err
+	}
+	if err := w.finish(); err != nil {
+		return nil, err
+	}
+	return &w.o, nil
+}
+
+// objectWriter encrypts one object.
+type objectWriter struct {
+	s     *Sealer
+	ctx   context.Context //nolint:containedctx // of the one call that it lives for
+	r     io.Reader
+	ended bool
+	index int64
+	free  chan *scratch
+	o     Object
+	// levels holds the children that no node of the next level has yet: those
+	// of data first. None ever holds more than nodeFanout.
+	levels [][]Ref
+	report
+}
+
+type objectJob struct {
+	*scratch
+	index int64
+}
+
+type objectResult struct {
+	*scratch
+	ref Ref
+	n   int
+}
+
+func (w *objectWriter) next(context.Context) (objectJob, error) {
+	if w.ended {
+		return objectJob{}, errEnd
+	}
+	var m *scratch
+	select {
+	case m = <-w.free:
+	default:
+		m = &scratch{plain: make([]byte, 0, w.s.chunk+tagRoom), payload: make([]byte, 0, w.s.chunk+w.s.chunk/8)}
+	}
+	n, ended, err := readFull(w.r, m.plain[:w.s.chunk])
+	if err != nil {
+		return objectJob{}, err
+	}
+	m.plain = m.plain[:n]
+	if w.ended = ended; n == 0 {
+		return objectJob{}, errEnd
+	}
+	w.index++
+	if w.index*int64(w.s.chunk) > V2MaxBytes {
+		return objectJob{}, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, int64(V2MaxBytes))
+	}
+	return objectJob{m, w.index - 1}, nil
+}
+
+var zeros [V2MinChunk]byte
+
+// isZero reports whether b is nothing but zeros.
+func isZero(b []byte) bool {
+	for len(b) > 0 {
+		n := min(len(b), len(zeros))
+		if !bytes.Equal(b[:n], zeros[:n]) {
+			return false
+		}
+		b = b[n:]
+	}
+	return true
+}
+
+func (w *objectWriter) work(ctx context.Context, j objectJob) (objectResult, error) {
+	r := objectResult{scratch: j.scratch, n: len(j.plain)}
+	if isZero(j.plain) {
+		return r, nil
+	}
+	var err error
+	if r.ref, err = w.s.seal(ctx, crypto.ChunkData, j.plain, j.payload); err != nil {
+		return r, fmt.Errorf("chunk %d: %w", j.index, err)
+	}
+	return r, nil
+}
+
+func (w *objectWriter) emit(r objectResult) error {
+	w.free <- r.scratch // never full: it has a place for each chunk in work
+	w.o.Bytes += int64(r.n)
+	w.done(r.n)
+	return w.add(0, r.ref)
+}
+
+// add appends a child at a level, and makes a node of those that are enough.
+func (w *objectWriter) add(level int, r Ref) error {
+	if level == len(w.levels) {
+		w.levels = append(w.levels, make([]Ref, 0, nodeFanout))
+	}
+	w.levels[level] = append(w.levels[level], r)
+	if len(w.levels[level]) < nodeFanout {
+		return nil
+	}
+	return w.flush(level)
+}
+
+// flush makes a node of the children at a level.
+func (w *objectWriter) flush(level int) error {
+	refs := w.levels[level]
+	var node Ref // a hole, if all children are
+	for i := range refs {
+		if refs[i] == (Ref{}) {
+			continue
+		}
+		var err error
+		if node, err = w.s.put(w.ctx, crypto.ChunkMap, appendNode(make([]byte, 0, maxNodeBytes), level+1, w.s.chunk, refs)); err != nil {
+			return fmt.Errorf("level %d of the map: %w", level+1, err)
+		}
+		break
+	}
+	w.levels[level] = refs[:0]
+	return w.add(level+1, node)
+}
+
+// finish makes nodes of what is left, up to the root.
+func (w *objectWriter) finish() error {
+	top := w.o.Levels()
+	for level := range top {
+		if level < len(w.levels) && len(w.levels[level]) > 0 {
+			if err := w.flush(level); err != nil {
+				return err
+			}
+		}
+	}
+	if w.o.Bytes > 0 {
+		w.o.Root = w.levels[top][0]
+	}
+	return nil
+}
+
+// Open returns a reader of an object. It reads the map as it is needed.
+func (s *Sealer) Open(o *Object) (*Reader, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	return newReader(&objectSource{s: s, o: *o, nodes: recent[nodeKey, []Ref]{max: recentNodes}}, s.opts), nil
+}
+
+// objectSource is the chunks of one object.
+type objectSource struct {
+	s     *Sealer
+	o     Object
+	nodes recent[nodeKey, []Ref]
+}
+
+type nodeKey struct {
+	level int
+	index int64
+}
+
+// recentNodes is how many nodes of a map are kept, of 27 KiB at most.
+const recentNodes = 64
+
+func (s *objectSource) size() int64                   { return s.o.Bytes }
+func (s *objectSource) chunks() int64                 { return s.o.Chunks() }
+func (s *objectSource) find(off int64) int64          { return off / int64(s.o.ChunkBytes) }
+func (s *objectSource) span(i int64) (from, to int64) { return s.o.chunkSpan(i) }
+
+func (s *objectSource) memory() memory {
+	n := int64(s.o.ChunkBytes)
+	// Plaintext and object of each chunk, and its part of what the Sealer's encoders hold.
+	return memory{v2MemoryBytes, programBytes + recentChunks*n, heapGrowth * 4 * n}
+}
+
+func (s *objectSource) read(ctx context.Context, i int64, dst []byte, room *[]byte) error {
+	r, err := s.ref(ctx, 0, i)
+	if err != nil {
+		return err
+	}
+	if r == (Ref{}) {
+		clear(dst)
+		return nil
+	}
+	if err := s.s.open(ctx, &r, dst, room); err != nil {
+		return &ChunkError{Name: r.Name, Index: uint64(i), Err: err}
+	}
+	return nil
+}
+
+// ref returns the reference at place i of a level. Chunks that are read one
+// after the other share the nodes above them.
+func (s *objectSource) ref(ctx context.Context, level int, i int64) (Ref, error) {
+	if level == s.o.Levels() {
+		return s.o.Root, nil
+	}
+	refs, err := s.node(ctx, nodeKey{level + 1, i >> nodeFanoutShift})
+	if err != nil || refs == nil {
+		return Ref{}, err
+	}
+	return refs[i&(nodeFanout-1)], nil
+}
+
+// node returns the children of a node; nil if it is a hole.
+func (s *objectSource) node(ctx context.Context, k nodeKey) ([]Ref, error) {
+	return s.nodes.get(ctx, k, func() ([]Ref, error) {
+		r, err := s.ref(ctx, k.level, k.index)
+		if err != nil || r == (Ref{}) {
+			return nil, err
+		}
+		b := make([]byte, r.Length)
+		if err = s.s.open(ctx, &r, b, new([]byte)); err == nil {
+			var refs []Ref
+			if refs, err = s.o.decodeNode(b, k.level, k.index); err == nil {
+				return refs, nil
+			}
+		}
+		return nil, &ChunkError{Name: r.Name, Level: uint64(k.level), Index: uint64(k.index), Err: err}
+	})
+}
+
+// SealObject returns an object sealed under the tenant's keys, as it can lie
+// anywhere: nobody else can read or change it.
+func (s *Sealer) SealObject(o *Object) ([]byte, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	r, sealed, err := s.keys.SealChunk(s.suite, crypto.ChunkMap, compNone, o.appendRecord(nil), nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	return append(AppendRef(nil, &r), sealed...), nil
+}
+
+// sealedObjectBytes is what SealObject returns.
+const sealedObjectBytes = RefBytes + recordBytes + tagRoom
+
+// OpenObject opens what SealObject sealed.
+func (s *Sealer) OpenObject(b []byte) (*Object, error) {
+	if len(b) != sealedObjectBytes {
+		return nil, fmt.Errorf("%w: %d bytes", ErrMap, len(b))
+	}
+	r, err := DecodeRef(b)
+	if err != nil {
+		return nil, err
+	}
+	if r.Kind != crypto.ChunkMap || r.Comp != compNone {
+		return nil, fmt.Errorf("%w: no sealed object", ErrMap)
+	}
+	record, err := s.keys.OpenChunk(&r, b[RefBytes:], nil)
+	if err != nil {
+		return nil, fmt.Errorf("the map: %w", openError(err))
+	}
+	return decodeRecord(record)
+}

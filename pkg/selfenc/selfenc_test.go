@@ -1,0 +1,501 @@
+package selfenc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"sync/atomic"
+	"testing"
+	"testing/iotest"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+)
+
+func testSealer(t testing.TB, store ChunkStore, o Options) *Sealer {
+	t.Helper()
+	return sealerOf(t, 7, crypto.SuiteXChaCha20Poly1305, store, o)
+}
+
+func sealerOf(t testing.TB, secret byte, suite crypto.Suite, store ChunkStore, o Options) *Sealer {
+	t.Helper()
+	k, err := crypto.NewKey(bytes.Repeat([]byte{secret}, crypto.KeyBytes))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Erase()
+	keys, err := crypto.DeriveTenantKeys(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(keys.Erase)
+	s, err := NewSealer(keys, suite, store, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+// codec is one encoding, for tests that are the same for all.
+type codec struct {
+	name    string
+	encrypt func(ctx context.Context, store ChunkStore, r io.Reader, o Options) (open func(ctx context.Context, o Options) (*Reader, error), err error)
+	chunk   int // a small size of chunks
+	min     int
+}
+
+func codecs(t testing.TB) []codec {
+	list := []codec{{name: "v2", chunk: V2MinChunk, encrypt: func(ctx context.Context, store ChunkStore, r io.Reader, o Options) (func(context.Context, Options) (*Reader, error), error) {
+		obj, err := testSealer(t, store, o).Encrypt(ctx, r)
+		return func(_ context.Context, o Options) (*Reader, error) { return testSealer(t, store, o).Open(obj) }, err
+	}}}
+	for _, e := range []Encoding{SE31, SE36} {
+		list = append(list, codec{name: e.String(), chunk: 1024, min: MinBytes, encrypt: func(ctx context.Context, store ChunkStore, r io.Reader, o Options) (func(context.Context, Options) (*Reader, error), error) {
+			m, err := EncryptTo(ctx, e, store, r, o)
+			return func(ctx context.Context, o Options) (*Reader, error) { return Open(ctx, e, store, m, o) }, err
+		}})
+	}
+	return list
+}
+
+func randomBytes(rng *rand.Rand, n int) []byte {
+	b := make([]byte, n)
+	for i := 0; i < n; i += 8 {
+		x := rng.Uint64()
+		if i&64 != 0 {
+			x &= 0x0f0f0f0f // some of it compresses
+		}
+		for k := i; k < min(n, i+8); k++ {
+			b[k] = byte(x)
+			x >>= 8
+		}
+	}
+	return b
+}
+
+func seeded(t testing.TB) *rand.Rand {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}
+
+// TestSizes: every size around the boundaries comes back, whole and in ranges.
+func TestSizes(t *testing.T) {
+	rng := seeded(t)
+	for _, c := range codecs(t) {
+		t.Run(c.name, func(t *testing.T) {
+			n := c.chunk
+			for _, size := range []int{0, 1, 2, 3, 4, 5, 63, 64, 65, n - 1, n, n + 1, 2*n - 1, 2 * n, 2*n + 1, 3*n - 1, 3 * n, 3*n + 1, 3*n + 2, 4 * n, 4*n + 1, 7*n + n/2} {
+				plain := randomBytes(rng, size)
+				store := &memoryStore{}
+				// One byte at a time, the end with the last: readers may be like that.
+				r := iotest.DataErrReader(bytes.NewReader(plain))
+				if size < 5000 {
+					r = iotest.OneByteReader(r)
+				}
+				open, err := c.encrypt(t.Context(), store, r, Options{ChunkBytes: n})
+				if size < c.min {
+					if !errors.Is(err, ErrTooSmall) {
+						t.Errorf("%d bytes: %v", size, err)
+					}
+					continue
+				}
+				if err != nil {
+					t.Fatalf("%d bytes: %v", size, err)
+				}
+				r2, err := open(t.Context(), Options{})
+				if err != nil {
+					t.Fatalf("%d bytes: %v", size, err)
+				}
+				checkRanges(t, rng, r2, plain)
+			}
+		})
+	}
+}
+
+func checkRanges(t *testing.T, rng *rand.Rand, r *Reader, plain []byte) {
+	t.Helper()
+	size := len(plain)
+	if r.Size() != int64(size) {
+		t.Fatalf("%d bytes, want %d", r.Size(), size)
+	}
+	var got bytes.Buffer
+	if err := r.Copy(t.Context(), &got, 0, math.MaxInt64); err != nil || !bytes.Equal(got.Bytes(), plain) {
+		t.Fatalf("%d bytes: %v", size, err)
+	}
+	for range 8 {
+		from := rng.IntN(size + 1)
+		to := from + rng.IntN(size-from+1)
+		got.Reset()
+		if err := r.Copy(t.Context(), &got, int64(from), int64(to-from)); err != nil || !bytes.Equal(got.Bytes(), plain[from:to]) {
+			t.Fatalf("%d bytes: copy %d to %d: %v", size, from, to, err)
+		}
+		p := make([]byte, to-from)
+		if n, err := r.ReadRange(t.Context(), p, int64(from)); err != nil || n != len(p) || !bytes.Equal(p, plain[from:to]) {
+			t.Fatalf("%d bytes: read %d to %d: %d, %v", size, from, to, n, err)
+		}
+	}
+	if n, err := r.ReadRange(t.Context(), make([]byte, 10), int64(size)); n != 0 || !errors.Is(err, io.EOF) {
+		t.Errorf("at the end: %d, %v", n, err)
+	}
+	if _, err := r.ReadRange(t.Context(), make([]byte, 10), -1); err == nil {
+		t.Error("read before the beginning")
+	}
+	if err := r.Copy(t.Context(), io.Discard, int64(size)+1, 0); err == nil {
+		t.Error("copy beyond the end")
+	}
+	if b, err := io.ReadAll(io.NewSectionReader(r.At(t.Context()), 0, r.Size())); err != nil || !bytes.Equal(b, plain) {
+		t.Errorf("as io.ReaderAt: %v", err)
+	}
+	if size < 300 { // it reads byte by byte
+		if err := iotest.TestReader(io.NewSectionReader(r.At(t.Context()), 0, r.Size()), plain); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestSameWithAnyWorkers: parallel work changes no byte.
+func TestSameWithAnyWorkers(t *testing.T) {
+	plain := randomBytes(seeded(t), 20<<10)
+	for _, e := range []Encoding{SE31, SE36} {
+		var first *DataMap
+		for _, workers := range []int{1, 2, 3, 16} {
+			m, _, err := Encrypt(e, plain, Options{ChunkBytes: 512, Workers: workers})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if first == nil {
+				first = m
+			} else if fmt.Sprint(m) != fmt.Sprint(first) {
+				t.Errorf("%s: %d workers give another map", e, workers)
+			}
+		}
+	}
+	store := &memoryStore{}
+	var first *Object
+	big := bytes.Repeat(plain, 30)
+	for _, workers := range []int{1, 2, 3, 16} {
+		o, err := testSealer(t, store, Options{ChunkBytes: V2MinChunk, Workers: workers}).Encrypt(t.Context(), bytes.NewReader(big))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first == nil {
+			first = o
+		} else if *o != *first {
+			t.Errorf("v2: %d workers give another object", workers)
+		}
+	}
+}
+
+// TestLevels: maps of many levels, where the reference's encoder loses one.
+// Its decoders read ours: test/interop/selfenc.
+func TestLevels(t *testing.T) {
+	for _, e := range []Encoding{SE31, SE36} {
+		for _, form := range []MapForm{MapV0C, MapV1} {
+			o := Options{ChunkBytes: 1024, MapForm: form}
+			if e == SE36 && form == MapV0C {
+				if _, _, err := Encrypt(e, make([]byte, 10), o); !errors.Is(err, ErrEncoding) {
+					t.Errorf("%v", err)
+				}
+				continue
+			}
+			deepest := uint64(0)
+			for _, size := range []int{3 << 10, 38 << 10, 39 << 10, 60 << 10, 1300 << 10} {
+				if testing.Short() && e == SE31 && form == MapV0C && size > 100<<10 {
+					continue // each chunk makes an encoder; the other forms do it
+				}
+				plain := randomBytes(seeded(t), size)
+				m, chunks, err := Encrypt(e, plain, o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got, err := Decrypt(e, m, chunks, Options{}); err != nil || !bytes.Equal(got, plain) {
+					t.Fatalf("%s %s: %d bytes: %v", e, form, size, err)
+				}
+				if len(m.Chunks) != 3 {
+					t.Errorf("%s: %d chunks in the last map", e, len(m.Chunks))
+				}
+				deepest = max(deepest, m.Child)
+			}
+			if deepest != 3 && !testing.Short() {
+				t.Errorf("%s: %d levels, want 3", e, deepest)
+			}
+		}
+	}
+	// 1 byte chunks: each level is larger than the one below, for ever.
+	if _, _, err := Encrypt(SE36, make([]byte, 100), Options{ChunkBytes: 1}); !errors.Is(err, ErrInvalidChunkSize) {
+		t.Errorf("a map that cannot shrink: %v", err)
+	}
+}
+
+// TestLostLevel: a map as the reference's encoder makes it, which has lost a
+// level, is refused.
+func TestLostLevel(t *testing.T) {
+	for _, e := range []Encoding{SE31, SE36} {
+		store := &memoryStore{}
+		m, err := EncryptTo(t.Context(), e, store, bytes.NewReader(randomBytes(seeded(t), 60<<10)), Options{ChunkBytes: 1024})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Child != 2 {
+			t.Fatalf("child %d", m.Child)
+		}
+		m.Child = 1
+		if _, err := Open(t.Context(), e, store, m, Options{}); !errors.Is(err, ErrMap) && !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: %v", e, err)
+		}
+	}
+}
+
+// TestUnshrunk: maps of crate version 0.30 may have any length.
+func TestUnshrunk(t *testing.T) {
+	plain := randomBytes(seeded(t), 50_000)
+	store := &memoryStore{}
+	maps, err := encryptLevels(t.Context(), SE31, store, bytes.NewReader(plain), Options{ChunkBytes: 1024})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := maps[0].Encode(MapV0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, form, err := DecodeDataMap(b)
+	if err != nil || form != MapV0 {
+		t.Fatalf("%s, %v", form, err)
+	}
+	r, err := Open(t.Context(), SE31, store, m, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got bytes.Buffer
+	if err := r.Copy(t.Context(), &got, 0, r.Size()); err != nil || !bytes.Equal(got.Bytes(), plain) {
+		t.Error(err)
+	}
+	again, err := Shrink(t.Context(), SE31, store, m, Options{ChunkBytes: 1024})
+	if err != nil || fmt.Sprint(again) != fmt.Sprint(maps[len(maps)-1]) {
+		t.Errorf("shrinking gives another map: %v", err)
+	}
+}
+
+func TestDataMapForms(t *testing.T) {
+	m, _, err := Encrypt(SE31, randomBytes(seeded(t), 5000), Options{ChunkBytes: 1024})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := &DataMap{Chunks: m.Chunks}
+	for _, m := range []*DataMap{m, root} {
+		for _, f := range []MapForm{MapV0, MapV0C, MapV1, MapJSON} {
+			b, err := m.Encode(f)
+			if f == MapV0 && m.Child != 0 {
+				if !errors.Is(err, ErrEncoding) {
+					t.Errorf("%v", err)
+				}
+				continue
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, form, err := DecodeDataMap(b)
+			if err != nil || form != f || fmt.Sprint(got) != fmt.Sprint(m) {
+				t.Errorf("%s: %s, %v", f, form, err)
+			}
+			if f != MapJSON {
+				for i := range b {
+					if _, form, err := DecodeDataMap(b[:i]); err == nil && (f != MapV0C || form != MapV0) {
+						t.Errorf("%s: %d of %d bytes are a map, too: %s", f, i, len(b), form)
+					}
+				}
+				if _, form, err := DecodeDataMap(append(b, 0)); err == nil && (f != MapV0 || form != MapV0C) {
+					t.Errorf("%s: with a byte more it is a map, too: %s", f, form)
+				}
+			}
+		}
+	}
+	hexJSON := []byte(`{"chunk_identifiers":[`)
+	for i := range 3 {
+		if i > 0 {
+			hexJSON = append(hexJSON, ',')
+		}
+		hexJSON = fmt.Appendf(hexJSON, `{"index":%d,"dst_hash":"%s","src_hash":"%s","src_size":5}`, i, Name{1}, Name{2})
+	}
+	if m, f, err := DecodeDataMap(append(hexJSON, `],"child":null}`...)); err != nil || f != MapJSON || m.Chunks[2].SrcHash != (Name{2}) {
+		t.Errorf("JSON with hexadecimal digits: %v", err)
+	}
+}
+
+func TestBadMaps(t *testing.T) {
+	good, _, err := Encrypt(SE36, make([]byte, 100), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, edit := range map[string]func(*DataMap){
+		"two chunks":      func(m *DataMap) { m.Chunks = m.Chunks[:2] },
+		"no chunks":       func(m *DataMap) { m.Chunks = nil },
+		"a gap":           func(m *DataMap) { m.Chunks[2].Index = 3 },
+		"twice":           func(m *DataMap) { m.Chunks[1].Index = 0 },
+		"empty chunk":     func(m *DataMap) { m.Chunks[1].SrcBytes = 0 },
+		"huge chunk":      func(m *DataMap) { m.Chunks[1].SrcBytes = math.MaxUint64 },
+		"too many levels": func(m *DataMap) { m.Child = 9 },
+	} {
+		m := &DataMap{Chunks: append([]ChunkInfo(nil), good.Chunks...)}
+		edit(m)
+		if _, err := Open(t.Context(), SE36, &memoryStore{}, m, Options{}); !errors.Is(err, ErrMap) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := m.Encode(MapV1); !errors.Is(err, ErrMap) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := Open(t.Context(), V2, &memoryStore{}, good, Options{}); !errors.Is(err, ErrEncoding) {
+		t.Errorf("%v", err)
+	}
+	for _, n := range []int{-1, maxChunkBytes} {
+		if _, _, err := Encrypt(SE36, make([]byte, 100), Options{ChunkBytes: n}); !errors.Is(err, ErrInvalidChunkSize) {
+			t.Errorf("%d: %v", n, err)
+		}
+	}
+}
+
+// TestDecompressionBomb: no more than the map says is ever decompressed.
+func TestDecompressionBomb(t *testing.T) {
+	for _, e := range []Encoding{SE31, SE36} {
+		plain := make([]byte, 30<<20)
+		m, chunks, err := Encrypt(e, plain, Options{ChunkBytes: 16 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, size := range []uint64{1, m.Chunks[0].SrcBytes - 1, m.Chunks[0].SrcBytes + 1} {
+			bad := &DataMap{Chunks: append([]ChunkInfo(nil), m.Chunks...)}
+			bad.Chunks[0].SrcBytes = size
+			if _, err := Decrypt(e, bad, chunks, Options{}); !errors.Is(err, ErrCompression) {
+				t.Errorf("%s, %d bytes: %v", e, size, err)
+			}
+		}
+		if err := decompressBrotli(make([]byte, 10), nil); !errors.Is(err, ErrCompression) {
+			t.Error(err)
+		}
+	}
+}
+
+// TestReaderErrors: an error of the reader, whatever it looks like, is no end.
+func TestReaderErrors(t *testing.T) {
+	for _, c := range codecs(t) {
+		for _, bad := range []error{io.ErrUnexpectedEOF, fmt.Errorf("wrapped: %w", io.EOF), errors.New("disk")} {
+			for _, n := range []int{0, 1, c.chunk, 3*c.chunk + 1, 5 * c.chunk} {
+				r := io.MultiReader(bytes.NewReader(make([]byte, n)), iotest.ErrReader(bad))
+				if _, err := c.encrypt(t.Context(), &memoryStore{}, r, Options{ChunkBytes: c.chunk}); !errors.Is(err, bad) {
+					t.Errorf("%s after %d bytes: %v, want %v", c.name, n, err, bad)
+				}
+			}
+		}
+	}
+}
+
+// brokenStore fails, or changes what it returns.
+type brokenStore struct {
+	memoryStore
+	puts  atomic.Int64
+	onPut func(n int64) error
+}
+
+func (s *brokenStore) PutChunk(ctx context.Context, name Name, data []byte) error {
+	if err := s.onPut(s.puts.Add(1)); err != nil {
+		return err
+	}
+	return s.memoryStore.PutChunk(ctx, name, data)
+}
+
+// TestStoreFails: whichever put fails, encryption does.
+func TestStoreFails(t *testing.T) {
+	why := errors.New("full")
+	for _, c := range codecs(t) {
+		plain := randomBytes(seeded(t), 10*c.chunk+5)
+		all := &brokenStore{onPut: func(int64) error { return nil }}
+		if _, err := c.encrypt(t.Context(), all, bytes.NewReader(plain), Options{ChunkBytes: c.chunk}); err != nil {
+			t.Fatal(err)
+		}
+		for n := int64(1); n <= all.puts.Load(); n++ {
+			s := &brokenStore{onPut: func(i int64) error {
+				if i == n {
+					return why
+				}
+				return nil
+			}}
+			if _, err := c.encrypt(t.Context(), s, bytes.NewReader(plain), Options{ChunkBytes: c.chunk}); !errors.Is(err, why) {
+				t.Errorf("%s: put %d of %d: %v", c.name, n, all.puts.Load(), err)
+			}
+		}
+	}
+}
+
+// TestCancel: whenever the context ends, the work does, with its reason.
+func TestCancel(t *testing.T) {
+	why := errors.New("enough")
+	for _, c := range codecs(t) {
+		plain := randomBytes(seeded(t), 20*c.chunk)
+		for _, after := range []int64{1, 5} {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			s := &brokenStore{onPut: func(i int64) error {
+				if i == after {
+					cancel(why)
+				}
+				return nil
+			}}
+			if _, err := c.encrypt(ctx, s, bytes.NewReader(plain), Options{ChunkBytes: c.chunk, Workers: 2}); !errors.Is(err, why) {
+				t.Errorf("%s: %v", c.name, err)
+			}
+		}
+		s := &memoryStore{}
+		open, err := c.encrypt(t.Context(), s, bytes.NewReader(plain), Options{ChunkBytes: c.chunk})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		r, err := open(ctx, Options{Workers: 2, Progress: func(p Progress) {
+			if p.Chunks == 3 {
+				cancel(why)
+			}
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got bytes.Buffer
+		if err := r.Copy(ctx, &got, 0, r.Size()); !errors.Is(err, why) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if !bytes.HasPrefix(plain, got.Bytes()) {
+			t.Errorf("%s: what was written before is wrong", c.name)
+		}
+	}
+}
+
+func TestProgress(t *testing.T) {
+	for _, c := range codecs(t) {
+		plain := randomBytes(seeded(t), 10*c.chunk+5)
+		var seen []Progress
+		count := func(p Progress) { seen = append(seen, p) }
+		s := &memoryStore{}
+		open, err := c.encrypt(t.Context(), s, bytes.NewReader(plain), Options{ChunkBytes: c.chunk, Progress: count})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last := seen[len(seen)-1]; len(seen) != 11 || last.Chunks != 11 || last.DoneBytes != int64(len(plain)) {
+			t.Errorf("%s: %v", c.name, seen)
+		}
+		seen = nil
+		r, err := open(t.Context(), Options{Progress: count})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Verify(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if last := seen[len(seen)-1]; last.Chunks != r.Chunks() || last.DoneBytes != r.Size() {
+			t.Errorf("%s: %v", c.name, seen)
+		}
+	}
+}

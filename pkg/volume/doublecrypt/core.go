@@ -1,0 +1,553 @@
+package doublecrypt
+
+import (
+	"errors"
+	"io"
+	"strings"
+	"sync"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// Core is the reference's FilesystemCore: operations by path, with its errors.
+// It is made for a device and usable after InitFilesystem or Open. Other than the
+// reference's, its methods may be called concurrently; what could not be stored is
+// refused at once, not at the next flush; and Close loses nothing.
+//
+// Paths are separated by "/"; those at the ends do not count.
+type Core struct {
+	dev  device.Device
+	key  *crypto.DoublecryptKey
+	size int    // of a block; 0: the header's
+	want uint64 // blocks; 0: the device's
+	opts Options
+
+	mu sync.RWMutex // guards v against InitFilesystem, Open and Close
+	v  *Volume
+}
+
+// CoreOptions say how to use the device.
+type CoreOptions struct {
+	BlockBytes  int    // 0: what the header says, DefaultBlock for InitFilesystem
+	TotalBlocks uint64 // 0: what the device holds
+	Volume      Options
+}
+
+// NewCore makes a Core for a device. Device and key stay the caller's, and must
+// live until Close.
+func NewCore(dev device.Device, key *crypto.DoublecryptKey, o CoreOptions) *Core {
+	o.Volume.ancestorTimes = true
+	return &Core{dev: dev, key: key, size: o.BlockBytes, want: o.TotalBlocks, opts: o.Volume}
+}
+
+// InitFilesystem makes an empty file system, and opens it.
+func (c *Core) InitFilesystem() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.closeVolume(); err != nil {
+		return err
+	}
+	size := c.size
+	if size == 0 {
+		size = DefaultBlock
+	}
+	if err := format(c.dev, c.key, size, c.want, c.opts); err != nil {
+		return err
+	}
+	return c.open()
+}
+
+// Open opens the file system that is there.
+func (c *Core) Open() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.closeVolume(); err != nil {
+		return err
+	}
+	return c.open()
+}
+
+func (c *Core) open() error {
+	h, _, err := readHeader(c.dev)
+	if err != nil {
+		return err
+	}
+	if c.size != 0 && int(h.blockSize) != c.size {
+		return &Error{Variant: BlockSizeMismatch, Value: uint64(c.size), Max: uint64(h.blockSize)}
+	}
+	v, err := Open(c.dev, c.key, c.opts)
+	if err == nil {
+		c.v = v
+	}
+	return err
+}
+
+func (c *Core) closeVolume() error {
+	if c.v == nil {
+		return nil
+	}
+	v := c.v
+	c.v = nil
+	return v.Close()
+}
+
+// Close commits what is buffered. The Core can be opened again.
+func (c *Core) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closeVolume()
+}
+
+// use returns the open volume, until done is called.
+func (c *Core) use() (v *Volume, done func(), err error) {
+	c.mu.RLock()
+	if c.v == nil {
+		c.mu.RUnlock()
+		return nil, nil, &Error{Variant: NotInitialized}
+	}
+	return c.v, c.mu.RUnlock, nil
+}
+
+// Entry is what List and Stat tell.
+type Entry struct {
+	Name    string
+	Dir     bool
+	Size    uint64
+	InodeID uint64
+}
+
+// Statistics are numbers of blocks.
+type Statistics struct {
+	BlockBytes  int
+	TotalBlocks uint64
+	FreeBlocks  uint64
+	Generation  uint64
+	Inodes      uint64
+}
+
+// split cuts a path into its parent's components and its last one.
+func split(path string) (dirs []string, name string) {
+	path = strings.Trim(path, "/")
+	if path == "" {
+		return nil, ""
+	}
+	all := strings.Split(path, "/")
+	return all[:len(all)-1], all[len(all)-1]
+}
+
+// walkTo resolves directories. v.mu is held.
+func (v *Volume) walkTo(dirs []string) (*node, error) {
+	if v.closed {
+		return nil, &Error{Variant: NotInitialized, err: vfs.ErrClosed}
+	}
+	n := v.root
+	for _, name := range dirs {
+		e := n.names[name]
+		switch {
+		case e == nil:
+			return nil, &Error{Variant: DirectoryNotFound, Name: name, err: vfs.ErrNotExist}
+		case !e.node.dir:
+			return nil, &Error{Variant: NotADirectory, Name: name, err: vfs.ErrNotDir}
+		}
+		n = e.node
+	}
+	return n, n.damage
+}
+
+// resolve finds the parent of a path, and the path's own inode if it exists.
+func (v *Volume) resolve(path string) (d, n *node, name string, err error) {
+	dirs, name := split(path)
+	if name == "" {
+		return nil, nil, "", &Error{Variant: Internal, err: errEmptyPath}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	d, err = v.walkTo(dirs)
+	if err == nil && d.names[name] != nil {
+		n = d.names[name].node
+	}
+	return d, n, name, err
+}
+
+var (
+	errEmptyPath  = errors.New("empty path")
+	errIntoItself = errors.New("a directory cannot be moved into itself")
+)
+
+// within tells that a path lies beneath another, by its words alone, whether
+// there is anything: so does the reference.
+func within(path, above string) bool {
+	above = strings.Trim(above, "/")
+	return above != "" && strings.HasPrefix(strings.Trim(path, "/"), above+"/")
+}
+
+// coreName checks a new name as the reference does; and refuses two more.
+func coreName(name string) error {
+	switch {
+	case len(name) > vfs.MaxNameBytes:
+		return &Error{Variant: NameTooLong, Value: uint64(len(name)), Max: vfs.MaxNameBytes, err: vfs.ErrNameTooLong}
+	case checkName(name) != nil:
+		return &Error{Variant: Internal, err: vfs.ErrInvalid}
+	}
+	return nil
+}
+
+// existing finds a file or directory that has to be there.
+func (v *Volume) existing(path string) (d, n *node, name string, err error) {
+	d, n, name, err = v.resolve(path)
+	if err == nil && n == nil {
+		err = &Error{Variant: FileNotFound, Name: name, err: vfs.ErrNotExist}
+	}
+	return d, n, name, err
+}
+
+// translate gives an error of the volume the reference's name. Between resolving
+// a path and the operation others may have changed it: then the error is that of a missing file.
+func translate(err error, name string) error {
+	if e := (*Error)(nil); err == nil || errors.As(err, &e) {
+		return err
+	}
+	for _, t := range []struct {
+		err error
+		to  Variant
+	}{
+		{vfs.ErrNotExist, FileNotFound}, {vfs.ErrStale, FileNotFound}, {vfs.ErrExist, FileAlreadyExists}, {vfs.ErrNoSpace, NoFreeBlocks},
+		{vfs.ErrFileTooBig, DataTooLarge}, {vfs.ErrIsDir, NotAFile}, {vfs.ErrNotDir, NotADirectory}, {vfs.ErrNotEmpty, DirectoryNotEmpty},
+		{vfs.ErrNameTooLong, NameTooLong}, {vfs.ErrClosed, NotInitialized},
+	} {
+		if errors.Is(err, t.err) {
+			return &Error{Variant: t.to, Name: name, err: err}
+		}
+	}
+	return &Error{Variant: Internal, err: err}
+}
+
+// CreateFile makes an empty file.
+func (c *Core) CreateFile(path string) error { return c.create(path, false, FileAlreadyExists) }
+
+// CreateDirectory makes an empty directory.
+func (c *Core) CreateDirectory(path string) error {
+	return c.create(path, true, DirectoryAlreadyExists)
+}
+
+func (c *Core) create(path string, dir bool, exists Variant) error {
+	v, done, err := c.use()
+	if err != nil {
+		return err
+	}
+	defer done()
+	d, n, name, err := v.resolve(path)
+	if err != nil {
+		return err
+	}
+	if err := coreName(name); err != nil {
+		return err
+	}
+	if n != nil {
+		return &Error{Variant: exists, Name: name, err: vfs.ErrExist}
+	}
+	_, err = v.create(d.ino, name, dir)
+	if errors.Is(err, vfs.ErrExist) { // made by another meanwhile
+		return &Error{Variant: exists, Name: name, err: vfs.ErrExist}
+	}
+	return translate(err, name)
+}
+
+// theFile finds a file.
+func (v *Volume) theFile(path string) (*node, error) {
+	_, n, name, err := v.existing(path)
+	if err == nil && n.dir {
+		err = &Error{Variant: NotAFile, Name: name, err: vfs.ErrIsDir}
+	}
+	return n, err
+}
+
+// WriteFile writes data at an offset of a file, which grows if need be. The data
+// are buffered until a flush.
+func (c *Core) WriteFile(path string, off uint64, data []byte) error {
+	v, done, err := c.use()
+	if err != nil {
+		return err
+	}
+	defer done()
+	if len(data) == 0 {
+		return nil // even where there is no file
+	}
+	n, err := v.theFile(path)
+	if err != nil {
+		return err
+	}
+	_, err = v.Write(nil, n.ino, off, data, false)
+	return translate(err, "")
+}
+
+// ReadFile reads up to len(dst) bytes at an offset; less only at the end of the file.
+func (c *Core) ReadFile(path string, off uint64, dst []byte) (int, error) {
+	v, done, err := c.use()
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	n, err := v.theFile(path)
+	if err != nil {
+		return 0, err
+	}
+	count, err := v.Read(n.ino, off, dst)
+	return count, translate(err, "")
+}
+
+// Truncate sets the size of a file. The reference cannot.
+func (c *Core) Truncate(path string, size uint64) error {
+	v, done, err := c.use()
+	if err != nil {
+		return err
+	}
+	defer done()
+	n, err := v.theFile(path)
+	if err != nil {
+		return err
+	}
+	_, err = v.SetAttr(nil, n.ino, &vfs.SetAttr{Size: &size})
+	return translate(err, "")
+}
+
+func entryOf(name string, n *node) Entry { return Entry{name, n.dir, n.size, uint64(n.ino)} }
+
+// ListDirectory lists a directory in the order of creation.
+func (c *Core) ListDirectory(path string) ([]Entry, error) {
+	v, done, err := c.use()
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	dirs, name := split(path)
+	if name != "" {
+		dirs = append(dirs, name)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	d, err := v.walkTo(dirs)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]Entry, len(d.order))
+	for i, e := range d.order {
+		list[i] = entryOf(e.name, e.node)
+	}
+	return list, nil
+}
+
+// Stat describes one file or directory.
+func (c *Core) Stat(path string) (Entry, error) {
+	v, done, err := c.use()
+	if err != nil {
+		return Entry{}, err
+	}
+	defer done()
+	if _, name := split(path); name == "" {
+		return entryOf("", v.root), nil
+	}
+	_, n, name, err := v.existing(path)
+	if err != nil {
+		return Entry{}, err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return entryOf(name, n), n.damage
+}
+
+// RemoveFile removes a file or an empty directory.
+func (c *Core) RemoveFile(path string) error {
+	v, done, err := c.use()
+	if err != nil {
+		return err
+	}
+	defer done()
+	d, _, name, err := v.existing(path)
+	if err != nil {
+		return err
+	}
+	ino, err := v.remove(d.ino, name, func(n *node) error {
+		if n.dir && (len(n.order) > 0 || n.damage != nil) {
+			return &Error{Variant: DirectoryNotEmpty, Name: name, err: vfs.ErrNotEmpty}
+		}
+		return nil
+	})
+	if err != nil {
+		return translate(err, name)
+	}
+	v.Forget(ino)
+	return nil
+}
+
+// Rename moves a file or directory, also to another directory. It never replaces.
+func (c *Core) Rename(from, to string) error {
+	v, done, err := c.use()
+	if err != nil {
+		return err
+	}
+	defer done()
+	if _, name := split(to); name != "" {
+		if err := coreName(name); err != nil {
+			return err
+		}
+	}
+	if within(to, from) {
+		return &Error{Variant: Internal, err: errIntoItself}
+	}
+	d, n, name, err := v.resolve(from)
+	if err != nil {
+		return err
+	}
+	newD, target, newName, err := v.resolve(to)
+	switch {
+	case err != nil:
+		return err
+	case target != nil:
+		return &Error{Variant: FileAlreadyExists, Name: newName, err: vfs.ErrExist}
+	case n == nil:
+		return &Error{Variant: FileNotFound, Name: name, err: vfs.ErrNotExist}
+	}
+	err = v.rename(d.ino, name, newD.ino, newName, false)
+	return translate(err, name)
+}
+
+// Flush commits: everything written before is durable.
+func (c *Core) Flush() error {
+	v, done, err := c.use()
+	if err != nil {
+		return err
+	}
+	defer done()
+	return translate(v.Sync(vfs.RootIno), "")
+}
+
+// Sync does what Flush does.
+func (c *Core) Sync() error { return c.Flush() }
+
+// ScrubFreeBlocks overwrites everything that is free with random bytes.
+func (c *Core) ScrubFreeBlocks() error {
+	v, done, err := c.use()
+	if err != nil {
+		return err
+	}
+	defer done()
+	return translate(v.ScrubFree(nil), "")
+}
+
+// Statistics counts blocks.
+func (c *Core) Statistics() (Statistics, error) {
+	v, done, err := c.use()
+	if err != nil {
+		return Statistics{}, err
+	}
+	defer done()
+	return v.Statistics(), nil
+}
+
+// Statistics counts blocks.
+func (v *Volume) Statistics() Statistics {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return Statistics{v.blk.size, v.total, v.freeBlocks(), v.state.pointer.generation, uint64(len(v.nodes))}
+}
+
+// scrubBlocks is how many blocks a scrub takes at a time.
+const scrubBlocks = 64
+
+// ScrubFree overwrites every free block with random bytes, so that deleted data
+// cannot be had with the key either. The volume can be used meanwhile.
+func (v *Volume) ScrubFree(progress func(done, total uint64)) error {
+	if err := v.commit(); err != nil {
+		return err
+	}
+	if err := v.releaseOlder(); err != nil { // what the older root kept
+		return err
+	}
+	for next := uint64(firstObject); ; {
+		ids, err := v.lend(next)
+		if err != nil || len(ids) == 0 {
+			if err == nil {
+				err = v.syncDevice()
+			}
+			return err
+		}
+		err = v.overwrite(ids)
+		v.giveBack(ids, err)
+		if err != nil {
+			return err
+		}
+		next = ids[len(ids)-1] + 1
+		if progress != nil {
+			progress(next, v.total)
+		}
+	}
+}
+
+// lend takes free blocks from the commits, which wait until they are given back.
+func (v *Volume) lend(from uint64) ([]uint64, error) {
+	v.commitMu.Lock()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var ids []uint64
+	err := v.writable()
+	for err == nil && len(ids) < scrubBlocks {
+		id, ok := v.alloc.next(from)
+		if !ok {
+			break
+		}
+		v.alloc.take(id)
+		ids = append(ids, id)
+		from = id + 1
+	}
+	v.lent = uint64(len(ids))
+	if len(ids) == 0 {
+		v.commitMu.Unlock()
+	}
+	return ids, err
+}
+
+func (v *Volume) giveBack(ids []uint64, err error) {
+	v.mu.Lock()
+	for _, id := range ids {
+		v.alloc.release(id)
+	}
+	v.lent = 0
+	if err != nil {
+		v.fail(err)
+	}
+	v.mu.Unlock()
+	v.commitMu.Unlock()
+}
+
+func (v *Volume) overwrite(ids []uint64) error {
+	for len(ids) > 0 {
+		n := 1
+		for n < len(ids) && ids[n] == ids[n-1]+1 && (n+1)*v.blk.size <= ioBytes {
+			n++
+		}
+		buf := v.blk.buffer(n)
+		if _, err := io.ReadFull(v.opts.random, buf); err != nil {
+			return &Error{Variant: Encryption, err: err}
+		}
+		if err := v.blk.write(ids[0], buf); err != nil {
+			return err
+		}
+		ids = ids[n:]
+	}
+	return nil
+}
+
+func (v *Volume) syncDevice() error {
+	v.commitMu.Lock()
+	defer v.commitMu.Unlock()
+	err := v.blk.sync()
+	if err != nil {
+		v.mu.Lock()
+		v.fail(err)
+		v.mu.Unlock()
+	}
+	return err
+}

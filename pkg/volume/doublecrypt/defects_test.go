@@ -1,0 +1,607 @@
+package doublecrypt
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// The tests here each show that a defect of the reference is none of ours.
+
+func testCore(t testing.TB, block, blocks int) (*Core, *device.Mem) {
+	t.Helper()
+	dev := memDevice(t, make([]byte, block*blocks))
+	c := newCore(t, dev, testKey(t), block, Options{})
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil && !errors.Is(err, vfs.ErrReadOnly) {
+			t.Error(err)
+		}
+	})
+	return c, dev
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantCode(t testing.TB, err error, code Code) {
+	t.Helper()
+	if CodeOf(err) != code {
+		t.Errorf("got %v (code %d), want code %d", err, CodeOf(err), code)
+	}
+}
+
+// TestOlderRoot destroys the newest root after each of many commits: the volume is
+// then what it was at the commit before, whole (I1, I3, I4). The reference has
+// overwritten blocks of it, and does not even look.
+func TestOlderRoot(t *testing.T) {
+	seed := testSeed(t)
+	for i := range rounds(4) {
+		rng := rand.New(rand.NewPCG(seed, uint64(i)))
+		c, dev := testCore(t, 4096, 100)
+		m, checked := model{}, 0
+		for range 100 {
+			before, generation := m.clone(), c.v.state.pointer.generation
+			must(t, m.step(t, rng, c, 4096))
+			must(t, c.Flush())
+			if generation == 1 || c.v.state.pointer.generation != generation+1 {
+				continue // there is no older one yet; or nothing, or more, was committed
+			}
+			checked++
+			cut := dev.Clone()
+			cut.Corrupt(int64(c.v.state.slot)*4096, func(b []byte) { clear(b) })
+			older := NewCore(cut, c.key, CoreOptions{})
+			must(t, older.Open())
+			if got := contents(t, older); !got.equal(before) {
+				t.Fatalf("the older root has %v\nwant %v", got, before)
+			}
+			must(t, older.Close())
+			mustClean(t, cut, c.key)
+		}
+		if checked < 10 {
+			t.Errorf("only %d commits", checked)
+		}
+	}
+}
+
+// TestFallback: the newer slot decodes, but its superblock is damaged. Writing goes on
+// from the older root with a generation above both.
+func TestFallback(t *testing.T) {
+	c, dev := testCore(t, 4096, 64)
+	must(t, c.CreateFile("a"))
+	must(t, c.Flush())
+	must(t, c.CreateFile("b"))
+	must(t, c.Flush())
+	newest := c.v.state
+	must(t, c.Close())
+	dev.Corrupt(int64(newest.pointer.superblock)*4096, func(b []byte) { b[30] ^= 1 })
+	must(t, c.Open())
+	if o := c.v.Opened(); o.Fallback == nil || o.Generation != newest.pointer.generation-1 {
+		t.Errorf("%+v", o)
+	}
+	r, err := Check(dev, c.key, CheckOptions{})
+	if err != nil || !r.Clean || len(r.Notes) < 2 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	must(t, c.CreateFile("c"))
+	must(t, c.Close())
+	must(t, c.Open())
+	if o := c.v.Opened(); o.Fallback != nil || o.Generation != newest.pointer.generation+1 {
+		t.Errorf("%+v", o)
+	}
+	if got := contents(t, c); len(got) != 2 || got["c"] == nil {
+		t.Errorf("%v", got)
+	}
+	// A device that fails to read is no reason to take the older root for writing.
+	must(t, c.Close())
+	bad := device.NewFault(dev, func(_ int, op device.Op, off int64, _ int) error {
+		if op == device.OpRead && off/4096 >= firstObject {
+			return errors.New("unreadable")
+		}
+		return nil
+	})
+	_, err = Open(bad, c.key, Options{})
+	wantCode(t, err, CodeIO)
+}
+
+// TestFailedFlush: the data stay readable, and no later flush says that all is well.
+func TestFailedFlush(t *testing.T) {
+	for _, op := range []device.Op{device.OpWrite, device.OpSync} {
+		dev := device.NewMem(4096 * 64)
+		fault := device.NewFault(dev, nil)
+		c := newCore(t, fault, testKey(t), 4096, Options{})
+		must(t, c.CreateFile("f"))
+		must(t, c.WriteFile("f", 0, []byte("old")))
+		must(t, c.Flush())
+		data := bytes.Repeat([]byte("new"), 3000)
+		must(t, c.WriteFile("f", 0, data))
+		fault.SetHook(func(_ int, o device.Op, _ int64, _ int) error {
+			if o == op {
+				return errors.New("no")
+			}
+			return nil
+		})
+		wantCode(t, c.Sync(), CodeIO)
+		fault.SetHook(nil) // the device works again, but what it lost nobody knows
+		for range 3 {
+			if c.Sync() == nil {
+				t.Error("a later sync succeeds")
+			}
+		}
+		if err := c.WriteFile("f", 0, []byte("x")); !errors.Is(err, vfs.ErrReadOnly) {
+			t.Errorf("write: %v", err)
+		}
+		got := make([]byte, 10000)
+		n, err := c.ReadFile("f", 0, got)
+		if err != nil || !bytes.Equal(got[:n], data) {
+			t.Errorf("read %d bytes, %v", n, err)
+		}
+		if c.Close() == nil {
+			t.Error("close succeeds")
+		}
+		must(t, c.Open())
+		if n, err := c.ReadFile("f", 0, got); err != nil || string(got[:n]) != "old" {
+			t.Errorf("on the device: %d bytes, %v", n, err)
+		}
+		must(t, c.Close())
+	}
+}
+
+// TestFullVolume fills volumes to the last block and deletes everything again.
+func TestFullVolume(t *testing.T) {
+	for _, blocks := range []int{minBlocks, 17, 18, 20, 40, 100} {
+		c, dev := testCore(t, 4096, blocks)
+		var names []string
+		for i := 0; ; i++ {
+			name := fmt.Sprint("f", i)
+			err := c.CreateFile(name)
+			if err == nil {
+				names = append(names, name)
+				err = c.WriteFile(name, 0, bytes.Repeat([]byte{1}, 3000))
+			}
+			if err != nil {
+				wantCode(t, err, CodeNoSpace)
+				break
+			}
+		}
+		must(t, c.Flush()) // what was accepted fits
+		for _, name := range names {
+			must(t, c.RemoveFile(name))
+		}
+		for range 3 * blocks { // and nothing leaks
+			must(t, c.CreateFile("again"))
+			must(t, c.RemoveFile("again"))
+			must(t, c.Flush())
+		}
+		if s, err := c.Statistics(); err != nil || s.FreeBlocks != uint64(blocks-firstObject-3) {
+			t.Errorf("%d blocks: %+v, %v", blocks, s, err)
+		}
+		mustClean(t, dev, c.key)
+	}
+}
+
+// TestFailedOperationsLeakNothing: refused changes take no blocks.
+func TestFailedOperationsLeakNothing(t *testing.T) {
+	c, _ := testCore(t, 4096, 40)
+	must(t, c.CreateFile("f"))
+	must(t, c.Flush())
+	before, err := c.Statistics()
+	must(t, err)
+	for range 100 {
+		wantCode(t, c.WriteFile("f", 0, make([]byte, 40*4096)), CodeNoSpace)
+		wantCode(t, c.CreateFile("f"), CodeAlreadyExists)
+		wantCode(t, c.Rename("f", "f"), CodeAlreadyExists)
+		wantCode(t, c.RemoveFile("none"), CodeNotFound)
+	}
+	must(t, c.Flush())
+	after, err := c.Statistics()
+	must(t, err)
+	if after.FreeBlocks != before.FreeBlocks {
+		t.Errorf("%+v, then %+v", before, after)
+	}
+}
+
+// TestPageLimit grows a directory by one byte at a time over the end of its block:
+// an error, where the reference panics within the last four bytes.
+func TestPageLimit(t *testing.T) {
+	for _, block := range []int{512, 1024, 4096} {
+		c, dev := testCore(t, block, 600)
+		for i := 0; ; i++ {
+			err := c.CreateFile(fmt.Sprintf("name%04d", i))
+			if err != nil {
+				wantCode(t, err, CodeNoSpace)
+				break
+			}
+		}
+		last := 0
+		for n := 1; n < 60; n++ {
+			name := strings.Repeat("x", n)
+			if err := c.CreateFile(name); err != nil {
+				wantCode(t, err, CodeNoSpace)
+				continue
+			}
+			must(t, c.Flush())
+			must(t, c.RemoveFile(name))
+			last = n
+		}
+		must(t, c.Flush())
+		t.Logf("%d: one more of up to %d bytes", block, last)
+		// The page may now be as full as can be; changing what is in it still works or is refused.
+		for i := range 5 {
+			if err := c.WriteFile(fmt.Sprintf("name%04d", i), 0, []byte("data")); err != nil {
+				wantCode(t, err, CodeNoSpace)
+			}
+		}
+		must(t, c.RemoveFile("name0000"))
+		must(t, c.Flush())
+		mustClean(t, dev, c.key)
+	}
+	for b := 256; b < 70000; b++ { // the largest object is exactly one block
+		n := maxPlain(b)
+		used := frameBytes + 2 + 12 + varintLen(uint64(n+16)) + n + 16
+		if used != b && used != b-1 {
+			t.Fatalf("block %d: %d of plaintext take %d", b, n, used)
+		}
+	}
+}
+
+// TestFileLimits: too large is said at once, costs no memory, and nothing is written.
+func TestFileLimits(t *testing.T) {
+	c, dev := testCore(t, 512, 2000)
+	must(t, c.CreateFile("f"))
+	for _, off := range []uint64{1 << 40, 1<<63 - 1, 1 << 63, 1<<64 - 2, 1<<64 - 1} {
+		wantCode(t, c.WriteFile("f", off, []byte("ab")), CodeNoSpace)
+	}
+	if e, err := c.Stat("f"); err != nil || e.Size != 0 {
+		t.Errorf("%+v, %v", e, err)
+	}
+	// To the last chunk that a map of one block holds.
+	chunk := make([]byte, 312)
+	n := uint64(0)
+	for ; ; n++ {
+		if err := c.WriteFile("f", n*312, chunk); err != nil {
+			wantCode(t, err, CodeNoSpace)
+			break
+		}
+	}
+	must(t, c.Flush())
+	if n < 80 || n > 120 {
+		t.Errorf("%d chunks", n)
+	}
+	// A file at its limit can be changed and cut.
+	must(t, c.WriteFile("f", 5, []byte("changed")))
+	must(t, c.Flush())
+	must(t, c.Truncate("f", 312*(n-1)))
+	must(t, c.Close())
+	mustClean(t, dev, c.key)
+	must(t, c.Open())
+	if n, err := c.ReadFile("f", 1<<64-1, make([]byte, 10)); n != 0 || err != nil {
+		t.Errorf("read at the end of all: %d, %v", n, err)
+	}
+}
+
+// TestBigGap writes one byte far out: a dense file takes blocks for the gap, but
+// they are written once and held in memory not at all.
+func TestBigGap(t *testing.T) {
+	c, dev := testCore(t, 4096, 600)
+	must(t, c.CreateFile("f"))
+	must(t, c.WriteFile("f", 1_000_000, []byte{1}))
+	if c.v.dirtyBytes > 2*4096 {
+		t.Errorf("%d bytes in memory", c.v.dirtyBytes)
+	}
+	must(t, c.Flush())
+	mustClean(t, dev, c.key)
+	// With holes it takes nothing.
+	free := c.v.freeBlocks()
+	must(t, c.Close())
+	c.opts.Sparse = true
+	must(t, c.Open())
+	must(t, c.CreateFile("g"))
+	must(t, c.WriteFile("g", 1_000_000, []byte{1}))
+	must(t, c.Flush())
+	if used := free - c.v.freeBlocks(); used > 3 {
+		t.Errorf("takes %d blocks", used)
+	}
+	off, err := c.v.SeekData(3, 0)
+	hole, herr := c.v.SeekHole(3, 0)
+	if err != nil || off < 990_000 || herr != nil || hole != 0 {
+		t.Errorf("data at %d, %v; hole at %d, %v", off, err, hole, herr)
+	}
+}
+
+// TestCutDoesNotComeBack: what was cut off a file is not sealed any more where the
+// file grows again, not even where the reference lets it grow.
+func TestCutDoesNotComeBack(t *testing.T) {
+	c, dev := testCore(t, 4096, 64)
+	must(t, c.CreateFile("f"))
+	must(t, c.WriteFile("f", 0, bytes.Repeat([]byte("secret"), 600)))
+	must(t, c.Flush())
+	must(t, c.Truncate("f", 100))
+	must(t, c.Flush())
+	n := c.v.root.names["f"].node
+	buf := c.v.blk.buffer(1)
+	plain, err := c.v.blk.object(n.extents[0].block, c.key, kindChunk, buf)
+	if err != nil || len(plain) != 100 || n.extents[0].bytes != 100 {
+		t.Errorf("the chunk has %d bytes, %v", len(plain), err)
+	}
+	must(t, c.Truncate("f", 3000))
+	got := make([]byte, 3000)
+	if n, err := c.ReadFile("f", 0, got); n != 3000 || err != nil || !bytes.Equal(got[100:], make([]byte, 2900)) {
+		t.Errorf("read %d, %v", n, err)
+	}
+	mustClean(t, dev, c.key)
+}
+
+// TestReformat: nothing of the old file system wins, whatever its key and generation.
+func TestReformat(t *testing.T) {
+	dev := device.NewMem(4096 * 64)
+	for i := range byte(4) {
+		key := newKey(t, bytes.Repeat([]byte{i / 2}, 32))
+		c := newCore(t, dev, key, 4096, Options{})
+		if list, err := c.ListDirectory(""); err != nil || len(list) != 0 {
+			t.Fatalf("%v, %v", list, err)
+		}
+		for n := range 5 + 3*(4-i) {
+			must(t, c.CreateFile(fmt.Sprint(n)))
+			must(t, c.Flush())
+		}
+		must(t, c.Close())
+	}
+	// Power lost while formatting: the old volume, the new one, or none; never a mixture.
+	key := testKey(t)
+	for cut := 1; cut < 20; cut++ {
+		old := device.NewMem(4096 * 64)
+		c := newCore(t, old, key, 4096, Options{})
+		must(t, c.CreateFile("old"))
+		must(t, c.Close())
+		old.CutAfter(cut)
+		err := Format(old, key, 4096, 0, Options{})
+		v, oerr := Open(old.Crash(device.CrashMix, rand.New(rand.NewPCG(1, uint64(cut)))), key, Options{})
+		if err == nil && oerr != nil {
+			t.Fatalf("cut %d: %v", cut, oerr)
+		}
+		if oerr == nil && len(v.root.order) != 0 && v.root.order[0].name != "old" {
+			t.Fatalf("cut %d: %v", cut, v.root.order)
+		}
+	}
+}
+
+// TestDamagedTrees opens trees with cycles, shared blocks and references out of range.
+func TestDamagedTrees(t *testing.T) {
+	c, dev := testCore(t, 4096, 64)
+	must(t, c.CreateDirectory("d"))
+	must(t, c.CreateDirectory("d/e"))
+	must(t, c.CreateFile("f"))
+	must(t, c.WriteFile("f", 0, []byte("x")))
+	must(t, c.Flush())
+	v := c.v
+	d, e, f := v.root.names["d"].node, v.root.names["d"].node.names["e"].node, v.root.names["f"].node
+	put := func(dev *device.Mem, block uint64, k kind, plain []byte) {
+		buf := v.blk.buffer(1)
+		if _, err := sealObject(buf, c.key, k, make([]byte, 12), plain, len(plain)); err != nil {
+			t.Fatal(err)
+		}
+		if err := (&blocks{dev, 4096, 64}).write(block, buf); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(t, c.Close())
+	for name, change := range map[string]func(dev *device.Mem){
+		"cycle": func(dev *device.Mem) {
+			put(dev, e.body, kindDirectory, encodePage([]entry{{"up", d.block, uint64(d.ino), true}}))
+		},
+		"out of range": func(dev *device.Mem) {
+			put(dev, e.body, kindDirectory, encodePage([]entry{{"x", 1 << 50, 77, false}}))
+		},
+		"shared inode": func(dev *device.Mem) {
+			put(dev, e.body, kindDirectory, encodePage([]entry{{"x", f.block, 77, false}}))
+		},
+		"shared data": func(dev *device.Mem) {
+			put(dev, f.body, kindExtents, encodeExtents([]extent{{0, d.body, 1}}))
+		},
+		"header block": func(dev *device.Mem) {
+			put(dev, f.body, kindExtents, encodeExtents([]extent{{0, 0, 1}}))
+		},
+		"beyond the end": func(dev *device.Mem) {
+			put(dev, f.body, kindExtents, encodeExtents([]extent{{0, 50, 1}, {1 << 60, 51, 1}}))
+		},
+		"double name": func(dev *device.Mem) {
+			put(dev, e.body, kindDirectory, encodePage([]entry{{"x", 50, 77, false}, {"x", 51, 78, false}}))
+		},
+		"bad name": func(dev *device.Mem) {
+			put(dev, e.body, kindDirectory, encodePage([]entry{{"a/b", 50, 77, false}}))
+		},
+		"huge size": func(dev *device.Mem) {
+			i := f.record()
+			i.size = 1 << 63
+			put(dev, f.block, kindInode, i.encode())
+		},
+		"wrong id": func(dev *device.Mem) {
+			i := f.record()
+			i.id = 99
+			put(dev, f.block, kindInode, i.encode())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bad := dev.Clone()
+			change(bad)
+			if _, err := Open(bad, c.key, Options{}); !errors.Is(err, vfs.ErrCorrupt) {
+				t.Errorf("opened for writing: %v", err)
+			}
+			r, err := Check(bad, c.key, CheckOptions{Data: true})
+			if err != nil || r.Clean || r.Total == 0 {
+				t.Errorf("check: %+v, %v", r, err)
+			}
+			v, err := Open(bad, c.key, Options{ReadOnly: true})
+			if err != nil || v.Opened().DamageCount == 0 {
+				t.Fatalf("open for reading: %v", err)
+			}
+			names := 0 // what is whole can be had
+			err = v.ReadDir(vfs.RootIno, 0, true, func(vfs.Dirent, *vfs.Attr) bool { names++; return true })
+			if err != nil || names != 2 {
+				t.Errorf("%d names, %v", names, err)
+			}
+		})
+	}
+}
+
+// TestAllocator compares with a plain set, and looks at how much it does on a
+// large volume: a few words, not all that are free.
+func TestAllocator(t *testing.T) {
+	rng := rand.New(rand.NewPCG(testSeed(t), 0))
+	const total = 70_000
+	used := newBitset(total + 100)
+	for id := range uint64(firstObject) {
+		used.add(id)
+	}
+	a := newAllocator(total, used, nil)
+	free := map[uint64]bool{}
+	for id := uint64(firstObject); id < total; id++ {
+		free[id] = true
+	}
+	var taken []uint64
+	for range 300_000 {
+		if len(taken) > 0 && rng.IntN(100) < 48 {
+			i := rng.IntN(len(taken))
+			id := taken[i]
+			taken[i] = taken[len(taken)-1]
+			taken = taken[:len(taken)-1]
+			a.release(id)
+			free[id] = true
+			continue
+		}
+		id, ok := a.allocate()
+		if ok != (len(free) > 0) || ok && !free[id] {
+			t.Fatalf("allocated %d, %t", id, ok)
+		}
+		if ok {
+			delete(free, id)
+			taken = append(taken, id)
+		}
+		if a.free != uint64(len(free)) {
+			t.Fatalf("%d free, counted %d", len(free), a.free)
+		}
+	}
+	for len(free) > 0 {
+		id, ok := a.allocate()
+		if !ok || !free[id] {
+			t.Fatalf("%d left", len(free))
+		}
+		delete(free, id)
+	}
+	if _, ok := a.allocate(); ok {
+		t.Error("allocated from nothing")
+	}
+	big := newAllocator(1<<26, newBitset(1<<26), nil)
+	if len(big.levels) != 5 {
+		t.Errorf("%d levels", len(big.levels))
+	}
+}
+
+// TestNonces: no two objects of a volume's life have the same, over many commits.
+func TestNonces(t *testing.T) {
+	c, dev := testCore(t, 4096, 64)
+	must(t, c.CreateFile("f"))
+	seen := map[string]int{}
+	for i := range 60 {
+		must(t, c.WriteFile("f", 0, []byte{byte(i)}))
+		must(t, c.Flush())
+		state := c.v.state.pointer.superblock
+		buf := c.v.blk.buffer(1)
+		must(t, c.v.blk.read(state, buf))
+		e, err := decodeEnvelope(payload(buf))
+		must(t, err)
+		seen[string(e.nonce)]++
+	}
+	if len(seen) != 60 {
+		t.Errorf("%d nonces of 60 superblocks", len(seen))
+	}
+	mustClean(t, dev, c.key)
+}
+
+// TestExclusive: two openers of one image would lose data; the second is refused.
+func TestExclusive(t *testing.T) {
+	path := t.TempDir() + "/image"
+	dev := mustCreate(t, path, 64*4096)
+	defer func() { must(t, dev.Close()) }()
+	if _, err := device.Open(path, device.OpenOptions{}); !errors.Is(err, device.ErrInUse) {
+		t.Errorf("second opener: %v", err)
+	}
+}
+
+// TestCommitInterval commits by itself.
+func TestCommitInterval(t *testing.T) {
+	dev := device.NewMem(4096 * 64)
+	key := testKey(t)
+	must(t, Format(dev, key, 4096, 0, Options{}))
+	synced := make(chan struct{}, 100)
+	fault := device.NewFault(dev, func(_ int, op device.Op, _ int64, _ int) error {
+		if op == device.OpSync {
+			synced <- struct{}{}
+		}
+		return nil
+	})
+	v := mustOpen(t, fault, key, Options{CommitInterval: time.Millisecond})
+	_, err := v.Mknod(nil, vfs.RootIno, "f", 0, 0)
+	must(t, err)
+	<-synced
+	<-synced
+	must(t, v.Close())
+	mustClean(t, dev, key)
+}
+
+// TestReaderKeepsBlocks: a block that is being read is not given to another file
+// meanwhile, however many commits pass. Nothing in the format would tell the reader.
+func TestReaderKeepsBlocks(t *testing.T) {
+	dev := device.NewMem(4096 * 400) // so roomy that nobody has to wait for the reader
+	fault := device.NewFault(dev, nil)
+	key := testKey(t)
+	must(t, Format(fault, key, 4096, 0, Options{}))
+	v := mustOpen(t, fault, key, Options{})
+	a, err := v.Mknod(nil, vfs.RootIno, "a", 0, 0)
+	must(t, err)
+	old := bytes.Repeat([]byte("old"), 1000)
+	_, err = v.Write(nil, a.Ino, 0, old, false)
+	must(t, err)
+	must(t, v.Sync(0))
+	at := int64(v.nodes[a.Ino].extents[0].block) * 4096
+	reading, goOn := make(chan struct{}), make(chan struct{})
+	fault.SetHook(func(_ int, op device.Op, off int64, _ int) error {
+		if op == device.OpRead && off == at {
+			close(reading)
+			<-goOn
+		}
+		return nil
+	})
+	result := make(chan error, 1)
+	got := make([]byte, len(old))
+	go func() {
+		_, err := v.Read(a.Ino, 0, got)
+		result <- err
+	}()
+	<-reading
+	for i := range 30 {
+		v.mu.Lock()
+		v.alloc.cursor = firstObject // what was freed first is taken first
+		v.mu.Unlock()
+		_, err := v.Write(nil, a.Ino, 0, bytes.Repeat([]byte{byte(i)}, 3000), false)
+		must(t, err)
+		must(t, v.Sync(0))
+	}
+	close(goOn)
+	if err := <-result; err != nil || !bytes.Equal(got, old) {
+		t.Errorf("read %q, %v", got[:3], err)
+	}
+	must(t, v.Close())
+	mustClean(t, dev, key)
+}

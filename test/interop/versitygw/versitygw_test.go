@@ -1,0 +1,131 @@
+// Package versitygw tests the S3 store against a gateway that others wrote. It
+// runs on a unix socket, behind a port on loopback that the test listens on.
+package versitygw
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
+	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore/chunkstoretest"
+)
+
+const (
+	bucket  = "chunks"
+	access  = "test-access"
+	secret  = "test-secret"
+	gateway = "../../../build/bin/versitygw"
+)
+
+// TestMain keeps every test on loopback, whatever it forgets.
+func TestMain(m *testing.M) {
+	for name, value := range map[string]string{
+		"AWS_ENDPOINT_URL":                  "http://127.0.0.1:1",
+		"AWS_ENDPOINT_URL_S3":               "http://127.0.0.1:1",
+		"AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:1",
+		"AWS_EC2_METADATA_DISABLED":         "true",
+		"AWS_CONFIG_FILE":                   os.DevNull,
+		"AWS_SHARED_CREDENTIALS_FILE":       os.DevNull,
+		"AWS_ACCESS_KEY_ID":                 access,
+		"AWS_SECRET_ACCESS_KEY":             secret,
+	} {
+		if err := os.Setenv(name, value); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// start starts a gateway with a bucket, and returns its URL.
+func start(t *testing.T) string {
+	t.Helper()
+	program, err := filepath.Abs(gateway)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(program); err != nil {
+		t.Fatalf("%v: `make interop` builds it", err)
+	}
+	// Extended attributes, which it keeps things in, are not on every /tmp; a
+	// socket's path is short.
+	data, err := os.MkdirTemp("../../../build", "versitygw-") //nolint:usetesting // see above
+	if err != nil {
+		t.Fatal(err)
+	}
+	sockets, err := os.MkdirTemp("", "vgw") //nolint:usetesting // its path is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, dir := range []string{data, sockets} {
+			if err := os.RemoveAll(dir); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	socket := filepath.Join(sockets, "s3")
+	ctx, stop := context.WithCancel(context.Background())
+	c := exec.CommandContext(ctx, program, "--port", socket, "--quiet", "posix", data)
+	c.Env = []string{"ROOT_ACCESS_KEY_ID=" + access, "ROOT_SECRET_ACCESS_KEY=" + secret, "PATH=" + os.Getenv("PATH")}
+	c.Stderr = os.Stderr
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stop()
+		_ = c.Wait() // killed
+	})
+	proxy := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) { // the signature covers the host
+			r.Out.URL.Scheme, r.Out.URL.Host = "http", r.In.Host
+			r.Out.Host = r.In.Host
+		},
+		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		}},
+	})
+	t.Cleanup(proxy.Close)
+	// Until it listens, the proxy says 502, which is tried again.
+	client := s3.New(s3.Options{BaseEndpoint: aws.String(proxy.URL), UsePathStyle: true, Region: "us-east-1",
+		Credentials: credentials.NewStaticCredentialsProvider(access, secret, ""),
+		Retryer:     retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts, o.RateLimiter = 100, noLimit{} })})
+	if _, err := client.CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String(bucket)}); err != nil {
+		t.Fatalf("make a bucket: %v", err)
+	}
+	return proxy.URL
+}
+
+// noLimit lets every retry pass.
+type noLimit struct{}
+
+func (noLimit) GetToken(context.Context, uint) (func() error, error) {
+	return func() error { return nil }, nil
+}
+func (noLimit) AddTokens(uint) error { return nil }
+
+func TestConformance(t *testing.T) {
+	url, n := start(t), 0
+	chunkstoretest.Run(t, func(t *testing.T, again bool) chunkstore.Store {
+		if !again {
+			n++
+		}
+		s, err := chunkstore.Open(t.Context(), fmt.Sprintf("s3://%s/prefix-%d?region=us-east-1&endpoint=%s", bucket, n, url), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	})
+}
