@@ -14,8 +14,6 @@ CRASH_ROUNDS ?= 20
 # neither root nor network.
 KERNEL := pkg/volume/fusefs pkg/mounter cmd test
 SANITY := pkg/csi
-# Folders whose tests have other implementations as judges; those need cargo.
-INTEROP := test/interop
 CRASH  := pkg/volume pkg/volume/internal/txn pkg/volume/doublecrypt
 # The tests of those that `make crash` repeats.
 CRASH_TESTS := Crash|Fault
