@@ -192,7 +192,7 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.reaper.init()
 	v.snap.init()
 	v.adm.changed, v.adm.parked = func() {}, func(int) {}
-	v.rot.init()
+	v.rot.init(opts.Memory)
 	v.initAdmission(opts.Memory, int64(root.DeviceSectors)*layout.SectorBytes)
 	v.cache = tree.NewCache(opts.Memory/4, v.store.ReadNode)
 	v.fs = v.newTree(layout.TreeFS)
