@@ -827,7 +827,8 @@ func (r *rotator) unreadable(err error) {
 
 func (v *Volume) resealBlock(x *staleRun, count uint64, target uint32) (dead bool, err error) {
 	ino, sector := x.ino, x.sector
-	c := cost{pages: int(count) + 1, quads: opQuads}
+	// What it takes it gives back, unless a snapshot keeps that: a full volume has the reserve for it.
+	c := cost{pages: int(count) + 1, quads: opQuads, urgent: !x.kept}
 	if err := v.admitRotation(c, x.kept); err != nil {
 		return false, err
 	}

@@ -202,8 +202,9 @@ func (m *mover) step(refs []sharedRef) (left []sharedRef, err error) {
 		return nil, err
 	}
 	// Each record may be in a page of its own; the counts lie where old and new do.
-	c := cost{pages: pages, quads: opQuads + 3*len(refs) + 2*v.overwritePages(2*blockPages)}
-	if err := v.admitRotation(c, v.snap.newest.Load() != 0); err != nil {
+	kept := v.snap.newest.Load() != 0
+	c := cost{pages: pages, quads: opQuads + 3*len(refs) + 2*v.overwritePages(2*blockPages), urgent: !kept}
+	if err := v.admitRotation(c, kept); err != nil {
 		return nil, err
 	}
 	defer v.adm.done(c)
