@@ -170,3 +170,23 @@ func TestSnapshotFull(t *testing.T) {
 	ok(t, v.Close())
 	checkClean(t, dev)
 }
+
+// A step that frees what snapshots held asks for less than half of the smallest
+// reserve, which is there on a full volume, however high the share tree is.
+func TestFreeBudget(t *testing.T) {
+	v := mustOpen(t, newDev(t, 80<<20), Options{CommitInterval: -1, Memory: minMemory})
+	defer mustClose(t, v)
+	v.snap.newest.Store(1)
+	defer v.snap.newest.Store(0)
+	defer v.shareHeight.Store(v.shareHeight.Load())
+	for height := range int32(8) {
+		v.shareHeight.Store(height)
+		runs, pages := v.freeBudget()
+		v.adm.mu.Lock()
+		meta := v.meta(cost{quads: freeQuads + pages})
+		v.adm.mu.Unlock()
+		if runs < 4 || meta > v.adm.reserve/2 {
+			t.Errorf("height %d: %d runs, %d groups of %d in reserve", height, runs, meta, v.adm.reserve)
+		}
+	}
+}
