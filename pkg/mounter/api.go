@@ -1,7 +1,9 @@
 package mounter
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -52,6 +54,22 @@ func (k Keys) GoString() string { return "[keys]" }
 // raw is the key pipe's content.
 func (k Keys) raw() []byte {
 	return append(append(make([]byte, 0, 2*KeyBytes), k.kek...), k.previous...)
+}
+
+// pipe is a pipe that gives what raw does, and then ends: so little never waits for a reader.
+func (k Keys) pipe() (*os.File, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	raw := k.raw()
+	defer clear(raw)
+	_, err = w.Write(raw)
+	if err = errors.Join(err, w.Close()); err != nil {
+		r.Close()
+		return nil, err
+	}
+	return r, nil
 }
 
 func keysFromRaw(b []byte) (Keys, error) {

@@ -256,23 +256,38 @@ func exitText(err error) string {
 	return err.Error()
 }
 
-// Mount mounts a volume, or finds that it is so already. It clears away what a dead server left.
+// Mount mounts a volume, or finds that it is so already; then its server gets the keys, of which the current one is to open it from now
+// on. It clears away what a dead server left.
 func (m *Mounter) Mount(ctx context.Context, r MountRequest) error {
 	if err := r.check(); err != nil {
 		return err
 	}
+	found, err := m.findOrMount(ctx, r)
+	if err != nil || !found || r.Keys.Empty() {
+		return err
+	}
+	return m.handKeys(ctx, r)
+}
+
+func (m *Mounter) findOrMount(ctx context.Context, r MountRequest) (found bool, err error) {
 	v, err := m.acquire(ctx, r.Volume)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer m.release(r.Volume, v)
 	before := v.rec
 	if before != nil {
 		done, err := m.already(ctx, v, r)
 		if done || err != nil {
-			return err
+			return done, err
 		}
 	}
+	return false, m.mountAnew(ctx, v, r)
+}
+
+// mountAnew mounts a volume that nothing serves. The caller holds its lock.
+func (m *Mounter) mountAnew(ctx context.Context, v *volume, r MountRequest) error {
+	before := v.rec
 	if before != nil && (before.BlockBytes > 0) != (r.Block != nil) {
 		return fmt.Errorf("%w: as a raw block device or as a file system, not both", ErrConflict)
 	}
@@ -297,6 +312,30 @@ func (m *Mounter) Mount(ctx context.Context, r MountRequest) error {
 		return errors.Join(err, before.save(volumeDir(m.opt.StateDir, r.Volume)))
 	}
 	return nil
+}
+
+// handKeys gives the keys to a server that lives. The volume's lock is not held: a frozen volume may keep the server waiting.
+func (m *Mounter) handKeys(ctx context.Context, r MountRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, m.opt.MountTimeout)
+	defer cancel()
+	keys, err := r.Keys.pipe()
+	if err != nil {
+		return err
+	}
+	defer keys.Close()
+	m.opt.Hook("hand keys")
+	c := control.Client{Path: ControlPath(m.opt.StateDir, r.Volume)}
+	err = c.Do(ctx, control.Request{Op: control.KeyCurrent, File: keys}, nil)
+	switch {
+	case err == nil:
+		m.opt.Hook("keys handed")
+		return nil
+	case control.HasCode(err, control.CodeUnknown): // of a version that keeps the keys it was started with
+		return nil
+	case control.HasCode(err, control.CodeWrongKey):
+		return fmt.Errorf("%w, mounted as it is: %w", ErrWrongKey, err)
+	}
+	return fmt.Errorf("%w: keys: %w", ErrServer, err)
 }
 
 // already decides whether a recorded mount is what is asked for (true), or gone (false).
