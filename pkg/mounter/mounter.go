@@ -263,26 +263,29 @@ func (m *Mounter) Mount(ctx context.Context, r MountRequest) error {
 		return err
 	}
 	found, err := m.findOrMount(ctx, r)
-	if err != nil || !found || r.Keys.Empty() {
+	if err != nil || found == nil || r.Keys.Empty() {
 		return err
 	}
-	return m.handKeys(ctx, r)
+	err = m.handKeys(ctx, r)
+	if err != nil && !errors.Is(err, control.ErrServer) && await(ctx, found.dead, time.Second) {
+		_, err = m.findOrMount(ctx, r) // it was about to end
+	}
+	return err
 }
 
-func (m *Mounter) findOrMount(ctx context.Context, r MountRequest) (found bool, err error) {
+// findOrMount returns the server that it found, nil if it started one.
+func (m *Mounter) findOrMount(ctx context.Context, r MountRequest) (*process, error) {
 	v, err := m.acquire(ctx, r.Volume)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	defer m.release(r.Volume, v)
-	before := v.rec
-	if before != nil {
-		done, err := m.already(ctx, v, r)
-		if done || err != nil {
-			return done, err
+	if v.rec != nil {
+		if done, err := m.already(ctx, v, r); done || err != nil {
+			return v.proc, err
 		}
 	}
-	return false, m.mountAnew(ctx, v, r)
+	return nil, m.mountAnew(ctx, v, r)
 }
 
 // mountAnew mounts a volume that nothing serves. The caller holds its lock.
