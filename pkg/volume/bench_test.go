@@ -320,7 +320,7 @@ func BenchmarkWriteSnapshots(b *testing.B) {
 	var took [2][]time.Duration
 	var written [2]int64
 	for b.Loop() {
-		runs := []*snapshotBench{newSnapshotBench(b, 0), newSnapshotBench(b, 1000)}
+		runs := []*snapshotBench{newSnapshotBench(b, 256<<20, 0), newSnapshotBench(b, 256<<20, 1000)}
 		for range turns {
 			for i, r := range runs {
 				d, n := r.turn(b, writes)
@@ -343,24 +343,23 @@ func BenchmarkWriteSnapshots(b *testing.B) {
 }
 
 type snapshotBench struct {
-	v   *Volume
-	dev *countingDevice
-	ino vfs.Ino
-	rng *rand.Rand
-	buf []byte
+	v    *Volume
+	dev  *countingDevice
+	ino  vfs.Ino
+	size uint64
+	rng  *rand.Rand
+	buf  []byte
 }
 
-const snapshotBenchBytes = 256 << 20
-
 // newSnapshotBench makes a volume with a file and snapshots.
-func newSnapshotBench(b *testing.B, snapshots int) *snapshotBench {
-	r := &snapshotBench{dev: newCountingDevice(4 << 30), rng: rand.New(rand.NewPCG(1, 1)), buf: make([]byte, maxWrite)}
+func newSnapshotBench(b testing.TB, size uint64, snapshots int) *snapshotBench {
+	r := &snapshotBench{size: size, dev: newCountingDevice(4 << 30), rng: rand.New(rand.NewPCG(1, 1)), buf: make([]byte, maxWrite)}
 	mustFormat(b, r.dev)
 	r.v = mustOpen(b, r.dev, Options{CommitInterval: -1})
 	a, err := r.v.Mknod(crashReq, vfs.RootIno, "f", 0o644, 0)
 	ok(b, err)
 	r.ino = a.Ino
-	for off := uint64(0); off < snapshotBenchBytes; off += maxWrite {
+	for off := uint64(0); off < size; off += maxWrite {
 		_, err := r.v.Write(crashReq, r.ino, off, r.buf, false)
 		ok(b, err)
 	}
@@ -377,23 +376,19 @@ func newSnapshotBench(b *testing.B, snapshots int) *snapshotBench {
 	return r
 }
 
-func (r *snapshotBench) write(b *testing.B) {
-	_, err := r.v.Write(crashReq, r.ino, r.rng.Uint64N(snapshotBenchBytes/4096)*4096, r.buf[:4096], false)
+func (r *snapshotBench) write(b testing.TB) {
+	_, err := r.v.Write(crashReq, r.ino, r.rng.Uint64N(r.size/4096)*4096, r.buf[:4096], false)
 	ok(b, err)
 }
 
 // turn makes n writes and a commit; it returns the time and the bytes written.
-func (r *snapshotBench) turn(b *testing.B, n int) (time.Duration, int64) {
-	r.dev.mu.Lock()
-	before := r.dev.n.written
-	r.dev.mu.Unlock()
+func (r *snapshotBench) turn(b testing.TB, n int) (time.Duration, int64) {
+	before := r.dev.since(ioCounts{})
 	start := time.Now()
 	for range n {
 		r.write(b)
 	}
 	ok(b, r.v.Sync(vfs.RootIno))
 	took := time.Since(start)
-	r.dev.mu.Lock()
-	defer r.dev.mu.Unlock()
-	return took, r.dev.n.written - before
+	return took, r.dev.since(before).written
 }

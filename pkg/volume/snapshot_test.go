@@ -190,3 +190,38 @@ func TestFreeBudget(t *testing.T) {
 		}
 	}
 }
+
+// A snapshot costs the same however much there is, and snapshots do not make
+// writes dearer: counted in bytes, which nothing else on the machine changes.
+func TestSnapshotCost(t *testing.T) {
+	many := 1000
+	if testing.Short() {
+		many = 100
+	}
+	var made, written []int64
+	for _, c := range []struct {
+		size      uint64
+		snapshots int
+	}{{4 << 20, 0}, {64 << 20, 0}, {64 << 20, many}} {
+		r := newSnapshotBench(t, c.size, c.snapshots)
+		total := int64(0)
+		for range 6 {
+			_, n := r.turn(t, 2500)
+			total += n
+		}
+		before := r.dev.since(ioCounts{})
+		_, err := r.v.CreateSnapshot("costs")
+		ok(t, err)
+		made, written = append(made, r.dev.since(before).written), append(written, total)
+		mustClose(t, r.v)
+	}
+	t.Logf("a snapshot: %v bytes; writes: %v bytes", made, written)
+	if written[2]*100 > written[1]*110 {
+		t.Errorf("with %d snapshots writes took %d bytes, without %d", many, written[2], written[1])
+	}
+	for _, n := range made {
+		if n > made[0]+64<<10 {
+			t.Errorf("a snapshot of much took %d bytes, of little %d", n, made[0])
+		}
+	}
+}
