@@ -348,7 +348,7 @@ func oddSize(t *testing.T, seed uint64, steps int) {
 		r.unlink(0)
 	}
 	r.v.reaper.wait()
-	if s := rotated(t, r.v); s.Phase != RotationNone {
+	if s := endOf(t, r.v); s.Phase != RotationNone {
 		t.Fatalf("%+v", s)
 	}
 	for range 3 {
