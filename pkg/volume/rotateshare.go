@@ -53,6 +53,7 @@ func (v *Volume) rotateShared(target uint32, limit int) error {
 			if err := m.run(refs[:n]); err != nil {
 				return err
 			}
+			v.rot.update(func() {}) // there is progress
 			refs = refs[n:]
 		}
 	}
@@ -260,14 +261,13 @@ func (m *mover) find(get func(layout.Key) ([]byte, bool, error), r *sharedRef) (
 	if e, err = layout.DecodeFileExtent(val); err != nil {
 		return e, false, err
 	}
+	if e.Epoch >= m.target || e.First != int(r.first) || e.Count() != int(r.count) || e.Addr != (r.origin+uint64(r.first))*layout.SectorBytes {
+		return e, false, nil
+	}
 	if m.nonce == [24]byte{} {
 		m.nonce = e.Nonce
 	}
-	// One nonce, one content. What is of the same place and another nonce is newer:
-	// the place was free meanwhile.
-	same := e.Nonce == m.nonce && e.Epoch < m.target && e.First == int(r.first) && e.Count() == int(r.count) &&
-		e.Addr == (r.origin+uint64(r.first))*layout.SectorBytes
-	return e, same, nil
+	return e, e.Nonce == m.nonce, nil // one nonce, one content
 }
 
 // move is the change of a step, inside the gate: copies are made and written, then
