@@ -92,6 +92,7 @@ type rotator struct {
 	look    int  // references to shared data that are taken at a time
 
 	hold  chan struct{} // of tests: the walk begins when it is closed; nil: at once
+	moves func()        // of tests: called before each step of what is shared; nil: nothing
 	woken chan struct{} // something changed that a waiting rotation looks at
 	quit  chan struct{}
 	done  chan struct{}

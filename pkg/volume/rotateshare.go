@@ -182,6 +182,9 @@ func (m *mover) run(refs []sharedRef) error {
 		n := min(len(refs), shareStep)
 		step := slices.Clone(refs[:n])
 		for len(step) > 0 {
+			if m.v.rot.moves != nil {
+				m.v.rot.moves()
+			}
 			var err error
 			if step, err = m.step(step); err != nil {
 				return err

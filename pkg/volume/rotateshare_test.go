@@ -195,6 +195,70 @@ func TestRotateSharedLoad(t *testing.T) {
 	}
 }
 
+// The copy of an extent goes between two steps, and its place is used again: what
+// is left gets another one.
+func TestRotateSharedCopyGone(t *testing.T) {
+	dev := device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	rng := rand.New(rand.NewPCG(6, 9))
+	data := noise(rng, blockBytes)
+	const files = 3*shareStep + 5
+	inos, other := []vfs.Ino{writeFile(t, v, "0", data)}, writeFile(t, v, "other", nil)
+	for i := 1; i < files; i++ {
+		inos = append(inos, writeFile(t, v, fmt.Sprint(i), nil))
+		share(t, v, inos[0], 0, inos[i], 0, blockBytes)
+	}
+	ok(t, v.Sync(vfs.RootIno))
+	want := make([][]byte, files)
+	for i := range want {
+		want[i] = data
+	}
+	moved := 0
+	change := func() error {
+		for i, ino := range inos { // all files that have the copy, the second time every other
+			es, err := v.extents(uint64(ino), 0, blockPages, 1)
+			if err != nil {
+				return err
+			}
+			if es[0].Epoch == 2 && (moved == 2 || i%2 == 0) {
+				want[i] = noise(rng, blockBytes)
+				if _, err := v.Write(crashReq, ino, 0, want[i], false); err != nil {
+					return err
+				}
+			}
+		}
+		for i := range 4 { // freed space comes back, and is used
+			if err := v.Sync(vfs.RootIno); err != nil {
+				return err
+			}
+			if _, err := v.Write(crashReq, other, uint64(moved*4+i)<<20, noise(rng, 1<<20), false); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	v.rot.moves = func() {
+		if moved++; moved == 2 || moved == 4 {
+			if err := change(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	rotateAll(t, v)
+	if moved < 4 {
+		t.Errorf("%d steps", moved)
+	}
+	for i, ino := range inos {
+		got := make([]byte, blockBytes)
+		if n, err := v.Read(ino, 0, got); n != len(got) || err != nil || !bytes.Equal(got, want[i]) {
+			t.Fatalf("file %d: %d, %v, or other data", i, n, err)
+		}
+	}
+	mustClose(t, v)
+	ok(t, cleanErr(dev))
+}
+
 // Where a snapshot keeps what a rotation rewrites, the rotation leaves room for
 // those who use the volume, and says what it waits for.
 func TestRotateLeavesRoom(t *testing.T) {
