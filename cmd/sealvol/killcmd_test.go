@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -80,7 +81,7 @@ func (r *killRig) run(args []string) error {
 			ended = true
 		}
 	}
-	if err := unix.PidfdSendSignal(pid, unix.SIGKILL, nil, 0); err != nil {
+	if err := unix.PidfdSendSignal(pid, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		r.t.Fatal(err)
 	}
 	if !ended {
@@ -91,10 +92,16 @@ func (r *killRig) run(args []string) error {
 		}
 	}
 	<-written
-	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(pid), Events: unix.POLLIN}}, int(scriptDeadline.Milliseconds())); n == 0 || err != nil {
-		r.t.Fatal("the server does not die: ", err)
+	for {
+		n, perr := unix.Poll([]unix.PollFd{{Fd: int32(pid), Events: unix.POLLIN}}, int(scriptDeadline.Milliseconds()))
+		switch {
+		case errors.Is(perr, unix.EINTR):
+		case n == 0 || perr != nil:
+			r.t.Fatal("the server does not die: ", perr)
+		default:
+			return err
+		}
 	}
-	return err
 }
 
 // TestKillCommands kills the server of a mount in the middle of each command that it

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -224,4 +225,48 @@ func TestSnapshotCost(t *testing.T) {
 			t.Errorf("a snapshot of much took %d bytes, of little %d", n, made[0])
 		}
 	}
+}
+
+// What a rollback left is freed a part of a leaf at a time once data is shared: the
+// volume is whole after each of these steps, also if power goes.
+func TestFreePartOfLeaf(t *testing.T) {
+	dev := device.NewMem(96 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	_, err := v.CreateSnapshot("s")
+	ok(t, err)
+	const size, clones = 8 << 20, 40
+	first := writeFile(t, v, "first", noise(rand.New(rand.NewPCG(1, 2)), size))
+	for i := range clones {
+		share(t, v, first, 0, writeFile(t, v, fmt.Sprint(i), nil), 0, size)
+	}
+	ok(t, v.Rollback("s", true))
+	v = mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory, idle: true})
+	v.snap.places.Store(4)
+	f, left := &freer{v: v}, v.snap.abandoned
+	within := 0 // steps that ended in the middle of a leaf
+	for step, done := 0, false; !done; step++ {
+		done, err = v.freeStep(f, nil, left)
+		ok(t, err)
+		if done || step%40 != 39 || left.Next.Type != layout.KeyExtent || left.Next.Sub == 0 {
+			continue
+		}
+		within++
+		ok(t, v.commitAll())
+		img := dev.Clone()
+		ok(t, cleanErr(img))
+		again := mustOpen(t, img, Options{CommitInterval: -1, Memory: minMemory}) // goes on from there
+		ok(t, again.WaitFreed())
+		mustClose(t, again)
+		ok(t, cleanErr(img))
+	}
+	if within < 5 {
+		t.Errorf("%d steps ended in the middle of a leaf", within)
+	}
+	v.snap.mu.Lock()
+	v.snap.abandoned = nil
+	v.snap.mu.Unlock()
+	v.startSnapReaper()
+	mustClose(t, v)
+	ok(t, cleanErr(dev))
 }
