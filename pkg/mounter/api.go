@@ -109,6 +109,8 @@ type MountRequest struct {
 	Block    *Block  `json:"block,omitempty"`  // nil: Target gets the volume's files
 	// Instance is a UUID that a copy's device gets in place of the one of what it is a copy of; "": it keeps what it has.
 	Instance string `json:"instance,omitempty"`
+	// Rekey has a server that is found serving get the keys: the current one is to open the volume from now on. Else they are not looked at then.
+	Rekey bool `json:"rekey,omitempty"`
 
 	Keys Keys `json:"-"`
 }

@@ -256,14 +256,13 @@ func exitText(err error) string {
 	return err.Error()
 }
 
-// Mount mounts a volume, or finds that it is so already; then its server gets the keys, of which the current one is to open it from now
-// on. It clears away what a dead server left.
+// Mount mounts a volume, or finds that it is so already; with Rekey its server gets the keys then. It clears away what a dead server left.
 func (m *Mounter) Mount(ctx context.Context, r MountRequest) error {
 	if err := r.check(); err != nil {
 		return err
 	}
 	found, err := m.findOrMount(ctx, r)
-	if err != nil || found == nil || r.Keys.Empty() {
+	if err != nil || found == nil || !r.Rekey || r.Keys.Empty() {
 		return err
 	}
 	err = m.handKeys(ctx, r)
