@@ -856,32 +856,33 @@ func (v *Volume) resealBlock(x *staleRun, count uint64, target uint32) (dead boo
 	}
 	defer v.unload(in)
 	for i := range es {
-		if es[i].Epoch >= target {
-			continue
-		}
-		from, to := max(sector, es[i].sector), min(sector+count, es[i].end())
-		// While in is locked nobody makes a copy of what it alone has.
-		run := layout.Run{Start: es[i].Addr/layout.SectorBytes + from - es[i].sector, Count: uint32(to - from)}
-		if most, err := v.mostShared(run); err != nil {
-			return false, wrap(err)
-		} else if most > 0 {
-			v.rot.shared = true
-			continue
-		}
-		if err := v.loadRun(in, from, to); err != nil {
-			return false, err
-		}
-		err := v.inGate(func() error {
-			for s := from; s < to; s++ {
-				v.markDirty(in, s)
-			}
-			return nil
-		})
-		if err != nil {
-			return false, err
+		if es[i].Epoch < target && err == nil {
+			err = v.resealExtent(in, &es[i], max(sector, es[i].sector), min(sector+count, es[i].end()))
 		}
 	}
-	return false, nil
+	return false, err
+}
+
+// resealExtent makes sectors [from, to) of a file dirty, which an extent has alone.
+// The caller holds in.mu: nobody makes a copy of it meanwhile.
+func (v *Volume) resealExtent(in *inode, e *placed, from, to uint64) error {
+	run := layout.Run{Start: e.Addr/layout.SectorBytes + from - e.sector, Count: uint32(to - from)}
+	switch most, err := v.mostShared(run); {
+	case err != nil:
+		return wrap(err)
+	case most > 0:
+		v.rot.shared = true
+		return nil
+	}
+	if err := v.loadRun(in, from, to); err != nil {
+		return err
+	}
+	return v.inGate(func() error {
+		for s := from; s < to; s++ {
+			v.markDirty(in, s)
+		}
+		return nil
+	})
 }
 
 // loadRun is loadPage for the sectors [from, to) of one block, with one read.
