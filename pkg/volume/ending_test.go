@@ -97,7 +97,11 @@ func oneEnding(t *testing.T, seed uint64) error {
 			}
 		}()
 	}
-	for range 20 + rng.IntN(150) { // some commits later
+	some := 150
+	if testing.Short() {
+		some = 30
+	}
+	for range 10 + rng.IntN(some) { // commits later
 		ok(t, v.commitSince(v.commits.Load()))
 	}
 	m.ends.Store(true)

@@ -52,14 +52,20 @@ func TestRotateSharedFull(t *testing.T) {
 	mustFormat(t, dev)
 	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
 	v.rot.look = 1000 // many looks
-	data := noise(rand.New(rand.NewPCG(1, 9)), 40<<20)
+	size := 40 << 20
+	if testing.Short() {
+		size = 4 << 20
+	}
+	data := noise(rand.New(rand.NewPCG(1, 9)), size)
 	first := writeFile(t, v, "first", data)
 	for i := range 9 {
 		share(t, v, first, 0, writeFile(t, v, fmt.Sprint("copy", i), nil), 0, uint64(len(data)))
 	}
 	ok(t, v.Sync(vfs.RootIno))
-	fill(t, v, 300_000, 10)
-	fillMore(t, v)
+	if !testing.Short() {
+		fill(t, v, 300_000, 10)
+		fillMore(t, v)
+	}
 	before, free := dataSectors(t, v), v.StatFS().BlocksFree
 	rotateAll(t, v)
 	after := dataSectors(t, v)
@@ -91,7 +97,11 @@ func TestRotateSharedParts(t *testing.T) {
 		at, from, to uint64 // sectors
 	}
 	var parts []part
-	for i := range 300 {
+	files := 300
+	if testing.Short() {
+		files = 80
+	}
+	for i := range files {
 		from := rng.Uint64N(blocks * blockPages)
 		p := part{writeFile(t, v, fmt.Sprint(i), noise(rng, 100_000)), rng.Uint64N(24), from, from + 1 + rng.Uint64N(blocks*blockPages-from)}
 		share(t, v, src, p.from*pageBytes, p.ino, p.at*pageBytes, (p.to-p.from)*pageBytes)
@@ -262,16 +272,15 @@ func TestRotateSharedCopyGone(t *testing.T) {
 // Where a snapshot keeps what a rotation rewrites, the rotation leaves room for
 // those who use the volume, and says what it waits for.
 func TestRotateLeavesRoom(t *testing.T) {
-	dev := device.NewMem(160 << 20)
+	dev := device.NewMem(96 << 20)
 	mustFormat(t, dev)
 	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
-	data := noise(rand.New(rand.NewPCG(4, 9)), 40<<20)
+	data := noise(rand.New(rand.NewPCG(4, 9)), 24<<20)
 	first := writeFile(t, v, "f", data)
-	share(t, v, first, 0, writeFile(t, v, "g", nil), 0, 20<<20) // both ways of rewriting
+	share(t, v, first, 0, writeFile(t, v, "g", nil), 0, 12<<20) // both ways of rewriting
 	_, err := v.CreateSnapshot("keeps")
 	ok(t, err)
-	writeFile(t, v, "other", data)
-	writeFile(t, v, "more", data[:12<<20])
+	writeFile(t, v, "other", data[:16<<20])
 	_, err = v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
 	ok(t, err)
 	s := rotated(t, v)
