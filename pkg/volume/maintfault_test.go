@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -18,7 +19,6 @@ type maintained struct {
 	*snapRun
 	t     *testing.T
 	fault *device.Fault
-	hit   bool // an operation met an error
 }
 
 // do is one piece of maintenance. An error must be one of the device.
@@ -27,7 +27,6 @@ func (m *maintained) do(what string, fn func() error) error {
 	if err == nil {
 		return nil
 	}
-	m.hit = true
 	for _, e := range []error{vfs.ErrIO, vfs.ErrReadOnly, vfs.ErrCorrupt, ErrHeader, syscall.EIO} {
 		if errors.Is(err, e) {
 			return err
@@ -190,8 +189,11 @@ func TestMaintenanceFaults(t *testing.T) {
 		at, forever := rng.IntN(calls), rng.IntN(3) == 0
 		only := []device.Op{device.OpRead, device.OpWrite, device.OpSync}[rng.IntN(3)] // the first of this kind from there on
 		name := fmt.Sprintf("-crash.seed=%d: round %d, call %d, kind %d, forever %v", seed, i, at, only, forever)
+		var mu sync.Mutex
 		hit, lost := false, false
 		_, failed := maintenanceRun(t, seed, func(n int, op device.Op) error {
+			mu.Lock()
+			defer mu.Unlock()
 			if n < at || !forever && (hit || op != only) {
 				return nil
 			}
