@@ -18,8 +18,7 @@ CRASH  := pkg/volume pkg/volume/internal/txn pkg/volume/doublecrypt
 # The tests of those that `make crash` repeats.
 CRASH_TESTS := Crash|Fault
 
-# Folders whose tests judge us by programs of others; each has a rule below
-# that builds what it needs.
+# Folders whose tests judge us by programs of others, which rules below build.
 INTEROP := test/interop
 
 MODULE = $(shell $(GO) list -m)
@@ -34,7 +33,7 @@ unit_packages   = $(filter-out $(call within,$(KERNEL) $(SANITY)),$(all_packages
 commands        = $(filter-out %/libdoublecrypt,$(filter $(MODULE)/cmd/%,$(all_packages)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity interop libdoublecrypt list lint fmt generate check-generated demo bench clean
+.PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity interop judges libdoublecrypt list lint fmt generate check-generated demo bench clean
 
 help: ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -49,6 +48,7 @@ build: ## build all commands into bin/
 test: setup ## everything that CI runs
 	$(MAKE) build lint check-generated
 	$(MAKE) unit vectors cuts
+	$(MAKE) interop
 	$(MAKE) sanity fuse
 	$(MAKE) race
 
@@ -85,7 +85,7 @@ sanity: ## csi-sanity, whole
 	@test -n "$(sanity_packages)" || { echo "no package in $(SANITY)" >&2; exit 1; }
 	$(GO) test -count=1 -timeout 15m $(sanity_packages)
 
-interop: interop-selfenc interop-versitygw ## what programs of others make of our data, and we of theirs
+interop: judges $(BUILD)/libselfenc.so $(BUILD)/venv-selfenc/ready $(BUILD)/bin/versitygw ## what programs of others make of our data, and we of theirs
 	$(GO) test -count=1 -timeout 15m $(interop_packages)
 
 libdoublecrypt: ## the C library of format v1, shared and static, and its header, into build/libdoublecrypt/
@@ -132,15 +132,13 @@ $(LINTER): tools/go.mod tools/go.sum
 	@mkdir -p $(@D)
 	cd tools && $(GO) build -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
-# What the tests of test/interop need, a rule for each folder.
+# What the tests of test/interop need.
 CARGO ?= cargo
-.PHONY: interop-setup interop-selfenc interop-versitygw
-interop-setup:
-	@.ci/setup interop
 
-interop-selfenc: interop-setup $(BUILD)/libselfenc.so $(BUILD)/venv-selfenc/ready
+# Both at once; cargo knows what has changed.
+judges:
 	@command -v $(CARGO) >/dev/null || { echo "interop: cargo is missing: install Rust 1.85 or newer" >&2; exit 1; }
-	CARGO_TARGET_DIR=$(CURDIR)/$(BUILD)/cargo/selfenc $(CARGO) build --quiet --locked --release --manifest-path test/interop/selfenc/judge/Cargo.toml
+	$(CARGO) build --quiet --locked --release --manifest-path test/interop/Cargo.toml --target-dir $(BUILD)/cargo
 
 # Always asked: the Go compiler knows what has changed.
 .PHONY: FORCE
@@ -152,8 +150,6 @@ $(BUILD)/venv-selfenc/ready: test/interop/selfenc/requirements.txt
 	$(PYTHON) -m venv $(BUILD)/venv-selfenc
 	$(BUILD)/venv-selfenc/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
-
-interop-versitygw: $(BUILD)/bin/versitygw
 
 # A module of its own, as the linter.
 $(BUILD)/bin/versitygw: tools/versitygw/go.mod tools/versitygw/go.sum

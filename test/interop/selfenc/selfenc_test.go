@@ -14,7 +14,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
 )
 
-const judge = "../../../build/cargo/selfenc/release/selfenc-judge"
+const judge = "../../../build/cargo/release/selfenc-judge"
 
 func run(t *testing.T, verb, file, store, dataMap string) {
 	t.Helper()
