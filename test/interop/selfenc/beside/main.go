@@ -10,12 +10,15 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -38,7 +41,7 @@ func main() {
 	sealvol := flag.String("sealvol", "bin/sealvol", "the command")
 	flag.Parse()
 	err := memory(*sealvol, *stream<<20)
-	for _, kind := range []string{"random", "text"} {
+	for _, kind := range []string{"random", "text", "source"} {
 		if err == nil {
 			err = compare(*judge, kind, *mib<<20, *rounds)
 		}
@@ -49,12 +52,28 @@ func main() {
 	}
 }
 
-// generate makes data that does not compress, or words of it in lines, which do, to about a quarter.
-func generate(kind string, n int) []byte {
+// generate makes data: random, which does not compress; text, which is that of the
+// golden files, words in lines; source, Go's own.
+func generate(kind string, n int) ([]byte, error) {
 	out := make([]byte, 0, n+64)
+	if kind == "source" {
+		return source(out, n)
+	}
 	var words []string
 	if kind == "text" {
-		words = strings.Fields(vocabulary)
+		var golden struct {
+			Inputs struct {
+				Words []string `json:"words"`
+			} `json:"inputs"`
+		}
+		b, err := os.ReadFile("pkg/selfenc/testdata/reference/manifest.json")
+		if err != nil {
+			return nil, fmt.Errorf("%w: run it in the project's top folder", err)
+		}
+		if err := json.Unmarshal(b, &golden); err != nil {
+			return nil, err
+		}
+		words = golden.Inputs.Words
 	}
 	for i := uint64(0); len(out) < n; i++ {
 		sum := sha256.Sum256(binary.LittleEndian.AppendUint64(nil, i))
@@ -63,14 +82,42 @@ func generate(kind string, n int) []byte {
 			continue
 		}
 		for _, b := range sum {
-			out = append(append(out, words[int(b)%len(words)]...), " \n"[b>>7&(b>>6)&1])
+			end := byte(' ')
+			if b>>6 == 3 {
+				end = '\n'
+			}
+			out = append(append(out, words[b&63]...), end)
 		}
 	}
-	return out[:n]
+	return out[:n], nil
 }
 
-const vocabulary = `the of and a to in is you that it he was for on are as with his they I at be this have from or one had by word
-but not what all were we when your can said there use an each which she do how their if will up other about out many then them these so`
+// source appends Go's source to out, up to n bytes, again from the beginning if that is too little.
+func source(out []byte, n int) ([]byte, error) {
+	root, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		return nil, fmt.Errorf("go env: %w", err)
+	}
+	dir := os.DirFS(filepath.Join(strings.TrimSpace(string(root)), "src"))
+	for len(out) < n {
+		before := len(out)
+		err := fs.WalkDir(dir, ".", func(name string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || path.Ext(name) != ".go" {
+				return err
+			}
+			if len(out) >= n {
+				return fs.SkipAll
+			}
+			b, err := fs.ReadFile(dir, name)
+			out = append(out, b...)
+			return err
+		})
+		if err != nil || len(out) == before {
+			return nil, fmt.Errorf("Go's source: %w", err)
+		}
+	}
+	return out[:n], nil
+}
 
 // cost is what a job took.
 type cost struct{ wall, cpu time.Duration }
@@ -102,7 +149,10 @@ type side struct {
 }
 
 func compare(judge, kind string, n, rounds int) error {
-	plain := generate(kind, n)
+	plain, err := generate(kind, n)
+	if err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp("", "beside-")
 	if err != nil {
 		return err
