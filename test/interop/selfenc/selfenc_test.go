@@ -159,7 +159,7 @@ func TestLevels(t *testing.T) {
 // TestPython runs check_python.py, with the reference's package from PyPI.
 func TestPython(t *testing.T) {
 	c := exec.CommandContext(t.Context(), "../../../build/venv-selfenc/bin/python", "-B", "check_python.py")
-	c.Env = append(os.Environ(), "PYTHONPATH=../../../python", "LIBSELFENC=../../../build/libselfenc.so")
+	c.Env = append(os.Environ(), "PYTHONPATH=../../../python", "LIBSELFENC=../../../build/libselfenc/libselfenc.so")
 	if out, err := c.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s (`make interop` makes what is missing)", err, out)
 	}
