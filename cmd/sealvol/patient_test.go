@@ -27,7 +27,7 @@ func TestPatientReader(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	never, w := io.Pipe()
-	defer w.Close()
+	t.Cleanup(func() { _ = w.Close() })
 	r := newPatientReader(ctx, never)
 	if _, err := w.Write([]byte("some")); err != nil {
 		t.Fatal(err)

@@ -40,10 +40,10 @@ func main() {
 	judge := flag.String("judge", "build/cargo/release/selfenc-judge", "the program on the reference's crate")
 	sealvol := flag.String("sealvol", "bin/sealvol", "the command")
 	flag.Parse()
-	err := memory(*sealvol, *stream<<20)
+	err := memory(os.Stdout, *sealvol, *stream<<20)
 	for _, kind := range []string{"random", "text", "source"} {
 		if err == nil {
-			err = compare(*judge, kind, *mib<<20, *rounds)
+			err = compare(os.Stdout, *judge, kind, *mib<<20, *rounds)
 		}
 	}
 	if err != nil {
@@ -113,7 +113,7 @@ func source(out []byte, n int) ([]byte, error) {
 			return err
 		})
 		if err != nil || len(out) == before {
-			return nil, fmt.Errorf("Go's source: %w", err)
+			return nil, fmt.Errorf("read the source of Go: %w", err)
 		}
 	}
 	return out[:n], nil
@@ -148,7 +148,7 @@ type side struct {
 	run  func(plain []byte, file string, r *result) error
 }
 
-func compare(judge, kind string, n, rounds int) error {
+func compare(w io.Writer, judge, kind string, n, rounds int) (err error) {
 	plain, err := generate(kind, n)
 	if err != nil {
 		return err
@@ -157,7 +157,7 @@ func compare(judge, kind string, n, rounds int) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	file := filepath.Join(dir, kind)
 	if err := os.WriteFile(file, plain, 0o600); err != nil {
 		return err
@@ -184,8 +184,8 @@ func compare(judge, kind string, n, rounds int) error {
 			}
 		}
 	}
-	table(kind, n, sides, results)
-	return nil
+	_, err = io.WriteString(w, table(kind, n, sides, results))
+	return err
 }
 
 // crate runs the judge, which prints what it took.
@@ -286,28 +286,29 @@ func median(list []cost, of func(cost) time.Duration) time.Duration {
 	return all[len(all)/2]
 }
 
-// table prints MB/s by the clock and for each second of a processor, and, in
+// table is MB/s by the clock and for each second of a processor, and, in
 // brackets, how many times those of the crate.
-func table(kind string, n int, sides []side, results []result) {
-	fmt.Printf("\n%s, %d MiB\n\n", kind, n>>20)
-	fmt.Println("| | stored | encrypt, MB/s | MB/CPU-s | decrypt, MB/s | MB/CPU-s |")
-	fmt.Println("|---|---:|---:|---:|---:|---:|")
+func table(kind string, n int, sides []side, results []result) string {
+	var out strings.Builder
+	fmt.Fprintf(&out, "\n%s, %d MiB\n\n", kind, n>>20)
+	out.WriteString("| | stored | encrypt, MB/s | MB/CPU-s | decrypt, MB/s | MB/CPU-s |\n|---|---:|---:|---:|---:|---:|\n")
 	of := []func(cost) time.Duration{func(c cost) time.Duration { return c.wall }, func(c cost) time.Duration { return c.cpu }}
 	for i, s := range sides {
-		fmt.Printf("| %s | %.4f |", s.name, float64(results[i].stored)/float64(n))
+		fmt.Fprintf(&out, "| %s | %.4f |", s.name, float64(results[i].stored)/float64(n))
 		for _, jobs := range [][2][]cost{{results[i].encrypt, results[0].encrypt}, {results[i].decrypt, results[0].decrypt}} {
 			for _, f := range of {
 				took, crate := median(jobs[0], f), median(jobs[1], f)
-				fmt.Printf(" %.0f (%.2f) |", float64(n)/1e6/took.Seconds(), crate.Seconds()/took.Seconds())
+				fmt.Fprintf(&out, " %.0f (%.2f) |", float64(n)/1e6/took.Seconds(), crate.Seconds()/took.Seconds())
 			}
 		}
-		fmt.Println()
+		out.WriteString("\n")
 	}
+	return out.String()
 }
 
 // memory has the command encrypt a stream and decrypt it, and says how much it ever
 // had resident. It comes first: a child's figure is at least what its parent has.
-func memory(sealvol string, n int64) error {
+func memory(w io.Writer, sealvol string, n int64) (err error) {
 	if n == 0 {
 		return nil
 	}
@@ -315,7 +316,7 @@ func memory(sealvol string, n int64) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	secret, dataMap := filepath.Join(dir, "secret"), filepath.Join(dir, "map")
 	key := make([]byte, crypto.KeyBytes)
 	rand.Read(key)
@@ -338,8 +339,8 @@ func memory(sealvol string, n int64) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("a stream of %d MiB: at most %d MiB resident to encrypt it, %d to decrypt\n", n>>20, encrypt>>20, decrypt>>20)
-	return nil
+	_, err = fmt.Fprintf(w, "a stream of %d MiB: at most %d MiB resident to encrypt it, %d to decrypt\n", n>>20, encrypt>>20, decrypt>>20)
+	return err
 }
 
 // repeated yields the same 13 chunks again and again, so that the store stays small.
