@@ -122,10 +122,13 @@ type memory struct {
 // of some are taken in order, and others are read, no processor waits.
 const ahead = 2
 
+// maxWorkers bounds what Options ask for.
+const maxWorkers = 1024
+
 // workers returns how many chunks are worked on at once.
 func (o *Options) workers(m memory) int {
 	if o.Workers > 0 {
-		return o.Workers
+		return min(o.Workers, maxWorkers)
 	}
 	total := o.MemoryBytes
 	if total == 0 {
