@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/selfenc"
@@ -162,5 +163,15 @@ func TestPython(t *testing.T) {
 	c.Env = append(os.Environ(), "PYTHONPATH=../../../python", "LIBSELFENC=../../../build/libselfenc/libselfenc.so")
 	if out, err := c.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s (`make interop` makes what is missing)", err, out)
+	}
+}
+
+// TestBeside: what `make bench-selfenc` measures with works, on little data.
+func TestBeside(t *testing.T) {
+	c := exec.CommandContext(t.Context(), "go", "run", "./test/interop/selfenc/beside", "-n", "1", "-mib", "2", "-stream", "0")
+	c.Dir = "../../.."
+	out, err := c.CombinedOutput()
+	if err != nil || strings.Count(string(out), "\n| crate 0.36.2 | ") != 3 || strings.Count(string(out), "\n| v2, 1 core | ") != 3 {
+		t.Errorf("%v: %s", err, out)
 	}
 }
