@@ -45,7 +45,8 @@ build: ## build all commands into bin/
 	@mkdir -p bin
 	@set -e; for p in $(commands); do echo "$(GO) build $$p"; $(GO) build -trimpath -o bin/ $$p; done
 
-test: setup ## everything that CI runs
+test: ## everything that CI runs
+	@.ci/setup interop
 	$(MAKE) build lint check-generated
 	$(MAKE) unit vectors cuts
 	$(MAKE) interop
@@ -149,7 +150,7 @@ CARGO ?= cargo
 
 # Both at once; cargo knows what has changed.
 judges:
-	@command -v $(CARGO) >/dev/null || { echo "interop: cargo is missing: install Rust 1.85 or newer" >&2; exit 1; }
+	@.ci/setup interop
 	$(CARGO) build --quiet --locked --release --manifest-path test/interop/Cargo.toml --target-dir $(BUILD)/cargo
 
 $(BUILD)/venv-selfenc/ready: test/interop/selfenc/requirements.txt

@@ -89,7 +89,8 @@ func TestMemory(t *testing.T) {
 				t.Fatalf("%v: %s", err, out)
 			}
 			t.Logf("%s, %d MiB: encrypt %d MiB, decrypt %d MiB, resident %d MiB", kind, size, encrypt>>20, decrypt>>20, resident>>20)
-			if encrypt > limit || decrypt > limit || resident > limit {
+			// The race detector keeps more beside every byte than the program has.
+			if encrypt > limit || decrypt > limit || resident > limit && !raceDetector {
 				t.Errorf("%s, %d MiB: encrypting takes %d bytes, decrypting %d; %d resident", kind, size, encrypt, decrypt, resident)
 			}
 		}
