@@ -6,6 +6,10 @@ BUILD  := build
 VENV   := $(BUILD)/venv
 LINTER := $(BUILD)/bin/golangci-lint
 
+# Tools of the operator and the chart.
+CONTROLLER_GEN := $(CURDIR)/$(BUILD)/bin/controller-gen
+HELM           := $(CURDIR)/$(BUILD)/bin/helm
+
 # How long the open-ended targets run.
 FUZZ_RUNS    ?= 20000
 CRASH_ROUNDS ?= 20
@@ -108,10 +112,11 @@ lint: $(LINTER) ## linters of .golangci.yml, and shell scripts
 fmt: $(LINTER) ## format all Go files
 	$(LINTER) fmt ./...
 
-generate: $(VENV)/ready ## write generated files anew: vectors of the header, examples of docs/format.md
+generate: $(VENV)/ready $(BUILD)/bin/controller-gen $(BUILD)/bin/helm ## write generated files anew: vectors, examples, CRDs, roles, manifests
 	$(VENV)/bin/python -B pkg/volume/internal/layout/testdata/check_headers.py --write
 	$(GO) test -count=1 -run Document ./pkg/volume/internal/layout -update
 	$(GO) generate ./...
+	charts/generate $(CONTROLLER_GEN) $(HELM)
 
 check-generated: ## fail if generated files are not up to date
 	@.ci/check-generated $(MAKE) --no-print-directory generate
@@ -164,3 +169,12 @@ $(VENV)/ready: tools/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
+
+# Each in a module of its own, as the linter.
+$(BUILD)/bin/controller-gen: tools/controller-gen/go.mod tools/controller-gen/go.sum
+	@mkdir -p $(@D)
+	cd tools/controller-gen && $(GO) build -o $(CURDIR)/$@ sigs.k8s.io/controller-tools/cmd/controller-gen
+
+$(BUILD)/bin/helm: tools/helm/go.mod tools/helm/go.sum
+	@mkdir -p $(@D)
+	cd tools/helm && $(GO) build -o $(CURDIR)/$@ helm.sh/helm/v4/cmd/helm
