@@ -8,7 +8,8 @@ LINTER := $(BUILD)/bin/golangci-lint
 
 # Tools of the operator and the chart.
 CONTROLLER_GEN := $(CURDIR)/$(BUILD)/bin/controller-gen
-HELM           := $(CURDIR)/$(BUILD)/bin/helm
+CLUSTER_CACHE  ?= $(HOME)/.cache/cluster
+HELM           ?= $(CLUSTER_CACHE)/bin/helm
 
 # How long the open-ended targets run.
 FUZZ_RUNS    ?= 20000
@@ -112,7 +113,7 @@ lint: $(LINTER) ## linters of .golangci.yml, and shell scripts
 fmt: $(LINTER) ## format all Go files
 	$(LINTER) fmt ./...
 
-generate: $(VENV)/ready $(BUILD)/bin/controller-gen $(BUILD)/bin/helm ## write generated files anew: vectors, examples, CRDs, roles, manifests
+generate: $(VENV)/ready $(BUILD)/bin/controller-gen ## write generated files anew: vectors, examples, CRDs, roles, manifests
 	$(VENV)/bin/python -B pkg/volume/internal/layout/testdata/check_headers.py --write
 	$(GO) test -count=1 -run Document ./pkg/volume/internal/layout -update
 	$(GO) generate ./...
@@ -170,11 +171,7 @@ $(VENV)/ready: tools/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-# Each in a module of its own, as the linter.
+# A module of its own, as the linter.
 $(BUILD)/bin/controller-gen: tools/controller-gen/go.mod tools/controller-gen/go.sum
 	@mkdir -p $(@D)
 	cd tools/controller-gen && $(GO) build -o $(CURDIR)/$@ sigs.k8s.io/controller-tools/cmd/controller-gen
-
-$(BUILD)/bin/helm: tools/helm/go.mod tools/helm/go.sum
-	@mkdir -p $(@D)
-	cd tools/helm && $(GO) build -o $(CURDIR)/$@ helm.sh/helm/v4/cmd/helm

@@ -10,6 +10,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:resource:scope=Cluster,shortName=sv;svol,categories=sealvol
 // +kubebuilder:selectablefield:JSONPath=`.spec.nodeName`
 // +kubebuilder:selectablefield:JSONPath=`.spec.volumeHandle`
+// +kubebuilder:selectablefield:JSONPath=`.spec.key.uid`
 // +kubebuilder:printcolumn:name="Namespace",type=string,JSONPath=`.spec.claimRef.namespace`
 // +kubebuilder:printcolumn:name="Claim",type=string,JSONPath=`.spec.claimRef.name`
 // +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
@@ -78,7 +79,7 @@ type VolumeClaim struct {
 
 // VolumeKeyRef names a version of a VolumeKey. It is enough to find the key when the VolumeKey has gone with its namespace.
 //
-// +kubebuilder:validation:XValidation:rule="self.uid == oldSelf.uid",message="the key of a volume can not be exchanged"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.secretName) || oldSelf.secretName == '' || self.uid == oldSelf.uid",message="the key of a volume can not be exchanged"
 type VolumeKeyRef struct {
 	// +required
 	// +kubebuilder:validation:MaxLength=63
