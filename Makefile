@@ -6,6 +6,11 @@ BUILD  := build
 VENV   := $(BUILD)/venv
 LINTER := $(BUILD)/bin/golangci-lint
 
+# Tools of the operator and the chart.
+CONTROLLER_GEN := $(CURDIR)/$(BUILD)/bin/controller-gen
+CLUSTER_CACHE  ?= $(HOME)/.cache/cluster
+HELM           ?= $(CLUSTER_CACHE)/bin/helm
+
 # How long the open-ended targets run.
 FUZZ_RUNS    ?= 20000
 CRASH_ROUNDS ?= 20
@@ -109,10 +114,11 @@ lint: $(LINTER) ## linters of .golangci.yml, and shell scripts
 fmt: $(LINTER) ## format all Go files
 	$(LINTER) fmt ./...
 
-generate: $(VENV)/ready ## write generated files anew: vectors of the header, examples of docs/format.md
+generate: $(VENV)/ready $(BUILD)/bin/controller-gen ## write generated files anew: vectors, examples, CRDs, roles, manifests
 	$(VENV)/bin/python -B pkg/volume/internal/layout/testdata/check_headers.py --write
 	$(GO) test -count=1 -run Document ./pkg/volume/internal/layout -update
 	$(GO) generate ./...
+	charts/generate $(CONTROLLER_GEN) $(HELM)
 
 check-generated: ## fail if generated files are not up to date
 	@.ci/check-generated $(MAKE) --no-print-directory generate
@@ -181,3 +187,8 @@ $(VENV)/ready: tools/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
+
+# A module of its own, as the linter.
+$(BUILD)/bin/controller-gen: tools/controller-gen/go.mod tools/controller-gen/go.sum
+	@mkdir -p $(@D)
+	cd tools/controller-gen && $(GO) build -o $(CURDIR)/$@ sigs.k8s.io/controller-tools/cmd/controller-gen
