@@ -32,7 +32,7 @@ var env *operatortest.Env
 
 func TestMain(m *testing.M) {
 	ctrl.SetLogger(logr.FromSlogHandler(slog.NewTextHandler(&logged, nil)))
-	operatortest.Main(m, func(e *operatortest.Env) { env = e })
+	operatortest.Main(m, func(e *operatortest.Env) { env = e }, func() error { return told.search(context.Background()) })
 }
 
 // logged is all that the operators of these tests log: no key may be in it.
@@ -212,6 +212,7 @@ func delivered(t *testing.T, volume string) string {
 		}
 		return nil
 	})
+	told.add(kek)
 	return kek
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -61,9 +62,9 @@ func Root() string {
 	return filepath.Join(filepath.Dir(file), "..", "..", "..")
 }
 
-// Main is a TestMain: it runs the tests of a package with one API server, which it passes to set.
-func Main(m *testing.M, set func(*Env)) {
-	code, err := run(m, set)
+// Main is a TestMain: it runs the tests of a package with one API server, which it passes to set, and then check if they all ran and passed.
+func Main(m *testing.M, set func(*Env), check func() error) {
+	code, err := run(m, set, check)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "operatortest:", err)
 		code = 1
@@ -71,14 +72,18 @@ func Main(m *testing.M, set func(*Env)) {
 	os.Exit(code)
 }
 
-func run(m *testing.M, set func(*Env)) (code int, err error) {
+func run(m *testing.M, set func(*Env), check func() error) (code int, err error) {
 	e, err := Start()
 	if err != nil {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, e.Stop()) }()
 	set(e)
-	return m.Run(), nil
+	code = m.Run()
+	if f := flag.Lookup("test.run"); code == 0 && f.Value.String() == "" {
+		err = check()
+	}
+	return code, err
 }
 
 // Start starts the API server and applies what the chart renders.
