@@ -39,6 +39,7 @@ unit_packages   = $(filter-out $(call within,$(KERNEL) $(SANITY)),$(all_packages
 commands        = $(filter-out %/libdoublecrypt,$(filter $(MODULE)/cmd/%,$(all_packages)))
 
 .DEFAULT_GOAL := help
+.PHONY: images check-images cluster-build cluster-up cluster-down
 .PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity interop libdoublecrypt list lint fmt generate check-generated demo bench clean
 
 help: ## print this help
@@ -108,7 +109,7 @@ list: ## which packages `unit`, `sanity` and `fuse` test
 
 lint: $(LINTER) ## linters of .golangci.yml, and shell scripts
 	$(LINTER) run ./...
-	@for f in .ci/*; do bash -n "$$f" || exit 1; done
+	@for f in .ci/* tools/images $(filter-out %.md %.env %.mod %.sum %/,$(wildcard test/cluster/*)); do test ! -f "$$f" || bash -n "$$f" || exit 1; done
 
 fmt: $(LINTER) ## format all Go files
 	$(LINTER) fmt ./...
@@ -124,6 +125,22 @@ check-generated: ## fail if generated files are not up to date
 
 demo: setup build ## a sealed volume, end to end, on this machine
 	bin/demo
+
+images: ## container images of driver, operator and command line, amd64 and arm64, into build/images/
+	@nice tools/images $(BUILD)/images
+
+check-images: ## fail if two builds of the images differ; writes build/images/
+	cd tools/image && $(GO) test ./...
+	@nice .ci/check-images
+
+cluster-build: ## build the test cluster (test/cluster/README.md) into ~/.cache/cluster
+	@test/cluster/build
+
+cluster-up: ## start the test cluster
+	@test/cluster/up
+
+cluster-down: ## end the test cluster
+	@test/cluster/down
 
 bench: build ## our volume beside gocryptfs, ext4 and a file system in memory: BENCH_FLAGS="-short", "-gp3", ...
 	@.ci/setup bench
