@@ -41,7 +41,7 @@ spec:
 	c.Shell("writer", `
 		mkdir -p /data/a/deep/directory
 		echo 'a secret that must not be on the disk' >/data/a/note
-		cp /bin/busybox /data/a/deep/directory/program
+		cp /bin/busybox /data/a/deep/directory/
 		ln -s ../note /data/a/deep/link
 		head -c 20000000 /dev/urandom >/data/random
 		cd /data && find . -type f -exec sha256sum {} + | sort >/data/sums
@@ -57,7 +57,7 @@ spec:
   containers:
     - name: main
       image: docker.io/library/busybox:1.35
-      command: [sh, -ec, "cd /data; grep -v ' ./sums' sums | sha256sum -c; cat a/deep/link; a/deep/directory/program echo it runs"]
+      command: [sh, -ec, "cd /data; grep -v ' ./sums' sums | sha256sum -c; cat a/deep/link; a/deep/directory/busybox echo it runs"]
       volumeMounts: [{name: data, mountPath: /data, readOnly: true}]
   volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]
 `)
