@@ -36,7 +36,7 @@ type SealedVolume struct {
 
 // SealedVolumeSpec is what a volume is. The operator writes it.
 //
-// +kubebuilder:validation:XValidation:rule="!has(oldSelf.volumeHandle) || oldSelf.volumeHandle == ” || has(self.volumeHandle) && self.volumeHandle == oldSelf.volumeHandle",message="volumeHandle can not be changed once it is set"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.volumeHandle) || size(oldSelf.volumeHandle) == 0 || has(self.volumeHandle) && self.volumeHandle == oldSelf.volumeHandle",message="volumeHandle can not be changed once it is set"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.key) || has(self.key)",message="key can not be removed"
 type SealedVolumeSpec struct {
 	// VolumeHandle is the CSI volume id. It is empty until the PersistentVolume exists.
@@ -79,7 +79,7 @@ type VolumeClaim struct {
 
 // VolumeKeyRef names a version of a VolumeKey. It is enough to find the key when the VolumeKey has gone with its namespace.
 //
-// +kubebuilder:validation:XValidation:rule="!has(oldSelf.secretName) || oldSelf.secretName == ” || self.uid == oldSelf.uid",message="the key of a volume can not be exchanged"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.secretName) || size(oldSelf.secretName) == 0 || self.uid == oldSelf.uid",message="the key of a volume can not be exchanged"
 type VolumeKeyRef struct {
 	// +required
 	// +kubebuilder:validation:MaxLength=63
