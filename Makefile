@@ -39,7 +39,7 @@ unit_packages   = $(filter-out $(call within,$(KERNEL) $(SANITY)),$(all_packages
 commands        = $(filter-out %/libdoublecrypt,$(filter $(MODULE)/cmd/%,$(all_packages)))
 
 .DEFAULT_GOAL := help
-.PHONY: images check-images cluster-build cluster-up cluster-down
+.PHONY: images check-images cluster-build cluster-up cluster-down e2e e2e-upstream e2e-upstream-short
 .PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity interop libdoublecrypt list lint fmt generate check-generated demo bench clean
 
 help: ## print this help
@@ -141,6 +141,15 @@ cluster-up: ## start the test cluster
 
 cluster-down: ## end the test cluster
 	@test/cluster/down
+
+e2e: ## stories in a real cluster (test/e2e): E2E_KEEP=1 leaves it running, E2E_FLAGS="-run First" picks
+	@test/e2e/run $(E2E_FLAGS)
+
+e2e-upstream: ## Kubernetes' own storage suite against the driver, with all that we claim
+	@test/e2e/upstream/run
+
+e2e-upstream-short: ## a bounded part of it, for CI
+	@test/e2e/upstream/run short
 
 bench: build ## our volume beside gocryptfs, ext4 and a file system in memory: BENCH_FLAGS="-short", "-gp3", ...
 	@.ci/setup bench
