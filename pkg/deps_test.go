@@ -69,7 +69,7 @@ var confined = map[string][]string{
 	"github.com/johannesboyne/gofakes3":                        {"pkg/selfenc/chunkstore", "cmd"}, // tests
 	"github.com/klauspost/compress":                            {"pkg/selfenc", "pkg/volume"},
 	"github.com/kubernetes-csi/csi-test/v5":                    {"pkg/csi", "cmd"},
-	"github.com/kubernetes-csi/external-snapshotter/client/v8": {"pkg/operator"},
+	"github.com/kubernetes-csi/external-snapshotter/client/v8": {"pkg/nodeagent", "pkg/operator"},
 	"github.com/moby/sys/mountinfo":                            {"*"},
 	"github.com/onsi/ginkgo/v2":                                {"cmd"}, // csi-sanity
 	"github.com/onsi/gomega":                                   {"cmd"},

@@ -94,7 +94,7 @@ func Add(ctx context.Context, m ctrl.Manager, opt Options) error {
 	if err := o.index(ctx, m.GetFieldIndexer()); err != nil {
 		return fmt.Errorf("index: %w", err)
 	}
-	return errors.Join(o.addVolumes(m), o.addKeys(m), o.addKeySecrets(m), o.addMetrics(m))
+	return errors.Join(o.addVolumes(m), o.addKeys(m), o.addKeySecrets(m), o.addPlacement(m), o.addMetrics(m))
 }
 
 // Field indexes, named by what they find; those that are paths also are fields by which the API server selects.
