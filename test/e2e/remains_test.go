@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -30,7 +31,7 @@ func remainsOf(t *testing.T, c *cluster.Cluster, node, claim string) remains {
 	t.Helper()
 	pv := c.Volume(claim)
 	image := cluster.HostPath(node, "local/images/"+pv.Spec.CSI.VolumeHandle+".img")
-	record := cluster.HostPath(node, "local/volumes/"+pv.Spec.CSI.VolumeHandle+".json")
+	record := cluster.HostPath(node, "local/volumes/"+strings.Split(pv.Spec.CSI.VolumeHandle, "-")[1]+".json")
 	sv := sealed(t, c, claim)
 	r := remains{t, c, []string{image, record}, map[string]client.Object{
 		"PersistentVolume": &corev1.PersistentVolume{ObjectMeta: pv.ObjectMeta}, "SealedVolume": &v1alpha1.SealedVolume{ObjectMeta: sv.ObjectMeta},
