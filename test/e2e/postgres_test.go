@@ -67,7 +67,7 @@ spec:
 
 	bench, acks := make(chan string), make(chan string)
 	go func() {
-		out, err := c.TryExec("postgres-0", "pgbench", "--client=4", "--time=600", "--progress=2")
+		out, err := c.TryExec("postgres-0", "pgbench", "--no-vacuum", "--client=4", "--time=600", "--progress=2")
 		bench <- fmt.Sprint(out, err)
 	}()
 	go func() {
@@ -93,7 +93,7 @@ spec:
 	if last := done[len(done)-1]; sql("select max(n) >= "+last+" and count(*) >= "+last+" from acknowledged") != "t" {
 		t.Errorf("transaction %s was acknowledged; there is %s", last, sql("select max(n), count(*) from acknowledged"))
 	}
-	c.Exec("postgres-0", "pgbench", "--client=4", "--transactions=50")
+	c.Exec("postgres-0", "pgbench", "--no-vacuum", "--client=4", "--transactions=50")
 	sums := sql(`select (select sum(abalance) from pgbench_accounts) = (select sum(delta) from pgbench_history)
 		and (select sum(bbalance) from pgbench_branches) = (select sum(delta) from pgbench_history)
 		and (select sum(tbalance) from pgbench_tellers) = (select sum(delta) from pgbench_history)`)
