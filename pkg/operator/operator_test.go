@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
@@ -200,14 +201,14 @@ func TestLostStatus(t *testing.T) {
 func TestDeliveryRestored(t *testing.T) {
 	start(t, nil)
 	ns := namespace(t)
-	_, pv, kek := volume(t, ns, "data", del)
+	c, pv, kek := volume(t, ns, "data", del)
 	sv := sealed(pv.Name)
 	hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonDelivered)
 	destroy(t, secretNamed(pv.Name))
 	if delivered(t, pv.Name) != kek {
 		t.Error("another key")
 	}
-	hasEvent(t, sv, corev1.EventTypeWarning, v1alpha1.ReasonRestored)
+	hasEvent(t, c, corev1.EventTypeWarning, v1alpha1.ReasonRestored) // where users look
 	eventually(t, func() error {
 		s, err := get(t.Context(), operatortest.Namespace, pv.Name, &corev1.Secret{})
 		if err != nil {
@@ -248,6 +249,19 @@ func TestDeliveryConflict(t *testing.T) {
 	delivered(t, foreign.Name)
 	remove(t, c)
 	gone(t, sv, secretNamed(foreign.Name))
+}
+
+// A VolumeKey of which nothing but the name is written has the defaults, and its key Secret goes with it.
+func TestBareKey(t *testing.T) {
+	start(t, nil)
+	ns := namespace(t)
+	bare := &unstructured.Unstructured{Object: map[string]any{"apiVersion": v1alpha1.GroupVersion.String(), "kind": "VolumeKey",
+		"metadata": map[string]any{"namespace": ns, "name": "bare"}}}
+	create(t, bare)
+	vk := keyNamed(ns, "bare")
+	key := keySecretOf(t, vk)
+	remove(t, vk)
+	gone(t, vk, key)
 }
 
 // A key that a volume needs is not deleted; a deletion waits, says for whom, and comes to its end.

@@ -61,7 +61,7 @@ func (o volumes) writeVolumeStatus(ctx context.Context, v *volume, p *problem) e
 	return client.IgnoreNotFound(err)
 }
 
-// tell makes an event where people look: at the claim, or without one at the volume.
+// tell makes an event of a change that is news.
 func (o volumes) tell(v *volume, c metav1.Condition) {
 	kind := corev1.EventTypeNormal
 	switch c.Reason {
@@ -74,9 +74,14 @@ func (o volumes) tell(v *volume, c metav1.Condition) {
 	default:
 		kind = corev1.EventTypeWarning
 	}
+	o.event(v, kind, c.Reason, c.Message)
+}
+
+// event makes an event where people look: at the claim, or without one at the volume.
+func (o volumes) event(v *volume, kind, reason, message string) {
 	if v.claim != nil {
-		o.events.Eventf(v.claim, v.sealed, kind, c.Reason, "DeliverKey", "%s", c.Message)
+		o.events.Eventf(v.claim, v.sealed, kind, reason, "DeliverKey", "%s", message)
 		return
 	}
-	o.events.Eventf(v.sealed, nil, kind, c.Reason, "DeliverKey", "%s", c.Message)
+	o.events.Eventf(v.sealed, nil, kind, reason, "DeliverKey", "%s", message)
 }

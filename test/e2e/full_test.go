@@ -17,7 +17,7 @@ func TestFull(t *testing.T) {
 	c.Apply(claim("data", "64Mi") + pod("app", "data", idle))
 	c.PodReady("app")
 	c.Shell("app", "head -c 1000000 /dev/urandom >/data/kept; sha256sum /data/kept >/tmp/sum; sync")
-	if _, err := c.TryExec("app", "sh", "-ec", "n=0; while n=$((n + 1)); do head -c 1000000 /dev/urandom >/data/fill.$n; done"); err == nil ||
+	if _, err := c.TryExec("app", "sh", "-ec", "n=0; while n=$((n + 1)); do dd if=/dev/urandom of=/data/fill.$n bs=1000000 count=1 conv=fsync; done"); err == nil ||
 		!strings.Contains(err.Error(), "No space left on device") {
 		t.Errorf("filling it: %v", err)
 	}
