@@ -48,7 +48,7 @@ func denied(t *testing.T, what, policy string, f func() error) {
 	eventually(t, func() error {
 		err := f()
 		if err == nil || !apierrors.IsForbidden(err) && !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), policy) {
-			return fmt.Errorf("%s: %v, want a refusal by %s", what, err, policy)
+			return fmt.Errorf("%s: want a refusal by %s: %w", what, policy, err)
 		}
 		return nil
 	})

@@ -214,10 +214,12 @@ func (o keys) deleteUnclaimed(ctx context.Context, vk *v1alpha1.VolumeKey) (bool
 // liveClaim asks the API server for a claim; nil: there is none of that UID.
 func (o *operator) liveClaim(ctx context.Context, namespace, name, uid string) (*corev1.PersistentVolumeClaim, error) {
 	var c corev1.PersistentVolumeClaim
-	if err := o.live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &c); client.IgnoreNotFound(err) != nil {
-		return nil, fmt.Errorf("claim %s/%s: %w", namespace, name, err)
-	} else if err != nil || string(c.UID) != uid {
+	err := o.live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &c)
+	switch {
+	case apierrors.IsNotFound(err), err == nil && string(c.UID) != uid:
 		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("claim %s/%s: %w", namespace, name, err)
 	}
 	return &c, nil
 }
