@@ -23,6 +23,9 @@ CRASH  := pkg/volume pkg/volume/internal/txn pkg/volume/doublecrypt
 # The tests of those that `make crash` repeats.
 CRASH_TESTS := Crash|Fault
 
+# Folders whose tests talk to a real API server, which the test cluster's programs are.
+ENVTEST := pkg/operator pkg/nodeagent cmd/operator charts
+
 # Folders whose tests judge us by programs of others; each has a rule below
 # that builds what it needs.
 INTEROP := test/interop
@@ -31,12 +34,13 @@ MODULE = $(shell $(GO) list -m)
 within = $(addprefix $(MODULE)/,$(1) $(addsuffix /%,$(1)))
 listed_packages  = $(shell $(GO) list ./...)
 interop_packages = $(filter $(call within,$(INTEROP)),$(listed_packages))
-all_packages     = $(filter-out $(interop_packages),$(listed_packages))
+envtest_packages = $(filter $(addprefix $(MODULE)/,$(ENVTEST)) $(call within,$(ENVTEST)),$(listed_packages))
+all_packages     = $(filter-out $(interop_packages) $(envtest_packages),$(listed_packages))
 kernel_packages = $(filter $(call within,$(KERNEL)),$(all_packages))
 sanity_packages = $(filter $(call within,$(SANITY)),$(all_packages))
 crash_packages  = $(filter $(addprefix $(MODULE)/,$(CRASH)),$(all_packages))
 unit_packages   = $(filter-out $(call within,$(KERNEL) $(SANITY)),$(all_packages))
-commands        = $(filter-out %/libdoublecrypt,$(filter $(MODULE)/cmd/%,$(all_packages)))
+commands        = $(filter-out %/libdoublecrypt,$(filter $(MODULE)/cmd/%,$(all_packages) $(envtest_packages)))
 
 .DEFAULT_GOAL := help
 .PHONY: images check-images cluster-build cluster-up cluster-down e2e e2e-upstream e2e-upstream-short
@@ -55,7 +59,7 @@ build: ## build all commands into bin/
 test: setup ## everything that CI runs
 	$(MAKE) build lint check-generated
 	$(MAKE) unit vectors cuts
-	$(MAKE) sanity fuse
+	$(MAKE) sanity fuse envtest
 	$(MAKE) race
 
 unit: ## tests that need neither root nor network
@@ -91,6 +95,10 @@ sanity: ## csi-sanity, whole
 	@test -n "$(sanity_packages)" || { echo "no package in $(SANITY)" >&2; exit 1; }
 	$(GO) test -count=1 -timeout 15m $(sanity_packages)
 
+.PHONY: envtest
+envtest: cluster-build ## operator, node agent and chart against a real API server, with the race detector
+	$(GO) test -race -count=1 -timeout 15m $(envtest_packages)
+
 interop: interop-selfenc interop-versitygw ## what programs of others make of our data, and we of theirs
 	$(GO) test -count=1 -timeout 15m $(interop_packages)
 
@@ -101,10 +109,11 @@ libdoublecrypt: ## the C library of format v1, shared and static, and its header
 	@rm -f $(BUILD)/libdoublecrypt/libdoublecrypt.h
 	@cp cmd/libdoublecrypt/doublecrypt.h $(BUILD)/libdoublecrypt/
 
-list: ## which packages `unit`, `sanity` and `fuse` test
+list: ## which packages `unit`, `sanity`, `fuse` and `envtest` test
 	@echo "unit:";   printf '  %s\n' $(unit_packages)
 	@echo "sanity:"; printf '  %s\n' $(sanity_packages)
 	@echo "fuse:";   printf '  %s\n' $(kernel_packages)
+	@echo "envtest:"; printf '  %s\n' $(envtest_packages)
 	@echo "interop:"; printf '  %s\n' $(interop_packages)
 
 lint: $(LINTER) ## linters of .golangci.yml, and shell scripts
@@ -114,7 +123,7 @@ lint: $(LINTER) ## linters of .golangci.yml, and shell scripts
 fmt: $(LINTER) ## format all Go files
 	$(LINTER) fmt ./...
 
-generate: $(VENV)/ready $(BUILD)/bin/controller-gen ## write generated files anew: vectors, examples, CRDs, roles, manifests
+generate: $(VENV)/ready $(BUILD)/bin/controller-gen $(HELM) ## write generated files anew: vectors, examples, CRDs, roles, manifests
 	$(VENV)/bin/python -B pkg/volume/internal/layout/testdata/check_headers.py --write
 	$(GO) test -count=1 -run Document ./pkg/volume/internal/layout -update
 	$(GO) generate ./...
@@ -196,6 +205,9 @@ $(VENV)/ready: tools/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
+
+$(HELM):
+	$(MAKE) cluster-build
 
 # A module of its own, as the linter.
 $(BUILD)/bin/controller-gen: tools/controller-gen/go.mod tools/controller-gen/go.sum

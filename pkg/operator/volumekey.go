@@ -198,10 +198,10 @@ func (o keys) block(vk *v1alpha1.VolumeKey, users []string) {
 	}
 }
 
-// deleteUnclaimed deletes a key that was made for a claim which has gone, and that nothing uses.
+// deleteUnclaimed deletes a key that nothing uses and that was made for a claim which has gone, or has got a volume with another key.
 func (o keys) deleteUnclaimed(ctx context.Context, vk *v1alpha1.VolumeKey) (bool, error) {
 	claim, err := o.liveClaim(ctx, vk.Namespace, vk.Spec.ClaimRef.Name, vk.Spec.ClaimRef.UID)
-	if claim != nil || err != nil {
+	if err != nil || claim != nil && !o.hasOther(ctx, claim, vk) {
 		return false, err
 	}
 	users, err := o.usersOf(ctx, o.live, string(vk.UID))
@@ -220,6 +220,16 @@ func (o *operator) liveClaim(ctx context.Context, namespace, name, uid string) (
 		return nil, nil
 	}
 	return &c, nil
+}
+
+// hasOther tells whether a claim's volume has another key than the one that was made for it.
+func (o keys) hasOther(ctx context.Context, claim *corev1.PersistentVolumeClaim, vk *v1alpha1.VolumeKey) bool {
+	if claim.Spec.VolumeName == "" {
+		return false
+	}
+	var sv v1alpha1.SealedVolume
+	err := o.live.Get(ctx, client.ObjectKey{Name: claim.Spec.VolumeName}, &sv)
+	return err == nil && hasKey(&sv) && sv.Spec.Key.UID != string(vk.UID)
 }
 
 // ensureVersions makes the first version of a key that has none, and checks those that were made.
