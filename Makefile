@@ -118,7 +118,7 @@ list: ## which packages `unit`, `sanity`, `fuse` and `envtest` test
 
 lint: $(LINTER) ## linters of .golangci.yml, and shell scripts
 	$(LINTER) run ./...
-	@for f in .ci/* tools/images $(filter-out %.md %.env %.mod %.sum %/,$(wildcard test/cluster/*)); do test ! -f "$$f" || bash -n "$$f" || exit 1; done
+	@for f in .ci/* tools/images test/e2e/install test/e2e/run test/e2e/upstream/run $(filter-out %.md %.env %.mod %.sum %/,$(wildcard test/cluster/*)); do test ! -f "$$f" || bash -n "$$f" || exit 1; done
 
 fmt: $(LINTER) ## format all Go files
 	$(LINTER) fmt ./...
