@@ -43,6 +43,9 @@ func (o volumes) choose(ctx context.Context, v *volume) (*problem, error) {
 		ref = &v1alpha1.VolumeKeyRef{Namespace: vk.Namespace, Name: vk.Name, UID: string(vk.UID)}
 		if n := len(vk.Status.Versions); n > 0 {
 			newest := vk.Status.Versions[n-1]
+			if newest.SecretName != keySecretName(vk.UID, newest.Version) { // who may write the status could name any Secret of ours
+				return altered(o.Namespace, newest.SecretName), nil
+			}
 			ref.Version, ref.SecretName, ref.Fingerprint = newest.Version, newest.SecretName, newest.Fingerprint
 		}
 	}
@@ -80,6 +83,16 @@ func (o volumes) origin(ctx context.Context, v *volume) (*v1alpha1.VolumeKeyRef,
 	return nil, nil, nil
 }
 
+// isElsewhere tells that a volume lies on another node than the one that it is said to be a copy of, or the same as, which can not be: nodes make
+// PersistentVolumes (with a policy that keeps them to their own), and must not come by the keys of others in this way.
+func (v *volume) isElsewhere(origin *v1alpha1.SealedVolume) bool {
+	if v.pv == nil || origin.Spec.NodeName == "" {
+		return false
+	}
+	node := nodeOf(v.pv)
+	return node != "" && node != origin.Spec.NodeName
+}
+
 // keyOfHandle finds the key of a volume by its handle. Without a problem to tell, none is no error.
 func (o volumes) keyOfHandle(ctx context.Context, v *volume, handle, unknown string) (*v1alpha1.VolumeKeyRef, *problem, error) {
 	var list v1alpha1.SealedVolumeList
@@ -87,7 +100,7 @@ func (o volumes) keyOfHandle(ctx context.Context, v *volume, handle, unknown str
 		return nil, nil, err
 	}
 	for i := range list.Items {
-		if sv := &list.Items[i]; sv.Name != v.name && hasKey(sv) {
+		if sv := &list.Items[i]; sv.Name != v.name && hasKey(sv) && !v.isElsewhere(sv) {
 			return sv.Spec.Key, nil, nil
 		}
 	}

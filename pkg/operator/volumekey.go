@@ -242,6 +242,9 @@ func (o keys) ensureVersions(ctx context.Context, vk *v1alpha1.VolumeKey) (*prob
 		}
 	}
 	for _, v := range vk.Status.Versions {
+		if v.SecretName != keySecretName(vk.UID, v.Version) {
+			return altered(o.Namespace, v.SecretName), nil
+		}
 		if p, err := o.check(ctx, v); p != nil || err != nil {
 			return p, err
 		}
