@@ -111,12 +111,12 @@ func (o volumes) keyOfHandle(ctx context.Context, v *volume, handle, unknown str
 }
 
 func (o volumes) keyOfClaim(ctx context.Context, v *volume, name string) (*v1alpha1.VolumeKeyRef, *problem, error) {
-	wait := &problem{v1alpha1.ReasonSourceUnknown, fmt.Sprintf("the claim is a copy of claim %s, which has no key yet", name), false}
 	var c corev1.PersistentVolumeClaim
 	err := o.Get(ctx, client.ObjectKey{Namespace: v.claim.Namespace, Name: name}, &c)
 	if err != nil {
-		return nil, wait, client.IgnoreNotFound(err)
+		return nil, &problem{v1alpha1.ReasonSourceUnknown, fmt.Sprintf("the claim is a copy of claim %s, which does not exist", name), false}, client.IgnoreNotFound(err)
 	}
+	wait := &problem{v1alpha1.ReasonKeyNotReady, fmt.Sprintf("the claim is a copy of claim %s, which has no key yet", name), false}
 	var sv v1alpha1.SealedVolume
 	err = o.Get(ctx, client.ObjectKey{Name: volumeName(&c)}, &sv)
 	if err != nil || !hasKey(&sv) {
@@ -126,10 +126,11 @@ func (o volumes) keyOfClaim(ctx context.Context, v *volume, name string) (*v1alp
 }
 
 func (o volumes) keyOfSnapshot(ctx context.Context, v *volume, name string) (*v1alpha1.VolumeKeyRef, *problem, error) {
-	wait := &problem{v1alpha1.ReasonSourceUnknown, fmt.Sprintf("the claim is restored from snapshot %s, of whose source volume no SealedVolume with a key is known", name), false}
+	unknown := fmt.Sprintf("the claim is restored from snapshot %s, of whose source volume no SealedVolume with a key is known", name)
 	if !o.Snapshots {
-		return nil, wait, nil
+		return nil, &problem{v1alpha1.ReasonSourceUnknown, unknown, false}, nil
 	}
+	wait := &problem{v1alpha1.ReasonKeyNotReady, fmt.Sprintf("the claim is restored from snapshot %s, which has not been made yet", name), false}
 	var s snapshotv1.VolumeSnapshot
 	err := o.Get(ctx, client.ObjectKey{Namespace: v.claim.Namespace, Name: name}, &s)
 	if err != nil || contentName(&s) == "" {
@@ -141,7 +142,7 @@ func (o volumes) keyOfSnapshot(ctx context.Context, v *volume, name string) (*v1
 	if err != nil || sourceHandle(&c) == "" || c.Spec.VolumeSnapshotRef.UID != s.UID {
 		return nil, wait, client.IgnoreNotFound(err)
 	}
-	return o.keyOfHandle(ctx, v, sourceHandle(&c), wait.message)
+	return o.keyOfHandle(ctx, v, sourceHandle(&c), unknown)
 }
 
 // keyFor finds the VolumeKey of a volume that is no copy: the one that the claim names, or one of its own, which is made.
@@ -206,6 +207,11 @@ func (o volumes) deliver(ctx context.Context, v *volume) (*problem, error) {
 		return missing(o.Namespace, ref.SecretName), nil
 	case key.fingerprint != ref.Fingerprint:
 		return altered(o.Namespace, ref.SecretName), nil
+	}
+	if key.meta.GetLabels()[v1alpha1.RoleLabel] != v1alpha1.RoleKey { // restored, perhaps without its VolumeKey
+		if err := o.mark(ctx, key.meta, *ref, ""); err != nil {
+			return nil, err
+		}
 	}
 	d, err := o.look(ctx, v.name)
 	if err != nil {
