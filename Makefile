@@ -61,6 +61,7 @@ test: setup ## everything that CI runs
 	$(MAKE) unit vectors cuts
 	$(MAKE) sanity fuse envtest
 	$(MAKE) race
+	$(MAKE) check-images e2e e2e-upstream-short
 
 unit: ## tests that need neither root nor network
 	$(GO) test -timeout 30m $(unit_packages)

@@ -11,8 +11,8 @@
 package main
 
 import (
-	"flag"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
