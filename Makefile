@@ -119,7 +119,7 @@ list: ## which packages `unit`, `sanity`, `fuse` and `envtest` test
 
 lint: $(LINTER) ## linters of .golangci.yml, and shell scripts
 	$(LINTER) run ./...
-	@for f in .ci/* tools/images test/e2e/install test/e2e/run test/e2e/upstream/run $(filter-out %.md %.env %.mod %.sum %/,$(wildcard test/cluster/*)); do test ! -f "$$f" || bash -n "$$f" || exit 1; done
+	@for f in .ci/* tools/images test/e2e/install test/e2e/run test/e2e/postgresql-image test/e2e/upstream/run $(filter-out %.md %.env %.mod %.sum %/,$(wildcard test/cluster/*)); do test ! -f "$$f" || bash -n "$$f" || exit 1; done
 
 fmt: $(LINTER) ## format all Go files
 	$(LINTER) fmt ./...
@@ -154,6 +154,19 @@ cluster-down: ## end the test cluster
 
 e2e: ## stories in a real cluster (test/e2e): E2E_KEEP=1 leaves it running, E2E_FLAGS="-run First" picks
 	@test/e2e/run $(E2E_FLAGS)
+
+# A cluster of its own beside the tests' ones.
+DEMO := CLUSTER_NAME=$${CLUSTER_NAME:-demo} CLUSTER_SUBNET=$${CLUSTER_SUBNET:-10.233.0}
+.PHONY: demo-cluster demo-cluster-env demo-cluster-down
+demo-cluster: ## a cluster with Sealvol installed, left running: docs/tour.md
+	@$(DEMO) test/e2e/install
+	@echo 'Now: eval "$$(make -s demo-cluster-env)", and docs/tour.md'
+
+demo-cluster-env:
+	@$(DEMO) test/cluster/env
+
+demo-cluster-down: ## end it
+	@$(DEMO) test/cluster/down
 
 e2e-upstream: ## Kubernetes' own storage suite against the driver, with all that we claim
 	@test/e2e/upstream/run
