@@ -37,7 +37,7 @@ func (o volumes) writeVolumeStatus(ctx context.Context, v *volume, p *problem) e
 	s := &v.sealed.Status
 	s.Phase = v.phase()
 	c := metav1.Condition{Type: v1alpha1.VolumeKeyReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonDelivered, ObservedGeneration: v.sealed.Generation,
-		Message: fmt.Sprintf("Secret %s/%s holds the key", o.Namespace, v.name)}
+		Message: fmt.Sprintf("the volume's key is ready, in Secret %s/%s", o.Namespace, v.name)}
 	if p != nil {
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, p.reason, limited(p.message)
 		if p.reason == v1alpha1.ReasonExternal {

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -23,7 +24,14 @@ func TestUninstall(t *testing.T) {
 	node := c.PodReady("app").Spec.NodeName
 	c.Shell("app", "echo precious >/data/note")
 	key := sealed(t, c, "data").Spec.Key
-	c.DeletePod("app") // nothing may use volumes: their servers end with the mounter
+	// Nothing may use volumes: their servers end with the mounter, and the kubelet needs the node plugin to let them go.
+	c.DeletePod("app")
+	cluster.Wait(c, &v1alpha1.SealedVolume{}, c.Volume("data").Name, cluster.Timeout, func(v *v1alpha1.SealedVolume) error {
+		if v.Status.Phase != v1alpha1.PhaseAvailable {
+			return fmt.Errorf("it is %s", v.Status.Phase)
+		}
+		return nil
+	})
 
 	install := append([]string{"upgrade", "--install", "sealvol", "../../charts/sealvol", "--namespace", c.System, "--create-namespace", "--wait", "--timeout", "3m"},
 		strings.Fields(os.Getenv("E2E_HELM_ARGS"))...)
