@@ -441,13 +441,19 @@ func TestServes(t *testing.T) {
 // freePorts returns two addresses on which nobody listens.
 func freePorts(t *testing.T) (list [2]string) {
 	t.Helper()
+	var ls []net.Listener // both are open until both are known
 	for i := range list {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
 		list[i] = l.Addr().String()
-		defer l.Close()
+		ls = append(ls, l)
+	}
+	for _, l := range ls {
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return list
 }

@@ -43,6 +43,9 @@ func (o volumes) choose(ctx context.Context, v *volume) (*problem, error) {
 		ref = &v1alpha1.VolumeKeyRef{Namespace: vk.Namespace, Name: vk.Name, UID: string(vk.UID)}
 		if n := len(vk.Status.Versions); n > 0 {
 			newest := vk.Status.Versions[n-1]
+			if newest.SecretName != keySecretName(vk.UID, newest.Version) { // who may write the status could name any Secret of ours
+				return altered(o.Namespace, newest.SecretName), nil
+			}
 			ref.Version, ref.SecretName, ref.Fingerprint = newest.Version, newest.SecretName, newest.Fingerprint
 		}
 	}
@@ -80,6 +83,16 @@ func (o volumes) origin(ctx context.Context, v *volume) (*v1alpha1.VolumeKeyRef,
 	return nil, nil, nil
 }
 
+// isElsewhere tells that a volume lies on another node than the one that it is said to be a copy of, or the same as, which can not be: nodes make
+// PersistentVolumes (with a policy that keeps them to their own), and must not come by the keys of others in this way.
+func (v *volume) isElsewhere(origin *v1alpha1.SealedVolume) bool {
+	if v.pv == nil || origin.Spec.NodeName == "" {
+		return false
+	}
+	node := nodeOf(v.pv)
+	return node != "" && node != origin.Spec.NodeName
+}
+
 // keyOfHandle finds the key of a volume by its handle. Without a problem to tell, none is no error.
 func (o volumes) keyOfHandle(ctx context.Context, v *volume, handle, unknown string) (*v1alpha1.VolumeKeyRef, *problem, error) {
 	var list v1alpha1.SealedVolumeList
@@ -87,7 +100,7 @@ func (o volumes) keyOfHandle(ctx context.Context, v *volume, handle, unknown str
 		return nil, nil, err
 	}
 	for i := range list.Items {
-		if sv := &list.Items[i]; sv.Name != v.name && hasKey(sv) {
+		if sv := &list.Items[i]; sv.Name != v.name && hasKey(sv) && !v.isElsewhere(sv) {
 			return sv.Spec.Key, nil, nil
 		}
 	}
@@ -98,12 +111,12 @@ func (o volumes) keyOfHandle(ctx context.Context, v *volume, handle, unknown str
 }
 
 func (o volumes) keyOfClaim(ctx context.Context, v *volume, name string) (*v1alpha1.VolumeKeyRef, *problem, error) {
-	wait := &problem{v1alpha1.ReasonSourceUnknown, fmt.Sprintf("the claim is a copy of claim %s, which has no key yet", name), false}
 	var c corev1.PersistentVolumeClaim
 	err := o.Get(ctx, client.ObjectKey{Namespace: v.claim.Namespace, Name: name}, &c)
 	if err != nil {
-		return nil, wait, client.IgnoreNotFound(err)
+		return nil, &problem{v1alpha1.ReasonSourceUnknown, fmt.Sprintf("the claim is a copy of claim %s, which does not exist", name), false}, client.IgnoreNotFound(err)
 	}
+	wait := &problem{v1alpha1.ReasonKeyNotReady, fmt.Sprintf("the claim is a copy of claim %s, which has no key yet", name), false}
 	var sv v1alpha1.SealedVolume
 	err = o.Get(ctx, client.ObjectKey{Name: volumeName(&c)}, &sv)
 	if err != nil || !hasKey(&sv) {
@@ -113,10 +126,11 @@ func (o volumes) keyOfClaim(ctx context.Context, v *volume, name string) (*v1alp
 }
 
 func (o volumes) keyOfSnapshot(ctx context.Context, v *volume, name string) (*v1alpha1.VolumeKeyRef, *problem, error) {
-	wait := &problem{v1alpha1.ReasonSourceUnknown, fmt.Sprintf("the claim is restored from snapshot %s, of whose source volume no SealedVolume with a key is known", name), false}
+	unknown := fmt.Sprintf("the claim is restored from snapshot %s, of whose source volume no SealedVolume with a key is known", name)
 	if !o.Snapshots {
-		return nil, wait, nil
+		return nil, &problem{v1alpha1.ReasonSourceUnknown, unknown, false}, nil
 	}
+	wait := &problem{v1alpha1.ReasonKeyNotReady, fmt.Sprintf("the claim is restored from snapshot %s, which has not been made yet", name), false}
 	var s snapshotv1.VolumeSnapshot
 	err := o.Get(ctx, client.ObjectKey{Namespace: v.claim.Namespace, Name: name}, &s)
 	if err != nil || contentName(&s) == "" {
@@ -128,7 +142,7 @@ func (o volumes) keyOfSnapshot(ctx context.Context, v *volume, name string) (*v1
 	if err != nil || sourceHandle(&c) == "" || c.Spec.VolumeSnapshotRef.UID != s.UID {
 		return nil, wait, client.IgnoreNotFound(err)
 	}
-	return o.keyOfHandle(ctx, v, sourceHandle(&c), wait.message)
+	return o.keyOfHandle(ctx, v, sourceHandle(&c), unknown)
 }
 
 // keyFor finds the VolumeKey of a volume that is no copy: the one that the claim names, or one of its own, which is made.
@@ -193,6 +207,11 @@ func (o volumes) deliver(ctx context.Context, v *volume) (*problem, error) {
 		return missing(o.Namespace, ref.SecretName), nil
 	case key.fingerprint != ref.Fingerprint:
 		return altered(o.Namespace, ref.SecretName), nil
+	}
+	if key.meta.GetLabels()[v1alpha1.RoleLabel] != v1alpha1.RoleKey { // restored, perhaps without its VolumeKey
+		if err := o.mark(ctx, key.meta, *ref, ""); err != nil {
+			return nil, err
+		}
 	}
 	d, err := o.look(ctx, v.name)
 	if err != nil {

@@ -139,7 +139,7 @@ func (o *operator) read(ctx context.Context, name string) (*corev1.Secret, *cryp
 	defer wipe(&s)
 	k, err := keyOf(&s, v1alpha1.SecretKEK)
 	if err != nil {
-		return &s, nil, nil //nolint:nilerr // no key is an answer
+		return &s, nil, nil // no key is an answer
 	}
 	return &s, k, nil
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/api/meta"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
@@ -38,11 +39,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	defer cancel()
 	var keys v1alpha1.VolumeKeyList
 	var volumes v1alpha1.SealedVolumeList
-	if err := c.List(ctx, &keys); err != nil {
+	if err := c.List(ctx, &keys, client.UnsafeDisableDeepCopy); err != nil {
 		ch <- prometheus.NewInvalidMetric(c.keys, err)
 		return
 	}
-	if err := c.List(ctx, &volumes); err != nil {
+	if err := c.List(ctx, &volumes, client.UnsafeDisableDeepCopy); err != nil {
 		ch <- prometheus.NewInvalidMetric(c.volumes, err)
 		return
 	}

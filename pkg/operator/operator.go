@@ -263,10 +263,13 @@ func hasKey(v *v1alpha1.SealedVolume) bool { return v.Spec.Key != nil && v.Spec.
 func (o *operator) isTerminating(ctx context.Context, name string) (bool, error) {
 	var ns corev1.Namespace
 	err := o.live.Get(ctx, types.NamespacedName{Name: name}, &ns)
-	if client.IgnoreNotFound(err) != nil {
+	if apierrors.IsNotFound(err) {
+		return true, nil
+	}
+	if err != nil {
 		return false, fmt.Errorf("namespace %s: %w", name, err)
 	}
-	return err != nil || ns.DeletionTimestamp != nil, nil
+	return ns.DeletionTimestamp != nil, nil
 }
 
 // raceDelay lets the cache catch up with who was faster.

@@ -159,7 +159,29 @@ func TestLostKey(t *testing.T) {
 		return err
 	})
 	remove(t, c, pv)
-	gone(t, sv, vk, secretNamed(pv.Name))
+	gone(t, sv, vk, secretNamed(pv.Name), secretNamed(saved.Name))
+}
+
+// What becomes of a key's Secret follows the policy as it is when the key is deleted.
+func TestPolicyChanged(t *testing.T) {
+	start(t, nil)
+	ns := namespace(t)
+	vk := keyNamed(ns, "key")
+	vk.Spec.DeletionPolicy = v1alpha1.DeletionRetain
+	create(t, vk)
+	key := keySecretOf(t, vk)
+	eventually(t, func() error {
+		return update(t.Context(), vk, func() { vk.Spec.DeletionPolicy = v1alpha1.DeletionDelete })
+	})
+	eventually(t, func() error {
+		s, err := get(t.Context(), key.Namespace, key.Name, &corev1.Secret{})
+		if err == nil && s.Annotations[v1alpha1.PolicyAnnotation] != "Delete" {
+			err = errStays
+		}
+		return err
+	})
+	remove(t, vk)
+	gone(t, vk, key)
 }
 
 // The status of a key may be lost, as by a restore from a backup: its Secret is found again; without it, nothing is made.
@@ -422,7 +444,7 @@ func TestCopies(t *testing.T) {
 	group := snapshotv1.GroupName
 	restored.Spec.DataSource = &corev1.TypedLocalObjectReference{APIGroup: &group, Kind: "VolumeSnapshot", Name: "snap"}
 	create(t, restored)
-	hasCondition(t, sealed("pvc-"+string(restored.UID)), v1alpha1.VolumeKeyReady, v1alpha1.ReasonSourceUnknown)
+	hasCondition(t, sealed("pvc-"+string(restored.UID)), v1alpha1.VolumeKeyReady, v1alpha1.ReasonKeyNotReady)
 	cont := &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: content}, Spec: snapshotv1.VolumeSnapshotContentSpec{
 		Driver: "csi.sealvol.dev", DeletionPolicy: snapshotv1.VolumeSnapshotContentDelete,
 		Source:            snapshotv1.VolumeSnapshotContentSource{VolumeHandle: &pv.Spec.CSI.VolumeHandle},

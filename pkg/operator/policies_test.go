@@ -48,7 +48,7 @@ func denied(t *testing.T, what, policy string, f func() error) {
 	eventually(t, func() error {
 		err := f()
 		if err == nil || !apierrors.IsForbidden(err) && !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), policy) {
-			return fmt.Errorf("%s: %v, want a refusal by %s", what, err, policy)
+			return fmt.Errorf("%s: want a refusal by %s: %w", what, policy, err)
 		}
 		return nil
 	})
@@ -287,4 +287,114 @@ func update(ctx context.Context, o client.Object, change func()) error {
 	}
 	change()
 	return env.Client.Update(ctx, o)
+}
+
+// A node makes PersistentVolumes for itself, with their own Secrets, and no others; of claims it takes what it may.
+func TestNodeVolumePolicy(t *testing.T) {
+	node := clientOf(t, "node", "node-a")
+	ns := namespace(t)
+	c := operatortest.Claim(ns, "data")
+	create(t, c)
+	mine := operatortest.Volume(c, "node-a", del)
+	foreign := operatortest.Volume(c, "node-b", del)
+	foreign.Name = "foreign-" + ns
+	refused := func(what string, change func(pv *corev1.PersistentVolume)) {
+		t.Helper()
+		denied(t, what, "sealvol-volumes", func() error {
+			pv := mine.DeepCopy()
+			change(pv)
+			return node.Create(t.Context(), pv)
+		})
+	}
+	refused("for another node", func(pv *corev1.PersistentVolume) { pv.Spec.NodeAffinity = foreign.Spec.NodeAffinity })
+	refused("for any node", func(pv *corev1.PersistentVolume) { pv.Spec.NodeAffinity = nil })
+	refused("of another driver", func(pv *corev1.PersistentVolume) { pv.Spec.CSI.Driver = "other.example" })
+	for what, ref := range map[string]func(pv *corev1.PersistentVolume) **corev1.SecretReference{
+		"stage":   func(pv *corev1.PersistentVolume) **corev1.SecretReference { return &pv.Spec.CSI.NodeStageSecretRef },
+		"publish": func(pv *corev1.PersistentVolume) **corev1.SecretReference { return &pv.Spec.CSI.NodePublishSecretRef },
+		"expand":  func(pv *corev1.PersistentVolume) **corev1.SecretReference { return &pv.Spec.CSI.NodeExpandSecretRef },
+	} {
+		refused("with another's "+what+" Secret", func(pv *corev1.PersistentVolume) {
+			*ref(pv) = &corev1.SecretReference{Namespace: operatortest.Namespace, Name: "pvc-of-somebody"}
+		})
+	}
+	if err := node.Create(t.Context(), mine.DeepCopy()); err != nil {
+		t.Fatal(err)
+	}
+	create(t, foreign)
+	patch := func(pv *corev1.PersistentVolume) error {
+		return node.Patch(t.Context(), pv.DeepCopy(), client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"a":"b"}}}`)))
+	}
+	if err := patch(mine); err != nil {
+		t.Error(err)
+	}
+	denied(t, "patch another's", "sealvol-volumes", func() error { return patch(foreign) })
+	denied(t, "delete another's", "sealvol-volumes", func() error { return node.Delete(t.Context(), foreign) })
+	if err := node.Delete(t.Context(), mine); err != nil {
+		t.Error(err)
+	}
+	unprotect(t, mine)
+	remove(t, foreign)
+
+	take := func(change func()) error {
+		if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(c), c); err != nil {
+			return err
+		}
+		change()
+		return node.Update(t.Context(), c)
+	}
+	denied(t, "name a key", "sealvol-claims", func() error {
+		return take(func() { metav1.SetMetaDataAnnotation(&c.ObjectMeta, v1alpha1.KeyAnnotation, "x") })
+	})
+	denied(t, "bind a claim", "sealvol-claims", func() error { return take(func() { c.Spec.VolumeName = "x" }) })
+	if err := take(func() { metav1.SetMetaDataAnnotation(&c.ObjectMeta, "volume.kubernetes.io/selected-node", "node-a") }); err != nil {
+		t.Error(err)
+	}
+	remove(t, c)
+}
+
+// A volume that says that it is a copy of one on another node does not get that one's key; nor does a status that names another's Secret help.
+func TestForeignKeys(t *testing.T) {
+	start(t, nil)
+	ns, ns2 := namespace(t), namespace(t)
+	_, pv, _ := volume(t, ns, "victim", del)
+	thief := operatortest.Claim(ns2, "thief")
+	create(t, thief)
+	stolen := operatortest.Volume(thief, "node-b", del)
+	stolen.Name = "stolen-" + ns2
+	stolen.Spec.CSI.NodeStageSecretRef = &corev1.SecretReference{Namespace: operatortest.Namespace, Name: stolen.Name}
+	stolen.Spec.CSI.VolumeAttributes = map[string]string{"keyVolume": pv.Spec.CSI.VolumeHandle}
+	create(t, stolen)
+	hasCondition(t, sealed(stolen.Name), v1alpha1.VolumeKeyReady, v1alpha1.ReasonSourceUnknown)
+
+	key := keySecretOf(t, keyNamed(ns, pv.Name))
+	vk := keyNamed(ns2, "mine")
+	create(t, vk)
+	hasCondition(t, vk, v1alpha1.KeyReady, v1alpha1.ReasonAvailable)
+	eventually(t, func() error {
+		if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(vk), vk); err != nil {
+			return err
+		}
+		vk.Status.Versions[0].SecretName = key.Name
+		vk.Status.Versions[0].Fingerprint = keyNamedStatus(t, ns, pv.Name)
+		return env.Client.Status().Update(t.Context(), vk)
+	})
+	hasCondition(t, vk, v1alpha1.KeyReady, v1alpha1.ReasonSecretAltered)
+	c := operatortest.Claim(ns2, "with-it")
+	c.Annotations = map[string]string{v1alpha1.KeyAnnotation: "mine"}
+	create(t, c)
+	hasCondition(t, sealed("pvc-"+string(c.UID)), v1alpha1.VolumeKeyReady, v1alpha1.ReasonSecretAltered)
+	if err := env.Client.Get(t.Context(), client.ObjectKey{Namespace: operatortest.Namespace, Name: "pvc-" + string(c.UID)}, &corev1.Secret{}); !apierrors.IsNotFound(err) {
+		t.Error("a key was delivered:", err)
+	}
+}
+
+// keyNamedStatus returns a key's fingerprint.
+func keyNamedStatus(t *testing.T, ns, name string) string {
+	t.Helper()
+	vk, err := get(t.Context(), ns, name, &v1alpha1.VolumeKey{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return vk.Status.Versions[0].Fingerprint
 }

@@ -264,10 +264,12 @@ func gone(t *testing.T, objs ...client.Object) {
 			if apierrors.IsNotFound(err) {
 				return nil
 			}
-			return fmt.Errorf("%T %s is still there (%v): %+v", o, o.GetName(), err, o)
+			return fmt.Errorf("%T %s is still there: %w: %+v", o, o.GetName(), errors.Join(err, errStays), o)
 		})
 	}
 }
+
+var errStays = errors.New("it stays")
 
 func secretNamed(name string) *corev1.Secret {
 	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operatortest.Namespace, Name: name}}

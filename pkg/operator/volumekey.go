@@ -214,10 +214,12 @@ func (o keys) deleteUnclaimed(ctx context.Context, vk *v1alpha1.VolumeKey) (bool
 // liveClaim asks the API server for a claim; nil: there is none of that UID.
 func (o *operator) liveClaim(ctx context.Context, namespace, name, uid string) (*corev1.PersistentVolumeClaim, error) {
 	var c corev1.PersistentVolumeClaim
-	if err := o.live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &c); client.IgnoreNotFound(err) != nil {
-		return nil, fmt.Errorf("claim %s/%s: %w", namespace, name, err)
-	} else if err != nil || string(c.UID) != uid {
+	err := o.live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &c)
+	switch {
+	case apierrors.IsNotFound(err), err == nil && string(c.UID) != uid:
 		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("claim %s/%s: %w", namespace, name, err)
 	}
 	return &c, nil
 }
@@ -240,7 +242,10 @@ func (o keys) ensureVersions(ctx context.Context, vk *v1alpha1.VolumeKey) (*prob
 		}
 	}
 	for _, v := range vk.Status.Versions {
-		if p, err := o.check(ctx, v); p != nil || err != nil {
+		if v.SecretName != keySecretName(vk.UID, v.Version) {
+			return altered(o.Namespace, v.SecretName), nil
+		}
+		if p, err := o.check(ctx, vk, v); p != nil || err != nil {
 			return p, err
 		}
 	}
@@ -339,7 +344,7 @@ func (o keys) make(ctx context.Context, vk *v1alpha1.VolumeKey, k *crypto.Key) (
 }
 
 // check looks whether a version is as it was made.
-func (o keys) check(ctx context.Context, v v1alpha1.KeyVersion) (*problem, error) {
+func (o keys) check(ctx context.Context, vk *v1alpha1.VolumeKey, v v1alpha1.KeyVersion) (*problem, error) {
 	st, err := o.look(ctx, v.SecretName)
 	switch {
 	case err != nil:
@@ -352,26 +357,33 @@ func (o keys) check(ctx context.Context, v v1alpha1.KeyVersion) (*problem, error
 		return &problem{v1alpha1.ReasonSecretDeleting, fmt.Sprintf("Secret %s/%s is being deleted, and held because its key is in use: back it up (kubectl get secret -o yaml), let it go by removing its finalizer %s, and create it again from the backup",
 			o.Namespace, v.SecretName, v1alpha1.KeyFinalizer), false}, nil
 	}
-	return nil, o.mark(ctx, st.meta)
+	return nil, o.mark(ctx, st.meta, v1alpha1.VolumeKeyRef{Namespace: vk.Namespace, Name: vk.Name, UID: string(vk.UID)}, vk.Spec.DeletionPolicy)
 }
 
-// mark makes good what a restored Secret lacks to be held and found.
-func (o keys) mark(ctx context.Context, m metav1.Object) error {
-	if m.GetLabels()[v1alpha1.RoleLabel] == v1alpha1.RoleKey && slices.Contains(m.GetFinalizers(), v1alpha1.KeyFinalizer) {
+// mark makes good what a key Secret needs to be held and found: a restored one may lack all of it, and the policy may have changed. A policy of "" is left as it is.
+func (o *operator) mark(ctx context.Context, m metav1.Object, ref v1alpha1.VolumeKeyRef, policy v1alpha1.DeletionPolicy) error {
+	if policy == "" {
+		policy = v1alpha1.DeletionPolicy(m.GetAnnotations()[v1alpha1.PolicyAnnotation])
+	}
+	if policy == "" {
+		policy = v1alpha1.DeletionRetain
+	}
+	owner := ref.Namespace + "/" + ref.Name
+	a, l := m.GetAnnotations(), m.GetLabels()
+	if l[v1alpha1.RoleLabel] == v1alpha1.RoleKey && l[v1alpha1.KeyUIDLabel] == ref.UID && a[v1alpha1.OwnerAnnotation] == owner &&
+		a[v1alpha1.PolicyAnnotation] == string(policy) && slices.Contains(m.GetFinalizers(), v1alpha1.KeyFinalizer) {
 		return nil
 	}
 	var s metav1.PartialObjectMetadata
 	s.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
-	if err := o.live.Get(ctx, client.ObjectKey{Namespace: m.GetNamespace(), Name: m.GetName()}, &s); err != nil {
+	if err := o.live.Get(ctx, client.ObjectKey{Namespace: m.GetNamespace(), Name: m.GetName()}, &s); err != nil || s.DeletionTimestamp != nil {
 		return client.IgnoreNotFound(err)
-	}
-	uid, _, ok := strings.Cut(strings.TrimPrefix(s.Name, "volumekey-"), "-v")
-	if !ok {
-		return nil
 	}
 	patch := client.MergeFromWithOptions(s.DeepCopy(), client.MergeFromWithOptimisticLock{})
 	metav1.SetMetaDataLabel(&s.ObjectMeta, v1alpha1.RoleLabel, v1alpha1.RoleKey)
-	metav1.SetMetaDataLabel(&s.ObjectMeta, v1alpha1.KeyUIDLabel, uid)
+	metav1.SetMetaDataLabel(&s.ObjectMeta, v1alpha1.KeyUIDLabel, ref.UID)
+	metav1.SetMetaDataAnnotation(&s.ObjectMeta, v1alpha1.OwnerAnnotation, owner)
+	metav1.SetMetaDataAnnotation(&s.ObjectMeta, v1alpha1.PolicyAnnotation, string(policy))
 	controllerutil.AddFinalizer(&s, v1alpha1.KeyFinalizer)
 	return client.IgnoreNotFound(o.Patch(ctx, &s, patch))
 }

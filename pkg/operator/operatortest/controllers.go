@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -38,8 +39,11 @@ func (e *Env) StartControllers() (stop func() error, err error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // it is killed; what it died of otherwise is in its log
+		close(ended)
+	}()
 	stop = func() error {
 		err := cmd.Process.Kill()
 		<-ended
@@ -53,7 +57,7 @@ func (e *Env) StartControllers() (stop func() error, err error) {
 }
 
 // awaitControllers waits until the namespace controller deletes a namespace.
-func (e *Env) awaitControllers(ended <-chan error) error {
+func (e *Env) awaitControllers(ended <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "probe-"}}
@@ -66,15 +70,13 @@ func (e *Env) awaitControllers(ended <-chan error) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if client.IgnoreNotFound(e.Client.Get(ctx, client.ObjectKeyFromObject(ns), ns)) == nil && ctx.Err() == nil {
-			if err := e.Client.Get(ctx, client.ObjectKeyFromObject(ns), ns); err != nil {
-				return nil //nolint:nilerr // it is not found: deleted
-			}
+		if err := e.Client.Get(ctx, client.ObjectKeyFromObject(ns), ns); apierrors.IsNotFound(err) {
+			return nil
 		}
 		select {
 		case <-tick.C:
-		case err := <-ended:
-			return fmt.Errorf("kube-controller-manager ended: %w", err)
+		case <-ended:
+			return errors.New("kube-controller-manager ended")
 		case <-ctx.Done():
 			return errors.New("kube-controller-manager deletes no namespace")
 		}
