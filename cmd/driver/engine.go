@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/mounter"
+	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
@@ -35,13 +37,14 @@ func serveOpen(ctx context.Context, v *volume.Volume, c mounter.ServeConfig) err
 	if c.Block {
 		served = &roomy{FS: v}
 	}
-	srv, err := fusefs.NewServer(fusefs.Options{FS: served, Device: c.Fuse, ReadOnly: c.ReadOnly, Logger: slog.Default()})
+	var hurt damage
+	srv, err := fusefs.NewServer(fusefs.Options{FS: served, Device: c.Fuse, ReadOnly: c.ReadOnly, Logger: slog.Default(), Damaged: hurt.note})
 	if err != nil {
 		return err
 	}
 	h := &ending{stop: make(chan struct{}), stopped: make(chan struct{})}
 	defer close(h.stopped)
-	ctl := &volumectl.Server{Volume: v, Name: c.Volume, ReadOnly: c.ReadOnly, End: h.end}
+	ctl := &volumectl.Server{Volume: v, Name: c.Volume, ReadOnly: c.ReadOnly, Conditions: hurt.conditions, End: h.end}
 	if err := c.Ready(ctx, ctl.Mux()); err != nil {
 		return err
 	}
@@ -170,6 +173,26 @@ func engineError(err error) error {
 		}
 	}
 	return err
+}
+
+// damage is what was met of it since the volume was mounted.
+type damage struct {
+	count atomic.Int64
+	ino   atomic.Uint64 // the last
+}
+
+func (d *damage) note(ino vfs.Ino) {
+	d.ino.Store(uint64(ino))
+	d.count.Add(1)
+}
+
+func (d *damage) conditions() []control.Condition {
+	if d.count.Load() == 0 {
+		return nil
+	}
+	// Not how often: a text that changes all the time is no news.
+	return []control.Condition{{Lost: true, Reason: "DamagedData",
+		Message: fmt.Sprintf("data of the volume is damaged and gives I/O errors, last of inode %d; all else can be read: sealvol scrub or fsck names the files, restore these", d.ino.Load())}}
 }
 
 // ending is how a caller of the control socket ends serving.

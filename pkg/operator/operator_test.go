@@ -513,6 +513,30 @@ func TestCopyOutlivesOrigin(t *testing.T) {
 	gone(t, sealed(cpv.Name), keyNamed(ns, pv.Name))
 }
 
+// A copy that never got a key does not keep its origin's for ever: only until it is deleted itself.
+func TestWaitingCopyDeleted(t *testing.T) {
+	stop := start(t, nil)
+	ns := namespace(t)
+	c, pv, _ := volume(t, ns, "data", del)
+	stop()
+	clone := operatortest.Claim(ns, "clone")
+	clone.Spec.DataSource = &corev1.TypedLocalObjectReference{Kind: "PersistentVolumeClaim", Name: "data"}
+	create(t, clone)
+	remove(t, c, pv)
+	start(t, nil)
+	hasCondition(t, sealed("pvc-"+string(clone.UID)), v1alpha1.VolumeKeyReady, v1alpha1.ReasonSourceUnknown)
+	sv := sealed(pv.Name)
+	eventually(t, func() error {
+		err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(sv), sv)
+		if err == nil && sv.Status.Phase != v1alpha1.PhaseDeleted {
+			err = errStays
+		}
+		return err
+	})
+	remove(t, clone)
+	gone(t, sv, sealed("pvc-"+string(clone.UID)), keyNamed(ns, pv.Name))
+}
+
 // Volumes whose Secret is somebody else's business get a SealedVolume all the same, and no key.
 func TestExternalSecret(t *testing.T) {
 	start(t, nil)
