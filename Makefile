@@ -6,6 +6,11 @@ BUILD  := build
 VENV   := $(BUILD)/venv
 LINTER := $(BUILD)/bin/golangci-lint
 
+# Tools of the operator and the chart.
+CONTROLLER_GEN := $(CURDIR)/$(BUILD)/bin/controller-gen
+CLUSTER_CACHE  ?= $(HOME)/.cache/cluster
+HELM           ?= $(CLUSTER_CACHE)/bin/helm
+
 # How long the open-ended targets run.
 FUZZ_RUNS    ?= 20000
 CRASH_ROUNDS ?= 20
@@ -18,23 +23,27 @@ CRASH  := pkg/volume pkg/volume/internal/txn pkg/volume/doublecrypt
 # The tests of those that `make crash` repeats.
 CRASH_TESTS := Crash|Fault
 
-# Folders whose tests judge us by programs of others; each has a rule below
-# that builds what it needs.
+# Folders whose tests talk to a real API server, which the test cluster's programs are.
+ENVTEST := pkg/operator pkg/nodeagent cmd/operator charts
+
+# Folders whose tests judge us by programs of others, which rules below build.
 INTEROP := test/interop
 
 MODULE = $(shell $(GO) list -m)
 within = $(addprefix $(MODULE)/,$(1) $(addsuffix /%,$(1)))
 listed_packages  = $(shell $(GO) list ./...)
 interop_packages = $(filter $(call within,$(INTEROP)),$(listed_packages))
-all_packages     = $(filter-out $(interop_packages),$(listed_packages))
+envtest_packages = $(filter $(addprefix $(MODULE)/,$(ENVTEST)) $(call within,$(ENVTEST)),$(listed_packages))
+all_packages     = $(filter-out $(interop_packages) $(envtest_packages),$(listed_packages))
 kernel_packages = $(filter $(call within,$(KERNEL)),$(all_packages))
 sanity_packages = $(filter $(call within,$(SANITY)),$(all_packages))
 crash_packages  = $(filter $(addprefix $(MODULE)/,$(CRASH)),$(all_packages))
 unit_packages   = $(filter-out $(call within,$(KERNEL) $(SANITY)),$(all_packages))
-commands        = $(filter-out %/libdoublecrypt,$(filter $(MODULE)/cmd/%,$(all_packages)))
+commands        = $(filter-out %/libdoublecrypt %/libselfenc,$(filter $(MODULE)/cmd/%,$(all_packages) $(envtest_packages)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity interop libdoublecrypt list lint fmt generate check-generated demo bench clean
+.PHONY: images check-images cluster-build cluster-up cluster-down e2e e2e-upstream e2e-upstream-short
+.PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity interop judges libdoublecrypt libselfenc list lint fmt generate check-generated demo bench bench-selfenc clean
 
 help: ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -46,11 +55,14 @@ build: ## build all commands into bin/
 	@mkdir -p bin
 	@set -e; for p in $(commands); do echo "$(GO) build $$p"; $(GO) build -trimpath -o bin/ $$p; done
 
-test: setup ## everything that CI runs
+test: ## everything that CI runs
+	@.ci/setup interop
 	$(MAKE) build lint check-generated
 	$(MAKE) unit vectors cuts
-	$(MAKE) sanity fuse
+	$(MAKE) interop
+	$(MAKE) sanity fuse envtest
 	$(MAKE) race
+	$(MAKE) check-images e2e e2e-upstream-short
 
 unit: ## tests that need neither root nor network
 	$(GO) test -timeout 30m $(unit_packages)
@@ -85,33 +97,47 @@ sanity: ## csi-sanity, whole
 	@test -n "$(sanity_packages)" || { echo "no package in $(SANITY)" >&2; exit 1; }
 	$(GO) test -count=1 -timeout 15m $(sanity_packages)
 
-interop: interop-selfenc interop-versitygw ## what programs of others make of our data, and we of theirs
+.PHONY: envtest
+envtest: cluster-build ## operator, node agent and chart against a real API server, with the race detector
+	$(GO) test -race -count=1 -timeout 15m $(envtest_packages)
+
+interop: judges libselfenc $(BUILD)/venv-selfenc/ready $(BUILD)/bin/versitygw ## what programs of others make of our data, and we of theirs
 	$(GO) test -count=1 -timeout 15m $(interop_packages)
 
 libdoublecrypt: ## the C library of format v1, shared and static, and its header, into build/libdoublecrypt/
-	@mkdir -p $(BUILD)/libdoublecrypt
-	$(GO) build -trimpath -buildmode=c-shared -o $(BUILD)/libdoublecrypt/libdoublecrypt.so ./cmd/libdoublecrypt
-	$(GO) build -trimpath -buildmode=c-archive -o $(BUILD)/libdoublecrypt/libdoublecrypt.a ./cmd/libdoublecrypt
-	@rm -f $(BUILD)/libdoublecrypt/libdoublecrypt.h
-	@cp cmd/libdoublecrypt/doublecrypt.h $(BUILD)/libdoublecrypt/
+	$(call c_library,$@,doublecrypt.h)
 
-list: ## which packages `unit`, `sanity` and `fuse` test
+libselfenc: ## the C library of self-encryption, shared and static, and its header, into build/libselfenc/
+	$(call c_library,$@,selfenc.h)
+
+# A folder of its own for a library and the header that is written for it; that of cgo is none for C alone.
+define c_library
+@mkdir -p $(BUILD)/$(1)
+CGO_ENABLED=1 $(GO) build -trimpath -buildmode=c-shared -o $(BUILD)/$(1)/$(1).so ./cmd/$(1)
+CGO_ENABLED=1 $(GO) build -trimpath -buildmode=c-archive -o $(BUILD)/$(1)/$(1).a ./cmd/$(1)
+@rm -f $(BUILD)/$(1)/$(1).h
+@cp cmd/$(1)/$(2) $(BUILD)/$(1)/
+endef
+
+list: ## which packages `unit`, `sanity`, `fuse` and `envtest` test
 	@echo "unit:";   printf '  %s\n' $(unit_packages)
 	@echo "sanity:"; printf '  %s\n' $(sanity_packages)
 	@echo "fuse:";   printf '  %s\n' $(kernel_packages)
+	@echo "envtest:"; printf '  %s\n' $(envtest_packages)
 	@echo "interop:"; printf '  %s\n' $(interop_packages)
 
 lint: $(LINTER) ## linters of .golangci.yml, and shell scripts
 	$(LINTER) run ./...
-	@for f in .ci/*; do bash -n "$$f" || exit 1; done
+	@for f in .ci/* tools/images test/e2e/install test/e2e/run test/e2e/postgresql-image test/e2e/upstream/run $(filter-out %.md %.env %.mod %.sum %/,$(wildcard test/cluster/*)); do test ! -f "$$f" || bash -n "$$f" || exit 1; done
 
 fmt: $(LINTER) ## format all Go files
 	$(LINTER) fmt ./...
 
-generate: $(VENV)/ready ## write generated files anew: vectors of the header, examples of docs/format.md
+generate: $(VENV)/ready $(BUILD)/bin/controller-gen $(HELM) ## write generated files anew: vectors, examples, CRDs, roles, manifests
 	$(VENV)/bin/python -B pkg/volume/internal/layout/testdata/check_headers.py --write
 	$(GO) test -count=1 -run Document ./pkg/volume/internal/layout -update
 	$(GO) generate ./...
+	charts/generate $(CONTROLLER_GEN) $(HELM)
 
 check-generated: ## fail if generated files are not up to date
 	@.ci/check-generated $(MAKE) --no-print-directory generate
@@ -119,9 +145,51 @@ check-generated: ## fail if generated files are not up to date
 demo: setup build ## a sealed volume, end to end, on this machine
 	bin/demo
 
+images: ## container images of driver, operator and command line, amd64 and arm64, into build/images/
+	@nice tools/images $(BUILD)/images
+
+check-images: ## fail if two builds of the images differ; writes build/images/
+	cd tools/image && $(GO) test ./...
+	@nice .ci/check-images
+
+cluster-build: ## build the test cluster (test/cluster/README.md) into ~/.cache/cluster
+	@test/cluster/build
+
+cluster-up: ## start the test cluster
+	@test/cluster/up
+
+cluster-down: ## end the test cluster
+	@test/cluster/down
+
+e2e: ## stories in a real cluster (test/e2e): E2E_KEEP=1 leaves it running, E2E_FLAGS="-run First" picks
+	@test/e2e/run $(E2E_FLAGS)
+
+# A cluster of its own beside the tests' ones.
+DEMO := CLUSTER_NAME=$${CLUSTER_NAME:-demo} CLUSTER_SUBNET=$${CLUSTER_SUBNET:-10.233.0}
+.PHONY: demo-cluster demo-cluster-env demo-cluster-down
+demo-cluster: ## a cluster with Sealvol installed, left running: docs/tour.md
+	@$(DEMO) test/e2e/install
+	@echo 'Now: eval "$$(make -s demo-cluster-env)", and docs/tour.md'
+
+demo-cluster-env:
+	@$(DEMO) test/cluster/env
+
+demo-cluster-down: ## end it
+	@$(DEMO) test/cluster/down
+
+e2e-upstream: ## Kubernetes' own storage suite against the driver, with all that we claim
+	@test/e2e/upstream/run
+
+e2e-upstream-short: ## a bounded part of it, for CI
+	@test/e2e/upstream/run short
+
 bench: build ## our volume beside gocryptfs, ext4 and a file system in memory: BENCH_FLAGS="-short", "-gp3", ...
 	@.ci/setup bench
 	bin/bench $(BENCH_FLAGS)
+
+bench-selfenc: build judges ## the encodings beside the reference's crate, by stage, and the memory of a stream
+	$(GO) test -run '^$$' -bench Stages -benchtime 20x ./pkg/selfenc
+	$(GO) run ./test/interop/selfenc/beside $(BENCH_FLAGS)
 
 clean: ## remove everything that was built
 	rm -rf bin $(BUILD)
@@ -132,28 +200,18 @@ $(LINTER): tools/go.mod tools/go.sum
 	@mkdir -p $(@D)
 	cd tools && $(GO) build -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
-# What the tests of test/interop need, a rule for each folder.
+# What the tests of test/interop need.
 CARGO ?= cargo
-.PHONY: interop-setup interop-selfenc interop-versitygw
-interop-setup:
+
+# Both at once; cargo knows what has changed.
+judges:
 	@.ci/setup interop
-
-interop-selfenc: interop-setup $(BUILD)/libselfenc.so $(BUILD)/venv-selfenc/ready
-	@command -v $(CARGO) >/dev/null || { echo "interop: cargo is missing: install Rust 1.85 or newer" >&2; exit 1; }
-	CARGO_TARGET_DIR=$(CURDIR)/$(BUILD)/cargo/selfenc $(CARGO) build --quiet --locked --release --manifest-path test/interop/selfenc/judge/Cargo.toml
-
-# Always asked: the Go compiler knows what has changed.
-.PHONY: FORCE
-$(BUILD)/libselfenc.so: FORCE
-	@mkdir -p $(@D)
-	CGO_ENABLED=1 $(GO) build -buildmode=c-shared -o $@ ./cmd/libselfenc
+	$(CARGO) build --quiet --locked --release --manifest-path test/interop/Cargo.toml --target-dir $(BUILD)/cargo
 
 $(BUILD)/venv-selfenc/ready: test/interop/selfenc/requirements.txt
 	$(PYTHON) -m venv $(BUILD)/venv-selfenc
-	$(BUILD)/venv-selfenc/bin/pip install --quiet --disable-pip-version-check -r $<
+	$(BUILD)/venv-selfenc/bin/pip install --quiet --disable-pip-version-check -r $< </dev/null # it compiles: rustc is not to read what we have there
 	@touch $@
-
-interop-versitygw: $(BUILD)/bin/versitygw
 
 # A module of its own, as the linter.
 $(BUILD)/bin/versitygw: tools/versitygw/go.mod tools/versitygw/go.sum
@@ -164,3 +222,11 @@ $(VENV)/ready: tools/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
+
+$(HELM):
+	$(MAKE) cluster-build
+
+# A module of its own, as the linter.
+$(BUILD)/bin/controller-gen: tools/controller-gen/go.mod tools/controller-gen/go.sum
+	@mkdir -p $(@D)
+	cd tools/controller-gen && $(GO) build -o $(CURDIR)/$@ sigs.k8s.io/controller-tools/cmd/controller-gen

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/mounter"
+	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
@@ -35,13 +37,14 @@ func serveOpen(ctx context.Context, v *volume.Volume, c mounter.ServeConfig) err
 	if c.Block {
 		served = &roomy{FS: v}
 	}
-	srv, err := fusefs.NewServer(fusefs.Options{FS: served, Device: c.Fuse, ReadOnly: c.ReadOnly, Logger: slog.Default()})
+	var hurt damage
+	srv, err := fusefs.NewServer(fusefs.Options{FS: served, Device: c.Fuse, ReadOnly: c.ReadOnly, Logger: slog.Default(), Damaged: hurt.note})
 	if err != nil {
 		return err
 	}
 	h := &ending{stop: make(chan struct{}), stopped: make(chan struct{})}
 	defer close(h.stopped)
-	ctl := &volumectl.Server{Volume: v, Name: c.Volume, ReadOnly: c.ReadOnly, LogLevel: &logLevel, End: h.end}
+	ctl := &volumectl.Server{Volume: v, Name: c.Volume, ReadOnly: c.ReadOnly, LogLevel: &logLevel, Conditions: hurt.conditions, End: h.end}
 	if err := c.Ready(ctx, ctl.Mux()); err != nil {
 		return err
 	}
@@ -76,6 +79,10 @@ func openVolume(dev *device.File, c mounter.ServeConfig) (*volume.Volume, error)
 			return nil, fmt.Errorf("%w: instance", mounter.ErrInvalid)
 		}
 	}
+	anchor, err := parseAnchor(c.Anchor)
+	if err != nil {
+		return nil, err
+	}
 	keys, err := credentials(c.Keys)
 	if err != nil {
 		return nil, err
@@ -84,6 +91,9 @@ func openVolume(dev *device.File, c mounter.ServeConfig) (*volume.Volume, error)
 	blank, what, err := volume.IsBlank(dev)
 	if err != nil {
 		return nil, err
+	}
+	if blank && anchor != nil {
+		return nil, fmt.Errorf("%w: it is blank, and volume %v is anchored at generation %d", mounter.ErrRolledBack, anchor.Volume, anchor.Generation)
 	}
 	if blank {
 		if c.Format == nil || c.ReadOnly {
@@ -95,7 +105,7 @@ func openVolume(dev *device.File, c mounter.ServeConfig) (*volume.Volume, error)
 	}
 	for _, k := range keys {
 		var v *volume.Volume
-		v, err = volume.Open(dev, volume.Options{Credential: k, ReadOnly: c.ReadOnly, Memory: int(c.MemoryBytes), Instance: instance, Log: slog.Default()})
+		v, err = volume.Open(dev, volume.Options{Credential: k, ReadOnly: c.ReadOnly, Memory: int(c.MemoryBytes), Instance: instance, Anchor: anchor, Log: slog.Default()})
 		if err == nil {
 			takeKeys(v, c.ReadOnly, keys)
 			return v, nil
@@ -152,6 +162,17 @@ func takeKeys(v *volume.Volume, readOnly bool, keys []kek) {
 	}
 }
 
+func parseAnchor(s string) (*volume.Anchor, error) {
+	if s == "" {
+		return nil, nil
+	}
+	a, err := volume.ParseAnchor([]byte(s))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", mounter.ErrInvalid, err)
+	}
+	return &a, nil
+}
+
 func format(dev *device.File, r crypto.Recipient, f mounter.Format) error {
 	o := volume.FormatOptions{Recipient: r, RootMode: 0o2775} // setgid: fsGroup's OnRootMismatch then skips the walk
 	if f.Suite != "" {
@@ -167,6 +188,9 @@ func format(dev *device.File, r crypto.Recipient, f mounter.Format) error {
 // engineError gives the engine's errors the kind that the mounter knows.
 func engineError(err error) error {
 	for _, e := range []struct{ from, to error }{
+		{volume.ErrRolledBack, mounter.ErrRolledBack}, // these may wrap others
+		{volume.ErrForked, mounter.ErrRolledBack},
+		{volume.ErrOtherVolume, mounter.ErrRolledBack},
 		{volume.ErrWrongKey, mounter.ErrWrongKey},
 		{volume.ErrInUse, mounter.ErrBusy},
 		{volume.ErrNotSealvol, mounter.ErrForeign},
@@ -185,6 +209,26 @@ func engineError(err error) error {
 		}
 	}
 	return err
+}
+
+// damage is what was met of it since the volume was mounted.
+type damage struct {
+	count atomic.Int64
+	ino   atomic.Uint64 // the last
+}
+
+func (d *damage) note(ino vfs.Ino) {
+	d.ino.Store(uint64(ino))
+	d.count.Add(1)
+}
+
+func (d *damage) conditions() []control.Condition {
+	if d.count.Load() == 0 {
+		return nil
+	}
+	// Not how often: a text that changes all the time is no news.
+	return []control.Condition{{Lost: true, Reason: "DamagedData",
+		Message: fmt.Sprintf("data of the volume is damaged and gives I/O errors, last of inode %d; all else can be read: sealvol scrub or fsck names the files, restore these", d.ino.Load())}}
 }
 
 // ending is how a caller of the control socket ends serving.

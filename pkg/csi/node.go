@@ -21,6 +21,8 @@ type nodeServer struct {
 	csi.UnimplementedNodeServer
 	backend backend.Node
 	mounter Mounter
+	self    *selfAttach // nil: attached and grown by calls of the controller
+	agent   Agent
 	root    *root
 	hook    func(step string)
 }
@@ -32,6 +34,7 @@ var nodeCapabilities = []csi.NodeServiceCapability_RPC_Type{
 	csi.NodeServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
 	csi.NodeServiceCapability_RPC_GET_VOLUME_HEALTH,
 	csi.NodeServiceCapability_RPC_GET_STORAGE_HEALTH,
+	csi.NodeServiceCapability_RPC_VOLUME_MOUNT_GROUP,
 }
 
 func (s *nodeServer) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
@@ -132,22 +135,39 @@ func (s *nodeServer) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolume
 		return nil, err
 	}
 	defer keys.Clear()
-	if q, err = s.withDevice(ctx, q, r.GetPublishContext()); err != nil {
+	undo, err := s.self.attach(ctx, r, q)
+	if err != nil {
 		return nil, err
+	}
+	if err := s.stage(ctx, r, q, keys, found); err != nil {
+		return nil, undo(err)
+	}
+	return &csi.NodeStageVolumeResponse{}, nil
+}
+
+// stage mounts an attached volume.
+func (s *nodeServer) stage(ctx context.Context, r staging, q mounter.MountRequest, keys mounter.Keys, found bool) error {
+	q, err := s.withDevice(ctx, q, r.GetPublishContext())
+	if err != nil {
+		return err
 	}
 	if !found {
-		return nil, fmt.Errorf("%w: the stage secret has no %s", errSecrets, secretKEK)
+		return fmt.Errorf("%w: the stage secret has no %s", errSecrets, secretKEK)
 	}
 	if err := s.checkStagingPath(r.GetStagingTargetPath()); err != nil {
-		return nil, err
+		return err
+	}
+	if q.Anchor, err = s.agent.Anchor(ctx, q.Volume); err != nil {
+		return fmt.Errorf("stage volume: %w: %w", errUnavailable, err)
 	}
 	q.Keys = keys
 	s.hook("stage")
 	if err := s.mounter.Mount(ctx, q); err != nil {
-		return nil, fmt.Errorf("stage volume: %w", err)
+		return fmt.Errorf("stage volume: %w", err)
 	}
+	s.agent.Staged(q.Volume)
 	s.hook("staged")
-	return &csi.NodeStageVolumeResponse{}, nil
+	return nil
 }
 
 // checkStagingPath refuses links and what is not a directory.
@@ -175,11 +195,16 @@ func (s *nodeServer) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVo
 		return nil, err
 	}
 	s.hook("unstage")
+	s.agent.Unstaging(ctx, r.GetVolumeId())
+	defer s.agent.Unstaged(r.GetVolumeId())
 	err = s.mounter.Unmount(ctx, mounter.UnmountRequest{Volume: r.GetVolumeId(), Source: sourceOf(r.GetVolumeId()), Target: filepath.Join(s.root.real, rel)})
 	if err != nil {
 		return nil, fmt.Errorf("unstage volume: %w", err)
 	}
 	s.hook("unstaged")
+	if err := s.self.detach(ctx, r.GetVolumeId()); err != nil {
+		return nil, err
+	}
 	return &csi.NodeUnstageVolumeResponse{}, nil
 }
 
@@ -213,7 +238,7 @@ func (s *nodeServer) NodePublishVolume(ctx context.Context, r *csi.NodePublishVo
 		return nil, err
 	}
 	readOnly := q.ReadOnly || r.GetReadonly()
-	if err := s.publish(r.GetVolumeCapability(), q, target, readOnly); err != nil {
+	if err := s.publish(ctx, r.GetVolumeCapability(), q, target, readOnly); err != nil {
 		return nil, err
 	}
 	s.hook("published")
@@ -240,6 +265,12 @@ func (s *nodeServer) ensureStaged(ctx context.Context, r *csi.NodePublishVolumeR
 	if q.Block != nil {
 		q.Block.ReadOnlyToo = r.GetReadonly()
 	}
+	if !h.Alive {
+		if q.Anchor, err = s.agent.Anchor(ctx, q.Volume); err != nil {
+			return q, fmt.Errorf("publish volume: %w: %w", errUnavailable, err)
+		}
+		defer s.agent.Staged(q.Volume)
+	}
 	q.Keys, q.Rekey = keys, true // what the kubelet brings with requiresRepublish
 	s.hook("ensure staged")
 	if err := s.mounter.Mount(ctx, q); err != nil {
@@ -249,7 +280,7 @@ func (s *nodeServer) ensureStaged(ctx context.Context, r *csi.NodePublishVolumeR
 }
 
 // publish brings the staged volume to the target, see the table of NodePublishVolume in the spec.
-func (s *nodeServer) publish(c *csi.VolumeCapability, q mounter.MountRequest, target string, readOnly bool) error {
+func (s *nodeServer) publish(ctx context.Context, c *csi.VolumeCapability, q mounter.MountRequest, target string, readOnly bool) error {
 	mounts, err := mountsOf(q.Volume)
 	if err != nil {
 		return err
@@ -312,6 +343,9 @@ func (s *nodeServer) publish(c *csi.VolumeCapability, q mounter.MountRequest, ta
 	defer from.Close()
 	if q.Block != nil {
 		return s.bindDevice(from, nodeOf(readOnly), parent, name)
+	}
+	if err := groupFor(ctx, from, c, readOnly); err != nil {
+		return err
 	}
 	return s.bindTo(from, parent, name, attributes(c.GetMount().GetMountFlags(), readOnly))
 }
@@ -493,6 +527,9 @@ func (s *nodeServer) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolu
 		if isBlock(c) != (h.BlockBytes > 0) {
 			return nil, fmt.Errorf("%w: the volume is mounted as a %s", errInvalid, accessTypeName(h.BlockBytes > 0))
 		}
+	}
+	if err := s.self.grow(ctx, r.GetVolumeId(), r.GetCapacityRange()); err != nil {
+		return nil, err
 	}
 	s.hook("grow")
 	n, err := s.mounter.Grow(ctx, r.GetVolumeId())
