@@ -270,7 +270,7 @@ func (s *nodeServer) ensureStaged(ctx context.Context, r *csi.NodePublishVolumeR
 			return q, fmt.Errorf("publish volume: %w: %w", errUnavailable, err)
 		}
 	}
-	q.Keys = keys
+	q.Keys, q.Rekey = keys, true // what the kubelet brings with requiresRepublish
 	s.hook("ensure staged")
 	if err := s.mounter.Mount(ctx, q); err != nil {
 		return q, fmt.Errorf("publish volume: %w", err)
