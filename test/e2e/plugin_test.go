@@ -131,7 +131,7 @@ spec:
   terminationGracePeriodSeconds: 1
 `)
 	p := c.PodReady("app")
-	c.Shell("app", "echo precious >/data/note; sync")
+	c.Shell("app", "echo precious | dd of=/data/note conv=fsync")
 	volume := c.Volume("data").Spec.CSI.VolumeHandle
 
 	c.Kill(c.Server(p.Spec.NodeName, volume))
