@@ -86,11 +86,7 @@ func (o volumes) origin(ctx context.Context, v *volume) (*v1alpha1.VolumeKeyRef,
 // isElsewhere tells that a volume lies on another node than the one that it is said to be a copy of, or the same as, which can not be: nodes make
 // PersistentVolumes (with a policy that keeps them to their own), and must not come by the keys of others in this way.
 func (v *volume) isElsewhere(origin *v1alpha1.SealedVolume) bool {
-	if v.pv == nil || origin.Spec.NodeName == "" {
-		return false
-	}
-	node := nodeOf(v.pv)
-	return node != "" && node != origin.Spec.NodeName
+	return v.pv != nil && origin.Spec.NodeName != "" && nodeOf(v.pv) != origin.Spec.NodeName
 }
 
 // keyOfHandle finds the key of a volume by its handle. Without a problem to tell, none is no error.
@@ -119,7 +115,7 @@ func (o volumes) keyOfClaim(ctx context.Context, v *volume, name string) (*v1alp
 	wait := &problem{v1alpha1.ReasonKeyNotReady, fmt.Sprintf("the claim is a copy of claim %s, which has no key yet", name), false}
 	var sv v1alpha1.SealedVolume
 	err = o.Get(ctx, client.ObjectKey{Name: volumeName(&c)}, &sv)
-	if err != nil || !hasKey(&sv) {
+	if err != nil || !hasKey(&sv) || !isOf(&sv, &c) { // a claim may name a volume that it will never have
 		return nil, wait, client.IgnoreNotFound(err)
 	}
 	return sv.Spec.Key, nil, nil

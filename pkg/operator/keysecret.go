@@ -2,6 +2,8 @@ package operator
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -114,9 +116,52 @@ func (o keySecrets) needed(ctx context.Context, s *metav1.PartialObjectMetadata,
 	return false, nil
 }
 
+// isReleased tells whether a key Secret was given up. A copy of it that was restored has another UID.
+func isReleased(s metav1.Object) bool {
+	return s.GetAnnotations()[v1alpha1.ReleasedAnnotation] == string(s.GetUID())
+}
+
+// release notes at the Secrets of a key that it was given up, if its VolumeKey and all its volumes are deleted or about to be: whichever of them goes last has seen the
+// others go. That they are not there does not say so: they may have gone with their definitions, or not be restored yet.
+func (o *operator) release(ctx context.Context, ref v1alpha1.VolumeKeyRef) error {
+	var vk v1alpha1.VolumeKey
+	err := o.live.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, &vk)
+	if client.IgnoreNotFound(err) != nil || err == nil && string(vk.UID) == ref.UID && vk.DeletionTimestamp == nil {
+		return client.IgnoreNotFound(err)
+	}
+	var users v1alpha1.SealedVolumeList
+	if err := o.live.List(ctx, &users, client.MatchingFields{byKeyUID: ref.UID}); err != nil {
+		return fmt.Errorf("list users of a key: %w", err)
+	}
+	if slices.ContainsFunc(users.Items, func(v v1alpha1.SealedVolume) bool { return v.DeletionTimestamp == nil }) {
+		return nil
+	}
+	var list metav1.PartialObjectMetadataList
+	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("SecretList"))
+	if err := o.live.List(ctx, &list, client.InNamespace(o.Namespace), client.MatchingLabels{v1alpha1.RoleLabel: v1alpha1.RoleKey, v1alpha1.KeyUIDLabel: ref.UID}); err != nil {
+		return fmt.Errorf("list Secrets of a key: %w", err)
+	}
+	for i := range list.Items {
+		s := &list.Items[i]
+		s.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
+		if isReleased(s) {
+			continue
+		}
+		patch := client.MergeFromWithOptions(s.DeepCopy(), client.MergeFromWithOptimisticLock{})
+		metav1.SetMetaDataAnnotation(&s.ObjectMeta, v1alpha1.ReleasedAnnotation, string(s.UID))
+		if err := client.IgnoreNotFound(o.Patch(ctx, s, patch)); err != nil {
+			return fmt.Errorf("release key: %w", err)
+		}
+	}
+	return nil
+}
+
 // discard deletes a Secret, or leaves it to itself if its key was to be retained.
 func (o keySecrets) discard(ctx context.Context, s *metav1.PartialObjectMetadata) error {
 	retain := s.Annotations[v1alpha1.PolicyAnnotation] != string(v1alpha1.DeletionDelete)
+	if s.DeletionTimestamp == nil && !isReleased(s) {
+		return nil
+	}
 	if s.DeletionTimestamp == nil && !retain {
 		if err := o.Delete(ctx, s, client.Preconditions{UID: &s.UID, ResourceVersion: &s.ResourceVersion}); err != nil {
 			return err

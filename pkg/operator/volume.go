@@ -132,11 +132,17 @@ func (o volumes) findClaim(ctx context.Context, v *volume) error {
 		return err
 	}
 	for i := range list.Items {
-		if c := &list.Items[i]; c.Spec.VolumeName == "" || v.sealed != nil { // one that names a volume which does not exist waits for it
+		// Who makes a claim may name any volume in it. That says something only of one that had the volume before, and waits for it.
+		if c := &list.Items[i]; c.Spec.VolumeName == "" || v.sealed != nil && isOf(v.sealed, c) {
 			v.claim = c
 		}
 	}
 	return nil
+}
+
+// isOf tells whether a claim has a volume, or had it last.
+func isOf(v *v1alpha1.SealedVolume, c *corev1.PersistentVolumeClaim) bool {
+	return v.Spec.ClaimRef != nil && v.Spec.ClaimRef.UID == string(c.UID)
 }
 
 // isWanted tells whether a volume without a SealedVolume is to have one.
@@ -246,6 +252,11 @@ func (o volumes) tearDown(ctx context.Context, v *volume) (done bool, err error)
 	}
 	if err := o.removeDelivery(ctx, v.name); err != nil {
 		return false, err
+	}
+	if k := v.sealed.Spec.Key; k != nil {
+		if err := o.release(ctx, *k); err != nil {
+			return false, err
+		}
 	}
 	patch := client.MergeFromWithOptions(v.sealed.DeepCopy(), client.MergeFromWithOptimisticLock{})
 	controllerutil.RemoveFinalizer(v.sealed, v1alpha1.VolumeFinalizer)

@@ -180,6 +180,9 @@ func (o keys) letGo(ctx context.Context, vk *v1alpha1.VolumeKey, users []string)
 			return false, nil
 		}
 	}
+	if err := o.release(ctx, v1alpha1.VolumeKeyRef{Namespace: vk.Namespace, Name: vk.Name, UID: string(vk.UID)}); err != nil {
+		return false, err
+	}
 	patch := client.MergeFromWithOptions(vk.DeepCopy(), client.MergeFromWithOptimisticLock{})
 	controllerutil.RemoveFinalizer(vk, v1alpha1.KeyFinalizer)
 	return true, client.IgnoreNotFound(o.Patch(ctx, vk, patch))

@@ -25,6 +25,9 @@ const (
 	PolicyAnnotation = "sealvol.dev/deletion-policy"
 	// OwnerAnnotation on a key Secret names the VolumeKey as namespace/name.
 	OwnerAnnotation = "sealvol.dev/volume-key"
+	// ReleasedAnnotation on a key Secret is the Secret's own UID once its VolumeKey and its volumes were given up, as far as the operator has seen. Where
+	// they are only missing, as in a backup that is half restored, the Secret stays.
+	ReleasedAnnotation = "sealvol.dev/released"
 	// AllowAnnotation on a protected Secret, with the Secret's own name as its value, lets it be deleted or edited by hand.
 	AllowAnnotation = "sealvol.dev/allow-changes"
 	// RoleLabel on a Secret says what it is: RoleKey or RoleDelivery.
