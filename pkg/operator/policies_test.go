@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -318,6 +319,30 @@ func TestNodeVolumePolicy(t *testing.T) {
 			*ref(pv) = &corev1.SecretReference{Namespace: operatortest.Namespace, Name: "pvc-of-somebody"}
 		})
 	}
+	// A kubelet may read what PersistentVolumes name: none is named as a key, or as what is delivered to another's claim.
+	key := "volumekey-11111111-2222-3333-4444-555555555555-v1"
+	refused("named as a key", func(pv *corev1.PersistentVolume) {
+		pv.Name = key
+		for _, ref := range []**corev1.SecretReference{&pv.Spec.CSI.NodeStageSecretRef, &pv.Spec.CSI.NodePublishSecretRef, &pv.Spec.CSI.NodeExpandSecretRef} {
+			*ref = &corev1.SecretReference{Namespace: operatortest.Namespace, Name: key}
+		}
+	})
+	refused("named as no claim's", func(pv *corev1.PersistentVolume) { pv.Spec.ClaimRef = nil })
+	refused("with a tenant's Secret", func(pv *corev1.PersistentVolume) {
+		pv.Spec.CSI.NodeStageSecretRef = &corev1.SecretReference{Namespace: "other", Name: "password"}
+	})
+	refused("for more nodes than its own", func(pv *corev1.PersistentVolume) {
+		e := &pv.Spec.NodeAffinity.Required.NodeSelectorTerms[0].MatchExpressions
+		*e = append(*e, corev1.NodeSelectorRequirement{Key: (*e)[0].Key, Operator: corev1.NodeSelectorOpExists})
+	})
+	theirs := mine.DeepCopy() // of a class with Secrets of the claim's namespace
+	theirs.Spec.CSI.NodeStageSecretRef = &corev1.SecretReference{Namespace: ns, Name: "mine"}
+	theirs.Spec.CSI.NodePublishSecretRef, theirs.Spec.CSI.NodeExpandSecretRef = nil, nil
+	if err := node.Create(t.Context(), theirs); err != nil {
+		t.Error(err)
+	}
+	remove(t, theirs)
+	gone(t, theirs)
 	if err := node.Create(t.Context(), mine.DeepCopy()); err != nil {
 		t.Fatal(err)
 	}
@@ -347,10 +372,75 @@ func TestNodeVolumePolicy(t *testing.T) {
 		return take(func() { metav1.SetMetaDataAnnotation(&c.ObjectMeta, v1alpha1.KeyAnnotation, "x") })
 	})
 	denied(t, "bind a claim", "sealvol-claims", func() error { return take(func() { c.Spec.VolumeName = "x" }) })
+	denied(t, "give a claim an owner", "sealvol-claims", func() error {
+		return take(func() {
+			c.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: "gone", UID: "none"}}
+		})
+	})
+	denied(t, "unprotect a claim", "sealvol-claims", func() error { return take(func() { c.Finalizers = nil }) })
+	denied(t, "label a claim", "sealvol-claims", func() error { return take(func() { c.Labels = map[string]string{"a": "b"} }) })
 	if err := take(func() { metav1.SetMetaDataAnnotation(&c.ObjectMeta, "volume.kubernetes.io/selected-node", "node-a") }); err != nil {
 		t.Error(err)
 	}
+	if err := take(func() { c.Finalizers = append(c.Finalizers, "provisioner.storage.kubernetes.io/cloning-protection") }); err != nil {
+		t.Error(err)
+	}
+	if err := take(func() { c.Finalizers = c.Finalizers[:len(c.Finalizers)-1] }); err != nil {
+		t.Error(err)
+	}
 	remove(t, c)
+}
+
+// A node sees to contents of its own snapshots, and takes those that nobody has; whose they are it does not change.
+func TestNodeContentPolicy(t *testing.T) {
+	node := clientOf(t, "node", "node-a")
+	ns := namespace(t)
+	handle, snapshot := "vol-1", "snap-1"
+	content := func(manager string, s snapshotv1.VolumeSnapshotContentSource) *snapshotv1.VolumeSnapshotContent {
+		c := &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{GenerateName: "content-"}, Spec: snapshotv1.VolumeSnapshotContentSpec{
+			Driver: operator.DriverName, DeletionPolicy: snapshotv1.VolumeSnapshotContentDelete, Source: s,
+			VolumeSnapshotRef: corev1.ObjectReference{Namespace: ns, Name: "victim", UID: "1"}}}
+		if manager != "" {
+			c.Labels = map[string]string{"snapshot.storage.kubernetes.io/managed-by": manager}
+		}
+		create(t, c)
+		t.Cleanup(func() {
+			if err := env.Client.Delete(context.WithoutCancel(t.Context()), c); err != nil {
+				t.Error(err)
+			}
+		})
+		return c
+	}
+	of := snapshotv1.VolumeSnapshotContentSource{VolumeHandle: &handle}
+	mine, foreign := content("node-a", of), content("node-b", of)
+	nobodys := content("", snapshotv1.VolumeSnapshotContentSource{SnapshotHandle: &snapshot})
+	update := func(c *snapshotv1.VolumeSnapshotContent, change func(c *snapshotv1.VolumeSnapshotContent)) error {
+		if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(c), c); err != nil {
+			return err
+		}
+		change(c)
+		return node.Update(t.Context(), c)
+	}
+	status := func(c *snapshotv1.VolumeSnapshotContent) error {
+		ready := true
+		c.Status = &snapshotv1.VolumeSnapshotContentStatus{SnapshotHandle: &snapshot, ReadyToUse: &ready}
+		return node.Status().Update(t.Context(), c)
+	}
+	mark := func(c *snapshotv1.VolumeSnapshotContent) { metav1.SetMetaDataAnnotation(&c.ObjectMeta, "example.com/a", "b") }
+	takeIt := func(c *snapshotv1.VolumeSnapshotContent) {
+		c.Labels = map[string]string{"snapshot.storage.kubernetes.io/managed-by": "node-a"}
+	}
+	give := func(c *snapshotv1.VolumeSnapshotContent) { c.Spec.VolumeSnapshotRef.Name = "thief" }
+	denied(t, "change another's", "sealvol-contents", func() error { return update(foreign, mark) })
+	denied(t, "take another's", "sealvol-contents", func() error { return update(foreign, takeIt) })
+	denied(t, "another's status", "sealvol-contents", func() error { return status(foreign) })
+	denied(t, "give it to somebody", "sealvol-contents", func() error { return update(mine, give) })
+	denied(t, "mark nobody's", "sealvol-contents", func() error { return update(nobodys, mark) })
+	for what, err := range map[string]error{"its own": update(mine, mark), "its own status": status(mine), "take nobody's": update(nobodys, takeIt)} {
+		if err != nil {
+			t.Error(what, err)
+		}
+	}
 }
 
 // A volume that says that it is a copy of one on another node does not get that one's key; nor does a status that names another's Secret help.
