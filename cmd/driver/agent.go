@@ -50,7 +50,7 @@ func (f *agentFlags) serve(ctx context.Context, opt csi.Options, node, stateDir 
 	var runs []func(context.Context) error
 	runs = append(runs, func(ctx context.Context) error { return serve(ctx, opt) }, agent.Run)
 	if s, ok := opt.Controller.(backend.Snapshotter); f.contents && ok {
-		runs = append(runs, nodeagent.Contents{Node: node, Driver: csi.DriverName, Config: config, Has: has(s)}.Run)
+		runs = append(runs, nodeagent.Contents{Node: node, Driver: csi.DriverName, Config: config, Source: source(s)}.Run)
 	}
 	return together(ctx, runs)
 }
@@ -71,14 +71,14 @@ func together(ctx context.Context, runs []func(context.Context) error) error {
 	return errors.Join(errs...)
 }
 
-// has tells whether a backend has a snapshot.
-func has(s backend.Snapshotter) func(context.Context, string) (bool, error) {
-	return func(ctx context.Context, handle string) (bool, error) {
-		_, err := s.GetSnapshot(ctx, handle)
+// source finds the volume that a snapshot of a backend is of; "" if it has no such snapshot.
+func source(s backend.Snapshotter) func(context.Context, string) (string, error) {
+	return func(ctx context.Context, handle string) (string, error) {
+		o, err := s.GetSnapshot(ctx, handle)
 		if errors.Is(err, backend.ErrSnapshotNotFound) {
-			return false, nil
+			return "", nil
 		}
-		return err == nil, err
+		return o.Volume, err
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/selection"
@@ -16,6 +17,8 @@ import (
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 )
 
 // managedBy on a VolumeSnapshotContent names the node whose csi-snapshotter sees to it. The snapshot controller writes it for snapshots that
@@ -27,8 +30,8 @@ const managedBy = "snapshot.storage.kubernetes.io/managed-by"
 type Contents struct {
 	Node, Driver string
 	Config       *rest.Config
-	// Has tells whether a snapshot lies on this node.
-	Has func(ctx context.Context, handle string) (bool, error)
+	// Source is the volume that a snapshot is of, if it lies on this node; else "".
+	Source func(ctx context.Context, handle string) (string, error)
 	// Log gets what can not be claimed. Default: slog.Default.
 	Log *slog.Logger
 }
@@ -118,8 +121,8 @@ func (c Contents) claim(ctx context.Context, name string, reader client.Reader, 
 	if err := reader.Get(ctx, client.ObjectKey{Name: name}, &o); err != nil || o.DeletionTimestamp != nil {
 		return client.IgnoreNotFound(err)
 	}
-	here, err := c.Has(ctx, *o.Spec.Source.SnapshotHandle)
-	if !here || err != nil {
+	source, err := c.Source(ctx, *o.Spec.Source.SnapshotHandle)
+	if source == "" || err != nil {
 		return err
 	}
 	was := o.DeepCopy()
@@ -127,6 +130,7 @@ func (c Contents) claim(ctx context.Context, name string, reader client.Reader, 
 		o.Labels = map[string]string{}
 	}
 	o.Labels[managedBy] = c.Node
+	metav1.SetMetaDataAnnotation(&o.ObjectMeta, v1alpha1.SourceAnnotation, source) // whose key is needed then
 	err = writer.Patch(ctx, &o, client.MergeFromWithOptions(was, client.MergeFromWithOptimisticLock{}))
 	if err = client.IgnoreNotFound(err); err != nil {
 		return fmt.Errorf("label: %w", err)

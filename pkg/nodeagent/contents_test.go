@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 	"github.com/sealvol/sealvol/pkg/nodeagent"
 )
 
@@ -48,17 +49,23 @@ func TestContents(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	c := nodeagent.Contents{Node: "node-1", Driver: "csi.sealvol.dev", Config: config, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
-		Has: func(_ context.Context, handle string) (bool, error) {
+		Source: func(_ context.Context, handle string) (string, error) {
 			if handle == "ls-flaky" && !failed {
 				failed = true
-				return false, errors.New("not now")
+				return "", errors.New("not now")
 			}
-			return handle == "ls-here" || handle == "ls-flaky", nil
+			if handle == "ls-here" || handle == "ls-flaky" {
+				return "vol-1", nil
+			}
+			return "", nil
 		}}
 	go func() { done <- c.Run(ctx) }()
 	after := contentOf(t, "after", "csi.sealvol.dev", "ls-flaky", nil)
 	for _, o := range []*snapshotv1.VolumeSnapshotContent{before, after} {
 		label(t, o, "node-1")
+		if got := o.Annotations[v1alpha1.SourceAnnotation]; got != "vol-1" {
+			t.Errorf("%s is said to be of volume %q", o.Name, got)
+		}
 	}
 	cancel()
 	if err := <-done; err != nil {

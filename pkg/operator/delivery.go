@@ -17,6 +17,10 @@ import (
 
 // key settles which key opens a volume, and delivers it.
 func (o volumes) key(ctx context.Context, v *volume) (*problem, error) {
+	if v.other {
+		return &problem{v1alpha1.ReasonExchanged, fmt.Sprintf("PersistentVolume %s is of volume %s on node %q, the SealedVolume of volume %s on node %q: give it another name, or, if the volume was moved, correct spec.nodeName of the SealedVolume",
+			v.name, v.pv.Spec.CSI.VolumeHandle, nodeOf(v.pv), v.sealed.Spec.VolumeHandle, v.sealed.Spec.NodeName), false}, o.removeDelivery(ctx, v.name)
+	}
 	if !hasKey(v.sealed) {
 		if p, err := o.choose(ctx, v); p != nil || err != nil {
 			return p, err
@@ -86,24 +90,41 @@ func (o volumes) origin(ctx context.Context, v *volume) (*v1alpha1.VolumeKeyRef,
 // isElsewhere tells that a volume lies on another node than the one that it is said to be a copy of, or the same as, which can not be: nodes make
 // PersistentVolumes (with a policy that keeps them to their own), and must not come by the keys of others in this way.
 func (v *volume) isElsewhere(origin *v1alpha1.SealedVolume) bool {
-	return v.pv != nil && origin.Spec.NodeName != "" && nodeOf(v.pv) != origin.Spec.NodeName
+	node := v.from
+	if v.pv != nil {
+		node = nodeOf(v.pv)
+	} else if node == "" {
+		return false
+	}
+	return origin.Spec.NodeName != "" && node != origin.Spec.NodeName
 }
 
 // keyOfHandle finds the key of a volume by its handle. Without a problem to tell, none is no error.
 func (o volumes) keyOfHandle(ctx context.Context, v *volume, handle, unknown string) (*v1alpha1.VolumeKeyRef, *problem, error) {
+	if unknown == "" {
+		ref, err := o.keyAmong(ctx, v, byHandle, handle)
+		return ref, nil, err
+	}
+	for _, index := range []string{byHandle, byKeyVolume} { // the volume itself, or what else is a copy of it
+		if ref, err := o.keyAmong(ctx, v, index, handle); ref != nil || err != nil {
+			return ref, nil, err
+		}
+	}
+	return nil, &problem{v1alpha1.ReasonSourceUnknown, unknown, false}, nil
+}
+
+// keyAmong is the key of a volume that an index finds and that can be an origin.
+func (o volumes) keyAmong(ctx context.Context, v *volume, index, handle string) (*v1alpha1.VolumeKeyRef, error) {
 	var list v1alpha1.SealedVolumeList
-	if err := o.List(ctx, &list, client.MatchingFields{byHandle: handle}); err != nil {
-		return nil, nil, err
+	if err := o.List(ctx, &list, client.MatchingFields{index: handle}); err != nil {
+		return nil, err
 	}
 	for i := range list.Items {
 		if sv := &list.Items[i]; sv.Name != v.name && hasKey(sv) && !v.isElsewhere(sv) {
-			return sv.Spec.Key, nil, nil
+			return sv.Spec.Key, nil
 		}
 	}
-	if unknown == "" {
-		return nil, nil, nil
-	}
-	return nil, &problem{v1alpha1.ReasonSourceUnknown, unknown, false}, nil
+	return nil, nil
 }
 
 func (o volumes) keyOfClaim(ctx context.Context, v *volume, name string) (*v1alpha1.VolumeKeyRef, *problem, error) {
@@ -138,6 +159,7 @@ func (o volumes) keyOfSnapshot(ctx context.Context, v *volume, name string) (*v1
 	if err != nil || sourceHandle(&c) == "" || c.Spec.VolumeSnapshotRef.UID != s.UID {
 		return nil, wait, client.IgnoreNotFound(err)
 	}
+	v.from = c.Labels[managedBy]
 	return o.keyOfHandle(ctx, v, sourceHandle(&c), unknown)
 }
 
@@ -209,6 +231,9 @@ func (o volumes) deliver(ctx context.Context, v *volume) (*problem, error) {
 			return nil, err
 		}
 	}
+	if v.pv == nil && v.sealed.Spec.VolumeHandle != "" {
+		return &problem{v1alpha1.ReasonKept, "the PersistentVolume is gone; the key is kept, and delivered again if that comes back", false}, o.removeDelivery(ctx, v.name)
+	}
 	d, err := o.look(ctx, v.name)
 	if err != nil {
 		return nil, err
@@ -250,6 +275,9 @@ func (o volumes) writeDelivery(ctx context.Context, v *volume, old metav1.Object
 	s := deliverySecret(o.Namespace, v.name, k)
 	defer wipe(s)
 	was := v.sealed.Status.KeyVersion
+	if c := meta.FindStatusCondition(v.sealed.Status.Conditions, v1alpha1.VolumeKeyReady); c != nil && (c.Reason == v1alpha1.ReasonKept || c.Reason == v1alpha1.ReasonExchanged) {
+		was = 0 // it was not there on purpose
+	}
 	if old == nil {
 		err = o.Create(ctx, s)
 	} else {

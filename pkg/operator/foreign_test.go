@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -41,6 +42,67 @@ func TestKeyRestoredFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	gone(t, s) // by who means it
+}
+
+// A copy of a copy, of whose beginning nothing is left, has the key of what it was made of; so has what is restored from a snapshot that is only known from a content
+// made by hand.
+func TestChainOfCopies(t *testing.T) {
+	start(t, nil)
+	ns, ns2 := namespace(t), namespace(t)
+	c, pv, kek := volume(t, ns, "data", del)
+	copyOf := func(ns, name, node string, from *corev1.PersistentVolumeClaim) (*corev1.PersistentVolumeClaim, *corev1.PersistentVolume) {
+		x := operatortest.Claim(ns, name)
+		if from != nil {
+			x.Spec.DataSource = &corev1.TypedLocalObjectReference{Kind: "PersistentVolumeClaim", Name: from.Name}
+		}
+		create(t, x)
+		v := operatortest.Volume(x, node, del)
+		v.Spec.CSI.VolumeAttributes = map[string]string{"keyVolume": pv.Spec.CSI.VolumeHandle}
+		return x, v
+	}
+	first, fpv := copyOf(ns, "first", "node-a", c)
+	if delivered(t, fpv.Name) != kek {
+		t.Error("another key")
+	}
+	bind(t, first, fpv)
+	eventually(t, func() error {
+		sv, err := get(t.Context(), "", fpv.Name, &v1alpha1.SealedVolume{})
+		if err == nil && sv.Spec.KeyVolume != pv.Spec.CSI.VolumeHandle {
+			err = fmt.Errorf("key volume %q", sv.Spec.KeyVolume)
+		}
+		return err
+	})
+	remove(t, c, pv)
+	gone(t, sealed(pv.Name))
+
+	// A snapshot of the first copy, under a content made by hand, as the node has claimed it, is all that is left.
+	snapshot := "snap"
+	cont := &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: "by-hand-" + ns, Annotations: map[string]string{v1alpha1.SourceAnnotation: fpv.Spec.CSI.VolumeHandle}},
+		Spec: snapshotv1.VolumeSnapshotContentSpec{Driver: "csi.sealvol.dev", DeletionPolicy: snapshotv1.VolumeSnapshotContentRetain,
+			Source:            snapshotv1.VolumeSnapshotContentSource{SnapshotHandle: &snapshot},
+			VolumeSnapshotRef: corev1.ObjectReference{Namespace: ns2, Name: "snap"}}}
+	create(t, cont)
+	remove(t, first, fpv)
+	hasCondition(t, sealed(fpv.Name), v1alpha1.VolumeKeyReady, v1alpha1.ReasonKept)
+
+	restore := func(name, node string) (*corev1.PersistentVolumeClaim, *corev1.PersistentVolume) {
+		x, v := copyOf(ns2, name, node, nil)
+		v.Name = name + "-" + ns2 // of a class that leaves it to the PersistentVolume
+		v.Spec.CSI.NodeStageSecretRef = &corev1.SecretReference{Namespace: operatortest.Namespace, Name: v.Name}
+		create(t, v)
+		return x, v
+	}
+	x, v := restore("restored", "node-a")
+	if delivered(t, v.Name) != kek {
+		t.Error("another key")
+	}
+	y, w := restore("elsewhere", "node-b")
+	hasCondition(t, sealed(w.Name), v1alpha1.VolumeKeyReady, v1alpha1.ReasonSourceUnknown)
+	remove(t, y, w)
+	remove(t, cont)
+	gone(t, sealed(fpv.Name))
+	remove(t, x, v)
+	gone(t, sealed(v.Name), keyNamed(ns, pv.Name))
 }
 
 // A claim that names another's volume, and a copy of such a claim, come by no key, and do not keep the other's.

@@ -103,7 +103,7 @@ const (
 	byVolume    = "volume"            // PersistentVolumeClaims, by the name of the PersistentVolume that they have or will have
 	byClass     = "class"             // PersistentVolumeClaims without a volume, by class
 	bySource    = "source"            // PersistentVolumeClaims, by the claim or snapshot that they are a copy of
-	byKeyVolume = "keyVolume"         // PersistentVolumes, by the handle of the volume whose key opens them
+	byKeyVolume = "keyVolume"         // PersistentVolumes and SealedVolumes, by the handle of the volume whose key opens them
 	byHandle    = "spec.volumeHandle" // SealedVolumes and VolumeSnapshotContents, by volume handle
 	byKey       = "key"               // SealedVolumes, by namespace/name of their VolumeKey
 	byKeyUID    = "spec.key.uid"      // SealedVolumes, by the UID of their VolumeKey
@@ -135,6 +135,7 @@ func (o *operator) index(ctx context.Context, x client.FieldIndexer) error {
 			}
 			return v.Spec.CSI.VolumeAttributes[attributeKeyVolume]
 		})},
+		{&v1alpha1.SealedVolume{}, byKeyVolume, indexOf(func(v *v1alpha1.SealedVolume) string { return v.Spec.KeyVolume })},
 		{&v1alpha1.SealedVolume{}, byHandle, indexOf(func(v *v1alpha1.SealedVolume) string { return v.Spec.VolumeHandle })},
 		{&v1alpha1.SealedVolume{}, byKey, indexOf(func(v *v1alpha1.SealedVolume) string {
 			if v.Spec.Key == nil {
@@ -183,7 +184,7 @@ func (o *operator) index(ctx context.Context, x client.FieldIndexer) error {
 	if !o.Snapshots {
 		return nil
 	}
-	return x.IndexField(ctx, &snapshotv1.VolumeSnapshotContent{}, byHandle, indexOf(sourceHandle))
+	return x.IndexField(ctx, &snapshotv1.VolumeSnapshotContent{}, byHandle, indexOf(snapshotOf))
 }
 
 // indexOf makes an indexer of a function that returns one key, or "" for none.
@@ -270,6 +271,14 @@ func sourceHandle(c *snapshotv1.VolumeSnapshotContent) string {
 		return ""
 	}
 	return *c.Spec.Source.VolumeHandle
+}
+
+// snapshotOf is the same as far as it is known, also of a snapshot whose content was made by hand.
+func snapshotOf(c *snapshotv1.VolumeSnapshotContent) string {
+	if h := sourceHandle(c); h != "" || c.Spec.Driver != DriverName {
+		return h
+	}
+	return c.Annotations[v1alpha1.SourceAnnotation]
 }
 
 // hasKey tells whether a volume's key is settled and was made.

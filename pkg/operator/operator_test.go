@@ -411,9 +411,33 @@ func TestRetain(t *testing.T) {
 	phase(v1alpha1.PhaseReleased)
 	remove(t, pv)
 	phase(v1alpha1.PhaseRetained)
+	hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonKept)
+	gone(t, secretNamed(pv.Name)) // nobody can use it
+	// A PersistentVolume of its name that is of another volume, or on another node, gets nothing of it.
+	for _, change := range []func(pv *corev1.PersistentVolume){
+		func(pv *corev1.PersistentVolume) { pv.Spec.CSI.VolumeHandle = "other" },
+		func(pv *corev1.PersistentVolume) {
+			pv.Spec.NodeAffinity.Required.NodeSelectorTerms[0].MatchExpressions[0].Values = []string{"node-b"}
+		},
+	} {
+		other := operatortest.Volume(c, "node-a", retain)
+		change(other)
+		create(t, other)
+		hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonExchanged)
+		gone(t, secretNamed(pv.Name))
+		remove(t, other)
+		hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonKept)
+	}
+	if sv.Spec.NodeName != "node-a" || sv.Spec.VolumeHandle != pv.Spec.CSI.VolumeHandle {
+		t.Errorf("%+v", sv.Spec)
+	}
+	again := operatortest.Volume(c, "node-a", retain)
+	create(t, again)
 	if delivered(t, pv.Name) != kek {
 		t.Error("another key")
 	}
+	remove(t, again)
+	phase(v1alpha1.PhaseRetained)
 	// The same volume under another name, for another claim: it has its key.
 	c2 := operatortest.Claim(ns, "again")
 	create(t, c2)

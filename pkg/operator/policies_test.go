@@ -426,7 +426,9 @@ func TestNodeContentPolicy(t *testing.T) {
 		c.Status = &snapshotv1.VolumeSnapshotContentStatus{SnapshotHandle: &snapshot, ReadyToUse: &ready}
 		return node.Status().Update(t.Context(), c)
 	}
-	mark := func(c *snapshotv1.VolumeSnapshotContent) { metav1.SetMetaDataAnnotation(&c.ObjectMeta, "example.com/a", "b") }
+	mark := func(c *snapshotv1.VolumeSnapshotContent) {
+		metav1.SetMetaDataAnnotation(&c.ObjectMeta, "example.com/a", "b")
+	}
 	takeIt := func(c *snapshotv1.VolumeSnapshotContent) {
 		c.Labels = map[string]string{"snapshot.storage.kubernetes.io/managed-by": "node-a"}
 	}

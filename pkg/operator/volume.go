@@ -47,6 +47,8 @@ type volume struct {
 	claim  *corev1.PersistentVolumeClaim // nil: none (any more)
 	class  *storagev1.StorageClass       // of a claim that has no volume yet
 	before *v1alpha1.SealedVolume        // sealed, as it is stored
+	other  bool                          // pv is that of another volume than sealed
+	from   string                        // the node of the snapshot that it is to be restored from, if one alone has that
 }
 
 // Reconcile brings one volume's SealedVolume, key and delivery Secret to where they should be.
@@ -171,6 +173,7 @@ func (o volumes) create(ctx context.Context, v *volume) error {
 func (v *volume) fill(sv *v1alpha1.SealedVolume) {
 	if v.pv != nil {
 		sv.Spec.VolumeHandle = v.pv.Spec.CSI.VolumeHandle
+		sv.Spec.KeyVolume = v.pv.Spec.CSI.VolumeAttributes[attributeKeyVolume]
 		sv.Spec.ReclaimPolicy = string(v.pv.Spec.PersistentVolumeReclaimPolicy)
 		sv.Spec.NodeName = nodeOf(v.pv)
 	}
@@ -202,10 +205,12 @@ func nodeOf(pv *corev1.PersistentVolume) string {
 // describe keeps the spec true.
 func (o volumes) describe(ctx context.Context, v *volume) error {
 	was := v.sealed.DeepCopy()
-	handle := v.sealed.Spec.VolumeHandle
-	v.fill(v.sealed)
-	if handle != "" {
-		v.sealed.Spec.VolumeHandle = handle // another volume under the old name: the definition refuses the change, and the conditions tell
+	if s := v.sealed.Spec; v.pv != nil && s.VolumeHandle != "" {
+		// A PersistentVolume that was deleted and made again is the same, or it gets nothing of what the one before had: also nodes make them.
+		v.other = v.pv.Spec.CSI.VolumeHandle != s.VolumeHandle || s.NodeName != "" && nodeOf(v.pv) != s.NodeName
+	}
+	if !v.other {
+		v.fill(v.sealed)
 	}
 	controllerutil.AddFinalizer(v.sealed, v1alpha1.VolumeFinalizer)
 	return o.writeSpec(ctx, v, was)
@@ -303,9 +308,17 @@ func (o volumes) isNeeded(ctx context.Context, sv *v1alpha1.SealedVolume) (bool,
 	if sv.Spec.VolumeHandle == "" {
 		return false, nil
 	}
-	waiting, err := o.hasWaitingCopy(ctx, &corev1.PersistentVolumeList{}, byKeyVolume, sv.Spec.VolumeHandle)
-	if waiting || err != nil || !o.Snapshots {
-		return waiting, err
+	for _, h := range []string{sv.Spec.VolumeHandle, sv.Spec.KeyVolume} { // a copy of a copy names the first of them
+		if h == "" {
+			continue
+		}
+		waiting, err := o.hasWaitingCopy(ctx, &corev1.PersistentVolumeList{}, byKeyVolume, h)
+		if waiting || err != nil {
+			return true, err
+		}
+	}
+	if !o.Snapshots {
+		return false, nil
 	}
 	var cached snapshotv1.VolumeSnapshotContentList
 	if err := o.List(ctx, &cached, client.MatchingFields{byHandle: sv.Spec.VolumeHandle}); err != nil || len(cached.Items) > 0 {
@@ -350,7 +363,7 @@ func (o volumes) hasSnapshot(ctx context.Context, handle string) (bool, error) {
 			return true, fmt.Errorf("list snapshots: %w", err)
 		}
 		for i := range page.Items {
-			if sourceHandle(&page.Items[i]) == handle {
+			if snapshotOf(&page.Items[i]) == handle {
 				return true, nil
 			}
 		}

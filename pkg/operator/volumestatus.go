@@ -69,7 +69,7 @@ func (o volumes) tell(v *volume, c metav1.Condition) {
 		if v.pv != nil && len(v.before.Status.Conditions) == 0 { // after a restart of everything: no news
 			return
 		}
-	case v1alpha1.ReasonExternal, v1alpha1.ReasonNoKey, v1alpha1.ReasonKeyNotReady: // ordinary states; a key that is not ready tells itself
+	case v1alpha1.ReasonExternal, v1alpha1.ReasonNoKey, v1alpha1.ReasonKeyNotReady, v1alpha1.ReasonKept: // ordinary states; a key that is not ready tells itself
 		return
 	default:
 		kind = corev1.EventTypeWarning

@@ -71,7 +71,7 @@ func (o volumes) ofVolume(ctx context.Context, obj client.Object) []reconcile.Re
 	}
 	all := named(pv.Name)
 	if h := pv.Spec.CSI.VolumeAttributes[attributeKeyVolume]; h != "" {
-		all = append(all, o.sealed(ctx, byHandle, h)...)
+		all = append(append(all, o.sealed(ctx, byHandle, h)...), o.sealed(ctx, byKeyVolume, h)...)
 	}
 	return all
 }
@@ -135,10 +135,10 @@ func keyUID(secret client.Object) string {
 // ofContent finds the volume that a snapshot was taken of.
 func (o volumes) ofContent(ctx context.Context, obj client.Object) []reconcile.Request {
 	c, ok := obj.(*snapshotv1.VolumeSnapshotContent)
-	if !ok || sourceHandle(c) == "" {
+	if !ok || snapshotOf(c) == "" {
 		return nil
 	}
-	return append(o.sealed(ctx, byHandle, sourceHandle(c)), o.waiting(ctx, obj)...)
+	return append(o.sealed(ctx, byHandle, snapshotOf(c)), o.waiting(ctx, obj)...)
 }
 
 // ofSnapshot finds the claims that are to be restored from a snapshot.

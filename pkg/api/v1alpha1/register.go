@@ -28,6 +28,8 @@ const (
 	// ReleasedAnnotation on a key Secret is the Secret's own UID once its VolumeKey and its volumes were given up, as far as the operator has seen. Where
 	// they are only missing, as in a backup that is half restored, the Secret stays.
 	ReleasedAnnotation = "sealvol.dev/released"
+	// SourceAnnotation on a VolumeSnapshotContent that was made by hand is the handle of the volume that the snapshot is of, as the node says that has it.
+	SourceAnnotation = "sealvol.dev/source-volume"
 	// AllowAnnotation on a protected Secret, with the Secret's own name as its value, lets it be deleted or edited by hand.
 	AllowAnnotation = "sealvol.dev/allow-changes"
 	// RoleLabel on a Secret says what it is: RoleKey or RoleDelivery.

@@ -44,6 +44,11 @@ type SealedVolumeSpec struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=128
 	VolumeHandle string `json:"volumeHandle,omitempty"`
+	// KeyVolume is the handle of the volume whose key opens this one, a copy: the beginning of the chain of copies, which may have gone.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=128
+	KeyVolume string `json:"keyVolume,omitempty"`
 	// NodeName is the one node that may use the volume now: only its agent may write the status.
 	//
 	// +optional

@@ -177,6 +177,8 @@ const (
 	ReasonNoKey           = "NoKey"
 	ReasonExternal        = "ExternalSecret"
 	ReasonDelivered       = "Delivered"
+	ReasonKept            = "Kept"
+	ReasonExchanged       = "VolumeExchanged"
 	ReasonRestored        = "DeliveryRestored"
 	ReasonConflict        = "DeliveryConflict"
 	ReasonNeeded          = "VolumeInUse"
