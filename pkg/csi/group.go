@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -31,19 +33,57 @@ func parseGroup(s string) (int, error) {
 	return int(n), nil
 }
 
-// groupFor gives a staged volume to the group of a pod that is about to get it; one that has it already is not asked again. The kubelet, left to it, would
+// groupWalks remembers where walks through volumes were cut off by the end of the call: a tree for which one call is too short is finished by its repetitions, which do
+// not look at all of it again.
+type groupWalks struct {
+	mu  sync.Mutex
+	cut map[string]cutWalk // by volume; guarded by mu
+}
+
+// cutWalk is of one mount: one that comes after a crash may have lost changes.
+type cutWalk struct {
+	gid  int
+	dev  uint64
+	path []string
+}
+
+func (g *groupWalks) forget(volume string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.cut, volume)
+}
+
+func (g *groupWalks) keep(volume string, c cutWalk) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.cut == nil {
+		g.cut = map[string]cutWalk{}
+	}
+	g.cut[volume] = c
+}
+
+// take returns where the last walk was cut off, if it was for the same.
+func (g *groupWalks) take(volume string, gid int, dev uint64) []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := g.cut[volume]
+	delete(g.cut, volume)
+	if c.gid != gid || c.dev != dev {
+		return nil
+	}
+	return c.path
+}
+
+// apply gives a staged volume to the group of a pod that is about to get it; one that has it already is not asked again. The kubelet, left to it, would
 // change every file at each republication.
-func groupFor(ctx context.Context, staged *os.File, c *csi.VolumeCapability, readOnly bool) error {
+//
+// A group may read and write all that is below a directory that does not say that it was done: the directory comes last. What is right already is left
+// alone. Nothing is followed out of the volume, whatever a pod does with it meanwhile.
+func (g *groupWalks) apply(ctx context.Context, volume string, dir *os.File, c *csi.VolumeCapability, readOnly bool) error {
 	gid, err := parseGroup(c.GetMount().GetVolumeMountGroup())
 	if err != nil || gid < 0 || readOnly {
 		return err
 	}
-	return applyGroup(ctx, staged, gid)
-}
-
-// applyGroup lets a group read and write all that is below a directory, if that does not say that it was done: the directory comes last. What is right already is left
-// alone, so that a repetition goes on where a call was cut off. Nothing is followed out of the volume, whatever a pod does with it meanwhile.
-func applyGroup(ctx context.Context, dir *os.File, gid int) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(int(dir.Fd()), "", &st, unix.AT_EMPTY_PATH); err != nil {
 		return fmt.Errorf("apply fsGroup: %w", err)
@@ -51,7 +91,11 @@ func applyGroup(ctx context.Context, dir *os.File, gid int) error {
 	if hasGroup(&st, gid) {
 		return nil
 	}
-	if err := groupBelow(ctx, dir, gid); err != nil {
+	w := groupWalk{gid: gid, skip: g.take(volume, gid, st.Dev)}
+	if err := w.below(ctx, dir); err != nil {
+		if ctx.Err() != nil {
+			g.keep(volume, cutWalk{gid, st.Dev, w.path})
+		}
 		return fmt.Errorf("apply fsGroup: %w", err)
 	}
 	return nil
@@ -72,38 +116,65 @@ func groupMode(st *unix.Stat_t) uint32 {
 	return groupFile
 }
 
-// groupBelow changes all that is in a directory (opened with O_PATH), and then the directory.
-func groupBelow(ctx context.Context, dir *os.File, gid int) error {
+// maxGroupDepth bounds the descriptors of one walk, two for each level; the kubelet's own ends where paths get too long.
+const maxGroupDepth = 1000
+
+// groupWalk is one walk.
+type groupWalk struct {
+	gid  int
+	path []string // of where it is
+	skip []string // of where the one before was: what it met earlier is done
+}
+
+// below changes all that is in a directory (opened with O_PATH), and then the directory.
+func (w *groupWalk) below(ctx context.Context, dir *os.File) error {
 	fd, err := unix.Openat(int(dir.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	list := os.NewFile(uintptr(fd), dir.Name())
 	defer list.Close()
+	from := ""
+	if len(w.skip) > 0 {
+		from, w.skip = w.skip[0], w.skip[1:]
+	}
 	for {
 		names, err := list.Readdirnames(1000)
+		if i := slices.Index(names, from); from != "" && i >= 0 {
+			names, from = names[i:], ""
+		} else if from != "" {
+			names = nil
+		}
 		for _, n := range names {
-			if err := groupOne(ctx, dir, n, gid); err != nil {
+			if err := w.one(ctx, dir, n); err != nil {
 				return err
 			}
+			w.skip = nil
 		}
-		if errors.Is(err, io.EOF) {
-			return setGroup(dir, gid)
-		}
-		if err != nil {
+		switch {
+		case err != nil && !errors.Is(err, io.EOF):
 			return err
+		case err != nil && from == "":
+			return setGroup(dir, w.gid)
+		case err != nil: // it is there no more: all over again
+			from, w.skip = "", nil
+			if _, err := list.Seek(0, io.SeekStart); err != nil {
+				return err
+			}
 		}
 	}
 }
 
-// groupOne changes one entry of a directory, and what is below it. One that has just gone is no error.
-func groupOne(ctx context.Context, dir *os.File, name string, gid int) error {
+// one changes one entry of a directory, and what is below it. One that has just gone is no error.
+func (w *groupWalk) one(ctx context.Context, dir *os.File, name string) error {
+	w.path = append(w.path, name)
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	fd, err := unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_MAGICLINKS})
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EXDEV) {
+		w.path = w.path[:len(w.path)-1]
 		return nil
 	}
 	if err != nil {
@@ -115,10 +186,18 @@ func groupOne(ctx context.Context, dir *os.File, name string, gid int) error {
 	if err := unix.Fstatat(fd, "", &st, unix.AT_EMPTY_PATH); err != nil {
 		return err
 	}
-	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		return groupBelow(ctx, f, gid)
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		err = setGroup(f, w.gid)
+	case len(w.path) > maxGroupDepth:
+		err = fmt.Errorf("%w: directories are nested more than %d deep", errPrecondition, maxGroupDepth)
+	default:
+		err = w.below(ctx, f)
 	}
-	return setGroup(f, gid)
+	if err == nil {
+		w.path = w.path[:len(w.path)-1]
+	}
+	return err
 }
 
 // setGroup changes one file, opened with O_PATH, if it must be.

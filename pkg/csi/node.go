@@ -25,6 +25,7 @@ type nodeServer struct {
 	agent   Agent
 	root    *root
 	hook    func(step string)
+	groups  groupWalks
 }
 
 var nodeCapabilities = []csi.NodeServiceCapability_RPC_Type{
@@ -165,6 +166,7 @@ func (s *nodeServer) stage(ctx context.Context, r staging, q mounter.MountReques
 	if err := s.mounter.Mount(ctx, q); err != nil {
 		return fmt.Errorf("stage volume: %w", err)
 	}
+	s.groups.forget(q.Volume)
 	s.agent.Staged(q.Volume)
 	s.hook("staged")
 	return nil
@@ -201,6 +203,7 @@ func (s *nodeServer) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVo
 	if err != nil {
 		return nil, fmt.Errorf("unstage volume: %w", err)
 	}
+	s.groups.forget(r.GetVolumeId())
 	s.hook("unstaged")
 	if err := s.self.detach(ctx, r.GetVolumeId()); err != nil {
 		return nil, err
@@ -276,6 +279,7 @@ func (s *nodeServer) ensureStaged(ctx context.Context, r *csi.NodePublishVolumeR
 		return q, fmt.Errorf("publish volume: %w", err)
 	}
 	if !h.Alive {
+		s.groups.forget(q.Volume) // what the server that died had not synced is as it was
 		s.agent.Remounted(q.Volume)
 	}
 	return q, nil
@@ -346,7 +350,7 @@ func (s *nodeServer) publish(ctx context.Context, c *csi.VolumeCapability, q mou
 	if q.Block != nil {
 		return s.bindDevice(from, nodeOf(readOnly), parent, name)
 	}
-	if err := groupFor(ctx, from, c, readOnly); err != nil {
+	if err := s.groups.apply(ctx, q.Volume, from, c, readOnly); err != nil {
 		return err
 	}
 	return s.bindTo(from, parent, name, attributes(c.GetMount().GetMountFlags(), readOnly))

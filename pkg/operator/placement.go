@@ -138,8 +138,8 @@ func (o placement) sourceNode(ctx context.Context, c *corev1.PersistentVolumeCla
 		return "", client.IgnoreNotFound(err)
 	}
 	var pv corev1.PersistentVolume
-	if err := o.Get(ctx, client.ObjectKey{Name: from.Spec.VolumeName}, &pv); err != nil || !isOurs(&pv) {
-		return "", client.IgnoreNotFound(err)
+	if err := o.Get(ctx, client.ObjectKey{Name: from.Spec.VolumeName}, &pv); err != nil || !isOurs(&pv) || pv.Spec.ClaimRef == nil || pv.Spec.ClaimRef.UID != from.UID {
+		return "", client.IgnoreNotFound(err) // a claim may name a volume that it will never have
 	}
 	return nodeOf(&pv), nil
 }
@@ -153,7 +153,7 @@ func (o placement) snapshotNode(ctx context.Context, at types.NamespacedName) (s
 		return "", client.IgnoreNotFound(err)
 	}
 	var content snapshotv1.VolumeSnapshotContent
-	if err := o.Get(ctx, client.ObjectKey{Name: contentName(&s)}, &content); err != nil || content.Spec.Driver != DriverName {
+	if err := o.Get(ctx, client.ObjectKey{Name: contentName(&s)}, &content); err != nil || content.Spec.Driver != DriverName || content.Spec.VolumeSnapshotRef.UID != s.UID {
 		return "", client.IgnoreNotFound(err)
 	}
 	return content.Labels[managedBy], nil

@@ -50,14 +50,20 @@ func TestPlacement(t *testing.T) {
 	create(t, clone, restored, plain)
 	placed(t, clone, node)
 
+	// A claim says where no volume is that it only names.
+	names, cheat := operatortest.Claim(ns, "names"), copyOf(ns, "cheat", "PersistentVolumeClaim", "names")
+	names.Spec.VolumeName = pv.Name
+	create(t, names, cheat)
+
+	claim := "data"
+	snap := &snapshotv1.VolumeSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "snap"},
+		Spec: snapshotv1.VolumeSnapshotSpec{Source: snapshotv1.VolumeSnapshotSource{PersistentVolumeClaimName: &claim}}}
+	create(t, snap)
 	content := &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: "content-" + ns, Labels: map[string]string{"snapshot.storage.kubernetes.io/managed-by": "node-9"}},
 		Spec: snapshotv1.VolumeSnapshotContentSpec{Driver: "csi.sealvol.dev", DeletionPolicy: snapshotv1.VolumeSnapshotContentDelete,
 			Source:            snapshotv1.VolumeSnapshotContentSource{VolumeHandle: &pv.Spec.CSI.VolumeHandle},
-			VolumeSnapshotRef: corev1.ObjectReference{Namespace: ns, Name: "snap"}}}
-	name := "data"
-	snap := &snapshotv1.VolumeSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "snap"},
-		Spec: snapshotv1.VolumeSnapshotSpec{Source: snapshotv1.VolumeSnapshotSource{PersistentVolumeClaimName: &name}}}
-	create(t, content, snap)
+			VolumeSnapshotRef: corev1.ObjectReference{Namespace: ns, Name: "snap", UID: snap.UID}}}
+	create(t, content)
 	snap.Status = &snapshotv1.VolumeSnapshotStatus{BoundVolumeSnapshotContentName: &content.Name}
 	if err := env.Client.Status().Update(t.Context(), snap); err != nil {
 		t.Fatal(err)
@@ -75,5 +81,6 @@ func TestPlacement(t *testing.T) {
 	placed(t, second, node)
 	placed(t, clone, "")
 	placed(t, plain, "")
-	remove(t, second, clone, restored, plain, snap, content)
+	placed(t, cheat, "")
+	remove(t, second, names, cheat, clone, restored, plain, snap, content)
 }
