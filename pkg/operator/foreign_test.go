@@ -1,7 +1,10 @@
 package operator_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
@@ -9,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 	"github.com/sealvol/sealvol/pkg/operator/operatortest"
@@ -147,4 +151,43 @@ func TestClaimNamesForeignVolume(t *testing.T) {
 	gone(t, sv, keyNamed(ns, pv.Name))
 	remove(t, names, clone)
 	gone(t, csv)
+}
+
+// A volume that was to be retained at last is retained, also if its PersistentVolume has gone before that could be noted.
+func TestRetainedAtLast(t *testing.T) {
+	var broken atomic.Value // the volume of which nothing can be noted
+	broken.Store("")
+	start(t, func(c client.WithWatch) client.Client {
+		return interceptor.NewClient(c, interceptor.Funcs{Patch: func(ctx context.Context, c client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
+			if _, ok := o.(*v1alpha1.SealedVolume); ok && broken.Load() == o.GetName() {
+				return errors.New("not now")
+			}
+			return c.Patch(ctx, o, p, opts...)
+		}})
+	})
+	ns := namespace(t)
+	c, pv, _ := volume(t, ns, "data", del)
+	sv, vk := sealed(pv.Name), keyNamed(ns, pv.Name)
+	key := keySecretOf(t, vk)
+	broken.Store(pv.Name)
+	if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(pv), pv); err != nil {
+		t.Fatal(err)
+	}
+	patch := client.MergeFrom(pv.DeepCopy())
+	pv.Spec.PersistentVolumeReclaimPolicy = retain
+	if err := env.Client.Patch(t.Context(), pv, patch); err != nil {
+		t.Fatal(err)
+	}
+	remove(t, c, pv)
+	gone(t, c, pv)
+	other := operatortest.Claim(ns, "other") // by then the operator has seen that, too
+	create(t, other)
+	delivered(t, "pvc-"+string(other.UID))
+	broken.Store("")
+	hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonKept)
+	if sv.Status.Phase != v1alpha1.PhaseRetained {
+		t.Error(sv.Status.Phase)
+	}
+	remove(t, other, sv)
+	gone(t, sv, vk, key)
 }

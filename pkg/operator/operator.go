@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
@@ -78,6 +79,8 @@ type operator struct {
 	live   client.Reader // the API server itself
 	events events.EventRecorder
 	seen   fingerprints
+	// retained has the names of PersistentVolumes that were last seen with the reclaim policy Retain: they may be gone before their SealedVolumes say so.
+	retained sync.Map
 }
 
 // Add adds the controllers to a manager.

@@ -241,6 +241,9 @@ func (o volumes) tearDown(ctx context.Context, v *volume) (done bool, err error)
 		return false, err
 	}
 	if v.sealed.DeletionTimestamp == nil {
+		if err := o.noteRetained(ctx, v); err != nil {
+			return false, err
+		}
 		if v.sealed.Spec.ReclaimPolicy == string(corev1.PersistentVolumeReclaimRetain) && v.sealed.Spec.VolumeHandle != "" {
 			return false, nil // what the PersistentVolume stood for is still there
 		}
@@ -265,7 +268,18 @@ func (o volumes) tearDown(ctx context.Context, v *volume) (done bool, err error)
 	}
 	patch := client.MergeFromWithOptions(v.sealed.DeepCopy(), client.MergeFromWithOptimisticLock{})
 	controllerutil.RemoveFinalizer(v.sealed, v1alpha1.VolumeFinalizer)
+	o.retained.Delete(v.name)
 	return true, client.IgnoreNotFound(o.Patch(ctx, v.sealed, patch))
+}
+
+// noteRetained makes good what a PersistentVolume said at last, if it went before that was written.
+func (o volumes) noteRetained(ctx context.Context, v *volume) error {
+	if _, ok := o.retained.Load(v.name); !ok {
+		return nil
+	}
+	was := v.sealed.DeepCopy()
+	v.sealed.Spec.ReclaimPolicy = string(corev1.PersistentVolumeReclaimRetain)
+	return o.writeSpec(ctx, v, was)
 }
 
 // warnHeld tells who deletes the SealedVolume of a volume that exists.

@@ -69,6 +69,11 @@ func (o volumes) ofVolume(ctx context.Context, obj client.Object) []reconcile.Re
 	if !ok || !isOurs(pv) {
 		return nil
 	}
+	if pv.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRetain {
+		o.retained.Store(pv.Name, true)
+	} else {
+		o.retained.Delete(pv.Name)
+	}
 	all := named(pv.Name)
 	if h := pv.Spec.CSI.VolumeAttributes[attributeKeyVolume]; h != "" {
 		all = append(append(all, o.sealed(ctx, byHandle, h)...), o.sealed(ctx, byKeyVolume, h)...)
