@@ -33,6 +33,9 @@ type Recorder struct {
 	client kubernetes.Interface
 	done   sync.WaitGroup
 
+	// Summary says what Leaks has looked at.
+	Summary string
+
 	mu      sync.Mutex
 	keys    Needles
 	follows map[string]bool
@@ -186,7 +189,7 @@ func (r *Recorder) follow(ctx context.Context, p *corev1.Pod, s corev1.Container
 		if err != nil {
 			return // it has gone already
 		}
-		defer in.Close()
+		defer func() { _ = in.Close() }()
 		out, err := os.OpenFile(filepath.Join(r.dir, file), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 		if err != nil {
 			r.fail(err)
@@ -232,7 +235,7 @@ func (r *Recorder) Leaks() ([]string, error) {
 	if files < len(nodes) {
 		return nil, fmt.Errorf("only %d files were found in %v", files, roots)
 	}
-	fmt.Printf("no key but %d in the Secrets was looked for in %d files\n", r.keys.Len(), files)
+	r.Summary = fmt.Sprintf("%d keys were looked for in %d files", r.keys.Len(), files)
 	return found, nil
 }
 
