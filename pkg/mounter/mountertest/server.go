@@ -120,7 +120,12 @@ func (h *handler) Grow(context.Context) (int64, error) {
 	return fi.Size(), nil
 }
 
-func (h *handler) Sync(context.Context) error { return nil }
+func (h *handler) Sync(context.Context) error {
+	if f := os.Getenv(EnvSynced); f != "" {
+		return os.WriteFile(f, nil, 0o600)
+	}
+	return nil
+}
 
 func (h *handler) Unmount(context.Context) error {
 	if h.stopped.CompareAndSwap(false, true) {
