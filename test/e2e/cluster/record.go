@@ -211,6 +211,9 @@ func (r *Recorder) Leaks() ([]string, error) {
 	if r.keys.Len() == 0 {
 		return nil, errors.New("no key was ever seen: nothing can be told of them")
 	}
+	if err := r.recorded("events.events.k8s.io.json", "sealedvolumes.sealvol.dev.json", "*_sealvol-node-*_driver_*.log", "*_sealvol-operator-*_operator_*.log"); err != nil {
+		return nil, err
+	}
 	roots := []string{r.dir}
 	nodes, _ := filepath.Glob(filepath.Join(os.Getenv("CLUSTER_STATE"), "nodes", "*", "[ldk][oau][gtb]*")) // log, data, kubelet; the pattern is well-formed
 	roots = append(roots, nodes...)
@@ -237,6 +240,28 @@ func (r *Recorder) Leaks() ([]string, error) {
 	}
 	r.Summary = fmt.Sprintf("%d keys were looked for in %d files", r.keys.Len(), files)
 	return found, nil
+}
+
+// recorded fails if nothing was written to one of these files: then it is not for want of leaks that none is found.
+func (r *Recorder) recorded(patterns ...string) error {
+	for _, p := range patterns {
+		files, err := filepath.Glob(filepath.Join(r.dir, p))
+		if err != nil {
+			return err
+		}
+		var size int64
+		for _, f := range files {
+			i, err := os.Stat(f)
+			if err != nil {
+				return err
+			}
+			size += i.Size()
+		}
+		if size == 0 {
+			return fmt.Errorf("nothing was recorded of %s", p)
+		}
+	}
+	return nil
 }
 
 func ignoreGone(err error) error {
