@@ -34,6 +34,8 @@ var allowed = map[string][]string{
 	"pkg/backend":                  {},
 	"pkg/backend/backendtest":      {"pkg/backend"},
 	"pkg/backend/local":            {"pkg/backend"},
+	"pkg/backend/ebs":              {"pkg/backend"},
+	"pkg/backend/ebs/ec2test":      {},
 	"pkg/mounter":                  {"pkg/mounter/control"},
 	"pkg/mounter/control":          {},
 	"pkg/mounter/volumectl":        {"pkg/crypto", "pkg/mounter/control", "pkg/volume", "pkg/volume/vfs"},
@@ -55,8 +57,8 @@ var allowed = map[string][]string{
 // "test" for all commands and all packages of test helpers; "*" is everyone.
 var confined = map[string][]string{
 	"github.com/andybalholm/brotli":               {"pkg/selfenc"},
-	"github.com/aws/aws-sdk-go-v2":                {"pkg/selfenc/chunkstore"},
-	"github.com/aws/smithy-go":                    {"pkg/selfenc/chunkstore"},
+	"github.com/aws/aws-sdk-go-v2":                {"pkg/backend/ebs", "pkg/selfenc/chunkstore"},
+	"github.com/aws/smithy-go":                    {"pkg/backend/ebs", "pkg/selfenc/chunkstore"},
 	"github.com/container-storage-interface/spec": {"pkg/csi", "cmd"},
 	"github.com/dchest/siphash":                   {"pkg/volume"},
 	"github.com/hanwen/go-fuse/v2":                {"pkg/volume/fusefs", "test"},
