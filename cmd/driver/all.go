@@ -10,6 +10,7 @@ import (
 
 func allCommand() *cobra.Command {
 	var endpoint string
+	var selfAttach bool
 	var b backendFlags
 	var m mounterFlags
 	c := &cobra.Command{
@@ -26,10 +27,11 @@ func allCommand() *cobra.Command {
 				return err
 			}
 			defer m.quit(client)
-			return serve(c.Context(), csi.Options{Endpoint: endpoint, Controller: back, Node: back, Mounter: client, KubeletDir: m.kubeletDir})
+			return serve(c.Context(), csi.Options{Endpoint: endpoint, Controller: back, Node: back, Mounter: client, SelfAttach: selfAttach, KubeletDir: m.kubeletDir})
 		},
 	}
 	endpointFlag(c, &endpoint)
+	c.Flags().BoolVar(&selfAttach, "self-attach", false, "attach, detach and grow volumes in the node's calls: for a cluster without attacher (CSIDriver attachRequired: false)")
 	b.add(c)
 	m.add(c)
 	return c

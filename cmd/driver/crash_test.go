@@ -33,6 +33,7 @@ type rig struct {
 	ctrl csi.ControllerClient
 	node csi.NodeClient
 	cmds map[string]*exec.Cmd
+	self bool // attaches by itself, with a mounter as a role of its own
 }
 
 func newRig(t *testing.T) *rig {
@@ -92,8 +93,11 @@ func (r *rig) start(role string, kill int) {
 	if role == "node" || role == "all" {
 		args = append(args, "--mounter-dir", r.path("mounter"), "--kubelet-dir", r.path("kubelet"))
 	}
-	if role == "node" {
+	if role == "node" || r.self && role == "all" {
 		args = append(args, "--external-mounter")
+	}
+	if r.self && role == "all" {
+		args = append(args, "--self-attach")
 	}
 	base := mountertest.Command("driver")
 	cmd := exec.Command(base[0], append(base[1:], args...)...)
@@ -279,7 +283,7 @@ func (r *rig) wantClean() {
 // TestDriverKilledAtAnyStep ends the driver with SIGKILL before each step that any call makes, in the services and in the
 // backend; a new driver gets the same call again, as the CO does, and all converges.
 func TestDriverKilledAtAnyStep(t *testing.T) {
-	killedAtAnyStep(t, 1, func(w *workflow) []func() error {
+	killedAtAnyStep(t, 1, false, func(w *workflow) []func() error {
 		return slices.Concat(w.up(), w.expand(), w.down())
 	})
 }
@@ -290,10 +294,22 @@ func TestRawDriverKilledAtAnyStep(t *testing.T) {
 	if testing.Short() {
 		stride = 5
 	}
-	killedAtAnyStep(t, stride, func(w *workflow) []func() error {
+	killedAtAnyStep(t, stride, false, func(w *workflow) []func() error {
 		w.capability = blockDevice()
 		up := w.up()
 		return slices.Concat(up[:1], w.copies(), up[1:], w.expand(), w.down())
+	})
+}
+
+// TestSelfAttachKilledAtAnyStep: the same of a driver whose node service attaches and grows, beside a mounter that goes on.
+func TestSelfAttachKilledAtAnyStep(t *testing.T) {
+	stride := 1
+	if testing.Short() {
+		stride = 5
+	}
+	killedAtAnyStep(t, stride, true, func(w *workflow) []func() error {
+		up, down := w.up(), w.down()
+		return slices.Concat(up[:1], up[2:], w.expand()[1:], down[:2], down[3:])
 	})
 }
 
@@ -318,12 +334,15 @@ func (w *workflow) copies() []func() error {
 	}
 }
 
-func killedAtAnyStep(t *testing.T, stride int, calls func(*workflow) []func() error) {
+func killedAtAnyStep(t *testing.T, stride int, self bool, calls func(*workflow) []func() error) {
 	t.Helper()
 	for n := 1; ; n += stride {
 		killed := false
 		t.Run(fmt.Sprint("step ", n), func(t *testing.T) {
 			r := newRig(t)
+			if r.self = self; self {
+				r.start("mounter", 0)
+			}
 			r.start("all", n)
 			r.connect("all", "all")
 			w := &workflow{r: r}

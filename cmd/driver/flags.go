@@ -73,7 +73,7 @@ type mounterFlags struct {
 func (m *mounterFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&m.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "all staging and target paths must lie below")
 	c.Flags().StringVar(&m.stateDir, "mounter-dir", "/var/lib/sealvol/mounter", "the mounter's state directory with its socket")
-	c.Flags().BoolVar(&m.external, "external-mounter", false, "never start a mounter; wait for one that runs as a role of its own")
+	c.Flags().BoolVar(&m.external, "external-mounter", false, "never start a mounter: one runs as a role of its own")
 	m.server.add(c)
 }
 
@@ -86,16 +86,13 @@ func makeParent(dir string) error {
 	return os.MkdirAll(filepath.Dir(abs), 0o755)
 }
 
-// startTimeout bounds starting or waiting for the mounter.
+// startTimeout bounds starting the mounter.
 const startTimeout = 30 * time.Second
 
 // mounter finds or starts the mounter.
 func (m *mounterFlags) mounter(ctx context.Context) (csi.Mounter, error) {
-	if m.external {
-		ctx, cancel := context.WithTimeout(ctx, startTimeout)
-		defer cancel()
-		c := mounter.Client{Socket: mounter.SocketPath(m.stateDir)}
-		return c, c.WaitUp(ctx, nil)
+	if m.external { // not waited for: until it is up the driver says that it is not ready, and node calls that it is unavailable
+		return mounter.Client{Socket: mounter.SocketPath(m.stateDir)}, nil
 	}
 	if err := makeParent(m.stateDir); err != nil {
 		return nil, err

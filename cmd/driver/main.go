@@ -6,6 +6,7 @@
 //	mounter     starts and supervises mount servers
 //	mount       serves one volume; started by the mounter
 //	loop        binds loop devices of raw block volumes; started by the mounter
+//	probe       asks a driver or a mounter whether it is alive
 package main
 
 import (
@@ -43,9 +44,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		Version: version, SilenceErrors: true, SilenceUsage: true,
 		Long: `CSI driver of Sealvol: encrypted volumes for Kubernetes.
 
-Each role is a process. In a cluster, "controller" runs once per node (the local
-backend) or once, "node" and "mounter" on every node; "all" is for trying it out
-and for single machines. Keys come only as node stage and node publish secrets.`,
+Each role is a process. With the local backend, a cluster has "all --self-attach
+--external-mounter" and "mounter" on every node, and "controller --self-attach" beside
+csi-resizer; "all" alone is for trying it out and for single machines. Keys come
+only as node stage and node publish secrets.`,
 	}
 	root.SetArgs(args)
 	root.SetOut(stdout)
@@ -55,7 +57,7 @@ and for single machines. Keys come only as node stage and node publish secrets.`
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		return errors.Join(crypto.HardenProcess(), log.set(stderr)) // keys pass through every role but the controller
 	}
-	root.AddCommand(allCommand(), controllerCommand(), nodeCommand(), mounterCommand(), mountCommand(), loopCommand())
+	root.AddCommand(allCommand(), controllerCommand(), nodeCommand(), mounterCommand(), mountCommand(), loopCommand(), probeCommand())
 	return root.ExecuteContext(ctx)
 }
 

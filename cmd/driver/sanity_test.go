@@ -30,17 +30,30 @@ var allowedSkips = []string{
 // pendingUpstream is the one spec that csi-test itself has switched off.
 const pendingUpstream = "pagination should detect volumes added between pages"
 
-// envAccess is "block" where TestSanity is to use raw block volumes.
-const envAccess = "SEALVOL_TEST_ACCESS"
+// selfAttachSkips are more of them where the node attaches and grows.
+var selfAttachSkips = []string{
+	"Controller Publish, UnpublishVolume not supported", "ControllerPublishVolume not supported", "ControllerUnpublishVolume not supported",
+	"Controller expand volume not supported", "ControllerExpandVolume not supported",
+}
 
-// TestSanityBlock is TestSanity with raw block volumes, in a process of its own: ginkgo runs once in each.
-func TestSanityBlock(t *testing.T) {
+const (
+	envAccess     = "SEALVOL_TEST_ACCESS"      // "block": TestSanity is to use raw block volumes
+	envSelfAttach = "SEALVOL_TEST_SELF_ATTACH" // "1": its driver attaches by itself
+)
+
+// TestSanityBlock is TestSanity with raw block volumes, TestSanitySelfAttach with a driver that attaches by itself.
+func TestSanityBlock(t *testing.T)      { sanityAgain(t, envAccess+"=block") }
+func TestSanitySelfAttach(t *testing.T) { sanityAgain(t, envSelfAttach+"=1") }
+
+// sanityAgain is TestSanity in a process of its own: ginkgo runs once in each.
+func sanityAgain(t *testing.T, env string) {
+	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(exe, "-test.run=^TestSanity$", "-test.v", "-test.count=1")
-	cmd.Env = append(os.Environ(), envAccess+"=block")
+	cmd.Env = append(os.Environ(), env)
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "--- PASS: TestSanity") {
 		t.Fatalf("%v\n%s", err, out)
@@ -65,9 +78,13 @@ func TestSanity(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	endpoint := "unix://" + filepath.Join(dir, "csi.sock")
+	args, skips, least := []string(nil), allowedSkips, 85
+	if os.Getenv(envSelfAttach) != "" {
+		args, skips, least = []string{"--self-attach"}, slices.Concat(allowedSkips, selfAttachSkips), 70
+	}
 	go func() {
-		done <- run(ctx, []string{"all", "--endpoint", endpoint, "--node-id", "node-1", "--local-dir", filepath.Join(dir, "local"),
-			"--mounter-dir", filepath.Join(dir, "mounter"), "--kubelet-dir", kubelet, "--max-volumes", "5", "--log-level", "debug"}, io.Discard, io.Discard)
+		done <- run(ctx, append([]string{"all", "--endpoint", endpoint, "--node-id", "node-1", "--local-dir", filepath.Join(dir, "local"),
+			"--mounter-dir", filepath.Join(dir, "mounter"), "--kubelet-dir", kubelet, "--max-volumes", "5", "--log-level", "debug"}, args...), io.Discard, io.Discard)
 	}()
 	defer func() {
 		cancel()
@@ -106,7 +123,7 @@ func TestSanity(t *testing.T) {
 		case types.SpecStatePassed:
 			ran++
 		case types.SpecStateSkipped:
-			if !slices.Contains(allowedSkips, s.Failure.Message) {
+			if !slices.Contains(skips, s.Failure.Message) {
 				t.Errorf("skipped: %s: %s", s.FullText(), s.Failure.Message)
 			}
 		case types.SpecStatePending:
@@ -118,7 +135,7 @@ func TestSanity(t *testing.T) {
 		}
 	}
 	t.Logf("%d specs passed", ran)
-	if ran < 85 {
+	if ran < least {
 		t.Errorf("only %d specs ran", ran)
 	}
 }

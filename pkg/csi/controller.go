@@ -2,6 +2,7 @@ package csi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -20,6 +21,7 @@ type controllerServer struct {
 	snapshots backend.Snapshotter // nil: the backend has none
 	tunable   backend.Tunable     // nil: the backend has no parameters of its own
 	meter     backend.Meter       // nil: the backend does not know how much room there is
+	self      *selfAttach         // nil: attached and grown by calls of this service
 	hook      func(step string)
 }
 
@@ -28,15 +30,19 @@ const publishReadOnly = "readOnly"
 
 var controllerCapabilities = []csi.ControllerServiceCapability_RPC_Type{
 	csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME,
-	csi.ControllerServiceCapability_RPC_PUBLISH_UNPUBLISH_VOLUME,
-	csi.ControllerServiceCapability_RPC_PUBLISH_READONLY,
 	csi.ControllerServiceCapability_RPC_LIST_VOLUMES,
-	csi.ControllerServiceCapability_RPC_LIST_VOLUMES_PUBLISHED_NODES,
-	csi.ControllerServiceCapability_RPC_EXPAND_VOLUME,
 	csi.ControllerServiceCapability_RPC_GET_VOLUME,
 	csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
 	csi.ControllerServiceCapability_RPC_GET_VOLUME_HEALTH,
 	csi.ControllerServiceCapability_RPC_LIST_VOLUME_HEALTH,
+}
+
+// attachCapabilities are those of a controller that attaches and grows volumes; with self-attach the node does.
+var attachCapabilities = []csi.ControllerServiceCapability_RPC_Type{
+	csi.ControllerServiceCapability_RPC_PUBLISH_UNPUBLISH_VOLUME,
+	csi.ControllerServiceCapability_RPC_PUBLISH_READONLY,
+	csi.ControllerServiceCapability_RPC_LIST_VOLUMES_PUBLISHED_NODES,
+	csi.ControllerServiceCapability_RPC_EXPAND_VOLUME,
 }
 
 // snapshotCapabilities are those of a backend that is a backend.Snapshotter.
@@ -50,6 +56,9 @@ var snapshotCapabilities = []csi.ControllerServiceCapability_RPC_Type{
 func (s *controllerServer) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
 	resp := &csi.ControllerGetCapabilitiesResponse{}
 	caps := controllerCapabilities
+	if s.self == nil {
+		caps = slices.Concat(caps, attachCapabilities)
+	}
 	if s.snapshots != nil {
 		caps = slices.Concat(caps, snapshotCapabilities)
 	}
@@ -79,10 +88,20 @@ func (s *controllerServer) CreateVolume(ctx context.Context, r *csi.CreateVolume
 	s.hook("create")
 	v, err := s.backend.Create(ctx, spec)
 	if err != nil {
-		return nil, fmt.Errorf("create volume: %w", err)
+		return nil, fmt.Errorf("create volume: %w", s.elsewhere(r, err))
 	}
 	s.hook("created")
 	return &csi.CreateVolumeResponse{Volume: volume(v)}, nil
+}
+
+// elsewhere makes a source that this node does not have one that cannot be reached from here, if the CO has chosen the place: then it looks for
+// another one. What it would do with "not found" is give up.
+func (s *controllerServer) elsewhere(r *csi.CreateVolumeRequest, err error) error {
+	missing := errors.Is(err, backend.ErrSnapshotNotFound) || errors.Is(err, backend.ErrNotFound)
+	if s.self == nil || !missing || len(r.GetAccessibilityRequirements().GetRequisite()) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w: the source is not on this node", backend.ErrTopology)
 }
 
 func (s *controllerServer) createSpec(r *csi.CreateVolumeRequest) (backend.Spec, error) {
@@ -203,7 +222,11 @@ func (s *controllerServer) DeleteVolume(ctx context.Context, r *csi.DeleteVolume
 		return nil, err
 	}
 	s.hook("delete")
-	if err := s.backend.Delete(ctx, r.GetVolumeId()); err != nil {
+	err := s.backend.Delete(ctx, r.GetVolumeId())
+	if errors.Is(err, backend.ErrBusy) {
+		err = s.self.delete(ctx, r.GetVolumeId(), err)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("delete volume: %w", err)
 	}
 	s.hook("deleted")
@@ -211,6 +234,9 @@ func (s *controllerServer) DeleteVolume(ctx context.Context, r *csi.DeleteVolume
 }
 
 func (s *controllerServer) ControllerPublishVolume(ctx context.Context, r *csi.ControllerPublishVolumeRequest) (*csi.ControllerPublishVolumeResponse, error) {
+	if s.self != nil {
+		return s.UnimplementedControllerServer.ControllerPublishVolume(ctx, r)
+	}
 	if err := checkID(r.GetVolumeId()); err != nil {
 		return nil, err
 	}
@@ -248,6 +274,9 @@ func (s *controllerServer) ControllerPublishVolume(ctx context.Context, r *csi.C
 }
 
 func (s *controllerServer) ControllerUnpublishVolume(ctx context.Context, r *csi.ControllerUnpublishVolumeRequest) (*csi.ControllerUnpublishVolumeResponse, error) {
+	if s.self != nil {
+		return s.UnimplementedControllerServer.ControllerUnpublishVolume(ctx, r)
+	}
 	if err := checkID(r.GetVolumeId()); err != nil {
 		return nil, err
 	}
@@ -372,6 +401,9 @@ func (s *controllerServer) GetCapacity(ctx context.Context, r *csi.GetCapacityRe
 }
 
 func (s *controllerServer) ControllerExpandVolume(ctx context.Context, r *csi.ControllerExpandVolumeRequest) (*csi.ControllerExpandVolumeResponse, error) {
+	if s.self != nil {
+		return s.UnimplementedControllerServer.ControllerExpandVolume(ctx, r)
+	}
 	if err := checkID(r.GetVolumeId()); err != nil {
 		return nil, err
 	}
@@ -395,19 +427,26 @@ func (s *controllerServer) ControllerExpandVolume(ctx context.Context, r *csi.Co
 			return nil, err
 		}
 	}
-	required, limit := r.GetCapacityRange().GetRequiredBytes(), r.GetCapacityRange().GetLimitBytes()
-	if isBlockContext(v.Parameters) && (required > 0 || limit > 0) {
-		if required, limit, err = rawRange(required, limit); err != nil {
-			return nil, err
-		}
-	}
 	s.hook("expand")
-	n, err := s.backend.Expand(ctx, r.GetVolumeId(), required, limit)
+	n, err := expand(ctx, s.backend, v, r.GetCapacityRange().GetRequiredBytes(), r.GetCapacityRange().GetLimitBytes())
 	if err != nil {
-		return nil, fmt.Errorf("expand volume: %w", err)
+		return nil, err
 	}
 	s.hook("expanded")
 	return &csi.ControllerExpandVolumeResponse{CapacityBytes: capacityOf(n, v.Parameters), NodeExpansionRequired: true}, nil
+}
+
+// expand grows a volume's device so that its user gets a size, and returns the device's.
+func expand(ctx context.Context, b backend.Controller, v backend.Volume, required, limit int64) (n int64, err error) {
+	if isBlockContext(v.Parameters) && (required > 0 || limit > 0) {
+		if required, limit, err = rawRange(required, limit); err != nil {
+			return 0, err
+		}
+	}
+	if n, err = b.Expand(ctx, v.ID, required, limit); err != nil {
+		return 0, fmt.Errorf("expand volume: %w", err)
+	}
+	return n, nil
 }
 
 func (s *controllerServer) ControllerGetVolumeHealth(ctx context.Context, r *csi.ControllerGetVolumeHealthRequest) (*csi.ControllerGetVolumeHealthResponse, error) {

@@ -25,7 +25,7 @@ func (s *identityServer) GetPluginCapabilities(context.Context, *csi.GetPluginCa
 		service(csi.PluginCapability_Service_VOLUME_ACCESSIBILITY_CONSTRAINTS),
 		{Type: &csi.PluginCapability_VolumeExpansion_{VolumeExpansion: &csi.PluginCapability_VolumeExpansion{Type: csi.PluginCapability_VolumeExpansion_ONLINE}}},
 	}
-	if s.opt.Controller != nil {
+	if s.opt.Controller != nil || s.opt.Announce {
 		caps = append(caps, service(csi.PluginCapability_Service_CONTROLLER_SERVICE))
 	}
 	return &csi.GetPluginCapabilitiesResponse{Capabilities: caps}, nil

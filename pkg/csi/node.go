@@ -21,6 +21,7 @@ type nodeServer struct {
 	csi.UnimplementedNodeServer
 	backend backend.Node
 	mounter Mounter
+	self    *selfAttach // nil: attached and grown by calls of the controller
 	root    *root
 	hook    func(step string)
 }
@@ -132,22 +133,35 @@ func (s *nodeServer) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolume
 		return nil, err
 	}
 	defer keys.Clear()
-	if q, err = s.withDevice(ctx, q, r.GetPublishContext()); err != nil {
+	undo, err := s.self.attach(ctx, r, q)
+	if err != nil {
 		return nil, err
+	}
+	if err := s.stage(ctx, r, q, keys, found); err != nil {
+		return nil, undo(err)
+	}
+	return &csi.NodeStageVolumeResponse{}, nil
+}
+
+// stage mounts an attached volume.
+func (s *nodeServer) stage(ctx context.Context, r staging, q mounter.MountRequest, keys mounter.Keys, found bool) error {
+	q, err := s.withDevice(ctx, q, r.GetPublishContext())
+	if err != nil {
+		return err
 	}
 	if !found {
-		return nil, fmt.Errorf("%w: the stage secret has no %s", errSecrets, secretKEK)
+		return fmt.Errorf("%w: the stage secret has no %s", errSecrets, secretKEK)
 	}
 	if err := s.checkStagingPath(r.GetStagingTargetPath()); err != nil {
-		return nil, err
+		return err
 	}
 	q.Keys = keys
 	s.hook("stage")
 	if err := s.mounter.Mount(ctx, q); err != nil {
-		return nil, fmt.Errorf("stage volume: %w", err)
+		return fmt.Errorf("stage volume: %w", err)
 	}
 	s.hook("staged")
-	return &csi.NodeStageVolumeResponse{}, nil
+	return nil
 }
 
 // checkStagingPath refuses links and what is not a directory.
@@ -180,6 +194,9 @@ func (s *nodeServer) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVo
 		return nil, fmt.Errorf("unstage volume: %w", err)
 	}
 	s.hook("unstaged")
+	if err := s.self.detach(ctx, r.GetVolumeId()); err != nil {
+		return nil, err
+	}
 	return &csi.NodeUnstageVolumeResponse{}, nil
 }
 
@@ -493,6 +510,9 @@ func (s *nodeServer) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolu
 		if isBlock(c) != (h.BlockBytes > 0) {
 			return nil, fmt.Errorf("%w: the volume is mounted as a %s", errInvalid, accessTypeName(h.BlockBytes > 0))
 		}
+	}
+	if err := s.self.grow(ctx, r.GetVolumeId(), r.GetCapacityRange()); err != nil {
+		return nil, err
 	}
 	s.hook("grow")
 	n, err := s.mounter.Grow(ctx, r.GetVolumeId())

@@ -46,6 +46,7 @@ type rig struct {
 	ctrl        spec.ControllerClient
 	node        spec.NodeClient
 	mounter     mounter.Client
+	back        *local.Backend
 	stopMounter func()
 	mu          sync.Mutex
 	hook        func(step string) // guarded by mu
@@ -85,6 +86,12 @@ func (b *syncBuffer) String() string {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
+	return newRigWith(t, csi.Options{})
+}
+
+// newRigWith adds what the rig has to options.
+func newRigWith(t *testing.T, opt csi.Options) *rig {
+	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -113,9 +120,10 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	endpoint := "unix://" + r.path("csi.sock")
-	r.background(func(ctx context.Context) error {
-		return csi.Serve(ctx, csi.Options{Endpoint: endpoint, Version: "test", Controller: back, Node: back, Mounter: r.mounter, KubeletDir: r.path("kubelet"), Log: log, Hook: r.callHook})
-	})
+	opt.Endpoint, opt.Version, opt.KubeletDir, opt.Log, opt.Hook = endpoint, "test", r.path("kubelet"), log, r.callHook
+	opt.Controller, opt.Node, opt.Mounter = back, back, r.mounter
+	r.back = back
+	r.background(func(ctx context.Context) error { return csi.Serve(ctx, opt) })
 	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
 	if err != nil {
 		t.Fatal(err)

@@ -48,6 +48,11 @@ type Options struct {
 	Controller backend.Controller
 	Node       backend.Node
 	Mounter    Mounter
+	// SelfAttach lets the node service attach, detach and grow volumes itself, and needs all of the above. The controller then does neither.
+	SelfAttach bool
+	// Announce serves nothing but what the services can, for sidecars that ask no more than that of a driver which runs elsewhere with
+	// SelfAttach. It needs none of the above.
+	Announce bool
 	// KubeletDir is the directory below which all staging and target paths lie.
 	KubeletDir string
 	// Log gets one line a call. Default: slog.Default.
@@ -83,14 +88,23 @@ func NewServer(opt Options) (*grpc.Server, error) {
 	if opt.Hook == nil {
 		opt.Hook = func(string) {}
 	}
-	if opt.Controller == nil && opt.Node == nil {
+	if opt.Controller == nil && opt.Node == nil && !opt.Announce {
 		return nil, errors.New("neither controller nor node service is enabled")
 	}
 	s := grpc.NewServer(grpc.MaxRecvMsgSize(maxRequestBytes), grpc.MaxConcurrentStreams(256),
 		grpc.ChainUnaryInterceptor(logged(opt.Log), translate, recovered(opt.Log), (&inflight{}).intercept))
 	csi.RegisterIdentityServer(s, &identityServer{opt: opt})
+	if opt.Announce {
+		csi.RegisterControllerServer(s, announcedController{})
+		csi.RegisterNodeServer(s, announcedNode{})
+		return s, nil
+	}
+	self, err := newSelfAttach(opt)
+	if err != nil {
+		return nil, err
+	}
 	if opt.Controller != nil {
-		c := &controllerServer{backend: opt.Controller, hook: opt.Hook}
+		c := &controllerServer{backend: opt.Controller, self: self, hook: opt.Hook}
 		c.snapshots, _ = opt.Controller.(backend.Snapshotter)
 		c.tunable, _ = opt.Controller.(backend.Tunable)
 		c.meter, _ = opt.Controller.(backend.Meter)
@@ -104,9 +118,23 @@ func NewServer(opt Options) (*grpc.Server, error) {
 		if err != nil {
 			return nil, err
 		}
-		csi.RegisterNodeServer(s, &nodeServer{backend: opt.Node, mounter: opt.Mounter, root: root, hook: opt.Hook})
+		csi.RegisterNodeServer(s, &nodeServer{backend: opt.Node, mounter: opt.Mounter, self: self, root: root, hook: opt.Hook})
 	}
 	return s, nil
+}
+
+func newSelfAttach(opt Options) (*selfAttach, error) {
+	if !opt.SelfAttach {
+		return nil, nil
+	}
+	if opt.Controller == nil || opt.Node == nil || opt.Mounter == nil {
+		return nil, errors.New("self-attach needs the controller and the node service")
+	}
+	info, err := opt.Node.Info(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	return &selfAttach{volumes: opt.Controller, node: info.ID, mounter: opt.Mounter, hook: opt.Hook}, nil
 }
 
 // Serve serves until ctx ends, then lets calls that run come to their end.

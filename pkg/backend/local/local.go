@@ -588,6 +588,9 @@ func (b *Backend) discard(ctx context.Context, s *shelf, id string) error {
 	if b.sources[id] > 0 || b.jobs[s.prefix+hash] != nil {
 		return fmt.Errorf("%w: it is being copied", backend.ErrBusy)
 	}
+	if err := b.unlocked(r); err != nil {
+		return err
+	}
 	if r.State == ready {
 		r.State = deleting
 		if err := b.save(r); err != nil {
@@ -596,6 +599,19 @@ func (b *Backend) discard(ctx context.Context, s *shelf, id string) error {
 	}
 	b.unindex(r)
 	return b.erase(r)
+}
+
+// unlocked finds that no mount server has an image open, whatever the record says.
+func (b *Backend) unlocked(r record) error {
+	f, err := b.images.openat(imageFile(r.ID), unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil //nolint:nilerr // what cannot be opened is locked by nobody, and may be deleted
+	}
+	defer f.Close()
+	if errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK) {
+		return fmt.Errorf("%w: a mount server has it open", backend.ErrBusy)
+	}
+	return nil
 }
 
 // Get implements backend.Controller.

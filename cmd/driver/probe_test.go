@@ -1,0 +1,41 @@
+package main
+
+import (
+	"context"
+	"io"
+	"syscall"
+	"testing"
+
+	"github.com/sealvol/sealvol/pkg/mounter"
+)
+
+// TestProbe: a driver that answers is alive, one with its mounter is ready, one that is stopped is neither.
+func TestProbe(t *testing.T) {
+	r := newRig(t)
+	r.self = true
+	r.start("mounter", 0)
+	r.start("all", 0)
+	r.connect("all", "all")
+	if err := (mounter.Client{Socket: mounter.SocketPath(r.path("mounter"))}).WaitUp(r.ctx(), nil); err != nil {
+		t.Fatal(err)
+	}
+	probe := func(ok bool, args ...string) {
+		t.Helper()
+		err := run(context.Background(), append([]string{"probe", "--timeout", "2s"}, args...), io.Discard, io.Discard)
+		if (err == nil) != ok {
+			t.Fatalf("%v: %v", args, err)
+		}
+	}
+	driver := []string{"--endpoint", "unix://" + r.path("all.sock")}
+	probe(true, driver...)
+	probe(true, append(driver, "--ready")...)
+	probe(true, "--mounter-dir", r.path("mounter"))
+	r.kill("mounter")
+	probe(true, driver...)
+	probe(false, append(driver, "--ready")...)
+	probe(false, "--mounter-dir", r.path("mounter"))
+	if err := r.cmds["all"].Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	probe(false, driver...)
+}

@@ -1,0 +1,121 @@
+package csi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/sealvol/sealvol/pkg/backend"
+	"github.com/sealvol/sealvol/pkg/mounter"
+)
+
+// Self-attach is for backends whose volumes are reachable from one node alone, where the controller service runs beside the node
+// service of each node. Attaching and growing a device then are steps of the node's calls:
+//
+//	stage     attach → mount        a stage that certainly mounted nothing detaches again
+//	unstage   unmount → detach
+//	expand    grow the device → grow the volume
+//	delete    an attachment that nothing is mounted of any more is taken back first
+//
+// The backend's record is written before what it announces and taken back after, so that a crash leaves a volume attached that is not
+// mounted, never the reverse. Such a volume is staged again, unstaged or deleted; each of them finds the truth by asking the mounter.
+
+// selfAttach is nil where an attacher and a resizer call the controller for that.
+type selfAttach struct {
+	volumes backend.Controller
+	node    string // id
+	mounter Mounter
+	hook    func(step string)
+}
+
+// attach gives the volume to this node. undo is for when staging fails with the error that it gets; it returns that error.
+func (a *selfAttach) attach(ctx context.Context, r staging, q mounter.MountRequest) (undo func(error) error, err error) {
+	if a == nil {
+		return func(err error) error { return err }, nil
+	}
+	v, err := a.volumes.Get(ctx, q.Volume)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkAccessType(r.GetVolumeCapability(), v.Parameters, errPrecondition); err != nil {
+		return nil, err
+	}
+	a.hook("attach")
+	_, err = a.volumes.Attach(ctx, q.Volume, a.node, q.ReadOnly)
+	if errors.Is(err, backend.ErrAttachedOtherwise) && a.release(ctx, q.Volume) == nil {
+		_, err = a.volumes.Attach(ctx, q.Volume, a.node, q.ReadOnly)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("attach volume: %w", err)
+	}
+	a.hook("attached")
+	return func(err error) error { return a.undo(ctx, q.Volume, err) }, nil
+}
+
+// undo detaches after a stage that failed, if nothing is mounted. The kubelet unstages what may have been staged, but not after an error
+// that it takes for final. After one that tells nothing, the mounter may be at it still, and the kubelet repeats or unstages.
+func (a *selfAttach) undo(ctx context.Context, id string, err error) error {
+	if ctx.Err() != nil || errors.Is(err, mounter.ErrUnreachable) {
+		return err
+	}
+	if rerr := a.release(ctx, id); rerr != nil && !errors.Is(rerr, backend.ErrBusy) {
+		return errors.Join(err, fmt.Errorf("detach it again: %w", rerr))
+	}
+	return err
+}
+
+// release detaches a volume that is certainly not mounted here; else backend.ErrBusy.
+func (a *selfAttach) release(ctx context.Context, id string) error {
+	_, err := a.mounter.Health(ctx, id)
+	if err == nil {
+		return fmt.Errorf("%w: it is mounted", backend.ErrBusy)
+	}
+	if !errors.Is(err, mounter.ErrNotMounted) {
+		return err
+	}
+	return a.detach(ctx, id)
+}
+
+// detach takes the volume from this node, after it has been unmounted.
+func (a *selfAttach) detach(ctx context.Context, id string) error {
+	if a == nil {
+		return nil
+	}
+	a.hook("detach")
+	if err := a.volumes.Detach(ctx, id, a.node); err != nil {
+		return fmt.Errorf("detach volume: %w", err)
+	}
+	a.hook("detached")
+	return nil
+}
+
+// grow brings a mounted volume's device to a size.
+func (a *selfAttach) grow(ctx context.Context, id string, r *csi.CapacityRange) error {
+	required, limit := r.GetRequiredBytes(), r.GetLimitBytes()
+	if a == nil || required == 0 && limit == 0 {
+		return nil
+	}
+	v, err := a.volumes.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	a.hook("expand")
+	if _, err := expand(ctx, a.volumes, v, required, limit); err != nil {
+		return err
+	}
+	a.hook("expanded")
+	return nil
+}
+
+// delete deletes a volume that a crash has left attached.
+func (a *selfAttach) delete(ctx context.Context, id string, busy error) error {
+	if a == nil {
+		return busy
+	}
+	if err := a.release(ctx, id); err != nil {
+		return errors.Join(busy, err)
+	}
+	return a.volumes.Delete(ctx, id)
+}
