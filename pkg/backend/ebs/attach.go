@@ -110,14 +110,11 @@ func (b *Backend) beginAttach(ctx context.Context, v types.Volume, node string, 
 		return "", nil, err
 	}
 	id := aws.ToString(v.VolumeId)
-	device, release, err = b.names.choose(i, id)
+	device, card, release, err := b.names.choose(i, id, b.cards(ctx, i))
 	if err != nil {
 		return "", nil, err
 	}
-	in := &ec2.AttachVolumeInput{VolumeId: aws.String(id), InstanceId: aws.String(node), Device: aws.String(device)}
-	if c := b.cardFor(ctx, i); c > 0 {
-		in.EbsCardIndex = aws.Int32(c)
-	}
+	in := &ec2.AttachVolumeInput{VolumeId: aws.String(id), InstanceId: aws.String(node), Device: aws.String(device), EbsCardIndex: optional(card)}
 	_, err = b.ec2.AttachVolume(ctx, in)
 	err = translate("AttachVolume", err)
 	var e *ec2Error

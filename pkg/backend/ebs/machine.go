@@ -2,7 +2,6 @@ package ebs
 
 import (
 	"context"
-	"math"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -68,28 +67,11 @@ func (m machine) room(interfaces, others int64) int64 {
 	return max(n, 1) // 0 would mean no limit
 }
 
-// cardFor is the EBS card with the fewest attachments; 0 if there is one, or EC2 may choose.
-func (b *Backend) cardFor(ctx context.Context, i types.Instance) int32 {
-	if n, ok := b.types.get(string(i.InstanceType)); ok && n.cards == 1 {
-		return 0
-	}
+// cards is how many EBS cards an instance has; if EC2 does not tell, the first is used.
+func (b *Backend) cards(ctx context.Context, i types.Instance) int32 {
 	m, err := b.machineOf(ctx, string(i.InstanceType))
-	if err != nil || m.cards == 1 {
-		return 0 // EC2 then takes the first
+	if err != nil {
+		return 1
 	}
-	count := make([]int, m.cards)
-	for _, d := range i.BlockDeviceMappings {
-		if d.Ebs != nil {
-			if c := aws.ToInt32(d.Ebs.EbsCardIndex); c >= 0 && c < m.cards {
-				count[c]++
-			}
-		}
-	}
-	best, least := int32(0), math.MaxInt
-	for c, n := range count {
-		if n < least {
-			best, least = int32(c), n
-		}
-	}
-	return best
+	return m.cards
 }

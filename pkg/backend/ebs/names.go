@@ -26,40 +26,75 @@ func makeDeviceNames() []string {
 	return l
 }
 
-// nameAllocator chooses device names. A name is taken from its choice until the attachment shows in describes.
+// nameAllocator chooses device names, and the EBS card where an instance has several. A choice is held until the attachment shows in describes.
 type nameAllocator struct {
-	mu    sync.Mutex
-	taken map[string]string // "instance name" -> volume; guarded by mu
-	bad   memory[bool]      // "instance name" that EC2 refused or on which an attachment hung
+	mu   sync.Mutex
+	held map[string]heldName // by "instance name"; guarded by mu
+	bad  memory[bool]        // "instance name" that EC2 refused or on which an attachment hung
 }
 
-// choose takes a name for a volume. Names that went wrong come last.
-func (a *nameAllocator) choose(i types.Instance, volume string) (name string, release func(), err error) {
+type heldName struct {
+	volume string
+	card   int32
+}
+
+// choose takes a name for a volume, and the card with the fewest attachments. Names that went wrong come last.
+func (a *nameAllocator) choose(i types.Instance, volume string, cards int32) (name string, card int32, release func(), err error) {
 	id := aws.ToString(i.InstanceId)
 	used := map[string]bool{aws.ToString(i.RootDeviceName): true}
+	count := make([]int, max(cards, 1))
 	for _, m := range i.BlockDeviceMappings {
 		used[aws.ToString(m.DeviceName)] = true
+		if m.Ebs != nil {
+			if c := aws.ToInt32(m.Ebs.EbsCardIndex); c >= 0 && int(c) < len(count) {
+				count[c]++
+			}
+		}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	last := ""
 	for _, n := range deviceNames {
 		key := id + " " + n
-		if holder := a.taken[key]; used[n] || used[alias(n)] || holder != "" && holder != volume {
+		h, held := a.held[key]
+		if used[n] || used[alias(n)] {
+			continue
+		}
+		if held && h.volume != volume {
+			if int(h.card) < len(count) {
+				count[h.card]++
+			}
 			continue
 		}
 		if _, bad := a.bad.get(key); bad {
 			if last == "" {
 				last = n
 			}
-			continue
+		} else if name == "" {
+			name = n // go on: what others hold counts
 		}
-		return a.take(key, n, volume)
 	}
-	if last != "" {
-		return a.take(id+" "+last, last, volume)
+	if name == "" {
+		name = last
 	}
-	return "", nil, fmt.Errorf("%w: no device name is free", backend.ErrTooManyAttached)
+	if name == "" {
+		return "", 0, nil, fmt.Errorf("%w: no device name is free", backend.ErrTooManyAttached)
+	}
+	for c := range count {
+		if count[c] < count[card] {
+			card = int32(c)
+		}
+	}
+	key := id + " " + name
+	if a.held == nil {
+		a.held = map[string]heldName{}
+	}
+	a.held[key] = heldName{volume, card}
+	return name, card, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.held, key)
+	}, nil
 }
 
 // alias is what some kernels make of a name: sdb and xvdb are one device to them.
@@ -71,19 +106,6 @@ func alias(n string) string {
 		return "/dev/sd" + n[8:]
 	}
 	return n
-}
-
-// take is called with mu held.
-func (a *nameAllocator) take(key, name, volume string) (string, func(), error) {
-	if a.taken == nil {
-		a.taken = map[string]string{}
-	}
-	a.taken[key] = volume
-	return name, func() {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		delete(a.taken, key)
-	}, nil
 }
 
 // spoil remembers that a name went wrong.

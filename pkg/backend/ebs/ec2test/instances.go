@@ -33,7 +33,7 @@ var instanceTypes = map[string]struct {
 	"m7i.large":       {Max: 32, Cards: 1},
 	"r8gb.metal-48xl": {Max: 64, Cards: 2},
 	"t3.old":          {Max: 28, Cards: 1, Shared: true, Unsaid: true},
-	"m4.large":        {Max: 39, Cards: 1, Shared: true, Xen: true, Unsaid: true},
+	"m4.large":        {Max: 39, Cards: 1, Xen: true, Unsaid: true},
 }
 
 // AddInstance starts a machine and returns its id.
