@@ -3,6 +3,8 @@ package ebs
 import (
 	"context"
 	"errors"
+	"io"
+	"net/http"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -54,7 +56,21 @@ func loadConfig(ctx context.Context, o Options) (aws.Config, error) {
 	if o.Region != "" {
 		opts = append(opts, config.WithRegion(o.Region))
 	}
-	return config.LoadDefaultConfig(ctx, opts...)
+	cfg, err := config.LoadDefaultConfig(ctx, opts...)
+	cfg.HTTPClient = plainBody{cfg.HTTPClient}
+	return cfg, err
+}
+
+// plainBody hides WriteTo of request bodies. That of smithy-go fails with io.EOF once the SDK has closed the body, which net/http then takes for a failed
+// request and cuts the connection, if an answer arrives before net/http has looked for the end of the body: one call in some thousands.
+type plainBody struct{ client aws.HTTPClient }
+
+// Do implements aws.HTTPClient.
+func (p plainBody) Do(r *http.Request) (*http.Response, error) {
+	if r.Body != nil {
+		r.Body = struct{ io.ReadCloser }{r.Body}
+	}
+	return p.client.Do(r)
 }
 
 func newAPI(cfg aws.Config, o Options) api {

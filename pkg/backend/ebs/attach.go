@@ -44,7 +44,7 @@ func (b *Backend) Attach(ctx context.Context, id, node string, readOnly bool) (m
 		if a != nil && (tagMap(v.Tags)[tagReadOnly] == node) != readOnly {
 			return nil, fmt.Errorf("%w: %s", backend.ErrAttachedOtherwise, id)
 		}
-		device, release := "", func() {}
+		device, release := "", func(bool) {}
 		if a == nil {
 			if device, release, err = b.beginAttach(ctx, v, node, readOnly); errors.Is(err, errTryName) {
 				continue
@@ -54,7 +54,7 @@ func (b *Backend) Attach(ctx context.Context, id, node string, readOnly bool) (m
 			}
 		}
 		v, err = b.attached(ctx, id, node, device, readOnly)
-		release()
+		release(err == nil)
 		if errors.Is(err, errTryName) {
 			continue
 		}
@@ -101,7 +101,7 @@ func (b *Backend) freeFor(ctx context.Context, id, node string) (v types.Volume,
 }
 
 // beginAttach asks EC2 to attach, at a device name that it chooses. The name is held until release is called.
-func (b *Backend) beginAttach(ctx context.Context, v types.Volume, node string, readOnly bool) (device string, release func(), err error) {
+func (b *Backend) beginAttach(ctx context.Context, v types.Volume, node string, readOnly bool) (device string, release func(attached bool), err error) {
 	i, err := b.instance(ctx, node)
 	if err != nil {
 		return "", nil, err
@@ -123,10 +123,10 @@ func (b *Backend) beginAttach(ctx context.Context, v types.Volume, node string, 
 		return device, release, nil
 	case errors.As(err, &e) && e.code == codeBadValue && strings.Contains(e.message, "already in use"), isCode(err, codeBadValue) && strings.Contains(err.Error(), "device name"):
 		b.names.spoil(node, device)
-		release()
+		release(false)
 		return "", nil, errTryName
 	}
-	release()
+	release(false)
 	return "", nil, err
 }
 

@@ -131,7 +131,7 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 	}
 	b.ec2 = newAPI(cfg, o)
 	b.suspects.last, b.gone.last, b.tokens.last, b.limits.last, b.types.last = o.Timing.Forget, o.Timing.Forget, o.Timing.Forget, o.Timing.Forget, o.Timing.Forget
-	b.names.bad.last = o.Timing.Forget
+	b.names.bad.last, b.names.settle = o.Timing.Forget, o.Timing.Settle
 	b.pending.b = b
 	b.makeBatchers()
 	return b, nil

@@ -3,6 +3,7 @@ package ebs
 import (
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
@@ -26,20 +27,22 @@ func makeDeviceNames() []string {
 	return l
 }
 
-// nameAllocator chooses device names, and the EBS card where an instance has several. A choice is held until the attachment shows in describes.
+// nameAllocator chooses device names, and the EBS card where an instance has several. A choice is held until the attachment must show in describes.
 type nameAllocator struct {
-	mu   sync.Mutex
-	held map[string]heldName // by "instance name"; guarded by mu
-	bad  memory[bool]        // "instance name" that EC2 refused or on which an attachment hung
+	mu     sync.Mutex
+	held   map[string]heldName // by "instance name"; guarded by mu
+	settle time.Duration       // how far behind describes are
+	bad    memory[bool]        // "instance name" that EC2 refused or on which an attachment hung
 }
 
 type heldName struct {
 	volume string
 	card   int32
+	until  time.Time // zero while it is being attached
 }
 
 // choose takes a name for a volume, and the card with the fewest attachments. Names that went wrong come last.
-func (a *nameAllocator) choose(i types.Instance, volume string, cards int32) (name string, card int32, release func(), err error) {
+func (a *nameAllocator) choose(i types.Instance, volume string, cards int32) (name string, card int32, release func(attached bool), err error) {
 	id := aws.ToString(i.InstanceId)
 	used := map[string]bool{aws.ToString(i.RootDeviceName): true}
 	count := make([]int, max(cards, 1))
@@ -57,6 +60,10 @@ func (a *nameAllocator) choose(i types.Instance, volume string, cards int32) (na
 	for _, n := range deviceNames {
 		key := id + " " + n
 		h, held := a.held[key]
+		if held && !h.until.IsZero() && time.Now().After(h.until) {
+			delete(a.held, key)
+			held = false
+		}
 		if used[n] || used[alias(n)] {
 			continue
 		}
@@ -89,11 +96,15 @@ func (a *nameAllocator) choose(i types.Instance, volume string, cards int32) (na
 	if a.held == nil {
 		a.held = map[string]heldName{}
 	}
-	a.held[key] = heldName{volume, card}
-	return name, card, func() {
+	a.held[key] = heldName{volume: volume, card: card}
+	return name, card, func(attached bool) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		delete(a.held, key)
+		if !attached {
+			delete(a.held, key)
+			return
+		}
+		a.held[key] = heldName{volume, card, time.Now().Add(a.settle)} // who has described the instance before this does not know
 	}, nil
 }
 

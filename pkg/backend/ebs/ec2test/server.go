@@ -152,7 +152,7 @@ func (s *Server) Region() string { return s.opt.Region }
 // Isolate makes this process unable to reach AWS or a metadata service by the SDK's defaults: its endpoints lead to a closed port of
 // loopback. For TestMain of every package that links the SDK.
 func Isolate() error {
-	var errs []error
+	errs := []error{os.Unsetenv("AWS_CA_BUNDLE"), os.Unsetenv("AWS_PROFILE")}
 	for k, v := range map[string]string{"AWS_ENDPOINT_URL": NoEndpoint, "AWS_EC2_METADATA_SERVICE_ENDPOINT": NoEndpoint, "AWS_EC2_METADATA_DISABLED": "true", "AWS_REGION": "nowhere-1",
 		"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"} {
 		errs = append(errs, os.Setenv(k, v))
