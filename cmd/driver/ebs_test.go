@@ -38,7 +38,10 @@ var ebsSkips = []string{"GetCapacity not supported"}
 
 // quickEBS is EC2's timing, a hundred times as fast.
 var quickEBS = ebs.Timing{Batch: 5 * time.Millisecond, Coalesce: 20 * time.Millisecond, CreateFirst: 10 * time.Millisecond, Poll: 10 * time.Millisecond, PollMost: 100 * time.Millisecond,
-	StuckAttach: time.Second, Settle: 300 * time.Millisecond, Patience: 10 * time.Second, DeviceAppear: 5 * time.Second}
+	StuckAttach: time.Second, Settle: 600 * time.Millisecond, Patience: 10 * time.Second, DeviceAppear: 5 * time.Second}
+
+var ebsDelays = ec2test.Delays{Create: 30 * time.Millisecond, Attach: 30 * time.Millisecond, Detach: 30 * time.Millisecond,
+	Modify: 30 * time.Millisecond, Optimize: 20 * time.Millisecond, Snapshot: 30 * time.Millisecond, Lag: 10 * time.Millisecond}
 
 const ebsNode = "i-0123456789abcdef0"
 
@@ -52,8 +55,7 @@ type standIn struct {
 
 func newEC2(t *testing.T, dir string) standIn {
 	t.Helper()
-	s, err := ec2test.New(ec2test.Options{Disks: dir, Delays: ec2test.Delays{Create: 30 * time.Millisecond, Attach: 30 * time.Millisecond, Detach: 30 * time.Millisecond,
-		Modify: 30 * time.Millisecond, Optimize: 20 * time.Millisecond, Snapshot: 30 * time.Millisecond, Lag: 10 * time.Millisecond}})
+	s, err := ec2test.New(ec2test.Options{Disks: dir, Delays: ebsDelays})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -326,11 +328,14 @@ func (c *controllerProcess) again() {
 	c.start()
 }
 
-// ebsLife is all that a controller does for a volume; each call is repeated until it succeeds, and the number of calls to EC2 is returned. The n-th is the
+// ebsLife is all that a controller does for a volume; each call is repeated until it succeeds, and the calls to EC2 are returned. The n-th is the
 // driver's last: before it is carried out, or after.
-func ebsLife(t *testing.T, n int, carriedOut bool) int {
+func ebsLife(t *testing.T, n int, carriedOut bool, lag time.Duration) []ec2test.Call {
 	dir := t.TempDir()
 	s := newEC2(t, "")
+	late := ebsDelays
+	late.Lag = lag
+	s.SetDelays(late)
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -413,24 +418,37 @@ func ebsLife(t *testing.T, n int, carriedOut bool) int {
 	if left := s.Snapshots(); len(left) != 0 {
 		t.Errorf("call %d: left: %v", n, left)
 	}
-	return len(s.Calls())
+	return s.Calls()
 }
 
 // TestEBSKilledAtAnyCall ends the driver with SIGKILL at each call to EC2, before and after it is carried out.
 func TestEBSKilledAtAnyCall(t *testing.T) {
-	total := ebsLife(t, -1, false)
-	t.Logf("%d calls in a life", total)
+	calls := ebsLife(t, -1, false, ebsDelays.Lag)
+	t.Logf("%d calls in a life", len(calls))
 	stride := 1
 	if testing.Short() {
 		stride = 6
 	}
 	var g errgroup.Group
-	g.SetLimit(4)
-	for n := 0; n < total; n += stride {
-		g.Go(func() error {
-			t.Run(fmt.Sprint(n), func(t *testing.T) { ebsLife(t, n, n%2 == 0) })
-			return nil
-		})
+	g.SetLimit(6)
+	for n := range calls {
+		change := !strings.HasPrefix(calls[n].Action, "Describe")
+		if n%stride != 0 && !strings.HasPrefix(calls[n].Action, "Create") {
+			continue
+		}
+		for _, carriedOut := range []bool{false, true} {
+			if !change && carriedOut {
+				continue // nothing was
+			}
+			lag := ebsDelays.Lag
+			if change && carriedOut {
+				lag = quickEBS.Settle / 2 // the next driver does not see it at first
+			}
+			g.Go(func() error {
+				t.Run(fmt.Sprint(n, calls[n].Action, carriedOut), func(t *testing.T) { ebsLife(t, n, carriedOut, lag) })
+				return nil
+			})
+		}
 	}
 	_ = g.Wait()
 }

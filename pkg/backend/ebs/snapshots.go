@@ -76,24 +76,40 @@ func (b *Backend) makeSnapshot(ctx context.Context, spec backend.SnapshotSpec, c
 	if tags, err = b.tagsFor(spec.Name, origin, params); err != nil {
 		return s, err
 	}
-	_, err = b.ec2.CreateSnapshot(ctx, &ec2.CreateSnapshotInput{VolumeId: aws.String(spec.Volume), Description: aws.String("made by csi.sealvol.dev"),
+	out, err := b.ec2.CreateSnapshot(ctx, &ec2.CreateSnapshotInput{VolumeId: aws.String(spec.Volume), Description: aws.String("made by csi.sealvol.dev"),
 		TagSpecifications: tagSpec(types.ResourceTypeSnapshot, tags)}, once)
 	err = translate("CreateSnapshot", err)
 	if err != nil && !errors.Is(err, backend.ErrUnavailable) {
 		return s, err
 	}
-	// Without an answer it may have been made.
-	end, cause := time.Now().Add(b.opt.Timing.Settle), err
+	made := ""
+	if err == nil {
+		made = aws.ToString(out.SnapshotId)
+	}
+	return b.seenSnapshot(ctx, coded, made, err)
+}
+
+// seenSnapshot waits until describes show the snapshot of a name. Made is the one that has just been cut; "" if the answer was the error cause: it may have been
+// cut all the same. If an older one turns up, the answer to whose creation was lost, that one counts.
+func (b *Backend) seenSnapshot(ctx context.Context, coded, made string, cause error) (s types.Snapshot, err error) {
+	end := time.Now().Add(b.opt.Timing.Settle)
 	err = b.poll(ctx, 0, func() error {
 		var found bool
 		var err error
-		if s, found, err = b.findSnapshot(ctx, coded); err != nil || found {
+		if s, found, err = b.findSnapshot(ctx, coded); err != nil {
 			return err
 		}
-		if cause != nil && time.Now().After(end) {
+		switch {
+		case made == "" && time.Now().Before(end):
+			return errNotYet // all that there is must show, so that none stays that nobody knows
+		case !found && made == "":
 			return cause
+		case !found:
+			return errNotYet
+		case made != "" && aws.ToString(s.SnapshotId) != made:
+			return b.deleteSnapshot(ctx, made)
 		}
-		return errNotYet
+		return nil
 	})
 	return s, err
 }
