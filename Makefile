@@ -12,7 +12,7 @@ CRASH_ROUNDS ?= 20
 
 # Folders whose tests need root, /dev/fuse or loop devices. All others need
 # neither root nor network.
-KERNEL := pkg/volume/fusefs pkg/mounter cmd test
+KERNEL := pkg/volume/fusefs pkg/mounter pkg/backend/ebs cmd test
 SANITY := pkg/csi
 CRASH  := pkg/volume pkg/volume/internal/txn pkg/volume/doublecrypt
 # The tests of those that `make crash` repeats.
@@ -34,7 +34,7 @@ unit_packages   = $(filter-out $(call within,$(KERNEL) $(SANITY)),$(all_packages
 commands        = $(filter-out %/libdoublecrypt,$(filter $(MODULE)/cmd/%,$(all_packages)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity interop libdoublecrypt list lint fmt generate check-generated demo bench clean
+.PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity interop libdoublecrypt ec2 bench-ebs moto list lint fmt generate check-generated demo bench clean
 
 help: ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -122,6 +122,22 @@ demo: setup build ## a sealed volume, end to end, on this machine
 bench: build ## our volume beside gocryptfs, ext4 and a file system in memory: BENCH_FLAGS="-short", "-gp3", ...
 	@.ci/setup bench
 	bin/bench $(BENCH_FLAGS)
+
+ec2: ## a stand-in for EC2 on loopback, to try the ebs backend: EC2_FLAGS="--fast", ...
+	@mkdir -p bin
+	$(GO) build -trimpath -o bin/ ./cmd/ec2
+	bin/ec2 $(EC2_FLAGS)
+
+bench-ebs: ## 200 volumes made and attached at once, by an EC2 that takes as long as the real one
+	$(GO) test -run '^$$' -bench Attach200 -benchtime 1x ./pkg/backend/ebs
+
+moto: $(BUILD)/venv-moto/ready ## what another stand-in for EC2 (moto) makes of the calls of the ebs backend
+	SEALVOL_MOTO=$(CURDIR)/$(BUILD)/venv-moto/bin/moto_server $(GO) test -count=1 -tags moto -run Moto ./pkg/backend/ebs
+
+$(BUILD)/venv-moto/ready: tools/moto/requirements.txt
+	$(PYTHON) -m venv $(BUILD)/venv-moto
+	$(BUILD)/venv-moto/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 clean: ## remove everything that was built
 	rm -rf bin $(BUILD)

@@ -154,13 +154,14 @@ func (b *Backend) attached(ctx context.Context, id, node, device string, readOnl
 		first = 0
 	}
 	err = b.poll(ctx, first, func() error {
+		waited := time.Since(begun) // before the look: an answer may be older than it seems
 		if v, err = b.volume(ctx, id); err != nil {
 			return err
 		}
 		a := attachmentOf(v)
 		switch {
 		case a == nil || a.State == types.VolumeAttachmentStateDetaching:
-			if time.Since(begun) > t.Settle { // it was, and somebody took it off
+			if waited > t.Settle { // it was, and somebody took it off
 				return fmt.Errorf("%w: EC2 took the request and did not attach it", backend.ErrUnavailable)
 			}
 			return errNotYet
@@ -171,7 +172,7 @@ func (b *Backend) attached(ctx context.Context, id, node, device string, readOnl
 				return errNotYet // describes may show the tag later
 			}
 			return nil
-		case time.Since(begun) > t.StuckAttach:
+		case waited > t.StuckAttach:
 			return b.unstick(ctx, v, node, aws.ToString(a.Device))
 		}
 		return errNotYet

@@ -404,10 +404,11 @@ func nonEmpty(s string) *string {
 func (b *Backend) patientFind(ctx context.Context, coded string) (v types.Volume, found bool, err error) {
 	end := time.Now().Add(b.opt.Timing.Settle)
 	err = b.poll(ctx, 0, func() error {
+		last := time.Now().After(end) // before the look: an answer may be older than it seems
 		if v, found, err = b.find(ctx, coded); err != nil || found {
 			return err
 		}
-		if time.Now().After(end) {
+		if last {
 			return nil
 		}
 		return errNotYet
@@ -424,6 +425,7 @@ func (b *Backend) created(ctx context.Context, p *plan, v types.Volume) (types.V
 	}
 	id, seen, first := aws.ToString(v.VolumeId), p.started.IsZero(), b.opt.Timing.CreateFirst
 	err := b.poll(ctx, first, func() error {
+		settled := time.Since(p.started) >= b.opt.Timing.Settle // before the look: an answer may be older than it seems
 		now, ok, err := b.volumes.get(ctx, id)
 		if err != nil {
 			return err
@@ -436,7 +438,7 @@ func (b *Backend) created(ctx context.Context, p *plan, v types.Volume) (types.V
 		}
 		switch {
 		case ok && (now.State == types.VolumeStateAvailable || now.State == types.VolumeStateInUse):
-			if tagMap(now.Tags)[tagCluster] == "" && time.Since(p.started) < b.opt.Timing.Settle {
+			if tagMap(now.Tags)[tagCluster] == "" && !settled {
 				return errNotYet // its tags are on their way
 			}
 			v = now
@@ -449,7 +451,7 @@ func (b *Backend) created(ctx context.Context, p *plan, v types.Volume) (types.V
 			if _, err := b.ec2.DeleteVolume(ctx, &ec2.DeleteVolumeInput{VolumeId: aws.String(id)}); err != nil && !isCode(translate("DeleteVolume", err), codeVolumeGone) {
 				return translate("DeleteVolume", err)
 			}
-		case !ok && !seen && time.Since(p.started) < b.opt.Timing.Settle:
+		case !ok && !seen && !settled:
 			return errNotYet // describes may not show it yet
 		}
 		return errBurnt

@@ -96,11 +96,12 @@ func (b *Backend) seenSnapshot(ctx context.Context, coded, made string, cause er
 	err = b.poll(ctx, 0, func() error {
 		var found bool
 		var err error
+		settled := time.Now().After(end) // before the look: an answer may be older than it seems
 		if s, found, err = b.findSnapshot(ctx, coded); err != nil {
 			return err
 		}
 		switch {
-		case made == "" && time.Now().Before(end):
+		case made == "" && !settled:
 			return errNotYet // all that there is must show, so that none stays that nobody knows
 		case !found && made == "":
 			return cause
