@@ -50,6 +50,7 @@ test: setup ## everything that CI runs
 	$(MAKE) build lint check-generated
 	$(MAKE) unit vectors cuts
 	$(MAKE) sanity fuse
+	$(MAKE) moto
 	$(MAKE) race
 
 unit: ## tests that need neither root nor network
