@@ -37,7 +37,7 @@ import (
 var ebsSkips = []string{"GetCapacity not supported"}
 
 // quickEBS is EC2's timing, a hundred times as fast.
-var quickEBS = ebs.Timing{Batch: 5 * time.Millisecond, Coalesce: 20 * time.Millisecond, CreateFirst: 10 * time.Millisecond, Poll: 10 * time.Millisecond, PollMost: 100 * time.Millisecond,
+var quickEBS = ebs.Timing{Batch: 5 * time.Millisecond, Coalesce: 200 * time.Millisecond, CreateFirst: 10 * time.Millisecond, Poll: 10 * time.Millisecond, PollMost: 100 * time.Millisecond,
 	StuckAttach: time.Second, Settle: 600 * time.Millisecond, Patience: 10 * time.Second, DeviceAppear: 5 * time.Second}
 
 var ebsDelays = ec2test.Delays{Create: 30 * time.Millisecond, Attach: 30 * time.Millisecond, Detach: 30 * time.Millisecond,
@@ -173,7 +173,16 @@ func TestEBSEngine(t *testing.T) {
 	all(t, v.create, on, v.stage, v.mount)
 	text := bytes.Repeat([]byte("plaintext of a file. "), 5000)
 	file := filepath.Join(v.target(), "secretname")
-	all(t, func() error { return writeDurably(file, text) }, func() error { return v.expand(2 * gib) }, func() error { return v.modify("200") }, func() error {
+	all(t, func() error { return writeDurably(file, text) }, func() error { // together, they are one modification
+		var g errgroup.Group
+		g.Go(func() error { return v.expand(2 * gib) })
+		g.Go(func() error { return v.modify("200") })
+		err := g.Wait()
+		if n := s.Counts()["ModifyVolume"]; n != 1 {
+			err = errors.Join(err, fmt.Errorf("%d modifications", n))
+		}
+		return err
+	}, func() error {
 		x, err := r.node.NodeExpandVolume(r.ctx(), &csi.NodeExpandVolumeRequest{VolumeId: v.id, VolumePath: v.target(), CapacityRange: &csi.CapacityRange{RequiredBytes: 2 * gib}})
 		if err == nil && x.GetCapacityBytes() != 2*gib {
 			err = fmt.Errorf("%d bytes", x.GetCapacityBytes())
@@ -300,7 +309,6 @@ type controllerProcess struct {
 	log    *os.File
 	mu     sync.Mutex
 	cmd    *exec.Cmd // guarded by mu
-	client csi.ControllerClient
 }
 
 func (c *controllerProcess) start() {
@@ -374,7 +382,11 @@ func ebsLife(t *testing.T, n int, carriedOut bool, lag time.Duration) []ec2test.
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() {
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
 	v := &ebsVolume{ctrl: csi.NewControllerClient(conn), r: r, name: "pvc"}
 	copied := &ebsVolume{ctrl: v.ctrl, r: r, name: "copy"}
 	var snap string
@@ -460,7 +472,7 @@ func TestKubeNode(t *testing.T) {
 			http.Error(w, "no", http.StatusForbidden)
 			return
 		}
-		fmt.Fprint(w, `{"metadata":{"labels":{"topology.kubernetes.io/zone":"z"}},"spec":{"providerID":"aws:///z/i-0123456789abcdef0"}}`)
+		_, _ = io.WriteString(w, `{"metadata":{"labels":{"topology.kubernetes.io/zone":"z"}},"spec":{"providerID":"aws:///z/i-0123456789abcdef0"}}`)
 	}))
 	defer srv.Close()
 	dir := t.TempDir()

@@ -36,8 +36,8 @@ func TestServe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if resp.Body.Close(); resp.StatusCode != http.StatusUnauthorized {
-		t.Errorf("without a signature: %s", resp.Status)
+	if err := resp.Body.Close(); err != nil || resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("without a signature: %s, %v", resp.Status, err)
 	}
 	cancel()
 	if err := <-done; err != nil {

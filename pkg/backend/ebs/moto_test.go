@@ -31,7 +31,9 @@ func TestMoto(t *testing.T) {
 		t.Fatal(err)
 	}
 	addr := l.Addr().(*net.TCPAddr)
-	l.Close()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
 	cmd := exec.Command(prog, "-H", "127.0.0.1", "-p", fmt.Sprint(addr.Port))
 	errs, err := cmd.StderrPipe()
 	if err != nil {
@@ -52,7 +54,9 @@ func TestMoto(t *testing.T) {
 	for {
 		resp, err := http.Get(url + "/moto-api/")
 		if err == nil {
-			resp.Body.Close()
+			if err := resp.Body.Close(); err != nil {
+				t.Fatal(err)
+			}
 			break
 		}
 	}
