@@ -355,18 +355,9 @@ func ebsLife(t *testing.T, n int, carriedOut bool, lag time.Duration) []ec2test.
 		if call.N != n {
 			return ec2test.Fault{}
 		}
-		if !carriedOut {
-			c.kill()
-			killed <- struct{}{}
-			return ec2test.Fault{Drop: true}
-		}
-		go func() { // when it has been done
-			for len(s.Calls()) <= n {
-			}
-			c.kill()
-			killed <- struct{}{}
-		}()
-		return ec2test.Fault{Lost: true, Hang: true}
+		c.kill()
+		killed <- struct{}{}
+		return ec2test.Fault{Drop: !carriedOut, Lost: carriedOut}
 	})
 	c.start()
 	t.Cleanup(func() {

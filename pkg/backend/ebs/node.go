@@ -29,6 +29,9 @@ func (b *Backend) Info(ctx context.Context) (backend.NodeInfo, error) {
 	if b.opt.Instance != "" && b.opt.Instance != i.instance {
 		i = identity{instance: b.opt.Instance, zone: b.opt.Zone}
 	}
+	if i.zone == "" {
+		return backend.NodeInfo{}, fmt.Errorf("%w: the zone of %s is not known; say it (--zone)", backend.ErrUnavailable, i.instance)
+	}
 	return backend.NodeInfo{ID: i.instance, Topology: segmentsOf(i.zone), MaxVolumes: b.maxVolumes(ctx, i)}, nil
 }
 
