@@ -208,10 +208,9 @@ func (b *Backend) detach(ctx context.Context, id, node string) error {
 	asked := false
 	return b.poll(ctx, 0, func() error {
 		v, err := b.volume(ctx, id)
-		if errors.Is(err, backend.ErrNotFound) {
+		if missing := errors.Is(err, backend.ErrNotFound); missing && (asked || node == "" || errors.Is(err, errForeign)) {
 			return nil
-		}
-		if err != nil {
+		} else if err != nil && !missing {
 			return err
 		}
 		a := attachmentOf(v)

@@ -226,6 +226,8 @@ func TestAttachRaces(t *testing.T) {
 	// Deleted by somebody else.
 	s.Update(v.ID, "detach")
 	s.Update(v.ID, "delete")
+	for _, err := b.Get(t.Context(), v.ID); !errors.Is(err, backend.ErrNotFound); _, err = b.Get(t.Context(), v.ID) {
+	}
 	wantErr(t, attach(nodeB), backend.ErrNotFound)
 	if err := errors.Join(b.Detach(t.Context(), v.ID, nodeB), b.Delete(t.Context(), v.ID)); err != nil {
 		t.Fatal(err)

@@ -214,22 +214,23 @@ func (b *Backend) created(ctx context.Context, p *plan, v types.Volume) (types.V
 			return v, nil // found, not made
 		}
 	}
-	id, seen, first := aws.ToString(v.VolumeId), p.started.IsZero(), b.opt.Timing.CreateFirst
-	err := b.poll(ctx, first, func() error {
-		settled := time.Since(p.started) >= b.opt.Timing.Settle // before the look: an answer may be older than it seems
+	id, seen, since := aws.ToString(v.VolumeId), p.started.IsZero(), p.started
+	err := b.poll(ctx, b.opt.Timing.CreateFirst, func() error {
+		asked := time.Now() // before the look: an answer may be older than it seems
 		now, ok, err := b.volumes.get(ctx, id)
 		if err != nil {
 			return err
 		}
 		if _, gone := b.gone.get(id); gone {
-			ok, now.State = false, ""
-			if !seen {
-				return errBurnt
-			}
+			return errBurnt
 		}
+		if ok {
+			since = asked
+		}
+		settled := asked.Sub(since) >= b.opt.Timing.Settle
 		switch {
 		case ok && (now.State == types.VolumeStateAvailable || now.State == types.VolumeStateInUse):
-			if tagMap(now.Tags)[tagCluster] == "" && !settled {
+			if tagMap(now.Tags)[tagCluster] == "" && asked.Sub(p.started) < b.opt.Timing.Settle {
 				return errNotYet // its tags are on their way
 			}
 			v = now
@@ -242,8 +243,8 @@ func (b *Backend) created(ctx context.Context, p *plan, v types.Volume) (types.V
 			if _, err := b.ec2.DeleteVolume(ctx, &ec2.DeleteVolumeInput{VolumeId: aws.String(id)}); err != nil && !isCode(translate("DeleteVolume", err), codeVolumeGone) {
 				return translate("DeleteVolume", err)
 			}
-		case !ok && !seen && !settled:
-			return errNotYet // describes may not show it yet
+		case !ok && !settled:
+			return errNotYet // one describe may be behind another: what is not seen is gone after a while
 		}
 		return errBurnt
 	})
@@ -273,8 +274,7 @@ func (b *Backend) Delete(ctx context.Context, id string) error {
 	switch {
 	case errors.Is(err, errForeign):
 		return fmt.Errorf("%w: volume %s %w; it is not deleted", backend.ErrInvalid, id, errForeign)
-	case errors.Is(err, backend.ErrNotFound):
-		return nil
+	case errors.Is(err, backend.ErrNotFound): // ask all the same: describes may be behind
 	case err != nil:
 		return err
 	case attachmentOf(v) != nil:

@@ -168,9 +168,9 @@ func (b *Backend) DeleteSnapshot(ctx context.Context, id string) error {
 	switch {
 	case errors.Is(err, errForeign):
 		return fmt.Errorf("%w: snapshot %s %w; it is not deleted", backend.ErrInvalid, id, errForeign)
-	case errors.Is(err, backend.ErrSnapshotNotFound):
+	case errors.Is(err, backend.ErrSnapshotNotFound) && !snapshotID.MatchString(id):
 		return nil
-	case err != nil:
+	case err != nil && !errors.Is(err, backend.ErrSnapshotNotFound): // else ask all the same: describes may be behind
 		return err
 	}
 	return b.deleteSnapshot(ctx, id)
