@@ -6,6 +6,11 @@ BUILD  := build
 VENV   := $(BUILD)/venv
 LINTER := $(BUILD)/bin/golangci-lint
 
+# Tools of the operator and the chart.
+CONTROLLER_GEN := $(CURDIR)/$(BUILD)/bin/controller-gen
+CLUSTER_CACHE  ?= $(HOME)/.cache/cluster
+HELM           ?= $(CLUSTER_CACHE)/bin/helm
+
 # How long the open-ended targets run.
 FUZZ_RUNS    ?= 20000
 CRASH_ROUNDS ?= 20
@@ -18,6 +23,9 @@ CRASH  := pkg/volume pkg/volume/internal/txn pkg/volume/doublecrypt
 # The tests of those that `make crash` repeats.
 CRASH_TESTS := Crash|Fault
 
+# Folders whose tests talk to a real API server, which the test cluster's programs are.
+ENVTEST := pkg/operator pkg/nodeagent cmd/operator charts
+
 # Folders whose tests judge us by programs of others; each has a rule below
 # that builds what it needs.
 INTEROP := test/interop
@@ -26,14 +34,16 @@ MODULE = $(shell $(GO) list -m)
 within = $(addprefix $(MODULE)/,$(1) $(addsuffix /%,$(1)))
 listed_packages  = $(shell $(GO) list ./...)
 interop_packages = $(filter $(call within,$(INTEROP)),$(listed_packages))
-all_packages     = $(filter-out $(interop_packages),$(listed_packages))
+envtest_packages = $(filter $(addprefix $(MODULE)/,$(ENVTEST)) $(call within,$(ENVTEST)),$(listed_packages))
+all_packages     = $(filter-out $(interop_packages) $(envtest_packages),$(listed_packages))
 kernel_packages = $(filter $(call within,$(KERNEL)),$(all_packages))
 sanity_packages = $(filter $(call within,$(SANITY)),$(all_packages))
 crash_packages  = $(filter $(addprefix $(MODULE)/,$(CRASH)),$(all_packages))
 unit_packages   = $(filter-out $(call within,$(KERNEL) $(SANITY)),$(all_packages))
-commands        = $(filter-out %/libdoublecrypt,$(filter $(MODULE)/cmd/%,$(all_packages)))
+commands        = $(filter-out %/libdoublecrypt,$(filter $(MODULE)/cmd/%,$(all_packages) $(envtest_packages)))
 
 .DEFAULT_GOAL := help
+.PHONY: images check-images cluster-build cluster-up cluster-down e2e e2e-upstream e2e-upstream-short
 .PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity interop libdoublecrypt ec2 bench-ebs moto list lint fmt generate check-generated demo bench clean
 
 help: ## print this help
@@ -49,9 +59,10 @@ build: ## build all commands into bin/
 test: setup ## everything that CI runs
 	$(MAKE) build lint check-generated
 	$(MAKE) unit vectors cuts
-	$(MAKE) sanity fuse
+	$(MAKE) sanity fuse envtest
 	$(MAKE) moto
 	$(MAKE) race
+	$(MAKE) check-images e2e e2e-upstream-short
 
 unit: ## tests that need neither root nor network
 	$(GO) test -timeout 30m $(unit_packages)
@@ -86,6 +97,10 @@ sanity: ## csi-sanity, whole
 	@test -n "$(sanity_packages)" || { echo "no package in $(SANITY)" >&2; exit 1; }
 	$(GO) test -count=1 -timeout 15m $(sanity_packages)
 
+.PHONY: envtest
+envtest: cluster-build ## operator, node agent and chart against a real API server, with the race detector
+	$(GO) test -race -count=1 -timeout 15m $(envtest_packages)
+
 interop: interop-selfenc interop-versitygw ## what programs of others make of our data, and we of theirs
 	$(GO) test -count=1 -timeout 15m $(interop_packages)
 
@@ -96,29 +111,56 @@ libdoublecrypt: ## the C library of format v1, shared and static, and its header
 	@rm -f $(BUILD)/libdoublecrypt/libdoublecrypt.h
 	@cp cmd/libdoublecrypt/doublecrypt.h $(BUILD)/libdoublecrypt/
 
-list: ## which packages `unit`, `sanity` and `fuse` test
+list: ## which packages `unit`, `sanity`, `fuse` and `envtest` test
 	@echo "unit:";   printf '  %s\n' $(unit_packages)
 	@echo "sanity:"; printf '  %s\n' $(sanity_packages)
 	@echo "fuse:";   printf '  %s\n' $(kernel_packages)
+	@echo "envtest:"; printf '  %s\n' $(envtest_packages)
 	@echo "interop:"; printf '  %s\n' $(interop_packages)
 
 lint: $(LINTER) ## linters of .golangci.yml, and shell scripts
 	$(LINTER) run ./...
-	@for f in .ci/*; do bash -n "$$f" || exit 1; done
+	@for f in .ci/* tools/images test/e2e/install test/e2e/run test/e2e/upstream/run $(filter-out %.md %.env %.mod %.sum %/,$(wildcard test/cluster/*)); do test ! -f "$$f" || bash -n "$$f" || exit 1; done
 
 fmt: $(LINTER) ## format all Go files
 	$(LINTER) fmt ./...
 
-generate: $(VENV)/ready ## write generated files anew: vectors of the header, examples of docs/format.md
+generate: $(VENV)/ready $(BUILD)/bin/controller-gen $(HELM) ## write generated files anew: vectors, examples, CRDs, roles, manifests
 	$(VENV)/bin/python -B pkg/volume/internal/layout/testdata/check_headers.py --write
 	$(GO) test -count=1 -run Document ./pkg/volume/internal/layout -update
 	$(GO) generate ./...
+	charts/generate $(CONTROLLER_GEN) $(HELM)
 
 check-generated: ## fail if generated files are not up to date
 	@.ci/check-generated $(MAKE) --no-print-directory generate
 
 demo: setup build ## a sealed volume, end to end, on this machine
 	bin/demo
+
+images: ## container images of driver, operator and command line, amd64 and arm64, into build/images/
+	@nice tools/images $(BUILD)/images
+
+check-images: ## fail if two builds of the images differ; writes build/images/
+	cd tools/image && $(GO) test ./...
+	@nice .ci/check-images
+
+cluster-build: ## build the test cluster (test/cluster/README.md) into ~/.cache/cluster
+	@test/cluster/build
+
+cluster-up: ## start the test cluster
+	@test/cluster/up
+
+cluster-down: ## end the test cluster
+	@test/cluster/down
+
+e2e: ## stories in a real cluster (test/e2e): E2E_KEEP=1 leaves it running, E2E_FLAGS="-run First" picks
+	@test/e2e/run $(E2E_FLAGS)
+
+e2e-upstream: ## Kubernetes' own storage suite against the driver, with all that we claim
+	@test/e2e/upstream/run
+
+e2e-upstream-short: ## a bounded part of it, for CI
+	@test/e2e/upstream/run short
 
 bench: build ## our volume beside gocryptfs, ext4 and a file system in memory: BENCH_FLAGS="-short", "-gp3", ...
 	@.ci/setup bench
@@ -181,3 +223,11 @@ $(VENV)/ready: tools/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
+
+$(HELM):
+	$(MAKE) cluster-build
+
+# A module of its own, as the linter.
+$(BUILD)/bin/controller-gen: tools/controller-gen/go.mod tools/controller-gen/go.sum
+	@mkdir -p $(@D)
+	cd tools/controller-gen && $(GO) build -o $(CURDIR)/$@ sigs.k8s.io/controller-tools/cmd/controller-gen

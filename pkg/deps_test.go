@@ -41,8 +41,13 @@ var allowed = map[string][]string{
 	"pkg/mounter/volumectl":        {"pkg/crypto", "pkg/mounter/control", "pkg/volume", "pkg/volume/vfs"},
 	"pkg/mounter/mountertest":      {"pkg/mounter", "pkg/mounter/control"},
 	"pkg/csi":                      {"pkg/backend", "pkg/mounter", "pkg/mounter/control"}, // for the types and errors of its Mounter interface
-	"cmd/driver":                   {"pkg/backend", "pkg/backend/ebs", "pkg/backend/local", "pkg/crypto", "pkg/csi", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs"},
 	"cmd/ec2":                      {"pkg/backend/ebs/ec2test"},
+	"pkg/api/v1alpha1":             {},
+	"pkg/operator":                 {"pkg/api/v1alpha1", "pkg/crypto"},
+	"pkg/operator/operatortest":    {"pkg/operator"},
+	"pkg/nodeagent":                {"pkg/api/v1alpha1", "pkg/mounter", "pkg/mounter/control"},
+	"cmd/operator":                 {"pkg/crypto", "pkg/operator"},
+	"cmd/driver":                   {"pkg/backend", "pkg/backend/ebs", "pkg/backend/local", "pkg/crypto", "pkg/csi", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/nodeagent", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs"},
 	"cmd/demo":                     {"pkg/mounter"},
 	"cmd/bench":                    {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/vfstest"},
 	"cmd/libdoublecrypt":           {"pkg/crypto", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/vfs"},
@@ -57,30 +62,42 @@ var allowed = map[string][]string{
 // confined lists who may import which foreign modules: packages, or "cmd" and
 // "test" for all commands and all packages of test helpers; "*" is everyone.
 var confined = map[string][]string{
-	"github.com/andybalholm/brotli":               {"pkg/selfenc"},
-	"github.com/aws/aws-sdk-go-v2":                {"pkg/backend/ebs", "pkg/selfenc/chunkstore"},
-	"github.com/aws/smithy-go":                    {"pkg/backend/ebs", "pkg/selfenc/chunkstore"},
-	"github.com/container-storage-interface/spec": {"pkg/csi", "cmd"},
-	"github.com/dchest/siphash":                   {"pkg/volume"},
-	"github.com/hanwen/go-fuse/v2":                {"pkg/volume/fusefs", "test"},
-	"github.com/johannesboyne/gofakes3":           {"pkg/selfenc/chunkstore", "cmd"}, // tests
-	"github.com/klauspost/compress":               {"pkg/selfenc", "pkg/volume"},
-	"github.com/kubernetes-csi/csi-test/v5":       {"pkg/csi", "cmd"},
-	"github.com/moby/sys/mountinfo":               {"*"},
-	"github.com/onsi/ginkgo/v2":                   {"cmd"}, // csi-sanity
-	"github.com/onsi/gomega":                      {"cmd"},
-	"github.com/rogpeppe/go-internal":             {"cmd"},
-	"github.com/spf13/cobra":                      {"cmd"},
-	"github.com/spf13/pflag":                      {"cmd"},
-	"github.com/vbauerster/mpb/v8":                {"cmd"},
-	"github.com/zeebo/blake3":                     {"pkg/crypto"},
-	"golang.org/x/crypto":                         {"pkg/crypto"},
-	"golang.org/x/sync":                           {"*"},
-	"golang.org/x/sys":                            {"*"},
-	"golang.org/x/term":                           {"cmd"},
-	"google.golang.org/grpc":                      {"pkg/csi", "cmd"},
-	"google.golang.org/protobuf":                  {"pkg/csi", "cmd"},
+	"github.com/andybalholm/brotli":                            {"pkg/selfenc"},
+	"github.com/aws/aws-sdk-go-v2":                             {"pkg/backend/ebs", "pkg/selfenc/chunkstore"},
+	"github.com/aws/smithy-go":                                 {"pkg/backend/ebs", "pkg/selfenc/chunkstore"},
+	"github.com/container-storage-interface/spec":              {"pkg/csi", "cmd"},
+	"github.com/dchest/siphash":                                {"pkg/volume"},
+	"github.com/go-logr/logr":                                  {"pkg/operator", "cmd"}, // joins slog and the Kubernetes modules' log
+	"github.com/hanwen/go-fuse/v2":                             {"pkg/volume/fusefs", "test"},
+	"github.com/johannesboyne/gofakes3":                        {"pkg/selfenc/chunkstore", "cmd"}, // tests
+	"github.com/klauspost/compress":                            {"pkg/selfenc", "pkg/volume"},
+	"github.com/kubernetes-csi/csi-test/v5":                    {"pkg/csi", "cmd"},
+	"github.com/kubernetes-csi/external-snapshotter/client/v8": {"pkg/nodeagent", "pkg/operator"},
+	"github.com/moby/sys/mountinfo":                            {"*"},
+	"github.com/onsi/ginkgo/v2":                                {"cmd"}, // csi-sanity
+	"github.com/onsi/gomega":                                   {"cmd"},
+	"github.com/prometheus/client_golang":                      {"pkg/operator"},
+	"github.com/rogpeppe/go-internal":                          {"cmd"},
+	"github.com/spf13/cobra":                                   {"cmd"},
+	"github.com/spf13/pflag":                                   {"cmd"},
+	"github.com/vbauerster/mpb/v8":                             {"cmd"},
+	"github.com/zeebo/blake3":                                  {"pkg/crypto"},
+	"golang.org/x/crypto":                                      {"pkg/crypto"},
+	"golang.org/x/sync":                                        {"*"},
+	"golang.org/x/sys":                                         {"*"},
+	"golang.org/x/term":                                        {"cmd"},
+	"google.golang.org/grpc":                                   {"pkg/csi", "cmd"},
+	"google.golang.org/protobuf":                               {"pkg/csi", "cmd"},
+	"k8s.io/api":                                               kubernetes,
+	"k8s.io/apimachinery":                                      kubernetes,
+	"k8s.io/client-go":                                         kubernetes,
+	"k8s.io/klog/v2":                                           {"cmd"},
+	"sigs.k8s.io/controller-runtime":                           kubernetes,
+	"sigs.k8s.io/yaml":                                         {"test"},
 }
+
+// kubernetes are the packages that talk to an API server.
+var kubernetes = []string{"pkg/api/v1alpha1", "pkg/operator", "pkg/nodeagent", "cmd", "test"}
 
 // TestImports reads the files itself: what a `go list` process sees would not
 // count for the test cache.
@@ -179,7 +196,8 @@ func checkForeign(t *testing.T, name, path string) {
 
 // testOnly lists what the tests of a package need besides: real neighbours in place of fakes.
 var testOnly = map[string][]string{
-	"pkg/csi": {"pkg/backend/local"},
+	"pkg/csi":       {"pkg/backend/local"},
+	"pkg/nodeagent": {"pkg/mounter/volumectl"},
 }
 
 func isTestHelper(name string) bool { return strings.HasSuffix(name, "test") }

@@ -13,6 +13,7 @@ func allCommand() *cobra.Command {
 	var selfAttach bool
 	var b backendFlags
 	var m mounterFlags
+	var a agentFlags
 	c := &cobra.Command{
 		Use: "all", Short: "Controller and node in one process; starts a mounter that survives it", Args: cobra.NoArgs,
 		Example: "  driver all --endpoint unix:///run/sealvol/csi.sock --local-dir /srv/volumes --kubelet-dir /var/lib/kubelet",
@@ -27,12 +28,13 @@ func allCommand() *cobra.Command {
 				return err
 			}
 			defer m.quit(client)
-			return serve(c.Context(), csi.Options{Endpoint: endpoint, Controller: back, Node: back, Mounter: client, SelfAttach: selfAttach, KubeletDir: m.kubeletDir})
+			return a.serve(c.Context(), csi.Options{Endpoint: endpoint, Controller: back, Node: back, Mounter: client, SelfAttach: selfAttach, KubeletDir: m.kubeletDir}, b.node, m.stateDir)
 		},
 	}
 	endpointFlag(c, &endpoint)
 	c.Flags().BoolVar(&selfAttach, "self-attach", false, "attach, detach and grow volumes in the node's calls: for a cluster without attacher (CSIDriver attachRequired: false)")
 	b.add(c)
 	m.add(c)
+	a.add(c)
 	return c
 }

@@ -10,12 +10,11 @@ import (
 
 func controllerCommand() *cobra.Command {
 	var endpoint, mounterDir string
-	var selfAttach bool
 	var b backendFlags
 	c := &cobra.Command{
 		Use: "controller", Short: "The CSI controller service: makes, attaches, grows and deletes volumes", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
-			if selfAttach {
+			if b.kind == "none" {
 				return serve(c.Context(), csi.Options{Endpoint: endpoint, Announce: true})
 			}
 			back, err := b.open(c.Context(), false, mounterDir)
@@ -27,8 +26,8 @@ func controllerCommand() *cobra.Command {
 		},
 	}
 	endpointFlag(c, &endpoint)
-	c.Flags().BoolVar(&selfAttach, "self-attach", false, `every node runs "all --self-attach": touch no volume, only announce to csi-resizer what those can`)
 	c.Flags().StringVar(&mounterDir, "mounter-dir", "", "state directory of the mounter on this node: without it, no snapshots and clones of mounted volumes")
 	b.add(c)
+	c.Flags().Lookup("backend").Usage += `; or none: every node runs "all --self-attach"; touch no volume, only announce to csi-resizer what those can`
 	return c
 }

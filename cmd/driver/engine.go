@@ -76,6 +76,10 @@ func openVolume(dev *device.File, c mounter.ServeConfig) (*volume.Volume, error)
 			return nil, fmt.Errorf("%w: instance", mounter.ErrInvalid)
 		}
 	}
+	anchor, err := parseAnchor(c.Anchor)
+	if err != nil {
+		return nil, err
+	}
 	keys := [][]byte{c.Keys.KEK()}
 	if p := c.Keys.Previous(); p != nil {
 		keys = append(keys, p)
@@ -83,6 +87,9 @@ func openVolume(dev *device.File, c mounter.ServeConfig) (*volume.Volume, error)
 	blank, what, err := volume.IsBlank(dev)
 	if err != nil {
 		return nil, err
+	}
+	if blank && anchor != nil {
+		return nil, fmt.Errorf("%w: it is blank, and volume %v is anchored at generation %d", mounter.ErrRolledBack, anchor.Volume, anchor.Generation)
 	}
 	if blank && (c.Format == nil || c.ReadOnly) {
 		return nil, mounter.ErrReadOnly
@@ -100,7 +107,7 @@ func openVolume(dev *device.File, c mounter.ServeConfig) (*volume.Volume, error)
 				return nil, err
 			}
 		}
-		v, err := volume.Open(dev, volume.Options{Credential: cred, ReadOnly: c.ReadOnly, Memory: int(c.MemoryBytes), Instance: instance, Log: slog.Default()})
+		v, err := volume.Open(dev, volume.Options{Credential: cred, ReadOnly: c.ReadOnly, Memory: int(c.MemoryBytes), Instance: instance, Anchor: anchor, Log: slog.Default()})
 		key.Erase()
 		if err == nil {
 			return v, nil
@@ -114,6 +121,17 @@ func openVolume(dev *device.File, c mounter.ServeConfig) (*volume.Volume, error)
 		return nil, fmt.Errorf("%w: it holds %s", mounter.ErrForeign, what)
 	}
 	return nil, last
+}
+
+func parseAnchor(s string) (*volume.Anchor, error) {
+	if s == "" {
+		return nil, nil
+	}
+	a, err := volume.ParseAnchor([]byte(s))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", mounter.ErrInvalid, err)
+	}
+	return &a, nil
 }
 
 func format(dev *device.File, r crypto.Recipient, f mounter.Format) error {
@@ -131,6 +149,9 @@ func format(dev *device.File, r crypto.Recipient, f mounter.Format) error {
 // engineError gives the engine's errors the kind that the mounter knows.
 func engineError(err error) error {
 	for _, e := range []struct{ from, to error }{
+		{volume.ErrRolledBack, mounter.ErrRolledBack}, // these may wrap others
+		{volume.ErrForked, mounter.ErrRolledBack},
+		{volume.ErrOtherVolume, mounter.ErrRolledBack},
 		{volume.ErrWrongKey, mounter.ErrWrongKey},
 		{volume.ErrInUse, mounter.ErrBusy},
 		{volume.ErrNotSealvol, mounter.ErrForeign},

@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		Long: `CSI driver of Sealvol: encrypted volumes for Kubernetes.
 
 Each role is a process. With the local backend, a cluster has "all --self-attach
---external-mounter" and "mounter" on every node, and "controller --self-attach" beside
+--external-mounter" and "mounter" on every node, and "controller --backend=none" beside
 csi-resizer; "all" alone is for trying it out and for single machines. Keys come
 only as node stage and node publish secrets.`,
 	}

@@ -12,6 +12,7 @@ func nodeCommand() *cobra.Command {
 	var endpoint string
 	var b backendFlags
 	var m mounterFlags
+	var a agentFlags
 	c := &cobra.Command{
 		Use: "node", Short: "The CSI node service: stages and publishes volumes; stopping it touches no mount", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
@@ -25,11 +26,12 @@ func nodeCommand() *cobra.Command {
 				return err
 			}
 			defer m.quit(client)
-			return serve(c.Context(), csi.Options{Endpoint: endpoint, Node: back, Mounter: client, KubeletDir: m.kubeletDir})
+			return a.serve(c.Context(), csi.Options{Endpoint: endpoint, Node: back, Mounter: client, KubeletDir: m.kubeletDir}, b.node, m.stateDir)
 		},
 	}
 	endpointFlag(c, &endpoint)
 	b.add(c)
 	m.add(c)
+	a.add(c)
 	return c
 }

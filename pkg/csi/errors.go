@@ -61,6 +61,7 @@ var grpcCodes = []struct {
 	{mounter.ErrForeign, codes.FailedPrecondition},
 	{mounter.ErrReadOnly, codes.FailedPrecondition},
 	{mounter.ErrDamaged, codes.DataLoss},
+	{mounter.ErrRolledBack, codes.DataLoss},
 	{mounter.ErrConflict, codes.AlreadyExists},
 	{mounter.ErrBusy, codes.FailedPrecondition},
 	{mounter.ErrNotMounted, codes.FailedPrecondition},

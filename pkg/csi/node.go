@@ -22,6 +22,7 @@ type nodeServer struct {
 	backend backend.Node
 	mounter Mounter
 	self    *selfAttach // nil: attached and grown by calls of the controller
+	agent   Agent
 	root    *root
 	hook    func(step string)
 }
@@ -155,11 +156,15 @@ func (s *nodeServer) stage(ctx context.Context, r staging, q mounter.MountReques
 	if err := s.checkStagingPath(r.GetStagingTargetPath()); err != nil {
 		return err
 	}
+	if q.Anchor, err = s.agent.Anchor(ctx, q.Volume); err != nil {
+		return fmt.Errorf("stage volume: %w: %w", errUnavailable, err)
+	}
 	q.Keys = keys
 	s.hook("stage")
 	if err := s.mounter.Mount(ctx, q); err != nil {
 		return fmt.Errorf("stage volume: %w", err)
 	}
+	s.agent.Staged(q.Volume)
 	s.hook("staged")
 	return nil
 }
@@ -189,6 +194,8 @@ func (s *nodeServer) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVo
 		return nil, err
 	}
 	s.hook("unstage")
+	s.agent.Unstaging(ctx, r.GetVolumeId())
+	defer s.agent.Unstaged(r.GetVolumeId())
 	err = s.mounter.Unmount(ctx, mounter.UnmountRequest{Volume: r.GetVolumeId(), Source: sourceOf(r.GetVolumeId()), Target: filepath.Join(s.root.real, rel)})
 	if err != nil {
 		return nil, fmt.Errorf("unstage volume: %w", err)
@@ -256,6 +263,12 @@ func (s *nodeServer) ensureStaged(ctx context.Context, r *csi.NodePublishVolumeR
 	}
 	if q.Block != nil {
 		q.Block.ReadOnlyToo = r.GetReadonly()
+	}
+	if !h.Alive {
+		if q.Anchor, err = s.agent.Anchor(ctx, q.Volume); err != nil {
+			return q, fmt.Errorf("publish volume: %w: %w", errUnavailable, err)
+		}
+		defer s.agent.Staged(q.Volume)
 	}
 	q.Keys = keys
 	s.hook("ensure staged")

@@ -38,6 +38,25 @@ type Mounter interface {
 	Ping(ctx context.Context) error
 }
 
+// Agent is told what the node service does with volumes, and knows their anchors. nodeagent.Agent is one.
+type Agent interface {
+	// Anchor returns what a volume's device must not be older than, "" for none; an error if that is not known.
+	Anchor(ctx context.Context, volume string) (string, error)
+	// Staged comes after a volume was mounted, Unstaging before it is unmounted, when nobody writes to it any more, and Unstaged after that, also
+	// if it failed.
+	Staged(volume string)
+	Unstaging(ctx context.Context, volume string)
+	Unstaged(volume string)
+}
+
+// noAgent knows nothing and tells nobody.
+type noAgent struct{}
+
+func (noAgent) Anchor(context.Context, string) (string, error) { return "", nil }
+func (noAgent) Staged(string)                                  {}
+func (noAgent) Unstaging(context.Context, string)              {}
+func (noAgent) Unstaged(string)                                {}
+
 // Options configure Serve.
 type Options struct {
 	// Endpoint is the socket, unix:///path.
@@ -50,6 +69,8 @@ type Options struct {
 	Mounter    Mounter
 	// SelfAttach lets the node service attach, detach and grow volumes itself, and needs all of the above. The controller then does neither.
 	SelfAttach bool
+	// Agent is told of what is staged and knows anchors. Default: nobody.
+	Agent Agent
 	// Announce serves nothing but what the services can, for sidecars that ask no more than that of a driver which runs elsewhere with
 	// SelfAttach. It needs none of the above.
 	Announce bool
@@ -88,6 +109,9 @@ func NewServer(opt Options) (*grpc.Server, error) {
 	if opt.Hook == nil {
 		opt.Hook = func(string) {}
 	}
+	if opt.Agent == nil {
+		opt.Agent = noAgent{}
+	}
 	if opt.Controller == nil && opt.Node == nil && !opt.Announce {
 		return nil, errors.New("neither controller nor node service is enabled")
 	}
@@ -118,7 +142,7 @@ func NewServer(opt Options) (*grpc.Server, error) {
 		if err != nil {
 			return nil, err
 		}
-		csi.RegisterNodeServer(s, &nodeServer{backend: opt.Node, mounter: opt.Mounter, self: self, root: root, hook: opt.Hook})
+		csi.RegisterNodeServer(s, &nodeServer{backend: opt.Node, mounter: opt.Mounter, agent: opt.Agent, self: self, root: root, hook: opt.Hook})
 	}
 	return s, nil
 }

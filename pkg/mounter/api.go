@@ -80,6 +80,9 @@ type Format struct {
 	Suite string `json:"suite,omitempty"` // "": the default
 }
 
+// maxAnchorBytes is far above what an anchor has.
+const maxAnchorBytes = 4096
+
 // MountRequest asks for a volume at a directory.
 type MountRequest struct {
 	Volume   string  `json:"volume"` // id, 1 to 128 bytes
@@ -91,6 +94,9 @@ type MountRequest struct {
 	Block    *Block  `json:"block,omitempty"`  // nil: Target gets the volume's files
 	// Instance is a UUID that a copy's device gets in place of the one of what it is a copy of; "": it keeps what it has.
 	Instance string `json:"instance,omitempty"`
+	// Anchor is what the device must not be older than, as the volume's engine writes it; "": none is known. A device that does not hold that state, or one
+	// that follows from it, is refused with ErrRolledBack, and is not formatted if it is blank.
+	Anchor string `json:"anchor,omitempty"`
 
 	Keys Keys `json:"-"`
 }
@@ -138,6 +144,9 @@ func (r MountRequest) check() error {
 	d := r.Device
 	if !filepath.IsAbs(d.Path) || d.SizeBytes <= 0 || (d.Ino == 0) == (d.Rdev == 0) {
 		return fmt.Errorf("%w: device", ErrInvalid)
+	}
+	if len(r.Anchor) > maxAnchorBytes {
+		return fmt.Errorf("%w: anchor", ErrInvalid)
 	}
 	if b := r.Block; b != nil && (b.SizeBytes < RawAlign || b.SizeBytes%RawAlign != 0) {
 		return fmt.Errorf("%w: size of the raw block device", ErrInvalid)

@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// Errors that cross the sockets of this package. Serve returns the last five, wrapped, to say why a
+// Errors that cross the sockets of this package. Serve returns the last six, wrapped, to say why a
 // volume cannot be mounted; anything else is ErrServer.
 var (
 	ErrInvalid    = errors.New("invalid request")
@@ -23,12 +23,15 @@ var (
 	ErrForeign  = errors.New("the device holds something that is not this volume")
 	ErrDamaged  = errors.New("the volume is damaged")
 	ErrReadOnly = errors.New("the volume is blank and may not be written")
+
+	// ErrRolledBack: the device does not hold the state that the anchor names, nor one that follows from it.
+	ErrRolledBack = errors.New("the device was rolled back or exchanged")
 )
 
 var wireCodes = map[string]error{
 	"invalid": ErrInvalid, "not-mounted": ErrNotMounted, "conflict": ErrConflict, "busy": ErrBusy,
 	"dead": ErrDead, "server": ErrServer, "no-key": ErrNoKey, "wrong-key": ErrWrongKey,
-	"foreign": ErrForeign, "damaged": ErrDamaged, "read-only": ErrReadOnly,
+	"foreign": ErrForeign, "damaged": ErrDamaged, "read-only": ErrReadOnly, "rolled-back": ErrRolledBack,
 }
 
 // wireError is an error on a socket.

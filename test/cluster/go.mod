@@ -384,6 +384,7 @@ tool (
 	github.com/kubernetes-csi/external-resizer/v2/cmd/csi-resizer
 	github.com/kubernetes-csi/external-snapshotter/v8/cmd/csi-snapshotter
 	github.com/kubernetes-csi/external-snapshotter/v8/cmd/snapshot-controller
+	github.com/onsi/ginkgo/v2/ginkgo
 	github.com/opencontainers/runc
 	helm.sh/helm/v4/cmd/helm
 	k8s.io/kubernetes/test/images/agnhost

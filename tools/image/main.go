@@ -11,9 +11,9 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
-	"log"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -42,8 +42,6 @@ func (l *list) String() string     { return strings.Join(*l, ",") }
 func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 
 func main() {
-	log.SetFlags(0)
-	log.SetPrefix("image: ")
 	var o options
 	flag.StringVar(&o.out, "o", "", "the tarball to write")
 	flag.StringVar(&o.tag, "t", "", "the image's name and tag")
@@ -61,12 +59,13 @@ func main() {
 		os.Exit(2)
 	}
 	if err := write(o); err != nil {
-		log.Fatal(err)
+		fmt.Fprintln(os.Stderr, "image:", err)
+		os.Exit(1)
 	}
 }
 
 // write makes the image and puts it in place at once.
-func write(o options) error {
+func write(o options) (err error) {
 	ref, err := name.NewTag(o.tag)
 	if err != nil {
 		return err
@@ -75,7 +74,7 @@ func write(o options) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	layerFile := filepath.Join(dir, "layer.tar")
 	if err := writeLayer(layerFile, o.src, o.sbom); err != nil {
 		return err

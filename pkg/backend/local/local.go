@@ -605,7 +605,7 @@ func (b *Backend) discard(ctx context.Context, s *shelf, id string) error {
 func (b *Backend) unlocked(r record) error {
 	f, err := b.images.openat(imageFile(r.ID), unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil //nolint:nilerr // what cannot be opened is locked by nobody, and may be deleted
+		return nil // what cannot be opened is locked by nobody, and may be deleted
 	}
 	defer f.Close()
 	if errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK) {

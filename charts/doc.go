@@ -1,0 +1,2 @@
+// Package charts holds the tests of the chart, and nothing else.
+package charts

@@ -1,0 +1,136 @@
+// Command operator gives volumes of Sealvol's classes their keys: it reconciles VolumeKeys, SealedVolumes and the Secrets behind them. Several may run;
+// one leads. It is configured by flags and finds the API server as kubectl does: KUBECONFIG, or the pod's service account.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/operator"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	err := command(os.Stderr).ExecuteContext(ctx)
+	stop()
+	if err != nil && !errors.Is(err, context.Canceled) {
+		fmt.Fprintln(os.Stderr, "operator:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	namespace, metrics, probes string
+	elect, snapshots           bool
+	workers                    int
+	logLevel, logFormat        string
+}
+
+func command(stderr io.Writer) *cobra.Command {
+	var o options
+	c := &cobra.Command{
+		Use: "operator", Short: "Gives volumes of Sealvol's classes their keys", Version: version, Args: cobra.NoArgs,
+		SilenceErrors: true, SilenceUsage: true,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := errors.Join(crypto.HardenProcess(), o.setLog(stderr)); err != nil {
+				return err
+			}
+			return run(c.Context(), o)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.namespace, "namespace", os.Getenv("NAMESPACE"), "namespace of key Secrets and delivery Secrets; by default $NAMESPACE")
+	f.BoolVar(&o.elect, "leader-elect", false, "let one of several lead, by a Lease in the namespace")
+	f.BoolVar(&o.snapshots, "snapshots", true, "the cluster has the API snapshot.storage.k8s.io")
+	f.StringVar(&o.metrics, "metrics-address", "0", "where metrics are served; 0: nowhere")
+	f.StringVar(&o.probes, "probe-address", "0", "where /healthz and /readyz are served; 0: nowhere")
+	f.IntVar(&o.workers, "workers", 4, "volumes and keys that are worked on at a time")
+	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	return c
+}
+
+// setLog brings slog, controller-runtime's log and client-go's to one place.
+func (o *options) setLog(w io.Writer) error {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
+		return fmt.Errorf("--log-level: %w", err)
+	}
+	h := &slog.HandlerOptions{Level: level}
+	switch o.logFormat {
+	case "json":
+		slog.SetDefault(slog.New(slog.NewJSONHandler(w, h)))
+	case "text":
+		slog.SetDefault(slog.New(slog.NewTextHandler(w, h)))
+	default:
+		return fmt.Errorf("--log-format %q: must be json or text", o.logFormat)
+	}
+	l := logr.FromSlogHandler(slog.Default().Handler())
+	ctrl.SetLogger(l)
+	klog.SetLogger(l)
+	return nil
+}
+
+// stopTimeout is how long reconciliations may take to come to their end; less than a pod's usual 30 s.
+const stopTimeout = 20 * time.Second
+
+func run(ctx context.Context, o options) error {
+	if o.namespace == "" {
+		return errors.New("--namespace is missing")
+	}
+	config, err := ctrl.GetConfig()
+	if err != nil {
+		return err
+	}
+	rest.AddUserAgent(config, "sealvol-operator/"+version)
+	config.QPS, config.Burst = 100, 200 // a cluster that starts brings many volumes at once; the API server has its own fairness
+	scheme, err := operator.Scheme()
+	if err != nil {
+		return err
+	}
+	stop := stopTimeout
+	m, err := ctrl.NewManager(config, ctrl.Options{
+		Scheme: scheme, Cache: operator.Cache(o.namespace), GracefulShutdownTimeout: &stop,
+		LeaderElection: o.elect, LeaderElectionID: "sealvol-operator", LeaderElectionNamespace: o.namespace,
+		LeaderElectionReleaseOnCancel: true, // nothing is done after Start has returned
+		HealthProbeBindAddress:        o.probes, Metrics: server.Options{BindAddress: o.metrics},
+	})
+	if err != nil {
+		return err
+	}
+	if err := operator.Add(ctx, m, operator.Options{Namespace: o.namespace, Snapshots: o.snapshots, Workers: o.workers}); err != nil {
+		return err
+	}
+	synced := func(r *http.Request) error {
+		ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+		defer cancel()
+		if !m.GetCache().WaitForCacheSync(ctx) {
+			return errors.New("the API server has not been read yet")
+		}
+		return nil
+	}
+	if err := errors.Join(m.AddHealthzCheck("ping", healthz.Ping), m.AddReadyzCheck("cache", synced)); err != nil {
+		return err
+	}
+	return m.Start(ctx)
+}

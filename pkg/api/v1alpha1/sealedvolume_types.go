@@ -1,0 +1,217 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// SealedVolume is what Sealvol knows of one PersistentVolume, whose name it bears: the key that opens it, where it is in use, how full and how well it is,
+// and its anchor, by which a device that was rolled back is refused.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Cluster,shortName=sv;svol,categories=sealvol
+// +kubebuilder:selectablefield:JSONPath=`.spec.nodeName`
+// +kubebuilder:selectablefield:JSONPath=`.spec.volumeHandle`
+// +kubebuilder:selectablefield:JSONPath=`.spec.key.uid`
+// +kubebuilder:printcolumn:name="Namespace",type=string,JSONPath=`.spec.claimRef.namespace`
+// +kubebuilder:printcolumn:name="Claim",type=string,JSONPath=`.spec.claimRef.name`
+// +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
+// +kubebuilder:printcolumn:name="Health",type=string,JSONPath=`.status.health`
+// +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.node`
+// +kubebuilder:printcolumn:name="Used",type=string,JSONPath=`.status.usage.summary`
+// +kubebuilder:printcolumn:name="Key",type=string,JSONPath=`.status.conditions[?(@.type=="KeyReady")].reason`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Generation",type=integer,priority=1,JSONPath=`.status.anchor.generation`
+// +kubebuilder:printcolumn:name="Anchored",type=date,priority=1,JSONPath=`.status.anchor.time`
+// +kubebuilder:printcolumn:name="KeyVersion",type=integer,priority=1,JSONPath=`.status.keyVersion`
+// +kubebuilder:printcolumn:name="VolumeKey",type=string,priority=1,JSONPath=`.spec.key.name`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Healthy")].message`
+type SealedVolume struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// +optional
+	Spec SealedVolumeSpec `json:"spec,omitempty"`
+	// +optional
+	Status SealedVolumeStatus `json:"status,omitempty"`
+}
+
+// SealedVolumeSpec is what a volume is. The operator writes it.
+//
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.volumeHandle) || size(oldSelf.volumeHandle) == 0 || has(self.volumeHandle) && self.volumeHandle == oldSelf.volumeHandle",message="volumeHandle can not be changed once it is set"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.key) || has(self.key)",message="key can not be removed"
+type SealedVolumeSpec struct {
+	// VolumeHandle is the CSI volume id. It is empty until the PersistentVolume exists.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=128
+	VolumeHandle string `json:"volumeHandle,omitempty"`
+	// NodeName is the one node that may use the volume now: only its agent may write the status.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	NodeName string `json:"nodeName,omitempty"`
+	// ReclaimPolicy is the PersistentVolume's. With Retain the key outlives it.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=16
+	ReclaimPolicy string `json:"reclaimPolicy,omitempty"`
+	// ClaimRef is the PersistentVolumeClaim that has the volume, or had it last.
+	//
+	// +optional
+	ClaimRef *VolumeClaim `json:"claimRef,omitempty"`
+	// Key opens the volume. It is empty until that is known, and if a Secret that Sealvol does not manage does.
+	//
+	// +optional
+	Key *VolumeKeyRef `json:"key,omitempty"`
+}
+
+// VolumeClaim names a PersistentVolumeClaim.
+type VolumeClaim struct {
+	// +required
+	// +kubebuilder:validation:MaxLength=63
+	Namespace string `json:"namespace"`
+	// +required
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+	// +required
+	// +kubebuilder:validation:MaxLength=64
+	UID string `json:"uid"`
+}
+
+// VolumeKeyRef names a version of a VolumeKey. It is enough to find the key when the VolumeKey has gone with its namespace.
+//
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.secretName) || size(oldSelf.secretName) == 0 || self.uid == oldSelf.uid",message="the key of a volume can not be exchanged"
+type VolumeKeyRef struct {
+	// +required
+	// +kubebuilder:validation:MaxLength=63
+	Namespace string `json:"namespace"`
+	// +required
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+	// +required
+	// +kubebuilder:validation:MaxLength=64
+	UID string `json:"uid"`
+	// Version, SecretName (in the operator's namespace) and Fingerprint are those of the VolumeKey's version that is delivered.
+	//
+	// +optional
+	Version int32 `json:"version,omitempty"`
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	SecretName string `json:"secretName,omitempty"`
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	Fingerprint string `json:"fingerprint,omitempty"`
+}
+
+// Phase is where in its life a volume is.
+type Phase string
+
+// The phases.
+const (
+	PhasePending   Phase = "Pending"   // there is no PersistentVolume yet
+	PhaseAvailable Phase = "Available" // no node uses it
+	PhaseStaged    Phase = "Staged"    // a node uses it
+	PhaseReleased  Phase = "Released"  // its claim is gone, the PersistentVolume stays
+	PhaseDeleted   Phase = "Deleted"   // the PersistentVolume is gone; snapshots or clones still need the key
+	PhaseRetained  Phase = "Retained"  // the PersistentVolume is gone, but what it stood for is not: Retain
+)
+
+// Health of a volume, in one word.
+type Health string
+
+// The words. What is wrong is in the condition Healthy.
+const (
+	HealthHealthy      Health = "Healthy"
+	HealthDegraded     Health = "Degraded"     // it works, but read-only after an error, nearly full, …
+	HealthInaccessible Health = "Inaccessible" // nothing can be read
+	HealthDataLoss     Health = "DataLoss"
+)
+
+// SealedVolumeStatus is how a volume is. Conditions of the operator: KeyReady. All else is the node agent's.
+type SealedVolumeStatus struct {
+	// +optional
+	Phase Phase `json:"phase,omitempty"`
+	// Node is where the volume is staged; empty if nowhere.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	Node string `json:"node,omitempty"`
+	// Health as the node saw it last.
+	//
+	// +optional
+	Health Health `json:"health,omitempty"`
+	// +optional
+	Usage *VolumeUsage `json:"usage,omitempty"`
+	// KeyVersion is the version of the key that was delivered.
+	//
+	// +optional
+	KeyVersion int32 `json:"keyVersion,omitempty"`
+	// Anchor names the newest state of the volume that was made known. A node refuses a device that is older, or has another history. It is neither
+	// lowered nor removed, but by who may override it.
+	//
+	// +optional
+	Anchor *Anchor `json:"anchor,omitempty"`
+	// ReportedAt is when the node wrote last; it writes at stage and unstage, when the health changes, and every 30 seconds while something changes.
+	//
+	// +optional
+	ReportedAt *metav1.Time `json:"reportedAt,omitempty"`
+	// Conditions are KeyReady, of the operator, and Healthy, of the node.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// VolumeUsage is what df shows.
+type VolumeUsage struct {
+	TotalBytes     int64 `json:"totalBytes"`
+	UsedBytes      int64 `json:"usedBytes"`
+	AvailableBytes int64 `json:"availableBytes"`
+	// +optional
+	UsedInodes int64 `json:"usedInodes,omitempty"`
+	// Summary is for people: "1.5GiB/10GiB (15%)".
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	Summary string `json:"summary,omitempty"`
+}
+
+// Anchor names one committed state of a volume. Nothing in it is secret.
+type Anchor struct {
+	// +required
+	// +kubebuilder:validation:Pattern=`^[0-9a-f-]{36}$`
+	Volume string `json:"volume"`
+	// +required
+	// +kubebuilder:validation:Pattern=`^[0-9a-f-]{36}$`
+	Instance string `json:"instance"`
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	Generation int64 `json:"generation"`
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	Epoch int64 `json:"epoch"`
+	// MAC is HMAC-SHA-256 by a key of the volume's.
+	//
+	// +required
+	// +kubebuilder:validation:Pattern=`^[0-9a-f]{64}$`
+	MAC string `json:"mac"`
+	// +optional
+	Time metav1.Time `json:"time,omitempty"`
+}
+
+// Conditions of a SealedVolume.
+const (
+	// VolumeKeyReady: the delivery Secret holds the key.
+	VolumeKeyReady = "KeyReady"
+	// VolumeHealthy: nothing is wrong with the volume.
+	VolumeHealthy = "Healthy"
+)
+
+// SealedVolumeList is a list.
+//
+// +kubebuilder:object:root=true
+type SealedVolumeList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []SealedVolume `json:"items"`
+}

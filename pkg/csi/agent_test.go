@@ -1,0 +1,87 @@
+package csi_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+
+	"github.com/sealvol/sealvol/pkg/csi"
+)
+
+// agent notes what it is told.
+type agent struct {
+	mu   sync.Mutex
+	err  error    // guarded by mu; of Anchor
+	told []string // guarded by mu
+}
+
+func (a *agent) tell(what string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.told = append(a.told, what)
+	return a.err
+}
+
+// Anchor implements csi.Agent.
+func (a *agent) Anchor(context.Context, string) (string, error) { return "", a.tell("anchor") }
+
+// Staged implements csi.Agent.
+func (a *agent) Staged(string) { _ = a.tell("staged") }
+
+// Unstaging implements csi.Agent.
+func (a *agent) Unstaging(context.Context, string) { _ = a.tell("unstaging") }
+
+// Unstaged implements csi.Agent.
+func (a *agent) Unstaged(string) { _ = a.tell("unstaged") }
+
+func (a *agent) want(t *testing.T, err error, told ...string) {
+	t.Helper()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !slices.Equal(a.told, told) {
+		t.Errorf("the agent was told %v, want %v", a.told, told)
+	}
+	a.err, a.told = err, nil
+}
+
+// TestAgent: nothing is mounted whose anchor is not known; the agent hears of all that is mounted and unmounted, in time.
+func TestAgent(t *testing.T) {
+	a := &agent{err: errors.New("the API server does not answer")}
+	r := newRigWith(t, csi.Options{SelfAttach: true, Agent: a})
+	v := r.create("pvc-1", writer)
+	wantCode(t, v.stage(), codes.Unavailable)
+	if r.attached(v.id) {
+		t.Error("attached, but not staged")
+	}
+	a.want(t, nil, "anchor")
+	wantCode(t, v.stage(), codes.OK)
+	a.want(t, nil, "anchor", "staged")
+	wantCode(t, v.publishTo("a"), codes.OK)
+	a.want(t, nil)
+	// Its server dies: the publish that mounts it again asks, too.
+	h, err := r.mounter.Health(r.ctx(), v.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(h.PID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for h.Alive {
+		if h, err = r.mounter.Health(r.ctx(), v.id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.want(t, errors.New("the API server does not answer"))
+	wantCode(t, v.publishTo("a"), codes.Unavailable)
+	a.want(t, nil, "anchor")
+	wantCode(t, v.publishTo("a"), codes.OK)
+	a.want(t, nil, "anchor", "staged")
+	wantCode(t, v.unpublish("a"), codes.OK)
+	wantCode(t, v.unstage(), codes.OK)
+	a.want(t, nil, "unstaging", "unstaged")
+}

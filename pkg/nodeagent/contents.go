@@ -1,0 +1,136 @@
+package nodeagent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// managedBy on a VolumeSnapshotContent names the node whose csi-snapshotter sees to it. The snapshot controller writes it for snapshots that
+// it has made; nobody does for contents that were made by hand, of a snapshot that is there already.
+const managedBy = "snapshot.storage.kubernetes.io/managed-by"
+
+// Contents claims such contents for the node that has the snapshot. For backends whose snapshots lie on one node. It watches those
+// contents alone that no node has.
+type Contents struct {
+	Node, Driver string
+	Config       *rest.Config
+	// Has tells whether a snapshot lies on this node.
+	Has func(ctx context.Context, handle string) (bool, error)
+	// Log gets what can not be claimed. Default: slog.Default.
+	Log *slog.Logger
+}
+
+type contentQueue = workqueue.TypedRateLimitingInterface[string]
+
+// Run claims until ctx ends.
+func (c Contents) Run(ctx context.Context) error {
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	reader, writer, err := c.clients()
+	if err != nil {
+		return fmt.Errorf("claim snapshots: %w", err)
+	}
+	queue := workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](time.Second, 5*time.Minute))
+	inf, err := reader.GetInformer(ctx, &snapshotv1.VolumeSnapshotContent{}, cache.BlockUntilSynced(false))
+	if err != nil {
+		return fmt.Errorf("claim snapshots: %w", err)
+	}
+	if _, err := inf.AddEventHandler(c.enqueue(queue)); err != nil {
+		return fmt.Errorf("claim snapshots: %w", err)
+	}
+	stop := context.AfterFunc(ctx, queue.ShutDown)
+	defer stop()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			name, ended := queue.Get()
+			if ended {
+				return
+			}
+			c.next(ctx, queue, name, reader, writer)
+		}
+	}()
+	err = reader.Start(ctx)
+	queue.ShutDown()
+	<-done
+	return err
+}
+
+// clients returns a cache of the contents that no node has, and a client.
+func (c Contents) clients() (cache.Cache, client.Client, error) {
+	s := runtime.NewScheme()
+	if err := snapshotv1.AddToScheme(s); err != nil {
+		return nil, nil, err
+	}
+	nobodys, err := labels.NewRequirement(managedBy, selection.DoesNotExist, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	mapper := meta.NewDefaultRESTMapper(nil)
+	mapper.Add(snapshotv1.SchemeGroupVersion.WithKind("VolumeSnapshotContent"), meta.RESTScopeRoot)
+	reader, err := cache.New(c.Config, cache.Options{Scheme: s, Mapper: mapper, DefaultTransform: cache.TransformStripManagedFields(),
+		ByObject: map[client.Object]cache.ByObject{&snapshotv1.VolumeSnapshotContent{}: {Label: labels.NewSelector().Add(*nobodys)}}})
+	if err != nil {
+		return nil, nil, err
+	}
+	writer, err := client.New(c.Config, client.Options{Scheme: s, Mapper: mapper})
+	return reader, writer, err
+}
+
+func (c Contents) enqueue(queue contentQueue) toolscache.ResourceEventHandler {
+	add := func(obj any) {
+		if o, ok := obj.(*snapshotv1.VolumeSnapshotContent); ok && o.Spec.Driver == c.Driver && o.Spec.Source.SnapshotHandle != nil {
+			queue.Add(o.Name)
+		}
+	}
+	return toolscache.ResourceEventHandlerFuncs{AddFunc: add, UpdateFunc: func(_, obj any) { add(obj) }}
+}
+
+func (c Contents) next(ctx context.Context, queue contentQueue, name string, reader client.Reader, writer client.Writer) {
+	defer queue.Done(name)
+	err := c.claim(ctx, name, reader, writer)
+	if err == nil || ctx.Err() != nil {
+		queue.Forget(name)
+		return
+	}
+	c.Log.Warn("snapshot content not claimed", "content", name, "error", err)
+	queue.AddRateLimited(name)
+}
+
+// claim labels a content whose snapshot is here. The lock lets nobody's label be written over.
+func (c Contents) claim(ctx context.Context, name string, reader client.Reader, writer client.Writer) error {
+	var o snapshotv1.VolumeSnapshotContent
+	if err := reader.Get(ctx, client.ObjectKey{Name: name}, &o); err != nil || o.DeletionTimestamp != nil {
+		return client.IgnoreNotFound(err)
+	}
+	here, err := c.Has(ctx, *o.Spec.Source.SnapshotHandle)
+	if !here || err != nil {
+		return err
+	}
+	was := o.DeepCopy()
+	if o.Labels == nil {
+		o.Labels = map[string]string{}
+	}
+	o.Labels[managedBy] = c.Node
+	err = writer.Patch(ctx, &o, client.MergeFromWithOptions(was, client.MergeFromWithOptimisticLock{}))
+	if err = client.IgnoreNotFound(err); err != nil {
+		return fmt.Errorf("label: %w", err)
+	}
+	c.Log.Info("snapshot content claimed", "content", name)
+	return nil
+}

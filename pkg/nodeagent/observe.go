@@ -1,0 +1,201 @@
+package nodeagent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	toolscache "k8s.io/client-go/tools/cache"
+
+	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
+	"github.com/sealvol/sealvol/pkg/mounter"
+	"github.com/sealvol/sealvol/pkg/mounter/control"
+)
+
+func typesUID(s string) types.UID { return types.UID(s) }
+
+// added calls f for each object that comes.
+func added(f func()) toolscache.ResourceEventHandler {
+	return toolscache.ResourceEventHandlerFuncs{AddFunc: func(any) { f() }}
+}
+
+// volume is what the agent remembers of one volume.
+type volume struct {
+	mu        sync.Mutex
+	unstaging bool      // somebody is about to unmount it
+	reported  time.Time // when all of it was reported last
+	failed    string    // why the last report failed
+	anchor    *anchor   // taken, not published yet
+	confirmed uint64    // generation that the volume was told to be kept
+	quietTill time.Time // no anchor is asked for before: the last one did not come
+}
+
+// state is how a volume is found.
+type state struct {
+	mounted   bool
+	health    v1alpha1.Health
+	condition control.Condition // the worst; no reason: none
+	usage     *v1alpha1.VolumeUsage
+}
+
+// anchor is one as mount servers give it: volume.Anchor's JSON.
+type anchor struct {
+	raw        json.RawMessage
+	Volume     string `json:"volume"`
+	Instance   string `json:"instance"`
+	Generation uint64 `json:"generation"`
+	Epoch      uint32 `json:"epoch"`
+	MAC        string `json:"anchor"`
+}
+
+// anchorVersion is that of the JSON.
+const anchorVersion = 1
+
+// nearlyFull is how many percent of a volume must be free, or it is called nearly full.
+const nearlyFull = 5
+
+// observe asks the mounter and the mount server. full: also what changes all the time.
+func (a *Agent) observe(ctx context.Context, id string, v *volume, full bool) state {
+	s := state{mounted: true, health: v1alpha1.HealthHealthy}
+	askCtx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	info, err := a.opt.Mounter.Health(askCtx, id)
+	if errors.Is(err, mounter.ErrNotMounted) {
+		return state{}
+	}
+	if err != nil {
+		return state{mounted: true, health: v1alpha1.HealthInaccessible, condition: control.Condition{Reason: "MounterUnresponsive", Message: "the mounter does not answer about the volume"}}
+	}
+	for _, c := range info.Conditions {
+		s.add(c)
+	}
+	if s.health == v1alpha1.HealthInaccessible {
+		return s // its server does not answer
+	}
+	if st, err := a.opt.Control(id).Stats(askCtx); err == nil {
+		s.usage = usageOf(st)
+		if st.TotalBytes > 0 && info.BlockBytes == 0 && st.AvailableBytes*100 < st.TotalBytes*nearlyFull {
+			s.add(control.Condition{Reason: "NearlyFull", Message: fmt.Sprintf("less than %d%% of the volume is free: expand the claim, or delete something", nearlyFull)})
+		}
+	}
+	if full {
+		a.takeAnchor(ctx, id, v)
+	}
+	return s
+}
+
+// add takes a condition into account; the worst is shown.
+func (s *state) add(c control.Condition) {
+	h := v1alpha1.HealthDegraded
+	switch {
+	case c.Lost:
+		h = v1alpha1.HealthDataLoss
+	case c.Inaccessible:
+		h = v1alpha1.HealthInaccessible
+	}
+	if rank(h) > rank(s.health) {
+		s.health, s.condition = h, c
+	}
+}
+
+func rank(h v1alpha1.Health) int {
+	switch h {
+	case v1alpha1.HealthDegraded:
+		return 1
+	case v1alpha1.HealthInaccessible:
+		return 2
+	case v1alpha1.HealthDataLoss:
+		return 3
+	}
+	return 0
+}
+
+func usageOf(s control.Stats) *v1alpha1.VolumeUsage {
+	u := &v1alpha1.VolumeUsage{TotalBytes: s.TotalBytes, UsedBytes: s.UsedBytes, AvailableBytes: s.AvailableBytes, UsedInodes: s.UsedInodes}
+	percent := int64(0)
+	if s.TotalBytes > 0 {
+		percent = (s.UsedBytes/1024*100 + s.TotalBytes/2048) / max(s.TotalBytes/1024, 1)
+	}
+	u.Summary = fmt.Sprintf("%s/%s (%d%%)", size(s.UsedBytes), size(s.TotalBytes), percent)
+	return u
+}
+
+// size is for people.
+func size(b int64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}
+	f, i := float64(b), 0
+	for f >= 1024 && i < len(units)-1 {
+		f /= 1024
+		i++
+	}
+	if f >= 10 || f == float64(int64(f)) {
+		return fmt.Sprintf("%.0f%s", f, units[i])
+	}
+	return fmt.Sprintf("%.1f%s", f, units[i])
+}
+
+// anchorPause follows an anchor that did not come: the volume is held at rest, or its server hangs; each request waits there until that ends.
+const anchorPause = 5 * time.Minute
+
+// takeAnchor asks the mount server for an anchor of all that is committed.
+func (a *Agent) takeAnchor(ctx context.Context, id string, v *volume) {
+	if time.Now().Before(v.quietTill) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, anchorTimeout)
+	defer cancel()
+	var raw json.RawMessage
+	err := a.opt.Control(id).Do(ctx, control.Request{Op: "anchor"}, &raw)
+	var got *anchor
+	if err == nil {
+		got, err = parseAnchor(raw)
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		v.quietTill = time.Now().Add(anchorPause)
+		a.opt.Log.Warn("no anchor: the volume is held at rest, or does not answer", "volume", id)
+	case err != nil:
+		a.opt.Log.Info("no anchor", "volume", id, "error", err) // read-only, after an error, …: the one before stands
+	case got.Generation > v.confirmed:
+		v.anchor = got
+	}
+}
+
+func parseAnchor(raw json.RawMessage) (*anchor, error) {
+	var x struct {
+		Version int `json:"version"`
+		anchor
+	}
+	if err := json.Unmarshal(raw, &x); err != nil {
+		return nil, fmt.Errorf("malformed anchor: %w", err)
+	}
+	if x.Version != anchorVersion || x.Generation == 0 || x.Generation > 1<<62 || x.Epoch == 0 || x.MAC == "" {
+		return nil, fmt.Errorf("an anchor of version %d is not known", x.Version)
+	}
+	x.raw = raw
+	return &x.anchor, nil
+}
+
+// confirm tells the volume that an anchor is kept.
+func (a *Agent) confirm(ctx context.Context, id string, v *volume) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	err := a.opt.Control(id).Do(ctx, control.Request{Op: "anchor-confirm", Args: struct {
+		Anchor json.RawMessage `json:"anchor"`
+	}{v.anchor.raw}}, nil)
+	if err != nil {
+		// It learns of it when it is mounted next.
+		a.opt.Log.Debug("an anchor is kept, which the volume was not told", "volume", id, "error", err)
+	}
+	v.confirmed, v.anchor = v.anchor.Generation, nil
+}
+
+// text is an anchor for a mount server.
+func text(x *v1alpha1.Anchor) (string, error) {
+	b, err := json.Marshal(map[string]any{"version": anchorVersion, "volume": x.Volume, "instance": x.Instance, "generation": x.Generation, "epoch": x.Epoch, "anchor": x.MAC})
+	return string(b), err
+}

@@ -1,0 +1,122 @@
+package nodeagent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
+)
+
+// attempts of a write that others are faster with.
+const attempts = 5
+
+// publish brings a volume's SealedVolume up to date, and tells the volume that its anchor is kept.
+func (a *Agent) publish(ctx context.Context, id string, v *volume, s state, full bool) error {
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	var r client.Reader = a.cache
+	var err error
+	for range attempts {
+		if err = a.publishOnce(ctx, r, id, v, s, full); !apierrors.IsConflict(err) {
+			break
+		}
+		r = a.live // the cache is behind
+	}
+	if err != nil {
+		return err
+	}
+	if v.anchor != nil && s.mounted {
+		a.confirm(ctx, id, v)
+	}
+	return nil
+}
+
+func (a *Agent) publishOnce(ctx context.Context, r client.Reader, id string, v *volume, s state, full bool) error {
+	sv, err := a.find(ctx, r, id)
+	if err != nil {
+		if !s.mounted { // nothing is left to say, and nobody to say it to
+			return ignoreNoVolume(err)
+		}
+		return err
+	}
+	was := sv.DeepCopy()
+	changed := a.fill(sv, v, s, full)
+	if equality.Semantic.DeepEqual(was.Status, sv.Status) {
+		return nil
+	}
+	now := metav1.NewTime(time.Now().Truncate(time.Second))
+	sv.Status.ReportedAt = &now
+	if err := a.live.Status().Patch(ctx, sv, client.MergeFromWithOptions(was, client.MergeFromWithOptimisticLock{})); err != nil {
+		return fmt.Errorf("write the status of SealedVolume %s: %w", sv.Name, err)
+	}
+	if changed {
+		a.tell(was, sv)
+	}
+	return nil
+}
+
+func ignoreNoVolume(err error) error {
+	if err == errNoVolume { //nolint:errorlint // find returns it as it is
+		return nil
+	}
+	return err
+}
+
+// fill writes what is known into a status; changed: its health is another.
+func (a *Agent) fill(sv *v1alpha1.SealedVolume, v *volume, s state, full bool) (changed bool) {
+	st := &sv.Status
+	if !s.mounted {
+		st.Node, st.Health = "", ""
+		meta.RemoveStatusCondition(&st.Conditions, v1alpha1.VolumeHealthy)
+	} else {
+		moved := st.Node != a.opt.Node
+		st.Node, st.Health = a.opt.Node, s.health
+		changed = setHealthy(st, s, sv.Generation)
+		if s.usage != nil && (full || moved || st.Usage == nil || changed) {
+			st.Usage = s.usage
+		}
+	}
+	if x := v.anchor; x != nil && (st.Anchor == nil || int64(x.Generation) > st.Anchor.Generation || x.Epoch > uint32(st.Anchor.Epoch)) { //nolint:gosec // bounded by parseAnchor
+		st.Anchor = &v1alpha1.Anchor{Volume: x.Volume, Instance: x.Instance, Generation: int64(x.Generation), Epoch: int64(x.Epoch), MAC: x.MAC, //nolint:gosec // as above
+			Time: metav1.NewTime(time.Now().Truncate(time.Second))}
+	}
+	return changed
+}
+
+// setHealthy sets the condition; it tells whether the reason is another.
+func setHealthy(st *v1alpha1.SealedVolumeStatus, s state, generation int64) bool {
+	c := metav1.Condition{Type: v1alpha1.VolumeHealthy, Status: metav1.ConditionTrue, Reason: "AsExpected", Message: "nothing is wrong", ObservedGeneration: generation}
+	if s.condition.Reason != "" {
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, s.condition.Reason, s.condition.Message
+		c.Message = c.Message[:min(len(c.Message), 1000)]
+	}
+	was := meta.FindStatusCondition(st.Conditions, v1alpha1.VolumeHealthy)
+	different := was == nil || was.Reason != c.Reason
+	if was != nil && !different && was.Message == c.Message {
+		return false // the generation alone is no news
+	}
+	meta.SetStatusCondition(&st.Conditions, c)
+	return different
+}
+
+// tell makes an event about the claim when the health turns bad, or good again.
+func (a *Agent) tell(was, sv *v1alpha1.SealedVolume) {
+	c := meta.FindStatusCondition(sv.Status.Conditions, v1alpha1.VolumeHealthy)
+	before := meta.FindStatusCondition(was.Status.Conditions, v1alpha1.VolumeHealthy)
+	ref := claimOf(sv)
+	switch {
+	case c == nil || ref == nil:
+	case c.Status == metav1.ConditionFalse:
+		a.events.Eventf(ref, sv, corev1.EventTypeWarning, c.Reason, "ServeVolume", "volume %s on node %s: %s", sv.Name, a.opt.Node, c.Message)
+	case before != nil && before.Status == metav1.ConditionFalse:
+		a.events.Eventf(ref, sv, corev1.EventTypeNormal, "VolumeHealthy", "ServeVolume", "volume %s on node %s is healthy again", sv.Name, a.opt.Node)
+	}
+}

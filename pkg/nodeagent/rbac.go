@@ -1,0 +1,7 @@
+package nodeagent
+
+// What the node agent may do. A ValidatingAdmissionPolicy narrows the writing to the volumes of its own node.
+//
+// +kubebuilder:rbac:groups=sealvol.dev,resources=sealedvolumes,verbs=get;list;watch
+// +kubebuilder:rbac:groups=sealvol.dev,resources=sealedvolumes/status,verbs=get;patch
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch

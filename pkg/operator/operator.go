@@ -1,0 +1,284 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
+)
+
+// DriverName is the CSI driver whose volumes get keys; csi.DriverName says the same.
+const DriverName = "csi.sealvol.dev"
+
+// topologyKey names the node that a volume of the local backend lies on; local.TopologyKey says the same.
+const topologyKey = "topology.csi.sealvol.dev/node"
+
+// Parameters of a StorageClass that say which Secret stages a volume, and what they are for a class whose keys the operator makes.
+const (
+	paramSecretName      = "csi.storage.k8s.io/node-stage-secret-name"
+	paramSecretNamespace = "csi.storage.k8s.io/node-stage-secret-namespace"
+	secretOfVolume       = "${pv.name}"
+)
+
+// attributeKeyVolume in a volume's context is the volume whose key opens it; docs/csi.md.
+const attributeKeyVolume = "keyVolume"
+
+// Options configure Add.
+type Options struct {
+	// Namespace is where key Secrets and delivery Secrets lie.
+	Namespace string
+	// Snapshots says that the cluster has the snapshot API: a snapshot keeps its key from being deleted.
+	Snapshots bool
+	// Workers reconcile volumes and keys at a time. Default 4.
+	Workers int
+	// Log is for what is no object's business. Default: slog.Default.
+	Log *slog.Logger
+}
+
+// Scheme has all types that the operator uses.
+func Scheme() (*runtime.Scheme, error) {
+	s := runtime.NewScheme()
+	return s, errors.Join(scheme.AddToScheme(s), v1alpha1.AddToScheme(s), snapshotv1.AddToScheme(s))
+}
+
+// Cache is how a manager must be set up: of Secrets it sees those of one namespace, since the operator may see no others.
+func Cache(namespace string) cache.Options {
+	secret := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}}
+	return cache.Options{
+		DefaultTransform: cache.TransformStripManagedFields(),
+		ByObject: map[client.Object]cache.ByObject{
+			secret: {Namespaces: map[string]cache.Config{namespace: {}}},
+		},
+	}
+}
+
+// operator is what the controllers share.
+type operator struct {
+	client.Client // reads from the cache, writes to the API server
+	Options
+	live   client.Reader // the API server itself
+	events events.EventRecorder
+	seen   fingerprints
+}
+
+// Add adds the controllers to a manager.
+func Add(ctx context.Context, m ctrl.Manager, opt Options) error {
+	if opt.Namespace == "" {
+		return errors.New("the operator needs to know its namespace")
+	}
+	if opt.Workers == 0 {
+		opt.Workers = 4
+	}
+	if opt.Log == nil {
+		opt.Log = slog.Default()
+	}
+	o := &operator{Client: m.GetClient(), Options: opt, live: m.GetAPIReader(), events: m.GetEventRecorder("sealvol-operator")}
+	if err := o.index(ctx, m.GetFieldIndexer()); err != nil {
+		return fmt.Errorf("index: %w", err)
+	}
+	return errors.Join(o.addVolumes(m), o.addKeys(m), o.addKeySecrets(m), o.addPlacement(m), o.addMetrics(m))
+}
+
+// Field indexes, named by what they find; those that are paths also are fields by which the API server selects.
+const (
+	byVolume    = "volume"            // PersistentVolumeClaims, by the name of the PersistentVolume that they have or will have
+	byClass     = "class"             // PersistentVolumeClaims without a volume, by class
+	bySource    = "source"            // PersistentVolumeClaims, by the claim or snapshot that they are a copy of
+	byKeyVolume = "keyVolume"         // PersistentVolumes, by the handle of the volume whose key opens them
+	byHandle    = "spec.volumeHandle" // SealedVolumes and VolumeSnapshotContents, by volume handle
+	byKey       = "key"               // SealedVolumes, by namespace/name of their VolumeKey
+	byKeyUID    = "spec.key.uid"      // SealedVolumes, by the UID of their VolumeKey
+	byWaiting   = "waiting"           // SealedVolumes without a key that is ready: "true"
+	byOwner     = "owner"             // key Secrets, by UID of the VolumeKey
+	byUID       = "uid"               // VolumeKeys
+)
+
+func (o *operator) index(ctx context.Context, x client.FieldIndexer) error {
+	secret := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}}
+	list := []struct {
+		obj  client.Object
+		name string
+		f    client.IndexerFunc
+	}{
+		{&corev1.PersistentVolumeClaim{}, byVolume, indexOf(func(c *corev1.PersistentVolumeClaim) string { return volumeName(c) })},
+		{&corev1.PersistentVolumeClaim{}, byClass, indexOf(func(c *corev1.PersistentVolumeClaim) string {
+			if c.Spec.VolumeName != "" || c.Spec.StorageClassName == nil {
+				return ""
+			}
+			return *c.Spec.StorageClassName
+		})},
+		{&corev1.PersistentVolumeClaim{}, bySource, indexOf(sourceKey)},
+		{&corev1.PersistentVolume{}, byKeyVolume, indexOf(func(v *corev1.PersistentVolume) string {
+			if !isOurs(v) {
+				return ""
+			}
+			return v.Spec.CSI.VolumeAttributes[attributeKeyVolume]
+		})},
+		{&v1alpha1.SealedVolume{}, byHandle, indexOf(func(v *v1alpha1.SealedVolume) string { return v.Spec.VolumeHandle })},
+		{&v1alpha1.SealedVolume{}, byKey, indexOf(func(v *v1alpha1.SealedVolume) string {
+			if v.Spec.Key == nil {
+				return ""
+			}
+			return v.Spec.Key.Namespace + "/" + v.Spec.Key.Name
+		})},
+		{&v1alpha1.SealedVolume{}, byKeyUID, indexOf(func(v *v1alpha1.SealedVolume) string {
+			if v.Spec.Key == nil {
+				return ""
+			}
+			return v.Spec.Key.UID
+		})},
+		{&v1alpha1.SealedVolume{}, byWaiting, indexOf(func(v *v1alpha1.SealedVolume) string {
+			if hasKey(v) {
+				return ""
+			}
+			return "true"
+		})},
+		{&v1alpha1.VolumeKey{}, byUID, indexOf(func(k *v1alpha1.VolumeKey) string { return string(k.UID) })},
+		{secret, byOwner, indexOf(func(s *metav1.PartialObjectMetadata) string {
+			if s.Labels[v1alpha1.RoleLabel] != v1alpha1.RoleKey {
+				return ""
+			}
+			return s.Labels[v1alpha1.KeyUIDLabel]
+		})},
+	}
+	for _, i := range list {
+		if err := x.IndexField(ctx, i.obj, i.name, i.f); err != nil {
+			return err
+		}
+	}
+	if !o.Snapshots {
+		return nil
+	}
+	return x.IndexField(ctx, &snapshotv1.VolumeSnapshotContent{}, byHandle, indexOf(sourceHandle))
+}
+
+// indexOf makes an indexer of a function that returns one key, or "" for none.
+func indexOf[T client.Object](f func(T) string) client.IndexerFunc {
+	return func(obj client.Object) []string {
+		o, ok := obj.(T)
+		if !ok {
+			return nil
+		}
+		if k := f(o); k != "" {
+			return []string{k}
+		}
+		return nil
+	}
+}
+
+// volumeName is the name of the PersistentVolume that a claim has, or that csi-provisioner will give it.
+func volumeName(c *corev1.PersistentVolumeClaim) string {
+	if c.Spec.VolumeName != "" {
+		return c.Spec.VolumeName
+	}
+	return "pvc-" + string(c.UID)
+}
+
+// isOurs tells volumes of our driver.
+func isOurs(v *corev1.PersistentVolume) bool {
+	return v.Spec.CSI != nil && v.Spec.CSI.Driver == DriverName
+}
+
+// isManaged tells classes whose volumes get their keys from this operator.
+func (o *operator) isManaged(c *storagev1.StorageClass) bool {
+	return c.Provisioner == DriverName && c.Parameters[paramSecretName] == secretOfVolume && c.Parameters[paramSecretNamespace] == o.Namespace
+}
+
+// isDelivered tells volumes that are staged with a Secret of this operator.
+func (o *operator) isDelivered(v *corev1.PersistentVolume) bool {
+	r := v.Spec.CSI.NodeStageSecretRef
+	return r != nil && r.Namespace == o.Namespace && r.Name == v.Name
+}
+
+// source is what a claim is a copy of: a claim or a snapshot of its own namespace. Other namespaces need a grant, which the provisioner checks; the volume's context
+// then names the origin.
+func source(c *corev1.PersistentVolumeClaim) (kind, name string) {
+	if r := c.Spec.DataSourceRef; r != nil {
+		if r.Namespace != nil && *r.Namespace != "" && *r.Namespace != c.Namespace {
+			return "Other", r.Name
+		}
+		return sourceKind(r.APIGroup, r.Kind), r.Name
+	}
+	if r := c.Spec.DataSource; r != nil {
+		return sourceKind(r.APIGroup, r.Kind), r.Name
+	}
+	return "", ""
+}
+
+func sourceKind(group *string, kind string) string {
+	switch {
+	case kind == "PersistentVolumeClaim" && (group == nil || *group == ""):
+		return kind
+	case kind == "VolumeSnapshot" && group != nil && *group == snapshotv1.GroupName:
+		return kind
+	}
+	return "Other"
+}
+
+func sourceKey(c *corev1.PersistentVolumeClaim) string {
+	kind, name := source(c)
+	if kind == "" || kind == "Other" {
+		return ""
+	}
+	return strings.Join([]string{kind, c.Namespace, name}, "/")
+}
+
+func contentName(s *snapshotv1.VolumeSnapshot) string {
+	if s.Status == nil || s.Status.BoundVolumeSnapshotContentName == nil {
+		return ""
+	}
+	return *s.Status.BoundVolumeSnapshotContentName
+}
+
+// sourceHandle is the volume that a snapshot was taken of.
+func sourceHandle(c *snapshotv1.VolumeSnapshotContent) string {
+	if c.Spec.Driver != DriverName || c.Spec.Source.VolumeHandle == nil {
+		return ""
+	}
+	return *c.Spec.Source.VolumeHandle
+}
+
+// hasKey tells whether a volume's key is settled and was made.
+func hasKey(v *v1alpha1.SealedVolume) bool { return v.Spec.Key != nil && v.Spec.Key.SecretName != "" }
+
+// isTerminating tells whether a namespace goes, or has gone.
+func (o *operator) isTerminating(ctx context.Context, name string) (bool, error) {
+	var ns corev1.Namespace
+	err := o.live.Get(ctx, types.NamespacedName{Name: name}, &ns)
+	if apierrors.IsNotFound(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("namespace %s: %w", name, err)
+	}
+	return ns.DeletionTimestamp != nil, nil
+}
+
+// raceDelay lets the cache catch up with who was faster.
+const raceDelay = 100 * time.Millisecond
+
+// again repeats what lost a race with somebody else's write, quietly: it is how two writers meet, and no error.
+func again(r reconcile.Result, err error) (reconcile.Result, error) {
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
+		return reconcile.Result{RequeueAfter: raceDelay}, nil
+	}
+	return r, err
+}

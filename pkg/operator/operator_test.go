@@ -1,0 +1,514 @@
+package operator_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
+	"github.com/sealvol/sealvol/pkg/operator/operatortest"
+)
+
+const (
+	del    = corev1.PersistentVolumeReclaimDelete
+	retain = corev1.PersistentVolumeReclaimRetain
+)
+
+func keyNamed(ns, name string) *v1alpha1.VolumeKey {
+	return &v1alpha1.VolumeKey{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}}
+}
+
+// keySecretOf waits for a key and returns its Secret.
+func keySecretOf(t *testing.T, vk *v1alpha1.VolumeKey) *corev1.Secret {
+	t.Helper()
+	hasCondition(t, vk, v1alpha1.KeyReady, v1alpha1.ReasonAvailable)
+	s, err := get(t.Context(), operatortest.Namespace, vk.Status.Versions[0].SecretName, &corev1.Secret{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// destroy deletes a Secret whatever protects it, as an administrator who means it.
+func destroy(t *testing.T, s *corev1.Secret) {
+	t.Helper()
+	eventually(t, func() error {
+		if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(s), s); err != nil {
+			return client.IgnoreNotFound(err)
+		}
+		metav1.SetMetaDataAnnotation(&s.ObjectMeta, v1alpha1.AllowAnnotation, s.Name)
+		if err := env.Client.Update(t.Context(), s); err != nil {
+			return err
+		}
+		s.Finalizers = nil
+		if err := env.Client.Update(t.Context(), s); err != nil {
+			return err
+		}
+		return env.Client.Delete(t.Context(), s)
+	})
+}
+
+// backup is a Secret as people keep it.
+func backup(s *corev1.Secret) *corev1.Secret {
+	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: s.Name}, Type: s.Type, Data: s.DeepCopy().Data}
+}
+
+// A claim gets its key before it has a volume; when claim and volume go, all goes.
+func TestClaim(t *testing.T) {
+	start(t, nil)
+	ns := namespace(t)
+	c, pv, kek := volume(t, ns, "data", del)
+	vk := keyNamed(ns, pv.Name)
+	key := keySecretOf(t, vk)
+	sv := sealed(pv.Name)
+	hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonDelivered)
+	hasEvent(t, c, corev1.EventTypeNormal, v1alpha1.ReasonDelivered)
+	if string(key.Data["kek"]) != kek || key.Immutable == nil || !*key.Immutable {
+		t.Fatal("the key Secret is not what was delivered")
+	}
+	if f := vk.Status.Versions[0].Fingerprint; f == "" || f != sv.Spec.Key.Fingerprint || sv.Status.KeyVersion != 1 {
+		t.Errorf("fingerprints %q and %+v", f, sv.Spec.Key)
+	}
+	remove(t, c, pv)
+	gone(t, secretNamed(pv.Name), sv, vk, key)
+}
+
+// A claim that is deleted before it has a volume leaves nothing; one of another class, or that another volume is made for, gets nothing.
+func TestPendingClaims(t *testing.T) {
+	start(t, nil)
+	ns := namespace(t)
+	create(t, operatortest.ClassOf("by-hand-"+ns, del))
+	other := operatortest.Claim(ns, "other")
+	other.Spec.StorageClassName = new(string)
+	c := operatortest.Claim(ns, "data")
+	create(t, other, c)
+	delivered(t, "pvc-"+string(c.UID))
+	vk := keyNamed(ns, "pvc-"+string(c.UID))
+	key := keySecretOf(t, vk)
+	remove(t, c)
+	gone(t, sealed(vk.Name), secretNamed(vk.Name), vk, key)
+	if _, err := get(t.Context(), "", "pvc-"+string(other.UID), &v1alpha1.SealedVolume{}); client.IgnoreNotFound(err) != nil || err == nil {
+		t.Errorf("a claim of no class of ours: %v", err)
+	}
+	// Bound to a volume that was there already: what was prepared goes.
+	c = operatortest.Claim(ns, "static")
+	create(t, c)
+	kek := delivered(t, "pvc-"+string(c.UID))
+	pv := operatortest.Volume(c, "node-a", del)
+	pv.Name = "static-" + ns
+	ref := &corev1.SecretReference{Namespace: operatortest.Namespace, Name: pv.Name}
+	pv.Spec.CSI.NodeStageSecretRef = ref
+	bind(t, c, pv)
+	if again := delivered(t, pv.Name); again != kek {
+		t.Error("the claim's key was made twice")
+	}
+	gone(t, sealed("pvc-"+string(c.UID)), secretNamed("pvc-"+string(c.UID)))
+	remove(t, c, pv)
+	gone(t, sealed(pv.Name), secretNamed(pv.Name), keyNamed(ns, "pvc-"+string(c.UID)))
+}
+
+// A lost or exchanged key Secret is told, never made anew, and good again when it is restored.
+func TestLostKey(t *testing.T) {
+	start(t, nil)
+	ns := namespace(t)
+	c, pv, kek := volume(t, ns, "data", del)
+	vk, sv := keyNamed(ns, pv.Name), sealed(pv.Name)
+	key := keySecretOf(t, vk)
+	saved := backup(key)
+
+	destroy(t, key)
+	for _, o := range []struct {
+		obj  client.Object
+		kind string
+	}{{vk, v1alpha1.KeyReady}, {sv, v1alpha1.VolumeKeyReady}} {
+		if msg := hasCondition(t, o.obj, o.kind, v1alpha1.ReasonSecretMissing); !strings.Contains(msg, saved.Name) || !strings.Contains(msg, "restore it from a backup") {
+			t.Errorf("%T: %s", o.obj, msg)
+		}
+	}
+	for _, o := range []client.Object{vk, c} {
+		if note := hasEvent(t, o, corev1.EventTypeWarning, v1alpha1.ReasonSecretMissing); !strings.Contains(note, saved.Name) {
+			t.Error(note)
+		}
+	}
+
+	wrong := backup(saved)
+	wrong.Data["kek"] = []byte(strings.Repeat("ab", 32))
+	create(t, wrong)
+	hasCondition(t, vk, v1alpha1.KeyReady, v1alpha1.ReasonSecretAltered)
+	hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonSecretAltered)
+	if delivered(t, pv.Name) != kek {
+		t.Error("a wrong key was delivered")
+	}
+	destroy(t, wrong)
+
+	create(t, saved)
+	hasCondition(t, vk, v1alpha1.KeyReady, v1alpha1.ReasonAvailable)
+	hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonDelivered)
+	eventually(t, func() error { // it is held again
+		s, err := get(t.Context(), saved.Namespace, saved.Name, &corev1.Secret{})
+		if err == nil && (len(s.Finalizers) != 1 || s.Labels[v1alpha1.RoleLabel] != v1alpha1.RoleKey) {
+			err = fmt.Errorf("%v %v", s.Finalizers, s.Labels)
+		}
+		return err
+	})
+	remove(t, c, pv)
+	gone(t, sv, vk, secretNamed(pv.Name), secretNamed(saved.Name))
+}
+
+// What becomes of a key's Secret follows the policy as it is when the key is deleted.
+func TestPolicyChanged(t *testing.T) {
+	start(t, nil)
+	ns := namespace(t)
+	vk := keyNamed(ns, "key")
+	vk.Spec.DeletionPolicy = v1alpha1.DeletionRetain
+	create(t, vk)
+	key := keySecretOf(t, vk)
+	eventually(t, func() error {
+		return update(t.Context(), vk, func() { vk.Spec.DeletionPolicy = v1alpha1.DeletionDelete })
+	})
+	eventually(t, func() error {
+		s, err := get(t.Context(), key.Namespace, key.Name, &corev1.Secret{})
+		if err == nil && s.Annotations[v1alpha1.PolicyAnnotation] != "Delete" {
+			err = errStays
+		}
+		return err
+	})
+	remove(t, vk)
+	gone(t, vk, key)
+}
+
+// The status of a key may be lost, as by a restore from a backup: its Secret is found again; without it, nothing is made.
+func TestLostStatus(t *testing.T) {
+	stop := start(t, nil)
+	ns := namespace(t)
+	_, pv, kek := volume(t, ns, "data", del)
+	vk := keyNamed(ns, pv.Name)
+	key := keySecretOf(t, vk)
+	forget := func() {
+		t.Helper()
+		eventually(t, func() error {
+			if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(vk), vk); err != nil {
+				return err
+			}
+			vk.Status = v1alpha1.VolumeKeyStatus{}
+			return env.Client.Status().Update(t.Context(), vk)
+		})
+	}
+	forget()
+	if again := keySecretOf(t, vk); again.UID != key.UID {
+		t.Error("another Secret")
+	}
+	stop()
+	forget()
+	saved := backup(key)
+	destroy(t, key)
+	start(t, nil)
+	hasCondition(t, vk, v1alpha1.KeyReady, v1alpha1.ReasonSecretMissing)
+	create(t, saved)
+	hasCondition(t, vk, v1alpha1.KeyReady, v1alpha1.ReasonAvailable)
+	if delivered(t, pv.Name) != kek {
+		t.Error("another key")
+	}
+}
+
+// A delivery Secret is a copy: deleted or edited, it is as it was in a moment.
+func TestDeliveryRestored(t *testing.T) {
+	start(t, nil)
+	ns := namespace(t)
+	_, pv, kek := volume(t, ns, "data", del)
+	sv := sealed(pv.Name)
+	hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonDelivered)
+	destroy(t, secretNamed(pv.Name))
+	if delivered(t, pv.Name) != kek {
+		t.Error("another key")
+	}
+	hasEvent(t, sv, corev1.EventTypeWarning, v1alpha1.ReasonRestored)
+	eventually(t, func() error {
+		s, err := get(t.Context(), operatortest.Namespace, pv.Name, &corev1.Secret{})
+		if err != nil {
+			return err
+		}
+		metav1.SetMetaDataAnnotation(&s.ObjectMeta, v1alpha1.AllowAnnotation, s.Name)
+		if err := env.Client.Update(t.Context(), s); err != nil {
+			return err
+		}
+		immutable := true
+		s.Data, s.Immutable = map[string][]byte{"kek": []byte("nonsense")}, &immutable
+		return env.Client.Update(t.Context(), s)
+	})
+	eventually(t, func() error {
+		s, err := get(t.Context(), operatortest.Namespace, pv.Name, &corev1.Secret{})
+		if err == nil && string(s.Data["kek"]) != kek {
+			err = errors.New("not mended")
+		}
+		return err
+	})
+}
+
+// Somebody else's Secret in the place of a delivery Secret is left alone.
+func TestDeliveryConflict(t *testing.T) {
+	stop := start(t, nil)
+	stop()
+	ns := namespace(t)
+	c := operatortest.Claim(ns, "data")
+	create(t, c)
+	foreign := secretNamed("pvc-" + string(c.UID))
+	foreign.StringData = map[string]string{"what": "ever"}
+	create(t, foreign)
+	start(t, nil)
+	sv := sealed(foreign.Name)
+	hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonConflict)
+	hasEvent(t, c, corev1.EventTypeWarning, v1alpha1.ReasonConflict)
+	remove(t, foreign)
+	delivered(t, foreign.Name)
+	remove(t, c)
+	gone(t, sv, secretNamed(foreign.Name))
+}
+
+// A key that a volume needs is not deleted; a deletion waits, says for whom, and comes to its end.
+func TestKeyInUse(t *testing.T) {
+	start(t, nil)
+	ns := namespace(t)
+	c, pv, _ := volume(t, ns, "data", del)
+	vk := keyNamed(ns, pv.Name)
+	key := keySecretOf(t, vk)
+	remove(t, vk)
+	if msg := hasCondition(t, vk, v1alpha1.KeyDeletionBlocked, v1alpha1.ReasonInUse); !strings.Contains(msg, pv.Name) {
+		t.Error(msg)
+	}
+	if note := hasEvent(t, vk, corev1.EventTypeWarning, v1alpha1.ReasonInUse); !strings.Contains(note, pv.Name) {
+		t.Error(note)
+	}
+	sv := sealed(pv.Name)
+	remove(t, sv) // nor is its volume's record
+	hasEvent(t, getSealed(t, pv.Name), corev1.EventTypeWarning, v1alpha1.ReasonNeeded)
+	remove(t, c, pv)
+	gone(t, sv, vk, key, secretNamed(pv.Name))
+}
+
+func getSealed(t *testing.T, name string) *v1alpha1.SealedVolume {
+	t.Helper()
+	sv, err := get(t.Context(), "", name, &v1alpha1.SealedVolume{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sv
+}
+
+// A key that is imported, which needs the right to, and shared by two volumes.
+func TestImportedKey(t *testing.T) {
+	start(t, nil)
+	ns := namespace(t)
+	theirs := strings.Repeat("5a", 31) + "a5"
+	told.add(theirs)
+	create(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "mine"}, StringData: map[string]string{"key": theirs + "\n"}})
+	vk := keyNamed(ns, "shared")
+	vk.Spec.Imported = &v1alpha1.ImportedKey{SecretName: "mine", Key: "key"}
+	vk.Spec.DeletionPolicy = v1alpha1.DeletionRetain
+	c1, c2 := operatortest.Claim(ns, "one"), operatortest.Claim(ns, "two")
+	c1.Annotations = map[string]string{v1alpha1.KeyAnnotation: "shared"}
+	c2.Annotations = c1.Annotations
+	create(t, c1)
+	hasEvent(t, c1, corev1.EventTypeWarning, v1alpha1.ReasonKeyNotFound)
+	create(t, vk, c2)
+	if msg := hasCondition(t, vk, v1alpha1.KeyReady, v1alpha1.ReasonImportForbidden); !strings.Contains(msg, "keyImport.namespaces") {
+		t.Error(msg)
+	}
+	hasEvent(t, c1, corev1.EventTypeWarning, v1alpha1.ReasonImportForbidden)
+	create(t, &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "import"},
+		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "sealvol-key-import"},
+		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: operatortest.Namespace, Name: "sealvol-operator"}}})
+	for _, c := range []*corev1.PersistentVolumeClaim{c1, c2} {
+		if delivered(t, "pvc-"+string(c.UID)) != theirs {
+			t.Error("another key")
+		}
+	}
+	hasCondition(t, vk, v1alpha1.KeyReady, v1alpha1.ReasonAvailable)
+	eventually(t, func() error {
+		err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(vk), vk)
+		if err == nil && (vk.Status.Volumes != 2 || len(vk.Status.UsedBy) != 2) {
+			err = fmt.Errorf("%+v", vk.Status)
+		}
+		return err
+	})
+	key := keySecretOf(t, vk)
+	remove(t, c1, c2)
+	gone(t, sealed("pvc-"+string(c1.UID)), sealed("pvc-"+string(c2.UID)))
+	if _, err := get(t.Context(), ns, "shared", &v1alpha1.VolumeKey{}); err != nil {
+		t.Fatal("a key that was made by hand went with its volumes:", err)
+	}
+	remove(t, vk)
+	gone(t, vk)
+	eventually(t, func() error { // Retain: left, and no longer held
+		err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(key), key)
+		if err == nil && (len(key.Finalizers) > 0 || key.DeletionTimestamp != nil) {
+			err = errors.New("still held")
+		}
+		return err
+	})
+	remove(t, key)
+	gone(t, key)
+}
+
+// A malformed import is told, and heals.
+func TestMalformedImport(t *testing.T) {
+	start(t, nil)
+	ns := operatortest.Namespace // here it may read
+	vk := keyNamed(ns, "broken")
+	vk.Spec.Imported = &v1alpha1.ImportedKey{SecretName: "broken"}
+	create(t, vk)
+	hasCondition(t, vk, v1alpha1.KeyReady, v1alpha1.ReasonImportMissing)
+	s := secretNamed("broken")
+	s.StringData = map[string]string{"kek": "too short"}
+	create(t, s)
+	if msg := hasCondition(t, vk, v1alpha1.KeyReady, v1alpha1.ReasonImportMalformed); strings.Contains(msg, "too short") {
+		t.Error("the message quotes the Secret:", msg)
+	}
+	remove(t, vk, s)
+	gone(t, vk)
+}
+
+// With Retain the key stays with the PersistentVolume, and even when that object is deleted, until the administrator gives it up.
+func TestRetain(t *testing.T) {
+	start(t, nil)
+	ns := namespace(t)
+	c, pv, kek := volume(t, ns, "data", retain)
+	vk := keyNamed(ns, pv.Name)
+	key := keySecretOf(t, vk)
+	remove(t, c)
+	sv := sealed(pv.Name)
+	phase := func(want v1alpha1.Phase) {
+		t.Helper()
+		eventually(t, func() error {
+			err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(sv), sv)
+			if err == nil && sv.Status.Phase != want {
+				err = fmt.Errorf("phase %s, want %s", sv.Status.Phase, want)
+			}
+			return err
+		})
+	}
+	phase(v1alpha1.PhaseReleased)
+	remove(t, pv)
+	phase(v1alpha1.PhaseRetained)
+	if delivered(t, pv.Name) != kek {
+		t.Error("another key")
+	}
+	// The same volume under another name, for another claim: it has its key.
+	c2 := operatortest.Claim(ns, "again")
+	create(t, c2)
+	pv2 := operatortest.Volume(c2, "node-a", retain)
+	pv2.Spec.CSI.VolumeHandle = pv.Spec.CSI.VolumeHandle
+	pv2.Name = "again-" + ns
+	pv2.Spec.CSI.NodeStageSecretRef = &corev1.SecretReference{Namespace: operatortest.Namespace, Name: pv2.Name}
+	bind(t, c2, pv2)
+	if delivered(t, pv2.Name) != kek {
+		t.Error("the volume got another key with its new name")
+	}
+	remove(t, sv)
+	gone(t, sv, secretNamed(pv.Name))
+	if _, err := get(t.Context(), key.Namespace, key.Name, &corev1.Secret{}); err != nil {
+		t.Fatal("the key is gone while a volume needs it:", err)
+	}
+	remove(t, c2, pv2)
+	remove(t, sealed(pv2.Name))
+	gone(t, sealed(pv2.Name), vk, key)
+}
+
+// Clones and restored snapshots get the key of their origin, which outlives it for them.
+func TestCopies(t *testing.T) {
+	start(t, nil)
+	ns := namespace(t)
+	c, pv, kek := volume(t, ns, "data", del)
+	vk := keyNamed(ns, pv.Name)
+	key := keySecretOf(t, vk)
+
+	clone := operatortest.Claim(ns, "clone")
+	clone.Spec.DataSource = &corev1.TypedLocalObjectReference{Kind: "PersistentVolumeClaim", Name: "data"}
+	create(t, clone)
+	if delivered(t, "pvc-"+string(clone.UID)) != kek {
+		t.Error("the clone has another key")
+	}
+
+	content := "content-" + ns
+	snap := &snapshotv1.VolumeSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "snap"},
+		Spec: snapshotv1.VolumeSnapshotSpec{Source: snapshotv1.VolumeSnapshotSource{PersistentVolumeClaimName: &c.Name}}}
+	create(t, snap)
+	restored := operatortest.Claim(ns, "restored")
+	group := snapshotv1.GroupName
+	restored.Spec.DataSource = &corev1.TypedLocalObjectReference{APIGroup: &group, Kind: "VolumeSnapshot", Name: "snap"}
+	create(t, restored)
+	hasCondition(t, sealed("pvc-"+string(restored.UID)), v1alpha1.VolumeKeyReady, v1alpha1.ReasonKeyNotReady)
+	cont := &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: content}, Spec: snapshotv1.VolumeSnapshotContentSpec{
+		Driver: "csi.sealvol.dev", DeletionPolicy: snapshotv1.VolumeSnapshotContentDelete,
+		Source:            snapshotv1.VolumeSnapshotContentSource{VolumeHandle: &pv.Spec.CSI.VolumeHandle},
+		VolumeSnapshotRef: corev1.ObjectReference{Namespace: ns, Name: "snap", UID: snap.UID}}}
+	create(t, cont)
+	snap.Status = &snapshotv1.VolumeSnapshotStatus{BoundVolumeSnapshotContentName: &content}
+	if err := env.Client.Status().Update(t.Context(), snap); err != nil {
+		t.Fatal(err)
+	}
+	if delivered(t, "pvc-"+string(restored.UID)) != kek {
+		t.Error("the restored volume has another key")
+	}
+
+	remove(t, c, pv, clone)
+	sv := sealed(pv.Name)
+	gone(t, sealed("pvc-"+string(clone.UID)), secretNamed("pvc-"+string(clone.UID)))
+	eventually(t, func() error {
+		err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(sv), sv)
+		if err == nil && sv.Status.Phase != v1alpha1.PhaseDeleted {
+			err = fmt.Errorf("phase %s", sv.Status.Phase)
+		}
+		return err
+	})
+	remove(t, snap, cont)
+	gone(t, sv)
+	if _, err := get(t.Context(), key.Namespace, key.Name, &corev1.Secret{}); err != nil {
+		t.Fatal("the key of the restored volume:", err)
+	}
+	remove(t, restored)
+	gone(t, vk, key, sealed("pvc-"+string(restored.UID)))
+}
+
+// A copy that was provisioned while no operator ran, and whose origin was deleted meanwhile, still finds the key.
+func TestCopyOutlivesOrigin(t *testing.T) {
+	stop := start(t, nil)
+	ns := namespace(t)
+	c, pv, kek := volume(t, ns, "data", del)
+	stop()
+	clone := operatortest.Claim(ns, "clone")
+	clone.Spec.DataSource = &corev1.TypedLocalObjectReference{Kind: "PersistentVolumeClaim", Name: "data"}
+	create(t, clone)
+	cpv := operatortest.Volume(clone, "node-a", del)
+	cpv.Spec.CSI.VolumeAttributes = map[string]string{"keyVolume": pv.Spec.CSI.VolumeHandle}
+	bind(t, clone, cpv)
+	remove(t, c, pv)
+	start(t, nil)
+	if delivered(t, cpv.Name) != kek {
+		t.Error("another key")
+	}
+	gone(t, sealed(pv.Name), secretNamed(pv.Name))
+	remove(t, clone, cpv)
+	gone(t, sealed(cpv.Name), keyNamed(ns, pv.Name))
+}
+
+// Volumes whose Secret is somebody else's business get a SealedVolume all the same, and no key.
+func TestExternalSecret(t *testing.T) {
+	start(t, nil)
+	ns := namespace(t)
+	pv := operatortest.Volume(operatortest.Claim(ns, "x"), "node-a", del)
+	pv.Name, pv.Spec.ClaimRef = "external-"+ns, nil
+	pv.Spec.CSI.NodePublishSecretRef, pv.Spec.CSI.NodeExpandSecretRef = nil, nil
+	pv.Spec.CSI.NodeStageSecretRef = &corev1.SecretReference{Namespace: ns, Name: "theirs"}
+	create(t, pv)
+	hasCondition(t, sealed(pv.Name), v1alpha1.VolumeKeyReady, v1alpha1.ReasonExternal)
+	remove(t, pv)
+	gone(t, sealed(pv.Name))
+}

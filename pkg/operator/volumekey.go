@@ -1,0 +1,434 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
+	"github.com/sealvol/sealvol/pkg/crypto"
+)
+
+// firstVersion is that of a new key. There are no others until keys are rotated.
+const firstVersion = 1
+
+// keys reconciles VolumeKeys.
+type keys struct{ *operator }
+
+func (o *operator) addKeys(m ctrl.Manager) error {
+	return ctrl.NewControllerManagedBy(m).Named("volumekey").
+		For(&v1alpha1.VolumeKey{}).
+		Watches(&v1alpha1.SealedVolume{}, handler.EnqueueRequestsFromMapFunc(keyOfVolume), builder.WithPredicates(aboutSpec)).
+		Watches(&corev1.PersistentVolumeClaim{}, handler.EnqueueRequestsFromMapFunc(keyOfClaim)).
+		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(keys{o}.ofSecret)).
+		WithOptions(controller.Options{MaxConcurrentReconciles: o.Workers}).
+		Complete(keys{o})
+}
+
+func keyOfVolume(_ context.Context, obj client.Object) []reconcile.Request {
+	v, ok := obj.(*v1alpha1.SealedVolume)
+	if !ok || v.Spec.Key == nil {
+		return nil
+	}
+	return request(v.Spec.Key.Namespace, v.Spec.Key.Name)
+}
+
+// keyOfClaim finds the key that was made for a claim, which may have to go with it.
+func keyOfClaim(_ context.Context, obj client.Object) []reconcile.Request {
+	return request(obj.GetNamespace(), claimKeyName(obj))
+}
+
+// ofSecret finds the key that a Secret is a version of, also of one that was restored without what we wrote about it: by its name.
+func (o keys) ofSecret(ctx context.Context, obj client.Object) []reconcile.Request {
+	uid := keyUID(obj)
+	if uid == "" || obj.GetNamespace() != o.Namespace {
+		return nil
+	}
+	var list v1alpha1.VolumeKeyList
+	if err := o.List(ctx, &list, client.MatchingFields{byUID: uid}); err != nil {
+		o.Log.Error("the key of a Secret was not found", "error", err)
+		return nil
+	}
+	var all []reconcile.Request
+	for _, k := range list.Items {
+		all = append(all, request(k.Namespace, k.Name)...)
+	}
+	return all
+}
+
+func request(namespace, name string) []reconcile.Request {
+	return []reconcile.Request{{NamespacedName: client.ObjectKey{Namespace: namespace, Name: name}}}
+}
+
+// claimKeyName names the VolumeKey that is made for one claim.
+func claimKeyName(claim metav1.Object) string { return "pvc-" + string(claim.GetUID()) }
+
+// Reconcile makes the key if it never was, and looks whether it is still there; a key that is to go and that nothing needs is let go.
+func (o keys) Reconcile(ctx context.Context, r reconcile.Request) (reconcile.Result, error) {
+	return again(o.reconcile(ctx, r))
+}
+
+func (o keys) reconcile(ctx context.Context, r reconcile.Request) (reconcile.Result, error) {
+	var vk v1alpha1.VolumeKey
+	if err := o.Get(ctx, r.NamespacedName, &vk); err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	before := vk.DeepCopy()
+	gone, err := o.settle(ctx, &vk)
+	if gone || err != nil {
+		return reconcile.Result{}, err
+	}
+	problem, err := o.ensureVersions(ctx, &vk)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	o.report(&vk, problem)
+	if err := o.writeKeyStatus(ctx, before, &vk); err != nil {
+		return reconcile.Result{}, err
+	}
+	if problem != nil && problem.retry { // of what no watch tells
+		return reconcile.Result{}, problem
+	}
+	return reconcile.Result{}, nil
+}
+
+// problem is what keeps a key from being ready, for users.
+type problem struct {
+	reason, message string
+	retry           bool
+}
+
+func (p *problem) Error() string { return p.reason + ": " + p.message }
+
+// settle counts who uses the key, and lets it go if that is due. gone: there is nothing more to do.
+func (o keys) settle(ctx context.Context, vk *v1alpha1.VolumeKey) (gone bool, err error) {
+	users, err := o.usersOf(ctx, o.Client, string(vk.UID))
+	if err != nil {
+		return false, err
+	}
+	vk.Status.Volumes = int32(min(len(users), 1<<30)) //nolint:gosec // bounded
+	vk.Status.UsedBy = users[:min(len(users), 16)]
+	if vk.DeletionTimestamp != nil {
+		if !controllerutil.ContainsFinalizer(vk, v1alpha1.KeyFinalizer) {
+			return true, nil
+		}
+		return o.letGo(ctx, vk, users)
+	}
+	meta.RemoveStatusCondition(&vk.Status.Conditions, v1alpha1.KeyDeletionBlocked)
+	if len(users) == 0 && vk.Spec.ClaimRef != nil {
+		if gone, err := o.deleteUnclaimed(ctx, vk); gone || err != nil {
+			return gone, err
+		}
+	}
+	if controllerutil.ContainsFinalizer(vk, v1alpha1.KeyFinalizer) {
+		return false, nil
+	}
+	// On a copy: the answer holds the status as it is stored, and ours is ahead of it.
+	c := vk.DeepCopy()
+	patch := client.MergeFromWithOptions(vk.DeepCopy(), client.MergeFromWithOptimisticLock{})
+	controllerutil.AddFinalizer(c, v1alpha1.KeyFinalizer)
+	if err := o.Patch(ctx, c, patch); err != nil {
+		return client.IgnoreNotFound(err) == nil, client.IgnoreNotFound(err)
+	}
+	vk.ObjectMeta = c.ObjectMeta
+	return false, nil
+}
+
+// usersOf names the SealedVolumes that use a key, in order.
+func (o *operator) usersOf(ctx context.Context, r client.Reader, uid string) ([]string, error) {
+	var list v1alpha1.SealedVolumeList
+	if err := r.List(ctx, &list, client.MatchingFields{byKeyUID: uid}); err != nil {
+		return nil, fmt.Errorf("list users of a key: %w", err)
+	}
+	var names []string
+	for _, v := range list.Items {
+		names = append(names, v.Name)
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// letGo removes the finalizer of a key that is being deleted, when nothing uses it. A namespace that goes does not wait: its keys' Secrets stay for the volumes.
+func (o keys) letGo(ctx context.Context, vk *v1alpha1.VolumeKey, users []string) (bool, error) {
+	if len(users) == 0 {
+		var err error
+		if users, err = o.usersOf(ctx, o.live, string(vk.UID)); err != nil {
+			return false, err
+		}
+	}
+	if len(users) > 0 {
+		terminating, err := o.isTerminating(ctx, vk.Namespace)
+		if err != nil {
+			return false, err
+		}
+		if !terminating {
+			o.block(vk, users)
+			return false, nil
+		}
+	}
+	patch := client.MergeFromWithOptions(vk.DeepCopy(), client.MergeFromWithOptimisticLock{})
+	controllerutil.RemoveFinalizer(vk, v1alpha1.KeyFinalizer)
+	return true, client.IgnoreNotFound(o.Patch(ctx, vk, patch))
+}
+
+// block tells why a key stays.
+func (o keys) block(vk *v1alpha1.VolumeKey, users []string) {
+	some := strings.Join(users[:min(len(users), 5)], ", ")
+	if len(users) > 5 {
+		some = fmt.Sprintf("%s and %d more", some, len(users)-5)
+	}
+	msg := fmt.Sprintf("PersistentVolumes (or snapshots of them) need this key: %s; it goes when they have gone", some)
+	if meta.SetStatusCondition(&vk.Status.Conditions, metav1.Condition{Type: v1alpha1.KeyDeletionBlocked, Status: metav1.ConditionTrue,
+		Reason: v1alpha1.ReasonInUse, Message: limited(msg), ObservedGeneration: vk.Generation}) {
+		o.events.Eventf(vk, nil, corev1.EventTypeWarning, v1alpha1.ReasonInUse, "Delete", "%s", limited(msg))
+	}
+}
+
+// deleteUnclaimed deletes a key that nothing uses and that was made for a claim which has gone, or has got a volume with another key.
+func (o keys) deleteUnclaimed(ctx context.Context, vk *v1alpha1.VolumeKey) (bool, error) {
+	claim, err := o.liveClaim(ctx, vk.Namespace, vk.Spec.ClaimRef.Name, vk.Spec.ClaimRef.UID)
+	if err != nil || claim != nil && !o.hasOther(ctx, claim, vk) {
+		return false, err
+	}
+	users, err := o.usersOf(ctx, o.live, string(vk.UID))
+	if len(users) > 0 || err != nil {
+		return false, err
+	}
+	return true, client.IgnoreNotFound(o.Delete(ctx, vk, client.Preconditions{UID: &vk.UID, ResourceVersion: &vk.ResourceVersion}))
+}
+
+// liveClaim asks the API server for a claim; nil: there is none of that UID.
+func (o *operator) liveClaim(ctx context.Context, namespace, name, uid string) (*corev1.PersistentVolumeClaim, error) {
+	var c corev1.PersistentVolumeClaim
+	err := o.live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &c)
+	switch {
+	case apierrors.IsNotFound(err), err == nil && string(c.UID) != uid:
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("claim %s/%s: %w", namespace, name, err)
+	}
+	return &c, nil
+}
+
+// hasOther tells whether a claim's volume has another key than the one that was made for it.
+func (o keys) hasOther(ctx context.Context, claim *corev1.PersistentVolumeClaim, vk *v1alpha1.VolumeKey) bool {
+	if claim.Spec.VolumeName == "" {
+		return false
+	}
+	var sv v1alpha1.SealedVolume
+	err := o.live.Get(ctx, client.ObjectKey{Name: claim.Spec.VolumeName}, &sv)
+	return err == nil && hasKey(&sv) && sv.Spec.Key.UID != string(vk.UID)
+}
+
+// ensureVersions makes the first version of a key that has none, and checks those that were made.
+func (o keys) ensureVersions(ctx context.Context, vk *v1alpha1.VolumeKey) (*problem, error) {
+	if len(vk.Status.Versions) == 0 {
+		if p, err := o.first(ctx, vk); p != nil || err != nil {
+			return p, err
+		}
+	}
+	for _, v := range vk.Status.Versions {
+		if v.SecretName != keySecretName(vk.UID, v.Version) {
+			return altered(o.Namespace, v.SecretName), nil
+		}
+		if p, err := o.check(ctx, vk, v); p != nil || err != nil {
+			return p, err
+		}
+	}
+	return nil, nil
+}
+
+// first makes a key's first version, or finds that this was done before (K1, K2).
+func (o keys) first(ctx context.Context, vk *v1alpha1.VolumeKey) (*problem, error) {
+	name := keySecretName(vk.UID, firstVersion)
+	s, k, err := o.read(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if s == nil {
+		if noted, err := o.noted(ctx, vk); noted != nil || err != nil {
+			return noted, err
+		}
+		var p *problem
+		if k, p, err = o.source(ctx, vk); p != nil || err != nil {
+			return p, err
+		}
+		if s, k, err = o.make(ctx, vk, k); err != nil {
+			return nil, err
+		}
+	}
+	defer k.Erase()
+	if k == nil {
+		return altered(o.Namespace, name), nil
+	}
+	vk.Status.Version = firstVersion
+	vk.Status.Versions = []v1alpha1.KeyVersion{{Version: firstVersion, SecretName: name, Fingerprint: k.Fingerprint(), Created: s.CreationTimestamp}}
+	return nil, nil
+}
+
+// noted finds whether a SealedVolume remembers a version that the key itself does not.
+func (o keys) noted(ctx context.Context, vk *v1alpha1.VolumeKey) (*problem, error) {
+	var list v1alpha1.SealedVolumeList
+	if err := o.live.List(ctx, &list, client.MatchingFields{byKeyUID: string(vk.UID)}); err != nil {
+		return nil, err
+	}
+	for _, v := range list.Items {
+		if hasKey(&v) {
+			return missing(o.Namespace, v.Spec.Key.SecretName), nil
+		}
+	}
+	return nil, nil
+}
+
+// source is the key that is to become the first version.
+func (o keys) source(ctx context.Context, vk *v1alpha1.VolumeKey) (*crypto.Key, *problem, error) {
+	im := vk.Spec.Imported
+	if im == nil {
+		k, err := crypto.GenerateKey()
+		return k, nil, err
+	}
+	var s corev1.Secret
+	err := o.live.Get(ctx, client.ObjectKey{Namespace: vk.Namespace, Name: im.SecretName}, &s)
+	defer wipe(&s)
+	switch {
+	case apierrors.IsForbidden(err):
+		return nil, &problem{v1alpha1.ReasonImportForbidden, fmt.Sprintf("the operator may not read Secrets of namespace %s: bind the chart's ClusterRole for key import there (value keyImport.namespaces)", vk.Namespace), true}, nil
+	case apierrors.IsNotFound(err):
+		return nil, &problem{v1alpha1.ReasonImportMissing, fmt.Sprintf("Secret %s/%s does not exist", vk.Namespace, im.SecretName), true}, nil
+	case err != nil:
+		return nil, nil, err
+	}
+	k, err := keyOf(&s, im.Key)
+	if err != nil {
+		return nil, &problem{v1alpha1.ReasonImportMalformed, fmt.Sprintf("Secret %s/%s: %v", vk.Namespace, im.SecretName, err), true}, nil
+	}
+	return k, nil, nil
+}
+
+// make writes the first version, once and for ever (K1); k becomes its own. If somebody else was first, theirs is it.
+func (o keys) make(ctx context.Context, vk *v1alpha1.VolumeKey, k *crypto.Key) (*corev1.Secret, *crypto.Key, error) {
+	s := keySecret(o.Namespace, vk, firstVersion, k)
+	err := o.Create(ctx, s)
+	wipe(s)
+	if err == nil {
+		reason, text := v1alpha1.ReasonGenerated, "made version %d of the key, kept in Secret %s/%s; its fingerprint is %s"
+		if vk.Spec.Imported != nil {
+			reason, text = v1alpha1.ReasonImported, "imported version %d of the key, kept in Secret %s/%s; its fingerprint is %s"
+		}
+		o.events.Eventf(vk, nil, corev1.EventTypeNormal, reason, "MakeKey", text, firstVersion, s.Namespace, s.Name, k.Fingerprint())
+		return s, k, nil
+	}
+	k.Erase()
+	if !apierrors.IsAlreadyExists(err) {
+		return nil, nil, fmt.Errorf("make key Secret %s: %w", s.Name, err)
+	}
+	name := s.Name
+	if s, k, err = o.read(ctx, name); s == nil && err == nil {
+		err = errors.New("key Secret " + name + " came and went")
+	}
+	return s, k, err
+}
+
+// check looks whether a version is as it was made.
+func (o keys) check(ctx context.Context, vk *v1alpha1.VolumeKey, v v1alpha1.KeyVersion) (*problem, error) {
+	st, err := o.look(ctx, v.SecretName)
+	switch {
+	case err != nil:
+		return nil, err
+	case st.meta == nil:
+		return missing(o.Namespace, v.SecretName), nil
+	case st.fingerprint != v.Fingerprint:
+		return altered(o.Namespace, v.SecretName), nil
+	case st.meta.GetDeletionTimestamp() != nil:
+		return &problem{v1alpha1.ReasonSecretDeleting, fmt.Sprintf("Secret %s/%s is being deleted, and held because its key is in use: back it up (kubectl get secret -o yaml), let it go by removing its finalizer %s, and create it again from the backup",
+			o.Namespace, v.SecretName, v1alpha1.KeyFinalizer), false}, nil
+	}
+	return nil, o.mark(ctx, st.meta, v1alpha1.VolumeKeyRef{Namespace: vk.Namespace, Name: vk.Name, UID: string(vk.UID)}, vk.Spec.DeletionPolicy)
+}
+
+// mark makes good what a key Secret needs to be held and found: a restored one may lack all of it, and the policy may have changed. A policy of "" is left as it is.
+func (o *operator) mark(ctx context.Context, m metav1.Object, ref v1alpha1.VolumeKeyRef, policy v1alpha1.DeletionPolicy) error {
+	if policy == "" {
+		policy = v1alpha1.DeletionPolicy(m.GetAnnotations()[v1alpha1.PolicyAnnotation])
+	}
+	if policy == "" {
+		policy = v1alpha1.DeletionRetain
+	}
+	owner := ref.Namespace + "/" + ref.Name
+	a, l := m.GetAnnotations(), m.GetLabels()
+	if l[v1alpha1.RoleLabel] == v1alpha1.RoleKey && l[v1alpha1.KeyUIDLabel] == ref.UID && a[v1alpha1.OwnerAnnotation] == owner &&
+		a[v1alpha1.PolicyAnnotation] == string(policy) && slices.Contains(m.GetFinalizers(), v1alpha1.KeyFinalizer) {
+		return nil
+	}
+	var s metav1.PartialObjectMetadata
+	s.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
+	if err := o.live.Get(ctx, client.ObjectKey{Namespace: m.GetNamespace(), Name: m.GetName()}, &s); err != nil || s.DeletionTimestamp != nil {
+		return client.IgnoreNotFound(err)
+	}
+	patch := client.MergeFromWithOptions(s.DeepCopy(), client.MergeFromWithOptimisticLock{})
+	metav1.SetMetaDataLabel(&s.ObjectMeta, v1alpha1.RoleLabel, v1alpha1.RoleKey)
+	metav1.SetMetaDataLabel(&s.ObjectMeta, v1alpha1.KeyUIDLabel, ref.UID)
+	metav1.SetMetaDataAnnotation(&s.ObjectMeta, v1alpha1.OwnerAnnotation, owner)
+	metav1.SetMetaDataAnnotation(&s.ObjectMeta, v1alpha1.PolicyAnnotation, string(policy))
+	controllerutil.AddFinalizer(&s, v1alpha1.KeyFinalizer)
+	return client.IgnoreNotFound(o.Patch(ctx, &s, patch))
+}
+
+func missing(namespace, name string) *problem {
+	return &problem{v1alpha1.ReasonSecretMissing, fmt.Sprintf("Secret %s/%s is gone: restore it from a backup; it is not made anew, since no other key opens the volumes", namespace, name), false}
+}
+
+func altered(namespace, name string) *problem {
+	return &problem{v1alpha1.ReasonSecretAltered, fmt.Sprintf("Secret %s/%s does not hold the key that was made: delete it and restore it from a backup; no other key opens the volumes", namespace, name), false}
+}
+
+// report sets the conditions, and tells of a change for the worse or the better once.
+func (o keys) report(vk *v1alpha1.VolumeKey, p *problem) {
+	vk.Status.ObservedGeneration = vk.Generation
+	c := metav1.Condition{Type: v1alpha1.KeyReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonAvailable,
+		Message: "the key can be given to volumes", ObservedGeneration: vk.Generation}
+	if p != nil {
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, p.reason, limited(p.message)
+		if p.reason == v1alpha1.ReasonSecretDeleting {
+			c.Status = metav1.ConditionTrue // it is still there
+		}
+	}
+	was := meta.FindStatusCondition(vk.Status.Conditions, v1alpha1.KeyReady)
+	reason := ""
+	if was != nil {
+		reason = was.Reason
+	}
+	meta.SetStatusCondition(&vk.Status.Conditions, c)
+	switch {
+	case p != nil && p.reason != reason:
+		o.events.Eventf(vk, nil, corev1.EventTypeWarning, p.reason, "CheckKey", "%s", c.Message)
+	case p == nil && reason != "" && reason != v1alpha1.ReasonAvailable:
+		o.events.Eventf(vk, nil, corev1.EventTypeNormal, v1alpha1.ReasonAvailable, "CheckKey", "%s", c.Message)
+	}
+}
+
+// writeKeyStatus writes what has changed.
+func (o keys) writeKeyStatus(ctx context.Context, before, vk *v1alpha1.VolumeKey) error {
+	if equalStatus(before.Status, vk.Status) {
+		return nil
+	}
+	before.ResourceVersion = vk.ResourceVersion // of the finalizer's patch, if there was one
+	return client.IgnoreNotFound(o.Status().Patch(ctx, vk, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})))
+}
+
+// limited keeps texts within what events and conditions take.
+func limited(s string) string { return s[:min(len(s), 1000)] }

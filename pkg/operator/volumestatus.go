@@ -1,0 +1,82 @@
+package operator
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
+)
+
+func equalStatus(a, b any) bool { return equality.Semantic.DeepEqual(a, b) }
+
+// phase is where in its life a volume is.
+func (v *volume) phase() v1alpha1.Phase {
+	switch {
+	case v.pv == nil && v.sealed.Spec.VolumeHandle == "":
+		return v1alpha1.PhasePending
+	case v.pv == nil && v.sealed.Spec.ReclaimPolicy == string(corev1.PersistentVolumeReclaimRetain):
+		return v1alpha1.PhaseRetained
+	case v.pv == nil:
+		return v1alpha1.PhaseDeleted
+	case v.sealed.Status.Node != "":
+		return v1alpha1.PhaseStaged
+	case v.claim == nil && v.pv.Spec.ClaimRef != nil:
+		return v1alpha1.PhaseReleased
+	}
+	return v1alpha1.PhaseAvailable
+}
+
+// writeVolumeStatus tells how it stands with the key: in the condition, and with an event when that changes.
+func (o volumes) writeVolumeStatus(ctx context.Context, v *volume, p *problem) error {
+	s := &v.sealed.Status
+	s.Phase = v.phase()
+	c := metav1.Condition{Type: v1alpha1.VolumeKeyReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonDelivered, ObservedGeneration: v.sealed.Generation,
+		Message: fmt.Sprintf("Secret %s/%s holds the key", o.Namespace, v.name)}
+	if p != nil {
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, p.reason, limited(p.message)
+		if p.reason == v1alpha1.ReasonExternal {
+			c.Status = metav1.ConditionUnknown
+		}
+	} else {
+		s.KeyVersion = v.sealed.Spec.Key.Version
+	}
+	reason := ""
+	if was := meta.FindStatusCondition(s.Conditions, v1alpha1.VolumeKeyReady); was != nil {
+		reason = was.Reason
+	}
+	meta.SetStatusCondition(&s.Conditions, c)
+	if equalStatus(v.before.Status, *s) {
+		return nil
+	}
+	err := o.Status().Patch(ctx, v.sealed, client.MergeFromWithOptions(v.before, client.MergeFromWithOptimisticLock{}))
+	if err == nil && c.Reason != reason {
+		o.tell(v, c)
+	}
+	return client.IgnoreNotFound(err)
+}
+
+// tell makes an event where people look: at the claim, or without one at the volume.
+func (o volumes) tell(v *volume, c metav1.Condition) {
+	kind := corev1.EventTypeNormal
+	switch c.Reason {
+	case v1alpha1.ReasonDelivered:
+		if v.pv != nil && len(v.before.Status.Conditions) == 0 { // after a restart of everything: no news
+			return
+		}
+	case v1alpha1.ReasonExternal, v1alpha1.ReasonNoKey, v1alpha1.ReasonKeyNotReady: // ordinary states; a key that is not ready tells itself
+		return
+	default:
+		kind = corev1.EventTypeWarning
+	}
+	if v.claim != nil {
+		o.events.Eventf(v.claim, v.sealed, kind, c.Reason, "DeliverKey", "%s", c.Message)
+		return
+	}
+	o.events.Eventf(v.sealed, nil, kind, c.Reason, "DeliverKey", "%s", c.Message)
+}

@@ -1,0 +1,154 @@
+package operator
+
+import (
+	"context"
+	"strings"
+
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
+)
+
+type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+
+// aboutSpec lets pass what the operator has to do with: not the usage and anchors that nodes report.
+var aboutSpec = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	a, ok1 := e.ObjectOld.(*v1alpha1.SealedVolume)
+	b, ok2 := e.ObjectNew.(*v1alpha1.SealedVolume)
+	if !ok1 || !ok2 || a.Generation != b.Generation || a.DeletionTimestamp.IsZero() != b.DeletionTimestamp.IsZero() {
+		return true
+	}
+	ka, kb := meta.FindStatusCondition(a.Status.Conditions, v1alpha1.VolumeKeyReady), meta.FindStatusCondition(b.Status.Conditions, v1alpha1.VolumeKeyReady)
+	return a.Status.Node != b.Status.Node || a.Status.Phase != b.Status.Phase || !equalStatus(ka, kb) || !equalStatus(a.Finalizers, b.Finalizers)
+}}
+
+func named(names ...string) []reconcile.Request {
+	var all []reconcile.Request
+	for _, n := range names {
+		if n != "" {
+			all = append(all, request("", n)...)
+		}
+	}
+	return all
+}
+
+// sealed lists SealedVolumes that an index finds.
+func (o volumes) sealed(ctx context.Context, index, value string) []reconcile.Request {
+	var list v1alpha1.SealedVolumeList
+	if err := o.List(ctx, &list, client.MatchingFields{index: value}); err != nil {
+		o.Log.Error("volumes that may be concerned were not found", "index", index, "error", err)
+		return nil
+	}
+	var names []string
+	for _, v := range list.Items {
+		names = append(names, v.Name)
+	}
+	return named(names...)
+}
+
+// waiting finds the volumes that wait for a key: a change of another may be what they wait for.
+func (o volumes) waiting(ctx context.Context, _ client.Object) []reconcile.Request {
+	return o.sealed(ctx, byWaiting, "true")
+}
+
+// ofVolume finds the volume itself, and the one of which it is a copy, which may only have waited for it.
+func (o volumes) ofVolume(ctx context.Context, obj client.Object) []reconcile.Request {
+	pv, ok := obj.(*corev1.PersistentVolume)
+	if !ok || !isOurs(pv) {
+		return nil
+	}
+	all := named(pv.Name)
+	if h := pv.Spec.CSI.VolumeAttributes[attributeKeyVolume]; h != "" {
+		all = append(all, o.sealed(ctx, byHandle, h)...)
+	}
+	return all
+}
+
+// ofClaim finds the claim's volume, and what it is a copy of.
+func (o volumes) ofClaim(ctx context.Context, obj client.Object) []reconcile.Request {
+	c, ok := obj.(*corev1.PersistentVolumeClaim)
+	if !ok {
+		return nil
+	}
+	all := named(volumeName(c))
+	if c.Spec.VolumeName != "" {
+		all = append(all, named("pvc-"+string(c.UID))...) // it was bound to another volume than the one that was prepared for it
+	}
+	if kind, name := source(c); kind == "PersistentVolumeClaim" {
+		var src corev1.PersistentVolumeClaim
+		if o.Get(ctx, client.ObjectKey{Namespace: c.Namespace, Name: name}, &src) == nil {
+			all = append(all, named(volumeName(&src))...)
+		}
+	}
+	return all
+}
+
+// ofClass finds the claims that wait for a class.
+func (o volumes) ofClass(ctx context.Context, obj client.Object) []reconcile.Request {
+	var list corev1.PersistentVolumeClaimList
+	if err := o.List(ctx, &list, client.MatchingFields{byClass: obj.GetName()}); err != nil {
+		o.Log.Error("claims of a class were not found", "class", obj.GetName(), "error", err)
+		return nil
+	}
+	var names []string
+	for i := range list.Items {
+		names = append(names, volumeName(&list.Items[i]))
+	}
+	return named(names...)
+}
+
+// ofKey finds the volumes that use a key or may have waited for it.
+func (o volumes) ofKey(ctx context.Context, obj client.Object) []reconcile.Request {
+	return append(o.sealed(ctx, byKey, obj.GetNamespace()+"/"+obj.GetName()), o.waiting(ctx, obj)...)
+}
+
+// ofSecret finds the volume of a delivery Secret, or those that use a key.
+func (o volumes) ofSecret(ctx context.Context, obj client.Object) []reconcile.Request {
+	if obj.GetNamespace() != o.Namespace {
+		return nil
+	}
+	if uid := keyUID(obj); uid != "" {
+		return o.sealed(ctx, byKeyUID, uid)
+	}
+	return named(obj.GetName())
+}
+
+// keyUID is the UID of the VolumeKey whose Secret this is, also of one that was restored without its labels.
+func keyUID(secret client.Object) string {
+	rest, ok := strings.CutPrefix(secret.GetName(), "volumekey-")
+	if !ok {
+		return ""
+	}
+	uid, _, _ := strings.Cut(rest, "-v")
+	return uid
+}
+
+// ofContent finds the volume that a snapshot was taken of.
+func (o volumes) ofContent(ctx context.Context, obj client.Object) []reconcile.Request {
+	c, ok := obj.(*snapshotv1.VolumeSnapshotContent)
+	if !ok || sourceHandle(c) == "" {
+		return nil
+	}
+	return append(o.sealed(ctx, byHandle, sourceHandle(c)), o.waiting(ctx, obj)...)
+}
+
+// ofSnapshot finds the claims that are to be restored from a snapshot.
+func (o volumes) ofSnapshot(ctx context.Context, obj client.Object) []reconcile.Request {
+	var list corev1.PersistentVolumeClaimList
+	if err := o.List(ctx, &list, client.MatchingFields{bySource: "VolumeSnapshot/" + obj.GetNamespace() + "/" + obj.GetName()}); err != nil {
+		o.Log.Error("claims of a snapshot were not found", "error", err)
+		return nil
+	}
+	var names []string
+	for i := range list.Items {
+		names = append(names, volumeName(&list.Items[i]))
+	}
+	return named(names...)
+}
