@@ -26,8 +26,7 @@ CRASH_TESTS := Crash|Fault
 # Folders whose tests talk to a real API server, which the test cluster's programs are.
 ENVTEST := pkg/operator pkg/nodeagent cmd/operator charts
 
-# Folders whose tests judge us by programs of others; each has a rule below
-# that builds what it needs.
+# Folders whose tests judge us by programs of others, which rules below build.
 INTEROP := test/interop
 
 MODULE = $(shell $(GO) list -m)
@@ -40,11 +39,11 @@ kernel_packages = $(filter $(call within,$(KERNEL)),$(all_packages))
 sanity_packages = $(filter $(call within,$(SANITY)),$(all_packages))
 crash_packages  = $(filter $(addprefix $(MODULE)/,$(CRASH)),$(all_packages))
 unit_packages   = $(filter-out $(call within,$(KERNEL) $(SANITY)),$(all_packages))
-commands        = $(filter-out %/libdoublecrypt,$(filter $(MODULE)/cmd/%,$(all_packages) $(envtest_packages)))
+commands        = $(filter-out %/libdoublecrypt %/libselfenc,$(filter $(MODULE)/cmd/%,$(all_packages) $(envtest_packages)))
 
 .DEFAULT_GOAL := help
 .PHONY: images check-images cluster-build cluster-up cluster-down e2e e2e-upstream e2e-upstream-short
-.PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity interop libdoublecrypt ec2 bench-ebs moto list lint fmt generate check-generated demo bench clean
+.PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity interop judges libdoublecrypt libselfenc ec2 bench-ebs moto list lint fmt generate check-generated demo bench bench-selfenc clean
 
 help: ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -56,9 +55,11 @@ build: ## build all commands into bin/
 	@mkdir -p bin
 	@set -e; for p in $(commands); do echo "$(GO) build $$p"; $(GO) build -trimpath -o bin/ $$p; done
 
-test: setup ## everything that CI runs
+test: ## everything that CI runs
+	@.ci/setup interop
 	$(MAKE) build lint check-generated
 	$(MAKE) unit vectors cuts
+	$(MAKE) interop
 	$(MAKE) sanity fuse envtest
 	$(MAKE) moto
 	$(MAKE) race
@@ -101,15 +102,23 @@ sanity: ## csi-sanity, whole
 envtest: cluster-build ## operator, node agent and chart against a real API server, with the race detector
 	$(GO) test -race -count=1 -timeout 15m $(envtest_packages)
 
-interop: interop-selfenc interop-versitygw ## what programs of others make of our data, and we of theirs
+interop: judges libselfenc $(BUILD)/venv-selfenc/ready $(BUILD)/bin/versitygw ## what programs of others make of our data, and we of theirs
 	$(GO) test -count=1 -timeout 15m $(interop_packages)
 
 libdoublecrypt: ## the C library of format v1, shared and static, and its header, into build/libdoublecrypt/
-	@mkdir -p $(BUILD)/libdoublecrypt
-	$(GO) build -trimpath -buildmode=c-shared -o $(BUILD)/libdoublecrypt/libdoublecrypt.so ./cmd/libdoublecrypt
-	$(GO) build -trimpath -buildmode=c-archive -o $(BUILD)/libdoublecrypt/libdoublecrypt.a ./cmd/libdoublecrypt
-	@rm -f $(BUILD)/libdoublecrypt/libdoublecrypt.h
-	@cp cmd/libdoublecrypt/doublecrypt.h $(BUILD)/libdoublecrypt/
+	$(call c_library,$@,doublecrypt.h)
+
+libselfenc: ## the C library of self-encryption, shared and static, and its header, into build/libselfenc/
+	$(call c_library,$@,selfenc.h)
+
+# A folder of its own for a library and the header that is written for it; that of cgo is none for C alone.
+define c_library
+@mkdir -p $(BUILD)/$(1)
+CGO_ENABLED=1 $(GO) build -trimpath -buildmode=c-shared -o $(BUILD)/$(1)/$(1).so ./cmd/$(1)
+CGO_ENABLED=1 $(GO) build -trimpath -buildmode=c-archive -o $(BUILD)/$(1)/$(1).a ./cmd/$(1)
+@rm -f $(BUILD)/$(1)/$(1).h
+@cp cmd/$(1)/$(2) $(BUILD)/$(1)/
+endef
 
 list: ## which packages `unit`, `sanity`, `fuse` and `envtest` test
 	@echo "unit:";   printf '  %s\n' $(unit_packages)
@@ -120,7 +129,7 @@ list: ## which packages `unit`, `sanity`, `fuse` and `envtest` test
 
 lint: $(LINTER) ## linters of .golangci.yml, and shell scripts
 	$(LINTER) run ./...
-	@for f in .ci/* tools/images test/e2e/install test/e2e/run test/e2e/upstream/run $(filter-out %.md %.env %.mod %.sum %/,$(wildcard test/cluster/*)); do test ! -f "$$f" || bash -n "$$f" || exit 1; done
+	@for f in .ci/* tools/images test/e2e/install test/e2e/run test/e2e/postgresql-image test/e2e/upstream/run $(filter-out %.md %.env %.mod %.sum %/,$(wildcard test/cluster/*)); do test ! -f "$$f" || bash -n "$$f" || exit 1; done
 
 fmt: $(LINTER) ## format all Go files
 	$(LINTER) fmt ./...
@@ -156,6 +165,19 @@ cluster-down: ## end the test cluster
 e2e: ## stories in a real cluster (test/e2e): E2E_KEEP=1 leaves it running, E2E_FLAGS="-run First" picks
 	@test/e2e/run $(E2E_FLAGS)
 
+# A cluster of its own beside the tests' ones.
+DEMO := CLUSTER_NAME=$${CLUSTER_NAME:-demo} CLUSTER_SUBNET=$${CLUSTER_SUBNET:-10.233.0}
+.PHONY: demo-cluster demo-cluster-env demo-cluster-down
+demo-cluster: ## a cluster with Sealvol installed, left running: docs/tour.md
+	@$(DEMO) test/e2e/install
+	@echo 'Now: eval "$$(make -s demo-cluster-env)", and docs/tour.md'
+
+demo-cluster-env:
+	@$(DEMO) test/cluster/env
+
+demo-cluster-down: ## end it
+	@$(DEMO) test/cluster/down
+
 e2e-upstream: ## Kubernetes' own storage suite against the driver, with all that we claim
 	@test/e2e/upstream/run
 
@@ -182,6 +204,10 @@ $(BUILD)/venv-moto/ready: tools/moto/requirements.txt
 	$(BUILD)/venv-moto/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
+bench-selfenc: build judges ## the encodings beside the reference's crate, by stage, and the memory of a stream
+	$(GO) test -run '^$$' -bench Stages -benchtime 20x ./pkg/selfenc
+	$(GO) run ./test/interop/selfenc/beside $(BENCH_FLAGS)
+
 clean: ## remove everything that was built
 	rm -rf bin $(BUILD)
 
@@ -191,28 +217,18 @@ $(LINTER): tools/go.mod tools/go.sum
 	@mkdir -p $(@D)
 	cd tools && $(GO) build -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
-# What the tests of test/interop need, a rule for each folder.
+# What the tests of test/interop need.
 CARGO ?= cargo
-.PHONY: interop-setup interop-selfenc interop-versitygw
-interop-setup:
+
+# Both at once; cargo knows what has changed.
+judges:
 	@.ci/setup interop
-
-interop-selfenc: interop-setup $(BUILD)/libselfenc.so $(BUILD)/venv-selfenc/ready
-	@command -v $(CARGO) >/dev/null || { echo "interop: cargo is missing: install Rust 1.85 or newer" >&2; exit 1; }
-	CARGO_TARGET_DIR=$(CURDIR)/$(BUILD)/cargo/selfenc $(CARGO) build --quiet --locked --release --manifest-path test/interop/selfenc/judge/Cargo.toml
-
-# Always asked: the Go compiler knows what has changed.
-.PHONY: FORCE
-$(BUILD)/libselfenc.so: FORCE
-	@mkdir -p $(@D)
-	CGO_ENABLED=1 $(GO) build -buildmode=c-shared -o $@ ./cmd/libselfenc
+	$(CARGO) build --quiet --locked --release --manifest-path test/interop/Cargo.toml --target-dir $(BUILD)/cargo
 
 $(BUILD)/venv-selfenc/ready: test/interop/selfenc/requirements.txt
 	$(PYTHON) -m venv $(BUILD)/venv-selfenc
-	$(BUILD)/venv-selfenc/bin/pip install --quiet --disable-pip-version-check -r $<
+	$(BUILD)/venv-selfenc/bin/pip install --quiet --disable-pip-version-check -r $< </dev/null # it compiles: rustc is not to read what we have there
 	@touch $@
-
-interop-versitygw: $(BUILD)/bin/versitygw
 
 # A module of its own, as the linter.
 $(BUILD)/bin/versitygw: tools/versitygw/go.mod tools/versitygw/go.sum

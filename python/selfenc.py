@@ -3,7 +3,7 @@
     data_map, chunks = encrypt(data)
     data = decrypt(data_map, chunks)
 
-Needs libselfenc.so (`make build/libselfenc.so`): beside this file, or where $LIBSELFENC says.
+Needs libselfenc.so (`make libselfenc` makes build/libselfenc/libselfenc.so): beside this file, or where $LIBSELFENC says.
 Errors are ValueError; those of files, and of the caller's own functions, are what they were.
 """
 

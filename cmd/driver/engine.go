@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/mounter"
+	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
@@ -35,13 +37,14 @@ func serveOpen(ctx context.Context, v *volume.Volume, c mounter.ServeConfig) err
 	if c.Block {
 		served = &roomy{FS: v}
 	}
-	srv, err := fusefs.NewServer(fusefs.Options{FS: served, Device: c.Fuse, ReadOnly: c.ReadOnly, Logger: slog.Default()})
+	var hurt damage
+	srv, err := fusefs.NewServer(fusefs.Options{FS: served, Device: c.Fuse, ReadOnly: c.ReadOnly, Logger: slog.Default(), Damaged: hurt.note})
 	if err != nil {
 		return err
 	}
 	h := &ending{stop: make(chan struct{}), stopped: make(chan struct{})}
 	defer close(h.stopped)
-	ctl := &volumectl.Server{Volume: v, Name: c.Volume, ReadOnly: c.ReadOnly, End: h.end}
+	ctl := &volumectl.Server{Volume: v, Name: c.Volume, ReadOnly: c.ReadOnly, LogLevel: &logLevel, Conditions: hurt.conditions, End: h.end}
 	if err := c.Ready(ctx, ctl.Mux()); err != nil {
 		return err
 	}
@@ -80,10 +83,11 @@ func openVolume(dev *device.File, c mounter.ServeConfig) (*volume.Volume, error)
 	if err != nil {
 		return nil, err
 	}
-	keys := [][]byte{c.Keys.KEK()}
-	if p := c.Keys.Previous(); p != nil {
-		keys = append(keys, p)
+	keys, err := credentials(c.Keys)
+	if err != nil {
+		return nil, err
 	}
+	defer eraseAll(keys)
 	blank, what, err := volume.IsBlank(dev)
 	if err != nil {
 		return nil, err
@@ -91,36 +95,71 @@ func openVolume(dev *device.File, c mounter.ServeConfig) (*volume.Volume, error)
 	if blank && anchor != nil {
 		return nil, fmt.Errorf("%w: it is blank, and volume %v is anchored at generation %d", mounter.ErrRolledBack, anchor.Volume, anchor.Generation)
 	}
-	if blank && (c.Format == nil || c.ReadOnly) {
-		return nil, mounter.ErrReadOnly
-	}
-	var last error
-	for i, raw := range keys {
-		key, err := crypto.NewKey(raw) // clears raw
-		if err != nil {
+	if blank {
+		if c.Format == nil || c.ReadOnly {
+			return nil, mounter.ErrReadOnly
+		}
+		if err := format(dev, keys[0], *c.Format); err != nil {
 			return nil, err
 		}
-		cred := crypto.SecretCredential(key)
-		if blank && i == 0 {
-			if err := format(dev, cred, *c.Format); err != nil {
-				key.Erase()
-				return nil, err
-			}
-		}
-		v, err := volume.Open(dev, volume.Options{Credential: cred, ReadOnly: c.ReadOnly, Memory: int(c.MemoryBytes), Instance: instance, Anchor: anchor, Log: slog.Default()})
-		key.Erase()
+	}
+	for _, k := range keys {
+		var v *volume.Volume
+		v, err = volume.Open(dev, volume.Options{Credential: k, ReadOnly: c.ReadOnly, Memory: int(c.MemoryBytes), Instance: instance, Anchor: anchor, Log: slog.Default()})
 		if err == nil {
+			takeKeys(v, c.ReadOnly, keys)
 			return v, nil
 		}
-		last = err
 		if !errors.Is(err, volume.ErrWrongKey) {
 			break
 		}
 	}
-	if errors.Is(last, volume.ErrNotSealvol) {
+	if errors.Is(err, volume.ErrNotSealvol) {
 		return nil, fmt.Errorf("%w: it holds %s", mounter.ErrForeign, what)
 	}
-	return nil, last
+	return nil, err
+}
+
+// kek is a key-encryption key.
+type kek interface {
+	crypto.Credential
+	crypto.Recipient
+}
+
+// credentials are the current key and, if there is one, the one before. The keys they are made of are cleared.
+func credentials(k mounter.Keys) (list []kek, err error) {
+	for _, raw := range [][]byte{k.KEK(), k.Previous()} {
+		if raw == nil {
+			continue
+		}
+		key, err := crypto.NewKey(raw) // clears raw
+		if err != nil {
+			eraseAll(list)
+			return nil, err
+		}
+		list = append(list, crypto.SecretCredential(key))
+	}
+	return list, nil
+}
+
+func eraseAll(keys []kek) {
+	for _, k := range keys {
+		k.Erase()
+	}
+}
+
+// takeKeys has the current key open the volume, and the one before no longer. A volume that is open is served all the same: each later
+// publication tries again.
+func takeKeys(v *volume.Volume, readOnly bool, keys []kek) {
+	set := &volumectl.KeySet{New: &volume.Key{Recipient: keys[0], Credential: keys[0]}}
+	for _, k := range keys[1:] {
+		set.Old = append(set.Old, k)
+	}
+	if c, err := volumectl.CurrentKey(v, readOnly, set); err != nil {
+		slog.Error("the volume's key was not replaced", "volume", v.ID().String(), "error", err)
+	} else if c.Added || len(c.Removed) > 0 {
+		slog.Info("the volume's key was replaced", "volume", v.ID().String(), "slot", c.Slot, "removed", c.Removed)
+	}
 }
 
 func parseAnchor(s string) (*volume.Anchor, error) {
@@ -170,6 +209,26 @@ func engineError(err error) error {
 		}
 	}
 	return err
+}
+
+// damage is what was met of it since the volume was mounted.
+type damage struct {
+	count atomic.Int64
+	ino   atomic.Uint64 // the last
+}
+
+func (d *damage) note(ino vfs.Ino) {
+	d.ino.Store(uint64(ino))
+	d.count.Add(1)
+}
+
+func (d *damage) conditions() []control.Condition {
+	if d.count.Load() == 0 {
+		return nil
+	}
+	// Not how often: a text that changes all the time is no news.
+	return []control.Condition{{Lost: true, Reason: "DamagedData",
+		Message: fmt.Sprintf("data of the volume is damaged and gives I/O errors, last of inode %d; all else can be read: sealvol scrub or fsck names the files, restore these", d.ino.Load())}}
 }
 
 // ending is how a caller of the control socket ends serving.

@@ -91,15 +91,6 @@ func TestEngine(t *testing.T) {
 	}
 	w.run(w.up())
 	check()
-	// A key that was replaced opens it as the previous one.
-	w.run(w.down()[:2])
-	_, err = r.node.NodeStageVolume(r.ctx(), &csi.NodeStageVolumeRequest{VolumeId: w.id, StagingTargetPath: w.staging(), VolumeCapability: multiWriter(),
-		VolumeContext: w.context, Secrets: map[string]string{"kek": strings.Repeat("f", 64), "kek-previous": w.secrets()["kek"]}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.run(w.up())
-	check()
 	w.run(w.down())
 	r.wantClean()
 }

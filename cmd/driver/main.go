@@ -68,6 +68,9 @@ func (l *logFlags) add(c *cobra.Command) {
 	c.PersistentFlags().StringVar(&l.level, "log-level", "info", "debug, info, warn or error")
 }
 
+// logLevel is the level of this process's log; a mount server's changes by its control socket.
+var logLevel slog.LevelVar
+
 // logArgs hands the log's flags on to processes that this one starts.
 var logArgs []string
 
@@ -77,7 +80,8 @@ func (l *logFlags) set(w io.Writer) error {
 	if err := level.UnmarshalText([]byte(l.level)); err != nil {
 		return fmt.Errorf("--log-level: %w", err)
 	}
-	o := &slog.HandlerOptions{Level: level}
+	logLevel.Set(level)
+	o := &slog.HandlerOptions{Level: &logLevel}
 	switch l.format {
 	case "json":
 		slog.SetDefault(slog.New(slog.NewJSONHandler(w, o)))

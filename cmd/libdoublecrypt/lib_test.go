@@ -47,11 +47,23 @@ func TestLibrary(t *testing.T) {
 		}
 	}
 	example := compile(t, dir, "../../examples/create_image/c/create_image.c", "create_image", static, "-lpthread")
-	if out := run(t, example, filepath.Join(dir, "image4")); !strings.Contains(out, `"name":"notes.txt"`) {
-		t.Errorf("the example prints %s", out)
-	}
-	if out := run(t, "go", "run", "../../examples/create_image", filepath.Join(dir, "image5")); !strings.Contains(out, "notes.txt, 24 bytes") {
-		t.Errorf("the example prints %s", out)
+	for _, c := range []struct {
+		program []string
+		want    []string
+	}{
+		{[]string{example}, []string{`"name":"hello.txt","kind":"File","size":20,`, `"name":"pattern.bin","kind":"File","size":200000,`, `"name":"notes","kind":"Directory"`, `/notes: [{"name":"secret.txt","kind":"File","size":24,`}},
+		{[]string{"go", "run", "../../examples/create_image"}, []string{"/: hello.txt, 20 bytes\n", "/: pattern.bin, 200000 bytes\n", "/: notes, 0 bytes\n", "/notes: secret.txt, 24 bytes\n"}},
+	} {
+		image := filepath.Join(t.TempDir(), "image")
+		out := run(t, c.program[0], append(c.program[1:], image)...)
+		for _, want := range c.want {
+			if !strings.Contains(out, want) {
+				t.Errorf("%s prints %s, without %s", c.program[0], out, want)
+			}
+		}
+		if fi, err := os.Stat(image); err != nil || fi.Size() != 64<<16 {
+			t.Errorf("%s: %v", c.program[0], err)
+		}
 	}
 }
 

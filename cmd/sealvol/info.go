@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/bits"
 
 	"github.com/moby/sys/mountinfo"
@@ -20,20 +21,33 @@ func infoCommand() *cobra.Command {
 	var key keyFlags
 	var asJSON bool
 	c := &cobra.Command{
-		Use:   "info [--key-file FILE] [--json] DEVICE",
+		Use:   "info [--key-file FILE] [--json] DEVICE-OR-DIR",
 		Short: "Show what a volume is, and how it is",
 		Long: `Show what a volume's header tells anyone: identity, cipher, format, features and which
 kinds of key open it. With a key, also its size, the last commit, how full it was
 then, and whether its log waits for replay.
 
-Nothing is changed, and a volume that is mounted can be looked at, too; df on the
-mount shows its usage of this moment. Without a key nothing that is shown is
-authenticated.`,
+Nothing is changed, and the device of a mounted volume can be looked at, too. Without
+a key nothing that is shown is authenticated.
+
+Of a mount (give the directory, and no key) it shows what its server says of this
+moment: usage, what is not on the device yet, snapshots, freezes, a rotation of the
+data key, and what is wrong, if anything. The mount itself is not touched.`,
 		Example: `  sealvol info /dev/nvme1n1
-  sealvol info --key-file vol.key --json vol.img`,
-		Args: args(1, 1, "one DEVICE"),
+  sealvol info --key-file vol.key --json vol.img
+  sealvol info /mnt`,
+		Args: args(1, 1, "one DEVICE-OR-DIR"),
 		RunE: func(c *cobra.Command, a []string) error {
-			r, err := inspect(a[0], &key)
+			server, err := mountOrDevice(a[0], &key)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) { // inspect says it better
+				return err
+			}
+			var r report
+			if server != nil {
+				r, err = askMount(c.Context(), server, a[0])
+			} else {
+				r, err = inspect(a[0], &key)
+			}
 			if err != nil {
 				return err
 			}

@@ -60,9 +60,11 @@ const mapSuffix = ".map"
 const maxMapFile = 512 << 20
 
 // interruptible ends with SIGINT and SIGTERM: what was begun is given up in
-// order, and no half file stays.
+// order, and no half file stays. A second signal ends the program.
 func interruptible(c *cobra.Command) (context.Context, context.CancelFunc) {
-	return signal.NotifyContext(c.Context(), unix.SIGINT, unix.SIGTERM)
+	ctx, cancel := signal.NotifyContext(c.Context(), unix.SIGINT, unix.SIGTERM)
+	context.AfterFunc(ctx, cancel)
+	return ctx, cancel
 }
 
 func (f *selfencFlags) wantStore() error {
@@ -177,7 +179,7 @@ func (o *selfencEncrypt) run(c *cobra.Command, file string) error {
 	}
 	ctx, cancel := interruptible(c)
 	defer cancel()
-	in, size, err := openInput(c.InOrStdin(), file)
+	in, size, err := openInput(ctx, c.InOrStdin(), file)
 	if err != nil {
 		return err
 	}
@@ -277,9 +279,9 @@ func (f *selfencFlags) print(w io.Writer, r *selfencReport, format string, args 
 }
 
 // openInput opens a file to read, or standard input; size is 0 if unknown.
-func openInput(stdin io.Reader, file string) (io.ReadCloser, int64, error) {
+func openInput(ctx context.Context, stdin io.Reader, file string) (io.ReadCloser, int64, error) {
 	if file == "-" {
-		return io.NopCloser(stdin), 0, nil
+		return io.NopCloser(newPatientReader(ctx, stdin)), 0, nil
 	}
 	f, err := os.Open(file)
 	if err != nil {
@@ -293,6 +295,70 @@ func openInput(stdin io.Reader, file string) (io.ReadCloser, int64, error) {
 		return nil, 0, errors.Join(err, f.Close())
 	}
 	return f, fi.Size(), nil
+}
+
+// patientReader reads what may never come: a pipe, a terminal. Its Read ends with
+// the context; the one that waits below then waits until the program ends.
+type patientReader struct {
+	ctx  context.Context //nolint:containedctx // of the one command that it lives for
+	from chan piece
+	back chan []byte
+	rest []byte
+	held []byte // what rest is a part of
+	err  error
+}
+
+type piece struct {
+	data []byte
+	err  error
+}
+
+func newPatientReader(ctx context.Context, r io.Reader) *patientReader {
+	p := &patientReader{ctx: ctx, from: make(chan piece), back: make(chan []byte, 2)}
+	for range cap(p.back) {
+		p.back <- make([]byte, 64<<10) // what a pipe has at once
+	}
+	go func() {
+		for {
+			var b []byte
+			select {
+			case b = <-p.back:
+			case <-ctx.Done():
+				return
+			}
+			n, err := r.Read(b)
+			select {
+			case p.from <- piece{b[:n], err}:
+			case <-ctx.Done():
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return p
+}
+
+func (p *patientReader) Read(b []byte) (int, error) {
+	for len(p.rest) == 0 {
+		if p.held != nil {
+			p.back <- p.held[:cap(p.held)] // never full
+			p.held = nil
+		}
+		if p.err != nil {
+			return 0, p.err
+		}
+		select {
+		case got := <-p.from:
+			p.held, p.rest, p.err = got.data, got.data, got.err
+		case <-p.ctx.Done():
+			return 0, context.Cause(p.ctx)
+		}
+	}
+	n := copy(b, p.rest)
+	p.rest = p.rest[n:]
+	return n, nil
 }
 
 // newFile is a file that gets its name when it is whole and durable.

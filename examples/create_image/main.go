@@ -1,5 +1,6 @@
-// Command create_image makes an image file of format v1, puts files into it and
-// lists them, as c/create_image.c does through the C library.
+// Command create_image makes an image file of format v1, 64 blocks of 64 KiB, puts
+// files and a directory into it and lists them, as the reference's example of that
+// name does, and c/create_image.c through the C library.
 package main
 
 import (
@@ -53,21 +54,28 @@ func createImage(path string) (err error) {
 	if err := fs.InitFilesystem(); err != nil {
 		return err
 	}
-	if err := fs.CreateDirectory("documents"); err != nil {
+	if err := fs.CreateDirectory("notes"); err != nil {
 		return err
 	}
-	for name, text := range map[string]string{"readme.txt": "An encrypted image.\n", "documents/notes.txt": "Nobody else reads this.\n"} {
-		if err := fs.CreateFile(name); err != nil {
+	pattern := make([]byte, 200_000) // of several blocks
+	for i := range pattern {
+		pattern[i] = byte(i)
+	}
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{{"hello.txt", []byte("An encrypted image.\n")}, {"pattern.bin", pattern}, {"notes/secret.txt", []byte("Nobody else reads this.\n")}} {
+		if err := fs.CreateFile(f.name); err != nil {
 			return err
 		}
-		if err := fs.WriteFile(name, 0, []byte(text)); err != nil {
+		if err := fs.WriteFile(f.name, 0, f.data); err != nil {
 			return err
 		}
 	}
 	if err := fs.Sync(); err != nil {
 		return err
 	}
-	for _, dir := range []string{"", "documents"} {
+	for _, dir := range []string{"", "notes"} {
 		entries, err := fs.ListDirectory(dir)
 		if err != nil {
 			return err

@@ -79,6 +79,12 @@ func (r *region) erase() {
 	r.base = nil
 }
 
+// empty overwrites what was taken from the page, so that it can be taken again.
+func (r *region) empty() {
+	clear(unsafe.Slice((*byte)(r.base), r.used))
+	r.used = 0
+}
+
 // redacted is embedded by every type that holds a secret: all ways of printing
 // it give "[key]", all ways of marshalling it fail.
 type redacted struct{}

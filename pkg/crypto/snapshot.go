@@ -54,6 +54,9 @@ type TenantKeys struct {
 	mu  sync.RWMutex // as in EpochKeys
 	mem *region
 	c   secret
+
+	pagesMu sync.Mutex // taken last
+	pages   []*region  // for the keys of chunks, empty; guarded by pagesMu
 }
 
 // DeriveTenantKeys derives a tenant's keys from its secret.
@@ -79,6 +82,39 @@ func (t *TenantKeys) Erase() {
 	defer t.mu.Unlock()
 	t.mem.erase()
 	t.c = secret{}
+	for _, p := range t.pages { // no call is running
+		p.erase()
+	}
+	t.pages = nil
+}
+
+// maxFreePages bounds the locked memory that is kept for the next chunks.
+const maxFreePages = 64
+
+// page returns locked memory for one chunk's key. Mapping it anew for each chunk
+// would take as long as a tenth of sealing one of 64 KiB.
+func (t *TenantKeys) page() (*region, error) {
+	t.pagesMu.Lock()
+	defer t.pagesMu.Unlock()
+	n := len(t.pages)
+	if n == 0 {
+		return newRegion()
+	}
+	p := t.pages[n-1]
+	t.pages = t.pages[:n-1]
+	return p, nil
+}
+
+// giveBack overwrites what was in a page and keeps it for the next chunk.
+func (t *TenantKeys) giveBack(p *region) {
+	p.empty()
+	t.pagesMu.Lock()
+	defer t.pagesMu.Unlock()
+	if len(t.pages) < maxFreePages {
+		t.pages = append(t.pages, p)
+		return
+	}
+	p.erase()
 }
 
 // id returns HMAC(X(C, label, context), b).
@@ -103,11 +139,11 @@ func (t *TenantKeys) payloadID(k ChunkKind, comp uint8, payload []byte) [32]byte
 
 // chunkBox passes the box of one payload's key to use.
 func (t *TenantKeys) chunkBox(s Suite, k ChunkKind, comp uint8, p *[32]byte, use func(*box) error) error {
-	mem, err := newRegion()
+	mem, err := t.page()
 	if err != nil {
 		return err
 	}
-	defer mem.erase()
+	defer t.giveBack(mem)
 	key := mem.take(KeyBytes)
 	expand(key.bytes(), t.c.bytes(), "chunk-key", []byte{byte(s), byte(k), comp}, p[:])
 	var b box

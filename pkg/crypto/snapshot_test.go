@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"testing"
+	"unsafe"
 )
 
 func testTenant(t testing.TB, secret []byte) *TenantKeys {
@@ -162,4 +163,46 @@ func FuzzOpenChunk(f *testing.F) {
 			t.Fatal("a forged chunk opens")
 		}
 	})
+}
+
+// TestChunkPages: the pages of chunks' keys are used again, and hold nothing between two chunks.
+func TestChunkPages(t *testing.T) {
+	keys := testTenant(t, bytes.Repeat([]byte{3}, KeyBytes))
+	for _, s := range []Suite{SuiteXChaCha20Poly1305, SuiteXAES256GCM} {
+		for range 3 {
+			r, object, err := keys.SealChunk(s, ChunkData, 0, []byte("chunk"), nil, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := keys.OpenChunk(&r, object, nil); err != nil {
+				t.Fatal(err)
+			}
+			if len(keys.pages) != 1 {
+				t.Fatalf("%d pages", len(keys.pages))
+			}
+			page := keys.pages[0]
+			if b := unsafe.Slice((*byte)(page.base), pageBytes); page.used != 0 || !bytes.Equal(b, make([]byte, pageBytes)) {
+				t.Fatal("a page holds something")
+			}
+		}
+	}
+	var busy []*region
+	for range maxFreePages + 5 {
+		p, err := keys.page()
+		if err != nil {
+			t.Fatal(err)
+		}
+		busy = append(busy, p)
+	}
+	for _, p := range busy {
+		keys.giveBack(p)
+	}
+	if len(keys.pages) != maxFreePages {
+		t.Errorf("%d pages are kept", len(keys.pages))
+	}
+	kept := keys.pages[0]
+	keys.Erase()
+	if kept.base != nil || len(keys.pages) != 0 {
+		t.Error("pages outlive the keys")
+	}
 }

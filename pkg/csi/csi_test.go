@@ -237,14 +237,14 @@ func TestBadInput(t *testing.T) {
 	fsTyped := capability(multiWriter)
 	fsTyped.GetMount().FsType = "ext4"
 	group := capability(multiWriter)
-	group.GetMount().VolumeMountGroup = "5"
+	group.GetMount().VolumeMountGroup = "staff"
 	badCaps := map[string]*spec.VolumeCapability{
-		"block": block, "fs type": fsTyped, "mount group": group, "mount flag": capability(multiWriter, "context=x"),
+		"block": block, "fs type": fsTyped, "mount flag": capability(multiWriter, "context=x"),
 		"many readers": capability(spec.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY), "one of many writes": capability(spec.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER),
 		"many writers": capability(spec.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER), "future mode": capability(99),
 	}
 	malformedCaps := map[string]*spec.VolumeCapability{
-		"no cap": nil, "no mode": {AccessType: v.cap.AccessType}, "unknown mode": capability(spec.VolumeCapability_AccessMode_UNKNOWN), "no type": {AccessMode: v.cap.AccessMode},
+		"no cap": nil, "no mode": {AccessType: v.cap.AccessType}, "unknown mode": capability(spec.VolumeCapability_AccessMode_UNKNOWN), "no type": {AccessMode: v.cap.AccessMode}, "mount group": group,
 	}
 	type test struct {
 		call func() error

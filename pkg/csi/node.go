@@ -34,6 +34,7 @@ var nodeCapabilities = []csi.NodeServiceCapability_RPC_Type{
 	csi.NodeServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
 	csi.NodeServiceCapability_RPC_GET_VOLUME_HEALTH,
 	csi.NodeServiceCapability_RPC_GET_STORAGE_HEALTH,
+	csi.NodeServiceCapability_RPC_VOLUME_MOUNT_GROUP,
 }
 
 func (s *nodeServer) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
@@ -237,7 +238,7 @@ func (s *nodeServer) NodePublishVolume(ctx context.Context, r *csi.NodePublishVo
 		return nil, err
 	}
 	readOnly := q.ReadOnly || r.GetReadonly()
-	if err := s.publish(r.GetVolumeCapability(), q, target, readOnly); err != nil {
+	if err := s.publish(ctx, r.GetVolumeCapability(), q, target, readOnly); err != nil {
 		return nil, err
 	}
 	s.hook("published")
@@ -270,7 +271,7 @@ func (s *nodeServer) ensureStaged(ctx context.Context, r *csi.NodePublishVolumeR
 		}
 		defer s.agent.Staged(q.Volume)
 	}
-	q.Keys = keys
+	q.Keys, q.Rekey = keys, true // what the kubelet brings with requiresRepublish
 	s.hook("ensure staged")
 	if err := s.mounter.Mount(ctx, q); err != nil {
 		return q, fmt.Errorf("publish volume: %w", err)
@@ -279,7 +280,7 @@ func (s *nodeServer) ensureStaged(ctx context.Context, r *csi.NodePublishVolumeR
 }
 
 // publish brings the staged volume to the target, see the table of NodePublishVolume in the spec.
-func (s *nodeServer) publish(c *csi.VolumeCapability, q mounter.MountRequest, target string, readOnly bool) error {
+func (s *nodeServer) publish(ctx context.Context, c *csi.VolumeCapability, q mounter.MountRequest, target string, readOnly bool) error {
 	mounts, err := mountsOf(q.Volume)
 	if err != nil {
 		return err
@@ -342,6 +343,9 @@ func (s *nodeServer) publish(c *csi.VolumeCapability, q mounter.MountRequest, ta
 	defer from.Close()
 	if q.Block != nil {
 		return s.bindDevice(from, nodeOf(readOnly), parent, name)
+	}
+	if err := groupFor(ctx, from, c, readOnly); err != nil {
+		return err
 	}
 	return s.bindTo(from, parent, name, attributes(c.GetMount().GetMountFlags(), readOnly))
 }

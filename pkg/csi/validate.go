@@ -103,8 +103,8 @@ func checkCapability(c *csi.VolumeCapability, unsupported error) error {
 	if t := m.GetFsType(); t != "" && t != fsType {
 		return fmt.Errorf("%w: fs_type must be empty or %s", unsupported, fsType)
 	}
-	if m.GetVolumeMountGroup() != "" {
-		return fmt.Errorf("%w: volume_mount_group is not supported", unsupported)
+	if _, err := parseGroup(m.GetVolumeMountGroup()); err != nil {
+		return err
 	}
 	for _, f := range m.GetMountFlags() {
 		if !slices.Contains(mountFlags, f) { // not named: a flag may hold anything

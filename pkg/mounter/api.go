@@ -1,7 +1,9 @@
 package mounter
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -54,6 +56,22 @@ func (k Keys) raw() []byte {
 	return append(append(make([]byte, 0, 2*KeyBytes), k.kek...), k.previous...)
 }
 
+// pipe is a pipe that gives what raw does, and then ends: so little never waits for a reader.
+func (k Keys) pipe() (*os.File, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	raw := k.raw()
+	defer clear(raw)
+	_, err = w.Write(raw)
+	if err = errors.Join(err, w.Close()); err != nil {
+		r.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
 func keysFromRaw(b []byte) (Keys, error) {
 	switch len(b) {
 	case 0:
@@ -94,6 +112,8 @@ type MountRequest struct {
 	Block    *Block  `json:"block,omitempty"`  // nil: Target gets the volume's files
 	// Instance is a UUID that a copy's device gets in place of the one of what it is a copy of; "": it keeps what it has.
 	Instance string `json:"instance,omitempty"`
+	// Rekey has a server that is found serving get the keys: the current one is to open the volume from now on. Else they are not looked at then.
+	Rekey bool `json:"rekey,omitempty"`
 	// Anchor is what the device must not be older than, as the volume's engine writes it; "": none is known. A device that does not hold that state, or one
 	// that follows from it, is refused with ErrRolledBack, and is not formatted if it is blank.
 	Anchor string `json:"anchor,omitempty"`

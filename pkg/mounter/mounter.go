@@ -256,23 +256,40 @@ func exitText(err error) string {
 	return err.Error()
 }
 
-// Mount mounts a volume, or finds that it is so already. It clears away what a dead server left.
+// Mount mounts a volume, or finds that it is so already; with Rekey its server gets the keys then. It clears away what a dead server left.
 func (m *Mounter) Mount(ctx context.Context, r MountRequest) error {
 	if err := r.check(); err != nil {
 		return err
 	}
-	v, err := m.acquire(ctx, r.Volume)
-	if err != nil {
+	found, err := m.findOrMount(ctx, r)
+	if err != nil || found == nil || !r.Rekey || r.Keys.Empty() {
 		return err
 	}
+	err = m.handKeys(ctx, r)
+	if err != nil && !errors.Is(err, control.ErrServer) && await(ctx, found.dead, time.Second) {
+		_, err = m.findOrMount(ctx, r) // it was about to end
+	}
+	return err
+}
+
+// findOrMount returns the server that it found, nil if it started one.
+func (m *Mounter) findOrMount(ctx context.Context, r MountRequest) (*process, error) {
+	v, err := m.acquire(ctx, r.Volume)
+	if err != nil {
+		return nil, err
+	}
 	defer m.release(r.Volume, v)
-	before := v.rec
-	if before != nil {
-		done, err := m.already(ctx, v, r)
-		if done || err != nil {
-			return err
+	if v.rec != nil {
+		if done, err := m.already(ctx, v, r); done || err != nil {
+			return v.proc, err
 		}
 	}
+	return nil, m.mountAnew(ctx, v, r)
+}
+
+// mountAnew mounts a volume that nothing serves. The caller holds its lock.
+func (m *Mounter) mountAnew(ctx context.Context, v *volume, r MountRequest) error {
+	before := v.rec
 	if before != nil && (before.BlockBytes > 0) != (r.Block != nil) {
 		return fmt.Errorf("%w: as a raw block device or as a file system, not both", ErrConflict)
 	}
@@ -297,6 +314,30 @@ func (m *Mounter) Mount(ctx context.Context, r MountRequest) error {
 		return errors.Join(err, before.save(volumeDir(m.opt.StateDir, r.Volume)))
 	}
 	return nil
+}
+
+// handKeys gives the keys to a server that lives. The volume's lock is not held: a frozen volume may keep the server waiting.
+func (m *Mounter) handKeys(ctx context.Context, r MountRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, m.opt.MountTimeout)
+	defer cancel()
+	keys, err := r.Keys.pipe()
+	if err != nil {
+		return err
+	}
+	defer keys.Close()
+	m.opt.Hook("hand keys")
+	c := control.Client{Path: ControlPath(m.opt.StateDir, r.Volume)}
+	err = c.Do(ctx, control.Request{Op: control.KeyCurrent, File: keys}, nil)
+	switch {
+	case err == nil:
+		m.opt.Hook("keys handed")
+		return nil
+	case control.HasCode(err, control.CodeUnknown): // of a version that keeps the keys it was started with
+		return nil
+	case control.HasCode(err, control.CodeWrongKey):
+		return fmt.Errorf("%w, mounted as it is: %w", ErrWrongKey, err)
+	}
+	return fmt.Errorf("%w: keys: %w", ErrServer, err)
 }
 
 // already decides whether a recorded mount is what is asked for (true), or gone (false).

@@ -269,8 +269,7 @@ func (o volumes) writeDelivery(ctx context.Context, v *volume, old metav1.Object
 	}
 	o.seen.put(s, ref.Fingerprint)
 	if was != 0 {
-		o.events.Eventf(v.sealed, nil, corev1.EventTypeWarning, v1alpha1.ReasonRestored, "DeliverKey",
-			"Secret %s/%s was missing or edited; it holds the volume's key again", o.Namespace, v.name)
+		o.event(v, corev1.EventTypeWarning, v1alpha1.ReasonRestored, fmt.Sprintf("Secret %s/%s was missing or edited; it holds the volume's key again", o.Namespace, v.name))
 	}
 	return nil, nil
 }

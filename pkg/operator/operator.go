@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -106,7 +107,9 @@ const (
 	byHandle    = "spec.volumeHandle" // SealedVolumes and VolumeSnapshotContents, by volume handle
 	byKey       = "key"               // SealedVolumes, by namespace/name of their VolumeKey
 	byKeyUID    = "spec.key.uid"      // SealedVolumes, by the UID of their VolumeKey
-	byWaiting   = "waiting"           // SealedVolumes without a key that is ready: "true"
+	byWaiting   = "waiting"           // SealedVolumes that wait for a key: "true"
+	byClaim     = "claim"             // SealedVolumes, by namespace/name of their claim
+	byGone      = "gone"              // SealedVolumes that are only there for others, by the UID of their VolumeKey
 	byOwner     = "owner"             // key Secrets, by UID of the VolumeKey
 	byUID       = "uid"               // VolumeKeys
 )
@@ -146,10 +149,23 @@ func (o *operator) index(ctx context.Context, x client.FieldIndexer) error {
 			return v.Spec.Key.UID
 		})},
 		{&v1alpha1.SealedVolume{}, byWaiting, indexOf(func(v *v1alpha1.SealedVolume) string {
-			if hasKey(v) {
+			c := meta.FindStatusCondition(v.Status.Conditions, v1alpha1.VolumeKeyReady)
+			if hasKey(v) || c != nil && (c.Reason == v1alpha1.ReasonExternal || c.Reason == v1alpha1.ReasonNoKey) {
 				return ""
 			}
 			return "true"
+		})},
+		{&v1alpha1.SealedVolume{}, byClaim, indexOf(func(v *v1alpha1.SealedVolume) string {
+			if v.Spec.ClaimRef == nil {
+				return ""
+			}
+			return v.Spec.ClaimRef.Namespace + "/" + v.Spec.ClaimRef.Name
+		})},
+		{&v1alpha1.SealedVolume{}, byGone, indexOf(func(v *v1alpha1.SealedVolume) string {
+			if v.Status.Phase != v1alpha1.PhaseDeleted || v.Spec.Key == nil {
+				return ""
+			}
+			return v.Spec.Key.UID
 		})},
 		{&v1alpha1.VolumeKey{}, byUID, indexOf(func(k *v1alpha1.VolumeKey) string { return string(k.UID) })},
 		{secret, byOwner, indexOf(func(s *metav1.PartialObjectMetadata) string {

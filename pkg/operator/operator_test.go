@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
@@ -222,14 +223,14 @@ func TestLostStatus(t *testing.T) {
 func TestDeliveryRestored(t *testing.T) {
 	start(t, nil)
 	ns := namespace(t)
-	_, pv, kek := volume(t, ns, "data", del)
+	c, pv, kek := volume(t, ns, "data", del)
 	sv := sealed(pv.Name)
 	hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonDelivered)
 	destroy(t, secretNamed(pv.Name))
 	if delivered(t, pv.Name) != kek {
 		t.Error("another key")
 	}
-	hasEvent(t, sv, corev1.EventTypeWarning, v1alpha1.ReasonRestored)
+	hasEvent(t, c, corev1.EventTypeWarning, v1alpha1.ReasonRestored) // where users look
 	eventually(t, func() error {
 		s, err := get(t.Context(), operatortest.Namespace, pv.Name, &corev1.Secret{})
 		if err != nil {
@@ -270,6 +271,19 @@ func TestDeliveryConflict(t *testing.T) {
 	delivered(t, foreign.Name)
 	remove(t, c)
 	gone(t, sv, secretNamed(foreign.Name))
+}
+
+// A VolumeKey of which nothing but the name is written has the defaults, and its key Secret goes with it.
+func TestBareKey(t *testing.T) {
+	start(t, nil)
+	ns := namespace(t)
+	bare := &unstructured.Unstructured{Object: map[string]any{"apiVersion": v1alpha1.GroupVersion.String(), "kind": "VolumeKey",
+		"metadata": map[string]any{"namespace": ns, "name": "bare"}}}
+	create(t, bare)
+	vk := keyNamed(ns, "bare")
+	key := keySecretOf(t, vk)
+	remove(t, vk)
+	gone(t, vk, key)
 }
 
 // A key that a volume needs is not deleted; a deletion waits, says for whom, and comes to its end.
@@ -497,6 +511,30 @@ func TestCopyOutlivesOrigin(t *testing.T) {
 	gone(t, sealed(pv.Name), secretNamed(pv.Name))
 	remove(t, clone, cpv)
 	gone(t, sealed(cpv.Name), keyNamed(ns, pv.Name))
+}
+
+// A copy that never got a key does not keep its origin's for ever: only until it is deleted itself.
+func TestWaitingCopyDeleted(t *testing.T) {
+	stop := start(t, nil)
+	ns := namespace(t)
+	c, pv, _ := volume(t, ns, "data", del)
+	stop()
+	clone := operatortest.Claim(ns, "clone")
+	clone.Spec.DataSource = &corev1.TypedLocalObjectReference{Kind: "PersistentVolumeClaim", Name: "data"}
+	create(t, clone)
+	remove(t, c, pv)
+	start(t, nil)
+	hasCondition(t, sealed("pvc-"+string(clone.UID)), v1alpha1.VolumeKeyReady, v1alpha1.ReasonSourceUnknown)
+	sv := sealed(pv.Name)
+	eventually(t, func() error {
+		err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(sv), sv)
+		if err == nil && sv.Status.Phase != v1alpha1.PhaseDeleted {
+			err = errStays
+		}
+		return err
+	})
+	remove(t, clone)
+	gone(t, sv, sealed("pvc-"+string(clone.UID)), keyNamed(ns, pv.Name))
 }
 
 // Volumes whose Secret is somebody else's business get a SealedVolume all the same, and no key.

@@ -12,3 +12,4 @@ package operator
 // +kubebuilder:rbac:groups=sealvol.dev,resources=volumekeys/status;sealedvolumes/status,verbs=get;update;patch
 // +kubebuilder:rbac:groups="",namespace=sealvol-system,resources=secrets,verbs=get;list;watch;create;update;patch;delete
 // +kubebuilder:rbac:groups=coordination.k8s.io,namespace=sealvol-system,resources=leases,verbs=get;create;update
+// +kubebuilder:rbac:groups="",namespace=sealvol-system,resources=events,verbs=create;patch

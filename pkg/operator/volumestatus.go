@@ -37,7 +37,7 @@ func (o volumes) writeVolumeStatus(ctx context.Context, v *volume, p *problem) e
 	s := &v.sealed.Status
 	s.Phase = v.phase()
 	c := metav1.Condition{Type: v1alpha1.VolumeKeyReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonDelivered, ObservedGeneration: v.sealed.Generation,
-		Message: fmt.Sprintf("Secret %s/%s holds the key", o.Namespace, v.name)}
+		Message: fmt.Sprintf("the volume's key is ready, in Secret %s/%s", o.Namespace, v.name)}
 	if p != nil {
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, p.reason, limited(p.message)
 		if p.reason == v1alpha1.ReasonExternal {
@@ -61,7 +61,7 @@ func (o volumes) writeVolumeStatus(ctx context.Context, v *volume, p *problem) e
 	return client.IgnoreNotFound(err)
 }
 
-// tell makes an event where people look: at the claim, or without one at the volume.
+// tell makes an event of a change that is news.
 func (o volumes) tell(v *volume, c metav1.Condition) {
 	kind := corev1.EventTypeNormal
 	switch c.Reason {
@@ -74,9 +74,14 @@ func (o volumes) tell(v *volume, c metav1.Condition) {
 	default:
 		kind = corev1.EventTypeWarning
 	}
+	o.event(v, kind, c.Reason, c.Message)
+}
+
+// event makes an event where people look: at the claim, or without one at the volume.
+func (o volumes) event(v *volume, kind, reason, message string) {
 	if v.claim != nil {
-		o.events.Eventf(v.claim, v.sealed, kind, c.Reason, "DeliverKey", "%s", c.Message)
+		o.events.Eventf(v.claim, v.sealed, kind, reason, "DeliverKey", "%s", message)
 		return
 	}
-	o.events.Eventf(v.sealed, nil, kind, c.Reason, "DeliverKey", "%s", c.Message)
+	o.events.Eventf(v.sealed, nil, kind, reason, "DeliverKey", "%s", message)
 }

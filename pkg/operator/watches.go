@@ -53,9 +53,14 @@ func (o volumes) sealed(ctx context.Context, index, value string) []reconcile.Re
 	return named(names...)
 }
 
-// waiting finds the volumes that wait for a key: a change of another may be what they wait for.
-func (o volumes) waiting(ctx context.Context, _ client.Object) []reconcile.Request {
-	return o.sealed(ctx, byWaiting, "true")
+// waiting finds the volumes that wait for a key, since a change of another may be what they wait for, and those that were kept for a copy, which may now
+// have its key.
+func (o volumes) waiting(ctx context.Context, obj client.Object) []reconcile.Request {
+	all := o.sealed(ctx, byWaiting, "true")
+	if v, ok := obj.(*v1alpha1.SealedVolume); ok && v.Spec.Key != nil {
+		all = append(all, o.sealed(ctx, byGone, v.Spec.Key.UID)...)
+	}
+	return all
 }
 
 // ofVolume finds the volume itself, and the one of which it is a copy, which may only have waited for it.
@@ -82,10 +87,7 @@ func (o volumes) ofClaim(ctx context.Context, obj client.Object) []reconcile.Req
 		all = append(all, named("pvc-"+string(c.UID))...) // it was bound to another volume than the one that was prepared for it
 	}
 	if kind, name := source(c); kind == "PersistentVolumeClaim" {
-		var src corev1.PersistentVolumeClaim
-		if o.Get(ctx, client.ObjectKey{Namespace: c.Namespace, Name: name}, &src) == nil {
-			all = append(all, named(volumeName(&src))...)
-		}
+		all = append(all, o.sealed(ctx, byClaim, c.Namespace+"/"+name)...)
 	}
 	return all
 }

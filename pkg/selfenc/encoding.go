@@ -88,8 +88,8 @@ type Options struct {
 	// 0: MapV0C in SE31, MapV1 in SE36. SE31 may also have MapV1, for crate
 	// versions 0.33 and 0.34.
 	MapForm MapForm
-	// Workers is the most chunks in work at once. 0: GOMAXPROCS, or fewer,
-	// so that memory stays below MemoryBytes.
+	// Workers is the most chunks in work at once. 0: two more than GOMAXPROCS,
+	// or fewer, so that memory stays below MemoryBytes.
 	Workers int
 	// MemoryBytes bounds what encryption and decryption hold, apart from a
 	// reference encoding's map. 0: 64 MiB in V2, 512 MiB in the others, whose
@@ -118,16 +118,23 @@ type memory struct {
 	each     int64 // bytes for each chunk in work
 }
 
+// ahead is how many chunks more than processors are in work: while the results
+// of some are taken in order, and others are read, no processor waits.
+const ahead = 2
+
+// maxWorkers bounds what Options ask for.
+const maxWorkers = 1024
+
 // workers returns how many chunks are worked on at once.
 func (o *Options) workers(m memory) int {
 	if o.Workers > 0 {
-		return o.Workers
+		return min(o.Workers, maxWorkers)
 	}
 	total := o.MemoryBytes
 	if total == 0 {
 		total = m.standard
 	}
-	return int(max(1, min((total-m.besides)/m.each, int64(runtime.GOMAXPROCS(0)))))
+	return int(max(1, min((total-m.besides)/m.each, int64(runtime.GOMAXPROCS(0)+ahead))))
 }
 
 // chunkBytes returns the size of the reference encodings' chunks.

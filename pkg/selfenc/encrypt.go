@@ -90,7 +90,8 @@ func (s *memoryStore) PutChunk(_ context.Context, name Name, data []byte) error 
 // EncryptTo encrypts what r has, at least 3 bytes, in a reference encoding,
 // and returns the map once every chunk is in the store. It reads r once, to
 // its end, and needs memory for as many chunks as are worked on at once, five
-// more, and 80 bytes of map for each chunk.
+// more, and 80 bytes of map for each chunk. A Read that blocks is waited for, also
+// once ctx has ended.
 func EncryptTo(ctx context.Context, e Encoding, store ChunkStore, r io.Reader, o Options) (*DataMap, error) {
 	maps, err := encryptLevels(ctx, e, store, r, o)
 	if err != nil {

@@ -189,7 +189,8 @@ func (s *Sealer) get(ctx context.Context, r *Ref) ([]byte, error) {
 }
 
 // Encrypt encrypts what r has, to its end, and returns the object once all of
-// its chunks are in the store. It reads r once. Zeros make holes.
+// its chunks are in the store. It reads r once; a Read that blocks is waited for,
+// also once ctx has ended. Zeros make holes.
 func (s *Sealer) Encrypt(ctx context.Context, r io.Reader) (*Object, error) {
 	w := &objectWriter{s: s, o: Object{ChunkBytes: s.chunk}, free: make(chan *scratch, s.width), r: r, ctx: ctx, report: report{call: s.opts.Progress}}
 	if err := pipeline(ctx, s.width, w.next, w.work, w.emit); err != nil {

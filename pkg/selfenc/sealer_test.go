@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"io"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
@@ -72,54 +72,74 @@ func TestHoles(t *testing.T) {
 	checkRanges(t, rng, r, plain)
 }
 
-// TestHugeObject: the largest object's map, whose chunks are holes but for a few.
+// TestHugeObject: the largest object's map, in memory that does not depend on
+// its size: chunks that are holes but for a few, and chunks that are all alike.
 func TestHugeObject(t *testing.T) {
-	store := &memoryStore{}
-	s := testSealer(t, store, Options{ChunkBytes: V2MaxChunk})
-	w := &objectWriter{s: s, o: Object{ChunkBytes: V2MaxChunk}, ctx: t.Context()}
-	data := randomBytes(seeded(t), 1000)
-	plain := append(make([]byte, 0, V2MaxChunk+tagRoom), data...)[:V2MaxChunk]
-	ref, err := s.seal(t.Context(), crypto.ChunkData, plain, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	const count = V2MaxBytes / V2MaxChunk
-	filled := map[int64]bool{0: true, 255: true, 256: true, 65535: true, 65536: true, count / 2: true, count - 1: true}
-	for i := range int64(count) {
-		r := Ref{}
-		if filled[i] {
-			r = ref
-		}
-		if err := w.add(0, r); err != nil {
-			t.Fatal(err)
-		}
-	}
-	w.o.Bytes = V2MaxBytes
-	if err := w.finish(); err != nil {
-		t.Fatal(err)
-	}
-	if w.o.Levels() != 3 || len(store.chunks) > 30 {
-		t.Errorf("%d levels, %d chunks", w.o.Levels(), len(store.chunks))
-	}
-	r, err := s.Open(&w.o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := make([]byte, len(data))
-	for i := range filled {
-		for _, at := range []int64{i, i ^ 1} {
-			want := make([]byte, len(data))
-			if filled[at] {
-				want = data
+	few := map[int64]bool{0: true, 255: true, 256: true, 65535: true, 65536: true, count / 2: true, count - 1: true}
+	for name, filled := range map[string]func(i int64) bool{
+		"holes": func(i int64) bool { return few[i] },
+		"alike": func(int64) bool { return true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := &memoryStore{}
+			s := testSealer(t, store, Options{ChunkBytes: V2MaxChunk})
+			w := &objectWriter{s: s, o: Object{ChunkBytes: V2MaxChunk}, ctx: t.Context()}
+			data := randomBytes(seeded(t), 1000)
+			plain := append(make([]byte, 0, V2MaxChunk+tagRoom), data...)[:V2MaxChunk]
+			ref, err := s.seal(t.Context(), crypto.ChunkData, plain, nil)
+			if err != nil {
+				t.Fatal(err)
 			}
-			if _, err := r.ReadRange(t.Context(), got, at*V2MaxChunk); err != nil || !bytes.Equal(got, want) {
-				t.Errorf("chunk %d: %v", at, err)
+			before := liveBytes()
+			for i := range int64(count) {
+				r := Ref{}
+				if filled(i) {
+					r = ref
+				}
+				if err := w.add(0, r); err != nil {
+					t.Fatal(err)
+				}
 			}
-		}
+			w.o.Bytes = V2MaxBytes
+			if err := w.finish(); err != nil {
+				t.Fatal(err)
+			}
+			if w.o.Levels() != 3 || len(store.chunks) > 30 {
+				t.Errorf("%d levels, %d chunks", w.o.Levels(), len(store.chunks))
+			}
+			r, err := s.Open(&w.o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, len(data))
+			for i := range few {
+				for _, at := range []int64{i, i ^ 1} {
+					want := make([]byte, len(data))
+					if filled(at) {
+						want = data
+					}
+					if _, err := r.ReadRange(t.Context(), got, at*V2MaxChunk); err != nil || !bytes.Equal(got, want) {
+						t.Errorf("chunk %d: %v", at, err)
+					}
+				}
+			}
+			// A list of the references would take 436 MB.
+			if more := liveBytes() - before; more > 48<<20 {
+				t.Errorf("%d bytes more in use", more)
+			}
+			runtime.KeepAlive(w)
+			runtime.KeepAlive(r)
+		})
 	}
-	if _, err := s.Encrypt(t.Context(), io.LimitReader(zeroReader{}, 1)); err != nil {
-		t.Error(err)
-	}
+}
+
+// liveBytes is what is in use, without garbage.
+func liveBytes() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 type zeroReader struct{}

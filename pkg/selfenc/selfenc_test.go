@@ -163,7 +163,7 @@ func TestSameWithAnyWorkers(t *testing.T) {
 	plain := randomBytes(seeded(t), 20<<10)
 	for _, e := range []Encoding{SE31, SE36} {
 		var first *DataMap
-		for _, workers := range []int{1, 2, 3, 16} {
+		for _, workers := range []int{1, 2, 3, 16, math.MaxInt} {
 			m, _, err := Encrypt(e, plain, Options{ChunkBytes: 512, Workers: workers})
 			if err != nil {
 				t.Fatal(err)

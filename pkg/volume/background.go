@@ -67,7 +67,7 @@ type pacer struct {
 // wait is called after n bytes of work, with no locks or pins held.
 func (p *pacer) wait(ctx context.Context, n int) error {
 	if p.bytesPerSecond <= 0 {
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 	if now := time.Now(); p.due.Before(now) { // a pause is not made up for
 		p.due = now
@@ -77,8 +77,8 @@ func (p *pacer) wait(ctx context.Context, n int) error {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return ctx.Err()
+		return context.Cause(ctx)
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 }

@@ -426,7 +426,7 @@ func (s *snapCheck) walkAbandoned() {
 	a := s.left
 	w := walk{c: s.c, id: layout.TreeFS, mark: true, left: a}
 	w.item = func(_ uint64, k layout.Key, v []byte) {
-		if k.Type != layout.KeyExtent {
+		if k.Type != layout.KeyExtent || k.Less(a.Next) {
 			return
 		}
 		where := fmt.Sprintf("abandoned head, inode %d at %d", k.Obj, k.Sub*layout.SectorBytes)

@@ -240,23 +240,35 @@ type freer struct {
 	runs, sectors int
 }
 
-// Bounds of a step once data is shared.
+// freePlaces is how many runs of shared data a step frees at most, and shareLeaf,
+// of sectors a run, fewer than the counts in a leaf of the share tree that is half
+// full: a run that long changes two leaves.
 const (
 	freePlaces = 64
-	freeSpan   = 16 << 10
-	// freeRefs is how many places of the share tree a step may change: those runs and as many leaves as
-	// their sectors' counts fill, or all extents of a leaf of an abandoned head.
-	freeRefs = freePlaces + freeSpan/shareLeaf + 192
-	// shareLeaf is fewer than the counts in a leaf of the share tree that is half full.
-	shareLeaf = 256
+	shareLeaf  = 256
 )
 
-// begin begins a step.
-func (f *freer) begin() {
+// freeBudget is how many runs of shared data a step may free, and the pages of the
+// share tree that this makes dirty: where the tree is high and the reserve small,
+// fewer, so that a full volume has the room for it.
+func (v *Volume) freeBudget() (runs, pages int) {
+	if v.shareHeight.Load() == 0 {
+		return math.MaxInt, 0
+	}
+	v.adm.mu.Lock()
+	room := int(min(v.adm.reserve/10, math.MaxInt32))
+	v.adm.mu.Unlock()
+	for runs = int(v.snap.places.Load()); runs > 4 && v.overwritePages(2*runs) > room; runs /= 2 {
+	}
+	return runs, v.overwritePages(2 * runs)
+}
+
+// begin begins a step that may free so many runs.
+func (f *freer) begin(runs int) {
 	f.changed, f.dead = false, 0
-	f.runs, f.sectors = math.MaxInt, math.MaxInt
-	if f.v.shareHeight.Load() > 0 {
-		f.runs, f.sectors = freePlaces, freeSpan
+	f.runs, f.sectors = runs, math.MaxInt
+	if runs < math.MaxInt {
+		f.sectors = runs * shareLeaf
 	}
 }
 

@@ -88,7 +88,7 @@ type defrag struct {
 const maxDefragWrote = 1024
 
 func (d *defrag) visit(ino vfs.Ino, mode uint32) error {
-	if err := d.ctx.Err(); err != nil {
+	if err := context.Cause(d.ctx); err != nil {
 		return err
 	}
 	d.done++
@@ -177,7 +177,7 @@ func (d *defrag) file(ino uint64) error {
 			before.add(&es[i])
 		}
 		if !scattered(es) {
-			return d.ctx.Err()
+			return context.Cause(d.ctx)
 		}
 		n, shared, err := d.v.rewrite(in, from)
 		d.rep.Shared += shared

@@ -325,3 +325,45 @@ func TestDiffClose(t *testing.T) {
 	checkSpace(t, v)
 	ok(t, v.Close())
 }
+
+// A diff reads what was changed and the way there, however much there is beside
+// it: few of the pages of a large tree.
+func TestDiffCost(t *testing.T) {
+	dev := newCountingDevice(1 << 30)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1})
+	files := 20_000
+	if testing.Short() {
+		files = 5000
+	}
+	for i := range files {
+		_, err := v.Mknod(crashReq, vfs.RootIno, fmt.Sprintf("some file of a large directory %d", i), 0o644, 0)
+		ok(t, err)
+	}
+	_, err := v.CreateSnapshot("a")
+	ok(t, err)
+	mode := uint32(0o600)
+	for i := range 3 {
+		a, err := v.Lookup(vfs.RootIno, fmt.Sprintf("some file of a large directory %d", i*files/3))
+		ok(t, err)
+		_, err = v.SetAttr(crashReq, a.Ino, &vfs.SetAttr{Mode: &mode})
+		ok(t, err)
+	}
+	_, err = v.CreateSnapshot("b")
+	ok(t, err)
+	mustClose(t, v)
+	v = mustOpen(t, dev, Options{ReadOnly: true, CommitInterval: -1})
+	before := dev.since(ioCounts{})
+	n := 0
+	ok(t, v.Diff("a", "b", DiffOptions{}, func(Change) error { n++; return nil }))
+	diff := dev.since(before).nodeReads
+	before = dev.since(ioCounts{})
+	_, err = readSnap(v, "a")
+	ok(t, err)
+	all := dev.since(before).nodeReads
+	mustClose(t, v)
+	t.Logf("%d pages read for the difference, %d more for all of one snapshot", diff, all)
+	if n != 3 || diff > 60 || all < 2*diff {
+		t.Errorf("%d changes, %d pages read for them, %d for all of one", n, diff, all)
+	}
+}

@@ -220,7 +220,7 @@ func (v *Volume) enter(ctx context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for {
-		if err := ctx.Err(); err != nil {
+		if err := context.Cause(ctx); err != nil {
 			return err
 		}
 		if err := v.writable(); err != nil {

@@ -295,6 +295,14 @@ func (v *Volume) confirmKey(slot int, cred crypto.Credential) error {
 	return nil
 }
 
+// OpenedBy tells whether a key opens the volume.
+func (v *Volume) OpenedBy(c crypto.Credential) bool {
+	k := &v.keys
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.slotsOf(Key{Credential: c})) > 0
+}
+
 // slotsOf returns the slots of a key.
 func (k *keyring) slotsOf(key Key) (slots []int) {
 	pub, _ := key.Recipient.(*crypto.RecoveryRecipient)

@@ -22,12 +22,16 @@ type mixed struct {
 	key  Key
 	seed uint64
 	stop atomic.Bool
+	ends atomic.Bool // the volume is being closed
 	wg   sync.WaitGroup
 	mu   sync.Mutex
 	errs []error
 }
 
 func (m *mixed) failed(err error) bool {
+	if m.ends.Load() && errors.Is(err, vfs.ErrClosed) {
+		return true
+	}
 	for _, ok := range []error{device.ErrCrashed, vfs.ErrReadOnly, vfs.ErrClosed, vfs.ErrIO, ErrSnapshotInUse, ErrNoSnapshot, context.Canceled} {
 		if err == nil || errors.Is(err, ok) && (errors.Is(ok, ErrSnapshotInUse) || errors.Is(ok, ErrNoSnapshot) || !m.v.dev.(*device.Mem).Alive()) {
 			return m.v.Failed() != nil

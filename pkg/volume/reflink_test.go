@@ -9,6 +9,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -322,9 +323,39 @@ func (m *reflinkModel) remount() {
 		m.ok(ro.Close())
 	}
 	m.v = mustOpen(m.t, m.dev, Options{CommitInterval: -1, Memory: minMemory})
+	if m.v.rot.target.Load() != 0 {
+		return // it is being changed
+	}
 	m.verify()
 	checkClean(m.t, m.dev.Clone())
 }
+
+// rotate gives the volume a new data key, with power cuts or remounts in between. What was shared stays so.
+func (m *reflinkModel) rotate() {
+	m.t.Helper()
+	m.note("rotate")
+	look := []int{200, 1000, 1 << 16}[m.rng.IntN(3)] // more than one extent has references
+	m.v.rot.look = look
+	release := blockRotation(m.v)
+	before := m.v.rotationTarget()
+	_, err := m.v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(m.t).Credential}, BytesPerSecond: -1})
+	m.ok(err)
+	if m.rng.IntN(2) == 0 {
+		m.remount() // the new mount goes on with it
+		m.v.rot.look = look
+	}
+	release()
+	s, err := m.v.WaitRotation(m.t.Context(), nil)
+	m.ok(err)
+	if s.Phase != RotationNone || len(s.Epochs) != 1 || s.Epochs[0] != before+1 {
+		m.fatal(fmt.Sprintf("%+v", s))
+	}
+	m.verify()
+	checkClean(m.t, m.dev.Clone())
+}
+
+// rotationTarget is the newest epoch.
+func (v *Volume) rotationTarget() uint32 { return v.store.Keys.Newest().Epoch() }
 
 // TestReflinkModel makes random sequences and counts sectors.
 func TestReflinkModel(t *testing.T) {
@@ -346,6 +377,9 @@ func TestReflinkModel(t *testing.T) {
 				}
 				if i%100 == 75 { // with something in the log
 					m.remount()
+				}
+				if i%400 == 299 {
+					m.rotate()
 				}
 			}
 			for len(m.files) > 0 {

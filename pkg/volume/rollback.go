@@ -179,6 +179,32 @@ func (f *freer) passLists(a *abandoned) (done bool, err error) {
 	return false, fmt.Errorf("%w: item %v of a dead list belongs to nothing", layout.ErrCorrupt, k)
 }
 
+// passLeaf frees what items of a leaf refer to that are not done with, as far as
+// the step may.
+func (f *freer) passLeaf(a *layout.Abandoned, n *layout.Node) (done bool, err error) {
+	for i := range n.Count() {
+		k := n.Key(i)
+		if k.Type != layout.KeyExtent || k.Obj == 0 || k.Less(a.Next) {
+			continue
+		}
+		e, err := layout.DecodeFileExtent(n.Value(i))
+		if err != nil {
+			return false, err
+		}
+		if e.RefBirth <= a.Generation {
+			continue
+		}
+		if f.runs == 0 || f.sectors < int(e.Sectors()) {
+			a.Next = k
+			return false, nil
+		}
+		if _, err := f.free(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(e.Sectors())}); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
 // passPage frees the leaf below p that is next, and what is then done with: the
 // whole page, if done.
 func (f *freer) passPage(a *layout.Abandoned, p *layout.Pointer, hi *layout.Key) (done bool, err error) {
@@ -187,20 +213,8 @@ func (f *freer) passPage(a *layout.Abandoned, p *layout.Pointer, hi *layout.Key)
 		return false, err
 	}
 	if n.Level() == 0 {
-		for i := range n.Count() {
-			if n.Key(i).Type != layout.KeyExtent || n.Key(i).Obj == 0 {
-				continue
-			}
-			e, err := layout.DecodeFileExtent(n.Value(i))
-			if err != nil {
-				return false, err
-			}
-			if e.RefBirth > a.Generation {
-				f.changed = true
-				if err := f.v.dropReference(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(e.Sectors())}); err != nil {
-					return false, err
-				}
-			}
+		if done, err := f.passLeaf(a, n); err != nil || !done {
+			return false, err
 		}
 	} else {
 		i, eq := n.Search(a.Next)

@@ -22,7 +22,7 @@ import (
 // It begins with a new epoch in all key slots; from the moment that both copies
 // of the header are durable, everything is sealed under it. A walk in the
 // background then has all that the head reaches written again: data as any other
-// dirty data, pages by making them dirty. How far it has come is part of each
+// dirty data, or once for all that share it (rotateshare.go), pages by making them dirty. How far it has come is part of each
 // root, so that it goes on after a crash or at the next mount. A pass that finds
 // nothing older any more is the proof that the old epoch may go; then the log's and the root
 // slots' old contents are overwritten, and the epoch leaves the slots.
@@ -88,15 +88,19 @@ type rotator struct {
 	bad     []string // what can not be read, and so not be rewritten
 	running bool
 	stopped bool // for good: the volume closes
+	shared  bool // the pass has left shared data alone; of the walk itself
+	look    int  // references to shared data that are taken at a time
 
 	hold  chan struct{} // of tests: the walk begins when it is closed; nil: at once
+	moves func()        // of tests: called before each step of what is shared; nil: nothing
 	woken chan struct{} // something changed that a waiting rotation looks at
 	quit  chan struct{}
 	done  chan struct{}
 }
 
-func (r *rotator) init() {
+func (r *rotator) init(memory int) {
 	r.changed.L = &r.mu
+	r.look = memory / 16 / sharedRefBytes / 2
 	r.phase = RotationNone
 	r.rate.Store(DefaultRotationRate)
 	r.woken, r.quit, r.done = make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
@@ -592,6 +596,12 @@ func (v *Volume) rotatePasses() error {
 	for {
 		s := r.current()
 		if int(s.Tree) >= layout.Trees-1 { // the pass has ended
+			if r.shared {
+				if err := v.rotateShared(s.Target, r.look); err != nil {
+					return err
+				}
+				r.shared = false
+			}
 			again := false
 			r.update(func() {
 				again = r.state.Again && len(r.bad) == 0 // else nothing more can be done now
@@ -645,7 +655,10 @@ func (v *Volume) treeByID(id uint8) *tree.Tree {
 }
 
 // staleRun is a part of a file that is sealed under an older epoch.
-type staleRun struct{ ino, sector, count uint64 }
+type staleRun struct {
+	sharedRef
+	kept bool // a snapshot holds it
+}
 
 // rotateStep rewrites what one leaf holds, and the leaf itself. It moves s on.
 func (v *Volume) rotateStep(s *layout.Rotation) (more bool, err error) {
@@ -655,7 +668,7 @@ func (v *Volume) rotateStep(s *layout.Rotation) (more bool, err error) {
 	}
 	var stale []staleRun
 	var first layout.Key
-	old, sectors := false, uint64(0)
+	old, sectors, newest := false, uint64(0), v.snap.newest.Load()
 	next, more, err := t.Leaf(s.Next, func(l tree.Leaf) {
 		first = l.Key(l.First)
 		old = l.Epoch != 0 && l.Epoch < s.Target
@@ -667,7 +680,7 @@ func (v *Volume) rotateStep(s *layout.Rotation) (more bool, err error) {
 			n := layout.ExtentSectors(val)
 			sectors += n
 			if n > 0 && recordEpoch(val) < s.Target {
-				stale = append(stale, staleRun{k.Obj, k.Sub, n})
+				stale = append(stale, staleRun{refOf(k, val), refBirth(val) <= newest})
 			}
 		}
 	})
@@ -675,6 +688,13 @@ func (v *Volume) rotateStep(s *layout.Rotation) (more bool, err error) {
 		return false, wrap(fmt.Errorf("tree %d: %w", s.Tree, err))
 	}
 	for _, x := range stale {
+		// As of now; resealBlock knows for sure.
+		if shared, err := v.sharedNow(&x.sharedRef); err != nil {
+			return false, err
+		} else if shared {
+			v.rot.shared = true
+			continue
+		}
 		if err := v.reseal(x, s.Target); err != nil {
 			return false, err
 		}
@@ -693,13 +713,16 @@ func (v *Volume) rotateStep(s *layout.Rotation) (more bool, err error) {
 // recordEpoch is the epoch of a stored extent record.
 func recordEpoch(b []byte) uint32 { return binary.LittleEndian.Uint32(b[40:]) }
 
+// refBirth is the generation in which a stored file extent's reference was made.
+func refBirth(b []byte) uint64 { return binary.LittleEndian.Uint64(b[len(b)-layout.FileExtentBytes:]) }
+
 // rotatePage has a leaf written again.
 func (v *Volume) rotatePage(t *tree.Tree, first layout.Key) error {
 	if err := v.rot.pace(layout.NodeBytes); err != nil {
 		return err
 	}
 	c := cost{quads: opQuads, urgent: true}
-	if err := v.admitRotation(c); err != nil {
+	if err := v.admitRotation(c, v.snap.newest.Load() != 0); err != nil {
 		return err
 	}
 	defer v.adm.done(c)
@@ -708,26 +731,46 @@ func (v *Volume) rotatePage(t *tree.Tree, first layout.Key) error {
 	})
 }
 
-// admitRotation is admit, and on a full volume waits until there is room.
-func (v *Volume) admitRotation(c cost) error {
+// admitRotation is admit, and on a full volume waits until there is room. kept says
+// that a snapshot keeps what is rewritten: it takes its space once more, and a part
+// of the volume is left to those who use it.
+func (v *Volume) admitRotation(c cost, kept bool) error {
 	for {
 		if v.rot.quitting() {
 			return errRotationStops
 		}
-		err := v.admit(c)
-		if !errors.Is(err, vfs.ErrNoSpace) {
-			return err
+		need, waits := int64(0), "the volume is full"
+		if kept {
+			need, waits = v.rotationSpares()+int64(c.pages+v.adm.dirtyCount()), nearlyFull
+		}
+		if v.room() >= need {
+			err := v.admit(c)
+			if !errors.Is(err, vfs.ErrNoSpace) {
+				return err
+			}
 		}
 		// Trying again has commits made, which wake us: only when there is more room.
-		room := v.room() + blockPages*blockPages
-		v.rot.tell(RotationWaiting, "the volume is full", nil)
-		for v.room() < room {
+		room := max(v.room(), need) + blockPages*blockPages
+		v.rot.tell(RotationWaiting, waits, nil)
+		for v.room() < room && (!kept || v.snap.newest.Load() != 0) {
 			if err := v.rot.wait(); err != nil {
 				return err
 			}
 		}
+		kept = kept && v.snap.newest.Load() != 0
 		v.rot.tell(RotationRewriting, "", nil)
 	}
+}
+
+// nearlyFull is what a rotation waits for that would fill the volume.
+const nearlyFull = "the volume is nearly full, and local snapshots keep what is rewritten: delete some of them, or files, or grow it"
+
+// rotationSpares is how many free sectors a rotation leaves where snapshots keep
+// what it rewrites: a sixteenth of the volume.
+func (v *Volume) rotationSpares() int64 {
+	v.adm.mu.Lock()
+	defer v.adm.mu.Unlock()
+	return max(2*v.adm.reserve*layout.QuadSectors, int64(v.sectors.Load()/16))
 }
 
 // room is the number of sectors that are free, or will be.
@@ -753,21 +796,17 @@ func (r *rotator) pace(n uint64) error {
 // reseal makes what is stale of a part of a file dirty, so that it is written
 // again as any other data. What it holds stays; no operation is logged.
 func (v *Volume) reseal(x staleRun, target uint32) error {
-	for end := x.sector + x.count; x.sector < end; {
+	for end := x.sector + uint64(x.count); x.sector < end; {
 		n := min(end, (x.sector/blockPages+1)*blockPages) - x.sector // one block at a time
 		if err := v.rot.pace(n * pageBytes); err != nil {
 			return err
 		}
-		dead, err := v.resealBlock(x.ino, x.sector, n, target)
+		dead, err := v.resealBlock(&x, n, target)
 		if dead {
 			v.reaper.wait() // it is being removed
 		}
 		if errors.Is(err, vfs.ErrCorrupt) || errors.Is(err, vfs.ErrIO) && v.Failed() == nil {
-			v.rot.mu.Lock()
-			if v.rot.bad = append(v.rot.bad, err.Error()); len(v.rot.bad) > 10 {
-				v.rot.bad = v.rot.bad[:10]
-			}
-			v.rot.mu.Unlock()
+			v.rot.unreadable(err)
 			err = nil
 		}
 		if err != nil {
@@ -778,9 +817,20 @@ func (v *Volume) reseal(x staleRun, target uint32) error {
 	return nil
 }
 
-func (v *Volume) resealBlock(ino, sector, count uint64, target uint32) (dead bool, err error) {
-	c := cost{pages: int(count) + 1, quads: opQuads}
-	if err := v.admitRotation(c); err != nil {
+// unreadable notes what can not be rewritten.
+func (r *rotator) unreadable(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.bad) < 10 {
+		r.bad = append(r.bad, err.Error())
+	}
+}
+
+func (v *Volume) resealBlock(x *staleRun, count uint64, target uint32) (dead bool, err error) {
+	ino, sector := x.ino, x.sector
+	// What it takes it gives back, unless a snapshot keeps that: a full volume has the reserve for it.
+	c := cost{pages: int(count) + 1, quads: opQuads, urgent: !x.kept}
+	if err := v.admitRotation(c, x.kept); err != nil {
 		return false, err
 	}
 	defer v.adm.done(c)
@@ -806,24 +856,33 @@ func (v *Volume) resealBlock(ino, sector, count uint64, target uint32) (dead boo
 	}
 	defer v.unload(in)
 	for i := range es {
-		if es[i].Epoch >= target {
-			continue
-		}
-		from, to := max(sector, es[i].sector), min(sector+count, es[i].end())
-		if err := v.loadRun(in, from, to); err != nil {
-			return false, err
-		}
-		err := v.inGate(func() error {
-			for s := from; s < to; s++ {
-				v.markDirty(in, s)
-			}
-			return nil
-		})
-		if err != nil {
-			return false, err
+		if es[i].Epoch < target && err == nil {
+			err = v.resealExtent(in, &es[i], max(sector, es[i].sector), min(sector+count, es[i].end()))
 		}
 	}
-	return false, nil
+	return false, err
+}
+
+// resealExtent makes sectors [from, to) of a file dirty, which an extent has alone.
+// The caller holds in.mu: nobody makes a copy of it meanwhile.
+func (v *Volume) resealExtent(in *inode, e *placed, from, to uint64) error {
+	run := layout.Run{Start: e.Addr/layout.SectorBytes + from - e.sector, Count: uint32(to - from)}
+	switch most, err := v.mostShared(run); {
+	case err != nil:
+		return wrap(err)
+	case most > 0:
+		v.rot.shared = true
+		return nil
+	}
+	if err := v.loadRun(in, from, to); err != nil {
+		return err
+	}
+	return v.inGate(func() error {
+		for s := from; s < to; s++ {
+			v.markDirty(in, s)
+		}
+		return nil
+	})
 }
 
 // loadRun is loadPage for the sectors [from, to) of one block, with one read.
@@ -871,7 +930,7 @@ func (v *Volume) rotateSpace() error {
 			return err
 		}
 		c := cost{quads: 4*len(regions) + opQuads, urgent: true}
-		if err := v.admitRotation(c); err != nil {
+		if err := v.admitRotation(c, false); err != nil {
 			return err
 		}
 		for _, idx := range regions {

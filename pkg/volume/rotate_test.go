@@ -475,38 +475,36 @@ func TestRotateDataKeyDamage(t *testing.T) {
 	ok(t, cleanErr(dev))
 }
 
-// On a full volume the rotation ends, or waits for room without making commits.
+// On a full volume the rotation ends, and everything can be deleted meanwhile.
 func TestRotateDataKeyFull(t *testing.T) {
 	dev := device.NewMem(80 << 20)
 	mustFormat(t, dev)
 	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
 	names := fill(t, v, 300_000, 10)
 	names = append(names, fillMore(t, v)...)
+	release := blockRotation(v)
 	_, err := v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := rotated(t, v)
-	t.Logf("%d files, %+v", len(names), s)
-	if s.Phase == RotationWaiting {
-		if s.Waits != "the volume is full" {
-			t.Fatalf("%+v", s)
-		}
-		for _, n := range names[:len(names)/2] {
+	ok(t, err)
+	done := make(chan error, 1)
+	go func() {
+		for _, n := range names[:len(names)/3] {
 			a, err := v.Lookup(vfs.RootIno, n)
-			ok(t, err)
-			ok(t, v.Unlink(crashReq, vfs.RootIno, n))
+			if err == nil {
+				err = v.Unlink(crashReq, vfs.RootIno, n)
+			}
+			if err != nil {
+				done <- err
+				return
+			}
 			v.Forget(a.Ino)
 		}
-		v.reaper.wait()
-		ok(t, v.Sync(vfs.RootIno))
-		ok(t, v.Sync(vfs.RootIno))
-		ok(t, v.Sync(vfs.RootIno))
-		s = endOf(t, v)
-	}
-	if s.Phase != RotationNone {
+		done <- nil
+	}()
+	release()
+	if s := rotated(t, v); s.Phase != RotationNone {
 		t.Fatalf("%+v", s)
 	}
+	ok(t, <-done)
 	mustClose(t, v)
 	ok(t, cleanErr(dev))
 }
@@ -632,8 +630,13 @@ func crashRotation(t *testing.T, seed uint64) {
 				}
 				if opErr == nil && (last || rng.IntN(2) == 0) {
 					var s RotationStatus
-					if s, opErr = v.WaitRotation(t.Context(), nil); opErr == nil && s.Phase != RotationNone {
+					s, opErr = v.WaitRotation(t.Context(), nil)
+					switch {
+					case opErr != nil || s.Phase == RotationNone:
+					case dev.Alive():
 						fail("%+v", s)
+					default: // what it could not read
+						opErr = device.ErrCrashed
 					}
 				}
 				if opErr == nil {
@@ -681,6 +684,7 @@ func TestCutRotation(t *testing.T) {
 	all := []crypto.Credential{testKey(t).Credential, second.Credential}
 	var stolen []*crypto.EpochKeys
 	var want modelState
+	var sectors int
 	c := cutCase{step: 7}
 	c.prepare = func(t *testing.T, dev *device.Mem) {
 		mustFormat(t, dev)
@@ -692,10 +696,12 @@ func TestCutRotation(t *testing.T) {
 			ok(t, err)
 			_, err = v.Write(crashReq, a.Ino, 0, []byte(strings.Repeat("x", n)), false)
 			ok(t, err)
+			share(t, v, a.Ino, 0, writeFile(t, v, fmt.Sprint("g", i), nil), 0, uint64(n))
 		}
 		want, err = readTree(v)
 		ok(t, err)
 		stolen = oldKeys(t, v)
+		sectors = len(dataSectors(t, v))
 		mustClose(t, v)
 	}
 	rotate := func(v *Volume) error {
@@ -734,7 +740,11 @@ func TestCutRotation(t *testing.T) {
 		if err == nil && !sameState(got, want) {
 			err = errors.New(diffState(got, want))
 		}
-		if err := errors.Join(err, rotate(v), v.Close()); err != nil {
+		err = errors.Join(err, rotate(v))
+		if n := len(dataSectors(t, v)); err == nil && n != sectors {
+			err = fmt.Errorf("data takes %d sectors, %d before", n, sectors)
+		}
+		if err := errors.Join(err, v.Close()); err != nil {
 			return err
 		}
 		if opened, err := theft(dev, all[0], stolen, nil); err != nil || len(opened) > 0 {

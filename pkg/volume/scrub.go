@@ -197,7 +197,7 @@ func (s *scrub) walk(ctx context.Context, tree, since uint64) error {
 // enter begins something that may mend: a freeze waits for its end, and it for
 // the end of a freeze.
 func (s *scrub) enter(ctx context.Context) (leave func(), err error) {
-	if err := ctx.Err(); err != nil || !s.write {
+	if err := context.Cause(ctx); err != nil || !s.write {
 		return func() {}, err
 	}
 	return s.v.leave, s.v.enter(ctx)

@@ -52,9 +52,15 @@ func eachRegion(run layout.Run, fn func(region, from, to uint64) error) error {
 
 // addReference counts one more reference to data that has one. Inside a change of
 // the tree that gets it.
-func (v *Volume) addReference(run layout.Run) error {
+func (v *Volume) addReference(run layout.Run) error { return v.addReferences(run, 1) }
+
+// addReferences counts n more.
+func (v *Volume) addReferences(run layout.Run, n int) error {
+	if n == 0 {
+		return nil
+	}
 	return eachRegion(run, func(idx, from, to uint64) error {
-		_, err := v.changeShares(idx, from, to, 1)
+		_, err := v.changeShares(idx, from, to, n)
 		return err
 	})
 }
@@ -105,7 +111,7 @@ func (v *Volume) mostShared(run layout.Run) (most uint32, err error) {
 	return most, err
 }
 
-// changeShares adds d, 1 or -1, to the counts of sectors [from, to) of a region.
+// changeShares adds d, -1 or more than 0, to the counts of sectors [from, to) of a region.
 // It returns the runs that had no further reference to take away.
 func (v *Volume) changeShares(region, from, to uint64, d int) (bare []layout.Run, err error) {
 	err = v.shares.Update(func(w *tree.Writer) error {
@@ -168,7 +174,7 @@ func (c *shareChange) apply(old []sharing, from, to uint64) error {
 		c.keep(s.start, min(s.end, from), s.extra)
 		c.unshared(at, min(s.start, to))
 		if lo, hi := max(s.start, from), min(s.end, to); lo < hi {
-			if c.d > 0 && s.extra == math.MaxUint32 {
+			if c.d > 0 && uint64(s.extra)+uint64(c.d) > math.MaxUint32 {
 				return fmt.Errorf("%w: sector %d has %d references", layout.ErrCorrupt, lo, uint64(s.extra)+1)
 			}
 			if n := uint32(int64(s.extra) + int64(c.d)); n > 0 {
@@ -203,7 +209,7 @@ func (c *shareChange) unshared(start, end uint64) {
 	switch {
 	case start >= end:
 	case c.d > 0:
-		c.keep(start, end, 1)
+		c.keep(start, end, uint32(c.d))
 		c.delta += int(end - start)
 	default:
 		c.bare = append(c.bare, layout.Run{Start: start, Count: uint32(end - start)})

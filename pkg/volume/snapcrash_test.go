@@ -23,6 +23,7 @@ type snapRun struct {
 	dev    *device.Mem
 	cred   func() crypto.Credential
 	closed bool // a rollback closed the volume, and it was not opened again
+	places int64
 }
 
 // crashSnap is a snapshot as the run knows it.
@@ -116,6 +117,7 @@ func (r *snapRun) rollback(i int) error {
 		return err
 	}
 	r.v, r.closed = v, false
+	r.v.snap.places.Store(r.places)
 	return r.findInodes()
 }
 
@@ -210,6 +212,10 @@ func oneSnapCrash(t testing.TB, seed uint64, images int) (*snapRun, error) {
 	r := &snapRun{crashRun: &crashRun{rng: rng, states: []modelState{{files: map[string][]byte{}}}, inos: map[string]vfs.Ino{}}, dev: dev,
 		cred: func() crypto.Credential { return testCred(t) }}
 	r.v = mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	if r.places = freePlaces; seed%2 == 0 {
+		r.places = 4 // steps of which one frees little
+	}
+	r.v.snap.places.Store(r.places)
 	dev.CutAfter(1 + rng.IntN(400))
 	var opErr error
 	for opErr == nil && len(r.states) < 2000 {
@@ -237,6 +243,7 @@ func oneSnapCrash(t testing.TB, seed uint64, images int) (*snapRun, error) {
 			again.CutAfter(1 + rng.IntN(40))
 			v, err := Open(again, Options{Credential: testCred(t), CommitInterval: -1, Memory: minMemory})
 			if err == nil {
+				v.snap.places.Store(r.places)
 				for err == nil { // commits until the cut
 					err = v.Sync(vfs.RootIno)
 				}

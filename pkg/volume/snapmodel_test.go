@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -184,7 +185,14 @@ func snapModel(t *testing.T, seed uint64, single bool, steps int) {
 	mustFormat(t, dev)
 	opts := Options{CommitInterval: -1, Memory: minMemory}
 	r := &crashRun{rng: rng, single: single, states: []modelState{{files: map[string][]byte{}}}, inos: map[string]vfs.Ino{}}
-	r.v = mustOpen(t, dev, opts)
+	open := func() *Volume {
+		v := mustOpen(t, dev, opts)
+		if seed%2 == 0 {
+			v.snap.places.Store(4) // steps of which one frees little
+		}
+		return v
+	}
+	r.v = open()
 	snaps := map[string]modelState{}
 	no := func(err error) {
 		t.Helper()
@@ -215,8 +223,15 @@ func snapModel(t *testing.T, seed uint64, single bool, steps int) {
 			}
 		case k < 16:
 			no(r.v.Close())
-			r.v = mustOpen(t, dev, opts)
-		case k < 18:
+			r.v = open()
+		case k < 17:
+			if r.v.RotationStatus().Phase == RotationNone {
+				_, err := r.v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
+				no(err)
+			}
+			_, err := r.v.WaitRotation(t.Context(), nil) // as a rule it waits for snapshots
+			no(err)
+		case k < 19:
 			if name := pick(); name != "" {
 				no(r.v.Rollback(name, true))
 				r.states = append(r.states, snaps[name])
@@ -225,7 +240,7 @@ func snapModel(t *testing.T, seed uint64, single bool, steps int) {
 						delete(snaps, n)
 					}
 				}
-				r.v = mustOpen(t, dev, opts)
+				r.v = open()
 				no(r.findInodes())
 			}
 		default:
@@ -236,6 +251,8 @@ func snapModel(t *testing.T, seed uint64, single bool, steps int) {
 		if rng.IntN(8) == 0 {
 			no(r.v.WaitFreed())
 			r.v.reaper.wait()
+			_, err := r.v.WaitRotation(t.Context(), nil)
+			no(err)
 			no(r.v.Sync(vfs.RootIno))
 			checkSpace(t, r.v)
 			no(checkSnaps(r.v, snaps))
@@ -250,6 +267,9 @@ func snapModel(t *testing.T, seed uint64, single bool, steps int) {
 	no(r.v.WaitFreed())
 	r.v.reaper.wait()
 	no(r.v.Sync(vfs.RootIno))
+	if r.v.rot.target.Load() != 0 {
+		endOf(t, r.v)
+	}
 	checkSpace(t, r.v)
 	got, err := readTree(r.v)
 	no(err)

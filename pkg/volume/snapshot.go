@@ -26,6 +26,7 @@ type snapshots struct {
 	newest      atomic.Uint64 // generation of the newest in live, 0: none; changed inside the gate
 	pendingRuns atomic.Int64  // len(pending)
 	sumPages    atomic.Int64  // bounds the pages that hold the sums of one dead list
+	places      atomic.Int64  // freePlaces, less in tests
 
 	mu      sync.Mutex // a leaf lock
 	cond    sync.Cond  // dying or abandoned changed, or no more is freed
@@ -83,6 +84,7 @@ type SnapshotInfo struct {
 
 func (s *snapshots) init() {
 	s.cond.L = &s.mu
+	s.places.Store(freePlaces)
 	s.state.NextID = 1
 	s.byName = map[string]*snapshot{}
 }
@@ -582,7 +584,8 @@ func (v *Volume) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, err e
 			return false, wrap(err)
 		}
 	}
-	c := cost{quads: freeQuads + v.overwritePages(freeRefs), urgent: true, snaps: true}
+	runs, pages := v.freeBudget()
+	c := cost{quads: freeQuads + pages, urgent: true, snaps: true}
 	if err := v.admit(c); err != nil {
 		return false, err
 	}
@@ -592,7 +595,7 @@ func (v *Volume) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, err e
 	if err := v.writable(); err != nil {
 		return false, err
 	}
-	f.begin()
+	f.begin(runs)
 	err = v.snaps.Update(func(w *tree.Writer) error {
 		f.w = w
 		if a != nil {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -169,4 +170,103 @@ func TestSnapshotFull(t *testing.T) {
 	checkSpace(t, v)
 	ok(t, v.Close())
 	checkClean(t, dev)
+}
+
+// A step that frees what snapshots held asks for less than half of the smallest
+// reserve, which is there on a full volume, however high the share tree is.
+func TestFreeBudget(t *testing.T) {
+	v := mustOpen(t, newDev(t, 80<<20), Options{CommitInterval: -1, Memory: minMemory})
+	defer mustClose(t, v)
+	v.snap.newest.Store(1)
+	defer v.snap.newest.Store(0)
+	defer v.shareHeight.Store(v.shareHeight.Load())
+	for height := range int32(8) {
+		v.shareHeight.Store(height)
+		runs, pages := v.freeBudget()
+		v.adm.mu.Lock()
+		meta := v.meta(cost{quads: freeQuads + pages})
+		v.adm.mu.Unlock()
+		if runs < 4 || meta > v.adm.reserve/2 {
+			t.Errorf("height %d: %d runs, %d groups of %d in reserve", height, runs, meta, v.adm.reserve)
+		}
+	}
+}
+
+// A snapshot costs the same however much there is, and snapshots do not make
+// writes dearer: counted in bytes, which nothing else on the machine changes.
+func TestSnapshotCost(t *testing.T) {
+	many := 1000
+	if testing.Short() {
+		many = 100
+	}
+	var made, written []int64
+	for _, c := range []struct {
+		size      uint64
+		snapshots int
+	}{{4 << 20, 0}, {64 << 20, 0}, {64 << 20, many}} {
+		r := newSnapshotBench(t, c.size, c.snapshots)
+		total := int64(0)
+		for range 6 {
+			_, n := r.turn(t, 2500)
+			total += n
+		}
+		before := r.dev.since(ioCounts{})
+		_, err := r.v.CreateSnapshot("costs")
+		ok(t, err)
+		made, written = append(made, r.dev.since(before).written), append(written, total)
+		mustClose(t, r.v)
+	}
+	t.Logf("a snapshot: %v bytes; writes: %v bytes", made, written)
+	if written[2]*100 > written[1]*110 {
+		t.Errorf("with %d snapshots writes took %d bytes, without %d", many, written[2], written[1])
+	}
+	for _, n := range made {
+		if n > made[0]+64<<10 {
+			t.Errorf("a snapshot of much took %d bytes, of little %d", n, made[0])
+		}
+	}
+}
+
+// What a rollback left is freed a part of a leaf at a time once data is shared: the
+// volume is whole after each of these steps, also if power goes.
+func TestFreePartOfLeaf(t *testing.T) {
+	dev := device.NewMem(96 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	_, err := v.CreateSnapshot("s")
+	ok(t, err)
+	const size, clones = 8 << 20, 40
+	first := writeFile(t, v, "first", noise(rand.New(rand.NewPCG(1, 2)), size))
+	for i := range clones {
+		share(t, v, first, 0, writeFile(t, v, fmt.Sprint(i), nil), 0, size)
+	}
+	ok(t, v.Rollback("s", true))
+	v = mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory, idle: true})
+	v.snap.places.Store(4)
+	f, left := &freer{v: v}, v.snap.abandoned
+	within := 0 // steps that ended in the middle of a leaf
+	for step, done := 0, false; !done; step++ {
+		done, err = v.freeStep(f, nil, left)
+		ok(t, err)
+		if done || step%40 != 39 || left.Next.Type != layout.KeyExtent || left.Next.Sub == 0 {
+			continue
+		}
+		within++
+		ok(t, v.commitAll())
+		img := dev.Clone()
+		ok(t, cleanErr(img))
+		again := mustOpen(t, img, Options{CommitInterval: -1, Memory: minMemory}) // goes on from there
+		ok(t, again.WaitFreed())
+		mustClose(t, again)
+		ok(t, cleanErr(img))
+	}
+	if within < 5 {
+		t.Errorf("%d steps ended in the middle of a leaf", within)
+	}
+	v.snap.mu.Lock()
+	v.snap.abandoned = nil
+	v.snap.mu.Unlock()
+	v.startSnapReaper()
+	mustClose(t, v)
+	ok(t, cleanErr(dev))
 }

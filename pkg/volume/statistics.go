@@ -4,18 +4,24 @@ import "github.com/sealvol/sealvol/pkg/volume/internal/layout"
 
 // Statistics is what an open volume is at, from memory.
 type Statistics struct {
+	UUID         string `json:"uuid"`
 	Generation   uint64 `json:"generation"`   // of the newest durable root
 	Commits      uint64 `json:"commits"`      // since it was opened
 	DirtyBytes   uint64 `json:"dirtyBytes"`   // of data not on the device
 	WaitingBytes uint64 `json:"waitingBytes"` // freed, and not reusable yet
 	RingBytes    uint64 `json:"ringBytes"`    // of operations that no root covers
 	Freezes      int    `json:"freezes"`      // that hold it
+	Snapshots    int    `json:"snapshots"`    // those that are being deleted included
+	Shares       bool   `json:"shares"`       // some files share data
 }
 
 // Statistics waits for nothing.
 func (v *Volume) Statistics() Statistics {
 	_, _, waiting := v.space.Counts()
-	s := Statistics{Generation: v.durableGen(), Commits: v.commits.Load(), DirtyBytes: uint64(max(v.adm.dirtyCount(), 0)) * layout.SectorBytes,
+	v.snap.mu.Lock()
+	snapshots := len(v.snap.byName) + len(v.snap.dying)
+	v.snap.mu.Unlock()
+	s := Statistics{UUID: v.id.String(), Snapshots: snapshots, Shares: v.shareHeight.Load() > 0, Generation: v.durableGen(), Commits: v.commits.Load(), DirtyBytes: uint64(max(v.adm.dirtyCount(), 0)) * layout.SectorBytes,
 		WaitingBytes: uint64(waiting) * layout.SectorBytes, Freezes: v.Frozen()}
 	if v.ring != nil {
 		s.RingBytes = uint64(v.ring.Used())

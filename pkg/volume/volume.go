@@ -44,6 +44,8 @@ type Options struct {
 	// Instance, unless zero, is what the device is from this mount on, in the newest root: a copy of a device is one of its own, with
 	// anchors of its own. Not for a read-only mount, which writes nothing.
 	Instance crypto.UUID
+
+	idle bool // of tests: what deleted snapshots and rollbacks left is not freed by itself
 }
 
 // Volume is an open volume. It implements vfs.FS.
@@ -192,7 +194,7 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.reaper.init()
 	v.snap.init()
 	v.adm.changed, v.adm.parked = func() {}, func(int) {}
-	v.rot.init()
+	v.rot.init(opts.Memory)
 	v.initAdmission(opts.Memory, int64(root.DeviceSectors)*layout.SectorBytes)
 	v.cache = tree.NewCache(opts.Memory/4, v.store.ReadNode)
 	v.fs = v.newTree(layout.TreeFS)
@@ -244,7 +246,9 @@ func (v *Volume) start(mount [16]byte) error {
 	v.startFlushers()
 	v.startCommitter()
 	v.startReaper()
-	v.startSnapReaper()
+	if !v.opts.idle {
+		v.startSnapReaper()
+	}
 	if v.opts.Discard {
 		v.startDiscarder()
 	}

@@ -15,6 +15,7 @@ import (
 // TestFirstVolume is what everybody does first: a claim, a pod that writes files to it, the pod is deleted, and another pod finds them. On the
 // node's disk nothing of them can be read.
 func TestFirstVolume(t *testing.T) {
+	t.Parallel()
 	c := cluster.New(t)
 	c.Apply(`
 apiVersion: v1
@@ -66,7 +67,7 @@ spec:
 		t.Fatal(out)
 	}
 
-	image := cluster.HostPath(node, "local/images/"+c.Volume("data").Spec.CSI.VolumeHandle+".img")
+	image := imageOf(c, node, "data")
 	f, err := os.Open(image)
 	if err != nil {
 		t.Fatal(err)

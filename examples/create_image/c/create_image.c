@@ -20,10 +20,10 @@ static void check(const char *what, int32_t code)
 	exit(1);
 }
 
-static void add(const char *path, const char *text)
+static void add(const char *path, const void *data, size_t size)
 {
 	check(path, fs_create_file(fs, path));
-	check(path, fs_write_file(fs, path, 0, (const uint8_t *)text, strlen(text)));
+	check(path, fs_write_file(fs, path, 0, data, size));
 }
 
 static void list(const char *dir)
@@ -38,6 +38,8 @@ static void list(const char *dir)
 
 int main(int argc, char **argv)
 {
+	static uint8_t pattern[200000];
+	static const char hello[] = "An encrypted image.\n", secret[] = "Nobody else reads this.\n";
 	uint8_t key[32];
 	FILE *random = fopen("/dev/urandom", "rb");
 
@@ -52,12 +54,15 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	check("format", fs_init_filesystem(fs));
-	check("documents", fs_create_dir(fs, "documents"));
-	add("readme.txt", "An encrypted image.\n");
-	add("documents/notes.txt", "Nobody else reads this.\n");
+	check("notes", fs_create_dir(fs, "notes"));
+	for (size_t i = 0; i < sizeof pattern; i++)
+		pattern[i] = (uint8_t)i;
+	add("hello.txt", hello, strlen(hello));
+	add("pattern.bin", pattern, sizeof pattern); /* of several blocks */
+	add("notes/secret.txt", secret, strlen(secret));
 	check("sync", fs_sync(fs));
 	list("");
-	list("documents");
+	list("notes");
 	fs_destroy(fs);
 	return 0;
 }

@@ -24,7 +24,10 @@ type VolumeKey struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
+	// Spec has a default, so that its fields' defaults hold also where it is left out.
+	//
 	// +optional
+	// +kubebuilder:default={}
 	Spec VolumeKeySpec `json:"spec,omitempty"`
 	// +optional
 	Status VolumeKeyStatus `json:"status,omitempty"`

@@ -40,9 +40,14 @@ func HasCode(err error, code string) bool {
 // Codes that every server knows.
 const (
 	CodeUnknown   = "unknown"   // it does not know the request: an older version
+	CodeWrongKey  = "wrong-key" // the key opens nothing of the volume
 	CodeMalformed = "malformed" // the request can not be read
 	CodeBusy      = "busy"      // the mount is in use
 )
+
+// KeyCurrent is the request by which a mounter tells a server which key is to open the volume from now on. Its descriptor gives 32 bytes, the
+// key, and 32 more if there is one that it may have been before.
+const KeyCurrent = "key-current"
 
 // Condition is an adverse state of a volume, as its server knows it.
 type Condition struct {

@@ -70,7 +70,7 @@ var keyCodes = []struct {
 	err  error
 	code string
 }{
-	{volume.ErrWrongKey, "wrong-key"}, {volume.ErrLastKey, "last-key"}, {volume.ErrNoSuchKey, "no-such-key"}, {volume.ErrKeyExists, "key-exists"},
+	{volume.ErrWrongKey, control.CodeWrongKey}, {volume.ErrLastKey, "last-key"}, {volume.ErrNoSuchKey, "no-such-key"}, {volume.ErrKeyExists, "key-exists"},
 	{volume.ErrNoFreeSlot, "no-free-slot"}, {volume.ErrKeyMissing, "key-missing"}, {volume.ErrShredded, "shredded"},
 }
 
@@ -106,6 +106,18 @@ func (s *Server) addKeys(m control.Mux) {
 	m["key-list"] = func(context.Context, *control.Call) (any, error) { return ListKeys(s.Volume), nil }
 	m["key-add"] = s.withKeys(nil, func(_ context.Context, _ *control.Call, k *KeySet) (any, error) { return AddKey(s.Volume, k) })
 	m["key-rotate"] = s.withKeys(nil, func(_ context.Context, _ *control.Call, k *KeySet) (any, error) { return RotateKey(s.Volume, k) })
+	m[control.KeyCurrent] = func(_ context.Context, c *control.Call) (any, error) {
+		if c.File() == nil {
+			return nil, errors.New("no key was given")
+		}
+		k, err := readKEKs(c.File())
+		if err != nil {
+			return nil, err
+		}
+		defer k.Erase()
+		r, err := CurrentKey(s.Volume, s.ReadOnly, k)
+		return r, withCode(err)
+	}
 	m["key-remove"] = func(_ context.Context, c *control.Call) (any, error) {
 		var a KeyRemove
 		if err := c.Args(&a); err != nil {
@@ -207,6 +219,27 @@ func RotateKey(v *volume.Volume, keys *KeySet) (KeyChange, error) {
 	}
 	c, err := v.RotateKey(keys.Old[0], *keys.New)
 	return KeyChange{Slot: c.Slot, Added: c.Added, Removed: c.Removed}, err
+}
+
+// CurrentKey answers key-current: keys.New is what is to open the volume from now
+// on, keys.Old what it may have been before. It may be repeated at any time, and
+// changes nothing when all is as it should be. The old key goes when both copies
+// of the header have been read back with the new one.
+func CurrentKey(v *volume.Volume, readOnly bool, keys *KeySet) (KeyChange, error) {
+	none := KeyChange{Slot: -1}
+	switch is := v.OpenedBy(keys.New.Credential); {
+	case len(keys.Old) == 0 && !is, readOnly && !is && !v.OpenedBy(keys.Old[0]):
+		return none, fmt.Errorf("the current key: %w", volume.ErrWrongKey)
+	case len(keys.Old) == 0, readOnly:
+		return none, nil
+	case is && !v.OpenedBy(keys.Old[0]):
+		return none, nil
+	}
+	c, err := RotateKey(v, keys)
+	if errors.Is(err, volume.ErrKeyExists) { // both are the same
+		return none, nil
+	}
+	return c, err
 }
 
 // RotateDataKey answers key-rotate-data.

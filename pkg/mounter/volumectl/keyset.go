@@ -201,3 +201,31 @@ func parseKey(kind KeyKind, b []byte) (k volume.Key, err error) {
 	}
 	return k, fmt.Errorf("a key of kind %d", kind)
 }
+
+// readKEKs reads the keys of key-current, as they lie in a mounter's key pipe: 32
+// bytes are the current key, 32 more the one before.
+func readKEKs(r io.Reader) (s *KeySet, err error) {
+	s = &KeySet{}
+	err = crypto.ReadSecret(r, 2*crypto.KeyBytes, func(b []byte) error {
+		if len(b) != crypto.KeyBytes && len(b) != 2*crypto.KeyBytes {
+			return fmt.Errorf("%d bytes of keys", len(b))
+		}
+		for role := KeyNew; len(b) > 0; role, b = KeyOld, b[crypto.KeyBytes:] {
+			key, err := crypto.NewKey(b[:crypto.KeyBytes])
+			if err != nil {
+				return err
+			}
+			if c := crypto.SecretCredential(key); role == KeyNew {
+				s.New = &volume.Key{Recipient: c, Credential: c}
+			} else {
+				s.Old = append(s.Old, c)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		s.Erase()
+		return nil, fmt.Errorf("read the keys: %w", err)
+	}
+	return s, nil
+}

@@ -89,10 +89,17 @@ func TestKeyFile(t *testing.T) {
 func FuzzReadKeys(f *testing.F) {
 	f.Add(sampleKeys(f))
 	f.Add([]byte{1, 4, 1, 0, 'x'})
+	f.Add(make([]byte, 32))
+	f.Add(make([]byte, 64))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := ReadKeys(bytes.NewReader(b))
 		if err != nil && s != nil {
 			t.Fatal("keys in spite of an error")
+		}
+		s.Erase()
+		s, err = readKEKs(bytes.NewReader(b))
+		if (err == nil) != (len(b) == 32 || len(b) == 64) || err != nil && s != nil || err == nil && (s.New == nil || len(s.Old) != len(b)/32-1) {
+			t.Fatalf("%d bytes: %v", len(b), err)
 		}
 		s.Erase()
 	})

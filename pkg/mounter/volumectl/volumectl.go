@@ -19,6 +19,8 @@ type Server struct {
 	Name     string // by which whoever asks knows the volume
 	ReadOnly bool
 	LogLevel *slog.LevelVar // of the server's log; nil if it can not be changed
+	// Conditions are adverse ones that whoever serves the volume knows of; nil: none.
+	Conditions func() []control.Condition
 	// End makes everything durable and ends serving; see control.Handler.
 	End func(ctx context.Context) error
 	// MountSnapshot serves a snapshot on the FUSE connection of a mount on dir, until it is unmounted; it
@@ -43,6 +45,9 @@ func (s *Server) Status(context.Context) (control.Status, error) {
 	if err := s.Volume.Failed(); err != nil {
 		st.ReadOnly = true
 		st.Conditions = []control.Condition{{Reason: "VolumeFailed", Message: "an error of the device made the volume read-only: " + err.Error()}}
+	}
+	if s.Conditions != nil {
+		st.Conditions = append(st.Conditions, s.Conditions()...)
 	}
 	return st, nil
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"iter"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"path"
 	"strings"
@@ -57,14 +58,15 @@ type S3Options struct {
 	pageKeys int32
 	// maxPause bounds the pauses. 0: 20 s.
 	maxPause time.Duration
+	// maxStall is how long nothing may move in either direction. 0: a minute.
+	maxStall time.Duration
 }
 
 const (
 	s3Requests = 16
 	s3Attempts = 8
 	s3MaxPause = 20 * time.Second
-	// s3AnswerTimeout is how long a server may think before it answers.
-	s3AnswerTimeout = time.Minute
+	s3MaxStall = time.Minute
 )
 
 // OpenS3 opens a bucket. It makes no request.
@@ -88,6 +90,9 @@ func OpenS3(ctx context.Context, o S3Options) (*S3, error) {
 	if o.maxPause == 0 {
 		o.maxPause = s3MaxPause
 	}
+	if o.maxStall == 0 {
+		o.maxStall = s3MaxStall
+	}
 	cfg, err := config.LoadDefaultConfig(ctx, s3Config(&o)...)
 	if err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
@@ -105,7 +110,14 @@ func s3Config(o *S3Options) []func(*config.LoadOptions) error {
 	list := []func(*config.LoadOptions) error{
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
 			t.MaxIdleConnsPerHost = o.Requests
-			t.ResponseHeaderTimeout = s3AnswerTimeout
+			dial := t.DialContext
+			t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+				c, err := dial(ctx, network, address)
+				if err != nil {
+					return nil, err
+				}
+				return newMovingConn(c, o.maxStall)
+			}
 		})),
 		config.WithRetryer(func() aws.Retryer {
 			r := retry.NewStandard(func(s *retry.StandardOptions) {
@@ -125,6 +137,50 @@ func s3Config(o *S3Options) []func(*config.LoadOptions) error {
 	}
 	return list
 }
+
+// movingConn is a connection that fails once nothing has moved on it for a while,
+// in either direction: a server that stalls, in the middle of an object or before
+// it answers, is one more failure that may pass.
+type movingConn struct {
+	net.Conn
+	stall time.Duration
+}
+
+func newMovingConn(c net.Conn, stall time.Duration) (net.Conn, error) {
+	m := &movingConn{c, stall}
+	if err := m.moved(); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return m, nil
+}
+
+// moved sets the deadline of both directions anew, also that of a Read that waits
+// for the answer to what is being written.
+func (c *movingConn) moved() error { return c.SetDeadline(time.Now().Add(c.stall)) }
+
+func (c *movingConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err == nil {
+		err = c.moved()
+	}
+	return n, err
+}
+
+func (c *movingConn) Write(b []byte) (n int, err error) {
+	for n < len(b) { // in pieces, each of which moves
+		if err := c.moved(); err != nil {
+			return n, err
+		}
+		k, err := c.Conn.Write(b[n:min(n+movingPiece, len(b))])
+		n += k
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, c.moved()
+}
+
+const movingPiece = 64 << 10
 
 // begin waits for a place among the requests under way; end gives it back.
 func (s *S3) begin(ctx context.Context, key string) (end func(), err error) {

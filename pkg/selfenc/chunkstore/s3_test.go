@@ -261,6 +261,50 @@ func TestS3Slow(t *testing.T) {
 	}
 }
 
+// TestS3Stalls: a server that takes no more of an object, answers no more or stops in
+// the middle of an answer is asked again; if it always does, that is an error.
+func TestS3Stalls(t *testing.T) {
+	release := make(chan struct{})
+	var stalls atomic.Int64
+	data := bytes.Repeat([]byte("data"), 4<<20) // more than sockets hold
+	server := fakeS3(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if stalls.Add(-1) < 0 {
+				h.ServeHTTP(w, r)
+				return
+			}
+			if r.Method == http.MethodGet {
+				w.Header().Set("Content-Length", fmt.Sprint(len(data)))
+				_, _ = w.Write(data[:1000])
+				_ = http.NewResponseController(w).Flush()
+			}
+			<-release
+		})
+	})
+	t.Cleanup(func() { close(release) }) // before the server waits for them
+	s, err := OpenS3(t.Context(), S3Options{Bucket: fakeBucket, Region: "us-east-1", Endpoint: server.URL, PathStyle: true, Attempts: 3,
+		Credentials: credentials.NewStaticCredentialsProvider("key", "secret", ""), maxPause: time.Millisecond, maxStall: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stalls.Store(1)
+	if _, err := s.Put(t.Context(), "x", data); err != nil {
+		t.Fatalf("put: %v", err)
+	}
+	stalls.Store(1)
+	if got, err := s.Get(t.Context(), "x", nil, len(data)); err != nil || !bytes.Equal(got, data) {
+		t.Fatalf("get: %v", err)
+	}
+	stalls.Store(1)
+	if _, err := s.Stat(t.Context(), "x"); err != nil {
+		t.Fatalf("stat: %v", err)
+	}
+	stalls.Store(1000)
+	if _, err := s.Get(t.Context(), "x", nil, len(data)); err == nil || !strings.Contains(err.Error(), "x") || !strings.Contains(err.Error(), "timeout") {
+		t.Errorf("always: %v", err)
+	}
+}
+
 func TestURLs(t *testing.T) {
 	dir := t.TempDir()
 	for url, want := range map[string]string{

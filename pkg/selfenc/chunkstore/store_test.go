@@ -1,14 +1,17 @@
 package chunkstore_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -179,56 +182,96 @@ func TestDirProcesses(t *testing.T) {
 	}
 }
 
-// TestDirKilled kills a writer somewhere: what is there is whole.
+// TestDirKilled has several processes put, replace and read the same objects and
+// kills each somewhere: whatever was acknowledged is there, and all is whole.
 func TestDirKilled(t *testing.T) {
 	const env = "CHUNKSTORE_TEST_KILLED"
-	data := []byte(strings.Repeat("0123456789abcdef", 1<<16))
+	const count = 300
+	data := func(i int) []byte { return bytes.Repeat([]byte{byte(i), byte(i >> 8), 7}, 50_000+i) }
 	if dir := os.Getenv(env); dir != "" {
-		d := openDir(t, dir)
-		for i := 0; ; i++ {
-			if _, err := d.Put(context.Background(), fmt.Sprintf("x/%d", i), data); err != nil {
-				t.Fatal(err)
-			}
-			fmt.Println(i)
-		}
+		killedWriter(t, dir, count, data)
+		return
 	}
 	dir := t.TempDir()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := exec.CommandContext(t.Context(), exe, "-test.run", "^TestDirKilled$")
-	c.Env = append(os.Environ(), env+"="+dir)
-	out, err := c.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	acknowledged := 0
-	for acknowledged < 5 {
-		if _, err := fmt.Fscanln(out, &acknowledged); err != nil {
+	var wg sync.WaitGroup
+	acknowledged := make([]map[int]bool, 8)
+	for p := range acknowledged {
+		acknowledged[p] = map[int]bool{}
+		c := exec.CommandContext(t.Context(), exe, "-test.run", "^TestDirKilled$")
+		c.Env = append(os.Environ(), env+"="+dir)
+		out, err := c.StdoutPipe()
+		if err != nil {
 			t.Fatal(err)
 		}
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			for range 5 + rand.IntN(40) {
+				var i int
+				if _, err := fmt.Fscanln(out, &i); err != nil {
+					t.Errorf("process %d: %v", p, err)
+					break
+				}
+				acknowledged[p][i] = true
+			}
+			if err := c.Process.Kill(); err != nil {
+				t.Error(err)
+			}
+			_ = c.Wait() // killed
+		})
 	}
-	if err := c.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = c.Wait() // killed
+	wg.Wait()
 	d := openDir(t, dir)
-	found := 0
+	found := map[string]bool{}
 	for i, err := range d.List(t.Context(), "x/") {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if b, err := d.Get(t.Context(), i.Key, nil, len(data)); err != nil || string(b) != string(data) {
-			t.Errorf("%s: %v", i.Key, err)
+		found[i.Key] = true
+		var n int
+		if _, err := fmt.Sscanf(i.Key, "x/%d", &n); err != nil {
+			t.Fatal(err)
 		}
-		found++
+		if b, err := d.Get(t.Context(), i.Key, nil, 1<<20); err != nil || !bytes.Equal(b, data(n)) {
+			t.Errorf("%s: %d bytes, %v", i.Key, len(b), err)
+		}
 	}
-	if found <= acknowledged {
-		t.Errorf("%d objects, %d were acknowledged", found, acknowledged+1)
+	for p, list := range acknowledged {
+		for i := range list {
+			if !found[fmt.Sprintf("x/%d", i)] {
+				t.Errorf("process %d had stored object %d, which is not there", p, i)
+			}
+		}
+	}
+}
+
+// killedWriter is one of the processes.
+func killedWriter(t *testing.T, dir string, count int, data func(int) []byte) {
+	t.Helper()
+	d := openDir(t, dir)
+	for {
+		i := rand.IntN(count)
+		key := fmt.Sprintf("x/%d", i)
+		var err error
+		if rand.IntN(3) == 0 {
+			err = d.Replace(context.Background(), key, data(i))
+		} else {
+			_, err = d.Put(context.Background(), key, data(i))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Println(i)
+		j := rand.IntN(count)
+		b, err := d.Get(context.Background(), fmt.Sprintf("x/%d", j), nil, 1<<20)
+		if err != nil && !errors.Is(err, chunkstore.ErrNotFound) || err == nil && !bytes.Equal(b, data(j)) {
+			t.Fatalf("object %d: %d bytes, %v", j, len(b), err)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -505,6 +506,22 @@ func TestAllocator(t *testing.T) {
 	big := newAllocator(1<<26, newBitset(1<<26), nil)
 	if len(big.levels) != 5 {
 		t.Errorf("%d levels", len(big.levels))
+	}
+	// A volume of 4 TiB of which one block is free, then all but one: had each search
+	// to look at every word, or every free block, this would take days.
+	full := newBitset(1 << 26)
+	for i := range full {
+		full[i] = math.MaxUint64
+	}
+	full[1<<20-1] = 1<<63 - 1
+	for name, a := range map[string]*allocator{"full": newAllocator(1<<26, full, nil), "empty": big} {
+		for range 1_000_000 {
+			id, ok := a.allocate()
+			if !ok || name == "full" && id != 1<<26-1 {
+				t.Fatalf("%s: allocated %d, %t", name, id, ok)
+			}
+			a.release(id)
+		}
 	}
 }
 

@@ -50,6 +50,9 @@ func (r *raw) status(op string, ino vfs.Ino, err error) fuse.Status {
 		if !errors.Is(err, e.err) {
 			continue
 		}
+		if r.damaged != nil && errors.Is(e.err, vfs.ErrCorrupt) {
+			r.damaged(ino)
+		}
 		if e.errno == syscall.EIO && r.mayLog() {
 			r.log.Error("operation failed", slog.String("op", op), slog.Uint64("ino", uint64(ino)), slog.Any("err", err))
 		}

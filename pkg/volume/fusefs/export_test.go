@@ -21,6 +21,12 @@ func Status(l *slog.Logger, err error) int32 {
 	return int32(r.status("TEST", 1, err))
 }
 
+// StatusDamaged translates one error and tells of damage.
+func StatusDamaged(l *slog.Logger, err error, damaged func(vfs.Ino)) {
+	r := &raw{log: l, damaged: damaged}
+	r.status("TEST", 7, err)
+}
+
 // StatusMany translates err n times.
 func StatusMany(l *slog.Logger, err error, n int) {
 	r := &raw{log: l}

@@ -298,6 +298,18 @@ func TestLogBounded(t *testing.T) {
 	}
 }
 
+// TestDamagedIsTold: of damage alone, and of which inode.
+func TestDamagedIsTold(t *testing.T) {
+	l := slog.New(slog.DiscardHandler)
+	var told []vfs.Ino
+	for _, err := range []error{nil, vfs.ErrIO, vfs.ErrNotExist, fmt.Errorf("block 7: %w", vfs.ErrCorrupt)} {
+		fusefs.StatusDamaged(l, err, func(ino vfs.Ino) { told = append(told, ino) })
+	}
+	if len(told) != 1 || told[0] != 7 {
+		t.Errorf("told of %v", told)
+	}
+}
+
 func TestErrno(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	for err, want := range map[error]syscall.Errno{

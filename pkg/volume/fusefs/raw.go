@@ -33,6 +33,7 @@ type raw struct {
 	fs          vfs.FS
 	server      *Server // to notify the kernel
 	log         *slog.Logger
+	damaged     func(vfs.Ino) // nil: nobody listens
 	readOnly    bool
 	refs        *refs
 	suid        suidSet
@@ -44,7 +45,7 @@ type raw struct {
 }
 
 func newRaw(o Options, s *Server) *raw {
-	return &raw{fs: o.FS, server: s, log: o.Logger, readOnly: o.ReadOnly, refs: newRefs(o.FS)}
+	return &raw{fs: o.FS, server: s, log: o.Logger, damaged: o.Damaged, readOnly: o.ReadOnly, refs: newRefs(o.FS)}
 }
 
 // go-fuse keeps one name in the root directory for a trick of its own that we do

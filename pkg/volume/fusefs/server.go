@@ -81,6 +81,9 @@ type Options struct {
 	InitRequest []byte
 
 	Logger *slog.Logger // default: slog.Default()
+
+	// Damaged, if not nil, hears of each operation that failed because what it needed of an inode is damaged. It must not wait.
+	Damaged func(ino vfs.Ino)
 }
 
 // Server answers the requests of one mount.

@@ -120,7 +120,6 @@ func (c *Cluster) collect() {
 		"describe.txt":      {"-n", c.Namespace, "describe", "pod,pvc,volumesnapshot,volumekeys"},
 		"volumes.yaml":      {"get", "pv,sealedvolumes,volumesnapshotcontents,csinodes", "-o", "yaml"},
 		"secrets.txt":       {"-n", c.System, "get", "secrets"}, // names alone
-		"logs.txt":          {"-n", c.Namespace, "logs", "--all-containers", "--prefix", "--ignore-errors", "-l", "", "--tail=2000"},
 		"sealvol-pods.txt":  {"-n", c.System, "describe", "pods"},
 		"sealvol-logs.txt":  {"-n", c.System, "logs", "--all-containers", "--prefix", "--ignore-errors", "-l", "app.kubernetes.io/name=sealvol", "--tail=-1", "--max-log-requests=50", since},
 		"sealvol-previous":  {"-n", c.System, "logs", "--all-containers", "--prefix", "--ignore-errors", "-l", "app.kubernetes.io/name=sealvol", "--tail=1000", "--max-log-requests=50", "-p"},

@@ -12,12 +12,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 )
@@ -93,6 +95,7 @@ func env(t *testing.T, name string) string {
 
 func newClient(t *testing.T) client.WithWatch {
 	t.Helper()
+	log.SetLogger(logr.Discard()) // what fails, says so itself
 	config, err := clientcmd.BuildConfigFromFlags("", env(t, "KUBECONFIG"))
 	if err != nil {
 		t.Fatal(err)

@@ -30,32 +30,8 @@ var (
 	roundsFlag = flag.Int("rounds", 6, "rounds of each random test")
 )
 
-// judgePath is the program that TestMain builds.
-var judgePath string
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	if err := buildJudge(); err != nil {
-		fmt.Fprintln(os.Stderr, "interop:", err)
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
-}
-
-// buildJudge has cargo build it, in build/cargo of the project, where it stays.
-func buildJudge() error {
-	target, err := filepath.Abs("../../../build/cargo")
-	if err != nil {
-		return err
-	}
-	cmd := exec.Command("cargo", "build", "--quiet", "--locked", "--manifest-path", "judge/Cargo.toml", "--target-dir", target)
-	cmd.Stderr = os.Stderr
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("build the judge (cargo is needed; see .ci/setup): %w", err)
-	}
-	judgePath = filepath.Join(target, "debug", "doublecrypt-judge")
-	return nil
-}
+// judgePath is the program on the reference's crate; `make interop` builds it.
+const judgePath = "../../../build/cargo/release/doublecrypt-judge"
 
 const keyHex = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
 
@@ -80,6 +56,9 @@ type judge struct {
 
 func startJudge(t *testing.T, path string, block int) side {
 	t.Helper()
+	if _, err := os.Stat(judgePath); err != nil {
+		t.Fatalf("%v: `make interop` builds it", err)
+	}
 	j := &judge{cmd: exec.Command(judgePath, path, strconv.Itoa(block), keyHex)}
 	var err error
 	if j.in, err = j.cmd.StdinPipe(); err != nil {

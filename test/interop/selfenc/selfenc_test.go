@@ -8,13 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/selfenc"
 	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
 )
 
-const judge = "../../../build/cargo/selfenc/release/selfenc-judge"
+const judge = "../../../build/cargo/release/selfenc-judge"
 
 func run(t *testing.T, verb, file, store, dataMap string) {
 	t.Helper()
@@ -159,8 +160,18 @@ func TestLevels(t *testing.T) {
 // TestPython runs check_python.py, with the reference's package from PyPI.
 func TestPython(t *testing.T) {
 	c := exec.CommandContext(t.Context(), "../../../build/venv-selfenc/bin/python", "-B", "check_python.py")
-	c.Env = append(os.Environ(), "PYTHONPATH=../../../python", "LIBSELFENC=../../../build/libselfenc.so")
+	c.Env = append(os.Environ(), "PYTHONPATH=../../../python", "LIBSELFENC=../../../build/libselfenc/libselfenc.so")
 	if out, err := c.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s (`make interop` makes what is missing)", err, out)
+	}
+}
+
+// TestBeside: what `make bench-selfenc` measures with works, on little data.
+func TestBeside(t *testing.T) {
+	c := exec.CommandContext(t.Context(), "go", "run", "./test/interop/selfenc/beside", "-n", "1", "-mib", "2", "-stream", "0")
+	c.Dir = "../../.."
+	out, err := c.CombinedOutput()
+	if err != nil || strings.Count(string(out), "\n| crate 0.36.2 | ") != 3 || strings.Count(string(out), "\n| v2, 1 core | ") != 3 {
+		t.Errorf("%v: %s", err, out)
 	}
 }

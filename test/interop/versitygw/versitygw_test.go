@@ -3,8 +3,10 @@
 package versitygw
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +14,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -49,8 +53,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// start starts a gateway with a bucket, and returns its URL.
-func start(t *testing.T) string {
+// start starts a gateway with a bucket, and returns its URL. change sees every
+// answer on its way.
+func start(t *testing.T, change func(*http.Response) error) string {
 	t.Helper()
 	program, err := filepath.Abs(gateway)
 	if err != nil {
@@ -96,6 +101,7 @@ func start(t *testing.T) string {
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 		}},
+		ModifyResponse: change,
 	})
 	t.Cleanup(proxy.Close)
 	// Until it listens, the proxy says 502, which is tried again.
@@ -117,7 +123,7 @@ func (noLimit) GetToken(context.Context, uint) (func() error, error) {
 func (noLimit) AddTokens(uint) error { return nil }
 
 func TestConformance(t *testing.T) {
-	url, n := start(t), 0
+	url, n := start(t, nil), 0
 	chunkstoretest.Run(t, func(t *testing.T, again bool) chunkstore.Store {
 		if !again {
 			n++
@@ -128,4 +134,43 @@ func TestConformance(t *testing.T) {
 		}
 		return s
 	})
+}
+
+// TestChecksums: a bit that flips on the way is noticed by the checksum that was
+// put with the object; it is asked for again, and an error if it always flips.
+func TestChecksums(t *testing.T) {
+	var flips atomic.Int64
+	url := start(t, func(r *http.Response) error {
+		if r.Request.Method != http.MethodGet || flips.Add(-1) < 0 {
+			return nil
+		}
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			return err
+		}
+		b[len(b)/2] ^= 1
+		r.Body = io.NopCloser(bytes.NewReader(b))
+		return nil
+	})
+	s, err := chunkstore.Open(t.Context(), fmt.Sprintf("s3://%s?region=us-east-1&endpoint=%s", bucket, url), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	data := bytes.Repeat([]byte("data"), 10_000)
+	if _, err := s.Put(t.Context(), "x", data); err != nil {
+		t.Fatal(err)
+	}
+	flips.Store(1)
+	if got, err := s.Get(t.Context(), "x", nil, len(data)); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("once: %v", err)
+	}
+	flips.Store(2)
+	limited, err := chunkstore.OpenS3(t.Context(), chunkstore.S3Options{Bucket: bucket, Region: "us-east-1", Endpoint: url, PathStyle: true, Attempts: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := limited.Get(t.Context(), "x", nil, len(data)); err == nil || !strings.Contains(err.Error(), "checksum") {
+		t.Errorf("always: %v", err)
+	}
 }

@@ -2,12 +2,17 @@
 //!
 //!     selfenc-judge encrypt FILE STORE MAP
 //!     selfenc-judge decrypt FILE STORE MAP
+//!     selfenc-judge bench FILE
+//!
+//! bench encrypts and decrypts FILE once, in memory, and prints for each how long it took and how
+//! much processor time, in nanoseconds, and how many bytes the chunks have.
 //!
 //! STORE is a chunk store's directory; MAP a serialised data map.
 
 use bytes::Bytes;
 use self_encryption::{decrypt, encrypt, get_root_data_map, DataMap, DataMapIndex, EncryptedChunk, Error, XorName};
-use std::{env, error, fs, path::Path, path::PathBuf, process};
+use rustix::time::{clock_gettime, ClockId};
+use std::{env, error, fs, path::Path, path::PathBuf, process, time::Instant};
 
 type Result<T> = std::result::Result<T, Box<dyn error::Error>>;
 
@@ -53,12 +58,35 @@ fn decrypt_file(file: &Path, store: &Path, map: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Calls f and prints what it took.
+fn timed<T>(what: &str, f: impl FnOnce() -> T) -> T {
+    let cpu = || {
+        let t = clock_gettime(ClockId::ProcessCPUTime); // of all threads
+        t.tv_sec * 1_000_000_000 + t.tv_nsec
+    };
+    let (start, used) = (Instant::now(), cpu());
+    let result = f();
+    println!("{what} {} {}", start.elapsed().as_nanos(), cpu() - used);
+    result
+}
+
+fn bench(file: &Path) -> Result<()> {
+    let plain = Bytes::from(fs::read(file)?);
+    let (map, chunks) = timed("encrypt", || encrypt(plain.clone()))?;
+    if timed("decrypt", || decrypt(&map, &chunks))? != plain {
+        return Err("something else was decrypted".into());
+    }
+    println!("stored {}", chunks.iter().map(|c| c.content.len()).sum::<usize>());
+    Ok(())
+}
+
 fn main() {
     let args: Vec<PathBuf> = env::args_os().skip(1).map(PathBuf::from).collect();
     let done = match args.iter().map(PathBuf::as_path).collect::<Vec<_>>()[..] {
         [verb, file, store, map] if verb == Path::new("encrypt") => encrypt_file(file, store, map),
         [verb, file, store, map] if verb == Path::new("decrypt") => decrypt_file(file, store, map),
-        _ => Err("usage: selfenc-judge encrypt|decrypt FILE STORE MAP".into()),
+        [verb, file] if verb == Path::new("bench") => bench(file),
+        _ => Err("usage: selfenc-judge encrypt|decrypt FILE STORE MAP, or bench FILE".into()),
     };
     if let Err(e) = done {
         eprintln!("selfenc-judge: {e}");

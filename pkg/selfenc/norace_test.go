@@ -1,0 +1,5 @@
+//go:build !race
+
+package selfenc
+
+const raceDetector = false

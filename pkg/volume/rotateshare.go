@@ -1,0 +1,482 @@
+package volume
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// A rotation keeps shared what files share: an old extent with further references
+// is sealed once, and whatever refers to it then refers to that copy. Nothing
+// leads from data to what refers to it, so the walk passes over such records, and
+// at the end of a pass a look at the whole tree collects them, those of the lowest
+// extents, as many as there is memory for. These are taken extent by extent, so
+// that old and new are there at once of one extent only; then comes the next look.
+// Nothing of this is kept on the device: what a crash leaves to be done is what is
+// still of an old epoch.
+
+// sharedRefBytes is what a collected reference takes in memory.
+const sharedRefBytes = 32
+
+// sharedRef is a record of the head that refers to part of an old extent.
+type sharedRef struct {
+	origin       uint64 // sector in which the extent begins
+	ino, sector  uint64 // where in which file the record is
+	first, count uint16 // sectors of the extent
+}
+
+func (r *sharedRef) key() layout.Key { return extentKey(r.ino, r.sector) }
+
+// rotateShared has all that is old and shared sealed anew. It takes up to limit
+// references at a look: an extent that has more gets a copy for each so many.
+func (v *Volume) rotateShared(target uint32, limit int) error {
+	data := make([]byte, maxSegments*pageBytes)
+	for from, more := (layout.Key{}), true; more; {
+		var refs []sharedRef
+		var err error
+		if refs, from, more, err = v.collectShared(from, target, limit); err != nil {
+			return err
+		}
+		for len(refs) > 0 {
+			n := 1
+			for n < len(refs) && refs[n].origin == refs[0].origin {
+				n++
+			}
+			m := mover{v: v, target: target, data: data}
+			if err := m.run(refs[:n]); err != nil {
+				return err
+			}
+			v.rot.update(func() {}) // there is progress
+			refs = refs[n:]
+		}
+	}
+	return nil
+}
+
+// collectShared collects the old records of shared data from a key on, of the
+// lowest extents, in their order. next is where the first one is that it had no
+// room for.
+func (v *Volume) collectShared(from layout.Key, target uint32, limit int) (refs []sharedRef, next layout.Key, more bool, err error) {
+	var found []sharedRef
+	cut := func() {
+		if dropped, ok := cutShared(&refs, limit); ok && (!more || dropped.Less(next)) {
+			next, more = dropped, true
+		}
+	}
+	for at, left := from, true; left; {
+		if err := v.rot.pace(layout.NodeBytes); err != nil {
+			return nil, next, false, err
+		}
+		found = found[:0]
+		at, left, err = v.fs.Leaf(at, func(l tree.Leaf) {
+			for i := l.First; i < l.Count(); i++ {
+				k, val := l.Key(i), l.Value(i)
+				if k.Type == layout.KeyExtent && layout.ExtentSectors(val) > 0 && recordEpoch(val) < target {
+					found = append(found, refOf(k, val))
+				}
+			}
+		})
+		if err != nil {
+			return nil, next, false, wrap(fmt.Errorf("tree %d: %w", layout.TreeFS, err))
+		}
+		for i := range found {
+			if shared, err := v.sharedNow(&found[i]); err != nil {
+				return nil, next, false, err
+			} else if shared {
+				refs = append(refs, found[i])
+			}
+		}
+		if len(refs) >= 2*limit {
+			cut()
+		}
+		if v.rot.quitting() {
+			return nil, next, false, errRotationStops
+		}
+	}
+	cut()
+	return refs, next, more, nil
+}
+
+// refOf reads what a collected record needs of its stored form, whose length
+// ExtentSectors has looked at.
+func refOf(k layout.Key, val []byte) sharedRef {
+	first := uint16(val[72])
+	return sharedRef{origin: binary.LittleEndian.Uint64(val)/layout.SectorBytes - uint64(first),
+		ino: k.Obj, sector: k.Sub, first: first, count: uint16(val[73]) + 1}
+}
+
+// sharedNow tells whether something else refers to what r does, as of now.
+func (v *Volume) sharedNow(r *sharedRef) (bool, error) {
+	most, err := v.mostShared(layout.Run{Start: r.origin + uint64(r.first), Count: uint32(r.count)})
+	return most > 0, wrap(err)
+}
+
+// cutShared sorts references by what they refer to and drops those of the highest
+// extents, so that about limit are left. It returns the lowest key of what it
+// dropped, if anything.
+func cutShared(refs *[]sharedRef, limit int) (dropped layout.Key, ok bool) {
+	l := *refs
+	// Those of the same part together: mover makes the fewest copies of these.
+	slices.SortFunc(l, func(a, b sharedRef) int {
+		return cmp.Or(cmp.Compare(a.origin, b.origin), cmp.Compare(a.first, b.first), cmp.Compare(b.count, a.count),
+			cmp.Compare(a.ino, b.ino), cmp.Compare(a.sector, b.sector))
+	})
+	if len(l) <= limit {
+		return dropped, false
+	}
+	n := limit
+	for n > 0 && l[n-1].origin == l[n].origin {
+		n--
+	}
+	if n == 0 {
+		n = limit
+	}
+	dropped = l[n].key()
+	for i := range l[n:] {
+		if k := l[n+i].key(); k.Less(dropped) {
+			dropped = k
+		}
+	}
+	*refs = l[:n]
+	return dropped, true
+}
+
+// maxSegments is how many sectors an extent may have.
+const maxSegments = 256
+
+// mover seals one old extent anew and changes what refers to it.
+type mover struct {
+	v      *Volume
+	target uint32
+	nonce  [24]byte          // of the extent
+	data   []byte            // its sectors, of which
+	have   [maxSegments]bool // were read
+	// copies of sectors, each known by a record that had it when it was last looked at
+	copies [maxSegments]copied
+}
+
+// copied is where the copy of a sector is.
+type copied struct {
+	layout.FileExtent
+	ino, sector uint64 // of the record
+	at          int    // in the record
+	ok          bool
+}
+
+// oldRef is a reference with its record.
+type oldRef struct {
+	sharedRef
+	e layout.FileExtent
+}
+
+// run changes all references to one extent, in steps.
+func (m *mover) run(refs []sharedRef) error {
+	for len(refs) > 0 {
+		n := min(len(refs), shareStep)
+		step := slices.Clone(refs[:n])
+		for len(step) > 0 {
+			if m.v.rot.moves != nil {
+				m.v.rot.moves()
+			}
+			var err error
+			if step, err = m.step(step); err != nil {
+				return err
+			}
+		}
+		refs = refs[n:]
+	}
+	return nil
+}
+
+// step changes references. It returns those whose copy has gone meanwhile.
+func (m *mover) step(refs []sharedRef) (left []sharedRef, err error) {
+	v := m.v
+	pages := 0
+	for i := range refs {
+		pages = max(pages, int(refs[i].first+refs[i].count))
+	}
+	if err := v.rot.pace(uint64(pages) * pageBytes); err != nil {
+		return nil, err
+	}
+	// Each record may be in a page of its own; the counts lie where old and new do.
+	kept := v.snap.newest.Load() != 0
+	c := cost{pages: pages, quads: opQuads + 3*len(refs) + 2*v.overwritePages(2*blockPages), urgent: !kept}
+	if err := v.admitRotation(c, kept); err != nil {
+		return nil, err
+	}
+	defer v.adm.done(c)
+	pin := v.space.Pin()
+	defer v.space.Unpin(pin)
+	old, err := m.load(refs)
+	if errors.Is(err, vfs.ErrCorrupt) || errors.Is(err, vfs.ErrIO) && v.Failed() == nil {
+		v.rot.unreadable(err)
+		return nil, nil
+	}
+	if err != nil || len(old) == 0 {
+		return nil, err
+	}
+	err = v.inGate(func() error {
+		left, err = m.move(old)
+		return err
+	})
+	return left, err
+}
+
+// load finds the records of references, of which some may be gone, and reads what
+// there is no copy of. The caller has a pin.
+func (m *mover) load(refs []sharedRef) (old []oldRef, err error) {
+	for _, r := range refs {
+		e, ok, err := m.find(func(k layout.Key) ([]byte, bool, error) { return m.v.fs.Get(k, nil) }, &r)
+		if err != nil {
+			return nil, wrap(fmt.Errorf("inode %d at %d: %w", r.ino, r.sector*pageBytes, err))
+		}
+		if !ok {
+			continue
+		}
+		for i := range int(r.count) {
+			s := int(r.first) + i
+			if m.have[s] || m.copies[s].ok {
+				continue
+			}
+			if err := m.v.store.ReadRun(&e.Record, i, 1, m.data[s*pageBytes:(s+1)*pageBytes]); err != nil {
+				return nil, wrap(fmt.Errorf("inode %d at %d: %w", r.ino, (r.sector+uint64(i))*pageBytes, err))
+			}
+			m.have[s] = true
+		}
+		old = append(old, oldRef{r, e})
+	}
+	return old, nil
+}
+
+// find returns the record of a reference, if it still is what it was.
+func (m *mover) find(get func(layout.Key) ([]byte, bool, error), r *sharedRef) (e layout.FileExtent, ok bool, err error) {
+	val, ok, err := get(r.key())
+	if err != nil || !ok {
+		return e, false, err
+	}
+	if e, err = layout.DecodeFileExtent(val); err != nil {
+		return e, false, err
+	}
+	if e.Epoch >= m.target || e.First != int(r.first) || e.Count() != int(r.count) || e.Addr != (r.origin+uint64(r.first))*layout.SectorBytes {
+		return e, false, nil
+	}
+	if m.nonce == [24]byte{} {
+		m.nonce = e.Nonce
+	}
+	return e, e.Nonce == m.nonce, nil // one nonce, one content
+}
+
+// move is the change of a step, inside the gate: copies are made and written, then
+// the records refer to them. Readers may follow a record as soon as it is there.
+func (m *mover) move(old []oldRef) (left []sharedRef, err error) {
+	v := m.v
+	if err := m.verify(old, func(k layout.Key) ([]byte, bool, error) { return v.fs.Get(k, nil) }); err != nil {
+		return nil, err
+	}
+	fresh, err := m.seal(old)
+	if err != nil {
+		return nil, err
+	}
+	err = v.fs.Update(func(w *tree.Writer) error {
+		if err := m.verify(old, w.Get); err != nil {
+			return err
+		}
+		left, err = m.refer(w, old, fresh)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return left, nil
+}
+
+// verify forgets the copies that are not known to be there any more.
+func (m *mover) verify(old []oldRef, get func(layout.Key) ([]byte, bool, error)) error {
+	for i := range old {
+		for s := old[i].first; s < old[i].first+old[i].count; s++ {
+			c := &m.copies[s]
+			if !c.ok || s > old[i].first && m.copies[s-1].ok && c.ino == m.copies[s-1].ino && c.sector == m.copies[s-1].sector {
+				continue // the same record
+			}
+			val, ok, err := get(extentKey(c.ino, c.sector))
+			if err != nil {
+				return err
+			}
+			if ok {
+				e, err := layout.DecodeFileExtent(val)
+				if err != nil {
+					return err
+				}
+				ok = e.Nonce == c.Nonce && e.Addr == c.Addr && e.First == c.First && e.Count() == c.Count()
+			}
+			for j := range m.copies {
+				if x := &m.copies[j]; !ok && x.ok && x.ino == c.ino && x.sector == c.sector && j != int(s) {
+					x.ok = false
+				}
+			}
+			c.ok = ok
+		}
+	}
+	return nil
+}
+
+// freshCopy is an extent that a step made: sectors [first, first+count) of the old one.
+type freshCopy struct {
+	layout.Record
+	first int
+	refs  [blockPages]int // references that each of its sectors got
+}
+
+// seal writes a copy of what the references need and no known copy has, where it
+// was read.
+func (m *mover) seal(old []oldRef) (fresh []freshCopy, err error) {
+	var owner [maxSegments]*oldRef
+	for i := range old {
+		for s := old[i].first; s < old[i].first+old[i].count; s++ {
+			if owner[s] == nil && !m.copies[s].ok && m.have[s] {
+				owner[s] = &old[i]
+			}
+		}
+	}
+	for s := 0; s < maxSegments; {
+		n := 0
+		for n < blockPages && s+n < maxSegments && owner[s+n] != nil {
+			n++
+		}
+		if n == 0 {
+			s++
+			continue
+		}
+		f, err := m.sealRun(owner[s], s, n)
+		if err != nil {
+			return nil, err
+		}
+		fresh = append(fresh, f)
+		s += f.Count()
+	}
+	return fresh, nil
+}
+
+// sealRun seals up to n sectors from s on, as many as find room in one place.
+func (m *mover) sealRun(owner *oldRef, s, n int) (f freshCopy, err error) {
+	v := m.v
+	run, err := v.allocData(uint32(n))
+	if err != nil {
+		return f, fmt.Errorf("data: %w", err)
+	}
+	n = int(run.Count)
+	buf := txn.GetBuffer()
+	defer txn.PutBuffer(buf)
+	dst := (*buf)[:n*pageBytes]
+	f.first = s
+	index := owner.sector + uint64(s) - uint64(owner.first)
+	if f.Record, err = v.store.SealData(owner.ino, index, v.gen, m.data[s*pageBytes:(s+n)*pageBytes], dst); err != nil {
+		return f, fmt.Errorf("seal: %w", err)
+	}
+	f.Addr = run.Start * layout.SectorBytes
+	return f, v.store.Write(dst, f.Addr)
+}
+
+// refer has the references refer to copies. It returns those that lack one.
+func (m *mover) refer(w *tree.Writer, old []oldRef, fresh []freshCopy) (left []sharedRef, err error) {
+	of := [maxSegments]int{} // 1 + the fresh copy that has a sector
+	for i := range fresh {
+		for s := fresh[i].first; s < fresh[i].first+fresh[i].Count(); s++ {
+			of[s] = i + 1
+		}
+	}
+	for i := range old {
+		r := &old[i]
+		e, ok, err := m.find(w.Get, &r.sharedRef)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			continue
+		}
+		lacks := false
+		for s := r.first; s < r.first+r.count; s++ {
+			lacks = lacks || of[s] == 0 && !m.copies[s].ok
+		}
+		if lacks {
+			left = append(left, r.sharedRef)
+			continue
+		}
+		if err := m.replace(w, r, fresh, &of); err != nil {
+			return nil, err
+		}
+		run := layout.Run{Start: r.origin + uint64(r.first), Count: uint32(r.count)}
+		if err := m.v.release(run, e.RefBirth); err != nil {
+			return nil, err
+		}
+	}
+	return left, m.v.countFresh(fresh)
+}
+
+// replace puts records of copies in the place of an old one.
+func (m *mover) replace(w *tree.Writer, r *oldRef, fresh []freshCopy, of *[maxSegments]int) error {
+	v := m.v
+	for s, end := int(r.first), int(r.first+r.count); s < end; {
+		var e layout.FileExtent
+		n := 1
+		if f := of[s]; f > 0 {
+			for s+n < end && of[s+n] == f {
+				n++
+			}
+			c := &fresh[f-1]
+			for i := range n {
+				c.refs[s-c.first+i]++
+			}
+			e.Record = c.Slice(s-c.first, n)
+		} else {
+			c := &m.copies[s]
+			for s+n < end && of[s+n] == 0 && m.copies[s+n].Addr == c.Addr && m.copies[s+n].at == c.at+n {
+				n++
+			}
+			e.Record = c.Slice(c.at, n)
+			if err := v.addReference(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(n)}); err != nil {
+				return err
+			}
+		}
+		e.RefBirth = v.gen
+		sector := r.sector + uint64(s) - uint64(r.first)
+		if err := w.Put(extentKey(r.ino, sector), e.Append(nil)); err != nil {
+			return err
+		}
+		v.rot.met(e.Epoch)
+		for i := range n {
+			m.copies[s+i] = copied{e, r.ino, sector, i, true}
+		}
+		s += n
+	}
+	return nil
+}
+
+// countFresh counts the references to sectors of new extents, and gives back those
+// that got none.
+func (v *Volume) countFresh(fresh []freshCopy) error {
+	for i := range fresh {
+		f := &fresh[i]
+		for s, n := 0, f.Count(); s < n; {
+			to := s + 1
+			for to < n && f.refs[to] == f.refs[s] {
+				to++
+			}
+			run := layout.Run{Start: f.Addr/layout.SectorBytes + uint64(s), Count: uint32(to - s)}
+			if f.refs[s] == 0 {
+				v.space.Free(run)
+			} else if err := v.addReferences(run, f.refs[s]-1); err != nil {
+				return err
+			}
+			s = to
+		}
+	}
+	return nil
+}

@@ -1,0 +1,340 @@
+package volume
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// rotateAll rotates the data key and wants it to end.
+func rotateAll(t testing.TB, v *Volume) {
+	t.Helper()
+	_, err := v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
+	ok(t, err)
+	if s := rotated(t, v); s.Phase != RotationNone || len(s.Epochs) != 1 {
+		t.Fatalf("%+v", s)
+	}
+}
+
+// writeFile makes a file.
+func writeFile(t testing.TB, v *Volume, name string, data []byte) vfs.Ino {
+	t.Helper()
+	a, err := v.Mknod(crashReq, vfs.RootIno, name, 0o600, 0)
+	ok(t, err)
+	for off := 0; off < len(data); off += maxWrite {
+		_, err := v.Write(crashReq, a.Ino, uint64(off), data[off:min(len(data), off+maxWrite)], false)
+		ok(t, err)
+	}
+	return a.Ino
+}
+
+// share has n bytes of one file refer to what another has.
+func share(t testing.TB, v *Volume, src vfs.Ino, from uint64, dst vfs.Ino, to, n uint64) {
+	t.Helper()
+	if done, err := v.CopyRange(crashReq, src, from, dst, to, n); err != nil || done != n {
+		t.Fatalf("copy of %d bytes: %d, %v", n, done, err)
+	}
+}
+
+// A volume that holds several times its size in copies still does so after a
+// rotation, which needs no more room than there is.
+func TestRotateSharedFull(t *testing.T) {
+	dev := device.NewMem(96 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	v.rot.look = 1000 // many looks
+	size := 40 << 20
+	if testing.Short() {
+		size = 4 << 20
+	}
+	data := noise(rand.New(rand.NewPCG(1, 9)), size)
+	first := writeFile(t, v, "first", data)
+	for i := range 9 {
+		share(t, v, first, 0, writeFile(t, v, fmt.Sprint("copy", i), nil), 0, uint64(len(data)))
+	}
+	ok(t, v.Sync(vfs.RootIno))
+	if !testing.Short() {
+		fill(t, v, 300_000, 10)
+		fillMore(t, v)
+	}
+	before, free := dataSectors(t, v), v.StatFS().BlocksFree
+	rotateAll(t, v)
+	after := dataSectors(t, v)
+	if len(before) != len(after) {
+		t.Errorf("data takes %d sectors, %d before", len(after), len(before))
+	}
+	for range 3 { // what was freed comes back two commits later
+		ok(t, v.commitSince(v.commits.Load()))
+	}
+	if got := v.StatFS().BlocksFree; got+1024 < free {
+		t.Errorf("%d blocks are free, %d before", got, free)
+	}
+	mustClose(t, v)
+	ok(t, cleanErr(dev))
+}
+
+// Extents with many references, of all their parts: of each part there is one
+// copy after a rotation, whatever the order in which they are found.
+func TestRotateSharedParts(t *testing.T) {
+	dev := device.NewMem(128 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	rng := rand.New(rand.NewPCG(2, 9))
+	const blocks = 4
+	data := noise(rng, blocks*blockBytes)
+	src := writeFile(t, v, "src", data)
+	type part struct {
+		ino          vfs.Ino
+		at, from, to uint64 // sectors
+	}
+	var parts []part
+	files := 300
+	if testing.Short() {
+		files = 80
+	}
+	for i := range files {
+		from := rng.Uint64N(blocks * blockPages)
+		p := part{writeFile(t, v, fmt.Sprint(i), noise(rng, 100_000)), rng.Uint64N(24), from, from + 1 + rng.Uint64N(blocks*blockPages-from)}
+		share(t, v, src, p.from*pageBytes, p.ino, p.at*pageBytes, (p.to-p.from)*pageBytes)
+		parts = append(parts, p)
+	}
+	ok(t, v.Unlink(crashReq, vfs.RootIno, "src"))
+	v.Forget(src)
+	v.reaper.wait()
+	ok(t, v.Sync(vfs.RootIno))
+	before := dataSectors(t, v)
+	rotateAll(t, v)
+	if after := dataSectors(t, v); len(after) != len(before) {
+		t.Errorf("data takes %d sectors, %d before", len(after), len(before))
+	}
+	for i, p := range parts {
+		got := make([]byte, (p.to-p.from)*pageBytes)
+		if n, err := v.Read(p.ino, p.at*pageBytes, got); n != len(got) || err != nil || !bytes.Equal(got, data[p.from*pageBytes:p.to*pageBytes]) {
+			t.Fatalf("file %d: %d, %v, or other data", i, n, err)
+		}
+	}
+	mustClose(t, v)
+	ok(t, cleanErr(dev))
+}
+
+// Files that share are overwritten, cut, removed and copied while a rotation takes
+// what they share: contents and counts stay right.
+func TestRotateSharedLoad(t *testing.T) {
+	rounds := uint64(6)
+	if testing.Short() {
+		rounds = 2
+	}
+	for seed := range rounds {
+		dev := device.NewMem(128 << 20)
+		mustFormat(t, dev)
+		v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+		v.rot.look = []int{1, 7, 1000}[seed%3]
+		rng := rand.New(rand.NewPCG(seed, 9))
+		data := noise(rng, 5*blockBytes)
+		const workers, files = 3, 40
+		var inos [workers][files]vfs.Ino
+		src := writeFile(t, v, "src", data)
+		for w := range workers {
+			for i := range files {
+				inos[w][i] = writeFile(t, v, fmt.Sprintf("%d.%d", w, i), nil)
+				share(t, v, src, 0, inos[w][i], 0, uint64(len(data)))
+			}
+		}
+		ok(t, v.Sync(vfs.RootIno))
+		_, err := v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
+		ok(t, err)
+		var wg sync.WaitGroup
+		var want [workers][files][]byte
+		for w := range workers {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				rng := rand.New(rand.NewPCG(seed, uint64(w)))
+				for i := range files {
+					want[w][i] = bytes.Clone(data)
+				}
+				for range 300 {
+					i, j := rng.IntN(files), rng.IntN(files)
+					off := rng.IntN(len(data)/pageBytes) * pageBytes
+					n := min(len(data)-off, (1+rng.IntN(20))*pageBytes)
+					var err error
+					switch rng.IntN(3) {
+					case 0:
+						if i != j {
+							_, err = v.CopyRange(crashReq, inos[w][i], uint64(off), inos[w][j], uint64(off), uint64(n))
+							copy(want[w][j][off:off+n], want[w][i][off:])
+						}
+					case 1:
+						err = v.Fallocate(crashReq, inos[w][i], vfs.FallocPunchHole|vfs.FallocKeepSize, uint64(off), uint64(n))
+						clear(want[w][i][off : off+n])
+					default:
+						b := noise(rng, n)
+						_, err = v.Write(crashReq, inos[w][i], uint64(off), b, false)
+						copy(want[w][i][off:], b)
+					}
+					if err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			}()
+		}
+		wg.Wait()
+		if s := rotated(t, v); s.Phase != RotationNone {
+			t.Fatalf("%+v", s)
+		}
+		for w := range workers {
+			for i := range files {
+				got := make([]byte, len(data))
+				if n, err := v.Read(inos[w][i], 0, got); n != len(got) || err != nil || !bytes.Equal(got, want[w][i]) {
+					t.Fatalf("seed %d, file %d.%d: %d, %v, or other data", seed, w, i, n, err)
+				}
+			}
+		}
+		mustClose(t, v)
+		ok(t, cleanErr(dev))
+	}
+}
+
+// The copy of an extent goes between two steps, and its place is used again: what
+// is left gets another one.
+func TestRotateSharedCopyGone(t *testing.T) {
+	dev := device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	rng := rand.New(rand.NewPCG(6, 9))
+	data := noise(rng, blockBytes)
+	const files = 3*shareStep + 5
+	inos, other := []vfs.Ino{writeFile(t, v, "0", data)}, writeFile(t, v, "other", nil)
+	for i := 1; i < files; i++ {
+		inos = append(inos, writeFile(t, v, fmt.Sprint(i), nil))
+		share(t, v, inos[0], 0, inos[i], 0, blockBytes)
+	}
+	ok(t, v.Sync(vfs.RootIno))
+	want := make([][]byte, files)
+	for i := range want {
+		want[i] = data
+	}
+	moved := 0
+	change := func() error {
+		for i, ino := range inos { // all files that have the copy, the second time every other
+			es, err := v.extents(uint64(ino), 0, blockPages, 1)
+			if err != nil {
+				return err
+			}
+			if es[0].Epoch == 2 && (moved == 2 || i%2 == 0) {
+				want[i] = noise(rng, blockBytes)
+				if _, err := v.Write(crashReq, ino, 0, want[i], false); err != nil {
+					return err
+				}
+			}
+		}
+		for i := range 4 { // freed space comes back, and is used
+			if err := v.Sync(vfs.RootIno); err != nil {
+				return err
+			}
+			if _, err := v.Write(crashReq, other, uint64(moved*4+i)<<20, noise(rng, 1<<20), false); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	v.rot.moves = func() {
+		if moved++; moved == 2 || moved == 4 {
+			if err := change(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	rotateAll(t, v)
+	if moved < 4 {
+		t.Errorf("%d steps", moved)
+	}
+	for i, ino := range inos {
+		got := make([]byte, blockBytes)
+		if n, err := v.Read(ino, 0, got); n != len(got) || err != nil || !bytes.Equal(got, want[i]) {
+			t.Fatalf("file %d: %d, %v, or other data", i, n, err)
+		}
+	}
+	mustClose(t, v)
+	ok(t, cleanErr(dev))
+}
+
+// Where a snapshot keeps what a rotation rewrites, the rotation leaves room for
+// those who use the volume, and says what it waits for.
+func TestRotateLeavesRoom(t *testing.T) {
+	dev := device.NewMem(96 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	data := noise(rand.New(rand.NewPCG(4, 9)), 24<<20)
+	first := writeFile(t, v, "f", data)
+	share(t, v, first, 0, writeFile(t, v, "g", nil), 0, 12<<20) // both ways of rewriting
+	_, err := v.CreateSnapshot("keeps")
+	ok(t, err)
+	writeFile(t, v, "other", data[:16<<20])
+	_, err = v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
+	ok(t, err)
+	s := rotated(t, v)
+	if s.Phase != RotationWaiting || s.Waits != nearlyFull {
+		t.Fatalf("%+v", s)
+	}
+	if avail := int64(v.StatFS().BlocksAvail) * 4096; avail < 8<<20 {
+		t.Errorf("the rotation has left %d bytes", avail)
+	}
+	writeFile(t, v, "fits", data[:4<<20])
+	ok(t, v.Sync(vfs.RootIno))
+	ok(t, v.DeleteSnapshot("keeps"))
+	if s := endOf(t, v); s.Phase != RotationNone {
+		t.Fatalf("%+v", s)
+	}
+	mustClose(t, v)
+	ok(t, cleanErr(dev))
+}
+
+// Shared data that can not be read keeps the old key, and says so.
+func TestRotateSharedDamage(t *testing.T) {
+	dev := device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	data := noise(rand.New(rand.NewPCG(5, 9)), 300_000)
+	first := writeFile(t, v, "f", data)
+	second := writeFile(t, v, "g", nil)
+	share(t, v, first, 0, second, 0, uint64(len(data)))
+	mustClose(t, v)
+	v = mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	es, err := v.extents(uint64(first), 0, 100, 1)
+	ok(t, err)
+	dev.Corrupt(int64(es[0].Addr)+layout.SectorBytes, func(b []byte) { b[0] ^= 1 })
+	_, err = v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
+	ok(t, err)
+	if s := rotated(t, v); s.Phase != RotationWaiting || !strings.Contains(s.Waits, fmt.Sprintf("inode %d at %d", first, pageBytes)) || len(s.Epochs) != 2 {
+		t.Fatalf("%+v", s)
+	}
+	if _, err := v.Read(second, 0, make([]byte, blockBytes)); !errors.Is(err, vfs.ErrCorrupt) {
+		t.Fatal(err)
+	}
+	if n, err := v.Read(second, blockBytes, make([]byte, blockBytes)); n != blockBytes || err != nil {
+		t.Fatal(n, err)
+	}
+	for name, ino := range map[string]vfs.Ino{"f": first, "g": second} {
+		ok(t, v.Unlink(crashReq, vfs.RootIno, name))
+		v.Forget(ino)
+	}
+	v.reaper.wait()
+	_, err = v.RotateDataKey(RotateOptions{})
+	ok(t, err)
+	if s := rotated(t, v); s.Phase != RotationNone {
+		t.Fatalf("%+v", s)
+	}
+	mustClose(t, v)
+	ok(t, cleanErr(dev))
+}

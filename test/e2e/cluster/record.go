@@ -1,0 +1,244 @@
+package cluster
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// Recorder writes down what the cluster says while stories run, also of what is deleted meanwhile: every version of every object but Secrets, events
+// among them, and all that Sealvol's and the stories' containers print. It learns every key there is from the Secrets, and finds
+// at the end whether one of them was said anywhere.
+type Recorder struct {
+	dir    string
+	cancel context.CancelFunc
+	client kubernetes.Interface
+	done   sync.WaitGroup
+
+	mu      sync.Mutex
+	keys    Needles
+	follows map[string]bool
+	failed  error
+}
+
+// Record begins, in the directory `record` of E2E_OUT.
+func Record() (*Recorder, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
+	if err != nil {
+		return nil, err
+	}
+	config.QPS = -1
+	clients, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	objects, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	r := &Recorder{dir: filepath.Join(os.Getenv("E2E_OUT"), "record"), client: clients, follows: map[string]bool{}}
+	if err := os.MkdirAll(r.dir, 0o755); err != nil {
+		return nil, err
+	}
+	kinds, err := listable(clients.Discovery())
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r.cancel = cancel
+	for _, k := range kinds {
+		r.done.Go(func() { r.fail(r.objects(ctx, objects.Resource(k), k)) })
+	}
+	r.done.Go(func() { r.fail(r.secrets(ctx)) })
+	r.done.Go(func() { r.fail(r.pods(ctx)) })
+	return r, nil
+}
+
+func (r *Recorder) fail(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.failed = errors.Join(r.failed, err)
+}
+
+// listable finds all kinds but Secrets, and but what changes every second without saying anything.
+func listable(d discovery.DiscoveryInterface) ([]schema.GroupVersionResource, error) {
+	lists, err := d.ServerPreferredResources()
+	if err != nil {
+		return nil, err
+	}
+	var all []schema.GroupVersionResource
+	for _, l := range lists {
+		gv, err := schema.ParseGroupVersion(l.GroupVersion)
+		if err != nil {
+			return nil, err
+		}
+		for _, x := range l.APIResources {
+			skip := x.Name == "secrets" || x.Name == "leases" || x.Name == "events" && gv.Group == ""
+			if !skip && strings.Contains(x.Verbs.String(), "watch") {
+				all = append(all, gv.WithResource(x.Name))
+			}
+		}
+	}
+	return all, nil
+}
+
+// again watches until ctx ends; each time anew, from all that is there.
+func again(ctx context.Context, open func() (watch.Interface, error), see func(watch.Event)) {
+	for ctx.Err() == nil {
+		w, err := open()
+		if err == nil {
+			for e := range w.ResultChan() {
+				if e.Type != watch.Error && e.Type != watch.Bookmark {
+					see(e)
+				}
+			}
+			w.Stop()
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// objects writes every version of a kind's objects.
+func (r *Recorder) objects(ctx context.Context, of dynamic.NamespaceableResourceInterface, k schema.GroupVersionResource) error {
+	f, err := os.Create(filepath.Join(r.dir, strings.Trim(k.Resource+"."+k.Group, ".")+".json"))
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriter(f)
+	again(ctx, func() (watch.Interface, error) { return of.Watch(ctx, metav1.ListOptions{}) }, func(e watch.Event) {
+		b, merr := json.Marshal(e.Object)
+		_, werr := fmt.Fprintf(w, "%s %s\n", e.Type, b)
+		err = errors.Join(err, merr, werr)
+	})
+	return errors.Join(err, w.Flush(), f.Close())
+}
+
+// secrets learns the keys: all that is in Sealvol's namespace, or is called as keys are.
+func (r *Recorder) secrets(ctx context.Context) error {
+	again(ctx, func() (watch.Interface, error) {
+		return r.client.CoreV1().Secrets(metav1.NamespaceAll).Watch(ctx, metav1.ListOptions{})
+	}, func(e watch.Event) {
+		s, ok := e.Object.(*corev1.Secret)
+		if !ok {
+			return
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for name, b := range s.Data {
+			if strings.HasPrefix(name, "kek") {
+				r.keys.AddKey(s.Namespace+"/"+s.Name+" "+name, b)
+			}
+		}
+	})
+	return nil
+}
+
+// pods follows what Sealvol's containers and those of stories print.
+func (r *Recorder) pods(ctx context.Context) error {
+	again(ctx, func() (watch.Interface, error) {
+		return r.client.CoreV1().Pods(metav1.NamespaceAll).Watch(ctx, metav1.ListOptions{})
+	}, func(e watch.Event) {
+		p, ok := e.Object.(*corev1.Pod)
+		if !ok {
+			return
+		}
+		for _, s := range append(p.Status.InitContainerStatuses, p.Status.ContainerStatuses...) {
+			if s.State.Running != nil || s.State.Terminated != nil {
+				r.follow(ctx, p, s)
+			}
+		}
+	})
+	return nil
+}
+
+// follow copies one life of a container's output.
+func (r *Recorder) follow(ctx context.Context, p *corev1.Pod, s corev1.ContainerStatus) {
+	file := fmt.Sprintf("%s_%s_%s_%d.log", p.Namespace, p.Name, s.Name, s.RestartCount)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.follows[string(p.UID)+file] {
+		return
+	}
+	r.follows[string(p.UID)+file] = true
+	r.done.Go(func() {
+		in, err := r.client.CoreV1().Pods(p.Namespace).GetLogs(p.Name, &corev1.PodLogOptions{Container: s.Name, Follow: true}).Stream(ctx)
+		if err != nil {
+			return // it has gone already
+		}
+		defer in.Close()
+		out, err := os.OpenFile(filepath.Join(r.dir, file), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+		if err != nil {
+			r.fail(err)
+			return
+		}
+		_, _ = io.Copy(out, in) // it ends with the container, or with us
+		r.fail(out.Close())
+	})
+}
+
+// Leaks ends the recording and names all places where a key is: in what was recorded, in the nodes' logs and in what the driver keeps beside
+// volumes. It fails if it could not have found any.
+func (r *Recorder) Leaks() ([]string, error) {
+	r.cancel()
+	r.done.Wait()
+	if r.failed != nil {
+		return nil, r.failed
+	}
+	if r.keys.Len() == 0 {
+		return nil, errors.New("no key was ever seen: nothing can be told of them")
+	}
+	roots := []string{r.dir}
+	nodes, _ := filepath.Glob(filepath.Join(os.Getenv("CLUSTER_STATE"), "nodes", "*", "[ldk][oau][gtb]*")) // log, data, kubelet; the pattern is well-formed
+	roots = append(roots, nodes...)
+	var found []string
+	files := 0
+	for _, root := range roots {
+		err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+			if err != nil || !e.Type().IsRegular() || strings.HasSuffix(path, ".img") {
+				return ignoreGone(err)
+			}
+			files++
+			names, err := r.keys.InFile(path)
+			for _, n := range names {
+				found = append(found, path+": the key of "+n)
+			}
+			return ignoreGone(err)
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if files < len(nodes) {
+		return nil, fmt.Errorf("only %d files were found in %v", files, roots)
+	}
+	fmt.Printf("no key but %d in the Secrets was looked for in %d files\n", r.keys.Len(), files)
+	return found, nil
+}
+
+func ignoreGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

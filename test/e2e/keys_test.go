@@ -1,0 +1,199 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
+	"github.com/sealvol/sealvol/test/e2e/cluster"
+)
+
+// TestWrongKey: volumes of a class whose keys are in Secrets of the users' own. Without the Secret, with a malformed or another key in it the pod waits and its
+// events say why, without saying anything of the key; with the right one it starts.
+func TestWrongKey(t *testing.T) {
+	t.Parallel()
+	c := cluster.New(t)
+	class := c.Namespace
+	t.Cleanup(func() { c.Kubectl("delete", "storageclass", class) })
+	secret := "secret-name: ${pvc.name}\n  csi.storage.k8s.io/%[1]s-secret-namespace: ${pvc.namespace}\n"
+	c.Apply(fmt.Sprintf(`
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: %s}
+provisioner: csi.sealvol.dev
+volumeBindingMode: WaitForFirstConsumer
+parameters:
+`, class) + fmt.Sprintf("  csi.storage.k8s.io/%[1]s-"+secret, "node-stage") + fmt.Sprintf("  csi.storage.k8s.io/%[1]s-"+secret, "node-publish") +
+		strings.Replace(claim("data", "64Mi"), "sealvol", class, 1) + pod("app", "data", idle))
+	right, wrong := strings.Repeat("0123456789abcdef", 4), strings.Repeat("fedcba9876543210", 4)
+	keyIs := func(kek string) {
+		t.Helper()
+		c.Apply(fmt.Sprintf("{apiVersion: v1, kind: Secret, metadata: {name: data}, stringData: {kek: %q}}", kek))
+	}
+
+	c.Event("Pod", "app", `FailedMount: .*secrets? "data" not found`)
+	keyIs("not a key")
+	c.Event("Pod", "app", `FailedMount: .*kek.*64 hexadecimal digits`)
+	keyIs(right)
+	c.PodReady("app")
+	c.Shell("app", "echo precious >/data/note")
+	c.DeletePod("app")
+
+	keyIs(wrong)
+	c.Apply(pod("app", "data", idle))
+	c.Event("Pod", "app", `FailedMount: .*key does not open`)
+	keyIs(right)
+	c.PodReady("app")
+	c.Shell("app", "grep precious /data/note")
+	cluster.Wait(c, &v1alpha1.SealedVolume{}, c.Volume("data").Name, cluster.Timeout, func(v *v1alpha1.SealedVolume) error {
+		if r := reason(v.Status.Conditions, v1alpha1.VolumeKeyReady); r != v1alpha1.ReasonExternal {
+			return fmt.Errorf("KeyReady: %s", r)
+		}
+		return nil
+	})
+}
+
+// reason is the reason of a condition.
+func reason(all []metav1.Condition, kind string) string {
+	if c := meta.FindStatusCondition(all, kind); c != nil {
+		return c.Reason
+	}
+	return ""
+}
+
+// TestLostKey: the Secret with a volume's key can not be deleted or edited by mistake. Where it is deleted on purpose, or another put into its place, all that
+// need it say so, and nothing is made anew, until it is restored from a backup.
+func TestLostKey(t *testing.T) {
+	t.Parallel()
+	c := cluster.New(t)
+	c.Apply(claim("data", "64Mi") + pod("app", "data", idle))
+	c.PodReady("app")
+	c.Shell("app", "echo precious >/data/note; sync")
+	sv := sealed(t, c, "data")
+	key, name := sv.Spec.Key, sv.Spec.Key.SecretName
+	inSystem := func(args ...string) string {
+		t.Helper()
+		return c.Kubectl(append([]string{"-n", c.System}, args...)...)
+	}
+	backup := &corev1.Secret{}
+	if err := c.Client().Get(c.Context(), client.ObjectKey{Namespace: c.System, Name: name}, backup); err != nil {
+		t.Fatal(err)
+	}
+	backup.ObjectMeta = metav1.ObjectMeta{Namespace: c.System, Name: name} // the least that a backup may have kept
+
+	// By mistake.
+	if out := c.KubectlFails("-n", c.System, "delete", "secret", name, "--wait=false"); !strings.Contains(out, "without it the volume is lost") {
+		t.Error(out)
+	}
+	if out := c.KubectlFails("-n", c.System, "delete", "secret", sv.Name, "--wait=false"); !strings.Contains(out, "opens a volume of Sealvol") {
+		t.Error(out)
+	}
+	c.KubectlFails("-n", c.System, "patch", "secret", name, "-p", `{"data": {"kek": "AAAA"}}`)
+
+	// On purpose: it is held first, then gone.
+	inSystem("annotate", "secret", name, "sealvol.dev/allow-changes="+name)
+	inSystem("delete", "secret", name, "--wait=false")
+	c.Event("VolumeKey", key.Name, `KeySecretBeingDeleted: .*back it up`)
+	inSystem("patch", "secret", name, "--type=merge", "-p", `{"metadata": {"finalizers": null}}`)
+	c.Event("VolumeKey", key.Name, `KeySecretMissing: .*restore it from a backup`)
+	c.Event("PersistentVolumeClaim", "data", `KeySecretMissing: .*restore it from a backup`)
+	c.Shell("app", "grep precious /data/note") // what is open stays open
+
+	// Also what delivers it goes, and the operator is another.
+	inSystem("annotate", "secret", sv.Name, "sealvol.dev/allow-changes="+sv.Name)
+	inSystem("delete", "secret", sv.Name)
+	c.DeletePod("app")
+	c.Apply(pod("app", "data", idle))
+	c.Event("Pod", "app", `FailedMount: .*secrets? ".*" not found`)
+
+	// Another key in its place is none.
+	other := backup.DeepCopy()
+	other.Data = map[string][]byte{v1alpha1.SecretKEK: []byte(strings.Repeat("00112233", 8))}
+	create(t, c, other)
+	c.Event("VolumeKey", key.Name, `KeySecretAltered: .*does not hold the key`)
+	c.Event("PersistentVolumeClaim", "data", `KeySecretAltered: `)
+	if err := c.Client().Get(c.Context(), client.ObjectKey{Namespace: c.System, Name: sv.Name}, &corev1.Secret{}); client.IgnoreNotFound(err) != nil || err == nil {
+		t.Errorf("a key was delivered that is not the volume's: %v", err)
+	}
+	inSystem("delete", "secret", name)
+	c.Event("VolumeKey", key.Name, `KeySecretMissing: `)
+
+	create(t, c, backup)
+	c.Event("VolumeKey", key.Name, `Available: `)
+	c.PodReady("app")
+	c.Shell("app", "grep precious /data/note")
+	if now := sealed(t, c, "data").Spec.Key; *now != *key {
+		t.Errorf("the key was %+v and is %+v", key, now)
+	}
+}
+
+func create(t *testing.T, c *cluster.Cluster, s *corev1.Secret) {
+	t.Helper()
+	if err := c.Client().Create(c.Context(), s.DeepCopy()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestEditedDelivery: the Secret that brings a key to the kubelet is only a copy. Edited, or deleted, it is made good, and the claim's events tell.
+func TestEditedDelivery(t *testing.T) {
+	t.Parallel()
+	c := cluster.New(t)
+	c.Apply(claim("data", "64Mi") + pod("app", "data", idle))
+	c.PodReady("app")
+	sv := sealed(t, c, "data")
+	var before corev1.Secret
+	at := client.ObjectKey{Namespace: c.System, Name: sv.Name}
+	if err := c.Client().Get(c.Context(), at, &before); err != nil {
+		t.Fatal(err)
+	}
+	edit, err := json.Marshal(map[string]any{"data": map[string]string{"kek": base64.StdEncoding.EncodeToString([]byte(strings.Repeat("00112233", 8)))}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := c.KubectlFails("-n", c.System, "patch", "secret", sv.Name, "-p", string(edit)); !strings.Contains(out, "belong to the operator") {
+		t.Error(out)
+	}
+	c.Kubectl("-n", c.System, "annotate", "secret", sv.Name, "sealvol.dev/allow-changes="+sv.Name)
+	c.Kubectl("-n", c.System, "patch", "secret", sv.Name, "-p", string(edit))
+	c.Event("PersistentVolumeClaim", "data", `DeliveryRestored: .*holds the volume's key again`)
+	var after corev1.Secret
+	if err := c.Client().Get(c.Context(), at, &after); err != nil {
+		t.Fatal(err)
+	}
+	if string(after.Data["kek"]) != string(before.Data["kek"]) {
+		t.Error("the key is another")
+	}
+	c.DeletePod("app")
+	c.Apply(pod("app", "data", idle))
+	c.PodReady("app")
+}
+
+// TestKeyInUse: a VolumeKey that a team made for several volumes is not deleted while one of them needs it, and says which; then it goes by itself.
+func TestKeyInUse(t *testing.T) {
+	t.Parallel()
+	c := cluster.New(t)
+	named := strings.NewReplacer("metadata: {name: data}", "metadata: {name: data, annotations: {sealvol.dev/volume-key: team}}")
+	c.Apply("{apiVersion: sealvol.dev/v1alpha1, kind: VolumeKey, metadata: {name: team}}\n" + named.Replace(claim("data", "64Mi")) + pod("app", "data", idle))
+	c.PodReady("app")
+	left := remainsOf(t, c, c.PodReady("app").Spec.NodeName, "data")
+	c.Kubectl("delete", "volumekey", "team", "--wait=false")
+	c.Event("VolumeKey", "team", `KeyInUse: .*`+c.Volume("data").Name)
+	c.DeletePod("app")
+	c.Apply(pod("app", "data", idle)) // it is still good
+	c.PodReady("app")
+
+	c.Kubectl("delete", "pod", "app", "--wait=false")
+	c.Kubectl("delete", "pvc", "data", "--wait=false")
+	c.Gone(&v1alpha1.VolumeKey{}, "team")
+	left.gone()
+}

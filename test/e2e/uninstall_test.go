@@ -1,0 +1,74 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
+	"github.com/sealvol/sealvol/test/e2e/cluster"
+)
+
+// TestUninstall: Sealvol is uninstalled and installed again. Volumes, their keys and all that is known of them stay, as docs/install.md says; pods wait,
+// and find their data when it is back.
+func TestUninstall(t *testing.T) {
+	c := cluster.New(t)
+	c.Apply(claim("data", "64Mi") + pod("app", "data", idle))
+	node := c.PodReady("app").Spec.NodeName
+	c.Shell("app", "echo precious >/data/note")
+	key := sealed(t, c, "data").Spec.Key
+	// Nothing may use volumes: their servers end with the mounter, and the kubelet needs the node plugin to let them go.
+	c.DeletePod("app")
+	cluster.Wait(c, &v1alpha1.SealedVolume{}, c.Volume("data").Name, cluster.Timeout, func(v *v1alpha1.SealedVolume) error {
+		if v.Status.Phase != v1alpha1.PhaseAvailable {
+			return fmt.Errorf("it is %s", v.Status.Phase)
+		}
+		return nil
+	})
+
+	install := append([]string{"upgrade", "--install", "sealvol", "../../charts/sealvol", "--namespace", c.System, "--create-namespace", "--wait", "--timeout", "3m"},
+		strings.Fields(os.Getenv("E2E_HELM_ARGS"))...)
+	t.Cleanup(func() { c.Helm(install...) }) // for what else runs, whatever happens here
+	c.Helm("uninstall", "sealvol", "--namespace", c.System, "--wait", "--timeout", "3m")
+	c.Gone(&storagev1.CSIDriver{}, "csi.sealvol.dev")
+	c.Gone(&storagev1.StorageClass{}, cluster.Class)
+
+	c.Apply(pod("app", "data", idle))
+	c.Event("Pod", "app", `FailedMount: .*csi.sealvol.dev not found in the list of registered CSI drivers`)
+	for what, o := range map[string]client.Object{
+		"volume":     &corev1.PersistentVolume{ObjectMeta: c.Volume("data").ObjectMeta},
+		"key Secret": secretNamed(c.System, key.SecretName),
+		"delivery":   secretNamed(c.System, c.Volume("data").Name),
+	} {
+		if err := c.Client().Get(c.Context(), client.ObjectKeyFromObject(o), o); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := os.Stat(imageOf(c, node, "data")); err != nil {
+		t.Error(err)
+	}
+
+	c.Helm(install...)
+	c.PodReady("app")
+	c.Shell("app", "grep precious /data/note")
+	if now := sealed(t, c, "data").Spec.Key; *now != *key {
+		t.Errorf("the key was %+v and is %+v", key, now)
+	}
+	var sv v1alpha1.SealedVolume
+	if err := c.Client().Get(c.Context(), client.ObjectKey{Name: c.Volume("data").Name}, &sv); err != nil || sv.Status.Anchor == nil {
+		t.Errorf("its anchor is gone: %v, %+v", err, sv.Status)
+	}
+}
+
+func secretNamed(namespace, name string) *corev1.Secret {
+	s := &corev1.Secret{}
+	s.Namespace, s.Name = namespace, name
+	return s
+}
