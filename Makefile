@@ -99,8 +99,8 @@ sanity: ## csi-sanity, whole
 	$(GO) test -count=1 -timeout 15m $(sanity_packages)
 
 .PHONY: envtest
-envtest: cluster-build ## operator, node agent and chart against a real API server, with the race detector
-	$(GO) test -race -count=1 -timeout 15m $(envtest_packages)
+envtest: cluster-build ## operator, node agent and chart against a real API server
+	$(GO) test -count=1 -timeout 15m $(envtest_packages)
 
 interop: judges libselfenc $(BUILD)/venv-selfenc/ready $(BUILD)/bin/versitygw ## what programs of others make of our data, and we of theirs
 	$(GO) test -count=1 -timeout 15m $(interop_packages)

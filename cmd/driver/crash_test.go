@@ -347,6 +347,9 @@ func killedAtAnyStep(t *testing.T, stride int, self bool, calls func(*workflow) 
 			r := newRig(t)
 			if r.self = self; self {
 				r.start("mounter", 0)
+				if err := (mounter.Client{Socket: mounter.SocketPath(r.path("mounter"))}).WaitUp(r.ctx(), nil); err != nil {
+					t.Fatal(err)
+				}
 			}
 			r.start("all", n)
 			r.connect("all", "all")
