@@ -45,6 +45,8 @@ type Agent interface {
 	// Staged comes after a volume was mounted, Unstaging before it is unmounted, when nobody writes to it any more, and Unstaged after that, also
 	// if it failed.
 	Staged(volume string)
+	// Remounted comes instead of Staged after a volume was mounted again whose server had died.
+	Remounted(volume string)
 	Unstaging(ctx context.Context, volume string)
 	Unstaged(volume string)
 }
@@ -54,6 +56,7 @@ type noAgent struct{}
 
 func (noAgent) Anchor(context.Context, string) (string, error) { return "", nil }
 func (noAgent) Staged(string)                                  {}
+func (noAgent) Remounted(string)                               {}
 func (noAgent) Unstaging(context.Context, string)              {}
 func (noAgent) Unstaged(string)                                {}
 

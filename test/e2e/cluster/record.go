@@ -91,7 +91,7 @@ func listable(d discovery.DiscoveryInterface) ([]schema.GroupVersionResource, er
 			return nil, err
 		}
 		for _, x := range l.APIResources {
-			skip := x.Name == "secrets" || x.Name == "leases" || x.Name == "events" && gv.Group == ""
+			skip := x.Name == "secrets" || x.Name == "leases" || x.Name == "endpoints" || x.Name == "events" && gv.Group == ""
 			if !skip && strings.Contains(x.Verbs.String(), "watch") {
 				all = append(all, gv.WithResource(x.Name))
 			}
