@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -112,12 +113,12 @@ func (h *handler) Stats(context.Context) (control.Stats, error) {
 }
 
 func (h *handler) Grow(context.Context) (int64, error) {
-	fi, err := h.c.Device.Stat()
+	n, err := h.c.Device.Seek(0, io.SeekEnd) // of a file or a block device
 	if err != nil {
 		return 0, err
 	}
-	h.size.Store(fi.Size())
-	return fi.Size(), nil
+	h.size.Store(n)
+	return n, nil
 }
 
 func (h *handler) Sync(context.Context) error {
