@@ -281,19 +281,44 @@ func (m *mover) load(refs []sharedRef) (old []oldRef, err error) {
 		if !ok {
 			continue
 		}
-		for i := range int(r.count) {
-			s := int(r.first) + i
-			if m.have[s] || m.copies[s].ok {
-				continue
-			}
-			if err := m.v.store.ReadRun(&e.Record, i, 1, m.data[s*pageBytes:(s+1)*pageBytes]); err != nil {
-				return nil, wrap(fmt.Errorf("inode %d at %d: %w", r.ino, (r.sector+uint64(i))*pageBytes, err))
-			}
-			m.have[s] = true
+		if at, err := m.read(&e.Record, int(r.count)); err != nil {
+			return nil, wrap(fmt.Errorf("inode %d at %d: %w", r.ino, (r.sector+uint64(at))*pageBytes, err))
 		}
 		old = append(old, oldRef{r, e})
 	}
 	return old, nil
+}
+
+// read reads sectors of a record, those that nothing is known of: what follows one another
+// at once. at is the one that can not be read.
+func (m *mover) read(r *layout.Record, count int) (at int, err error) {
+	known := func(i int) bool { s := r.First + i; return m.have[s] || m.copies[s].ok }
+	get := func(i, n int) error {
+		s := r.First + i
+		return m.v.store.ReadRun(r, i, n, m.data[s*pageBytes:(s+n)*pageBytes])
+	}
+	for i := 0; i < count; i++ {
+		n := 0
+		for i+n < count && !known(i+n) {
+			n++
+		}
+		if n == 0 {
+			continue
+		}
+		err := get(i, n)
+		if err != nil && n > 1 { // one by one, up to what is damaged
+			n = 1
+			err = get(i, n)
+		}
+		if err != nil {
+			return i, err
+		}
+		for j := range n {
+			m.have[r.First+i+j] = true
+		}
+		i += n - 1
+	}
+	return 0, nil
 }
 
 // find returns the record of a reference, if it still is what it was.

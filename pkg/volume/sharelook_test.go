@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
@@ -97,6 +98,34 @@ func TestRotateSharedDamageLooks(t *testing.T) {
 	ok(t, err)
 	if es[0].Epoch != 2 {
 		t.Fatal("what can be read was not rewritten")
+	}
+	mustClose(t, v)
+}
+
+// Shared data is read as it lies, not sector by sector.
+func TestRotateSharedReads(t *testing.T) {
+	mem := device.NewMem(80 << 20)
+	mustFormat(t, mem)
+	fault := device.NewFault(mem, nil)
+	v := mustOpen(t, fault, Options{CommitInterval: -1, Memory: minMemory})
+	src := writeFile(t, v, "src", noise(rand.New(rand.NewPCG(8, 9)), 1<<20))
+	share(t, v, src, 0, writeFile(t, v, "copy", nil), 0, 1<<20)
+	ok(t, v.Sync(vfs.RootIno))
+	es, err := v.extents(uint64(src), 0, 256, 0)
+	ok(t, err)
+	var reads atomic.Int32
+	fault.SetHook(func(_ int, op device.Op, off int64, _ int) error {
+		for i := range es {
+			if from := int64(es[i].Addr); op == device.OpRead && off >= from && off < from+int64(es[i].Sectors())*pageBytes {
+				reads.Add(1)
+			}
+		}
+		return nil
+	})
+	rotateAll(t, v)
+	fault.SetHook(nil)
+	if n := int(reads.Load()); n != len(es) {
+		t.Errorf("%d extents were read with %d calls", len(es), n)
 	}
 	mustClose(t, v)
 }
