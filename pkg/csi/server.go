@@ -133,6 +133,8 @@ func NewServer(opt Options) (*grpc.Server, error) {
 	if opt.Controller != nil {
 		c := &controllerServer{backend: opt.Controller, self: self, hook: opt.Hook}
 		c.snapshots, _ = opt.Controller.(backend.Snapshotter)
+		c.tunable, _ = opt.Controller.(backend.Tunable)
+		c.meter, _ = opt.Controller.(backend.Meter)
 		csi.RegisterControllerServer(s, c)
 	}
 	if opt.Node != nil {

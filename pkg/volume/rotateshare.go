@@ -38,70 +38,138 @@ func (r *sharedRef) key() layout.Key { return extentKey(r.ino, r.sector) }
 // references at a look: an extent that has more gets a copy for each so many.
 func (v *Volume) rotateShared(target uint32, limit int) error {
 	data := make([]byte, maxSegments*pageBytes)
-	for from, more := (layout.Key{}), true; more; {
-		var refs []sharedRef
-		var err error
-		if refs, from, more, err = v.collectShared(from, target, limit); err != nil {
+	for l := (look{limit: limit}); ; {
+		next, err := v.collectShared(&l, target)
+		if err != nil {
 			return err
 		}
-		for len(refs) > 0 {
+		for refs := l.refs; len(refs) > 0; {
 			n := 1
 			for n < len(refs) && refs[n].origin == refs[0].origin {
 				n++
 			}
-			m := mover{v: v, target: target, data: data}
-			if err := m.run(refs[:n]); err != nil {
+			bad, err := v.moveShared(refs[:n], target, data)
+			if err != nil {
 				return err
+			}
+			if bad && refs[0].origin == next.low {
+				next.low++ // the rest of it neither: the next look would begin with the same
 			}
 			v.rot.update(func() {}) // there is progress
 			refs = refs[n:]
 		}
+		if !l.more {
+			return nil
+		}
+		l = next
 	}
-	return nil
 }
 
-// collectShared collects the old records of shared data from a key on, of the
-// lowest extents, in their order. next is where the first one is that it had no
-// room for.
-func (v *Volume) collectShared(from layout.Key, target uint32, limit int) (refs []sharedRef, next layout.Key, more bool, err error) {
-	var found []sharedRef
-	cut := func() {
-		if dropped, ok := cutShared(&refs, limit); ok && (!more || dropped.Less(next)) {
-			next, more = dropped, true
+// moveShared takes references to what begins in one place: as a rule one extent,
+// of which what is left may have others beside it that began there later. bad says
+// that something could not be read.
+func (v *Volume) moveShared(refs []sharedRef, target uint32, data []byte) (bad bool, err error) {
+	for len(refs) > 0 {
+		m := mover{v: v, target: target, data: data}
+		if err := m.run(refs); err != nil {
+			return bad, err
+		}
+		bad, refs = bad || m.bad, m.others
+	}
+	return bad, nil
+}
+
+// look collects references to old shared data: of those from a key on, to extents
+// that begin at sector low or later, those to the lowest.
+type look struct {
+	limit int
+	from  layout.Key
+	low   uint64
+	refs  []sharedRef
+	// What it had no room for: extents that begin at sector high or later; the first
+	// reference to them is at next.
+	more bool
+	high uint64
+	next layout.Key
+}
+
+// add collects a reference.
+func (l *look) add(r *sharedRef) {
+	switch {
+	case r.origin < l.low:
+	case l.more && r.origin >= l.high: // all of them go in one look, if that has room
+		l.drop(r)
+	default:
+		if l.refs = append(l.refs, *r); len(l.refs) >= 2*l.limit {
+			l.cut()
 		}
 	}
-	for at, left := from, true; left; {
+}
+
+func (l *look) drop(r *sharedRef) {
+	if k := r.key(); !l.more || k.Less(l.next) {
+		l.next = k
+	}
+	l.more = true
+}
+
+// cut sorts the references by what they refer to and drops those to the highest
+// extents, if there are more than limit.
+func (l *look) cut() {
+	// Those of the same part together: mover makes the fewest copies of these.
+	slices.SortFunc(l.refs, func(a, b sharedRef) int {
+		return cmp.Or(cmp.Compare(a.origin, b.origin), cmp.Compare(a.first, b.first), cmp.Compare(b.count, a.count),
+			cmp.Compare(a.ino, b.ino), cmp.Compare(a.sector, b.sector))
+	})
+	if len(l.refs) <= l.limit {
+		return
+	}
+	n := l.limit
+	for n > 0 && l.refs[n-1].origin == l.refs[n].origin {
+		n--
+	}
+	if n == 0 {
+		n = l.limit
+	}
+	l.high = l.refs[n].origin
+	for i := range l.refs[n:] {
+		l.drop(&l.refs[n+i])
+	}
+	l.refs = l.refs[:n]
+}
+
+// collectShared looks at all leaves of the head. It returns the next look.
+func (v *Volume) collectShared(l *look, target uint32) (next look, err error) {
+	var found []sharedRef
+	for at, left := l.from, true; left; {
 		if err := v.rot.pace(layout.NodeBytes); err != nil {
-			return nil, next, false, err
+			return next, err
 		}
 		found = found[:0]
-		at, left, err = v.fs.Leaf(at, func(l tree.Leaf) {
-			for i := l.First; i < l.Count(); i++ {
-				k, val := l.Key(i), l.Value(i)
+		at, left, err = v.fs.Leaf(at, func(n tree.Leaf) {
+			for i := n.First; i < n.Count(); i++ {
+				k, val := n.Key(i), n.Value(i)
 				if k.Type == layout.KeyExtent && layout.ExtentSectors(val) > 0 && recordEpoch(val) < target {
 					found = append(found, refOf(k, val))
 				}
 			}
 		})
 		if err != nil {
-			return nil, next, false, wrap(fmt.Errorf("tree %d: %w", layout.TreeFS, err))
+			return next, wrap(fmt.Errorf("tree %d: %w", layout.TreeFS, err))
 		}
 		for i := range found {
 			if shared, err := v.sharedNow(&found[i]); err != nil {
-				return nil, next, false, err
+				return next, err
 			} else if shared {
-				refs = append(refs, found[i])
+				l.add(&found[i])
 			}
 		}
-		if len(refs) >= 2*limit {
-			cut()
-		}
 		if v.rot.quitting() {
-			return nil, next, false, errRotationStops
+			return next, errRotationStops
 		}
 	}
-	cut()
-	return refs, next, more, nil
+	l.cut()
+	return look{limit: l.limit, from: l.next, low: l.high}, nil
 }
 
 // refOf reads what a collected record needs of its stored form, whose length
@@ -118,36 +186,6 @@ func (v *Volume) sharedNow(r *sharedRef) (bool, error) {
 	return most > 0, wrap(err)
 }
 
-// cutShared sorts references by what they refer to and drops those of the highest
-// extents, so that about limit are left. It returns the lowest key of what it
-// dropped, if anything.
-func cutShared(refs *[]sharedRef, limit int) (dropped layout.Key, ok bool) {
-	l := *refs
-	// Those of the same part together: mover makes the fewest copies of these.
-	slices.SortFunc(l, func(a, b sharedRef) int {
-		return cmp.Or(cmp.Compare(a.origin, b.origin), cmp.Compare(a.first, b.first), cmp.Compare(b.count, a.count),
-			cmp.Compare(a.ino, b.ino), cmp.Compare(a.sector, b.sector))
-	})
-	if len(l) <= limit {
-		return dropped, false
-	}
-	n := limit
-	for n > 0 && l[n-1].origin == l[n].origin {
-		n--
-	}
-	if n == 0 {
-		n = limit
-	}
-	dropped = l[n].key()
-	for i := range l[n:] {
-		if k := l[n+i].key(); k.Less(dropped) {
-			dropped = k
-		}
-	}
-	*refs = l[:n]
-	return dropped, true
-}
-
 // maxSegments is how many sectors an extent may have.
 const maxSegments = 256
 
@@ -160,6 +198,8 @@ type mover struct {
 	have   [maxSegments]bool // were read
 	// copies of sectors, each known by a record that had it when it was last looked at
 	copies [maxSegments]copied
+	others []sharedRef // which turned out to be to another extent
+	bad    bool        // something could not be read
 }
 
 // copied is where the copy of a sector is.
@@ -217,6 +257,7 @@ func (m *mover) step(refs []sharedRef) (left []sharedRef, err error) {
 	old, err := m.load(refs)
 	if errors.Is(err, vfs.ErrCorrupt) || errors.Is(err, vfs.ErrIO) && v.Failed() == nil {
 		v.rot.unreadable(err)
+		m.bad = true
 		return nil, nil
 	}
 	if err != nil || len(old) == 0 {
@@ -240,19 +281,44 @@ func (m *mover) load(refs []sharedRef) (old []oldRef, err error) {
 		if !ok {
 			continue
 		}
-		for i := range int(r.count) {
-			s := int(r.first) + i
-			if m.have[s] || m.copies[s].ok {
-				continue
-			}
-			if err := m.v.store.ReadRun(&e.Record, i, 1, m.data[s*pageBytes:(s+1)*pageBytes]); err != nil {
-				return nil, wrap(fmt.Errorf("inode %d at %d: %w", r.ino, (r.sector+uint64(i))*pageBytes, err))
-			}
-			m.have[s] = true
+		if at, err := m.read(&e.Record, int(r.count)); err != nil {
+			return nil, wrap(fmt.Errorf("inode %d at %d: %w", r.ino, (r.sector+uint64(at))*pageBytes, err))
 		}
 		old = append(old, oldRef{r, e})
 	}
 	return old, nil
+}
+
+// read reads sectors of a record, those that nothing is known of: what follows one another
+// at once. at is the one that can not be read.
+func (m *mover) read(r *layout.Record, count int) (at int, err error) {
+	known := func(i int) bool { s := r.First + i; return m.have[s] || m.copies[s].ok }
+	get := func(i, n int) error {
+		s := r.First + i
+		return m.v.store.ReadRun(r, i, n, m.data[s*pageBytes:(s+n)*pageBytes])
+	}
+	for i := 0; i < count; i++ {
+		n := 0
+		for i+n < count && !known(i+n) {
+			n++
+		}
+		if n == 0 {
+			continue
+		}
+		err := get(i, n)
+		if err != nil && n > 1 { // one by one, up to what is damaged
+			n = 1
+			err = get(i, n)
+		}
+		if err != nil {
+			return i, err
+		}
+		for j := range n {
+			m.have[r.First+i+j] = true
+		}
+		i += n - 1
+	}
+	return 0, nil
 }
 
 // find returns the record of a reference, if it still is what it was.
@@ -270,7 +336,11 @@ func (m *mover) find(get func(layout.Key) ([]byte, bool, error), r *sharedRef) (
 	if m.nonce == [24]byte{} {
 		m.nonce = e.Nonce
 	}
-	return e, e.Nonce == m.nonce, nil // one nonce, one content
+	if e.Nonce != m.nonce { // one nonce, one content
+		m.others = append(m.others, *r)
+		return e, false, nil
+	}
+	return e, true, nil
 }
 
 // move is the change of a step, inside the gate: copies are made and written, then
