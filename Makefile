@@ -17,7 +17,7 @@ CRASH_ROUNDS ?= 20
 
 # Folders whose tests need root, /dev/fuse or loop devices. All others need
 # neither root nor network.
-KERNEL := pkg/volume/fusefs pkg/mounter cmd test
+KERNEL := pkg/volume/fusefs pkg/mounter pkg/backend/ebs cmd test
 SANITY := pkg/csi
 CRASH  := pkg/volume pkg/volume/internal/txn pkg/volume/doublecrypt
 # The tests of those that `make crash` repeats.
@@ -43,7 +43,7 @@ commands        = $(filter-out %/libdoublecrypt %/libselfenc,$(filter $(MODULE)/
 
 .DEFAULT_GOAL := help
 .PHONY: images check-images cluster-build cluster-up cluster-down e2e e2e-upstream e2e-upstream-short
-.PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity interop judges libdoublecrypt libselfenc list lint fmt generate check-generated demo bench bench-selfenc clean
+.PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity interop judges libdoublecrypt libselfenc ec2 bench-ebs moto list lint fmt generate check-generated demo bench bench-selfenc clean
 
 help: ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -51,9 +51,10 @@ help: ## print this help
 setup: ## install what this machine lacks (apt, when root)
 	@.ci/setup
 
-build: ## build all commands into bin/
+# As the images are built, so that nothing is compiled twice.
+build: ## build all commands into bin/, static
 	@mkdir -p bin
-	@set -e; for p in $(commands); do echo "$(GO) build $$p"; $(GO) build -trimpath -o bin/ $$p; done
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ $(commands)
 
 test: ## everything that CI runs
 	@.ci/setup interop
@@ -61,6 +62,7 @@ test: ## everything that CI runs
 	$(MAKE) unit vectors cuts
 	$(MAKE) interop
 	$(MAKE) sanity fuse envtest
+	$(MAKE) moto
 	$(MAKE) race
 	$(MAKE) check-images e2e e2e-upstream-short
 
@@ -186,6 +188,22 @@ e2e-upstream-short: ## a bounded part of it, for CI
 bench: build ## our volume beside gocryptfs, ext4 and a file system in memory: BENCH_FLAGS="-short", "-gp3", ...
 	@.ci/setup bench
 	bin/bench $(BENCH_FLAGS)
+
+ec2: ## a stand-in for EC2 on loopback, to try the ebs backend: EC2_FLAGS="--fast", ...
+	@mkdir -p bin
+	$(GO) build -trimpath -o bin/ ./cmd/ec2
+	bin/ec2 $(EC2_FLAGS)
+
+bench-ebs: ## 200 volumes made and attached at once, by an EC2 that takes as long as the real one
+	$(GO) test -run '^$$' -bench Attach200 -benchtime 1x ./pkg/backend/ebs
+
+moto: $(BUILD)/venv-moto/ready ## what another stand-in for EC2 (moto) makes of the calls of the ebs backend
+	SEALVOL_MOTO=$(CURDIR)/$(BUILD)/venv-moto/bin/moto_server $(GO) test -count=1 -tags moto -run Moto ./pkg/backend/ebs
+
+$(BUILD)/venv-moto/ready: tools/moto/requirements.txt
+	$(PYTHON) -m venv $(BUILD)/venv-moto
+	$(BUILD)/venv-moto/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 bench-selfenc: build judges ## the encodings beside the reference's crate, by stage, and the memory of a stream
 	$(GO) test -run '^$$' -bench Stages -benchtime 20x ./pkg/selfenc

@@ -34,17 +34,20 @@ var allowed = map[string][]string{
 	"pkg/backend":                  {},
 	"pkg/backend/backendtest":      {"pkg/backend"},
 	"pkg/backend/local":            {"pkg/backend"},
+	"pkg/backend/ebs":              {"pkg/backend"},
+	"pkg/backend/ebs/ec2test":      {},
 	"pkg/mounter":                  {"pkg/mounter/control"},
 	"pkg/mounter/control":          {},
 	"pkg/mounter/volumectl":        {"pkg/crypto", "pkg/mounter/control", "pkg/volume", "pkg/volume/vfs"},
 	"pkg/mounter/mountertest":      {"pkg/mounter", "pkg/mounter/control"},
 	"pkg/csi":                      {"pkg/backend", "pkg/mounter", "pkg/mounter/control"}, // for the types and errors of its Mounter interface
+	"cmd/ec2":                      {"pkg/backend/ebs/ec2test"},
 	"pkg/api/v1alpha1":             {},
 	"pkg/operator":                 {"pkg/api/v1alpha1", "pkg/crypto"},
 	"pkg/operator/operatortest":    {"pkg/operator"},
 	"pkg/nodeagent":                {"pkg/api/v1alpha1", "pkg/mounter", "pkg/mounter/control"},
 	"cmd/operator":                 {"pkg/crypto", "pkg/operator"},
-	"cmd/driver":                   {"pkg/backend", "pkg/backend/local", "pkg/crypto", "pkg/csi", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/nodeagent", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs"},
+	"cmd/driver":                   {"pkg/backend", "pkg/backend/ebs", "pkg/backend/local", "pkg/crypto", "pkg/csi", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/nodeagent", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs"},
 	"cmd/demo":                     {"pkg/mounter"},
 	"cmd/bench":                    {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/vfstest"},
 	"cmd/libdoublecrypt":           {"pkg/crypto", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/vfs"},
@@ -60,8 +63,8 @@ var allowed = map[string][]string{
 // "test" for all commands and all packages of test helpers; "*" is everyone.
 var confined = map[string][]string{
 	"github.com/andybalholm/brotli":                            {"pkg/selfenc"},
-	"github.com/aws/aws-sdk-go-v2":                             {"pkg/selfenc/chunkstore"},
-	"github.com/aws/smithy-go":                                 {"pkg/selfenc/chunkstore"},
+	"github.com/aws/aws-sdk-go-v2":                             {"pkg/backend/ebs", "pkg/selfenc/chunkstore"},
+	"github.com/aws/smithy-go":                                 {"pkg/backend/ebs", "pkg/selfenc/chunkstore"},
 	"github.com/container-storage-interface/spec":              {"pkg/csi", "cmd"},
 	"github.com/dchest/siphash":                                {"pkg/volume"},
 	"github.com/go-logr/logr":                                  {"pkg/operator", "cmd"}, // joins slog and the Kubernetes modules' log

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -10,17 +9,13 @@ import (
 )
 
 func controllerCommand() *cobra.Command {
-	var endpoint, mounterDir, kind string
+	var endpoint, mounterDir string
 	var b backendFlags
 	c := &cobra.Command{
 		Use: "controller", Short: "The CSI controller service: makes, attaches, grows and deletes volumes", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
-			switch kind {
-			case "local":
-			case "none":
+			if b.kind == "none" {
 				return serve(c.Context(), csi.Options{Endpoint: endpoint, Announce: true})
-			default:
-				return fmt.Errorf("--backend %q: must be local or none", kind)
 			}
 			back, err := b.open(c.Context(), false, mounterDir)
 			if err != nil {
@@ -31,8 +26,8 @@ func controllerCommand() *cobra.Command {
 		},
 	}
 	endpointFlag(c, &endpoint)
-	c.Flags().StringVar(&kind, "backend", "local", `local, or none: every node runs "all --self-attach"; touch no volume, only announce to csi-resizer what those can`)
 	c.Flags().StringVar(&mounterDir, "mounter-dir", "", "state directory of the mounter on this node: without it, no snapshots and clones of mounted volumes")
 	b.add(c)
+	c.Flags().Lookup("backend").Usage += `; or none: every node runs "all --self-attach"; touch no volume, only announce to csi-resizer what those can`
 	return c
 }

@@ -28,12 +28,13 @@ import (
 
 // rig is a driver in processes of its own.
 type rig struct {
-	t    *testing.T
-	dir  string
-	ctrl csi.ControllerClient
-	node csi.NodeClient
-	cmds map[string]*exec.Cmd
-	self bool // attaches by itself, with a mounter as a role of its own
+	t       *testing.T
+	dir     string
+	ctrl    csi.ControllerClient
+	node    csi.NodeClient
+	cmds    map[string]*exec.Cmd
+	backend []string // flags of another backend than the local one
+	self    bool     // attaches by itself, with a mounter as a role of its own
 }
 
 func newRig(t *testing.T) *rig {
@@ -88,7 +89,11 @@ func (r *rig) start(role string, kill int) {
 	case "mounter":
 		args = append(args, "--mounter-dir", r.path("mounter"))
 	case "controller", "all", "node":
-		args = append(args, "--endpoint", "unix://"+r.path(role+".sock"), "--node-id", "node-1", "--local-dir", r.path("local"), "--log-format", "text", "--log-level", "debug")
+		args = append(args, "--endpoint", "unix://"+r.path(role+".sock"), "--log-format", "text", "--log-level", "debug")
+		if r.backend == nil {
+			args = append(args, "--node-id", "node-1", "--local-dir", r.path("local"))
+		}
+		args = append(args, r.backend...)
 	}
 	if role == "node" || role == "all" {
 		args = append(args, "--mounter-dir", r.path("mounter"), "--kubelet-dir", r.path("kubelet"))
@@ -342,6 +347,9 @@ func killedAtAnyStep(t *testing.T, stride int, self bool, calls func(*workflow) 
 			r := newRig(t)
 			if r.self = self; self {
 				r.start("mounter", 0)
+				if err := (mounter.Client{Socket: mounter.SocketPath(r.path("mounter"))}).WaitUp(r.ctx(), nil); err != nil {
+					t.Fatal(err)
+				}
 			}
 			r.start("all", n)
 			r.connect("all", "all")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sealvol/sealvol/pkg/backend"
 	"github.com/sealvol/sealvol/pkg/backend/local"
 	"github.com/sealvol/sealvol/pkg/csi"
 	"github.com/sealvol/sealvol/pkg/mounter"
@@ -24,8 +26,10 @@ func endpointFlag(c *cobra.Command, p *string) {
 	c.Flags().StringVar(p, "endpoint", "unix:///csi/csi.sock", "socket to serve, only unix:// (mode 0600)")
 }
 
-// backendFlags describe the backend. There is one so far.
+// backendFlags describe the backend; ebsFlags what only that one needs.
 type backendFlags struct {
+	kind       string
+	ebs        ebsFlags
 	node, dir  string
 	overcommit float64
 	maxVolumes int64
@@ -36,14 +40,29 @@ func (b *backendFlags) add(c *cobra.Command) {
 	if name == "" {
 		name, _ = os.Hostname()
 	}
-	c.Flags().StringVar(&b.node, "node-id", name, "this node's id; by default $NODE_NAME or the host's name")
+	c.Flags().StringVar(&b.kind, "backend", "local", "where volumes come from: local (files of this node) or ebs (Amazon EBS)")
+	c.Flags().StringVar(&b.node, "node-id", name, "this node's id; by default $NODE_NAME or the host's name, and with ebs what the metadata service says")
 	c.Flags().StringVar(&b.dir, "local-dir", "/var/lib/sealvol/local", "directory of the volumes' images, best on a file system of its own")
 	c.Flags().Float64Var(&b.overcommit, "local-overcommit", 1, "how many times the file system's size is promised")
-	c.Flags().Int64Var(&b.maxVolumes, "max-volumes", 0, "most volumes on this node at a time, 0 for no limit")
+	c.Flags().Int64Var(&b.maxVolumes, "max-volumes", 0, "most volumes on this node at a time, 0 for no limit, and with ebs for what the instance can hold")
+	b.ebs.add(c)
+}
+
+// openBackend is a backend that somebody must close.
+type openBackend interface {
+	backend.Backend
+	io.Closer
 }
 
 // open opens the backend; mounterDir is that of the mounter on this node, for snapshots of mounted volumes.
-func (b *backendFlags) open(ctx context.Context, nodeOnly bool, mounterDir string) (*local.Backend, error) {
+func (b *backendFlags) open(ctx context.Context, nodeOnly bool, mounterDir string) (openBackend, error) {
+	switch b.kind {
+	case "local":
+	case "ebs":
+		return b.ebs.open(ctx, b, nodeOnly)
+	default:
+		return nil, fmt.Errorf("--backend %q: must be local or ebs", b.kind)
+	}
 	if b.node == "" || len(b.node) > 256 {
 		return nil, errors.New("--node-id must have 1 to 256 bytes")
 	}

@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"testing"
 
+	"github.com/sealvol/sealvol/pkg/backend/ebs"
+	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
 	"github.com/sealvol/sealvol/pkg/mounter/mountertest"
 )
 
@@ -12,6 +15,11 @@ import (
 const envEngine = "SEALVOL_TEST_ENGINE"
 
 func TestMain(m *testing.M) {
+	if err := ec2test.Isolate(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	tuneEBS = func(o *ebs.Options) { o.Timing = quickEBS }
 	mounterProgram = func() []string { return append(mountertest.Command("mounter"), "mounter") }
 	mountProgram = func() []string { return mountertest.Command("mount") }
 	loopProgram = func() []string { return mountertest.Command("loop") }

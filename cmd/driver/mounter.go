@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+
 	"github.com/spf13/cobra"
 
 	"github.com/sealvol/sealvol/pkg/mounter"
@@ -21,7 +23,7 @@ func mounterCommand() *cobra.Command {
 			}
 			return mounter.Run(c.Context(), mounter.Options{StateDir: dir, Command: append(mountProgram(), logArgs...),
 				LoopCommand: append(loopProgram(), logArgs...), UID: s.uid, GID: s.gid,
-				Cgroup: s.cgroup, MemoryBytes: s.memory, RuntimeDir: control.RuntimeDir(), Hook: hook})
+				Cgroup: s.cgroup, MemoryBytes: s.memory, RuntimeDir: control.RuntimeDir(), TakesServers: os.Getpid() == 1, Hook: hook})
 		},
 	}
 	c.Flags().StringVar(&dir, "mounter-dir", "/var/lib/sealvol/mounter", "state directory; holds the socket mounter.sock")

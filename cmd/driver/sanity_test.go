@@ -39,11 +39,14 @@ var selfAttachSkips = []string{
 const (
 	envAccess     = "SEALVOL_TEST_ACCESS"      // "block": TestSanity is to use raw block volumes
 	envSelfAttach = "SEALVOL_TEST_SELF_ATTACH" // "1": its driver attaches by itself
+	envBackend    = "SEALVOL_TEST_BACKEND"     // "ebs": its volumes are those of a stand-in for EC2
 )
 
-// TestSanityBlock is TestSanity with raw block volumes, TestSanitySelfAttach with a driver that attaches by itself.
+// TestSanityBlock is TestSanity with raw block volumes, TestSanitySelfAttach with a driver that attaches by itself,
+// TestSanityEBS with that backend.
 func TestSanityBlock(t *testing.T)      { sanityAgain(t, envAccess+"=block") }
 func TestSanitySelfAttach(t *testing.T) { sanityAgain(t, envSelfAttach+"=1") }
+func TestSanityEBS(t *testing.T)        { sanityAgain(t, envBackend+"=ebs") }
 
 // sanityAgain is TestSanity in a process of its own: ginkgo runs once in each.
 func sanityAgain(t *testing.T, env string) {
@@ -82,9 +85,12 @@ func TestSanity(t *testing.T) {
 	if os.Getenv(envSelfAttach) != "" {
 		args, skips, least = []string{"--self-attach"}, slices.Concat(allowedSkips, selfAttachSkips), 70
 	}
+	backendArgs := []string{"--node-id", "node-1", "--local-dir", filepath.Join(dir, "local"), "--max-volumes", "5"}
+	if os.Getenv(envBackend) == "ebs" {
+		backendArgs, skips, least = newEC2(t, filepath.Join(dir, "ec2")).args, slices.Concat(ebsSkips, allowedSkips), 85
+	}
 	go func() {
-		done <- run(ctx, append([]string{"all", "--endpoint", endpoint, "--node-id", "node-1", "--local-dir", filepath.Join(dir, "local"),
-			"--mounter-dir", filepath.Join(dir, "mounter"), "--kubelet-dir", kubelet, "--max-volumes", "5", "--log-level", "debug"}, args...), io.Discard, io.Discard)
+		done <- run(ctx, slices.Concat([]string{"all", "--endpoint", endpoint, "--mounter-dir", filepath.Join(dir, "mounter"), "--kubelet-dir", kubelet, "--log-level", "debug"}, backendArgs, args), io.Discard, io.Discard)
 	}()
 	defer func() {
 		cancel()
@@ -101,6 +107,10 @@ func TestSanity(t *testing.T) {
 	config.TestVolumeSize = 1 << 30
 	config.TestVolumeExpandSize = 2 << 30
 	config.TestVolumeParameters = map[string]string{"recordSize": "64KiB", "suite": "xchacha20poly1305"}
+	if os.Getenv(envBackend) == "ebs" {
+		config.TestVolumeParameters["type"] = "gp3"
+		config.TestVolumeMutableParameters = map[string]string{"throughput": "200"}
+	}
 	config.TestNodeVolumeAttachLimit = true
 	config.TestVolumeAccessType = os.Getenv(envAccess)
 	config.TestSnapshotParameters = map[string]string{"method": "device"}

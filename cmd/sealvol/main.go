@@ -13,6 +13,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 )
 
+// version is set by the linker.
+var version = "dev"
+
 func main() { os.Exit(run(os.Args)) }
 
 // run is the whole program; it returns the exit code.
@@ -54,8 +57,9 @@ func displayName(arg0 string) string {
 
 func rootCommand(arg0 string) *cobra.Command {
 	root := &cobra.Command{
-		Use:   "sealvol",
-		Short: "Make, mount, check and inspect sealed volumes",
+		Use:     "sealvol",
+		Version: version,
+		Short:   "Make, mount, check and inspect sealed volumes",
 		Long: `Sealvol keeps file systems encrypted on devices and in image files. Whoever holds
 the device learns neither names nor contents, and can change nothing unnoticed.
 

@@ -36,6 +36,10 @@ var (
 	ErrTooManyAttached = errors.New("the node has its maximum of volumes attached")
 	// ErrBadToken: a page token that this backend did not give out.
 	ErrBadToken = errors.New("invalid page token")
+	// ErrQuota: the backend's owner has used up what he may do for now; it becomes possible again by itself.
+	ErrQuota = errors.New("quota used up for now")
+	// ErrUnavailable: the backend does not answer, or cannot do this at the moment. Repeat it.
+	ErrUnavailable = errors.New("the backend is not available")
 	// ErrDamaged: the volume's device or its record is missing, foreign or not what it should be.
 	// Nothing is repaired by guessing.
 	ErrDamaged = errors.New("volume is damaged")
@@ -52,6 +56,8 @@ type Spec struct {
 	RequiredBytes, LimitBytes int64
 	// Parameters stay with the volume unchanged; the backend does not read them.
 	Parameters map[string]string
+	// Class are parameters of the backend's own, and Mutable those of them that Modify can change, which win over Class. Tunable.
+	Class, Mutable map[string]string
 	// Requisite lists places of which at least one must reach the volume; Preferred, in order, those
 	// to try first. Empty: anywhere.
 	Requisite, Preferred []Segments
@@ -165,6 +171,21 @@ type Snapshotter interface {
 	ListSnapshots(ctx context.Context, volume, token string, max int) ([]Snapshot, string, error)
 }
 
+// Tunable is what a Controller also is if it has parameters of its own.
+type Tunable interface {
+	// Parameter tells whether a key is one of them, and whether Modify can change it.
+	Parameter(key string) (own, mutable bool)
+	// Modify changes mutable parameters of a volume, attached or not; those not named stay. It returns when they are in effect.
+	// ErrNotFound, ErrInvalid, ErrQuota, ErrUnavailable.
+	Modify(ctx context.Context, id string, mutable map[string]string) error
+}
+
+// Meter is what a Controller also is if it knows how much room there is.
+type Meter interface {
+	// Capacity tells what can still be made in a place (nil: anywhere).
+	Capacity(ctx context.Context, where Segments) (Capacity, error)
+}
+
 // Quiesce brings a volume to rest that a mount server has open: everything that was acknowledged is on its device, and nothing is
 // written to it until release, which fails if that was not so all the time. ErrNotAttached: no server has it.
 type Quiesce func(ctx context.Context, volume string) (release func() error, err error)
@@ -190,18 +211,16 @@ type Controller interface {
 	// Expand grows a volume, attached or not, to at least requiredBytes and at most limitBytes (0: no
 	// limit) and returns the size it has then. Never shrinks. ErrNotFound, ErrNoSpace, ErrOutOfRange.
 	Expand(ctx context.Context, id string, requiredBytes, limitBytes int64) (int64, error)
-	// Capacity tells what can still be made in a place (nil: anywhere).
-	Capacity(ctx context.Context, where Segments) (Capacity, error)
 	// Health returns the volume's adverse conditions. ErrNotFound.
 	Health(ctx context.Context, id string) ([]Condition, error)
 }
 
-// Node finds the devices of volumes that are attached to this node.
+// Node finds the devices of volumes that are attached to this node. It may not know more volumes than those.
 type Node interface {
 	// Info describes this node.
 	Info(ctx context.Context) (NodeInfo, error)
 	// Device finds the device of a volume, given what Attach returned. It fails closed: a device that is
-	// not certainly this volume's is ErrDamaged. ErrNotFound, ErrNotAttached.
+	// not certainly this volume's is ErrDamaged. ErrNotFound (or, of a node that cannot know, ErrNotAttached), ErrNotAttached.
 	Device(ctx context.Context, id string, attached map[string]string) (Device, error)
 }
 

@@ -33,6 +33,9 @@ func (a *agent) Anchor(context.Context, string) (string, error) { return "", a.t
 // Staged implements csi.Agent.
 func (a *agent) Staged(string) { _ = a.tell("staged") }
 
+// Remounted implements csi.Agent.
+func (a *agent) Remounted(string) { _ = a.tell("remounted") }
+
 // Unstaging implements csi.Agent.
 func (a *agent) Unstaging(context.Context, string) { _ = a.tell("unstaging") }
 
@@ -80,7 +83,7 @@ func TestAgent(t *testing.T) {
 	wantCode(t, v.publishTo("a"), codes.Unavailable)
 	a.want(t, nil, "anchor")
 	wantCode(t, v.publishTo("a"), codes.OK)
-	a.want(t, nil, "anchor", "staged")
+	a.want(t, nil, "anchor", "remounted")
 	wantCode(t, v.unpublish("a"), codes.OK)
 	wantCode(t, v.unstage(), codes.OK)
 	a.want(t, nil, "unstaging", "unstaged")

@@ -19,6 +19,8 @@ type controllerServer struct {
 	csi.UnimplementedControllerServer
 	backend   backend.Controller
 	snapshots backend.Snapshotter // nil: the backend has none
+	tunable   backend.Tunable     // nil: the backend has no parameters of its own
+	meter     backend.Meter       // nil: the backend does not know how much room there is
 	self      *selfAttach         // nil: attached and grown by calls of this service
 	hook      func(step string)
 }
@@ -29,7 +31,6 @@ const publishReadOnly = "readOnly"
 var controllerCapabilities = []csi.ControllerServiceCapability_RPC_Type{
 	csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME,
 	csi.ControllerServiceCapability_RPC_LIST_VOLUMES,
-	csi.ControllerServiceCapability_RPC_GET_CAPACITY,
 	csi.ControllerServiceCapability_RPC_GET_VOLUME,
 	csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
 	csi.ControllerServiceCapability_RPC_GET_VOLUME_HEALTH,
@@ -61,6 +62,12 @@ func (s *controllerServer) ControllerGetCapabilities(context.Context, *csi.Contr
 	if s.snapshots != nil {
 		caps = slices.Concat(caps, snapshotCapabilities)
 	}
+	if s.tunable != nil {
+		caps = append(slices.Clone(caps), csi.ControllerServiceCapability_RPC_MODIFY_VOLUME)
+	}
+	if s.meter != nil {
+		caps = append(slices.Clone(caps), csi.ControllerServiceCapability_RPC_GET_CAPACITY)
+	}
 	for _, t := range caps {
 		resp.Capabilities = append(resp.Capabilities, &csi.ControllerServiceCapability{
 			Type: &csi.ControllerServiceCapability_Rpc{Rpc: &csi.ControllerServiceCapability_RPC{Type: t}}})
@@ -69,7 +76,7 @@ func (s *controllerServer) ControllerGetCapabilities(context.Context, *csi.Contr
 }
 
 func (s *controllerServer) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
-	spec, err := createSpec(r)
+	spec, err := s.createSpec(r)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +104,7 @@ func (s *controllerServer) elsewhere(r *csi.CreateVolumeRequest, err error) erro
 	return fmt.Errorf("%w: the source is not on this node", backend.ErrTopology)
 }
 
-func createSpec(r *csi.CreateVolumeRequest) (backend.Spec, error) {
+func (s *controllerServer) createSpec(r *csi.CreateVolumeRequest) (backend.Spec, error) {
 	if err := checkString("name", r.GetName(), maxStringBytes); err != nil {
 		return backend.Spec{}, err
 	}
@@ -107,10 +114,12 @@ func createSpec(r *csi.CreateVolumeRequest) (backend.Spec, error) {
 	if err := checkRange(r.GetCapacityRange()); err != nil {
 		return backend.Spec{}, err
 	}
-	if len(r.GetMutableParameters()) > 0 {
-		return backend.Spec{}, fmt.Errorf("%w: mutable_parameters are not supported", errInvalid)
+	mutable, err := s.mutableParameters(r.GetMutableParameters())
+	if err != nil {
+		return backend.Spec{}, err
 	}
-	params, _, err := parseParameters(r.GetParameters())
+	ours, class := s.splitParameters(r.GetParameters())
+	params, _, err := parseParameters(ours)
 	if err != nil {
 		return backend.Spec{}, err
 	}
@@ -128,7 +137,7 @@ func createSpec(r *csi.CreateVolumeRequest) (backend.Spec, error) {
 			return backend.Spec{}, err
 		}
 	}
-	return backend.Spec{Name: r.GetName(), Parameters: params, RequiredBytes: required, LimitBytes: limit,
+	return backend.Spec{Name: r.GetName(), Parameters: params, Class: class, Mutable: mutable, RequiredBytes: required, LimitBytes: limit,
 		Requisite: segments(r.GetAccessibilityRequirements().GetRequisite()),
 		Preferred: segments(r.GetAccessibilityRequirements().GetPreferred())}, nil
 }
@@ -316,12 +325,13 @@ func (s *controllerServer) ValidateVolumeCapabilities(ctx context.Context, r *cs
 	if len(r.GetVolumeContext()) > 0 && !maps.Equal(ours, volumeContext(v)) {
 		return no(fmt.Errorf("%w: volume_context differs from the volume's", errInvalid))
 	}
-	if ours, _, err = parse("parameters", r.GetParameters(), false, false); err != nil {
+	asked, _ := s.splitParameters(r.GetParameters())
+	if ours, _, err = parse("parameters", asked, false, false); err != nil {
 		return no(err)
 	}
 	given := maps.Clone(v.Parameters)
 	delete(given, contextAccessType)
-	if len(r.GetParameters()) > 0 && !maps.Equal(ours, given) {
+	if len(asked) > 0 && !maps.Equal(ours, given) {
 		return no(fmt.Errorf("%w: parameters differ from the volume's", errInvalid))
 	}
 	return &csi.ValidateVolumeCapabilitiesResponse{Confirmed: &csi.ValidateVolumeCapabilitiesResponse_Confirmed{
@@ -357,7 +367,11 @@ func (s *controllerServer) ControllerGetVolume(ctx context.Context, r *csi.Contr
 }
 
 func (s *controllerServer) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
-	if _, _, err := parseParameters(r.GetParameters()); err != nil {
+	if s.meter == nil {
+		return s.UnimplementedControllerServer.GetCapacity(ctx, r)
+	}
+	ours, _ := s.splitParameters(r.GetParameters())
+	if _, _, err := parseParameters(ours); err != nil {
 		return nil, err
 	}
 	block := false
@@ -374,7 +388,7 @@ func (s *controllerServer) GetCapacity(ctx context.Context, r *csi.GetCapacityRe
 			where = backend.Segments{}
 		}
 	}
-	c, err := s.backend.Capacity(ctx, where)
+	c, err := s.meter.Capacity(ctx, where)
 	if err != nil {
 		return nil, fmt.Errorf("get capacity: %w", err)
 	}

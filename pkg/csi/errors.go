@@ -44,6 +44,7 @@ var grpcCodes = []struct {
 	{backend.ErrNodeNotFound, codes.NotFound},
 	{backend.ErrExists, codes.AlreadyExists},
 	{backend.ErrNoSpace, codes.ResourceExhausted},
+	{backend.ErrQuota, codes.ResourceExhausted},
 	{backend.ErrTopology, codes.ResourceExhausted},
 	{backend.ErrTooManyAttached, codes.ResourceExhausted},
 	{backend.ErrOutOfRange, codes.OutOfRange},
@@ -53,6 +54,7 @@ var grpcCodes = []struct {
 	{backend.ErrAttachedOtherwise, codes.AlreadyExists},
 	{backend.ErrBadToken, codes.Aborted}, // ListVolumes Errors: "Invalid starting_token"
 	{backend.ErrDamaged, codes.DataLoss},
+	{backend.ErrUnavailable, codes.Unavailable},
 
 	{mounter.ErrNoKey, codes.Unauthenticated},
 	{mounter.ErrWrongKey, codes.Unauthenticated},

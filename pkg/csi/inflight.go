@@ -45,6 +45,8 @@ func (*inflight) key(req any) string {
 		return "snapshot name " + r.GetName()
 	case *csi.DeleteSnapshotRequest:
 		return "snapshot " + r.GetSnapshotId()
+	case *csi.ControllerModifyVolumeRequest:
+		return "modify " + r.GetVolumeId() // beside an expansion: the backend makes one modification of both
 	case *csi.DeleteVolumeRequest, *csi.ControllerPublishVolumeRequest, *csi.ControllerUnpublishVolumeRequest,
 		*csi.ControllerExpandVolumeRequest, *csi.NodeStageVolumeRequest, *csi.NodeUnstageVolumeRequest,
 		*csi.NodePublishVolumeRequest, *csi.NodeUnpublishVolumeRequest, *csi.NodeExpandVolumeRequest:

@@ -269,12 +269,14 @@ func (s *nodeServer) ensureStaged(ctx context.Context, r *csi.NodePublishVolumeR
 		if q.Anchor, err = s.agent.Anchor(ctx, q.Volume); err != nil {
 			return q, fmt.Errorf("publish volume: %w: %w", errUnavailable, err)
 		}
-		defer s.agent.Staged(q.Volume)
 	}
 	q.Keys, q.Rekey = keys, true // what the kubelet brings with requiresRepublish
 	s.hook("ensure staged")
 	if err := s.mounter.Mount(ctx, q); err != nil {
 		return q, fmt.Errorf("publish volume: %w", err)
+	}
+	if !h.Alive {
+		s.agent.Remounted(q.Volume)
 	}
 	return q, nil
 }

@@ -45,6 +45,8 @@ type Agent interface {
 	// Staged comes after a volume was mounted, Unstaging before it is unmounted, when nobody writes to it any more, and Unstaged after that, also
 	// if it failed.
 	Staged(volume string)
+	// Remounted comes instead of Staged after a volume was mounted again whose server had died.
+	Remounted(volume string)
 	Unstaging(ctx context.Context, volume string)
 	Unstaged(volume string)
 }
@@ -54,6 +56,7 @@ type noAgent struct{}
 
 func (noAgent) Anchor(context.Context, string) (string, error) { return "", nil }
 func (noAgent) Staged(string)                                  {}
+func (noAgent) Remounted(string)                               {}
 func (noAgent) Unstaging(context.Context, string)              {}
 func (noAgent) Unstaged(string)                                {}
 
@@ -130,6 +133,8 @@ func NewServer(opt Options) (*grpc.Server, error) {
 	if opt.Controller != nil {
 		c := &controllerServer{backend: opt.Controller, self: self, hook: opt.Hook}
 		c.snapshots, _ = opt.Controller.(backend.Snapshotter)
+		c.tunable, _ = opt.Controller.(backend.Tunable)
+		c.meter, _ = opt.Controller.(backend.Meter)
 		csi.RegisterControllerServer(s, c)
 	}
 	if opt.Node != nil {

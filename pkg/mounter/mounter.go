@@ -38,6 +38,9 @@ type Options struct {
 	// MountTimeout bounds one mount (log replay included), StopTimeout the final commit of an unmount.
 	// Defaults: 90 s and 60 s.
 	MountTimeout, StopTimeout time.Duration
+	// TakesServers says that servers are killed when this process ends, as those of a container are with its first process: when it is
+	// told to end, they first write all that they have. Without it they go on.
+	TakesServers bool
 	// Log gets one line for each start, end and error. Default: slog.Default.
 	Log *slog.Logger
 

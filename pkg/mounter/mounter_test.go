@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 			if exe := os.Getenv("SEALVOL_TEST_EXE"); exe != "" {
 				command[len(command)-1] = exe
 			}
-			return mounter.Run(ctx, mounter.Options{Cgroup: os.Getenv("SEALVOL_TEST_CGROUP"), UID: uint32(uid), GID: uint32(uid), RuntimeDir: control.RuntimeDir(), StateDir: os.Getenv(envState), Command: command, LoopCommand: mountertest.Command("loop"), Hook: mountertest.KillHook(), StopTimeout: stop})
+			return mounter.Run(ctx, mounter.Options{Cgroup: os.Getenv("SEALVOL_TEST_CGROUP"), UID: uint32(uid), GID: uint32(uid), RuntimeDir: control.RuntimeDir(), StateDir: os.Getenv(envState), Command: command, LoopCommand: mountertest.Command("loop"), Hook: mountertest.KillHook(), StopTimeout: stop, TakesServers: os.Getenv("SEALVOL_TEST_TAKES") != ""})
 		},
 	})
 	os.Exit(m.Run())
@@ -514,6 +514,27 @@ func TestMounterKilled(t *testing.T) {
 	if i := r.health(); i.Alive {
 		t.Fatalf("%+v", i)
 	}
+	r.unmount()
+	r.wantClean()
+}
+
+// TestTakesServers: a mounter with which its servers end has them write everything before.
+func TestTakesServers(t *testing.T) {
+	synced := filepath.Join(t.TempDir(), "synced")
+	r := newRig(t, "SEALVOL_TEST_TAKES=1", mountertest.EnvSynced+"="+synced)
+	r.start(0)
+	r.mount()
+	if err := r.cmd.Process.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(synced); err != nil {
+		t.Error(err)
+	}
+	r.cmd = nil
+	r.start(0)
 	r.unmount()
 	r.wantClean()
 }

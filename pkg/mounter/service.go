@@ -127,6 +127,9 @@ func Run(ctx context.Context, opt Options) (err error) {
 		c, err := l.AcceptUnix()
 		if err != nil {
 			if ctx.Err() != nil {
+				if m.opt.TakesServers {
+					m.syncAll()
+				}
 				return nil
 			}
 			return err
@@ -141,6 +144,24 @@ func Run(ctx context.Context, opt Options) (err error) {
 			c.Close()
 		}
 	}
+}
+
+// syncAll has all servers write what they have.
+func (m *Mounter) syncAll() {
+	ctx, cancel := context.WithTimeout(context.Background(), m.opt.StopTimeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, i := range m.List(ctx) {
+		if !i.Alive {
+			continue
+		}
+		wg.Go(func() {
+			if err := (control.Client{Path: ControlPath(m.opt.StateDir, i.Volume)}).Sync(ctx); err != nil {
+				m.opt.Log.Error("a mount server ends with the mounter, and did not write all that it has", "volume", i.Volume, "error", err)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 type service struct {

@@ -297,6 +297,19 @@ func TestHealth(t *testing.T) {
 	event(t, sv, corev1.EventTypeNormal, "VolumeHealthy")
 }
 
+// A server that died and was replaced before anybody looked is told of: there are containers to be restarted.
+func TestRemounted(t *testing.T) {
+	n, a := start(t, "node-a")
+	sv := sealed(t, "node-a")
+	id := sv.Spec.VolumeHandle
+	n.set(id, &mounter.Info{Volume: id, Alive: true})
+	await(t, sv, "healthy", healthy)
+	a.Remounted(id)
+	if note := event(t, sv, corev1.EventTypeWarning, "Remounted"); !strings.Contains(note, "node-a") || !strings.Contains(note, "restarted") {
+		t.Error(note)
+	}
+}
+
 // A volume that is nearly full says so.
 func TestNearlyFull(t *testing.T) {
 	n, _ := start(t, "node-a")

@@ -27,6 +27,7 @@ func added(f func()) toolscache.ResourceEventHandler {
 type volume struct {
 	mu        sync.Mutex
 	unstaging bool      // somebody is about to unmount it
+	remounted bool      // its server has died, and nobody was told yet
 	reported  time.Time // when all of it was reported last
 	failed    string    // why the last report failed
 	anchor    *anchor   // taken, not published yet

@@ -36,6 +36,24 @@ func (a *Agent) publish(ctx context.Context, id string, v *volume, s state, full
 	if v.anchor != nil && s.mounted {
 		a.confirm(ctx, id, v)
 	}
+	if v.remounted {
+		return a.tellRemounted(ctx, id, v)
+	}
+	return nil
+}
+
+// tellRemounted makes an event about the claim of a volume that has a new server.
+func (a *Agent) tellRemounted(ctx context.Context, id string, v *volume) error {
+	sv, err := a.find(ctx, a.cache, id)
+	if err != nil {
+		return ignoreNoVolume(err)
+	}
+	if ref := claimOf(sv); ref != nil {
+		a.events.Eventf(ref, sv, corev1.EventTypeWarning, "Remounted", "ServeVolume",
+			"volume %s on node %s: the process that served it has ended, and it was mounted again; containers that get \"Transport endpoint is not connected\" must be restarted",
+			sv.Name, a.opt.Node)
+	}
+	v.remounted = false
 	return nil
 }
 

@@ -31,6 +31,16 @@ func (a *Agent) Staged(id string) {
 	a.look()
 }
 
+// Remounted is to be called when a volume was mounted again whose server had died. That may have been too quick for anybody to see it dead, but
+// there are containers that have to be restarted for it.
+func (a *Agent) Remounted(id string) {
+	v := a.volume(id)
+	v.mu.Lock()
+	v.remounted = true
+	v.mu.Unlock()
+	a.Staged(id)
+}
+
 // Unstaging is to be called before a volume is unmounted, when nobody writes to it any more: it publishes the anchor of all that it holds. That it
 // could not is no reason to keep the volume.
 func (a *Agent) Unstaging(ctx context.Context, id string) {

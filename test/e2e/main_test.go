@@ -24,6 +24,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "e2e: looking for keys:", err)
 		code = 1
 	}
+	fmt.Println("e2e:", r.Summary)
 	for _, l := range leaks {
 		fmt.Fprintln(os.Stderr, "e2e: LEAKED:", l)
 		code = 1

@@ -70,7 +70,7 @@ func TestUpgrade(t *testing.T) {
 
 	upgrade := func(values string) {
 		t.Helper()
-		c.Helm("upgrade", "sealvol", "../../charts/sealvol", "--namespace", c.System, "--reuse-values", "--set", values, "--wait", "--timeout", "3m")
+		c.Helm("upgrade", "sealvol", "../../charts/sealvol", "--namespace", c.System, "--reuse-values", "--set", values, "--wait=legacy", "--timeout", "3m")
 	}
 	t.Cleanup(func() { upgrade("logLevel=info") })
 	upgrade("logLevel=debug")
@@ -131,14 +131,14 @@ spec:
   terminationGracePeriodSeconds: 1
 `)
 	p := c.PodReady("app")
-	c.Shell("app", "echo precious >/data/note; sync")
+	c.Shell("app", "echo precious | dd of=/data/note conv=fsync")
 	volume := c.Volume("data").Spec.CSI.VolumeHandle
 
 	c.Kill(c.Server(p.Spec.NodeName, volume))
 	if _, err := c.TryExec("app", "cat", "/data/note"); err == nil || !strings.Contains(err.Error(), "Transport endpoint is not connected") && !strings.Contains(err.Error(), "not found") {
 		t.Errorf("right after: %v", err)
 	}
-	c.Event("PersistentVolumeClaim", "data", "MountServerDead: .*restart")
+	c.Event("PersistentVolumeClaim", "data", "Remounted: .*must be restarted")
 	again := func(restarts int32) {
 		t.Helper()
 		cluster.Wait(c, &corev1.Pod{}, "app", cluster.Timeout, func(p *corev1.Pod) error {
@@ -153,7 +153,6 @@ spec:
 		})
 	}
 	again(1)
-	c.Event("PersistentVolumeClaim", "data", "VolumeHealthy: ")
 
 	// The whole mounter goes, as in an upgrade without draining the node: its servers write all they have, and end.
 	c.Shell("app", "echo not synced >/data/late")

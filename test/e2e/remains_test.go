@@ -60,13 +60,17 @@ func (r remains) gone() {
 	r.t.Helper()
 	r.c.Eventually(cluster.Timeout, func() error {
 		for kind, o := range r.objects {
-			if err := r.c.Client().Get(r.c.Context(), client.ObjectKeyFromObject(o), o); !apierrors.IsNotFound(err) {
-				return fmt.Errorf("%s %s is left, finalizers %v: %v", kind, o.GetName(), o.GetFinalizers(), err)
+			if err := r.c.Client().Get(r.c.Context(), client.ObjectKeyFromObject(o), o); err == nil {
+				return fmt.Errorf("%s %s is left, finalizers %v", kind, o.GetName(), o.GetFinalizers())
+			} else if !apierrors.IsNotFound(err) {
+				return err
 			}
 		}
 		for _, f := range r.files {
-			if _, err := os.Stat(f); !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("%s is left: %v", f, err)
+			if _, err := os.Stat(f); err == nil {
+				return fmt.Errorf("%s is left", f)
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				return err
 			}
 		}
 		return nil

@@ -121,7 +121,9 @@ func masked(s string) []string {
 	var all []string
 	for line := range strings.Lines(s) {
 		line = uuids.ReplaceAllString(line, "0")
-		line = numbered.ReplaceAllString(line, "#")
+		if strings.Trim(line, "0123456789\n") != "" { // a count says something
+			line = numbered.ReplaceAllString(line, "#")
+		}
 		all = append(all, strings.Join(strings.Fields(line), " "))
 	}
 	slices.Sort(all)

@@ -21,12 +21,17 @@ type Setup struct {
 	New func(t *testing.T) backend.Backend
 	// SizeBytes is a size that a volume may have, four times of which fit.
 	SizeBytes int64
+	// AlignBytes is what sizes are rounded up to; MinBytes the least. Default: 4096, and what Capacity tells.
+	AlignBytes, MinBytes int64
 	// OtherNode is a second node that volumes can be attached to, "" if there is none.
 	OtherNode string
 }
 
 // Run runs every test of the suite.
 func Run(t *testing.T, s Setup) {
+	if s.AlignBytes == 0 {
+		s.AlignBytes = 4096
+	}
 	for _, c := range []struct {
 		name string
 		run  func(*testing.T, Setup, backend.Backend)
@@ -41,14 +46,18 @@ func Run(t *testing.T, s Setup) {
 		{"attach and detach", attach},
 		{"device", device},
 		{"expand", expand},
-		{"capacity", capacity},
+		{"class", class},
 		{"topology", topology},
 		{"cancelled context", cancelled},
 		{"concurrent callers", concurrent},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, s, s.New(t)) })
 	}
-	if _, ok := s.New(t).(backend.Snapshotter); ok {
+	b := s.New(t)
+	if _, ok := b.(backend.Meter); ok {
+		t.Run("capacity", func(t *testing.T) { capacity(t, s, s.New(t)) })
+	}
+	if _, ok := b.(backend.Snapshotter); ok {
 		runSnapshots(t, s)
 	}
 }
@@ -88,6 +97,21 @@ func (s Setup) spec(name string) backend.Spec {
 	return backend.Spec{Name: name, RequiredBytes: s.SizeBytes, Parameters: map[string]string{"recordSize": "64KiB"}}
 }
 
+// room is what a backend says it has; nothing, always the same, if it does not know.
+func room(t *testing.T, b backend.Backend, where backend.Segments) backend.Capacity {
+	t.Helper()
+	m, ok := b.(backend.Meter)
+	if !ok {
+		return backend.Capacity{}
+	}
+	return Must[backend.Capacity](t)(m.Capacity(t.Context(), where))
+}
+
+func isMeter(b backend.Backend) bool {
+	_, ok := b.(backend.Meter)
+	return ok
+}
+
 func createIdempotent(t *testing.T, s Setup, b backend.Backend) {
 	v1 := Must[backend.Volume](t)(b.Create(t.Context(), s.spec("a")))
 	v2 := Must[backend.Volume](t)(b.Create(t.Context(), s.spec("a")))
@@ -114,8 +138,9 @@ func createIdempotent(t *testing.T, s Setup, b backend.Backend) {
 }
 
 func createBad(t *testing.T, s Setup, b backend.Backend) {
-	before := Must[backend.Capacity](t)(b.Capacity(t.Context(), nil))
-	for _, c := range []struct {
+	before := room(t, b, nil)
+	least := max(s.MinBytes, before.MinVolumeBytes)
+	cases := []struct {
 		why  string
 		spec backend.Spec
 		err  error
@@ -127,10 +152,14 @@ func createBad(t *testing.T, s Setup, b backend.Backend) {
 		{"negative limit", backend.Spec{Name: "a", LimitBytes: -1}, backend.ErrInvalid},
 		{"limit below required", backend.Spec{Name: "a", RequiredBytes: s.SizeBytes, LimitBytes: s.SizeBytes - 1}, backend.ErrInvalid},
 		{"limit below the minimum", backend.Spec{Name: "a", LimitBytes: 1}, backend.ErrOutOfRange},
-		{"no size between", backend.Spec{Name: "a", RequiredBytes: before.MinVolumeBytes + 1, LimitBytes: before.MinVolumeBytes + 2}, backend.ErrOutOfRange},
+		{"no size between", backend.Spec{Name: "a", RequiredBytes: least + 1, LimitBytes: least + 2}, backend.ErrOutOfRange},
 		{"too big for anything", backend.Spec{Name: "a", RequiredBytes: 1 << 62}, backend.ErrOutOfRange},
-		{"more than there is", backend.Spec{Name: "a", RequiredBytes: before.AvailableBytes + 4096}, backend.ErrNoSpace},
-	} {
+		{"more than there is", backend.Spec{Name: "a", RequiredBytes: before.AvailableBytes + s.AlignBytes}, backend.ErrNoSpace},
+	}
+	if !isMeter(b) {
+		cases = cases[:len(cases)-1]
+	}
+	for _, c := range cases {
 		if _, err := b.Create(t.Context(), c.spec); !errors.Is(err, c.err) {
 			t.Errorf("%s: got error %v, want %v", c.why, err, c.err)
 		}
@@ -138,7 +167,7 @@ func createBad(t *testing.T, s Setup, b backend.Backend) {
 	if n := len(ids(t, b)); n != 0 {
 		t.Fatalf("%d volumes", n)
 	}
-	if after := Must[backend.Capacity](t)(b.Capacity(t.Context(), nil)); after != before {
+	if after := room(t, b, nil); after != before {
 		t.Fatalf("capacity %+v, was %+v", after, before)
 	}
 }
@@ -167,7 +196,7 @@ func names(t *testing.T, s Setup, b backend.Backend) {
 }
 
 func getDelete(t *testing.T, s Setup, b backend.Backend) {
-	before := Must[backend.Capacity](t)(b.Capacity(t.Context(), nil))
+	before := room(t, b, nil)
 	v := Must[backend.Volume](t)(b.Create(t.Context(), s.spec("a")))
 	if got := Must[backend.Volume](t)(b.Get(t.Context(), v.ID)); !reflect.DeepEqual(got, v) {
 		t.Fatalf("got %+v, made %+v", got, v)
@@ -179,7 +208,7 @@ func getDelete(t *testing.T, s Setup, b backend.Backend) {
 	}
 	_, err := b.Get(t.Context(), v.ID)
 	want(t, err, backend.ErrNotFound)
-	if after := Must[backend.Capacity](t)(b.Capacity(t.Context(), nil)); after != before {
+	if after := room(t, b, nil); after != before {
 		t.Fatalf("capacity %+v, was %+v", after, before)
 	}
 }
@@ -196,8 +225,9 @@ func foreignIDs(t *testing.T, s Setup, b backend.Backend) {
 		want(t, err, backend.ErrNotFound)
 		_, err = b.Expand(t.Context(), id, s.SizeBytes, 0)
 		want(t, err, backend.ErrNotFound)
-		_, err = b.Device(t.Context(), id, nil)
-		want(t, err, backend.ErrNotFound)
+		if _, err = b.Device(t.Context(), id, nil); !errors.Is(err, backend.ErrNotAttached) || id != string(flip) { // which a node may not know
+			want(t, err, backend.ErrNotFound)
+		}
 		_, err = b.Health(t.Context(), id)
 		want(t, err, backend.ErrNotFound)
 		if err := b.Delete(t.Context(), id); err != nil {
@@ -340,7 +370,7 @@ func device(t *testing.T, s Setup, b backend.Backend) {
 
 func expand(t *testing.T, s Setup, b backend.Backend) {
 	v := Must[backend.Volume](t)(b.Create(t.Context(), s.spec("a")))
-	before := Must[backend.Capacity](t)(b.Capacity(t.Context(), nil))
+	before := room(t, b, nil)
 	for range 2 {
 		if n := Must[int64](t)(b.Expand(t.Context(), v.ID, 2*s.SizeBytes, 0)); n < 2*s.SizeBytes {
 			t.Fatalf("expanded to %d", n)
@@ -350,8 +380,8 @@ func expand(t *testing.T, s Setup, b backend.Backend) {
 	if n := Must[int64](t)(b.Expand(t.Context(), v.ID, 1, 0)); n != grown.SizeBytes {
 		t.Fatalf("shrunk from %d to %d", grown.SizeBytes, n)
 	}
-	after := Must[backend.Capacity](t)(b.Capacity(t.Context(), nil))
-	if before.AvailableBytes-after.AvailableBytes != grown.SizeBytes-v.SizeBytes {
+	after := room(t, b, nil)
+	if isMeter(b) && before.AvailableBytes-after.AvailableBytes != grown.SizeBytes-v.SizeBytes {
 		t.Fatalf("capacity went from %d to %d", before.AvailableBytes, after.AvailableBytes)
 	}
 	_, err := b.Expand(t.Context(), v.ID, 1, s.SizeBytes)
@@ -362,20 +392,22 @@ func expand(t *testing.T, s Setup, b backend.Backend) {
 	want(t, err, backend.ErrInvalid)
 	_, err = b.Expand(t.Context(), v.ID, 1<<62, 0)
 	want(t, err, backend.ErrOutOfRange)
-	_, err = b.Expand(t.Context(), v.ID, grown.SizeBytes+after.AvailableBytes+4096, 0)
-	want(t, err, backend.ErrNoSpace)
+	if isMeter(b) {
+		_, err = b.Expand(t.Context(), v.ID, grown.SizeBytes+after.AvailableBytes+s.AlignBytes, 0)
+		want(t, err, backend.ErrNoSpace)
+	}
 	if got := Must[backend.Volume](t)(b.Get(t.Context(), v.ID)); got.SizeBytes != grown.SizeBytes {
 		t.Fatalf("a refused expansion left %d bytes", got.SizeBytes)
 	}
 }
 
 func capacity(t *testing.T, s Setup, b backend.Backend) {
-	before := Must[backend.Capacity](t)(b.Capacity(t.Context(), nil))
+	before := room(t, b, nil)
 	if before.AvailableBytes < 4*s.SizeBytes || before.MinVolumeBytes > s.SizeBytes {
 		t.Fatalf("%+v", before)
 	}
 	v := Must[backend.Volume](t)(b.Create(t.Context(), s.spec("a")))
-	after := Must[backend.Capacity](t)(b.Capacity(t.Context(), nil))
+	after := room(t, b, nil)
 	if before.AvailableBytes-after.AvailableBytes != v.SizeBytes {
 		t.Fatalf("capacity went from %d to %d for %d bytes", before.AvailableBytes, after.AvailableBytes, v.SizeBytes)
 	}
@@ -383,7 +415,7 @@ func capacity(t *testing.T, s Setup, b backend.Backend) {
 	all.RequiredBytes = after.AvailableBytes
 	if after.AvailableBytes <= after.MaxVolumeBytes {
 		Must[backend.Volume](t)(b.Create(t.Context(), all))
-		if left := Must[backend.Capacity](t)(b.Capacity(t.Context(), nil)); left.AvailableBytes != 0 {
+		if left := room(t, b, nil); left.AvailableBytes != 0 {
 			t.Fatalf("%d bytes left", left.AvailableBytes)
 		}
 	}
@@ -404,11 +436,44 @@ func topology(t *testing.T, s Setup, b backend.Backend) {
 	if len(v.Topology) != 1 || !reflect.DeepEqual(v.Topology[0], info.Topology) {
 		t.Fatalf("topology %v", v.Topology)
 	}
-	if c := Must[backend.Capacity](t)(b.Capacity(t.Context(), far)); c.AvailableBytes != 0 {
+	if !isMeter(b) {
+		return
+	}
+	if c := room(t, b, far); c.AvailableBytes != 0 {
 		t.Fatalf("%d bytes available far away", c.AvailableBytes)
 	}
-	if c := Must[backend.Capacity](t)(b.Capacity(t.Context(), info.Topology)); c.AvailableBytes == 0 {
+	if c := room(t, b, info.Topology); c.AvailableBytes == 0 {
 		t.Fatal("nothing available here")
+	}
+}
+
+// class is about parameters of the backend's own.
+func class(t *testing.T, s Setup, b backend.Backend) {
+	tunable, ok := b.(backend.Tunable)
+	if !ok {
+		sp := s.spec("a")
+		sp.Class = map[string]string{"type": "x"}
+		_, err := b.Create(t.Context(), sp)
+		want(t, err, backend.ErrInvalid)
+		return
+	}
+	if own, mutable := tunable.Parameter("recordSize"); own || mutable {
+		t.Fatal("a parameter of others is claimed")
+	}
+	for _, bad := range []map[string]string{{"no such": "1"}, {"recordSize": "64KiB"}} {
+		for _, sp := range []backend.Spec{{Name: "a", Class: bad}, {Name: "a", Mutable: bad}} {
+			_, err := b.Create(t.Context(), sp)
+			want(t, err, backend.ErrInvalid)
+		}
+	}
+	v := Must[backend.Volume](t)(b.Create(t.Context(), s.spec("a")))
+	want(t, tunable.Modify(t.Context(), v.ID, map[string]string{"no such": "1"}), backend.ErrInvalid)
+	want(t, tunable.Modify(t.Context(), "no such", nil), backend.ErrNotFound)
+	if err := tunable.Modify(t.Context(), v.ID, nil); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(ids(t, b)); n != 1 {
+		t.Fatalf("%d volumes", n)
 	}
 }
 

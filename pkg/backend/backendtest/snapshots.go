@@ -109,7 +109,7 @@ func read(t *testing.T, b backend.Backend, id string, n int, off int64) (text st
 
 func snapshotIdempotent(t *testing.T, s Setup, b snapshotting) {
 	v, other := s.small(t, b, "a"), s.small(t, b, "b")
-	before := Must[backend.Capacity](t)(b.Capacity(t.Context(), nil))
+	before := room(t, b, nil)
 	s1 := cut(t, b, "s", v.ID)
 	s2 := cut(t, b, "s", v.ID)
 	if !reflect.DeepEqual(s1, s2) || s1.ID == "" || s1.Volume != v.ID || s1.SizeBytes != v.SizeBytes || s1.Name != "s" || s1.Created.IsZero() || s1.Origin != v.ID ||
@@ -128,7 +128,7 @@ func snapshotIdempotent(t *testing.T, s Setup, b snapshotting) {
 	}
 	_, err = b.GetSnapshot(t.Context(), s1.ID)
 	want(t, err, backend.ErrSnapshotNotFound)
-	if after := Must[backend.Capacity](t)(b.Capacity(t.Context(), nil)); after != before {
+	if after := room(t, b, nil); after != before {
 		t.Fatalf("capacity %+v, was %+v", after, before)
 	}
 	if again := cut(t, b, "s", other.ID); again.ID == s1.ID {
@@ -139,7 +139,7 @@ func snapshotIdempotent(t *testing.T, s Setup, b snapshotting) {
 func snapshotBad(t *testing.T, s Setup, b snapshotting) {
 	v := s.small(t, b, "a")
 	snap := cut(t, b, "kept", v.ID)
-	before := Must[backend.Capacity](t)(b.Capacity(t.Context(), nil))
+	before := room(t, b, nil)
 	for _, c := range []struct {
 		spec backend.SnapshotSpec
 		err  error
@@ -173,7 +173,7 @@ func snapshotBad(t *testing.T, s Setup, b snapshotting) {
 			want(t, err, backend.ErrNotFound)
 		}
 	}
-	_, err := b.Create(t.Context(), backend.Spec{Name: "n", LimitBytes: v.SizeBytes - 4096, Source: &backend.Source{Volume: v.ID}})
+	_, err := b.Create(t.Context(), backend.Spec{Name: "n", LimitBytes: v.SizeBytes - s.AlignBytes, Source: &backend.Source{Volume: v.ID}})
 	want(t, err, backend.ErrOutOfRange)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -185,7 +185,7 @@ func snapshotBad(t *testing.T, s Setup, b snapshotting) {
 	if list, _, err := b.ListSnapshots(t.Context(), "", "", 0); err != nil || len(list) != 1 {
 		t.Fatal(list, err)
 	}
-	if after := Must[backend.Capacity](t)(b.Capacity(t.Context(), nil)); after != before {
+	if after := room(t, b, nil); after != before {
 		t.Fatalf("capacity %+v, was %+v", after, before)
 	}
 }
@@ -218,10 +218,10 @@ func snapshotContent(t *testing.T, s Setup, b snapshotting) {
 func copies(t *testing.T, s Setup, b snapshotting) {
 	v := s.small(t, b, "a")
 	snap := cut(t, b, "s", v.ID)
-	spec := backend.Spec{Name: "c", RequiredBytes: v.SizeBytes + 4096, Source: &backend.Source{Snapshot: snap.ID}, Parameters: v.Parameters}
+	spec := backend.Spec{Name: "c", RequiredBytes: v.SizeBytes + s.AlignBytes, Source: &backend.Source{Snapshot: snap.ID}, Parameters: v.Parameters}
 	c1 := Must[backend.Volume](t)(b.Create(t.Context(), spec))
 	c2 := Must[backend.Volume](t)(b.Create(t.Context(), spec))
-	if !reflect.DeepEqual(c1, c2) || c1.SizeBytes < v.SizeBytes+4096 || c1.Origin != v.ID || c1.Source == nil || c1.Source.Snapshot != snap.ID {
+	if !reflect.DeepEqual(c1, c2) || c1.SizeBytes < v.SizeBytes+s.AlignBytes || c1.Origin != v.ID || c1.Source == nil || c1.Source.Snapshot != snap.ID {
 		t.Fatalf("%+v, then %+v", c1, c2)
 	}
 	read(t, b, c1.ID, 1, v.SizeBytes) // it has grown

@@ -351,6 +351,9 @@ func (b *Backend) Create(ctx context.Context, spec backend.Spec) (backend.Volume
 	if err := checkName(spec.Name); err != nil {
 		return backend.Volume{}, err
 	}
+	if len(spec.Class)+len(spec.Mutable) > 0 {
+		return backend.Volume{}, fmt.Errorf("%w: the local backend has no parameters", backend.ErrInvalid)
+	}
 	if s := spec.Source; s != nil && (s.Volume == "") == (s.Snapshot == "") {
 		return backend.Volume{}, fmt.Errorf("%w: a source is a volume or a snapshot", backend.ErrInvalid)
 	}

@@ -25,6 +25,9 @@ const EnvRole = "SEALVOL_TEST_ROLE"
 // EnvKill is the number of the step at which a role's process kills itself.
 const EnvKill = "SEALVOL_TEST_KILL"
 
+// EnvSynced is a file that a server makes when it is asked to sync.
+const EnvSynced = "SEALVOL_TEST_SYNCED"
+
 // Command starts this test binary in a role.
 func Command(role string) []string {
 	return []string{"/usr/bin/env", EnvRole + "=" + role, exe()}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -112,15 +113,20 @@ func (h *handler) Stats(context.Context) (control.Stats, error) {
 }
 
 func (h *handler) Grow(context.Context) (int64, error) {
-	fi, err := h.c.Device.Stat()
+	n, err := h.c.Device.Seek(0, io.SeekEnd) // of a file or a block device
 	if err != nil {
 		return 0, err
 	}
-	h.size.Store(fi.Size())
-	return fi.Size(), nil
+	h.size.Store(n)
+	return n, nil
 }
 
-func (h *handler) Sync(context.Context) error { return nil }
+func (h *handler) Sync(context.Context) error {
+	if f := os.Getenv(EnvSynced); f != "" {
+		return os.WriteFile(f, nil, 0o600)
+	}
+	return nil
+}
 
 func (h *handler) Unmount(context.Context) error {
 	if h.stopped.CompareAndSwap(false, true) {

@@ -33,6 +33,9 @@ type Recorder struct {
 	client kubernetes.Interface
 	done   sync.WaitGroup
 
+	// Summary says what Leaks has looked at.
+	Summary string
+
 	mu      sync.Mutex
 	keys    Needles
 	follows map[string]bool
@@ -91,7 +94,7 @@ func listable(d discovery.DiscoveryInterface) ([]schema.GroupVersionResource, er
 			return nil, err
 		}
 		for _, x := range l.APIResources {
-			skip := x.Name == "secrets" || x.Name == "leases" || x.Name == "events" && gv.Group == ""
+			skip := x.Name == "secrets" || x.Name == "leases" || x.Name == "endpoints" || x.Name == "events" && gv.Group == ""
 			if !skip && strings.Contains(x.Verbs.String(), "watch") {
 				all = append(all, gv.WithResource(x.Name))
 			}
@@ -186,7 +189,7 @@ func (r *Recorder) follow(ctx context.Context, p *corev1.Pod, s corev1.Container
 		if err != nil {
 			return // it has gone already
 		}
-		defer in.Close()
+		defer func() { _ = in.Close() }()
 		out, err := os.OpenFile(filepath.Join(r.dir, file), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 		if err != nil {
 			r.fail(err)
@@ -207,6 +210,9 @@ func (r *Recorder) Leaks() ([]string, error) {
 	}
 	if r.keys.Len() == 0 {
 		return nil, errors.New("no key was ever seen: nothing can be told of them")
+	}
+	if err := r.recorded("events.events.k8s.io.json", "sealedvolumes.sealvol.dev.json", "*_sealvol-node-*_driver_*.log", "*_sealvol-operator-*_operator_*.log"); err != nil {
+		return nil, err
 	}
 	roots := []string{r.dir}
 	nodes, _ := filepath.Glob(filepath.Join(os.Getenv("CLUSTER_STATE"), "nodes", "*", "[ldk][oau][gtb]*")) // log, data, kubelet; the pattern is well-formed
@@ -232,8 +238,30 @@ func (r *Recorder) Leaks() ([]string, error) {
 	if files < len(nodes) {
 		return nil, fmt.Errorf("only %d files were found in %v", files, roots)
 	}
-	fmt.Printf("no key but %d in the Secrets was looked for in %d files\n", r.keys.Len(), files)
+	r.Summary = fmt.Sprintf("%d keys were looked for in %d files", r.keys.Len(), files)
 	return found, nil
+}
+
+// recorded fails if nothing was written to one of these files: then it is not for want of leaks that none is found.
+func (r *Recorder) recorded(patterns ...string) error {
+	for _, p := range patterns {
+		files, err := filepath.Glob(filepath.Join(r.dir, p))
+		if err != nil {
+			return err
+		}
+		var size int64
+		for _, f := range files {
+			i, err := os.Stat(f)
+			if err != nil {
+				return err
+			}
+			size += i.Size()
+		}
+		if size == 0 {
+			return fmt.Errorf("nothing was recorded of %s", p)
+		}
+	}
+	return nil
 }
 
 func ignoreGone(err error) error {

@@ -1,0 +1,406 @@
+package ebs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sealvol/sealvol/pkg/backend"
+	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
+)
+
+// attachCalls are the device names that were asked for.
+func attachCalls(s *ec2test.Server) (names []string) {
+	for _, c := range s.Calls() {
+		if c.Action == "AttachVolume" {
+			names = append(names, c.Params.Get("Device"))
+		}
+	}
+	return names
+}
+
+// TestDeviceNames: many at once get a name each, and none that somebody else has.
+func TestDeviceNames(t *testing.T) {
+	s := newEC2(t, ec2test.Options{Delays: slow}, false)
+	b := open(t, options(s))
+	s.AttachForeign(nodeA, "/dev/xvdab")
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	got := map[string]string{}
+	for i := range 20 {
+		wg.Go(func() {
+			v, err := b.Create(t.Context(), spec(fmt.Sprint("v", i)))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			m, err := b.Attach(t.Context(), v.ID, nodeA, false)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if other := got[m[attachedPath]]; other != "" {
+				t.Errorf("%s and %s at %s", v.ID, other, m[attachedPath])
+			}
+			got[m[attachedPath]] = v.ID
+		})
+	}
+	wg.Wait()
+	if names := attachCalls(s); len(names) != 20 || slices.Contains(names, "/dev/xvdab") {
+		t.Errorf("%d names asked for: %v", len(names), names)
+	}
+}
+
+// TestNameInUse: describes do not show an attachment that is made behind our back; EC2 refuses the name, another is taken, and the bad one is kept for the last.
+func TestNameInUse(t *testing.T) {
+	late := slow
+	late.Lag = time.Second
+	s := newEC2(t, ec2test.Options{}, false)
+	b := open(t, options(s))
+	v, w := mustCreate(t, b, spec("a")), mustCreate(t, b, spec("b"))
+	s.SetDelays(late)
+	foreign := s.AttachForeign(nodeA, "/dev/xvdaa")
+	go s.SetDelays(ec2test.Delays{}) // soon enough for the wait, late enough for the choice or not: either way it works
+	m := must(b.Attach(t.Context(), v.ID, nodeA, false))
+	if m[attachedPath] == "/dev/xvdaa" {
+		t.Fatal("two at one name")
+	}
+	b.names.spoil(nodeB, "/dev/xvdaa")
+	if m := must(b.Attach(t.Context(), w.ID, nodeB, false)); m[attachedPath] != "/dev/xvdab" {
+		t.Fatal(m)
+	}
+	_ = foreign
+}
+
+// TestBadNameIsLast: what went wrong is only used if nothing else is left.
+func TestBadNameIsLast(t *testing.T) {
+	var a nameAllocator
+	a.bad.last = time.Hour
+	i := must(open(t, options(newEC2(t, ec2test.Options{}, false))).instance(t.Context(), nodeA))
+	seen := map[string]bool{}
+	a.spoil(nodeA, "/dev/xvdaa")
+	for n := range len(deviceNames) {
+		name, _, _, err := a.choose(i, fmt.Sprint("v", n), 1)
+		if err != nil {
+			wantErr(t, err, backend.ErrTooManyAttached)
+			if len(seen) < 100 || !seen["/dev/xvdaa"] {
+				t.Fatalf("%d names", len(seen))
+			}
+			return
+		}
+		if seen[name] || name == "/dev/xvdaa" && n < 100 {
+			t.Fatalf("%d: %s", n, name)
+		}
+		seen[name] = true
+	}
+	if !seen["/dev/xvdaa"] {
+		t.Fatal("never used")
+	}
+}
+
+// TestStuckAttaching: an attachment that hangs is taken off, and made at another name.
+func TestStuckAttaching(t *testing.T) {
+	s := newEC2(t, ec2test.Options{Delays: slow}, false)
+	b := open(t, options(s))
+	v := mustCreate(t, b, spec("a"))
+	s.StickAttach("/dev/xvdaa", true)
+	m := must(b.Attach(t.Context(), v.ID, nodeA, false))
+	if m[attachedPath] != "/dev/xvdab" {
+		t.Fatal(m)
+	}
+	if names := attachCalls(s); !slices.Equal(names, []string{"/dev/xvdaa", "/dev/xvdab"}) {
+		t.Fatal(names)
+	}
+}
+
+// TestSlowDetach: a volume that is on its way off one node is waited for; a caller that gives up leaves nothing behind.
+func TestSlowDetach(t *testing.T) {
+	s := newEC2(t, ec2test.Options{}, false)
+	b := open(t, options(s))
+	v := mustCreate(t, b, spec("a"))
+	must(b.Attach(t.Context(), v.ID, nodeA, false))
+	s.StickDetach(true)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	wantErr(t, b.Detach(ctx, v.ID, nodeA), context.DeadlineExceeded)
+	ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := b.Attach(ctx, v.ID, nodeB, false)
+	wantErr(t, err, context.DeadlineExceeded)
+	wantErr(t, b.Delete(t.Context(), v.ID), backend.ErrBusy)
+	done := make(chan error)
+	go func() {
+		_, err := b.Attach(t.Context(), v.ID, nodeB, false)
+		done <- err
+	}()
+	s.Update(v.ID, "detach")
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Volumes()[0].Instances; !slices.Equal(got, []string{nodeB}) {
+		t.Fatal(got)
+	}
+}
+
+// TestAttachRaces are what users meet.
+func TestAttachRaces(t *testing.T) {
+	s := newEC2(t, ec2test.Options{Delays: slow}, false)
+	o := options(s)
+	b := open(t, o)
+	v := mustCreate(t, b, spec("a"))
+	attach := func(node string) error {
+		_, err := b.Attach(t.Context(), v.ID, node, false)
+		return err
+	}
+	on := func(want ...string) {
+		t.Helper()
+		if got := s.Volumes()[0].Instances; !slices.Equal(got, want) {
+			t.Fatalf("attached to %v, want %v", got, want)
+		}
+	}
+	// Another zone.
+	wantErr(t, attach(farC), backend.ErrTopology)
+	wantErr(t, attach("i-0000000000000000f"), backend.ErrNodeNotFound)
+	// A pod moves while the volume is still on the other node: never by force.
+	if err := attach(nodeA); err != nil {
+		t.Fatal(err)
+	}
+	wantErr(t, attach(nodeB), backend.ErrAttachedElsewhere)
+	on(nodeA)
+	// Quickly between nodes.
+	for range 3 {
+		for _, move := range [][2]string{{nodeA, nodeB}, {nodeB, nodeA}} {
+			if err := b.Detach(t.Context(), v.ID, move[0]); err != nil {
+				t.Fatal(err)
+			}
+			if err := attach(move[1]); err != nil {
+				t.Fatal(err)
+			}
+			on(move[1])
+		}
+	}
+	// A late detach from the node where it is no more.
+	if err := b.Detach(t.Context(), v.ID, nodeB); err != nil {
+		t.Fatal(err)
+	}
+	on(nodeA)
+	// The node is gone: EC2 has detached, Kubernetes detaches after it.
+	s.Terminate(nodeA)
+	for range 2 {
+		if err := b.Detach(t.Context(), v.ID, nodeA); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantErr(t, attach(nodeA), backend.ErrNodeNotFound)
+	if err := attach(nodeB); err != nil {
+		t.Fatal(err)
+	}
+	// Two controllers at once, as during a failover: one wins, and both say the truth.
+	if err := b.Detach(t.Context(), v.ID, ""); err != nil {
+		t.Fatal(err)
+	}
+	nodes := []string{nodeB, s.AddInstance(ec2test.Instance{})}
+	errs := make([]error, len(nodes))
+	var wg sync.WaitGroup
+	for i, node := range nodes {
+		other := open(t, o)
+		wg.Go(func() { _, errs[i] = other.Attach(t.Context(), v.ID, node, false) })
+	}
+	wg.Wait()
+	if (errs[0] == nil) == (errs[1] == nil) || !errors.Is(errors.Join(errs...), backend.ErrAttachedElsewhere) {
+		t.Fatal(errs)
+	}
+	if errs[0] == nil {
+		on(nodes[0])
+	} else {
+		on(nodes[1])
+	}
+	// Deleted by somebody else.
+	s.Update(v.ID, "detach")
+	s.Update(v.ID, "delete")
+	for _, err := b.Get(t.Context(), v.ID); !errors.Is(err, backend.ErrNotFound); _, err = b.Get(t.Context(), v.ID) {
+	}
+	wantErr(t, attach(nodeB), backend.ErrNotFound)
+	if err := errors.Join(b.Detach(t.Context(), v.ID, nodeB), b.Delete(t.Context(), v.ID)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestDetachBehindDescribes: an attachment whose answer was lost, and which describes do not show yet, is taken off all the same.
+func TestDetachBehindDescribes(t *testing.T) {
+	s := newEC2(t, ec2test.Options{}, false)
+	o := options(s)
+	v := mustCreate(t, open(t, o), spec("a"))
+	s.SetDelays(ec2test.Delays{Lag: quick.Settle / 2})
+	for _, err := open(t, o).Get(t.Context(), v.ID); err != nil; _, err = open(t, o).Get(t.Context(), v.ID) {
+		wantErr(t, err, backend.ErrNotFound) // until the volume itself shows
+	}
+	lose(s, "AttachVolume", 1, ec2test.Fault{Lost: true})
+	_, err := open(t, o).Attach(t.Context(), v.ID, nodeA, false)
+	wantErr(t, err, backend.ErrUnavailable)
+	if err := open(t, o).Detach(t.Context(), v.ID, nodeA); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Volumes()[0].Instances; len(got) != 0 {
+		t.Fatal("still attached to ", got)
+	}
+}
+
+// TestAttachLimits: computed from the instance, and EC2 agrees to the volume.
+func TestAttachLimits(t *testing.T) {
+	for _, c := range []struct {
+		kind  string
+		enis  int
+		other int // volumes of others, besides the root volume
+		want  int64
+	}{
+		{"m5.large", 1, 0, 26}, {"m5.large", 3, 0, 24}, {"m5.large", 3, 2, 22}, {"m5d.large", 1, 0, 25}, // shared with interfaces and local disks
+		{"m7i.large", 3, 0, 31}, {"m7i.large", 1, 4, 27}, // of their own
+		{"t3.old", 2, 0, 25}, {"m4.large", 2, 0, 38}, // EC2 does not tell
+		{"r8gb.metal-48xl", 1, 0, 63}, // two cards
+	} {
+		t.Run(fmt.Sprint(c.kind, c.enis, c.other), func(t *testing.T) {
+			s := newEC2(t, ec2test.Options{}, false)
+			node := s.AddInstance(ec2test.Instance{Type: c.kind, ENIs: c.enis})
+			s.SetMetadataOf(node)
+			for i := range c.other {
+				s.AttachForeign(node, fmt.Sprintf("/dev/xvd%c", 'f'+i))
+			}
+			o := options(s)
+			b := open(t, o)
+			info := must(b.Info(t.Context()))
+			if info.MaxVolumes != c.want || info.ID != node || info.Topology[zoneKey] != s.Region()+"a" {
+				t.Fatalf("%+v, want %d", info, c.want)
+			}
+			var wg sync.WaitGroup
+			for i := range c.want {
+				wg.Go(func() {
+					v, err := b.Create(t.Context(), spec(fmt.Sprint("v", i)))
+					if err == nil {
+						_, err = b.Attach(t.Context(), v.ID, node, false)
+					}
+					if err != nil {
+						t.Error(i, err)
+					}
+				})
+			}
+			wg.Wait()
+			if again := must(b.Info(t.Context())).MaxVolumes; again != c.want {
+				t.Errorf("with its volumes attached the node says %d", again)
+			}
+			if c.kind == "m5d.large" {
+				return // the stand-in leaves out local disks
+			}
+			v := mustCreate(t, b, spec("one more"))
+			_, err := b.Attach(t.Context(), v.ID, node, false)
+			wantErr(t, err, backend.ErrTooManyAttached)
+		})
+	}
+}
+
+// TestMetadata: the metadata service, version 2; else Kubernetes; else what the flags say; and else an error.
+func TestMetadata(t *testing.T) {
+	s := newEC2(t, ec2test.Options{}, false)
+	o := options(s)
+	o.Zone = ""
+	info := must(open(t, o).Info(t.Context()))
+	if info.ID != nodeA || !maps.Equal(info.Topology, segmentsOf(s.Region()+"a")) {
+		t.Fatalf("%+v", info)
+	}
+	none := o
+	none.MetadataEndpoint = ""
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+	_, err := open(t, none).Info(t.Context())
+	wantErr(t, err, backend.ErrUnavailable)
+	kube := none
+	kube.NodeObject = func(context.Context) (NodeObject, error) {
+		return NodeObject{ProviderID: "aws:///" + s.Region() + "b/" + farC, Labels: map[string]string{zoneKey: s.Region() + "b", labelType: "m5.large"}}, nil
+	}
+	if info := must(open(t, kube).Info(t.Context())); info.ID != farC || info.Topology[zoneKeyOwn] != s.Region()+"b" || info.MaxVolumes != 26 {
+		t.Fatalf("%+v", info)
+	}
+	for _, n := range []NodeObject{{}, {ProviderID: "kind://x/y", Labels: map[string]string{zoneKey: "z"}}, {ProviderID: "aws:///z/" + nodeA}} {
+		kube.NodeObject = func(context.Context) (NodeObject, error) { return n, nil }
+		_, err := open(t, kube).Info(t.Context())
+		wantErr(t, err, backend.ErrUnavailable)
+	}
+	none.Instance, none.Zone = nodeB, "somewhere"
+	if info := must(open(t, none).Info(t.Context())); info.ID != nodeB || info.Topology[zoneKey] != "somewhere" {
+		t.Fatalf("%+v", info)
+	}
+	// The region comes from there too.
+	t.Setenv("AWS_REGION", "")
+	region := o
+	region.Region = ""
+	mustCreate(t, open(t, region), spec("a"))
+	region.MetadataEndpoint = ""
+	if _, err := Open(t.Context(), region); !errors.Is(err, errNoRegion) {
+		t.Fatal(err)
+	}
+}
+
+// TestModify: expansion and new class in one modification, the quota, and values that exclude one another.
+func TestModify(t *testing.T) {
+	s := newEC2(t, ec2test.Options{Delays: slow}, false)
+	o := options(s)
+	b := open(t, o)
+	v := mustCreate(t, b, spec("a"))
+	modify := func(class string) error { return b.Modify(t.Context(), v.ID, parse(class)) }
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if n, err := b.Expand(t.Context(), v.ID, 20*gib, 0); err != nil || n != 20*gib {
+			t.Error(n, err)
+		}
+	})
+	wg.Go(func() {
+		if err := modify("type=io2 iops=1000"); err != nil {
+			t.Error(err)
+		}
+	})
+	wg.Wait()
+	if n := s.Counts()["ModifyVolume"]; n != 1 {
+		t.Errorf("%d modifications", n)
+	}
+	if err := modify("type=io2 iops=1000"); err != nil || s.Counts()["ModifyVolume"] != 1 { // done already
+		t.Fatal(err)
+	}
+	errs := make([]error, 2)
+	for i, class := range []string{"iops=2000", "iops=3000"} {
+		wg.Go(func() { errs[i] = modify(class) })
+	}
+	wg.Wait()
+	if (errs[0] == nil) == (errs[1] == nil) || !errors.Is(errors.Join(errs...), backend.ErrUnavailable) {
+		t.Fatal(errs)
+	}
+	wantErr(t, modify("iops=99999999"), backend.ErrInvalid)
+	wantErr(t, modify("iopsPerGB=5"), backend.ErrInvalid)
+	again := func(f func() error) (err error) { // while EC2 still moves the data of the last one
+		for err = backend.ErrUnavailable; errors.Is(err, backend.ErrUnavailable); {
+			err = f()
+		}
+		return err
+	}
+	// The answer is lost: the repetition finds it made.
+	lose(s, "ModifyVolume", 1, ec2test.Fault{Lost: true})
+	if err := again(func() error { return modify("iops=4000") }); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		err := again(func() error { return modify(fmt.Sprint("iops=", 5000+i)) })
+		if i == 0 && err == nil {
+			continue // the fourth of the day
+		}
+		wantErr(t, err, backend.ErrQuota)
+		if !strings.Contains(err.Error(), "24 hours") {
+			t.Errorf("unclear: %v", err)
+		}
+	}
+}

@@ -1,0 +1,79 @@
+package ebs
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// batcher gathers questions for a moment and asks them in one call.
+type batcher[V any] struct {
+	window time.Duration
+	most   int // keys in one call
+	fetch  func(ctx context.Context, keys []string) (map[string]V, error)
+	run    *sync.WaitGroup // joined by Backend.Close
+	ctx    context.Context // ends with the backend
+	mu     sync.Mutex
+	open   *batch[V] // takes more keys; guarded by mu
+}
+
+type batch[V any] struct {
+	keys  []string
+	known map[string]bool
+	timer *time.Timer
+	done  chan struct{} // closed when got and err are set
+	got   map[string]V
+	err   error
+}
+
+// get asks for one key; ok is false if there is no such thing.
+func (b *batcher[V]) get(ctx context.Context, key string) (v V, ok bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return v, false, err
+	}
+	q := b.join(key)
+	select {
+	case <-q.done:
+	case <-ctx.Done():
+		return v, false, ctx.Err()
+	}
+	v, ok = q.got[key]
+	return v, ok, q.err
+}
+
+// join adds a key to the open batch, which it begins if there is none.
+func (b *batcher[V]) join(key string) *batch[V] {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	q := b.open
+	if q == nil {
+		q = &batch[V]{known: map[string]bool{}, done: make(chan struct{})}
+		b.open = q
+		b.run.Add(1)
+		q.timer = time.AfterFunc(b.window, func() { b.ask(q) })
+	}
+	if !q.known[key] {
+		q.known[key] = true
+		q.keys = append(q.keys, key)
+	}
+	if len(q.keys) >= b.most {
+		b.open = nil
+		if q.timer.Stop() {
+			go b.ask(q)
+		}
+	}
+	return q
+}
+
+func (b *batcher[V]) ask(q *batch[V]) {
+	defer b.run.Done()
+	b.mu.Lock()
+	if b.open == q {
+		b.open = nil
+	}
+	b.mu.Unlock()
+	defer close(q.done)
+	ctx, cancel := context.WithTimeout(b.ctx, 2*callTimeout) // not a caller's: others wait too
+	defer cancel()
+	q.got, q.err = b.fetch(ctx, q.keys)
+}

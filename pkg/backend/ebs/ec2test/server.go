@@ -1,0 +1,518 @@
+package ec2test
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Delays are how long changes take.
+type Delays struct {
+	Create, Delete, Attach, Detach time.Duration
+	Modify, Optimize               time.Duration // until the size counts; until the next modification is allowed
+	Snapshot                       time.Duration
+	// Lag is how old what describes show is.
+	Lag time.Duration
+	// Answer is how long every call takes.
+	Answer time.Duration
+}
+
+// Limits are those of the account. Zero is none.
+type Limits struct {
+	Volumes   int
+	TotalGiB  int64
+	PerSecond float64 // calls a second of each action; more are throttled
+	Burst     int
+}
+
+// Options configure New.
+type Options struct {
+	Region string   // default "test-1"
+	Zones  []string // default "<region>a" and "<region>b"
+	Now    func() time.Time
+	Delays Delays
+	Limits Limits
+	// Disks is a directory in which volumes have their data; "" for volumes without any.
+	Disks string
+	// KMSKeys are those that exist. A volume with another comes to nothing, some time after its creation.
+	KMSKeys []string
+	// Listen is a loopback address, by default 127.0.0.1 and any port.
+	Listen string
+	// MaxPage is the longest page of a describe; default 1000.
+	MaxPage int
+}
+
+// Call is one request to EC2.
+type Call struct {
+	Action string
+	Params url.Values
+	N      int // how many calls there were before, of all actions
+}
+
+// Fault is what goes wrong with a call.
+type Fault struct {
+	Code    string        // answer with this error and do nothing
+	Status  int           // of HTTP; 0: 400
+	Message string        // of the error
+	Drop    bool          // cut the connection before anything is done
+	Lost    bool          // do it, and cut the connection without an answer
+	Hang    bool          // with Drop or Lost: not before the client gives up
+	Wait    time.Duration // answer late
+}
+
+// Server is one region of one account.
+type Server struct {
+	opt  Options
+	http *http.Server
+	url  string
+	done chan struct{}
+
+	mu        sync.Mutex // guards everything below
+	volumes   map[string]*volume
+	snapshots map[string]*snapshot
+	instances map[string]*instance
+	tokens    map[string]tokenUse
+	seq       int64
+	calls     []Call
+	counts    map[string]int
+	buckets   map[string]*bucket
+	fault     func(Call) Fault
+	stuck     map[string]bool // device names at which attaching never ends
+	slowOff   bool            // detaching never ends
+	delays    Delays
+	disks     *disks
+	strange   []string // what no driver should ever do
+	imdsOf    string   // the instance that the metadata service speaks for
+}
+
+type bucket struct {
+	tokens float64
+	at     time.Time
+}
+
+// New starts a server. Close it.
+func New(o Options) (*Server, error) {
+	if o.Region == "" {
+		o.Region = "test-1"
+	}
+	if len(o.Zones) == 0 {
+		o.Zones = []string{o.Region + "a", o.Region + "b"}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Listen == "" {
+		o.Listen = "127.0.0.1:0"
+	}
+	if o.MaxPage == 0 {
+		o.MaxPage = 1000
+	}
+	s := &Server{opt: o, delays: o.Delays, done: make(chan struct{}), volumes: map[string]*volume{}, snapshots: map[string]*snapshot{}, instances: map[string]*instance{},
+		tokens: map[string]tokenUse{}, counts: map[string]int{}, buckets: map[string]*bucket{}, stuck: map[string]bool{}}
+	if o.Disks != "" {
+		d, err := newDisks(o.Disks)
+		if err != nil {
+			return nil, err
+		}
+		s.disks = d
+	}
+	l, err := net.Listen("tcp", o.Listen)
+	if err != nil {
+		return nil, err
+	}
+	if a, ok := l.Addr().(*net.TCPAddr); !ok || !a.IP.IsLoopback() {
+		return nil, errors.Join(fmt.Errorf("%s is no loopback address", o.Listen), l.Close())
+	}
+	s.url = "http://" + l.Addr().String()
+	s.http = &http.Server{Handler: http.HandlerFunc(s.serve), ReadHeaderTimeout: 10 * time.Second}
+	go func() {
+		defer close(s.done)
+		_ = s.http.Serve(l) // ends with Close
+	}()
+	return s, nil
+}
+
+// URL is the endpoint of EC2 and of the metadata service.
+func (s *Server) URL() string { return s.url }
+
+// Region is its name.
+func (s *Server) Region() string { return s.opt.Region }
+
+// Isolate makes this process unable to reach AWS or a metadata service by the SDK's defaults: its endpoints lead to a closed port of
+// loopback. For TestMain of every package that links the SDK.
+func Isolate() error {
+	errs := []error{os.Unsetenv("AWS_CA_BUNDLE"), os.Unsetenv("AWS_PROFILE")}
+	for k, v := range map[string]string{"AWS_ENDPOINT_URL": NoEndpoint, "AWS_EC2_METADATA_SERVICE_ENDPOINT": NoEndpoint, "AWS_EC2_METADATA_DISABLED": "true", "AWS_REGION": "nowhere-1",
+		"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"} {
+		errs = append(errs, os.Setenv(k, v))
+	}
+	return errors.Join(errs...)
+}
+
+// NoEndpoint is where nobody answers.
+const NoEndpoint = "http://127.0.0.1:9"
+
+// Env is the environment of a process that is to use this server, and can reach no other.
+func (s *Server) Env() []string {
+	return []string{"AWS_ENDPOINT_URL=" + s.url, "AWS_EC2_METADATA_SERVICE_ENDPOINT=" + s.url, "AWS_EC2_METADATA_DISABLED=false", "AWS_REGION=" + s.opt.Region,
+		"AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null"}
+}
+
+// Close ends it; attached devices go with it.
+func (s *Server) Close() error {
+	err := s.http.Close()
+	<-s.done
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.disks != nil {
+		err = errors.Join(err, s.disks.close())
+	}
+	return err
+}
+
+// SetFault has f asked about each call; nil for none.
+func (s *Server) SetFault(f func(Call) Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fault = f
+}
+
+// SetDelays changes the delays of what begins from now on.
+func (s *Server) SetDelays(d Delays) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.delays = d
+}
+
+// Counts are the calls so far, by action.
+func (s *Server) Counts() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := make(map[string]int, len(s.counts))
+	for k, v := range s.counts {
+		m[k] = v
+	}
+	return m
+}
+
+// Calls are all calls so far.
+func (s *Server) Calls() []Call {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]Call(nil), s.calls...)
+}
+
+// Strange lists what was asked for that no driver should ever ask for, as detaching by force.
+func (s *Server) Strange() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]string(nil), s.strange...)
+}
+
+// apiError is an error of EC2.
+type apiError struct {
+	status        int
+	code, message string
+}
+
+func (e *apiError) Error() string { return e.code + ": " + e.message }
+
+func fail(code, format string, args ...any) error {
+	return &apiError{http.StatusBadRequest, code, fmt.Sprintf(format, args...)}
+}
+
+var actions = map[string]func(*Server, *request) ([]part, error){
+	"CreateVolume": (*Server).createVolume, "DeleteVolume": (*Server).deleteVolume, "CopyVolumes": (*Server).copyVolumes,
+	"AttachVolume": (*Server).attachVolume, "DetachVolume": (*Server).detachVolume,
+	"ModifyVolume": (*Server).modifyVolume, "DescribeVolumesModifications": (*Server).describeModifications,
+	"DescribeVolumes": (*Server).describeVolumes, "DescribeVolumeStatus": (*Server).describeVolumeStatus,
+	"CreateSnapshot": (*Server).createSnapshot, "DeleteSnapshot": (*Server).deleteSnapshot, "DescribeSnapshots": (*Server).describeSnapshots,
+	"CreateTags": (*Server).createTags, "DeleteTags": (*Server).deleteTags,
+	"DescribeInstances": (*Server).describeInstances, "DescribeInstanceTypes": (*Server).describeInstanceTypes,
+	"DescribeAvailabilityZones": (*Server).describeZones,
+}
+
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.URL.Path, "/latest/") {
+		s.metadata(w, r)
+		return
+	}
+	if r.Method != http.MethodPost || r.URL.Path != "/" || r.ParseForm() != nil {
+		http.Error(w, "not the EC2 query protocol", http.StatusBadRequest)
+		return
+	}
+	s.mu.Lock()
+	call := Call{Action: r.PostForm.Get("Action"), Params: r.PostForm, N: len(s.calls)}
+	s.calls = append(s.calls, call)
+	s.counts[call.Action]++
+	f := s.fault
+	wait := s.delays.Answer
+	s.mu.Unlock()
+	var bad Fault
+	if f != nil {
+		bad = f(call)
+	}
+	if wait += bad.Wait; wait > 0 {
+		pause(r, wait)
+	}
+	if bad.Drop {
+		drop(w, r, bad.Hang)
+	}
+	var answer []part
+	var err error
+	if bad.Code != "" {
+		err = &apiError{max(bad.Status, http.StatusBadRequest), bad.Code, bad.Message}
+	} else {
+		answer, err = s.act(call, r.Header.Get("Authorization"))
+	}
+	if bad.Lost {
+		drop(w, r, bad.Hang)
+	}
+	reply(w, call.Action, answer, err)
+}
+
+func pause(r *http.Request, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-r.Context().Done():
+	}
+}
+
+// drop cuts the connection.
+func drop(_ http.ResponseWriter, r *http.Request, hang bool) {
+	if hang {
+		<-r.Context().Done()
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// act carries out one call.
+func (s *Server) act(c Call, auth string) ([]part, error) {
+	if !strings.HasPrefix(auth, "AWS4-HMAC-SHA256 Credential=") || !strings.Contains(auth, "/"+s.opt.Region+"/ec2/aws4_request") {
+		return nil, &apiError{http.StatusUnauthorized, "AuthFailure", "AWS was not able to validate the provided access credentials"}
+	}
+	if v := c.Params.Get("Version"); v != "2016-11-15" {
+		return nil, fail("InvalidParameterValue", "version %q", v)
+	}
+	do := actions[c.Action]
+	if do == nil {
+		return nil, fail("InvalidAction", "The action %s is not valid for this web service.", c.Action)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.opt.Now()
+	if !s.allowed(c.Action, now) {
+		return nil, &apiError{http.StatusServiceUnavailable, "RequestLimitExceeded", "Request limit exceeded."}
+	}
+	s.settle(now)
+	q := &request{now: now, p: c.Params, used: map[string]bool{"Action": true, "Version": true}}
+	return do(s, q)
+}
+
+// allowed is a token bucket for each action, as EC2 has.
+func (s *Server) allowed(action string, now time.Time) bool {
+	l := s.opt.Limits
+	if l.PerSecond == 0 {
+		return true
+	}
+	b := s.buckets[action]
+	if b == nil {
+		b = &bucket{tokens: float64(max(l.Burst, 1)), at: now}
+		s.buckets[action] = b
+	}
+	b.tokens = min(float64(max(l.Burst, 1)), b.tokens+now.Sub(b.at).Seconds()*l.PerSecond)
+	b.at = now
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
+}
+
+// reply writes an answer or error as XML.
+func reply(w http.ResponseWriter, action string, answer []part, err error) {
+	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
+	var body []byte
+	if err == nil {
+		body, err = render(action, answer)
+	}
+	if err != nil {
+		var api *apiError
+		if !errors.As(err, &api) {
+			api = &apiError{http.StatusInternalServerError, "InternalError", err.Error()}
+		}
+		w.WriteHeader(api.status)
+		body, err = xml.Marshal(xmlErrors{XMLName: xml.Name{Local: "Response"}, Errors: []xmlError{{api.code, api.message}}, RequestID: newID("")})
+		if err != nil {
+			panic(err) // of our own types
+		}
+	}
+	_, _ = w.Write(body) // the client is gone if this fails
+}
+
+// newID makes an id as EC2's: 17 hexadecimal digits.
+func newID(prefix string) string {
+	var b [9]byte
+	rand.Read(b[:])
+	return prefix + "0" + hex.EncodeToString(b[:])[:16]
+}
+
+// request reads parameters and knows which were read.
+type request struct {
+	now  time.Time
+	p    url.Values
+	used map[string]bool
+	err  error // the first that was found
+}
+
+func (q *request) str(name string) string {
+	q.used[name] = true
+	return q.p.Get(name)
+}
+
+func (q *request) has(name string) bool {
+	q.used[name] = true
+	return q.p.Has(name)
+}
+
+func (q *request) num(name string) int64 {
+	s := q.str(name)
+	if s == "" {
+		return 0
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		q.err = fail("InvalidParameterValue", "Invalid value '%s' for %s", s, name)
+	}
+	return n
+}
+
+func (q *request) flag(name string) bool { return q.str(name) == "true" }
+
+// list reads name.1, name.2, ...
+func (q *request) list(name string) []string {
+	var l []string
+	for i := 1; ; i++ {
+		key := fmt.Sprintf("%s.%d", name, i)
+		if !q.has(key) {
+			return l
+		}
+		l = append(l, q.p.Get(key))
+	}
+}
+
+// tags reads the tags of one TagSpecification.
+func (q *request) tags(resource string) map[string]string {
+	tags := map[string]string{}
+	for i := 1; q.has(fmt.Sprintf("TagSpecification.%d.ResourceType", i)); i++ {
+		base := fmt.Sprintf("TagSpecification.%d", i)
+		if got := q.p.Get(base + ".ResourceType"); got != resource {
+			q.err = fail("InvalidParameterValue", "'%s' is not a valid taggable resource type for this operation.", got)
+		}
+		q.tagList(base+".Tag", tags)
+	}
+	return tags
+}
+
+func (q *request) tagList(base string, tags map[string]string) {
+	for j := 1; q.has(fmt.Sprintf("%s.%d.Key", base, j)); j++ {
+		k, v := q.p.Get(fmt.Sprintf("%s.%d.Key", base, j)), q.str(fmt.Sprintf("%s.%d.Value", base, j))
+		switch {
+		case k == "" || len([]rune(k)) > 128 || len([]rune(v)) > 256:
+			q.err = fail("InvalidParameterValue", "Tag key or value exceeds the maximum length")
+		case strings.HasPrefix(k, "aws:"):
+			q.err = fail("InvalidParameterValue", "Tag keys starting with 'aws:' are reserved for internal use")
+		}
+		tags[k] = v
+	}
+	if len(tags) > 50 {
+		q.err = fail("TagLimitExceeded", "The maximum number of tags has been reached")
+	}
+}
+
+type filter struct {
+	name   string
+	values []string
+}
+
+func (q *request) filters() []filter {
+	var l []filter
+	n := 0
+	for i := 1; q.has(fmt.Sprintf("Filter.%d.Name", i)); i++ {
+		f := filter{q.p.Get(fmt.Sprintf("Filter.%d.Name", i)), q.list(fmt.Sprintf("Filter.%d.Value", i))}
+		n += len(f.values)
+		l = append(l, f)
+	}
+	if n > 200 {
+		q.err = fail("FilterLimitExceeded", "The maximum number of filter values specified on a single call is 200")
+	}
+	return l
+}
+
+// finish refuses what nobody has read, and answers a dry run.
+func (q *request) finish() error {
+	if q.err != nil {
+		return q.err
+	}
+	var unknown []string
+	for k := range q.p {
+		if !q.used[k] {
+			unknown = append(unknown, k)
+		}
+	}
+	sort.Strings(unknown)
+	if len(unknown) > 0 {
+		return fail("UnknownParameter", "The parameter %s is not recognized", unknown[0])
+	}
+	return nil
+}
+
+// check is called when all parameters have been read and before anything is done.
+func (q *request) check() error {
+	dry := q.flag("DryRun")
+	if err := q.finish(); err != nil {
+		return err
+	}
+	if dry {
+		return &apiError{http.StatusPreconditionFailed, "DryRunOperation", "Request would have succeeded, but DryRun flag is set."}
+	}
+	return nil
+}
+
+// page cuts a sorted list, whose members have rising sequence numbers, after MaxResults.
+func page[T any](q *request, all []T, seq func(T) int64, longest int, byID bool) ([]T, string, error) {
+	most, token := int(q.num("MaxResults")), q.str("NextToken")
+	switch {
+	case q.has("MaxResults") && byID:
+		return nil, "", fail("InvalidParameterCombination", "The parameter MaxResults cannot be used with the ids parameter")
+	case q.has("MaxResults") && (most < 5 || most > 1000):
+		return nil, "", fail("InvalidParameterValue", "Value ( %d ) for parameter maxResults is invalid. Expecting a value between 5 and 1000.", most)
+	case most == 0:
+		most = longest
+	}
+	if token != "" {
+		after, err := strconv.ParseInt(strings.TrimPrefix(token, "after-"), 10, 64)
+		if err != nil || !strings.HasPrefix(token, "after-") {
+			return nil, "", fail("InvalidNextToken", "The token '%s' is invalid", token)
+		}
+		i := sort.Search(len(all), func(i int) bool { return seq(all[i]) > after })
+		all = all[i:]
+	}
+	if len(all) <= most {
+		return all, "", nil
+	}
+	return all[:most], fmt.Sprintf("after-%d", seq(all[most-1])), nil
+}

@@ -1,0 +1,138 @@
+package ec2test
+
+import (
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"sort"
+)
+
+// Volume is what there is of a volume now, whatever describes show.
+type Volume struct {
+	ID, State, Zone, Type string
+	GiB                   int64
+	Tags                  map[string]string
+	Instances             []string // that it is attached to or on the way
+}
+
+// Volumes are all volumes but root volumes, in the order of their creation.
+func (s *Server) Volumes() []Volume {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settle(s.opt.Now())
+	var all []*volume
+	for _, v := range s.volumes {
+		if !v.gone && !s.isRoot(v.id) {
+			all = append(all, v)
+		}
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].seq < all[j].seq })
+	var list []Volume
+	for _, v := range all {
+		x := Volume{ID: v.id, State: v.state, Zone: v.zone, Type: v.kind, GiB: v.size, Tags: maps.Clone(v.tags)}
+		for _, a := range v.attached {
+			x.Instances = append(x.Instances, a.instance)
+		}
+		list = append(list, x)
+	}
+	return list
+}
+
+// Snapshots are the ids of all snapshots.
+func (s *Server) Snapshots() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.snapshots))
+}
+
+func (s *Server) isRoot(id string) bool {
+	for _, in := range s.instances {
+		if in.root == id {
+			return true
+		}
+	}
+	return false
+}
+
+// Update does something to a volume that EC2, or somebody in its console, might do: "delete", "impair", "detach", "error", "untag".
+func (s *Server) Update(id, what string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.opt.Now()
+	s.settle(now)
+	v := s.volumes[id]
+	switch what {
+	case "delete":
+		v.gone = true
+	case "impair":
+		v.impaired = true
+	case "error":
+		v.state = "error"
+	case "untag":
+		clear(v.tags)
+	case "detach":
+		for _, a := range v.attached {
+			s.detached(v, a.instance)
+		}
+	default:
+		panic("no such update: " + what)
+	}
+	s.show(v, now)
+}
+
+// AttachForeign attaches a volume of somebody else, at a device name.
+func (s *Server) AttachForeign(instance, device string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.opt.Now()
+	s.seq++
+	v := &volume{seq: s.seq, volumeState: volumeState{id: newID("vol-"), zone: s.instances[instance].Zone, state: "in-use", created: now, tags: map[string]string{}, shape: shape{kind: "gp3", size: 1, iops: 3000, throughput: 125},
+		attached: []attachment{{instance: instance, device: device, state: "attached", at: now}}}}
+	s.volumes[v.id] = v
+	s.show(v, now)
+	return v.id
+}
+
+// StickAttach makes attaching at a device name never end.
+func (s *Server) StickAttach(device string, stuck bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stuck[device] = stuck
+}
+
+// StickDetach makes detaching never end, as it does while a machine still uses a device.
+func (s *Server) StickDetach(stuck bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.slowOff = stuck
+}
+
+// Sys and Dev are the directories that stand in for /sys and, for links alone, /dev: Options of the node's half.
+func (s *Server) Sys() string { return filepath.Join(s.opt.Disks, "sys") }
+
+// Links is where the links are that udev makes.
+func (s *Server) Links() string { return filepath.Join(s.opt.Disks, "dev") }
+
+// Consistent checks that nothing is what it never may be: a volume attached twice, a device name used twice.
+func (s *Server) Consistent() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	names := map[string]string{}
+	for _, v := range s.volumes {
+		if v.gone {
+			continue
+		}
+		if len(v.attached) > 1 {
+			return fmt.Errorf("%s is attached %d times", v.id, len(v.attached))
+		}
+		for _, a := range v.attached {
+			key := a.instance + " " + a.device
+			if names[key] != "" {
+				return fmt.Errorf("%s has both %s and %s", key, names[key], v.id)
+			}
+			names[key] = v.id
+		}
+	}
+	return nil
+}

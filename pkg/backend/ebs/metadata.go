@@ -1,0 +1,104 @@
+package ebs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
+)
+
+// NodeObject is what Kubernetes knows of a node.
+type NodeObject struct {
+	ProviderID string // aws:///eu-west-1a/i-0123…
+	Labels     map[string]string
+}
+
+// Labels of a node that a cloud provider sets.
+const (
+	labelRegion = "topology.kubernetes.io/region"
+	labelType   = "node.kubernetes.io/instance-type"
+)
+
+// identity is what an instance knows of itself.
+type identity struct {
+	instance, kind, region, zone string
+	interfaces                   int64 // 0: unknown
+}
+
+// metadata asks the instance metadata service (version 2 alone), and where that does not answer, Kubernetes.
+type metadata struct {
+	client *imds.Client
+	opt    *Options
+	mu     *sync.Mutex
+	known  *identity // guarded by mu
+}
+
+func newMetadata(cfg aws.Config, o Options) metadata {
+	client := imds.NewFromConfig(cfg, func(m *imds.Options) {
+		m.EnableFallback = aws.FalseTernary // to version 1
+		if o.MetadataEndpoint != "" {
+			m.Endpoint, m.ClientEnableState = o.MetadataEndpoint, imds.ClientEnabled
+		}
+	})
+	return metadata{client: client, opt: &o, mu: &sync.Mutex{}, known: new(identity)}
+}
+
+// identity is asked for once: it never changes.
+func (m metadata) identity(ctx context.Context) (identity, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.known.instance != "" {
+		return *m.known, nil
+	}
+	i, err := m.fromIMDS(ctx)
+	if err != nil && m.opt.NodeObject != nil {
+		var nerr error
+		if i, nerr = m.fromNode(ctx); nerr != nil {
+			err = errors.Join(err, nerr)
+		} else {
+			err = nil
+		}
+	}
+	if err != nil {
+		return i, fmt.Errorf("find out which instance this is: %w", err)
+	}
+	*m.known = i
+	return i, nil
+}
+
+func (m metadata) fromIMDS(ctx context.Context) (identity, error) {
+	doc, err := m.client.GetInstanceIdentityDocument(ctx, nil)
+	if err != nil {
+		return identity{}, err
+	}
+	i := identity{instance: doc.InstanceID, kind: doc.InstanceType, region: doc.Region, zone: doc.AvailabilityZone}
+	if !instanceID.MatchString(i.instance) || i.zone == "" {
+		return identity{}, errors.New("the metadata service's identity document has no instance or zone")
+	}
+	out, err := m.client.GetMetadata(ctx, &imds.GetMetadataInput{Path: "network/interfaces/macs"})
+	if err == nil {
+		text, rerr := io.ReadAll(io.LimitReader(out.Content, 64<<10))
+		if errors.Join(rerr, out.Content.Close()) == nil {
+			i.interfaces = int64(len(strings.Fields(string(text))))
+		}
+	}
+	return i, nil
+}
+
+func (m metadata) fromNode(ctx context.Context) (identity, error) {
+	n, err := m.opt.NodeObject(ctx)
+	if err != nil {
+		return identity{}, err
+	}
+	id := n.ProviderID[strings.LastIndexByte(n.ProviderID, '/')+1:]
+	i := identity{instance: id, kind: n.Labels[labelType], region: n.Labels[labelRegion], zone: n.Labels[zoneKey]}
+	if !instanceID.MatchString(i.instance) || i.zone == "" {
+		return identity{}, errors.New("the Node object has no provider id of EC2, or no zone label")
+	}
+	return i, nil
+}

@@ -1,0 +1,111 @@
+package ebs
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/sealvol/sealvol/pkg/backend"
+)
+
+// Parameters of our own: of a StorageClass, the first three also of a VolumeAttributesClass.
+const (
+	paramType       = "type"
+	paramIOPS       = "iops"
+	paramThroughput = "throughput" // MiB/s
+	paramIOPSPerGB  = "iopsPerGB"  // GiB, in truth; the name that people know
+	paramEncrypted  = "encrypted"
+	paramKMSKey     = "kmsKeyId"
+)
+
+// class is what the parameters say.
+type class struct {
+	kind                        types.VolumeType // "" : as is
+	iops, throughput, iopsPerGB int32            // 0: not said
+	encrypted                   *bool
+	kmsKey                      string
+}
+
+// defaultType is what a volume is of whose class says nothing.
+const defaultType = types.VolumeTypeGp3
+
+// Parameter implements backend.Tunable.
+func (b *Backend) Parameter(key string) (own, mutable bool) {
+	switch key {
+	case paramType, paramIOPS, paramThroughput:
+		return true, true
+	case paramIOPSPerGB, paramEncrypted, paramKMSKey:
+		return true, false
+	}
+	return false, false
+}
+
+// parseClass reads parameters. What EC2 allows, EC2 knows: only the form is checked.
+func (b *Backend) parseClass(m map[string]string, mutable bool) (c class, err error) {
+	for k, v := range m {
+		own, may := b.Parameter(k)
+		if !own || mutable && !may {
+			return class{}, fmt.Errorf("%w: %s is no parameter that could be set here", backend.ErrInvalid, k)
+		}
+		switch k {
+		case paramType:
+			c.kind = types.VolumeType(v)
+			if !plain.MatchString(v) || len(v) > 32 {
+				err = fmt.Errorf("%w: %s is not the name of a volume type", backend.ErrInvalid, k)
+			}
+		case paramIOPS:
+			c.iops, err = positive(k, v)
+		case paramThroughput:
+			c.throughput, err = positive(k, v)
+		case paramIOPSPerGB:
+			c.iopsPerGB, err = positive(k, v)
+		case paramEncrypted:
+			var on bool
+			if on, err = strconv.ParseBool(v); err != nil {
+				err = fmt.Errorf("%w: %s must be true or false", backend.ErrInvalid, k)
+			}
+			c.encrypted = &on
+		case paramKMSKey:
+			if c.kmsKey = v; v == "" || len(v) > 2048 {
+				err = fmt.Errorf("%w: %s must be a key's id, alias or ARN", backend.ErrInvalid, k)
+			}
+		}
+		if err != nil {
+			return class{}, err
+		}
+	}
+	return c, c.check()
+}
+
+func (c class) check() error {
+	if c.iops != 0 && c.iopsPerGB != 0 {
+		return fmt.Errorf("%w: %s and %s exclude one another", backend.ErrInvalid, paramIOPS, paramIOPSPerGB)
+	}
+	if c.kmsKey != "" && (c.encrypted == nil || !*c.encrypted) {
+		return fmt.Errorf(`%w: %s needs %s: "true"`, backend.ErrInvalid, paramKMSKey, paramEncrypted)
+	}
+	return nil
+}
+
+// with has what is said in m take precedence.
+func (c class) with(m class) class {
+	if m.kind != "" {
+		c.kind = m.kind
+	}
+	if m.iops != 0 {
+		c.iops, c.iopsPerGB = m.iops, 0
+	}
+	if m.throughput != 0 {
+		c.throughput = m.throughput
+	}
+	return c
+}
+
+func positive(key, s string) (int32, error) {
+	n, err := strconv.ParseInt(s, 10, 32)
+	if err != nil || n <= 0 {
+		return 0, fmt.Errorf("%w: %s must be a positive number", backend.ErrInvalid, key)
+	}
+	return int32(n), nil
+}

@@ -1,0 +1,224 @@
+package ebs
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"math"
+	"slices"
+	"time"
+	"unicode/utf8"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/sealvol/sealvol/pkg/backend"
+)
+
+// plan is a volume that is to be made.
+type plan struct {
+	spec    backend.Spec
+	coded   string // the name, encoded
+	class   class
+	gib     int32
+	zone    string
+	origin  string
+	tags    map[string]string
+	started time.Time
+}
+
+// newPlan checks what can be checked without EC2.
+func (b *Backend) newPlan(spec backend.Spec) (*plan, error) {
+	if err := checkName(spec.Name); err != nil {
+		return nil, err
+	}
+	if s := spec.Source; s != nil && (s.Volume == "") == (s.Snapshot == "") {
+		return nil, fmt.Errorf("%w: a source is a volume or a snapshot", backend.ErrInvalid)
+	}
+	first, err := b.parseClass(spec.Class, false)
+	if err != nil {
+		return nil, err
+	}
+	second, err := b.parseClass(spec.Mutable, true)
+	if err != nil {
+		return nil, err
+	}
+	p := &plan{spec: spec, coded: encodeValue(spec.Name), class: first.with(second)}
+	if p.gib, err = sizeFor(spec.RequiredBytes, spec.LimitBytes, defaultSizeGiB); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func checkName(name string) error {
+	if name == "" || len(name) > maxName || !utf8.ValidString(name) {
+		return fmt.Errorf("%w: a name has 1 to %d bytes of UTF-8", backend.ErrInvalid, maxName)
+	}
+	return nil
+}
+
+// sizeFor is the size in GiB for a range of bytes, standard if no least one is given.
+func sizeFor(required, limit, standard int64) (int32, error) {
+	if required < 0 || limit < 0 || limit > 0 && required > limit {
+		return 0, fmt.Errorf("%w: sizes", backend.ErrInvalid)
+	}
+	if required > math.MaxInt32*int64(gib) {
+		return 0, fmt.Errorf("%w: larger than any volume of EBS", backend.ErrOutOfRange)
+	}
+	n := (required + gib - 1) / gib
+	if n == 0 {
+		n = standard
+		if limit > 0 {
+			n = min(n, limit/gib)
+		}
+	}
+	if n == 0 || limit > 0 && n*gib > limit {
+		return 0, fmt.Errorf("%w: EBS has whole GiB, of which none lies between %d and %d bytes", backend.ErrOutOfRange, required, limit)
+	}
+	return int32(n), nil
+}
+
+// matches tells whether a volume is what is asked for. ErrExists.
+func matches(v types.Volume, p *plan) error {
+	tags := tagMap(v.Tags)
+	params, err := paramsOf(tags)
+	if err != nil {
+		return err
+	}
+	size := int64(aws.ToInt32(v.Size)) * gib
+	differs := func(what string) error { return fmt.Errorf("%w: its %s differs", backend.ErrExists, what) }
+	want := ""
+	if s := p.spec.Source; s != nil {
+		want = s.Volume + s.Snapshot
+	}
+	switch {
+	case size < p.spec.RequiredBytes || p.spec.LimitBytes > 0 && size > p.spec.LimitBytes:
+		return differs("size")
+	case !maps.Equal(params, p.spec.Parameters):
+		return differs("set of parameters")
+	case tags[tagClass] != classOf(p.spec.Class, p.spec.Mutable):
+		return differs("class")
+	case tags[tagSource] != want:
+		return differs("source")
+	}
+	if len(p.spec.Requisite) == 0 {
+		return nil
+	}
+	for _, place := range p.spec.Requisite {
+		if z, err := zoneOf(place); err == nil && (z == "" || z == aws.ToString(v.AvailabilityZone)) {
+			return nil
+		}
+	}
+	return differs("zone")
+}
+
+// complete finds out what needs EC2: source, zone, tags.
+func (b *Backend) complete(ctx context.Context, p *plan) error {
+	zone := ""
+	if s := p.spec.Source; s != nil {
+		least, err := b.source(ctx, p, &zone)
+		if err != nil {
+			return err
+		}
+		if p.spec.RequiredBytes == 0 || p.gib < least {
+			p.gib = least
+		}
+		if l := p.spec.LimitBytes; l > 0 && int64(p.gib)*gib > l {
+			return fmt.Errorf("%w: the source has %d GiB", backend.ErrOutOfRange, least)
+		}
+	}
+	zone, err := b.zoneFor(ctx, p.spec, zone)
+	if err != nil {
+		return err
+	}
+	tags, err := b.tagsFor(p.spec.Name, p.origin, p.spec.Parameters)
+	if err != nil {
+		return err
+	}
+	tags[tagClass] = classOf(p.spec.Class, p.spec.Mutable)
+	if s := p.spec.Source; s != nil {
+		tags[tagSource] = s.Volume + s.Snapshot
+	}
+	p.zone, p.tags = zone, tags
+	return nil
+}
+
+// source checks the source, and returns its size.
+func (b *Backend) source(ctx context.Context, p *plan, zone *string) (gib32 int32, err error) {
+	if id := p.spec.Source.Snapshot; id != "" {
+		s, err := b.GetSnapshot(ctx, id)
+		if err != nil {
+			return 0, err
+		}
+		if s.State != backend.SnapshotReady {
+			return 0, fmt.Errorf("%w: the source snapshot is not ready", backend.ErrBusy)
+		}
+		p.origin = s.Origin
+		return int32(s.SizeBytes / gib), nil
+	}
+	v, err := b.volume(ctx, p.spec.Source.Volume)
+	if err != nil {
+		return 0, err
+	}
+	if p.origin = tagMap(v.Tags)[tagOrigin]; p.origin == "" {
+		p.origin = p.spec.Source.Volume
+	}
+	*zone = aws.ToString(v.AvailabilityZone)
+	return aws.ToInt32(v.Size), nil
+}
+
+// zoneFor chooses the zone: the first that is preferred, else the first that is possible. A copy of a volume can only be in its zone.
+func (b *Backend) zoneFor(ctx context.Context, spec backend.Spec, only string) (string, error) {
+	zones, err := b.zones(ctx)
+	if err != nil {
+		return "", err
+	}
+	usable := func(z string) bool { return slices.Contains(zones, z) && (only == "" || z == only) }
+	for _, place := range slices.Concat(spec.Preferred, spec.Requisite) {
+		z, err := zoneOf(place)
+		if err != nil {
+			return "", err
+		}
+		if usable(z) && inRequisite(z, spec.Requisite) {
+			return z, nil
+		}
+	}
+	if len(spec.Requisite) > 0 {
+		return "", fmt.Errorf("%w: no zone of this region is among those asked for", backend.ErrTopology)
+	}
+	if only != "" {
+		return only, nil
+	}
+	if b.opt.Zone != "" {
+		return b.opt.Zone, nil
+	}
+	if len(zones) == 0 {
+		return "", fmt.Errorf("%w: the region has no zones", backend.ErrTopology)
+	}
+	h := fnv.New32a() // the same zone at each repetition: else the client token does not match
+	_, _ = h.Write([]byte(spec.Name))
+	return zones[h.Sum32()%uint32(len(zones))], nil
+}
+
+func inRequisite(zone string, requisite []backend.Segments) bool {
+	return len(requisite) == 0 || slices.ContainsFunc(requisite, func(s backend.Segments) bool {
+		z, err := zoneOf(s)
+		return err == nil && z == zone
+	})
+}
+
+// zones are those of the region, sorted. They change about once in a few years.
+func (b *Backend) zones(ctx context.Context) ([]string, error) {
+	out, err := b.ec2.DescribeAvailabilityZones(ctx, &ec2.DescribeAvailabilityZonesInput{Filters: []types.Filter{filter("state", "available")}})
+	if err != nil {
+		return nil, translate("DescribeAvailabilityZones", err)
+	}
+	var zones []string
+	for _, z := range out.AvailabilityZones {
+		zones = append(zones, aws.ToString(z.ZoneName))
+	}
+	slices.Sort(zones)
+	return zones, nil
+}

@@ -1,0 +1,185 @@
+package ebs
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/sealvol/sealvol/pkg/backend"
+)
+
+// CreateSnapshot implements backend.Snapshotter. What EC2 cuts is what was acknowledged: nobody need be brought to rest.
+func (b *Backend) CreateSnapshot(ctx context.Context, spec backend.SnapshotSpec) (backend.Snapshot, error) {
+	if err := checkName(spec.Name); err != nil {
+		return backend.Snapshot{}, err
+	}
+	coded := encodeValue(spec.Name)
+	unlock, err := b.nameLocks.lock(ctx, "snapshot "+coded)
+	if err != nil {
+		return backend.Snapshot{}, err
+	}
+	defer unlock()
+	s, found, err := b.findSnapshot(ctx, coded)
+	if err != nil {
+		return backend.Snapshot{}, err
+	}
+	if !found {
+		if s, err = b.makeSnapshot(ctx, spec, coded); err != nil {
+			return backend.Snapshot{}, err
+		}
+	}
+	if aws.ToString(s.VolumeId) != spec.Volume {
+		return backend.Snapshot{}, fmt.Errorf("%w: it is of another volume", backend.ErrExists)
+	}
+	return toSnapshot(s)
+}
+
+// findSnapshot returns the oldest of a name, which is the snapshot, and deletes younger ones, which nobody knows of.
+func (b *Backend) findSnapshot(ctx context.Context, coded string) (s types.Snapshot, found bool, err error) {
+	all, _, err := b.snapNamed.get(ctx, coded)
+	if err != nil || len(all) == 0 {
+		return s, false, err
+	}
+	all = slices.Clone(all)
+	slices.SortFunc(all, func(x, y types.Snapshot) int {
+		return cmp.Or(aws.ToTime(x.StartTime).Compare(aws.ToTime(y.StartTime)), cmp.Compare(aws.ToString(x.SnapshotId), aws.ToString(y.SnapshotId)))
+	})
+	for _, young := range all[1:] {
+		if aws.ToString(young.VolumeId) == aws.ToString(all[0].VolumeId) {
+			if err := b.deleteSnapshot(ctx, aws.ToString(young.SnapshotId)); err != nil {
+				return s, false, err
+			}
+		}
+	}
+	return all[0], true, nil
+}
+
+// makeSnapshot cuts one, and returns what describes show as the snapshot of that name then.
+func (b *Backend) makeSnapshot(ctx context.Context, spec backend.SnapshotSpec, coded string) (s types.Snapshot, err error) {
+	v, err := b.volume(ctx, spec.Volume)
+	if err != nil {
+		return s, err
+	}
+	tags := tagMap(v.Tags)
+	params, err := paramsOf(tags)
+	if err != nil {
+		return s, err
+	}
+	origin := cmp.Or(tags[tagOrigin], spec.Volume)
+	if tags, err = b.tagsFor(spec.Name, origin, params); err != nil {
+		return s, err
+	}
+	out, err := b.ec2.CreateSnapshot(ctx, &ec2.CreateSnapshotInput{VolumeId: aws.String(spec.Volume), Description: aws.String("made by csi.sealvol.dev"),
+		TagSpecifications: tagSpec(types.ResourceTypeSnapshot, tags)}, once)
+	err = translate("CreateSnapshot", err)
+	if err != nil && !errors.Is(err, backend.ErrUnavailable) {
+		return s, err
+	}
+	made := ""
+	if err == nil {
+		made = aws.ToString(out.SnapshotId)
+	}
+	return b.seenSnapshot(ctx, coded, made, err)
+}
+
+// seenSnapshot waits until describes show the snapshot of a name. Made is the one that has just been cut; "" if the answer was the error cause: it may have been
+// cut all the same. If an older one turns up, the answer to whose creation was lost, that one counts.
+func (b *Backend) seenSnapshot(ctx context.Context, coded, made string, cause error) (s types.Snapshot, err error) {
+	end := time.Now().Add(b.opt.Timing.Settle)
+	err = b.poll(ctx, 0, func() error {
+		var found bool
+		var err error
+		settled := time.Now().After(end) // before the look: an answer may be older than it seems
+		if s, found, err = b.findSnapshot(ctx, coded); err != nil {
+			return err
+		}
+		switch {
+		case made == "" && !settled:
+			return errNotYet // all that there is must show, so that none stays that nobody knows
+		case !found && made == "":
+			return cause
+		case !found:
+			return errNotYet
+		case made != "" && aws.ToString(s.SnapshotId) != made:
+			return b.deleteSnapshot(ctx, made)
+		}
+		return nil
+	})
+	return s, err
+}
+
+func toSnapshot(s types.Snapshot) (backend.Snapshot, error) {
+	tags := tagMap(s.Tags)
+	name, err := decodeValue(tags[tagName])
+	if err != nil {
+		return backend.Snapshot{}, err
+	}
+	params, err := paramsOf(tags)
+	if err != nil {
+		return backend.Snapshot{}, err
+	}
+	x := backend.Snapshot{ID: aws.ToString(s.SnapshotId), Name: name, Volume: aws.ToString(s.VolumeId), SizeBytes: int64(aws.ToInt32(s.VolumeSize)) * gib, Created: aws.ToTime(s.StartTime),
+		State: backend.SnapshotPending, Message: aws.ToString(s.StateMessage), Parameters: params, Origin: tags[tagOrigin]}
+	switch s.State {
+	case types.SnapshotStateCompleted:
+		x.State = backend.SnapshotReady
+	case types.SnapshotStateError:
+		x.State = backend.SnapshotFailed
+	}
+	return x, nil
+}
+
+// ourSnapshot returns a snapshot of ours. ErrSnapshotNotFound.
+func (b *Backend) ourSnapshot(ctx context.Context, id string) (types.Snapshot, error) {
+	if !snapshotID.MatchString(id) {
+		return types.Snapshot{}, fmt.Errorf("%w: not an id of EBS", backend.ErrSnapshotNotFound)
+	}
+	s, ok, err := b.snapshots.get(ctx, id)
+	switch {
+	case err != nil:
+		return s, err
+	case !ok:
+		return s, fmt.Errorf("%w: %s", backend.ErrSnapshotNotFound, id)
+	case tagMap(s.Tags)[tagCluster] != b.opt.Cluster:
+		return s, fmt.Errorf("%w: %s %w", backend.ErrSnapshotNotFound, id, errForeign)
+	}
+	return s, nil
+}
+
+// GetSnapshot implements backend.Snapshotter.
+func (b *Backend) GetSnapshot(ctx context.Context, id string) (backend.Snapshot, error) {
+	s, err := b.ourSnapshot(ctx, id)
+	if err != nil {
+		return backend.Snapshot{}, err
+	}
+	return toSnapshot(s)
+}
+
+// DeleteSnapshot implements backend.Snapshotter.
+func (b *Backend) DeleteSnapshot(ctx context.Context, id string) error {
+	_, err := b.ourSnapshot(ctx, id)
+	switch {
+	case errors.Is(err, errForeign):
+		return fmt.Errorf("%w: snapshot %s %w; it is not deleted", backend.ErrInvalid, id, errForeign)
+	case errors.Is(err, backend.ErrSnapshotNotFound) && !snapshotID.MatchString(id):
+		return nil
+	case err != nil && !errors.Is(err, backend.ErrSnapshotNotFound): // else ask all the same: describes may be behind
+		return err
+	}
+	return b.deleteSnapshot(ctx, id)
+}
+
+func (b *Backend) deleteSnapshot(ctx context.Context, id string) error {
+	_, err := b.ec2.DeleteSnapshot(ctx, &ec2.DeleteSnapshotInput{SnapshotId: aws.String(id)})
+	if err = translate("DeleteSnapshot", err); isCode(err, codeNoSnapshot) {
+		return nil
+	}
+	return err
+}

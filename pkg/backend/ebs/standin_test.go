@@ -1,0 +1,79 @@
+package ebs
+
+import (
+	"context"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
+)
+
+// TestStandInIsStrict: what EC2 refuses, its stand-in refuses too; else no test against it would mean anything.
+func TestStandInIsStrict(t *testing.T) {
+	s := newEC2(t, ec2test.Options{}, false)
+	b := open(t, options(s))
+	v, w := mustCreate(t, b, spec("a")), mustCreate(t, b, spec("b"))
+	must(b.Attach(t.Context(), v.ID, nodeA, false))
+	create := func(change func(in *ec2.CreateVolumeInput)) func(context.Context) error {
+		return func(ctx context.Context) error {
+			in := &ec2.CreateVolumeInput{AvailabilityZone: aws.String(s.Region() + "a"), Size: aws.Int32(10), VolumeType: types.VolumeTypeGp3, ClientToken: token("a", 1)}
+			change(in)
+			_, err := b.ec2.CreateVolume(ctx, in)
+			return err
+		}
+	}
+	attach := func(id, node, device string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			_, err := b.ec2.AttachVolume(ctx, &ec2.AttachVolumeInput{VolumeId: &id, InstanceId: &node, Device: &device})
+			return err
+		}
+	}
+	for name, c := range map[string]struct {
+		call func(context.Context) error
+		code string
+	}{
+		"a parameter that it does not know": {create(func(in *ec2.CreateVolumeInput) { in.OutpostArn = aws.String("x") }), "UnknownParameter"},
+		"another zone":                      {create(func(in *ec2.CreateVolumeInput) { in.AvailabilityZone = aws.String("x") }), "InvalidZone.NotFound"},
+		"a token for something else":        {create(func(in *ec2.CreateVolumeInput) { in.Size = aws.Int32(11) }), codeTokenMismatch},
+		"a dry run":                         {create(func(in *ec2.CreateVolumeInput) { in.DryRun = aws.Bool(true) }), codeDryRun},
+		"attached already":                  {attach(v.ID, nodeB, "/dev/xvdba"), codeInUse},
+		"a name that is taken":              {attach(w.ID, nodeA, "/dev/xvdaa"), codeBadValue},
+		"a name that is none":               {attach(w.ID, nodeA, "/dev/nvme1"), codeBadValue},
+		"a machine in another zone":         {attach(w.ID, farC, "/dev/xvdba"), "InvalidVolume.ZoneMismatch"},
+		"no such machine":                   {attach(w.ID, "i-00000000000000000", "/dev/xvdba"), codeNoInstance},
+		"deleting what is attached": {func(ctx context.Context) error {
+			_, err := b.ec2.DeleteVolume(ctx, &ec2.DeleteVolumeInput{VolumeId: &v.ID})
+			return err
+		}, codeInUse},
+		"detaching what is not": {func(ctx context.Context) error {
+			_, err := b.ec2.DetachVolume(ctx, &ec2.DetachVolumeInput{VolumeId: &w.ID, InstanceId: aws.String(nodeA)})
+			return err
+		}, codeState},
+		"detaching from elsewhere": {func(ctx context.Context) error {
+			_, err := b.ec2.DetachVolume(ctx, &ec2.DetachVolumeInput{VolumeId: &v.ID, InstanceId: aws.String(nodeB)})
+			return err
+		}, codeNotAttached},
+		"shrinking": {func(ctx context.Context) error {
+			_, err := b.ec2.ModifyVolume(ctx, &ec2.ModifyVolumeInput{VolumeId: &v.ID, Size: aws.Int32(5)})
+			return err
+		}, codeBadValue},
+		"one unknown id among others": {func(ctx context.Context) error {
+			_, err := b.ec2.DescribeVolumes(ctx, &ec2.DescribeVolumesInput{VolumeIds: []string{v.ID, volX}})
+			return err
+		}, codeVolumeGone},
+		"a page of two": {func(ctx context.Context) error {
+			_, err := b.ec2.DescribeVolumes(ctx, &ec2.DescribeVolumesInput{MaxResults: aws.Int32(2)})
+			return err
+		}, codeBadValue},
+	} {
+		if err := translate("call", c.call(t.Context())); !isCode(err, c.code) {
+			t.Errorf("%s: %v, want %s", name, err, c.code)
+		}
+	}
+	if got := s.Volumes(); len(got) != 2 || got[0].GiB != 10 || len(got[1].Instances) != 0 {
+		t.Errorf("something was done: %+v", got)
+	}
+}
