@@ -24,7 +24,7 @@ func serveVolume(ctx context.Context, c mounter.ServeConfig) error {
 	if err != nil {
 		return engineError(err)
 	}
-	v, err := openVolume(dev, c)
+	v, err := openVolume(ctx, dev, c)
 	if err != nil {
 		return engineError(err)
 	}
@@ -71,7 +71,7 @@ func serveOpen(ctx context.Context, v *volume.Volume, c mounter.ServeConfig) err
 }
 
 // openVolume opens with the current key, else with the one before, and formats what is blank if it may.
-func openVolume(dev *device.File, c mounter.ServeConfig) (*volume.Volume, error) {
+func openVolume(ctx context.Context, dev *device.File, c mounter.ServeConfig) (*volume.Volume, error) {
 	var instance crypto.UUID
 	if c.Instance != "" {
 		var err error
@@ -107,7 +107,7 @@ func openVolume(dev *device.File, c mounter.ServeConfig) (*volume.Volume, error)
 		var v *volume.Volume
 		v, err = volume.Open(dev, volume.Options{Credential: k, ReadOnly: c.ReadOnly, Memory: int(c.MemoryBytes), Instance: instance, Anchor: anchor, Log: slog.Default()})
 		if err == nil {
-			takeKeys(v, c.ReadOnly, keys)
+			takeKeys(ctx, v, c.ReadOnly, keys)
 			return v, nil
 		}
 		if !errors.Is(err, volume.ErrWrongKey) {
@@ -150,12 +150,12 @@ func eraseAll(keys []kek) {
 
 // takeKeys has the current key open the volume, and the one before no longer. A volume that is open is served all the same: each later
 // publication tries again.
-func takeKeys(v *volume.Volume, readOnly bool, keys []kek) {
+func takeKeys(ctx context.Context, v *volume.Volume, readOnly bool, keys []kek) {
 	set := &volumectl.KeySet{New: &volume.Key{Recipient: keys[0], Credential: keys[0]}}
 	for _, k := range keys[1:] {
 		set.Old = append(set.Old, k)
 	}
-	if c, err := volumectl.CurrentKey(v, readOnly, set); err != nil {
+	if c, err := volumectl.CurrentKey(ctx, v, readOnly, set); err != nil {
 		slog.Error("the volume's key was not replaced", "volume", v.ID().String(), "error", err)
 	} else if c.Added || len(c.Removed) > 0 {
 		slog.Info("the volume's key was replaced", "volume", v.ID().String(), "slot", c.Slot, "removed", c.Removed)

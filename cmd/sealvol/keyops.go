@@ -398,8 +398,8 @@ volume. If it is interrupted, repeat it: until it has ended both keys open the v
 				return err
 			}
 			op := keyOp[volumectl.KeyChange]{op: "key-rotate", sources: []keySource{key.source(volumectl.KeyOld), src},
-				local: func(_ context.Context, v *volume.Volume, k *volumectl.KeySet) (volumectl.KeyChange, error) {
-					return volumectl.RotateKey(v, k)
+				local: func(ctx context.Context, v *volume.Volume, k *volumectl.KeySet) (volumectl.KeyChange, error) {
+					return volumectl.RotateKey(ctx, v, k)
 				}}
 			return op.report(c.OutOrStdout(), a[0], asJSON)
 		},

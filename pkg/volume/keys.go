@@ -115,14 +115,17 @@ func (v *Volume) AddKey(key Key) (slot int, err error) {
 
 // changeKeys runs fn, which may write the header: alone, and not while the volume
 // is frozen. What fn has admitted is nested.
-func (v *Volume) changeKeys(fn func() error) error {
-	if err := v.enter(context.Background()); err != nil { // Close thaws
+func (v *Volume) changeKeys(fn func() error) error { return v.changeKeysFor(context.Background(), fn) }
+
+// changeKeysFor is changeKeys for somebody who may give up before it begins.
+func (v *Volume) changeKeysFor(ctx context.Context, fn func() error) error {
+	if err := v.enter(ctx); err != nil { // Close thaws
 		return err
 	}
 	defer v.leave()
 	v.keys.mu.Lock()
 	defer v.keys.mu.Unlock()
-	if err := v.writable(); err != nil {
+	if err := errors.Join(context.Cause(ctx), v.writable()); err != nil {
 		return err
 	}
 	return fn()
@@ -223,9 +226,10 @@ type KeyChange struct {
 // back from the device, and removes the slots of the old one. The data key
 // stays, so that it takes the same time for any volume. After an error or a
 // crash it is repeated: what is done is not done again, and both keys open the
-// volume until it has ended.
-func (v *Volume) RotateKey(old crypto.Credential, key Key) (c KeyChange, err error) {
-	err = v.changeKeys(func() error {
+// volume until it has ended. Nothing is changed if ctx ends before its turn comes,
+// after a freeze: what the caller knows of the keys may be of the past by then.
+func (v *Volume) RotateKey(ctx context.Context, old crypto.Credential, key Key) (c KeyChange, err error) {
+	err = v.changeKeysFor(ctx, func() error {
 		c, err = v.rotateKey(old, key)
 		return err
 	})

@@ -136,7 +136,7 @@ func TestKeysReadOnlyAndFull(t *testing.T) {
 	mustFormat(t, dev)
 	v := mustOpen(t, dev, Options{ReadOnly: true})
 	_, addErr := v.AddKey(secretKey(t, 1))
-	_, rotErr := v.RotateKey(testKey(t).Credential, secretKey(t, 1))
+	_, rotErr := v.RotateKey(t.Context(), testKey(t).Credential, secretKey(t, 1))
 	for _, err := range []error{addErr, rotErr, v.RemoveKey(0, true)} {
 		if !errors.Is(err, vfs.ErrReadOnly) {
 			t.Fatal(err)
@@ -194,17 +194,17 @@ func TestRotateKey(t *testing.T) {
 	mustFormat(t, dev)
 	v := mustOpen(t, dev, Options{CommitInterval: -1})
 	first, second := testKey(t), secretKey(t, 2)
-	if _, err := v.RotateKey(secretKey(t, 7).Credential, second); !errors.Is(err, ErrWrongKey) {
+	if _, err := v.RotateKey(t.Context(), secretKey(t, 7).Credential, second); !errors.Is(err, ErrWrongKey) {
 		t.Fatal(err)
 	}
-	if _, err := v.RotateKey(first.Credential, first); !errors.Is(err, ErrKeyExists) {
+	if _, err := v.RotateKey(t.Context(), first.Credential, first); !errors.Is(err, ErrKeyExists) {
 		t.Fatal(err)
 	}
-	c, err := v.RotateKey(first.Credential, second)
+	c, err := v.RotateKey(t.Context(), first.Credential, second)
 	if got := fmt.Sprint(c, err); got != "{1 true [0]} <nil>" {
 		t.Fatal(got)
 	}
-	c, err = v.RotateKey(first.Credential, second) // again
+	c, err = v.RotateKey(t.Context(), first.Credential, second) // again
 	if got := fmt.Sprint(c, err); got != "{1 false []} <nil>" {
 		t.Fatal(got)
 	}
@@ -212,7 +212,7 @@ func TestRotateKey(t *testing.T) {
 	third := passphraseKey(t, "three")
 	_, err = v.AddKey(third)
 	ok(t, err)
-	c, err = v.RotateKey(second.Credential, third)
+	c, err = v.RotateKey(t.Context(), second.Credential, third)
 	if got := fmt.Sprint(c, err); got != "{0 false [1]} <nil>" {
 		t.Fatal(got)
 	}
@@ -370,7 +370,7 @@ func TestCutKeyChanges(t *testing.T) {
 		c.run(t, 4)
 	})
 	t.Run("rotate", func(t *testing.T) {
-		rotate := func(v *Volume) error { _, err := v.RotateKey(one.Credential, two); return err }
+		rotate := func(v *Volume) error { _, err := v.RotateKey(t.Context(), one.Credential, two); return err }
 		c := cutCase{prepare: start, change: with(one, rotate)}
 		c.judge = func(dev *device.Mem, done bool) error {
 			if done {

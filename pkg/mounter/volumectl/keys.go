@@ -105,8 +105,8 @@ func (e *keyError) Unwrap() []error { return []error{e.error, e.kind} }
 func (s *Server) addKeys(m control.Mux) {
 	m["key-list"] = func(context.Context, *control.Call) (any, error) { return ListKeys(s.Volume), nil }
 	m["key-add"] = s.withKeys(nil, func(_ context.Context, _ *control.Call, k *KeySet) (any, error) { return AddKey(s.Volume, k) })
-	m["key-rotate"] = s.withKeys(nil, func(_ context.Context, _ *control.Call, k *KeySet) (any, error) { return RotateKey(s.Volume, k) })
-	m[control.KeyCurrent] = func(_ context.Context, c *control.Call) (any, error) {
+	m["key-rotate"] = s.withKeys(nil, func(ctx context.Context, _ *control.Call, k *KeySet) (any, error) { return RotateKey(ctx, s.Volume, k) })
+	m[control.KeyCurrent] = func(ctx context.Context, c *control.Call) (any, error) {
 		if c.File() == nil {
 			return nil, errors.New("no key was given")
 		}
@@ -115,7 +115,7 @@ func (s *Server) addKeys(m control.Mux) {
 			return nil, err
 		}
 		defer k.Erase()
-		r, err := CurrentKey(s.Volume, s.ReadOnly, k)
+		r, err := CurrentKey(ctx, s.Volume, s.ReadOnly, k)
 		return r, withCode(err)
 	}
 	m["key-remove"] = func(_ context.Context, c *control.Call) (any, error) {
@@ -213,19 +213,20 @@ func RemoveKey(v *volume.Volume, a KeyRemove) (KeyChange, error) {
 }
 
 // RotateKey answers key-rotate: keys.New takes the place of the one in keys.Old.
-func RotateKey(v *volume.Volume, keys *KeySet) (KeyChange, error) {
+func RotateKey(ctx context.Context, v *volume.Volume, keys *KeySet) (KeyChange, error) {
 	if keys.New == nil || len(keys.Old) != 1 {
 		return KeyChange{}, errors.New("one old key and a new one are wanted")
 	}
-	c, err := v.RotateKey(keys.Old[0], *keys.New)
+	c, err := v.RotateKey(ctx, keys.Old[0], *keys.New)
 	return KeyChange{Slot: c.Slot, Added: c.Added, Removed: c.Removed}, err
 }
 
 // CurrentKey answers key-current: keys.New is what is to open the volume from now
 // on, keys.Old what it may have been before. It may be repeated at any time, and
 // changes nothing when all is as it should be. The old key goes when both copies
-// of the header have been read back with the new one.
-func CurrentKey(v *volume.Volume, readOnly bool, keys *KeySet) (KeyChange, error) {
+// of the header have been read back with the new one. A caller that has gone away
+// while the volume was frozen changes nothing any more: its keys may be old by then.
+func CurrentKey(ctx context.Context, v *volume.Volume, readOnly bool, keys *KeySet) (KeyChange, error) {
 	none := KeyChange{Slot: -1}
 	switch is := v.OpenedBy(keys.New.Credential); {
 	case len(keys.Old) == 0 && !is, readOnly && !is && !v.OpenedBy(keys.Old[0]):
@@ -235,7 +236,7 @@ func CurrentKey(v *volume.Volume, readOnly bool, keys *KeySet) (KeyChange, error
 	case is && !v.OpenedBy(keys.Old[0]):
 		return none, nil
 	}
-	c, err := RotateKey(v, keys)
+	c, err := RotateKey(ctx, v, keys)
 	if errors.Is(err, volume.ErrKeyExists) { // both are the same
 		return none, nil
 	}

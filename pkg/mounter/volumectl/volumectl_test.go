@@ -3,9 +3,16 @@ package volumectl
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/mounter/control"
@@ -84,6 +91,51 @@ func ask(t *testing.T, c control.Client, op string, args, result any, keys ...st
 }
 
 // Every request about keys and anchors, and what it answers to mistakes.
+// What a publication asked for that gave up while the volume was frozen does not
+// happen after the thaw: the keys may be others by then, and the new one discarded.
+func TestCurrentKeyLate(t *testing.T) {
+	c, v, _ := serve(t)
+	f, err := v.Freeze(t.Context(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Thaw()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := w.WriteString(strings.Repeat("b", 32) + strings.Repeat("a", 32)); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: c.Path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	line := fmt.Sprintf("{\"op\":%q}\n", control.KeyCurrent)
+	if _, _, err := conn.WriteMsgUnix([]byte(line), unix.UnixRights(int(r.Fd())), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.CloseWrite(); err != nil { // gives up, and yet hears when the server has noticed
+		t.Fatal(err)
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(conn); err != nil || !strings.Contains(string(got), "error") {
+		t.Fatalf("answer %q, %v", got, err)
+	}
+	f.Thaw()
+	if _, err := v.AddKey(credential(t, "c")); err != nil { // after whatever waited
+		t.Fatal(err)
+	}
+	if !v.OpenedBy(credential(t, "a").Credential) || v.OpenedBy(credential(t, "b").Credential) {
+		t.Fatal("the keys of a caller that gave up took effect")
+	}
+}
+
 func TestKeyRequests(t *testing.T) {
 	c, v, dev := serve(t)
 	ok := func(err error) {
