@@ -67,22 +67,33 @@ func TestAgent(t *testing.T) {
 	wantCode(t, v.publishTo("a"), codes.OK)
 	a.want(t, nil)
 	// Its server dies: the publish that mounts it again asks, too.
-	h, err := r.mounter.Health(r.ctx(), v.id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Kill(h.PID, unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	for h.Alive {
-		if h, err = r.mounter.Health(r.ctx(), v.id); err != nil {
-			t.Fatal(err)
+	kill := func() {
+		h, err := r.mounter.Health(r.ctx(), v.id)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if err := unix.Kill(h.PID, unix.SIGKILL); err != nil {
+			t.Error(err)
+		}
+		for h.Alive && err == nil {
+			h, err = r.mounter.Health(r.ctx(), v.id)
 		}
 	}
+	kill()
 	a.want(t, errors.New("the API server does not answer"))
 	wantCode(t, v.publishTo("a"), codes.Unavailable)
 	a.want(t, nil, "anchor")
 	wantCode(t, v.publishTo("a"), codes.OK)
+	a.want(t, nil, "anchor", "remounted")
+	// And that which had seen it alive a moment before.
+	r.setHook(func(step string) {
+		if step == "ensure staged" {
+			kill()
+		}
+	})
+	wantCode(t, v.publishTo("a"), codes.OK)
+	r.setHook(nil)
 	a.want(t, nil, "anchor", "remounted")
 	wantCode(t, v.unpublish("a"), codes.OK)
 	wantCode(t, v.unstage(), codes.OK)

@@ -268,21 +268,32 @@ func (s *nodeServer) ensureStaged(ctx context.Context, r *csi.NodePublishVolumeR
 	if q.Block != nil {
 		q.Block.ReadOnlyToo = r.GetReadonly()
 	}
-	if !h.Alive {
-		if q.Anchor, err = s.agent.Anchor(ctx, q.Volume); err != nil {
-			return q, fmt.Errorf("publish volume: %w: %w", errUnavailable, err)
-		}
-	}
-	q.Keys, q.Rekey = keys, true // what the kubelet brings with requiresRepublish
+	q.Keys, q.Rekey, q.Living = keys, true, h.Alive // what the kubelet brings with requiresRepublish
 	s.hook("ensure staged")
+	if h.Alive {
+		err := s.mounter.Mount(ctx, q)
+		if err == nil {
+			return q, nil
+		}
+		if !errors.Is(err, mounter.ErrDead) {
+			return q, fmt.Errorf("publish volume: %w", err)
+		}
+		q.Living = false // it has died just now
+	}
+	return q, s.remount(ctx, q)
+}
+
+// remount mounts a volume again whose server has died, if its device does not hold an older state than was made known.
+func (s *nodeServer) remount(ctx context.Context, q mounter.MountRequest) (err error) {
+	if q.Anchor, err = s.agent.Anchor(ctx, q.Volume); err != nil {
+		return fmt.Errorf("publish volume: %w: %w", errUnavailable, err)
+	}
 	if err := s.mounter.Mount(ctx, q); err != nil {
-		return q, fmt.Errorf("publish volume: %w", err)
+		return fmt.Errorf("publish volume: %w", err)
 	}
-	if !h.Alive {
-		s.groups.forget(q.Volume) // what the server that died had not synced is as it was
-		s.agent.Remounted(q.Volume)
-	}
-	return q, nil
+	s.groups.forget(q.Volume) // what the server that died had not synced is as it was
+	s.agent.Remounted(q.Volume)
+	return nil
 }
 
 // publish brings the staged volume to the target, see the table of NodePublishVolume in the spec.

@@ -114,6 +114,8 @@ type MountRequest struct {
 	Instance string `json:"instance,omitempty"`
 	// Rekey has a server that is found serving get the keys: the current one is to open the volume from now on. Else they are not looked at then.
 	Rekey bool `json:"rekey,omitempty"`
+	// Living asks for a server that was seen serving: should it have died since, nothing is mounted, and the error is ErrDead.
+	Living bool `json:"living,omitempty"`
 	// Anchor is what the device must not be older than, as the volume's engine writes it; "": none is known. A device that does not hold that state, or one
 	// that follows from it, is refused with ErrRolledBack, and is not formatted if it is blank.
 	Anchor string `json:"anchor,omitempty"`

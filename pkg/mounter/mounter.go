@@ -287,6 +287,12 @@ func (m *Mounter) findOrMount(ctx context.Context, r MountRequest) (*process, er
 			return v.proc, err
 		}
 	}
+	switch {
+	case r.Living && v.rec == nil:
+		return nil, ErrNotMounted
+	case r.Living:
+		return nil, ErrDead
+	}
 	return nil, m.mountAnew(ctx, v, r)
 }
 
