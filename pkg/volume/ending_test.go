@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -83,11 +84,12 @@ func oneEnding(t *testing.T, seed uint64) error {
 	m.start()
 	m.startMore(dev)
 	var wg sync.WaitGroup
+	var halt atomic.Bool
 	for _, r := range runs {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			for {
+			for !halt.Load() {
 				if err := r.step(); err != nil {
 					if !m.ends.Load() || !errors.Is(err, vfs.ErrClosed) {
 						m.failed(fmt.Errorf("worker: %w", err))
@@ -105,6 +107,10 @@ func oneEnding(t *testing.T, seed uint64) error {
 		ok(t, v.commitSince(v.commits.Load()))
 	}
 	m.ends.Store(true)
+	if seed%4 != 0 { // who rolls a volume back says that nobody uses its files
+		halt.Store(true)
+		wg.Wait()
+	}
 	ends := []func() error{v.Close, func() error { return v.Rollback(someSnapshot(v, rng), true) }}
 	switch seed % 4 {
 	case 0:

@@ -41,6 +41,8 @@ func wrap(err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, crypto.ErrErased): // the last that a close does
+		return vfs.ErrClosed
 	case errors.Is(err, layout.ErrCorrupt):
 		return fmt.Errorf("%w: %w", vfs.ErrCorrupt, err)
 	case errors.Is(err, txn.ErrDevice):

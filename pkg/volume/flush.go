@@ -192,6 +192,7 @@ func (v *Volume) stopFlushers() {
 	f.mu.Lock()
 	f.stop = true
 	f.cond.Broadcast()
+	f.done.Broadcast()
 	f.mu.Unlock()
 	f.wg.Wait()
 	// What is left belongs to a volume that failed.

@@ -126,7 +126,7 @@ func (v *Volume) syncTail() error {
 	if errors.Is(err, errCommitted) {
 		err = nil
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, vfs.ErrClosed) {
 		v.fail(err)
 	}
 	s.mu.Lock()

@@ -297,7 +297,8 @@ func (v *Volume) close(last func() error) (err error) {
 		v.com.endCommits()
 		v.adm.wake()
 		v.stopFlushers()
-		err = errors.Join(err, v.ring.Close())
+		// A sync that is under way still reads the ring and seals; all that it would log is in the last root.
+		err = errors.Join(err, v.sync.alone(v.ring.Close))
 	}
 	v.store.Keys.Erase()
 	crypto.EraseEpochs(v.keys.epochs)
