@@ -38,6 +38,9 @@ func (s *snapshots) keep(r layout.Run, birth uint64) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if n := len(s.live); n == 0 || birth > s.live[n-1].gen {
+		return false // the newest was deleted after that look
+	}
 	d := deadRun{layout.DeadRun{Run: r, Bound: s.bound(birth)}, s.state.Point}
 	if n := len(s.pending); n > 0 && s.pending[n-1].extend(&d) {
 		return true

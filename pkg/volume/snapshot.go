@@ -23,7 +23,7 @@ import (
 type snapshots struct {
 	manage sync.Mutex // one change of snapshots at a time; comes before all other locks
 
-	newest      atomic.Uint64 // generation of the newest in live, 0: none; changed inside the gate
+	newest      atomic.Uint64 // generation of the newest in live, 0: none; rises with the gate held alone, may fall while others are inside it
 	pendingRuns atomic.Int64  // len(pending)
 	sumPages    atomic.Int64  // bounds the pages that hold the sums of one dead list
 	places      atomic.Int64  // freePlaces, less in tests

@@ -270,3 +270,31 @@ func TestFreePartOfLeaf(t *testing.T) {
 	mustClose(t, v)
 	ok(t, cleanErr(dev))
 }
+
+// TestDropDuringDeletion drops what the newest snapshot held while that is being
+// deleted: who drops saw the snapshot, and then has to wait for the deletion. An
+// older snapshot is the newest then, and does not hold it.
+func TestDropDuringDeletion(t *testing.T) {
+	dev := device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	_, err := v.CreateSnapshot("base")
+	ok(t, err)
+	a, err := v.Mknod(crashReq, vfs.RootIno, "f", 0o644, 0)
+	ok(t, err)
+	_, err = v.Write(crashReq, a.Ino, 0, make([]byte, 100_000), false)
+	ok(t, err)
+	last, err := v.CreateSnapshot("last")
+	ok(t, err)
+	ok(t, v.DeleteSnapshot("last"))
+	ok(t, v.WaitFreed())
+	seen := v.snap.newest.Swap(last.Generation)
+	size := uint64(0)
+	_, err = v.SetAttr(crashReq, a.Ino, &vfs.SetAttr{Size: &size})
+	ok(t, err)
+	v.snap.newest.Store(seen)
+	checkNow(t, v, dev)
+	checkSpace(t, v)
+	ok(t, v.Close())
+	checkClean(t, dev)
+}
