@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -41,6 +42,10 @@ const (
 var errInterrupted = errors.New("interrupted")
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// The kernel hands a signal to the first thread if that can take it, and a thread that waits for a FUSE server which does not answer takes it but never comes to
+// handle it: nobody hears of it. So the first thread is kept for the function below, which waits for nobody but the steps. (Only init can do so.)
+func init() { runtime.LockOSThread() }
 
 // run is main without the exit.
 func run(args []string, stdout *os.File, stderr io.Writer) int {
