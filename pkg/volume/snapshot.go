@@ -46,7 +46,7 @@ type snapshots struct {
 	done    chan struct{}
 }
 
-// snapshot is one of them in memory. All but views and holds is constant once it has an id.
+// snapshot is one of them in memory. All but views, holds and going is constant once it has an id.
 type snapshot struct {
 	id      uint32
 	gen     uint64
@@ -59,6 +59,7 @@ type snapshot struct {
 	dead    uint64 // sectors in dead lists when it was taken
 	views   int    // OpenSnapshot; under mu
 	holds   int    // Diff; under mu
+	going   bool   // DeleteSnapshot is at it: nobody may begin to use it; under mu
 }
 
 // SnapshotInfo describes a local snapshot.
@@ -412,6 +413,9 @@ func (v *Volume) DeleteSnapshot(name string) error {
 	s.mu.Lock()
 	t := s.byName[name]
 	inUse := t != nil && t.views+t.holds > 0
+	if t != nil && !inUse {
+		t.going = true
+	}
 	s.mu.Unlock()
 	switch {
 	case t == nil:
@@ -419,7 +423,13 @@ func (v *Volume) DeleteSnapshot(name string) error {
 	case inUse:
 		return fmt.Errorf("%w: %s", ErrSnapshotInUse, name)
 	}
-	return v.bury(t, func() error { return v.condemn(t) })
+	err := v.bury(t, func() error { return v.condemn(t) })
+	if err != nil {
+		s.mu.Lock()
+		t.going = false
+		s.mu.Unlock()
+	}
+	return err
 }
 
 // bury has a snapshot freed that mark, inside the gate, takes from the live

@@ -298,3 +298,29 @@ func TestDropDuringDeletion(t *testing.T) {
 	ok(t, v.Close())
 	checkClean(t, dev)
 }
+
+// TestOpenDuringDeletion opens a snapshot that a deletion has looked at and not
+// deleted yet: it is one or the other, open or deleted.
+func TestOpenDuringDeletion(t *testing.T) {
+	dev := device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	_, err := v.CreateSnapshot("s")
+	ok(t, err)
+	v.gate.Lock()
+	done := make(chan error)
+	go func() { done <- v.DeleteSnapshot("s") }()
+	for admitted := false; !admitted; { // and waits for the gate
+		v.adm.mu.Lock()
+		admitted = v.adm.granted.quads > 0
+		v.adm.mu.Unlock()
+	}
+	_, _, err = v.OpenSnapshot("s")
+	v.gate.Unlock()
+	ok(t, <-done)
+	if !errors.Is(err, ErrNoSnapshot) {
+		t.Fatalf("opened while it is being deleted: %v", err)
+	}
+	ok(t, v.Close())
+	checkClean(t, dev)
+}

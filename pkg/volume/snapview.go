@@ -60,7 +60,7 @@ func (v *Volume) find(name string, use func(t *snapshot)) (*snapshot, error) {
 	switch {
 	case v.closing.Load():
 		return nil, vfs.ErrClosed
-	case t == nil:
+	case t == nil || t.going:
 		return nil, fmt.Errorf("%w: %.200q", ErrNoSnapshot, name)
 	}
 	use(t)
