@@ -34,6 +34,10 @@ func TestNodePluginGone(t *testing.T) {
 	// It waits. When the kubelet tells so depends on what it knew of the plugin's end: at once, or after the two minutes that a call to nobody takes.
 	c.Apply(pod("late", "data", idle))
 	writesOn(t, c, "load", 5)
+	var late corev1.Pod
+	if err := c.Client().Get(c.Context(), client.ObjectKey{Namespace: c.Namespace, Name: "late"}, &late); err != nil || late.Status.Phase != corev1.PodPending {
+		t.Errorf("without a node plugin the pod is %q: %v", late.Status.Phase, err)
+	}
 
 	plugin("null")
 	c.PodReady("late")
