@@ -6,57 +6,90 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
 )
 
-// BenchmarkAttach200 makes and attaches 200 volumes at once to eight nodes of an EC2 that answers in realistic times, with the real timing, and
-// tells how long Attach takes and how many describes there are for each volume. `make bench-ebs`.
-func BenchmarkAttach200(b *testing.B) {
-	const volumes, nodes = 200, 8
-	for range b.N {
-		s := newEC2(b, ec2test.Options{Delays: ec2test.Delays{Create: 1500 * time.Millisecond, Attach: 2 * time.Second, Detach: 2 * time.Second, Lag: 300 * time.Millisecond, Answer: 60 * time.Millisecond}}, false)
-		var on []string
-		for range nodes {
-			on = append(on, s.AddInstance(ec2test.Instance{Type: "m7i.large"}))
-		}
-		o := options(s)
-		o.Timing, o.MaxAttempts = DefaultTiming, 8
-		back := open(b, o)
-		made, attached := make([]time.Duration, volumes), make([]time.Duration, volumes)
-		ids := make([]string, volumes)
-		each := func(took []time.Duration, do func(i int) error) {
-			var wg sync.WaitGroup
-			for i := range volumes {
-				wg.Go(func() {
-					begin := time.Now()
-					if err := do(i); err != nil {
-						b.Error(err)
-					}
-					took[i] = time.Since(begin)
-				})
-			}
-			wg.Wait()
-			slices.Sort(took)
-		}
-		each(made, func(i int) error {
-			v, err := back.Create(b.Context(), spec(fmt.Sprint("v", i)))
+// realistic is how long EC2 takes.
+var realistic = ec2test.Delays{Create: 1500 * time.Millisecond, Attach: 2 * time.Second, Detach: 2 * time.Second, Lag: 300 * time.Millisecond, Answer: 60 * time.Millisecond}
+
+// TestDescribesPerVolume: 200 volumes are made, attached and detached again with the timing that users get, by as many workers as the sidecars have, and all
+// describes together are under two for each. Time is synctest's, so that the counts depend on no machine.
+func TestDescribesPerVolume(t *testing.T) {
+	for _, workers := range []int{200, 10} {
+		t.Run(fmt.Sprint(workers), func(t *testing.T) {
+			s := newEC2(t, ec2test.Options{Delays: realistic}, false) // it waits for connections, which synctest's clock would not pass over
+			synctest.Test(t, func(t *testing.T) { many(t, s, 200, workers) })
+		})
+	}
+}
+
+func many(t *testing.T, s *ec2test.Server, volumes, workers int) {
+	var on []string
+	for range 8 { // of 32 attachments each
+		on = append(on, s.AddInstance(ec2test.Instance{Type: "m7i.large"}))
+	}
+	o := options(s)
+	o.Timing, o.MaxAttempts, o.HTTPClient = DefaultTiming, 8, s
+	b := open(t, o)
+	ids, before := make([]string, volumes), 0
+	for _, phase := range []struct {
+		name string
+		do   func(i int) error
+	}{
+		{"create", func(i int) error {
+			v, err := b.Create(t.Context(), spec(fmt.Sprint("v", i)))
 			ids[i] = v.ID
 			return err
-		})
-		forCreate := describes(s)
-		each(attached, func(i int) error {
-			_, err := back.Attach(b.Context(), ids[i], on[i%nodes], false)
+		}},
+		{"publish", func(i int) error { // as pkg/csi does
+			if _, err := b.Get(t.Context(), ids[i]); err != nil {
+				return err
+			}
+			_, err := b.Attach(t.Context(), ids[i], on[i%len(on)], false)
 			return err
-		})
-		b.ReportMetric(made[volumes/2].Seconds(), "create-p50-s")
-		b.ReportMetric(made[volumes*99/100].Seconds(), "create-p99-s")
-		b.ReportMetric(attached[volumes/2].Seconds(), "attach-p50-s")
-		b.ReportMetric(attached[volumes*99/100].Seconds(), "attach-p99-s")
-		b.ReportMetric(float64(forCreate)/volumes, "create-describes/volume")
-		b.ReportMetric(float64(describes(s)-forCreate)/volumes, "attach-describes/volume")
+		}},
+		{"unpublish", func(i int) error { return b.Detach(t.Context(), ids[i], on[i%len(on)]) }},
+	} {
+		took := atOnce(t, volumes, workers, phase.do)
+		n := describes(s) - before
+		before += n
+		t.Logf("%d volumes, %d workers: %s p50 %v, p99 %v, %.2f describes a volume", volumes, workers, phase.name, took[volumes/2], took[volumes*99/100], float64(n)/float64(volumes))
 	}
+	if n := describes(s); n >= 2*volumes {
+		t.Errorf("%d describes for %d volumes", n, volumes)
+	}
+	for action, most := range map[string]int{"CreateVolume": volumes, "AttachVolume": volumes, "DetachVolume": volumes} {
+		if n := s.Counts()[action]; n != most {
+			t.Errorf("%d times %s", n, action)
+		}
+	}
+}
+
+// atOnce does n things by some workers, and returns how long each took, sorted.
+func atOnce(t *testing.T, n, workers int, do func(i int) error) []time.Duration {
+	took, next := make([]time.Duration, n), make(chan int)
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for i := range next {
+				begin := time.Now()
+				if err := do(i); err != nil {
+					t.Error(i, err)
+				}
+				took[i] = time.Since(begin)
+			}
+		})
+	}
+	for i := range n {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+	slices.Sort(took)
+	return took
 }
 
 func describes(s *ec2test.Server) (n int) {

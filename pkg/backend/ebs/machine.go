@@ -27,6 +27,14 @@ func (b *Backend) machineOf(ctx context.Context, kind string) (machine, error) {
 	if m, ok := b.types.get(kind); ok {
 		return m, nil
 	}
+	unlock, err := b.onceLocks.lock(ctx, kind) // many ask at once when nodes come
+	if err != nil {
+		return machine{}, err
+	}
+	defer unlock()
+	if m, ok := b.types.get(kind); ok {
+		return m, nil
+	}
 	out, err := b.ec2.DescribeInstanceTypes(ctx, &ec2.DescribeInstanceTypesInput{InstanceTypes: []types.InstanceType{types.InstanceType(kind)}})
 	if err != nil {
 		return machine{}, translate("DescribeInstanceTypes", err)

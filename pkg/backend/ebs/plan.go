@@ -171,10 +171,18 @@ func (b *Backend) source(ctx context.Context, p *plan, zone *string) (gib32 int3
 
 // zoneFor chooses the zone: the first that is preferred, else the first that is possible. A copy of a volume can only be in its zone.
 func (b *Backend) zoneFor(ctx context.Context, spec backend.Spec, only string) (string, error) {
-	zones, err := b.zones(ctx)
+	known, _ := b.regionZones.get(regionKey)
+	if z, err := b.chooseZone(spec, only, known); err == nil {
+		return z, nil
+	}
+	zones, err := b.zones(ctx, known) // perhaps there is a new one
 	if err != nil {
 		return "", err
 	}
+	return b.chooseZone(spec, only, zones)
+}
+
+func (b *Backend) chooseZone(spec backend.Spec, only string, zones []string) (string, error) {
 	usable := func(z string) bool { return slices.Contains(zones, z) && (only == "" || z == only) }
 	for _, place := range slices.Concat(spec.Preferred, spec.Requisite) {
 		z, err := zoneOf(place)
@@ -209,8 +217,20 @@ func inRequisite(zone string, requisite []backend.Segments) bool {
 	})
 }
 
-// zones are those of the region, sorted. They change about once in a few years.
-func (b *Backend) zones(ctx context.Context) ([]string, error) {
+// regionKey is the only key of regionZones.
+const regionKey = "zones"
+
+// zones are those of the region, sorted. They change about once in a few years: asked for once, and again by who does not find his in what
+// is known; once for all who ask at a time.
+func (b *Backend) zones(ctx context.Context, known []string) ([]string, error) {
+	unlock, err := b.onceLocks.lock(ctx, regionKey)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if now, ok := b.regionZones.get(regionKey); ok && !slices.Equal(now, known) {
+		return now, nil // somebody has just asked
+	}
 	out, err := b.ec2.DescribeAvailabilityZones(ctx, &ec2.DescribeAvailabilityZonesInput{Filters: []types.Filter{filter("state", "available")}})
 	if err != nil {
 		return nil, translate("DescribeAvailabilityZones", err)
@@ -220,5 +240,6 @@ func (b *Backend) zones(ctx context.Context) ([]string, error) {
 		zones = append(zones, aws.ToString(z.ZoneName))
 	}
 	slices.Sort(zones)
+	b.regionZones.set(regionKey, zones)
 	return zones, nil
 }

@@ -6,8 +6,10 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"sort"
@@ -148,6 +150,20 @@ func (s *Server) URL() string { return s.url }
 
 // Region is its name.
 func (s *Server) Region() string { return s.opt.Region }
+
+// Do answers a request without a network, as an aws.HTTPClient: for tests on synctest's clock, which stands still while somebody waits for a socket.
+func (s *Server) Do(r *http.Request) (resp *http.Response, err error) {
+	defer func() {
+		if p := recover(); p == http.ErrAbortHandler { //nolint:errorlint // what net/http compares it with
+			resp, err = nil, io.ErrUnexpectedEOF // the connection was cut
+		} else if p != nil {
+			panic(p)
+		}
+	}()
+	w := httptest.NewRecorder()
+	s.serve(w, r)
+	return w.Result(), r.Context().Err()
+}
 
 // Isolate makes this process unable to reach AWS or a metadata service by the SDK's defaults: its endpoints lead to a closed port of
 // loopback. For TestMain of every package that links the SDK.
