@@ -194,8 +194,8 @@ ec2: ## a stand-in for EC2 on loopback, to try the ebs backend: EC2_FLAGS="--fas
 	$(GO) build -trimpath -o bin/ ./cmd/ec2
 	bin/ec2 $(EC2_FLAGS)
 
-bench-ebs: ## 200 volumes made and attached at once, by an EC2 that takes as long as the real one
-	$(GO) test -run '^$$' -bench Attach200 -benchtime 1x ./pkg/backend/ebs
+bench-ebs: ## 200 volumes made, attached and mounted, by an EC2 that takes as long as the real one
+	$(GO) test -run '^$$' -bench EBS200 -benchtime 1x -timeout 30m ./cmd/driver
 
 moto: $(BUILD)/venv-moto/ready ## what another stand-in for EC2 (moto) makes of the calls of the ebs backend
 	SEALVOL_MOTO=$(CURDIR)/$(BUILD)/venv-moto/bin/moto_server $(GO) test -count=1 -tags moto -run Moto ./pkg/backend/ebs

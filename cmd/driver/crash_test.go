@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,23 +29,32 @@ import (
 
 // rig is a driver in processes of its own.
 type rig struct {
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	ctrl    csi.ControllerClient
 	node    csi.NodeClient
 	cmds    map[string]*exec.Cmd
 	backend []string // flags of another backend than the local one
 	self    bool     // attaches by itself, with a mounter as a role of its own
+
+	patience time.Duration // of each call; 0: 30 s
+	apart    bool          // role all is in a mount namespace of its own, as on another machine
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
+	t.Helper()
+	return newRigFor(t, 60*time.Second)
+}
+
+// newRigFor aborts what is mounted after a time.
+func newRigFor(t testing.TB, deadline time.Duration) *rig {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &rig{t: t, dir: dir, cmds: map[string]*exec.Cmd{}}
-	mountertest.Guard(t, dir, 60*time.Second)
+	mountertest.Guard(t, dir, deadline)
 	if err := os.MkdirAll(r.path("kubelet/pods"), 0o750); err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +86,7 @@ func newRig(t *testing.T) *rig {
 func (r *rig) path(p string) string { return filepath.Join(r.dir, p) }
 
 func (r *rig) ctx() context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), cmp.Or(r.patience, 30*time.Second))
 	r.t.Cleanup(cancel)
 	return ctx
 }
@@ -117,6 +127,9 @@ func (r *rig) start(role string, kill int) {
 	defer f.Close()
 	cmd.Stdout, cmd.Stderr = f, f
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if r.apart {
+		cmd.SysProcAttr.Unshareflags = unix.CLONE_NEWNS
+	}
 	if err := cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
@@ -130,7 +143,7 @@ func (r *rig) start(role string, kill int) {
 }
 
 // kill ends a process, which may have ended by itself, with SIGKILL.
-func kill(t *testing.T, pid int) {
+func kill(t testing.TB, pid int) {
 	t.Helper()
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 		t.Errorf("kill %d: %v", pid, err)

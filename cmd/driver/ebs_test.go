@@ -53,7 +53,7 @@ type standIn struct {
 	args []string // for the driver
 }
 
-func newEC2(t *testing.T, dir string) standIn {
+func newEC2(t testing.TB, dir string) standIn {
 	t.Helper()
 	s, err := ec2test.New(ec2test.Options{Disks: dir, Delays: ebsDelays})
 	if err != nil {
@@ -303,7 +303,7 @@ func firstMiB(t *testing.T, path string) []byte {
 
 // controllerProcess is a controller that is killed and started again.
 type controllerProcess struct {
-	t      *testing.T
+	t      testing.TB
 	socket string
 	args   []string
 	log    *os.File

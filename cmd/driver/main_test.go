@@ -11,6 +11,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/mountertest"
 )
 
+// envPatient has drivers wait as long as the real EC2 needs.
+const envPatient = "SEALVOL_TEST_PATIENT"
+
 // envEngine lets mounters start real mount servers.
 const envEngine = "SEALVOL_TEST_ENGINE"
 
@@ -19,7 +22,11 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	tuneEBS = func(o *ebs.Options) { o.Timing = quickEBS }
+	tuneEBS = func(o *ebs.Options) {
+		if os.Getenv(envPatient) == "" {
+			o.Timing = quickEBS
+		}
+	}
 	mounterProgram = func() []string { return append(mountertest.Command("mounter"), "mounter") }
 	mountProgram = func() []string { return mountertest.Command("mount") }
 	loopProgram = func() []string { return mountertest.Command("loop") }

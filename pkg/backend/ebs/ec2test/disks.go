@@ -172,9 +172,26 @@ func (d *disks) detach(id string) {
 	d.note(errors.Join(os.RemoveAll(l.sysfs), os.Remove(l.link), l.unbind()))
 }
 
-// unbind lets go; whoever still has the device keeps it until he closes it.
+// cut makes every read and write fail from now on, also of whoever has the device open: nothing of a machine's reaches a volume that has left it.
+func (l *loop) cut() error {
+	info, err := unix.IoctlLoopGetStatus64(int(l.dev.Fd()))
+	if err != nil {
+		return err
+	}
+	info.Sizelimit = 512 // less than anybody's first block
+	return unix.IoctlLoopSetStatus64(int(l.dev.Fd()), info)
+}
+
+// unbind lets go; whoever still has the device keeps what cut leaves of it until he closes it.
 func (l *loop) unbind() error {
-	return errors.Join(l.dev.Sync(), unix.IoctlSetInt(int(l.dev.Fd()), unix.LOOP_CLR_FD, 0), l.dev.Close())
+	return errors.Join(l.dev.Sync(), l.cut(), unix.IoctlSetInt(int(l.dev.Fd()), unix.LOOP_CLR_FD, 0), l.dev.Close())
+}
+
+// cut is for a machine that is off.
+func (d *disks) cut(id string) {
+	if l := d.loops[id]; l != nil {
+		d.note(l.cut())
+	}
 }
 
 func (d *disks) grow(id string, size int64) {

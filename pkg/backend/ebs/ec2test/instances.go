@@ -83,6 +83,19 @@ func (s *Server) Terminate(id string) {
 	}
 }
 
+// Stop turns a machine off, as a person does whose node hangs: what it has attached stays attached, and it writes nothing any more.
+func (s *Server) Stop(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settle(s.opt.Now())
+	s.instances[id].State = "stopped"
+	for _, v := range s.volumes {
+		if s.disks != nil && slices.ContainsFunc(v.attached, func(a attachment) bool { return a.instance == id }) {
+			s.disks.cut(v.id)
+		}
+	}
+}
+
 // SetMetadataOf says which instance the metadata service speaks for; "" for one that does not answer.
 func (s *Server) SetMetadataOf(id string) {
 	s.mu.Lock()

@@ -101,11 +101,24 @@ func (s *Server) StickAttach(device string, stuck bool) {
 	s.stuck[device] = stuck
 }
 
-// StickDetach makes detaching never end, as it does while a machine still uses a device.
+// StickDetach makes detaching never end, as it does while a machine that runs still uses a device; what is on its way goes on when it may.
 func (s *Server) StickDetach(stuck bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.slowOff = stuck
+	if stuck {
+		return
+	}
+	now := s.opt.Now()
+	s.settle(now)
+	for _, v := range s.volumes {
+		for _, a := range slices.Clone(v.attached) {
+			if a.state == "detaching" {
+				s.detached(v, a.instance)
+				s.show(v, now)
+			}
+		}
+	}
 }
 
 // Sys and Dev are the directories that stand in for /sys and, for links alone, /dev: Options of the node's half.

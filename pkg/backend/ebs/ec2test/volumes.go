@@ -468,7 +468,7 @@ func (s *Server) detachVolume(q *request) ([]part, error) {
 	v.attached[i].state = "detaching"
 	answer := v.attached[i]
 	s.show(v, q.now)
-	if !s.slowOff {
+	if !s.slowOff || s.instances[answer.instance].State != "running" {
 		s.after(v, q.now, s.delays.Detach, func() { s.detached(v, answer.instance) })
 		s.show(v, q.now)
 	}
