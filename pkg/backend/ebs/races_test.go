@@ -1,0 +1,244 @@
+package ebs
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"testing"
+
+	"github.com/sealvol/sealvol/pkg/backend"
+	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
+)
+
+// gate holds the first call of an action until it is opened; reached is closed when the call is there.
+func gate(s *ec2test.Server, action string) (reached, open chan struct{}) {
+	reached, open = make(chan struct{}), make(chan struct{})
+	var taken atomic.Bool
+	s.SetFault(func(c ec2test.Call) ec2test.Fault {
+		if c.Action == action && taken.CompareAndSwap(false, true) {
+			close(reached)
+			<-open
+		}
+		return ec2test.Fault{}
+	})
+	return reached, open
+}
+
+// TestFailover: a controller that has lost its leadership still has a call on the wire while the next one does what Kubernetes wants by now. The volume
+// ends where the new one took it, or is refused to it with the name of who has it; it never is in two places.
+func TestFailover(t *testing.T) {
+	type rig struct {
+		*testing.T
+		s        *ec2test.Server
+		old, now *Backend
+		id       string
+	}
+	attach := func(b *Backend, id, node string) error {
+		_, err := b.Attach(t.Context(), id, node, false)
+		return err
+	}
+	// within runs the old controller's call up to EC2, then does, then lets it go on.
+	within := func(r rig, action string, call func() error, do func()) error {
+		reached, open := gate(r.s, action)
+		done := make(chan error, 1)
+		go func() { done <- call() }()
+		<-reached
+		do()
+		close(open)
+		return <-done
+	}
+	for name, c := range map[string]struct {
+		run  func(r rig)
+		want string
+	}{
+		"its attachment is carried out late": {func(r rig) { // and EC2 refuses it
+			err := within(r, "AttachVolume", func() error { return attach(r.old, r.id, nodeA) }, func() {
+				if err := errors.Join(r.now.Detach(r.Context(), r.id, nodeA), attach(r.now, r.id, nodeB)); err != nil {
+					r.Fatal(err)
+				}
+			})
+			wantErr(r.T, err, backend.ErrAttachedElsewhere)
+		}, nodeB},
+		"its attachment comes between detach and attach": {func(r rig) {
+			err := within(r, "AttachVolume", func() error { return attach(r.old, r.id, nodeA) }, func() {
+				if err := r.now.Detach(r.Context(), r.id, nodeA); err != nil {
+					r.Fatal(err)
+				}
+			})
+			if err != nil {
+				r.Fatal(err)
+			}
+			err = attach(r.now, r.id, nodeB)
+			wantErr(r.T, err, backend.ErrAttachedElsewhere)
+			if err := errors.Join(r.now.Detach(r.Context(), r.id, nodeA), attach(r.now, r.id, nodeB)); err != nil {
+				r.Fatal(err)
+			}
+		}, nodeB},
+		"it waits for its attachment": {func(r rig) { // the new one takes the volume off from under it; it must not attach again
+			r.s.StickAttach("/dev/xvdaa", true)
+			done := make(chan error, 1)
+			go func() { done <- attach(r.old, r.id, nodeA) }()
+			for len(r.s.Volumes()[0].Instances) == 0 {
+				if _, err := r.now.Get(r.Context(), r.id); err != nil {
+					r.Fatal(err)
+				}
+			}
+			if err := errors.Join(r.now.Detach(r.Context(), r.id, nodeA), attach(r.now, r.id, nodeB)); err != nil {
+				r.Fatal(err)
+			}
+			wantErr(r.T, <-done, backend.ErrAttachedElsewhere)
+		}, nodeB},
+		"its detaching is carried out late": {func(r rig) { // from where the volume is no more
+			if err := attach(r.now, r.id, nodeA); err != nil {
+				r.Fatal(err)
+			}
+			err := within(r, "DetachVolume", func() error { return r.old.Detach(r.Context(), r.id, nodeA) }, func() {
+				if err := errors.Join(r.now.Detach(r.Context(), r.id, nodeA), attach(r.now, r.id, nodeB)); err != nil {
+					r.Fatal(err)
+				}
+			})
+			if err != nil {
+				r.Fatal(err)
+			}
+		}, nodeB},
+		"its deletion is carried out late": {func(r rig) { // EC2 does not delete what is attached again
+			err := within(r, "DeleteVolume", func() error { return r.old.Delete(r.Context(), r.id) }, func() {
+				if err := attach(r.now, r.id, nodeB); err != nil {
+					r.Fatal(err)
+				}
+			})
+			wantErr(r.T, err, backend.ErrBusy)
+		}, nodeB},
+		"both expand": {func(r rig) {
+			err := within(r, "ModifyVolume", func() error { _, err := r.old.Expand(r.Context(), r.id, 20*gib, 0); return err }, func() {
+				if n, err := r.now.Expand(r.Context(), r.id, 20*gib, 0); err != nil || n != 20*gib {
+					r.Fatal(n, err)
+				}
+			})
+			// EC2 refuses the second while it works on the first; the repetition finds it done.
+			for errors.Is(err, backend.ErrUnavailable) {
+				_, err = r.old.Expand(r.Context(), r.id, 20*gib, 0)
+			}
+			if got := r.s.Volumes()[0].GiB; err != nil || got != 20 {
+				r.Fatal(got, err)
+			}
+		}, ""},
+		"both create": {func(r rig) {
+			var v backend.Volume
+			err := within(r, "CreateVolume", func() (err error) { v, err = r.old.Create(r.Context(), spec("b")); return err }, func() {
+				w, err := r.now.Create(r.Context(), spec("b"))
+				if err != nil {
+					r.Fatal(err)
+				}
+				defer func() { v.ID = w.ID }()
+			})
+			if n := len(r.s.Volumes()); err != nil || n != 2 {
+				r.Fatalf("%d volumes, %v", n, err)
+			}
+		}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newEC2(t, ec2test.Options{Delays: slow}, false)
+			o := options(s)
+			r := rig{t, s, open(t, o), open(t, o), ""}
+			r.id = mustCreate(t, r.now, spec("a")).ID
+			for _, err := r.old.Get(t.Context(), r.id); err != nil; _, err = r.old.Get(t.Context(), r.id) {
+				wantErr(t, err, backend.ErrNotFound) // until describes show it
+			}
+			c.run(r)
+			want := []string{c.want}
+			if c.want == "" {
+				want = nil
+			}
+			if got := s.Volumes()[0].Instances; !slices.Equal(got, want) {
+				t.Fatalf("attached to %v, want %v", got, want)
+			}
+		})
+	}
+}
+
+// TestGone: what is said of a volume that somebody has deleted in the console, each call on its own.
+func TestGone(t *testing.T) {
+	for name, c := range map[string]struct {
+		call func(b *Backend, id string) error
+		want error
+	}{
+		"attach":   {func(b *Backend, id string) error { _, err := b.Attach(t.Context(), id, nodeA, false); return err }, backend.ErrNotFound},
+		"detach":   {func(b *Backend, id string) error { return b.Detach(t.Context(), id, nodeA) }, nil},
+		"detach *": {func(b *Backend, id string) error { return b.Detach(t.Context(), id, "") }, nil},
+		"delete":   {func(b *Backend, id string) error { return b.Delete(t.Context(), id) }, nil},
+		"expand":   {func(b *Backend, id string) error { _, err := b.Expand(t.Context(), id, 20*gib, 0); return err }, backend.ErrNotFound},
+		"modify":   {func(b *Backend, id string) error { return b.Modify(t.Context(), id, parse("iops=4000")) }, backend.ErrNotFound},
+		"snapshot": {func(b *Backend, id string) error {
+			_, err := b.CreateSnapshot(t.Context(), backend.SnapshotSpec{Name: "s", Volume: id})
+			return err
+		}, backend.ErrNotFound},
+		"clone": {func(b *Backend, id string) error {
+			_, err := b.Create(t.Context(), backend.Spec{Name: "c", Source: &backend.Source{Volume: id}})
+			return err
+		}, backend.ErrNotFound},
+	} {
+		for _, lag := range []bool{false, true} { // true: describes still show it
+			t.Run(fmt.Sprint(name, lag), func(t *testing.T) {
+				s := newEC2(t, ec2test.Options{}, false)
+				o := options(s)
+				v := mustCreate(t, open(t, o), spec("a"))
+				if lag {
+					s.SetDelays(ec2test.Delays{Lag: quick.Settle / 2})
+					for len(must(ids(open(t, o), t))) == 0 {
+					}
+				}
+				s.Update(v.ID, "delete")
+				if err := c.call(open(t, o), v.ID); !errors.Is(err, c.want) {
+					t.Fatalf("%v, want %v", err, c.want)
+				}
+				if n := len(s.Volumes()); n != 0 {
+					t.Fatalf("%d volumes", n)
+				}
+			})
+		}
+	}
+}
+
+func ids(b *Backend, t *testing.T) (list []string, err error) {
+	all, _, err := b.List(t.Context(), "", 0)
+	for _, v := range all {
+		list = append(list, v.ID)
+	}
+	return list, err
+}
+
+// TestNameReuse: a name on which an attachment hung is not given to the next volume, also once it is free, nor is that of a volume that
+// has only just left; on another machine it is as good as any.
+func TestNameReuse(t *testing.T) {
+	s := newEC2(t, ec2test.Options{Delays: slow}, false)
+	o := options(s)
+	o.Timing.Settle = quick.Patience // longer than this test
+	b := open(t, o)
+	v, w, x := mustCreate(t, b, spec("v")), mustCreate(t, b, spec("w")), mustCreate(t, b, spec("x"))
+	at := func(id, node string) string {
+		t.Helper()
+		return must(b.Attach(t.Context(), id, node, false))[attachedPath]
+	}
+	s.StickAttach("/dev/xvdaa", true)
+	if name := at(v.ID, nodeA); name != "/dev/xvdab" {
+		t.Fatal(name)
+	}
+	s.StickAttach("/dev/xvdaa", false)
+	if name := at(w.ID, nodeB); name != "/dev/xvdaa" {
+		t.Fatal("another machine: ", name)
+	}
+	if name := at(x.ID, nodeA); name != "/dev/xvdac" {
+		t.Fatal(name)
+	}
+	if err := errors.Join(b.Detach(t.Context(), w.ID, nodeB), b.Detach(t.Context(), x.ID, nodeA)); err != nil {
+		t.Fatal(err)
+	}
+	if name := at(w.ID, nodeA); name != "/dev/xvdad" {
+		t.Fatalf("%s: the name of the volume that has just left, or one that is bad", name)
+	}
+	if name := at(x.ID, nodeB); name != "/dev/xvdab" {
+		t.Fatalf("%s: the name of the volume that has just left", name)
+	}
+}
