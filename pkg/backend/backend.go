@@ -58,12 +58,18 @@ type Spec struct {
 	Parameters map[string]string
 	// Class are parameters of the backend's own, and Mutable those of them that Modify can change, which win over Class. Tunable.
 	Class, Mutable map[string]string
+	// For names what it is made for. It makes no difference to what is made.
+	For Purpose
 	// Requisite lists places of which at least one must reach the volume; Preferred, in order, those
 	// to try first. Empty: anywhere.
 	Requisite, Preferred []Segments
 	// Source is what the volume begins as a copy of, nil for an empty one. It is never smaller than that.
 	Source *Source
 }
+
+// Purpose names objects of Kubernetes that a volume or snapshot is made for, by kind and field ("pvc/namespace"), for people who look at what the
+// backend has. A backend may ignore it.
+type Purpose map[string]string
 
 // Source names what a volume or snapshot is a copy of: one of the two.
 type Source struct {
@@ -107,6 +113,7 @@ const (
 type SnapshotSpec struct {
 	Name   string // makes CreateSnapshot idempotent; as a volume's
 	Volume string // id of the source
+	For    Purpose
 }
 
 // Snapshot is the content of a volume at one moment: all that was acknowledged to be durable by then.

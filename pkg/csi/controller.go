@@ -137,7 +137,7 @@ func (s *controllerServer) createSpec(r *csi.CreateVolumeRequest) (backend.Spec,
 			return backend.Spec{}, err
 		}
 	}
-	return backend.Spec{Name: r.GetName(), Parameters: params, Class: class, Mutable: mutable, RequiredBytes: required, LimitBytes: limit,
+	return backend.Spec{Name: r.GetName(), Parameters: params, Class: class, Mutable: mutable, For: purposeOf(r.GetParameters()), RequiredBytes: required, LimitBytes: limit,
 		Requisite: segments(r.GetAccessibilityRequirements().GetRequisite()),
 		Preferred: segments(r.GetAccessibilityRequirements().GetPreferred())}, nil
 }

@@ -121,7 +121,12 @@ func newRigWith(t *testing.T, opt csi.Options) *rig {
 	}
 	endpoint := "unix://" + r.path("csi.sock")
 	opt.Endpoint, opt.Version, opt.KubeletDir, opt.Log, opt.Hook = endpoint, "test", r.path("kubelet"), log, r.callHook
-	opt.Controller, opt.Node, opt.Mounter = back, back, r.mounter
+	if f, ok := opt.Controller.(*tunable); ok {
+		f.Backend = back
+	} else {
+		opt.Controller = back
+	}
+	opt.Node, opt.Mounter = back, r.mounter
 	r.back = back
 	r.background(func(ctx context.Context) error { return csi.Serve(ctx, opt) })
 	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))

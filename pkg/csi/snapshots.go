@@ -85,7 +85,7 @@ func (s *controllerServer) CreateSnapshot(ctx context.Context, r *csi.CreateSnap
 		return nil, fmt.Errorf("%w: accessibility_requirements of snapshots are not supported", errInvalid)
 	}
 	s.hook("snapshot")
-	snap, err := s.snapshots.CreateSnapshot(ctx, backend.SnapshotSpec{Name: r.GetName(), Volume: r.GetSourceVolumeId()})
+	snap, err := s.snapshots.CreateSnapshot(ctx, backend.SnapshotSpec{Name: r.GetName(), Volume: r.GetSourceVolumeId(), For: purposeOf(r.GetParameters())})
 	if err != nil {
 		return nil, fmt.Errorf("create snapshot: %w", err)
 	}

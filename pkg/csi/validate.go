@@ -9,6 +9,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/sealvol/sealvol/pkg/backend"
 	"github.com/sealvol/sealvol/pkg/mounter"
 )
 
@@ -189,6 +190,20 @@ func suiteOf(params map[string]string) string {
 // objects; of no use here.
 func addedByKubernetes(key string) bool {
 	return strings.HasPrefix(key, "csi.storage.k8s.io/") || strings.HasPrefix(key, "storage.kubernetes.io/")
+}
+
+// purposeOf reads what a provisioner tells with --extra-create-metadata.
+func purposeOf(params map[string]string) backend.Purpose {
+	var p backend.Purpose
+	for _, k := range []string{"pvc/name", "pvc/namespace", "pv/name", "volumesnapshot/name", "volumesnapshot/namespace", "volumesnapshotcontent/name"} {
+		if v := params["csi.storage.k8s.io/"+k]; v != "" {
+			if p == nil {
+				p = backend.Purpose{}
+			}
+			p[k] = v
+		}
+	}
+	return p
 }
 
 // parseContext checks a volume_context and returns what is ours of it and how to format. An error names no key.

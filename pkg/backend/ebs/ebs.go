@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"strings"
 	"sync"
 	"time"
 
@@ -109,9 +108,12 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 	o.Sys, o.Dev = cmp.Or(o.Sys, "/sys"), cmp.Or(o.Dev, "/dev")
 	o.Links = cmp.Or(o.Links, o.Dev)
 	for k, v := range o.Tags {
-		if k == "" || len(k) > maxTagKey || len(v) > maxTagValue || strings.HasPrefix(k, "aws:") || strings.HasPrefix(k, tagPrefix) {
-			return nil, errors.New("a tag's key has 1 to 128 bytes and does not begin with aws: or " + tagPrefix + ", its value has up to 256")
+		if err := checkTag(k, v); err != nil {
+			return nil, err
 		}
+	}
+	if most := maxTags - reservedTags - 3; len(o.Tags) > most { // name, cluster, origin
+		return nil, fmt.Errorf("%d tags for all volumes, and EC2 leaves room for %d", len(o.Tags), most)
 	}
 	if o.Cluster != "" && (!plain.MatchString(o.Cluster) || len(o.Cluster) > 100) {
 		return nil, errors.New("a cluster's id has 1 to 100 letters, digits, dots, dashes and underscores")

@@ -3,6 +3,7 @@ package ebs
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
@@ -17,6 +18,7 @@ const (
 	paramIOPSPerGB  = "iopsPerGB"  // GiB, in truth; the name that people know
 	paramEncrypted  = "encrypted"
 	paramKMSKey     = "kmsKeyId"
+	paramTag        = "tagSpecification_" // and a number or name; the value is key=value
 )
 
 // class is what the parameters say.
@@ -25,6 +27,7 @@ type class struct {
 	iops, throughput, iopsPerGB int32            // 0: not said
 	encrypted                   *bool
 	kmsKey                      string
+	tags                        map[string]string
 }
 
 // defaultType is what a volume is of whose class says nothing.
@@ -38,7 +41,7 @@ func (b *Backend) Parameter(key string) (own, mutable bool) {
 	case paramIOPSPerGB, paramEncrypted, paramKMSKey:
 		return true, false
 	}
-	return false, false
+	return strings.HasPrefix(key, paramTag) && key != paramTag, false
 }
 
 // parseClass reads parameters. What EC2 allows, EC2 knows: only the form is checked.
@@ -70,12 +73,33 @@ func (b *Backend) parseClass(m map[string]string, mutable bool) (c class, err er
 			if c.kmsKey = v; v == "" || len(v) > 2048 {
 				err = fmt.Errorf("%w: %s must be a key's id, alias or ARN", backend.ErrInvalid, k)
 			}
+		default:
+			err = c.addTag(k, v)
 		}
 		if err != nil {
 			return class{}, err
 		}
 	}
 	return c, c.check()
+}
+
+// addTag reads a tag of a StorageClass.
+func (c *class) addTag(param, text string) error {
+	k, v, ok := strings.Cut(text, "=")
+	if !ok {
+		return fmt.Errorf("%w: %s must be a tag's key=value", backend.ErrInvalid, param)
+	}
+	if err := checkTag(k, v); err != nil {
+		return fmt.Errorf("%w: %s: %w", backend.ErrInvalid, param, err)
+	}
+	if _, twice := c.tags[k]; twice {
+		return fmt.Errorf("%w: %s: another one has the same tag", backend.ErrInvalid, param)
+	}
+	if c.tags == nil {
+		c.tags = map[string]string{}
+	}
+	c.tags[k] = v
+	return nil
 }
 
 func (c class) check() error {

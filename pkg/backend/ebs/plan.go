@@ -133,7 +133,7 @@ func (b *Backend) complete(ctx context.Context, p *plan) error {
 	if err != nil {
 		return err
 	}
-	tags, err := b.tagsFor(p.spec.Name, p.origin, p.spec.Parameters)
+	tags, err := b.tagsFor(p.spec.Name, p.origin, p.spec.Parameters, p.class.tags, p.spec.For)
 	if err != nil {
 		return err
 	}

@@ -73,7 +73,7 @@ func (b *Backend) makeSnapshot(ctx context.Context, spec backend.SnapshotSpec, c
 		return s, err
 	}
 	origin := cmp.Or(tags[tagOrigin], spec.Volume)
-	if tags, err = b.tagsFor(spec.Name, origin, params); err != nil {
+	if tags, err = b.tagsFor(spec.Name, origin, params, nil, spec.For); err != nil {
 		return s, err
 	}
 	out, err := b.ec2.CreateSnapshot(ctx, &ec2.CreateSnapshotInput{VolumeId: aws.String(spec.Volume), Description: aws.String("made by csi.sealvol.dev"),

@@ -4,11 +4,13 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
@@ -27,8 +29,30 @@ const (
 	tagReadOnly = tagPrefix + "read-only" // the instance that it is, or is to be, attached to read-only
 	tagParam    = tagPrefix + "parameter/"
 
-	maxTagKey, maxTagValue, maxTags = 128, 256, 50
+	// tagPurpose and a backend.Purpose are the tags by which other drivers of EBS, and who counts costs, know what a volume is for.
+	tagPurpose = "kubernetes.io/created-for/"
+
+	maxTagKey, maxTagValue, maxTags = 128, 256, 50 // characters, characters, tags
+	reservedTags                    = 3            // source, class and read-only come to those of tagsFor
 )
+
+// checkTag holds a tag that somebody wishes for against the rules of EC2 and ours.
+func checkTag(key, value string) error {
+	switch {
+	case key == "" || utf8.RuneCountInString(key) > maxTagKey:
+		return fmt.Errorf("a tag's key has 1 to %d characters", maxTagKey)
+	case utf8.RuneCountInString(value) > maxTagValue:
+		return fmt.Errorf("the value of the tag %q has more than %d characters", key, maxTagValue)
+	case !utf8.ValidString(key) || !utf8.ValidString(value):
+		return errors.New("a tag is not UTF-8")
+	}
+	for _, p := range []string{"aws:", tagPrefix, tagPurpose} {
+		if strings.HasPrefix(strings.ToLower(key), p) {
+			return fmt.Errorf("no tag may begin with %s: %q", p, key)
+		}
+	}
+	return nil
+}
 
 // plain values stand in a tag as they are: what EC2 and its consoles show and filters take literally. Others are "b64:" and base64.
 var plain = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
@@ -82,11 +106,15 @@ func tagSpec(resource types.ResourceType, m map[string]string) []types.TagSpecif
 	return []types.TagSpecification{spec}
 }
 
-// tagsFor are those that volumes and snapshots of ours have in common.
-func (b *Backend) tagsFor(name, origin string, params map[string]string) (map[string]string, error) {
+// tagsFor are those that volumes and snapshots of ours have in common. Those of the class win over those of all.
+func (b *Backend) tagsFor(name, origin string, params, class map[string]string, purpose backend.Purpose) (map[string]string, error) {
 	m := maps.Clone(b.opt.Tags)
 	if m == nil {
 		m = map[string]string{}
+	}
+	maps.Copy(m, class)
+	for k, v := range purpose {
+		m[tagPurpose+k] = v
 	}
 	m[tagCluster], m[tagName] = b.opt.Cluster, encodeValue(name)
 	if origin != "" {
@@ -95,12 +123,13 @@ func (b *Backend) tagsFor(name, origin string, params map[string]string) (map[st
 	for k, v := range params {
 		m[tagParam+k] = encodeValue(v)
 	}
-	if len(m) > maxTags-3 { // and source, class, read-only
-		return nil, fmt.Errorf("%w: more parameters and tags than EC2 takes", backend.ErrInvalid)
+	if len(m) > maxTags-reservedTags {
+		return nil, fmt.Errorf("%w: EC2 takes %d tags, of which %d are needed; with those of the flags, of the class, of its parameters and of what it is for there would be %d",
+			backend.ErrInvalid, maxTags, reservedTags, len(m)+reservedTags)
 	}
 	for k, v := range m {
-		if len(k) > maxTagKey || len(v) > maxTagValue {
-			return nil, fmt.Errorf("%w: a parameter is too long for a tag of EC2", backend.ErrInvalid)
+		if utf8.RuneCountInString(k) > maxTagKey || utf8.RuneCountInString(v) > maxTagValue {
+			return nil, fmt.Errorf("%w: %q does not fit into a tag of EC2", backend.ErrInvalid, k)
 		}
 	}
 	return m, nil
