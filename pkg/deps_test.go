@@ -34,7 +34,8 @@ var allowed = map[string][]string{
 	"pkg/backend":                  {},
 	"pkg/backend/backendtest":      {"pkg/backend"},
 	"pkg/backend/local":            {"pkg/backend"},
-	"pkg/backend/ebs":              {"pkg/backend"},
+	"pkg/awsclient":                {},
+	"pkg/backend/ebs":              {"pkg/awsclient", "pkg/backend"},
 	"pkg/backend/ebs/ec2test":      {},
 	"pkg/mounter":                  {"pkg/mounter/control"},
 	"pkg/mounter/control":          {},
@@ -54,7 +55,7 @@ var allowed = map[string][]string{
 	"cmd/sealvol":                  {"pkg/crypto", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/volume", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/fusefs", "pkg/volume/vfs"},
 
 	"pkg/selfenc":                           {"pkg/crypto"},
-	"pkg/selfenc/chunkstore":                {"pkg/selfenc"},
+	"pkg/selfenc/chunkstore":                {"pkg/awsclient", "pkg/selfenc"},
 	"pkg/selfenc/chunkstore/chunkstoretest": {"pkg/selfenc/chunkstore"},
 	"cmd/libselfenc":                        {"pkg/selfenc"},
 }

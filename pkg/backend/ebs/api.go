@@ -3,8 +3,6 @@ package ebs
 import (
 	"context"
 	"errors"
-	"io"
-	"net/http"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -12,6 +10,8 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+
+	"github.com/sealvol/sealvol/pkg/awsclient"
 )
 
 // api is all of EC2 that is used: docs/iam is compared with it.
@@ -57,20 +57,8 @@ func loadConfig(ctx context.Context, o Options) (aws.Config, error) {
 		opts = append(opts, config.WithRegion(o.Region))
 	}
 	cfg, err := config.LoadDefaultConfig(ctx, opts...)
-	cfg.HTTPClient = plainBody{cfg.HTTPClient}
+	cfg.HTTPClient = awsclient.PlainBody{Client: cfg.HTTPClient}
 	return cfg, err
-}
-
-// plainBody hides WriteTo of request bodies. That of smithy-go fails with io.EOF once the SDK has closed the body, which net/http then takes for a failed
-// request and cuts the connection, if an answer arrives before net/http has looked for the end of the body: one call in some thousands.
-type plainBody struct{ client aws.HTTPClient }
-
-// Do implements aws.HTTPClient.
-func (p plainBody) Do(r *http.Request) (*http.Response, error) {
-	if r.Body != nil {
-		r.Body = struct{ io.ReadCloser }{r.Body}
-	}
-	return p.client.Do(r)
 }
 
 func newAPI(cfg aws.Config, o Options) api {

@@ -110,7 +110,7 @@ func translate(op string, err error) error {
 	e := &ec2Error{op: op, cause: err}
 	var api smithy.APIError
 	switch {
-	case errors.As(err, &api):
+	case errors.As(err, &api) && api.ErrorCode() != "" && !ofAnother(err):
 		e.code, e.message = api.ErrorCode(), api.ErrorMessage()
 		e.kind = kinds[e.code]
 		if e.code == codeBadValue && sizeError.MatchString(e.message) {
@@ -125,6 +125,12 @@ func translate(op string, err error) error {
 		e.request = resp.ServiceRequestID()
 	}
 	return e
+}
+
+// ofAnother tells whether it was not EC2 that failed but who was to give the credentials for it, as STS: EC2 was not asked.
+func ofAnother(err error) bool {
+	var outer, inner *smithy.OperationError
+	return errors.As(err, &outer) && errors.As(outer.Err, &inner)
 }
 
 // sizeError is how EC2 refuses a size.

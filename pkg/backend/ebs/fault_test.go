@@ -212,8 +212,57 @@ func TestPolicies(t *testing.T) {
 	}
 }
 
-// policy lists the actions of an IAM policy document; none has a wildcard.
+// TestKMSPolicy: what EC2 does with a key on behalf of who makes and attaches encrypted volumes, and no more; no other may be let use it.
+// https://docs.aws.amazon.com/ebs/latest/userguide/ebs-encryption-requirements.html#ebs-encryption-permissions
+func TestKMSPolicy(t *testing.T) {
+	list := statements(t, "kms.json")
+	var got []string
+	for _, s := range list {
+		if s.Resource != "KEY_ARN" {
+			t.Errorf("%s: of %v", s.Sid, s.Resource)
+		}
+		for _, a := range s.Action {
+			got = append(got, a)
+			grants := s.Condition["Bool"]["kms:GrantIsForAWSResource"] == "true"
+			if (a == "kms:CreateGrant") != grants || grants && len(s.Action) > 1 {
+				t.Errorf("%s: %s", s.Sid, a)
+			}
+		}
+	}
+	slices.Sort(got)
+	want := []string{"kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncryptFrom", "kms:ReEncryptTo"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+// policy lists the actions of a document that is about EC2 alone.
 func policy(t *testing.T, name string) (actions []string) {
+	t.Helper()
+	for _, s := range statements(t, name) {
+		for _, a := range s.Action {
+			if !strings.HasPrefix(a, "ec2:Describe") && s.Condition == nil && s.Sid != "Attach" {
+				t.Errorf("%s: %s without a condition", name, a)
+			}
+			if strings.HasPrefix(a, "ec2:") {
+				actions = append(actions, a)
+			} else {
+				t.Errorf("%s: %s", name, a)
+			}
+		}
+	}
+	return actions
+}
+
+// statement is one of an IAM policy document.
+type statement struct {
+	Sid, Effect string
+	Action      []string
+	Resource    any
+	Condition   map[string]map[string]any
+}
+
+func statements(t *testing.T, name string) []statement {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join("../../../docs/iam", name))
 	if err != nil {
@@ -221,12 +270,7 @@ func policy(t *testing.T, name string) (actions []string) {
 	}
 	var doc struct {
 		Version   string
-		Statement []struct {
-			Sid, Effect string
-			Action      []string
-			Resource    any
-			Condition   map[string]map[string]any
-		}
+		Statement []statement
 	}
 	d := json.NewDecoder(strings.NewReader(string(raw)))
 	d.DisallowUnknownFields()
@@ -234,20 +278,12 @@ func policy(t *testing.T, name string) (actions []string) {
 		t.Fatalf("%s: %v", name, err)
 	}
 	for _, s := range doc.Statement {
-		if s.Effect != "Allow" || len(s.Action) == 0 || s.Resource == nil {
+		if s.Effect != "Allow" || len(s.Action) == 0 || s.Resource == nil || strings.Contains(strings.Join(s.Action, ""), "*") {
 			t.Errorf("%s: %s", name, s.Sid)
 		}
-		for _, a := range s.Action {
-			if strings.Contains(a, "*") {
-				t.Errorf("%s: %s", name, a)
-			}
-			if !strings.HasPrefix(a, "ec2:Describe") && !strings.HasPrefix(a, "kms:") && s.Condition == nil && s.Sid != "Attach" {
-				t.Errorf("%s: %s without a condition", name, a)
-			}
-			if strings.HasPrefix(a, "ec2:") {
-				actions = append(actions, a)
-			}
-		}
 	}
-	return actions
+	if doc.Version != "2012-10-17" || len(doc.Statement) == 0 {
+		t.Errorf("%s: %+v", name, doc)
+	}
+	return doc.Statement
 }

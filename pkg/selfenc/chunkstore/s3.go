@@ -23,6 +23,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
+
+	"github.com/sealvol/sealvol/pkg/awsclient"
 )
 
 // S3 is a store in a bucket of S3, or of something that speaks as S3 does.
@@ -97,6 +99,7 @@ func OpenS3(ctx context.Context, o S3Options) (*S3, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
+	cfg.HTTPClient = awsclient.PlainBody{Client: cfg.HTTPClient}
 	client := s3.NewFromConfig(cfg, func(c *s3.Options) {
 		c.UsePathStyle = o.PathStyle
 		if o.Endpoint != "" {
