@@ -20,6 +20,9 @@ var ErrURL = errors.New("not a store's URL")
 //	file:///DIRECTORY
 //	s3://BUCKET/PREFIX?region=REGION&endpoint=URL&path-style=true|false
 //
+// and further parameters of S3, which S3Wishes describes: sse=AES256|aws:kms|aws:kms:dsse, sse-kms-key-id=KEY, request-payer=requester, storage-class=CLASS,
+// tags=KEY=VALUE,..., object-lock=GOVERNANCE|COMPLIANCE, retain-days=N.
+//
 // With an endpoint, path-style is true unless said otherwise. With create, the
 // last component of a directory is made if it is missing; buckets never are.
 func Open(ctx context.Context, rawURL string, create bool) (Store, error) {
@@ -90,7 +93,13 @@ func s3URL(u *url.URL) (S3Options, error) {
 		case "path-style":
 			style = values[0]
 		default:
-			return o, fmt.Errorf("%w: unknown parameter %q", ErrURL, name)
+			known, err := o.wish(name, values[0])
+			if err != nil {
+				return o, fmt.Errorf("%w: %w", ErrURL, err)
+			}
+			if !known {
+				return o, fmt.Errorf("%w: unknown parameter %q", ErrURL, name)
+			}
 		}
 	}
 	if o.Endpoint != "" {
@@ -98,6 +107,9 @@ func s3URL(u *url.URL) (S3Options, error) {
 		if err != nil || e.Scheme != "http" && e.Scheme != "https" || e.Host == "" || e.User != nil {
 			return o, fmt.Errorf("%w: the endpoint must be http://HOST or https://HOST", ErrURL)
 		}
+	}
+	if err := o.check(); err != nil {
+		return o, fmt.Errorf("%w: %w", ErrURL, err)
 	}
 	o.PathStyle = o.Endpoint != ""
 	if style != "" {

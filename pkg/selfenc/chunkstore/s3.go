@@ -54,6 +54,7 @@ type S3Options struct {
 	// Attempts is how often a request is tried that fails in a way that may
 	// pass, with growing, random pauses. 0: 8.
 	Attempts int
+	S3Wishes
 	// Credentials replace those found. For tests.
 	Credentials aws.CredentialsProvider
 	// pageKeys is how many keys a page of a listing has. 0: the server's choice.
@@ -82,6 +83,9 @@ func OpenS3(ctx context.Context, o S3Options) (*S3, error) {
 			return nil, fmt.Errorf("open the store: %w", err)
 		}
 		prefix += "/"
+	}
+	if err := o.check(); err != nil {
+		return nil, fmt.Errorf("open the store: %w", err)
 	}
 	if o.Requests == 0 {
 		o.Requests = s3Requests
@@ -209,8 +213,13 @@ func (s *S3) failed(ctx context.Context, op, key string, err error) error {
 		return objectError(op, key, cause)
 	}
 	var api smithy.APIError
-	if errors.As(err, &api) && (api.ErrorCode() == "NoSuchKey" || api.ErrorCode() == "NotFound") {
-		err = ErrNotFound
+	if errors.As(err, &api) {
+		switch {
+		case api.ErrorCode() == "NoSuchKey" || api.ErrorCode() == "NotFound":
+			err = ErrNotFound
+		case api.ErrorCode() == "AccessDenied" && strings.Contains(api.ErrorMessage(), "object lock"):
+			err = fmt.Errorf("%w: %w", ErrLocked, err)
+		}
 	}
 	return objectError(op, key, err)
 }
@@ -235,7 +244,7 @@ func (s *S3) Get(ctx context.Context, key string, room []byte, limit int) ([]byt
 
 // get makes one request; broken is true if its answer broke off.
 func (s *S3) get(ctx context.Context, key string, room []byte, limit int) (b []byte, broken bool, err error) {
-	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: s.key(key), ChecksumMode: types.ChecksumModeEnabled})
+	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: s.key(key), ChecksumMode: types.ChecksumModeEnabled, RequestPayer: s.opts.payer()})
 	if err != nil {
 		return nil, false, err
 	}
@@ -276,7 +285,7 @@ func (s *S3) Put(ctx context.Context, key string, data []byte) (bool, error) {
 	err := s.put(ctx, "put", key, data, aws.String("*"))
 	var api smithy.APIError
 	if errors.As(err, &api) && api.ErrorCode() == "PreconditionFailed" {
-		return false, nil
+		return false, s.keepLocked(ctx, key)
 	}
 	return err == nil, err
 }
@@ -294,8 +303,10 @@ func (s *S3) put(ctx context.Context, op, key string, data []byte, ifNoneMatch *
 	defer end()
 	body := &lentBytes{r: bytes.NewReader(data)}
 	defer body.giveBack()
-	_, err = s.client.PutObject(ctx, &s3.PutObjectInput{Bucket: &s.bucket, Key: s.key(key), Body: body, ContentLength: aws.Int64(int64(len(data))),
-		IfNoneMatch: ifNoneMatch, ChecksumAlgorithm: types.ChecksumAlgorithmCrc32c, ContentType: aws.String("application/octet-stream")})
+	in := &s3.PutObjectInput{Bucket: &s.bucket, Key: s.key(key), Body: body, ContentLength: aws.Int64(int64(len(data))),
+		IfNoneMatch: ifNoneMatch, ChecksumAlgorithm: types.ChecksumAlgorithmCrc32c, ContentType: aws.String("application/octet-stream")}
+	s.opts.apply(in)
+	_, err = s.client.PutObject(ctx, in)
 	return s.failed(ctx, op, key, err)
 }
 
@@ -339,7 +350,7 @@ func (s *S3) Stat(ctx context.Context, key string) (Info, error) {
 		return Info{}, err
 	}
 	defer end()
-	out, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.bucket, Key: s.key(key)})
+	out, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.bucket, Key: s.key(key), RequestPayer: s.opts.payer()})
 	if err != nil {
 		return Info{}, s.failed(ctx, "stat", key, err)
 	}
@@ -353,7 +364,10 @@ func (s *S3) Delete(ctx context.Context, key string) error {
 		return err
 	}
 	defer end()
-	_, err = s.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &s.bucket, Key: s.key(key)})
+	if err := s.mayDelete(ctx, key); err != nil {
+		return err
+	}
+	_, err = s.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &s.bucket, Key: s.key(key), RequestPayer: s.opts.payer()})
 	if err = s.failed(ctx, "delete", key, err); errors.Is(err, ErrNotFound) {
 		return nil
 	}
@@ -368,7 +382,7 @@ func (s *S3) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 			yield(Info{}, err)
 			return
 		}
-		in := &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: s.key(prefix)}
+		in := &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: s.key(prefix), RequestPayer: s.opts.payer()}
 		pages := s3.NewListObjectsV2Paginator(s.client, in, func(o *s3.ListObjectsV2PaginatorOptions) { o.Limit = s.opts.pageKeys })
 		for pages.HasMorePages() {
 			page, err := s.page(ctx, pages)

@@ -1,0 +1,276 @@
+package chunkstore
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// wire notes what goes to an S3, whose locks it stands in for.
+type wire struct {
+	mu    sync.Mutex
+	seen  []*http.Request      // guarded by mu
+	locks map[string]time.Time // by path; guarded by mu
+}
+
+func newWire(t *testing.T) (*wire, *httptest.Server) {
+	w := &wire{locks: map[string]time.Time{}}
+	return w, fakeS3(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			w.mu.Lock()
+			w.seen = append(w.seen, r.Clone(r.Context()))
+			until, locked := w.locks[r.URL.Path]
+			w.mu.Unlock()
+			switch {
+			case r.URL.Query().Has("retention") && r.Method == http.MethodGet && !locked:
+				rw.WriteHeader(http.StatusNotFound)
+				_, _ = io.WriteString(rw, `<Error><Code>NoSuchObjectLockConfiguration</Code></Error>`)
+			case r.URL.Query().Has("retention") && r.Method == http.MethodGet:
+				fmt.Fprintf(rw, `<Retention><Mode>COMPLIANCE</Mode><RetainUntilDate>%s</RetainUntilDate></Retention>`, until.UTC().Format(time.RFC3339))
+			case r.URL.Query().Has("retention"):
+				b, _ := io.ReadAll(r.Body)
+				r.Header.Set("X-Body", string(b))
+				w.mu.Lock()
+				w.seen[len(w.seen)-1].Header.Set("X-Body", string(b))
+				w.mu.Unlock()
+			default:
+				h.ServeHTTP(rw, r)
+			}
+		})
+	})
+}
+
+// take returns what was seen since the last call, and forgets it.
+func (w *wire) take() []*http.Request {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	l := w.seen
+	w.seen = nil
+	return l
+}
+
+func openWire(t *testing.T, server *httptest.Server, params string) Store {
+	t.Helper()
+	s, err := Open(t.Context(), "s3://"+fakeBucket+"/p?region=us-east-1&endpoint="+url.QueryEscape(server.URL)+params, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// everyCall makes each kind of request that a store makes.
+func everyCall(t *testing.T, s Store) {
+	t.Helper()
+	_, err := s.Put(t.Context(), "x", []byte("one"))
+	err = errors.Join(err, s.Replace(t.Context(), "x", []byte("two")))
+	_, gerr := s.Get(t.Context(), "x", nil, 10)
+	_, serr := s.Stat(t.Context(), "x")
+	for _, lerr := range s.List(t.Context(), "") {
+		err = errors.Join(err, lerr)
+	}
+	if err = errors.Join(err, gerr, serr, s.Delete(t.Context(), "x")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestS3Wishes: each wish is a header of the requests that it is about, and of no others.
+func TestS3Wishes(t *testing.T) {
+	w, server := newWire(t)
+	const sse, key, payer, class, tagging, lock, until = "X-Amz-Server-Side-Encryption", "X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id", "X-Amz-Request-Payer", "X-Amz-Storage-Class", "X-Amz-Tagging",
+		"X-Amz-Object-Lock-Mode", "X-Amz-Object-Lock-Retain-Until-Date"
+	all := []string{sse, key, payer, class, tagging, lock, until}
+	for _, c := range []struct {
+		params string
+		want   map[string]string // of puts
+	}{
+		{"", nil},
+		{"&sse=AES256", map[string]string{sse: "AES256"}},
+		{"&sse=aws:kms", map[string]string{sse: "aws:kms"}},
+		{"&sse=aws:kms:dsse&sse-kms-key-id=arn:aws:kms:x:1:key/2", map[string]string{sse: "aws:kms:dsse", key: "arn:aws:kms:x:1:key/2"}},
+		{"&request-payer=requester", map[string]string{payer: "requester"}},
+		{"&storage-class=STANDARD_IA", map[string]string{class: "STANDARD_IA"}},
+		{"&tags=" + url.QueryEscape("expire=after 30d,team=a&b=c"), map[string]string{tagging: "expire=after+30d&team=a%26b%3Dc"}},
+	} {
+		everyCall(t, openWire(t, server, c.params))
+		requests := w.take()
+		if len(requests) != 6 {
+			t.Fatalf("%s: %d requests", c.params, len(requests))
+		}
+		for _, r := range requests {
+			for _, h := range all {
+				want := c.want[h]
+				if r.Method != http.MethodPut && h != payer {
+					want = ""
+				}
+				if got := r.Header.Get(h); got != want {
+					t.Errorf("%s: %s has %s: %q, want %q", c.params, r.Method, h, got, want)
+				}
+			}
+			for h := range r.Header {
+				if strings.Contains(h, "Customer") {
+					t.Errorf("%s: %s", c.params, h)
+				}
+			}
+		}
+	}
+}
+
+// TestS3Locks: what is stored is locked, also what was there already, once a day at most; what is locked is not deleted, and the error says until when.
+func TestS3Locks(t *testing.T) {
+	w, server := newWire(t)
+	s := openWire(t, server, "&object-lock=GOVERNANCE&retain-days=30&request-payer=requester")
+	if _, err := s.Put(t.Context(), "x", []byte("one")); err != nil {
+		t.Fatal(err)
+	}
+	put := w.take()[0]
+	until, err := time.Parse(time.RFC3339, put.Header.Get("X-Amz-Object-Lock-Retain-Until-Date"))
+	if left := time.Until(until); err != nil || put.Header.Get("X-Amz-Object-Lock-Mode") != "GOVERNANCE" || left < 30*day || left > 31*day {
+		t.Fatalf("%v, %v, %v", put.Header, left, err)
+	}
+	if put.Header.Get("X-Amz-Checksum-Crc32c") == "" && put.Header.Get("X-Amz-Trailer") == "" {
+		t.Error("S3 takes no lock without a checksum")
+	}
+	again := func(locked time.Time) (renewed string) {
+		t.Helper()
+		w.mu.Lock()
+		w.locks["/"+fakeBucket+"/p/x"] = locked
+		w.mu.Unlock()
+		if created, err := s.Put(t.Context(), "x", []byte("one")); err != nil || created {
+			t.Fatal(created, err)
+		}
+		for _, r := range w.take() {
+			if r.Header.Get("X-Amz-Request-Payer") != "requester" {
+				t.Errorf("%s %s without a payer", r.Method, r.URL)
+			}
+			if r.Method == http.MethodPut && r.URL.Query().Has("retention") {
+				renewed = r.Header.Get("X-Body")
+			}
+		}
+		return renewed
+	}
+	if r := again(time.Now().Add(30*day + time.Hour)); r != "" {
+		t.Errorf("renewed too early: %s", r)
+	}
+	if r := again(time.Now().Add(29 * day)); !strings.Contains(r, "<Mode>COMPLIANCE</Mode>") || !strings.Contains(r, time.Now().Add(31*day).UTC().Format("<RetainUntilDate>2006-01-02")) {
+		t.Errorf("renewed to %q", r)
+	}
+	err = s.Delete(t.Context(), "x")
+	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), "x") || !strings.Contains(err.Error(), "COMPLIANCE") {
+		t.Errorf("%v", err)
+	}
+	for _, r := range w.take() {
+		if r.Method == http.MethodDelete {
+			t.Error("deleted all the same")
+		}
+	}
+	w.mu.Lock()
+	w.locks["/"+fakeBucket+"/p/x"] = time.Now().Add(-time.Second)
+	w.mu.Unlock()
+	if err := errors.Join(s.Delete(t.Context(), "x"), s.Delete(t.Context(), "none")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Stat(t.Context(), "x"); !errors.Is(err, ErrNotFound) {
+		t.Error(err)
+	}
+}
+
+// TestS3BadWishes: what S3 would refuse at the first chunk, or what would lose data later, is refused at once.
+func TestS3BadWishes(t *testing.T) {
+	many := make([]string, 11)
+	for i := range many {
+		many[i] = fmt.Sprintf("t%d=x", i)
+	}
+	for params, want := range map[string]string{
+		"sse=rot13":                                "AES256, aws:kms or aws:kms:dsse",
+		"sse-kms-key-id=k":                         "needs the encryption",
+		"sse=AES256&sse-kms-key-id=k":              "needs the encryption",
+		"sse-c-key=secretvalue":                    "SSE-C is not supported",
+		"sse-customer-key=secretvalue":             "SSE-C is not supported",
+		"request-payer=me":                         "request-payer is requester",
+		"storage-class=DEEP_ARCHIVE":               "before they are restored",
+		"storage-class=GLACIER":                    "before they are restored",
+		"storage-class=a%20b":                      "storage class",
+		"tags=x":                                   "key=value",
+		"tags=":                                    "key=value",
+		"tags=x=1,x=2":                             "each once",
+		"tags=" + strings.Join(many, ","):          "at most 10",
+		"tags=aws:x=1":                             "aws:",
+		"tags=x=" + strings.Repeat("y", 257):       "up to 256",
+		"tags=" + strings.Repeat("y", 129) + "=":   "1 to 128",
+		"object-lock=GOVERNANCE":                   "both a mode and",
+		"retain-days=5":                            "both a mode and",
+		"object-lock=MAYBE&retain-days=5":          "GOVERNANCE or COMPLIANCE",
+		"object-lock=COMPLIANCE&retain-days=0":     "number of days",
+		"object-lock=COMPLIANCE&retain-days=1d":    "number of days",
+		"object-lock=COMPLIANCE&retain-days=36501": "36500 days",
+	} {
+		_, err := Open(t.Context(), "s3://bucket?region=us-east-1&"+params, true)
+		if !errors.Is(err, ErrURL) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secretvalue") {
+			t.Errorf("%s: %v, want %q", params, err, want)
+		}
+	}
+	if _, err := OpenS3(t.Context(), S3Options{Bucket: "b", Region: "x", S3Wishes: S3Wishes{Lock: "GOVERNANCE"}}); err == nil {
+		t.Error("a lock without an end")
+	}
+}
+
+// TestS3Identity: with what IRSA, and what Pod Identity, puts into a pod's environment, requests are signed with what STS, or the agent, gives.
+func TestS3Identity(t *testing.T) {
+	var mu sync.Mutex
+	var who []string
+	server := fakeS3(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			_, key, _ := strings.Cut(r.Header.Get("Authorization"), "Credential=")
+			key, _, _ = strings.Cut(key, "/")
+			mu.Lock()
+			who = append(who, key+" "+r.Header.Get("X-Amz-Security-Token"))
+			mu.Unlock()
+			h.ServeHTTP(rw, r)
+		})
+	})
+	later := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
+	givers := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		switch {
+		case r.Method == http.MethodGet && r.Header.Get("Authorization") == "token":
+			fmt.Fprintf(rw, `{"AccessKeyId":"POD","SecretAccessKey":"s","Token":"podsession","Expiration":%q}`, later)
+		case strings.Contains(string(body), "WebIdentityToken=token"):
+			fmt.Fprintf(rw, `<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>WEB</AccessKeyId><SecretAccessKey>s</SecretAccessKey>
+<SessionToken>websession</SessionToken><Expiration>%s</Expiration></Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>`, later)
+		default:
+			http.Error(rw, "no", http.StatusForbidden)
+		}
+	}))
+	defer givers.Close()
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("token"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for want, env := range map[string]map[string]string{
+		"WEB websession": {"AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/chunks", "AWS_WEB_IDENTITY_TOKEN_FILE": token, "AWS_ENDPOINT_URL_STS": givers.URL},
+		"POD podsession": {"AWS_CONTAINER_CREDENTIALS_FULL_URI": givers.URL + "/v1/credentials", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": token},
+	} {
+		t.Run(want, func(t *testing.T) {
+			t.Setenv("AWS_ACCESS_KEY_ID", "")
+			t.Setenv("AWS_SECRET_ACCESS_KEY", "")
+			for k, v := range env {
+				t.Setenv(k, v)
+			}
+			who = nil
+			everyCall(t, openWire(t, server, ""))
+			if len(who) != 6 || slices.ContainsFunc(who, func(s string) bool { return s != want }) {
+				t.Errorf("signed by %q", who)
+			}
+		})
+	}
+}
