@@ -132,8 +132,8 @@ func s3Config(o *S3Options) []func(*config.LoadOptions) error {
 				s.Backoff = retry.NewExponentialJitterBackoff(o.maxPause)
 				s.RateLimiter = ratelimit.None // the pauses grow; a bucket of tokens would end the whole job
 			})
-			// S3's answer to one of two conditional puts of a key at once.
-			return retry.AddWithErrorCodes(r, "ConditionalRequestConflict", "OperationAborted")
+			// S3's answer to one of two conditional puts of a key at once, and versitygw's if a directory came or went meanwhile.
+			return retry.AddWithErrorCodes(r, "ConditionalRequestConflict", "OperationAborted", "ExistingObjectIsDirectory")
 		}),
 	}
 	if o.Region != "" {
@@ -284,7 +284,7 @@ func (s *S3) pause(ctx context.Context, attempt int) error {
 func (s *S3) Put(ctx context.Context, key string, data []byte) (bool, error) {
 	err := s.put(ctx, "put", key, data, aws.String("*"))
 	var api smithy.APIError
-	if errors.As(err, &api) && api.ErrorCode() == "PreconditionFailed" {
+	if errors.As(err, &api) && api.ErrorCode() == "PreconditionFailed" || errors.Is(err, ErrLocked) { // there are servers that look at the lock first
 		return false, s.keepLocked(ctx, key)
 	}
 	return err == nil, err

@@ -57,6 +57,29 @@ func TestMain(m *testing.M) {
 // answer on its way.
 func start(t *testing.T, change func(*http.Response) error) string {
 	t.Helper()
+	url := startGateway(t, change)
+	if _, err := owner(url).CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String(bucket)}); err != nil {
+		t.Fatalf("make a bucket: %v", err)
+	}
+	return url
+}
+
+// owner is the client of who owns everything. Until the gateway listens, the proxy says 502, which is tried again.
+func owner(url string) *s3.Client {
+	return s3.New(s3.Options{BaseEndpoint: aws.String(url), UsePathStyle: true, Region: "us-east-1",
+		Credentials: credentials.NewStaticCredentialsProvider(access, secret, ""),
+		Retryer:     retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts, o.RateLimiter = 100, noLimit{} })})
+}
+
+// Somebody who owns nothing.
+const (
+	guest       = "test-guest"
+	guestSecret = "test-guest-secret"
+)
+
+// startGateway starts a gateway with a guest and without buckets.
+func startGateway(t *testing.T, change func(*http.Response) error) string {
+	t.Helper()
 	program, err := filepath.Abs(gateway)
 	if err != nil {
 		t.Fatal(err)
@@ -81,9 +104,12 @@ func start(t *testing.T, change func(*http.Response) error) string {
 			}
 		}
 	})
+	if err := os.WriteFile(filepath.Join(sockets, "users.json"), fmt.Appendf(nil, `{"accessAccounts":{%q:{"access":%[1]q,"secret":%q,"role":"user"}}}`, guest, guestSecret), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	socket := filepath.Join(sockets, "s3")
 	ctx, stop := context.WithCancel(context.Background())
-	c := exec.CommandContext(ctx, program, "--port", socket, "--quiet", "posix", data)
+	c := exec.CommandContext(ctx, program, "--port", socket, "--quiet", "--iam-dir", sockets, "posix", data)
 	c.Env = []string{"ROOT_ACCESS_KEY_ID=" + access, "ROOT_SECRET_ACCESS_KEY=" + secret, "PATH=" + os.Getenv("PATH")}
 	c.Stderr = os.Stderr
 	if err := c.Start(); err != nil {
@@ -104,13 +130,6 @@ func start(t *testing.T, change func(*http.Response) error) string {
 		ModifyResponse: change,
 	})
 	t.Cleanup(proxy.Close)
-	// Until it listens, the proxy says 502, which is tried again.
-	client := s3.New(s3.Options{BaseEndpoint: aws.String(proxy.URL), UsePathStyle: true, Region: "us-east-1",
-		Credentials: credentials.NewStaticCredentialsProvider(access, secret, ""),
-		Retryer:     retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts, o.RateLimiter = 100, noLimit{} })})
-	if _, err := client.CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String(bucket)}); err != nil {
-		t.Fatalf("make a bucket: %v", err)
-	}
 	return proxy.URL
 }
 

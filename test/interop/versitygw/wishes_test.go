@@ -1,0 +1,268 @@
+package versitygw
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
+)
+
+// statement is one of a policy document.
+type statement struct {
+	Sid       string `json:",omitempty"`
+	Effect    string
+	Principal any `json:",omitempty"`
+	Action    []string
+	Resource  string
+	Condition any `json:",omitempty"`
+}
+
+type document struct {
+	Version   string
+	Statement []statement
+}
+
+// leastPolicy is docs/iam/chunkstore.json as a policy of the bucket for the guest, without one action.
+func leastPolicy(t *testing.T, without string) string {
+	t.Helper()
+	raw, err := os.ReadFile("../../../docs/iam/chunkstore.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc document
+	if err := json.Unmarshal([]byte(strings.NewReplacer("BUCKET", bucket, "PREFIX", "store").Replace(string(raw))), &doc); err != nil {
+		t.Fatal(err)
+	}
+	var left []statement
+	for _, s := range doc.Statement {
+		s.Principal = map[string]string{"AWS": guest}
+		s.Action = slices.DeleteFunc(s.Action, func(a string) bool { return a == without })
+		if len(s.Action) > 0 {
+			left = append(left, s)
+		}
+	}
+	doc.Statement = left
+	b, err := json.Marshal(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// asGuest opens a store with the guest's credentials.
+func asGuest(t *testing.T, url, prefix string, w chunkstore.S3Wishes) *chunkstore.S3 {
+	t.Helper()
+	s, err := chunkstore.OpenS3(t.Context(), chunkstore.S3Options{Bucket: bucket, Prefix: prefix, Region: "us-east-1", Endpoint: url, PathStyle: true, Attempts: 2, S3Wishes: w,
+		Credentials: credentials.NewStaticCredentialsProvider(guest, guestSecret, "")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// lockedBucket makes a bucket whose objects can be locked.
+func lockedBucket(t *testing.T, url string) *s3.Client {
+	t.Helper()
+	c := owner(url)
+	if _, err := c.CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String(bucket), ObjectLockEnabledForBucket: aws.Bool(true)}); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestLeastPolicy: docs/iam/chunkstore.json allows all that a store does, below its prefix alone; without any one of its actions, just that does not work
+// which the action is for.
+func TestLeastPolicy(t *testing.T) {
+	url := startGateway(t, nil)
+	c := lockedBucket(t, url)
+	allow := func(without string) {
+		t.Helper()
+		if _, err := c.PutBucketPolicy(t.Context(), &s3.PutBucketPolicyInput{Bucket: aws.String(bucket), Policy: aws.String(leastPolicy(t, without))}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	allow("")
+	round := 0
+	// fails lists what does not work.
+	fails := func() (list []string) {
+		round++
+		plain := asGuest(t, url, "store", chunkstore.S3Wishes{})
+		tagged := asGuest(t, url, "store", chunkstore.S3Wishes{Tags: map[string]string{"a": "b"}})
+		locked := asGuest(t, url, "store", chunkstore.S3Wishes{Lock: "GOVERNANCE", RetainDays: 1})
+		key := func(s string) string { return fmt.Sprint(s, round) }
+		// What is to be read and deleted is put by the owner, so that no failure follows from another.
+		for _, k := range []string{"read", "gone", "again"} {
+			if _, err := c.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String(bucket), Key: aws.String("store/" + key(k)), Body: strings.NewReader("x"), ChecksumAlgorithm: types.ChecksumAlgorithmCrc32c}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, step := range []struct {
+			name string
+			do   func() error
+		}{
+			{"put", func() error { _, err := plain.Put(t.Context(), key("put"), []byte("x")); return err }},
+			{"replace", func() error { return plain.Replace(t.Context(), key("replace"), []byte("x")) }},
+			{"get", func() error { _, err := plain.Get(t.Context(), key("read"), nil, 10); return err }},
+			{"stat", func() error { _, err := plain.Stat(t.Context(), key("read")); return err }},
+			{"delete", func() error { return plain.Delete(t.Context(), key("gone")) }},
+			{"list", func() error {
+				for _, err := range plain.List(t.Context(), "") {
+					if err != nil {
+						return err
+					}
+				}
+				return nil
+			}},
+			{"put tagged", func() error { _, err := tagged.Put(t.Context(), key("tagged"), []byte("x")); return err }},
+			{"put locked", func() error { _, err := locked.Put(t.Context(), key("locked"), []byte("x")); return err }},
+			{"lock what is there", func() error { _, err := locked.Put(t.Context(), key("again"), []byte("x")); return err }},
+		} {
+			if err := step.do(); err != nil {
+				if !strings.Contains(err.Error(), "AccessDenied") && !strings.Contains(err.Error(), "Forbidden") {
+					t.Errorf("%s: %v", step.name, err)
+				}
+				list = append(list, step.name)
+			}
+		}
+		return list
+	}
+	if list := fails(); len(list) > 0 {
+		t.Fatalf("with the policy as it is: %v", list)
+	}
+	want := map[string][]string{
+		"s3:GetObject":          {"get", "stat"},
+		"s3:PutObject":          {"put", "replace", "put tagged", "put locked", "lock what is there"},
+		"s3:DeleteObject":       {"delete"},
+		"s3:ListBucket":         {"list"},
+		"s3:PutObjectTagging":   {"put tagged"},
+		"s3:GetObjectRetention": {"lock what is there"},
+		"s3:PutObjectRetention": {"put locked", "lock what is there"},
+	}
+	for _, action := range slices.Sorted(maps.Keys(want)) {
+		allow(action)
+		if list := fails(); !slices.Equal(list, want[action]) {
+			t.Errorf("without %s: %v, want %v", action, list, want[action])
+		}
+	}
+	var doc document
+	if err := json.Unmarshal([]byte(leastPolicy(t, "")), &doc); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range doc.Statement {
+		for _, a := range s.Action {
+			if want[a] == nil {
+				t.Errorf("nobody knows what %s is for", a)
+			}
+		}
+	}
+	allow("")
+	elsewhere := asGuest(t, url, "other", chunkstore.S3Wishes{})
+	if _, err := elsewhere.Put(t.Context(), "x", []byte("x")); err == nil {
+		t.Error("a put beside the prefix")
+	}
+	for _, err := range elsewhere.List(t.Context(), "") {
+		if err == nil {
+			t.Error("listed what is beside the prefix")
+		}
+	}
+	// Object lock holds against the same rights.
+	s := asGuest(t, url, "store", chunkstore.S3Wishes{Lock: "COMPLIANCE", RetainDays: 1})
+	if _, err := s.Put(t.Context(), "kept", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete(t.Context(), "kept"); !errors.Is(err, chunkstore.ErrLocked) {
+		t.Errorf("delete: %v", err)
+	}
+}
+
+// TestObjectLock: what the store stored locked is locked at the gateway, cannot be deleted by anybody, and the store says so, whether it knows of locks or not;
+// a Put that finds a chunk renews its date; what lives in such a bucket can be used as ever.
+func TestObjectLock(t *testing.T) {
+	url := startGateway(t, nil)
+	c := lockedBucket(t, url)
+	open := func(params string) chunkstore.Store {
+		t.Helper()
+		s, err := chunkstore.Open(t.Context(), fmt.Sprintf("s3://%s/store?region=us-east-1&endpoint=%s%s", bucket, url, params), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	until := func(key string) (string, time.Duration) {
+		t.Helper()
+		out, err := c.GetObjectRetention(t.Context(), &s3.GetObjectRetentionInput{Bucket: aws.String(bucket), Key: aws.String("store/" + key)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(out.Retention.Mode), time.Until(*out.Retention.RetainUntilDate)
+	}
+	const day = 24 * time.Hour
+	plain, short, long := open(""), open("&object-lock=COMPLIANCE&retain-days=1"), open("&object-lock=GOVERNANCE&retain-days=30")
+	if _, err := short.Put(t.Context(), "x", []byte("data")); err != nil {
+		t.Fatal(err)
+	}
+	if mode, left := until("x"); mode != "COMPLIANCE" || left < day || left > 2*day {
+		t.Fatal(mode, left)
+	}
+	if created, err := long.Put(t.Context(), "x", []byte("data")); err != nil || created {
+		t.Fatal(created, err)
+	}
+	if mode, left := until("x"); mode != "COMPLIANCE" || left < 30*day || left > 31*day {
+		t.Fatalf("renewed to %s %v", mode, left)
+	}
+	if created, err := short.Put(t.Context(), "x", []byte("data")); err != nil || created {
+		t.Fatal(created, err)
+	}
+	if _, left := until("x"); left < 30*day {
+		t.Fatalf("shortened to %v", left)
+	}
+	for name, s := range map[string]chunkstore.Store{"knows": long, "does not know": plain} {
+		if err := s.Delete(t.Context(), "x"); !errors.Is(err, chunkstore.ErrLocked) {
+			t.Errorf("one that %s of locks: %v", name, err)
+		}
+		if b, err := s.Get(t.Context(), "x", nil, 10); err != nil || string(b) != "data" {
+			t.Errorf("%q, %v", b, err)
+		}
+	}
+	if _, err := plain.Put(t.Context(), "free", []byte("data")); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(long.Delete(t.Context(), "free"), long.Delete(t.Context(), "none")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestWishesKept: what the gateway keeps of an object's wishes is what was wished for.
+func TestWishesKept(t *testing.T) {
+	url := start(t, nil)
+	s, err := chunkstore.Open(t.Context(), fmt.Sprintf("s3://%s?region=us-east-1&endpoint=%s&storage-class=STANDARD&request-payer=requester&tags=keep=a%%20year,b=c", bucket, url), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Put(t.Context(), "x", []byte("data")); err != nil {
+		t.Fatal(err)
+	}
+	out, err := owner(url).GetObjectTagging(t.Context(), &s3.GetObjectTaggingInput{Bucket: aws.String(bucket), Key: aws.String("x")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tags := map[string]string{}
+	for _, x := range out.TagSet {
+		tags[*x.Key] = *x.Value
+	}
+	if !maps.Equal(tags, map[string]string{"keep": "a year", "b": "c"}) {
+		t.Error(tags)
+	}
+}
