@@ -27,7 +27,7 @@ import (
 const (
 	maxFrameJSON   = 256 << 10
 	maxFrameSecret = 2 * KeyBytes
-	maxConns       = 64
+	maxConns       = 256 // a node that starts has all its volumes mounted at once, and some have 128
 	readTimeout    = 10 * time.Second
 	ownTimeout     = 15 * time.Second // for the mounter before to end
 )

@@ -5,7 +5,7 @@
 //
 // One JSON object a line, over a unix socket of mode 0600; requests of at most 16 KiB, lines of an answer of at
 // most 64 KiB. Only the server's own user and root are answered (SO_PEERCRED). One request at a time on
-// a connection, any number of connections up to 256: a node with all its volumes comes up at once. A request ends early when its caller hangs up.
+// a connection, any number of connections up to 32. A request ends early when its caller hangs up.
 //
 //	→ {"op":"stats"}
 //	← {"result":{"totalBytes":…}}

@@ -15,7 +15,7 @@ import (
 const (
 	maxRequest = 16 << 10
 	maxLine    = 64 << 10
-	maxConns   = 256
+	maxConns   = 32
 )
 
 type request struct {
