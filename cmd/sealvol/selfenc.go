@@ -46,7 +46,7 @@ type selfencFlags struct {
 
 func (f *selfencFlags) register(flags *pflag.FlagSet, encoding, usage string) {
 	flags.StringVar(&f.encoding, "encoding", encoding, usage)
-	flags.StringVar(&f.store, "store", "", "where the chunks are: file:///DIR, or s3://BUCKET/PREFIX?region=…&endpoint=…&path-style=…")
+	flags.StringVar(&f.store, "store", "", "where the chunks are: file:///DIR, or s3://BUCKET/PREFIX?region=…&endpoint=…&…")
 	flags.StringVar(&f.tenantFile, "tenant-file", "", "file with the tenant secret of v2: 32 raw bytes or 64 hexadecimal digits")
 	flags.BoolVar(&f.json, "json", false, "print the report as JSON")
 }

@@ -2,6 +2,7 @@ package awsclient
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -53,9 +54,8 @@ func TestPlainBody(t *testing.T) {
 		if err != nil {
 			return "", err
 		}
-		defer resp.Body.Close()
 		b, err := io.ReadAll(resp.Body)
-		return string(b), err
+		return string(b), errors.Join(err, resp.Body.Close())
 	}
 	text := strings.Repeat("body ", 10000)
 	if got, err := send(PlainBody{http.DefaultClient}, &closing{r: strings.NewReader(text)}); err != nil || got != text {

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -73,7 +73,7 @@ func TestWebIdentity(t *testing.T) {
 		asked = append(asked, q.Get("WebIdentityToken"))
 		n := len(asked)
 		mu.Unlock()
-		fmt.Fprintf(w, `<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleWithWebIdentityResult><Credentials>
+		_, _ = fmt.Fprintf(w, `<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleWithWebIdentityResult><Credentials>
 <AccessKeyId>KEY%d</AccessKeyId><SecretAccessKey>secret</SecretAccessKey><SessionToken>session%d</SessionToken><Expiration>%s</Expiration>
 </Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>`, n, n, time.Now().Add(-time.Minute).UTC().Format(time.RFC3339))
 	}))
@@ -126,7 +126,7 @@ func TestPodIdentity(t *testing.T) {
 			http.Error(w, "no", http.StatusForbidden)
 			return
 		}
-		fmt.Fprintf(w, `{"AccessKeyId":"PODKEY","SecretAccessKey":"secret","Token":"podsession","AccountId":"123456789012","Expiration":%q}`, time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
+		_, _ = fmt.Fprintf(w, `{"AccessKeyId":"PODKEY","SecretAccessKey":"secret","Token":"podsession","AccountId":"123456789012","Expiration":%q}`, time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
 	}))
 	defer agent.Close()
 	noKeys(t)
@@ -207,7 +207,7 @@ func TestCABundle(t *testing.T) {
 		w.WriteHeader(resp.StatusCode)
 		_, _ = io.Copy(w, resp.Body)
 	}))
-	srv.Config.ErrorLog = log.New(io.Discard, "", 0) // of whoever does not trust it
+	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError) // of whoever does not trust it
 	srv.StartTLS()
 	defer srv.Close()
 	o := options(ec2)

@@ -36,7 +36,7 @@ type S3Wishes struct {
 	RetainDays int
 }
 
-// ErrLocked: the object may not be deleted or replaced yet.
+// ErrLocked means that an object may not be deleted or replaced yet.
 var ErrLocked = errors.New("object is locked")
 
 // Limits of S3 for the tags of an object, in characters.

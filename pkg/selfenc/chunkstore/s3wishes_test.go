@@ -36,7 +36,7 @@ func newWire(t *testing.T) (*wire, *httptest.Server) {
 				rw.WriteHeader(http.StatusNotFound)
 				_, _ = io.WriteString(rw, `<Error><Code>NoSuchObjectLockConfiguration</Code></Error>`)
 			case r.URL.Query().Has("retention") && r.Method == http.MethodGet:
-				fmt.Fprintf(rw, `<Retention><Mode>COMPLIANCE</Mode><RetainUntilDate>%s</RetainUntilDate></Retention>`, until.UTC().Format(time.RFC3339))
+				_, _ = fmt.Fprintf(rw, `<Retention><Mode>COMPLIANCE</Mode><RetainUntilDate>%s</RetainUntilDate></Retention>`, until.UTC().Format(time.RFC3339))
 			case r.URL.Query().Has("retention"):
 				b, _ := io.ReadAll(r.Body)
 				r.Header.Set("X-Body", string(b))
@@ -243,9 +243,9 @@ func TestS3Identity(t *testing.T) {
 		body, _ := io.ReadAll(r.Body)
 		switch {
 		case r.Method == http.MethodGet && r.Header.Get("Authorization") == "token":
-			fmt.Fprintf(rw, `{"AccessKeyId":"POD","SecretAccessKey":"s","Token":"podsession","Expiration":%q}`, later)
+			_, _ = fmt.Fprintf(rw, `{"AccessKeyId":"POD","SecretAccessKey":"s","Token":"podsession","Expiration":%q}`, later)
 		case strings.Contains(string(body), "WebIdentityToken=token"):
-			fmt.Fprintf(rw, `<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>WEB</AccessKeyId><SecretAccessKey>s</SecretAccessKey>
+			_, _ = fmt.Fprintf(rw, `<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>WEB</AccessKeyId><SecretAccessKey>s</SecretAccessKey>
 <SessionToken>websession</SessionToken><Expiration>%s</Expiration></Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>`, later)
 		default:
 			http.Error(rw, "no", http.StatusForbidden)
