@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -264,5 +267,43 @@ func TestWishesKept(t *testing.T) {
 	}
 	if !maps.Equal(tags, map[string]string{"keep": "a year", "b": "c"}) {
 		t.Error(tags)
+	}
+}
+
+// TestWebIdentity: a pod that has nothing but a token, as IRSA gives it, uses its store with what STS gives for that.
+// The gateway knows its users by their keys alone, so that there is no session token; chunkstore tests that.
+func TestWebIdentity(t *testing.T) {
+	url := start(t, nil)
+	if _, err := owner(url).PutBucketPolicy(t.Context(), &s3.PutBucketPolicyInput{Bucket: aws.String(bucket), Policy: aws.String(leastPolicy(t, ""))}); err != nil {
+		t.Fatal(err)
+	}
+	sts := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.FormValue("Action") != "AssumeRoleWithWebIdentity" || r.FormValue("WebIdentityToken") != "pod's token" {
+			http.Error(w, "no", http.StatusForbidden)
+			return
+		}
+		_, _ = fmt.Fprintf(w, `<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>%s</AccessKeyId><SecretAccessKey>%s</SecretAccessKey>
+<SessionToken></SessionToken><Expiration>%s</Expiration></Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>`, guest, guestSecret, time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
+	}))
+	defer sts.Close()
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("pod's token"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for k, v := range map[string]string{"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/chunks", "AWS_WEB_IDENTITY_TOKEN_FILE": token, "AWS_ENDPOINT_URL_STS": sts.URL} {
+		t.Setenv(k, v)
+	}
+	s, err := chunkstore.Open(t.Context(), fmt.Sprintf("s3://%s/store?region=us-east-1&endpoint=%s", bucket, url), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if created, err := s.Put(t.Context(), "x", []byte("data")); err != nil || !created {
+		t.Fatal(created, err)
+	}
+	if b, err := s.Get(t.Context(), "x", nil, 10); err != nil || string(b) != "data" {
+		t.Fatalf("%q, %v", b, err)
+	}
+	if err := s.Delete(t.Context(), "x"); err != nil {
+		t.Fatal(err)
 	}
 }
