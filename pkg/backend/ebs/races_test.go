@@ -84,6 +84,7 @@ func TestFailover(t *testing.T) {
 					r.Fatal(err)
 				}
 			}
+			r.s.StickAttach("/dev/xvdaa", false)
 			if err := errors.Join(r.now.Detach(r.Context(), r.id, nodeA), attach(r.now, r.id, nodeB)); err != nil {
 				r.Fatal(err)
 			}
