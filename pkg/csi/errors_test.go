@@ -43,7 +43,7 @@ func TestBackendCodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	found := 0
-	for name := range f.Scope.Objects { //nolint:staticcheck // of one file, which is all that is needed
+	for name := range f.Scope.Objects {
 		if !strings.HasPrefix(name, "Err") || !ast.IsExported(name) {
 			continue
 		}

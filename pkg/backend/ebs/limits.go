@@ -20,7 +20,8 @@ func (b *Backend) limitsOf(ctx context.Context, kind types.VolumeType, zone stri
 		return l
 	}
 	ask := func(iops int32) (which string, n int64) {
-		_, err := b.ec2.CreateVolume(ctx, &ec2.CreateVolumeInput{DryRun: aws.Bool(true), AvailabilityZone: aws.String(zone), Size: aws.Int32(gib32), VolumeType: kind, Iops: aws.Int32(iops)})
+		_, err := b.ec2.CreateVolume(ctx, &ec2.CreateVolumeInput{DryRun: aws.Bool(true), AvailabilityZone: aws.String(zone), Size: aws.Int32(gib32), VolumeType: kind, Iops: aws.Int32(iops),
+			TagSpecifications: tagSpec(types.ResourceTypeVolume, map[string]string{tagCluster: b.opt.Cluster})}) // without which the policy in docs/iam does not allow it
 		which, n, _ = limitOf(translate("CreateVolume", err))
 		return which, n
 	}

@@ -46,6 +46,19 @@ func (s *Server) Snapshots() []string {
 	return slices.Sorted(maps.Keys(s.snapshots))
 }
 
+// Tags are those of a volume or snapshot, nil if there is none.
+func (s *Server) Tags(id string) map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v := s.volumes[id]; v != nil {
+		return maps.Clone(v.tags)
+	}
+	if x := s.snapshots[id]; x != nil {
+		return maps.Clone(x.tags)
+	}
+	return nil
+}
+
 func (s *Server) isRoot(id string) bool {
 	for _, in := range s.instances {
 		if in.root == id {

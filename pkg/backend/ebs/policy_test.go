@@ -1,0 +1,218 @@
+package ebs
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/sealvol/sealvol/pkg/backend"
+	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
+)
+
+// permission is what IAM asks a policy for a call: one for each resource that it touches.
+// https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
+type permission struct {
+	action, resource string
+	context          map[string][]string // condition keys
+}
+
+// permissions are those that a call needs.
+func permissions(s *ec2test.Server, c ec2test.Call) (list []permission) {
+	arn := func(kind, id string) string {
+		account := "123456789012"
+		if kind == "snapshot" {
+			account = ""
+		}
+		return "arn:aws:ec2:" + s.Region() + ":" + account + ":" + kind + "/" + id
+	}
+	need := func(action, resource string, context map[string][]string) {
+		list = append(list, permission{"ec2:" + action, resource, context})
+	}
+	existing := func(id string) map[string][]string {
+		m := map[string][]string{}
+		for k, v := range s.Tags(id) {
+			m["aws:ResourceTag/"+k] = []string{v}
+		}
+		return m
+	}
+	param := c.Params.Get
+	// made is a resource that the call makes, with tags.
+	made := func(kind string) {
+		with := map[string][]string{}
+		for i := 1; param(fmt.Sprintf("TagSpecification.1.Tag.%d.Key", i)) != ""; i++ {
+			k := param(fmt.Sprintf("TagSpecification.1.Tag.%d.Key", i))
+			with["aws:RequestTag/"+k] = []string{param(fmt.Sprintf("TagSpecification.1.Tag.%d.Value", i))}
+			with["aws:TagKeys"] = append(with["aws:TagKeys"], k)
+		}
+		need(c.Action, arn(kind, "*"), with)
+		if len(with) > 0 {
+			need("CreateTags", arn(kind, "*"), map[string][]string{"ec2:CreateAction": {c.Action}})
+		}
+	}
+	switch c.Action {
+	case "CreateVolume":
+		made("volume")
+		if id := param("SnapshotId"); id != "" {
+			need(c.Action, arn("snapshot", id), existing(id))
+		}
+	case "CopyVolumes":
+		made("volume")
+		need(c.Action, arn("volume", param("SourceVolumeId")), existing(param("SourceVolumeId")))
+	case "CreateSnapshot":
+		made("snapshot")
+		need(c.Action, arn("volume", param("VolumeId")), existing(param("VolumeId")))
+	case "DeleteSnapshot":
+		need(c.Action, arn("snapshot", param("SnapshotId")), existing(param("SnapshotId")))
+	case "CreateTags", "DeleteTags":
+		with := existing(param("ResourceId.1"))
+		with["aws:TagKeys"] = []string{param("Tag.1.Key")}
+		need(c.Action, arn("volume", param("ResourceId.1")), with)
+	case "AttachVolume", "DetachVolume":
+		need(c.Action, arn("instance", param("InstanceId")), nil)
+		fallthrough
+	case "ModifyVolume", "DeleteVolume":
+		need(c.Action, arn("volume", param("VolumeId")), existing(param("VolumeId")))
+	default:
+		need(c.Action, "*", nil) // describes know no resources
+	}
+	return list
+}
+
+// allows evaluates one statement.
+func (st statement) allows(p permission) bool {
+	if !slices.Contains(st.Action, p.action) {
+		return false
+	}
+	glob := func(pattern string) bool {
+		return regexp.MustCompile("^" + strings.ReplaceAll(regexp.QuoteMeta(pattern), `\*`, ".*") + "$").MatchString(p.resource)
+	}
+	if !slices.ContainsFunc(texts(st.Resource), glob) {
+		return false
+	}
+	for operator, keys := range st.Condition {
+		for key, want := range keys {
+			have := p.context[key]
+			in := func(v string) bool { return slices.Contains(texts(want), v) }
+			switch {
+			case operator == "StringEquals" && len(have) == 1 && in(have[0]):
+			case operator == "ForAllValues:StringEquals" && !slices.ContainsFunc(have, func(v string) bool { return !in(v) }):
+			default:
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// texts is one string, or several.
+func texts(v any) (list []string) {
+	switch v := v.(type) {
+	case string:
+		return []string{v}
+	case []any:
+		for _, x := range v {
+			list = append(list, fmt.Sprint(x))
+		}
+	}
+	return list
+}
+
+// TestPoliciesAllow has docs/iam/controller.json decide on every call of a volume's life, as IAM would: all are allowed, and without any one statement some are not; what
+// has another cluster's tag is not to be touched. A node's calls are allowed by node.json.
+func TestPoliciesAllow(t *testing.T) {
+	all := statements(t, "controller.json")
+	refused := func(list []statement, run func(t *testing.T, s *ec2test.Server, b *Backend)) (calls []string) {
+		s := newEC2(t, ec2test.Options{}, false)
+		var mu sync.Mutex
+		s.SetFault(func(c ec2test.Call) ec2test.Fault {
+			for _, p := range permissions(s, c) {
+				if !slices.ContainsFunc(list, func(st statement) bool { return st.allows(p) }) {
+					mu.Lock()
+					calls = append(calls, c.Action+" of "+p.resource)
+					mu.Unlock()
+					return ec2test.Fault{Code: "UnauthorizedOperation", Status: 403, Message: "You are not authorized to perform this operation."}
+				}
+			}
+			return ec2test.Fault{}
+		})
+		o := options(s)
+		o.Cluster = "CLUSTER_ID" // as the documents call it
+		run(t, s, open(t, o))
+		return calls
+	}
+	life := func(t *testing.T, _ *ec2test.Server, b *Backend) {
+		ctx := t.Context()
+		sp := spec("a")
+		sp.Class = map[string]string{"type": "io2", "iopsPerGB": "5"}
+		v, err := b.Create(ctx, sp)
+		if err != nil {
+			return // refused, which is all that matters
+		}
+		for _, step := range []func() error{
+			func() error { _, err := b.Attach(ctx, v.ID, nodeA, true); return err },
+			func() error { return b.Detach(ctx, v.ID, nodeA) },
+			func() error { _, err := b.Attach(ctx, v.ID, nodeA, false); return err },
+			func() error { _, err := b.Expand(ctx, v.ID, 12*gib, 0); return err },
+			func() error { return b.Detach(ctx, v.ID, nodeA) },
+			func() error {
+				s, err := b.CreateSnapshot(ctx, backend.SnapshotSpec{Name: "s", Volume: v.ID})
+				if err != nil {
+					return err
+				}
+				_, err = b.Create(ctx, backend.Spec{Name: "restored", Source: &backend.Source{Snapshot: s.ID}})
+				return errors.Join(err, b.DeleteSnapshot(ctx, s.ID))
+			},
+			func() error {
+				_, err := b.Create(ctx, backend.Spec{Name: "copy", Source: &backend.Source{Volume: v.ID}})
+				return err
+			},
+			func() error { _, _, err := b.List(ctx, "", 0); return err },
+			func() error { _, err := b.Health(ctx, v.ID); return err },
+			func() error { _, _, err := b.ListSnapshots(ctx, "", "", 0); return err },
+			func() error { return b.Delete(ctx, v.ID) },
+		} {
+			_ = step() // what is refused is counted where it is
+		}
+	}
+	if calls := refused(all, life); len(calls) > 0 {
+		t.Fatalf("refused: %q", calls)
+	}
+	for i, st := range all {
+		without := slices.Delete(slices.Clone(all), i, i+1)
+		if calls := refused(without, life); len(calls) == 0 {
+			t.Errorf("%s is not needed", st.Sid)
+		}
+	}
+	calls := refused(all, func(t *testing.T, s *ec2test.Server, b *Backend) {
+		for i := range 2 { // one of another cluster, one of nobody's
+			o := options(s)
+			o.Cluster = []string{"other", "x"}[i]
+			s.SetFault(nil)
+			v := mustCreate(t, open(t, o), spec(fmt.Sprint("v", i)))
+			if i == 1 {
+				s.Update(v.ID, "untag")
+			}
+			for _, action := range []string{"AttachVolume", "DetachVolume", "ModifyVolume", "DeleteVolume", "CreateSnapshot"} {
+				for _, p := range permissions(s, ec2test.Call{Action: action, Params: map[string][]string{"VolumeId": {v.ID}, "InstanceId": {nodeA}}}) {
+					if strings.Contains(p.resource, v.ID) && slices.ContainsFunc(all, func(st statement) bool { return st.allows(p) }) {
+						t.Errorf("%s of what is not ours is allowed", action)
+					}
+				}
+			}
+		}
+	})
+	if len(calls) > 0 {
+		t.Error(calls)
+	}
+	if calls := refused(statements(t, "node.json"), func(t *testing.T, _ *ec2test.Server, b *Backend) {
+		if _, err := b.Info(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}); len(calls) > 0 {
+		t.Errorf("a node: refused: %q", calls)
+	}
+}
