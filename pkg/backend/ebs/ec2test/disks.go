@@ -179,7 +179,12 @@ func (l *loop) cut() error {
 		return err
 	}
 	info.Sizelimit = 512 // less than anybody's first block
-	return unix.IoctlLoopSetStatus64(int(l.dev.Fd()), info)
+	for range 100 {
+		if err = unix.IoctlLoopSetStatus64(int(l.dev.Fd()), info); !errors.Is(err, unix.EAGAIN) { // somebody reads through the page cache
+			return err
+		}
+	}
+	return err
 }
 
 // unbind lets go; whoever still has the device keeps what cut leaves of it until he closes it.
