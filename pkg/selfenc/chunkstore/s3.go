@@ -284,7 +284,12 @@ func (s *S3) pause(ctx context.Context, attempt int) error {
 func (s *S3) Put(ctx context.Context, key string, data []byte) (bool, error) {
 	err := s.put(ctx, "put", key, data, aws.String("*"))
 	var api smithy.APIError
-	if errors.As(err, &api) && api.ErrorCode() == "PreconditionFailed" || errors.Is(err, ErrLocked) { // there are servers that look at the lock first
+	exists := errors.As(err, &api) && api.ErrorCode() == "PreconditionFailed"
+	if errors.Is(err, ErrLocked) { // there are servers that look at the lock first
+		_, serr := s.Stat(ctx, key)
+		exists = serr == nil
+	}
+	if exists {
 		return false, s.keepLocked(ctx, key)
 	}
 	return err == nil, err
