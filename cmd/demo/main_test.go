@@ -19,6 +19,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/mounter"
 	"github.com/sealvol/sealvol/pkg/mounter/mountertest"
+	"github.com/sealvol/sealvol/pkg/volume/fusefs/fusefstest"
 )
 
 // programs has the driver.
@@ -224,6 +225,7 @@ func TestHangingServer(t *testing.T) {
 			if err != nil || len(list) != 1 || list[0].PID < 2 {
 				t.Fatal(list, err)
 			}
+			fusefstest.EndPolling(t, filepath.Join(filepath.Dir(dirs[0]), "kubelet/pods/pod"))
 			mountertest.Halt(t, list[0].PID)
 			if timeout {
 				p.wantExit(exitFailed)
