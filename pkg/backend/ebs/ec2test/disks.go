@@ -21,6 +21,7 @@ type disks struct {
 type loop struct {
 	dev   *os.File
 	minor int
+	dir   string // of the machine
 	sysfs string
 	link  string
 }
@@ -89,11 +90,14 @@ func (d *disks) note(err error) {
 }
 
 // attach binds a loop device and writes what sysfs would say of an NVMe device.
-func (d *disks) attach(id, _ string) {
+func (d *disks) attach(id, machine string) {
 	l, err := d.bind(id)
 	if err != nil {
 		d.note(fmt.Errorf("attach %s: %w", id, err))
 		return
+	}
+	if l.dir = machine; machine == "" {
+		l.dir = d.dir
 	}
 	d.loops[id] = l
 	d.note(d.describe(id, l))
@@ -125,7 +129,7 @@ func (d *disks) bind(id string) (*loop, error) {
 		}
 		cfg := unix.LoopConfig{Fd: uint32(back.Fd())}
 		cfg.Info.Flags = unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO
-		copy(cfg.Info.File_name[:], "ec2test "+id)
+		copy(cfg.Info.File_name[:], nameOf(id))
 		if err := unix.IoctlLoopConfigure(int(dev.Fd()), &cfg); err == nil {
 			return &loop{dev: dev, minor: minor}, nil
 		} else if !errors.Is(err, unix.EBUSY) {
@@ -143,9 +147,9 @@ func (d *disks) describe(id string, l *loop) error {
 		return err
 	}
 	name := fmt.Sprint("loop", l.minor)
-	l.sysfs = filepath.Join(d.dir, "sys/class/block", name)
-	l.link = filepath.Join(d.dir, "dev/disk/by-id", "nvme-Amazon_Elastic_Block_Store_"+strings.ReplaceAll(id, "-", ""))
-	if err := os.MkdirAll(filepath.Join(l.sysfs, "device"), 0o755); err != nil {
+	l.sysfs = filepath.Join(l.dir, "sys/class/block", name)
+	l.link = filepath.Join(l.dir, "dev/disk/by-id", "nvme-Amazon_Elastic_Block_Store_"+strings.ReplaceAll(id, "-", ""))
+	if err := errors.Join(os.MkdirAll(filepath.Join(l.sysfs, "device"), 0o755), os.MkdirAll(filepath.Dir(l.link), 0o755)); err != nil {
 		return err
 	}
 	return errors.Join(
@@ -169,8 +173,36 @@ func (d *disks) detach(id string) {
 		return
 	}
 	delete(d.loops, id)
-	d.note(errors.Join(os.RemoveAll(l.sysfs), os.Remove(l.link), l.unbind()))
+	d.note(errors.Join(os.RemoveAll(l.sysfs), os.Remove(l.link), l.unbind(), d.cutOff(id, l.minor)))
 }
+
+// cutOff gives a volume whose device is still open, as on a machine that was lost, another file: what is written to the device from now on reaches nobody.
+func (d *disks) cutOff(id string, minor int) error {
+	dev, err := os.Open(fmt.Sprint("/dev/loop", minor))
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	i, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))
+	if errors.Is(err, unix.ENXIO) || err == nil && unix.ByteSliceToString(i.File_name[:]) != nameOf(id) {
+		return nil // nobody has it
+	}
+	if err != nil {
+		return err
+	}
+	st, err := os.Stat(d.data(id))
+	if err != nil {
+		return err
+	}
+	next := id + ".next"
+	if err := d.create(next, st.Size(), id); err != nil {
+		return err
+	}
+	return os.Rename(d.data(next), d.data(id))
+}
+
+// nameOf is what the kernel says that a loop device is bound to.
+func nameOf(id string) string { return "ec2test " + id }
 
 // unbind lets go; whoever still has the device keeps it until he closes it.
 func (l *loop) unbind() error {
