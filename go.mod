@@ -79,7 +79,10 @@ require (
 	sigs.k8s.io/structured-merge-diff/v6 v6.4.2 // indirect
 )
 
-require github.com/aws/aws-sdk-go-v2/service/ec2 v1.346.0
+require (
+	github.com/aws/aws-sdk-go-v2/service/ec2 v1.346.0
+	golang.org/x/crypto/x509roots/fallback v0.0.0-20261030153154-30a33513ff6d
+)
 
 require (
 	github.com/Masterminds/semver/v3 v3.4.0 // indirect

@@ -5,12 +5,20 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sealvol/sealvol/pkg/operator/operatortest"
@@ -76,6 +84,19 @@ func TestAccepted(t *testing.T) {
 			"storageClass.annotations.team=storage", "snapshotClass.default=true", "snapshotClass.deletionPolicy=Retain"},
 		{"keyImport.namespaces={sealvol-system,default}", "node.maxUnavailable=3", "node.tolerations[0].key=dedicated", "node.nodeSelector.disk=ssd",
 			"mounter.serverUser=0", "mounter.volumeMemoryBytes=1073741824"},
+		ebs,
+		slices.Concat(ebs, []string{"snapshots.enabled=false", "node.agent=false", "admissionPolicies.enabled=false", "controller.replicas=1", "ebs.attachLimitUpdateSeconds=0"}),
+		slices.Concat(ebs, []string{"ebs.region=eu-west-1", "ebs.zone=eu-west-1a", "ebs.endpoints.ec2=https://vpce-1.ec2.eu-west-1.vpce.amazonaws.com", "ebs.endpoints.sts=https://sts.example",
+			"ebs.endpoints.metadata=http://127.0.0.1:4980", "ebs.fipsEndpoints=true", "ebs.dualStackEndpoints=true", "ebs.caBundle=our-ca", "ebs.kmsKeyId=alias/sealvol",
+			"ebs.tags.team=storage", "ebs.tags.cost center=12: b", "ebs.volumeAttachLimit=20", "ebs.metadataSources={kubernetes,imds}", "proxy.httpsProxy=http://proxy.example:3128",
+			"proxy.noProxy=169.254.169.254\\,.svc", `controller.serviceAccount.annotations.eks\.amazonaws\.com/role-arn=arn:aws:iam::111122223333:role/sealvol`,
+			"controller.extraEnv[0].name=GODEBUG", "controller.extraEnv[0].value=fips140=on", "node.extraEnv[0].name=A", "node.extraEnv[0].value=b", "node.extraArgs={--sys-dir=/x}",
+			"node.hostNetwork=true", "controller.hostNetwork=true"}),
+		slices.Concat(ebs, []string{"storageClass.parameters.type=io2", "storageClass.parameters.iopsPerGB=50", "extraStorageClasses[0].name=sealvol-cold", "extraStorageClasses[0].parameters.type=sc1",
+			"extraStorageClasses[1].name=sealvol-own-key", "extraStorageClasses[1].parameters.encrypted=true", "extraStorageClasses[1].parameters.kmsKeyId=alias/own",
+			"extraStorageClasses[1].reclaimPolicy=Retain", "extraStorageClasses[1].mountOptions={noatime}", "extraStorageClasses[1].annotations.a=b",
+			"extraStorageClasses[1].allowedTopologies[0].matchLabelExpressions[0].key=topology.kubernetes.io/zone", "extraStorageClasses[1].allowedTopologies[0].matchLabelExpressions[0].values={eu-west-1a}",
+			"volumeAttributesClasses[0].name=fast", "volumeAttributesClasses[0].parameters.iops=6000"}),
 	} {
 		c := client.NewDryRunClient(client.WithFieldValidation(env.Client, "Strict"))
 		for _, u := range render(t, values...) {
@@ -86,6 +107,9 @@ func TestAccepted(t *testing.T) {
 		}
 	}
 }
+
+// ebs are the values without which the ebs backend is not.
+var ebs = []string{"backend=ebs", "ebs.clusterID=prod-1"}
 
 // rename gives an object a name beside those that are there already.
 func rename(t *testing.T, u *unstructured.Unstructured) {
@@ -103,30 +127,64 @@ func rename(t *testing.T, u *unstructured.Unstructured) {
 
 // What makes no sense is refused before anything is rendered, and the message says where.
 func TestRefused(t *testing.T) {
+	values := map[string]string{
+		"backend=nfs":                                "/backend",
+		"backend=ebs":                                "/ebs/clusterID",
+		"nodeAgent=true":                             "nodeAgent",
+		"node.agent=maybe":                           "/node/agent",
+		"operator.replicas=-1":                       "/operator/replicas",
+		"images.driver.tag=a b":                      "/images/driver/tag",
+		"images.pullPolicy=Sometimes":                "/images/pullPolicy",
+		"kubeletDir=var/lib/kubelet":                 "/kubeletDir",
+		"stateDir=/a/../b c":                         "/stateDir",
+		"local.overcommit=0.5":                       "/local/overcommit",
+		"logLevel=loud":                              "/logLevel",
+		"sidecars.leaderElection.leaseDuration=soon": "/sidecars/leaderElection/leaseDuration",
+		"storageClass.name=Sealvol":                  "/storageClass/name",
+		"storageClass.reclaimPolicy=Recycle":         "/storageClass/reclaimPolicy",
+		"storageClass.parameters.suite=rot13":        "/storageClass/parameters/suite",
+		"storageClass.parameters.fsType=ext4":        "fsType",
+		"storageClass.mountOptions={suid}":           "/storageClass/mountOptions/0",
+		"keyImport.namespaces={Tenant}":              "/keyImport/namespaces/0",
+		"mounter.volumeMemoryBytes=1000":             "/mounter/volumeMemoryBytes",
+		"node.maxUnavailable=0%":                     "/node/maxUnavailable",
+		"sidecars.provisioner=latest build":          "/sidecars/provisioner",
+		"snapshotClass.deletionPolicy=Snapshot":      "/snapshotClass/deletionPolicy",
+		"admissionPolicies.enabled=null":             "admissionPolicies",
+		"operator.resources.limits=null,crds=yes":    "/crds",
+		// Of EBS without it.
+		"ebs.region=eu-west-1":             "/ebs/region",
+		"ebs.clusterID=prod":               "/ebs/clusterID",
+		"ebs.tags.a=b":                     "/ebs/tags",
+		"ebs.endpoints.ec2=https://x":      "/ebs/endpoints/ec2",
+		"proxy.httpsProxy=http://p":        "/proxy/httpsProxy",
+		"storageClass.parameters.type=gp3": "/storageClass/parameters",
+		"extraStorageClasses[0].name=a,extraStorageClasses[0].parameters.type=gp3":                   "/extraStorageClasses/0/parameters",
+		"volumeAttributesClasses[0].name=a,volumeAttributesClasses[0].parameters.type=gp3":           "/volumeAttributesClasses",
+		"storageClass.allowedTopologies[0].matchLabelExpressions[0].key=topology.kubernetes.io/zone": "/storageClass/allowedTopologies",
+	}
 	for value, want := range map[string]string{
-		"backend=ebs":                             "/backend",
-		"nodeAgent=true":                          "nodeAgent",
-		"node.agent=maybe":                        "/node/agent",
-		"operator.replicas=-1":                    "/operator/replicas",
-		"images.driver.tag=a b":                   "/images/driver/tag",
-		"images.pullPolicy=Sometimes":             "/images/pullPolicy",
-		"kubeletDir=var/lib/kubelet":              "/kubeletDir",
-		"stateDir=/a/../b c":                      "/stateDir",
-		"local.overcommit=0.5":                    "/local/overcommit",
-		"logLevel=loud":                           "/logLevel",
-		"storageClass.name=Sealvol":               "/storageClass/name",
-		"storageClass.reclaimPolicy=Recycle":      "/storageClass/reclaimPolicy",
-		"storageClass.parameters.suite=rot13":     "/storageClass/parameters/suite",
-		"storageClass.parameters.fsType=ext4":     "fsType",
-		"storageClass.mountOptions={suid}":        "/storageClass/mountOptions/0",
-		"keyImport.namespaces={Tenant}":           "/keyImport/namespaces/0",
-		"mounter.volumeMemoryBytes=1000":          "/mounter/volumeMemoryBytes",
-		"node.maxUnavailable=0%":                  "/node/maxUnavailable",
-		"sidecars.provisioner=latest build":       "/sidecars/provisioner",
-		"snapshotClass.deletionPolicy=Snapshot":   "/snapshotClass/deletionPolicy",
-		"admissionPolicies.enabled=null":          "admissionPolicies",
-		"operator.resources.limits=null,crds=yes": "/crds",
+		"ebs.clusterID=a b":                    "/ebs/clusterID",
+		"local.overcommit=2":                   "/local/overcommit",
+		"ebs.endpoints.ec2=ec2.example":        "/ebs/endpoints/ec2",
+		"ebs.tags.aws:x=y":                     "/ebs/tags",
+		`ebs.tags.csi\.sealvol\.dev/cluster=y`: "/ebs/tags",
+		`ebs.tags.a=b\,c`:                      "/ebs/tags/a",
+		"ebs.volumeAttachLimit=9,ebs.reservedVolumeAttachments=2":                                "/ebs/reservedVolumeAttachments",
+		"ebs.attachLimitUpdateSeconds=5":                                                         "/ebs/attachLimitUpdateSeconds",
+		"ebs.metadataSources={dns}":                                                              "/ebs/metadataSources/0",
+		"ebs.metadataSources={imds,imds}":                                                        "/ebs/metadataSources",
+		"ebs.metadataSources=null":                                                               "metadataSources",
+		"storageClass.parameters.iops=0":                                                         "/storageClass/parameters/iops",
+		"storageClass.parameters.iops=5,storageClass.parameters.iopsPerGB=5":                     "/storageClass/parameters",
+		"storageClass.parameters.kmsKeyId=alias/a":                                               "/storageClass/parameters",
+		"volumeAttributesClasses[0].name=a":                                                      "/volumeAttributesClasses/0",
+		"volumeAttributesClasses[0].name=a,volumeAttributesClasses[0].parameters.encrypted=true": "encrypted",
+		"node.extraArgs={sys-dir}":                                                               "/node/extraArgs/0",
 	} {
+		values[strings.Join(ebs, ",")+","+value] = want
+	}
+	for value, want := range values {
 		_, err := operatortest.Render(value)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", value, err)
@@ -137,6 +195,18 @@ func TestRefused(t *testing.T) {
 // What must hold of the objects whatever the values.
 func TestPromises(t *testing.T) {
 	list := render(t)
+	checkAll(t, list)
+	driver := find(t, list, "CSIDriver", "csi.sealvol.dev")
+	for field, want := range map[string]any{"attachRequired": false, "requiresRepublish": true, "fsGroupPolicy": "File", "storageCapacity": true, "podInfoOnMount": false} {
+		if got := at(t, driver, "spec", field); got != want {
+			t.Errorf("CSIDriver: %s is %v", field, got)
+		}
+	}
+}
+
+// checkAll is about both backends.
+func checkAll(t *testing.T, list []*unstructured.Unstructured) {
+	t.Helper()
 	for _, u := range list {
 		switch u.GetKind() {
 		case "CustomResourceDefinition":
@@ -149,12 +219,6 @@ func TestPromises(t *testing.T) {
 			checkPod(t, u)
 		}
 	}
-	driver := find(t, list, "CSIDriver", "csi.sealvol.dev")
-	for field, want := range map[string]any{"attachRequired": false, "requiresRepublish": true, "fsGroupPolicy": "File", "storageCapacity": true, "podInfoOnMount": false} {
-		if got := at(t, driver, "spec", field); got != want {
-			t.Errorf("CSIDriver: %s is %v", field, got)
-		}
-	}
 	if s := at(t, find(t, list, "DaemonSet", "sealvol-mounter"), "spec", "updateStrategy", "type"); s != "OnDelete" {
 		t.Errorf("an upgrade would end mount servers: %v", s)
 	}
@@ -164,6 +228,197 @@ func TestPromises(t *testing.T) {
 		if name != "${pv.name}" || ns != operatortest.Namespace {
 			t.Errorf("the %s secret is %v/%v", call, ns, name)
 		}
+	}
+}
+
+// What holds with the ebs backend.
+func TestPromisesEBS(t *testing.T) {
+	list := render(t, slices.Concat(ebs, []string{"ebs.kmsKeyId=alias/ours", "ebs.tags.team=storage", "extraStorageClasses[0].name=plain", "extraStorageClasses[0].parameters.encrypted=false",
+		"proxy.httpsProxy=http://proxy.example:3128", "ebs.fipsEndpoints=true", "ebs.caBundle=our-ca", `controller.serviceAccount.annotations.eks\.amazonaws\.com/role-arn=arn:aws:iam::111122223333:role/sealvol`})...)
+	checkAll(t, list)
+	driver := find(t, list, "CSIDriver", "csi.sealvol.dev")
+	for field, want := range map[string]any{"attachRequired": true, "requiresRepublish": true, "fsGroupPolicy": "File", "storageCapacity": false, "nodeAllocatableUpdatePeriodSeconds": float64(300)} {
+		if got := at(t, driver, "spec", field); got != want {
+			t.Errorf("CSIDriver: %s is %v", field, got)
+		}
+	}
+	controller := find(t, list, "Deployment", "sealvol-controller")
+	if n := at(t, controller, "spec", "replicas"); n != float64(2) {
+		t.Errorf("%v controllers", n)
+	}
+	find(t, list, "PodDisruptionBudget", "sealvol-controller")
+	containers, ok := at(t, controller, "spec", "template", "spec", "containers").([]any)
+	if !ok {
+		t.Fatal(containers)
+	}
+	var names []string
+	for _, c := range containers {
+		args := fmt.Sprint(at(t, c, "args"))
+		name := fmt.Sprint(at(t, c, "name"))
+		names = append(names, name)
+		if (name != "driver") != strings.Contains(args, "--leader-election ") {
+			t.Errorf("%s: %s", name, args)
+		}
+		if name == "driver" && (!strings.Contains(args, "--cluster-id=prod-1") || !strings.Contains(args, "--volume-tags=team=storage") || !strings.Contains(args, "--backend=ebs")) {
+			t.Error(args)
+		}
+	}
+	if got := strings.Join(names, " "); got != "driver provisioner attacher resizer snapshotter" {
+		t.Error(got)
+	}
+	for kind, name := range map[string]string{"Deployment": "sealvol-controller", "DaemonSet": "sealvol-node"} {
+		env := fmt.Sprint(at(t, find(t, list, kind, name), "spec", "template", "spec", "containers", 0, "env"))
+		for _, want := range []string{"AWS_USE_FIPS_ENDPOINT", "AWS_CA_BUNDLE", "HTTPS_PROXY"} {
+			if !strings.Contains(env, want) {
+				t.Errorf("%s has no %s: %s", name, want, env)
+			}
+		}
+	}
+	if a := at(t, find(t, list, "ServiceAccount", "sealvol-controller"), "metadata", "annotations", "eks.amazonaws.com/role-arn"); a != "arn:aws:iam::111122223333:role/sealvol" {
+		t.Error(a)
+	}
+	if args := fmt.Sprint(at(t, find(t, list, "Deployment", "sealvol-operator"), "spec", "template", "spec", "containers", 0, "args")); !strings.Contains(args, "--attachments") {
+		t.Error(args)
+	}
+	if p := at(t, find(t, list, "StorageClass", "sealvol"), "parameters", "kmsKeyId"); p != "alias/ours" {
+		t.Error(p)
+	}
+	if p := at(t, find(t, list, "StorageClass", "plain"), "parameters", "kmsKeyId"); p != nil {
+		t.Error(p)
+	}
+	// A node makes nothing, and sees nothing but itself and the volumes' state.
+	for _, u := range list {
+		if u.GetKind() == "Role" && u.GetName() == "sealvol-node" {
+			t.Error("a node has a Role in the namespace")
+		}
+	}
+	var role rbacv1.ClusterRole
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(find(t, list, "ClusterRole", "sealvol-node"), &role); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range role.Rules {
+		for _, x := range r.Resources {
+			if !slices.Contains([]string{"nodes", "events", "sealedvolumes", "sealedvolumes/status"}, x) {
+				t.Errorf("a node may %v %s", r.Verbs, x)
+			}
+		}
+	}
+}
+
+// The policies of the ebs backend keep the provisioner, which nodes do not run there, to volumes of its own and to what they are.
+func TestPoliciesEBS(t *testing.T) {
+	env, err := operatortest.Start(ebs...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := env.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	as := func(account string) client.Client {
+		c, err := env.As(t.Context(), account, "node-a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := client.New(c, client.Options{Scheme: env.Client.Scheme()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	controller, node := as("controller"), as("node")
+	claim := operatortest.Claim("default", "data")
+	if err := env.Client.Create(t.Context(), claim); err != nil {
+		t.Fatal(err)
+	}
+	mine := operatortest.Volume(claim, "", corev1.PersistentVolumeReclaimDelete)
+	mine.Spec.NodeAffinity = nil
+	denied := func(what, by string, f func() error) {
+		t.Helper()
+		deadline := time.After(20 * time.Second)
+		for { // a policy that has just been made takes a moment
+			err := f()
+			if err != nil && strings.Contains(err.Error(), by) {
+				return
+			}
+			select {
+			case <-time.After(50 * time.Millisecond):
+			case <-deadline:
+				t.Fatalf("%s: %v", what, err)
+			}
+		}
+	}
+	refused := func(what string, change func(pv *corev1.PersistentVolume)) {
+		t.Helper()
+		denied(what, "sealvol-volumes", func() error {
+			pv := mine.DeepCopy()
+			change(pv)
+			return controller.Create(t.Context(), pv, client.DryRunAll)
+		})
+	}
+	refused("of another driver", func(pv *corev1.PersistentVolume) { pv.Spec.CSI.Driver = "other.example" })
+	refused("named as no claim's", func(pv *corev1.PersistentVolume) { pv.Name = "pvc-other" })
+	refused("with another's Secret", func(pv *corev1.PersistentVolume) {
+		pv.Spec.CSI.NodeStageSecretRef = &corev1.SecretReference{Namespace: operatortest.Namespace, Name: "pvc-other"}
+	})
+	if err := controller.Create(t.Context(), mine); err != nil {
+		t.Fatal(err)
+	}
+	patch := func(c client.Client, text string) func() error {
+		return func() error {
+			return c.Patch(t.Context(), mine.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(text)))
+		}
+	}
+	denied("another key's volume", "sealvol-volumes", patch(controller, `{"spec": {"claimRef": null}}`))
+	if err := patch(controller, `{"spec": {"capacity": {"storage": "2Gi"}}}`)(); err != nil { // csi-resizer
+		t.Error(err)
+	}
+	denied("bind a claim", "sealvol-claims", func() error {
+		c := claim.DeepCopy()
+		c.Spec.VolumeName = "x"
+		return controller.Update(t.Context(), c)
+	})
+	handle := "snap-1"
+	content := &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: "content"}, Spec: snapshotv1.VolumeSnapshotContentSpec{Driver: "csi.sealvol.dev", DeletionPolicy: "Retain",
+		Source: snapshotv1.VolumeSnapshotContentSource{SnapshotHandle: &handle}, VolumeSnapshotRef: corev1.ObjectReference{Namespace: "default", Name: "snapshot"}}}
+	if err := env.Client.Create(t.Context(), content); err != nil {
+		t.Fatal(err)
+	}
+	denied("give a snapshot to somebody", "sealvol-contents", func() error {
+		return controller.Patch(t.Context(), content.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"spec": {"volumeSnapshotRef": {"name": "thief"}}}`)))
+	})
+	if err := controller.Patch(t.Context(), content, client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"annotations": {"sealvol.dev/source-volume": "vol-1"}}}`))); err != nil {
+		t.Error(err)
+	}
+	for what, f := range map[string]func() error{
+		"make a volume": func() error {
+			return node.Create(t.Context(), operatortest.Volume(claim, "node-a", corev1.PersistentVolumeReclaimDelete))
+		},
+		"change one":      patch(node, `{"spec": {"capacity": {"storage": "2Gi"}}}`),
+		"see claims":      func() error { return node.List(t.Context(), &corev1.PersistentVolumeClaimList{}) },
+		"see attachments": func() error { return node.List(t.Context(), &storagev1.VolumeAttachmentList{}) },
+		"see Secrets": func() error {
+			return node.List(t.Context(), &corev1.SecretList{}, client.InNamespace(operatortest.Namespace))
+		},
+	} {
+		if err := f(); !apierrors.IsForbidden(err) {
+			t.Errorf("a node may %s: %v", what, err)
+		}
+	}
+	if err := controller.List(t.Context(), &corev1.SecretList{}, client.InNamespace(operatortest.Namespace)); !apierrors.IsForbidden(err) {
+		t.Errorf("the controller may see Secrets: %v", err)
+	}
+}
+
+// Before Kubernetes 1.34 there are no VolumeAttributesClasses, and no limit of attachments that changes.
+func TestOlderKubernetes(t *testing.T) {
+	out, err := operatortest.Helm("template", "sealvol", "charts/sealvol", "--namespace", operatortest.Namespace, "--kube-version", "1.33.5", "--set", strings.Join(ebs, ","))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := bytes.Count(out, []byte("--feature-gates=VolumeAttributesClass=false")); n != 2 || bytes.Contains(out, []byte("nodeAllocatableUpdatePeriodSeconds")) {
+		t.Errorf("%d sidecars without VolumeAttributesClasses", n)
 	}
 }
 

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
@@ -33,8 +36,29 @@ func (f *agentFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.kubeconfig, "kubeconfig", "", "how the node agent reaches the API server; by default by the pod's service account")
 }
 
+// addNote adds what the controller has of the agent: it notes what snapshots are of, for backends whose snapshots lie on no node.
+func (f *agentFlags) addNote(c *cobra.Command) {
+	c.Flags().BoolVar(&f.contents, "note-snapshots", false, "note in VolumeSnapshotContents that were made by hand which volume they are of: its key is needed as long as they are there")
+	c.Flags().StringVar(&f.kubeconfig, "kubeconfig", "", "how to reach the API server for that; by default by the pod's service account")
+}
+
+// note serves opt, and notes what snapshots are of if that is asked for.
+func (f *agentFlags) note(ctx context.Context, opt csi.Options) error {
+	s, ok := opt.Controller.(backend.Snapshotter)
+	if !f.contents || !ok {
+		return serve(ctx, opt)
+	}
+	config, err := f.config()
+	if err != nil {
+		return fmt.Errorf("note snapshots: %w", err)
+	}
+	return together(ctx, []func(context.Context) error{
+		func(ctx context.Context) error { return serve(ctx, opt) },
+		nodeagent.Contents{Driver: csi.DriverName, Config: config, Source: source(s)}.Run})
+}
+
 // serve serves opt, beside a node agent if there is to be one. The end of one is the end of all.
-func (f *agentFlags) serve(ctx context.Context, opt csi.Options, node, stateDir string) error {
+func (f *agentFlags) serve(ctx context.Context, opt csi.Options, b *backendFlags, stateDir string) error {
 	if !f.enabled {
 		return serve(ctx, opt)
 	}
@@ -42,7 +66,11 @@ func (f *agentFlags) serve(ctx context.Context, opt csi.Options, node, stateDir 
 	if err != nil {
 		return fmt.Errorf("node agent: %w", err)
 	}
-	agent, err := f.agent(config, opt.Mounter, node, stateDir)
+	node := b.node
+	if name := os.Getenv("NODE_NAME"); name != "" && b.kind == "ebs" {
+		node = name // the id is that of an instance
+	}
+	agent, err := f.agent(config, opt.Mounter, node, stateDir, b.kind == "ebs")
 	if err != nil {
 		return fmt.Errorf("node agent: %w", err)
 	}
@@ -88,17 +116,20 @@ func (f *agentFlags) config() (*rest.Config, error) {
 	ctrllog.SetLogger(l)
 	// Without a file this is the pod's service account.
 	config, err := clientcmd.BuildConfigFromFlags("", f.kubeconfig)
+	if err == nil && f.kubeconfig == "" {
+		config.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil } // HTTPS_PROXY is for EC2
+	}
 	if err == nil {
 		rest.AddUserAgent(config, "sealvol-node/"+version)
 	}
 	return config, err
 }
 
-func (f *agentFlags) agent(config *rest.Config, m csi.Mounter, node, stateDir string) (*nodeagent.Agent, error) {
+func (f *agentFlags) agent(config *rest.Config, m csi.Mounter, node, stateDir string, attachments bool) (*nodeagent.Agent, error) {
 	lister, ok := m.(nodeagent.Mounter)
 	if !ok {
 		return nil, errors.New("the mounter lists no volumes")
 	}
-	return nodeagent.New(nodeagent.Options{Node: node, Config: config, Mounter: lister,
+	return nodeagent.New(nodeagent.Options{Node: node, Attachments: attachments, Config: config, Mounter: lister,
 		Control: func(volume string) control.Client { return control.Client{Path: mounter.ControlPath(stateDir, volume)} }})
 }

@@ -10,6 +10,7 @@ import (
 
 func controllerCommand() *cobra.Command {
 	var endpoint, mounterDir string
+	var a agentFlags
 	var b backendFlags
 	c := &cobra.Command{
 		Use: "controller", Short: "The CSI controller service: makes, attaches, grows and deletes volumes", Args: cobra.NoArgs,
@@ -22,12 +23,13 @@ func controllerCommand() *cobra.Command {
 				return err
 			}
 			defer func() { err = errors.Join(err, back.Close()) }()
-			return serve(c.Context(), csi.Options{Endpoint: endpoint, Controller: back})
+			return a.note(c.Context(), csi.Options{Endpoint: endpoint, Controller: back})
 		},
 	}
 	endpointFlag(c, &endpoint)
 	c.Flags().StringVar(&mounterDir, "mounter-dir", "", "state directory of the mounter on this node: without it, no snapshots and clones of mounted volumes")
 	b.add(c)
+	a.addNote(c)
 	c.Flags().Lookup("backend").Usage += `; or none: every node runs "all --self-attach"; touch no volume, only announce to csi-resizer what those can`
 	return c
 }

@@ -37,6 +37,7 @@ func (e *ebsFlags) add(c *cobra.Command) {
 	f.StringVar(&e.opt.Region, "aws-region", "", "ebs: region; by default the SDK's environment, or that of this instance")
 	f.StringVar(&e.opt.Endpoint, "aws-ec2-endpoint", "", "ebs: URL of EC2, by default the region's")
 	f.StringVar(&e.opt.MetadataEndpoint, "aws-metadata-endpoint", "", "ebs: URL of the instance metadata service, by default the usual link-local address")
+	f.StringSliceVar(&e.opt.Metadata, "metadata-sources", []string{ebs.SourceIMDS, ebs.SourceKubernetes}, "ebs: who is asked which instance this is, in this order: imds, kubernetes (the Node object)")
 	f.StringVar(&e.opt.Zone, "zone", "", "ebs: zone of volumes for which none is asked for, and of this node where neither metadata service nor Kubernetes tells")
 	f.StringToStringVar(&e.opt.Tags, "volume-tags", nil, "ebs: further tags of all volumes and snapshots, as key=value,...")
 	f.Int64Var(&e.opt.ReservedVolumes, "reserved-volumes", 0, "ebs: attachments of this node that others need, the root volume included; by default those there are")

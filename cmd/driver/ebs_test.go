@@ -487,7 +487,8 @@ func TestKubeNode(t *testing.T) {
 
 // TestBackendFlags: what is wrong is said, before anything is served.
 func TestBackendFlags(t *testing.T) {
-	for _, args := range [][]string{{"--backend", "nfs"}, {"--backend", "ebs"}, {"--backend", "ebs", "--cluster-id", "a b"}, {"--backend", "ebs", "--cluster-id", "a", "--volume-tags", "aws:x=y"}} {
+	for _, args := range [][]string{{"--backend", "nfs"}, {"--backend", "ebs"}, {"--backend", "ebs", "--cluster-id", "a b"}, {"--backend", "ebs", "--cluster-id", "a", "--volume-tags", "aws:x=y"},
+		{"--backend", "ebs", "--cluster-id", "a", "--metadata-sources", "dns"}} {
 		if err := run(t.Context(), append([]string{"controller", "--endpoint", "unix://" + filepath.Join(t.TempDir(), "s")}, args...), &bytes.Buffer{}, &bytes.Buffer{}); err == nil {
 			t.Errorf("%v: no error", args)
 		}

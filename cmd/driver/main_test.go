@@ -35,6 +35,7 @@ func TestMain(m *testing.M) {
 	}
 	mountertest.Main(map[string]func(context.Context) error{
 		"mounter": func(ctx context.Context) error { return run(ctx, os.Args[1:], os.Stdout, os.Stderr) },
+		"roots":   func(context.Context) error { return hasRoots() },
 		"driver": func(ctx context.Context) error { // a driver that may kill itself
 			hook = mountertest.KillHook()
 			return run(ctx, os.Args[1:], os.Stdout, os.Stderr)

@@ -42,6 +42,7 @@ func main() {
 type options struct {
 	namespace, metrics, probes string
 	elect, snapshots           bool
+	attachments                bool
 	workers                    int
 	logLevel, logFormat        string
 }
@@ -62,6 +63,7 @@ func command(stderr io.Writer) *cobra.Command {
 	f.StringVar(&o.namespace, "namespace", os.Getenv("NAMESPACE"), "namespace of key Secrets and delivery Secrets; by default $NAMESPACE")
 	f.BoolVar(&o.elect, "leader-elect", false, "let one of several lead, by a Lease in the namespace")
 	f.BoolVar(&o.snapshots, "snapshots", true, "the cluster has the API snapshot.storage.k8s.io")
+	f.BoolVar(&o.attachments, "attachments", false, "volumes move between nodes: where one is, its VolumeAttachment says (the ebs backend), not its node affinity")
 	f.StringVar(&o.metrics, "metrics-address", "0", "where metrics are served; 0: nowhere")
 	f.StringVar(&o.probes, "probe-address", "0", "where /healthz and /readyz are served; 0: nowhere")
 	f.IntVar(&o.workers, "workers", 4, "volumes and keys that are worked on at a time")
@@ -118,7 +120,7 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	if err := operator.Add(ctx, m, operator.Options{Namespace: o.namespace, Snapshots: o.snapshots, Workers: o.workers}); err != nil {
+	if err := operator.Add(ctx, m, operator.Options{Namespace: o.namespace, Snapshots: o.snapshots, Attachments: o.attachments, Workers: o.workers}); err != nil {
 		return err
 	}
 	synced := func(r *http.Request) error {

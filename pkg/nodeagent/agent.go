@@ -40,6 +40,8 @@ type Options struct {
 	// Mounter is the one of this node, Control where its mount servers listen.
 	Mounter Mounter
 	Control func(volume string) control.Client
+	// Attachments says that volumes move: which is this node's the operator says after it was attached. Nobody waits for that to use it.
+	Attachments bool
 	// HealthInterval is how often volumes are looked at, ReportInterval how often what changes all the time is reported. Defaults: 5 s and 30 s.
 	HealthInterval, ReportInterval time.Duration
 	// Log gets what can not be reported. Default: slog.Default.
@@ -264,15 +266,20 @@ func (a *Agent) report(ctx context.Context, id string, mounted bool) {
 // errNoVolume: the API has no SealedVolume with that handle for this node.
 var errNoVolume = errors.New("there is no SealedVolume of it for this node")
 
-// find returns the SealedVolume of a volume, from the cache or the API server itself.
+// find returns the SealedVolume of a volume of this node, from the cache or the API server itself.
 func (a *Agent) find(ctx context.Context, r client.Reader, id string) (*v1alpha1.SealedVolume, error) {
+	return a.findAt(ctx, r, id, false)
+}
+
+// findAt returns that of a volume of any node, if it may be.
+func (a *Agent) findAt(ctx context.Context, r client.Reader, id string, anywhere bool) (*v1alpha1.SealedVolume, error) {
 	var list v1alpha1.SealedVolumeList
 	if err := r.List(ctx, &list, client.MatchingFields{fieldHandle: id}); err != nil {
 		return nil, fmt.Errorf("find the SealedVolume: %w", err)
 	}
 	for i := range list.Items {
 		// Of a volume that has had another name before, the one that has a PersistentVolume now.
-		if sv := &list.Items[i]; sv.Spec.NodeName == a.opt.Node && sv.Status.Phase != v1alpha1.PhaseRetained && sv.Status.Phase != v1alpha1.PhaseDeleted {
+		if sv := &list.Items[i]; (anywhere || sv.Spec.NodeName == a.opt.Node) && sv.Status.Phase != v1alpha1.PhaseRetained && sv.Status.Phase != v1alpha1.PhaseDeleted {
 			return sv, nil
 		}
 	}

@@ -79,15 +79,19 @@ func (n *node) control(id string) control.Client {
 }
 
 // start runs an agent with the rights that the chart gives the node plugin.
-func start(t *testing.T, name string) (*node, *nodeagent.Agent) {
+func start(t *testing.T, name string, change ...func(*nodeagent.Options)) (*node, *nodeagent.Agent) {
 	t.Helper()
 	c, err := env.As(t.Context(), "node", name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	n := &node{name: name, dir: t.TempDir(), vols: map[string]*mounter.Info{}}
-	a, err := nodeagent.New(nodeagent.Options{Node: name, Config: c, Mounter: n, Control: n.control, HealthInterval: 100 * time.Millisecond,
-		ReportInterval: 300 * time.Millisecond, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil))})
+	o := nodeagent.Options{Node: name, Config: c, Mounter: n, Control: n.control, HealthInterval: 100 * time.Millisecond,
+		ReportInterval: 300 * time.Millisecond, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil))}
+	for _, f := range change {
+		f(&o)
+	}
+	a, err := nodeagent.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,12 +25,12 @@ import (
 // it has made; nobody does for contents that were made by hand, of a snapshot that is there already.
 const managedBy = "snapshot.storage.kubernetes.io/managed-by"
 
-// Contents claims such contents for the node that has the snapshot. For backends whose snapshots lie on one node. It watches those
-// contents alone that no node has.
+// Contents claims such contents for the node that has the snapshot, if snapshots lie on one node. It watches those
+// contents alone that no node has. It notes which volume they are of, whose key is needed as long as they are there; that is all that it does without a Node.
 type Contents struct {
 	Node, Driver string
 	Config       *rest.Config
-	// Source is the volume that a snapshot is of, if it lies on this node; else "".
+	// Source is the volume that a snapshot is of, if it lies on this node, or is known at all; else "".
 	Source func(ctx context.Context, handle string) (string, error)
 	// Log gets what can not be claimed. Default: slog.Default.
 	Log *slog.Logger
@@ -80,14 +80,18 @@ func (c Contents) clients() (cache.Cache, client.Client, error) {
 	if err := snapshotv1.AddToScheme(s); err != nil {
 		return nil, nil, err
 	}
-	nobodys, err := labels.NewRequirement(managedBy, selection.DoesNotExist, nil)
-	if err != nil {
-		return nil, nil, err
+	nobodys := labels.NewSelector()
+	if c.Node != "" {
+		r, err := labels.NewRequirement(managedBy, selection.DoesNotExist, nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		nobodys = nobodys.Add(*r)
 	}
 	mapper := meta.NewDefaultRESTMapper(nil)
 	mapper.Add(snapshotv1.SchemeGroupVersion.WithKind("VolumeSnapshotContent"), meta.RESTScopeRoot)
 	reader, err := cache.New(c.Config, cache.Options{Scheme: s, Mapper: mapper, DefaultTransform: cache.TransformStripManagedFields(),
-		ByObject: map[client.Object]cache.ByObject{&snapshotv1.VolumeSnapshotContent{}: {Label: labels.NewSelector().Add(*nobodys)}}})
+		ByObject: map[client.Object]cache.ByObject{&snapshotv1.VolumeSnapshotContent{}: {Label: nobodys}}})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -97,7 +101,7 @@ func (c Contents) clients() (cache.Cache, client.Client, error) {
 
 func (c Contents) enqueue(queue contentQueue) toolscache.ResourceEventHandler {
 	add := func(obj any) {
-		if o, ok := obj.(*snapshotv1.VolumeSnapshotContent); ok && o.Spec.Driver == c.Driver && o.Spec.Source.SnapshotHandle != nil {
+		if o, ok := obj.(*snapshotv1.VolumeSnapshotContent); ok && o.Spec.Driver == c.Driver && o.Spec.Source.SnapshotHandle != nil && (c.Node != "" || o.Annotations[v1alpha1.SourceAnnotation] == "") {
 			queue.Add(o.Name)
 		}
 	}
@@ -115,7 +119,7 @@ func (c Contents) next(ctx context.Context, queue contentQueue, name string, rea
 	queue.AddRateLimited(name)
 }
 
-// claim labels a content whose snapshot is here. The lock lets nobody's label be written over.
+// claim labels and annotates a content whose snapshot is here. The lock lets nobody's label be written over.
 func (c Contents) claim(ctx context.Context, name string, reader client.Reader, writer client.Writer) error {
 	var o snapshotv1.VolumeSnapshotContent
 	if err := reader.Get(ctx, client.ObjectKey{Name: name}, &o); err != nil || o.DeletionTimestamp != nil {
@@ -126,14 +130,13 @@ func (c Contents) claim(ctx context.Context, name string, reader client.Reader, 
 		return err
 	}
 	was := o.DeepCopy()
-	if o.Labels == nil {
-		o.Labels = map[string]string{}
+	if c.Node != "" {
+		metav1.SetMetaDataLabel(&o.ObjectMeta, managedBy, c.Node)
 	}
-	o.Labels[managedBy] = c.Node
 	metav1.SetMetaDataAnnotation(&o.ObjectMeta, v1alpha1.SourceAnnotation, source) // whose key is needed then
 	err = writer.Patch(ctx, &o, client.MergeFromWithOptions(was, client.MergeFromWithOptimisticLock{}))
 	if err = client.IgnoreNotFound(err); err != nil {
-		return fmt.Errorf("label: %w", err)
+		return fmt.Errorf("write: %w", err)
 	}
 	c.Log.Info("snapshot content claimed", "content", name)
 	return nil

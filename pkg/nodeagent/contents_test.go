@@ -76,6 +76,42 @@ func TestContents(t *testing.T) {
 	label(t, foreign, "")
 }
 
+// TestContentsAnywhere: where snapshots lie on no node, nobody claims contents; which volume they are of is noted.
+func TestContentsAnywhere(t *testing.T) {
+	mine := contentOf(t, "anywhere", "csi.sealvol.dev", "snap-1", map[string]string{managedBy: "node-2"}) // by the snapshot controller
+	foreign := contentOf(t, "anywhere-foreign", "another.driver", "snap-1", nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	c := nodeagent.Contents{Driver: "csi.sealvol.dev", Config: env.Config, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
+		Source: func(_ context.Context, handle string) (string, error) { return "vol-of-" + handle, nil }}
+	go func() { done <- c.Run(ctx) }()
+	after := contentOf(t, "anywhere-after", "csi.sealvol.dev", "snap-2", nil)
+	for o, want := range map[*snapshotv1.VolumeSnapshotContent]string{mine: "vol-of-snap-1", after: "vol-of-snap-2"} {
+		tick := time.NewTicker(25 * time.Millisecond)
+		defer tick.Stop()
+		end := time.After(30 * time.Second)
+		for o.Annotations[v1alpha1.SourceAnnotation] != want {
+			select {
+			case <-tick.C:
+			case <-end:
+				t.Fatalf("%s: %v", o.Name, o.Annotations)
+			}
+			if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(o), o); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	label(t, mine, "node-2")
+	label(t, after, "")
+	if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(foreign), foreign); err != nil || len(foreign.Annotations) > 0 {
+		t.Error(foreign.Annotations, err)
+	}
+}
+
 func label(t *testing.T, o *snapshotv1.VolumeSnapshotContent, want string) {
 	t.Helper()
 	tick := time.NewTicker(25 * time.Millisecond)

@@ -8,10 +8,18 @@ import (
 
 // Anchor returns the anchor that a volume has to be opened with, as text for its mount server; "" if it never had one. It is asked of the API server itself: what a
 // cache has may be older.
+//
+// A volume that moves may be attached here before the operator has said so, and the operator may be down: its anchor is the same, whoever asks.
 func (a *Agent) Anchor(ctx context.Context, id string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	sv, err := a.find(ctx, a.live, id)
+	if a.opt.Attachments { // what was taken of it when it was here before may be of another history by now
+		v := a.volume(id)
+		v.mu.Lock()
+		v.anchor, v.confirmed = nil, 0
+		v.mu.Unlock()
+	}
+	sv, err := a.findAt(ctx, a.live, id, a.opt.Attachments)
 	if err != nil {
 		return "", fmt.Errorf("its anchor is not known: %w", err)
 	}

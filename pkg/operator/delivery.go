@@ -19,7 +19,7 @@ import (
 func (o volumes) key(ctx context.Context, v *volume) (*problem, error) {
 	if v.other {
 		return &problem{v1alpha1.ReasonExchanged, fmt.Sprintf("PersistentVolume %s is of volume %s on node %q, the SealedVolume of volume %s on node %q: give it another name, or, if the volume was moved, correct spec.nodeName of the SealedVolume",
-			v.name, v.pv.Spec.CSI.VolumeHandle, nodeOf(v.pv), v.sealed.Spec.VolumeHandle, v.sealed.Spec.NodeName), false}, o.removeDelivery(ctx, v.name)
+			v.name, v.pv.Spec.CSI.VolumeHandle, v.node, v.sealed.Spec.VolumeHandle, v.sealed.Spec.NodeName), false}, o.removeDelivery(ctx, v.name)
 	}
 	if !hasKey(v.sealed) {
 		if p, err := o.choose(ctx, v); p != nil || err != nil {
@@ -88,11 +88,14 @@ func (o volumes) origin(ctx context.Context, v *volume) (*v1alpha1.VolumeKeyRef,
 }
 
 // isElsewhere tells that a volume lies on another node than the one that it is said to be a copy of, or the same as, which can not be: nodes make
-// PersistentVolumes (with a policy that keeps them to their own), and must not come by the keys of others in this way.
+// PersistentVolumes (with a policy that keeps them to their own), and must not come by the keys of others in this way. Of volumes that move, nodes make none.
 func (v *volume) isElsewhere(origin *v1alpha1.SealedVolume) bool {
+	if v.moves {
+		return false
+	}
 	node := v.from
 	if v.pv != nil {
-		node = nodeOf(v.pv)
+		node = v.node
 	} else if node == "" {
 		return false
 	}

@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
+	"github.com/sealvol/sealvol/pkg/operator"
 	"github.com/sealvol/sealvol/pkg/operator/operatortest"
 )
 
@@ -183,7 +184,7 @@ func TestTwoOperators(t *testing.T) {
 
 // Of two with leader election one works; when it ends, the other goes on.
 func TestLeaderElection(t *testing.T) {
-	elect := func(o *ctrl.Options) {
+	elect := func(o *ctrl.Options, _ *operator.Options) {
 		lease, renew, retry := 3*time.Second, 2*time.Second, 200*time.Millisecond
 		o.LeaderElection, o.LeaderElectionID, o.LeaderElectionNamespace, o.LeaderElectionReleaseOnCancel = true, "test", operatortest.Namespace, true
 		o.LeaseDuration, o.RenewDeadline, o.RetryPeriod = &lease, &renew, &retry

@@ -49,6 +49,8 @@ type Options struct {
 	Namespace string
 	// Snapshots says that the cluster has the snapshot API: a snapshot keeps its key from being deleted.
 	Snapshots bool
+	// Attachments says that volumes move: a volume is where a VolumeAttachment says (attachment.go). Without, it is where its node affinity says, for ever.
+	Attachments bool
 	// Workers reconcile volumes and keys at a time. Default 4.
 	Workers int
 	// Log is for what is no object's business. Default: slog.Default.
@@ -98,7 +100,11 @@ func Add(ctx context.Context, m ctrl.Manager, opt Options) error {
 	if err := o.index(ctx, m.GetFieldIndexer()); err != nil {
 		return fmt.Errorf("index: %w", err)
 	}
-	return errors.Join(o.addVolumes(m), o.addKeys(m), o.addKeySecrets(m), o.addPlacement(m), o.addMetrics(m))
+	err := errors.Join(o.addVolumes(m), o.addKeys(m), o.addKeySecrets(m), o.addMetrics(m))
+	if !o.Attachments { // what moves can be copied anywhere
+		err = errors.Join(err, o.addPlacement(m))
+	}
+	return err
 }
 
 // Field indexes, named by what they find; those that are paths also are fields by which the API server selects.
@@ -115,6 +121,7 @@ const (
 	byGone      = "gone"              // SealedVolumes that are only there for others, by the UID of their VolumeKey
 	byOwner     = "owner"             // key Secrets, by UID of the VolumeKey
 	byUID       = "uid"               // VolumeKeys
+	byAttached  = "attached"          // VolumeAttachments of ours, by PersistentVolume
 )
 
 func (o *operator) index(ctx context.Context, x client.FieldIndexer) error {
@@ -178,6 +185,11 @@ func (o *operator) index(ctx context.Context, x client.FieldIndexer) error {
 			}
 			return s.Labels[v1alpha1.KeyUIDLabel]
 		})},
+	}
+	if o.Attachments {
+		if err := x.IndexField(ctx, &storagev1.VolumeAttachment{}, byAttached, indexOf(attachedVolume)); err != nil {
+			return err
+		}
 	}
 	for _, i := range list {
 		if err := x.IndexField(ctx, i.obj, i.name, i.f); err != nil {

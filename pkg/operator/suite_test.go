@@ -59,7 +59,7 @@ func (l *logBuffer) String() string {
 type wrap func(client.WithWatch) client.Client
 
 // start runs an operator, with the rights that the chart gives it, until stop or the end of the test.
-func start(t *testing.T, w wrap, change ...func(*ctrl.Options)) (stop func()) {
+func start(t *testing.T, w wrap, change ...func(*ctrl.Options, *operator.Options)) (stop func()) {
 	t.Helper()
 	c, err := env.As(t.Context(), "operator", "")
 	if err != nil {
@@ -88,7 +88,7 @@ func start(t *testing.T, w wrap, change ...func(*ctrl.Options)) (stop func()) {
 	return stop
 }
 
-func manager(ctx context.Context, c *rest.Config, w wrap, change ...func(*ctrl.Options)) (ctrl.Manager, error) {
+func manager(ctx context.Context, c *rest.Config, w wrap, change ...func(*ctrl.Options, *operator.Options)) (ctrl.Manager, error) {
 	scheme, err := operator.Scheme()
 	if err != nil {
 		return nil, err
@@ -105,14 +105,15 @@ func manager(ctx context.Context, c *rest.Config, w wrap, change ...func(*ctrl.O
 			return w(base), nil
 		}
 	}
+	mine := operator.Options{Namespace: operatortest.Namespace, Snapshots: true, Log: slog.New(slog.NewTextHandler(&logged, nil))}
 	for _, f := range change {
-		f(&opt)
+		f(&opt, &mine)
 	}
 	m, err := ctrl.NewManager(c, opt)
 	if err != nil {
 		return nil, err
 	}
-	return m, operator.Add(ctx, m, operator.Options{Namespace: operatortest.Namespace, Snapshots: true, Log: slog.New(slog.NewTextHandler(&logged, nil))})
+	return m, operator.Add(ctx, m, mine)
 }
 
 // eventually repeats f until it returns nil.

@@ -32,6 +32,9 @@ func (o *operator) addVolumes(m ctrl.Manager) error {
 		Watches(&storagev1.StorageClass{}, handler.EnqueueRequestsFromMapFunc(v.ofClass)).
 		Watches(&v1alpha1.VolumeKey{}, handler.EnqueueRequestsFromMapFunc(v.ofKey)).
 		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(v.ofSecret))
+	if o.Attachments {
+		b = b.Watches(&storagev1.VolumeAttachment{}, handler.EnqueueRequestsFromMapFunc(v.ofAttachment))
+	}
 	if o.Snapshots {
 		b = b.Watches(&snapshotv1.VolumeSnapshotContent{}, handler.EnqueueRequestsFromMapFunc(v.ofContent)).
 			Watches(&snapshotv1.VolumeSnapshot{}, handler.EnqueueRequestsFromMapFunc(v.ofSnapshot))
@@ -49,6 +52,8 @@ type volume struct {
 	before *v1alpha1.SealedVolume        // sealed, as it is stored
 	other  bool                          // pv is that of another volume than sealed
 	from   string                        // the node of the snapshot that it is to be restored from, if one alone has that
+	moves  bool                          // it is now here, now there
+	node   string                        // the one node that may use pv now
 }
 
 // Reconcile brings one volume's SealedVolume, key and delivery Secret to where they should be.
@@ -84,7 +89,7 @@ func (o volumes) reconcile(ctx context.Context, r reconcile.Request) (reconcile.
 
 // find looks everything up in the cache. A volume of another driver has none of it.
 func (o volumes) find(ctx context.Context, name string) (*volume, error) {
-	v := &volume{name: name}
+	v := &volume{name: name, moves: o.Attachments}
 	var sv v1alpha1.SealedVolume
 	var pv corev1.PersistentVolume
 	switch err := o.Get(ctx, client.ObjectKey{Name: name}, &sv); {
@@ -96,6 +101,9 @@ func (o volumes) find(ctx context.Context, name string) (*volume, error) {
 	switch err := o.Get(ctx, client.ObjectKey{Name: name}, &pv); {
 	case err == nil && isOurs(&pv):
 		v.pv = &pv
+		if err := o.findNode(ctx, v); err != nil {
+			return nil, err
+		}
 	case err == nil:
 		return v, nil
 	case client.IgnoreNotFound(err) != nil:
@@ -175,7 +183,7 @@ func (v *volume) fill(sv *v1alpha1.SealedVolume) {
 		sv.Spec.VolumeHandle = v.pv.Spec.CSI.VolumeHandle
 		sv.Spec.KeyVolume = v.pv.Spec.CSI.VolumeAttributes[attributeKeyVolume]
 		sv.Spec.ReclaimPolicy = string(v.pv.Spec.PersistentVolumeReclaimPolicy)
-		sv.Spec.NodeName = nodeOf(v.pv)
+		sv.Spec.NodeName = v.node
 	}
 	if v.claim != nil {
 		sv.Spec.ClaimRef = &v1alpha1.VolumeClaim{Namespace: v.claim.Namespace, Name: v.claim.Name, UID: string(v.claim.UID)}
@@ -207,7 +215,7 @@ func (o volumes) describe(ctx context.Context, v *volume) error {
 	was := v.sealed.DeepCopy()
 	if s := v.sealed.Spec; v.pv != nil && s.VolumeHandle != "" {
 		// A PersistentVolume that was deleted and made again is the same, or it gets nothing of what the one before had: also nodes make them.
-		v.other = v.pv.Spec.CSI.VolumeHandle != s.VolumeHandle || s.NodeName != "" && nodeOf(v.pv) != s.NodeName
+		v.other = v.pv.Spec.CSI.VolumeHandle != s.VolumeHandle || !v.moves && s.NodeName != "" && v.node != s.NodeName
 	}
 	if !v.other {
 		v.fill(v.sealed)

@@ -35,6 +35,7 @@ func (v *volume) phase() v1alpha1.Phase {
 // writeVolumeStatus tells how it stands with the key: in the condition, and with an event when that changes.
 func (o volumes) writeVolumeStatus(ctx context.Context, v *volume, p *problem) error {
 	s := &v.sealed.Status
+	v.leave()
 	s.Phase = v.phase()
 	c := metav1.Condition{Type: v1alpha1.VolumeKeyReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonDelivered, ObservedGeneration: v.sealed.Generation,
 		Message: fmt.Sprintf("the volume's key is ready, in Secret %s/%s", o.Namespace, v.name)}

@@ -327,6 +327,22 @@ func TestMetadata(t *testing.T) {
 	if info := must(open(t, kube).Info(t.Context())); info.ID != farC || info.Topology[zoneKeyOwn] != s.Region()+"b" || info.MaxVolumes != 26 {
 		t.Fatalf("%+v", info)
 	}
+	// The order of sources is the user's; one that he leaves out is not asked.
+	ordered := o
+	ordered.NodeObject = kube.NodeObject
+	for sources, want := range map[string]string{"imds kubernetes": nodeA, "kubernetes imds": farC, "kubernetes": farC, "imds": nodeA} {
+		ordered.Metadata = strings.Fields(sources)
+		if info := must(open(t, ordered).Info(t.Context())); info.ID != want {
+			t.Errorf("%s: %+v", sources, info)
+		}
+	}
+	ordered.NodeObject, ordered.Metadata = nil, []string{SourceKubernetes}
+	_, err = open(t, ordered).Info(t.Context())
+	wantErr(t, err, backend.ErrUnavailable)
+	ordered.Metadata = []string{"dns"}
+	if _, err := Open(t.Context(), ordered); err == nil {
+		t.Error("a source that there is not")
+	}
 	for _, n := range []NodeObject{{}, {ProviderID: "kind://x/y", Labels: map[string]string{zoneKey: "z"}}, {ProviderID: "aws:///z/" + nodeA}} {
 		kube.NodeObject = func(context.Context) (NodeObject, error) { return n, nil }
 		_, err := open(t, kube).Info(t.Context())

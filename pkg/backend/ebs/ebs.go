@@ -21,6 +21,8 @@ type Options struct {
 	Region, Endpoint string
 	// MetadataEndpoint of the instance metadata service, by default the SDK's.
 	MetadataEndpoint string
+	// Metadata says who is asked which instance this is, in this order: SourceIMDS, SourceKubernetes. Default: both, in this order.
+	Metadata []string
 	// Cluster names whose volumes these are. Two clusters of one account need two names. Needed by the controller half alone.
 	Cluster string
 	// Tags are set on all volumes and snapshots besides ours.
@@ -117,6 +119,11 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 	}
 	if o.Cluster != "" && (!plain.MatchString(o.Cluster) || len(o.Cluster) > 100) {
 		return nil, errors.New("a cluster's id has 1 to 100 letters, digits, dots, dashes and underscores")
+	}
+	for _, s := range o.Metadata {
+		if s != SourceIMDS && s != SourceKubernetes {
+			return nil, fmt.Errorf("metadata source %q: must be %s or %s", s, SourceIMDS, SourceKubernetes)
+		}
 	}
 	cfg, err := loadConfig(ctx, o)
 	if err != nil {

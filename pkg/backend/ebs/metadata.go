@@ -18,6 +18,12 @@ type NodeObject struct {
 	Labels     map[string]string
 }
 
+// Sources of what an instance knows of itself.
+const (
+	SourceIMDS       = "imds"       // the instance metadata service
+	SourceKubernetes = "kubernetes" // Options.NodeObject
+)
+
 // Labels of a node that a cloud provider sets.
 const (
 	labelRegion = "topology.kubernetes.io/region"
@@ -55,20 +61,24 @@ func (m metadata) identity(ctx context.Context) (identity, error) {
 	if m.known.instance != "" {
 		return *m.known, nil
 	}
-	i, err := m.fromIMDS(ctx)
-	if err != nil && m.opt.NodeObject != nil {
-		var nerr error
-		if i, nerr = m.fromNode(ctx); nerr != nil {
-			err = errors.Join(err, nerr)
-		} else {
-			err = nil
+	sources := m.opt.Metadata
+	if len(sources) == 0 {
+		sources = []string{SourceIMDS, SourceKubernetes}
+	}
+	var errs []error
+	for _, s := range sources {
+		ask := m.fromIMDS
+		if s == SourceKubernetes {
+			ask = m.fromNode
 		}
+		i, err := ask(ctx)
+		if err == nil {
+			*m.known = i
+			return i, nil
+		}
+		errs = append(errs, err)
 	}
-	if err != nil {
-		return i, fmt.Errorf("find out which instance this is: %w", err)
-	}
-	*m.known = i
-	return i, nil
+	return identity{}, fmt.Errorf("find out which instance this is: %w", errors.Join(errs...))
 }
 
 func (m metadata) fromIMDS(ctx context.Context) (identity, error) {
@@ -91,6 +101,9 @@ func (m metadata) fromIMDS(ctx context.Context) (identity, error) {
 }
 
 func (m metadata) fromNode(ctx context.Context) (identity, error) {
+	if m.opt.NodeObject == nil {
+		return identity{}, errors.New("this is no pod, or it does not know its node's name")
+	}
 	n, err := m.opt.NodeObject(ctx)
 	if err != nil {
 		return identity{}, err

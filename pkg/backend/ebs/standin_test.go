@@ -2,12 +2,16 @@ package ebs
 
 import (
 	"context"
+	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
+	"github.com/sealvol/sealvol/pkg/backend"
 	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
 )
 
@@ -75,5 +79,52 @@ func TestStandInIsStrict(t *testing.T) {
 	}
 	if got := s.Volumes(); len(got) != 2 || got[0].GiB != 10 || len(got[1].Instances) != 0 {
 		t.Errorf("something was done: %+v", got)
+	}
+}
+
+// TestStandInCutsOff: a machine cannot write to a device that was taken from it any more, and each machine finds its own devices.
+func TestStandInCutsOff(t *testing.T) {
+	s := newEC2(t, ec2test.Options{}, true)
+	mine := t.TempDir()
+	other := s.AddInstance(ec2test.Instance{Dir: mine})
+	b := open(t, options(s))
+	v := mustCreate(t, b, spec("a"))
+	device := func(b *Backend, node string) *os.File {
+		t.Helper()
+		c := must(b.Attach(t.Context(), v.ID, node, false))
+		f, err := os.OpenFile(must(b.Device(t.Context(), v.ID, c)).Path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	write := func(f *os.File, s string) error {
+		_, err := f.WriteAt([]byte(s), 0)
+		return errors.Join(err, f.Sync())
+	}
+	old := device(b, nodeA)
+	defer old.Close()
+	if err := write(old, "synced"); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Detach(t.Context(), v.ID, nodeA); err != nil {
+		t.Fatal(err)
+	}
+	if write(old, "beyond") == nil {
+		t.Error("written after the detachment")
+	}
+	if _, err := b.Device(t.Context(), v.ID, nil); !errors.Is(err, backend.ErrNotAttached) {
+		t.Error(err)
+	}
+	o := options(s)
+	o.Sys, o.Links = filepath.Join(mine, "sys"), filepath.Join(mine, "dev")
+	f := device(open(t, o), other)
+	defer f.Close()
+	if write(old, "far beyond") == nil {
+		t.Error("written when it is elsewhere")
+	}
+	got := make([]byte, 10)
+	if _, err := f.ReadAt(got, 0); err != nil || string(got[:6]) != "synced" {
+		t.Errorf("%q %v", got, err)
 	}
 }

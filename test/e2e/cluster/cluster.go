@@ -231,6 +231,22 @@ func (c *Cluster) TryOnNode(node string, command ...string) (string, error) {
 	return c.run(c.ctx, "", "nsenter", append([]string{"-t", strings.TrimSpace(string(pid)), "-m", "-p", "-n", "-u", "-i", "--"}, command...)...)
 }
 
+// Cut cuts a node off from the network, or joins it again. What runs on it runs on.
+func (c *Cluster) Cut(node string, off bool) {
+	c.t.Helper()
+	rules := "add table inet cut\ndelete table inet cut\n" // also where there is none
+	if off {
+		rules += "add table inet cut\n"
+		for _, hook := range []string{"input", "output", "forward"} {
+			rules += fmt.Sprintf("add chain inet cut %[1]s { type filter hook %[1]s priority -300; }\n", hook)
+		}
+		rules += "add rule inet cut input iifname eth0 drop\nadd rule inet cut output oifname eth0 drop\nadd rule inet cut forward iifname eth0 drop\nadd rule inet cut forward oifname eth0 drop\n"
+	}
+	if _, err := c.run(context.Background(), rules, "nsenter", "--net="+filepath.Join("/run/netns", node), "nft", "-f", "-"); err != nil {
+		c.t.Error(err)
+	}
+}
+
 // stateOf is the directory of a node, whose name ends in its number.
 func stateOf(node string) string {
 	return filepath.Join(os.Getenv("CLUSTER_STATE"), "nodes", node[strings.LastIndexByte(node, '-')+1:])

@@ -21,6 +21,7 @@ type disks struct {
 type loop struct {
 	dev   *os.File
 	minor int
+	dir   string // of the machine
 	sysfs string
 	link  string
 }
@@ -89,11 +90,14 @@ func (d *disks) note(err error) {
 }
 
 // attach binds a loop device and writes what sysfs would say of an NVMe device.
-func (d *disks) attach(id, _ string) {
+func (d *disks) attach(id, machine string) {
 	l, err := d.bind(id)
 	if err != nil {
 		d.note(fmt.Errorf("attach %s: %w", id, err))
 		return
+	}
+	if l.dir = machine; machine == "" {
+		l.dir = d.dir
 	}
 	d.loops[id] = l
 	d.note(d.describe(id, l))
@@ -143,9 +147,9 @@ func (d *disks) describe(id string, l *loop) error {
 		return err
 	}
 	name := fmt.Sprint("loop", l.minor)
-	l.sysfs = filepath.Join(d.dir, "sys/class/block", name)
-	l.link = filepath.Join(d.dir, "dev/disk/by-id", "nvme-Amazon_Elastic_Block_Store_"+strings.ReplaceAll(id, "-", ""))
-	if err := os.MkdirAll(filepath.Join(l.sysfs, "device"), 0o755); err != nil {
+	l.sysfs = filepath.Join(l.dir, "sys/class/block", name)
+	l.link = filepath.Join(l.dir, "dev/disk/by-id", "nvme-Amazon_Elastic_Block_Store_"+strings.ReplaceAll(id, "-", ""))
+	if err := errors.Join(os.MkdirAll(filepath.Join(l.sysfs, "device"), 0o755), os.MkdirAll(filepath.Dir(l.link), 0o755)); err != nil {
 		return err
 	}
 	return errors.Join(
@@ -178,7 +182,7 @@ func (l *loop) cut() error {
 	if err != nil {
 		return err
 	}
-	info.Sizelimit = 512 // less than anybody's first block
+	info.Offset = 1 << 62 // behind all that there is: no bytes are left, as of an NVMe device that was pulled out
 	for range 100 {
 		if err = unix.IoctlLoopSetStatus64(int(l.dev.Fd()), info); !errors.Is(err, unix.EAGAIN) { // somebody reads through the page cache
 			return err

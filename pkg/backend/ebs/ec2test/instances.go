@@ -13,6 +13,8 @@ import (
 type Instance struct {
 	ID, Type, Zone, State string
 	ENIs                  int
+	// Dir is where this machine finds its devices, in sys and dev below it, instead of in Options.Disks with all others.
+	Dir string
 }
 
 type instance struct {
@@ -33,6 +35,7 @@ var instanceTypes = map[string]struct {
 	"m7i.large":       {Max: 32, Cards: 1},
 	"r8gb.metal-48xl": {Max: 64, Cards: 2},
 	"t3.old":          {Max: 28, Cards: 1, Shared: true, Unsaid: true},
+	"tiny":            {Max: 5, Cards: 1}, // which there is not
 	"m4.large":        {Max: 39, Cards: 1, Xen: true, Unsaid: true},
 }
 

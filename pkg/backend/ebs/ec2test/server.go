@@ -51,6 +51,8 @@ type Options struct {
 	KMSKeys []string
 	// Listen is a loopback address, by default 127.0.0.1 and any port.
 	Listen string
+	// Listener replaces it: one in a network namespace of the test's own.
+	Listener net.Listener
 	// MaxPage is the longest page of a describe; default 1000.
 	MaxPage int
 }
@@ -129,12 +131,12 @@ func New(o Options) (*Server, error) {
 		}
 		s.disks = d
 	}
-	l, err := net.Listen("tcp", o.Listen)
+	l, err := o.Listener, error(nil)
+	if l == nil {
+		l, err = listen(o.Listen)
+	}
 	if err != nil {
 		return nil, err
-	}
-	if a, ok := l.Addr().(*net.TCPAddr); !ok || !a.IP.IsLoopback() {
-		return nil, errors.Join(fmt.Errorf("%s is no loopback address", o.Listen), l.Close())
 	}
 	s.url = "http://" + l.Addr().String()
 	s.http = &http.Server{Handler: http.HandlerFunc(s.serve), ReadHeaderTimeout: 10 * time.Second}
@@ -143,6 +145,17 @@ func New(o Options) (*Server, error) {
 		_ = s.http.Serve(l) // ends with Close
 	}()
 	return s, nil
+}
+
+func listen(address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	if a, ok := l.Addr().(*net.TCPAddr); !ok || !a.IP.IsLoopback() {
+		return nil, errors.Join(fmt.Errorf("%s is no loopback address", address), l.Close())
+	}
+	return l, nil
 }
 
 // URL is the endpoint of EC2 and of the metadata service.

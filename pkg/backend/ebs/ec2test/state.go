@@ -12,6 +12,7 @@ import (
 type Volume struct {
 	ID, State, Zone, Type string
 	GiB                   int64
+	IOPS, Throughput      int64 // MiB/s
 	Tags                  map[string]string
 	Instances             []string // that it is attached to or on the way
 }
@@ -30,7 +31,7 @@ func (s *Server) Volumes() []Volume {
 	sort.Slice(all, func(i, j int) bool { return all[i].seq < all[j].seq })
 	var list []Volume
 	for _, v := range all {
-		x := Volume{ID: v.id, State: v.state, Zone: v.zone, Type: v.kind, GiB: v.size, Tags: maps.Clone(v.tags)}
+		x := Volume{ID: v.id, State: v.state, Zone: v.zone, Type: v.kind, GiB: v.size, IOPS: v.iops, Throughput: v.throughput, Tags: maps.Clone(v.tags)}
 		for _, a := range v.attached {
 			x.Instances = append(x.Instances, a.instance)
 		}

@@ -387,7 +387,7 @@ func (s *Server) attachVolume(q *request) ([]part, error) {
 				if v.attached[i].instance == instID && v.attached[i].state == "attaching" {
 					v.attached[i].state = "attached"
 					if s.disks != nil {
-						s.disks.attach(v.id, instID)
+						s.disks.attach(v.id, in.Dir)
 					}
 				}
 			}

@@ -1,0 +1,142 @@
+package operator_test
+
+import (
+	"fmt"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
+	"github.com/sealvol/sealvol/pkg/operator"
+	"github.com/sealvol/sealvol/pkg/operator/operatortest"
+)
+
+func attachments(_ *ctrl.Options, o *operator.Options) { o.Attachments = true }
+
+// zonal makes a claim with a volume that is in a zone, and waits for the key.
+func zonal(t *testing.T, ns, name string) (*corev1.PersistentVolumeClaim, *corev1.PersistentVolume, string) {
+	t.Helper()
+	c := operatortest.Claim(ns, name)
+	create(t, c)
+	kek := delivered(t, "pvc-"+string(c.UID))
+	pv := operatortest.Volume(c, "", del)
+	pv.Spec.NodeAffinity.Required.NodeSelectorTerms[0].MatchExpressions[0] = corev1.NodeSelectorRequirement{
+		Key: corev1.LabelTopologyZone, Operator: corev1.NodeSelectorOpIn, Values: []string{"zone-a"}}
+	bind(t, c, pv)
+	return c, pv, kek
+}
+
+// attachment is what the attach-detach controller makes.
+func attachment(pv *corev1.PersistentVolume, node string) *storagev1.VolumeAttachment {
+	return &storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: "csi-" + node + "-" + pv.Name, Finalizers: []string{"external-attacher/csi-sealvol-dev"}},
+		Spec: storagev1.VolumeAttachmentSpec{Attacher: operator.DriverName, NodeName: node, Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: &pv.Name}}}
+}
+
+// isOn waits until a volume is said to be on a node.
+func isOn(t *testing.T, pv *corev1.PersistentVolume, node string, phase v1alpha1.Phase) *v1alpha1.SealedVolume {
+	t.Helper()
+	sv := sealed(pv.Name)
+	eventually(t, func() error {
+		err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(sv), sv)
+		if err == nil && (sv.Spec.NodeName != node || sv.Status.Phase != phase) {
+			err = fmt.Errorf("it is on %q, %s: %+v", sv.Spec.NodeName, sv.Status.Phase, sv.Status)
+		}
+		return err
+	})
+	return sv
+}
+
+// TestAttachments: a volume that moves is where it is attached. Only that node reports on it and raises its anchor, which stays; the one before can do neither, and what it said of
+// itself is taken back when it is lost. The key is the same everywhere.
+func TestAttachments(t *testing.T) {
+	start(t, nil, attachments)
+	ns := namespace(t)
+	c, pv, kek := zonal(t, ns, "data")
+	isOn(t, pv, "", v1alpha1.PhaseAvailable)
+	report := func(node string, generation int64) func() error {
+		k := clientOf(t, "node", node)
+		return func() error {
+			sv := sealed(pv.Name)
+			if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(sv), sv); err != nil {
+				return err
+			}
+			patch := client.MergeFrom(sv.DeepCopy())
+			anchored(sv, generation, 1, "a")
+			sv.Status.Node, sv.Status.Health = node, v1alpha1.HealthHealthy
+			meta.SetStatusCondition(&sv.Status.Conditions, metav1.Condition{Type: v1alpha1.VolumeHealthy, Status: metav1.ConditionTrue, Reason: "AsExpected"})
+			return k.Status().Patch(t.Context(), sv, patch)
+		}
+	}
+	denied(t, "before it is attached", "sealvol-reports", report("node-a", 5))
+
+	other := attachment(pv, "node-b") // of another driver, whose PersistentVolume has the same name
+	other.Spec.Attacher, other.Name = "other.example", "other-"+pv.Name
+	a := attachment(pv, "node-a")
+	create(t, other, a)
+	isOn(t, pv, "node-a", v1alpha1.PhaseAvailable)
+	denied(t, "by another node", "sealvol-reports", report("node-b", 9))
+	if err := report("node-a", 5)(); err != nil {
+		t.Fatal(err)
+	}
+	isOn(t, pv, "node-a", v1alpha1.PhaseStaged)
+
+	// The node is lost: it is detached by force, and never says that it has not the volume any more.
+	if err := env.Client.Delete(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	isOn(t, pv, "node-a", v1alpha1.PhaseStaged) // until it is detached
+	remove(t, release(t, a))
+	sv := isOn(t, pv, "", v1alpha1.PhaseAvailable)
+	if s := sv.Status; s.Node != "" || s.Health != "" || meta.FindStatusCondition(s.Conditions, v1alpha1.VolumeHealthy) != nil || s.Anchor == nil || s.Anchor.Generation != 5 {
+		t.Errorf("%+v", s)
+	}
+	b := attachment(pv, "node-b")
+	create(t, b)
+	isOn(t, pv, "node-b", v1alpha1.PhaseAvailable)
+	denied(t, "by the node that has lost it", "sealvol-reports", report("node-a", 6))
+	denied(t, "an older anchor", "sealvol-anchors", report("node-b", 4))
+	if err := report("node-b", 6)(); err != nil {
+		t.Fatal(err)
+	}
+	isOn(t, pv, "node-b", v1alpha1.PhaseStaged)
+	if delivered(t, pv.Name) != kek {
+		t.Error("another key")
+	}
+
+	// A PersistentVolume that is made again is the same volume, wherever that is.
+	remove(t, release(t, b))
+	isOn(t, pv, "", v1alpha1.PhaseAvailable)
+	// A copy is made anywhere, and has the key of its origin.
+	clone := copyOf(ns, "clone", "PersistentVolumeClaim", "data")
+	create(t, clone)
+	copied := operatortest.Volume(clone, "", del)
+	copied.Spec.NodeAffinity = nil
+	copied.Spec.CSI.VolumeAttributes = map[string]string{"keyVolume": pv.Spec.CSI.VolumeHandle}
+	create(t, attachment(copied, "node-c"))
+	bind(t, clone, copied)
+	isOn(t, copied, "node-c", v1alpha1.PhaseAvailable)
+	if delivered(t, copied.Name) != kek {
+		t.Error("the copy has another key")
+	}
+	placed(t, clone, "")
+	remove(t, clone, c, copied, pv, release(t, attachment(copied, "node-c")), other)
+	gone(t, sealed(copied.Name), sealed(pv.Name))
+}
+
+// release does what the attacher does after it has detached.
+func release(t *testing.T, a *storagev1.VolumeAttachment) *storagev1.VolumeAttachment {
+	t.Helper()
+	if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(a), a); err != nil {
+		t.Fatal(err)
+	}
+	a.Finalizers = nil
+	if err := env.Client.Update(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
