@@ -180,8 +180,8 @@ func (b *Backend) checkDevice(sys, id string, least int64) (backend.Device, erro
 	bad := func(what string) (backend.Device, error) {
 		return backend.Device{}, fmt.Errorf("%w: %s, which has the serial of %s, %s", backend.ErrDamaged, name, id, what)
 	}
-	if model, err := sysString(filepath.Join(sys, "device/model")); err != nil || model != ebsModel {
-		return bad("is no device of EBS")
+	if model, err := sysString(filepath.Join(sys, "device/model")); err != nil || model != b.opt.Model {
+		return bad("is no device of EBS: its model is another")
 	}
 	text, err := sysString(filepath.Join(sys, "size"))
 	if err != nil {
