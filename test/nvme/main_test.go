@@ -67,7 +67,7 @@ func run(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	began := time.Now()
 	// A device that has gone is given up after ten seconds, not after half a minute.
-	machine, err = vm.Start(ctx, vm.Options{Kernel: *kernelDir, Modules: []string{"fuse", "loop"}, Init: *agent, Files: map[string]string{driverPath: *driver},
+	machine, err = vm.Start(ctx, vm.Options{Kernel: *kernelDir, Modules: []string{"fuse", "nvmet_tcp", "nvme_tcp"}, Init: *agent, Files: map[string]string{driverPath: *driver},
 		Args: "loglevel=6 nvme_core.io_timeout=10 nvme_core.admin_timeout=10", MemoryMiB: 768, Dir: dir})
 	if err != nil {
 		return fail(err)
@@ -220,6 +220,9 @@ func (d *disk) unplug() {
 func devices(t *testing.T, serial string) (names []string) {
 	t.Helper()
 	for _, path := range call[[]string](t, "Glob", "/sys/class/block/nvme*n*/device/serial") {
+		if strings.Contains(filepath.Base(filepath.Dir(filepath.Dir(path))), "c") {
+			continue // nvme0c0n1 is a path of nvme0n1
+		}
 		var b []byte
 		if err := machine.Call(t.Context(), "ReadFile", path, &b); err == nil && strings.TrimSpace(string(b)) == serial {
 			names = append(names, strings.Split(path, "/")[4])

@@ -45,7 +45,12 @@ func run() error {
 			return fmt.Errorf("load %s: %w", path, err)
 		}
 	}
-	if err := unix.Mount("fusectl", "/sys/fs/fuse/connections", "fusectl", 0, ""); err != nil {
+	for path, kind := range map[string]string{"/sys/fs/fuse/connections": "fusectl", "/sys/kernel/config": "configfs"} {
+		if err := unix.Mount(kind, path, kind, 0, ""); err != nil {
+			return fmt.Errorf("mount %s: %w", path, err)
+		}
+	}
+	if err := loopback(); err != nil {
 		return err
 	}
 	port, err := openPort()
@@ -58,6 +63,21 @@ func run() error {
 	}
 	s.ServeConn(port)
 	return errors.New("nobody is there any more")
+}
+
+// loopback brings the only network device up.
+func loopback() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	r, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	r.SetUint16(unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r)
 }
 
 func load(path string) error {
@@ -141,11 +161,9 @@ func (*Agent) Invoke(c vm.Call, a *vm.Answer) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	err = conn.Invoke(ctx, c.Method, &c.Request, &a.Response, grpc.ForceCodec(rawCodec{}), grpc.WaitForReady(true))
-	st := status.Convert(err)
+	st := status.Convert(conn.Invoke(ctx, c.Method, &c.Request, &a.Response, grpc.ForceCodec(rawCodec{}), grpc.WaitForReady(true)))
 	a.Code, a.Message = st.Code(), st.Message()
-	return nil
+	return conn.Close()
 }
 
 // Mkdir makes a directory and those above it.
@@ -176,15 +194,28 @@ func (*Agent) ReadFile(path string, data *[]byte) (err error) {
 
 // Write writes into a file, which it makes if it must.
 func (*Agent) Write(w vm.File, _ *vm.None) error {
-	f, err := os.OpenFile(w.Path, os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(w.Path, os.O_WRONLY|os.O_CREATE, 0o644)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteAt(w.Data, w.Offset)
+	if w.Offset == 0 { // also into what knows no offsets
+		_, err = f.Write(w.Data)
+	} else {
+		_, err = f.WriteAt(w.Data, w.Offset)
+	}
 	if err == nil && w.Sync {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
+}
+
+// Truncate gives a file another size; it makes it if it must.
+func (*Agent) Truncate(r vm.Range, _ *vm.None) error {
+	f, err := os.OpenFile(r.Path, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(r.Length), f.Close())
 }
 
 // Hash returns the SHA-256 of a range.

@@ -59,12 +59,12 @@ func Start(ctx context.Context, o Options) (m *Machine, err error) {
 		return nil, fmt.Errorf("write the initramfs: %w", err)
 	}
 	// QEMU connects to us: there is somebody at each end from the first byte on.
-	monitor, err := net.Listen("unix", filepath.Join(o.Dir, "qmp"))
+	monitor, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(o.Dir, "qmp")})
 	if err != nil {
 		return nil, err
 	}
 	defer monitor.Close()
-	port, err := net.Listen("unix", filepath.Join(o.Dir, "agent"))
+	port, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(o.Dir, "agent")})
 	if err != nil {
 		return nil, err
 	}
