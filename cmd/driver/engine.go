@@ -118,7 +118,7 @@ func openVolume(ctx context.Context, dev *device.File, c mounter.ServeConfig) (*
 		return nil, fmt.Errorf("%w: it holds %s", mounter.ErrForeign, what)
 	}
 	if errors.Is(err, volume.ErrCopy) {
-		return nil, fmt.Errorf("%w. If it is to be a volume of its own, say so: set "+copyAttribute+" in its volume attributes to the handle of the volume that it was copied from", err)
+		return nil, fmt.Errorf("%w. If it is to be a volume of its own, say so: set "+copyAttribute+" in the volume attributes of its PersistentVolume to the handle of the volume that it was copied from", err)
 	}
 	return nil, err
 }

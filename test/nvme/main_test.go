@@ -64,7 +64,11 @@ func run(m *testing.M) int {
 	if err != nil {
 		return fail(err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() {
+		if err := os.RemoveAll(dir); err != nil {
+			fail(err)
+		}
+	}()
 	began := time.Now()
 	// A device that has gone is given up after ten seconds, not after half a minute.
 	machine, err = vm.Start(ctx, vm.Options{Kernel: *kernelDir, Modules: []string{"fuse", "nvmet_tcp", "nvme_tcp"}, Init: *agent, Files: map[string]string{driverPath: *driver},

@@ -3,6 +3,7 @@ package vm
 import (
 	"bufio"
 	"debug/elf"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -84,7 +85,7 @@ func writeInitramfs(path, init string, files map[string]string, modules []string
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { err = errors.Join(err, f.Close()) }()
 	a := &archive{w: bufio.NewWriterSize(f, 1<<20)}
 	for _, d := range []string{"dev", "proc", "sys", "run", "tmp", "bin", "modules"} {
 		a.dir(d)
@@ -151,15 +152,15 @@ func findModules(dir string, names ...string) ([]string, error) {
 func moduleName(s string) string { return strings.ReplaceAll(s, "-", "_") }
 
 // moduleNeeds reads what a module says that it depends on.
-func moduleNeeds(path string) ([]string, error) {
+func moduleNeeds(path string) (needs []string, err error) {
 	f, err := elf.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { err = errors.Join(err, f.Close()) }()
 	s := f.Section(".modinfo")
 	if s == nil {
-		return nil, fmt.Errorf("no .modinfo")
+		return nil, errors.New("no .modinfo")
 	}
 	info, err := s.Data()
 	if err != nil {
