@@ -224,9 +224,7 @@ func TestHangingServer(t *testing.T) {
 			if err != nil || len(list) != 1 || list[0].PID < 2 {
 				t.Fatal(list, err)
 			}
-			if err := unix.Kill(list[0].PID, unix.SIGSTOP); err != nil {
-				t.Fatal(err)
-			}
+			mountertest.Halt(t, list[0].PID)
 			if timeout {
 				p.wantExit(exitFailed)
 				if !strings.Contains(p.stderr.String(), "not done within 5s") {

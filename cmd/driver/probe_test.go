@@ -3,8 +3,9 @@ package main
 import (
 	"context"
 	"io"
-	"syscall"
 	"testing"
+
+	"github.com/sealvol/sealvol/pkg/mounter/mountertest"
 )
 
 // TestProbe: a driver that answers is alive, one with its mounter is ready, one that is stopped is neither.
@@ -29,8 +30,6 @@ func TestProbe(t *testing.T) {
 	probe(true, driver...)
 	probe(false, append(driver, "--ready")...)
 	probe(false, "--mounter-dir", r.path("mounter"))
-	if err := r.cmds["all"].Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	mountertest.Halt(t, r.cmds["all"].Process.Pid)
 	probe(false, driver...)
 }

@@ -148,25 +148,6 @@ func signal(t *testing.T, pid int, s unix.Signal) {
 	}
 }
 
-// halt stops a process, all of it: each thread learns of the signal when it comes to it, and may run until then.
-func halt(t *testing.T, pid int) {
-	t.Helper()
-	signal(t, pid, unix.SIGSTOP)
-	for stopped := false; !stopped; {
-		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-		if err != nil || len(threads) == 0 {
-			t.Fatal(pid, err)
-		}
-		stopped = true
-		for _, f := range threads {
-			b, _ := os.ReadFile(f) // a thread that has ended is not running
-			if i := bytes.LastIndexByte(b, ')'); i >= 0 && !bytes.HasPrefix(b[i:], []byte(") T")) {
-				stopped = false
-			}
-		}
-	}
-}
-
 func (r *rig) servers() []mounter.Info {
 	// Read without a mounter: one may have just been killed.
 	m, err := mounter.Open(r.ctx(), mounter.Options{StateDir: r.path("state"), Log: slog.New(slog.DiscardHandler)})
@@ -440,7 +421,7 @@ func TestServerStopped(t *testing.T) {
 	r.start(0)
 	r.mount()
 	pid := r.health().PID
-	halt(t, pid)
+	mountertest.Halt(t, pid)
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
 	defer cancel()
 	i, err := r.client.Health(ctx, "vol-1")
@@ -686,7 +667,7 @@ func TestWedgedServer(t *testing.T) {
 	r := newRig(t, "SEALVOL_TEST_STOP=4s")
 	r.start(0)
 	r.mount()
-	halt(t, r.health().PID)
+	mountertest.Halt(t, r.health().PID)
 	if err := r.client.Unmount(r.ctx(), r.unmountRequest()); !errors.Is(err, mounter.ErrServer) {
 		t.Fatal(err)
 	}

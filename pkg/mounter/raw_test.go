@@ -318,7 +318,7 @@ func TestRawWedgedServer(t *testing.T) {
 	r := newRig(t, "SEALVOL_TEST_STOP=4s")
 	r.start(0)
 	r.mountRaw()
-	halt(t, r.health().PID)
+	mountertest.Halt(t, r.health().PID)
 	if err := r.client.Unmount(r.ctx(), r.unmountRequest()); !errors.Is(err, mounter.ErrServer) {
 		t.Fatal(err)
 	}

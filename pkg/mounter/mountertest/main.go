@@ -1,6 +1,7 @@
 package mountertest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -82,6 +83,27 @@ func KillHook() func(string) {
 				panic(err)
 			}
 			select {}
+		}
+	}
+}
+
+// Halt stops a process, all of it: each thread learns of the signal when it comes to it, and may run until then.
+func Halt(t testing.TB, pid int) {
+	t.Helper()
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		t.Fatalf("stop %d: %v", pid, err)
+	}
+	for stopped := false; !stopped; {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		if err != nil || len(threads) == 0 {
+			t.Fatal(pid, err)
+		}
+		stopped = true
+		for _, f := range threads {
+			b, _ := os.ReadFile(f) // a thread that has ended is not running
+			if i := bytes.LastIndexByte(b, ')'); i >= 0 && !bytes.HasPrefix(b[i:], []byte(") T")) {
+				stopped = false
+			}
 		}
 	}
 }
