@@ -142,7 +142,6 @@ func TestPulledOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	v.all(v.unstage)
-	v.refused(codes.FailedPrecondition, "not attached")
 
 	v.plug()
 	v.mount()
