@@ -19,6 +19,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/mounter"
 	"github.com/sealvol/sealvol/pkg/mounter/mountertest"
+	"github.com/sealvol/sealvol/pkg/volume/fusefs/fusefstest"
 )
 
 // programs has the driver.
@@ -60,7 +61,7 @@ type process struct {
 	out    *bufio.Scanner
 	seen   bytes.Buffer // what it has printed so far
 	stderr bytes.Buffer
-	conns  []int // minor numbers of its FUSE mounts, as far as they were seen
+	conns  map[string]uint64 // the connections of its FUSE mounts, as far as they were seen, with their inode numbers: names are used again
 }
 
 func startDemo(t *testing.T, args ...string) *process {
@@ -72,7 +73,7 @@ func startDemo(t *testing.T, args ...string) *process {
 	mountertest.Guard(t, dir, 3*time.Minute)
 	base := mountertest.Command("demo")
 	args = append(base[1:], append([]string{"-quick", "-dir", dir, "-driver", filepath.Join(programs, "driver")}, args...)...)
-	p := &process{t: t, dir: dir, cmd: exec.Command(base[0], args...)}
+	p := &process{t: t, dir: dir, conns: map[string]uint64{}, cmd: exec.Command(base[0], args...)}
 	p.start()
 	return p
 }
@@ -98,7 +99,9 @@ func (p *process) await(step string) {
 		f := strings.Fields(p.out.Text())
 		if len(f) > 2 && f[1] == step && f[len(f)-1] == "..." {
 			for _, i := range mountertest.Below(p.dir) {
-				p.conns = append(p.conns, i.Minor)
+				if conn := fmt.Sprintf("%s/%d", fusectl, i.Minor); inode(conn) != 0 {
+					p.conns[conn] = inode(conn)
+				}
 			}
 			return
 		}
@@ -135,21 +138,20 @@ func (p *process) wantExit(code int) {
 		unix.Kill(pid, unix.SIGKILL) //nolint:errcheck // it may be gone
 		unix.Wait4(pid, nil, 0, nil) //nolint:errcheck // as above
 	}
-	for _, minor := range p.conns {
-		if _, err := os.Stat(fmt.Sprintf("%s/%d", fusectl, minor)); err == nil && !mounted(minor) {
-			p.t.Errorf("left FUSE connection %d", minor)
+	for conn, before := range p.conns {
+		if inode(conn) == before {
+			p.t.Errorf("left: %s", conn)
 		}
 	}
 }
 
-// mounted tells that somebody else has got the number since.
-func mounted(minor int) bool {
-	for _, i := range mountertest.Below("/") {
-		if i.Minor == minor {
-			return true
-		}
+// inode is the number of a file's inode, 0 if there is none.
+func inode(path string) uint64 {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return 0
 	}
-	return false
+	return st.Ino
 }
 
 // TestDemo runs all of it, on a small tree.
@@ -224,6 +226,7 @@ func TestHangingServer(t *testing.T) {
 			if err != nil || len(list) != 1 || list[0].PID < 2 {
 				t.Fatal(list, err)
 			}
+			fusefstest.EndPolling(t, filepath.Join(filepath.Dir(dirs[0]), "kubelet/pods/pod"))
 			mountertest.Halt(t, list[0].PID)
 			if timeout {
 				p.wantExit(exitFailed)
@@ -272,7 +275,7 @@ func TestNoReader(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{t: t, dir: dir, cmd: exec.Command(base[0], append(base[1:], "-quick", "-dir", dir, "-driver", filepath.Join(programs, "driver"))...)}
+	p := &process{t: t, dir: dir, conns: map[string]uint64{}, cmd: exec.Command(base[0], append(base[1:], "-quick", "-dir", dir, "-driver", filepath.Join(programs, "driver"))...)}
 	p.cmd.Stdout, p.cmd.Stderr = w, &p.stderr
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -87,7 +87,7 @@ func Mount(t testing.TB, fs vfs.FS, o Options) *M {
 		t.Fatalf("serve: %v", err)
 	}
 	if !o.Server.ReadOnly {
-		m.endPolling()
+		EndPolling(t, m.Dir)
 	}
 	if err := fusefs.Tune(m.Dir); err != nil {
 		t.Errorf("tune: %v", err)
@@ -95,17 +95,18 @@ func Mount(t testing.TB, fs vfs.FS, o Options) *M {
 	return m
 }
 
-// endPolling makes the kernel learn that there is no POLL. Otherwise os.Open in
-// this process, which is the server's, asks by epoll_ctl, for which the Go runtime
-// keeps a processor occupied: one that the server may need to answer.
-func (m *M) endPolling() {
-	fd, err := unix.Open(m.Dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+// EndPolling makes the kernel learn that the file system which is mounted at dir has no POLL. Otherwise the first os.Open of a Go program there asks by
+// epoll_ctl, for which the Go runtime keeps a processor occupied and all its other waiters out: if the server is in that program, one that it may need to
+// answer; if the server hangs, the whole program does.
+func EndPolling(t testing.TB, dir string) {
+	t.Helper()
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		m.t.Fatalf("temporary file: %v", err)
+		t.Fatalf("temporary file: %v", err)
 	}
 	defer unix.Close(fd)
 	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0); err != nil && err != unix.EINTR {
-		m.t.Fatalf("poll: %v", err)
+		t.Fatalf("poll: %v", err)
 	}
 }
 
