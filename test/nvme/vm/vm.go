@@ -71,7 +71,7 @@ func Start(ctx context.Context, o Options) (m *Machine, err error) {
 	defer port.Close()
 	args := []string{"-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "2", "-m", fmt.Sprint(o.MemoryMiB, "M"),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-kernel", kernels[0], "-initrd", image, "-append", "console=ttyS0 panic=-1 rdinit=/init random.trust_cpu=on " + o.Args,
+		"-kernel", kernels[0], "-initrd", image, "-append", "console=ttyS0 panic=-1 oops=panic rdinit=/init random.trust_cpu=on " + o.Args,
 		"-serial", "file:" + filepath.Join(o.Dir, "console.log"),
 		"-chardev", "socket,id=qmp,path=" + filepath.Join(o.Dir, "qmp"), "-mon", "chardev=qmp,mode=control",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=agent,path=" + filepath.Join(o.Dir, "agent"),
