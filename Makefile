@@ -43,7 +43,7 @@ commands        = $(filter-out %/libdoublecrypt %/libselfenc,$(filter $(MODULE)/
 
 .DEFAULT_GOAL := help
 .PHONY: images check-images cluster-build cluster-up cluster-down e2e e2e-upstream e2e-upstream-short
-.PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity interop judges libdoublecrypt libselfenc ec2 bench-ebs moto list lint fmt generate check-generated demo bench bench-selfenc clean
+.PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity interop judges libdoublecrypt libselfenc ec2 bench-ebs moto nvme list lint fmt generate check-generated demo bench bench-selfenc clean
 
 help: ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -62,7 +62,7 @@ test: ## everything that CI runs
 	$(MAKE) unit vectors cuts
 	$(MAKE) interop
 	$(MAKE) sanity fuse envtest
-	$(MAKE) moto
+	$(MAKE) moto nvme
 	$(MAKE) race
 	$(MAKE) check-images e2e e2e-upstream-short
 
@@ -130,7 +130,7 @@ list: ## which packages `unit`, `sanity`, `fuse` and `envtest` test
 
 lint: $(LINTER) ## linters of .golangci.yml, and shell scripts
 	$(LINTER) run ./...
-	@for f in .ci/* tools/images test/e2e/install test/e2e/run test/e2e/postgresql-image test/e2e/upstream/run $(filter-out %.md %.env %.mod %.sum %/,$(wildcard test/cluster/*)); do test ! -f "$$f" || bash -n "$$f" || exit 1; done
+	@for f in .ci/* tools/images test/e2e/install test/e2e/run test/e2e/postgresql-image test/e2e/upstream/run test/nvme/kernel $(filter-out %.md %.env %.mod %.sum %/,$(wildcard test/cluster/*)); do test ! -f "$$f" || bash -n "$$f" || exit 1; done
 
 fmt: $(LINTER) ## format all Go files
 	$(LINTER) fmt ./...
@@ -199,6 +199,12 @@ bench-ebs: ## 200 volumes made, attached and mounted, by an EC2 that takes as lo
 
 moto: $(BUILD)/venv-moto/ready ## what another stand-in for EC2 (moto) makes of the calls of the ebs backend
 	SEALVOL_MOTO=$(CURDIR)/$(BUILD)/venv-moto/bin/moto_server $(GO) test -count=1 -tags moto -run Moto ./pkg/backend/ebs
+
+nvme: build ## the node's path on NVMe devices that come and go, in a machine in software (QEMU): NVME_FLAGS="-v -run Life", ...
+	@.ci/setup nvme
+	@nice test/nvme/kernel $(BUILD)/nvme/kernel
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BUILD)/nvme/agent ./test/nvme/agent
+	$(GO) test -count=1 -timeout 20m -tags nvme ./test/nvme -nvme.kernel $(CURDIR)/$(BUILD)/nvme/kernel -nvme.driver $(CURDIR)/bin/driver -nvme.agent $(CURDIR)/$(BUILD)/nvme/agent $(NVME_FLAGS)
 
 $(BUILD)/venv-moto/ready: tools/moto/requirements.txt
 	$(PYTHON) -m venv $(BUILD)/venv-moto

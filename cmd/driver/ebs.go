@@ -42,6 +42,7 @@ func (e *ebsFlags) add(c *cobra.Command) {
 	f.StringToStringVar(&e.opt.Tags, "volume-tags", nil, "ebs: further tags of all volumes and snapshots, as key=value,...")
 	f.Int64Var(&e.opt.ReservedVolumes, "reserved-volumes", 0, "ebs: attachments of this node that others need, the root volume included; by default those there are")
 	f.StringVar(&e.opt.Sys, "sys-dir", "/sys", "ebs: where sysfs is; elsewhere only with a stand-in for EC2 (make ec2)")
+	f.StringVar(&e.opt.Model, "device-model", "", "ebs: what the devices of volumes call themselves, by default as those of EBS do; others are refused")
 	f.StringVar(&e.opt.Links, "links-dir", "/dev", "ebs: where udev makes its links")
 }
 

@@ -28,11 +28,11 @@ func serveVolume(ctx context.Context, c mounter.ServeConfig) error {
 	if err != nil {
 		return engineError(err)
 	}
-	err = serveOpen(ctx, v, c)
+	err = serveOpen(ctx, v, dev, c)
 	return errors.Join(err, v.Close()) // a volume that failed is closed all the same
 }
 
-func serveOpen(ctx context.Context, v *volume.Volume, c mounter.ServeConfig) error {
+func serveOpen(ctx context.Context, v *volume.Volume, dev *device.File, c mounter.ServeConfig) error {
 	var served vfs.FS = v
 	if c.Block {
 		served = &roomy{FS: v}
@@ -44,7 +44,7 @@ func serveOpen(ctx context.Context, v *volume.Volume, c mounter.ServeConfig) err
 	}
 	h := &ending{stop: make(chan struct{}), stopped: make(chan struct{})}
 	defer close(h.stopped)
-	ctl := &volumectl.Server{Volume: v, Name: c.Volume, ReadOnly: c.ReadOnly, LogLevel: &logLevel, Conditions: hurt.conditions, End: h.end}
+	ctl := &volumectl.Server{Volume: v, Name: c.Volume, ReadOnly: c.ReadOnly, LogLevel: &logLevel, Conditions: func() []control.Condition { return append(gone(dev), hurt.conditions()...) }, End: h.end}
 	if err := c.Ready(ctx, ctl.Mux()); err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func openVolume(ctx context.Context, dev *device.File, c mounter.ServeConfig) (*
 	}
 	for _, k := range keys {
 		var v *volume.Volume
-		v, err = volume.Open(dev, volume.Options{Credential: k, ReadOnly: c.ReadOnly, Memory: int(c.MemoryBytes), Instance: instance, Anchor: anchor, Log: slog.Default()})
+		v, err = volume.Open(dev, volume.Options{Credential: k, ReadOnly: c.ReadOnly, Memory: int(c.MemoryBytes), Instance: instance, Own: c.Own, Anchor: anchor, Log: slog.Default()})
 		if err == nil {
 			takeKeys(ctx, v, c.ReadOnly, keys)
 			return v, nil
@@ -117,8 +117,14 @@ func openVolume(ctx context.Context, dev *device.File, c mounter.ServeConfig) (*
 	if errors.Is(err, volume.ErrNotSealvol) {
 		return nil, fmt.Errorf("%w: it holds %s", mounter.ErrForeign, what)
 	}
+	if errors.Is(err, volume.ErrCopy) {
+		return nil, fmt.Errorf("%w. If it is to be a volume of its own, say so: set "+copyAttribute+" in the volume attributes of its PersistentVolume to the handle of the volume that it was copied from", err)
+	}
 	return nil, err
 }
+
+// copyAttribute says of a volume that it is a copy; docs/csi.md.
+const copyAttribute = "keyVolume"
 
 // kek is a key-encryption key.
 type kek interface {
@@ -191,6 +197,7 @@ func engineError(err error) error {
 		{volume.ErrRolledBack, mounter.ErrRolledBack}, // these may wrap others
 		{volume.ErrForked, mounter.ErrRolledBack},
 		{volume.ErrOtherVolume, mounter.ErrRolledBack},
+		{volume.ErrCopy, mounter.ErrCopy},
 		{volume.ErrWrongKey, mounter.ErrWrongKey},
 		{volume.ErrInUse, mounter.ErrBusy},
 		{volume.ErrNotSealvol, mounter.ErrForeign},
@@ -209,6 +216,16 @@ func engineError(err error) error {
 		}
 	}
 	return err
+}
+
+// gone tells of a block device that was taken away: the kernel says that it has no bytes any more (block/genhd.c, blk_mark_disk_dead). An idle volume
+// would not notice.
+func gone(dev *device.File) []control.Condition {
+	if n, err := dev.Size(); !dev.IsBlock() || err == nil && n > 0 {
+		return nil
+	}
+	return []control.Condition{{Inaccessible: true, Reason: "DeviceGone",
+		Message: "the volume's device was taken away while it was mounted; what was synced is on it: attach it again, and restart the pods, so that it is staged anew"}}
 }
 
 // damage is what was met of it since the volume was mounted.

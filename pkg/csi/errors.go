@@ -62,6 +62,7 @@ var grpcCodes = []struct {
 	{mounter.ErrReadOnly, codes.FailedPrecondition},
 	{mounter.ErrDamaged, codes.DataLoss},
 	{mounter.ErrRolledBack, codes.DataLoss},
+	{mounter.ErrCopy, codes.FailedPrecondition},
 	{mounter.ErrConflict, codes.AlreadyExists},
 	{mounter.ErrBusy, codes.FailedPrecondition},
 	{mounter.ErrNotMounted, codes.FailedPrecondition},

@@ -95,13 +95,12 @@ func (s *nodeServer) stagingRequest(r staging) (mounter.MountRequest, error) {
 	if isBlock(r.GetVolumeCapability()) {
 		q.Block = &mounter.Block{}
 	}
-	if r.GetVolumeContext()[contextKeyVolume] != "" {
-		q.Instance = instanceOf(r.GetVolumeId())
-	}
+	// What says that it is a copy may bring another's content. Of a volume that does not, that would be a copy of which nobody knows.
+	q.Instance, q.Own = instanceOf(r.GetVolumeId()), r.GetVolumeContext()[contextKeyVolume] == ""
 	return q, nil
 }
 
-// instanceOf names the device of a copy as one of its own: a UUID (version 8 of RFC 9562) that is the same each time.
+// instanceOf names a volume's device, so that it is known from its copies: a UUID (version 8 of RFC 9562) that is the same each time.
 func instanceOf(id string) string {
 	h := sha256.Sum256([]byte("sealvol instance\x00" + id))
 	h[6], h[8] = h[6]&0x0f|0x80, h[8]&0x3f|0x80

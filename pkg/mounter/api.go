@@ -110,8 +110,10 @@ type MountRequest struct {
 	ReadOnly bool    `json:"readOnly,omitempty"`
 	Format   *Format `json:"format,omitempty"` // nil: a blank device is an error
 	Block    *Block  `json:"block,omitempty"`  // nil: Target gets the volume's files
-	// Instance is a UUID that a copy's device gets in place of the one of what it is a copy of; "": it keeps what it has.
+	// Instance is a UUID that the device gets, which is no other's: a copy's in place of the one of what it is a copy of; "": it keeps what it has.
 	Instance string `json:"instance,omitempty"`
+	// Own says that the device is no copy: one that is another instance already is refused with ErrCopy.
+	Own bool `json:"own,omitempty"`
 	// Rekey has a server that is found serving get the keys: the current one is to open the volume from now on. Else they are not looked at then.
 	Rekey bool `json:"rekey,omitempty"`
 	// Living asks for a server that was seen serving: should it have died since, nothing is mounted, and the error is ErrDead.

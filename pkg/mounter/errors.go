@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// Errors that cross the sockets of this package. Serve returns the last six, wrapped, to say why a
+// Errors that cross the sockets of this package. Serve returns the last seven, wrapped, to say why a
 // volume cannot be mounted; anything else is ErrServer.
 var (
 	ErrInvalid    = errors.New("invalid request")
@@ -26,12 +26,15 @@ var (
 
 	// ErrRolledBack: the device does not hold the state that the anchor names, nor one that follows from it.
 	ErrRolledBack = errors.New("the device was rolled back or exchanged")
+
+	// ErrCopy: the device was copied from another volume's, and nobody said so (MountRequest.Own).
+	ErrCopy = errors.New("the device holds a copy of another volume")
 )
 
 var wireCodes = map[string]error{
 	"invalid": ErrInvalid, "not-mounted": ErrNotMounted, "conflict": ErrConflict, "busy": ErrBusy,
 	"dead": ErrDead, "server": ErrServer, "no-key": ErrNoKey, "wrong-key": ErrWrongKey,
-	"foreign": ErrForeign, "damaged": ErrDamaged, "read-only": ErrReadOnly, "rolled-back": ErrRolledBack,
+	"foreign": ErrForeign, "damaged": ErrDamaged, "read-only": ErrReadOnly, "rolled-back": ErrRolledBack, "copy": ErrCopy,
 }
 
 // wireError is an error on a socket.

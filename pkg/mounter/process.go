@@ -113,7 +113,7 @@ func (h *handshake) expect(want string) error {
 	}
 	if m.Error != nil {
 		err := m.Error.err()
-		for _, e := range []error{ErrNoKey, ErrWrongKey, ErrForeign, ErrDamaged, ErrReadOnly, ErrRolledBack, ErrBusy} {
+		for _, e := range []error{ErrNoKey, ErrWrongKey, ErrForeign, ErrDamaged, ErrReadOnly, ErrRolledBack, ErrCopy, ErrBusy} {
 			if errors.Is(err, e) {
 				return err
 			}
@@ -190,7 +190,7 @@ func (o Options) start(r MountRequest, dir string) (p *process, h *handshake, er
 		err = conn.SetDeadline(time.Now().Add(o.MountTimeout))
 	}
 	if err == nil {
-		err = sendLine(conn, serverConfig{Volume: r.Volume, ReadOnly: r.ReadOnly, Format: r.Format, Block: r.Block != nil, Instance: r.Instance, Anchor: r.Anchor, MemoryBytes: o.MemoryBytes})
+		err = sendLine(conn, serverConfig{Volume: r.Volume, ReadOnly: r.ReadOnly, Format: r.Format, Block: r.Block != nil, Instance: r.Instance, Own: r.Own, Anchor: r.Anchor, MemoryBytes: o.MemoryBytes})
 	}
 	if err != nil {
 		conn.Close() // without it the server ends even if it could not be killed

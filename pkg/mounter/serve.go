@@ -43,8 +43,9 @@ type ServeConfig struct {
 	Format *Format
 	// Block says that the volume holds the one file of a raw block device.
 	Block bool
-	// Instance is the UUID that the device is to have; "": what it has.
+	// Instance is the UUID that the device is to have; "": what it has. Own: one that has another one is to be refused (ErrCopy).
 	Instance string
+	Own      bool
 	// Anchor is what the device must hold, or what follows from it, else ErrRolledBack; "": none is known.
 	Anchor string
 	// MemoryBytes bounds everything the volume keeps in memory. 0: the engine's default.
@@ -69,6 +70,7 @@ type serverConfig struct {
 	Format      *Format `json:"format,omitempty"`
 	Block       bool    `json:"block,omitempty"`
 	Instance    string  `json:"instance,omitempty"`
+	Own         bool    `json:"own,omitempty"`
 	Anchor      string  `json:"anchor,omitempty"`
 	MemoryBytes int64   `json:"memoryBytes,omitempty"`
 }
@@ -176,7 +178,7 @@ func readKeys(f *os.File) (Keys, error) {
 
 func (s *server) config() ServeConfig {
 	return ServeConfig{
-		Volume: s.cfg.Volume, Keys: s.keys, ReadOnly: s.cfg.ReadOnly, Format: s.cfg.Format, Block: s.cfg.Block, Instance: s.cfg.Instance, Anchor: s.cfg.Anchor, MemoryBytes: s.cfg.MemoryBytes,
+		Volume: s.cfg.Volume, Keys: s.keys, ReadOnly: s.cfg.ReadOnly, Format: s.cfg.Format, Block: s.cfg.Block, Instance: s.cfg.Instance, Own: s.cfg.Own, Anchor: s.cfg.Anchor, MemoryBytes: s.cfg.MemoryBytes,
 		Device: os.NewFile(fdDevice, "device"), Fuse: os.NewFile(fdFuse, "/dev/fuse"),
 		Ready:   s.ready, // A mounter that died meanwhile is no reason to stop: the next one adopts this server.
 		Serving: func() { _ = s.send(step{Step: "serving"}) },

@@ -453,3 +453,61 @@ func TestCrashAnchors(t *testing.T) {
 	}
 	t.Logf("%d cuts", cuts)
 }
+
+// TestInstance: a device that is to be one of its own becomes it once, and what was copied from it is refused, without a write, until somebody
+// says that it is a copy.
+func TestInstance(t *testing.T) {
+	mine, yours := crypto.NewUUID(), crypto.NewUUID()
+	open := func(dev device.Device, o Options) (*Anchor, error) {
+		o.Credential, o.CommitInterval = testCred(t), -1
+		v, err := Open(dev, o)
+		if err != nil {
+			return nil, err
+		}
+		a := offered(t, v)
+		return a, v.Close()
+	}
+	must := func(dev device.Device, o Options, want crypto.UUID) *Anchor {
+		t.Helper()
+		a, err := open(dev, o)
+		ok(t, err)
+		if a.Instance != want {
+			t.Fatalf("instance %v, not %v", a.Instance, want)
+		}
+		return a
+	}
+	dev := device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	first, err := open(dev, Options{})
+	ok(t, err)
+	if first.Instance != first.Volume {
+		t.Fatalf("%+v", first)
+	}
+	anchored := dev.Clone()
+	v, err := Open(dev, Options{Credential: testCred(t), ReadOnly: true, Instance: mine, Own: true})
+	ok(t, err)
+	ok(t, v.Close())
+	must(dev, Options{Instance: mine, Own: true}, mine)
+	must(dev, Options{Instance: mine, Own: true}, mine)
+	must(dev, Options{}, mine) // whoever does not care
+
+	// One that has an anchor keeps what that is of.
+	a := must(anchored, Options{Instance: mine, Own: true, Anchor: first}, first.Instance)
+	must(anchored, Options{Instance: mine, Own: true, Anchor: a}, first.Instance)
+
+	copied := dev.Clone()
+	before := copied.Writes()
+	for _, readOnly := range []bool{false, true} {
+		if _, err := open(copied, Options{Instance: yours, Own: true, ReadOnly: readOnly}); !errors.Is(err, ErrCopy) {
+			t.Fatal(err)
+		}
+	}
+	if copied.Writes() != before+1 { // the flush of an open
+		t.Fatal("it was written to")
+	}
+	must(copied, Options{Instance: yours}, yours)
+	must(copied, Options{Instance: yours, Own: true}, yours)
+	if _, err := open(copied, Options{Instance: mine, Own: true}); !errors.Is(err, ErrCopy) {
+		t.Fatal(err)
+	}
+}

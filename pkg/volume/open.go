@@ -318,6 +318,10 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	if err := v.loadAnchors(root); err != nil {
 		return nil, err
 	}
+	instance, err := opts.instance(root.Instance, u.ID)
+	if err != nil {
+		return nil, err
+	}
 	if err := v.loadRotation(root); err != nil {
 		return nil, err
 	}
@@ -344,9 +348,7 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	next := *v.root
 	next.MountID, next.MountEpoch = mount, next.MountEpoch+1
 	next.LogSeq = 0
-	if opts.Instance != (crypto.UUID{}) {
-		next.Instance = opts.Instance
-	}
+	next.Instance = instance
 	v.stateMu.Lock()
 	v.root = &next
 	v.stateMu.Unlock()
@@ -363,6 +365,21 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 		v.startRotation()
 	}
 	return v, nil
+}
+
+// instance is what a device becomes that is now, and holds the volume id. After Format the two are the same.
+func (o *Options) instance(now, id crypto.UUID) (crypto.UUID, error) {
+	switch {
+	case o.Instance == crypto.UUID{}:
+		return now, nil
+	case !o.Own || now == o.Instance:
+		return o.Instance, nil
+	case now != id:
+		return now, fmt.Errorf("%w: it was last mounted as instance %v, not as %v", ErrCopy, now, o.Instance)
+	case o.Anchor != nil:
+		return now, nil
+	}
+	return o.Instance, nil
 }
 
 // mendRoots rewrites the copies of older roots that were damaged when the volume

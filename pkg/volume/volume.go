@@ -44,6 +44,9 @@ type Options struct {
 	// Instance, unless zero, is what the device is from this mount on, in the newest root: a copy of a device is one of its own, with
 	// anchors of its own. Not for a read-only mount, which writes nothing.
 	Instance crypto.UUID
+	// Own has a device refused (ErrCopy) that is an instance already and not this one: somebody has copied it and said nothing. What is none
+	// yet, as Format leaves it, becomes Instance; but not under an Anchor, which is of what the device was.
+	Own bool
 
 	idle bool // of tests: what deleted snapshots and rollbacks left is not freed by itself
 }

@@ -37,6 +37,8 @@ type Options struct {
 	MaxVolumes, ReservedVolumes int64
 	// Sys and Dev are /sys and /dev; Links is where disk/by-id is, by default Dev.
 	Sys, Dev, Links string
+	// Model is what the devices of volumes call themselves, by default as those of EBS do. Devices of other models are refused.
+	Model string
 	// MaxAttempts of each call, with backoff and throttling in between. Default 8.
 	MaxAttempts int
 	// HTTPClient replaces the SDK's.
@@ -109,6 +111,7 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 	o.MaxAttempts = cmp.Or(o.MaxAttempts, 8)
 	o.Sys, o.Dev = cmp.Or(o.Sys, "/sys"), cmp.Or(o.Dev, "/dev")
 	o.Links = cmp.Or(o.Links, o.Dev)
+	o.Model = cmp.Or(o.Model, ebsModel)
 	for k, v := range o.Tags {
 		if err := checkTag(k, v); err != nil {
 			return nil, err

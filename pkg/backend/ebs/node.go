@@ -83,6 +83,9 @@ func (b *Backend) Device(ctx context.Context, id string, attached map[string]str
 		}
 	}
 	wait := b.opt.Timing.DeviceAppear
+	if end, ok := ctx.Deadline(); ok { // to say what is missing before the caller has gone
+		wait = min(wait, time.Until(end)*3/4)
+	}
 	if attached == nil {
 		wait = 0 // somebody only wants to know
 	}
@@ -103,7 +106,7 @@ var errNoDevice = errors.New("no device has the volume's serial")
 // waitForDevice looks whenever something happens in /dev, and now and then in any case.
 func (b *Backend) waitForDevice(ctx context.Context, id string, least int64, wait time.Duration) (backend.Device, error) {
 	d, err := b.findDevice(id, least)
-	if !errors.Is(err, errNoDevice) || wait == 0 {
+	if !errors.Is(err, errNoDevice) || wait <= 0 {
 		return d, notAttached(err)
 	}
 	w := watchDir(b.opt.Dev)
@@ -122,7 +125,7 @@ func (b *Backend) waitForDevice(ctx context.Context, id string, least int64, wai
 		case <-deadline.C:
 			return d, notAttached(err)
 		case <-ctx.Done():
-			return d, ctx.Err()
+			return d, fmt.Errorf("%w: %w", notAttached(err), ctx.Err())
 		}
 	}
 }
@@ -180,8 +183,8 @@ func (b *Backend) checkDevice(sys, id string, least int64) (backend.Device, erro
 	bad := func(what string) (backend.Device, error) {
 		return backend.Device{}, fmt.Errorf("%w: %s, which has the serial of %s, %s", backend.ErrDamaged, name, id, what)
 	}
-	if model, err := sysString(filepath.Join(sys, "device/model")); err != nil || model != ebsModel {
-		return bad("is no device of EBS")
+	if model, err := sysString(filepath.Join(sys, "device/model")); err != nil || model != b.opt.Model {
+		return bad("is no device of EBS: its model is another")
 	}
 	text, err := sysString(filepath.Join(sys, "size"))
 	if err != nil {

@@ -1,6 +1,7 @@
 package ebs
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -43,7 +44,9 @@ func (k kernel) sys(name, attr, value string) {
 	k.t.Helper()
 	path := filepath.Join(k.dir, "sys/class/block", name, attr)
 	k.do(os.MkdirAll(filepath.Dir(path), 0o755))
-	k.do(os.WriteFile(path, []byte(value+"\n"), 0o644))
+	draft := filepath.Join(k.dir, "draft") // an attribute is never seen half written
+	k.do(os.WriteFile(draft, []byte(value+"\n"), 0o644))
+	k.do(os.Rename(draft, path))
 }
 
 // node makes a device node, which nobody opens.
@@ -170,4 +173,14 @@ func TestNamesSwap(t *testing.T) {
 	if first[0].Path == first[1].Path || second[0].Path == second[1].Path {
 		t.Fatal("one path for two", first, second)
 	}
+}
+
+// TestDeviceDeadline: who waits less long than a device may take still learns what is missing.
+func TestDeviceDeadline(t *testing.T) {
+	k := newKernel(t)
+	b := open(t, Options{Region: "nowhere-1", Sys: filepath.Join(k.dir, "sys"), Dev: filepath.Join(k.dir, "dev")})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err := b.Device(ctx, volX, map[string]string{attachedPath: "/dev/xvdaa"})
+	wantErr(t, err, backend.ErrNotAttached)
 }
