@@ -258,6 +258,28 @@ func TestZones(t *testing.T) {
 	}
 }
 
+// TestZoneComesBack: a zone that was out of order, or not open to the account, when zones were asked for is not passed over for another one that the volume may be
+// in too: the pod's node is in the first that is preferred.
+func TestZoneComesBack(t *testing.T) {
+	s := newEC2(t, ec2test.Options{Zones: []string{"x-1a", "x-1b", "x-1c"}, Region: "x-1"}, false)
+	b := open(t, options(s))
+	b.regionZones.set(regionKey, []string{"x-1a", "x-1b"})
+	all := []backend.Segments{{zoneKey: "x-1a"}, {zoneKey: "x-1b"}, {zoneKey: "x-1c"}}
+	for i, first := range []string{"x-1b", "x-1c", "x-1c"} {
+		sp := spec(fmt.Sprint("v", i))
+		sp.Requisite, sp.Preferred = all, append([]backend.Segments{{zoneKey: first}}, all...)
+		if i == 0 {
+			sp.Requisite, sp.Preferred = all[:2], sp.Preferred[:1]
+		}
+		if z := mustCreate(t, b, sp).Topology[0][zoneKey]; z != first {
+			t.Errorf("%s is preferred, and it is made in %s", first, z)
+		}
+		if n, want := s.Counts()["DescribeAvailabilityZones"], min(i, 1); n != want {
+			t.Errorf("asked for zones %d times, want %d", n, want)
+		}
+	}
+}
+
 // TestForeign: volumes and snapshots of others are not ours to see or delete.
 func TestForeign(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)

@@ -122,7 +122,16 @@ func TestPodIdentity(t *testing.T) {
 		t.Fatal(err)
 	}
 	agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/v1/credentials" || r.Header.Get("Authorization") != "pod's token" {
+		switch {
+		case r.URL.Path != "/v1/credentials":
+			http.Error(w, "no", http.StatusForbidden)
+			return
+		case r.Header.Get("Authorization") == "code": // an agent with codes, one of which EC2 has too
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = io.WriteString(w, `{"code":"InvalidParameter","message":"the agent's reason"}`)
+			return
+		case r.Header.Get("Authorization") != "pod's token":
 			http.Error(w, "no", http.StatusForbidden)
 			return
 		}
@@ -146,6 +155,14 @@ func TestPodIdentity(t *testing.T) {
 	_, err = open(t, o).Get(t.Context(), volX)
 	wantErr(t, err, backend.ErrUnavailable)
 	if len(seen.who) != 1 || strings.Contains(err.Error(), "another") {
+		t.Errorf("%v, EC2 saw %s", err, seen.who)
+	}
+	if err := os.WriteFile(token, []byte("code"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err = open(t, o).Get(t.Context(), volX)
+	wantErr(t, err, backend.ErrUnavailable)
+	if len(seen.who) != 1 || errors.Is(err, backend.ErrInvalid) || !strings.Contains(err.Error(), "the agent's reason") || !strings.Contains(err.Error(), "credentials") {
 		t.Errorf("%v, EC2 saw %s", err, seen.who)
 	}
 }

@@ -127,10 +127,12 @@ func translate(op string, err error) error {
 	return e
 }
 
-// ofAnother tells whether it was not EC2 that failed but who was to give the credentials for it, as STS: EC2 was not asked.
+// ofAnother tells whether it was not EC2 that failed but who was to give the credentials for it: EC2 was not asked. STS is asked by an operation within
+// EC2's; agents and the metadata service have codes of their own, and no response of an operation.
 func ofAnother(err error) bool {
 	var outer, inner *smithy.OperationError
-	return errors.As(err, &outer) && errors.As(outer.Err, &inner)
+	var resp *awshttp.ResponseError
+	return errors.As(err, &outer) && errors.As(outer.Err, &inner) || !errors.As(err, &resp)
 }
 
 // sizeError is how EC2 refuses a size.

@@ -172,14 +172,22 @@ func (b *Backend) source(ctx context.Context, p *plan, zone *string) (gib32 int3
 // zoneFor chooses the zone: the first that is preferred, else the first that is possible. A copy of a volume can only be in its zone.
 func (b *Backend) zoneFor(ctx context.Context, spec backend.Spec, only string) (string, error) {
 	known, _ := b.regionZones.get(regionKey)
-	if z, err := b.chooseZone(spec, only, known); err == nil {
+	if z, err := b.chooseZone(spec, only, known); err == nil && !strange(spec, known) {
 		return z, nil
 	}
-	zones, err := b.zones(ctx, known) // perhaps there is a new one
+	zones, err := b.zones(ctx, known) // perhaps there is a new one, or one that was out of order before
 	if err != nil {
 		return "", err
 	}
 	return b.chooseZone(spec, only, zones)
+}
+
+// strange tells whether a zone is asked for that is not known: the node that waits for the volume may be there, and be of no use to a volume in another.
+func strange(spec backend.Spec, known []string) bool {
+	return slices.ContainsFunc(slices.Concat(spec.Preferred, spec.Requisite), func(place backend.Segments) bool {
+		z, err := zoneOf(place)
+		return err == nil && z != "" && !slices.Contains(known, z)
+	})
 }
 
 func (b *Backend) chooseZone(spec backend.Spec, only string, zones []string) (string, error) {
@@ -220,8 +228,8 @@ func inRequisite(zone string, requisite []backend.Segments) bool {
 // regionKey is the only key of regionZones.
 const regionKey = "zones"
 
-// zones are those of the region, sorted. They change about once in a few years: asked for once, and again by who does not find his in what
-// is known; once for all who ask at a time.
+// zones are those of the region that are open to the account and in order, sorted. They seldom change: asked for once, and again by who does not find his in
+// what is known; once for all who ask at a time.
 func (b *Backend) zones(ctx context.Context, known []string) ([]string, error) {
 	unlock, err := b.onceLocks.lock(ctx, regionKey)
 	if err != nil {

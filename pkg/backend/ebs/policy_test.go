@@ -69,7 +69,9 @@ func permissions(s *ec2test.Server, c ec2test.Call) (list []permission) {
 		need(c.Action, arn("snapshot", param("SnapshotId")), existing(param("SnapshotId")))
 	case "CreateTags", "DeleteTags":
 		with := existing(param("ResourceId.1"))
-		with["aws:TagKeys"] = []string{param("Tag.1.Key")}
+		if k := param("Tag.1.Key"); k != "" {
+			with["aws:TagKeys"] = []string{k}
+		}
 		need(c.Action, arn("volume", param("ResourceId.1")), with)
 	case "AttachVolume", "DetachVolume":
 		need(c.Action, arn("instance", param("InstanceId")), nil)
@@ -98,6 +100,7 @@ func (st statement) allows(p permission) bool {
 			have := p.context[key]
 			in := func(v string) bool { return slices.Contains(texts(want), v) }
 			switch {
+			case operator == "Null" && fmt.Sprint(want) == fmt.Sprint(have == nil):
 			case operator == "StringEquals" && len(have) == 1 && in(have[0]):
 			case operator == "ForAllValues:StringEquals" && !slices.ContainsFunc(have, func(v string) bool { return !in(v) }):
 			default:
@@ -208,6 +211,16 @@ func TestPoliciesAllow(t *testing.T) {
 	if len(calls) > 0 {
 		t.Error(calls)
 	}
+	refused(all, func(t *testing.T, s *ec2test.Server, b *Backend) {
+		v := mustCreate(t, b, spec("ours"))
+		for _, key := range []string{"", tagCluster} { // without a key DeleteTags takes all off, and ForAllValues holds of nothing
+			for _, p := range permissions(s, ec2test.Call{Action: "DeleteTags", Params: map[string][]string{"ResourceId.1": {v.ID}, "Tag.1.Key": {key}}}) {
+				if slices.ContainsFunc(all, func(st statement) bool { return st.allows(p) }) {
+					t.Errorf("taking tag %q off is allowed", key)
+				}
+			}
+		}
+	})
 	if calls := refused(statements(t, "node.json"), func(t *testing.T, _ *ec2test.Server, b *Backend) {
 		if _, err := b.Info(t.Context()); err != nil {
 			t.Error(err)

@@ -147,6 +147,7 @@ func TestFailover(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newEC2(t, ec2test.Options{Delays: slow}, false)
 			o := options(s)
+			o.Timing.StuckAttach = quick.Patience // else who waits for a stuck attachment takes it off himself on a machine that is busy
 			r := rig{t, s, open(t, o), open(t, o), ""}
 			r.id = mustCreate(t, r.now, spec("a")).ID
 			for _, err := r.old.Get(t.Context(), r.id); err != nil; _, err = r.old.Get(t.Context(), r.id) {

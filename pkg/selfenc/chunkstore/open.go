@@ -34,7 +34,7 @@ func Open(ctx context.Context, rawURL string, create bool) (Store, error) {
 	case u.User != nil:
 		return nil, fmt.Errorf("%w: credentials do not belong there: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", ErrURL)
 	case u.Fragment != "" || u.Opaque != "":
-		return nil, fmt.Errorf("%w: %s", ErrURL, rawURL)
+		return nil, fmt.Errorf("%w: it has a fragment, or no //", ErrURL)
 	case u.Scheme == "file":
 		return openFile(u, create)
 	case u.Scheme == "s3":
@@ -49,7 +49,7 @@ func Open(ctx context.Context, rawURL string, create bool) (Store, error) {
 
 func openFile(u *url.URL, create bool) (Store, error) {
 	if u.Host != "" && u.Host != "localhost" || !filepath.IsAbs(u.Path) || u.RawQuery != "" {
-		return nil, fmt.Errorf("%w: %s: a directory is file:///ABSOLUTE/PATH", ErrURL, u)
+		return nil, fmt.Errorf("%w: a directory is file:///ABSOLUTE/PATH", ErrURL)
 	}
 	if create {
 		if err := os.Mkdir(u.Path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -74,7 +74,7 @@ func syncParent(dir string) error {
 func s3URL(u *url.URL) (S3Options, error) {
 	o := S3Options{Bucket: u.Host, Prefix: strings.Trim(u.Path, "/")}
 	if o.Bucket == "" {
-		return o, fmt.Errorf("%w: %s names no bucket", ErrURL, u)
+		return o, fmt.Errorf("%w: it names no bucket", ErrURL) // without its parameters: among them may be what should not be there
 	}
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {

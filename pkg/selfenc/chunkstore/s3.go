@@ -224,6 +224,20 @@ func (s *S3) failed(ctx context.Context, op, key string, err error) error {
 	return objectError(op, key, err)
 }
 
+// orAbsent is err, or ErrNotFound if that only hides that there is no such object: S3 refuses access to it whoever may not list the whole bucket,
+// also who may list what is below a prefix.
+func (s *S3) orAbsent(ctx context.Context, key string, err error) error {
+	var api smithy.APIError
+	if !errors.As(err, &api) || api.ErrorCode() != "AccessDenied" && api.ErrorCode() != "Forbidden" {
+		return err
+	}
+	out, lerr := s.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: s.key(key), MaxKeys: aws.Int32(1), RequestPayer: s.opts.payer()})
+	if lerr != nil || len(out.Contents) > 0 && aws.ToString(out.Contents[0].Key) == *s.key(key) { // which comes before all that begin with it
+		return err
+	}
+	return ErrNotFound
+}
+
 // Get implements Store. What breaks off while it is read is read again.
 func (s *S3) Get(ctx context.Context, key string, room []byte, limit int) ([]byte, error) {
 	end, err := s.begin(ctx, key)
@@ -246,7 +260,7 @@ func (s *S3) Get(ctx context.Context, key string, room []byte, limit int) ([]byt
 func (s *S3) get(ctx context.Context, key string, room []byte, limit int) (b []byte, broken bool, err error) {
 	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: s.key(key), ChecksumMode: types.ChecksumModeEnabled, RequestPayer: s.opts.payer()})
 	if err != nil {
-		return nil, false, err
+		return nil, false, s.orAbsent(ctx, key, err)
 	}
 	defer func() { _ = out.Body.Close() }()
 	length := aws.ToInt64(out.ContentLength)
@@ -280,19 +294,23 @@ func (s *S3) pause(ctx context.Context, attempt int) error {
 	}
 }
 
-// Put implements Store.
+// Put implements Store. What is deleted after it was found, and before it is locked anew, is stored again.
 func (s *S3) Put(ctx context.Context, key string, data []byte) (bool, error) {
-	err := s.put(ctx, "put", key, data, aws.String("*"))
-	var api smithy.APIError
-	exists := errors.As(err, &api) && api.ErrorCode() == "PreconditionFailed"
-	if errors.Is(err, ErrLocked) { // there are servers that look at the lock first
-		_, serr := s.Stat(ctx, key)
-		exists = serr == nil
+	for attempt := 1; ; attempt++ {
+		err := s.put(ctx, "put", key, data, aws.String("*"))
+		var api smithy.APIError
+		exists := errors.As(err, &api) && api.ErrorCode() == "PreconditionFailed"
+		if errors.Is(err, ErrLocked) { // there are servers that look at the lock first
+			_, serr := s.Stat(ctx, key)
+			exists = serr == nil
+		}
+		if !exists {
+			return err == nil, err
+		}
+		if err = s.keepLocked(ctx, key); !errors.Is(err, ErrNotFound) || attempt >= s.opts.Attempts {
+			return false, err
+		}
 	}
-	if exists {
-		return false, s.keepLocked(ctx, key)
-	}
-	return err == nil, err
 }
 
 // Replace implements Store.
@@ -357,7 +375,7 @@ func (s *S3) Stat(ctx context.Context, key string) (Info, error) {
 	defer end()
 	out, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.bucket, Key: s.key(key), RequestPayer: s.opts.payer()})
 	if err != nil {
-		return Info{}, s.failed(ctx, "stat", key, err)
+		return Info{}, s.failed(ctx, "stat", key, s.orAbsent(ctx, key, err))
 	}
 	return Info{key, aws.ToInt64(out.ContentLength), aws.ToTime(out.LastModified)}, nil
 }

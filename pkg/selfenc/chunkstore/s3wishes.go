@@ -31,7 +31,8 @@ type S3Wishes struct {
 	// Tags of new objects, at most ten, for the filters of the bucket's lifecycle rules.
 	Tags map[string]string
 	// Lock is the mode of object lock, "GOVERNANCE" or "COMPLIANCE". An object cannot be deleted for RetainDays from each Put or Replace
-	// of it on, also a Put that found it there; the date itself is up to a day later.
+	// of it on, also a Put that found it there; the date itself is up to a day later. With COMPLIANCE a Put that finds an object locked in mode GOVERNANCE
+	// is ErrLocked: S3 does not let that be made firmer.
 	Lock       string
 	RetainDays int
 }
@@ -158,12 +159,12 @@ func (s *S3) retention(ctx context.Context, key string) (mode types.ObjectLockRe
 		return "", until, nil
 	}
 	if err != nil || out.Retention == nil {
-		return "", until, s.failed(ctx, "look at the lock of", key, err)
+		return "", until, s.failed(ctx, "look at the lock of", key, s.orAbsent(ctx, key, err))
 	}
 	return out.Retention.Mode, aws.ToTime(out.Retention.RetainUntilDate), nil
 }
 
-// keepLocked has an object that was there already be locked as long as a new one.
+// keepLocked has an object that was there already be locked as long as a new one, and as firmly. ErrNotFound if it was deleted meanwhile.
 func (s *S3) keepLocked(ctx context.Context, key string) error {
 	if s.opts.Lock == "" {
 		return nil
@@ -174,11 +175,15 @@ func (s *S3) keepLocked(ctx context.Context, key string) error {
 	}
 	defer end()
 	mode, until, err := s.retention(ctx, key)
-	if errors.Is(err, ErrNotFound) {
-		return nil // deleted meanwhile, which whoever looks at it next sees
-	}
-	if err != nil || mode != "" && time.Until(until) >= time.Duration(s.opts.RetainDays)*day {
+	if err != nil {
 		return err
+	}
+	weaker := mode == types.ObjectLockRetentionModeGovernance && s.opts.Lock == string(types.ObjectLockModeCompliance)
+	if mode != "" && !weaker && time.Until(until) >= time.Duration(s.opts.RetainDays)*day {
+		return nil
+	}
+	if weaker && until.After(time.Now()) { // else the answer would be that access is denied
+		return objectError("lock", key, fmt.Errorf("%w in mode GOVERNANCE until %s, and S3 lets nobody who may not bypass that make it COMPLIANCE", ErrLocked, until.UTC().Format(time.RFC3339)))
 	}
 	if mode != types.ObjectLockRetentionModeCompliance { // which nobody can weaken
 		mode = types.ObjectLockRetentionMode(s.opts.Lock)

@@ -21,22 +21,24 @@ type wire struct {
 	mu    sync.Mutex
 	seen  []*http.Request      // guarded by mu
 	locks map[string]time.Time // by path; guarded by mu
+	mode  string               // of all locks; guarded by mu
 }
 
 func newWire(t *testing.T) (*wire, *httptest.Server) {
-	w := &wire{locks: map[string]time.Time{}}
+	w := &wire{locks: map[string]time.Time{}, mode: "COMPLIANCE"}
 	return w, fakeS3(t, func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 			w.mu.Lock()
 			w.seen = append(w.seen, r.Clone(r.Context()))
 			until, locked := w.locks[r.URL.Path]
+			mode := w.mode
 			w.mu.Unlock()
 			switch {
 			case r.URL.Query().Has("retention") && r.Method == http.MethodGet && !locked:
 				rw.WriteHeader(http.StatusNotFound)
 				_, _ = io.WriteString(rw, `<Error><Code>NoSuchObjectLockConfiguration</Code></Error>`)
 			case r.URL.Query().Has("retention") && r.Method == http.MethodGet:
-				_, _ = fmt.Fprintf(rw, `<Retention><Mode>COMPLIANCE</Mode><RetainUntilDate>%s</RetainUntilDate></Retention>`, until.UTC().Format(time.RFC3339))
+				_, _ = fmt.Fprintf(rw, `<Retention><Mode>%s</Mode><RetainUntilDate>%s</RetainUntilDate></Retention>`, mode, until.UTC().Format(time.RFC3339))
 			case r.URL.Query().Has("retention"):
 				b, _ := io.ReadAll(r.Body)
 				r.Header.Set("X-Body", string(b))
@@ -161,8 +163,12 @@ func TestS3Locks(t *testing.T) {
 	if r := again(time.Now().Add(30*day + time.Hour)); r != "" {
 		t.Errorf("renewed too early: %s", r)
 	}
-	if r := again(time.Now().Add(29 * day)); !strings.Contains(r, "<Mode>COMPLIANCE</Mode>") || !strings.Contains(r, time.Now().Add(31*day).UTC().Format("<RetainUntilDate>2006-01-02")) {
-		t.Errorf("renewed to %q", r)
+	r := again(time.Now().Add(29 * day))
+	_, date, _ := strings.Cut(r, "<RetainUntilDate>")
+	date, _, _ = strings.Cut(date, "<")
+	until, err = time.Parse(time.RFC3339, date)
+	if left := time.Until(until); err != nil || !strings.Contains(r, "<Mode>COMPLIANCE</Mode>") || left < 30*day || left > 31*day {
+		t.Errorf("renewed to %q, %v", r, err)
 	}
 	err = s.Delete(t.Context(), "x")
 	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), "x") || !strings.Contains(err.Error(), "COMPLIANCE") {
@@ -181,6 +187,105 @@ func TestS3Locks(t *testing.T) {
 	}
 	if _, err := s.Stat(t.Context(), "x"); !errors.Is(err, ErrNotFound) {
 		t.Error(err)
+	}
+}
+
+// TestS3WeakerLock: a chunk that is there in mode GOVERNANCE is not said to be kept as COMPLIANCE keeps it, however long its date is.
+func TestS3WeakerLock(t *testing.T) {
+	w, server := newWire(t)
+	if _, err := openWire(t, server, "").Put(t.Context(), "x", []byte("one")); err != nil {
+		t.Fatal(err)
+	}
+	w.mode, w.locks["/"+fakeBucket+"/p/x"] = "GOVERNANCE", time.Now().Add(365*day)
+	_, err := openWire(t, server, "&object-lock=COMPLIANCE&retain-days=30").Put(t.Context(), "x", []byte("one"))
+	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), "GOVERNANCE") {
+		t.Errorf("kept weaker than asked for: %v", err)
+	}
+	if _, err := openWire(t, server, "&object-lock=GOVERNANCE&retain-days=30").Put(t.Context(), "x", []byte("one")); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestS3LockOfWhatVanishes: what is deleted between a Put that found it and its lock is stored again, at either request.
+func TestS3LockOfWhatVanishes(t *testing.T) {
+	for _, at := range []string{http.MethodGet, http.MethodPut} {
+		vanished := false
+		server := fakeS3(t, func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				switch {
+				case !r.URL.Query().Has("retention"):
+					h.ServeHTTP(rw, r)
+				case r.Method != at: // no lock
+					rw.WriteHeader(http.StatusNotFound)
+					_, _ = io.WriteString(rw, `<Error><Code>NoSuchObjectLockConfiguration</Code></Error>`)
+				default:
+					vanished = true
+					gone := httptest.NewRequestWithContext(r.Context(), http.MethodDelete, r.URL.Path, http.NoBody)
+					h.ServeHTTP(httptest.NewRecorder(), gone)
+					rw.WriteHeader(http.StatusNotFound)
+					_, _ = io.WriteString(rw, `<Error><Code>NoSuchKey</Code></Error>`)
+				}
+			})
+		})
+		if _, err := openWire(t, server, "").Put(t.Context(), "x", []byte("one")); err != nil {
+			t.Fatal(err)
+		}
+		s := openWire(t, server, "&object-lock=GOVERNANCE&retain-days=30")
+		created, err := s.Put(t.Context(), "x", []byte("one"))
+		if err != nil || !created || !vanished {
+			t.Fatalf("%s: created %v, vanished %v, %v", at, created, vanished, err)
+		}
+		if b, err := s.Get(t.Context(), "x", nil, 10); err != nil || string(b) != "one" {
+			t.Errorf("%s: %q, %v", at, b, err)
+		}
+	}
+}
+
+// TestS3Absent: S3 refuses access to what is not there to whoever may only list below the prefix, as docs/iam/chunkstore.json has it. That is ErrNotFound all the
+// same, and what is there and refused is not.
+func TestS3Absent(t *testing.T) {
+	server := fakeS3(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			whole := httptest.NewRecorder()
+			switch {
+			case r.URL.Query().Has("retention"):
+				whole.WriteHeader(http.StatusNotFound)
+			case strings.HasSuffix(r.URL.Path, "/refused") && r.Method != http.MethodPut:
+				whole.WriteHeader(http.StatusNotFound)
+			default:
+				h.ServeHTTP(whole, r)
+			}
+			if whole.Code == http.StatusNotFound {
+				rw.WriteHeader(http.StatusForbidden)
+				if r.Method != http.MethodHead {
+					_, _ = io.WriteString(rw, `<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>`)
+				}
+				return
+			}
+			for k, v := range whole.Header() {
+				rw.Header()[k] = v
+			}
+			rw.WriteHeader(whole.Code)
+			_, _ = rw.Write(whole.Body.Bytes())
+		})
+	})
+	s := openWire(t, server, "&object-lock=GOVERNANCE&retain-days=30")
+	for _, key := range []string{"refused", "absent-and-longer"} {
+		if _, err := s.Put(t.Context(), key, []byte("one")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for key, absent := range map[string]bool{"absent": true, "refused": false} {
+		_, gerr := s.Get(t.Context(), key, nil, 10)
+		_, serr := s.Stat(t.Context(), key)
+		for _, err := range []error{gerr, serr} {
+			if err == nil || errors.Is(err, ErrNotFound) != absent {
+				t.Errorf("%s: %v", key, err)
+			}
+		}
+		if err := s.Delete(t.Context(), key); (err == nil) != absent {
+			t.Errorf("delete %s: %v", key, err)
+		}
 	}
 }
 
@@ -217,6 +322,11 @@ func TestS3BadWishes(t *testing.T) {
 		_, err := Open(t.Context(), "s3://bucket?region=us-east-1&"+params, true)
 		if !errors.Is(err, ErrURL) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secretvalue") {
 			t.Errorf("%s: %v, want %q", params, err, want)
+		}
+	}
+	for _, link := range []string{"s3:///p?sse-c-key=secretvalue", "s3://bucket?sse-c-key=secretvalue#x", "s3:bucket?sse-c-key=secretvalue", "file:///x?sse-c-key=secretvalue"} {
+		if _, err := Open(t.Context(), link, false); !errors.Is(err, ErrURL) || strings.Contains(err.Error(), "secretvalue") {
+			t.Errorf("%v", err)
 		}
 	}
 	if _, err := OpenS3(t.Context(), S3Options{Bucket: "b", Region: "x", S3Wishes: S3Wishes{Lock: "GOVERNANCE"}}); err == nil {
