@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -139,4 +140,30 @@ func release(t *testing.T, a *storagev1.VolumeAttachment) *storagev1.VolumeAttac
 		t.Fatal(err)
 	}
 	return a
+}
+
+// TestContentOfAny: a content that was made by hand, and of which nobody has said yet which volume it is of, keeps the keys of all volumes; then that of one, or of none.
+func TestContentOfAny(t *testing.T) {
+	start(t, nil, attachments)
+	ns := namespace(t)
+	c, pv, _ := zonal(t, ns, "data")
+	other, otherPV, _ := zonal(t, ns, "other")
+	snapshot := "snap-1"
+	cont := &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: "by-hand-" + ns},
+		Spec: snapshotv1.VolumeSnapshotContentSpec{Driver: operator.DriverName, DeletionPolicy: snapshotv1.VolumeSnapshotContentRetain,
+			Source: snapshotv1.VolumeSnapshotContentSource{SnapshotHandle: &snapshot}, VolumeSnapshotRef: corev1.ObjectReference{Namespace: ns, Name: "by-hand"}}}
+	create(t, cont)
+	remove(t, c, pv, other, otherPV)
+	hasCondition(t, sealed(pv.Name), v1alpha1.VolumeKeyReady, v1alpha1.ReasonKept)
+	hasCondition(t, sealed(otherPV.Name), v1alpha1.VolumeKeyReady, v1alpha1.ReasonKept)
+
+	patch := client.MergeFrom(cont.DeepCopy())
+	cont.Annotations = map[string]string{v1alpha1.SourceAnnotation: pv.Spec.CSI.VolumeHandle}
+	if err := env.Client.Patch(t.Context(), cont, patch); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, sealed(otherPV.Name), keyNamed(ns, otherPV.Name))
+	hasCondition(t, sealed(pv.Name), v1alpha1.VolumeKeyReady, v1alpha1.ReasonKept)
+	remove(t, cont)
+	gone(t, sealed(pv.Name), keyNamed(ns, pv.Name))
 }

@@ -342,9 +342,11 @@ func (o volumes) isNeeded(ctx context.Context, sv *v1alpha1.SealedVolume) (bool,
 	if !o.Snapshots {
 		return false, nil
 	}
-	var cached snapshotv1.VolumeSnapshotContentList
-	if err := o.List(ctx, &cached, client.MatchingFields{byHandle: sv.Spec.VolumeHandle}); err != nil || len(cached.Items) > 0 {
-		return true, err
+	for _, h := range []string{sv.Spec.VolumeHandle, ofAny} {
+		var cached snapshotv1.VolumeSnapshotContentList
+		if err := o.List(ctx, &cached, client.MatchingFields{byHandle: h}); err != nil || len(cached.Items) > 0 {
+			return true, err
+		}
 	}
 	return o.hasSnapshot(ctx, sv.Spec.VolumeHandle)
 }
@@ -385,7 +387,7 @@ func (o volumes) hasSnapshot(ctx context.Context, handle string) (bool, error) {
 			return true, fmt.Errorf("list snapshots: %w", err)
 		}
 		for i := range page.Items {
-			if snapshotOf(&page.Items[i]) == handle {
+			if h := snapshotOf(&page.Items[i]); h == handle || h == ofAny {
 				return true, nil
 			}
 		}
