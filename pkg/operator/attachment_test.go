@@ -224,11 +224,14 @@ func TestCopyNotSeen(t *testing.T) {
 		}
 		return nil
 	})
-	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(25 * time.Millisecond) {
+	if err := within(t.Context(), 2*time.Second, func() error {
 		sv := sealed(pv.Name)
-		if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(sv), sv); err != nil || sv.DeletionTimestamp != nil {
-			t.Fatalf("its origin goes, and the key with it: %v", err)
+		if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(sv), sv); err == nil && sv.DeletionTimestamp == nil {
+			return errors.New("it stays")
 		}
+		return nil
+	}); err == nil {
+		t.Fatal("its origin goes, and the key with it")
 	}
 	behind.Store(false)
 	patch := client.MergeFrom(rpv.DeepCopy())
