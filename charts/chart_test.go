@@ -93,6 +93,7 @@ func TestAccepted(t *testing.T) {
 			"controller.extraEnv[0].name=GODEBUG", "controller.extraEnv[0].value=fips140=on", "node.extraEnv[0].name=A", "node.extraEnv[0].value=b", "node.extraArgs={--sys-dir=/x}",
 			"node.hostNetwork=true", "controller.hostNetwork=true"}),
 		slices.Concat(ebs, []string{"storageClass.parameters.type=io2", "storageClass.parameters.iopsPerGB=50", "extraStorageClasses[0].name=sealvol-cold", "extraStorageClasses[0].parameters.type=sc1",
+			"extraStorageClasses[0].parameters.tagSpecification_1=team=storage",
 			"extraStorageClasses[1].name=sealvol-own-key", "extraStorageClasses[1].parameters.encrypted=true", "extraStorageClasses[1].parameters.kmsKeyId=alias/own",
 			"extraStorageClasses[1].reclaimPolicy=Retain", "extraStorageClasses[1].mountOptions={noatime}", "extraStorageClasses[1].annotations.a=b",
 			"extraStorageClasses[1].allowedTopologies[0].matchLabelExpressions[0].key=topology.kubernetes.io/zone", "extraStorageClasses[1].allowedTopologies[0].matchLabelExpressions[0].values={eu-west-1a}",
@@ -161,6 +162,7 @@ func TestRefused(t *testing.T) {
 		"storageClass.parameters.type=gp3": "/storageClass/parameters",
 		"extraStorageClasses[0].name=a,extraStorageClasses[0].parameters.type=gp3":                   "/extraStorageClasses/0/parameters",
 		"volumeAttributesClasses[0].name=a,volumeAttributesClasses[0].parameters.type=gp3":           "/volumeAttributesClasses",
+		"storageClass.parameters.tagSpecification_1=a=b":                                             "/storageClass/parameters",
 		"storageClass.allowedTopologies[0].matchLabelExpressions[0].key=topology.kubernetes.io/zone": "/storageClass/allowedTopologies",
 	}
 	for value, want := range map[string]string{
@@ -178,6 +180,7 @@ func TestRefused(t *testing.T) {
 		"storageClass.parameters.iops=0":                                                         "/storageClass/parameters/iops",
 		"storageClass.parameters.iops=5,storageClass.parameters.iopsPerGB=5":                     "/storageClass/parameters",
 		"storageClass.parameters.kmsKeyId=alias/a":                                               "/storageClass/parameters",
+		"storageClass.parameters.tagSpecification_1=team":                                        "/storageClass/parameters/tagSpecification_1",
 		"volumeAttributesClasses[0].name=a":                                                      "/volumeAttributesClasses/0",
 		"volumeAttributesClasses[0].name=a,volumeAttributesClasses[0].parameters.encrypted=true": "encrypted",
 		"node.extraArgs={sys-dir}":                                                               "/node/extraArgs/0",
@@ -377,7 +380,7 @@ func TestPoliciesEBS(t *testing.T) {
 	denied("bind a claim", "sealvol-claims", func() error {
 		c := claim.DeepCopy()
 		c.Spec.VolumeName = "x"
-		return controller.Update(t.Context(), c)
+		return controller.Update(t.Context(), c, client.DryRunAll)
 	})
 	handle := "snap-1"
 	content := &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: "content"}, Spec: snapshotv1.VolumeSnapshotContentSpec{Driver: "csi.sealvol.dev", DeletionPolicy: "Retain",
@@ -386,7 +389,7 @@ func TestPoliciesEBS(t *testing.T) {
 		t.Fatal(err)
 	}
 	denied("give a snapshot to somebody", "sealvol-contents", func() error {
-		return controller.Patch(t.Context(), content.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"spec": {"volumeSnapshotRef": {"name": "thief"}}}`)))
+		return controller.Patch(t.Context(), content.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"spec": {"volumeSnapshotRef": {"name": "thief"}}}`)), client.DryRunAll)
 	})
 	if err := controller.Patch(t.Context(), content, client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"annotations": {"sealvol.dev/source-volume": "vol-1"}}}`))); err != nil {
 		t.Error(err)

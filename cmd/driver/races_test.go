@@ -215,7 +215,8 @@ func TestEBSSixMinutes(t *testing.T) {
 		if err := n.a.detach(ebsNode); status.Code(err) != codes.DeadlineExceeded && status.Code(err) != codes.Aborted {
 			t.Fatalf("a machine that holds on: %v", err)
 		}
-		if err := n.b.attach(ebsOther); status.Code(err) != codes.DeadlineExceeded && status.Code(err) != codes.Aborted {
+		// On a slow machine the time was over before EC2 was asked to detach: then the first node still has it.
+		if err := n.b.attach(ebsOther); !slices.Contains([]codes.Code{codes.DeadlineExceeded, codes.Aborted, codes.FailedPrecondition}, status.Code(err)) {
 			t.Fatalf("while it is on its way off another node: %v", err)
 		}
 	}

@@ -1,6 +1,7 @@
 package nodeagent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -277,13 +278,31 @@ func (a *Agent) findAt(ctx context.Context, r client.Reader, id string, anywhere
 	if err := r.List(ctx, &list, client.MatchingFields{fieldHandle: id}); err != nil {
 		return nil, fmt.Errorf("find the SealedVolume: %w", err)
 	}
+	var newest *v1alpha1.SealedVolume
 	for i := range list.Items {
-		// Of a volume that has had another name before, the one that has a PersistentVolume now.
-		if sv := &list.Items[i]; (anywhere || sv.Spec.NodeName == a.opt.Node) && sv.Status.Phase != v1alpha1.PhaseRetained && sv.Status.Phase != v1alpha1.PhaseDeleted {
-			return sv, nil
+		// Of a volume that has had another name before, those that have a PersistentVolume now; of these the one with the newest anchor: the volume forgets old ones.
+		sv := &list.Items[i]
+		if (anywhere || sv.Spec.NodeName == a.opt.Node) && sv.Status.Phase != v1alpha1.PhaseRetained && sv.Status.Phase != v1alpha1.PhaseDeleted && (newest == nil || isNewer(sv, newest)) {
+			newest = sv
 		}
 	}
-	return nil, errNoVolume
+	if newest == nil {
+		return nil, errNoVolume
+	}
+	return newest, nil
+}
+
+// isNewer tells which of two SealedVolumes of one volume counts.
+func isNewer(x, y *v1alpha1.SealedVolume) bool {
+	of := func(sv *v1alpha1.SealedVolume) (generation, epoch int64) {
+		if sv.Status.Anchor == nil {
+			return 0, 0
+		}
+		return sv.Status.Anchor.Generation, sv.Status.Anchor.Epoch
+	}
+	gx, ex := of(x)
+	gy, ey := of(y)
+	return cmp.Or(cmp.Compare(gx, gy), cmp.Compare(ex, ey), -cmp.Compare(x.Name, y.Name)) > 0
 }
 
 func handleOf(o client.Object) []string {

@@ -3,8 +3,10 @@ package nodeagent_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
@@ -103,5 +105,32 @@ func TestMoves(t *testing.T) {
 	await(t, sv, "on the first node again", func(s v1alpha1.SealedVolumeStatus) bool { return s.Node == "node-a" && s.Anchor.Generation > last })
 	if _, err := volume.Open(moved.Clone(), volume.Options{Credential: credential(t).Credential, Anchor: anchorOf(t, b, id)}); err != nil {
 		t.Errorf("the anchor is none of this volume: %v", err)
+	}
+}
+
+// TestTwoNames: of a volume that has got a second PersistentVolume while the first is still there, the newest anchor counts, whichever name it is under: the volume has forgotten the older
+// one in time, and would be refused for it.
+func TestTwoNames(t *testing.T) {
+	_, a := start(t, "node-a", moves)
+	first := sealed(t, "")
+	generation := int64(0)
+	for _, name := range []string{"a-" + first.Name, "z-" + first.Name} {
+		for _, sv := range []*v1alpha1.SealedVolume{first, {ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: first.Spec}} {
+			if sv != first {
+				if err := env.Client.Create(t.Context(), sv); err != nil {
+					t.Fatal(err)
+				}
+			}
+			patch := client.MergeFrom(sv.DeepCopy())
+			generation += 5
+			id := "00000000-0000-4000-8000-000000000001"
+			sv.Status.Anchor = &v1alpha1.Anchor{Volume: id, Instance: id, Generation: generation, Epoch: 1, MAC: strings.Repeat("a", 64)}
+			if err := env.Client.Status().Patch(t.Context(), sv, patch); err != nil {
+				t.Fatal(err)
+			}
+			if x := anchorOf(t, a, first.Spec.VolumeHandle); x == nil || x.Generation != uint64(generation) {
+				t.Errorf("after %d of %s: %+v", generation, sv.Name, x)
+			}
+		}
 	}
 }

@@ -1,15 +1,23 @@
 package operator_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 	"github.com/sealvol/sealvol/pkg/operator"
@@ -139,4 +147,102 @@ func release(t *testing.T, a *storagev1.VolumeAttachment) *storagev1.VolumeAttac
 		t.Fatal(err)
 	}
 	return a
+}
+
+// TestContentOfAny: a content that was made by hand, and of which nobody has said yet which volume it is of, keeps the keys of all volumes; then that of one, or of none.
+func TestContentOfAny(t *testing.T) {
+	start(t, nil, attachments)
+	ns := namespace(t)
+	c, pv, _ := zonal(t, ns, "data")
+	other, otherPV, _ := zonal(t, ns, "other")
+	snapshot := "snap-1"
+	cont := &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: "by-hand-" + ns},
+		Spec: snapshotv1.VolumeSnapshotContentSpec{Driver: operator.DriverName, DeletionPolicy: snapshotv1.VolumeSnapshotContentRetain,
+			Source: snapshotv1.VolumeSnapshotContentSource{SnapshotHandle: &snapshot}, VolumeSnapshotRef: corev1.ObjectReference{Namespace: ns, Name: "by-hand"}}}
+	create(t, cont)
+	remove(t, c, pv, other, otherPV)
+	hasCondition(t, sealed(pv.Name), v1alpha1.VolumeKeyReady, v1alpha1.ReasonKept)
+	hasCondition(t, sealed(otherPV.Name), v1alpha1.VolumeKeyReady, v1alpha1.ReasonKept)
+
+	patch := client.MergeFrom(cont.DeepCopy())
+	cont.Annotations = map[string]string{v1alpha1.SourceAnnotation: pv.Spec.CSI.VolumeHandle}
+	if err := env.Client.Patch(t.Context(), cont, patch); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, sealed(otherPV.Name), keyNamed(ns, otherPV.Name))
+	hasCondition(t, sealed(pv.Name), v1alpha1.VolumeKeyReady, v1alpha1.ReasonKept)
+	remove(t, cont)
+	gone(t, sealed(pv.Name), keyNamed(ns, pv.Name))
+}
+
+// TestCopyNotSeen: what is restored from a content that was made by hand needs the key of its origin, though the operator has not seen its PersistentVolume yet when the content is deleted.
+func TestCopyNotSeen(t *testing.T) {
+	var behind, looked atomic.Bool
+	start(t, func(c client.WithWatch) client.Client {
+		return interceptor.NewClient(c, interceptor.Funcs{
+			List: func(ctx context.Context, c client.WithWatch, l client.ObjectList, opts ...client.ListOption) error {
+				if _, ok := l.(*corev1.PersistentVolumeList); ok && behind.Load() {
+					return nil
+				}
+				err := c.List(ctx, l, opts...)
+				if contents, ok := l.(*snapshotv1.VolumeSnapshotContentList); ok && behind.Load() && err == nil && len(contents.Items) == 0 {
+					looked.Store(true) // for what needs the key, and no snapshot is left
+				}
+				return err
+			},
+			Get: func(ctx context.Context, c client.WithWatch, k client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+				if _, ok := o.(*corev1.PersistentVolume); ok && behind.Load() {
+					return apierrors.NewNotFound(schema.GroupResource{Resource: "persistentvolumes"}, k.Name)
+				}
+				return c.Get(ctx, k, o, opts...)
+			}})
+	}, attachments)
+	ns := namespace(t)
+	c, pv, kek := zonal(t, ns, "data")
+	snapshot := "snap-1"
+	cont := &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: "not-seen-" + ns, Annotations: map[string]string{v1alpha1.SourceAnnotation: pv.Spec.CSI.VolumeHandle}},
+		Spec: snapshotv1.VolumeSnapshotContentSpec{Driver: operator.DriverName, DeletionPolicy: snapshotv1.VolumeSnapshotContentRetain,
+			Source: snapshotv1.VolumeSnapshotContentSource{SnapshotHandle: &snapshot}, VolumeSnapshotRef: corev1.ObjectReference{Namespace: ns, Name: "by-hand"}}}
+	create(t, cont)
+	remove(t, c, pv)
+	hasCondition(t, sealed(pv.Name), v1alpha1.VolumeKeyReady, v1alpha1.ReasonKept)
+
+	behind.Store(true)
+	restored := operatortest.Claim(ns, "restored")
+	create(t, restored)
+	rpv := operatortest.Volume(restored, "", del)
+	rpv.Spec.NodeAffinity = nil
+	rpv.Spec.CSI.VolumeAttributes = map[string]string{"keyVolume": pv.Spec.CSI.VolumeHandle}
+	rpv.Name = "restored-" + ns
+	rpv.Spec.CSI.NodeStageSecretRef = &corev1.SecretReference{Namespace: operatortest.Namespace, Name: rpv.Name}
+	create(t, rpv)
+	remove(t, cont)
+	gone(t, cont)
+	eventually(t, func() error {
+		if !looked.Load() {
+			return errors.New("the operator has not seen that it is deleted")
+		}
+		return nil
+	})
+	if err := within(t.Context(), 2*time.Second, func() error {
+		sv := sealed(pv.Name)
+		if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(sv), sv); err == nil && sv.DeletionTimestamp == nil {
+			return errors.New("it stays")
+		}
+		return nil
+	}); err == nil {
+		t.Fatal("its origin goes, and the key with it")
+	}
+	behind.Store(false)
+	patch := client.MergeFrom(rpv.DeepCopy())
+	rpv.Labels = map[string]string{"seen": "now"}
+	if err := env.Client.Patch(t.Context(), rpv, patch); err != nil {
+		t.Fatal(err)
+	}
+	if delivered(t, rpv.Name) != kek {
+		t.Error("another key")
+	}
+	gone(t, sealed(pv.Name))
+	remove(t, restored, rpv)
+	gone(t, sealed(rpv.Name), keyNamed(ns, pv.Name))
 }

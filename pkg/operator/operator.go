@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -288,12 +289,15 @@ func sourceHandle(c *snapshotv1.VolumeSnapshotContent) string {
 	return *c.Spec.Source.VolumeHandle
 }
 
-// snapshotOf is the same as far as it is known, also of a snapshot whose content was made by hand.
+// ofAny is the source of a snapshot of which nobody has said yet what it is of. It may be of any volume. No handle is like that.
+const ofAny = "?"
+
+// snapshotOf is the same also of a snapshot whose content was made by hand: ofAny until that is known.
 func snapshotOf(c *snapshotv1.VolumeSnapshotContent) string {
 	if h := sourceHandle(c); h != "" || c.Spec.Driver != DriverName {
 		return h
 	}
-	return c.Annotations[v1alpha1.SourceAnnotation]
+	return cmp.Or(c.Annotations[v1alpha1.SourceAnnotation], ofAny)
 }
 
 // hasKey tells whether a volume's key is settled and was made.

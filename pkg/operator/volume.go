@@ -318,8 +318,8 @@ func (o volumes) isGone(ctx context.Context, v *volume) (bool, error) {
 }
 
 // isNeeded tells whether a volume that is gone has left something behind that its key opens: snapshots, or copies that have no key of their own
-// yet. Copies were made while the claim existed, so that the cache, which has seen the claim's end, has seen them; snapshots come by another
-// watch, and the API server is asked.
+// yet. Claims for copies were made while the claim existed, so that the cache, which has seen the claim's end, has seen them; snapshots and the PersistentVolumes of copies
+// come by other watches, and the API server is asked.
 func (o volumes) isNeeded(ctx context.Context, sv *v1alpha1.SealedVolume) (bool, error) {
 	if c := sv.Spec.ClaimRef; c != nil {
 		waiting, err := o.hasWaitingCopy(ctx, &corev1.PersistentVolumeClaimList{}, bySource, "PersistentVolumeClaim/"+c.Namespace+"/"+c.Name)
@@ -340,13 +340,18 @@ func (o volumes) isNeeded(ctx context.Context, sv *v1alpha1.SealedVolume) (bool,
 		}
 	}
 	if !o.Snapshots {
-		return false, nil
+		return o.hasNewCopy(ctx, sv)
 	}
-	var cached snapshotv1.VolumeSnapshotContentList
-	if err := o.List(ctx, &cached, client.MatchingFields{byHandle: sv.Spec.VolumeHandle}); err != nil || len(cached.Items) > 0 {
+	for _, h := range []string{sv.Spec.VolumeHandle, ofAny} {
+		var cached snapshotv1.VolumeSnapshotContentList
+		if err := o.List(ctx, &cached, client.MatchingFields{byHandle: h}); err != nil || len(cached.Items) > 0 {
+			return true, err
+		}
+	}
+	if needed, err := o.hasSnapshot(ctx, sv.Spec.VolumeHandle); needed || err != nil {
 		return true, err
 	}
-	return o.hasSnapshot(ctx, sv.Spec.VolumeHandle)
+	return o.hasNewCopy(ctx, sv)
 }
 
 // hasWaitingCopy tells whether a claim or a volume that an index finds has no key yet.
@@ -368,13 +373,42 @@ func (o volumes) hasWaitingCopy(ctx context.Context, list client.ObjectList, ind
 		}
 	}
 	for _, n := range names {
-		var sv v1alpha1.SealedVolume
-		err := o.Get(ctx, client.ObjectKey{Name: n}, &sv)
-		if client.IgnoreNotFound(err) != nil || err != nil || !hasKey(&sv) {
-			return true, client.IgnoreNotFound(err)
+		if waits, err := o.waitsForKey(ctx, n); waits || err != nil {
+			return true, err
 		}
 	}
 	return false, nil
+}
+
+func (o volumes) waitsForKey(ctx context.Context, name string) (bool, error) {
+	var sv v1alpha1.SealedVolume
+	err := o.Get(ctx, client.ObjectKey{Name: name}, &sv)
+	return err != nil || !hasKey(&sv), client.IgnoreNotFound(err)
+}
+
+// hasNewCopy asks the API server, page by page, for copies that wait for their key and that the cache may not have seen yet.
+func (o volumes) hasNewCopy(ctx context.Context, of *v1alpha1.SealedVolume) (bool, error) {
+	var page corev1.PersistentVolumeList
+	for {
+		if err := o.live.List(ctx, &page, client.Limit(500), client.Continue(page.Continue)); err != nil {
+			return true, fmt.Errorf("list copies: %w", err)
+		}
+		for i := range page.Items {
+			pv := &page.Items[i]
+			if !isOurs(pv) {
+				continue
+			}
+			if h := pv.Spec.CSI.VolumeAttributes[attributeKeyVolume]; h == "" || h != of.Spec.VolumeHandle && h != of.Spec.KeyVolume {
+				continue
+			}
+			if waits, err := o.waitsForKey(ctx, pv.Name); waits || err != nil {
+				return true, err
+			}
+		}
+		if page.Continue == "" {
+			return false, nil
+		}
+	}
 }
 
 // hasSnapshot asks the API server, page by page.
@@ -385,7 +419,7 @@ func (o volumes) hasSnapshot(ctx context.Context, handle string) (bool, error) {
 			return true, fmt.Errorf("list snapshots: %w", err)
 		}
 		for i := range page.Items {
-			if snapshotOf(&page.Items[i]) == handle {
+			if h := snapshotOf(&page.Items[i]); h == handle || h == ofAny {
 				return true, nil
 			}
 		}

@@ -53,6 +53,22 @@ func (o volumes) sealed(ctx context.Context, index, value string) []reconcile.Re
 	return named(names...)
 }
 
+// gone finds the volumes that have no PersistentVolume any more.
+func (o volumes) gone(ctx context.Context) []reconcile.Request {
+	var list v1alpha1.SealedVolumeList
+	if err := o.List(ctx, &list); err != nil {
+		o.Log.Error("volumes that have gone were not found", "error", err)
+		return nil
+	}
+	var names []string
+	for _, v := range list.Items {
+		if v.Status.Phase == v1alpha1.PhaseDeleted || v.Status.Phase == v1alpha1.PhaseRetained {
+			names = append(names, v.Name)
+		}
+	}
+	return named(names...)
+}
+
 // waiting finds the volumes that wait for a key, since a change of another may be what they wait for, and those that were kept for a copy, which may now
 // have its key.
 func (o volumes) waiting(ctx context.Context, obj client.Object) []reconcile.Request {
@@ -137,11 +153,14 @@ func keyUID(secret client.Object) string {
 	return uid
 }
 
-// ofContent finds the volume that a snapshot was taken of.
+// ofContent finds the volume that a snapshot was taken of; those that have gone, if it may be any of them.
 func (o volumes) ofContent(ctx context.Context, obj client.Object) []reconcile.Request {
 	c, ok := obj.(*snapshotv1.VolumeSnapshotContent)
 	if !ok || snapshotOf(c) == "" {
 		return nil
+	}
+	if snapshotOf(c) == ofAny {
+		return o.gone(ctx)
 	}
 	return append(o.sealed(ctx, byHandle, snapshotOf(c)), o.waiting(ctx, obj)...)
 }
