@@ -77,11 +77,19 @@ func TestDefrag(t *testing.T) {
 			t.Errorf("attributes changed: %+v, were %+v, %v", a, b, err)
 		}
 	}
-	again, err := v.Defrag(t.Context(), DefragOptions{})
-	ok(t, err)
-	if again.Bytes != 0 || again.Rewritten != 0 || again.FragmentsBefore != rep.FragmentsAfter {
-		t.Errorf("again: %+v", again)
+	// Once more, it finds nothing to do: if not at once, as a flusher may have come to half of what was to be in one place, then soon.
+	for last, turns := rep, 1; ; turns++ {
+		again, err := v.Defrag(t.Context(), DefragOptions{})
+		ok(t, err)
+		if again.FragmentsBefore != last.FragmentsAfter || turns > 100 {
+			t.Fatalf("turn %d: %+v after %+v", turns, again, last)
+		}
+		if again.Rewritten == 0 && again.Bytes == 0 {
+			break
+		}
+		last = again
 	}
+	check()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := v.Defrag(ctx, DefragOptions{}); !errors.Is(err, context.Canceled) {
