@@ -66,9 +66,9 @@ func (f *agentFlags) serve(ctx context.Context, opt csi.Options, b *backendFlags
 	if err != nil {
 		return fmt.Errorf("node agent: %w", err)
 	}
-	node := b.node
-	if name := os.Getenv("NODE_NAME"); name != "" && b.kind == "ebs" {
-		node = name // the id is that of an instance
+	node, err := b.nodeName()
+	if err != nil {
+		return fmt.Errorf("node agent: %w", err)
 	}
 	agent, err := f.agent(config, opt.Mounter, node, stateDir, b.kind == "ebs")
 	if err != nil {
@@ -108,6 +108,18 @@ func source(s backend.Snapshotter) func(context.Context, string) (string, error)
 		}
 		return o.Volume, err
 	}
+}
+
+// nodeName is the name of this node's Node object.
+func (b *backendFlags) nodeName() (string, error) {
+	if b.kind != "ebs" {
+		return b.node, nil
+	}
+	name := os.Getenv("NODE_NAME") // the id is that of an instance
+	if name == "" {
+		return "", errors.New("NODE_NAME must be the name of this node's Node object")
+	}
+	return name, nil
 }
 
 func (f *agentFlags) config() (*rest.Config, error) {

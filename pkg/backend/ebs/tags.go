@@ -106,16 +106,14 @@ func tagSpec(resource types.ResourceType, m map[string]string) []types.TagSpecif
 	return []types.TagSpecification{spec}
 }
 
-// tagsFor are those that volumes and snapshots of ours have in common. Those of the class win over those of all.
+// tagsFor are those that volumes and snapshots of ours have in common. Those of the class win over those of all. What it is for is for people to
+// read: as far as there is room for it.
 func (b *Backend) tagsFor(name, origin string, params, class map[string]string, purpose backend.Purpose) (map[string]string, error) {
 	m := maps.Clone(b.opt.Tags)
 	if m == nil {
 		m = map[string]string{}
 	}
 	maps.Copy(m, class)
-	for k, v := range purpose {
-		m[tagPurpose+k] = v
-	}
 	m[tagCluster], m[tagName] = b.opt.Cluster, encodeValue(name)
 	if origin != "" {
 		m[tagOrigin] = origin
@@ -124,8 +122,13 @@ func (b *Backend) tagsFor(name, origin string, params, class map[string]string, 
 		m[tagParam+k] = encodeValue(v)
 	}
 	if len(m) > maxTags-reservedTags {
-		return nil, fmt.Errorf("%w: EC2 takes %d tags, of which %d are needed; with those of the flags, of the class, of its parameters and of what it is for there would be %d",
+		return nil, fmt.Errorf("%w: EC2 takes %d tags, of which %d are needed; with those of the flags, of the class and of its parameters there would be %d",
 			backend.ErrInvalid, maxTags, reservedTags, len(m)+reservedTags)
+	}
+	for _, k := range slices.Sorted(maps.Keys(purpose)) {
+		if len(m) < maxTags-reservedTags {
+			m[tagPurpose+k] = purpose[k]
+		}
 	}
 	for k, v := range m {
 		if utf8.RuneCountInString(k) > maxTagKey || utf8.RuneCountInString(v) > maxTagValue {

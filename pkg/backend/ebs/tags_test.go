@@ -87,9 +87,17 @@ func TestTagLimits(t *testing.T) {
 	if n := len(s.Volumes()[0].Tags); n != 44+3 {
 		t.Errorf("%d tags", n)
 	}
-	before := len(s.Calls())
 	sp := spec("b")
 	sp.For = backend.Purpose{"pvc/name": "x", "pvc/namespace": "y"}
+	v := mustCreate(t, b, sp)
+	if tags := s.Volumes()[1].Tags; len(tags) != 44+4 || tags[tagPurpose+"pvc/name"] != "x" { // the other one has no room
+		t.Error(tags)
+	}
+	if _, err := b.CreateSnapshot(t.Context(), backend.SnapshotSpec{Name: "s", Volume: v.ID, For: backend.Purpose{"volumesnapshot/name": "n"}}); err != nil {
+		t.Error(err)
+	}
+	before := len(s.Calls())
+	sp.Name, sp.Class = "d", map[string]string{"tagSpecification_1": "a=1", "tagSpecification_2": "b=2"}
 	_, err := b.Create(t.Context(), sp)
 	wantErr(t, err, backend.ErrInvalid)
 	if !strings.Contains(err.Error(), "there would be 51") {

@@ -1,0 +1,21 @@
+package main
+
+import "testing"
+
+// TestNodeName: with ebs a node's id is not the name of its Node object, and a node agent that takes it for that would write nothing.
+func TestNodeName(t *testing.T) {
+	for _, c := range []struct {
+		kind, env, want string
+		bad             bool
+	}{
+		{kind: "local", env: "other", want: "id"},
+		{kind: "ebs", env: "worker-1", want: "worker-1"},
+		{kind: "ebs", bad: true},
+	} {
+		t.Setenv("NODE_NAME", c.env)
+		b := backendFlags{kind: c.kind, node: "id"}
+		if name, err := b.nodeName(); name != c.want || (err != nil) != c.bad {
+			t.Errorf("%+v: %q, %v", c, name, err)
+		}
+	}
+}
