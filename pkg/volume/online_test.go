@@ -17,7 +17,7 @@ import (
 )
 
 // TestDefrag: a file written in pieces is in one place afterwards, with the same
-// content, times and size, and nothing is left over; a second run has nothing to do.
+// content, times and size, and nothing is left over; further runs soon have nothing to do, and make nothing worse.
 func TestDefrag(t *testing.T) {
 	dev := device.NewMem(128 << 20)
 	mustFormat(t, dev)
@@ -81,7 +81,7 @@ func TestDefrag(t *testing.T) {
 	for last, turns := rep, 1; ; turns++ {
 		again, err := v.Defrag(t.Context(), DefragOptions{})
 		ok(t, err)
-		if again.FragmentsBefore != last.FragmentsAfter || turns > 100 {
+		if again.FragmentsBefore != last.FragmentsAfter || again.FragmentsAfter > again.FragmentsBefore || turns > 10 {
 			t.Fatalf("turn %d: %+v after %+v", turns, again, last)
 		}
 		if again.Rewritten == 0 && again.Bytes == 0 {
