@@ -117,6 +117,7 @@ func hostileLoop(t *testing.T) {
 			break
 		}
 		fmt.Printf("case %d\n", seed)
+		w.dev.Store(nil) // what makes the case is not watched
 		rng := rand.New(rand.NewPCG(seed, 11))
 		base := &bases[rng.IntN(len(bases))]
 		img := base.dev.Clone()
@@ -145,9 +146,10 @@ type heapWatch struct {
 // image tells which device is in use: it is on the heap as well.
 func (w *heapWatch) image(seed uint64, base, img *device.Mem) {
 	w.seed.Store(seed)
-	w.dev.Store(img)
 	w.used.Store(img.UsedBytes())
 	w.own.Store(max(0, img.UsedBytes()-base.UsedBytes()))
+	runtime.GC()
+	w.dev.Store(img)
 	debug.SetMemoryLimit(int64(w.limit())) // garbage goes before it counts
 }
 
@@ -174,7 +176,7 @@ func watchHeap() *heapWatch {
 				return
 			case <-tick.C:
 			}
-			if hostileHeap() < w.limit() {
+			if w.dev.Load() == nil || hostileHeap() < w.limit() {
 				continue
 			}
 			if runtime.GC(); hostileHeap() < w.limit() {

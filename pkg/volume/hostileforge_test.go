@@ -72,14 +72,14 @@ func (f *forge) mutate() string {
 
 // change makes one change; false: there was nothing to change.
 func (f *forge) change() bool {
-	switch f.rng.IntN(16) {
+	switch f.rng.IntN(24) {
 	case 0:
 		return f.rootField()
-	case 1, 2:
+	case 1:
 		return f.freeList()
-	case 3, 4, 5:
+	case 2, 3, 4:
 		return f.log()
-	case 6:
+	case 5, 6:
 		return f.snapshotTree()
 	}
 	id := layout.TreeFS

@@ -53,7 +53,7 @@ func (f *forge) freeList() bool {
 	}
 	var p layout.Pointer2
 	which := f.rng.IntN(2)
-	if f.one(2) {
+	if f.one(3) {
 		n := 1 + f.rng.IntN(3)
 		f.note("free list %d: %d pieces in a circle", which, n)
 		p = f.loopList(n, runs[:min(len(runs), 5400)])

@@ -398,6 +398,11 @@ func (v *Volume) mendRoots(found []txn.FoundRoot) {
 	}
 }
 
+// listMemory is the part of a mount's memory that each of two free lists may take. One
+// generation frees little more than maxFreed runs; earlier versions, whose replay did
+// not commit, may have left more.
+const listMemory = 4
+
 // loadLists reads the free lists of a root into Space (I3).
 func (v *Volume) loadLists(root *layout.Root) error {
 	for i := range root.FreeLists {
@@ -405,7 +410,7 @@ func (v *Volume) loadLists(root *layout.Root) error {
 		if p.IsZero() {
 			continue
 		}
-		runs, pieces, err := v.store.ReadFreeList(p)
+		runs, pieces, err := v.store.ReadFreeList(p, txn.DataArea(root), v.opts.Memory/listMemory)
 		if err != nil {
 			return err
 		}

@@ -78,7 +78,7 @@ func sampleNodes() []Node {
 	for i := range 30 {
 		inner.Insert(inner.Count(), Key{Obj: uint64(i)}, b)
 	}
-	return []Node{NewNode(TreeFS, 0), leaf, inner}
+	return []Node{leaf, inner}
 }
 
 func TestRoundTrip(t *testing.T) {
@@ -127,6 +127,10 @@ func TestRoundTrip(t *testing.T) {
 	s := Summary{Free: 1, Largest: 2, Quads: 3}
 	if gs, shared, gb, err := GetRegion(PutRegion(s, 4, &bits)); err != nil || gs != s || shared != 4 || *gb != bits {
 		t.Errorf("region: %+v %v", gs, err)
+	}
+	empty := NewNode(TreeFS, 0)
+	if _, err := DecodeNode(empty.Canonical(), TreeFS, 0); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("empty leaf: %v", err)
 	}
 	for i, n := range sampleNodes() {
 		page := n.Canonical()
