@@ -41,6 +41,9 @@ func (c *cells) page() []byte {
 
 // tree changes a page of the tree behind p and all that lead to it.
 func (f *forge) tree(p *layout.Pointer, birth uint64) bool {
+	if f.one(12) {
+		return f.tower(p, birth)
+	}
 	return f.below(p, birth, uint8(f.rng.IntN(int(p.Level)+1)), nil)
 }
 
@@ -201,6 +204,38 @@ func (f *forge) fan(c *cells, birth uint64) {
 		}
 	}
 	f.note("tree %d level %d: a tower of pages with many parents, leaf of %d", c.tree, c.level, len(leaf.keys))
+}
+
+// tower gives a tree a higher root. From a key on, all that is below is a tower of pages,
+// each with as many slots as fit that all lead to the same page.
+func (f *forge) tower(p *layout.Pointer, birth uint64) bool {
+	low := layout.Key{Type: 1, Sub: uint64(f.rng.IntN(3))}
+	if n, okay := f.read(p); okay && f.one(2) {
+		low = n.Key(f.rng.IntN(n.Count()))
+	}
+	low, _ = low.Next()
+	leaf := &cells{tree: p.Object}
+	for range f.rng.IntN(3) {
+		leaf.keys, leaf.vals = append(leaf.keys, low), append(leaf.vals, nil)
+	}
+	height, level := p.Level+1+uint8(f.rng.IntN(14)), p.Level
+	q := f.seal(p.Object, 0, birth, leaf.page())
+	for l := uint8(1); l <= level; l++ {
+		q = f.seal(p.Object, l, birth, fanPage(p.Object, l, low, &q))
+	}
+	for level++; level <= height; level++ {
+		n := layout.NewNode(p.Object, level)
+		var b [layout.PointerBytes]byte
+		p.Put(b[:])
+		n.Insert(0, layout.Key{}, b[:])
+		q.Put(b[:])
+		for k := low; n.Fits(0); k, _ = k.Next() {
+			n.Insert(n.Count(), k, b[:])
+		}
+		*p = f.seal(p.Object, level, birth, n.Canonical())
+		q = f.seal(p.Object, level, birth, fanPage(p.Object, level, low, &q))
+	}
+	return f.note("tree %d: a tower of pages with many parents, %d levels, leaf of %d", p.Object, height, len(leaf.keys))
 }
 
 func fanPage(tree uint64, level uint8, low layout.Key, p *layout.Pointer) []byte {

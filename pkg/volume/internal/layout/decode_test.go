@@ -47,7 +47,8 @@ func sampleOps() []*Op {
 	ts := vfs.Timespec{Sec: -5, Nsec: 999_999_999}
 	r := sampleRecord(16, 0, 16)
 	ops := []*Op{
-		{Type: OpCreate, Ino: 1, Parent: 2, Mode: 0o100644, UID: 3, GID: 4, Rdev: 5, Name: "n", Name2: "target", Data: []byte{1}, Data2: []byte{2}},
+		{Type: OpCreate, Ino: 1, Parent: 2, Mode: 0o100644, UID: 3, GID: 4, Rdev: 5, Name: "n", Data: []byte{1}, Data2: []byte{2}},
+		{Type: OpCreate, Ino: 1, Parent: 2, Mode: 0o120777, Name: "n", Name2: "target", Data: []byte{}, Data2: []byte{}},
 		{Type: OpLink, Ino: 1, Parent: 2, Name: "n"}, {Type: OpUnlink, Ino: 1, Parent: 2, Name: "n"},
 		{Type: OpRename, Ino: 1, Ino2: 2, Parent: 3, Parent2: 4, Flags: 5, UID: 6, GID: 7, Name: "a", Name2: "b"},
 		{Type: OpSetAttr, Ino: 1, Flags: 2, Mode: 3, UID: 4, GID: 5, Len: 6, Atime: ts, Mtime: ts},
