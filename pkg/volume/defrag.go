@@ -184,6 +184,9 @@ func (d *defrag) names(at *openDir) (more bool, err error) {
 // are noted.
 func (d *defrag) belongs(parent vfs.Ino, e vfs.Dirent) (bool, error) {
 	d.step()
+	if e.Ino == d.opts.Root {
+		return false, nil // the only one that is entered without a name
+	}
 	in, err := d.v.inode(e.Ino)
 	if errors.Is(err, vfs.ErrStale) {
 		return false, nil

@@ -70,24 +70,33 @@ func (f *forge) records() (records [][]*layout.Op) {
 
 // writeLog seals the records as the log of the root's mount.
 func (f *forge) writeLog(records [][]*layout.Op) {
-	f.root.Clean = false
-	seq := f.root.LogSeq
 	renumber := f.one(2)
 	opSeq := f.root.OpSeq
-	payload := make([]byte, crypto.FrameBytes)
 	acked := uint64(0)
 	if f.one(3) {
-		acked = f.number(seq)
+		acked = f.number(f.root.LogSeq)
 	}
 	for _, ops := range records {
-		var data []byte
 		for _, op := range ops {
 			if renumber {
 				op.Seq = opSeq
 				opSeq++
 			}
+		}
+	}
+	f.putLog(records, acked, true)
+}
+
+// putLog seals records, some of them with other bytes if spoil is set.
+func (f *forge) putLog(records [][]*layout.Op, acked uint64, spoil bool) {
+	f.root.Clean = false
+	seq := f.root.LogSeq
+	payload := make([]byte, crypto.FrameBytes)
+	for _, ops := range records {
+		var data []byte
+		for _, op := range ops {
 			at := len(data)
-			if data = layout.AppendOp(data, op); f.one(200) {
+			if data = layout.AppendOp(data, op); spoil && f.one(200) {
 				data = append(data[:at], f.spoil(data[at:])...)
 			}
 		}

@@ -312,6 +312,9 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	if len(bad) > 0 && opts.Log != nil {
 		opts.Log.Warn("root slots do not verify: a write was cut, or the device is damaged", "volume", u.ID.String(), "slots", bad, "generation", root.Generation)
 	}
+	if err := v.checkNextIno(); err != nil {
+		return nil, err
+	}
 	if err := v.loadAnchors(root); err != nil {
 		return nil, err
 	}
@@ -362,6 +365,20 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 		v.startRotation()
 	}
 	return v, nil
+}
+
+// checkNextIno refuses a root by which new inodes would take the place of others.
+func (v *Volume) checkNextIno() error {
+	var last layout.Key
+	end := layout.Key{Obj: ^uint64(0), Type: 0xff, Sub: ^uint64(0)}
+	err := v.fs.ScanFloor(layout.Key{}, end, end, func(k layout.Key, _ []byte) bool {
+		last = k
+		return false
+	})
+	if err == nil && (v.nextIno <= uint64(vfs.RootIno) || last.Obj >= v.nextIno) {
+		err = fmt.Errorf("%w: the next inode is %d, there are items of inode %d", layout.ErrCorrupt, v.nextIno, last.Obj)
+	}
+	return err
 }
 
 // instance is what a device becomes that is now, and holds the volume id. After Format the two are the same.

@@ -213,7 +213,18 @@ func (v *Volume) relieve() error {
 // replayOp prepares an operation as its first execution did, and applies it.
 func (v *Volume) replayOp(op *layout.Op) error {
 	switch op.Type {
-	case layout.OpCreate, layout.OpLink, layout.OpUnlink, layout.OpRename, layout.OpGrow:
+	case layout.OpCreate, layout.OpRename:
+		for _, made := range op.Makes() {
+			if in, err := v.inode(vfs.Ino(made)); !errors.Is(err, vfs.ErrStale) {
+				if err == nil {
+					v.table.put(in)
+					err = fmt.Errorf("%w: inode %d exists", layout.ErrCorrupt, made)
+				}
+				return err
+			}
+		}
+		return v.apply(op)
+	case layout.OpLink, layout.OpUnlink, layout.OpGrow:
 		return v.apply(op)
 	}
 	in, err := v.inode(vfs.Ino(op.Ino))

@@ -294,6 +294,17 @@ func DecodeOp(b []byte) (*Op, []byte, error) {
 // numbers, operations, frames.
 const MaxNumber = 1 << 62
 
+// Makes are the inodes that an operation makes.
+func (o *Op) Makes() []uint64 {
+	switch {
+	case o.Type == OpCreate:
+		return []uint64{o.Ino}
+	case o.Type == OpRename && o.Flags&vfs.RenameWhiteout != 0:
+		return []uint64{o.Ino2}
+	}
+	return nil
+}
+
 // validate tells whether an operation is one that a volume records: those that apply it
 // rely on that.
 func (o *Op) validate() error {
