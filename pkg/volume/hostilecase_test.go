@@ -22,6 +22,10 @@ func forged(t *testing.T, change func(f *forge)) *device.Mem {
 		_, err := v.Mknod(&vfs.Req{}, vfs.RootIno, fmt.Sprint("f", i), 0o644, 0)
 		ok(t, err)
 	}
+	d, err := v.Mkdir(&vfs.Req{}, vfs.RootIno, "d", 0o755) // inode 42
+	ok(t, err)
+	_, err = v.Mkdir(&vfs.Req{}, d.Ino, "e", 0o755)
+	ok(t, err)
 	ok(t, v.Close())
 	f := newForge(t, fx.dev, rand.New(rand.NewPCG(1, 2)))
 	defer f.close()
@@ -173,6 +177,8 @@ func TestForgedLog(t *testing.T) {
 		"an inode beyond all":             {Type: layout.OpCreate, Ino: layout.MaxNumber, Parent: 1, Mode: modeReg, Name: "x"},
 		"a missing inode":                 {Type: layout.OpSetAttr, Ino: 999, Flags: layout.SetMode},
 		"a range beyond the largest file": {Type: layout.OpFallocate, Ino: 2, Off: layout.MaxFileBytes, Len: layout.MaxFileBytes},
+		"a second name of a directory":    {Type: layout.OpLink, Ino: 1, Parent: 1, Name: "x"},
+		"a directory into itself":         {Type: layout.OpRename, Ino: 42, Parent: 1, Name: "d", Parent2: 42, Name2: "d"},
 		"an attribute with a long name":   {Type: layout.OpSetXattr, Ino: 2, Name: strings.Repeat("n", 300), Data: []byte{1}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -186,4 +192,44 @@ func TestForgedLog(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestForgedNames has directories that lead to one above, and a name at whose place
+// none can be: what walks names comes to an end.
+func TestForgedNames(t *testing.T) {
+	for _, above := range []uint64{1, 42} {
+		dev := forged(t, func(*forge) {})
+		s := operate(t, dev)
+		s.item(layout.TreeFS, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
+			n, err := layout.DecodeName(v)
+			if k.Type != layout.KeyName || err != nil || n.Name != "e" {
+				return k, v, false
+			}
+			n.Ino = above
+			return k, n.Append(nil), true
+		})
+		findings(t, dev)
+		v := checkOpen(t, dev, Options{})
+		for _, root := range []vfs.Ino{0, 42, 43} {
+			rep, err := v.Defrag(t.Context(), DefragOptions{Root: root})
+			if err != nil || rep.Files > 40 {
+				t.Errorf("defrag of inode %d: %+v, %v", root, rep, err)
+			}
+		}
+		if err := v.Rename(&vfs.Req{}, 42, "e", vfs.RootIno, "x", 0); err == nil && above == 1 {
+			t.Error("the root directory was moved")
+		}
+		_ = v.Close()
+	}
+	dev := forged(t, func(*forge) {})
+	s := operate(t, dev)
+	n := layout.Name{Ino: 5, Type: modeReg, Name: "zero"}
+	s.insert(layout.TreeFS, layout.Key{Obj: 42, Type: layout.KeyName}, n.Append(nil))
+	v := checkOpen(t, dev, Options{ReadOnly: true})
+	count := 0
+	ok(t, v.ReadDir(42, 0, false, func(vfs.Dirent, *vfs.Attr) bool { count++; return count < 100 }))
+	if count != 1 {
+		t.Errorf("%d names", count)
+	}
+	ok(t, v.Close())
 }

@@ -31,6 +31,9 @@ func exercise(t testing.TB, dev *device.Mem, rng *rand.Rand) string {
 	}
 	v, err := Open(dev, Options{Credential: cred, CommitInterval: -1, Memory: minMemory})
 	if err != nil {
+		if outcome == "checked as clean" { // what fsck should perhaps have said
+			fmt.Println("note:", err)
+		}
 		return outcome + ", not mounted"
 	}
 	work(v, dev, rng)

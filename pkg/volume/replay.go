@@ -212,6 +212,9 @@ func (v *Volume) relieve() error {
 
 // replayOp prepares an operation as its first execution did, and applies it.
 func (v *Volume) replayOp(op *layout.Op) error {
+	if err := v.checkNames(op); err != nil {
+		return err
+	}
 	switch op.Type {
 	case layout.OpCreate, layout.OpRename:
 		for _, made := range op.Makes() {
@@ -236,6 +239,36 @@ func (v *Volume) replayOp(op *layout.Op) error {
 		return err
 	}
 	return v.finishCut(in)
+}
+
+// checkNames refuses what would make of directories something else than a tree.
+func (v *Volume) checkNames(op *layout.Op) error {
+	if op.Type != layout.OpLink && op.Type != layout.OpRename {
+		return nil
+	}
+	in, err := v.inode(vfs.Ino(op.Ino))
+	if err != nil {
+		return err
+	}
+	defer v.table.put(in)
+	switch {
+	case !in.isDir():
+		return nil
+	case op.Type == layout.OpLink:
+		return fmt.Errorf("%w: another name of directory %d", layout.ErrCorrupt, op.Ino)
+	case op.Parent == op.Parent2:
+		return nil
+	}
+	to, err := v.dir(vfs.Ino(op.Parent2))
+	if err != nil {
+		return err
+	}
+	defer v.table.put(to)
+	inside, err := v.isInside(to, op.Ino)
+	if err == nil && inside {
+		err = fmt.Errorf("%w: directory %d goes into itself", layout.ErrCorrupt, op.Ino)
+	}
+	return err
 }
 
 // replayFile is replayOp of an operation on one file.
