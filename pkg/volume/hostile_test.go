@@ -75,7 +75,7 @@ func TestHostile(t *testing.T) {
 			ended = true
 			t.Log(line)
 		default:
-			fmt.Fprintln(&diag, line)
+			_, _ = fmt.Fprintln(&diag, line)
 		}
 	}
 	hung = hung || !timer.Stop()

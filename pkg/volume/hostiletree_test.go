@@ -65,7 +65,7 @@ func (f *forge) below(p *layout.Pointer, birth uint64, level uint8, path []layou
 		return true
 	}
 	c := cellsOf(&n, tree)
-	page := []byte(nil)
+	var page []byte
 	if f.one(12) {
 		f.note("tree %d level %d: raw bytes of a page", tree, at)
 		page = f.rawPage(n.Page)

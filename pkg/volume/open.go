@@ -367,8 +367,12 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	return v, nil
 }
 
-// checkNextIno refuses a root by which new inodes would take the place of others.
+// checkNextIno refuses a root by which new inodes would take the place of others. If the last
+// page can not be read, the others still can, and nothing is known of it.
 func (v *Volume) checkNextIno() error {
+	if v.opts.ReadOnly {
+		return nil
+	}
 	var last layout.Key
 	end := layout.Key{Obj: ^uint64(0), Type: 0xff, Sub: ^uint64(0)}
 	err := v.fs.ScanFloor(layout.Key{}, end, end, func(k layout.Key, _ []byte) bool {
@@ -376,9 +380,9 @@ func (v *Volume) checkNextIno() error {
 		return false
 	})
 	if err == nil && (v.nextIno <= uint64(vfs.RootIno) || last.Obj >= v.nextIno) {
-		err = fmt.Errorf("%w: the next inode is %d, there are items of inode %d", layout.ErrCorrupt, v.nextIno, last.Obj)
+		return fmt.Errorf("%w: the next inode is %d, there are items of inode %d", layout.ErrCorrupt, v.nextIno, last.Obj)
 	}
-	return err
+	return nil //nolint:nilerr // see above
 }
 
 // instance is what a device becomes that is now, and holds the volume id. After Format the two are the same.
