@@ -80,7 +80,7 @@ func (f *forge) freeList() bool {
 
 // run is a run of sectors, of anything.
 func (f *forge) run() layout.Run {
-	r := layout.Run{Start: f.rng.Uint64N(f.root.DeviceSectors), Count: 1 + uint32(f.rng.IntN(8))}
+	r := layout.Run{Start: f.rng.Uint64N(max(1, f.root.DeviceSectors)), Count: 1 + uint32(f.rng.IntN(8))}
 	switch f.rng.IntN(400) {
 	case 0:
 		r.Start = f.number(r.Start) % (1 << 50)

@@ -366,7 +366,7 @@ func (f *forge) inode(n *layout.Inode, ino uint64) {
 	case 2:
 		n.Parent = ino
 	case 3:
-		n.Parent = 1 + f.rng.Uint64N(f.root.NextIno)
+		n.Parent = 1 + f.rng.Uint64N(max(1, f.root.NextIno))
 	case 4:
 		n.Mode = n.Mode&0o7777 | []uint32{modeDir, modeReg, modeLink, 0o010000, 0o020000, 0o140000}[f.rng.IntN(6)]
 	case 5:
@@ -387,7 +387,7 @@ func (f *forge) name(n *layout.Name, dir uint64) {
 	case 1:
 		n.Ino = 1
 	case 2:
-		n.Ino = 1 + f.rng.Uint64N(f.root.NextIno)
+		n.Ino = 1 + f.rng.Uint64N(max(1, f.root.NextIno))
 	case 3:
 		n.Name = hostileNames[f.rng.IntN(len(hostileNames))]
 	default:
