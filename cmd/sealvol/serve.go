@@ -185,7 +185,7 @@ func (s *mountServer) open(o *mountOptions, path string) error {
 	}
 	if err = s.openVolume(o, path, cred, opts); err != nil {
 		discard(s.dev)
-		return err
+		return o.key.explain(err)
 	}
 	s.fs, s.endView = s.base, func() {}
 	if o.snapshot != "" {

@@ -6,6 +6,7 @@ import (
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -53,7 +54,14 @@ func (r *raw) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 	if r.readOnly {
 		return fuse.EROFS
 	}
-	a, err := r.fs.SetAttr(request(&in.InHeader, 0), ino(in.NodeId), decodeSetAttr(in))
+	set, err := decodeSetAttr(in), error(nil)
+	if *set == (vfs.SetAttr{Ctime: set.Ctime}) {
+		set, err = r.setNothing(&in.InHeader, set.Ctime)
+	}
+	var a vfs.Attr
+	if err == nil {
+		a, err = r.fs.SetAttr(request(&in.InHeader, 0), ino(in.NodeId), set)
+	}
 	if err != nil {
 		return r.status("SETATTR", ino(in.NodeId), err)
 	}
@@ -95,6 +103,33 @@ func decodeSetAttr(in *fuse.SetAttrIn) *vfs.SetAttr {
 		set.Ctime = &vfs.Timespec{Sec: int64(in.Ctime), Nsec: in.Ctimensec}
 	}
 	return set
+}
+
+// setNothing says what a SETATTR changes that has no attribute, or the time of change alone. The kernel sends it for
+// chown(path, -1, -1), which clears suid and sgid and sets the time of change, like any chown; but for
+// that it has checked nobody's right, since it leaves the clearing to us. It sends the same ahead of a write that
+// is to clear these bits. That write clears them for whoever may write, so here only the owner does.
+func (r *raw) setNothing(h *fuse.InHeader, ctime *vfs.Timespec) (*vfs.SetAttr, error) {
+	a, err := r.fs.GetAttr(ino(h.NodeId))
+	if err != nil {
+		return nil, err
+	}
+	if ctime == nil { // it comes only from a kernel that caches writes
+		now := vfs.Now()
+		ctime = &now
+	}
+	if !killable(&a) {
+		return &vfs.SetAttr{Ctime: ctime}, nil
+	}
+	if c := callerOf(h); c.owns(a.UID) {
+		return &vfs.SetAttr{Ctime: ctime, KillSuidgid: true}, nil
+	}
+	return &vfs.SetAttr{}, nil
+}
+
+// killable tells whether a has bits that a chown clears.
+func killable(a *vfs.Attr) bool {
+	return a.Mode&syscall.S_IFMT != syscall.S_IFDIR && a.Mode&(syscall.S_ISUID|syscall.S_ISGID) != 0
 }
 
 // xattrReply puts value where the caller wants it, or says how large it is.
@@ -178,13 +213,9 @@ func (r *raw) killedByWrite(id vfs.Ino) {
 }
 
 // killPrivileges clears suid, sgid and capabilities where a change of data came
-// by a request that has no flag for it (FALLOCATE, COPY_FILE_RANGE). Root should
-// keep them, but since we allow idmapped mounts the kernel says no longer who asks
-// (the uid is -1), except in kernels that know none; so root loses them too.
+// by a request that has no flag for it (FALLOCATE, COPY_FILE_RANGE). Who has CAP_FSETID
+// keeps them.
 func (r *raw) killPrivileges(h *fuse.InHeader, id vfs.Ino) error {
-	if h.Uid == 0 {
-		return nil
-	}
 	a, err := r.fs.GetAttr(id)
 	if err != nil {
 		return err
@@ -197,6 +228,9 @@ func (r *raw) killPrivileges(h *fuse.InHeader, id vfs.Ino) error {
 		if err != nil {
 			return err
 		}
+	}
+	if c := callerOf(h); c.has(unix.CAP_FSETID) {
+		return nil
 	}
 	if _, err := r.fs.SetAttr(request(h, 0), id, &vfs.SetAttr{KillSuidgid: true}); err != nil {
 		return err
