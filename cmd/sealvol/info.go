@@ -30,7 +30,7 @@ then, and whether its log waits for replay.
 Nothing is changed, and the device of a mounted volume can be looked at, too. Without
 a key nothing that is shown is authenticated.
 
-Of a mount (give the directory, and no key) it shows what its server says of this
+Of a mount (give the directory) it shows what its server says of this
 moment: usage, what is not on the device yet, snapshots, freezes, a rotation of the
 data key, and what is wrong, if anything. The mount itself is not touched.`,
 		Example: `  sealvol info /dev/nvme1n1
@@ -39,7 +39,7 @@ data key, and what is wrong, if anything. The mount itself is not touched.`,
 		Args: args(1, 1, "one DEVICE-OR-DIR"),
 		RunE: func(c *cobra.Command, a []string) error {
 			server, err := mountOrDevice(a[0], &key)
-			if err != nil && !errors.Is(err, fs.ErrNotExist) { // inspect says it better
+			if err != nil && (server != nil || !errors.Is(err, fs.ErrNotExist)) { // inspect says it better
 				return err
 			}
 			var r report

@@ -151,7 +151,7 @@ func (s *mountServer) control() *volumectl.Server {
 
 func (s *mountServer) mux() control.Mux {
 	if s.v1 != nil {
-		return control.NewMux(&v1Control{s.v1, s})
+		return (&v1Control{s.v1, s}).mux()
 	}
 	return s.control().Mux()
 }
