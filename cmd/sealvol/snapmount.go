@@ -110,7 +110,7 @@ func (s *mountServer) unmountSnapshot(ctx context.Context, dir string) error {
 		return control.WithCode(volumectl.CodeNotFound, fmt.Errorf("no snapshot is mounted on %s", dir))
 	}
 	if err := fusefs.Unmount(dir, false); err != nil {
-		if isBusy(err) {
+		if fusefs.IsBusy(err) {
 			return control.WithCode(control.CodeBusy, fmt.Errorf("%s: %w", dir, errBusy))
 		}
 		return err
