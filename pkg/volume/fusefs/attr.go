@@ -1,7 +1,6 @@
 package fusefs
 
 import (
-	"bytes"
 	"errors"
 	"syscall"
 
@@ -130,74 +129,6 @@ func (r *raw) setNothing(h *fuse.InHeader, ctime *vfs.Timespec) (*vfs.SetAttr, e
 // killable tells whether a has bits that a chown clears.
 func killable(a *vfs.Attr) bool {
 	return a.Mode&syscall.S_IFMT != syscall.S_IFDIR && a.Mode&(syscall.S_ISUID|syscall.S_ISGID) != 0
-}
-
-// xattrReply puts value where the caller wants it, or says how large it is.
-func xattrReply(value, dest []byte) (uint32, fuse.Status) {
-	if len(dest) < len(value) {
-		// go-fuse turns this into success for who only asks for the size (no dest).
-		return uint32(len(value)), fuse.ERANGE
-	}
-	return uint32(copy(dest, value)), fuse.OK
-}
-
-func (r *raw) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
-	value, err := r.fs.GetXattr(ino(h.NodeId), name)
-	if err != nil {
-		return 0, r.status("GETXATTR", ino(h.NodeId), err)
-	}
-	return xattrReply(value, dest)
-}
-
-func (r *raw) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
-	names, err := r.fs.ListXattr(ino(h.NodeId))
-	if err != nil {
-		return 0, r.status("LISTXATTR", ino(h.NodeId), err)
-	}
-	size := 0
-	for _, name := range names {
-		size += len(name) + 1
-	}
-	if size > vfs.MaxXattrBytes {
-		return 0, fuse.Status(syscall.E2BIG) // XATTR_LIST_MAX
-	}
-	list := make([]byte, 0, size)
-	for _, name := range names {
-		list = append(append(list, name...), 0)
-	}
-	return xattrReply(list, dest)
-}
-
-func (r *raw) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value []byte) fuse.Status {
-	if r.readOnly {
-		return fuse.EROFS
-	}
-	id, req := ino(in.NodeId), request(&in.InHeader, 0)
-	if in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 {
-		// The owner is not of the file's group. First, lest a crash leave sgid with the new ACL.
-		if err := r.clearSgid(req, id); err != nil {
-			return r.status("SETXATTR", id, err)
-		}
-	}
-	// A copy, since value lies in the request buffer and the FS may keep it.
-	return r.status("SETXATTR", id, r.fs.SetXattr(req, id, name, bytes.Clone(value), in.Flags))
-}
-
-func (r *raw) clearSgid(req *vfs.Req, id vfs.Ino) error {
-	a, err := r.fs.GetAttr(id)
-	if err != nil || a.Mode&syscall.S_ISGID == 0 {
-		return err
-	}
-	mode := a.Mode & 0o7777 &^ syscall.S_ISGID
-	_, err = r.fs.SetAttr(req, id, &vfs.SetAttr{Mode: &mode})
-	return err
-}
-
-func (r *raw) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	if r.readOnly {
-		return fuse.EROFS
-	}
-	return r.status("REMOVEXATTR", ino(h.NodeId), r.fs.RemoveXattr(request(h, 0), ino(h.NodeId), name))
 }
 
 // killedByWrite tells the kernel that a write has cleared suid and sgid of ino, if

@@ -33,6 +33,7 @@ var cases = []struct {
 	{"names", names},
 	{"pollHackName", pollHackName},
 	{"xattrs", xattrs},
+	{"xattrNames", xattrNames},
 	{"acl", acls},
 	{"setgidDirectory", setgidDirectory},
 	{"suidWrite", suidByWrite},
