@@ -50,12 +50,19 @@ func newRaw(o Options, s *Server) *raw {
 
 // go-fuse keeps one name in the root directory for a trick of its own that we do
 // not need (fuse/poll.go). hideFromPollHack gives requests with that name another
-// node id for the root, which go-fuse passes on and ino undoes.
-const rootAlias = 1 << 63
+// node id for the root, which go-fuse passes on and ino undoes. The node id that go-fuse gives that name no inode has, but
+// a made up file handle may; it becomes 0, which no inode has either.
+const (
+	rootAlias     = 1 << 63
+	pollHackInode = 1<<64 - 1
+)
 
 var pollHackName = []byte(".go-fuse-epoll-hack")
 
 func hideFromPollHack(req []byte) {
+	if binary.NativeEndian.Uint64(req[16:]) == pollHackInode {
+		binary.NativeEndian.PutUint64(req[16:], 0)
+	}
 	if binary.NativeEndian.Uint64(req[16:]) == uint64(vfs.RootIno) && len(req) < pageBytes && bytes.Contains(req, pollHackName) {
 		binary.NativeEndian.PutUint64(req[16:], rootAlias)
 	}

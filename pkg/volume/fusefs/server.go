@@ -155,6 +155,9 @@ func protocolOptions(o Options) *fuse.MountOptions {
 		fuse.CAP_NO_OPENDIR_SUPPORT |
 		fuse.CAP_ABORT_ERROR | // tells an abort from an unmount
 		fuse.CAP_HAS_RESEND)
+	if keepsInos(o.FS) {
+		caps |= fuse.CAP_EXPORT_SUPPORT // LOOKUP of "." and ".."
+	}
 	// Never CAP_ATOMIC_O_TRUNC: with OPEN=ENOSYS nobody would tell us of O_TRUNC.
 	if o.WritebackCache {
 		caps |= fuse.CAP_WRITEBACK_CACHE

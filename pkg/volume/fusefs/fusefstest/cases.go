@@ -34,6 +34,7 @@ var cases = []struct {
 	{"pollHackName", pollHackName},
 	{"xattrs", xattrs},
 	{"xattrNames", xattrNames},
+	{"fileHandles", fileHandles},
 	{"acl", acls},
 	{"setgidDirectory", setgidDirectory},
 	{"suidWrite", suidByWrite},
