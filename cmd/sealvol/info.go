@@ -99,6 +99,7 @@ type stateInfo struct {
 	UsedBytes  int64  `json:"usedBytes"`
 	FreeBytes  int64  `json:"freeBytes"`
 	Inodes     uint64 `json:"inodes"`
+	Label      string `json:"label,omitempty"`
 	Generation uint64 `json:"generation"`
 	MountEpoch uint64 `json:"mountEpoch"`
 	Clean      bool   `json:"clean"`
@@ -187,7 +188,7 @@ func bitNumbers(w uint64) []int {
 func stateReport(i *volume.RootInfo, inUse bool) *stateInfo {
 	s := &stateInfo{KeySlot: i.Slot, SizeBytes: i.SizeBytes, DataBytes: i.DataBytes, UsedBytes: i.DataBytes - i.FreeBytes, FreeBytes: i.FreeBytes,
 		Inodes: i.Inodes, Generation: i.Generation, MountEpoch: i.MountEpoch, Clean: i.Clean, Log: logEmpty,
-		LogBytes: i.LogBytes, LogRecords: i.LogRecords, BadRoots: i.BadRoots}
+		LogBytes: i.LogBytes, LogRecords: i.LogRecords, BadRoots: i.BadRoots, Label: i.Label}
 	switch {
 	case inUse:
 		s.Log = logInUse
@@ -249,6 +250,9 @@ func (r *infoReport) text() string {
 	}
 	if s := r.State; s != nil {
 		line("Opened with", "key slot %d", s.KeySlot)
+		if s.Label != "" {
+			line("Label", "%s", printable(s.Label))
+		}
 		line("Size", "%s, %s for files and metadata", formatSize(s.SizeBytes), formatSize(s.DataBytes))
 		line("Used", "%s, %s free, %d inodes", formatSize(s.UsedBytes), formatSize(s.FreeBytes), s.Inodes)
 		line("Generation", "%d, mounted for writing %d times", s.Generation, s.MountEpoch)

@@ -98,6 +98,8 @@ func decodeSetAttr(in *fuse.SetAttrIn) *vfs.SetAttr {
 	} else if in.Valid&fuse.FATTR_MTIME != 0 {
 		set.Mtime = &vfs.Timespec{Sec: int64(in.Mtime), Nsec: in.Mtimensec}
 	}
+	const present = fuse.FATTR_ATIME_NOW | fuse.FATTR_MTIME_NOW
+	set.Touch = in.Valid&present == present
 	if in.Valid&fuse.FATTR_CTIME != 0 {
 		set.Ctime = &vfs.Timespec{Sec: int64(in.Ctime), Nsec: in.Ctimensec}
 	}
