@@ -3,6 +3,7 @@ package volume
 import (
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
@@ -207,4 +208,35 @@ func TestLabel(t *testing.T) {
 		t.Errorf("label %q, %v", i.Label, err)
 	}
 	checkClean(t, dev)
+}
+
+// TestCheckFlags: fsck finds flags that no header announces, and flags where there can be none.
+func TestCheckFlags(t *testing.T) {
+	dev := device.NewMem(64 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1})
+	a, err := v.Mknod(&vfs.Req{}, vfs.RootIno, "f", 0o644, 0)
+	ok(t, err)
+	ok(t, v.SetFlags(&vfs.Req{}, a.Ino, vfs.FlagImmutable))
+	ok(t, v.Close())
+	for want, damage := range map[string]func(s *surgeon){
+		"does not name the feature that they need": func(s *surgeon) { s.incompat(t, 0) },
+		"neither a file nor a directory": func(s *surgeon) {
+			s.item(layout.TreeFS, func(k layout.Key, val []byte) (layout.Key, []byte, bool) {
+				if k.Type != layout.KeyInode || k.Obj != uint64(a.Ino) {
+					return k, val, false
+				}
+				n, err := layout.DecodeInode(val)
+				ok(t, err)
+				n.Mode = n.Mode&^uint32(modeType) | 0o010000
+				return k, n.Append(nil), true
+			})
+		},
+	} {
+		d := dev.Clone()
+		damage(operate(t, d))
+		if found := findings(t, d); !strings.Contains(found, want) {
+			t.Errorf("fsck says\n%s\nwant %s", found, want)
+		}
+	}
 }
