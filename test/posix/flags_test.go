@@ -91,22 +91,22 @@ func TestChattr(t *testing.T) {
 		t.Fatal(err)
 	}
 	if fd, err := unix.Open(f, unix.O_WRONLY|unix.O_CLOEXEC, 0); err == nil {
-		if _, err := unix.Write(fd, []byte("x")); err != unix.EPERM {
+		if _, err := unix.Write(fd, []byte("x")); !errors.Is(err, unix.EPERM) {
 			t.Errorf("write to an immutable file: %v", err)
 		}
 		unix.Close(fd)
-	} else if err != unix.EPERM {
+	} else if !errors.Is(err, unix.EPERM) {
 		t.Error(err)
 	}
 	for what, err := range map[string]error{"truncate": unix.Truncate(f, 1), "unlink": unix.Unlink(f), "chmod": unix.Chmod(f, 0o600), "rename": unix.Rename(f, d+"/f"),
 		"link": unix.Link(f, d+"/f"), "utimes": unix.Utimes(f, []unix.Timeval{{}, {}}), "setxattr": unix.Setxattr(f, "user.a", nil, 0)} {
-		if err != unix.EPERM {
+		if !errors.Is(err, unix.EPERM) {
 			t.Errorf("%s of an immutable file: %v", what, err)
 		}
 	}
 	asUser(t, func() { // not the owner; and not even root without CAP_LINUX_IMMUTABLE
 		for _, want := range []int32{0, 0x20} {
-			if err := ioctl(f, unix.FS_IOC_SETFLAGS, unsafe.Pointer(&want)); err != unix.EPERM {
+			if err := ioctl(f, unix.FS_IOC_SETFLAGS, unsafe.Pointer(&want)); !errors.Is(err, unix.EPERM) {
 				t.Errorf("flags %#x set by a stranger: %v", want, err)
 			}
 		}
@@ -139,7 +139,7 @@ func TestChattr(t *testing.T) {
 		t.Errorf("struct fsxattr %x: %v", project, err)
 	}
 	project[12] = 7 // a project
-	if err := ioctl(f, 0x401c5820, unsafe.Pointer(&project[0])); err != unix.EOPNOTSUPP {
+	if err := ioctl(f, 0x401c5820, unsafe.Pointer(&project[0])); !errors.Is(err, unix.EOPNOTSUPP) {
 		t.Errorf("set a project: %v", err)
 	}
 }
@@ -206,20 +206,20 @@ func TestLabelAndTrim(t *testing.T) {
 	label("backup of everything")
 	asUser(t, func() {
 		label("backup of everything")
-		if err := ioctl(m.Dir, set, unsafe.Pointer(&name[0])); err != unix.EPERM {
+		if err := ioctl(m.Dir, set, unsafe.Pointer(&name[0])); !errors.Is(err, unix.EPERM) {
 			t.Errorf("a user sets a label: %v", err)
 		}
 		r := [3]uint64{0, ^uint64(0), 0}
-		if err := ioctl(m.Dir, trim, unsafe.Pointer(&r[0])); err != unix.EPERM {
+		if err := ioctl(m.Dir, trim, unsafe.Pointer(&r[0])); !errors.Is(err, unix.EPERM) {
 			t.Errorf("a user trims: %v", err)
 		}
 	})
 	long := bytes.Repeat([]byte{'l'}, 256)
-	if err := ioctl(m.Dir, set, unsafe.Pointer(&long[0])); err != unix.EINVAL {
+	if err := ioctl(m.Dir, set, unsafe.Pointer(&long[0])); !errors.Is(err, unix.EINVAL) {
 		t.Errorf("a label without end: %v", err)
 	}
 	for _, r := range [][3]uint64{{1 << 60, 1 << 20, 0}, {0, 100, 0}} {
-		if err := ioctl(m.Dir, trim, unsafe.Pointer(&r[0])); err != unix.EINVAL {
+		if err := ioctl(m.Dir, trim, unsafe.Pointer(&r[0])); !errors.Is(err, unix.EINVAL) {
 			t.Errorf("trim %v: %v", r, err)
 		}
 	}
@@ -232,7 +232,7 @@ func TestLabelAndTrim(t *testing.T) {
 	}
 	for _, unknown := range []uint{0x5401, unix.FS_IOC_GETFLAGS + 0x100} {
 		var x int
-		if err := ioctl(m.Dir, unknown, unsafe.Pointer(&x)); err != unix.ENOTTY {
+		if err := ioctl(m.Dir, unknown, unsafe.Pointer(&x)); !errors.Is(err, unix.ENOTTY) {
 			t.Errorf("ioctl %#x: %v", unknown, err)
 		}
 	}

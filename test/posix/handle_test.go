@@ -1,6 +1,7 @@
 package posix
 
 import (
+	"errors"
 	"os"
 	"testing"
 
@@ -42,7 +43,7 @@ func TestHandlesAcrossMounts(t *testing.T) {
 	defer unix.Close(root)
 	for name, want := range map[string]error{"stays": nil, "moves": nil, "goes": unix.ESTALE} {
 		fd, err := unix.OpenByHandleAt(root, handles[name], unix.O_RDONLY|unix.O_CLOEXEC)
-		if err != want {
+		if !errors.Is(err, want) {
 			t.Errorf("%s: %v, want %v", name, err, want)
 		}
 		if err != nil {

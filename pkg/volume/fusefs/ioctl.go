@@ -134,10 +134,12 @@ func (r *raw) setFlags(fs vfs.Flagger, in *fuse.IoctlIn, flags uint32) error {
 		return vfs.ErrReadOnly
 	}
 	id := ino(in.NodeId)
-	if flags&(vfs.FlagImmutable|vfs.FlagAppend) != 0 {
-		if err := r.server.InvalInode(id, 0, 0); err != nil {
-			r.log.Warn("cannot have the kernel write back a file", "inode", uint64(id), "error", err)
-		}
+	old, err := fs.Flags(id)
+	if err != nil {
+		return err
+	}
+	if flags&^old&(vfs.FlagImmutable|vfs.FlagAppend) != 0 {
+		r.writeBack(id)
 	}
 	if err := fs.SetFlags(request(&in.InHeader, 0), id, flags); err != nil {
 		return err
@@ -146,6 +148,16 @@ func (r *raw) setFlags(fs vfs.Flagger, in *fuse.IoctlIn, flags uint32) error {
 		r.log.Warn("cannot invalidate attributes", "inode", uint64(id), "error", err)
 	}
 	return nil
+}
+
+// writeBack has the kernel write back the pages of a file that are dirty, and forget them. The writes come while the caller's
+// request is being answered, so somebody else has to be there to answer them.
+func (r *raw) writeBack(id vfs.Ino) {
+	r.server.park(1)
+	defer r.server.park(-1)
+	if err := r.server.InvalInode(id, 0, 0); err != nil {
+		r.log.Warn("cannot have the kernel write back a file", "inode", uint64(id), "error", err)
+	}
 }
 
 func (r *raw) getLabel(out []byte) error {

@@ -1,6 +1,7 @@
 package fusefstest
 
 import (
+	"errors"
 	"os"
 	"testing"
 
@@ -42,7 +43,7 @@ func fileHandles(t *testing.T, dir string) {
 	dropInodes(t)
 	for name, want := range map[string]error{"stays": nil, "moved": nil, "linked": nil, "held": nil, "directory": nil, "root": nil, "unlinked": unix.ESTALE, "rmdir": unix.ESTALE} {
 		fd, err := unix.OpenByHandleAt(root, handles[name], unix.O_RDONLY|unix.O_CLOEXEC)
-		if err != want {
+		if !errors.Is(err, want) {
 			t.Errorf("%s: open by handle: %v, want %v", name, err, want)
 		}
 		if err != nil {
@@ -77,7 +78,7 @@ func fileHandles(t *testing.T, dir string) {
 		for i := range 8 {
 			b[i] = id
 		}
-		if fd, err := unix.OpenByHandleAt(root, unix.NewFileHandle(known.Type(), b), unix.O_RDONLY); err != unix.ESTALE {
+		if fd, err := unix.OpenByHandleAt(root, unix.NewFileHandle(known.Type(), b), unix.O_RDONLY); !errors.Is(err, unix.ESTALE) {
 			t.Errorf("made up handle of bytes %d: %d, %v", id, fd, err)
 			unix.Close(fd)
 		}

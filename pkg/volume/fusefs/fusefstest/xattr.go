@@ -31,7 +31,9 @@ func init() {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
-		fmt.Print(names)
+		if _, err := os.Stdout.WriteString(names); err != nil {
+			os.Exit(1)
+		}
 	}
 	os.Exit(0)
 }
@@ -121,7 +123,7 @@ func idmapped(t *testing.T, dir string) string {
 	must(t, err)
 	must(t, child.Start())
 	defer func() {
-		stdin.Close()
+		must(t, stdin.Close())
 		must(t, child.Wait())
 	}()
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", child.Process.Pid))

@@ -104,7 +104,7 @@ func DecodeInode(p []byte) (Inode, error) {
 			return Inode{}, corrupt("inode: reserved bytes")
 		}
 	}
-	if n.Flags&^uint32(inodeKnownFlags) != 0 {
+	if n.Flags&^inodeKnownFlags != 0 {
 		return Inode{}, corrupt("inode: unknown flags %#x", n.Flags)
 	}
 	if n.Mode > 0o177777 || !knownType(n.Mode&0o170000) {
