@@ -68,11 +68,6 @@ func TestPOSIX(t *testing.T) {
 	fusefstest.RunPOSIX(t, func(*testing.T) vfs.FS { return vfstest.NewMemFS() })
 }
 
-func TestPOSIXWritebackCache(t *testing.T) {
-	fusefstest.RunPOSIXWith(t, fusefstest.Options{Server: fusefs.Options{WritebackCache: true}},
-		func(*testing.T) vfs.FS { return vfstest.NewMemFS() })
-}
-
 func TestFusermount(t *testing.T) {
 	exe, err := os.Executable()
 	if err != nil {

@@ -50,7 +50,9 @@ const (
 	opInit        = 26
 	opReaddir     = 28
 	opIoctl       = 39
+	opNotifyReply = 41
 	opReaddirplus = 44
+	opSyncfs      = 50
 
 	// resendBit marks a request that is sent a second time (FUSE_UNIQUE_RESEND).
 	resendBit = 1 << 63
@@ -68,10 +70,6 @@ type Options struct {
 
 	// ReadOnly answers every change with EROFS, whatever the mount says.
 	ReadOnly bool
-
-	// WritebackCache lets the kernel keep written data and send it later: faster
-	// small writes, but data is reordered behind metadata. Off by default.
-	WritebackCache bool
 
 	// MaxHandlers bounds the requests handled at once; each may use 2 MiB. Default 32.
 	MaxHandlers int
@@ -101,10 +99,12 @@ type Server struct {
 	serving  atomic.Bool
 	idle     atomic.Int64 // handlers waiting in read(2)
 	handlers atomic.Int64
+	begun    atomic.Int64 // how many handlers were started, ever
 	parked   atomic.Int64 // handlers whose request is parked
 	wg       sync.WaitGroup
 	endOnce  sync.Once
-	endErr   error     // set by endOnce, read after wg.Wait
+	endErr   error // set by endOnce, read after wg.Wait
+	settling settling
 	spare    sync.Pool // *handler, of loops that ended
 	replies  sync.Pool // *[]byte, for large answers
 }
@@ -156,9 +156,8 @@ func protocolOptions(o Options) *fuse.MountOptions {
 		fuse.CAP_ABORT_ERROR | // tells an abort from an unmount
 		fuse.CAP_HAS_RESEND)
 	// Never CAP_ATOMIC_O_TRUNC: with OPEN=ENOSYS nobody would tell us of O_TRUNC.
-	if o.WritebackCache {
-		caps |= fuse.CAP_WRITEBACK_CACHE
-	}
+	// Never CAP_WRITEBACK_CACHE: written data would be reordered behind metadata, and the FS would
+	// not know how large a file is (mapped.go relies on that).
 	// EnableLocks stays off: the kernel's own locks are exact on one machine, and
 	// with OPEN=ENOSYS a close would send no unlock.
 	return &fuse.MountOptions{
@@ -260,8 +259,9 @@ func initFlags(req []byte) uint64 {
 
 // handler is what one goroutine of the loop owns.
 type handler struct {
-	request []byte // 1 MiB and more; only what requests filled is resident
-	reply   []byte // small answers
+	request []byte        // 1 MiB and more; only what requests filled is resident
+	reply   []byte        // small answers
+	turn    atomic.Uint64 // of settling, when it last began to wait for a request
 }
 
 func newHandler() *handler {
@@ -272,6 +272,7 @@ func newHandler() *handler {
 }
 
 func (s *Server) startHandler() {
+	s.begun.Add(1)
 	s.handlers.Add(1)
 	s.idle.Add(1)
 	s.wg.Go(func() {
@@ -300,7 +301,10 @@ func (s *Server) park(n int) {
 func (s *Server) loop() {
 	h := s.spare.Get().(*handler)
 	defer s.spare.Put(h)
+	s.settling.enter(h)
+	defer s.settling.leave(h)
 	for {
+		s.settling.pass(h)
 		req, err := s.read(h.request)
 		waiting := s.idle.Add(-1)
 		if err != nil {
@@ -388,7 +392,7 @@ func (s *Server) handle(h *handler, req []byte) {
 		out = *big
 	}
 	hideFromPollHack(req)
-	n, st := s.handleProtected(req, out)
+	n, st := s.answer(req, out)
 	if !st.Ok() {
 		// Not understood: somebody waits for an answer all the same.
 		n = copy(out, errorReply(req, st))
@@ -406,6 +410,18 @@ func (s *Server) handle(h *handler, req []byte) {
 			s.log.Debug("fuse error reply refused", slog.Any("err", err))
 		}
 	}
+}
+
+// answer makes the answer to req in out, of n bytes; 0: there is none to send. go-fuse knows
+// neither of the two requests that are handled here.
+func (s *Server) answer(req, out []byte) (n int, st fuse.Status) {
+	switch opcode(req) {
+	case opNotifyReply: // a poke: being read was all
+		return 0, fuse.OK
+	case opSyncfs:
+		return copy(out, errorReply(req, s.raw.syncFS())), fuse.OK
+	}
+	return s.handleProtected(req, out)
 }
 
 // handleProtected turns a panic outside the handlers proper into EIO; the

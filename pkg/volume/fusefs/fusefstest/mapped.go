@@ -1,0 +1,220 @@
+package fusefstest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// mapping is a shared mapping of a file. Its memory is only touched from within system calls: in a
+// page fault the Go runtime would keep a processor waiting for a server that may need it.
+type mapping struct {
+	t   *testing.T
+	mem []byte
+	r   int // a pipe
+	w   int
+}
+
+func mapFile(t *testing.T, fd, size int) *mapping {
+	t.Helper()
+	mem, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	must(t, err)
+	var p [2]int
+	must(t, unix.Pipe2(p[:], unix.O_CLOEXEC))
+	m := &mapping{t, mem, p[0], p[1]}
+	t.Cleanup(func() {
+		must(t, unix.Munmap(mem))
+		unix.Close(m.r)
+		unix.Close(m.w)
+	})
+	return m
+}
+
+// store stores b at off of the mapping.
+func (m *mapping) store(off int, b []byte) {
+	m.t.Helper()
+	for len(b) > 0 {
+		n := min(len(b), 4096)
+		_, err := unix.Write(m.w, b[:n])
+		must(m.t, err)
+		if got, err := unix.Read(m.r, m.mem[off:off+n]); got != n {
+			m.t.Fatalf("store at %d: %d, %v", off, got, err)
+		}
+		off, b = off+n, b[n:]
+	}
+}
+
+// load loads n bytes from off of the mapping.
+func (m *mapping) load(off, n int) []byte {
+	m.t.Helper()
+	_, err := unix.Write(m.w, m.mem[off:off+n])
+	must(m.t, err)
+	b := make([]byte, n)
+	_, err = unix.Read(m.r, b)
+	must(m.t, err)
+	return b
+}
+
+// seek is lseek, -1 for ENXIO.
+func seek(t *testing.T, fd int, off int64, whence int) int64 {
+	t.Helper()
+	n, err := unix.Seek(fd, off, whence)
+	if errors.Is(err, unix.ENXIO) {
+		return -1
+	}
+	must(t, err)
+	return n
+}
+
+// mappedSeek: what was stored in a hole through a mapping is data at once, while it stays mapped.
+func mappedSeek(t *testing.T, dir string) {
+	const size = 1 << 20
+	fd := open(t, filepath.Join(dir, "f"), unix.O_RDWR|unix.O_CREAT)
+	must(t, unix.Ftruncate(fd, size))
+	m := mapFile(t, fd, size)
+	if got := seek(t, fd, 0, unix.SEEK_DATA); got != -1 {
+		t.Errorf("SEEK_DATA in a hole: %d", got)
+	}
+	m.store(300<<10, pattern(100, 1)) // in the middle of the hole, nothing before it
+	if st := stat(t, filepath.Join(dir, "f")); st.Blocks == 0 {
+		t.Error("st_blocks is 0 although there is data")
+	}
+	data := seek(t, fd, 0, unix.SEEK_DATA)
+	if data < 0 || data > 300<<10 {
+		t.Fatalf("SEEK_DATA: %d, stored at %d", data, 300<<10)
+	}
+	if hole := seek(t, fd, 300<<10, unix.SEEK_HOLE); hole < 300<<10+100 {
+		t.Errorf("SEEK_HOLE from the data: %d", hole)
+	}
+	if hole := seek(t, fd, 0, unix.SEEK_HOLE); hole > 300<<10 {
+		t.Errorf("SEEK_HOLE: %d", hole)
+	}
+	// A hole right behind data, filled now.
+	end := int(seek(t, fd, 300<<10, unix.SEEK_HOLE))
+	m.store(end, pattern(4096, 2))
+	if hole := seek(t, fd, 300<<10, unix.SEEK_HOLE); hole < int64(end+4096) {
+		t.Errorf("SEEK_HOLE over data that was stored at %d: %d", end, hole)
+	}
+	if got := seek(t, fd, size, unix.SEEK_DATA); got != -1 {
+		t.Errorf("SEEK_DATA at the end: %d", got)
+	}
+	if got := m.load(300<<10, 100); !bytes.Equal(got, pattern(100, 1)) {
+		t.Error("the mapping lost what was stored")
+	}
+}
+
+// mappedCopies: tools that skip holes copy what was stored through a mapping.
+func mappedCopies(t *testing.T, dir string) {
+	const size = 64 << 10 // little, or the kernel begins to write back by itself
+	other := t.TempDir()
+	want := bytes.Repeat([]byte("x"), size)
+	for i, copyTo := range []string{
+		"cp %s %s", "cp --reflink=never --sparse=auto %s %s", "cp --sparse=always %s %s", "dd if=%s of=%s bs=64k conv=sparse status=none",
+		"tar -S -cf - -C / %[1]s 2>/dev/null | tar -xOf - > %[2]s",
+	} {
+		for _, to := range []string{dir, other} {
+			path := filepath.Join(dir, fmt.Sprintf("f%d", i))
+			fd := open(t, path, unix.O_RDWR|unix.O_CREAT|unix.O_TRUNC)
+			must(t, unix.Ftruncate(fd, size))
+			m := mapFile(t, fd, size)
+			m.store(0, want)
+			target := filepath.Join(to, fmt.Sprintf("copy%d", i))
+			cmd := fmt.Sprintf(copyTo, path, target)
+			if out, err := exec.Command("sh", "-c", cmd).CombinedOutput(); err != nil {
+				t.Errorf("%s: %v %s", cmd, err, out)
+			}
+			if got, err := os.ReadFile(target); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%s: %d bytes, %d of them right, %v", cmd, len(got), bytes.Count(got, []byte("x")), err)
+			}
+		}
+	}
+}
+
+// mappedReads: what reads by other ways than the page cache sees what was stored through a mapping.
+func mappedReads(t *testing.T, dir string) {
+	const size = 256 << 10
+	fd := open(t, filepath.Join(dir, "f"), unix.O_RDWR|unix.O_CREAT)
+	must(t, unix.Ftruncate(fd, size))
+	m := mapFile(t, fd, size)
+	want := pattern(size, 3)
+	m.store(0, want)
+	direct := open(t, filepath.Join(dir, "f"), unix.O_RDONLY|unix.O_DIRECT)
+	buf, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON) // aligned
+	must(t, err)
+	defer func() { must(t, unix.Munmap(buf)) }()
+	if n, err := unix.Pread(direct, buf, 0); n != size || !bytes.Equal(buf, want) {
+		t.Errorf("O_DIRECT read %d bytes (%v), content right: %v", n, err, bytes.Equal(buf, want))
+	}
+	m.store(1000, pattern(100, 9))
+	copy(want[1000:], pattern(100, 9))
+	dst := open(t, filepath.Join(dir, "g"), unix.O_RDWR|unix.O_CREAT)
+	for off := int64(0); off < size; {
+		n, err := unix.CopyFileRange(fd, &off, dst, nil, size, 0)
+		must(t, err)
+		if n == 0 {
+			break
+		}
+	}
+	content(t, filepath.Join(dir, "g"), want)
+}
+
+// mappedBeyondEnd: what was stored beyond the end of a file, in its last page, is not content when
+// the file grows.
+func mappedBeyondEnd(t *testing.T, dir string) {
+	const end, size = 5000, 3 * 4096
+	grow := []struct {
+		name string
+		do   func(fd int) error
+	}{
+		{"ftruncate", func(fd int) error { return unix.Ftruncate(fd, size) }},
+		{"ftruncate in the page", func(fd int) error { return errors.Join(unix.Ftruncate(fd, end+50), unix.Ftruncate(fd, size)) }},
+		{"write behind the page", func(fd int) error { _, err := unix.Pwrite(fd, []byte("z"), size-1); return err }},
+		{"write at the next page", func(fd int) error { _, err := unix.Pwrite(fd, make([]byte, 4096), 2*4096); return err }},
+		{"fallocate", func(fd int) error { return unix.Fallocate(fd, 0, 0, size) }},
+		{"fallocate behind", func(fd int) error { return unix.Fallocate(fd, 0, 2*4096, 4096) }},
+		{"zero range", func(fd int) error { return unix.Fallocate(fd, unix.FALLOC_FL_ZERO_RANGE, 2*4096, 4096) }},
+		{"copy_file_range", func(fd int) error {
+			src := open(t, filepath.Join(dir, "src"), unix.O_RDWR|unix.O_CREAT)
+			_, err := unix.Pwrite(src, make([]byte, 4096), 0)
+			from, to := int64(0), int64(2*4096)
+			_, err2 := unix.CopyFileRange(src, &from, fd, &to, 4096, 0)
+			return errors.Join(err, err2)
+		}},
+		{"append", func(fd int) error { _, err := unix.Pwrite(fd, make([]byte, size-end), end); return err }},
+	}
+	for i, g := range grow {
+		path := filepath.Join(dir, fmt.Sprintf("f%d", i))
+		fd := open(t, path, unix.O_RDWR|unix.O_CREAT)
+		want := pattern(end, i)
+		_, err := unix.Pwrite(fd, want, 0)
+		must(t, err)
+		m := mapFile(t, fd, 2*4096)
+		m.store(end, bytes.Repeat([]byte("X"), 100))
+		if err := g.do(fd); err != nil {
+			t.Errorf("%s: %v", g.name, err)
+			continue
+		}
+		if got := m.load(end, 100); !bytes.Equal(got, make([]byte, 100)) {
+			t.Errorf("%s: in the mapping, what was stored beyond the end became content", g.name)
+		}
+		want = append(want, make([]byte, size-end)...)
+		if g.name == "write behind the page" {
+			want[size-1] = 'z'
+		}
+		content(t, path, want)
+		must(t, unix.Fsync(fd))
+		direct := open(t, path, unix.O_RDONLY|unix.O_DIRECT)
+		buf, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+		must(t, err)
+		if n, err := unix.Pread(direct, buf, 0); n != size || !bytes.Equal(buf, want) {
+			t.Errorf("%s: the file system has other bytes than the page cache: %d, %v", g.name, n, err)
+		}
+		must(t, unix.Munmap(buf))
+	}
+}
