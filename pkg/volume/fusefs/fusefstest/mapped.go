@@ -120,9 +120,11 @@ func mappedCopies(t *testing.T, dir string) {
 	} {
 		for _, to := range []string{dir, other} {
 			path := filepath.Join(dir, fmt.Sprintf("f%d", i))
-			fd := open(t, path, unix.O_RDWR|unix.O_CREAT|unix.O_TRUNC)
+			fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC, 0o644)
+			must(t, err)
 			must(t, unix.Ftruncate(fd, size))
 			m := mapFile(t, fd, size)
+			must(t, unix.Close(fd)) // a child that closed it would have the kernel write back
 			m.store(0, want)
 			target := filepath.Join(to, fmt.Sprintf("copy%d", i))
 			cmd := fmt.Sprintf(copyTo, path, target)
