@@ -1,7 +1,9 @@
 package fusefs
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"syscall"
 
@@ -156,6 +158,31 @@ var pageSize = uint64(os.Getpagesize())
 // first page alone, of which the kernel may hold the lock until the answer: so bytes beyond the end
 // stay where a write begins in the last page itself, after the end.
 func pageStart(off uint64) uint64 { return off - off%pageSize }
+
+// Files is the regular files that the kernel knows, those without a name included. Opening and
+// closing one (not in this process) has the kernel write back what was stored through mappings.
+func (s *Server) Files() (list []vfs.Ino) {
+	for _, id := range s.raw.refs.all() {
+		if a, err := s.raw.fs.GetAttr(id); err == nil && a.Mode&syscall.S_IFMT == syscall.S_IFREG {
+			list = append(list, id)
+		}
+	}
+	return list
+}
+
+// WriteBack has the kernel write back what was stored through mappings of any file, and drop all
+// that it has cached. It is for callers who cannot open files by inode.
+func (s *Server) WriteBack(ctx context.Context) error {
+	for _, id := range s.Files() {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := s.InvalInode(id, 0, 0); err != nil {
+			return fmt.Errorf("write back mapped files: %w", err)
+		}
+	}
+	return nil
+}
 
 // syncFS answers SYNCFS, of sync(2), syncfs(2) and a remount: everything is durable then.
 func (r *raw) syncFS() fuse.Status {

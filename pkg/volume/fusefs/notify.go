@@ -15,7 +15,6 @@ const (
 	notifyInvalInode = 2
 	notifyInvalEntry = 3
 	notifyStore      = 4
-	notifyRetrieve   = 5
 	notifyResend     = 7
 )
 
@@ -53,16 +52,6 @@ func (s *Server) store(ino vfs.Ino, off uint64, data []byte) error {
 	b = binary.NativeEndian.AppendUint32(b, uint32(len(data)))
 	b = binary.NativeEndian.AppendUint32(b, 0)
 	return s.notify(notifyStore, append(b, data...))
-}
-
-// poke has the kernel queue a message for this server behind all that is queued already: it asks
-// for nothing of the root directory's pages, and the answer (opNotifyReply) wakes a handler.
-func (s *Server) poke() error {
-	b := make([]byte, 0, 32) // struct fuse_notify_retrieve_out
-	b = binary.NativeEndian.AppendUint64(b, 0)
-	b = binary.NativeEndian.AppendUint64(b, uint64(vfs.RootIno))
-	b = append(b, make([]byte, 16)...) // offset 0, size 0
-	return s.notify(notifyRetrieve, b)
 }
 
 // Resend asks the kernel (Linux 6.9) to send again every request that a server

@@ -47,7 +47,7 @@ type raw struct {
 
 func newRaw(o Options, s *Server) *raw {
 	return &raw{fs: o.FS, server: s, log: o.Logger, damaged: o.Damaged, readOnly: o.ReadOnly, refs: newRefs(o.FS),
-		seeks: make(chan struct{}, max(1, s.maxHandlers/2))}
+		seeks: make(chan struct{}, max(1, o.MaxHandlers/2))}
 }
 
 // go-fuse keeps one name in the root directory for a trick of its own that we do

@@ -50,7 +50,6 @@ const (
 	opInit        = 26
 	opReaddir     = 28
 	opIoctl       = 39
-	opNotifyReply = 41
 	opReaddirplus = 44
 	opSyncfs      = 50
 
@@ -99,12 +98,10 @@ type Server struct {
 	serving  atomic.Bool
 	idle     atomic.Int64 // handlers waiting in read(2)
 	handlers atomic.Int64
-	begun    atomic.Int64 // how many handlers were started, ever
 	parked   atomic.Int64 // handlers whose request is parked
 	wg       sync.WaitGroup
 	endOnce  sync.Once
-	endErr   error // set by endOnce, read after wg.Wait
-	settling settling
+	endErr   error     // set by endOnce, read after wg.Wait
 	spare    sync.Pool // *handler, of loops that ended
 	replies  sync.Pool // *[]byte, for large answers
 }
@@ -153,6 +150,7 @@ func protocolOptions(o Options) *fuse.MountOptions {
 		fuse.CAP_DONT_MASK | // the umask does not apply beneath a default ACL
 		fuse.CAP_SETXATTR_EXT |
 		fuse.CAP_NO_OPENDIR_SUPPORT |
+		fuse.CAP_EXPORT_SUPPORT | // files can be opened by handle (WriteBack of the control socket)
 		fuse.CAP_ABORT_ERROR | // tells an abort from an unmount
 		fuse.CAP_HAS_RESEND)
 	// Never CAP_ATOMIC_O_TRUNC: with OPEN=ENOSYS nobody would tell us of O_TRUNC.
@@ -259,9 +257,8 @@ func initFlags(req []byte) uint64 {
 
 // handler is what one goroutine of the loop owns.
 type handler struct {
-	request []byte        // 1 MiB and more; only what requests filled is resident
-	reply   []byte        // small answers
-	turn    atomic.Uint64 // of settling, when it last began to wait for a request
+	request []byte // 1 MiB and more; only what requests filled is resident
+	reply   []byte // small answers
 }
 
 func newHandler() *handler {
@@ -272,7 +269,6 @@ func newHandler() *handler {
 }
 
 func (s *Server) startHandler() {
-	s.begun.Add(1)
 	s.handlers.Add(1)
 	s.idle.Add(1)
 	s.wg.Go(func() {
@@ -301,10 +297,7 @@ func (s *Server) park(n int) {
 func (s *Server) loop() {
 	h := s.spare.Get().(*handler)
 	defer s.spare.Put(h)
-	s.settling.enter(h)
-	defer s.settling.leave(h)
 	for {
-		s.settling.pass(h)
 		req, err := s.read(h.request)
 		waiting := s.idle.Add(-1)
 		if err != nil {
@@ -412,13 +405,10 @@ func (s *Server) handle(h *handler, req []byte) {
 	}
 }
 
-// answer makes the answer to req in out, of n bytes; 0: there is none to send. go-fuse knows
-// neither of the two requests that are handled here.
+// answer makes the answer to req in out, of n bytes; 0: there is none to send. go-fuse does not
+// know SYNCFS.
 func (s *Server) answer(req, out []byte) (n int, st fuse.Status) {
-	switch opcode(req) {
-	case opNotifyReply: // a poke: being read was all
-		return 0, fuse.OK
-	case opSyncfs:
+	if opcode(req) == opSyncfs {
 		return copy(out, errorReply(req, s.raw.syncFS())), fuse.OK
 	}
 	return s.handleProtected(req, out)

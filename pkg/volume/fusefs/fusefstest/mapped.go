@@ -1,63 +1,116 @@
 package fusefstest
 
 import (
+	"bufio"
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
 
-// mapping is a shared mapping of a file. Its memory is only touched from within system calls: in a
-// page fault the Go runtime would keep a processor waiting for a server that may need it.
-type mapping struct {
+// Mapper is a process that maps files of a mount. The test's own process must not: it serves the
+// mount, and while the kernel reads or writes back pages of a mapping its other threads may wait.
+type Mapper struct {
 	t   *testing.T
-	mem []byte
-	r   int // a pipe
-	w   int
+	in  io.Writer
+	out *bufio.Reader
+	n   int // mappings
+	end func()
 }
 
-func mapFile(t *testing.T, fd, size int) *mapping {
+// End ends the process, and with it all its mappings.
+func (m *Mapper) End() { m.end() }
+
+// mapperProgram reads commands: map NAME PATH SIZE, store NAME OFFSET HEX, load NAME OFFSET LENGTH.
+// It calls mmap(2) itself, since Python's maps nothing beyond the end of a file.
+const mapperProgram = `
+import ctypes, mmap, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+maps = {}
+for line in sys.stdin:
+    op, name, a, b = line.split()
+    if op == "map":
+        fd = os.open(a, os.O_RDWR | os.O_CREAT, 0o644)
+        at = libc.mmap(None, int(b), mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, 0)
+        if at == ctypes.c_void_p(-1).value:
+            raise OSError(ctypes.get_errno(), "mmap")
+        maps[name] = at
+        os.close(fd)
+        print("ok", flush=True)
+    elif op == "store":
+        data = bytes.fromhex(b)
+        ctypes.memmove(maps[name] + int(a), data, len(data))
+        print("ok", flush=True)
+    else:
+        print(ctypes.string_at(maps[name] + int(a), int(b)).hex(), flush=True)
+`
+
+// NewMapper starts one, which ends with the test.
+func NewMapper(t *testing.T) *Mapper {
 	t.Helper()
-	mem, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	c := exec.Command("python3", "-c", mapperProgram)
+	in, err := c.StdinPipe()
 	must(t, err)
-	var p [2]int
-	must(t, unix.Pipe2(p[:], unix.O_CLOEXEC))
-	m := &mapping{t, mem, p[0], p[1]}
-	t.Cleanup(func() {
-		must(t, unix.Munmap(mem))
-		unix.Close(m.r)
-		unix.Close(m.w)
-	})
-	return m
-}
-
-// store stores b at off of the mapping.
-func (m *mapping) store(off int, b []byte) {
-	m.t.Helper()
-	for len(b) > 0 {
-		n := min(len(b), 4096)
-		_, err := unix.Write(m.w, b[:n])
-		must(m.t, err)
-		if got, err := unix.Read(m.r, m.mem[off:off+n]); got != n {
-			m.t.Fatalf("store at %d: %d, %v", off, got, err)
+	out, err := c.StdoutPipe()
+	must(t, err)
+	c.Stderr = t.Output()
+	must(t, c.Start())
+	end := sync.OnceFunc(func() {
+		must(t, in.Close())
+		if err := c.Wait(); err != nil {
+			t.Errorf("the process that maps files: %v", err)
 		}
-		off, b = off+n, b[n:]
-	}
+	})
+	t.Cleanup(end)
+	return &Mapper{t: t, in: in, out: bufio.NewReader(out), end: end}
 }
 
-// load loads n bytes from off of the mapping.
-func (m *mapping) load(off, n int) []byte {
+func (m *Mapper) do(format string, args ...any) string {
 	m.t.Helper()
-	_, err := unix.Write(m.w, m.mem[off:off+n])
+	_, err := fmt.Fprintf(m.in, format+"\n", args...)
 	must(m.t, err)
-	b := make([]byte, n)
-	_, err = unix.Read(m.r, b)
+	line, err := m.out.ReadString('\n')
 	must(m.t, err)
+	return strings.TrimSuffix(line, "\n")
+}
+
+// Map maps the first size bytes of the file at path, which must be as large as that but for its
+// last page.
+func (m *Mapper) Map(path string, size int) *Mapping {
+	m.t.Helper()
+	m.n++
+	m.do("map %d %s %d", m.n, path, size)
+	return &Mapping{m, m.n}
+}
+
+// Mapping is a shared mapping of a file, which stays until the test ends.
+type Mapping struct {
+	m    *Mapper
+	name int
+}
+
+// Store stores b at off.
+func (p *Mapping) Store(off int, b []byte) {
+	p.m.t.Helper()
+	p.m.do("store %d %d %x", p.name, off, b)
+}
+
+// Load loads n bytes from off.
+func (p *Mapping) Load(off, n int) []byte {
+	p.m.t.Helper()
+	b, err := hex.DecodeString(p.m.do("load %d %d %d", p.name, off, n))
+	must(p.m.t, err)
 	return b
 }
 
@@ -77,11 +130,11 @@ func mappedSeek(t *testing.T, dir string) {
 	const size = 1 << 20
 	fd := open(t, filepath.Join(dir, "f"), unix.O_RDWR|unix.O_CREAT)
 	must(t, unix.Ftruncate(fd, size))
-	m := mapFile(t, fd, size)
+	m := NewMapper(t).Map(filepath.Join(dir, "f"), size)
 	if got := seek(t, fd, 0, unix.SEEK_DATA); got != -1 {
 		t.Errorf("SEEK_DATA in a hole: %d", got)
 	}
-	m.store(300<<10, pattern(100, 1)) // in the middle of the hole, nothing before it
+	m.Store(300<<10, pattern(100, 1)) // in the middle of the hole, nothing before it
 	if st := stat(t, filepath.Join(dir, "f")); st.Blocks == 0 {
 		t.Error("st_blocks is 0 although there is data")
 	}
@@ -97,14 +150,14 @@ func mappedSeek(t *testing.T, dir string) {
 	}
 	// A hole right behind data, filled now.
 	end := int(seek(t, fd, 300<<10, unix.SEEK_HOLE))
-	m.store(end, pattern(4096, 2))
+	m.Store(end, pattern(4096, 2))
 	if hole := seek(t, fd, 300<<10, unix.SEEK_HOLE); hole < int64(end+4096) {
 		t.Errorf("SEEK_HOLE over data that was stored at %d: %d", end, hole)
 	}
 	if got := seek(t, fd, size, unix.SEEK_DATA); got != -1 {
 		t.Errorf("SEEK_DATA at the end: %d", got)
 	}
-	if got := m.load(300<<10, 100); !bytes.Equal(got, pattern(100, 1)) {
+	if got := m.Load(300<<10, 100); !bytes.Equal(got, pattern(100, 1)) {
 		t.Error("the mapping lost what was stored")
 	}
 }
@@ -112,7 +165,7 @@ func mappedSeek(t *testing.T, dir string) {
 // mappedCopies: tools that skip holes copy what was stored through a mapping.
 func mappedCopies(t *testing.T, dir string) {
 	const size = 64 << 10 // little, or the kernel begins to write back by itself
-	other := t.TempDir()
+	other, mapper := t.TempDir(), NewMapper(t)
 	want := bytes.Repeat([]byte("x"), size)
 	for i, copyTo := range []string{
 		"cp %s %s", "cp --reflink=never --sparse=auto %s %s", "cp --sparse=always %s %s", "dd if=%s of=%s bs=64k conv=sparse status=none",
@@ -123,9 +176,8 @@ func mappedCopies(t *testing.T, dir string) {
 			fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC, 0o644)
 			must(t, err)
 			must(t, unix.Ftruncate(fd, size))
-			m := mapFile(t, fd, size)
 			must(t, unix.Close(fd)) // a child that closed it would have the kernel write back
-			m.store(0, want)
+			mapper.Map(path, size).Store(0, want)
 			target := filepath.Join(to, fmt.Sprintf("copy%d", i))
 			cmd := fmt.Sprintf(copyTo, path, target)
 			if out, err := exec.Command("sh", "-c", cmd).CombinedOutput(); err != nil {
@@ -143,9 +195,9 @@ func mappedReads(t *testing.T, dir string) {
 	const size = 256 << 10
 	fd := open(t, filepath.Join(dir, "f"), unix.O_RDWR|unix.O_CREAT)
 	must(t, unix.Ftruncate(fd, size))
-	m := mapFile(t, fd, size)
+	m := NewMapper(t).Map(filepath.Join(dir, "f"), size)
 	want := pattern(size, 3)
-	m.store(0, want)
+	m.Store(0, want)
 	direct := open(t, filepath.Join(dir, "f"), unix.O_RDONLY|unix.O_DIRECT)
 	buf, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON) // aligned
 	must(t, err)
@@ -153,7 +205,7 @@ func mappedReads(t *testing.T, dir string) {
 	if n, err := unix.Pread(direct, buf, 0); n != size || !bytes.Equal(buf, want) {
 		t.Errorf("O_DIRECT read %d bytes (%v), content right: %v", n, err, bytes.Equal(buf, want))
 	}
-	m.store(1000, pattern(100, 9))
+	m.Store(1000, pattern(100, 9))
 	copy(want[1000:], pattern(100, 9))
 	dst := open(t, filepath.Join(dir, "g"), unix.O_RDWR|unix.O_CREAT)
 	for off := int64(0); off < size; {
@@ -190,19 +242,20 @@ func mappedBeyondEnd(t *testing.T, dir string) {
 		}},
 		{"append", func(fd int) error { _, err := unix.Pwrite(fd, make([]byte, size-end), end); return err }},
 	}
+	mapper := NewMapper(t)
 	for i, g := range grow {
 		path := filepath.Join(dir, fmt.Sprintf("f%d", i))
 		fd := open(t, path, unix.O_RDWR|unix.O_CREAT)
 		want := pattern(end, i)
 		_, err := unix.Pwrite(fd, want, 0)
 		must(t, err)
-		m := mapFile(t, fd, 2*4096)
-		m.store(end, bytes.Repeat([]byte("X"), 100))
+		m := mapper.Map(path, 2*4096)
+		m.Store(end, bytes.Repeat([]byte("X"), 100))
 		if err := g.do(fd); err != nil {
 			t.Errorf("%s: %v", g.name, err)
 			continue
 		}
-		if got := m.load(end, 100); !bytes.Equal(got, make([]byte, 100)) {
+		if got := m.Load(end, 100); !bytes.Equal(got, make([]byte, 100)) {
 			t.Errorf("%s: in the mapping, what was stored beyond the end became content", g.name)
 		}
 		want = append(want, make([]byte, size-end)...)
