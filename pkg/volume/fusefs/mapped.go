@@ -183,11 +183,3 @@ func (s *Server) WriteBack(ctx context.Context) error {
 	}
 	return nil
 }
-
-// syncFS answers SYNCFS, of sync(2), syncfs(2) and a remount: everything is durable then.
-func (r *raw) syncFS() fuse.Status {
-	if r.readOnly {
-		return fuse.OK
-	}
-	return r.status("SYNCFS", vfs.RootIno, r.fs.Sync(vfs.RootIno))
-}

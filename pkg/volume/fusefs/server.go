@@ -51,7 +51,6 @@ const (
 	opReaddir     = 28
 	opIoctl       = 39
 	opReaddirplus = 44
-	opSyncfs      = 50
 
 	// resendBit marks a request that is sent a second time (FUSE_UNIQUE_RESEND).
 	resendBit = 1 << 63
@@ -385,7 +384,7 @@ func (s *Server) handle(h *handler, req []byte) {
 		out = *big
 	}
 	hideFromPollHack(req)
-	n, st := s.answer(req, out)
+	n, st := s.handleProtected(req, out)
 	if !st.Ok() {
 		// Not understood: somebody waits for an answer all the same.
 		n = copy(out, errorReply(req, st))
@@ -403,15 +402,6 @@ func (s *Server) handle(h *handler, req []byte) {
 			s.log.Debug("fuse error reply refused", slog.Any("err", err))
 		}
 	}
-}
-
-// answer makes the answer to req in out, of n bytes; 0: there is none to send. go-fuse does not
-// know SYNCFS.
-func (s *Server) answer(req, out []byte) (n int, st fuse.Status) {
-	if opcode(req) == opSyncfs {
-		return copy(out, errorReply(req, s.raw.syncFS())), fuse.OK
-	}
-	return s.handleProtected(req, out)
 }
 
 // handleProtected turns a panic outside the handlers proper into EIO; the
