@@ -45,13 +45,13 @@ def _method(store: object, name: str) -> Callable[..., object]:
     """A store's method, or the store itself if it is a function."""
     method = getattr(store, name, None)
     if callable(method):
-        return method  # type: ignore[no-any-return]
+        return method  # type: ignore[no-any-return] # what it is shows when it is called
     if callable(store):
         return store
     raise TypeError(f"a store must be a ChunkStore with {name}, or a function, not {type(store).__name__}")
 
 
-def _putter(store: Union[ChunkStore, Put]) -> Callable[[bytes, bytes], object]:
+def _putter(store: object) -> Callable[[bytes, bytes], object]:
     put = _method(store, "put")
 
     def checked(name: bytes, data: bytes) -> None:
@@ -64,7 +64,7 @@ def _putter(store: Union[ChunkStore, Put]) -> Callable[[bytes, bytes], object]:
     return checked
 
 
-def _getter(store: Union[ChunkStore, Get]) -> Callable[[int, bytes], Optional[bytes]]:
+def _getter(store: object) -> Callable[[int, bytes], Optional[bytes]]:
     get = _method(store, "get")
     return lambda _, name: _chunk(get(name))
 
@@ -76,7 +76,7 @@ def _chunk(chunk: object) -> Optional[bytes]:
         return chunk.content
     if inspect.iscoroutine(chunk):
         chunk.close()
-    return bytes_of(chunk, "what get returns")  # type: ignore[arg-type]
+    return bytes_of(chunk, "what get returns")  # type: ignore[arg-type] # it refuses others
 
 
 def encrypt(data: Buffer, encoding: Optional[int] = None, chunk_size: Optional[int] = None) -> Tuple[DataMap, List[EncryptedChunk]]:
@@ -113,7 +113,7 @@ def decrypt(data_map: DataMap, chunks: Union[ChunkStore, Get, Iterable[Union[Enc
         callbacks.call("selfenc_decrypt_store", encoding, b, n, get, None, *out.refs())
         return out.take()
     parts: List[bytes] = []
-    for chunk in chunks:  # type: ignore[union-attr]
+    for chunk in chunks:
         content = chunk.content if isinstance(chunk, EncryptedChunk) else bytes_of(chunk, "a chunk")
         parts += struct.pack("<Q", len(content)), content
     packed = b"".join(parts)
@@ -159,7 +159,7 @@ def streaming_decrypt_from_storage(data_map: DataMap, store: object, output_path
     it, output_path may come before get_chunks([(index, hexadecimal name)]), which returns [(index, bytes)].
     """
     if not isinstance(store, (str, bytes, os.PathLike)):
-        _decrypt_file(data_map, output_path, _getter(store))  # type: ignore[arg-type]
+        _decrypt_file(data_map, output_path, _getter(store))  # type: ignore[arg-type] # _path refuses others
         return
     if not callable(output_path):
         raise TypeError(f"get_chunks must be a function, not {type(output_path).__name__}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import os
+import queue
 import threading
 from typing import Any, Callable, Optional
 
@@ -102,68 +104,83 @@ def call(name: str, *arguments: Any) -> None:
 
 
 class _Ask:
-    """Something that the caller's thread is asked to do."""
+    """Something that the thread which makes a call is asked to do."""
 
     def __init__(self, work: Callable[[], Optional[bytes]]) -> None:
         self.work = work
         self.result: Optional[bytes] = None
-        self.answered = threading.Event()
+        self.done = False
+        self.reply: queue.SimpleQueue[None] = queue.SimpleQueue()
 
 
 class Callbacks:
     """One call of the library that uses a store of the caller's.
 
     The library is called in a thread of its own. What it asks for is done in the thread that makes the call, one thing
-    at a time: a store may belong to its thread, and exceptions of signals (KeyboardInterrupt) come there at any time and
-    end the call as those of the store do. After the first exception nothing more is asked.
+    at a time: a store may belong to its thread, and the exceptions of signals (KeyboardInterrupt) come there. They end
+    the call as those of the store do. They may come between any two lines, so what tells the other thread something is
+    one call of C, and is repeated.
     """
 
     def __init__(self) -> None:
-        self._error: Optional[BaseException] = None  # the first, of whichever thread; no later one is kept
-        self._ask: Optional[_Ask] = None  # the last, which was answered unless it is new
-        self._asked = threading.Semaphore(0)
-        self._done = False
+        self._error: Optional[BaseException] = None  # the first; after it nothing more is asked
+        self._ask: Optional[_Ask] = None  # the last
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # after each ask, and at the end
+        self._begin = _thread.allocate_lock()  # taken by the library's thread, or by the caller if it shall not begin
+        self._ended = False
 
     def call(self, name: str, *arguments: Any) -> None:
         """Calls a function of the library, and raises what the store raised, or else what the library says."""
-        thread = threading.Thread(target=self._run, args=(name, arguments), daemon=True)
-        thread.start()
-        while not self._done:
+        begun = False
+        while not self._ended:
             try:
-                # Whatever is raised between these lines, the ask is answered here or below.
-                self._asked.acquire()
+                if not begun:
+                    _thread.start_new_thread(self._run, (name, arguments))
+                    begun = True
+                self._wake.get()
                 self._answer()
             except BaseException as e:
-                self._error = self._error or e
+                self._fail(e)
+                if not begun and self._begin.acquire(blocking=False):
+                    break
+                begun = True
                 self._answer()
         if self._error is not None:
             error, self._error = self._error, None  # its traceback refers to this object
             raise error
 
+    def _fail(self, error: BaseException) -> None:
+        if self._error is None:
+            self._error = error
+
     def _run(self, name: str, arguments: tuple[Any, ...]) -> None:
+        if not self._begin.acquire(blocking=False):
+            return
         try:
             call(name, *arguments)
         except BaseException as e:
-            self._error = self._error or e
-        self._done = True
-        self._asked.release()
+            self._fail(e)
+        self._ended = True
+        self._wake.put(None)
 
     def _answer(self) -> None:
         ask = self._ask
-        if ask is None or ask.answered.is_set():
+        if ask is None:
             return
-        try:
-            if self._error is None:
-                ask.result = ask.work()
-        except BaseException as e:
-            self._error = e
-        ask.answered.set()
+        if not ask.done:
+            try:
+                if self._error is None:
+                    ask.result = ask.work()
+            except BaseException as e:
+                self._fail(e)
+            ask.done = True
+        ask.reply.put(None)
 
     def _do(self, work: Callable[[], Optional[bytes]]) -> Optional[bytes]:
-        """Has work done by the thread that made the call. self._error says whether it was."""
+        """Has work done by the thread that makes the call. self._error says whether it was."""
         self._ask = ask = _Ask(work)
-        self._asked.release()
-        ask.answered.wait()
+        self._wake.put(None)
+        ask.reply.get()
         return ask.result
 
     # ctypes returns 0, which is a failure, from a callback that an exception ended.
@@ -171,7 +188,6 @@ class Callbacks:
     def put(self, put: Callable[[bytes, bytes], object]) -> Any:
         """The library's callback for a function that stores a chunk under its name."""
 
-        @PUT
         def callback(_: int, name: int, data: int, size: int) -> int:
             key, chunk = ctypes.string_at(name, 32), ctypes.string_at(data, size)
 
@@ -181,12 +197,11 @@ class Callbacks:
             self._do(work)
             return 0 if self._error is not None else 1
 
-        return callback
+        return PUT(callback)
 
     def get(self, get: Callable[[int, bytes], Optional[bytes]]) -> Any:
         """The library's callback for a function that returns the chunk of an index and a name, or None."""
 
-        @GET
         def callback(_: int, name: int, index: int, data: int, limit: int) -> int:
             key = ctypes.string_at(name, 32)
 
@@ -206,4 +221,4 @@ class Callbacks:
             ctypes.memmove(data, chunk, len(chunk))
             return len(chunk)
 
-        return callback
+        return GET(callback)
