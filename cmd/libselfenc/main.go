@@ -46,11 +46,15 @@ func encodingOf(n C.int) (selfenc.Encoding, error) {
 }
 
 // optionsOf is the options of encryption.
-func optionsOf(chunkSize C.size_t) (selfenc.Options, error) {
+func optionsOf(chunkSize C.size_t, mapForm *C.text_t) (o selfenc.Options, err error) {
 	if chunkSize > math.MaxInt32 {
-		return selfenc.Options{}, fmt.Errorf("%w: %d bytes", selfenc.ErrInvalidChunkSize, uint64(chunkSize))
+		return o, fmt.Errorf("%w: %d bytes", selfenc.ErrInvalidChunkSize, uint64(chunkSize))
 	}
-	return selfenc.Options{ChunkBytes: int(chunkSize)}, nil
+	o.ChunkBytes = int(chunkSize)
+	if mapForm != nil {
+		o.MapForm, err = selfenc.ParseMapForm(goString(mapForm))
+	}
+	return o, err
 }
 
 // result is what a function returns, having set text if it failed.
@@ -77,7 +81,7 @@ func selfenc_free(p unsafe.Pointer) { C.free(p) }
 // chunks one after the other, each behind its length as u64, little-endian.
 //
 //export selfenc_encrypt
-func selfenc_encrypt(encoding C.int, chunkSize C.size_t, data *C.bytes_t, size C.size_t, mapOut **C.uint8_t, mapSize *C.size_t, chunksOut **C.uint8_t, chunksSize *C.size_t, text **C.char) C.int {
+func selfenc_encrypt(encoding C.int, chunkSize C.size_t, mapForm *C.text_t, data *C.bytes_t, size C.size_t, mapOut **C.uint8_t, mapSize *C.size_t, chunksOut **C.uint8_t, chunksSize *C.size_t, text **C.char) C.int {
 	return result(text, func() error {
 		mapTo, chunksTo := output{mapOut, mapSize}, output{chunksOut, chunksSize}
 		if err := outputs(mapTo, chunksTo); err != nil {
@@ -87,7 +91,7 @@ func selfenc_encrypt(encoding C.int, chunkSize C.size_t, data *C.bytes_t, size C
 		if err != nil {
 			return err
 		}
-		o, err := optionsOf(chunkSize)
+		o, err := optionsOf(chunkSize, mapForm)
 		if err != nil {
 			return err
 		}
@@ -196,7 +200,7 @@ func withMap(encoding C.int, dataMap *C.bytes_t, mapSize C.size_t, put C.selfenc
 // chunk to put.
 //
 //export selfenc_encrypt_file
-func selfenc_encrypt_file(encoding C.int, chunkSize C.size_t, path *C.text_t, put C.selfenc_put, user unsafe.Pointer, mapOut **C.uint8_t, mapSize *C.size_t, text **C.char) C.int {
+func selfenc_encrypt_file(encoding C.int, chunkSize C.size_t, mapForm *C.text_t, path *C.text_t, put C.selfenc_put, user unsafe.Pointer, mapOut **C.uint8_t, mapSize *C.size_t, text **C.char) C.int {
 	return result(text, func() error {
 		to := output{mapOut, mapSize}
 		if err := outputs(to); err != nil {
@@ -206,7 +210,7 @@ func selfenc_encrypt_file(encoding C.int, chunkSize C.size_t, path *C.text_t, pu
 		if err != nil {
 			return err
 		}
-		o, err := optionsOf(chunkSize)
+		o, err := optionsOf(chunkSize, mapForm)
 		if err != nil {
 			return err
 		}
@@ -247,14 +251,18 @@ func selfenc_decrypt_file(encoding C.int, dataMap *C.bytes_t, mapSize C.size_t, 
 // selfenc_shrink encrypts a map that is larger than three chunks to put.
 //
 //export selfenc_shrink
-func selfenc_shrink(encoding C.int, dataMap *C.bytes_t, mapSize C.size_t, put C.selfenc_put, user unsafe.Pointer, mapOut **C.uint8_t, mapOutSize *C.size_t, text **C.char) C.int {
+func selfenc_shrink(encoding C.int, mapForm *C.text_t, dataMap *C.bytes_t, mapSize C.size_t, put C.selfenc_put, user unsafe.Pointer, mapOut **C.uint8_t, mapOutSize *C.size_t, text **C.char) C.int {
 	return result(text, func() error {
 		to := output{mapOut, mapOutSize}
 		if err := outputs(to); err != nil {
 			return err
 		}
+		o, err := optionsOf(0, mapForm)
+		if err != nil {
+			return err
+		}
 		return withMap(encoding, dataMap, mapSize, put, nil, user, func(ctx context.Context, e selfenc.Encoding, m *selfenc.DataMap, c *callbacks) error {
-			m, err := selfenc.Shrink(ctx, e, c, m, selfenc.Options{})
+			m, err := selfenc.Shrink(ctx, e, c, m, o)
 			if err != nil {
 				return err
 			}

@@ -5,7 +5,9 @@
  * SELFENC_OS - errno) and set *error to a text (error may be NULL). What they return through
  * pointers is freed with selfenc_free; after an error it is NULL. They may be called by several
  * threads at once. encoding is 31 or 36. chunk_size is the most plaintext in a chunk; 0 is the
- * encoding's own. Data in memory is at most 2 GiB.
+ * encoding's own. map_form is how levels of a map are written that are chunks themselves: "v0c" or
+ * "v1" (releases 0.32 to 0.34 read nothing else) with encoding 31, "v1" with 36; NULL is "v0c" with 31.
+ * Data in memory is at most 2 GiB.
  *
  * The library's threads do not survive fork: a child calls nothing of it.
  */
@@ -42,14 +44,15 @@ enum selfenc_error {
 /* Stores a chunk; returns 1 once it is stored, anything else if it failed. */
 typedef int (*selfenc_put)(void *context, const uint8_t name[32], const uint8_t *data, size_t size);
 /* Writes chunk `name`, of at most `limit` bytes, to `data`; returns its size, 0 if it failed, -1 if
- * there is none, -3 if it is longer. index is the chunk's number in its level of the map. */
+ * there is none, -3 if it is longer. index is the chunk's number in the map that was given, or among those of the
+ * data; 0 in levels between. */
 typedef int64_t (*selfenc_get)(void *context, const uint8_t name[32], uint64_t index, uint8_t *data, size_t limit);
 
 #ifndef SELFENC_NO_PROTOTYPES
 
 /* Encrypts size bytes, at least 3. The map comes in form v1; the chunks one after the other, each
  * behind its length as u64, little-endian. */
-int selfenc_encrypt(int encoding, size_t chunk_size, const uint8_t *data, size_t size, uint8_t **map_out, size_t *map_size,
+int selfenc_encrypt(int encoding, size_t chunk_size, const char *map_form, const uint8_t *data, size_t size, uint8_t **map_out, size_t *map_size,
 	uint8_t **chunks_out, size_t *chunks_size, char **error);
 
 /* Decrypts what selfenc_encrypt returned; the chunks in any order, the map in any form. */
@@ -61,7 +64,7 @@ int selfenc_decrypt_store(int encoding, const uint8_t *map, size_t map_size, sel
 	uint8_t **data_out, size_t *data_size, char **error);
 
 /* Encrypts a file of any size with bounded memory, and passes each chunk to put. */
-int selfenc_encrypt_file(int encoding, size_t chunk_size, const char *path, selfenc_put put, void *context,
+int selfenc_encrypt_file(int encoding, size_t chunk_size, const char *map_form, const char *path, selfenc_put put, void *context,
 	uint8_t **map_out, size_t *map_size, char **error);
 
 /* Asks get for chunks and writes a file with bounded memory. It gets its name when it is whole and
@@ -71,7 +74,7 @@ int selfenc_decrypt_file(int encoding, const uint8_t *map, size_t map_size, cons
 
 /* Encrypts a map of more than three chunks, passes these chunks to put and returns the map of the
  * map, in form v1; as often as it takes. selfenc_encrypt and selfenc_encrypt_file have done so. */
-int selfenc_shrink(int encoding, const uint8_t *map, size_t map_size, selfenc_put put, void *context,
+int selfenc_shrink(int encoding, const char *map_form, const uint8_t *map, size_t map_size, selfenc_put put, void *context,
 	uint8_t **map_out, size_t *map_out_size, char **error);
 
 /* Returns, in form v1, the map of the data itself, which a shrunk map leads to. */

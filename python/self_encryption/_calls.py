@@ -41,6 +41,12 @@ def _size(chunk_size: Optional[int]) -> int:
     return chunk_size
 
 
+def _form(map_form: Optional[str]) -> Optional[bytes]:
+    if map_form is not None and not isinstance(map_form, str):
+        raise TypeError(f"map_form must be str, not {type(map_form).__name__}")
+    return map_form if map_form is None else map_form.encode("utf-8", "replace").replace(b"\0", b"?")
+
+
 def _method(store: object, name: str) -> Callable[..., object]:
     """A store's method, or the store itself if it is a function."""
     method = getattr(store, name, None)
@@ -79,15 +85,18 @@ def _chunk(chunk: object) -> Optional[bytes]:
     return bytes_of(chunk, "what get returns")  # type: ignore[arg-type] # it refuses others
 
 
-def encrypt(data: Buffer, encoding: Optional[int] = None, chunk_size: Optional[int] = None) -> Tuple[DataMap, List[EncryptedChunk]]:
+def encrypt(
+    data: Buffer, encoding: Optional[int] = None, chunk_size: Optional[int] = None, map_form: Optional[str] = None
+) -> Tuple[DataMap, List[EncryptedChunk]]:
     """Encrypts at least 3 bytes, and returns the data map and the chunks to store.
 
     encoding is 31 or 36, chunk_size the most plaintext of a chunk in bytes, less than 64 MiB; without them, those
-    of default_encoding(). Raises ChunkTooSmall for less than 3 bytes, ChunkTooLarge for 2 GiB and more.
+    of default_encoding(). map_form="v1" is for files of more than three chunks that releases 0.32 to 0.34 shall read.
+    Raises ChunkTooSmall for less than 3 bytes, ChunkTooLarge for 2 GiB and more.
     """
     kind, size, b = encoding_of(encoding), _size(chunk_size), bytes_of(data, "data")
     data_map, packed = Out(), Out()
-    call("selfenc_encrypt", kind, size, b, len(b), *data_map.refs(), *packed.refs())
+    call("selfenc_encrypt", kind, size, _form(map_form), b, len(b), *data_map.refs(), *packed.refs())
     listed = memoryview(packed.take())
     chunks, at = [], 0
     while at < len(listed):
@@ -122,16 +131,21 @@ def decrypt(data_map: DataMap, chunks: Union[ChunkStore, Get, Iterable[Union[Enc
 
 
 def streaming_encrypt_from_file(
-    file_path: Path, store: Union[ChunkStore, Put], encoding: Optional[int] = None, chunk_size: Optional[int] = None
+    file_path: Path,
+    store: Union[ChunkStore, Put],
+    encoding: Optional[int] = None,
+    chunk_size: Optional[int] = None,
+    map_form: Optional[str] = None,
 ) -> DataMap:
     """Encrypts a file of any size with bounded memory, puts its chunks into store, and returns the data map.
 
-    store is a ChunkStore, or a function of name and data. What it raises ends the call and is raised here.
+    store is a ChunkStore, or a function of name and data. What it raises ends the call and is raised here. The rest
+    is as with encrypt.
     """
     kind, size, path = encoding_of(encoding), _size(chunk_size), _path(file_path)
     callbacks, out = Callbacks(), Out()
     put = callbacks.put(_putter(store))
-    callbacks.call("selfenc_encrypt_file", kind, size, path, put, None, *out.refs())
+    callbacks.call("selfenc_encrypt_file", kind, size, _form(map_form), path, put, None, *out.refs())
     return DataMap.from_bytes(out.take(), kind)
 
 
@@ -173,15 +187,15 @@ def streaming_decrypt_from_storage(data_map: DataMap, store: object, output_path
     _decrypt_file(data_map, store, get)
 
 
-def shrink_data_map(data_map: DataMap, store: Union[ChunkStore, Put]) -> DataMap:
+def shrink_data_map(data_map: DataMap, store: Union[ChunkStore, Put], map_form: Optional[str] = None) -> DataMap:
     """Encrypts a map of more than three chunks into store, and returns the map of the map; as often as it takes.
 
-    encrypt and streaming_encrypt_from_file have done so already.
+    encrypt and streaming_encrypt_from_file have done so already. map_form is as with encrypt.
     """
     encoding, b, n = _map(data_map)
     callbacks, out = Callbacks(), Out()
     put = callbacks.put(_putter(store))
-    callbacks.call("selfenc_shrink", encoding, b, n, put, None, *out.refs())
+    callbacks.call("selfenc_shrink", encoding, _form(map_form), b, n, put, None, *out.refs())
     return DataMap.from_bytes(out.take(), encoding)
 
 
@@ -194,7 +208,9 @@ def get_root_data_map(data_map: DataMap, store: Union[ChunkStore, Get]) -> DataM
     return DataMap.from_bytes(out.take(), encoding)
 
 
-def encrypt_from_file(input_file: Path, output_dir: Union[str, "os.PathLike[str]"], encoding: Optional[int] = None) -> Tuple[DataMap, List[str]]:
+def encrypt_from_file(
+    input_file: Path, output_dir: Union[str, "os.PathLike[str]"], encoding: Optional[int] = None, map_form: Optional[str] = None
+) -> Tuple[DataMap, List[str]]:
     """Encrypts a file of any size into a directory that exists; returns the data map and the chunks' file names."""
     if not os.path.isdir(output_dir):
         raise NotADirectoryError(20, "not a directory", os.fspath(output_dir))
@@ -204,7 +220,7 @@ def encrypt_from_file(input_file: Path, output_dir: Union[str, "os.PathLike[str]
         disk.put(name, data)
         names.append(name.hex())
 
-    return streaming_encrypt_from_file(input_file, put, encoding), names
+    return streaming_encrypt_from_file(input_file, put, encoding, None, map_form), names
 
 
 def decrypt_from_storage(data_map: DataMap, output_file: Path, get_chunk: Callable[[str], Optional[bytes]]) -> None:

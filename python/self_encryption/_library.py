@@ -14,15 +14,16 @@ from ._errors import ChunkTooSmall, from_code
 PUT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 GET = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_size_t)
 
+_HOW = (ctypes.c_int, ctypes.c_size_t, ctypes.c_char_p)  # encoding, chunk size, form of maps
 _BYTES = (ctypes.c_char_p, ctypes.c_size_t)
 _OUT = (ctypes.c_void_p, ctypes.c_void_p)
 _ARGUMENTS: dict[str, tuple[Any, ...]] = {
-    "selfenc_encrypt": (ctypes.c_int, ctypes.c_size_t, *_BYTES, *_OUT, *_OUT),
+    "selfenc_encrypt": (*_HOW, *_BYTES, *_OUT, *_OUT),
     "selfenc_decrypt": (ctypes.c_int, *_BYTES, *_BYTES, *_OUT),
     "selfenc_decrypt_store": (ctypes.c_int, *_BYTES, GET, ctypes.c_void_p, *_OUT),
-    "selfenc_encrypt_file": (ctypes.c_int, ctypes.c_size_t, ctypes.c_char_p, PUT, ctypes.c_void_p, *_OUT),
+    "selfenc_encrypt_file": (*_HOW, ctypes.c_char_p, PUT, ctypes.c_void_p, *_OUT),
     "selfenc_decrypt_file": (ctypes.c_int, *_BYTES, ctypes.c_char_p, GET, ctypes.c_void_p),
-    "selfenc_shrink": (ctypes.c_int, *_BYTES, PUT, ctypes.c_void_p, *_OUT),
+    "selfenc_shrink": (ctypes.c_int, ctypes.c_char_p, *_BYTES, PUT, ctypes.c_void_p, *_OUT),
     "selfenc_root_map": (ctypes.c_int, *_BYTES, GET, ctypes.c_void_p, *_OUT),
     "selfenc_map_convert": (*_BYTES, ctypes.c_char_p, *_OUT),
     "selfenc_name": (ctypes.c_int, *_BYTES, ctypes.c_void_p),

@@ -81,6 +81,19 @@ class Values(Case):
             self.assertEqual(se.streaming_encrypt_from_file(self.file, se.MemoryStore(), encoding, 10).encoding, encoding)
 
 
+    def test_map_form(self):
+        plain = os.urandom(5000)
+        older, chunks = se.encrypt(plain, 31, 1000)
+        newer, others = se.encrypt(plain, 31, 1000, "v1")
+        self.assertEqual(chunks[:5], others[:5])
+        self.assertNotEqual(older, newer)
+        self.assertEqual(se.decrypt(newer, others), plain)
+        root = se.get_root_data_map(newer, {c.hash(): c for c in others})
+        self.assertEqual(root, se.get_root_data_map(older, {c.hash(): c for c in chunks}))
+        self.assertEqual(older.original_file_size() + 1, newer.original_file_size())  # the byte of the version
+        self.assertEqual(se.shrink_data_map(root, se.MemoryStore(), "v1").original_file_size(), newer.original_file_size())
+
+
 class Stores(Case):
     def test_kinds(self):
         disk = se.DiskStore(self.folder / "a" / "chunks")
@@ -256,7 +269,10 @@ class Errors(Case):
         for wrong in "36", 36.0, []:
             self.assertRaises(TypeError, se.encrypt, DATA, wrong)
             self.assertRaises(TypeError, se.encrypt, DATA, 36, wrong)
+        self.assertRaises(TypeError, se.encrypt, DATA, 31, None, 5)
         self.assertRaises(ValueError, se.encrypt, DATA, 2)
+        for encoding, form in (36, "v0c"), (31, "json"), (31, ""), (31, "v1\0"), (31, "\ud800"):
+            self.assertRaises(se.Generic, se.encrypt, DATA, encoding, None, form)
         self.assertRaises(ValueError, se.XorName, b"short")
 
     def test_sizes(self):

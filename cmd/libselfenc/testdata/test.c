@@ -100,7 +100,7 @@ static void in_memory(int encoding, size_t n)
 	uint8_t *plain = pattern(n), *map = NULL, *chunks = NULL, *back = NULL, *json = NULL, name[32], other[32];
 	size_t map_size = 0, chunks_size = 0, size = 0, json_size = 0;
 
-	OK(selfenc_encrypt(encoding, 0, plain, n, &map, &map_size, &chunks, &chunks_size, error));
+	OK(selfenc_encrypt(encoding, 0, NULL, plain, n, &map, &map_size, &chunks, &chunks_size, error));
 	OK(selfenc_decrypt(encoding, map, map_size, chunks, chunks_size, &back, &size, error));
 	CHECK(size == n && memcmp(back, plain, n) == 0);
 	selfenc_free(back);
@@ -144,7 +144,7 @@ static void maps(int encoding, struct store *s, const uint8_t *map, size_t map_s
 	selfenc_free(back);
 	OK(selfenc_root_map(encoding, map, map_size, get, s, &root, &root_size, error));
 	CHECK(root_size == 10 + 80 * (root_size / 80)); /* v1, no child */
-	OK(selfenc_shrink(encoding, root, root_size, put, s, &shrunk, &shrunk_size, error));
+	OK(selfenc_shrink(encoding, NULL, root, root_size, put, s, &shrunk, &shrunk_size, error));
 	CHECK(shrunk_size == map_size && memcmp(shrunk, map, map_size) == 0);
 	selfenc_free(shrunk);
 	selfenc_free(root);
@@ -154,9 +154,9 @@ static void maps(int encoding, struct store *s, const uint8_t *map, size_t map_s
 	s->fail = s->failed = 0;
 	REFUSED(selfenc_decrypt_store(encoding, map, map_size, NULL, s, &back, &size, error), SELFENC_GENERIC, "no function");
 	REFUSED(selfenc_root_map(encoding, map, map_size, NULL, s, &back, &size, error), SELFENC_GENERIC, "no function");
-	REFUSED(selfenc_shrink(encoding, map, map_size, NULL, s, &back, &size, error), SELFENC_GENERIC, "no function");
+	REFUSED(selfenc_shrink(encoding, NULL, map, map_size, NULL, s, &back, &size, error), SELFENC_GENERIC, "no function");
 	REFUSED(selfenc_root_map(encoding, map, map_size - 1, get, s, &back, &size, error), SELFENC_SERIALISATION, "map");
-	REFUSED(selfenc_shrink(encoding, map, map_size, put, s, NULL, &size, error), SELFENC_GENERIC, "no place");
+	REFUSED(selfenc_shrink(encoding, NULL, map, map_size, put, s, NULL, &size, error), SELFENC_GENERIC, "no place");
 	REFUSED(selfenc_root_map(encoding, map, map_size, get, s, &back, NULL, error), SELFENC_GENERIC, "no place");
 }
 
@@ -172,7 +172,7 @@ static void through_files(int encoding, const char *dir, size_t n)
 	snprintf(back, sizeof back, "%s/back", dir);
 	f = fopen(source, "wb");
 	CHECK(f && fwrite(plain, 1, n, f) == n && fclose(f) == 0);
-	OK(selfenc_encrypt_file(encoding, 0, source, put, &s, &map, &map_size, error));
+	OK(selfenc_encrypt_file(encoding, 0, NULL, source, put, &s, &map, &map_size, error));
 	CHECK(s.count >= 3);
 	OK(selfenc_decrypt_file(encoding, map, map_size, back, get, &s, error));
 	CHECK(s.indices & 4);
@@ -198,18 +198,18 @@ static void through_files(int encoding, const char *dir, size_t n)
 	map = (uint8_t *)1;
 	for (s.fail = -1; s.fail <= 2; s.fail++) /* 1: as one that threw */
 		if (s.fail)
-			REFUSED((s.failed = 0, selfenc_encrypt_file(encoding, 0, source, put, &s, &map, &map_size, error)),
+			REFUSED((s.failed = 0, selfenc_encrypt_file(encoding, 0, NULL, source, put, &s, &map, &map_size, error)),
 				SELFENC_CALLBACK, "could not store");
 	CHECK(!map && !map_size);
 	s.fail = s.failed = 0;
 
-	REFUSED(selfenc_encrypt_file(encoding, 0, NULL, put, &s, &map, &map_size, error), SELFENC_GENERIC, "no path");
-	REFUSED(selfenc_encrypt_file(encoding, 0, source, NULL, &s, &map, &map_size, error), SELFENC_GENERIC, "no function");
-	REFUSED(selfenc_encrypt_file(encoding, 0, source, put, &s, NULL, &map_size, error), SELFENC_GENERIC, "no place");
-	REFUSED(selfenc_encrypt_file(encoding, 0, source, put, &s, &map, NULL, error), SELFENC_GENERIC, "no place");
-	REFUSED(selfenc_encrypt_file(encoding, 0, "/nowhere/at/all", put, &s, &map, &map_size, error), SELFENC_OS - ENOENT, "no such file");
-	REFUSED(selfenc_encrypt_file(encoding, 0, dir, put, &s, &map, &map_size, error), SELFENC_OS - EISDIR, "directory");
-	REFUSED(selfenc_encrypt_file(2, 0, source, put, &s, &map, &map_size, error), SELFENC_ENCODING, "unknown encoding");
+	REFUSED(selfenc_encrypt_file(encoding, 0, NULL, NULL, put, &s, &map, &map_size, error), SELFENC_GENERIC, "no path");
+	REFUSED(selfenc_encrypt_file(encoding, 0, NULL, source, NULL, &s, &map, &map_size, error), SELFENC_GENERIC, "no function");
+	REFUSED(selfenc_encrypt_file(encoding, 0, NULL, source, put, &s, NULL, &map_size, error), SELFENC_GENERIC, "no place");
+	REFUSED(selfenc_encrypt_file(encoding, 0, NULL, source, put, &s, &map, NULL, error), SELFENC_GENERIC, "no place");
+	REFUSED(selfenc_encrypt_file(encoding, 0, NULL, "/nowhere/at/all", put, &s, &map, &map_size, error), SELFENC_OS - ENOENT, "no such file");
+	REFUSED(selfenc_encrypt_file(encoding, 0, NULL, dir, put, &s, &map, &map_size, error), SELFENC_OS - EISDIR, "directory");
+	REFUSED(selfenc_encrypt_file(2, 0, NULL, source, put, &s, &map, &map_size, error), SELFENC_ENCODING, "unknown encoding");
 	empty(&s);
 	free(plain);
 	free(got);
@@ -224,21 +224,24 @@ static void nulls(void)
 
 	selfenc_free(NULL);
 	for (size_t i = 0; i < sizeof none / sizeof none[0]; i++) {
-		REFUSED(selfenc_encrypt(none[i], 0, b, 100, &out, &n, &out2, &n2, error), SELFENC_ENCODING, "unknown encoding");
+		REFUSED(selfenc_encrypt(none[i], 0, NULL, b, 100, &out, &n, &out2, &n2, error), SELFENC_ENCODING, "unknown encoding");
 		REFUSED(selfenc_decrypt(none[i], b, 100, b, 100, &out, &n, error), SELFENC_ENCODING, "unknown encoding");
 		REFUSED(selfenc_decrypt_file(none[i], b, 100, "/nowhere", get, &s, error), SELFENC_ENCODING, "unknown encoding");
 		REFUSED(selfenc_name(none[i], b, 100, name, error), SELFENC_ENCODING, "unknown encoding");
 	}
-	REFUSED(selfenc_encrypt(36, 0, NULL, 100, &out, &n, &out2, &n2, error), SELFENC_GENERIC, "no data");
-	REFUSED(selfenc_encrypt(36, 0, NULL, 0, &out, &n, &out2, &n2, error), SELFENC_TOO_SMALL, "at least 3");
-	REFUSED(selfenc_encrypt(36, 0, b, 2, &out, &n, &out2, &n2, error), SELFENC_TOO_SMALL, "at least 3");
-	REFUSED(selfenc_encrypt(36, SIZE_MAX, b, 100, &out, &n, &out2, &n2, error), SELFENC_INVALID_CHUNK_SIZE, "invalid chunk size");
-	REFUSED(selfenc_encrypt(31, 64 << 20, b, 100, &out, &n, &out2, &n2, error), SELFENC_INVALID_CHUNK_SIZE, "invalid chunk size");
-	REFUSED(selfenc_encrypt(36, 0, b, SIZE_MAX, &out, &n, &out2, &n2, error), SELFENC_TOO_LARGE, "2 GiB");
-	REFUSED(selfenc_encrypt(36, 0, b, 100, NULL, &n, &out2, &n2, error), SELFENC_GENERIC, "no place");
-	REFUSED(selfenc_encrypt(36, 0, b, 100, &out, NULL, &out2, &n2, error), SELFENC_GENERIC, "no place");
-	REFUSED(selfenc_encrypt(36, 0, b, 100, &out, &n, NULL, &n2, error), SELFENC_GENERIC, "no place");
-	REFUSED(selfenc_encrypt(36, 0, b, 100, &out, &n, &out2, NULL, error), SELFENC_GENERIC, "no place");
+	REFUSED(selfenc_encrypt(36, 0, NULL, NULL, 100, &out, &n, &out2, &n2, error), SELFENC_GENERIC, "no data");
+	REFUSED(selfenc_encrypt(36, 0, NULL, NULL, 0, &out, &n, &out2, &n2, error), SELFENC_TOO_SMALL, "at least 3");
+	REFUSED(selfenc_encrypt(36, 0, NULL, b, 2, &out, &n, &out2, &n2, error), SELFENC_TOO_SMALL, "at least 3");
+	REFUSED(selfenc_encrypt(36, SIZE_MAX, NULL, b, 100, &out, &n, &out2, &n2, error), SELFENC_INVALID_CHUNK_SIZE, "invalid chunk size");
+	REFUSED(selfenc_encrypt(31, 64 << 20, NULL, b, 100, &out, &n, &out2, &n2, error), SELFENC_INVALID_CHUNK_SIZE, "invalid chunk size");
+	REFUSED(selfenc_encrypt(36, 0, "v0c", b, 100, &out, &n, &out2, &n2, error), SELFENC_GENERIC, "form");
+	REFUSED(selfenc_encrypt(31, 0, "json", b, 100, &out, &n, &out2, &n2, error), SELFENC_GENERIC, "form");
+	REFUSED(selfenc_encrypt(31, 0, "", b, 100, &out, &n, &out2, &n2, error), SELFENC_GENERIC, "form");
+	REFUSED(selfenc_encrypt(36, 0, NULL, b, SIZE_MAX, &out, &n, &out2, &n2, error), SELFENC_TOO_LARGE, "2 GiB");
+	REFUSED(selfenc_encrypt(36, 0, NULL, b, 100, NULL, &n, &out2, &n2, error), SELFENC_GENERIC, "no place");
+	REFUSED(selfenc_encrypt(36, 0, NULL, b, 100, &out, NULL, &out2, &n2, error), SELFENC_GENERIC, "no place");
+	REFUSED(selfenc_encrypt(36, 0, NULL, b, 100, &out, &n, NULL, &n2, error), SELFENC_GENERIC, "no place");
+	REFUSED(selfenc_encrypt(36, 0, NULL, b, 100, &out, &n, &out2, NULL, error), SELFENC_GENERIC, "no place");
 	REFUSED(selfenc_decrypt(36, b, 100, b, 100, NULL, &n, error), SELFENC_GENERIC, "no place");
 	REFUSED(selfenc_decrypt(36, b, SIZE_MAX, b, 100, &out, &n, error), SELFENC_TOO_LARGE, "2 GiB");
 	REFUSED(selfenc_decrypt_file(36, b, 100, NULL, get, &s, error), SELFENC_GENERIC, "no path");
@@ -261,7 +264,7 @@ static void bomb(void)
 	const uint64_t count = 1 << 20;
 	uint8_t *plain = calloc(1, 3 << 20), *map = NULL, *chunks = NULL, *back = NULL, *big;
 
-	OK(selfenc_encrypt(31, 0, plain, 3 << 20, &map, &map_size, &chunks, &chunks_size, error));
+	OK(selfenc_encrypt(31, 0, NULL, plain, 3 << 20, &map, &map_size, &chunks, &chunks_size, error));
 	big = malloc(map_size + (count - 3) * 80);
 	big[0] = 1;
 	memcpy(big + 1, &count, 8);
@@ -291,7 +294,7 @@ static void leaks(void)
 	size_t map_size, chunks_size, size, before = 0;
 
 	for (int i = 0; i < 60; i++) {
-		OK(selfenc_encrypt(36, 0, plain, 2000, &map, &map_size, &chunks, &chunks_size, error));
+		OK(selfenc_encrypt(36, 0, NULL, plain, 2000, &map, &map_size, &chunks, &chunks_size, error));
 		OK(selfenc_decrypt(36, map, map_size, chunks, chunks_size, &back, &size, error));
 		selfenc_free(back);
 		REFUSED(selfenc_decrypt(36, map, map_size - 1, chunks, chunks_size, &back, &size, error), SELFENC_SERIALISATION, "map");

@@ -1,6 +1,6 @@
 """Exchanges data between our Python package and the reference's, which have the same name, both ways.
 
-usage: check_python.py DIRECTORY ENCODING: where our package is installed, and what the reference's release writes.
+usage: check_python.py DIRECTORY ENCODING FORM: where our package is installed, and what the reference's release reads.
 """
 
 import importlib.util
@@ -11,7 +11,7 @@ import tempfile
 
 import self_encryption as theirs
 
-place, encoding = os.path.join(sys.argv[1], "self_encryption"), int(sys.argv[2])
+place, encoding, form = os.path.join(sys.argv[1], "self_encryption"), int(sys.argv[2]), sys.argv[3]
 spec = importlib.util.spec_from_file_location("ours", os.path.join(place, "__init__.py"), submodule_search_locations=[place])
 sys.modules["ours"] = ours = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(ours)
@@ -64,7 +64,8 @@ def through_files(plain, folder):
 
     for writer, other in (ours, theirs), (theirs, ours), (ours, ours):
         store = tempfile.mkdtemp(dir=folder)
-        data_map, names = writer.encrypt_from_file(source, store)
+        how = {"map_form": form} if writer is ours else {}
+        data_map, names = writer.encrypt_from_file(source, store, **how)
         assert sorted(set(names)) == sorted(os.listdir(store))
         foreign = other.DataMap.from_json(data_map.to_json())
         assert fields(foreign) == fields(data_map)
@@ -79,7 +80,7 @@ def page(plain, folder):
     """What our calls of the page put on a disk is read by the reference's package."""
     source, back = os.path.join(folder, "source"), os.path.join(folder, "back")
     store = ours.DiskStore(os.path.join(folder, "chunks"))
-    data_map = ours.streaming_encrypt_from_file(source, store)
+    data_map = ours.streaming_encrypt_from_file(source, store, map_form=form)
     for m in data_map, ours.get_root_data_map(data_map, store):
         theirs.decrypt_from_storage(theirs.DataMap.from_json(m.to_json()), back, reader(store.root_dir))
         with open(back, "rb") as f:

@@ -165,7 +165,7 @@ func TestPython(t *testing.T) {
 		t.Fatalf("our package is not installed (%q): `make interop` does it", ours)
 	}
 	for encoding, venv := range map[string]string{"31": "venv-selfenc31", "36": "venv-selfenc"} {
-		c := exec.CommandContext(t.Context(), "../../../build/"+venv+"/bin/python", "-B", "check_python.py", ours[0], encoding)
+		c := exec.CommandContext(t.Context(), "../../../build/"+venv+"/bin/python", "-B", "check_python.py", ours[0], encoding, "v1")
 		if out, err := c.CombinedOutput(); err != nil {
 			t.Errorf("%s: %v: %s (`make interop` makes what is missing)", encoding, err, out)
 		}
