@@ -51,6 +51,11 @@ class _Library:
                 self.dll = _open()
             return self.dll
 
+    def free(self, p: ctypes.c_void_p) -> None:
+        """Frees what the library allocated in this process."""
+        if self.dll is not None and not self.lost:
+            self.dll.selfenc_free(p)
+
     def forked(self) -> None:
         self.lock = threading.Lock()  # another thread may have held it
         self.lost = self.begun
@@ -87,10 +92,16 @@ class Out:
         return ctypes.byref(self.p), ctypes.byref(self.n)
 
     def take(self) -> bytes:
-        try:
-            return ctypes.string_at(self.p, self.n.value)
-        finally:
-            _library.load().selfenc_free(self.p)
+        b = ctypes.string_at(self.p, self.n.value)
+        self._free()
+        return b
+
+    def _free(self) -> None:
+        p, self.p = self.p, ctypes.c_void_p()
+        if p.value is not None:
+            _library.free(p)
+
+    __del__ = _free  # of what nobody took: a signal may end a call that has succeeded
 
 
 def call(name: str, *arguments: Any) -> None:
