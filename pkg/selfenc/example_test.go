@@ -77,7 +77,7 @@ func Example_streaming() {
 		fmt.Println(err)
 		return
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	input, output := filepath.Join(dir, "my_file.txt"), filepath.Join(dir, "decrypted_file.txt")
 	content := bytes.Repeat([]byte("a line of a large file\n"), 200_000)
 	if err := os.WriteFile(input, content, 0o600); err != nil {

@@ -19,14 +19,14 @@ func ExampleOpenDir() {
 		fmt.Println(err)
 		return
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 
 	disk, err := chunkstore.OpenDir(dir)
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	defer disk.Close()
+	defer func() { _ = disk.Close() }()
 	chunks := chunkstore.NewChunks(disk, selfenc.SE31)
 
 	dataMap, err := selfenc.EncryptTo(ctx, selfenc.SE31, chunks, bytes.NewReader([]byte("kept on a disk")), selfenc.Options{})

@@ -71,7 +71,6 @@ func ExampleCore() {
 	}
 	defer key.Erase()
 	fs := doublecrypt.NewCore(device.NewMem(256*4096), key, doublecrypt.CoreOptions{BlockBytes: 4096})
-	defer fs.Close()
 	err = errors.Join(
 		fs.InitFilesystem(),
 		fs.CreateDirectory("docs"),
@@ -94,11 +93,11 @@ func ExampleCore() {
 	fmt.Println(doublecrypt.CodeOf(err), err)
 	err = fs.RemoveFile("docs")
 	fmt.Println(doublecrypt.CodeOf(err), err)
-	fmt.Println(fs.RemoveFile("docs/final.txt"), fs.RemoveFile("docs"))
+	fmt.Println(errors.Join(fs.RemoveFile("docs/final.txt"), fs.RemoveFile("docs"), fs.Close()))
 	// Output:
 	// final.txt 16 <nil>
 	// "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00at ten" <nil>
 	// -2 file already exists: "final.txt": file exists
 	// -12 directory not empty: "docs": directory not empty
-	// <nil> <nil>
+	// <nil>
 }
