@@ -37,7 +37,7 @@ func (r *raw) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fus
 		Mode:    uint16(a.Mode),
 		Ino:     uint64(a.Ino),
 		Size:    a.Size,
-		Blocks:  a.Blocks,
+		Blocks:  blocks(&a),
 		Atime:   sxTime(a.Atime),
 		Btime:   sxTime(a.Btime),
 		Ctime:   sxTime(a.Ctime),
@@ -53,17 +53,20 @@ func (r *raw) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 	if r.readOnly {
 		return fuse.EROFS
 	}
+	id := ino(in.NodeId)
 	set, err := decodeSetAttr(in), error(nil)
 	if *set == (vfs.SetAttr{Ctime: set.Ctime}) {
 		set, err = r.setNothing(&in.InHeader, set.Ctime)
 	}
+	grow := r.beforeGrowth(id, in.Valid&fuse.FATTR_SIZE != 0)
 	var a vfs.Attr
 	if err == nil {
-		a, err = r.fs.SetAttr(request(&in.InHeader, 0), ino(in.NodeId), set)
+		a, err = r.fs.SetAttr(request(&in.InHeader, 0), id, set)
 	}
 	if err != nil {
-		return r.status("SETATTR", ino(in.NodeId), err)
+		return r.status("SETATTR", id, err)
 	}
+	r.zeroTail(id, grow, a.Size)
 	out.SetTimeout(cacheTime)
 	r.attr(&a, &out.Attr)
 	return fuse.OK

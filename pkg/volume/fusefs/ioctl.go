@@ -28,6 +28,9 @@ const (
 	xflagHasXattr = 0x80000000 // FS_XFLAG_HASATTR: only ever told
 )
 
+// errNotWritten: the kernel was not asked to write a file back, since too many wait for that.
+var errNotWritten = errors.New("pages of the file may be dirty")
+
 // xflags are the flags of struct fsxattr (FS_XFLAG_*) and what they are to the FS.
 var xflags = []struct{ x, flag uint32 }{
 	{0x08, vfs.FlagImmutable},
@@ -59,8 +62,11 @@ func (r *raw) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, arg []byte, _ *fus
 	default:
 		return fuse.Status(syscall.ENOTTY)
 	}
-	if errors.Is(err, context.Canceled) {
+	switch {
+	case errors.Is(err, context.Canceled):
 		return fuse.EINTR
+	case errors.Is(err, errNotWritten):
+		return fuse.EBUSY
 	}
 	return r.status("IOCTL", id, err)
 }
@@ -138,8 +144,8 @@ func (r *raw) setFlags(fs vfs.Flagger, in *fuse.IoctlIn, flags uint32) error {
 	if err != nil {
 		return err
 	}
-	if flags&^old&(vfs.FlagImmutable|vfs.FlagAppend) != 0 {
-		r.writeBack(id)
+	if flags&^old&(vfs.FlagImmutable|vfs.FlagAppend) != 0 && !r.writeBack(id, 0, 0, vfs.ErrNoData) { // all pages
+		return errNotWritten
 	}
 	if err := fs.SetFlags(request(&in.InHeader, 0), id, flags); err != nil {
 		return err
@@ -148,16 +154,6 @@ func (r *raw) setFlags(fs vfs.Flagger, in *fuse.IoctlIn, flags uint32) error {
 		r.log.Warn("cannot invalidate attributes", "inode", uint64(id), "error", err)
 	}
 	return nil
-}
-
-// writeBack has the kernel write back the pages of a file that are dirty, and forget them. The writes come while the caller's
-// request is being answered, so somebody else has to be there to answer them.
-func (r *raw) writeBack(id vfs.Ino) {
-	r.server.park(1)
-	defer r.server.park(-1)
-	if err := r.server.InvalInode(id, 0, 0); err != nil {
-		r.log.Warn("cannot have the kernel write back a file", "inode", uint64(id), "error", err)
-	}
 }
 
 func (r *raw) getLabel(out []byte) error {
