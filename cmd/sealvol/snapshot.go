@@ -24,8 +24,8 @@ func snapshotCommand() *cobra.Command {
 no time and no space; what is changed or deleted afterwards stays on the device for
 as long as a snapshot holds it.
 
-A volume that is mounted is named by its directory, without a key: its server does
-it. Otherwise give the device and its key. Snapshots are read with
+A volume that is mounted is named by its directory: its server does it, and needs no
+key. Otherwise give the device and its key. Snapshots are read with
 ` + "`sealvol mount --snapshot NAME`" + `, also beside the mounted volume.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, a []string) error {
@@ -65,8 +65,8 @@ func openTarget(c *cobra.Command, path string, key *keyFlags, readOnly bool) (*s
 		return nil, err
 	}
 	if live != nil {
-		if key.given() {
-			return nil, usageError(fmt.Errorf("%s is a mount: its server has the key, give none", path))
+		if err := checkKey(live, path, key); err != nil {
+			return nil, err
 		}
 		return &snapshotTarget{name: path, live: live}, nil
 	}

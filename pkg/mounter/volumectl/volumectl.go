@@ -39,7 +39,16 @@ func (s *Server) Mux() control.Mux {
 	s.snapshots(m)
 	s.addKeys(m)
 	s.addWriteBack(m)
+	m["label"] = func(context.Context, *control.Call) (any, error) {
+		l, err := vfs.Label(s.Volume)
+		return Label{l}, err
+	}
 	return m
+}
+
+// Label answers label.
+type Label struct {
+	Label string `json:"label"` // "": none
 }
 
 // Status implements control.Handler.

@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -60,6 +61,9 @@ func (r *raw) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32
 	id := ino(in.NodeId)
 	kill := in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0
 	req := request(&in.InHeader, 0)
+	// What the kernel had in its cache comes without a file: what mappings stored, which no file that is only
+	// appended to lets in, and appended data where the kernel caches writes.
+	req.Append = in.Flags&unix.O_APPEND != 0 || in.WriteFlags&fuse.WRITE_CACHE != 0
 	grow := r.beforeGrowth(id, in.WriteFlags&fuse.WRITE_CACHE == 0 && in.Offset > 0)
 	done := 0
 	for _, d := range data {

@@ -52,12 +52,19 @@ func newRaw(o Options, s *Server) *raw {
 
 // go-fuse keeps one name in the root directory for a trick of its own that we do
 // not need (fuse/poll.go). hideFromPollHack gives requests with that name another
-// node id for the root, which go-fuse passes on and ino undoes.
-const rootAlias = 1 << 63
+// node id for the root, which go-fuse passes on and ino undoes. The node id that go-fuse gives that name no inode has, but
+// a made up file handle may; it becomes 0, which no inode has either.
+const (
+	rootAlias     = 1 << 63
+	pollHackInode = 1<<64 - 1
+)
 
 var pollHackName = []byte(".go-fuse-epoll-hack")
 
 func hideFromPollHack(req []byte) {
+	if binary.NativeEndian.Uint64(req[16:]) == pollHackInode {
+		binary.NativeEndian.PutUint64(req[16:], 0)
+	}
 	if binary.NativeEndian.Uint64(req[16:]) == uint64(vfs.RootIno) && len(req) < pageBytes && bytes.Contains(req, pollHackName) {
 		binary.NativeEndian.PutUint64(req[16:], rootAlias)
 	}
@@ -139,10 +146,6 @@ func (r *raw) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.EN
 func (r *raw) GetLk(<-chan struct{}, *fuse.LkIn, *fuse.LkOut) fuse.Status { return fuse.ENOSYS }
 func (r *raw) SetLk(<-chan struct{}, *fuse.LkIn) fuse.Status              { return fuse.ENOSYS }
 func (r *raw) SetLkw(<-chan struct{}, *fuse.LkIn) fuse.Status             { return fuse.ENOSYS }
-
-func (r *raw) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
-	return fuse.Status(syscall.ENOTTY)
-}
 
 func (r *raw) forget(ino vfs.Ino, n uint64) {
 	if ino == vfs.RootIno {

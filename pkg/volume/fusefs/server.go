@@ -152,6 +152,9 @@ func protocolOptions(o Options) *fuse.MountOptions {
 		fuse.CAP_EXPORT_SUPPORT | // files can be opened by handle (WriteBack of the control socket)
 		fuse.CAP_ABORT_ERROR | // tells an abort from an unmount
 		fuse.CAP_HAS_RESEND)
+	if keepsInos(o.FS) {
+		caps |= fuse.CAP_EXPORT_SUPPORT // LOOKUP of "." and ".."
+	}
 	// Never CAP_ATOMIC_O_TRUNC: with OPEN=ENOSYS nobody would tell us of O_TRUNC.
 	// Never CAP_WRITEBACK_CACHE: written data would be reordered behind metadata, and the FS would
 	// not know how large a file is (mapped.go relies on that).
