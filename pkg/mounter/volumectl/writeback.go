@@ -89,7 +89,7 @@ func WriteBack(ctx context.Context, c control.Client, dir string) error {
 // errNoHandles means that this process may open no file by its inode.
 var errNoHandles = errors.New("files cannot be opened by inode")
 
-// handleType is FILEID_INO64_GEN of include/linux/exportfs.h, what FUSE's handles are: inode number
+// handleType is FILEID_INO64_GEN of the kernel, what handles of FUSE are: inode number
 // and generation, which is always 0 here, in words of 32 bits, the higher half first.
 const handleType = 0x81
 
