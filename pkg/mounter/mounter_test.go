@@ -346,7 +346,7 @@ func TestRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	blank.Format = nil
-	if err := r.client.Mount(r.ctx(), blank); !errors.Is(err, mounter.ErrReadOnly) {
+	if err := r.client.Mount(r.ctx(), blank); !errors.Is(err, mounter.ErrBlank) {
 		t.Fatal(err)
 	}
 	r.wantClean()

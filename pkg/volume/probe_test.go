@@ -68,10 +68,13 @@ func TestBlankImage(t *testing.T) {
 // TestBlankSectors hides one byte in each sector of a device that knows what was written.
 func TestBlankSectors(t *testing.T) {
 	m := device.NewMem(64 << 20)
+	p := &prober{dev: m, size: 64 << 20}
 	for off := int64(0); off < 64<<20; off += 4096 {
-		m.Corrupt(off, func(b []byte) { b[off/4096%4096] = 1 })
-		wantBlank(t, m, false)
-		m.Corrupt(off, func(b []byte) { clear(b) })
+		at := off + off/4096%4096
+		m.Corrupt(at, func(b []byte) { b[at%4096] = 1 })
+		if got, err := p.find(); got != at || err != nil {
+			t.Fatalf("%d in place of %d, %v", got, at, err)
+		}
 		ok(t, m.Discard(off, 4096))
 	}
 	wantBlank(t, m, true)
