@@ -548,6 +548,9 @@ func (s *nodeServer) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolu
 			return nil, fmt.Errorf("%w: the volume is mounted as a %s", errInvalid, accessTypeName(h.BlockBytes > 0))
 		}
 	}
+	if err := s.checkKeys(ctx, r.GetVolumeId(), r.GetSecrets()); err != nil {
+		return nil, fmt.Errorf("expand volume: %w", err)
+	}
 	if err := s.self.grow(ctx, r.GetVolumeId(), r.GetCapacityRange()); err != nil {
 		return nil, err
 	}
@@ -561,6 +564,19 @@ func (s *nodeServer) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolu
 		return nil, fmt.Errorf("%w: the device has %d bytes", errOutOfRange, n)
 	}
 	return &csi.NodeExpandVolumeResponse{CapacityBytes: n}, nil
+}
+
+// checkKeys holds keys that come with a call, but are not needed for it, against the mounted volume.
+func (s *nodeServer) checkKeys(ctx context.Context, id string, secrets map[string]string) error {
+	keys, found, err := keysOf(secrets)
+	if err != nil || !found {
+		return err
+	}
+	defer keys.Clear()
+	if err := s.mounter.CheckKeys(ctx, id, keys); !errors.Is(err, mounter.ErrInvalid) { // from a mounter of a version that cannot tell
+		return err
+	}
+	return nil
 }
 
 func (s *nodeServer) NodeGetVolumeHealth(ctx context.Context, r *csi.NodeGetVolumeHealthRequest) (*csi.NodeGetVolumeHealthResponse, error) {

@@ -28,6 +28,8 @@ type Mounter interface {
 	Mount(ctx context.Context, r mounter.MountRequest) error
 	// Unmount returns when all is durable and nobody has the device. Not mounted is no error.
 	Unmount(ctx context.Context, r mounter.UnmountRequest) error
+	// CheckKeys gives keys to a volume's server: the current one is to open it from now on. mounter.ErrWrongKey.
+	CheckKeys(ctx context.Context, volume string, k mounter.Keys) error
 	// Grow takes in a grown device and returns the size in bytes.
 	Grow(ctx context.Context, volume string) (int64, error)
 	// Stats returns how full a volume is, in bounded time.
