@@ -168,7 +168,8 @@ func parseAnchor(s string) (*volume.Anchor, error) {
 	return &a, nil
 }
 
-// formatOnce formats a device that holds nothing, or what a format has left that was cut off, if it may; otherwise it says what it holds.
+// formatOnce formats a device that holds nothing, or what a format has left that was cut off, if it
+// may; otherwise it says what it holds.
 func formatOnce(dev *device.File, r crypto.Recipient, anchor *volume.Anchor, c mounter.ServeConfig) (what string, err error) {
 	blank, what, err := volume.IsBlank(dev)
 	if err == nil && !blank && c.Format != nil && c.Format.Again {
@@ -186,7 +187,8 @@ func formatOnce(dev *device.File, r crypto.Recipient, anchor *volume.Anchor, c m
 }
 
 func format(dev *device.File, r crypto.Recipient, f mounter.Format) error {
-	// Force: it was looked at, and nobody else has it. Setgid: fsGroup's OnRootMismatch then skips the walk.
+	// Force: it was looked at, and nobody else has it. Setgid: fsGroup's OnRootMismatch then skips
+	// the walk.
 	o := volume.FormatOptions{Recipient: r, RootMode: 0o2775, Force: true}
 	if f.Suite != "" {
 		s, err := crypto.ParseSuite(f.Suite)

@@ -32,7 +32,8 @@ func wants(t *testing.T, err error, code codes.Code, texts ...string) {
 	}
 }
 
-// wipe zeroes ranges of a file, each of which is named by its beginning and end; no range: all of it, which makes it sparse.
+// wipe zeroes ranges of a file, each of which is named by its beginning and end; no range: all of
+// it, which makes it sparse.
 func wipe(t *testing.T, path string, ranges ...int64) {
 	t.Helper()
 	fi, err := os.Stat(path)
@@ -69,7 +70,8 @@ func isZero(t *testing.T, path string) bool {
 	return errors.Is(err, unix.ENXIO)
 }
 
-// TestWiped: a volume of the local backend whose image was wiped, in part or as a whole, replaced or shredded is refused as lost, and nothing is made in its place.
+// TestWiped: a volume of the local backend whose image was wiped, in part or as a whole, replaced
+// or shredded is refused as lost, and nothing is made in its place.
 func TestWiped(t *testing.T) {
 	t.Setenv(envEngine, "1")
 	r := newRig(t)
@@ -147,7 +149,8 @@ func shred(t *testing.T, image string) {
 	}
 }
 
-// TestFormatCutOff: a format of which it was kept that it was begun, and which was cut off in its middle, is begun again; without that, what it has left is somebody's.
+// TestFormatCutOff: a format of which it was kept that it was begun, and which was cut off in its
+// middle, is begun again; without that, what it has left is somebody's.
 func TestFormatCutOff(t *testing.T) {
 	t.Setenv(envEngine, "1")
 	r := newRig(t)
@@ -223,7 +226,8 @@ func halfFormat(t *testing.T, image string) {
 	}
 }
 
-// TestWipedEBS: the same of a volume of EBS, without a node agent: a tag knows that it was made, also to a driver that is new, and to one whose attachment is older than the tag.
+// TestWipedEBS: the same of a volume of EBS, without a node agent: a tag knows that it was made,
+// also to a driver that is new, and to one whose attachment is older than the tag.
 func TestWipedEBS(t *testing.T) {
 	t.Setenv(envEngine, "1")
 	r := newRig(t)

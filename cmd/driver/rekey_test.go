@@ -153,7 +153,8 @@ func TestRepublishedKey(t *testing.T) {
 	}
 	check()
 
-	// A stage of the mounted volume, and an expansion, are held against its key, also while it is frozen.
+	// A stage of the mounted volume, and an expansion, are held against its key, also while it is
+	// frozen.
 	expand := func(secrets map[string]string) error {
 		_, err := k.r.node.NodeExpandVolume(k.r.ctx(), &csi.NodeExpandVolumeRequest{VolumeId: k.id, VolumePath: k.target(), Secrets: secrets})
 		return err

@@ -9,14 +9,17 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter"
 )
 
-// A volume is made on its device when it is staged for the first time, and never again. That it was is kept outside of the device:
+// A volume is made on its device when it is staged for the first time, and never again. That it was
+// is kept outside of the device:
 //
 //	mount, formatting nothing         it opens: kept as formatted, and acknowledged
 //	└ blank, and nothing is kept      kept as begun → format, mount → kept as formatted → acknowledged
 //
-// Cut off before "begun" is kept, nothing has happened. Cut off after it, the device is blank, or holds what a format leaves that was cut off, or the
-// volume: nothing that was stored was acknowledged, so the first two are formatted (again), and the third is mounted. Once "formatted" is kept a device without
-// the volume is data loss. A volume that is older than this is kept as formatted when it opens next.
+// Cut off before "begun" is kept, nothing has happened. Cut off after it, the device is blank, or
+// holds what a format leaves that was cut off, or the volume: nothing that was stored was
+// acknowledged, so the first two are formatted (again), and the third is mounted. Once "formatted"
+// is kept a device without the volume is data loss. A volume that is older than this is kept as
+// formatted when it opens next.
 
 // formatKeepers are all who keep it.
 type formatKeepers []backend.FormatKeeper
@@ -46,8 +49,9 @@ func (k formatKeepers) keep(ctx context.Context, id string, s backend.FormatStat
 	return errs
 }
 
-// mountOrMake mounts a volume to stage it, and makes it first if its device never held it. copyOf is the volume that it is a copy of, "" if it is none: a copy has
-// been a volume from its beginning.
+// mountOrMake mounts a volume to stage it, and makes it first if its device never held it. copyOf
+// is the volume that it is a copy of, "" if it is none: a copy has been a volume from its
+// beginning.
 func (s *nodeServer) mountOrMake(ctx context.Context, q mounter.MountRequest, copyOf string) error {
 	format := q.Format
 	q.Format = nil
@@ -74,8 +78,8 @@ func (s *nodeServer) mountOrMake(ctx context.Context, q mounter.MountRequest, co
 	return s.keepFormatted(ctx, q.Volume)
 }
 
-// mayFormat decides, after a mount that failed because the device does not hold the volume, whether it is made there. again: what a format has left that was cut off
-// may be formatted, too.
+// mayFormat decides, after a mount that failed because the device does not hold the volume, whether
+// it is made there. again: what a format has left that was cut off may be formatted, too.
 func (s *nodeServer) mayFormat(ctx context.Context, q mounter.MountRequest, why error, copyOf string, writable bool) (again bool, err error) {
 	blank := errors.Is(why, mounter.ErrBlank)
 	state, err := s.formats.state(ctx, q.Volume)
@@ -95,8 +99,8 @@ func (s *nodeServer) mayFormat(ctx context.Context, q mounter.MountRequest, why 
 
 // lost says of a device that it once held the volume.
 func lost(why error) error {
-	return fmt.Errorf("%w: it was kept that the volume was made on it, and now: %w. It was wiped, overwritten or exchanged; nothing was formatted. "+
-		"Put the right device, or a copy of it, back; if the data may go, delete the volume and make another one (docs/csi.md, \"A device that was wiped\")", errLost, why)
+	return fmt.Errorf("%w, although it did: %w. It was wiped, overwritten or exchanged; nothing was formatted. Put the right device, or a copy of it, back. "+
+		"If the data may go, delete the volume and make another one (docs/csi.md, \"A device that was wiped\")", errLost, why)
 }
 
 // lostIfBlank is for volumes that were staged.
@@ -107,8 +111,9 @@ func lostIfBlank(err error) error {
 	return err
 }
 
-// keepFormatted keeps of a volume that is mounted that it was made. Nothing is acknowledged before. But one that was made before anybody kept that, or where
-// nobody can, stays usable: that it could not be kept is logged, and tried again each time.
+// keepFormatted keeps of a volume that is mounted that it was made. Nothing is acknowledged before.
+// But one that was made before anybody kept that, or where nobody can, stays usable: that it could
+// not be kept is logged, and tried again each time.
 func (s *nodeServer) keepFormatted(ctx context.Context, id string) error {
 	s.hook("keep formatted")
 	err := s.formats.keep(ctx, id, backend.FormatDone)

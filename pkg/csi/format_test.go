@@ -141,7 +141,8 @@ func TestNothingTwice(t *testing.T) {
 	}
 	v.cap = capability(writer)
 
-	// So is what holds something else now; a device of which nothing is kept holds something that is none of ours.
+	// So is what holds something else now; a device of which nothing is kept holds something that
+	// is none of ours.
 	v.image("precious")
 	wantCode(t, v.stage(), codes.DataLoss)
 	w := r.create("other", writer)
@@ -160,8 +161,8 @@ func TestNothingTwice(t *testing.T) {
 	c.wantBlank()
 }
 
-// TestMadeInSteps: whatever a format leaves that was cut off after it was kept that it was begun is formatted, and nothing is acknowledged before it is kept that the volume
-// was made.
+// TestMadeInSteps: whatever a format leaves that was cut off after it was kept that it was begun is
+// formatted, and nothing is acknowledged before it is kept that the volume was made.
 func TestMadeInSteps(t *testing.T) {
 	k := newKeeper()
 	r := newRigWith(t, csi.Options{SelfAttach: true, Formats: []backend.FormatKeeper{k}})
@@ -201,7 +202,8 @@ func TestMadeInSteps(t *testing.T) {
 	wantCode(t, x.unstage(), codes.OK)
 }
 
-// TestMadeBefore: a volume that is older than the keepers stays usable where they cannot keep it, and is kept when they can.
+// TestMadeBefore: a volume that is older than the keepers stays usable where they cannot keep it,
+// and is kept when they can.
 func TestMadeBefore(t *testing.T) {
 	k := newKeeper()
 	r := newRigWith(t, csi.Options{SelfAttach: true, Formats: []backend.FormatKeeper{k}})
@@ -226,8 +228,8 @@ func TestMadeBefore(t *testing.T) {
 	wantCode(t, v.stage(), codes.DataLoss)
 }
 
-// TestPublishMakesNothing: a volume whose server has died is mounted again by its publication; if its device was wiped meanwhile, nothing is made on it, also where nobody
-// keeps anything.
+// TestPublishMakesNothing: a volume whose server has died is mounted again by its publication; if
+// its device was wiped meanwhile, nothing is made on it, also where nobody keeps anything.
 func TestPublishMakesNothing(t *testing.T) {
 	r := newRigWith(t, csi.Options{SelfAttach: true})
 	v := r.create("pvc", multiWriter)

@@ -566,7 +566,8 @@ func (s *nodeServer) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolu
 	return &csi.NodeExpandVolumeResponse{CapacityBytes: n}, nil
 }
 
-// checkKeys holds keys that come with a call, but are not needed for it, against the mounted volume.
+// checkKeys holds keys that come with a call, but are not needed for it, against the mounted
+// volume.
 func (s *nodeServer) checkKeys(ctx context.Context, id string, secrets map[string]string) error {
 	keys, found, err := keysOf(secrets)
 	if err != nil || !found {

@@ -28,7 +28,8 @@ type Mounter interface {
 	Mount(ctx context.Context, r mounter.MountRequest) error
 	// Unmount returns when all is durable and nobody has the device. Not mounted is no error.
 	Unmount(ctx context.Context, r mounter.UnmountRequest) error
-	// CheckKeys gives keys to a volume's server: the current one is to open it from now on. mounter.ErrWrongKey.
+	// CheckKeys gives keys to a volume's server: the current one is to open it from now on.
+	// mounter.ErrWrongKey.
 	CheckKeys(ctx context.Context, volume string, k mounter.Keys) error
 	// Grow takes in a grown device and returns the size in bytes.
 	Grow(ctx context.Context, volume string) (int64, error)
@@ -76,8 +77,9 @@ type Options struct {
 	SelfAttach bool
 	// Agent is told of what is staged and knows anchors. Default: nobody.
 	Agent Agent
-	// Formats keep which volumes were made on their devices, so that none is made on the same device again. What any of them says counts. Default: nobody
-	// does, and a device that was wiped is formatted.
+	// Formats keep which volumes were made on their devices, so that none is made on the same
+	// device again. What any of them says counts. Default: nobody does, and a device that was wiped
+	// is formatted.
 	Formats []backend.FormatKeeper
 	// Announce serves nothing but what the services can, for sidecars that ask no more than that of a driver which runs elsewhere with
 	// SelfAttach. It needs none of the above.

@@ -93,11 +93,12 @@ type Device struct {
 	Rdev      uint64 `json:"rdev,omitempty"`
 }
 
-// Format says how to format a device that is blank. One that holds anything is not formatted. Whoever asks knows that no volume was ever made on it: a
-// device that was wiped is blank.
+// Format says how to format a device that is blank. One that holds anything is not formatted.
+// Whoever asks knows that no volume was ever made on it: a device that was wiped is blank.
 type Format struct {
 	Suite string `json:"suite,omitempty"` // "": the default
-	// Again says that a format was begun before, when the device was blank: what one leaves that was cut off is formatted, too.
+	// Again says that a format was begun before, when the device was blank: what one leaves that
+	// was cut off is formatted, too.
 	Again bool `json:"again,omitempty"`
 }
 

@@ -26,7 +26,8 @@ var (
 	// ErrBlank: the device is blank, and the request does not allow to format it.
 	ErrBlank = errors.New("the device is blank and formatting it is not allowed")
 
-	// ErrNoBlockFile: a raw block volume has to be mounted for writing once, which makes its file, before it is mounted read-only.
+	// ErrNoBlockFile: a raw block volume has to be mounted for writing once, which makes its file,
+	// before it is mounted read-only.
 	ErrNoBlockFile = errors.New("the volume has never been a raw block device, and may not be written")
 
 	// ErrRolledBack: the device does not hold the state that the anchor names, nor one that follows from it.

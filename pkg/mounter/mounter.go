@@ -349,7 +349,8 @@ func (m *Mounter) handKeys(ctx context.Context, volume string, k Keys) error {
 	return fmt.Errorf("%w: keys: %w", ErrServer, err)
 }
 
-// CheckKeys gives keys to a volume's server, as Mount does with Rekey: ErrWrongKey if they are not the volume's.
+// CheckKeys gives keys to a volume's server, as Mount does with Rekey: ErrWrongKey if they are not
+// the volume's.
 func (m *Mounter) CheckKeys(ctx context.Context, volume string, k Keys) error {
 	if _, err := m.server(ctx, volume); err != nil {
 		return err

@@ -353,7 +353,8 @@ func TestRefusals(t *testing.T) {
 	r.wantClean()
 }
 
-// TestKeysOfHungServer: a mount server that answers nothing keeps nobody waiting for ever who brings keys, and nobody at all who asks for something else.
+// TestKeysOfHungServer: a mount server that answers nothing keeps nobody waiting for ever who
+// brings keys, and nobody at all who asks for something else.
 func TestKeysOfHungServer(t *testing.T) {
 	r := newRig(t, "SEALVOL_TEST_MOUNT=3s")
 	r.start(0)

@@ -39,7 +39,8 @@ type ServeConfig struct {
 	// Keys are to be copied into locked memory and cleared as soon as the volume is open.
 	Keys     Keys
 	ReadOnly bool
-	// Format, if not nil, allows formatting of a device that is blank. Otherwise ErrBlank; one that holds anything else is ErrForeign.
+	// Format, if not nil, allows formatting of a device that is blank. Otherwise ErrBlank; one that
+	// holds anything else is ErrForeign.
 	Format *Format
 	// Block says that the volume holds the one file of a raw block device.
 	Block bool

@@ -22,7 +22,8 @@ import (
 //
 //	u32 BE length of the JSON ‖ u32 BE length of the secret ‖ JSON ‖ secret
 //
-// Keys are the secret of a "mount" and of "check-keys"; they never are JSON. Both sides clear their buffers.
+// Keys are the secret of a "mount" and of "check-keys"; they never are JSON. Both sides clear their
+// buffers.
 
 const (
 	maxFrameJSON   = 256 << 10

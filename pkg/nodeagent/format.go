@@ -16,7 +16,8 @@ import (
 
 var _ backend.FormatKeeper = (*Agent)(nil)
 
-// formatTick is how often it is tried to write to a SealedVolume that is not this node's yet: the operator says so soon after a volume was attached.
+// formatTick is how often it is tried to write to a SealedVolume that is not this node's yet: the
+// operator says so soon after a volume was attached.
 const formatTick = 200 * time.Millisecond
 
 // formatOf is what a SealedVolume keeps. A volume that has an anchor was open.
@@ -39,8 +40,9 @@ func (a *Agent) known(id string, s backend.FormatState) {
 	v.formatted = s == backend.FormatDone
 }
 
-// FormatState implements backend.FormatKeeper. It is asked of the API server itself, and of all SealedVolumes that the volume ever had: also one whose PersistentVolume is
-// gone knows what its device held.
+// FormatState implements backend.FormatKeeper. It is asked of the API server itself, and of all
+// SealedVolumes that the volume ever had: also one whose PersistentVolume is gone knows what its
+// device held.
 func (a *Agent) FormatState(ctx context.Context, id string) (backend.FormatState, error) {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
@@ -60,7 +62,8 @@ func (a *Agent) FormatState(ctx context.Context, id string) (backend.FormatState
 	return all, nil
 }
 
-// KeepFormat implements backend.FormatKeeper. A volume that was attached a moment ago may not be this node's yet to write to: that is waited for, within bounds.
+// KeepFormat implements backend.FormatKeeper. A volume that was attached a moment ago may not be
+// this node's yet to write to: that is waited for, within bounds.
 func (a *Agent) KeepFormat(ctx context.Context, id string, s backend.FormatState) error {
 	v := a.volume(id)
 	v.mu.Lock()

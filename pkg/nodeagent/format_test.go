@@ -19,8 +19,9 @@ func wantFormat(t *testing.T, a *nodeagent.Agent, id string, want backend.Format
 	}
 }
 
-// TestFormat: that a volume is made is kept in its SealedVolume, by the node that has it alone, once that is so, and never goes back; of a volume of which the API knows nothing,
-// nothing is known.
+// TestFormat: that a volume is made is kept in its SealedVolume, by the node that has it alone,
+// once that is so, and never goes back; of a volume of which the API knows nothing, nothing is
+// known.
 func TestFormat(t *testing.T) {
 	_, a := start(t, "node-a", moves)
 	_, b := start(t, "node-b", moves)
@@ -60,7 +61,8 @@ func TestFormat(t *testing.T) {
 	wantFormat(t, a, id, backend.FormatDone)
 }
 
-// TestFormatOfOlder: a volume that was mounted before anybody kept that it was made is kept as made when it is looked at; and one that has an anchor was.
+// TestFormatOfOlder: a volume that was mounted before anybody kept that it was made is kept as made
+// when it is looked at; and one that has an anchor was.
 func TestFormatOfOlder(t *testing.T) {
 	n, a := start(t, "node-a")
 	sv := sealed(t, "node-a")

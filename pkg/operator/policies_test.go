@@ -168,7 +168,8 @@ func TestAnchorPolicy(t *testing.T) {
 	remove(t, sv) // by one who may everything
 }
 
-// What was made stays so: neither a node nor who may update everything takes away that a volume was made on its device. That it was begun may go.
+// What was made stays so: neither a node nor who may update everything takes away that a volume was
+// made on its device. That it was begun may go.
 func TestFormatPolicy(t *testing.T) {
 	node := clientOf(t, "node", "node-a")
 	sv := volumeOf(t, "node-a")

@@ -20,12 +20,15 @@ import (
 const (
 	// probeWhole is the size up to which all of it is read.
 	probeWhole = 256 << 20
-	// probeWindow is how much is read at the beginning and at the end, where nearly everything that one may find has its mark.
+	// probeWindow is how much is read at the beginning and at the end, where nearly everything that
+	// one may find has its mark.
 	probeWindow = 8 << 20
-	// probeSamples are read in between, one sector in each of as many equal parts, where nobody can tell beforehand: what fills a
-	// thousandth of the device, wherever it is, is missed once in e^probeSamples/1000 times.
+	// probeSamples are read in between, one sector in each of as many equal parts, where nobody can
+	// tell beforehand: what fills a thousandth of the device, wherever it is, is missed once in
+	// e^probeSamples/1000 times.
 	probeSamples = 4096
-	// probeAtOnce reads are under way at a time: a device on a network takes about a millisecond for each.
+	// probeAtOnce reads are under way at a time: a device on a network takes about a millisecond
+	// for each.
 	probeAtOnce = 32
 )
 
@@ -55,7 +58,8 @@ func IsUnfinished(dev device.Device) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	// Format leaves zeros, or a torn header of ours, where small things of others lie: a partition table, a swap header.
+	// Format leaves zeros, or a torn header of ours, where small things of others lie: a partition
+	// table, a swap header.
 	small := slices.DeleteFunc(slices.Clone(marks), func(m mark) bool { return m.off < 0 || m.off >= layout.HeaderBytes })
 	if what, err := named(dev, size, small); what != "" || err != nil {
 		return false, err
@@ -64,10 +68,12 @@ func IsUnfinished(dev device.Device) (bool, error) {
 	return off < 0 && err == nil, err
 }
 
-// formatData is more than Format writes behind the log: trees of a volume with one directory, twice.
+// formatData is more than Format writes behind the log: trees of a volume with one directory,
+// twice.
 const formatData = 1 << 20
 
-// formatPlaces are where Format writes, on a device of a size: headers and roots, and behind the log.
+// formatPlaces are where Format writes, on a device of a size: headers and roots, and behind the
+// log.
 func formatPlaces(size int64) []span {
 	const head = layout.HeaderBytes + layout.RootArrayBytes
 	data := layout.LogOff + layout.LogBytes(size)

@@ -45,7 +45,8 @@ func wantBlank(t *testing.T, dev device.Device, want bool) (what string) {
 	return what
 }
 
-// TestBlankImage hides one byte in sectors of an image: it is never taken for blank, and is again when the byte has gone.
+// TestBlankImage hides one byte in sectors of an image: it is never taken for blank, and is again
+// when the byte has gone.
 func TestBlankImage(t *testing.T) {
 	const size = 64<<20 + 4096*3 + 512 // the last sector is not whole
 	f, dev := imageFile(t, size)
@@ -94,7 +95,8 @@ func TestBlankSmallDevice(t *testing.T) {
 	}
 }
 
-// made is a device whose content is a function of the offset of each sector; it counts what is read.
+// made is a device whose content is a function of the offset of each sector; it counts what is
+// read.
 type made struct {
 	device.Device
 	size int64
@@ -127,7 +129,8 @@ func (d *made) ReadAt(b []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// TestBlankDevice: what fills a hundredth of a large device is found wherever it lies, and which sectors are looked at nobody can know beforehand.
+// TestBlankDevice: what fills a hundredth of a large device is found wherever it lies, and which
+// sectors are looked at nobody can know beforehand.
 func TestBlankDevice(t *testing.T) {
 	const size = 8 << 40
 	one := newMade(size, func(int64) byte { return 0 })
@@ -161,7 +164,8 @@ func TestBlankDevice(t *testing.T) {
 	}
 }
 
-// TestMarks: everything that is known by a mark is found, and called by a name, at each of its places, on a block device too.
+// TestMarks: everything that is known by a mark is found, and called by a name, at each of its
+// places, on a block device too.
 func TestMarks(t *testing.T) {
 	const size = 257 << 30 // the last mirror of Btrfs lies at 256 GiB
 	m := device.NewMem(size)
@@ -192,7 +196,8 @@ func TestMarks(t *testing.T) {
 	wantBlank(t, m, true)
 }
 
-// TestBlankWindows: a volume whose first two MiB and last MiB were wiped was blank to versions before.
+// TestBlankWindows: a volume whose first two MiB and last MiB were wiped was blank to versions
+// before.
 func TestBlankWindows(t *testing.T) {
 	m := device.NewMem(96 << 20)
 	ok(t, Format(m, FormatOptions{Recipient: testCred(t)}))
@@ -211,8 +216,8 @@ func TestBlankWindows(t *testing.T) {
 	ok(t, Format(m, FormatOptions{Recipient: testCred(t), Force: true}))
 }
 
-// TestUnfinished cuts Format off after each of its writes: the device is blank, or known as unfinished, or holds the volume; and what somebody else has
-// put there is never called unfinished.
+// TestUnfinished cuts Format off after each of its writes: the device is blank, or known as
+// unfinished, or holds the volume; and what somebody else has put there is never called unfinished.
 func TestUnfinished(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

@@ -27,7 +27,8 @@ var ours = []mark{
 // bytes last: they name what nothing better names. A device that has none of
 // them is not blank for that; see Probe.
 var marks = []mark{
-	// Encryption and integrity: luks.c, bitlocker.c, dm_integrity (drivers/md/dm-integrity.c, SB_MAGIC), verity_hash.c.
+	// Encryption and integrity: luks.c, bitlocker.c, dm_integrity (drivers/md/dm-integrity.c,
+	// SB_MAGIC), verity_hash.c.
 	{0, "LUKS\xba\xbe", "a LUKS volume"},
 	{0x4000, "SKUL\xba\xbe", "a LUKS volume"}, {0x8000, "SKUL\xba\xbe", "a LUKS volume"}, {0x10000, "SKUL\xba\xbe", "a LUKS volume"},
 	{0x20000, "SKUL\xba\xbe", "a LUKS volume"}, {0x40000, "SKUL\xba\xbe", "a LUKS volume"}, {0x80000, "SKUL\xba\xbe", "a LUKS volume"},
@@ -36,7 +37,8 @@ var marks = []mark{
 	{0, "integrt\x00", "a dm-integrity device"},
 	{0, "verity\x00\x00", "a dm-verity hash device"},
 
-	// Volume managers, RAID, caches: lvm.c, linux_raid.c, bcache.c, stratis.c, vdo.c, isw_raid.c, ddf_raid.c, drbd.c, zfs.c, bluestore.c, lvm.c (LVM1, snapshots).
+	// Volume managers, RAID, caches: lvm.c, linux_raid.c, bcache.c, stratis.c, vdo.c, isw_raid.c,
+	// ddf_raid.c, drbd.c, zfs.c, bluestore.c, lvm.c (LVM1, snapshots).
 	{24, "LVM2 001", "an LVM physical volume"}, {512 + 24, "LVM2 001", "an LVM physical volume"},
 	{1024 + 24, "LVM2 001", "an LVM physical volume"}, {1536 + 24, "LVM2 001", "an LVM physical volume"},
 	{0x1018, "\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81", "a bcache device"},
@@ -55,8 +57,9 @@ var marks = []mark{
 	{4096 - 10, "SWAPSPACE2", "swap space"}, {8192 - 10, "SWAPSPACE2", "swap space"}, {16384 - 10, "SWAPSPACE2", "swap space"}, {65536 - 10, "SWAPSPACE2", "swap space"},
 	{4096 - 10, "SWAP-SPACE", "swap space"}, {4096 - 10, "S1SUSPEND", "a suspended system"}, {4096 - 10, "S2SUSPEND", "a suspended system"}, {4096 - 10, "LINHIB0001", "a suspended system"},
 
-	// File systems: btrfs.c, xfs.c, f2fs.c, ntfs.c, exfat.c, refs.c, vfat.c, apfs.c, squashfs.c, erofs.c, cramfs.c, romfs.c, iso9660.c, udf.c, jfs.c,
-	// reiserfs.c, gfs.c, ocfs.c, vmfs.c, befs.c, hpfs.c, ufs.c, zonefs.c, vxfs.c, hfs.c.
+	// File systems: btrfs.c, xfs.c, f2fs.c, ntfs.c, exfat.c, refs.c, vfat.c, apfs.c, squashfs.c,
+	// erofs.c, cramfs.c, romfs.c, iso9660.c, udf.c, jfs.c, reiserfs.c, gfs.c, ocfs.c, vmfs.c,
+	// befs.c, hpfs.c, ufs.c, zonefs.c, vxfs.c, hfs.c.
 	{64<<10 + 64, "_BHRfS_M", "a Btrfs file system"}, {64<<20 + 64, "_BHRfS_M", "a Btrfs file system"}, {256<<30 + 64, "_BHRfS_M", "a Btrfs file system"},
 	{0, "XFSB", "an XFS file system"},
 	{1024, "\x10\x20\xf5\xf2", "an F2FS file system"},
@@ -82,14 +85,16 @@ var marks = []mark{
 	{1024, "\xf5\xfc\x01\xa5", "a VxFS file system"},
 	{1024, "H+\x00\x04", "an HFS+ file system"}, {1024, "HX\x00\x05", "an HFS+ file system"},
 
-	// Partition tables: gpt.c, sgi.c, bsd.c, mac.c; LDM (drivers: block/partitions/ldm.h, MAGIC_PRIVHEAD).
+	// Partition tables: gpt.c, sgi.c, bsd.c, mac.c; LDM (drivers: block/partitions/ldm.h,
+	// MAGIC_PRIVHEAD).
 	{512, "EFI PART", "a GPT partition table"}, {4096, "EFI PART", "a GPT partition table"}, {-512, "EFI PART", "a GPT partition table"}, {-4096, "EFI PART", "a GPT partition table"},
 	{6 * 512, "PRIVHEAD", "a Windows dynamic disk"},
 	{0, "\x0b\xe5\xa9\x41", "an SGI disk label"},
 	{512, "\x57\x45\x56\x82", "a BSD disk label"},
 
-	// Two bytes: ext.c, also the copies in the block groups 1, 3, 5, 7, 9, 25 of file systems with 4 KiB blocks (sparse_super) and in group 1 of those with
-	// 1 KiB; nilfs.c, minix.c, sun.c, mac.c, lvm.c (LVM1); dos.c last, since file systems that one can boot from end so too.
+	// Two bytes: ext.c, also the copies in the block groups 1, 3, 5, 7, 9, 25 of file systems with
+	// 4 KiB blocks (sparse_super) and in group 1 of those with 1 KiB; nilfs.c, minix.c, sun.c,
+	// mac.c, lvm.c (LVM1); dos.c last, since file systems that one can boot from end so too.
 	{1080, "\x53\xef", "an ext2/3/4 file system"},
 	{8<<20 + 1024 + 56, "\x53\xef", "an ext2/3/4 file system"},
 	{128<<20 + 56, "\x53\xef", "an ext2/3/4 file system"}, {3*128<<20 + 56, "\x53\xef", "an ext2/3/4 file system"}, {5*128<<20 + 56, "\x53\xef", "an ext2/3/4 file system"},

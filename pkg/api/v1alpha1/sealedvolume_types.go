@@ -155,8 +155,9 @@ type SealedVolumeStatus struct {
 	//
 	// +optional
 	Anchor *Anchor `json:"anchor,omitempty"`
-	// Format is how far it has come that the volume was made on its device. Once it was made, a device that is blank, or holds anything else, is not formatted
-	// again. That is neither changed nor removed, but by who may override the anchor.
+	// Format is how far it has come that the volume was made on its device. Once it was made, a
+	// device that is blank, or holds anything else, is not formatted again. That is neither changed
+	// nor removed, but by who may override the anchor.
 	//
 	// +optional
 	Format *VolumeFormat `json:"format,omitempty"`

@@ -13,8 +13,9 @@ import (
 
 var _ backend.FormatKeeper = (*Backend)(nil)
 
-// FormatState implements backend.FormatKeeper: two tags, of which a node may set each and take none off, so that nobody who owns a node makes what
-// was formatted look as if it were new (docs/iam/node.json).
+// FormatState implements backend.FormatKeeper: two tags, of which a node may set each and take none
+// off, so that nobody who owns a node makes what was formatted look as if it were new
+// (docs/iam/node.json).
 func (b *Backend) FormatState(ctx context.Context, id string) (backend.FormatState, error) {
 	if s, _ := b.formats.get(id); s == backend.FormatDone {
 		return s, nil

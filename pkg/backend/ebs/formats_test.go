@@ -17,7 +17,8 @@ func volumeMeanwhile(t *testing.T, s *ec2test.Server, cluster string) string {
 	return mustCreate(t, open(t, o), spec("of "+cluster)).ID
 }
 
-// TestFormatTags: what is kept is there for the next backend, never goes back, and is not asked for twice; a describe that is behind is no reason to forget it.
+// TestFormatTags: what is kept is there for the next backend, never goes back, and is not asked for
+// twice; a describe that is behind is no reason to forget it.
 func TestFormatTags(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)
 	ctl := open(t, options(s))

@@ -29,7 +29,8 @@ const (
 	tagReadOnly = tagPrefix + "read-only" // the instance that it is, or is to be, attached to read-only
 	tagParam    = tagPrefix + "parameter/"
 
-	// What a node sets, never changes and never takes off: that a volume was begun to be made on the device, and that it was made (formats.go).
+	// What a node sets, never changes and never takes off: that a volume was begun to be made on
+	// the device, and that it was made (formats.go).
 	tagFormatting, tagFormatted = tagPrefix + "formatting", tagPrefix + "formatted"
 
 	// tagPurpose and a backend.Purpose are the tags by which other drivers of EBS, and who counts costs, know what a volume is for.

@@ -13,8 +13,8 @@ import (
 
 var _ backend.FormatKeeper = (*Backend)(nil)
 
-// format is the JSON in formats/ID.json. It is a file of its own, because the node half writes it, which does not own the records. Ids never
-// return, so that it is never another volume's.
+// format is the JSON in formats/ID.json. It is a file of its own, because the node half writes it,
+// which does not own the records. Ids never return, so that it is never another volume's.
 type format struct {
 	Version int                 `json:"version"`
 	ID      string              `json:"id"`

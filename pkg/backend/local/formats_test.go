@@ -9,7 +9,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
-// TestFormats: what the node half keeps is there for the next one, never goes back, fails closed, and goes with its volume alone.
+// TestFormats: what the node half keeps is there for the next one, never goes back, fails closed,
+// and goes with its volume alone.
 func TestFormats(t *testing.T) {
 	dir := t.TempDir()
 	var fail error
