@@ -44,7 +44,7 @@ func serveOpen(ctx context.Context, v *volume.Volume, dev *device.File, c mounte
 	}
 	h := &ending{stop: make(chan struct{}), stopped: make(chan struct{})}
 	defer close(h.stopped)
-	ctl := &volumectl.Server{Volume: v, Name: c.Volume, ReadOnly: c.ReadOnly, LogLevel: &logLevel, Conditions: func() []control.Condition { return append(gone(dev), hurt.conditions()...) }, End: h.end}
+	ctl := &volumectl.Server{Volume: v, Name: c.Volume, ReadOnly: c.ReadOnly, LogLevel: &logLevel, Mounted: srv, Conditions: func() []control.Condition { return append(gone(dev), hurt.conditions()...) }, End: h.end}
 	if err := c.Ready(ctx, ctl.Mux()); err != nil {
 		return err
 	}

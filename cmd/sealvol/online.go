@@ -376,6 +376,9 @@ The exit code is that of the COMMAND.`,
 			}
 			ctx, stop := untilSignal()
 			defer stop()
+			if err := volumectl.WriteBack(ctx, *server, a[0]); err != nil {
+				return fmt.Errorf("%s: %w", a[0], err)
+			}
 			if len(a) == 1 {
 				return server.Do(ctx, control.Request{Op: "freeze", Args: volumectl.FreezeArgs{TimeoutMillis: timeout.Milliseconds()}}, nil)
 			}

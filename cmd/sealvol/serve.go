@@ -145,7 +145,7 @@ func (s *mountServer) startControl(ctx context.Context) (stop func()) {
 
 // control answers on the control socket.
 func (s *mountServer) control() *volumectl.Server {
-	return &volumectl.Server{Volume: s.vol, Name: s.name, ReadOnly: s.readOnly, LogLevel: s.level, End: s.end,
+	return &volumectl.Server{Volume: s.vol, Name: s.name, ReadOnly: s.readOnly, LogLevel: s.level, Mounted: s.fuse, End: s.end,
 		MountSnapshot: s.mountSnapshot, UnmountSnapshot: s.unmountSnapshot}
 }
 

@@ -101,6 +101,9 @@ func (t *snapshotTarget) list() ([]volumectl.Snapshot, error) {
 
 func (t *snapshotTarget) create(name string) (s volumectl.Snapshot, err error) {
 	if t.live != nil {
+		if err := volumectl.WriteBack(context.Background(), *t.live, t.name); err != nil {
+			return s, err
+		}
 		return s, t.live.Do(context.Background(), control.Request{Op: "snapshot-create", Args: volumectl.SnapshotArgs{Name: name}}, &s)
 	}
 	i, err := t.vol.CreateSnapshot(name)
@@ -399,6 +402,11 @@ With --json there is one object on each line.`,
 
 func (t *snapshotTarget) diff(a volumectl.DiffArgs, fn func(volumectl.Change) error) error {
 	if t.live != nil {
+		if a.To == "" { // the volume as it is
+			if err := volumectl.WriteBack(context.Background(), *t.live, t.name); err != nil {
+				return err
+			}
+		}
 		return volumectl.Diff(context.Background(), *t.live, a, fn)
 	}
 	return t.vol.Diff(a.From, a.To, volume.DiffOptions{Ranges: a.Ranges}, func(c volume.Change) error { return fn(volumectl.ChangeOf(c)) })

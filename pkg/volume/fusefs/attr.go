@@ -37,7 +37,7 @@ func (r *raw) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fus
 		Mode:    uint16(a.Mode),
 		Ino:     uint64(a.Ino),
 		Size:    a.Size,
-		Blocks:  a.Blocks,
+		Blocks:  blocks(&a),
 		Atime:   sxTime(a.Atime),
 		Btime:   sxTime(a.Btime),
 		Ctime:   sxTime(a.Ctime),
@@ -53,10 +53,13 @@ func (r *raw) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 	if r.readOnly {
 		return fuse.EROFS
 	}
-	a, err := r.fs.SetAttr(request(&in.InHeader, 0), ino(in.NodeId), decodeSetAttr(in))
+	id := ino(in.NodeId)
+	grow := r.beforeGrowth(id, in.Valid&fuse.FATTR_SIZE != 0)
+	a, err := r.fs.SetAttr(request(&in.InHeader, 0), id, decodeSetAttr(in))
 	if err != nil {
-		return r.status("SETATTR", ino(in.NodeId), err)
+		return r.status("SETATTR", id, err)
 	}
+	r.zeroTail(id, grow, a.Size)
 	out.SetTimeout(cacheTime)
 	r.attr(&a, &out.Attr)
 	return fuse.OK

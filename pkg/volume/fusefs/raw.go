@@ -37,7 +37,8 @@ type raw struct {
 	readOnly    bool
 	refs        *refs
 	suid        suidSet
-	kernelFlags uint64 // what INIT offered; set before any other request
+	kernelFlags uint64        // what INIT offered; set before any other request
+	seeks       chan struct{} // a place for each LSEEK that has the kernel write back
 
 	failMu     sync.Mutex
 	failSecond int64 // guarded by failMu: the Unix time of the failures counted
@@ -45,7 +46,8 @@ type raw struct {
 }
 
 func newRaw(o Options, s *Server) *raw {
-	return &raw{fs: o.FS, server: s, log: o.Logger, damaged: o.Damaged, readOnly: o.ReadOnly, refs: newRefs(o.FS)}
+	return &raw{fs: o.FS, server: s, log: o.Logger, damaged: o.Damaged, readOnly: o.ReadOnly, refs: newRefs(o.FS),
+		seeks: make(chan struct{}, max(1, o.MaxHandlers/2))}
 }
 
 // go-fuse keeps one name in the root directory for a trick of its own that we do
@@ -92,9 +94,13 @@ func (r *raw) attr(a *vfs.Attr, out *fuse.Attr) {
 		Rdev:      a.Rdev,
 		Blksize:   blockBytes,
 	}
-	if a.Mode&(syscall.S_ISUID|syscall.S_ISGID) != 0 && a.Mode&syscall.S_IFMT == syscall.S_IFREG {
+	if a.Mode&syscall.S_IFMT != syscall.S_IFREG {
+		return
+	}
+	if a.Mode&(syscall.S_ISUID|syscall.S_ISGID) != 0 {
 		r.suid.add(a.Ino)
 	}
+	out.Blocks = blocks(a)
 }
 
 func (r *raw) entry(a *vfs.Attr, out *fuse.EntryOut) {

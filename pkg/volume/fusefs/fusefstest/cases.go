@@ -24,6 +24,10 @@ var cases = []struct {
 }{
 	{"locks", locks},
 	{"mmap", mmapWrite},
+	{"mappedSeek", mappedSeek},
+	{"mappedCopies", mappedCopies},
+	{"mappedReads", mappedReads},
+	{"mappedBeyondEnd", mappedBeyondEnd},
 	{"direct", direct},
 	{"append", appendConcurrently},
 	{"truncateOnOpen", truncateOnOpen},
