@@ -257,7 +257,7 @@ func RotateKey(ctx context.Context, v *volume.Volume, keys *KeySet) (KeyChange, 
 func CurrentKey(ctx context.Context, v *volume.Volume, readOnly bool, keys *KeySet) (KeyChange, error) {
 	none := KeyChange{Slot: -1}
 	switch is := v.OpenedBy(keys.New.Credential); {
-	case len(keys.Old) == 0 && !is, readOnly && !is && !v.OpenedBy(keys.Old[0]):
+	case !is && (len(keys.Old) == 0 || !v.OpenedBy(keys.Old[0])): // also of a frozen volume, which a change would wait for
 		return none, fmt.Errorf("the current key: %w", volume.ErrWrongKey)
 	case len(keys.Old) == 0, readOnly:
 		return none, nil
