@@ -132,7 +132,7 @@ func (f *forge) invent(n int) (ops []*layout.Op) {
 	ops = append(ops, &layout.Op{Type: layout.OpCreate, Ino: dir, Parent: 1, Mode: modeDir | 0o755, Name: fmt.Sprint("new", dir)},
 		&layout.Op{Type: layout.OpCreate, Ino: file, Parent: dir, Mode: modeReg | 0o644, Name: "file"})
 	for range n {
-		op := &layout.Op{Type: layout.OpType(1 + f.rng.IntN(12)), Ino: file, Parent: dir, Parent2: 1, Mode: 0o644, Off: uint64(f.rng.IntN(1 << 20)),
+		op := &layout.Op{Type: layout.OpType(1 + f.rng.IntN(14)), Ino: file, Parent: dir, Parent2: 1, Mode: 0o644, Off: uint64(f.rng.IntN(1 << 20)),
 			Len: uint64(f.rng.IntN(1 << 20)), Name: "file", Name2: fmt.Sprint("other", f.rng.IntN(3)), Flags: uint32(f.rng.IntN(128))}
 		switch op.Type {
 		case layout.OpRename:
