@@ -317,7 +317,7 @@ func (v *Volume) checkNextIno() error {
 	if err == nil && (v.nextIno <= uint64(vfs.RootIno) || last.Obj >= v.nextIno) {
 		return fmt.Errorf("%w: the next inode is %d, there are items of inode %d", layout.ErrCorrupt, v.nextIno, last.Obj)
 	}
-	return nil //nolint:nilerr // see above
+	return nil
 }
 
 // instance is what a device becomes that is now, and holds the volume id. After Format the two are the same.
