@@ -288,7 +288,9 @@ func (v *Volume) cutMore(in *inode) error {
 		in.bmu.Lock()
 		in.sectors -= min(in.sectors, freed)
 		in.bmu.Unlock()
-		v.touch(in)
+		if freed > 0 { // of many orphans there is nothing to cut
+			v.touch(in)
+		}
 		if !done {
 			return nil
 		}

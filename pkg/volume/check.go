@@ -308,25 +308,19 @@ func (c *checker) checkLog() {
 		return
 	}
 	scratch := make([]byte, txn.ReadBytes)
-	for i, rec := range rp.Records {
-		for len(rec) > 0 {
-			op, rest, err := layout.DecodeOp(rec)
-			if err != nil {
-				c.problem("log", "record %d: %v", i, err)
-				return
-			}
-			rec = rest
-			if op.Seq < c.root.OpSeq {
-				continue
-			}
-			c.rep.NeedsReplay = true
-			switch ok, err := dataArrived(c.store, []*layout.Op{op}, scratch); {
-			case err != nil:
-				c.problem("log", "%v: the volume can not be mounted", err)
-			case !ok && i < rp.Certain:
-				c.inodeProblem(op.Ino, fmt.Sprintf(" at %d+%d", op.Off, op.Len), "data that the log refers to does not verify")
-			}
+	err = eachOp(c.store, c.root, rp, len(rp.Ends), func(record int, op *layout.Op) error {
+		if op.Seq < c.root.OpSeq {
+			return nil
 		}
+		c.rep.NeedsReplay = true
+		okay, err := dataArrived(c.store, op, scratch)
+		if err == nil && !okay && record < rp.Certain {
+			c.inodeProblem(op.Ino, fmt.Sprintf(" at %d+%d", op.Off, op.Len), "data that the log refers to does not verify")
+		}
+		return err
+	})
+	if err != nil {
+		c.problem("log", "%v: the volume can not be mounted", err)
 	}
 }
 

@@ -120,7 +120,7 @@ func Inspect(dev device.Device, cred crypto.Credential, inUse bool) (*RootInfo, 
 		i.LogErr = wrap(err)
 		return i, nil
 	}
-	i.LogRecords = len(rp.Records)
+	i.LogRecords = len(rp.Ends)
 	return i, nil
 }
 

@@ -106,7 +106,6 @@ type Volume struct {
 
 	replayed  bool          // when it was opened, the log held more than the root
 	dataStart uint64        // first sector after the log
-	leftovers []uint64      // inodes without names when the volume was opened
 	lists     [2]listPlace  // of the newest durable root; owned by the committer
 	growMu    sync.Mutex    // one Grow at a time
 	sectors   atomic.Uint64 // of the device, as used

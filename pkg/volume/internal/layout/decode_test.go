@@ -47,7 +47,8 @@ func sampleOps() []*Op {
 	ts := vfs.Timespec{Sec: -5, Nsec: 999_999_999}
 	r := sampleRecord(16, 0, 16)
 	ops := []*Op{
-		{Type: OpCreate, Ino: 1, Parent: 2, Mode: 0o100644, UID: 3, GID: 4, Rdev: 5, Name: "n", Name2: "target", Data: []byte{1}, Data2: []byte{2}},
+		{Type: OpCreate, Ino: 1, Parent: 2, Mode: 0o100644, UID: 3, GID: 4, Rdev: 5, Name: "n", Data: []byte{1}, Data2: []byte{2}},
+		{Type: OpCreate, Ino: 1, Parent: 2, Mode: 0o120777, Name: "n", Name2: "target", Data: []byte{}, Data2: []byte{}},
 		{Type: OpLink, Ino: 1, Parent: 2, Name: "n"}, {Type: OpUnlink, Ino: 1, Parent: 2, Name: "n"},
 		{Type: OpRename, Ino: 1, Ino2: 2, Parent: 3, Parent2: 4, Flags: 5, UID: 6, GID: 7, Name: "a", Name2: "b"},
 		{Type: OpSetAttr, Ino: 1, Flags: 2, Mode: 3, UID: 4, GID: 5, Len: 6, Atime: ts, Mtime: ts},
@@ -79,7 +80,7 @@ func sampleNodes() []Node {
 	for i := range 30 {
 		inner.Insert(inner.Count(), Key{Obj: uint64(i)}, b)
 	}
-	return []Node{NewNode(TreeFS, 0), leaf, inner}
+	return []Node{leaf, inner}
 }
 
 func TestRoundTrip(t *testing.T) {
@@ -128,6 +129,10 @@ func TestRoundTrip(t *testing.T) {
 	s := Summary{Free: 1, Largest: 2, Quads: 3}
 	if gs, shared, gb, err := GetRegion(PutRegion(s, 4, &bits)); err != nil || gs != s || shared != 4 || *gb != bits {
 		t.Errorf("region: %+v %v", gs, err)
+	}
+	empty := NewNode(TreeFS, 0)
+	if _, err := DecodeNode(empty.Canonical(), TreeFS, 0); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("empty leaf: %v", err)
 	}
 	for i, n := range sampleNodes() {
 		page := n.Canonical()

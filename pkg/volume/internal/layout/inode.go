@@ -2,6 +2,7 @@ package layout
 
 import (
 	"encoding/binary"
+	"strings"
 
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -149,15 +150,15 @@ func DecodeName(b []byte) (Name, error) {
 		return Name{}, corrupt("name item of %d bytes", len(b))
 	}
 	n := Name{Ino: binary.LittleEndian.Uint64(b), Type: uint32(b[8]) << 12, Name: string(b[9:])}
-	if n.Ino == 0 || !knownType(n.Type) || n.Name == "." || n.Name == ".." {
+	if n.Ino == 0 || !knownType(n.Type) || !ValidName(n.Name) {
 		return Name{}, corrupt("name item of inode %d, type %#o", n.Ino, n.Type)
 	}
-	for i := range len(n.Name) {
-		if n.Name[i] == '/' || n.Name[i] == 0 {
-			return Name{}, corrupt("name item with a separator")
-		}
-	}
 	return n, nil
+}
+
+// ValidName tells whether a directory may have a name.
+func ValidName(name string) bool {
+	return name != "" && len(name) <= vfs.MaxNameBytes && name != "." && name != ".." && !strings.ContainsAny(name, "/\x00")
 }
 
 // Names of one directory share a KeyName sub when their hashes do: the low

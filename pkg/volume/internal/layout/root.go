@@ -210,7 +210,8 @@ func DecodeRoot(b []byte) (*Root, error) {
 		r.Offered = append(r.Offered, OfferedAnchor{Generation: le.Uint64(p), R: [32]byte(p[8:40])})
 	}
 	if r.DeviceSectors < MinDevice/SectorBytes || r.DeviceSectors > 1<<50 ||
-		r.LogSectors < 256 || r.LogSectors > 1<<16 || r.LogSectors >= r.DeviceSectors/2 || r.Generation == 0 || r.Generation >= 1<<62 {
+		r.LogSectors < 256 || r.LogSectors > 1<<16 || r.LogSectors >= r.DeviceSectors/2 || r.Generation == 0 ||
+		max(r.Generation, r.LogSeq, r.OpSeq, r.NextIno, r.MountEpoch, r.Inodes) >= MaxNumber {
 		return nil, corrupt("root: geometry of %d sectors, log %d", r.DeviceSectors, r.LogSectors)
 	}
 	if x := r.Rotation; x.Target == 0 && x != (Rotation{}) || x.Tree >= Trees {
