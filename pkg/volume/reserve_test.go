@@ -1,0 +1,184 @@
+package volume
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// reserved is a volume with files that have reserved ranges, and a file that takes
+// whatever else there is.
+type reserved struct {
+	t    *testing.T
+	dev  *device.Mem
+	v    *Volume
+	fill vfs.Ino
+	end  uint64 // of fill
+	n    byte
+}
+
+func newReserved(t *testing.T, sizeBytes int64) *reserved {
+	t.Helper()
+	r := &reserved{t: t, dev: device.NewMem(sizeBytes)}
+	mustFormat(t, r.dev)
+	r.open()
+	r.fill = r.file("fill")
+	return r
+}
+
+func (r *reserved) open() {
+	r.t.Helper()
+	r.v = mustOpen(r.t, r.dev, Options{CommitInterval: -1, Memory: minMemory})
+}
+
+func (r *reserved) reopen() {
+	r.t.Helper()
+	ok(r.t, r.v.Close())
+	checkClean(r.t, r.dev)
+	r.open()
+}
+
+// crash continues from what was durable.
+func (r *reserved) crash() {
+	r.t.Helper()
+	img := r.dev.Clone()
+	r.v.fail(device.ErrCrashed)
+	if r.v.Close() == nil {
+		r.t.Fatal("close after the crash: no error")
+	}
+	r.dev = img
+	r.open()
+}
+
+func (r *reserved) file(name string) vfs.Ino {
+	r.t.Helper()
+	a, err := r.v.Mknod(crashReq, vfs.RootIno, name, 0o644, 0)
+	ok(r.t, err)
+	return a.Ino
+}
+
+func (r *reserved) write(ino vfs.Ino, off, length uint64) {
+	r.t.Helper()
+	for end := off + length; off < end; off += 1 << 20 {
+		_, err := r.v.Write(crashReq, ino, off, bytes.Repeat([]byte{3}, int(min(end-off, 1<<20))), false)
+		ok(r.t, err)
+	}
+}
+
+func (r *reserved) remove(name string) {
+	r.t.Helper()
+	a, err := r.v.Lookup(vfs.RootIno, name)
+	ok(r.t, err)
+	ok(r.t, r.v.Unlink(crashReq, vfs.RootIno, name))
+	r.v.Forget(a.Ino)
+}
+
+// full fills the volume to the last sector that anybody may have.
+func (r *reserved) full() {
+	r.t.Helper()
+	for n := uint64(1 << 20); n >= 1; n /= 4 {
+		for {
+			_, err := r.v.Write(crashReq, r.fill, r.end, bytes.Repeat([]byte{7}, int(n)), false)
+			if errors.Is(err, vfs.ErrNoSpace) {
+				break
+			}
+			ok(r.t, err)
+			r.end += n
+		}
+	}
+	for i := 0; ; i++ { // names take metadata
+		_, err := r.v.Mknod(crashReq, vfs.RootIno, fmt.Sprintf("%0250d", i), 0o644, 0)
+		if errors.Is(err, vfs.ErrNoSpace) || i == 3000 {
+			break
+		}
+		if !errors.Is(err, vfs.ErrExist) {
+			ok(r.t, err)
+		}
+	}
+}
+
+// overwrite writes all of a range in pieces, in an odd order, and syncs.
+func (r *reserved) overwrite(ino vfs.Ino, off, length, piece uint64) {
+	r.t.Helper()
+	r.n++
+	for pass := range uint64(3) {
+		for at := pass * piece; at < length; at += 3 * piece {
+			n := min(piece, length-at)
+			if _, err := r.v.Write(crashReq, ino, off+at, bytes.Repeat([]byte{r.n}, int(n)), false); err != nil {
+				r.t.Fatalf("write %d of pieces of %d at %d of %d: %v", r.n, piece, off+at, length, err)
+			}
+		}
+		ok(r.t, r.v.Sync(ino))
+	}
+	got := make([]byte, length)
+	if _, err := r.v.Read(ino, off, got); err != nil || !bytes.Equal(got, bytes.Repeat([]byte{r.n}, int(length))) {
+		r.t.Fatal("another content", err)
+	}
+}
+
+// TestReserve overwrites a reserved range again and again on a full volume: first what is
+// not written yet, then the same, then what a snapshot holds, then what is shared.
+func TestReserve(t *testing.T) {
+	for _, piece := range []uint64{4096, 1000, 65536, 1 << 20} {
+		t.Run(fmt.Sprint(piece), func(t *testing.T) { testReserve(t, piece) })
+	}
+}
+
+func testReserve(t *testing.T, piece uint64) {
+	const length = 5 << 20
+	r := newReserved(t, 96<<20)
+	ino := r.file("reserved")
+	before := r.v.StatFS()
+	ok(t, r.v.Fallocate(crashReq, ino, 0, 0, length))
+	after := r.v.StatFS()
+	if n := before.BlocksFree - after.BlocksFree; n < length/4096 || n > length/4096+16 {
+		t.Fatalf("%d blocks are used for %d", n, length/4096)
+	}
+	if a, err := r.v.GetAttr(ino); err != nil || a.Blocks != length/512 || a.Size != length {
+		t.Fatal(a.Blocks, a.Size, err)
+	}
+	c := r.file("c")
+	r.write(r.file("spare0"), 0, 3*length)
+	r.full()
+	for range 3 {
+		r.overwrite(ino, 0, length, piece)
+	}
+	r.reopen()
+	r.full()
+	r.overwrite(ino, 0, length, piece)
+	// A snapshot does not fit: it would owe all of it again.
+	if _, err := r.v.CreateSnapshot("s"); !errors.Is(err, vfs.ErrNoSpace) {
+		t.Fatal("snapshot on a full volume:", err)
+	}
+	r.remove("spare0")
+	_, err := r.v.CreateSnapshot("s")
+	ok(t, err)
+	r.write(r.file("spare1"), 0, 3*length/2)
+	r.full()
+	r.overwrite(ino, 0, length, piece)
+	r.overwrite(ino, 0, length, piece)
+	ok(t, r.v.Sync(ino))
+	r.crash()
+	r.full()
+	r.overwrite(ino, 0, length, piece)
+	// A copy that shares does not fit either.
+	if _, err := r.v.CopyRange(crashReq, ino, 0, c, 0, length); !errors.Is(err, vfs.ErrNoSpace) {
+		t.Fatal("copy on a full volume:", err)
+	}
+	r.remove("spare1")
+	if n, err := r.v.CopyRange(crashReq, ino, 0, c, 0, length); err != nil || n != length {
+		t.Fatal(n, err)
+	}
+	r.full()
+	r.overwrite(ino, 0, length, piece)
+	r.overwrite(ino, 0, length, piece)
+	r.reopen()
+	r.overwrite(ino, 0, length, piece)
+	checkSpace(t, r.v)
+	ok(t, r.v.Close())
+	checkClean(t, r.dev)
+}
