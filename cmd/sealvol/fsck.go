@@ -77,6 +77,8 @@ type fsckCounts struct {
 	Nodes     uint64 `json:"nodes"`
 	UsedBytes uint64 `json:"usedBytes"`
 	FreeBytes uint64 `json:"freeBytes"`
+	// Of UsedBytes, what files have reserved and not taken.
+	ReservedBytes uint64 `json:"reservedBytes"`
 }
 
 func fsck(w io.Writer, o *fsckOptions, path string) error {
@@ -152,7 +154,9 @@ func (r *fsckReport) fill(c *volume.CheckReport) {
 	}
 	r.ProblemCount = c.Total
 	n := &c.Counts
-	r.Counts = fsckCounts{n.Inodes, n.Names, n.Extents, n.Nodes, n.UsedSectors * sectorBytes, n.FreeSectors * sectorBytes}
+	free := n.FreeSectors + n.FreedSectors
+	reserved := min(n.ReservedSectors, free)
+	r.Counts = fsckCounts{n.Inodes, n.Names, n.Extents, n.Nodes, (n.UsedSectors + reserved) * sectorBytes, (free - reserved) * sectorBytes, reserved * sectorBytes}
 }
 
 func (r *fsckReport) text(w io.Writer) error {

@@ -98,6 +98,7 @@ type stateInfo struct {
 	DataBytes  int64  `json:"dataBytes"`
 	UsedBytes  int64  `json:"usedBytes"`
 	FreeBytes  int64  `json:"freeBytes"`
+	Reserved   int64  `json:"reservedBytes"`
 	Inodes     uint64 `json:"inodes"`
 	Generation uint64 `json:"generation"`
 	MountEpoch uint64 `json:"mountEpoch"`
@@ -185,7 +186,7 @@ func bitNumbers(w uint64) []int {
 }
 
 func stateReport(i *volume.RootInfo, inUse bool) *stateInfo {
-	s := &stateInfo{KeySlot: i.Slot, SizeBytes: i.SizeBytes, DataBytes: i.DataBytes, UsedBytes: i.DataBytes - i.FreeBytes, FreeBytes: i.FreeBytes,
+	s := &stateInfo{KeySlot: i.Slot, SizeBytes: i.SizeBytes, DataBytes: i.DataBytes, UsedBytes: i.DataBytes - i.FreeBytes, FreeBytes: i.FreeBytes, Reserved: i.ReservedBytes,
 		Inodes: i.Inodes, Generation: i.Generation, MountEpoch: i.MountEpoch, Clean: i.Clean, Log: logEmpty,
 		LogBytes: i.LogBytes, LogRecords: i.LogRecords, BadRoots: i.BadRoots}
 	switch {

@@ -59,8 +59,13 @@ type CheckCounts struct {
 	Names       uint64
 	Extents     uint64
 	Nodes       uint64 // of all trees, second copies not counted
-	UsedSectors uint64 // that the root refers to, system area included
+	UsedSectors uint64 // that the root refers to, system area included, but for FreedSectors
 	FreeSectors uint64 // clear bits of the bitmaps
+	// FreedSectors are in the free lists: set in the bitmaps, and free for all but
+	// the next commit or two.
+	FreedSectors uint64
+	// ReservedSectors are free, and kept for ranges that are reserved.
+	ReservedSectors uint64
 }
 
 // Check reads all of a volume and reports what is wrong with it. It writes
@@ -1303,7 +1308,9 @@ func (c *checker) checkFreeList(i int) {
 		c.progress(uint64(len(b)))
 		for _, r := range runs {
 			sum += uint64(r.Count)
-			c.refer(r, where, 0)
+			first, _ := c.mark(r, where, 0, false)
+			c.rep.Counts.UsedSectors -= uint64(first)
+			c.rep.Counts.FreedSectors += uint64(first)
 		}
 		at = next
 	}

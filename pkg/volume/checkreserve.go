@@ -108,6 +108,7 @@ func (c *checker) endReserved() {
 // checkReserved compares what the root says of reserved ranges with the tree.
 func (c *checker) checkReserved() {
 	r, x := &c.res, &c.root.Reserved
+	c.rep.Counts.ReservedSectors = x.Owed
 	if !r.named && *x != (layout.Reservations{}) {
 		c.problem("header", "it does not name the feature of reserved ranges, which the volume uses")
 	}

@@ -132,6 +132,7 @@ func (m *reserveModel) step() {
 	default:
 		m.fillUp()
 	}
+	m.v.reaper.wait() // after a crash it removes again what was removed
 	n := 0
 	for _, f := range m.state {
 		n += len(f.promised)
@@ -339,11 +340,10 @@ func (m *reserveModel) rollback() {
 func (m *reserveModel) replace() {
 	if m.rng.IntN(2) == 0 {
 		m.note("empty fill")
-		m.remove("fill")
-		m.v.reaper.wait()
-		a, err := m.v.Mknod(crashReq, vfs.RootIno, "fill", 0o644, 0)
+		size := uint64(0)
+		_, err := m.v.SetAttr(crashReq, m.fill, &vfs.SetAttr{Size: &size})
 		ok(m.t, err)
-		m.fill, m.end = a.Ino, 0
+		m.end = 0
 		return
 	}
 	name, f, ino := m.pick()
