@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
@@ -178,6 +179,104 @@ func testReserve(t *testing.T, piece uint64) {
 	r.overwrite(ino, 0, length, piece)
 	r.reopen()
 	r.overwrite(ino, 0, length, piece)
+	checkSpace(t, r.v)
+	ok(t, r.v.Close())
+	checkClean(t, r.dev)
+}
+
+// burn takes what is lent to changes that give back more, as a rule: deletes. With
+// snapshots they give back nothing.
+func (r *reserved) burn() {
+	r.t.Helper()
+	var inos []vfs.Ino
+	ok(r.t, r.v.ReadDir(vfs.RootIno, 0, false, func(d vfs.Dirent, _ *vfs.Attr) bool {
+		inos = append(inos, d.Ino)
+		return true
+	}))
+	for i, ino := range inos {
+		mode := uint32(0o600)
+		_, err := r.v.SetAttr(crashReq, ino, &vfs.SetAttr{Mode: &mode})
+		if errors.Is(err, vfs.ErrNoSpace) {
+			break
+		}
+		ok(r.t, err)
+		if i%32 == 0 {
+			ok(r.t, r.v.Sync(vfs.RootIno))
+		}
+	}
+}
+
+// TestReserveWorst overwrites reserved sectors one by one in a random order, each with
+// a sync: extents of one sector, spread over files of all sizes, whose pages and data
+// a snapshot or a copy holds, on a volume whose metadata is full, too.
+func TestReserveWorst(t *testing.T) {
+	for _, hold := range []string{"nothing", "snapshot", "copies", "both"} {
+		t.Run(hold, func(t *testing.T) { reserveWorst(t, hold) })
+	}
+}
+
+func reserveWorst(t *testing.T, hold string) {
+	r := newReserved(t, 160<<20)
+	rng := rand.New(rand.NewPCG(5, 8))
+	type sector struct {
+		ino vfs.Ino
+		n   uint64
+	}
+	var all []sector
+	var files []vfs.Ino
+	add := func(name string, sectors uint64) {
+		ino := r.file(name)
+		ok(t, r.v.Fallocate(crashReq, ino, 0, 0, sectors*pageBytes))
+		if rng.IntN(4) > 0 {
+			r.write(ino, 0, sectors*pageBytes)
+		}
+		files = append(files, ino)
+		for n := range sectors {
+			all = append(all, sector{ino, n})
+		}
+	}
+	add("big", 3000)
+	for i := range 400 {
+		add(fmt.Sprintf("small%d", i), 1+rng.Uint64N(4))
+		for j := range rng.IntN(12) { // others' metadata lies between
+			ino := r.file(fmt.Sprintf("other%d.%d", i, j))
+			ok(t, r.v.SetXattr(crashReq, ino, "user.x", make([]byte, 700), 0))
+		}
+	}
+	if hold == "copies" || hold == "both" {
+		for i, ino := range files {
+			c := r.file(fmt.Sprintf("copy%d", i))
+			_, err := r.v.CopyRange(crashReq, ino, 0, c, 0, 1<<40)
+			ok(t, err)
+		}
+	}
+	if hold == "snapshot" || hold == "both" {
+		_, err := r.v.CreateSnapshot("s")
+		ok(t, err)
+	}
+	r.full()
+	r.burn()
+	least := int64(1 << 62)
+	for round := range 2 {
+		rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		for i, s := range all {
+			if _, err := r.v.Write(crashReq, s.ino, s.n*pageBytes, bytes.Repeat([]byte{byte(i)}, pageBytes), false); err != nil {
+				t.Fatalf("round %d, write %d of %d: %v", round, i, len(all), err)
+			}
+			if i%16 == 0 {
+				ok(t, r.v.Sync(s.ino))
+			}
+			if i%128 == 0 {
+				ok(t, r.v.Sync(vfs.RootIno))
+				free, _, waiting := r.v.space.Counts()
+				least = min(least, free+waiting-r.v.res.owed.Load())
+			}
+		}
+	}
+	if lent := 2 * r.v.adm.reserve; least < lent {
+		t.Errorf("%d sectors beyond what is owed were left, at least %d should be", least, lent)
+	}
+	t.Logf("%d sectors beyond what is owed were left at least, half of the reserve is %d; %+v", least, 2*r.v.adm.reserve, r.v.res.stored())
 	checkSpace(t, r.v)
 	ok(t, r.v.Close())
 	checkClean(t, r.dev)
