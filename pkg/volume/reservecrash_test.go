@@ -21,7 +21,7 @@ func TestReserveCrash(t *testing.T) {
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
 	}
-	for i := range 4 * *reserveRuns {
+	for i := range *reserveRuns {
 		reserveCrash(t, seed+uint64(i))
 		if t.Failed() {
 			return

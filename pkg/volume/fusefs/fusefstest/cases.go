@@ -39,6 +39,7 @@ var cases = []struct {
 	{"suidOther", suidByOthers},
 	{"sparse", sparse},
 	{"fallocate", fallocateModes},
+	{"reserve", reserve},
 	{"copyRange", copyRange},
 	{"unlinkedOpen", unlinkedOpen},
 	{"hardLinks", hardLinks},
