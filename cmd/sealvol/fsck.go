@@ -177,8 +177,12 @@ func (r *fsckReport) text(w io.Writer) error {
 	case r.NeedsReplay:
 		state = "clean; the log waits for replay at the next mount"
 	}
-	say(out, "%s: %s; generation %d, %d inodes, %d names, %s used, %s free\n", r.Device, state, r.Generation,
-		r.Counts.Inodes, r.Counts.Names, formatSize(int64(r.Counts.UsedBytes)), formatSize(int64(r.Counts.FreeBytes)))
+	reserved := ""
+	if n := r.Counts.ReservedBytes; n > 0 {
+		reserved = fmt.Sprintf(" (%s of it reserved)", formatSize(int64(n)))
+	}
+	say(out, "%s: %s; generation %d, %d inodes, %d names, %s used%s, %s free\n", r.Device, state, r.Generation,
+		r.Counts.Inodes, r.Counts.Names, formatSize(int64(r.Counts.UsedBytes)), reserved, formatSize(int64(r.Counts.FreeBytes)))
 	if !r.Clean {
 		say(os.Stderr, "  make a copy of the device; `sealvol cp` copies out what can be read\n")
 	}

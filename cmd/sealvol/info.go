@@ -252,6 +252,9 @@ func (r *infoReport) text() string {
 		line("Opened with", "key slot %d", s.KeySlot)
 		line("Size", "%s, %s for files and metadata", formatSize(s.SizeBytes), formatSize(s.DataBytes))
 		line("Used", "%s, %s free, %d inodes", formatSize(s.UsedBytes), formatSize(s.FreeBytes), s.Inodes)
+		if s.Reserved > 0 {
+			line("Reserved", "%s of what is used, for ranges of files (fallocate)", formatSize(s.Reserved))
+		}
 		line("Generation", "%d, mounted for writing %d times", s.Generation, s.MountEpoch)
 		line("Log", "%s", s.logText())
 		if len(s.BadRoots) > 0 {

@@ -109,9 +109,9 @@ func (v *Volume) dropExtents(w *tree.Writer, in *inode, from, to uint64, limit i
 // settle counts extents that were dropped. Inside v.fs.Update.
 func (v *Volume) settle(in *inode, d dropped) {
 	in.bmu.Lock()
-	defer in.bmu.Unlock()
 	in.sectors -= min(in.sectors, d.sectors)
-	in.vacant += d.vacated
+	in.bmu.Unlock()
+	in.vacate(d.vacated, 0)
 	v.res.owed.Add(int64(d.owed))
 }
 
@@ -130,8 +130,8 @@ func (v *Volume) putExtent(w *tree.Writer, in *inode, sector uint64, e *layout.F
 	v.rot.met(e.Epoch)
 	in.bmu.Lock()
 	in.sectors += n - d.sectors
-	in.vacant += d.vacated - filled
 	in.bmu.Unlock()
+	in.vacate(d.vacated, filled)
 	v.res.owed.Add(int64(d.owed) - int64(filled))
 	return w.Put(extentKey(in.ino, sector), e.Append(nil))
 }

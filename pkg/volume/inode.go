@@ -69,6 +69,14 @@ func (in *inode) setSize(n uint64) {
 	in.size.Store(n)
 }
 
+// vacate counts reserved sectors that have no extent any more, or got one.
+func (in *inode) vacate(gone, filled uint64) {
+	in.bmu.Lock()
+	defer in.bmu.Unlock()
+	in.vacant += gone
+	in.vacant -= min(in.vacant, filled)
+}
+
 // stored is the inode as the tree has it. Nothing changes meanwhile: the
 // committer holds the gate.
 func (in *inode) stored() layout.Inode {

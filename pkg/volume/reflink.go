@@ -442,8 +442,8 @@ func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inod
 	v.copied.Add(fresh)
 	dst.bmu.Lock()
 	dst.sectors += added - d.sectors
-	dst.vacant += d.vacated - filled
 	dst.bmu.Unlock()
+	dst.vacate(d.vacated, filled)
 	v.res.owed.Add(int64(d.owed)) // what it gets is shared: all of it is owed
 	return nil
 }

@@ -41,9 +41,13 @@ func (r *reservations) load(x layout.Reservations) {
 	r.mark.Store(x.Mark)
 }
 
-// stored is what a root says. The caller holds the gate alone.
+// stored is what a root says. The caller holds the gate alone. Counts that do not fit
+// together are those of a damaged volume: it stays one that can be opened.
 func (r *reservations) stored() layout.Reservations {
-	return layout.Reservations{Promised: uint64(r.promised.Load()), Owed: uint64(r.owed.Load()), Ranges: uint64(r.ranges.Load()), Mark: r.mark.Load()}
+	promised := min(max(r.promised.Load(), 0), layout.MaxReserved)
+	x := layout.Reservations{Promised: uint64(promised), Owed: uint64(min(max(r.owed.Load(), 0), promised)), Mark: r.mark.Load()}
+	x.Ranges = uint64(min(max(r.ranges.Load(), min(1, promised)), promised))
+	return x
 }
 
 // pin is told that a snapshot of generation gen was taken: it holds all that ranges
@@ -205,9 +209,7 @@ func (v *Volume) reserve(w *tree.Writer, in *inode, from, to uint64) error {
 		}
 	}
 	in.reserved.Store(true)
-	in.bmu.Lock()
-	in.vacant += added.promised - added.filled
-	in.bmu.Unlock()
+	in.vacate(added.promised, added.filled)
 	r.made.Add(1)
 	r.ranges.Add(1 - int64(len(old)))
 	r.owed.Add(int64(added.owed))
@@ -280,9 +282,7 @@ func (v *Volume) unreserve(w *tree.Writer, in *inode, from, to uint64, limit int
 		}
 	}
 	n := overlap(hit, from, to)
-	in.bmu.Lock()
-	in.vacant -= n
-	in.bmu.Unlock()
+	in.vacate(0, n)
 	v.res.promised.Add(-int64(n))
 	v.res.owed.Add(-int64(n))
 	v.res.ranges.Add(int64(ranges))

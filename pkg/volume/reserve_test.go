@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -280,4 +282,164 @@ func reserveWorst(t *testing.T, hold string) {
 	checkSpace(t, r.v)
 	ok(t, r.v.Close())
 	checkClean(t, r.dev)
+}
+
+// TestRestamp deletes what reserved ranges were owed for: the room is back.
+func TestRestamp(t *testing.T) {
+	const length = 2 << 20
+	r := newReserved(t, 96<<20)
+	ino, c := r.file("reserved"), r.file("copy")
+	ok(t, r.v.Fallocate(crashReq, ino, vfs.FallocKeepSize, 0, length))
+	r.write(ino, 0, length/2)
+	owed := func(what string, want int64) {
+		t.Helper()
+		ok(t, r.v.Sync(vfs.RootIno))
+		if n := r.v.res.owed.Load() * pageBytes; n != want {
+			t.Fatalf("%s: %d bytes are owed, want %d", what, n, want)
+		}
+	}
+	owed("half is written", length/2)
+	for _, name := range []string{"a", "b"} {
+		_, err := r.v.CreateSnapshot(name)
+		ok(t, err)
+		owed("a snapshot", length)
+		r.write(ino, 0, length/4)
+		owed("a quarter is written again", length*3/4)
+	}
+	_, err := r.v.CopyRange(crashReq, ino, 0, c, 0, length/8)
+	ok(t, err)
+	owed("an eighth is shared", length*7/8)
+	ok(t, r.v.DeleteSnapshot("b"))
+	ok(t, r.v.WaitFreed())
+	pass := func() {
+		t.Helper()
+		ok(t, r.v.restamp(func() bool { return false }))
+	}
+	pass()
+	// What was written before snapshot a still is owed.
+	owed("one snapshot is left", length*7/8)
+	ok(t, r.v.DeleteSnapshot("a"))
+	ok(t, r.v.WaitFreed())
+	pass()
+	owed("no snapshot is left", length*5/8)
+	if x := r.v.res.stored(); x.Mark != 0 {
+		t.Fatalf("%+v", x)
+	}
+	r.reopen()
+	owed("mounted again", length*5/8)
+	r.remove("copy")
+	r.v.reaper.wait()
+	if !r.v.res.stale.Load() {
+		t.Fatal("nobody noted that something is not shared any more")
+	}
+	pass()
+	owed("nothing is shared", length/2)
+	r.reopen()
+	r.full()
+	r.overwrite(ino, 0, length, 8192)
+	ok(t, r.v.Close())
+	checkClean(t, r.dev)
+}
+
+// TestReserveFreesRoom fills a volume while more than needed is reserved: whoever
+// finds no room has it looked at.
+func TestReserveFreesRoom(t *testing.T) {
+	const length = 10 << 20
+	r := newReserved(t, 96<<20)
+	ino, c := r.file("reserved"), r.file("copy")
+	ok(t, r.v.Fallocate(crashReq, ino, 0, 0, length))
+	r.write(ino, 0, length)
+	_, err := r.v.CopyRange(crashReq, ino, 0, c, 0, length)
+	ok(t, err)
+	r.remove("copy")
+	r.v.reaper.wait()
+	if n := r.v.res.owed.Load(); n != length/pageBytes {
+		t.Fatalf("%d sectors are owed", n)
+	}
+	for r.v.res.owed.Load() > 0 { // the pass goes on in the background
+		r.full()
+	}
+	ok(t, r.v.Close())
+	checkClean(t, r.dev)
+}
+
+// TestOldFallocate applies an operation of a version that reserved nothing.
+func TestOldFallocate(t *testing.T) {
+	r := newReserved(t, 64<<20)
+	ino := r.file("f")
+	in, err := r.v.inode(ino)
+	ok(t, err)
+	defer r.v.table.put(in)
+	in.mu.Lock()
+	err = r.v.inGate(func() error {
+		return r.v.apply(&layout.Op{Type: layout.OpFallocate, Ino: uint64(ino), Len: 1 << 20})
+	})
+	in.mu.Unlock()
+	ok(t, err)
+	if a, err := r.v.GetAttr(ino); err != nil || a.Size != 1<<20 || a.Blocks != 0 || r.v.res.promised.Load() != 0 {
+		t.Fatalf("%+v %v", a, err)
+	}
+	ok(t, r.v.Close())
+	checkClean(t, r.dev)
+}
+
+// TestReservedDamage changes what a volume says of reserved ranges: fsck says so.
+func TestReservedDamage(t *testing.T) {
+	r := newReserved(t, 64<<20)
+	ino := r.file("f")
+	ok(t, r.v.Fallocate(crashReq, ino, 0, 0, 1<<20))
+	ok(t, r.v.Fallocate(crashReq, ino, vfs.FallocPunchHole|vfs.FallocKeepSize, 65536, 65536))
+	r.write(ino, 0, 65536)
+	_, err := r.v.CopyRange(crashReq, ino, 0, r.file("copy"), 0, 65536)
+	ok(t, err)
+	_, err = r.v.CreateSnapshot("s")
+	ok(t, err)
+	ok(t, r.v.Close())
+	checkClean(t, r.dev)
+	change := func(typ uint8, fn func(v []byte)) func(s *surgeon) {
+		return func(s *surgeon) {
+			done := false
+			s.item(layout.TreeFS, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
+				if k.Type != typ || done || k.Obj != uint64(ino) {
+					return k, v, false
+				}
+				done = true
+				fn(v)
+				return k, v, true
+			})
+		}
+	}
+	for _, c := range []struct {
+		name, want string
+		do         func(s *surgeon)
+	}{
+		{"owed", "sectors are reserved in", func(s *surgeon) { s.root.Reserved.Owed--; s.writeRoot() }},
+		{"promised", "sectors are reserved in", func(s *surgeon) { s.root.Reserved.Promised++; s.writeRoot() }},
+		{"ranges", "sectors are reserved in", func(s *surgeon) { s.root.Reserved.Ranges--; s.writeRoot() }},
+		{"mark", "the newest snapshot is of", func(s *surgeon) { s.root.Reserved.Mark = 1; s.writeRoot() }},
+		{"range", "sectors are reserved in", change(layout.KeyReserved, func(v []byte) { v[0]-- })},
+		{"ranges that touch", "overlaps the one before, or goes on with it", change(layout.KeyReserved, func(v []byte) { v[0] = 32 })},
+		{"vacant", "reserved sectors have no extent", change(layout.KeyInode, func(v []byte) { v[104]-- })},
+		{"flag", "its flags say", change(layout.KeyInode, func(v []byte) { v[20] &^= 32; clear(v[104:112]) })},
+		{"list", "the list of such inodes", func(s *surgeon) {
+			s.item(layout.TreeFS, func(k layout.Key, v []byte) (layout.Key, []byte, bool) { return k, nil, k.Type == layout.KeyReserver })
+		}},
+		{"no inode", "says that it has reserved ranges, but no inode", func(s *surgeon) {
+			s.insert(layout.TreeFS, layout.Key{Type: layout.KeyReserver, Sub: 9999}, nil)
+		}},
+		{"shared", "does not say so", func(s *surgeon) {
+			change(layout.KeyExtent, func(v []byte) { v[len(v)-1] &^= 0x80 })(s)
+			s.root.Reserved.Mark = 1
+			s.writeRoot()
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dev := r.dev.Clone()
+			c.do(operate(t, dev))
+			if found := findings(t, dev); !strings.Contains(found, c.want) {
+				t.Errorf("fsck says\n%s", found)
+			}
+			use(t, dev)
+		})
+	}
 }
