@@ -170,6 +170,10 @@ func (v *Volume) tryRoom(c cost) verdict {
 		return admitted
 	}
 	held, heldMeta := v.held(a.granted.pins+c.pins > 0)
+	held += a.granted.hold + c.hold
+	if c.snaps { // it brings back what a rollback owes
+		held, heldMeta = 0, 0
+	}
 	if !c.snaps && (v.snap.newest.Load() > 0 || held > 0) {
 		// With snapshots, deletes may take space and give none back. Some is left
 		// to delete snapshots, and to lend to writes of reserved ranges.
@@ -179,7 +183,6 @@ func (v *Volume) tryRoom(c cost) verdict {
 		return waitSpace
 	}
 	// What is held for reserved ranges may wait for I3: it will be free.
-	held += a.granted.hold + c.hold
 	if held > 0 && free+waiting-layout.QuadSectors*meta-held < need {
 		return waitSpace
 	}
@@ -283,8 +286,8 @@ func (v *Volume) admit(c cost) error {
 // full tells whether to give up after commits that found no room, vain of them since
 // anybody else was admitted.
 func (v *Volume) full(c cost, vain, commits int) bool {
-	if c.promised && v.freeing() {
-		return false // a rollback owes what the old head had, until that is free
+	if (c.promised || c.urgent && !c.snaps && v.res.owed.Load() > 0) && v.freeing() {
+		return false // a rollback owes what ranges have, until what the old head had is free
 	}
 	if vain == fullCommits && !c.promised {
 		v.wantRestamp()

@@ -443,3 +443,37 @@ func TestReservedDamage(t *testing.T) {
 		})
 	}
 }
+
+// TestReserveRollback rolls a full volume back to a snapshot with reserved ranges: it
+// owes them again, and what it then frees is more than that.
+func TestReserveRollback(t *testing.T) {
+	const length = 12 << 20
+	r := newReserved(t, 112<<20)
+	ino := r.file("reserved")
+	ok(t, r.v.Fallocate(crashReq, ino, 0, 0, length))
+	r.write(ino, 0, length)
+	_, err := r.v.CreateSnapshot("s")
+	ok(t, err)
+	r.full()
+	r.burn()
+	r.overwrite(ino, 0, length, 1<<20)
+	if n := r.v.res.owed.Load(); n != 0 {
+		t.Fatalf("%d sectors are owed", n)
+	}
+	ok(t, r.v.Rollback("s", false))
+	checkClean(t, r.dev)
+	r.open()
+	if x := r.v.res.stored(); x.Owed != length/pageBytes || x.Promised != x.Owed || x.Ranges != 1 {
+		t.Fatalf("%+v", x)
+	}
+	r.overwrite(ino, 0, length, 1<<20) // waits for the room
+	ok(t, r.v.WaitFreed())
+	a, err := r.v.Lookup(vfs.RootIno, "fill")
+	ok(t, err)
+	r.fill, r.end = a.Ino, a.Size
+	r.full()
+	r.burn()
+	r.overwrite(ino, 0, length, 1<<20)
+	ok(t, r.v.Close())
+	checkClean(t, r.dev)
+}
