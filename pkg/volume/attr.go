@@ -57,15 +57,15 @@ func (v *Volume) SetAttr(req *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.Attr,
 	}
 	defer v.table.put(in)
 	var a vfs.Attr
-	ends := func() []span { // the sector that the new end cuts in two is written
+	ends := func() []interval { // the sector that the new end cuts in two is written
 		if set.Size == nil || *set.Size%pageBytes == 0 || *set.Size > layout.MaxFileBytes {
 			return nil
 		}
-		return []span{{*set.Size - 1, *set.Size}}
+		return []interval{{*set.Size - 1, *set.Size}}
 	}
 	err = v.inReserved(in, ends, func(promised bool) (again bool, err error) {
 		if promised && set.Size != nil {
-			a, again, err = v.setAttr(req, in, set, append([]span{}, ends()...))
+			a, again, err = v.setAttr(req, in, set, append([]interval{}, ends()...))
 		} else {
 			a, _, err = v.setAttr(req, in, set, nil)
 		}
@@ -76,7 +76,7 @@ func (v *Volume) SetAttr(req *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.Attr,
 
 // setAttr is SetAttr; what it writes of data is reserved, if given. If that is not so any more
 // it does nothing: again.
-func (v *Volume) setAttr(req *vfs.Req, in *inode, set *vfs.SetAttr, reserved []span) (a vfs.Attr, again bool, err error) {
+func (v *Volume) setAttr(req *vfs.Req, in *inode, set *vfs.SetAttr, reserved []interval) (a vfs.Attr, again bool, err error) {
 	_, dropped := v.dropStep()
 	c := cost{ring: 512, quads: 2*opQuads + dropped, pages: 2, promised: reserved != nil}
 	// Cutting a file frees space, and needs the reserve when the volume is full.
@@ -92,6 +92,9 @@ func (v *Volume) setAttr(req *vfs.Req, in *inode, set *vfs.SetAttr, reserved []s
 	defer in.mu.Unlock()
 	if in.dead {
 		return vfs.Attr{}, false, fmt.Errorf("inode %d: %w", in.ino, vfs.ErrStale)
+	}
+	if err := mayPut(in, set); err != nil {
+		return vfs.Attr{}, false, err
 	}
 	if reserved != nil {
 		if ok, err := v.coversAll(in, reserved); err != nil || !ok {

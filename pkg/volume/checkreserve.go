@@ -12,10 +12,10 @@ type reserveCheck struct {
 	named     bool     // by the header
 	reservers []uint64 // inodes that say so at the beginning of the tree, in order
 
-	spans  []span // of the inode, but for those that extents have passed
-	total  uint64 // sectors of all of them
-	filled uint64 // sectors of these that have an extent
-	own    uint64 // and are not owed
+	spans  []interval // of the inode, but for those that extents have passed
+	total  uint64     // sectors of all of them
+	filled uint64     // sectors of these that have an extent
+	own    uint64     // and are not owed
 
 	sum layout.Reservations // of what was read
 }
@@ -29,7 +29,7 @@ func (r *reserveCheck) item(first uint64, v []byte) error {
 	if k := len(r.spans); k > 0 && first <= r.spans[k-1].to {
 		return fmt.Errorf("the reserved range of %d sectors from %d on overlaps the one before, or goes on with it", n, first)
 	}
-	r.spans = append(r.spans, span{first, first + n})
+	r.spans = append(r.spans, interval{first, first + n})
 	r.total += n
 	r.sum.Promised += n
 	r.sum.Ranges++
@@ -48,7 +48,7 @@ func (c *checker) reservedExtent(sector uint64, e *layout.FileExtent) error {
 		if s.from >= sector+e.Sectors() {
 			break
 		}
-		n += overlap([]span{s}, sector, sector+e.Sectors())
+		n += overlap([]interval{s}, sector, sector+e.Sectors())
 	}
 	r.filled += n
 	if e.Owed || e.RefBirth <= c.root.Reserved.Mark {

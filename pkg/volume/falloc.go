@@ -61,10 +61,10 @@ func (f *falloc) clears() bool {
 
 // edges are the bytes of sectors that the call writes: those at both ends of what
 // it clears.
-func (f *falloc) edges() (spans []span) {
+func (f *falloc) edges() (spans []interval) {
 	for _, off := range []uint64{f.off, f.end} {
 		if f.clears() && off%pageBytes != 0 {
-			spans = append(spans, span{off, off + 1})
+			spans = append(spans, interval{off, off + 1})
 		}
 	}
 	return spans
@@ -85,6 +85,9 @@ func (f *falloc) run(promised bool) (again bool, err error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if err := v.regular(in); err != nil {
+		return false, err
+	}
+	if err := mayAllocate(in, f.mode&^layout.FallocReserve); err != nil {
 		return false, err
 	}
 	if promised {
@@ -134,7 +137,7 @@ func (v *Volume) unreserved(in *inode, from, to uint64) (sum reserveSum, err err
 		if err != nil {
 			return sum, wrap(err)
 		}
-		gap, next := span{at, to}, to
+		gap, next := interval{at, to}, to
 		if len(spans) > 0 {
 			gap.to, next = max(at, spans[0].from), min(to, spans[0].to)
 		}

@@ -289,7 +289,7 @@ func (v *Volume) Write(req *vfs.Req, ino vfs.Ino, off uint64, data []byte, kill 
 	if kill {
 		op.Flags = layout.OpKill
 	}
-	if err := v.write(in, op); err != nil {
+	if err := v.write(in, op, req.Append); err != nil {
 		return 0, err
 	}
 	return len(data), nil
@@ -297,11 +297,11 @@ func (v *Volume) Write(req *vfs.Req, ino vfs.Ino, off uint64, data []byte, kill 
 
 // write makes a write. What is reserved has room, if need be a block at a time: so
 // much the reserve lends at once.
-func (v *Volume) write(in *inode, op *layout.Op) error {
+func (v *Volume) write(in *inode, op *layout.Op, appending bool) error {
 	promised := false
-	err := v.inReserved(in, func() []span { return []span{{op.Off, op.Off + op.Len}} }, func(p bool) (bool, error) {
+	err := v.inReserved(in, func() []interval { return []interval{{op.Off, op.Off + op.Len}} }, func(p bool) (bool, error) {
 		promised = p
-		return v.writeOnce(in, op, p)
+		return v.writeOnce(in, op, appending, p)
 	})
 	if !promised || op.Len <= blockBytes || !errors.Is(err, vfs.ErrNoSpace) {
 		return err
@@ -310,7 +310,7 @@ func (v *Volume) write(in *inode, op *layout.Op) error {
 		n := min(op.Off+op.Len, (at/blockBytes+1)*blockBytes) - at
 		part := *op
 		part.Off, part.Len, part.Data = at, n, op.Data[at-op.Off:][:n]
-		if err := v.write(in, &part); err != nil {
+		if err := v.write(in, &part, appending); err != nil {
 			return err
 		}
 		at += n
@@ -320,7 +320,7 @@ func (v *Volume) write(in *inode, op *layout.Op) error {
 
 // writeOnce makes a write that is one operation; promised says that all of it is
 // reserved. If that is not so any more it does nothing: again.
-func (v *Volume) writeOnce(in *inode, op *layout.Op, promised bool) (again bool, err error) {
+func (v *Volume) writeOnce(in *inode, op *layout.Op, appending, promised bool) (again bool, err error) {
 	off, end := op.Off, op.Off+op.Len
 	c := cost{pages: int((end+pageBytes-1)/pageBytes - off/pageBytes + 1), ring: len(op.Data) + 128, quads: opQuads, promised: promised}
 	if err := v.admit(c); err != nil {
@@ -330,6 +330,9 @@ func (v *Volume) writeOnce(in *inode, op *layout.Op, promised bool) (again bool,
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if err := v.regular(in); err != nil {
+		return false, err
+	}
+	if err := mayWrite(in, off, appending); err != nil {
 		return false, err
 	}
 	if promised {

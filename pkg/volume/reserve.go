@@ -115,15 +115,15 @@ func reservedKey(ino, sector uint64) layout.Key {
 
 func reserverKey(ino uint64) layout.Key { return layout.Key{Type: layout.KeyReserver, Sub: ino} }
 
-// span is a range of sectors of a file.
-type span struct{ from, to uint64 }
+// interval is a range of sectors of a file.
+type interval struct{ from, to uint64 }
 
 // scanner is ScanFloor of a tree or of a writer.
 type scanner func(low, from, to layout.Key, fn func(k layout.Key, v []byte) bool) error
 
 // scanReserved returns the reserved ranges of an inode that overlap [from, to), at
 // most limit (0: all).
-func scanReserved(scan scanner, ino, from, to uint64, limit int) (out []span, err error) {
+func scanReserved(scan scanner, ino, from, to uint64, limit int) (out []interval, err error) {
 	var derr error
 	err = scan(reservedKey(ino, 0), reservedKey(ino, from), reservedKey(ino, to-1), func(k layout.Key, val []byte) bool {
 		n, err := layout.DecodeReserved(k.Sub, val)
@@ -132,7 +132,7 @@ func scanReserved(scan scanner, ino, from, to uint64, limit int) (out []span, er
 			return false
 		}
 		if k.Sub+n > from {
-			out = append(out, span{k.Sub, k.Sub + n})
+			out = append(out, interval{k.Sub, k.Sub + n})
 		}
 		return limit == 0 || len(out) < limit
 	})
@@ -151,7 +151,7 @@ func promisedIn(w *tree.Writer, in *inode, from, to uint64) (uint64, error) {
 	return overlap(spans, from, to), err
 }
 
-func overlap(spans []span, from, to uint64) (n uint64) {
+func overlap(spans []interval, from, to uint64) (n uint64) {
 	for _, s := range spans {
 		if a, b := max(s.from, from), min(s.to, to); a < b {
 			n += b - a
@@ -185,10 +185,10 @@ func (v *Volume) reserve(w *tree.Writer, in *inode, from, to uint64) error {
 	if err != nil {
 		return err
 	}
-	whole := span{from, to}
+	whole := interval{from, to}
 	at, added := from, reserveSum{}
 	for _, s := range old {
-		whole = span{min(whole.from, s.from), max(whole.to, s.to)}
+		whole = interval{min(whole.from, s.from), max(whole.to, s.to)}
 		if err := v.reserveGap(w, in, at, min(s.from, to), &added); err != nil {
 			return err
 		}
@@ -271,7 +271,7 @@ func (v *Volume) unreserve(w *tree.Writer, in *inode, from, to uint64, limit int
 			return false, err
 		}
 		ranges--
-		for _, rest := range []span{{s.from, from}, {to, s.to}} {
+		for _, rest := range []interval{{s.from, from}, {to, s.to}} {
 			if rest.from >= rest.to {
 				continue
 			}
@@ -305,7 +305,7 @@ func (v *Volume) unlist(w *tree.Writer, in *inode) error {
 
 // coversAll tells whether all bytes of some spans are reserved, of a file that has
 // reserved ranges at all. See covers.
-func (v *Volume) coversAll(in *inode, spans []span) (bool, error) {
+func (v *Volume) coversAll(in *inode, spans []interval) (bool, error) {
 	if !in.reserved.Load() {
 		return false, nil
 	}
@@ -320,7 +320,7 @@ func (v *Volume) coversAll(in *inode, spans []span) (bool, error) {
 // inReserved calls run with whether bytes that it will write are reserved: then it
 // may be admitted as promised. run looks again once it holds in.mu, and returns
 // again if that is not so any more.
-func (v *Volume) inReserved(in *inode, spans func() []span, run func(promised bool) (again bool, err error)) error {
+func (v *Volume) inReserved(in *inode, spans func() []interval, run func(promised bool) (again bool, err error)) error {
 	for {
 		promised, err := v.coversAll(in, spans())
 		if err != nil {

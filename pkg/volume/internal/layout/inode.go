@@ -18,9 +18,24 @@ const (
 	InodeXattrs                    // has extended attributes
 	InodeDefaultACL
 	InodeAccessACL
-	InodeCapability // has security.capability
-	InodeReserved   // has reserved ranges: KeyReserved items
-	inodeKnownFlags = 1<<iota - 1
+	InodeCapability   // has security.capability
+	InodeReserved     // has reserved ranges: KeyReserved items
+	inodeContentFlags = 1<<iota - 1
+)
+
+// Inode flags that users set (chattr(1)). A volume that has any names FeatureFlags.
+const (
+	InodeImmutable uint32 = 1 << (8 + iota)
+	InodeAppend           // only appended to
+	InodeNodump
+	InodeNoatime
+
+	// InodeUserFlags are all of them.
+	InodeUserFlags = InodeImmutable | InodeAppend | InodeNodump | InodeNoatime
+	// InodeInherited are those that a directory gives what is made in it.
+	InodeInherited = InodeNodump | InodeNoatime
+
+	inodeKnownFlags = inodeContentFlags | InodeUserFlags
 )
 
 // Inode is the value of a KeyInode item.
@@ -87,7 +102,7 @@ func DecodeInode(p []byte) (Inode, error) {
 		Parent: le.Uint64(p[40:]), NameSub: le.Uint64(p[96:]), Vacant: le.Uint64(p[104:]),
 		Atime: getTime(p[48:]), Mtime: getTime(p[60:]), Ctime: getTime(p[72:]), Btime: getTime(p[84:]),
 	}
-	if n.Flags&^uint32(inodeKnownFlags) != 0 {
+	if n.Flags&^inodeKnownFlags != 0 {
 		return Inode{}, corrupt("inode: unknown flags %#x", n.Flags)
 	}
 	if n.Vacant > MaxReserved || n.Vacant > 0 && n.Flags&InodeReserved == 0 {
