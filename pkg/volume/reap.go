@@ -190,15 +190,16 @@ func (v *Volume) reapStep(in *inode) (done bool, err error) {
 	}
 	err = v.fs.Update(func(w *tree.Writer) error {
 		step, _ := v.dropStep()
-		freed, all, err := v.dropExtents(w, in.ino, 0, 1<<62, step)
+		d, err := v.dropExtents(w, in, 0, 1<<62, step)
 		if err != nil {
 			return err
 		}
-		in.bmu.Lock()
-		in.sectors -= min(in.sectors, freed)
-		in.bmu.Unlock()
-		if !all {
-			return nil
+		v.settle(in, d)
+		if d.done {
+			d.done, err = v.unreserve(w, in, 0, 1<<62, step)
+		}
+		if err != nil || !d.done {
+			return err
 		}
 		var keys []layout.Key
 		from, to := layout.Key{Obj: in.ino, Type: layout.KeyInode}, layout.Key{Obj: in.ino, Type: layout.KeyXattr, Sub: ^uint64(0)}

@@ -355,11 +355,9 @@ func (v *Volume) applyWriteRef(in *inode, op *layout.Op) error {
 		for i := range op.Extents {
 			e := &op.Extents[i]
 			e.RefBirth = max(e.RefBirth, e.Birth)
-			delta, err := v.putExtent(w, in.ino, sector, e)
-			if err != nil {
+			if err := v.putExtent(w, in, sector, e); err != nil {
 				return err
 			}
-			in.sectors = uint64(int64(in.sectors) + delta)
 			sector += e.Sectors()
 		}
 		if sector != end {

@@ -102,6 +102,7 @@ func (v *Volume) switchHead(t *snapshot, x *layout.Snapshot) error {
 	v.fs = tree.New(tree.Config{ID: layout.TreeFS, Cache: v.cache, Free: v.freePage, Dirtied: v.adm.dirtyNodes}, x.Tree, v.gen)
 	v.trees[slices.IndexFunc(v.trees, func(t *tree.Tree) bool { return t.ID() == layout.TreeFS })] = v.fs
 	v.rot.disturb() // the head is of older epochs again
+	v.res.rollBack(x)
 	v.inoMu.Lock()
 	v.inodes = x.Inodes
 	v.inoMu.Unlock()

@@ -37,7 +37,8 @@ func sampleRoot() *Root {
 	r := &Root{Generation: 11, Instance: crypto.UUID{1}, MountEpoch: 2, MountID: [16]byte{3}, LogSeq: 4, OpSeq: 5, HeaderSeq: 6, PrevR: [32]byte{7}, Clean: true,
 		DeviceSectors: 1 << 20, LogSectors: 4096, NextIno: 8, HashSeed: [16]byte{9}, FreeSectors: 10, Inodes: 11, AllocHint: 12, NewestSnapshot: 13,
 		Rotation: Rotation{Target: 14, Again: true, Tree: 5, Next: Key{Obj: 15, Type: 16, Sub: 17}, Done: 18},
-		Offered:  []OfferedAnchor{{1, [32]byte{2}}, {3, [32]byte{4}}}}
+		Offered:  []OfferedAnchor{{1, [32]byte{2}}, {3, [32]byte{4}}},
+		Reserved: Reservations{Promised: 20, Owed: 19, Ranges: 3, Mark: 21}}
 	r.Trees[TreeFS], r.Trees[TreeSpace] = samplePointer(TreeFS, 2), samplePointer(TreeSpace, 0)
 	r.FreeLists[0] = sampleList()
 	return r
@@ -55,6 +56,7 @@ func sampleOps() []*Op {
 		{Type: OpWrite, Ino: 1, Off: 2, Flags: OpKill, Data: []byte("data"), Len: 4},
 		{Type: OpWriteRef, Ino: 1, Off: 65536, Len: 65536, Extents: []FileExtent{{Record: r, RefBirth: 3}}},
 		{Type: OpFallocate, Ino: 1, Flags: 2, Off: 3, Len: 4},
+		{Type: OpFallocate, Ino: 1, Flags: FallocReserve | 1, Off: 3, Len: 4},
 		{Type: OpSetXattr, Ino: 1, Flags: 2, Mode: 3, Name: "user.x", Data: []byte("v")},
 		{Type: OpRemoveXattr, Ino: 1, Name: "user.x", Data: []byte{}},
 		{Type: OpGrow, Len: 1 << 20},

@@ -66,6 +66,10 @@ const (
 	OpKill // clear suid, sgid and security.capability
 )
 
+// FallocReserve is a flag of OpFallocate beside those of fallocate(2): the range
+// is reserved. Operations of versions that reserved nothing do not have it.
+const FallocReserve uint32 = 1 << 16
+
 const opHeader = 4 + 8 + 8 + 1 + 3 + 12
 
 // OpBytesMax bounds a decoded operation: a 1 MiB write and its header.
@@ -271,7 +275,11 @@ func DecodeOp(b []byte) (*Op, []byte, error) {
 			if len(rest) < FileExtentBytes || rec.Kind != KindFileData {
 				return nil, nil, corrupt("operation: extent")
 			}
-			o.Extents = append(o.Extents, FileExtent{Record: rec, RefBirth: binary.LittleEndian.Uint64(rest)})
+			ref := binary.LittleEndian.Uint64(rest)
+			if ref&extentOwed != 0 {
+				return nil, nil, corrupt("operation: extent")
+			}
+			o.Extents = append(o.Extents, FileExtent{Record: rec, RefBirth: ref})
 			r.b = rest[FileExtentBytes:]
 		}
 	case OpFallocate:
