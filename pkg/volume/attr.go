@@ -275,7 +275,7 @@ func (v *Volume) cutExtents(in *inode, from uint64) error {
 		if err != nil {
 			return err
 		}
-		v.settle(in, d)
+		v.countDropped(in, d)
 		if d.done {
 			if d.done, err = v.unreserve(w, in, from, 1<<62, limit); err != nil || d.done {
 				return err
@@ -315,7 +315,7 @@ func (v *Volume) cutMore(in *inode) error {
 		if err != nil {
 			return err
 		}
-		v.settle(in, d)
+		v.countDropped(in, d)
 		if d.sectors > 0 || reserved { // of many orphans there is nothing to cut
 			v.touch(in)
 		}

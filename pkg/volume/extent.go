@@ -61,7 +61,7 @@ type dropped struct {
 
 // dropExtents removes what lies in [from, to) of a file, at most limit extents (0:
 // all), splitting those that reach beyond. The caller counts what was dropped
-// (settle).
+// (countDropped).
 func (v *Volume) dropExtents(w *tree.Writer, in *inode, from, to uint64, limit int) (d dropped, err error) {
 	if from >= to {
 		return dropped{done: true}, nil
@@ -106,8 +106,8 @@ func (v *Volume) dropExtents(w *tree.Writer, in *inode, from, to uint64, limit i
 	return d, nil
 }
 
-// settle counts extents that were dropped. Inside v.fs.Update.
-func (v *Volume) settle(in *inode, d dropped) {
+// countDropped counts extents that were dropped. Inside v.fs.Update.
+func (v *Volume) countDropped(in *inode, d dropped) {
 	in.bmu.Lock()
 	in.sectors -= min(in.sectors, d.sectors)
 	in.bmu.Unlock()

@@ -277,7 +277,7 @@ func (v *Volume) cutHole(in *inode, from, to uint64, keep bool) error {
 		if err != nil {
 			return err
 		}
-		v.settle(in, d)
+		v.countDropped(in, d)
 		if !keep {
 			_, err = v.unreserve(w, in, from, to, 0)
 		}

@@ -194,7 +194,7 @@ func (v *Volume) reapStep(in *inode) (done bool, err error) {
 		if err != nil {
 			return err
 		}
-		v.settle(in, d)
+		v.countDropped(in, d)
 		if d.done {
 			d.done, err = v.unreserve(w, in, 0, 1<<62, step)
 		}
