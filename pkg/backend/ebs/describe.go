@@ -262,24 +262,18 @@ func attachmentOf(v types.Volume) *types.VolumeAttachment {
 	return nil
 }
 
-// toVolume reads a volume.
+// toVolume reads a volume. With an error it is what can be read of one whose tags are not ours: its id, size, place and attachment.
 func (b *Backend) toVolume(v types.Volume) (backend.Volume, error) {
 	tags := tagMap(v.Tags)
-	name, err := decodeValue(tags[tagName])
-	if err != nil {
-		return backend.Volume{}, err
-	}
-	params, err := paramsOf(tags)
-	if err != nil {
-		return backend.Volume{}, err
-	}
+	name, nameErr := decodeValue(tags[tagName])
+	params, paramErr := paramsOf(tags)
 	x := backend.Volume{ID: aws.ToString(v.VolumeId), Name: name, SizeBytes: int64(aws.ToInt32(v.Size)) * gib, Parameters: params, Origin: tags[tagOrigin],
 		Topology: []backend.Segments{segmentsOf(aws.ToString(v.AvailabilityZone))}, Source: sourceOf(tags[tagSource])}
 	if a := attachmentOf(v); a != nil {
 		node := aws.ToString(a.InstanceId)
 		x.Attachment = &backend.Attachment{Node: node, ReadOnly: tags[tagReadOnly] == node}
 	}
-	return x, nil
+	return x, errors.Join(nameErr, paramErr)
 }
 
 func sourceOf(id string) *backend.Source {

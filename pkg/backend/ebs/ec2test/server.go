@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -33,6 +34,7 @@ type Delays struct {
 // Limits are those of the account. Zero is none.
 type Limits struct {
 	Volumes   int
+	ModifyTo  int64 // IOPS: a modification to more gets this, and nobody is told
 	TotalGiB  int64
 	PerSecond float64 // calls a second of each action; more are throttled
 	Burst     int
@@ -42,13 +44,19 @@ type Limits struct {
 type Options struct {
 	Region string   // default "test-1"
 	Zones  []string // default "<region>a" and "<region>b"
-	Now    func() time.Time
-	Delays Delays
-	Limits Limits
+	// EdgeZones are zones that the account has opted into besides, with their types: "local-zone", "wavelength-zone".
+	EdgeZones map[string]string
+	Now       func() time.Time
+	Delays    Delays
+	Limits    Limits
 	// Disks is a directory in which volumes have their data; "" for volumes without any.
 	Disks string
-	// KMSKeys are those that exist. A volume with another comes to nothing, some time after its creation.
+	// KMSKeys are those that exist and may be used. A volume with another comes to nothing, some time after its creation.
 	KMSKeys []string
+	// Ghosts has a client token whose volume is gone answered with that volume, as EC2 did; otherwise it is IdempotentParameterMismatch, as EC2 does.
+	Ghosts bool
+	// NoTypes are types of volumes that a zone does not have, by zone.
+	NoTypes map[string][]string
 	// Listen is a loopback address, by default 127.0.0.1 and any port.
 	Listen string
 	// Listener replaces it: one in a network namespace of the test's own.
@@ -97,6 +105,7 @@ type Server struct {
 	delays    Delays
 	disks     *disks
 	strange   []string // what no driver should ever do
+	keys      []string // of KMS, that may be used
 	imdsOf    string   // the instance that the metadata service speaks for
 }
 
@@ -122,7 +131,7 @@ func New(o Options) (*Server, error) {
 	if o.MaxPage == 0 {
 		o.MaxPage = 1000
 	}
-	s := &Server{opt: o, delays: o.Delays, done: make(chan struct{}), volumes: map[string]*volume{}, snapshots: map[string]*snapshot{}, instances: map[string]*instance{},
+	s := &Server{opt: o, delays: o.Delays, keys: slices.Clone(o.KMSKeys), done: make(chan struct{}), volumes: map[string]*volume{}, snapshots: map[string]*snapshot{}, instances: map[string]*instance{},
 		tokens: map[string]tokenUse{}, counts: map[string]int{}, buckets: map[string]*bucket{}, stuck: map[string]bool{}}
 	if o.Disks != "" {
 		d, err := newDisks(o.Disks)
@@ -308,6 +317,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	if bad.Lost {
 		drop(w, r, bad.Hang)
 	}
+	w.Header().Set("Date", s.opt.Now().UTC().Format(http.TimeFormat))
 	reply(w, call.Action, answer, err)
 }
 
