@@ -27,6 +27,7 @@ type tunable struct {
 	snapshot backend.SnapshotSpec // guarded by mu
 	modified map[string]string    // guarded by mu
 	err      error                // guarded by mu; of Modify
+	fails    bool                 // guarded by mu; snapshots do
 }
 
 func (t *tunable) Parameter(key string) (own, mutable bool) {
@@ -54,8 +55,13 @@ func (t *tunable) Create(ctx context.Context, s backend.Spec) (backend.Volume, e
 func (t *tunable) CreateSnapshot(ctx context.Context, s backend.SnapshotSpec) (backend.Snapshot, error) {
 	t.mu.Lock()
 	t.snapshot = s
+	fails := t.fails
 	t.mu.Unlock()
-	return t.Backend.CreateSnapshot(ctx, s)
+	snap, err := t.Backend.CreateSnapshot(ctx, s)
+	if fails {
+		snap.State, snap.Message = backend.SnapshotFailed, "the key is not accessible"
+	}
+	return snap, err
 }
 
 // TestModify: a VolumeAttributesClass reaches the backend whole, what it cannot change is refused before that, and each kind of failure has its code.
@@ -152,5 +158,19 @@ func TestPurpose(t *testing.T) {
 	}
 	if want := (backend.Purpose{"volumesnapshot/name": "s", "volumesnapshot/namespace": "shop", "volumesnapshotcontent/name": "c"}); !maps.Equal(back.snapshot.For, want) {
 		t.Errorf("%v", back.snapshot.For)
+	}
+}
+
+// TestFailedSnapshot: a snapshot that failed stays so. The error says that, which, and what to do.
+func TestFailedSnapshot(t *testing.T) {
+	back := &tunable{fails: true}
+	r := newRigWith(t, csi.Options{Controller: back})
+	v := r.createWith("pvc", capability(writer))
+	for range 2 {
+		_, err := r.ctrl.CreateSnapshot(r.ctx(), &spec.CreateSnapshotRequest{Name: "s", SourceVolumeId: v.id})
+		wantCode(t, err, codes.FailedPrecondition)
+		if text := err.Error(); !strings.Contains(text, "the key is not accessible") || !strings.Contains(text, "delete it") {
+			t.Errorf("unclear: %v", err)
+		}
 	}
 }

@@ -363,6 +363,20 @@ func TestBatches(t *testing.T) {
 			t.Errorf("%d calls", calls)
 		}
 	}
+	// Also if EC2 takes one for no id at all.
+	for code, message := range map[string]string{codeBadVolume: "Invalid id: \"" + ids[0] + "\"", codeBadValue: "Value (" + ids[0] + ") for parameter volumes is invalid. Expected: 'vol-...'."} {
+		s.SetFault(func(c ec2test.Call) ec2test.Fault {
+			for i := 1; c.Params.Has(fmt.Sprint("VolumeId.", i)); i++ {
+				if c.Params.Get(fmt.Sprint("VolumeId.", i)) == ids[0] {
+					return ec2test.Fault{Code: code, Message: message}
+				}
+			}
+			return ec2test.Fault{}
+		})
+		if got, err := open(t, o).fetchVolumes(t.Context(), ids); err != nil || len(got) != len(ids)-1 {
+			t.Fatalf("%s: %d found, %v", code, len(got), err)
+		}
+	}
 	// Also if EC2 does not say which one is unknown.
 	s.SetFault(func(c ec2test.Call) ec2test.Fault {
 		for i := 1; c.Params.Has(fmt.Sprint("VolumeId.", i)); i++ {

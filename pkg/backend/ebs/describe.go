@@ -88,6 +88,16 @@ func (b *Backend) fetchVolumes(ctx context.Context, ids []string) (map[string]ty
 
 var anyID = regexp.MustCompile(`\b(vol|i)-[0-9a-f]+\b`)
 
+// isUnknown tells whether a describe failed since EC2 does not know one of the ids, or does not take it for one: whoever else asked in the same call has nothing to do with that.
+func isUnknown(err error, code string, ids []string) bool {
+	if isCode(err, code, codeBadVolume, codeBadInstance) {
+		return true
+	}
+	var e *ec2Error
+	return isCode(err, codeBadValue) && errors.As(err, &e) &&
+		slices.ContainsFunc(anyID.FindAllString(e.message, -1), func(id string) bool { return slices.Contains(ids, id) })
+}
+
 // withoutUnknown calls describe with ids, and again without those that EC2's error names, or, if it names none, with each half.
 func withoutUnknown(ids []string, code string, describe func(ids []string) error) (unknown []string, err error) {
 	for len(ids) > 0 {
@@ -95,7 +105,7 @@ func withoutUnknown(ids []string, code string, describe func(ids []string) error
 		if err == nil {
 			return unknown, nil
 		}
-		if !isCode(err, code) {
+		if !isUnknown(err, code, ids) {
 			return nil, err
 		}
 		if len(ids) == 1 {

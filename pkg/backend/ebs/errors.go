@@ -27,6 +27,8 @@ const (
 	codeInUse         = "VolumeInUse"
 	codeBadValue      = "InvalidParameterValue"
 	codeNoInstance    = "InvalidInstanceID.NotFound"
+	codeBadVolume     = "InvalidVolumeID.Malformed"
+	codeBadInstance   = "InvalidInstanceID.Malformed"
 	codeNoSnapshot    = "InvalidSnapshot.NotFound"
 	codeNextToken     = "InvalidNextToken"
 	codeNotPermitted  = "OperationNotPermitted"
@@ -40,14 +42,14 @@ const (
 var kinds = map[string]error{
 	// There is no such thing.
 	codeVolumeGone:                backend.ErrNotFound,
-	"InvalidVolumeID.Malformed":   backend.ErrNotFound,
+	codeBadVolume:                 backend.ErrNotFound,
 	"InvalidVolumeID.NotFound":    backend.ErrNotFound,
 	"InvalidID":                   backend.ErrNotFound, // of tags
 	codeNoSnapshot:                backend.ErrSnapshotNotFound,
 	"InvalidSnapshotID.Malformed": backend.ErrSnapshotNotFound,
 	codeNoInstance:                backend.ErrNodeNotFound,
 	"InvalidInstanceID":           backend.ErrNodeNotFound,
-	"InvalidInstanceID.Malformed": backend.ErrNodeNotFound,
+	codeBadInstance:               backend.ErrNodeNotFound,
 
 	// The account has no more of it, for good or for now.
 	codeVolumeLimit:                         backend.ErrNoSpace,
