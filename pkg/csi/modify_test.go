@@ -174,3 +174,34 @@ func TestFailedSnapshot(t *testing.T) {
 		}
 	}
 }
+
+// TestExpandHoldsUpNobody: an expansion that lasts keeps out another one, but no detachment and no attachment.
+func TestExpandHoldsUpNobody(t *testing.T) {
+	r := newRig(t)
+	v := r.create("pvc-1", multiWriter)
+	wantCode(t, v.attach(false), codes.OK)
+	reached, release := make(chan bool), make(chan bool)
+	r.setHook(func(step string) {
+		if step == "expand" {
+			reached <- true
+			<-release
+		}
+	})
+	expand := func() error {
+		_, err := r.ctrl.ControllerExpandVolume(r.ctx(), &spec.ControllerExpandVolumeRequest{VolumeId: v.id, CapacityRange: &spec.CapacityRange{RequiredBytes: 2 * size}})
+		return err
+	}
+	detach := func() error {
+		_, err := r.ctrl.ControllerUnpublishVolume(r.ctx(), &spec.ControllerUnpublishVolumeRequest{VolumeId: v.id, NodeId: node})
+		return err
+	}
+	first := make(chan error)
+	go func() { first <- expand() }()
+	<-reached
+	wantCode(t, expand(), codes.Aborted)
+	wantCode(t, detach(), codes.OK)
+	wantCode(t, v.attach(false), codes.OK)
+	r.setHook(nil)
+	release <- true
+	wantCode(t, <-first, codes.OK)
+}

@@ -254,57 +254,6 @@ func TestDetachBehindDescribes(t *testing.T) {
 	}
 }
 
-// TestAttachLimits: computed from the instance, and EC2 agrees to the volume.
-func TestAttachLimits(t *testing.T) {
-	for _, c := range []struct {
-		kind  string
-		enis  int
-		other int // volumes of others, besides the root volume
-		want  int64
-	}{
-		{"m5.large", 1, 0, 26}, {"m5.large", 3, 0, 24}, {"m5.large", 3, 2, 22}, {"m5d.large", 1, 0, 25}, // shared with interfaces and local disks
-		{"m5d.24xlarge", 1, 0, 22}, {"m5d.24xlarge", 4, 1, 18}, {"i3en.24xlarge", 1, 0, 18}, {"g4dn.xlarge", 1, 0, 24}, {"d3.8xlarge", 1, 0, 2}, {"m5.metal", 1, 0, 30},
-		{"m7i.large", 3, 0, 31}, {"m7i.large", 1, 4, 27}, {"p4d.24xlarge", 4, 0, 27}, // of their own
-		{"t3.old", 2, 0, 25}, {"i3en.old", 2, 0, 17}, {"m3.old", 2, 0, 39}, // EC2 does not tell
-		{"m4.large", 2, 0, 39}, {"i3.16xlarge", 2, 0, 39}, // Xen
-		{"r8gb.metal-48xl", 1, 0, 77}, // two cards
-	} {
-		t.Run(fmt.Sprint(c.kind, c.enis, c.other), func(t *testing.T) {
-			s := newEC2(t, ec2test.Options{}, false)
-			node := s.AddInstance(ec2test.Instance{Type: c.kind, ENIs: c.enis})
-			s.SetMetadataOf(node)
-			for i := range c.other {
-				s.AttachForeign(node, fmt.Sprintf("/dev/xvd%c", 'f'+i))
-			}
-			o := options(s)
-			b := open(t, o)
-			info := must(b.Info(t.Context()))
-			if info.MaxVolumes != c.want || info.ID != node || info.Topology[zoneKey] != s.Region()+"a" {
-				t.Fatalf("%+v, want %d", info, c.want)
-			}
-			var wg sync.WaitGroup
-			for i := range c.want {
-				wg.Go(func() {
-					v, err := b.Create(t.Context(), spec(fmt.Sprint("v", i)))
-					if err == nil {
-						_, err = b.Attach(t.Context(), v.ID, node, false)
-					}
-					if err != nil {
-						t.Error(i, err)
-					}
-				})
-			}
-			wg.Wait()
-			if again := must(b.Info(t.Context())).MaxVolumes; again != c.want {
-				t.Errorf("with its volumes attached the node says %d", again)
-			}
-			v := mustCreate(t, b, spec("one more"))
-			_, err := b.Attach(t.Context(), v.ID, node, false)
-			wantErr(t, err, backend.ErrTooManyAttached)
-		})
-	}
-}
-
 // TestMetadata: the metadata service, version 2; else Kubernetes; else what the flags say; and else an error.
 func TestMetadata(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)

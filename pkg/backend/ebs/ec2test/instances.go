@@ -123,6 +123,13 @@ func (s *Server) Stop(id string) {
 	}
 }
 
+// SetInterfaces gives a machine another number of network interfaces, as pods that come and go do.
+func (s *Server) SetInterfaces(id string, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.instances[id].ENIs = n
+}
+
 // SetMetadataOf says which instance the metadata service speaks for; "" for one that does not answer.
 func (s *Server) SetMetadataOf(id string) {
 	s.mu.Lock()
@@ -295,9 +302,12 @@ const imdsToken = "c2Vzc2lvbg=="
 // metadata is the instance metadata service, version 2 alone.
 func (s *Server) metadata(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
-	in := s.instances[s.imdsOf]
+	in, known := Instance{}, false
+	if i := s.instances[s.imdsOf]; i != nil {
+		in, known = i.Instance, true
+	}
 	s.mu.Unlock()
-	if in == nil {
+	if !known {
 		http.NotFound(w, r)
 		return
 	}
