@@ -175,7 +175,8 @@ func TestFailedSnapshot(t *testing.T) {
 	}
 }
 
-// TestExpandHoldsUpNobody: an expansion that lasts keeps out another one, but no detachment and no attachment.
+// TestExpandHoldsUpNobody: an expansion that lasts keeps out another one, but no detachment and no
+// attachment.
 func TestExpandHoldsUpNobody(t *testing.T) {
 	r := newRig(t)
 	v := r.create("pvc-1", multiWriter)

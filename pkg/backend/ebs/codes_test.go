@@ -25,7 +25,8 @@ InvalidZone.NotFound MaxIOPSLimitExceeded OperationNotPermitted PendingSnapshotL
 TagLimitExceeded TagPolicyViolation UnknownVolumeType VolumeInUse VolumeIOPSLimit VolumeLimitExceeded VolumeModificationSizeLimitExceeded VolumeTypeNotAvailableInZone
 InsufficientVolumeCapacity InternalError InternalFailure ServiceUnavailable Unavailable ExpiredToken`
 
-// TestReferenceCodes: no code of the reference is left to be INTERNAL, but those that never reach a caller.
+// TestReferenceCodes: no code of the reference is left to be INTERNAL, but those that never reach a
+// caller.
 func TestReferenceCodes(t *testing.T) {
 	for _, code := range strings.Fields(referenceCodes) {
 		if inside := slices.Contains([]string{codeDryRun, codeNotAttached}, code); (kinds[code] == nil) != inside {
@@ -34,7 +35,8 @@ func TestReferenceCodes(t *testing.T) {
 	}
 }
 
-// TestCodes: what EC2 answers to a call is of the kind by which Kubernetes does the right thing next, and says what a person can do.
+// TestCodes: what EC2 answers to a call is of the kind by which Kubernetes does the right thing
+// next, and says what a person can do.
 func TestCodes(t *testing.T) {
 	s := newEC2(t, ec2test.Options{NoTypes: map[string][]string{"test-1a": {"io2"}}}, false)
 	b := open(t, options(s))

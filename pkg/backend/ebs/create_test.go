@@ -164,7 +164,8 @@ func TestBurntToken(t *testing.T) {
 	}
 }
 
-// TestKeyRefused: EC2 takes a volume and an attachment whose key KMS refuses, and drops them without a word: no describe has ever shown the volume. The error names the key and what to do,
+// TestKeyRefused: EC2 takes a volume and an attachment whose key KMS refuses, and drops them
+// without a word: no describe has ever shown the volume. The error names the key and what to do,
 // and one call makes one volume.
 func TestKeyRefused(t *testing.T) {
 	s := newEC2(t, ec2test.Options{KMSKeys: []string{"good"}}, false)
@@ -196,7 +197,8 @@ type clock struct{ ahead atomic.Int64 }
 func (c *clock) now() time.Time          { return time.Now().Add(time.Duration(c.ahead.Load())) }
 func (c *clock) forward(d time.Duration) { c.ahead.Add(int64(d)) }
 
-// TestDeletedName: EC2 refuses the client token of the deleted volume, or gives the volume's id again, for as long as it knows the token.
+// TestDeletedName: EC2 refuses the client token of the deleted volume, or gives the volume's id
+// again, for as long as it knows the token.
 func TestDeletedName(t *testing.T) {
 	for _, ghosts := range []bool{false, true} {
 		t.Run(fmt.Sprint("ghosts=", ghosts), func(t *testing.T) {
@@ -424,7 +426,8 @@ func TestThrottled(t *testing.T) {
 	wantErr(t, err, backend.ErrUnavailable)
 }
 
-// TestOneBadRecord: a volume whose tags somebody has spoilt is listed, with where it is attached, and keeps no others from being listed.
+// TestOneBadRecord: a volume whose tags somebody has spoilt is listed, with where it is attached,
+// and keeps no others from being listed.
 func TestOneBadRecord(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)
 	b := open(t, options(s))

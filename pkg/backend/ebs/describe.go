@@ -88,7 +88,8 @@ func (b *Backend) fetchVolumes(ctx context.Context, ids []string) (map[string]ty
 
 var anyID = regexp.MustCompile(`\b(vol|i)-[0-9a-f]+\b`)
 
-// isUnknown tells whether a describe failed since EC2 does not know one of the ids, or does not take it for one: whoever else asked in the same call has nothing to do with that.
+// isUnknown tells whether a describe failed since EC2 does not know one of the ids, or does not
+// take it for one: whoever else asked in the same call has nothing to do with that.
 func isUnknown(err error, code string, ids []string) bool {
 	if isCode(err, code, codeBadVolume, codeBadInstance) {
 		return true
@@ -272,7 +273,8 @@ func attachmentOf(v types.Volume) *types.VolumeAttachment {
 	return nil
 }
 
-// toVolume reads a volume. With an error it is what can be read of one whose tags are not ours: its id, size, place and attachment.
+// toVolume reads a volume. With an error it is what can be read of one whose tags are not ours: its
+// id, size, place and attachment.
 func (b *Backend) toVolume(v types.Volume) (backend.Volume, error) {
 	tags := tagMap(v.Tags)
 	name, nameErr := decodeValue(tags[tagName])

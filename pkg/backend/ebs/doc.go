@@ -19,7 +19,9 @@
 // # Concurrency
 //
 // One operation at a time on each volume and each name (keyed), within this process. The controller runs once (leader election); if two overlap, EC2
-// itself refuses to attach a volume twice. Modifications have a lock of their own for each volume, which nobody takes who holds another: they may last minutes,
-// and nobody who attaches or detaches may wait for them. Lock order: name, volume, device names. Nothing is held while a describe is batched
+// itself refuses to attach a volume twice. Modifications have a lock of their own for each volume,
+// which nobody takes who holds another: they may last minutes, and nobody who attaches or detaches
+// may wait for them. Lock order: name, volume, device names. Nothing is held while a describe is
+// batched
 // but the locks of the keys concerned.
 package ebs

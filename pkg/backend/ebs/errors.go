@@ -36,7 +36,8 @@ const (
 	codeDryRun        = "DryRunOperation"
 )
 
-// kinds says what EC2's codes mean to a backend's caller: all that the reference lists and that the calls of api can answer.
+// kinds says what EC2's codes mean to a backend's caller: all that the reference lists and that the
+// calls of api can answer.
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
 // What is not here is judged by its HTTP status (kindOf).
 var kinds = map[string]error{
@@ -134,7 +135,8 @@ var kinds = map[string]error{
 	"Unavailable":            backend.ErrUnavailable,
 }
 
-// kindOf gives a code its kind; what nobody has heard of has that of the HTTP status with which it came.
+// kindOf gives a code its kind; what nobody has heard of has that of the HTTP status with which it
+// came.
 func kindOf(code, message string, status int) error {
 	if code == codeBadValue && sizeError.MatchString(message) {
 		return backend.ErrOutOfRange
@@ -166,10 +168,11 @@ func advice(code, message string) string {
 	return ""
 }
 
-// keyHint says what to do about a volume that comes to nothing since KMS refuses its key. EC2 seldom says so itself.
+// keyHint says what to do about a volume that comes to nothing since KMS refuses its key. EC2
+// seldom says so itself.
 func keyHint(key string) string {
 	if key == "" {
-		key = "of the volume, or the account's default key for EBS"
+		key = "of the volume (or the default key of the account for EBS)"
 	}
 	return "a KMS key that does not exist, is disabled, or that the driver's role may not use does that: look whether the key " + key +
 		" is enabled and whether docs/iam/kms.json is allowed for it"
@@ -244,7 +247,8 @@ func ofAnother(err error) bool {
 // sizeError is how EC2 refuses a size.
 var sizeError = regexp.MustCompile(`(?i)^volume of (size )?\d+ ?Gi?B is (too|smaller)`)
 
-// limitText is how EC2 tells a limit: "maximum is 80000", "minimum is 125GiB", "Iops to volume size ratio of 1000.0 is too high; maximum is 500.0".
+// limitText is how EC2 tells a limit: "maximum is 80000", "minimum is 125GiB", "Iops to volume size
+// ratio of 1000.0 is too high; maximum is 500.0".
 var limitText = regexp.MustCompile(`(?i)(maximum|minimum) is:? ?(\d+)`)
 
 // What a limit is one of.

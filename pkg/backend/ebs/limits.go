@@ -56,7 +56,8 @@ func (l limits) clamp(perGiB, gib32 int32) int32 {
 	return int32(min(max(n, l.minIOPS), math.MaxInt32))
 }
 
-// learn takes a limit of a type from EC2's refusal of a volume with so many IOPS. It returns false if that says nothing new.
+// learn takes a limit of a type from EC2's refusal of a volume with so many IOPS. It returns false
+// if that says nothing new.
 func (b *Backend) learn(kind types.VolumeType, refusal error) bool {
 	which, n, ok := limitOf(refusal)
 	if !ok {

@@ -65,7 +65,8 @@ func TestAttachLimits(t *testing.T) {
 	}
 }
 
-// TestLimitsWithoutEC2: a node that may not ask EC2 counts its local disks and, each time, its network interfaces.
+// TestLimitsWithoutEC2: a node that may not ask EC2 counts its local disks and, each time, its
+// network interfaces.
 func TestLimitsWithoutEC2(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)
 	s.SetFault(func(ec2test.Call) ec2test.Fault {
@@ -89,7 +90,8 @@ func TestLimitsWithoutEC2(t *testing.T) {
 	}
 }
 
-// TestRecordedMachines: what EC2 has told of some types, and how many volumes fit beside the root volume of a machine with one network interface.
+// TestRecordedMachines: what EC2 has told of some types, and how many volumes fit beside the root
+// volume of a machine with one network interface.
 func TestRecordedMachines(t *testing.T) {
 	const nitro, xen, metal = types.InstanceTypeHypervisorNitro, types.InstanceTypeHypervisorXen, types.InstanceTypeHypervisor("")
 	for _, c := range []struct {

@@ -22,7 +22,8 @@ const (
 	xenDefault = 40
 )
 
-// usual is a machine of which EC2 does not tell how many volumes it holds. Local disks are those that it is known to have.
+// usual is a machine of which EC2 does not tell how many volumes it holds. Local disks are those
+// that it is known to have.
 func usual(local int64) machine {
 	return machine{most: max(nitroSlots-1-local, 1), interfaces: true, cards: 1}
 }
@@ -52,8 +53,10 @@ func (b *Backend) machineOf(ctx context.Context, kind string) (machine, error) {
 	return m, nil
 }
 
-// readMachine reads what EC2 tells of a type. The maximum that it tells has the local disks, the accelerators and the first network interface of shared types taken off
-// already: recorded data of 531 shared types of Nitro agree, but for a dozen with accelerators. On Xen, whose types are called shared as well, network interfaces are not attachments.
+// readMachine reads what EC2 tells of a type. The maximum that it tells has the local disks, the
+// accelerators and the first network interface of shared types taken off already: recorded data of
+// 531 shared types of Nitro agree, but for a dozen with accelerators. On Xen, whose types are
+// called shared as well, network interfaces are not attachments.
 func readMachine(t types.InstanceTypeInfo) machine {
 	local := int64(0)
 	if s := t.InstanceStorageInfo; s != nil && s.NvmeSupport == types.EphemeralNvmeSupportRequired {
@@ -75,7 +78,8 @@ func readMachine(t types.InstanceTypeInfo) machine {
 	return m
 }
 
-// room is how many volumes of ours such an instance can hold, with so many network interfaces and volumes of others.
+// room is how many volumes of ours such an instance can hold, with so many network interfaces and
+// volumes of others.
 func (m machine) room(interfaces, others int64) int64 {
 	n := m.most - others
 	if m.interfaces {

@@ -27,7 +27,8 @@ type coalescer struct {
 	m  map[string]*joined // by volume; guarded by mu
 }
 
-// joined are several requests for one volume, and all of them together. Guarded by the coalescer's mu until they run.
+// joined are several requests for one volume, and all of them together. Guarded by the coalescer's
+// mu until they run.
 type joined struct {
 	parts []*request
 	want  change
@@ -156,7 +157,8 @@ func (b *Backend) Modify(ctx context.Context, id string, mutable map[string]stri
 	return err
 }
 
-// ownIOPS is the type whose IOPS EC2 itself derives from the size, and shows as if somebody had asked for them: equal to what is wanted or not, they say nothing.
+// ownIOPS is the type whose IOPS EC2 itself derives from the size, and shows as if somebody had
+// asked for them: equal to what is wanted or not, they say nothing.
 const ownIOPS = types.VolumeTypeGp2
 
 // missing is what of a change must be asked for. What a volume has already is not, unless its type changes: EC2 keeps nothing of the old type then, but begins with the defaults
@@ -194,7 +196,8 @@ type modification struct {
 	in   time.Time // when it was first seen to count, by ours
 }
 
-// modify brings a volume to what is wanted, and waits until that counts; not until EC2 has moved all data (optimizing). Attaching and detaching need not wait for it.
+// modify brings a volume to what is wanted, and waits until that counts; not until EC2 has moved
+// all data (optimizing). Attaching and detaching need not wait for it.
 func (b *Backend) modify(ctx context.Context, id string, want change) (size int64, err error) {
 	unlock, err := b.modLocks.lock(ctx, id)
 	if err != nil {
@@ -224,7 +227,8 @@ func (b *Backend) modify(ctx context.Context, id string, want change) (size int6
 	return size, err
 }
 
-// step asks for what is missing, or looks at what became of it. last is the volume's last modification, if there was one.
+// step asks for what is missing, or looks at what became of it. last is the volume's last
+// modification, if there was one.
 func (b *Backend) step(ctx context.Context, m *modification, missing change, last types.VolumeModification) error {
 	state := last.ModificationState
 	counts := state == types.VolumeModificationStateOptimizing || state == types.VolumeModificationStateCompleted
@@ -278,7 +282,8 @@ func targetOf(m types.VolumeModification) string {
 	return s
 }
 
-// askModify returns the time, by EC2's clock, at which the modification began; zero if EC2 did not say.
+// askModify returns the time, by EC2's clock, at which the modification began; zero if EC2 did not
+// say.
 func (b *Backend) askModify(ctx context.Context, id string, c change) (time.Time, error) {
 	out, err := b.ec2.ModifyVolume(ctx, &ec2.ModifyVolumeInput{VolumeId: aws.String(id), Size: optional(c.gib), VolumeType: c.kind, Iops: optional(c.iops), Throughput: optional(c.throughput)})
 	if err != nil {

@@ -14,7 +14,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
 )
 
-// TestModify: expansion and new class in one modification, the quota, and values that exclude one another.
+// TestModify: expansion and new class in one modification, the quota, and values that exclude one
+// another.
 func TestModify(t *testing.T) {
 	s := newEC2(t, ec2test.Options{Delays: slow}, false)
 	o := options(s)
@@ -72,7 +73,8 @@ func TestModify(t *testing.T) {
 	}
 }
 
-// TestModifyType: with another type EC2 forgets what the volume had, and takes its own defaults for what is not said: all that is wanted is said, and one modification does.
+// TestModifyType: with another type EC2 forgets what the volume had, and takes its own defaults for
+// what is not said: all that is wanted is said, and one modification does.
 func TestModifyType(t *testing.T) {
 	for _, c := range []struct {
 		gib         int64
@@ -102,7 +104,8 @@ func TestModifyType(t *testing.T) {
 	}
 }
 
-// TestModifyAdjusted: what EC2 makes otherwise than it was asked is said at once, and no second modification is spent on it.
+// TestModifyAdjusted: what EC2 makes otherwise than it was asked is said at once, and no second
+// modification is spent on it.
 func TestModifyAdjusted(t *testing.T) {
 	s := newEC2(t, ec2test.Options{Delays: slow, Limits: ec2test.Limits{ModifyTo: 4000}}, false)
 	b := open(t, options(s))
@@ -139,7 +142,8 @@ func TestJoinedApart(t *testing.T) {
 	wg.Wait()
 }
 
-// TestWhileModifying: while EC2 modifies a volume, which may take minutes, it can be detached; attaching is refused by EC2, which is told at once.
+// TestWhileModifying: while EC2 modifies a volume, which may take minutes, it can be detached;
+// attaching is refused by EC2, which is told at once.
 func TestWhileModifying(t *testing.T) {
 	var c clock
 	s := newEC2(t, ec2test.Options{Now: c.now, Delays: ec2test.Delays{Modify: time.Hour}}, false)

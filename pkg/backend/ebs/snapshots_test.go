@@ -28,7 +28,8 @@ func TestFailedSnapshot(t *testing.T) {
 	}
 }
 
-// TestSnapshotTwice: EC2 has no token for snapshots. A lost answer leaves none that nobody knows of.
+// TestSnapshotTwice: EC2 has no token for snapshots. A lost answer leaves none that nobody knows
+// of.
 func TestSnapshotTwice(t *testing.T) {
 	for name, f := range map[string]ec2test.Fault{"lost": {Lost: true}, "dropped": {Drop: true}, "failed": {Code: "InternalError", Status: 500}} {
 		t.Run(name, func(t *testing.T) {
@@ -50,7 +51,8 @@ func TestSnapshotTwice(t *testing.T) {
 	}
 }
 
-// TestTwoSnapshotsOfOneName, as two drivers that overlap may leave: the older one counts, the younger one goes.
+// TestTwoSnapshotsOfOneName, as two drivers that overlap may leave: the older one counts, the
+// younger one goes.
 func TestTwoSnapshotsOfOneName(t *testing.T) {
 	late := slow
 	late.Lag = quick.Settle / 3

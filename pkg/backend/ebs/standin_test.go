@@ -84,7 +84,8 @@ func TestStandInIsStrict(t *testing.T) {
 	}
 }
 
-// TestStandInIsUnkind: what EC2 does by itself, and against a driver's hopes, its stand-in does too.
+// TestStandInIsUnkind: what EC2 does by itself, and against a driver's hopes, its stand-in does
+// too.
 func TestStandInIsUnkind(t *testing.T) {
 	var c clock
 	s := newEC2(t, ec2test.Options{Now: c.now, Delays: ec2test.Delays{Modify: time.Hour}, KMSKeys: []string{"k"}}, false)

@@ -27,15 +27,17 @@ type instance struct {
 
 // InstanceType is what DescribeInstanceTypes tells of a type.
 type InstanceType struct {
-	// Max is MaximumEbsAttachments. Of types that share their attachments with network interfaces and local disks EC2 has left out the first interface and the local disks
-	// already; further interfaces count. On Xen, which calls itself shared too, interfaces are no attachments.
+	// Max is MaximumEbsAttachments. Of types that share their attachments with network interfaces
+	// and local disks EC2 has left out the first interface and the local disks already; further
+	// interfaces count. On Xen, which calls itself shared too, interfaces are no attachments.
 	Max, Cards  int
 	Shared, Xen bool
 	LocalDisks  int
 	Unsaid      bool // the API does not tell the maximum
 }
 
-// interfaces is how many attachments of the maximum such an instance has lost to its network interfaces.
+// interfaces is how many attachments of the maximum such an instance has lost to its network
+// interfaces.
 func (t InstanceType) interfaces(n int) int {
 	if t.Shared && !t.Xen {
 		return n - 1

@@ -44,16 +44,19 @@ type Limits struct {
 type Options struct {
 	Region string   // default "test-1"
 	Zones  []string // default "<region>a" and "<region>b"
-	// EdgeZones are zones that the account has opted into besides, with their types: "local-zone", "wavelength-zone".
+	// EdgeZones are zones that the account has opted into besides, with their types: "local-zone",
+	// "wavelength-zone".
 	EdgeZones map[string]string
 	Now       func() time.Time
 	Delays    Delays
 	Limits    Limits
 	// Disks is a directory in which volumes have their data; "" for volumes without any.
 	Disks string
-	// KMSKeys are those that exist and may be used. A volume with another comes to nothing, some time after its creation.
+	// KMSKeys are those that exist and may be used. A volume with another comes to nothing, some
+	// time after its creation.
 	KMSKeys []string
-	// Ghosts has a client token whose volume is gone answered with that volume, as EC2 did; otherwise it is IdempotentParameterMismatch, as EC2 does.
+	// Ghosts has a client token whose volume is gone answered with that volume, as EC2 did;
+	// otherwise it is IdempotentParameterMismatch, as EC2 does.
 	Ghosts bool
 	// NoTypes are types of volumes that a zone does not have, by zone.
 	NoTypes map[string][]string

@@ -60,7 +60,8 @@ func checkChange(x *shape, said said) error {
 	return nil
 }
 
-// burst is what EC2 shows as the IOPS of a gp2 volume: it follows the size by itself, and nobody may say it.
+// burst is what EC2 shows as the IOPS of a gp2 volume: it follows the size by itself, and nobody
+// may say it.
 func burst(gib int64) int64 { return min(max(3*gib, 100), 16000) }
 
 // retyped is what EC2 makes of a shape whose type changes, before what is asked for: what was said of the old type counts no more.

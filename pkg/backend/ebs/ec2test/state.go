@@ -69,7 +69,8 @@ func (s *Server) isRoot(id string) bool {
 	return false
 }
 
-// Update does something to a volume that EC2, or somebody in its console, might do: "delete", "impair", "detach", "error", "untag", "mangle" (its tags).
+// Update does something to a volume that EC2, or somebody in its console, might do: "delete",
+// "impair", "detach", "error", "untag", "mangle" (its tags).
 func (s *Server) Update(id, what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,7 +98,8 @@ func (s *Server) Update(id, what string) {
 	s.show(v, now)
 }
 
-// UpdateSnapshot does something to a snapshot that EC2, or somebody in its console, might do: "error", "image".
+// UpdateSnapshot does something to a snapshot that EC2, or somebody in its console, might do:
+// "error", "image".
 func (s *Server) UpdateSnapshot(id, what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
