@@ -60,7 +60,7 @@ test: ## everything that CI runs
 	@.ci/setup interop
 	$(MAKE) build lint check-generated
 	$(MAKE) unit vectors cuts
-	$(MAKE) interop
+	$(MAKE) python interop
 	$(MAKE) sanity fuse envtest
 	$(MAKE) moto nvme
 	$(MAKE) race
@@ -103,14 +103,24 @@ sanity: ## csi-sanity, whole
 envtest: cluster-build ## operator, node agent and chart against a real API server, with the race detector
 	$(GO) test -race -count=1 -timeout 15m $(envtest_packages)
 
-interop: judges libselfenc $(BUILD)/venv-selfenc/ready $(BUILD)/bin/versitygw ## what programs of others make of our data, and we of theirs
+interop: judges $(BUILD)/venv-python/ready $(BUILD)/venv-selfenc/ready $(BUILD)/venv-selfenc31/ready $(BUILD)/bin/versitygw ## what programs of others make of our data, and we of theirs
 	$(GO) test -count=1 -timeout 15m $(interop_packages)
 
 libdoublecrypt: ## the C library of format v1, shared and static, and its header, into build/libdoublecrypt/
 	$(call c_library,$@,doublecrypt.h)
 
+# The copy is for PYTHONPATH=python.
 libselfenc: ## the C library of self-encryption, shared and static, and its header, into build/libselfenc/
 	$(call c_library,$@,selfenc.h)
+	@cp $(BUILD)/$@/$@.so python/self_encryption/
+
+.PHONY: python
+python: $(BUILD)/venv-python/ready ## the Python package self_encryption: wheel and sdist into build/python/, installed and tested
+	$(BUILD)/venv-python/bin/python -B python/tests/page.py
+	PYTHONPATH=$(BUILD)/python/package $(PYTHON) -B python/tests/page.py
+	$(BUILD)/venv-python/bin/python -B -m unittest discover -s python/tests
+	cd python && ../$(BUILD)/venv-python/bin/mypy --strict --cache-dir=/dev/null self_encryption
+	cd python/tests && ../../$(BUILD)/venv-python/bin/mypy --strict --cache-dir=/dev/null page.py
 
 # A folder of its own for a library and the header that is written for it; that of cgo is none for C alone.
 define c_library
@@ -216,7 +226,7 @@ bench-selfenc: build judges ## the encodings beside the reference's crate, by st
 	$(GO) run ./test/interop/selfenc/beside $(BENCH_FLAGS)
 
 clean: ## remove everything that was built
-	rm -rf bin $(BUILD)
+	rm -rf bin $(BUILD) python/build python/*.egg-info python/self_encryption/libselfenc.so
 
 # The linter is pinned in a module of its own, so that its dependencies never
 # meet ours.
@@ -233,8 +243,19 @@ judges:
 	$(CARGO) build --quiet --locked --release --manifest-path test/interop/Cargo.toml --target-dir $(BUILD)/cargo
 
 $(BUILD)/venv-selfenc/ready: test/interop/selfenc/requirements.txt
-	$(PYTHON) -m venv $(BUILD)/venv-selfenc
-	$(BUILD)/venv-selfenc/bin/pip install --quiet --disable-pip-version-check -r $< </dev/null # it compiles: rustc is not to read what we have there
+$(BUILD)/venv-selfenc31/ready: test/interop/selfenc/requirements-31.txt
+$(BUILD)/venv-selfenc/ready $(BUILD)/venv-selfenc31/ready:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -r $< </dev/null # it compiles: rustc is not to read what we have there
+	@touch $@
+
+# Our package in a fresh environment; and the wheel that is made of the sdist alone, in a directory.
+$(BUILD)/venv-python/ready: python/tests/requirements.txt $(wildcard python/*.toml python/*.py python/*.in python/*.md python/self_encryption/*.py cmd/libselfenc/* pkg/selfenc/*.go pkg/crypto/*.go) go.sum
+	rm -rf $(BUILD)/python python/build
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -r $< ./python
+	$(@D)/bin/python -m build --outdir $(BUILD)/python python >$(BUILD)/python.log 2>&1 || { cat $(BUILD)/python.log; exit 1; }
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --target $(BUILD)/python/package $(BUILD)/python/*.whl
 	@touch $@
 
 # A module of its own, as the linter.

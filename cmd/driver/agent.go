@@ -74,7 +74,7 @@ func (f *agentFlags) serve(ctx context.Context, opt csi.Options, b *backendFlags
 	if err != nil {
 		return fmt.Errorf("node agent: %w", err)
 	}
-	opt.Agent = agent
+	opt.Agent, opt.Formats = agent, append(opt.Formats, agent)
 	var runs []func(context.Context) error
 	runs = append(runs, func(ctx context.Context) error { return serve(ctx, opt) }, agent.Run)
 	if s, ok := opt.Controller.(backend.Snapshotter); f.contents && ok {

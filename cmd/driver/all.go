@@ -28,7 +28,7 @@ func allCommand() *cobra.Command {
 				return err
 			}
 			defer m.quit(client)
-			return a.serve(c.Context(), csi.Options{Endpoint: endpoint, Controller: back, Node: back, Mounter: client, SelfAttach: selfAttach, KubeletDir: m.kubeletDir}, &b, m.stateDir)
+			return a.serve(c.Context(), csi.Options{Endpoint: endpoint, Controller: back, Node: back, Mounter: client, SelfAttach: selfAttach, KubeletDir: m.kubeletDir, Formats: b.formats(back, a.enabled)}, &b, m.stateDir)
 		},
 	}
 	endpointFlag(c, &endpoint)

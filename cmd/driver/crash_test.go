@@ -296,7 +296,7 @@ func (r *rig) wantClean() {
 	if left := mountertest.Below(r.dir); len(left) != 0 {
 		r.t.Fatalf("mounted: %s", left[0].Mountpoint)
 	}
-	for _, d := range []string{"local/volumes", "local/snapshots", "local/images", "mounter/volumes", "kubelet/pods"} {
+	for _, d := range []string{"local/volumes", "local/snapshots", "local/images", "local/formats", "mounter/volumes", "kubelet/pods"} {
 		entries, err := os.ReadDir(r.path(d))
 		if err != nil || len(entries) != 0 {
 			r.t.Fatalf("%s: %d entries left, %v", d, len(entries), err)

@@ -26,8 +26,9 @@ var tuneEBS func(*ebs.Options)
 
 // ebsFlags describe the ebs backend; docs/ebs.md.
 type ebsFlags struct {
-	command *cobra.Command
-	opt     ebs.Options
+	command    *cobra.Command
+	opt        ebs.Options
+	formatTags bool
 }
 
 func (e *ebsFlags) add(c *cobra.Command) {
@@ -41,6 +42,7 @@ func (e *ebsFlags) add(c *cobra.Command) {
 	f.StringVar(&e.opt.Zone, "zone", "", "ebs: zone of volumes for which none is asked for, and of this node where neither metadata service nor Kubernetes tells")
 	f.StringToStringVar(&e.opt.Tags, "volume-tags", nil, "ebs: further tags of all volumes and snapshots, as key=value,...")
 	f.Int64Var(&e.opt.ReservedVolumes, "reserved-volumes", 0, "ebs: attachments of this node that others need, the root volume included; by default those there are")
+	f.BoolVar(&e.formatTags, "format-tags", true, "ebs: keep in tags of volumes that they were made, where no node agent keeps it: a node needs ec2:DescribeVolumes and ec2:CreateTags for that. false: a device that was wiped is formatted")
 	f.StringVar(&e.opt.Sys, "sys-dir", "/sys", "ebs: where sysfs is; elsewhere only with a stand-in for EC2 (make ec2)")
 	f.StringVar(&e.opt.Model, "device-model", "", "ebs: what the devices of volumes call themselves, by default as those of EBS do; others are refused")
 	f.StringVar(&e.opt.Links, "links-dir", "/dev", "ebs: where udev makes its links")

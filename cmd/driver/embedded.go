@@ -45,6 +45,11 @@ func (e *embedded) Unmount(ctx context.Context, r mounter.UnmountRequest) error 
 	return err
 }
 
+func (e *embedded) CheckKeys(ctx context.Context, volume string, k mounter.Keys) error {
+	_, err := again(ctx, e, func() (struct{}, error) { return struct{}{}, e.Client.CheckKeys(ctx, volume, k) })
+	return err
+}
+
 func (e *embedded) Grow(ctx context.Context, volume string) (int64, error) {
 	return again(ctx, e, func() (int64, error) { return e.Client.Grow(ctx, volume) })
 }

@@ -44,7 +44,7 @@ func serveOpen(ctx context.Context, v *volume.Volume, dev *device.File, c mounte
 	}
 	h := &ending{stop: make(chan struct{}), stopped: make(chan struct{})}
 	defer close(h.stopped)
-	ctl := &volumectl.Server{Volume: v, Name: c.Volume, ReadOnly: c.ReadOnly, LogLevel: &logLevel, Conditions: func() []control.Condition { return append(gone(dev), hurt.conditions()...) }, End: h.end}
+	ctl := &volumectl.Server{Volume: v, Name: c.Volume, ReadOnly: c.ReadOnly, LogLevel: &logLevel, Mounted: srv, Conditions: func() []control.Condition { return append(gone(dev), hurt.conditions()...) }, End: h.end}
 	if err := c.Ready(ctx, ctl.Mux()); err != nil {
 		return err
 	}
@@ -88,20 +88,9 @@ func openVolume(ctx context.Context, dev *device.File, c mounter.ServeConfig) (*
 		return nil, err
 	}
 	defer eraseAll(keys)
-	blank, what, err := volume.IsBlank(dev)
+	what, err := formatOnce(dev, keys[0], anchor, c)
 	if err != nil {
 		return nil, err
-	}
-	if blank && anchor != nil {
-		return nil, fmt.Errorf("%w: it is blank, and volume %v is anchored at generation %d", mounter.ErrRolledBack, anchor.Volume, anchor.Generation)
-	}
-	if blank {
-		if c.Format == nil || c.ReadOnly {
-			return nil, mounter.ErrReadOnly
-		}
-		if err := format(dev, keys[0], *c.Format); err != nil {
-			return nil, err
-		}
 	}
 	for _, k := range keys {
 		var v *volume.Volume
@@ -179,8 +168,28 @@ func parseAnchor(s string) (*volume.Anchor, error) {
 	return &a, nil
 }
 
+// formatOnce formats a device that holds nothing, or what a format has left that was cut off, if it
+// may; otherwise it says what it holds.
+func formatOnce(dev *device.File, r crypto.Recipient, anchor *volume.Anchor, c mounter.ServeConfig) (what string, err error) {
+	blank, what, err := volume.IsBlank(dev)
+	if err == nil && !blank && c.Format != nil && c.Format.Again {
+		blank, err = volume.IsUnfinished(dev)
+	}
+	switch {
+	case err != nil || !blank:
+		return what, err
+	case anchor != nil:
+		return what, fmt.Errorf("%w: it is blank, and volume %v is anchored at generation %d", mounter.ErrRolledBack, anchor.Volume, anchor.Generation)
+	case c.Format == nil || c.ReadOnly:
+		return what, mounter.ErrBlank
+	}
+	return what, format(dev, r, *c.Format)
+}
+
 func format(dev *device.File, r crypto.Recipient, f mounter.Format) error {
-	o := volume.FormatOptions{Recipient: r, RootMode: 0o2775} // setgid: fsGroup's OnRootMismatch then skips the walk
+	// Force: it was looked at, and nobody else has it. Setgid: fsGroup's OnRootMismatch then skips
+	// the walk.
+	o := volume.FormatOptions{Recipient: r, RootMode: 0o2775, Force: true}
 	if f.Suite != "" {
 		s, err := crypto.ParseSuite(f.Suite)
 		if err != nil {
@@ -202,6 +211,7 @@ func engineError(err error) error {
 		{volume.ErrInUse, mounter.ErrBusy},
 		{volume.ErrNotSealvol, mounter.ErrForeign},
 		{volume.ErrNotEmpty, mounter.ErrForeign},
+		{volume.ErrShredded, mounter.ErrDamaged},
 		{volume.ErrHeader, mounter.ErrDamaged},
 		{volume.ErrForged, mounter.ErrDamaged},
 		{volume.ErrTwoRoots, mounter.ErrDamaged},

@@ -82,6 +82,21 @@ func (b *backendFlags) open(ctx context.Context, nodeOnly bool, mounterDir strin
 	return local.Open(ctx, o)
 }
 
+// formats are who keeps which volumes were made on their devices; a node agent does, too.
+func (b *backendFlags) formats(back openBackend, agent bool) []backend.FormatKeeper {
+	k, ok := back.(backend.FormatKeeper)
+	switch {
+	case b.kind == "ebs" && agent: // it needs no permission of AWS
+		return nil
+	case b.kind == "ebs" && !b.ebs.formatTags:
+		slog.Warn("nobody keeps which volumes were made: a device that was wiped is formatted (--format-tags=false, and no --node-agent)")
+		return nil
+	case !ok:
+		return nil
+	}
+	return []backend.FormatKeeper{k}
+}
+
 // mounterFlags say how to reach a mounter.
 type mounterFlags struct {
 	kubeletDir, stateDir string

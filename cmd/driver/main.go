@@ -6,6 +6,7 @@
 //	mounter     starts and supervises mount servers
 //	mount       serves one volume; started by the mounter
 //	loop        binds loop devices of raw block volumes; started by the mounter
+//	writeback   has the kernel write back mapped files of a volume; started by the node service
 //	probe       asks a driver or a mounter whether it is alive
 package main
 
@@ -57,7 +58,7 @@ only as node stage and node publish secrets.`,
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		return errors.Join(crypto.HardenProcess(), log.set(stderr)) // keys pass through every role but the controller
 	}
-	root.AddCommand(allCommand(), controllerCommand(), nodeCommand(), mounterCommand(), mountCommand(), loopCommand(), probeCommand())
+	root.AddCommand(allCommand(), controllerCommand(), nodeCommand(), mounterCommand(), mountCommand(), loopCommand(), writeBackCommand(), probeCommand())
 	return root.ExecuteContext(ctx)
 }
 

@@ -26,7 +26,7 @@ func nodeCommand() *cobra.Command {
 				return err
 			}
 			defer m.quit(client)
-			return a.serve(c.Context(), csi.Options{Endpoint: endpoint, Node: back, Mounter: client, KubeletDir: m.kubeletDir}, &b, m.stateDir)
+			return a.serve(c.Context(), csi.Options{Endpoint: endpoint, Node: back, Mounter: client, KubeletDir: m.kubeletDir, Formats: b.formats(back, a.enabled)}, &b, m.stateDir)
 		},
 	}
 	endpointFlag(c, &endpoint)

@@ -33,6 +33,9 @@ func quiesceBy(stateDir string) backend.Quiesce {
 			}
 			return nil, fmt.Errorf("%w: no mount server answers: %w", backend.ErrNotAttached, err)
 		}
+		if err := writeBack(ctx, stateDir, id); err != nil {
+			return nil, fmt.Errorf("%w: %w", backend.ErrBusy, err)
+		}
 		frozen, release, ended := make(chan volumectl.Frozen, 1), make(chan struct{}), make(chan error, 1)
 		go func() {
 			ended <- server.Do(ctx, control.Request{Op: "freeze", Args: volumectl.FreezeArgs{TimeoutMillis: maxRest.Milliseconds(), Hold: true},

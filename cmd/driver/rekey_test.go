@@ -153,6 +153,30 @@ func TestRepublishedKey(t *testing.T) {
 	}
 	check()
 
+	// A stage of the mounted volume, and an expansion, are held against its key, also while it is
+	// frozen.
+	expand := func(secrets map[string]string) error {
+		_, err := k.r.node.NodeExpandVolume(k.r.ctx(), &csi.NodeExpandVolumeRequest{VolumeId: k.id, VolumePath: k.target(), Secrets: secrets})
+		return err
+	}
+	server := control.Client{Path: mounter.ControlPath(r.path("mounter"), k.id)}
+	for _, frozen := range []bool{false, true} {
+		if frozen {
+			k.ok(server.Do(r.ctx(), control.Request{Op: "freeze", Args: volumectl.FreezeArgs{TimeoutMillis: 60_000}}, nil))
+		}
+		k.refused(k.stage(secretsOf(11, 0)))
+		k.refused(k.stage(secretsOf(20, 21)))
+		k.ok(k.stage(secretsOf(12, 0)))
+		k.ok(k.stage(secretsOf(12, 20)))
+		k.refused(expand(secretsOf(11, 0)))
+		k.refused(k.publish(secretsOf(11, 0)))
+	}
+	k.ok(server.Do(r.ctx(), control.Request{Op: "thaw", Args: volumectl.ThawArgs{}}, nil))
+	k.ok(expand(secretsOf(12, 0)))
+	k.ok(expand(nil))
+	k.wantOneSlot()
+	check()
+
 	// A volume that was not mounted when its key changed.
 	k.run(k.down()[:2])
 	k.refused(k.stage(secretsOf(11, 0)))
@@ -167,6 +191,9 @@ func TestRepublishedKey(t *testing.T) {
 	k.ok(k.stage(secretsOf(14, 13)))
 	k.ok(k.publish(secretsOf(14, 13)))
 	k.refused(k.publish(secretsOf(14, 12)))
+	k.refused(k.stage(secretsOf(14, 12)))
+	k.refused(k.stage(secretsOf(14, 0)))
+	k.ok(k.stage(secretsOf(14, 13)))
 	check()
 	k.run(k.down()[:2])
 	k.reader = false

@@ -9,9 +9,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/doublecrypt"
@@ -29,14 +31,30 @@ func isV1(dev device.Device) (bool, error) { return doublecrypt.IsVolume(dev) }
 // v1Volume is an open volume of format v1 and its key.
 type v1Volume struct {
 	*doublecrypt.Volume
-	key *crypto.DoublecryptKey
+
+	keyMu sync.Mutex // erasing the key and comparing it
+	key   *crypto.DoublecryptKey
 }
 
 // Close commits and erases the key.
 func (v *v1Volume) Close() error {
 	err := v.Volume.Close()
+	v.keyMu.Lock()
+	defer v.keyMu.Unlock()
 	v.key.Erase()
 	return err
+}
+
+// openedBy tells whether a key opens the volume.
+func (v *v1Volume) openedBy(c crypto.Credential) bool {
+	key, err := crypto.DoublecryptKeyOf(c)
+	if err != nil {
+		return false
+	}
+	defer key.Erase()
+	v.keyMu.Lock()
+	defer v.keyMu.Unlock()
+	return v.key.Equal(key)
 }
 
 func openV1(dev device.Device, path string, cred crypto.Credential, opts doublecrypt.Options) (*v1Volume, error) {
@@ -60,7 +78,7 @@ func openV1(dev device.Device, path string, cred crypto.Credential, opts doublec
 	if n := v.Opened().DamageCount; n > 0 {
 		opts.Log.Warn("the volume is damaged: what is whole can be read", "device", path, "problems", n)
 	}
-	return &v1Volume{v, key}, nil
+	return &v1Volume{Volume: v, key: key}, nil
 }
 
 // openFS opens a volume of either format without changing anything on its
@@ -102,10 +120,18 @@ func openEither(dev device.Device, path string, cred crypto.Credential) (closing
 }
 
 // v1Control answers on the control socket of a mount of format v1: what every
-// mount can be asked, and nothing about keys.
+// mount can be asked, and whether a key is that of the volume.
 type v1Control struct {
 	v *v1Volume
 	s *mountServer
+}
+
+func (c *v1Control) mux() control.Mux {
+	m := control.NewMux(c)
+	m[volumectl.KeyCheck] = volumectl.WithKeys(func(_ context.Context, _ *control.Call, k *volumectl.KeySet) (any, error) {
+		return nil, k.Check(c.v.openedBy)
+	})
+	return m
 }
 
 // Status implements control.Handler.

@@ -61,6 +61,7 @@ var hints = []struct {
 	hint string
 }{
 	{crypto.ErrWrongKey, "check that this key belongs to this volume; `sealvol info DEVICE` shows which kinds of key it takes"},
+	{crypto.ErrPassphraseLines, "leave one line in the file; volumes that an earlier version sealed with all of such a file still open with it"},
 	{volume.ErrShredded, "that can not be undone: restore the data to a new volume from a backup"},
 	{volume.ErrLastKey, "add another key first (`sealvol key add`), or repeat with --last if nothing is to open the volume again"},
 	{volume.ErrKeyMissing, "give the keys of these slots, too, or remove the slots with --drop-slots"},

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
 )
 
 func growCommand() *cobra.Command {
@@ -21,8 +22,8 @@ func growCommand() *cobra.Command {
 		Long: `Let a volume use all of its device, after the device was made larger: the disk was
 resized, or the image file extended with truncate(1).
 
-A mounted volume grows while it is used: give the directory, and no key. Otherwise
-give the device and its key. A volume that uses all of its device already stays as
+A mounted volume grows while it is used: give the directory. Otherwise give the
+device and its key. A volume that uses all of its device already stays as
 it is. Volumes never shrink.`,
 		Example: `  truncate --size 20GiB vol.img
   sealvol grow /mnt
@@ -58,8 +59,8 @@ func grow(target string, key *keyFlags) (int64, error) {
 		return 0, err
 	}
 	if mounted {
-		if key.given() {
-			return 0, usageError(fmt.Errorf("%s is a mount: its server has the key, give none", target))
+		if err := checkKey(&c, target, key); err != nil {
+			return 0, err
 		}
 		return c.Grow(context.Background())
 	}
@@ -86,8 +87,8 @@ func serverOf(target string) (c control.Client, mounted bool, err error) {
 	return c, false, nil
 }
 
-// mountOrDevice is the server of a mounted DIR, whose key is not given then; nil for a
-// DEVICE. With a nil key, only a DIR will do.
+// mountOrDevice is the server of a mounted DIR, nil for a DEVICE. A key that is given
+// for a DIR must be one of the volume's: then the server is returned with the error. With a nil key, only a DIR will do.
 func mountOrDevice(target string, key *keyFlags) (*control.Client, error) {
 	c, mounted, err := serverOf(target)
 	switch {
@@ -97,10 +98,34 @@ func mountOrDevice(target string, key *keyFlags) (*control.Client, error) {
 		return nil, fmt.Errorf("%s: no sealed volume is mounted there", target)
 	case !mounted:
 		return nil, nil
-	case key != nil && key.given():
-		return nil, usageError(fmt.Errorf("%s is a mount: its server has the key, give none", target))
 	}
-	return &c, nil
+	return &c, checkKey(&c, target, key)
+}
+
+// checkKey has the server of a mount check a key that was given, which it does not need: scripts
+// give it always, and who gives a wrong one means another volume. The key goes there as a descriptor.
+func checkKey(c *control.Client, target string, key *keyFlags) error {
+	if key == nil || !key.given() {
+		return nil
+	}
+	if err := key.one(); err != nil {
+		return err
+	}
+	f, err := keyFileOf([]keySource{key.source(volumectl.KeyOld)})
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	ctx, stop := untilSignal()
+	defer stop()
+	err = volumectl.FromServer(c.Do(ctx, control.Request{Op: volumectl.KeyCheck, File: f.File}, nil))
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, control.ErrServer) && control.HasCode(err, control.CodeUnknown):
+		return withHint(fmt.Errorf("%s: its server is of an earlier version, which can not check a key", target), "give none, or mount the volume anew")
+	}
+	return key.explain(fmt.Errorf("%s: %w", target, err))
 }
 
 func growDevice(path string, key *keyFlags) (size int64, err error) {

@@ -30,7 +30,7 @@ then, and whether its log waits for replay.
 Nothing is changed, and the device of a mounted volume can be looked at, too. Without
 a key nothing that is shown is authenticated.
 
-Of a mount (give the directory, and no key) it shows what its server says of this
+Of a mount (give the directory) it shows what its server says of this
 moment: usage, what is not on the device yet, snapshots, freezes, a rotation of the
 data key, and what is wrong, if anything. The mount itself is not touched.`,
 		Example: `  sealvol info /dev/nvme1n1
@@ -39,7 +39,7 @@ data key, and what is wrong, if anything. The mount itself is not touched.`,
 		Args: args(1, 1, "one DEVICE-OR-DIR"),
 		RunE: func(c *cobra.Command, a []string) error {
 			server, err := mountOrDevice(a[0], &key)
-			if err != nil && !errors.Is(err, fs.ErrNotExist) { // inspect says it better
+			if err != nil && (server != nil || !errors.Is(err, fs.ErrNotExist)) { // inspect says it better
 				return err
 			}
 			var r report
@@ -99,6 +99,7 @@ type stateInfo struct {
 	UsedBytes  int64  `json:"usedBytes"`
 	FreeBytes  int64  `json:"freeBytes"`
 	Inodes     uint64 `json:"inodes"`
+	Label      string `json:"label,omitempty"`
 	Generation uint64 `json:"generation"`
 	MountEpoch uint64 `json:"mountEpoch"`
 	Clean      bool   `json:"clean"`
@@ -187,7 +188,7 @@ func bitNumbers(w uint64) []int {
 func stateReport(i *volume.RootInfo, inUse bool) *stateInfo {
 	s := &stateInfo{KeySlot: i.Slot, SizeBytes: i.SizeBytes, DataBytes: i.DataBytes, UsedBytes: i.DataBytes - i.FreeBytes, FreeBytes: i.FreeBytes,
 		Inodes: i.Inodes, Generation: i.Generation, MountEpoch: i.MountEpoch, Clean: i.Clean, Log: logEmpty,
-		LogBytes: i.LogBytes, LogRecords: i.LogRecords, BadRoots: i.BadRoots}
+		LogBytes: i.LogBytes, LogRecords: i.LogRecords, BadRoots: i.BadRoots, Label: i.Label}
 	switch {
 	case inUse:
 		s.Log = logInUse
@@ -249,6 +250,9 @@ func (r *infoReport) text() string {
 	}
 	if s := r.State; s != nil {
 		line("Opened with", "key slot %d", s.KeySlot)
+		if s.Label != "" {
+			line("Label", "%s", printable(s.Label))
+		}
 		line("Size", "%s, %s for files and metadata", formatSize(s.SizeBytes), formatSize(s.DataBytes))
 		line("Used", "%s, %s free, %d inodes", formatSize(s.UsedBytes), formatSize(s.FreeBytes), s.Inodes)
 		line("Generation", "%d, mounted for writing %d times", s.Generation, s.MountEpoch)

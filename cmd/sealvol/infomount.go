@@ -20,6 +20,7 @@ type mountReport struct {
 	Target string `json:"target"`
 	control.Status
 	control.Stats
+	Label      string              `json:"label,omitempty"`      // format v2
 	Statistics *volume.Statistics  `json:"statistics,omitempty"` // format v2
 	Rotation   *volumectl.Rotation `json:"rotation,omitempty"`   // of the data key, while one is under way
 }
@@ -45,6 +46,11 @@ func askMount(ctx context.Context, server *control.Client, target string) (repor
 	default:
 		return nil, err
 	}
+	var label volumectl.Label
+	if err := server.Do(ctx, control.Request{Op: "label"}, &label); err != nil && !control.HasCode(err, control.CodeUnknown) { // an earlier version knows none
+		return nil, err
+	}
+	r.Label = label.Label
 	var keys volumectl.KeyList
 	if err := server.Do(ctx, control.Request{Op: "key-list"}, &keys); err != nil {
 		return nil, err
@@ -68,6 +74,9 @@ func (r *mountReport) text() string {
 	line("Inodes", "%d", r.UsedInodes)
 	if s := r.Statistics; s != nil {
 		line("Volume", "%s", s.UUID)
+		if r.Label != "" {
+			line("Label", "%s", printable(r.Label))
+		}
 		line("Generation", "%d, %d commits since it was mounted", s.Generation, s.Commits)
 		line("In memory", "%s of data, %s of operations", formatSize(int64(s.DirtyBytes)), formatSize(int64(s.RingBytes)))
 		line("Being freed", "%s", formatSize(int64(s.WaitingBytes)))

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -21,13 +20,15 @@ const maxKeyFile = 4096
 type keyFlags struct {
 	prefix                                   string // of the flags' names, such as "new-"
 	keyFile, passphraseFile, recoveryKeyFile string
+
+	lines bool // set by credential: the passphrase file has more than one line
 }
 
 // register adds --key-file, --passphrase-file and --recovery-key-file, with
 // f.prefix behind the dashes.
 func (f *keyFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.keyFile, f.prefix+"key-file", "", "file with the key: 32 raw bytes or 64 hexadecimal digits")
-	flags.StringVar(&f.passphraseFile, f.prefix+"passphrase-file", "", "file with a passphrase; one line end after it is ignored")
+	flags.StringVar(&f.passphraseFile, f.prefix+"passphrase-file", "", "file with a passphrase: one line")
 	flags.StringVar(&f.recoveryKeyFile, f.prefix+"recovery-key-file", "", "file with the secret half of a recovery key")
 }
 
@@ -78,7 +79,9 @@ func (f *keyFlags) credential() (crypto.Credential, error) {
 		return crypto.SecretCredential(k), nil
 	case f.passphraseFile != "":
 		return fromFile("passphrase", f.passphraseFile, func(b []byte) (crypto.Credential, error) {
-			return crypto.PassphraseCredential(trimLine(b))
+			phrase, lines := crypto.PassphraseLine(b)
+			f.lines = lines
+			return crypto.PassphraseCredential(phrase)
 		})
 	}
 	return fromFile("recovery key", f.recoveryKeyFile, func(b []byte) (crypto.Credential, error) {
@@ -86,10 +89,22 @@ func (f *keyFlags) credential() (crypto.Credential, error) {
 	})
 }
 
+// explain adds to the error of opening a volume what the key's file may have to do with it.
+func (f *keyFlags) explain(err error) error {
+	if f.lines && errors.Is(err, crypto.ErrWrongKey) {
+		return withHint(err, "the passphrase file has more than one line, and all of them were taken for the passphrase: leave the right one alone in it")
+	}
+	return err
+}
+
 // recipient reads the key that was given, as one that a new key slot is made
 // for. erase overwrites what it holds.
 func (f *keyFlags) recipient() (r crypto.Recipient, erase func(), err error) {
 	c, err := f.credential()
+	if err == nil && f.lines {
+		c.Erase()
+		err = fmt.Errorf("read the passphrase: %s: %w", f.passphraseFile, crypto.ErrPassphraseLines)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -143,12 +158,4 @@ func fromFile[T any](what, path string, parse func([]byte) (T, error)) (T, error
 		return none, fmt.Errorf("read the %s: %s: %w", what, path, err)
 	}
 	return v, nil
-}
-
-// trimLine removes one line end.
-func trimLine(b []byte) []byte {
-	if rest, ok := bytes.CutSuffix(b, []byte("\n")); ok {
-		return bytes.TrimSuffix(rest, []byte("\r"))
-	}
-	return b
 }

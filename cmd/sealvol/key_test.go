@@ -12,6 +12,9 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
+	"github.com/sealvol/sealvol/pkg/volume"
+	"github.com/sealvol/sealvol/pkg/volume/device"
 )
 
 func write(t *testing.T, name, text string) string {
@@ -148,5 +151,58 @@ func TestReadRecipient(t *testing.T) {
 		if _, err := readRecipient(arg); err == nil {
 			t.Errorf("%.20s… was taken", arg)
 		}
+	}
+}
+
+// TestPassphraseLines: a new passphrase has one line. What was sealed with all lines
+// of a file, as earlier versions did, is opened by them.
+func TestPassphraseLines(t *testing.T) {
+	const secret = "first of them\nsecond of them"
+	file := write(t, "p", secret+"\n")
+	if _, _, err := parse(t, "new-", "--new-passphrase-file", file).recipient(); !errors.Is(err, crypto.ErrPassphraseLines) || !strings.Contains(hint(err), "leave one line") ||
+		strings.Contains(err.Error(), "of them\n") || strings.Contains(err.Error(), "first") {
+		t.Errorf("a new passphrase of two lines: %v", err)
+	}
+	if _, err := keyFileOf([]keySource{{volumectl.KeyNew, volumectl.KindPassphrase, file}}); !errors.Is(err, crypto.ErrPassphraseLines) {
+		t.Errorf("a new passphrase of two lines for a mount's server: %v", err)
+	}
+	old, err := crypto.PassphraseCredential([]byte(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Erase()
+	image := write(t, "v.img", "")
+	if err := os.Truncate(image, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	dev, err := device.Open(image, device.OpenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(volume.Format(dev, volume.FormatOptions{Recipient: old}), dev.Close()); err != nil {
+		t.Fatal(err)
+	}
+	_, end, err := openReadOnly(image, parse(t, "", "--passphrase-file", file))
+	if err != nil {
+		t.Fatalf("a volume that is sealed with two lines: %v", err)
+	}
+	end()
+	keys, err := keyFileOf([]keySource{{volumectl.KeyOld, volumectl.KindPassphrase, file}})
+	if err != nil {
+		t.Fatalf("an old passphrase of two lines: %v", err)
+	}
+	defer keys.Close()
+	if s, err := volumectl.ReadKeys(keys); err != nil || len(s.Old) != 1 {
+		t.Errorf("keys: %+v, %v", s, err)
+	} else {
+		s.Erase()
+	}
+	_, end, err = openReadOnly(image, parse(t, "", "--passphrase-file", write(t, "p", "first of them\nof another volume\n")))
+	if err == nil {
+		end()
+		t.Fatal("opened by another passphrase")
+	}
+	if !errors.Is(err, crypto.ErrWrongKey) || !strings.Contains(hint(err), "more than one line") {
+		t.Errorf("other lines: %v; hint %q", err, hint(err))
 	}
 }

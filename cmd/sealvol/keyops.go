@@ -165,17 +165,14 @@ func openByAny(dev *device.File, path string, keys *volumectl.KeySet) (v *volume
 	return nil, first
 }
 
-// deviceKey says that a DEVICE needs a key, and that a DIR has one.
+// deviceKey is the key that a DEVICE needs. The server of a DIR has one; if one is given it is checked.
 func deviceKey(target string, key *keyFlags) ([]keySource, error) {
-	_, mounted, err := serverOf(target)
+	c, mounted, err := serverOf(target)
 	if err != nil {
 		return nil, err
 	}
 	if mounted {
-		if key.given() {
-			return nil, usageError(fmt.Errorf("%s is a mount: its server has the key, give none", target))
-		}
-		return nil, nil
+		return nil, checkKey(&c, target, key)
 	}
 	if err := key.one(); err != nil {
 		return nil, err
@@ -222,6 +219,9 @@ func listKeys(target string, key *keyFlags) (l volumectl.KeyList, err error) {
 		return l, err
 	}
 	if mounted {
+		if err := checkKey(&c, target, key); err != nil {
+			return l, err
+		}
 		ctx, cancel := shortTime()
 		defer cancel()
 		return l, c.Do(ctx, control.Request{Op: "key-list"}, &l)

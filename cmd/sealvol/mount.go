@@ -73,8 +73,8 @@ of it once the file system answers, and logs to /run/sealvol/mount-PID.log
 ($XDG_RUNTIME_DIR/sealvol without root); only logs of mounts that failed stay.
 
 With --snapshot a local snapshot is mounted instead of the volume. While the volume is
-mounted, give the directory where it is in place of DEVICE, and no key: its server
-serves the snapshot as well, until either is unmounted.
+mounted, give the directory where it is in place of DEVICE: its server serves the
+snapshot as well, until either is unmounted.
 
 Without root, fusermount3 does the mounting; others can use the mount with -o
 allow_other alone, which needs user_allow_other in /etc/fuse.conf.`,

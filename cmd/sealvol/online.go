@@ -52,8 +52,8 @@ func scrubCommand() *cobra.Command {
 and the contents of files. What has a second copy is mended: header, roots and the
 top of the metadata. Of the rest the report names the files and ranges that are lost.
 
-A mounted volume is scrubbed while it is used: give the directory, and no key.
-Otherwise give the device and its key.
+A mounted volume is scrubbed while it is used: give the directory. Otherwise give the
+device and its key.
 
 A scrub that is interrupted says where another one goes on (--from), also after a
 remount.
@@ -207,8 +207,7 @@ the given files and what is below the given directories (paths in the volume).
 Contents and times stay, and the files can be used meanwhile. What is shared with
 snapshots or other files is left alone.
 
-For a mounted volume give the directory, and no key. Otherwise give the device and
-its key.`,
+For a mounted volume give the directory. Otherwise give the device and its key.`,
 		Example: `  sealvol defrag --rate 20MiB /mnt
   sealvol defrag --key-file vol.key vol.img /var/lib/db`,
 		Args: args(1, -1, "a DEVICE-OR-DIR"),
@@ -294,8 +293,7 @@ devices get them back, image files become sparse.
 Whoever has the device then sees which parts of it are free, also if it was filled
 with random bytes before.
 
-For a mounted volume give the directory, and no key. Otherwise give the device and
-its key.`,
+For a mounted volume give the directory. Otherwise give the device and its key.`,
 		Example: `  sealvol trim /mnt
   sealvol trim --min-length 1MiB --key-file vol.key vol.img`,
 		Args: args(1, 1, "one DEVICE-OR-DIR"),
@@ -376,6 +374,9 @@ The exit code is that of the COMMAND.`,
 			}
 			ctx, stop := untilSignal()
 			defer stop()
+			if err := volumectl.WriteBack(ctx, *server, a[0]); err != nil {
+				return fmt.Errorf("%s: %w", a[0], err)
+			}
 			if len(a) == 1 {
 				return server.Do(ctx, control.Request{Op: "freeze", Args: volumectl.FreezeArgs{TimeoutMillis: timeout.Milliseconds()}}, nil)
 			}

@@ -44,7 +44,7 @@ func openVolume(path string, key *keyFlags, readOnly bool) (*volume.Volume, *dev
 	v, err := openOn(dev, path, cred, volume.Options{ReadOnly: readOnly})
 	if err != nil {
 		discard(dev)
-		return nil, nil, err
+		return nil, nil, key.explain(err)
 	}
 	return v, dev, nil
 }

@@ -368,7 +368,12 @@ type newFile struct {
 	done bool
 }
 
+// createFile replaces, at the end, no other thing than a regular file: a rename
+// would take the place of a device as well.
 func createFile(path string) (*newFile, error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: it is no regular file", printable(path))
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
 	if err != nil {
 		return nil, err

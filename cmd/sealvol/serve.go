@@ -10,7 +10,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"time"
 
@@ -145,13 +144,13 @@ func (s *mountServer) startControl(ctx context.Context) (stop func()) {
 
 // control answers on the control socket.
 func (s *mountServer) control() *volumectl.Server {
-	return &volumectl.Server{Volume: s.vol, Name: s.name, ReadOnly: s.readOnly, LogLevel: s.level, End: s.end,
+	return &volumectl.Server{Volume: s.vol, Name: s.name, ReadOnly: s.readOnly, LogLevel: s.level, Mounted: s.fuse, End: s.end,
 		MountSnapshot: s.mountSnapshot, UnmountSnapshot: s.unmountSnapshot}
 }
 
 func (s *mountServer) mux() control.Mux {
 	if s.v1 != nil {
-		return control.NewMux(&v1Control{s.v1, s})
+		return (&v1Control{s.v1, s}).mux()
 	}
 	return s.control().Mux()
 }
@@ -185,7 +184,7 @@ func (s *mountServer) open(o *mountOptions, path string) error {
 	}
 	if err = s.openVolume(o, path, cred, opts); err != nil {
 		discard(s.dev)
-		return err
+		return o.key.explain(err)
 	}
 	s.fs, s.endView = s.base, func() {}
 	if o.snapshot != "" {
@@ -324,7 +323,7 @@ func (s *mountServer) signals(ctx context.Context, c <-chan os.Signal) {
 	}
 	if err := fusefs.Unmount(s.dir, false); err == nil {
 		return
-	} else if !isBusy(err) {
+	} else if !fusefs.IsBusy(err) {
 		s.log.Warn("unmount failed; detaching", "error", err)
 	}
 	if err := s.sync(); err != nil {
@@ -349,7 +348,7 @@ func (s *mountServer) signals(ctx context.Context, c <-chan os.Signal) {
 // mount in use stays, with an error.
 func (s *mountServer) end(ctx context.Context) error {
 	if err := fusefs.Unmount(s.dir, false); err != nil {
-		if isBusy(err) {
+		if fusefs.IsBusy(err) {
 			return control.WithCode(control.CodeBusy, fmt.Errorf("%s: %w", s.dir, errBusy))
 		}
 		return err
@@ -364,11 +363,6 @@ func (s *mountServer) end(ctx context.Context) error {
 		}
 	}
 	return s.endErr
-}
-
-// isBusy tells that a mount is in use; fusermount3 says so in words only.
-func isBusy(err error) bool {
-	return errors.Is(err, unix.EBUSY) || strings.Contains(err.Error(), "Device or resource busy")
 }
 
 var errBusy = errors.New("files of it are in use")

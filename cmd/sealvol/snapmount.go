@@ -110,7 +110,7 @@ func (s *mountServer) unmountSnapshot(ctx context.Context, dir string) error {
 		return control.WithCode(volumectl.CodeNotFound, fmt.Errorf("no snapshot is mounted on %s", dir))
 	}
 	if err := fusefs.Unmount(dir, false); err != nil {
-		if isBusy(err) {
+		if fusefs.IsBusy(err) {
 			return control.WithCode(control.CodeBusy, fmt.Errorf("%s: %w", dir, errBusy))
 		}
 		return err
@@ -185,9 +185,6 @@ func mountBeside(o *mountOptions, c *control.Client, err error, target, dir stri
 	if err != nil {
 		return err
 	}
-	if o.key.given() {
-		return usageError(fmt.Errorf("%s is a mount: its server has the key, give none", target))
-	}
 	if o.foreground {
 		return usageError(errors.New("--foreground: the server of the mounted volume serves the snapshot"))
 	}
@@ -195,6 +192,9 @@ func mountBeside(o *mountOptions, c *control.Client, err error, target, dir stri
 		return usageError(errors.New("--anchor-file: it is the server of the mounted volume that keeps the anchor"))
 	}
 	if err := o.check(); err != nil {
+		return err
+	}
+	if err := checkKey(c, target, &o.key); err != nil {
 		return err
 	}
 	abs, err := mountPoint(dir)

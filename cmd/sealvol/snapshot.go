@@ -24,8 +24,8 @@ func snapshotCommand() *cobra.Command {
 no time and no space; what is changed or deleted afterwards stays on the device for
 as long as a snapshot holds it.
 
-A volume that is mounted is named by its directory, without a key: its server does
-it. Otherwise give the device and its key. Snapshots are read with
+A volume that is mounted is named by its directory: its server does it, and needs no
+key. Otherwise give the device and its key. Snapshots are read with
 ` + "`sealvol mount --snapshot NAME`" + `, also beside the mounted volume.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, a []string) error {
@@ -65,8 +65,8 @@ func openTarget(c *cobra.Command, path string, key *keyFlags, readOnly bool) (*s
 		return nil, err
 	}
 	if live != nil {
-		if key.given() {
-			return nil, usageError(fmt.Errorf("%s is a mount: its server has the key, give none", path))
+		if err := checkKey(live, path, key); err != nil {
+			return nil, err
 		}
 		return &snapshotTarget{name: path, live: live}, nil
 	}
@@ -101,6 +101,9 @@ func (t *snapshotTarget) list() ([]volumectl.Snapshot, error) {
 
 func (t *snapshotTarget) create(name string) (s volumectl.Snapshot, err error) {
 	if t.live != nil {
+		if err := volumectl.WriteBack(context.Background(), *t.live, t.name); err != nil {
+			return s, err
+		}
 		return s, t.live.Do(context.Background(), control.Request{Op: "snapshot-create", Args: volumectl.SnapshotArgs{Name: name}}, &s)
 	}
 	i, err := t.vol.CreateSnapshot(name)
@@ -399,6 +402,11 @@ With --json there is one object on each line.`,
 
 func (t *snapshotTarget) diff(a volumectl.DiffArgs, fn func(volumectl.Change) error) error {
 	if t.live != nil {
+		if a.To == "" { // the volume as it is
+			if err := volumectl.WriteBack(context.Background(), *t.live, t.name); err != nil {
+				return err
+			}
+		}
 		return volumectl.Diff(context.Background(), *t.live, a, fn)
 	}
 	return t.vol.Diff(a.From, a.To, volume.DiffOptions{Ranges: a.Ranges}, func(c volume.Change) error { return fn(volumectl.ChangeOf(c)) })

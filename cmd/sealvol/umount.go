@@ -26,8 +26,8 @@ func umountCommand() *cobra.Command {
 		Long: `Unmount the volume on DIR, and wait until everything is on the device and its server
 has let go of it: when the command returns, the device can be opened again.
 
-A mount whose files are in use stays as it is. A mount whose server died is removed,
-without waiting for anything. If the last changes could not be written, the mount is
+A mount whose files are in use stays as it is, if they still are after a second. A
+mount whose server died is removed all the same. If the last changes could not be written, the mount is
 gone, and the command says so and fails.`,
 		Example: `  sealvol umount /mnt`,
 		Args:    args(1, 1, "one DIR"),
@@ -78,7 +78,7 @@ func umount(dir string) error {
 // umountAlone unmounts without a server's help.
 func umountAlone(m *mountinfo.Info, dir string) error {
 	err := fusefs.Unmount(m.Mountpoint, false)
-	if err != nil && isBusy(err) {
+	if err != nil && fusefs.IsBusy(err) {
 		if !isDead(m.Mountpoint) {
 			return busy(dir)
 		}

@@ -234,6 +234,28 @@ type Node interface {
 	Device(ctx context.Context, id string, attached map[string]string) (Device, error)
 }
 
+// FormatState says how far it has come that a volume was made on a device, as far as that is kept
+// outside of the device.
+type FormatState string
+
+// The states. They follow each other; none ever goes back.
+const (
+	FormatNone  FormatState = ""           // nothing is kept: it was never begun, or before anybody kept that
+	FormatBegun FormatState = "formatting" // begun, on a device that was blank; nothing that was stored was acknowledged yet
+	FormatDone  FormatState = "formatted"  // the device has held a volume: it is never formatted again
+)
+
+// FormatKeeper keeps the state of a volume's device where whoever has the device can not reach it.
+// A Node may be one.
+type FormatKeeper interface {
+	// FormatState returns what is kept. ErrNotFound (the volume), ErrUnavailable; after an error
+	// nothing is known.
+	FormatState(ctx context.Context, id string) (FormatState, error)
+	// KeepFormat keeps FormatBegun or FormatDone; when it returns nil, that is durable. A state
+	// that is behind the one that is kept changes nothing.
+	KeepFormat(ctx context.Context, id string, s FormatState) error
+}
+
 // Backend is both halves.
 type Backend interface {
 	Controller

@@ -162,6 +162,20 @@ type passphraseCredential struct {
 	cost func(Suite) passphraseParams
 }
 
+// PassphraseLine is the passphrase in a file: all of it but one line end. A file for a new slot has one
+// line; lines reports that there are more. To open a volume all of them are taken, since
+// earlier versions sealed volumes with all of such files.
+func PassphraseLine(file []byte) (phrase []byte, lines bool) {
+	phrase = file
+	if rest, ok := bytes.CutSuffix(file, []byte("\n")); ok {
+		phrase = bytes.TrimSuffix(rest, []byte("\r"))
+	}
+	return phrase, bytes.IndexByte(phrase, '\n') >= 0
+}
+
+// ErrPassphraseLines refuses a passphrase of several lines for a new key slot.
+var ErrPassphraseLines = errors.New("the passphrase file has more than one line, and which of them is meant nobody can tell")
+
 // PassphraseCredential opens and makes slots of type SlotPassphrase. The
 // passphrase is taken byte for byte, 1 to MaxPassphraseBytes; b is zeros
 // afterwards.

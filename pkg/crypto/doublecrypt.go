@@ -63,6 +63,12 @@ func (k *DoublecryptKey) Seal(dst, nonce, plaintext []byte) ([]byte, error) {
 	return a.Seal(dst, nonce, plaintext, nil), nil
 }
 
+// Equal tells, in constant time, whether two keys are the same. An erased key equals none.
+func (k *DoublecryptKey) Equal(other *DoublecryptKey) bool {
+	a, b := k.key.bytes(), other.key.bytes()
+	return a != nil && b != nil && equal(a, b)
+}
+
 // Open appends the plaintext to dst, or gives ErrAuthentication.
 func (k *DoublecryptKey) Open(dst, nonce, ciphertext []byte) ([]byte, error) {
 	if k.key.bytes() == nil {

@@ -22,6 +22,7 @@ var (
 	errSecrets      = errors.New("secrets")
 	errUnavailable  = errors.New("not available yet")
 	errInFlight     = errors.New("an operation on this volume is under way")
+	errLost         = errors.New("the device does not hold the volume any more")
 )
 
 // grpcCodes translates errors; the first that matches counts. Everything else is Internal.
@@ -37,6 +38,7 @@ var grpcCodes = []struct {
 	{errSecrets, codes.Unauthenticated},
 	{errUnavailable, codes.Unavailable},
 	{errInFlight, codes.Aborted},
+	{errLost, codes.DataLoss},
 
 	{backend.ErrInvalid, codes.InvalidArgument},
 	{backend.ErrNotFound, codes.NotFound},
@@ -60,7 +62,8 @@ var grpcCodes = []struct {
 	{mounter.ErrNoKey, codes.Unauthenticated},
 	{mounter.ErrWrongKey, codes.Unauthenticated},
 	{mounter.ErrForeign, codes.FailedPrecondition},
-	{mounter.ErrReadOnly, codes.FailedPrecondition},
+	{mounter.ErrBlank, codes.FailedPrecondition},
+	{mounter.ErrNoBlockFile, codes.FailedPrecondition},
 	{mounter.ErrDamaged, codes.DataLoss},
 	{mounter.ErrRolledBack, codes.DataLoss},
 	{mounter.ErrCopy, codes.FailedPrecondition},

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -26,6 +27,8 @@ type nodeServer struct {
 	root    *root
 	hook    func(step string)
 	groups  groupWalks
+	formats formatKeepers
+	log     *slog.Logger
 }
 
 var nodeCapabilities = []csi.NodeServiceCapability_RPC_Type{
@@ -160,9 +163,9 @@ func (s *nodeServer) stage(ctx context.Context, r staging, q mounter.MountReques
 	if q.Anchor, err = s.agent.Anchor(ctx, q.Volume); err != nil {
 		return fmt.Errorf("stage volume: %w: %w", errUnavailable, err)
 	}
-	q.Keys = keys
+	q.Keys, q.Rekey = keys, true // also those of a volume that is mounted already have to be its own
 	s.hook("stage")
-	if err := s.mounter.Mount(ctx, q); err != nil {
+	if err := s.mountOrMake(ctx, q, r.GetVolumeContext()[contextKeyVolume]); err != nil {
 		return fmt.Errorf("stage volume: %w", err)
 	}
 	s.groups.forget(q.Volume)
@@ -268,6 +271,7 @@ func (s *nodeServer) ensureStaged(ctx context.Context, r *csi.NodePublishVolumeR
 		q.Block.ReadOnlyToo = r.GetReadonly()
 	}
 	q.Keys, q.Rekey, q.Living = keys, true, h.Alive // what the kubelet brings with requiresRepublish
+	q.Format = nil                                  // it was staged: whatever its device holds now, nothing is made on it
 	s.hook("ensure staged")
 	if h.Alive {
 		err := s.mounter.Mount(ctx, q)
@@ -288,7 +292,7 @@ func (s *nodeServer) remount(ctx context.Context, q mounter.MountRequest) (err e
 		return fmt.Errorf("publish volume: %w: %w", errUnavailable, err)
 	}
 	if err := s.mounter.Mount(ctx, q); err != nil {
-		return fmt.Errorf("publish volume: %w", err)
+		return fmt.Errorf("publish volume: %w", lostIfBlank(err))
 	}
 	s.groups.forget(q.Volume) // what the server that died had not synced is as it was
 	s.agent.Remounted(q.Volume)
@@ -544,6 +548,9 @@ func (s *nodeServer) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolu
 			return nil, fmt.Errorf("%w: the volume is mounted as a %s", errInvalid, accessTypeName(h.BlockBytes > 0))
 		}
 	}
+	if err := s.checkKeys(ctx, r.GetVolumeId(), r.GetSecrets()); err != nil {
+		return nil, fmt.Errorf("expand volume: %w", err)
+	}
 	if err := s.self.grow(ctx, r.GetVolumeId(), r.GetCapacityRange()); err != nil {
 		return nil, err
 	}
@@ -557,6 +564,20 @@ func (s *nodeServer) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolu
 		return nil, fmt.Errorf("%w: the device has %d bytes", errOutOfRange, n)
 	}
 	return &csi.NodeExpandVolumeResponse{CapacityBytes: n}, nil
+}
+
+// checkKeys holds keys that come with a call, but are not needed for it, against the mounted
+// volume.
+func (s *nodeServer) checkKeys(ctx context.Context, id string, secrets map[string]string) error {
+	keys, found, err := keysOf(secrets)
+	if err != nil || !found {
+		return err
+	}
+	defer keys.Clear()
+	if err := s.mounter.CheckKeys(ctx, id, keys); !errors.Is(err, mounter.ErrInvalid) { // from a mounter of a version that cannot tell
+		return err
+	}
+	return nil
 }
 
 func (s *nodeServer) NodeGetVolumeHealth(ctx context.Context, r *csi.NodeGetVolumeHealthRequest) (*csi.NodeGetVolumeHealthResponse, error) {

@@ -23,11 +23,14 @@ const DriverName = "csi.sealvol.dev"
 
 // Mounter is what the node service needs to mount volumes. mounter.Client is one.
 type Mounter interface {
-	// Mount formats a blank device and mounts it; found as asked for, it does nothing; after the death of its
+	// Mount mounts a volume, after it has formatted a blank device if the request allows that; found as asked for, it does nothing; after the death of its
 	// server it mounts anew.
 	Mount(ctx context.Context, r mounter.MountRequest) error
 	// Unmount returns when all is durable and nobody has the device. Not mounted is no error.
 	Unmount(ctx context.Context, r mounter.UnmountRequest) error
+	// CheckKeys gives keys to a volume's server: the current one is to open it from now on.
+	// mounter.ErrWrongKey.
+	CheckKeys(ctx context.Context, volume string, k mounter.Keys) error
 	// Grow takes in a grown device and returns the size in bytes.
 	Grow(ctx context.Context, volume string) (int64, error)
 	// Stats returns how full a volume is, in bounded time.
@@ -74,6 +77,10 @@ type Options struct {
 	SelfAttach bool
 	// Agent is told of what is staged and knows anchors. Default: nobody.
 	Agent Agent
+	// Formats keep which volumes were made on their devices, so that none is made on the same
+	// device again. What any of them says counts. Default: nobody does, and a device that was wiped
+	// is formatted.
+	Formats []backend.FormatKeeper
 	// Announce serves nothing but what the services can, for sidecars that ask no more than that of a driver which runs elsewhere with
 	// SelfAttach. It needs none of the above.
 	Announce bool
@@ -145,7 +152,7 @@ func NewServer(opt Options) (*grpc.Server, error) {
 		if err != nil {
 			return nil, err
 		}
-		csi.RegisterNodeServer(s, &nodeServer{backend: opt.Node, mounter: opt.Mounter, agent: opt.Agent, self: self, root: root, hook: opt.Hook})
+		csi.RegisterNodeServer(s, &nodeServer{backend: opt.Node, mounter: opt.Mounter, agent: opt.Agent, self: self, root: root, hook: opt.Hook, formats: formatKeepers(opt.Formats), log: opt.Log})
 	}
 	return s, nil
 }

@@ -287,12 +287,12 @@ func keysOf(secrets map[string]string) (keys mounter.Keys, found bool, err error
 	return keys, true, err
 }
 
-// parseKey reads 32 bytes, or 64 hexadecimal digits with or without a newline after them.
+// parseKey reads 32 bytes, or 64 hexadecimal digits with or without a line end after them.
 func parseKey(name, s string) ([]byte, error) {
 	if len(s) == mounter.KeyBytes {
 		return []byte(s), nil
 	}
-	b, err := hex.DecodeString(strings.TrimSuffix(s, "\n"))
+	b, err := hex.DecodeString(strings.TrimSuffix(strings.TrimSuffix(s, "\n"), "\r"))
 	if err != nil || len(b) != mounter.KeyBytes {
 		clear(b)
 		return nil, fmt.Errorf("%w: %s must be %d bytes or %d hexadecimal digits", errSecrets, name, mounter.KeyBytes, 2*mounter.KeyBytes)

@@ -93,9 +93,13 @@ type Device struct {
 	Rdev      uint64 `json:"rdev,omitempty"`
 }
 
-// Format says how to format a device that is blank. One that holds anything is never formatted.
+// Format says how to format a device that is blank. One that holds anything is not formatted.
+// Whoever asks knows that no volume was ever made on it: a device that was wiped is blank.
 type Format struct {
 	Suite string `json:"suite,omitempty"` // "": the default
+	// Again says that a format was begun before, when the device was blank: what one leaves that
+	// was cut off is formatted, too.
+	Again bool `json:"again,omitempty"`
 }
 
 // maxAnchorBytes is far above what an anchor has.

@@ -22,7 +22,13 @@ var (
 	ErrWrongKey = errors.New("the key does not open this volume")
 	ErrForeign  = errors.New("the device holds something that is not this volume")
 	ErrDamaged  = errors.New("the volume is damaged")
-	ErrReadOnly = errors.New("the volume is blank and may not be written")
+
+	// ErrBlank: the device is blank, and the request does not allow to format it.
+	ErrBlank = errors.New("the device is blank and formatting it is not allowed")
+
+	// ErrNoBlockFile: a raw block volume has to be mounted for writing once, which makes its file,
+	// before it is mounted read-only.
+	ErrNoBlockFile = errors.New("the volume has never been a raw block device, and may not be written")
 
 	// ErrRolledBack: the device does not hold the state that the anchor names, nor one that follows from it.
 	ErrRolledBack = errors.New("the device was rolled back or exchanged")
@@ -34,7 +40,8 @@ var (
 var wireCodes = map[string]error{
 	"invalid": ErrInvalid, "not-mounted": ErrNotMounted, "conflict": ErrConflict, "busy": ErrBusy,
 	"dead": ErrDead, "server": ErrServer, "no-key": ErrNoKey, "wrong-key": ErrWrongKey,
-	"foreign": ErrForeign, "damaged": ErrDamaged, "read-only": ErrReadOnly, "rolled-back": ErrRolledBack, "copy": ErrCopy,
+	"foreign": ErrForeign, "damaged": ErrDamaged, "read-only": ErrBlank, "rolled-back": ErrRolledBack, "copy": ErrCopy,
+	"no-block-file": ErrNoBlockFile,
 }
 
 // wireError is an error on a socket.

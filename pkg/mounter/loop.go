@@ -179,7 +179,7 @@ func (c *attachCall) open() (*os.File, error) {
 	fd, err := unix.Openat(dir, rawFile, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, mode)
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return nil, fmt.Errorf("%w: it never was a raw block volume", ErrReadOnly)
+		return nil, ErrNoBlockFile
 	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EISDIR):
 		return nil, fmt.Errorf("%w: the volume's root has something that is no file in place of the raw block device's", ErrDamaged)
 	case err != nil:

@@ -268,7 +268,7 @@ func (m *Mounter) Mount(ctx context.Context, r MountRequest) error {
 	if err != nil || found == nil || !r.Rekey || r.Keys.Empty() {
 		return err
 	}
-	err = m.handKeys(ctx, r)
+	err = m.handKeys(ctx, r.Volume, r.Keys)
 	if err != nil && !errors.Is(err, control.ErrServer) && await(ctx, found.dead, time.Second) {
 		_, err = m.findOrMount(ctx, r) // it was about to end
 	}
@@ -326,16 +326,16 @@ func (m *Mounter) mountAnew(ctx context.Context, v *volume, r MountRequest) erro
 }
 
 // handKeys gives the keys to a server that lives. The volume's lock is not held: a frozen volume may keep the server waiting.
-func (m *Mounter) handKeys(ctx context.Context, r MountRequest) error {
+func (m *Mounter) handKeys(ctx context.Context, volume string, k Keys) error {
 	ctx, cancel := context.WithTimeout(ctx, m.opt.MountTimeout)
 	defer cancel()
-	keys, err := r.Keys.pipe()
+	keys, err := k.pipe()
 	if err != nil {
 		return err
 	}
 	defer keys.Close()
 	m.opt.Hook("hand keys")
-	c := control.Client{Path: ControlPath(m.opt.StateDir, r.Volume)}
+	c := control.Client{Path: ControlPath(m.opt.StateDir, volume)}
 	err = c.Do(ctx, control.Request{Op: control.KeyCurrent, File: keys}, nil)
 	switch {
 	case err == nil:
@@ -347,6 +347,18 @@ func (m *Mounter) handKeys(ctx context.Context, r MountRequest) error {
 		return fmt.Errorf("%w, mounted as it is: %w", ErrWrongKey, err)
 	}
 	return fmt.Errorf("%w: keys: %w", ErrServer, err)
+}
+
+// CheckKeys gives keys to a volume's server, as Mount does with Rekey: ErrWrongKey if they are not
+// the volume's.
+func (m *Mounter) CheckKeys(ctx context.Context, volume string, k Keys) error {
+	if _, err := m.server(ctx, volume); err != nil {
+		return err
+	}
+	if k.Empty() {
+		return ErrNoKey
+	}
+	return m.handKeys(ctx, volume, k)
 }
 
 // already decides whether a recorded mount is what is asked for (true), or gone (false).

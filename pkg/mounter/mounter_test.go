@@ -31,11 +31,12 @@ func TestMain(m *testing.M) {
 		"mounter": func(ctx context.Context) error {
 			uid, _ := strconv.Atoi(os.Getenv("SEALVOL_TEST_UID"))
 			stop, _ := time.ParseDuration(os.Getenv("SEALVOL_TEST_STOP"))
+			mount, _ := time.ParseDuration(os.Getenv("SEALVOL_TEST_MOUNT"))
 			command := mountertest.Command("mount")
 			if exe := os.Getenv("SEALVOL_TEST_EXE"); exe != "" {
 				command[len(command)-1] = exe
 			}
-			return mounter.Run(ctx, mounter.Options{Cgroup: os.Getenv("SEALVOL_TEST_CGROUP"), UID: uint32(uid), GID: uint32(uid), RuntimeDir: control.RuntimeDir(), StateDir: os.Getenv(envState), Command: command, LoopCommand: mountertest.Command("loop"), Hook: mountertest.KillHook(), StopTimeout: stop, TakesServers: os.Getenv("SEALVOL_TEST_TAKES") != ""})
+			return mounter.Run(ctx, mounter.Options{Cgroup: os.Getenv("SEALVOL_TEST_CGROUP"), UID: uint32(uid), GID: uint32(uid), RuntimeDir: control.RuntimeDir(), StateDir: os.Getenv(envState), Command: command, LoopCommand: mountertest.Command("loop"), Hook: mountertest.KillHook(), StopTimeout: stop, MountTimeout: mount, TakesServers: os.Getenv("SEALVOL_TEST_TAKES") != ""})
 		},
 	})
 	os.Exit(m.Run())
@@ -346,9 +347,61 @@ func TestRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	blank.Format = nil
-	if err := r.client.Mount(r.ctx(), blank); !errors.Is(err, mounter.ErrReadOnly) {
+	if err := r.client.Mount(r.ctx(), blank); !errors.Is(err, mounter.ErrBlank) {
 		t.Fatal(err)
 	}
+	r.wantClean()
+}
+
+// TestKeysOfHungServer: a mount server that answers nothing keeps nobody waiting for ever who
+// brings keys, and nobody at all who asks for something else.
+func TestKeysOfHungServer(t *testing.T) {
+	r := newRig(t, "SEALVOL_TEST_MOUNT=3s")
+	r.start(0)
+	r.mount()
+	if err := r.client.CheckKeys(r.ctx(), "vol-1", key(1)); err != nil { // the server of this test takes all keys for its own
+		t.Fatal(err)
+	}
+	if err := r.client.CheckKeys(r.ctx(), "vol-1", mounter.Keys{}); !errors.Is(err, mounter.ErrNoKey) {
+		t.Fatal(err)
+	}
+	if err := r.client.CheckKeys(r.ctx(), "vol-2", key(1)); !errors.Is(err, mounter.ErrNotMounted) {
+		t.Fatal(err)
+	}
+	pid := r.health().PID
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for stopped := false; !stopped; { // all of its threads
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		if stopped = err == nil && len(tasks) > 0; !stopped {
+			t.Fatal(tasks, err)
+		}
+		for _, task := range tasks {
+			b, err := os.ReadFile(task)
+			stopped = stopped && err == nil && bytes.Contains(b, []byte(") T "))
+		}
+	}
+	q := r.request()
+	q.Rekey = true
+	if err := r.client.Mount(r.ctx(), q); !errors.Is(err, mounter.ErrServer) {
+		t.Fatal(err)
+	}
+	if err := r.client.CheckKeys(r.ctx(), "vol-1", key(1)); !errors.Is(err, mounter.ErrServer) {
+		t.Fatal(err)
+	}
+	q.Rekey = false
+	if err := r.client.Mount(r.ctx(), q); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(pid, unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	q.Rekey = true
+	if err := r.client.Mount(r.ctx(), q); err != nil {
+		t.Fatal(err)
+	}
+	r.unmount()
 	r.wantClean()
 }
 

@@ -107,11 +107,22 @@ func unmountLazily(source, target string) error {
 	}
 }
 
+// A mount counts as in use for a moment after its last file was closed: while some process looks up a path through it,
+// and while a container that starts takes away the copy of the mount table that its namespace began with.
+const (
+	busyTime = time.Second
+	busyTick = 10 * time.Millisecond
+)
+
 // unmount is umount(2) with a deadline: it may wait for a server that hangs. The call itself cannot be
-// taken back; its goroutine ends when the connection is aborted.
+// taken back; its goroutine ends when the connection is aborted. What is in use is tried again for a second.
 func unmount(ctx context.Context, target string) error {
 	done := make(chan error, 1)
-	go func() { done <- unix.Unmount(target, unix.UMOUNT_NOFOLLOW) }()
+	go func() {
+		tick := time.NewTicker(busyTick)
+		defer tick.Stop()
+		done <- whileBusy(ctx, tick.C, int(busyTime/busyTick), func() error { return unix.Unmount(target, unix.UMOUNT_NOFOLLOW) })
+	}()
 	select {
 	case err := <-done:
 		switch {
@@ -124,6 +135,20 @@ func unmount(ctx context.Context, target string) error {
 	case <-ctx.Done():
 		return fmt.Errorf("%w: unmount hangs: %w", ErrBusy, ctx.Err())
 	}
+}
+
+// whileBusy tries once and, while the mount is in use, again at each tick.
+func whileBusy(ctx context.Context, tick <-chan time.Time, ticks int, try func() error) error {
+	err := try()
+	for ; errors.Is(err, unix.EBUSY) && ticks > 0; ticks-- {
+		select {
+		case <-tick:
+		case <-ctx.Done():
+			return err
+		}
+		err = try()
+	}
+	return err
 }
 
 // openDevice opens exactly the device that was asked for, or nothing.

@@ -113,7 +113,7 @@ func (h *handshake) expect(want string) error {
 	}
 	if m.Error != nil {
 		err := m.Error.err()
-		for _, e := range []error{ErrNoKey, ErrWrongKey, ErrForeign, ErrDamaged, ErrReadOnly, ErrRolledBack, ErrCopy, ErrBusy} {
+		for _, e := range []error{ErrNoKey, ErrWrongKey, ErrForeign, ErrDamaged, ErrBlank, ErrRolledBack, ErrCopy, ErrBusy} {
 			if errors.Is(err, e) {
 				return err
 			}

@@ -217,7 +217,7 @@ func TestRawRefusals(t *testing.T) {
 	r.unmount()
 	q := r.rawRequest()
 	q.ReadOnly, q.Format = true, nil
-	if err := r.client.Mount(r.ctx(), q); !errors.Is(err, mounter.ErrReadOnly) {
+	if err := r.client.Mount(r.ctx(), q); !errors.Is(err, mounter.ErrNoBlockFile) {
 		t.Error(err)
 	}
 	data := filepath.Join(r.path("data"), "vol-1", "block")

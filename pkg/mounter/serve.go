@@ -39,7 +39,8 @@ type ServeConfig struct {
 	// Keys are to be copied into locked memory and cleared as soon as the volume is open.
 	Keys     Keys
 	ReadOnly bool
-	// Format, if not nil, allows formatting of a device that is blank. Otherwise ErrForeign.
+	// Format, if not nil, allows formatting of a device that is blank. Otherwise ErrBlank; one that
+	// holds anything else is ErrForeign.
 	Format *Format
 	// Block says that the volume holds the one file of a raw block device.
 	Block bool
@@ -60,7 +61,7 @@ type ServeConfig struct {
 
 // Serve opens a volume, serves it until it is unmounted (reading Fuse gives ENODEV), until a Handler's
 // Unmount or until ctx ends, closes it and returns. It must not return nil before everything is durable. Errors that
-// the caller can act upon wrap ErrWrongKey, ErrForeign, ErrDamaged or ErrReadOnly.
+// the caller can act upon wrap ErrWrongKey, ErrForeign, ErrDamaged or ErrBlank.
 type Serve func(ctx context.Context, c ServeConfig) error
 
 // serverConfig is the first message of the handshake.

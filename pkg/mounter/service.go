@@ -22,7 +22,8 @@ import (
 //
 //	u32 BE length of the JSON ‖ u32 BE length of the secret ‖ JSON ‖ secret
 //
-// Keys are the secret of a "mount"; they never are JSON. Both sides clear their buffers.
+// Keys are the secret of a "mount" and of "check-keys"; they never are JSON. Both sides clear their
+// buffers.
 
 const (
 	maxFrameJSON   = 256 << 10
@@ -217,6 +218,12 @@ func (s *service) answer(ctx context.Context, in call, secret []byte) (out reply
 		s.busy.Add(1)
 		defer s.busy.Add(-1)
 		return out, s.m.Unmount(ctx, *in.Unmount)
+	case in.Op == "check-keys":
+		k, err := keysFromRaw(secret)
+		if err != nil {
+			return out, err
+		}
+		return out, s.m.CheckKeys(ctx, in.Volume, k)
 	case in.Op == "grow":
 		out.SizeBytes, err = s.m.Grow(ctx, in.Volume)
 		return out, err
@@ -276,6 +283,14 @@ func (c Client) Mount(ctx context.Context, r MountRequest) error {
 // Unmount is Mounter.Unmount.
 func (c Client) Unmount(ctx context.Context, r UnmountRequest) error {
 	_, err := c.call(ctx, call{Op: "unmount", Unmount: &r}, nil)
+	return err
+}
+
+// CheckKeys is Mounter.CheckKeys. A mounter that does not know it says ErrInvalid.
+func (c Client) CheckKeys(ctx context.Context, volume string, k Keys) error {
+	raw := k.raw()
+	defer clear(raw)
+	_, err := c.call(ctx, call{Op: "check-keys", Volume: volume}, raw)
 	return err
 }
 

@@ -17,6 +17,12 @@
 // a volume is unmounted nobody writes to it any more; the anchor that is taken then is of all that it holds. If it can not be published,
 // unmounting goes on, and it is tried again for as long as the agent lives.
 //
+// # What was made
+//
+// A volume is made once on its device (package csi). That it was begun, and that it was made, is
+// written to the status of its SealedVolume, by Agent.KeepFormat before the stage goes on, and for
+// volumes that are older than this by the next report.
+//
 // # Locks
 //
 // Agent.mu guards the map of volumes; a volume's own mutex is held while it is looked at and reported on, so that what is published never goes back.

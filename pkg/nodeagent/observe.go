@@ -28,6 +28,7 @@ type volume struct {
 	mu        sync.Mutex
 	unstaging bool      // somebody is about to unmount it
 	remounted bool      // its server has died, and nobody was told yet
+	formatted bool      // it is kept that it was made
 	reported  time.Time // when all of it was reported last
 	failed    string    // why the last report failed
 	anchor    *anchor   // taken, not published yet
@@ -38,6 +39,7 @@ type volume struct {
 // state is how a volume is found.
 type state struct {
 	mounted   bool
+	answered  bool // its server did, so that it has the volume open
 	health    v1alpha1.Health
 	condition control.Condition // the worst; no reason: none
 	usage     *v1alpha1.VolumeUsage
@@ -78,7 +80,7 @@ func (a *Agent) observe(ctx context.Context, id string, v *volume, full bool) st
 		return s // its server does not answer
 	}
 	if st, err := a.opt.Control(id).Stats(askCtx); err == nil {
-		s.usage = usageOf(st)
+		s.usage, s.answered = usageOf(st), true
 		if st.TotalBytes > 0 && info.BlockBytes == 0 && st.AvailableBytes*100 < st.TotalBytes*nearlyFull {
 			s.add(control.Condition{Reason: "NearlyFull", Message: fmt.Sprintf("less than %d%% of the volume is free: expand the claim, or delete something", nearlyFull)})
 		}

@@ -102,6 +102,9 @@ func (a *Agent) fill(sv *v1alpha1.SealedVolume, v *volume, s state, full bool) (
 			st.Usage = s.usage
 		}
 	}
+	if s.answered && (st.Format == nil || st.Format.State != v1alpha1.FormatFormatted) { // of volumes that were mounted before anybody kept that
+		st.Format = &v1alpha1.VolumeFormat{State: v1alpha1.FormatFormatted, Time: metav1.NewTime(time.Now().Truncate(time.Second))}
+	}
 	if x := v.anchor; x != nil && (st.Anchor == nil || int64(x.Generation) > st.Anchor.Generation || x.Epoch > uint32(st.Anchor.Epoch)) { //nolint:gosec // bounded by parseAnchor
 		st.Anchor = &v1alpha1.Anchor{Volume: x.Volume, Instance: x.Instance, Generation: int64(x.Generation), Epoch: int64(x.Epoch), MAC: x.MAC, //nolint:gosec // as above
 			Time: metav1.NewTime(time.Now().Truncate(time.Second))}

@@ -23,6 +23,7 @@ func (a *Agent) Anchor(ctx context.Context, id string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("its anchor is not known: %w", err)
 	}
+	a.known(id, formatOf(sv))
 	if sv.Status.Anchor == nil {
 		return "", nil
 	}

@@ -83,6 +83,9 @@ func (v *Volume) apply(op *layout.Op) error {
 		return v.applyCopyRange(in, op)
 	case layout.OpSetXattr, layout.OpRemoveXattr:
 		return v.applyXattr(in, op)
+	case layout.OpSetFlags:
+		v.applyFlags(in, op)
+		return nil
 	}
 	return fmt.Errorf("%w: operation of type %d", layout.ErrCorrupt, op.Type)
 }
@@ -100,6 +103,10 @@ func (v *Volume) applyCreate(op *layout.Op) error {
 	if op.Name == "" {
 		attr.Nlink = 0
 	}
+	var err error
+	if attr.Flags, err = v.inheritFlags(op.Parent); err != nil {
+		return err
+	}
 	in := newInode(op.Ino, attr)
 	v.table.add(in)
 	defer v.table.put(in)
@@ -107,7 +114,7 @@ func (v *Volume) applyCreate(op *layout.Op) error {
 	v.nextIno = max(v.nextIno, op.Ino+1)
 	v.inodes++
 	v.inoMu.Unlock()
-	err := v.fs.Update(func(w *tree.Writer) error {
+	err = v.fs.Update(func(w *tree.Writer) error {
 		if op.Name == "" {
 			return w.Put(orphanKey(op.Ino), nil)
 		}

@@ -72,6 +72,9 @@ func (v *Volume) SetAttr(req *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.Attr,
 	if in.dead {
 		return vfs.Attr{}, fmt.Errorf("inode %d: %w", ino, vfs.ErrStale)
 	}
+	if err := mayPut(in, set); err != nil {
+		return vfs.Attr{}, err
+	}
 	defer v.unload(in)
 	op := &layout.Op{Type: layout.OpSetAttr, Unique: req.Unique, Ino: in.ino, Time: vfs.Now()}
 	if set.Ctime != nil {
@@ -346,6 +349,9 @@ func (v *Volume) Fallocate(req *vfs.Req, ino vfs.Ino, mode uint32, off, length u
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if err := v.regular(in); err != nil {
+		return err
+	}
+	if err := mayAllocate(in, mode); err != nil {
 		return err
 	}
 	if err := v.cutRest(in); err != nil {

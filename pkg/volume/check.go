@@ -117,6 +117,7 @@ type checker struct {
 	use     map[uint64]*regionUse
 	shares  shareCheck
 	sharing bool            // the header says that files may share sectors
+	flags   bool            // it says that inodes may have flags that users set
 	refused map[uint64]bool // addresses of pages that were not followed
 
 	seed0, seed1 uint64
@@ -209,6 +210,7 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 	if c.sharing = u.Incompat&layout.FeatureShares != 0; !c.sharing && !r.Trees[layout.TreeShares].IsZero() {
 		c.problem("header", "it does not name the feature that the share tree needs")
 	}
+	c.flags = u.Incompat&layout.FeatureFlags != 0
 	if !r.Trees[layout.TreeSnapshots].IsZero() {
 		c.snap = newSnapCheck(c)
 		if u.Incompat&layout.FeatureSnapshots == 0 {
@@ -921,6 +923,7 @@ func (c *checker) endInode() {
 	}
 	c.addLinks(in.ino, s, -names)
 	c.endContent(typ, orphan)
+	c.checkFlags()
 	known := layout.InodeAccessACL | layout.InodeDefaultACL | layout.InodeCapability
 	if in.flags&layout.InodeXattrs != 0 && a.Flags&layout.InodeXattrs == 0 || (in.flags^a.Flags)&known != 0 {
 		c.inodeProblem(in.ino, "", "its flags are %#x, its attributes call for %#x", a.Flags&^layout.InodeInline, in.flags)

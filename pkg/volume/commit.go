@@ -51,6 +51,7 @@ func (v *Volume) startCommitter() {
 		case v.com.changed <- struct{}{}:
 		default:
 		}
+		v.idle.note()
 	}
 	go func() {
 		defer close(v.com.done)

@@ -48,6 +48,8 @@ func wrap(err error) error {
 		return fmt.Errorf("%w: %w", vfs.ErrCorrupt, err)
 	case errors.Is(err, txn.ErrDevice):
 		return fmt.Errorf("%w: %w", vfs.ErrIO, err)
+	case errors.Is(err, device.ErrNotSupported):
+		return fmt.Errorf("%w: %w", vfs.ErrNotSupported, err)
 	case errors.Is(err, txn.ErrNoSpace):
 		return fmt.Errorf("%w: %w", vfs.ErrNoSpace, err)
 	}

@@ -295,6 +295,9 @@ func (v *Volume) Write(req *vfs.Req, ino vfs.Ino, off uint64, data []byte, kill 
 	if err := v.regular(in); err != nil {
 		return 0, err
 	}
+	if err := mayWrite(in, off, req.Append); err != nil {
+		return 0, err
+	}
 	if err := v.cutRest(in); err != nil {
 		return 0, err
 	}

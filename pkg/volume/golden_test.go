@@ -26,6 +26,7 @@ var golden = []struct {
 }{
 	{"v2.0", goldenTree},
 	{"v2.2", goldenShared},
+	{"v2.4", goldenFlags},
 }
 
 // goldenTree makes what the golden images hold: something of everything.
@@ -116,6 +117,31 @@ func goldenShared(t *testing.T, v *Volume) {
 	clone("logged clone", 4096, 0, 1<<20)
 	ok(t, v.Fallocate(req, part, vfs.FallocPunchHole|vfs.FallocKeepSize, 100_000, 50_000))
 	ok(t, v.Sync(part))
+}
+
+// goldenFlags makes inodes with flags, by a root and by the log, and a label.
+func goldenFlags(t *testing.T, v *Volume) {
+	t.Helper()
+	req := &vfs.Req{UID: 1000, GID: 100, Umask: 0o022}
+	file := func(dir vfs.Ino, name string, flags uint32) {
+		t.Helper()
+		a, err := v.Mknod(req, dir, name, 0o644, 0)
+		ok(t, err)
+		_, err = v.Write(req, a.Ino, 0, []byte(name), false)
+		ok(t, err)
+		ok(t, v.SetFlags(req, a.Ino, flags))
+	}
+	d, err := v.Mkdir(req, vfs.RootIno, "append", 0o755)
+	ok(t, err)
+	ok(t, v.SetFlags(req, d.Ino, vfs.FlagAppend|vfs.FlagNodump))
+	file(vfs.RootIno, "immutable", vfs.FlagImmutable)
+	file(d.Ino, "noatime", vfs.FlagNoatime)
+	ok(t, vfs.SetLabel(v, req, "golden"))
+	ok(t, v.Sync(vfs.RootIno))
+	file(d.Ino, "logged", vfs.FlagImmutable|vfs.FlagAppend|vfs.FlagNodump|vfs.FlagNoatime)
+	a, err := v.Mknod(req, d.Ino, "inherits", 0o644, 0)
+	ok(t, err)
+	ok(t, v.Sync(a.Ino))
 }
 
 func itoa(i int) string { b, _ := json.Marshal(i); return string(b) }

@@ -6,7 +6,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
 // RecordBytes is the record size: the most data that is sealed under one nonce.
@@ -81,6 +83,8 @@ type RootInfo struct {
 	// can not be replayed. Neither is set for a volume in use.
 	LogRecords int
 	LogErr     error
+
+	Label string // as of that commit; "" if there is none or it can not be read
 }
 
 // Inspect reads the newest root, without mounting or changing anything. With
@@ -103,6 +107,7 @@ func Inspect(dev device.Device, cred crypto.Credential, inUse bool) (*RootInfo, 
 		Clean: r.Clean, BadRoots: bad, SizeBytes: int64(r.DeviceSectors) * layout.SectorBytes,
 		DataBytes: int64(r.DeviceSectors-r.DataStart()) * layout.SectorBytes,
 		LogBytes:  int64(r.LogSectors) * layout.SectorBytes, Inodes: r.Inodes}
+	i.Label = readLabel(store, r)
 	i.FreeBytes = int64(r.FreeSectors) * layout.SectorBytes
 	for n := range r.FreeLists {
 		i.FreeBytes += int64(r.FreeLists[n].Sectors) * layout.SectorBytes
@@ -117,4 +122,16 @@ func Inspect(dev device.Device, cred crypto.Credential, inUse bool) (*RootInfo, 
 	}
 	i.LogRecords = len(rp.Records)
 	return i, nil
+}
+
+// readLabel returns the label in a root. While the volume is in use what is read may be written over.
+func readLabel(store *txn.Store, r *layout.Root) string {
+	v := &Volume{store: store}
+	v.seed0, v.seed1 = seeds(r.HashSeed)
+	v.fs = tree.New(tree.Config{ID: layout.TreeFS, Cache: tree.NewCache(0, store.ReadNode)}, r.Trees[layout.TreeFS], r.Generation+1)
+	label, err := v.readXattr(uint64(vfs.RootIno), vfs.LabelXattr)
+	if err != nil {
+		return ""
+	}
+	return string(label)
 }

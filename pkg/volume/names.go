@@ -2,6 +2,7 @@ package volume
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -224,6 +225,9 @@ func (v *Volume) create(req *vfs.Req, parent vfs.Ino, name string, mode, rdev ui
 			return vfs.Attr{}, vfs.ErrExist
 		}
 	}
+	if err := mayAdd(p); err != nil {
+		return vfs.Attr{}, err
+	}
 	if mode&modeType == modeDir && p.attr.Nlink >= vfs.MaxLinks {
 		return vfs.Attr{}, vfs.ErrTooManyLinks
 	}
@@ -378,6 +382,9 @@ func (v *Volume) Link(req *vfs.Req, ino, newParent vfs.Ino, newName string) (vfs
 		case in.attr.Nlink >= vfs.MaxLinks:
 			return vfs.ErrTooManyLinks
 		}
+		if err := errors.Join(mayAdd(p), fixed(in)); err != nil {
+			return err
+		}
 		return v.perform(&layout.Op{Type: layout.OpLink, Unique: req.Unique, Time: vfs.Now(), Ino: in.ino, Parent: p.ino, Name: newName})
 	}()
 	if err != nil {
@@ -425,6 +432,9 @@ func (v *Volume) unlink(req *vfs.Req, parent vfs.Ino, name string, dir bool) err
 	}
 	defer v.table.put(in)
 	defer lockInodes(p, in)()
+	if err := errors.Join(fixed(p), fixed(in)); err != nil {
+		return err
+	}
 	switch {
 	case dir && !in.isDir():
 		return vfs.ErrNotDir
@@ -525,6 +535,9 @@ func (v *Volume) Rename(req *vfs.Req, parent vfs.Ino, name string, newParent vfs
 		return vfs.ErrIsDir
 	case target.isDir() && target.attr.Size != 0:
 		return vfs.ErrNotEmpty
+	}
+	if err := mayRename(p, q, moved, target); err != nil {
+		return err
 	}
 	if moved.isDir() && p != q && q.attr.Nlink >= vfs.MaxLinks {
 		return vfs.ErrTooManyLinks

@@ -49,64 +49,6 @@ func readHeaders(dev device.Device) (*layout.Headers, error) {
 	return h, nil
 }
 
-// probe names what a device holds; "" when the places that matter are blank.
-func probe(dev device.Device) (what string, err error) {
-	size, err := dev.Size()
-	if err != nil {
-		return "", err
-	}
-	b := device.AlignedBytes(1 << 20)
-	var first []byte
-	for _, off := range []int64{0, 1 << 20, max(2<<20, size-1<<20) &^ (layout.SectorBytes - 1)} {
-		n := min(int64(len(b)), size-off)
-		if n <= 0 {
-			continue
-		}
-		if _, err := dev.ReadAt(b[:n], off); err != nil && !errors.Is(err, io.EOF) {
-			return "", fmt.Errorf("read at %d: %w", off, err)
-		}
-		if off == 0 {
-			first = append(first, b[:n]...)
-		}
-		for _, c := range b[:n] {
-			if c != 0 {
-				return signature(first), nil
-			}
-		}
-	}
-	return "", nil
-}
-
-// signature names what people are most likely to have on a disk.
-func signature(b []byte) string {
-	at := func(off int, magic string) bool {
-		return len(b) >= off+len(magic) && string(b[off:off+len(magic)]) == magic
-	}
-	switch {
-	case at(1, "SEALVOL"):
-		return "a Sealvol volume"
-	case at(4, "DBLCRYPT") || at(0, "DBLCRYPT"):
-		return "a doublecrypt volume (format v1)"
-	case at(0, "LUKS\xba\xbe"):
-		return "a LUKS volume"
-	case at(1080, "\x53\xef"):
-		return "an ext2/3/4 file system"
-	case at(0, "XFSB"):
-		return "an XFS file system"
-	case at(65600, "_BHRfS_M"):
-		return "a Btrfs file system"
-	case at(536, "LVM2 001") || at(24, "LVM2 001"):
-		return "an LVM physical volume"
-	case at(512, "EFI PART"):
-		return "a GPT partition table"
-	case at(510, "\x55\xaa"):
-		return "a partition table or FAT file system"
-	case at(4086, "SWAPSPACE2"):
-		return "swap space"
-	}
-	return "unknown data"
-}
-
 // Format makes a new volume. What the device held is lost.
 func Format(dev device.Device, opts FormatOptions) error {
 	if opts.Suite == 0 {
@@ -209,13 +151,6 @@ func Format(dev device.Device, opts FormatOptions) error {
 		return fmt.Errorf("%w: flush: %w", vfs.ErrIO, err)
 	}
 	return nil
-}
-
-// IsBlank tells whether a device holds nothing recognisable, so that it may be
-// formatted; otherwise what it holds.
-func IsBlank(dev device.Device) (blank bool, what string, err error) {
-	what, err = probe(dev)
-	return what == "" && err == nil, what, err
 }
 
 // unlock reads and opens the header and derives the keys. The anchor may be nil.

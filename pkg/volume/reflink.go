@@ -116,6 +116,9 @@ func (c *copier) share(from, to, n uint64) (uint64, error) {
 		return 0, err
 	}
 	defer unlock()
+	if err := fixed(dst); err != nil {
+		return 0, err
+	}
 	if err := v.cutRest(dst); err != nil {
 		return 0, err
 	}

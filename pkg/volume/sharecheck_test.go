@@ -168,17 +168,7 @@ func TestCheckFindsShares(t *testing.T) {
 			}
 		}},
 		{"feature", "does not name the feature", func(s *surgeon) {
-			u, keys, err := unlock(s.dev, checkKey(t), nil)
-			ok(t, err)
-			defer keys.Erase()
-			u.Incompat = 0
-			b, err := layout.EncodeHeader(u.Header, keys.Newest())
-			ok(t, err)
-			buf := device.AlignedBytes(len(b))
-			copy(buf, b)
-			ok(t, s.store.Write(buf, layout.HeaderOffsetA))
-			ok(t, s.store.Write(buf, layout.HeaderOffsetB))
-			ok(t, s.dev.Sync())
+			s.incompat(t, 0)
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -190,6 +180,22 @@ func TestCheckFindsShares(t *testing.T) {
 			use(t, dev)
 		})
 	}
+}
+
+// incompat changes the word of features of both headers.
+func (s *surgeon) incompat(t testing.TB, word uint64) {
+	t.Helper()
+	u, keys, err := unlock(s.dev, checkKey(t), nil)
+	ok(t, err)
+	defer keys.Erase()
+	u.Incompat = word
+	b, err := layout.EncodeHeader(u.Header, keys.Newest())
+	ok(t, err)
+	buf := device.AlignedBytes(len(b))
+	copy(buf, b)
+	ok(t, s.store.Write(buf, layout.HeaderOffsetA))
+	ok(t, s.store.Write(buf, layout.HeaderOffsetB))
+	ok(t, s.dev.Sync())
 }
 
 // Pages of the share tree, changed at random and sealed under the right keys.

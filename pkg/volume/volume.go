@@ -62,6 +62,7 @@ type Volume struct {
 	store  *txn.Store
 	space  *txn.Space
 	log    *txn.Log
+	idle   idleSyncer
 	ring   *txn.Ring // nil: read-only
 	cache  *tree.Cache
 	fs     *tree.Tree
@@ -247,6 +248,9 @@ func (v *Volume) start(mount [16]byte) error {
 	v.ring = ring
 	v.log = txn.NewLog(v.store, mount, v.root.LogSectors)
 	v.startFlushers()
+	if v.opts.CommitInterval > 0 {
+		v.startIdleSyncer()
+	}
 	v.startCommitter()
 	v.startReaper()
 	if !v.opts.idle {
@@ -275,6 +279,7 @@ func (v *Volume) close(last func() error) (err error) {
 	v.Thaw()     // else nothing ends
 	v.adm.wake() // nor while a freeze waits to begin
 	v.background.stop()
+	v.stopIdleSyncer()
 	v.stopDiscarder()
 	v.stopRotation()
 	v.keys.mu.Lock() // a change of keys that is under way ends first

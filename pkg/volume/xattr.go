@@ -301,6 +301,9 @@ func (v *Volume) changeXattr(req *vfs.Req, ino vfs.Ino, size int, check func(in 
 	if in.dead {
 		return fmt.Errorf("inode %d: %w", ino, vfs.ErrStale)
 	}
+	if err := fixed(in); err != nil {
+		return err
+	}
 	op, err := check(in)
 	if err != nil || op == nil {
 		return err

@@ -105,7 +105,7 @@ func startDriver(ctx context.Context) error {
 		"mounter": {"--mounter-dir", "/run/mounter", "--memory", fmt.Sprint(32 << 20)},
 		"node": {"--mounter-dir", "/run/mounter", "--external-mounter", "--endpoint", "unix://" + csiSocket, "--kubelet-dir", kubelet,
 			"--backend", "ebs", "--node-id", "i-0123456789abcdef0", "--zone", "nowhere-1a", "--aws-region", "nowhere-1",
-			"--aws-ec2-endpoint", "http://127.0.0.1:1", "--aws-metadata-endpoint", "http://127.0.0.1:1", "--device-model", model},
+			"--aws-ec2-endpoint", "http://127.0.0.1:1", "--aws-metadata-endpoint", "http://127.0.0.1:1", "--device-model", model, "--format-tags=false"},
 	} {
 		var pid int
 		if err := machine.Call(ctx, "Start", vm.Program{Args: slices.Concat([]string{driverPath, role, "--log-format", "text"}, args)}, &pid); err != nil {

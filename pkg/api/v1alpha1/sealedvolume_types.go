@@ -155,6 +155,12 @@ type SealedVolumeStatus struct {
 	//
 	// +optional
 	Anchor *Anchor `json:"anchor,omitempty"`
+	// Format is how far it has come that the volume was made on its device. Once it was made, a
+	// device that is blank, or holds anything else, is not formatted again. That is neither changed
+	// nor removed, but by who may override the anchor.
+	//
+	// +optional
+	Format *VolumeFormat `json:"format,omitempty"`
 	// ReportedAt is when the node wrote last; it writes at stage and unstage, when the health changes, and every 30 seconds while something changes.
 	//
 	// +optional
@@ -179,6 +185,27 @@ type VolumeUsage struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
 	Summary string `json:"summary,omitempty"`
+}
+
+// FormatState is how far it has come that a volume was made.
+//
+// +kubebuilder:validation:Enum=Formatting;Formatted
+type FormatState string
+
+// The states.
+const (
+	FormatFormatting FormatState = "Formatting" // begun, on a device that was blank; the volume was never used
+	FormatFormatted  FormatState = "Formatted"  // the device has held the volume
+)
+
+// VolumeFormat tells whether the volume was made on its device.
+type VolumeFormat struct {
+	// +required
+	State FormatState `json:"state"`
+	// Time is when the state was kept first.
+	//
+	// +optional
+	Time metav1.Time `json:"time,omitempty"`
 }
 
 // Anchor names one committed state of a volume. Nothing in it is secret.

@@ -20,6 +20,7 @@ const (
 	attachedPath = "devicePath" // the name that EC2 knows the device by; udev may have made a link of it
 	attachedSize = "sizeBytes"  // at least
 	attachedRO   = "ebsReadOnly"
+	attachedMade = "formatted" // "true": the volume has the tag; without it nothing is said
 )
 
 // maxNames is how many device names one call tries.
@@ -70,6 +71,9 @@ func attachedMap(v types.Volume, readOnly bool) map[string]string {
 	m := map[string]string{attachedPath: aws.ToString(attachmentOf(v).Device), attachedSize: strconv.FormatInt(int64(aws.ToInt32(v.Size))*gib, 10)}
 	if readOnly {
 		m[attachedRO] = "true"
+	}
+	if tagMap(v.Tags)[tagFormatted] != "" {
+		m[attachedMade] = "true"
 	}
 	return m
 }

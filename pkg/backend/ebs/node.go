@@ -119,6 +119,9 @@ func (b *Backend) Device(ctx context.Context, id string, attached map[string]str
 		return backend.Device{}, err
 	}
 	d.ReadOnly = attached[attachedRO] == "true"
+	if attached[attachedMade] == "true" {
+		b.formats.set(id, backend.FormatDone)
+	}
 	return d, nil
 }
 

@@ -221,11 +221,34 @@ func TestPoliciesAllow(t *testing.T) {
 			}
 		}
 	})
-	if calls := refused(statements(t, "node.json"), func(t *testing.T, _ *ec2test.Server, b *Backend) {
-		if _, err := b.Info(t.Context()); err != nil {
-			t.Error(err)
-		}
-	}); len(calls) > 0 {
+	node := statements(t, "node.json")
+	life = func(t *testing.T, s *ec2test.Server, b *Backend) {
+		id := volumeMeanwhile(t, s, "CLUSTER_ID")
+		_, err := b.Info(t.Context())
+		_, serr := b.FormatState(t.Context(), id)
+		_ = errors.Join(err, serr, b.KeepFormat(t.Context(), id, backend.FormatBegun), b.KeepFormat(t.Context(), id, backend.FormatDone)) // what is refused is counted
+	}
+	if calls := refused(node, life); len(calls) > 0 {
 		t.Errorf("a node: refused: %q", calls)
 	}
+	for i, st := range node {
+		if calls := refused(slices.Delete(slices.Clone(node), i, i+1), life); len(calls) == 0 {
+			t.Errorf("%s is not needed", st.Sid)
+		}
+	}
+	refused(node, func(t *testing.T, s *ec2test.Server, _ *Backend) {
+		ours, theirs := volumeMeanwhile(t, s, "CLUSTER_ID"), volumeMeanwhile(t, s, "other")
+		for _, c := range []ec2test.Call{
+			{Action: "DeleteTags", Params: map[string][]string{"ResourceId.1": {ours}, "Tag.1.Key": {tagFormatted}}}, // what was made stays made
+			{Action: "CreateTags", Params: map[string][]string{"ResourceId.1": {ours}, "Tag.1.Key": {tagCluster}}},
+			{Action: "CreateTags", Params: map[string][]string{"ResourceId.1": {ours}}},
+			{Action: "CreateTags", Params: map[string][]string{"ResourceId.1": {theirs}, "Tag.1.Key": {tagFormatted}}},
+		} {
+			for _, p := range permissions(s, c) {
+				if slices.ContainsFunc(node, func(st statement) bool { return st.allows(p) }) {
+					t.Errorf("a node: %s of %v is allowed", c.Action, c.Params)
+				}
+			}
+		}
+	})
 }

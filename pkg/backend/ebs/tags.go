@@ -29,11 +29,15 @@ const (
 	tagReadOnly = tagPrefix + "read-only" // the instance that it is, or is to be, attached to read-only
 	tagParam    = tagPrefix + "parameter/"
 
+	// What a node sets, never changes and never takes off: that a volume was begun to be made on
+	// the device, and that it was made (formats.go).
+	tagFormatting, tagFormatted = tagPrefix + "formatting", tagPrefix + "formatted"
+
 	// tagPurpose and a backend.Purpose are the tags by which other drivers of EBS, and who counts costs, know what a volume is for.
 	tagPurpose = "kubernetes.io/created-for/"
 
 	maxTagKey, maxTagValue, maxTags = 128, 256, 50 // characters, characters, tags
-	reservedTags                    = 3            // source, class and read-only come to those of tagsFor
+	reservedTags                    = 5            // source, class, read-only and those of formats.go come to those of tagsFor
 )
 
 // checkTag holds a tag that somebody wishes for against the rules of EC2 and ours.

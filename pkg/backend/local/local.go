@@ -56,6 +56,7 @@ type Backend struct {
 	lock        *os.File
 	vols, snaps shelf
 	images      disk
+	formats     disk            // see formats.go
 	running     context.Context // ends with Close
 	stop        context.CancelFunc
 	work        sync.WaitGroup // copies
@@ -107,13 +108,13 @@ func Open(ctx context.Context, opt Options) (*Backend, error) {
 }
 
 func (b *Backend) open(ctx context.Context) error {
-	for _, d := range []string{b.opt.Dir, b.dirOf("volumes"), b.dirOf("snapshots"), b.dirOf("images")} {
+	for _, d := range []string{b.opt.Dir, b.dirOf("volumes"), b.dirOf("snapshots"), b.dirOf("images"), b.dirOf("formats")} {
 		if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
 	}
 	b.vols.prefix, b.snaps.prefix = volPrefix, snapPrefix
-	for d, name := range map[*disk]string{&b.vols.disk: "volumes", &b.snaps.disk: "snapshots", &b.images: "images"} {
+	for d, name := range map[*disk]string{&b.vols.disk: "volumes", &b.snaps.disk: "snapshots", &b.images: "images", &b.formats: "formats"} {
 		f, err := os.OpenFile(b.dirOf(name), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 		if err != nil {
 			return err
@@ -155,7 +156,7 @@ func (b *Backend) own(ctx context.Context) error {
 func (b *Backend) Close() error {
 	b.stop()
 	b.work.Wait()
-	for _, f := range []*os.File{b.vols.dir, b.snaps.dir, b.images.dir, b.lock} {
+	for _, f := range []*os.File{b.vols.dir, b.snaps.dir, b.images.dir, b.formats.dir, b.lock} {
 		if f != nil {
 			f.Close()
 		}
@@ -227,6 +228,9 @@ func (b *Backend) shelfOf(id string) (*shelf, string) {
 func (b *Backend) erase(r record) error {
 	s, hash := b.shelfOf(r.ID)
 	err := b.images.remove(imageFile(r.ID))
+	if err == nil && s == &b.vols {
+		err = b.forgetFormat(r.ID)
+	}
 	if err == nil {
 		err = s.remove(recordFile(hash))
 	}

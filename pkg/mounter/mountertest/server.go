@@ -25,6 +25,9 @@ const EnvData = "SEALVOL_TEST_DATA"
 
 var magic = []byte("sealvol test volume ")
 
+// half begins a device of which formatting was cut off.
+var half = []byte("sealvol half ")
+
 // Serve is a mounter.Serve. The device's first bytes say that it is formatted and with which key.
 func Serve(ctx context.Context, c mounter.ServeConfig) error {
 	if err := unix.Flock(int(c.Device.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
@@ -85,10 +88,11 @@ func open(c mounter.ServeConfig) error {
 		return nil
 	case bytes.HasPrefix(head, magic):
 		return mounter.ErrWrongKey
+	case bytes.HasPrefix(head, half) && c.Format != nil && c.Format.Again:
 	case len(bytes.Trim(head, "\x00")) > 0:
 		return mounter.ErrForeign
 	case c.ReadOnly || c.Format == nil:
-		return mounter.ErrReadOnly
+		return mounter.ErrBlank
 	}
 	if _, err := c.Device.WriteAt(hash(c.Keys.KEK()), 0); err != nil {
 		return err

@@ -60,6 +60,9 @@ type RotateData struct {
 	Wait           bool  `json:"wait,omitempty"` // until it has ended or waits for something
 }
 
+// KeyCheck asks whether the keys that come with the request open the volume.
+const KeyCheck = "key-check"
+
 // KeyShred are the arguments of key-shred.
 type KeyShred struct {
 	Volume string `json:"volume"` // its UUID, so that no other is hit
@@ -104,6 +107,9 @@ func (e *keyError) Unwrap() []error { return []error{e.error, e.kind} }
 // addKeys names the requests about keys and anchors.
 func (s *Server) addKeys(m control.Mux) {
 	m["key-list"] = func(context.Context, *control.Call) (any, error) { return ListKeys(s.Volume), nil }
+	m[KeyCheck] = s.withKeys(nil, func(_ context.Context, _ *control.Call, k *KeySet) (any, error) {
+		return nil, k.Check(s.Volume.OpenedBy)
+	})
 	m["key-add"] = s.withKeys(nil, func(_ context.Context, _ *control.Call, k *KeySet) (any, error) { return AddKey(s.Volume, k) })
 	m["key-rotate"] = s.withKeys(nil, func(ctx context.Context, _ *control.Call, k *KeySet) (any, error) { return RotateKey(ctx, s.Volume, k) })
 	m[control.KeyCurrent] = func(ctx context.Context, c *control.Call) (any, error) {
@@ -157,12 +163,21 @@ func (s *Server) addKeys(m control.Mux) {
 // withKeys reads a request's arguments, unless args is nil, and its keys, which
 // are erased after it.
 func (s *Server) withKeys(args any, fn func(context.Context, *control.Call, *KeySet) (any, error)) func(context.Context, *control.Call) (any, error) {
+	keyed := WithKeys(fn)
 	return func(ctx context.Context, c *control.Call) (any, error) {
 		if args != nil {
 			if err := c.Args(args); err != nil {
 				return nil, err
 			}
 		}
+		return keyed(ctx, c)
+	}
+}
+
+// WithKeys is a request's answer that gets the keys which come with it. They are
+// erased afterwards, and errors about them get their code.
+func WithKeys(fn func(context.Context, *control.Call, *KeySet) (any, error)) func(context.Context, *control.Call) (any, error) {
+	return func(ctx context.Context, c *control.Call) (any, error) {
 		k := &KeySet{}
 		if c.File() != nil {
 			var err error
@@ -174,6 +189,19 @@ func (s *Server) withKeys(args any, fn func(context.Context, *control.Call, *Key
 		r, err := fn(ctx, c, k)
 		return r, withCode(err)
 	}
+}
+
+// Check answers key-check: each key must open the volume.
+func (s *KeySet) Check(opens func(crypto.Credential) bool) error {
+	if len(s.Old) == 0 {
+		return errors.New("no key was given")
+	}
+	for _, c := range s.Old {
+		if !opens(c) {
+			return fmt.Errorf("%w: the key opens no key slot of the volume", volume.ErrWrongKey)
+		}
+	}
+	return nil
 }
 
 // ListKeys answers key-list.
@@ -229,7 +257,7 @@ func RotateKey(ctx context.Context, v *volume.Volume, keys *KeySet) (KeyChange, 
 func CurrentKey(ctx context.Context, v *volume.Volume, readOnly bool, keys *KeySet) (KeyChange, error) {
 	none := KeyChange{Slot: -1}
 	switch is := v.OpenedBy(keys.New.Credential); {
-	case len(keys.Old) == 0 && !is, readOnly && !is && !v.OpenedBy(keys.Old[0]):
+	case !is && (len(keys.Old) == 0 || !v.OpenedBy(keys.Old[0])): // also of a frozen volume, which a change would wait for
 		return none, fmt.Errorf("the current key: %w", volume.ErrWrongKey)
 	case len(keys.Old) == 0, readOnly:
 		return none, nil

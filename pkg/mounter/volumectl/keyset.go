@@ -79,11 +79,14 @@ func NewKeyFile() (*KeyFile, error) {
 	return &KeyFile{os.NewFile(uintptr(fd), "keys")}, nil
 }
 
-// Add appends a key that is read from r.
+// Add appends a key that is read from r, the contents of a file. A new passphrase has one line.
 func (f *KeyFile) Add(role KeyRole, kind KeyKind, r io.Reader) error {
 	return crypto.ReadSecret(r, maxKeyBytes, func(b []byte) error {
 		if kind == KindPassphrase {
-			b = trimLine(b)
+			var lines bool
+			if b, lines = crypto.PassphraseLine(b); lines && role == KeyNew {
+				return crypto.ErrPassphraseLines
+			}
 		}
 		head := []byte{byte(role), byte(kind), 0, 0}
 		binary.LittleEndian.PutUint16(head[2:], uint16(len(b)))
@@ -102,17 +105,6 @@ func (f *KeyFile) Seal() error {
 	}
 	_, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_WRITE|unix.F_SEAL_SEAL)
 	return err
-}
-
-// trimLine removes one line end.
-func trimLine(b []byte) []byte {
-	if n := len(b); n > 0 && b[n-1] == '\n' {
-		b = b[:n-1]
-		if n > 1 && b[n-2] == '\r' {
-			b = b[:n-2]
-		}
-	}
-	return b
 }
 
 // ReadKeys reads what KeyFile holds. Errors never contain it. The caller erases it.

@@ -21,6 +21,8 @@ type Server struct {
 	LogLevel *slog.LevelVar // of the server's log; nil if it can not be changed
 	// Conditions are adverse ones that whoever serves the volume knows of; nil: none.
 	Conditions func() []control.Condition
+	// Mounted serves the volume to the kernel; nil: nothing does.
+	Mounted Mounted
 	// End makes everything durable and ends serving; see control.Handler.
 	End func(ctx context.Context) error
 	// MountSnapshot serves a snapshot on the FUSE connection of a mount on dir, until it is unmounted; it
@@ -36,7 +38,17 @@ func (s *Server) Mux() control.Mux {
 	s.addOnline(m)
 	s.snapshots(m)
 	s.addKeys(m)
+	s.addWriteBack(m)
+	m["label"] = func(context.Context, *control.Call) (any, error) {
+		l, err := vfs.Label(s.Volume)
+		return Label{l}, err
+	}
 	return m
+}
+
+// Label answers label.
+type Label struct {
+	Label string `json:"label"` // "": none
 }
 
 // Status implements control.Handler.

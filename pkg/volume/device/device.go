@@ -13,7 +13,7 @@ const SectorBytes = 4096
 var (
 	ErrInUse    = errors.New("device is in use")
 	ErrNotFound = errors.New("no such device")
-	// ErrNotSupported means that a device knows no Discard.
+	// ErrNotSupported means that a device knows no Discard, or not what was written.
 	ErrNotSupported = errors.New("not supported by the device")
 )
 
@@ -31,6 +31,15 @@ type Device interface {
 	// Size is the present size in bytes; it may grow, never shrink.
 	Size() (int64, error)
 	Close() error
+}
+
+// Allocated is what a Device also is if it knows which of its ranges were ever
+// written.
+type Allocated interface {
+	// NextData returns the first range at or after off that may hold anything but
+	// zeros; io.EOF if there is none. Its ends are whatever they are, not multiples
+	// of SectorBytes. ErrNotSupported: this device does not know.
+	NextData(off int64) (from, to int64, err error)
 }
 
 // AlignedBytes allocates n bytes that start at a page boundary, as direct I/O needs.

@@ -60,6 +60,14 @@ func (f *Fault) ReadAt(b []byte, off int64) (int, error) {
 	return f.Device.ReadAt(b, off)
 }
 
+// NextData implements Allocated if the device does. It never fails.
+func (f *Fault) NextData(off int64) (from, to int64, err error) {
+	if a, ok := f.Device.(Allocated); ok {
+		return a.NextData(off)
+	}
+	return 0, 0, ErrNotSupported
+}
+
 // WriteAt may fail.
 func (f *Fault) WriteAt(b []byte, off int64) (int, error) {
 	if err := f.check(OpWrite, off, len(b)); err != nil {

@@ -3,6 +3,7 @@ package device
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -142,6 +143,25 @@ func (d *File) Discard(off, length int64) error {
 			return &os.PathError{Op: "discard", Path: d.f.Name(), Err: err}
 		}
 	}
+}
+
+// NextData implements Allocated for image files. A file system that keeps no holes
+// says that all of a file is data (lseek(2)).
+func (d *File) NextData(off int64) (from, to int64, err error) {
+	if d.block {
+		return 0, 0, ErrNotSupported
+	}
+	from, err = unix.Seek(int(d.f.Fd()), off, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		return 0, 0, io.EOF
+	}
+	if err == nil {
+		to, err = unix.Seek(int(d.f.Fd()), from, unix.SEEK_HOLE)
+	}
+	if err != nil {
+		return 0, 0, &os.PathError{Op: "seek data", Path: d.f.Name(), Err: err}
+	}
+	return from, to, nil
 }
 
 // Size asks the kernel: a device may have grown.

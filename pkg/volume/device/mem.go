@@ -3,6 +3,7 @@ package device
 import (
 	"errors"
 	"io"
+	"math"
 	"math/rand/v2"
 	"sync"
 )
@@ -130,6 +131,28 @@ func (m *Mem) ReadAt(b []byte, off int64) (int, error) {
 		return n, io.EOF
 	}
 	return n, nil
+}
+
+// NextData implements Allocated.
+func (m *Mem) NextData(off int64) (from, to int64, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.dead {
+		return 0, 0, ErrCrashed
+	}
+	from = int64(math.MaxInt64)
+	for s := range m.current {
+		if end := (s + 1) * SectorBytes; end > off {
+			from = min(from, max(off, s*SectorBytes))
+		}
+	}
+	if from >= m.size {
+		return 0, 0, io.EOF
+	}
+	for to = from; to < m.size && m.current[to/SectorBytes] != nil; {
+		to = (to/SectorBytes + 1) * SectorBytes
+	}
+	return from, to, nil
 }
 
 // WriteAt writes whole sectors.

@@ -85,6 +85,10 @@ func (v *Volume) GetAttr(ino vfs.Ino) (vfs.Attr, error) {
 	return v.attr(n), nil
 }
 
+// ReusesInos tells fusefs that file handles do not outlive a mount: the format does not store
+// the next inode number, so a later mount gives that of the newest file again if the file is gone.
+func (v *Volume) ReusesInos() bool { return true }
+
 // SetAttr implements vfs.FS: sizes and modification times, in whole seconds.
 // Access and change times are those of the modification.
 func (v *Volume) SetAttr(_ *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.Attr, error) {

@@ -1,11 +1,11 @@
 package fusefs
 
 import (
-	"bytes"
 	"errors"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -37,7 +37,7 @@ func (r *raw) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fus
 		Mode:    uint16(a.Mode),
 		Ino:     uint64(a.Ino),
 		Size:    a.Size,
-		Blocks:  a.Blocks,
+		Blocks:  blocks(&a),
 		Atime:   sxTime(a.Atime),
 		Btime:   sxTime(a.Btime),
 		Ctime:   sxTime(a.Ctime),
@@ -53,10 +53,20 @@ func (r *raw) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 	if r.readOnly {
 		return fuse.EROFS
 	}
-	a, err := r.fs.SetAttr(request(&in.InHeader, 0), ino(in.NodeId), decodeSetAttr(in))
-	if err != nil {
-		return r.status("SETATTR", ino(in.NodeId), err)
+	id := ino(in.NodeId)
+	set, err := decodeSetAttr(in), error(nil)
+	if *set == (vfs.SetAttr{Ctime: set.Ctime}) {
+		set, err = r.setNothing(&in.InHeader, set.Ctime)
 	}
+	grow := r.beforeGrowth(id, in.Valid&fuse.FATTR_SIZE != 0)
+	var a vfs.Attr
+	if err == nil {
+		a, err = r.fs.SetAttr(request(&in.InHeader, 0), id, set)
+	}
+	if err != nil {
+		return r.status("SETATTR", id, err)
+	}
+	r.zeroTail(id, grow, a.Size)
 	out.SetTimeout(cacheTime)
 	r.attr(&a, &out.Attr)
 	return fuse.OK
@@ -91,78 +101,39 @@ func decodeSetAttr(in *fuse.SetAttrIn) *vfs.SetAttr {
 	} else if in.Valid&fuse.FATTR_MTIME != 0 {
 		set.Mtime = &vfs.Timespec{Sec: int64(in.Mtime), Nsec: in.Mtimensec}
 	}
+	const present = fuse.FATTR_ATIME_NOW | fuse.FATTR_MTIME_NOW
+	set.Touch = in.Valid&present == present
 	if in.Valid&fuse.FATTR_CTIME != 0 {
 		set.Ctime = &vfs.Timespec{Sec: int64(in.Ctime), Nsec: in.Ctimensec}
 	}
 	return set
 }
 
-// xattrReply puts value where the caller wants it, or says how large it is.
-func xattrReply(value, dest []byte) (uint32, fuse.Status) {
-	if len(dest) < len(value) {
-		// go-fuse turns this into success for who only asks for the size (no dest).
-		return uint32(len(value)), fuse.ERANGE
-	}
-	return uint32(copy(dest, value)), fuse.OK
-}
-
-func (r *raw) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
-	value, err := r.fs.GetXattr(ino(h.NodeId), name)
+// setNothing says what a SETATTR changes that has no attribute, or the time of change alone. The kernel sends it for
+// chown(path, -1, -1), which clears suid and sgid and sets the time of change, like any chown; but for
+// that it has checked nobody's right, since it leaves the clearing to us. It sends the same ahead of a write that
+// is to clear these bits. That write clears them for whoever may write, so here only the owner does.
+func (r *raw) setNothing(h *fuse.InHeader, ctime *vfs.Timespec) (*vfs.SetAttr, error) {
+	a, err := r.fs.GetAttr(ino(h.NodeId))
 	if err != nil {
-		return 0, r.status("GETXATTR", ino(h.NodeId), err)
+		return nil, err
 	}
-	return xattrReply(value, dest)
+	if ctime == nil { // it comes only from a kernel that caches writes
+		now := vfs.Now()
+		ctime = &now
+	}
+	if !killable(&a) {
+		return &vfs.SetAttr{Ctime: ctime}, nil
+	}
+	if c := callerOf(h); c.owns(a.UID) {
+		return &vfs.SetAttr{Ctime: ctime, KillSuidgid: true}, nil
+	}
+	return &vfs.SetAttr{}, nil
 }
 
-func (r *raw) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
-	names, err := r.fs.ListXattr(ino(h.NodeId))
-	if err != nil {
-		return 0, r.status("LISTXATTR", ino(h.NodeId), err)
-	}
-	size := 0
-	for _, name := range names {
-		size += len(name) + 1
-	}
-	if size > vfs.MaxXattrBytes {
-		return 0, fuse.Status(syscall.E2BIG) // XATTR_LIST_MAX
-	}
-	list := make([]byte, 0, size)
-	for _, name := range names {
-		list = append(append(list, name...), 0)
-	}
-	return xattrReply(list, dest)
-}
-
-func (r *raw) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value []byte) fuse.Status {
-	if r.readOnly {
-		return fuse.EROFS
-	}
-	id, req := ino(in.NodeId), request(&in.InHeader, 0)
-	if in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 {
-		// The owner is not of the file's group. First, lest a crash leave sgid with the new ACL.
-		if err := r.clearSgid(req, id); err != nil {
-			return r.status("SETXATTR", id, err)
-		}
-	}
-	// A copy, since value lies in the request buffer and the FS may keep it.
-	return r.status("SETXATTR", id, r.fs.SetXattr(req, id, name, bytes.Clone(value), in.Flags))
-}
-
-func (r *raw) clearSgid(req *vfs.Req, id vfs.Ino) error {
-	a, err := r.fs.GetAttr(id)
-	if err != nil || a.Mode&syscall.S_ISGID == 0 {
-		return err
-	}
-	mode := a.Mode & 0o7777 &^ syscall.S_ISGID
-	_, err = r.fs.SetAttr(req, id, &vfs.SetAttr{Mode: &mode})
-	return err
-}
-
-func (r *raw) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	if r.readOnly {
-		return fuse.EROFS
-	}
-	return r.status("REMOVEXATTR", ino(h.NodeId), r.fs.RemoveXattr(request(h, 0), ino(h.NodeId), name))
+// killable tells whether a has bits that a chown clears.
+func killable(a *vfs.Attr) bool {
+	return a.Mode&syscall.S_IFMT != syscall.S_IFDIR && a.Mode&(syscall.S_ISUID|syscall.S_ISGID) != 0
 }
 
 // killedByWrite tells the kernel that a write has cleared suid and sgid of ino, if
@@ -178,13 +149,9 @@ func (r *raw) killedByWrite(id vfs.Ino) {
 }
 
 // killPrivileges clears suid, sgid and capabilities where a change of data came
-// by a request that has no flag for it (FALLOCATE, COPY_FILE_RANGE). Root should
-// keep them, but since we allow idmapped mounts the kernel says no longer who asks
-// (the uid is -1), except in kernels that know none; so root loses them too.
+// by a request that has no flag for it (FALLOCATE, COPY_FILE_RANGE). Who has CAP_FSETID
+// keeps them.
 func (r *raw) killPrivileges(h *fuse.InHeader, id vfs.Ino) error {
-	if h.Uid == 0 {
-		return nil
-	}
 	a, err := r.fs.GetAttr(id)
 	if err != nil {
 		return err
@@ -197,6 +164,9 @@ func (r *raw) killPrivileges(h *fuse.InHeader, id vfs.Ino) error {
 		if err != nil {
 			return err
 		}
+	}
+	if c := callerOf(h); c.has(unix.CAP_FSETID) {
+		return nil
 	}
 	if _, err := r.fs.SetAttr(request(h, 0), id, &vfs.SetAttr{KillSuidgid: true}); err != nil {
 		return err

@@ -18,6 +18,9 @@ const dotEntries = 2
 const lookupTries = 3
 
 func (r *raw) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	if isSelf(name) {
+		return r.lookupSelf(ino(h.NodeId), name, out)
+	}
 	for range lookupTries {
 		begun := r.refs.begin()
 		a, err := r.fs.Lookup(ino(h.NodeId), name)

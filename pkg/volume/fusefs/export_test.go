@@ -59,3 +59,6 @@ var (
 	Drop    = (*refs).drop
 	Begin   = (*refs).begin
 )
+
+// WhileBusy is what Unmount does to a mount that is in use.
+var WhileBusy = whileBusy

@@ -61,6 +61,10 @@ func (r *raw) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32
 	id := ino(in.NodeId)
 	kill := in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0
 	req := request(&in.InHeader, 0)
+	// What the kernel had in its cache comes without a file: what mappings stored, which no file that is only
+	// appended to lets in, and appended data where the kernel caches writes.
+	req.Append = in.Flags&unix.O_APPEND != 0 || in.WriteFlags&fuse.WRITE_CACHE != 0
+	grow := r.beforeGrowth(id, in.WriteFlags&fuse.WRITE_CACHE == 0 && in.Offset > 0)
 	done := 0
 	for _, d := range data {
 		n, err := r.fs.Write(req, id, in.Offset+uint64(done), d, kill)
@@ -75,6 +79,7 @@ func (r *raw) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32
 	if kill {
 		r.killedByWrite(id)
 	}
+	r.zeroTail(id, grow, pageStart(in.Offset))
 	return uint32(done), fuse.OK
 }
 
@@ -82,27 +87,15 @@ func (r *raw) Write(c <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, f
 	return r.Writev(c, in, [][]byte{data})
 }
 
-func (r *raw) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
-	seek := r.fs.SeekData
-	switch in.Whence {
-	case unix.SEEK_DATA:
-	case unix.SEEK_HOLE:
-		seek = r.fs.SeekHole
-	default:
-		return fuse.EINVAL // the kernel does the others
-	}
-	off, err := seek(ino(in.NodeId), in.Offset)
-	out.Offset = off
-	return r.status("LSEEK", ino(in.NodeId), err)
-}
-
 func (r *raw) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	if r.readOnly {
 		return fuse.EROFS
 	}
 	id := ino(in.NodeId)
+	grow := r.beforeGrowth(id, in.Mode&vfs.FallocKeepSize == 0)
 	err := r.fs.Fallocate(request(&in.InHeader, 0), id, in.Mode, in.Offset, in.Length)
 	if err == nil {
+		r.zeroTail(id, grow, in.Offset+in.Length)
 		err = r.killPrivileges(&in.InHeader, id)
 	}
 	return r.status("FALLOCATE", id, err)
@@ -113,8 +106,10 @@ func (r *raw) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32
 		return 0, fuse.EROFS
 	}
 	dst := vfs.Ino(in.NodeIdOut)
+	grow := r.beforeGrowth(dst, in.OffOut > 0)
 	n, err := r.fs.CopyRange(request(&in.InHeader, 0), ino(in.NodeId), in.OffIn, dst, in.OffOut, min(in.Len, maxCopyBytes))
 	if err == nil && n > 0 {
+		r.zeroTail(dst, grow, in.OffOut)
 		err = r.killPrivileges(&in.InHeader, dst)
 	}
 	return uint32(n), r.status("COPY_FILE_RANGE", dst, err)

@@ -68,11 +68,6 @@ func TestPOSIX(t *testing.T) {
 	fusefstest.RunPOSIX(t, func(*testing.T) vfs.FS { return vfstest.NewMemFS() })
 }
 
-func TestPOSIXWritebackCache(t *testing.T) {
-	fusefstest.RunPOSIXWith(t, fusefstest.Options{Server: fusefs.Options{WritebackCache: true}},
-		func(*testing.T) vfs.FS { return vfstest.NewMemFS() })
-}
-
 func TestFusermount(t *testing.T) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -647,4 +642,31 @@ func TestRefs(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestWriteBack: the FS knows what was stored through mappings of any file, then.
+func TestWriteBack(t *testing.T) {
+	fs := vfstest.NewMemFS()
+	m := fusefstest.Mount(t, fs, fusefstest.Options{})
+	mapper := fusefstest.NewMapper(t)
+	for i := range 20 {
+		path := filepath.Join(m.Dir, fmt.Sprint("f", i))
+		if err := os.WriteFile(path, make([]byte, 4096), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		mapper.Map(path, 4096).Store(100, []byte("stored"))
+	}
+	files := m.Server.Files()
+	if len(files) != 20 {
+		t.Errorf("the kernel knows %d regular files", len(files))
+	}
+	if err := m.Server.WriteBack(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range files {
+		b := make([]byte, 6)
+		if _, err := fs.Read(id, 100, b); err != nil || string(b) != "stored" {
+			t.Errorf("inode %d: %q, %v", id, b, err)
+		}
+	}
 }

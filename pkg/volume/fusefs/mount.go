@@ -128,23 +128,6 @@ func mountDirect(dir string, o MountOptions) (*os.File, error) {
 	return os.NewFile(uintptr(fd), devicePath), nil
 }
 
-// Unmount unmounts dir. Lazy detaches it at once and leaves the rest until
-// nobody uses it. Unmounting what is not a mount is an error.
-func Unmount(dir string, lazy bool) error {
-	flags := unix.UMOUNT_NOFOLLOW
-	if lazy {
-		flags |= unix.MNT_DETACH
-	}
-	err := unix.Unmount(dir, flags)
-	if errors.Is(err, unix.EPERM) {
-		return unmountHelper(dir, lazy)
-	}
-	if err != nil {
-		return &os.PathError{Op: "unmount", Path: dir, Err: err}
-	}
-	return nil
-}
-
 // ConnectionID is the number of the FUSE connection mounted on dir, for
 // AbortConnection. It reads the mount table alone, so it never waits for a server.
 func ConnectionID(dir string) (uint32, error) {

@@ -14,6 +14,7 @@ import (
 const (
 	notifyInvalInode = 2
 	notifyInvalEntry = 3
+	notifyStore      = 4
 	notifyResend     = 7
 )
 
@@ -38,6 +39,19 @@ func (s *Server) InvalEntry(parent vfs.Ino, name string) error {
 	b = binary.NativeEndian.AppendUint32(b, 0)
 	b = append(b, name...)
 	return s.notify(notifyInvalEntry, append(b, 0))
+}
+
+// store puts data into what the kernel has cached of ino, from off on. The data must be content
+// of the file that the kernel may know already: it takes off+len(data) for the size if its own is
+// smaller. It may be called while a request that changes ino's size is being answered; not while a
+// WRITE to the same page is, which may hold the page's lock.
+func (s *Server) store(ino vfs.Ino, off uint64, data []byte) error {
+	b := make([]byte, 0, 24+len(data)) // struct fuse_notify_store_out
+	b = binary.NativeEndian.AppendUint64(b, uint64(ino))
+	b = binary.NativeEndian.AppendUint64(b, off)
+	b = binary.NativeEndian.AppendUint32(b, uint32(len(data)))
+	b = binary.NativeEndian.AppendUint32(b, 0)
+	return s.notify(notifyStore, append(b, data...))
 }
 
 // Resend asks the kernel (Linux 6.9) to send again every request that a server

@@ -37,7 +37,8 @@ type raw struct {
 	readOnly    bool
 	refs        *refs
 	suid        suidSet
-	kernelFlags uint64 // what INIT offered; set before any other request
+	kernelFlags uint64        // what INIT offered; set before any other request
+	seeks       chan struct{} // a place for each LSEEK that has the kernel write back
 
 	failMu     sync.Mutex
 	failSecond int64 // guarded by failMu: the Unix time of the failures counted
@@ -45,17 +46,25 @@ type raw struct {
 }
 
 func newRaw(o Options, s *Server) *raw {
-	return &raw{fs: o.FS, server: s, log: o.Logger, damaged: o.Damaged, readOnly: o.ReadOnly, refs: newRefs(o.FS)}
+	return &raw{fs: o.FS, server: s, log: o.Logger, damaged: o.Damaged, readOnly: o.ReadOnly, refs: newRefs(o.FS),
+		seeks: make(chan struct{}, max(1, o.MaxHandlers/2))}
 }
 
 // go-fuse keeps one name in the root directory for a trick of its own that we do
 // not need (fuse/poll.go). hideFromPollHack gives requests with that name another
-// node id for the root, which go-fuse passes on and ino undoes.
-const rootAlias = 1 << 63
+// node id for the root, which go-fuse passes on and ino undoes. The node id that go-fuse gives that name no inode has, but
+// a made up file handle may; it becomes 0, which no inode has either.
+const (
+	rootAlias     = 1 << 63
+	pollHackInode = 1<<64 - 1
+)
 
 var pollHackName = []byte(".go-fuse-epoll-hack")
 
 func hideFromPollHack(req []byte) {
+	if binary.NativeEndian.Uint64(req[16:]) == pollHackInode {
+		binary.NativeEndian.PutUint64(req[16:], 0)
+	}
 	if binary.NativeEndian.Uint64(req[16:]) == uint64(vfs.RootIno) && len(req) < pageBytes && bytes.Contains(req, pollHackName) {
 		binary.NativeEndian.PutUint64(req[16:], rootAlias)
 	}
@@ -92,9 +101,13 @@ func (r *raw) attr(a *vfs.Attr, out *fuse.Attr) {
 		Rdev:      a.Rdev,
 		Blksize:   blockBytes,
 	}
-	if a.Mode&(syscall.S_ISUID|syscall.S_ISGID) != 0 && a.Mode&syscall.S_IFMT == syscall.S_IFREG {
+	if a.Mode&syscall.S_IFMT != syscall.S_IFREG {
+		return
+	}
+	if a.Mode&(syscall.S_ISUID|syscall.S_ISGID) != 0 {
 		r.suid.add(a.Ino)
 	}
+	out.Blocks = blocks(a)
 }
 
 func (r *raw) entry(a *vfs.Attr, out *fuse.EntryOut) {
@@ -133,10 +146,6 @@ func (r *raw) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.EN
 func (r *raw) GetLk(<-chan struct{}, *fuse.LkIn, *fuse.LkOut) fuse.Status { return fuse.ENOSYS }
 func (r *raw) SetLk(<-chan struct{}, *fuse.LkIn) fuse.Status              { return fuse.ENOSYS }
 func (r *raw) SetLkw(<-chan struct{}, *fuse.LkIn) fuse.Status             { return fuse.ENOSYS }
-
-func (r *raw) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
-	return fuse.Status(syscall.ENOTTY)
-}
 
 func (r *raw) forget(ino vfs.Ino, n uint64) {
 	if ino == vfs.RootIno {

@@ -82,6 +82,19 @@ func (r *refs) drop(ino vfs.Ino, n uint64) bool {
 	return true
 }
 
+// all is the inodes that the kernel knows.
+func (r *refs) all() (list []vfs.Ino) {
+	for i := range r.shards {
+		s := &r.shards[i]
+		s.mu.Lock()
+		for id := range s.counts {
+			list = append(list, id)
+		}
+		s.mu.Unlock()
+	}
+	return list
+}
+
 // dropAll forgets everything: the mount has ended.
 func (r *refs) dropAll() {
 	for i := range r.shards {

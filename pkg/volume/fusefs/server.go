@@ -69,10 +69,6 @@ type Options struct {
 	// ReadOnly answers every change with EROFS, whatever the mount says.
 	ReadOnly bool
 
-	// WritebackCache lets the kernel keep written data and send it later: faster
-	// small writes, but data is reordered behind metadata. Off by default.
-	WritebackCache bool
-
 	// MaxHandlers bounds the requests handled at once; each may use 2 MiB. Default 32.
 	MaxHandlers int
 
@@ -153,12 +149,15 @@ func protocolOptions(o Options) *fuse.MountOptions {
 		fuse.CAP_DONT_MASK | // the umask does not apply beneath a default ACL
 		fuse.CAP_SETXATTR_EXT |
 		fuse.CAP_NO_OPENDIR_SUPPORT |
+		fuse.CAP_EXPORT_SUPPORT | // files can be opened by handle (WriteBack of the control socket)
 		fuse.CAP_ABORT_ERROR | // tells an abort from an unmount
 		fuse.CAP_HAS_RESEND)
-	// Never CAP_ATOMIC_O_TRUNC: with OPEN=ENOSYS nobody would tell us of O_TRUNC.
-	if o.WritebackCache {
-		caps |= fuse.CAP_WRITEBACK_CACHE
+	if keepsInos(o.FS) {
+		caps |= fuse.CAP_EXPORT_SUPPORT // LOOKUP of "." and ".."
 	}
+	// Never CAP_ATOMIC_O_TRUNC: with OPEN=ENOSYS nobody would tell us of O_TRUNC.
+	// Never CAP_WRITEBACK_CACHE: written data would be reordered behind metadata, and the FS would
+	// not know how large a file is (mapped.go relies on that).
 	// EnableLocks stays off: the kernel's own locks are exact on one machine, and
 	// with OPEN=ENOSYS a close would send no unlock.
 	return &fuse.MountOptions{

@@ -1,6 +1,9 @@
 package vfs
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // Ino names an inode. 0 is never valid.
 type Ino uint64
@@ -53,6 +56,9 @@ type Req struct {
 	UID    uint32 // the caller's; owner of what it creates
 	GID    uint32
 	Umask  uint32 // applied at creation unless the parent has a default ACL
+
+	// Append says that a write comes by a file that is open for appending (O_APPEND).
+	Append bool
 }
 
 // SetAttr says which attributes change. A nil field stays.
@@ -67,6 +73,30 @@ type SetAttr struct {
 	// KillSuidgid clears suid, sgid (when group-executable) and
 	// security.capability (FUSE_HANDLE_KILLPRIV_V2: chown and truncate by the unprivileged).
 	KillSuidgid bool
+	// Touch says that Atime and Mtime are the present moment: whoever may write may set them.
+	Touch bool
+}
+
+// Inode flags that users set: FS_*_FL, include/uapi/linux/fs.h.
+const (
+	FlagImmutable uint32 = 0x10 // nothing changes
+	FlagAppend    uint32 = 0x20 // content is only appended to, names of a directory are only added
+	FlagNodump    uint32 = 0x40 // left out by dump(8)
+	FlagNoatime   uint32 = 0x80 // access times stay
+)
+
+// Flagger is an FS whose inodes have such flags. It keeps to them: what they forbid is
+// ErrNotPermitted. Who may set them was checked before, as all permissions.
+type Flagger interface {
+	Flags(ino Ino) (uint32, error)
+	// SetFlags replaces all flags; ErrNotSupported if one is not known.
+	SetFlags(req *Req, ino Ino, flags uint32) error
+}
+
+// Trimmer is an FS that can tell its device which space is free, as of FITRIM.
+type Trimmer interface {
+	// TrimRange discards free runs of at least shortest bytes in [off, off+length) of the device, and returns how many bytes that were.
+	TrimRange(ctx context.Context, off, length, shortest uint64) (uint64, error)
 }
 
 // Dirent is one name of a directory.

@@ -222,11 +222,12 @@ func (s *Server) Close() error {
 	return err
 }
 
-// SetFault has f asked about each call; nil for none.
-func (s *Server) SetFault(f func(Call) Fault) {
+// SetFault has f asked about each call; nil for none. It returns who was before.
+func (s *Server) SetFault(f func(Call) Fault) (before func(Call) Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fault = f
+	before, s.fault = s.fault, f
+	return before
 }
 
 // SetDelays changes the delays of what begins from now on.

@@ -24,6 +24,10 @@ var cases = []struct {
 }{
 	{"locks", locks},
 	{"mmap", mmapWrite},
+	{"mappedSeek", mappedSeek},
+	{"mappedCopies", mappedCopies},
+	{"mappedReads", mappedReads},
+	{"mappedBeyondEnd", mappedBeyondEnd},
 	{"direct", direct},
 	{"append", appendConcurrently},
 	{"truncateOnOpen", truncateOnOpen},
@@ -33,10 +37,13 @@ var cases = []struct {
 	{"names", names},
 	{"pollHackName", pollHackName},
 	{"xattrs", xattrs},
+	{"xattrNames", xattrNames},
+	{"fileHandles", fileHandles},
 	{"acl", acls},
 	{"setgidDirectory", setgidDirectory},
 	{"suidWrite", suidByWrite},
 	{"suidOther", suidByOthers},
+	{"chownNothing", chownNothing},
 	{"sparse", sparse},
 	{"fallocate", fallocateModes},
 	{"copyRange", copyRange},
@@ -107,7 +114,6 @@ func asUser(t *testing.T, fn func()) {
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		const nobody = 65534
 		// The raw calls change this thread alone.
 		for _, c := range []struct {
 			name string

@@ -123,7 +123,6 @@ func (m *M) Unmount() {
 	if m.ended {
 		return
 	}
-	m.ended = true
 	if err := fusefs.Unmount(m.Dir, false); err != nil {
 		m.t.Errorf("unmount: %v", err)
 		m.Abort()
@@ -131,6 +130,12 @@ func (m *M) Unmount() {
 			m.t.Errorf("lazy unmount: %v", err)
 		}
 	}
+	m.Unmounted()
+}
+
+// Unmounted waits for the server of a mount that the test has unmounted itself.
+func (m *M) Unmounted() {
+	m.ended = true
 	if m.Server != nil {
 		if err := <-m.served; !errors.Is(err, m.want) {
 			m.t.Errorf("serve ended with %v, want %v", err, m.want)

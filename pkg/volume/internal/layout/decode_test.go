@@ -57,6 +57,7 @@ func sampleOps() []*Op {
 		{Type: OpSetXattr, Ino: 1, Flags: 2, Mode: 3, Name: "user.x", Data: []byte("v")},
 		{Type: OpRemoveXattr, Ino: 1, Name: "user.x", Data: []byte{}},
 		{Type: OpGrow, Len: 1 << 20},
+		{Type: OpSetFlags, Ino: 1, Flags: InodeImmutable | InodeNoatime},
 		{Type: OpCopyRange, Ino: 1, Off: 2, Parent2: 3, Off2: 4, Len: 5},
 	}
 	for i, o := range ops {

@@ -18,8 +18,23 @@ const (
 	InodeXattrs                    // has extended attributes
 	InodeDefaultACL
 	InodeAccessACL
-	InodeCapability // has security.capability
-	inodeKnownFlags = 1<<iota - 1
+	InodeCapability   // has security.capability
+	inodeContentFlags = 1<<iota - 1
+)
+
+// Inode flags that users set (chattr(1)). A volume that has any names FeatureFlags.
+const (
+	InodeImmutable uint32 = 1 << (8 + iota)
+	InodeAppend           // only appended to
+	InodeNodump
+	InodeNoatime
+
+	// InodeUserFlags are all of them.
+	InodeUserFlags = InodeImmutable | InodeAppend | InodeNodump | InodeNoatime
+	// InodeInherited are those that a directory gives what is made in it.
+	InodeInherited = InodeNodump | InodeNoatime
+
+	inodeKnownFlags = inodeContentFlags | InodeUserFlags
 )
 
 // Inode is the value of a KeyInode item.
@@ -89,7 +104,7 @@ func DecodeInode(p []byte) (Inode, error) {
 			return Inode{}, corrupt("inode: reserved bytes")
 		}
 	}
-	if n.Flags&^uint32(inodeKnownFlags) != 0 {
+	if n.Flags&^inodeKnownFlags != 0 {
 		return Inode{}, corrupt("inode: unknown flags %#x", n.Flags)
 	}
 	if n.Mode > 0o177777 || !knownType(n.Mode&0o170000) {

@@ -23,6 +23,7 @@ const (
 	OpRemoveXattr OpType = 10
 	OpCopyRange   OpType = 11 // whole sectors, shared
 	OpGrow        OpType = 12 // Len: sectors of the device
+	OpSetFlags    OpType = 14 // Flags: those of InodeUserFlags that the inode has then
 )
 
 // Op is one mutation, with everything that replaying it needs: inode numbers
@@ -156,6 +157,9 @@ func AppendOp(b []byte, o *Op) []byte {
 		c.u32(o.Mode)
 		c.str(o.Name)
 		c.bytes(o.Data)
+	case OpSetFlags:
+		c.u64(o.Ino)
+		c.u32(o.Flags)
 	case OpGrow:
 		c.u64(o.Len)
 	case OpCopyRange:
@@ -258,6 +262,9 @@ func DecodeOp(b []byte) (*Op, []byte, error) {
 		o.Ino, o.Flags, o.Off, o.Len = r.u64(), r.u32(), r.u64(), r.u64()
 	case OpSetXattr, OpRemoveXattr:
 		o.Ino, o.Flags, o.Mode, o.Name, o.Data = r.u64(), r.u32(), r.u32(), r.str(), r.bytes()
+	case OpSetFlags:
+		o.Ino, o.Flags = r.u64(), r.u32()
+		r.bad = r.bad || o.Flags&^InodeUserFlags != 0
 	case OpGrow:
 		o.Len = r.u64()
 	case OpCopyRange:

@@ -102,6 +102,15 @@ func (s *snapshot) describe(path string, a vfs.Attr) error {
 		}
 		fmt.Fprintf(&b, " %q=%x", name, value)
 	}
+	if f, ok := s.fs.(vfs.Flagger); ok {
+		flags, err := f.Flags(a.Ino)
+		if err != nil {
+			return err
+		}
+		if flags != 0 {
+			fmt.Fprintf(&b, " flags=%#x", flags)
+		}
+	}
 	if first, ok := s.first[a.Ino]; ok {
 		fmt.Fprintf(&b, " same as %q", first)
 	}

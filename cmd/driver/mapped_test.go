@@ -1,0 +1,42 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/sealvol/sealvol/pkg/volume/fusefs/fusefstest"
+)
+
+// TestSnapshotOfMapped: what a program has stored through a mapping, which it still has, is in a
+// CSI snapshot.
+func TestSnapshotOfMapped(t *testing.T) {
+	t.Setenv(envEngine, "1")
+	r := newRig(t)
+	r.start("all", 0)
+	r.connect("all", "all")
+	w := &workflow{r: r}
+	w.run(w.up())
+	path := filepath.Join(w.target(), "file")
+	if out, err := exec.Command("truncate", "-s", "64K", path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	m := fusefstest.NewMapper(t)
+	want := bytes.Repeat([]byte("stored"), 10000)
+	m.Map(path, 64<<10).Store(0, want)
+	s, err := w.snapshot("snap")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := w.copyOf("copy", fromSnapshot(s.GetSnapshotId()), 0)
+	c.run(c.up())
+	got, err := os.ReadFile(filepath.Join(c.target(), "file"))
+	if err != nil || !bytes.HasPrefix(got, want) {
+		t.Errorf("the snapshot has %d bytes, %d of them stored through the mapping, %v", len(got), len(got)-bytes.Count(got, []byte{0}), err)
+	}
+	m.End()
+	c.run(c.down())
+	w.run(w.down())
+}

@@ -1,0 +1,49 @@
+package main
+
+/*
+#define SELFENC_NO_PROTOTYPES
+#include "selfenc.h"
+*/
+import "C"
+
+import (
+	"errors"
+	"syscall"
+
+	"github.com/sealvol/sealvol/pkg/selfenc"
+)
+
+// errCallback: a function of the caller's said that it failed. The caller knows why.
+var errCallback = errors.New("the caller's function failed")
+
+// codes are the library's errors. The first that fits is the code.
+var codes = []struct {
+	err  error
+	code C.int
+}{
+	{errCallback, C.SELFENC_CALLBACK},
+	{selfenc.ErrNoSuchChunk, C.SELFENC_NO_SUCH_CHUNK},
+	{selfenc.ErrChunkTooSmall, C.SELFENC_CHUNK_TOO_SMALL},
+	{selfenc.ErrChunkTooLarge, C.SELFENC_CHUNK_TOO_LARGE},
+	{selfenc.ErrInvalidChunkSize, C.SELFENC_INVALID_CHUNK_SIZE},
+	{selfenc.ErrCompression, C.SELFENC_COMPRESSION},
+	{selfenc.ErrCorrupt, C.SELFENC_DECRYPTION},
+	{selfenc.ErrTooSmall, C.SELFENC_TOO_SMALL},
+	{selfenc.ErrTooLarge, C.SELFENC_TOO_LARGE},
+	{selfenc.ErrMap, C.SELFENC_SERIALISATION},
+	{errEncoding, C.SELFENC_ENCODING},
+}
+
+// codeOf is the number that the header has for an error.
+func codeOf(err error) C.int {
+	for _, c := range codes {
+		if errors.Is(err, c.err) {
+			return c.code
+		}
+	}
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return C.SELFENC_OS - C.int(errno)
+	}
+	return C.SELFENC_GENERIC
+}

@@ -1,0 +1,99 @@
+package local
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/sealvol/sealvol/pkg/backend"
+)
+
+// TestFormats: what the node half keeps is there for the next one, never goes back, fails closed,
+// and goes with its volume alone.
+func TestFormats(t *testing.T) {
+	dir := t.TempDir()
+	var fail error
+	o := Options{Dir: dir, Node: "n"}
+	owner, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer owner.Close()
+	o.NodeOnly, o.Hook = true, func(string) error { return fail }
+	node, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close()
+	v, err := owner.Create(t.Context(), backend.Spec{Name: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := func(w backend.FormatState) {
+		t.Helper()
+		for _, b := range []*Backend{owner, node} {
+			if got, err := b.FormatState(t.Context(), v.ID); got != w || err != nil {
+				t.Fatalf("%q, %v, want %q", got, err, w)
+			}
+		}
+	}
+	want(backend.FormatNone)
+	if err := node.KeepFormat(t.Context(), v.ID, "what"); !errors.Is(err, backend.ErrInvalid) {
+		t.Error(err)
+	}
+	for _, s := range []backend.FormatState{backend.FormatBegun, backend.FormatDone} {
+		fail = errors.New("the disk is broken")
+		if err := node.KeepFormat(t.Context(), v.ID, s); !errors.Is(err, fail) {
+			t.Error(err)
+		}
+		fail = nil
+		if err := node.KeepFormat(t.Context(), v.ID, s); err != nil {
+			t.Error(err)
+		}
+		want(s)
+		fail = errors.New("the disk is broken") // also of what is there, but may not be durable
+		if err := node.KeepFormat(t.Context(), v.ID, s); !errors.Is(err, fail) {
+			t.Error(err)
+		}
+		fail = nil
+	}
+	if err := node.KeepFormat(t.Context(), v.ID, backend.FormatBegun); err != nil {
+		t.Error(err)
+	}
+	want(backend.FormatDone)
+
+	file := filepath.Join(dir, "formats", v.ID+".json")
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"", "{", `{"version":1,"id":"another","state":"formatted"}`, `{"version":2,"id":"` + v.ID + `","state":"formatted"}`, `{"version":1,"id":"` + v.ID + `"}`} {
+		if err := os.WriteFile(file, []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := node.FormatState(t.Context(), v.ID); !errors.Is(err, backend.ErrDamaged) {
+			t.Errorf("%q: %v", bad, err)
+		}
+		if err := node.KeepFormat(t.Context(), v.ID, backend.FormatDone); !errors.Is(err, backend.ErrDamaged) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	if err := os.WriteFile(file, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	if err := owner.Delete(t.Context(), v.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := node.FormatState(t.Context(), v.ID); !errors.Is(err, backend.ErrNotFound) {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(filepath.Join(dir, "formats")); err != nil || len(left) > 0 {
+		t.Error(left, err)
+	}
+	if v, err = owner.Create(t.Context(), backend.Spec{Name: "a"}); err != nil { // of the same name
+		t.Fatal(err)
+	}
+	want(backend.FormatNone)
+}

@@ -1,0 +1,173 @@
+package volume
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// userFlags are the inode flags that users set, and what the inode holds of them.
+var userFlags = []struct{ fs, inode uint32 }{
+	{vfs.FlagImmutable, layout.InodeImmutable},
+	{vfs.FlagAppend, layout.InodeAppend},
+	{vfs.FlagNodump, layout.InodeNodump},
+	{vfs.FlagNoatime, layout.InodeNoatime},
+}
+
+// Flags implements vfs.Flagger.
+func (v *Volume) Flags(ino vfs.Ino) (flags uint32, err error) {
+	in, err := v.inode(ino)
+	if err != nil {
+		return 0, err
+	}
+	defer v.table.put(in)
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	for _, f := range userFlags {
+		if in.attr.Flags&f.inode != 0 {
+			flags |= f.fs
+		}
+	}
+	return flags, nil
+}
+
+// SetFlags implements vfs.Flagger. With the first flag the header names the feature: earlier versions
+// would write to what is immutable.
+func (v *Volume) SetFlags(req *vfs.Req, ino vfs.Ino, flags uint32) error {
+	want, rest := uint32(0), flags
+	for _, f := range userFlags {
+		if flags&f.fs != 0 {
+			want |= f.inode
+		}
+		rest &^= f.fs
+	}
+	if rest != 0 {
+		return fmt.Errorf("flags %#x: %w", rest, vfs.ErrNotSupported)
+	}
+	if want != 0 {
+		if err := v.requireFeature(layout.FeatureFlags); err != nil {
+			return err
+		}
+	}
+	c := cost{ring: 256, quads: opQuads, urgent: true}
+	if err := v.admit(c); err != nil {
+		return err
+	}
+	defer v.adm.done(c)
+	in, err := v.inode(ino)
+	if err != nil {
+		return err
+	}
+	defer v.table.put(in)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch {
+	case in.dead:
+		return fmt.Errorf("inode %d: %w", ino, vfs.ErrStale)
+	case !in.isDir() && !in.isReg():
+		return fmt.Errorf("flags of inode %d: %w", ino, vfs.ErrNotSupported)
+	case in.attr.Flags&layout.InodeUserFlags == want:
+		return nil
+	}
+	return v.perform(&layout.Op{Type: layout.OpSetFlags, Unique: req.Unique, Ino: in.ino, Flags: want, Time: vfs.Now()})
+}
+
+func (v *Volume) applyFlags(in *inode, op *layout.Op) {
+	in.attr.Flags = in.attr.Flags&^layout.InodeUserFlags | op.Flags
+	in.attr.Ctime = op.Time
+	v.touch(in)
+}
+
+// inheritFlags is what a directory hands down to what is made in it. Replay comes to the same.
+func (v *Volume) inheritFlags(dir uint64) (uint32, error) {
+	p, err := v.inode(vfs.Ino(dir))
+	if err != nil {
+		return 0, err
+	}
+	defer v.table.put(p)
+	return p.attr.Flags & layout.InodeInherited, nil
+}
+
+// What the flags forbid, as the kernel's VFS and ext4 have it. Callers hold inode.mu of all that
+// is looked at. The kernel itself knows nothing of the flags in a FUSE mount.
+
+func forbidden(in *inode, flags uint32) error {
+	if in.attr.Flags&flags != 0 {
+		return fmt.Errorf("inode %d is immutable or only appended to: %w", in.ino, vfs.ErrNotPermitted)
+	}
+	return nil
+}
+
+// fixed forbids what neither flag allows: removing a name from a directory, or of a file,
+// linking it, changing attributes.
+func fixed(in *inode) error { return forbidden(in, layout.InodeImmutable|layout.InodeAppend) }
+
+// mayAdd is about a new name in a directory.
+func mayAdd(dir *inode) error { return forbidden(dir, layout.InodeImmutable) }
+
+func mayWrite(in *inode, off uint64, appending bool) error {
+	if in.attr.Flags&layout.InodeAppend != 0 && (!appending || off < in.attr.Size) {
+		return fixed(in)
+	}
+	return forbidden(in, layout.InodeImmutable)
+}
+
+// mayAllocate: what is only appended to may get space, and be extended by it, but no holes.
+func mayAllocate(in *inode, mode uint32) error {
+	if mode&^vfs.FallocKeepSize != 0 {
+		return fixed(in)
+	}
+	return forbidden(in, layout.InodeImmutable)
+}
+
+// mayPut is SetAttr. A file that is only appended to can be touched, and loses suid and sgid.
+func mayPut(in *inode, set *vfs.SetAttr) error {
+	if set.Mode != nil || set.UID != nil || set.GID != nil || set.Size != nil || !set.Touch && (set.Atime != nil || set.Mtime != nil) {
+		return fixed(in)
+	}
+	return forbidden(in, layout.InodeImmutable)
+}
+
+// mayRename: a name goes from p and comes to q, where target, if not nil, loses it or comes to p.
+func mayRename(p, q, moved, target *inode) error {
+	for _, in := range []*inode{p, moved} {
+		if err := fixed(in); err != nil {
+			return err
+		}
+	}
+	if target == nil {
+		return mayAdd(q)
+	}
+	if err := fixed(q); err != nil {
+		return err
+	}
+	return fixed(target)
+}
+
+// TrimRange implements vfs.Trimmer.
+func (v *Volume) TrimRange(ctx context.Context, off, length, shortest uint64) (uint64, error) {
+	const most = math.MaxInt64
+	switch size := v.sectors.Load() * layout.SectorBytes; {
+	case off >= size || length < layout.SectorBytes:
+		return 0, vfs.ErrInvalid
+	case length > size-off:
+		length = size - off
+	}
+	return v.Trim(ctx, TrimOptions{Offset: int64(off), Length: int64(length), MinLength: int64(min(shortest, most-layout.SectorBytes))})
+}
+
+// checkFlags is about the flags that users set.
+func (c *checker) checkFlags() {
+	in := &c.in
+	flags := in.attr.Flags & layout.InodeUserFlags
+	typ := in.attr.Mode & modeType
+	switch {
+	case flags != 0 && !c.flags:
+		c.inodeProblem(in.ino, "", "it has flags, and the header does not name the feature that they need")
+	case flags&^layout.InodeInherited != 0 && typ != modeReg && typ != modeDir:
+		c.inodeProblem(in.ino, "", "its flags are %#x, and it is neither a file nor a directory", flags)
+	}
+}

@@ -1,0 +1,245 @@
+package volume
+
+import (
+	"bytes"
+	crand "crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// How a device is looked at that does not say which of its ranges were written.
+const (
+	// probeWhole is the size up to which all of it is read.
+	probeWhole = 256 << 20
+	// probeWindow is how much is read at the beginning and at the end, where nearly everything that
+	// one may find has its mark.
+	probeWindow = 8 << 20
+	// probeSamples are read in between, one sector in each of as many equal parts, where nobody can
+	// tell beforehand: what fills a thousandth of the device, wherever it is, is missed once in
+	// e^probeSamples/1000 times.
+	probeSamples = 4096
+	// probeAtOnce reads are under way at a time: a device on a network takes about a millisecond
+	// for each.
+	probeAtOnce = 32
+)
+
+// IsBlank tells whether a device holds nothing, so that it may be formatted;
+// otherwise what it holds. Of an image file every byte counts that was ever
+// written; what is zero is taken for blank. A block device of more than 256 MiB is
+// sampled: its beginning, its end, the places of everything that libblkid knows,
+// and 4096 sectors at random. Who keeps elsewhere that a device was formatted
+// must not ask this: a device that was wiped is blank.
+func IsBlank(dev device.Device) (blank bool, what string, err error) {
+	what, err = probe(dev)
+	return what == "" && err == nil, what, err
+}
+
+// IsUnfinished tells whether a device holds nothing but what a Format leaves that
+// was cut off: no header, and outside of the places that Format writes to nothing
+// at all. Whoever asks knows that one was begun, on a device that was blank.
+func IsUnfinished(dev device.Device) (bool, error) {
+	hs, err := readHeaders(dev)
+	if err != nil {
+		return false, err
+	}
+	if hs.Copy[0] != nil || hs.Copy[1] != nil || errors.Is(errors.Join(hs.Err[:]...), ErrNewerFormat) {
+		return false, nil
+	}
+	size, err := dev.Size()
+	if err != nil {
+		return false, err
+	}
+	// Format leaves zeros, or a torn header of ours, where small things of others lie: a partition
+	// table, a swap header.
+	small := slices.DeleteFunc(slices.Clone(marks), func(m mark) bool { return m.off < 0 || m.off >= layout.HeaderBytes })
+	if what, err := named(dev, size, small); what != "" || err != nil {
+		return false, err
+	}
+	off, err := (&prober{dev: dev, size: size, skip: formatPlaces(size)}).find()
+	return off < 0 && err == nil, err
+}
+
+// formatData is more than Format writes behind the log: trees of a volume with one directory,
+// twice.
+const formatData = 1 << 20
+
+// formatPlaces are where Format writes, on a device of a size: headers and roots, and behind the
+// log.
+func formatPlaces(size int64) []span {
+	const head = layout.HeaderBytes + layout.RootArrayBytes
+	data := layout.LogOff + layout.LogBytes(size)
+	return []span{{layout.HeaderOffsetA, layout.HeaderOffsetA + head}, {layout.HeaderOffsetB, layout.HeaderOffsetB + head}, {data, data + formatData}}
+}
+
+// probe names what a device holds; "" when it is blank.
+func probe(dev device.Device) (what string, err error) {
+	size, err := dev.Size()
+	if err != nil {
+		return "", err
+	}
+	off, err := (&prober{dev: dev, size: size}).find()
+	if off < 0 || err != nil {
+		return "", err
+	}
+	if what, err = named(dev, size, ours); what != "" || err != nil {
+		return what, err
+	}
+	if what, err = foreign(dev, size); what != "" || err != nil {
+		return what, err
+	}
+	return fmt.Sprintf("unknown data, at byte %d for one", off), nil
+}
+
+// span is a range of bytes.
+type span struct{ from, to int64 }
+
+// prober looks for anything but zeros.
+type prober struct {
+	dev  device.Device
+	size int64
+	skip []span // ranges, of whole sectors, that do not count
+}
+
+// find returns the offset of a byte that is not zero, -1 if there is none.
+func (p *prober) find() (int64, error) {
+	if a, ok := p.dev.(device.Allocated); ok {
+		off, err := p.findAllocated(a)
+		if !errors.Is(err, device.ErrNotSupported) {
+			return off, err
+		}
+	}
+	if p.size <= probeWhole {
+		return p.findIn(span{0, p.size})
+	}
+	for _, s := range []span{{0, probeWindow}, {(p.size - probeWindow) &^ (layout.SectorBytes - 1), p.size}} {
+		if off, err := p.findIn(s); off >= 0 || err != nil {
+			return off, err
+		}
+	}
+	return p.findSampled(append(p.known(), p.secret()...))
+}
+
+// findAllocated looks at all that was written.
+func (p *prober) findAllocated(a device.Allocated) (int64, error) {
+	for at := int64(0); at < p.size; {
+		from, to, err := a.NextData(at)
+		if errors.Is(err, io.EOF) || err == nil && from >= p.size {
+			return -1, nil
+		}
+		if err != nil {
+			return -1, err
+		}
+		from &^= layout.SectorBytes - 1
+		if off, err := p.findIn(span{from, min(to, p.size)}); off >= 0 || err != nil {
+			return off, err
+		}
+		at = max(to, at+1)
+	}
+	return -1, nil
+}
+
+// known are the sectors of the marks.
+func (p *prober) known() (offs []int64) {
+	for _, m := range append(moving(p.size), marks...) {
+		if off, ok := m.at(p.size); ok && off >= probeWindow && off < p.size-probeWindow {
+			offs = append(offs, off&^(layout.SectorBytes-1))
+		}
+	}
+	return offs
+}
+
+// secret are sectors at random: one that nobody can know in each part of the device.
+func (p *prober) secret() (offs []int64) {
+	var seed [32]byte
+	crand.Read(seed[:]) // never fails (crypto/rand)
+	rng := rand.New(rand.NewChaCha8(seed))
+	sectors := p.size / layout.SectorBytes
+	for i := range int64(probeSamples) {
+		from, to := sectors*i/probeSamples, sectors*(i+1)/probeSamples
+		offs = append(offs, (from+rng.Int64N(to-from))*layout.SectorBytes)
+	}
+	return offs
+}
+
+// findSampled looks at single sectors.
+func (p *prober) findSampled(offs []int64) (int64, error) {
+	found := make([]int64, len(offs))
+	var g errgroup.Group
+	g.SetLimit(probeAtOnce)
+	for i, off := range offs {
+		g.Go(func() (err error) {
+			found[i], err = p.findIn(span{off, off + layout.SectorBytes})
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return -1, err
+	}
+	for _, off := range found {
+		if off >= 0 {
+			return off, nil
+		}
+	}
+	return -1, nil
+}
+
+// probePiece is how much is read at a time.
+const probePiece = 1 << 20
+
+var zeroPiece = make([]byte, probePiece)
+
+// findIn is find in a range that begins with a sector.
+func (p *prober) findIn(s span) (int64, error) {
+	for _, s := range s.without(p.skip) {
+		b := device.AlignedBytes(int(min(probePiece, (s.to-s.from+layout.SectorBytes-1)&^(layout.SectorBytes-1))))
+		for off := s.from; off < s.to; {
+			n, err := readUpTo(p.dev, b, off)
+			if err != nil {
+				return -1, err
+			}
+			n = int(min(int64(n), s.to-off))
+			if n == 0 {
+				break // the device has become smaller
+			}
+			if !bytes.Equal(b[:n], zeroPiece[:n]) {
+				return off + int64(slices.IndexFunc(b[:n], func(c byte) bool { return c != 0 })), nil
+			}
+			off += int64(n)
+		}
+	}
+	return -1, nil
+}
+
+// without is what is left of a range.
+func (s span) without(skip []span) (left []span) {
+	for _, k := range skip {
+		if k.to <= s.from || k.from >= s.to {
+			continue
+		}
+		if k.from > s.from {
+			left = append(left, span{s.from, k.from})
+		}
+		if s.from = k.to; s.from >= s.to {
+			return left
+		}
+	}
+	return append(left, s)
+}
+
+// readUpTo reads whole sectors, or what there is of them at the end of the device.
+func readUpTo(dev device.Device, b []byte, off int64) (int, error) {
+	n, err := dev.ReadAt(b, off)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return n, fmt.Errorf("%w: read at %d: %w", vfs.ErrIO, off, err)
+	}
+	return n, nil
+}

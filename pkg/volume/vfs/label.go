@@ -1,0 +1,36 @@
+package vfs
+
+import (
+	"errors"
+	"strings"
+)
+
+// LabelXattr is the attribute of the root directory that holds the label of a volume.
+const LabelXattr = "trusted.sealvol.label"
+
+// MaxLabelBytes bounds a label: FSLABEL_MAX of Linux, less the NUL.
+const MaxLabelBytes = 255
+
+// Label returns the label of a volume, "" if it has none.
+func Label(fs FS) (string, error) {
+	b, err := fs.GetXattr(RootIno, LabelXattr)
+	if errors.Is(err, ErrNoXattr) {
+		return "", nil
+	}
+	return string(b), err
+}
+
+// SetLabel gives a volume a label, or takes it away ("").
+func SetLabel(fs FS, req *Req, label string) error {
+	if len(label) > MaxLabelBytes || strings.ContainsAny(label, "\x00\n") {
+		return ErrInvalid
+	}
+	if label != "" {
+		return fs.SetXattr(req, RootIno, LabelXattr, []byte(label), 0)
+	}
+	err := fs.RemoveXattr(req, RootIno, LabelXattr)
+	if errors.Is(err, ErrNoXattr) {
+		return nil
+	}
+	return err
+}
