@@ -330,7 +330,9 @@ func (v *Volume) releaseOlder() error {
 		v.fail(err)
 		return err
 	}
-	v.state.slot = slot // both hold it; the reference takes B
+	if !idle { // else the slot still has the older root, or none: the next commit takes it
+		v.state.slot = slot // both hold it; the reference takes B
+	}
 	v.retire(append(v.quarantine, drops...))
 	v.quarantine = nil
 	for len(v.retired) > 0 {

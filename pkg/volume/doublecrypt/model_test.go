@@ -392,7 +392,13 @@ func crashOnce(t *testing.T, rng *rand.Rand, dev *device.Mem, key *crypto.Double
 // TestCrashEveryWrite cuts at every single write and flush of one history, in all
 // three ways.
 func TestCrashEveryWrite(t *testing.T) {
-	seed := testSeed(t)
+	crashEveryWrite(t, testSeed(t))
+	// A full volume that had nothing to release took its only root's slot for the next one.
+	crashEveryWrite(t, 1796037139787001448)
+}
+
+func crashEveryWrite(t *testing.T, seed uint64) {
+	t.Helper()
 	const block = 1000 // pointers cross the 512 bytes at which writes tear
 	for cut := 1; ; cut++ {
 		rng := rand.New(rand.NewPCG(seed, 0))
