@@ -14,6 +14,7 @@ HELM           ?= $(CLUSTER_CACHE)/bin/helm
 # How long the open-ended targets run.
 FUZZ_RUNS    ?= 20000
 CRASH_ROUNDS ?= 20
+HOSTILE_TIME ?= 2m
 
 # Folders whose tests need root, /dev/fuse or loop devices. All others need
 # neither root nor network.
@@ -43,7 +44,7 @@ commands        = $(filter-out %/libdoublecrypt %/libselfenc,$(filter $(MODULE)/
 
 .DEFAULT_GOAL := help
 .PHONY: images check-images cluster-build cluster-up cluster-down e2e e2e-upstream e2e-upstream-short
-.PHONY: help setup build test unit race vectors fuzz cuts crash fuse sanity interop judges libdoublecrypt libselfenc ec2 bench-ebs moto nvme list lint fmt generate check-generated demo bench bench-selfenc clean
+.PHONY: help setup build test unit race vectors fuzz hostile cuts crash fuse sanity interop judges libdoublecrypt libselfenc ec2 bench-ebs moto nvme list lint fmt generate check-generated demo bench bench-selfenc clean
 
 help: ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -60,6 +61,7 @@ test: ## everything that CI runs
 	@.ci/setup interop
 	$(MAKE) build lint check-generated
 	$(MAKE) unit vectors cuts
+	$(MAKE) hostile HOSTILE_TIME=2m
 	$(MAKE) python interop
 	$(MAKE) sanity fuse envtest
 	$(MAKE) moto nvme
@@ -82,6 +84,9 @@ vectors: $(VENV)/ready ## golden vectors, and fresh output, against the independ
 
 fuzz: ## every fuzz target for FUZZ_RUNS inputs (seeds are part of unit)
 	@.ci/fuzz $(FUZZ_RUNS)
+
+hostile: ## volumes that somebody with the key has forged, for HOSTILE_TIME; HOSTILE_FLAGS="-hostile.seed N -hostile.time 0" repeats a case
+	$(GO) test -count=1 -timeout 0 -v -run '^TestHostile$$' ./pkg/volume -hostile.time $(HOSTILE_TIME) $(HOSTILE_FLAGS)
 
 cuts: ## the crash models: 20,000 power cuts, 10,000 with anchors, 5,000 with snapshots; seeds are printed
 	$(GO) test -count=1 -timeout 30m -v -run '^TestCrash$$' ./pkg/volume -crash.cuts 20000

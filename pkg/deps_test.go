@@ -20,6 +20,7 @@ const module = "github.com/sealvol/sealvol/"
 // packages of test helpers (…test).
 var allowed = map[string][]string{
 	"pkg/crypto":                   {},
+	"pkg/crypto/forgetest":         {"pkg/crypto"},
 	"pkg/volume/vfs":               {},
 	"pkg/volume/vfs/vfstest":       {"pkg/volume/internal/posixacl", "pkg/volume/vfs"},
 	"pkg/volume/device":            {},
@@ -83,7 +84,7 @@ var confined = map[string][]string{
 	"github.com/spf13/pflag":                                   {"cmd"},
 	"github.com/vbauerster/mpb/v8":                             {"cmd"},
 	"github.com/zeebo/blake3":                                  {"pkg/crypto"},
-	"golang.org/x/crypto":                                      {"pkg/crypto"},
+	"golang.org/x/crypto":                                      {"pkg/crypto", "pkg/crypto/forgetest"},
 	"golang.org/x/crypto/x509roots/fallback":                   {"cmd"},
 	"golang.org/x/sync":                                        {"*"},
 	"golang.org/x/sys":                                         {"*"},

@@ -38,8 +38,11 @@ func (r *roomy) Write(req *vfs.Req, ino vfs.Ino, off uint64, data []byte, kill b
 	return n, err
 }
 
-// Fallocate implements vfs.FS: discards and writes of zeros.
+// Fallocate implements vfs.FS: discards and writes of zeros. Zeros are a hole: nothing is reserved of what has room by its size.
 func (r *roomy) Fallocate(req *vfs.Req, ino vfs.Ino, mode uint32, off, length uint64) error {
+	if mode == vfs.FallocZeroRange|vfs.FallocKeepSize {
+		mode = vfs.FallocPunchHole | vfs.FallocKeepSize
+	}
 	return r.room(func() error { return r.FS.Fallocate(req, ino, mode, off, length) })
 }
 

@@ -180,6 +180,7 @@ type converter struct {
 	entries    int
 	bytes      uint64 // of all files
 	done       uint64
+	walk       *walker // of all directories
 }
 
 var convertReq = &vfs.Req{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
@@ -236,6 +237,14 @@ func (c *converter) copyInto(v *volume.Volume, mark string) error {
 	return v.Sync(vfs.RootIno)
 }
 
+// walker is the one of all directories, so that it knows those that it is in.
+func (c *converter) walker() *walker {
+	if c.walk == nil {
+		c.walk = &walker{fs: c.src}
+	}
+	return c.walk
+}
+
 // directory copies what is in one, and its times last.
 func (c *converter) directory(from, to vfs.Ino, path string) error {
 	dir, err := c.src.GetAttr(from)
@@ -243,7 +252,7 @@ func (c *converter) directory(from, to vfs.Ino, path string) error {
 		return fmt.Errorf("%s: %w", printable(path), err)
 	}
 	e := &entry{path: path, attr: dir}
-	err = (&walker{fs: c.src}).children(e, func(child *entry) error {
+	err = c.walker().children(e, func(child *entry) error {
 		if err := c.entry(child, to); err != nil {
 			return fmt.Errorf("%s: %w", printable(child.path), err)
 		}
@@ -349,7 +358,7 @@ func (c *converter) same(a, b vfs.Ino, path string) error {
 	if e.attr, err = c.src.GetAttr(a); err != nil {
 		return err
 	}
-	err = (&walker{fs: c.src}).children(e, func(child *entry) error {
+	err = c.walker().children(e, func(child *entry) error {
 		names++
 		at, err := c.dst.Lookup(b, child.name)
 		switch {

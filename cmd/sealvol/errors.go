@@ -81,6 +81,7 @@ var hints = []struct {
 	{volume.ErrHeader, "run `sealvol fsck`; make a copy of the device before anything else"},
 	{volume.ErrNoRoot, "no state of the volume can be read: restore a copy of the device"},
 	{volume.ErrLogDamaged, "what was acknowledged can not be replayed: make a copy of the device and run `sealvol fsck`"},
+	{volume.ErrMemory, "mount it with a larger --memory; if it was not cleanly unmounted, a read-write mount needs less than a read-only one"},
 	{vfs.ErrCorrupt, "run `sealvol fsck`, which names what is damaged"},
 	{vfs.ErrIO, "look at the kernel's log for errors of the device"},
 	{selfenc.ErrKey, "check that this is the tenant secret that encrypted it"},

@@ -79,6 +79,8 @@ type fsckCounts struct {
 	Nodes     uint64 `json:"nodes"`
 	UsedBytes uint64 `json:"usedBytes"`
 	FreeBytes uint64 `json:"freeBytes"`
+	// Of UsedBytes, what files have reserved and not taken.
+	ReservedBytes uint64 `json:"reservedBytes"`
 }
 
 func fsck(w io.Writer, o *fsckOptions, path string) error {
@@ -154,7 +156,9 @@ func (r *fsckReport) fill(c *volume.CheckReport) {
 	}
 	r.ProblemCount = c.Total
 	n := &c.Counts
-	r.Counts = fsckCounts{n.Inodes, n.Names, n.Extents, n.Nodes, n.UsedSectors * sectorBytes, n.FreeSectors * sectorBytes}
+	free := n.FreeSectors + n.FreedSectors
+	reserved := min(n.ReservedSectors, free)
+	r.Counts = fsckCounts{n.Inodes, n.Names, n.Extents, n.Nodes, (n.UsedSectors + reserved) * sectorBytes, (free - reserved) * sectorBytes, reserved * sectorBytes}
 }
 
 func (r *fsckReport) text(w io.Writer) error {
@@ -175,8 +179,12 @@ func (r *fsckReport) text(w io.Writer) error {
 	case r.NeedsReplay:
 		state = "clean; the log waits for replay at the next mount"
 	}
-	say(out, "%s: %s; generation %d, %d inodes, %d names, %s used, %s free\n", r.Device, state, r.Generation,
-		r.Counts.Inodes, r.Counts.Names, formatSize(int64(r.Counts.UsedBytes)), formatSize(int64(r.Counts.FreeBytes)))
+	reserved := ""
+	if n := r.Counts.ReservedBytes; n > 0 {
+		reserved = fmt.Sprintf(" (%s of it reserved)", formatSize(int64(n)))
+	}
+	say(out, "%s: %s; generation %d, %d inodes, %d names, %s used%s, %s free\n", r.Device, state, r.Generation,
+		r.Counts.Inodes, r.Counts.Names, formatSize(int64(r.Counts.UsedBytes)), reserved, formatSize(int64(r.Counts.FreeBytes)))
 	if !r.Clean {
 		say(os.Stderr, "  make a copy of the device; `sealvol cp` copies out what can be read\n")
 	}

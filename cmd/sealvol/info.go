@@ -98,6 +98,7 @@ type stateInfo struct {
 	DataBytes  int64  `json:"dataBytes"`
 	UsedBytes  int64  `json:"usedBytes"`
 	FreeBytes  int64  `json:"freeBytes"`
+	Reserved   int64  `json:"reservedBytes"`
 	Inodes     uint64 `json:"inodes"`
 	Label      string `json:"label,omitempty"`
 	Generation uint64 `json:"generation"`
@@ -186,7 +187,7 @@ func bitNumbers(w uint64) []int {
 }
 
 func stateReport(i *volume.RootInfo, inUse bool) *stateInfo {
-	s := &stateInfo{KeySlot: i.Slot, SizeBytes: i.SizeBytes, DataBytes: i.DataBytes, UsedBytes: i.DataBytes - i.FreeBytes, FreeBytes: i.FreeBytes,
+	s := &stateInfo{KeySlot: i.Slot, SizeBytes: i.SizeBytes, DataBytes: i.DataBytes, UsedBytes: i.DataBytes - i.FreeBytes, FreeBytes: i.FreeBytes, Reserved: i.ReservedBytes,
 		Inodes: i.Inodes, Generation: i.Generation, MountEpoch: i.MountEpoch, Clean: i.Clean, Log: logEmpty,
 		LogBytes: i.LogBytes, LogRecords: i.LogRecords, BadRoots: i.BadRoots, Label: i.Label}
 	switch {
@@ -255,6 +256,9 @@ func (r *infoReport) text() string {
 		}
 		line("Size", "%s, %s for files and metadata", formatSize(s.SizeBytes), formatSize(s.DataBytes))
 		line("Used", "%s, %s free, %d inodes", formatSize(s.UsedBytes), formatSize(s.FreeBytes), s.Inodes)
+		if s.Reserved > 0 {
+			line("Reserved", "%s of what is used, for ranges of files (fallocate)", formatSize(s.Reserved))
+		}
 		line("Generation", "%d, mounted for writing %d times", s.Generation, s.MountEpoch)
 		line("Log", "%s", s.logText())
 		if len(s.BadRoots) > 0 {

@@ -101,11 +101,20 @@ func checkName(name string) error {
 // walker walks trees in bounded memory.
 type walker struct {
 	fs   vfs.FS
-	held int // entries in memory, of all directories being walked
+	held int       // entries in memory, of all directories being walked
+	way  []vfs.Ino // these directories, from the first one down
 }
+
+// errInside is a directory that lies below itself, which no volume makes.
+var errInside = errors.New("the directory lies inside itself")
 
 // children calls fn for each entry of a directory.
 func (w *walker) children(dir *entry, fn func(e *entry) error) error {
+	if slices.Contains(w.way, dir.attr.Ino) {
+		return fmt.Errorf("%s: %w: %w", printable(dir.path), errInside, vfs.ErrCorrupt)
+	}
+	w.way = append(w.way, dir.attr.Ino)
+	defer func() { w.way = w.way[:len(w.way)-1] }()
 	var all []entry
 	var cookie uint64
 	for sorted, end := true, false; !end; {

@@ -40,6 +40,9 @@ var (
 	ErrQuota = errors.New("quota used up for now")
 	// ErrUnavailable: the backend does not answer, or cannot do this at the moment. Repeat it.
 	ErrUnavailable = errors.New("the backend is not available")
+	// ErrDenied: the backend's owner does not let this driver do it, and nothing was done. Somebody
+	// must allow it.
+	ErrDenied = errors.New("not allowed")
 	// ErrDamaged: the volume's device or its record is missing, foreign or not what it should be.
 	// Nothing is repaired by guessing.
 	ErrDamaged = errors.New("volume is damaged")

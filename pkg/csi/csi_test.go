@@ -99,6 +99,14 @@ func TestReadOnly(t *testing.T) {
 			t.Fatal(m.Options)
 		}
 	}
+	// Set-user-ID programs and devices: not at the staging directory, and in a pod unless it is said.
+	for dir, want := range map[string]bool{v.staging(): true, v.target("rw"): false} {
+		for _, m := range mountertest.Below(dir) {
+			if strings.Contains(m.Options, "nosuid") != want || strings.Contains(m.Options, "nodev") != want {
+				t.Errorf("%s: %s", dir, m.Options)
+			}
+		}
+	}
 	if err := os.WriteFile(v.target("rw/file"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -55,6 +55,7 @@ var grpcCodes = []struct {
 	{backend.ErrNotAttached, codes.FailedPrecondition},
 	{backend.ErrAttachedOtherwise, codes.AlreadyExists},
 	{backend.ErrBadToken, codes.Aborted}, // ListVolumes Errors: "Invalid starting_token"
+	{backend.ErrDenied, codes.PermissionDenied},
 	{backend.ErrDamaged, codes.DataLoss},
 	{backend.ErrUnavailable, codes.Unavailable},
 

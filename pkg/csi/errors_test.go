@@ -36,6 +36,7 @@ func TestBackendCodes(t *testing.T) {
 		"ErrBadToken":          {backend.ErrBadToken, codes.Aborted},
 		"ErrQuota":             {backend.ErrQuota, codes.ResourceExhausted},
 		"ErrUnavailable":       {backend.ErrUnavailable, codes.Unavailable},
+		"ErrDenied":            {backend.ErrDenied, codes.PermissionDenied},
 		"ErrDamaged":           {backend.ErrDamaged, codes.DataLoss},
 	}
 	f, err := parser.ParseFile(token.NewFileSet(), "../backend/backend.go", nil, 0)

@@ -47,8 +47,10 @@ func (*inflight) key(req any) string {
 		return "snapshot " + r.GetSnapshotId()
 	case *csi.ControllerModifyVolumeRequest:
 		return "modify " + r.GetVolumeId() // beside an expansion: the backend makes one modification of both
+	case *csi.ControllerExpandVolumeRequest:
+		return "expand " + r.GetVolumeId() // a cloud may take minutes for it, and no detachment may wait so long
 	case *csi.DeleteVolumeRequest, *csi.ControllerPublishVolumeRequest, *csi.ControllerUnpublishVolumeRequest,
-		*csi.ControllerExpandVolumeRequest, *csi.NodeStageVolumeRequest, *csi.NodeUnstageVolumeRequest,
+		*csi.NodeStageVolumeRequest, *csi.NodeUnstageVolumeRequest,
 		*csi.NodePublishVolumeRequest, *csi.NodeUnpublishVolumeRequest, *csi.NodeExpandVolumeRequest:
 		return "volume " + req.(interface{ GetVolumeId() string }).GetVolumeId()
 	}

@@ -27,6 +27,7 @@ type tunable struct {
 	snapshot backend.SnapshotSpec // guarded by mu
 	modified map[string]string    // guarded by mu
 	err      error                // guarded by mu; of Modify
+	fails    bool                 // guarded by mu; snapshots do
 }
 
 func (t *tunable) Parameter(key string) (own, mutable bool) {
@@ -54,8 +55,13 @@ func (t *tunable) Create(ctx context.Context, s backend.Spec) (backend.Volume, e
 func (t *tunable) CreateSnapshot(ctx context.Context, s backend.SnapshotSpec) (backend.Snapshot, error) {
 	t.mu.Lock()
 	t.snapshot = s
+	fails := t.fails
 	t.mu.Unlock()
-	return t.Backend.CreateSnapshot(ctx, s)
+	snap, err := t.Backend.CreateSnapshot(ctx, s)
+	if fails {
+		snap.State, snap.Message = backend.SnapshotFailed, "the key is not accessible"
+	}
+	return snap, err
 }
 
 // TestModify: a VolumeAttributesClass reaches the backend whole, what it cannot change is refused before that, and each kind of failure has its code.
@@ -153,4 +159,50 @@ func TestPurpose(t *testing.T) {
 	if want := (backend.Purpose{"volumesnapshot/name": "s", "volumesnapshot/namespace": "shop", "volumesnapshotcontent/name": "c"}); !maps.Equal(back.snapshot.For, want) {
 		t.Errorf("%v", back.snapshot.For)
 	}
+}
+
+// TestFailedSnapshot: a snapshot that failed stays so. The error says that, which, and what to do.
+func TestFailedSnapshot(t *testing.T) {
+	back := &tunable{fails: true}
+	r := newRigWith(t, csi.Options{Controller: back})
+	v := r.createWith("pvc", capability(writer))
+	for range 2 {
+		_, err := r.ctrl.CreateSnapshot(r.ctx(), &spec.CreateSnapshotRequest{Name: "s", SourceVolumeId: v.id})
+		wantCode(t, err, codes.FailedPrecondition)
+		if text := err.Error(); !strings.Contains(text, "the key is not accessible") || !strings.Contains(text, "delete it") {
+			t.Errorf("unclear: %v", err)
+		}
+	}
+}
+
+// TestExpandHoldsUpNobody: an expansion that lasts keeps out another one, but no detachment and no
+// attachment.
+func TestExpandHoldsUpNobody(t *testing.T) {
+	r := newRig(t)
+	v := r.create("pvc-1", multiWriter)
+	wantCode(t, v.attach(false), codes.OK)
+	reached, release := make(chan bool), make(chan bool)
+	r.setHook(func(step string) {
+		if step == "expand" {
+			reached <- true
+			<-release
+		}
+	})
+	expand := func() error {
+		_, err := r.ctrl.ControllerExpandVolume(r.ctx(), &spec.ControllerExpandVolumeRequest{VolumeId: v.id, CapacityRange: &spec.CapacityRange{RequiredBytes: 2 * size}})
+		return err
+	}
+	detach := func() error {
+		_, err := r.ctrl.ControllerUnpublishVolume(r.ctx(), &spec.ControllerUnpublishVolumeRequest{VolumeId: v.id, NodeId: node})
+		return err
+	}
+	first := make(chan error)
+	go func() { first <- expand() }()
+	<-reached
+	wantCode(t, expand(), codes.Aborted)
+	wantCode(t, detach(), codes.OK)
+	wantCode(t, v.attach(false), codes.OK)
+	r.setHook(nil)
+	release <- true
+	wantCode(t, <-first, codes.OK)
 }

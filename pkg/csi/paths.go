@@ -132,9 +132,10 @@ func topAt(path string) (*mountinfo.Info, error) {
 	return infos[len(infos)-1], nil
 }
 
-// attributes of a mount that a publish sets. readOnly adds to the flags.
+// attributes of a mount that a publish sets. readOnly adds to the flags. The staging mount allows
+// neither set-user-ID programs nor devices; a publication allows both unless the flags say otherwise.
 func attributes(flags []string, readOnly bool) *unix.MountAttr {
-	a := &unix.MountAttr{}
+	a := &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
 	if readOnly || slices.Contains(flags, "ro") {
 		a.Attr_set |= unix.MOUNT_ATTR_RDONLY
 	}
@@ -172,10 +173,8 @@ func bind(staging, target *os.File, attr *unix.MountAttr) error {
 		return fmt.Errorf("clone the staging mount: %w", err)
 	}
 	defer unix.Close(tree)
-	if attr.Attr_set|attr.Attr_clr != 0 {
-		if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, attr); err != nil {
-			return fmt.Errorf("set mount attributes: %w", err)
-		}
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, attr); err != nil {
+		return fmt.Errorf("set mount attributes: %w", err)
 	}
 	if err := unix.MoveMount(tree, "", int(target.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
 		return fmt.Errorf("mount at the target: %w", err)

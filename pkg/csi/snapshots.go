@@ -90,7 +90,7 @@ func (s *controllerServer) CreateSnapshot(ctx context.Context, r *csi.CreateSnap
 		return nil, fmt.Errorf("create snapshot: %w", err)
 	}
 	if snap.State == backend.SnapshotFailed {
-		return nil, fmt.Errorf("create snapshot: it failed and must be deleted: %s", snap.Message)
+		return nil, fmt.Errorf("create snapshot: %w: snapshot %s failed and has no data; delete it and make another: %s", errPrecondition, snap.ID, snap.Message)
 	}
 	s.hook("snapshot made")
 	return &csi.CreateSnapshotResponse{Snapshot: snapshot(snap)}, nil

@@ -139,9 +139,6 @@ func (c *attachCall) run() (loopReply, error) {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return loopReply{}, fmt.Errorf("raw block file: %w", err)
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return loopReply{}, fmt.Errorf("%w: the volume's root has something that is no file in place of the raw block device's", ErrDamaged)
-	}
 	r := loopReply{SizeBytes: st.Size}
 	if st.Size < c.SizeBytes && !c.ReadOnly {
 		if err := f.Truncate(c.SizeBytes); err != nil {
@@ -172,17 +169,36 @@ func (c *attachCall) open() (*os.File, error) {
 		return nil, fmt.Errorf("raw block file: %w", err)
 	}
 	defer unix.Close(dir)
-	flags, mode := unix.O_RDONLY, uint32(0)
-	if !c.ReadOnly {
-		flags, mode = unix.O_RDWR|unix.O_CREAT, 0o600
+	// By its path alone first: in place of the file the image may have a device, whose driver would
+	// notice an open.
+	const flags = unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	path, err := unix.Openat(dir, rawFile, flags, 0)
+	if errors.Is(err, unix.ENOENT) && !c.ReadOnly {
+		if err := unix.Mknodat(dir, rawFile, unix.S_IFREG|0o600, 0); err != nil && !errors.Is(err, unix.EEXIST) {
+			return nil, fmt.Errorf("raw block file: %w", err)
+		}
+		path, err = unix.Openat(dir, rawFile, flags, 0)
 	}
-	fd, err := unix.Openat(dir, rawFile, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, mode)
-	switch {
-	case errors.Is(err, unix.ENOENT):
+	if errors.Is(err, unix.ENOENT) {
 		return nil, ErrNoBlockFile
-	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EISDIR):
+	}
+	if err != nil {
+		return nil, fmt.Errorf("raw block file: %w", err)
+	}
+	defer unix.Close(path)
+	var st unix.Stat_t
+	if err := unix.Fstat(path, &st); err != nil {
+		return nil, fmt.Errorf("raw block file: %w", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, fmt.Errorf("%w: the volume's root has something that is no file in place of the raw block device's", ErrDamaged)
-	case err != nil:
+	}
+	how := unix.O_RDWR
+	if c.ReadOnly {
+		how = unix.O_RDONLY
+	}
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", path), how|unix.O_CLOEXEC, 0)
+	if err != nil {
 		return nil, fmt.Errorf("raw block file: %w", err)
 	}
 	return os.NewFile(uintptr(fd), rawFile), nil

@@ -566,7 +566,7 @@ func (m *Mounter) mount(ctx context.Context, v *volume, r MountRequest, loops *[
 		return err
 	}
 	m.opt.Hook("mount")
-	if err := p.withFuse(func(f *os.File) error { return mountFuse(f, r.Source, m.fusePath(v.rec), r.ReadOnly) }); err != nil {
+	if err := p.withFuse(func(f *os.File) error { return mountFuse(f, r.Source, m.fusePath(v.rec), r.ReadOnly, r.Block != nil) }); err != nil {
 		return err
 	}
 	m.link(v.rec, dir)

@@ -69,16 +69,21 @@ func tune(target string) {
 	_ = os.WriteFile(bdi+"max_ratio", []byte(strconv.Itoa(maxRatio)), 0)
 }
 
-// mountFuse makes the mount. The target is opened first so that what was checked is what is mounted on.
-func mountFuse(fuse *os.File, source, target string, readOnly bool) error {
+// mountFuse makes the mount. The target is opened first so that what was checked is what is mounted
+// on. Nobody but a publication needs set-user-ID programs or devices of a volume, which may be hostile,
+// and nobody runs programs from a hidden mount.
+func mountFuse(fuse *os.File, source, target string, readOnly, hidden bool) error {
 	fd, err := unix.Openat2(unix.AT_FDCWD, target, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
 	if err != nil {
 		return fmt.Errorf("open mount point: %w", err)
 	}
 	defer unix.Close(fd)
-	var flags uintptr
+	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV)
 	if readOnly {
 		flags |= unix.MS_RDONLY
+	}
+	if hidden {
+		flags |= unix.MS_NOEXEC
 	}
 	// allow_other: pods run as any user; default_permissions: the kernel checks modes and ACLs.
 	data := fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d,allow_other,default_permissions,max_read=%d", fuse.Fd(), os.Getuid(), os.Getgid(), maxReadBytes)

@@ -16,6 +16,11 @@ type cost struct {
 	urgent bool // frees space: may use the reserve
 	nested bool // the caller holds locks that granted operations may wait for
 	snaps  bool // frees what snapshots hold: may use all of the reserve
+
+	promised bool  // writes to reserved sectors only: may use what is held for them
+	hold     int64 // sectors that reserved ranges will be owed, and their metadata
+	promises int   // 1: makes or changes reserved ranges; not while a snapshot is taken
+	pins     int   // 1: takes a snapshot, which will owe all ranges; not beside promises
 }
 
 // opQuads covers the tree pages that an operation on a few keys dirties: two
@@ -100,6 +105,9 @@ func (a *admission) done(c cost) {
 	a.granted.pages -= c.pages
 	a.granted.ring -= c.ring
 	a.granted.quads -= c.quads
+	a.granted.hold -= c.hold
+	a.granted.promises -= c.promises
+	a.granted.pins -= c.pins
 	a.active--
 	a.cond.Broadcast()
 }
@@ -108,6 +116,7 @@ type verdict int
 
 const (
 	admitted   verdict = iota
+	waitOther          // somebody who is admitted stands in the way
 	waitFlush          // too many dirty pages
 	waitCommit         // ring or tree pages
 	waitSpace          // a commit may give space back
@@ -140,22 +149,46 @@ func (v *Volume) try(c cost) verdict {
 	if a.nodes+granted > a.maxNodes || a.inodes > maxIdle || v.space.FreedRuns()+int(v.snap.pendingRuns.Load()) > maxFreed {
 		return waitCommit
 	}
+	return v.tryRoom(c)
+}
+
+// tryRoom is try as far as it is about space. The caller holds adm.mu.
+func (v *Volume) tryRoom(c cost) verdict {
+	a := &v.adm
+	if c.pins > 0 && a.granted.promises > 0 || c.promises > 0 && a.granted.pins > 0 {
+		return waitOther
+	}
 	free, quads, waiting := v.space.Counts()
 	need := int64(a.pages + a.granted.pages + c.pages)
 	// A commit must be possible at any time: its pages, and what data takes of
 	// the same groups of four, are there now.
 	meta := v.meta(c)
-	if !c.snaps && v.snap.newest.Load() > 0 {
+	if c.promised {
+		if quads < meta || free-layout.QuadSectors*meta < need {
+			return waitSpace
+		}
+		return admitted
+	}
+	held, heldMeta := v.held(a.granted.pins+c.pins > 0)
+	held += a.granted.hold + c.hold
+	if c.snaps { // it brings back what a rollback owes
+		held, heldMeta = 0, 0
+	}
+	if !c.snaps && (v.snap.newest.Load() > 0 || held > 0) {
 		// With snapshots, deletes may take space and give none back. Some is left
-		// to delete snapshots.
+		// to delete snapshots, and to lend to writes of reserved ranges.
 		meta += a.reserve / 2
 	}
-	if quads < meta || free-layout.QuadSectors*meta < need {
+	if quads < meta+heldMeta/layout.QuadSectors || free-layout.QuadSectors*meta < need {
+		return waitSpace
+	}
+	// What is held for reserved ranges may wait for I3: it will be free.
+	if held > 0 && free+waiting-layout.QuadSectors*meta-held < need {
 		return waitSpace
 	}
 	// The reserve is for what commits use and give back, and for deletes; it is
 	// not for data. What waits for I3 will be free.
-	if !c.urgent && free+waiting-layout.QuadSectors*a.reserve < need {
+	if !c.urgent && free+waiting-layout.QuadSectors*a.reserve-held < need {
 		return waitSpace
 	}
 	return admitted
@@ -206,7 +239,12 @@ func (v *Volume) admit(c cost) error {
 			a.granted.pages += c.pages
 			a.granted.ring += c.ring
 			a.granted.quads += c.quads
+			a.granted.hold += c.hold
+			a.granted.promises += c.promises
+			a.granted.pins += c.pins
 			return nil
+		case waitOther:
+			a.cond.Wait()
 		case waitFlush:
 			v.flush.kick()
 			a.cond.Wait()
@@ -224,7 +262,7 @@ func (v *Volume) admit(c cost) error {
 			if a.admits != admits {
 				vain, admits = 0, a.admits
 			}
-			if vain == fullCommits || commits == 32*fullCommits {
+			if v.full(c, vain, commits) {
 				return vfs.ErrNoSpace
 			}
 			vain++
@@ -243,6 +281,18 @@ func (v *Volume) admit(c cost) error {
 			return err
 		}
 	}
+}
+
+// full tells whether to give up after commits that found no room, vain of them since
+// anybody else was admitted.
+func (v *Volume) full(c cost, vain, commits int) bool {
+	if (c.promised || c.urgent && !c.snaps && v.res.owed.Load() > 0) && v.freeing() {
+		return false // a rollback owes what ranges have, until what the old head had is free
+	}
+	if vain == fullCommits && !c.promised {
+		v.wantRestamp()
+	}
+	return vain == fullCommits || commits == 32*fullCommits
 }
 
 // reserveQuads is 1 % of the device, at least 16 MiB.

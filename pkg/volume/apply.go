@@ -116,6 +116,7 @@ func (v *Volume) applyCreate(op *layout.Op) error {
 	v.inoMu.Unlock()
 	err = v.fs.Update(func(w *tree.Writer) error {
 		if op.Name == "" {
+			v.reaper.orphaned(op.Ino)
 			return w.Put(orphanKey(op.Ino), nil)
 		}
 		if err := v.putName(w, op.Parent, op.Name, in); err != nil {
@@ -222,6 +223,7 @@ func (v *Volume) dropLink(w *tree.Writer, in *inode, t vfs.Timespec) error {
 	if in.attr.Nlink > 0 {
 		return nil
 	}
+	v.reaper.orphaned(in.ino)
 	return w.Put(orphanKey(in.ino), nil)
 }
 

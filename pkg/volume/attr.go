@@ -43,7 +43,7 @@ func (v *Volume) peekAttr(ino vfs.Ino) (vfs.Attr, error) {
 		}
 		return vfs.Attr{}, err
 	}
-	return vfsAttr(uint64(ino), &n, n.Flags&layout.InodeInline != 0, n.Sectors, 0), nil
+	return vfsAttr(uint64(ino), &n, n.Flags&layout.InodeInline != 0, n.Sectors, n.Vacant, 0), nil
 }
 
 // SetAttr implements vfs.FS.
@@ -51,30 +51,62 @@ func (v *Volume) SetAttr(req *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.Attr,
 	if *set == (vfs.SetAttr{}) {
 		return v.GetAttr(ino)
 	}
+	in, err := v.inode(ino)
+	if err != nil {
+		return vfs.Attr{}, err
+	}
+	defer v.table.put(in)
+	var a vfs.Attr
+	ends := func() []interval { // the sector that the new end cuts in two is written
+		if set.Size == nil || *set.Size%pageBytes == 0 || *set.Size > layout.MaxFileBytes {
+			return nil
+		}
+		return []interval{{*set.Size - 1, *set.Size}}
+	}
+	err = v.inReserved(in, ends, func(promised bool) (again bool, err error) {
+		if promised && set.Size != nil {
+			a, again, err = v.setAttr(req, in, set, append([]interval{}, ends()...))
+		} else {
+			a, _, err = v.setAttr(req, in, set, nil)
+		}
+		return again, err
+	})
+	return a, err
+}
+
+// setAttr is SetAttr; what it writes of data is reserved, if given. If that is not so any more
+// it does nothing: again.
+func (v *Volume) setAttr(req *vfs.Req, in *inode, set *vfs.SetAttr, reserved []interval) (a vfs.Attr, again bool, err error) {
 	_, dropped := v.dropStep()
-	c := cost{ring: 512, quads: 2*opQuads + dropped, pages: 2}
+	c := cost{ring: 512, quads: 2*opQuads + dropped, pages: 2, promised: reserved != nil}
 	// Cutting a file frees space, and needs the reserve when the volume is full.
 	c.urgent = set.Size != nil && *set.Size == 0 || set.Size == nil
 	if c.urgent {
 		c.pages = 0
 	}
 	if err := v.admit(c); err != nil {
-		return vfs.Attr{}, err
+		return vfs.Attr{}, false, err
 	}
 	defer v.adm.done(c)
-	in, err := v.inode(ino)
-	if err != nil {
-		return vfs.Attr{}, err
-	}
-	defer v.table.put(in)
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.dead {
-		return vfs.Attr{}, fmt.Errorf("inode %d: %w", ino, vfs.ErrStale)
+		return vfs.Attr{}, false, fmt.Errorf("inode %d: %w", in.ino, vfs.ErrStale)
 	}
 	if err := mayPut(in, set); err != nil {
-		return vfs.Attr{}, err
+		return vfs.Attr{}, false, err
 	}
+	if reserved != nil {
+		if ok, err := v.coversAll(in, reserved); err != nil || !ok {
+			return vfs.Attr{}, true, err
+		}
+	}
+	a, err = v.setAttrLocked(req, in, set)
+	return a, false, err
+}
+
+// setAttrLocked makes the change of SetAttr, which is admitted. The caller holds in.mu.
+func (v *Volume) setAttrLocked(req *vfs.Req, in *inode, set *vfs.SetAttr) (vfs.Attr, error) {
 	defer v.unload(in)
 	op := &layout.Op{Type: layout.OpSetAttr, Unique: req.Unique, Ino: in.ino, Time: vfs.Now()}
 	if set.Ctime != nil {
@@ -203,17 +235,18 @@ func (v *Volume) applyTruncate(in *inode, size uint64) error {
 	old := in.attr.Size
 	v.unpackInline(in, size)
 	v.touch(in)
-	if size >= old {
+	if size > old || size == old && !in.reserved.Load() {
 		return nil
 	}
+	// What is reserved beyond the end goes also where the size stays.
 	first := (size + pageBytes - 1) / pageBytes
 	if err := v.cutBlocks(in, first, 1<<62); err != nil {
 		return err
 	}
-	if size%pageBytes != 0 {
+	if size < old && size%pageBytes != 0 {
 		v.zeroPage(in, size/pageBytes, int(size%pageBytes), pageBytes)
 	}
-	return v.cutExtents(in, first, 1<<62)
+	return v.cutExtents(in, first)
 }
 
 // zeroPage clears bytes [from, to) of a page in memory and makes it dirty; a
@@ -233,24 +266,20 @@ func (v *Volume) zeroPage(in *inode, sector uint64, from, to int) {
 	v.markDirty(in, sector)
 }
 
-// cutExtents removes a step of the extents in [from, to) sectors. If more are
-// left, the inode becomes an orphan until cutRest is done with it; that is for
-// truncation only, where everything beyond the size goes.
-func (v *Volume) cutExtents(in *inode, from, to uint64) error {
+// cutExtents removes a step of what lies beyond the end of a file that was cut, from
+// a sector on. If more is left, the inode becomes an orphan until cutRest is done with it.
+func (v *Volume) cutExtents(in *inode, from uint64) error {
 	return v.fs.Update(func(w *tree.Writer) error {
 		limit, _ := v.dropStep()
-		if to < 1<<62 {
-			limit = 0 // a hole: bounded by the caller
-		}
-		freed, done, err := v.dropExtents(w, in.ino, from, to, limit)
+		d, err := v.dropExtents(w, in, from, 1<<62, limit)
 		if err != nil {
 			return err
 		}
-		in.bmu.Lock()
-		in.sectors -= min(in.sectors, freed)
-		in.bmu.Unlock()
-		if done {
-			return nil
+		v.countDropped(in, d)
+		if d.done {
+			if d.done, err = v.unreserve(w, in, from, 1<<62, limit); err != nil || d.done {
+				return err
+			}
 		}
 		in.cutting = true
 		return w.Put(orphanKey(in.ino), nil)
@@ -279,18 +308,22 @@ func (v *Volume) cutRest(in *inode) error {
 // cutMore removes a step of what lies beyond the end of a file.
 func (v *Volume) cutMore(in *inode) error {
 	first := (in.attr.Size + pageBytes - 1) / pageBytes
+	reserved := in.reserved.Load()
 	return v.fs.Update(func(w *tree.Writer) error {
 		step, _ := v.dropStep()
-		freed, done, err := v.dropExtents(w, in.ino, first, 1<<62, step)
+		d, err := v.dropExtents(w, in, first, 1<<62, step)
 		if err != nil {
 			return err
 		}
-		in.bmu.Lock()
-		in.sectors -= min(in.sectors, freed)
-		in.bmu.Unlock()
-		v.touch(in)
-		if !done {
-			return nil
+		v.countDropped(in, d)
+		if d.sectors > 0 || reserved { // of many orphans there is nothing to cut
+			v.touch(in)
+		}
+		if d.done {
+			d.done, err = v.unreserve(w, in, first, 1<<62, step)
+		}
+		if err != nil || !d.done {
+			return err
 		}
 		in.cutting = false
 		if in.attr.Nlink > 0 {
@@ -315,141 +348,6 @@ func (v *Volume) inGate(fn func() error) error {
 	}
 	v.adm.changed()
 	return nil
-}
-
-// Fallocate implements vfs.FS. Space is not set aside: sealed data goes to new
-// places anyway. Without FallocPunchHole or FallocZeroRange it fails if the
-// volume could not hold the range now, and extends the file.
-func (v *Volume) Fallocate(req *vfs.Req, ino vfs.Ino, mode uint32, off, length uint64) error {
-	if err := v.isFile(ino); err != nil {
-		return err
-	}
-	punch, zero := mode&vfs.FallocPunchHole != 0, mode&vfs.FallocZeroRange != 0
-	switch {
-	case length == 0:
-		return vfs.ErrInvalid
-	case off > layout.MaxFileBytes || length > layout.MaxFileBytes-off:
-		return vfs.ErrFileTooBig
-	case mode&^(vfs.FallocKeepSize|vfs.FallocPunchHole|vfs.FallocZeroRange) != 0 || punch && zero:
-		return vfs.ErrNotSupported
-	case punch && mode&vfs.FallocKeepSize == 0:
-		return vfs.ErrNotSupported
-	}
-	_, dropped := v.dropStep()
-	c := cost{ring: 256, quads: opQuads + dropped, pages: 2}
-	if err := v.admit(c); err != nil {
-		return err
-	}
-	defer v.adm.done(c)
-	in, err := v.inode(ino)
-	if err != nil {
-		return err
-	}
-	defer v.table.put(in)
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if err := v.regular(in); err != nil {
-		return err
-	}
-	if err := mayAllocate(in, mode); err != nil {
-		return err
-	}
-	if err := v.cutRest(in); err != nil {
-		return err
-	}
-	if !punch && !zero && int64((length+pageBytes-1)/pageBytes) > v.available() {
-		return vfs.ErrNoSpace
-	}
-	defer v.unload(in)
-	end := off + length
-	if punch || zero {
-		if err := v.prepareWrite(in, off, end); err != nil {
-			return err
-		}
-	} else if err := v.loadSmall(in); err != nil {
-		return err
-	}
-	// A long hole is made in pieces, each an operation: between them the file
-	// is as if the call had been made for less.
-	for off < end {
-		n := end - off
-		if punch || zero {
-			stop, err := v.holeStep(in, off, end)
-			if err != nil {
-				return err
-			}
-			n = stop - off
-		}
-		op := &layout.Op{Type: layout.OpFallocate, Unique: req.Unique, Ino: in.ino, Time: vfs.Now(), Flags: mode, Off: off, Len: n}
-		if err := v.perform(op); err != nil {
-			return err
-		}
-		if off += n; off < end {
-			more := cost{ring: 256, quads: opQuads + dropped, urgent: true, nested: true}
-			if err := v.admit(more); err != nil {
-				return err
-			}
-			v.adm.done(more)
-		}
-	}
-	return nil
-}
-
-// holeStep returns where a hole from off has to stop so that it removes no
-// more extents than are dropped at a time.
-func (v *Volume) holeStep(in *inode, off, end uint64) (uint64, error) {
-	step, _ := v.dropStep()
-	es, err := v.extents(in.ino, off/pageBytes, (end+pageBytes-1)/pageBytes, step)
-	if err != nil {
-		return 0, wrap(err)
-	}
-	if len(es) < step {
-		return end, nil
-	}
-	return min(end, max(off+pageBytes, es[len(es)-1].end()*pageBytes)), nil
-}
-
-func (v *Volume) applyFallocate(in *inode, op *layout.Op) error {
-	end := op.Off + op.Len
-	size := in.attr.Size
-	if op.Flags&vfs.FallocKeepSize == 0 {
-		size = max(size, end)
-	}
-	v.unpackInline(in, size)
-	if op.Flags&(vfs.FallocPunchHole|vfs.FallocZeroRange) != 0 {
-		if err := v.punch(in, op.Off, end); err != nil {
-			return err
-		}
-	}
-	in.attr.Mtime, in.attr.Ctime = op.Time, op.Time
-	v.touch(in)
-	return nil
-}
-
-// punch makes [off, end) a hole; the sectors at both ends are in memory where
-// they keep something.
-func (v *Volume) punch(in *inode, off, end uint64) error {
-	a, b := (off+pageBytes-1)/pageBytes, end/pageBytes // whole sectors
-	if end >= in.attr.Size {
-		b = max(b, (in.attr.Size+pageBytes-1)/pageBytes)
-	}
-	if off/pageBytes == end/pageBytes && off%pageBytes != 0 {
-		v.zeroPage(in, off/pageBytes, int(off%pageBytes), int(end%pageBytes))
-		return nil
-	}
-	if off%pageBytes != 0 {
-		v.zeroPage(in, off/pageBytes, int(off%pageBytes), pageBytes)
-	}
-	if end%pageBytes != 0 && end/pageBytes >= b {
-		v.zeroPage(in, end/pageBytes, 0, int(end%pageBytes))
-	}
-	if a >= b {
-		return nil
-	}
-	if err := v.cutBlocks(in, a, b); err != nil {
-		return err
-	}
-	return v.cutExtents(in, a, b)
 }
 
 // SeekData implements vfs.FS.

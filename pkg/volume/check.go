@@ -59,8 +59,13 @@ type CheckCounts struct {
 	Names       uint64
 	Extents     uint64
 	Nodes       uint64 // of all trees, second copies not counted
-	UsedSectors uint64 // that the root refers to, system area included
+	UsedSectors uint64 // that the root refers to, system area included, but for FreedSectors
 	FreeSectors uint64 // clear bits of the bitmaps
+	// FreedSectors are in the free lists: set in the bitmaps, and free for all but
+	// the next commit or two.
+	FreedSectors uint64
+	// ReservedSectors are free, and kept for ranges that are reserved.
+	ReservedSectors uint64
 }
 
 // Check reads all of a volume and reports what is wrong with it. It writes
@@ -129,6 +134,7 @@ type checker struct {
 	in           inodeCheck
 
 	snap *snapCheck // nil: the volume never had a snapshot
+	res  reserveCheck
 
 	// Parts could not be read: what follows from them can not be told.
 	lostFS, lostSpace, lostLists, lostSnaps bool
@@ -219,6 +225,7 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 	} else if r.NewestSnapshot != 0 {
 		c.problem("root", "it says that the newest snapshot is of generation %d, there is none", r.NewestSnapshot)
 	}
+	c.res.named = u.Incompat&layout.FeatureReserved != 0
 	c.seed0, c.seed1 = seeds(r.HashSeed)
 	c.total = (r.DeviceSectors - r.DataStart() - min(r.FreeSectors, r.DeviceSectors-r.DataStart())) * layout.SectorBytes
 	for _, slot := range bad {
@@ -314,25 +321,19 @@ func (c *checker) checkLog() {
 		return
 	}
 	scratch := make([]byte, txn.ReadBytes)
-	for i, rec := range rp.Records {
-		for len(rec) > 0 {
-			op, rest, err := layout.DecodeOp(rec)
-			if err != nil {
-				c.problem("log", "record %d: %v", i, err)
-				return
-			}
-			rec = rest
-			if op.Seq < c.root.OpSeq {
-				continue
-			}
-			c.rep.NeedsReplay = true
-			switch ok, err := dataArrived(c.store, []*layout.Op{op}, scratch); {
-			case err != nil:
-				c.problem("log", "%v: the volume can not be mounted", err)
-			case !ok && i < rp.Certain:
-				c.inodeProblem(op.Ino, fmt.Sprintf(" at %d+%d", op.Off, op.Len), "data that the log refers to does not verify")
-			}
+	err = eachOp(c.store, c.root, rp, len(rp.Ends), func(record int, op *layout.Op) error {
+		if op.Seq < c.root.OpSeq {
+			return nil
 		}
+		c.rep.NeedsReplay = true
+		okay, err := dataArrived(c.store, op, scratch)
+		if err == nil && !okay && record < rp.Certain {
+			c.inodeProblem(op.Ino, fmt.Sprintf(" at %d+%d", op.Off, op.Len), "data that the log refers to does not verify")
+		}
+		return err
+	})
+	if err != nil {
+		c.problem("log", "%v: the volume can not be mounted", err)
 	}
 }
 
@@ -364,6 +365,7 @@ func (c *checker) checkTrees() {
 		w.node(p, p.Level, c.root.Generation, low, nil)
 	}
 	c.endInode()
+	c.checkReserved()
 	if c.snap != nil {
 		c.snap.finish()
 	}
@@ -736,11 +738,14 @@ func (c *checker) fsItem(birth uint64, k layout.Key, v []byte) {
 		c.in = inodeCheck{ino: k.Obj, inline: -1}
 	}
 	if k.Obj == 0 {
-		if k.Type != layout.KeyOrphan || len(v) != 0 {
+		switch {
+		case k.Type == layout.KeyOrphan && len(v) == 0:
+			c.orphans = append(c.orphans, k.Sub)
+		case k.Type == layout.KeyReserver && len(v) == 0:
+			c.res.reservers = append(c.res.reservers, k.Sub)
+		default:
 			c.problem(fmt.Sprintf("item %v", k), "it is of no kind that belongs there")
-			return
 		}
-		c.orphans = append(c.orphans, k.Sub)
 		return
 	}
 	in := &c.in
@@ -757,6 +762,8 @@ func (c *checker) fsItem(birth uint64, k layout.Key, v []byte) {
 			err = fmt.Errorf("inline item %v", k)
 		}
 		in.inline = len(v)
+	case layout.KeyReserved:
+		err = c.res.item(k.Sub, v)
 	case layout.KeyXattr:
 		err = c.xattrItem(k.Sub, v)
 	case layout.KeyName:
@@ -882,6 +889,9 @@ func (c *checker) extentItem(birth, sector uint64, v []byte) error {
 	if !c.sharing && (e.Object != in.ino || e.Index+uint64(e.First) != sector) {
 		c.inodeProblem(in.ino, at, "the extent was written for inode %d, sector %d", e.Object, e.Index+uint64(e.First))
 	}
+	if err := c.reservedExtent(sector, &e); err != nil {
+		c.inodeProblem(in.ino, at, "%v", err)
+	}
 	// What is shared is read once; nameShared finds who else has what is damaged.
 	first, ok := c.mark(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(n)}, at, in.ino, true)
 	if ok && first > 0 && c.opts.Data {
@@ -896,6 +906,7 @@ func (c *checker) endInode() {
 	if in.ino == 0 {
 		return
 	}
+	c.endReserved()
 	if err := c.endXattr(); err != nil {
 		c.inodeProblem(in.ino, "", "%v", err)
 	}
@@ -1300,7 +1311,9 @@ func (c *checker) checkFreeList(i int) {
 		c.progress(uint64(len(b)))
 		for _, r := range runs {
 			sum += uint64(r.Count)
-			c.refer(r, where, 0)
+			first, _ := c.mark(r, where, 0, false)
+			c.rep.Counts.UsedSectors -= uint64(first)
+			c.rep.Counts.FreedSectors += uint64(first)
 		}
 		at = next
 	}

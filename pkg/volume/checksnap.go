@@ -45,6 +45,8 @@ type checkedSnap struct {
 	gen  uint64
 	tree layout.Pointer
 	name string
+
+	promised, ranges uint64
 }
 
 func newSnapCheck(c *checker) *snapCheck {
@@ -80,7 +82,7 @@ func (s *snapCheck) read(k layout.Key, v []byte) error {
 		if s.state == nil || k.Sub == 0 || k.Sub >= uint64(s.state.NextID) {
 			return fmt.Errorf("snapshot %q has a number that was not given out", x.Name)
 		}
-		t := checkedSnap{uint32(k.Sub), x.Generation, x.Tree, x.Name}
+		t := checkedSnap{uint32(k.Sub), x.Generation, x.Tree, x.Name, x.Promised, x.Ranges}
 		for _, l := range [][]checkedSnap{s.live, s.dying} {
 			if n := len(l); n > 0 && l[n-1].gen >= t.gen {
 				return fmt.Errorf("snapshot %q is of generation %d, the one before of %d", t.name, t.gen, l[n-1].gen)
@@ -274,6 +276,7 @@ func (s *snapCheck) finish() {
 		w := snapWalk{s: s, t: t, newer: newer}
 		w.walk(c.root.Generation)
 		newer = c.lookupAt(t.tree, t.gen)
+		c.checkSnapReserved(t.name, t.promised, t.ranges, newer)
 	}
 	if s.left != nil {
 		s.walkAbandoned()
@@ -373,7 +376,9 @@ func (w *snapWalk) check(birth uint64, k layout.Key, v []byte) (err error) {
 		_, err = layout.DecodeName(v)
 	case layout.KeyXattr:
 		_, err = layout.DecodeXattr(v, int(k.Sub&0xff))
-	case layout.KeyOrphan, layout.KeyInline:
+	case layout.KeyOrphan, layout.KeyReserver, layout.KeyInline:
+	case layout.KeyReserved:
+		_, err = layout.DecodeReserved(k.Sub, v)
 	case layout.KeyExtent:
 		var e layout.FileExtent
 		if e, err = layout.DecodeFileExtent(v); err == nil {

@@ -270,7 +270,8 @@ func (v *Volume) freeze(clean bool) (c *frozen, err error) {
 	root.NextIno, root.Inodes = v.nextIno, v.inodes
 	v.inoMu.Unlock()
 	root.DeviceSectors = v.sectors.Load()
-	root.NewestSnapshot = v.snap.take(v.gen, root.Inodes, oldestEpoch(&root.Rotation))
+	root.NewestSnapshot = v.snap.take(v.gen, root.Inodes, oldestEpoch(&root.Rotation), &v.res)
+	root.Reserved = v.res.stored()
 	c.root = &root
 	v.copied.Store(0)
 	v.gen++

@@ -192,19 +192,25 @@ func (r *crashRun) step() error {
 			_, err := r.v.SetAttr(crashReq, r.inos[p], &vfs.SetAttr{Size: &s})
 			return err
 		})
-	case k < 72: // punch
+	case k < 72: // punch, zero, reserve
 		p, ok := r.pick()
 		if !ok || len(next.files[p]) == 0 {
 			return nil
 		}
 		off := r.rng.IntN(len(next.files[p]))
 		n := 1 + r.rng.IntN(30000)
+		mode := []uint32{vfs.FallocPunchHole | vfs.FallocKeepSize, vfs.FallocZeroRange, vfs.FallocKeepSize, 0}[r.rng.IntN(4)]
 		c := slices.Clone(next.files[p])
-		clear(c[off:min(len(c), off+n)])
+		if mode&vfs.FallocKeepSize == 0 && off+n > len(c) {
+			c = append(c, make([]byte, off+n-len(c))...)
+		}
+		if mode&(vfs.FallocPunchHole|vfs.FallocZeroRange) != 0 {
+			clear(c[off:min(len(c), off+n)])
+		}
 		next.files[p] = c
 		return do(func() error {
-			r.note("punch %s inode %d: %d+%d", p, r.inos[p], off, n)
-			return r.v.Fallocate(crashReq, r.inos[p], vfs.FallocPunchHole|vfs.FallocKeepSize, uint64(off), uint64(n))
+			r.note("fallocate %d %s inode %d: %d+%d", mode, p, r.inos[p], off, n)
+			return r.v.Fallocate(crashReq, r.inos[p], mode, uint64(off), uint64(n))
 		})
 	case k < 80: // unlink
 		p, ok := r.pick()

@@ -558,8 +558,8 @@ func TestDamageLog(t *testing.T) {
 	s := operate(t, image)
 	rp, err := s.store.ReadLog(s.root)
 	ok(t, err)
-	if len(rp.Records) != len(names) || rp.Certain < len(names)-1 {
-		t.Fatalf("%d records, %d certain, %d syncs", len(rp.Records), rp.Certain, len(names))
+	if len(rp.Ends) != len(names) || rp.Certain < len(names)-1 {
+		t.Fatalf("%d records, %d certain, %d syncs", len(rp.Ends), rp.Certain, len(names))
 	}
 	last := -1
 	for f := s.root.LogSeq; f < rp.Next; f++ {
@@ -590,31 +590,26 @@ func TestDamageLog(t *testing.T) {
 	// Data that an acknowledged record refers to: the record is applied, and the
 	// data gives an error for its range.
 	found := false
-	for _, rec := range rp.Records[:rp.Certain] {
-		for len(rec) > 0 {
-			op, rest, err := layout.DecodeOp(rec)
-			ok(t, err)
-			rec = rest
-			if len(op.Extents) == 0 {
-				continue
-			}
-			found = true
-			dev := image.Clone()
-			flip(dev, op.Extents[0].Addr+8192)
-			if text := findings(t, dev); !strings.Contains(text, fmt.Sprintf("inode %d", op.Ino)) {
-				t.Errorf("fsck says\n%s", text)
-			}
-			v := checkOpen(t, dev, Options{ReadOnly: true})
-			b := make([]byte, 4096)
-			if _, err := v.Read(vfs.Ino(op.Ino), op.Off+8192, b); !errors.Is(err, vfs.ErrCorrupt) {
-				t.Errorf("damaged data: %v", err)
-			}
-			if _, err := v.Read(vfs.Ino(op.Ino), op.Off+12288, b); err != nil {
-				t.Errorf("the sector behind it: %v", err)
-			}
-			ok(t, v.Close())
+	ok(t, eachOp(s.store, s.root, rp, rp.Certain, func(_ int, op *layout.Op) error {
+		if len(op.Extents) == 0 {
+			return nil
 		}
-	}
+		found = true
+		dev := image.Clone()
+		flip(dev, op.Extents[0].Addr+8192)
+		if text := findings(t, dev); !strings.Contains(text, fmt.Sprintf("inode %d", op.Ino)) {
+			t.Errorf("fsck says\n%s", text)
+		}
+		v := checkOpen(t, dev, Options{ReadOnly: true})
+		b := make([]byte, 4096)
+		if _, err := v.Read(vfs.Ino(op.Ino), op.Off+8192, b); !errors.Is(err, vfs.ErrCorrupt) {
+			t.Errorf("damaged data: %v", err)
+		}
+		if _, err := v.Read(vfs.Ino(op.Ino), op.Off+12288, b); err != nil {
+			t.Errorf("the sector behind it: %v", err)
+		}
+		return v.Close()
+	}))
 	if !found {
 		t.Fatal("no record refers to data")
 	}

@@ -53,7 +53,7 @@ func (v *Volume) Defrag(ctx context.Context, opts DefragOptions) (*DefragReport,
 		return nil, err
 	}
 	defer end()
-	d := &defrag{v: v, ctx: ctx, opts: opts, rep: &DefragReport{}, pace: pacer{bytesPerSecond: opts.BytesPerSecond}}
+	d := &defrag{v: v, ctx: ctx, opts: opts, rep: &DefragReport{}, nameless: map[vfs.Ino]struct{}{}, pace: pacer{bytesPerSecond: opts.BytesPerSecond}}
 	if opts.Root == 0 {
 		d.opts.Root = vfs.RootIno
 	}
@@ -82,6 +82,8 @@ type defrag struct {
 	done  uint64
 	total uint64
 	wrote []uint64 // files that were rewritten and not counted again yet
+
+	nameless map[vfs.Ino]struct{} // directories that were entered and do not know their name
 }
 
 // maxDefragWrote is how many files are counted again after one commit.
@@ -91,49 +93,119 @@ func (d *defrag) visit(ino vfs.Ino, mode uint32) error {
 	if err := context.Cause(d.ctx); err != nil {
 		return err
 	}
-	d.done++
-	if d.opts.Progress != nil {
-		d.opts.Progress(min(d.done, max(d.total, 1)), d.total)
-	}
+	d.step()
 	switch mode & modeType {
 	case modeReg:
 		return d.file(uint64(ino))
 	case modeDir:
-		return d.dir(ino)
+		return d.tree(ino)
 	}
 	return nil
 }
 
-// dir visits what a directory holds, some names at a time.
-func (d *defrag) dir(ino vfs.Ino) error {
-	type entry struct {
+// step counts an inode.
+func (d *defrag) step() {
+	d.done++
+	if d.opts.Progress != nil {
+		d.opts.Progress(min(d.done, max(d.total, 1)), d.total)
+	}
+}
+
+// openDir is a directory that is being visited.
+type openDir struct {
+	ino  vfs.Ino
+	off  uint64
+	dirs []vfs.Dirent // that were read and wait
+}
+
+// tree visits what a directory and those below it hold, some names at a time. What it
+// holds of each directory on the way is little, and no directory is entered twice.
+func (d *defrag) tree(root vfs.Ino) error {
+	for way := []openDir{{ino: root}}; len(way) > 0; {
+		at := &way[len(way)-1]
+		if len(at.dirs) > 0 {
+			next := at.dirs[0]
+			at.dirs = at.dirs[1:]
+			okay, err := d.belongs(at.ino, next)
+			if err != nil {
+				return err
+			}
+			if okay {
+				way = append(way, openDir{ino: next.Ino})
+			}
+			continue
+		}
+		more, err := d.names(at)
+		if err != nil {
+			return err
+		}
+		if !more {
+			way = way[:len(way)-1]
+		}
+	}
+	return nil
+}
+
+// names visits the next files of a directory, and notes its directories.
+func (d *defrag) names(at *openDir) (more bool, err error) {
+	type file struct {
 		ino  vfs.Ino
 		mode uint32
 	}
-	for off := uint64(0); ; {
-		var some []entry
-		err := d.v.ReadDir(ino, off, true, func(e vfs.Dirent, a *vfs.Attr) bool {
-			off = e.Cookie
-			if a != nil && e.Name != "." && e.Name != ".." {
-				some = append(some, entry{e.Ino, a.Mode})
-			}
-			return len(some) < 256
-		})
-		if errors.Is(err, vfs.ErrStale) {
-			return nil // removed meanwhile
+	var files []file
+	err = d.v.ReadDir(at.ino, at.off, true, func(e vfs.Dirent, a *vfs.Attr) bool {
+		at.off, more = e.Cookie, true
+		switch {
+		case a == nil || e.Name == "." || e.Name == "..":
+		case a.Mode&modeType == modeDir:
+			at.dirs = append(at.dirs, vfs.Dirent{Ino: e.Ino, Cookie: e.Cookie})
+		default:
+			files = append(files, file{e.Ino, a.Mode})
 		}
-		if err != nil {
-			return d.damaged(uint64(ino), err)
-		}
-		if len(some) == 0 {
-			return nil
-		}
-		for _, e := range some {
-			if err := d.visit(e.ino, e.mode); err != nil {
-				return err
-			}
+		return len(files)+len(at.dirs) < 256
+	})
+	switch {
+	case errors.Is(err, vfs.ErrStale):
+		return false, nil // removed meanwhile
+	case err != nil:
+		return false, d.damaged(uint64(at.ino), err)
+	}
+	for _, f := range files {
+		if err := d.visit(f.ino, f.mode); err != nil {
+			return false, err
 		}
 	}
+	return more, nil
+}
+
+// belongs tells whether a name is the one at which a directory says that it is: only
+// there it is entered. Whoever forges names can have any of them lead to a directory
+// above. Directories that an earlier version of the format made do not know their name; those
+// are noted.
+func (d *defrag) belongs(parent vfs.Ino, e vfs.Dirent) (bool, error) {
+	d.step()
+	if e.Ino == d.opts.Root {
+		return false, nil // the only one that is entered without a name
+	}
+	in, err := d.v.inode(e.Ino)
+	if errors.Is(err, vfs.ErrStale) {
+		return false, nil
+	}
+	if err != nil {
+		return false, d.damaged(uint64(e.Ino), err)
+	}
+	defer d.v.table.put(in)
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	if in.attr.Parent != uint64(parent) {
+		return false, nil // it was moved meanwhile, or fsck has to see to it
+	}
+	if in.attr.NameSub != 0 {
+		return in.attr.NameSub == e.Cookie, nil
+	}
+	_, twice := d.nameless[e.Ino]
+	d.nameless[e.Ino] = struct{}{}
+	return !twice, nil
 }
 
 // damaged notes a file that can not be read; any other error ends the work.

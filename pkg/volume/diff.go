@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -169,6 +170,9 @@ func (d *differ) item(k layout.Key, a, b []byte) error {
 		in.names = true
 		return d.name(k, a, b)
 	case layout.KeyExtent:
+		if n := len(a) - layout.FileExtentBytes; a != nil && b != nil && len(a) == len(b) && bytes.Equal(a[:n], b[:n]) {
+			break // only whose it is changed
+		}
 		in.content = true
 		if d.opts.Ranges {
 			return d.extent(k.Sub, a, b)

@@ -25,6 +25,8 @@
 //   - Volume.keys owns the header and the VMKs; Volume.rot the walk of a rotation; Volume.anc the anchors.
 //   - Volume.snap owns what is known of snapshots, and what the open generation
 //     adds to dead lists; Volume.snaps has the rest.
+//   - Volume.res counts what reserved ranges promise (reserve.go); it is changed from
+//     within changes of the tree, and where a snapshot is taken.
 //   - The committer is the only writer of roots and of the space tree.
 //
 // # Locks

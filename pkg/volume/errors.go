@@ -27,6 +27,7 @@ var (
 	ErrTooSmall    = errors.New("device is too small")
 	ErrTruncated   = errors.New("device is smaller than its volume")
 	ErrShredded    = layout.ErrShredded
+	ErrMemory      = txn.ErrMemory
 	ErrCopy        = errors.New("the device is a copy of another one")
 
 	ErrSnapshotName     = errors.New("not a name for a snapshot")

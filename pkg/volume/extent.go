@@ -51,52 +51,89 @@ func scanExtents(scan func(low, from, to layout.Key, fn func(k layout.Key, v []b
 	return out, nil
 }
 
-// dropExtents removes what lies in [from, to), at most limit extents (0: all),
-// splitting those that reach beyond. It returns the sectors that were
-// released and whether all is done.
-func (v *Volume) dropExtents(w *tree.Writer, ino, from, to uint64, limit int) (freed uint64, done bool, err error) {
+// dropped is what dropExtents did.
+type dropped struct {
+	sectors uint64 // released
+	vacated uint64 // of these, in reserved ranges
+	owed    uint64 // of these, not owed before: they are now
+	done    bool   // nothing is left in the range
+}
+
+// dropExtents removes what lies in [from, to) of a file, at most limit extents (0:
+// all), splitting those that reach beyond. The caller counts what was dropped
+// (countDropped).
+func (v *Volume) dropExtents(w *tree.Writer, in *inode, from, to uint64, limit int) (d dropped, err error) {
 	if from >= to {
-		return 0, true, nil
+		return dropped{done: true}, nil
 	}
+	ino := in.ino
 	hit, err := scanExtents(w.ScanFloor, ino, from, to, limit)
 	if err != nil {
-		return 0, false, err
+		return d, err
 	}
 	for i := range hit {
 		p := &hit[i]
 		a, b := max(from, p.sector), min(to, p.end())
 		if p.sector < a {
-			left := layout.FileExtent{Record: p.Slice(0, int(a-p.sector)), RefBirth: p.RefBirth}
+			left := layout.FileExtent{Record: p.Slice(0, int(a-p.sector)), RefBirth: p.RefBirth, Owed: p.Owed}
 			if err := w.Put(extentKey(ino, p.sector), left.Append(nil)); err != nil {
-				return freed, false, err
+				return d, err
 			}
 		} else if _, err := w.Delete(extentKey(ino, p.sector)); err != nil {
-			return freed, false, err
+			return d, err
 		}
 		if b < p.end() {
-			right := layout.FileExtent{Record: p.Slice(int(b-p.sector), int(p.end()-b)), RefBirth: p.RefBirth}
+			right := layout.FileExtent{Record: p.Slice(int(b-p.sector), int(p.end()-b)), RefBirth: p.RefBirth, Owed: p.Owed}
 			if err := w.Put(extentKey(ino, b), right.Append(nil)); err != nil {
-				return freed, false, err
+				return d, err
 			}
 		}
 		run := layout.Run{Start: p.Addr/layout.SectorBytes + (a - p.sector), Count: uint32(b - a)}
 		if err := v.release(run, p.RefBirth); err != nil {
-			return freed, false, err
+			return d, err
 		}
-		freed += b - a
+		d.sectors += b - a
+		n, err := promisedIn(w, in, a, b)
+		if err != nil {
+			return d, err
+		}
+		d.vacated += n
+		if !v.owes(&p.FileExtent) {
+			d.owed += n
+		}
 	}
-	return freed, limit == 0 || len(hit) < limit, nil
+	d.done = limit == 0 || len(hit) < limit
+	return d, nil
 }
 
-// putExtent replaces what lies under an extent. It returns by how much the
-// number of sectors of the inode changes.
-func (v *Volume) putExtent(w *tree.Writer, ino, sector uint64, e *layout.FileExtent) (delta int64, err error) {
-	freed, _, err := v.dropExtents(w, ino, sector, sector+e.Sectors(), 0)
+// countDropped counts extents that were dropped. Inside v.fs.Update.
+func (v *Volume) countDropped(in *inode, d dropped) {
+	in.bmu.Lock()
+	in.sectors -= min(in.sectors, d.sectors)
+	in.bmu.Unlock()
+	in.vacate(d.vacated, 0)
+	v.res.owed.Add(int64(d.owed))
+}
+
+// putExtent replaces what lies under an extent, which is new: nothing else refers
+// to it.
+func (v *Volume) putExtent(w *tree.Writer, in *inode, sector uint64, e *layout.FileExtent) error {
+	n := e.Sectors()
+	d, err := v.dropExtents(w, in, sector, sector+n, 0)
 	if err != nil {
-		return 0, err
+		return err
+	}
+	filled, err := promisedIn(w, in, sector, sector+n)
+	if err != nil {
+		return err
 	}
 	v.rot.met(e.Epoch)
-	return int64(e.Sectors()) - int64(freed), w.Put(extentKey(ino, sector), e.Append(nil))
+	in.bmu.Lock()
+	in.sectors += n - d.sectors
+	in.bmu.Unlock()
+	in.vacate(d.vacated, filled)
+	v.res.owed.Add(int64(d.owed) - int64(filled))
+	return w.Put(extentKey(in.ino, sector), e.Append(nil))
 }
 
 // release is told that the head dropped a reference to data, made in generation

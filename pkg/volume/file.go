@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
@@ -276,42 +277,80 @@ func (v *Volume) Write(req *vfs.Req, ino vfs.Ino, off uint64, data []byte, kill 
 	if off > layout.MaxFileBytes || end > layout.MaxFileBytes {
 		return 0, fmt.Errorf("write at %d: %w", off, vfs.ErrFileTooBig)
 	}
-	op := &layout.Op{Type: layout.OpWrite, Unique: req.Unique, Ino: uint64(ino), Off: off, Data: data, Len: uint64(len(data)), Time: vfs.Now()}
 	if len(data) > blockBytes {
 		v.sync.letPass()
 	}
-	c := cost{pages: int((end+pageBytes-1)/pageBytes - off/pageBytes + 1), ring: len(data) + 128, quads: opQuads}
-	if err := v.admit(c); err != nil {
-		return 0, err
-	}
-	defer v.adm.done(c)
 	in, err := v.inode(ino)
 	if err != nil {
 		return 0, err
 	}
 	defer v.table.put(in)
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if err := v.regular(in); err != nil {
-		return 0, err
+	op := &layout.Op{Type: layout.OpWrite, Unique: req.Unique, Ino: uint64(ino), Off: off, Data: data, Len: uint64(len(data)), Time: vfs.Now()}
+	if kill {
+		op.Flags = layout.OpKill
 	}
-	if err := mayWrite(in, off, req.Append); err != nil {
-		return 0, err
-	}
-	if err := v.cutRest(in); err != nil {
-		return 0, err
-	}
-	if kill && killsBits(&in.attr) {
-		op.Flags |= layout.OpKill
-	}
-	defer v.unload(in)
-	if err := v.prepareWrite(in, off, end); err != nil {
-		return 0, err
-	}
-	if err := v.perform(op); err != nil {
+	if err := v.write(in, op, req.Append); err != nil {
 		return 0, err
 	}
 	return len(data), nil
+}
+
+// write makes a write. What is reserved has room, if need be a block at a time: so
+// much the reserve lends at once.
+func (v *Volume) write(in *inode, op *layout.Op, appending bool) error {
+	promised := false
+	err := v.inReserved(in, func() []interval { return []interval{{op.Off, op.Off + op.Len}} }, func(p bool) (bool, error) {
+		promised = p
+		return v.writeOnce(in, op, appending, p)
+	})
+	if !promised || op.Len <= blockBytes || !errors.Is(err, vfs.ErrNoSpace) {
+		return err
+	}
+	for at := op.Off; at < op.Off+op.Len; {
+		n := min(op.Off+op.Len, (at/blockBytes+1)*blockBytes) - at
+		part := *op
+		part.Off, part.Len, part.Data = at, n, op.Data[at-op.Off:][:n]
+		if err := v.write(in, &part, appending); err != nil {
+			return err
+		}
+		at += n
+	}
+	return nil
+}
+
+// writeOnce makes a write that is one operation; promised says that all of it is
+// reserved. If that is not so any more it does nothing: again.
+func (v *Volume) writeOnce(in *inode, op *layout.Op, appending, promised bool) (again bool, err error) {
+	off, end := op.Off, op.Off+op.Len
+	c := cost{pages: int((end+pageBytes-1)/pageBytes - off/pageBytes + 1), ring: len(op.Data) + 128, quads: opQuads, promised: promised}
+	if err := v.admit(c); err != nil {
+		return false, err
+	}
+	defer v.adm.done(c)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if err := v.regular(in); err != nil {
+		return false, err
+	}
+	if err := mayWrite(in, off, appending); err != nil {
+		return false, err
+	}
+	if promised {
+		if ok, err := v.covers(in, off, end); err != nil || !ok {
+			return true, err
+		}
+	}
+	if err := v.cutRest(in); err != nil {
+		return false, err
+	}
+	if op.Flags&layout.OpKill != 0 && !killsBits(&in.attr) {
+		op.Flags &^= layout.OpKill
+	}
+	defer v.unload(in)
+	if err := v.prepareWrite(in, off, end); err != nil {
+		return false, err
+	}
+	return false, v.perform(op)
 }
 
 // regular tells whether an inode has data; the caller holds mu.

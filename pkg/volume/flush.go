@@ -368,7 +368,7 @@ func (v *Volume) copyBlock(bt *batch, it flushItem, fill *int) bool {
 	if *fill+n > batchSectors {
 		return false
 	}
-	inline := it.idx == 0 && in.sectors == 0 && len(in.blocks) == 1 && b.dirty == 1 && in.size.Load() <= layout.MaxInline
+	inline := it.idx == 0 && in.sectors == 0 && !in.reserved.Load() && len(in.blocks) == 1 && b.dirty == 1 && in.size.Load() <= layout.MaxInline
 	if n > 0 && (b.busy || in.inlining || inline && in.inserting > 0) {
 		v.pushItem(it, false) // another flusher is at it: what is dirty now comes after
 		return true
@@ -471,13 +471,9 @@ func (v *Volume) insertBatch(bt *batch, fill int) error {
 	err := v.fs.Update(func(w *tree.Writer) error {
 		for i := range out {
 			s := &out[i]
-			delta, err := v.putExtent(w, s.p.in.ino, s.sector, &s.e)
-			if err != nil {
+			if err := v.putExtent(w, s.p.in, s.sector, &s.e); err != nil {
 				return err
 			}
-			s.p.in.bmu.Lock()
-			s.p.in.sectors = uint64(int64(s.p.in.sectors) + delta)
-			s.p.in.bmu.Unlock()
 		}
 		for i := range bt.parts {
 			p := &bt.parts[i]
@@ -517,7 +513,8 @@ func (v *Volume) insertBatch(bt *batch, fill int) error {
 // needs, and the reserve, to metadata: what is free must be of use to deletes.
 func (v *Volume) allocData(n uint32) (layout.Run, error) {
 	v.adm.mu.Lock()
-	meta := v.meta(cost{}) + v.adm.reserve
+	_, held := v.held(v.adm.granted.pins > 0)
+	meta := v.meta(cost{}) + v.adm.reserve + held/layout.QuadSectors
 	v.adm.mu.Unlock()
 	if _, quads, _ := v.space.Counts(); quads <= meta+int64(n) {
 		if r, err := v.space.AllocBroken(n); !errors.Is(err, txn.ErrNoSpace) {

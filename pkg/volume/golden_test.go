@@ -26,6 +26,7 @@ var golden = []struct {
 }{
 	{"v2.0", goldenTree},
 	{"v2.2", goldenShared},
+	{"v2.3", goldenReserved},
 	{"v2.4", goldenFlags},
 }
 
@@ -117,6 +118,44 @@ func goldenShared(t *testing.T, v *Volume) {
 	clone("logged clone", 4096, 0, 1<<20)
 	ok(t, v.Fallocate(req, part, vfs.FallocPunchHole|vfs.FallocKeepSize, 100_000, 50_000))
 	ok(t, v.Sync(part))
+}
+
+// goldenReserved makes files with reserved ranges, by a root and by the log.
+func goldenReserved(t *testing.T, v *Volume) {
+	t.Helper()
+	req := &vfs.Req{UID: 1000, GID: 100, Umask: 0o022}
+	file := func(name string) vfs.Ino {
+		t.Helper()
+		a, err := v.Mknod(req, vfs.RootIno, name, 0o644, 0)
+		ok(t, err)
+		return a.Ino
+	}
+	data := make([]byte, 100_000)
+	for i := range data {
+		data[i] = byte((31*i + i/4096) % 251)
+	}
+	write := func(ino vfs.Ino, off uint64) {
+		t.Helper()
+		_, err := v.Write(req, ino, off, data, false)
+		ok(t, err)
+	}
+	a, b := file("a"), file("b")
+	ok(t, v.Fallocate(req, a, 0, 0, 1<<20))
+	write(a, 50_000)
+	ok(t, v.Fallocate(req, a, vfs.FallocPunchHole|vfs.FallocKeepSize, 300_000, 100_000))
+	write(b, 0)
+	ok(t, v.Fallocate(req, b, vfs.FallocKeepSize, 65_536, 200_000)) // beyond the end as well
+	_, err := v.CreateSnapshot("snap")
+	ok(t, err)
+	write(a, 60_000)
+	_, err = v.CopyRange(req, a, 0, file("copy"), 0, 90_000)
+	ok(t, err)
+	ok(t, v.Sync(vfs.RootIno))
+	if x := v.res.stored(); x.Owed == 0 || x.Owed == x.Promised || x.Mark == 0 || x.Ranges != 3 {
+		t.Fatalf("%+v", x)
+	}
+	ok(t, v.Fallocate(req, file("logged"), vfs.FallocZeroRange, 5000, 100_000))
+	ok(t, v.Sync(b))
 }
 
 // goldenFlags makes inodes with flags, by a root and by the log, and a label.

@@ -75,9 +75,11 @@ type RootInfo struct {
 
 	SizeBytes int64 // that the volume uses of the device
 	DataBytes int64 // of these, what files and metadata can have
-	FreeBytes int64 // as of that commit
-	LogBytes  int64
-	Inodes    uint64
+	FreeBytes int64 // as of that commit, without ReservedBytes
+	// ReservedBytes is what reserved ranges (fallocate) keep of what is not in use.
+	ReservedBytes int64
+	LogBytes      int64
+	Inodes        uint64
 
 	// LogRecords is how many records the log holds beyond the root; LogErr why it
 	// can not be replayed. Neither is set for a volume in use.
@@ -112,6 +114,8 @@ func Inspect(dev device.Device, cred crypto.Credential, inUse bool) (*RootInfo, 
 	for n := range r.FreeLists {
 		i.FreeBytes += int64(r.FreeLists[n].Sectors) * layout.SectorBytes
 	}
+	i.ReservedBytes = int64(r.Reserved.Owed) * layout.SectorBytes
+	i.FreeBytes = max(i.FreeBytes-i.ReservedBytes, 0)
 	if r.Clean || inUse {
 		return i, nil
 	}
@@ -120,7 +124,7 @@ func Inspect(dev device.Device, cred crypto.Credential, inUse bool) (*RootInfo, 
 		i.LogErr = wrap(err)
 		return i, nil
 	}
-	i.LogRecords = len(rp.Records)
+	i.LogRecords = len(rp.Ends)
 	return i, nil
 }
 

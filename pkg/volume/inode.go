@@ -35,10 +35,13 @@ type inode struct {
 	// What flushers need of attr, who do not hold mu. Both change inside the gate.
 	size    atomic.Uint64
 	inlined atomic.Bool // content is in the tree, as its KeyInline item
+	// It has reserved ranges, and no inline content. Changed inside Volume.fs.Update.
+	reserved atomic.Bool
 
 	bmu       sync.RWMutex
 	blocks    map[uint64]*block // by block number
 	sectors   uint64            // of its extents in the tree
+	vacant    uint64            // of its reserved ranges, where no extent is
 	inserting int               // flushers between copying a block and the tree
 	inlining  bool              // one of them puts a content into the tree
 	settled   *sync.Cond        // on bmu; inserting became 0
@@ -49,10 +52,11 @@ type inode struct {
 }
 
 func newInode(ino uint64, attr layout.Inode) *inode {
-	in := &inode{ino: ino, typ: attr.Mode & modeType, attr: attr, sectors: attr.Sectors, blocks: map[uint64]*block{}}
+	in := &inode{ino: ino, typ: attr.Mode & modeType, attr: attr, sectors: attr.Sectors, vacant: attr.Vacant, blocks: map[uint64]*block{}}
 	in.settled = sync.NewCond(&in.bmu)
 	in.size.Store(attr.Size)
 	in.inlined.Store(attr.Flags&layout.InodeInline != 0)
+	in.reserved.Store(attr.Flags&layout.InodeReserved != 0)
 	return in
 }
 
@@ -65,14 +69,25 @@ func (in *inode) setSize(n uint64) {
 	in.size.Store(n)
 }
 
+// vacate counts reserved sectors that have no extent any more, or got one.
+func (in *inode) vacate(gone, filled uint64) {
+	in.bmu.Lock()
+	defer in.bmu.Unlock()
+	in.vacant += gone
+	in.vacant -= min(in.vacant, filled)
+}
+
 // stored is the inode as the tree has it. Nothing changes meanwhile: the
 // committer holds the gate.
 func (in *inode) stored() layout.Inode {
 	n := in.attr
-	n.Sectors = in.sectors
-	n.Flags &^= layout.InodeInline
+	n.Sectors, n.Vacant = in.sectors, in.vacant
+	n.Flags &^= layout.InodeInline | layout.InodeReserved
 	if in.inlined.Load() {
 		n.Flags |= layout.InodeInline
+	}
+	if in.reserved.Load() {
+		n.Flags |= layout.InodeReserved
 	}
 	return n
 }
@@ -80,17 +95,18 @@ func (in *inode) stored() layout.Inode {
 // vfsAttr is the inode as stat shows it; the caller holds mu.
 func (in *inode) vfsAttr() vfs.Attr {
 	in.bmu.RLock()
-	sectors, pages := in.sectors, uint64(0)
+	sectors, vacant, pages := in.sectors, in.vacant, uint64(0)
 	for _, b := range in.blocks {
 		pages += uint64(b.tracked())
 	}
 	in.bmu.RUnlock()
-	return vfsAttr(in.ino, &in.attr, in.inlined.Load(), sectors, pages)
+	return vfsAttr(in.ino, &in.attr, in.inlined.Load(), sectors, vacant, pages)
 }
 
 // vfsAttr converts; pages in memory may or may not have sectors already. The
 // count must not be too small: programs take a file without blocks for a hole.
-func vfsAttr(ino uint64, n *layout.Inode, inlined bool, sectors, pages uint64) vfs.Attr {
+// vacant sectors are reserved: they count, whatever is in memory of them.
+func vfsAttr(ino uint64, n *layout.Inode, inlined bool, sectors, vacant, pages uint64) vfs.Attr {
 	a := vfs.Attr{Ino: vfs.Ino(ino), Mode: n.Mode, Nlink: n.Nlink, UID: n.UID, GID: n.GID, Rdev: n.Rdev, Size: n.Size,
 		Atime: n.Atime, Mtime: n.Mtime, Ctime: n.Ctime, Btime: n.Btime}
 	if n.Mode&modeType == modeDir {
@@ -99,9 +115,11 @@ func vfsAttr(ino uint64, n *layout.Inode, inlined bool, sectors, pages uint64) v
 		return a
 	}
 	whole := (n.Size + layout.SectorBytes - 1) / layout.SectorBytes
+	reserved := sectors + vacant
 	if sectors < whole {
 		sectors = min(sectors+pages, whole)
 	}
+	sectors = max(sectors, reserved)
 	if inlined && n.Size > 0 && sectors == 0 {
 		sectors = 1
 	}

@@ -610,6 +610,7 @@ func (v *Volume) ReadDir(dir vfs.Ino, cookie uint64, plus bool, fn func(d vfs.Di
 		if cookie != 0 {
 			from++
 		}
+		from = max(from, layout.NameCollisions) // where no name is; a cookie of 0 would begin anew
 		err := v.fs.Scan(nameKey(uint64(dir), from), nameKey(uint64(dir), 1<<63-1), func(k layout.Key, val []byte) bool {
 			n, err := layout.DecodeName(val)
 			if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -109,7 +110,7 @@ func unreferenced(t *testing.T, dev *device.Mem) (free []uint64) {
 	waiting := map[uint64]bool{}
 	for i := range s.root.FreeLists {
 		if p := &s.root.FreeLists[i]; !p.IsZero() {
-			runs, _, err := s.store.ReadFreeList(p)
+			runs, _, err := s.store.ReadFreeList(p, txn.DataArea(s.root), minMemory)
 			ok(t, err)
 			for _, r := range runs {
 				for n := range uint64(r.Count) {

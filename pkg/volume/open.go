@@ -1,17 +1,14 @@
 package volume
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
-	"sync"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
-	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -238,17 +235,20 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 			return nil, err
 		}
 	}
-	ops, gen, err := decodeLog(store, root, rp)
+	end, err := findEnd(store, root, rp)
 	if err != nil {
 		return nil, err
 	}
-	v, err := newVolume(dev, opts, u, keys, root, gen)
+	v, err := newVolume(dev, opts, u, keys, root, end.gen)
 	if err != nil {
 		return nil, err
 	}
-	v.rootR, v.replayed = found[0].R, len(ops) > 0
+	v.rootR, v.replayed = found[0].R, end.ops
 	if len(bad) > 0 && opts.Log != nil {
 		opts.Log.Warn("root slots do not verify: a write was cut, or the device is damaged", "volume", u.ID.String(), "slots", bad, "generation", root.Generation)
+	}
+	if err := v.checkNextIno(); err != nil {
+		return nil, err
 	}
 	if err := v.loadAnchors(root); err != nil {
 		return nil, err
@@ -266,7 +266,7 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	if err := v.loadSnapshots(); err != nil {
 		return nil, fmt.Errorf("snapshots: %w", err)
 	}
-	if err := v.replay(ops); err != nil {
+	if err := v.replay(root, rp, end); err != nil {
 		return nil, err
 	}
 	if opts.ReadOnly {
@@ -302,6 +302,24 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	return v, nil
 }
 
+// checkNextIno refuses a root by which new inodes would take the place of others. If the last
+// page can not be read, the others still can, and nothing is known of it.
+func (v *Volume) checkNextIno() error {
+	if v.opts.ReadOnly {
+		return nil
+	}
+	var last layout.Key
+	end := layout.Key{Obj: ^uint64(0), Type: 0xff, Sub: ^uint64(0)}
+	err := v.fs.ScanFloor(layout.Key{}, end, end, func(k layout.Key, _ []byte) bool {
+		last = k
+		return false
+	})
+	if err == nil && (v.nextIno <= uint64(vfs.RootIno) || last.Obj >= v.nextIno) {
+		return fmt.Errorf("%w: the next inode is %d, there are items of inode %d", layout.ErrCorrupt, v.nextIno, last.Obj)
+	}
+	return nil
+}
+
 // instance is what a device becomes that is now, and holds the volume id. After Format the two are the same.
 func (o *Options) instance(now, id crypto.UUID) (crypto.UUID, error) {
 	switch {
@@ -333,6 +351,11 @@ func (v *Volume) mendRoots(found []txn.FoundRoot) {
 	}
 }
 
+// listMemory is the part of a mount's memory that each of two free lists may take. One
+// generation frees little more than maxFreed runs; earlier versions, whose replay did
+// not commit, may have left more.
+const listMemory = 4
+
 // loadLists reads the free lists of a root into Space (I3).
 func (v *Volume) loadLists(root *layout.Root) error {
 	for i := range root.FreeLists {
@@ -340,7 +363,7 @@ func (v *Volume) loadLists(root *layout.Root) error {
 		if p.IsZero() {
 			continue
 		}
-		runs, pieces, err := v.store.ReadFreeList(p)
+		runs, pieces, err := v.store.ReadFreeList(p, txn.DataArea(root), v.opts.Memory/listMemory)
 		if err != nil {
 			return err
 		}
@@ -353,190 +376,4 @@ func (v *Volume) loadLists(root *layout.Root) error {
 		return nil
 	}
 	return v.space.Reuse(root.Generation - 1)
-}
-
-// Forget implements vfs.FS. It marks the inode as freed; the reaper removes it.
-func (v *Volume) Forget(ino vfs.Ino) {
-	in := v.table.grab(uint64(ino))
-	if in == nil {
-		// Not in memory, so not changed since the last commit: the tree tells.
-		if n, err := v.readInode(uint64(ino)); err != nil || n.Nlink > 0 {
-			return
-		}
-		var err error
-		if in, err = v.inode(ino); err != nil {
-			return
-		}
-	}
-	in.mu.Lock()
-	free := !in.dead && in.attr.Nlink == 0 && v.writable() == nil
-	in.dead = in.dead || free // from here on nobody can name or change it
-	in.mu.Unlock()
-	if !free {
-		v.table.put(in)
-		return
-	}
-	v.reaper.push(in)
-}
-
-// reaper removes freed inodes, of which it holds a reference each.
-type reaper struct {
-	mu    sync.Mutex
-	cond  sync.Cond
-	idle  sync.Cond // queue is empty and nothing under way
-	queue []*inode
-	busy  bool
-	stop  bool
-	done  chan struct{}
-}
-
-func (r *reaper) init() { r.cond.L, r.idle.L = &r.mu, &r.mu }
-
-// wait waits until everything freed so far is removed.
-func (r *reaper) wait() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for r.busy || len(r.queue) > 0 {
-		r.idle.Wait()
-	}
-}
-
-func (r *reaper) push(in *inode) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.queue = append(r.queue, in)
-	r.cond.Signal()
-}
-
-func (v *Volume) startReaper() {
-	r := &v.reaper
-	r.done = make(chan struct{})
-	r.busy = true // with the leftovers
-	go func() {
-		defer close(r.done)
-		for _, ino := range v.leftovers {
-			v.Forget(vfs.Ino(ino))
-		}
-		for {
-			r.mu.Lock()
-			r.busy = false
-			for len(r.queue) == 0 && !r.stop {
-				r.idle.Broadcast()
-				r.cond.Wait()
-			}
-			if len(r.queue) == 0 {
-				r.idle.Broadcast()
-				r.mu.Unlock()
-				return
-			}
-			in := r.queue[0]
-			r.queue, r.busy = r.queue[1:], true
-			r.mu.Unlock()
-			if err := v.reapThawed(in); err != nil && v.opts.Log != nil && v.Failed() == nil {
-				v.opts.Log.Warn("an unlinked inode could not be freed; the next mount frees it", "inode", in.ino, "error", err)
-			}
-			v.table.put(in)
-		}
-	}()
-}
-
-// stopReaper lets it finish: what is freed is gone for good.
-func (v *Volume) stopReaper() {
-	r := &v.reaper
-	r.mu.Lock()
-	r.stop = true
-	r.cond.Signal()
-	r.mu.Unlock()
-	<-r.done
-}
-
-// reapThawed is reap, but waits while the volume is frozen.
-func (v *Volume) reapThawed(in *inode) error {
-	if err := v.enter(context.Background()); err != nil { // Close thaws
-		return err
-	}
-	defer v.leave()
-	return v.reap(in)
-}
-
-// reap removes a freed inode, in steps.
-func (v *Volume) reap(in *inode) error {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	for done := false; !done; {
-		_, pages := v.dropStep()
-		c := cost{quads: opQuads + pages, urgent: true, nested: true}
-		if err := v.admit(c); err != nil {
-			return err
-		}
-		err := v.inGate(func() (err error) {
-			done, err = v.reapStep(in)
-			return err
-		})
-		v.adm.done(c)
-		if err != nil {
-			return err
-		}
-	}
-	v.table.forget(in)
-	return nil
-}
-
-// reapStep removes a bounded part of an inode; the last step removes the inode.
-func (v *Volume) reapStep(in *inode) (done bool, err error) {
-	if err := v.cutBlocks(in, 0, 1<<62); err != nil {
-		return false, err
-	}
-	err = v.fs.Update(func(w *tree.Writer) error {
-		step, _ := v.dropStep()
-		freed, all, err := v.dropExtents(w, in.ino, 0, 1<<62, step)
-		if err != nil {
-			return err
-		}
-		in.bmu.Lock()
-		in.sectors -= min(in.sectors, freed)
-		in.bmu.Unlock()
-		if !all {
-			return nil
-		}
-		var keys []layout.Key
-		from, to := layout.Key{Obj: in.ino, Type: layout.KeyInode}, layout.Key{Obj: in.ino, Type: layout.KeyXattr, Sub: ^uint64(0)}
-		if err := w.Scan(from, to, func(k layout.Key, _ []byte) bool {
-			keys = append(keys, k)
-			return len(keys) < cutStep
-		}); err != nil {
-			return err
-		}
-		for _, k := range append(keys, orphanKey(in.ino)) {
-			if k.Type == layout.KeyOrphan && len(keys) == cutStep {
-				return nil // more to come
-			}
-			if _, err := w.Delete(k); err != nil {
-				return err
-			}
-		}
-		done, in.gone = true, true
-		return nil
-	})
-	if err == nil && !done {
-		v.touch(in)
-	}
-	if err == nil && done {
-		v.inoMu.Lock()
-		v.inodes--
-		v.inoMu.Unlock()
-	}
-	return done, err
-}
-
-// orphans lists inodes without names, and those of which a cut is unfinished.
-func (v *Volume) orphans(after uint64) (inos []uint64, err error) {
-	if after == ^uint64(0) {
-		return nil, nil
-	}
-	err = v.fs.Scan(orphanKey(after+1), orphanKey(^uint64(0)), func(k layout.Key, _ []byte) bool {
-		inos = append(inos, k.Sub)
-		return len(inos) < 1024
-	})
-	return inos, wrap(err)
 }

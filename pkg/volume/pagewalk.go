@@ -157,7 +157,7 @@ func (w *pageWalk) load(p *layout.Pointer, level uint8, birth uint64, lo layout.
 		return n, false
 	}
 	if int(level) < len(w.held) {
-		if h := &w.held[level]; h.p.Addr == p.Addr && h.p.Addr2 == p.Addr2 && h.p.Birth == p.Birth && h.p.Nonce == p.Nonce {
+		if h := &w.held[level]; h.p.Addr == p.Addr && h.p.Addr2 == p.Addr2 && h.p.Birth == p.Birth && h.p.Nonce == p.Nonce && checkNode(&h.n, lo, hi) == nil {
 			return h.n, true
 		}
 	}
@@ -168,7 +168,9 @@ func (w *pageWalk) load(p *layout.Pointer, level uint8, birth uint64, lo layout.
 		w.spent += layout.NodeBytes
 	}
 	if r.err = r.first; b != nil {
-		n, r.err = layout.DecodeNode(b, w.tree, level)
+		if n, r.err = layout.DecodeNode(b, w.tree, level); r.err == nil {
+			r.err = checkNode(&n, lo, hi)
+		}
 	}
 	w.page(r)
 	if r.err != nil {

@@ -125,6 +125,11 @@ func (c *copier) share(from, to, n uint64) (uint64, error) {
 	if n, err = v.planShare(src, dst, from, to, n); n == 0 || err != nil {
 		return 0, err
 	}
+	giveBack, err := v.roomToShare(src, dst, from, to, n)
+	if err != nil {
+		return 0, err
+	}
+	defer giveBack()
 	defer v.unload(dst)
 	if err := v.prepareWrite(dst, to, to+n); err != nil {
 		return 0, err
@@ -385,20 +390,29 @@ func newerPages(in *inode, from, to uint64) (list []newerPage) {
 // shareExtents replaces n sectors of dst by references to what src has there.
 func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inode, to, n uint64) error {
 	es, err := scanExtents(w.ScanFloor, src.ino, from, from+n, 0)
+	if err == nil {
+		err = v.oweSource(w, src, es)
+	}
 	if err != nil {
 		return err
 	}
-	freed, _, err := v.dropExtents(w, dst.ino, to, to+n, 0)
+	d, err := v.dropExtents(w, dst, to, to+n, 0)
 	if err != nil {
 		return err
 	}
-	added, fresh := uint64(0), uint64(0)
+	added, filled, fresh := uint64(0), uint64(0), uint64(0)
 	durable := v.durableGen()
 	var run layout.Run // what follows one another on the device is counted at once
 	for i := range es {
 		e := &es[i]
 		a, b := max(from, e.sector), min(from+n, e.end())
 		ref := layout.FileExtent{Record: e.Slice(int(a-e.sector), int(b-a)), RefBirth: v.gen}
+		promised, err := promisedIn(w, dst, to+a-from, to+b-from)
+		if err != nil {
+			return err
+		}
+		ref.Owed = promised > 0
+		filled += promised
 		if err := w.Put(extentKey(dst.ino, to+a-from), ref.Append(nil)); err != nil {
 			return err
 		}
@@ -424,7 +438,9 @@ func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inod
 	}
 	v.copied.Add(fresh)
 	dst.bmu.Lock()
-	dst.sectors = uint64(int64(dst.sectors) + int64(added) - int64(freed))
+	dst.sectors += added - d.sectors
 	dst.bmu.Unlock()
+	dst.vacate(d.vacated, filled)
+	v.res.owed.Add(int64(d.owed)) // what it gets is shared: all of it is owed
 	return nil
 }

@@ -10,105 +10,224 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// decodeLog decodes the operations that a root does not cover. Records that
-// nobody is known to have been told of end the log where the data they refer to
-// did not make it. It returns the generation to open.
-func decodeLog(s *txn.Store, root *layout.Root, rp *txn.Replay) (ops []*layout.Op, gen uint64, err error) {
-	gen = max(root.Generation, rp.MaxBase) + 1
-	scratch := make([]byte, txn.ReadBytes)
-	for i, rec := range rp.Records {
-		var batch []*layout.Op
-		for len(rec) > 0 {
-			op, rest, err := layout.DecodeOp(rec)
+// errEndOfLog ends a walk over the operations of a log.
+var errEndOfLog = errors.New("the log ends here")
+
+// eachOp decodes the operations of the first n records of a log, one after another: a
+// log is as long as its volume's root says, which bounds nothing. op and its data are
+// valid during the call only.
+func eachOp(s *txn.Store, root *layout.Root, rp *txn.Replay, n int, fn func(record int, op *layout.Op) error) error {
+	var buf []byte // begins with an operation
+	return s.Records(root, rp, n, func(record int, data []byte, last bool) error {
+		buf = append(buf, data...)
+		rest := buf
+		for len(rest) > 0 {
+			size, err := layout.OpBytes(rest)
+			if err == nil && !last && (size == 0 || size > len(rest)) {
+				break // it goes on in the next frame
+			}
+			var op *layout.Op
+			if err == nil {
+				op, rest, err = layout.DecodeOp(rest)
+			}
 			if err != nil {
-				return nil, 0, fmt.Errorf("log record %d: %w", i, err)
+				return fmt.Errorf("log record %d: %w", record, err)
 			}
-			batch, rec = append(batch, op), rest
-		}
-		if i >= rp.Certain {
-			if ok, err := dataArrived(s, batch, scratch); err != nil || !ok {
-				return ops, gen, err
+			if err := fn(record, op); err != nil {
+				return err
 			}
 		}
-		for _, op := range batch {
-			for j := range op.Extents {
-				gen = max(gen, op.Extents[j].Birth)
-			}
-			if op.Seq >= root.OpSeq {
-				ops = append(ops, op)
-			}
-		}
-	}
-	return ops, gen, nil
+		buf = append(buf[:0], rest...)
+		return nil
+	})
 }
 
-// dataArrived tells whether the extents that a record refers to are on the
+// logEnd is how much of a log is to be applied.
+type logEnd struct {
+	records int
+	gen     uint64 // generation to open
+	ops     bool   // there are operations that the root does not cover
+}
+
+// findEnd looks at all operations that a root does not cover. Records that nobody is
+// known to have been told of end the log where the data they refer to did not make it.
+func findEnd(s *txn.Store, root *layout.Root, rp *txn.Replay) (end logEnd, err error) {
+	end = logEnd{records: len(rp.Ends), gen: max(root.Generation, rp.MaxBase) + 1}
+	scratch := make([]byte, txn.ReadBytes)
+	arrived, at, ops := true, 0, false // of the record that is being looked at
+	err = eachOp(s, root, rp, len(rp.Ends), func(record int, op *layout.Op) (err error) {
+		if record != at {
+			if !arrived {
+				return errEndOfLog
+			}
+			at, end.ops = record, end.ops || ops
+		}
+		for i := range op.Extents {
+			// What a log has was sealed in the two generations after its root's, or a few
+			// later if commits were cut.
+			birth := op.Extents[i].Birth
+			if birth > root.Generation+layout.RootSlots {
+				return fmt.Errorf("%w: log record %d: extent of generation %d, the root is of %d", layout.ErrCorrupt, record, birth, root.Generation)
+			}
+			end.gen = max(end.gen, birth)
+		}
+		if op.Seq < root.OpSeq {
+			return nil // its data is part of the root, or of nothing any more
+		}
+		ops = true
+		if record >= rp.Certain && arrived {
+			arrived, err = dataArrived(s, op, scratch)
+		}
+		return err
+	})
+	if err != nil && !errors.Is(err, errEndOfLog) {
+		return end, err
+	}
+	if !arrived {
+		end.records = at
+	} else {
+		end.ops = end.ops || ops
+	}
+	return end, nil
+}
+
+// dataArrived tells whether the extents that an operation refers to are on the
 // device. What does not verify was not written; what can not be read may have
 // been, and acknowledged: an error.
-func dataArrived(s *txn.Store, batch []*layout.Op, scratch []byte) (bool, error) {
-	for _, op := range batch {
-		for j := range op.Extents {
-			r := &op.Extents[j].Record
-			switch err := s.ReadRun(r, 0, r.Count(), scratch[:r.RunBytes()]); {
-			case errors.Is(err, layout.ErrCorrupt):
-				return false, nil
-			case err != nil:
-				return false, fmt.Errorf("data of operation %d: %w", op.Seq, err)
-			}
+func dataArrived(s *txn.Store, op *layout.Op, scratch []byte) (bool, error) {
+	for j := range op.Extents {
+		r := &op.Extents[j].Record
+		switch err := s.ReadRun(r, 0, r.Count(), scratch[:r.RunBytes()]); {
+		case errors.Is(err, layout.ErrCorrupt):
+			return false, nil
+		case err != nil:
+			return false, fmt.Errorf("data of operation %d: %w", op.Seq, err)
 		}
 	}
 	return true, nil
 }
 
-// replay applies the operations of the log. Nobody else uses the volume yet.
-func (v *Volume) replay(ops []*layout.Op) error {
+// replay applies the operations of the log that the root does not cover. Nobody else
+// uses the volume yet.
+func (v *Volume) replay(root *layout.Root, rp *txn.Replay, end logEnd) error {
+	each := func(fn func(op *layout.Op) error) error {
+		if !end.ops {
+			return nil
+		}
+		return eachOp(v.store, root, rp, end.records, func(_ int, op *layout.Op) error {
+			if op.Seq < root.OpSeq {
+				return nil
+			}
+			if err := fn(op); err != nil {
+				return fmt.Errorf("replay of operation %d, type %d: %w", op.Seq, op.Type, misfit(err))
+			}
+			return nil
+		})
+	}
 	// First of all: what the log refers to must not be allocated again (I1).
-	for _, op := range ops {
-		if op.Type == layout.OpGrow { // what follows may lie in the new part
-			if err := v.applyGrow(op.Len); err != nil {
-				return err
-			}
-		}
-		if v.opts.ReadOnly {
-			continue // nothing is allocated, nor was what waits for I3 made free
-		}
-		for i := range op.Extents {
-			e := &op.Extents[i]
-			if err := v.space.Claim(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(e.Sectors())}); err != nil {
-				return fmt.Errorf("operation %d: %w", op.Seq, err)
-			}
-		}
+	if err := each(v.claim); err != nil {
+		return err
 	}
 	// Cuts that were under way come before operations that followed them.
 	if err := v.finishCuts(); err != nil {
 		return err
 	}
-	for _, op := range ops {
+	return each(func(op *layout.Op) error {
 		if op.Seq < v.nextOp-1 {
-			return fmt.Errorf("%w: operation %d after %d", layout.ErrCorrupt, op.Seq, v.nextOp-1)
+			return fmt.Errorf("%w: it follows operation %d", layout.ErrCorrupt, v.nextOp-1)
+		}
+		if op.Seq >= v.nextOp { // a root covers all operations of one number, or none
+			if err := v.relieve(); err != nil {
+				return err
+			}
 		}
 		v.nextOp = op.Seq + 1
-		if err := v.replayOp(op); err != nil {
-			return fmt.Errorf("replay of operation %d, type %d: %w", op.Seq, op.Type, err)
-		}
-	}
-	for last := uint64(0); ; {
-		inos, err := v.orphans(last)
-		if err != nil {
+		if err := v.settle(op); err != nil {
 			return err
 		}
-		if len(inos) == 0 {
-			return nil
+		return v.replayOp(op)
+	})
+}
+
+// misfit makes an error of an operation that can not be applied one of the log: all that
+// it needs was there when it was made.
+func misfit(err error) error {
+	for _, known := range []error{layout.ErrCorrupt, txn.ErrDevice, txn.ErrNoSpace, txn.ErrMemory, vfs.ErrIO, vfs.ErrNoSpace} {
+		if errors.Is(err, known) {
+			return err
 		}
-		v.leftovers = append(v.leftovers, inos...)
-		last = inos[len(inos)-1]
 	}
+	return fmt.Errorf("%w: the log does not fit its root: %w", layout.ErrCorrupt, err)
+}
+
+// claim sets aside what an operation refers to.
+func (v *Volume) claim(op *layout.Op) error {
+	if op.Type == layout.OpGrow { // what follows may lie in the new part
+		return v.applyGrow(op.Len)
+	}
+	return v.eachExtent(op, v.space.Claim)
+}
+
+// settle ends the claims of an operation that is applied now.
+func (v *Volume) settle(op *layout.Op) error { return v.eachExtent(op, v.space.Settle) }
+
+func (v *Volume) eachExtent(op *layout.Op, fn func(layout.Run) error) error {
+	if v.opts.ReadOnly {
+		return nil // nothing is allocated, nor was what waits for I3 made free
+	}
+	for i := range op.Extents {
+		e := &op.Extents[i]
+		if err := fn(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(e.Sectors())}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dirtyInodeBytes is about what an inode in memory takes.
+const dirtyInodeBytes = 1024
+
+// relieve keeps what a replay changes within the memory of the mount. Whoever wrote the log
+// committed in time, but another mount may have had more memory, and a forged log may
+// hold anything. A root that is written in the middle covers the operations so far, and the log
+// goes on from there (claims are free in it). A mount that writes nothing has to give up.
+func (v *Volume) relieve() error {
+	a := &v.adm
+	a.mu.Lock()
+	pages, nodes, inodes := a.pages, a.nodes, a.inodes
+	a.mu.Unlock()
+	freed := v.space.FreedRuns() + int(v.snap.pendingRuns.Load())
+	if v.opts.ReadOnly {
+		if pages*pageBytes+nodes*layout.NodeBytes+inodes*dirtyInodeBytes+freed*16 > v.opts.Memory {
+			return fmt.Errorf("what the log changes is kept in memory by a mount that writes nothing; a read-write mount needs less: %w", txn.ErrMemory)
+		}
+		return nil
+	}
+	// Twice what admission allows, so that few replays write roots.
+	if pages <= 2*a.maxPages && nodes <= 2*a.maxNodes && inodes <= 2*maxIdle && freed <= 2*maxFreed {
+		return nil
+	}
+	return v.commit(false)
 }
 
 // replayOp prepares an operation as its first execution did, and applies it.
 func (v *Volume) replayOp(op *layout.Op) error {
+	if err := v.checkNames(op); err != nil {
+		return err
+	}
 	switch op.Type {
-	case layout.OpCreate, layout.OpLink, layout.OpUnlink, layout.OpRename, layout.OpGrow:
+	case layout.OpCreate, layout.OpRename:
+		for _, made := range op.Makes() {
+			if in, err := v.inode(vfs.Ino(made)); !errors.Is(err, vfs.ErrStale) {
+				if err == nil {
+					v.table.put(in)
+					err = fmt.Errorf("%w: inode %d exists", layout.ErrCorrupt, made)
+				}
+				return err
+			}
+		}
+		return v.apply(op)
+	case layout.OpLink, layout.OpUnlink, layout.OpGrow:
 		return v.apply(op)
 	}
 	in, err := v.inode(vfs.Ino(op.Ino))
@@ -116,6 +235,44 @@ func (v *Volume) replayOp(op *layout.Op) error {
 		return err
 	}
 	defer v.table.put(in)
+	if err := v.replayFile(in, op); err != nil {
+		return err
+	}
+	return v.finishCut(in)
+}
+
+// checkNames refuses what would make of directories something else than a tree.
+func (v *Volume) checkNames(op *layout.Op) error {
+	if op.Type != layout.OpLink && op.Type != layout.OpRename {
+		return nil
+	}
+	in, err := v.inode(vfs.Ino(op.Ino))
+	if err != nil {
+		return err
+	}
+	defer v.table.put(in)
+	switch {
+	case !in.isDir():
+		return nil
+	case op.Type == layout.OpLink:
+		return fmt.Errorf("%w: another name of directory %d", layout.ErrCorrupt, op.Ino)
+	case op.Parent == op.Parent2:
+		return nil
+	}
+	to, err := v.dir(vfs.Ino(op.Parent2))
+	if err != nil {
+		return err
+	}
+	defer v.table.put(to)
+	inside, err := v.isInside(to, op.Ino)
+	if err == nil && inside {
+		err = fmt.Errorf("%w: directory %d goes into itself", layout.ErrCorrupt, op.Ino)
+	}
+	return err
+}
+
+// replayFile is replayOp of an operation on one file.
+func (v *Volume) replayFile(in *inode, op *layout.Op) (err error) {
 	defer v.unload(in)
 	switch op.Type {
 	case layout.OpWrite, layout.OpWriteRef:
@@ -132,9 +289,6 @@ func (v *Volume) replayOp(op *layout.Op) error {
 	if err == nil {
 		err = v.apply(op)
 	}
-	for err == nil && in.cutting {
-		err = v.cutMore(in)
-	}
 	return err
 }
 
@@ -150,13 +304,11 @@ func (v *Volume) finishCuts() error {
 		for _, ino := range inos {
 			in, err := v.inode(vfs.Ino(ino))
 			if err != nil {
-				return err
+				return misfit(err)
 			}
 			if in.isReg() { // also without a name: one may follow (O_TMPFILE)
 				in.cutting = true
-				for err == nil && in.cutting {
-					err = v.cutMore(in)
-				}
+				err = v.finishCut(in)
 			}
 			v.table.put(in)
 			if err != nil {
@@ -164,6 +316,18 @@ func (v *Volume) finishCuts() error {
 			}
 		}
 	}
+}
+
+func (v *Volume) finishCut(in *inode) error {
+	for in.cutting {
+		if err := v.cutMore(in); err != nil {
+			return err
+		}
+		if err := v.relieve(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // applyWriteRef puts extents that are on the device already under a file.
@@ -191,11 +355,9 @@ func (v *Volume) applyWriteRef(in *inode, op *layout.Op) error {
 		for i := range op.Extents {
 			e := &op.Extents[i]
 			e.RefBirth = max(e.RefBirth, e.Birth)
-			delta, err := v.putExtent(w, in.ino, sector, e)
-			if err != nil {
+			if err := v.putExtent(w, in, sector, e); err != nil {
 				return err
 			}
-			in.sectors = uint64(int64(in.sectors) + delta)
 			sector += e.Sectors()
 		}
 		if sector != end {

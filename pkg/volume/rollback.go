@@ -102,6 +102,7 @@ func (v *Volume) switchHead(t *snapshot, x *layout.Snapshot) error {
 	v.fs = tree.New(tree.Config{ID: layout.TreeFS, Cache: v.cache, Free: v.freePage, Dirtied: v.adm.dirtyNodes}, x.Tree, v.gen)
 	v.trees[slices.IndexFunc(v.trees, func(t *tree.Tree) bool { return t.ID() == layout.TreeFS })] = v.fs
 	v.rot.disturb() // the head is of older epochs again
+	v.res.rollBack(x)
 	v.inoMu.Lock()
 	v.inodes = x.Inodes
 	v.inoMu.Unlock()
@@ -117,17 +118,15 @@ func (v *Volume) warmAbandoned(a *abandoned) error {
 	if !a.Lists {
 		return nil
 	}
-	p := a.Tree
+	p, in := a.Tree, tree.Range{}
 	for p.Birth > a.Generation {
-		n, err := v.cache.Page(&p)
+		n, err := v.cache.Page(&p, in)
 		if err != nil || n.Level() == 0 {
 			return err
 		}
-		i, eq := n.Search(a.Next)
-		if !eq && i > 0 {
-			i--
-		}
-		if p, err = layout.GetPointer(n.PointerBytesAt(i), layout.TreeFS); err != nil {
+		i := tree.Slot(n, a.Next)
+		in = in.Child(n, i)
+		if p, err = tree.ChildPointer(&p, n, i); err != nil {
 			return err
 		}
 	}
@@ -146,7 +145,7 @@ func (f *freer) passAbandoned(a *abandoned) (done bool, err error) {
 	} else {
 		done = next.Tree.Birth <= next.Generation
 		if !done {
-			if done, err = f.passPage(&next, &next.Tree, nil); err != nil {
+			if done, err = f.passPage(&next, &next.Tree, tree.Range{}); err != nil {
 				return false, err
 			}
 		}
@@ -206,9 +205,9 @@ func (f *freer) passLeaf(a *layout.Abandoned, n *layout.Node) (done bool, err er
 }
 
 // passPage frees the leaf below p that is next, and what is then done with: the
-// whole page, if done.
-func (f *freer) passPage(a *layout.Abandoned, p *layout.Pointer, hi *layout.Key) (done bool, err error) {
-	n, err := f.v.cache.Page(p)
+// whole page, if done. It goes no deeper than the root's level, which is at most 16.
+func (f *freer) passPage(a *layout.Abandoned, p *layout.Pointer, in tree.Range) (done bool, err error) {
+	n, err := f.v.cache.Page(p, in)
 	if err != nil {
 		return false, err
 	}
@@ -217,31 +216,19 @@ func (f *freer) passPage(a *layout.Abandoned, p *layout.Pointer, hi *layout.Key)
 			return false, err
 		}
 	} else {
-		i, eq := n.Search(a.Next)
-		if !eq && i > 0 {
-			i--
-		}
-		for ; i < n.Count(); i++ {
-			c, err := layout.GetPointer(n.PointerBytesAt(i), layout.TreeFS)
-			if err == nil && (c.IsZero() || c.Level+1 != p.Level || c.Birth > p.Birth) {
-				err = fmt.Errorf("%w: child %d of the page at %d", layout.ErrCorrupt, i, p.Addr)
-			}
+		for i := tree.Slot(n, a.Next); i < n.Count(); i++ {
+			c, err := tree.ChildPointer(p, n, i)
 			if err != nil {
-				return false, err
+				return false, fmt.Errorf("child %d of the page at %d: %w", i, p.Addr, err)
 			}
 			if c.Birth <= a.Generation {
 				continue // the snapshot's
 			}
-			end := hi
-			if i+1 < n.Count() {
-				k := n.Key(i + 1)
-				end = &k
-			}
-			if done, err := f.passPage(a, &c, end); err != nil || !done {
+			if done, err := f.passPage(a, &c, in.Child(n, i)); err != nil || !done {
 				return false, err
 			}
 			if i+1 < n.Count() {
-				a.Next = *end
+				a.Next = n.Key(i + 1)
 				return false, nil
 			}
 		}

@@ -515,7 +515,7 @@ func (m *mover) replace(w *tree.Writer, r *oldRef, fresh []freshCopy, of *[maxSe
 				return err
 			}
 		}
-		e.RefBirth = v.gen
+		e.RefBirth, e.Owed = v.gen, v.owes(&r.e)
 		sector := r.sector + uint64(s) - uint64(r.first)
 		if err := w.Put(extentKey(r.ino, sector), e.Append(nil)); err != nil {
 			return err

@@ -319,8 +319,10 @@ func (s *scrub) freeLists() (bytes int) {
 		if p.IsZero() {
 			continue
 		}
-		_, pieces, err := s.v.store.ReadFreeList(p)
-		bytes += len(pieces) * layout.NodeBytes
+		err := s.v.store.WalkFreeList(p, txn.DataArea(s.root), func(place layout.Run, _ []layout.Run) error {
+			bytes += int(place.Count) * layout.SectorBytes
+			return nil
+		})
 		if err != nil {
 			s.found(Damage{Where: fmt.Sprintf("free list %d", i),
 				What: fmt.Sprintf("%v; the volume can not be opened again before two commits have replaced it", err)})

@@ -201,17 +201,15 @@ func (s *scrub) headHolds(d *Damage) (holds bool) {
 }
 
 func (s *scrub) headHasPage(p *layout.Pointer, key layout.Key) bool {
-	at := s.root.Trees[layout.TreeFS]
+	at, in := s.root.Trees[layout.TreeFS], tree.Range{}
 	for at.Level > p.Level {
-		n, err := s.v.cache.Page(&at)
+		n, err := s.v.cache.Page(&at, in)
 		if err != nil {
 			return false
 		}
-		i, eq := n.Search(key)
-		if !eq && i > 0 {
-			i--
-		}
-		if at, err = layout.GetPointer(n.PointerBytesAt(i), layout.TreeFS); err != nil {
+		i := tree.Slot(n, key)
+		in = in.Child(n, i)
+		if at, err = tree.ChildPointer(&at, n, i); err != nil {
 			return false
 		}
 	}

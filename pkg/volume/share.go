@@ -128,6 +128,9 @@ func (v *Volume) changeShares(region, from, to uint64, d int) (bare []layout.Run
 			return err
 		}
 		v.shareHeight.Store(int32(w.Height()))
+		if d < 0 {
+			v.res.stale.Store(true) // one that is left may be a file's own now
+		}
 		if c.delta == 0 {
 			return nil
 		}

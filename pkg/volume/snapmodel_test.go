@@ -12,6 +12,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -100,7 +101,7 @@ func checkSpace(t testing.TB, v *Volume) {
 	used := root.DeviceSectors - root.DataStart() - root.FreeSectors
 	for i := range root.FreeLists {
 		used -= root.FreeLists[i].Sectors
-		_, pieces, err := v.store.ReadFreeList(&root.FreeLists[i])
+		_, pieces, err := v.store.ReadFreeList(&root.FreeLists[i], txn.DataArea(root), minMemory)
 		if err != nil {
 			t.Fatal(err)
 		}

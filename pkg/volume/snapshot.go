@@ -43,6 +43,7 @@ type snapshots struct {
 
 	stop    bool
 	stalled error // why nothing is freed although something should be
+	blunt   bool  // restamp has failed; the next mount tries again
 	done    chan struct{}
 }
 
@@ -57,9 +58,11 @@ type snapshot struct {
 	epoch   uint32
 	passing bool   // made for a moment, and marked as deleted in the tree
 	dead    uint64 // sectors in dead lists when it was taken
-	views   int    // OpenSnapshot; under mu
-	holds   int    // Diff; under mu
-	going   bool   // DeleteSnapshot is at it: nobody may begin to use it; under mu
+	// Of reserved ranges; when it was taken.
+	promised, ranges uint64
+	views            int  // OpenSnapshot; under mu
+	holds            int  // Diff; under mu
+	going            bool // DeleteSnapshot is at it: nobody may begin to use it; under mu
 }
 
 // SnapshotInfo describes a local snapshot.
@@ -162,7 +165,7 @@ func (v *Volume) loadSnapshots() error {
 
 // take is the end of a generation: if somebody waits for a snapshot, it is
 // this; epoch is the oldest that the head needs, if that is known. It returns the newest of those that the root's tree 3 names.
-func (s *snapshots) take(gen, inodes uint64, epoch uint32) (newest uint64) {
+func (s *snapshots) take(gen, inodes uint64, epoch uint32, res *reservations) (newest uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := len(s.live) - 1; i >= 0 && newest == 0; i-- {
@@ -181,6 +184,8 @@ func (s *snapshots) take(gen, inodes uint64, epoch uint32) (newest uint64) {
 	s.state.Point, s.dirty = t.id, true
 	s.live = append(s.live, t)
 	s.changed()
+	res.pin(gen)
+	t.promised, t.ranges = res.stored().Promised, res.stored().Ranges
 	return newest
 }
 
@@ -198,7 +203,8 @@ func (v *Volume) nameSnapshot(w *tree.Writer, t *snapshot) error {
 		used -= r.FreeLists[i].Sectors
 	}
 	t.sectors = used
-	x := layout.Snapshot{Generation: t.gen, Created: t.created, Tree: r.Trees[layout.TreeFS], Inodes: t.inodes, Sectors: used, Epoch: t.epoch, Deleting: t.passing, Name: t.name}
+	x := layout.Snapshot{Generation: t.gen, Created: t.created, Tree: r.Trees[layout.TreeFS], Inodes: t.inodes, Sectors: used, Epoch: t.epoch, Deleting: t.passing,
+		Promised: t.promised, Ranges: t.ranges, Name: t.name}
 	return w.Put(snapshotKey(t.id), x.Append(nil))
 }
 
@@ -248,9 +254,9 @@ func (v *Volume) takeSnapshot(t *snapshot) error {
 	}
 	_, epochs := v.Keys()
 	t.epoch = epochs[0]
-	c := cost{quads: opQuads}
+	c := cost{quads: opQuads, pins: 1}
 	if err := v.admit(c); err != nil { // a freeze waits for all that follows
-		return err
+		return v.whyNoSnapshot(err)
 	}
 	defer v.adm.done(c)
 	err := v.inGate(func() error {
@@ -539,13 +545,18 @@ func (v *Volume) startSnapReaper() {
 		f := &freer{v: v}
 		for {
 			s.mu.Lock()
-			for !s.stop && (s.stalled != nil || len(s.dying) == 0 && s.abandoned == nil) {
+			for !s.stop && (s.stalled != nil || len(s.dying) == 0 && s.abandoned == nil) && !(v.worn() && !s.blunt) {
 				s.cond.Wait()
 			}
 			if s.stop {
 				s.cond.Broadcast()
 				s.mu.Unlock()
 				return
+			}
+			if s.stalled != nil || len(s.dying) == 0 && s.abandoned == nil {
+				s.mu.Unlock()
+				v.restampAll()
+				continue
 			}
 			var t *snapshot
 			a := s.abandoned

@@ -79,9 +79,10 @@ type treeSide struct {
 }
 
 type sideStep struct {
+	p  layout.Pointer // to the page
 	n  *layout.Node
 	i  int
-	lo layout.Key // no key below the page is lower
+	in tree.Range // of its keys
 }
 
 // place is what lies there: the end, a page not entered yet, or an item.
@@ -90,6 +91,7 @@ type place struct {
 	key       layout.Key // of the item; of a page, a lower bound of its keys
 	val       []byte
 	ptr       layout.Pointer
+	in        tree.Range // of the page's keys
 	err       error
 }
 
@@ -117,29 +119,20 @@ func (s *treeSide) peek() place {
 	if t.n.Level() == 0 {
 		return place{key: t.n.Key(t.i), val: t.n.Value(t.i)}
 	}
-	p := place{page: true, key: t.lo}
-	if t.i > 0 {
-		p.key = t.n.Key(t.i)
-	}
-	p.ptr, p.err = layout.GetPointer(t.n.PointerBytesAt(t.i), layout.TreeFS)
-	if p.err == nil && (p.ptr.IsZero() || p.ptr.Level+1 != t.n.Level()) {
-		p.err = layout.ErrCorrupt
-	}
+	p := place{page: true, in: t.in.Child(t.n, t.i)}
+	p.key = p.in.Low()
+	p.ptr, p.err = tree.ChildPointer(&t.p, t.n, t.i)
 	return p
 }
 
 // enter goes into the page that peek found.
 func (s *treeSide) enter(p *place) error {
-	n, err := s.cache.Page(&p.ptr)
+	n, err := s.cache.Page(&p.ptr, p.in)
 	if err != nil {
 		return err
 	}
 	s.root = nil
-	s.path = append(s.path, sideStep{n: n, lo: p.key})
-	if n.Count() == 0 {
-		s.path = s.path[:len(s.path)-1]
-		s.next()
-	}
+	s.path = append(s.path, sideStep{p: p.ptr, n: n, in: p.in})
 	return nil
 }
 

@@ -103,10 +103,10 @@ type Volume struct {
 	discards   discarder
 	kept       kept
 	snap       snapshots
+	res        reservations
 
 	replayed  bool          // when it was opened, the log held more than the root
 	dataStart uint64        // first sector after the log
-	leftovers []uint64      // inodes without names when the volume was opened
 	lists     [2]listPlace  // of the newest durable root; owned by the committer
 	growMu    sync.Mutex    // one Grow at a time
 	sectors   atomic.Uint64 // of the device, as used
@@ -199,6 +199,7 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.snap.init()
 	v.adm.changed, v.adm.parked = func() {}, func(int) {}
 	v.rot.init(opts.Memory)
+	v.res.load(root.Reserved)
 	v.initAdmission(opts.Memory, int64(root.DeviceSectors)*layout.SectorBytes)
 	v.cache = tree.NewCache(opts.Memory/4, v.store.ReadNode)
 	v.fs = v.newTree(layout.TreeFS)
@@ -321,7 +322,7 @@ func (v *Volume) StatFS() vfs.StatFS {
 	total := v.sectors.Load() - v.dataStart
 	avail := uint64(max(v.available(), 0))
 	free, _, waiting := v.space.Counts()
-	all := uint64(max(free+waiting-int64(v.adm.dirtyCount()), 0))
+	all := uint64(max(free+waiting-int64(v.adm.dirtyCount())-v.res.owed.Load(), 0))
 	// An inode costs at least a few hundred bytes of tree.
 	room := avail * layout.SectorBytes / 512
 	return vfs.StatFS{BlockSize: layout.SectorBytes, Blocks: total, BlocksFree: max(all, avail), BlocksAvail: avail,
@@ -334,7 +335,8 @@ func (v *Volume) available() int64 {
 	a := &v.adm
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return free + waiting - layout.QuadSectors*a.reserve - int64(a.pages)
+	held, _ := v.held(a.granted.pins > 0)
+	return free + waiting - layout.QuadSectors*a.reserve - int64(a.pages) - held
 }
 
 func randomBytes[T ~[16]byte | ~[32]byte]() (b T) {

@@ -15,12 +15,14 @@ import (
 
 // newVolume is a volume of format v2 in an image file; the test fails unless
 // fsck finds it clean at the end.
-func newVolume(t *testing.T) vfs.FS {
+func newVolume(t *testing.T) vfs.FS { return newSizedVolume(t, 2<<30) }
+
+func newSizedVolume(t *testing.T, sizeBytes int64) vfs.FS {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "image")
 	f, err := os.Create(path)
 	if err == nil {
-		err = f.Truncate(2 << 30)
+		err = f.Truncate(sizeBytes)
 	}
 	if err == nil {
 		err = f.Close()

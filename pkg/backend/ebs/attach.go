@@ -125,7 +125,7 @@ func (b *Backend) beginAttach(ctx context.Context, v types.Volume, node string, 
 	switch {
 	case err == nil, isCode(err, codeInUse): // in use: by an earlier try of ours, or it soon shows by whom
 		return device, release, nil
-	case errors.As(err, &e) && e.code == codeBadValue && strings.Contains(e.message, "already in use"), isCode(err, codeBadValue) && strings.Contains(err.Error(), "device name"):
+	case isCode(err, codeDeviceInUse), errors.As(err, &e) && e.code == codeBadValue && strings.Contains(e.message, "already in use"), isCode(err, codeBadValue) && strings.Contains(err.Error(), "device name"):
 		b.names.spoil(node, device)
 		release(false)
 		return "", nil, errTryName
@@ -166,7 +166,7 @@ func (b *Backend) attached(ctx context.Context, id, node, device string, readOnl
 		switch {
 		case a == nil || a.State == types.VolumeAttachmentStateDetaching:
 			if waited > t.Settle { // it was, and somebody took it off
-				return fmt.Errorf("%w: EC2 took the request and did not attach it", backend.ErrUnavailable)
+				return takenBack(v)
 			}
 			return errNotYet
 		case aws.ToString(a.InstanceId) != node:
@@ -182,6 +182,14 @@ func (b *Backend) attached(ctx context.Context, id, node, device string, readOnl
 		return errNotYet
 	})
 	return v, err
+}
+
+// takenBack is what becomes of an attachment that EC2 took and then does not show.
+func takenBack(v types.Volume) error {
+	if !aws.ToBool(v.Encrypted) {
+		return fmt.Errorf("%w: EC2 took the request and did not attach it, or somebody has detached it since", backend.ErrUnavailable)
+	}
+	return fmt.Errorf("%w: EC2 took the request and did not attach it; %s", backend.ErrUnavailable, keyHint(aws.ToString(v.KmsKeyId)))
 }
 
 // unstick takes off what hangs in attaching, and remembers not to use that name.

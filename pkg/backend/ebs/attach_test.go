@@ -254,58 +254,6 @@ func TestDetachBehindDescribes(t *testing.T) {
 	}
 }
 
-// TestAttachLimits: computed from the instance, and EC2 agrees to the volume.
-func TestAttachLimits(t *testing.T) {
-	for _, c := range []struct {
-		kind  string
-		enis  int
-		other int // volumes of others, besides the root volume
-		want  int64
-	}{
-		{"m5.large", 1, 0, 26}, {"m5.large", 3, 0, 24}, {"m5.large", 3, 2, 22}, {"m5d.large", 1, 0, 25}, // shared with interfaces and local disks
-		{"m7i.large", 3, 0, 31}, {"m7i.large", 1, 4, 27}, // of their own
-		{"t3.old", 2, 0, 25}, {"m4.large", 2, 0, 38}, // EC2 does not tell
-		{"r8gb.metal-48xl", 1, 0, 63}, // two cards
-	} {
-		t.Run(fmt.Sprint(c.kind, c.enis, c.other), func(t *testing.T) {
-			s := newEC2(t, ec2test.Options{}, false)
-			node := s.AddInstance(ec2test.Instance{Type: c.kind, ENIs: c.enis})
-			s.SetMetadataOf(node)
-			for i := range c.other {
-				s.AttachForeign(node, fmt.Sprintf("/dev/xvd%c", 'f'+i))
-			}
-			o := options(s)
-			b := open(t, o)
-			info := must(b.Info(t.Context()))
-			if info.MaxVolumes != c.want || info.ID != node || info.Topology[zoneKey] != s.Region()+"a" {
-				t.Fatalf("%+v, want %d", info, c.want)
-			}
-			var wg sync.WaitGroup
-			for i := range c.want {
-				wg.Go(func() {
-					v, err := b.Create(t.Context(), spec(fmt.Sprint("v", i)))
-					if err == nil {
-						_, err = b.Attach(t.Context(), v.ID, node, false)
-					}
-					if err != nil {
-						t.Error(i, err)
-					}
-				})
-			}
-			wg.Wait()
-			if again := must(b.Info(t.Context())).MaxVolumes; again != c.want {
-				t.Errorf("with its volumes attached the node says %d", again)
-			}
-			if c.kind == "m5d.large" {
-				return // the stand-in leaves out local disks
-			}
-			v := mustCreate(t, b, spec("one more"))
-			_, err := b.Attach(t.Context(), v.ID, node, false)
-			wantErr(t, err, backend.ErrTooManyAttached)
-		})
-	}
-}
-
 // TestMetadata: the metadata service, version 2; else Kubernetes; else what the flags say; and else an error.
 func TestMetadata(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)
@@ -360,63 +308,5 @@ func TestMetadata(t *testing.T) {
 	region.MetadataEndpoint = ""
 	if _, err := Open(t.Context(), region); !errors.Is(err, errNoRegion) {
 		t.Fatal(err)
-	}
-}
-
-// TestModify: expansion and new class in one modification, the quota, and values that exclude one another.
-func TestModify(t *testing.T) {
-	s := newEC2(t, ec2test.Options{Delays: slow}, false)
-	o := options(s)
-	b := open(t, o)
-	v := mustCreate(t, b, spec("a"))
-	modify := func(class string) error { return b.Modify(t.Context(), v.ID, parse(class)) }
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if n, err := b.Expand(t.Context(), v.ID, 20*gib, 0); err != nil || n != 20*gib {
-			t.Error(n, err)
-		}
-	})
-	wg.Go(func() {
-		if err := modify("type=io2 iops=1000"); err != nil {
-			t.Error(err)
-		}
-	})
-	wg.Wait()
-	if n := s.Counts()["ModifyVolume"]; n != 1 {
-		t.Errorf("%d modifications", n)
-	}
-	if err := modify("type=io2 iops=1000"); err != nil || s.Counts()["ModifyVolume"] != 1 { // done already
-		t.Fatal(err)
-	}
-	errs := make([]error, 2)
-	for i, class := range []string{"iops=2000", "iops=3000"} {
-		wg.Go(func() { errs[i] = modify(class) })
-	}
-	wg.Wait()
-	if (errs[0] == nil) == (errs[1] == nil) || !errors.Is(errors.Join(errs...), backend.ErrUnavailable) {
-		t.Fatal(errs)
-	}
-	wantErr(t, modify("iops=99999999"), backend.ErrInvalid)
-	wantErr(t, modify("iopsPerGB=5"), backend.ErrInvalid)
-	again := func(f func() error) (err error) { // while EC2 still moves the data of the last one
-		for err = backend.ErrUnavailable; errors.Is(err, backend.ErrUnavailable); {
-			err = f()
-		}
-		return err
-	}
-	// The answer is lost: the repetition finds it made.
-	lose(s, "ModifyVolume", 1, ec2test.Fault{Lost: true})
-	if err := again(func() error { return modify("iops=4000") }); err != nil {
-		t.Fatal(err)
-	}
-	for i := range 3 {
-		err := again(func() error { return modify(fmt.Sprint("iops=", 5000+i)) })
-		if i == 0 && err == nil {
-			continue // the fourth of the day
-		}
-		wantErr(t, err, backend.ErrQuota)
-		if !strings.Contains(err.Error(), "24 hours") {
-			t.Errorf("unclear: %v", err)
-		}
 	}
 }

@@ -1,6 +1,7 @@
 package ebs
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,6 +10,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -25,6 +27,8 @@ const (
 	defaultSizeGiB = 8
 	// maxTokens is how many burnt tokens one call steps over.
 	maxTokens = 8
+	// maxLimits is how many limits of a type one call learns from refusals.
+	maxLimits = 4
 )
 
 // errBurnt: the client token belongs to a volume that is gone.
@@ -105,9 +109,12 @@ func token(name string, n int) *string {
 func (b *Backend) makeVolume(ctx context.Context, p *plan) (types.Volume, error) {
 	n, _ := b.tokens.get(p.coded)
 	n = max(n, 1)
-	p.started = time.Now()
+	p.started, p.fresh = time.Now(), false
 	v, meta, err := b.askForVolume(ctx, p, n)
 	switch {
+	case isDeletedToken(err): // EC2 itself knows that nothing is left
+		b.tokens.set(p.coded, n+1)
+		return v, errBurnt
 	case isCode(err, codeTokenMismatch):
 		// The token was used for something else: for this name, in another zone or size, which we may not see yet.
 		if v, found, ferr := b.patientFind(ctx, p.coded); found || ferr != nil {
@@ -124,21 +131,35 @@ func (b *Backend) makeVolume(ctx context.Context, p *plan) (types.Volume, error)
 		return v, err
 	}
 	if t, ok := awsmiddleware.GetServerTime(meta); ok { // by EC2's clock, not ours
-		p.started = time.Now().Add(-t.Sub(aws.ToTime(v.CreateTime)))
+		age := t.Sub(aws.ToTime(v.CreateTime))
+		p.fresh = age <= time.Since(p.started)+clockTick
+		p.started = time.Now().Add(-age)
 	}
 	v.Tags = types.TagSpecification{Tags: tagSpec("", p.tags)[0].Tags}.Tags
 	return v, nil
 }
 
+// clockTick is how finely EC2 tells the time of its answers.
+const clockTick = time.Second
+
+// isDeletedToken tells whether EC2 refuses a client token since what was made with it is gone.
+func isDeletedToken(err error) bool {
+	return isCode(err, codeTokenMismatch) && strings.Contains(err.Error(), "already deleted")
+}
+
 func (b *Backend) askForVolume(ctx context.Context, p *plan, n int) (types.Volume, middleware.Metadata, error) {
-	for again := false; ; again = true {
+	for again := 0; ; again++ {
 		iops, err := b.iopsFor(ctx, p)
 		if err != nil {
 			return types.Volume{}, middleware.Metadata{}, err
 		}
 		v, meta, err := b.askOnce(ctx, p, n, iops)
-		if which, least, ok := limitOf(err); ok && which == "minimum" && errors.Is(err, backend.ErrOutOfRange) && !again && b.mayGrow(p, least) {
+		switch which, least, _ := limitOf(err); {
+		case again >= maxLimits:
+		case which == limitMinSize && b.mayGrow(p, least):
 			p.gib = int32(least) // the type has no smaller volumes
+			continue
+		case p.class.iopsPerGB > 0 && b.learn(cmp.Or(p.class.kind, defaultType), err):
 			continue
 		}
 		return v, meta, err
@@ -157,7 +178,7 @@ func optional(n int32) *int32 {
 }
 
 func (b *Backend) askOnce(ctx context.Context, p *plan, n int, iops int32) (types.Volume, middleware.Metadata, error) {
-	kind := p.class.kind
+	kind := cmp.Or(p.class.kind, defaultType) // EC2's own default is gp2, of copies too
 	if s := p.spec.Source; s != nil && s.Volume != "" {
 		out, err := b.ec2.CopyVolumes(ctx, &ec2.CopyVolumesInput{SourceVolumeId: aws.String(s.Volume), Size: aws.Int32(p.gib), VolumeType: kind, Iops: optional(iops), Throughput: optional(p.class.throughput),
 			Encrypted: p.class.encrypted, KmsKeyId: nonEmpty(p.class.kmsKey), ClientToken: token(p.spec.Name, n), TagSpecifications: tagSpec(types.ResourceTypeVolume, p.tags)})
@@ -168,9 +189,6 @@ func (b *Backend) askOnce(ctx context.Context, p *plan, n int, iops int32) (type
 			return types.Volume{}, out.ResultMetadata, fmt.Errorf("%w: EC2 made %d copies", backend.ErrUnavailable, len(out.Volumes))
 		}
 		return out.Volumes[0], out.ResultMetadata, nil
-	}
-	if kind == "" {
-		kind = defaultType
 	}
 	in := &ec2.CreateVolumeInput{AvailabilityZone: aws.String(p.zone), Size: aws.Int32(p.gib), VolumeType: kind, Iops: optional(iops), Throughput: optional(p.class.throughput),
 		Encrypted: p.class.encrypted, KmsKeyId: nonEmpty(p.class.kmsKey), ClientToken: token(p.spec.Name, n), TagSpecifications: tagSpec(types.ResourceTypeVolume, p.tags)}
@@ -245,6 +263,8 @@ func (b *Backend) created(ctx context.Context, p *plan, v types.Volume) (types.V
 			}
 		case !ok && !settled:
 			return errNotYet // one describe may be behind another: what is not seen is gone after a while
+		case !ok:
+			seen = seen || p.fresh // EC2 has just made it, and nobody can have deleted it
 		}
 		return errBurnt
 	})
@@ -255,7 +275,7 @@ func (b *Backend) created(ctx context.Context, p *plan, v types.Volume) (types.V
 	b.tokens.set(p.coded, max(n, 1)+1)
 	b.gone.set(id, true)
 	if seen {
-		return v, fmt.Errorf("%w: EC2 took the request for %s and the volume then failed; a KMS key that does not exist or must not be used does that", backend.ErrInvalid, id)
+		return v, fmt.Errorf("%w: EC2 took the request for %s and the volume then failed; %s", backend.ErrInvalid, id, keyHint(p.class.kmsKey))
 	}
 	return v, errBurnt
 }

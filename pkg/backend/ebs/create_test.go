@@ -6,7 +6,9 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/sealvol/sealvol/pkg/backend"
 	"github.com/sealvol/sealvol/pkg/backend/backendtest"
@@ -62,11 +64,14 @@ func TestClasses(t *testing.T) {
 		err            error
 	}{
 		{want: "gp3 10 3000 125"},
-		{class: "type=gp2", want: "gp2 10 0 0"},
+		{class: "type=gp2", want: "gp2 10 100 0"},
 		{class: "type=gp3 iops=4000 throughput=500", want: "gp3 10 4000 500"},
 		{class: "type=io1 iops=500", want: "io1 10 500 0"},
 		{class: "type=io2 iopsPerGB=50", want: "io2 10 500 0"},
 		{class: "type=io2 iopsPerGB=1", want: "io2 10 100 0"},                       // the least that there is
+		{class: "type=gp3 iopsPerGB=2000", want: "gp3 10 5000 125"},                 // the most for its size
+		{class: "type=io1 iopsPerGB=100", want: "io1 10 500 0"},                     // also of the next
+		{class: "type=io1 iopsPerGB=100", gib: 2000, want: "io1 2000 64000 0"},      // the most of all
 		{class: "type=gp3 iopsPerGB=500", gib: 1000, want: "gp3 1000 80000 125"},    // the most
 		{class: "type=gp3", mutable: "type=io2 iops=200", want: "io2 10 200 0"},     // the VolumeAttributesClass wins
 		{class: "type=io2 iopsPerGB=50", mutable: "iops=200", want: "io2 10 200 0"}, // over a rate too
@@ -137,29 +142,78 @@ func parse(s string) map[string]string {
 
 // TestBurntToken: a volume that EC2 accepts and then does not make burns its client token.
 func TestBurntToken(t *testing.T) {
-	s := newEC2(t, ec2test.Options{Delays: slow, KMSKeys: []string{"good"}}, false)
-	o := options(s)
-	b := open(t, o)
-	bad := spec("a")
-	bad.Class = parse("encrypted=true kmsKeyId=bad")
-	for range 2 {
-		_, err := b.Create(t.Context(), bad)
-		wantErr(t, err, backend.ErrInvalid)
-	}
-	for _, b := range []*Backend{b, open(t, o)} { // also one that does not know which tokens are burnt
-		good := spec("a")
-		good.Class = parse("encrypted=true kmsKeyId=good")
-		v := mustCreate(t, b, good)
-		if got := s.Volumes(); len(got) != 1 || got[0].ID != v.ID {
-			t.Fatalf("%+v", got)
+	for _, o := range []ec2test.Options{{}, {Ghosts: true}} {
+		o.Delays, o.KMSKeys = slow, []string{"good"}
+		s := newEC2(t, o, false)
+		o := options(s)
+		b := open(t, o)
+		bad := spec("a")
+		bad.Class = parse("encrypted=true kmsKeyId=bad")
+		for range 2 {
+			_, err := b.Create(t.Context(), bad)
+			wantErr(t, err, backend.ErrInvalid)
+		}
+		for _, b := range []*Backend{b, open(t, o)} { // also one that does not know which tokens are burnt
+			good := spec("a")
+			good.Class = parse("encrypted=true kmsKeyId=good")
+			v := mustCreate(t, b, good)
+			if got := s.Volumes(); len(got) != 1 || got[0].ID != v.ID {
+				t.Fatalf("%+v", got)
+			}
 		}
 	}
 }
 
-// TestDeletedName: EC2 gives the id of the deleted volume again, for as long as it knows the token.
+// TestKeyRefused: EC2 takes a volume and an attachment whose key KMS refuses, and drops them
+// without a word: no describe has ever shown the volume. The error names the key and what to do,
+// and one call makes one volume.
+func TestKeyRefused(t *testing.T) {
+	s := newEC2(t, ec2test.Options{KMSKeys: []string{"good"}}, false)
+	b := open(t, options(s))
+	named := func(err, kind error, key string) {
+		t.Helper()
+		wantErr(t, err, kind)
+		if !strings.Contains(err.Error(), key) || !strings.Contains(err.Error(), "docs/iam/kms.json") {
+			t.Errorf("unclear: %v", err)
+		}
+	}
+	sp := spec("a")
+	sp.Class = parse("encrypted=true kmsKeyId=bad")
+	_, err := b.Create(t.Context(), sp)
+	named(err, backend.ErrInvalid, "bad")
+	if n := s.Counts()["CreateVolume"]; n != 1 {
+		t.Errorf("%d volumes asked for", n)
+	}
+	sp.Class = parse("encrypted=true kmsKeyId=good")
+	v := mustCreate(t, b, sp)
+	s.DisableKey("good")
+	_, err = b.Attach(t.Context(), v.ID, nodeA, false)
+	named(err, backend.ErrUnavailable, "good")
+}
+
+// clock is EC2's, which a test may put forward.
+type clock struct{ ahead atomic.Int64 }
+
+func (c *clock) now() time.Time          { return time.Now().Add(time.Duration(c.ahead.Load())) }
+func (c *clock) forward(d time.Duration) { c.ahead.Add(int64(d)) }
+
+// TestDeletedName: EC2 refuses the client token of the deleted volume, or gives the volume's id
+// again, for as long as it knows the token.
 func TestDeletedName(t *testing.T) {
-	s := newEC2(t, ec2test.Options{Delays: slow}, false)
-	o := options(s)
+	for _, ghosts := range []bool{false, true} {
+		t.Run(fmt.Sprint("ghosts=", ghosts), func(t *testing.T) {
+			var c clock
+			s := newEC2(t, ec2test.Options{Delays: slow, Ghosts: ghosts, Now: c.now}, false)
+			o := options(s)
+			if !ghosts {
+				o.Timing.Settle = time.Hour // EC2 says that the volume is gone: nothing is to be waited for
+			}
+			deleteAndRemake(t, s, o, &c)
+		})
+	}
+}
+
+func deleteAndRemake(t *testing.T, s *ec2test.Server, o Options, c *clock) {
 	seen := map[string]bool{}
 	for i := range 6 {
 		b := open(t, o)
@@ -177,6 +231,34 @@ func TestDeletedName(t *testing.T) {
 			if _, err := b.Get(t.Context(), v.ID); errors.Is(err, backend.ErrNotFound) {
 				break
 			}
+		}
+		c.forward(time.Minute) // a volume of this moment is one that has just been made
+	}
+}
+
+// TestClones: EC2's own default for a copy is gp2, of whatever type its source is.
+func TestClones(t *testing.T) {
+	s := newEC2(t, ec2test.Options{}, false)
+	b := open(t, options(s))
+	from := spec("from")
+	from.Class = parse("type=io2 iops=700")
+	src := mustCreate(t, b, from)
+	for i, c := range []struct{ class, mutable, want string }{
+		{want: "gp3 3000 125"},
+		{class: "iops=4000", want: "gp3 4000 125"},
+		{mutable: "iops=4000 throughput=500", want: "gp3 4000 500"},
+		{class: "iopsPerGB=400", want: "gp3 4000 125"},
+		{class: "type=io2 iops=500", want: "io2 500 0"},
+		{class: "type=gp2", want: "gp2 100 0"},
+	} {
+		v, err := b.Create(t.Context(), backend.Spec{Name: fmt.Sprint("v", i), RequiredBytes: 10 * gib, Class: parse(c.class), Mutable: parse(c.mutable), Source: &backend.Source{Volume: src.ID}})
+		if err != nil {
+			t.Errorf("%s, %s: %v", c.class, c.mutable, err)
+			continue
+		}
+		x := must(b.volume(t.Context(), v.ID))
+		if got := fmt.Sprintf("%s %d %d", x.VolumeType, deref(x.Iops), deref(x.Throughput)); got != c.want {
+			t.Errorf("%s, %s: %s in place of %s", c.class, c.mutable, got, c.want)
 		}
 	}
 }
@@ -222,62 +304,6 @@ func TestLateDescribes(t *testing.T) {
 	sp.Requisite = []backend.Segments{z}
 	_, err = open(t, o).Create(t.Context(), sp)
 	wantErr(t, err, backend.ErrExists)
-}
-
-func TestZones(t *testing.T) {
-	s := newEC2(t, ec2test.Options{Zones: []string{"x-1a", "x-1b", "x-1c"}, Region: "x-1"}, false)
-	o := options(s)
-	o.Zone = ""
-	b := open(t, o)
-	used := map[string]bool{}
-	for i := range 12 {
-		v := mustCreate(t, b, spec(fmt.Sprint("v", i)))
-		used[v.Topology[0][zoneKey]] = true
-	}
-	if len(used) != 3 {
-		t.Errorf("not spread: %v", used)
-	}
-	for i, c := range []struct {
-		requisite, preferred []backend.Segments
-		want                 string
-		err                  error
-	}{
-		{requisite: []backend.Segments{{zoneKey: "x-1c"}}, want: "x-1c"},
-		{requisite: []backend.Segments{{zoneKeyOwn: "x-1b"}}, want: "x-1b"},
-		{requisite: []backend.Segments{{zoneKey: "x-1a"}, {zoneKey: "x-1b"}}, preferred: []backend.Segments{{zoneKey: "x-1b"}}, want: "x-1b"},
-		{requisite: []backend.Segments{{zoneKey: "x-1a"}}, preferred: []backend.Segments{{zoneKey: "x-1b"}}, want: "x-1a"},
-		{requisite: []backend.Segments{{zoneKey: "elsewhere"}}, err: backend.ErrTopology},
-		{requisite: []backend.Segments{{zoneKey: "x-1a", zoneKeyOwn: "x-1b"}}, err: backend.ErrInvalid},
-	} {
-		sp := spec(fmt.Sprint("z", i))
-		sp.Requisite, sp.Preferred = c.requisite, c.preferred
-		v, err := b.Create(t.Context(), sp)
-		if !errors.Is(err, c.err) || err == nil && v.Topology[0][zoneKey] != c.want {
-			t.Errorf("%d: %v %v", i, v.Topology, err)
-		}
-	}
-}
-
-// TestZoneComesBack: a zone that was out of order, or not open to the account, when zones were asked for is not passed over for another one that the volume may be
-// in too: the pod's node is in the first that is preferred.
-func TestZoneComesBack(t *testing.T) {
-	s := newEC2(t, ec2test.Options{Zones: []string{"x-1a", "x-1b", "x-1c"}, Region: "x-1"}, false)
-	b := open(t, options(s))
-	b.regionZones.set(regionKey, []string{"x-1a", "x-1b"})
-	all := []backend.Segments{{zoneKey: "x-1a"}, {zoneKey: "x-1b"}, {zoneKey: "x-1c"}}
-	for i, first := range []string{"x-1b", "x-1c", "x-1c"} {
-		sp := spec(fmt.Sprint("v", i))
-		sp.Requisite, sp.Preferred = all, append([]backend.Segments{{zoneKey: first}}, all...)
-		if i == 0 {
-			sp.Requisite, sp.Preferred = all[:2], sp.Preferred[:1]
-		}
-		if z := mustCreate(t, b, sp).Topology[0][zoneKey]; z != first {
-			t.Errorf("%s is preferred, and it is made in %s", first, z)
-		}
-		if n, want := s.Counts()["DescribeAvailabilityZones"], min(i, 1); n != want {
-			t.Errorf("asked for zones %d times, want %d", n, want)
-		}
-	}
 }
 
 // TestForeign: volumes and snapshots of others are not ours to see or delete.
@@ -339,6 +365,20 @@ func TestBatches(t *testing.T) {
 			t.Errorf("%d calls", calls)
 		}
 	}
+	// Also if EC2 takes one for no id at all.
+	for code, message := range map[string]string{codeBadVolume: "Invalid id: \"" + ids[0] + "\"", codeBadValue: "Value (" + ids[0] + ") for parameter volumes is invalid. Expected: 'vol-...'."} {
+		s.SetFault(func(c ec2test.Call) ec2test.Fault {
+			for i := 1; c.Params.Has(fmt.Sprint("VolumeId.", i)); i++ {
+				if c.Params.Get(fmt.Sprint("VolumeId.", i)) == ids[0] {
+					return ec2test.Fault{Code: code, Message: message}
+				}
+			}
+			return ec2test.Fault{}
+		})
+		if got, err := open(t, o).fetchVolumes(t.Context(), ids); err != nil || len(got) != len(ids)-1 {
+			t.Fatalf("%s: %d found, %v", code, len(got), err)
+		}
+	}
 	// Also if EC2 does not say which one is unknown.
 	s.SetFault(func(c ec2test.Call) ec2test.Fault {
 		for i := 1; c.Params.Has(fmt.Sprint("VolumeId.", i)); i++ {
@@ -386,48 +426,18 @@ func TestThrottled(t *testing.T) {
 	wantErr(t, err, backend.ErrUnavailable)
 }
 
-// TestSnapshotTwice: EC2 has no token for snapshots. A lost answer leaves none that nobody knows of.
-func TestSnapshotTwice(t *testing.T) {
-	for name, f := range map[string]ec2test.Fault{"lost": {Lost: true}, "dropped": {Drop: true}, "failed": {Code: "InternalError", Status: 500}} {
-		t.Run(name, func(t *testing.T) {
-			s := newEC2(t, ec2test.Options{Delays: slow}, false)
-			o := options(s)
-			o.MaxAttempts = 5 // which are not made: a repetition would be a second snapshot
-			b := open(t, o)
-			v := mustCreate(t, b, spec("a"))
-			lose(s, "CreateSnapshot", 1, f)
-			snap, err := b.CreateSnapshot(t.Context(), backend.SnapshotSpec{Name: "s", Volume: v.ID})
-			if (err == nil) != f.Lost {
-				t.Fatal(err)
-			}
-			again := must(b.CreateSnapshot(t.Context(), backend.SnapshotSpec{Name: "s", Volume: v.ID}))
-			if got := s.Snapshots(); len(got) != 1 || got[0] != again.ID || f.Lost && snap.ID != again.ID {
-				t.Fatal(got, snap, again)
-			}
-		})
+// TestOneBadRecord: a volume whose tags somebody has spoilt is listed, with where it is attached,
+// and keeps no others from being listed.
+func TestOneBadRecord(t *testing.T) {
+	s := newEC2(t, ec2test.Options{}, false)
+	b := open(t, options(s))
+	good, bad := mustCreate(t, b, spec("a")), mustCreate(t, b, spec("b"))
+	must(b.Attach(t.Context(), bad.ID, nodeA, false))
+	s.Update(bad.ID, "mangle")
+	all, _, err := b.List(t.Context(), "", 0)
+	if err != nil || len(all) != 2 || all[0].ID != good.ID || all[1].ID != bad.ID || all[1].Attachment == nil || all[1].SizeBytes != 10*gib {
+		t.Fatal(all, err)
 	}
-}
-
-// TestTwoSnapshotsOfOneName, as two drivers that overlap may leave: the older one counts, the younger one goes.
-func TestTwoSnapshotsOfOneName(t *testing.T) {
-	late := slow
-	late.Lag = quick.Settle / 3
-	s := newEC2(t, ec2test.Options{Delays: late}, false)
-	v := mustCreate(t, open(t, options(s)), spec("a"))
-	var wg sync.WaitGroup
-	got := make([]backend.Snapshot, 2)
-	for i := range got {
-		b := open(t, options(s))
-		wg.Go(func() {
-			var err error
-			if got[i], err = b.CreateSnapshot(t.Context(), backend.SnapshotSpec{Name: "s", Volume: v.ID}); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
-	final := must(open(t, options(s)).CreateSnapshot(t.Context(), backend.SnapshotSpec{Name: "s", Volume: v.ID}))
-	if list := s.Snapshots(); len(list) != 1 || list[0] != final.ID || got[0].ID != final.ID || got[1].ID != final.ID {
-		t.Fatalf("%v, want %s; two drivers were told %s and %s", list, final.ID, got[0].ID, got[1].ID)
-	}
+	_, err = b.Get(t.Context(), bad.ID)
+	wantErr(t, err, backend.ErrDamaged)
 }

@@ -88,6 +88,17 @@ func (b *Backend) fetchVolumes(ctx context.Context, ids []string) (map[string]ty
 
 var anyID = regexp.MustCompile(`\b(vol|i)-[0-9a-f]+\b`)
 
+// isUnknown tells whether a describe failed since EC2 does not know one of the ids, or does not
+// take it for one: whoever else asked in the same call has nothing to do with that.
+func isUnknown(err error, code string, ids []string) bool {
+	if isCode(err, code, codeBadVolume, codeBadInstance) {
+		return true
+	}
+	var e *ec2Error
+	return isCode(err, codeBadValue) && errors.As(err, &e) &&
+		slices.ContainsFunc(anyID.FindAllString(e.message, -1), func(id string) bool { return slices.Contains(ids, id) })
+}
+
 // withoutUnknown calls describe with ids, and again without those that EC2's error names, or, if it names none, with each half.
 func withoutUnknown(ids []string, code string, describe func(ids []string) error) (unknown []string, err error) {
 	for len(ids) > 0 {
@@ -95,7 +106,7 @@ func withoutUnknown(ids []string, code string, describe func(ids []string) error
 		if err == nil {
 			return unknown, nil
 		}
-		if !isCode(err, code) {
+		if !isUnknown(err, code, ids) {
 			return nil, err
 		}
 		if len(ids) == 1 {
@@ -262,24 +273,19 @@ func attachmentOf(v types.Volume) *types.VolumeAttachment {
 	return nil
 }
 
-// toVolume reads a volume.
+// toVolume reads a volume. With an error it is what can be read of one whose tags are not ours: its
+// id, size, place and attachment.
 func (b *Backend) toVolume(v types.Volume) (backend.Volume, error) {
 	tags := tagMap(v.Tags)
-	name, err := decodeValue(tags[tagName])
-	if err != nil {
-		return backend.Volume{}, err
-	}
-	params, err := paramsOf(tags)
-	if err != nil {
-		return backend.Volume{}, err
-	}
+	name, nameErr := decodeValue(tags[tagName])
+	params, paramErr := paramsOf(tags)
 	x := backend.Volume{ID: aws.ToString(v.VolumeId), Name: name, SizeBytes: int64(aws.ToInt32(v.Size)) * gib, Parameters: params, Origin: tags[tagOrigin],
 		Topology: []backend.Segments{segmentsOf(aws.ToString(v.AvailabilityZone))}, Source: sourceOf(tags[tagSource])}
 	if a := attachmentOf(v); a != nil {
 		node := aws.ToString(a.InstanceId)
 		x.Attachment = &backend.Attachment{Node: node, ReadOnly: tags[tagReadOnly] == node}
 	}
-	return x, nil
+	return x, errors.Join(nameErr, paramErr)
 }
 
 func sourceOf(id string) *backend.Source {

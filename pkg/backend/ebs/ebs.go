@@ -84,16 +84,19 @@ type Backend struct {
 	modified  *batcher[types.VolumeModification]
 
 	nameLocks, volLocks keyed
-	onceLocks           keyed                       // who asks for what all need: by instance type, and for zones
-	regionZones         memory[[]string]            // under one key
-	suspects            memory[bool]                // ids that EC2 did not know: asked for apart, so that they poison no batch
-	gone                memory[bool]                // volumes that we deleted
-	tokens              memory[int]                 // which number of a name's token comes next
-	limits              memory[limits]              // by volume type
-	types               memory[machine]             // by instance type
-	formats             memory[backend.FormatState] // by volume: describes lag behind what was kept
-	names               nameAllocator
-	pending             coalescer
+	// modLocks: who modifies a volume. Apart, as that may take minutes for which nobody may wait who
+	// attaches or detaches.
+	modLocks    keyed
+	onceLocks   keyed                       // who asks for what all need: by instance type, and for zones
+	regionZones memory[[]zone]              // under one key
+	suspects    memory[bool]                // ids that EC2 did not know: asked for apart, so that they poison no batch
+	gone        memory[bool]                // volumes that we deleted
+	tokens      memory[int]                 // which number of a name's token comes next
+	limits      memory[limits]              // by volume type
+	types       memory[machine]             // by instance type
+	formats     memory[backend.FormatState] // by volume: describes lag behind what was kept
+	names       nameAllocator
+	pending     coalescer
 
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc

@@ -11,7 +11,7 @@ import (
 func volumeMeanwhile(t *testing.T, s *ec2test.Server, cluster string) string {
 	t.Helper()
 	fault := s.SetFault(nil)
-	defer s.SetFault(fault)
+	defer func() { s.SetFault(fault) }()
 	o := options(s)
 	o.Cluster = cluster
 	return mustCreate(t, open(t, o), spec("of "+cluster)).ID

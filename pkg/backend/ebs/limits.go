@@ -1,6 +1,7 @@
 package ebs
 
 import (
+	"cmp"
 	"context"
 	"math"
 
@@ -11,7 +12,7 @@ import (
 
 // limits of a volume type, as EC2 tells them.
 type limits struct {
-	minIOPS, maxIOPS int64 // 0: unknown
+	minIOPS, maxIOPS, perGiB int64 // 0: unknown
 }
 
 // limitsOf learns the limits of a type: EC2 refuses absurd values and says what it would take. Nothing is made (DryRun).
@@ -19,22 +20,14 @@ func (b *Backend) limitsOf(ctx context.Context, kind types.VolumeType, zone stri
 	if l, ok := b.limits.get(string(kind)); ok {
 		return l
 	}
-	ask := func(iops int32) (which string, n int64) {
+	ask := func(iops int32) {
 		_, err := b.ec2.CreateVolume(ctx, &ec2.CreateVolumeInput{DryRun: aws.Bool(true), AvailabilityZone: aws.String(zone), Size: aws.Int32(gib32), VolumeType: kind, Iops: aws.Int32(iops),
 			TagSpecifications: tagSpec(types.ResourceTypeVolume, map[string]string{tagCluster: b.opt.Cluster})}) // without which the policy in docs/iam does not allow it
-		which, n, _ = limitOf(translate("CreateVolume", err))
-		return which, n
+		b.learn(kind, translate("CreateVolume", err)) // else perhaps not allowed, or throttled
 	}
-	var l limits
-	if which, n := ask(math.MaxInt32); which == "maximum" {
-		l.maxIOPS = n
-	}
-	if which, n := ask(1); which == "minimum" {
-		l.minIOPS = n
-	}
-	if l != (limits{}) { // else perhaps not allowed, or throttled
-		b.limits.set(string(kind), l)
-	}
+	ask(math.MaxInt32)
+	ask(1)
+	l, _ := b.limits.get(string(kind))
 	return l
 }
 
@@ -44,18 +37,45 @@ func (b *Backend) iopsFor(ctx context.Context, p *plan) (int32, error) {
 	if c.iopsPerGB == 0 {
 		return c.iops, nil
 	}
-	kind := c.kind
-	if kind == "" {
-		kind = defaultType
-	}
-	n := int64(c.iopsPerGB) * int64(p.gib)
-	l := b.limitsOf(ctx, kind, p.zone, p.gib)
+	l := b.limitsOf(ctx, cmp.Or(c.kind, defaultType), p.zone, p.gib)
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	n = max(n, l.minIOPS)
+	return l.clamp(c.iopsPerGB, p.gib), nil
+}
+
+// clamp is so many IOPS a GiB, within the limits. The minimum wins: a type takes it of any size.
+func (l limits) clamp(perGiB, gib32 int32) int32 {
+	n := int64(perGiB) * int64(gib32)
+	if l.perGiB > 0 {
+		n = min(n, l.perGiB*int64(gib32))
+	}
 	if l.maxIOPS > 0 {
 		n = min(n, l.maxIOPS)
 	}
-	return int32(min(n, math.MaxInt32)), nil
+	return int32(min(max(n, l.minIOPS), math.MaxInt32))
+}
+
+// learn takes a limit of a type from EC2's refusal of a volume with so many IOPS. It returns false
+// if that says nothing new.
+func (b *Backend) learn(kind types.VolumeType, refusal error) bool {
+	which, n, ok := limitOf(refusal)
+	if !ok {
+		return false
+	}
+	old, _ := b.limits.get(string(kind))
+	l := old
+	switch which {
+	case limitRatio:
+		l.perGiB = n
+	case limitMaxIOPS:
+		l.maxIOPS = n
+	case limitMinIOPS:
+		l.minIOPS = n
+	}
+	if l == old {
+		return false
+	}
+	b.limits.set(string(kind), l)
+	return true
 }

@@ -103,10 +103,7 @@ func (b *Backend) List(ctx context.Context, token string, most int) ([]backend.V
 		if _, gone := b.gone.get(aws.ToString(v.VolumeId)); gone {
 			continue
 		}
-		x, err := b.toVolume(v)
-		if err != nil {
-			return nil, "", err
-		}
+		x, _ := b.toVolume(v) // one whose tags somebody has spoilt is listed as far as it can be read, and spoils no list: Get says what is wrong
 		list = append(list, x)
 	}
 	return list, next, nil
@@ -137,10 +134,7 @@ func (b *Backend) ListSnapshots(ctx context.Context, volume, token string, most 
 	}
 	var list []backend.Snapshot
 	for _, s := range all {
-		x, err := toSnapshot(s)
-		if err != nil {
-			return nil, "", err
-		}
+		x, _ := toSnapshot(s) // as with volumes
 		list = append(list, x)
 	}
 	return list, next, nil

@@ -33,7 +33,7 @@ const (
 // identity is what an instance knows of itself.
 type identity struct {
 	instance, kind, region, zone string
-	interfaces                   int64 // 0: unknown
+	imds                         bool // the metadata service told it
 }
 
 // metadata asks the instance metadata service (version 2 alone), and where that does not answer, Kubernetes.
@@ -86,18 +86,21 @@ func (m metadata) fromIMDS(ctx context.Context) (identity, error) {
 	if err != nil {
 		return identity{}, err
 	}
-	i := identity{instance: doc.InstanceID, kind: doc.InstanceType, region: doc.Region, zone: doc.AvailabilityZone}
+	i := identity{imds: true, instance: doc.InstanceID, kind: doc.InstanceType, region: doc.Region, zone: doc.AvailabilityZone}
 	if !instanceID.MatchString(i.instance) || i.zone == "" {
 		return identity{}, errors.New("the metadata service's identity document has no instance or zone")
 	}
-	out, err := m.client.GetMetadata(ctx, &imds.GetMetadataInput{Path: "network/interfaces/macs"})
-	if err == nil {
-		text, rerr := io.ReadAll(io.LimitReader(out.Content, 64<<10))
-		if errors.Join(rerr, out.Content.Close()) == nil {
-			i.interfaces = int64(len(strings.Fields(string(text))))
-		}
-	}
 	return i, nil
+}
+
+// interfaces counts this machine's network interfaces, which come and go with its pods.
+func (m metadata) interfaces(ctx context.Context) (int64, error) {
+	out, err := m.client.GetMetadata(ctx, &imds.GetMetadataInput{Path: "network/interfaces/macs"})
+	if err != nil {
+		return 0, err
+	}
+	text, err := io.ReadAll(io.LimitReader(out.Content, 64<<10))
+	return int64(len(strings.Fields(string(text)))), errors.Join(err, out.Content.Close())
 }
 
 func (m metadata) fromNode(ctx context.Context) (identity, error) {

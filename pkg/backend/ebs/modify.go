@@ -2,6 +2,7 @@ package ebs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -26,8 +27,15 @@ type coalescer struct {
 	m  map[string]*joined // by volume; guarded by mu
 }
 
-// joined are several requests for one volume. want is guarded by the coalescer's mu until it runs.
+// joined are several requests for one volume, and all of them together. Guarded by the coalescer's
+// mu until they run.
 type joined struct {
+	parts []*request
+	want  change
+}
+
+// request is what one caller wants.
+type request struct {
 	want change
 	done chan struct{} // closed when size and err are set
 	size int64
@@ -57,49 +65,55 @@ func (c change) merge(d change) (m change, ok bool) {
 
 // do has a change made, together with others, and returns the size that the volume has then.
 func (c *coalescer) do(ctx context.Context, id string, want change) (int64, error) {
-	j, err := c.join(id, want)
+	r, err := c.join(id, want)
 	if err != nil {
 		return 0, err
 	}
 	select {
-	case <-j.done:
-		return j.size, j.err
+	case <-r.done:
+		return r.size, r.err
 	case <-ctx.Done():
 		return 0, ctx.Err() // it goes on, and a repetition finds it done
 	}
 }
 
-func (c *coalescer) join(id string, want change) (*joined, error) {
+func (c *coalescer) join(id string, want change) (*request, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	r := &request{want: want, done: make(chan struct{})}
 	if j := c.m[id]; j != nil {
 		both, ok := j.want.merge(want)
 		if !ok {
 			return nil, fmt.Errorf("%w: another modification of %s is under way, to other values", backend.ErrUnavailable, id)
 		}
-		j.want = both
-		return j, nil
+		j.want, j.parts = both, append(j.parts, r)
+		return r, nil
 	}
-	j := &joined{want: want, done: make(chan struct{})}
+	j := &joined{want: want, parts: []*request{r}}
 	if c.m == nil {
 		c.m = map[string]*joined{}
 	}
 	c.m[id] = j
 	c.b.run.Add(1)
 	time.AfterFunc(c.b.opt.Timing.Coalesce, func() { c.begin(id, j) })
-	return j, nil
+	return r, nil
 }
 
 func (c *coalescer) begin(id string, j *joined) {
 	defer c.b.run.Done()
-	defer close(j.done)
 	c.mu.Lock()
 	delete(c.m, id)
-	want := j.want
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(c.b.ctx, c.b.opt.Timing.Patience)
 	defer cancel()
-	j.size, j.err = c.b.modify(ctx, id, want)
+	size, err := c.b.modify(ctx, id, j.want)
+	alone := len(j.parts) > 1 && (errors.Is(err, backend.ErrInvalid) || errors.Is(err, backend.ErrOutOfRange))
+	for _, r := range j.parts {
+		if r.size, r.err = size, err; alone { // what is wrong with one request is no fault of the others'
+			r.size, r.err = c.b.modify(ctx, id, r.want)
+		}
+		close(r.done)
+	}
 }
 
 // Expand implements backend.Controller.
@@ -143,16 +157,22 @@ func (b *Backend) Modify(ctx context.Context, id string, mutable map[string]stri
 	return err
 }
 
-// missing is what of a change a volume does not have yet.
+// ownIOPS is the type whose IOPS EC2 itself derives from the size, and shows as if somebody had
+// asked for them: equal to what is wanted or not, they say nothing.
+const ownIOPS = types.VolumeTypeGp2
+
+// missing is what of a change must be asked for. What a volume has already is not, unless its type changes: EC2 keeps nothing of the old type then, but begins with the defaults
+// of the new one. https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_ModifyVolume.html
 func (c change) missing(v types.Volume) change {
 	var m change
 	if c.gib > aws.ToInt32(v.Size) {
 		m.gib = c.gib
 	}
 	if c.kind != "" && c.kind != v.VolumeType {
-		m.kind = c.kind
+		m.kind, m.iops, m.throughput = c.kind, c.iops, c.throughput
+		return m
 	}
-	if c.iops != 0 && c.iops != aws.ToInt32(v.Iops) {
+	if c.iops != 0 && (c.iops != aws.ToInt32(v.Iops) || v.VolumeType == ownIOPS) {
 		m.iops = c.iops
 	}
 	if c.throughput != 0 && c.throughput != aws.ToInt32(v.Throughput) {
@@ -167,14 +187,24 @@ func (c change) covers(m types.VolumeModification) bool {
 		(c.iops == 0 || c.iops == aws.ToInt32(m.TargetIops)) && (c.throughput == 0 || c.throughput == aws.ToInt32(m.TargetThroughput))
 }
 
-// modify brings a volume to what is wanted, and waits until that counts; not until EC2 has moved all data (optimizing).
+// modification is one that is under way.
+type modification struct {
+	id   string
+	want change
+	sent bool      // EC2 has taken the request
+	at   time.Time // when it began, by EC2's clock; zero if EC2 did not say
+	in   time.Time // when it was first seen to count, by ours
+}
+
+// modify brings a volume to what is wanted, and waits until that counts; not until EC2 has moved
+// all data (optimizing). Attaching and detaching need not wait for it.
 func (b *Backend) modify(ctx context.Context, id string, want change) (size int64, err error) {
-	unlock, err := b.volLocks.lock(ctx, id)
+	unlock, err := b.modLocks.lock(ctx, id)
 	if err != nil {
 		return 0, err
 	}
 	defer unlock()
-	asked := time.Time{}
+	m := modification{id: id, want: want}
 	err = b.poll(ctx, 0, func() error {
 		v, err := b.volume(ctx, id)
 		if err != nil {
@@ -185,35 +215,75 @@ func (b *Backend) modify(ctx context.Context, id string, want change) (size int6
 		if missing == (change{}) {
 			return nil
 		}
-		m, found, err := b.modified.get(ctx, id)
+		last, found, err := b.modified.get(ctx, id)
 		if err != nil {
 			return err
 		}
-		current := found && (asked.IsZero() || !aws.ToTime(m.StartTime).Before(asked))
-		switch {
-		case found && m.ModificationState == types.VolumeModificationStateModifying:
-			return errNotYet
-		case !asked.IsZero() && current && m.ModificationState == types.VolumeModificationStateFailed:
-			return fmt.Errorf("%w: the modification failed: %s", backend.ErrUnavailable, aws.ToString(m.StatusMessage))
-		case !asked.IsZero():
-			return errNotYet // describes may be behind
-		case found && m.ModificationState == types.VolumeModificationStateOptimizing && missing.covers(m):
-			return errNotYet // it counts already, and the volume does not show it yet
+		if !found {
+			last = types.VolumeModification{}
 		}
-		t, err := b.askModify(ctx, id, missing)
-		if isCode(err, codeModifying) && missing.covers(m) {
-			return errNotYet
-		}
-		asked = t
-		if err == nil {
-			return errNotYet
-		}
-		return err
+		return b.step(ctx, &m, missing, last)
 	})
 	return size, err
 }
 
-// askModify returns the time, by EC2's clock, at which the modification began.
+// step asks for what is missing, or looks at what became of it. last is the volume's last
+// modification, if there was one.
+func (b *Backend) step(ctx context.Context, m *modification, missing change, last types.VolumeModification) error {
+	state := last.ModificationState
+	counts := state == types.VolumeModificationStateOptimizing || state == types.VolumeModificationStateCompleted
+	ours := m.sent && !m.at.IsZero() && !aws.ToTime(last.StartTime).Before(m.at)
+	switch {
+	case state == types.VolumeModificationStateModifying:
+		return errNotYet
+	case ours && state == types.VolumeModificationStateFailed:
+		return fmt.Errorf("%w: the modification failed: %s", backend.ErrUnavailable, aws.ToString(last.StatusMessage))
+	case ours && counts && !missing.covers(last):
+		return fmt.Errorf("%w: EC2 took the modification and made the volume %s, which is not what was asked for", backend.ErrInvalid, targetOf(last))
+	case ours && counts:
+		return m.shown(b.opt.Timing.Settle)
+	case m.sent:
+		return errNotYet // describes may be behind
+	case state == types.VolumeModificationStateOptimizing && missing.covers(last):
+		return m.shown(b.opt.Timing.Settle) // it counts already, and the volume does not show it yet
+	}
+	at, err := b.askModify(ctx, m.id, missing)
+	if isCode(err, codeModifying) && missing.covers(last) {
+		return errNotYet
+	}
+	m.sent, m.at = err == nil, at
+	if err == nil {
+		return errNotYet
+	}
+	return err
+}
+
+// shown waits for the volume to show what counts already, for as long as describes may be behind.
+func (m *modification) shown(settle time.Duration) error {
+	now := time.Now()
+	if m.in.IsZero() {
+		m.in = now
+	}
+	if now.Sub(m.in) > settle {
+		return fmt.Errorf("%w: EC2 says that the modification counts, and shows the volume as it was", backend.ErrUnavailable)
+	}
+	return errNotYet
+}
+
+// targetOf says what a modification makes of a volume.
+func targetOf(m types.VolumeModification) string {
+	s := fmt.Sprintf("%s with %d GiB", m.TargetVolumeType, aws.ToInt32(m.TargetSize))
+	if n := aws.ToInt32(m.TargetIops); n > 0 {
+		s += fmt.Sprintf(", %d IOPS", n)
+	}
+	if n := aws.ToInt32(m.TargetThroughput); n > 0 {
+		s += fmt.Sprintf(", %d MiB/s", n)
+	}
+	return s
+}
+
+// askModify returns the time, by EC2's clock, at which the modification began; zero if EC2 did not
+// say.
 func (b *Backend) askModify(ctx context.Context, id string, c change) (time.Time, error) {
 	out, err := b.ec2.ModifyVolume(ctx, &ec2.ModifyVolumeInput{VolumeId: aws.String(id), Size: optional(c.gib), VolumeType: c.kind, Iops: optional(c.iops), Throughput: optional(c.throughput)})
 	if err != nil {
@@ -224,7 +294,7 @@ func (b *Backend) askModify(ctx context.Context, id string, c change) (time.Time
 		return time.Time{}, err
 	}
 	if out.VolumeModification == nil {
-		return time.Unix(0, 0), nil
+		return time.Time{}, nil
 	}
 	return aws.ToTime(out.VolumeModification.StartTime), nil
 }

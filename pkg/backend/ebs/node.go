@@ -40,20 +40,42 @@ func (b *Backend) maxVolumes(ctx context.Context, i identity) int64 {
 	if b.opt.MaxVolumes > 0 {
 		return b.opt.MaxVolumes
 	}
-	m := machine{most: sharedDefault, shared: true}
+	m := usual(b.localDisks())
 	if i.kind != "" {
 		if known, err := b.machineOf(ctx, i.kind); err == nil {
 			m = known
 		}
 	}
-	interfaces, others := max(i.interfaces, 1), int64(1) // the root volume
+	interfaces, others := int64(1), int64(1) // the root volume
 	if n, o, err := b.attachedTo(ctx, i.instance); err == nil {
 		interfaces, others = n, o
+	} else if i.imds {
+		if n, err := b.meta.interfaces(ctx); err == nil {
+			interfaces = n
+		}
 	}
 	if b.opt.ReservedVolumes > 0 {
 		others = b.opt.ReservedVolumes
 	}
 	return m.room(interfaces, others)
+}
+
+// localModel is what the local disks of instances call themselves.
+const localModel = "Amazon EC2 NVMe Instance Storage"
+
+// localDisks counts those that the kernel shows.
+func (b *Backend) localDisks() (n int64) {
+	dir := filepath.Join(b.opt.Sys, "class/block")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return 0
+	}
+	for _, e := range entries {
+		if model, err := sysString(filepath.Join(dir, e.Name(), "device/model")); err == nil && model == localModel && !isHidden(filepath.Join(dir, e.Name())) {
+			n++
+		}
+	}
+	return n
 }
 
 // attachedTo counts the network interfaces and the volumes of others that an instance has.

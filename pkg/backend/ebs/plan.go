@@ -1,6 +1,7 @@
 package ebs
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"hash/fnv"
@@ -26,7 +27,8 @@ type plan struct {
 	zone    string
 	origin  string
 	tags    map[string]string
-	started time.Time
+	started time.Time // when the volume was made, by our clock; zero if it was found
+	fresh   bool      // it was made by this call: EC2 did not answer with one of the past
 }
 
 // newPlan checks what can be checked without EC2.
@@ -152,6 +154,9 @@ func (b *Backend) source(ctx context.Context, p *plan, zone *string) (gib32 int3
 		if err != nil {
 			return 0, err
 		}
+		if s.State == backend.SnapshotFailed {
+			return 0, fmt.Errorf("%w: the source snapshot %s failed (%s): it has no data, take another", backend.ErrInvalid, id, s.Message)
+		}
 		if s.State != backend.SnapshotReady {
 			return 0, fmt.Errorf("%w: the source snapshot is not ready", backend.ErrBusy)
 		}
@@ -183,15 +188,17 @@ func (b *Backend) zoneFor(ctx context.Context, spec backend.Spec, only string) (
 }
 
 // strange tells whether a zone is asked for that is not known: the node that waits for the volume may be there, and be of no use to a volume in another.
-func strange(spec backend.Spec, known []string) bool {
+func strange(spec backend.Spec, zones []zone) bool {
+	known := zoneNames(zones, true)
 	return slices.ContainsFunc(slices.Concat(spec.Preferred, spec.Requisite), func(place backend.Segments) bool {
 		z, err := zoneOf(place)
 		return err == nil && z != "" && !slices.Contains(known, z)
 	})
 }
 
-func (b *Backend) chooseZone(spec backend.Spec, only string, zones []string) (string, error) {
-	usable := func(z string) bool { return slices.Contains(zones, z) && (only == "" || z == only) }
+func (b *Backend) chooseZone(spec backend.Spec, only string, all []zone) (string, error) {
+	names := zoneNames(all, true)
+	usable := func(z string) bool { return slices.Contains(names, z) && (only == "" || z == only) }
 	for _, place := range slices.Concat(spec.Preferred, spec.Requisite) {
 		z, err := zoneOf(place)
 		if err != nil {
@@ -210,6 +217,7 @@ func (b *Backend) chooseZone(spec backend.Spec, only string, zones []string) (st
 	if b.opt.Zone != "" {
 		return b.opt.Zone, nil
 	}
+	zones := zoneNames(all, false)
 	if len(zones) == 0 {
 		return "", fmt.Errorf("%w: the region has no zones", backend.ErrTopology)
 	}
@@ -228,9 +236,24 @@ func inRequisite(zone string, requisite []backend.Segments) bool {
 // regionKey is the only key of regionZones.
 const regionKey = "zones"
 
+// zone is one of the region's.
+type zone struct {
+	name string
+	edge bool // a Local Zone and the like: with few types of volumes, and only used if it is asked for
+}
+
+func zoneNames(zones []zone, edge bool) (names []string) {
+	for _, z := range zones {
+		if edge || !z.edge {
+			names = append(names, z.name)
+		}
+	}
+	return names
+}
+
 // zones are those of the region that are open to the account and in order, sorted. They seldom change: asked for once, and again by who does not find his in
 // what is known; once for all who ask at a time.
-func (b *Backend) zones(ctx context.Context, known []string) ([]string, error) {
+func (b *Backend) zones(ctx context.Context, known []zone) ([]zone, error) {
 	unlock, err := b.onceLocks.lock(ctx, regionKey)
 	if err != nil {
 		return nil, err
@@ -243,11 +266,15 @@ func (b *Backend) zones(ctx context.Context, known []string) ([]string, error) {
 	if err != nil {
 		return nil, translate("DescribeAvailabilityZones", err)
 	}
-	var zones []string
+	var zones []zone
 	for _, z := range out.AvailabilityZones {
-		zones = append(zones, aws.ToString(z.ZoneName))
+		kind := cmp.Or(aws.ToString(z.ZoneType), ordinaryZone)
+		zones = append(zones, zone{aws.ToString(z.ZoneName), kind != ordinaryZone})
 	}
-	slices.Sort(zones)
+	slices.SortFunc(zones, func(a, b zone) int { return cmp.Compare(a.name, b.name) })
 	b.regionZones.set(regionKey, zones)
 	return zones, nil
 }
+
+// ordinaryZone is the type of all zones but Local Zones, Wavelength Zones and what EC2 may add.
+const ordinaryZone = "availability-zone"

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -115,25 +116,31 @@ func (b *Backend) seenSnapshot(ctx context.Context, coded, made string, cause er
 	return s, err
 }
 
+// whyFailed is what a person is told of a snapshot in error.
+func whyFailed(message string) string {
+	if message == "" {
+		return "EC2 does not say why"
+	}
+	if strings.Contains(strings.ToLower(message), "key") {
+		return message + "; " + keyHint("")
+	}
+	return message
+}
+
+// toSnapshot reads a snapshot. With an error it is what can be read of one whose tags are not ours.
 func toSnapshot(s types.Snapshot) (backend.Snapshot, error) {
 	tags := tagMap(s.Tags)
-	name, err := decodeValue(tags[tagName])
-	if err != nil {
-		return backend.Snapshot{}, err
-	}
-	params, err := paramsOf(tags)
-	if err != nil {
-		return backend.Snapshot{}, err
-	}
+	name, nameErr := decodeValue(tags[tagName])
+	params, paramErr := paramsOf(tags)
 	x := backend.Snapshot{ID: aws.ToString(s.SnapshotId), Name: name, Volume: aws.ToString(s.VolumeId), SizeBytes: int64(aws.ToInt32(s.VolumeSize)) * gib, Created: aws.ToTime(s.StartTime),
 		State: backend.SnapshotPending, Message: aws.ToString(s.StateMessage), Parameters: params, Origin: tags[tagOrigin]}
 	switch s.State {
 	case types.SnapshotStateCompleted:
 		x.State = backend.SnapshotReady
 	case types.SnapshotStateError:
-		x.State = backend.SnapshotFailed
+		x.State, x.Message = backend.SnapshotFailed, whyFailed(x.Message)
 	}
-	return x, nil
+	return x, errors.Join(nameErr, paramErr)
 }
 
 // ourSnapshot returns a snapshot of ours. ErrSnapshotNotFound.

@@ -3,9 +3,11 @@ package ebs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -79,6 +81,47 @@ func TestStandInIsStrict(t *testing.T) {
 	}
 	if got := s.Volumes(); len(got) != 2 || got[0].GiB != 10 || len(got[1].Instances) != 0 {
 		t.Errorf("something was done: %+v", got)
+	}
+}
+
+// TestStandInIsUnkind: what EC2 does by itself, and against a driver's hopes, its stand-in does
+// too.
+func TestStandInIsUnkind(t *testing.T) {
+	var c clock
+	s := newEC2(t, ec2test.Options{Now: c.now, Delays: ec2test.Delays{Modify: time.Hour}, KMSKeys: []string{"k"}}, false)
+	b, ctx, zone := open(t, options(s)), t.Context(), aws.String(s.Region()+"a")
+	shape := func(id string) string {
+		for _, v := range s.Volumes() {
+			if v.ID == id {
+				return fmt.Sprintf("%s %d %d", v.Type, v.IOPS, v.Throughput)
+			}
+		}
+		return "none"
+	}
+	v := must(b.ec2.CreateVolume(ctx, &ec2.CreateVolumeInput{AvailabilityZone: zone, Size: aws.Int32(10), VolumeType: types.VolumeTypeIo2, Iops: aws.Int32(5000), ClientToken: aws.String("t")}))
+	if got := must(b.ec2.CopyVolumes(ctx, &ec2.CopyVolumesInput{SourceVolumeId: v.VolumeId})); shape(*got.Volumes[0].VolumeId) != "gp2 100 0" {
+		t.Error("a copy is ", shape(*got.Volumes[0].VolumeId))
+	}
+	must(b.ec2.ModifyVolume(ctx, &ec2.ModifyVolumeInput{VolumeId: v.VolumeId, VolumeType: types.VolumeTypeGp3}))
+	_, err := b.ec2.AttachVolume(ctx, &ec2.AttachVolumeInput{VolumeId: v.VolumeId, InstanceId: aws.String(nodeA), Device: aws.String("/dev/xvdba")})
+	if !isCode(translate("AttachVolume", err), codeNotPermitted) {
+		t.Error("attached while it is modified: ", err)
+	}
+	if c.forward(2 * time.Hour); shape(*v.VolumeId) != "gp3 3000 125" {
+		t.Error("another type has what the old one had: ", shape(*v.VolumeId))
+	}
+	s.Update(*v.VolumeId, "delete")
+	_, err = b.ec2.CreateVolume(ctx, &ec2.CreateVolumeInput{AvailabilityZone: zone, Size: aws.Int32(10), VolumeType: types.VolumeTypeIo2, Iops: aws.Int32(5000), ClientToken: aws.String("t")})
+	if !isDeletedToken(translate("CreateVolume", err)) {
+		t.Error("a burnt token: ", err)
+	}
+	k := must(b.ec2.CreateVolume(ctx, &ec2.CreateVolumeInput{AvailabilityZone: zone, Size: aws.Int32(10), Encrypted: aws.Bool(true), KmsKeyId: aws.String("k")}))
+	s.DisableKey("k")
+	must(b.ec2.AttachVolume(ctx, &ec2.AttachVolumeInput{VolumeId: k.VolumeId, InstanceId: aws.String(nodeA), Device: aws.String("/dev/xvdba")}))
+	for _, v := range s.Volumes() {
+		if len(v.Instances) > 0 {
+			t.Errorf("a key that is not to be used: %+v", v)
+		}
 	}
 }
 

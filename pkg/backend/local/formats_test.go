@@ -19,13 +19,13 @@ func TestFormats(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer owner.Close()
+	defer mustClose(t, owner)
 	o.NodeOnly, o.Hook = true, func(string) error { return fail }
 	node, err := Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer node.Close()
+	defer mustClose(t, node)
 	v, err := owner.Create(t.Context(), backend.Spec{Name: "a"})
 	if err != nil {
 		t.Fatal(err)
@@ -96,4 +96,11 @@ func TestFormats(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(backend.FormatNone)
+}
+
+func mustClose(t *testing.T, b *Backend) {
+	t.Helper()
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
 }

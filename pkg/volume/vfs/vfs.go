@@ -176,6 +176,8 @@ type FS interface {
 	// Write is all or nothing up to a short count; data is not kept.
 	// kill clears suid, sgid and security.capability as a write by the unprivileged does.
 	Write(req *Req, ino Ino, off uint64, data []byte, kill bool) (int, error)
+	// Fallocate reserves a range (or punches a hole): ErrNoSpace, and nothing
+	// changed, if there is no room. What is reserved is a hole until it is written.
 	Fallocate(req *Req, ino Ino, mode uint32, off, length uint64) error
 	// CopyRange copies up to length bytes; short only at the end of src.
 	CopyRange(req *Req, src Ino, srcOff uint64, dst Ino, dstOff, length uint64) (uint64, error)

@@ -6,6 +6,11 @@
 // tokens are remembered as EC2 does, and burnt as EC2 does. Every change of state takes time (Delays), and describes show the past (Delays.Lag).
 // Faults are injected call by call.
 //
+// It is unkind where EC2 is: a change of type begins with EC2's defaults, a copy is gp2, what KMS
+// refuses is made or attached and then dropped without a word, what is being modified cannot be
+// attached, local disks and network interfaces take room. A test that falls for want of such a
+// thing belongs here first.
+//
 // State is a set of volumes, snapshots and instances under one lock. Nothing runs in the background: each request first carries out
 // the transitions that have become due by the server's clock, so a clock of the test's own works (Options.Now).
 //

@@ -1,7 +1,9 @@
 package ec2test
 
 import (
+	"cmp"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -23,20 +25,44 @@ type instance struct {
 	root string
 }
 
-// instanceTypes are some, as DescribeInstanceTypes tells of them.
-var instanceTypes = map[string]struct {
+// InstanceType is what DescribeInstanceTypes tells of a type.
+type InstanceType struct {
+	// Max is MaximumEbsAttachments. Of types that share their attachments with network interfaces
+	// and local disks EC2 has left out the first interface and the local disks already; further
+	// interfaces count. On Xen, which calls itself shared too, interfaces are no attachments.
 	Max, Cards  int
 	Shared, Xen bool
 	LocalDisks  int
 	Unsaid      bool // the API does not tell the maximum
-}{
-	"m5.large":        {Max: 28, Cards: 1, Shared: true},
-	"m5d.large":       {Max: 28, Cards: 1, Shared: true, LocalDisks: 1},
+}
+
+// interfaces is how many attachments of the maximum such an instance has lost to its network
+// interfaces.
+func (t InstanceType) interfaces(n int) int {
+	if t.Shared && !t.Xen {
+		return n - 1
+	}
+	return 0
+}
+
+// InstanceTypes are some, with the values that EC2 tells of them.
+var InstanceTypes = map[string]InstanceType{
+	"m5.large":        {Max: 27, Cards: 1, Shared: true},
+	"m5d.large":       {Max: 26, Cards: 1, Shared: true, LocalDisks: 1},
+	"m5d.24xlarge":    {Max: 23, Cards: 1, Shared: true, LocalDisks: 4},
+	"i3en.24xlarge":   {Max: 19, Cards: 1, Shared: true, LocalDisks: 8},
+	"g4dn.xlarge":     {Max: 25, Cards: 1, Shared: true, LocalDisks: 1}, // and one for its GPU
+	"d3.8xlarge":      {Max: 3, Cards: 1, Shared: true, LocalDisks: 24},
+	"m5.metal":        {Max: 31, Cards: 1, Shared: true},
 	"m7i.large":       {Max: 32, Cards: 1},
-	"r8gb.metal-48xl": {Max: 64, Cards: 2},
-	"t3.old":          {Max: 28, Cards: 1, Shared: true, Unsaid: true},
+	"p4d.24xlarge":    {Max: 28, Cards: 1, LocalDisks: 8},
+	"r8gb.metal-48xl": {Max: 78, Cards: 2},
+	"t3.old":          {Max: 27, Cards: 1, Shared: true, Unsaid: true}, // which there is not: EC2 tells the maximum of all
+	"i3en.old":        {Max: 19, Cards: 1, Shared: true, LocalDisks: 8, Unsaid: true},
 	"tiny":            {Max: 5, Cards: 1}, // which there is not
-	"m4.large":        {Max: 39, Cards: 1, Xen: true, Unsaid: true},
+	"m4.large":        {Max: 40, Cards: 1, Shared: true, Xen: true},
+	"i3.16xlarge":     {Max: 40, Cards: 1, Shared: true, Xen: true, LocalDisks: 8},
+	"m3.old":          {Max: 40, Cards: 1, Xen: true, Unsaid: true},
 }
 
 // AddInstance starts a machine and returns its id.
@@ -97,6 +123,13 @@ func (s *Server) Stop(id string) {
 			s.disks.cut(v.id)
 		}
 	}
+}
+
+// SetInterfaces gives a machine another number of network interfaces, as pods that come and go do.
+func (s *Server) SetInterfaces(id string, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.instances[id].ENIs = n
 }
 
 // SetMetadataOf says which instance the metadata service speaks for; "" for one that does not answer.
@@ -212,7 +245,7 @@ func (s *Server) describeInstanceTypes(q *request) ([]part, error) {
 	}
 	var items []xmlInstanceType
 	for _, name := range names {
-		t, ok := instanceTypes[name]
+		t, ok := InstanceTypes[name]
 		if !ok {
 			return nil, fail("InvalidInstanceType", "The following supplied instance types do not exist: [%s]", name)
 		}
@@ -243,8 +276,8 @@ type xmlZone struct {
 }
 
 func (s *Server) describeZones(q *request) ([]part, error) {
-	names := q.list("ZoneName")
-	for _, f := range q.filters() {
+	names, filters := q.list("ZoneName"), q.filters()
+	for _, f := range filters {
 		if f.name != "state" && f.name != "zone-type" {
 			return nil, fail("InvalidParameterValue", "The filter '%s' is invalid", f.name)
 		}
@@ -253,9 +286,13 @@ func (s *Server) describeZones(q *request) ([]part, error) {
 		return nil, err
 	}
 	var items []xmlZone
-	for _, z := range s.opt.Zones {
-		if len(names) == 0 || slices.Contains(names, z) {
-			items = append(items, xmlZone{z, "id-" + z, "available", s.opt.Region, "availability-zone"})
+	for _, z := range slices.Concat(s.opt.Zones, slices.Sorted(maps.Keys(s.opt.EdgeZones))) {
+		x := xmlZone{z, "id-" + z, "available", s.opt.Region, cmp.Or(s.opt.EdgeZones[z], "availability-zone")}
+		wanted := func(f filter) bool {
+			return f.match([]string{map[string]string{"state": x.State, "zone-type": x.Type}[f.name]})
+		}
+		if (len(names) == 0 || slices.Contains(names, z)) && !slices.ContainsFunc(filters, func(f filter) bool { return !wanted(f) }) {
+			items = append(items, x)
 		}
 	}
 	return []part{list("availabilityZoneInfo", items)}, nil
@@ -267,9 +304,12 @@ const imdsToken = "c2Vzc2lvbg=="
 // metadata is the instance metadata service, version 2 alone.
 func (s *Server) metadata(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
-	in := s.instances[s.imdsOf]
+	in, known := Instance{}, false
+	if i := s.instances[s.imdsOf]; i != nil {
+		in, known = i.Instance, true
+	}
 	s.mu.Unlock()
-	if in == nil {
+	if !known {
 		http.NotFound(w, r)
 		return
 	}

@@ -12,8 +12,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"sort"
-	"strconv"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -33,6 +32,7 @@ type Delays struct {
 // Limits are those of the account. Zero is none.
 type Limits struct {
 	Volumes   int
+	ModifyTo  int64 // IOPS: a modification to more gets this, and nobody is told
 	TotalGiB  int64
 	PerSecond float64 // calls a second of each action; more are throttled
 	Burst     int
@@ -42,13 +42,22 @@ type Limits struct {
 type Options struct {
 	Region string   // default "test-1"
 	Zones  []string // default "<region>a" and "<region>b"
-	Now    func() time.Time
-	Delays Delays
-	Limits Limits
+	// EdgeZones are zones that the account has opted into besides, with their types: "local-zone",
+	// "wavelength-zone".
+	EdgeZones map[string]string
+	Now       func() time.Time
+	Delays    Delays
+	Limits    Limits
 	// Disks is a directory in which volumes have their data; "" for volumes without any.
 	Disks string
-	// KMSKeys are those that exist. A volume with another comes to nothing, some time after its creation.
+	// KMSKeys are those that exist and may be used. A volume with another comes to nothing, some
+	// time after its creation.
 	KMSKeys []string
+	// Ghosts has a client token whose volume is gone answered with that volume, as EC2 did;
+	// otherwise it is IdempotentParameterMismatch, as EC2 does.
+	Ghosts bool
+	// NoTypes are types of volumes that a zone does not have, by zone.
+	NoTypes map[string][]string
 	// Listen is a loopback address, by default 127.0.0.1 and any port.
 	Listen string
 	// Listener replaces it: one in a network namespace of the test's own.
@@ -97,6 +106,7 @@ type Server struct {
 	delays    Delays
 	disks     *disks
 	strange   []string // what no driver should ever do
+	keys      []string // of KMS, that may be used
 	imdsOf    string   // the instance that the metadata service speaks for
 }
 
@@ -122,7 +132,7 @@ func New(o Options) (*Server, error) {
 	if o.MaxPage == 0 {
 		o.MaxPage = 1000
 	}
-	s := &Server{opt: o, delays: o.Delays, done: make(chan struct{}), volumes: map[string]*volume{}, snapshots: map[string]*snapshot{}, instances: map[string]*instance{},
+	s := &Server{opt: o, delays: o.Delays, keys: slices.Clone(o.KMSKeys), done: make(chan struct{}), volumes: map[string]*volume{}, snapshots: map[string]*snapshot{}, instances: map[string]*instance{},
 		tokens: map[string]tokenUse{}, counts: map[string]int{}, buckets: map[string]*bucket{}, stuck: map[string]bool{}}
 	if o.Disks != "" {
 		d, err := newDisks(o.Disks)
@@ -309,6 +319,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	if bad.Lost {
 		drop(w, r, bad.Hang)
 	}
+	w.Header().Set("Date", s.opt.Now().UTC().Format(http.TimeFormat))
 	reply(w, call.Action, answer, err)
 }
 
@@ -398,151 +409,4 @@ func newID(prefix string) string {
 	var b [9]byte
 	rand.Read(b[:])
 	return prefix + "0" + hex.EncodeToString(b[:])[:16]
-}
-
-// request reads parameters and knows which were read.
-type request struct {
-	now  time.Time
-	p    url.Values
-	used map[string]bool
-	err  error // the first that was found
-}
-
-func (q *request) str(name string) string {
-	q.used[name] = true
-	return q.p.Get(name)
-}
-
-func (q *request) has(name string) bool {
-	q.used[name] = true
-	return q.p.Has(name)
-}
-
-func (q *request) num(name string) int64 {
-	s := q.str(name)
-	if s == "" {
-		return 0
-	}
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil {
-		q.err = fail("InvalidParameterValue", "Invalid value '%s' for %s", s, name)
-	}
-	return n
-}
-
-func (q *request) flag(name string) bool { return q.str(name) == "true" }
-
-// list reads name.1, name.2, ...
-func (q *request) list(name string) []string {
-	var l []string
-	for i := 1; ; i++ {
-		key := fmt.Sprintf("%s.%d", name, i)
-		if !q.has(key) {
-			return l
-		}
-		l = append(l, q.p.Get(key))
-	}
-}
-
-// tags reads the tags of one TagSpecification.
-func (q *request) tags(resource string) map[string]string {
-	tags := map[string]string{}
-	for i := 1; q.has(fmt.Sprintf("TagSpecification.%d.ResourceType", i)); i++ {
-		base := fmt.Sprintf("TagSpecification.%d", i)
-		if got := q.p.Get(base + ".ResourceType"); got != resource {
-			q.err = fail("InvalidParameterValue", "'%s' is not a valid taggable resource type for this operation.", got)
-		}
-		q.tagList(base+".Tag", tags)
-	}
-	return tags
-}
-
-func (q *request) tagList(base string, tags map[string]string) {
-	for j := 1; q.has(fmt.Sprintf("%s.%d.Key", base, j)); j++ {
-		k, v := q.p.Get(fmt.Sprintf("%s.%d.Key", base, j)), q.str(fmt.Sprintf("%s.%d.Value", base, j))
-		switch {
-		case k == "" || len([]rune(k)) > 128 || len([]rune(v)) > 256:
-			q.err = fail("InvalidParameterValue", "Tag key or value exceeds the maximum length")
-		case strings.HasPrefix(k, "aws:"):
-			q.err = fail("InvalidParameterValue", "Tag keys starting with 'aws:' are reserved for internal use")
-		}
-		tags[k] = v
-	}
-	if len(tags) > 50 {
-		q.err = fail("TagLimitExceeded", "The maximum number of tags has been reached")
-	}
-}
-
-type filter struct {
-	name   string
-	values []string
-}
-
-func (q *request) filters() []filter {
-	var l []filter
-	n := 0
-	for i := 1; q.has(fmt.Sprintf("Filter.%d.Name", i)); i++ {
-		f := filter{q.p.Get(fmt.Sprintf("Filter.%d.Name", i)), q.list(fmt.Sprintf("Filter.%d.Value", i))}
-		n += len(f.values)
-		l = append(l, f)
-	}
-	if n > 200 {
-		q.err = fail("FilterLimitExceeded", "The maximum number of filter values specified on a single call is 200")
-	}
-	return l
-}
-
-// finish refuses what nobody has read, and answers a dry run.
-func (q *request) finish() error {
-	if q.err != nil {
-		return q.err
-	}
-	var unknown []string
-	for k := range q.p {
-		if !q.used[k] {
-			unknown = append(unknown, k)
-		}
-	}
-	sort.Strings(unknown)
-	if len(unknown) > 0 {
-		return fail("UnknownParameter", "The parameter %s is not recognized", unknown[0])
-	}
-	return nil
-}
-
-// check is called when all parameters have been read and before anything is done.
-func (q *request) check() error {
-	dry := q.flag("DryRun")
-	if err := q.finish(); err != nil {
-		return err
-	}
-	if dry {
-		return &apiError{http.StatusPreconditionFailed, "DryRunOperation", "Request would have succeeded, but DryRun flag is set."}
-	}
-	return nil
-}
-
-// page cuts a sorted list, whose members have rising sequence numbers, after MaxResults.
-func page[T any](q *request, all []T, seq func(T) int64, longest int, byID bool) ([]T, string, error) {
-	most, token := int(q.num("MaxResults")), q.str("NextToken")
-	switch {
-	case q.has("MaxResults") && byID:
-		return nil, "", fail("InvalidParameterCombination", "The parameter MaxResults cannot be used with the ids parameter")
-	case q.has("MaxResults") && (most < 5 || most > 1000):
-		return nil, "", fail("InvalidParameterValue", "Value ( %d ) for parameter maxResults is invalid. Expecting a value between 5 and 1000.", most)
-	case most == 0:
-		most = longest
-	}
-	if token != "" {
-		after, err := strconv.ParseInt(strings.TrimPrefix(token, "after-"), 10, 64)
-		if err != nil || !strings.HasPrefix(token, "after-") {
-			return nil, "", fail("InvalidNextToken", "The token '%s' is invalid", token)
-		}
-		i := sort.Search(len(all), func(i int) bool { return seq(all[i]) > after })
-		all = all[i:]
-	}
-	if len(all) <= most {
-		return all, "", nil
-	}
-	return all[:most], fmt.Sprintf("after-%d", seq(all[most-1])), nil
 }

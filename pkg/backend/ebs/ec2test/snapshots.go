@@ -12,11 +12,12 @@ import (
 type snapshot struct {
 	id, volume, state string
 	seq, size         int64
-	encrypted         bool
+	encrypted, image  bool // image: somebody has made one of it
 	started, ready    time.Time
 	tags              map[string]string
 	shown             []stamped[string] // its state
 	data              string            // of the disks
+	message           string            // why it failed
 }
 
 func (x *snapshot) xml(state string) xmlSnapshot {
@@ -24,7 +25,7 @@ func (x *snapshot) xml(state string) xmlSnapshot {
 	if state == "completed" {
 		progress = "100%"
 	}
-	return xmlSnapshot{SnapshotID: x.id, VolumeID: x.volume, Status: state, StartTime: stamp(x.started), Progress: progress, VolumeSize: x.size, Encrypted: x.encrypted,
+	return xmlSnapshot{SnapshotID: x.id, VolumeID: x.volume, Status: state, Message: x.message, StartTime: stamp(x.started), Progress: progress, VolumeSize: x.size, Encrypted: x.encrypted,
 		Owner: "123456789012", Tags: xmlTags(x.tags)}
 }
 
@@ -66,6 +67,9 @@ func (s *Server) deleteSnapshot(q *request) ([]part, error) {
 	}
 	if s.snapshots[id] == nil {
 		return nil, fail("InvalidSnapshot.NotFound", "The snapshot '%s' does not exist.", id)
+	}
+	if s.snapshots[id].image {
+		return nil, fail("InvalidSnapshot.InUse", "The snapshot %s is currently in use by ami-0123456789abcdef0", id)
 	}
 	delete(s.snapshots, id)
 	if s.disks != nil {

@@ -69,7 +69,8 @@ func (s *Server) isRoot(id string) bool {
 	return false
 }
 
-// Update does something to a volume that EC2, or somebody in its console, might do: "delete", "impair", "detach", "error", "untag".
+// Update does something to a volume that EC2, or somebody in its console, might do: "delete",
+// "impair", "detach", "error", "untag", "mangle" (its tags).
 func (s *Server) Update(id, what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -83,6 +84,8 @@ func (s *Server) Update(id, what string) {
 		v.impaired = true
 	case "error":
 		v.state = "error"
+	case "mangle":
+		v.tags["csi.sealvol.dev/name"] = "b64:~"
 	case "untag":
 		clear(v.tags)
 	case "detach":
@@ -93,6 +96,32 @@ func (s *Server) Update(id, what string) {
 		panic("no such update: " + what)
 	}
 	s.show(v, now)
+}
+
+// UpdateSnapshot does something to a snapshot that EC2, or somebody in its console, might do:
+// "error", "image".
+func (s *Server) UpdateSnapshot(id, what string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.opt.Now()
+	s.settle(now)
+	x := s.snapshots[id]
+	switch what {
+	case "error":
+		x.state, x.message = "error", "Given key ID is not accessible"
+	case "image":
+		x.image = true
+	default:
+		panic("no such update: " + what)
+	}
+	x.shown = append(x.shown, stamped[string]{at: now, what: x.state})
+}
+
+// DisableKey makes a key of KMS one that may not be used any more.
+func (s *Server) DisableKey(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keys = slices.DeleteFunc(s.keys, func(k string) bool { return k == key })
 }
 
 // AttachForeign attaches a volume of somebody else, at a device name.

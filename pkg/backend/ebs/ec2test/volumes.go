@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"slices"
 	"sort"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -147,58 +146,6 @@ func hashOf(p url.Values) string {
 	return hex.EncodeToString(h[:])
 }
 
-// limits of the types of volumes, https://docs.aws.amazon.com/ebs/latest/userguide/ebs-volume-types.html
-type kindLimits struct {
-	minGiB, maxGiB                int64
-	minIOPS, maxIOPS, perGiB, std int64
-	minMiBs, maxMiBs, stdMiBs     int64
-}
-
-var kinds = map[string]kindLimits{
-	"gp2": {minGiB: 1, maxGiB: 16384}, "gp3": {minGiB: 1, maxGiB: 65536, minIOPS: 3000, maxIOPS: 80000, perGiB: 500, std: 3000, minMiBs: 125, maxMiBs: 2000, stdMiBs: 125},
-	"io1": {minGiB: 4, maxGiB: 16384, minIOPS: 100, maxIOPS: 64000, perGiB: 50}, "io2": {minGiB: 4, maxGiB: 65536, minIOPS: 100, maxIOPS: 256000, perGiB: 1000},
-	"st1": {minGiB: 125, maxGiB: 16384}, "sc1": {minGiB: 125, maxGiB: 16384}, "standard": {minGiB: 1, maxGiB: 1024},
-}
-
-// checkShape is EC2's validation of what a volume is to be; it fills in defaults.
-func checkShape(x *shape) error {
-	k, ok := kinds[x.kind]
-	switch {
-	case !ok:
-		return fail("InvalidParameterValue", "Invalid value '%s' for volumeType.", x.kind)
-	case x.size > k.maxGiB:
-		return fail("InvalidParameterValue", "Volume of %dGiB is too large for volume type %s; maximum is %dGiB", x.size, x.kind, k.maxGiB)
-	case x.size < k.minGiB:
-		return fail("InvalidParameterValue", "Volume of %dGiB is too small; minimum is %dGiB.", x.size, k.minGiB)
-	case x.iops != 0 && k.maxIOPS == 0:
-		return fail("InvalidParameterCombination", "The parameter iops is not supported for %s volumes.", x.kind)
-	case x.iops == 0 && k.maxIOPS > 0 && k.std == 0:
-		return fail("MissingParameter", "The request must contain the parameter iops")
-	case x.iops > k.maxIOPS:
-		return fail("InvalidParameterValue", "Volume iops of %d is too high; maximum is %d.", x.iops, k.maxIOPS)
-	case x.iops != 0 && x.iops < k.minIOPS:
-		return fail("InvalidParameterValue", "Volume iops of %d is too low; minimum is %d.", x.iops, k.minIOPS)
-	case x.iops > k.std && x.iops > k.perGiB*x.size:
-		return fail("InvalidParameterValue", "Iops to volume size ratio of %d is too high; maximum is %d", x.iops/x.size, k.perGiB)
-	case x.throughput != 0 && k.maxMiBs == 0:
-		return fail("InvalidParameterCombination", "The parameter throughput is not supported for %s volumes.", x.kind)
-	case x.throughput > k.maxMiBs:
-		return fail("InvalidParameterValue", "Throughput of %d is too high; maximum is %d.", x.throughput, k.maxMiBs)
-	case x.throughput != 0 && x.throughput < k.minMiBs:
-		return fail("InvalidParameterValue", "Throughput of %d is too low; minimum is %d.", x.throughput, k.minMiBs)
-	}
-	if x.iops == 0 {
-		x.iops = k.std
-	}
-	if x.throughput == 0 {
-		x.throughput = k.stdMiBs
-	}
-	if x.throughput*4 > max(x.iops, 1) && k.maxMiBs > 0 {
-		return fail("InvalidParameterValue", "Throughput to iops ratio of %f is too high; maximum is 0.250000", float64(x.throughput)/float64(x.iops))
-	}
-	return nil
-}
-
 func (s *Server) createVolume(q *request) ([]part, error) {
 	zone, snapID, token := q.str("AvailabilityZone"), q.str("SnapshotId"), q.str("ClientToken")
 	v := &volume{volumeState: volumeState{zone: zone, snapshot: snapID, kms: q.str("KmsKeyId"), encrypted: q.flag("Encrypted"), multi: q.flag("MultiAttachEnabled"),
@@ -209,7 +156,7 @@ func (s *Server) createVolume(q *request) ([]part, error) {
 	if q.err != nil {
 		return nil, q.err
 	}
-	if !slices.Contains(s.opt.Zones, zone) {
+	if !slices.Contains(s.opt.Zones, zone) && s.opt.EdgeZones[zone] == "" {
 		return nil, fail("InvalidZone.NotFound", "The zone '%s' does not exist.", zone)
 	}
 	var from *snapshot
@@ -254,7 +201,7 @@ func (s *Server) copyVolumes(q *request) ([]part, error) {
 		return nil, fail("IncorrectState", "Volume '%s' is in the '%s' state.", id, from.state)
 	}
 	if v.kind == "" {
-		v.kind = from.kind
+		v.kind = "gp2" // whatever the source is
 	}
 	if v.size == 0 {
 		v.size = from.size
@@ -275,6 +222,9 @@ func (s *Server) made(q *request, v *volume, token string, data func() string) (
 	}
 	if err := checkShape(&v.shape); err != nil {
 		return nil, err
+	}
+	if slices.Contains(s.opt.NoTypes[v.zone], v.kind) {
+		return nil, fail("VolumeTypeNotAvailableInZone", "The specified Availability Zone does not support %s volumes.", v.kind)
 	}
 	if err := q.check(); err != nil {
 		return nil, err
@@ -297,7 +247,10 @@ func (s *Server) made(q *request, v *volume, token string, data func() string) (
 		if o := s.volumes[t.volume]; o != nil && !o.gone {
 			return wrap(o.xml()), nil
 		}
-		return wrap(t.answer), nil // burnt
+		if !s.opt.Ghosts { // burnt
+			return nil, fail("IdempotentParameterMismatch", "The client token you have provided is associated with a resource that is already deleted. Please use a different client token.")
+		}
+		return wrap(t.answer), nil
 	}
 	s.seq++
 	v.id, v.created, v.state, v.seq = newID("vol-"), q.now, "creating", s.seq
@@ -308,7 +261,7 @@ func (s *Server) made(q *request, v *volume, token string, data func() string) (
 	}
 	s.volumes[v.id] = v
 	answer := v.xml()
-	bad := v.kms != "" && !slices.Contains(s.opt.KMSKeys, v.kms)
+	bad := v.kms != "" && !slices.Contains(s.keys, v.kms)
 	s.show(v, q.now)
 	s.after(v, q.now, s.delays.Create, func() {
 		v.state = "available"
@@ -359,190 +312,6 @@ func (s *Server) deleteVolume(q *request) ([]part, error) {
 	})
 	s.show(v, q.now)
 	return done(), nil
-}
-
-func (s *Server) attachVolume(q *request) ([]part, error) {
-	id, instID, dev, card := q.str("VolumeId"), q.str("InstanceId"), q.str("Device"), int(q.num("EbsCardIndex"))
-	v, err := s.volume(id)
-	if err != nil {
-		return nil, err
-	}
-	in, err := s.instance(instID)
-	if err != nil {
-		return nil, err
-	}
-	if err := q.check(); err != nil {
-		return nil, err
-	}
-	if err := s.mayAttach(v, in, dev, card); err != nil {
-		return nil, err
-	}
-	a := attachment{instance: instID, device: dev, state: "attaching", card: card, at: q.now}
-	v.attached = append(v.attached, a)
-	v.state = "in-use"
-	s.show(v, q.now)
-	if !s.stuck[dev] {
-		s.after(v, q.now, s.delays.Attach, func() {
-			for i := range v.attached {
-				if v.attached[i].instance == instID && v.attached[i].state == "attaching" {
-					v.attached[i].state = "attached"
-					if s.disks != nil {
-						s.disks.attach(v.id, in.Dir)
-					}
-				}
-			}
-		})
-		s.show(v, q.now)
-	}
-	return []part{{"", a.xml(id)}}, nil
-}
-
-var deviceName = regexp.MustCompile(`^/dev/(sd[b-z]|xvd[b-z]|xvd[a-c][a-z]|xvdd[a-x])$`)
-
-func (s *Server) mayAttach(v *volume, in *instance, dev string, card int) error {
-	kind := instanceTypes[in.Type]
-	n, onCard := 0, 0
-	for _, o := range s.volumes {
-		for _, a := range o.attached {
-			if a.instance != in.ID || o.gone {
-				continue
-			}
-			if a.device == dev && o != v {
-				return fail("InvalidParameterValue", "Invalid value '%s' for unixDevice. Attachment point %s is already in use", dev, dev)
-			}
-			n++
-			if a.card == card {
-				onCard++
-			}
-		}
-	}
-	used := n
-	if kind.Shared {
-		used += in.ENIs
-	}
-	switch {
-	case in.State != "running" && in.State != "stopped":
-		return fail("IncorrectState", "Instance '%s' is not 'running'.", in.ID)
-	case !deviceName.MatchString(dev):
-		return fail("InvalidParameterValue", "Value (%s) for parameter device is invalid. %s is not a valid EBS device name.", dev, dev)
-	case v.zone != in.Zone:
-		return fail("InvalidVolume.ZoneMismatch", "The volume '%s' is not in the same availability zone as instance '%s'", v.id, in.ID)
-	case len(v.attached) > 0 && !v.multi:
-		return fail("VolumeInUse", "%s is already attached to an instance", v.id)
-	case v.state != "available" && v.state != "in-use":
-		return fail("IncorrectState", "Volume '%s' is not 'available'.", v.id)
-	case card >= max(kind.Cards, 1):
-		return fail("InvalidParameterValue", "EBS card %d does not exist", card)
-	case used+1 > kind.Max:
-		return fail("AttachmentLimitExceeded", "The maximum number of attachments for instance '%s' has been reached", in.ID)
-	}
-	if kind.Cards > 1 && onCard+1 > kind.Max/kind.Cards {
-		return fail("AttachmentLimitExceeded", "The maximum number of attachments of EBS card %d has been reached", card)
-	}
-	return nil
-}
-
-func (s *Server) detachVolume(q *request) ([]part, error) {
-	v, err := s.volume(q.str("VolumeId"))
-	if err != nil {
-		return nil, err
-	}
-	instID, force := q.str("InstanceId"), q.flag("Force")
-	q.str("Device")
-	if err := q.check(); err != nil {
-		return nil, err
-	}
-	if force {
-		s.strange = append(s.strange, "detached by force: "+v.id)
-	}
-	if len(v.attached) == 0 {
-		return nil, fail("IncorrectState", "Volume '%s' is in the '%s' state.", v.id, v.state)
-	}
-	i := slices.IndexFunc(v.attached, func(a attachment) bool { return a.instance == instID || instID == "" })
-	if i < 0 {
-		return nil, fail("InvalidAttachment.NotFound", "The volume '%s' is not attached to instance '%s'", v.id, instID)
-	}
-	if v.attached[i].state == "detaching" && !force {
-		return nil, fail("IncorrectState", "Volume '%s' is in the 'detaching' state.", v.id)
-	}
-	v.attached[i].state = "detaching"
-	answer := v.attached[i]
-	s.show(v, q.now)
-	if !s.slowOff || s.instances[answer.instance].State != "running" {
-		s.after(v, q.now, s.delays.Detach, func() { s.detached(v, answer.instance) })
-		s.show(v, q.now)
-	}
-	return []part{{"", answer.xml(v.id)}}, nil
-}
-
-func (s *Server) detached(v *volume, instance string) {
-	v.attached = slices.DeleteFunc(v.attached, func(a attachment) bool { return a.instance == instance })
-	if len(v.attached) == 0 && v.state == "in-use" {
-		v.state = "available"
-	}
-	if s.disks != nil {
-		s.disks.detach(v.id)
-	}
-}
-
-func (s *Server) modifyVolume(q *request) ([]part, error) {
-	v, err := s.volume(q.str("VolumeId"))
-	if err != nil {
-		return nil, err
-	}
-	target := v.shape
-	if n := q.num("Size"); n != 0 {
-		target.size = n
-	}
-	if k := q.str("VolumeType"); k != "" && k != v.kind {
-		target.kind, target.iops, target.throughput = k, 0, 0
-	}
-	if n := q.num("Iops"); n != 0 {
-		target.iops = n
-	}
-	if n := q.num("Throughput"); n != 0 {
-		target.throughput = n
-	}
-	if target.size < v.size {
-		return nil, fail("InvalidParameterValue", "New size cannot be smaller than existing size")
-	}
-	if err := checkShape(&target); err != nil {
-		return nil, err
-	}
-	if err := q.check(); err != nil {
-		return nil, err
-	}
-	if v.state != "available" && v.state != "in-use" {
-		return nil, fail("IncorrectState", "Volume '%s' is in the '%s' state.", v.id, v.state)
-	}
-	if m := v.modified; m != nil && (m.state == "modifying" || m.state == "optimizing") {
-		return nil, fail("IncorrectModificationState", "Cannot modify volume %s in modification state %s", v.id, strings.ToUpper(m.state))
-	}
-	v.modifications = slices.DeleteFunc(v.modifications, func(t time.Time) bool { return q.now.Sub(t) >= 24*time.Hour })
-	if len(v.modifications) >= 4 {
-		return nil, fail("VolumeModificationRateExceeded", "You've reached the maximum modification rate per volume limit: 4 within 24 hours.")
-	}
-	v.modifications = append(v.modifications, q.now)
-	v.modified = &modification{state: "modifying", start: q.now, original: v.shape, target: target}
-	s.show(v, q.now)
-	answer := v.modified.xml(v.id)
-	s.after(v, q.now, s.delays.Modify, func() {
-		v.modified.state, v.shape = "optimizing", target
-		if s.disks != nil {
-			s.disks.grow(v.id, v.size<<30)
-		}
-	})
-	s.after(v, q.now, s.delays.Modify+s.delays.Optimize, func() {
-		v.modified.state, v.modified.end = "completed", s.opt.Now()
-	})
-	s.show(v, q.now)
-	return []part{{"volumeModification", answer}}, nil
-}
-
-func (m *modification) xml(id string) xmlModification {
-	return xmlModification{VolumeID: id, State: m.state, StartTime: stamp(m.start), EndTime: stamp(m.end),
-		TargetSize: m.target.size, TargetIOPS: m.target.iops, TargetThroughput: m.target.throughput, TargetType: m.target.kind,
-		OriginalSize: m.original.size, OriginalIOPS: m.original.iops, OriginalThroughput: m.original.throughput, OriginalType: m.original.kind}
 }
 
 // chosen are the volumes that a describe is about, as it sees them.
@@ -605,43 +374,6 @@ func (v volumeState) matches(filters []filter) (bool, error) {
 	return true, nil
 }
 
-// match knows EC2's wildcards: * and ?, and \ before them.
-func (f filter) match(have []string) bool {
-	for _, p := range f.values {
-		for _, h := range have {
-			if wild(p, h) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-func wild(p, s string) bool {
-	for p != "" {
-		switch {
-		case p[0] == '*':
-			for i := 0; i <= len(s); i++ {
-				if wild(p[1:], s[i:]) {
-					return true
-				}
-			}
-			return false
-		case s == "":
-			return false
-		case p[0] == '\\' && len(p) > 1:
-			p = p[1:]
-			if p[0] != s[0] {
-				return false
-			}
-		case p[0] != '?' && p[0] != s[0]:
-			return false
-		}
-		p, s = p[1:], s[1:]
-	}
-	return s == ""
-}
-
 func (s *Server) describeVolumes(q *request) ([]part, error) {
 	all, states, byID, err := s.chosen(q)
 	if err != nil {
@@ -659,33 +391,6 @@ func (s *Server) describeVolumes(q *request) ([]part, error) {
 		items = append(items, states[v.id].xml())
 	}
 	return withNext(next, list("volumeSet", items)), nil
-}
-
-func (s *Server) describeModifications(q *request) ([]part, error) {
-	all, states, byID, err := s.chosen(q)
-	if err != nil {
-		return nil, err
-	}
-	if byID {
-		for _, v := range all {
-			if states[v.id].modified == nil {
-				return nil, fail("InvalidVolumeModification.NotFound", "Modification for volume '%s' does not exist.", v.id)
-			}
-		}
-	}
-	all = slices.DeleteFunc(all, func(v *volume) bool { return states[v.id].modified == nil })
-	got, next, err := page(q, all, func(v *volume) int64 { return v.seq }, s.opt.MaxPage, byID)
-	if err != nil {
-		return nil, err
-	}
-	if err := q.check(); err != nil {
-		return nil, err
-	}
-	var items []xmlModification
-	for _, v := range got {
-		items = append(items, states[v.id].modified.xml(v.id))
-	}
-	return withNext(next, list("volumeModificationSet", items)), nil
 }
 
 type xmlStatus struct {
@@ -719,46 +424,4 @@ func (s *Server) describeVolumeStatus(q *request) ([]part, error) {
 		items = append(items, x)
 	}
 	return withNext(next, list("volumeStatusSet", items)), nil
-}
-
-func (s *Server) retag(q *request, change func(tags map[string]string)) ([]part, error) {
-	ids := q.list("ResourceId")
-	for _, id := range ids {
-		if v := s.volumes[id]; v != nil && !v.gone {
-			continue
-		}
-		if s.snapshots[id] == nil {
-			return nil, fail("InvalidID", "The ID '%s' is not valid", id)
-		}
-	}
-	if err := q.check(); err != nil {
-		return nil, err
-	}
-	for _, id := range ids {
-		if v := s.volumes[id]; v != nil {
-			change(v.tags)
-			s.show(v, q.now)
-		} else {
-			change(s.snapshots[id].tags)
-		}
-	}
-	return done(), nil
-}
-
-func (s *Server) createTags(q *request) ([]part, error) {
-	add := map[string]string{}
-	q.tagList("Tag", add)
-	return s.retag(q, func(tags map[string]string) { maps.Copy(tags, add) })
-}
-
-func (s *Server) deleteTags(q *request) ([]part, error) {
-	var keys []string
-	for i := 1; q.has("Tag." + strconv.Itoa(i) + ".Key"); i++ {
-		keys = append(keys, q.p.Get("Tag."+strconv.Itoa(i)+".Key"))
-	}
-	return s.retag(q, func(tags map[string]string) {
-		for _, k := range keys {
-			delete(tags, k)
-		}
-	})
 }

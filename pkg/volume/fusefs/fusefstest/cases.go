@@ -46,6 +46,7 @@ var cases = []struct {
 	{"chownNothing", chownNothing},
 	{"sparse", sparse},
 	{"fallocate", fallocateModes},
+	{"reserve", reserve},
 	{"copyRange", copyRange},
 	{"unlinkedOpen", unlinkedOpen},
 	{"hardLinks", hardLinks},

@@ -37,7 +37,8 @@ func sampleRoot() *Root {
 	r := &Root{Generation: 11, Instance: crypto.UUID{1}, MountEpoch: 2, MountID: [16]byte{3}, LogSeq: 4, OpSeq: 5, HeaderSeq: 6, PrevR: [32]byte{7}, Clean: true,
 		DeviceSectors: 1 << 20, LogSectors: 4096, NextIno: 8, HashSeed: [16]byte{9}, FreeSectors: 10, Inodes: 11, AllocHint: 12, NewestSnapshot: 13,
 		Rotation: Rotation{Target: 14, Again: true, Tree: 5, Next: Key{Obj: 15, Type: 16, Sub: 17}, Done: 18},
-		Offered:  []OfferedAnchor{{1, [32]byte{2}}, {3, [32]byte{4}}}}
+		Offered:  []OfferedAnchor{{1, [32]byte{2}}, {3, [32]byte{4}}},
+		Reserved: Reservations{Promised: 20, Owed: 19, Ranges: 3, Mark: 21}}
 	r.Trees[TreeFS], r.Trees[TreeSpace] = samplePointer(TreeFS, 2), samplePointer(TreeSpace, 0)
 	r.FreeLists[0] = sampleList()
 	return r
@@ -47,13 +48,15 @@ func sampleOps() []*Op {
 	ts := vfs.Timespec{Sec: -5, Nsec: 999_999_999}
 	r := sampleRecord(16, 0, 16)
 	ops := []*Op{
-		{Type: OpCreate, Ino: 1, Parent: 2, Mode: 0o100644, UID: 3, GID: 4, Rdev: 5, Name: "n", Name2: "target", Data: []byte{1}, Data2: []byte{2}},
+		{Type: OpCreate, Ino: 1, Parent: 2, Mode: 0o100644, UID: 3, GID: 4, Rdev: 5, Name: "n", Data: []byte{1}, Data2: []byte{2}},
+		{Type: OpCreate, Ino: 1, Parent: 2, Mode: 0o120777, Name: "n", Name2: "target", Data: []byte{}, Data2: []byte{}},
 		{Type: OpLink, Ino: 1, Parent: 2, Name: "n"}, {Type: OpUnlink, Ino: 1, Parent: 2, Name: "n"},
 		{Type: OpRename, Ino: 1, Ino2: 2, Parent: 3, Parent2: 4, Flags: 5, UID: 6, GID: 7, Name: "a", Name2: "b"},
 		{Type: OpSetAttr, Ino: 1, Flags: 2, Mode: 3, UID: 4, GID: 5, Len: 6, Atime: ts, Mtime: ts},
 		{Type: OpWrite, Ino: 1, Off: 2, Flags: OpKill, Data: []byte("data"), Len: 4},
 		{Type: OpWriteRef, Ino: 1, Off: 65536, Len: 65536, Extents: []FileExtent{{Record: r, RefBirth: 3}}},
 		{Type: OpFallocate, Ino: 1, Flags: 2, Off: 3, Len: 4},
+		{Type: OpFallocate, Ino: 1, Flags: FallocReserve | 1, Off: 3, Len: 4},
 		{Type: OpSetXattr, Ino: 1, Flags: 2, Mode: 3, Name: "user.x", Data: []byte("v")},
 		{Type: OpRemoveXattr, Ino: 1, Name: "user.x", Data: []byte{}},
 		{Type: OpGrow, Len: 1 << 20},
@@ -79,7 +82,7 @@ func sampleNodes() []Node {
 	for i := range 30 {
 		inner.Insert(inner.Count(), Key{Obj: uint64(i)}, b)
 	}
-	return []Node{NewNode(TreeFS, 0), leaf, inner}
+	return []Node{leaf, inner}
 }
 
 func TestRoundTrip(t *testing.T) {
@@ -128,6 +131,10 @@ func TestRoundTrip(t *testing.T) {
 	s := Summary{Free: 1, Largest: 2, Quads: 3}
 	if gs, shared, gb, err := GetRegion(PutRegion(s, 4, &bits)); err != nil || gs != s || shared != 4 || *gb != bits {
 		t.Errorf("region: %+v %v", gs, err)
+	}
+	empty := NewNode(TreeFS, 0)
+	if _, err := DecodeNode(empty.Canonical(), TreeFS, 0); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("empty leaf: %v", err)
 	}
 	for i, n := range sampleNodes() {
 		page := n.Canonical()

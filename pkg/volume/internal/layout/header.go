@@ -26,7 +26,7 @@ const FormatVersion = 2
 // is refused; one with an unknown ro_compat bit must not be written; unknown
 // compat bits are kept.
 const (
-	KnownIncompat = FeatureSnapshots | FeatureShares | FeatureFlags
+	KnownIncompat = FeatureSnapshots | FeatureShares | FeatureReserved | FeatureFlags
 	KnownROCompat = uint64(0)
 )
 
@@ -34,6 +34,7 @@ const (
 const (
 	FeatureSnapshots uint64 = 1 << 0 // tree 3 is used
 	FeatureShares    uint64 = 1 << 1 // files share sectors: reflinks
+	FeatureReserved  uint64 = 1 << 2 // files have reserved ranges
 	FeatureFlags     uint64 = 1 << 3 // inodes have flags that users set
 )
 

@@ -2,6 +2,7 @@ package layout
 
 import (
 	"encoding/binary"
+	"strings"
 
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -19,6 +20,7 @@ const (
 	InodeDefaultACL
 	InodeAccessACL
 	InodeCapability   // has security.capability
+	InodeReserved     // has reserved ranges: KeyReserved items
 	inodeContentFlags = 1<<iota - 1
 )
 
@@ -49,6 +51,7 @@ type Inode struct {
 	Sectors uint64 // sectors of its extents
 	Parent  uint64 // directory that has a name of it; 0: not known, but always known of directories
 	NameSub uint64 // sub of that name's item; 0: not known
+	Vacant  uint64 // sectors of its reserved ranges that have no extent
 	Atime   vfs.Timespec
 	Mtime   vfs.Timespec
 	Ctime   vfs.Timespec
@@ -84,7 +87,8 @@ func (n *Inode) Append(b []byte) []byte {
 	putTime(p[72:], n.Ctime)
 	putTime(p[84:], n.Btime)
 	le.PutUint64(p[96:], n.NameSub)
-	return b // 104..111 reserved, zero
+	le.PutUint64(p[104:], n.Vacant)
+	return b
 }
 
 // DecodeInode decodes a whole item value.
@@ -96,16 +100,14 @@ func DecodeInode(p []byte) (Inode, error) {
 	n := Inode{
 		Mode: le.Uint32(p[0:]), Nlink: le.Uint32(p[4:]), UID: le.Uint32(p[8:]), GID: le.Uint32(p[12:]),
 		Rdev: le.Uint32(p[16:]), Flags: le.Uint32(p[20:]), Size: le.Uint64(p[24:]), Sectors: le.Uint64(p[32:]),
-		Parent: le.Uint64(p[40:]), NameSub: le.Uint64(p[96:]),
+		Parent: le.Uint64(p[40:]), NameSub: le.Uint64(p[96:]), Vacant: le.Uint64(p[104:]),
 		Atime: getTime(p[48:]), Mtime: getTime(p[60:]), Ctime: getTime(p[72:]), Btime: getTime(p[84:]),
-	}
-	for _, c := range p[104:] {
-		if c != 0 {
-			return Inode{}, corrupt("inode: reserved bytes")
-		}
 	}
 	if n.Flags&^inodeKnownFlags != 0 {
 		return Inode{}, corrupt("inode: unknown flags %#x", n.Flags)
+	}
+	if n.Vacant > MaxReserved || n.Vacant > 0 && n.Flags&InodeReserved == 0 {
+		return Inode{}, corrupt("inode: %d reserved sectors, flags %#x", n.Vacant, n.Flags)
 	}
 	if n.Mode > 0o177777 || !knownType(n.Mode&0o170000) {
 		return Inode{}, corrupt("inode: mode %#o", n.Mode)
@@ -149,15 +151,15 @@ func DecodeName(b []byte) (Name, error) {
 		return Name{}, corrupt("name item of %d bytes", len(b))
 	}
 	n := Name{Ino: binary.LittleEndian.Uint64(b), Type: uint32(b[8]) << 12, Name: string(b[9:])}
-	if n.Ino == 0 || !knownType(n.Type) || n.Name == "." || n.Name == ".." {
+	if n.Ino == 0 || !knownType(n.Type) || !ValidName(n.Name) {
 		return Name{}, corrupt("name item of inode %d, type %#o", n.Ino, n.Type)
 	}
-	for i := range len(n.Name) {
-		if n.Name[i] == '/' || n.Name[i] == 0 {
-			return Name{}, corrupt("name item with a separator")
-		}
-	}
 	return n, nil
+}
+
+// ValidName tells whether a directory may have a name.
+func ValidName(name string) bool {
+	return name != "" && len(name) <= vfs.MaxNameBytes && name != "." && name != ".." && !strings.ContainsAny(name, "/\x00")
 }
 
 // Names of one directory share a KeyName sub when their hashes do: the low

@@ -91,12 +91,14 @@ type Key struct {
 
 // Types of keys of TreeFS. Obj is the inode.
 const (
-	KeyOrphan = 0x01 // Obj 0, Sub inode: has no name, or is being cut
-	KeyInode  = 0x10 // Sub 0
-	KeyInline = 0x20 // Sub 0: content of a small file, target of a symlink
-	KeyXattr  = 0x30 // Sub: hash of the name ‖ collision ‖ piece
-	KeyName   = 0x40 // Sub: hash of the name ‖ collision
-	KeyExtent = 0x50 // Sub: sector of the file
+	KeyOrphan   = 0x01 // Obj 0, Sub inode: has no name, or is being cut
+	KeyReserver = 0x02 // Obj 0, Sub inode: has reserved ranges
+	KeyInode    = 0x10 // Sub 0
+	KeyInline   = 0x20 // Sub 0: content of a small file, target of a symlink
+	KeyReserved = 0x28 // Sub: first sector of a reserved range of the file
+	KeyXattr    = 0x30 // Sub: hash of the name ‖ collision ‖ piece
+	KeyName     = 0x40 // Sub: hash of the name ‖ collision
+	KeyExtent   = 0x50 // Sub: sector of the file
 )
 
 // Types of keys of TreeSpace. Obj is 0.
@@ -259,19 +261,27 @@ func (r *Record) Slice(from, count int) Record {
 }
 
 // FileExtentBytes is what a file extent's item adds to its record: the
-// generation in which this reference was made.
+// generation in which this reference was made, and extentOwed.
 const FileExtentBytes = 8
+
+// extentOwed is the bit of that word that says FileExtent.Owed.
+const extentOwed = 1 << 63
 
 // FileExtent is the value of a KeyExtent item.
 type FileExtent struct {
 	Record
 	RefBirth uint64
+	Owed     bool // something else refers to it as well, or did: see Reservations
 }
 
 // Append encodes the item.
 func (e *FileExtent) Append(b []byte) []byte {
 	b = e.Record.Append(b)
-	return binary.LittleEndian.AppendUint64(b, e.RefBirth)
+	ref := e.RefBirth
+	if e.Owed {
+		ref |= extentOwed
+	}
+	return binary.LittleEndian.AppendUint64(b, ref)
 }
 
 // DecodeFileExtent decodes a whole item value.
@@ -290,7 +300,8 @@ func DecodeFileExtent(b []byte) (FileExtent, error) {
 		// Streams and compression are named by feature bits that this version refuses.
 		return FileExtent{}, corrupt("file extent with segments of 2^%d, compression %d", r.Shift, r.Comp)
 	}
-	e := FileExtent{Record: r, RefBirth: binary.LittleEndian.Uint64(rest)}
+	ref := binary.LittleEndian.Uint64(rest)
+	e := FileExtent{Record: r, RefBirth: ref &^ extentOwed, Owed: ref&extentOwed != 0}
 	if e.RefBirth < e.Birth {
 		return FileExtent{}, corrupt("file extent: reference older than its extent")
 	}

@@ -165,7 +165,8 @@ func FromCanonical(p []byte) Node {
 }
 
 // DecodeNode checks a page that came from the device: the tree and level are
-// what the pointer says, everything lies inside, keys ascend, the form is canonical.
+// what the pointer says, it has items, everything lies inside, keys ascend, the
+// form is canonical.
 func DecodeNode(p []byte, tree uint64, level uint8) (Node, error) {
 	if len(p) != NodeBytes {
 		return Node{}, corrupt("node of %d bytes", len(p))
@@ -178,7 +179,7 @@ func DecodeNode(p []byte, tree uint64, level uint8) (Node, error) {
 		return Node{}, corrupt("node: reserved bytes")
 	}
 	count := n.Count()
-	if count > NodeCapacity/(2+leafCell) || (level > 0 && count == 0) {
+	if count == 0 || count > NodeCapacity/(2+leafCell) {
 		return Node{}, corrupt("node: %d items", count)
 	}
 	slots := nodeHeader + 2*count

@@ -66,6 +66,10 @@ const (
 	OpKill // clear suid, sgid and security.capability
 )
 
+// FallocReserve is a flag of OpFallocate beside those of fallocate(2): the range
+// is reserved. Operations of versions that reserved nothing do not have it.
+const FallocReserve uint32 = 1 << 16
+
 const opHeader = 4 + 8 + 8 + 1 + 3 + 12
 
 // OpBytesMax bounds a decoded operation: a 1 MiB write and its header.
@@ -206,15 +210,31 @@ func (r *opReader) bytes() []byte {
 }
 func (r *opReader) str() string { return string(r.bytes()) }
 
+// OpBytes is the length of the operation that b begins with, which may reach beyond it;
+// 0 if b is too short to tell.
+func OpBytes(b []byte) (int, error) {
+	if len(b) < 4 {
+		return 0, nil
+	}
+	n := binary.LittleEndian.Uint32(b)
+	if n < opHeader || n > OpBytesMax {
+		return 0, corrupt("operation of %d bytes", n)
+	}
+	return int(n), nil
+}
+
 // DecodeOp decodes the operation at the start of b and returns what follows
 // it. Data aliases b.
 func DecodeOp(b []byte) (*Op, []byte, error) {
 	if len(b) < opHeader {
 		return nil, nil, corrupt("operation of %d bytes", len(b))
 	}
-	n := binary.LittleEndian.Uint32(b)
-	if n < opHeader || n > OpBytesMax || uint64(n) > uint64(len(b)) {
-		return nil, nil, corrupt("operation of %d bytes", n)
+	n, err := OpBytes(b)
+	if err == nil && n > len(b) {
+		err = corrupt("operation of %d bytes in %d", n, len(b))
+	}
+	if err != nil {
+		return nil, nil, err
 	}
 	r := opReader{b: b[4:n]}
 	o := &Op{Seq: r.u64(), Unique: r.u64()}
@@ -255,7 +275,11 @@ func DecodeOp(b []byte) (*Op, []byte, error) {
 			if len(rest) < FileExtentBytes || rec.Kind != KindFileData {
 				return nil, nil, corrupt("operation: extent")
 			}
-			o.Extents = append(o.Extents, FileExtent{Record: rec, RefBirth: binary.LittleEndian.Uint64(rest)})
+			ref := binary.LittleEndian.Uint64(rest)
+			if ref&extentOwed != 0 {
+				return nil, nil, corrupt("operation: extent")
+			}
+			o.Extents = append(o.Extents, FileExtent{Record: rec, RefBirth: ref})
 			r.b = rest[FileExtentBytes:]
 		}
 	case OpFallocate:
@@ -275,8 +299,56 @@ func DecodeOp(b []byte) (*Op, []byte, error) {
 	if r.bad || len(r.b) != 0 {
 		return nil, nil, corrupt("operation of type %d: malformed", o.Type)
 	}
-	if o.Off > MaxFileBytes || o.Len > MaxFileBytes || o.Off2 > MaxFileBytes {
-		return nil, nil, corrupt("operation of type %d: range", o.Type)
+	if err := o.validate(); err != nil {
+		return nil, nil, err
 	}
 	return o, b[n:], nil
+}
+
+// MaxNumber bounds what counts up in the life of a volume: generations, inode
+// numbers, operations, frames.
+const MaxNumber = 1 << 62
+
+// Makes are the inodes that an operation makes.
+func (o *Op) Makes() []uint64 {
+	switch {
+	case o.Type == OpCreate:
+		return []uint64{o.Ino}
+	case o.Type == OpRename && o.Flags&vfs.RenameWhiteout != 0:
+		return []uint64{o.Ino2}
+	}
+	return nil
+}
+
+// validate tells whether an operation is one that a volume records: those that apply it
+// rely on that.
+func (o *Op) validate() error {
+	names := true
+	switch o.Type {
+	case OpCreate:
+		names = (o.Name == "" || ValidName(o.Name)) && knownType(o.Mode&0o170000) && o.Mode <= 0o177777
+		if o.Mode&0o170000 == 0o120000 {
+			names = names && len(o.Name2) > 0
+		} else {
+			names = names && o.Name2 == ""
+		}
+		names = names && len(o.Name2) <= vfs.MaxSymlinkBytes && len(o.Data) <= vfs.MaxXattrBytes && len(o.Data2) <= vfs.MaxXattrBytes
+	case OpLink, OpUnlink:
+		names = ValidName(o.Name)
+	case OpRename:
+		names = ValidName(o.Name) && ValidName(o.Name2)
+	case OpSetAttr:
+		names = o.Mode <= 0o7777
+	case OpSetXattr, OpRemoveXattr:
+		names = len(o.Name) >= 1 && len(o.Name) <= vfs.MaxXattrName && len(o.Data) <= vfs.MaxXattrBytes
+	}
+	switch {
+	case !names:
+		return corrupt("operation of type %d: names, modes or attributes that no volume records", o.Type)
+	case o.Off > MaxFileBytes || o.Len > MaxFileBytes-o.Off || o.Off2 > MaxFileBytes || o.Len > MaxFileBytes-o.Off2:
+		return corrupt("operation of type %d: range", o.Type)
+	case o.Seq >= MaxNumber || o.Ino >= MaxNumber || o.Ino2 >= MaxNumber:
+		return corrupt("operation %d of type %d, inode %d: numbers out of range", o.Seq, o.Type, o.Ino)
+	}
+	return nil
 }

@@ -61,6 +61,8 @@ type Root struct {
 	Trees     [Trees]Pointer
 	FreeLists [2]Pointer2 // sectors freed by this generation, and by the one before
 	Offered   []OfferedAnchor
+
+	Reserved Reservations
 }
 
 // Pointer2 leads to the head of a free list, whose pieces are chained.
@@ -105,7 +107,8 @@ const (
 	rootTreesOff = 256
 	rootListsOff = rootTreesOff + Trees*PointerBytes
 	rootOffered  = rootListsOff + 2*freePointerBytes
-	rootUsed     = rootOffered + 8 + MaxAnchorsOffered*40
+	rootReserved = rootOffered + 8 + MaxAnchorsOffered*40
+	rootUsed     = rootReserved + reservationsBytes
 )
 
 // Encode fills the plaintext of a root slot (crypto.RootBytes).
@@ -146,6 +149,7 @@ func (r *Root) Encode() []byte {
 		le.PutUint64(p, a.Generation)
 		copy(p[8:40], a.R[:])
 	}
+	r.Reserved.put(b[rootReserved:])
 	return b
 }
 
@@ -209,12 +213,17 @@ func DecodeRoot(b []byte) (*Root, error) {
 		p := b[rootOffered+8+40*i:]
 		r.Offered = append(r.Offered, OfferedAnchor{Generation: le.Uint64(p), R: [32]byte(p[8:40])})
 	}
+	r.Reserved = getReservations(b[rootReserved:])
 	if r.DeviceSectors < MinDevice/SectorBytes || r.DeviceSectors > 1<<50 ||
-		r.LogSectors < 256 || r.LogSectors > 1<<16 || r.LogSectors >= r.DeviceSectors/2 || r.Generation == 0 || r.Generation >= 1<<62 {
+		r.LogSectors < 256 || r.LogSectors > 1<<16 || r.LogSectors >= r.DeviceSectors/2 || r.Generation == 0 ||
+		max(r.Generation, r.LogSeq, r.OpSeq, r.NextIno, r.MountEpoch, r.Inodes) >= MaxNumber {
 		return nil, corrupt("root: geometry of %d sectors, log %d", r.DeviceSectors, r.LogSectors)
 	}
 	if x := r.Rotation; x.Target == 0 && x != (Rotation{}) || x.Tree >= Trees {
 		return nil, corrupt("root: rotation to epoch %d, at tree %d", x.Target, x.Tree)
+	}
+	if err := r.Reserved.check(); err != nil {
+		return nil, err
 	}
 	if !bytes.Equal(r.Encode(), b) {
 		return nil, corrupt("root: reserved bytes")

@@ -70,10 +70,18 @@ type Snapshot struct {
 	Sectors    uint64  // in use then, dead lists not counted
 	Epoch      uint32  // oldest key epoch that the volume's keys held
 	Deleting   bool    // nobody opens it any more; what only it held is being freed
+	Promised   uint64  // Reservations.Promised and Ranges of the head at the end of Generation
+	Ranges     uint64
 	Name       string
 }
 
-const snapshotFixed = 8 + 12 + PointerBytes + 8 + 8 + 4 + 1 + 3
+const (
+	snapshotFixed    = 8 + 12 + PointerBytes + 8 + 8 + 4 + 1 + 3
+	snapshotReserved = 16 // before the name, if there is anything reserved
+
+	snapshotDeleting = 1 << 0
+	snapshotReserves = 1 << 1
+)
 
 // Append encodes the item.
 func (s *Snapshot) Append(b []byte) []byte {
@@ -88,7 +96,11 @@ func (s *Snapshot) Append(b []byte) []byte {
 	le.PutUint64(p[132:], s.Sectors)
 	le.PutUint32(p[140:], s.Epoch)
 	if s.Deleting {
-		p[144] = 1
+		p[144] |= snapshotDeleting
+	}
+	if s.Promised > 0 {
+		p[144] |= snapshotReserves
+		b = le.AppendUint64(le.AppendUint64(b, s.Promised), s.Ranges)
 	}
 	return append(b, s.Name...)
 }
@@ -96,13 +108,23 @@ func (s *Snapshot) Append(b []byte) []byte {
 // DecodeSnapshot decodes a whole item value.
 func DecodeSnapshot(b []byte) (Snapshot, error) {
 	var s Snapshot
-	if len(b) <= snapshotFixed || len(b) > snapshotFixed+MaxSnapshotName {
+	fixed := snapshotFixed
+	if len(b) > snapshotFixed && b[144]&snapshotReserves != 0 {
+		fixed += snapshotReserved
+	}
+	if len(b) <= fixed || len(b) > fixed+MaxSnapshotName {
 		return s, corrupt("snapshot of %d bytes", len(b))
 	}
 	le := binary.LittleEndian
 	s = Snapshot{Generation: le.Uint64(b), Created: getTime(b[8:]), Inodes: le.Uint64(b[124:]), Sectors: le.Uint64(b[132:]),
-		Epoch: le.Uint32(b[140:]), Deleting: b[144] == 1, Name: string(b[snapshotFixed:])}
-	if b[144] > 1 || !zeros(b[145:snapshotFixed]) {
+		Epoch: le.Uint32(b[140:]), Deleting: b[144]&snapshotDeleting != 0, Name: string(b[fixed:])}
+	if fixed > snapshotFixed {
+		s.Promised, s.Ranges = le.Uint64(b[snapshotFixed:]), le.Uint64(b[snapshotFixed+8:])
+		if err := (&Reservations{Promised: s.Promised, Ranges: s.Ranges}).check(); err != nil || s.Promised == 0 {
+			return s, corrupt("snapshot: %d reserved sectors in %d ranges", s.Promised, s.Ranges)
+		}
+	}
+	if b[144]&^(snapshotDeleting|snapshotReserves) != 0 || !zeros(b[145:snapshotFixed]) {
 		return s, corrupt("snapshot: reserved bytes")
 	}
 	if !ValidSnapshotName(s.Name) || s.Created.Nsec >= 1e9 || s.Generation == 0 || s.Generation >= 1<<62 {

@@ -2,6 +2,7 @@ package tree
 
 import (
 	"container/list"
+	"encoding/binary"
 	"sync"
 	"sync/atomic"
 
@@ -11,14 +12,16 @@ import (
 // Loader reads and verifies the page behind a pointer.
 type Loader func(p *layout.Pointer) ([]byte, error)
 
-// Cache holds pages as the device has them, by address. It is bounded; what
-// was used least recently goes first.
+// Cache holds pages as the device has them. It is bounded; what was used least
+// recently goes first. A page is found by the whole of the pointer that it was
+// loaded for: one that names its place, but anything else of it differently, has to
+// verify by itself.
 type Cache struct {
 	load Loader
 	max  int
 
 	mu    sync.Mutex
-	nodes map[uint64]*list.Element
+	nodes map[place]*list.Element
 	lru   list.List // of *node, most recent first
 
 	hits, misses atomic.Uint64
@@ -26,20 +29,38 @@ type Cache struct {
 
 // NewCache makes a cache of about maxBytes.
 func NewCache(maxBytes int, load Loader) *Cache {
-	return &Cache{load: load, max: max(maxBytes/layout.NodeBytes, 64), nodes: map[uint64]*list.Element{}}
+	return &Cache{load: load, max: max(maxBytes/layout.NodeBytes, 64), nodes: map[place]*list.Element{}}
 }
 
-// get returns the page at p, if it is there.
-func (c *Cache) get(addr, birth uint64) *node {
+// place is what pages are found by. The nonce is part of it so that two pointers to
+// one address never take turns in driving each other out.
+type place struct {
+	addr  uint64
+	nonce [24]byte
+}
+
+type stored = [layout.PointerBytes]byte // an encoded pointer
+
+func placeOf(p *stored) place {
+	return place{binary.LittleEndian.Uint64(p[:]), [24]byte(p[16:40])}
+}
+
+func encode(p *layout.Pointer) (b stored) {
+	p.Put(b[:])
+	return b
+}
+
+// get returns the page behind p, if it is there.
+func (c *Cache) get(p *stored) *node {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.nodes[addr]
+	e := c.nodes[placeOf(p)]
 	if e == nil {
 		return nil
 	}
 	n := e.Value.(*node)
-	if n.ptr.Birth != birth {
-		return nil // the address was used again
+	if n.stored != *p {
+		return nil
 	}
 	// Moving a page to the front for each use costs more than it helps.
 	if n.uses.Add(1)&15 == 1 {
@@ -52,32 +73,32 @@ func (c *Cache) get(addr, birth uint64) *node {
 func (c *Cache) put(n *node) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.nodes[n.ptr.Addr]; e != nil {
+	n.stored = encode(&n.ptr)
+	at := placeOf(&n.stored)
+	if e := c.nodes[at]; e != nil {
 		c.lru.Remove(e)
 	}
-	c.nodes[n.ptr.Addr] = c.lru.PushFront(n)
+	c.nodes[at] = c.lru.PushFront(n)
 	for c.lru.Len() > c.max {
 		e := c.lru.Back()
 		c.lru.Remove(e)
-		old := e.Value.(*node)
-		if c.nodes[old.ptr.Addr] == e {
-			delete(c.nodes, old.ptr.Addr)
-		}
+		delete(c.nodes, placeOf(&e.Value.(*node).stored))
 	}
 }
 
 // fetch returns the page, from memory or the device.
 func (c *Cache) fetch(p *layout.Pointer) (*node, error) {
-	if n := c.get(p.Addr, p.Birth); n != nil {
+	b := encode(p)
+	if n := c.get(&b); n != nil {
 		c.hits.Add(1)
 		return n, nil
 	}
 	c.misses.Add(1)
-	b, err := c.load(p)
+	page, err := c.load(p)
 	if err != nil {
 		return nil, err
 	}
-	pg, err := layout.DecodeNode(b, p.Object, p.Level)
+	pg, err := layout.DecodeNode(page, p.Object, p.Level)
 	if err != nil {
 		return nil, err
 	}
@@ -86,12 +107,15 @@ func (c *Cache) fetch(p *layout.Pointer) (*node, error) {
 	return n, nil
 }
 
-// Page returns the page behind a pointer, to be read only: for what walks
-// trees of which nothing is changed any more.
-func (c *Cache) Page(p *layout.Pointer) (*layout.Node, error) {
+// Page returns the page behind a pointer, whose keys must lie in a range, to be read
+// only: for what walks trees of which nothing is changed any more.
+func (c *Cache) Page(p *layout.Pointer, in Range) (*layout.Node, error) {
 	n, err := c.fetch(p)
 	if err != nil {
 		return nil, err
+	}
+	if !in.Holds(&n.Node) {
+		return nil, errRange
 	}
 	return &n.Node, nil
 }

@@ -134,5 +134,6 @@ func (f *Frozen) Install(pages []*Page) {
 	}
 	if t.root != nil && t.root.committed() {
 		t.ptr, t.root = t.root.ptr, nil
+		t.stored = encode(&t.ptr)
 	}
 }

@@ -1,9 +1,7 @@
 package tree
 
 import (
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 
@@ -17,7 +15,9 @@ type node struct {
 	gen  uint64         // in which it became dirty; meaningless once committed
 	kids []*node        // by slot; nil: follow the stored pointer
 	ptr  layout.Pointer // where it lies; zero until committed
-	uses atomic.Uint32
+
+	stored stored // ptr as its parent has it; set when it enters the cache
+	uses   atomic.Uint32
 }
 
 func (n *node) committed() bool { return !n.ptr.IsZero() }
@@ -40,48 +40,58 @@ type Tree struct {
 	mu      sync.RWMutex
 	root    *node          // nil: follow ptr
 	ptr     layout.Pointer // root as of the last commit, when root is nil
+	stored  stored         // ptr, encoded
 	gen     uint64         // open generation
 	dropped []*node        // replaced in this generation while an older one was being committed
 }
 
 // New opens the tree at p in generation gen.
 func New(cfg Config, p layout.Pointer, gen uint64) *Tree {
-	return &Tree{cfg: cfg, ptr: p, gen: gen}
+	return &Tree{cfg: cfg, ptr: p, stored: encode(&p), gen: gen}
 }
 
 // ID is the tree's number.
 func (t *Tree) ID() uint64 { return t.cfg.ID }
-
-// errOrder is a page whose keys do not fit its place in the tree. Pages are
-// checked one by one when they are loaded, so a scan has to look.
-var errOrder = fmt.Errorf("%w: keys of two pages are out of order", layout.ErrCorrupt)
 
 // missing asks for a page that is not in memory.
 type missing struct{ ptr layout.Pointer }
 
 func (m *missing) Error() string { return "page is not in memory" }
 
-// child returns child i of n. It returns a *missing unless it is in memory.
-func (t *Tree) child(n *node, i int) (*node, error) {
+// child returns child i of n, whose keys lie in a range. It returns a *missing
+// unless it is in memory. Whoever seals pages can have any of them lead to any
+// other, so what makes this a tree is checked at each step down: a level less each
+// time, and keys of the part of the parent's range that belongs to the slot. So no way
+// down is longer than the root's level, and no page is reached on two ways.
+func (t *Tree) child(n *node, i int, in Range) (*node, error) {
 	if n.kids != nil && n.kids[i] != nil {
-		return n.kids[i], nil
+		return n.kids[i], nil // made here, of pages that were checked
 	}
-	b := n.PointerBytesAt(i)
-	if c := t.cfg.Cache.get(binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])); c != nil {
-		return c, nil
+	b := (*stored)(n.PointerBytesAt(i))
+	c := t.cfg.Cache.get(b)
+	if c == nil {
+		p, err := layout.GetPointer(b[:], t.cfg.ID)
+		if err != nil {
+			return nil, err
+		}
+		if p.IsZero() || p.Level != n.Level()-1 {
+			return nil, errLevel
+		}
+		// Birth of a child can not exceed its parent's (threat model, Extents).
+		if n.committed() && p.Birth > n.ptr.Birth {
+			return nil, errBirth
+		}
+		return nil, &missing{p}
 	}
-	p, err := layout.GetPointer(b, t.cfg.ID)
-	if err != nil {
-		return nil, err
+	switch {
+	case c.Level() != n.Level()-1 || c.ptr.Object != t.cfg.ID:
+		return nil, errLevel
+	case n.committed() && c.ptr.Birth > n.ptr.Birth:
+		return nil, errBirth
+	case !in.Child(&n.Node, i).Holds(&c.Node):
+		return nil, errRange
 	}
-	if p.IsZero() || p.Level != n.Level()-1 {
-		return nil, layout.ErrCorrupt
-	}
-	// Birth of a child can not exceed its parent's (threat model, Extents).
-	if n.committed() && p.Birth > n.ptr.Birth {
-		return nil, layout.ErrCorrupt
-	}
-	return nil, &missing{p}
+	return c, nil
 }
 
 func (t *Tree) rootNode() (*node, error) {
@@ -91,8 +101,11 @@ func (t *Tree) rootNode() (*node, error) {
 	if t.ptr.IsZero() {
 		return nil, nil
 	}
-	if n := t.cfg.Cache.get(t.ptr.Addr, t.ptr.Birth); n != nil {
+	if n := t.cfg.Cache.get(&t.stored); n != nil {
 		return n, nil
+	}
+	if t.ptr.Object != t.cfg.ID {
+		return nil, errLevel
 	}
 	return nil, &missing{t.ptr}
 }
@@ -100,16 +113,23 @@ func (t *Tree) rootNode() (*node, error) {
 // cursor is a path from the root to an item.
 type cursor struct {
 	t    *Tree
-	load func(n *node, i int) (*node, error)
+	load func(n *node, i int, in Range) (*node, error)
 	path []step
 }
 
 func (t *Tree) cursor() cursor { return cursor{t: t, load: t.child, path: make([]step, 0, 8)} }
 
 type step struct {
-	n *node
-	i int
+	n  *node
+	i  int
+	in Range // of the page's keys
 }
+
+// down is the child that the step is at.
+func (c *cursor) down(s *step) (*node, error) { return c.load(s.n, s.i, s.in) }
+
+// below is the step to child n of s.
+func (s *step) below(n *node, i int) step { return step{n, i, s.in.Child(&s.n.Node, s.i)} }
 
 // seek moves to the first item that is not below k. ok is false at the end.
 func (c *cursor) seek(k layout.Key) (ok bool, err error) {
@@ -118,15 +138,17 @@ func (c *cursor) seek(k layout.Key) (ok bool, err error) {
 	if err != nil || n == nil {
 		return false, err
 	}
+	var in Range
 	for n.Level() > 0 {
-		i := slotFor(n, k)
-		c.path = append(c.path, step{n, i})
-		if n, err = c.load(n, i); err != nil {
+		s := step{n, Slot(&n.Node, k), in}
+		c.path = append(c.path, s)
+		if n, err = c.down(&s); err != nil {
 			return false, err
 		}
+		in = s.in.Child(&s.n.Node, s.i)
 	}
 	i, _ := n.Search(k)
-	c.path = append(c.path, step{n, i})
+	c.path = append(c.path, step{n, i, in})
 	if i == n.Count() {
 		return c.skip()
 	}
@@ -161,18 +183,20 @@ func (c *cursor) back(k layout.Key) (bool, error) {
 	if err != nil || n == nil {
 		return false, err
 	}
-	for {
+	for in := (Range{}); ; {
 		i, _ := n.Search(k)
 		if n.Level() > 0 {
-			i = slotFor(n, k)
+			i = Slot(&n.Node, k)
 		}
-		c.path = append(c.path, step{n, i})
+		s := step{n, i, in}
+		c.path = append(c.path, s)
 		if n.Level() == 0 {
 			break
 		}
-		if n, err = c.load(n, i); err != nil {
+		if n, err = c.down(&s); err != nil {
 			return false, err
 		}
+		in = s.in.Child(&s.n.Node, s.i)
 	}
 	for d := len(c.path) - 1; d >= 0; d-- {
 		s := &c.path[d]
@@ -182,13 +206,10 @@ func (c *cursor) back(k layout.Key) (bool, error) {
 		s.i--
 		c.path = c.path[:d+1]
 		for s.n.Level() > 0 {
-			if n, err = c.load(s.n, s.i); err != nil {
+			if n, err = c.down(s); err != nil {
 				return false, err
 			}
-			if n.Count() == 0 {
-				return false, errOrder // never empty below an inner page
-			}
-			c.path = append(c.path, step{n, n.Count() - 1})
+			c.path = append(c.path, s.below(n, n.Count()-1))
 			s = &c.path[len(c.path)-1]
 		}
 		return true, nil
@@ -196,16 +217,7 @@ func (c *cursor) back(k layout.Key) (bool, error) {
 	return false, nil
 }
 
-// slotFor is the child of n whose range holds k: the last whose key is not above.
-func slotFor(n *node, k layout.Key) int {
-	i, eq := n.Search(k)
-	if !eq && i > 0 {
-		i--
-	}
-	return i
-}
-
-// skip goes to the first item of the next leaf.
+// skip goes to the first item of the next leaf. No page has none.
 func (c *cursor) skip() (bool, error) {
 	d := len(c.path) - 2
 	for ; d >= 0; d-- {
@@ -221,16 +233,12 @@ func (c *cursor) skip() (bool, error) {
 	c.path = c.path[:d+1]
 	for {
 		s := c.path[len(c.path)-1]
-		n, err := c.load(s.n, s.i)
+		n, err := c.down(&s)
 		if err != nil {
 			return false, err
 		}
-		c.path = append(c.path, step{n, 0})
+		c.path = append(c.path, s.below(n, 0))
 		if n.Level() == 0 {
-			// leaves are never empty below an inner node; a damaged tree could claim so
-			if n.Count() == 0 {
-				return c.skip()
-			}
 			return true, nil
 		}
 	}
@@ -263,7 +271,7 @@ func (t *Tree) read(fn func() error) error {
 		if !errors.As(err, &m) {
 			return err
 		}
-		if lostErr != nil && m.ptr.Addr == lost.Addr && m.ptr.Birth == lost.Birth {
+		if lostErr != nil && encode(&m.ptr) == encode(&lost) {
 			return lostErr
 		}
 		if _, err := t.cfg.Cache.fetch(&m.ptr); err != nil {
@@ -280,10 +288,12 @@ func (t *Tree) Get(k layout.Key, buf []byte) (v []byte, ok bool, err error) {
 		if err != nil || n == nil {
 			return err
 		}
-		for n.Level() > 0 {
-			if n, err = t.child(n, slotFor(n, k)); err != nil {
+		for in := (Range{}); n.Level() > 0; {
+			at, i := n, Slot(&n.Node, k)
+			if n, err = t.child(at, i, in); err != nil {
 				return err
 			}
+			in = in.Child(&at.Node, i)
 		}
 		if i, eq := n.Search(k); eq {
 			v, ok = append(buf[:0], n.Value(i)...), true
@@ -318,9 +328,6 @@ func (t *Tree) ScanFloor(low, from, to layout.Key, fn func(k layout.Key, v []byt
 			leaf := c.path[len(c.path)-1].n
 			for {
 				k := c.key()
-				if k.Less(low) {
-					return errOrder
-				}
 				if to.Less(k) || !fn(k, c.val()) {
 					done = true
 					return nil
@@ -358,13 +365,19 @@ func (t *Tree) Update(fn func(w *Writer) error) error {
 }
 
 // load is child under the write lock: what is missing is read at once.
-func (w *Writer) load(n *node, i int) (*node, error) {
-	c, err := w.t.child(n, i)
+func (w *Writer) load(n *node, i int, in Range) (*node, error) {
+	c, err := w.t.child(n, i, in)
 	var m *missing
-	if errors.As(err, &m) {
-		return w.t.cfg.Cache.fetch(&m.ptr)
+	if !errors.As(err, &m) {
+		return c, err
 	}
-	return c, err
+	if c, err = w.t.cfg.Cache.fetch(&m.ptr); err != nil {
+		return nil, err
+	}
+	if !in.Child(&n.Node, i).Holds(&c.Node) {
+		return nil, errRange
+	}
+	return c, nil
 }
 
 func (w *Writer) root() (*node, error) {
@@ -420,19 +433,21 @@ func (w *Writer) descend(k layout.Key) ([]step, error) {
 	n = w.own(n)
 	w.t.root = n
 	path := make([]step, 0, 8)
+	var in Range
 	for n.Level() > 0 {
-		i := slotFor(n, k)
-		c, err := w.load(n, i)
+		i := Slot(&n.Node, k)
+		c, err := w.load(n, i, in)
 		if err != nil {
 			return nil, err
 		}
 		o := w.own(c)
 		n.kids[i] = o
-		path = append(path, step{n, i})
+		path = append(path, step{n, i, in})
+		in = in.Child(&n.Node, i)
 		n = o
 	}
 	i, _ := n.Search(k)
-	return append(path, step{n, i}), nil
+	return append(path, step{n, i, in}), nil
 }
 
 // Get returns the value of k; it is valid until the next change.
@@ -441,10 +456,12 @@ func (w *Writer) Get(k layout.Key) ([]byte, bool, error) {
 	if err != nil || n == nil {
 		return nil, false, err
 	}
-	for n.Level() > 0 {
-		if n, err = w.load(n, slotFor(n, k)); err != nil {
+	for in := (Range{}); n.Level() > 0; {
+		at, i := n, Slot(&n.Node, k)
+		if n, err = w.load(at, i, in); err != nil {
 			return nil, false, err
 		}
+		in = in.Child(&at.Node, i)
 	}
 	if i, eq := n.Search(k); eq {
 		return n.Value(i), true, nil
@@ -466,13 +483,9 @@ func (w *Writer) ScanFloor(low, from, to layout.Key, fn func(k layout.Key, v []b
 	ok, err := c.seekFloor(low, from)
 	for err == nil && ok {
 		k := c.key()
-		if k.Less(low) {
-			return errOrder
-		}
 		if to.Less(k) || !fn(k, c.val()) {
 			return nil
 		}
-		low = k
 		ok, err = c.next()
 	}
 	return err
@@ -590,13 +603,13 @@ func (w *Writer) shrink(path []step) error {
 		if n.Used() >= layout.NodeCapacity/4 {
 			break
 		}
-		if !w.mergeWith(n, parent, i) {
+		if !w.mergeWith(n, &path[d-1]) {
 			break
 		}
 	}
 	for root := w.t.root; ; root = w.t.root {
 		if root.Level() > 0 && root.Count() == 1 {
-			c, err := w.load(root, 0)
+			c, err := w.load(root, 0, Range{})
 			if err != nil {
 				return err
 			}
@@ -606,20 +619,21 @@ func (w *Writer) shrink(path []step) error {
 		}
 		if root.Count() == 0 {
 			w.release(root)
-			w.t.root, w.t.ptr = nil, layout.Pointer{}
+			w.t.root, w.t.ptr, w.t.stored = nil, layout.Pointer{}, stored{}
 		}
 		return nil
 	}
 }
 
-// mergeWith joins n, child i of parent, with the neighbour to its left or right.
-func (w *Writer) mergeWith(n, parent *node, i int) bool {
+// mergeWith joins n, the child that s is at, with the neighbour to its left or right.
+func (w *Writer) mergeWith(n *node, s *step) bool {
+	parent, i := s.n, s.i
 	const full = layout.NodeCapacity * 3 / 4 // leave room: no split right after
 	for _, j := range [2]int{i - 1, i + 1} {
 		if j < 0 || j >= parent.Count() {
 			continue
 		}
-		o, err := w.t.child(parent, j)
+		o, err := w.t.child(parent, j, s.in)
 		if err != nil || o.Used()+n.Used() > full {
 			continue
 		}

@@ -23,9 +23,6 @@ func (t *Tree) Leaf(from layout.Key, fn func(l Leaf)) (next layout.Key, more boo
 			return err
 		}
 		s := c.path[len(c.path)-1]
-		if s.n.Key(s.i).Less(from) {
-			return errOrder
-		}
 		next, more = s.n.Key(s.n.Count() - 1).Next()
 		fn(Leaf{Node: s.n.Node, First: s.i, Epoch: s.n.ptr.Epoch})
 		return nil

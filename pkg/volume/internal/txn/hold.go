@@ -78,7 +78,7 @@ func (s *Space) Release(runs []layout.Run) {
 			continue
 		}
 		delete(s.held, idx)
-		if r := s.regions[idx]; !r.dirty && r.snap == nil {
+		if r := s.regions[idx]; !r.dirty && r.snap == nil && s.claims[idx] == nil {
 			delete(s.regions, idx)
 		}
 	}
@@ -101,13 +101,19 @@ func (s *Space) hide(r *region, bit, n uint64, on bool) {
 	}
 }
 
-// stored is the bitmap of a region as it is to be written: what is held is free.
+// stored is the bitmap of a region as it is to be written: what is held or claimed is free.
 func (s *Space) stored(idx uint64, r *region) *bitmap {
 	h, ok := s.held[idx]
-	if !ok {
+	c := s.claims[idx]
+	if !ok && c == nil {
 		return &r.used
 	}
 	b := r.used
+	if c != nil {
+		for i, w := range c.bits {
+			b[i] &^= w
+		}
+	}
 	for _, x := range h.runs {
 		for i := x.Start % layout.RegionSector; i < x.Start%layout.RegionSector+uint64(x.Count); i++ {
 			b[i/64] &^= 1 << (i % 64)

@@ -2,7 +2,6 @@ package txn
 
 import (
 	"errors"
-	"fmt"
 	"sync"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
@@ -158,94 +157,4 @@ func (l *Log) Acked(seq uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.acked = max(l.acked, seq)
-}
-
-// Replay is what ReadLog found.
-type Replay struct {
-	Records   [][]byte
-	Certain   int    // records below are known to have been acknowledged
-	Next      uint64 // first frame that holds nothing
-	MaxBase   uint64
-	Discarded int // frames of an unfinished record at the end
-}
-
-// ReadLog reads the records that root does not cover. It refuses where a frame
-// claims that a missing one was durable, or that a newer root was (I4).
-func (s *Store) ReadLog(root *layout.Root) (*Replay, error) {
-	const batch = WriteBytes / layout.SectorBytes
-	rp := &Replay{Next: root.LogSeq}
-	buf := device.AlignedBytes(WriteBytes)
-	payload := make([]byte, crypto.FrameBytes)
-	var record []byte
-	var ends []uint64 // first frame after each record
-	open, failed := false, false
-	var maxAcked uint64
-	for i := uint64(0); i < root.LogSectors; {
-		place := (root.LogSeq + i) % root.LogSectors
-		n := min(batch, root.LogSectors-i, root.LogSectors-place)
-		b := buf[:n*layout.SectorBytes]
-		batchErr := s.readAt(b, layout.LogOff+place*layout.SectorBytes)
-		for j := range n {
-			seq := root.LogSeq + i + j
-			var readErr error
-			if batchErr != nil {
-				readErr = s.readAt(b[j*layout.SectorBytes:(j+1)*layout.SectorBytes], layout.LogOff+(place+j)*layout.SectorBytes)
-			}
-			if readErr != nil && !failed {
-				// A frame that does not verify ends the log. Of one that can not be
-				// read nobody knows.
-				return nil, fmt.Errorf("log frame %d: %w", seq, readErr)
-			}
-			var f crypto.FramePayload
-			ok := false
-			if sector := b[j*layout.SectorBytes : (j+1)*layout.SectorBytes]; readErr == nil && !allZero(sector[:64]) {
-				s.Keys.All(func(k *crypto.EpochKeys) bool {
-					ok = k.OpenFrame(root.MountID, seq, sector, payload) == nil
-					return ok
-				})
-			}
-			if ok {
-				var err error
-				f, err = crypto.DecodeFramePayload(payload)
-				ok = err == nil
-			}
-			if !ok {
-				failed = true
-				continue
-			}
-			maxAcked = max(maxAcked, f.Acked)
-			rp.MaxBase = max(rp.MaxBase, f.Base)
-			if failed {
-				continue // beyond the end: it speaks of others only
-			}
-			first := f.Flags&frameFirst != 0
-			if first == open {
-				return nil, fmt.Errorf("%w: frame %d does not continue its record", ErrLogDamaged, seq)
-			}
-			record = append(record, f.Data...)
-			open = f.Flags&frameLast == 0
-			if !open {
-				rp.Records = append(rp.Records, record)
-				ends = append(ends, seq+1)
-				rp.Next = seq + 1
-				record = nil
-			}
-		}
-		i += n
-	}
-	if len(ends) > 0 && open {
-		rp.Discarded = 1
-	}
-	if maxAcked > rp.Next {
-		return nil, fmt.Errorf("%w: frame %d was durable and can not be read", ErrLogDamaged, rp.Next)
-	}
-	if rp.MaxBase > root.Generation {
-		return nil, fmt.Errorf("%w: it follows root %d, the newest root that verifies is %d", ErrLogDamaged, rp.MaxBase, root.Generation)
-	}
-	for _, e := range ends {
-		if e <= maxAcked {
-			rp.Certain++
-		}
-	}
-	return rp, nil
 }

@@ -81,7 +81,7 @@ func TestLogRoundTrip(t *testing.T) {
 			l.Acked(l.Next())
 		}
 		if i%7 == 0 {
-			rp, err := s.ReadLog(root)
+			rp, err := readLog(s, root)
 			if err != nil || len(rp.Records) != len(want) || rp.Next != l.Next() {
 				t.Fatalf("after %d: %d records of %d, next %d of %d, %v", i, len(rp.Records), len(want), rp.Next, l.Next(), err)
 			}
@@ -92,6 +92,29 @@ func TestLogRoundTrip(t *testing.T) {
 			}
 		}
 	}
+}
+
+// read is what ReadLog finds, and the records.
+type read struct {
+	*Replay
+	Records [][]byte
+}
+
+func readLog(s *Store, root *layout.Root) (r read, err error) {
+	if r.Replay, err = s.ReadLog(root); err != nil {
+		return r, err
+	}
+	var data []byte
+	err = s.Records(root, r.Replay, len(r.Ends), func(record int, part []byte, last bool) error {
+		if record != len(r.Records) {
+			return errors.New("records out of order")
+		}
+		if data = append(data, part...); last {
+			r.Records, data = append(r.Records, data), nil
+		}
+		return nil
+	})
+	return r, err
 }
 
 func TestLogDamage(t *testing.T) {
@@ -136,7 +159,7 @@ func TestLogDamage(t *testing.T) {
 			for _, f := range c.damage {
 				flip(dev, c.start+f)
 			}
-			rp, err := s.ReadLog(root)
+			rp, err := readLog(s, root)
 			if c.err != nil {
 				if !errors.Is(err, c.err) {
 					t.Fatalf("%+v, %v", rp, err)
@@ -169,11 +192,11 @@ func TestLogForeign(t *testing.T) {
 		t.Fatal(err)
 	}
 	root.Generation = 5
-	if rp, err := s.ReadLog(root); err != nil || len(rp.Records) != 1 {
+	if rp, err := readLog(s, root); err != nil || len(rp.Records) != 1 {
 		t.Fatal(rp, err)
 	}
 	root.MountID[0]++
-	if rp, err := s.ReadLog(root); err != nil || len(rp.Records) != 0 {
+	if rp, err := readLog(s, root); err != nil || len(rp.Records) != 0 {
 		t.Fatal(rp, err)
 	}
 	// Moved to another place, a frame is not taken for the one that belongs there.
@@ -185,7 +208,7 @@ func TestLogForeign(t *testing.T) {
 	if _, err := dev.WriteAt(b, layout.LogOff+layout.SectorBytes); err != nil {
 		t.Fatal(err)
 	}
-	if rp, err := s.ReadLog(root); err != nil || len(rp.Records) != 1 || rp.Next != 1 {
+	if rp, err := readLog(s, root); err != nil || len(rp.Records) != 1 || rp.Next != 1 {
 		t.Fatal(rp, err)
 	}
 }
@@ -215,7 +238,7 @@ func TestLogUnreadable(t *testing.T) {
 	}
 	for f := range int64(6) {
 		s.Dev = &badSector{dev, layout.LogOff + f*layout.SectorBytes}
-		rp, err := s.ReadLog(root)
+		rp, err := readLog(s, root)
 		if f <= 3 && !errors.Is(err, ErrDevice) {
 			t.Fatalf("frame %d: %+v, %v", f, rp, err)
 		}

@@ -56,6 +56,9 @@ type Space struct {
 
 	held                map[uint64]held // by region, see hold.go
 	heldFree, heldQuads int64
+	claims              map[uint64]*claimed // by region, see claim.go
+	claimedFree         int64
+	bad                 error // the first run that was freed and lies outside
 	reused              func(layout.Run)
 }
 
@@ -79,7 +82,7 @@ type group struct {
 func NewSpace(root *layout.Root, gen uint64, load SpaceLoader) (*Space, error) {
 	s := &Space{load: load, dataStart: root.DataStart(), end: root.DeviceSectors, regions: map[uint64]*region{}, groups: map[uint64]*group{},
 		tops: map[uint64][]byte{}, free: int64(root.FreeSectors), hint: root.AllocHint, gen: gen,
-		lists: map[uint64][]layout.Run{}, pins: map[uint64]int{}, held: map[uint64]held{}}
+		lists: map[uint64][]layout.Run{}, pins: map[uint64]int{}, held: map[uint64]held{}, claims: map[uint64]*claimed{}}
 	s.cond.L = &s.mu
 	groups := (s.regionCount() + layout.GroupRegions - 1) / layout.GroupRegions
 	for g := range groups {
@@ -584,39 +587,18 @@ func (s *Space) unalloc(runs []layout.Run) error {
 	return nil
 }
 
-// Claim marks a run as used that the log refers to. It must be free.
-func (s *Space) Claim(run layout.Run) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.inside(run) {
-		return fmt.Errorf("%w: run %d+%d lies outside the device", layout.ErrCorrupt, run.Start, run.Count)
-	}
-	return s.each(run, func(r *region, bit, n uint64) error {
-		for i := range n {
-			if r.used[(bit+i)/64]>>((bit+i)%64)&1 != 0 {
-				return fmt.Errorf("%w: run %d+%d is in use already", layout.ErrCorrupt, run.Start, run.Count)
-			}
-		}
-		s.cur, s.curEnd = 0, 0
-		s.mark(r, bit, n, true, false)
-		return nil
-	})
-}
-
 // inside tells whether a run lies where sectors can be allocated.
-func (s *Space) inside(r layout.Run) bool {
-	return r.Start >= s.dataStart && r.Start < s.end && uint64(r.Count) <= s.end-r.Start
-}
+func (s *Space) inside(r layout.Run) bool { return Area{s.dataStart, s.end}.Holds(r) }
 
 // each calls fn for the part of the run in each region.
-func (s *Space) each(run layout.Run, fn func(r *region, bit, n uint64) error) error {
+func (s *Space) each(run layout.Run, fn func(idx uint64, r *region, bit, n uint64) error) error {
 	for at, n := run.Start, uint64(run.Count); n > 0; {
 		r, err := s.region(at / layout.RegionSector)
 		if err != nil {
 			return err
 		}
 		c := min(n, layout.RegionSector-at%layout.RegionSector)
-		if err := fn(r, at%layout.RegionSector, c); err != nil {
+		if err := fn(at/layout.RegionSector, r, at%layout.RegionSector, c); err != nil {
 			return err
 		}
 		at += c
@@ -625,10 +607,17 @@ func (s *Space) each(run layout.Run, fn func(r *region, bit, n uint64) error) er
 	return nil
 }
 
-// Free hands over a run that the open generation does not reach any more (I3).
+// Free hands over a run that the open generation does not reach any more (I3). Of one
+// outside the area of data, which only a forged structure names, the next Freeze says so.
 func (s *Space) Free(run layout.Run) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.inside(run) {
+		if s.bad == nil {
+			s.bad = fmt.Errorf("%w: sectors %d+%d, outside the data area, were to be freed", layout.ErrCorrupt, run.Start, run.Count)
+		}
+		return
+	}
 	l := s.lists[s.gen]
 	s.waiting += int64(run.Count)
 	if n := len(l); n > 0 && l[n-1].Start+uint64(l[n-1].Count) == run.Start && uint64(l[n-1].Count)+uint64(run.Count) < 1<<31 {
@@ -755,7 +744,7 @@ func (s *Space) Reuse(gen uint64) error {
 			for idx := run.Start / layout.RegionSector; idx <= (run.Start+uint64(run.Count)-1)/layout.RegionSector; idx++ {
 				touched[idx] = struct{}{}
 			}
-			err := s.each(run, func(r *region, bit, n uint64) error {
+			err := s.each(run, func(_ uint64, r *region, bit, n uint64) error {
 				for i := range n {
 					if r.used[(bit+i)/64]>>((bit+i)%64)&1 == 0 {
 						return fmt.Errorf("%w: run %d+%d is freed twice", layout.ErrCorrupt, run.Start, run.Count)
@@ -911,12 +900,15 @@ func (s *Space) Freeze(estimate func(values, freedRuns int) int) (*SpaceCommit, 
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := &SpaceCommit{s: s, Gen: s.gen, pool: pool, Hint: s.hint, Free: uint64(s.free + s.heldFree),
+	if s.bad != nil {
+		return nil, s.bad
+	}
+	c := &SpaceCommit{s: s, Gen: s.gen, pool: pool, Hint: s.hint, Free: uint64(s.free + s.heldFree + s.claimedFree),
 		groups: map[uint64][]byte{}, tops: map[uint64][]byte{}}
 	for idx, r := range s.regions {
 		r.snap = nil
 		if !r.dirty {
-			if _, ok := s.held[idx]; !ok {
+			if _, ok := s.held[idx]; !ok && s.claims[idx] == nil {
 				delete(s.regions, idx) // the tree has it
 			}
 			continue
@@ -980,9 +972,13 @@ func (c *SpaceCommit) Freed() []layout.Run {
 	c.dropMu.Lock()
 	defer c.dropMu.Unlock()
 	for _, r := range c.dropped {
+		if !c.s.inside(r) {
+			c.s.bad = fmt.Errorf("%w: sectors %d+%d of the space tree lie outside the data area", layout.ErrCorrupt, r.Start, r.Count)
+			continue
+		}
 		c.s.waiting += int64(r.Count)
+		c.s.lists[c.Gen] = append(c.s.lists[c.Gen], r)
 	}
-	c.s.lists[c.Gen] = append(c.s.lists[c.Gen], c.dropped...)
 	c.dropped = nil
 	return c.s.lists[c.Gen]
 }

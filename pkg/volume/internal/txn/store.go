@@ -268,35 +268,3 @@ func (s *Store) SealFreeList(gen uint64, plain []byte) (layout.Record, []byte, e
 	r, err := s.seal(e, plain, dst)
 	return r, dst, err
 }
-
-// ListPiece is the place of a piece of a free list: whole groups of four
-// sectors, of which the sealed bytes may fill less.
-func ListPiece(p *layout.Pointer2) layout.Run {
-	groups := (p.PaddedBytes() + layout.NodeBytes - 1) / layout.NodeBytes
-	return layout.Run{Start: p.Addr / layout.SectorBytes, Count: uint32(groups) * layout.QuadSectors}
-}
-
-// ReadFreeList reads a whole list, and the places of its pieces.
-func (s *Store) ReadFreeList(p *layout.Pointer2) (runs, pieces []layout.Run, err error) {
-	at := *p
-	for !at.IsZero() {
-		b := make([]byte, at.PaddedBytes())
-		if err := s.ReadRun(&at.Record, 0, 1, b); err != nil {
-			return nil, nil, fmt.Errorf("free list: %w", err)
-		}
-		r, next, err := layout.DecodeFreeList(b[:at.PLen])
-		if err != nil {
-			return nil, nil, err
-		}
-		pieces = append(pieces, ListPiece(&at))
-		runs = append(runs, r...)
-		if uint64(len(runs)) > p.Sectors {
-			return nil, nil, fmt.Errorf("%w: free list has more runs than sectors", layout.ErrCorrupt)
-		}
-		if !next.IsZero() && next.Birth > at.Birth {
-			return nil, nil, fmt.Errorf("%w: free list pieces out of order", layout.ErrCorrupt)
-		}
-		at = next
-	}
-	return runs, pieces, nil
-}

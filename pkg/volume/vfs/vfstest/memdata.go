@@ -32,6 +32,7 @@ type data struct {
 type chunk struct {
 	bytes     [chunkBytes]byte
 	allocated uint32 // a bit for each block
+	written   uint32 // of these: the others are reserved, and holes
 }
 
 // account makes a change of n's data, keeping the count of blocks.
@@ -66,8 +67,10 @@ func (d *data) read(off uint64, dst []byte) {
 
 func (d *data) write(off uint64, src []byte) {
 	d.allocate(off, uint64(len(src)))
-	pieces(off, uint64(len(src)), chunkBytes, func(i, start, n uint64) {
-		copy(d.chunks[i].bytes[start:], src[:n])
+	pieces(off, uint64(len(src)), blockBytes, func(i, start, n uint64) {
+		c := d.chunks[i]
+		copy(c.bytes[start:], src[:n])
+		c.written |= 1 << (start / blockBytes)
 		src = src[n:]
 	})
 }
@@ -120,6 +123,7 @@ func (d *data) punchChunk(i, off, length uint64) {
 		clear(c.bytes[start : start+n])
 		if bit := uint32(1) << (start / blockBytes); n == blockBytes && c.allocated&bit != 0 {
 			c.allocated &^= bit
+			c.written &^= bit
 			d.blocks--
 		}
 	})
@@ -131,13 +135,13 @@ func (d *data) punchChunk(i, off, length uint64) {
 // truncate drops everything from size on: whole blocks, and the rest of size's is zeroed.
 func (d *data) truncate(size uint64) { d.punch(size, math.MaxUint64-size) }
 
-// seek finds the first offset from off on that is (or is not) in an allocated
-// block, below size.
-func (d *data) seek(off, size uint64, allocated bool) (uint64, bool) {
+// seek finds the first offset from off on that is (or is not) in a block that was
+// written, below size.
+func (d *data) seek(off, size uint64, written bool) (uint64, bool) {
 	for off < size {
 		c := d.chunks[off/chunkBytes]
-		have := c != nil && c.allocated&(1<<(off%chunkBytes/blockBytes)) != 0
-		if have == allocated {
+		have := c != nil && c.written&(1<<(off%chunkBytes/blockBytes)) != 0
+		if have == written {
 			return off, true
 		}
 		if c == nil {

@@ -856,11 +856,44 @@ func fallocate(f *fixture) {
 	f.wantErr("punch without keep size", f.fs.Fallocate(root, ino, vfs.FallocPunchHole, 0, 4096), vfs.ErrNotSupported)
 	f.wantErr("collapse", f.fs.Fallocate(root, ino, 8, 0, 4096), vfs.ErrNotSupported)
 	f.wantErr("a directory", f.fs.Fallocate(root, vfs.RootIno, 0, 0, 1), vfs.ErrIsDir)
-	// Preallocated space is used by writes.
+	// What is reserved counts, here and in the whole, and is a hole.
 	p := f.file(vfs.RootIno, "p", "")
+	before := f.fs.StatFS()
 	f.noErr(f.fs.Fallocate(root, p, 0, 0, 1<<20))
+	if a, s := f.stat(p), f.fs.StatFS(); a.Blocks != 1<<20/512 || before.BlocksAvail-s.BlocksAvail < 1<<20/uint64(s.BlockSize) || before.BlocksFree-s.BlocksFree < 1<<20/uint64(s.BlockSize) {
+		f.Errorf("%d blocks; %d of %d blocks free, before %d of %d", a.Blocks, s.BlocksAvail, s.BlocksFree, before.BlocksAvail, before.BlocksFree)
+	}
+	_, err := f.fs.SeekData(p, 0)
+	f.wantErr("data in what is reserved", err, vfs.ErrNoData)
+	f.reservedBeyond()
+	f.wantErr("more than there is", f.fs.Fallocate(root, p, 0, 0, (before.BlocksAvail+1)*uint64(before.BlockSize)), vfs.ErrNoSpace)
+	// Writes use it.
 	f.write(p, 1000, pattern(500_000, 3))
 	f.content(p, slices.Concat(make([]byte, 1000), pattern(500_000, 3), make([]byte, 1<<20-501_000)))
+}
+
+// reservedBeyond reserves beyond the end of a file, which a hole and a truncation to the
+// same size give back.
+func (f *fixture) reservedBeyond() {
+	f.Helper()
+	const size = 10_000
+	b := f.file(vfs.RootIno, "beyond", string(pattern(size, 9)))
+	blocks := func(what string, want uint64) {
+		f.Helper()
+		f.noErr(f.fs.Sync(vfs.RootIno))
+		if a := f.stat(b); a.Blocks != want/512 || a.Size != size {
+			f.Errorf("%s: %d blocks, want %d; %d bytes", what, a.Blocks, want/512, a.Size)
+		}
+		f.content(b, pattern(size, 9))
+	}
+	f.noErr(f.fs.Fallocate(root, b, vfs.FallocKeepSize, 8192, 1<<20))
+	blocks("beyond the end", 8192+1<<20)
+	f.noErr(f.fs.Fallocate(root, b, vfs.FallocPunchHole|vfs.FallocKeepSize, 524288, 65536))
+	blocks("a hole", 8192+1<<20-65536)
+	f.noErr(f.fs.Fallocate(root, b, vfs.FallocZeroRange|vfs.FallocKeepSize, 524288, 65536))
+	blocks("zeros", 8192+1<<20)
+	f.truncate(b, size)
+	blocks("cut", 12288)
 }
 
 func copyRange(f *fixture) {

@@ -1,0 +1,286 @@
+package volume
+
+import (
+	"fmt"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// Fallocate implements vfs.FS. But for FallocPunchHole it reserves the range
+// (reserve.go): ErrNoSpace, and nothing changed, if there is no room for that. A hole
+// gives back what was reserved of it.
+func (v *Volume) Fallocate(req *vfs.Req, ino vfs.Ino, mode uint32, off, length uint64) error {
+	if err := v.isFile(ino); err != nil {
+		return err
+	}
+	punch, zero := mode&vfs.FallocPunchHole != 0, mode&vfs.FallocZeroRange != 0
+	switch {
+	case length == 0:
+		return vfs.ErrInvalid
+	case off > layout.MaxFileBytes || length > layout.MaxFileBytes-off:
+		return vfs.ErrFileTooBig
+	case mode&^(vfs.FallocKeepSize|vfs.FallocPunchHole|vfs.FallocZeroRange) != 0 || punch && zero:
+		return vfs.ErrNotSupported
+	case punch && mode&vfs.FallocKeepSize == 0:
+		return vfs.ErrNotSupported
+	}
+	f := falloc{v: v, req: req, mode: mode, off: off, end: off + length}
+	if !punch {
+		if length/pageBytes > v.sectors.Load() {
+			return vfs.ErrNoSpace
+		}
+		if err := v.requireFeature(layout.FeatureReserved); err != nil {
+			return err
+		}
+		f.mode |= layout.FallocReserve
+	}
+	in, err := v.inode(ino)
+	if err != nil {
+		return err
+	}
+	defer v.table.put(in)
+	f.in = in
+	return v.inReserved(in, f.edges, f.run)
+}
+
+// falloc is a call of Fallocate.
+type falloc struct {
+	v        *Volume
+	req      *vfs.Req
+	in       *inode
+	mode     uint32
+	off, end uint64
+}
+
+func (f *falloc) reserves() bool { return f.mode&layout.FallocReserve != 0 }
+func (f *falloc) clears() bool {
+	return f.mode&(vfs.FallocPunchHole|vfs.FallocZeroRange) != 0
+}
+
+// edges are the bytes of sectors that the call writes: those at both ends of what
+// it clears.
+func (f *falloc) edges() (spans []interval) {
+	for _, off := range []uint64{f.off, f.end} {
+		if f.clears() && off%pageBytes != 0 {
+			spans = append(spans, interval{off, off + 1})
+		}
+	}
+	return spans
+}
+
+// run makes the call, if the edges are still reserved where the cost says so. A
+// long one is made in pieces, each an operation: between them the file is as if the
+// call had been made for less.
+func (f *falloc) run(promised bool) (again bool, err error) {
+	v := f.v
+	_, dropped := v.dropStep()
+	c := cost{ring: 256, quads: opQuads + dropped, pages: 2, promised: promised}
+	if err := v.admit(c); err != nil {
+		return false, err
+	}
+	defer v.adm.done(c)
+	in := f.in
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if err := v.regular(in); err != nil {
+		return false, err
+	}
+	if err := mayAllocate(in, f.mode&^layout.FallocReserve); err != nil {
+		return false, err
+	}
+	if promised {
+		if ok, err := v.coversAll(in, f.edges()); err != nil || !ok {
+			return true, err
+		}
+	}
+	if err := v.cutRest(in); err != nil {
+		return false, err
+	}
+	if f.reserves() {
+		room, err := f.takeRoom()
+		if err != nil {
+			return false, err
+		}
+		defer v.adm.done(room)
+	}
+	defer v.unload(in)
+	if f.clears() {
+		err = v.prepareWrite(in, f.off, f.end)
+	} else {
+		err = v.loadSmall(in)
+	}
+	if err != nil {
+		return false, err
+	}
+	return false, f.steps(dropped)
+}
+
+// takeRoom has what the call will promise set aside. The caller holds in.mu: what the
+// range has does not change meanwhile, but for what is flushed, which needs less.
+func (f *falloc) takeRoom() (cost, error) {
+	v := f.v
+	sum, err := v.unreserved(f.in, f.off/pageBytes, (f.end+pageBytes-1)/pageBytes)
+	if err != nil {
+		return cost{}, err
+	}
+	c := cost{hold: int64(sum.owed) + metaFor(int64(sum.promised), 1, true), promises: 1, nested: true}
+	return c, v.admit(c)
+}
+
+// unreserved is what would become reserved of [from, to) of a file.
+func (v *Volume) unreserved(in *inode, from, to uint64) (sum reserveSum, err error) {
+	mark := max(v.res.mark.Load(), v.snap.newest.Load())
+	for at := from; at < to; {
+		spans, err := scanReserved(v.fs.ScanFloor, in.ino, at, to, 1)
+		if err != nil {
+			return sum, wrap(err)
+		}
+		gap, next := interval{at, to}, to
+		if len(spans) > 0 {
+			gap.to, next = max(at, spans[0].from), min(to, spans[0].to)
+		}
+		sum.promised += gap.to - gap.from
+		sum.owed += gap.to - gap.from
+		for gap.from < gap.to {
+			es, err := v.extents(in.ino, gap.from, gap.to, cutStep)
+			if err != nil {
+				return sum, wrap(err)
+			}
+			for i := range es {
+				e := &es[i]
+				shared, err := v.mostShared(extentRun(e))
+				if err != nil {
+					return sum, wrap(err)
+				}
+				if shared == 0 && !e.Owed && e.RefBirth > mark {
+					sum.owed -= min(e.end(), gap.to) - max(e.sector, gap.from)
+				}
+			}
+			if gap.from = gap.to; len(es) == cutStep {
+				gap.from = min(gap.to, es[len(es)-1].end())
+			}
+		}
+		at = next
+	}
+	return sum, nil
+}
+
+// steps makes the operations of the call.
+func (f *falloc) steps(dropped int) error {
+	v := f.v
+	for off := f.off; off < f.end; {
+		stop, err := v.fallocStep(f.in, off, f.end)
+		if err != nil {
+			return err
+		}
+		op := &layout.Op{Type: layout.OpFallocate, Unique: f.req.Unique, Ino: f.in.ino, Time: vfs.Now(), Flags: f.mode, Off: off, Len: stop - off}
+		if err := v.perform(op); err != nil {
+			return err
+		}
+		if off = stop; off < f.end {
+			more := cost{ring: 256, quads: opQuads + dropped, urgent: true, nested: true}
+			if err := v.admit(more); err != nil {
+				return err
+			}
+			v.adm.done(more)
+		}
+	}
+	return nil
+}
+
+// fallocStep returns where an operation from off has to stop so that it meets no
+// more extents and reserved ranges than are changed at a time.
+func (v *Volume) fallocStep(in *inode, off, end uint64) (uint64, error) {
+	step, _ := v.dropStep()
+	from, to := off/pageBytes, (end+pageBytes-1)/pageBytes
+	es, err := v.extents(in.ino, from, to, step)
+	if err != nil {
+		return 0, wrap(err)
+	}
+	stop := end
+	if len(es) == step {
+		stop = min(stop, max(off+pageBytes, es[step-1].end()*pageBytes))
+	}
+	if !in.reserved.Load() {
+		return stop, nil
+	}
+	spans, err := scanReserved(v.fs.ScanFloor, in.ino, from, to, step)
+	if err != nil {
+		return 0, wrap(err)
+	}
+	if len(spans) == step {
+		stop = min(stop, max(off+pageBytes, spans[step-1].to*pageBytes))
+	}
+	return stop, nil
+}
+
+func (v *Volume) applyFallocate(in *inode, op *layout.Op) error {
+	end := op.Off + op.Len
+	size := in.attr.Size
+	if op.Flags&vfs.FallocKeepSize == 0 {
+		size = max(size, end)
+	}
+	reserve := op.Flags&layout.FallocReserve != 0
+	if reserve {
+		in.reserved.Store(true) // from here on no flusher puts its content into the tree
+	}
+	v.unpackInline(in, size)
+	if op.Flags&(vfs.FallocPunchHole|vfs.FallocZeroRange) != 0 {
+		if err := v.punch(in, op.Off, end, reserve); err != nil {
+			return err
+		}
+	}
+	if reserve {
+		from, to := op.Off/pageBytes, (end+pageBytes-1)/pageBytes
+		err := v.fs.Update(func(w *tree.Writer) error { return v.reserve(w, in, from, to) })
+		if err != nil {
+			return fmt.Errorf("reserve sectors %d to %d: %w", from, to, err)
+		}
+	}
+	in.attr.Mtime, in.attr.Ctime = op.Time, op.Time
+	v.touch(in)
+	return nil
+}
+
+// punch makes [off, end) a hole; the sectors at both ends are in memory where
+// they keep something. What is reserved of it is given back, unless keep.
+func (v *Volume) punch(in *inode, off, end uint64, keep bool) error {
+	a, b := (off+pageBytes-1)/pageBytes, end/pageBytes // whole sectors
+	if end >= in.attr.Size {
+		b = max(b, (in.attr.Size+pageBytes-1)/pageBytes)
+	}
+	if off/pageBytes == end/pageBytes && off%pageBytes != 0 {
+		v.zeroPage(in, off/pageBytes, int(off%pageBytes), int(end%pageBytes))
+		return nil
+	}
+	if off%pageBytes != 0 {
+		v.zeroPage(in, off/pageBytes, int(off%pageBytes), pageBytes)
+	}
+	if end%pageBytes != 0 && end/pageBytes >= b {
+		v.zeroPage(in, end/pageBytes, 0, int(end%pageBytes))
+	}
+	if a >= b {
+		return nil
+	}
+	if err := v.cutBlocks(in, a, b); err != nil {
+		return err
+	}
+	return v.cutHole(in, a, b, keep)
+}
+
+// cutHole removes the extents in [from, to) sectors: the caller bounds them.
+func (v *Volume) cutHole(in *inode, from, to uint64, keep bool) error {
+	return v.fs.Update(func(w *tree.Writer) error {
+		d, err := v.dropExtents(w, in, from, to, 0)
+		if err != nil {
+			return err
+		}
+		v.countDropped(in, d)
+		if !keep {
+			_, err = v.unreserve(w, in, from, to, 0)
+		}
+		return err
+	})
+}

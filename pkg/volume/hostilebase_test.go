@@ -1,0 +1,129 @@
+package volume
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// hostileBases makes volumes that have something of everything: trees of three
+// levels, snapshots, dead lists, shared data, orphans, anchors; at rest, with a log, with
+// what a rollback left, in a rotation. The device is large, so that its log is.
+func hostileBases(t *testing.T) (bases []hostileBase) {
+	fx := newFixture(t, 4<<30)
+	v := checkOpen(t, fx.dev, Options{Memory: minMemory})
+	keep := func(name string) { bases = append(bases, hostileBase{name, fx.dev.Clone()}) }
+	fx.populate(t, v)
+	req := &vfs.Req{}
+	deep, err := v.Mkdir(req, vfs.RootIno, "deep", 0o755)
+	ok(t, err)
+	for i := range 1200 { // 2000 bytes each in the tree
+		a, err := v.Mknod(req, deep.Ino, fmt.Sprintf("%d-%s", i, strings.Repeat("n", 100)), 0o644, 0)
+		ok(t, err)
+		_, err = v.Write(req, a.Ino, 0, make([]byte, 2000), false)
+		ok(t, err)
+	}
+	big, err := walkTo(v, "big2")
+	ok(t, err)
+	rng := rand.New(rand.NewPCG(12, 12))
+	scribble := func() {
+		for range 60 {
+			_, err := v.Write(req, big.Ino, uint64(rng.IntN(4<<20))&^4095, noise(rng, 9000), false)
+			ok(t, err)
+		}
+		for i := range 10 {
+			a, err := v.Mknod(req, deep.Ino, fmt.Sprintf("s-%d-%d", rng.IntN(1<<30), i), 0o644, 0)
+			ok(t, err)
+			_, err = v.Write(req, a.Ino, 0, noise(rng, rng.IntN(20000)), false)
+			ok(t, err)
+		}
+		ok(t, v.commitAll())
+	}
+	for i := range 5 {
+		scribble()
+		_, err := v.CreateSnapshot(fmt.Sprint("s", i))
+		ok(t, err)
+	}
+	scribble()
+	twin, err := v.Mknod(req, vfs.RootIno, "twin", 0o644, 0)
+	ok(t, err)
+	_, err = v.CopyRange(req, big.Ino, 0, twin.Ino, 0, 4<<20)
+	ok(t, err)
+	a, err := v.OfferAnchor()
+	ok(t, err)
+	ok(t, v.ConfirmAnchor(a))
+	ok(t, v.DeleteSnapshot("s1"))
+	ok(t, v.WaitFreed())
+	v.stopSnapReaper() // as after a crash right after a deletion
+	v.snap.stop = false
+	ok(t, v.DeleteSnapshot("s3"))
+	_, err = v.OfferAnchor()
+	ok(t, err)
+	hostileLog(t, v, rng)
+	ok(t, v.Sync(vfs.RootIno))
+	keep("with a log")
+	v.snap.stop, v.snap.done = false, nil
+	v.startSnapReaper()
+	ok(t, v.Close())
+	keep("at rest")
+	v = checkOpen(t, fx.dev, Options{Memory: minMemory})
+	_, err = v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{checkKey(t)}, BytesPerSecond: 1 << 20})
+	ok(t, err)
+	keep("in a rotation")
+	ok(t, v.Close())
+	v = checkOpen(t, bases[1].dev, Options{Memory: minMemory})
+	fx.dev = bases[1].dev.Clone()
+	ok(t, v.Close())
+	v = checkOpen(t, fx.dev, Options{Memory: minMemory})
+	ok(t, v.Rollback("s2", true))
+	keep("rolled back")
+	for _, b := range bases {
+		rep, err := Check(b.dev, CheckOptions{Credential: checkKey(t), Data: true})
+		ok(t, err)
+		if !rep.Clean {
+			t.Fatalf("image %s: %v", b.name, rep.Problems)
+		}
+	}
+	return bases
+}
+
+// hostileLog leaves operations of every kind in the log.
+func hostileLog(t *testing.T, v *Volume, rng *rand.Rand) {
+	req := &vfs.Req{}
+	d, err := v.Mkdir(req, vfs.RootIno, "logged", 0o755)
+	ok(t, err)
+	f, err := v.Mknod(req, d.Ino, "f", 0o644, 0)
+	ok(t, err)
+	_, err = v.Write(req, f.Ino, 0, noise(rng, 300_000), false) // by reference
+	ok(t, err)
+	ok(t, v.Sync(f.Ino))
+	_, err = v.Write(req, f.Ino, 5000, noise(rng, 5000), true)
+	ok(t, err)
+	_, err = v.Link(req, f.Ino, d.Ino, "g")
+	ok(t, err)
+	_, err = v.Symlink(req, d.Ino, "l", "target")
+	ok(t, err)
+	_, err = v.Mkdir(req, d.Ino, "sub", 0o755)
+	ok(t, err)
+	ok(t, v.Rename(req, d.Ino, "g", d.Ino, "h", 0))
+	ok(t, v.Rename(req, d.Ino, "h", vfs.RootIno, "h", vfs.RenameWhiteout))
+	ok(t, v.Unlink(req, d.Ino, "l"))
+	ok(t, v.Rmdir(req, d.Ino, "sub"))
+	size := uint64(100_000)
+	_, err = v.SetAttr(req, f.Ino, &vfs.SetAttr{Size: &size})
+	ok(t, err)
+	ok(t, v.Fallocate(req, f.Ino, vfs.FallocPunchHole|vfs.FallocKeepSize, 8192, 20000))
+	ok(t, v.SetXattr(req, f.Ino, "user.a", []byte("value"), 0))
+	ok(t, v.SetXattr(req, f.Ino, "user.b", []byte("value"), 0))
+	ok(t, v.RemoveXattr(req, f.Ino, "user.a"))
+	c, err := v.Mknod(req, d.Ino, "copy", 0o644, 0)
+	ok(t, err)
+	_, err = v.CopyRange(req, f.Ino, 32768, c.Ino, 0, 65536)
+	ok(t, err)
+	_, err = v.Tmpfile(req, vfs.RootIno, 0o600)
+	ok(t, err)
+}

@@ -1,0 +1,73 @@
+package tree
+
+import (
+	"fmt"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+)
+
+// What is wrong with a page at its place in a tree. Each page was checked by itself
+// when it was loaded.
+var (
+	errLevel = fmt.Errorf("%w: a page leads to none of the level below, of its own tree", layout.ErrCorrupt)
+	errBirth = fmt.Errorf("%w: a page is older than one that it leads to", layout.ErrCorrupt)
+	errRange = fmt.Errorf("%w: the keys of a page lie outside the range of its place in the tree", layout.ErrCorrupt)
+)
+
+// Range is where the keys of a page lie: at low or above, and below high unless the
+// page is the last of its level. The zero Range is that of a root.
+type Range struct {
+	low, high layout.Key
+	bounded   bool // high counts
+}
+
+// Child is the range of child i of an inner page whose range r is. The first child has
+// the low bound of its parent: it may hold keys below its separator.
+func (r Range) Child(n *layout.Node, i int) Range {
+	if i > 0 {
+		r.low = n.Key(i)
+	}
+	if i+1 < n.Count() {
+		r.high, r.bounded = n.Key(i+1), true
+	}
+	return r
+}
+
+// Holds tells whether all keys of a page, of which there are some, lie in r.
+func (r Range) Holds(n *layout.Node) bool {
+	return !n.Key(0).Less(r.low) && (!r.bounded || n.Key(n.Count()-1).Less(r.high))
+}
+
+// Low is the lowest key that the range holds.
+func (r *Range) Low() layout.Key { return r.low }
+
+// High is the first key above the range; nil if there is none.
+func (r *Range) High() *layout.Key {
+	if !r.bounded {
+		return nil
+	}
+	return &r.high
+}
+
+// ChildPointer is the pointer in slot i of the page n behind p: to a page of the level
+// below, which is not younger.
+func ChildPointer(p *layout.Pointer, n *layout.Node, i int) (layout.Pointer, error) {
+	c, err := layout.GetPointer(n.PointerBytesAt(i), p.Object)
+	switch {
+	case err != nil:
+	case c.IsZero() || c.Level != n.Level()-1:
+		err = errLevel
+	case c.Birth > p.Birth:
+		err = errBirth
+	}
+	return c, err
+}
+
+// Slot is the child of an inner page whose range holds k: the last whose key is not above.
+func Slot(n *layout.Node, k layout.Key) int {
+	i, eq := n.Search(k)
+	if !eq && i > 0 {
+		i--
+	}
+	return i
+}

@@ -1,0 +1,136 @@
+package txn
+
+import (
+	"fmt"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+)
+
+// Replay is what ReadLog found. It does not hold the records: Records reads them
+// again, because they may be larger than what a mount may keep in memory.
+type Replay struct {
+	Ends      []uint64 // first frame after each record
+	Certain   int      // records below are known to have been acknowledged
+	Next      uint64   // first frame that holds nothing
+	MaxBase   uint64
+	Discarded int // frames of an unfinished record at the end
+}
+
+// frames calls fn for n frames of the root's mount from seq on, in order. f is nil for
+// one that does not verify; err says of one why it can not be read. f is valid during
+// the call only.
+func (s *Store) frames(root *layout.Root, seq, n uint64, fn func(seq uint64, f *crypto.FramePayload, err error) error) error {
+	const batch = WriteBytes / layout.SectorBytes
+	buf := device.AlignedBytes(WriteBytes)
+	payload := make([]byte, crypto.FrameBytes)
+	for n > 0 {
+		place := seq % root.LogSectors
+		c := min(batch, n, root.LogSectors-place)
+		batchErr := s.readAt(buf[:c*layout.SectorBytes], layout.LogOff+place*layout.SectorBytes)
+		for j := range c {
+			sector := buf[j*layout.SectorBytes : (j+1)*layout.SectorBytes]
+			var err error
+			if batchErr != nil {
+				err = s.readAt(sector, layout.LogOff+(place+j)*layout.SectorBytes)
+			}
+			var f *crypto.FramePayload
+			if err == nil && s.openFrame(root, seq+j, sector, payload) {
+				if p, err := crypto.DecodeFramePayload(payload); err == nil {
+					f = &p
+				}
+			}
+			if err := fn(seq+j, f, err); err != nil {
+				return err
+			}
+		}
+		seq, n = seq+c, n-c
+	}
+	return nil
+}
+
+func (s *Store) openFrame(root *layout.Root, seq uint64, sector, payload []byte) (ok bool) {
+	if allZero(sector[:64]) {
+		return false
+	}
+	s.Keys.All(func(k *crypto.EpochKeys) bool {
+		ok = k.OpenFrame(root.MountID, seq, sector, payload) == nil
+		return ok
+	})
+	return ok
+}
+
+// ReadLog finds the records that root does not cover. It refuses where a frame
+// claims that a missing one was durable, or that a newer root was (I4).
+func (s *Store) ReadLog(root *layout.Root) (*Replay, error) {
+	rp := &Replay{Next: root.LogSeq}
+	open, failed := false, false
+	var maxAcked uint64
+	err := s.frames(root, root.LogSeq, root.LogSectors, func(seq uint64, f *crypto.FramePayload, err error) error {
+		if err != nil && !failed {
+			// A frame that does not verify ends the log. Of one that can not be
+			// read nobody knows.
+			return fmt.Errorf("log frame %d: %w", seq, err)
+		}
+		if f == nil {
+			failed = true
+			return nil
+		}
+		maxAcked = max(maxAcked, f.Acked)
+		rp.MaxBase = max(rp.MaxBase, f.Base)
+		if failed {
+			return nil // beyond the end: it speaks of others only
+		}
+		if first := f.Flags&frameFirst != 0; first == open {
+			return fmt.Errorf("%w: frame %d does not continue its record", ErrLogDamaged, seq)
+		}
+		if open = f.Flags&frameLast == 0; !open {
+			rp.Ends = append(rp.Ends, seq+1)
+			rp.Next = seq + 1
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(rp.Ends) > 0 && open {
+		rp.Discarded = 1
+	}
+	if maxAcked > rp.Next {
+		return nil, fmt.Errorf("%w: frame %d was durable and can not be read", ErrLogDamaged, rp.Next)
+	}
+	if rp.MaxBase > root.Generation {
+		return nil, fmt.Errorf("%w: it follows root %d, the newest root that verifies is %d", ErrLogDamaged, rp.MaxBase, root.Generation)
+	}
+	for _, e := range rp.Ends {
+		if e <= maxAcked {
+			rp.Certain++
+		}
+	}
+	return rp, nil
+}
+
+// Records calls fn for the parts of the first n records of a log that ReadLog found,
+// in order; last says that a part is a record's last. The data is valid during the
+// call only. It refuses if the device does not hold what ReadLog has seen.
+func (s *Store) Records(root *layout.Root, rp *Replay, n int, fn func(record int, data []byte, last bool) error) error {
+	if n == 0 {
+		return nil
+	}
+	record := 0
+	return s.frames(root, root.LogSeq, rp.Ends[n-1]-root.LogSeq, func(seq uint64, f *crypto.FramePayload, err error) error {
+		if err != nil {
+			return fmt.Errorf("log frame %d: %w", seq, err)
+		}
+		last := seq+1 == rp.Ends[record]
+		if f == nil || last != (f.Flags&frameLast != 0) {
+			return fmt.Errorf("%w: frame %d is not what it was a moment ago", ErrLogDamaged, seq)
+		}
+		at := record
+		if last {
+			record++
+		}
+		return fn(at, f.Data, last)
+	})
+}

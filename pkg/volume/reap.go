@@ -1,0 +1,244 @@
+package volume
+
+import (
+	"context"
+	"sync"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// Forget implements vfs.FS. It marks the inode as freed; the reaper removes it.
+func (v *Volume) Forget(ino vfs.Ino) {
+	in := v.table.grab(uint64(ino))
+	if in == nil {
+		// Not in memory, so not changed since the last commit: the tree tells.
+		if n, err := v.readInode(uint64(ino)); err != nil || n.Nlink > 0 {
+			return
+		}
+		var err error
+		if in, err = v.inode(ino); err != nil {
+			return
+		}
+	}
+	in.mu.Lock()
+	free := !in.dead && in.attr.Nlink == 0 && v.writable() == nil
+	in.dead = in.dead || free // from here on nobody can name or change it
+	in.mu.Unlock()
+	if !free {
+		v.table.put(in)
+		return
+	}
+	v.reaper.push(in)
+}
+
+// reaper removes freed inodes, of which it holds a reference each.
+type reaper struct {
+	mu    sync.Mutex
+	cond  sync.Cond
+	idle  sync.Cond // queue is empty and nothing under way
+	queue []*inode
+	busy  bool
+	stop  bool
+	done  chan struct{}
+	young map[uint64]struct{} // orphaned by this mount; nil once the leftovers are done
+}
+
+func (r *reaper) init() { r.cond.L, r.idle.L = &r.mu, &r.mu }
+
+// wait waits until everything freed so far is removed.
+func (r *reaper) wait() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.busy || len(r.queue) > 0 {
+		r.idle.Wait()
+	}
+}
+
+func (r *reaper) push(in *inode) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.queue = append(r.queue, in)
+	r.cond.Signal()
+}
+
+// startReaper starts what frees inodes, first those that were without names when the
+// volume was opened.
+func (v *Volume) startReaper() {
+	r := &v.reaper
+	r.done = make(chan struct{})
+	r.busy = true // with the leftovers
+	r.young = map[uint64]struct{}{}
+	go func() {
+		defer close(r.done)
+		if err := v.reapLeftovers(); err != nil && v.opts.Log != nil && v.Failed() == nil {
+			v.opts.Log.Warn("unlinked inodes could not be listed; the next mount frees them", "error", err)
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for {
+			v.reapQueued()
+			r.busy = false
+			if r.idle.Broadcast(); r.stop {
+				return
+			}
+			r.cond.Wait()
+		}
+	}()
+}
+
+// reapQueued frees what is queued; the caller holds r.mu.
+func (v *Volume) reapQueued() {
+	r := &v.reaper
+	for len(r.queue) > 0 {
+		in := r.queue[0]
+		r.queue, r.busy = r.queue[1:], true
+		r.mu.Unlock()
+		if err := v.reapThawed(in); err != nil && v.opts.Log != nil && v.Failed() == nil {
+			v.opts.Log.Warn("an unlinked inode could not be freed; the next mount frees it", "inode", in.ino, "error", err)
+		}
+		v.table.put(in)
+		r.mu.Lock()
+	}
+}
+
+// reapLeftovers frees what earlier mounts left, as it finds it: there may be more than fits
+// into memory. What lost its last name in this mount may be open still: it is not among
+// it.
+func (v *Volume) reapLeftovers() error {
+	r := &v.reaper
+	for last := uint64(0); ; {
+		inos, err := v.orphans(last)
+		if err != nil || len(inos) == 0 {
+			r.mu.Lock()
+			r.young = nil
+			r.mu.Unlock()
+			return err
+		}
+		last = inos[len(inos)-1]
+		for _, ino := range inos {
+			r.mu.Lock()
+			_, young := r.young[ino]
+			r.mu.Unlock()
+			if !young {
+				v.Forget(vfs.Ino(ino))
+			}
+		}
+		r.mu.Lock()
+		v.reapQueued()
+		r.mu.Unlock()
+	}
+}
+
+// orphaned notes that an inode has no name from now on, before the tree says so, as long
+// as somebody looks for those of earlier mounts.
+func (r *reaper) orphaned(ino uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.young != nil {
+		r.young[ino] = struct{}{}
+	}
+}
+
+// stopReaper lets it finish: what is freed is gone for good.
+func (v *Volume) stopReaper() {
+	r := &v.reaper
+	r.mu.Lock()
+	r.stop = true
+	r.cond.Signal()
+	r.mu.Unlock()
+	<-r.done
+}
+
+// reapThawed is reap, but waits while the volume is frozen.
+func (v *Volume) reapThawed(in *inode) error {
+	if err := v.enter(context.Background()); err != nil { // Close thaws
+		return err
+	}
+	defer v.leave()
+	return v.reap(in)
+}
+
+// reap removes a freed inode, in steps.
+func (v *Volume) reap(in *inode) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for done := false; !done; {
+		_, pages := v.dropStep()
+		c := cost{quads: opQuads + pages, urgent: true, nested: true}
+		if err := v.admit(c); err != nil {
+			return err
+		}
+		err := v.inGate(func() (err error) {
+			done, err = v.reapStep(in)
+			return err
+		})
+		v.adm.done(c)
+		if err != nil {
+			return err
+		}
+	}
+	v.table.forget(in)
+	return nil
+}
+
+// reapStep removes a bounded part of an inode; the last step removes the inode.
+func (v *Volume) reapStep(in *inode) (done bool, err error) {
+	if err := v.cutBlocks(in, 0, 1<<62); err != nil {
+		return false, err
+	}
+	err = v.fs.Update(func(w *tree.Writer) error {
+		step, _ := v.dropStep()
+		d, err := v.dropExtents(w, in, 0, 1<<62, step)
+		if err != nil {
+			return err
+		}
+		v.countDropped(in, d)
+		if d.done {
+			d.done, err = v.unreserve(w, in, 0, 1<<62, step)
+		}
+		if err != nil || !d.done {
+			return err
+		}
+		var keys []layout.Key
+		from, to := layout.Key{Obj: in.ino, Type: layout.KeyInode}, layout.Key{Obj: in.ino, Type: layout.KeyXattr, Sub: ^uint64(0)}
+		if err := w.Scan(from, to, func(k layout.Key, _ []byte) bool {
+			keys = append(keys, k)
+			return len(keys) < cutStep
+		}); err != nil {
+			return err
+		}
+		for _, k := range append(keys, orphanKey(in.ino)) {
+			if k.Type == layout.KeyOrphan && len(keys) == cutStep {
+				return nil // more to come
+			}
+			if _, err := w.Delete(k); err != nil {
+				return err
+			}
+		}
+		done, in.gone = true, true
+		return nil
+	})
+	if err == nil && !done {
+		v.touch(in)
+	}
+	if err == nil && done {
+		v.inoMu.Lock()
+		v.inodes -= min(v.inodes, 1) // the root may have lied
+		v.inoMu.Unlock()
+	}
+	return done, err
+}
+
+// orphans lists inodes without names, and those of which a cut is unfinished.
+func (v *Volume) orphans(after uint64) (inos []uint64, err error) {
+	if after == ^uint64(0) {
+		return nil, nil
+	}
+	err = v.fs.Scan(orphanKey(after+1), orphanKey(^uint64(0)), func(k layout.Key, _ []byte) bool {
+		inos = append(inos, k.Sub)
+		return len(inos) < 1024
+	})
+	return inos, wrap(err)
+}

@@ -1,0 +1,333 @@
+package volume
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+)
+
+// Reserved ranges. fallocate promises that whatever is written to a range finds
+// room, however often and whatever holds the data. A sector of a range is *owed* if
+// the next write to it takes room that does not come back: nothing lies there yet,
+// or a snapshot or another file keeps what does. What is owed nobody else gets.
+// A sector that is not owed costs its place only until the one before is free: the
+// reserve lends that, which no operation takes for good (admit.go).
+//
+// Whether an extent is owed is written down where all of it can be counted anew:
+// it is if it began in generation mark or before, or carries a bit. A snapshot sets
+// mark, so that it owes all ranges at once; a copy that shares sets the bit. What
+// makes them stale (a snapshot was deleted, a copy overwritten) only leaves too
+// much owed, until restamp looks at the extents.
+//
+// So at all times owed is the sum over the head's tree, which fsck compares.
+
+// reservations counts what ranges promise. The counts change inside Volume.fs.Update,
+// in the gate; owed and mark also where a snapshot is taken, with the gate held alone.
+type reservations struct {
+	promised, owed, ranges atomic.Int64  // sectors, sectors, ranges
+	mark                   atomic.Uint64 // generation; see layout.Reservations
+	made                   atomic.Uint64 // ranges made since the volume was opened; see restamp
+	stale                  atomic.Bool   // something that was shared may not be any more
+	wanted                 atomic.Bool   // somebody has found no room meanwhile
+	passed                 atomic.Uint64 // mark of the last pass of restamp
+}
+
+func (r *reservations) load(x layout.Reservations) {
+	r.promised.Store(int64(x.Promised))
+	r.owed.Store(int64(x.Owed))
+	r.ranges.Store(int64(x.Ranges))
+	r.mark.Store(x.Mark)
+}
+
+// stored is what a root says. The caller holds the gate alone. Counts that do not fit
+// together are those of a damaged volume: it stays one that can be opened.
+func (r *reservations) stored() layout.Reservations {
+	promised := min(max(r.promised.Load(), 0), layout.MaxReserved)
+	x := layout.Reservations{Promised: uint64(promised), Owed: uint64(min(max(r.owed.Load(), 0), promised)), Mark: r.mark.Load()}
+	x.Ranges = uint64(min(max(r.ranges.Load(), min(1, promised)), promised))
+	return x
+}
+
+// pin is told that a snapshot of generation gen was taken: it holds all that ranges
+// have. The caller holds the gate alone.
+func (r *reservations) pin(gen uint64) {
+	if n := r.promised.Load(); n > 0 {
+		r.owed.Store(n)
+		r.mark.Store(gen)
+	}
+}
+
+// rollBack is told that a snapshot's tree becomes the head. The snapshot holds all
+// that ranges have. When it was taken there was room for that, and there is again once
+// what the old head had is free.
+func (r *reservations) rollBack(x *layout.Snapshot) {
+	mark := r.mark.Load()
+	if x.Promised > 0 {
+		mark = max(mark, x.Generation)
+	}
+	r.load(layout.Reservations{Promised: x.Promised, Owed: x.Promised, Ranges: x.Ranges, Mark: mark})
+}
+
+// Metadata of reserved ranges. Each sector may become an extent of its own: 125
+// bytes of a leaf, which may be half empty, and the pages above; and while snapshots
+// or copies keep what was there before, an entry in a dead list and two in the
+// share tree. Together 0.09 sectors: one of reservedShare. A page that a snapshot
+// holds is copied before it changes: of a range that is small, the leaves that have
+// it and its inode are all there is to it.
+const (
+	reservedShare  = 11
+	reservedLeaves = 2
+)
+
+// metaFor bounds the sectors that metadata of ranges may come to take.
+func metaFor(promised, ranges int64, snapshots bool) int64 {
+	n := (promised + reservedShare - 1) / reservedShare
+	if snapshots {
+		n += ranges * reservedLeaves * layout.NodeSectors
+	}
+	return n
+}
+
+// held is what is kept for reserved ranges, in sectors; of these, meta as groups of
+// four. pinning: a snapshot is about to be taken. The caller holds adm.mu.
+func (v *Volume) held(pinning bool) (sectors, meta int64) {
+	r := &v.res
+	promised, owed := r.promised.Load(), r.owed.Load()
+	if promised == 0 {
+		return 0, 0
+	}
+	if pinning {
+		owed = promised
+	}
+	meta = metaFor(promised, r.ranges.Load(), pinning || v.snap.newest.Load() > 0)
+	return owed + meta, meta
+}
+
+// owes tells whether writing what an extent of a reserved range has takes room
+// that does not come back.
+func (v *Volume) owes(e *layout.FileExtent) bool { return e.Owed || e.RefBirth <= v.res.mark.Load() }
+
+func reservedKey(ino, sector uint64) layout.Key {
+	return layout.Key{Obj: ino, Type: layout.KeyReserved, Sub: sector}
+}
+
+func reserverKey(ino uint64) layout.Key { return layout.Key{Type: layout.KeyReserver, Sub: ino} }
+
+// interval is a range of sectors of a file.
+type interval struct{ from, to uint64 }
+
+// scanner is ScanFloor of a tree or of a writer.
+type scanner func(low, from, to layout.Key, fn func(k layout.Key, v []byte) bool) error
+
+// scanReserved returns the reserved ranges of an inode that overlap [from, to), at
+// most limit (0: all).
+func scanReserved(scan scanner, ino, from, to uint64, limit int) (out []interval, err error) {
+	var derr error
+	err = scan(reservedKey(ino, 0), reservedKey(ino, from), reservedKey(ino, to-1), func(k layout.Key, val []byte) bool {
+		n, err := layout.DecodeReserved(k.Sub, val)
+		if err != nil {
+			derr = err
+			return false
+		}
+		if k.Sub+n > from {
+			out = append(out, interval{k.Sub, k.Sub + n})
+		}
+		return limit == 0 || len(out) < limit
+	})
+	if err = firstErr(err, derr); err != nil {
+		return nil, fmt.Errorf("inode %d: reserved ranges from sector %d: %w", ino, from, err)
+	}
+	return out, nil
+}
+
+// promisedIn is how many sectors of [from, to) are reserved.
+func promisedIn(w *tree.Writer, in *inode, from, to uint64) (uint64, error) {
+	if !in.reserved.Load() || from >= to {
+		return 0, nil
+	}
+	spans, err := scanReserved(w.ScanFloor, in.ino, from, to, 0)
+	return overlap(spans, from, to), err
+}
+
+func overlap(spans []interval, from, to uint64) (n uint64) {
+	for _, s := range spans {
+		if a, b := max(s.from, from), min(s.to, to); a < b {
+			n += b - a
+		}
+	}
+	return n
+}
+
+// covers tells whether all bytes of [off, end) lie in reserved sectors. It holds
+// for as long as the caller holds in.mu, or else is a guess.
+func (v *Volume) covers(in *inode, off, end uint64) (bool, error) {
+	if !in.reserved.Load() || off >= end {
+		return false, nil
+	}
+	from, to := off/pageBytes, (end+pageBytes-1)/pageBytes
+	spans, err := scanReserved(v.fs.ScanFloor, in.ino, from, to, 1)
+	if err != nil {
+		return false, wrap(err)
+	}
+	return overlap(spans, from, to) == to-from, nil
+}
+
+// reserve makes [from, to) of a file a reserved range, joined with those that it
+// overlaps or touches. Inside the gate, in.mu held.
+func (v *Volume) reserve(w *tree.Writer, in *inode, from, to uint64) error {
+	r := &v.res
+	if r.promised.Load() == 0 {
+		r.mark.Store(max(r.mark.Load(), v.snap.newest.Load()))
+	}
+	old, err := scanReserved(w.ScanFloor, in.ino, max(from, 1)-1, to+1, 0)
+	if err != nil {
+		return err
+	}
+	whole := interval{from, to}
+	at, added := from, reserveSum{}
+	for _, s := range old {
+		whole = interval{min(whole.from, s.from), max(whole.to, s.to)}
+		if err := v.reserveGap(w, in, at, min(s.from, to), &added); err != nil {
+			return err
+		}
+		at = max(at, s.to)
+		if _, err := w.Delete(reservedKey(in.ino, s.from)); err != nil {
+			return err
+		}
+	}
+	if err := v.reserveGap(w, in, at, to, &added); err != nil {
+		return err
+	}
+	if err := w.Put(reservedKey(in.ino, whole.from), layout.AppendReserved(nil, whole.to-whole.from)); err != nil {
+		return err
+	}
+	if len(old) == 0 {
+		if err := w.Put(reserverKey(in.ino), nil); err != nil {
+			return err
+		}
+	}
+	in.reserved.Store(true)
+	in.vacate(added.promised, added.filled)
+	r.made.Add(1)
+	r.ranges.Add(1 - int64(len(old)))
+	r.owed.Add(int64(added.owed))
+	r.promised.Add(int64(added.promised))
+	return nil
+}
+
+// reserveSum counts what a new range covers, in sectors.
+type reserveSum struct{ promised, owed, filled uint64 }
+
+// reserveGap counts a part of a file that becomes reserved, and has the extents there
+// that something shares say so.
+func (v *Volume) reserveGap(w *tree.Writer, in *inode, from, to uint64, sum *reserveSum) error {
+	if from >= to {
+		return nil
+	}
+	es, err := scanExtents(w.ScanFloor, in.ino, from, to, 0)
+	if err != nil {
+		return err
+	}
+	sum.promised += to - from
+	sum.owed += to - from
+	for i := range es {
+		e := &es[i]
+		n := min(e.end(), to) - max(e.sector, from)
+		sum.filled += n
+		if shared, err := v.mostShared(extentRun(e)); err != nil {
+			return err
+		} else if shared > 0 && !e.Owed {
+			e.Owed = true
+			if err := w.Put(extentKey(in.ino, e.sector), e.FileExtent.Append(nil)); err != nil {
+				return err
+			}
+		}
+		if !v.owes(&e.FileExtent) {
+			sum.owed -= n
+		}
+	}
+	return nil
+}
+
+func extentRun(e *placed) layout.Run {
+	return layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(e.Sectors())}
+}
+
+// unreserve gives back what ranges promise of [from, to) of a file, where no extent
+// is left: at most limit ranges (0: all). Inside the gate, in.mu held.
+func (v *Volume) unreserve(w *tree.Writer, in *inode, from, to uint64, limit int) (done bool, err error) {
+	if !in.reserved.Load() || from >= to {
+		return true, nil
+	}
+	hit, err := scanReserved(w.ScanFloor, in.ino, from, to, limit)
+	if err != nil {
+		return false, err
+	}
+	ranges := 0
+	for _, s := range hit {
+		if _, err := w.Delete(reservedKey(in.ino, s.from)); err != nil {
+			return false, err
+		}
+		ranges--
+		for _, rest := range []interval{{s.from, from}, {to, s.to}} {
+			if rest.from >= rest.to {
+				continue
+			}
+			ranges++
+			if err := w.Put(reservedKey(in.ino, rest.from), layout.AppendReserved(nil, rest.to-rest.from)); err != nil {
+				return false, err
+			}
+		}
+	}
+	n := overlap(hit, from, to)
+	in.vacate(0, n)
+	v.res.promised.Add(-int64(n))
+	v.res.owed.Add(-int64(n))
+	v.res.ranges.Add(int64(ranges))
+	if limit > 0 && len(hit) == limit {
+		return false, nil
+	}
+	return true, v.unlist(w, in)
+}
+
+// unlist ends the reservations of an inode that has no range any more.
+func (v *Volume) unlist(w *tree.Writer, in *inode) error {
+	left, err := scanReserved(w.ScanFloor, in.ino, 0, 1<<62, 1)
+	if err != nil || len(left) > 0 {
+		return err
+	}
+	in.reserved.Store(false)
+	_, err = w.Delete(reserverKey(in.ino))
+	return err
+}
+
+// coversAll tells whether all bytes of some spans are reserved, of a file that has
+// reserved ranges at all. See covers.
+func (v *Volume) coversAll(in *inode, spans []interval) (bool, error) {
+	if !in.reserved.Load() {
+		return false, nil
+	}
+	for _, s := range spans {
+		if ok, err := v.covers(in, s.from, s.to); err != nil || !ok {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// inReserved calls run with whether bytes that it will write are reserved: then it
+// may be admitted as promised. run looks again once it holds in.mu, and returns
+// again if that is not so any more.
+func (v *Volume) inReserved(in *inode, spans func() []interval, run func(promised bool) (again bool, err error)) error {
+	for {
+		promised, err := v.coversAll(in, spans())
+		if err != nil {
+			return err
+		}
+		if again, err := run(promised); err != nil || !again {
+			return err
+		}
+	}
+}

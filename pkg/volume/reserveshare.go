@@ -1,0 +1,278 @@
+package volume
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// roomToShare has set aside what reserved ranges will be owed once n bytes are
+// shared: what of them was a file's own is not any more. end gives it back. The
+// caller holds the locks of both files and is not in the gate.
+func (v *Volume) roomToShare(src, dst *inode, from, to, n uint64) (end func(), err error) {
+	a, d, sectors := from/pageBytes, to/pageBytes, (n+pageBytes-1)/pageBytes
+	c := cost{nested: true}
+	// Of the source, whole extents are marked; of the destination, sectors are replaced.
+	sum, err := v.ownReserved(src, a, a+sectors, 0, 1<<62)
+	if err != nil {
+		return nil, err
+	}
+	c.hold = sum
+	if sum, err = v.ownReserved(dst, d, d+sectors, d, d+sectors); err != nil {
+		return nil, err
+	}
+	if c.hold += sum; c.hold == 0 {
+		return func() {}, nil
+	}
+	if err := v.admit(c); err != nil {
+		return nil, err
+	}
+	return func() { v.adm.done(c) }, nil
+}
+
+// ownReserved counts the reserved sectors in [low, high), that nobody owes, of the
+// extents that touch [from, to).
+func (v *Volume) ownReserved(in *inode, from, to, low, high uint64) (n int64, err error) {
+	if !in.reserved.Load() {
+		return 0, nil
+	}
+	es, err := v.extents(in.ino, from, to, 0)
+	if err != nil {
+		return 0, wrap(err)
+	}
+	for i := range es {
+		e := &es[i]
+		if v.owes(&e.FileExtent) {
+			continue
+		}
+		a, b := max(low, e.sector), min(high, e.end())
+		spans, err := scanReserved(v.fs.ScanFloor, in.ino, a, b, 0)
+		if err != nil {
+			return 0, wrap(err)
+		}
+		n += int64(overlap(spans, a, b))
+	}
+	return n, nil
+}
+
+// oweSource notes that extents in reserved ranges of a file are about to be shared.
+// Inside v.fs.Update.
+func (v *Volume) oweSource(w *tree.Writer, src *inode, es []placed) error {
+	for i := range es {
+		e := &es[i]
+		n, err := promisedIn(w, src, e.sector, e.end())
+		if err != nil {
+			return err
+		}
+		if n == 0 || e.Owed {
+			continue
+		}
+		if !v.owes(&e.FileExtent) {
+			v.res.owed.Add(int64(n))
+		}
+		owed := e.FileExtent
+		owed.Owed = true
+		if err := w.Put(extentKey(src.ino, e.sector), owed.Append(nil)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// whyNoSnapshot says what a snapshot needs room for.
+func (v *Volume) whyNoSnapshot(err error) error {
+	if n := v.res.promised.Load(); n > 0 && errors.Is(err, vfs.ErrNoSpace) {
+		owed := v.res.owed.Load()
+		return fmt.Errorf("the snapshot would hold what files with reserved space (fallocate) have, so that overwriting it needs another %d bytes, "+
+			"and they are not free: delete files or snapshots, or grow the volume: %w", (n-owed)*layout.SectorBytes, err)
+	}
+	return err
+}
+
+// restampStep bounds the extents that a step looks at: they lie in a few leaves.
+const restampStep = 128
+
+// restamper looks at what reserved ranges have for extents that are owed though
+// nothing else holds them any more: a snapshot was deleted, or what shared them
+// overwritten.
+type restamper struct {
+	ino, sector uint64 // where to go on
+	made, mark  uint64 // of reservations when the pass began
+	changed     bool   // the step changed something
+}
+
+// worn tells whether a pass may find something; caller need not hold locks.
+func (v *Volume) worn() bool {
+	r := &v.res
+	return r.owed.Load() > 0 && (r.mark.Load() > v.snap.newest.Load() && !r.looked() || r.stale.Load() && r.wanted.Load())
+}
+
+// looked tells whether the last pass was as of the present mark.
+func (r *reservations) looked() bool { return r.passed.Load() == r.mark.Load() }
+
+// want asks for a pass: somebody found no room.
+func (v *Volume) wantRestamp() {
+	v.res.wanted.Store(true)
+	if v.worn() {
+		v.snap.wake()
+	}
+}
+
+// restamp is one pass, in steps, until stop.
+func (v *Volume) restamp(stop func() bool) error {
+	r := &v.res
+	r.stale.Store(false)
+	r.wanted.Store(false)
+	p := restamper{made: r.made.Load(), mark: r.mark.Load()}
+	for {
+		if stop() {
+			r.stale.Store(true)
+			r.wanted.Store(true)
+			return nil
+		}
+		done, err := v.restampStep(&p)
+		if err != nil || done {
+			return err
+		}
+	}
+}
+
+// restampStep is a step of a pass.
+func (v *Volume) restampStep(p *restamper) (done bool, err error) {
+	c := cost{quads: opQuads, urgent: true, snaps: true}
+	if err := v.admit(c); err != nil {
+		return false, err
+	}
+	defer v.adm.done(c)
+	v.gate.RLock()
+	defer v.gate.RUnlock()
+	if err := v.writable(); err != nil {
+		return false, err
+	}
+	p.changed = false
+	err = v.fs.Update(func(w *tree.Writer) error {
+		done, err = p.step(v, w)
+		return err
+	})
+	if err != nil {
+		if err = wrap(err); p.changed { // half a step must not be committed
+			v.fail(err)
+		}
+		return false, err
+	}
+	if p.changed {
+		v.adm.changed()
+	}
+	return done, nil
+}
+
+// step looks at some extents of one inode, or finds the next one.
+func (p *restamper) step(v *Volume, w *tree.Writer) (done bool, err error) {
+	if p.sector == 0 {
+		found := false
+		err := w.Scan(reserverKey(p.ino), reserverKey(^uint64(0)), func(k layout.Key, _ []byte) bool {
+			p.ino, found = k.Sub, true
+			return false
+		})
+		if err != nil {
+			return false, err
+		}
+		if !found {
+			p.end(v)
+			return true, nil
+		}
+	}
+	spans, err := scanReserved(w.ScanFloor, p.ino, p.sector, 1<<62, 1)
+	if err != nil {
+		return false, err
+	}
+	if len(spans) == 0 {
+		p.ino, p.sector = p.ino+1, 0
+		return false, nil
+	}
+	from, to := max(p.sector, spans[0].from), spans[0].to
+	es, err := scanExtents(w.ScanFloor, p.ino, from, to, restampStep)
+	if err != nil {
+		return false, err
+	}
+	if p.sector = to; len(es) == restampStep {
+		p.sector = min(to, es[len(es)-1].end())
+	}
+	return false, p.extents(v, w, es)
+}
+
+// extents has extents begin now that no snapshot and no other file holds.
+func (p *restamper) extents(v *Volume, w *tree.Writer, es []placed) error {
+	newest := v.snap.newest.Load()
+	for i := range es {
+		e := &es[i]
+		if !v.owes(&e.FileExtent) || e.RefBirth <= newest {
+			continue
+		}
+		shared, err := v.mostShared(extentRun(e))
+		if err != nil {
+			return err
+		}
+		now := e.FileExtent
+		if now.Owed = shared > 0; !now.Owed {
+			spans, err := scanReserved(w.ScanFloor, p.ino, e.sector, e.end(), 0)
+			if err != nil {
+				return err
+			}
+			p.changed = true
+			now.RefBirth = v.gen
+			v.res.owed.Add(-int64(overlap(spans, e.sector, e.end())))
+		}
+		if now.Owed == e.Owed && now.RefBirth == e.RefBirth {
+			continue
+		}
+		p.changed = true
+		if err := w.Put(extentKey(p.ino, e.sector), now.Append(nil)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// end is the end of a pass. If no range was made and no snapshot taken meanwhile,
+// nothing is left that mark alone makes owed, but for what snapshots hold.
+func (p *restamper) end(v *Volume) {
+	r := &v.res
+	r.passed.Store(p.mark)
+	if newest := v.snap.newest.Load(); r.made.Load() == p.made && r.mark.Load() == p.mark && newest < p.mark {
+		p.changed = true
+		r.mark.Store(newest)
+		r.passed.Store(newest)
+	}
+}
+
+// restampAll is a pass of the snapshot reaper.
+func (v *Volume) restampAll() {
+	s := &v.snap
+	stopped := func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.stop || s.stalled == nil && (len(s.dying) > 0 || s.abandoned != nil) || v.Failed() != nil
+	}
+	err := v.restamp(stopped)
+	if err == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.blunt = true
+	if v.opts.Log != nil && v.Failed() == nil && !s.stop {
+		v.opts.Log.Warn("what is reserved could not be counted anew: more than needed stays reserved until the next mount", "volume", v.id.String(), "error", err)
+	}
+}
+
+// freeing tells whether what deleted snapshots and rollbacks left is being freed.
+func (v *Volume) freeing() bool {
+	s := &v.snap
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.done != nil && !s.stop && s.stalled == nil && (len(s.dying) > 0 || s.abandoned != nil)
+}
