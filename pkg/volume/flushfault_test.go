@@ -21,18 +21,23 @@ func dirtyFile(t *testing.T) (mem *device.Mem, fault *device.Fault, v *Volume, i
 	t.Helper()
 	mem = newDev(t, 80<<20)
 	v = mustOpen(t, mem, Options{CommitInterval: -1, Memory: minMemory})
-	a, err := v.Mknod(crashReq, vfs.RootIno, "f", 0o644, 0)
-	ok(t, err)
-	for i := range uint64(1000) { // the tree of extents has several pages
-		_, err := v.Write(crashReq, a.Ino, 2*i*pageBytes, bytes.Repeat([]byte{1}, pageBytes), false)
+	for _, name := range []string{"e", "f", "g"} {
+		a, err := v.Mknod(crashReq, vfs.RootIno, name, 0o644, 0)
 		ok(t, err)
+		for i := range uint64(1000) { // the tree of extents has several pages
+			_, err := v.Write(crashReq, a.Ino, 2*i*pageBytes, bytes.Repeat([]byte{1}, pageBytes), false)
+			ok(t, err)
+		}
+		if name == "f" {
+			ino = a.Ino
+		}
 	}
 	mustClose(t, v)
 	fault = device.NewFault(mem, nil)
 	v = mustOpen(t, fault, Options{CommitInterval: -1, Memory: minMemory})
-	_, err = v.Write(crashReq, a.Ino, dirtySector*pageBytes, bytes.Repeat([]byte{2}, pageBytes), false)
+	_, err := v.Write(crashReq, ino, dirtySector*pageBytes, bytes.Repeat([]byte{2}, pageBytes), false)
 	ok(t, err)
-	return mem, fault, v, a.Ino
+	return mem, fault, v, ino
 }
 
 const dirtySector = 1500
@@ -121,9 +126,11 @@ func TestFailedSeal(t *testing.T) {
 // A page of the tree that can not be read while a commit stores the inodes: they do
 // not count as changed any more, and who loads one then has its old size.
 func TestFailedFreeze(t *testing.T) {
-	_, fault, v, _ := dirtyFile(t)
-	ok(t, v.Sync(vfs.RootIno))
-	in := newInode(1<<40, layout.Inode{Mode: modeReg}) // where no page was read yet
+	mem, _, v, ino := dirtyFile(t)
+	mustClose(t, v)
+	fault := device.NewFault(mem, nil)
+	v = mustOpen(t, fault, Options{CommitInterval: -1, Memory: minMemory})
+	in := newInode(uint64(ino), layout.Inode{Mode: modeReg}) // as if it was read, and its page is in memory no more
 	v.table.add(in)
 	v.touch(in)
 	v.table.put(in)
