@@ -29,7 +29,9 @@ func fsckCommand() *cobra.Command {
 wrong. Nothing is ever written: damaged ranges give I/O errors when they are read,
 and everything else of the volume can be mounted or copied out (sealvol cp).
 
-A log that waits for replay is no damage: the next mount replays it.
+A log that waits for replay is no damage: the next mount replays it. Nor is a change
+of the keys that a crash has cut between the two copies of the header: a note says
+so, and the next mount for writing ends it.
 
 Exit codes:
    0  clean

@@ -91,12 +91,12 @@ func Check(dev device.Device, opts CheckOptions) (*CheckReport, error) {
 	defer keys.Erase()
 	c.store = &txn.Store{Dev: dev, Keys: keys}
 	c.rep.ID = u.ID
-	if u.Other != nil {
-		c.problem("header copy "+string("BA"[u.Copy]), "%v; a read-write mount repairs it", u.Other)
-	}
-	if ok, err := c.checkRoots(u); err != nil {
+	ok, err := c.checkRoots(u)
+	if err != nil {
 		return nil, err
-	} else if !ok {
+	}
+	c.checkSecondHeader(u)
+	if !ok {
 		return c.finish(), nil
 	}
 	c.checkLog()
@@ -266,12 +266,18 @@ func (c *checker) checkCopies(f *txn.FoundRoot, newest bool) {
 		case state == txn.CopyGood:
 		case state == txn.CopyForked:
 			c.problem(where, "it holds another root %d: the device was put together from two", f.Root.Generation)
-		case newest || state == txn.CopyBlank || state == txn.CopyOld:
+		case ordinaryCopy(state, newest):
 			c.note(where, "%s, root %d is in the other copy: a read-write mount writes it again", copyText(state), f.Root.Generation)
 		default:
 			c.problem(where, "%s, root %d is in the other copy: a read-write mount repairs it", copyText(state), f.Root.Generation)
 		}
 	}
+}
+
+// ordinaryCopy tells whether a copy of a root that is not good is what a commit that
+// was cut leaves, or an earlier version.
+func ordinaryCopy(state txn.CopyState, newest bool) bool {
+	return state != txn.CopyForked && (newest || state == txn.CopyBlank || state == txn.CopyOld)
 }
 
 func copyText(s txn.CopyState) string {

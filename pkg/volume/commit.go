@@ -69,26 +69,24 @@ func (v *Volume) startCommitter() {
 				return
 			}
 			timer = nil
-			if err := v.commitUnlessQuiet(); err != nil {
-				v.fail(err)
-			}
+			v.commitUnlessQuiet()
 			v.com.wake()
 		}
 	}()
 }
 
-// commitUnlessQuiet is a commit of the committer. In a freeze there is nothing to commit.
-func (v *Volume) commitUnlessQuiet() error {
+// commitUnlessQuiet is a commit of the committer. In a freeze there is nothing to
+// commit. The volume has failed before a freeze that waits for the commit goes on.
+func (v *Volume) commitUnlessQuiet() {
 	c := &v.com
 	c.run.Lock()
 	defer c.run.Unlock()
 	c.mu.Lock()
 	quiet := c.quiet > 0
 	c.mu.Unlock()
-	if quiet || v.Failed() != nil {
-		return nil
+	if !quiet && v.Failed() == nil {
+		v.fail(v.commit(false))
 	}
-	return v.commit(false)
 }
 
 // endCommits tells who still waits for a commit that the last one was.
@@ -214,10 +212,12 @@ func (c *frozen) copies() (n int) {
 }
 
 // freeze ends the open generation: everything that was acknowledged is in the
-// tree. Mutations wait for as long as it takes to seal what is dirty.
-func (v *Volume) freeze(clean bool) (*frozen, error) {
+// tree. Mutations wait for as long as it takes to seal what is dirty. An error
+// fails the volume before they go on: what was dirty does not count as such any more.
+func (v *Volume) freeze(clean bool) (c *frozen, err error) {
 	v.gate.Lock()
 	defer v.gate.Unlock()
+	defer func() { v.fail(err) }()
 	if err := v.flushAll(); err != nil {
 		return nil, err
 	}
@@ -227,7 +227,7 @@ func (v *Volume) freeze(clean bool) (*frozen, error) {
 	if err := v.freezeAnchors(); err != nil {
 		return nil, err
 	}
-	c := &frozen{gen: v.gen}
+	c = &frozen{gen: v.gen}
 	for _, t := range v.trees {
 		if t == v.snaps { // the head's tree has told what it dropped
 			if err := v.storeDead(); err != nil {
@@ -241,7 +241,6 @@ func (v *Volume) freeze(clean bool) (*frozen, error) {
 	for _, r := range v.lists[1].pieces {
 		v.space.Free(r)
 	}
-	var err error
 	c.space, err = v.space.Freeze(func(values, freedRuns int) int {
 		lists := (freedRuns+16*values)/listRuns + 2
 		return c.copies() + 4*values + lists

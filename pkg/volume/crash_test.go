@@ -44,6 +44,7 @@ type crashRun struct {
 	v      *Volume
 	rng    *rand.Rand
 	states []modelState // after each operation
+	made   int          // of states, up to the last that an operation which returned no error has left
 	synced int          // states index that is known to be durable
 	inos   map[string]vfs.Ino
 	dirs   []string
@@ -105,15 +106,18 @@ func (r *crashRun) step() error {
 	// next state is known before the call.
 	do := func(fn func() error) error {
 		r.states = append(r.states, next)
-		if r.clock == nil {
-			return fn()
+		if r.clock != nil {
+			r.begun, r.ended = append(r.begun, r.clock.Add(1)), append(r.ended, 0)
 		}
-		r.begun, r.ended = append(r.begun, r.clock.Add(1)), append(r.ended, 0)
 		err := fn()
-		if err == nil {
+		if err != nil {
+			return err
+		}
+		r.made = len(r.states)
+		if r.clock != nil {
 			r.ended[len(r.ended)-1] = r.clock.Add(1)
 		}
-		return err
+		return nil
 	}
 	switch k := r.rng.IntN(100); {
 	case k < 25: // create
@@ -125,9 +129,12 @@ func (r *crashRun) step() error {
 		return do(func() error {
 			d, n := r.split(p)
 			a, err := r.v.Mknod(crashReq, d, n, 0o644, 0)
+			if err != nil {
+				return err
+			}
 			r.inos[p] = a.Ino
 			r.note("create %s inode %d", p, a.Ino)
-			return err
+			return nil
 		})
 	case k < 34 && !r.single:
 		return r.copyRange()
@@ -252,9 +259,12 @@ func (r *crashRun) step() error {
 		next.files[p] = nil
 		return do(func() error {
 			a, err := r.v.Mkdir(crashReq, r.root(), p, 0o755)
+			if err != nil {
+				return err
+			}
 			r.inos[p] = a.Ino
 			r.dirs = append(r.dirs, p)
-			return err
+			return nil
 		})
 	case k < 98: // fsync of any file
 		p, ok := r.pick()
@@ -274,8 +284,9 @@ func (r *crashRun) step() error {
 }
 
 // copyRange copies a range, as often as not a whole file, a step at a time: each
-// is an operation of its own. How far one goes is known only when it is made, so
-// a step that fails leaves no state: it was not made, or nobody makes it durable.
+// is an operation of its own, and stays when a later one fails. How far one goes is
+// known only when it is made, so a step that fails leaves the state before it: it
+// was not made, or nobody makes it durable.
 func (r *crashRun) copyRange() error {
 	p, ok := r.pick()
 	q, _ := r.pick()
@@ -323,6 +334,7 @@ func (r *crashRun) copyRange() error {
 		if err != nil {
 			return err
 		}
+		r.made = len(r.states)
 		from, to, n = from+int(done), to+int(done), n-int(done)
 	}
 	if r.rng.IntN(4) == 0 { // and at once an fsync of the copy

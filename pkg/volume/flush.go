@@ -163,21 +163,9 @@ func (v *Volume) startFlushers() {
 			for v.work() {
 				v.gate.RLock()
 				items, taken, id := v.take()
-				var done []*batch
-				var err error
-				for len(items) > 0 && err == nil {
-					var b *batch
-					if b, items, err = v.sealBatch(items); err == nil {
-						done = append(done, b)
-					}
-				}
+				done, _ := v.sealBatches(items)
 				v.gate.RUnlock()
-				for _, b := range done {
-					err = errors.Join(err, v.writeBatch(b))
-				}
-				if err != nil {
-					v.fail(err)
-				}
+				_ = v.writeBatches(done)
 				v.endFlight(id)
 				if taken > 0 {
 					v.took(taken)
@@ -264,9 +252,7 @@ func (v *Volume) flushQueued() (more bool, err error) {
 					v.flush.wg.Add(1)
 					go func() { // bounded by the dirty pages there may be
 						defer v.flush.wg.Done()
-						if err := v.writeBatch(b); err != nil {
-							v.fail(err)
-						}
+						_ = v.writeBatch(b)
 					}()
 				}
 			}
@@ -300,9 +286,34 @@ type part struct {
 	inline []byte // content for the tree; no sectors
 }
 
+// sealBatches seals all items, and gives back those that an error leaves. Inside
+// the gate.
+func (v *Volume) sealBatches(items []flushItem) (done []*batch, err error) {
+	for len(items) > 0 && err == nil {
+		var b *batch
+		if b, items, err = v.sealBatch(items); err == nil {
+			done = append(done, b)
+		}
+	}
+	for _, it := range items {
+		v.table.put(it.in)
+	}
+	return done, err
+}
+
+// writeBatches writes all, whatever becomes of each: their flights must end.
+func (v *Volume) writeBatches(list []*batch) (err error) {
+	for _, b := range list {
+		err = errors.Join(err, v.writeBatch(b))
+	}
+	return err
+}
+
 // sealBatch copies dirty pages of the items until the buffer is full, seals them
 // and puts their records into the tree. It returns the items that did not fit.
-// Inside the gate.
+// Inside the gate. An error fails the volume before anybody else comes into the
+// gate: the pages count as clean by then, and their records may be in the tree, so
+// that the next commit would make a root without the data.
 func (v *Volume) sealBatch(items []flushItem) (bt *batch, rest []flushItem, err error) {
 	f := &v.flush
 	f.mu.Lock()
@@ -316,7 +327,9 @@ func (v *Volume) sealBatch(items []flushItem) (bt *batch, rest []flushItem, err 
 		defer v.table.put(items[0].in)
 		items = items[1:]
 	}
-	err = v.insertBatch(bt, fill)
+	if err = v.insertBatch(bt, fill); err != nil {
+		v.fail(err)
+	}
 	// Truncation waits for this: the records are in the tree.
 	for i := range bt.parts {
 		p := &bt.parts[i]
@@ -331,6 +344,9 @@ func (v *Volume) sealBatch(items []flushItem) (bt *batch, rest []flushItem, err 
 		p.in.bmu.Unlock()
 	}
 	if err != nil {
+		for i := range bt.parts {
+			v.table.put(bt.parts[i].in)
+		}
 		v.endWrites(bt)
 		txn.PutBuffer(bt.buf)
 		return nil, items, err
@@ -508,7 +524,10 @@ func (v *Volume) allocData(n uint32) (layout.Run, error) {
 	return v.space.Alloc(n)
 }
 
-// writeBatch writes a sealed batch and ends its flight.
+// writeBatch writes a sealed batch and ends its flight. An error fails the volume
+// before the flight ends: who waits for it asks then whether the volume failed, a
+// commit before it writes its root. Pages that did not get there stay in memory,
+// on their way for ever, so that they are read as they were written.
 func (v *Volume) writeBatch(bt *batch) error {
 	var err error
 	at := 0
@@ -522,9 +541,15 @@ func (v *Volume) writeBatch(bt *batch) error {
 	txn.PutBuffer(bt.buf)
 	if err == nil {
 		v.refs.add(bt.refs)
+	} else {
+		v.fail(err)
 	}
 	for i := range bt.parts {
-		v.landed(&bt.parts[i], bt.id)
+		if p := &bt.parts[i]; err == nil {
+			v.landed(p, bt.id)
+		} else {
+			v.table.put(p.in)
+		}
 	}
 	v.endWrites(bt)
 	return err

@@ -340,14 +340,15 @@ func (v *Volume) writeHeader(h *layout.Header) error {
 // writeHeaderUnder is writeHeader with the keys of the highest epoch in the slots.
 func (v *Volume) writeHeaderUnder(h *layout.Header, newest *crypto.EpochKeys) error {
 	h.Sequence = v.keys.header.Sequence + 1
-	err := v.whileAwake(func() error { return v.putHeader(h, newest, layout.HeaderOffsetA, layout.HeaderOffsetB) })
-	if err != nil {
-		err = wrap(fmt.Errorf("write the header: %w", err))
-		v.fail(err)
-		return err
-	}
-	v.keys.header = h
-	return nil
+	return v.whileAwake(func() error {
+		if err := v.putHeader(h, newest, layout.HeaderOffsetA, layout.HeaderOffsetB); err != nil {
+			err = wrap(fmt.Errorf("write the header: %w", err))
+			v.fail(err) // before a commit or a freeze goes on
+			return err
+		}
+		v.keys.header = h
+		return nil
+	})
 }
 
 func (v *Volume) putHeader(h *layout.Header, newest *crypto.EpochKeys, offsets ...int64) error {

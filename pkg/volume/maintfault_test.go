@@ -1,10 +1,12 @@
 package volume
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -39,12 +41,11 @@ func (m *maintained) do(what string, fn func() error) error {
 // work steps n times.
 func (m *maintained) work(n int) {
 	for range n {
-		states := len(m.states)
 		if m.v.Failed() != nil {
 			return
 		}
 		if err := m.do("operation", m.crashRun.step); err != nil && m.v.Failed() == nil {
-			m.states = m.states[:states] // it did not happen
+			m.states = m.states[:max(m.made, 1)] // what was under way did not happen
 		}
 	}
 }
@@ -176,6 +177,12 @@ func TestMaintenanceFaults(t *testing.T) {
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
 	}
+	name := fmt.Sprintf("-crash.seed=%d: without a fault", seed)
+	defer func() { // also after a t.Fatal from below
+		if t.Failed() {
+			t.Log(name)
+		}
+	}()
 	calls, failed := maintenanceRun(t, seed, func(int, device.Op) error { return nil })
 	if failed {
 		t.Fatal("failed without a fault")
@@ -188,7 +195,7 @@ func TestMaintenanceFaults(t *testing.T) {
 	for i := range rounds {
 		at, forever := rng.IntN(calls), rng.IntN(3) == 0
 		only := []device.Op{device.OpRead, device.OpWrite, device.OpSync}[rng.IntN(3)] // the first of this kind from there on
-		name := fmt.Sprintf("-crash.seed=%d: round %d, call %d, kind %d, forever %v", seed, i, at, only, forever)
+		name = fmt.Sprintf("-crash.seed=%d: round %d, call %d, kind %d, forever %v", seed, i, at, only, forever)
 		var mu sync.Mutex
 		hit, lost := false, false
 		_, failed := maintenanceRun(t, seed, func(n int, op device.Op) error {
@@ -201,11 +208,54 @@ func TestMaintenanceFaults(t *testing.T) {
 			lost = lost || op == device.OpWrite || op == device.OpSync
 			return syscall.EIO
 		})
-		if t.Failed() {
-			t.Fatal(name)
-		}
 		if lost && !failed {
-			t.Fatalf("%s: a failed write or flush went unnoticed", name)
+			t.Fatal("a failed write or flush went unnoticed")
 		}
 	}
+}
+
+// A copy of which a later step fails keeps the steps before it, in the volume as in
+// the model: each is an operation of its own.
+func TestCopyKeepsTheStepsBeforeAnError(t *testing.T) {
+	base := newDev(t, 80<<20)
+	v := mustOpen(t, base, Options{CommitInterval: -1, Memory: minMemory})
+	first := modelState{files: map[string][]byte{"a": bytes.Repeat([]byte{1}, 6050), "b": bytes.Repeat([]byte{2}, 20000)}}
+	inos := map[string]vfs.Ino{}
+	for _, name := range []string{"a", "b"} {
+		a, err := v.Mknod(crashReq, vfs.RootIno, name, 0o644, 0)
+		ok(t, err)
+		_, err = v.Write(crashReq, a.Ino, 0, first.files[name], false)
+		ok(t, err)
+		inos[name] = a.Ino
+	}
+	mustClose(t, v)
+	seen := 0
+	for seed := range uint64(40) {
+		for at := range 4 { // the read that fails
+			fault := device.NewFault(base.Clone(), nil)
+			v := mustOpen(t, fault, Options{CommitInterval: -1, Memory: minMemory})
+			r := &crashRun{v: v, rng: rand.New(rand.NewPCG(seed, 1)), states: []modelState{first}, made: 1, inos: inos}
+			var reads atomic.Int64
+			fault.SetHook(func(_ int, op device.Op, _ int64, _ int) error {
+				if op == device.OpRead && reads.Add(1) == int64(at)+1 {
+					return syscall.EIO
+				}
+				return nil
+			})
+			err := r.copyRange()
+			fault.SetHook(nil)
+			if err != nil && v.Failed() == nil && len(r.states) > 2 {
+				seen++
+				got, err := readTree(v)
+				if ok(t, err); !sameState(got, r.states[r.made-1]) {
+					t.Errorf("seed %d, read %d: %s", seed, at, diffState(got, r.states[r.made-1]))
+				}
+			}
+			_ = v.Close()
+		}
+	}
+	if seen == 0 {
+		t.Error("no copy failed after a step")
+	}
+	t.Logf("%d copies failed after a step", seen)
 }

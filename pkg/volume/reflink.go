@@ -280,27 +280,21 @@ func (v *Volume) flushItems(items []flushItem) error {
 	if len(items) == 0 {
 		return nil
 	}
+	done, err := v.sealWritable(items)
+	return wrap(errors.Join(err, v.writeBatches(done)))
+}
+
+// sealWritable is sealBatches on a volume that takes changes.
+func (v *Volume) sealWritable(items []flushItem) ([]*batch, error) {
 	v.gate.RLock()
-	var done []*batch
-	err := v.writable()
-	for len(items) > 0 && err == nil {
-		var b *batch
-		if b, items, err = v.sealBatch(items); err == nil {
-			done = append(done, b)
+	defer v.gate.RUnlock()
+	if err := v.writable(); err != nil {
+		for _, it := range items {
+			v.table.put(it.in)
 		}
+		return nil, err
 	}
-	v.gate.RUnlock()
-	for _, it := range items {
-		v.table.put(it.in)
-	}
-	for _, b := range done {
-		err = errors.Join(err, v.writeBatch(b))
-	}
-	if err != nil {
-		v.fail(err)
-		return wrap(err)
-	}
-	return nil
+	return v.sealBatches(items)
 }
 
 // replayCopy prepares a copy of the log. Its source is flushed, so that space is

@@ -1109,10 +1109,13 @@ func (v *Volume) wipeLog() error {
 		if err := v.enter(context.Background()); err != nil { // not while frozen; Close thaws
 			return err
 		}
-		err := v.sync.alone(func() error { return v.log.Wipe(at, step) })
+		err := v.sync.alone(func() error {
+			err := v.log.Wipe(at, step)
+			v.fail(err) // before the next sync
+			return err
+		})
 		v.leave()
 		if err != nil {
-			v.fail(err)
 			return err
 		}
 	}

@@ -335,6 +335,9 @@ func (s *scrub) roots() (bytes int) {
 	rep := s.v.store.MendRoots(s.write)
 	for i := range rep.Mended {
 		m := &rep.Mended[i]
+		if s.v.opts.ReadOnly && ordinaryCopy(m.Was(), m.Root == rep.Roots[0].Root) {
+			continue // the next mount for writing writes it again
+		}
 		s.mending(fmt.Sprintf("root slot %d, copy %d", m.Slot, m.Copy+1), copyText(m.Was()), func() error { return m.Err })
 	}
 	for _, slot := range rep.Bad {
@@ -351,7 +354,8 @@ func (s *scrub) roots() (bytes int) {
 	return rep.Bytes
 }
 
-// checkHeader compares both copies of the header with what they should be.
+// checkHeader compares both copies of the header with what they should be. Opened
+// read-only, a change that was cut waits for the next mount, and is no damage.
 func (v *Volume) checkHeader(damage func(where, what string, mend func() error)) {
 	v.keys.mu.Lock() // no change of keys meanwhile: mending would bring the header before it back
 	defer v.keys.mu.Unlock()
@@ -359,6 +363,12 @@ func (v *Volume) checkHeader(damage func(where, what string, mend func() error))
 	if err != nil {
 		damage("header", err.Error(), func() error { return err })
 		return
+	}
+	if v.opts.ReadOnly {
+		hs, err := readHeaders(v.dev)
+		if err == nil && leftByCut(hs.Copy[0], hs.Copy[1], v.store.Keys, v.keys.floor.Load()) {
+			return
+		}
 	}
 	for i, off := range []int64{layout.HeaderOffsetA, layout.HeaderOffsetB} {
 		b := device.AlignedBytes(layout.HeaderBytes)

@@ -348,6 +348,8 @@ type Unlocked struct {
 	// Other says why the other copy has to be written anew: damaged, forged or
 	// stale; nil if it is the same.
 	Other error
+	// Second is the other copy, unverified; nil if it does not decode.
+	Second *Header
 	// Ahead is set if the other copy has the next sequence number and a slot that
 	// the key does not open: a change of the keys that was cut. That number
 	// must not be used again for another header.
@@ -368,6 +370,15 @@ func (h *Headers) Unlock(cred crypto.Credential) (*Unlocked, error) {
 			return nil, ErrShredded
 		}
 	}
+	u, err := h.unlockBest(first, cred)
+	if err == nil {
+		u.Second = h.Copy[1-u.Copy]
+	}
+	return u, err
+}
+
+// unlockBest tries the copy with the highest sequence number first.
+func (h *Headers) unlockBest(first int, cred crypto.Credential) (*Unlocked, error) {
 	other := 1 - first
 	u, err := h.unlockCopy(first, cred)
 	if h.same || h.Copy[other] == nil {
