@@ -6,10 +6,10 @@ import (
 )
 
 // replayLong applies an operation on a range of a file in steps. A running volume records no
-// longer ones than a step, but a forged log may name any range, of a file with any number
-// of extents, and what came from memory then may be extents now. Where a root is written between two
-// steps, the operation is still to come for it: all of it is made again, which changes nothing
-// of what was made.
+// longer ones than a step, but a forged log may name any range, of a file with any number of
+// extents, and what came from memory then may be extents now. Where a root is written between
+// two steps, the operation is still to come for it: all of it is made again, which changes
+// nothing of what was made.
 func (v *Volume) replayLong(in *inode, op *layout.Op) error {
 	step, prepare := v.fallocStep, v.replayFallocate
 	if op.Type == layout.OpCopyRange {
