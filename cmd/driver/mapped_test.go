@@ -7,11 +7,13 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sealvol/sealvol/pkg/volume/fusefs/fusefstest"
 )
 
 // TestSnapshotOfMapped: what a program has stored through a mapping, which it still has, is in a
-// CSI snapshot.
+// CSI snapshot, also while somebody has a lease on a file.
 func TestSnapshotOfMapped(t *testing.T) {
 	t.Setenv(envEngine, "1")
 	r := newRig(t)
@@ -26,7 +28,15 @@ func TestSnapshotOfMapped(t *testing.T) {
 	m := fusefstest.NewMapper(t)
 	want := bytes.Repeat([]byte("stored"), 10000)
 	m.Map(path, 64<<10).Store(0, want)
+	leased, err := os.Create(filepath.Join(w.target(), "leased"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.FcntlInt(leased.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
+		t.Fatal(err)
+	}
 	s, err := w.snapshot("snap")
+	leased.Close() // ends the lease
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 // hostileBases makes volumes that have something of everything: trees of three
-// levels, snapshots, dead lists, shared data, orphans, anchors; at rest, with a log, with
+// levels, snapshots, dead lists, shared data, reserved ranges, flags, orphans, anchors; at rest, with a log, with
 // what a rollback left, in a rotation. The device is large, so that its log is.
 func hostileBases(t *testing.T) (bases []hostileBase) {
 	fx := newFixture(t, 4<<30)
@@ -29,6 +29,7 @@ func hostileBases(t *testing.T) (bases []hostileBase) {
 	}
 	big, err := walkTo(v, "big2")
 	ok(t, err)
+	hostileReserved(t, v)
 	rng := rand.New(rand.NewPCG(12, 12))
 	scribble := func() {
 		for range 60 {
@@ -91,6 +92,26 @@ func hostileBases(t *testing.T) (bases []hostileBase) {
 	return bases
 }
 
+// hostileReserved makes files with reserved ranges, written and not, and such with flags.
+func hostileReserved(t *testing.T, v *Volume) {
+	req := &vfs.Req{}
+	for i := range 4 {
+		a, err := v.Mknod(req, vfs.RootIno, fmt.Sprint("reserved", i), 0o644, 0)
+		ok(t, err)
+		for n := range uint64(10) {
+			ok(t, v.Fallocate(req, a.Ino, uint32(i%2)*vfs.FallocKeepSize, n*100_000, 40_000))
+		}
+		_, err = v.Write(req, a.Ino, 200_000, make([]byte, 300_000), false)
+		ok(t, err)
+		b, err := v.Mknod(req, vfs.RootIno, fmt.Sprint("shares", i), 0o644, 0)
+		ok(t, err)
+		_, err = v.CopyRange(req, a.Ino, 204_800, b.Ino, 0, 100_000)
+		ok(t, err)
+		ok(t, v.SetFlags(req, b.Ino, 1<<(4+i))) // immutable, append, nodump, noatime
+	}
+	ok(t, vfs.SetLabel(v, req, "hostile"))
+}
+
 // hostileLog leaves operations of every kind in the log.
 func hostileLog(t *testing.T, v *Volume, rng *rand.Rand) {
 	req := &vfs.Req{}
@@ -117,6 +138,8 @@ func hostileLog(t *testing.T, v *Volume, rng *rand.Rand) {
 	_, err = v.SetAttr(req, f.Ino, &vfs.SetAttr{Size: &size})
 	ok(t, err)
 	ok(t, v.Fallocate(req, f.Ino, vfs.FallocPunchHole|vfs.FallocKeepSize, 8192, 20000))
+	ok(t, v.Fallocate(req, f.Ino, 0, 50_000, 200_000))
+	ok(t, v.Fallocate(req, f.Ino, vfs.FallocZeroRange, 60_000, 20_000))
 	ok(t, v.SetXattr(req, f.Ino, "user.a", []byte("value"), 0))
 	ok(t, v.SetXattr(req, f.Ino, "user.b", []byte("value"), 0))
 	ok(t, v.RemoveXattr(req, f.Ino, "user.a"))
@@ -124,6 +147,7 @@ func hostileLog(t *testing.T, v *Volume, rng *rand.Rand) {
 	ok(t, err)
 	_, err = v.CopyRange(req, f.Ino, 32768, c.Ino, 0, 65536)
 	ok(t, err)
+	ok(t, v.SetFlags(req, c.Ino, vfs.FlagImmutable))
 	_, err = v.Tmpfile(req, vfs.RootIno, 0o600)
 	ok(t, err)
 }

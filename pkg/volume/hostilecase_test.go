@@ -177,6 +177,7 @@ func TestForgedLog(t *testing.T) {
 		"an inode beyond all":             {Type: layout.OpCreate, Ino: layout.MaxNumber, Parent: 1, Mode: modeReg, Name: "x"},
 		"a missing inode":                 {Type: layout.OpSetAttr, Ino: 999, Flags: layout.SetMode},
 		"a range beyond the largest file": {Type: layout.OpFallocate, Ino: 2, Off: layout.MaxFileBytes, Len: layout.MaxFileBytes},
+		"a range of nothing":              {Type: layout.OpFallocate, Ino: 2, Off: 4096, Flags: layout.FallocReserve},
 		"a second name of a directory":    {Type: layout.OpLink, Ino: 1, Parent: 1, Name: "x"},
 		"a directory into itself":         {Type: layout.OpRename, Ino: 42, Parent: 1, Name: "d", Parent2: 42, Name2: "d"},
 		"an attribute with a long name":   {Type: layout.OpSetXattr, Ino: 2, Name: strings.Repeat("n", 300), Data: []byte{1}},

@@ -12,7 +12,7 @@ func (f *forge) rootField() bool {
 	r := f.root
 	f.note("root")
 	numbers := []*uint64{&r.MountEpoch, &r.LogSeq, &r.OpSeq, &r.HeaderSeq, &r.DeviceSectors, &r.NextIno, &r.FreeSectors, &r.Inodes,
-		&r.AllocHint, &r.NewestSnapshot, &r.Rotation.Done, &r.Rotation.Next.Obj, &r.Rotation.Next.Sub}
+		&r.AllocHint, &r.NewestSnapshot, &r.Reserved.Promised, &r.Reserved.Owed, &r.Reserved.Ranges, &r.Reserved.Mark, &r.Rotation.Done, &r.Rotation.Next.Obj, &r.Rotation.Next.Sub}
 	switch f.rng.IntN(9) {
 	case 0:
 		r.Clean = !r.Clean

@@ -303,7 +303,7 @@ func (f *forge) leaf(c *cells) {
 	case 3:
 		f.note("tree %d: an item that was invented", c.tree)
 		k := c.keys[i]
-		k.Type, k.Sub = []uint8{1, 2, 3, 8, 0x10, 0x11, 0x12, 0x20, 0x30, 0x40, 0x50}[f.rng.IntN(11)], f.number(k.Sub)
+		k.Type, k.Sub = []uint8{1, 2, 3, 8, 0x10, 0x11, 0x12, 0x20, 0x28, 0x30, 0x40, 0x50}[f.rng.IntN(12)], f.number(k.Sub)
 		if f.one(4) {
 			k.Obj = f.number(k.Obj)
 		}
@@ -349,6 +349,12 @@ func (f *forge) typed(c *cells) bool {
 			}
 			f.extent(&e)
 			c.vals[i] = e.Append(nil)
+		case c.tree == layout.TreeFS && k.Type == layout.KeyReserved:
+			n, err := layout.DecodeReserved(k.Sub, v)
+			if err != nil {
+				return false
+			}
+			c.vals[i] = layout.AppendReserved(nil, f.number(n))
 		default:
 			continue
 		}
@@ -358,7 +364,7 @@ func (f *forge) typed(c *cells) bool {
 }
 
 func (f *forge) inode(n *layout.Inode, ino uint64) {
-	switch f.rng.IntN(9) {
+	switch f.rng.IntN(10) {
 	case 0:
 		n.Size = f.number(n.Size)
 	case 1:
@@ -370,11 +376,13 @@ func (f *forge) inode(n *layout.Inode, ino uint64) {
 	case 4:
 		n.Mode = n.Mode&0o7777 | []uint32{modeDir, modeReg, modeLink, 0o010000, 0o020000, 0o140000}[f.rng.IntN(6)]
 	case 5:
-		n.Flags ^= 1 << f.rng.IntN(5)
+		n.Flags ^= 1 << f.rng.IntN(10)
 	case 6:
 		n.Sectors = f.number(n.Sectors)
 	case 7:
 		n.NameSub = f.number(n.NameSub)
+	case 8:
+		n.Vacant = f.number(n.Vacant)
 	default:
 		n.Atime.Sec = int64(f.number(0))
 	}
@@ -424,6 +432,10 @@ func (f *forge) snapshotTree() bool {
 		switch k.Type {
 		case layout.KeySnapshot:
 			x, err := layout.DecodeSnapshot(v)
+			if err == nil && f.one(6) {
+				x.Promised, x.Ranges = f.number(x.Promised), f.number(x.Ranges)
+				return x.Append(nil)
+			}
 			if err == nil && f.tree(&x.Tree, x.Generation) {
 				return x.Append(nil)
 			}

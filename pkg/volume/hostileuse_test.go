@@ -168,7 +168,7 @@ func useAll(v *Volume, inos []vfs.Ino, rng *rand.Rand) {
 	}
 	for i := range 30 {
 		ino, name := pick(), fmt.Sprint("n", rng.IntN(20))
-		switch rng.IntN(14) {
+		switch rng.IntN(15) {
 		case 0, 1, 2:
 			_, _ = v.Write(req, ino, uint64(rng.IntN(1<<22)), make([]byte, rng.IntN(100_000)), true)
 		case 3:
@@ -192,9 +192,12 @@ func useAll(v *Volume, inos []vfs.Ino, rng *rand.Rand) {
 		case 11:
 			_, _ = v.CopyRange(req, ino, 0, pick(), uint64(rng.IntN(8))*4096, 1<<20)
 		case 12:
-			_ = v.Fallocate(req, ino, uint32(rng.IntN(2))*(vfs.FallocPunchHole|vfs.FallocKeepSize), uint64(rng.IntN(1<<20)), uint64(1+rng.IntN(1<<20)))
+			_ = v.Fallocate(req, ino, []uint32{0, vfs.FallocKeepSize, vfs.FallocZeroRange, vfs.FallocPunchHole | vfs.FallocKeepSize}[rng.IntN(4)], uint64(rng.IntN(1<<20)), uint64(1+rng.IntN(1<<20)))
 		case 13:
 			v.Forget(ino)
+		case 14:
+			_ = v.SetFlags(req, ino, uint32(rng.IntN(256)))
+			_, _ = v.Flags(ino)
 		}
 		if i == 15 {
 			_ = v.Sync(vfs.RootIno)

@@ -277,10 +277,8 @@ func (v *Volume) replayFile(in *inode, op *layout.Op) (err error) {
 	switch op.Type {
 	case layout.OpWrite, layout.OpWriteRef:
 		err = v.prepareWrite(in, op.Off, op.Off+op.Len)
-	case layout.OpFallocate:
-		err = v.prepareWrite(in, op.Off, op.Off+op.Len)
-	case layout.OpCopyRange:
-		err = v.replayCopy(in, op)
+	case layout.OpFallocate, layout.OpCopyRange:
+		return v.replayLong(in, op)
 	case layout.OpSetAttr:
 		if op.Flags&layout.SetSize != 0 {
 			err = v.prepareTruncate(in, op.Len)

@@ -41,6 +41,10 @@ func (r *reservations) load(x layout.Reservations) {
 	r.mark.Store(x.Mark)
 }
 
+// owing is how many sectors are owed. Sums of a forged root do not fit the tree, and get below zero:
+// then nothing is.
+func (r *reservations) owing() int64 { return max(r.owed.Load(), 0) }
+
 // stored is what a root says. The caller holds the gate alone. Counts that do not fit
 // together are those of a damaged volume: it stays one that can be opened.
 func (r *reservations) stored() layout.Reservations {
@@ -94,8 +98,8 @@ func metaFor(promised, ranges int64, snapshots bool) int64 {
 // four. pinning: a snapshot is about to be taken. The caller holds adm.mu.
 func (v *Volume) held(pinning bool) (sectors, meta int64) {
 	r := &v.res
-	promised, owed := r.promised.Load(), r.owed.Load()
-	if promised == 0 {
+	promised, owed := r.promised.Load(), r.owing()
+	if promised <= 0 {
 		return 0, 0
 	}
 	if pinning {

@@ -322,7 +322,7 @@ func (v *Volume) StatFS() vfs.StatFS {
 	total := v.sectors.Load() - v.dataStart
 	avail := uint64(max(v.available(), 0))
 	free, _, waiting := v.space.Counts()
-	all := uint64(max(free+waiting-int64(v.adm.dirtyCount())-v.res.owed.Load(), 0))
+	all := uint64(max(free+waiting-int64(v.adm.dirtyCount())-v.res.owing(), 0))
 	// An inode costs at least a few hundred bytes of tree.
 	room := avail * layout.SectorBytes / 512
 	return vfs.StatFS{BlockSize: layout.SectorBytes, Blocks: total, BlocksFree: max(all, avail), BlocksAvail: avail,

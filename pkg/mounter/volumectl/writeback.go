@@ -86,7 +86,8 @@ func WriteBack(ctx context.Context, c control.Client, dir string) error {
 	return err
 }
 
-// errNoHandles means that this process may open no file by its inode.
+// errNoHandles means that this process may open no file by its inode, or not each: of one with a
+// lease (fcntl(2) F_SETLEASE, as Samba's for oplocks) the kernel wants to ask the holder first.
 var errNoHandles = errors.New("files cannot be opened by inode")
 
 // handleType is FILEID_INO64_GEN of the kernel, what handles of FUSE are: inode number
@@ -102,7 +103,7 @@ func writeBackOne(root int, ino uint64) error {
 	switch {
 	case errors.Is(err, unix.ESTALE):
 		return nil // it is gone, and the kernel wrote back when it was closed
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EACCES):
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EACCES), errors.Is(err, unix.EAGAIN):
 		return errNoHandles
 	case err != nil:
 		return fmt.Errorf("open inode %d: %w", ino, err)

@@ -66,7 +66,7 @@ func (r *raw) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 	if err != nil {
 		return r.status("SETATTR", id, err)
 	}
-	r.zeroTail(id, grow, a.Size)
+	r.zeroTail(&in.InHeader, id, grow, a.Size)
 	out.SetTimeout(cacheTime)
 	r.attr(&a, &out.Attr)
 	return fuse.OK

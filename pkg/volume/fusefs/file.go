@@ -79,7 +79,7 @@ func (r *raw) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32
 	if kill {
 		r.killedByWrite(id)
 	}
-	r.zeroTail(id, grow, pageStart(in.Offset))
+	r.zeroTail(&in.InHeader, id, grow, pageStart(in.Offset))
 	return uint32(done), fuse.OK
 }
 
@@ -95,7 +95,7 @@ func (r *raw) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	grow := r.beforeGrowth(id, in.Mode&vfs.FallocKeepSize == 0)
 	err := r.fs.Fallocate(request(&in.InHeader, 0), id, in.Mode, in.Offset, in.Length)
 	if err == nil {
-		r.zeroTail(id, grow, in.Offset+in.Length)
+		r.zeroTail(&in.InHeader, id, grow, in.Offset+in.Length)
 		err = r.killPrivileges(&in.InHeader, id)
 	}
 	return r.status("FALLOCATE", id, err)
@@ -109,7 +109,7 @@ func (r *raw) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32
 	grow := r.beforeGrowth(dst, in.OffOut > 0)
 	n, err := r.fs.CopyRange(request(&in.InHeader, 0), ino(in.NodeId), in.OffIn, dst, in.OffOut, min(in.Len, maxCopyBytes))
 	if err == nil && n > 0 {
-		r.zeroTail(dst, grow, in.OffOut)
+		r.zeroTail(&in.InHeader, dst, grow, in.OffOut)
 		err = r.killPrivileges(&in.InHeader, dst)
 	}
 	return uint32(n), r.status("COPY_FILE_RANGE", dst, err)

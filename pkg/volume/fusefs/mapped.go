@@ -110,8 +110,8 @@ func (r *raw) writeBack(id vfs.Ino, from, to uint64, toErr error) bool {
 		length = int64(to - from)
 	}
 	select {
-	case r.seeks <- struct{}{}:
-		defer func() { <-r.seeks }()
+	case r.paged <- struct{}{}:
+		defer func() { <-r.paged }()
 	default:
 		return false
 	}
@@ -140,14 +140,29 @@ func (r *raw) beforeGrowth(id vfs.Ino, may bool) uint64 {
 
 // zeroTail clears what the kernel has cached from old, a file's end before, to until or the end of
 // old's page. Programs may have stored something there through a mapping; it is not content, and
-// the kernel would make it so when the file grows. It is called before the request is answered.
-func (r *raw) zeroTail(id vfs.Ino, old, until uint64) {
+// the kernel would make it so when the file grows. The request is answered after that.
+//
+// Storing waits for who has the page locked, such as a READ that no handler has taken yet. If too
+// many handlers wait for pages already, this one goes on with other requests, and the answer follows.
+func (r *raw) zeroTail(h *fuse.InHeader, id vfs.Ino, old, until uint64) {
 	if old == noGrowth || until <= old || old == pageStart(old) {
 		return
 	}
 	end := min(until, pageStart(old)+pageSize)
-	if err := r.server.store(id, old, make([]byte, end-old)); err != nil {
-		r.log.Warn("cannot clear what lies beyond the end of a file", "inode", uint64(id), "error", err)
+	store := func() {
+		defer func() { <-r.paged }()
+		if err := r.server.store(id, old, make([]byte, end-old)); err != nil {
+			r.log.Warn("cannot clear what lies beyond the end of a file", "inode", uint64(id), "error", err)
+		}
+	}
+	select {
+	case r.paged <- struct{}{}:
+		store()
+	default:
+		r.server.answerAfter(h.Unique, func() {
+			r.paged <- struct{}{}
+			store()
+		})
 	}
 }
 

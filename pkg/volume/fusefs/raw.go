@@ -38,7 +38,7 @@ type raw struct {
 	refs        *refs
 	suid        suidSet
 	kernelFlags uint64        // what INIT offered; set before any other request
-	seeks       chan struct{} // a place for each LSEEK that has the kernel write back
+	paged       chan struct{} // a place for each request that waits for pages of the kernel
 
 	failMu     sync.Mutex
 	failSecond int64 // guarded by failMu: the Unix time of the failures counted
@@ -47,7 +47,7 @@ type raw struct {
 
 func newRaw(o Options, s *Server) *raw {
 	return &raw{fs: o.FS, server: s, log: o.Logger, damaged: o.Damaged, readOnly: o.ReadOnly, refs: newRefs(o.FS),
-		seeks: make(chan struct{}, max(1, o.MaxHandlers/2))}
+		paged: make(chan struct{}, max(1, o.MaxHandlers/2))}
 }
 
 // go-fuse keeps one name in the root directory for a trick of its own that we do

@@ -100,7 +100,8 @@ type Server struct {
 	parked   atomic.Int64 // handlers whose request is parked
 	wg       sync.WaitGroup
 	endOnce  sync.Once
-	endErr   error     // set by endOnce, read after wg.Wait
+	endErr   error // set by endOnce, read after wg.Wait
+	later    later
 	spare    sync.Pool // *handler, of loops that ended
 	replies  sync.Pool // *[]byte, for large answers
 }
@@ -149,7 +150,6 @@ func protocolOptions(o Options) *fuse.MountOptions {
 		fuse.CAP_DONT_MASK | // the umask does not apply beneath a default ACL
 		fuse.CAP_SETXATTR_EXT |
 		fuse.CAP_NO_OPENDIR_SUPPORT |
-		fuse.CAP_EXPORT_SUPPORT | // files can be opened by handle (WriteBack of the control socket)
 		fuse.CAP_ABORT_ERROR | // tells an abort from an unmount
 		fuse.CAP_HAS_RESEND)
 	if keepsInos(o.FS) {
@@ -395,12 +395,25 @@ func (s *Server) handle(h *handler, req []byte) {
 	if n == 0 {
 		return // FORGET and the like
 	}
-	switch err := s.write(out[:n]); {
+	if first := s.later.take(req); first != nil {
+		req, out := slices.Clone(req[:inHeaderBytes]), slices.Clone(out[:n])
+		s.wg.Go(func() {
+			first()
+			s.answer(req, out)
+		})
+		return
+	}
+	s.answer(req, out[:n])
+}
+
+// answer sends the answer to req, of which it needs the header.
+func (s *Server) answer(req, out []byte) {
+	switch err := s.write(out); {
 	case err == nil:
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ECONNABORTED):
 		// The caller has gone, or the mount.
 	default:
-		s.log.Error("fuse reply refused", slog.Uint64("opcode", uint64(opcode(req))), slog.Int("bytes", n), slog.Any("err", err))
+		s.log.Error("fuse reply refused", slog.Uint64("opcode", uint64(opcode(req))), slog.Int("bytes", len(out)), slog.Any("err", err))
 		if err := s.write(errorReply(req, fuse.EIO)); err != nil {
 			s.log.Debug("fuse error reply refused", slog.Any("err", err))
 		}

@@ -347,6 +347,8 @@ func (o *Op) validate() error {
 		return corrupt("operation of type %d: names, modes or attributes that no volume records", o.Type)
 	case o.Off > MaxFileBytes || o.Len > MaxFileBytes-o.Off || o.Off2 > MaxFileBytes || o.Len > MaxFileBytes-o.Off2:
 		return corrupt("operation of type %d: range", o.Type)
+	case o.Type == OpFallocate && o.Len == 0:
+		return corrupt("operation of type %d: it allocates nothing", o.Type)
 	case o.Seq >= MaxNumber || o.Ino >= MaxNumber || o.Ino2 >= MaxNumber:
 		return corrupt("operation %d of type %d, inode %d: numbers out of range", o.Seq, o.Type, o.Ino)
 	}
