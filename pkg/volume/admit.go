@@ -289,10 +289,14 @@ func (v *Volume) full(c cost, vain, commits int) bool {
 	if (c.promised || c.urgent && !c.snaps && v.res.owed.Load() > 0) && v.freeing() {
 		return false // a rollback owes what ranges have, until what the old head had is free
 	}
-	if vain == fullCommits && !c.promised {
+	if vain == 1 && !c.promised && !c.snaps {
 		v.wantRestamp()
 	}
-	return vain == fullCommits || commits == 32*fullCommits
+	if vain < fullCommits && commits < 32*fullCommits {
+		return false
+	}
+	// What is owed for nothing any more is room. (The pass itself asks with snaps set.)
+	return c.promised || c.snaps || commits >= 32*fullCommits || !v.restamping()
 }
 
 // reserveQuads is 1 % of the device, at least 16 MiB.

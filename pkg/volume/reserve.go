@@ -39,6 +39,7 @@ func (r *reservations) load(x layout.Reservations) {
 	r.owed.Store(int64(x.Owed))
 	r.ranges.Store(int64(x.Ranges))
 	r.mark.Store(x.Mark)
+	r.stale.Store(x.Owed > 0) // perhaps: what happened before the volume was opened is not known
 }
 
 // owing is how many sectors are owed. Sums of a forged root do not fit the tree, and get below zero:

@@ -121,6 +121,14 @@ func (v *Volume) wantRestamp() {
 	}
 }
 
+// restamping tells whether a pass that was asked for has not ended.
+func (v *Volume) restamping() bool {
+	s := &v.snap
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.done != nil && !s.stop && s.stalled == nil && (s.passing || !s.blunt && v.worn())
+}
+
 // restamp is one pass, in steps, until stop.
 func (v *Volume) restamp(stop func() bool) error {
 	r := &v.res

@@ -44,6 +44,7 @@ type snapshots struct {
 	stop    bool
 	stalled error // why nothing is freed although something should be
 	blunt   bool  // restamp has failed; the next mount tries again
+	passing bool  // restamp is under way
 	done    chan struct{}
 }
 
@@ -554,8 +555,13 @@ func (v *Volume) startSnapReaper() {
 				return
 			}
 			if s.stalled != nil || len(s.dying) == 0 && s.abandoned == nil {
+				s.passing = true
 				s.mu.Unlock()
 				v.restampAll()
+				s.mu.Lock()
+				s.passing = false
+				s.mu.Unlock()
+				v.adm.wake()
 				continue
 			}
 			var t *snapshot
