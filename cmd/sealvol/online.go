@@ -412,14 +412,14 @@ func freezeWhile(ctx context.Context, server *control.Client, dir string, timeou
 	switch {
 	case !errors.Is(err, errRan):
 		return err
+	case thawErr == nil && thawed.Ended == 0: // before the command's own code, which a script may expect
+		return withHint(fmt.Errorf("%s: it was thawed before the command had ended: what it copied is no state of one moment", dir), "give a longer --timeout")
 	case errors.As(cmdErr, &exit) && exit.ExitCode() > 0:
 		return &codeError{err: errReported, code: exit.ExitCode()}
 	case cmdErr != nil:
 		return fmt.Errorf("%s: %w", strings.Join(command, " "), cmdErr)
 	case thawErr != nil:
 		return thawErr
-	case thawed.Ended == 0:
-		return withHint(fmt.Errorf("%s: it was thawed before the command had ended: what it copied is no state of one moment", dir), "give a longer --timeout")
 	}
 	return nil
 }
