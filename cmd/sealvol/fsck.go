@@ -186,7 +186,7 @@ func (r *fsckReport) text(w io.Writer) error {
 	say(out, "%s: %s; generation %d, %d inodes, %d names, %s used%s, %s free\n", r.Device, state, r.Generation,
 		r.Counts.Inodes, r.Counts.Names, formatSize(int64(r.Counts.UsedBytes)), reserved, formatSize(int64(r.Counts.FreeBytes)))
 	if !r.Clean {
-		say(os.Stderr, "  make a copy of the device; `sealvol cp` copies out what can be read\n")
+		say(os.Stderr, "  make a copy of the device first; `sealvol cp` copies out what can be read. If it refuses the volume, put back a copy or a snapshot from before\n")
 	}
 	return out.Flush()
 }
