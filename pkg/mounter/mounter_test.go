@@ -229,6 +229,19 @@ func (r *rig) health() mounter.Info {
 	return i
 }
 
+// awaitDeath waits until the mounter knows that the server has ended.
+func (r *rig) awaitDeath() {
+	r.t.Helper()
+	ctx := r.ctx()
+	for r.health().Alive {
+		select {
+		case <-ctx.Done():
+			r.t.Fatal("the server is still alive")
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
 func (r *rig) wantClean() {
 	r.t.Helper()
 	if left := mountertest.Below(r.path("target")); len(left) != 0 {

@@ -279,6 +279,8 @@ func TestRawServerKilled(t *testing.T) {
 		if !errors.Is(err, unix.EIO) {
 			t.Fatal(err)
 		}
+		// A request that the dying server was just taking fails before the process has ended; until then it counts as alive.
+		r.awaitDeath()
 		if round == 1 { // the mounter dies as well
 			r.stop()
 			r.start(0)

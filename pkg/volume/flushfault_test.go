@@ -3,6 +3,7 @@ package volume
 import (
 	"bytes"
 	"errors"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -43,13 +44,12 @@ func dirtyFile(t *testing.T) (mem *device.Mem, fault *device.Fault, v *Volume, i
 const dirtySector = 1500
 
 // failOnce fails the next call of a kind.
-func failOnce(fault *device.Fault, kind device.Op) (hit *bool) {
-	hit = new(bool)
+func failOnce(fault *device.Fault, kind device.Op) (hit *atomic.Bool) {
+	hit = new(atomic.Bool) // flushers call the device as well
 	fault.SetHook(func(_ int, op device.Op, _ int64, _ int) error {
-		if op != kind || *hit {
+		if op != kind || !hit.CompareAndSwap(false, true) {
 			return nil
 		}
-		*hit = true
 		return syscall.EIO
 	})
 	return hit
@@ -88,7 +88,7 @@ func TestFailedDataWrite(t *testing.T) {
 	for _, b := range done {
 		_ = v.writeBatch(b)
 	}
-	if !*hit {
+	if !hit.Load() {
 		t.Fatal("nothing was written")
 	}
 	if v.Failed() == nil {
@@ -113,7 +113,7 @@ func TestFailedSeal(t *testing.T) {
 	_, err := v.sealBatches(items)
 	failed := v.Failed() // before anybody else comes into the gate
 	v.gate.RUnlock()
-	if err == nil || !*hit {
+	if err == nil || !hit.Load() {
 		t.Fatal("nothing was read")
 	}
 	if failed == nil {
@@ -135,7 +135,7 @@ func TestFailedFreeze(t *testing.T) {
 	v.touch(in)
 	v.table.put(in)
 	hit := failOnce(fault, device.OpRead)
-	if _, err := v.freeze(false); err == nil || !*hit {
+	if _, err := v.freeze(false); err == nil || !hit.Load() {
 		t.Fatal("nothing was read")
 	}
 	if v.Failed() == nil {

@@ -302,7 +302,7 @@ func TestOddSizes(t *testing.T) {
 	}
 	rounds, steps := *crashCuts/1000, 800
 	if testing.Short() {
-		rounds, steps = 1, 300
+		rounds, steps = 1, 100
 	}
 	for i := range uint64(rounds) {
 		t.Run(fmt.Sprint("-crash.seed=", seed+i), func(t *testing.T) { oddSize(t, seed+i, steps) })

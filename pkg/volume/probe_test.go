@@ -135,7 +135,7 @@ func TestBlankDevice(t *testing.T) {
 	const size = 8 << 40
 	one := newMade(size, func(int64) byte { return 0 })
 	wantBlank(t, one, true)
-	for range 20 {
+	for range fewer(20) {
 		from := rand.Int64N(size - size/100)
 		d := newMade(size, func(off int64) byte {
 			if off >= from && off < from+size/100 {

@@ -21,7 +21,7 @@ func TestReserveCrash(t *testing.T) {
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
 	}
-	for i := range *reserveRuns {
+	for i := range fewer(*reserveRuns) {
 		reserveCrash(t, seed+uint64(i))
 		if t.Failed() {
 			return

@@ -55,7 +55,7 @@ func TestReserveModel(t *testing.T) {
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
 	}
-	for i := range *reserveRuns {
+	for i := range fewer(*reserveRuns) {
 		if t.Failed() {
 			return
 		}

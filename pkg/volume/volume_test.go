@@ -30,6 +30,15 @@ func mustFormat(t testing.TB, dev device.Device) {
 	}
 }
 
+// fewer is a tenth of n with -short: cases that run one after the other, in which the race
+// detector finds nothing that the first would not have shown.
+func fewer(n int) int {
+	if testing.Short() {
+		return max(n/10, 1)
+	}
+	return n
+}
+
 func mustOpen(t testing.TB, dev device.Device, opts Options) *Volume {
 	t.Helper()
 	opts.Credential = testCred(t)
