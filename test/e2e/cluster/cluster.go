@@ -143,6 +143,9 @@ func (c *Cluster) Kubectl(args ...string) string {
 	return out
 }
 
+// TryKubectl is Kubectl for commands that may fail; it returns what they print all the same.
+func (c *Cluster) TryKubectl(args ...string) (string, error) { return c.kubectl("", args...) }
+
 // KubectlFails runs kubectl and wants it to fail; it returns what it says.
 func (c *Cluster) KubectlFails(args ...string) string {
 	c.t.Helper()
