@@ -79,7 +79,12 @@ func (b *backendFlags) open(ctx context.Context, nodeOnly bool, mounterDir strin
 			return nil
 		}
 	}
-	return local.Open(ctx, o)
+	l, err := local.Open(ctx, o)
+	if err == nil && !nodeOnly && !l.SharesBlocks() {
+		slog.Warn("the file system of the state directory cannot share blocks: each snapshot and clone copies the whole volume, and writes wait until "+
+			"the copy is made; use XFS or Btrfs to avoid this", "dir", b.dir)
+	}
+	return l, err
 }
 
 // formats are who keeps which volumes were made on their devices; a node agent does, too.

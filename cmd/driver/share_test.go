@@ -48,6 +48,9 @@ func TestCopiesShareBlocks(t *testing.T) {
 			t.Error(err)
 		}
 	}()
+	if !b.SharesBlocks() {
+		t.Error("XFS is said not to share blocks")
+	}
 	const bytesOfData = 64 << 20
 	v, err := b.Create(t.Context(), backend.Spec{Name: "v", RequiredBytes: bytesOfData})
 	if err != nil {

@@ -75,13 +75,14 @@ func logged(log *slog.Logger) grpc.UnaryServerInterceptor {
 		if (&inflight{}).key(req) != "" {
 			level = slog.LevelInfo
 		}
-		attrs := []slog.Attr{slog.String("method", method), slog.Duration("took", time.Since(begin))}
+		attrs := []slog.Attr{slog.String("method", method), slog.String("took", rounded(time.Since(begin)).String())}
 		if err != nil {
 			level = slog.LevelWarn
 			attrs = append(attrs, slog.String("code", status.Code(err).String()), slog.String("error", err.Error()))
 		}
-		if v, ok := req.(interface{ GetVolumeId() string }); ok {
-			attrs = append(attrs, slog.String("volume", v.GetVolumeId()))
+		attrs = append(attrs, asked(req)...)
+		if err == nil {
+			attrs = append(attrs, answered(resp)...)
 		}
 		if m, ok := req.(proto.Message); ok && log.Enabled(ctx, slog.LevelDebug) {
 			attrs = append(attrs, slog.Attr{Key: "request", Value: sanitise(m)})
@@ -89,6 +90,61 @@ func logged(log *slog.Logger) grpc.UnaryServerInterceptor {
 		log.LogAttrs(ctx, level, "call", attrs...)
 		return resp, err
 	}
+}
+
+// rounded leaves a duration about three digits.
+func rounded(d time.Duration) time.Duration {
+	switch {
+	case d >= 10*time.Second:
+		return d.Round(100 * time.Millisecond)
+	case d >= 10*time.Millisecond:
+		return d.Round(time.Millisecond)
+	}
+	return d.Round(10 * time.Microsecond)
+}
+
+// asked is what a call is about, from its request: names and ids, never a map or a secret.
+func asked(req any) (attrs []slog.Attr) {
+	add := func(key, value string) {
+		if value != "" {
+			attrs = append(attrs, slog.String(key, value))
+		}
+	}
+	if r, ok := req.(interface{ GetName() string }); ok {
+		add("name", r.GetName())
+	}
+	if r, ok := req.(interface{ GetVolumeId() string }); ok {
+		add("volume", r.GetVolumeId())
+	}
+	if r, ok := req.(interface{ GetSourceVolumeId() string }); ok {
+		add("source", r.GetSourceVolumeId())
+	}
+	if r, ok := req.(interface{ GetSnapshotId() string }); ok {
+		add("snapshot", r.GetSnapshotId())
+	}
+	if r, ok := req.(interface{ GetNodeId() string }); ok {
+		add("node", r.GetNodeId())
+	}
+	if r, ok := req.(interface{ GetCapacityRange() *csi.CapacityRange }); ok && r.GetCapacityRange() != nil {
+		attrs = append(attrs, slog.Int64("wantedBytes", r.GetCapacityRange().GetRequiredBytes()))
+	}
+	return attrs
+}
+
+// answered is what a call made.
+func answered(resp any) (attrs []slog.Attr) {
+	switch r := resp.(type) {
+	case *csi.CreateVolumeResponse:
+		attrs = append(attrs, slog.String("volume", r.GetVolume().GetVolumeId()), slog.Int64("bytes", r.GetVolume().GetCapacityBytes()))
+	case *csi.CreateSnapshotResponse:
+		attrs = append(attrs, slog.String("snapshot", r.GetSnapshot().GetSnapshotId()), slog.Int64("bytes", r.GetSnapshot().GetSizeBytes()),
+			slog.Bool("ready", r.GetSnapshot().GetReadyToUse()))
+	case *csi.ControllerExpandVolumeResponse:
+		attrs = append(attrs, slog.Int64("bytes", r.GetCapacityBytes()))
+	case *csi.NodeExpandVolumeResponse:
+		attrs = append(attrs, slog.Int64("bytes", r.GetCapacityBytes()))
+	}
+	return attrs
 }
 
 // recovered turns a panic into an error. A panic's value may be made of anything, so that only those of the

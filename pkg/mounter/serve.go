@@ -95,6 +95,7 @@ func RunServer(ctx context.Context, serve Serve) error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return fmt.Errorf("mount server: RLIMIT_CORE: %w", err)
 	}
+	_ = os.WriteFile("/proc/self/comm", []byte(serverName), 0) // for top; without it the name is "exe"
 	s, err := newServer()
 	if err != nil {
 		return fmt.Errorf("mount server: %w (it is started by the mounter, not by hand)", err)

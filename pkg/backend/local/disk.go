@@ -172,6 +172,23 @@ func (d disk) clone(src *os.File, name string, size int64, progress func() error
 	return f.Sync()
 }
 
+// sharesBlocks tells whether a file here can share its blocks with another. Nothing of the attempt has a name.
+func (d disk) sharesBlocks() bool {
+	var f [2]*os.File
+	for i := range f {
+		fd, err := unix.Openat(int(d.dir.Fd()), ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			return false
+		}
+		f[i] = os.NewFile(uintptr(fd), "a file without a name")
+		defer f[i].Close()
+	}
+	if _, err := f[0].Write(make([]byte, 4096)); err != nil {
+		return false
+	}
+	return unix.IoctlFileClone(int(f[1].Fd()), int(f[0].Fd())) == nil
+}
+
 // copySparse copies the data, not the holes, of the first size bytes to an empty file.
 func copySparse(dst, src *os.File, size int64, progress func() error) error {
 	buf := make([]byte, copyChunk)
