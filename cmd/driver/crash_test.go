@@ -307,7 +307,11 @@ func (r *rig) wantClean() {
 // TestDriverKilledAtAnyStep ends the driver with SIGKILL before each step that any call makes, in the services and in the
 // backend; a new driver gets the same call again, as the CO does, and all converges.
 func TestDriverKilledAtAnyStep(t *testing.T) {
-	killedAtAnyStep(t, 1, false, func(w *workflow) []func() error {
+	stride := 1
+	if testing.Short() {
+		stride = 5
+	}
+	killedAtAnyStep(t, stride, false, func(w *workflow) []func() error {
 		return slices.Concat(w.up(), w.expand(), w.down())
 	})
 }
