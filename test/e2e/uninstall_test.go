@@ -24,6 +24,15 @@ func TestUninstall(t *testing.T) {
 	node := c.PodReady("app").Spec.NodeName
 	c.Shell("app", "echo precious >/data/note")
 	key := sealed(t, c, "data").Spec.Key
+	// While a pod uses a volume helm refuses, says which, and takes nothing away.
+	out, err := c.TryHelm("uninstall", "sealvol", "--namespace", c.System, "--wait", "--timeout", "3m")
+	if text := fmt.Sprint(out, err); err == nil || !strings.Contains(text, c.Namespace+"/data is used by pod app") {
+		t.Fatalf("helm uninstall with a volume in use: %s", text)
+	}
+	if err := c.Client().Get(c.Context(), client.ObjectKey{Name: "csi.sealvol.dev"}, &storagev1.CSIDriver{}); err != nil {
+		t.Fatal(err)
+	}
+	c.Shell("app", "grep precious /data/note")
 	// Nothing may use volumes: their servers end with the mounter, and the kubelet needs the node plugin to let them go.
 	c.DeletePod("app")
 	cluster.Wait(c, &v1alpha1.SealedVolume{}, c.Volume("data").Name, cluster.Timeout, func(v *v1alpha1.SealedVolume) error {

@@ -52,9 +52,12 @@ func (c *Cluster) Kill(pid int) {
 // Helm runs helm.
 func (c *Cluster) Helm(args ...string) string {
 	c.t.Helper()
-	out, err := c.run(c.ctx, "", "helm", args...)
+	out, err := c.TryHelm(args...)
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	return out
 }
+
+// TryHelm is Helm for commands that may fail.
+func (c *Cluster) TryHelm(args ...string) (string, error) { return c.run(c.ctx, "", "helm", args...) }

@@ -1,0 +1,121 @@
+package operator
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
+)
+
+// pageSize is how many objects one answer of the API server has.
+const pageSize = 500
+
+// InUse lists the volumes that somebody would lose if Sealvol ended now, one line each, sorted: those that a pod has which has not come to
+// its end, and those that are staged on a node, which the kubelet cannot take away without the node plugin. c reads without a cache.
+func InUse(ctx context.Context, c client.Client) ([]string, error) {
+	claims, err := ourClaims(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	uses := map[string]string{} // by volume
+	if err := stagedVolumes(ctx, c, uses); err != nil {
+		return nil, err
+	}
+	for ns := range claims {
+		if err := podsWith(ctx, c, ns, claims[ns], uses); err != nil {
+			return nil, err
+		}
+	}
+	return slices.Sorted(maps.Values(uses)), nil
+}
+
+// ourClaims maps namespaces to claims to the volumes that they are bound to.
+func ourClaims(ctx context.Context, c client.Client) (map[string]map[string]string, error) {
+	all := map[string]map[string]string{}
+	var page corev1.PersistentVolumeList
+	for {
+		if err := c.List(ctx, &page, client.Limit(pageSize), client.Continue(page.Continue)); err != nil {
+			return nil, fmt.Errorf("list PersistentVolumes: %w", err)
+		}
+		for i := range page.Items {
+			pv := &page.Items[i]
+			if r := pv.Spec.ClaimRef; isOurs(pv) && r != nil {
+				if all[r.Namespace] == nil {
+					all[r.Namespace] = map[string]string{}
+				}
+				all[r.Namespace][r.Name] = pv.Name
+			}
+		}
+		if page.Continue == "" {
+			return all, nil
+		}
+	}
+}
+
+func stagedVolumes(ctx context.Context, c client.Client, uses map[string]string) error {
+	var page v1alpha1.SealedVolumeList
+	for {
+		err := c.List(ctx, &page, client.Limit(pageSize), client.Continue(page.Continue))
+		if meta.IsNoMatchError(err) {
+			return nil // the CRDs are gone, and with them what the node agent said
+		}
+		if err != nil {
+			return fmt.Errorf("list SealedVolumes: %w", err)
+		}
+		for i := range page.Items {
+			v := &page.Items[i]
+			if v.Status.Phase != v1alpha1.PhaseStaged {
+				continue
+			}
+			whose := "no claim"
+			if r := v.Spec.ClaimRef; r != nil {
+				whose = "claim " + r.Namespace + "/" + r.Name
+			}
+			uses[v.Name] = fmt.Sprintf("%s of %s is staged on node %s", v.Name, whose, v.Status.Node)
+		}
+		if page.Continue == "" {
+			return nil
+		}
+	}
+}
+
+// podsWith adds the volumes of a namespace's pods.
+func podsWith(ctx context.Context, c client.Client, namespace string, claims, uses map[string]string) error {
+	var page corev1.PodList
+	for {
+		if err := c.List(ctx, &page, client.InNamespace(namespace), client.Limit(pageSize), client.Continue(page.Continue)); err != nil {
+			return fmt.Errorf("list pods of namespace %s: %w", namespace, err)
+		}
+		for i := range page.Items {
+			p := &page.Items[i]
+			if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed || p.Spec.NodeName == "" {
+				continue
+			}
+			for _, v := range p.Spec.Volumes {
+				if pv := claims[claimOf(p, &v)]; pv != "" {
+					uses[pv] = fmt.Sprintf("%s of claim %s/%s is used by pod %s on node %s", pv, namespace, claimOf(p, &v), p.Name, p.Spec.NodeName)
+				}
+			}
+		}
+		if page.Continue == "" {
+			return nil
+		}
+	}
+}
+
+// claimOf is the claim that a volume of a pod comes from, "" for others.
+func claimOf(p *corev1.Pod, v *corev1.Volume) string {
+	switch {
+	case v.PersistentVolumeClaim != nil:
+		return v.PersistentVolumeClaim.ClaimName
+	case v.Ephemeral != nil:
+		return p.Name + "-" + v.Name // as the API documents of generic ephemeral volumes
+	}
+	return ""
+}

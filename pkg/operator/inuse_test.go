@@ -1,0 +1,76 @@
+package operator_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
+	"github.com/sealvol/sealvol/pkg/operator"
+	"github.com/sealvol/sealvol/pkg/operator/operatortest"
+)
+
+// podOf makes a pod of a node with volumes of any kind.
+func podOf(t *testing.T, ns, name, node string, volumes ...corev1.Volume) *corev1.Pod {
+	t.Helper()
+	p := &corev1.Pod{Spec: corev1.PodSpec{NodeName: node, Volumes: volumes, Containers: []corev1.Container{{Name: "c", Image: "i"}}}}
+	p.Namespace, p.Name = ns, name
+	create(t, p)
+	return p
+}
+
+func claimVolume(name string) corev1.Volume {
+	return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name}}}
+}
+
+// InUse names the volumes of running pods and those that are staged, and nothing of other drivers or of pods that have come to their end.
+func TestInUse(t *testing.T) {
+	ns := namespace(t)
+	names := map[string]string{}
+	for _, claim := range []string{"used", "done", "idle", "staged", "pod-scratch", "foreign"} {
+		c := operatortest.Claim(ns, claim)
+		create(t, c)
+		pv := operatortest.Volume(c, "node-a", corev1.PersistentVolumeReclaimDelete)
+		if claim == "foreign" {
+			pv.Spec.CSI.Driver = "other.example.com"
+		}
+		create(t, pv)
+		names[claim] = pv.Name
+	}
+	podOf(t, ns, "app", "node-a", claimVolume("used"), claimVolume("foreign"))
+	done := podOf(t, ns, "job", "node-a", claimVolume("done"))
+	done.Status.Phase = corev1.PodSucceeded
+	if err := env.Client.Status().Update(t.Context(), done); err != nil {
+		t.Fatal(err)
+	}
+	podOf(t, ns, "waits", "", claimVolume("idle"))
+	podOf(t, ns, "pod", "node-b", corev1.Volume{Name: "scratch", VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{
+		VolumeClaimTemplate: &corev1.PersistentVolumeClaimTemplate{Spec: operatortest.Claim(ns, "x").Spec}}}})
+	sv := &v1alpha1.SealedVolume{}
+	sv.Name = names["staged"]
+	sv.Spec.ClaimRef = &v1alpha1.VolumeClaim{Namespace: ns, Name: "staged", UID: "u"}
+	create(t, sv)
+	was := sv.DeepCopy()
+	sv.Status.Phase, sv.Status.Node = v1alpha1.PhaseStaged, "node-c"
+	if err := env.Client.Status().Patch(t.Context(), sv, client.MergeFrom(was)); err != nil {
+		t.Fatal(err)
+	}
+
+	all, err := operator.InUse(t.Context(), env.Client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := slices.DeleteFunc(all, func(s string) bool { return !strings.Contains(s, ns) })
+	want := []string{
+		names["used"] + " of claim " + ns + "/used is used by pod app on node node-a",
+		names["staged"] + " of claim " + ns + "/staged is staged on node node-c",
+		names["pod-scratch"] + " of claim " + ns + "/pod-scratch is used by pod pod on node node-b",
+	}
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("%q\nwant\n%q", got, want)
+	}
+}
