@@ -17,9 +17,36 @@ app.kubernetes.io/component: {{ .component }}
 {{- if contains "sealvol" .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ else }}{{ printf "%s-sealvol" .Release.Name | trunc 40 | trimSuffix "-" }}{{ end }}
 {{- end }}
 
+{{- /* An image of ours. The chart of a release knows the digests of its appVersion, which count where nobody asks for another tag. */ -}}
 {{- define "sealvol.image" -}}
-{{- $i := index .root.Values.images .name -}}
-{{ $i.repository }}:{{ $i.tag | default .root.Chart.AppVersion }}
+{{- $images := .root.Values.images -}}
+{{- $i := index $images .name -}}
+{{- $digest := $i.digest -}}
+{{- if and $images.pinned (not $i.tag) (not $digest) -}}
+{{- $digest = get (fromYaml (.root.Files.Get "files/digests.yaml")) .name -}}
+{{- end -}}
+{{- include "sealvol.reference" (dict "registry" (.root.Values.registry | default $images.registry) "repository" $i.repository "tag" ($i.tag | default .root.Chart.AppVersion) "digest" $digest) -}}
+{{- end }}
+
+{{- /* An image of others. tools/release/chart.go has the same table. */ -}}
+{{- define "sealvol.sidecar" -}}
+{{- $sidecars := .root.Values.sidecars -}}
+{{- $name := get (dict "provisioner" "csi-provisioner" "snapshotter" "csi-snapshotter" "resizer" "csi-resizer" "attacher" "csi-attacher" "registrar" "csi-node-driver-registrar") .name -}}
+{{- include "sealvol.reference" (dict "registry" .root.Values.registry "repository" (printf "%s/%s" $sidecars.registry $name) "tag" (get $sidecars .name)) -}}
+{{- end }}
+
+{{- /* registry takes the place of the one that the repository names, if any. */ -}}
+{{- define "sealvol.reference" -}}
+{{- with .registry }}{{ . | trimSuffix "/" }}/{{ regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $.repository "" }}{{ else }}{{ .repository }}{{ end }}:{{ .tag }}{{ with .digest }}@{{ . }}{{ end }}
+{{- end }}
+
+{{- /* "true" where snapshots are served: where the cluster has their API, unless values say so or not. */ -}}
+{{- define "sealvol.snapshots" -}}
+{{- if eq (toString .Values.snapshots.enabled) "auto" }}{{ if .Capabilities.APIVersions.Has "snapshot.storage.k8s.io/v1" }}true{{ end }}{{ else if .Values.snapshots.enabled }}true{{ end }}
+{{- end }}
+
+{{- define "sealvol.nodeSelector" -}}
+nodeSelector: {{- toYaml (merge dict . (dict "kubernetes.io/os" "linux")) | nindent 2 }}
 {{- end }}
 
 {{- define "sealvol.logArgs" -}}
