@@ -8,10 +8,23 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/registry"
 )
+
+// handler is a registry with its blobs in dir, or in memory.
+func handler(dir string) (http.Handler, error) {
+	opts := []registry.Option{registry.Logger(log.New(io.Discard, "", 0))}
+	if dir != "" {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+		opts = append(opts, registry.WithBlobHandler(registry.NewDiskBlobHandler(dir)))
+	}
+	return registry.New(opts...), nil
+}
 
 // serve runs a registry until the context ends: to try a release, and for tests.
 func serve(ctx context.Context, listen, dir string, out io.Writer) error {
@@ -19,11 +32,11 @@ func serve(ctx context.Context, listen, dir string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	opts := []registry.Option{registry.Logger(log.New(io.Discard, "", 0))}
-	if dir != "" {
-		opts = append(opts, registry.WithBlobHandler(registry.NewDiskBlobHandler(dir)))
+	h, err := handler(dir)
+	if err != nil {
+		return err
 	}
-	s := &http.Server{Handler: registry.New(opts...), ReadHeaderTimeout: 10 * time.Second}
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
 	done := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer done()
 	fmt.Fprintf(out, "a registry for trials listens on %s; its tags are gone when it ends\n", l.Addr())
