@@ -174,17 +174,19 @@ func TestPods(t *testing.T) {
 
 // What needs the snapshot API is there where the cluster has it, or where values say so.
 func TestSnapshotAPI(t *testing.T) {
-	api := []string{"--api-versions", "snapshot.storage.k8s.io/v1"}
+	cluster := []string{"--api-versions", "apiregistration.k8s.io/v1"}
+	api := slices.Concat(cluster, []string{"--api-versions", "snapshot.storage.k8s.io/v1"})
 	for _, c := range []struct {
 		args []string
 		want bool
 	}{
-		{nil, false},
+		{nil, true}, // nobody knows
+		{cluster, false},
 		{api, true},
-		{[]string{"--set", "snapshots.enabled=true"}, true},
+		{slices.Concat(cluster, []string{"--set", "snapshots.enabled=true"}), true},
 		{slices.Concat(api, []string{"--set", "snapshots.enabled=false"}), false},
 		{slices.Concat(api, []string{"--set", strings.Join(ebs, ",")}), true},
-		{[]string{"--set", strings.Join(ebs, ",")}, false},
+		{slices.Concat(cluster, []string{"--set", strings.Join(ebs, ",")}), false},
 	} {
 		out, err := operatortest.Helm(append([]string{"template", "sealvol", "charts/sealvol"}, c.args...)...)
 		if err != nil {
@@ -198,6 +200,32 @@ func TestSnapshotAPI(t *testing.T) {
 		}
 		if strings.Contains(text, "--snapshots=false") == c.want {
 			t.Errorf("%v: what the operator is told", c.args)
+		}
+	}
+}
+
+// A chart knows whether it is rendered for a cluster by an API that all clusters have.
+func TestClusterKnown(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"Chart.yaml":       "apiVersion: v2\nname: x\nversion: 0.1.0\n",
+		"templates/x.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n" + `data: {known: " {{ .Capabilities.APIVersions.Has "apiregistration.k8s.io/v1" }}{{ .Capabilities.APIVersions.Has "snapshot.storage.k8s.io/v1" }}"}` + "\n",
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	if err := operatortest.WriteKubeconfig(kubeconfig, env.Config); err != nil {
+		t.Fatal(err)
+	}
+	for want, args := range map[string][]string{"falsefalse": nil, "truetrue": {"--dry-run=server", "--kubeconfig", kubeconfig}} {
+		out, err := operatortest.Helm(append([]string{"template", "x", dir}, args...)...)
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("%v: %s, %v", args, out, err)
 		}
 	}
 }
@@ -225,12 +253,14 @@ func TestNotes(t *testing.T) {
 		"sealvol/driver:dev and sealvol/operator:dev": notes(),
 		"storageClassName: fast":                      notes("storageClass.name=fast"),
 		"get secret -l sealvol.dev/role=key":          notes(),
-		"this cluster has no snapshot API":            notes(),
 		"Snapshots are off.":                          notes("snapshots.enabled=false"),
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in %s", want, text)
 		}
+	}
+	if text := notes(); strings.Contains(text, "Snapshots are off") {
+		t.Error(text)
 	}
 	if text := notes("images.driver.tag=v1.0.0", "images.operator.tag=v1.0.0", "snapshots.enabled=true"); strings.Contains(text, "WARNING") || strings.Contains(text, "Snapshots are off") {
 		t.Error(text)

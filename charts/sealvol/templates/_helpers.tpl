@@ -40,9 +40,14 @@ app.kubernetes.io/component: {{ .component }}
 {{- with .registry }}{{ . | trimSuffix "/" }}/{{ regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $.repository "" }}{{ else }}{{ .repository }}{{ end }}:{{ .tag }}{{ with .digest }}@{{ . }}{{ end }}
 {{- end }}
 
-{{- /* "true" where snapshots are served: where the cluster has their API, unless values say so or not. */ -}}
+{{- /* "true" where there are snapshots. auto: unless this is a cluster without their API. Every API server has apiregistration.k8s.io; where helm
+renders without one, it is not known. That counts as yes: an operator that does not look at snapshots deletes keys that they need. */ -}}
 {{- define "sealvol.snapshots" -}}
-{{- if eq (toString .Values.snapshots.enabled) "auto" }}{{ if .Capabilities.APIVersions.Has "snapshot.storage.k8s.io/v1" }}true{{ end }}{{ else if .Values.snapshots.enabled }}true{{ end }}
+{{- if ne (toString .Values.snapshots.enabled) "auto" -}}
+{{- if .Values.snapshots.enabled }}true{{ end }}
+{{- else if or (.Capabilities.APIVersions.Has "snapshot.storage.k8s.io/v1") (not (.Capabilities.APIVersions.Has "apiregistration.k8s.io/v1")) -}}
+true
+{{- end }}
 {{- end }}
 
 {{- define "sealvol.nodeSelector" -}}

@@ -142,7 +142,7 @@ func Helm(args ...string) ([]byte, error) {
 
 // Render renders the chart with values, each as of helm's --set.
 func Render(values ...string) ([]*unstructured.Unstructured, error) {
-	args := []string{"template", "sealvol", "charts/sealvol", "--namespace", Namespace, "--kube-version", "1.36.0", "--api-versions", "snapshot.storage.k8s.io/v1"}
+	args := []string{"template", "sealvol", "charts/sealvol", "--namespace", Namespace, "--kube-version", "1.36.0"}
 	for _, v := range values {
 		args = append(args, "--set", v)
 	}
