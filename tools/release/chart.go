@@ -39,7 +39,7 @@ func (b *builder) chart() error {
 	}
 	for field, value := range map[string]string{"version": strings.TrimPrefix(b.version, "v"), "appVersion": b.version} {
 		if n := len(chartLines[field].FindAll(about, -1)); n != 1 {
-			return fmt.Errorf("Chart.yaml has %d lines %s:, not one", n, field)
+			return fmt.Errorf("%d lines %s: in Chart.yaml, not one", n, field)
 		}
 		about = chartLines[field].ReplaceAllLiteral(about, fmt.Appendf(nil, "%s: %q", field, value))
 	}

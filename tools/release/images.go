@@ -201,7 +201,7 @@ func content(img v1.Image) (program entry, bill []byte, err error) {
 	if err != nil {
 		return program, nil, err
 	}
-	defer r.Close()
+	defer func() { err = errors.Join(err, r.Close()) }()
 	err = readTar(r, func(at string, mode int64, r io.Reader) error {
 		switch {
 		case !strings.Contains(at, "/"):

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -16,7 +16,7 @@ import (
 
 // handler is a registry with its blobs in dir, or in memory.
 func handler(dir string) (http.Handler, error) {
-	opts := []registry.Option{registry.Logger(log.New(io.Discard, "", 0))}
+	opts := []registry.Option{registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo))}
 	if dir != "" {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, err
@@ -39,7 +39,9 @@ func serve(ctx context.Context, listen, dir string, out io.Writer) error {
 	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
 	done := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer done()
-	fmt.Fprintf(out, "a registry for trials listens on %s; its tags are gone when it ends\n", l.Addr())
+	if _, err := fmt.Fprintf(out, "a registry for trials listens on %s; its tags are gone when it ends\n", l.Addr()); err != nil {
+		return errors.Join(err, l.Close())
+	}
 	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}

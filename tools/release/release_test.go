@@ -183,13 +183,20 @@ func TestArchives(t *testing.T) {
 	if err != nil || c.version != "v1.2.3-rc.1" || filepath.Base(c.file) != "sealvol-1.2.3-rc.1.tgz" {
 		t.Fatalf("%+v, %v", c, err)
 	}
-	list, err := openArchive(filepath.Join(dist, ociArchive(c.version)), t.TempDir())
+	dir := t.TempDir()
+	list, err := openArchive(filepath.Join(dist, ociArchive(c.version)), dir)
 	if err != nil || len(list) != len(images) {
 		t.Fatal(list, err)
 	}
 	for i, l := range list {
 		if want := "docker.io/sealvol/" + images[i] + ":v1.2.3-rc.1"; l.ref.String() != want {
 			t.Errorf("%s, not %s", l.ref, want)
+		}
+		// containerd makes a name of each; the kubelet asks for the second where the chart pins.
+		for _, n := range []string{l.ref.String(), l.ref.Context().String() + "@" + l.digest.String()} {
+			if n = strings.TrimPrefix(n, "index."); !strings.Contains(read(t, dir, "index.json"), fmt.Sprintf("%q: %q", annotationName, n)) {
+				t.Errorf("no name %s", n)
+			}
 		}
 		m, err := l.index.IndexManifest()
 		if err != nil || len(m.Manifests) != 2 || m.Annotations["org.opencontainers.image.version"] != c.version {
