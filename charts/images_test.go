@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sealvol/sealvol/pkg/operator/operatortest"
 )
@@ -133,6 +134,21 @@ func TestReleaseDigests(t *testing.T) {
 		got := slices.DeleteFunc(imagesOf(t, list), func(s string) bool { return strings.Contains(s, "sig-storage") })
 		if !slices.Equal(got, want) {
 			t.Errorf("%q: %v, not %v", values, got, want)
+		}
+	}
+}
+
+// helm upgrade --reuse-values brings the values of an earlier version, which lack what is new.
+func TestOlderValues(t *testing.T) {
+	list := render(t, "registry=null", "images.registry=null", "images.pinned=null", "images.driver.digest=null", "images.operator.digest=null", "sidecars.resources=null", "snapshots.enabled=true")
+	if got := imagesOf(t, list); !slices.Contains(got, "sealvol/driver:dev") || !slices.Contains(got, "registry.k8s.io/sig-storage/csi-resizer:v2.2.0") {
+		t.Error(got)
+	}
+	c := client.NewDryRunClient(client.WithFieldValidation(env.Client, "Strict"))
+	for _, u := range list {
+		rename(t, u)
+		if err := c.Create(t.Context(), u); err != nil {
+			t.Errorf("%s %s: %v", u.GetKind(), u.GetName(), err)
 		}
 	}
 }

@@ -17,12 +17,13 @@ app.kubernetes.io/component: {{ .component }}
 {{- if contains "sealvol" .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ else }}{{ printf "%s-sealvol" .Release.Name | trunc 40 | trimSuffix "-" }}{{ end }}
 {{- end }}
 
-{{- /* An image of ours. The chart of a release knows the digests of its appVersion, which count where nobody asks for another tag. */ -}}
+{{- /* An image of ours. The chart of a release knows the digests of its appVersion, which count where nobody asks for another tag. Values of an
+earlier version (helm upgrade --reuse-values) have neither registry nor pinned nor digest. */ -}}
 {{- define "sealvol.image" -}}
 {{- $images := .root.Values.images -}}
 {{- $i := index $images .name -}}
 {{- $digest := $i.digest -}}
-{{- if and $images.pinned (not $i.tag) (not $digest) -}}
+{{- if and (ne (toString $images.pinned) "false") (not $i.tag) (not $digest) -}}
 {{- $digest = get (fromYaml (.root.Files.Get "files/digests.yaml")) .name -}}
 {{- end -}}
 {{- include "sealvol.reference" (dict "registry" (.root.Values.registry | default $images.registry) "repository" $i.repository "tag" ($i.tag | default .root.Chart.AppVersion) "digest" $digest) -}}
