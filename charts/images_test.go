@@ -59,7 +59,8 @@ func imagesOf(t *testing.T, list []*unstructured.Unstructured) (all []string) {
 	return slices.Compact(all)
 }
 
-// One value brings all images from another registry, with the paths that they have; another one ours alone.
+// One value brings all images from another registry, with the paths that they have; another one
+// ours alone.
 func TestRegistry(t *testing.T) {
 	theirs := []string{"csi-attacher:v4.12.0", "csi-node-driver-registrar:v2.17.0", "csi-provisioner:v6.3.0", "csi-resizer:v2.2.0", "csi-snapshotter:v8.6.0"}
 	at := func(ours, sidecars string) (all []string) {
@@ -153,7 +154,8 @@ func TestOlderValues(t *testing.T) {
 	}
 }
 
-// All pods run on Linux alone, all containers ask for what they need, and those that are not privileged are confined.
+// All pods run on Linux alone, all containers ask for what they need, and those that are
+// not privileged are confined.
 func TestPods(t *testing.T) {
 	for _, values := range [][]string{nil, ebs, {"node.nodeSelector.disk=ssd", "operator.nodeSelector.disk=ssd", "controller.nodeSelector.disk=ssd"}} {
 		list := render(t, values...)

@@ -30,8 +30,8 @@ var (
 	helmFlag = flag.String("helm", "helm", "helm")
 )
 
-// TestDist pushes a real release to a registry on loopback, with stand-ins for the images of others,
-// and looks whether what the packaged chart installs from there is what lies in the release.
+// TestDist pushes a real release to a registry on loopback, with stand-ins for the images of
+// others, and looks whether what the packaged chart installs from there is what lies in the release.
 func TestDist(t *testing.T) {
 	dist := *distFlag
 	c, err := openChart(dist)
@@ -131,7 +131,8 @@ func pull(t *testing.T, dist, version, host, ref string) {
 	}
 }
 
-// binary is a program of the archive for an architecture; where it is this one's, it says its version.
+// binary is a program of the archive for an architecture; where it is this one's, it says its
+// version.
 func binary(t *testing.T, dist, version, arch, program string) (data []byte) {
 	t.Helper()
 	f, err := os.Open(filepath.Join(dist, "sealvol-"+version+"-linux-"+arch+".tar.gz"))

@@ -26,7 +26,8 @@ func changelogOf(t *testing.T, text string, fragments map[string]string) string 
 	return dir
 }
 
-// What is not released becomes the section of a version, and is what that version's notes say, before and after.
+// What is not released becomes the section of a version, and is what that
+// version's notes say, before and after.
 func TestChangelog(t *testing.T) {
 	now := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
 	dir := changelogOf(t, "# Changelog\n\n## Unreleased\n\n- old\n  style\n", map[string]string{"b.md": "- second\n", "a.md": "- first\n  of two lines", "README.md": "# How\n"})
