@@ -43,7 +43,7 @@ unit_packages   = $(filter-out $(call within,$(KERNEL) $(SANITY)),$(all_packages
 commands        = $(filter-out %/libdoublecrypt %/libselfenc,$(filter $(MODULE)/cmd/%,$(all_packages) $(envtest_packages)))
 
 .DEFAULT_GOAL := help
-.PHONY: images check-images cluster-build cluster-up cluster-down e2e e2e-upstream e2e-upstream-short
+.PHONY: images check-images release sidecars push changelog registry check-release cluster-build cluster-up cluster-down e2e e2e-upstream e2e-upstream-short
 .PHONY: help setup build test unit race vectors fuzz hostile cuts crash fuse sanity interop judges libdoublecrypt libselfenc ec2 bench-ebs moto nvme list lint fmt generate check-generated demo bench bench-selfenc clean
 
 help: ## print this help
@@ -151,7 +151,7 @@ list: ## which packages `unit`, `sanity`, `fuse` and `envtest` test
 
 lint: $(LINTER) ## linters of .golangci.yml, and shell scripts
 	$(LINTER) run ./...
-	@for f in .ci/* tools/images test/e2e/install test/e2e/run test/e2e/postgresql-image test/e2e/upstream/run test/nvme/kernel $(filter-out %.md %.env %.mod %.sum %/,$(wildcard test/cluster/*)); do test ! -f "$$f" || bash -n "$$f" || exit 1; done
+	@for f in .ci/* tools/images tools/dist test/e2e/install test/e2e/run test/e2e/postgresql-image test/e2e/upstream/run test/nvme/kernel $(filter-out %.md %.env %.mod %.sum %/,$(wildcard test/cluster/*)); do test ! -f "$$f" || bash -n "$$f" || exit 1; done
 
 fmt: $(LINTER) ## format all Go files
 	$(LINTER) fmt ./...
@@ -174,6 +174,30 @@ images: ## container images of driver, operator and command line, amd64 and arm6
 check-images: ## fail if two builds of the images differ; writes build/images/
 	cd tools/image && $(GO) test ./...
 	@nice .ci/check-images
+
+# What is released, and where it lies.
+VERSION ?=
+DIST    ?= dist/$(VERSION)
+RELEASE := $(BUILD)/bin/release
+
+release: ## binaries, images, SBOMs, chart and checksums into dist/VERSION (docs/release.md): VERSION=v0.1.0, SIGN_KEY=FILE
+	@SIGN_KEY="$(SIGN_KEY)" nice tools/dist "$(VERSION)" "$(DIST)"
+
+sidecars: $(RELEASE) ## fetch the chart's images of others into the release: VERSION=, SIDECARS=REGISTRY or a directory of archives
+	@$(RELEASE) sidecars -dist "$(DIST)" -from "$(SIDECARS)" $(if $(INSECURE),-insecure)
+
+push: $(RELEASE) ## push the images of a release: VERSION=v0.1.0 REGISTRY=HOST[:PORT][/PATH]; INSECURE=1 for HTTP
+	@$(RELEASE) push -dist "$(DIST)" -registry "$(REGISTRY)" $(if $(INSECURE),-insecure) $(if $(FORCE),-force)
+
+changelog: $(RELEASE) ## make what is not released the section of VERSION in CHANGELOG.md
+	@$(RELEASE) changelog -version "$(VERSION)"
+
+LISTEN ?= 127.0.0.1:5000
+registry: $(RELEASE) ## a registry to try `make push` with, on LISTEN, until it is interrupted
+	@$(RELEASE) registry -listen "$(LISTEN)" -dir $(BUILD)/registry
+
+check-release: $(HELM) ## fail if two releases of these sources differ, or if one cannot be pushed, pulled by digest and rendered
+	@nice .ci/check-release $(HELM)
 
 cluster-build: ## build the test cluster (test/cluster/README.md) into ~/.cache/cluster
 	@test/cluster/build
@@ -237,13 +261,18 @@ bench-selfenc: build judges ## the encodings beside the reference's crate, by st
 	$(GO) run ./test/interop/selfenc/beside $(BENCH_FLAGS)
 
 clean: ## remove everything that was built
-	rm -rf bin $(BUILD) python/build python/*.egg-info python/self_encryption/libselfenc.so
+	rm -rf bin dist $(BUILD) python/build python/*.egg-info python/self_encryption/libselfenc.so
 
 # The linter is pinned in a module of its own, so that its dependencies never
 # meet ours.
 $(LINTER): tools/go.mod tools/go.sum
 	@mkdir -p $(@D)
 	cd tools && $(GO) build -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+# A module of its own, too: what talks with registries.
+$(RELEASE): $(wildcard tools/release/*)
+	@mkdir -p $(@D)
+	cd tools/release && CGO_ENABLED=0 $(GO) build -o $(CURDIR)/$@ .
 
 # What the tests of test/interop need.
 CARGO ?= cargo

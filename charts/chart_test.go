@@ -126,14 +126,26 @@ func rename(t *testing.T, u *unstructured.Unstructured) {
 	u.SetName(plural + ".dry.sealvol.dev")
 }
 
+var zeros = strings.Repeat("0", 64)
+
 // What makes no sense is refused before anything is rendered, and the message says where.
 func TestRefused(t *testing.T) {
 	values := map[string]string{
-		"backend=nfs":                                "/backend",
-		"backend=ebs":                                "/ebs/clusterID",
-		"nodeAgent=true":                             "nodeAgent",
-		"node.agent=maybe":                           "/node/agent",
-		"operator.replicas=-1":                       "/operator/replicas",
+		"backend=nfs":                       "/backend",
+		"backend=ebs":                       "/ebs/clusterID",
+		"nodeAgent=true":                    "nodeAgent",
+		"node.agent=maybe":                  "/node/agent",
+		"operator.replicas=-1":              "/operator/replicas",
+		"operator.replicas=0":               "/operator/replicas",
+		"controller.replicas=0":             "/controller/replicas",
+		"registry=https://registry.example": "/registry",
+		"registry=registry.example/":        "/registry",
+		"images.registry=oci://x":           "/images/registry",
+		"sidecars.registry=https://mirror":  "/sidecars/registry",
+		"images.driver.digest=sha256:12":    "/images/driver/digest",
+		"images.pinned=perhaps":             "/images/pinned",
+		"snapshots.enabled=maybe":           "/snapshots/enabled",
+		"images.driver.tag=v1@sha256:" + zeros + ",images.driver.digest=sha256:" + zeros: "/images/driver/digest",
 		"images.driver.tag=a b":                      "/images/driver/tag",
 		"images.pullPolicy=Sometimes":                "/images/pullPolicy",
 		"kubeletDir=var/lib/kubelet":                 "/kubeletDir",

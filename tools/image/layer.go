@@ -15,13 +15,13 @@ import (
 )
 
 // writeLayer writes what each SRC=DEST stands for as a tar file.
-func writeLayer(name string, args []string, sbom bool) (err error) {
+func writeLayer(name string, args []string, sbom bool, version string) (err error) {
 	f, err := os.Create(name)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	w := &layer{tw: tar.NewWriter(f), seen: map[string]bool{}, sbom: sbom}
+	w := &layer{tw: tar.NewWriter(f), seen: map[string]bool{}, sbom: sbom, version: version}
 	for _, a := range args {
 		src, dest, ok := strings.Cut(a, "=")
 		if !ok {
@@ -35,9 +35,10 @@ func writeLayer(name string, args []string, sbom bool) (err error) {
 }
 
 type layer struct {
-	tw   *tar.Writer
-	seen map[string]bool // directories
-	sbom bool
+	tw      *tar.Writer
+	seen    map[string]bool // directories
+	sbom    bool
+	version string // of programs
 }
 
 func (w *layer) add(src, dest string) error {
@@ -113,7 +114,7 @@ func modeOf(m fs.FileMode) int64 {
 
 // bill adds the bill of materials of a Go program; what is none has none.
 func (w *layer) bill(p, at string) error {
-	b, err := billOfMaterials(p)
+	b, err := billOfMaterials(p, w.version)
 	if err != nil || b == nil {
 		return err
 	}

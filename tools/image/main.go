@@ -4,7 +4,7 @@
 //
 // SRC is a file, or a directory whose tree is put at DEST. A DEST that ends in "/" keeps the name of SRC. An empty SRC
 // makes an empty directory at DEST. SRC "@TARGET" makes a symbolic link to TARGET at DEST. With -sbom, each Go program
-// gets a list of the modules it was built of beside it, below /usr/share/sbom.
+// gets a list of the modules it was built of beside it, below /usr/share/sbom; TAG is the version there of what has none.
 //
 // The result is the same for the same input: times are zero, owners are root, permissions are 0755 or 0644, and the layer is gzipped
 // by this program. It is what `docker load` and `ctr images import` read.
@@ -76,7 +76,7 @@ func write(o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	layerFile := filepath.Join(dir, "layer.tar")
-	if err := writeLayer(layerFile, o.src, o.sbom); err != nil {
+	if err := writeLayer(layerFile, o.src, o.sbom, ref.TagStr()); err != nil {
 		return err
 	}
 	layer, err := tarball.LayerFromFile(layerFile, tarball.WithCompressionLevel(1))

@@ -101,16 +101,16 @@ func TestBillOfMaterials(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := billOfMaterials(exe)
+	b, err := billOfMaterials(exe, "v1.2.3")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got bom
-	if err := json.Unmarshal(b, &got); err != nil || got.Format != "CycloneDX" || !strings.Contains(string(b), "pkg:golang/std@go1.") ||
+	if err := json.Unmarshal(b, &got); err != nil || got.Format != "CycloneDX" || got.Metadata.Component.Version == "(devel)" || !strings.Contains(string(b), "pkg:golang/std@go1.") ||
 		!strings.Contains(string(b), "pkg:golang/github.com/google/go-containerregistry@v") {
 		t.Errorf("%v\n%s", err, b)
 	}
-	if b, err := billOfMaterials(filepath.Join("main.go")); b != nil || err != nil {
+	if b, err := billOfMaterials(filepath.Join("main.go"), ""); b != nil || err != nil {
 		t.Errorf("of a text: %s, %v", b, err)
 	}
 }

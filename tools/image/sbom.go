@@ -4,6 +4,7 @@ import (
 	"debug/buildinfo"
 	"encoding/json"
 	"path"
+	"strings"
 )
 
 // The part of CycloneDX 1.5 (https://cyclonedx.org/docs/1.5/json/) that says what a program was built of.
@@ -35,14 +36,18 @@ func module(p, version string) component {
 }
 
 // billOfMaterials is what a Go program says of itself (`go version -m`), as CycloneDX; nil of what is no Go program. It has neither a date
-// nor a serial number: the same program has the same list.
-func billOfMaterials(file string) ([]byte, error) {
+// nor a serial number: the same program has the same list. A program that was built from sources without a version has the one given.
+func billOfMaterials(file, version string) ([]byte, error) {
 	info, err := buildinfo.ReadFile(file)
 	if err != nil {
 		return nil, nil //nolint:nilerr // not a program, or not of Go
 	}
 	b := bom{Format: "CycloneDX", Spec: "1.5", Version: 1}
-	b.Metadata.Component = component{Type: "application", Name: path.Base(info.Path), Version: info.Main.Version}
+	if info.Main.Version != "" && info.Main.Version != "(devel)" {
+		version = info.Main.Version
+	}
+	b.Metadata.Component = component{Type: "application", Name: path.Base(info.Path), Version: version, PURL: "pkg:golang/" + info.Main.Path + "@" + version}
+	b.Metadata.Component.PURL += strings.Replace(strings.TrimPrefix(info.Path, info.Main.Path), "/", "#", 1)
 	b.Components = append(b.Components, module("std", info.GoVersion))
 	for _, m := range info.Deps {
 		if m.Replace != nil {

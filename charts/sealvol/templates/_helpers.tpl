@@ -17,9 +17,42 @@ app.kubernetes.io/component: {{ .component }}
 {{- if contains "sealvol" .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ else }}{{ printf "%s-sealvol" .Release.Name | trunc 40 | trimSuffix "-" }}{{ end }}
 {{- end }}
 
+{{- /* An image of ours. The chart of a release knows the digests of its appVersion, which count where nobody asks for another tag. Values of an
+earlier version (helm upgrade --reuse-values) have neither registry nor pinned nor digest. */ -}}
 {{- define "sealvol.image" -}}
-{{- $i := index .root.Values.images .name -}}
-{{ $i.repository }}:{{ $i.tag | default .root.Chart.AppVersion }}
+{{- $images := .root.Values.images -}}
+{{- $i := index $images .name -}}
+{{- $digest := $i.digest -}}
+{{- if and (ne (toString $images.pinned) "false") (not $i.tag) (not $digest) -}}
+{{- $digest = get (fromYaml (.root.Files.Get "files/digests.yaml")) .name -}}
+{{- end -}}
+{{- include "sealvol.reference" (dict "registry" (.root.Values.registry | default $images.registry) "repository" $i.repository "tag" ($i.tag | default .root.Chart.AppVersion) "digest" $digest) -}}
+{{- end }}
+
+{{- /* An image of others. tools/release/chart.go has the same table. */ -}}
+{{- define "sealvol.sidecar" -}}
+{{- $sidecars := .root.Values.sidecars -}}
+{{- $name := get (dict "provisioner" "csi-provisioner" "snapshotter" "csi-snapshotter" "resizer" "csi-resizer" "attacher" "csi-attacher" "registrar" "csi-node-driver-registrar") .name -}}
+{{- include "sealvol.reference" (dict "registry" .root.Values.registry "repository" (printf "%s/%s" $sidecars.registry $name) "tag" (get $sidecars .name)) -}}
+{{- end }}
+
+{{- /* registry takes the place of the one that the repository names, if any. */ -}}
+{{- define "sealvol.reference" -}}
+{{- with .registry }}{{ . | trimSuffix "/" }}/{{ regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $.repository "" }}{{ else }}{{ .repository }}{{ end }}:{{ .tag }}{{ with .digest }}@{{ . }}{{ end }}
+{{- end }}
+
+{{- /* "true" where there are snapshots. auto: unless this is a cluster without their API. Every API server has apiregistration.k8s.io; where helm
+renders without one, it is not known. That counts as yes: an operator that does not look at snapshots deletes keys that they need. */ -}}
+{{- define "sealvol.snapshots" -}}
+{{- if ne (toString .Values.snapshots.enabled) "auto" -}}
+{{- if .Values.snapshots.enabled }}true{{ end }}
+{{- else if or (.Capabilities.APIVersions.Has "snapshot.storage.k8s.io/v1") (not (.Capabilities.APIVersions.Has "apiregistration.k8s.io/v1")) -}}
+true
+{{- end }}
+{{- end }}
+
+{{- define "sealvol.nodeSelector" -}}
+nodeSelector: {{- toYaml (merge dict . (dict "kubernetes.io/os" "linux")) | nindent 2 }}
 {{- end }}
 
 {{- define "sealvol.logArgs" -}}

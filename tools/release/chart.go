@@ -1,0 +1,136 @@
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// digestsFile says in a packaged chart which bytes its appVersion is. It is no part of the values:
+// helm upgrade --reuse-values would give the new version the digests of the old one.
+const digestsFile = "files/digests.yaml"
+
+var chartLines = map[string]*regexp.Regexp{
+	"version":    regexp.MustCompile(`(?m)^version: .*$`),
+	"appVersion": regexp.MustCompile(`(?m)^appVersion: .*$`),
+}
+
+func chartArchive(version string) string {
+	return "sealvol-" + strings.TrimPrefix(version, "v") + ".tgz"
+}
+
+// chart packs the chart with the release's version and the digests of its images.
+func (b *builder) chart() error {
+	dir := filepath.Join(b.root, "charts", "sealvol")
+	files, err := tree(dir, "sealvol/")
+	if err != nil {
+		return err
+	}
+	about, err := os.ReadFile(filepath.Join(dir, "Chart.yaml"))
+	if err != nil {
+		return err
+	}
+	for field, value := range map[string]string{"version": strings.TrimPrefix(b.version, "v"), "appVersion": b.version} {
+		if n := len(chartLines[field].FindAll(about, -1)); n != 1 {
+			return fmt.Errorf("%d lines %s: in Chart.yaml, not one", n, field)
+		}
+		about = chartLines[field].ReplaceAllLiteral(about, fmt.Appendf(nil, "%s: %q", field, value))
+	}
+	list := []entry{{name: "sealvol/Chart.yaml", mode: 0o644, data: about}} // first, as helm package does
+	for _, f := range files {
+		switch f.name {
+		case "sealvol/Chart.yaml":
+		case "sealvol/" + digestsFile:
+			return fmt.Errorf("charts/%s is in the sources: only a release has it", f.name)
+		default:
+			list = append(list, f)
+		}
+	}
+	var digests bytes.Buffer
+	fmt.Fprintf(&digests, "# The images of %s.\n", b.version)
+	for _, image := range images {
+		fmt.Fprintf(&digests, "%s: %s\n", image, b.digests[image])
+	}
+	list = append(list, entry{name: "sealvol/" + digestsFile, mode: 0o644, data: digests.Bytes()})
+	return writeTarFile(filepath.Join(b.out, chartArchive(b.version)), list)
+}
+
+// packaged is what a packaged chart says of itself and of its images.
+type packaged struct {
+	file    string
+	version string // appVersion
+	values  struct {
+		Sidecars map[string]any `yaml:"sidecars"`
+	}
+}
+
+// openChart reads the chart of a release.
+func openChart(dist string) (c packaged, err error) {
+	files, err := filepath.Glob(filepath.Join(dist, "sealvol-[0-9]*.tgz"))
+	if err != nil {
+		return c, err
+	}
+	if len(files) != 1 {
+		return c, fmt.Errorf("%s has %d charts sealvol-*.tgz: is it a release? make release VERSION=vX.Y.Z writes one", dist, len(files))
+	}
+	c.file = files[0]
+	f, err := os.Open(c.file)
+	if err != nil {
+		return c, err
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		return c, fmt.Errorf("%s: %w", c.file, err)
+	}
+	var about struct {
+		AppVersion string `yaml:"appVersion"`
+	}
+	err = readTar(z, func(name string, _ int64, r io.Reader) error {
+		switch name {
+		case "sealvol/Chart.yaml":
+			return yaml.NewDecoder(r).Decode(&about)
+		case "sealvol/values.yaml":
+			return yaml.NewDecoder(r).Decode(&c.values)
+		}
+		return nil
+	})
+	c.version = about.AppVersion
+	if err == nil && c.version == "" {
+		err = fmt.Errorf("no appVersion")
+	}
+	if err != nil {
+		return c, fmt.Errorf("%s: %w", c.file, err)
+	}
+	return c, nil
+}
+
+// sidecarImages names the images of others that the chart installs. The keys are those of its
+// values; templates/_helpers.tpl has the same table.
+var sidecarImages = map[string]string{
+	"attacher":    "csi-attacher",
+	"provisioner": "csi-provisioner",
+	"registrar":   "csi-node-driver-registrar",
+	"resizer":     "csi-resizer",
+	"snapshotter": "csi-snapshotter",
+}
+
+// sidecars are the images of others, as the chart's own values name them.
+func (c packaged) sidecars() (refs []string, err error) {
+	registry, _ := c.values.Sidecars["registry"].(string)
+	for key, image := range sidecarImages {
+		tag, _ := c.values.Sidecars[key].(string)
+		if registry == "" || tag == "" {
+			return nil, fmt.Errorf("%s: no sidecars.registry or sidecars.%s in its values", c.file, key)
+		}
+		refs = append(refs, registry+"/"+image+":"+tag)
+	}
+	return refs, nil
+}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+const (
+	changelogFile = "CHANGELOG.md"
+	fragmentsDir  = "changelog.d"
+	unreleased    = "## Unreleased"
+)
+
+// fragments are the files of changelog.d, sorted by name: one a change, so that changes made side
+// by side do not meet in one file.
+func fragments(root string) (files []string, text string, err error) {
+	all, err := filepath.Glob(filepath.Join(root, fragmentsDir, "*.md"))
+	if err != nil {
+		return nil, "", err
+	}
+	for _, f := range all {
+		if filepath.Base(f) == "README.md" {
+			continue
+		}
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return nil, "", err
+		}
+		if !strings.HasPrefix(string(b), "- ") {
+			return nil, "", fmt.Errorf("%s does not begin with \"- \", as the lines of %s do", f, changelogFile)
+		}
+		files = append(files, f)
+		text += strings.TrimRight(string(b), "\n") + "\n"
+	}
+	return files, text, nil
+}
+
+// section cuts a changelog in three: before the text below a heading, that text, and the rest.
+func section(changelog, heading string) (before, text, after string, ok bool) {
+	start := strings.Index("\n"+changelog, "\n"+heading)
+	if start < 0 {
+		return "", "", "", false
+	}
+	line := strings.IndexByte(changelog[start:], '\n')
+	if line < 0 {
+		return changelog, "", "", true
+	}
+	body := start + line + 1
+	end := strings.Index(changelog[body:], "\n## ")
+	if end < 0 {
+		return changelog[:body], changelog[body:], "", true
+	}
+	return changelog[:body], changelog[body : body+end+1], changelog[body+end+1:], true
+}
+
+// changes are what the changelog says of a version; of one that it does not know, what is not
+// released yet.
+func changes(root, version string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(root, changelogFile))
+	if err != nil {
+		return "", err
+	}
+	if _, text, _, ok := section(string(b), "## "+version+" "); ok {
+		return strings.TrimSpace(text) + "\n", nil
+	}
+	_, text, _, ok := section(string(b), unreleased)
+	if !ok {
+		return "", fmt.Errorf("%s has no section %q", changelogFile, unreleased)
+	}
+	_, more, err := fragments(root)
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimLeft(strings.TrimSpace(text)+"\n"+more, "\n"), nil
+}
+
+// notes writes what a release page shows.
+func (b *builder) notes() error {
+	text, err := changes(b.root, b.version)
+	if err != nil {
+		return err
+	}
+	list, err := os.ReadFile(filepath.Join(b.out, "images.txt"))
+	if err != nil {
+		return err
+	}
+	return b.write("NOTES.md", fmt.Appendf(nil, "# Sealvol %s\n\n%s\n## Images\n\n```\n%s```\n\nThe chart `%s` pins these digests. How to install: docs/install.md.\n",
+		b.version, text, list, chartArchive(b.version)))
+}
+
+// foldChangelog makes what is not released the section of a version, and removes the fragments.
+func foldChangelog(root, version string, now time.Time) error {
+	if err := checkVersion(version); err != nil {
+		return err
+	}
+	name := filepath.Join(root, changelogFile)
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	if _, _, _, ok := section(string(b), "## "+version+" "); ok {
+		return fmt.Errorf("%s has a section of %s", changelogFile, version)
+	}
+	before, text, after, ok := section(string(b), unreleased)
+	if !ok {
+		return fmt.Errorf("%s has no section %q", changelogFile, unreleased)
+	}
+	files, more, err := fragments(root)
+	if err != nil {
+		return err
+	}
+	body := strings.TrimLeft(strings.TrimSpace(text)+"\n"+more, "\n")
+	if strings.TrimSpace(body) == "" {
+		return errors.New("nothing has changed: neither the changelog nor changelog.d has anything that is not released")
+	}
+	if after != "" {
+		after = "\n" + after
+	}
+	folded := fmt.Sprintf("%s\n## %s %s\n\n%s%s", before, version, now.Format("2006-01-02"), body, after)
+	if err := os.WriteFile(name, []byte(folded), 0o644); err != nil {
+		return err
+	}
+	for _, f := range files {
+		err = errors.Join(err, os.Remove(f))
+	}
+	return err
+}
