@@ -62,7 +62,7 @@ test: ## everything that CI runs
 	@HOSTILE_TIME=2m .ci/stages "build lint check-generated" \
 		"unit vectors python moto | cuts hostile interop" \
 		"sanity fuse nvme | envtest race-engine" \
-		race-others check-images e2e e2e-upstream-short
+		"race-others | check-release" e2e e2e-upstream-short
 
 unit: ## tests that need neither root nor network
 	$(GO) test -timeout 30m $(unit_packages)

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
@@ -25,6 +27,7 @@ func TestColumns(t *testing.T) {
 			return err
 		}
 		sv.Status.Node, sv.Status.Health = "node-a", v1alpha1.HealthHealthy
+		meta.SetStatusCondition(&sv.Status.Conditions, metav1.Condition{Type: v1alpha1.VolumeHealthy, Status: metav1.ConditionTrue, Reason: "AsExpected"})
 		sv.Status.Usage = &v1alpha1.VolumeUsage{TotalBytes: 10 << 30, UsedBytes: 3 << 29, AvailableBytes: 17 << 29, Summary: "1.5GiB/10GiB (15%)"}
 		anchored(sv, 412, 1, "a")
 		return env.Client.Status().Update(t.Context(), sv)
@@ -50,8 +53,8 @@ func TestColumns(t *testing.T) {
 	for _, c := range []struct{ args, head, row string }{
 		{"get vk -n " + ns, "NAME READY REASON VERSION VOLUMES CLAIM AGE", pv.Name + " True Available 1 1 data"},
 		{"get vkey -o wide -n " + ns, "NAME READY REASON VERSION VOLUMES CLAIM AGE FINGERPRINT POLICY MESSAGE", pv.Name + ` True Available 1 1 data \S+ [0-9a-f]{32} Delete the key can be given to volumes`},
-		{"get sv " + pv.Name, "NAME NAMESPACE CLAIM PHASE HEALTH NODE USED KEY AGE", pv.Name + " " + ns + ` data Staged Healthy node-a 1\.5GiB/10GiB \(15%\) Delivered`},
-		{"get svol -o wide " + pv.Name, "NAME NAMESPACE CLAIM PHASE HEALTH NODE USED KEY AGE GENERATION ANCHORED KEYVERSION VOLUMEKEY MESSAGE", ` Delivered \S+ 412 (\S+ )?1 ` + pv.Name},
+		{"get sv " + pv.Name, "NAME NAMESPACE CLAIM PHASE HEALTH REASON NODE USED KEY AGE", pv.Name + " " + ns + ` data Staged Healthy AsExpected node-a 1\.5GiB/10GiB \(15%\) Delivered`},
+		{"get svol -o wide " + pv.Name, "NAME NAMESPACE CLAIM PHASE HEALTH REASON NODE USED KEY AGE GENERATION ANCHORED KEYVERSION VOLUMEKEY MESSAGE", ` Delivered \S+ 412 (\S+ )?1 ` + pv.Name},
 	} {
 		cmd := exec.Command(filepath.Join(operatortest.Bin(), "kubectl"), append([]string{"--kubeconfig", path}, strings.Fields(c.args)...)...)
 		out, err := cmd.CombinedOutput()

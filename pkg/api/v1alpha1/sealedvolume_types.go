@@ -15,6 +15,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="Claim",type=string,JSONPath=`.spec.claimRef.name`
 // +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
 // +kubebuilder:printcolumn:name="Health",type=string,JSONPath=`.status.health`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Healthy")].reason`
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.node`
 // +kubebuilder:printcolumn:name="Used",type=string,JSONPath=`.status.usage.summary`
 // +kubebuilder:printcolumn:name="Key",type=string,JSONPath=`.status.conditions[?(@.type=="KeyReady")].reason`
@@ -71,12 +72,18 @@ type SealedVolumeSpec struct {
 
 // VolumeClaim names a PersistentVolumeClaim.
 type VolumeClaim struct {
+	// Namespace of the claim.
+	//
 	// +required
 	// +kubebuilder:validation:MaxLength=63
 	Namespace string `json:"namespace"`
+	// Name of the claim.
+	//
 	// +required
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
+	// UID of the claim: a later claim of the same name is another one.
+	//
 	// +required
 	// +kubebuilder:validation:MaxLength=64
 	UID string `json:"uid"`
@@ -86,22 +93,32 @@ type VolumeClaim struct {
 //
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.secretName) || size(oldSelf.secretName) == 0 || self.uid == oldSelf.uid",message="the key of a volume can not be exchanged"
 type VolumeKeyRef struct {
+	// Namespace of the VolumeKey.
+	//
 	// +required
 	// +kubebuilder:validation:MaxLength=63
 	Namespace string `json:"namespace"`
+	// Name of the VolumeKey.
+	//
 	// +required
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
+	// UID of the VolumeKey: a later one of the same name holds another key.
+	//
 	// +required
 	// +kubebuilder:validation:MaxLength=64
 	UID string `json:"uid"`
-	// Version, SecretName (in the operator's namespace) and Fingerprint are those of the VolumeKey's version that is delivered.
+	// Version of the VolumeKey's key that is delivered, from 1.
 	//
 	// +optional
 	Version int32 `json:"version,omitempty"`
+	// SecretName is the Secret with that version, in the operator's namespace.
+	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	SecretName string `json:"secretName,omitempty"`
+	// Fingerprint of that version: it tells keys apart and says nothing about them.
+	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
 	Fingerprint string `json:"fingerprint,omitempty"`
@@ -175,9 +192,14 @@ type SealedVolumeStatus struct {
 
 // VolumeUsage is what df shows.
 type VolumeUsage struct {
-	TotalBytes     int64 `json:"totalBytes"`
-	UsedBytes      int64 `json:"usedBytes"`
+	// TotalBytes is the size of the file system.
+	TotalBytes int64 `json:"totalBytes"`
+	// UsedBytes are taken by files, metadata and local snapshots.
+	UsedBytes int64 `json:"usedBytes"`
+	// AvailableBytes can still be written.
 	AvailableBytes int64 `json:"availableBytes"`
+	// UsedInodes is the number of files and directories.
+	//
 	// +optional
 	UsedInodes int64 `json:"usedInodes,omitempty"`
 	// Summary is for people: "1.5GiB/10GiB (15%)".
@@ -210,15 +232,23 @@ type VolumeFormat struct {
 
 // Anchor names one committed state of a volume. Nothing in it is secret.
 type Anchor struct {
+	// Volume is the UUID in the volume's header, which copies of the device share.
+	//
 	// +required
 	// +kubebuilder:validation:Pattern=`^[0-9a-f-]{36}$`
 	Volume string `json:"volume"`
+	// Instance is the UUID of this device's volume, another one for each copy.
+	//
 	// +required
 	// +kubebuilder:validation:Pattern=`^[0-9a-f-]{36}$`
 	Instance string `json:"instance"`
+	// Generation counts the volume's committed states.
+	//
 	// +required
 	// +kubebuilder:validation:Minimum=1
 	Generation int64 `json:"generation"`
+	// Epoch is that of the data key, which each rotation raises.
+	//
 	// +required
 	// +kubebuilder:validation:Minimum=1
 	Epoch int64 `json:"epoch"`
@@ -227,6 +257,8 @@ type Anchor struct {
 	// +required
 	// +kubebuilder:validation:Pattern=`^[0-9a-f]{64}$`
 	MAC string `json:"mac"`
+	// Time is when the node reported it.
+	//
 	// +optional
 	Time metav1.Time `json:"time,omitempty"`
 }

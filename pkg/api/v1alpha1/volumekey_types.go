@@ -88,10 +88,14 @@ type ImportedKey struct {
 
 // KeyClaim names a PersistentVolumeClaim of the VolumeKey's namespace.
 type KeyClaim struct {
+	// Name of the claim.
+	//
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
+	// UID of the claim: a later claim of the same name is another one.
+	//
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
@@ -127,12 +131,16 @@ type VolumeKeyStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// ObservedGeneration is the generation of the spec that the status speaks of.
+	//
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 }
 
 // KeyVersion is one version of a key.
 type KeyVersion struct {
+	// Version counts the key's versions, from 1.
+	//
 	// +required
 	// +kubebuilder:validation:Minimum=1
 	Version int32 `json:"version"`
@@ -146,6 +154,8 @@ type KeyVersion struct {
 	// +required
 	// +kubebuilder:validation:MaxLength=64
 	Fingerprint string `json:"fingerprint"`
+	// Created is when the version was made or imported.
+	//
 	// +optional
 	Created metav1.Time `json:"created,omitempty"`
 }
