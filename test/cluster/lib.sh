@@ -63,7 +63,11 @@ cgroups() {
 }
 
 # compile FLAGS... PACKAGES...: builds programs into $bin.
-compile() { nice go build -trimpath -buildvcs=false -o "$bin/" "$@"; }
+compile() { nice go build -v -trimpath -buildvcs=false -o "$bin/" "$@" 2>&1 | counted; }
+
+# counted turns the names of compiled packages into a line now and then, and lets all else through.
+counted() { awk '/^[A-Za-z0-9_.~\/-]+$/ {if (++n % 250 == 0) {print "        " n " packages compiled"; fflush()}; next} {print; fflush()}'; }
+
 strip="-s -w"
 
 # mkimage: the project's own maker of images.
