@@ -252,9 +252,9 @@ func (e *Env) As(ctx context.Context, account, node string) (*rest.Config, error
 	return c, nil
 }
 
-// Kubelet returns a client configuration with a certificate of a node's kubelet.
-func (e *Env) Kubelet(node string) (*rest.Config, error) {
-	u, err := e.env.AddUser(envtest.User{Name: "system:node:" + node, Groups: []string{"system:nodes"}}, nil)
+// User returns a client configuration with a certificate of a user. A node's kubelet is system:node:<node>, of the group system:nodes.
+func (e *Env) User(name string, groups ...string) (*rest.Config, error) {
+	u, err := e.env.AddUser(envtest.User{Name: name, Groups: groups}, nil)
 	if err != nil {
 		return nil, err
 	}
