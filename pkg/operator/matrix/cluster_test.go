@@ -19,6 +19,16 @@ func (w *world) populate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.names["podB"] = string(w.yaml(t, `
+apiVersion: v1
+kind: Pod
+metadata: {namespace: "${release}", name: plugin-b}
+spec:
+  nodeName: node-b
+  serviceAccountName: sealvol-node
+  containers: [{name: c, image: i}]
+  volumes: [{name: token, projected: {sources: [{serviceAccountToken: {path: token}}]}}]
+`).GetUID())
 	w.names["nodeB"] = string(node.GetUID())
 	w.populateAccess(t)
 	w.populateClaims(t)
@@ -258,17 +268,28 @@ nodeTopology: {matchLabels: {topology.csi.sealvol.dev/node: "${node}"}}
 capacity: 1Gi
 `)
 	}
-	event, err := operatortest.Parse([]byte(`{apiVersion: v1, kind: Event, metadata: {namespace: crm, name: new}, involvedObject: {apiVersion: v1, kind: PersistentVolumeClaim, namespace: crm, name: data},
-		type: Normal, reason: X, message: x, source: {component: csi.sealvol.dev_sealvol-node-x}, reportingComponent: csi.sealvol.dev_sealvol-node-x, reportingInstance: x, action: X, eventTime: null}`))
-	if err != nil {
-		t.Fatal(err)
+	w.populateTemplates(t)
+}
+
+// populateTemplates says what requests make objects like.
+func (w *world) populateTemplates(t *testing.T) {
+	t.Helper()
+	for name, text := range map[string]string{
+		"event": `{apiVersion: v1, kind: Event, metadata: {namespace: crm, name: new}, involvedObject: {apiVersion: v1, kind: PersistentVolumeClaim, namespace: crm, name: data}, type: Normal, reason: X, message: x,
+			source: {component: csi.sealvol.dev_sealvol-node-x}, reportingComponent: csi.sealvol.dev_sealvol-node-x, reportingInstance: x, action: X, eventTime: null}`,
+		"capacity": `{apiVersion: storage.k8s.io/v1, kind: CSIStorageCapacity, metadata: {namespace: "${release}", name: new, labels: {csi.storage.k8s.io/drivername: csi.sealvol.dev}},
+			storageClassName: sealvol, nodeTopology: {matchLabels: {topology.csi.sealvol.dev/node: node-b}}, capacity: 1Gi}`,
+		"claim": `{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: new}, spec: {storageClassName: sealvol, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}`,
+		"content": `{apiVersion: snapshot.storage.k8s.io/v1, kind: VolumeSnapshotContent, metadata: {name: new}, spec: {driver: csi.sealvol.dev, deletionPolicy: Retain,
+			source: {snapshotHandle: snap-1}, volumeSnapshotRef: {namespace: crm, name: x}}}`,
+		"attachment": `{apiVersion: storage.k8s.io/v1, kind: VolumeAttachment, metadata: {name: new}, spec: {attacher: csi.sealvol.dev, nodeName: node-b, source: {persistentVolumeName: "${volumeA}"}}}`,
+	} {
+		list, err := operatortest.Parse([]byte(w.expand(text)))
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		w.objects[name] = list[0].Object
 	}
-	capacity, err := operatortest.Parse([]byte(w.expand(`{apiVersion: storage.k8s.io/v1, kind: CSIStorageCapacity, metadata: {namespace: "${release}", name: new, labels: {csi.storage.k8s.io/drivername: csi.sealvol.dev}},
-		storageClassName: sealvol, nodeTopology: {matchLabels: {topology.csi.sealvol.dev/node: node-b}}, capacity: 1Gi}`)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.objects["event"], w.objects["capacity"] = event[0].Object, capacity[0].Object
 }
 
 // mustPatch changes an object for good, as the administrator.

@@ -18,6 +18,10 @@ const (
 	validation  = "validation"      // of the definitions of VolumeKey and SealedVolume
 )
 
+func isPolicy(rule string) bool {
+	return !slices.Contains([]string{rbac, nodes, restriction, validation}, rule)
+}
+
 // attempt is something that must be refused.
 type attempt struct {
 	who, what string
@@ -54,6 +58,9 @@ func TestMatrix(t *testing.T) {
 						t.Error(err)
 					}
 					refused[a.rule]++
+					if a.control.verb == "" && (a.rule == rbac || a.rule == nodes) && a.try.who == "" { // it is no request that nobody may make
+						a.instead, a.control = "the administrator may", a.try.by(admin)
+					}
 					if a.control.verb == "" {
 						return
 					}
@@ -110,10 +117,7 @@ func (w *world) isAllowed(ctx context.Context, a attempt) error {
 		return err
 	}
 	saw := w.warned()
-	if slices.Contains([]string{rbac, nodes, restriction, validation}, a.rule) {
-		return nil
-	}
-	if !strings.Contains(saw, "'seen-sealvol-"+a.rule+"'") {
+	if isPolicy(a.rule) && !strings.Contains(saw, "'seen-sealvol-"+a.rule+"'") {
 		return fmt.Errorf("policy %s does not concern the control: %q", a.rule, saw)
 	}
 	return nil

@@ -45,7 +45,7 @@ func volumesOfNodes() []attempt {
 		making("with an owner", added, `{metadata: {ownerReferences: [{apiVersion: v1, kind: Node, name: node-b, uid: "1"}]}}`),
 		{who: nowhere, what: "makes a PersistentVolume", rule: "volumes", says: alone, try: own, instead: "a token of a pod does", control: own.by(nodeB)},
 		{who: nodeB, what: "makes another node's volume again", rule: "volumes", says: alone, try: create("persistentvolumes x", "volume", `{metadata: {name: "${volumeA}"}, spec: {claimRef: {uid: "${claimA}", namespace: shop, name: data},
-			nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: topology.csi.sealvol.dev/node, operator: In, values: [node-a]}]}]}}, csi: {`+refs("${release}", "${volumeA}")+`}}}`)},
+			nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: topology.csi.sealvol.dev/node, operator: In, values: [node-a]}]}]}}, csi: {`+refs("${release}", "${volumeA}")+`}}}`), instead: makes, control: own},
 	}
 	for _, f := range []string{"nodeStageSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"} {
 		list = append(list, making("whose "+f+" is another's", named, `{spec: {csi: {`+f+`: {namespace: "${release}", name: "${volumeA}"}}}}`))
@@ -54,7 +54,7 @@ func volumesOfNodes() []attempt {
 }
 
 func changesOfNodes() []attempt {
-	const holds, stays = "what a volume is, and whose, does not change", "finalizers of others stay"
+	const holds, stays, released = "what a volume is, and whose, does not change", "finalizers of others stay", "deletes one that is Released"
 	add := patch("persistentvolumes pvc-released", `{metadata: {finalizers: [`+ownFinalizer+`, kubernetes.io/pv-protection, sealvol.dev/delivery, external-attacher/csi-sealvol-dev]}}`)
 	changing := func(what, says, at, change string) attempt {
 		return attempt{who: nodeB, what: what, rule: "volumes", says: says, try: patch("persistentvolumes "+at, change), instead: "holds its own with csi-provisioner's finalizer", control: add}
@@ -74,9 +74,9 @@ func changesOfNodes() []attempt {
 		changing("takes csi-provisioner's finalizer of a bound volume", stays, "${volumeB}", `{metadata: {finalizers: [kubernetes.io/pv-protection, sealvol.dev/delivery, external-attacher/csi-sealvol-dev]}}`),
 		{who: nodeB, what: "takes the operator's finalizer of a volume that is being deleted", rule: "volumes", says: stays, try: patch("persistentvolumes pvc-going", `{metadata: {finalizers: [`+ownFinalizer+`, kubernetes.io/pv-protection, external-attacher/csi-sealvol-dev]}}`),
 			instead: "takes its own there", control: patch("persistentvolumes pvc-going", `{metadata: {finalizers: [kubernetes.io/pv-protection, sealvol.dev/delivery, external-attacher/csi-sealvol-dev]}}`)},
-		{who: nodeB, what: "deletes a bound volume of its own", rule: "volumes", says: "that are Released", try: del("persistentvolumes ${volumeB}"), instead: "deletes one that is Released", control: del("persistentvolumes pvc-released")},
-		{who: nodeB, what: "deletes a volume that is to be retained", rule: "volumes", says: "that are Released", try: del("persistentvolumes pvc-retained")},
-		{who: nodeB, what: "deletes another node's volume", rule: "volumes", says: "of its own alone", try: del("persistentvolumes ${volumeA}")},
+		{who: nodeB, what: "deletes a bound volume of its own", rule: "volumes", says: "that are Released", try: del("persistentvolumes ${volumeB}"), instead: released, control: del("persistentvolumes pvc-released")},
+		{who: nodeB, what: "deletes a volume that is to be retained", rule: "volumes", says: "that are Released", try: del("persistentvolumes pvc-retained"), instead: released, control: del("persistentvolumes pvc-released")},
+		{who: nodeB, what: "deletes another node's volume", rule: "volumes", says: "of its own alone", try: del("persistentvolumes ${volumeA}"), instead: released, control: del("persistentvolumes pvc-released")},
 		{who: nodeB, what: "says that a bound volume is Released", rule: rbac, try: patch("persistentvolumes/status ${volumeB}", `{status: {phase: Released}}`)},
 	}
 }
@@ -110,8 +110,8 @@ func claimsOfNodes() []attempt {
 		changing("takes another driver's claim", takes, "shop/other", selected("node-b")),
 		changing("takes a claim that has a volume", takes, "shop/data", selected("node-b")),
 		giving, holding,
-		{who: nowhere, what: "takes a claim", rule: "claims", says: takes, try: own},
-		{who: nodeB, what: "makes a claim", rule: rbac, try: create("persistentvolumeclaims crm/x", "", `{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: x}}`)},
+		{who: nowhere, what: "takes a claim", rule: "claims", says: takes, try: own, instead: "a token of a pod does", control: own.by(nodeB)},
+		{who: nodeB, what: "makes a claim", rule: rbac, try: create("persistentvolumeclaims crm/x", "claim", `{}`)},
 		{who: nodeB, what: "deletes a claim", rule: rbac, try: del("persistentvolumeclaims shop/data")},
 		{who: nodeB, what: "says that a claim is lost", rule: rbac, try: patch("persistentvolumeclaims/status shop/data", `{status: {phase: Lost}}`)},
 	}
@@ -123,8 +123,8 @@ func capacities() []attempt {
 	return []attempt{
 		{who: nodeB, what: "says how much room another node has", rule: "capacities", says: says, try: create("csistoragecapacities ${release}/x", "capacity", `{nodeTopology: {matchLabels: {topology.csi.sealvol.dev/node: node-a}}}`), instead: "says how much it has", control: own},
 		{who: nodeB, what: "says how much room all nodes have", rule: "capacities", says: says, try: create("csistoragecapacities ${release}/x", "capacity", `{nodeTopology: {matchLabels: null}}`), instead: "says how much it has", control: own},
-		{who: nodeB, what: "says how much room some nodes have", rule: "capacities", says: says, try: create("csistoragecapacities ${release}/x", "capacity", `{nodeTopology: {matchExpressions: [{key: zone, operator: Exists}]}}`)},
-		{who: nodeB, what: "says it for another driver", rule: "capacities", says: says, try: create("csistoragecapacities ${release}/x", "capacity", `{metadata: {labels: {csi.storage.k8s.io/drivername: other.example}}}`)},
+		{who: nodeB, what: "says how much room some nodes have", rule: "capacities", says: says, try: create("csistoragecapacities ${release}/x", "capacity", `{nodeTopology: {matchExpressions: [{key: zone, operator: Exists}]}}`), instead: "says how much it has", control: own},
+		{who: nodeB, what: "says it for another driver", rule: "capacities", says: says, try: create("csistoragecapacities ${release}/x", "capacity", `{metadata: {labels: {csi.storage.k8s.io/drivername: other.example}}}`), instead: "says it for Sealvol", control: own},
 		{who: nodeB, what: "says that another node is full", rule: "capacities", says: says, try: update("csistoragecapacities ${release}/room-node-a", `{capacity: "0"}`), instead: "that it is", control: update("csistoragecapacities ${release}/room-node-b", `{capacity: "0"}`)},
 		{who: nodeB, what: "takes back what another node said", rule: "capacities", says: says, try: del("csistoragecapacities ${release}/room-node-a"), instead: "what it said", control: del("csistoragecapacities ${release}/room-node-b")},
 	}
@@ -188,7 +188,7 @@ func bs(c byte, n int) []byte {
 func nodesRights() []attempt {
 	return []attempt{
 		{who: nodeB, what: "replaces a PersistentVolume", rule: rbac, try: update("persistentvolumes ${volumeB}", `{}`)},
-		{who: nodeB, what: "makes a VolumeSnapshotContent", rule: rbac, try: create("volumesnapshotcontents x", "", `{apiVersion: snapshot.storage.k8s.io/v1, kind: VolumeSnapshotContent, metadata: {name: x}}`)},
+		{who: nodeB, what: "makes a VolumeSnapshotContent", rule: rbac, try: create("volumesnapshotcontents x", "content", `{}`)},
 		{who: nodeB, what: "deletes a VolumeSnapshotContent", rule: rbac, try: del("volumesnapshotcontents content-b")},
 		{who: nodeB, what: "reads pods of other namespaces", rule: rbac, try: list("pods shop/")},
 		{who: nodeB, what: "starts a pod", rule: rbac, try: create("pods ${release}/x", "", `{apiVersion: v1, kind: Pod, metadata: {name: x}}`), instead: "reads its own pod", control: get("pods ${release}/sealvol-node-node-b")},
@@ -197,7 +197,7 @@ func nodesRights() []attempt {
 		{who: nodeB, what: "takes the operator's place", rule: rbac, try: update("leases ${release}/sealvol-operator", `{spec: {holderIdentity: node-b}}`)},
 		{who: nodeB, what: "changes a Node", rule: rbac, try: patch("nodes node-a", `{metadata: {labels: {a: b}}}`), instead: "reads it", control: get("nodes node-a")},
 		{who: nodeB, what: "makes a class of storage", rule: rbac, try: create("storageclasses x", "", `{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: x}, provisioner: csi.sealvol.dev}`)},
-		{who: nodeB, what: "attaches a volume", rule: rbac, try: create("volumeattachments x", "", `{apiVersion: storage.k8s.io/v1, kind: VolumeAttachment, metadata: {name: x}}`)},
+		{who: nodeB, what: "attaches a volume", rule: rbac, try: create("volumeattachments x", "attachment", `{}`)},
 		{who: nodeB, what: "removes a policy", rule: rbac, try: del("validatingadmissionpolicybindings sealvol-volumes")},
 	}
 }
@@ -212,7 +212,7 @@ func nodesRightsEBS() []attempt {
 		{who: nodeB, what: "reads claims", rule: rbac, try: list("persistentvolumeclaims crm/")},
 		{who: nodeB, what: "changes a claim", rule: rbac, try: update("persistentvolumeclaims crm/pending", `{metadata: {labels: {a: b}}}`)},
 		{who: nodeB, what: "changes a VolumeSnapshotContent", rule: rbac, try: patch("volumesnapshotcontents content-b", `{metadata: {labels: {a: b}}}`)},
-		{who: nodeB, what: "attaches a volume", rule: rbac, try: create("volumeattachments x", "", `{apiVersion: storage.k8s.io/v1, kind: VolumeAttachment, metadata: {name: x}}`)},
+		{who: nodeB, what: "attaches a volume", rule: rbac, try: create("volumeattachments x", "attachment", `{}`)},
 		{who: nodeB, what: "says that an attachment is complete", rule: rbac, try: patch("volumeattachments/status attached", `{status: {attached: true}}`)},
 		{who: nodeB, what: "says how much room it has", rule: rbac, try: create("csistoragecapacities ${release}/x", "capacity", `{}`)},
 		{who: nodeB, what: "changes a Node", rule: rbac, try: patch("nodes node-b", `{metadata: {labels: {a: b}}}`), instead: "reads it", control: get("nodes node-b")},

@@ -54,7 +54,7 @@ func contents(who string) []attempt {
 		taking("takes a content that Kubernetes has made and not placed", "unplaced", `{metadata: {labels: {snapshot.storage.kubernetes.io/managed-by: node-b}}}`),
 		taking("gives a content to another node", "by-hand", `{metadata: {labels: {snapshot.storage.kubernetes.io/managed-by: node-a}}}`),
 		telling("says that another node's snapshot is lost", alone, "content-a", `{status: {readyToUse: false}}`),
-		attempt{who: nowhere, what: "changes a content", rule: "contents", says: alone, try: begin},
+		attempt{who: nowhere, what: "changes a content", rule: "contents", says: alone, try: begin, instead: "a token of a pod does", control: begin.by(nodeB)},
 	)
 }
 
@@ -137,7 +137,7 @@ func events(who string) []attempt {
 		{who: who, what: "tells of a pod", rule: "events", says: about, try: create("events crm/x", "event", `{involvedObject: {kind: Pod, name: app}}`), instead: "tells of a claim", control: tells},
 		{who: who, what: "tells in the scheduler's name", rule: "events", says: name, try: create("events crm/x", "event", `{source: {component: default-scheduler}, reportingComponent: default-scheduler}`), instead: "in its own", control: tells},
 		{who: who, what: "changes what the scheduler told", rule: "events", says: name, try: patch("events crm/by-scheduler", `{message: other}`), instead: "what it told", control: patch("events crm/by-sealvol", `{message: other}`)},
-		{who: who, what: "has an event tell of another claim", rule: "events", says: about, try: patch("events crm/by-sealvol", `{involvedObject: {name: pending}}`)},
+		{who: who, what: "has an event tell of another claim", rule: "events", says: about, try: patch("events crm/by-sealvol", `{involvedObject: {name: pending}}`), instead: "counts", control: patch("events crm/by-sealvol", `{count: 2}`)},
 		{who: nodeB, what: "tells of a node, by events.k8s.io", rule: "events", says: about, try: create("events.k8s.io crm/x", "", newer).with(`{regarding: {kind: Node, name: node-a}}`), instead: "of a claim", control: create("events.k8s.io crm/x", "", newer)},
 		{who: nodeB, what: "tells in the kubelet's name, by events.k8s.io", rule: "events", says: name, try: create("events.k8s.io crm/x", "", newer).with(`{reportingController: kubelet}`), instead: "in its own", control: create("events.k8s.io crm/x", "", newer)},
 		{who: who, what: "deletes an event", rule: rbac, try: del("events crm/by-scheduler")},
@@ -182,7 +182,7 @@ func volumesOfController() []attempt {
 		changing("takes a bound volume's finalizers", stays, "${volumeA}", `{metadata: {finalizers: null}}`),
 		finalizer, operators,
 		{who: controller, what: "deletes a bound volume", rule: "volumes", says: "that are Released", try: del("persistentvolumes ${volumeA}"), instead: "deletes one that is Released", control: del("persistentvolumes pvc-released")},
-		{who: controller, what: "deletes another driver's volume", rule: "volumes", says: "no volume of Sealvol", try: del("persistentvolumes pvc-other")},
+		{who: controller, what: "deletes another driver's volume", rule: "volumes", says: "no volume of Sealvol", try: del("persistentvolumes pvc-other"), instead: "deletes one that is Released", control: del("persistentvolumes pvc-released")},
 	}
 	return append(list, controllersRights()...)
 }
@@ -219,7 +219,7 @@ func attachments() []attempt {
 		telling("gives an attachment an owner that does not exist", same, va+"attached", `{metadata: {ownerReferences: [{apiVersion: v1, kind: Pod, name: gone, uid: "1"}]}}`),
 		telling("annotates an attachment", same, va+"attached", `{metadata: {annotations: {a: b}}}`),
 		telling("labels an attachment", same, va+"attached", `{metadata: {labels: {a: b}}}`),
-		{who: controller, what: "attaches a volume", rule: rbac, try: create("volumeattachments x", "", `{apiVersion: storage.k8s.io/v1, kind: VolumeAttachment, metadata: {name: x}}`)},
+		{who: controller, what: "attaches a volume", rule: rbac, try: create("volumeattachments x", "attachment", `{}`)},
 		{who: controller, what: "deletes an attachment", rule: rbac, try: del("volumeattachments attached")},
 	}
 }
@@ -252,7 +252,7 @@ func operatorRights() []attempt {
 		{who: operators, what: "reads a tenant's Secret", rule: rbac, try: get("secrets crm/password"), instead: "reads those of the release", control: get("secrets ${release}/${key}")},
 		{who: operators, what: "lists all Secrets", rule: rbac, try: list("secrets")},
 		{who: operators, what: "makes a Secret in a tenant's namespace", rule: rbac, try: create("secrets crm/x", "", `{apiVersion: v1, kind: Secret, metadata: {name: x}}`)},
-		{who: operators, what: "makes a claim", rule: rbac, try: create("persistentvolumeclaims crm/x", "", `{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: x}}`)},
+		{who: operators, what: "makes a claim", rule: rbac, try: create("persistentvolumeclaims crm/x", "claim", `{}`)},
 		{who: operators, what: "replaces a claim", rule: rbac, try: update("persistentvolumeclaims crm/pending", `{}`)},
 		{who: operators, what: "deletes a claim", rule: rbac, try: del("persistentvolumeclaims shop/data")},
 		{who: operators, what: "makes a PersistentVolume", rule: rbac, try: create("persistentvolumes x", "volume", `{}`)},

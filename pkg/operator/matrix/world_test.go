@@ -30,6 +30,8 @@ const (
 	controller = "controller"
 	operators  = "operator"
 	mounter    = "mounter"
+
+	tenantAsOperator = "tenant, who impersonates the operator"
 )
 
 // world is an API server with a cluster in it: two nodes, a victim's namespace, shop, and a tenant's, crm.
@@ -104,7 +106,7 @@ func (w *world) addClients(t *testing.T) {
 	if err == nil {
 		c.Impersonate.UserName = "system:serviceaccount:" + operatortest.Namespace + ":sealvol-operator"
 	}
-	add("tenant as operator", c, err)
+	add(tenantAsOperator, c, err)
 }
 
 // shadow makes a copy of each policy of the chart that refuses nothing and warns of all that it is asked about.
