@@ -154,7 +154,7 @@ generate: $(VENV)/ready $(BUILD)/bin/controller-gen $(HELM) ## write generated f
 	$(VENV)/bin/python -B pkg/volume/internal/layout/testdata/check_headers.py --write
 	$(GO) test -count=1 -run Document ./pkg/volume/internal/layout -update
 	$(GO) generate ./...
-	$(GO) test -count=1 -run '^TestDocument$$' ./pkg/operator/matrix -update
+	$(GO) test -count=1 -run '^TestDocument$$' ./pkg/operator/matrixtest -update
 	charts/generate $(CONTROLLER_GEN) $(HELM)
 
 check-generated: ## fail if generated files are not up to date

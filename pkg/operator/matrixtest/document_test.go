@@ -1,4 +1,4 @@
-package matrix
+package matrixtest
 
 import (
 	"flag"
@@ -41,7 +41,7 @@ func TestDocument(t *testing.T) {
 			t.Fatal(err)
 		}
 	default:
-		t.Error("the attempts in docs/threat-model.md are not those of this package: go test -run TestDocument ./pkg/operator/matrix -update")
+		t.Error("the attempts in docs/threat-model.md are not those of this package: go test -run TestDocument ./pkg/operator/matrixtest -update")
 	}
 }
 

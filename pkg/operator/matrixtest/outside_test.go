@@ -1,4 +1,4 @@
-package matrix
+package matrixtest
 
 // Attempts from outside of Sealvol: a tenant, who edits the namespace crm (row F of the threat model), the kubelet of a node that was taken over (row G), and an
 // administrator who errs.

@@ -1,4 +1,4 @@
-// Package matrix holds tests alone: what a tenant, a node or a pod of Sealvol tries against the API server, and which rule refuses it.
+// Package matrixtest holds tests alone: what a tenant, a node or a pod of Sealvol tries against the API server, and which rule refuses it.
 //
 // The API server is the real one, with the authorizers Node and RBAC, the admission plugin NodeRestriction, and the roles and policies of the chart, for both
 // backends. Each attempt names its rule: a policy of the chart, or RBAC, the node authorizer, NodeRestriction, or the validation of a definition. Most have a
@@ -6,4 +6,4 @@
 // at the control, a copy of it tells, which warns of all that it sees (world.shadow).
 //
 // docs/threat-model.md lists the attempts; TestDocument compares, and writes it with -update.
-package matrix
+package matrixtest

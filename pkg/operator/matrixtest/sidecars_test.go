@@ -1,4 +1,4 @@
-package matrix
+package matrixtest
 
 // Attempts with the tokens of controller, operator and mounter, and what sidecars do on nodes or in the controller, whoever has them.
 

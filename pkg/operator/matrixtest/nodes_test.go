@@ -1,4 +1,4 @@
-package matrix
+package matrixtest
 
 // Attempts with the node plugin's token of a node that was taken over (row G): what the local backend's csi-provisioner, csi-snapshotter and the node agent may.
 

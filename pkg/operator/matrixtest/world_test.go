@@ -1,4 +1,4 @@
-package matrix
+package matrixtest
 
 import (
 	"context"
@@ -171,7 +171,7 @@ func (w *world) make(t *testing.T, resource string, object map[string]any) *unst
 	return made
 }
 
-// yaml makes objects of a stream of YAML, in which names are put in; the UID of each becomes ${<name in upper case of the comment>}.
+// yaml makes objects of a stream of YAML, in which names are put in, and returns the last.
 func (w *world) yaml(t *testing.T, text string) *unstructured.Unstructured {
 	t.Helper()
 	list, err := operatortest.Parse([]byte(w.expand(text)))
