@@ -69,12 +69,12 @@ object.metadata.?labels == oldObject.metadata.?labels && object.metadata.?ownerR
 {{- /* An expression: a part of an object (part) is as it was but for the fields that are listed (but), also in what later versions of Kubernetes add. */ -}}
 {{- define "sealvol.celFieldsBut" -}}
 {{- $but := printf "['%s']" (join "', '" .but) -}}
-dyn(object.?{{ .part }}.orValue({})).all(k, k in {{ $but }} || k in dyn(oldObject.?{{ .part }}.orValue({})) && dyn(object.{{ .part }})[k] == dyn(oldObject.{{ .part }})[k]) &&
-dyn(oldObject.?{{ .part }}.orValue({})).all(k, k in {{ $but }} || k in dyn(object.?{{ .part }}.orValue({})))
+dyn(object).?{{ .part }}.orValue({}).all(k, k in {{ $but }} || k in dyn(oldObject).?{{ .part }}.orValue({}) && dyn(object).{{ .part }}[k] == dyn(oldObject).{{ .part }}[k]) &&
+dyn(oldObject).?{{ .part }}.orValue({}).all(k, k in {{ $but }} || k in dyn(object).?{{ .part }}.orValue({}))
 {{- end }}
 
 {{- /* An expression: a PersistentVolume is what it was, but for its size and its VolumeAttributesClass. */ -}}
 {{- define "sealvol.celVolumeButSize" -}}
 {{ include "sealvol.celFieldsBut" (dict "part" "spec" "but" (list "capacity" "volumeAttributesClassName")) }} &&
-object.spec.?capacity.orValue({}).all(k, k == 'storage')
+dyn(object).spec.?capacity.orValue({}).all(k, k == 'storage')
 {{- end }}
