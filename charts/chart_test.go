@@ -8,17 +8,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
-	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
-	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
-	storagev1 "k8s.io/api/storage/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sealvol/sealvol/pkg/operator/operatortest"
@@ -317,112 +310,6 @@ func TestPromisesEBS(t *testing.T) {
 				t.Errorf("a node may %v %s", r.Verbs, x)
 			}
 		}
-	}
-}
-
-// The policies of the ebs backend keep the provisioner, which nodes do not run there, to volumes of its own and to what they are.
-func TestPoliciesEBS(t *testing.T) {
-	env, err := operatortest.Start(ebs...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := env.Stop(); err != nil {
-			t.Error(err)
-		}
-	}()
-	as := func(account string) client.Client {
-		c, err := env.As(t.Context(), account, "node-a")
-		if err != nil {
-			t.Fatal(err)
-		}
-		k, err := client.New(c, client.Options{Scheme: env.Client.Scheme()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return k
-	}
-	controller, node := as("controller"), as("node")
-	claim := operatortest.Claim("default", "data")
-	if err := env.Client.Create(t.Context(), claim); err != nil {
-		t.Fatal(err)
-	}
-	mine := operatortest.Volume(claim, "", corev1.PersistentVolumeReclaimDelete)
-	mine.Spec.NodeAffinity = nil
-	denied := func(what, by string, f func() error) {
-		t.Helper()
-		deadline := time.After(20 * time.Second)
-		for { // a policy that has just been made takes a moment
-			err := f()
-			if err != nil && strings.Contains(err.Error(), by) {
-				return
-			}
-			select {
-			case <-time.After(50 * time.Millisecond):
-			case <-deadline:
-				t.Fatalf("%s: %v", what, err)
-			}
-		}
-	}
-	refused := func(what string, change func(pv *corev1.PersistentVolume)) {
-		t.Helper()
-		denied(what, "sealvol-volumes", func() error {
-			pv := mine.DeepCopy()
-			change(pv)
-			return controller.Create(t.Context(), pv, client.DryRunAll)
-		})
-	}
-	refused("of another driver", func(pv *corev1.PersistentVolume) { pv.Spec.CSI.Driver = "other.example" })
-	refused("named as no claim's", func(pv *corev1.PersistentVolume) { pv.Name = "pvc-other" })
-	refused("with another's Secret", func(pv *corev1.PersistentVolume) {
-		pv.Spec.CSI.NodeStageSecretRef = &corev1.SecretReference{Namespace: operatortest.Namespace, Name: "pvc-other"}
-	})
-	if err := controller.Create(t.Context(), mine); err != nil {
-		t.Fatal(err)
-	}
-	patch := func(c client.Client, text string) func() error {
-		return func() error {
-			return c.Patch(t.Context(), mine.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(text)))
-		}
-	}
-	denied("another key's volume", "sealvol-volumes", patch(controller, `{"spec": {"claimRef": null}}`))
-	if err := patch(controller, `{"spec": {"capacity": {"storage": "2Gi"}}}`)(); err != nil { // csi-resizer
-		t.Error(err)
-	}
-	denied("bind a claim", "sealvol-claims", func() error {
-		c := claim.DeepCopy()
-		c.Spec.VolumeName = "x"
-		return controller.Update(t.Context(), c, client.DryRunAll)
-	})
-	handle := "snap-1"
-	content := &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: "content"}, Spec: snapshotv1.VolumeSnapshotContentSpec{Driver: "csi.sealvol.dev", DeletionPolicy: "Retain",
-		Source: snapshotv1.VolumeSnapshotContentSource{SnapshotHandle: &handle}, VolumeSnapshotRef: corev1.ObjectReference{Namespace: "default", Name: "snapshot"}}}
-	if err := env.Client.Create(t.Context(), content); err != nil {
-		t.Fatal(err)
-	}
-	denied("give a snapshot to somebody", "sealvol-contents", func() error {
-		return controller.Patch(t.Context(), content.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"spec": {"volumeSnapshotRef": {"name": "thief"}}}`)), client.DryRunAll)
-	})
-	if err := controller.Patch(t.Context(), content, client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"annotations": {"sealvol.dev/source-volume": "vol-1"}}}`))); err != nil {
-		t.Error(err)
-	}
-	for what, f := range map[string]func() error{
-		"make a volume": func() error {
-			return node.Create(t.Context(), operatortest.Volume(claim, "node-a", corev1.PersistentVolumeReclaimDelete))
-		},
-		"change one":      patch(node, `{"spec": {"capacity": {"storage": "2Gi"}}}`),
-		"see claims":      func() error { return node.List(t.Context(), &corev1.PersistentVolumeClaimList{}) },
-		"see attachments": func() error { return node.List(t.Context(), &storagev1.VolumeAttachmentList{}) },
-		"see Secrets": func() error {
-			return node.List(t.Context(), &corev1.SecretList{}, client.InNamespace(operatortest.Namespace))
-		},
-	} {
-		if err := f(); !apierrors.IsForbidden(err) {
-			t.Errorf("a node may %s: %v", what, err)
-		}
-	}
-	if err := controller.List(t.Context(), &corev1.SecretList{}, client.InNamespace(operatortest.Namespace)); !apierrors.IsForbidden(err) {
-		t.Errorf("the controller may see Secrets: %v", err)
 	}
 }
 

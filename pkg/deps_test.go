@@ -47,6 +47,7 @@ var allowed = map[string][]string{
 	"pkg/api/v1alpha1":             {},
 	"pkg/operator":                 {"pkg/api/v1alpha1", "pkg/crypto"},
 	"pkg/operator/operatortest":    {"pkg/operator"},
+	"pkg/operator/matrixtest":      {},                                                                        // tests alone
 	"pkg/nodeagent":                {"pkg/api/v1alpha1", "pkg/backend", "pkg/mounter", "pkg/mounter/control"}, // of the backend, what a FormatKeeper is
 	"cmd/operator":                 {"pkg/crypto", "pkg/operator"},
 	"cmd/driver":                   {"pkg/backend", "pkg/backend/ebs", "pkg/backend/local", "pkg/crypto", "pkg/csi", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/nodeagent", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs"},

@@ -1,9 +1,11 @@
 package operator
 
 // What the operator may do. `make generate` turns this into config/rbac and the chart's roles. Secrets are those of its own namespace alone
-// (the chart puts in which that is); tenants' Secrets only where they bind the ClusterRole of the chart that allows it.
+// (the chart puts in which that is); tenants' Secrets only where they bind the ClusterRole of the chart that allows it. What it may patch of claims and PersistentVolumes
+// is narrowed by admission policies of the chart (policies-operator.yaml): where a claim is placed, and one finalizer.
 //
 // +kubebuilder:rbac:groups="",resources=persistentvolumeclaims;persistentvolumes,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=persistentvolumes,verbs=patch
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=get
 // +kubebuilder:rbac:groups=storage.k8s.io,resources=storageclasses;volumeattachments,verbs=get;list;watch
 // +kubebuilder:rbac:groups=snapshot.storage.k8s.io,resources=volumesnapshots;volumesnapshotcontents,verbs=get;list;watch

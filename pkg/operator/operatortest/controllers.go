@@ -16,7 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// StartControllers runs Kubernetes' own controllers of namespaces and of the protection of claims and volumes, until stop.
+// StartControllers runs Kubernetes' own controllers of namespaces, of the protection of claims and volumes, and of the types in admission policies, until stop.
 func (e *Env) StartControllers() (stop func() error, err error) {
 	dir, err := os.MkdirTemp("", "operatortest")
 	if err != nil {
@@ -32,7 +32,7 @@ func (e *Env) StartControllers() (stop func() error, err error) {
 	}
 	defer log.Close()
 	cmd := exec.Command(filepath.Join(Bin(), "kube-controller-manager"), "--kubeconfig", kubeconfig, "--leader-elect=false",
-		"--controllers=namespace-controller,persistentvolumeclaim-protection-controller,persistentvolume-protection-controller",
+		"--controllers=namespace-controller,persistentvolumeclaim-protection-controller,persistentvolume-protection-controller,validatingadmissionpolicy-status-controller",
 		"--secure-port=0", "--concurrent-namespace-syncs=20", "--kube-api-qps=500", "--kube-api-burst=1000", "--use-service-account-credentials=false", "--v=1")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -99,6 +99,8 @@ func Start(values ...string) (e *Env, err error) {
 	}
 	env := &envtest.Environment{BinaryAssetsDirectory: Bin(), CRDDirectoryPaths: []string{crds}, ErrorIfCRDPathMissing: true,
 		ControlPlaneStartTimeout: time.Minute, ControlPlaneStopTimeout: time.Minute}
+	// As clusters are set up: what a kubelet may is limited to its node.
+	env.ControlPlane.GetAPIServer().Configure().Set("authorization-mode", "Node", "RBAC").Append("enable-admission-plugins", "NodeRestriction")
 	e = &Env{env: env}
 	if e.Config, err = env.Start(); err != nil {
 		return nil, errors.Join(err, env.Stop())
@@ -229,8 +231,8 @@ func (e *Env) Apply(ctx context.Context, u *unstructured.Unstructured) error {
 	})
 }
 
-// As returns a client configuration with the token of a service account of the release: "operator" or "node". With a node the token is bound to a
-// pod of that node, as kubelet gets it.
+// As returns a client configuration with the token of a service account of the release: "operator", "controller", "node" or "mounter". With a node the token
+// is bound to a pod of that node, as kubelet gets it.
 func (e *Env) As(ctx context.Context, account, node string) (*rest.Config, error) {
 	sa := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: "sealvol-" + account}}
 	tr := &authenticationv1.TokenRequest{}
@@ -246,6 +248,17 @@ func (e *Env) As(ctx context.Context, account, node string) (*rest.Config, error
 	}
 	c := rest.AnonymousClientConfig(e.Config)
 	c.BearerToken = tr.Status.Token
+	c.QPS, c.Burst = -1, -1
+	return c, nil
+}
+
+// User returns a client configuration with a certificate of a user. A node's kubelet is system:node:<node>, of the group system:nodes.
+func (e *Env) User(name string, groups ...string) (*rest.Config, error) {
+	u, err := e.env.AddUser(envtest.User{Name: name, Groups: groups}, nil)
+	if err != nil {
+		return nil, err
+	}
+	c := rest.CopyConfig(u.Config())
 	c.QPS, c.Burst = -1, -1
 	return c, nil
 }
