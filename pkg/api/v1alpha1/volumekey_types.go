@@ -182,6 +182,11 @@ const (
 	ReasonRestored        = "DeliveryRestored"
 	ReasonConflict        = "DeliveryConflict"
 	ReasonNeeded          = "VolumeInUse"
+	ReasonPrepared        = "Prepared"
+	ReasonNotGranted      = "KeyNotGranted"
+	ReasonReserved        = "NameReserved"
+	ReasonDuplicate       = "VolumeDuplicate"
+	ReasonTooMany         = "TooManyKeys"
 )
 
 // VolumeKeyList is a list.

@@ -1,0 +1,79 @@
+package operator
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
+)
+
+// Key Secrets lie in the operator's namespace, where no quota of a tenant counts, and some stay when
+// their VolumeKeys have gone. So their number is bounded for each tenant's namespace.
+
+// wakeAtMost is how many VolumeKeys are tried again when a key Secret of their namespace has gone,
+// which makes room for one.
+const wakeAtMost = 16
+
+// tenantOf is the namespace whose VolumeKey a key Secret is, or was, of.
+func tenantOf(s metav1.Object) string {
+	if s.GetLabels()[v1alpha1.RoleLabel] != v1alpha1.RoleKey {
+		return ""
+	}
+	ns, _, _ := strings.Cut(s.GetAnnotations()[v1alpha1.OwnerAnnotation], "/")
+	return ns
+}
+
+// room tells whether a namespace has as many key Secrets as it may have. Keys that are made at the
+// same moment may exceed the limit by as many as there are workers; it bounds, and counts nothing.
+func (o keys) room(ctx context.Context, namespace string) (*problem, error) {
+	if o.MaxKeys == 0 {
+		return nil, nil
+	}
+	var list metav1.PartialObjectMetadataList
+	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("SecretList"))
+	if err := o.List(ctx, &list, client.InNamespace(o.Namespace), client.MatchingFields{byTenant: namespace}, client.Limit(int64(o.MaxKeys)), client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("count keys: %w", err)
+	}
+	if len(list.Items) < o.MaxKeys {
+		return nil, nil
+	}
+	n, some := 0, []string{}
+	for i := range list.Items {
+		if s := &list.Items[i]; s.Labels[v1alpha1.KeptLabel] != "" {
+			n++
+			if len(some) < 5 {
+				some = append(some, s.Name)
+			}
+		}
+	}
+	msg := fmt.Sprintf("namespace %s has %d keys and may have no more: delete VolumeKeys or claims that are not needed", namespace, o.MaxKeys)
+	if n > 0 {
+		msg = fmt.Sprintf("%s. Of %d of these keys nothing but the Secret in %s is left, such as %s: an administrator lists them (kubectl -n %[3]s get secret -l %[5]s=%[6]s) and deletes those that open nothing any more",
+			msg, n, o.Namespace, strings.Join(some, ", "), v1alpha1.KeptLabel, namespace)
+	}
+	return &problem{v1alpha1.ReasonTooMany, msg + ". The limit is the operator's --max-keys-per-namespace (chart: operator.maxKeysPerNamespace)", false}, nil
+}
+
+// ofRoom finds VolumeKeys that wait until their namespace may have another key.
+func (o keys) ofRoom(ctx context.Context, obj client.Object) []reconcile.Request {
+	ns := tenantOf(obj)
+	if ns == "" || o.MaxKeys == 0 {
+		return nil
+	}
+	var list v1alpha1.VolumeKeyList
+	if err := o.List(ctx, &list, client.InNamespace(ns), client.MatchingFields{byRefused: "true"}, client.Limit(wakeAtMost)); err != nil {
+		o.Log.Error("keys that wait for room were not found", "namespace", ns, "error", err)
+		return nil
+	}
+	var all []reconcile.Request
+	for i := range list.Items {
+		all = append(all, request(ns, list.Items[i].Name)...)
+	}
+	return all
+}
