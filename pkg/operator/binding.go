@@ -55,7 +55,7 @@ func (o volumes) judge(ctx context.Context, v *volume) error {
 		return o.findClaim(ctx, v)
 	}
 	if sv := v.sealed; sv != nil && hasKey(sv) && v.claim != nil && !isOf(sv, v.claim) && !mayShare(sv, v.claim.Namespace) {
-		v.refused, v.claim = notGranted(sv, v.claim.Namespace), nil
+		v.refused, v.asks, v.claim = notGranted(sv, v.claim.Namespace), v.claim, nil
 	}
 	return nil
 }

@@ -53,10 +53,11 @@ type volume struct {
 	before *v1alpha1.SealedVolume        // sealed, as it is stored
 	// stranger is a PersistentVolume of the name that can not be the volume's (binding.go); pv is nil then.
 	stranger *corev1.PersistentVolume
-	refused  *problem // why pv, or stranger, does not get the key
-	from     string   // the node of the snapshot that it is to be restored from, if one alone has that
-	moves    bool     // it is now here, now there
-	node     string   // the one node that may use pv now
+	asks     *corev1.PersistentVolumeClaim // has pv, and may not have its key
+	refused  *problem                      // why pv, or stranger, does not get the key
+	from     string                        // the node of the snapshot that it is to be restored from, if one alone has that
+	moves    bool                          // it is now here, now there
+	node     string                        // the one node that may use pv now
 }
 
 // Reconcile brings one volume's SealedVolume, key and delivery Secret to where they should be.

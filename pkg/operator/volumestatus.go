@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -83,8 +84,8 @@ func (o volumes) tell(v *volume, c metav1.Condition) {
 
 // event makes an event where people look: at the claim, or without one at the volume.
 func (o volumes) event(v *volume, kind, reason, message string) {
-	if v.claim != nil {
-		o.events.Eventf(v.claim, v.sealed, kind, reason, "DeliverKey", "%s", message)
+	if c := cmp.Or(v.claim, v.asks); c != nil {
+		o.events.Eventf(c, v.sealed, kind, reason, "DeliverKey", "%s", message)
 		return
 	}
 	o.events.Eventf(v.sealed, nil, kind, reason, "DeliverKey", "%s", message)
