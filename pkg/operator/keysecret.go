@@ -81,7 +81,9 @@ func (o keySecrets) Reconcile(ctx context.Context, r reconcile.Request) (reconci
 func (o keySecrets) reconcile(ctx context.Context, r reconcile.Request) (reconcile.Result, error) {
 	var s metav1.PartialObjectMetadata
 	s.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
-	if err := o.Get(ctx, r.NamespacedName, &s); err != nil {
+	err := o.Get(ctx, r.NamespacedName, &s)
+	o.making.forget(r.Name) // the cache shows it, or has
+	if err != nil {
 		o.seen.forget(r.Name)
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}

@@ -3,7 +3,9 @@ package operator
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,18 +31,63 @@ func tenantOf(s metav1.Object) string {
 	return ns
 }
 
-// room tells whether a namespace has as many key Secrets as it may have. Keys that are made at the
-// same moment may exceed the limit by as many as there are workers; it bounds, and counts nothing.
-func (o keys) room(ctx context.Context, namespace string) (*problem, error) {
+// making has the key Secrets that are being made, and that the cache does not show yet.
+type making struct {
+	mu    sync.Mutex
+	names map[string]string // namespace of the VolumeKey by name of the Secret; guarded by mu
+}
+
+// add reserves a name, and returns what else was reserved for the namespace before.
+func (m *making) add(name, namespace string) (others []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for n, ns := range m.names {
+		if ns == namespace && n != name {
+			others = append(others, n)
+		}
+	}
+	if m.names == nil {
+		m.names = map[string]string{}
+	}
+	m.names[name] = namespace
+	return others
+}
+
+func (m *making) forget(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.names, name)
+}
+
+// room tells whether a namespace has as many key Secrets as it may have, and else reserves one's
+// name, until the cache shows it or forget.
+func (o keys) room(ctx context.Context, namespace, name string) (*problem, error) {
 	if o.MaxKeys == 0 {
 		return nil, nil
 	}
+	others := o.making.add(name, namespace) // before the list: what is in neither was reserved later, and counts this one
+	p, err := o.full(ctx, namespace, others)
+	if p != nil || err != nil {
+		o.making.forget(name)
+	}
+	return p, err
+}
+
+func (o keys) full(ctx context.Context, namespace string, others []string) (*problem, error) {
 	var list metav1.PartialObjectMetadataList
 	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("SecretList"))
 	if err := o.List(ctx, &list, client.InNamespace(o.Namespace), client.MatchingFields{byTenant: namespace}, client.Limit(int64(o.MaxKeys)), client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("count keys: %w", err)
 	}
-	if len(list.Items) < o.MaxKeys {
+	have := len(list.Items) + len(others)
+	if len(others) > 0 {
+		for i := range list.Items {
+			if slices.Contains(others, list.Items[i].Name) {
+				have--
+			}
+		}
+	}
+	if have < o.MaxKeys {
 		return nil, nil
 	}
 	n, some := 0, []string{}

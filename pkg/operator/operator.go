@@ -84,6 +84,7 @@ type operator struct {
 	live   client.Reader // the API server itself
 	events events.EventRecorder
 	seen   fingerprints
+	making making
 	// retained has the names of PersistentVolumes that were last seen with the reclaim policy Retain: they may be gone before their SealedVolumes say so.
 	retained sync.Map
 }

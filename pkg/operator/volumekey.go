@@ -267,14 +267,16 @@ func (o keys) first(ctx context.Context, vk *v1alpha1.VolumeKey) (*problem, erro
 		if noted, err := o.noted(ctx, vk); noted != nil || err != nil {
 			return noted, err
 		}
-		if p, err := o.room(ctx, vk.Namespace); p != nil || err != nil {
+		if p, err := o.room(ctx, vk.Namespace, name); p != nil || err != nil {
 			return p, err
 		}
 		var p *problem
 		if k, p, err = o.source(ctx, vk); p != nil || err != nil {
+			o.making.forget(name)
 			return p, err
 		}
 		if s, k, err = o.make(ctx, vk, k); err != nil {
+			o.making.forget(name) // if it was made, the next try finds it
 			return nil, err
 		}
 	}
