@@ -164,8 +164,12 @@ func (o volumes) withdraw(ctx context.Context, v *volume) error {
 		return err // its event brings us back if the cache has not seen it yet
 	}
 	if v.pv != nil {
-		if used, err := o.isClaimed(ctx, v.pv); used || err != nil {
-			return errors.Join(err, errStale)
+		used, err := o.isClaimed(ctx, v.pv)
+		if err == nil && used {
+			err = errStale
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return o.removeDelivery(ctx, v.name)
@@ -199,8 +203,12 @@ func (o volumes) letGo(ctx context.Context, v *volume) (done bool, err error) {
 	if err := o.removeDelivery(ctx, pv.Name); err != nil {
 		return false, err
 	}
-	if gone, err := o.isWithdrawn(ctx, pv.Name); !gone || err != nil {
-		return false, errors.Join(err, errStale)
+	gone, err := o.isWithdrawn(ctx, pv.Name)
+	if err == nil && !gone {
+		err = errStale
+	}
+	if err != nil {
+		return false, err
 	}
 	patch := client.MergeFromWithOptions(pv.DeepCopy(), client.MergeFromWithOptimisticLock{})
 	controllerutil.RemoveFinalizer(pv, v1alpha1.DeliveryFinalizer)
