@@ -200,10 +200,11 @@ func TestNamedAsKey(t *testing.T) {
 		})
 	}
 	if err := within(t.Context(), time.Second, func() error {
-		if now, err := get(t.Context(), key.Namespace, key.Name, &corev1.Secret{}); err != nil || now.ResourceVersion != key.ResourceVersion {
-			return nil
+		now, err := get(t.Context(), key.Namespace, key.Name, &corev1.Secret{})
+		if err == nil && now.ResourceVersion == key.ResourceVersion {
+			err = errStays
 		}
-		return errStays
+		return client.IgnoreNotFound(err)
 	}); err == nil {
 		t.Error("the key Secret was written")
 	}
