@@ -134,6 +134,7 @@ func TestRefused(t *testing.T) {
 		"nodeAgent=true":                             "nodeAgent",
 		"node.agent=maybe":                           "/node/agent",
 		"operator.replicas=-1":                       "/operator/replicas",
+		"operator.maxKeysPerNamespace=-1":            "/operator/maxKeysPerNamespace",
 		"images.driver.tag=a b":                      "/images/driver/tag",
 		"images.pullPolicy=Sometimes":                "/images/pullPolicy",
 		"kubeletDir=var/lib/kubelet":                 "/kubeletDir",

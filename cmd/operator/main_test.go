@@ -496,6 +496,7 @@ func fetch(t *testing.T, url string, want ...string) error {
 func TestFlags(t *testing.T) {
 	for want, args := range map[string][]string{
 		"--namespace is missing": {"--namespace="},
+		"--max-keys-per-name":    {"--namespace=x", "--max-keys-per-namespace=-1"},
 		"--log-level":            {"--namespace=x", "--log-level=loud"},
 		"--log-format":           {"--namespace=x", "--log-format=xml"},
 		"unknown command":        {"serve"},

@@ -187,20 +187,23 @@ func TestForeignOrigin(t *testing.T) {
 			vk := keyNamed(ns, pv.Name)
 			key := keySecretOf(t, vk)
 			var theirs []client.Object
-			claim := func(name string, change func(pv *corev1.PersistentVolume)) *corev1.PersistentVolume {
-				x := operatortest.Claim(ns2, name)
+			claim := func(ns, node, name string, change func(pv *corev1.PersistentVolume)) *corev1.PersistentVolume {
+				x := operatortest.Claim(ns, name)
 				create(t, x)
-				v := operatortest.Volume(x, "node-a", del)
+				v := operatortest.Volume(x, node, del)
 				change(v)
 				bind(t, x, v)
 				theirs = append(theirs, x, v)
 				return v
 			}
-			same := claim("same", func(v *corev1.PersistentVolume) { v.Spec.CSI.VolumeHandle = pv.Spec.CSI.VolumeHandle })
-			cp := claim("copy", func(v *corev1.PersistentVolume) {
-				v.Name, v.Spec.CSI.NodeStageSecretRef = "copy-"+ns2, &corev1.SecretReference{Namespace: operatortest.Namespace, Name: "copy-" + ns2}
-				v.Spec.CSI.VolumeAttributes = map[string]string{"keyVolume": pv.Spec.CSI.VolumeHandle}
-			})
+			same := claim(ns2, "node-a", "same", func(v *corev1.PersistentVolume) { v.Spec.CSI.VolumeHandle = pv.Spec.CSI.VolumeHandle })
+			copied := func(name string) func(*corev1.PersistentVolume) {
+				return func(v *corev1.PersistentVolume) {
+					v.Name, v.Spec.CSI.NodeStageSecretRef = name, &corev1.SecretReference{Namespace: operatortest.Namespace, Name: name}
+					v.Spec.CSI.VolumeAttributes = map[string]string{"keyVolume": pv.Spec.CSI.VolumeHandle}
+				}
+			}
+			cp := claim(ns2, "node-a", "copy", copied("copy-"+ns2))
 			msg := hasCondition(t, sealed(cp.Name), v1alpha1.VolumeKeyReady, v1alpha1.ReasonNotGranted)
 			if !strings.Contains(msg, "kubectl annotate sealedvolume "+pv.Name) {
 				t.Error(msg)
@@ -213,6 +216,11 @@ func TestForeignOrigin(t *testing.T) {
 				}
 			}
 			undelivered(t, cp.Name)
+			if mode == "local" { // also of the same namespace, where no copy can be
+				there := claim(ns, "node-b", "there", copied("there-"+ns))
+				hasCondition(t, sealed(there.Name), v1alpha1.VolumeKeyReady, v1alpha1.ReasonSourceUnknown)
+				undelivered(t, there.Name)
+			}
 			remove(t, c, pv)
 			gone(t, sealed(pv.Name), vk, key)
 			remove(t, theirs...)
