@@ -28,6 +28,7 @@ import (
 func forged(name string, uid types.UID, theirs *corev1.PersistentVolumeClaim, node string) *corev1.PersistentVolume {
 	pv := operatortest.Volume(theirs, node, del)
 	pv.Name, pv.Spec.ClaimRef.UID = name, uid
+	pv.Spec.PersistentVolumeReclaimPolicy = retain // the key is not kept for it
 	ref := &corev1.SecretReference{Namespace: operatortest.Namespace, Name: name}
 	pv.Spec.CSI.NodeStageSecretRef, pv.Spec.CSI.NodePublishSecretRef, pv.Spec.CSI.NodeExpandSecretRef = ref, ref, ref
 	return pv
@@ -87,7 +88,7 @@ func TestNameTakenAtOnce(t *testing.T) {
 			return client.IgnoreNotFound(err)
 		})
 		gone(t, keyNamed(ns, name))
-		remove(t, &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}})
+		remove(t, &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}}, sv)
 		gone(t, sv)
 	}
 	remove(t, theirs)

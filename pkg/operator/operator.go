@@ -85,8 +85,19 @@ type operator struct {
 	events events.EventRecorder
 	seen   fingerprints
 	making making
-	// retained has the names of PersistentVolumes that were last seen with the reclaim policy Retain: they may be gone before their SealedVolumes say so.
+	// retained has the places of PersistentVolumes, by name, that were last seen with the reclaim policy Retain: they may be gone before their SealedVolumes say so.
 	retained sync.Map
+}
+
+// place is what a PersistentVolume says that it is, and where.
+type place struct{ handle, node string }
+
+// placeOf is without the node where volumes move.
+func (o *operator) placeOf(handle, node string) place {
+	if o.Attachments {
+		node = ""
+	}
+	return place{handle, node}
 }
 
 // Add adds the controllers to a manager.

@@ -288,8 +288,8 @@ func (o volumes) tearDown(ctx context.Context, v *volume) (done bool, err error)
 
 // noteRetained makes good what a PersistentVolume said at last, if it went before that was written.
 func (o volumes) noteRetained(ctx context.Context, v *volume) error {
-	if _, ok := o.retained.Load(v.name); !ok {
-		return nil
+	if p, ok := o.retained.Load(v.name); !ok || p != o.placeOf(v.sealed.Spec.VolumeHandle, v.sealed.Spec.NodeName) {
+		return nil // it never was, or what was is another volume's, of that name
 	}
 	was := v.sealed.DeepCopy()
 	v.sealed.Spec.ReclaimPolicy = string(corev1.PersistentVolumeReclaimRetain)

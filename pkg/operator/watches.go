@@ -89,7 +89,7 @@ func (o volumes) ofVolume(ctx context.Context, obj client.Object) []reconcile.Re
 		return nil
 	}
 	if pv.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRetain {
-		o.retained.Store(pv.Name, true)
+		o.retained.Store(pv.Name, o.placeOf(pv.Spec.CSI.VolumeHandle, nodeOf(pv)))
 	} else {
 		o.retained.Delete(pv.Name)
 	}
