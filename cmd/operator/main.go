@@ -43,7 +43,7 @@ type options struct {
 	namespace, metrics, probes string
 	elect, snapshots           bool
 	attachments                bool
-	workers                    int
+	workers, maxKeys           int
 	logLevel, logFormat        string
 }
 
@@ -67,6 +67,7 @@ func command(stderr io.Writer) *cobra.Command {
 	f.BoolVar(&o.attachments, "attachments", false, "volumes move between nodes: where one is, its VolumeAttachment says (the ebs backend), not its node affinity")
 	f.StringVar(&o.metrics, "metrics-address", "0", "where metrics are served; 0: nowhere")
 	f.StringVar(&o.probes, "probe-address", "0", "where /healthz and /readyz are served; 0: nowhere")
+	f.IntVar(&o.maxKeys, "max-keys-per-namespace", 3000, "key Secrets that are kept for the VolumeKeys of one namespace; 0: any number")
 	f.IntVar(&o.workers, "workers", 4, "volumes and keys that are worked on at a time")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -101,6 +102,9 @@ func run(ctx context.Context, o options) error {
 	if o.namespace == "" {
 		return errors.New("--namespace is missing")
 	}
+	if o.maxKeys < 0 {
+		return errors.New("--max-keys-per-namespace: must not be negative; 0 is no limit")
+	}
 	config, err := ctrl.GetConfig()
 	if err != nil {
 		return err
@@ -121,7 +125,7 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	if err := operator.Add(ctx, m, operator.Options{Namespace: o.namespace, Snapshots: o.snapshots, Attachments: o.attachments, Workers: o.workers}); err != nil {
+	if err := operator.Add(ctx, m, operator.Options{Namespace: o.namespace, Snapshots: o.snapshots, Attachments: o.attachments, Workers: o.workers, MaxKeys: o.maxKeys}); err != nil {
 		return err
 	}
 	synced := func(r *http.Request) error {

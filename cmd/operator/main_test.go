@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,6 +25,7 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
@@ -329,10 +331,22 @@ func (u *users) remove(ctx context.Context, p pair) {
 	u.rng.Shuffle(len(objs), func(i, j int) { objs[i], objs[j] = objs[j], objs[i] })
 	for _, o := range objs {
 		u.check(u.c.Delete(ctx, o))
-		if _, ours := o.(*v1alpha1.VolumeKey); !ours { // the protection of claims and volumes
-			u.check(u.c.Patch(ctx, o, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))))
+		if _, ours := o.(*v1alpha1.VolumeKey); !ours {
+			u.unprotect(ctx, o)
 		}
 	}
+}
+
+// unprotect does what the protection of claims and volumes does.
+func (u *users) unprotect(ctx context.Context, o client.Object) {
+	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		if err := u.c.Get(ctx, client.ObjectKeyFromObject(o), o); err != nil {
+			return err
+		}
+		o.SetFinalizers(slices.DeleteFunc(o.GetFinalizers(), func(f string) bool { return strings.HasPrefix(f, "kubernetes.io/") }))
+		return u.c.Update(ctx, o)
+	})
+	u.check(err)
 }
 
 // settle waits until every living claim that can has its key, then deletes all, and waits until nothing is left.
@@ -340,8 +354,8 @@ func (u *users) settle() {
 	ctx := u.t.Context()
 	await(u.t, func() error {
 		for _, p := range u.live {
-			if p.c.Spec.DataSource != nil {
-				continue // its source may have gone before it got a volume
+			if p.c.Spec.DataSource != nil || p.pv == nil {
+				continue // its source may have gone before it got a volume; without a volume it gets nothing
 			}
 			var s corev1.Secret
 			if err := u.c.Get(ctx, client.ObjectKey{Namespace: operatortest.Namespace, Name: "pvc-" + string(p.c.UID)}, &s); err != nil {
@@ -482,6 +496,7 @@ func fetch(t *testing.T, url string, want ...string) error {
 func TestFlags(t *testing.T) {
 	for want, args := range map[string][]string{
 		"--namespace is missing": {"--namespace="},
+		"--max-keys-per-name":    {"--namespace=x", "--max-keys-per-namespace=-1"},
 		"--log-level":            {"--namespace=x", "--log-level=loud"},
 		"--log-format":           {"--namespace=x", "--log-format=xml"},
 		"unknown command":        {"serve"},

@@ -82,7 +82,7 @@ func falseFirst(a, b bool) int {
 // leave takes back what a node has said of a volume that it does not have any more: a node that was lost can not.
 func (v *volume) leave() {
 	s := &v.sealed.Status
-	if !v.moves || v.other || s.Node == "" || s.Node == v.sealed.Spec.NodeName {
+	if !v.moves || s.Node == "" || s.Node == v.sealed.Spec.NodeName {
 		return
 	}
 	s.Node, s.Health = "", ""

@@ -31,12 +31,12 @@ func zonal(t *testing.T, ns, name string) (*corev1.PersistentVolumeClaim, *corev
 	t.Helper()
 	c := operatortest.Claim(ns, name)
 	create(t, c)
-	kek := delivered(t, "pvc-"+string(c.UID))
+	prepared(t, "pvc-"+string(c.UID))
 	pv := operatortest.Volume(c, "", del)
 	pv.Spec.NodeAffinity.Required.NodeSelectorTerms[0].MatchExpressions[0] = corev1.NodeSelectorRequirement{
 		Key: corev1.LabelTopologyZone, Operator: corev1.NodeSelectorOpIn, Values: []string{"zone-a"}}
 	bind(t, c, pv)
-	return c, pv, kek
+	return c, pv, delivered(t, pv.Name)
 }
 
 // attachment is what the attach-detach controller makes.

@@ -4,217 +4,42 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
-	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 )
 
-// key settles which key opens a volume, and delivers it.
-func (o volumes) key(ctx context.Context, v *volume) (*problem, error) {
-	if v.other {
-		return &problem{v1alpha1.ReasonExchanged, fmt.Sprintf("PersistentVolume %s is of volume %s on node %q, the SealedVolume of volume %s on node %q: give it another name, or, if the volume was moved, correct spec.nodeName of the SealedVolume",
-			v.name, v.pv.Spec.CSI.VolumeHandle, v.node, v.sealed.Spec.VolumeHandle, v.sealed.Spec.NodeName), false}, o.removeDelivery(ctx, v.name)
-	}
-	if !hasKey(v.sealed) {
-		if p, err := o.choose(ctx, v); p != nil || err != nil {
-			return p, err
-		}
-	}
-	return o.deliver(ctx, v)
-}
+// +kubebuilder:rbac:groups="",resources=persistentvolumes,verbs=patch
 
-// choose finds the key and notes it in the SealedVolume.
-func (o volumes) choose(ctx context.Context, v *volume) (*problem, error) {
-	ref, p, err := o.origin(ctx, v)
-	if p != nil || err != nil {
-		return p, err
-	}
-	wait := &problem{v1alpha1.ReasonKeyNotReady, "the VolumeKey has no key yet", false}
-	if ref == nil {
-		vk, p, err := o.keyFor(ctx, v)
-		if p != nil || err != nil {
-			return p, err
-		}
-		if c := meta.FindStatusCondition(vk.Status.Conditions, v1alpha1.KeyReady); c != nil && c.Status == metav1.ConditionFalse {
-			wait = &problem{c.Reason, fmt.Sprintf("VolumeKey %s: %s", vk.Name, c.Message), false}
-		}
-		ref = &v1alpha1.VolumeKeyRef{Namespace: vk.Namespace, Name: vk.Name, UID: string(vk.UID)}
-		if n := len(vk.Status.Versions); n > 0 {
-			newest := vk.Status.Versions[n-1]
-			if newest.SecretName != keySecretName(vk.UID, newest.Version) { // who may write the status could name any Secret of ours
-				return altered(o.Namespace, newest.SecretName), nil
-			}
-			ref.Version, ref.SecretName, ref.Fingerprint = newest.Version, newest.SecretName, newest.Fingerprint
-		}
-	}
-	was := v.sealed.DeepCopy()
-	v.sealed.Spec.Key = ref
-	if err := o.writeSpec(ctx, v, was); err != nil {
-		return nil, err
-	}
-	if ref.SecretName == "" {
-		return wait, nil
-	}
-	return nil, nil
-}
+// The delivery Secret of a volume holds its key from when its PersistentVolume is there, for the
+// claim that the SealedVolume is of, until that claim or the PersistentVolume has gone (K6):
+//
+//	PersistentVolume and claim, as the API server says
+//	└ the newest anchor of the volume (heritage.go) → finalizer on the PersistentVolume → Secret filled
+//	claim gone                        → Secret deleted
+//	PersistentVolume deleted, not used → Secret deleted, and gone → finalizer removed → PersistentVolume gone
+//
+// As long as the finalizer is there, no other PersistentVolume can have the name, and so none can
+// have the Secret read. Cut off anywhere, the next reconciliation goes on: each step is found done,
+// or done again.
 
-// origin finds the key of the volume that a volume is a copy of, or the same as; nil if it is neither.
-func (o volumes) origin(ctx context.Context, v *volume) (*v1alpha1.VolumeKeyRef, *problem, error) {
-	if v.pv != nil {
-		if h := v.pv.Spec.CSI.VolumeAttributes[attributeKeyVolume]; h != "" {
-			return o.keyOfHandle(ctx, v, h, fmt.Sprintf("the volume is a copy whose key is that of volume %s, of which no SealedVolume is left", h))
-		}
-		if ref, _, err := o.keyOfHandle(ctx, v, v.pv.Spec.CSI.VolumeHandle, ""); ref != nil || err != nil {
-			return ref, nil, err
-		}
-	}
-	if v.claim == nil || v.claim.Spec.VolumeName != "" {
-		return nil, nil, nil // a PersistentVolume that is there would have said
-	}
-	kind, name := source(v.claim)
-	switch kind {
-	case "PersistentVolumeClaim":
-		return o.keyOfClaim(ctx, v, name)
-	case "VolumeSnapshot":
-		return o.keyOfSnapshot(ctx, v, name)
-	}
-	return nil, nil, nil
-}
+// errStale tells that the cache is behind the API server: what it shows next decides.
+var errStale = errors.New("the API server knows more than the cache")
 
-// isElsewhere tells that a volume lies on another node than the one that it is said to be a copy of, or the same as, which can not be: nodes make
-// PersistentVolumes (with a policy that keeps them to their own), and must not come by the keys of others in this way. Of volumes that move, nodes make none.
-func (v *volume) isElsewhere(origin *v1alpha1.SealedVolume) bool {
-	if v.moves {
-		return false
-	}
-	node := v.from
-	if v.pv != nil {
-		node = v.node
-	} else if node == "" {
-		return false
-	}
-	return origin.Spec.NodeName != "" && node != origin.Spec.NodeName
-}
+// errRetry tells that what was in the place of a delivery Secret was deleted.
+var errRetry = errors.New("the delivery Secret is made anew")
 
-// keyOfHandle finds the key of a volume by its handle. Without a problem to tell, none is no error.
-func (o volumes) keyOfHandle(ctx context.Context, v *volume, handle, unknown string) (*v1alpha1.VolumeKeyRef, *problem, error) {
-	if unknown == "" {
-		ref, err := o.keyAmong(ctx, v, byHandle, handle)
-		return ref, nil, err
-	}
-	for _, index := range []string{byHandle, byKeyVolume} { // the volume itself, or what else is a copy of it
-		if ref, err := o.keyAmong(ctx, v, index, handle); ref != nil || err != nil {
-			return ref, nil, err
-		}
-	}
-	return nil, &problem{v1alpha1.ReasonSourceUnknown, unknown, false}, nil
-}
+// pvProtection is Kubernetes' own finalizer of a PersistentVolume that is bound.
+const pvProtection = "kubernetes.io/pv-protection"
 
-// keyAmong is the key of a volume that an index finds and that can be an origin.
-func (o volumes) keyAmong(ctx context.Context, v *volume, index, handle string) (*v1alpha1.VolumeKeyRef, error) {
-	var list v1alpha1.SealedVolumeList
-	if err := o.List(ctx, &list, client.MatchingFields{index: handle}); err != nil {
-		return nil, err
-	}
-	for i := range list.Items {
-		if sv := &list.Items[i]; sv.Name != v.name && hasKey(sv) && !v.isElsewhere(sv) {
-			return sv.Spec.Key, nil
-		}
-	}
-	return nil, nil
-}
-
-func (o volumes) keyOfClaim(ctx context.Context, v *volume, name string) (*v1alpha1.VolumeKeyRef, *problem, error) {
-	var c corev1.PersistentVolumeClaim
-	err := o.Get(ctx, client.ObjectKey{Namespace: v.claim.Namespace, Name: name}, &c)
-	if err != nil {
-		return nil, &problem{v1alpha1.ReasonSourceUnknown, fmt.Sprintf("the claim is a copy of claim %s, which does not exist", name), false}, client.IgnoreNotFound(err)
-	}
-	wait := &problem{v1alpha1.ReasonKeyNotReady, fmt.Sprintf("the claim is a copy of claim %s, which has no key yet", name), false}
-	var sv v1alpha1.SealedVolume
-	err = o.Get(ctx, client.ObjectKey{Name: volumeName(&c)}, &sv)
-	if err != nil || !hasKey(&sv) || !isOf(&sv, &c) { // a claim may name a volume that it will never have
-		return nil, wait, client.IgnoreNotFound(err)
-	}
-	return sv.Spec.Key, nil, nil
-}
-
-func (o volumes) keyOfSnapshot(ctx context.Context, v *volume, name string) (*v1alpha1.VolumeKeyRef, *problem, error) {
-	unknown := fmt.Sprintf("the claim is restored from snapshot %s, of whose source volume no SealedVolume with a key is known", name)
-	if !o.Snapshots {
-		return nil, &problem{v1alpha1.ReasonSourceUnknown, unknown, false}, nil
-	}
-	wait := &problem{v1alpha1.ReasonKeyNotReady, fmt.Sprintf("the claim is restored from snapshot %s, which has not been made yet", name), false}
-	var s snapshotv1.VolumeSnapshot
-	err := o.Get(ctx, client.ObjectKey{Namespace: v.claim.Namespace, Name: name}, &s)
-	if err != nil || contentName(&s) == "" {
-		return nil, wait, client.IgnoreNotFound(err)
-	}
-	var c snapshotv1.VolumeSnapshotContent
-	err = o.Get(ctx, client.ObjectKey{Name: contentName(&s)}, &c)
-	// The content must say that it is this snapshot's: a snapshot may name any.
-	if err != nil || sourceHandle(&c) == "" || c.Spec.VolumeSnapshotRef.UID != s.UID {
-		return nil, wait, client.IgnoreNotFound(err)
-	}
-	v.from = c.Labels[managedBy]
-	return o.keyOfHandle(ctx, v, sourceHandle(&c), unknown)
-}
-
-// keyFor finds the VolumeKey of a volume that is no copy: the one that the claim names, or one of its own, which is made.
-func (o volumes) keyFor(ctx context.Context, v *volume) (*v1alpha1.VolumeKey, *problem, error) {
-	switch {
-	case v.pv != nil && !o.isDelivered(v.pv), v.pv == nil && v.class != nil && !o.isManaged(v.class):
-		return nil, &problem{v1alpha1.ReasonExternal, "the volume is staged with a Secret that Sealvol does not manage", false}, nil
-	case v.claim == nil || v.claim.DeletionTimestamp != nil:
-		return nil, &problem{v1alpha1.ReasonNoKey, "the volume never had a claim that it got a key for", false}, nil
-	}
-	name := v.claim.Annotations[v1alpha1.KeyAnnotation]
-	if name == "" {
-		return o.ownKey(ctx, v)
-	}
-	var vk v1alpha1.VolumeKey
-	err := o.Get(ctx, client.ObjectKey{Namespace: v.claim.Namespace, Name: name}, &vk)
-	switch {
-	case apierrors.IsNotFound(err):
-		return nil, &problem{v1alpha1.ReasonKeyNotFound, fmt.Sprintf("VolumeKey %s, which the claim's annotation %s names, does not exist", name, v1alpha1.KeyAnnotation), false}, nil
-	case err != nil:
-		return nil, nil, err
-	case vk.DeletionTimestamp != nil:
-		return nil, &problem{v1alpha1.ReasonKeyDeleting, fmt.Sprintf("VolumeKey %s is being deleted", name), false}, nil
-	}
-	return &vk, nil, nil
-}
-
-// ownKey finds or makes the VolumeKey of one claim.
-func (o volumes) ownKey(ctx context.Context, v *volume) (*v1alpha1.VolumeKey, *problem, error) {
-	at := client.ObjectKey{Namespace: v.claim.Namespace, Name: claimKeyName(v.claim)}
-	var vk v1alpha1.VolumeKey
-	err := o.Get(ctx, at, &vk)
-	if err == nil && vk.DeletionTimestamp != nil {
-		return nil, &problem{v1alpha1.ReasonKeyDeleting, fmt.Sprintf("VolumeKey %s is being deleted", at.Name), false}, nil
-	}
-	if err == nil || !apierrors.IsNotFound(err) {
-		return &vk, nil, err
-	}
-	vk = v1alpha1.VolumeKey{ObjectMeta: metav1.ObjectMeta{Namespace: at.Namespace, Name: at.Name, Finalizers: []string{v1alpha1.KeyFinalizer}},
-		Spec: v1alpha1.VolumeKeySpec{DeletionPolicy: v1alpha1.DeletionDelete, ClaimRef: &v1alpha1.KeyClaim{Name: v.claim.Name, UID: string(v.claim.UID)}}}
-	err = o.Create(ctx, &vk)
-	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-		return nil, &problem{v1alpha1.ReasonNoKey, "the claim's namespace is being deleted", false}, nil
-	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("make VolumeKey: %w", err)
-	}
-	return &vk, nil, nil
-}
-
-// deliver sees that the delivery Secret holds the key (K5).
+// deliver sees that the delivery Secret holds the key (K5), if somebody is to have it.
 func (o volumes) deliver(ctx context.Context, v *volume) (*problem, error) {
 	ref := v.sealed.Spec.Key
 	if v.pv != nil && !o.isDelivered(v.pv) {
@@ -234,25 +59,184 @@ func (o volumes) deliver(ctx context.Context, v *volume) (*problem, error) {
 			return nil, err
 		}
 	}
-	if v.pv == nil && v.sealed.Spec.VolumeHandle != "" {
-		return &problem{v1alpha1.ReasonKept, "the PersistentVolume is gone; the key is kept, and delivered again if that comes back", false}, o.removeDelivery(ctx, v.name)
+	if p := v.undeliverable(); p != nil {
+		return p, o.withdraw(ctx, v)
 	}
 	d, err := o.look(ctx, v.name)
 	if err != nil {
 		return nil, err
 	}
+	role := ""
+	if d.meta != nil {
+		role = d.meta.GetLabels()[v1alpha1.RoleLabel]
+	}
+	if d.meta != nil && role != v1alpha1.RoleDelivery && (role != "" || d.fingerprint != ref.Fingerprint) {
+		return &problem{v1alpha1.ReasonConflict, fmt.Sprintf("Secret %s/%s is in the place of the delivery Secret and not ours: remove it", o.Namespace, v.name), false}, nil
+	}
+	if role == v1alpha1.RoleDelivery && d.fingerprint == ref.Fingerprint && controllerutil.ContainsFinalizer(v.pv, v1alpha1.DeliveryFinalizer) {
+		return nil, nil
+	}
+	return o.fill(ctx, v, d)
+}
+
+// undeliverable tells why nobody is to have a volume's key now, by the cache; nil: somebody is.
+func (v *volume) undeliverable() *problem {
+	switch {
+	case v.pv == nil && v.sealed.Spec.VolumeHandle == "":
+		return &problem{v1alpha1.ReasonPrepared, "the key is ready; it is delivered when the PersistentVolume is there", false}
+	case v.pv == nil:
+		return &problem{v1alpha1.ReasonKept, "the PersistentVolume is gone; the key is kept, and delivered again if that comes back", false}
+	case v.claim == nil:
+		return &problem{v1alpha1.ReasonKept, "no claim has the PersistentVolume; the key is kept, and delivered when one has", false}
+	}
+	return nil
+}
+
+// fill does what has to be done before the delivery Secret may hold the key, as the API server
+// itself says, and fills it. d is what is there.
+func (o volumes) fill(ctx context.Context, v *volume, d secretState) (*problem, error) {
+	ref := v.sealed.Spec.Key
+	pv, err := o.liveVolume(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	held := controllerutil.ContainsFinalizer(pv, v1alpha1.DeliveryFinalizer)
+	if !held && pv.DeletionTimestamp != nil { // none can be added any more
+		if d.fingerprint == ref.Fingerprint {
+			return nil, o.adopt(ctx, d.meta) // delivered by an earlier version, and in use
+		}
+		return &problem{v1alpha1.ReasonKept, "the PersistentVolume is being deleted; the key is kept, and delivered if that is made again", false}, nil
+	}
+	if d.meta == nil {
+		if p, err := o.inherit(ctx, v, pv); p != nil || err != nil {
+			return p, err
+		}
+	}
+	if !held {
+		patch := client.MergeFromWithOptions(pv.DeepCopy(), client.MergeFromWithOptimisticLock{})
+		controllerutil.AddFinalizer(pv, v1alpha1.DeliveryFinalizer)
+		if err := o.Patch(ctx, pv, patch); err != nil {
+			return nil, fmt.Errorf("hold PersistentVolume %s: %w", pv.Name, err)
+		}
+	}
 	if d.meta != nil && d.fingerprint == ref.Fingerprint {
 		return nil, o.adopt(ctx, d.meta)
 	}
-	if d.meta != nil && d.meta.GetLabels()[v1alpha1.RoleLabel] != v1alpha1.RoleDelivery {
-		return &problem{v1alpha1.ReasonConflict, fmt.Sprintf("Secret %s/%s is in the place of the delivery Secret and not ours: remove it", o.Namespace, v.name), false}, nil
+	if err := o.writeDelivery(ctx, v, d.meta); err != nil {
+		return nil, err
 	}
-	return o.writeDelivery(ctx, v, d.meta)
+	// Another operator, of two that both believe to lead, may have let the PersistentVolume go meanwhile.
+	var now corev1.PersistentVolume
+	err = o.live.Get(ctx, client.ObjectKey{Name: v.name}, &now)
+	if err == nil && now.UID == pv.UID && controllerutil.ContainsFinalizer(&now, v1alpha1.DeliveryFinalizer) {
+		return nil, nil
+	}
+	if client.IgnoreNotFound(err) != nil {
+		return nil, err
+	}
+	return nil, errors.Join(errStale, o.removeDelivery(ctx, v.name))
 }
 
-// adopt marks a delivery Secret that was restored.
+// liveVolume asks the API server whether the PersistentVolume and its claim are as the cache says.
+func (o volumes) liveVolume(ctx context.Context, v *volume) (*corev1.PersistentVolume, error) {
+	c := v.sealed.Spec.ClaimRef
+	var pv corev1.PersistentVolume
+	err := o.live.Get(ctx, client.ObjectKey{Name: v.name}, &pv)
+	switch {
+	case client.IgnoreNotFound(err) != nil:
+		return nil, err
+	case err != nil, pv.UID != v.pv.UID, c == nil, !isFor(&pv, *c), !isOurs(&pv), !o.isDelivered(&pv),
+		pv.Spec.CSI.VolumeHandle != v.sealed.Spec.VolumeHandle, !v.moves && nodeOf(&pv) != v.sealed.Spec.NodeName:
+		return nil, errStale
+	}
+	claim, err := o.liveClaim(ctx, c.Namespace, c.Name, c.UID)
+	if err == nil && (claim == nil || !has(claim, v.name)) {
+		err = errStale
+	}
+	return &pv, err
+}
+
+// withdraw takes the delivery Secret away of a volume that nobody is to have, as the cache says. If
+// that is behind with the claim, it is not: pods may need it.
+func (o volumes) withdraw(ctx context.Context, v *volume) error {
+	d, err := o.look(ctx, v.name)
+	if d.meta == nil || err != nil {
+		return err // its event brings us back if the cache has not seen it yet
+	}
+	if v.pv != nil {
+		used, err := o.isClaimed(ctx, v.pv)
+		if err == nil && used {
+			err = errStale
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return o.removeDelivery(ctx, v.name)
+}
+
+// isClaimed asks the API server whether a PersistentVolume's claim has it.
+func (o volumes) isClaimed(ctx context.Context, pv *corev1.PersistentVolume) (bool, error) {
+	r := pv.Spec.ClaimRef
+	if r == nil || r.UID == "" {
+		return false, nil
+	}
+	c, err := o.liveClaim(ctx, r.Namespace, r.Name, string(r.UID))
+	return c != nil && has(c, pv.Name), err
+}
+
+// letGo lets a PersistentVolume go that is being deleted and that nobody uses: once its delivery
+// Secret is gone. done: it goes.
+func (o volumes) letGo(ctx context.Context, v *volume) (done bool, err error) {
+	pv := v.pv
+	if pv == nil {
+		pv = v.stranger
+	}
+	if pv == nil || pv.DeletionTimestamp == nil || !controllerutil.ContainsFinalizer(pv, v1alpha1.DeliveryFinalizer) {
+		return false, nil
+	}
+	if v.pv != nil && slices.Contains(pv.Finalizers, pvProtection) {
+		if used, err := o.isClaimed(ctx, pv); used || err != nil {
+			return false, err
+		}
+	}
+	if err := o.removeDelivery(ctx, pv.Name); err != nil {
+		return false, err
+	}
+	gone, err := o.isWithdrawn(ctx, pv.Name)
+	if err == nil && !gone {
+		err = errStale
+	}
+	if err != nil {
+		return false, err
+	}
+	patch := client.MergeFromWithOptions(pv.DeepCopy(), client.MergeFromWithOptimisticLock{})
+	controllerutil.RemoveFinalizer(pv, v1alpha1.DeliveryFinalizer)
+	return true, client.IgnoreNotFound(o.Patch(ctx, pv, patch))
+}
+
+// isWithdrawn asks the API server whether a delivery Secret is gone.
+func (o volumes) isWithdrawn(ctx context.Context, name string) (bool, error) {
+	if isReserved(name) {
+		return true, nil // there never was one
+	}
+	s, err := o.secretMeta(ctx, name)
+	return s == nil || s.Labels[v1alpha1.RoleLabel] != v1alpha1.RoleDelivery, err
+}
+
+// secretMeta asks the API server for the metadata of a Secret of ours; nil: there is none.
+func (o *operator) secretMeta(ctx context.Context, name string) (*metav1.PartialObjectMetadata, error) {
+	var s metav1.PartialObjectMetadata
+	s.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
+	if err := o.live.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: name}, &s); err != nil {
+		return nil, client.IgnoreNotFound(err)
+	}
+	return &s, nil
+}
+
+// adopt marks a delivery Secret that was restored. What has a role keeps it.
 func (o *operator) adopt(ctx context.Context, m metav1.Object) error {
-	if m.GetLabels()[v1alpha1.RoleLabel] == v1alpha1.RoleDelivery {
+	if m.GetLabels()[v1alpha1.RoleLabel] != "" {
 		return nil
 	}
 	var s metav1.PartialObjectMetadata
@@ -265,22 +249,21 @@ func (o *operator) adopt(ctx context.Context, m metav1.Object) error {
 }
 
 // writeDelivery makes the delivery Secret, or mends one that was edited.
-func (o volumes) writeDelivery(ctx context.Context, v *volume, old metav1.Object) (*problem, error) {
+func (o volumes) writeDelivery(ctx context.Context, v *volume, old metav1.Object) error {
 	ref := v.sealed.Spec.Key
 	_, k, err := o.read(ctx, ref.SecretName)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer k.Erase()
 	if k == nil || k.Fingerprint() != ref.Fingerprint {
-		return nil, errors.New("the key Secret has just changed") // look again
+		return errors.New("the key Secret has just changed") // look again
 	}
 	s := deliverySecret(o.Namespace, v.name, k)
 	defer wipe(s)
-	was := v.sealed.Status.KeyVersion
-	if c := meta.FindStatusCondition(v.sealed.Status.Conditions, v1alpha1.VolumeKeyReady); c != nil && (c.Reason == v1alpha1.ReasonKept || c.Reason == v1alpha1.ReasonExchanged) {
-		was = 0 // it was not there on purpose
-	}
+	c := meta.FindStatusCondition(v.sealed.Status.Conditions, v1alpha1.VolumeKeyReady)
+	// Where it was not there on purpose, as before the PersistentVolume was, that is no news.
+	was := v.sealed.Status.KeyVersion != 0 && c != nil && !notDelivered[c.Reason]
 	if old == nil {
 		err = o.Create(ctx, s)
 	} else {
@@ -289,28 +272,37 @@ func (o volumes) writeDelivery(ctx context.Context, v *volume, old metav1.Object
 	}
 	if apierrors.IsInvalid(err) { // somebody made it immutable, or of another type
 		uid, rv := old.GetUID(), old.GetResourceVersion()
-		return nil, errors.Join(errRetry, o.Delete(ctx, s, client.Preconditions{UID: &uid, ResourceVersion: &rv}))
+		return errors.Join(errRetry, o.Delete(ctx, s, client.Preconditions{UID: &uid, ResourceVersion: &rv}))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("deliver key: %w", err)
+		return fmt.Errorf("deliver key: %w", err)
 	}
 	o.seen.put(s, ref.Fingerprint)
-	if was != 0 {
+	if was {
 		o.event(v, corev1.EventTypeWarning, v1alpha1.ReasonRestored, fmt.Sprintf("Secret %s/%s was missing or edited; it holds the volume's key again", o.Namespace, v.name))
 	}
-	return nil, nil
+	return nil
 }
 
-var errRetry = errors.New("the delivery Secret is made anew")
+// notDelivered are reasons for which there is no delivery Secret, on purpose.
+var notDelivered = map[string]bool{v1alpha1.ReasonPrepared: true, v1alpha1.ReasonKept: true, v1alpha1.ReasonExchanged: true, v1alpha1.ReasonNotGranted: true, v1alpha1.ReasonDuplicate: true}
 
-// removeDelivery removes a volume's delivery Secret, if it is one.
+// removeDelivery removes a volume's delivery Secret, if it is one, whoever holds it.
 func (o volumes) removeDelivery(ctx context.Context, name string) error {
-	var s metav1.PartialObjectMetadata
-	s.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
-	err := o.live.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: name}, &s)
-	if err != nil || s.Labels[v1alpha1.RoleLabel] != v1alpha1.RoleDelivery {
-		return client.IgnoreNotFound(err)
+	if isReserved(name) {
+		return nil
+	}
+	s, err := o.secretMeta(ctx, name)
+	if err != nil || s == nil || s.Labels[v1alpha1.RoleLabel] != v1alpha1.RoleDelivery {
+		return err
 	}
 	o.seen.forget(name)
-	return client.IgnoreNotFound(o.Delete(ctx, &s, client.Preconditions{UID: &s.UID}))
+	if len(s.Finalizers) > 0 {
+		patch := client.MergeFromWithOptions(s.DeepCopy(), client.MergeFromWithOptimisticLock{})
+		s.Finalizers = nil
+		if err := o.Patch(ctx, s, patch); err != nil {
+			return client.IgnoreNotFound(err)
+		}
+	}
+	return client.IgnoreNotFound(o.Delete(ctx, s, client.Preconditions{UID: &s.UID}))
 }

@@ -4,8 +4,8 @@
 //	of a Sealvol class        (volume.go)          │     (volumekey.go)               │
 //	                                               └────────────────────────► Secret pvc-<uid>              (delivery, operator's namespace)
 //
-// The delivery Secret is named as the PersistentVolume will be, so that it is there before the volume is. The kubelet hands it to
-// the node plugin; where it comes late, the kubelet's next try finds it. A SealedVolume's key is settled once: that of the origin for a clone or
+// The delivery Secret is named as the PersistentVolume, and made when that is there. The kubelet hands it to
+// the node plugin; where it comes late, the kubelet's next try finds it. A SealedVolume's key is settled once, with the claim: that of the origin for a clone or
 // a restored snapshot, the VolumeKey that the claim names, or one of its own.
 //
 // # What holds, whatever dies when
@@ -19,6 +19,11 @@
 //	K4  A SealedVolume goes when its PersistentVolume and claim have gone, the former not to be retained, and no snapshot of the volume, and no
 //	    copy of it that has not got its key yet, is left: again as the API server says.
 //	K5  The delivery Secret is a copy. It is made anew when it is missing, and mended when it was edited, with an event.
+//
+//	K6  The delivery Secret holds a key only while the PersistentVolume of its name is that of the SealedVolume, for the SealedVolume's claim, which
+//	    exists, and is held by a finalizer: as the API server says when it is filled. The PersistentVolume goes after the Secret has (delivery.go,
+//	    binding.go).
+//	K7  A volume that has another name than before gets its newest anchor, and that it was made, before its key (heritage.go).
 //
 // Nothing has an owner reference: the garbage collector would take keys away when objects come back from a backup with new UIDs, or when a custom
 // resource definition is deleted (docs/adr). What is left over by a crash is found by the same reconciliation at the next start: all of it

@@ -100,13 +100,11 @@ func workload(t *testing.T, ns string, rng *rand.Rand, n int) map[string]string 
 			continue
 		}
 		pv := operatortest.Volume(c, "node-a", del)
-		if rng.IntN(2) == 0 { // provisioned before it has a key
-			bind(t, c, pv)
+		if rng.IntN(2) == 0 { // else provisioned before it has a key
+			prepared(t, pv.Name)
 		}
+		bind(t, c, pv)
 		kek := delivered(t, pv.Name)
-		if c.Spec.VolumeName == "" {
-			bind(t, c, pv)
-		}
 		keks[pv.Name] = kek
 		live = append(live, pair{c, pv, kek})
 	}
@@ -291,15 +289,16 @@ func TestNamespaceDeleted(t *testing.T) {
 	}
 	pending := operatortest.Claim(ns, "pending")
 	create(t, pending)
-	delivered(t, "pvc-"+string(pending.UID))
+	prepared(t, "pvc-"+string(pending.UID))
 	if err := env.Client.Delete(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}); err != nil {
 		t.Fatal(err)
 	}
 	gone(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}})
-	// The provisioner deletes the volumes; it needs no key, which is there until it has.
+	// The provisioner deletes the volumes; it needs no key, and nobody is to have it.
 	for _, pv := range pvs {
-		if _, err := get(t.Context(), operatortest.Namespace, pv.Name, &corev1.Secret{}); err != nil {
-			t.Errorf("the key of a volume that is there: %v", err)
+		gone(t, secretNamed(pv.Name))
+		if sv := getSealed(t, pv.Name); !slices.Contains(sv.Finalizers, v1alpha1.VolumeFinalizer) || sv.DeletionTimestamp != nil {
+			t.Errorf("the SealedVolume of a volume that is there: %+v", sv.ObjectMeta)
 		}
 		if err := env.Client.Delete(t.Context(), pv); err != nil {
 			t.Fatal(err)
@@ -308,18 +307,16 @@ func TestNamespaceDeleted(t *testing.T) {
 		gone(t, sealed(pv.Name), secretNamed(pv.Name))
 	}
 	gone(t, sealed("pvc-"+string(pending.UID)))
-	if delivered(t, kept.Name) != kek {
-		t.Error("another key")
-	}
+	gone(t, secretNamed(kept.Name))
 	sv := getSealed(t, kept.Name)
 	if !slices.Contains([]v1alpha1.Phase{v1alpha1.PhaseReleased}, sv.Status.Phase) || sv.Spec.Key.SecretName == "" {
 		t.Errorf("%+v %+v", sv.Spec, sv.Status)
 	}
-	// Given to another claim, in another namespace, it opens.
+	// Given to another claim, in another namespace, it opens, if an administrator has said so.
 	ns2 := namespace(t)
 	c := operatortest.Claim(ns2, "heir")
 	create(t, c)
-	delivered(t, "pvc-"+string(c.UID))
+	prepared(t, "pvc-"+string(c.UID))
 	eventually(t, func() error {
 		if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(kept), kept); err != nil {
 			return err
@@ -328,6 +325,12 @@ func TestNamespaceDeleted(t *testing.T) {
 		return env.Client.Update(t.Context(), kept)
 	})
 	eventually(t, func() error { return update(t.Context(), c, func() { c.Spec.VolumeName = kept.Name }) })
+	if msg := hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonNotGranted); !strings.Contains(msg, "kubectl annotate sealedvolume "+kept.Name+" "+v1alpha1.GrantAnnotation+"="+ns2) {
+		t.Error(msg)
+	}
+	hasEvent(t, c, corev1.EventTypeWarning, v1alpha1.ReasonNotGranted)
+	undelivered(t, kept.Name)
+	grant(t, kept.Name, ns2)
 	gone(t, sealed("pvc-"+string(c.UID)), keyNamed(ns2, "pvc-"+string(c.UID)))
 	if delivered(t, kept.Name) != kek {
 		t.Error("another key")

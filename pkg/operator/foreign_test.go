@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -17,6 +18,15 @@ import (
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 	"github.com/sealvol/sealvol/pkg/operator/operatortest"
 )
+
+// grant has a namespace share a volume's key, as an administrator does.
+func grant(t *testing.T, volume, namespace string) {
+	t.Helper()
+	eventually(t, func() error {
+		sv := sealed(volume)
+		return update(t.Context(), sv, func() { metav1.SetMetaDataAnnotation(&sv.ObjectMeta, v1alpha1.GrantAnnotation, namespace) })
+	})
+}
 
 // Key Secrets that are there before their VolumeKey and volumes, as in a backup that is half restored or after the definitions were removed and made again,
 // are not taken for what nobody needs.
@@ -65,10 +75,11 @@ func TestChainOfCopies(t *testing.T) {
 		return x, v
 	}
 	first, fpv := copyOf(ns, "first", "node-a", c)
+	prepared(t, fpv.Name)
+	bind(t, first, fpv)
 	if delivered(t, fpv.Name) != kek {
 		t.Error("another key")
 	}
-	bind(t, first, fpv)
 	eventually(t, func() error {
 		sv, err := get(t.Context(), "", fpv.Name, &v1alpha1.SealedVolume{})
 		if err == nil && sv.Spec.KeyVolume != pv.Spec.CSI.VolumeHandle {
@@ -97,6 +108,11 @@ func TestChainOfCopies(t *testing.T) {
 		return x, v
 	}
 	x, v := restore("restored", "node-a")
+	if msg := hasCondition(t, sealed(v.Name), v1alpha1.VolumeKeyReady, v1alpha1.ReasonNotGranted); !strings.Contains(msg, "sealedvolume "+fpv.Name) || strings.Contains(msg, ns+"/") {
+		t.Error(msg)
+	}
+	undelivered(t, v.Name)
+	grant(t, fpv.Name, "somebody, "+ns2)
 	if delivered(t, v.Name) != kek {
 		t.Error("another key")
 	}
@@ -179,11 +195,15 @@ func TestRetainedAtLast(t *testing.T) {
 		t.Fatal(err)
 	}
 	remove(t, c, pv)
-	gone(t, c, pv)
+	gone(t, c)
 	other := operatortest.Claim(ns, "other") // by then the operator has seen that, too
 	create(t, other)
-	delivered(t, "pvc-"+string(other.UID))
+	prepared(t, "pvc-"+string(other.UID))
+	if _, err := get(t.Context(), "", pv.Name, &corev1.PersistentVolume{}); err != nil {
+		t.Error("the PersistentVolume went before what it said was noted:", err)
+	}
 	broken.Store("")
+	gone(t, pv)
 	hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonKept)
 	if sv.Status.Phase != v1alpha1.PhaseRetained {
 		t.Error(sv.Status.Phase)

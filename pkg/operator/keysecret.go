@@ -81,7 +81,9 @@ func (o keySecrets) Reconcile(ctx context.Context, r reconcile.Request) (reconci
 func (o keySecrets) reconcile(ctx context.Context, r reconcile.Request) (reconcile.Result, error) {
 	var s metav1.PartialObjectMetadata
 	s.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
-	if err := o.Get(ctx, r.NamespacedName, &s); err != nil {
+	err := o.Get(ctx, r.NamespacedName, &s)
+	o.making.forget(r.Name) // the cache shows it, or has
+	if err != nil {
 		o.seen.forget(r.Name)
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
@@ -156,24 +158,30 @@ func (o *operator) release(ctx context.Context, ref v1alpha1.VolumeKeyRef) error
 	return nil
 }
 
-// discard deletes a Secret, or leaves it to itself if its key was to be retained.
+// discard deletes a Secret, or leaves it to itself if its key was to be retained, or if nobody has
+// said that it was given up: then a label tells who looks for what is left.
 func (o keySecrets) discard(ctx context.Context, s *metav1.PartialObjectMetadata) error {
 	retain := s.Annotations[v1alpha1.PolicyAnnotation] != string(v1alpha1.DeletionDelete)
-	if s.DeletionTimestamp == nil && !isReleased(s) {
-		return nil
+	patch := client.MergeFromWithOptions(s.DeepCopy(), client.MergeFromWithOptimisticLock{})
+	released := isReleased(s)
+	if s.DeletionTimestamp == nil && (retain || !released) {
+		if s.Labels[v1alpha1.KeptLabel] == tenantOf(s) && !(released && controllerutil.ContainsFinalizer(s, v1alpha1.KeyFinalizer)) {
+			return nil
+		}
+		metav1.SetMetaDataLabel(&s.ObjectMeta, v1alpha1.KeptLabel, tenantOf(s))
+		if released {
+			controllerutil.RemoveFinalizer(s, v1alpha1.KeyFinalizer)
+		}
+		return o.Patch(ctx, s, patch)
 	}
-	if s.DeletionTimestamp == nil && !retain {
+	if s.DeletionTimestamp == nil {
 		if err := o.Delete(ctx, s, client.Preconditions{UID: &s.UID, ResourceVersion: &s.ResourceVersion}); err != nil {
 			return err
 		}
 	}
-	if !controllerutil.ContainsFinalizer(s, v1alpha1.KeyFinalizer) {
-		return nil
-	}
-	if s.DeletionTimestamp == nil && !retain {
+	if s.DeletionTimestamp == nil || !controllerutil.ContainsFinalizer(s, v1alpha1.KeyFinalizer) {
 		return nil // the event of its deletion brings us back
 	}
-	patch := client.MergeFromWithOptions(s.DeepCopy(), client.MergeFromWithOptimisticLock{})
 	controllerutil.RemoveFinalizer(s, v1alpha1.KeyFinalizer)
 	return o.Patch(ctx, s, patch)
 }

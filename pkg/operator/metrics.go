@@ -5,7 +5,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
@@ -16,13 +18,14 @@ import (
 // collector counts objects in the cache when it is asked.
 type collector struct {
 	*operator
-	keys, volumes *prometheus.Desc
+	keys, volumes, kept *prometheus.Desc
 }
 
 func (o *operator) addMetrics(ctrl.Manager) error {
 	c := &collector{o,
 		prometheus.NewDesc("sealvol_volumekeys", "VolumeKeys, by the reason of their condition Ready.", []string{"reason"}, nil),
-		prometheus.NewDesc("sealvol_sealedvolumes", "SealedVolumes, by phase, health and the reason of their condition KeyReady.", []string{"phase", "health", "key"}, nil)}
+		prometheus.NewDesc("sealvol_sealedvolumes", "SealedVolumes, by phase, health and the reason of their condition KeyReady.", []string{"phase", "health", "key"}, nil),
+		prometheus.NewDesc("sealvol_kept_key_secrets", "Key Secrets that stay though neither their VolumeKey nor a volume is left, by the namespace of the VolumeKey.", []string{"namespace"}, nil)}
 	metrics.Registry.Unregister(c) // of an earlier manager in this process
 	return metrics.Registry.Register(c)
 }
@@ -31,6 +34,7 @@ func (o *operator) addMetrics(ctrl.Manager) error {
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.keys
 	ch <- c.volumes
+	ch <- c.kept
 }
 
 // Collect implements prometheus.Collector.
@@ -46,6 +50,19 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	if err := c.List(ctx, &volumes, client.UnsafeDisableDeepCopy); err != nil {
 		ch <- prometheus.NewInvalidMetric(c.volumes, err)
 		return
+	}
+	var kept metav1.PartialObjectMetadataList
+	kept.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("SecretList"))
+	if err := c.List(ctx, &kept, client.InNamespace(c.Namespace), client.HasLabels{v1alpha1.KeptLabel}, client.UnsafeDisableDeepCopy); err != nil {
+		ch <- prometheus.NewInvalidMetric(c.kept, err)
+		return
+	}
+	ofTenant := map[string]int{}
+	for i := range kept.Items {
+		ofTenant[kept.Items[i].Labels[v1alpha1.KeptLabel]]++
+	}
+	for namespace, n := range ofTenant {
+		ch <- prometheus.MustNewConstMetric(c.kept, prometheus.GaugeValue, float64(n), namespace)
 	}
 	byReason := map[string]int{}
 	for i := range keys.Items {

@@ -52,6 +52,8 @@ type Options struct {
 	Snapshots bool
 	// Attachments says that volumes move: a volume is where a VolumeAttachment says (attachment.go). Without, it is where its node affinity says, for ever.
 	Attachments bool
+	// MaxKeys is how many key Secrets may be kept for the VolumeKeys of one namespace; 0: any number.
+	MaxKeys int
 	// Workers reconcile volumes and keys at a time. Default 4.
 	Workers int
 	// Log is for what is no object's business. Default: slog.Default.
@@ -82,8 +84,20 @@ type operator struct {
 	live   client.Reader // the API server itself
 	events events.EventRecorder
 	seen   fingerprints
-	// retained has the names of PersistentVolumes that were last seen with the reclaim policy Retain: they may be gone before their SealedVolumes say so.
+	making making
+	// retained has the places of PersistentVolumes, by name, that were last seen with the reclaim policy Retain: they may be gone before their SealedVolumes say so.
 	retained sync.Map
+}
+
+// place is what a PersistentVolume says that it is, and where.
+type place struct{ handle, node string }
+
+// placeOf is without the node where volumes move.
+func (o *operator) placeOf(handle, node string) place {
+	if o.Attachments {
+		node = ""
+	}
+	return place{handle, node}
 }
 
 // Add adds the controllers to a manager.
@@ -123,6 +137,8 @@ const (
 	byOwner     = "owner"             // key Secrets, by UID of the VolumeKey
 	byUID       = "uid"               // VolumeKeys
 	byAttached  = "attached"          // VolumeAttachments of ours, by PersistentVolume
+	byTenant    = "tenant"            // key Secrets, by the namespace of their VolumeKey
+	byRefused   = "refused"           // VolumeKeys whose namespace has too many: "true"
 )
 
 func (o *operator) index(ctx context.Context, x client.FieldIndexer) error {
@@ -180,6 +196,13 @@ func (o *operator) index(ctx context.Context, x client.FieldIndexer) error {
 			return v.Spec.Key.UID
 		})},
 		{&v1alpha1.VolumeKey{}, byUID, indexOf(func(k *v1alpha1.VolumeKey) string { return string(k.UID) })},
+		{&v1alpha1.VolumeKey{}, byRefused, indexOf(func(k *v1alpha1.VolumeKey) string {
+			if c := meta.FindStatusCondition(k.Status.Conditions, v1alpha1.KeyReady); c == nil || c.Reason != v1alpha1.ReasonTooMany {
+				return ""
+			}
+			return "true"
+		})},
+		{secret, byTenant, indexOf(func(s *metav1.PartialObjectMetadata) string { return tenantOf(s) })},
 		{secret, byOwner, indexOf(func(s *metav1.PartialObjectMetadata) string {
 			if s.Labels[v1alpha1.RoleLabel] != v1alpha1.RoleKey {
 				return ""
@@ -321,7 +344,7 @@ const raceDelay = 100 * time.Millisecond
 
 // again repeats what lost a race with somebody else's write, quietly: it is how two writers meet, and no error.
 func again(r reconcile.Result, err error) (reconcile.Result, error) {
-	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || errors.Is(err, errStale) {
 		return reconcile.Result{RequeueAfter: raceDelay}, nil
 	}
 	return r, err

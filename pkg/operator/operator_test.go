@@ -90,7 +90,7 @@ func TestPendingClaims(t *testing.T) {
 	other.Spec.StorageClassName = new(string)
 	c := operatortest.Claim(ns, "data")
 	create(t, other, c)
-	delivered(t, "pvc-"+string(c.UID))
+	prepared(t, "pvc-"+string(c.UID))
 	vk := keyNamed(ns, "pvc-"+string(c.UID))
 	key := keySecretOf(t, vk)
 	remove(t, c)
@@ -101,7 +101,8 @@ func TestPendingClaims(t *testing.T) {
 	// Bound to a volume that was there already: what was prepared goes.
 	c = operatortest.Claim(ns, "static")
 	create(t, c)
-	kek := delivered(t, "pvc-"+string(c.UID))
+	prepared(t, "pvc-"+string(c.UID))
+	kek := string(keySecretOf(t, keyNamed(ns, "pvc-"+string(c.UID))).Data["kek"])
 	pv := operatortest.Volume(c, "node-a", del)
 	pv.Name = "static-" + ns
 	ref := &corev1.SecretReference{Namespace: operatortest.Namespace, Name: pv.Name}
@@ -265,11 +266,14 @@ func TestDeliveryConflict(t *testing.T) {
 	create(t, foreign)
 	start(t, nil)
 	sv := sealed(foreign.Name)
+	hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonPrepared)
+	pv := operatortest.Volume(c, "node-a", del)
+	bind(t, c, pv)
 	hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonConflict)
 	hasEvent(t, c, corev1.EventTypeWarning, v1alpha1.ReasonConflict)
 	remove(t, foreign)
 	delivered(t, foreign.Name)
-	remove(t, c)
+	remove(t, c, pv)
 	gone(t, sv, secretNamed(foreign.Name))
 }
 
@@ -339,10 +343,15 @@ func TestImportedKey(t *testing.T) {
 	create(t, &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "import"},
 		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "sealvol-key-import"},
 		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: operatortest.Namespace, Name: "sealvol-operator"}}})
+	var pvs []client.Object
 	for _, c := range []*corev1.PersistentVolumeClaim{c1, c2} {
-		if delivered(t, "pvc-"+string(c.UID)) != theirs {
+		prepared(t, "pvc-"+string(c.UID))
+		pv := operatortest.Volume(c, "node-a", del)
+		bind(t, c, pv)
+		if delivered(t, pv.Name) != theirs {
 			t.Error("another key")
 		}
+		pvs = append(pvs, pv)
 	}
 	hasCondition(t, vk, v1alpha1.KeyReady, v1alpha1.ReasonAvailable)
 	eventually(t, func() error {
@@ -354,6 +363,7 @@ func TestImportedKey(t *testing.T) {
 	})
 	key := keySecretOf(t, vk)
 	remove(t, c1, c2)
+	remove(t, pvs...)
 	gone(t, sealed("pvc-"+string(c1.UID)), sealed("pvc-"+string(c2.UID)))
 	if _, err := get(t.Context(), ns, "shared", &v1alpha1.VolumeKey{}); err != nil {
 		t.Fatal("a key that was made by hand went with its volumes:", err)
@@ -362,7 +372,7 @@ func TestImportedKey(t *testing.T) {
 	gone(t, vk)
 	eventually(t, func() error { // Retain: left, and no longer held
 		err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(key), key)
-		if err == nil && (len(key.Finalizers) > 0 || key.DeletionTimestamp != nil) {
+		if err == nil && (len(key.Finalizers) > 0 || key.DeletionTimestamp != nil || key.Labels[v1alpha1.KeptLabel] != ns) {
 			err = errors.New("still held")
 		}
 		return err
@@ -409,6 +419,7 @@ func TestRetain(t *testing.T) {
 		})
 	}
 	phase(v1alpha1.PhaseReleased)
+	gone(t, secretNamed(pv.Name)) // a claim of the same name is not the one that had it
 	remove(t, pv)
 	phase(v1alpha1.PhaseRetained)
 	hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonKept)
@@ -431,12 +442,15 @@ func TestRetain(t *testing.T) {
 	if sv.Spec.NodeName != "node-a" || sv.Spec.VolumeHandle != pv.Spec.CSI.VolumeHandle {
 		t.Errorf("%+v", sv.Spec)
 	}
+	c = operatortest.Claim(ns, "data") // of the same name, and another
+	create(t, c)
 	again := operatortest.Volume(c, "node-a", retain)
-	create(t, again)
+	again.Name, again.Spec.CSI.VolumeHandle, again.Spec.CSI.NodeStageSecretRef = pv.Name, pv.Spec.CSI.VolumeHandle, pv.Spec.CSI.NodeStageSecretRef
+	bind(t, c, again)
 	if delivered(t, pv.Name) != kek {
 		t.Error("another key")
 	}
-	remove(t, again)
+	remove(t, c, again)
 	phase(v1alpha1.PhaseRetained)
 	// The same volume under another name, for another claim: it has its key.
 	c2 := operatortest.Claim(ns, "again")
@@ -470,8 +484,9 @@ func TestCopies(t *testing.T) {
 	clone := operatortest.Claim(ns, "clone")
 	clone.Spec.DataSource = &corev1.TypedLocalObjectReference{Kind: "PersistentVolumeClaim", Name: "data"}
 	create(t, clone)
-	if delivered(t, "pvc-"+string(clone.UID)) != kek {
-		t.Error("the clone has another key")
+	prepared(t, "pvc-"+string(clone.UID))
+	if sv := getSealed(t, "pvc-"+string(clone.UID)); sv.Spec.Key.SecretName != key.Name || sv.Spec.NodeName != "node-a" {
+		t.Errorf("the clone has another key, or another place: %+v", sv.Spec)
 	}
 
 	content := "content-" + ns
@@ -492,7 +507,11 @@ func TestCopies(t *testing.T) {
 	if err := env.Client.Status().Update(t.Context(), snap); err != nil {
 		t.Fatal(err)
 	}
-	if delivered(t, "pvc-"+string(restored.UID)) != kek {
+	prepared(t, "pvc-"+string(restored.UID))
+	rpv := operatortest.Volume(restored, "node-a", del)
+	rpv.Spec.CSI.VolumeAttributes = map[string]string{"keyVolume": pv.Spec.CSI.VolumeHandle}
+	bind(t, restored, rpv)
+	if delivered(t, rpv.Name) != kek {
 		t.Error("the restored volume has another key")
 	}
 
@@ -511,7 +530,7 @@ func TestCopies(t *testing.T) {
 	if _, err := get(t.Context(), key.Namespace, key.Name, &corev1.Secret{}); err != nil {
 		t.Fatal("the key of the restored volume:", err)
 	}
-	remove(t, restored)
+	remove(t, restored, rpv)
 	gone(t, vk, key, sealed("pvc-"+string(restored.UID)))
 }
 

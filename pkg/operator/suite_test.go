@@ -217,6 +217,21 @@ func delivered(t *testing.T, volume string) string {
 	return kek
 }
 
+// prepared waits until a claim's key is ready for the volume that it will have. Nothing is delivered yet.
+func prepared(t *testing.T, volume string) {
+	t.Helper()
+	hasCondition(t, sealed(volume), v1alpha1.VolumeKeyReady, v1alpha1.ReasonPrepared)
+	undelivered(t, volume)
+}
+
+// undelivered checks that a volume has no delivery Secret.
+func undelivered(t *testing.T, volume string) {
+	t.Helper()
+	if err := env.Client.Get(t.Context(), client.ObjectKey{Namespace: operatortest.Namespace, Name: volume}, &corev1.Secret{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the key of %s is delivered: %v", volume, err)
+	}
+}
+
 // bind makes a claim's PersistentVolume and binds both, as provisioner and binder do.
 func bind(t *testing.T, c *corev1.PersistentVolumeClaim, pv *corev1.PersistentVolume) {
 	t.Helper()
@@ -243,9 +258,10 @@ func volume(t *testing.T, ns, name string, policy corev1.PersistentVolumeReclaim
 	t.Helper()
 	c := operatortest.Claim(ns, name)
 	create(t, c)
-	kek := delivered(t, "pvc-"+string(c.UID))
+	prepared(t, "pvc-"+string(c.UID))
 	pv := operatortest.Volume(c, "node-a", policy)
 	bind(t, c, pv)
+	kek := delivered(t, pv.Name)
 	eventually(t, func() error {
 		sv, err := get(t.Context(), "", pv.Name, &v1alpha1.SealedVolume{})
 		if err == nil && (sv.Spec.VolumeHandle == "" || sv.Spec.NodeName != "node-a" || sv.Status.Phase != v1alpha1.PhaseAvailable) {

@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -50,10 +51,13 @@ type volume struct {
 	claim  *corev1.PersistentVolumeClaim // nil: none (any more)
 	class  *storagev1.StorageClass       // of a claim that has no volume yet
 	before *v1alpha1.SealedVolume        // sealed, as it is stored
-	other  bool                          // pv is that of another volume than sealed
-	from   string                        // the node of the snapshot that it is to be restored from, if one alone has that
-	moves  bool                          // it is now here, now there
-	node   string                        // the one node that may use pv now
+	// stranger is a PersistentVolume of the name that can not be the volume's (binding.go); pv is nil then.
+	stranger *corev1.PersistentVolume
+	asks     *corev1.PersistentVolumeClaim // has pv, and may not have its key
+	refused  *problem                      // why pv, or stranger, does not get the key
+	from     string                        // the node of the snapshot that it is to be restored from, if one alone has that
+	moves    bool                          // it is now here, now there
+	node     string                        // the one node that may use pv now
 }
 
 // Reconcile brings one volume's SealedVolume, key and delivery Secret to where they should be.
@@ -68,7 +72,8 @@ func (o volumes) reconcile(ctx context.Context, r reconcile.Request) (reconcile.
 	}
 	if v.sealed == nil {
 		if !v.isWanted() {
-			return reconcile.Result{}, nil
+			_, err := o.letGo(ctx, v)
+			return reconcile.Result{}, err
 		}
 		if err := o.create(ctx, v); err != nil {
 			return reconcile.Result{}, err
@@ -80,6 +85,10 @@ func (o volumes) reconcile(ctx context.Context, r reconcile.Request) (reconcile.
 	if err := o.describe(ctx, v); err != nil {
 		return reconcile.Result{}, err
 	}
+	// What is to be known of a PersistentVolume was written before it goes.
+	if done, err := o.letGo(ctx, v); done || err != nil {
+		return reconcile.Result{}, err
+	}
 	p, err := o.key(ctx, v)
 	if err != nil {
 		return reconcile.Result{}, err
@@ -87,7 +96,7 @@ func (o volumes) reconcile(ctx context.Context, r reconcile.Request) (reconcile.
 	return reconcile.Result{}, o.writeVolumeStatus(ctx, v, p)
 }
 
-// find looks everything up in the cache. A volume of another driver has none of it.
+// find looks everything up in the cache, and judges it. A volume of another driver has none of it.
 func (o volumes) find(ctx context.Context, name string) (*volume, error) {
 	v := &volume{name: name, moves: o.Attachments}
 	var sv v1alpha1.SealedVolume
@@ -112,6 +121,9 @@ func (o volumes) find(ctx context.Context, name string) (*volume, error) {
 	if err := o.findClaim(ctx, v); err != nil {
 		return nil, err
 	}
+	if err := o.judge(ctx, v); err != nil {
+		return nil, err
+	}
 	if v.claim == nil || v.pv != nil || v.claim.Spec.StorageClassName == nil {
 		return v, nil
 	}
@@ -127,12 +139,12 @@ func (o volumes) find(ctx context.Context, name string) (*volume, error) {
 func (o volumes) findClaim(ctx context.Context, v *volume) error {
 	if v.pv != nil {
 		r := v.pv.Spec.ClaimRef
-		if r == nil {
+		if r == nil || r.UID == "" { // who binds them writes that
 			return nil
 		}
 		var c corev1.PersistentVolumeClaim
 		err := o.Get(ctx, client.ObjectKey{Namespace: r.Namespace, Name: r.Name}, &c)
-		if err == nil && (r.UID == "" || c.UID == r.UID) {
+		if err == nil && c.UID == r.UID && has(&c, v.name) {
 			v.claim = &c
 		}
 		return client.IgnoreNotFound(err)
@@ -213,13 +225,7 @@ func nodeOf(pv *corev1.PersistentVolume) string {
 // describe keeps the spec true.
 func (o volumes) describe(ctx context.Context, v *volume) error {
 	was := v.sealed.DeepCopy()
-	if s := v.sealed.Spec; v.pv != nil && s.VolumeHandle != "" {
-		// A PersistentVolume that was deleted and made again is the same, or it gets nothing of what the one before had: also nodes make them.
-		v.other = v.pv.Spec.CSI.VolumeHandle != s.VolumeHandle || !v.moves && s.NodeName != "" && v.node != s.NodeName
-	}
-	if !v.other {
-		v.fill(v.sealed)
-	}
+	v.fill(v.sealed)
 	controllerutil.AddFinalizer(v.sealed, v1alpha1.VolumeFinalizer)
 	return o.writeSpec(ctx, v, was)
 }
@@ -238,9 +244,9 @@ func (o volumes) writeSpec(ctx context.Context, v *volume, was *v1alpha1.SealedV
 
 // tearDown removes what is left of a volume that has gone (K4). done: there is nothing else to do.
 func (o volumes) tearDown(ctx context.Context, v *volume) (done bool, err error) {
-	if v.pv != nil {
+	if pv := cmp.Or(v.pv, v.stranger); pv != nil && o.stands(v.sealed, pv) {
 		if v.sealed.DeletionTimestamp != nil {
-			o.warnHeld(v)
+			o.warnHeld(v, pv)
 		}
 		return false, nil
 	}
@@ -282,8 +288,8 @@ func (o volumes) tearDown(ctx context.Context, v *volume) (done bool, err error)
 
 // noteRetained makes good what a PersistentVolume said at last, if it went before that was written.
 func (o volumes) noteRetained(ctx context.Context, v *volume) error {
-	if _, ok := o.retained.Load(v.name); !ok {
-		return nil
+	if p, ok := o.retained.Load(v.name); !ok || p != o.placeOf(v.sealed.Spec.VolumeHandle, v.sealed.Spec.NodeName) {
+		return nil // it never was, or what was is another volume's, of that name
 	}
 	was := v.sealed.DeepCopy()
 	v.sealed.Spec.ReclaimPolicy = string(corev1.PersistentVolumeReclaimRetain)
@@ -291,8 +297,8 @@ func (o volumes) noteRetained(ctx context.Context, v *volume) error {
 }
 
 // warnHeld tells who deletes the SealedVolume of a volume that exists.
-func (o volumes) warnHeld(v *volume) {
-	o.events.Eventf(v.sealed, v.pv, corev1.EventTypeWarning, v1alpha1.ReasonNeeded, "Delete",
+func (o volumes) warnHeld(v *volume, pv *corev1.PersistentVolume) {
+	o.events.Eventf(v.sealed, pv, corev1.EventTypeWarning, v1alpha1.ReasonNeeded, "Delete",
 		"PersistentVolume %s exists: its SealedVolume stays until that has gone", v.name)
 }
 
@@ -303,7 +309,7 @@ func (o volumes) isGone(ctx context.Context, v *volume) (bool, error) {
 	}
 	var pv corev1.PersistentVolume
 	err := o.live.Get(ctx, client.ObjectKey{Name: v.name}, &pv)
-	if client.IgnoreNotFound(err) != nil || err == nil && isOurs(&pv) {
+	if client.IgnoreNotFound(err) != nil || err == nil && isOurs(&pv) && o.stands(v.sealed, &pv) {
 		return false, client.IgnoreNotFound(err)
 	}
 	c := v.sealed.Spec.ClaimRef
@@ -322,7 +328,7 @@ func (o volumes) isGone(ctx context.Context, v *volume) (bool, error) {
 // come by other watches, and the API server is asked.
 func (o volumes) isNeeded(ctx context.Context, sv *v1alpha1.SealedVolume) (bool, error) {
 	if c := sv.Spec.ClaimRef; c != nil {
-		waiting, err := o.hasWaitingCopy(ctx, &corev1.PersistentVolumeClaimList{}, bySource, "PersistentVolumeClaim/"+c.Namespace+"/"+c.Name)
+		waiting, err := o.hasWaitingCopy(ctx, sv, &corev1.PersistentVolumeClaimList{}, bySource, "PersistentVolumeClaim/"+c.Namespace+"/"+c.Name)
 		if waiting || err != nil {
 			return true, err
 		}
@@ -334,7 +340,7 @@ func (o volumes) isNeeded(ctx context.Context, sv *v1alpha1.SealedVolume) (bool,
 		if h == "" {
 			continue
 		}
-		waiting, err := o.hasWaitingCopy(ctx, &corev1.PersistentVolumeList{}, byKeyVolume, h)
+		waiting, err := o.hasWaitingCopy(ctx, sv, &corev1.PersistentVolumeList{}, byKeyVolume, h)
 		if waiting || err != nil {
 			return true, err
 		}
@@ -354,8 +360,8 @@ func (o volumes) isNeeded(ctx context.Context, sv *v1alpha1.SealedVolume) (bool,
 	return o.hasNewCopy(ctx, sv)
 }
 
-// hasWaitingCopy tells whether a claim or a volume that an index finds has no key yet.
-func (o volumes) hasWaitingCopy(ctx context.Context, list client.ObjectList, index, value string) (bool, error) {
+// hasWaitingCopy tells whether a claim or a volume that an index finds has no key yet, and may get it.
+func (o volumes) hasWaitingCopy(ctx context.Context, of *v1alpha1.SealedVolume, list client.ObjectList, index, value string) (bool, error) {
 	if err := o.List(ctx, list, client.MatchingFields{index: value}); err != nil {
 		return true, err
 	}
@@ -369,7 +375,9 @@ func (o volumes) hasWaitingCopy(ctx context.Context, list client.ObjectList, ind
 		}
 	case *corev1.PersistentVolumeList:
 		for i := range l.Items {
-			names = append(names, l.Items[i].Name)
+			if o.mayGet(&l.Items[i], of) {
+				names = append(names, l.Items[i].Name)
+			}
 		}
 	}
 	for _, n := range names {
@@ -395,7 +403,7 @@ func (o volumes) hasNewCopy(ctx context.Context, of *v1alpha1.SealedVolume) (boo
 		}
 		for i := range page.Items {
 			pv := &page.Items[i]
-			if !isOurs(pv) {
+			if !isOurs(pv) || !o.mayGet(pv, of) {
 				continue
 			}
 			if h := pv.Spec.CSI.VolumeAttributes[attributeKeyVolume]; h == "" || h != of.Spec.VolumeHandle && h != of.Spec.KeyVolume {

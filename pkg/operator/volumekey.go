@@ -35,6 +35,7 @@ func (o *operator) addKeys(m ctrl.Manager) error {
 		Watches(&v1alpha1.SealedVolume{}, handler.EnqueueRequestsFromMapFunc(keyOfVolume), builder.WithPredicates(aboutSpec)).
 		Watches(&corev1.PersistentVolumeClaim{}, handler.EnqueueRequestsFromMapFunc(keyOfClaim)).
 		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(keys{o}.ofSecret)).
+		WatchesMetadata(&corev1.Secret{}, onDelete(keys{o}.ofRoom)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: o.Workers}).
 		Complete(keys{o})
 }
@@ -266,11 +267,16 @@ func (o keys) first(ctx context.Context, vk *v1alpha1.VolumeKey) (*problem, erro
 		if noted, err := o.noted(ctx, vk); noted != nil || err != nil {
 			return noted, err
 		}
+		if p, err := o.room(ctx, vk.Namespace, name); p != nil || err != nil {
+			return p, err
+		}
 		var p *problem
 		if k, p, err = o.source(ctx, vk); p != nil || err != nil {
+			o.making.forget(name)
 			return p, err
 		}
 		if s, k, err = o.make(ctx, vk, k); err != nil {
+			o.making.forget(name) // if it was made, the next try finds it
 			return nil, err
 		}
 	}
@@ -374,7 +380,7 @@ func (o *operator) mark(ctx context.Context, m metav1.Object, ref v1alpha1.Volum
 	owner := ref.Namespace + "/" + ref.Name
 	a, l := m.GetAnnotations(), m.GetLabels()
 	if l[v1alpha1.RoleLabel] == v1alpha1.RoleKey && l[v1alpha1.KeyUIDLabel] == ref.UID && a[v1alpha1.OwnerAnnotation] == owner &&
-		a[v1alpha1.PolicyAnnotation] == string(policy) && slices.Contains(m.GetFinalizers(), v1alpha1.KeyFinalizer) {
+		a[v1alpha1.PolicyAnnotation] == string(policy) && l[v1alpha1.KeptLabel] == "" && slices.Contains(m.GetFinalizers(), v1alpha1.KeyFinalizer) {
 		return nil
 	}
 	var s metav1.PartialObjectMetadata
@@ -385,6 +391,7 @@ func (o *operator) mark(ctx context.Context, m metav1.Object, ref v1alpha1.Volum
 	patch := client.MergeFromWithOptions(s.DeepCopy(), client.MergeFromWithOptimisticLock{})
 	metav1.SetMetaDataLabel(&s.ObjectMeta, v1alpha1.RoleLabel, v1alpha1.RoleKey)
 	metav1.SetMetaDataLabel(&s.ObjectMeta, v1alpha1.KeyUIDLabel, ref.UID)
+	delete(s.Labels, v1alpha1.KeptLabel) // it has an owner again
 	metav1.SetMetaDataAnnotation(&s.ObjectMeta, v1alpha1.OwnerAnnotation, owner)
 	metav1.SetMetaDataAnnotation(&s.ObjectMeta, v1alpha1.PolicyAnnotation, string(policy))
 	controllerutil.AddFinalizer(&s, v1alpha1.KeyFinalizer)

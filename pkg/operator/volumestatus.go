@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -26,7 +27,7 @@ func (v *volume) phase() v1alpha1.Phase {
 		return v1alpha1.PhaseDeleted
 	case v.sealed.Status.Node != "":
 		return v1alpha1.PhaseStaged
-	case v.claim == nil && v.pv.Spec.ClaimRef != nil:
+	case v.claim == nil && v.pv.Spec.ClaimRef != nil && v.pv.Spec.ClaimRef.UID != "":
 		return v1alpha1.PhaseReleased
 	}
 	return v1alpha1.PhaseAvailable
@@ -41,8 +42,11 @@ func (o volumes) writeVolumeStatus(ctx context.Context, v *volume, p *problem) e
 		Message: fmt.Sprintf("the volume's key is ready, in Secret %s/%s", o.Namespace, v.name)}
 	if p != nil {
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, p.reason, limited(p.message)
-		if p.reason == v1alpha1.ReasonExternal {
+		switch p.reason {
+		case v1alpha1.ReasonExternal:
 			c.Status = metav1.ConditionUnknown
+		case v1alpha1.ReasonPrepared:
+			c.Status = metav1.ConditionTrue
 		}
 	} else {
 		s.KeyVersion = v.sealed.Spec.Key.Version
@@ -67,10 +71,10 @@ func (o volumes) tell(v *volume, c metav1.Condition) {
 	kind := corev1.EventTypeNormal
 	switch c.Reason {
 	case v1alpha1.ReasonDelivered:
-		if v.pv != nil && len(v.before.Status.Conditions) == 0 { // after a restart of everything: no news
+		if len(v.before.Status.Conditions) == 0 { // after a restart of everything: no news
 			return
 		}
-	case v1alpha1.ReasonExternal, v1alpha1.ReasonNoKey, v1alpha1.ReasonKeyNotReady, v1alpha1.ReasonKept: // ordinary states; a key that is not ready tells itself
+	case v1alpha1.ReasonExternal, v1alpha1.ReasonNoKey, v1alpha1.ReasonKeyNotReady, v1alpha1.ReasonKept, v1alpha1.ReasonPrepared: // ordinary states; a key that is not ready tells itself
 		return
 	default:
 		kind = corev1.EventTypeWarning
@@ -80,8 +84,8 @@ func (o volumes) tell(v *volume, c metav1.Condition) {
 
 // event makes an event where people look: at the claim, or without one at the volume.
 func (o volumes) event(v *volume, kind, reason, message string) {
-	if v.claim != nil {
-		o.events.Eventf(v.claim, v.sealed, kind, reason, "DeliverKey", "%s", message)
+	if c := cmp.Or(v.claim, v.asks); c != nil {
+		o.events.Eventf(c, v.sealed, kind, reason, "DeliverKey", "%s", message)
 		return
 	}
 	o.events.Eventf(v.sealed, nil, kind, reason, "DeliverKey", "%s", message)

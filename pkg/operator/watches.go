@@ -26,6 +26,9 @@ var aboutSpec = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		return true
 	}
 	ka, kb := meta.FindStatusCondition(a.Status.Conditions, v1alpha1.VolumeKeyReady), meta.FindStatusCondition(b.Status.Conditions, v1alpha1.VolumeKeyReady)
+	if a.Annotations[v1alpha1.GrantAnnotation] != b.Annotations[v1alpha1.GrantAnnotation] {
+		return true
+	}
 	return a.Status.Node != b.Status.Node || a.Status.Phase != b.Status.Phase || !equalStatus(ka, kb) || !equalStatus(a.Finalizers, b.Finalizers)
 }}
 
@@ -79,18 +82,18 @@ func (o volumes) waiting(ctx context.Context, obj client.Object) []reconcile.Req
 	return all
 }
 
-// ofVolume finds the volume itself, and the one of which it is a copy, which may only have waited for it.
+// ofVolume finds the volume itself, others of the same handle, which may have waited for its end, and the one of which it is a copy, which may only have waited for it.
 func (o volumes) ofVolume(ctx context.Context, obj client.Object) []reconcile.Request {
 	pv, ok := obj.(*corev1.PersistentVolume)
 	if !ok || !isOurs(pv) {
 		return nil
 	}
 	if pv.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRetain {
-		o.retained.Store(pv.Name, true)
+		o.retained.Store(pv.Name, o.placeOf(pv.Spec.CSI.VolumeHandle, nodeOf(pv)))
 	} else {
 		o.retained.Delete(pv.Name)
 	}
-	all := named(pv.Name)
+	all := append(named(pv.Name), o.sealed(ctx, byHandle, pv.Spec.CSI.VolumeHandle)...)
 	if h := pv.Spec.CSI.VolumeAttributes[attributeKeyVolume]; h != "" {
 		all = append(append(all, o.sealed(ctx, byHandle, h)...), o.sealed(ctx, byKeyVolume, h)...)
 	}

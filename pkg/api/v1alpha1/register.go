@@ -30,6 +30,9 @@ const (
 	ReleasedAnnotation = "sealvol.dev/released"
 	// SourceAnnotation on a VolumeSnapshotContent that was made by hand is the handle of the volume that the snapshot is of, as the node says that has it.
 	SourceAnnotation = "sealvol.dev/source-volume"
+	// GrantAnnotation on a SealedVolume names the namespaces, separated by commas, that may have the volume's key besides its own: for copies of
+	// the volume, and for the volume itself. Who may write SealedVolumes, which administrators may, gives it.
+	GrantAnnotation = "sealvol.dev/share-key-with"
 	// AllowAnnotation on a protected Secret, with the Secret's own name as its value, lets it be deleted or edited by hand.
 	AllowAnnotation = "sealvol.dev/allow-changes"
 	// RoleLabel on a Secret says what it is: RoleKey or RoleDelivery.
@@ -40,12 +43,18 @@ const (
 	RoleDelivery = "delivery"
 	// KeyUIDLabel on a key Secret is its VolumeKey's UID.
 	KeyUIDLabel = "sealvol.dev/key-uid"
+	// KeptLabel on a key Secret of which neither VolumeKey nor volumes are left, and which stays, is the namespace of its VolumeKey.
+	KeptLabel = "sealvol.dev/kept"
+	// DeliveryFinalizer on a PersistentVolume holds it, and its name, until its delivery Secret is gone.
+	DeliveryFinalizer = "sealvol.dev/delivery"
 	// KeyFinalizer on VolumeKeys and key Secrets holds them while a volume needs them.
 	KeyFinalizer = "sealvol.dev/key-in-use"
 	// VolumeFinalizer on SealedVolumes holds them until their Secrets are settled.
 	VolumeFinalizer = "sealvol.dev/volume"
 	// OverrideVerb on sealedvolumes lets its bearer lower or remove an anchor.
 	OverrideVerb = "override-anchor"
+	// ReleaseVerb on volumekeys, in the whole cluster, lets its bearer remove a VolumeKey's finalizer, which leaves its Secrets behind.
+	ReleaseVerb = "release-key"
 )
 
 // Keys of a key Secret and of a delivery Secret.

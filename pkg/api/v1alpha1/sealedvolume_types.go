@@ -265,7 +265,7 @@ type Anchor struct {
 
 // Conditions of a SealedVolume.
 const (
-	// VolumeKeyReady: the delivery Secret holds the key.
+	// VolumeKeyReady: the volume's key is there, and the delivery Secret holds it, or will once the PersistentVolume is there.
 	VolumeKeyReady = "KeyReady"
 	// VolumeHealthy: nothing is wrong with the volume.
 	VolumeHealthy = "Healthy"

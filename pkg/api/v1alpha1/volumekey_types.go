@@ -192,6 +192,11 @@ const (
 	ReasonRestored        = "DeliveryRestored"
 	ReasonConflict        = "DeliveryConflict"
 	ReasonNeeded          = "VolumeInUse"
+	ReasonPrepared        = "Prepared"
+	ReasonNotGranted      = "KeyNotGranted"
+	ReasonReserved        = "NameReserved"
+	ReasonDuplicate       = "VolumeDuplicate"
+	ReasonTooMany         = "TooManyKeys"
 )
 
 // VolumeKeyList is a list.

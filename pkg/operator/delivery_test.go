@@ -1,0 +1,443 @@
+package operator_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
+	"github.com/sealvol/sealvol/pkg/operator"
+	"github.com/sealvol/sealvol/pkg/operator/operatortest"
+)
+
+// forged is a PersistentVolume in the place of another's, which has a kubelet read its Secret: the API
+// server compares only name and namespace of the claim, the policy only the UID.
+func forged(name string, uid types.UID, theirs *corev1.PersistentVolumeClaim, node string) *corev1.PersistentVolume {
+	pv := operatortest.Volume(theirs, node, del)
+	pv.Name, pv.Spec.ClaimRef.UID = name, uid
+	pv.Spec.PersistentVolumeReclaimPolicy = retain // the key is not kept for it
+	ref := &corev1.SecretReference{Namespace: operatortest.Namespace, Name: name}
+	pv.Spec.CSI.NodeStageSecretRef, pv.Spec.CSI.NodePublishSecretRef, pv.Spec.CSI.NodeExpandSecretRef = ref, ref, ref
+	return pv
+}
+
+// A volume goes, and somebody makes its PersistentVolume again at the first moment, for a claim of
+// his own: by then the key is gone.
+func TestNameTakenAtOnce(t *testing.T) {
+	start(t, nil)
+	ns, ns2 := namespace(t), namespace(t)
+	theirs := operatortest.Claim(ns2, "theirs")
+	create(t, theirs)
+	for i := range 8 {
+		c, pv, _ := volume(t, ns, fmt.Sprintf("data-%d", i), del)
+		name, uid := pv.Name, c.UID
+		ctx, cancel := context.WithCancel(t.Context())
+		won := make(chan error, 1)
+		go func() {
+			won <- func() error {
+				for ctx.Err() == nil {
+					err := env.Client.Create(ctx, forged(name, uid, theirs, "node-a"))
+					if apierrors.IsAlreadyExists(err) {
+						continue
+					}
+					if err != nil {
+						return err
+					}
+					if err := env.Client.Get(ctx, client.ObjectKey{Namespace: operatortest.Namespace, Name: name}, &corev1.Secret{}); !apierrors.IsNotFound(err) {
+						return fmt.Errorf("the key can be read: %w", err)
+					}
+					return nil
+				}
+				return ctx.Err()
+			}()
+		}()
+		goes := []client.Object{pv, c} // who strips the protection of a volume in use, too
+		if i%2 == 0 {
+			goes = []client.Object{c, pv}
+		}
+		for _, o := range goes {
+			if err := env.Client.Delete(t.Context(), o); err != nil {
+				t.Fatal(err)
+			}
+			strip(t, o)
+		}
+		if err := <-won; err != nil {
+			t.Error(err)
+		}
+		cancel()
+		undelivered(t, name) // now or later
+		sv := sealed(name)
+		eventually(t, func() error { // what was the volume's is not its
+			err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(sv), sv)
+			if err == nil && sv.Spec.Key != nil {
+				err = fmt.Errorf("the key stays: %+v", sv.Spec)
+			}
+			return client.IgnoreNotFound(err)
+		})
+		gone(t, keyNamed(ns, name))
+		remove(t, &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}}, sv)
+		gone(t, sv)
+	}
+	remove(t, theirs)
+}
+
+// strip removes Kubernetes' own finalizers of one object, and nothing of another that has its name by now.
+func strip(t *testing.T, o client.Object) {
+	t.Helper()
+	uid := o.GetUID()
+	eventually(t, func() error {
+		err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(o), o)
+		if err != nil || o.GetUID() != uid {
+			return client.IgnoreNotFound(err)
+		}
+		o.SetFinalizers(slices.DeleteFunc(o.GetFinalizers(), func(f string) bool { return strings.HasPrefix(f, "kubernetes.io/") }))
+		return client.IgnoreNotFound(env.Client.Update(t.Context(), o))
+	})
+}
+
+// A claim's key is ready before its volume is made: who makes a PersistentVolume of that name does not
+// get it, unless it is for that claim, and where the claim's volume is to be.
+func TestNameTakenBefore(t *testing.T) {
+	start(t, nil)
+	ns, ns2 := namespace(t), namespace(t)
+	_, _, kek := volume(t, ns, "data", del)
+	theirs := operatortest.Claim(ns2, "theirs")
+	create(t, theirs)
+	shared := keyNamed(ns, "shared")
+	create(t, shared)
+	clone := copyOf(ns, "clone", "PersistentVolumeClaim", "data")
+	sharing := operatortest.Claim(ns, "sharing")
+	sharing.Annotations = map[string]string{v1alpha1.KeyAnnotation: "shared", "volume.kubernetes.io/selected-node": "node-a"}
+	for _, c := range []*corev1.PersistentVolumeClaim{clone, sharing} {
+		create(t, c)
+		name := "pvc-" + string(c.UID)
+		prepared(t, name)
+		sv := sealed(name)
+		for what, pv := range map[string]*corev1.PersistentVolume{
+			"for another claim": forged(name, c.UID, theirs, "node-a"),
+			"on another node":   operatortest.Volume(c, "node-b", del),
+		} {
+			create(t, pv)
+			if msg := hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonExchanged); !strings.Contains(msg, "delete") {
+				t.Error(what, msg)
+			}
+			undelivered(t, name)
+			if sv.Spec.VolumeHandle != "" {
+				t.Errorf("%s: %+v", what, sv.Spec)
+			}
+			remove(t, pv)
+			hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonPrepared)
+		}
+		pv := operatortest.Volume(c, "node-a", del)
+		if c == clone {
+			pv.Spec.CSI.VolumeAttributes = map[string]string{"keyVolume": "vol-whatever"}
+		}
+		bind(t, c, pv)
+		if got := delivered(t, name); c == clone && got != kek {
+			t.Error("another key")
+		}
+		remove(t, c, pv)
+		gone(t, sv)
+	}
+}
+
+// Also when there was no operator, so that nobody had said what the volume of a claim is.
+func TestNameTakenUnseen(t *testing.T) {
+	stop := start(t, nil)
+	ns, ns2 := namespace(t), namespace(t)
+	volume(t, ns, "data", del)
+	theirs := operatortest.Claim(ns2, "theirs")
+	clone, other := copyOf(ns, "clone", "PersistentVolumeClaim", "data"), operatortest.Claim(ns, "other")
+	stop()
+	create(t, theirs, clone, other)
+	mine := forged("pvc-"+string(other.UID), other.UID, theirs, "node-b")
+	there := operatortest.Volume(clone, "node-b", del) // where no clone can be
+	create(t, mine, there)
+	start(t, nil)
+	for _, pv := range []*corev1.PersistentVolume{mine, there} {
+		hasCondition(t, sealed(pv.Name), v1alpha1.VolumeKeyReady, v1alpha1.ReasonExchanged)
+		undelivered(t, pv.Name)
+	}
+	remove(t, mine)
+	prepared(t, mine.Name)
+	bind(t, other, operatortest.Volume(other, "node-a", del))
+	delivered(t, mine.Name)
+}
+
+// A PersistentVolume of another namespace, or on another node, that says to be a volume, or a copy of
+// it, does not get its key, and does not keep it from being erased.
+func TestForeignOrigin(t *testing.T) {
+	for mode, change := range map[string][]func(*ctrl.Options, *operator.Options){"local": nil, "attachments": {attachments}} {
+		t.Run(mode, func(t *testing.T) {
+			start(t, nil, change...)
+			ns, ns2 := namespace(t), namespace(t)
+			c, pv, _ := volumeIn(t, mode, ns)
+			vk := keyNamed(ns, pv.Name)
+			key := keySecretOf(t, vk)
+			var theirs []client.Object
+			claim := func(ns, node, name string, change func(pv *corev1.PersistentVolume)) *corev1.PersistentVolume {
+				x := operatortest.Claim(ns, name)
+				create(t, x)
+				v := operatortest.Volume(x, node, del)
+				change(v)
+				bind(t, x, v)
+				theirs = append(theirs, x, v)
+				return v
+			}
+			same := claim(ns2, "node-a", "same", func(v *corev1.PersistentVolume) { v.Spec.CSI.VolumeHandle = pv.Spec.CSI.VolumeHandle })
+			copied := func(name string) func(*corev1.PersistentVolume) {
+				return func(v *corev1.PersistentVolume) {
+					v.Name, v.Spec.CSI.NodeStageSecretRef = name, &corev1.SecretReference{Namespace: operatortest.Namespace, Name: name}
+					v.Spec.CSI.VolumeAttributes = map[string]string{"keyVolume": pv.Spec.CSI.VolumeHandle}
+				}
+			}
+			cp := claim(ns2, "node-a", "copy", copied("copy-"+ns2))
+			msg := hasCondition(t, sealed(cp.Name), v1alpha1.VolumeKeyReady, v1alpha1.ReasonNotGranted)
+			if !strings.Contains(msg, "kubectl annotate sealedvolume "+pv.Name) {
+				t.Error(msg)
+			}
+			for _, v := range []*corev1.PersistentVolume{same, cp} {
+				for _, n := range []string{v.Name, key.Name} {
+					if s, err := get(t.Context(), operatortest.Namespace, n, &corev1.Secret{}); n == v.Name && err == nil && string(s.Data["kek"]) == string(key.Data["kek"]) {
+						t.Errorf("%s has the key of another namespace", v.Name)
+					}
+				}
+			}
+			undelivered(t, cp.Name)
+			if mode == "local" { // also of the same namespace, where no copy can be
+				there := claim(ns, "node-b", "there", copied("there-"+ns))
+				hasCondition(t, sealed(there.Name), v1alpha1.VolumeKeyReady, v1alpha1.ReasonSourceUnknown)
+				undelivered(t, there.Name)
+			}
+			remove(t, c, pv)
+			gone(t, sealed(pv.Name), vk, key)
+			remove(t, theirs...)
+		})
+	}
+}
+
+// volumeIn makes a claim with its volume in one of the operator's two modes.
+func volumeIn(t *testing.T, mode, ns string) (*corev1.PersistentVolumeClaim, *corev1.PersistentVolume, string) {
+	t.Helper()
+	if mode == "local" {
+		return volume(t, ns, "data", del)
+	}
+	return zonal(t, ns, "data")
+}
+
+// A PersistentVolume that is deleted while a claim has it keeps its key until nobody uses it; then
+// the key goes first. An operator that was down meanwhile finds both.
+func TestDeletedInUse(t *testing.T) {
+	stop := start(t, nil)
+	ns := namespace(t)
+	c, pv, kek := volume(t, ns, "data", del)
+	if err := env.Client.Delete(t.Context(), pv); err != nil {
+		t.Fatal(err)
+	}
+	destroy(t, secretNamed(pv.Name)) // it is needed, and made again
+	if delivered(t, pv.Name) != kek {
+		t.Error("another key")
+	}
+	hasEvent(t, c, corev1.EventTypeWarning, v1alpha1.ReasonRestored)
+	stop()
+	remove(t, c, pv)
+	if _, err := get(t.Context(), "", pv.Name, pv); err != nil || len(pv.Finalizers) != 1 || pv.Finalizers[0] != v1alpha1.DeliveryFinalizer {
+		t.Fatalf("a PersistentVolume whose key is delivered: %v %v", err, pv.Finalizers)
+	}
+	start(t, nil)
+	gone(t, pv)
+	undelivered(t, pv.Name)
+	gone(t, sealed(pv.Name), keyNamed(ns, pv.Name))
+}
+
+// A delivery Secret that somebody holds by a finalizer goes all the same.
+func TestHeldDelivery(t *testing.T) {
+	start(t, nil)
+	ns := namespace(t)
+	c, pv, _ := volume(t, ns, "data", del)
+	eventually(t, func() error {
+		s := secretNamed(pv.Name)
+		return update(t.Context(), s, func() { metav1.SetMetaDataAnnotation(&s.ObjectMeta, v1alpha1.AllowAnnotation, s.Name) })
+	})
+	eventually(t, func() error {
+		s := secretNamed(pv.Name)
+		return update(t.Context(), s, func() { s.Finalizers = []string{"example.com/mine"} })
+	})
+	remove(t, c, pv)
+	gone(t, pv)
+	undelivered(t, pv.Name)
+}
+
+// Volumes of an earlier version: a key that was delivered before there was a PersistentVolume is taken
+// back, and PersistentVolumes are held from now on.
+func TestUpgraded(t *testing.T) {
+	stop := start(t, nil)
+	ns := namespace(t)
+	c, pv, kek := volume(t, ns, "data", del)
+	pending := operatortest.Claim(ns, "pending")
+	create(t, pending)
+	name := "pvc-" + string(pending.UID)
+	prepared(t, name)
+	stop()
+	early := secretNamed(name)
+	early.Labels = map[string]string{v1alpha1.RoleLabel: v1alpha1.RoleDelivery}
+	early.Data = keySecretOf(t, keyNamed(ns, name)).Data
+	create(t, early)
+	eventually(t, func() error {
+		return update(t.Context(), pv, func() { pv.Finalizers = []string{"kubernetes.io/pv-protection"} })
+	})
+	was, err := get(t.Context(), operatortest.Namespace, pv.Name, &corev1.Secret{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, nil)
+	gone(t, early)
+	eventually(t, func() error {
+		_, err := get(t.Context(), "", pv.Name, pv)
+		if err == nil && !slices.Contains(pv.Finalizers, v1alpha1.DeliveryFinalizer) {
+			err = errors.New("it is not held")
+		}
+		return err
+	})
+	if now, err := get(t.Context(), operatortest.Namespace, pv.Name, &corev1.Secret{}); err != nil || now.ResourceVersion != was.ResourceVersion || string(now.Data["kek"]) != kek {
+		t.Errorf("what was delivered was written again: %v", err)
+	}
+	remove(t, pending, c, pv)
+	gone(t, sealed(name), sealed(pv.Name))
+}
+
+// cutAt ends an operator's writes at one of them: before it is done, or after.
+type cutAt struct {
+	n, at atomic.Int64
+	after bool
+	fatal atomic.Pointer[string]
+	mu    sync.Mutex
+	names map[string]bool // volumes that are watched over; guarded by mu
+	look  func(ctx context.Context, name string) error
+}
+
+var errCut = errors.New("cut off")
+
+func (c *cutAt) do(f func() error) error {
+	n := c.n.Add(1)
+	if at := c.at.Load(); at > 0 && (n > at || n == at && !c.after) {
+		return errCut
+	}
+	err := f()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for name := range c.names {
+		if err := c.look(context.Background(), name); err != nil {
+			s := err.Error()
+			c.fatal.Store(&s)
+		}
+	}
+	if at := c.at.Load(); at > 0 && n == at {
+		return errCut
+	}
+	return err
+}
+
+func (c *cutAt) wrap(base client.WithWatch) client.Client {
+	return interceptor.NewClient(base, interceptor.Funcs{
+		Create: func(ctx context.Context, w client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+			return c.do(func() error { return w.Create(ctx, o, opts...) })
+		},
+		Update: func(ctx context.Context, w client.WithWatch, o client.Object, opts ...client.UpdateOption) error {
+			return c.do(func() error { return w.Update(ctx, o, opts...) })
+		},
+		Patch: func(ctx context.Context, w client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
+			return c.do(func() error { return w.Patch(ctx, o, p, opts...) })
+		},
+		Delete: func(ctx context.Context, w client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
+			return c.do(func() error { return w.Delete(ctx, o, opts...) })
+		},
+		SubResourcePatch: func(ctx context.Context, w client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
+			return c.do(func() error { return w.SubResource(sub).Patch(ctx, o, p, opts...) })
+		},
+	})
+}
+
+// held checks that a key that is delivered is that of a PersistentVolume that can not go before it.
+func held(ctx context.Context, name string) error {
+	err := env.Client.Get(ctx, client.ObjectKey{Namespace: operatortest.Namespace, Name: name}, &corev1.Secret{})
+	if err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	pv, err := get(ctx, "", name, &corev1.PersistentVolume{})
+	if err != nil || !slices.Contains(pv.Finalizers, v1alpha1.DeliveryFinalizer) {
+		return fmt.Errorf("the key of %s is delivered, its PersistentVolume is not held: %w %v", name, err, pv.Finalizers)
+	}
+	return nil
+}
+
+// An operator that is cut off at any of its writes, before or after it was done, delivers no key of a
+// PersistentVolume that is not held, and the next one goes on.
+func TestDeliveryCutAnywhere(t *testing.T) {
+	ns := namespace(t)
+	for _, after := range []bool{false, true} {
+		for at := int64(1); ; at++ {
+			c := operatortest.Claim(ns, fmt.Sprintf("cut-%t-%d", after, at))
+			create(t, c)
+			pv := operatortest.Volume(c, "node-a", del)
+			bind(t, c, pv)
+			cut := &cutAt{after: after, names: map[string]bool{pv.Name: true}, look: held}
+			cut.at.Store(at)
+			stop := start(t, cut.wrap)
+			cut.lives(t, &stop, func() error {
+				_, err := get(t.Context(), operatortest.Namespace, pv.Name, &corev1.Secret{})
+				return err
+			})
+			remove(t, c, pv)
+			cut.lives(t, &stop, func() error {
+				for _, o := range []client.Object{pv, sealed(pv.Name), secretNamed(pv.Name), keyNamed(ns, pv.Name)} {
+					if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(o), o); !apierrors.IsNotFound(err) {
+						return fmt.Errorf("%T: %w", o, errors.Join(err, errStays))
+					}
+				}
+				return nil
+			})
+			stop()
+			if s := cut.fatal.Load(); s != nil {
+				t.Fatalf("cut at write %d (after: %t): %s", at, after, *s)
+			}
+			if cut.at.Load() > 0 {
+				t.Logf("%d writes", cut.n.Load())
+				break
+			}
+		}
+	}
+}
+
+// lives waits for what an operator brings about. If it was cut off on the way, the next one does.
+func (c *cutAt) lives(t *testing.T, stop *func(), done func() error) {
+	t.Helper()
+	died := false
+	eventually(t, func() error {
+		err := done()
+		at := c.at.Load()
+		if died = err != nil && at > 0 && c.n.Load() >= at; died {
+			return nil
+		}
+		return err
+	})
+	if died {
+		(*stop)()
+		c.at.Store(0)
+		*stop = start(t, c.wrap)
+		eventually(t, done)
+	}
+}
