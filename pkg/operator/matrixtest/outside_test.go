@@ -23,6 +23,8 @@ func tenants() []attempt {
 			instead: "labels it", control: patch("volumekeys crm/team", `{metadata: {labels: {a: b}}}`)},
 		{who: tenant, what: "changes what a VolumeKey was made for", rule: validation, says: "can not be added or removed", try: patch("volumekeys crm/team", `{spec: {claimRef: {name: data, uid: "1"}}}`),
 			instead: "labels it", control: patch("volumekeys crm/team", `{metadata: {labels: {a: b}}}`)},
+		{who: tenant, what: "takes a VolumeKey's finalizer, so that its Secrets stay", rule: "keys", says: "is let go by the operator", try: patch("volumekeys crm/team", `{metadata: {finalizers: null}}`),
+			instead: "adds one of its own", control: patch("volumekeys crm/team", `{metadata: {finalizers: [sealvol.dev/key-in-use, example.com/mine]}}`)},
 		{who: tenant, what: "makes a VolumeSnapshotContent of another's volume", rule: rbac, try: create("volumesnapshotcontents x", "", `{apiVersion: snapshot.storage.k8s.io/v1, kind: VolumeSnapshotContent, metadata: {name: x},
 			spec: {driver: csi.sealvol.dev, deletionPolicy: Retain, source: {volumeHandle: "vol-${volumeA}"}, volumeSnapshotRef: {namespace: crm, name: x}}}`)},
 		{who: tenant, what: "asks for a token of the operator", rule: rbac, try: create("serviceaccounts/token ${release}/sealvol-operator", "", `{apiVersion: authentication.k8s.io/v1, kind: TokenRequest, spec: {}}`)},
