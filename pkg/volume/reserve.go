@@ -114,6 +114,16 @@ func (v *Volume) held(pinning bool) (sectors, meta int64) {
 // that does not come back.
 func (v *Volume) owes(e *layout.FileExtent) bool { return e.Owed || e.RefBirth <= v.res.mark.Load() }
 
+// unowed tells whether sectors of an extent are reserved and not owed: nothing else
+// refers to what they have then, and may begin to only once they are owed.
+func (v *Volume) unowed(scan scanner, ino uint64, e *placed) (bool, error) {
+	if v.res.promised.Load() <= 0 || v.owes(&e.FileExtent) {
+		return false, nil
+	}
+	spans, err := scanReserved(scan, ino, e.sector, e.end(), 1)
+	return len(spans) > 0, err
+}
+
 func reservedKey(ino, sector uint64) layout.Key {
 	return layout.Key{Obj: ino, Type: layout.KeyReserved, Sub: sector}
 }
