@@ -2,6 +2,7 @@ package volume
 
 import (
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
@@ -31,7 +32,12 @@ type reservations struct {
 	made                   atomic.Uint64 // ranges made since the volume was opened; see restamp
 	stale                  atomic.Bool   // something that was shared may not be any more
 	wanted                 atomic.Bool   // somebody has found no room meanwhile
-	passed                 atomic.Uint64 // mark of the last pass of restamp
+	passed, seen           atomic.Uint64 // mark of the last pass of restamp, and the newest snapshot that it knew
+
+	// From when somebody has counted what sharing will owe until it is owed nothing
+	// that is owed stops being so: held alone by steps of restamp. It comes after the
+	// locks of inodes and admission, before the gate.
+	steady sync.RWMutex
 }
 
 func (r *reservations) load(x layout.Reservations) {

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -189,4 +191,54 @@ func TestRotateReserveCopy(t *testing.T) {
 			mustClose(t, r.v)
 		})
 	}
+}
+
+// A file reserves its range while the rotation is at its extent, which was its own when
+// the call counted what it would be owed: it still is when the range is made.
+func TestRotateReserveCounted(t *testing.T) {
+	r := newReserved(t, 80<<20)
+	data := noise(rand.New(rand.NewPCG(10, 9)), blockBytes)
+	inos := []vfs.Ino{writeFile(t, r.v, "0", data)}
+	for i := range shareStep {
+		inos = append(inos, writeFile(t, r.v, fmt.Sprint(i+1), nil))
+		share(t, r.v, inos[0], 0, inos[i+1], 0, blockBytes)
+	}
+	ok(t, r.v.Sync(vfs.RootIno))
+	h := holdRotation(r)
+	close(<-h.steps)
+	step := <-h.steps
+	ok(t, r.v.requireFeature(layout.FeatureReserved))
+	const has = shareStep - 1
+	h.overwriteAll(inos[:has]...)
+	in, err := r.v.inode(inos[has])
+	ok(t, err)
+	in.mu.Lock()
+	f := falloc{v: r.v, req: crashReq, in: in, mode: vfs.FallocKeepSize | layout.FallocReserve, end: pageBytes}
+	room, err := f.takeRoom()
+	ok(t, err)
+	if n := room.hold - metaFor(1, 1, true); n != 0 {
+		t.Fatalf("%d sectors would be owed", n)
+	}
+	close(step)
+	for v := r.v; ; { // until it has taken the last file
+		es, err := v.extents(uint64(inos[shareStep]), 0, 1, 1)
+		ok(t, err)
+		if es[0].Epoch == 2 {
+			break
+		}
+		select {
+		case s := <-h.steps:
+			close(s)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	err = f.steps(0)
+	r.v.adm.done(room)
+	in.mu.Unlock()
+	r.v.table.put(in)
+	ok(t, err)
+	if n := r.v.res.owed.Load(); n != 0 {
+		t.Errorf("%d sectors are owed", n)
+	}
+	h.finish(make(chan struct{}))
 }

@@ -405,8 +405,25 @@ func (m *mover) usable(c *copied, get func(layout.Key) ([]byte, bool, error), sc
 	if e.Nonce != c.Nonce || e.Addr != c.Addr || e.First != c.First || e.Count() != c.Count() {
 		return false, nil
 	}
-	own, err := m.v.unowed(scan, c.ino, &placed{c.sector, e})
-	return !own, err
+	if m.v.owes(&e) {
+		return true, nil
+	}
+	if own, err := m.v.unowed(scan, c.ino, &placed{c.sector, e}); err != nil || own {
+		return false, err
+	}
+	// Somebody who is at the file may be reserving it, and have counted what is its own.
+	// Whoever comes later counts what we leave.
+	in := m.v.table.grab(c.ino)
+	if in == nil {
+		return true, nil
+	}
+	defer m.v.table.put(in)
+	if in.mu.TryRLock() {
+		in.mu.RUnlock()
+		return true, nil
+	}
+	most, err := m.v.mostShared(extentRun(&placed{c.sector, e}))
+	return most > 0, err
 }
 
 // freshCopy is an extent that a step made: sectors [first, first+count) of the old one.
