@@ -214,9 +214,9 @@ func TestRotateReserveCounted(t *testing.T) {
 	ok(t, err)
 	in.mu.Lock()
 	f := falloc{v: r.v, req: crashReq, in: in, mode: vfs.FallocKeepSize | layout.FallocReserve, end: pageBytes}
-	room, err := f.takeRoom()
+	f.room, err = f.takeRoom()
 	ok(t, err)
-	if n := room.hold - metaFor(1, 1, true); n != 0 {
+	if n := f.room.hold - metaFor(1, 1, true); n != 0 {
 		t.Fatalf("%d sectors would be owed", n)
 	}
 	close(step)
@@ -233,7 +233,7 @@ func TestRotateReserveCounted(t *testing.T) {
 		}
 	}
 	err = f.steps(0)
-	r.v.adm.done(room)
+	r.v.adm.done(f.room)
 	in.mu.Unlock()
 	r.v.table.put(in)
 	ok(t, err)

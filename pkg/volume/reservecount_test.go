@@ -129,3 +129,42 @@ func TestReserveShareCounted(t *testing.T) {
 	ok(t, r.v.Close())
 	checkClean(t, r.dev)
 }
+
+// A file of many extents is reserved in pieces, on volumes with a little more room each
+// time: the call fails as a whole, or finds room for all of them.
+func TestReservePieces(t *testing.T) {
+	const sectors, spares = 3000, 40
+	r := newReserved(t, 96<<20)
+	ino := r.file("reserved")
+	for i := range uint64(sectors) {
+		r.write(ino, 2*i*pageBytes, pageBytes)
+	}
+	for i := range spares {
+		r.write(r.file(fmt.Sprint("spare", i)), 0, 1<<20)
+	}
+	var err error
+	for ; err == nil; r.end += 1 << 16 {
+		_, err = r.v.Write(crashReq, r.fill, r.end, make([]byte, 1<<16), false)
+	}
+	for i := range spares {
+		err = r.v.Fallocate(crashReq, ino, vfs.FallocKeepSize, 0, 2*sectors*pageBytes)
+		if err == nil {
+			break
+		}
+		if n := r.v.res.promised.Load(); !errors.Is(err, vfs.ErrNoSpace) || n > 0 {
+			t.Fatalf("%v, and %d sectors are reserved", err, n)
+		}
+		r.remove(fmt.Sprint("spare", i))
+		r.v.reaper.wait()
+		ok(t, r.v.Sync(vfs.RootIno))
+	}
+	ok(t, err)
+	if x := r.v.res.stored(); x.Promised != 2*sectors || x.Owed != sectors {
+		t.Errorf("%+v", x)
+	}
+	if n := r.v.adm.granted.hold; n != 0 {
+		t.Errorf("%d sectors stay set aside", n)
+	}
+	ok(t, r.v.Close())
+	checkClean(t, r.dev)
+}
