@@ -112,6 +112,14 @@ func (a *admission) done(c cost) {
 	a.cond.Broadcast()
 }
 
+// unhold ends a part of what admit granted to hold.
+func (a *admission) unhold(n int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.granted.hold -= n
+	a.cond.Broadcast()
+}
+
 type verdict int
 
 const (

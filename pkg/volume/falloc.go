@@ -52,6 +52,7 @@ type falloc struct {
 	in       *inode
 	mode     uint32
 	off, end uint64
+	room     cost // set aside for what is to be reserved
 }
 
 func (f *falloc) reserves() bool { return f.mode&layout.FallocReserve != 0 }
@@ -99,11 +100,10 @@ func (f *falloc) run(promised bool) (again bool, err error) {
 		return false, err
 	}
 	if f.reserves() {
-		room, err := f.takeRoom()
-		if err != nil {
+		if f.room, err = f.takeRoom(); err != nil {
 			return false, err
 		}
-		defer v.adm.done(room)
+		defer func() { v.adm.done(f.room) }()
 	}
 	defer v.unload(in)
 	if f.clears() {
@@ -175,11 +175,18 @@ func (f *falloc) steps(dropped int) error {
 		if err != nil {
 			return err
 		}
+		var sum reserveSum
+		if f.reserves() && stop < f.end {
+			if sum, err = v.unreserved(f.in, off/pageBytes, (stop+pageBytes-1)/pageBytes); err != nil {
+				return err
+			}
+		}
 		op := &layout.Op{Type: layout.OpFallocate, Unique: f.req.Unique, Ino: f.in.ino, Time: vfs.Now(), Flags: f.mode, Off: off, Len: stop - off}
 		if err := v.perform(op); err != nil {
 			return err
 		}
 		if off = stop; off < f.end {
+			f.settle(sum)
 			more := cost{ring: 256, quads: opQuads + dropped, urgent: true, nested: true}
 			if err := v.admit(more); err != nil {
 				return err
@@ -188,6 +195,14 @@ func (f *falloc) steps(dropped int) error {
 		}
 	}
 	return nil
+}
+
+// settle gives back what was set aside for a part that is reserved by now: it is owed
+// instead. If both counted, the next piece might find no room.
+func (f *falloc) settle(sum reserveSum) {
+	n := min(int64(sum.owed)+int64(sum.promised)/reservedShare, f.room.hold)
+	f.room.hold -= n
+	f.v.adm.unhold(n)
 }
 
 // fallocStep returns where an operation from off has to stop so that it meets no

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
@@ -31,7 +32,12 @@ type reservations struct {
 	made                   atomic.Uint64 // ranges made since the volume was opened; see restamp
 	stale                  atomic.Bool   // something that was shared may not be any more
 	wanted                 atomic.Bool   // somebody has found no room meanwhile
-	passed                 atomic.Uint64 // mark of the last pass of restamp
+	passed, seen           atomic.Uint64 // mark of the last pass of restamp, and the newest snapshot that it knew
+
+	// From when somebody has counted what sharing will owe until it is owed nothing
+	// that is owed stops being so: held alone by steps of restamp. It comes after the
+	// locks of inodes and admission, before the gate.
+	steady sync.RWMutex
 }
 
 func (r *reservations) load(x layout.Reservations) {
@@ -113,6 +119,16 @@ func (v *Volume) held(pinning bool) (sectors, meta int64) {
 // owes tells whether writing what an extent of a reserved range has takes room
 // that does not come back.
 func (v *Volume) owes(e *layout.FileExtent) bool { return e.Owed || e.RefBirth <= v.res.mark.Load() }
+
+// unowed tells whether sectors of an extent are reserved and not owed: nothing else
+// refers to what they have then, and may begin to only once they are owed.
+func (v *Volume) unowed(scan scanner, ino uint64, e *placed) (bool, error) {
+	if v.res.promised.Load() <= 0 || v.owes(&e.FileExtent) {
+		return false, nil
+	}
+	spans, err := scanReserved(scan, ino, e.sector, e.end(), 1)
+	return len(spans) > 0, err
+}
 
 func reservedKey(ino, sector uint64) layout.Key {
 	return layout.Key{Obj: ino, Type: layout.KeyReserved, Sub: sector}

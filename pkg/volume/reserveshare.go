@@ -10,27 +10,50 @@ import (
 )
 
 // roomToShare has set aside what reserved ranges will be owed once n bytes are
-// shared: what of them was a file's own is not any more. end gives it back. The
-// caller holds the locks of both files and is not in the gate.
+// shared: what of them was a file's own is not any more. end gives it back; until
+// then the caller waits for no room. The caller holds the locks of both files and is
+// not in the gate.
 func (v *Volume) roomToShare(src, dst *inode, from, to, n uint64) (end func(), err error) {
-	a, d, sectors := from/pageBytes, to/pageBytes, (n+pageBytes-1)/pageBytes
-	c := cost{nested: true}
-	// Of the source, whole extents are marked; of the destination, sectors are replaced.
-	sum, err := v.ownReserved(src, a, a+sectors, 0, 1<<62)
-	if err != nil {
-		return nil, err
-	}
-	c.hold = sum
-	if sum, err = v.ownReserved(dst, d, d+sectors, d, d+sectors); err != nil {
-		return nil, err
-	}
-	if c.hold += sum; c.hold == 0 {
+	if !src.reserved.Load() && !dst.reserved.Load() {
 		return func() {}, nil
 	}
-	if err := v.admit(c); err != nil {
-		return nil, err
+	a, d, sectors := from/pageBytes, to/pageBytes, (n+pageBytes-1)/pageBytes
+	count := func() (int64, error) {
+		// Of the source, whole extents are marked; of the destination, sectors are replaced.
+		sum, err := v.ownReserved(src, a, a+sectors, 0, 1<<62)
+		if err != nil {
+			return 0, err
+		}
+		more, err := v.ownReserved(dst, d, d+sectors, d, d+sectors)
+		return sum + more, err
 	}
-	return func() { v.adm.done(c) }, nil
+	for {
+		c := cost{nested: true}
+		if c.hold, err = count(); err != nil {
+			return nil, err
+		}
+		done := func() {}
+		if c.hold > 0 {
+			if err := v.admit(c); err != nil {
+				return nil, err
+			}
+			done = func() { v.adm.done(c) }
+		}
+		// Admission may have waited for restamp, or caused it: then it is more.
+		v.res.steady.RLock()
+		end = func() {
+			v.res.steady.RUnlock()
+			done()
+		}
+		now, err := count()
+		if err == nil && now <= c.hold {
+			return end, nil
+		}
+		end()
+		if err != nil {
+			return nil, err
+		}
+	}
 }
 
 // ownReserved counts the reserved sectors in [low, high), that nobody owes, of the
@@ -101,17 +124,23 @@ const restampStep = 128
 type restamper struct {
 	ino, sector uint64 // where to go on
 	made, mark  uint64 // of reservations when the pass began
+	kept        uint64 // the newest snapshot that a step knew: what that holds was left alone
 	changed     bool   // the step changed something
 }
 
 // worn tells whether a pass may find something; caller need not hold locks.
 func (v *Volume) worn() bool {
 	r := &v.res
-	return r.owed.Load() > 0 && (r.mark.Load() > v.snap.newest.Load() && !r.looked() || r.stale.Load() && r.wanted.Load())
+	return r.owed.Load() > 0 && (v.unlooked() || r.stale.Load() && r.wanted.Load())
 }
 
-// looked tells whether the last pass was as of the present mark.
-func (r *reservations) looked() bool { return r.passed.Load() == r.mark.Load() }
+// unlooked tells whether mark is of a snapshot that is gone, and there was no pass as of
+// the present mark and snapshots.
+func (v *Volume) unlooked() bool {
+	r, newest := &v.res, v.snap.newest.Load()
+	mark := r.mark.Load()
+	return mark > newest && (r.passed.Load() != mark || r.seen.Load() != newest)
+}
 
 // want asks for a pass: somebody found no room.
 func (v *Volume) wantRestamp() {
@@ -134,7 +163,7 @@ func (v *Volume) restamp(stop func() bool) error {
 	r := &v.res
 	r.stale.Store(false)
 	r.wanted.Store(false)
-	p := restamper{made: r.made.Load(), mark: r.mark.Load()}
+	p := restamper{made: r.made.Load(), mark: r.mark.Load(), kept: v.snap.newest.Load()}
 	for {
 		if stop() {
 			r.stale.Store(true)
@@ -155,6 +184,8 @@ func (v *Volume) restampStep(p *restamper) (done bool, err error) {
 		return false, err
 	}
 	defer v.adm.done(c)
+	v.res.steady.Lock()
+	defer v.res.steady.Unlock()
 	v.gate.RLock()
 	defer v.gate.RUnlock()
 	if err := v.writable(); err != nil {
@@ -215,6 +246,7 @@ func (p *restamper) step(v *Volume, w *tree.Writer) (done bool, err error) {
 // extents has extents begin now that no snapshot and no other file holds.
 func (p *restamper) extents(v *Volume, w *tree.Writer, es []placed) error {
 	newest := v.snap.newest.Load()
+	p.kept = max(p.kept, newest)
 	for i := range es {
 		e := &es[i]
 		if !v.owes(&e.FileExtent) || e.RefBirth <= newest {
@@ -246,14 +278,17 @@ func (p *restamper) extents(v *Volume, w *tree.Writer, es []placed) error {
 }
 
 // end is the end of a pass. If no range was made and no snapshot taken meanwhile,
-// nothing is left that mark alone makes owed, but for what snapshots hold.
+// nothing is left that mark alone makes owed, but for what snapshots hold, or did when
+// the pass came by: one that was deleted meanwhile is for the next pass.
 func (p *restamper) end(v *Volume) {
 	r := &v.res
+	kept := max(p.kept, v.snap.newest.Load())
 	r.passed.Store(p.mark)
-	if newest := v.snap.newest.Load(); r.made.Load() == p.made && r.mark.Load() == p.mark && newest < p.mark {
+	r.seen.Store(kept)
+	if r.made.Load() == p.made && r.mark.Load() == p.mark && kept < p.mark {
 		p.changed = true
-		r.mark.Store(newest)
-		r.passed.Store(newest)
+		r.mark.Store(kept)
+		r.passed.Store(kept)
 	}
 }
 

@@ -347,7 +347,8 @@ func (m *mover) find(get func(layout.Key) ([]byte, bool, error), r *sharedRef) (
 // the records refer to them. Readers may follow a record as soon as it is there.
 func (m *mover) move(old []oldRef) (left []sharedRef, err error) {
 	v := m.v
-	if err := m.verify(old, func(k layout.Key) ([]byte, bool, error) { return v.fs.Get(k, nil) }); err != nil {
+	get := func(k layout.Key) ([]byte, bool, error) { return v.fs.Get(k, nil) }
+	if err := m.verify(old, get, v.fs.ScanFloor); err != nil {
 		return nil, err
 	}
 	fresh, err := m.seal(old)
@@ -355,7 +356,7 @@ func (m *mover) move(old []oldRef) (left []sharedRef, err error) {
 		return nil, err
 	}
 	err = v.fs.Update(func(w *tree.Writer) error {
-		if err := m.verify(old, w.Get); err != nil {
+		if err := m.verify(old, w.Get, w.ScanFloor); err != nil {
 			return err
 		}
 		left, err = m.refer(w, old, fresh)
@@ -367,24 +368,18 @@ func (m *mover) move(old []oldRef) (left []sharedRef, err error) {
 	return left, nil
 }
 
-// verify forgets the copies that are not known to be there any more.
-func (m *mover) verify(old []oldRef, get func(layout.Key) ([]byte, bool, error)) error {
+// verify forgets the copies that are not known to be there any more, or that nothing
+// else may refer to now.
+func (m *mover) verify(old []oldRef, get func(layout.Key) ([]byte, bool, error), scan scanner) error {
 	for i := range old {
 		for s := old[i].first; s < old[i].first+old[i].count; s++ {
 			c := &m.copies[s]
 			if !c.ok || s > old[i].first && m.copies[s-1].ok && c.ino == m.copies[s-1].ino && c.sector == m.copies[s-1].sector {
 				continue // the same record
 			}
-			val, ok, err := get(extentKey(c.ino, c.sector))
+			ok, err := m.usable(c, get, scan)
 			if err != nil {
 				return err
-			}
-			if ok {
-				e, err := layout.DecodeFileExtent(val)
-				if err != nil {
-					return err
-				}
-				ok = e.Nonce == c.Nonce && e.Addr == c.Addr && e.First == c.First && e.Count() == c.Count()
 			}
 			for j := range m.copies {
 				if x := &m.copies[j]; !ok && x.ok && x.ino == c.ino && x.sector == c.sector && j != int(s) {
@@ -395,6 +390,40 @@ func (m *mover) verify(old []oldRef, get func(layout.Key) ([]byte, bool, error))
 		}
 	}
 	return nil
+}
+
+// usable tells whether a copy is there and another record may refer to it.
+func (m *mover) usable(c *copied, get func(layout.Key) ([]byte, bool, error), scan scanner) (bool, error) {
+	val, ok, err := get(extentKey(c.ino, c.sector))
+	if err != nil || !ok {
+		return false, err
+	}
+	e, err := layout.DecodeFileExtent(val)
+	if err != nil {
+		return false, err
+	}
+	if e.Nonce != c.Nonce || e.Addr != c.Addr || e.First != c.First || e.Count() != c.Count() {
+		return false, nil
+	}
+	if m.v.owes(&e) {
+		return true, nil
+	}
+	if own, err := m.v.unowed(scan, c.ino, &placed{c.sector, e}); err != nil || own {
+		return false, err
+	}
+	// Somebody who is at the file may be reserving it, and have counted what is its own.
+	// Whoever comes later counts what we leave.
+	in := m.v.table.grab(c.ino)
+	if in == nil {
+		return true, nil
+	}
+	defer m.v.table.put(in)
+	if in.mu.TryRLock() {
+		in.mu.RUnlock()
+		return true, nil
+	}
+	most, err := m.v.mostShared(extentRun(&placed{c.sector, e}))
+	return most > 0, err
 }
 
 // freshCopy is an extent that a step made: sectors [first, first+count) of the old one.
@@ -471,8 +500,16 @@ func (m *mover) refer(w *tree.Writer, old []oldRef, fresh []freshCopy) (left []s
 		if !ok {
 			continue
 		}
+		r.e = e // load may have read another refbirth, and another mark of what is owed
+		own, err := m.v.unowed(w.ScanFloor, r.ino, &placed{r.sector, e})
+		if err != nil {
+			return nil, err
+		}
 		lacks := false
 		for s := r.first; s < r.first+r.count; s++ {
+			if own && of[s] == 0 { // it gets a copy that nothing else refers to, as what it has now
+				m.copies[s].ok = false
+			}
 			lacks = lacks || of[s] == 0 && !m.copies[s].ok
 		}
 		if lacks {
