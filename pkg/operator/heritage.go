@@ -24,6 +24,7 @@ func (o volumes) inherit(ctx context.Context, v *volume, pv *corev1.PersistentVo
 	if err := o.List(ctx, &list, client.MatchingFields{byHandle: v.sealed.Spec.VolumeHandle}); err != nil {
 		return nil, err
 	}
+	inOrder(list.Items)
 	was := v.sealed.DeepCopy()
 	for i := range list.Items {
 		name := list.Items[i].Name
