@@ -270,7 +270,7 @@ func (o volumes) writeDelivery(ctx context.Context, v *volume, old metav1.Object
 		s.ResourceVersion = old.GetResourceVersion()
 		err = o.Update(ctx, s)
 	}
-	if apierrors.IsInvalid(err) { // somebody made it immutable, or of another type
+	if apierrors.IsInvalid(err) && old != nil { // somebody made it immutable, or of another type
 		uid, rv := old.GetUID(), old.GetResourceVersion()
 		return errors.Join(errRetry, o.Delete(ctx, s, client.Preconditions{UID: &uid, ResourceVersion: &rv}))
 	}

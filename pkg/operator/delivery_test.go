@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -227,6 +228,32 @@ func TestForeignOrigin(t *testing.T) {
 			remove(t, theirs...)
 		})
 	}
+}
+
+// A volume that is gone, and that a snapshot stands for as yet: who owns another node can make its
+// PersistentVolume again there, of the same handle. That does not keep the key when the snapshot goes.
+func TestNamedAgainElsewhere(t *testing.T) {
+	start(t, nil)
+	ns := namespace(t)
+	c, pv, _ := volume(t, ns, "data", del)
+	vk := keyNamed(ns, pv.Name)
+	key := keySecretOf(t, vk)
+	snapshot := &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: "content-" + ns}, Spec: snapshotv1.VolumeSnapshotContentSpec{
+		Driver: operator.DriverName, DeletionPolicy: snapshotv1.VolumeSnapshotContentDelete, VolumeSnapshotRef: corev1.ObjectReference{Namespace: ns, Name: "s", UID: "1"},
+		Source: snapshotv1.VolumeSnapshotContentSource{VolumeHandle: &pv.Spec.CSI.VolumeHandle}}}
+	create(t, snapshot)
+	again := operatortest.Volume(c, "node-b", del)
+	remove(t, c, pv)
+	gone(t, pv)
+	if err := clientOf(t, "node", "node-b").Create(t.Context(), again); err != nil {
+		t.Fatal(err)
+	}
+	hasCondition(t, sealed(pv.Name), v1alpha1.VolumeKeyReady, v1alpha1.ReasonExchanged)
+	undelivered(t, pv.Name)
+	remove(t, snapshot)
+	gone(t, vk, key)
+	remove(t, again)
+	gone(t, sealed(pv.Name))
 }
 
 // volumeIn makes a claim with its volume in one of the operator's two modes.
