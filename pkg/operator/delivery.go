@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -173,6 +174,24 @@ func (o volumes) withdraw(ctx context.Context, v *volume) error {
 		}
 	}
 	return o.removeDelivery(ctx, v.name)
+}
+
+// dropStray removes a delivery Secret of which nothing tells whose key it holds: what told that was
+// removed by force. Whoever makes a PersistentVolume of its name could have it read.
+func (o volumes) dropStray(ctx context.Context, v *volume) error {
+	var m metav1.PartialObjectMetadata
+	m.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
+	err := o.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: v.name}, &m) // its event brings us back if the cache has not seen it yet
+	if err != nil || m.Labels[v1alpha1.RoleLabel] != v1alpha1.RoleDelivery {
+		return client.IgnoreNotFound(err)
+	}
+	if v.sealed == nil {
+		var sv v1alpha1.SealedVolume
+		if err := o.live.Get(ctx, client.ObjectKey{Name: v.name}, &sv); !apierrors.IsNotFound(err) {
+			return cmp.Or(err, errStale)
+		}
+	}
+	return o.withdraw(ctx, v)
 }
 
 // isClaimed asks the API server whether a PersistentVolume's claim has it.

@@ -308,6 +308,41 @@ func TestHeldDelivery(t *testing.T) {
 	undelivered(t, pv.Name)
 }
 
+// A delivery Secret that is left when its volume was removed by force goes, also if somebody has made
+// a PersistentVolume of its name by then.
+func TestStrayDelivery(t *testing.T) {
+	stop := start(t, nil)
+	ns := namespace(t)
+	theirs := operatortest.Claim(ns, "theirs")
+	create(t, theirs)
+	var names []string
+	var forgeries []client.Object
+	for _, again := range []bool{false, true} {
+		c, pv, _ := volume(t, ns, fmt.Sprintf("data-%t", again), del)
+		names = append(names, pv.Name)
+		if again {
+			forgeries = append(forgeries, forged(pv.Name, c.UID, theirs, "node-b"))
+		}
+	}
+	stop()
+	for i, name := range names {
+		sv, pv := sealed(name), &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		remove(t, &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: fmt.Sprintf("data-%t", i == 1)}}, pv, sv)
+		for _, o := range []client.Object{pv, sv} {
+			eventually(t, func() error {
+				return client.IgnoreNotFound(update(t.Context(), o, func() { o.SetFinalizers(nil) }))
+			})
+		}
+		gone(t, pv, sv)
+	}
+	create(t, forgeries...)
+	start(t, nil)
+	for _, name := range names {
+		gone(t, secretNamed(name))
+	}
+	remove(t, append(forgeries, theirs)...)
+}
+
 // Volumes of an earlier version: a key that was delivered before there was a PersistentVolume is taken
 // back, and PersistentVolumes are held from now on.
 func TestUpgraded(t *testing.T) {
