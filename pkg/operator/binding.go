@@ -124,7 +124,7 @@ func has(c *corev1.PersistentVolumeClaim, volume string) bool {
 func (o volumes) stands(sv *v1alpha1.SealedVolume, pv *corev1.PersistentVolume) bool {
 	switch s := sv.Spec; {
 	case s.VolumeHandle != "":
-		return pv.Spec.CSI.VolumeHandle == s.VolumeHandle
+		return pv.Spec.CSI.VolumeHandle == s.VolumeHandle && (o.Attachments || s.NodeName == "" || nodeOf(pv) == s.NodeName)
 	case s.ClaimRef == nil:
 		return true
 	default:

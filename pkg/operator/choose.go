@@ -22,7 +22,11 @@ func (o volumes) key(ctx context.Context, v *volume) (*problem, error) {
 		return v.refused, o.removeDelivery(ctx, v.name)
 	}
 	if !hasKey(v.sealed) {
-		if p, err := o.choose(ctx, v); p != nil || err != nil {
+		p, err := o.choose(ctx, v)
+		if p != nil && err == nil && v.claim == nil {
+			err = o.dropStray(ctx, v)
+		}
+		if p != nil || err != nil {
 			return p, err
 		}
 	}

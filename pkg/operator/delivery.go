@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -175,6 +176,24 @@ func (o volumes) withdraw(ctx context.Context, v *volume) error {
 	return o.removeDelivery(ctx, v.name)
 }
 
+// dropStray removes a delivery Secret of which nothing tells whose key it holds: what told that was
+// removed by force. Whoever makes a PersistentVolume of its name could have it read.
+func (o volumes) dropStray(ctx context.Context, v *volume) error {
+	var m metav1.PartialObjectMetadata
+	m.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
+	err := o.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: v.name}, &m) // its event brings us back if the cache has not seen it yet
+	if err != nil || m.Labels[v1alpha1.RoleLabel] != v1alpha1.RoleDelivery {
+		return client.IgnoreNotFound(err)
+	}
+	if v.sealed == nil {
+		var sv v1alpha1.SealedVolume
+		if err := o.live.Get(ctx, client.ObjectKey{Name: v.name}, &sv); !apierrors.IsNotFound(err) {
+			return cmp.Or(err, errStale)
+		}
+	}
+	return o.withdraw(ctx, v)
+}
+
 // isClaimed asks the API server whether a PersistentVolume's claim has it.
 func (o volumes) isClaimed(ctx context.Context, pv *corev1.PersistentVolume) (bool, error) {
 	r := pv.Spec.ClaimRef
@@ -270,7 +289,7 @@ func (o volumes) writeDelivery(ctx context.Context, v *volume, old metav1.Object
 		s.ResourceVersion = old.GetResourceVersion()
 		err = o.Update(ctx, s)
 	}
-	if apierrors.IsInvalid(err) { // somebody made it immutable, or of another type
+	if apierrors.IsInvalid(err) && old != nil { // somebody made it immutable, or of another type
 		uid, rv := old.GetUID(), old.GetResourceVersion()
 		return errors.Join(errRetry, o.Delete(ctx, s, client.Preconditions{UID: &uid, ResourceVersion: &rv}))
 	}

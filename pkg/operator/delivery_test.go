@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -229,6 +230,32 @@ func TestForeignOrigin(t *testing.T) {
 	}
 }
 
+// A volume that is gone, and that a snapshot stands for as yet: who owns another node can make its
+// PersistentVolume again there, of the same handle. That does not keep the key when the snapshot goes.
+func TestNamedAgainElsewhere(t *testing.T) {
+	start(t, nil)
+	ns := namespace(t)
+	c, pv, _ := volume(t, ns, "data", del)
+	vk := keyNamed(ns, pv.Name)
+	key := keySecretOf(t, vk)
+	snapshot := &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: "content-" + ns}, Spec: snapshotv1.VolumeSnapshotContentSpec{
+		Driver: operator.DriverName, DeletionPolicy: snapshotv1.VolumeSnapshotContentDelete, VolumeSnapshotRef: corev1.ObjectReference{Namespace: ns, Name: "s", UID: "1"},
+		Source: snapshotv1.VolumeSnapshotContentSource{VolumeHandle: &pv.Spec.CSI.VolumeHandle}}}
+	create(t, snapshot)
+	again := operatortest.Volume(c, "node-b", del)
+	remove(t, c, pv)
+	gone(t, pv)
+	if err := clientOf(t, "node", "node-b").Create(t.Context(), again); err != nil {
+		t.Fatal(err)
+	}
+	hasCondition(t, sealed(pv.Name), v1alpha1.VolumeKeyReady, v1alpha1.ReasonExchanged)
+	undelivered(t, pv.Name)
+	remove(t, snapshot)
+	gone(t, vk, key)
+	remove(t, again)
+	gone(t, sealed(pv.Name))
+}
+
 // volumeIn makes a claim with its volume in one of the operator's two modes.
 func volumeIn(t *testing.T, mode, ns string) (*corev1.PersistentVolumeClaim, *corev1.PersistentVolume, string) {
 	t.Helper()
@@ -279,6 +306,41 @@ func TestHeldDelivery(t *testing.T) {
 	remove(t, c, pv)
 	gone(t, pv)
 	undelivered(t, pv.Name)
+}
+
+// A delivery Secret that is left when its volume was removed by force goes, also if somebody has made
+// a PersistentVolume of its name by then.
+func TestStrayDelivery(t *testing.T) {
+	stop := start(t, nil)
+	ns := namespace(t)
+	theirs := operatortest.Claim(ns, "theirs")
+	create(t, theirs)
+	var names []string
+	var forgeries []client.Object
+	for _, again := range []bool{false, true} {
+		c, pv, _ := volume(t, ns, fmt.Sprintf("data-%t", again), del)
+		names = append(names, pv.Name)
+		if again {
+			forgeries = append(forgeries, forged(pv.Name, c.UID, theirs, "node-b"))
+		}
+	}
+	stop()
+	for i, name := range names {
+		sv, pv := sealed(name), &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		remove(t, &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: fmt.Sprintf("data-%t", i == 1)}}, pv, sv)
+		for _, o := range []client.Object{pv, sv} {
+			eventually(t, func() error {
+				return client.IgnoreNotFound(update(t.Context(), o, func() { o.SetFinalizers(nil) }))
+			})
+		}
+		gone(t, pv, sv)
+	}
+	create(t, forgeries...)
+	start(t, nil)
+	for _, name := range names {
+		gone(t, secretNamed(name))
+	}
+	remove(t, append(forgeries, theirs)...)
 }
 
 // Volumes of an earlier version: a key that was delivered before there was a PersistentVolume is taken

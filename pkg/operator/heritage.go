@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 )
@@ -24,6 +25,7 @@ func (o volumes) inherit(ctx context.Context, v *volume, pv *corev1.PersistentVo
 	if err := o.List(ctx, &list, client.MatchingFields{byHandle: v.sealed.Spec.VolumeHandle}); err != nil {
 		return nil, err
 	}
+	inOrder(list.Items)
 	was := v.sealed.DeepCopy()
 	for i := range list.Items {
 		name := list.Items[i].Name
@@ -71,6 +73,11 @@ func (o volumes) isBefore(ctx context.Context, name string, pv *corev1.Persisten
 	}
 	if t := other.CreationTimestamp.Compare(pv.CreationTimestamp.Time); t != 0 {
 		return t < 0, nil
+	}
+	// Made within one second: the one that has its key already is first.
+	has, had := controllerutil.ContainsFinalizer(pv, v1alpha1.DeliveryFinalizer), controllerutil.ContainsFinalizer(&other, v1alpha1.DeliveryFinalizer)
+	if has != had {
+		return had, nil
 	}
 	return other.Name < pv.Name, nil
 }

@@ -128,7 +128,7 @@ func TestAnchorFollows(t *testing.T) {
 	// Two at once would have two anchors: the older one has the key, until it goes.
 	c2 := operatortest.Claim(ns, "second")
 	create(t, c2)
-	second := again(c2, "second-"+ns, pv)
+	second := again(c2, "a-second-"+ns, pv) // its name comes first, perhaps within the same second
 	bind(t, c2, second)
 	sv := sealed(second.Name)
 	if msg := hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonDuplicate); !strings.Contains(msg, pv.Name) {

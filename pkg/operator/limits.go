@@ -76,7 +76,7 @@ func (o keys) room(ctx context.Context, namespace, name string) (*problem, error
 func (o keys) full(ctx context.Context, namespace string, others []string) (*problem, error) {
 	var list metav1.PartialObjectMetadataList
 	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("SecretList"))
-	if err := o.List(ctx, &list, client.InNamespace(o.Namespace), client.MatchingFields{byTenant: namespace}, client.Limit(int64(o.MaxKeys)), client.UnsafeDisableDeepCopy); err != nil {
+	if err := o.List(ctx, &list, client.InNamespace(o.Namespace), client.MatchingFields{byTenant: namespace}, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("count keys: %w", err)
 	}
 	have := len(list.Items) + len(others)
@@ -90,19 +90,17 @@ func (o keys) full(ctx context.Context, namespace string, others []string) (*pro
 	if have < o.MaxKeys {
 		return nil, nil
 	}
-	n, some := 0, []string{}
+	var kept []string
 	for i := range list.Items {
 		if s := &list.Items[i]; s.Labels[v1alpha1.KeptLabel] != "" {
-			n++
-			if len(some) < 5 {
-				some = append(some, s.Name)
-			}
+			kept = append(kept, s.Name)
 		}
 	}
+	slices.Sort(kept) // the cache has no order, and a message that changes brings the next one about
 	msg := fmt.Sprintf("namespace %s has %d keys and may have no more: delete VolumeKeys or claims that are not needed", namespace, o.MaxKeys)
-	if n > 0 {
+	if n := len(kept); n > 0 {
 		msg = fmt.Sprintf("%s. Of %d of these keys nothing but the Secret in %s is left, such as %s: an administrator lists them (kubectl -n %[3]s get secret -l %[5]s=%[6]s) and deletes those that open nothing any more",
-			msg, n, o.Namespace, strings.Join(some, ", "), v1alpha1.KeptLabel, namespace)
+			msg, n, o.Namespace, strings.Join(kept[:min(n, 5)], ", "), v1alpha1.KeptLabel, namespace)
 	}
 	return &problem{v1alpha1.ReasonTooMany, msg + ". The limit is the operator's --max-keys-per-namespace (chart: operator.maxKeysPerNamespace)", false}, nil
 }

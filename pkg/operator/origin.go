@@ -111,6 +111,7 @@ func (o volumes) originAmong(ctx context.Context, v *volume, index, handle strin
 	if err := o.List(ctx, &list, client.MatchingFields{index: handle}); err != nil {
 		return nil, nil, err
 	}
+	inOrder(list.Items)
 	var refused *problem
 	for i := range list.Items {
 		sv := &list.Items[i]
@@ -118,6 +119,7 @@ func (o volumes) originAmong(ctx context.Context, v *volume, index, handle strin
 		case sv.Name == v.name || !hasKey(sv) || v.isElsewhere(sv):
 		case mayShare(sv, v.namespace()):
 			return sv, nil, nil
+		case refused != nil: // the first that is refused is named
 		case v.namespace() == "":
 			refused = &problem{v1alpha1.ReasonNoKey, "no claim has the volume yet: it gets its key when one has", false}
 		default:
@@ -125,6 +127,12 @@ func (o volumes) originAmong(ctx context.Context, v *volume, index, handle strin
 		}
 	}
 	return nil, refused, nil
+}
+
+// inOrder sorts what the cache lists in any order. A message that names one of several would be
+// another one each time, and each would bring the next about.
+func inOrder(list []v1alpha1.SealedVolume) {
+	slices.SortFunc(list, func(a, b v1alpha1.SealedVolume) int { return strings.Compare(a.Name, b.Name) })
 }
 
 func (o volumes) originOfClaim(ctx context.Context, v *volume, name string) (*v1alpha1.SealedVolume, *problem, error) {

@@ -72,7 +72,10 @@ func (o volumes) reconcile(ctx context.Context, r reconcile.Request) (reconcile.
 	}
 	if v.sealed == nil {
 		if !v.isWanted() {
-			_, err := o.letGo(ctx, v)
+			done, err := o.letGo(ctx, v)
+			if !done && err == nil {
+				err = o.dropStray(ctx, v)
+			}
 			return reconcile.Result{}, err
 		}
 		if err := o.create(ctx, v); err != nil {

@@ -180,6 +180,8 @@ stringData: {kek: not-a-key}
 ---
 {apiVersion: sealvol.dev/v1alpha1, kind: VolumeKey, metadata: {namespace: crm, name: team, finalizers: [sealvol.dev/key-in-use]}, spec: {}}
 ---
+{apiVersion: sealvol.dev/v1alpha1, kind: VolumeKey, metadata: {namespace: crm, name: held, finalizers: [sealvol.dev/key-in-use]}, spec: {}}
+---
 {apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: app}, spec: {nodeName: node-a, containers: [{name: c, image: i}], volumes: [{name: v, persistentVolumeClaim: {claimName: data}}]}}
 ---
 {apiVersion: v1, kind: Pod, metadata: {namespace: crm, name: app}, spec: {nodeName: node-b, containers: [{name: c, image: i}], volumes: [{name: v, persistentVolumeClaim: {claimName: data}}]}}

@@ -41,7 +41,7 @@ func backends() map[string]struct {
 		values   []string
 		attempts []attempt
 	}{
-		"local": {nil, slices.Concat(tenants(), kubelets(), volumesOfNodes(), claimsOfNodes(), contents(nodeB), capacities(), reports(), nodesRights(), resizer(), resizes(), events(nodeB), operatorRights(), mounters(), administrators())},
+		"local": {nil, slices.Concat(tenants(), kubelets(), places(), volumesOfNodes(), claimsOfNodes(), contents(nodeB), capacities(), reports(), nodesRights(), resizer(), resizes(), events(nodeB), operatorRights(), mounters(), administrators())},
 		"ebs":   {[]string{"backend=ebs", "ebs.clusterID=prod-1"}, slices.Concat(tenants(), kubelets(), volumesOfController(), claimsOfController(), contents(controller), attachments(), reports(), nodesRightsEBS(), resizes(), events(controller), operatorRights(), mounters(), administrators())},
 	}
 }

@@ -23,8 +23,8 @@ func tenants() []attempt {
 			instead: "labels it", control: patch("volumekeys crm/team", `{metadata: {labels: {a: b}}}`)},
 		{who: tenant, what: "changes what a VolumeKey was made for", rule: validation, says: "can not be added or removed", try: patch("volumekeys crm/team", `{spec: {claimRef: {name: data, uid: "1"}}}`),
 			instead: "labels it", control: patch("volumekeys crm/team", `{metadata: {labels: {a: b}}}`)},
-		{who: tenant, what: "takes a VolumeKey's finalizer, so that its Secrets stay", rule: "keys", says: "is let go by the operator", try: patch("volumekeys crm/team", `{metadata: {finalizers: null}}`),
-			instead: "adds one of its own", control: patch("volumekeys crm/team", `{metadata: {finalizers: [sealvol.dev/key-in-use, example.com/mine]}}`)},
+		{who: tenant, what: "takes the operator's finalizer of its VolumeKey, to leave the Secret behind", rule: "keys", says: "is let go by the operator", try: patch("volumekeys crm/held", `{metadata: {finalizers: null}}`),
+			instead: "labels it", control: patch("volumekeys crm/held", `{metadata: {labels: {a: b}}}`)},
 		{who: tenant, what: "makes a VolumeSnapshotContent of another's volume", rule: rbac, try: create("volumesnapshotcontents x", "", `{apiVersion: snapshot.storage.k8s.io/v1, kind: VolumeSnapshotContent, metadata: {name: x},
 			spec: {driver: csi.sealvol.dev, deletionPolicy: Retain, source: {volumeHandle: "vol-${volumeA}"}, volumeSnapshotRef: {namespace: crm, name: x}}}`)},
 		{who: tenant, what: "asks for a token of the operator", rule: rbac, try: create("serviceaccounts/token ${release}/sealvol-operator", "", `{apiVersion: authentication.k8s.io/v1, kind: TokenRequest, spec: {}}`)},
@@ -69,6 +69,24 @@ func kubelets() []attempt {
 		{who: kubeletB, what: "starts a pod that uses the victim's claim", rule: restriction, says: "can not create pods that reference persistentvolumeclaims", try: create("pods shop/x", "", `{apiVersion: v1, kind: Pod, metadata: {name: x, annotations: {kubernetes.io/config.mirror: x}, ownerReferences: [{apiVersion: v1, kind: Node, name: node-b, uid: "${nodeB}", controller: true}]},
 			spec: {nodeName: node-b, containers: [{name: c, image: i}], volumes: [{name: v, persistentVolumeClaim: {claimName: data}}]}}`), instead: mirrors, control: mirror},
 		{who: kubeletB, what: "changes another node's labels", rule: restriction, says: "is not allowed to modify node", try: patch("nodes node-a", `{metadata: {labels: {a: b}}}`), instead: "its own", control: patch("nodes node-b", `{metadata: {labels: {example.com/a: b}}}`)},
+	}
+}
+
+// places are attempts to have volumes of another node come. With ebs volumes go where their pods do.
+func places() []attempt {
+	says := func(node string) string {
+		return `{metadata: {labels: {topology.csi.sealvol.dev/node: ` + node + `}}}`
+	}
+	const rule, own, text = "places", "says that it is itself", "is its own name"
+	a := func(who, what string, try, control request) attempt {
+		return attempt{who: who, what: what, rule: rule, says: text, try: try, instead: own, control: control}
+	}
+	const node = `{apiVersion: v1, kind: Node, metadata: {name: node-c, labels: {topology.csi.sealvol.dev/node: `
+	return []attempt{
+		a(kubeletB, "says that its node is another", patch("nodes node-b", says("node-a")), patch("nodes node-b", says("node-b"))),
+		a(kubeletB, "says with its status that its node is another", patch("nodes/status node-b", says("node-a")), patch("nodes/status node-b", says("node-b"))),
+		a(kubeletB, "says that its node is none", patch("nodes node-b", says(`""`)), patch("nodes node-b", says("node-b"))),
+		a(admin, "makes a node that says it is another", create("nodes node-c", "", node+`node-a}}}`), create("nodes node-c", "", node+`node-c}}}`)),
 	}
 }
 
