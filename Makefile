@@ -178,11 +178,12 @@ check-images: ## fail if two builds of the images differ; writes build/images/
 
 # What is released, and where it lies.
 VERSION ?=
+ARCHES  ?= amd64 arm64
 DIST    ?= dist/$(VERSION)
 RELEASE := $(BUILD)/bin/release
 
-release: ## binaries, images, SBOMs, chart and checksums into dist/VERSION (docs/release.md): VERSION=v0.1.0, SIGN_KEY=FILE
-	@SIGN_KEY="$(SIGN_KEY)" nice tools/dist "$(VERSION)" "$(DIST)"
+release: ## binaries, images, SBOMs, chart and checksums into dist/VERSION (docs/release.md): VERSION=v0.1.0, SIGN_KEY=FILE, ARCHES=amd64
+	@SIGN_KEY="$(SIGN_KEY)" ARCHES="$(ARCHES)" nice tools/dist "$(VERSION)" "$(DIST)"
 
 sidecars: $(RELEASE) ## fetch the chart's images of others into the release: VERSION=, SIDECARS=REGISTRY or a directory of archives
 	@$(RELEASE) sidecars -dist "$(DIST)" -from "$(SIDECARS)" $(if $(INSECURE),-insecure)
