@@ -156,12 +156,13 @@ lint: $(LINTER) ## linters of .golangci.yml, and shell scripts
 fmt: $(LINTER) ## format all Go files
 	$(LINTER) fmt ./...
 
-generate: $(VENV)/ready $(BUILD)/bin/controller-gen $(HELM) ## write generated files anew: vectors, examples, CRDs, roles, manifests, the list of attempts
+generate: $(VENV)/ready $(BUILD)/bin/controller-gen $(HELM) $(RELEASE) ## write generated files anew: vectors, examples, CRDs, roles, manifests, the chart's README, the list of attempts
 	$(VENV)/bin/python -B pkg/volume/internal/layout/testdata/check_headers.py --write
 	$(GO) test -count=1 -run Document ./pkg/volume/internal/layout -update
 	$(GO) generate ./...
 	$(GO) test -count=1 -run '^TestDocument$$' ./pkg/operator/matrixtest -update
 	charts/generate $(CONTROLLER_GEN) $(HELM)
+	$(RELEASE) chart-readme
 
 check-generated: ## fail if generated files are not up to date
 	@.ci/check-generated $(MAKE) --no-print-directory generate
