@@ -5,6 +5,7 @@ PYTHON ?= python3
 BUILD  := build
 VENV   := $(BUILD)/venv
 LINTER := $(BUILD)/bin/golangci-lint
+RELEASE := $(BUILD)/bin/release
 
 # Tools of the operator and the chart.
 CONTROLLER_GEN := $(CURDIR)/$(BUILD)/bin/controller-gen
@@ -181,7 +182,6 @@ check-images: ## fail if two builds of the images differ; writes build/images/
 VERSION ?=
 ARCHES  ?= amd64 arm64
 DIST    ?= dist/$(VERSION)
-RELEASE := $(BUILD)/bin/release
 
 release: ## binaries, images, SBOMs, chart and checksums into dist/VERSION (docs/release.md): VERSION=v0.1.0, SIGN_KEY=FILE, ARCHES=amd64
 	@SIGN_KEY="$(SIGN_KEY)" ARCHES="$(ARCHES)" nice tools/dist "$(VERSION)" "$(DIST)"

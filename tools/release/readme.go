@@ -21,7 +21,7 @@ Encrypted volumes for Kubernetes, sealed before they leave the node.
   [from a clone to a volume and back](https://github.com/sealvol/sealvol/blob/main/docs/install/try.md), command by command
 - [Make a release](https://github.com/sealvol/sealvol/blob/main/docs/release.md): its chart asks for its images by digest
 
-` + "`helm test`" + ` makes a volume, writes a file into it, and has another pod read it. ` + "`helm uninstall`" + ` refuses while
+` + "`helm test`" + ` makes a volume, writes a file into it and reads it again. ` + "`helm uninstall`" + ` refuses while
 volumes are in use.
 
 ## Values
