@@ -5,6 +5,7 @@ PYTHON ?= python3
 BUILD  := build
 VENV   := $(BUILD)/venv
 LINTER := $(BUILD)/bin/golangci-lint
+RELEASE := $(BUILD)/bin/release
 
 # Tools of the operator and the chart.
 CONTROLLER_GEN := $(CURDIR)/$(BUILD)/bin/controller-gen
@@ -156,12 +157,13 @@ lint: $(LINTER) ## linters of .golangci.yml, and shell scripts
 fmt: $(LINTER) ## format all Go files
 	$(LINTER) fmt ./...
 
-generate: $(VENV)/ready $(BUILD)/bin/controller-gen $(HELM) ## write generated files anew: vectors, examples, CRDs, roles, manifests, the list of attempts
+generate: $(VENV)/ready $(BUILD)/bin/controller-gen $(HELM) $(RELEASE) ## write generated files anew: vectors, examples, CRDs, roles, manifests, the chart's README, the list of attempts
 	$(VENV)/bin/python -B pkg/volume/internal/layout/testdata/check_headers.py --write
 	$(GO) test -count=1 -run Document ./pkg/volume/internal/layout -update
 	$(GO) generate ./...
 	$(GO) test -count=1 -run '^TestDocument$$' ./pkg/operator/matrixtest -update
 	charts/generate $(CONTROLLER_GEN) $(HELM)
+	$(RELEASE) chart-readme
 
 check-generated: ## fail if generated files are not up to date
 	@.ci/check-generated $(MAKE) --no-print-directory generate
@@ -178,11 +180,11 @@ check-images: ## fail if two builds of the images differ; writes build/images/
 
 # What is released, and where it lies.
 VERSION ?=
+ARCHES  ?= amd64 arm64
 DIST    ?= dist/$(VERSION)
-RELEASE := $(BUILD)/bin/release
 
-release: ## binaries, images, SBOMs, chart and checksums into dist/VERSION (docs/release.md): VERSION=v0.1.0, SIGN_KEY=FILE
-	@SIGN_KEY="$(SIGN_KEY)" nice tools/dist "$(VERSION)" "$(DIST)"
+release: ## binaries, images, SBOMs, chart and checksums into dist/VERSION (docs/release.md): VERSION=v0.1.0, SIGN_KEY=FILE, ARCHES=amd64
+	@SIGN_KEY="$(SIGN_KEY)" ARCHES="$(ARCHES)" nice tools/dist "$(VERSION)" "$(DIST)"
 
 sidecars: $(RELEASE) ## fetch the chart's images of others into the release: VERSION=, SIDECARS=REGISTRY or a directory of archives
 	@$(RELEASE) sidecars -dist "$(DIST)" -from "$(SIDECARS)" $(if $(INSECURE),-insecure)

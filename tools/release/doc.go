@@ -1,11 +1,12 @@
 // Command release makes a release of images that tools/images has built, and brings it into a
 // registry. It needs neither a container engine nor helm.
 //
-//	release build     -version v1.2.3 -images DIR -out DIR [-key FILE]
-//	release sidecars  -dist DIR [-from REGISTRY|DIR]
-//	release push      -dist DIR -registry HOST[:PORT][/PATH] [-insecure] [-force]
-//	release changelog -version v1.2.3
-//	release registry  [-listen ADDRESS] [-dir DIR]
+//	release build        -version v1.2.3 -images DIR -out DIR [-key FILE]
+//	release sidecars     -dist DIR [-from REGISTRY|DIR]
+//	release push         -dist DIR -registry HOST[:PORT][/PATH] [-insecure] [-force]
+//	release changelog    -version v1.2.3
+//	release chart-readme
+//	release registry     [-listen ADDRESS] [-dir DIR]
 //
 // tools/dist and the targets of the Makefile call it in the root of the sources.
 //

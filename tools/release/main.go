@@ -24,7 +24,7 @@ func main() {
 	}
 }
 
-const usage = "usage: release build|sidecars|push|changelog|registry [FLAGS]; -help after one of them lists its flags"
+const usage = "usage: release build|sidecars|push|changelog|chart-readme|registry [FLAGS]; -help after one of them lists its flags"
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
@@ -58,6 +58,9 @@ func run(ctx context.Context, args []string) error {
 		root := fs.String("root", ".", "the root of the sources")
 		version := fs.String("version", "", "the version")
 		work = func() error { return foldChangelog(*root, *version, time.Now().UTC()) }
+	case "chart-readme":
+		root := fs.String("root", ".", "the root of the sources")
+		work = func() error { return chartReadme(*root) }
 	case "registry":
 		listen := fs.String("listen", "127.0.0.1:5000", "the address to listen on; anybody who reaches it may read and write")
 		dir := fs.String("dir", "", "where blobs lie; default: in memory")

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// The links are whole: helm show readme and the pages of registries of charts have it without the sources.
+const readmeHead = `<!-- Written by make generate of values.yaml. Edit that. -->
+# Sealvol
+
+Encrypted volumes for Kubernetes, sealed before they leave the node.
+
+- [Install, upgrade, uninstall](https://github.com/sealvol/sealvol/blob/main/docs/install.md), and
+  [from a clone to a volume and back](https://github.com/sealvol/sealvol/blob/main/docs/install/try.md), command by command
+- [Make a release](https://github.com/sealvol/sealvol/blob/main/docs/release.md): its chart asks for its images by digest
+
+` + "`helm test`" + ` makes a volume, writes a file into it and reads it again. ` + "`helm uninstall`" + ` refuses while
+volumes are in use.
+
+## Values
+
+Others are refused.
+
+| Value | Default | |
+|---|---|---|
+`
+
+// chartReadme writes the chart's README.md of its values and the comments beside them.
+func chartReadme(root string) error {
+	dir := filepath.Join(root, "charts", "sealvol")
+	text, err := os.ReadFile(filepath.Join(dir, "values.yaml"))
+	if err != nil {
+		return err
+	}
+	rows, err := valueRows(text)
+	if err != nil {
+		return fmt.Errorf("%s: %w", filepath.Join(dir, "values.yaml"), err)
+	}
+	return os.WriteFile(filepath.Join(dir, "README.md"), []byte(readmeHead+rows), 0o644)
+}
+
+// valueRows makes a row of each value, and of each section that has a comment.
+func valueRows(text []byte) (string, error) {
+	var doc yaml.Node
+	if err := yaml.Unmarshal(text, &doc); err != nil {
+		return "", err
+	}
+	if len(doc.Content) != 1 || doc.Content[0].Kind != yaml.MappingNode {
+		return "", errors.New("it is no mapping")
+	}
+	var out strings.Builder
+	err := mappingRows(&out, "", doc.Content[0])
+	return out.String(), err
+}
+
+func mappingRows(out *strings.Builder, prefix string, m *yaml.Node) error {
+	for i := 0; i+1 < len(m.Content); i += 2 {
+		key, value := m.Content[i], m.Content[i+1]
+		name, about := prefix+key.Value, commentOf(key, value)
+		if value.Kind == yaml.MappingNode && value.Style&yaml.FlowStyle == 0 {
+			if about != "" {
+				fmt.Fprintf(out, "| `%s` | | %s |\n", name, about)
+			}
+			if err := mappingRows(out, name+".", value); err != nil {
+				return err
+			}
+			continue
+		}
+		var v any
+		if err := value.Decode(&v); err != nil {
+			return err
+		}
+		def, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "| `%s` | `%s` | %s |\n", name, strings.ReplaceAll(string(def), "|", `\|`), about)
+	}
+	return nil
+}
+
+// commentOf is what stands above and beside a value. A paragraph that an empty line parts from it is about the file.
+func commentOf(key, value *yaml.Node) string {
+	above := key.HeadComment
+	if i := strings.LastIndex(above, "\n\n"); i >= 0 {
+		above = above[i+2:]
+	}
+	var words []string
+	for line := range strings.Lines(above + "\n" + key.LineComment + "\n" + value.LineComment) {
+		words = append(words, strings.Fields(strings.TrimPrefix(strings.TrimSpace(line), "#"))...)
+	}
+	return strings.NewReplacer("|", `\|`, "<", "&lt;").Replace(strings.Join(words, " "))
+}
