@@ -22,7 +22,10 @@ func quiet(t *testing.T, objs ...client.Object) {
 	t.Helper()
 	was := map[client.Object]string{}
 	eventually(t, func() error {
-		time.Sleep(time.Second)
+		select {
+		case <-time.After(time.Second):
+		case <-t.Context().Done():
+		}
 		var errs []error
 		for _, o := range objs {
 			err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(o), o)
