@@ -28,7 +28,7 @@ func TestNodePluginGone(t *testing.T) {
 	}
 	plugin(`{"sealvol.dev/nowhere": "true"}`)
 	t.Cleanup(func() { c.Kubectl("-n", c.System, "rollout", "status", "daemonset", "sealvol-node", "--timeout=2m") })
-	t.Cleanup(func() { plugin("null") })
+	t.Cleanup(func() { plugin(`{"sealvol.dev/nowhere": null}`) })
 	c.Eventually(cluster.Timeout, func() error { return plugins(c, 0) })
 	writesOn(t, c, "load", 20)
 	// It waits. When the kubelet tells so depends on what it knew of the plugin's end: at once, or after the two minutes that a call to nobody takes.
@@ -39,7 +39,7 @@ func TestNodePluginGone(t *testing.T) {
 		t.Errorf("without a node plugin the pod is %q: %v", late.Status.Phase, err)
 	}
 
-	plugin("null")
+	plugin(`{"sealvol.dev/nowhere": null}`)
 	c.PodReady("late")
 	c.Shell("late", "ls /data/load.*")
 	writesOn(t, c, "load", 5)
