@@ -3,6 +3,7 @@ package volume
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -219,6 +220,11 @@ func (v *Volume) meta(more cost) int64 {
 // usable.
 const fullCommits = 4
 
+// passPause is between the commits of who waits for restamp alone. On a fast device all commits
+// would be over before a busy machine has come to the pass. The pass cannot be waited for: while
+// the volume is frozen it rests.
+const passPause = 5 * time.Millisecond
+
 // admit waits until c fits and grants it; done gives it back. The caller holds
 // no lock that a commit or a flusher takes. ErrNoSpace when two commits have not
 // freed enough, the volume's own error when it has failed.
@@ -273,9 +279,13 @@ func (v *Volume) admit(c cost) error {
 			if v.full(c, vain, commits) {
 				return vfs.ErrNoSpace
 			}
+			passing := vain >= fullCommits
 			vain++
 			commits++
 			a.mu.Unlock()
+			if passing {
+				<-time.After(passPause)
+			}
 			if !c.urgent { // deleted files count as space at once
 				v.reaper.wait()
 			}
