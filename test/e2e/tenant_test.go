@@ -25,12 +25,13 @@ func TestTenantRights(t *testing.T) {
 		{"view", "list", "volumekeys.sealvol.dev", c.Namespace, "yes"},
 		{"view", "create", "volumekeys.sealvol.dev", c.Namespace, "no"},
 		{"edit", "create", "volumekeys.sealvol.dev", "default", "no"},
-		{"edit", "patch", "volumekeys.sealvol.dev/status", c.Namespace, "no"},
+		{"edit", "patch", "volumekeys.sealvol.dev --subresource=status", c.Namespace, "no"},
 		{"edit", "list", "sealedvolumes.sealvol.dev", c.Namespace, "no"},
 		{"edit", "get", "secrets", "sealvol-system", "no"},
 	} {
 		c.Eventually(time.Minute, func() error { // the roles are put together by a controller
-			out, err := c.TryKubectl("auth", "can-i", want.verb, want.resource, "--namespace="+want.namespace, "--as="+c.Namespace+"-"+want.role)
+			args := append([]string{"auth", "can-i", want.verb}, strings.Fields(want.resource)...)
+			out, err := c.TryKubectl(append(args, "--namespace="+want.namespace, "--as="+c.Namespace+"-"+want.role)...)
 			if !strings.HasPrefix(out, want.answer) { // it exits with 1 for no
 				return fmt.Errorf("%+v: %q %w", want, out, err)
 			}
