@@ -199,13 +199,10 @@ func (o Options) start(r MountRequest, dir string) (p *process, h *handshake, er
 	return p, &handshake{conn: conn, in: bufio.NewReaderSize(conn, maxHandshake)}, nil
 }
 
-// serverName is what ps and top call mount servers.
-const serverName = "sealvol-mount"
-
 // spawn starts the process.
 func (o Options) spawn(p *process, volume string, files []*os.File) error {
 	cmd := exec.Command(o.Command[0], o.Command[1:]...)
-	cmd.Args[0] = serverName + ":" + volume // what ps shows
+	cmd.Args[0] = "sealvol-mount:" + volume // what ps shows
 	cmd.Env = append(os.Environ(), o.Env...)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr

@@ -88,8 +88,6 @@ const maxHandshake = 64 << 10
 // serving has ended.
 func RunServer(ctx context.Context, serve Serve) error {
 	signal.Ignore(syscall.SIGPIPE) // a log that nobody reads must not end the server
-	// For top, which shows "exe" without it. First: of a process that is not dumpable the file is root's.
-	_ = os.WriteFile("/proc/self/comm", []byte(serverName), 0)
 	// Not traceable by its own user, no core dump: memory holds keys.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("mount server: PR_SET_DUMPABLE: %w", err)

@@ -18,7 +18,7 @@ func (c *Cluster) Server(node, volume string) int {
 	}
 	for _, n := range names {
 		// Not ps: that hangs for a process which waits for a file system that does.
-		if b, err := os.ReadFile(n); err != nil || string(b) != "sealvol-mount\n" {
+		if b, err := os.ReadFile(n); err != nil || string(b) != "exe\n" { // the mounter starts itself again, by /proc/self/exe
 			continue
 		}
 		dir := filepath.Dir(n)
