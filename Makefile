@@ -61,7 +61,7 @@ build: ## build all commands into bin/, static
 test: ## everything that CI runs
 	@.ci/setup interop
 	@HOSTILE_TIME=2m .ci/stages "build lint check-generated" \
-		"unit vectors python moto | cuts hostile interop" \
+		"unit vectors python interop | cuts hostile moto" \
 		"sanity fuse nvme | envtest race-engine" \
 		"race-others | check-release" e2e e2e-upstream-short
 
