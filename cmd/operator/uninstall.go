@@ -50,6 +50,6 @@ func checkUninstall(ctx context.Context, out io.Writer) error {
 		more, uses = fmt.Sprintf("\n  and %d more", n), uses[:mostListed]
 	}
 	return fmt.Errorf("volumes are in use, so Sealvol stays installed: without it their pods get I/O errors (\"Transport endpoint is not connected\") and cannot be ended:\n"+
-		"  %s%s\nEnd these pods first. To uninstall all the same: helm upgrade with --set uninstall.force=true, then helm uninstall; or helm uninstall --no-hooks",
+		"  %s%s\nEnd these pods first, and uninstall again. To keep Sealvol: helm rollback to the present revision (helm history), since helm takes the release for half uninstalled and refuses upgrades. To uninstall all the same: helm uninstall --no-hooks",
 		strings.Join(uses, "\n  "), more)
 }
