@@ -80,7 +80,7 @@ func (b *backendFlags) open(ctx context.Context, nodeOnly bool, mounterDir strin
 		}
 	}
 	l, err := local.Open(ctx, o)
-	if err == nil && !nodeOnly && !l.SharesBlocks() {
+	if err == nil && !nodeOnly && l.CopiesAll() {
 		slog.Warn("the file system of the state directory cannot share blocks: each snapshot and clone copies the whole volume, and writes wait until "+
 			"the copy is made; use XFS or Btrfs to avoid this", "dir", b.dir)
 	}

@@ -48,7 +48,7 @@ func TestCopiesShareBlocks(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	if !b.SharesBlocks() {
+	if b.CopiesAll() {
 		t.Error("XFS is said not to share blocks")
 	}
 	const bytesOfData = 64 << 20
@@ -101,4 +101,23 @@ func freeBytes(t *testing.T, dir string) int64 {
 		t.Fatal(err)
 	}
 	return int64(st.Bfree) * st.Bsize
+}
+
+// TestCopiesAll: a file system that refuses to share blocks is told from one that cannot be asked.
+func TestCopiesAll(t *testing.T) {
+	dir, err := os.MkdirTemp("/dev/shm", "sealvol-copies-") // tmpfs shares none
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	b, err := local.Open(t.Context(), local.Options{Dir: filepath.Join(dir, "v"), Node: "n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !b.CopiesAll() {
+		t.Error("tmpfs is said to share blocks")
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -132,5 +133,6 @@ func (c packaged) sidecars() (refs []string, err error) {
 		}
 		refs = append(refs, registry+"/"+image+":"+tag)
 	}
+	slices.Sort(refs)
 	return refs, nil
 }

@@ -62,9 +62,9 @@ func (b *Backend) copy(r record) (*job, error) {
 	return j, nil
 }
 
-// SharesBlocks tells whether snapshots and clones share the blocks of their origin, on XFS or Btrfs
-// for example. Otherwise each is a copy, and writes to a mounted origin wait until it is made.
-func (b *Backend) SharesBlocks() bool { return b.images.sharesBlocks() }
+// CopiesAll tells whether snapshots and clones cannot share the blocks of their origin here, as they
+// do on XFS or Btrfs: then each is a copy, and writes to a mounted origin wait until it is made.
+func (b *Backend) CopiesAll() bool { return b.images.refusesClone() }
 
 // copyImage makes the image of r, durable, of the content of its source at one moment, which becomes r.Created.
 func (b *Backend) copyImage(r *record, from record) error {

@@ -172,8 +172,9 @@ func (d disk) clone(src *os.File, name string, size int64, progress func() error
 	return f.Sync()
 }
 
-// sharesBlocks tells whether a file here can share its blocks with another. Nothing of the attempt has a name.
-func (d disk) sharesBlocks() bool {
+// refusesClone tells whether the file system refuses that files here share blocks. An attempt that
+// fails for another reason, such as a full disk, tells nothing. Nothing of the attempt has a name.
+func (d disk) refusesClone() bool {
 	var f [2]*os.File
 	for i := range f {
 		fd, err := unix.Openat(int(d.dir.Fd()), ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
@@ -186,7 +187,8 @@ func (d disk) sharesBlocks() bool {
 	if _, err := f[0].Write(make([]byte, 4096)); err != nil {
 		return false
 	}
-	return unix.IoctlFileClone(int(f[1].Fd()), int(f[0].Fd())) == nil
+	err := unix.IoctlFileClone(int(f[1].Fd()), int(f[0].Fd()))
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL)
 }
 
 // copySparse copies the data, not the holes, of the first size bytes to an empty file.
