@@ -1,0 +1,174 @@
+package volume
+
+import (
+	"fmt"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+)
+
+// Sealing what several records share anew, and having the records refer to the copies: the part of a mover's step
+// that writes (rotateshare.go).
+
+// freshCopy is an extent that a step made: sectors [first, first+count) of the old one.
+type freshCopy struct {
+	layout.Record
+	first int
+	refs  [blockPages]int // references that each of its sectors got
+}
+
+// seal writes a copy of what the references need and no known copy has, where it
+// was read.
+func (m *mover) seal(old []oldRef) (fresh []freshCopy, err error) {
+	var owner [maxSegments]*oldRef
+	for i := range old {
+		for s := old[i].first; s < old[i].first+old[i].count; s++ {
+			if owner[s] == nil && !m.copies[s].ok && m.have[s] {
+				owner[s] = &old[i]
+			}
+		}
+	}
+	for s := 0; s < maxSegments; {
+		n := 0
+		for n < blockPages && s+n < maxSegments && owner[s+n] != nil {
+			n++
+		}
+		if n == 0 {
+			s++
+			continue
+		}
+		f, err := m.sealRun(owner[s], s, n)
+		if err != nil {
+			return nil, err
+		}
+		fresh = append(fresh, f)
+		s += f.Count()
+	}
+	return fresh, nil
+}
+
+// sealRun seals up to n sectors from s on, as many as find room in one place.
+func (m *mover) sealRun(owner *oldRef, s, n int) (f freshCopy, err error) {
+	v := m.v
+	run, err := v.allocData(uint32(n))
+	if err != nil {
+		return f, fmt.Errorf("data: %w", err)
+	}
+	n = int(run.Count)
+	buf := txn.GetBuffer()
+	defer txn.PutBuffer(buf)
+	dst := (*buf)[:n*pageBytes]
+	f.first = s
+	index := owner.sector + uint64(s) - uint64(owner.first)
+	if f.Record, err = v.store.SealData(owner.ino, index, v.gen, m.data[s*pageBytes:(s+n)*pageBytes], dst); err != nil {
+		return f, fmt.Errorf("seal: %w", err)
+	}
+	f.Addr = run.Start * layout.SectorBytes
+	return f, v.store.Write(dst, f.Addr)
+}
+
+// refer has the references refer to copies. It returns those that lack one.
+func (m *mover) refer(w *tree.Writer, old []oldRef, fresh []freshCopy) (left []sharedRef, err error) {
+	of := [maxSegments]int{} // 1 + the fresh copy that has a sector
+	for i := range fresh {
+		for s := fresh[i].first; s < fresh[i].first+fresh[i].Count(); s++ {
+			of[s] = i + 1
+		}
+	}
+	for i := range old {
+		r := &old[i]
+		e, ok, err := m.find(w.Get, &r.sharedRef)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			continue
+		}
+		r.e = e // load may have read another refbirth, and another mark of what is owed
+		own, err := m.v.unowed(w.ScanFloor, r.ino, &placed{r.sector, e})
+		if err != nil {
+			return nil, err
+		}
+		lacks := false
+		for s := r.first; s < r.first+r.count; s++ {
+			if own && of[s] == 0 { // it gets a copy that nothing else refers to, as what it has now
+				m.copies[s].ok = false
+			}
+			lacks = lacks || of[s] == 0 && !m.copies[s].ok
+		}
+		if lacks {
+			left = append(left, r.sharedRef)
+			continue
+		}
+		if err := m.replace(w, r, fresh, &of); err != nil {
+			return nil, err
+		}
+		run := layout.Run{Start: r.origin + uint64(r.first), Count: uint32(r.count)}
+		if err := m.v.release(run, e.RefBirth); err != nil {
+			return nil, err
+		}
+	}
+	return left, m.v.countFresh(fresh)
+}
+
+// replace puts records of copies in the place of an old one.
+func (m *mover) replace(w *tree.Writer, r *oldRef, fresh []freshCopy, of *[maxSegments]int) error {
+	v := m.v
+	for s, end := int(r.first), int(r.first+r.count); s < end; {
+		var e layout.FileExtent
+		n := 1
+		if f := of[s]; f > 0 {
+			for s+n < end && of[s+n] == f {
+				n++
+			}
+			c := &fresh[f-1]
+			for i := range n {
+				c.refs[s-c.first+i]++
+			}
+			e.Record = c.Slice(s-c.first, n)
+		} else {
+			c := &m.copies[s]
+			for s+n < end && of[s+n] == 0 && m.copies[s+n].Addr == c.Addr && m.copies[s+n].at == c.at+n {
+				n++
+			}
+			e.Record = c.Slice(c.at, n)
+			if err := v.addReference(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(n)}); err != nil {
+				return err
+			}
+		}
+		e.RefBirth, e.Owed = v.gen, v.owes(&r.e)
+		sector := r.sector + uint64(s) - uint64(r.first)
+		if err := w.Put(extentKey(r.ino, sector), e.Append(nil)); err != nil {
+			return err
+		}
+		v.rot.met(e.Epoch)
+		for i := range n {
+			m.copies[s+i] = copied{e, r.ino, sector, i, true}
+		}
+		s += n
+	}
+	return nil
+}
+
+// countFresh counts the references to sectors of new extents, and gives back those
+// that got none.
+func (v *Volume) countFresh(fresh []freshCopy) error {
+	for i := range fresh {
+		f := &fresh[i]
+		for s, n := 0, f.Count(); s < n; {
+			to := s + 1
+			for to < n && f.refs[to] == f.refs[s] {
+				to++
+			}
+			run := layout.Run{Start: f.Addr/layout.SectorBytes + uint64(s), Count: uint32(to - s)}
+			if f.refs[s] == 0 {
+				v.space.Free(run)
+			} else if err := v.addReferences(run, f.refs[s]-1); err != nil {
+				return err
+			}
+			s = to
+		}
+	}
+	return nil
+}
