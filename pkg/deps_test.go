@@ -25,6 +25,7 @@ var allowed = map[string][]string{
 	"pkg/volume/vfs":               {},
 	"pkg/volume/vfs/vfstest":       {"pkg/volume/internal/posixacl", "pkg/volume/vfs"},
 	"pkg/volume/device":            {},
+	"pkg/volume/device/devicetest": {"pkg/volume/device"},
 	"pkg/volume/internal/posixacl": {"pkg/volume/vfs"},
 	"pkg/volume/internal/layout":   {"pkg/crypto", "pkg/volume/vfs"},
 	"pkg/volume/internal/tree":     {"pkg/volume/internal/layout"},

@@ -9,17 +9,20 @@ import (
 // SectorBytes is the unit of allocation and alignment.
 const SectorBytes = 4096
 
-// Errors of opening a device.
+// Errors of devices.
 var (
 	ErrInUse    = errors.New("device is in use")
 	ErrNotFound = errors.New("no such device")
 	// ErrNotSupported means that a device knows no Discard, or not what was written.
 	ErrNotSupported = errors.New("not supported by the device")
+	// ErrRange refuses a write or a discard that is not of whole sectors within the device.
+	ErrRange = errors.New("not a range of whole sectors of the device")
 )
 
 // Device is a random access store; see the package comment for its promises.
 // Its methods may be called concurrently. Offsets and lengths are in bytes and
-// multiples of SectorBytes.
+// multiples of SectorBytes. Writes and discards must lie within the device
+// (ErrRange); reads end at its end, with io.EOF.
 type Device interface {
 	io.ReaderAt
 	io.WriterAt
@@ -50,6 +53,11 @@ func AlignedBytes(n int) []byte {
 		off = SectorBytes - r
 	}
 	return b[off : off+n : off+n]
+}
+
+// whole tells whether length bytes at off are whole sectors of a device of the given size.
+func whole(off, length, size int64) bool {
+	return off >= 0 && length >= 0 && off%SectorBytes == 0 && length%SectorBytes == 0 && length <= size && off <= size-length
 }
 
 func aligned(b []byte) bool {

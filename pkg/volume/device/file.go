@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,6 +16,7 @@ type File struct {
 	f      *os.File
 	block  bool
 	direct bool
+	size   atomic.Int64 // when last asked for
 }
 
 // OpenOptions are the ways to open a File. The zero value opens for writing.
@@ -99,8 +101,24 @@ func (d *File) ReadAt(b []byte, off int64) (int, error) {
 	return d.f.ReadAt(b, off)
 }
 
+// check refuses a range that does not lie within the device. The kernel would
+// make an image file longer, which then looked like one that somebody enlarged.
+func (d *File) check(op string, off, length int64) error {
+	if whole(off, length, d.size.Load()) {
+		return nil
+	}
+	size, err := d.Size() // it may have grown
+	if err == nil && !whole(off, length, size) {
+		err = fmt.Errorf("%s: %s %d bytes at %d: %w", d.f.Name(), op, length, off, ErrRange)
+	}
+	return err
+}
+
 // WriteAt writes whole sectors.
 func (d *File) WriteAt(b []byte, off int64) (int, error) {
+	if err := d.check("write", off, int64(len(b))); err != nil {
+		return 0, err
+	}
 	if d.direct && !aligned(b) {
 		t := AlignedBytes(len(b))
 		copy(t, b)
@@ -125,6 +143,12 @@ func (d *File) Sync() error {
 // Discard punches a hole into an image file or discards device blocks.
 // ErrNotSupported if that can not be done here.
 func (d *File) Discard(off, length int64) error {
+	if length == 0 {
+		return fmt.Errorf("%s: discard nothing: %w", d.f.Name(), ErrRange)
+	}
+	if err := d.check("discard", off, length); err != nil {
+		return err
+	}
 	for {
 		var err error
 		if d.block {
@@ -171,12 +195,14 @@ func (d *File) Size() (int64, error) {
 		if err := ioctlPtr(int(d.f.Fd()), unix.BLKGETSIZE64, &n); err != nil {
 			return 0, fmt.Errorf("%s: size: %w", d.f.Name(), err)
 		}
+		d.size.Store(int64(n))
 		return int64(n), nil
 	}
 	st, err := d.f.Stat()
 	if err != nil {
 		return 0, err
 	}
+	d.size.Store(st.Size())
 	return st.Size(), nil
 }
 

@@ -2,6 +2,7 @@ package device
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"math/rand/v2"
@@ -162,8 +163,8 @@ func (m *Mem) WriteAt(b []byte, off int64) (int, error) {
 	if m.dead {
 		return 0, ErrCrashed
 	}
-	if off%SectorBytes != 0 || len(b)%SectorBytes != 0 || off < 0 || off+int64(len(b)) > m.size {
-		return 0, errors.New("device: misaligned or out of range write")
+	if !whole(off, int64(len(b)), m.size) {
+		return 0, fmt.Errorf("write %d bytes at %d: %w", len(b), off, ErrRange)
 	}
 	for i := 0; i < len(b); i += SectorBytes {
 		w := memWrite{sector: (off + int64(i)) / SectorBytes}
@@ -211,8 +212,8 @@ func (m *Mem) Discard(off, length int64) error {
 	if m.dead {
 		return ErrCrashed
 	}
-	if off%SectorBytes != 0 || length%SectorBytes != 0 || off < 0 || length <= 0 || off+length > m.size {
-		return errors.New("device: misaligned or out of range discard")
+	if length == 0 || !whole(off, length, m.size) {
+		return fmt.Errorf("discard %d bytes at %d: %w", length, off, ErrRange)
 	}
 	w := memWrite{sector: off / SectorBytes, discard: length / SectorBytes}
 	w.apply(m.current)

@@ -1,0 +1,134 @@
+package device_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/device/devicetest"
+)
+
+const sector = device.SectorBytes
+
+// TestFile tests image files. Where temporary files lie on a file system that
+// refuses direct I/O, this is File without it; test/device has both for certain.
+func TestFile(t *testing.T) {
+	var path string // of the latest image
+	open := func(t *testing.T) device.Device {
+		d, err := device.Open(path, device.OpenOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { d.Close() })
+		return d
+	}
+	devicetest.Run(t, devicetest.Kind{
+		KnowsData: true,
+		New: func(t *testing.T, sizeBytes int64) device.Device {
+			path = image(t, sizeBytes)
+			return open(t)
+		},
+		Reopen: func(t *testing.T, d device.Device) device.Device {
+			if err := d.Close(); err != nil {
+				t.Fatal(err)
+			}
+			return open(t)
+		},
+	})
+}
+
+func TestMem(t *testing.T) {
+	devicetest.Run(t, devicetest.Kind{
+		KnowsData: true,
+		New:       func(_ *testing.T, sizeBytes int64) device.Device { return device.NewMem(sizeBytes) },
+		Reopen:    func(_ *testing.T, d device.Device) device.Device { return d },
+	})
+}
+
+func TestFault(t *testing.T) {
+	devicetest.Run(t, devicetest.Kind{
+		KnowsData: true,
+		New: func(_ *testing.T, sizeBytes int64) device.Device {
+			return device.NewFault(device.NewMem(sizeBytes), func(int, device.Op, int64, int) error { return nil })
+		},
+	})
+}
+
+// image makes an image file of zeros.
+func image(t *testing.T, sizeBytes int64) string {
+	path := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, sizeBytes); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestOpen opens an image as several programs would.
+func TestOpen(t *testing.T) {
+	path := image(t, 8*sector)
+	d, err := device.Open(path, device.OpenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []device.OpenOptions{{}, {ReadOnly: true}} {
+		if _, err := device.Open(path, o); !errors.Is(err, device.ErrInUse) {
+			t.Errorf("opened again with %+v: %v; want ErrInUse", o, err)
+		}
+	}
+	s, err := device.Open(path, device.OpenOptions{ReadOnly: true, Shared: true})
+	if err != nil {
+		t.Fatalf("opened again, shared: %v", err)
+	}
+	s.Close()
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r, err := device.Open(path, device.OpenOptions{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := r.WriteAt(make([]byte, sector), 0); err == nil {
+		t.Error("a device that is open for reading was written")
+	}
+	if r.IsBlock() {
+		t.Error("an image file says that it is a block device")
+	}
+	if _, err := device.Open(filepath.Join(t.TempDir(), "nothing"), device.OpenOptions{}); !errors.Is(err, device.ErrNotFound) {
+		t.Errorf("a file that does not exist: %v; want ErrNotFound", err)
+	}
+	for _, path := range []string{t.TempDir(), os.DevNull} {
+		if d, err := device.Open(path, device.OpenOptions{}); err == nil {
+			d.Close()
+			t.Errorf("%s was opened as a device", path)
+		}
+	}
+}
+
+// TestFileGrows enlarges an image that is open.
+func TestFileGrows(t *testing.T) {
+	path := image(t, 8*sector)
+	d, err := device.Open(path, device.OpenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	b := make([]byte, sector)
+	if _, err := d.WriteAt(b, 8*sector); err == nil {
+		t.Fatal("a write behind the end was not refused")
+	}
+	if err := os.Truncate(path, 16*sector); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := d.Size(); n != 16*sector || err != nil {
+		t.Fatalf("Size: %d, %v", n, err)
+	}
+	if _, err := d.WriteAt(b, 15*sector); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,2 @@
+// Package device tests block devices, which only root can make.
+package device
