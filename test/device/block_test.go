@@ -47,7 +47,7 @@ func open(t *testing.T, path string) *device.File {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { d.Close() })
+	t.Cleanup(func() { _ = d.Close() })
 	return d
 }
 
@@ -88,7 +88,7 @@ func TestBlockInUse(t *testing.T) {
 	if err != nil {
 		t.Fatalf("opened again, shared: %v", err)
 	}
-	s.Close()
+	_ = s.Close()
 }
 
 // TestBlockGrows enlarges a block device that is open.

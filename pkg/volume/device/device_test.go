@@ -21,7 +21,7 @@ func TestFile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { d.Close() })
+		t.Cleanup(func() { _ = d.Close() })
 		return d
 	}
 	devicetest.Run(t, devicetest.Kind{
@@ -84,7 +84,7 @@ func TestOpen(t *testing.T) {
 	if err != nil {
 		t.Fatalf("opened again, shared: %v", err)
 	}
-	s.Close()
+	_ = s.Close()
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	if _, err := r.WriteAt(make([]byte, sector), 0); err == nil {
 		t.Error("a device that is open for reading was written")
 	}
@@ -104,7 +104,7 @@ func TestOpen(t *testing.T) {
 	}
 	for _, path := range []string{t.TempDir(), os.DevNull} {
 		if d, err := device.Open(path, device.OpenOptions{}); err == nil {
-			d.Close()
+			_ = d.Close()
 			t.Errorf("%s was opened as a device", path)
 		}
 	}
@@ -117,7 +117,7 @@ func TestFileGrows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close()
+	defer func() { _ = d.Close() }()
 	b := make([]byte, sector)
 	if _, err := d.WriteAt(b, 8*sector); err == nil {
 		t.Fatal("a write behind the end was not refused")

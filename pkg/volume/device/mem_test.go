@@ -14,16 +14,23 @@ import (
 func TestCrash(t *testing.T) {
 	page := func(v byte) []byte { return bytes.Repeat([]byte{v}, sector) }
 	m := device.NewMem(8 * sector)
+	put := func(v byte, s int64) {
+		if _, err := m.WriteAt(page(v), s*sector); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for s := range int64(4) {
-		m.WriteAt(page(1), s*sector)
+		put(1, s)
 	}
 	if err := m.Sync(); err != nil {
 		t.Fatal(err)
 	}
-	m.WriteAt(page(2), sector)
-	m.WriteAt(page(3), sector)
-	m.Discard(2*sector, sector)
-	m.WriteAt(page(2), 5*sector)
+	put(2, 1)
+	put(3, 1)
+	if err := m.Discard(2*sector, sector); err != nil {
+		t.Fatal(err)
+	}
+	put(2, 5)
 
 	at := func(d *device.Mem, s int64) []byte {
 		b := make([]byte, sector)
