@@ -152,34 +152,7 @@ func TestExtentTampering(t *testing.T) {
 			e.Nonce[i] ^= 1
 			refuse(fmt.Sprintf("nonce %d", i), k, e, 0, ct, tags)
 		}
-		for name, edit := range map[string]func(*Extent){
-			"birth":        func(e *Extent) { e.Birth++ },
-			"epoch":        func(e *Extent) { e.Epoch++ },
-			"plen":         func(e *Extent) { e.PLen++; e.LLen++ },
-			"llen":         func(e *Extent) { e.LLen++ },
-			"kind":         func(e *Extent) { e.Kind = 5 },
-			"level":        func(e *Extent) { e.Level ^= 1 },
-			"comp":         func(e *Extent) { e.Comp = 1 },
-			"shift 0":      func(e *Extent) { e.Shift = 0 },
-			"shift 13":     func(e *Extent) { e.Shift = 13 },
-			"object":       func(e *Extent) { e.Object ^= 1 << 63 },
-			"index":        func(e *Extent) { e.Index ^= 1 << 63 },
-			"longer":       func(e *Extent) { e.PLen += 4096; e.LLen += 4096 },
-			"out of range": func(e *Extent) { e.PLen, e.LLen = 4096, 4096 },
-		} {
-			e := good
-			edit(&e)
-			for i := range 3 { // each segment alone, so that lengths fit
-				dst, src := bytes.Repeat([]byte{7}, 4096), ct[4096*i:4096*(i+1)]
-				err := k.OpenSegments(&e, i, 1, dst, src, tags[i:i+1])
-				if !errors.Is(err, ErrAuthentication) && !errors.Is(err, errBuffer) {
-					t.Errorf("%v: %s: %v", s, name, err)
-				}
-				if !zeros(dst) {
-					t.Errorf("%v: %s: dst is not zeroed", s, name)
-				}
-			}
-		}
+		tamperFields(t, k, good, ct, tags)
 		for _, i := range []int{0, 4095, 4096, len(ct) - 1} {
 			bad := bytes.Clone(ct)
 			bad[i] ^= 0x80
@@ -201,6 +174,39 @@ func TestExtentTampering(t *testing.T) {
 			e := good
 			if err := k.OpenSegments(&e, c[0], c[1], nil, nil, nil); !errors.Is(err, ErrAuthentication) {
 				t.Errorf("%v: run %v: %v", s, c, err)
+			}
+		}
+	}
+}
+
+// tamperFields changes each field of an extent of three segments.
+func tamperFields(t *testing.T, k *EpochKeys, good Extent, ct []byte, tags []Tag) {
+	t.Helper()
+	for name, edit := range map[string]func(*Extent){
+		"birth":        func(e *Extent) { e.Birth++ },
+		"epoch":        func(e *Extent) { e.Epoch++ },
+		"plen":         func(e *Extent) { e.PLen++; e.LLen++ },
+		"llen":         func(e *Extent) { e.LLen++ },
+		"kind":         func(e *Extent) { e.Kind = 5 },
+		"level":        func(e *Extent) { e.Level ^= 1 },
+		"comp":         func(e *Extent) { e.Comp = 1 },
+		"shift 0":      func(e *Extent) { e.Shift = 0 },
+		"shift 13":     func(e *Extent) { e.Shift = 13 },
+		"object":       func(e *Extent) { e.Object ^= 1 << 63 },
+		"index":        func(e *Extent) { e.Index ^= 1 << 63 },
+		"longer":       func(e *Extent) { e.PLen += 4096; e.LLen += 4096 },
+		"out of range": func(e *Extent) { e.PLen, e.LLen = 4096, 4096 },
+	} {
+		e := good
+		edit(&e)
+		for i := range 3 { // each segment alone, so that lengths fit
+			dst, src := bytes.Repeat([]byte{7}, 4096), ct[4096*i:4096*(i+1)]
+			err := k.OpenSegments(&e, i, 1, dst, src, tags[i:i+1])
+			if !errors.Is(err, ErrAuthentication) && !errors.Is(err, errBuffer) {
+				t.Errorf("%v: %s: %v", k.suite, name, err)
+			}
+			if !zeros(dst) {
+				t.Errorf("%v: %s: dst is not zeroed", k.suite, name)
 			}
 		}
 	}

@@ -336,27 +336,7 @@ func TestRecoveryText(t *testing.T) {
 			}
 			got.Erase()
 		}
-		// Every single wrong character, and every two that changed places.
-		for i := len(secretPrefix); i < len(secret); i++ {
-			for _, c := range []byte("AZ27") {
-				b := slices.Clone(secret)
-				if b[i] == c || b[i] == '-' {
-					continue
-				}
-				b[i] = c
-				if _, err := ParseRecoverySecret(b); !errors.Is(err, errKeyCheck) {
-					t.Fatalf("wrong character %d: %v", i, err)
-				}
-			}
-			b := slices.Clone(secret)
-			if b[i-1] == b[i] || b[i-1] == '-' || b[i] == '-' {
-				continue
-			}
-			b[i-1], b[i] = b[i], b[i-1]
-			if _, err := ParseRecoverySecret(b); !errors.Is(err, errKeyCheck) {
-				t.Fatalf("swapped characters at %d: %v", i, err)
-			}
-		}
+		misspell(t, secret)
 		for _, bad := range []string{"", "x", text, string(secret[:50]), string(secret) + "A", strings.Repeat("A", 5000)} {
 			if _, err := ParseRecoverySecret([]byte(bad)); err == nil || len(bad) > 20 && strings.Contains(err.Error(), bad[19:30]) {
 				t.Errorf("%.20q…: %v", bad, err)
@@ -366,6 +346,31 @@ func TestRecoveryText(t *testing.T) {
 			if _, err := ParseRecoveryRecipient(bad); err == nil {
 				t.Errorf("%.20q… was taken", bad)
 			}
+		}
+	}
+}
+
+// misspell tries every single wrong character, and every two that changed places.
+func misspell(t *testing.T, secret []byte) {
+	t.Helper()
+	for i := len(secretPrefix); i < len(secret); i++ {
+		for _, c := range []byte("AZ27") {
+			b := slices.Clone(secret)
+			if b[i] == c || b[i] == '-' {
+				continue
+			}
+			b[i] = c
+			if _, err := ParseRecoverySecret(b); !errors.Is(err, errKeyCheck) {
+				t.Fatalf("wrong character %d: %v", i, err)
+			}
+		}
+		b := slices.Clone(secret)
+		if b[i-1] == b[i] || b[i-1] == '-' || b[i] == '-' {
+			continue
+		}
+		b[i-1], b[i] = b[i], b[i-1]
+		if _, err := ParseRecoverySecret(b); !errors.Is(err, errKeyCheck) {
+			t.Fatalf("swapped characters at %d: %v", i, err)
 		}
 	}
 }
