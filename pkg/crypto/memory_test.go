@@ -229,7 +229,6 @@ func useKeys(t *testing.T, s Suite, keep func(string, []byte)) (cleanup func()) 
 	}
 }
 
-// cheap makes a passphrase credential ask for the least that is accepted.
 // useEpochKeys seals and opens something of every kind.
 func useEpochKeys(k *EpochKeys, plain []byte) error {
 	var errs []error
@@ -250,6 +249,7 @@ func useEpochKeys(k *EpochKeys, plain []byte) error {
 	return errors.Join(errs...)
 }
 
+// cheap makes a passphrase credential ask for the least that is accepted.
 func cheap(c Credential) {
 	c.(*passphraseCredential).cost = func(s Suite) passphraseParams {
 		if s == SuiteXAES256GCM {
