@@ -12,23 +12,25 @@ import (
 )
 
 // The links are whole: helm show readme and the pages of registries of charts have it without the sources.
-const readmeHead = `<!-- Written by make generate of values.yaml. Edit that. -->
+const readmeHead = `<!-- make generate writes this file from values.yaml. Edit that file. -->
 # Sealvol
 
 Encrypted volumes for Kubernetes, sealed before they leave the node.
 
-- [Install, upgrade, uninstall](https://github.com/sealvol/sealvol/blob/main/docs/install.md), and
-  [from a clone to a volume and back](https://github.com/sealvol/sealvol/blob/main/docs/install/try.md), command by command
-- [Make a release](https://github.com/sealvol/sealvol/blob/main/docs/release.md): its chart asks for its images by digest
+- [Install, upgrade, uninstall](https://github.com/sealvol/sealvol/blob/main/docs/install.md)
+- [From a clone to a volume and back](https://github.com/sealvol/sealvol/blob/main/docs/install/try.md),
+  command by command
+- [Make a release](https://github.com/sealvol/sealvol/blob/main/docs/release.md): its chart pins its
+  images by digest
 
-` + "`helm test`" + ` makes a volume, writes a file into it and reads it again. ` + "`helm uninstall`" + ` refuses while
-volumes are in use.
+` + "`helm test`" + ` creates a volume, writes a file into it and reads it back. ` + "`helm uninstall`" + ` refuses
+while volumes are in use.
 
 ## Values
 
-Others are refused.
+The chart refuses unknown values.
 
-| Value | Default | |
+| Value | Default | Meaning |
 |---|---|---|
 `
 
