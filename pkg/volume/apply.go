@@ -239,7 +239,7 @@ func (v *Volume) applyRename(op *layout.Op) error {
 	type change struct{ names, links int }
 	var from, to change
 	var target *inode // replaced or exchanged
-	_, there, err := v.findName(v.fs.Scan, op.Parent2, op.Name2)
+	_, there, err := v.hash.findName(v.fs.Scan, op.Parent2, op.Name2)
 	if err != nil {
 		return err
 	}

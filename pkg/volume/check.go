@@ -1,14 +1,13 @@
 package volume
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
 	"slices"
 	"sync"
-
-	"github.com/dchest/siphash"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
@@ -125,13 +124,13 @@ type checker struct {
 	flags   bool            // it says that inodes may have flags that users set
 	refused map[uint64]bool // addresses of pages that were not followed
 
-	seed0, seed1 uint64
-	inodes       map[uint64]*[inodesPerChunk]uint8 // see the inode bits below
-	links        map[uint64]int64                  // names less link count, where it does not fit there
-	orphans      []uint64
-	pending      []uint64 // directories whose parent was not known to be reachable
-	parents      uint64   // sum over all names of directories less sum over all Parents: 0
-	in           inodeCheck
+	hash    hasher
+	inodes  map[uint64]*[inodesPerChunk]uint8 // see the inode bits below
+	links   map[uint64]int64                  // names less link count, where it does not fit there
+	orphans []uint64
+	pending []uint64 // directories whose parent was not known to be reachable
+	parents uint64   // sum over all names of directories less sum over all Parents: 0
+	in      inodeCheck
 
 	snap *snapCheck // nil: the volume never had a snapshot
 	res  reserveCheck
@@ -226,7 +225,7 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 		c.problem("root", "it says that the newest snapshot is of generation %d, there is none", r.NewestSnapshot)
 	}
 	c.res.named = u.Incompat&layout.FeatureReserved != 0
-	c.seed0, c.seed1 = seeds(r.HashSeed)
+	c.hash = newHasher(r.HashSeed)
 	c.total = (r.DeviceSectors - r.DataStart() - min(r.FreeSectors, r.DeviceSectors-r.DataStart())) * layout.SectorBytes
 	for _, slot := range bad {
 		where := fmt.Sprintf("root slot %d", slot)
@@ -706,7 +705,7 @@ func (c *checker) parentMark(parent, ino uint64) uint64 {
 	var b [16]byte
 	binary.LittleEndian.PutUint64(b[:], parent)
 	binary.LittleEndian.PutUint64(b[8:], ino)
-	return siphash.Hash(c.seed0, c.seed1, b[:])
+	return c.hash.sum(b[:])
 }
 
 // inodeCheck collects the items of one inode: they follow one another.
@@ -791,11 +790,11 @@ func (c *checker) xattrItem(sub uint64, v []byte) error {
 			in.xattrNames = in.xattrNames[:0]
 		}
 		in.xattr, in.xattrName, in.xattrLeft = sub, x.Name, int(x.Total)
-		if h := xattrHash(c.seed0, c.seed1, x.Name); h != sub&layout.XattrHashMask {
-			err = firstErr(err, fmt.Errorf("attribute %q lies under the hash of another name", x.Name))
+		if h := c.hash.xattr(x.Name); h != sub&layout.XattrHashMask {
+			err = cmp.Or(err, fmt.Errorf("attribute %q lies under the hash of another name", x.Name))
 		}
 		if slices.Contains(in.xattrNames, x.Name) {
-			err = firstErr(err, fmt.Errorf("attribute %q exists twice", x.Name))
+			err = cmp.Or(err, fmt.Errorf("attribute %q exists twice", x.Name))
 		}
 		in.xattrNames = append(in.xattrNames, x.Name)
 		in.flags |= xattrFlags(x.Name)
@@ -805,7 +804,7 @@ func (c *checker) xattrItem(sub uint64, v []byte) error {
 	// All pieces are full but the last; each further one continues its predecessor.
 	if want := min(in.xattrLeft, layout.XattrPieceBytes); len(x.Data) != want {
 		in.xattrLeft = 0
-		return firstErr(err, fmt.Errorf("attribute %q: piece %d has %d bytes instead of %d", in.xattrName, i, len(x.Data), want))
+		return cmp.Or(err, fmt.Errorf("attribute %q: piece %d has %d bytes instead of %d", in.xattrName, i, len(x.Data), want))
 	}
 	in.xattrLeft -= len(x.Data)
 	in.xattrNext = i + 1
@@ -823,14 +822,6 @@ func (c *checker) endXattr() error {
 	return nil
 }
 
-// firstErr returns the first error.
-func firstErr(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
-}
-
 func (c *checker) nameItem(sub uint64, v []byte) error {
 	in := &c.in
 	n, err := layout.DecodeName(v)
@@ -839,7 +830,7 @@ func (c *checker) nameItem(sub uint64, v []byte) error {
 	}
 	in.names++
 	c.rep.Counts.Names++
-	h := nameHash(c.seed0, c.seed1, n.Name)
+	h := c.hash.name(n.Name)
 	if sub&^(layout.NameCollisions-1) != h {
 		return fmt.Errorf("name %q lies under the hash of another name", n.Name)
 	}

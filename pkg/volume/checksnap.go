@@ -1,12 +1,11 @@
 package volume
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"slices"
 	"sort"
-
-	"github.com/dchest/siphash"
 
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
@@ -70,7 +69,7 @@ func (s *snapCheck) read(k layout.Key, v []byte) error {
 	case layout.KeySnapState:
 		x, err := layout.DecodeSnapState(v)
 		if err != nil || k.Sub != 0 {
-			return firstErr(err, fmt.Errorf("state under a number"))
+			return cmp.Or(err, fmt.Errorf("state under a number"))
 		}
 		s.state = &x
 		return nil
@@ -247,7 +246,7 @@ func (s *snapCheck) toggle(r layout.Run, list bool, who [2]uint32) (wrong int) {
 		}
 		var n [8]byte
 		binary.LittleEndian.PutUint64(n[:], x)
-		h := siphash.Hash(s.c.seed0, s.c.seed1, n[:])
+		h := s.c.hash.sum(n[:])
 		if !list {
 			h = -h
 		}
@@ -326,7 +325,7 @@ func (s *snapCheck) name(id uint32) string {
 func (s *snapCheck) see(p *layout.Pointer, where string) (seen bool) {
 	b := make([]byte, layout.PointerBytes)
 	p.Put(b)
-	h := siphash.Hash(s.c.seed0, s.c.seed1, b)
+	h := s.c.hash.sum(b)
 	old, seen := s.pages[p.Addr]
 	if seen && old != h {
 		s.c.problem(where, "two trees have different pages there")

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -557,7 +558,7 @@ func (d *differ) search() error {
 		}
 		return left > 0
 	})
-	if err = firstErr(err, derr); err != nil {
+	if err = cmp.Or(err, derr); err != nil {
 		return err
 	}
 	paths := map[uint64]string{}

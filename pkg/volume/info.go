@@ -130,12 +130,10 @@ func Inspect(dev device.Device, cred crypto.Credential, inUse bool) (*RootInfo, 
 
 // readLabel returns the label in a root. While the volume is in use what is read may be written over.
 func readLabel(store *txn.Store, r *layout.Root) string {
-	v := &Volume{store: store}
-	v.seed0, v.seed1 = seeds(r.HashSeed)
-	v.fs = tree.New(tree.Config{ID: layout.TreeFS, Cache: tree.NewCache(0, store.ReadNode)}, r.Trees[layout.TreeFS], r.Generation+1)
-	label, err := v.readXattr(uint64(vfs.RootIno), vfs.LabelXattr)
+	fs := tree.New(tree.Config{ID: layout.TreeFS, Cache: tree.NewCache(0, store.ReadNode)}, r.Trees[layout.TreeFS], r.Generation+1)
+	f, err := newHasher(r.HashSeed).findXattr(fs.Scan, uint64(vfs.RootIno), vfs.LabelXattr)
 	if err != nil {
 		return ""
 	}
-	return string(label)
+	return string(f.value)
 }

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,14 +15,26 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// nameHash is the part of a name's key that its hash gives. The hash is keyed
-// by a secret of the volume, so nobody outside can make names collide.
-func (v *Volume) nameHash(name string) uint64 { return nameHash(v.seed0, v.seed1, name) }
+// hasher makes hashes that are keyed by a secret of the volume, so nobody outside can
+// make names collide.
+type hasher struct{ seed0, seed1 uint64 }
 
-func nameHash(seed0, seed1 uint64, name string) uint64 {
-	h := siphash.Hash(seed0, seed1, []byte(name)) & layout.NameHashMask
+// newHasher splits the hash key of a volume.
+func newHasher(b [16]byte) hasher {
+	return hasher{binary.LittleEndian.Uint64(b[:8]), binary.LittleEndian.Uint64(b[8:])}
+}
+
+// sum is the hash of anything.
+func (h hasher) sum(b []byte) uint64 { return siphash.Hash(h.seed0, h.seed1, b) }
+
+// xattr is the part of an attribute's key that its name's hash gives.
+func (h hasher) xattr(name string) uint64 { return h.sum([]byte(name)) & layout.XattrHashMask }
+
+// name is the part of a name's key that its hash gives.
+func (h hasher) name(name string) uint64 {
+	sum := h.sum([]byte(name)) & layout.NameHashMask
 	// Keys are readdir cookies, of which 0 and the two last are taken.
-	return min(max(h, layout.NameCollisions), layout.NameHashMask-layout.NameCollisions)
+	return min(max(sum, layout.NameCollisions), layout.NameHashMask-layout.NameCollisions)
 }
 
 func nameKey(dir, sub uint64) layout.Key {
@@ -32,11 +45,11 @@ type scanFunc func(from, to layout.Key, fn func(k layout.Key, v []byte) bool) er
 
 // findName looks a name up. Without it the Name is zero, and the key is where
 // it would go: the first free place among those of equal hash.
-func (v *Volume) findName(scan scanFunc, dir uint64, name string) (k layout.Key, found layout.Name, err error) {
-	h := v.nameHash(name)
-	free := h
+func (h hasher) findName(scan scanFunc, dir uint64, name string) (k layout.Key, found layout.Name, err error) {
+	hash := h.name(name)
+	free := hash
 	var derr error
-	err = scan(nameKey(dir, h), nameKey(dir, h|(layout.NameCollisions-1)), func(at layout.Key, val []byte) bool {
+	err = scan(nameKey(dir, hash), nameKey(dir, hash|(layout.NameCollisions-1)), func(at layout.Key, val []byte) bool {
 		if at.Sub == free {
 			free++
 		}
@@ -58,7 +71,7 @@ func (v *Volume) findName(scan scanFunc, dir uint64, name string) (k layout.Key,
 		return k, found, fmt.Errorf("directory %d: %w", dir, err)
 	}
 	if found.Ino == 0 {
-		if free >= h+layout.NameCollisions {
+		if free >= hash+layout.NameCollisions {
 			return k, found, fmt.Errorf("directory %d: %w", dir, vfs.ErrNoSpace)
 		}
 		k = nameKey(dir, free)
@@ -68,7 +81,7 @@ func (v *Volume) findName(scan scanFunc, dir uint64, name string) (k layout.Key,
 
 // putName makes a name of in, which remembers where it is.
 func (v *Volume) putName(w *tree.Writer, dir uint64, name string, in *inode) error {
-	k, found, err := v.findName(w.Scan, dir, name)
+	k, found, err := v.hash.findName(w.Scan, dir, name)
 	if err != nil {
 		return err
 	}
@@ -82,7 +95,7 @@ func (v *Volume) putName(w *tree.Writer, dir uint64, name string, in *inode) err
 
 // setName gives a name to another inode.
 func (v *Volume) setName(w *tree.Writer, dir uint64, name string, in *inode) error {
-	k, found, err := v.findName(w.Scan, dir, name)
+	k, found, err := v.hash.findName(w.Scan, dir, name)
 	if err != nil {
 		return err
 	}
@@ -95,7 +108,7 @@ func (v *Volume) setName(w *tree.Writer, dir uint64, name string, in *inode) err
 }
 
 func (v *Volume) deleteName(w *tree.Writer, dir uint64, name string) error {
-	k, found, err := v.findName(w.Scan, dir, name)
+	k, found, err := v.hash.findName(w.Scan, dir, name)
 	if err != nil {
 		return err
 	}
@@ -134,7 +147,7 @@ func (v *Volume) checkPlace(parent vfs.Ino, name string) error {
 
 // lookup returns the inode number behind a name, 0 if there is none.
 func (v *Volume) lookup(dir uint64, name string) (layout.Name, error) {
-	_, n, err := v.findName(v.fs.Scan, dir, name)
+	_, n, err := v.hash.findName(v.fs.Scan, dir, name)
 	return n, wrap(err)
 }
 

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -166,7 +167,7 @@ func (v *Volume) lockPair(from, to vfs.Ino) (src, dst *inode, unlock func(), err
 		v.table.put(src)
 		v.table.put(dst)
 	}
-	if err = firstErr(v.regular(src), v.regular(dst)); err != nil {
+	if err = cmp.Or(v.regular(src), v.regular(dst)); err != nil {
 		unlock()
 	}
 	return src, dst, unlock, err

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -157,7 +158,7 @@ func scanReserved(scan scanner, ino, from, to uint64, limit int) (out []interval
 		}
 		return limit == 0 || len(out) < limit
 	})
-	if err = firstErr(err, derr); err != nil {
+	if err = cmp.Or(err, derr); err != nil {
 		return nil, fmt.Errorf("inode %d: reserved ranges from sector %d: %w", ino, from, err)
 	}
 	return out, nil

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 
@@ -106,7 +107,7 @@ func (v *Volume) mostShared(run layout.Run) (most uint32, err error) {
 			}
 			return err == nil
 		})
-		return firstErr(err, derr)
+		return cmp.Or(err, derr)
 	})
 	return most, err
 }
@@ -160,7 +161,7 @@ func sharesAround(w *tree.Writer, region, from, to uint64) (runs []sharing, err 
 		}
 		return true
 	})
-	return runs, firstErr(err, derr)
+	return runs, cmp.Or(err, derr)
 }
 
 // shareChange is what becomes of some runs.

@@ -401,7 +401,7 @@ func (v *Volume) deadSums(fn func(point uint64, bound uint32, sectors uint64)) e
 				}
 				return derr == nil
 			})
-		if err = firstErr(err, derr); err != nil {
+		if err = cmp.Or(err, derr); err != nil {
 			return err
 		}
 	}

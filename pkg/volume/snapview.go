@@ -40,7 +40,7 @@ func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
 		return nil, nil, err
 	}
 	sub := &Volume{opts: v.opts, dev: v.dev, id: v.id, store: v.store, space: v.space, cache: v.cache,
-		gen: x.Generation + 1, seed0: v.seed0, seed1: v.seed1, dataStart: v.dataStart}
+		gen: x.Generation + 1, hash: v.hash, dataStart: v.dataStart}
 	sub.opts.ReadOnly = true
 	sub.table.m = map[uint64]*inode{}
 	sub.sectors.Store(v.sectors.Load())

@@ -83,7 +83,7 @@ type Volume struct {
 	nextIno uint64
 	inodes  uint64
 
-	seed0, seed1 uint64 // of name hashes
+	hash hasher // of names
 
 	table   inodeTable
 	dirtyMu sync.Mutex
@@ -189,7 +189,7 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.features.Store(header.Incompat)
 	v.dataStart = root.DataStart()
 	v.sectors.Store(root.DeviceSectors)
-	v.seed0, v.seed1 = seeds(root.HashSeed)
+	v.hash = newHasher(root.HashSeed)
 	v.table.m = map[uint64]*inode{}
 	v.refs.m = map[uint64][]placed{}
 	v.flush.init()

@@ -1,11 +1,8 @@
 package volume
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-
-	"github.com/dchest/siphash"
 
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/posixacl"
@@ -22,12 +19,6 @@ func xattrKey(ino, sub uint64) layout.Key {
 	return layout.Key{Obj: ino, Type: layout.KeyXattr, Sub: sub}
 }
 
-func (v *Volume) xattrHash(name string) uint64 { return xattrHash(v.seed0, v.seed1, name) }
-
-func xattrHash(seed0, seed1 uint64, name string) uint64 {
-	return siphash.Hash(seed0, seed1, []byte(name)) & layout.XattrHashMask
-}
-
 // foundXattr is where an attribute lies, or would.
 type foundXattr struct {
 	sub    uint64 // of piece 0
@@ -36,13 +27,13 @@ type foundXattr struct {
 }
 
 // findXattr looks an attribute up, with its value.
-func (v *Volume) findXattr(scan scanFunc, ino uint64, name string) (f foundXattr, err error) {
-	h := v.xattrHash(name)
-	f.sub = h
+func (h hasher) findXattr(scan scanFunc, ino uint64, name string) (f foundXattr, err error) {
+	hash := h.xattr(name)
+	f.sub = hash
 	var derr error
 	mine := false
 	total := 0
-	err = scan(xattrKey(ino, h), xattrKey(ino, h|0xffff), func(k layout.Key, val []byte) bool {
+	err = scan(xattrKey(ino, hash), xattrKey(ino, hash|0xffff), func(k layout.Key, val []byte) bool {
 		i := int(k.Sub & 0xff)
 		x, err := layout.DecodeXattr(val, i)
 		if err != nil {
@@ -70,7 +61,7 @@ func (v *Volume) findXattr(scan scanFunc, ino uint64, name string) (f foundXattr
 		err = derr
 	case err == nil && f.exists && len(f.value) != total:
 		err = fmt.Errorf("%w: attribute of %d bytes has %d", layout.ErrCorrupt, total, len(f.value))
-	case err == nil && !f.exists && f.sub > h|0xffff:
+	case err == nil && !f.exists && f.sub > hash|0xffff:
 		err = vfs.ErrNoSpace
 	}
 	if err != nil {
@@ -82,7 +73,7 @@ func (v *Volume) findXattr(scan scanFunc, ino uint64, name string) (f foundXattr
 // storeXattr sets an attribute, or removes it if value is nil.
 func (v *Volume) storeXattr(in *inode, name string, value []byte) error {
 	return v.fs.Update(func(w *tree.Writer) error {
-		f, err := v.findXattr(w.Scan, in.ino, name)
+		f, err := v.hash.findXattr(w.Scan, in.ino, name)
 		if err != nil {
 			return err
 		}
@@ -136,7 +127,7 @@ func (v *Volume) setXattrFlag(in *inode, name string, on bool) {
 }
 
 func (v *Volume) readXattr(ino uint64, name string) ([]byte, error) {
-	f, err := v.findXattr(v.fs.Scan, ino, name)
+	f, err := v.hash.findXattr(v.fs.Scan, ino, name)
 	if err != nil {
 		return nil, wrap(err)
 	}
@@ -325,9 +316,4 @@ func (v *Volume) applyXattr(in *inode, op *layout.Op) error {
 	in.attr.Ctime = op.Time
 	v.touch(in)
 	return v.storeXattr(in, op.Name, value)
-}
-
-// seeds splits the hash key of a volume.
-func seeds(b [16]byte) (uint64, uint64) {
-	return binary.LittleEndian.Uint64(b[:8]), binary.LittleEndian.Uint64(b[8:])
 }
