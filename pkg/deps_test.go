@@ -27,7 +27,7 @@ var allowed = map[string][]string{
 	"pkg/volume/internal/posixacl": {"pkg/volume/vfs"},
 	"pkg/volume/internal/layout":   {"pkg/crypto", "pkg/volume/vfs"},
 	"pkg/volume/internal/tree":     {"pkg/volume/internal/layout"},
-	"pkg/volume/internal/txn":      {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/layout", "pkg/volume/internal/tree"},
+	"pkg/volume/internal/txn":      {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/layout", "pkg/volume/internal/tree", "pkg/volume/vfs"},
 	"pkg/volume":                   {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/layout", "pkg/volume/internal/posixacl", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/vfs"},
 	"pkg/volume/fusefs":            {"pkg/volume/vfs"},
 	"pkg/volume/fusefs/fusefstest": {"pkg/volume/fusefs", "pkg/volume/vfs"},

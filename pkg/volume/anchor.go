@@ -432,10 +432,10 @@ func VerifyAnchor(dev device.Device, cred crypto.Credential, a *Anchor) error {
 	store := &txn.Store{Dev: dev, Keys: keys}
 	found, _, err := newestRoot(dev, store, u)
 	if err != nil {
-		return wrap(err)
+		return txn.Wrap(err)
 	}
 	_, err = matchAnchor(a, keys, found[0].Root, found[0].R, anchorTree(store, found[0].Root))
-	return wrap(err)
+	return txn.Wrap(err)
 }
 
 // anchorTree is the tree of confirmed anchors, for reading.

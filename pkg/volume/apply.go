@@ -3,6 +3,8 @@ package volume
 import (
 	"fmt"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/posixacl"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
@@ -23,7 +25,7 @@ func (v *Volume) perform(op *layout.Op) error {
 	}
 	if err := v.apply(op); err != nil {
 		// Recorded and half done: what is in memory is not to be committed.
-		err = wrap(fmt.Errorf("operation %d of type %d: %w", op.Seq, op.Type, err))
+		err = txn.Wrap(fmt.Errorf("operation %d of type %d: %w", op.Seq, op.Type, err))
 		v.fail(err)
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/posixacl"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
@@ -342,7 +344,7 @@ func (v *Volume) inGate(fn func() error) error {
 		return err
 	}
 	if err := fn(); err != nil {
-		err = wrap(err)
+		err = txn.Wrap(err)
 		v.fail(err)
 		return err
 	}
@@ -382,7 +384,7 @@ func (v *Volume) seek(ino vfs.Ino, off uint64, data bool) (uint64, error) {
 	for s < end {
 		from, to, err := v.nextData(in, s, end)
 		if err != nil {
-			return 0, wrap(err)
+			return 0, txn.Wrap(err)
 		}
 		if data {
 			if from >= end {

@@ -203,7 +203,7 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, wrap(err)
+		return false, txn.Wrap(err)
 	}
 	r := roots[0].Root
 	if a := c.opts.Anchor; a != nil {
@@ -320,12 +320,12 @@ func (c *checker) checkLog() {
 		return
 	}
 	scratch := make([]byte, txn.ReadBytes)
-	err = eachOp(c.store, c.root, rp, len(rp.Ends), func(record int, op *layout.Op) error {
+	err = c.store.EachOp(c.root, rp, len(rp.Ends), func(record int, op *layout.Op) error {
 		if op.Seq < c.root.OpSeq {
 			return nil
 		}
 		c.rep.NeedsReplay = true
-		okay, err := dataArrived(c.store, op, scratch)
+		okay, err := c.store.DataArrived(op, scratch)
 		if err == nil && !okay && record < rp.Certain {
 			c.inodeProblem(op.Ino, fmt.Sprintf(" at %d+%d", op.Off, op.Len), "data that the log refers to does not verify")
 		}
@@ -532,7 +532,7 @@ func (w *walk) below(p *layout.Pointer, f fetched, lo layout.Key, hi *layout.Key
 	}
 	n, err := layout.DecodeNode(f.page, w.id, p.Level)
 	if err == nil {
-		err = checkNode(&n, lo, hi)
+		err = tree.CheckKeys(&n, lo, hi)
 	}
 	if err != nil {
 		if w.mark {
@@ -552,25 +552,6 @@ func (w *walk) below(p *layout.Pointer, f fetched, lo layout.Key, hi *layout.Key
 	for i := 0; i < n.Count(); i += prefetch {
 		w.children(p, &n, i, min(i+prefetch, n.Count()), lo, hi)
 	}
-}
-
-// checkNode checks the keys of a page against its separators.
-func checkNode(n *layout.Node, lo layout.Key, hi *layout.Key) error {
-	if n.Count() == 0 {
-		if lo == (layout.Key{}) && hi == nil {
-			return fmt.Errorf("%w: empty root", layout.ErrCorrupt)
-		}
-		return fmt.Errorf("%w: empty page", layout.ErrCorrupt)
-	}
-	// The first child of an inner page may hold keys below its own separator,
-	// down to the bound of its parent; but the separator itself obeys the bounds.
-	if n.Key(0).Less(lo) {
-		return fmt.Errorf("%w: key %v lies below the page's bound %v", layout.ErrCorrupt, n.Key(0), lo)
-	}
-	if last := n.Key(n.Count() - 1); hi != nil && !last.Less(*hi) {
-		return fmt.Errorf("%w: key %v lies above the page's bound %v", layout.ErrCorrupt, last, *hi)
-	}
-	return nil
 }
 
 // children visits children [from, to) of a page: they are read together.
@@ -1188,7 +1169,7 @@ func (c *checker) openData(batch []dataRun, bytes int) {
 	if c.store.ReadRuns(reads) != nil {
 		for i := range batch {
 			r := &batch[i]
-			badSegments(c.store, r, buf, func(from, n int, err error) {
+			c.store.BadSegments(&r.Record, buf, func(from, n int, err error) {
 				run := layout.Run{Start: r.Addr/layout.SectorBytes + uint64(from), Count: uint32(n)}
 				switch {
 				case r.snap != "":

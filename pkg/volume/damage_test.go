@@ -590,7 +590,7 @@ func TestDamageLog(t *testing.T) {
 	// Data that an acknowledged record refers to: the record is applied, and the
 	// data gives an error for its range.
 	found := false
-	ok(t, eachOp(s.store, s.root, rp, rp.Certain, func(_ int, op *layout.Op) error {
+	ok(t, s.store.EachOp(s.root, rp, rp.Certain, func(_ int, op *layout.Op) error {
 		if len(op.Extents) == 0 {
 			return nil
 		}

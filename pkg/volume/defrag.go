@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -69,7 +71,7 @@ func (v *Volume) Defrag(ctx context.Context, opts DefragOptions) (*DefragReport,
 	if err = d.visit(d.opts.Root, a.Mode); err == nil {
 		err = d.settle()
 	}
-	return d.rep, wrap(err)
+	return d.rep, txn.Wrap(err)
 }
 
 // defrag is the state of one Defrag.
@@ -375,7 +377,7 @@ func (v *Volume) rewrite(in *inode, from uint64) (bytes, shared uint64, err erro
 	for i := range es {
 		is, err := v.isShared(&es[i])
 		if err != nil {
-			return 0, 0, wrap(err)
+			return 0, 0, txn.Wrap(err)
 		}
 		if is {
 			shared += (min(to, es[i].end()) - max(from, es[i].sector)) * pageBytes
@@ -393,7 +395,7 @@ func (v *Volume) rewrite(in *inode, from uint64) (bytes, shared uint64, err erro
 	}
 	v.space.Unpin(pin)
 	if err != nil {
-		return 0, 0, wrap(fmt.Errorf("inode %d at %d: %w", in.ino, off, err))
+		return 0, 0, txn.Wrap(fmt.Errorf("inode %d at %d: %w", in.ino, off, err))
 	}
 	err = v.inGate(func() error {
 		for i := range es {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -87,14 +89,14 @@ func (v *Volume) Diff(from, to string, opts DiffOptions, fn func(Change) error) 
 	}
 	defer end()
 	d.a, d.b = newDiffSide(v, &a), newDiffSide(v, &b)
-	err = diffTrees(v.cache, a.Tree, b.Tree, d.item)
+	err = tree.Diff(v.cache, a.Tree, b.Tree, d.item)
 	if err == nil {
 		err = d.endInode()
 	}
 	if err == nil {
 		err = d.search()
 	}
-	return wrap(err)
+	return txn.Wrap(err)
 }
 
 // diffs counts calls of Diff, to tell them apart.

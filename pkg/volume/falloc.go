@@ -3,6 +3,8 @@ package volume
 import (
 	"fmt"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -135,7 +137,7 @@ func (v *Volume) unreserved(in *inode, from, to uint64) (sum reserveSum, err err
 	for at := from; at < to; {
 		spans, err := scanReserved(v.fs.ScanFloor, in.ino, at, to, 1)
 		if err != nil {
-			return sum, wrap(err)
+			return sum, txn.Wrap(err)
 		}
 		gap, next := interval{at, to}, to
 		if len(spans) > 0 {
@@ -146,13 +148,13 @@ func (v *Volume) unreserved(in *inode, from, to uint64) (sum reserveSum, err err
 		for gap.from < gap.to {
 			es, err := v.extents(in.ino, gap.from, gap.to, cutStep)
 			if err != nil {
-				return sum, wrap(err)
+				return sum, txn.Wrap(err)
 			}
 			for i := range es {
 				e := &es[i]
 				shared, err := v.mostShared(extentRun(e))
 				if err != nil {
-					return sum, wrap(err)
+					return sum, txn.Wrap(err)
 				}
 				if shared == 0 && !e.Owed && e.RefBirth > mark {
 					sum.owed -= min(e.end(), gap.to) - max(e.sector, gap.from)
@@ -212,7 +214,7 @@ func (v *Volume) fallocStep(in *inode, off, end uint64) (uint64, error) {
 	from, to := off/pageBytes, (end+pageBytes-1)/pageBytes
 	es, err := v.extents(in.ino, from, to, step)
 	if err != nil {
-		return 0, wrap(err)
+		return 0, txn.Wrap(err)
 	}
 	stop := end
 	if len(es) == step {
@@ -223,7 +225,7 @@ func (v *Volume) fallocStep(in *inode, off, end uint64) (uint64, error) {
 	}
 	spans, err := scanReserved(v.fs.ScanFloor, in.ino, from, to, step)
 	if err != nil {
-		return 0, wrap(err)
+		return 0, txn.Wrap(err)
 	}
 	if len(spans) == step {
 		stop = min(stop, max(off+pageBytes, spans[step-1].to*pageBytes))

@@ -38,10 +38,10 @@ func (v *Volume) Read(ino vfs.Ino, off uint64, dst []byte) (int, error) {
 	plan, err := v.planRead(in, off, dst)
 	in.mu.RUnlock()
 	if err != nil {
-		return 0, wrap(err)
+		return 0, txn.Wrap(err)
 	}
 	if err := plan.run(v.store); err != nil {
-		return 0, wrap(fmt.Errorf("inode %d at %d: %w", ino, off, err))
+		return 0, txn.Wrap(fmt.Errorf("inode %d at %d: %w", ino, off, err))
 	}
 	return len(dst), nil
 }
@@ -185,7 +185,7 @@ func (v *Volume) loadPage(in *inode, sector uint64) error {
 		}
 		if err != nil {
 			pagePool.Put(pg)
-			return wrap(fmt.Errorf("inode %d at %d: %w", in.ino, off, err))
+			return txn.Wrap(fmt.Errorf("inode %d at %d: %w", in.ino, off, err))
 		}
 	}
 	in.bmu.Lock()

@@ -102,7 +102,7 @@ func Inspect(dev device.Device, cred crypto.Credential, inUse bool) (*RootInfo, 
 	store := &txn.Store{Dev: dev, Keys: keys}
 	found, bad, err := newestRoot(dev, store, u)
 	if err != nil {
-		return nil, wrap(err)
+		return nil, txn.Wrap(err)
 	}
 	r := found[0].Root
 	i := &RootInfo{Header: headerInfo(u.Header), Slot: u.Slot, Generation: r.Generation, MountEpoch: r.MountEpoch,
@@ -121,7 +121,7 @@ func Inspect(dev device.Device, cred crypto.Credential, inUse bool) (*RootInfo, 
 	}
 	rp, err := store.ReadLog(r)
 	if err != nil {
-		i.LogErr = wrap(err)
+		i.LogErr = txn.Wrap(err)
 		return i, nil
 	}
 	i.LogRecords = len(rp.Ends)

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -217,14 +219,14 @@ func (v *Volume) inode(ino vfs.Ino) (*inode, error) {
 func (v *Volume) readInode(ino uint64) (layout.Inode, error) {
 	val, ok, err := v.fs.Get(layout.Key{Obj: ino, Type: layout.KeyInode}, make([]byte, 0, layout.InodeBytes))
 	if err != nil {
-		return layout.Inode{}, wrap(fmt.Errorf("inode %d: %w", ino, err))
+		return layout.Inode{}, txn.Wrap(fmt.Errorf("inode %d: %w", ino, err))
 	}
 	if !ok {
 		return layout.Inode{}, fmt.Errorf("inode %d: %w", ino, vfs.ErrStale)
 	}
 	n, err := layout.DecodeInode(val)
 	if err != nil {
-		return n, wrap(fmt.Errorf("inode %d: %w", ino, err))
+		return n, txn.Wrap(fmt.Errorf("inode %d: %w", ino, err))
 	}
 	return n, nil
 }

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
@@ -342,7 +344,7 @@ func (v *Volume) writeHeaderUnder(h *layout.Header, newest *crypto.EpochKeys) er
 	h.Sequence = v.keys.header.Sequence + 1
 	return v.whileAwake(func() error {
 		if err := v.putHeader(h, newest, layout.HeaderOffsetA, layout.HeaderOffsetB); err != nil {
-			err = wrap(fmt.Errorf("write the header: %w", err))
+			err = txn.Wrap(fmt.Errorf("write the header: %w", err))
 			v.fail(err) // before a commit or a freeze goes on
 			return err
 		}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+
 	"github.com/dchest/siphash"
 
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
@@ -148,7 +150,7 @@ func (v *Volume) checkPlace(parent vfs.Ino, name string) error {
 // lookup returns the inode number behind a name, 0 if there is none.
 func (v *Volume) lookup(dir uint64, name string) (layout.Name, error) {
 	_, n, err := v.hash.findName(v.fs.Scan, dir, name)
-	return n, wrap(err)
+	return n, txn.Wrap(err)
 }
 
 // Lookup implements vfs.FS.
@@ -175,7 +177,7 @@ func (v *Volume) Lookup(parent vfs.Ino, name string) (vfs.Attr, error) {
 		}
 		// unlinked and freed in between: look again, unless the name is still there
 		if again, e := v.lookup(uint64(parent), name); e != nil || again.Ino == n.Ino {
-			return vfs.Attr{}, wrap(fmt.Errorf("%w: name of inode %d, which does not exist", layout.ErrCorrupt, n.Ino))
+			return vfs.Attr{}, txn.Wrap(fmt.Errorf("%w: name of inode %d, which does not exist", layout.ErrCorrupt, n.Ino))
 		}
 	}
 }
@@ -277,7 +279,7 @@ func (v *Volume) inherit(p *inode, req *vfs.Req, mode uint32) (m uint32, deflt, 
 	}
 	acl, err := posixacl.Parse(val)
 	if err != nil {
-		return 0, nil, nil, wrap(fmt.Errorf("%w: default ACL of inode %d", layout.ErrCorrupt, p.ino))
+		return 0, nil, nil, txn.Wrap(fmt.Errorf("%w: default ACL of inode %d", layout.ErrCorrupt, p.ino))
 	}
 	m, a, d := posixacl.Inherit(acl, mode, mode&modeType == modeDir)
 	if a != nil {
@@ -349,7 +351,7 @@ func (v *Volume) Readlink(ino vfs.Ino) (string, error) {
 		err = fmt.Errorf("%w: symlink without target", layout.ErrCorrupt)
 	}
 	if err != nil {
-		return "", wrap(fmt.Errorf("inode %d: %w", ino, err))
+		return "", txn.Wrap(fmt.Errorf("inode %d: %w", ino, err))
 	}
 	return string(val), nil
 }
@@ -581,7 +583,7 @@ func (v *Volume) isInside(d *inode, ino uint64) (bool, error) {
 			return false, nil
 		}
 		if parent == at || parent == 0 || depth > 1<<20 {
-			return false, wrap(fmt.Errorf("%w: directory %d has no way to the root", layout.ErrCorrupt, d.ino))
+			return false, txn.Wrap(fmt.Errorf("%w: directory %d has no way to the root", layout.ErrCorrupt, d.ino))
 		}
 		p, err := v.inode(vfs.Ino(parent))
 		if err != nil {
@@ -637,7 +639,7 @@ func (v *Volume) ReadDir(dir vfs.Ino, cookie uint64, plus bool, fn func(d vfs.Di
 			err = derr
 		}
 		if err != nil {
-			return wrap(fmt.Errorf("directory %d: %w", dir, err))
+			return txn.Wrap(fmt.Errorf("directory %d: %w", dir, err))
 		}
 		for _, d := range names {
 			cookie = d.Cookie

@@ -132,7 +132,7 @@ func Format(dev device.Device, opts FormatOptions) error {
 	// Two, so that a damaged slot never leaves a volume without a root.
 	for range 2 {
 		if err := v.commit(true); err != nil {
-			return wrap(err)
+			return txn.Wrap(err)
 		}
 	}
 	if _, err := dev.WriteAt(head, layout.HeaderOffsetB); err != nil {
@@ -188,7 +188,7 @@ func Open(dev device.Device, opts Options) (*Volume, error) {
 	if err != nil {
 		keys.Erase()
 		crypto.EraseEpochs(u.Epochs)
-		return nil, wrap(err)
+		return nil, txn.Wrap(err)
 	}
 	return v, nil
 }

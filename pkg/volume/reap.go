@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -240,5 +242,5 @@ func (v *Volume) orphans(after uint64) (inos []uint64, err error) {
 		inos = append(inos, k.Sub)
 		return len(inos) < 1024
 	})
-	return inos, wrap(err)
+	return inos, txn.Wrap(err)
 }

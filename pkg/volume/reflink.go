@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -191,7 +193,7 @@ func (v *Volume) planShare(src, dst *inode, from, to, n uint64) (uint64, error) 
 	// Holes cost nothing: one at the beginning goes along, however long it is.
 	data, _, err := v.nextData(src, a, b)
 	if err != nil {
-		return 0, wrap(err)
+		return 0, txn.Wrap(err)
 	}
 	b = min(b, data+copySectors)
 	if err := v.flushRange(src, data, b); err != nil {
@@ -200,7 +202,7 @@ func (v *Volume) planShare(src, dst *inode, from, to, n uint64) (uint64, error) 
 	if data < b {
 		es, err := v.extents(src.ino, data, b, copyExtents)
 		if err != nil {
-			return 0, wrap(err)
+			return 0, txn.Wrap(err)
 		}
 		if len(es) == copyExtents {
 			b = min(b, es[len(es)-1].end())
@@ -208,14 +210,14 @@ func (v *Volume) planShare(src, dst *inode, from, to, n uint64) (uint64, error) 
 		for i := range es {
 			run := layout.Run{Start: es[i].Addr / layout.SectorBytes, Count: uint32(es[i].Sectors())}
 			if most, err := v.mostShared(run); err != nil || most > maxExtra {
-				return 0, wrap(err)
+				return 0, txn.Wrap(err)
 			}
 		}
 	}
 	d := to / pageBytes
 	es, err := v.extents(dst.ino, d, d+b-a, copyExtents)
 	if err != nil {
-		return 0, wrap(err)
+		return 0, txn.Wrap(err)
 	}
 	if len(es) == copyExtents {
 		b = min(b, a+es[len(es)-1].end()-d)
@@ -282,7 +284,7 @@ func (v *Volume) flushItems(items []flushItem) error {
 		return nil
 	}
 	done, err := v.sealWritable(items)
-	return wrap(errors.Join(err, v.writeBatches(done)))
+	return txn.Wrap(errors.Join(err, v.writeBatches(done)))
 }
 
 // sealWritable is sealBatches on a volume that takes changes.

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 )
@@ -191,7 +193,7 @@ func (v *Volume) covers(in *inode, off, end uint64) (bool, error) {
 	from, to := off/pageBytes, (end+pageBytes-1)/pageBytes
 	spans, err := scanReserved(v.fs.ScanFloor, in.ino, from, to, 1)
 	if err != nil {
-		return false, wrap(err)
+		return false, txn.Wrap(err)
 	}
 	return overlap(spans, from, to) == to-from, nil
 }

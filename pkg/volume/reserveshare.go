@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -64,7 +66,7 @@ func (v *Volume) ownReserved(in *inode, from, to, low, high uint64) (n int64, er
 	}
 	es, err := v.extents(in.ino, from, to, 0)
 	if err != nil {
-		return 0, wrap(err)
+		return 0, txn.Wrap(err)
 	}
 	for i := range es {
 		e := &es[i]
@@ -74,7 +76,7 @@ func (v *Volume) ownReserved(in *inode, from, to, low, high uint64) (n int64, er
 		a, b := max(low, e.sector), min(high, e.end())
 		spans, err := scanReserved(v.fs.ScanFloor, in.ino, a, b, 0)
 		if err != nil {
-			return 0, wrap(err)
+			return 0, txn.Wrap(err)
 		}
 		n += int64(overlap(spans, a, b))
 	}
@@ -197,7 +199,7 @@ func (v *Volume) restampStep(p *restamper) (done bool, err error) {
 		return err
 	})
 	if err != nil {
-		if err = wrap(err); p.changed { // half a step must not be committed
+		if err = txn.Wrap(err); p.changed { // half a step must not be committed
 			v.fail(err)
 		}
 		return false, err

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -65,7 +67,7 @@ func (v *Volume) Rollback(name string, deleteNewer bool) error {
 	case !first:
 		return vfs.ErrClosed
 	}
-	return wrap(v.close(func() error { return v.switchHead(t, &x) }))
+	return txn.Wrap(v.close(func() error { return v.switchHead(t, &x) }))
 }
 
 // switchHead has the next commit make a snapshot's tree the head. Nothing is

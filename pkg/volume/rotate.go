@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
@@ -685,7 +687,7 @@ func (v *Volume) rotateStep(s *layout.Rotation) (more bool, err error) {
 		}
 	})
 	if err != nil {
-		return false, wrap(fmt.Errorf("tree %d: %w", s.Tree, err))
+		return false, txn.Wrap(fmt.Errorf("tree %d: %w", s.Tree, err))
 	}
 	for _, x := range stale {
 		// As of now; resealBlock knows for sure.
@@ -852,7 +854,7 @@ func (v *Volume) resealBlock(x *staleRun, count uint64, target uint32) (dead boo
 	}
 	es, err := v.extents(ino, sector, sector+count, 0)
 	if err != nil {
-		return false, wrap(err)
+		return false, txn.Wrap(err)
 	}
 	defer v.unload(in)
 	for i := range es {
@@ -869,7 +871,7 @@ func (v *Volume) resealExtent(in *inode, e *placed, from, to uint64) error {
 	run := layout.Run{Start: e.Addr/layout.SectorBytes + from - e.sector, Count: uint32(to - from)}
 	switch most, err := v.mostShared(run); {
 	case err != nil:
-		return wrap(err)
+		return txn.Wrap(err)
 	case most > 0:
 		v.rot.shared = true
 		return nil
@@ -896,7 +898,7 @@ func (v *Volume) loadRun(in *inode, from, to uint64) error {
 			err = plan.run(v.store)
 		}
 		if err != nil {
-			return wrap(fmt.Errorf("inode %d at %d: %w", in.ino, off, err))
+			return txn.Wrap(fmt.Errorf("inode %d at %d: %w", in.ino, off, err))
 		}
 	}
 	in.bmu.Lock()
@@ -943,7 +945,7 @@ func (v *Volume) rotateSpace() error {
 		}
 		v.adm.done(c)
 		if err != nil {
-			return wrap(err)
+			return txn.Wrap(err)
 		}
 	}
 }
@@ -965,7 +967,7 @@ func (v *Volume) staleRegions(target uint32) (regions []uint64, err error) {
 			}
 		})
 		if err != nil {
-			return nil, wrap(fmt.Errorf("tree of space: %w", err))
+			return nil, txn.Wrap(fmt.Errorf("tree of space: %w", err))
 		}
 	}
 	return regions, nil

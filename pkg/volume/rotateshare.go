@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -154,7 +156,7 @@ func (v *Volume) collectShared(l *look, target uint32) (next look, err error) {
 			}
 		})
 		if err != nil {
-			return next, wrap(fmt.Errorf("tree %d: %w", layout.TreeFS, err))
+			return next, txn.Wrap(fmt.Errorf("tree %d: %w", layout.TreeFS, err))
 		}
 		for i := range found {
 			if shared, err := v.sharedNow(&found[i]); err != nil {
@@ -182,7 +184,7 @@ func refOf(k layout.Key, val []byte) sharedRef {
 // sharedNow tells whether something else refers to what r does, as of now.
 func (v *Volume) sharedNow(r *sharedRef) (bool, error) {
 	most, err := v.mostShared(layout.Run{Start: r.origin + uint64(r.first), Count: uint32(r.count)})
-	return most > 0, wrap(err)
+	return most > 0, txn.Wrap(err)
 }
 
 // maxSegments is how many sectors an extent may have.
@@ -275,13 +277,13 @@ func (m *mover) load(refs []sharedRef) (old []oldRef, err error) {
 	for _, r := range refs {
 		e, ok, err := m.find(func(k layout.Key) ([]byte, bool, error) { return m.v.fs.Get(k, nil) }, &r)
 		if err != nil {
-			return nil, wrap(fmt.Errorf("inode %d at %d: %w", r.ino, r.sector*pageBytes, err))
+			return nil, txn.Wrap(fmt.Errorf("inode %d at %d: %w", r.ino, r.sector*pageBytes, err))
 		}
 		if !ok {
 			continue
 		}
 		if at, err := m.read(&e.Record, int(r.count)); err != nil {
-			return nil, wrap(fmt.Errorf("inode %d at %d: %w", r.ino, (r.sector+uint64(at))*pageBytes, err))
+			return nil, txn.Wrap(fmt.Errorf("inode %d at %d: %w", r.ino, (r.sector+uint64(at))*pageBytes, err))
 		}
 		old = append(old, oldRef{r, e})
 	}

@@ -92,7 +92,7 @@ func (v *Volume) Scrub(ctx context.Context, opts ScrubOptions) (*ScrubReport, er
 	} else {
 		s.rep.Position = s.pos.String()
 	}
-	return s.rep, wrap(err)
+	return s.rep, txn.Wrap(err)
 }
 
 // scrub is the state of one Scrub.
@@ -450,33 +450,10 @@ func (s *scrub) flush() {
 	}
 	for i := range batch {
 		r := &batch[i]
-		badSegments(s.v.store, r, s.buf, func(from, n int, err error) {
+		s.v.store.BadSegments(&r.Record, s.buf, func(from, n int, err error) {
 			at := r.Addr + uint64(from)*layout.SectorBytes
 			s.found(Damage{Where: fmt.Sprintf("data at %d", at), What: err.Error(), Ino: r.ino, Length: uint64(n) * layout.SectorBytes,
 				Offset: (r.sector + uint64(from)) * layout.SectorBytes, at: damagePlace{data: at}})
 		})
-	}
-}
-
-// badSegments opens an extent segment by segment, and reports the runs of those
-// that do not open.
-func badSegments(store *txn.Store, r *dataRun, buf []byte, report func(from, n int, err error)) {
-	from, n := 0, 0
-	var first error
-	for i := range r.Count() {
-		err := store.ReadRun(&r.Record, i, 1, buf[:layout.SectorBytes])
-		if err == nil && n > 0 {
-			report(from, n, first)
-			n = 0
-		}
-		if err != nil {
-			if n == 0 {
-				from, first = i, err
-			}
-			n++
-		}
-	}
-	if n > 0 {
-		report(from, n, first)
 	}
 }

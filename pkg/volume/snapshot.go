@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -369,7 +371,7 @@ func (v *Volume) listSnapshots() ([]SnapshotInfo, error) {
 		add(uint64(d.point), d.Bound, uint64(d.Count))
 	}
 	if err := v.deadSums(add); err != nil {
-		return nil, wrap(err)
+		return nil, txn.Wrap(err)
 	}
 	for i := range infos {
 		if !infos[i].Deleting {
@@ -526,7 +528,7 @@ func (v *Volume) snapWait(busy func(s *snapshots) bool) error {
 	for busy(s) {
 		switch {
 		case s.stalled != nil:
-			return wrap(s.stalled)
+			return txn.Wrap(s.stalled)
 		case v.Failed() != nil:
 			return v.writable()
 		case s.stop || v.ring == nil:
@@ -608,7 +610,7 @@ func (v *Volume) stopSnapReaper() {
 func (v *Volume) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, err error) {
 	if a != nil {
 		if err := v.warmAbandoned(a); err != nil {
-			return false, wrap(err)
+			return false, txn.Wrap(err)
 		}
 	}
 	runs, pages := v.freeBudget()
@@ -640,7 +642,7 @@ func (v *Volume) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, err e
 	})
 	f.w = nil
 	if err != nil {
-		if err = wrap(err); f.changed { // half a step must not be committed
+		if err = txn.Wrap(err); f.changed { // half a step must not be committed
 			v.fail(err)
 		}
 		return false, err

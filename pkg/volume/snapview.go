@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -85,7 +87,7 @@ func (v *Volume) readSnapshot(t *snapshot) (x layout.Snapshot, err error) {
 		x, err = layout.DecodeSnapshot(val)
 	}
 	if err != nil {
-		return x, wrap(fmt.Errorf("snapshot %q: %w", t.name, err))
+		return x, txn.Wrap(fmt.Errorf("snapshot %q: %w", t.name, err))
 	}
 	return x, nil
 }

@@ -90,7 +90,7 @@ func (v *Volume) syncErr(err error) error {
 	if err != nil && errors.Is(err, vfs.ErrReadOnly) {
 		return fmt.Errorf("%w: %w", vfs.ErrIO, err)
 	}
-	return wrap(err)
+	return txn.Wrap(err)
 }
 
 // syncTail makes all operations recorded so far durable.

@@ -213,7 +213,7 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	var err error
 	v.space, err = txn.NewSpace(root, gen, func(k layout.Key) ([]byte, bool, error) { return v.spaces.Get(k, nil) })
 	if err != nil {
-		return nil, wrap(err)
+		return nil, txn.Wrap(err)
 	}
 	return v, nil
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/posixacl"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
@@ -129,7 +131,7 @@ func (v *Volume) setXattrFlag(in *inode, name string, on bool) {
 func (v *Volume) readXattr(ino uint64, name string) ([]byte, error) {
 	f, err := v.hash.findXattr(v.fs.Scan, ino, name)
 	if err != nil {
-		return nil, wrap(err)
+		return nil, txn.Wrap(err)
 	}
 	if !f.exists {
 		return nil, vfs.ErrNoXattr
@@ -182,7 +184,7 @@ func (v *Volume) listXattr(ino uint64) (names []string, err error) {
 		return true
 	})
 	if err = errors.Join(err, derr); err != nil {
-		return nil, wrap(fmt.Errorf("inode %d: %w", ino, err))
+		return nil, txn.Wrap(fmt.Errorf("inode %d: %w", ino, err))
 	}
 	return names, nil
 }
