@@ -28,7 +28,8 @@ var allowed = map[string][]string{
 	"pkg/volume/internal/layout":   {"pkg/crypto", "pkg/volume/vfs"},
 	"pkg/volume/internal/tree":     {"pkg/volume/internal/layout"},
 	"pkg/volume/internal/txn":      {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/layout", "pkg/volume/internal/tree", "pkg/volume/vfs"},
-	"pkg/volume":                   {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/layout", "pkg/volume/internal/posixacl", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/vfs"},
+	"pkg/volume/internal/items":    {"pkg/volume/internal/layout", "pkg/volume/internal/posixacl", "pkg/volume/internal/tree", "pkg/volume/vfs"},
+	"pkg/volume":                   {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/items", "pkg/volume/internal/layout", "pkg/volume/internal/posixacl", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/vfs"},
 	"pkg/volume/fusefs":            {"pkg/volume/vfs"},
 	"pkg/volume/fusefs/fusefstest": {"pkg/volume/fusefs", "pkg/volume/vfs"},
 	"pkg/volume/doublecrypt":       {"pkg/crypto", "pkg/volume/device", "pkg/volume/vfs"},
@@ -69,7 +70,7 @@ var confined = map[string][]string{
 	"github.com/aws/aws-sdk-go-v2":                             {"pkg/backend/ebs", "pkg/selfenc/chunkstore"},
 	"github.com/aws/smithy-go":                                 {"pkg/backend/ebs", "pkg/selfenc/chunkstore"},
 	"github.com/container-storage-interface/spec":              {"pkg/csi", "cmd"},
-	"github.com/dchest/siphash":                                {"pkg/volume"},
+	"github.com/dchest/siphash":                                {"pkg/volume/internal/items"},
 	"github.com/go-logr/logr":                                  {"pkg/operator", "cmd"}, // joins slog and the Kubernetes modules' log
 	"github.com/hanwen/go-fuse/v2":                             {"pkg/volume/fusefs", "test"},
 	"github.com/johannesboyne/gofakes3":                        {"pkg/selfenc/chunkstore", "cmd"}, // tests

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
@@ -293,7 +294,7 @@ func (v *Volume) freezeAnchors() error {
 	}
 	return a.tree.Update(func(w *tree.Writer) error {
 		for _, k := range fresh {
-			if err := w.Put(anchorKey(k.gen), k.Append(nil)); err != nil {
+			if err := w.Put(items.AnchorKey(k.gen), k.Append(nil)); err != nil {
 				return err
 			}
 			if at, found := slices.BinarySearch(a.kept, k.gen); !found {
@@ -301,7 +302,7 @@ func (v *Volume) freezeAnchors() error {
 			}
 		}
 		for len(a.kept) > layout.MaxAnchorsKept {
-			if _, err := w.Delete(anchorKey(a.kept[0])); err != nil {
+			if _, err := w.Delete(items.AnchorKey(a.kept[0])); err != nil {
 				return err
 			}
 			a.kept = a.kept[1:]
@@ -316,15 +317,13 @@ func (a *anchors) offers() []layout.OfferedAnchor {
 	return slices.Clone(a.offered)
 }
 
-func anchorKey(gen uint64) layout.Key { return layout.Key{Type: layout.KeyAnchor, Sub: gen} }
-
 // loadAnchors checks the anchor that Open was given, and for a mount that
 // writes reads what the volume knows of anchors. Nobody else uses the volume yet.
 func (v *Volume) loadAnchors(root *layout.Root) error {
 	a := &v.anc
 	a.offered = root.Offered
 	var derr error
-	err := a.tree.Scan(anchorKey(0), anchorKey(^uint64(0)), func(k layout.Key, val []byte) bool {
+	err := a.tree.Scan(items.AnchorKey(0), items.AnchorKey(^uint64(0)), func(k layout.Key, val []byte) bool {
 		var x layout.Anchored
 		if x, derr = layout.DecodeAnchored(val); derr != nil {
 			return false
@@ -387,7 +386,7 @@ func matchAnchor(a *Anchor, keys *txn.Keys, root *layout.Root, rootR [32]byte, k
 			candidates = append(candidates, o.R)
 		}
 	}
-	val, ok, err := kept.Get(anchorKey(a.Generation), nil)
+	val, ok, err := kept.Get(items.AnchorKey(a.Generation), nil)
 	if err != nil {
 		return r, fmt.Errorf("anchors: %w", err)
 	}

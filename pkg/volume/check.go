@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
@@ -124,7 +125,7 @@ type checker struct {
 	flags   bool            // it says that inodes may have flags that users set
 	refused map[uint64]bool // addresses of pages that were not followed
 
-	hash    hasher
+	hash    items.Hasher
 	inodes  map[uint64]*[inodesPerChunk]uint8 // see the inode bits below
 	links   map[uint64]int64                  // names less link count, where it does not fit there
 	orphans []uint64
@@ -144,7 +145,7 @@ type problem struct {
 	where string
 	ino   uint64 // if not 0, where is what follows the inode
 	what  string
-	lost  inodeRange // inodes of which something can not be read
+	lost  items.InodeRange // inodes of which something can not be read
 }
 
 func (c *checker) add(p problem) {
@@ -182,9 +183,9 @@ func (c *checker) finish() *CheckReport {
 	for _, p := range c.found {
 		where := p.where
 		if p.ino != 0 {
-			where = fmt.Sprintf("inode %d%s%s", p.ino, quotedPath(names.path(p.ino)), p.where)
+			where = fmt.Sprintf("inode %d%s%s", p.ino, items.QuotedPath(names.Path(p.ino)), p.where)
 		}
-		c.rep.Problems = append(c.rep.Problems, Problem{where, p.what + names.listed(p.lost)})
+		c.rep.Problems = append(c.rep.Problems, Problem{where, p.what + names.Listed(p.lost)})
 	}
 	c.rep.Clean = c.rep.Total == 0
 	return c.rep
@@ -225,7 +226,7 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 		c.problem("root", "it says that the newest snapshot is of generation %d, there is none", r.NewestSnapshot)
 	}
 	c.res.named = u.Incompat&layout.FeatureReserved != 0
-	c.hash = newHasher(r.HashSeed)
+	c.hash = items.NewHasher(r.HashSeed)
 	c.total = (r.DeviceSectors - r.DataStart() - min(r.FreeSectors, r.DeviceSectors-r.DataStart())) * layout.SectorBytes
 	for _, slot := range bad {
 		where := fmt.Sprintf("root slot %d", slot)
@@ -481,7 +482,7 @@ func (w *walk) enter(p *layout.Pointer, level uint8, birth uint64, lo layout.Key
 	}
 	c.rep.Counts.Nodes++
 	ok := true
-	eachCopy(p, func(r layout.Run) {
+	items.EachCopy(p, func(r layout.Run) {
 		if w.snap != nil {
 			ok = w.snap.holds(r, p.Birth, w.where(p)) && ok
 		} else {
@@ -504,7 +505,7 @@ func (w *walk) lostPage(p *layout.Pointer, lo layout.Key, hi *layout.Key, format
 	case layout.TreeShares:
 		x.what += "; how many files share sectors is lost"
 	case layout.TreeFS:
-		lost := rangeOf(lo, hi)
+		lost := items.RangeOf(lo, hi)
 		x.what += "; " + lost.String()
 		if w.snap == nil && w.left == nil { // else the head's names say nothing
 			x.lost = lost
@@ -670,11 +671,11 @@ func (c *checker) setType(ino uint64, s *uint8, typ uint32) {
 
 func typeName(typ uint32) string {
 	switch typ {
-	case modeDir:
+	case items.ModeDir:
 		return "directory"
-	case modeReg:
+	case items.ModeReg:
 		return "file"
-	case modeLink:
+	case items.ModeLink:
 		return "symlink"
 	}
 	return fmt.Sprintf("type %#o", typ)
@@ -686,7 +687,7 @@ func (c *checker) parentMark(parent, ino uint64) uint64 {
 	var b [16]byte
 	binary.LittleEndian.PutUint64(b[:], parent)
 	binary.LittleEndian.PutUint64(b[8:], ino)
-	return c.hash.sum(b[:])
+	return c.hash.Sum(b[:])
 }
 
 // inodeCheck collects the items of one inode: they follow one another.
@@ -771,14 +772,14 @@ func (c *checker) xattrItem(sub uint64, v []byte) error {
 			in.xattrNames = in.xattrNames[:0]
 		}
 		in.xattr, in.xattrName, in.xattrLeft = sub, x.Name, int(x.Total)
-		if h := c.hash.xattr(x.Name); h != sub&layout.XattrHashMask {
+		if h := c.hash.Xattr(x.Name); h != sub&layout.XattrHashMask {
 			err = cmp.Or(err, fmt.Errorf("attribute %q lies under the hash of another name", x.Name))
 		}
 		if slices.Contains(in.xattrNames, x.Name) {
 			err = cmp.Or(err, fmt.Errorf("attribute %q exists twice", x.Name))
 		}
 		in.xattrNames = append(in.xattrNames, x.Name)
-		in.flags |= xattrFlags(x.Name)
+		in.flags |= items.XattrFlags(x.Name)
 	} else if sub != in.xattr+uint64(i) || i != in.xattrNext || in.xattrLeft == 0 {
 		return fmt.Errorf("piece %d of an attribute follows nothing", i)
 	}
@@ -811,7 +812,7 @@ func (c *checker) nameItem(sub uint64, v []byte) error {
 	}
 	in.names++
 	c.rep.Counts.Names++
-	h := c.hash.name(n.Name)
+	h := c.hash.Name(n.Name)
 	if sub&^(layout.NameCollisions-1) != h {
 		return fmt.Errorf("name %q lies under the hash of another name", n.Name)
 	}
@@ -826,14 +827,14 @@ func (c *checker) nameItem(sub uint64, v []byte) error {
 		return fmt.Errorf("name %q is that of inode %d, the next inode is %d", n.Name, n.Ino, c.root.NextIno)
 	}
 	switch n.Type {
-	case modeDir, modeReg, modeLink, 0o010000, 0o020000, 0o060000, 0o140000:
+	case items.ModeDir, items.ModeReg, items.ModeLink, 0o010000, 0o020000, 0o060000, 0o140000:
 	default:
 		return fmt.Errorf("name %q has type %#o", n.Name, n.Type)
 	}
 	s := c.state(n.Ino)
 	c.setType(n.Ino, s, n.Type)
 	c.addLinks(n.Ino, s, 1)
-	if n.Type == modeDir {
+	if n.Type == items.ModeDir {
 		in.dirs++
 		c.parents += c.parentMark(in.ino, n.Ino)
 	}
@@ -867,7 +868,7 @@ func (c *checker) extentItem(birth, sector uint64, v []byte) error {
 	// What is shared is read once; nameShared finds who else has what is damaged.
 	first, ok := c.mark(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(n)}, at, in.ino, true)
 	if ok && first > 0 && c.opts.Data {
-		c.data.add(c, in.ino, placed{sector, e}, "")
+		c.data.add(c, in.ino, items.Placed{Sector: sector, FileExtent: e}, "")
 	}
 	return nil
 }
@@ -890,7 +891,7 @@ func (c *checker) endInode() {
 	}
 	c.rep.Counts.Inodes++
 	a := &in.attr
-	typ := a.Mode & modeType
+	typ := a.Mode & items.ModeType
 	if in.ino >= c.root.NextIno {
 		c.inodeProblem(in.ino, "", "the next inode to be made is %d", c.root.NextIno)
 	}
@@ -898,7 +899,7 @@ func (c *checker) endInode() {
 	switch {
 	case a.Nlink == 0 && !orphan:
 		c.inodeProblem(in.ino, "", "it has no name and no orphan item")
-	case a.Nlink > 0 && orphan && typ != modeReg:
+	case a.Nlink > 0 && orphan && typ != items.ModeReg:
 		c.inodeProblem(in.ino, "", "it has names and an orphan item")
 	case a.Nlink > vfs.MaxLinks:
 		c.inodeProblem(in.ino, "", "link count %d", a.Nlink)
@@ -907,7 +908,7 @@ func (c *checker) endInode() {
 	c.setType(in.ino, s, typ)
 	*s |= inoSeen
 	names := int64(a.Nlink)
-	if typ == modeDir {
+	if typ == items.ModeDir {
 		names = c.endDir(s)
 	}
 	c.addLinks(in.ino, s, -names)
@@ -974,15 +975,15 @@ func (c *checker) endContent(typ uint32, orphan bool) {
 	if a.Sectors != in.sectors {
 		c.inodeProblem(in.ino, "", "it says that it has %d sectors, there are %d", a.Sectors, in.sectors)
 	}
-	if typ != modeDir && (in.names > 0 || in.dirs > 0) {
+	if typ != items.ModeDir && (in.names > 0 || in.dirs > 0) {
 		c.inodeProblem(in.ino, "", "it is a %s and has names", typeName(typ))
 	}
-	if typ != modeReg && in.sectors > 0 {
+	if typ != items.ModeReg && in.sectors > 0 {
 		c.inodeProblem(in.ino, "", "it is a %s and has extents", typeName(typ))
 	}
 	inline := a.Flags&layout.InodeInline != 0
 	switch typ {
-	case modeReg:
+	case items.ModeReg:
 		if inline != (in.inline >= 0) {
 			c.inodeProblem(in.ino, "", "its flags say that the content is in the tree: %t; there it is: %t", inline, in.inline >= 0)
 		} else if inline && (uint64(in.inline) != a.Size || in.inline > layout.MaxInline || in.sectors > 0) {
@@ -991,12 +992,12 @@ func (c *checker) endContent(typ uint32, orphan bool) {
 		if end := (a.Size + layout.SectorBytes - 1) / layout.SectorBytes; in.next > end && !orphan {
 			c.inodeProblem(in.ino, "", "it has %d bytes, its extents reach to %d", a.Size, in.next*layout.SectorBytes)
 		}
-	case modeLink:
+	case items.ModeLink:
 		if in.inline < 1 || uint64(in.inline) != a.Size || in.inline > vfs.MaxSymlinkBytes {
 			c.inodeProblem(in.ino, "", "the symlink's size is %d, its target has %d bytes", a.Size, max(in.inline, 0))
 		}
 	default:
-		if inline || in.inline >= 0 || typ != modeDir && a.Size != 0 {
+		if inline || in.inline >= 0 || typ != items.ModeDir && a.Size != 0 {
 			c.inodeProblem(in.ino, "", "it is a %s and has content", typeName(typ))
 		}
 	}
@@ -1009,7 +1010,7 @@ func (c *checker) checkLinks() {
 		c.problem("root", "it says that there are %d inodes, there are %d", c.root.Inodes, c.rep.Counts.Inodes)
 	}
 	fs := c.lookup()
-	if s := *c.state(uint64(vfs.RootIno)); s&inoSeen == 0 || s&inoType != modeDir>>12 {
+	if s := *c.state(uint64(vfs.RootIno)); s&inoSeen == 0 || s&inoType != items.ModeDir>>12 {
 		c.inodeProblem(uint64(vfs.RootIno), "", "the volume has no root directory")
 	}
 	chunks := make([]uint64, 0, len(c.inodes))
@@ -1026,7 +1027,7 @@ func (c *checker) checkLinks() {
 				c.inodeProblem(ino, "", "it has %d names, but does not exist", d)
 			case d != 0:
 				want := int64(1)
-				if n, err := fs.inode(ino); err == nil && n.Mode&modeType != modeDir {
+				if n, err := fs.Inode(ino); err == nil && n.Mode&items.ModeType != items.ModeDir {
 					want = int64(n.Nlink)
 				} else if err == nil && (n.Nlink == 0 || ino == uint64(vfs.RootIno)) {
 					want = 0
@@ -1042,7 +1043,7 @@ func (c *checker) checkLinks() {
 }
 
 // checkReachable follows the parents of directories to the root.
-func (c *checker) checkReachable(fs *lookup) {
+func (c *checker) checkReachable(fs *items.Lookup) {
 	lost := map[uint64]bool{}
 	for _, ino := range c.pending {
 		var path []uint64
@@ -1053,8 +1054,8 @@ func (c *checker) checkReachable(fs *lookup) {
 			}
 			lost[at] = true // until the root is found
 			path = append(path, at)
-			n, err := fs.inode(at)
-			if ok = err == nil && n.Mode&modeType == modeDir && n.Nlink > 0; ok {
+			n, err := fs.Inode(at)
+			if ok = err == nil && n.Mode&items.ModeType == items.ModeDir && n.Nlink > 0; ok {
 				at = n.Parent
 			}
 		}
@@ -1070,16 +1071,16 @@ func (c *checker) checkReachable(fs *lookup) {
 }
 
 // checkParents finds the directories whose parent is not where their name is.
-func (c *checker) checkParents(fs *lookup) {
+func (c *checker) checkParents(fs *items.Lookup) {
 	w := walk{c: c, id: layout.TreeFS, item: func(_ uint64, k layout.Key, v []byte) {
 		if k.Type != layout.KeyName {
 			return
 		}
 		n, err := layout.DecodeName(v)
-		if err != nil || n.Type != modeDir {
+		if err != nil || n.Type != items.ModeDir {
 			return
 		}
-		if in, err := fs.inode(n.Ino); err == nil && in.Parent != k.Obj {
+		if in, err := fs.Inode(n.Ino); err == nil && in.Parent != k.Obj {
 			c.inodeProblem(n.Ino, "", "the directory's name is in inode %d, its parent is %d", k.Obj, in.Parent)
 		}
 	}}
@@ -1087,36 +1088,31 @@ func (c *checker) checkParents(fs *lookup) {
 	w.node(p, p.Level, c.root.Generation, layout.Key{}, nil)
 }
 
-func (c *checker) lookup() *lookup {
+func (c *checker) lookup() *items.Lookup {
 	return c.lookupAt(c.root.Trees[layout.TreeFS], c.root.Generation)
 }
 
 // lookupAt reads the head's tree as of a generation.
-func (c *checker) lookupAt(p layout.Pointer, gen uint64) *lookup {
+func (c *checker) lookupAt(p layout.Pointer, gen uint64) *items.Lookup {
 	cache := tree.NewCache(4<<20, c.store.ReadNode)
-	return &lookup{tree.New(tree.Config{ID: layout.TreeFS, Cache: cache}, p, gen+1)}
-}
-
-// extents returns the extents of an inode that touch [from, to).
-func (l *lookup) extents(ino, from, to uint64) (out []placed, err error) {
-	return scanExtents(l.t.ScanFloor, ino, from, to, 0)
+	return &items.Lookup{Tree: tree.New(tree.Config{ID: layout.TreeFS, Cache: cache}, p, gen+1)}
 }
 
 // findNames looks for the files of all problems: one more pass over the names,
 // and then the way up.
-func (c *checker) findNames() *nameFinder {
-	f := newNameFinder()
+func (c *checker) findNames() *items.NameFinder {
+	f := items.NewNameFinder()
 	for _, p := range c.found {
-		f.add(p.ino)
-		f.addRange(p.lost)
+		f.Add(p.ino)
+		f.AddRange(p.lost)
 	}
-	if f.empty() || c.root == nil || c.root.Trees[layout.TreeFS].IsZero() {
+	if f.Empty() || c.root == nil || c.root.Trees[layout.TreeFS].IsZero() {
 		return f
 	}
-	w := walk{c: c, id: layout.TreeFS, item: func(_ uint64, k layout.Key, v []byte) { f.see(k, v) }}
+	w := walk{c: c, id: layout.TreeFS, item: func(_ uint64, k layout.Key, v []byte) { f.See(k, v) }}
 	p := &c.root.Trees[layout.TreeFS]
 	w.node(p, p.Level, c.root.Generation, layout.Key{}, nil)
-	f.resolve(c.lookup())
+	f.Resolve(c.lookup())
 	return f
 }
 
@@ -1131,10 +1127,10 @@ type dataCheck struct {
 type dataRun struct {
 	ino  uint64
 	snap string // name of the snapshot whose data it is; "": the head's
-	placed
+	items.Placed
 }
 
-func (d *dataCheck) add(c *checker, ino uint64, p placed, snap string) {
+func (d *dataCheck) add(c *checker, ino uint64, p items.Placed, snap string) {
 	if n := p.RunBytes(); d.bytes+n > txn.ReadBytes {
 		d.flush(c)
 	}
@@ -1173,10 +1169,10 @@ func (c *checker) openData(batch []dataRun, bytes int) {
 				run := layout.Run{Start: r.Addr/layout.SectorBytes + uint64(from), Count: uint32(n)}
 				switch {
 				case r.snap != "":
-					at := fmt.Sprintf(" at %d+%d", (r.sector+uint64(from))*layout.SectorBytes, n*layout.SectorBytes)
+					at := fmt.Sprintf(" at %d+%d", (r.Sector+uint64(from))*layout.SectorBytes, n*layout.SectorBytes)
 					c.problem(fmt.Sprintf("snapshot %q, inode %d%s", r.snap, r.ino, at), "data can not be read: %v", err)
 				case !c.sharing || !c.keepBad(run, err):
-					c.badData(r.ino, r.sector+uint64(from), n, err)
+					c.badData(r.ino, r.Sector+uint64(from), n, err)
 				}
 			})
 		}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sort"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
@@ -246,7 +247,7 @@ func (s *snapCheck) toggle(r layout.Run, list bool, who [2]uint32) (wrong int) {
 		}
 		var n [8]byte
 		binary.LittleEndian.PutUint64(n[:], x)
-		h := s.c.hash.sum(n[:])
+		h := s.c.hash.Sum(n[:])
 		if !list {
 			h = -h
 		}
@@ -325,7 +326,7 @@ func (s *snapCheck) name(id uint32) string {
 func (s *snapCheck) see(p *layout.Pointer, where string) (seen bool) {
 	b := make([]byte, layout.PointerBytes)
 	p.Put(b)
-	h := s.c.hash.sum(b)
+	h := s.c.hash.Sum(b)
 	old, seen := s.pages[p.Addr]
 	if seen && old != h {
 		s.c.problem(where, "two trees have different pages there")
@@ -338,7 +339,7 @@ func (s *snapCheck) see(p *layout.Pointer, where string) (seen bool) {
 type snapWalk struct {
 	s     *snapCheck
 	t     *checkedSnap
-	newer *lookup
+	newer *items.Lookup
 }
 
 func (w *snapWalk) walk(uint64) {
@@ -381,7 +382,7 @@ func (w *snapWalk) check(birth uint64, k layout.Key, v []byte) (err error) {
 	case layout.KeyExtent:
 		var e layout.FileExtent
 		if e, err = layout.DecodeFileExtent(v); err == nil {
-			err = w.extent(birth, k.Obj, placed{k.Sub, e})
+			err = w.extent(birth, k.Obj, items.Placed{Sector: k.Sub, FileExtent: e})
 		}
 	default:
 		err = fmt.Errorf("item of unknown type %#x", k.Type)
@@ -389,37 +390,37 @@ func (w *snapWalk) check(birth uint64, k layout.Key, v []byte) (err error) {
 	return err
 }
 
-func (w *snapWalk) extent(birth, ino uint64, p placed) error {
+func (w *snapWalk) extent(birth, ino uint64, p items.Placed) error {
 	if p.Birth > birth || p.RefBirth > birth {
-		return fmt.Errorf("the extent at sector %d is of generation %d (referred to since %d), the page that names it of %d", p.sector, p.Birth, p.RefBirth, birth)
+		return fmt.Errorf("the extent at sector %d is of generation %d (referred to since %d), the page that names it of %d", p.Sector, p.Birth, p.RefBirth, birth)
 	}
-	same, err := w.newer.extents(ino, p.sector, p.end())
+	same, err := w.newer.Extents(ino, p.Sector, p.End())
 	if err != nil {
 		w.s.c.lostSnaps = true // it is reported where that tree is read
 		return nil             //nolint:nilerr // see above
 	}
-	at := p.sector
+	at := p.Sector
 	for i := range same {
 		q := &same[i]
-		if q.Nonce != p.Nonce || q.RefBirth != p.RefBirth || q.Addr-q.sector*layout.SectorBytes != p.Addr-p.sector*layout.SectorBytes {
+		if q.Nonce != p.Nonce || q.RefBirth != p.RefBirth || q.Addr-q.Sector*layout.SectorBytes != p.Addr-p.Sector*layout.SectorBytes {
 			continue
 		}
-		w.part(ino, p, at, max(at, min(q.sector, p.end())))
-		at = max(at, min(q.end(), p.end()))
+		w.part(ino, p, at, max(at, min(q.Sector, p.End())))
+		at = max(at, min(q.End(), p.End()))
 	}
-	w.part(ino, p, at, p.end())
+	w.part(ino, p, at, p.End())
 	return nil
 }
 
 // part checks sectors [a, b) of an extent that only this snapshot and older ones hold.
-func (w *snapWalk) part(ino uint64, p placed, a, b uint64) {
+func (w *snapWalk) part(ino uint64, p items.Placed, a, b uint64) {
 	if a >= b {
 		return
 	}
 	where := fmt.Sprintf("snapshot %q, inode %d at %d+%d", w.t.name, ino, a*layout.SectorBytes, (b-a)*layout.SectorBytes)
-	r := layout.Run{Start: p.Addr/layout.SectorBytes + a - p.sector, Count: uint32(b - a)}
+	r := layout.Run{Start: p.Addr/layout.SectorBytes + a - p.Sector, Count: uint32(b - a)}
 	if w.holds(r, p.RefBirth, where) && w.s.c.opts.Data {
-		x := placed{a, layout.FileExtent{Record: p.Slice(int(a-p.sector), int(b-a)), RefBirth: p.RefBirth}}
+		x := items.Placed{Sector: a, FileExtent: layout.FileExtent{Record: p.Slice(int(a-p.Sector), int(b-a)), RefBirth: p.RefBirth}}
 		w.s.c.data.add(w.s.c, ino, x, w.t.name)
 	}
 }

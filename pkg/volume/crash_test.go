@@ -17,6 +17,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -372,7 +373,7 @@ func readBelow(v *Volume, top vfs.Ino) (modelState, error) {
 		}
 		for _, e := range ents {
 			p := prefix + e.d.Name
-			if e.a.Mode&modeType == modeDir {
+			if e.a.Mode&items.ModeType == items.ModeDir {
 				s.files[p] = nil
 				if err := walk(e.d.Ino, p+"/"); err != nil {
 					return err

@@ -10,10 +10,10 @@ import (
 	"strings"
 	"sync/atomic"
 
-	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
-
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -128,12 +128,12 @@ type differ struct {
 
 // diffSide is one of the states.
 type diffSide struct {
-	lookup
+	items.Lookup
 	dirs map[uint64]string // paths of some directories
 }
 
 func newDiffSide(v *Volume, x *layout.Snapshot) *diffSide {
-	return &diffSide{lookup: lookup{tree.New(tree.Config{ID: layout.TreeFS, Cache: v.cache}, x.Tree, x.Generation+1)}, dirs: map[uint64]string{}}
+	return &diffSide{Lookup: items.Lookup{Tree: tree.New(tree.Config{ID: layout.TreeFS, Cache: v.cache}, x.Tree, x.Generation+1)}, dirs: map[uint64]string{}}
 }
 
 // diffInode is the inode whose items are compared.
@@ -274,7 +274,7 @@ func (d *differ) inodes(ino uint64) (a, b *layout.Inode, err error) {
 }
 
 func (s *diffSide) get(ino uint64) (*layout.Inode, error) {
-	n, err := s.inode(ino)
+	n, err := s.Inode(ino)
 	if isStale(err) {
 		return nil, nil
 	}
@@ -286,7 +286,7 @@ func (s *diffSide) get(ino uint64) (*layout.Inode, error) {
 
 // nameAt reads a name's item.
 func (s *diffSide) nameAt(dir, sub uint64) (n layout.Name, ok bool, err error) {
-	val, ok, err := s.t.Get(nameKey(dir, sub), nil)
+	val, ok, err := s.Tree.Get(items.NameKey(dir, sub), nil)
 	if err == nil && ok {
 		n, err = layout.DecodeName(val)
 	}
@@ -327,7 +327,7 @@ func (s *diffSide) dirPath(dir uint64) (string, error) {
 			base = p
 			break
 		}
-		in, err := s.inode(at)
+		in, err := s.Inode(at)
 		if err != nil {
 			return "", fmt.Errorf("inode %d: %w", at, err)
 		}
@@ -336,7 +336,7 @@ func (s *diffSide) dirPath(dir uint64) (string, error) {
 			return "", err
 		} else if ok && in.NameSub != 0 && n.Ino == at {
 			name = n.Name
-		} else if _, name, ok = s.place(at); !ok {
+		} else if _, name, ok = s.Place(at); !ok {
 			if in.Nlink == 0 { // removed, and open still
 				name = fmt.Sprintf("#%d", at)
 			} else {
@@ -374,7 +374,7 @@ func (d *differ) extent(sector uint64, a, b []byte) error {
 		if err != nil {
 			return err
 		}
-		m.cur[i] = placed{sector, e}
+		m.cur[i] = items.Placed{Sector: sector, FileExtent: e}
 		m.have[i] = true
 	}
 	return nil
@@ -383,7 +383,7 @@ func (d *differ) extent(sector uint64, a, b []byte) error {
 // rangeMerger compares two rows of extents that do not overlap among
 // themselves; at most one of each is under way.
 type rangeMerger struct {
-	cur  [2]placed
+	cur  [2]items.Placed
 	have [2]bool
 	at   [2]uint64 // how far each is done
 }
@@ -395,7 +395,7 @@ func (m *rangeMerger) until(sector uint64, fn func(ByteRange) error) error {
 		var in [2]bool
 		for i := range m.cur {
 			if m.have[i] {
-				from = min(from, max(m.at[i], m.cur[i].sector))
+				from = min(from, max(m.at[i], m.cur[i].Sector))
 			}
 		}
 		if from >= sector {
@@ -405,15 +405,15 @@ func (m *rangeMerger) until(sector uint64, fn func(ByteRange) error) error {
 			if !m.have[i] {
 				continue
 			}
-			if start := max(m.at[i], m.cur[i].sector); start > from {
+			if start := max(m.at[i], m.cur[i].Sector); start > from {
 				to = min(to, start)
 			} else {
 				in[i] = true
-				to = min(to, m.cur[i].end())
+				to = min(to, m.cur[i].End())
 			}
 		}
 		same := in[0] && in[1] && m.cur[0].Nonce == m.cur[1].Nonce &&
-			m.cur[0].Addr-m.cur[0].sector*layout.SectorBytes == m.cur[1].Addr-m.cur[1].sector*layout.SectorBytes
+			m.cur[0].Addr-m.cur[0].Sector*layout.SectorBytes == m.cur[1].Addr-m.cur[1].Sector*layout.SectorBytes
 		if !same {
 			if err := fn(ByteRange{from * layout.SectorBytes, (to - from) * layout.SectorBytes}); err != nil {
 				return err
@@ -422,7 +422,7 @@ func (m *rangeMerger) until(sector uint64, fn func(ByteRange) error) error {
 		for i := range m.cur {
 			if in[i] {
 				m.at[i] = to
-				m.have[i] = to < m.cur[i].end()
+				m.have[i] = to < m.cur[i].End()
 			}
 		}
 	}
@@ -462,7 +462,7 @@ func (d *differ) endInode() error {
 	if err != nil || a == nil || b == nil || a.Nlink == 0 || b.Nlink == 0 {
 		return err // created or removed: its names say so
 	}
-	dir := b.Mode&modeType == modeDir
+	dir := b.Mode&items.ModeType == items.ModeDir
 	if !dir && a.Size != b.Size {
 		in.content = true
 		if d.opts.Ranges {
@@ -490,7 +490,7 @@ func onlyNames(a, b *layout.Inode, names bool) bool {
 	x, y := *a, *b
 	x.Ctime, x.Parent, x.NameSub, x.Nlink = y.Ctime, y.Parent, y.NameSub, y.Nlink
 	moved := a.Parent != b.Parent || a.NameSub != b.NameSub || a.Nlink != b.Nlink
-	if names && a.Mode&modeType == modeDir {
+	if names && a.Mode&items.ModeType == items.ModeDir {
 		x.Mtime, x.Size = y.Mtime, y.Size
 		moved = true
 	}
@@ -503,12 +503,12 @@ func (d *differ) tell(kind ChangeKind) error {
 	if err != nil || b == nil || b.Nlink == 0 {
 		return err
 	}
-	c := Change{Kind: kind, Ino: vfs.Ino(d.in.ino), Type: b.Mode & modeType, Ranges: d.in.out}
+	c := Change{Kind: kind, Ino: vfs.Ino(d.in.ino), Type: b.Mode & items.ModeType, Ranges: d.in.out}
 	if d.in.ino == uint64(vfs.RootIno) {
 		c.Path = "/"
 		return d.fn(c)
 	}
-	if b.Mode&modeType == modeDir {
+	if b.Mode&items.ModeType == items.ModeDir {
 		if c.Path, err = d.b.dirPath(d.in.ino); err != nil {
 			return err
 		}
@@ -546,7 +546,7 @@ func (d *differ) search() error {
 	}
 	var derr error
 	left := len(places)
-	err := d.b.t.Scan(layout.Key{Obj: 1}, layout.Key{Obj: ^uint64(0), Type: 0xff, Sub: ^uint64(0)}, func(k layout.Key, val []byte) bool {
+	err := d.b.Tree.Scan(layout.Key{Obj: 1}, layout.Key{Obj: ^uint64(0), Type: 0xff, Sub: ^uint64(0)}, func(k layout.Key, val []byte) bool {
 		if k.Type != layout.KeyName {
 			return true
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -163,11 +164,11 @@ func (v *Volume) TrimRange(ctx context.Context, off, length, shortest uint64) (u
 func (c *checker) checkFlags() {
 	in := &c.in
 	flags := in.attr.Flags & layout.InodeUserFlags
-	typ := in.attr.Mode & modeType
+	typ := in.attr.Mode & items.ModeType
 	switch {
 	case flags != 0 && !c.flags:
 		c.inodeProblem(in.ino, "", "it has flags, and the header does not name the feature that they need")
-	case flags&^layout.InodeInherited != 0 && typ != modeReg && typ != modeDir:
+	case flags&^layout.InodeInherited != 0 && typ != items.ModeReg && typ != items.ModeDir:
 		c.inodeProblem(in.ino, "", "its flags are %#x, and it is neither a file nor a directory", flags)
 	}
 }

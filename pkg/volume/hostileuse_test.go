@@ -8,6 +8,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -122,7 +123,7 @@ func lookAround(fs vfs.FS, rng *rand.Rand) (inos []vfs.Ino) {
 	for names := 0; len(queue) > 0 && names < 3000; queue = queue[1:] {
 		_ = fs.ReadDir(queue[0], 0, true, func(d vfs.Dirent, a *vfs.Attr) bool {
 			names++
-			if a != nil && a.Mode&modeType == modeDir {
+			if a != nil && a.Mode&items.ModeType == items.ModeDir {
 				queue = append(queue, d.Ino)
 			}
 			if len(inos) < 200 || rng.IntN(20) == 0 {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
@@ -131,9 +132,9 @@ func Inspect(dev device.Device, cred crypto.Credential, inUse bool) (*RootInfo, 
 // readLabel returns the label in a root. While the volume is in use what is read may be written over.
 func readLabel(store *txn.Store, r *layout.Root) string {
 	fs := tree.New(tree.Config{ID: layout.TreeFS, Cache: tree.NewCache(0, store.ReadNode)}, r.Trees[layout.TreeFS], r.Generation+1)
-	f, err := newHasher(r.HashSeed).findXattr(fs.Scan, uint64(vfs.RootIno), vfs.LabelXattr)
+	f, err := items.NewHasher(r.HashSeed).FindXattr(fs.Scan, uint64(vfs.RootIno), vfs.LabelXattr)
 	if err != nil {
 		return ""
 	}
-	return string(f.value)
+	return string(f.Value)
 }

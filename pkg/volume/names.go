@@ -2,88 +2,21 @@ package volume
 
 import (
 	"cmp"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
 
-	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
-
-	"github.com/dchest/siphash"
-
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/posixacl"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// hasher makes hashes that are keyed by a secret of the volume, so nobody outside can
-// make names collide.
-type hasher struct{ seed0, seed1 uint64 }
-
-// newHasher splits the hash key of a volume.
-func newHasher(b [16]byte) hasher {
-	return hasher{binary.LittleEndian.Uint64(b[:8]), binary.LittleEndian.Uint64(b[8:])}
-}
-
-// sum is the hash of anything.
-func (h hasher) sum(b []byte) uint64 { return siphash.Hash(h.seed0, h.seed1, b) }
-
-// xattr is the part of an attribute's key that its name's hash gives.
-func (h hasher) xattr(name string) uint64 { return h.sum([]byte(name)) & layout.XattrHashMask }
-
-// name is the part of a name's key that its hash gives.
-func (h hasher) name(name string) uint64 {
-	sum := h.sum([]byte(name)) & layout.NameHashMask
-	// Keys are readdir cookies, of which 0 and the two last are taken.
-	return min(max(sum, layout.NameCollisions), layout.NameHashMask-layout.NameCollisions)
-}
-
-func nameKey(dir, sub uint64) layout.Key {
-	return layout.Key{Obj: dir, Type: layout.KeyName, Sub: sub}
-}
-
-type scanFunc func(from, to layout.Key, fn func(k layout.Key, v []byte) bool) error
-
-// findName looks a name up. Without it the Name is zero, and the key is where
-// it would go: the first free place among those of equal hash.
-func (h hasher) findName(scan scanFunc, dir uint64, name string) (k layout.Key, found layout.Name, err error) {
-	hash := h.name(name)
-	free := hash
-	var derr error
-	err = scan(nameKey(dir, hash), nameKey(dir, hash|(layout.NameCollisions-1)), func(at layout.Key, val []byte) bool {
-		if at.Sub == free {
-			free++
-		}
-		n, err := layout.DecodeName(val)
-		if err != nil {
-			derr = err
-			return false
-		}
-		if n.Name == name {
-			k, found = at, n
-			return false
-		}
-		return true
-	})
-	if err == nil {
-		err = derr
-	}
-	if err != nil {
-		return k, found, fmt.Errorf("directory %d: %w", dir, err)
-	}
-	if found.Ino == 0 {
-		if free >= hash+layout.NameCollisions {
-			return k, found, fmt.Errorf("directory %d: %w", dir, vfs.ErrNoSpace)
-		}
-		k = nameKey(dir, free)
-	}
-	return k, found, nil
-}
-
 // putName makes a name of in, which remembers where it is.
 func (v *Volume) putName(w *tree.Writer, dir uint64, name string, in *inode) error {
-	k, found, err := v.hash.findName(w.Scan, dir, name)
+	k, found, err := v.hash.FindName(w.Scan, dir, name)
 	if err != nil {
 		return err
 	}
@@ -97,7 +30,7 @@ func (v *Volume) putName(w *tree.Writer, dir uint64, name string, in *inode) err
 
 // setName gives a name to another inode.
 func (v *Volume) setName(w *tree.Writer, dir uint64, name string, in *inode) error {
-	k, found, err := v.hash.findName(w.Scan, dir, name)
+	k, found, err := v.hash.FindName(w.Scan, dir, name)
 	if err != nil {
 		return err
 	}
@@ -110,7 +43,7 @@ func (v *Volume) setName(w *tree.Writer, dir uint64, name string, in *inode) err
 }
 
 func (v *Volume) deleteName(w *tree.Writer, dir uint64, name string) error {
-	k, found, err := v.hash.findName(w.Scan, dir, name)
+	k, found, err := v.hash.FindName(w.Scan, dir, name)
 	if err != nil {
 		return err
 	}
@@ -149,7 +82,7 @@ func (v *Volume) checkPlace(parent vfs.Ino, name string) error {
 
 // lookup returns the inode number behind a name, 0 if there is none.
 func (v *Volume) lookup(dir uint64, name string) (layout.Name, error) {
-	_, n, err := v.hash.findName(v.fs.Scan, dir, name)
+	_, n, err := v.hash.FindName(v.fs.Scan, dir, name)
 	return n, txn.Wrap(err)
 }
 
@@ -243,7 +176,7 @@ func (v *Volume) create(req *vfs.Req, parent vfs.Ino, name string, mode, rdev ui
 	if err := mayAdd(p); err != nil {
 		return vfs.Attr{}, err
 	}
-	if mode&modeType == modeDir && p.attr.Nlink >= vfs.MaxLinks {
+	if mode&items.ModeType == items.ModeDir && p.attr.Nlink >= vfs.MaxLinks {
 		return vfs.Attr{}, vfs.ErrTooManyLinks
 	}
 	op := &layout.Op{Type: layout.OpCreate, Unique: req.Unique, Time: vfs.Now(), Parent: p.ino, Name: name, Name2: target,
@@ -251,10 +184,10 @@ func (v *Volume) create(req *vfs.Req, parent vfs.Ino, name string, mode, rdev ui
 	if op.Mode, op.Data, op.Data2, err = v.inherit(p, req, mode); err != nil {
 		return vfs.Attr{}, err
 	}
-	if p.attr.Mode&modeSgid != 0 {
+	if p.attr.Mode&items.ModeSgid != 0 {
 		op.GID = p.attr.GID
-		if mode&modeType == modeDir {
-			op.Mode |= modeSgid
+		if mode&items.ModeType == items.ModeDir {
+			op.Mode |= items.ModeSgid
 		}
 	}
 	op.Ino = v.newIno()
@@ -267,8 +200,8 @@ func (v *Volume) create(req *vfs.Req, parent vfs.Ino, name string, mode, rdev ui
 // inherit applies umask or default ACL; it returns the default and the access
 // ACL of the new inode.
 func (v *Volume) inherit(p *inode, req *vfs.Req, mode uint32) (m uint32, deflt, access []byte, err error) {
-	if mode&modeType == modeLink {
-		return modeLink | 0o777, nil, nil, nil
+	if mode&items.ModeType == items.ModeLink {
+		return items.ModeLink | 0o777, nil, nil, nil
 	}
 	if p.attr.Flags&layout.InodeDefaultACL == 0 {
 		return mode &^ (req.Umask & 0o777), nil, nil, nil
@@ -281,7 +214,7 @@ func (v *Volume) inherit(p *inode, req *vfs.Req, mode uint32) (m uint32, deflt, 
 	if err != nil {
 		return 0, nil, nil, txn.Wrap(fmt.Errorf("%w: default ACL of inode %d", layout.ErrCorrupt, p.ino))
 	}
-	m, a, d := posixacl.Inherit(acl, mode, mode&modeType == modeDir)
+	m, a, d := posixacl.Inherit(acl, mode, mode&items.ModeType == items.ModeDir)
 	if a != nil {
 		access = a.Encode()
 	}
@@ -293,14 +226,14 @@ func (v *Volume) inherit(p *inode, req *vfs.Req, mode uint32) (m uint32, deflt, 
 
 // Mknod implements vfs.FS.
 func (v *Volume) Mknod(req *vfs.Req, parent vfs.Ino, name string, mode, rdev uint32) (vfs.Attr, error) {
-	switch mode & modeType {
+	switch mode & items.ModeType {
 	case 0:
-		mode |= modeReg
-	case modeReg, 0o010000, 0o020000, 0o060000, 0o140000:
+		mode |= items.ModeReg
+	case items.ModeReg, 0o010000, 0o020000, 0o060000, 0o140000:
 	default:
 		return vfs.Attr{}, vfs.ErrInvalid
 	}
-	if mode&modeType != 0o020000 && mode&modeType != 0o060000 {
+	if mode&items.ModeType != 0o020000 && mode&items.ModeType != 0o060000 {
 		rdev = 0
 	}
 	if err := v.checkPlace(parent, name); err != nil {
@@ -314,7 +247,7 @@ func (v *Volume) Mkdir(req *vfs.Req, parent vfs.Ino, name string, mode uint32) (
 	if err := v.checkPlace(parent, name); err != nil {
 		return vfs.Attr{}, err
 	}
-	return v.create(req, parent, name, modeDir|mode&0o7777, 0, "")
+	return v.create(req, parent, name, items.ModeDir|mode&0o7777, 0, "")
 }
 
 // Symlink implements vfs.FS.
@@ -328,12 +261,12 @@ func (v *Volume) Symlink(req *vfs.Req, parent vfs.Ino, name, target string) (vfs
 	case len(target) > vfs.MaxSymlinkBytes:
 		return vfs.Attr{}, vfs.ErrNameTooLong
 	}
-	return v.create(req, parent, name, modeLink|0o777, 0, target)
+	return v.create(req, parent, name, items.ModeLink|0o777, 0, target)
 }
 
 // Tmpfile implements vfs.FS.
 func (v *Volume) Tmpfile(req *vfs.Req, parent vfs.Ino, mode uint32) (vfs.Attr, error) {
-	return v.create(req, parent, "", modeReg|mode&0o7777, 0, "")
+	return v.create(req, parent, "", items.ModeReg|mode&0o7777, 0, "")
 }
 
 // Readlink implements vfs.FS.
@@ -343,10 +276,10 @@ func (v *Volume) Readlink(ino vfs.Ino) (string, error) {
 		return "", err
 	}
 	defer v.table.put(in)
-	if in.typ != modeLink {
+	if in.typ != items.ModeLink {
 		return "", fmt.Errorf("inode %d: %w", ino, vfs.ErrInvalid)
 	}
-	val, ok, err := v.fs.Get(layout.Key{Obj: uint64(ino), Type: layout.KeyInline}, nil)
+	val, ok, err := v.fs.Get(items.InlineKey(uint64(ino)), nil)
 	if err == nil && !ok {
 		err = fmt.Errorf("%w: symlink without target", layout.ErrCorrupt)
 	}
@@ -626,7 +559,7 @@ func (v *Volume) ReadDir(dir vfs.Ino, cookie uint64, plus bool, fn func(d vfs.Di
 			from++
 		}
 		from = max(from, layout.NameCollisions) // where no name is; a cookie of 0 would begin anew
-		err := v.fs.Scan(nameKey(uint64(dir), from), nameKey(uint64(dir), 1<<63-1), func(k layout.Key, val []byte) bool {
+		err := v.fs.Scan(items.NameKey(uint64(dir), from), items.NameKey(uint64(dir), 1<<63-1), func(k layout.Key, val []byte) bool {
 			n, err := layout.DecodeName(val)
 			if err != nil {
 				derr = err

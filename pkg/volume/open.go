@@ -8,6 +8,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -125,7 +126,7 @@ func Format(dev device.Device, opts FormatOptions) error {
 	if mode == 0 {
 		mode = 0o755
 	}
-	in := newInode(uint64(vfs.RootIno), layout.Inode{Mode: modeDir | mode, Nlink: 2, UID: opts.RootUID, GID: opts.RootGID,
+	in := newInode(uint64(vfs.RootIno), layout.Inode{Mode: items.ModeDir | mode, Nlink: 2, UID: opts.RootUID, GID: opts.RootGID,
 		Parent: uint64(vfs.RootIno), Atime: now, Mtime: now, Ctime: now, Btime: now})
 	v.table.add(in)
 	v.touch(in)

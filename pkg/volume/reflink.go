@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
-
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -205,7 +205,7 @@ func (v *Volume) planShare(src, dst *inode, from, to, n uint64) (uint64, error) 
 			return 0, txn.Wrap(err)
 		}
 		if len(es) == copyExtents {
-			b = min(b, es[len(es)-1].end())
+			b = min(b, es[len(es)-1].End())
 		}
 		for i := range es {
 			run := layout.Run{Start: es[i].Addr / layout.SectorBytes, Count: uint32(es[i].Sectors())}
@@ -220,7 +220,7 @@ func (v *Volume) planShare(src, dst *inode, from, to, n uint64) (uint64, error) 
 		return 0, txn.Wrap(err)
 	}
 	if len(es) == copyExtents {
-		b = min(b, a+es[len(es)-1].end()-d)
+		b = min(b, a+es[len(es)-1].End()-d)
 	}
 	return min(n, b*pageBytes-from), nil
 }
@@ -351,7 +351,7 @@ func (v *Volume) applyCopyRange(in *inode, op *layout.Op) error {
 	}
 	err = v.fs.Update(func(w *tree.Writer) error {
 		if in.inlined.Swap(false) { // page 0 is in memory, and dirty
-			if _, err := w.Delete(layout.Key{Obj: in.ino, Type: layout.KeyInline}); err != nil {
+			if _, err := w.Delete(items.InlineKey(in.ino)); err != nil {
 				return err
 			}
 		}
@@ -392,7 +392,7 @@ func newerPages(in *inode, from, to uint64) (list []newerPage) {
 
 // shareExtents replaces n sectors of dst by references to what src has there.
 func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inode, to, n uint64) error {
-	es, err := scanExtents(w.ScanFloor, src.ino, from, from+n, 0)
+	es, err := items.ScanExtents(w.ScanFloor, src.ino, from, from+n, 0)
 	if err == nil {
 		err = v.oweSource(w, src, es)
 	}
@@ -408,15 +408,15 @@ func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inod
 	var run layout.Run // what follows one another on the device is counted at once
 	for i := range es {
 		e := &es[i]
-		a, b := max(from, e.sector), min(from+n, e.end())
-		ref := layout.FileExtent{Record: e.Slice(int(a-e.sector), int(b-a)), RefBirth: v.gen}
+		a, b := max(from, e.Sector), min(from+n, e.End())
+		ref := layout.FileExtent{Record: e.Slice(int(a-e.Sector), int(b-a)), RefBirth: v.gen}
 		promised, err := promisedIn(w, dst, to+a-from, to+b-from)
 		if err != nil {
 			return err
 		}
 		ref.Owed = promised > 0
 		filled += promised
-		if err := w.Put(extentKey(dst.ino, to+a-from), ref.Append(nil)); err != nil {
+		if err := w.Put(items.ExtentKey(dst.ino, to+a-from), ref.Append(nil)); err != nil {
 			return err
 		}
 		v.rot.met(ref.Epoch)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
@@ -301,7 +302,7 @@ func (v *Volume) applyWriteRef(in *inode, op *layout.Op) error {
 	}
 	err := v.fs.Update(func(w *tree.Writer) error {
 		if in.inlined.Swap(false) { // page 0 is in memory, and dirty
-			if _, err := w.Delete(layout.Key{Obj: in.ino, Type: layout.KeyInline}); err != nil {
+			if _, err := w.Delete(items.InlineKey(in.ino)); err != nil {
 				return err
 			}
 		}

@@ -69,7 +69,7 @@ func (v *Volume) copyStep(src *inode, from uint64, dst *inode, off, end uint64) 
 			return 0, txn.Wrap(err)
 		}
 		if len(es) == copyExtents {
-			stop = min(stop, off+(es[len(es)-1].end()-a)*pageBytes)
+			stop = min(stop, off+(es[len(es)-1].End()-a)*pageBytes)
 		}
 	}
 	return stop, nil

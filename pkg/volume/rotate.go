@@ -11,11 +11,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
-
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -407,8 +407,6 @@ func (v *Volume) dropNext(slots []int) error {
 	return v.storeNext(next, v.store.Keys.Newest())
 }
 
-func nextSlotKey(slot int) layout.Key { return layout.Key{Type: layout.KeyNextSlot, Sub: uint64(slot)} }
-
 // storeNext makes the slots that wait for the end of a rotation durable: next,
 // and no others.
 func (v *Volume) storeNext(next map[int]crypto.Slot, keys *crypto.EpochKeys) error {
@@ -429,13 +427,13 @@ func (v *Volume) putNext(next map[int]crypto.Slot, commit [32]byte) error {
 		for i := range crypto.Slots {
 			s, ok := next[i]
 			if !ok {
-				if _, err := w.Delete(nextSlotKey(i)); err != nil {
+				if _, err := w.Delete(items.NextSlotKey(i)); err != nil {
 					return err
 				}
 				continue
 			}
 			n := layout.NextSlot{Commit: commit, Slot: s}
-			if err := w.Put(nextSlotKey(i), n.Append(nil)); err != nil {
+			if err := w.Put(items.NextSlotKey(i), n.Append(nil)); err != nil {
 				return err
 			}
 		}
@@ -464,7 +462,7 @@ func (v *Volume) loadRotation(root *layout.Root) error {
 	v.rot.tell(RotationRewriting, "", nil)
 	k.next = map[int]crypto.Slot{}
 	var derr error
-	err := v.anc.tree.Scan(nextSlotKey(0), nextSlotKey(crypto.Slots-1), func(key layout.Key, val []byte) bool {
+	err := v.anc.tree.Scan(items.NextSlotKey(0), items.NextSlotKey(crypto.Slots-1), func(key layout.Key, val []byte) bool {
 		var n layout.NextSlot
 		if n, derr = layout.DecodeNextSlot(val); derr != nil {
 			return false
@@ -859,7 +857,7 @@ func (v *Volume) resealBlock(x *staleRun, count uint64, target uint32) (dead boo
 	defer v.unload(in)
 	for i := range es {
 		if es[i].Epoch < target && err == nil {
-			err = v.resealExtent(in, &es[i], max(sector, es[i].sector), min(sector+count, es[i].end()))
+			err = v.resealExtent(in, &es[i], max(sector, es[i].Sector), min(sector+count, es[i].End()))
 		}
 	}
 	return false, err
@@ -867,8 +865,8 @@ func (v *Volume) resealBlock(x *staleRun, count uint64, target uint32) (dead boo
 
 // resealExtent makes sectors [from, to) of a file dirty, which an extent has alone.
 // The caller holds in.mu: nobody makes a copy of it meanwhile.
-func (v *Volume) resealExtent(in *inode, e *placed, from, to uint64) error {
-	run := layout.Run{Start: e.Addr/layout.SectorBytes + from - e.sector, Count: uint32(to - from)}
+func (v *Volume) resealExtent(in *inode, e *items.Placed, from, to uint64) error {
+	run := layout.Run{Start: e.Addr/layout.SectorBytes + from - e.Sector, Count: uint32(to - from)}
 	switch most, err := v.mostShared(run); {
 	case err != nil:
 		return txn.Wrap(err)

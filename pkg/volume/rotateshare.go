@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
-
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -33,7 +33,7 @@ type sharedRef struct {
 	first, count uint16 // sectors of the extent
 }
 
-func (r *sharedRef) key() layout.Key { return extentKey(r.ino, r.sector) }
+func (r *sharedRef) key() layout.Key { return items.ExtentKey(r.ino, r.sector) }
 
 // rotateShared has all that is old and shared sealed anew. It takes up to limit
 // references at a look: an extent that has more gets a copy for each so many.
@@ -371,7 +371,7 @@ func (m *mover) move(old []oldRef) (left []sharedRef, err error) {
 
 // verify forgets the copies that are not known to be there any more, or that nothing
 // else may refer to now.
-func (m *mover) verify(old []oldRef, get func(layout.Key) ([]byte, bool, error), scan scanner) error {
+func (m *mover) verify(old []oldRef, get func(layout.Key) ([]byte, bool, error), scan items.Scanner) error {
 	for i := range old {
 		for s := old[i].first; s < old[i].first+old[i].count; s++ {
 			c := &m.copies[s]
@@ -394,8 +394,8 @@ func (m *mover) verify(old []oldRef, get func(layout.Key) ([]byte, bool, error),
 }
 
 // usable tells whether a copy is there and another record may refer to it.
-func (m *mover) usable(c *copied, get func(layout.Key) ([]byte, bool, error), scan scanner) (bool, error) {
-	val, ok, err := get(extentKey(c.ino, c.sector))
+func (m *mover) usable(c *copied, get func(layout.Key) ([]byte, bool, error), scan items.Scanner) (bool, error) {
+	val, ok, err := get(items.ExtentKey(c.ino, c.sector))
 	if err != nil || !ok {
 		return false, err
 	}
@@ -409,7 +409,7 @@ func (m *mover) usable(c *copied, get func(layout.Key) ([]byte, bool, error), sc
 	if m.v.owes(&e) {
 		return true, nil
 	}
-	if own, err := m.v.unowed(scan, c.ino, &placed{c.sector, e}); err != nil || own {
+	if own, err := m.v.unowed(scan, c.ino, &items.Placed{Sector: c.sector, FileExtent: e}); err != nil || own {
 		return false, err
 	}
 	// Somebody who is at the file may be reserving it, and have counted what is its own.
@@ -423,6 +423,6 @@ func (m *mover) usable(c *copied, get func(layout.Key) ([]byte, bool, error), sc
 		in.mu.RUnlock()
 		return true, nil
 	}
-	most, err := m.v.mostShared(extentRun(&placed{c.sector, e}))
+	most, err := m.v.mostShared((&items.Placed{Sector: c.sector, FileExtent: e}).Run())
 	return most > 0, err
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
@@ -52,7 +53,7 @@ type Damage struct {
 	Files []string
 	More  int
 
-	lost inodeRange
+	lost items.InodeRange
 	at   damagePlace
 }
 
@@ -398,7 +399,7 @@ func (s *scrub) page(r *pageRead) {
 		case layout.TreeSpace:
 			d.What += "; maps of free space are lost"
 		case layout.TreeFS:
-			d.lost = rangeOf(r.lo, r.hi)
+			d.lost = items.RangeOf(r.lo, r.hi)
 			d.What += "; " + d.lost.String()
 		}
 		s.found(d)
@@ -427,7 +428,7 @@ func (s *scrub) item(k layout.Key, v []byte) {
 	if s.bytes+n > txn.ReadBytes {
 		s.flush()
 	}
-	s.batch = append(s.batch, dataRun{k.Obj, "", placed{k.Sub, e}})
+	s.batch = append(s.batch, dataRun{k.Obj, "", items.Placed{Sector: k.Sub, FileExtent: e}})
 	s.bytes += n
 	s.w.spent += n
 }
@@ -453,7 +454,7 @@ func (s *scrub) flush() {
 		s.v.store.BadSegments(&r.Record, s.buf, func(from, n int, err error) {
 			at := r.Addr + uint64(from)*layout.SectorBytes
 			s.found(Damage{Where: fmt.Sprintf("data at %d", at), What: err.Error(), Ino: r.ino, Length: uint64(n) * layout.SectorBytes,
-				Offset: (r.sector + uint64(from)) * layout.SectorBytes, at: damagePlace{data: at}})
+				Offset: (r.Sector + uint64(from)) * layout.SectorBytes, at: damagePlace{data: at}})
 		})
 	}
 }

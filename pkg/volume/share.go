@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 )
@@ -22,35 +23,6 @@ import (
 // under way at once does not bring a counter of 32 bits from there to its end.
 const maxExtra = math.MaxUint32 / 2
 
-// sharing is a run of the share tree.
-type sharing struct {
-	start, end uint64 // sectors
-	extra      uint32
-}
-
-func shareKey(sector uint64) layout.Key { return layout.Key{Type: layout.KeyShare, Sub: sector} }
-
-func getSharing(k layout.Key, val []byte) (sharing, error) {
-	s, err := layout.DecodeShare(k.Sub, val)
-	if err == nil && (k.Obj != 0 || k.Type != layout.KeyShare) {
-		err = fmt.Errorf("%w: shared run under key %v", layout.ErrCorrupt, k)
-	}
-	return sharing{k.Sub, k.Sub + uint64(s.Count), s.Extra}, err
-}
-
-// eachRegion calls fn for the part of a run in each region.
-func eachRegion(run layout.Run, fn func(region, from, to uint64) error) error {
-	for at, end := run.Start, run.Start+uint64(run.Count); at < end; {
-		idx := at / layout.RegionSector
-		to := min(end, (idx+1)*layout.RegionSector)
-		if err := fn(idx, at, to); err != nil {
-			return err
-		}
-		at = to
-	}
-	return nil
-}
-
 // addReference counts one more reference to data that has one. Inside a change of
 // the tree that gets it.
 func (v *Volume) addReference(run layout.Run) error { return v.addReferences(run, 1) }
@@ -60,7 +32,7 @@ func (v *Volume) addReferences(run layout.Run, n int) error {
 	if n == 0 {
 		return nil
 	}
-	return eachRegion(run, func(idx, from, to uint64) error {
+	return items.EachRegion(run, func(idx, from, to uint64) error {
 		_, err := v.changeShares(idx, from, to, n)
 		return err
 	})
@@ -73,7 +45,7 @@ func (v *Volume) dropReference(run layout.Run) error {
 		v.space.Free(run)
 		return nil
 	}
-	return eachRegion(run, func(idx, from, to uint64) error {
+	return items.EachRegion(run, func(idx, from, to uint64) error {
 		bare := []layout.Run{{Start: from, Count: uint32(to - from)}}
 		shared, err := v.space.Shared(idx)
 		if err == nil && shared > 0 {
@@ -95,15 +67,15 @@ func (v *Volume) mostShared(run layout.Run) (most uint32, err error) {
 	if v.shareHeight.Load() == 0 {
 		return 0, nil
 	}
-	err = eachRegion(run, func(idx, from, to uint64) error {
+	err = items.EachRegion(run, func(idx, from, to uint64) error {
 		if n, err := v.space.Shared(idx); err != nil || n == 0 {
 			return err
 		}
 		var derr error
-		err := v.shares.ScanFloor(shareKey(idx*layout.RegionSector), shareKey(from), shareKey(to-1), func(k layout.Key, val []byte) bool {
-			s, err := getSharing(k, val)
-			if derr = err; err == nil && s.end > from {
-				most = max(most, s.extra)
+		err := v.shares.ScanFloor(items.ShareKey(idx*layout.RegionSector), items.ShareKey(from), items.ShareKey(to-1), func(k layout.Key, val []byte) bool {
+			s, err := items.GetSharing(k, val)
+			if derr = err; err == nil && s.End > from {
+				most = max(most, s.Extra)
 			}
 			return err == nil
 		})
@@ -144,19 +116,19 @@ func (v *Volume) changeShares(region, from, to uint64, d int) (bare []layout.Run
 }
 
 // sharesAround returns the runs that overlap [from, to) or touch it.
-func sharesAround(w *tree.Writer, region, from, to uint64) (runs []sharing, err error) {
+func sharesAround(w *tree.Writer, region, from, to uint64) (runs []items.Sharing, err error) {
 	first, last := region*layout.RegionSector, (region+1)*layout.RegionSector-1
 	var derr error
-	err = w.ScanFloor(shareKey(first), shareKey(max(from, first+1)-1), shareKey(min(to, last)), func(k layout.Key, val []byte) bool {
-		var s sharing
-		if s, derr = getSharing(k, val); derr != nil {
+	err = w.ScanFloor(items.ShareKey(first), items.ShareKey(max(from, first+1)-1), items.ShareKey(min(to, last)), func(k layout.Key, val []byte) bool {
+		var s items.Sharing
+		if s, derr = items.GetSharing(k, val); derr != nil {
 			return false
 		}
-		if n := len(runs); n > 0 && s.start < runs[n-1].end {
-			derr = fmt.Errorf("%w: shared run from sector %d overlaps the one before", layout.ErrCorrupt, s.start)
+		if n := len(runs); n > 0 && s.Start < runs[n-1].End {
+			derr = fmt.Errorf("%w: shared run from sector %d overlaps the one before", layout.ErrCorrupt, s.Start)
 			return false
 		}
-		if s.end >= from {
+		if s.End >= from {
 			runs = append(runs, s)
 		}
 		return true
@@ -167,30 +139,30 @@ func sharesAround(w *tree.Writer, region, from, to uint64) (runs []sharing, err 
 // shareChange is what becomes of some runs.
 type shareChange struct {
 	d     int
-	runs  []sharing    // what replaces them
-	bare  []layout.Run // what had no count and was to lose one
-	delta int          // sectors with a count, more or fewer
+	runs  []items.Sharing // what replaces them
+	bare  []layout.Run    // what had no count and was to lose one
+	delta int             // sectors with a count, more or fewer
 }
 
-func (c *shareChange) apply(old []sharing, from, to uint64) error {
+func (c *shareChange) apply(old []items.Sharing, from, to uint64) error {
 	at := from
 	for _, s := range old {
-		c.keep(s.start, min(s.end, from), s.extra)
-		c.unshared(at, min(s.start, to))
-		if lo, hi := max(s.start, from), min(s.end, to); lo < hi {
-			if c.d > 0 && uint64(s.extra)+uint64(c.d) > math.MaxUint32 {
-				return fmt.Errorf("%w: sector %d has %d references", layout.ErrCorrupt, lo, uint64(s.extra)+1)
+		c.keep(s.Start, min(s.End, from), s.Extra)
+		c.unshared(at, min(s.Start, to))
+		if lo, hi := max(s.Start, from), min(s.End, to); lo < hi {
+			if c.d > 0 && uint64(s.Extra)+uint64(c.d) > math.MaxUint32 {
+				return fmt.Errorf("%w: sector %d has %d references", layout.ErrCorrupt, lo, uint64(s.Extra)+1)
 			}
-			if n := uint32(int64(s.extra) + int64(c.d)); n > 0 {
+			if n := uint32(int64(s.Extra) + int64(c.d)); n > 0 {
 				c.keep(lo, hi, n)
 			} else {
 				c.delta -= int(hi - lo)
 			}
 			at = hi
 		} else {
-			at = max(at, min(s.start, to))
+			at = max(at, min(s.Start, to))
 		}
-		c.keep(max(s.start, to), s.end, s.extra)
+		c.keep(max(s.Start, to), s.End, s.Extra)
 	}
 	c.unshared(at, to)
 	return nil
@@ -201,11 +173,11 @@ func (c *shareChange) keep(start, end uint64, extra uint32) {
 	if start >= end {
 		return
 	}
-	if n := len(c.runs); n > 0 && c.runs[n-1].end == start && c.runs[n-1].extra == extra {
-		c.runs[n-1].end = end
+	if n := len(c.runs); n > 0 && c.runs[n-1].End == start && c.runs[n-1].Extra == extra {
+		c.runs[n-1].End = end
 		return
 	}
-	c.runs = append(c.runs, sharing{start, end, extra})
+	c.runs = append(c.runs, items.Sharing{Start: start, End: end, Extra: extra})
 }
 
 // unshared is told of a part of the range that had no count.
@@ -221,29 +193,29 @@ func (c *shareChange) unshared(start, end uint64) {
 }
 
 // store brings the tree from the old runs to the new ones.
-func (c *shareChange) store(w *tree.Writer, old []sharing) error {
+func (c *shareChange) store(w *tree.Writer, old []items.Sharing) error {
 	i := 0
 	for _, s := range old { // both are in order
-		for i < len(c.runs) && c.runs[i].start < s.start {
+		for i < len(c.runs) && c.runs[i].Start < s.Start {
 			i++
 		}
-		if i < len(c.runs) && c.runs[i].start == s.start {
+		if i < len(c.runs) && c.runs[i].Start == s.Start {
 			continue
 		}
-		if _, err := w.Delete(shareKey(s.start)); err != nil {
+		if _, err := w.Delete(items.ShareKey(s.Start)); err != nil {
 			return err
 		}
 	}
 	i = 0
 	for _, s := range c.runs {
-		for i < len(old) && old[i].start < s.start {
+		for i < len(old) && old[i].Start < s.Start {
 			i++
 		}
 		if i < len(old) && old[i] == s {
 			continue
 		}
-		val := layout.Share{Count: uint32(s.end - s.start), Extra: s.extra}.Append(nil)
-		if err := w.Put(shareKey(s.start), val); err != nil {
+		val := layout.Share{Count: uint32(s.End - s.Start), Extra: s.Extra}.Append(nil)
+		if err := w.Put(items.ShareKey(s.Start), val); err != nil {
 			return err
 		}
 	}

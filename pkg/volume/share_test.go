@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -88,7 +89,7 @@ func TestShareTree(t *testing.T) {
 // checkSharing compares the share tree with counts of references.
 func checkSharing(t *testing.T, v *Volume, base uint64, refs []int) {
 	t.Helper()
-	var want []sharing
+	var want []items.Sharing
 	shared := map[uint64]int{}
 	for i, n := range refs {
 		s := base + uint64(i)
@@ -96,15 +97,15 @@ func checkSharing(t *testing.T, v *Volume, base uint64, refs []int) {
 			continue
 		}
 		shared[s/layout.RegionSector]++
-		if k := len(want); k > 0 && want[k-1].end == s && want[k-1].extra == uint32(n-1) && s%layout.RegionSector != 0 {
-			want[k-1].end++
+		if k := len(want); k > 0 && want[k-1].End == s && want[k-1].Extra == uint32(n-1) && s%layout.RegionSector != 0 {
+			want[k-1].End++
 			continue
 		}
-		want = append(want, sharing{s, s + 1, uint32(n - 1)})
+		want = append(want, items.Sharing{Start: s, End: s + 1, Extra: uint32(n - 1)})
 	}
 	i := 0
 	ok(t, v.shares.Scan(layout.Key{}, layout.Key{Obj: ^uint64(0)}, func(k layout.Key, val []byte) bool {
-		s, err := getSharing(k, val)
+		s, err := items.GetSharing(k, val)
 		if err != nil || i >= len(want) || s != want[i] {
 			t.Errorf("item %d is %+v, %v; want %+v", i, s, err, want[min(i, len(want)-1)])
 			return false

@@ -9,10 +9,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
-
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -208,10 +208,8 @@ func (v *Volume) nameSnapshot(w *tree.Writer, t *snapshot) error {
 	t.sectors = used
 	x := layout.Snapshot{Generation: t.gen, Created: t.created, Tree: r.Trees[layout.TreeFS], Inodes: t.inodes, Sectors: used, Epoch: t.epoch, Deleting: t.passing,
 		Promised: t.promised, Ranges: t.ranges, Name: t.name}
-	return w.Put(snapshotKey(t.id), x.Append(nil))
+	return w.Put(items.SnapshotKey(t.id), x.Append(nil))
 }
-
-func snapshotKey(id uint32) layout.Key { return layout.Key{Type: layout.KeySnapshot, Sub: uint64(id)} }
 
 // CreateSnapshot makes a snapshot of everything that was acknowledged before
 // the call. It is durable when the call returns.
@@ -475,7 +473,7 @@ func (v *Volume) bury(t *snapshot, mark func() error) error {
 // condemn marks a snapshot as deleted. Inside the gate.
 func (v *Volume) condemn(t *snapshot) error {
 	err := v.snaps.Update(func(w *tree.Writer) error {
-		val, ok, err := w.Get(snapshotKey(t.id))
+		val, ok, err := w.Get(items.SnapshotKey(t.id))
 		if err == nil && !ok {
 			err = fmt.Errorf("%w: snapshot %q is missing", layout.ErrCorrupt, t.name)
 		}
@@ -487,7 +485,7 @@ func (v *Volume) condemn(t *snapshot) error {
 			return err
 		}
 		x.Deleting = true
-		return w.Put(snapshotKey(t.id), x.Append(nil))
+		return w.Put(items.SnapshotKey(t.id), x.Append(nil))
 	})
 	if err != nil {
 		return err
@@ -636,7 +634,7 @@ func (v *Volume) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, err e
 		v.snap.mu.Unlock()
 		if done, err = f.pass(only); err == nil && done {
 			f.changed = true
-			_, err = w.Delete(snapshotKey(t.id))
+			_, err = w.Delete(items.SnapshotKey(t.id))
 		}
 		return err
 	})

@@ -4,10 +4,10 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
-
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -79,7 +79,7 @@ func (v *Volume) unhold(t *snapshot) {
 
 // readSnapshot reads the item of a snapshot.
 func (v *Volume) readSnapshot(t *snapshot) (x layout.Snapshot, err error) {
-	val, ok, err := v.snaps.Get(snapshotKey(t.id), nil)
+	val, ok, err := v.snaps.Get(items.SnapshotKey(t.id), nil)
 	if err == nil && !ok {
 		err = fmt.Errorf("%w: it is missing", layout.ErrCorrupt)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
@@ -83,7 +84,7 @@ type Volume struct {
 	nextIno uint64
 	inodes  uint64
 
-	hash hasher // of names
+	hash items.Hasher // of names
 
 	table   inodeTable
 	dirtyMu sync.Mutex
@@ -189,9 +190,9 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.features.Store(header.Incompat)
 	v.dataStart = root.DataStart()
 	v.sectors.Store(root.DeviceSectors)
-	v.hash = newHasher(root.HashSeed)
+	v.hash = items.NewHasher(root.HashSeed)
 	v.table.m = map[uint64]*inode{}
-	v.refs.m = map[uint64][]placed{}
+	v.refs.m = map[uint64][]items.Placed{}
 	v.flush.init()
 	v.com.init()
 	v.sync.init()
@@ -226,18 +227,11 @@ func (v *Volume) newTree(id uint64) *tree.Tree {
 // freePage is told of pages that the open generation replaced. Snapshots hold
 // pages of the head's tree only.
 func (v *Volume) freePage(p *layout.Pointer) {
-	eachCopy(p, func(r layout.Run) {
+	items.EachCopy(p, func(r layout.Run) {
 		if p.Object != layout.TreeFS || !v.snap.keep(r, p.Birth) {
 			v.space.Free(r)
 		}
 	})
-}
-
-func eachCopy(p *layout.Pointer, fn func(layout.Run)) {
-	fn(layout.Run{Start: p.Addr / layout.SectorBytes, Count: layout.NodeSectors})
-	if p.Addr2 != 0 {
-		fn(layout.Run{Start: p.Addr2 / layout.SectorBytes, Count: layout.NodeSectors})
-	}
 }
 
 // start begins read-write service.
