@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/header"
 	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
@@ -78,7 +79,7 @@ type CheckCounts struct {
 func Check(dev device.Device, opts CheckOptions) (*CheckReport, error) {
 	c := &checker{dev: dev, opts: opts, rep: &CheckReport{}, use: map[uint64]*regionUse{}, refused: map[uint64]bool{},
 		inodes: map[uint64]*[inodesPerChunk]uint8{}, links: map[uint64]int64{}, shares: shareCheck{regions: map[uint64]*sharedRegion{}}}
-	u, keys, err := unlock(dev, opts.Credential, opts.Anchor)
+	u, keys, err := header.Unlock(dev, opts.Credential, opts.Anchor)
 	switch {
 	case err == nil:
 	case errors.Is(err, layout.ErrHeaderDamaged) || errors.Is(err, layout.ErrHeaderForged) || errors.Is(err, layout.ErrHeaderConflict):
@@ -199,7 +200,7 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 		c.problem("root slots", "none of the slots verifies (%d hold something): the volume can not be opened", len(bad))
 		return false, nil
 	}
-	if errors.Is(err, ErrTwoRoots) {
+	if errors.Is(err, txn.ErrTwoRoots) {
 		c.problem("root slots", "%v; it can not be opened", err)
 		return false, nil
 	}
@@ -208,7 +209,7 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 	}
 	r := roots[0].Root
 	if a := c.opts.Anchor; a != nil {
-		if _, err := matchAnchor(a, c.store.Keys, r, roots[0].R, anchorTree(c.store, r)); err != nil {
+		if _, err := header.MatchAnchor(a, c.store.Keys, r, roots[0].R, header.AnchorTree(c.store, r)); err != nil {
 			c.problem("anchor", "%v", err)
 		}
 	}
@@ -230,7 +231,7 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 	c.total = (r.DeviceSectors - r.DataStart() - min(r.FreeSectors, r.DeviceSectors-r.DataStart())) * layout.SectorBytes
 	for _, slot := range bad {
 		where := fmt.Sprintf("root slot %d", slot)
-		if what, damage := judgeSlot(roots, slot); damage {
+		if what, damage := header.JudgeSlot(roots, slot); damage {
 			c.problem(where, "%s", what)
 		} else {
 			c.note(where, "%s", what)
@@ -266,48 +267,12 @@ func (c *checker) checkCopies(f *txn.FoundRoot, newest bool) {
 		case state == txn.CopyGood:
 		case state == txn.CopyForked:
 			c.problem(where, "it holds another root %d: the device was put together from two", f.Root.Generation)
-		case ordinaryCopy(state, newest):
-			c.note(where, "%s, root %d is in the other copy: a read-write mount writes it again", copyText(state), f.Root.Generation)
+		case header.OrdinaryCopy(state, newest):
+			c.note(where, "%s, root %d is in the other copy: a read-write mount writes it again", header.CopyText(state), f.Root.Generation)
 		default:
-			c.problem(where, "%s, root %d is in the other copy: a read-write mount repairs it", copyText(state), f.Root.Generation)
+			c.problem(where, "%s, root %d is in the other copy: a read-write mount repairs it", header.CopyText(state), f.Root.Generation)
 		}
 	}
-}
-
-// ordinaryCopy tells whether a copy of a root that is not good is what a commit that
-// was cut leaves, or an earlier version.
-func ordinaryCopy(state txn.CopyState, newest bool) bool {
-	return state != txn.CopyForked && (newest || state == txn.CopyBlank || state == txn.CopyOld)
-}
-
-func copyText(s txn.CopyState) string {
-	switch s {
-	case txn.CopyBlank:
-		return "it is blank"
-	case txn.CopyOld:
-		return "it holds an older root"
-	}
-	return "it " + s.String()
-}
-
-// judgeSlot judges a slot of which no copy verifies. A crash tears the slot that a
-// commit writes; the generation that follows is then either the same, and
-// repairs it, or one that skips it: then the next root names the one before.
-func judgeSlot(roots []txn.FoundRoot, slot int) (what string, damage bool) {
-	newest := roots[0].Root.Generation
-	if uint64(slot) == (newest+1)%layout.RootSlots {
-		return fmt.Sprintf("it does not verify: a commit after root %d was cut there", newest), false
-	}
-	gen := newest - (newest-uint64(slot))%layout.RootSlots
-	if gen > 0 && gen < newest {
-		for i := 1; i < len(roots); i++ {
-			a, b := &roots[i-1], &roots[i]
-			if a.Root.Generation > gen && b.Root.Generation < gen && a.Root.PrevR == b.R {
-				return fmt.Sprintf("it does not verify: the commit of root %d was cut there, root %d follows root %d", gen, a.Root.Generation, b.Root.Generation), false
-			}
-		}
-	}
-	return "it does not verify: an older root is damaged", true
 }
 
 // checkLog reads what the log holds beyond the root.

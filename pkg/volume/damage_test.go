@@ -13,6 +13,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/header"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -52,7 +53,7 @@ type surgeon struct {
 
 func operate(t testing.TB, dev *device.Mem) *surgeon {
 	t.Helper()
-	u, keys, err := unlock(dev, checkKey(t), nil)
+	u, keys, err := header.Unlock(dev, checkKey(t), nil)
 	ok(t, err)
 	crypto.EraseEpochs(u.Epochs)
 	t.Cleanup(keys.Erase)

@@ -5,6 +5,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/header"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
@@ -23,10 +24,15 @@ var (
 	ErrLogDamaged  = txn.ErrLogDamaged
 	ErrNotEmpty    = errors.New("device is not empty")
 	ErrTooSmall    = errors.New("device is too small")
-	ErrTruncated   = errors.New("device is smaller than its volume")
+	ErrTruncated   = header.ErrTruncated
 	ErrShredded    = layout.ErrShredded
 	ErrMemory      = txn.ErrMemory
 	ErrCopy        = errors.New("the device is a copy of another one")
+
+	// With an anchor.
+	ErrRolledBack  = header.ErrRolledBack
+	ErrForked      = header.ErrForked
+	ErrOtherVolume = header.ErrOtherVolume
 
 	ErrSnapshotName     = errors.New("not a name for a snapshot")
 	ErrSnapshotExists   = errors.New("a snapshot of that name exists")

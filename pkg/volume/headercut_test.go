@@ -8,6 +8,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/header"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
@@ -61,7 +62,7 @@ func cutBetween(t *testing.T, base *device.Mem, change func(v *Volume) error) *d
 		v.fail(device.ErrCrashed)
 		_ = v.Close()
 		img := dev.Crash(device.CrashKeepAll, rand.New(rand.NewPCG(1, 1)))
-		hs, herr := readHeaders(img)
+		hs, herr := header.Read(img)
 		ok(t, herr)
 		if a, b := hs.Copy[0], hs.Copy[1]; a != nil && b != nil && a.Sequence != b.Sequence {
 			return img

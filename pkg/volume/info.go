@@ -5,6 +5,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/header"
 	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
@@ -37,7 +38,7 @@ type SlotInfo struct {
 
 // ReadHeader reads the header of a volume, which may be in use.
 func ReadHeader(dev device.Device) (*HeaderInfo, error) {
-	hs, err := readHeaders(dev)
+	hs, err := header.Read(dev)
 	if err != nil {
 		return nil, err
 	}
@@ -94,14 +95,14 @@ type RootInfo struct {
 // inUse the volume may be mounted meanwhile, and its log, which changes all
 // the time, is not looked at.
 func Inspect(dev device.Device, cred crypto.Credential, inUse bool) (*RootInfo, error) {
-	u, keys, err := unlock(dev, cred, nil)
+	u, keys, err := header.Unlock(dev, cred, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer crypto.EraseEpochs(u.Epochs)
 	defer keys.Erase()
 	store := &txn.Store{Dev: dev, Keys: keys}
-	found, bad, err := newestRoot(dev, store, u)
+	found, bad, err := header.NewestRoot(dev, store, u)
 	if err != nil {
 		return nil, txn.Wrap(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/header"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -47,7 +48,7 @@ func IsBlank(dev device.Device) (blank bool, what string, err error) {
 // was cut off: no header, and outside of the places that Format writes to nothing
 // at all. Whoever asks knows that one was begun, on a device that was blank.
 func IsUnfinished(dev device.Device) (bool, error) {
-	hs, err := readHeaders(dev)
+	hs, err := header.Read(dev)
 	if err != nil {
 		return false, err
 	}

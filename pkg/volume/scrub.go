@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/header"
 	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
@@ -336,16 +337,16 @@ func (s *scrub) roots() (bytes int) {
 	rep := s.v.store.MendRoots(s.write)
 	for i := range rep.Mended {
 		m := &rep.Mended[i]
-		if s.v.opts.ReadOnly && ordinaryCopy(m.Was(), m.Root == rep.Roots[0].Root) {
+		if s.v.opts.ReadOnly && header.OrdinaryCopy(m.Was(), m.Root == rep.Roots[0].Root) {
 			continue // the next mount for writing writes it again
 		}
-		s.mending(fmt.Sprintf("root slot %d, copy %d", m.Slot, m.Copy+1), copyText(m.Was()), func() error { return m.Err })
+		s.mending(fmt.Sprintf("root slot %d, copy %d", m.Slot, m.Copy+1), header.CopyText(m.Was()), func() error { return m.Err })
 	}
 	for _, slot := range rep.Bad {
 		if len(rep.Roots) == 0 {
 			break
 		}
-		if what, damage := judgeSlot(rep.Roots, slot); damage {
+		if what, damage := header.JudgeSlot(rep.Roots, slot); damage {
 			s.found(Damage{Where: fmt.Sprintf("root slot %d", slot), What: what + "; a later commit writes over it"})
 		}
 	}
@@ -366,8 +367,8 @@ func (v *Volume) checkHeader(damage func(where, what string, mend func() error))
 		return
 	}
 	if v.opts.ReadOnly {
-		hs, err := readHeaders(v.dev)
-		if err == nil && leftByCut(hs.Copy[0], hs.Copy[1], v.store.Keys, v.keys.floor.Load()) {
+		hs, err := header.Read(v.dev)
+		if err == nil && header.LeftByCut(hs.Copy[0], hs.Copy[1], v.store.Keys, v.keys.floor.Load()) {
 			return
 		}
 	}
