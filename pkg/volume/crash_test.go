@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -468,7 +469,7 @@ func cleanErr(dev device.Device) error {
 	}
 	cred := crypto.SecretCredential(k)
 	defer cred.Erase()
-	rep, err := Check(dev, CheckOptions{Credential: cred})
+	rep, err := check.Run(dev, check.Options{Credential: cred})
 	if err != nil {
 		return fmt.Errorf("check: %w", err)
 	}

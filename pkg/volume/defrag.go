@@ -30,7 +30,7 @@ type DefragReport struct {
 	// nonce; a fragment is what lies together on the device.
 	ExtentsBefore, ExtentsAfter     uint64
 	FragmentsBefore, FragmentsAfter uint64
-	// Damaged files, which were left as they are, at most maxProblems.
+	// Damaged files, which were left as they are, at most maxDamages.
 	Damaged []DefragDamage
 }
 
@@ -215,7 +215,7 @@ func (d *defrag) damaged(ino uint64, err error) error {
 	if !errors.Is(err, vfs.ErrCorrupt) && !errors.Is(err, layout.ErrCorrupt) {
 		return err
 	}
-	if len(d.rep.Damaged) < maxProblems {
+	if len(d.rep.Damaged) < maxDamages {
 		d.rep.Damaged = append(d.rep.Damaged, DefragDamage{ino, err})
 	}
 	return nil

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 
-	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -158,17 +157,4 @@ func (v *Volume) TrimRange(ctx context.Context, off, length, shortest uint64) (u
 		length = size - off
 	}
 	return v.Trim(ctx, TrimOptions{Offset: int64(off), Length: int64(length), MinLength: int64(min(shortest, most-layout.SectorBytes))})
-}
-
-// checkFlags is about the flags that users set.
-func (c *checker) checkFlags() {
-	in := &c.in
-	flags := in.attr.Flags & layout.InodeUserFlags
-	typ := in.attr.Mode & items.ModeType
-	switch {
-	case flags != 0 && !c.flags:
-		c.inodeProblem(in.ino, "", "it has flags, and the header does not name the feature that they need")
-	case flags&^layout.InodeInherited != 0 && typ != items.ModeReg && typ != items.ModeDir:
-		c.inodeProblem(in.ino, "", "its flags are %#x, and it is neither a file nor a directory", flags)
-	}
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
@@ -224,7 +225,7 @@ func testGolden(t *testing.T, name string, populate func(t *testing.T, v *Volume
 		t.Fatal(err)
 	}
 	for _, readOnly := range []bool{true, false, true} {
-		rep, err := Check(dev, CheckOptions{Credential: testCred(t), Data: true})
+		rep, err := check.Run(dev, check.Options{Credential: testCred(t), Data: true})
 		if err != nil || !rep.Clean {
 			t.Fatalf("check: %v %+v", err, rep)
 		}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -20,7 +21,7 @@ func exercise(t testing.TB, dev *device.Mem, rng *rand.Rand) string {
 	cred := crypto.SecretCredential(k)
 	before := dev.Clone()
 	outcome := "checked as clean"
-	if rep, err := Check(before, CheckOptions{Credential: cred, Data: rng.IntN(2) == 0}); err != nil {
+	if rep, err := check.Run(before, check.Options{Credential: cred, Data: rng.IntN(2) == 0}); err != nil {
 		outcome = "refused by the check"
 	} else if !rep.Clean {
 		outcome = "found damaged"
@@ -40,7 +41,7 @@ func exercise(t testing.TB, dev *device.Mem, rng *rand.Rand) string {
 	work(v, dev, rng)
 	failed := v.Failed() != nil
 	_ = v.Close()
-	if _, err := Check(dev, CheckOptions{Credential: cred}); err != nil {
+	if _, err := check.Run(dev, check.Options{Credential: cred}); err != nil {
 		return outcome + ", mounted, then refused by the check"
 	}
 	if failed {

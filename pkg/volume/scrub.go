@@ -31,6 +31,9 @@ type ScrubOptions struct {
 	Damage func(d Damage)
 }
 
+// maxDamages bounds the damages that a report lists.
+const maxDamages = 1000
+
 // Damage is something on the device that does not verify.
 type Damage struct {
 	Where  string // "header copy B", "tree 1, level 2, node at 7340032", "data at 8388608"
@@ -63,7 +66,7 @@ type ScrubReport struct {
 	Done     bool     // it came to the end
 	Position string   // else where another one goes on, also after a remount
 	Bytes    uint64   // read
-	Damages  []Damage // at most maxProblems
+	Damages  []Damage // at most maxDamages
 	Total    int      // those not listed included
 	Mended   int
 }
@@ -111,11 +114,17 @@ type scrub struct {
 	root  *layout.Root  // of this step, pinned
 	total uint64
 
-	batch []dataRun
+	batch []scrubRun
 	bytes int
 	buf   []byte
 
 	told map[damageKey]struct{} // damages of the report
+}
+
+// scrubRun is an extent to be read.
+type scrubRun struct {
+	ino uint64
+	items.Placed
 }
 
 // scrubPosition is where a scrub has to go on. First it walks the snapshots'
@@ -278,7 +287,7 @@ func (s *scrub) found(d Damage) {
 	if s.opts.Damage != nil {
 		s.opts.Damage(d)
 	}
-	if len(s.rep.Damages) < maxProblems {
+	if len(s.rep.Damages) < maxDamages {
 		s.told[key] = struct{}{}
 		s.rep.Damages = append(s.rep.Damages, d)
 	}
@@ -429,7 +438,7 @@ func (s *scrub) item(k layout.Key, v []byte) {
 	if s.bytes+n > txn.ReadBytes {
 		s.flush()
 	}
-	s.batch = append(s.batch, dataRun{k.Obj, "", items.Placed{Sector: k.Sub, FileExtent: e}})
+	s.batch = append(s.batch, scrubRun{k.Obj, items.Placed{Sector: k.Sub, FileExtent: e}})
 	s.bytes += n
 	s.w.spent += n
 }
