@@ -7,10 +7,9 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
-
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 

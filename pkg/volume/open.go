@@ -9,6 +9,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/header"
 	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/probe"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -44,7 +45,7 @@ func Format(dev device.Device, opts FormatOptions) error {
 		return fmt.Errorf("%w: %d bytes, at least %d are needed", ErrTooSmall, size, layout.MinDevice)
 	}
 	if !opts.Force {
-		what, err := probe(dev)
+		what, err := probe.Find(dev)
 		if err != nil {
 			return err
 		}

@@ -3,9 +3,8 @@ package volume
 import (
 	"fmt"
 
-	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
-
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
