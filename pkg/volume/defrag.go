@@ -415,7 +415,7 @@ func (v *Volume) isShared(p *items.Placed) (bool, error) {
 	if p.RefBirth <= v.snap.newest.Load() {
 		return true, nil
 	}
-	n, err := v.mostShared(layout.Run{Start: p.Addr / layout.SectorBytes, Count: uint32(p.Sectors())})
+	n, err := v.shares.Most(layout.Run{Start: p.Addr / layout.SectorBytes, Count: uint32(p.Sectors())})
 	return n > 0, err
 }
 

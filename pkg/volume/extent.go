@@ -3,6 +3,7 @@ package volume
 import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/shares"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 )
 
@@ -104,5 +105,14 @@ func (v *Volume) release(r layout.Run, birth uint64) error {
 	if v.snap.keep(r, birth) {
 		return nil
 	}
-	return v.dropReference(r)
+	return v.shares.Drop(r)
+}
+
+// dropStep is how many extents are dropped at a time, and the pages of the share
+// tree that this may make dirty.
+func (v *Volume) dropStep() (extents, pages int) {
+	if v.shares.Height() == 0 {
+		return cutStep, 0
+	}
+	return shares.Step, v.shares.OverwritePages(shares.Step)
 }

@@ -152,7 +152,7 @@ func (v *Volume) unreserved(in *inode, from, to uint64) (sum reserveSum, err err
 			}
 			for i := range es {
 				e := &es[i]
-				shared, err := v.mostShared(e.Run())
+				shared, err := v.shares.Most(e.Run())
 				if err != nil {
 					return sum, txn.Wrap(err)
 				}

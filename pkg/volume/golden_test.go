@@ -113,7 +113,7 @@ func goldenShared(t *testing.T, v *Volume) {
 	_, err = v.Write(req, part, 50_000, []byte("changed"), false)
 	ok(t, err)
 	ok(t, v.Sync(vfs.RootIno))
-	if v.shareHeight.Load() == 0 {
+	if v.shares.Height() == 0 {
 		t.Fatal("nothing is shared")
 	}
 	clone("logged clone", 4096, 0, 1<<20)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/shares"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -109,7 +110,7 @@ func (c *copier) share(from, to, n uint64) (uint64, error) {
 		return 0, err
 	}
 	// References come and go: each may change the share tree in another place.
-	want := cost{ring: 256, quads: 2*opQuads + 2*v.overwritePages(copyExtents) + 4, pages: 2}
+	want := cost{ring: 256, quads: 2*opQuads + 2*v.shares.OverwritePages(copyExtents) + 4, pages: 2}
 	if err := v.admit(want); err != nil {
 		return 0, err
 	}
@@ -209,7 +210,7 @@ func (v *Volume) planShare(src, dst *inode, from, to, n uint64) (uint64, error) 
 		}
 		for i := range es {
 			run := layout.Run{Start: es[i].Addr / layout.SectorBytes, Count: uint32(es[i].Sectors())}
-			if most, err := v.mostShared(run); err != nil || most > maxExtra {
+			if most, err := v.shares.Most(run); err != nil || most > shares.MaxExtra {
 				return 0, txn.Wrap(err)
 			}
 		}
@@ -426,7 +427,7 @@ func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inod
 		}
 		start := ref.Addr / layout.SectorBytes
 		if run.Count >= 1<<30 || run.Count > 0 && run.Start+uint64(run.Count) != start {
-			if err := v.addReference(run); err != nil {
+			if err := v.shares.Add(run); err != nil {
 				return err
 			}
 			run.Count = 0
@@ -436,7 +437,7 @@ func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inod
 		}
 		run.Count += uint32(b - a)
 	}
-	if err := v.addReference(run); err != nil {
+	if err := v.shares.Add(run); err != nil {
 		return err
 	}
 	v.copied.Add(fresh)

@@ -390,7 +390,7 @@ func TestReflinkModel(t *testing.T) {
 			for range 3 { // what was freed comes back two commits later
 				m.ok(m.v.commitSince(m.v.commits.Load()))
 			}
-			if h := m.v.shareHeight.Load(); h != 0 {
+			if h := m.v.shares.Height(); h != 0 {
 				t.Errorf("the share tree has height %d, and there is no file", h)
 			}
 			if after := m.v.StatFS(); after.BlocksFree+64 < before.BlocksFree {

@@ -216,7 +216,7 @@ func (v *Volume) reserveGap(w *tree.Writer, in *inode, from, to uint64, sum *res
 		e := &es[i]
 		n := min(e.End(), to) - max(e.Sector, from)
 		sum.filled += n
-		if shared, err := v.mostShared(e.Run()); err != nil {
+		if shared, err := v.shares.Most(e.Run()); err != nil {
 			return err
 		} else if shared > 0 && !e.Owed {
 			e.Owed = true

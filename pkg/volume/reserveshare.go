@@ -254,7 +254,7 @@ func (p *restamper) extents(v *Volume, w *tree.Writer, es []items.Placed) error 
 		if !v.owes(&e.FileExtent) || e.RefBirth <= newest {
 			continue
 		}
-		shared, err := v.mostShared(e.Run())
+		shared, err := v.shares.Most(e.Run())
 		if err != nil {
 			return err
 		}

@@ -647,7 +647,7 @@ func (v *Volume) treeByID(id uint8) *tree.Tree {
 	case layout.TreeSnapshots:
 		return v.snaps
 	case layout.TreeShares:
-		return v.shares
+		return v.shares.Tree
 	case layout.TreeAnchors:
 		return v.anc.tree
 	}
@@ -867,7 +867,7 @@ func (v *Volume) resealBlock(x *staleRun, count uint64, target uint32) (dead boo
 // The caller holds in.mu: nobody makes a copy of it meanwhile.
 func (v *Volume) resealExtent(in *inode, e *items.Placed, from, to uint64) error {
 	run := layout.Run{Start: e.Addr/layout.SectorBytes + from - e.Sector, Count: uint32(to - from)}
-	switch most, err := v.mostShared(run); {
+	switch most, err := v.shares.Most(run); {
 	case err != nil:
 		return txn.Wrap(err)
 	case most > 0:

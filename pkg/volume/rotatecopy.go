@@ -134,7 +134,7 @@ func (m *mover) replace(w *tree.Writer, r *oldRef, fresh []freshCopy, of *[maxSe
 				n++
 			}
 			e.Record = c.Slice(c.at, n)
-			if err := v.addReference(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(n)}); err != nil {
+			if err := v.shares.Add(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(n)}); err != nil {
 				return err
 			}
 		}
@@ -165,7 +165,7 @@ func (v *Volume) countFresh(fresh []freshCopy) error {
 			run := layout.Run{Start: f.Addr/layout.SectorBytes + uint64(s), Count: uint32(to - s)}
 			if f.refs[s] == 0 {
 				v.space.Free(run)
-			} else if err := v.addReferences(run, f.refs[s]-1); err != nil {
+			} else if err := v.shares.AddN(run, f.refs[s]-1); err != nil {
 				return err
 			}
 			s = to

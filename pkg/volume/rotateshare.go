@@ -9,6 +9,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/shares"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -183,7 +184,7 @@ func refOf(k layout.Key, val []byte) sharedRef {
 
 // sharedNow tells whether something else refers to what r does, as of now.
 func (v *Volume) sharedNow(r *sharedRef) (bool, error) {
-	most, err := v.mostShared(layout.Run{Start: r.origin + uint64(r.first), Count: uint32(r.count)})
+	most, err := v.shares.Most(layout.Run{Start: r.origin + uint64(r.first), Count: uint32(r.count)})
 	return most > 0, txn.Wrap(err)
 }
 
@@ -220,7 +221,7 @@ type oldRef struct {
 // run changes all references to one extent, in steps.
 func (m *mover) run(refs []sharedRef) error {
 	for len(refs) > 0 {
-		n := min(len(refs), shareStep)
+		n := min(len(refs), shares.Step)
 		step := slices.Clone(refs[:n])
 		for len(step) > 0 {
 			if m.v.rot.moves != nil {
@@ -248,7 +249,7 @@ func (m *mover) step(refs []sharedRef) (left []sharedRef, err error) {
 	}
 	// Each record may be in a page of its own; the counts lie where old and new do.
 	kept := v.snap.newest.Load() != 0
-	c := cost{pages: pages, quads: opQuads + 3*len(refs) + 2*v.overwritePages(2*blockPages), urgent: !kept}
+	c := cost{pages: pages, quads: opQuads + 3*len(refs) + 2*v.shares.OverwritePages(2*blockPages), urgent: !kept}
 	if err := v.admitRotation(c, kept); err != nil {
 		return nil, err
 	}
@@ -423,6 +424,6 @@ func (m *mover) usable(c *copied, get func(layout.Key) ([]byte, bool, error), sc
 		in.mu.RUnlock()
 		return true, nil
 	}
-	most, err := m.v.mostShared((&items.Placed{Sector: c.sector, FileExtent: e}).Run())
+	most, err := m.v.shares.Most((&items.Placed{Sector: c.sector, FileExtent: e}).Run())
 	return most > 0, err
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/shares"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -42,7 +43,8 @@ func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
 		return nil, nil, err
 	}
 	sub := &Volume{opts: v.opts, dev: v.dev, id: v.id, store: v.store, space: v.space, cache: v.cache,
-		gen: x.Generation + 1, hash: v.hash, dataStart: v.dataStart}
+		gen: x.Generation + 1, hash: v.hash, dataStart: v.dataStart,
+		shares: shares.New(nil, v.space, 0, nil)} // it drops no references
 	sub.opts.ReadOnly = true
 	sub.table.m = map[uint64]*inode{}
 	sub.sectors.Store(v.sectors.Load())

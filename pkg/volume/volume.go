@@ -13,6 +13,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/shares"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -67,10 +68,10 @@ type Volume struct {
 	ring   *txn.Ring // nil: read-only
 	cache  *tree.Cache
 	fs     *tree.Tree
-	snaps  *tree.Tree   // snapshots and dead lists
-	shares *tree.Tree   // extra references
-	trees  []*tree.Tree // all but spaces, in the order of their numbers
-	spaces *tree.Tree   // owned by the committer
+	snaps  *tree.Tree    // snapshots and dead lists
+	shares *shares.Table // extra references
+	trees  []*tree.Tree  // all but spaces, in the order of their numbers
+	spaces *tree.Tree    // owned by the committer
 
 	ringMark atomic.Uint64 // end of the ring at the last freeze
 
@@ -116,8 +117,7 @@ type Volume struct {
 	root    *layout.Root // newest durable
 	rootR   [32]byte
 
-	shareHeight atomic.Int32  // of the share tree, 0: nothing is shared; changed under its lock
-	copied      atomic.Uint64 // sectors shared in this generation that no durable root has; see maxLogCopies
+	copied atomic.Uint64 // sectors shared in this generation that no durable root has; see maxLogCopies
 
 	features atomic.Uint64 // incompat word of the header, as both copies have it
 
@@ -205,10 +205,7 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.cache = tree.NewCache(opts.Memory/4, v.store.ReadNode)
 	v.fs = v.newTree(layout.TreeFS)
 	v.snaps = v.newTree(layout.TreeSnapshots)
-	v.shares = v.newTree(layout.TreeShares)
-	v.shareHeight.Store(int32(tree.PointerHeight(&root.Trees[layout.TreeShares])))
 	v.anc.tree = v.newTree(layout.TreeAnchors)
-	v.trees = []*tree.Tree{v.fs, v.snaps, v.shares, v.anc.tree}
 	v.spaces = tree.New(tree.Config{ID: layout.TreeSpace, Cache: v.cache, Free: v.freeSpacePage, Dirtied: func(int) {}},
 		root.Trees[layout.TreeSpace], gen)
 	var err error
@@ -216,6 +213,9 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	if err != nil {
 		return nil, txn.Wrap(err)
 	}
+	v.shares = shares.New(v.newTree(layout.TreeShares), v.space, tree.PointerHeight(&root.Trees[layout.TreeShares]),
+		func() { v.res.stale.Store(true) })
+	v.trees = []*tree.Tree{v.fs, v.snaps, v.shares.Tree, v.anc.tree}
 	return v, nil
 }
 

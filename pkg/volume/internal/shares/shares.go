@@ -1,78 +1,92 @@
-package volume
+package shares
 
 import (
 	"cmp"
 	"fmt"
 	"math"
+	"sync/atomic"
 
 	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
-// The share tree counts references to sectors beyond the first: what no item
-// covers has one, or is free. Runs end where their region does and join
-// neighbours of the same count, so that one state has one form. Space knows how
-// many sectors of each region the tree covers; where none are, nobody looks.
-//
-// Its lock comes after those of the trees whose items refer. A reference is added
-// where there is one that stays meanwhile, so what has no further reference can
-// not get one while its last goes.
-
-// maxExtra is the count beyond which data is copied instead of shared. What is
+// MaxExtra is the count beyond which data is copied instead of shared. What is
 // under way at once does not bring a counter of 32 bits from there to its end.
-const maxExtra = math.MaxUint32 / 2
+const MaxExtra = math.MaxUint32 / 2
 
-// addReference counts one more reference to data that has one. Inside a change of
+// Table is the share tree of an open volume, with what of it must be known without its lock.
+type Table struct {
+	// Tree is for those who walk or commit all trees of a volume. Only Table changes its items.
+	Tree *tree.Tree
+
+	space   *txn.Space
+	height  atomic.Int32 // of the tree, 0: nothing is shared; changed under its lock
+	dropped func()
+}
+
+// New returns the table of a tree, of the given height. dropped is called inside a change
+// of the tree that took references away: one that is left may be a file's own now.
+func New(t *tree.Tree, space *txn.Space, height int, dropped func()) *Table {
+	s := &Table{Tree: t, space: space, dropped: dropped}
+	s.height.Store(int32(height))
+	return s
+}
+
+// Height is that of the tree: 0 if nothing is shared. It takes no lock.
+func (t *Table) Height() int { return int(t.height.Load()) }
+
+// Add counts one more reference to data that has one. Inside a change of
 // the tree that gets it.
-func (v *Volume) addReference(run layout.Run) error { return v.addReferences(run, 1) }
+func (t *Table) Add(run layout.Run) error { return t.AddN(run, 1) }
 
-// addReferences counts n more.
-func (v *Volume) addReferences(run layout.Run, n int) error {
+// AddN counts n more.
+func (t *Table) AddN(run layout.Run, n int) error {
 	if n == 0 {
 		return nil
 	}
 	return items.EachRegion(run, func(idx, from, to uint64) error {
-		_, err := v.changeShares(idx, from, to, n)
+		_, err := t.change(idx, from, to, n)
 		return err
 	})
 }
 
-// dropReference takes one reference from data and frees what has none left. Inside
+// Drop takes one reference from data and frees what has none left. Inside
 // a change of the tree that had it.
-func (v *Volume) dropReference(run layout.Run) error {
-	if v.shareHeight.Load() == 0 {
-		v.space.Free(run)
+func (t *Table) Drop(run layout.Run) error {
+	if t.Height() == 0 {
+		t.space.Free(run)
 		return nil
 	}
 	return items.EachRegion(run, func(idx, from, to uint64) error {
 		bare := []layout.Run{{Start: from, Count: uint32(to - from)}}
-		shared, err := v.space.Shared(idx)
+		shared, err := t.space.Shared(idx)
 		if err == nil && shared > 0 {
-			bare, err = v.changeShares(idx, from, to, -1)
+			bare, err = t.change(idx, from, to, -1)
 		}
 		if err != nil {
 			return err
 		}
 		for _, r := range bare {
-			v.space.Free(r)
+			t.space.Free(r)
 		}
 		return nil
 	})
 }
 
-// mostShared is the largest number of further references that a sector of a run
-// has: 0 if none is shared. It is as of now, and exact inside v.fs.Update only.
-func (v *Volume) mostShared(run layout.Run) (most uint32, err error) {
-	if v.shareHeight.Load() == 0 {
+// Most is the largest number of further references that a sector of a run
+// has: 0 if none is shared. It is as of now, and exact inside a change of the tree whose items refer only.
+func (t *Table) Most(run layout.Run) (most uint32, err error) {
+	if t.Height() == 0 {
 		return 0, nil
 	}
 	err = items.EachRegion(run, func(idx, from, to uint64) error {
-		if n, err := v.space.Shared(idx); err != nil || n == 0 {
+		if n, err := t.space.Shared(idx); err != nil || n == 0 {
 			return err
 		}
 		var derr error
-		err := v.shares.ScanFloor(items.ShareKey(idx*layout.RegionSector), items.ShareKey(from), items.ShareKey(to-1), func(k layout.Key, val []byte) bool {
+		err := t.Tree.ScanFloor(items.ShareKey(idx*layout.RegionSector), items.ShareKey(from), items.ShareKey(to-1), func(k layout.Key, val []byte) bool {
 			s, err := items.GetSharing(k, val)
 			if derr = err; err == nil && s.End > from {
 				most = max(most, s.Extra)
@@ -84,11 +98,11 @@ func (v *Volume) mostShared(run layout.Run) (most uint32, err error) {
 	return most, err
 }
 
-// changeShares adds d, -1 or more than 0, to the counts of sectors [from, to) of a region.
+// change adds d, -1 or more than 0, to the counts of sectors [from, to) of a region.
 // It returns the runs that had no further reference to take away.
-func (v *Volume) changeShares(region, from, to uint64, d int) (bare []layout.Run, err error) {
-	err = v.shares.Update(func(w *tree.Writer) error {
-		old, err := sharesAround(w, region, from, to)
+func (t *Table) change(region, from, to uint64, d int) (bare []layout.Run, err error) {
+	err = t.Tree.Update(func(w *tree.Writer) error {
+		old, err := around(w, region, from, to)
 		if err != nil {
 			return err
 		}
@@ -100,14 +114,14 @@ func (v *Volume) changeShares(region, from, to uint64, d int) (bare []layout.Run
 		if err := c.store(w, old); err != nil {
 			return err
 		}
-		v.shareHeight.Store(int32(w.Height()))
+		t.height.Store(int32(w.Height()))
 		if d < 0 {
-			v.res.stale.Store(true) // one that is left may be a file's own now
+			t.dropped()
 		}
 		if c.delta == 0 {
 			return nil
 		}
-		return v.space.Share(region, c.delta)
+		return t.space.Share(region, c.delta)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("shares of sectors %d to %d: %w", from, to, err)
@@ -115,8 +129,8 @@ func (v *Volume) changeShares(region, from, to uint64, d int) (bare []layout.Run
 	return bare, nil
 }
 
-// sharesAround returns the runs that overlap [from, to) or touch it.
-func sharesAround(w *tree.Writer, region, from, to uint64) (runs []items.Sharing, err error) {
+// around returns the runs that overlap [from, to) or touch it.
+func around(w *tree.Writer, region, from, to uint64) (runs []items.Sharing, err error) {
 	first, last := region*layout.RegionSector, (region+1)*layout.RegionSector-1
 	var derr error
 	err = w.ScanFloor(items.ShareKey(first), items.ShareKey(max(from, first+1)-1), items.ShareKey(min(to, last)), func(k layout.Key, val []byte) bool {
@@ -222,29 +236,20 @@ func (c *shareChange) store(w *tree.Writer, old []items.Sharing) error {
 	return nil
 }
 
-// shareFanout bounds the children of an inner page.
-const shareFanout = layout.NodeBytes / layout.PointerBytes
+// fanout bounds the children of an inner page.
+const fanout = layout.NodeBytes / layout.PointerBytes
 
-// overwritePages bounds the pages of the share tree that become dirty when that
+// OverwritePages bounds the pages of the share tree that become dirty when that
 // many sectors lose a reference, each in another place. It takes no lock.
-func (v *Volume) overwritePages(sectors int) (pages int) {
+func (t *Table) OverwritePages(sectors int) (pages int) {
 	width := 1
-	for range v.shareHeight.Load() {
+	for range t.Height() {
 		pages += 2 * min(sectors, width) // each may be split
-		width = min(width*shareFanout, math.MaxInt32)
+		width = min(width*fanout, math.MaxInt32)
 	}
 	return pages
 }
 
-// shareStep is how many extents an operation may drop at a time once data is
+// Step is how many extents an operation may drop at a time once data is
 // shared: each may lie elsewhere, and so its counts.
-const shareStep = 32
-
-// dropStep is how many extents are dropped at a time, and the pages of the share
-// tree that this may make dirty.
-func (v *Volume) dropStep() (extents, pages int) {
-	if v.shareHeight.Load() == 0 {
-		return cutStep, 0
-	}
-	return shareStep, v.overwritePages(shareStep)
-}
+const Step = 32
