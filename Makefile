@@ -67,6 +67,11 @@ test: ## everything that CI runs
 
 unit: ## tests that need neither root nor network
 	$(GO) test -timeout 30m $(unit_packages)
+	cd tools/rooms && $(GO) test ./...
+
+.PHONY: rooms
+rooms: ## measure how the files of the engine hang together
+	@$(GO) run -C tools/rooms . -type Volume ../../pkg/volume
 
 # Left out of pkg/volume: tests that look at one image after the other, which take longest and in which
 # goroutines do what they do in the others. `make race RACE_SKIP=-` has them too.

@@ -15,6 +15,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
 	"github.com/sealvol/sealvol/pkg/volume"
+	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/doublecrypt"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -243,7 +244,7 @@ func wipe(dev device.Device, fill bool) error {
 }
 
 // checkV1 is fsck of format v1, in the report of format v2.
-func checkV1(dev device.Device, path string, cred crypto.Credential, o *fsckOptions) (*volume.CheckReport, error) {
+func checkV1(dev device.Device, path string, cred crypto.Credential, o *fsckOptions) (*check.Report, error) {
 	key, err := crypto.DoublecryptKeyOf(cred)
 	if err != nil {
 		return nil, usageError(fmt.Errorf("%s: %w", path, err))
@@ -255,12 +256,12 @@ func checkV1(dev device.Device, path string, cred crypto.Credential, o *fsckOpti
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	r := &volume.CheckReport{Clean: c.Clean, Generation: c.Generation, Total: c.Total}
+	r := &check.Report{Clean: c.Clean, Generation: c.Generation, Total: c.Total}
 	for _, p := range c.Problems {
-		r.Problems = append(r.Problems, volume.Problem(p))
+		r.Problems = append(r.Problems, check.Problem(p))
 	}
 	for _, p := range c.Notes {
-		r.Notes = append(r.Notes, volume.Problem(p))
+		r.Notes = append(r.Notes, check.Problem(p))
 	}
 	sectors := func(blocks uint64) uint64 { return blocks * uint64(c.Counts.BlockBytes) / sectorBytes }
 	r.Counts.Inodes, r.Counts.Names, r.Counts.Extents = c.Counts.Inodes, c.Counts.Names, c.Counts.Extents

@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
-	"github.com/sealvol/sealvol/pkg/volume"
+	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 )
 
@@ -87,7 +87,7 @@ func fsck(w io.Writer, o *fsckOptions, path string) error {
 	if err := o.key.one(); err != nil {
 		return err
 	}
-	rep, err := check(o, path)
+	rep, err := checkVolume(o, path)
 	r := fsckReport{Device: path, Problems: []fsckProblem{}, Notes: []fsckProblem{}, DataChecked: !o.metadataOnly}
 	if err != nil {
 		if r.Error = err.Error(); o.json {
@@ -112,7 +112,7 @@ func fsck(w io.Writer, o *fsckOptions, path string) error {
 	return nil
 }
 
-func check(o *fsckOptions, path string) (*volume.CheckReport, error) {
+func checkVolume(o *fsckOptions, path string) (*check.Report, error) {
 	cred, err := o.key.credential()
 	if err != nil {
 		return nil, err
@@ -134,7 +134,7 @@ func check(o *fsckOptions, path string) (*volume.CheckReport, error) {
 	}
 	bar := newProgress("check")
 	defer bar.end()
-	rep, err := volume.Check(dev, volume.CheckOptions{Credential: cred, Data: !o.metadataOnly, Anchor: anchor, Progress: bar.set})
+	rep, err := check.Run(dev, check.Options{Credential: cred, Data: !o.metadataOnly, Anchor: anchor, Progress: bar.set})
 	if err != nil {
 		return nil, volumeError(dev, path, err)
 	}
@@ -143,7 +143,7 @@ func check(o *fsckOptions, path string) (*volume.CheckReport, error) {
 
 const sectorBytes = device.SectorBytes
 
-func (r *fsckReport) fill(c *volume.CheckReport) {
+func (r *fsckReport) fill(c *check.Report) {
 	r.Checked, r.Clean, r.NeedsReplay, r.Generation = true, c.Clean, c.NeedsReplay, c.Generation
 	if c.ID != (crypto.UUID{}) { // else the header is damaged
 		r.UUID = c.ID.String()

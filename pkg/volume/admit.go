@@ -212,7 +212,7 @@ func (v *Volume) meta(more cost) int64 {
 	pages := a.nodes + a.granted.quads + more.quads + 2*a.blocks + a.inodes
 	drops := a.pages + a.granted.pages + more.pages // each may lie elsewhere: in a dead list, or shared
 	dead := v.snap.deadQuads(drops + pages)
-	return int64((pages+v.overwritePages(drops))*3/2+v.space.FreedRuns()/listRuns) + dead + commitQuads
+	return int64((pages+v.shares.OverwritePages(drops))*3/2+v.space.FreedRuns()/listRuns) + dead + commitQuads
 }
 
 // fullCommits is after how many commits that gave nothing back a volume is full: one

@@ -1,11 +1,7 @@
 package volume
 
 import (
-	"bytes"
 	"context"
-	"crypto/subtle"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,78 +9,21 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/header"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
-)
-
-// Errors of opening with an anchor.
-var (
-	ErrRolledBack  = errors.New("the device was rolled back to an older state")
-	ErrForked      = errors.New("the device's history is not the one that was anchored")
-	ErrOtherVolume = errors.New("the device does not hold the volume that was anchored")
 )
 
 // Anchor names one committed state of one volume, for safe keeping off its
 // device: given to Open, it has a device refused that holds an older state, or
 // one that does not follow from it. Nothing in it is secret; without the
 // volume's keys none can be made.
-type Anchor struct {
-	Volume     crypto.UUID
-	Instance   crypto.UUID // of the device: clones have anchors of their own
-	Generation uint64
-	Epoch      uint32 // of the data key
-	MAC        [32]byte
-}
+type Anchor = header.Anchor
 
-// anchorJSON is the form in which anchors are kept.
-type anchorJSON struct {
-	Version    int    `json:"version"`
-	Volume     string `json:"volume"`
-	Instance   string `json:"instance"`
-	Generation uint64 `json:"generation"`
-	Epoch      uint32 `json:"epoch"`
-	Anchor     string `json:"anchor"`
-}
-
-// MarshalJSON implements json.Marshaler.
-func (a Anchor) MarshalJSON() ([]byte, error) {
-	return json.Marshal(anchorJSON{1, a.Volume.String(), a.Instance.String(), a.Generation, a.Epoch, hex.EncodeToString(a.MAC[:])})
-}
-
-// UnmarshalJSON implements json.Unmarshaler, as strictly as ParseAnchor.
-func (a *Anchor) UnmarshalJSON(b []byte) (err error) {
-	*a, err = ParseAnchor(b)
-	return err
-}
-
-// ParseAnchor reads what MarshalJSON wrote.
-func ParseAnchor(b []byte) (a Anchor, err error) {
-	var j anchorJSON
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&j); err != nil {
-		return a, fmt.Errorf("malformed anchor: %w", err)
-	}
-	if d.More() {
-		return a, errors.New("malformed anchor: something follows it")
-	}
-	if j.Version != 1 {
-		return a, fmt.Errorf("an anchor of version %d: %w", j.Version, ErrNewerFormat)
-	}
-	if a.Volume, err = crypto.ParseUUID(j.Volume); err != nil {
-		return a, fmt.Errorf("malformed anchor: %w", err)
-	}
-	if a.Instance, err = crypto.ParseUUID(j.Instance); err != nil {
-		return a, fmt.Errorf("malformed anchor: %w", err)
-	}
-	mac, err := hex.DecodeString(j.Anchor)
-	if err != nil || len(mac) != len(a.MAC) || j.Generation == 0 || j.Epoch == 0 {
-		return a, errors.New("malformed anchor")
-	}
-	a.Generation, a.Epoch, a.MAC = j.Generation, j.Epoch, [32]byte(mac)
-	return a, nil
-}
+// ParseAnchor reads what Anchor.MarshalJSON wrote.
+func ParseAnchor(b []byte) (Anchor, error) { return header.ParseAnchor(b) }
 
 // anchors are the states of an open volume that were given away, or may be.
 //
@@ -293,7 +232,7 @@ func (v *Volume) freezeAnchors() error {
 	}
 	return a.tree.Update(func(w *tree.Writer) error {
 		for _, k := range fresh {
-			if err := w.Put(anchorKey(k.gen), k.Append(nil)); err != nil {
+			if err := w.Put(items.AnchorKey(k.gen), k.Append(nil)); err != nil {
 				return err
 			}
 			if at, found := slices.BinarySearch(a.kept, k.gen); !found {
@@ -301,7 +240,7 @@ func (v *Volume) freezeAnchors() error {
 			}
 		}
 		for len(a.kept) > layout.MaxAnchorsKept {
-			if _, err := w.Delete(anchorKey(a.kept[0])); err != nil {
+			if _, err := w.Delete(items.AnchorKey(a.kept[0])); err != nil {
 				return err
 			}
 			a.kept = a.kept[1:]
@@ -316,15 +255,13 @@ func (a *anchors) offers() []layout.OfferedAnchor {
 	return slices.Clone(a.offered)
 }
 
-func anchorKey(gen uint64) layout.Key { return layout.Key{Type: layout.KeyAnchor, Sub: gen} }
-
 // loadAnchors checks the anchor that Open was given, and for a mount that
 // writes reads what the volume knows of anchors. Nobody else uses the volume yet.
 func (v *Volume) loadAnchors(root *layout.Root) error {
 	a := &v.anc
 	a.offered = root.Offered
 	var derr error
-	err := a.tree.Scan(anchorKey(0), anchorKey(^uint64(0)), func(k layout.Key, val []byte) bool {
+	err := a.tree.Scan(items.AnchorKey(0), items.AnchorKey(^uint64(0)), func(k layout.Key, val []byte) bool {
 		var x layout.Anchored
 		if x, derr = layout.DecodeAnchored(val); derr != nil {
 			return false
@@ -342,7 +279,7 @@ func (v *Volume) loadAnchors(root *layout.Root) error {
 	if v.opts.Anchor == nil {
 		return nil
 	}
-	r, err := matchAnchor(v.opts.Anchor, v.store.Keys, root, v.rootR, a.tree)
+	r, err := header.MatchAnchor(v.opts.Anchor, v.store.Keys, root, v.rootR, a.tree)
 	if err != nil {
 		return err
 	}
@@ -354,91 +291,20 @@ func (v *Volume) loadAnchors(root *layout.Root) error {
 	return nil
 }
 
-// matchAnchor returns the hash of the root that an anchor is of, if that is root
-// itself or one that it follows from.
-func matchAnchor(a *Anchor, keys *txn.Keys, root *layout.Root, rootR [32]byte, kept *tree.Tree) (r [32]byte, err error) {
-	id, newest := keys.Newest().ID(), keys.Newest().Epoch()
-	switch {
-	case a.Volume != id:
-		return r, fmt.Errorf("%w: the anchor is of volume %v, the device holds %v", ErrOtherVolume, a.Volume, id)
-	case a.Instance != root.Instance:
-		return r, fmt.Errorf("%w: the anchor is of instance %v, the device is %v: one is a clone of the other", ErrOtherVolume, a.Instance, root.Instance)
-	case a.Generation > root.Generation:
-		return r, fmt.Errorf("%w: its newest generation is %d, the anchor's is %d", ErrRolledBack, root.Generation, a.Generation)
-	case a.Epoch > newest:
-		return r, fmt.Errorf("%w: its newest key epoch is %d, the anchor's is %d", ErrRolledBack, newest, a.Epoch)
-	case keys.Get(a.Epoch) == nil:
-		return r, fmt.Errorf("%w: the anchor is of key epoch %d, which the volume has given up", ErrForked, a.Epoch)
-	}
-	k := keys.Get(a.Epoch)
-	match := func(c [32]byte) bool {
-		mac := k.Anchor(a.Generation, c)
-		return subtle.ConstantTimeCompare(mac[:], a.MAC[:]) == 1
-	}
-	if a.Generation == root.Generation {
-		if match(rootR) {
-			return rootR, nil
-		}
-		return r, fmt.Errorf("%w: its generation %d is another one", ErrForked, a.Generation)
-	}
-	var candidates [][32]byte
-	for _, o := range root.Offered {
-		if o.Generation == a.Generation {
-			candidates = append(candidates, o.R)
-		}
-	}
-	val, ok, err := kept.Get(anchorKey(a.Generation), nil)
-	if err != nil {
-		return r, fmt.Errorf("anchors: %w", err)
-	}
-	if ok {
-		x, err := layout.DecodeAnchored(val)
-		if err != nil {
-			return r, err
-		}
-		candidates = append(candidates, x.R)
-	}
-	for _, c := range candidates {
-		if match(c) {
-			return c, nil
-		}
-	}
-	return r, fmt.Errorf("%w: generation %d does not follow from the anchored generation %d", ErrForked, root.Generation, a.Generation)
-}
-
-// heldBy tells at once that a device does not hold the anchored volume: it was
-// zeroed, or formatted anew, so that perhaps no key fits. The header vouches for nothing
-// yet; matchAnchor looks again.
-func (a *Anchor) heldBy(hs *layout.Headers) error {
-	h, _, err := hs.Best()
-	if errors.Is(err, ErrNotSealvol) {
-		return fmt.Errorf("%w: %w; the anchor is of volume %v", ErrOtherVolume, err, a.Volume)
-	}
-	if err == nil && h.ID != a.Volume && hs.Copy[0] != nil && hs.Copy[1] != nil && hs.Copy[0].ID == hs.Copy[1].ID {
-		return fmt.Errorf("%w: the anchor is of volume %v, the device holds %v", ErrOtherVolume, a.Volume, h.ID)
-	}
-	return nil
-}
-
 // VerifyAnchor checks a device against an anchor and changes nothing. The
 // volume may be in use meanwhile.
 func VerifyAnchor(dev device.Device, cred crypto.Credential, a *Anchor) error {
-	u, keys, err := unlock(dev, cred, a)
+	u, keys, err := header.Unlock(dev, cred, a)
 	if err != nil {
 		return err
 	}
 	defer crypto.EraseEpochs(u.Epochs)
 	defer keys.Erase()
 	store := &txn.Store{Dev: dev, Keys: keys}
-	found, _, err := newestRoot(dev, store, u)
+	found, _, err := header.NewestRoot(dev, store, u)
 	if err != nil {
-		return wrap(err)
+		return txn.Wrap(err)
 	}
-	_, err = matchAnchor(a, keys, found[0].Root, found[0].R, anchorTree(store, found[0].Root))
-	return wrap(err)
-}
-
-// anchorTree is the tree of confirmed anchors, for reading.
-func anchorTree(s *txn.Store, root *layout.Root) *tree.Tree {
-	return tree.New(tree.Config{ID: layout.TreeAnchors, Cache: tree.NewCache(0, s.ReadNode)}, root.Trees[layout.TreeAnchors], root.Generation+1)
+	_, err = header.MatchAnchor(a, keys, found[0].Root, found[0].R, header.AnchorTree(store, found[0].Root))
+	return txn.Wrap(err)
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -79,7 +80,7 @@ func TestAnchor(t *testing.T) {
 		}
 		mustClose(t, v)
 		ok(t, VerifyAnchor(dev, testCred(t), a))
-		rep, err := Check(dev, CheckOptions{Credential: testCred(t), Anchor: a})
+		rep, err := check.Run(dev, check.Options{Credential: testCred(t), Anchor: a})
 		if err != nil || !rep.Clean {
 			t.Fatal(err, rep.Problems)
 		}
@@ -102,7 +103,7 @@ func TestAnchor(t *testing.T) {
 	}
 	refuse("rolled back", old.Clone(), second, ErrRolledBack, fmt.Sprintf("the anchor's is %d", second.Generation))
 	refuse("rolled back", old.Clone(), &last, ErrRolledBack, "newest generation is")
-	rep, err := Check(old, CheckOptions{Credential: testCred(t), Anchor: second})
+	rep, err := check.Run(old, check.Options{Credential: testCred(t), Anchor: second})
 	if err != nil || rep.Clean || rep.Problems[0].Where != "anchor" {
 		t.Fatal(err, rep)
 	}

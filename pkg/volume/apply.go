@@ -3,9 +3,11 @@ package volume
 import (
 	"fmt"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/posixacl"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -23,7 +25,7 @@ func (v *Volume) perform(op *layout.Op) error {
 	}
 	if err := v.apply(op); err != nil {
 		// Recorded and half done: what is in memory is not to be committed.
-		err = wrap(fmt.Errorf("operation %d of type %d: %w", op.Seq, op.Type, err))
+		err = txn.Wrap(fmt.Errorf("operation %d of type %d: %w", op.Seq, op.Type, err))
 		v.fail(err)
 		return err
 	}
@@ -93,11 +95,11 @@ func (v *Volume) apply(op *layout.Op) error {
 func (v *Volume) applyCreate(op *layout.Op) error {
 	attr := layout.Inode{Mode: op.Mode, Nlink: 1, UID: op.UID, GID: op.GID, Rdev: op.Rdev,
 		Atime: op.Time, Mtime: op.Time, Ctime: op.Time, Btime: op.Time}
-	dir := op.Mode&modeType == modeDir
+	dir := op.Mode&items.ModeType == items.ModeDir
 	if dir {
 		attr.Nlink, attr.Parent = 2, op.Parent
 	}
-	if op.Mode&modeType == modeLink {
+	if op.Mode&items.ModeType == items.ModeLink {
 		attr.Size = uint64(len(op.Name2))
 	}
 	if op.Name == "" {
@@ -117,13 +119,13 @@ func (v *Volume) applyCreate(op *layout.Op) error {
 	err = v.fs.Update(func(w *tree.Writer) error {
 		if op.Name == "" {
 			v.reaper.orphaned(op.Ino)
-			return w.Put(orphanKey(op.Ino), nil)
+			return w.Put(items.OrphanKey(op.Ino), nil)
 		}
 		if err := v.putName(w, op.Parent, op.Name, in); err != nil {
 			return err
 		}
-		if op.Mode&modeType == modeLink {
-			return w.Put(layout.Key{Obj: op.Ino, Type: layout.KeyInline}, []byte(op.Name2))
+		if op.Mode&items.ModeType == items.ModeLink {
+			return w.Put(items.InlineKey(op.Ino), []byte(op.Name2))
 		}
 		return nil
 	})
@@ -174,7 +176,7 @@ func (v *Volume) applyLink(op *layout.Op) error {
 	first := in.attr.Nlink == 0
 	err = v.fs.Update(func(w *tree.Writer) error {
 		if first && !in.cutting { // O_TMPFILE gets its name
-			if _, err := w.Delete(orphanKey(in.ino)); err != nil {
+			if _, err := w.Delete(items.OrphanKey(in.ino)); err != nil {
 				return err
 			}
 		}
@@ -224,10 +226,8 @@ func (v *Volume) dropLink(w *tree.Writer, in *inode, t vfs.Timespec) error {
 		return nil
 	}
 	v.reaper.orphaned(in.ino)
-	return w.Put(orphanKey(in.ino), nil)
+	return w.Put(items.OrphanKey(in.ino), nil)
 }
-
-func orphanKey(ino uint64) layout.Key { return layout.Key{Type: layout.KeyOrphan, Sub: ino} }
 
 func (v *Volume) applyRename(op *layout.Op) error {
 	moved, err := v.inode(vfs.Ino(op.Ino))
@@ -239,7 +239,7 @@ func (v *Volume) applyRename(op *layout.Op) error {
 	type change struct{ names, links int }
 	var from, to change
 	var target *inode // replaced or exchanged
-	_, there, err := v.findName(v.fs.Scan, op.Parent2, op.Name2)
+	_, there, err := v.hash.FindName(v.fs.Scan, op.Parent2, op.Name2)
 	if err != nil {
 		return err
 	}
@@ -324,7 +324,7 @@ func (v *Volume) inheritWhiteout(op *layout.Op) error {
 		return err
 	}
 	defer v.table.put(p)
-	if p.attr.Mode&modeSgid != 0 {
+	if p.attr.Mode&items.ModeSgid != 0 {
 		op.GID = p.attr.GID
 	}
 	op.Mode, op.Data, op.Data2, err = v.inherit(p, &vfs.Req{}, op.Mode)
@@ -342,18 +342,18 @@ func (v *Volume) applyKill(in *inode) error {
 	if in.isDir() {
 		return nil
 	}
-	in.attr.Mode &^= modeSuid
+	in.attr.Mode &^= items.ModeSuid
 	if in.attr.Mode&0o010 != 0 {
-		in.attr.Mode &^= modeSgid
+		in.attr.Mode &^= items.ModeSgid
 	}
 	v.touch(in)
 	if in.attr.Flags&layout.InodeCapability == 0 {
 		return nil
 	}
-	return v.storeXattr(in, capabilityName, nil)
+	return v.storeXattr(in, items.CapabilityName, nil)
 }
 
 // killsBits tells whether applyKill would change anything.
 func killsBits(n *layout.Inode) bool {
-	return n.Mode&modeSuid != 0 || n.Mode&(modeSgid|0o010) == modeSgid|0o010 || n.Flags&layout.InodeCapability != 0
+	return n.Mode&items.ModeSuid != 0 || n.Mode&(items.ModeSgid|0o010) == items.ModeSgid|0o010 || n.Flags&layout.InodeCapability != 0
 }

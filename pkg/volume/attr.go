@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/posixacl"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -57,15 +59,15 @@ func (v *Volume) SetAttr(req *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.Attr,
 	}
 	defer v.table.put(in)
 	var a vfs.Attr
-	ends := func() []interval { // the sector that the new end cuts in two is written
+	ends := func() []items.Interval { // the sector that the new end cuts in two is written
 		if set.Size == nil || *set.Size%pageBytes == 0 || *set.Size > layout.MaxFileBytes {
 			return nil
 		}
-		return []interval{{*set.Size - 1, *set.Size}}
+		return []items.Interval{{From: *set.Size - 1, To: *set.Size}}
 	}
 	err = v.inReserved(in, ends, func(promised bool) (again bool, err error) {
 		if promised && set.Size != nil {
-			a, again, err = v.setAttr(req, in, set, append([]interval{}, ends()...))
+			a, again, err = v.setAttr(req, in, set, append([]items.Interval{}, ends()...))
 		} else {
 			a, _, err = v.setAttr(req, in, set, nil)
 		}
@@ -76,7 +78,7 @@ func (v *Volume) SetAttr(req *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.Attr,
 
 // setAttr is SetAttr; what it writes of data is reserved, if given. If that is not so any more
 // it does nothing: again.
-func (v *Volume) setAttr(req *vfs.Req, in *inode, set *vfs.SetAttr, reserved []interval) (a vfs.Attr, again bool, err error) {
+func (v *Volume) setAttr(req *vfs.Req, in *inode, set *vfs.SetAttr, reserved []items.Interval) (a vfs.Attr, again bool, err error) {
 	_, dropped := v.dropStep()
 	c := cost{ring: 512, quads: 2*opQuads + dropped, pages: 2, promised: reserved != nil}
 	// Cutting a file frees space, and needs the reserve when the volume is full.
@@ -185,7 +187,7 @@ func (v *Volume) applySetAttr(in *inode, op *layout.Op) error {
 		in.attr.Mtime = op.Time
 	}
 	if op.Flags&layout.SetMode != 0 {
-		in.attr.Mode = in.attr.Mode&modeType | op.Mode
+		in.attr.Mode = in.attr.Mode&items.ModeType | op.Mode
 		if in.attr.Flags&layout.InodeAccessACL != 0 {
 			if err := v.chmodACL(in, op.Mode); err != nil {
 				return err
@@ -282,7 +284,7 @@ func (v *Volume) cutExtents(in *inode, from uint64) error {
 			}
 		}
 		in.cutting = true
-		return w.Put(orphanKey(in.ino), nil)
+		return w.Put(items.OrphanKey(in.ino), nil)
 	})
 }
 
@@ -327,7 +329,7 @@ func (v *Volume) cutMore(in *inode) error {
 		}
 		in.cutting = false
 		if in.attr.Nlink > 0 {
-			_, err = w.Delete(orphanKey(in.ino))
+			_, err = w.Delete(items.OrphanKey(in.ino))
 		}
 		return err
 	})
@@ -342,7 +344,7 @@ func (v *Volume) inGate(fn func() error) error {
 		return err
 	}
 	if err := fn(); err != nil {
-		err = wrap(err)
+		err = txn.Wrap(err)
 		v.fail(err)
 		return err
 	}
@@ -382,7 +384,7 @@ func (v *Volume) seek(ino vfs.Ino, off uint64, data bool) (uint64, error) {
 	for s < end {
 		from, to, err := v.nextData(in, s, end)
 		if err != nil {
-			return 0, wrap(err)
+			return 0, txn.Wrap(err)
 		}
 		if data {
 			if from >= end {
@@ -407,7 +409,7 @@ func (v *Volume) nextData(in *inode, s, end uint64) (from, to uint64, err error)
 		return 0, 0, err
 	}
 	if len(es) > 0 {
-		from, to = max(s, es[0].sector), min(end, es[0].end())
+		from, to = max(s, es[0].Sector), min(end, es[0].End())
 	}
 	in.bmu.RLock()
 	defer in.bmu.RUnlock()

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/posixacl"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -34,9 +35,9 @@ func checkKey(t testing.TB) interface {
 
 // checkClean fails the test unless the volume on dev is whole, data included.
 // Operations in the log are no damage.
-func checkClean(t testing.TB, dev device.Device) *CheckReport {
+func checkClean(t testing.TB, dev device.Device) *check.Report {
 	t.Helper()
-	rep, err := Check(dev, CheckOptions{Credential: checkKey(t), Data: true})
+	rep, err := check.Run(dev, check.Options{Credential: checkKey(t), Data: true})
 	if err != nil {
 		t.Fatalf("check: %v", err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
@@ -295,7 +296,7 @@ func (v *Volume) storeInodes() error {
 				continue
 			}
 			n := in.stored()
-			if err := w.Put(layout.Key{Obj: in.ino, Type: layout.KeyInode}, n.Append(buf)); err != nil {
+			if err := w.Put(items.InodeKey(in.ino), n.Append(buf)); err != nil {
 				return err
 			}
 		}
@@ -309,7 +310,7 @@ func (v *Volume) storeInodes() error {
 }
 
 // freeSpacePage is told of pages of the space tree that the commit replaced.
-func (v *Volume) freeSpacePage(p *layout.Pointer) { eachCopy(p, v.com.sc.Drop) }
+func (v *Volume) freeSpacePage(p *layout.Pointer) { items.EachCopy(p, v.com.sc.Drop) }
 
 // listRuns is how many runs one piece of a free list holds: one group of four sectors.
 const listRuns = 1300

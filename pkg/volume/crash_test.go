@@ -16,7 +16,9 @@ import (
 	"time"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -372,7 +374,7 @@ func readBelow(v *Volume, top vfs.Ino) (modelState, error) {
 		}
 		for _, e := range ents {
 			p := prefix + e.d.Name
-			if e.a.Mode&modeType == modeDir {
+			if e.a.Mode&items.ModeType == items.ModeDir {
 				s.files[p] = nil
 				if err := walk(e.d.Ino, p+"/"); err != nil {
 					return err
@@ -467,7 +469,7 @@ func cleanErr(dev device.Device) error {
 	}
 	cred := crypto.SecretCredential(k)
 	defer cred.Erase()
-	rep, err := Check(dev, CheckOptions{Credential: cred})
+	rep, err := check.Run(dev, check.Options{Credential: cred})
 	if err != nil {
 		return fmt.Errorf("check: %w", err)
 	}

@@ -12,7 +12,9 @@ import (
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/header"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -52,7 +54,7 @@ type surgeon struct {
 
 func operate(t testing.TB, dev *device.Mem) *surgeon {
 	t.Helper()
-	u, keys, err := unlock(dev, checkKey(t), nil)
+	u, keys, err := header.Unlock(dev, checkKey(t), nil)
 	ok(t, err)
 	crypto.EraseEpochs(u.Epochs)
 	t.Cleanup(keys.Erase)
@@ -254,7 +256,7 @@ func use(t testing.TB, dev device.Device) {
 // findings checks that fsck finds something, and returns it as one text.
 func findings(t testing.TB, dev device.Device) string {
 	t.Helper()
-	rep, err := Check(dev, CheckOptions{Credential: checkKey(t), Data: true})
+	rep, err := check.Run(dev, check.Options{Credential: checkKey(t), Data: true})
 	if err != nil {
 		t.Fatalf("check: %v", err)
 	}
@@ -468,7 +470,7 @@ func TestDamageRoots(t *testing.T) {
 	if v := fx.examine(t, dev); v.open != nil || len(v.bad) != 0 {
 		t.Errorf("newest: %+v", v)
 	}
-	rep, err := Check(dev, CheckOptions{Credential: checkKey(t)})
+	rep, err := check.Run(dev, check.Options{Credential: checkKey(t)})
 	ok(t, err)
 	if len(rep.Notes) != 1 || rep.Notes[0].Where != fmt.Sprintf("root slot %d", s.slot) {
 		t.Errorf("newest: %+v", rep)
@@ -481,10 +483,10 @@ func TestDamageRoots(t *testing.T) {
 	for _, r := range roots[1:] {
 		dev := fx.dev.Clone()
 		flipRoot(dev, r.Slot)
-		rep, err := Check(dev, CheckOptions{Credential: checkKey(t)})
+		rep, err := check.Run(dev, check.Options{Credential: checkKey(t)})
 		ok(t, err)
 		where := fmt.Sprintf("root slot %d", r.Slot)
-		named := slices.ContainsFunc(append(rep.Problems, rep.Notes...), func(p Problem) bool { return p.Where == where })
+		named := slices.ContainsFunc(append(rep.Problems, rep.Notes...), func(p check.Problem) bool { return p.Where == where })
 		if !named || rep.Clean && r.Slot != (s.slot+1)%layout.RootSlots {
 			t.Errorf("%s: %+v", where, rep)
 		}
@@ -590,7 +592,7 @@ func TestDamageLog(t *testing.T) {
 	// Data that an acknowledged record refers to: the record is applied, and the
 	// data gives an error for its range.
 	found := false
-	ok(t, eachOp(s.store, s.root, rp, rp.Certain, func(_ int, op *layout.Op) error {
+	ok(t, s.store.EachOp(s.root, rp, rp.Certain, func(_ int, op *layout.Op) error {
 		if len(op.Extents) == 0 {
 			return nil
 		}
@@ -667,7 +669,7 @@ func TestRefusals(t *testing.T) {
 				_ = v.Close()
 			}
 		}
-		if _, err := Check(dev, CheckOptions{Credential: cred}); !errors.Is(err, want) {
+		if _, err := check.Run(dev, check.Options{Credential: cred}); !errors.Is(err, want) {
 			t.Errorf("check: %v, want %v", err, want)
 		}
 	}

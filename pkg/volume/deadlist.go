@@ -255,15 +255,15 @@ const (
 // share tree that this makes dirty: where the tree is high and the reserve small,
 // fewer, so that a full volume has the room for it.
 func (v *Volume) freeBudget() (runs, pages int) {
-	if v.shareHeight.Load() == 0 {
+	if v.shares.Height() == 0 {
 		return math.MaxInt, 0
 	}
 	v.adm.mu.Lock()
 	room := int(min(v.adm.reserve/10, math.MaxInt32))
 	v.adm.mu.Unlock()
-	for runs = int(v.snap.places.Load()); runs > 4 && v.overwritePages(2*runs) > room; runs /= 2 {
+	for runs = int(v.snap.places.Load()); runs > 4 && v.shares.OverwritePages(2*runs) > room; runs /= 2 {
 	}
-	return runs, v.overwritePages(2 * runs)
+	return runs, v.shares.OverwritePages(2 * runs)
 }
 
 // begin begins a step that may free so many runs.
@@ -284,7 +284,7 @@ func (f *freer) free(r layout.Run) (rest layout.Run, err error) {
 	f.runs--
 	f.sectors -= int(n)
 	f.changed = true
-	return layout.Run{Start: r.Start + uint64(n), Count: r.Count - n}, f.v.dropReference(layout.Run{Start: r.Start, Count: n})
+	return layout.Run{Start: r.Start + uint64(n), Count: r.Count - n}, f.v.shares.Drop(layout.Run{Start: r.Start, Count: n})
 }
 
 // freeQuads bounds the pages that one step dirties: each run of an item may go

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -28,7 +30,7 @@ type DefragReport struct {
 	// nonce; a fragment is what lies together on the device.
 	ExtentsBefore, ExtentsAfter     uint64
 	FragmentsBefore, FragmentsAfter uint64
-	// Damaged files, which were left as they are, at most maxProblems.
+	// Damaged files, which were left as they are, at most maxDamages.
 	Damaged []DefragDamage
 }
 
@@ -69,7 +71,7 @@ func (v *Volume) Defrag(ctx context.Context, opts DefragOptions) (*DefragReport,
 	if err = d.visit(d.opts.Root, a.Mode); err == nil {
 		err = d.settle()
 	}
-	return d.rep, wrap(err)
+	return d.rep, txn.Wrap(err)
 }
 
 // defrag is the state of one Defrag.
@@ -94,10 +96,10 @@ func (d *defrag) visit(ino vfs.Ino, mode uint32) error {
 		return err
 	}
 	d.step()
-	switch mode & modeType {
-	case modeReg:
+	switch mode & items.ModeType {
+	case items.ModeReg:
 		return d.file(uint64(ino))
-	case modeDir:
+	case items.ModeDir:
 		return d.tree(ino)
 	}
 	return nil
@@ -157,7 +159,7 @@ func (d *defrag) names(at *openDir) (more bool, err error) {
 		at.off, more = e.Cookie, true
 		switch {
 		case a == nil || e.Name == "." || e.Name == "..":
-		case a.Mode&modeType == modeDir:
+		case a.Mode&items.ModeType == items.ModeDir:
 			at.dirs = append(at.dirs, vfs.Dirent{Ino: e.Ino, Cookie: e.Cookie})
 		default:
 			files = append(files, file{e.Ino, a.Mode})
@@ -213,7 +215,7 @@ func (d *defrag) damaged(ino uint64, err error) error {
 	if !errors.Is(err, vfs.ErrCorrupt) && !errors.Is(err, layout.ErrCorrupt) {
 		return err
 	}
-	if len(d.rep.Damaged) < maxProblems {
+	if len(d.rep.Damaged) < maxDamages {
 		d.rep.Damaged = append(d.rep.Damaged, DefragDamage{ino, err})
 	}
 	return nil
@@ -225,7 +227,7 @@ type fragments struct {
 	end                uint64 // address behind the last one
 }
 
-func (f *fragments) add(p *placed) {
+func (f *fragments) add(p *items.Placed) {
 	if f.extents++; p.Addr != f.end {
 		f.fragments++
 	}
@@ -244,7 +246,7 @@ func (d *defrag) file(ino uint64) error {
 	defer d.v.table.put(in)
 	var before fragments
 	wrote := uint64(0)
-	err = d.v.eachWindow(ino, func(from uint64, es []placed) error {
+	err = d.v.eachWindow(ino, func(from uint64, es []items.Placed) error {
 		for i := range es {
 			before.add(&es[i])
 		}
@@ -290,7 +292,7 @@ func (d *defrag) settle() error {
 	}
 	for _, ino := range d.wrote {
 		var now fragments
-		err := d.v.eachWindow(ino, func(_ uint64, es []placed) error {
+		err := d.v.eachWindow(ino, func(_ uint64, es []items.Placed) error {
 			for i := range es {
 				now.add(&es[i])
 			}
@@ -308,18 +310,18 @@ func (d *defrag) settle() error {
 
 // eachWindow calls fn for the extents of a file, those that begin in
 // defragSectors from a multiple of it on at a time; holes are passed over.
-func (v *Volume) eachWindow(ino uint64, fn func(from uint64, es []placed) error) error {
+func (v *Volume) eachWindow(ino uint64, fn func(from uint64, es []items.Placed) error) error {
 	const last = layout.MaxFileBytes / layout.SectorBytes
 	for next := uint64(0); next < last; {
 		es, err := v.extents(ino, next, last, 1)
 		if err != nil || len(es) == 0 {
 			return err
 		}
-		from := max(next, es[0].sector) / defragSectors * defragSectors
+		from := max(next, es[0].Sector) / defragSectors * defragSectors
 		if es, err = v.extents(ino, from, from+defragSectors, 0); err != nil {
 			return err
 		}
-		if len(es) > 0 && es[0].sector < from && from > 0 {
+		if len(es) > 0 && es[0].Sector < from && from > 0 {
 			es = es[1:] // begins in the one before
 		}
 		if err := fn(from, es); err != nil {
@@ -332,19 +334,19 @@ func (v *Volume) eachWindow(ino uint64, fn func(from uint64, es []placed) error)
 
 // scattered tells whether extents are more, or lie further apart, than they would
 // if they were written now.
-func scattered(es []placed) bool {
+func scattered(es []items.Placed) bool {
 	var f fragments
 	need, end := 0, ^uint64(0)
 	for i := range es {
 		f.add(&es[i])
 		// One for each block, and one more behind each hole.
-		for s := es[i].sector; s < es[i].end(); s = (s/blockPages + 1) * blockPages {
+		for s := es[i].Sector; s < es[i].End(); s = (s/blockPages + 1) * blockPages {
 			if s != end || s%blockPages == 0 {
 				need++
 			}
-			end = min(es[i].end(), (s/blockPages+1)*blockPages)
+			end = min(es[i].End(), (s/blockPages+1)*blockPages)
 		}
-		end = es[i].end()
+		end = es[i].End()
 	}
 	return len(es) > need || f.fragments > 1
 }
@@ -375,10 +377,10 @@ func (v *Volume) rewrite(in *inode, from uint64) (bytes, shared uint64, err erro
 	for i := range es {
 		is, err := v.isShared(&es[i])
 		if err != nil {
-			return 0, 0, wrap(err)
+			return 0, 0, txn.Wrap(err)
 		}
 		if is {
-			shared += (min(to, es[i].end()) - max(from, es[i].sector)) * pageBytes
+			shared += (min(to, es[i].End()) - max(from, es[i].Sector)) * pageBytes
 		}
 	}
 	if shared > 0 {
@@ -393,11 +395,11 @@ func (v *Volume) rewrite(in *inode, from uint64) (bytes, shared uint64, err erro
 	}
 	v.space.Unpin(pin)
 	if err != nil {
-		return 0, 0, wrap(fmt.Errorf("inode %d at %d: %w", in.ino, off, err))
+		return 0, 0, txn.Wrap(fmt.Errorf("inode %d at %d: %w", in.ino, off, err))
 	}
 	err = v.inGate(func() error {
 		for i := range es {
-			for s := max(from, es[i].sector); s < min(to, es[i].end()); s++ {
+			for s := max(from, es[i].Sector); s < min(to, es[i].End()); s++ {
 				v.fillDirty(in, s, (*page)(buf[(s-from)*pageBytes:]))
 				bytes += pageBytes
 			}
@@ -409,11 +411,11 @@ func (v *Volume) rewrite(in *inode, from uint64) (bytes, shared uint64, err erro
 }
 
 // isShared tells whether something beside the head may refer to an extent.
-func (v *Volume) isShared(p *placed) (bool, error) {
+func (v *Volume) isShared(p *items.Placed) (bool, error) {
 	if p.RefBirth <= v.snap.newest.Load() {
 		return true, nil
 	}
-	n, err := v.mostShared(layout.Run{Start: p.Addr / layout.SectorBytes, Count: uint32(p.Sectors())})
+	n, err := v.shares.Most(layout.Run{Start: p.Addr / layout.SectorBytes, Count: uint32(p.Sectors())})
 	return n > 0, err
 }
 

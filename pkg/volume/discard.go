@@ -9,6 +9,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -180,7 +181,7 @@ func (v *Volume) Trim(ctx context.Context, opts TrimOptions) (bytes uint64, err 
 	for at := start; at < stop; {
 		idx, ok, err := v.space.RegionWith(at/layout.RegionSector, uint32(shortest))
 		if err != nil {
-			return bytes, wrap(err)
+			return bytes, txn.Wrap(err)
 		}
 		if at = max(at, idx*layout.RegionSector); !ok || at >= stop {
 			break
@@ -189,7 +190,7 @@ func (v *Volume) Trim(ctx context.Context, opts TrimOptions) (bytes uint64, err 
 		n, err := v.discardFree(ctx, at, to, uint32(shortest))
 		bytes += n * sector
 		if err != nil {
-			return bytes, wrap(err)
+			return bytes, txn.Wrap(err)
 		}
 		at = to
 		if opts.Progress != nil {

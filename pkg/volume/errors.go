@@ -2,13 +2,12 @@ package volume
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/header"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
-	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
 // Errors of formatting and opening.
@@ -25,10 +24,15 @@ var (
 	ErrLogDamaged  = txn.ErrLogDamaged
 	ErrNotEmpty    = errors.New("device is not empty")
 	ErrTooSmall    = errors.New("device is too small")
-	ErrTruncated   = errors.New("device is smaller than its volume")
+	ErrTruncated   = header.ErrTruncated
 	ErrShredded    = layout.ErrShredded
 	ErrMemory      = txn.ErrMemory
 	ErrCopy        = errors.New("the device is a copy of another one")
+
+	// With an anchor.
+	ErrRolledBack  = header.ErrRolledBack
+	ErrForked      = header.ErrForked
+	ErrOtherVolume = header.ErrOtherVolume
 
 	ErrSnapshotName     = errors.New("not a name for a snapshot")
 	ErrSnapshotExists   = errors.New("a snapshot of that name exists")
@@ -37,22 +41,3 @@ var (
 	ErrTooManySnapshots = errors.New("too many snapshots")
 	ErrNewerSnapshots   = errors.New("there are newer snapshots")
 )
-
-// wrap gives internal errors the kind that vfs promises.
-func wrap(err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, crypto.ErrErased): // the last that a close does
-		return vfs.ErrClosed
-	case errors.Is(err, layout.ErrCorrupt):
-		return fmt.Errorf("%w: %w", vfs.ErrCorrupt, err)
-	case errors.Is(err, txn.ErrDevice):
-		return fmt.Errorf("%w: %w", vfs.ErrIO, err)
-	case errors.Is(err, device.ErrNotSupported):
-		return fmt.Errorf("%w: %w", vfs.ErrNotSupported, err)
-	case errors.Is(err, txn.ErrNoSpace):
-		return fmt.Errorf("%w: %w", vfs.ErrNoSpace, err)
-	}
-	return err
-}

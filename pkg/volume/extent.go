@@ -1,54 +1,16 @@
 package volume
 
 import (
-	"fmt"
-
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/shares"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 )
 
-func extentKey(ino, sector uint64) layout.Key {
-	return layout.Key{Obj: ino, Type: layout.KeyExtent, Sub: sector}
-}
-
-// placed is an extent item with its key.
-type placed struct {
-	sector uint64
-	layout.FileExtent
-}
-
-func (p *placed) end() uint64 { return p.sector + p.Sectors() }
-
 // extents returns the extents of an inode that touch [from, to), at most limit
 // (0: all) of them.
-func (v *Volume) extents(ino, from, to uint64, limit int) ([]placed, error) {
-	return scanExtents(v.fs.ScanFloor, ino, from, to, limit)
-}
-
-// scanExtents is extents by ScanFloor of a tree or, in a change of it, its writer.
-func scanExtents(scan func(low, from, to layout.Key, fn func(k layout.Key, v []byte) bool) error, ino, from, to uint64, limit int) (out []placed, err error) {
-	var derr error
-	err = scan(extentKey(ino, 0), extentKey(ino, from), extentKey(ino, to-1), func(k layout.Key, val []byte) bool {
-		if n := layout.ExtentSectors(val); n > 0 && k.Sub+n <= from {
-			return true // ends before
-		}
-		e, err := layout.DecodeFileExtent(val)
-		if err != nil {
-			derr = err
-			return false
-		}
-		if p := (placed{k.Sub, e}); p.end() > from {
-			out = append(out, p)
-		}
-		return limit == 0 || len(out) < limit
-	})
-	if err == nil {
-		err = derr
-	}
-	if err != nil {
-		return nil, fmt.Errorf("inode %d: extents from sector %d: %w", ino, from, err)
-	}
-	return out, nil
+func (v *Volume) extents(ino, from, to uint64, limit int) ([]items.Placed, error) {
+	return items.ScanExtents(v.fs.ScanFloor, ino, from, to, limit)
 }
 
 // dropped is what dropExtents did.
@@ -67,28 +29,28 @@ func (v *Volume) dropExtents(w *tree.Writer, in *inode, from, to uint64, limit i
 		return dropped{done: true}, nil
 	}
 	ino := in.ino
-	hit, err := scanExtents(w.ScanFloor, ino, from, to, limit)
+	hit, err := items.ScanExtents(w.ScanFloor, ino, from, to, limit)
 	if err != nil {
 		return d, err
 	}
 	for i := range hit {
 		p := &hit[i]
-		a, b := max(from, p.sector), min(to, p.end())
-		if p.sector < a {
-			left := layout.FileExtent{Record: p.Slice(0, int(a-p.sector)), RefBirth: p.RefBirth, Owed: p.Owed}
-			if err := w.Put(extentKey(ino, p.sector), left.Append(nil)); err != nil {
+		a, b := max(from, p.Sector), min(to, p.End())
+		if p.Sector < a {
+			left := layout.FileExtent{Record: p.Slice(0, int(a-p.Sector)), RefBirth: p.RefBirth, Owed: p.Owed}
+			if err := w.Put(items.ExtentKey(ino, p.Sector), left.Append(nil)); err != nil {
 				return d, err
 			}
-		} else if _, err := w.Delete(extentKey(ino, p.sector)); err != nil {
+		} else if _, err := w.Delete(items.ExtentKey(ino, p.Sector)); err != nil {
 			return d, err
 		}
-		if b < p.end() {
-			right := layout.FileExtent{Record: p.Slice(int(b-p.sector), int(p.end()-b)), RefBirth: p.RefBirth, Owed: p.Owed}
-			if err := w.Put(extentKey(ino, b), right.Append(nil)); err != nil {
+		if b < p.End() {
+			right := layout.FileExtent{Record: p.Slice(int(b-p.Sector), int(p.End()-b)), RefBirth: p.RefBirth, Owed: p.Owed}
+			if err := w.Put(items.ExtentKey(ino, b), right.Append(nil)); err != nil {
 				return d, err
 			}
 		}
-		run := layout.Run{Start: p.Addr/layout.SectorBytes + (a - p.sector), Count: uint32(b - a)}
+		run := layout.Run{Start: p.Addr/layout.SectorBytes + (a - p.Sector), Count: uint32(b - a)}
 		if err := v.release(run, p.RefBirth); err != nil {
 			return d, err
 		}
@@ -133,7 +95,7 @@ func (v *Volume) putExtent(w *tree.Writer, in *inode, sector uint64, e *layout.F
 	in.bmu.Unlock()
 	in.vacate(d.vacated, filled)
 	v.res.owed.Add(int64(d.owed) - int64(filled))
-	return w.Put(extentKey(in.ino, sector), e.Append(nil))
+	return w.Put(items.ExtentKey(in.ino, sector), e.Append(nil))
 }
 
 // release is told that the head dropped a reference to data, made in generation
@@ -143,5 +105,14 @@ func (v *Volume) release(r layout.Run, birth uint64) error {
 	if v.snap.keep(r, birth) {
 		return nil
 	}
-	return v.dropReference(r)
+	return v.shares.Drop(r)
+}
+
+// dropStep is how many extents are dropped at a time, and the pages of the share
+// tree that this may make dirty.
+func (v *Volume) dropStep() (extents, pages int) {
+	if v.shares.Height() == 0 {
+		return cutStep, 0
+	}
+	return shares.Step, v.shares.OverwritePages(shares.Step)
 }

@@ -3,8 +3,10 @@ package volume
 import (
 	"fmt"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -62,10 +64,10 @@ func (f *falloc) clears() bool {
 
 // edges are the bytes of sectors that the call writes: those at both ends of what
 // it clears.
-func (f *falloc) edges() (spans []interval) {
+func (f *falloc) edges() (spans []items.Interval) {
 	for _, off := range []uint64{f.off, f.end} {
 		if f.clears() && off%pageBytes != 0 {
-			spans = append(spans, interval{off, off + 1})
+			spans = append(spans, items.Interval{From: off, To: off + 1})
 		}
 	}
 	return spans
@@ -133,33 +135,33 @@ func (f *falloc) takeRoom() (cost, error) {
 func (v *Volume) unreserved(in *inode, from, to uint64) (sum reserveSum, err error) {
 	mark := max(v.res.mark.Load(), v.snap.newest.Load())
 	for at := from; at < to; {
-		spans, err := scanReserved(v.fs.ScanFloor, in.ino, at, to, 1)
+		spans, err := items.ScanReserved(v.fs.ScanFloor, in.ino, at, to, 1)
 		if err != nil {
-			return sum, wrap(err)
+			return sum, txn.Wrap(err)
 		}
-		gap, next := interval{at, to}, to
+		gap, next := items.Interval{From: at, To: to}, to
 		if len(spans) > 0 {
-			gap.to, next = max(at, spans[0].from), min(to, spans[0].to)
+			gap.To, next = max(at, spans[0].From), min(to, spans[0].To)
 		}
-		sum.promised += gap.to - gap.from
-		sum.owed += gap.to - gap.from
-		for gap.from < gap.to {
-			es, err := v.extents(in.ino, gap.from, gap.to, cutStep)
+		sum.promised += gap.To - gap.From
+		sum.owed += gap.To - gap.From
+		for gap.From < gap.To {
+			es, err := v.extents(in.ino, gap.From, gap.To, cutStep)
 			if err != nil {
-				return sum, wrap(err)
+				return sum, txn.Wrap(err)
 			}
 			for i := range es {
 				e := &es[i]
-				shared, err := v.mostShared(extentRun(e))
+				shared, err := v.shares.Most(e.Run())
 				if err != nil {
-					return sum, wrap(err)
+					return sum, txn.Wrap(err)
 				}
 				if shared == 0 && !e.Owed && e.RefBirth > mark {
-					sum.owed -= min(e.end(), gap.to) - max(e.sector, gap.from)
+					sum.owed -= min(e.End(), gap.To) - max(e.Sector, gap.From)
 				}
 			}
-			if gap.from = gap.to; len(es) == cutStep {
-				gap.from = min(gap.to, es[len(es)-1].end())
+			if gap.From = gap.To; len(es) == cutStep {
+				gap.From = min(gap.To, es[len(es)-1].End())
 			}
 		}
 		at = next
@@ -212,21 +214,21 @@ func (v *Volume) fallocStep(in *inode, off, end uint64) (uint64, error) {
 	from, to := off/pageBytes, (end+pageBytes-1)/pageBytes
 	es, err := v.extents(in.ino, from, to, step)
 	if err != nil {
-		return 0, wrap(err)
+		return 0, txn.Wrap(err)
 	}
 	stop := end
 	if len(es) == step {
-		stop = min(stop, max(off+pageBytes, es[step-1].end()*pageBytes))
+		stop = min(stop, max(off+pageBytes, es[step-1].End()*pageBytes))
 	}
 	if !in.reserved.Load() {
 		return stop, nil
 	}
-	spans, err := scanReserved(v.fs.ScanFloor, in.ino, from, to, step)
+	spans, err := items.ScanReserved(v.fs.ScanFloor, in.ino, from, to, step)
 	if err != nil {
-		return 0, wrap(err)
+		return 0, txn.Wrap(err)
 	}
 	if len(spans) == step {
-		stop = min(stop, max(off+pageBytes, spans[step-1].to*pageBytes))
+		stop = min(stop, max(off+pageBytes, spans[step-1].To*pageBytes))
 	}
 	return stop, nil
 }

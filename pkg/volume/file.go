@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
@@ -38,10 +39,10 @@ func (v *Volume) Read(ino vfs.Ino, off uint64, dst []byte) (int, error) {
 	plan, err := v.planRead(in, off, dst)
 	in.mu.RUnlock()
 	if err != nil {
-		return 0, wrap(err)
+		return 0, txn.Wrap(err)
 	}
 	if err := plan.run(v.store); err != nil {
-		return 0, wrap(fmt.Errorf("inode %d at %d: %w", ino, off, err))
+		return 0, txn.Wrap(fmt.Errorf("inode %d at %d: %w", ino, off, err))
 	}
 	return len(dst), nil
 }
@@ -100,7 +101,7 @@ func (v *Volume) planRead(in *inode, off uint64, dst []byte) (*readPlan, error) 
 		if missing[0][0] > 0 {
 			return p, nil // what the tree has is older than page 0
 		}
-		val, ok, err := v.fs.Get(layout.Key{Obj: in.ino, Type: layout.KeyInline}, nil)
+		val, ok, err := v.fs.Get(items.InlineKey(in.ino), nil)
 		if err != nil {
 			return nil, fmt.Errorf("inode %d: %w", in.ino, err)
 		}
@@ -115,14 +116,14 @@ func (v *Volume) planRead(in *inode, off uint64, dst []byte) (*readPlan, error) 
 			return nil, err
 		}
 		for i := range es {
-			p.add(&es[i], max(m[0], es[i].sector), min(m[1], es[i].end()), off, dst)
+			p.add(&es[i], max(m[0], es[i].Sector), min(m[1], es[i].End()), off, dst)
 		}
 	}
 	return p, nil
 }
 
 // add plans sectors [a, b) of an extent; dst begins at byte off of the file.
-func (p *readPlan) add(e *placed, a, b, off uint64, dst []byte) {
+func (p *readPlan) add(e *items.Placed, a, b, off uint64, dst []byte) {
 	end := off + uint64(len(dst))
 	if a*pageBytes < off || a*pageBytes+pageBytes > end {
 		p.addPart(e, a, off, dst)
@@ -136,14 +137,14 @@ func (p *readPlan) add(e *placed, a, b, off uint64, dst []byte) {
 			return
 		}
 	}
-	p.runs = append(p.runs, txn.RunRead{Record: &e.Record, From: int(a - e.sector), Count: int(b - a), Dst: dst[a*pageBytes-off : b*pageBytes-off]})
+	p.runs = append(p.runs, txn.RunRead{Record: &e.Record, From: int(a - e.Sector), Count: int(b - a), Dst: dst[a*pageBytes-off : b*pageBytes-off]})
 }
 
-func (p *readPlan) addPart(e *placed, s, off uint64, dst []byte) {
+func (p *readPlan) addPart(e *items.Placed, s, off uint64, dst []byte) {
 	end := off + uint64(len(dst))
 	pg := pagePool.Get().(*page)
 	from := max(off, s*pageBytes)
-	p.runs = append(p.runs, txn.RunRead{Record: &e.Record, From: int(s - e.sector), Count: 1, Dst: pg[:]})
+	p.runs = append(p.runs, txn.RunRead{Record: &e.Record, From: int(s - e.Sector), Count: 1, Dst: pg[:]})
 	p.parts = append(p.parts, partRead{page: pg, from: int(from % pageBytes), dst: dst[from-off : min(end, (s+1)*pageBytes)-off]})
 }
 
@@ -185,7 +186,7 @@ func (v *Volume) loadPage(in *inode, sector uint64) error {
 		}
 		if err != nil {
 			pagePool.Put(pg)
-			return wrap(fmt.Errorf("inode %d at %d: %w", in.ino, off, err))
+			return txn.Wrap(fmt.Errorf("inode %d at %d: %w", in.ino, off, err))
 		}
 	}
 	in.bmu.Lock()
@@ -299,7 +300,7 @@ func (v *Volume) Write(req *vfs.Req, ino vfs.Ino, off uint64, data []byte, kill 
 // much the reserve lends at once.
 func (v *Volume) write(in *inode, op *layout.Op, appending bool) error {
 	promised := false
-	err := v.inReserved(in, func() []interval { return []interval{{op.Off, op.Off + op.Len}} }, func(p bool) (bool, error) {
+	err := v.inReserved(in, func() []items.Interval { return []items.Interval{{From: op.Off, To: op.Off + op.Len}} }, func(p bool) (bool, error) {
 		promised = p
 		return v.writeOnce(in, op, appending, p)
 	})
@@ -472,7 +473,7 @@ func (v *Volume) cutBlocks(in *inode, from, to uint64) error {
 		return nil
 	}
 	return v.fs.Update(func(w *tree.Writer) error {
-		_, err := w.Delete(layout.Key{Obj: in.ino, Type: layout.KeyInline})
+		_, err := w.Delete(items.InlineKey(in.ino))
 		return err
 	})
 }

@@ -158,16 +158,3 @@ func (v *Volume) TrimRange(ctx context.Context, off, length, shortest uint64) (u
 	}
 	return v.Trim(ctx, TrimOptions{Offset: int64(off), Length: int64(length), MinLength: int64(min(shortest, most-layout.SectorBytes))})
 }
-
-// checkFlags is about the flags that users set.
-func (c *checker) checkFlags() {
-	in := &c.in
-	flags := in.attr.Flags & layout.InodeUserFlags
-	typ := in.attr.Mode & modeType
-	switch {
-	case flags != 0 && !c.flags:
-		c.inodeProblem(in.ino, "", "it has flags, and the header does not name the feature that they need")
-	case flags&^layout.InodeInherited != 0 && typ != modeReg && typ != modeDir:
-		c.inodeProblem(in.ino, "", "its flags are %#x, and it is neither a file nor a directory", flags)
-	}
-}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -228,7 +229,7 @@ func TestCheckFlags(t *testing.T) {
 				}
 				n, err := layout.DecodeInode(val)
 				ok(t, err)
-				n.Mode = n.Mode&^uint32(modeType) | 0o010000
+				n.Mode = n.Mode&^uint32(items.ModeType) | 0o010000
 				return k, n.Append(nil), true
 			})
 		},

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
@@ -477,7 +478,7 @@ func (v *Volume) insertBatch(bt *batch, fill int) error {
 		}
 		for i := range bt.parts {
 			p := &bt.parts[i]
-			key := layout.Key{Obj: p.in.ino, Type: layout.KeyInline}
+			key := items.InlineKey(p.in.ino)
 			if p.inline != nil {
 				if err := w.Put(key, p.inline); err != nil {
 					return err
@@ -503,7 +504,7 @@ func (v *Volume) insertBatch(bt *batch, fill int) error {
 		s := &out[i]
 		v.touch(s.p.in) // its count of sectors
 		if s.p.src != 0 {
-			bt.refs = append(bt.refs, ref{s.p.src, placed{s.sector, s.e}})
+			bt.refs = append(bt.refs, ref{s.p.src, items.Placed{Sector: s.sector, FileExtent: s.e}})
 		}
 	}
 	return nil
@@ -649,29 +650,29 @@ func (f *flusher) waitFlights() {
 // refs remembers which extents hold the data of large writes, for the log.
 type refs struct {
 	mu sync.Mutex
-	m  map[uint64][]placed // by operation
+	m  map[uint64][]items.Placed // by operation
 }
 
 // ref is an extent that holds a whole block as one operation wrote it.
 type ref struct {
 	seq uint64
-	placed
+	items.Placed
 }
 
 func (r *refs) add(list []ref) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, x := range list {
-		r.m[x.seq] = append(r.m[x.seq], x.placed)
+		r.m[x.seq] = append(r.m[x.seq], x.Placed)
 	}
 }
 
 // get returns the extents of an operation, by sector.
-func (r *refs) get(seq uint64) []placed {
+func (r *refs) get(seq uint64) []items.Placed {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := slices.Clone(r.m[seq])
-	slices.SortFunc(out, func(a, b placed) int { return cmp.Compare(a.sector, b.sector) })
+	slices.SortFunc(out, func(a, b items.Placed) int { return cmp.Compare(a.Sector, b.Sector) })
 	return out
 }
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -130,7 +131,7 @@ func TestFailedFreeze(t *testing.T) {
 	mustClose(t, v)
 	fault := device.NewFault(mem, nil)
 	v = mustOpen(t, fault, Options{CommitInterval: -1, Memory: minMemory})
-	in := newInode(uint64(ino), layout.Inode{Mode: modeReg}) // as if it was read, and its page is in memory no more
+	in := newInode(uint64(ino), layout.Inode{Mode: items.ModeReg}) // as if it was read, and its page is in memory no more
 	v.table.add(in)
 	v.touch(in)
 	v.table.put(in)

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
@@ -112,7 +113,7 @@ func goldenShared(t *testing.T, v *Volume) {
 	_, err = v.Write(req, part, 50_000, []byte("changed"), false)
 	ok(t, err)
 	ok(t, v.Sync(vfs.RootIno))
-	if v.shareHeight.Load() == 0 {
+	if v.shares.Height() == 0 {
 		t.Fatal("nothing is shared")
 	}
 	clone("logged clone", 4096, 0, 1<<20)
@@ -224,7 +225,7 @@ func testGolden(t *testing.T, name string, populate func(t *testing.T, v *Volume
 		t.Fatal(err)
 	}
 	for _, readOnly := range []bool{true, false, true} {
-		rep, err := Check(dev, CheckOptions{Credential: testCred(t), Data: true})
+		rep, err := check.Run(dev, check.Options{Credential: testCred(t), Data: true})
 		if err != nil || !rep.Clean {
 			t.Fatalf("check: %v %+v", err, rep)
 		}

@@ -7,7 +7,9 @@ import (
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/header"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
@@ -32,7 +34,7 @@ func withHeader(t testing.TB, dev *device.Mem, off int64, b []byte) *device.Mem 
 // aboutHeader returns what fsck says of the header, problems and notes, and that all else is well.
 func aboutHeader(t testing.TB, dev device.Device, c crypto.Credential) (problems, notes []string) {
 	t.Helper()
-	rep, err := Check(dev, CheckOptions{Credential: c})
+	rep, err := check.Run(dev, check.Options{Credential: c})
 	ok(t, err)
 	for _, p := range rep.Problems {
 		if !strings.HasPrefix(p.Where, "header") {
@@ -61,7 +63,7 @@ func cutBetween(t *testing.T, base *device.Mem, change func(v *Volume) error) *d
 		v.fail(device.ErrCrashed)
 		_ = v.Close()
 		img := dev.Crash(device.CrashKeepAll, rand.New(rand.NewPCG(1, 1)))
-		hs, herr := readHeaders(img)
+		hs, herr := header.Read(img)
 		ok(t, herr)
 		if a, b := hs.Copy[0], hs.Copy[1]; a != nil && b != nil && a.Sequence != b.Sequence {
 			return img

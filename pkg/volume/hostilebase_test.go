@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -83,7 +84,7 @@ func hostileBases(t *testing.T) (bases []hostileBase) {
 	ok(t, v.Rollback("s2", true))
 	keep("rolled back")
 	for _, b := range bases {
-		rep, err := Check(b.dev, CheckOptions{Credential: checkKey(t), Data: true})
+		rep, err := check.Run(b.dev, check.Options{Credential: checkKey(t), Data: true})
 		ok(t, err)
 		if !rep.Clean {
 			t.Fatalf("image %s: %v", b.name, rep.Problems)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -170,11 +171,11 @@ func TestForgedLog(t *testing.T) {
 		})
 	}
 	for name, op := range map[string]layout.Op{
-		"a target that fits no page":      {Type: layout.OpCreate, Parent: 1, Mode: modeLink | 0o777, Name: "l", Name2: strings.Repeat("t", 10_000)},
-		"a name with a separator":         {Type: layout.OpCreate, Parent: 1, Mode: modeReg, Name: "../x"},
+		"a target that fits no page":      {Type: layout.OpCreate, Parent: 1, Mode: items.ModeLink | 0o777, Name: "l", Name2: strings.Repeat("t", 10_000)},
+		"a name with a separator":         {Type: layout.OpCreate, Parent: 1, Mode: items.ModeReg, Name: "../x"},
 		"an unknown type":                 {Type: layout.OpCreate, Parent: 1, Mode: 0o070000, Name: "x"},
-		"the inode of another file":       {Type: layout.OpCreate, Ino: 2, Parent: 1, Mode: modeReg, Name: "x"},
-		"an inode beyond all":             {Type: layout.OpCreate, Ino: layout.MaxNumber, Parent: 1, Mode: modeReg, Name: "x"},
+		"the inode of another file":       {Type: layout.OpCreate, Ino: 2, Parent: 1, Mode: items.ModeReg, Name: "x"},
+		"an inode beyond all":             {Type: layout.OpCreate, Ino: layout.MaxNumber, Parent: 1, Mode: items.ModeReg, Name: "x"},
 		"a missing inode":                 {Type: layout.OpSetAttr, Ino: 999, Flags: layout.SetMode},
 		"a range beyond the largest file": {Type: layout.OpFallocate, Ino: 2, Off: layout.MaxFileBytes, Len: layout.MaxFileBytes},
 		"a range of nothing":              {Type: layout.OpFallocate, Ino: 2, Off: 4096, Flags: layout.FallocReserve},
@@ -224,7 +225,7 @@ func TestForgedNames(t *testing.T) {
 	}
 	dev := forged(t, func(*forge) {})
 	s := operate(t, dev)
-	n := layout.Name{Ino: 5, Type: modeReg, Name: "zero"}
+	n := layout.Name{Ino: 5, Type: items.ModeReg, Name: "zero"}
 	s.insert(layout.TreeFS, layout.Key{Obj: 42, Type: layout.KeyName}, n.Append(nil))
 	v := checkOpen(t, dev, Options{ReadOnly: true})
 	count := 0

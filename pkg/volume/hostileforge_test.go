@@ -10,6 +10,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/crypto/forgetest"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/header"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
@@ -33,7 +34,7 @@ func newForge(t testing.TB, dev *device.Mem, rng *rand.Rand) *forge {
 	k, err := crypto.NewKey(testKeyBytes())
 	ok(t, err)
 	defer k.Erase()
-	u, keys, err := unlock(dev, crypto.SecretCredential(k), nil)
+	u, keys, err := header.Unlock(dev, crypto.SecretCredential(k), nil)
 	ok(t, err)
 	f := &forge{t: t, dev: dev, rng: rng, u: u, store: &txn.Store{Dev: dev, Keys: keys}, next: 3 << 30}
 	roots, _, err := f.store.ReadRoots()

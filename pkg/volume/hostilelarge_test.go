@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -58,7 +59,7 @@ func TestForgedLargeOperations(t *testing.T) {
 			if op.Type == layout.OpCopyRange {
 				op.Ino, op.Parent2, op.Len = f.root.NextIno, ino, (2*extents-1)*pageBytes
 			}
-			made := &layout.Op{Type: layout.OpCreate, Seq: op.Seq, Ino: f.root.NextIno, Parent: 1, Mode: modeReg | 0o644, Name: "made"}
+			made := &layout.Op{Type: layout.OpCreate, Seq: op.Seq, Ino: f.root.NextIno, Parent: 1, Mode: items.ModeReg | 0o644, Name: "made"}
 			op.Seq++
 			f.putLog([][]*layout.Op{{made, &op}}, 0, false)
 			f.writeRoot()

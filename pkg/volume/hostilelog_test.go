@@ -6,6 +6,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
@@ -129,8 +130,8 @@ func (f *forge) ino() uint64 {
 // invent makes operations.
 func (f *forge) invent(n int) (ops []*layout.Op) {
 	dir, file := f.root.NextIno, f.root.NextIno+1
-	ops = append(ops, &layout.Op{Type: layout.OpCreate, Ino: dir, Parent: 1, Mode: modeDir | 0o755, Name: fmt.Sprint("new", dir)},
-		&layout.Op{Type: layout.OpCreate, Ino: file, Parent: dir, Mode: modeReg | 0o644, Name: "file"})
+	ops = append(ops, &layout.Op{Type: layout.OpCreate, Ino: dir, Parent: 1, Mode: items.ModeDir | 0o755, Name: fmt.Sprint("new", dir)},
+		&layout.Op{Type: layout.OpCreate, Ino: file, Parent: dir, Mode: items.ModeReg | 0o644, Name: "file"})
 	for range n {
 		op := &layout.Op{Type: layout.OpType(1 + f.rng.IntN(14)), Ino: file, Parent: dir, Parent2: 1, Mode: 0o644, Off: uint64(f.rng.IntN(1 << 20)),
 			Len: uint64(f.rng.IntN(1 << 20)), Name: "file", Name2: fmt.Sprint("other", f.rng.IntN(3)), Flags: uint32(f.rng.IntN(128))}
@@ -196,18 +197,18 @@ func (f *forge) flood() (ops []*layout.Op) {
 	room := int(min(f.root.LogSectors, 1<<14)) * crypto.FrameDataBytes / []int{1, 4, 16}[f.rng.IntN(3)]
 	kind := f.rng.IntN(4)
 	base := f.root.NextIno + 10
-	ops = append(ops, &layout.Op{Type: layout.OpCreate, Ino: base, Parent: 1, Mode: modeReg | 0o644, Name: fmt.Sprint("flood", base)})
+	ops = append(ops, &layout.Op{Type: layout.OpCreate, Ino: base, Parent: 1, Mode: items.ModeReg | 0o644, Name: fmt.Sprint("flood", base)})
 	for i := uint64(1); room > 0; i++ {
 		op := &layout.Op{Ino: base}
 		switch kind {
 		case 0:
-			op.Type, op.Ino, op.Mode = layout.OpCreate, base+i, modeReg // orphans
+			op.Type, op.Ino, op.Mode = layout.OpCreate, base+i, items.ModeReg // orphans
 		case 1:
 			op.Type, op.Off, op.Len, op.Data = layout.OpWrite, i*8192, 1, []byte{1}
 		case 2:
 			op.Type, op.Flags, op.Mode = layout.OpSetAttr, layout.SetMode, 0o600
 		case 3:
-			op.Type, op.Ino, op.Parent, op.Mode, op.Name, op.Name2 = layout.OpCreate, base+i, 1, modeLink, fmt.Sprint("l", base+i), strings.Repeat("t", 100)
+			op.Type, op.Ino, op.Parent, op.Mode, op.Name, op.Name2 = layout.OpCreate, base+i, 1, items.ModeLink, fmt.Sprint("l", base+i), strings.Repeat("t", 100)
 		}
 		if i == 1 {
 			room = room / len(layout.AppendOp(nil, op))

@@ -3,6 +3,7 @@ package volume
 import (
 	"slices"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
@@ -374,7 +375,7 @@ func (f *forge) inode(n *layout.Inode, ino uint64) {
 	case 3:
 		n.Parent = 1 + f.rng.Uint64N(max(1, f.root.NextIno))
 	case 4:
-		n.Mode = n.Mode&0o7777 | []uint32{modeDir, modeReg, modeLink, 0o010000, 0o020000, 0o140000}[f.rng.IntN(6)]
+		n.Mode = n.Mode&0o7777 | []uint32{items.ModeDir, items.ModeReg, items.ModeLink, 0o010000, 0o020000, 0o140000}[f.rng.IntN(6)]
 	case 5:
 		n.Flags ^= 1 << f.rng.IntN(10)
 	case 6:
@@ -399,7 +400,7 @@ func (f *forge) name(n *layout.Name, dir uint64) {
 	case 3:
 		n.Name = hostileNames[f.rng.IntN(len(hostileNames))]
 	default:
-		n.Type = []uint32{modeDir, modeReg, modeLink, 0o030000}[f.rng.IntN(4)]
+		n.Type = []uint32{items.ModeDir, items.ModeReg, items.ModeLink, 0o030000}[f.rng.IntN(4)]
 	}
 }
 

@@ -7,7 +7,9 @@ import (
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -19,7 +21,7 @@ func exercise(t testing.TB, dev *device.Mem, rng *rand.Rand) string {
 	cred := crypto.SecretCredential(k)
 	before := dev.Clone()
 	outcome := "checked as clean"
-	if rep, err := Check(before, CheckOptions{Credential: cred, Data: rng.IntN(2) == 0}); err != nil {
+	if rep, err := check.Run(before, check.Options{Credential: cred, Data: rng.IntN(2) == 0}); err != nil {
 		outcome = "refused by the check"
 	} else if !rep.Clean {
 		outcome = "found damaged"
@@ -39,7 +41,7 @@ func exercise(t testing.TB, dev *device.Mem, rng *rand.Rand) string {
 	work(v, dev, rng)
 	failed := v.Failed() != nil
 	_ = v.Close()
-	if _, err := Check(dev, CheckOptions{Credential: cred}); err != nil {
+	if _, err := check.Run(dev, check.Options{Credential: cred}); err != nil {
 		return outcome + ", mounted, then refused by the check"
 	}
 	if failed {
@@ -122,7 +124,7 @@ func lookAround(fs vfs.FS, rng *rand.Rand) (inos []vfs.Ino) {
 	for names := 0; len(queue) > 0 && names < 3000; queue = queue[1:] {
 		_ = fs.ReadDir(queue[0], 0, true, func(d vfs.Dirent, a *vfs.Attr) bool {
 			names++
-			if a != nil && a.Mode&modeType == modeDir {
+			if a != nil && a.Mode&items.ModeType == items.ModeDir {
 				queue = append(queue, d.Ino)
 			}
 			if len(inos) < 200 || rng.IntN(20) == 0 {

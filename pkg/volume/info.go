@@ -5,6 +5,8 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/header"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
@@ -36,7 +38,7 @@ type SlotInfo struct {
 
 // ReadHeader reads the header of a volume, which may be in use.
 func ReadHeader(dev device.Device) (*HeaderInfo, error) {
-	hs, err := readHeaders(dev)
+	hs, err := header.Read(dev)
 	if err != nil {
 		return nil, err
 	}
@@ -93,16 +95,16 @@ type RootInfo struct {
 // inUse the volume may be mounted meanwhile, and its log, which changes all
 // the time, is not looked at.
 func Inspect(dev device.Device, cred crypto.Credential, inUse bool) (*RootInfo, error) {
-	u, keys, err := unlock(dev, cred, nil)
+	u, keys, err := header.Unlock(dev, cred, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer crypto.EraseEpochs(u.Epochs)
 	defer keys.Erase()
 	store := &txn.Store{Dev: dev, Keys: keys}
-	found, bad, err := newestRoot(dev, store, u)
+	found, bad, err := header.NewestRoot(dev, store, u)
 	if err != nil {
-		return nil, wrap(err)
+		return nil, txn.Wrap(err)
 	}
 	r := found[0].Root
 	i := &RootInfo{Header: headerInfo(u.Header), Slot: u.Slot, Generation: r.Generation, MountEpoch: r.MountEpoch,
@@ -121,7 +123,7 @@ func Inspect(dev device.Device, cred crypto.Credential, inUse bool) (*RootInfo, 
 	}
 	rp, err := store.ReadLog(r)
 	if err != nil {
-		i.LogErr = wrap(err)
+		i.LogErr = txn.Wrap(err)
 		return i, nil
 	}
 	i.LogRecords = len(rp.Ends)
@@ -130,12 +132,10 @@ func Inspect(dev device.Device, cred crypto.Credential, inUse bool) (*RootInfo, 
 
 // readLabel returns the label in a root. While the volume is in use what is read may be written over.
 func readLabel(store *txn.Store, r *layout.Root) string {
-	v := &Volume{store: store}
-	v.seed0, v.seed1 = seeds(r.HashSeed)
-	v.fs = tree.New(tree.Config{ID: layout.TreeFS, Cache: tree.NewCache(0, store.ReadNode)}, r.Trees[layout.TreeFS], r.Generation+1)
-	label, err := v.readXattr(uint64(vfs.RootIno), vfs.LabelXattr)
+	fs := tree.New(tree.Config{ID: layout.TreeFS, Cache: tree.NewCache(0, store.ReadNode)}, r.Trees[layout.TreeFS], r.Generation+1)
+	f, err := items.NewHasher(r.HashSeed).FindXattr(fs.Scan, uint64(vfs.RootIno), vfs.LabelXattr)
 	if err != nil {
 		return ""
 	}
-	return string(label)
+	return string(f.Value)
 }

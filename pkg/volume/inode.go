@@ -6,17 +6,10 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
-)
-
-const (
-	modeType = 0o170000
-	modeDir  = 0o040000
-	modeReg  = 0o100000
-	modeLink = 0o120000
-	modeSuid = 0o4000
-	modeSgid = 0o2000
 )
 
 // inode is what is in memory of an inode. The table keeps one of each number.
@@ -52,7 +45,7 @@ type inode struct {
 }
 
 func newInode(ino uint64, attr layout.Inode) *inode {
-	in := &inode{ino: ino, typ: attr.Mode & modeType, attr: attr, sectors: attr.Sectors, vacant: attr.Vacant, blocks: map[uint64]*block{}}
+	in := &inode{ino: ino, typ: attr.Mode & items.ModeType, attr: attr, sectors: attr.Sectors, vacant: attr.Vacant, blocks: map[uint64]*block{}}
 	in.settled = sync.NewCond(&in.bmu)
 	in.size.Store(attr.Size)
 	in.inlined.Store(attr.Flags&layout.InodeInline != 0)
@@ -60,8 +53,8 @@ func newInode(ino uint64, attr layout.Inode) *inode {
 	return in
 }
 
-func (in *inode) isDir() bool { return in.typ == modeDir }
-func (in *inode) isReg() bool { return in.typ == modeReg }
+func (in *inode) isDir() bool { return in.typ == items.ModeDir }
+func (in *inode) isReg() bool { return in.typ == items.ModeReg }
 
 // setSize changes the size. Inside the gate, mu held.
 func (in *inode) setSize(n uint64) {
@@ -109,7 +102,7 @@ func (in *inode) vfsAttr() vfs.Attr {
 func vfsAttr(ino uint64, n *layout.Inode, inlined bool, sectors, vacant, pages uint64) vfs.Attr {
 	a := vfs.Attr{Ino: vfs.Ino(ino), Mode: n.Mode, Nlink: n.Nlink, UID: n.UID, GID: n.GID, Rdev: n.Rdev, Size: n.Size,
 		Atime: n.Atime, Mtime: n.Mtime, Ctime: n.Ctime, Btime: n.Btime}
-	if n.Mode&modeType == modeDir {
+	if n.Mode&items.ModeType == items.ModeDir {
 		a.Size = 4096 + n.Size*32
 		a.Blocks = (a.Size + 4095) / 4096 * 8
 		return a
@@ -215,16 +208,16 @@ func (v *Volume) inode(ino vfs.Ino) (*inode, error) {
 }
 
 func (v *Volume) readInode(ino uint64) (layout.Inode, error) {
-	val, ok, err := v.fs.Get(layout.Key{Obj: ino, Type: layout.KeyInode}, make([]byte, 0, layout.InodeBytes))
+	val, ok, err := v.fs.Get(items.InodeKey(ino), make([]byte, 0, layout.InodeBytes))
 	if err != nil {
-		return layout.Inode{}, wrap(fmt.Errorf("inode %d: %w", ino, err))
+		return layout.Inode{}, txn.Wrap(fmt.Errorf("inode %d: %w", ino, err))
 	}
 	if !ok {
 		return layout.Inode{}, fmt.Errorf("inode %d: %w", ino, vfs.ErrStale)
 	}
 	n, err := layout.DecodeInode(val)
 	if err != nil {
-		return n, wrap(fmt.Errorf("inode %d: %w", ino, err))
+		return n, txn.Wrap(fmt.Errorf("inode %d: %w", ino, err))
 	}
 	return n, nil
 }

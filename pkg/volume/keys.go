@@ -12,7 +12,9 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/header"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
 // Errors of changing keys.
@@ -71,7 +73,7 @@ func (v *Volume) Keys() (slots []KeySlot, epochs []uint32) {
 // ReadKeySlots returns the key slots of a volume without a key: nothing of it is
 // authenticated. The volume may be in use.
 func ReadKeySlots(dev device.Device) ([]KeySlot, error) {
-	hs, err := readHeaders(dev)
+	hs, err := header.Read(dev)
 	if err != nil {
 		return nil, err
 	}
@@ -275,7 +277,7 @@ func (v *Volume) rotateKey(old crypto.Credential, key Key) (c KeyChange, err err
 // slot of each.
 func (v *Volume) confirmKey(slot int, cred crypto.Credential) error {
 	k := &v.keys
-	hs, err := readHeaders(v.dev)
+	hs, err := header.Read(v.dev)
 	if err != nil {
 		return err
 	}
@@ -342,7 +344,7 @@ func (v *Volume) writeHeaderUnder(h *layout.Header, newest *crypto.EpochKeys) er
 	h.Sequence = v.keys.header.Sequence + 1
 	return v.whileAwake(func() error {
 		if err := v.putHeader(h, newest, layout.HeaderOffsetA, layout.HeaderOffsetB); err != nil {
-			err = wrap(fmt.Errorf("write the header: %w", err))
+			err = txn.Wrap(fmt.Errorf("write the header: %w", err))
 			v.fail(err) // before a commit or a freeze goes on
 			return err
 		}

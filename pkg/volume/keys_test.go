@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -228,7 +229,7 @@ func TestRotateKey(t *testing.T) {
 
 // cleanWith is cleanErr for any key.
 func cleanWith(dev device.Device, c crypto.Credential) error {
-	rep, err := Check(dev, CheckOptions{Credential: c, Data: true})
+	rep, err := check.Run(dev, check.Options{Credential: c, Data: true})
 	if err == nil && !rep.Clean {
 		err = fmt.Errorf("check: %v", rep.Problems)
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
@@ -51,7 +52,7 @@ func TestMendRoots(t *testing.T) {
 				t.Errorf("slot %d, copy %d: what was acknowledged is lost: %v", r.Slot, n, err)
 			}
 			ok(t, v.Close())
-			rep, err := Check(dev, CheckOptions{Credential: checkKey(t)})
+			rep, err := check.Run(dev, check.Options{Credential: checkKey(t)})
 			ok(t, err)
 			where := fmt.Sprintf("root slot %d, copy %d", r.Slot, n+1)
 			if found := fmt.Sprint(rep.Problems, rep.Notes); !strings.Contains(found, where) || rep.Clean != (r.Slot == s.slot) {
@@ -66,7 +67,7 @@ func TestMendRoots(t *testing.T) {
 				t.Errorf("slot %d, copy %d: not mended", r.Slot, n)
 			}
 			ok(t, v.Close())
-			if rep, err = Check(dev, CheckOptions{Credential: checkKey(t)}); err != nil || len(rep.Problems)+len(rep.Notes) != 0 {
+			if rep, err = check.Run(dev, check.Options{Credential: checkKey(t)}); err != nil || len(rep.Problems)+len(rep.Notes) != 0 {
 				t.Errorf("slot %d, copy %d: %v %v, %v", r.Slot, n, rep.Problems, rep.Notes, err)
 			}
 		}

@@ -6,69 +6,17 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/dchest/siphash"
-
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/posixacl"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// nameHash is the part of a name's key that its hash gives. The hash is keyed
-// by a secret of the volume, so nobody outside can make names collide.
-func (v *Volume) nameHash(name string) uint64 { return nameHash(v.seed0, v.seed1, name) }
-
-func nameHash(seed0, seed1 uint64, name string) uint64 {
-	h := siphash.Hash(seed0, seed1, []byte(name)) & layout.NameHashMask
-	// Keys are readdir cookies, of which 0 and the two last are taken.
-	return min(max(h, layout.NameCollisions), layout.NameHashMask-layout.NameCollisions)
-}
-
-func nameKey(dir, sub uint64) layout.Key {
-	return layout.Key{Obj: dir, Type: layout.KeyName, Sub: sub}
-}
-
-type scanFunc func(from, to layout.Key, fn func(k layout.Key, v []byte) bool) error
-
-// findName looks a name up. Without it the Name is zero, and the key is where
-// it would go: the first free place among those of equal hash.
-func (v *Volume) findName(scan scanFunc, dir uint64, name string) (k layout.Key, found layout.Name, err error) {
-	h := v.nameHash(name)
-	free := h
-	var derr error
-	err = scan(nameKey(dir, h), nameKey(dir, h|(layout.NameCollisions-1)), func(at layout.Key, val []byte) bool {
-		if at.Sub == free {
-			free++
-		}
-		n, err := layout.DecodeName(val)
-		if err != nil {
-			derr = err
-			return false
-		}
-		if n.Name == name {
-			k, found = at, n
-			return false
-		}
-		return true
-	})
-	if err == nil {
-		err = derr
-	}
-	if err != nil {
-		return k, found, fmt.Errorf("directory %d: %w", dir, err)
-	}
-	if found.Ino == 0 {
-		if free >= h+layout.NameCollisions {
-			return k, found, fmt.Errorf("directory %d: %w", dir, vfs.ErrNoSpace)
-		}
-		k = nameKey(dir, free)
-	}
-	return k, found, nil
-}
-
 // putName makes a name of in, which remembers where it is.
 func (v *Volume) putName(w *tree.Writer, dir uint64, name string, in *inode) error {
-	k, found, err := v.findName(w.Scan, dir, name)
+	k, found, err := v.hash.FindName(w.Scan, dir, name)
 	if err != nil {
 		return err
 	}
@@ -82,7 +30,7 @@ func (v *Volume) putName(w *tree.Writer, dir uint64, name string, in *inode) err
 
 // setName gives a name to another inode.
 func (v *Volume) setName(w *tree.Writer, dir uint64, name string, in *inode) error {
-	k, found, err := v.findName(w.Scan, dir, name)
+	k, found, err := v.hash.FindName(w.Scan, dir, name)
 	if err != nil {
 		return err
 	}
@@ -95,7 +43,7 @@ func (v *Volume) setName(w *tree.Writer, dir uint64, name string, in *inode) err
 }
 
 func (v *Volume) deleteName(w *tree.Writer, dir uint64, name string) error {
-	k, found, err := v.findName(w.Scan, dir, name)
+	k, found, err := v.hash.FindName(w.Scan, dir, name)
 	if err != nil {
 		return err
 	}
@@ -134,8 +82,8 @@ func (v *Volume) checkPlace(parent vfs.Ino, name string) error {
 
 // lookup returns the inode number behind a name, 0 if there is none.
 func (v *Volume) lookup(dir uint64, name string) (layout.Name, error) {
-	_, n, err := v.findName(v.fs.Scan, dir, name)
-	return n, wrap(err)
+	_, n, err := v.hash.FindName(v.fs.Scan, dir, name)
+	return n, txn.Wrap(err)
 }
 
 // Lookup implements vfs.FS.
@@ -162,7 +110,7 @@ func (v *Volume) Lookup(parent vfs.Ino, name string) (vfs.Attr, error) {
 		}
 		// unlinked and freed in between: look again, unless the name is still there
 		if again, e := v.lookup(uint64(parent), name); e != nil || again.Ino == n.Ino {
-			return vfs.Attr{}, wrap(fmt.Errorf("%w: name of inode %d, which does not exist", layout.ErrCorrupt, n.Ino))
+			return vfs.Attr{}, txn.Wrap(fmt.Errorf("%w: name of inode %d, which does not exist", layout.ErrCorrupt, n.Ino))
 		}
 	}
 }
@@ -228,7 +176,7 @@ func (v *Volume) create(req *vfs.Req, parent vfs.Ino, name string, mode, rdev ui
 	if err := mayAdd(p); err != nil {
 		return vfs.Attr{}, err
 	}
-	if mode&modeType == modeDir && p.attr.Nlink >= vfs.MaxLinks {
+	if mode&items.ModeType == items.ModeDir && p.attr.Nlink >= vfs.MaxLinks {
 		return vfs.Attr{}, vfs.ErrTooManyLinks
 	}
 	op := &layout.Op{Type: layout.OpCreate, Unique: req.Unique, Time: vfs.Now(), Parent: p.ino, Name: name, Name2: target,
@@ -236,10 +184,10 @@ func (v *Volume) create(req *vfs.Req, parent vfs.Ino, name string, mode, rdev ui
 	if op.Mode, op.Data, op.Data2, err = v.inherit(p, req, mode); err != nil {
 		return vfs.Attr{}, err
 	}
-	if p.attr.Mode&modeSgid != 0 {
+	if p.attr.Mode&items.ModeSgid != 0 {
 		op.GID = p.attr.GID
-		if mode&modeType == modeDir {
-			op.Mode |= modeSgid
+		if mode&items.ModeType == items.ModeDir {
+			op.Mode |= items.ModeSgid
 		}
 	}
 	op.Ino = v.newIno()
@@ -252,8 +200,8 @@ func (v *Volume) create(req *vfs.Req, parent vfs.Ino, name string, mode, rdev ui
 // inherit applies umask or default ACL; it returns the default and the access
 // ACL of the new inode.
 func (v *Volume) inherit(p *inode, req *vfs.Req, mode uint32) (m uint32, deflt, access []byte, err error) {
-	if mode&modeType == modeLink {
-		return modeLink | 0o777, nil, nil, nil
+	if mode&items.ModeType == items.ModeLink {
+		return items.ModeLink | 0o777, nil, nil, nil
 	}
 	if p.attr.Flags&layout.InodeDefaultACL == 0 {
 		return mode &^ (req.Umask & 0o777), nil, nil, nil
@@ -264,9 +212,9 @@ func (v *Volume) inherit(p *inode, req *vfs.Req, mode uint32) (m uint32, deflt, 
 	}
 	acl, err := posixacl.Parse(val)
 	if err != nil {
-		return 0, nil, nil, wrap(fmt.Errorf("%w: default ACL of inode %d", layout.ErrCorrupt, p.ino))
+		return 0, nil, nil, txn.Wrap(fmt.Errorf("%w: default ACL of inode %d", layout.ErrCorrupt, p.ino))
 	}
-	m, a, d := posixacl.Inherit(acl, mode, mode&modeType == modeDir)
+	m, a, d := posixacl.Inherit(acl, mode, mode&items.ModeType == items.ModeDir)
 	if a != nil {
 		access = a.Encode()
 	}
@@ -278,14 +226,14 @@ func (v *Volume) inherit(p *inode, req *vfs.Req, mode uint32) (m uint32, deflt, 
 
 // Mknod implements vfs.FS.
 func (v *Volume) Mknod(req *vfs.Req, parent vfs.Ino, name string, mode, rdev uint32) (vfs.Attr, error) {
-	switch mode & modeType {
+	switch mode & items.ModeType {
 	case 0:
-		mode |= modeReg
-	case modeReg, 0o010000, 0o020000, 0o060000, 0o140000:
+		mode |= items.ModeReg
+	case items.ModeReg, 0o010000, 0o020000, 0o060000, 0o140000:
 	default:
 		return vfs.Attr{}, vfs.ErrInvalid
 	}
-	if mode&modeType != 0o020000 && mode&modeType != 0o060000 {
+	if mode&items.ModeType != 0o020000 && mode&items.ModeType != 0o060000 {
 		rdev = 0
 	}
 	if err := v.checkPlace(parent, name); err != nil {
@@ -299,7 +247,7 @@ func (v *Volume) Mkdir(req *vfs.Req, parent vfs.Ino, name string, mode uint32) (
 	if err := v.checkPlace(parent, name); err != nil {
 		return vfs.Attr{}, err
 	}
-	return v.create(req, parent, name, modeDir|mode&0o7777, 0, "")
+	return v.create(req, parent, name, items.ModeDir|mode&0o7777, 0, "")
 }
 
 // Symlink implements vfs.FS.
@@ -313,12 +261,12 @@ func (v *Volume) Symlink(req *vfs.Req, parent vfs.Ino, name, target string) (vfs
 	case len(target) > vfs.MaxSymlinkBytes:
 		return vfs.Attr{}, vfs.ErrNameTooLong
 	}
-	return v.create(req, parent, name, modeLink|0o777, 0, target)
+	return v.create(req, parent, name, items.ModeLink|0o777, 0, target)
 }
 
 // Tmpfile implements vfs.FS.
 func (v *Volume) Tmpfile(req *vfs.Req, parent vfs.Ino, mode uint32) (vfs.Attr, error) {
-	return v.create(req, parent, "", modeReg|mode&0o7777, 0, "")
+	return v.create(req, parent, "", items.ModeReg|mode&0o7777, 0, "")
 }
 
 // Readlink implements vfs.FS.
@@ -328,15 +276,15 @@ func (v *Volume) Readlink(ino vfs.Ino) (string, error) {
 		return "", err
 	}
 	defer v.table.put(in)
-	if in.typ != modeLink {
+	if in.typ != items.ModeLink {
 		return "", fmt.Errorf("inode %d: %w", ino, vfs.ErrInvalid)
 	}
-	val, ok, err := v.fs.Get(layout.Key{Obj: uint64(ino), Type: layout.KeyInline}, nil)
+	val, ok, err := v.fs.Get(items.InlineKey(uint64(ino)), nil)
 	if err == nil && !ok {
 		err = fmt.Errorf("%w: symlink without target", layout.ErrCorrupt)
 	}
 	if err != nil {
-		return "", wrap(fmt.Errorf("inode %d: %w", ino, err))
+		return "", txn.Wrap(fmt.Errorf("inode %d: %w", ino, err))
 	}
 	return string(val), nil
 }
@@ -568,7 +516,7 @@ func (v *Volume) isInside(d *inode, ino uint64) (bool, error) {
 			return false, nil
 		}
 		if parent == at || parent == 0 || depth > 1<<20 {
-			return false, wrap(fmt.Errorf("%w: directory %d has no way to the root", layout.ErrCorrupt, d.ino))
+			return false, txn.Wrap(fmt.Errorf("%w: directory %d has no way to the root", layout.ErrCorrupt, d.ino))
 		}
 		p, err := v.inode(vfs.Ino(parent))
 		if err != nil {
@@ -611,7 +559,7 @@ func (v *Volume) ReadDir(dir vfs.Ino, cookie uint64, plus bool, fn func(d vfs.Di
 			from++
 		}
 		from = max(from, layout.NameCollisions) // where no name is; a cookie of 0 would begin anew
-		err := v.fs.Scan(nameKey(uint64(dir), from), nameKey(uint64(dir), 1<<63-1), func(k layout.Key, val []byte) bool {
+		err := v.fs.Scan(items.NameKey(uint64(dir), from), items.NameKey(uint64(dir), 1<<63-1), func(k layout.Key, val []byte) bool {
 			n, err := layout.DecodeName(val)
 			if err != nil {
 				derr = err
@@ -624,7 +572,7 @@ func (v *Volume) ReadDir(dir vfs.Ino, cookie uint64, plus bool, fn func(d vfs.Di
 			err = derr
 		}
 		if err != nil {
-			return wrap(fmt.Errorf("directory %d: %w", dir, err))
+			return txn.Wrap(fmt.Errorf("directory %d: %w", dir, err))
 		}
 		for _, d := range names {
 			cookie = d.Cookie

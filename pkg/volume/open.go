@@ -1,14 +1,15 @@
 package volume
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/header"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/probe"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -23,27 +24,6 @@ type FormatOptions struct {
 	RootMode  uint32             // of the root directory; 0: 0755
 	RootUID   uint32
 	RootGID   uint32
-}
-
-// readHeaders reads both copies. One that can not be read counts as damaged;
-// if no copy is left the answer is why, not that there is no volume.
-func readHeaders(dev device.Device) (*layout.Headers, error) {
-	var c [2][]byte
-	var failed error
-	for i, off := range []int64{layout.HeaderOffsetA, layout.HeaderOffsetB} {
-		c[i] = device.AlignedBytes(layout.HeaderBytes)
-		if _, err := dev.ReadAt(c[i], off); err != nil {
-			clear(c[i])
-			if !errors.Is(err, io.EOF) { // a device that ends before holds none
-				failed = errors.Join(failed, fmt.Errorf("%w: read header at %d: %w", vfs.ErrIO, off, err))
-			}
-		}
-	}
-	h := layout.DecodeHeaders(c[0], c[1])
-	if failed != nil && h.Copy[0] == nil && h.Copy[1] == nil {
-		return nil, failed
-	}
-	return h, nil
 }
 
 // Format makes a new volume. What the device held is lost.
@@ -65,7 +45,7 @@ func Format(dev device.Device, opts FormatOptions) error {
 		return fmt.Errorf("%w: %d bytes, at least %d are needed", ErrTooSmall, size, layout.MinDevice)
 	}
 	if !opts.Force {
-		what, err := probe(dev)
+		what, err := probe.Find(dev)
 		if err != nil {
 			return err
 		}
@@ -125,14 +105,14 @@ func Format(dev device.Device, opts FormatOptions) error {
 	if mode == 0 {
 		mode = 0o755
 	}
-	in := newInode(uint64(vfs.RootIno), layout.Inode{Mode: modeDir | mode, Nlink: 2, UID: opts.RootUID, GID: opts.RootGID,
+	in := newInode(uint64(vfs.RootIno), layout.Inode{Mode: items.ModeDir | mode, Nlink: 2, UID: opts.RootUID, GID: opts.RootGID,
 		Parent: uint64(vfs.RootIno), Atime: now, Mtime: now, Ctime: now, Btime: now})
 	v.table.add(in)
 	v.touch(in)
 	// Two, so that a damaged slot never leaves a volume without a root.
 	for range 2 {
 		if err := v.commit(true); err != nil {
-			return wrap(err)
+			return txn.Wrap(err)
 		}
 	}
 	if _, err := dev.WriteAt(head, layout.HeaderOffsetB); err != nil {
@@ -150,37 +130,10 @@ func Format(dev device.Device, opts FormatOptions) error {
 	return nil
 }
 
-// unlock reads and opens the header and derives the keys. The anchor may be nil.
-func unlock(dev device.Device, cred crypto.Credential, anchor *Anchor) (*layout.Unlocked, *txn.Keys, error) {
-	hs, err := readHeaders(dev)
-	if err != nil {
-		return nil, nil, err
-	}
-	if anchor != nil {
-		if err := anchor.heldBy(hs); err != nil {
-			return nil, nil, err
-		}
-	}
-	u, err := hs.Unlock(cred)
-	if err != nil {
-		return nil, nil, err
-	}
-	var eks []*crypto.EpochKeys
-	for _, e := range u.Epochs {
-		k, err := crypto.DeriveEpochKeys(u.Suite, u.ID, e.Epoch, e.VMK)
-		if err != nil {
-			crypto.EraseEpochs(u.Epochs)
-			return nil, nil, err
-		}
-		eks = append(eks, k)
-	}
-	return u, txn.NewKeys(eks...), nil
-}
-
 // Open opens the volume on a device: the newest root, and what the log holds
 // beyond it. Read-only, nothing is written: the log is applied in memory.
 func Open(dev device.Device, opts Options) (*Volume, error) {
-	u, keys, err := unlock(dev, opts.Credential, opts.Anchor)
+	u, keys, err := header.Unlock(dev, opts.Credential, opts.Anchor)
 	if err != nil {
 		return nil, err
 	}
@@ -188,28 +141,9 @@ func Open(dev device.Device, opts Options) (*Volume, error) {
 	if err != nil {
 		keys.Erase()
 		crypto.EraseEpochs(u.Epochs)
-		return nil, wrap(err)
+		return nil, txn.Wrap(err)
 	}
 	return v, nil
-}
-
-// newestRoot chooses the root to open (I4), and the generation to go on with.
-func newestRoot(dev device.Device, s *txn.Store, u *layout.Unlocked) (found []txn.FoundRoot, bad []int, err error) {
-	if found, bad, err = s.ReadRoots(); err != nil {
-		return nil, bad, err
-	}
-	root := found[0].Root
-	if u.Sequence < root.HeaderSeq {
-		return nil, bad, fmt.Errorf("%w: header %d is older than the volume accepts (%d)", ErrForged, u.Sequence, root.HeaderSeq)
-	}
-	size, err := dev.Size()
-	if err != nil {
-		return nil, bad, err
-	}
-	if uint64(size)/layout.SectorBytes < root.DeviceSectors {
-		return nil, bad, fmt.Errorf("%w: %d bytes of %d", ErrTruncated, size, root.DeviceSectors*layout.SectorBytes)
-	}
-	return found, bad, nil
 }
 
 func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (*Volume, error) {
@@ -224,7 +158,7 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 			return nil, err
 		}
 	}
-	found, bad, err := newestRoot(dev, store, u)
+	found, bad, err := header.NewestRoot(dev, store, u)
 	if err != nil {
 		return nil, err
 	}

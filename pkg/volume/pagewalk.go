@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
@@ -157,7 +158,7 @@ func (w *pageWalk) load(p *layout.Pointer, level uint8, birth uint64, lo layout.
 		return n, false
 	}
 	if int(level) < len(w.held) {
-		if h := &w.held[level]; h.p.Addr == p.Addr && h.p.Addr2 == p.Addr2 && h.p.Birth == p.Birth && h.p.Nonce == p.Nonce && checkNode(&h.n, lo, hi) == nil {
+		if h := &w.held[level]; h.p.Addr == p.Addr && h.p.Addr2 == p.Addr2 && h.p.Birth == p.Birth && h.p.Nonce == p.Nonce && tree.CheckKeys(&h.n, lo, hi) == nil {
 			return h.n, true
 		}
 	}
@@ -169,7 +170,7 @@ func (w *pageWalk) load(p *layout.Pointer, level uint8, birth uint64, lo layout.
 	}
 	if r.err = r.first; b != nil {
 		if n, r.err = layout.DecodeNode(b, w.tree, level); r.err == nil {
-			r.err = checkNode(&n, lo, hi)
+			r.err = tree.CheckKeys(&n, lo, hi)
 		}
 	}
 	w.page(r)

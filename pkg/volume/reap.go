@@ -4,8 +4,10 @@ import (
 	"context"
 	"sync"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -209,7 +211,7 @@ func (v *Volume) reapStep(in *inode) (done bool, err error) {
 		}); err != nil {
 			return err
 		}
-		for _, k := range append(keys, orphanKey(in.ino)) {
+		for _, k := range append(keys, items.OrphanKey(in.ino)) {
 			if k.Type == layout.KeyOrphan && len(keys) == cutStep {
 				return nil // more to come
 			}
@@ -236,9 +238,9 @@ func (v *Volume) orphans(after uint64) (inos []uint64, err error) {
 	if after == ^uint64(0) {
 		return nil, nil
 	}
-	err = v.fs.Scan(orphanKey(after+1), orphanKey(^uint64(0)), func(k layout.Key, _ []byte) bool {
+	err = v.fs.Scan(items.OrphanKey(after+1), items.OrphanKey(^uint64(0)), func(k layout.Key, _ []byte) bool {
 		inos = append(inos, k.Sub)
 		return len(inos) < 1024
 	})
-	return inos, wrap(err)
+	return inos, txn.Wrap(err)
 }

@@ -1,11 +1,15 @@
 package volume
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/shares"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -106,7 +110,7 @@ func (c *copier) share(from, to, n uint64) (uint64, error) {
 		return 0, err
 	}
 	// References come and go: each may change the share tree in another place.
-	want := cost{ring: 256, quads: 2*opQuads + 2*v.overwritePages(copyExtents) + 4, pages: 2}
+	want := cost{ring: 256, quads: 2*opQuads + 2*v.shares.OverwritePages(copyExtents) + 4, pages: 2}
 	if err := v.admit(want); err != nil {
 		return 0, err
 	}
@@ -166,7 +170,7 @@ func (v *Volume) lockPair(from, to vfs.Ino) (src, dst *inode, unlock func(), err
 		v.table.put(src)
 		v.table.put(dst)
 	}
-	if err = firstErr(v.regular(src), v.regular(dst)); err != nil {
+	if err = cmp.Or(v.regular(src), v.regular(dst)); err != nil {
 		unlock()
 	}
 	return src, dst, unlock, err
@@ -190,7 +194,7 @@ func (v *Volume) planShare(src, dst *inode, from, to, n uint64) (uint64, error) 
 	// Holes cost nothing: one at the beginning goes along, however long it is.
 	data, _, err := v.nextData(src, a, b)
 	if err != nil {
-		return 0, wrap(err)
+		return 0, txn.Wrap(err)
 	}
 	b = min(b, data+copySectors)
 	if err := v.flushRange(src, data, b); err != nil {
@@ -199,25 +203,25 @@ func (v *Volume) planShare(src, dst *inode, from, to, n uint64) (uint64, error) 
 	if data < b {
 		es, err := v.extents(src.ino, data, b, copyExtents)
 		if err != nil {
-			return 0, wrap(err)
+			return 0, txn.Wrap(err)
 		}
 		if len(es) == copyExtents {
-			b = min(b, es[len(es)-1].end())
+			b = min(b, es[len(es)-1].End())
 		}
 		for i := range es {
 			run := layout.Run{Start: es[i].Addr / layout.SectorBytes, Count: uint32(es[i].Sectors())}
-			if most, err := v.mostShared(run); err != nil || most > maxExtra {
-				return 0, wrap(err)
+			if most, err := v.shares.Most(run); err != nil || most > shares.MaxExtra {
+				return 0, txn.Wrap(err)
 			}
 		}
 	}
 	d := to / pageBytes
 	es, err := v.extents(dst.ino, d, d+b-a, copyExtents)
 	if err != nil {
-		return 0, wrap(err)
+		return 0, txn.Wrap(err)
 	}
 	if len(es) == copyExtents {
-		b = min(b, a+es[len(es)-1].end()-d)
+		b = min(b, a+es[len(es)-1].End()-d)
 	}
 	return min(n, b*pageBytes-from), nil
 }
@@ -281,7 +285,7 @@ func (v *Volume) flushItems(items []flushItem) error {
 		return nil
 	}
 	done, err := v.sealWritable(items)
-	return wrap(errors.Join(err, v.writeBatches(done)))
+	return txn.Wrap(errors.Join(err, v.writeBatches(done)))
 }
 
 // sealWritable is sealBatches on a volume that takes changes.
@@ -348,7 +352,7 @@ func (v *Volume) applyCopyRange(in *inode, op *layout.Op) error {
 	}
 	err = v.fs.Update(func(w *tree.Writer) error {
 		if in.inlined.Swap(false) { // page 0 is in memory, and dirty
-			if _, err := w.Delete(layout.Key{Obj: in.ino, Type: layout.KeyInline}); err != nil {
+			if _, err := w.Delete(items.InlineKey(in.ino)); err != nil {
 				return err
 			}
 		}
@@ -389,7 +393,7 @@ func newerPages(in *inode, from, to uint64) (list []newerPage) {
 
 // shareExtents replaces n sectors of dst by references to what src has there.
 func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inode, to, n uint64) error {
-	es, err := scanExtents(w.ScanFloor, src.ino, from, from+n, 0)
+	es, err := items.ScanExtents(w.ScanFloor, src.ino, from, from+n, 0)
 	if err == nil {
 		err = v.oweSource(w, src, es)
 	}
@@ -405,15 +409,15 @@ func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inod
 	var run layout.Run // what follows one another on the device is counted at once
 	for i := range es {
 		e := &es[i]
-		a, b := max(from, e.sector), min(from+n, e.end())
-		ref := layout.FileExtent{Record: e.Slice(int(a-e.sector), int(b-a)), RefBirth: v.gen}
+		a, b := max(from, e.Sector), min(from+n, e.End())
+		ref := layout.FileExtent{Record: e.Slice(int(a-e.Sector), int(b-a)), RefBirth: v.gen}
 		promised, err := promisedIn(w, dst, to+a-from, to+b-from)
 		if err != nil {
 			return err
 		}
 		ref.Owed = promised > 0
 		filled += promised
-		if err := w.Put(extentKey(dst.ino, to+a-from), ref.Append(nil)); err != nil {
+		if err := w.Put(items.ExtentKey(dst.ino, to+a-from), ref.Append(nil)); err != nil {
 			return err
 		}
 		v.rot.met(ref.Epoch)
@@ -423,7 +427,7 @@ func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inod
 		}
 		start := ref.Addr / layout.SectorBytes
 		if run.Count >= 1<<30 || run.Count > 0 && run.Start+uint64(run.Count) != start {
-			if err := v.addReference(run); err != nil {
+			if err := v.shares.Add(run); err != nil {
 				return err
 			}
 			run.Count = 0
@@ -433,7 +437,7 @@ func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inod
 		}
 		run.Count += uint32(b - a)
 	}
-	if err := v.addReference(run); err != nil {
+	if err := v.shares.Add(run); err != nil {
 		return err
 	}
 	v.copied.Add(fresh)

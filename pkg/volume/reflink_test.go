@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
@@ -99,9 +100,9 @@ func (m *reflinkModel) pick() *reflinkFile { return m.files[m.rng.IntN(len(m.fil
 func (m *reflinkModel) create() {
 	m.made++
 	f := &reflinkFile{name: fmt.Sprintf("f%d", m.made), sectors: map[uint64]uint64{}}
-	a, err := m.v.Mknod(crashReq, vfs.RootIno, f.name, modeReg|0o644, 0)
+	a, err := m.v.Mknod(crashReq, vfs.RootIno, f.name, items.ModeReg|0o644, 0)
 	m.ok(err)
-	b, err := m.want.Mknod(crashReq, vfs.RootIno, f.name, modeReg|0o644, 0)
+	b, err := m.want.Mknod(crashReq, vfs.RootIno, f.name, items.ModeReg|0o644, 0)
 	m.ok(err)
 	f.got, f.mem = a.Ino, b.Ino
 	m.files = append(m.files, f)
@@ -389,7 +390,7 @@ func TestReflinkModel(t *testing.T) {
 			for range 3 { // what was freed comes back two commits later
 				m.ok(m.v.commitSince(m.v.commits.Load()))
 			}
-			if h := m.v.shareHeight.Load(); h != 0 {
+			if h := m.v.shares.Height(); h != 0 {
 				t.Errorf("the share tree has height %d, and there is no file", h)
 			}
 			if after := m.v.StatFS(); after.BlocksFree+64 < before.BlocksFree {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
@@ -12,35 +13,6 @@ import (
 
 // errEndOfLog ends a walk over the operations of a log.
 var errEndOfLog = errors.New("the log ends here")
-
-// eachOp decodes the operations of the first n records of a log, one after another: a
-// log is as long as its volume's root says, which bounds nothing. op and its data are
-// valid during the call only.
-func eachOp(s *txn.Store, root *layout.Root, rp *txn.Replay, n int, fn func(record int, op *layout.Op) error) error {
-	var buf []byte // begins with an operation
-	return s.Records(root, rp, n, func(record int, data []byte, last bool) error {
-		buf = append(buf, data...)
-		rest := buf
-		for len(rest) > 0 {
-			size, err := layout.OpBytes(rest)
-			if err == nil && !last && (size == 0 || size > len(rest)) {
-				break // it goes on in the next frame
-			}
-			var op *layout.Op
-			if err == nil {
-				op, rest, err = layout.DecodeOp(rest)
-			}
-			if err != nil {
-				return fmt.Errorf("log record %d: %w", record, err)
-			}
-			if err := fn(record, op); err != nil {
-				return err
-			}
-		}
-		buf = append(buf[:0], rest...)
-		return nil
-	})
-}
 
 // logEnd is how much of a log is to be applied.
 type logEnd struct {
@@ -55,7 +27,7 @@ func findEnd(s *txn.Store, root *layout.Root, rp *txn.Replay) (end logEnd, err e
 	end = logEnd{records: len(rp.Ends), gen: max(root.Generation, rp.MaxBase) + 1}
 	scratch := make([]byte, txn.ReadBytes)
 	arrived, at, ops := true, 0, false // of the record that is being looked at
-	err = eachOp(s, root, rp, len(rp.Ends), func(record int, op *layout.Op) (err error) {
+	err = s.EachOp(root, rp, len(rp.Ends), func(record int, op *layout.Op) (err error) {
 		if record != at {
 			if !arrived {
 				return errEndOfLog
@@ -76,7 +48,7 @@ func findEnd(s *txn.Store, root *layout.Root, rp *txn.Replay) (end logEnd, err e
 		}
 		ops = true
 		if record >= rp.Certain && arrived {
-			arrived, err = dataArrived(s, op, scratch)
+			arrived, err = s.DataArrived(op, scratch)
 		}
 		return err
 	})
@@ -91,22 +63,6 @@ func findEnd(s *txn.Store, root *layout.Root, rp *txn.Replay) (end logEnd, err e
 	return end, nil
 }
 
-// dataArrived tells whether the extents that an operation refers to are on the
-// device. What does not verify was not written; what can not be read may have
-// been, and acknowledged: an error.
-func dataArrived(s *txn.Store, op *layout.Op, scratch []byte) (bool, error) {
-	for j := range op.Extents {
-		r := &op.Extents[j].Record
-		switch err := s.ReadRun(r, 0, r.Count(), scratch[:r.RunBytes()]); {
-		case errors.Is(err, layout.ErrCorrupt):
-			return false, nil
-		case err != nil:
-			return false, fmt.Errorf("data of operation %d: %w", op.Seq, err)
-		}
-	}
-	return true, nil
-}
-
 // replay applies the operations of the log that the root does not cover. Nobody else
 // uses the volume yet.
 func (v *Volume) replay(root *layout.Root, rp *txn.Replay, end logEnd) error {
@@ -114,7 +70,7 @@ func (v *Volume) replay(root *layout.Root, rp *txn.Replay, end logEnd) error {
 		if !end.ops {
 			return nil
 		}
-		return eachOp(v.store, root, rp, end.records, func(_ int, op *layout.Op) error {
+		return v.store.EachOp(root, rp, end.records, func(_ int, op *layout.Op) error {
 			if op.Seq < root.OpSeq {
 				return nil
 			}
@@ -346,7 +302,7 @@ func (v *Volume) applyWriteRef(in *inode, op *layout.Op) error {
 	}
 	err := v.fs.Update(func(w *tree.Writer) error {
 		if in.inlined.Swap(false) { // page 0 is in memory, and dirty
-			if _, err := w.Delete(layout.Key{Obj: in.ino, Type: layout.KeyInline}); err != nil {
+			if _, err := w.Delete(items.InlineKey(in.ino)); err != nil {
 				return err
 			}
 		}

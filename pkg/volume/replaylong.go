@@ -2,6 +2,7 @@ package volume
 
 import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -65,10 +66,10 @@ func (v *Volume) copyStep(src *inode, from uint64, dst *inode, off, end uint64) 
 		a, b := side.at/pageBytes, (side.at+stop-off+pageBytes-1)/pageBytes
 		es, err := v.extents(side.in.ino, a, b, copyExtents)
 		if err != nil {
-			return 0, wrap(err)
+			return 0, txn.Wrap(err)
 		}
 		if len(es) == copyExtents {
-			stop = min(stop, off+(es[len(es)-1].end()-a)*pageBytes)
+			stop = min(stop, off+(es[len(es)-1].End()-a)*pageBytes)
 		}
 	}
 	return stop, nil

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -31,9 +32,9 @@ func longLog(t *testing.T) (dev *device.Mem, files int, data []byte) {
 		ok(t, f.store.Write(buf, rec.Addr))
 		return layout.FileExtent{Record: rec, RefBirth: rec.Birth}
 	}
-	ops := []*layout.Op{{Type: layout.OpCreate, Ino: ino, Parent: 1, Mode: modeReg | 0o644, Name: "data"}}
+	ops := []*layout.Op{{Type: layout.OpCreate, Ino: ino, Parent: 1, Mode: items.ModeReg | 0o644, Name: "data"}}
 	for i := range files {
-		ops = append(ops, &layout.Op{Type: layout.OpCreate, Ino: ino + 1 + uint64(i), Parent: 1, Mode: modeReg | 0o600, Name: fmt.Sprint(i)})
+		ops = append(ops, &layout.Op{Type: layout.OpCreate, Ino: ino + 1 + uint64(i), Parent: 1, Mode: items.ModeReg | 0o600, Name: fmt.Sprint(i)})
 	}
 	for i := range 4 {
 		ops = append(ops, &layout.Op{Type: layout.OpWriteRef, Ino: ino, Off: uint64(i) << 14, Len: 1 << 14, Extents: []layout.FileExtent{record(i)}})

@@ -1,12 +1,13 @@
 package volume
 
 import (
-	"fmt"
 	"sync"
 	"sync/atomic"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
 // Reserved ranges. fallocate promises that whatever is written to a range finds
@@ -122,45 +123,12 @@ func (v *Volume) owes(e *layout.FileExtent) bool { return e.Owed || e.RefBirth <
 
 // unowed tells whether sectors of an extent are reserved and not owed: nothing else
 // refers to what they have then, and may begin to only once they are owed.
-func (v *Volume) unowed(scan scanner, ino uint64, e *placed) (bool, error) {
+func (v *Volume) unowed(scan items.Scanner, ino uint64, e *items.Placed) (bool, error) {
 	if v.res.promised.Load() <= 0 || v.owes(&e.FileExtent) {
 		return false, nil
 	}
-	spans, err := scanReserved(scan, ino, e.sector, e.end(), 1)
+	spans, err := items.ScanReserved(scan, ino, e.Sector, e.End(), 1)
 	return len(spans) > 0, err
-}
-
-func reservedKey(ino, sector uint64) layout.Key {
-	return layout.Key{Obj: ino, Type: layout.KeyReserved, Sub: sector}
-}
-
-func reserverKey(ino uint64) layout.Key { return layout.Key{Type: layout.KeyReserver, Sub: ino} }
-
-// interval is a range of sectors of a file.
-type interval struct{ from, to uint64 }
-
-// scanner is ScanFloor of a tree or of a writer.
-type scanner func(low, from, to layout.Key, fn func(k layout.Key, v []byte) bool) error
-
-// scanReserved returns the reserved ranges of an inode that overlap [from, to), at
-// most limit (0: all).
-func scanReserved(scan scanner, ino, from, to uint64, limit int) (out []interval, err error) {
-	var derr error
-	err = scan(reservedKey(ino, 0), reservedKey(ino, from), reservedKey(ino, to-1), func(k layout.Key, val []byte) bool {
-		n, err := layout.DecodeReserved(k.Sub, val)
-		if err != nil {
-			derr = err
-			return false
-		}
-		if k.Sub+n > from {
-			out = append(out, interval{k.Sub, k.Sub + n})
-		}
-		return limit == 0 || len(out) < limit
-	})
-	if err = firstErr(err, derr); err != nil {
-		return nil, fmt.Errorf("inode %d: reserved ranges from sector %d: %w", ino, from, err)
-	}
-	return out, nil
 }
 
 // promisedIn is how many sectors of [from, to) are reserved.
@@ -168,17 +136,8 @@ func promisedIn(w *tree.Writer, in *inode, from, to uint64) (uint64, error) {
 	if !in.reserved.Load() || from >= to {
 		return 0, nil
 	}
-	spans, err := scanReserved(w.ScanFloor, in.ino, from, to, 0)
-	return overlap(spans, from, to), err
-}
-
-func overlap(spans []interval, from, to uint64) (n uint64) {
-	for _, s := range spans {
-		if a, b := max(s.from, from), min(s.to, to); a < b {
-			n += b - a
-		}
-	}
-	return n
+	spans, err := items.ScanReserved(w.ScanFloor, in.ino, from, to, 0)
+	return items.Overlap(spans, from, to), err
 }
 
 // covers tells whether all bytes of [off, end) lie in reserved sectors. It holds
@@ -188,11 +147,11 @@ func (v *Volume) covers(in *inode, off, end uint64) (bool, error) {
 		return false, nil
 	}
 	from, to := off/pageBytes, (end+pageBytes-1)/pageBytes
-	spans, err := scanReserved(v.fs.ScanFloor, in.ino, from, to, 1)
+	spans, err := items.ScanReserved(v.fs.ScanFloor, in.ino, from, to, 1)
 	if err != nil {
-		return false, wrap(err)
+		return false, txn.Wrap(err)
 	}
-	return overlap(spans, from, to) == to-from, nil
+	return items.Overlap(spans, from, to) == to-from, nil
 }
 
 // reserve makes [from, to) of a file a reserved range, joined with those that it
@@ -202,30 +161,30 @@ func (v *Volume) reserve(w *tree.Writer, in *inode, from, to uint64) error {
 	if r.promised.Load() == 0 {
 		r.mark.Store(max(r.mark.Load(), v.snap.newest.Load()))
 	}
-	old, err := scanReserved(w.ScanFloor, in.ino, max(from, 1)-1, to+1, 0)
+	old, err := items.ScanReserved(w.ScanFloor, in.ino, max(from, 1)-1, to+1, 0)
 	if err != nil {
 		return err
 	}
-	whole := interval{from, to}
+	whole := items.Interval{From: from, To: to}
 	at, added := from, reserveSum{}
 	for _, s := range old {
-		whole = interval{min(whole.from, s.from), max(whole.to, s.to)}
-		if err := v.reserveGap(w, in, at, min(s.from, to), &added); err != nil {
+		whole = items.Interval{From: min(whole.From, s.From), To: max(whole.To, s.To)}
+		if err := v.reserveGap(w, in, at, min(s.From, to), &added); err != nil {
 			return err
 		}
-		at = max(at, s.to)
-		if _, err := w.Delete(reservedKey(in.ino, s.from)); err != nil {
+		at = max(at, s.To)
+		if _, err := w.Delete(items.ReservedKey(in.ino, s.From)); err != nil {
 			return err
 		}
 	}
 	if err := v.reserveGap(w, in, at, to, &added); err != nil {
 		return err
 	}
-	if err := w.Put(reservedKey(in.ino, whole.from), layout.AppendReserved(nil, whole.to-whole.from)); err != nil {
+	if err := w.Put(items.ReservedKey(in.ino, whole.From), layout.AppendReserved(nil, whole.To-whole.From)); err != nil {
 		return err
 	}
 	if len(old) == 0 {
-		if err := w.Put(reserverKey(in.ino), nil); err != nil {
+		if err := w.Put(items.ReserverKey(in.ino), nil); err != nil {
 			return err
 		}
 	}
@@ -247,7 +206,7 @@ func (v *Volume) reserveGap(w *tree.Writer, in *inode, from, to uint64, sum *res
 	if from >= to {
 		return nil
 	}
-	es, err := scanExtents(w.ScanFloor, in.ino, from, to, 0)
+	es, err := items.ScanExtents(w.ScanFloor, in.ino, from, to, 0)
 	if err != nil {
 		return err
 	}
@@ -255,13 +214,13 @@ func (v *Volume) reserveGap(w *tree.Writer, in *inode, from, to uint64, sum *res
 	sum.owed += to - from
 	for i := range es {
 		e := &es[i]
-		n := min(e.end(), to) - max(e.sector, from)
+		n := min(e.End(), to) - max(e.Sector, from)
 		sum.filled += n
-		if shared, err := v.mostShared(extentRun(e)); err != nil {
+		if shared, err := v.shares.Most(e.Run()); err != nil {
 			return err
 		} else if shared > 0 && !e.Owed {
 			e.Owed = true
-			if err := w.Put(extentKey(in.ino, e.sector), e.FileExtent.Append(nil)); err != nil {
+			if err := w.Put(items.ExtentKey(in.ino, e.Sector), e.FileExtent.Append(nil)); err != nil {
 				return err
 			}
 		}
@@ -272,37 +231,33 @@ func (v *Volume) reserveGap(w *tree.Writer, in *inode, from, to uint64, sum *res
 	return nil
 }
 
-func extentRun(e *placed) layout.Run {
-	return layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(e.Sectors())}
-}
-
 // unreserve gives back what ranges promise of [from, to) of a file, where no extent
 // is left: at most limit ranges (0: all). Inside the gate, in.mu held.
 func (v *Volume) unreserve(w *tree.Writer, in *inode, from, to uint64, limit int) (done bool, err error) {
 	if !in.reserved.Load() || from >= to {
 		return true, nil
 	}
-	hit, err := scanReserved(w.ScanFloor, in.ino, from, to, limit)
+	hit, err := items.ScanReserved(w.ScanFloor, in.ino, from, to, limit)
 	if err != nil {
 		return false, err
 	}
 	ranges := 0
 	for _, s := range hit {
-		if _, err := w.Delete(reservedKey(in.ino, s.from)); err != nil {
+		if _, err := w.Delete(items.ReservedKey(in.ino, s.From)); err != nil {
 			return false, err
 		}
 		ranges--
-		for _, rest := range []interval{{s.from, from}, {to, s.to}} {
-			if rest.from >= rest.to {
+		for _, rest := range []items.Interval{{From: s.From, To: from}, {From: to, To: s.To}} {
+			if rest.From >= rest.To {
 				continue
 			}
 			ranges++
-			if err := w.Put(reservedKey(in.ino, rest.from), layout.AppendReserved(nil, rest.to-rest.from)); err != nil {
+			if err := w.Put(items.ReservedKey(in.ino, rest.From), layout.AppendReserved(nil, rest.To-rest.From)); err != nil {
 				return false, err
 			}
 		}
 	}
-	n := overlap(hit, from, to)
+	n := items.Overlap(hit, from, to)
 	in.vacate(0, n)
 	v.res.promised.Add(-int64(n))
 	v.res.owed.Add(-int64(n))
@@ -315,23 +270,23 @@ func (v *Volume) unreserve(w *tree.Writer, in *inode, from, to uint64, limit int
 
 // unlist ends the reservations of an inode that has no range any more.
 func (v *Volume) unlist(w *tree.Writer, in *inode) error {
-	left, err := scanReserved(w.ScanFloor, in.ino, 0, 1<<62, 1)
+	left, err := items.ScanReserved(w.ScanFloor, in.ino, 0, 1<<62, 1)
 	if err != nil || len(left) > 0 {
 		return err
 	}
 	in.reserved.Store(false)
-	_, err = w.Delete(reserverKey(in.ino))
+	_, err = w.Delete(items.ReserverKey(in.ino))
 	return err
 }
 
 // coversAll tells whether all bytes of some spans are reserved, of a file that has
 // reserved ranges at all. See covers.
-func (v *Volume) coversAll(in *inode, spans []interval) (bool, error) {
+func (v *Volume) coversAll(in *inode, spans []items.Interval) (bool, error) {
 	if !in.reserved.Load() {
 		return false, nil
 	}
 	for _, s := range spans {
-		if ok, err := v.covers(in, s.from, s.to); err != nil || !ok {
+		if ok, err := v.covers(in, s.From, s.To); err != nil || !ok {
 			return false, err
 		}
 	}
@@ -341,7 +296,7 @@ func (v *Volume) coversAll(in *inode, spans []interval) (bool, error) {
 // inReserved calls run with whether bytes that it will write are reserved: then it
 // may be admitted as promised. run looks again once it holds in.mu, and returns
 // again if that is not so any more.
-func (v *Volume) inReserved(in *inode, spans func() []interval, run func(promised bool) (again bool, err error)) error {
+func (v *Volume) inReserved(in *inode, spans func() []items.Interval, run func(promised bool) (again bool, err error)) error {
 	for {
 		promised, err := v.coversAll(in, spans())
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -162,11 +163,11 @@ func (c *reserveCrasher) look(img *device.Mem) {
 	for i := range c.inos {
 		a, err := l.v.Lookup(vfs.RootIno, fmt.Sprintf("f%d", i))
 		ok(t, err)
-		spans, err := scanReserved(l.v.fs.ScanFloor, uint64(a.Ino), 0, 1<<62, 0)
+		spans, err := items.ScanReserved(l.v.fs.ScanFloor, uint64(a.Ino), 0, 1<<62, 0)
 		ok(t, err)
 		for _, s := range spans {
-			for at := s.from * pageBytes; at < s.to*pageBytes; at += 1 << 19 {
-				b := bytes.Repeat([]byte{9}, int(min(1<<19, s.to*pageBytes-at)))
+			for at := s.From * pageBytes; at < s.To*pageBytes; at += 1 << 19 {
+				b := bytes.Repeat([]byte{9}, int(min(1<<19, s.To*pageBytes-at)))
 				if _, err := l.v.Write(crashReq, a.Ino, at, b, false); err != nil {
 					t.Fatalf("f%d at %d, which is reserved: %v; %+v", i, at, err, l.v.res.stored())
 				}

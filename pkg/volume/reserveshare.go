@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -64,29 +66,29 @@ func (v *Volume) ownReserved(in *inode, from, to, low, high uint64) (n int64, er
 	}
 	es, err := v.extents(in.ino, from, to, 0)
 	if err != nil {
-		return 0, wrap(err)
+		return 0, txn.Wrap(err)
 	}
 	for i := range es {
 		e := &es[i]
 		if v.owes(&e.FileExtent) {
 			continue
 		}
-		a, b := max(low, e.sector), min(high, e.end())
-		spans, err := scanReserved(v.fs.ScanFloor, in.ino, a, b, 0)
+		a, b := max(low, e.Sector), min(high, e.End())
+		spans, err := items.ScanReserved(v.fs.ScanFloor, in.ino, a, b, 0)
 		if err != nil {
-			return 0, wrap(err)
+			return 0, txn.Wrap(err)
 		}
-		n += int64(overlap(spans, a, b))
+		n += int64(items.Overlap(spans, a, b))
 	}
 	return n, nil
 }
 
 // oweSource notes that extents in reserved ranges of a file are about to be shared.
 // Inside v.fs.Update.
-func (v *Volume) oweSource(w *tree.Writer, src *inode, es []placed) error {
+func (v *Volume) oweSource(w *tree.Writer, src *inode, es []items.Placed) error {
 	for i := range es {
 		e := &es[i]
-		n, err := promisedIn(w, src, e.sector, e.end())
+		n, err := promisedIn(w, src, e.Sector, e.End())
 		if err != nil {
 			return err
 		}
@@ -98,7 +100,7 @@ func (v *Volume) oweSource(w *tree.Writer, src *inode, es []placed) error {
 		}
 		owed := e.FileExtent
 		owed.Owed = true
-		if err := w.Put(extentKey(src.ino, e.sector), owed.Append(nil)); err != nil {
+		if err := w.Put(items.ExtentKey(src.ino, e.Sector), owed.Append(nil)); err != nil {
 			return err
 		}
 	}
@@ -197,7 +199,7 @@ func (v *Volume) restampStep(p *restamper) (done bool, err error) {
 		return err
 	})
 	if err != nil {
-		if err = wrap(err); p.changed { // half a step must not be committed
+		if err = txn.Wrap(err); p.changed { // half a step must not be committed
 			v.fail(err)
 		}
 		return false, err
@@ -212,7 +214,7 @@ func (v *Volume) restampStep(p *restamper) (done bool, err error) {
 func (p *restamper) step(v *Volume, w *tree.Writer) (done bool, err error) {
 	if p.sector == 0 {
 		found := false
-		err := w.Scan(reserverKey(p.ino), reserverKey(^uint64(0)), func(k layout.Key, _ []byte) bool {
+		err := w.Scan(items.ReserverKey(p.ino), items.ReserverKey(^uint64(0)), func(k layout.Key, _ []byte) bool {
 			p.ino, found = k.Sub, true
 			return false
 		})
@@ -224,7 +226,7 @@ func (p *restamper) step(v *Volume, w *tree.Writer) (done bool, err error) {
 			return true, nil
 		}
 	}
-	spans, err := scanReserved(w.ScanFloor, p.ino, p.sector, 1<<62, 1)
+	spans, err := items.ScanReserved(w.ScanFloor, p.ino, p.sector, 1<<62, 1)
 	if err != nil {
 		return false, err
 	}
@@ -232,19 +234,19 @@ func (p *restamper) step(v *Volume, w *tree.Writer) (done bool, err error) {
 		p.ino, p.sector = p.ino+1, 0
 		return false, nil
 	}
-	from, to := max(p.sector, spans[0].from), spans[0].to
-	es, err := scanExtents(w.ScanFloor, p.ino, from, to, restampStep)
+	from, to := max(p.sector, spans[0].From), spans[0].To
+	es, err := items.ScanExtents(w.ScanFloor, p.ino, from, to, restampStep)
 	if err != nil {
 		return false, err
 	}
 	if p.sector = to; len(es) == restampStep {
-		p.sector = min(to, es[len(es)-1].end())
+		p.sector = min(to, es[len(es)-1].End())
 	}
 	return false, p.extents(v, w, es)
 }
 
 // extents has extents begin now that no snapshot and no other file holds.
-func (p *restamper) extents(v *Volume, w *tree.Writer, es []placed) error {
+func (p *restamper) extents(v *Volume, w *tree.Writer, es []items.Placed) error {
 	newest := v.snap.newest.Load()
 	p.kept = max(p.kept, newest)
 	for i := range es {
@@ -252,25 +254,25 @@ func (p *restamper) extents(v *Volume, w *tree.Writer, es []placed) error {
 		if !v.owes(&e.FileExtent) || e.RefBirth <= newest {
 			continue
 		}
-		shared, err := v.mostShared(extentRun(e))
+		shared, err := v.shares.Most(e.Run())
 		if err != nil {
 			return err
 		}
 		now := e.FileExtent
 		if now.Owed = shared > 0; !now.Owed {
-			spans, err := scanReserved(w.ScanFloor, p.ino, e.sector, e.end(), 0)
+			spans, err := items.ScanReserved(w.ScanFloor, p.ino, e.Sector, e.End(), 0)
 			if err != nil {
 				return err
 			}
 			p.changed = true
 			now.RefBirth = v.gen
-			v.res.owed.Add(-int64(overlap(spans, e.sector, e.end())))
+			v.res.owed.Add(-int64(items.Overlap(spans, e.Sector, e.End())))
 		}
 		if now.Owed == e.Owed && now.RefBirth == e.RefBirth {
 			continue
 		}
 		p.changed = true
-		if err := w.Put(extentKey(p.ino, e.sector), now.Append(nil)); err != nil {
+		if err := w.Put(items.ExtentKey(p.ino, e.Sector), now.Append(nil)); err != nil {
 			return err
 		}
 	}

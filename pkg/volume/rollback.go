@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -65,7 +67,7 @@ func (v *Volume) Rollback(name string, deleteNewer bool) error {
 	case !first:
 		return vfs.ErrClosed
 	}
-	return wrap(v.close(func() error { return v.switchHead(t, &x) }))
+	return txn.Wrap(v.close(func() error { return v.switchHead(t, &x) }))
 }
 
 // switchHead has the next commit make a snapshot's tree the head. Nothing is
@@ -89,11 +91,11 @@ func (v *Volume) switchHead(t *snapshot, x *layout.Snapshot) error {
 	left := layout.Abandoned{Snapshot: t.id, Generation: t.gen, Tree: v.root.Trees[layout.TreeFS]}
 	err := v.snaps.Update(func(w *tree.Writer) error {
 		for _, g := range gone {
-			if _, err := w.Delete(snapshotKey(g.id)); err != nil {
+			if _, err := w.Delete(items.SnapshotKey(g.id)); err != nil {
 				return err
 			}
 		}
-		return w.Put(abandonedKey(uint64(point)), left.Append(nil))
+		return w.Put(items.AbandonedKey(uint64(point)), left.Append(nil))
 	})
 	if err != nil {
 		v.fail(err)
@@ -107,10 +109,6 @@ func (v *Volume) switchHead(t *snapshot, x *layout.Snapshot) error {
 	v.inodes = x.Inodes
 	v.inoMu.Unlock()
 	return nil
-}
-
-func abandonedKey(point uint64) layout.Key {
-	return layout.Key{Type: layout.KeyAbandoned, Sub: point}
 }
 
 // warmAbandoned reads what the next step needs, without locks.
@@ -152,9 +150,9 @@ func (f *freer) passAbandoned(a *abandoned) (done bool, err error) {
 	}
 	f.changed = true
 	if done {
-		_, err = f.w.Delete(abandonedKey(a.point))
+		_, err = f.w.Delete(items.AbandonedKey(a.point))
 	} else {
-		err = f.w.Put(abandonedKey(a.point), next.Append(nil))
+		err = f.w.Put(items.AbandonedKey(a.point), next.Append(nil))
 	}
 	f.v.snap.mu.Lock()
 	a.Abandoned = next
@@ -234,6 +232,6 @@ func (f *freer) passPage(a *layout.Abandoned, p *layout.Pointer, in tree.Range) 
 		}
 	}
 	f.changed = true
-	eachCopy(p, f.v.space.Free)
+	items.EachCopy(p, f.v.space.Free)
 	return true, nil
 }

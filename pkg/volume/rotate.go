@@ -12,8 +12,10 @@ import (
 	"time"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -405,8 +407,6 @@ func (v *Volume) dropNext(slots []int) error {
 	return v.storeNext(next, v.store.Keys.Newest())
 }
 
-func nextSlotKey(slot int) layout.Key { return layout.Key{Type: layout.KeyNextSlot, Sub: uint64(slot)} }
-
 // storeNext makes the slots that wait for the end of a rotation durable: next,
 // and no others.
 func (v *Volume) storeNext(next map[int]crypto.Slot, keys *crypto.EpochKeys) error {
@@ -427,13 +427,13 @@ func (v *Volume) putNext(next map[int]crypto.Slot, commit [32]byte) error {
 		for i := range crypto.Slots {
 			s, ok := next[i]
 			if !ok {
-				if _, err := w.Delete(nextSlotKey(i)); err != nil {
+				if _, err := w.Delete(items.NextSlotKey(i)); err != nil {
 					return err
 				}
 				continue
 			}
 			n := layout.NextSlot{Commit: commit, Slot: s}
-			if err := w.Put(nextSlotKey(i), n.Append(nil)); err != nil {
+			if err := w.Put(items.NextSlotKey(i), n.Append(nil)); err != nil {
 				return err
 			}
 		}
@@ -462,7 +462,7 @@ func (v *Volume) loadRotation(root *layout.Root) error {
 	v.rot.tell(RotationRewriting, "", nil)
 	k.next = map[int]crypto.Slot{}
 	var derr error
-	err := v.anc.tree.Scan(nextSlotKey(0), nextSlotKey(crypto.Slots-1), func(key layout.Key, val []byte) bool {
+	err := v.anc.tree.Scan(items.NextSlotKey(0), items.NextSlotKey(crypto.Slots-1), func(key layout.Key, val []byte) bool {
 		var n layout.NextSlot
 		if n, derr = layout.DecodeNextSlot(val); derr != nil {
 			return false
@@ -647,7 +647,7 @@ func (v *Volume) treeByID(id uint8) *tree.Tree {
 	case layout.TreeSnapshots:
 		return v.snaps
 	case layout.TreeShares:
-		return v.shares
+		return v.shares.Tree
 	case layout.TreeAnchors:
 		return v.anc.tree
 	}
@@ -685,7 +685,7 @@ func (v *Volume) rotateStep(s *layout.Rotation) (more bool, err error) {
 		}
 	})
 	if err != nil {
-		return false, wrap(fmt.Errorf("tree %d: %w", s.Tree, err))
+		return false, txn.Wrap(fmt.Errorf("tree %d: %w", s.Tree, err))
 	}
 	for _, x := range stale {
 		// As of now; resealBlock knows for sure.
@@ -852,12 +852,12 @@ func (v *Volume) resealBlock(x *staleRun, count uint64, target uint32) (dead boo
 	}
 	es, err := v.extents(ino, sector, sector+count, 0)
 	if err != nil {
-		return false, wrap(err)
+		return false, txn.Wrap(err)
 	}
 	defer v.unload(in)
 	for i := range es {
 		if es[i].Epoch < target && err == nil {
-			err = v.resealExtent(in, &es[i], max(sector, es[i].sector), min(sector+count, es[i].end()))
+			err = v.resealExtent(in, &es[i], max(sector, es[i].Sector), min(sector+count, es[i].End()))
 		}
 	}
 	return false, err
@@ -865,11 +865,11 @@ func (v *Volume) resealBlock(x *staleRun, count uint64, target uint32) (dead boo
 
 // resealExtent makes sectors [from, to) of a file dirty, which an extent has alone.
 // The caller holds in.mu: nobody makes a copy of it meanwhile.
-func (v *Volume) resealExtent(in *inode, e *placed, from, to uint64) error {
-	run := layout.Run{Start: e.Addr/layout.SectorBytes + from - e.sector, Count: uint32(to - from)}
-	switch most, err := v.mostShared(run); {
+func (v *Volume) resealExtent(in *inode, e *items.Placed, from, to uint64) error {
+	run := layout.Run{Start: e.Addr/layout.SectorBytes + from - e.Sector, Count: uint32(to - from)}
+	switch most, err := v.shares.Most(run); {
 	case err != nil:
-		return wrap(err)
+		return txn.Wrap(err)
 	case most > 0:
 		v.rot.shared = true
 		return nil
@@ -896,7 +896,7 @@ func (v *Volume) loadRun(in *inode, from, to uint64) error {
 			err = plan.run(v.store)
 		}
 		if err != nil {
-			return wrap(fmt.Errorf("inode %d at %d: %w", in.ino, off, err))
+			return txn.Wrap(fmt.Errorf("inode %d at %d: %w", in.ino, off, err))
 		}
 	}
 	in.bmu.Lock()
@@ -943,7 +943,7 @@ func (v *Volume) rotateSpace() error {
 		}
 		v.adm.done(c)
 		if err != nil {
-			return wrap(err)
+			return txn.Wrap(err)
 		}
 	}
 }
@@ -965,7 +965,7 @@ func (v *Volume) staleRegions(target uint32) (regions []uint64, err error) {
 			}
 		})
 		if err != nil {
-			return nil, wrap(fmt.Errorf("tree of space: %w", err))
+			return nil, txn.Wrap(fmt.Errorf("tree of space: %w", err))
 		}
 	}
 	return regions, nil

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/header"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -37,7 +38,7 @@ func oldKeys(t testing.TB, v *Volume) []*crypto.EpochKeys {
 // header, root slots, log, and what the newest root reaches. It returns what they
 // open.
 func theft(dev *device.Mem, c crypto.Credential, stolen []*crypto.EpochKeys, mounts [][16]byte) (opened []string, err error) {
-	u, keys, err := unlock(dev, c, nil)
+	u, keys, err := header.Unlock(dev, c, nil)
 	if err != nil {
 		return nil, err
 	}

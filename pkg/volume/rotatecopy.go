@@ -3,6 +3,7 @@ package volume
 import (
 	"fmt"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
@@ -86,7 +87,7 @@ func (m *mover) refer(w *tree.Writer, old []oldRef, fresh []freshCopy) (left []s
 			continue
 		}
 		r.e = e // load may have read another refbirth, and another mark of what is owed
-		own, err := m.v.unowed(w.ScanFloor, r.ino, &placed{r.sector, e})
+		own, err := m.v.unowed(w.ScanFloor, r.ino, &items.Placed{Sector: r.sector, FileExtent: e})
 		if err != nil {
 			return nil, err
 		}
@@ -133,13 +134,13 @@ func (m *mover) replace(w *tree.Writer, r *oldRef, fresh []freshCopy, of *[maxSe
 				n++
 			}
 			e.Record = c.Slice(c.at, n)
-			if err := v.addReference(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(n)}); err != nil {
+			if err := v.shares.Add(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(n)}); err != nil {
 				return err
 			}
 		}
 		e.RefBirth, e.Owed = v.gen, v.owes(&r.e)
 		sector := r.sector + uint64(s) - uint64(r.first)
-		if err := w.Put(extentKey(r.ino, sector), e.Append(nil)); err != nil {
+		if err := w.Put(items.ExtentKey(r.ino, sector), e.Append(nil)); err != nil {
 			return err
 		}
 		v.rot.met(e.Epoch)
@@ -164,7 +165,7 @@ func (v *Volume) countFresh(fresh []freshCopy) error {
 			run := layout.Run{Start: f.Addr/layout.SectorBytes + uint64(s), Count: uint32(to - s)}
 			if f.refs[s] == 0 {
 				v.space.Free(run)
-			} else if err := v.addReferences(run, f.refs[s]-1); err != nil {
+			} else if err := v.shares.AddN(run, f.refs[s]-1); err != nil {
 				return err
 			}
 			s = to

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/shares"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -134,7 +135,7 @@ func TestRotateReserveBetween(t *testing.T) {
 // one's sectors are not owed then, nor those of the last file that is to change: it
 // must not come to share them.
 func TestRotateReserveCopy(t *testing.T) {
-	const files = shareStep + 1
+	const files = shares.Step + 1
 	last, has := files-1, files-2
 	for _, c := range []struct {
 		name          string
@@ -169,7 +170,7 @@ func TestRotateReserveCopy(t *testing.T) {
 				ok(t, err)
 				epochs[es[0].Epoch]++
 			}
-			if epochs[1] != 1 || epochs[2] != shareStep {
+			if epochs[1] != 1 || epochs[2] != shares.Step {
 				t.Fatalf("files by epoch: %v", epochs)
 			}
 			h.overwriteAll(inos[:has]...)
@@ -199,7 +200,7 @@ func TestRotateReserveCounted(t *testing.T) {
 	r := newReserved(t, 80<<20)
 	data := noise(rand.New(rand.NewPCG(10, 9)), blockBytes)
 	inos := []vfs.Ino{writeFile(t, r.v, "0", data)}
-	for i := range shareStep {
+	for i := range shares.Step {
 		inos = append(inos, writeFile(t, r.v, fmt.Sprint(i+1), nil))
 		share(t, r.v, inos[0], 0, inos[i+1], 0, blockBytes)
 	}
@@ -208,7 +209,7 @@ func TestRotateReserveCounted(t *testing.T) {
 	close(<-h.steps)
 	step := <-h.steps
 	ok(t, r.v.requireFeature(layout.FeatureReserved))
-	const has = shareStep - 1
+	const has = shares.Step - 1
 	h.overwriteAll(inos[:has]...)
 	in, err := r.v.inode(inos[has])
 	ok(t, err)
@@ -221,7 +222,7 @@ func TestRotateReserveCounted(t *testing.T) {
 	}
 	close(step)
 	for v := r.v; ; { // until it has taken the last file
-		es, err := v.extents(uint64(inos[shareStep]), 0, 1, 1)
+		es, err := v.extents(uint64(inos[shares.Step]), 0, 1, 1)
 		ok(t, err)
 		if es[0].Epoch == 2 {
 			break

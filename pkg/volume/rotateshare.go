@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/shares"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -31,7 +34,7 @@ type sharedRef struct {
 	first, count uint16 // sectors of the extent
 }
 
-func (r *sharedRef) key() layout.Key { return extentKey(r.ino, r.sector) }
+func (r *sharedRef) key() layout.Key { return items.ExtentKey(r.ino, r.sector) }
 
 // rotateShared has all that is old and shared sealed anew. It takes up to limit
 // references at a look: an extent that has more gets a copy for each so many.
@@ -154,7 +157,7 @@ func (v *Volume) collectShared(l *look, target uint32) (next look, err error) {
 			}
 		})
 		if err != nil {
-			return next, wrap(fmt.Errorf("tree %d: %w", layout.TreeFS, err))
+			return next, txn.Wrap(fmt.Errorf("tree %d: %w", layout.TreeFS, err))
 		}
 		for i := range found {
 			if shared, err := v.sharedNow(&found[i]); err != nil {
@@ -181,8 +184,8 @@ func refOf(k layout.Key, val []byte) sharedRef {
 
 // sharedNow tells whether something else refers to what r does, as of now.
 func (v *Volume) sharedNow(r *sharedRef) (bool, error) {
-	most, err := v.mostShared(layout.Run{Start: r.origin + uint64(r.first), Count: uint32(r.count)})
-	return most > 0, wrap(err)
+	most, err := v.shares.Most(layout.Run{Start: r.origin + uint64(r.first), Count: uint32(r.count)})
+	return most > 0, txn.Wrap(err)
 }
 
 // maxSegments is how many sectors an extent may have.
@@ -218,7 +221,7 @@ type oldRef struct {
 // run changes all references to one extent, in steps.
 func (m *mover) run(refs []sharedRef) error {
 	for len(refs) > 0 {
-		n := min(len(refs), shareStep)
+		n := min(len(refs), shares.Step)
 		step := slices.Clone(refs[:n])
 		for len(step) > 0 {
 			if m.v.rot.moves != nil {
@@ -246,7 +249,7 @@ func (m *mover) step(refs []sharedRef) (left []sharedRef, err error) {
 	}
 	// Each record may be in a page of its own; the counts lie where old and new do.
 	kept := v.snap.newest.Load() != 0
-	c := cost{pages: pages, quads: opQuads + 3*len(refs) + 2*v.overwritePages(2*blockPages), urgent: !kept}
+	c := cost{pages: pages, quads: opQuads + 3*len(refs) + 2*v.shares.OverwritePages(2*blockPages), urgent: !kept}
 	if err := v.admitRotation(c, kept); err != nil {
 		return nil, err
 	}
@@ -275,13 +278,13 @@ func (m *mover) load(refs []sharedRef) (old []oldRef, err error) {
 	for _, r := range refs {
 		e, ok, err := m.find(func(k layout.Key) ([]byte, bool, error) { return m.v.fs.Get(k, nil) }, &r)
 		if err != nil {
-			return nil, wrap(fmt.Errorf("inode %d at %d: %w", r.ino, r.sector*pageBytes, err))
+			return nil, txn.Wrap(fmt.Errorf("inode %d at %d: %w", r.ino, r.sector*pageBytes, err))
 		}
 		if !ok {
 			continue
 		}
 		if at, err := m.read(&e.Record, int(r.count)); err != nil {
-			return nil, wrap(fmt.Errorf("inode %d at %d: %w", r.ino, (r.sector+uint64(at))*pageBytes, err))
+			return nil, txn.Wrap(fmt.Errorf("inode %d at %d: %w", r.ino, (r.sector+uint64(at))*pageBytes, err))
 		}
 		old = append(old, oldRef{r, e})
 	}
@@ -369,7 +372,7 @@ func (m *mover) move(old []oldRef) (left []sharedRef, err error) {
 
 // verify forgets the copies that are not known to be there any more, or that nothing
 // else may refer to now.
-func (m *mover) verify(old []oldRef, get func(layout.Key) ([]byte, bool, error), scan scanner) error {
+func (m *mover) verify(old []oldRef, get func(layout.Key) ([]byte, bool, error), scan items.Scanner) error {
 	for i := range old {
 		for s := old[i].first; s < old[i].first+old[i].count; s++ {
 			c := &m.copies[s]
@@ -392,8 +395,8 @@ func (m *mover) verify(old []oldRef, get func(layout.Key) ([]byte, bool, error),
 }
 
 // usable tells whether a copy is there and another record may refer to it.
-func (m *mover) usable(c *copied, get func(layout.Key) ([]byte, bool, error), scan scanner) (bool, error) {
-	val, ok, err := get(extentKey(c.ino, c.sector))
+func (m *mover) usable(c *copied, get func(layout.Key) ([]byte, bool, error), scan items.Scanner) (bool, error) {
+	val, ok, err := get(items.ExtentKey(c.ino, c.sector))
 	if err != nil || !ok {
 		return false, err
 	}
@@ -407,7 +410,7 @@ func (m *mover) usable(c *copied, get func(layout.Key) ([]byte, bool, error), sc
 	if m.v.owes(&e) {
 		return true, nil
 	}
-	if own, err := m.v.unowed(scan, c.ino, &placed{c.sector, e}); err != nil || own {
+	if own, err := m.v.unowed(scan, c.ino, &items.Placed{Sector: c.sector, FileExtent: e}); err != nil || own {
 		return false, err
 	}
 	// Somebody who is at the file may be reserving it, and have counted what is its own.
@@ -421,6 +424,6 @@ func (m *mover) usable(c *copied, get func(layout.Key) ([]byte, bool, error), sc
 		in.mu.RUnlock()
 		return true, nil
 	}
-	most, err := m.v.mostShared(extentRun(&placed{c.sector, e}))
+	most, err := m.v.shares.Most((&items.Placed{Sector: c.sector, FileExtent: e}).Run())
 	return most > 0, err
 }

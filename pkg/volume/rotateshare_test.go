@@ -12,6 +12,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/shares"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -213,7 +214,7 @@ func TestRotateSharedCopyGone(t *testing.T) {
 	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
 	rng := rand.New(rand.NewPCG(6, 9))
 	data := noise(rng, blockBytes)
-	const files = 3*shareStep + 5
+	const files = 3*shares.Step + 5
 	inos, other := []vfs.Ino{writeFile(t, v, "0", data)}, writeFile(t, v, "other", nil)
 	for i := 1; i < files; i++ {
 		inos = append(inos, writeFile(t, v, fmt.Sprint(i), nil))

@@ -7,6 +7,8 @@ import (
 	"fmt"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/header"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
@@ -28,6 +30,9 @@ type ScrubOptions struct {
 	// Damage is told of each damage when it is found; the names come with the report.
 	Damage func(d Damage)
 }
+
+// maxDamages bounds the damages that a report lists.
+const maxDamages = 1000
 
 // Damage is something on the device that does not verify.
 type Damage struct {
@@ -52,7 +57,7 @@ type Damage struct {
 	Files []string
 	More  int
 
-	lost inodeRange
+	lost items.InodeRange
 	at   damagePlace
 }
 
@@ -61,7 +66,7 @@ type ScrubReport struct {
 	Done     bool     // it came to the end
 	Position string   // else where another one goes on, also after a remount
 	Bytes    uint64   // read
-	Damages  []Damage // at most maxProblems
+	Damages  []Damage // at most maxDamages
 	Total    int      // those not listed included
 	Mended   int
 }
@@ -92,7 +97,7 @@ func (v *Volume) Scrub(ctx context.Context, opts ScrubOptions) (*ScrubReport, er
 	} else {
 		s.rep.Position = s.pos.String()
 	}
-	return s.rep, wrap(err)
+	return s.rep, txn.Wrap(err)
 }
 
 // scrub is the state of one Scrub.
@@ -109,11 +114,17 @@ type scrub struct {
 	root  *layout.Root  // of this step, pinned
 	total uint64
 
-	batch []dataRun
+	batch []scrubRun
 	bytes int
 	buf   []byte
 
 	told map[damageKey]struct{} // damages of the report
+}
+
+// scrubRun is an extent to be read.
+type scrubRun struct {
+	ino uint64
+	items.Placed
 }
 
 // scrubPosition is where a scrub has to go on. First it walks the snapshots'
@@ -276,7 +287,7 @@ func (s *scrub) found(d Damage) {
 	if s.opts.Damage != nil {
 		s.opts.Damage(d)
 	}
-	if len(s.rep.Damages) < maxProblems {
+	if len(s.rep.Damages) < maxDamages {
 		s.told[key] = struct{}{}
 		s.rep.Damages = append(s.rep.Damages, d)
 	}
@@ -335,16 +346,16 @@ func (s *scrub) roots() (bytes int) {
 	rep := s.v.store.MendRoots(s.write)
 	for i := range rep.Mended {
 		m := &rep.Mended[i]
-		if s.v.opts.ReadOnly && ordinaryCopy(m.Was(), m.Root == rep.Roots[0].Root) {
+		if s.v.opts.ReadOnly && header.OrdinaryCopy(m.Was(), m.Root == rep.Roots[0].Root) {
 			continue // the next mount for writing writes it again
 		}
-		s.mending(fmt.Sprintf("root slot %d, copy %d", m.Slot, m.Copy+1), copyText(m.Was()), func() error { return m.Err })
+		s.mending(fmt.Sprintf("root slot %d, copy %d", m.Slot, m.Copy+1), header.CopyText(m.Was()), func() error { return m.Err })
 	}
 	for _, slot := range rep.Bad {
 		if len(rep.Roots) == 0 {
 			break
 		}
-		if what, damage := judgeSlot(rep.Roots, slot); damage {
+		if what, damage := header.JudgeSlot(rep.Roots, slot); damage {
 			s.found(Damage{Where: fmt.Sprintf("root slot %d", slot), What: what + "; a later commit writes over it"})
 		}
 	}
@@ -365,8 +376,8 @@ func (v *Volume) checkHeader(damage func(where, what string, mend func() error))
 		return
 	}
 	if v.opts.ReadOnly {
-		hs, err := readHeaders(v.dev)
-		if err == nil && leftByCut(hs.Copy[0], hs.Copy[1], v.store.Keys, v.keys.floor.Load()) {
+		hs, err := header.Read(v.dev)
+		if err == nil && header.LeftByCut(hs.Copy[0], hs.Copy[1], v.store.Keys, v.keys.floor.Load()) {
 			return
 		}
 	}
@@ -398,7 +409,7 @@ func (s *scrub) page(r *pageRead) {
 		case layout.TreeSpace:
 			d.What += "; maps of free space are lost"
 		case layout.TreeFS:
-			d.lost = rangeOf(r.lo, r.hi)
+			d.lost = items.RangeOf(r.lo, r.hi)
 			d.What += "; " + d.lost.String()
 		}
 		s.found(d)
@@ -427,7 +438,7 @@ func (s *scrub) item(k layout.Key, v []byte) {
 	if s.bytes+n > txn.ReadBytes {
 		s.flush()
 	}
-	s.batch = append(s.batch, dataRun{k.Obj, "", placed{k.Sub, e}})
+	s.batch = append(s.batch, scrubRun{k.Obj, items.Placed{Sector: k.Sub, FileExtent: e}})
 	s.bytes += n
 	s.w.spent += n
 }
@@ -450,33 +461,10 @@ func (s *scrub) flush() {
 	}
 	for i := range batch {
 		r := &batch[i]
-		badSegments(s.v.store, r, s.buf, func(from, n int, err error) {
+		s.v.store.BadSegments(&r.Record, s.buf, func(from, n int, err error) {
 			at := r.Addr + uint64(from)*layout.SectorBytes
 			s.found(Damage{Where: fmt.Sprintf("data at %d", at), What: err.Error(), Ino: r.ino, Length: uint64(n) * layout.SectorBytes,
-				Offset: (r.sector + uint64(from)) * layout.SectorBytes, at: damagePlace{data: at}})
+				Offset: (r.Sector + uint64(from)) * layout.SectorBytes, at: damagePlace{data: at}})
 		})
-	}
-}
-
-// badSegments opens an extent segment by segment, and reports the runs of those
-// that do not open.
-func badSegments(store *txn.Store, r *dataRun, buf []byte, report func(from, n int, err error)) {
-	from, n := 0, 0
-	var first error
-	for i := range r.Count() {
-		err := store.ReadRun(&r.Record, i, 1, buf[:layout.SectorBytes])
-		if err == nil && n > 0 {
-			report(from, n, first)
-			n = 0
-		}
-		if err != nil {
-			if n == 0 {
-				from, first = i, err
-			}
-			n++
-		}
-	}
-	if n > 0 {
-		report(from, n, first)
 	}
 }

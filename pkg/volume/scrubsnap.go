@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sort"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -104,21 +105,21 @@ const maxNamedSnaps = 16
 // findNames looks up whose damages were found: one more pass over the names of
 // the head, and of each snapshot that alone holds something of it.
 func (s *scrub) findNames(ctx context.Context) error {
-	finders := map[*snapshot]*nameFinder{}
+	finders := map[*snapshot]*items.NameFinder{}
 	for i := range s.rep.Damages {
 		d := &s.rep.Damages[i]
 		d.Head = d.at.snap != nil && s.headHolds(d)
 		f := finders[d.namedIn()]
 		if f == nil {
-			f = newNameFinder()
+			f = items.NewNameFinder()
 			finders[d.namedIn()] = f
 		}
-		f.add(d.Ino)
-		f.addRange(d.lost)
+		f.Add(d.Ino)
+		f.AddRange(d.lost)
 	}
 	var in []*snapshot
 	for t, f := range finders {
-		if !f.empty() {
+		if !f.Empty() {
 			in = append(in, t)
 		}
 	}
@@ -131,11 +132,11 @@ func (s *scrub) findNames(ctx context.Context) error {
 	for i := range s.rep.Damages {
 		d := &s.rep.Damages[i]
 		f := finders[d.namedIn()]
-		d.Path = f.path(d.Ino)
+		d.Path = f.Path(d.Ino)
 		if d.Ino == uint64(vfs.RootIno) {
 			d.Path = "/"
 		}
-		d.Files, d.More = f.paths(d.lost)
+		d.Files, d.More = f.Paths(d.lost)
 	}
 	return nil
 }
@@ -157,7 +158,7 @@ func (d *Damage) namedIn() *snapshot {
 }
 
 // see shows all names of a snapshot, or of the head, to a finder.
-func (s *scrub) see(ctx context.Context, t *snapshot, f *nameFinder) error {
+func (s *scrub) see(ctx context.Context, t *snapshot, f *items.NameFinder) error {
 	names, at := s.v.fs, layout.Pointer{}
 	if t != nil {
 		x, err := s.v.readSnapshot(t)
@@ -166,7 +167,7 @@ func (s *scrub) see(ctx context.Context, t *snapshot, f *nameFinder) error {
 		}
 		names, at = tree.New(tree.Config{ID: layout.TreeFS, Cache: s.v.cache}, x.Tree, x.Generation+1), x.Tree
 	}
-	w := &pageWalk{store: s.v.store, tree: layout.TreeFS, page: func(*pageRead) {}, item: f.see}
+	w := &pageWalk{store: s.v.store, tree: layout.TreeFS, page: func(*pageRead) {}, item: f.See}
 	for !w.end {
 		s.pinned(func() {
 			switch {
@@ -182,7 +183,7 @@ func (s *scrub) see(ctx context.Context, t *snapshot, f *nameFinder) error {
 			return err
 		}
 	}
-	f.resolve(&lookup{names})
+	f.Resolve(&items.Lookup{Tree: names})
 	return nil
 }
 
@@ -218,10 +219,12 @@ func (s *scrub) headHasPage(p *layout.Pointer, key layout.Key) bool {
 
 func (s *scrub) headHasData(d *Damage) bool {
 	from := d.Offset / layout.SectorBytes
-	head := lookup{tree.New(tree.Config{ID: layout.TreeFS, Cache: s.v.cache}, s.root.Trees[layout.TreeFS], s.root.Generation+1)}
-	es, err := head.extents(d.Ino, from, from+d.Length/layout.SectorBytes)
+	head := items.Lookup{Tree: tree.New(tree.Config{ID: layout.TreeFS, Cache: s.v.cache}, s.root.Trees[layout.TreeFS], s.root.Generation+1)}
+	es, err := head.Extents(d.Ino, from, from+d.Length/layout.SectorBytes)
 	if err != nil {
 		return false
 	}
-	return slices.ContainsFunc(es, func(e placed) bool { return e.Addr-e.sector*layout.SectorBytes == d.at.data-from*layout.SectorBytes })
+	return slices.ContainsFunc(es, func(e items.Placed) bool {
+		return e.Addr-e.Sector*layout.SectorBytes == d.at.data-from*layout.SectorBytes
+	})
 }

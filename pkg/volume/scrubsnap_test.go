@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -176,7 +177,7 @@ func TestScrubSnapshots(t *testing.T) {
 		once += d.bytes
 	}
 	for _, d := range s.pages {
-		eachCopy(&d.p, func(layout.Run) { once += layout.NodeBytes })
+		items.EachCopy(&d.p, func(layout.Run) { once += layout.NodeBytes })
 	}
 	if rep.Bytes-rest.Bytes != once {
 		t.Errorf("%d bytes read of %d", rep.Bytes-rest.Bytes, once)

@@ -11,7 +11,9 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/shares"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -56,13 +58,13 @@ func TestShareTree(t *testing.T) {
 				}
 			}
 			before := free()
-			most, err := v.mostShared(run)
+			most, err := v.shares.Most(run)
 			ok(t, err)
 			ok(t, v.fs.Update(func(*tree.Writer) error {
 				if d > 0 {
-					return v.addReference(run)
+					return v.shares.Add(run)
 				}
-				return v.dropReference(run)
+				return v.shares.Drop(run)
 			}))
 			if now := free(); now != before+gone {
 				t.Fatalf("step %d: %d sectors are free, %d before, %d lost their last reference", step, now, before, gone)
@@ -72,7 +74,7 @@ func TestShareTree(t *testing.T) {
 				want = max(want, refs[i]-d-1)
 			}
 			if int(most) != want {
-				t.Fatalf("step %d: mostShared says %d, want %d", step, most, want)
+				t.Fatalf("step %d: Most says %d, want %d", step, most, want)
 			}
 			checkSharing(t, v, base, refs[:])
 		}
@@ -88,7 +90,7 @@ func TestShareTree(t *testing.T) {
 // checkSharing compares the share tree with counts of references.
 func checkSharing(t *testing.T, v *Volume, base uint64, refs []int) {
 	t.Helper()
-	var want []sharing
+	var want []items.Sharing
 	shared := map[uint64]int{}
 	for i, n := range refs {
 		s := base + uint64(i)
@@ -96,15 +98,15 @@ func checkSharing(t *testing.T, v *Volume, base uint64, refs []int) {
 			continue
 		}
 		shared[s/layout.RegionSector]++
-		if k := len(want); k > 0 && want[k-1].end == s && want[k-1].extra == uint32(n-1) && s%layout.RegionSector != 0 {
-			want[k-1].end++
+		if k := len(want); k > 0 && want[k-1].End == s && want[k-1].Extra == uint32(n-1) && s%layout.RegionSector != 0 {
+			want[k-1].End++
 			continue
 		}
-		want = append(want, sharing{s, s + 1, uint32(n - 1)})
+		want = append(want, items.Sharing{Start: s, End: s + 1, Extra: uint32(n - 1)})
 	}
 	i := 0
-	ok(t, v.shares.Scan(layout.Key{}, layout.Key{Obj: ^uint64(0)}, func(k layout.Key, val []byte) bool {
-		s, err := getSharing(k, val)
+	ok(t, v.shares.Tree.Scan(layout.Key{}, layout.Key{Obj: ^uint64(0)}, func(k layout.Key, val []byte) bool {
+		s, err := items.GetSharing(k, val)
 		if err != nil || i >= len(want) || s != want[i] {
 			t.Errorf("item %d is %+v, %v; want %+v", i, s, err, want[min(i, len(want)-1)])
 			return false
@@ -120,7 +122,7 @@ func checkSharing(t *testing.T, v *Volume, base uint64, refs []int) {
 			t.Fatalf("region %d has %d shared sectors, %v; want %d", base/layout.RegionSector+r, n, err, shared[base/layout.RegionSector+r])
 		}
 	}
-	if h := v.shareHeight.Load(); h == 0 != (len(want) == 0) {
+	if h := v.shares.Height(); h == 0 != (len(want) == 0) {
 		t.Fatalf("height %d with %d items", h, len(want))
 	}
 }
@@ -144,10 +146,10 @@ func TestManyShares(t *testing.T) {
 	if n := len(dataSectors(t, v)); n != 16 {
 		t.Fatalf("%d sectors", n)
 	}
-	ok(t, v.shares.Update(func(w *tree.Writer) error {
+	ok(t, v.shares.Tree.Update(func(w *tree.Writer) error {
 		var keys []layout.Key
 		ok(t, w.Scan(layout.Key{}, layout.Key{Obj: 1}, func(k layout.Key, _ []byte) bool { keys = append(keys, k); return true }))
-		return w.Put(keys[0], layout.Share{Count: 16, Extra: maxExtra + 1}.Append(nil))
+		return w.Put(keys[0], layout.Share{Count: 16, Extra: shares.MaxExtra + 1}.Append(nil))
 	}))
 	clone("c")
 	if n := len(dataSectors(t, v)); n != 32 {
@@ -199,7 +201,7 @@ func TestFullShared(t *testing.T) {
 		}
 	}
 	ok(t, v.Sync(vfs.RootIno))
-	if h := v.shareHeight.Load(); h < 2 {
+	if h := v.shares.Height(); h < 2 {
 		t.Fatalf("height %d: the counts are not in pieces", h)
 	}
 	checkClean(t, dev.Clone())
@@ -224,8 +226,8 @@ func TestFullShared(t *testing.T) {
 	for range 3 {
 		ok(t, v.commitSince(v.commits.Load()))
 	}
-	if after := v.StatFS(); after.BlocksAvail < before.BlocksAvail*98/100 || v.shareHeight.Load() != 0 {
-		t.Errorf("%d blocks available, %d before; height %d", after.BlocksAvail, before.BlocksAvail, v.shareHeight.Load())
+	if after := v.StatFS(); after.BlocksAvail < before.BlocksAvail*98/100 || v.shares.Height() != 0 {
+		t.Errorf("%d blocks available, %d before; height %d", after.BlocksAvail, before.BlocksAvail, v.shares.Height())
 	}
 	ok(t, v.Close())
 	checkClean(t, dev)

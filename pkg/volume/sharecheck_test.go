@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/header"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -185,7 +186,7 @@ func TestCheckFindsShares(t *testing.T) {
 // incompat changes the word of features of both headers.
 func (s *surgeon) incompat(t testing.TB, word uint64) {
 	t.Helper()
-	u, keys, err := unlock(s.dev, checkKey(t), nil)
+	u, keys, err := header.Unlock(s.dev, checkKey(t), nil)
 	ok(t, err)
 	defer keys.Erase()
 	u.Incompat = word

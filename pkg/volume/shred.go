@@ -8,6 +8,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/header"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -56,7 +57,7 @@ var remains = []string{
 // a volume that was shredded, whose first run may have been cut. Nobody has the
 // volume open.
 func Shred(dev device.Device) (*ShredReceipt, error) {
-	hs, err := readHeaders(dev)
+	hs, err := header.Read(dev)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +86,7 @@ func (v *Volume) Shred() (*ShredReceipt, error) {
 	}
 	// Nothing is written any more from here on, least of all a header.
 	v.fail(ErrShredded)
-	hs, err := readHeaders(v.dev)
+	hs, err := header.Read(v.dev)
 	if err != nil {
 		return nil, err
 	}

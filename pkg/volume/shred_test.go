@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -55,7 +56,7 @@ func gone(t testing.TB, dev *device.Mem, keys []crypto.Credential, slots [][]byt
 			}
 		}
 	}
-	if _, err := Check(dev, CheckOptions{Credential: keys[0]}); !errors.Is(err, ErrShredded) {
+	if _, err := check.Run(dev, check.Options{Credential: keys[0]}); !errors.Is(err, ErrShredded) {
 		t.Fatal(err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -169,7 +170,7 @@ func (r *snapRun) check(v *Volume) error {
 // checkSnapCrash examines an image: fsck before and after, the snapshots, free
 // space to the sector, and then the head.
 func checkSnapCrash(t testing.TB, img *device.Mem, r *snapRun) error {
-	rep, err := Check(img.Clone(), CheckOptions{Credential: r.cred()})
+	rep, err := check.Run(img.Clone(), check.Options{Credential: r.cred()})
 	if err != nil {
 		return fmt.Errorf("before the mount: %w", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -230,7 +231,7 @@ func TestSnapshotMutations(t *testing.T) {
 			v[rng.IntN(len(v))] ^= 1 << rng.IntN(8)
 			return k, v, true
 		})
-		if _, err := Check(img, CheckOptions{Credential: checkKey(t)}); err != nil {
+		if _, err := check.Run(img, check.Options{Credential: checkKey(t)}); err != nil {
 			t.Fatal(err)
 		}
 		v, err := Open(img, Options{Credential: checkKey(t), CommitInterval: -1, Memory: minMemory})

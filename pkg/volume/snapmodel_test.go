@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -33,7 +34,7 @@ func (set sectorSet) reach(t testing.TB, v *Volume, p *layout.Pointer, id uint64
 			set[r.Start+i] = struct{}{}
 		}
 	}
-	eachCopy(p, add)
+	items.EachCopy(p, add)
 	b, err := v.store.ReadNode(p)
 	if err != nil {
 		t.Fatal(err)

@@ -9,8 +9,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -206,10 +208,8 @@ func (v *Volume) nameSnapshot(w *tree.Writer, t *snapshot) error {
 	t.sectors = used
 	x := layout.Snapshot{Generation: t.gen, Created: t.created, Tree: r.Trees[layout.TreeFS], Inodes: t.inodes, Sectors: used, Epoch: t.epoch, Deleting: t.passing,
 		Promised: t.promised, Ranges: t.ranges, Name: t.name}
-	return w.Put(snapshotKey(t.id), x.Append(nil))
+	return w.Put(items.SnapshotKey(t.id), x.Append(nil))
 }
-
-func snapshotKey(id uint32) layout.Key { return layout.Key{Type: layout.KeySnapshot, Sub: uint64(id)} }
 
 // CreateSnapshot makes a snapshot of everything that was acknowledged before
 // the call. It is durable when the call returns.
@@ -369,7 +369,7 @@ func (v *Volume) listSnapshots() ([]SnapshotInfo, error) {
 		add(uint64(d.point), d.Bound, uint64(d.Count))
 	}
 	if err := v.deadSums(add); err != nil {
-		return nil, wrap(err)
+		return nil, txn.Wrap(err)
 	}
 	for i := range infos {
 		if !infos[i].Deleting {
@@ -401,7 +401,7 @@ func (v *Volume) deadSums(fn func(point uint64, bound uint32, sectors uint64)) e
 				}
 				return derr == nil
 			})
-		if err = firstErr(err, derr); err != nil {
+		if err = cmp.Or(err, derr); err != nil {
 			return err
 		}
 	}
@@ -473,7 +473,7 @@ func (v *Volume) bury(t *snapshot, mark func() error) error {
 // condemn marks a snapshot as deleted. Inside the gate.
 func (v *Volume) condemn(t *snapshot) error {
 	err := v.snaps.Update(func(w *tree.Writer) error {
-		val, ok, err := w.Get(snapshotKey(t.id))
+		val, ok, err := w.Get(items.SnapshotKey(t.id))
 		if err == nil && !ok {
 			err = fmt.Errorf("%w: snapshot %q is missing", layout.ErrCorrupt, t.name)
 		}
@@ -485,7 +485,7 @@ func (v *Volume) condemn(t *snapshot) error {
 			return err
 		}
 		x.Deleting = true
-		return w.Put(snapshotKey(t.id), x.Append(nil))
+		return w.Put(items.SnapshotKey(t.id), x.Append(nil))
 	})
 	if err != nil {
 		return err
@@ -526,7 +526,7 @@ func (v *Volume) snapWait(busy func(s *snapshots) bool) error {
 	for busy(s) {
 		switch {
 		case s.stalled != nil:
-			return wrap(s.stalled)
+			return txn.Wrap(s.stalled)
 		case v.Failed() != nil:
 			return v.writable()
 		case s.stop || v.ring == nil:
@@ -608,7 +608,7 @@ func (v *Volume) stopSnapReaper() {
 func (v *Volume) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, err error) {
 	if a != nil {
 		if err := v.warmAbandoned(a); err != nil {
-			return false, wrap(err)
+			return false, txn.Wrap(err)
 		}
 	}
 	runs, pages := v.freeBudget()
@@ -634,13 +634,13 @@ func (v *Volume) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, err e
 		v.snap.mu.Unlock()
 		if done, err = f.pass(only); err == nil && done {
 			f.changed = true
-			_, err = w.Delete(snapshotKey(t.id))
+			_, err = w.Delete(items.SnapshotKey(t.id))
 		}
 		return err
 	})
 	f.w = nil
 	if err != nil {
-		if err = wrap(err); f.changed { // half a step must not be committed
+		if err = txn.Wrap(err); f.changed { // half a step must not be committed
 			v.fail(err)
 		}
 		return false, err

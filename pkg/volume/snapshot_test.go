@@ -9,6 +9,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/shares"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -179,9 +180,10 @@ func TestFreeBudget(t *testing.T) {
 	defer mustClose(t, v)
 	v.snap.newest.Store(1)
 	defer v.snap.newest.Store(0)
-	defer v.shareHeight.Store(v.shareHeight.Load())
-	for height := range int32(8) {
-		v.shareHeight.Store(height)
+	own := v.shares
+	defer func() { v.shares = own }()
+	for height := range 8 {
+		v.shares = shares.New(own.Tree, v.space, height, func() {})
 		runs, pages := v.freeBudget()
 		v.adm.mu.Lock()
 		meta := v.meta(cost{quads: freeQuads + pages})

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/shares"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -40,7 +43,8 @@ func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
 		return nil, nil, err
 	}
 	sub := &Volume{opts: v.opts, dev: v.dev, id: v.id, store: v.store, space: v.space, cache: v.cache,
-		gen: x.Generation + 1, seed0: v.seed0, seed1: v.seed1, dataStart: v.dataStart}
+		gen: x.Generation + 1, hash: v.hash, dataStart: v.dataStart,
+		shares: shares.New(nil, v.space, 0, nil)} // it drops no references
 	sub.opts.ReadOnly = true
 	sub.table.m = map[uint64]*inode{}
 	sub.sectors.Store(v.sectors.Load())
@@ -77,7 +81,7 @@ func (v *Volume) unhold(t *snapshot) {
 
 // readSnapshot reads the item of a snapshot.
 func (v *Volume) readSnapshot(t *snapshot) (x layout.Snapshot, err error) {
-	val, ok, err := v.snaps.Get(snapshotKey(t.id), nil)
+	val, ok, err := v.snaps.Get(items.SnapshotKey(t.id), nil)
 	if err == nil && !ok {
 		err = fmt.Errorf("%w: it is missing", layout.ErrCorrupt)
 	}
@@ -85,7 +89,7 @@ func (v *Volume) readSnapshot(t *snapshot) (x layout.Snapshot, err error) {
 		x, err = layout.DecodeSnapshot(val)
 	}
 	if err != nil {
-		return x, wrap(fmt.Errorf("snapshot %q: %w", t.name, err))
+		return x, txn.Wrap(fmt.Errorf("snapshot %q: %w", t.name, err))
 	}
 	return x, nil
 }

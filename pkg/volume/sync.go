@@ -90,7 +90,7 @@ func (v *Volume) syncErr(err error) error {
 	if err != nil && errors.Is(err, vfs.ErrReadOnly) {
 		return fmt.Errorf("%w: %w", vfs.ErrIO, err)
 	}
-	return wrap(err)
+	return txn.Wrap(err)
 }
 
 // syncTail makes all operations recorded so far durable.
@@ -222,9 +222,9 @@ func (v *Volume) appendLarge(batch, rec []byte) ([]byte, error) {
 		var ref []layout.FileExtent
 		at := off
 		for len(es) > 0 {
-			start := es[0].sector / blockPages * blockPages
+			start := es[0].Sector / blockPages * blockPages
 			n, covered := 0, uint64(0)
-			for n < len(es) && es[n].sector == start+covered && covered < blockPages {
+			for n < len(es) && es[n].Sector == start+covered && covered < blockPages {
 				covered += es[n].Sectors()
 				n++
 			}

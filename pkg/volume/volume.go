@@ -11,7 +11,9 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/shares"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -66,10 +68,10 @@ type Volume struct {
 	ring   *txn.Ring // nil: read-only
 	cache  *tree.Cache
 	fs     *tree.Tree
-	snaps  *tree.Tree   // snapshots and dead lists
-	shares *tree.Tree   // extra references
-	trees  []*tree.Tree // all but spaces, in the order of their numbers
-	spaces *tree.Tree   // owned by the committer
+	snaps  *tree.Tree    // snapshots and dead lists
+	shares *shares.Table // extra references
+	trees  []*tree.Tree  // all but spaces, in the order of their numbers
+	spaces *tree.Tree    // owned by the committer
 
 	ringMark atomic.Uint64 // end of the ring at the last freeze
 
@@ -83,7 +85,7 @@ type Volume struct {
 	nextIno uint64
 	inodes  uint64
 
-	seed0, seed1 uint64 // of name hashes
+	hash items.Hasher // of names
 
 	table   inodeTable
 	dirtyMu sync.Mutex
@@ -115,8 +117,7 @@ type Volume struct {
 	root    *layout.Root // newest durable
 	rootR   [32]byte
 
-	shareHeight atomic.Int32  // of the share tree, 0: nothing is shared; changed under its lock
-	copied      atomic.Uint64 // sectors shared in this generation that no durable root has; see maxLogCopies
+	copied atomic.Uint64 // sectors shared in this generation that no durable root has; see maxLogCopies
 
 	features atomic.Uint64 // incompat word of the header, as both copies have it
 
@@ -189,9 +190,9 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.features.Store(header.Incompat)
 	v.dataStart = root.DataStart()
 	v.sectors.Store(root.DeviceSectors)
-	v.seed0, v.seed1 = seeds(root.HashSeed)
+	v.hash = items.NewHasher(root.HashSeed)
 	v.table.m = map[uint64]*inode{}
-	v.refs.m = map[uint64][]placed{}
+	v.refs.m = map[uint64][]items.Placed{}
 	v.flush.init()
 	v.com.init()
 	v.sync.init()
@@ -204,17 +205,17 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.cache = tree.NewCache(opts.Memory/4, v.store.ReadNode)
 	v.fs = v.newTree(layout.TreeFS)
 	v.snaps = v.newTree(layout.TreeSnapshots)
-	v.shares = v.newTree(layout.TreeShares)
-	v.shareHeight.Store(int32(tree.PointerHeight(&root.Trees[layout.TreeShares])))
 	v.anc.tree = v.newTree(layout.TreeAnchors)
-	v.trees = []*tree.Tree{v.fs, v.snaps, v.shares, v.anc.tree}
 	v.spaces = tree.New(tree.Config{ID: layout.TreeSpace, Cache: v.cache, Free: v.freeSpacePage, Dirtied: func(int) {}},
 		root.Trees[layout.TreeSpace], gen)
 	var err error
 	v.space, err = txn.NewSpace(root, gen, func(k layout.Key) ([]byte, bool, error) { return v.spaces.Get(k, nil) })
 	if err != nil {
-		return nil, wrap(err)
+		return nil, txn.Wrap(err)
 	}
+	v.shares = shares.New(v.newTree(layout.TreeShares), v.space, tree.PointerHeight(&root.Trees[layout.TreeShares]),
+		func() { v.res.stale.Store(true) })
+	v.trees = []*tree.Tree{v.fs, v.snaps, v.shares.Tree, v.anc.tree}
 	return v, nil
 }
 
@@ -226,18 +227,11 @@ func (v *Volume) newTree(id uint64) *tree.Tree {
 // freePage is told of pages that the open generation replaced. Snapshots hold
 // pages of the head's tree only.
 func (v *Volume) freePage(p *layout.Pointer) {
-	eachCopy(p, func(r layout.Run) {
+	items.EachCopy(p, func(r layout.Run) {
 		if p.Object != layout.TreeFS || !v.snap.keep(r, p.Birth) {
 			v.space.Free(r)
 		}
 	})
-}
-
-func eachCopy(p *layout.Pointer, fn func(layout.Run)) {
-	fn(layout.Run{Start: p.Addr / layout.SectorBytes, Count: layout.NodeSectors})
-	if p.Addr2 != 0 {
-		fn(layout.Run{Start: p.Addr2 / layout.SectorBytes, Count: layout.NodeSectors})
-	}
 }
 
 // start begins read-write service.

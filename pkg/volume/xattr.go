@@ -1,95 +1,31 @@
 package volume
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 
-	"github.com/dchest/siphash"
-
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/posixacl"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
-
-const capabilityName = "security.capability"
 
 // maxXattrList bounds the names of one inode: XATTR_LIST_MAX of Linux.
 const maxXattrList = 65536
 
-func xattrKey(ino, sub uint64) layout.Key {
-	return layout.Key{Obj: ino, Type: layout.KeyXattr, Sub: sub}
-}
-
-func (v *Volume) xattrHash(name string) uint64 { return xattrHash(v.seed0, v.seed1, name) }
-
-func xattrHash(seed0, seed1 uint64, name string) uint64 {
-	return siphash.Hash(seed0, seed1, []byte(name)) & layout.XattrHashMask
-}
-
-// foundXattr is where an attribute lies, or would.
-type foundXattr struct {
-	sub    uint64 // of piece 0
-	exists bool
-	value  []byte
-}
-
-// findXattr looks an attribute up, with its value.
-func (v *Volume) findXattr(scan scanFunc, ino uint64, name string) (f foundXattr, err error) {
-	h := v.xattrHash(name)
-	f.sub = h
-	var derr error
-	mine := false
-	total := 0
-	err = scan(xattrKey(ino, h), xattrKey(ino, h|0xffff), func(k layout.Key, val []byte) bool {
-		i := int(k.Sub & 0xff)
-		x, err := layout.DecodeXattr(val, i)
-		if err != nil {
-			derr = err
-			return false
-		}
-		if i == 0 {
-			if f.exists {
-				return false
-			}
-			mine = x.Name == name
-			if mine {
-				f.sub, f.exists, total = k.Sub, true, int(x.Total)
-			} else if k.Sub == f.sub {
-				f.sub += 1 << 8 // taken by another name of this hash
-			}
-		}
-		if mine {
-			f.value = append(f.value, x.Data...)
-		}
-		return true
-	})
-	switch {
-	case err == nil && derr != nil:
-		err = derr
-	case err == nil && f.exists && len(f.value) != total:
-		err = fmt.Errorf("%w: attribute of %d bytes has %d", layout.ErrCorrupt, total, len(f.value))
-	case err == nil && !f.exists && f.sub > h|0xffff:
-		err = vfs.ErrNoSpace
-	}
-	if err != nil {
-		err = fmt.Errorf("inode %d: %w", ino, err)
-	}
-	return f, err
-}
-
 // storeXattr sets an attribute, or removes it if value is nil.
 func (v *Volume) storeXattr(in *inode, name string, value []byte) error {
 	return v.fs.Update(func(w *tree.Writer) error {
-		f, err := v.findXattr(w.Scan, in.ino, name)
+		f, err := v.hash.FindXattr(w.Scan, in.ino, name)
 		if err != nil {
 			return err
 		}
-		if f.exists {
-			pieces := 1 + (max(len(f.value), 1)-1)/layout.XattrPieceBytes
+		if f.Exists {
+			pieces := 1 + (max(len(f.Value), 1)-1)/layout.XattrPieceBytes
 			for i := range pieces {
-				if _, err := w.Delete(xattrKey(in.ino, f.sub+uint64(i))); err != nil {
+				if _, err := w.Delete(items.XattrKey(in.ino, f.Sub+uint64(i))); err != nil {
 					return err
 				}
 			}
@@ -99,7 +35,7 @@ func (v *Volume) storeXattr(in *inode, name string, value []byte) error {
 			for i := 0; i == 0 || len(value) > 0; i++ {
 				n := min(len(value), layout.XattrPieceBytes)
 				x := layout.XattrPiece{Name: name, Total: total, Data: value[:n]}
-				if err := w.Put(xattrKey(in.ino, f.sub+uint64(i)), x.Append(nil, i)); err != nil {
+				if err := w.Put(items.XattrKey(in.ino, f.Sub+uint64(i)), x.Append(nil, i)); err != nil {
 					return err
 				}
 				value = value[n:]
@@ -112,21 +48,8 @@ func (v *Volume) storeXattr(in *inode, name string, value []byte) error {
 	})
 }
 
-// xattrFlags are the inode flags that an attribute calls for.
-func xattrFlags(name string) uint32 {
-	switch name {
-	case posixacl.AccessName:
-		return layout.InodeXattrs | layout.InodeAccessACL
-	case posixacl.DefaultName:
-		return layout.InodeXattrs | layout.InodeDefaultACL
-	case capabilityName:
-		return layout.InodeXattrs | layout.InodeCapability
-	}
-	return layout.InodeXattrs
-}
-
 func (v *Volume) setXattrFlag(in *inode, name string, on bool) {
-	bit := xattrFlags(name)
+	bit := items.XattrFlags(name)
 	if on {
 		in.attr.Flags |= bit
 	} else {
@@ -136,14 +59,14 @@ func (v *Volume) setXattrFlag(in *inode, name string, on bool) {
 }
 
 func (v *Volume) readXattr(ino uint64, name string) ([]byte, error) {
-	f, err := v.findXattr(v.fs.Scan, ino, name)
+	f, err := v.hash.FindXattr(v.fs.Scan, ino, name)
 	if err != nil {
-		return nil, wrap(err)
+		return nil, txn.Wrap(err)
 	}
-	if !f.exists {
+	if !f.Exists {
 		return nil, vfs.ErrNoXattr
 	}
-	return f.value, nil
+	return f.Value, nil
 }
 
 // GetXattr implements vfs.FS.
@@ -178,7 +101,7 @@ func (v *Volume) ListXattr(ino vfs.Ino) ([]string, error) {
 
 func (v *Volume) listXattr(ino uint64) (names []string, err error) {
 	var derr error
-	err = v.fs.Scan(xattrKey(ino, 0), xattrKey(ino, ^uint64(0)), func(k layout.Key, val []byte) bool {
+	err = v.fs.Scan(items.XattrKey(ino, 0), items.XattrKey(ino, ^uint64(0)), func(k layout.Key, val []byte) bool {
 		if k.Sub&0xff != 0 {
 			return true
 		}
@@ -191,7 +114,7 @@ func (v *Volume) listXattr(ino uint64) (names []string, err error) {
 		return true
 	})
 	if err = errors.Join(err, derr); err != nil {
-		return nil, wrap(fmt.Errorf("inode %d: %w", ino, err))
+		return nil, txn.Wrap(fmt.Errorf("inode %d: %w", ino, err))
 	}
 	return names, nil
 }
@@ -248,7 +171,7 @@ const (
 
 // checkACL completes the operation that sets an ACL; the rules are posixacl's.
 func (v *Volume) checkACL(in *inode, op *layout.Op) error {
-	if in.typ == modeLink {
+	if in.typ == items.ModeLink {
 		return vfs.ErrNotSupported
 	}
 	if op.Name == posixacl.DefaultName && !in.isDir() {
@@ -325,9 +248,4 @@ func (v *Volume) applyXattr(in *inode, op *layout.Op) error {
 	in.attr.Ctime = op.Time
 	v.touch(in)
 	return v.storeXattr(in, op.Name, value)
-}
-
-// seeds splits the hash key of a volume.
-func seeds(b [16]byte) (uint64, uint64) {
-	return binary.LittleEndian.Uint64(b[:8]), binary.LittleEndian.Uint64(b[8:])
 }

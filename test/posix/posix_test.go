@@ -8,6 +8,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume"
+	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/fusefs/fusefstest"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -57,7 +58,7 @@ func newSizedVolume(t *testing.T, sizeBytes int64) vfs.FS {
 		if err := v.Close(); err != nil {
 			t.Errorf("close: %v", err)
 		}
-		rep, err := volume.Check(dev, volume.CheckOptions{Credential: key(), Data: true})
+		rep, err := check.Run(dev, check.Options{Credential: key(), Data: true})
 		if err != nil || !rep.Clean {
 			t.Errorf("fsck: %v, %+v", err, rep)
 		}

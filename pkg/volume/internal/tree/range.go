@@ -71,3 +71,22 @@ func Slot(n *layout.Node, k layout.Key) int {
 	}
 	return i
 }
+
+// CheckKeys checks the keys of a page against its separators.
+func CheckKeys(n *layout.Node, lo layout.Key, hi *layout.Key) error {
+	if n.Count() == 0 {
+		if lo == (layout.Key{}) && hi == nil {
+			return fmt.Errorf("%w: empty root", layout.ErrCorrupt)
+		}
+		return fmt.Errorf("%w: empty page", layout.ErrCorrupt)
+	}
+	// The first child of an inner page may hold keys below its own separator,
+	// down to the bound of its parent; but the separator itself obeys the bounds.
+	if n.Key(0).Less(lo) {
+		return fmt.Errorf("%w: key %v lies below the page's bound %v", layout.ErrCorrupt, n.Key(0), lo)
+	}
+	if last := n.Key(n.Count() - 1); hi != nil && !last.Less(*hi) {
+		return fmt.Errorf("%w: key %v lies above the page's bound %v", layout.ErrCorrupt, last, *hi)
+	}
+	return nil
+}

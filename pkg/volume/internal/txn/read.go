@@ -75,3 +75,26 @@ func (s *Store) readSubs(subs []layout.Record, reads []RunRead, start uint64, to
 	}
 	return nil
 }
+
+// BadSegments opens an extent segment by segment, and reports the runs of those
+// that do not open.
+func (s *Store) BadSegments(r *layout.Record, buf []byte, report func(from, n int, err error)) {
+	from, n := 0, 0
+	var first error
+	for i := range r.Count() {
+		err := s.ReadRun(r, i, 1, buf[:layout.SectorBytes])
+		if err == nil && n > 0 {
+			report(from, n, first)
+			n = 0
+		}
+		if err != nil {
+			if n == 0 {
+				from, first = i, err
+			}
+			n++
+		}
+	}
+	if n > 0 {
+		report(from, n, first)
+	}
+}

@@ -1,17 +1,16 @@
-package volume
+package tree
 
 import (
 	"bytes"
 
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
-	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 )
 
-// diffTrees calls fn for each item that differs between two trees that are not
+// Diff calls fn for each item that differs between two trees that are not
 // changed any more, in the order of their keys; a or b is nil where an item is
 // missing. Pages that both trees share are passed over unread: the cost is that
 // of the pages that differ. The values are valid during the call only.
-func diffTrees(c *tree.Cache, from, to layout.Pointer, fn func(k layout.Key, a, b []byte) error) error {
+func Diff(c *Cache, from, to layout.Pointer, fn func(k layout.Key, a, b []byte) error) error {
 	a, b := &treeSide{cache: c}, &treeSide{cache: c}
 	for _, s := range []struct {
 		side *treeSide
@@ -73,7 +72,7 @@ func samePage(a, b *layout.Pointer) bool {
 
 // treeSide is a place in one of the trees.
 type treeSide struct {
-	cache *tree.Cache
+	cache *Cache
 	root  *layout.Pointer // not entered yet
 	path  []sideStep
 }
@@ -82,21 +81,21 @@ type sideStep struct {
 	p  layout.Pointer // to the page
 	n  *layout.Node
 	i  int
-	in tree.Range // of its keys
+	in Range // of its keys
 }
 
-// place is what lies there: the end, a page not entered yet, or an item.
-type place struct {
+// sidePlace is what lies there: the end, a page not entered yet, or an item.
+type sidePlace struct {
 	end, page bool
 	key       layout.Key // of the item; of a page, a lower bound of its keys
 	val       []byte
 	ptr       layout.Pointer
-	in        tree.Range // of the page's keys
+	in        Range // of the page's keys
 	err       error
 }
 
 // order compares keys; the end lies after everything.
-func (p *place) order(o *place) int {
+func (p *sidePlace) order(o *sidePlace) int {
 	switch {
 	case p.end && o.end:
 		return 0
@@ -108,25 +107,25 @@ func (p *place) order(o *place) int {
 	return p.key.Compare(o.key)
 }
 
-func (s *treeSide) peek() place {
+func (s *treeSide) peek() sidePlace {
 	if s.root != nil {
-		return place{page: true, ptr: *s.root}
+		return sidePlace{page: true, ptr: *s.root}
 	}
 	if len(s.path) == 0 {
-		return place{end: true}
+		return sidePlace{end: true}
 	}
 	t := &s.path[len(s.path)-1]
 	if t.n.Level() == 0 {
-		return place{key: t.n.Key(t.i), val: t.n.Value(t.i)}
+		return sidePlace{key: t.n.Key(t.i), val: t.n.Value(t.i)}
 	}
-	p := place{page: true, in: t.in.Child(t.n, t.i)}
+	p := sidePlace{page: true, in: t.in.Child(t.n, t.i)}
 	p.key = p.in.Low()
-	p.ptr, p.err = tree.ChildPointer(&t.p, t.n, t.i)
+	p.ptr, p.err = ChildPointer(&t.p, t.n, t.i)
 	return p
 }
 
 // enter goes into the page that peek found.
-func (s *treeSide) enter(p *place) error {
+func (s *treeSide) enter(p *sidePlace) error {
 	n, err := s.cache.Page(&p.ptr, p.in)
 	if err != nil {
 		return err

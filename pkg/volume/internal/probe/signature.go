@@ -1,4 +1,4 @@
-package volume
+package probe
 
 import (
 	"github.com/sealvol/sealvol/pkg/volume/device"

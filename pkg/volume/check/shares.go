@@ -1,4 +1,4 @@
-package volume
+package check
 
 import (
 	"cmp"
@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
@@ -15,9 +16,9 @@ import (
 // one of those it promises.
 type shareCheck struct {
 	regions map[uint64]*sharedRegion
-	last    sharing  // run before
-	lost    bool     // part of the tree could not be read: nothing follows from it
-	bad     []badRun // data that can not be read; guarded by checker.mu
+	last    items.Sharing // run before
+	lost    bool          // part of the tree could not be read: nothing follows from it
+	bad     []badRun      // data that can not be read; guarded by checker.mu
 }
 
 // badRun is data that can not be read, wherever it is referred to.
@@ -74,30 +75,30 @@ func (r *sharedRegion) set(i, n uint32) {
 // shareItem checks an item of the share tree and notes what it promises.
 func (c *checker) shareItem(_ uint64, k layout.Key, v []byte) {
 	where := fmt.Sprintf("share item %v", k)
-	s, err := getSharing(k, v)
-	if err == nil && (s.start < c.root.DataStart() || s.end > c.root.DeviceSectors) {
-		err = fmt.Errorf("sectors %d to %d lie outside the volume's data area, %d to %d", s.start, s.end, c.root.DataStart(), c.root.DeviceSectors)
+	s, err := items.GetSharing(k, v)
+	if err == nil && (s.Start < c.root.DataStart() || s.End > c.root.DeviceSectors) {
+		err = fmt.Errorf("sectors %d to %d lie outside the volume's data area, %d to %d", s.Start, s.End, c.root.DataStart(), c.root.DeviceSectors)
 	}
 	last := c.shares.last
-	if err == nil && s.start < last.end {
-		err = fmt.Errorf("it overlaps the one before, of sectors %d to %d", last.start, last.end)
+	if err == nil && s.Start < last.End {
+		err = fmt.Errorf("it overlaps the one before, of sectors %d to %d", last.Start, last.End)
 	}
 	if err != nil {
 		c.problem(where, "%v", err)
 		return
 	}
-	if s.start == last.end && s.extra == last.extra && s.start%layout.RegionSector != 0 {
-		c.problem(where, "it goes on with the one before, of sectors %d to %d: they should be one", last.start, last.end)
+	if s.Start == last.End && s.Extra == last.Extra && s.Start%layout.RegionSector != 0 {
+		c.problem(where, "it goes on with the one before, of sectors %d to %d: they should be one", last.Start, last.End)
 	}
 	c.shares.last = s
-	r := c.shares.regions[s.start/layout.RegionSector]
+	r := c.shares.regions[s.Start/layout.RegionSector]
 	if r == nil {
 		r = &sharedRegion{}
-		c.shares.regions[s.start/layout.RegionSector] = r
+		c.shares.regions[s.Start/layout.RegionSector] = r
 	}
-	r.sectors += uint32(s.end - s.start)
-	for i := s.start; i < s.end; i++ {
-		r.set(uint32(i%layout.RegionSector), s.extra)
+	r.sectors += uint32(s.End - s.Start)
+	for i := s.Start; i < s.End; i++ {
+		r.set(uint32(i%layout.RegionSector), s.Extra)
 	}
 }
 

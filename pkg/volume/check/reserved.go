@@ -1,8 +1,9 @@
-package volume
+package check
 
 import (
 	"fmt"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
@@ -12,10 +13,10 @@ type reserveCheck struct {
 	named     bool     // by the header
 	reservers []uint64 // inodes that say so at the beginning of the tree, in order
 
-	spans  []interval // of the inode, but for those that extents have passed
-	total  uint64     // sectors of all of them
-	filled uint64     // sectors of these that have an extent
-	own    uint64     // and are not owed
+	spans  []items.Interval // of the inode, but for those that extents have passed
+	total  uint64           // sectors of all of them
+	filled uint64           // sectors of these that have an extent
+	own    uint64           // and are not owed
 
 	sum layout.Reservations // of what was read
 }
@@ -26,10 +27,10 @@ func (r *reserveCheck) item(first uint64, v []byte) error {
 	if err != nil {
 		return err
 	}
-	if k := len(r.spans); k > 0 && first <= r.spans[k-1].to {
+	if k := len(r.spans); k > 0 && first <= r.spans[k-1].To {
 		return fmt.Errorf("the reserved range of %d sectors from %d on overlaps the one before, or goes on with it", n, first)
 	}
-	r.spans = append(r.spans, interval{first, first + n})
+	r.spans = append(r.spans, items.Interval{From: first, To: first + n})
 	r.total += n
 	r.sum.Promised += n
 	r.sum.Ranges++
@@ -40,22 +41,22 @@ func (r *reserveCheck) item(first uint64, v []byte) error {
 // extent's sectors are marked as used.
 func (c *checker) reservedExtent(sector uint64, e *layout.FileExtent) error {
 	r := &c.res
-	for len(r.spans) > 0 && r.spans[0].to <= sector { // extents are in order
+	for len(r.spans) > 0 && r.spans[0].To <= sector { // extents are in order
 		r.spans = r.spans[1:]
 	}
 	n := uint64(0)
 	for _, s := range r.spans {
-		if s.from >= sector+e.Sectors() {
+		if s.From >= sector+e.Sectors() {
 			break
 		}
-		n += overlap([]interval{s}, sector, sector+e.Sectors())
+		n += items.Overlap([]items.Interval{s}, sector, sector+e.Sectors())
 	}
 	r.filled += n
 	if e.Owed || e.RefBirth <= c.root.Reserved.Mark {
 		return nil
 	}
 	r.own += n
-	if run := extentRun(&placed{sector, *e}); n > 0 && !c.shares.lost && c.sharedAnew(run) {
+	if run := (&items.Placed{Sector: sector, FileExtent: *e}).Run(); n > 0 && !c.shares.lost && c.sharedAnew(run) {
 		return fmt.Errorf("the extent at sector %d is reserved and shared, and does not say so: overwriting it may find no room", sector)
 	}
 	return nil
@@ -92,8 +93,8 @@ func (c *checker) endReserved() {
 	}
 	if in.seen && !c.lostFS {
 		switch {
-		case in.attr.Mode&modeType != modeReg && total > 0:
-			c.inodeProblem(in.ino, "", "it is a %s and has reserved ranges", typeName(in.attr.Mode&modeType))
+		case in.attr.Mode&items.ModeType != items.ModeReg && total > 0:
+			c.inodeProblem(in.ino, "", "it is a %s and has reserved ranges", typeName(in.attr.Mode&items.ModeType))
 		case (in.attr.Flags&layout.InodeReserved != 0) != (total > 0) || listed != (total > 0):
 			c.inodeProblem(in.ino, "", "%d sectors are reserved; its flags say that there are some: %t; the list of such inodes: %t", total, in.attr.Flags&layout.InodeReserved != 0, listed)
 		case in.attr.Vacant != vacant:
@@ -129,11 +130,11 @@ func (c *checker) checkReserved() {
 
 // checkSnapReserved compares what a snapshot says of reserved ranges with its tree,
 // which was checked before.
-func (c *checker) checkSnapReserved(name string, promised, ranges uint64, l *lookup) {
+func (c *checker) checkSnapReserved(name string, promised, ranges uint64, l *items.Lookup) {
 	var sum layout.Reservations
 	for ino := uint64(0); ; ino++ {
 		found := false
-		err := l.t.Scan(reserverKey(ino), reserverKey(^uint64(0)), func(k layout.Key, _ []byte) bool {
+		err := l.Tree.Scan(items.ReserverKey(ino), items.ReserverKey(^uint64(0)), func(k layout.Key, _ []byte) bool {
 			ino, found = k.Sub, true
 			return false
 		})
@@ -143,12 +144,12 @@ func (c *checker) checkSnapReserved(name string, promised, ranges uint64, l *loo
 		if !found {
 			break
 		}
-		spans, err := scanReserved(l.t.ScanFloor, ino, 0, 1<<62, 0)
+		spans, err := items.ScanReserved(l.Tree.ScanFloor, ino, 0, 1<<62, 0)
 		if err != nil {
 			c.problem(fmt.Sprintf("snapshot %q, inode %d", name, ino), "%v", err)
 			return
 		}
-		sum.Promised += overlap(spans, 0, 1<<62)
+		sum.Promised += items.Overlap(spans, 0, 1<<62)
 		sum.Ranges += uint64(len(spans))
 	}
 	if sum.Promised != promised || sum.Ranges != ranges {

@@ -1,4 +1,4 @@
-package volume
+package probe
 
 import (
 	"bytes"
@@ -32,42 +32,6 @@ const (
 	probeAtOnce = 32
 )
 
-// IsBlank tells whether a device holds nothing, so that it may be formatted;
-// otherwise what it holds. Of an image file every byte counts that was ever
-// written; what is zero is taken for blank. A block device of more than 256 MiB is
-// sampled: its beginning, its end, the places of everything that libblkid knows,
-// and 4096 sectors at random. Who keeps elsewhere that a device was formatted
-// must not ask this: a device that was wiped is blank.
-func IsBlank(dev device.Device) (blank bool, what string, err error) {
-	what, err = probe(dev)
-	return what == "" && err == nil, what, err
-}
-
-// IsUnfinished tells whether a device holds nothing but what a Format leaves that
-// was cut off: no header, and outside of the places that Format writes to nothing
-// at all. Whoever asks knows that one was begun, on a device that was blank.
-func IsUnfinished(dev device.Device) (bool, error) {
-	hs, err := readHeaders(dev)
-	if err != nil {
-		return false, err
-	}
-	if hs.Copy[0] != nil || hs.Copy[1] != nil || errors.Is(errors.Join(hs.Err[:]...), ErrNewerFormat) {
-		return false, nil
-	}
-	size, err := dev.Size()
-	if err != nil {
-		return false, err
-	}
-	// Format leaves zeros, or a torn header of ours, where small things of others lie: a partition
-	// table, a swap header.
-	small := slices.DeleteFunc(slices.Clone(marks), func(m mark) bool { return m.off < 0 || m.off >= layout.HeaderBytes })
-	if what, err := named(dev, size, small); what != "" || err != nil {
-		return false, err
-	}
-	off, err := (&prober{dev: dev, size: size, skip: formatPlaces(size)}).find()
-	return off < 0 && err == nil, err
-}
-
 // formatData is more than Format writes behind the log: trees of a volume with one directory,
 // twice.
 const formatData = 1 << 20
@@ -78,25 +42,6 @@ func formatPlaces(size int64) []span {
 	const head = layout.HeaderBytes + layout.RootArrayBytes
 	data := layout.LogOff + layout.LogBytes(size)
 	return []span{{layout.HeaderOffsetA, layout.HeaderOffsetA + head}, {layout.HeaderOffsetB, layout.HeaderOffsetB + head}, {data, data + formatData}}
-}
-
-// probe names what a device holds; "" when it is blank.
-func probe(dev device.Device) (what string, err error) {
-	size, err := dev.Size()
-	if err != nil {
-		return "", err
-	}
-	off, err := (&prober{dev: dev, size: size}).find()
-	if off < 0 || err != nil {
-		return "", err
-	}
-	if what, err = named(dev, size, ours); what != "" || err != nil {
-		return what, err
-	}
-	if what, err = foreign(dev, size); what != "" || err != nil {
-		return what, err
-	}
-	return fmt.Sprintf("unknown data, at byte %d for one", off), nil
 }
 
 // span is a range of bytes.

@@ -1,0 +1,165 @@
+package check
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+)
+
+// spaceCheck goes through the space tree once all references are known.
+type spaceCheck struct {
+	c       *checker
+	regions map[uint64]layout.Summary // as stored; others are as nothing was ever allocated there
+	groups  map[uint64]layout.Summary // sum of the entries
+	tops    map[uint64]bool
+	taken   int64 // sectors that stored regions have less than fresh ones
+}
+
+func (c *checker) checkSpace() {
+	p := &c.root.Trees[layout.TreeSpace]
+	if p.IsZero() {
+		return
+	}
+	c.rep.Counts.UsedSectors += c.root.DataStart()
+	s := &spaceCheck{c: c, regions: map[uint64]layout.Summary{}, groups: map[uint64]layout.Summary{}, tops: map[uint64]bool{}}
+	w := walk{c: c, id: layout.TreeSpace, item: s.item}
+	w.node(p, p.Level, c.root.Generation, layout.Key{}, nil)
+	if c.lostSpace {
+		return
+	}
+	var missing []uint64
+	for idx := range c.use {
+		if _, ok := s.regions[idx]; !ok {
+			missing = append(missing, idx)
+		}
+	}
+	slices.Sort(missing)
+	for _, idx := range missing {
+		c.problem(fmt.Sprintf("region %d", idx), "%d sectors are in use, and it has no bitmap", c.use[idx].count)
+	}
+	for idx := range s.regions {
+		if _, ok := s.groups[idx/layout.GroupRegions]; !ok {
+			c.problem(fmt.Sprintf("region %d", idx), "its group has no summary")
+		}
+	}
+	for g := range s.groups {
+		if !s.tops[g/layout.TopGroups] {
+			c.problem(fmt.Sprintf("group %d", g), "it has no top summary")
+		}
+	}
+	free := int64(c.root.DeviceSectors-c.root.DataStart()) - s.taken
+	c.rep.Counts.FreeSectors = uint64(max(free, 0))
+	if free != int64(c.root.FreeSectors) {
+		c.problem("root", "it says that %d sectors are free, the bitmaps say %d", c.root.FreeSectors, free)
+	}
+}
+
+func (s *spaceCheck) item(_ uint64, k layout.Key, v []byte) {
+	c := s.c
+	switch {
+	case k.Obj == 0 && k.Type == layout.KeyRegion && k.Sub < c.regions():
+		s.region(k.Sub, v)
+	case k.Obj == 0 && k.Type == layout.KeyGroup && k.Sub*layout.GroupRegions < c.regions():
+		s.group(k.Sub, v)
+	case k.Obj == 0 && k.Type == layout.KeyTop && k.Sub*layout.GroupRegions*layout.TopGroups < c.regions():
+		s.top(k.Sub, v)
+	default:
+		c.problem(fmt.Sprintf("space item %v", k), "it is of no kind that belongs there, or beyond the end of the device")
+	}
+}
+
+func (s *spaceCheck) region(idx uint64, v []byte) {
+	c := s.c
+	where := fmt.Sprintf("region %d", idx)
+	stored, shared, bits, err := layout.GetRegion(v)
+	if err != nil {
+		c.problem(where, "%v", err)
+		return
+	}
+	sum := summarizeBits(bits)
+	s.regions[idx] = sum
+	s.taken += int64(c.fixedSummary(idx).Free) - int64(sum.Free)
+	if stored != sum {
+		c.problem(where, "its summary says %+v, its bitmap %+v", stored, sum)
+	}
+	if n := c.shares.count(idx); shared != n && !c.shares.lost {
+		c.problem(where, "it says that %d of its sectors are shared, the share tree has %d", shared, n)
+	}
+	want := c.fixed(idx)
+	if u := c.use[idx]; u != nil {
+		for i := range want {
+			want[i] |= u.bits[i]
+		}
+	}
+	base := idx * layout.RegionSector
+	report := func(what string, differs func(i int) uint64) {
+		first, count := uint64(0), 0
+		for i := range want {
+			for d := differs(i); d != 0; d &= d - 1 {
+				if count++; count == 1 {
+					first = base + uint64(i)*64
+					for j := d; j&1 == 0; j >>= 1 {
+						first++
+					}
+				}
+			}
+		}
+		if count > 0 {
+			c.problem(where, "%d sectors, from %d on, %s", count, first, what)
+		}
+	}
+	report("are in use and marked free", func(i int) uint64 { return want[i] &^ bits[i] })
+	if !c.lostFS && !c.lostLists && !c.lostSpace && !c.lostSnaps {
+		report("are marked used and nothing refers to them", func(i int) uint64 { return bits[i] &^ want[i] })
+	}
+}
+
+func (s *spaceCheck) group(g uint64, v []byte) {
+	where := fmt.Sprintf("group %d", g)
+	if len(v) != layout.GroupValue {
+		s.c.problem(where, "summary of %d bytes", len(v))
+		return
+	}
+	var sum layout.Summary
+	for i := range layout.GroupRegions {
+		idx := g*layout.GroupRegions + uint64(i)
+		want, ok := s.regions[idx]
+		if !ok {
+			want = s.c.fixedSummary(idx)
+		}
+		if got := layout.GetSummary(v, i); got != want && (ok || !s.c.lostSpace) {
+			s.c.problem(where, "it says of region %d %+v, the region %+v", idx, got, want)
+		}
+		sum = sum.Add(layout.GetSummary(v, i))
+	}
+	s.groups[g] = sum
+}
+
+func (s *spaceCheck) top(t uint64, v []byte) {
+	where := fmt.Sprintf("top summary %d", t)
+	if len(v) != layout.TopValue {
+		s.c.problem(where, "%d bytes", len(v))
+		return
+	}
+	s.tops[t] = true
+	for i := range layout.TopGroups {
+		g := t*layout.TopGroups + uint64(i)
+		want, ok := s.groups[g]
+		if !ok {
+			want = s.fixedGroup(g)
+		}
+		if got := layout.GetTop(v, i); got != want && (ok || !s.c.lostSpace) {
+			s.c.problem(where, "it says of group %d %+v, the group %+v", g, got, want)
+		}
+	}
+}
+
+// fixedGroup is the sum of a group in which nothing was ever allocated.
+func (s *spaceCheck) fixedGroup(g uint64) (sum layout.Summary) {
+	first, end := g*layout.GroupRegions, min((g+1)*layout.GroupRegions, s.c.regions())
+	for idx := first; idx < end; idx++ {
+		sum = sum.Add(s.c.fixedSummary(idx))
+	}
+	return sum
+}

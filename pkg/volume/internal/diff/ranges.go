@@ -1,0 +1,95 @@
+package diff
+
+import (
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+)
+
+// extent notes the sectors of differing extents.
+func (d *differ) extent(sector uint64, a, b []byte) error {
+	m := &d.in.ranges
+	if err := m.until(sector, d.addRange); err != nil {
+		return err
+	}
+	for i, val := range [2][]byte{a, b} {
+		if val == nil {
+			continue
+		}
+		e, err := layout.DecodeFileExtent(val)
+		if err != nil {
+			return err
+		}
+		m.cur[i] = items.Placed{Sector: sector, FileExtent: e}
+		m.have[i] = true
+	}
+	return nil
+}
+
+// rangeMerger compares two rows of extents that do not overlap among
+// themselves; at most one of each is under way.
+type rangeMerger struct {
+	cur  [2]items.Placed
+	have [2]bool
+	at   [2]uint64 // how far each is done
+}
+
+// until tells the ranges before a sector in which the extents differ.
+func (m *rangeMerger) until(sector uint64, fn func(ByteRange) error) error {
+	for m.have[0] || m.have[1] {
+		from, to := ^uint64(0), sector
+		var in [2]bool
+		for i := range m.cur {
+			if m.have[i] {
+				from = min(from, max(m.at[i], m.cur[i].Sector))
+			}
+		}
+		if from >= sector {
+			return nil
+		}
+		for i := range m.cur {
+			if !m.have[i] {
+				continue
+			}
+			if start := max(m.at[i], m.cur[i].Sector); start > from {
+				to = min(to, start)
+			} else {
+				in[i] = true
+				to = min(to, m.cur[i].End())
+			}
+		}
+		same := in[0] && in[1] && m.cur[0].Nonce == m.cur[1].Nonce &&
+			m.cur[0].Addr-m.cur[0].Sector*layout.SectorBytes == m.cur[1].Addr-m.cur[1].Sector*layout.SectorBytes
+		if !same {
+			if err := fn(ByteRange{from * layout.SectorBytes, (to - from) * layout.SectorBytes}); err != nil {
+				return err
+			}
+		}
+		for i := range m.cur {
+			if in[i] {
+				m.at[i] = to
+				m.have[i] = to < m.cur[i].End()
+			}
+		}
+	}
+	return nil
+}
+
+// addRange adds a range of the inode; when there are many, they are reported.
+func (d *differ) addRange(r ByteRange) error {
+	in := &d.in
+	if r.Len == 0 {
+		return nil
+	}
+	for n := len(in.out); n > 0 && in.out[n-1].Off+in.out[n-1].Len >= r.Off; n-- {
+		last := in.out[n-1]
+		r, in.out = ByteRange{min(r.Off, last.Off), max(last.Off+last.Len, r.Off+r.Len) - min(r.Off, last.Off)}, in.out[:n-1]
+	}
+	if len(in.out) == changeRanges {
+		if err := d.tell(Modified); err != nil {
+			return err
+		}
+		in.out = nil
+	}
+	in.out = append(in.out, r)
+	return nil
+}

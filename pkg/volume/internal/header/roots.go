@@ -1,0 +1,69 @@
+package header
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+)
+
+// ErrTruncated means that a device ends before its volume does.
+var ErrTruncated = errors.New("device is smaller than its volume")
+
+// NewestRoot chooses the root to open (I4), and the generation to go on with.
+func NewestRoot(dev device.Device, s *txn.Store, u *layout.Unlocked) (found []txn.FoundRoot, bad []int, err error) {
+	if found, bad, err = s.ReadRoots(); err != nil {
+		return nil, bad, err
+	}
+	root := found[0].Root
+	if u.Sequence < root.HeaderSeq {
+		return nil, bad, fmt.Errorf("%w: header %d is older than the volume accepts (%d)", layout.ErrHeaderForged, u.Sequence, root.HeaderSeq)
+	}
+	size, err := dev.Size()
+	if err != nil {
+		return nil, bad, err
+	}
+	if uint64(size)/layout.SectorBytes < root.DeviceSectors {
+		return nil, bad, fmt.Errorf("%w: %d bytes of %d", ErrTruncated, size, root.DeviceSectors*layout.SectorBytes)
+	}
+	return found, bad, nil
+}
+
+// OrdinaryCopy tells whether a copy of a root that is not good is what a commit that
+// was cut leaves, or an earlier version.
+func OrdinaryCopy(state txn.CopyState, newest bool) bool {
+	return state != txn.CopyForked && (newest || state == txn.CopyBlank || state == txn.CopyOld)
+}
+
+// CopyText says of a copy of a root what is wrong with it.
+func CopyText(s txn.CopyState) string {
+	switch s {
+	case txn.CopyBlank:
+		return "it is blank"
+	case txn.CopyOld:
+		return "it holds an older root"
+	}
+	return "it " + s.String()
+}
+
+// JudgeSlot judges a slot of which no copy verifies. A crash tears the slot that a
+// commit writes; the generation that follows is then either the same, and
+// repairs it, or one that skips it: then the next root names the one before.
+func JudgeSlot(roots []txn.FoundRoot, slot int) (what string, damage bool) {
+	newest := roots[0].Root.Generation
+	if uint64(slot) == (newest+1)%layout.RootSlots {
+		return fmt.Sprintf("it does not verify: a commit after root %d was cut there", newest), false
+	}
+	gen := newest - (newest-uint64(slot))%layout.RootSlots
+	if gen > 0 && gen < newest {
+		for i := 1; i < len(roots); i++ {
+			a, b := &roots[i-1], &roots[i]
+			if a.Root.Generation > gen && b.Root.Generation < gen && a.Root.PrevR == b.R {
+				return fmt.Sprintf("it does not verify: the commit of root %d was cut there, root %d follows root %d", gen, a.Root.Generation, b.Root.Generation), false
+			}
+		}
+	}
+	return "it does not verify: an older root is damaged", true
+}

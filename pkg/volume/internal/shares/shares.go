@@ -1,0 +1,255 @@
+package shares
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"sync/atomic"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+)
+
+// MaxExtra is the count beyond which data is copied instead of shared. What is
+// under way at once does not bring a counter of 32 bits from there to its end.
+const MaxExtra = math.MaxUint32 / 2
+
+// Table is the share tree of an open volume, with what of it must be known without its lock.
+type Table struct {
+	// Tree is for those who walk or commit all trees of a volume. Only Table changes its items.
+	Tree *tree.Tree
+
+	space   *txn.Space
+	height  atomic.Int32 // of the tree, 0: nothing is shared; changed under its lock
+	dropped func()
+}
+
+// New returns the table of a tree, of the given height. dropped is called inside a change
+// of the tree that took references away: one that is left may be a file's own now.
+func New(t *tree.Tree, space *txn.Space, height int, dropped func()) *Table {
+	s := &Table{Tree: t, space: space, dropped: dropped}
+	s.height.Store(int32(height))
+	return s
+}
+
+// Height is that of the tree: 0 if nothing is shared. It takes no lock.
+func (t *Table) Height() int { return int(t.height.Load()) }
+
+// Add counts one more reference to data that has one. Inside a change of
+// the tree that gets it.
+func (t *Table) Add(run layout.Run) error { return t.AddN(run, 1) }
+
+// AddN counts n more.
+func (t *Table) AddN(run layout.Run, n int) error {
+	if n == 0 {
+		return nil
+	}
+	return items.EachRegion(run, func(idx, from, to uint64) error {
+		_, err := t.change(idx, from, to, n)
+		return err
+	})
+}
+
+// Drop takes one reference from data and frees what has none left. Inside
+// a change of the tree that had it.
+func (t *Table) Drop(run layout.Run) error {
+	if t.Height() == 0 {
+		t.space.Free(run)
+		return nil
+	}
+	return items.EachRegion(run, func(idx, from, to uint64) error {
+		bare := []layout.Run{{Start: from, Count: uint32(to - from)}}
+		shared, err := t.space.Shared(idx)
+		if err == nil && shared > 0 {
+			bare, err = t.change(idx, from, to, -1)
+		}
+		if err != nil {
+			return err
+		}
+		for _, r := range bare {
+			t.space.Free(r)
+		}
+		return nil
+	})
+}
+
+// Most is the largest number of further references that a sector of a run
+// has: 0 if none is shared. It is as of now, and exact inside a change of the tree whose items refer only.
+func (t *Table) Most(run layout.Run) (most uint32, err error) {
+	if t.Height() == 0 {
+		return 0, nil
+	}
+	err = items.EachRegion(run, func(idx, from, to uint64) error {
+		if n, err := t.space.Shared(idx); err != nil || n == 0 {
+			return err
+		}
+		var derr error
+		err := t.Tree.ScanFloor(items.ShareKey(idx*layout.RegionSector), items.ShareKey(from), items.ShareKey(to-1), func(k layout.Key, val []byte) bool {
+			s, err := items.GetSharing(k, val)
+			if derr = err; err == nil && s.End > from {
+				most = max(most, s.Extra)
+			}
+			return err == nil
+		})
+		return cmp.Or(err, derr)
+	})
+	return most, err
+}
+
+// change adds d, -1 or more than 0, to the counts of sectors [from, to) of a region.
+// It returns the runs that had no further reference to take away.
+func (t *Table) change(region, from, to uint64, d int) (bare []layout.Run, err error) {
+	err = t.Tree.Update(func(w *tree.Writer) error {
+		old, err := around(w, region, from, to)
+		if err != nil {
+			return err
+		}
+		c := shareChange{d: d}
+		if err := c.apply(old, from, to); err != nil {
+			return err
+		}
+		bare = c.bare
+		if err := c.store(w, old); err != nil {
+			return err
+		}
+		t.height.Store(int32(w.Height()))
+		if d < 0 {
+			t.dropped()
+		}
+		if c.delta == 0 {
+			return nil
+		}
+		return t.space.Share(region, c.delta)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("shares of sectors %d to %d: %w", from, to, err)
+	}
+	return bare, nil
+}
+
+// around returns the runs that overlap [from, to) or touch it.
+func around(w *tree.Writer, region, from, to uint64) (runs []items.Sharing, err error) {
+	first, last := region*layout.RegionSector, (region+1)*layout.RegionSector-1
+	var derr error
+	err = w.ScanFloor(items.ShareKey(first), items.ShareKey(max(from, first+1)-1), items.ShareKey(min(to, last)), func(k layout.Key, val []byte) bool {
+		var s items.Sharing
+		if s, derr = items.GetSharing(k, val); derr != nil {
+			return false
+		}
+		if n := len(runs); n > 0 && s.Start < runs[n-1].End {
+			derr = fmt.Errorf("%w: shared run from sector %d overlaps the one before", layout.ErrCorrupt, s.Start)
+			return false
+		}
+		if s.End >= from {
+			runs = append(runs, s)
+		}
+		return true
+	})
+	return runs, cmp.Or(err, derr)
+}
+
+// shareChange is what becomes of some runs.
+type shareChange struct {
+	d     int
+	runs  []items.Sharing // what replaces them
+	bare  []layout.Run    // what had no count and was to lose one
+	delta int             // sectors with a count, more or fewer
+}
+
+func (c *shareChange) apply(old []items.Sharing, from, to uint64) error {
+	at := from
+	for _, s := range old {
+		c.keep(s.Start, min(s.End, from), s.Extra)
+		c.unshared(at, min(s.Start, to))
+		if lo, hi := max(s.Start, from), min(s.End, to); lo < hi {
+			if c.d > 0 && uint64(s.Extra)+uint64(c.d) > math.MaxUint32 {
+				return fmt.Errorf("%w: sector %d has %d references", layout.ErrCorrupt, lo, uint64(s.Extra)+1)
+			}
+			if n := uint32(int64(s.Extra) + int64(c.d)); n > 0 {
+				c.keep(lo, hi, n)
+			} else {
+				c.delta -= int(hi - lo)
+			}
+			at = hi
+		} else {
+			at = max(at, min(s.Start, to))
+		}
+		c.keep(max(s.Start, to), s.End, s.Extra)
+	}
+	c.unshared(at, to)
+	return nil
+}
+
+// keep appends a run, and joins it with the one before if the counts are equal.
+func (c *shareChange) keep(start, end uint64, extra uint32) {
+	if start >= end {
+		return
+	}
+	if n := len(c.runs); n > 0 && c.runs[n-1].End == start && c.runs[n-1].Extra == extra {
+		c.runs[n-1].End = end
+		return
+	}
+	c.runs = append(c.runs, items.Sharing{Start: start, End: end, Extra: extra})
+}
+
+// unshared is told of a part of the range that had no count.
+func (c *shareChange) unshared(start, end uint64) {
+	switch {
+	case start >= end:
+	case c.d > 0:
+		c.keep(start, end, uint32(c.d))
+		c.delta += int(end - start)
+	default:
+		c.bare = append(c.bare, layout.Run{Start: start, Count: uint32(end - start)})
+	}
+}
+
+// store brings the tree from the old runs to the new ones.
+func (c *shareChange) store(w *tree.Writer, old []items.Sharing) error {
+	i := 0
+	for _, s := range old { // both are in order
+		for i < len(c.runs) && c.runs[i].Start < s.Start {
+			i++
+		}
+		if i < len(c.runs) && c.runs[i].Start == s.Start {
+			continue
+		}
+		if _, err := w.Delete(items.ShareKey(s.Start)); err != nil {
+			return err
+		}
+	}
+	i = 0
+	for _, s := range c.runs {
+		for i < len(old) && old[i].Start < s.Start {
+			i++
+		}
+		if i < len(old) && old[i] == s {
+			continue
+		}
+		val := layout.Share{Count: uint32(s.End - s.Start), Extra: s.Extra}.Append(nil)
+		if err := w.Put(items.ShareKey(s.Start), val); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fanout bounds the children of an inner page.
+const fanout = layout.NodeBytes / layout.PointerBytes
+
+// OverwritePages bounds the pages of the share tree that become dirty when that
+// many sectors lose a reference, each in another place. It takes no lock.
+func (t *Table) OverwritePages(sectors int) (pages int) {
+	width := 1
+	for range t.Height() {
+		pages += 2 * min(sectors, width) // each may be split
+		width = min(width*fanout, math.MaxInt32)
+	}
+	return pages
+}
+
+// Step is how many extents an operation may drop at a time once data is
+// shared: each may lie elsewhere, and so its counts.
+const Step = 32

@@ -1,0 +1,30 @@
+package txn
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// Wrap gives internal errors the kind that vfs promises.
+func Wrap(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, crypto.ErrErased): // the last that a close does
+		return vfs.ErrClosed
+	case errors.Is(err, layout.ErrCorrupt):
+		return fmt.Errorf("%w: %w", vfs.ErrCorrupt, err)
+	case errors.Is(err, ErrDevice):
+		return fmt.Errorf("%w: %w", vfs.ErrIO, err)
+	case errors.Is(err, device.ErrNotSupported):
+		return fmt.Errorf("%w: %w", vfs.ErrNotSupported, err)
+	case errors.Is(err, ErrNoSpace):
+		return fmt.Errorf("%w: %w", vfs.ErrNoSpace, err)
+	}
+	return err
+}
