@@ -190,3 +190,15 @@ func (r *fsckReport) text(w io.Writer) error {
 	}
 	return out.Flush()
 }
+
+// existingAnchor is readAnchor for commands that only check: the file must be there.
+func existingAnchor(path string) (*volume.Anchor, error) {
+	if path == "" {
+		return nil, nil
+	}
+	a, err := readAnchor(path)
+	if err == nil && a == nil {
+		err = fmt.Errorf("read the anchor: %w", &os.PathError{Op: "open", Path: path, Err: os.ErrNotExist})
+	}
+	return a, err
+}

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,14 +29,15 @@ const (
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv(envPath); path != "" {
-		kill := 0
-		fmt.Sscan(os.Getenv(envKill), &kill)
+		kill, err := strconv.Atoi(os.Getenv(envKill))
+		if err != nil {
+			panic(err)
+		}
 		step := 0
 		o := kinds[os.Getenv(envKind)](path)
 		o.Step = func(string) error {
 			if step++; step == kill {
-				syscall.Kill(os.Getpid(), syscall.SIGKILL)
-				select {}
+				panic(syscall.Kill(os.Getpid(), syscall.SIGKILL)) // which comes first
 			}
 			return nil
 		}

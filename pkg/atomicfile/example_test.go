@@ -15,7 +15,7 @@ func ExampleWrite() {
 	if err != nil {
 		panic(err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	name := filepath.Join(dir, "state")
 	for _, content := range []string{"one", "two"} {
 		if err := atomicfile.Write(name, []byte(content), atomicfile.Options{}); err != nil {
