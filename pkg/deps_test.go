@@ -37,11 +37,11 @@ var allowed = map[string][]string{
 	"pkg/volume/doublecrypt":       {"pkg/crypto", "pkg/volume/device", "pkg/volume/vfs"},
 	"pkg/backend":                  {},
 	"pkg/backend/backendtest":      {"pkg/backend"},
-	"pkg/backend/local":            {"pkg/backend"},
+	"pkg/backend/local":            {"pkg/atomicfile", "pkg/backend"},
 	"pkg/awsclient":                {},
 	"pkg/backend/ebs":              {"pkg/awsclient", "pkg/backend"},
 	"pkg/backend/ebs/ec2test":      {},
-	"pkg/mounter":                  {"pkg/mounter/control"},
+	"pkg/mounter":                  {"pkg/atomicfile", "pkg/mounter/control"},
 	"pkg/mounter/control":          {},
 	"pkg/mounter/volumectl":        {"pkg/crypto", "pkg/mounter/control", "pkg/volume", "pkg/volume/vfs"},
 	"pkg/mounter/mountertest":      {"pkg/mounter", "pkg/mounter/control"},
@@ -59,12 +59,12 @@ var allowed = map[string][]string{
 	"cmd/demo":                     {"pkg/mounter"},
 	"cmd/bench":                    {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/vfstest"},
 	"cmd/libdoublecrypt":           {"pkg/crypto", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/vfs"},
-	"cmd/sealvol":                  {"pkg/crypto", "pkg/mountserver", "pkg/mountserver/mounts", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/volume", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/fusefs", "pkg/volume/vfs"},
+	"cmd/sealvol":                  {"pkg/atomicfile", "pkg/crypto", "pkg/mountserver", "pkg/mountserver/mounts", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/volume", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/fusefs", "pkg/volume/vfs"},
 
 	"pkg/selfenc":                           {"pkg/crypto"},
-	"pkg/selfenc/chunkstore":                {"pkg/awsclient", "pkg/selfenc"},
+	"pkg/selfenc/chunkstore":                {"pkg/atomicfile", "pkg/awsclient", "pkg/selfenc"},
 	"pkg/selfenc/chunkstore/chunkstoretest": {"pkg/selfenc/chunkstore"},
-	"cmd/libselfenc":                        {"pkg/selfenc"},
+	"cmd/libselfenc":                        {"pkg/atomicfile", "pkg/selfenc"},
 }
 
 // confined lists who may import which foreign modules: packages, or "cmd" and

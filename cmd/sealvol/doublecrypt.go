@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/sealvol/sealvol/pkg/atomicfile"
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/mountserver"
 	"github.com/sealvol/sealvol/pkg/mountserver/mounts"
@@ -120,7 +121,7 @@ func mkfsV1(w io.Writer, o *mkfsOptions, path string) (err error) {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	if made {
-		if err := syncDir(filepath.Dir(path)); err != nil {
+		if err := atomicfile.SyncDir(filepath.Dir(path)); err != nil {
 			return err
 		}
 	}

@@ -68,7 +68,7 @@ func Write(name string, data []byte, o Options) error {
 func Create(name string, o Options) (*File, error) {
 	if o.FS == nil {
 		if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
-			return nil, &os.PathError{Op: "replace", Path: name, Err: errNotRegular}
+			return nil, &os.PathError{Op: "replace", Path: name, Err: ErrNotRegular}
 		}
 		o.FS = plain{}
 	}
@@ -96,7 +96,8 @@ func Create(name string, o Options) (*File, error) {
 	return f, nil
 }
 
-var errNotRegular = errors.New("it is not a regular file")
+// ErrNotRegular refuses to replace a directory, a device and the like.
+var ErrNotRegular = errors.New("it is not a regular file")
 
 // Write implements io.Writer.
 func (f *File) Write(b []byte) (int, error) {
