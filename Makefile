@@ -19,7 +19,7 @@ HOSTILE_TIME ?= 2m
 
 # Folders whose tests need root, /dev/fuse or loop devices. All others need
 # neither root nor network.
-KERNEL := pkg/volume/fusefs pkg/mounter pkg/backend/ebs cmd test
+KERNEL := pkg/volume/fusefs pkg/mounter pkg/mountserver pkg/backend/ebs cmd test
 SANITY := pkg/csi
 CRASH  := pkg/volume pkg/volume/internal/txn pkg/volume/doublecrypt
 # The tests of those that `make crash` repeats.

@@ -20,6 +20,7 @@ const module = "github.com/sealvol/sealvol/"
 // needs a line here; its tests may also import whatever lies further down, and
 // packages of test helpers (…test).
 var allowed = map[string][]string{
+	"pkg/atomicfile":               {},
 	"pkg/crypto":                   {},
 	"pkg/crypto/forgetest":         {"pkg/crypto"},
 	"pkg/volume/vfs":               {},
@@ -42,15 +43,17 @@ var allowed = map[string][]string{
 	"pkg/volume/doublecrypt":       {"pkg/crypto", "pkg/volume/device", "pkg/volume/vfs"},
 	"pkg/backend":                  {},
 	"pkg/backend/backendtest":      {"pkg/backend"},
-	"pkg/backend/local":            {"pkg/backend"},
+	"pkg/backend/local":            {"pkg/atomicfile", "pkg/backend"},
 	"pkg/awsclient":                {},
 	"pkg/backend/ebs":              {"pkg/awsclient", "pkg/backend"},
 	"pkg/backend/ebs/ec2test":      {},
-	"pkg/mounter":                  {"pkg/mounter/control"},
+	"pkg/mounter":                  {"pkg/atomicfile", "pkg/mounter/control"},
 	"pkg/mounter/control":          {},
 	"pkg/mounter/volumectl":        {"pkg/crypto", "pkg/mounter/control", "pkg/volume", "pkg/volume/vfs"},
 	"pkg/mounter/mountertest":      {"pkg/mounter", "pkg/mounter/control"},
 	"pkg/csi":                      {"pkg/backend", "pkg/mounter", "pkg/mounter/control"}, // for the types and errors of its Mounter interface
+	"pkg/mountserver":              {"pkg/atomicfile", "pkg/crypto", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/volume", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/fusefs", "pkg/volume/vfs"},
+	"pkg/mountserver/mounts":       {"pkg/mounter/control", "pkg/mounter/volumectl", "pkg/volume/fusefs"},
 	"cmd/ec2":                      {"pkg/backend/ebs/ec2test"},
 	"pkg/api/v1alpha1":             {},
 	"pkg/operator":                 {"pkg/api/v1alpha1", "pkg/crypto"},
@@ -58,16 +61,16 @@ var allowed = map[string][]string{
 	"pkg/operator/matrixtest":      {},                                                                        // tests alone
 	"pkg/nodeagent":                {"pkg/api/v1alpha1", "pkg/backend", "pkg/mounter", "pkg/mounter/control"}, // of the backend, what a FormatKeeper is
 	"cmd/operator":                 {"pkg/crypto", "pkg/operator"},
-	"cmd/driver":                   {"pkg/backend", "pkg/backend/ebs", "pkg/backend/local", "pkg/crypto", "pkg/csi", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/nodeagent", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs"},
+	"cmd/driver":                   {"pkg/backend", "pkg/backend/ebs", "pkg/backend/local", "pkg/crypto", "pkg/csi", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/mountserver", "pkg/nodeagent"},
 	"cmd/demo":                     {"pkg/mounter"},
 	"cmd/bench":                    {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/vfstest"},
 	"cmd/libdoublecrypt":           {"pkg/crypto", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/vfs"},
-	"cmd/sealvol":                  {"pkg/crypto", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/volume", "pkg/volume/check", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/fusefs", "pkg/volume/vfs"},
+	"cmd/sealvol":                  {"pkg/atomicfile", "pkg/crypto", "pkg/mountserver", "pkg/mountserver/mounts", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/volume", "pkg/volume/check", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/fusefs", "pkg/volume/vfs"},
 
 	"pkg/selfenc":                           {"pkg/crypto"},
-	"pkg/selfenc/chunkstore":                {"pkg/awsclient", "pkg/selfenc"},
+	"pkg/selfenc/chunkstore":                {"pkg/atomicfile", "pkg/awsclient", "pkg/selfenc"},
 	"pkg/selfenc/chunkstore/chunkstoretest": {"pkg/selfenc/chunkstore"},
-	"cmd/libselfenc":                        {"pkg/selfenc"},
+	"cmd/libselfenc":                        {"pkg/atomicfile", "pkg/selfenc"},
 }
 
 // confined lists who may import which foreign modules: packages, or "cmd" and
@@ -212,9 +215,34 @@ func checkForeign(t *testing.T, name, path string) {
 // testOnly lists what the tests of a package need besides: real neighbours in place of fakes.
 var testOnly = map[string][]string{
 	"pkg/csi":          {"pkg/backend/local"},
+	"pkg/mountserver":  {"pkg/mountserver/mounts"},
 	"pkg/nodeagent":    {"pkg/mounter/volumectl"},
 	"pkg/volume":       {"pkg/volume/check"},
 	"pkg/volume/check": {"pkg/volume"}, // to have volumes; the package itself never imports it
+}
+
+// TestMountServerIsSmall: what serves a volume needs no Kubernetes, no cloud and no gRPC.
+func TestMountServerIsSmall(t *testing.T) {
+	below := map[string]bool{}
+	descend(below, []string{"pkg/mountserver"})
+	if !below["pkg/volume"] {
+		t.Fatal("pkg/mountserver is not in the map")
+	}
+	ctx := build.Default
+	ctx.UseAllFiles = true
+	for name := range below {
+		pkg, err := ctx.ImportDir(filepath.Join("..", name), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range pkg.Imports {
+			for _, not := range []string{"k8s.io/", "sigs.k8s.io/", "github.com/aws/", "google.golang.org/", "github.com/container-storage-interface/"} {
+				if strings.HasPrefix(path, not) {
+					t.Errorf("%s, which a mount server consists of, imports %s", name, path)
+				}
+			}
+		}
+	}
 }
 
 func isTestHelper(name string) bool { return strings.HasSuffix(name, "test") }

@@ -12,9 +12,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/sealvol/sealvol/pkg/mountserver"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
-	"github.com/sealvol/sealvol/pkg/volume/doublecrypt"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -90,7 +90,7 @@ func convert(w io.Writer, o *convertOptions, from, to string) (err error) {
 	return err
 }
 
-func openConvertSource(o *convertOptions, path string) (*v1Volume, func(), error) {
+func openConvertSource(o *convertOptions, path string) (*mountserver.V1, func(), error) {
 	cred, err := o.old.credential()
 	if err != nil {
 		return nil, nil, err
@@ -100,7 +100,7 @@ func openConvertSource(o *convertOptions, path string) (*v1Volume, func(), error
 	if err != nil {
 		return nil, nil, err
 	}
-	fail := func(err error) (*v1Volume, func(), error) {
+	fail := func(err error) (*mountserver.V1, func(), error) {
 		discard(dev)
 		return nil, nil, err
 	}
@@ -109,7 +109,7 @@ func openConvertSource(o *convertOptions, path string) (*v1Volume, func(), error
 	} else if !v1 {
 		return fail(withHint(fmt.Errorf("%s: not a volume of format v1 (doublecrypt)", path), "give the volume that is to be converted first"))
 	}
-	v, err := openV1(dev, path, cred, doublecrypt.Options{ReadOnly: true})
+	v, err := openV1(dev, path, cred)
 	if err != nil {
 		return fail(err)
 	}

@@ -2,18 +2,17 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
 
+	"github.com/sealvol/sealvol/pkg/atomicfile"
 	"github.com/sealvol/sealvol/pkg/crypto"
-	"github.com/sealvol/sealvol/pkg/mounter/control"
-	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
+	"github.com/sealvol/sealvol/pkg/mountserver"
+	"github.com/sealvol/sealvol/pkg/mountserver/mounts"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
@@ -21,65 +20,28 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// v1Warning is said once at each mount.
-const v1Warning = "this volume has format v1 (doublecrypt), which does not protect against someone who writes to the device: " +
-	"blocks can be swapped and old states put back unnoticed; `sealvol convert` makes it a v2 volume"
-
 // isV1 tells whether a device holds a volume of format v1. It is asked before
 // format v2 is, which such a device may have held earlier.
 func isV1(dev device.Device) (bool, error) { return doublecrypt.IsVolume(dev) }
 
-// v1Volume is an open volume of format v1 and its key.
-type v1Volume struct {
-	*doublecrypt.Volume
-
-	keyMu sync.Mutex // erasing the key and comparing it
-	key   *crypto.DoublecryptKey
+// openV1 opens a volume of format v1 for reading.
+func openV1(dev device.Device, path string, cred crypto.Credential) (*mountserver.V1, error) {
+	v, err := mountserver.OpenV1(dev, cred, doublecrypt.Options{ReadOnly: true, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)).With("device", path)})
+	if err != nil {
+		return nil, v1Error(fmt.Errorf("%s: %w", path, err))
+	}
+	return v, nil
 }
 
-// Close commits and erases the key.
-func (v *v1Volume) Close() error {
-	err := v.Volume.Close()
-	v.keyMu.Lock()
-	defer v.keyMu.Unlock()
-	v.key.Erase()
+// v1Error adds to an error of opening a volume what has to do with format v1.
+func v1Error(err error) error {
+	switch {
+	case errors.Is(err, mountserver.ErrV1Key), errors.Is(err, mountserver.ErrV1Option):
+		return usageError(err)
+	case errors.Is(err, mountserver.ErrV1Damaged):
+		return withHint(err, "`sealvol fsck` names what is damaged; what is whole can be mounted with --read-only, or copied out: sealvol cp")
+	}
 	return err
-}
-
-// openedBy tells whether a key opens the volume.
-func (v *v1Volume) openedBy(c crypto.Credential) bool {
-	key, err := crypto.DoublecryptKeyOf(c)
-	if err != nil {
-		return false
-	}
-	defer key.Erase()
-	v.keyMu.Lock()
-	defer v.keyMu.Unlock()
-	return v.key.Equal(key)
-}
-
-func openV1(dev device.Device, path string, cred crypto.Credential, opts doublecrypt.Options) (*v1Volume, error) {
-	key, err := crypto.DoublecryptKeyOf(cred)
-	if err != nil {
-		return nil, usageError(fmt.Errorf("%s: %w", path, err))
-	}
-	opts.UID, opts.GID = uint32(os.Geteuid()), uint32(os.Getegid())
-	if opts.Log == nil {
-		opts.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
-	}
-	v, err := doublecrypt.Open(dev, key, opts)
-	if err != nil {
-		key.Erase()
-		err = fmt.Errorf("%s: %w", path, err)
-		if !opts.ReadOnly && errors.Is(err, vfs.ErrCorrupt) && !errors.Is(err, crypto.ErrWrongKey) {
-			err = withHint(err, "`sealvol fsck` names what is damaged; what is whole can be mounted with --read-only, or copied out: sealvol cp")
-		}
-		return nil, err
-	}
-	if n := v.Opened().DamageCount; n > 0 {
-		opts.Log.Warn("the volume is damaged: what is whole can be read", "device", path, "problems", n)
-	}
-	return &v1Volume{Volume: v, key: key}, nil
 }
 
 // openFS opens a volume of either format without changing anything on its
@@ -115,53 +77,10 @@ func openEither(dev device.Device, path string, cred crypto.Credential) (closing
 	case err != nil:
 		return nil, fmt.Errorf("%s: %w", path, err)
 	case v1:
-		return openV1(dev, path, cred, doublecrypt.Options{ReadOnly: true})
+		return openV1(dev, path, cred)
 	}
 	return openOn(dev, path, cred, volume.Options{ReadOnly: true})
 }
-
-// v1Control answers on the control socket of a mount of format v1: what every
-// mount can be asked, and whether a key is that of the volume.
-type v1Control struct {
-	v *v1Volume
-	s *mountServer
-}
-
-func (c *v1Control) mux() control.Mux {
-	m := control.NewMux(c)
-	m[volumectl.KeyCheck] = volumectl.WithKeys(func(_ context.Context, _ *control.Call, k *volumectl.KeySet) (any, error) {
-		return nil, k.Check(c.v.openedBy)
-	})
-	return m
-}
-
-// Status implements control.Handler.
-func (c *v1Control) Status(context.Context) (control.Status, error) {
-	st := control.Status{Volume: c.s.name, PID: os.Getpid(), ReadOnly: c.s.readOnly}
-	if err := c.v.Failed(); err != nil {
-		st.ReadOnly = true
-		st.Conditions = []control.Condition{{Reason: "VolumeFailed", Message: "an error of the device made the volume read-only: " + err.Error()}}
-	}
-	return st, nil
-}
-
-// Stats implements control.Handler.
-func (c *v1Control) Stats(context.Context) (control.Stats, error) {
-	f := c.v.StatFS()
-	size := int64(f.BlockSize)
-	return control.Stats{TotalBytes: int64(f.Blocks) * size, UsedBytes: int64(f.Blocks-f.BlocksFree) * size, AvailableBytes: int64(f.BlocksAvail) * size}, nil
-}
-
-// Grow implements control.Handler: the format's header is written once.
-func (c *v1Control) Grow(context.Context) (int64, error) { return 0, errV1Grow }
-
-var errV1Grow = errors.New("volumes of format v1 (doublecrypt) do not grow: convert it to a larger one")
-
-// Sync implements control.Handler.
-func (c *v1Control) Sync(context.Context) error { return c.v.Sync(vfs.RootIno) }
-
-// Unmount implements control.Handler.
-func (c *v1Control) Unmount(ctx context.Context) error { return c.s.end(ctx) }
 
 // mkfsV1 makes a volume of format v1.
 func mkfsV1(w io.Writer, o *mkfsOptions, path string) (err error) {
@@ -203,7 +122,7 @@ func mkfsV1(w io.Writer, o *mkfsOptions, path string) (err error) {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	if made {
-		if err := syncDir(filepath.Dir(path)); err != nil {
+		if err := atomicfile.SyncDir(filepath.Dir(path)); err != nil {
 			return err
 		}
 	}
@@ -316,14 +235,14 @@ func inspectV1(dev device.Device, path string, cred crypto.Credential) (r *v1Rep
 		return nil, err
 	}
 	if r.InUse {
-		if r.MountedOn, err = mountsOf(path); err != nil {
+		if r.MountedOn, err = mounts.Of(path); err != nil {
 			return nil, err
 		}
 	}
 	if cred == nil {
 		return r, nil
 	}
-	v, err := openV1(dev, path, cred, doublecrypt.Options{ReadOnly: true})
+	v, err := openV1(dev, path, cred)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 )
@@ -189,4 +190,16 @@ func (r *fsckReport) text(w io.Writer) error {
 		say(os.Stderr, "  make a copy of the device first; `sealvol cp` copies out what can be read. If it refuses the volume, put back a copy or a snapshot from before\n")
 	}
 	return out.Flush()
+}
+
+// existingAnchor is readAnchor for commands that only check: the file must be there.
+func existingAnchor(path string) (*volume.Anchor, error) {
+	if path == "" {
+		return nil, nil
+	}
+	a, err := readAnchor(path)
+	if err == nil && a == nil {
+		err = fmt.Errorf("read the anchor: %w", &os.PathError{Op: "open", Path: path, Err: os.ErrNotExist})
+	}
+	return a, err
 }

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
+	"github.com/sealvol/sealvol/pkg/mountserver/mounts"
 )
 
 func growCommand() *cobra.Command {
@@ -54,52 +54,29 @@ func printGrown(w io.Writer, what string, size int64, asJSON bool) error {
 }
 
 func grow(target string, key *keyFlags) (int64, error) {
-	c, mounted, err := serverOf(target)
-	if err != nil {
+	c, err := mountOrDevice(target, key)
+	switch {
+	case err != nil:
 		return 0, err
-	}
-	if mounted {
-		if err := checkKey(&c, target, key); err != nil {
-			return 0, err
-		}
+	case c != nil:
 		return c.Grow(context.Background())
 	}
 	return growDevice(target, key)
 }
 
-// serverOf finds the server of a mounted DIR; mounted is false for a DEVICE.
-func serverOf(target string) (c control.Client, mounted bool, err error) {
-	abs, err := resolveMount(target)
-	if err != nil {
-		return c, false, err
-	}
-	m, err := mountOn(abs)
-	if err != nil {
-		return c, false, err
-	}
-	if m != nil {
-		c, err = control.Find(abs)
-		return c, true, err
-	}
-	if fi, err := os.Stat(abs); err == nil && fi.IsDir() {
-		return c, false, fmt.Errorf("%s: no sealed volume is mounted there", target)
-	}
-	return c, false, nil
-}
-
 // mountOrDevice is the server of a mounted DIR, nil for a DEVICE. A key that is given
 // for a DIR must be one of the volume's: then the server is returned with the error. With a nil key, only a DIR will do.
 func mountOrDevice(target string, key *keyFlags) (*control.Client, error) {
-	c, mounted, err := serverOf(target)
+	c, err := mounts.Server(target)
 	switch {
 	case err != nil:
 		return nil, err
-	case !mounted && key == nil:
-		return nil, fmt.Errorf("%s: no sealed volume is mounted there", target)
-	case !mounted:
+	case c == nil && key == nil:
+		return nil, fmt.Errorf("%s: %w", target, mounts.ErrNotMounted)
+	case c == nil:
 		return nil, nil
 	}
-	return &c, checkKey(&c, target, key)
+	return c, checkKey(c, target, key)
 }
 
 // checkKey has the server of a mount check a key that was given, which it does not need: scripts

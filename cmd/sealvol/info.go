@@ -8,13 +8,12 @@ import (
 	"io/fs"
 	"math/bits"
 
-	"github.com/moby/sys/mountinfo"
 	"github.com/spf13/cobra"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/mountserver/mounts"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
-	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 )
 
 func infoCommand() *cobra.Command {
@@ -153,7 +152,7 @@ func inspect(path string, key *keyFlags) (report, error) {
 		return nil, err
 	}
 	if r.InUse {
-		if r.MountedOn, err = mountsOf(path); err != nil {
+		if r.MountedOn, err = mounts.Of(path); err != nil {
 			return nil, err
 		}
 	}
@@ -211,18 +210,6 @@ func inUse(path string) (bool, error) {
 		return false, err
 	}
 	return false, d.Close()
-}
-
-// mountsOf lists the mount points that this mount namespace shows for a device.
-func mountsOf(path string) (dirs []string, err error) {
-	source := absolute(path)
-	infos, err := mountinfo.GetMounts(mountinfo.FSTypeFilter(fusefs.FSType))
-	for _, m := range infos {
-		if m.Source == source {
-			dirs = append(dirs, m.Mountpoint)
-		}
-	}
-	return dirs, err
 }
 
 func (r *infoReport) text() string {

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"github.com/sealvol/sealvol/pkg/atomicfile"
 	"github.com/sealvol/sealvol/pkg/crypto"
 )
 
@@ -109,25 +109,10 @@ func generateKey(path string) error {
 }
 
 // writeNew writes a private file that does not exist, durably.
-func writeNew(path string, text []byte) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if os.IsExist(err) {
+func writeNew(path string, text []byte) error {
+	err := atomicfile.Write(path, text, atomicfile.Options{New: true})
+	if errors.Is(err, os.ErrExist) || errors.Is(err, atomicfile.ErrNotRegular) {
 		return withHint(fmt.Errorf("%s exists, and keys are never overwritten", path), "choose another name")
 	}
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(path))
-		}
-	}()
-	defer f.Close()
-	if _, err := f.Write(text); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
+	return err
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
+	"github.com/sealvol/sealvol/pkg/mountserver/mounts"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 )
@@ -100,7 +101,7 @@ type keyOp[R any] struct {
 }
 
 func (o *keyOp[R]) run(target string) (r R, err error) {
-	c, mounted, err := serverOf(target)
+	c, err := mounts.Server(target)
 	if err != nil {
 		return r, err
 	}
@@ -111,7 +112,7 @@ func (o *keyOp[R]) run(target string) (r R, err error) {
 	defer f.Close()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	if mounted {
+	if c != nil {
 		req := control.Request{Op: o.op, Args: o.args}
 		if o.progress != nil {
 			req.Progress = func(p control.Progress) { o.progress(p.Done, p.Total) }
@@ -167,12 +168,12 @@ func openByAny(dev *device.File, path string, keys *volumectl.KeySet) (v *volume
 
 // deviceKey is the key that a DEVICE needs. The server of a DIR has one; if one is given it is checked.
 func deviceKey(target string, key *keyFlags) ([]keySource, error) {
-	c, mounted, err := serverOf(target)
+	c, err := mounts.Server(target)
 	if err != nil {
 		return nil, err
 	}
-	if mounted {
-		return nil, checkKey(&c, target, key)
+	if c != nil {
+		return nil, checkKey(c, target, key)
 	}
 	if err := key.one(); err != nil {
 		return nil, err
@@ -214,12 +215,12 @@ that is in use is listed without one.`,
 }
 
 func listKeys(target string, key *keyFlags) (l volumectl.KeyList, err error) {
-	c, mounted, err := serverOf(target)
+	c, err := mounts.Server(target)
 	if err != nil {
 		return l, err
 	}
-	if mounted {
-		if err := checkKey(&c, target, key); err != nil {
+	if c != nil {
+		if err := checkKey(c, target, key); err != nil {
 			return l, err
 		}
 		ctx, cancel := shortTime()
@@ -442,9 +443,9 @@ another one.`,
 					sources = append(sources, keySource{volumectl.KeyOld, kind, p})
 				}
 			}
-			if _, mounted, err := serverOf(a[0]); err != nil {
+			if c, err := mounts.Server(a[0]); err != nil {
 				return err
-			} else if len(sources) == 0 && !(mounted && resume) {
+			} else if len(sources) == 0 && !(c != nil && resume) {
 				return fmt.Errorf("%w: give at least one --key-file, --passphrase-file or --recovery-key-file", errKeyFlags)
 			}
 			bar := newProgress("rewriting")
@@ -515,14 +516,14 @@ is hit. A mount stops at once; unmount it afterwards.`,
 }
 
 func shred(target, confirm string) (*volume.ShredReceipt, error) {
-	c, mounted, err := serverOf(target)
+	c, err := mounts.Server(target)
 	if err != nil {
 		return nil, err
 	}
 	if confirm == "" {
 		return nil, usageError(errors.New("say which volume is to be destroyed: --confirm UUID; `sealvol info` shows it"))
 	}
-	if mounted {
+	if c != nil {
 		var r volume.ShredReceipt
 		return &r, c.Do(context.Background(), control.Request{Op: "key-shred", Args: volumectl.KeyShred{Volume: confirm}}, &r)
 	}

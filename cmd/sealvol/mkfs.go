@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/sealvol/sealvol/pkg/atomicfile"
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
@@ -111,7 +112,7 @@ func mkfs(w io.Writer, o *mkfsOptions, path string) (err error) {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	if made {
-		if err := syncDir(filepath.Dir(path)); err != nil {
+		if err := atomicfile.SyncDir(filepath.Dir(path)); err != nil {
 			return err
 		}
 	}
@@ -162,14 +163,4 @@ func (o *mkfsOptions) image(path string) (made bool, err error) {
 		return false, errors.Join(fmt.Errorf("make an image of %s: %w", formatSize(int64(o.bytes)), err), os.Remove(path))
 	}
 	return true, nil
-}
-
-// syncDir makes a new name durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

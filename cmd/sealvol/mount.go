@@ -2,9 +2,11 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,11 +14,11 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/moby/sys/mountinfo"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/mountserver/mounts"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 )
@@ -85,7 +87,7 @@ allow_other alone, which needs user_allow_other in /etc/fuse.conf.`,
 		Args: args(2, 2, "DEVICE and DIR"),
 		RunE: func(c *cobra.Command, a []string) error {
 			if o.snapshot != "" {
-				if c, err := liveMount(a[0]); err != nil || c != nil {
+				if c, err := mounts.Server(a[0]); err != nil || c != nil {
 					return mountBeside(o, c, err, a[0], a[1])
 				}
 			}
@@ -191,83 +193,44 @@ func splitOptions(list string) []string {
 	})
 }
 
-// mountOn returns the topmost mount on an absolute path. It looks into the
-// mount table alone, since a mount may hang.
-func mountOn(dir string) (*mountinfo.Info, error) {
-	infos, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) { return i.Mountpoint != dir, false })
-	if err != nil || len(infos) == 0 {
-		return nil, err
-	}
-	return infos[len(infos)-1], nil
-}
-
-// resolveMount makes a mount point absolute without touching what is mounted there.
-func resolveMount(dir string) (string, error) {
-	abs, err := filepath.Abs(dir)
-	if err != nil {
-		return "", err
-	}
-	parent, err := filepath.EvalSymlinks(filepath.Dir(abs))
-	if err != nil {
-		return "", err
-	}
-	abs = filepath.Join(parent, filepath.Base(abs))
-	if m, err := mountOn(abs); err != nil || m != nil {
-		return abs, err
-	}
-	return filepath.EvalSymlinks(abs)
-}
-
-// mountPoint checks the directory to mount on, and removes what a dead server
-// left there.
+// mountPoint checks the directory to mount on, and removes what a dead server left there.
 func mountPoint(dir string) (string, error) {
-	abs, err := resolveMount(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return "", withHint(fmt.Errorf("mount point %s does not exist", dir), "make the directory first")
+	abs, err := mounts.Prepare(dir)
+	switch {
+	case errors.Is(err, mounts.ErrMounted):
+		err = withHint(err, "choose another directory, or unmount it: sealvol umount "+dir)
+	case errors.Is(err, mounts.ErrNoDir):
+		err = withHint(err, "make the directory first")
 	}
-	if err != nil {
-		return "", err
-	}
-	if m, err := mountOn(abs); err != nil {
-		return "", err
-	} else if m != nil && m.FSType == fusefs.FSType {
-		if !isDead(abs) {
-			return "", withHint(fmt.Errorf("%s: the volume %s is mounted there already", dir, printable(m.Source)), "choose another directory, or unmount it: sealvol umount "+dir)
-		}
-		if err := fusefs.Unmount(abs, true); err != nil {
-			return "", fmt.Errorf("remove the mount that a dead server left: %w", err)
-		}
-	}
-	fi, err := os.Stat(abs)
-	if err != nil {
-		return "", err
-	}
-	if !fi.IsDir() {
-		return "", fmt.Errorf("mount point %s is not a directory", dir)
-	}
-	return abs, nil
+	return abs, err
 }
 
-// isDead tells whether the server of the FUSE mount on dir has ended. While a
-// server lives, it holds its control socket.
-func isDead(dir string) bool {
-	if status(dir) == nil {
-		return false
-	}
-	// Attributes stay in the kernel for long; statfs always asks the server.
-	var st unix.Statfs_t
-	return errors.Is(unix.Statfs(dir, &st), unix.ENOTCONN)
-}
-
-// status asks the server of a mount whether it lives.
-func status(dir string) error {
-	c, err := control.Find(dir)
+// mountBeside mounts a snapshot of a volume that is mounted.
+func mountBeside(o *mountOptions, c *control.Client, err error, target, dir string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := shortTime()
-	defer cancel()
-	_, err = c.Status(ctx)
+	if o.foreground {
+		return usageError(errors.New("--foreground: the server of the mounted volume serves the snapshot"))
+	}
+	if o.anchorFile != "" {
+		return usageError(errors.New("--anchor-file: it is the server of the mounted volume that keeps the anchor"))
+	}
+	if err := o.check(); err != nil {
+		return err
+	}
+	if err := checkKey(c, target, &o.key); err != nil {
+		return err
+	}
+	abs, err := mountPoint(dir)
+	if err != nil {
+		return err
+	}
+	o.mount.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	slow, err := mounts.MountSnapshot(context.Background(), c, target, o.snapshot, abs, o.mount)
+	if slow != nil && os.Geteuid() == 0 {
+		say(os.Stderr, "read-ahead stays at the kernel's default: %v\n", slow)
+	}
 	return err
 }
 
@@ -318,7 +281,7 @@ func startServer(o *mountOptions, dev, dir string) error {
 	for _, opt := range o.options {
 		argv = append(argv, "-o", opt)
 	}
-	cmd := exec.Command(exe, append(argv, "--", absolute(dev), dir)...)
+	cmd := exec.Command(exe, append(argv, "--", mounts.Absolute(dev), dir)...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Stderr = os.Stderr
 	cmd.Dir = "/"

@@ -20,6 +20,11 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume"
 )
 
+// shortTime bounds questions that a server answers from memory.
+func shortTime() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), answerTimeout)
+}
+
 // untilSignal is a context that SIGINT and SIGTERM end.
 func untilSignal() (context.Context, context.CancelFunc) {
 	return signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)

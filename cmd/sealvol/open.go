@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -9,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/mountserver"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 )
@@ -64,14 +64,7 @@ func openOn(dev device.Device, path string, cred crypto.Credential, opts volume.
 // volumeError says what an error of opening is about, and what is on a device
 // that holds no volume.
 func volumeError(dev device.Device, path string, err error) error {
-	if errors.Is(err, volume.ErrNotSealvol) && !errors.Is(err, volume.ErrOtherVolume) {
-		if blank, what, perr := volume.IsBlank(dev); perr == nil && blank {
-			return fmt.Errorf("%s: %w: it is blank", path, err)
-		} else if perr == nil {
-			return fmt.Errorf("%s: %w: it holds %s", path, err, what)
-		}
-	}
-	return fmt.Errorf("%s: %w", path, err)
+	return fmt.Errorf("%s: %w", path, mountserver.WithContents(dev, err))
 }
 
 // openDevice opens a device alone. Other than device.Open it also sees that an
@@ -109,15 +102,4 @@ func loopOf(path string) (string, error) {
 		}
 	}
 	return "", err
-}
-
-// absolute is a device's name as mount tables show it.
-func absolute(path string) string {
-	if p, err := filepath.EvalSymlinks(path); err == nil {
-		path = p
-	}
-	if p, err := filepath.Abs(path); err == nil {
-		path = p
-	}
-	return path
 }

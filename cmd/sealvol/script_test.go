@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/mountserver/mounts"
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 )
 
@@ -237,14 +238,14 @@ func openMounts(ts *testscript.TestScript) int {
 }
 
 // waitMount waits until there is a mount on dir, or none.
-func waitMount(ts *testscript.TestScript, mounts int, dir string, there bool) {
+func waitMount(ts *testscript.TestScript, table int, dir string, there bool) {
 	for {
-		m, err := mountOn(dir)
+		m, err := mounts.On(dir)
 		ts.Check(err)
 		if (m != nil) == there {
 			return
 		}
-		wait(ts, unix.PollFd{Fd: int32(mounts), Events: unix.POLLPRI})
+		wait(ts, unix.PollFd{Fd: int32(table), Events: unix.POLLPRI})
 	}
 }
 
@@ -253,9 +254,9 @@ func mounted(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: mounted DIR")
 	}
 	dir := ts.MkAbs(args[0])
-	mounts := openMounts(ts)
-	defer unix.Close(mounts)
-	waitMount(ts, mounts, dir, true)
+	table := openMounts(ts)
+	defer unix.Close(table)
+	waitMount(ts, table, dir, true)
 	var st unix.Stat_t
 	ts.Check(unix.Stat(dir, &st)) // answered when the server is ready
 	d, err := unix.InotifyInit1(unix.IN_CLOEXEC)
@@ -263,7 +264,7 @@ func mounted(ts *testscript.TestScript, neg bool, args []string) {
 	defer unix.Close(d)
 	_, err = unix.InotifyAddWatch(d, control.RuntimeDir(), unix.IN_CREATE|unix.IN_ATTRIB)
 	ts.Check(err)
-	for status(dir) != nil { // its control socket comes last
+	for mounts.Status(dir) != nil { // its control socket comes last
 		// A moment's limit, since listening, which follows, makes no event.
 		if n, err := unix.Poll([]unix.PollFd{{Fd: int32(d), Events: unix.POLLIN}}, 20); err == nil && n > 0 {
 			_, err := unix.Read(d, make([]byte, 4096))

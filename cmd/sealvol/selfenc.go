@@ -8,13 +8,13 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/sealvol/sealvol/pkg/atomicfile"
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/selfenc"
 	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
@@ -204,7 +204,7 @@ func (o *selfencEncrypt) run(c *cobra.Command, file string) error {
 		return fmt.Errorf("%s: %w", printable(file), err)
 	}
 	bar.end()
-	if err := writeFile(o.mapPath, b, o.force); err != nil {
+	if err := atomicfile.Write(o.mapPath, b, atomicfile.Options{New: !o.force}); err != nil {
 		return err
 	}
 	r := &selfencReport{File: file, Map: o.mapPath, Encoding: e.String(), SizeBytes: &done.DoneBytes, Chunks: &done.Chunks}
@@ -359,63 +359,6 @@ func (p *patientReader) Read(b []byte) (int, error) {
 	n := copy(b, p.rest)
 	p.rest = p.rest[n:]
 	return n, nil
-}
-
-// newFile is a file that gets its name when it is whole and durable.
-type newFile struct {
-	*os.File
-	path string
-	done bool
-}
-
-// createFile replaces, at the end, no other thing than a regular file: a rename
-// would take the place of a device as well.
-func createFile(path string) (*newFile, error) {
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: it is no regular file", printable(path))
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
-	if err != nil {
-		return nil, err
-	}
-	return &newFile{File: f, path: path}, nil
-}
-
-// finish gives the file its name.
-func (f *newFile) finish(force bool) error {
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	name := os.Link
-	if force {
-		name = os.Rename
-	}
-	if err := name(f.Name(), f.path); err != nil {
-		return err
-	}
-	f.done = force
-	return syncDir(filepath.Dir(f.path))
-}
-
-// remove removes what finish did not make the file.
-func (f *newFile) remove() {
-	discard(f.File)
-	if !f.done {
-		_ = os.Remove(f.Name()) // another error is under way, or it has a second name
-	}
-}
-
-// writeFile writes a small file, whole or not at all.
-func writeFile(path string, b []byte, force bool) error {
-	f, err := createFile(path)
-	if err != nil {
-		return err
-	}
-	defer f.remove()
-	if _, err := f.Write(b); err != nil {
-		return err
-	}
-	return f.finish(force)
 }
 
 // selfencMap is a map that was read.
@@ -576,16 +519,16 @@ func decryptFile(ctx context.Context, o *selfencFlags, report io.Writer, path, o
 	if _, err := os.Lstat(output); err == nil && !force {
 		return withHint(fmt.Errorf("%s: %w", printable(output), os.ErrExist), "give another name with --output, or repeat with --force")
 	}
-	f, err := createFile(output)
+	f, err := atomicfile.Create(output, atomicfile.Options{New: !force})
 	if err != nil {
 		return err
 	}
-	defer f.remove()
+	defer f.Discard()
 	r, err := o.read(ctx, path, "decrypt", f)
 	if err != nil {
 		return err
 	}
-	if err := f.finish(force); err != nil {
+	if err := f.Commit(); err != nil {
 		return err
 	}
 	r.File = output

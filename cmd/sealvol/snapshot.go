@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"text/tabwriter"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
+	"github.com/sealvol/sealvol/pkg/mountserver/mounts"
 	"github.com/sealvol/sealvol/pkg/volume"
 )
 
@@ -60,7 +60,7 @@ func openTarget(c *cobra.Command, path string, key *keyFlags, readOnly bool) (*s
 	if err := checkLater(c.Flags(), "store"); err != nil {
 		return nil, err
 	}
-	live, err := liveMount(path)
+	live, err := mounts.Server(path)
 	if err != nil {
 		return nil, err
 	}
@@ -69,9 +69,6 @@ func openTarget(c *cobra.Command, path string, key *keyFlags, readOnly bool) (*s
 			return nil, err
 		}
 		return &snapshotTarget{name: path, live: live}, nil
-	}
-	if fi, err := os.Stat(path); err == nil && fi.IsDir() {
-		return nil, fmt.Errorf("%s: no sealed volume is mounted there", path)
 	}
 	v, dev, err := openVolume(path, key, readOnly)
 	if err != nil {

@@ -3,21 +3,13 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
-	"time"
 
-	"github.com/moby/sys/mountinfo"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/mountserver/mounts"
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 )
-
-// releaseTime is how long a server that can not be asked may take to let go of
-// its device.
-const releaseTime = 2 * time.Minute
 
 func umountCommand() *cobra.Command {
 	return &cobra.Command{
@@ -36,86 +28,16 @@ gone, and the command says so and fails.`,
 }
 
 func umount(dir string) error {
-	abs, err := resolveMount(dir)
-	if err != nil {
-		return err
-	}
-	m, err := mountOn(abs)
-	if err != nil {
-		return err
-	}
-	if m == nil || m.FSType != fusefs.FSType {
-		return withHint(fmt.Errorf("%s: no sealed volume is mounted there", dir), "`findmnt -t "+fusefs.FSType+"` lists those that are")
-	}
-	// A server that lives answers its status from memory. Without an answer it is
-	// dead, or ending just now, or can not be found.
-	c, err := control.Find(abs)
-	if err != nil || status(abs) != nil {
-		switch asked, err := unmountBeside(m); {
-		case control.HasCode(err, control.CodeBusy):
-			return busy(dir)
-		case asked && err == nil:
-			return nil
-		}
-		return umountAlone(m, dir)
-	}
-	err = c.Unmount(context.Background()) // as long as the device takes for the last commit
+	err := mounts.Unmount(context.Background(), dir)
 	switch {
-	case err == nil:
-		return nil
-	case control.HasCode(err, control.CodeBusy):
-		return busy(dir)
+	case errors.Is(err, mounts.ErrNotMounted):
+		return withHint(err, "`findmnt -t "+fusefs.FSType+"` lists those that are")
+	case errors.Is(err, mounts.ErrInUse):
+		return withHint(err, "`fuser -vm "+dir+"` lists who uses it")
+	case errors.Is(err, mounts.ErrServerLost):
+		return withHint(err, "mount it again: what was synced is replayed")
 	case errors.Is(err, control.ErrServer):
 		return withHint(err, "if the mount is gone: what was synced before is safe; check the device, then run `sealvol fsck`")
 	}
-	if now, merr := mountOn(m.Mountpoint); merr == nil && now != nil && now.ID == m.ID {
-		return umountAlone(m, dir) // it ended before it did anything: killed, or cut off
-	}
-	return errors.Join(withHint(fmt.Errorf("%s: the server went away while unmounting: %w", dir, err), "mount it again: what was synced is replayed"),
-		umountAlone(m, dir))
-}
-
-// umountAlone unmounts without a server's help.
-func umountAlone(m *mountinfo.Info, dir string) error {
-	err := fusefs.Unmount(m.Mountpoint, false)
-	if err != nil && fusefs.IsBusy(err) {
-		if !isDead(m.Mountpoint) {
-			return busy(dir)
-		}
-		// What is open there is lost already: nothing answers it.
-		err = fusefs.Unmount(m.Mountpoint, true)
-	}
-	if err != nil {
-		if now, err := mountOn(m.Mountpoint); err == nil && (now == nil || now.ID != m.ID) {
-			return waitReleased(m.Source) // its server did it
-		}
-		return err
-	}
-	return waitReleased(m.Source)
-}
-
-func busy(dir string) error {
-	return withHint(fmt.Errorf("%s: %w", dir, errBusy), "`fuser -vm "+dir+"` lists who uses it")
-}
-
-// waitReleased waits until nobody holds the lock on a device.
-func waitReleased(path string) error {
-	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
-		return nil // it is not there any more, or not for us: nothing to wait for
-	}
-	if err != nil {
-		return err
-	}
-	done := make(chan error, 1)
-	go func() {
-		defer f.Close()
-		done <- unix.Flock(int(f.Fd()), unix.LOCK_SH)
-	}()
-	select {
-	case err := <-done:
-		return err
-	case <-time.After(releaseTime):
-		return fmt.Errorf("unmounted, but its server has %s open still", path)
-	}
+	return err
 }

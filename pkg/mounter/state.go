@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sealvol/sealvol/pkg/atomicfile"
 )
 
 // record is one volume's state.json. It is written before what it announces happens.
@@ -52,17 +54,9 @@ func (r record) save(dir string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	tmp := filepath.Join(dir, "state.json.tmp")
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if _, err := f.Write(b); err != nil {
-		return err
-	}
-	// Processes and mounts do not outlive the machine, nor need their records: no fsync.
-	return os.Rename(tmp, filepath.Join(dir, "state.json"))
+	name := filepath.Join(dir, "state.json")
+	// Volatile: processes and mounts do not outlive the machine, nor need their records.
+	return atomicfile.Write(name, b, atomicfile.Options{Temp: name + ".tmp", Volatile: true})
 }
 
 func loadRecord(dir string) (record, error) {

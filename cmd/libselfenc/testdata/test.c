@@ -189,7 +189,7 @@ static void through_files(int encoding, const char *dir, size_t n)
 			code == -1 ? "no such chunk" : code == -3 ? "too large" : "could not read");
 	}
 	s.fail = s.failed = 0;
-	REFUSED(selfenc_decrypt_file(encoding, map, map_size, "/dev/null", get, &s, error), SELFENC_OS - EEXIST, "no regular file");
+	REFUSED(selfenc_decrypt_file(encoding, map, map_size, "/dev/null", get, &s, error), SELFENC_OS - EEXIST, "not a regular file");
 	maps(encoding, &s, map, map_size, plain, n);
 	s.chunks[0].data[0] ^= 1;
 	REFUSED(selfenc_decrypt_file(encoding, map, map_size, back, get, &s, error), SELFENC_DECRYPTION, "corrupt");

@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sealvol/sealvol/pkg/atomicfile"
 )
 
 // disk is every change and read this package makes in one directory, in one place so that a test can
@@ -50,35 +52,30 @@ func (d disk) read(name string, max int64) ([]byte, error) {
 
 // replace writes a file durably and whole: after a crash it holds the old or the new content.
 func (d disk) replace(name string, content []byte) error {
-	tmp := name + ".tmp"
-	if err := d.step("create " + tmp); err != nil {
-		return err
-	}
-	f, err := d.openat(tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := d.step("write " + tmp); err != nil {
-		return err
-	}
-	if _, err := f.Write(content); err != nil {
-		return err
-	}
-	if err := d.step("fsync " + tmp); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := d.step("rename " + tmp); err != nil {
-		return err
-	}
-	if err := unix.Renameat(int(d.dir.Fd()), tmp, int(d.dir.Fd()), name); err != nil {
-		return &os.PathError{Op: "rename", Path: tmp, Err: err}
-	}
-	return d.sync()
+	return atomicfile.Write(name, content, atomicfile.Options{FS: diskFS{d}, Temp: name + ".tmp", Step: d.hook})
 }
+
+// diskFS are the names in the directory, for atomicfile.
+type diskFS struct{ d disk }
+
+// OpenFile implements atomicfile.FS.
+func (f diskFS) OpenFile(name string, flag int, perm os.FileMode) (*os.File, error) {
+	return f.d.openat(name, flag, uint32(perm))
+}
+
+// Rename implements atomicfile.FS.
+func (f diskFS) Rename(from, to string) error {
+	if err := unix.Renameat(int(f.d.dir.Fd()), from, int(f.d.dir.Fd()), to); err != nil {
+		return &os.PathError{Op: "rename", Path: from, Err: err}
+	}
+	return nil
+}
+
+// Link implements atomicfile.FS. Nothing here asks for it.
+func (diskFS) Link(_, _ string) error { return errors.ErrUnsupported }
+
+// Remove implements atomicfile.FS.
+func (f diskFS) Remove(name string) error { return unix.Unlinkat(int(f.d.dir.Fd()), name, 0) }
 
 // remove unlinks a file durably; an absent one is no error.
 func (d disk) remove(name string) error {

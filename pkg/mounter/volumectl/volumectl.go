@@ -4,7 +4,6 @@ package volumectl
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"os"
 
@@ -51,44 +50,22 @@ type Label struct {
 	Label string `json:"label"` // "": none
 }
 
-// Status implements control.Handler.
-func (s *Server) Status(context.Context) (control.Status, error) {
-	st := control.Status{Volume: s.Name, PID: os.Getpid(), ReadOnly: s.ReadOnly}
-	if err := s.Volume.Failed(); err != nil {
-		st.ReadOnly = true
-		st.Conditions = []control.Condition{{Reason: "VolumeFailed", Message: "an error of the device made the volume read-only: " + err.Error()}}
-	}
-	if s.Conditions != nil {
-		st.Conditions = append(st.Conditions, s.Conditions()...)
-	}
-	return st, nil
+// basic answers what every mount can be asked.
+func (s *Server) basic() *Basic {
+	return &Basic{FS: s.Volume, Name: s.Name, ReadOnly: s.ReadOnly, Conditions: s.Conditions, GrowBy: s.Volume.Grow, End: s.End}
 }
+
+// Status implements control.Handler.
+func (s *Server) Status(ctx context.Context) (control.Status, error) { return s.basic().Status(ctx) }
 
 // Stats implements control.Handler.
-func (s *Server) Stats(context.Context) (control.Stats, error) {
-	f := s.Volume.StatFS()
-	size := int64(f.BlockSize)
-	return control.Stats{
-		TotalBytes: int64(f.Blocks) * size, UsedBytes: int64(f.Blocks-min(f.BlocksFree, f.Blocks)) * size, AvailableBytes: int64(f.BlocksAvail) * size,
-		TotalInodes: int64(f.Inodes), UsedInodes: int64(f.Inodes - min(f.InodesFree, f.Inodes)), FreeInodes: int64(f.InodesFree),
-	}, nil
-}
+func (s *Server) Stats(ctx context.Context) (control.Stats, error) { return s.basic().Stats(ctx) }
 
 // Sync implements control.Handler. On the root it commits, too.
-func (s *Server) Sync(context.Context) error {
-	if s.ReadOnly {
-		return nil
-	}
-	return s.Volume.Sync(vfs.RootIno)
-}
+func (s *Server) Sync(ctx context.Context) error { return s.basic().Sync(ctx) }
 
 // Grow implements control.Handler.
-func (s *Server) Grow(context.Context) (int64, error) {
-	if s.ReadOnly {
-		return 0, errors.New("the volume is mounted read-only")
-	}
-	return s.Volume.Grow()
-}
+func (s *Server) Grow(ctx context.Context) (int64, error) { return s.basic().Grow(ctx) }
 
 // Unmount implements control.Handler.
 func (s *Server) Unmount(ctx context.Context) error { return s.End(ctx) }

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sealvol/sealvol/pkg/atomicfile"
 )
 
 // Dir is a store in a directory: a key is the path of a file. Several
@@ -137,15 +139,11 @@ func (d *Dir) Put(ctx context.Context, key string, data []byte) (created bool, e
 		// Whoever linked it may not have flushed the directory yet.
 		return false, d.failed("put", key, d.flushDir(path.Dir(key)))
 	}
-	err = d.write(ctx, key, data, func(temp string) error {
-		err := d.root.Link(temp, key)
-		created = err == nil
-		if errors.Is(err, fs.ErrExist) {
-			return nil
-		}
-		return err
-	})
-	return created && err == nil, d.failed("put", key, err)
+	err = d.write(ctx, key, data, true)
+	if errors.Is(err, fs.ErrExist) { // somebody else was faster; it may not have flushed the directory yet
+		return false, d.failed("put", key, d.flushDir(path.Dir(key)))
+	}
+	return err == nil, d.failed("put", key, err)
 }
 
 // Replace implements Store.
@@ -153,7 +151,7 @@ func (d *Dir) Replace(ctx context.Context, key string, data []byte) error {
 	if err := ready(ctx, key); err != nil {
 		return err
 	}
-	return d.failed("replace", key, d.write(ctx, key, data, func(temp string) error { return d.root.Rename(temp, key) }))
+	return d.failed("replace", key, d.write(ctx, key, data, false))
 }
 
 func (d *Dir) failed(op, key string, err error) error {
@@ -163,22 +161,17 @@ func (d *Dir) failed(op, key string, err error) error {
 	return nil
 }
 
-// write makes data durable in a temporary file, lets name give it its name,
-// and makes that durable.
-func (d *Dir) write(ctx context.Context, key string, data []byte, name func(temp string) error) (err error) {
+// write makes data durable in a file that gets its name when it is whole; fs.ErrExist if it must be
+// new and there is one.
+func (d *Dir) write(ctx context.Context, key string, data []byte, isNew bool) error {
 	var random [12]byte
 	rand.Read(random[:])
-	temp := path.Join(tempDir, hex.EncodeToString(random[:]))
-	f, err := d.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := atomicfile.Create(key, atomicfile.Options{FS: d.root, Temp: path.Join(tempDir, hex.EncodeToString(random[:])), New: isNew})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, d.remove(temp)) }()
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
+	defer f.Discard()
+	if _, err := f.Write(data); err != nil {
 		return err
 	}
 	if err := context.Cause(ctx); err != nil {
@@ -187,10 +180,7 @@ func (d *Dir) write(ctx context.Context, key string, data []byte, name func(temp
 	if err := d.makeDir(path.Dir(key)); err != nil {
 		return err
 	}
-	if err := name(temp); err != nil {
-		return err
-	}
-	return d.flushDir(path.Dir(key))
+	return f.Commit()
 }
 
 // makeDir makes a directory and all above it, durably.

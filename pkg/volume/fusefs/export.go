@@ -14,7 +14,7 @@ import (
 // keepsInos tells whether a handle may outlive the mount. An FS whose inode numbers a later mount
 // may use again says so; its handles are good for what the kernel still knows.
 func keepsInos(fs vfs.FS) bool {
-	r, ok := fs.(interface{ ReusesInos() bool })
+	r, ok := vfs.As[vfs.InoReuser](fs)
 	return !ok || !r.ReusesInos()
 }
 

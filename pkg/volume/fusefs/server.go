@@ -101,6 +101,7 @@ type Server struct {
 	wg       sync.WaitGroup
 	endOnce  sync.Once
 	endErr   error // set by endOnce, read after wg.Wait
+	using    using
 	later    later
 	spare    sync.Pool // *handler, of loops that ended
 	replies  sync.Pool // *[]byte, for large answers
@@ -128,7 +129,7 @@ func NewServer(o Options) (*Server, error) {
 	s.spare.New = func() any { return newHandler() }
 	s.replies.New = func() any { b := alignedBuffer(outHeaderBytes); return &b }
 	s.raw = newRaw(o, s)
-	if p, ok := o.FS.(interface{ OnPark(fn func(n int)) }); ok {
+	if p, ok := vfs.As[vfs.Parker](o.FS); ok {
 		p.OnPark(s.park)
 	}
 	s.proto = newProtocol(o, s)
@@ -209,7 +210,10 @@ func (s *Server) Serve() error {
 		s.startHandler()
 	}
 	s.wg.Wait()
-	s.raw.refs.dropAll()
+	if s.using.begin() {
+		defer s.using.done()
+		s.raw.refs.dropAll()
+	}
 	return s.endErr
 }
 
@@ -380,6 +384,11 @@ func replyBytes(req []byte) int {
 
 // handle answers one request.
 func (s *Server) handle(h *handler, req []byte) {
+	if !s.using.begin() {
+		s.refuse(req)
+		return
+	}
+	defer s.using.done()
 	out := h.reply
 	if replyBytes(req) > len(out) {
 		big := s.replies.Get().(*[]byte)

@@ -1,4 +1,4 @@
-package main
+package mountserver
 
 import (
 	"encoding/json"
@@ -7,9 +7,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"time"
 
+	"github.com/sealvol/sealvol/pkg/atomicfile"
 	"github.com/sealvol/sealvol/pkg/volume"
 )
 
@@ -19,9 +19,12 @@ const anchorInterval = 30 * time.Second
 // maxAnchorFile bounds what is read of an anchor file, in bytes.
 const maxAnchorFile = 4096
 
-// readAnchor reads the anchor that a mount left. There is none (nil) before the
-// first one: a file that does not exist.
-func readAnchor(path string) (*volume.Anchor, error) {
+// ErrAnchorFile is of an anchor file that exists and holds no anchor.
+var ErrAnchorFile = errors.New("the anchor file is damaged")
+
+// ReadAnchor reads the anchor that a mount left in a file. There is none (nil) before the first
+// one: the file does not exist.
+func ReadAnchor(path string) (*volume.Anchor, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -41,55 +44,21 @@ func readAnchor(path string) (*volume.Anchor, error) {
 		a, err = volume.ParseAnchor(b)
 	}
 	if err != nil {
-		return nil, withHint(fmt.Errorf("read the anchor: %s: %w", path, err),
-			"restore the file from a backup; without it an older state of the device can not be told from the newest")
+		return nil, &marked{fmt.Errorf("read the anchor: %s: %w", path, err), ErrAnchorFile}
 	}
 	return &a, nil
 }
 
-// existingAnchor is readAnchor for commands that only check: the file must be there.
-func existingAnchor(path string) (*volume.Anchor, error) {
-	if path == "" {
-		return nil, nil
-	}
-	a, err := readAnchor(path)
-	if err == nil && a == nil {
-		err = fmt.Errorf("read the anchor: %w", &os.PathError{Op: "open", Path: path, Err: os.ErrNotExist})
-	}
-	return a, err
-}
-
-// writeAnchor replaces the file by one with a newer anchor: when it returns, that
-// survives a crash, and at any time the file holds a whole one.
-func writeAnchor(path string, a volume.Anchor) (err error) {
+// writeAnchor replaces an anchor file durably.
+func writeAnchor(path string, a volume.Anchor) error {
 	b, err := json.Marshal(a)
 	if err != nil {
 		return err
 	}
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".anchor-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	defer f.Close()
-	if _, err := f.Write(append(b, '\n')); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(dir)
+	return atomicfile.Write(path, append(b, '\n'), atomicfile.Options{})
 }
 
-// anchorKeeper keeps the anchor of a mounted volume in a file.
+// anchorKeeper keeps the anchor of a mounted volume in a file. Its methods may be called on nil.
 type anchorKeeper struct {
 	path string
 	vol  *volume.Volume

@@ -1,0 +1,147 @@
+package mountserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/volume/fusefs"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// Mount is the mount of a server that makes its own.
+type Mount struct {
+	// Dir is where to mount: the absolute path of a directory.
+	Dir string
+	// Options say how. Their Source is what the mount table shows as the device.
+	Options fusefs.MountOptions
+	// Signals are those that Signals returned; nil: none are answered.
+	Signals <-chan os.Signal
+	// Ready is called once the file system answers; its error is logged. Nil: nothing is called.
+	Ready func() error
+}
+
+// Signals begins to catch the signals that end a mount, and ignores those of a terminal or log that
+// went away. Signals that come while the volume is opened wait until there is something to unmount.
+func Signals() <-chan os.Signal {
+	c := make(chan os.Signal, 2)
+	signal.Notify(c, unix.SIGTERM, unix.SIGINT)
+	signal.Ignore(unix.SIGHUP, unix.SIGPIPE)
+	return c
+}
+
+// MountAndServe mounts, serves until the mount ends, and closes everything: when it returns nil,
+// all that was acknowledged is on the device. The server can be found by control.Find.
+func (s *Server) MountAndServe(m Mount) error {
+	limitMemory(s.opts.MemoryBytes)
+	m.Options.Logger = s.log
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	conn, served, err := s.mount(&m)
+	if err != nil {
+		return errors.Join(err, s.Close())
+	}
+	if err := fusefs.Tune(m.Dir); err != nil && os.Geteuid() == 0 {
+		s.log.Warn("read-ahead stays at the kernel's default: the mount is slower than it could be", "error", err)
+	}
+	s.detach = func() error { return unmountUnused(m.Dir) }
+	defer s.startControl(ctx, conn)()
+	go s.answerSignals(ctx, &m, conn)
+	if m.Ready != nil {
+		if err := m.Ready(); err != nil {
+			s.log.Warn("nobody waits for the mount any more", "error", err)
+		}
+	}
+	s.log.Info("mounted", "volume", s.Name(), "readOnly", s.opts.ReadOnly, "pid", os.Getpid())
+	return s.wait(context.Background(), served, nil, nil)
+}
+
+// mount mounts, and serves until the file system answers.
+func (s *Server) mount(m *Mount) (conn uint32, served chan error, err error) {
+	fd, err := fusefs.Mount(m.Dir, m.Options)
+	if err != nil {
+		return 0, nil, fmt.Errorf("%s: %w", m.Dir, err)
+	}
+	if conn, err = fusefs.ConnectionID(m.Dir); err == nil {
+		err = s.Attach(fd)
+	}
+	if err != nil {
+		fd.Close()
+		return 0, nil, errors.Join(err, fusefs.Unmount(m.Dir, true))
+	}
+	served = make(chan error, 1)
+	go func() { served <- s.fuse.Serve() }()
+	select {
+	case <-s.fuse.Ready():
+		return conn, served, nil
+	case err := <-served:
+		return 0, nil, errors.Join(fmt.Errorf("serve %s: %w", m.Dir, err), fusefs.Unmount(m.Dir, true))
+	}
+}
+
+// startControl begins to answer on the control socket. The function returned ends that; callers of
+// Unmount have their answer then.
+func (s *Server) startControl(ctx context.Context, conn uint32) (stop func()) {
+	socket, err := listen(conn, s.log)
+	if err != nil {
+		s.log.Warn("no control socket: commands such as `sealvol grow DIR` will not reach this mount", "error", err)
+		return func() {}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := control.Serve(ctx, socket.l, s.Mux()); err != nil {
+			s.log.Error("control socket failed: commands such as `sealvol grow DIR` will not reach this mount", "error", err)
+		}
+	}()
+	return func() {
+		if err := errors.Join(socket.remove(), socket.l.Close()); err != nil {
+			s.log.Warn("control socket not removed", "error", err)
+		}
+		<-done
+	}
+}
+
+// answerSignals unmounts on the first signal and aborts the connection on the second.
+func (s *Server) answerSignals(ctx context.Context, m *Mount, conn uint32) {
+	select {
+	case sig := <-m.Signals:
+		s.log.Info("unmounting", "signal", sig.String())
+	case <-ctx.Done():
+		return
+	}
+	if err := fusefs.Unmount(m.Dir, false); err == nil {
+		return
+	} else if !fusefs.IsBusy(err) {
+		s.log.Warn("unmount failed; detaching", "error", err)
+	}
+	if err := s.sync(); err != nil {
+		s.log.Error("sync failed", "error", err)
+	}
+	if err := fusefs.Unmount(m.Dir, true); err != nil {
+		s.log.Error("the mount cannot be detached", "error", err)
+	} else {
+		s.log.Warn("files are in use: the mount is detached, and its process ends when the last of them is closed; another signal aborts the connection")
+	}
+	select {
+	case <-m.Signals:
+		s.log.Warn("aborting the FUSE connection: whoever still uses the mount gets errors")
+		if err := fusefs.AbortConnection(conn); err != nil {
+			s.log.Error("abort failed", "error", err)
+		}
+	case <-ctx.Done():
+	}
+}
+
+// sync makes everything acknowledged durable.
+func (s *Server) sync() error {
+	if s.opts.ReadOnly {
+		return nil
+	}
+	return s.base.Sync(vfs.RootIno)
+}

@@ -1,0 +1,130 @@
+package mountserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/mounter"
+	"github.com/sealvol/sealvol/pkg/volume"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// ForMounter is the mount server that a mounter starts: mounter.RunServer calls it. It logs to
+// slog.Default(), whose level is level.
+func ForMounter(level *slog.LevelVar) mounter.Serve {
+	return func(ctx context.Context, c mounter.ServeConfig) error {
+		s, err := openFor(ctx, c, level)
+		if err != nil {
+			return mounterError(err)
+		}
+		if err := s.Attach(c.Fuse); err != nil {
+			return errors.Join(err, s.Close())
+		}
+		if err := c.Ready(ctx, s.Mux()); err != nil {
+			return errors.Join(err, s.Close())
+		}
+		return s.Serve(ctx, c.Serving)
+	}
+}
+
+// openFor opens what a mounter asks for.
+func openFor(ctx context.Context, c mounter.ServeConfig, level *slog.LevelVar) (*Server, error) {
+	limitMemory(c.MemoryBytes)
+	dev, err := device.NewFile(c.Device, device.OpenOptions{ReadOnly: c.ReadOnly})
+	if err != nil {
+		return nil, err
+	}
+	o := Options{Device: dev, Name: c.Volume, ReadOnly: c.ReadOnly, MemoryBytes: c.MemoryBytes, Format: c.Format, RejectCopy: c.Own,
+		RetryNoSpace: c.Block, Level: level}
+	keys, err := o.parse(c)
+	if err != nil {
+		return nil, errors.Join(err, dev.Close())
+	}
+	defer func() {
+		for _, k := range keys {
+			k.Erase()
+		}
+	}()
+	return Open(ctx, o)
+}
+
+// parse reads instance, anchor and keys. The caller erases the keys.
+func (o *Options) parse(c mounter.ServeConfig) (keys []crypto.Credential, err error) {
+	if c.Instance != "" {
+		if o.Instance, err = crypto.ParseUUID(c.Instance); err != nil {
+			return nil, fmt.Errorf("%w: instance", mounter.ErrInvalid)
+		}
+	}
+	if c.Anchor != "" {
+		a, err := volume.ParseAnchor([]byte(c.Anchor))
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", mounter.ErrInvalid, err)
+		}
+		o.Anchor = &a
+	}
+	for _, raw := range [][]byte{c.Keys.KEK(), c.Keys.Previous()} {
+		if raw == nil {
+			continue
+		}
+		key, err := crypto.NewKey(raw) // clears raw
+		if err != nil {
+			return keys, err
+		}
+		k := crypto.SecretCredential(key)
+		if len(keys) == 0 {
+			o.Current = k
+		}
+		keys = append(keys, k)
+	}
+	o.Keys = keys
+	return keys, nil
+}
+
+// copyAttribute says of a volume that it is a copy; docs/csi.md.
+const copyAttribute = "keyVolume"
+
+// mounterErrors give the errors of opening the kind that a mounter's callers know. The first that
+// fits counts: some errors wrap others.
+var mounterErrors = []struct{ from, to error }{
+	{volume.ErrRolledBack, mounter.ErrRolledBack},
+	{volume.ErrForked, mounter.ErrRolledBack},
+	{volume.ErrOtherVolume, mounter.ErrRolledBack},
+	{volume.ErrCopy, mounter.ErrCopy},
+	{volume.ErrWrongKey, mounter.ErrWrongKey},
+	{volume.ErrInUse, mounter.ErrBusy},
+	{mounter.ErrBlank, mounter.ErrBlank},
+	{mounter.ErrNoKey, mounter.ErrNoKey},
+	{ErrV1, mounter.ErrForeign},
+	{volume.ErrNotSealvol, mounter.ErrForeign},
+	{volume.ErrNotEmpty, mounter.ErrForeign},
+	{volume.ErrShredded, mounter.ErrDamaged},
+	{volume.ErrHeader, mounter.ErrDamaged},
+	{volume.ErrForged, mounter.ErrDamaged},
+	{volume.ErrTwoRoots, mounter.ErrDamaged},
+	{volume.ErrTruncated, mounter.ErrDamaged},
+	{volume.ErrNoRoot, mounter.ErrDamaged},
+	{volume.ErrLogDamaged, mounter.ErrDamaged},
+	{volume.ErrDamaged, mounter.ErrDamaged},
+	{vfs.ErrCorrupt, mounter.ErrDamaged},
+}
+
+func mounterError(err error) error {
+	if errors.Is(err, volume.ErrCopy) {
+		err = fmt.Errorf("%w. If it is to be a volume of its own, set "+copyAttribute+" in the volume attributes of its PersistentVolume to the handle of the volume that it was copied from", err)
+	}
+	for _, e := range mounterErrors {
+		if !errors.Is(err, e.from) {
+			continue
+		}
+		if strings.HasPrefix(err.Error(), e.to.Error()) {
+			return err
+		}
+		return fmt.Errorf("%w: %w", e.to, err)
+	}
+	return err
+}

@@ -1,0 +1,195 @@
+package mountserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"sync"
+
+	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
+	"github.com/sealvol/sealvol/pkg/volume"
+	"github.com/sealvol/sealvol/pkg/volume/fusefs"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// beyondVolume is what the process may use besides the volume's memory: 32 requests of 2 MiB, and
+// the program itself.
+const beyondVolume = 96 << 20
+
+// Served is an open volume of either format.
+type Served interface {
+	volumectl.Served
+	// Close commits and ends the volume. The device stays open.
+	Close() error
+}
+
+// Server serves one volume. It never does a path operation on its own mount, which only itself
+// could answer.
+type Server struct {
+	opts   Options
+	log    *slog.Logger
+	base   Served
+	vol    *volume.Volume // base, if it is of format v2
+	v1     *V1            // base, if it is of format v1
+	name   string         // UUID, or the format's name
+	damage damage
+
+	fs      vfs.FS // what is mounted: the volume, or a snapshot of it
+	endView func() // of the snapshot
+	views   views
+	anchor  *anchorKeeper // nil: none
+	fuse    *fusefs.Server
+
+	// detach ends the mount for a caller of End; nil: serving ends at once.
+	detach   func() error
+	stop     chan struct{}
+	stopOnce sync.Once
+	ended    chan struct{} // closed when everything is on the device and the device is closed
+	endErr   error         // set before ended is closed
+}
+
+// Open opens a volume. Then comes MountAndServe, or Attach and Serve, or Close.
+func Open(ctx context.Context, o Options) (*Server, error) {
+	s := &Server{opts: o, log: o.Log, stop: make(chan struct{}), ended: make(chan struct{}), endView: func() {}}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	if err := s.openVolume(ctx); err != nil {
+		return nil, errors.Join(err, o.Device.Close())
+	}
+	s.opts.Keys, s.opts.Current = nil, nil // the caller erases them
+	if s.fs = s.base; o.RetryNoSpace {
+		s.fs = &spaceRetry{FS: s.base}
+	}
+	if o.Snapshot != "" {
+		fs, end, err := s.vol.OpenSnapshot(o.Snapshot)
+		if err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+		s.fs, s.endView = fs, end
+	}
+	if o.AnchorFile != "" && !o.ReadOnly {
+		s.anchor = keepAnchor(o.AnchorFile, s.vol, s.log)
+	}
+	return s, nil
+}
+
+// limitMemory has the collector keep the process within what the volume may use and some more.
+func limitMemory(volumeBytes int64) {
+	if volumeBytes == 0 {
+		volumeBytes = volume.DefaultMemory
+	}
+	debug.SetMemoryLimit(volumeBytes + beyondVolume)
+}
+
+// Name is by what callers of the control socket know the volume.
+func (s *Server) Name() string {
+	if s.opts.Name != "" {
+		return s.opts.Name
+	}
+	return s.name
+}
+
+// Attach takes over the connection of a mount, or one that is to be mounted. Nothing is read from
+// it before Serve.
+func (s *Server) Attach(fuse *os.File) (err error) {
+	s.fuse, err = fusefs.NewServer(fusefs.Options{FS: s.fs, Device: fuse, ReadOnly: s.opts.ReadOnly, Logger: s.log, Damaged: s.damage.in(s.opts.Snapshot)})
+	return err
+}
+
+// Mux is what the server can be asked on its control socket, once it is attached.
+func (s *Server) Mux() control.Mux {
+	if s.v1 != nil {
+		return s.v1Mux()
+	}
+	v := &volumectl.Server{Volume: s.vol, Name: s.Name(), ReadOnly: s.opts.ReadOnly, LogLevel: s.opts.Level, Mounted: s.fuse, Conditions: s.conditions,
+		End: s.End, MountSnapshot: s.mountSnapshot, UnmountSnapshot: s.unmountSnapshot}
+	return v.Mux()
+}
+
+// Serve answers the kernel until the mount ends, until End or until ctx ends. Then it closes
+// everything: when it returns nil, all that was acknowledged is on the device. It calls ready once
+// the file system answers.
+func (s *Server) Serve(ctx context.Context, ready func()) error {
+	served := make(chan error, 1)
+	go func() { served <- s.fuse.Serve() }()
+	return s.wait(ctx, served, s.fuse.Ready(), ready)
+}
+
+// wait waits until serving ends, and closes everything.
+func (s *Server) wait(ctx context.Context, served <-chan error, isReady <-chan struct{}, ready func()) (err error) {
+	defer close(s.ended)
+	for serving := true; serving; {
+		select {
+		case <-isReady:
+			isReady = nil
+			ready()
+			continue
+		case err = <-served:
+			if errors.Is(err, fusefs.ErrAborted) {
+				err = nil // somebody cut the connection: what was acknowledged is committed all the same
+			}
+		case <-s.stop: // requests fail from here on; the process ends, and with it the connection
+		case <-ctx.Done():
+		}
+		serving = false
+	}
+	s.endErr = errors.Join(s.Close(), err)
+	if s.endErr != nil {
+		s.log.Error("unmounted, and the last changes are not on the device", "volume", s.Name(), "error", s.endErr)
+	} else {
+		s.log.Info("unmounted, everything is on the device", "volume", s.Name())
+	}
+	return s.endErr
+}
+
+// Close commits and closes the device: another process can open it then. Serve does so itself.
+func (s *Server) Close() error {
+	s.views.end(s.log)
+	s.endView()
+	s.anchor.end()
+	err := s.base.Close()
+	if failed := s.base.Failed(); err == nil && failed != nil {
+		err = failed
+	}
+	return errors.Join(err, s.anchor.final(), s.opts.Device.Close())
+}
+
+// End ends serving for a caller of the control socket. It returns when everything is on the device
+// and the device is closed. A mount that is in use stays, with an error of code CodeBusy, unless a
+// mounter owns it.
+func (s *Server) End(ctx context.Context) error {
+	if s.detach != nil {
+		if err := s.detach(); err != nil {
+			return err
+		}
+	} else {
+		s.stopOnce.Do(func() { close(s.stop) })
+	}
+	select {
+	case <-s.ended:
+	case <-ctx.Done(): // the caller went away, or serving has ended
+		select {
+		case <-s.ended:
+		default:
+			return ctx.Err()
+		}
+	}
+	return s.endErr
+}
+
+// ErrInUse refuses to unmount.
+var ErrInUse = errors.New("files of it are in use")
+
+// unmountUnused unmounts dir unless it is in use.
+func unmountUnused(dir string) error {
+	err := fusefs.Unmount(dir, false)
+	if err != nil && fusefs.IsBusy(err) {
+		return control.WithCode(control.CodeBusy, fmt.Errorf("%s: %w", dir, ErrInUse))
+	}
+	return err
+}

@@ -1,0 +1,156 @@
+package mountserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
+	"github.com/sealvol/sealvol/pkg/volume/fusefs"
+)
+
+// views are the snapshots that a server serves beside its volume.
+type views struct {
+	mu    sync.Mutex
+	all   map[*view]struct{} // guarded by mu
+	ended bool               // guarded by mu
+}
+
+// view is one mounted snapshot.
+type view struct {
+	dir  string
+	conn uint32 // number of its connection; 0: the mount is in another mount namespace
+	srv  *fusefs.Server
+	free func() // lets the snapshot be deleted
+	once sync.Once
+	done chan struct{} // closed when the snapshot is free
+}
+
+// release frees the snapshot, once no request is in it.
+func (m *view) release() {
+	m.once.Do(func() {
+		m.srv.Retire()
+		m.free()
+		close(m.done)
+	})
+}
+
+// add begins to know a view, unless the volume ends.
+func (v *views) add(m *view) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.ended {
+		return false
+	}
+	if v.all == nil {
+		v.all = map[*view]struct{}{}
+	}
+	v.all[m] = struct{}{}
+	return true
+}
+
+// remove forgets a view, and frees its snapshot.
+func (v *views) remove(m *view) {
+	m.release()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.all, m)
+}
+
+// on returns the snapshot that is mounted on a directory, nil if there is none.
+func (v *views) on(dir string) *view {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for m := range v.all {
+		if m.dir == dir {
+			return m
+		}
+	}
+	return nil
+}
+
+// end frees all snapshots that are still mounted: the volume ends. Their mounts are removed where
+// this process can; elsewhere they fail from now on, until they are unmounted.
+func (v *views) end(log *slog.Logger) {
+	v.mu.Lock()
+	v.ended = true
+	left := make([]*view, 0, len(v.all))
+	for m := range v.all {
+		left = append(left, m)
+	}
+	v.mu.Unlock()
+	for _, m := range left {
+		log.Warn("the volume is unmounted, and with it a snapshot", "on", m.dir)
+		if m.conn != 0 {
+			if err := errors.Join(fusefs.AbortConnection(m.conn), fusefs.Unmount(m.dir, true)); err != nil {
+				log.Warn("the mount of the snapshot stays and gives errors: unmount it", "on", m.dir, "error", err)
+			}
+		}
+		m.release()
+	}
+}
+
+// mountSnapshot serves a snapshot on the connection of a mount on dir, which the caller has made.
+func (s *Server) mountSnapshot(name, dir string, connection *os.File) error {
+	fs, free, err := s.vol.OpenSnapshot(name)
+	if err != nil {
+		return err
+	}
+	fd, err := unix.FcntlInt(connection.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		free()
+		return fmt.Errorf("descriptor of the mount: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "fuse")
+	m := &view{dir: dir, free: free, done: make(chan struct{})}
+	if id, err := fusefs.ConnectionID(dir); err == nil {
+		m.conn = id // else the caller's mount is not visible here
+	}
+	m.srv, err = fusefs.NewServer(fusefs.Options{FS: fs, Device: f, ReadOnly: true, Logger: s.log.With("snapshot", name), Damaged: s.damage.in(name)})
+	if err == nil && !s.views.add(m) {
+		err = errors.New("the volume is being unmounted")
+	}
+	if err != nil {
+		free()
+		return errors.Join(err, f.Close())
+	}
+	served := make(chan error, 1)
+	go func() {
+		err := m.srv.Serve()
+		s.views.remove(m)
+		served <- err
+	}()
+	select {
+	case <-m.srv.Ready():
+		s.log.Info("mounted a snapshot", "snapshot", name, "on", dir)
+		return nil
+	case err := <-served:
+		return errors.Join(fmt.Errorf("serve snapshot %s", name), err)
+	}
+}
+
+// unmountSnapshot ends the mount of a snapshot on dir. When it returns nil the snapshot is free. A
+// mount in another mount namespace has to be unmounted by the caller first.
+func (s *Server) unmountSnapshot(ctx context.Context, dir string) error {
+	m := s.views.on(dir)
+	if m == nil {
+		return control.WithCode(volumectl.CodeNotFound, fmt.Errorf("no snapshot is mounted on %s", dir))
+	}
+	if id, err := fusefs.ConnectionID(dir); err == nil && id == m.conn {
+		if err := unmountUnused(dir); err != nil {
+			return err
+		}
+	}
+	select {
+	case <-m.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
