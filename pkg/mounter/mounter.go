@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
 // Options configure Run.
@@ -71,9 +72,7 @@ func (o *Options) defaults() error {
 	if o.StopTimeout == 0 {
 		o.StopTimeout = 60 * time.Second
 	}
-	if o.Log == nil {
-		o.Log = slog.Default()
-	}
+	o.Log = requestid.Logger(o.Log)
 	if o.Hook == nil {
 		o.Hook = func(string) {}
 	}
@@ -339,6 +338,7 @@ func (m *Mounter) handKeys(ctx context.Context, volume string, k Keys) error {
 	err = c.Do(ctx, control.Request{Op: control.KeyCurrent, File: keys}, nil)
 	switch {
 	case err == nil:
+		m.opt.Log.DebugContext(ctx, "keys handed", "volume", volume)
 		m.opt.Hook("keys handed")
 		return nil
 	case control.HasCode(err, control.CodeUnknown): // of a version that keeps the keys it was started with
@@ -548,7 +548,7 @@ func (m *Mounter) mount(ctx context.Context, v *volume, r MountRequest, loops *[
 		return err
 	}
 	m.opt.Hook("start server")
-	p, h, err := m.opt.start(r, dir)
+	p, h, err := m.opt.start(ctx, r, dir)
 	if err != nil {
 		return err
 	}
@@ -581,7 +581,7 @@ func (m *Mounter) mount(ctx context.Context, v *volume, r MountRequest, loops *[
 	if err := m.finish(ctx, v, r); err != nil {
 		return err
 	}
-	m.opt.Log.Info("mounted", "volume", r.Volume, "pid", p.pid, "readOnly", r.ReadOnly)
+	m.opt.Log.InfoContext(ctx, "mounted", "volume", r.Volume, "pid", p.pid, "readOnly", r.ReadOnly)
 	return nil
 }
 
@@ -641,7 +641,7 @@ func (m *Mounter) stop(ctx context.Context, v *volume) error {
 	err := ask.Sync(syncCtx)
 	cancelSync()
 	if err != nil && p.alive() {
-		m.opt.Log.Warn("sync before unmount", "volume", v.rec.Volume, "error", err.Error())
+		m.opt.Log.WarnContext(ctx, "sync before unmount", "volume", v.rec.Volume, "error", err.Error())
 		if err := m.killWedged(ctx, v, ask); err != nil {
 			return err
 		}
@@ -669,6 +669,7 @@ func (m *Mounter) stop(ctx context.Context, v *volume) error {
 		}
 	}
 	exit := p.exitError()
+	m.opt.Log.InfoContext(ctx, "unmounted", "volume", v.rec.Volume, "pid", p.pid)
 	m.opt.Hook("forget")
 	if err := m.clear(context.WithoutCancel(ctx), v, drop); err != nil {
 		return err
@@ -687,7 +688,7 @@ func (m *Mounter) killWedged(ctx context.Context, v *volume, ask control.Client)
 	if _, err := ask.Status(askCtx); err == nil || !errors.Is(err, context.DeadlineExceeded) {
 		return nil
 	}
-	m.opt.Log.Error("mount server does not answer, killed", "volume", v.rec.Volume, "pid", v.proc.pid)
+	m.opt.Log.ErrorContext(ctx, "mount server does not answer, killed", "volume", v.rec.Volume, "pid", v.proc.pid)
 	if err := m.clear(context.WithoutCancel(ctx), v, drop); err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
 // process is a mount server, started or adopted.
@@ -127,7 +128,7 @@ func (h *handshake) expect(want string) error {
 }
 
 // start starts a server for r; nothing is mounted yet. dir has the volume's socket.
-func (o Options) start(r MountRequest, dir string) (p *process, h *handshake, err error) {
+func (o Options) start(ctx context.Context, r MountRequest, dir string) (p *process, h *handshake, err error) {
 	var closeAll []*os.File // this side's copies of what only the child needs
 	defer func() {
 		for _, f := range closeAll {
@@ -190,7 +191,7 @@ func (o Options) start(r MountRequest, dir string) (p *process, h *handshake, er
 		err = conn.SetDeadline(time.Now().Add(o.MountTimeout))
 	}
 	if err == nil {
-		err = sendLine(conn, serverConfig{Volume: r.Volume, ReadOnly: r.ReadOnly, Format: r.Format, Block: r.Block != nil, Instance: r.Instance, Own: r.Own, Anchor: r.Anchor, MemoryBytes: o.MemoryBytes})
+		err = sendLine(conn, serverConfig{Volume: r.Volume, ReadOnly: r.ReadOnly, Format: r.Format, Block: r.Block != nil, Instance: r.Instance, Own: r.Own, Anchor: r.Anchor, MemoryBytes: o.MemoryBytes, RequestID: requestid.From(ctx)})
 	}
 	if err != nil {
 		conn.Close() // without it the server ends even if it could not be killed
