@@ -762,7 +762,8 @@ func (m *Mounter) Health(ctx context.Context, id string) (Info, error) {
 	}
 	if !i.Alive {
 		i.Conditions = []control.Condition{{Inaccessible: true, Reason: "MountServerDead",
-			Message: "the process that serves the volume has ended; the volume is mounted again at the next stage or publish"}}
+			Message: "the process that serves the volume has ended: its users get \"Transport endpoint is not connected\". If Sealvol runs on the node, " +
+				"the volume is mounted again when the kubelet next stages or publishes it, and pods that used it must be restarted"}}
 		return i, nil
 	}
 	s, err := control.Client{Path: ControlPath(m.opt.StateDir, id)}.Status(ctx)

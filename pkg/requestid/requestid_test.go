@@ -19,7 +19,7 @@ func TestValid(t *testing.T) {
 			t.Errorf("%q is accepted", id)
 		}
 	}
-	if New() == New() {
+	if one, other := New(), New(); one == other {
 		t.Error("two calls have one id")
 	}
 }
