@@ -258,13 +258,13 @@ func exitText(err error) string {
 	return err.Error()
 }
 
-// Mount mounts a volume, or finds that it is so already; with Rekey its server gets the keys then. It clears away what a dead server left.
+// Mount mounts a volume, or finds that it is so already; with ReplaceKey its server gets the keys then. It clears away what a dead server left.
 func (m *Mounter) Mount(ctx context.Context, r MountRequest) error {
 	if err := r.check(); err != nil {
 		return err
 	}
 	found, err := m.findOrMount(ctx, r)
-	if err != nil || found == nil || !r.Rekey || r.Keys.Empty() {
+	if err != nil || found == nil || !r.ReplaceKey || r.Keys.Empty() {
 		return err
 	}
 	err = m.handKeys(ctx, r.Volume, r.Keys)
@@ -287,9 +287,9 @@ func (m *Mounter) findOrMount(ctx context.Context, r MountRequest) (*process, er
 		}
 	}
 	switch {
-	case r.Living && v.rec == nil:
+	case r.RequireRunning && v.rec == nil:
 		return nil, ErrNotMounted
-	case r.Living:
+	case r.RequireRunning:
 		return nil, ErrDead
 	}
 	return nil, m.mountAnew(ctx, v, r)
@@ -349,7 +349,7 @@ func (m *Mounter) handKeys(ctx context.Context, volume string, k Keys) error {
 	return fmt.Errorf("%w: keys: %w", ErrServer, err)
 }
 
-// CheckKeys gives keys to a volume's server, as Mount does with Rekey: ErrWrongKey if they are not
+// CheckKeys gives keys to a volume's server, as Mount does with ReplaceKey: ErrWrongKey if they are not
 // the volume's.
 func (m *Mounter) CheckKeys(ctx context.Context, volume string, k Keys) error {
 	if _, err := m.server(ctx, volume); err != nil {

@@ -191,7 +191,7 @@ func (o Options) start(ctx context.Context, r MountRequest, dir string) (p *proc
 		err = conn.SetDeadline(time.Now().Add(o.MountTimeout))
 	}
 	if err == nil {
-		err = sendLine(conn, serverConfig{Volume: r.Volume, ReadOnly: r.ReadOnly, Format: r.Format, Block: r.Block != nil, Instance: r.Instance, Own: r.Own, Anchor: r.Anchor, MemoryBytes: o.MemoryBytes, RequestID: requestid.From(ctx)})
+		err = sendLine(conn, serverConfig{Volume: r.Volume, ReadOnly: r.ReadOnly, Format: r.Format, Block: r.Block != nil, Instance: r.Instance, Own: r.RejectCopy, Anchor: r.Anchor, MemoryBytes: o.MemoryBytes, RequestID: requestid.From(ctx)})
 	}
 	if err != nil {
 		conn.Close() // without it the server ends even if it could not be killed
