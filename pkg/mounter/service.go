@@ -186,6 +186,7 @@ func (m *Mounter) syncAll() {
 			continue
 		}
 		wg.Go(func() {
+			// Not by Mounter.server, which waits for whoever works on the volume.
 			if err := (control.Client{Path: ControlPath(m.opt.StateDir, i.Volume)}).Sync(ctx); err != nil {
 				m.opt.Log.Error("a mount server ends with the mounter, and did not write all that it has", "volume", i.Volume, "error", err)
 			}
