@@ -44,7 +44,7 @@ unit_packages   = $(filter-out $(call within,$(KERNEL) $(SANITY)),$(all_packages
 commands        = $(filter-out %/libdoublecrypt %/libselfenc,$(filter $(MODULE)/cmd/%,$(all_packages) $(envtest_packages)))
 
 .DEFAULT_GOAL := help
-.PHONY: images check-images release sidecars push changelog registry check-release cluster-build cluster-up cluster-down e2e e2e-upstream e2e-upstream-short
+.PHONY: images check-images release pin-sidecars sidecars push changelog registry check-release cluster-build cluster-up cluster-down e2e e2e-upstream e2e-upstream-short
 .PHONY: help setup build test unit race vectors fuzz hostile cuts crash fuse sanity interop judges libdoublecrypt libselfenc ec2 bench-ebs moto nvme list lint fmt generate check-generated demo bench bench-selfenc clean
 
 help: ## print this help
@@ -193,6 +193,9 @@ release: ## binaries, images, SBOMs, chart and checksums into dist/VERSION (docs
 
 sidecars: $(RELEASE) ## fetch the chart's images of others into the release: VERSION=, SIDECARS=REGISTRY or a directory of archives
 	@$(RELEASE) sidecars -dist "$(DIST)" -from "$(SIDECARS)" $(if $(INSECURE),-insecure)
+
+pin-sidecars: $(RELEASE) ## write the digests of the chart's sidecars into charts/sidecars.lock, for make release: SIDECARS=REGISTRY
+	@$(RELEASE) pin-sidecars -from "$(SIDECARS)" $(if $(INSECURE),-insecure)
 
 push: $(RELEASE) ## push the images of a release: VERSION=v0.1.0 REGISTRY=HOST[:PORT][/PATH]; INSECURE=1 for HTTP
 	@$(RELEASE) push -dist "$(DIST)" -registry "$(REGISTRY)" $(if $(INSECURE),-insecure) $(if $(FORCE),-force)

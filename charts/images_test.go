@@ -139,6 +139,49 @@ func TestReleaseDigests(t *testing.T) {
 	}
 }
 
+// The chart of a release asks for the digests of its sidecars, wherever they come from, and for no
+// other tag's.
+func TestReleaseSidecars(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "sealvol")
+	if err := os.CopyFS(dir, os.DirFS("sealvol")); err != nil {
+		t.Fatal(err)
+	}
+	digest, own := "sha256:"+strings.Repeat("a", 64), "sha256:"+strings.Repeat("b", 64)
+	var text strings.Builder
+	text.WriteString("sidecars:\n")
+	for name, tag := range map[string]string{"csi-provisioner": "v6.3.0", "csi-snapshotter": "v8.6.0", "csi-resizer": "v2.2.0", "csi-attacher": "v4.12.0", "csi-node-driver-registrar": "v2.17.0"} {
+		fmt.Fprintf(&text, "  %q: %s\n", name+":"+tag, digest)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "files", "digests.yaml"), []byte(text.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for values, provisioner := range map[string]string{
+		"backend=local":                      "registry.k8s.io/sig-storage/csi-provisioner:v6.3.0@" + digest,
+		"registry=r.example":                 "r.example/sig-storage/csi-provisioner:v6.3.0@" + digest,
+		"sidecars.provisioner=v6.4.0":        "registry.k8s.io/sig-storage/csi-provisioner:v6.4.0",
+		"sidecars.provisioner=v6.3.0@" + own: "registry.k8s.io/sig-storage/csi-provisioner:v6.3.0@" + own,
+		"images.pinned=false":                "registry.k8s.io/sig-storage/csi-provisioner:v6.3.0",
+	} {
+		out, err := operatortest.Helm("template", "sealvol", dir, "--set", values)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := operatortest.Parse(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := slices.DeleteFunc(imagesOf(t, list), func(s string) bool { return !strings.Contains(s, "sig-storage") })
+		if !slices.Contains(got, provisioner) {
+			t.Errorf("%s: %v, not %s", values, got, provisioner)
+		}
+		for _, image := range got {
+			if !strings.Contains(image, "provisioner") && strings.Contains(image, "@") != (values != "images.pinned=false") {
+				t.Errorf("%s: %s", values, image)
+			}
+		}
+	}
+}
+
 // helm upgrade --reuse-values brings the values of an earlier version, which lack what is new.
 func TestOlderValues(t *testing.T) {
 	list := render(t, "registry=null", "images.registry=null", "images.pinned=null", "images.driver.digest=null", "images.operator.digest=null", "sidecars.resources=null", "snapshots.enabled=true")

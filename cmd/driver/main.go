@@ -23,6 +23,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
 // version is set by the linker.
@@ -85,9 +86,9 @@ func (l *logFlags) set(w io.Writer) error {
 	o := &slog.HandlerOptions{Level: &logLevel}
 	switch l.format {
 	case "json":
-		slog.SetDefault(slog.New(slog.NewJSONHandler(w, o)))
+		slog.SetDefault(slog.New(requestid.Handler(slog.NewJSONHandler(w, o))))
 	case "text":
-		slog.SetDefault(slog.New(slog.NewTextHandler(w, o)))
+		slog.SetDefault(slog.New(requestid.Handler(slog.NewTextHandler(w, o))))
 	default:
 		return fmt.Errorf("--log-format %q: must be json or text", l.format)
 	}

@@ -59,7 +59,7 @@ func command(stderr io.Writer) *cobra.Command {
 			return run(c.Context(), o)
 		},
 	}
-	c.AddCommand(checkUninstallCommand(), checkVolumeCommand())
+	c.AddCommand(checkUninstallCommand(), noteUninstallCommand(), checkVolumeCommand())
 	f := c.Flags()
 	f.StringVar(&o.namespace, "namespace", os.Getenv("NAMESPACE"), "namespace of key Secrets and delivery Secrets; by default $NAMESPACE")
 	f.BoolVar(&o.elect, "leader-elect", false, "let one of several lead, by a Lease in the namespace")

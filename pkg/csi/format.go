@@ -125,7 +125,7 @@ func (s *nodeServer) keepFormatted(ctx context.Context, id string) error {
 	case serr == nil && state == backend.FormatDone:
 		return nil
 	case serr == nil && state == backend.FormatNone:
-		s.log.Warn("it is not kept that the volume was made: should its device be wiped, another one would be made on it", "volume", id, "error", err)
+		s.log.WarnContext(ctx, "it is not kept that the volume was made: should its device be wiped, another one would be made on it", "volume", id, "error", err)
 		return nil
 	}
 	return fmt.Errorf("%w: the volume is mounted, but it could not be kept that it was made: %w", errUnavailable, err)

@@ -10,12 +10,14 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
 // sanitise is what of a message may be logged: scalar fields, and messages of such, that are not marked
@@ -63,6 +65,22 @@ func isSecret(f protoreflect.FieldDescriptor) bool {
 	}
 	secret, ok := proto.GetExtension(o, csi.E_CsiSecret).(bool)
 	return !ok || secret
+}
+
+// metadataKey is where a caller may name its call, and where the answer names it.
+const metadataKey = "x-request-id"
+
+// named gives a call the id that its caller sent, or one of its own.
+func named(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	id := ""
+	if sent := metadata.ValueFromIncomingContext(ctx, metadataKey); len(sent) == 1 {
+		id = sent[0]
+	}
+	if !requestid.Valid(id) {
+		id = requestid.New()
+	}
+	_ = grpc.SetHeader(ctx, metadata.Pairs(metadataKey, id)) // without a stream, in tests, there is nobody to tell
+	return next(requestid.With(ctx, id), req)
 }
 
 // logged writes one line for a call: failures as warnings, changes as information, the rest for debugging.

@@ -99,7 +99,7 @@ func (s *nodeServer) stagingRequest(r staging) (mounter.MountRequest, error) {
 		q.Block = &mounter.Block{}
 	}
 	// What says that it is a copy may bring another's content. Of a volume that does not, that would be a copy of which nobody knows.
-	q.Instance, q.Own = instanceOf(r.GetVolumeId()), r.GetVolumeContext()[contextKeyVolume] == ""
+	q.Instance, q.RejectCopy = instanceOf(r.GetVolumeId()), r.GetVolumeContext()[contextKeyVolume] == ""
 	return q, nil
 }
 
@@ -163,7 +163,7 @@ func (s *nodeServer) stage(ctx context.Context, r staging, q mounter.MountReques
 	if q.Anchor, err = s.agent.Anchor(ctx, q.Volume); err != nil {
 		return fmt.Errorf("stage volume: %w: %w", errUnavailable, err)
 	}
-	q.Keys, q.Rekey = keys, true // also those of a volume that is mounted already have to be its own
+	q.Keys, q.ReplaceKey = keys, true // also those of a volume that is mounted already have to be its own
 	s.hook("stage")
 	if err := s.mountOrMake(ctx, q, r.GetVolumeContext()[contextKeyVolume]); err != nil {
 		return fmt.Errorf("stage volume: %w", err)
@@ -270,7 +270,7 @@ func (s *nodeServer) ensureStaged(ctx context.Context, r *csi.NodePublishVolumeR
 	if q.Block != nil {
 		q.Block.ReadOnlyToo = r.GetReadonly()
 	}
-	q.Keys, q.Rekey, q.Living = keys, true, h.Alive // what the kubelet brings with requiresRepublish
+	q.Keys, q.ReplaceKey, q.RequireRunning = keys, true, h.Alive // what the kubelet brings with requiresRepublish
 	q.Format = nil                                  // it was staged: whatever its device holds now, nothing is made on it
 	s.hook("ensure staged")
 	if h.Alive {
@@ -281,7 +281,7 @@ func (s *nodeServer) ensureStaged(ctx context.Context, r *csi.NodePublishVolumeR
 		if !errors.Is(err, mounter.ErrDead) {
 			return q, fmt.Errorf("publish volume: %w", err)
 		}
-		q.Living = false // it has died just now
+		q.RequireRunning = false // it has died just now
 	}
 	return q, s.remount(ctx, q)
 }

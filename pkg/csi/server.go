@@ -16,6 +16,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 	"github.com/sealvol/sealvol/pkg/mounter"
 	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
 // DriverName is the CSI driver's name.
@@ -113,9 +114,7 @@ func SocketPath(endpoint string) (string, error) {
 
 // NewServer returns a gRPC server with the services that opt enables.
 func NewServer(opt Options) (*grpc.Server, error) {
-	if opt.Log == nil {
-		opt.Log = slog.Default()
-	}
+	opt.Log = requestid.Logger(opt.Log)
 	if opt.Hook == nil {
 		opt.Hook = func(string) {}
 	}
@@ -126,7 +125,7 @@ func NewServer(opt Options) (*grpc.Server, error) {
 		return nil, errors.New("neither controller nor node service is enabled")
 	}
 	s := grpc.NewServer(grpc.MaxRecvMsgSize(maxRequestBytes), grpc.MaxConcurrentStreams(256),
-		grpc.ChainUnaryInterceptor(logged(opt.Log), translate, recovered(opt.Log), (&inflight{}).intercept))
+		grpc.ChainUnaryInterceptor(named, logged(opt.Log), translate, recovered(opt.Log), (&inflight{}).intercept))
 	csi.RegisterIdentityServer(s, &identityServer{opt: opt})
 	if opt.Announce {
 		csi.RegisterControllerServer(s, announcedController{})

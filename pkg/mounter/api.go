@@ -116,12 +116,17 @@ type MountRequest struct {
 	Block    *Block  `json:"block,omitempty"`  // nil: Target gets the volume's files
 	// Instance is a UUID that the device gets, which is no other's: a copy's in place of the one of what it is a copy of; "": it keeps what it has.
 	Instance string `json:"instance,omitempty"`
-	// Own says that the device is no copy: one that is another instance already is refused with ErrCopy.
-	Own bool `json:"own,omitempty"`
-	// Rekey has a server that is found serving get the keys: the current one is to open the volume from now on. Else they are not looked at then.
-	Rekey bool `json:"rekey,omitempty"`
-	// Living asks for a server that was seen serving: should it have died since, nothing is mounted, and the error is ErrDead.
-	Living bool `json:"living,omitempty"`
+	// The three fields below have other names in JSON than in Go: mounters and plugins of earlier
+	// versions, which run beside this one during an upgrade, know them by these.
+
+	// RejectCopy refuses a device that is another instance already, a copy, with ErrCopy.
+	RejectCopy bool `json:"own,omitempty"`
+	// ReplaceKey gives the keys to a server that is found serving: the current one is to open the
+	// volume from now on. Without it they are not looked at then.
+	ReplaceKey bool `json:"rekey,omitempty"`
+	// RequireRunning asks for a server that was seen serving: should it have died since, nothing is
+	// mounted, and the error is ErrDead.
+	RequireRunning bool `json:"living,omitempty"`
 	// Anchor is what the device must not be older than, as the volume's engine writes it; "": none is known. A device that does not hold that state, or one
 	// that follows from it, is refused with ErrRolledBack, and is not formatted if it is blank.
 	Anchor string `json:"anchor,omitempty"`

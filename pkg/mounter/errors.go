@@ -33,7 +33,7 @@ var (
 	// ErrRolledBack: the device does not hold the state that the anchor names, nor one that follows from it.
 	ErrRolledBack = errors.New("the device was rolled back or exchanged")
 
-	// ErrCopy: the device was copied from another volume's, and nobody said so (MountRequest.Own).
+	// ErrCopy: the device was copied from another volume's, and nobody said so (MountRequest.RejectCopy).
 	ErrCopy = errors.New("the device holds a copy of another volume")
 )
 

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
 // Options configure Run.
@@ -71,9 +72,7 @@ func (o *Options) defaults() error {
 	if o.StopTimeout == 0 {
 		o.StopTimeout = 60 * time.Second
 	}
-	if o.Log == nil {
-		o.Log = slog.Default()
-	}
+	o.Log = requestid.Logger(o.Log)
 	if o.Hook == nil {
 		o.Hook = func(string) {}
 	}
@@ -85,7 +84,7 @@ func SocketPath(stateDir string) string { return filepath.Join(stateDir, "mounte
 
 // ControlPath is the control socket (package control) of a volume's mount server.
 func ControlPath(stateDir, volume string) string {
-	return filepath.Join(volumeDir(stateDir, volume), "control")
+	return (&Options{StateDir: stateDir}).places(volume).control
 }
 
 // Mounter supervises mount servers. Use Open, or Run for the whole service.
@@ -97,8 +96,10 @@ type Mounter struct {
 	volumes map[string]*volume // guarded by mu
 }
 
-// volume is what is known of one volume. All fields but lock belong to the holder of lock.
+// volume is what is known of one volume. All fields but places, which do not change, and lock belong
+// to the holder of lock.
 type volume struct {
+	places
 	lock  chan struct{} // holds one token while free
 	users int           // guarded by Mounter.mu: who waits for or holds the lock
 
@@ -170,10 +171,11 @@ func (m *Mounter) adoptAll() error {
 			m.sweep(dir)
 			continue
 		}
-		if volumeDir(m.opt.StateDir, r.Volume) != dir {
+		v := m.newVolume(r.Volume)
+		if v.dir != dir {
 			return fmt.Errorf("%s: the record of another volume", dir)
 		}
-		v := m.newVolume()
+		r.places = v.places
 		v.rec = &r
 		if v.proc, err = adopt(r); err != nil {
 			return err
@@ -199,8 +201,8 @@ func (m *Mounter) sweep(dir string) {
 // Close gives the state directory up. Servers go on.
 func (m *Mounter) Close() error { return m.lock.Close() }
 
-func (m *Mounter) newVolume() *volume {
-	v := &volume{lock: make(chan struct{}, 1)}
+func (m *Mounter) newVolume(id string) *volume {
+	v := &volume{places: m.opt.places(id), lock: make(chan struct{}, 1)}
 	v.lock <- struct{}{}
 	return v
 }
@@ -210,7 +212,7 @@ func (m *Mounter) acquire(ctx context.Context, id string) (*volume, error) {
 	m.mu.Lock()
 	v := m.volumes[id]
 	if v == nil {
-		v = m.newVolume()
+		v = m.newVolume(id)
 		m.volumes[id] = v
 	}
 	v.users++
@@ -259,16 +261,16 @@ func exitText(err error) string {
 	return err.Error()
 }
 
-// Mount mounts a volume, or finds that it is so already; with Rekey its server gets the keys then. It clears away what a dead server left.
+// Mount mounts a volume, or finds that it is so already; with ReplaceKey its server gets the keys then. It clears away what a dead server left.
 func (m *Mounter) Mount(ctx context.Context, r MountRequest) error {
 	if err := r.check(); err != nil {
 		return err
 	}
 	found, err := m.findOrMount(ctx, r)
-	if err != nil || found == nil || !r.Rekey || r.Keys.Empty() {
+	if err != nil || found == nil || !r.ReplaceKey || r.Keys.Empty() {
 		return err
 	}
-	err = m.handKeys(ctx, r.Volume, r.Keys)
+	err = m.handKeys(ctx, found.ask, r.Keys)
 	if err != nil && !errors.Is(err, control.ErrServer) && await(ctx, found.dead, time.Second) {
 		_, err = m.findOrMount(ctx, r) // it was about to end
 	}
@@ -288,9 +290,9 @@ func (m *Mounter) findOrMount(ctx context.Context, r MountRequest) (*process, er
 		}
 	}
 	switch {
-	case r.Living && v.rec == nil:
+	case r.RequireRunning && v.rec == nil:
 		return nil, ErrNotMounted
-	case r.Living:
+	case r.RequireRunning:
 		return nil, ErrDead
 	}
 	return nil, m.mountAnew(ctx, v, r)
@@ -320,13 +322,13 @@ func (m *Mounter) mountAnew(ctx context.Context, v *volume, r MountRequest) erro
 		// It stays known as mounted by a server that died, so that a later publish may try again.
 		before.PID, before.Start, before.Running = 0, 0, false
 		v.rec = before
-		return errors.Join(err, before.save(volumeDir(m.opt.StateDir, r.Volume)))
+		return errors.Join(err, before.save())
 	}
 	return nil
 }
 
 // handKeys gives the keys to a server that lives. The volume's lock is not held: a frozen volume may keep the server waiting.
-func (m *Mounter) handKeys(ctx context.Context, volume string, k Keys) error {
+func (m *Mounter) handKeys(ctx context.Context, server control.Client, k Keys) error {
 	ctx, cancel := context.WithTimeout(ctx, m.opt.MountTimeout)
 	defer cancel()
 	keys, err := k.pipe()
@@ -335,8 +337,7 @@ func (m *Mounter) handKeys(ctx context.Context, volume string, k Keys) error {
 	}
 	defer keys.Close()
 	m.opt.Hook("hand keys")
-	c := control.Client{Path: ControlPath(m.opt.StateDir, volume)}
-	err = c.Do(ctx, control.Request{Op: control.KeyCurrent, File: keys}, nil)
+	err = server.Do(ctx, control.Request{Op: control.KeyCurrent, File: keys}, nil)
 	switch {
 	case err == nil:
 		m.opt.Hook("keys handed")
@@ -349,16 +350,17 @@ func (m *Mounter) handKeys(ctx context.Context, volume string, k Keys) error {
 	return fmt.Errorf("%w: keys: %w", ErrServer, err)
 }
 
-// CheckKeys gives keys to a volume's server, as Mount does with Rekey: ErrWrongKey if they are not
+// CheckKeys gives keys to a volume's server, as Mount does with ReplaceKey: ErrWrongKey if they are not
 // the volume's.
 func (m *Mounter) CheckKeys(ctx context.Context, volume string, k Keys) error {
-	if _, err := m.server(ctx, volume); err != nil {
+	server, err := m.server(ctx, volume)
+	if err != nil {
 		return err
 	}
 	if k.Empty() {
 		return ErrNoKey
 	}
-	return m.handKeys(ctx, volume, k)
+	return m.handKeys(ctx, server, k)
 }
 
 // already decides whether a recorded mount is what is asked for (true), or gone (false).
@@ -366,7 +368,7 @@ func (m *Mounter) already(ctx context.Context, v *volume, r MountRequest) (bool,
 	if v.proc == nil || !v.proc.alive() {
 		return false, nil
 	}
-	top, err := at(m.fusePath(v.rec))
+	top, err := at(v.rec.fusePath())
 	if err != nil {
 		return false, err
 	}
@@ -425,7 +427,7 @@ func (m *Mounter) clear(ctx context.Context, v *volume, keepRecord bool) error {
 			return err
 		}
 		m.opt.Hook("record loops")
-		if err := v.rec.save(volumeDir(m.opt.StateDir, v.rec.Volume)); err != nil {
+		if err := v.rec.save(); err != nil {
 			return err
 		}
 	} else if err := m.letGo(ctx, v.rec, true); err != nil {
@@ -437,17 +439,17 @@ func (m *Mounter) clear(ctx context.Context, v *volume, keepRecord bool) error {
 	}
 	if v.rec.BlockBytes > 0 {
 		m.opt.Hook("clear hidden mount")
-		if err := unmountLazily(v.rec.Source, m.fusePath(v.rec)); err != nil {
+		if err := unmountLazily(v.rec.Source, v.rec.fusePath()); err != nil {
 			return err
 		}
-		m.removeHidden(v.rec.Volume)
+		m.removeHidden(v)
 	}
 	m.opt.Hook("clear record")
 	return m.forget(v, keepRecord)
 }
 
 // link lets control.Find find the server by its mount. A convenience: failure harms nothing.
-func (m *Mounter) link(r *record, dir string) {
+func (m *Mounter) link(r *record) {
 	if m.opt.RuntimeDir == "" {
 		return
 	}
@@ -456,7 +458,7 @@ func (m *Mounter) link(r *record, dir string) {
 		return
 	}
 	err := control.LockNames(m.opt.RuntimeDir, func() error {
-		top, err := at(m.fusePath(r))
+		top, err := at(r.fusePath())
 		if err != nil || top == nil {
 			return err
 		}
@@ -464,19 +466,19 @@ func (m *Mounter) link(r *record, dir string) {
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		return os.Symlink(filepath.Join(dir, "control"), name)
+		return os.Symlink(r.control, name)
 	})
 	if err != nil {
 		m.opt.Log.Warn("control socket not linked", "volume", r.Volume, "error", err)
 	}
 }
 
-// unlink removes the links that lead to dir; device numbers are used again.
-func (m *Mounter) unlink(dir string) {
+// unlink removes the links that lead to a volume's control socket; device numbers are used again.
+func (m *Mounter) unlink(v *volume) {
 	err := control.LockNames(m.opt.RuntimeDir, func() (err error) {
 		links, _ := filepath.Glob(filepath.Join(m.opt.RuntimeDir, "*.sock")) // the pattern is well-formed
 		for _, l := range links {
-			if to, rerr := os.Readlink(l); rerr == nil && to == filepath.Join(dir, "control") {
+			if to, rerr := os.Readlink(l); rerr == nil && to == v.control {
 				err = errors.Join(err, os.Remove(l))
 			}
 		}
@@ -489,18 +491,17 @@ func (m *Mounter) unlink(dir string) {
 
 // forget gives up a volume that nobody serves. The record may stay, until that of another server takes its place.
 func (m *Mounter) forget(v *volume, keepRecord bool) error {
-	dir := volumeDir(m.opt.StateDir, v.rec.Volume)
-	if m.opt.Cgroup != "" {
-		group := filepath.Join(m.opt.Cgroup, "sealvol-"+filepath.Base(dir)) // empty once the server is gone
-		if err := os.Remove(group); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if v.group != "" {
+		// Empty once the server is gone.
+		if err := os.Remove(v.group); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			m.opt.Log.Warn("cgroup not removed", "volume", v.rec.Volume, "error", err)
 		}
 	}
 	if m.opt.RuntimeDir != "" {
-		m.unlink(dir)
+		m.unlink(v)
 	}
 	if !keepRecord {
-		if err := os.RemoveAll(dir); err != nil {
+		if err := os.RemoveAll(v.dir); err != nil {
 			return err
 		}
 	}
@@ -521,13 +522,12 @@ func (m *Mounter) free(source, path string) error {
 
 // mount starts a server and mounts. On failure nothing is left but the loop devices, if there were any before.
 func (m *Mounter) mount(ctx context.Context, v *volume, r MountRequest, loops *[]loopDev) (err error) {
-	dir := volumeDir(m.opt.StateDir, r.Volume)
-	rec := &record{Version: stateVersion, Volume: r.Volume, Source: r.Source, Target: r.Target,
+	rec := &record{places: v.places, Version: stateVersion, Volume: r.Volume, Source: r.Source, Target: r.Target,
 		Device: r.Device, ReadOnly: r.ReadOnly, Boot: bootID(), Loops: *loops}
 	if r.Block != nil {
 		rec.BlockBytes = r.Block.SizeBytes
 	}
-	for _, path := range []string{r.Target, m.fusePath(rec)} {
+	for _, path := range []string{r.Target, rec.fusePath()} {
 		if err := m.free(r.Source, path); err != nil {
 			return err
 		}
@@ -541,14 +541,14 @@ func (m *Mounter) mount(ctx context.Context, v *volume, r MountRequest, loops *[
 		}
 	}()
 	m.opt.Hook("record starting")
-	if err := v.rec.save(dir); err != nil {
+	if err := v.rec.save(); err != nil {
 		return err
 	}
 	if err := m.makeHidden(v.rec); err != nil {
 		return err
 	}
 	m.opt.Hook("start server")
-	p, h, err := m.opt.start(r, dir)
+	p, h, err := m.opt.start(ctx, r, v.places)
 	if err != nil {
 		return err
 	}
@@ -562,14 +562,14 @@ func (m *Mounter) mount(ctx context.Context, v *volume, r MountRequest, loops *[
 	}
 	v.rec.PID, v.rec.Start = p.pid, p.start
 	m.opt.Hook("record pid")
-	if err := v.rec.save(dir); err != nil {
+	if err := v.rec.save(); err != nil {
 		return err
 	}
 	m.opt.Hook("mount")
-	if err := p.withFuse(func(f *os.File) error { return mountFuse(f, r.Source, m.fusePath(v.rec), r.ReadOnly, r.Block != nil) }); err != nil {
+	if err := p.withFuse(func(f *os.File) error { return mountFuse(f, r.Source, v.rec.fusePath(), r.ReadOnly, r.Block != nil) }); err != nil {
 		return err
 	}
-	m.link(v.rec, dir)
+	m.link(v.rec)
 	m.opt.Hook("tell server")
 	if err := sendLine(h.conn, step{Step: "mounted"}); err != nil {
 		return fmt.Errorf("%w: %w", ErrServer, err)
@@ -577,11 +577,11 @@ func (m *Mounter) mount(ctx context.Context, v *volume, r MountRequest, loops *[
 	if err := h.expect("serving"); err != nil {
 		return err
 	}
-	tune(m.fusePath(v.rec))
+	tune(v.rec.fusePath())
 	if err := m.finish(ctx, v, r); err != nil {
 		return err
 	}
-	m.opt.Log.Info("mounted", "volume", r.Volume, "pid", p.pid, "readOnly", r.ReadOnly)
+	m.opt.Log.InfoContext(ctx, "mounted", "volume", r.Volume, "pid", p.pid, "readOnly", r.ReadOnly)
 	return nil
 }
 
@@ -600,11 +600,11 @@ func (m *Mounter) Unmount(ctx context.Context, r UnmountRequest) error {
 		if err := unmountLazily(r.Source, r.Target); err != nil {
 			return err
 		}
-		top, err := at(hiddenDir(m.opt.StateDir, r.Volume))
+		top, err := at(v.hidden)
 		if err != nil || top == nil || top.Source != r.Source {
 			return err
 		}
-		v.rec = &record{Version: stateVersion, Volume: r.Volume, Source: r.Source, Target: r.Target, BlockBytes: RawAlign, Boot: bootID()}
+		v.rec = &record{places: v.places, Version: stateVersion, Volume: r.Volume, Source: r.Source, Target: r.Target, BlockBytes: RawAlign, Boot: bootID()}
 		return m.clear(ctx, v, drop)
 	}
 	if v.rec.Target != r.Target {
@@ -626,13 +626,12 @@ func (m *Mounter) Unmount(ctx context.Context, r UnmountRequest) error {
 // published tells whether a volume is mounted at another place than its own.
 func (m *Mounter) published(r *record) (bool, error) {
 	mounts, err := mountsOf(r.Source)
-	return slices.ContainsFunc(mounts, func(p string) bool { return p != r.Target && p != m.fusePath(r) }), err
+	return slices.ContainsFunc(mounts, func(p string) bool { return p != r.Target && p != r.fusePath() }), err
 }
 
 // stop unmounts and waits for the server to commit and end.
 func (m *Mounter) stop(ctx context.Context, v *volume) error {
-	p := v.proc
-	ask := control.Client{Path: ControlPath(m.opt.StateDir, v.rec.Volume)}
+	p, ask := v.proc, v.proc.ask
 	ctx, cancel := context.WithTimeout(ctx, m.opt.StopTimeout)
 	defer cancel()
 	m.opt.Hook("sync")
@@ -641,8 +640,8 @@ func (m *Mounter) stop(ctx context.Context, v *volume) error {
 	err := ask.Sync(syncCtx)
 	cancelSync()
 	if err != nil && p.alive() {
-		m.opt.Log.Warn("sync before unmount", "volume", v.rec.Volume, "error", err.Error())
-		if err := m.killWedged(ctx, v, ask); err != nil {
+		m.opt.Log.WarnContext(ctx, "sync before unmount", "volume", v.rec.Volume, "error", err.Error())
+		if err := m.killWedged(ctx, v); err != nil {
 			return err
 		}
 	}
@@ -653,7 +652,7 @@ func (m *Mounter) stop(ctx context.Context, v *volume) error {
 		return err
 	}
 	m.opt.Hook("unmount")
-	if err := unmount(ctx, m.fusePath(v.rec)); err != nil && p.alive() {
+	if err := unmount(ctx, v.rec.fusePath()); err != nil && p.alive() {
 		return err
 	}
 	m.opt.Hook("unmounted")
@@ -669,6 +668,7 @@ func (m *Mounter) stop(ctx context.Context, v *volume) error {
 		}
 	}
 	exit := p.exitError()
+	m.opt.Log.InfoContext(ctx, "unmounted", "volume", v.rec.Volume, "pid", p.pid)
 	m.opt.Hook("forget")
 	if err := m.clear(context.WithoutCancel(ctx), v, drop); err != nil {
 		return err
@@ -681,13 +681,13 @@ func (m *Mounter) stop(ctx context.Context, v *volume) error {
 
 // killWedged ends a server that does not even answer from memory: nothing else would ever let the volume go. What
 // was synced is on the device; the caller learns that the rest may be lost.
-func (m *Mounter) killWedged(ctx context.Context, v *volume, ask control.Client) error {
+func (m *Mounter) killWedged(ctx context.Context, v *volume) error {
 	askCtx, cancel := context.WithTimeout(ctx, m.opt.StopTimeout/4)
 	defer cancel()
-	if _, err := ask.Status(askCtx); err == nil || !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := v.proc.ask.Status(askCtx); err == nil || !errors.Is(err, context.DeadlineExceeded) {
 		return nil
 	}
-	m.opt.Log.Error("mount server does not answer, killed", "volume", v.rec.Volume, "pid", v.proc.pid)
+	m.opt.Log.ErrorContext(ctx, "mount server does not answer, killed", "volume", v.rec.Volume, "pid", v.proc.pid)
 	if err := m.clear(context.WithoutCancel(ctx), v, drop); err != nil {
 		return err
 	}
@@ -707,7 +707,7 @@ func (m *Mounter) server(ctx context.Context, id string) (control.Client, error)
 	if v.proc == nil || !v.proc.alive() {
 		return control.Client{}, ErrDead
 	}
-	return control.Client{Path: ControlPath(m.opt.StateDir, id)}, nil
+	return v.proc.ask, nil
 }
 
 // Grow lets a mounted volume take in what its device has grown by; returns its size in bytes, of a raw block volume that of its device.
@@ -755,16 +755,17 @@ func (m *Mounter) Stats(ctx context.Context, id string) (control.Stats, error) {
 func (m *Mounter) Health(ctx context.Context, id string) (Info, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	i, err := m.info(ctx, id)
+	i, server, err := m.info(ctx, id)
 	if err != nil {
 		return Info{}, err
 	}
 	if !i.Alive {
 		i.Conditions = []control.Condition{{Inaccessible: true, Reason: "MountServerDead",
-			Message: "the process that serves the volume has ended; the volume is mounted again at the next stage or publish"}}
+			Message: "the process that serves the volume has ended: its users get \"Transport endpoint is not connected\". If Sealvol runs on the node, " +
+				"the volume is mounted again when the kubelet next stages or publishes it, and pods that used it must be restarted"}}
 		return i, nil
 	}
-	s, err := control.Client{Path: ControlPath(m.opt.StateDir, id)}.Status(ctx)
+	s, err := server.Status(ctx)
 	switch {
 	case err != nil:
 		i.Conditions = []control.Condition{{Inaccessible: true, Reason: "MountServerUnresponsive", Message: "the process that serves the volume does not answer"}}
@@ -776,20 +777,22 @@ func (m *Mounter) Health(ctx context.Context, id string) (Info, error) {
 	return i, nil
 }
 
-func (m *Mounter) info(ctx context.Context, id string) (Info, error) {
+// info describes a volume, and says how its server is asked, if one lives.
+func (m *Mounter) info(ctx context.Context, id string) (i Info, server control.Client, err error) {
 	v, err := m.acquire(ctx, id)
 	if err != nil {
-		return Info{}, err
+		return Info{}, server, err
 	}
 	defer m.release(id, v)
 	if v.rec == nil {
-		return Info{}, ErrNotMounted
+		return Info{}, server, ErrNotMounted
 	}
-	i := Info{Volume: id, Target: v.rec.Target, PID: v.rec.PID, BlockBytes: v.rec.BlockBytes}
+	i = Info{Volume: id, Target: v.rec.Target, PID: v.rec.PID, BlockBytes: v.rec.BlockBytes}
 	if p := v.proc; p != nil {
 		i.Alive, i.Adopted, i.HoldsFuse = p.alive(), p.adopted, p.holdsFuse()
+		server = p.ask
 	}
-	return i, nil
+	return i, server, nil
 }
 
 // List returns all volumes of the mounter, ordered by id.
@@ -803,7 +806,7 @@ func (m *Mounter) List(ctx context.Context) []Info {
 	slices.Sort(ids)
 	var list []Info
 	for _, id := range ids {
-		if i, err := m.info(ctx, id); err == nil {
+		if i, _, err := m.info(ctx, id); err == nil {
 			list = append(list, i)
 		}
 	}

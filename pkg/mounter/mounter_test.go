@@ -396,21 +396,21 @@ func TestKeysOfHungServer(t *testing.T) {
 		}
 	}
 	q := r.request()
-	q.Rekey = true
+	q.ReplaceKey = true
 	if err := r.client.Mount(r.ctx(), q); !errors.Is(err, mounter.ErrServer) {
 		t.Fatal(err)
 	}
 	if err := r.client.CheckKeys(r.ctx(), "vol-1", key(1)); !errors.Is(err, mounter.ErrServer) {
 		t.Fatal(err)
 	}
-	q.Rekey = false
+	q.ReplaceKey = false
 	if err := r.client.Mount(r.ctx(), q); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.Kill(pid, unix.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	q.Rekey = true
+	q.ReplaceKey = true
 	if err := r.client.Mount(r.ctx(), q); err != nil {
 		t.Fatal(err)
 	}

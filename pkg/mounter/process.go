@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"sync"
 	"syscall"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
 // process is a mount server, started or adopted.
@@ -25,7 +25,8 @@ type process struct {
 	pid     int
 	start   uint64
 	adopted bool
-	dead    chan struct{} // closed when it has ended
+	dead    chan struct{}  // closed when it has ended
+	ask     control.Client // of its control socket
 
 	kill func() error
 
@@ -126,15 +127,15 @@ func (h *handshake) expect(want string) error {
 	return nil
 }
 
-// start starts a server for r; nothing is mounted yet. dir has the volume's socket.
-func (o Options) start(r MountRequest, dir string) (p *process, h *handshake, err error) {
+// start starts a server for r, with its socket where the volume has its place; nothing is mounted yet.
+func (o Options) start(ctx context.Context, r MountRequest, at places) (p *process, h *handshake, err error) {
 	var closeAll []*os.File // this side's copies of what only the child needs
 	defer func() {
 		for _, f := range closeAll {
 			f.Close()
 		}
 	}()
-	p = &process{dead: make(chan struct{})}
+	p = &process{dead: make(chan struct{}), ask: control.Client{Path: at.control}}
 	started := p // the results are nil on the way out with an error
 	defer func() {
 		if err != nil {
@@ -149,7 +150,7 @@ func (o Options) start(r MountRequest, dir string) (p *process, h *handshake, er
 		return nil, nil, fmt.Errorf("open /dev/fuse: %w", err)
 	}
 	p.fuse = os.NewFile(uintptr(fuse), "/dev/fuse")
-	l, err := control.Listen(filepath.Join(dir, "control"))
+	l, err := control.Listen(at.control)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -179,7 +180,7 @@ func (o Options) start(r MountRequest, dir string) (p *process, h *handshake, er
 		return nil, nil, err
 	}
 	closeAll = append(closeAll, keysR, keysW)
-	if err := o.spawn(p, r.Volume, []*os.File{theirs, keysR, p.device, p.fuse, lf}); err != nil {
+	if err := o.spawn(p, r.Volume, at.group, []*os.File{theirs, keysR, p.device, p.fuse, lf}); err != nil {
 		return nil, nil, err
 	}
 	// A pipe takes far more than this without a reader.
@@ -190,7 +191,7 @@ func (o Options) start(r MountRequest, dir string) (p *process, h *handshake, er
 		err = conn.SetDeadline(time.Now().Add(o.MountTimeout))
 	}
 	if err == nil {
-		err = sendLine(conn, serverConfig{Volume: r.Volume, ReadOnly: r.ReadOnly, Format: r.Format, Block: r.Block != nil, Instance: r.Instance, Own: r.Own, Anchor: r.Anchor, MemoryBytes: o.MemoryBytes})
+		err = sendLine(conn, serverConfig{Volume: r.Volume, ReadOnly: r.ReadOnly, Format: r.Format, Block: r.Block != nil, Instance: r.Instance, Own: r.RejectCopy, Anchor: r.Anchor, MemoryBytes: o.MemoryBytes, RequestID: requestid.From(ctx)})
 	}
 	if err != nil {
 		conn.Close() // without it the server ends even if it could not be killed
@@ -199,8 +200,8 @@ func (o Options) start(r MountRequest, dir string) (p *process, h *handshake, er
 	return p, &handshake{conn: conn, in: bufio.NewReaderSize(conn, maxHandshake)}, nil
 }
 
-// spawn starts the process.
-func (o Options) spawn(p *process, volume string, files []*os.File) error {
+// spawn starts the process, in a cgroup if it is to have one.
+func (o Options) spawn(p *process, volume, group string, files []*os.File) error {
 	cmd := exec.Command(o.Command[0], o.Command[1:]...)
 	cmd.Args[0] = "sealvol-mount:" + volume // what ps shows
 	cmd.Env = append(os.Environ(), o.Env...)
@@ -211,12 +212,11 @@ func (o Options) spawn(p *process, volume string, files []*os.File) error {
 	if o.UID != 0 {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: o.UID, Gid: o.GID}
 	}
-	if o.Cgroup != "" {
-		cg := filepath.Join(o.Cgroup, "sealvol-"+filepath.Base(volumeDir("", volume)))
-		if err := os.Mkdir(cg, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+	if group != "" {
+		if err := os.Mkdir(group, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("cgroup: %w", err)
 		}
-		f, err := os.Open(cg)
+		f, err := os.Open(group)
 		if err != nil {
 			return fmt.Errorf("cgroup: %w", err)
 		}
@@ -288,7 +288,7 @@ func adopt(r record) (*process, error) {
 		unix.Close(pidfd) // not known to be dead: a second server beside it must not be
 		return nil, fmt.Errorf("mount server %d: %w", r.PID, err)
 	}
-	p := &process{pid: r.PID, start: start, adopted: true, dead: make(chan struct{})}
+	p := &process{pid: r.PID, start: start, adopted: true, dead: make(chan struct{}), ask: control.Client{Path: r.control}}
 	p.kill = func() error {
 		p.mu.Lock()
 		defer p.mu.Unlock()

@@ -10,19 +10,12 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/sealvol/sealvol/pkg/mounter/control"
 )
 
-// hiddenDir is where the volume of a raw block device is mounted: in nobody's way, and never inside of what forget removes.
-func hiddenDir(stateDir, volume string) string {
-	return filepath.Join(stateDir, "hidden", filepath.Base(volumeDir(stateDir, volume)))
-}
-
 // fusePath is where a volume's files are mounted.
-func (m *Mounter) fusePath(r *record) string {
+func (r *record) fusePath() string {
 	if r.BlockBytes > 0 {
-		return hiddenDir(m.opt.StateDir, r.Volume)
+		return r.hidden
 	}
 	return r.Target
 }
@@ -32,7 +25,7 @@ func (m *Mounter) fusePath(r *record) string {
 func (m *Mounter) finish(ctx context.Context, v *volume, r MountRequest) error {
 	if !r.ReadOnly {
 		m.opt.Hook("grow")
-		if _, err := (control.Client{Path: ControlPath(m.opt.StateDir, r.Volume)}).Grow(ctx); err != nil {
+		if _, err := v.proc.ask.Grow(ctx); err != nil {
 			return fmt.Errorf("%w: %w", ErrServer, err)
 		}
 	}
@@ -46,12 +39,12 @@ func (m *Mounter) finish(ctx context.Context, v *volume, r MountRequest) error {
 	}
 	v.rec.Running = true
 	m.opt.Hook("record running")
-	return v.rec.save(volumeDir(m.opt.StateDir, r.Volume))
+	return v.rec.save()
 }
 
 // current returns the loop devices of the mount that is there now: those whose file has its device number.
 func (m *Mounter) current(r *record) (devs []loopDev, err error) {
-	top, err := at(m.fusePath(r))
+	top, err := at(r.fusePath())
 	if err != nil || top == nil {
 		return nil, err
 	}
@@ -70,7 +63,7 @@ func (m *Mounter) attach(ctx context.Context, v *volume, sizeBytes int64, readOn
 	if err != nil {
 		return err
 	}
-	dir := m.fusePath(v.rec)
+	dir := v.rec.fusePath()
 	bound, err := loopsOn(filepath.Join(dir, rawFile))
 	if err != nil {
 		return err
@@ -97,7 +90,7 @@ func (m *Mounter) attach(ctx context.Context, v *volume, sizeBytes int64, readOn
 	v.rec.Loops = append(slices.DeleteFunc(v.rec.Loops, func(l loopDev) bool { return l.Dev == now }), r.Devs...)
 	v.rec.BlockBytes = r.SizeBytes / RawAlign * RawAlign
 	m.opt.Hook("record loop")
-	return v.rec.save(volumeDir(m.opt.StateDir, v.rec.Volume))
+	return v.rec.save()
 }
 
 // placeNodes lets the target hold nodes of the present devices.
@@ -205,7 +198,7 @@ func (m *Mounter) letGo(ctx context.Context, r *record, dead bool) error {
 	}
 	r.Running = false
 	m.opt.Hook("record released")
-	if err := r.save(volumeDir(m.opt.StateDir, r.Volume)); err != nil {
+	if err := r.save(); err != nil {
 		return err
 	}
 	m.opt.Hook("clear nodes")
@@ -234,12 +227,12 @@ func (m *Mounter) letGo(ctx context.Context, r *record, dead bool) error {
 		return fmt.Errorf("raw block device: %w", err)
 	}
 	r.Loops = nil
-	return r.save(volumeDir(m.opt.StateDir, r.Volume))
+	return r.save()
 }
 
 // findLoops adds to the record what a crash kept out of it: devices on the file of the mount that is there.
 func (m *Mounter) findLoops(r *record) error {
-	path := m.fusePath(r)
+	path := r.fusePath()
 	top, err := at(path)
 	if err != nil || top == nil || top.FSType != FSType {
 		return err
@@ -261,7 +254,7 @@ func (m *Mounter) makeHidden(r *record) error {
 	if r.BlockBytes == 0 {
 		return nil
 	}
-	for _, d := range []string{filepath.Join(m.opt.StateDir, "hidden"), hiddenDir(m.opt.StateDir, r.Volume)} {
+	for _, d := range []string{filepath.Dir(r.hidden), r.hidden} {
 		if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
@@ -270,8 +263,8 @@ func (m *Mounter) makeHidden(r *record) error {
 }
 
 // removeHidden removes it when nothing is mounted there any more; with anything in it, it stays.
-func (m *Mounter) removeHidden(volume string) {
-	if err := unix.Rmdir(hiddenDir(m.opt.StateDir, volume)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		m.opt.Log.Warn("hidden mount point not removed", "volume", volume, "error", err)
+func (m *Mounter) removeHidden(v *volume) {
+	if err := unix.Rmdir(v.hidden); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		m.opt.Log.Warn("hidden mount point not removed", "volume", v.rec.Volume, "error", err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
 // Descriptors of a mount server.
@@ -74,6 +75,8 @@ type serverConfig struct {
 	Own         bool    `json:"own,omitempty"`
 	Anchor      string  `json:"anchor,omitempty"`
 	MemoryBytes int64   `json:"memoryBytes,omitempty"`
+	// RequestID is of the call that the mount is part of.
+	RequestID string `json:"requestId,omitempty"`
 }
 
 // step is every later message: opened ◄, mounted ►, serving ◄.
@@ -100,11 +103,16 @@ func RunServer(ctx context.Context, serve Serve) error {
 		return fmt.Errorf("mount server: %w (it is started by the mounter, not by hand)", err)
 	}
 	defer s.hand.Close()
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(requestid.With(ctx, s.cfg.RequestID))
 	defer cancel()
-	err = serve(ctx, s.config())
+	err = serve(ctx, s.config(ctx))
 	s.keys.Clear()
 	if err != nil && !s.isReady {
+		level := slog.LevelWarn
+		if errors.Is(err, ErrBlank) { // the first of two attempts at a new volume
+			level = slog.LevelInfo
+		}
+		s.log.Log(ctx, level, "volume not opened", "volume", s.cfg.Volume, "error", err)
 		err = errors.Join(err, s.send(step{Error: toWire(err)}))
 	}
 	cancel()
@@ -113,6 +121,7 @@ func RunServer(ctx context.Context, serve Serve) error {
 }
 
 type server struct {
+	log     *slog.Logger
 	cfg     serverConfig
 	keys    Keys
 	hand    net.Conn
@@ -132,7 +141,7 @@ func newServer() (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{hand: conn, in: bufio.NewReaderSize(conn, maxHandshake)}
+	s := &server{log: requestid.Logger(nil), hand: conn, in: bufio.NewReaderSize(conn, maxHandshake)}
 	if err := s.receive(&s.cfg); err != nil {
 		return nil, err
 	}
@@ -177,12 +186,15 @@ func readKeys(f *os.File) (Keys, error) {
 	return k, err
 }
 
-func (s *server) config() ServeConfig {
+func (s *server) config(ctx context.Context) ServeConfig {
 	return ServeConfig{
 		Volume: s.cfg.Volume, Keys: s.keys, ReadOnly: s.cfg.ReadOnly, Format: s.cfg.Format, Block: s.cfg.Block, Instance: s.cfg.Instance, Own: s.cfg.Own, Anchor: s.cfg.Anchor, MemoryBytes: s.cfg.MemoryBytes,
 		Device: os.NewFile(fdDevice, "device"), Fuse: os.NewFile(fdFuse, "/dev/fuse"),
-		Ready:   s.ready, // A mounter that died meanwhile is no reason to stop: the next one adopts this server.
-		Serving: func() { _ = s.send(step{Step: "serving"}) },
+		Ready: s.ready, // A mounter that died meanwhile is no reason to stop: the next one adopts this server.
+		Serving: func() {
+			s.log.InfoContext(ctx, "serving", "volume", s.cfg.Volume, "readOnly", s.cfg.ReadOnly)
+			_ = s.send(step{Step: "serving"})
+		},
 	}
 }
 
@@ -204,7 +216,7 @@ func (s *server) ready(ctx context.Context, mux control.Mux) error {
 	s.control.Go(func() {
 		// The volume is served all the same, but nobody can ask for anything but its end any more.
 		if err := control.Serve(ctx, s.listen, mux); err != nil {
-			slog.Error("control socket ended", "volume", s.cfg.Volume, "error", err)
+			s.log.Error("control socket ended", "volume", s.cfg.Volume, "error", err)
 		}
 	})
 	return nil

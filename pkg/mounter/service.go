@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os/signal"
 	"sync"
@@ -16,13 +17,15 @@ import (
 	"time"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
 // The mounter's socket: one request and one response a connection, each
 //
 //	u32 BE length of the JSON ‖ u32 BE length of the secret ‖ JSON ‖ secret
 //
-// Keys are the secret of a "mount" and of "check-keys"; they never are JSON. Both sides clear their
+// After the request's object the JSON may have another one, an envelope: mounters before it never
+// look that far, and a caller before it sends none. Keys are the secret of a "mount" and of "check-keys"; they never are JSON. Both sides clear their
 // buffers.
 
 const (
@@ -40,6 +43,17 @@ type call struct {
 	Volume  string          `json:"volume,omitempty"`
 }
 
+// volume is what a call is about, "" for all.
+func (c call) volume() string {
+	switch {
+	case c.Mount != nil:
+		return c.Mount.Volume
+	case c.Unmount != nil:
+		return c.Unmount.Volume
+	}
+	return c.Volume
+}
+
 type reply struct {
 	Error     *wireError     `json:"error,omitempty"`
 	SizeBytes int64          `json:"sizeBytes,omitempty"`
@@ -49,10 +63,23 @@ type reply struct {
 	Idle      bool           `json:"idle,omitempty"`
 }
 
-func writeFrame(w io.Writer, m any, secret []byte) error {
+// envelope is what stands beside a request. What a reader does not know in it, it ignores.
+type envelope struct {
+	RequestID string `json:"requestId,omitempty"`
+}
+
+// writeFrame writes a message and, unless it is empty, its envelope.
+func writeFrame(w io.Writer, m any, e envelope, secret []byte) error {
 	b, err := json.Marshal(m)
 	if err != nil {
 		return err
+	}
+	if e != (envelope{}) {
+		more, err := json.Marshal(e)
+		if err != nil {
+			return err
+		}
+		b = append(append(b, '\n'), more...)
 	}
 	if len(b) > maxFrameJSON || len(secret) > maxFrameSecret {
 		return fmt.Errorf("%w: message too long", ErrInvalid)
@@ -66,35 +93,37 @@ func writeFrame(w io.Writer, m any, secret []byte) error {
 	return err
 }
 
-// readFrame fills m and returns the secret, nil if there is none.
-func readFrame(r io.Reader, m any) ([]byte, error) {
+// readFrame fills m and returns its envelope, and the secret, nil if there is none.
+func readFrame(r io.Reader, m any) (e envelope, secret []byte, err error) {
 	var head [8]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return nil, err
+		return e, nil, err
 	}
 	n, s := binary.BigEndian.Uint32(head[:]), binary.BigEndian.Uint32(head[4:])
 	if n > maxFrameJSON || s > maxFrameSecret {
-		return nil, fmt.Errorf("%w: message too long", ErrInvalid)
+		return e, nil, fmt.Errorf("%w: message too long", ErrInvalid)
 	}
 	b := make([]byte, n)
 	if _, err := io.ReadFull(r, b); err != nil {
-		return nil, err
+		return e, nil, err
 	}
-	var secret []byte
 	if s > 0 {
 		secret = make([]byte, s)
 		if _, err := io.ReadFull(r, secret); err != nil {
 			clear(secret)
-			return nil, err
+			return e, nil, err
 		}
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(m); err != nil {
 		clear(secret)
-		return nil, fmt.Errorf("%w: malformed message", ErrInvalid)
+		return e, nil, fmt.Errorf("%w: malformed message", ErrInvalid)
 	}
-	return secret, nil
+	if rest := b[d.InputOffset():]; json.NewDecoder(bytes.NewReader(rest)).Decode(&e) != nil {
+		e = envelope{} // whatever it is, a mounter before envelopes would not have read it
+	}
+	return e, secret, nil
 }
 
 // Run is the mounter's service: it serves SocketPath(opt.StateDir) until ctx ends or a caller's Quit finds
@@ -157,6 +186,7 @@ func (m *Mounter) syncAll() {
 			continue
 		}
 		wg.Go(func() {
+			// Not by Mounter.server, which waits for whoever works on the volume.
 			if err := (control.Client{Path: ControlPath(m.opt.StateDir, i.Volume)}).Sync(ctx); err != nil {
 				m.opt.Log.Error("a mount server ends with the mounter, and did not write all that it has", "volume", i.Volume, "error", err)
 			}
@@ -180,13 +210,16 @@ func (s *service) conn(ctx context.Context, c *net.UnixConn) {
 		return
 	}
 	var in call
-	secret, err := readFrame(c, &in)
+	e, secret, err := readFrame(c, &in)
 	defer clear(secret)
+	ctx = requestid.With(ctx, e.RequestID)
 	var out reply
 	if err == nil {
 		// The operation outlives its caller, who will repeat it: half a mount is of no use to anybody.
 		// It also outlives a mounter that is asked to end; the timeouts bound it.
+		begin := time.Now()
 		out, err = s.answer(context.WithoutCancel(ctx), in, secret)
+		s.logged(ctx, in, begin, err)
 	}
 	if err != nil {
 		out = reply{Error: toWire(err)}
@@ -196,11 +229,30 @@ func (s *service) conn(ctx context.Context, c *net.UnixConn) {
 	}
 	err = c.SetWriteDeadline(time.Now().Add(readTimeout))
 	if err == nil {
-		err = writeFrame(c, out, nil)
+		err = writeFrame(c, out, envelope{}, nil)
 	}
 	if err != nil { // a caller that has gone asks again
-		s.m.opt.Log.Warn("answer not sent", "error", err)
+		s.m.opt.Log.WarnContext(ctx, "answer not sent", "error", err)
 	}
+}
+
+// logged writes one line for a request: failures as warnings. What a request changes says so by a
+// line of its own, so that the rest is for debugging.
+func (s *service) logged(ctx context.Context, in call, begin time.Time, err error) {
+	level := slog.LevelDebug
+	attrs := []slog.Attr{slog.String("op", in.Op), slog.String("took", time.Since(begin).Round(10*time.Microsecond).String())}
+	if id := in.volume(); id != "" {
+		attrs = append(attrs, slog.String("volume", id))
+	}
+	if err != nil {
+		attrs = append(attrs, slog.String("error", err.Error()))
+		// Nothing is wrong when a volume is not here, is no longer, or was never made: callers ask to
+		// know that.
+		if !errors.Is(err, ErrNotMounted) && !errors.Is(err, ErrDead) && !errors.Is(err, ErrBlank) {
+			level = slog.LevelWarn
+		}
+	}
+	s.m.opt.Log.LogAttrs(ctx, level, "mounter request", attrs...)
 }
 
 func (s *service) answer(ctx context.Context, in call, secret []byte) (out reply, err error) {
@@ -259,9 +311,9 @@ func (c Client) call(ctx context.Context, in call, secret []byte) (reply, error)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	var out reply
-	err = writeFrame(conn, in, secret)
+	err = writeFrame(conn, in, envelope{RequestID: requestid.From(ctx)}, secret)
 	if err == nil {
-		_, err = readFrame(conn, &out)
+		_, _, err = readFrame(conn, &out)
 	}
 	if ctx.Err() != nil {
 		return reply{}, ctx.Err()

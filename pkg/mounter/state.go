@@ -18,6 +18,7 @@ import (
 
 // record is one volume's state.json. It is written before what it announces happens.
 type record struct {
+	places
 	Version  int    `json:"version"`
 	Volume   string `json:"volume"`
 	Source   string `json:"source"`
@@ -40,21 +41,35 @@ const (
 	maxStateBytes = 64 << 10
 )
 
-// volumeDir is where a volume's record and socket lie. The id is hashed: it is not a file name.
-func volumeDir(stateDir, volume string) string {
-	h := sha256.Sum256([]byte(volume))
-	return filepath.Join(stateDir, "volumes", hex.EncodeToString(h[:16]))
+// places are where a mounter keeps what it has of a volume.
+type places struct {
+	dir     string // of its record
+	control string // the control socket of its server
+	hidden  string // where the volume of a raw block device is mounted: in nobody's way, and never inside of what forget removes
+	group   string // the cgroup of its server, "" for none
 }
 
-func (r record) save(dir string) error {
+// places of a volume. The id is hashed: it is not a file name.
+func (o *Options) places(volume string) places {
+	h := sha256.Sum256([]byte(volume))
+	name := hex.EncodeToString(h[:16])
+	p := places{dir: filepath.Join(o.StateDir, "volumes", name), hidden: filepath.Join(o.StateDir, "hidden", name)}
+	p.control = filepath.Join(p.dir, "control")
+	if o.Cgroup != "" {
+		p.group = filepath.Join(o.Cgroup, "sealvol-"+name)
+	}
+	return p
+}
+
+func (r *record) save() error {
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := os.Mkdir(r.dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	name := filepath.Join(dir, "state.json")
+	name := filepath.Join(r.dir, "state.json")
 	// Volatile: processes and mounts do not outlive the machine, nor need their records.
 	return atomicfile.Write(name, b, atomicfile.Options{Temp: name + ".tmp", Volatile: true})
 }

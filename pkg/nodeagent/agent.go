@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -62,6 +63,10 @@ const (
 	publishTimeout = 10 * time.Second
 )
 
+// silentPasses is how often in a row the mounter may not answer, as while it starts, before the health
+// that was seen last counts no longer.
+const silentPasses = 3
+
 // atOnce bounds how many volumes are looked at together.
 const atOnce = 8
 
@@ -73,6 +78,8 @@ type Agent struct {
 	events events.EventRecorder
 	stop   func() // of the events
 	kick   chan struct{}
+	left   atomic.Bool // the agent stops: nobody watches what it reports
+	silent int         // passes in a row in which the mounter did not answer
 
 	mu      sync.Mutex
 	volumes map[string]*volume // by id; guarded by mu
@@ -133,9 +140,48 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	var g errgroup.Group
-	g.Go(func() error { return a.cache.Start(ctx) })
-	g.Go(func() error { return a.loop(ctx) })
+	cacheCtx, stopCache := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopCache()
+	g.Go(func() error { return a.cache.Start(cacheCtx) })
+	g.Go(func() error {
+		defer stopCache()
+		err := a.loop(ctx)
+		a.leave(context.WithoutCancel(ctx))
+		return err
+	})
 	return g.Wait()
+}
+
+// leaveTimeout bounds how long the agent takes to say that it stops; less than a pod has for that.
+const leaveTimeout = 10 * time.Second
+
+// leave says of the volumes of this node that nobody watches them any more. The next agent reports
+// on them anew, seconds later where the plugin is upgraded. It is best effort: an agent that is
+// killed, or that has lost its rights because Sealvol is uninstalled (the chart's hook then says it),
+// can not.
+func (a *Agent) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	a.left.Store(true)
+	a.reportAll(ctx, state{mounted: true})
+}
+
+// reportAll reports one state of all volumes that are said to be mounted on this node.
+func (a *Agent) reportAll(ctx context.Context, s state) {
+	var g errgroup.Group
+	g.SetLimit(atOnce)
+	for _, id := range a.others(ctx, nil) {
+		g.Go(func() error {
+			v := a.volume(id)
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			if err := a.publish(ctx, id, v, s, false); err != nil {
+				a.opt.Log.Warn("a volume's state is not reported", "volume", id, "error", err)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // none fails
 }
 
 func (a *Agent) loop(ctx context.Context) error {
@@ -169,9 +215,13 @@ func (a *Agent) pass(ctx context.Context) {
 	list, err := a.opt.Mounter.List(listCtx)
 	cancel()
 	if err != nil { // the volumes' health is not known to be bad: the node service says that the mounter does not answer
-		a.opt.Log.Warn("the mounter does not answer; nothing is reported", "error", err)
+		a.opt.Log.Warn("the mounter does not answer", "error", err)
+		if a.silent++; a.silent >= silentPasses {
+			a.reportAll(ctx, unresponsive)
+		}
 		return
 	}
+	a.silent = 0
 	here := map[string]bool{}
 	for _, i := range list {
 		here[i.Volume] = true

@@ -61,6 +61,10 @@ const anchorVersion = 1
 // nearlyFull is how many percent of a volume must be free, or it is called nearly full.
 const nearlyFull = 5
 
+// unresponsive is how a volume is found whose mounter does not answer. Its mount server may go on.
+var unresponsive = state{mounted: true, health: v1alpha1.HealthUnknown, condition: control.Condition{Reason: "MounterUnresponsive",
+	Message: "the mounter of the node does not answer: whether the volume can be used is not known"}}
+
 // observe asks the mounter and the mount server. full: also what changes all the time.
 func (a *Agent) observe(ctx context.Context, id string, v *volume, full bool) state {
 	s := state{mounted: true, health: v1alpha1.HealthHealthy}
@@ -71,7 +75,7 @@ func (a *Agent) observe(ctx context.Context, id string, v *volume, full bool) st
 		return state{}
 	}
 	if err != nil {
-		return state{mounted: true, health: v1alpha1.HealthInaccessible, condition: control.Condition{Reason: "MounterUnresponsive", Message: "the mounter does not answer about the volume"}}
+		return unresponsive
 	}
 	for _, c := range info.Conditions {
 		s.add(c)

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
+	"github.com/sealvol/sealvol/pkg/mounter/control"
 )
 
 // attempts of a write that others are faster with.
@@ -96,9 +97,12 @@ func (a *Agent) fill(sv *v1alpha1.SealedVolume, v *volume, s state, full bool) (
 		meta.RemoveStatusCondition(&st.Conditions, v1alpha1.VolumeHealthy)
 	} else {
 		moved := st.Node != a.opt.Node
+		if a.left.Load() {
+			s.health, s.condition = unwatched(st, a.opt.Node)
+		}
 		st.Node, st.Health = a.opt.Node, s.health
 		changed = setHealthy(st, s, sv.Generation)
-		if s.usage != nil && (full || moved || st.Usage == nil || changed) {
+		if s.usage != nil && (full || moved || changed || notable(st.Usage, s.usage)) {
 			st.Usage = s.usage
 		}
 	}
@@ -112,11 +116,39 @@ func (a *Agent) fill(sv *v1alpha1.SealedVolume, v *volume, s state, full bool) (
 	return changed
 }
 
+// notable tells whether usage is to be reported as soon as it is seen: the share that is used has
+// changed by a percent of the volume, or the volume's size has.
+func notable(was, now *v1alpha1.VolumeUsage) bool {
+	if was == nil || was.TotalBytes != now.TotalBytes {
+		return true
+	}
+	change := now.UsedBytes - was.UsedBytes
+	return max(change, -change) >= max(now.TotalBytes/100, 1)
+}
+
+// unwatched is how a volume is left by an agent that stops: what was seen last may be right no longer.
+// Lost data stays lost.
+func unwatched(st *v1alpha1.SealedVolumeStatus, node string) (v1alpha1.Health, control.Condition) {
+	last := string(st.Health)
+	c := meta.FindStatusCondition(st.Conditions, v1alpha1.VolumeHealthy)
+	if c != nil && (c.Reason == v1alpha1.ReasonNotWatched || st.Health == v1alpha1.HealthDataLoss) {
+		return st.Health, control.Condition{Reason: c.Reason, Message: c.Message}
+	}
+	if c != nil && c.Status != metav1.ConditionTrue {
+		last += ", " + c.Reason
+	}
+	return v1alpha1.HealthUnknown, control.Condition{Reason: v1alpha1.ReasonNotWatched,
+		Message: fmt.Sprintf("the node plugin on node %s has stopped, so nobody watches the volume until it runs again; seen last: %s", node, last)}
+}
+
 // setHealthy sets the condition; it tells whether the reason is another.
 func setHealthy(st *v1alpha1.SealedVolumeStatus, s state, generation int64) bool {
 	c := metav1.Condition{Type: v1alpha1.VolumeHealthy, Status: metav1.ConditionTrue, Reason: "AsExpected", Message: "nothing is wrong", ObservedGeneration: generation}
 	if s.condition.Reason != "" {
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, s.condition.Reason, s.condition.Message
+		if s.health == v1alpha1.HealthUnknown {
+			c.Status = metav1.ConditionUnknown
+		}
 		c.Message = c.Message[:min(len(c.Message), 1000)]
 	}
 	was := meta.FindStatusCondition(st.Conditions, v1alpha1.VolumeHealthy)

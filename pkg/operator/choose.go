@@ -22,7 +22,7 @@ func (o volumes) key(ctx context.Context, v *volume) (*problem, error) {
 		return v.refused, o.removeDelivery(ctx, v.name)
 	}
 	if !hasKey(v.sealed) {
-		p, err := o.choose(ctx, v)
+		p, err := o.chooseKey(ctx, v)
 		if p != nil && err == nil && v.claim == nil {
 			err = o.dropStray(ctx, v)
 		}
@@ -33,8 +33,8 @@ func (o volumes) key(ctx context.Context, v *volume) (*problem, error) {
 	return o.deliver(ctx, v)
 }
 
-// choose finds the key and notes it in the SealedVolume.
-func (o volumes) choose(ctx context.Context, v *volume) (*problem, error) {
+// chooseKey finds the key and notes it in the SealedVolume.
+func (o volumes) chooseKey(ctx context.Context, v *volume) (*problem, error) {
 	origin, p, err := o.origin(ctx, v)
 	if p != nil || err != nil {
 		return p, err

@@ -241,7 +241,7 @@ func (o keys) hasOther(ctx context.Context, claim *corev1.PersistentVolumeClaim,
 // ensureVersions makes the first version of a key that has none, and checks those that were made.
 func (o keys) ensureVersions(ctx context.Context, vk *v1alpha1.VolumeKey) (*problem, error) {
 	if len(vk.Status.Versions) == 0 {
-		if p, err := o.first(ctx, vk); p != nil || err != nil {
+		if p, err := o.ensureFirstVersion(ctx, vk); p != nil || err != nil {
 			return p, err
 		}
 	}
@@ -256,16 +256,16 @@ func (o keys) ensureVersions(ctx context.Context, vk *v1alpha1.VolumeKey) (*prob
 	return nil, nil
 }
 
-// first makes a key's first version, or finds that this was done before (K1, K2).
-func (o keys) first(ctx context.Context, vk *v1alpha1.VolumeKey) (*problem, error) {
+// ensureFirstVersion makes a key's first version, or finds that this was done before (K1, K2).
+func (o keys) ensureFirstVersion(ctx context.Context, vk *v1alpha1.VolumeKey) (*problem, error) {
 	name := keySecretName(vk.UID, firstVersion)
 	s, k, err := o.read(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	if s == nil {
-		if noted, err := o.noted(ctx, vk); noted != nil || err != nil {
-			return noted, err
+		if p, err := o.verifyRecorded(ctx, vk); p != nil || err != nil {
+			return p, err
 		}
 		if p, err := o.room(ctx, vk.Namespace, name); p != nil || err != nil {
 			return p, err
@@ -275,7 +275,7 @@ func (o keys) first(ctx context.Context, vk *v1alpha1.VolumeKey) (*problem, erro
 			o.making.forget(name)
 			return p, err
 		}
-		if s, k, err = o.make(ctx, vk, k); err != nil {
+		if s, k, err = o.createSecret(ctx, vk, k); err != nil {
 			o.making.forget(name) // if it was made, the next try finds it
 			return nil, err
 		}
@@ -289,8 +289,8 @@ func (o keys) first(ctx context.Context, vk *v1alpha1.VolumeKey) (*problem, erro
 	return nil, nil
 }
 
-// noted finds whether a SealedVolume remembers a version that the key itself does not.
-func (o keys) noted(ctx context.Context, vk *v1alpha1.VolumeKey) (*problem, error) {
+// verifyRecorded finds whether a SealedVolume remembers a version that the key itself does not.
+func (o keys) verifyRecorded(ctx context.Context, vk *v1alpha1.VolumeKey) (*problem, error) {
 	var list v1alpha1.SealedVolumeList
 	if err := o.live.List(ctx, &list, client.MatchingFields{byKeyUID: string(vk.UID)}); err != nil {
 		return nil, err
@@ -328,8 +328,8 @@ func (o keys) source(ctx context.Context, vk *v1alpha1.VolumeKey) (*crypto.Key, 
 	return k, nil, nil
 }
 
-// make writes the first version, once and for ever (K1); k becomes its own. If somebody else was first, theirs is it.
-func (o keys) make(ctx context.Context, vk *v1alpha1.VolumeKey, k *crypto.Key) (*corev1.Secret, *crypto.Key, error) {
+// createSecret writes the first version, once and for ever (K1); k becomes its own. If somebody else was first, theirs is it.
+func (o keys) createSecret(ctx context.Context, vk *v1alpha1.VolumeKey, k *crypto.Key) (*corev1.Secret, *crypto.Key, error) {
 	s := keySecret(o.Namespace, vk, firstVersion, k)
 	err := o.Create(ctx, s)
 	wipe(s)

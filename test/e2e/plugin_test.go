@@ -10,8 +10,10 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
@@ -30,6 +32,17 @@ func TestNodePluginGone(t *testing.T) {
 	t.Cleanup(func() { c.Kubectl("-n", c.System, "rollout", "status", "daemonset", "sealvol-node", "--timeout=2m") })
 	t.Cleanup(func() { plugin(`{"sealvol.dev/nowhere": null}`) })
 	c.Eventually(cluster.Timeout, func() error { return plugins(c, 0) })
+	watched := func(health v1alpha1.Health, reason string) {
+		t.Helper()
+		cluster.Wait(c, &v1alpha1.SealedVolume{}, c.Volume("data").Name, cluster.Timeout, func(v *v1alpha1.SealedVolume) error {
+			x := meta.FindStatusCondition(v.Status.Conditions, v1alpha1.VolumeHealthy)
+			if x == nil || v.Status.Health != health || x.Reason != reason {
+				return fmt.Errorf("it is said to be %s, %+v", v.Status.Health, x)
+			}
+			return nil
+		})
+	}
+	watched(v1alpha1.HealthUnknown, v1alpha1.ReasonNotWatched)
 	writesOn(t, c, "load", 20)
 	// It waits. When the kubelet tells so depends on what it knew of the plugin's end: at once, or after the two minutes that a call to nobody takes.
 	c.Apply(pod("late", "data", idle))
@@ -41,6 +54,7 @@ func TestNodePluginGone(t *testing.T) {
 
 	plugin(`{"sealvol.dev/nowhere": null}`)
 	c.PodReady("late")
+	watched(v1alpha1.HealthHealthy, "AsExpected")
 	c.Shell("late", "ls /data/load.*")
 	writesOn(t, c, "load", 5)
 }

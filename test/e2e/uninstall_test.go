@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
@@ -82,6 +83,49 @@ func TestUninstall(t *testing.T) {
 	if err := c.Client().Get(c.Context(), client.ObjectKey{Name: c.Volume("data").Name}, &sv); err != nil || sv.Status.Anchor == nil {
 		t.Errorf("its anchor is gone: %v, %+v", err, sv.Status)
 	}
+}
+
+// TestUninstallConfirmed: Sealvol is uninstalled although a pod uses a volume. Nobody is left who
+// watches it, and both the volume and its claim say so. Installed again, Sealvol mounts it for a new
+// pod, which finds what was synced.
+func TestUninstallConfirmed(t *testing.T) {
+	c := cluster.New(t)
+	c.Apply(claim("data", "64Mi") + pod("app", "data", idle))
+	c.PodReady("app")
+	c.Shell("app", "echo precious >/data/note && sync /data/note")
+	name := c.Volume("data").Name
+	health := func(want v1alpha1.Health, reason string) {
+		t.Helper()
+		cluster.Wait(c, &v1alpha1.SealedVolume{}, name, cluster.Timeout, func(v *v1alpha1.SealedVolume) error {
+			x := meta.FindStatusCondition(v.Status.Conditions, v1alpha1.VolumeHealthy)
+			if x == nil || v.Status.Health != want || x.Reason != reason {
+				return fmt.Errorf("it is said to be %s, %+v", v.Status.Health, x)
+			}
+			return nil
+		})
+	}
+	health(v1alpha1.HealthHealthy, "AsExpected")
+	install := append([]string{"upgrade", "--install", "sealvol", "../../charts/sealvol", "--namespace", c.System, "--create-namespace", "--wait", "--timeout", "3m"},
+		strings.Fields(os.Getenv("E2E_HELM_ARGS"))...)
+	t.Cleanup(func() { c.Helm(install...) }) // for what else runs, whatever happens here
+	c.Kubectl("annotate", "namespace", c.System, "sealvol.dev/uninstall=confirmed")
+	c.Helm("uninstall", "sealvol", "--namespace", c.System, "--wait", "--timeout", "3m")
+	health(v1alpha1.HealthUnknown, v1alpha1.ReasonUninstalled)
+	if note := c.Event("PersistentVolumeClaim", "data", "Uninstalled"); !strings.Contains(note, name) {
+		t.Error(note)
+	}
+	if left := c.Kubectl("get", "namespace", c.System, "-o", "jsonpath={.metadata.annotations}"); strings.Contains(left, "confirmed") {
+		t.Error("the confirmation stays:", left)
+	}
+	c.Eventually(cluster.Timeout, func() error { return plugins(c, 0) })
+	health(v1alpha1.HealthUnknown, v1alpha1.ReasonUninstalled) // the plugin has not had the last word
+
+	c.Helm(install...)
+	c.DeletePod("app")
+	c.Apply(pod("app", "data", idle))
+	c.PodReady("app")
+	c.Shell("app", "grep precious /data/note")
+	health(v1alpha1.HealthHealthy, "AsExpected")
 }
 
 func secretNamed(namespace, name string) *corev1.Secret {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -59,6 +60,11 @@ func (b *builder) chart() error {
 	for _, image := range images {
 		fmt.Fprintf(&digests, "%s: %s\n", image, b.digests[image])
 	}
+	pins, err := b.pinnedSidecars()
+	if err != nil {
+		return err
+	}
+	digests.WriteString(pins)
 	list = append(list, entry{name: "sealvol/" + digestsFile, mode: 0o644, data: digests.Bytes()})
 	return writeTarFile(filepath.Join(b.out, chartArchive(b.version)), list)
 }
@@ -67,9 +73,15 @@ func (b *builder) chart() error {
 type packaged struct {
 	file    string
 	version string // appVersion
-	values  struct {
-		Sidecars map[string]any `yaml:"sidecars"`
+	values  chartValues
+	digests struct {
+		Sidecars map[string]string `yaml:"sidecars"` // by name:tag
 	}
+}
+
+// chartValues is what is read of a chart's values.
+type chartValues struct {
+	Sidecars map[string]any `yaml:"sidecars"`
 }
 
 // openChart reads the chart of a release.
@@ -100,6 +112,8 @@ func openChart(dist string) (c packaged, err error) {
 			return yaml.NewDecoder(r).Decode(&about)
 		case "sealvol/values.yaml":
 			return yaml.NewDecoder(r).Decode(&c.values)
+		case "sealvol/" + digestsFile:
+			return yaml.NewDecoder(r).Decode(&c.digests)
 		}
 		return nil
 	})
@@ -123,13 +137,29 @@ var sidecarImages = map[string]string{
 	"snapshotter": "csi-snapshotter",
 }
 
-// sidecars are the images of others, as the chart's own values name them.
+// sidecars are the images of others, as the chart's own values name them, and pinned if the chart
+// knows their digests.
 func (c packaged) sidecars() (refs []string, err error) {
-	registry, _ := c.values.Sidecars["registry"].(string)
+	all, err := c.values.sidecars(c.file)
+	if err != nil {
+		return nil, err
+	}
+	for _, ref := range all {
+		if digest := c.digests.Sidecars[path.Base(ref)]; digest != "" {
+			ref += "@" + digest
+		}
+		refs = append(refs, ref)
+	}
+	return refs, nil
+}
+
+// sidecars are the images of others, as the values in a file name them.
+func (v chartValues) sidecars(file string) (refs []string, err error) {
+	registry, _ := v.Sidecars["registry"].(string)
 	for key, image := range sidecarImages {
-		tag, _ := c.values.Sidecars[key].(string)
+		tag, _ := v.Sidecars[key].(string)
 		if registry == "" || tag == "" {
-			return nil, fmt.Errorf("%s: no sidecars.registry or sidecars.%s in its values", c.file, key)
+			return nil, fmt.Errorf("%s: no sidecars.registry or sidecars.%s in it", file, key)
 		}
 		refs = append(refs, registry+"/"+image+":"+tag)
 	}

@@ -2,6 +2,7 @@
 // registry. It needs neither a container engine nor helm.
 //
 //	release build        -version v1.2.3 -images DIR -out DIR [-key FILE]
+//	release pin-sidecars [-from REGISTRY]
 //	release sidecars     -dist DIR [-from REGISTRY|DIR]
 //	release push         -dist DIR -registry HOST[:PORT][/PATH] [-insecure] [-force]
 //	release changelog    -version v1.2.3

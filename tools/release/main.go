@@ -24,7 +24,7 @@ func main() {
 	}
 }
 
-const usage = "usage: release build|sidecars|push|changelog|chart-readme|registry [FLAGS]; -help after one of them lists its flags"
+const usage = "usage: release build|pin-sidecars|sidecars|push|changelog|chart-readme|registry [FLAGS]; -help after one of them lists its flags"
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
@@ -47,6 +47,12 @@ func run(ctx context.Context, args []string) error {
 		fs.StringVar(&s.from, "from", "", "a registry, or a directory of archives of docker save; default: the chart's")
 		fs.BoolVar(&s.insecure, "insecure", false, "the registry speaks HTTP")
 		work = func() error { return s.save(ctx) }
+	case "pin-sidecars":
+		var p pinner
+		fs.StringVar(&p.root, "root", ".", "the root of the sources")
+		fs.StringVar(&p.from, "from", "", "a registry that has the images; default: the chart's")
+		fs.BoolVar(&p.insecure, "insecure", false, "the registry speaks HTTP")
+		work = func() error { return p.pin(ctx, os.Stdout) }
 	case "push":
 		var p pusher
 		fs.StringVar(&p.dist, "dist", "", "the release")

@@ -433,3 +433,83 @@ func evil(t *testing.T) string {
 	}
 	return name
 }
+
+// The digests of the lock file are in the packaged chart, and what is fetched for it is what they
+// say; a chart whose values have moved on is not packed with the old ones.
+func TestPinSidecars(t *testing.T) {
+	sources := t.TempDir()
+	if err := os.CopyFS(filepath.Join(sources, "charts"), os.DirFS(filepath.Join(root, "charts"))); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{"config", "changelog.d", "CHANGELOG.md", "LICENSE", "README.md"} {
+		path, err := filepath.Abs(filepath.Join(root, f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(path, filepath.Join(sources, f)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refs, err := sourceSidecars(sources)
+	if err != nil {
+		t.Fatal(err)
+	}
+	build := func() (string, error) {
+		out := filepath.Join(t.TempDir(), "dist", "v1.2.3")
+		b := builder{version: "v1.2.3", images: fakeImages(t, "v1.2.3"), out: out, root: sources}
+		return out, b.build()
+	}
+	lock := filepath.Join(sources, lockFile)
+	if err := os.Remove(lock); err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	host := upstream(t, refs)
+	p := pinner{root: sources, from: host}
+	var out bytes.Buffer
+	if err := p.pin(t.Context(), &out); err != nil || !strings.Contains(out.String(), refs[0]+" sha256:") {
+		t.Fatal(out.String(), err)
+	}
+	dist, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := openChart(dist)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pinned, err := c.sidecars()
+	if err != nil || len(pinned) != len(refs) {
+		t.Fatal(pinned, err)
+	}
+	locked := read(t, lock)
+	for i, ref := range pinned {
+		tag, digest, _ := strings.Cut(ref, "@")
+		if tag != refs[i] || !strings.Contains(locked, tag+" "+digest+"\n") {
+			t.Errorf("%s is not pinned as %s says", ref, locked)
+		}
+	}
+	if err := (&saver{dist: dist, from: host}).save(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	to := server(t)
+	if _, err := push(t, dist, to); err != nil {
+		t.Fatal(err)
+	}
+	for _, ref := range pinned {
+		d, err := name.NewDigest(strings.Replace(ref, "registry.k8s.io", to, 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := remote.Head(d); err != nil {
+			t.Errorf("the registry does not have what the chart asks for: %v", err)
+		}
+	}
+	values := filepath.Join(sources, "charts", "sealvol", "values.yaml")
+	tag := refs[0][strings.LastIndexByte(refs[0], ':')+1:]
+	if err := os.WriteFile(values, []byte(strings.Replace(read(t, values), tag, "v99.0.0", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := build(); err == nil || !strings.Contains(err.Error(), "make pin-sidecars") {
+		t.Error(err)
+	}
+}

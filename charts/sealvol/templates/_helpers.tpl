@@ -29,11 +29,18 @@ earlier version (helm upgrade --reuse-values) have neither registry nor pinned n
 {{- include "sealvol.reference" (dict "registry" (.root.Values.registry | default $images.registry) "repository" $i.repository "tag" ($i.tag | default .root.Chart.AppVersion) "digest" $digest) -}}
 {{- end }}
 
-{{- /* An image of others. tools/release/chart.go has the same table. */ -}}
+{{- /* The image of a sidecar. tools/release/chart.go has the same table. The chart of a release has
+digests for the tags in its own values if charts/sidecars.lock existed when it was made. They do not
+apply to other tags. */ -}}
 {{- define "sealvol.sidecar" -}}
 {{- $sidecars := .root.Values.sidecars -}}
 {{- $name := get (dict "provisioner" "csi-provisioner" "snapshotter" "csi-snapshotter" "resizer" "csi-resizer" "attacher" "csi-attacher" "registrar" "csi-node-driver-registrar") .name -}}
-{{- include "sealvol.reference" (dict "registry" .root.Values.registry "repository" (printf "%s/%s" $sidecars.registry $name) "tag" (get $sidecars .name)) -}}
+{{- $tag := get $sidecars .name -}}
+{{- $digest := "" -}}
+{{- if ne (toString .root.Values.images.pinned) "false" -}}
+{{- $digest = get (get (fromYaml (.root.Files.Get "files/digests.yaml")) "sidecars" | default dict) (printf "%s:%s" $name $tag) -}}
+{{- end -}}
+{{- include "sealvol.reference" (dict "registry" .root.Values.registry "repository" (printf "%s/%s" $sidecars.registry $name) "tag" $tag "digest" $digest) -}}
 {{- end }}
 
 {{- /* registry takes the place of the one that the repository names, if any. */ -}}

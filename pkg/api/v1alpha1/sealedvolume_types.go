@@ -146,6 +146,7 @@ const (
 	HealthDegraded     Health = "Degraded"     // it works, but read-only after an error, nearly full, …
 	HealthInaccessible Health = "Inaccessible" // nothing can be read
 	HealthDataLoss     Health = "DataLoss"
+	HealthUnknown      Health = "Unknown" // nobody who watches it can tell, or nobody watches it
 )
 
 // SealedVolumeStatus is how a volume is. Conditions of the operator: KeyReady. All else is the node agent's.
@@ -157,7 +158,8 @@ type SealedVolumeStatus struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	Node string `json:"node,omitempty"`
-	// Health as the node saw it last.
+	// Health as the node saw it last: Healthy, Degraded, Inaccessible or DataLoss; Unknown while nobody
+	// watches the volume. It is empty where the volume is not in use.
 	//
 	// +optional
 	Health Health `json:"health,omitempty"`
@@ -178,7 +180,9 @@ type SealedVolumeStatus struct {
 	//
 	// +optional
 	Format *VolumeFormat `json:"format,omitempty"`
-	// ReportedAt is when the node wrote last; it writes at stage and unstage, when the health changes, and every 30 seconds while something changes.
+	// ReportedAt is when the node wrote last; it writes at stage and unstage, when the health changes,
+	// when what is used changes by a percent of the volume, and every 30 seconds while something else
+	// changes.
 	//
 	// +optional
 	ReportedAt *metav1.Time `json:"reportedAt,omitempty"`
@@ -267,8 +271,16 @@ type Anchor struct {
 const (
 	// VolumeKeyReady: the volume's key is there, and the delivery Secret holds it, or will once the PersistentVolume is there.
 	VolumeKeyReady = "KeyReady"
-	// VolumeHealthy: nothing is wrong with the volume.
+	// VolumeHealthy: nothing is wrong with the volume. It is Unknown while nobody can tell.
 	VolumeHealthy = "Healthy"
+)
+
+// Reasons of VolumeHealthy while nobody can tell.
+const (
+	// ReasonNotWatched: the node plugin of the volume's node has stopped.
+	ReasonNotWatched = "NotWatched"
+	// ReasonUninstalled: Sealvol was uninstalled while the volume was in use.
+	ReasonUninstalled = "Uninstalled"
 )
 
 // SealedVolumeList is a list.

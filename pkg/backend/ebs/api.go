@@ -63,6 +63,7 @@ func loadConfig(ctx context.Context, o Options) (aws.Config, error) {
 
 func newAPI(cfg aws.Config, o Options) api {
 	return ec2.NewFromConfig(cfg, func(e *ec2.Options) {
+		e.APIOptions = append(e.APIOptions, logCalls(o.Log))
 		if o.Endpoint != "" {
 			e.BaseEndpoint = aws.String(o.Endpoint)
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
 // batcher gathers questions for a moment and asks them in one call.
@@ -21,6 +23,7 @@ type batch[V any] struct {
 	keys  []string
 	known map[string]bool
 	timer *time.Timer
+	id    string        // of the call that asks (package requestid), "" if several do
 	done  chan struct{} // closed when got and err are set
 	got   map[string]V
 	err   error
@@ -31,7 +34,7 @@ func (b *batcher[V]) get(ctx context.Context, key string) (v V, ok bool, err err
 	if err := ctx.Err(); err != nil {
 		return v, false, err
 	}
-	q := b.join(key)
+	q := b.join(ctx, key)
 	select {
 	case <-q.done:
 	case <-ctx.Done():
@@ -42,15 +45,18 @@ func (b *batcher[V]) get(ctx context.Context, key string) (v V, ok bool, err err
 }
 
 // join adds a key to the open batch, which it begins if there is none.
-func (b *batcher[V]) join(key string) *batch[V] {
+func (b *batcher[V]) join(ctx context.Context, key string) *batch[V] {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	q := b.open
 	if q == nil {
-		q = &batch[V]{known: map[string]bool{}, done: make(chan struct{})}
+		q = &batch[V]{known: map[string]bool{}, id: requestid.From(ctx), done: make(chan struct{})}
 		b.open = q
 		b.run.Add(1)
 		q.timer = time.AfterFunc(b.window, func() { b.ask(q) })
+	}
+	if q.id != requestid.From(ctx) {
+		q.id = ""
 	}
 	if !q.known[key] {
 		q.known[key] = true
@@ -75,5 +81,6 @@ func (b *batcher[V]) ask(q *batch[V]) {
 	defer close(q.done)
 	ctx, cancel := context.WithTimeout(b.ctx, 2*callTimeout) // not a caller's: others wait too
 	defer cancel()
+	ctx = requestid.With(ctx, q.id)
 	q.got, q.err = b.fetch(ctx, q.keys)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"regexp"
 	"sync"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/sealvol/sealvol/pkg/backend"
+	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
 // Options configure Open. The zero value is that of a node in EC2; a controller needs Cluster.
@@ -43,7 +45,10 @@ type Options struct {
 	MaxAttempts int
 	// HTTPClient replaces the SDK's.
 	HTTPClient aws.HTTPClient
-	Timing     Timing
+	// Log gets a line for each call of EC2: those that change something as information, the rest for
+	// debugging. Default: slog.Default.
+	Log    *slog.Logger
+	Timing Timing
 }
 
 // Timing is how long things are waited for. Zero values become those of DefaultTiming.
@@ -112,6 +117,7 @@ var (
 // Open makes no call to EC2. Close the backend.
 func Open(ctx context.Context, o Options) (*Backend, error) {
 	o.Timing = o.Timing.withDefaults()
+	o.Log = requestid.Logger(o.Log)
 	o.MaxAttempts = cmp.Or(o.MaxAttempts, 8)
 	o.Sys, o.Dev = cmp.Or(o.Sys, "/sys"), cmp.Or(o.Dev, "/dev")
 	o.Links = cmp.Or(o.Links, o.Dev)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/backend"
+	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
 // TopologyKey is the node label that says which node holds an image.
@@ -45,6 +47,8 @@ type Options struct {
 	Quiesce backend.Quiesce
 	// NodeOnly opens for Device and Info alone, beside another process that owns the directory.
 	NodeOnly bool
+	// Log gets a line for each change, for debugging. Default: slog.Default.
+	Log *slog.Logger
 
 	// Hook, if not nil, is called before every change on the disk; an error ends it. For tests.
 	Hook func(step string) error
@@ -98,7 +102,7 @@ func Open(ctx context.Context, opt Options) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	opt.Dir = dir
+	opt.Dir, opt.Log = dir, requestid.Logger(opt.Log)
 	b := &Backend{opt: opt, jobs: map[string]*job{}, sources: map[string]int{}, of: map[string][]string{}}
 	b.running, b.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if err := b.open(ctx); err != nil {
@@ -457,6 +461,9 @@ func (b *Backend) made(ctx context.Context, s *shelf, name string, check func(ol
 		if err == nil {
 			err = b.make(r)
 		}
+		if err == nil {
+			b.opt.Log.DebugContext(ctx, "image made", "volume", r.ID, "bytes", r.SizeBytes)
+		}
 		r.State = ready
 		return r, err
 	}
@@ -468,6 +475,7 @@ func (b *Backend) made(ctx context.Context, s *shelf, name string, check func(ol
 	if err != nil {
 		return record{}, err
 	}
+	b.opt.Log.DebugContext(ctx, "image copied", "volume", r.ID, "bytes", r.SizeBytes)
 	return b.load(s, hash)
 }
 
@@ -602,7 +610,11 @@ func (b *Backend) discard(ctx context.Context, s *shelf, id string) error {
 		}
 	}
 	b.unindex(r)
-	return b.erase(r)
+	if err := b.erase(r); err != nil {
+		return err
+	}
+	b.opt.Log.DebugContext(ctx, "image deleted", "volume", id, "bytes", r.SizeBytes)
+	return nil
 }
 
 // unlocked finds that no mount server has an image open, whatever the record says.
@@ -698,11 +710,11 @@ func (b *Backend) Attach(ctx context.Context, id, node string, readOnly bool) (m
 		return nil, backend.ErrTooManyAttached
 	}
 	r.Attachment = &backend.Attachment{Node: node, ReadOnly: readOnly}
-	return nil, b.saveAttachment(r, 1)
+	return nil, b.saveAttachment(ctx, r, 1)
 }
 
 // saveAttachment writes the record and keeps the count right even when it is unknown whether the write took.
-func (b *Backend) saveAttachment(r record, delta int64) error {
+func (b *Backend) saveAttachment(ctx context.Context, r record, delta int64) error {
 	err := b.save(r)
 	if err != nil {
 		back, lerr := b.byID(r.ID)
@@ -711,6 +723,7 @@ func (b *Backend) saveAttachment(r record, delta int64) error {
 		}
 	}
 	b.attached += delta
+	b.opt.Log.DebugContext(ctx, "attachment recorded", "volume", r.ID, "attached", r.Attachment != nil)
 	return err
 }
 
@@ -731,7 +744,7 @@ func (b *Backend) Detach(ctx context.Context, id, node string) error {
 		return nil
 	}
 	r.Attachment = nil
-	return b.saveAttachment(r, -1)
+	return b.saveAttachment(ctx, r, -1)
 }
 
 // Expand implements backend.Controller.
@@ -776,6 +789,7 @@ func (b *Backend) Expand(ctx context.Context, id string, required, limit int64) 
 	if err := b.images.extend(imageFile(id), size, false); err != nil {
 		return 0, b.diskError(err)
 	}
+	b.opt.Log.DebugContext(ctx, "image grown", "volume", id, "bytes", size)
 	return size, nil
 }
 

@@ -9,6 +9,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
 // Client asks the mount server that listens at Path. Every call is a connection of its own and ends with its context.
@@ -61,7 +63,10 @@ func (c Client) Do(ctx context.Context, r Request, result any) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	var b []byte
-	if err = r.send(conn); err == nil {
+	if err = name(ctx, conn); err == nil {
+		err = r.send(conn)
+	}
+	if err == nil {
 		b, err = r.receive(conn)
 	}
 	if errors.Is(err, ErrServer) {
@@ -75,6 +80,24 @@ func (c Client) Do(ctx context.Context, r Request, result any) error {
 	}
 	if err != nil {
 		return fmt.Errorf("ask mount server for %s: %w", r.Op, err)
+	}
+	return nil
+}
+
+// name tells the server the id of the call that the next request on the connection is part of, in a
+// request of its own: a server of an older version refuses that one, and answers the next.
+func name(ctx context.Context, conn *net.UnixConn) error {
+	id := requestid.From(ctx)
+	if id == "" {
+		return nil
+	}
+	r := Request{Op: opName, Args: nameArgs{ID: id}}
+	if err := r.send(conn); err != nil {
+		return err
+	}
+	// Its answer is waited for: a descriptor must arrive with the line that it belongs to.
+	if _, err := r.receive(conn); err != nil && !errors.Is(err, ErrServer) {
+		return err
 	}
 	return nil
 }

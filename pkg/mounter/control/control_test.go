@@ -2,17 +2,21 @@ package control
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/sealvol/sealvol/pkg/requestid"
 	"golang.org/x/sys/unix"
 )
 
@@ -273,7 +277,7 @@ func FuzzRequest(f *testing.F) {
 			ends[i] = c.(*net.UnixConn)
 			defer c.Close()
 		}
-		if err := (&Call{c: ends[0]}).answer(t.Context(), line, mux); err != nil {
+		if _, err := (&Call{c: ends[0]}).answer(t.Context(), line, mux); err != nil {
 			t.Fatal(err)
 		}
 		r := lineReader{c: ends[1], max: maxLine}
@@ -283,4 +287,90 @@ func FuzzRequest(f *testing.F) {
 			t.Fatalf("%q: %v", got, err)
 		}
 	})
+}
+
+// lines is where a test's log goes.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer // guarded by mu
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// A request that is part of a call logs a line with the call's id, also one that brings a descriptor;
+// requests of nobody's call are not logged, nor is the id of one caller that of the next.
+func TestRequestID(t *testing.T) {
+	var out lines
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&out, nil)))
+	t.Cleanup(func() { slog.SetDefault(before) })
+	c := serve(t, filepath.Join(t.TempDir(), "s"), fake{})
+	call := requestid.With(t.Context(), "call-7")
+	if _, err := c.Grow(call); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Unmount(call); !HasCode(err, CodeBusy) {
+		t.Fatal(err)
+	}
+	f, err := os.Open("/proc/self/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var text string
+	if err := c.Do(call, Request{Op: "read", File: f}, &text); err != nil || text == "" {
+		t.Fatal(text, err)
+	}
+	if _, err := c.Grow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Split(strings.TrimSpace(out.String()), "\n")
+	if len(got) != 3 || strings.Count(out.String(), requestid.Key+"=call-7") != 3 || !strings.Contains(got[0], "op=grow") ||
+		!strings.Contains(got[1], "level=WARN") || !strings.Contains(got[1], `error="device gone"`) {
+		t.Error(out.String())
+	}
+}
+
+// A server of a version that knows no request ids refuses to be told one, and answers what comes next.
+func TestRequestIDOlderServer(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	asked := make(chan string, 2)
+	go func() {
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		for in := bufio.NewScanner(conn); in.Scan(); {
+			asked <- in.Text()
+			reply := `{"error":{"code":"unknown","message":"unknown request"}}`
+			if in.Text() == `{"op":"grow"}` {
+				reply = `{"result":{"sizeBytes":42}}`
+			}
+			if _, err := conn.Write([]byte(reply + "\n")); err != nil {
+				return
+			}
+		}
+	}()
+	if n, err := (Client{Path: path}).Grow(requestid.With(t.Context(), "call-7")); err != nil || n != 42 {
+		t.Fatal(n, err)
+	}
+	if first := <-asked; first != `{"op":"request-id","args":{"id":"call-7"}}` {
+		t.Error(first)
+	}
 }

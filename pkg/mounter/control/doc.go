@@ -14,5 +14,9 @@
 //	← {"item":{…}}                              of what comes in any number
 //	← {"error":{"code":"damaged","message":"…"}}  or {"result":…}: the last line
 //
+// A request {"op":"request-id","args":{"id":"…"}} before others says which call (package requestid)
+// they are part of; the server's log lines about them carry that. A server that does not know it
+// answers with an error, as to any request that it does not know, and the next one all the same.
+//
 // No line carries a key. A request that needs one comes with a file descriptor to read it from (SCM_RIGHTS).
 package control

@@ -23,6 +23,15 @@ type request struct {
 	Args json.RawMessage `json:"args,omitempty"`
 }
 
+// opName is the request that names the call which the requests after it on the connection are part
+// of. Every server answers it.
+const opName = "request-id"
+
+// nameArgs are the arguments of opName.
+type nameArgs struct {
+	ID string `json:"id"`
+}
+
 // answer is one line of an answer; one field is set.
 type answer struct {
 	Progress *Progress       `json:"progress,omitempty"`

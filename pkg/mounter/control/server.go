@@ -4,10 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net"
 	"os"
 	"sync"
 	"time"
+
+	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
 // lastAnswer bounds how long a caller may take to read its answer when the server ends, and a line at any time: a caller that
@@ -17,9 +20,10 @@ const lastAnswer = 10 * time.Second
 // progressEvery is how often a caller hears of progress.
 const progressEvery = 200 * time.Millisecond
 
-// Serve answers on l until ctx ends or l is closed, and returns when no handler runs any more.
+// Serve answers on l until ctx ends or l is closed, and returns when no handler runs any more. The
+// request id of ctx is not that of the requests.
 func Serve(ctx context.Context, l *net.UnixListener, m Mux) error {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(requestid.Without(ctx))
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
@@ -86,10 +90,14 @@ func serveConn(ctx context.Context, c *net.UnixConn, m Mux) {
 			}
 		}
 	}()
+	named := alive
 	for req := range in {
 		call := &Call{file: req.file, c: c}
-		err := call.answer(alive, req.line, m)
+		id, err := call.answer(named, req.line, m)
 		call.closeFile()
+		if id != "" {
+			named = requestid.With(alive, id)
+		}
 		if err != nil {
 			hungUp() // ends the reader, and with it the loop
 			_ = c.CloseRead()
@@ -167,18 +175,33 @@ func (c *Call) send(a *answer) error {
 	return err
 }
 
-// answer carries a request out. An error means that nothing more can be sent.
-func (c *Call) answer(ctx context.Context, line []byte, m Mux) error {
+// answer carries a request out. An error means that nothing more can be sent. id is what the request
+// names those after it.
+func (c *Call) answer(ctx context.Context, line []byte, m Mux) (id string, err error) {
 	var req request
 	if decode(line, &req) != nil {
-		return c.send(&answer{Error: &Error{CodeMalformed, "malformed request"}})
+		return "", c.send(&answer{Error: &Error{CodeMalformed, "malformed request"}})
+	}
+	c.args = req.Args
+	if req.Op == opName {
+		var n nameArgs
+		if c.Args(&n) != nil || !requestid.Valid(n.ID) {
+			return "", c.send(&answer{Error: &Error{CodeMalformed, "malformed request id"}})
+		}
+		return n.ID, c.send(&answer{Result: json.RawMessage("{}")})
 	}
 	fn := m[req.Op]
 	if fn == nil {
-		return c.send(&answer{Error: &Error{CodeUnknown, "unknown request"}})
+		return "", c.send(&answer{Error: &Error{CodeUnknown, "unknown request"}})
 	}
-	c.args = req.Args
+	begin := time.Now()
 	result, err := fn(ctx, c)
+	logged(ctx, req.Op, begin, err)
+	return "", c.finish(result, err)
+}
+
+// finish sends the last line of an answer.
+func (c *Call) finish(result any, err error) error {
 	if err != nil {
 		e := &Error{Message: err.Error()}
 		var code *coded
@@ -198,4 +221,21 @@ func (c *Call) answer(ctx context.Context, line []byte, m Mux) error {
 		return c.send(&answer{Error: &Error{Message: err.Error()}})
 	}
 	return nil
+}
+
+// logged writes a line about a request that is done. Those that come every few seconds, and those
+// that are part of nobody's call (a command tells its user itself), are for debugging.
+func logged(ctx context.Context, op string, begin time.Time, err error) {
+	level := slog.LevelDebug
+	attrs := []slog.Attr{slog.String("op", op), slog.String("took", time.Since(begin).Round(10*time.Microsecond).String())}
+	if requestid.From(ctx) != "" && op != "status" && op != "stats" {
+		level = slog.LevelInfo
+	}
+	if err != nil {
+		attrs = append(attrs, slog.String("error", err.Error()))
+		if level == slog.LevelInfo {
+			level = slog.LevelWarn
+		}
+	}
+	requestid.Logger(nil).LogAttrs(ctx, level, "control request", attrs...)
 }

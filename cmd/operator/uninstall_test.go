@@ -1,0 +1,145 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
+	"github.com/sealvol/sealvol/pkg/operator"
+	"github.com/sealvol/sealvol/pkg/operator/operatortest"
+)
+
+// hookClient reads and writes with the rights that the chart gives a hook of helm uninstall.
+func hookClient(t *testing.T, account string) client.Client {
+	t.Helper()
+	out, err := operatortest.Helm("template", "sealvol", "charts/sealvol", "--namespace", operatortest.Namespace, "--kube-version", "1.36.0", "--show-only", "templates/uninstall.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := operatortest.Parse(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range list {
+		if u.GetKind() != "Job" {
+			if err := env.Apply(t.Context(), u); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	config, err := env.As(t.Context(), account, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	scheme, err := operator.Scheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New(config, client.Options{Scheme: scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// usedVolume makes a SealedVolume as it stands while a node uses it, or none does.
+func usedVolume(t *testing.T, ns, name, node string, health v1alpha1.Health) *v1alpha1.SealedVolume {
+	t.Helper()
+	v := &v1alpha1.SealedVolume{ObjectMeta: metav1.ObjectMeta{GenerateName: "pvc-"},
+		Spec: v1alpha1.SealedVolumeSpec{ClaimRef: &v1alpha1.VolumeClaim{Namespace: ns, Name: name, UID: "uid-" + name}}}
+	if err := env.Client.Create(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	was := v.DeepCopy()
+	v.Status.Phase = v1alpha1.PhaseAvailable
+	if node != "" {
+		c := metav1.Condition{Type: v1alpha1.VolumeHealthy, Status: metav1.ConditionTrue, Reason: "AsExpected", Message: "nothing is wrong"}
+		if health != v1alpha1.HealthHealthy {
+			c.Status, c.Reason, c.Message = metav1.ConditionFalse, "Broken", "a sector is gone"
+		}
+		v.Status.Phase, v.Status.Node, v.Status.Health = v1alpha1.PhaseStaged, node, health
+		meta.SetStatusCondition(&v.Status.Conditions, c)
+	}
+	if err := env.Client.Status().Patch(t.Context(), v, client.MergeFrom(was)); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// An uninstallation with volumes in use is refused until it is confirmed, for once. After it no
+// volume that was in use is said to be healthy, and its user is told once; what is not in use, and
+// what is lost, stays as it was.
+func TestUninstall(t *testing.T) {
+	before, after := hookClient(t, "uninstall"), hookClient(t, "uninstalled")
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "tenant-"}}
+	if err := env.Client.Create(t.Context(), ns); err != nil {
+		t.Fatal(err)
+	}
+	used := usedVolume(t, ns.Name, "used", "node-a", v1alpha1.HealthHealthy)
+	lost := usedVolume(t, ns.Name, "lost", "node-a", v1alpha1.HealthDataLoss)
+	idle := usedVolume(t, ns.Name, "idle", "", "")
+	t.Cleanup(func() {
+		for _, v := range []*v1alpha1.SealedVolume{used, lost, idle} {
+			if err := env.Client.Delete(t.Context(), v); err != nil && t.Context().Err() == nil {
+				t.Error(err)
+			}
+		}
+	})
+	var out bytes.Buffer
+	err := checkUninstall(t.Context(), before, operatortest.Namespace, &out)
+	how, _, found := strings.Cut(err.Error(), operator.UninstallAnnotation)
+	if !found || !strings.HasSuffix(how, "kubectl annotate namespace "+operatortest.Namespace+" ") || !strings.Contains(how, ns.Name+"/used is staged on node node-a") {
+		t.Fatal(err)
+	}
+	confirm := &corev1.Namespace{}
+	if err := env.Client.Get(t.Context(), client.ObjectKey{Name: operatortest.Namespace}, confirm); err != nil {
+		t.Fatal(err)
+	}
+	was := confirm.DeepCopy()
+	confirm.Annotations = map[string]string{operator.UninstallAnnotation: operator.UninstallConfirmed}
+	if err := env.Client.Patch(t.Context(), confirm, client.MergeFrom(was)); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkUninstall(t.Context(), before, operatortest.Namespace, &out); err != nil || !strings.Contains(out.String(), "confirmed") {
+		t.Fatal(out.String(), err)
+	}
+	for range 2 { // helm may be repeated
+		if err := noteUninstall(t.Context(), after, operatortest.Namespace, &out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for v, want := range map[*v1alpha1.SealedVolume]struct {
+		health v1alpha1.Health
+		status metav1.ConditionStatus
+	}{used: {v1alpha1.HealthUnknown, metav1.ConditionUnknown}, lost: {v1alpha1.HealthDataLoss, metav1.ConditionFalse}, idle: {}} {
+		if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(v), v); err != nil {
+			t.Fatal(err)
+		}
+		c := meta.FindStatusCondition(v.Status.Conditions, v1alpha1.VolumeHealthy)
+		if v.Status.Health != want.health || (c == nil) != (v == idle) || c != nil &&
+			(c.Status != want.status || c.Reason != v1alpha1.ReasonUninstalled || !strings.Contains(c.Message, "nobody watches it")) {
+			t.Errorf("%s: %+v", v.Spec.ClaimRef.Name, v.Status)
+		}
+	}
+	var events eventsv1.EventList
+	if err := env.Client.List(t.Context(), &events, client.InNamespace(ns.Name)); err != nil {
+		t.Fatal(err)
+	}
+	told := map[string]int{}
+	for _, e := range events.Items {
+		told[e.Regarding.Name+" "+e.Type+" "+e.Reason]++
+	}
+	if len(told) != 2 || told["used Warning Uninstalled"] != 1 || told["lost Warning Uninstalled"] != 1 {
+		t.Error(told)
+	}
+	if err := checkUninstall(t.Context(), before, operatortest.Namespace, &out); err == nil {
+		t.Error("a confirmation holds for ever")
+	}
+}

@@ -1,0 +1,133 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/retry"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
+)
+
+// NoteUninstall says of all volumes that were in use when Sealvol was uninstalled that nobody watches
+// them any more, in their status and with an event about their claims: what a node saw last must not
+// stay as what is. It returns how many these are. c reads without a cache.
+func NoteUninstall(ctx context.Context, c client.Client) (count int, err error) {
+	var page v1alpha1.SealedVolumeList
+	for {
+		err := c.List(ctx, &page, client.Limit(pageSize), client.Continue(page.Continue))
+		if meta.IsNoMatchError(err) {
+			return count, nil // the CRDs are gone
+		}
+		if err != nil {
+			return count, fmt.Errorf("list SealedVolumes: %w", err)
+		}
+		var errs []error
+		for i := range page.Items {
+			noted, err := noteUninstalled(ctx, c, &page.Items[i])
+			errs = append(errs, err)
+			if noted {
+				count++
+			}
+		}
+		if err := errors.Join(errs...); err != nil || page.Continue == "" {
+			return count, err
+		}
+	}
+}
+
+// noteUninstalled writes the status of one volume, if it is in use and that is not in it yet.
+func noteUninstalled(ctx context.Context, c client.Client, v *v1alpha1.SealedVolume) (noted bool, err error) {
+	key := client.ObjectKeyFromObject(v)
+	message := ""
+	err = retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		s := &v.Status
+		was := meta.FindStatusCondition(s.Conditions, v1alpha1.VolumeHealthy)
+		if s.Node == "" || was != nil && was.Reason == v1alpha1.ReasonUninstalled {
+			noted = false
+			return nil
+		}
+		before := v.DeepCopy()
+		message = fmt.Sprintf("Sealvol was uninstalled while the volume was in use on node %s: nobody watches it, and its pods get I/O errors "+
+			"(\"Transport endpoint is not connected\"). Install Sealvol again, and restart the pods", s.Node)
+		known := metav1.ConditionUnknown
+		if s.Health == v1alpha1.HealthDataLoss && was != nil { // that stays
+			known = metav1.ConditionFalse
+			message += ". Seen last, DataLoss: " + was.Message
+		} else {
+			s.Health = v1alpha1.HealthUnknown
+		}
+		meta.SetStatusCondition(&s.Conditions, metav1.Condition{Type: v1alpha1.VolumeHealthy, Status: known,
+			Reason: v1alpha1.ReasonUninstalled, Message: limited(message), ObservedGeneration: v.Generation})
+		noted = true
+		err := c.Status().Patch(ctx, v, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+		if err == nil {
+			return nil
+		}
+		noted = false
+		return errors.Join(err, c.Get(ctx, key, v))
+	})
+	if client.IgnoreNotFound(err) != nil {
+		return false, fmt.Errorf("SealedVolume %s: %w", key.Name, err)
+	}
+	if !noted || v.Spec.ClaimRef == nil {
+		return noted, nil
+	}
+	return true, uninstalledEvent(ctx, c, v, message)
+}
+
+// uninstalledEvent tells the volume's user. Nobody runs any more who would gather such events.
+func uninstalledEvent(ctx context.Context, c client.Client, v *v1alpha1.SealedVolume, message string) error {
+	r := v.Spec.ClaimRef
+	e := &eventsv1.Event{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: v.Name + "-", Namespace: r.Namespace},
+		EventTime:  metav1.NewMicroTime(time.Now()), ReportingController: DriverName, ReportingInstance: "sealvol-uninstall",
+		Type: corev1.EventTypeWarning, Reason: v1alpha1.ReasonUninstalled, Action: "Uninstall", Note: limited("volume " + v.Name + ": " + message),
+		Regarding: corev1.ObjectReference{APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: r.Namespace, Name: r.Name, UID: types.UID(r.UID)},
+	}
+	if err := c.Create(ctx, e); client.IgnoreNotFound(err) != nil { // its namespace may be gone
+		return fmt.Errorf("event about claim %s/%s: %w", r.Namespace, r.Name, err)
+	}
+	return nil
+}
+
+// UninstallAnnotation of the release's namespace, with the value UninstallConfirmed, has helm uninstall
+// go on while volumes are in use.
+const (
+	UninstallAnnotation = "sealvol.dev/uninstall"
+	UninstallConfirmed  = "confirmed"
+)
+
+// IsUninstallConfirmed tells whether a namespace has UninstallAnnotation.
+func IsUninstallConfirmed(ctx context.Context, c client.Client, namespace string) (bool, error) {
+	ns, err := namespaceOf(ctx, c, namespace)
+	return err == nil && ns.Annotations[UninstallAnnotation] == UninstallConfirmed, err
+}
+
+// DropUninstallConfirmation removes UninstallAnnotation: it is for one uninstallation.
+func DropUninstallConfirmation(ctx context.Context, c client.Client, namespace string) error {
+	ns, err := namespaceOf(ctx, c, namespace)
+	if err != nil || ns.Annotations[UninstallAnnotation] == "" {
+		return err
+	}
+	before := ns.DeepCopy()
+	delete(ns.Annotations, UninstallAnnotation)
+	return c.Patch(ctx, ns, client.MergeFrom(before))
+}
+
+func namespaceOf(ctx context.Context, c client.Client, name string) (*metav1.PartialObjectMetadata, error) {
+	ns := &metav1.PartialObjectMetadata{}
+	ns.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+	if err := c.Get(ctx, client.ObjectKey{Name: name}, ns); err != nil {
+		return nil, fmt.Errorf("namespace %s: %w", name, err)
+	}
+	return ns, nil
+}

@@ -1,0 +1,86 @@
+package requestid
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"log/slog"
+	"strings"
+)
+
+// Key is the key of an id in log lines.
+const Key = "requestId"
+
+// MaxBytes is the length of the longest id that is taken from outside.
+const MaxBytes = 64
+
+type contextKey struct{}
+
+// New makes an id: 16 hexadecimal digits, by chance.
+func New() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // crypto/rand.Read never fails
+	return hex.EncodeToString(b[:])
+}
+
+// Valid tells whether an id may be logged and handed on: 1 to MaxBytes letters, digits, dots,
+// dashes and underscores.
+func Valid(id string) bool {
+	return id != "" && len(id) <= MaxBytes && !strings.ContainsFunc(id, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '-' || r == '_')
+	})
+}
+
+// With returns a context with an id. One that is not valid changes nothing.
+func With(ctx context.Context, id string) context.Context {
+	if !Valid(id) {
+		return ctx
+	}
+	return context.WithValue(ctx, contextKey{}, id)
+}
+
+// Without returns a context that has no id, for work that is not part of the call that ctx belongs
+// to.
+func Without(ctx context.Context) context.Context {
+	return context.WithValue(ctx, contextKey{}, "")
+}
+
+// From returns the id of a context, or "".
+func From(ctx context.Context) string {
+	id, _ := ctx.Value(contextKey{}).(string)
+	return id
+}
+
+// Handler adds the id of the context to each record, for lines that are logged with one
+// (slog.InfoContext and the like).
+func Handler(h slog.Handler) slog.Handler {
+	if _, ok := h.(handler); ok {
+		return h
+	}
+	return handler{h}
+}
+
+// Logger is log with a Handler. A nil log is slog.Default.
+func Logger(log *slog.Logger) *slog.Logger {
+	if log == nil {
+		log = slog.Default()
+	}
+	return slog.New(Handler(log.Handler()))
+}
+
+type handler struct{ slog.Handler }
+
+// Handle implements slog.Handler.
+func (h handler) Handle(ctx context.Context, r slog.Record) error {
+	if id := From(ctx); id != "" {
+		r = r.Clone()
+		r.AddAttrs(slog.String(Key, id))
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler.
+func (h handler) WithAttrs(a []slog.Attr) slog.Handler { return handler{h.Handler.WithAttrs(a)} }
+
+// WithGroup implements slog.Handler.
+func (h handler) WithGroup(name string) slog.Handler { return handler{h.Handler.WithGroup(name)} }
