@@ -47,25 +47,26 @@ commands        = $(filter-out %/libdoublecrypt %/libselfenc,$(filter $(MODULE)/
 .PHONY: images check-images release pin-sidecars sidecars push changelog registry check-release cluster-build cluster-up cluster-down e2e e2e-upstream e2e-upstream-short
 .PHONY: help setup build test unit race vectors fuzz hostile cuts crash fuse sanity interop judges libdoublecrypt libselfenc ec2 bench-ebs moto nvme list lint fmt generate check-generated demo bench bench-selfenc clean
 
-help: ## print this help
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
+# The word in brackets is the group in which `make help` prints a target.
+help: ## [set-up] print this help
+	@.ci/help $(firstword $(MAKEFILE_LIST))
 
-setup: ## install what this machine lacks (apt, when root)
+setup: ## [set-up] install missing tools (with apt, as root)
 	@.ci/setup
 
 # As the images are built, so that nothing is compiled twice.
-build: ## build all commands into bin/, static
+build: ## [build] build all commands into bin/, static
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ $(commands)
 
-test: ## everything that CI runs
+test: ## [test] everything that CI runs
 	@.ci/setup interop
 	@HOSTILE_TIME=2m .ci/stages "build lint check-generated" \
 		"unit vectors python interop | cuts hostile moto" \
 		"sanity fuse nvme | envtest race-engine" \
 		"race-others | check-release" e2e e2e-upstream-short
 
-unit: ## tests that need neither root nor network
+unit: ## [test] tests that need neither root nor network
 	$(GO) test -timeout 30m $(unit_packages)
 	cd tools/rooms && $(GO) test ./...
 
@@ -78,7 +79,7 @@ rooms: ## measure how the files of the engine hang together
 RACE_SKIP ?= ^Test(Damage|Forged|Check|Compare|Hostile|Cut|LongReplay|Scrub$$|ScrubCrash|SnapshotFull|FullVolume|Reserve|Blank|Golden|Mutations|ShareMutations|StatFS|FreePart|OddSizes|Refusals|Marks|SnapshotCost|SnapshotMutations)
 
 .PHONY: race-engine race-others
-race: race-engine race-others ## all tests with the race detector, long ones shortened
+race: race-engine race-others ## [test] all tests with the race detector, long ones shortened
 
 race-engine: # one test after the other: something else may run beside it
 	$(GO) test -race -short -timeout 40m -skip '$(RACE_SKIP)' ./pkg/volume
@@ -86,7 +87,7 @@ race-engine: # one test after the other: something else may run beside it
 race-others:
 	$(GO) test -race -short -timeout 40m $(filter-out $(MODULE)/pkg/volume,$(all_packages))
 
-vectors: $(VENV)/ready ## golden vectors, and fresh output, against the independent derivation in Python
+vectors: $(VENV)/ready ## [test] check golden vectors and fresh output against independent Python programs
 	@mkdir -p $(BUILD)/vectors
 	$(VENV)/bin/python -B pkg/crypto/testdata/check.py
 	$(GO) test -count=1 -run '^(TestVectors|TestFreshVectors)$$' ./pkg/crypto -fresh-vectors $(CURDIR)/$(BUILD)/vectors/crypto.json
@@ -94,45 +95,45 @@ vectors: $(VENV)/ready ## golden vectors, and fresh output, against the independ
 	$(GO) test -count=1 -run '^Test(FreshHeaders|Header.*)$$' ./pkg/volume/internal/layout -fresh-headers $(CURDIR)/$(BUILD)/vectors/headers.json
 	$(VENV)/bin/python -B pkg/volume/internal/layout/testdata/check_headers.py $(BUILD)/vectors/headers.json
 
-fuzz: ## every fuzz target for FUZZ_RUNS inputs (seeds are part of unit)
+fuzz: ## [test] run every fuzz target with FUZZ_RUNS inputs (unit runs the seeds)
 	@.ci/fuzz $(FUZZ_RUNS)
 
-hostile: ## volumes that somebody with the key has forged, for HOSTILE_TIME; HOSTILE_FLAGS="-hostile.seed N -hostile.time 0" repeats a case
+hostile: ## [test] use volumes forged with the key, for HOSTILE_TIME; HOSTILE_FLAGS="-hostile.seed N -hostile.time 0" repeats a case
 	$(GO) test -count=1 -timeout 0 -v -run '^TestHostile$$' ./pkg/volume -hostile.time $(HOSTILE_TIME) $(HOSTILE_FLAGS)
 
-cuts: ## the crash models: 20,000 power cuts, 10,000 with anchors, 5,000 with snapshots; seeds are printed
+cuts: ## [test] crash models: 20,000 power cuts, 10,000 with anchors, 5,000 with snapshots
 	$(GO) test -count=1 -timeout 30m -v -run '^TestCrash$$' ./pkg/volume -crash.cuts 20000
 	$(GO) test -count=1 -timeout 30m -v -run '^TestCrashAnchors$$' ./pkg/volume -anchor.cuts 10000
 	$(GO) test -count=1 -timeout 30m -v -run '^TestSnapshotCrash$$' ./pkg/volume -crash.cuts 5000
 
-crash: ## the crash and fault models, CRASH_ROUNDS times with new seeds
+crash: ## [test] repeat the crash and fault models CRASH_ROUNDS times with new seeds
 	$(GO) test -count=$(CRASH_ROUNDS) -timeout 0 -run '$(CRASH_TESTS)' -v $(crash_packages)
 
-fuse: ## tests on real mounts; needs root and /dev/fuse
+fuse: ## [test] tests on real mounts; needs root and /dev/fuse
 	@test -n "$(kernel_packages)" || { echo "no package in $(KERNEL)" >&2; exit 1; }
 	$(GO) test -count=1 -timeout 30m $(kernel_packages)
 
-sanity: ## csi-sanity, whole
+sanity: ## [test] csi-sanity; needs root
 	@test -n "$(sanity_packages)" || { echo "no package in $(SANITY)" >&2; exit 1; }
 	$(GO) test -count=1 -timeout 15m $(sanity_packages)
 
 .PHONY: envtest
-envtest: cluster-build ## operator, node agent and chart against a real API server, with the race detector
+envtest: cluster-build ## [test] operator, node agent and chart against a real API server
 	$(GO) test -race -count=1 -timeout 15m $(envtest_packages)
 
-interop: judges $(BUILD)/venv-python/ready $(BUILD)/venv-selfenc/ready $(BUILD)/venv-selfenc31/ready $(BUILD)/bin/versitygw ## what programs of others make of our data, and we of theirs
+interop: judges $(BUILD)/venv-python/ready $(BUILD)/venv-selfenc/ready $(BUILD)/venv-selfenc31/ready $(BUILD)/bin/versitygw ## [test] exchange data with the reference implementations and an S3 gateway
 	$(GO) test -count=1 -timeout 15m $(interop_packages)
 
-libdoublecrypt: ## the C library of format v1, shared and static, and its header, into build/libdoublecrypt/
+libdoublecrypt: ## [build] the C library of format v1 and its header, into build/libdoublecrypt/
 	$(call c_library,$@,doublecrypt.h)
 
 # The copy is for PYTHONPATH=python.
-libselfenc: ## the C library of self-encryption, shared and static, and its header, into build/libselfenc/
+libselfenc: ## [build] the C library of self-encryption and its header, into build/libselfenc/
 	$(call c_library,$@,selfenc.h)
 	@cp $(BUILD)/$@/$@.so python/self_encryption/
 
 .PHONY: python
-python: $(BUILD)/venv-python/ready ## the Python package self_encryption: wheel and sdist into build/python/, installed and tested
+python: $(BUILD)/venv-python/ready ## [test] build, install and test the Python package; wheel and sdist in build/python/
 	$(BUILD)/venv-python/bin/python -B python/tests/page.py
 	PYTHONPATH=$(BUILD)/python/package $(PYTHON) -B python/tests/page.py
 	$(BUILD)/venv-python/bin/python -B -m unittest discover -s python/tests
@@ -148,38 +149,41 @@ CGO_ENABLED=1 $(GO) build -trimpath -buildmode=c-archive -o $(BUILD)/$(1)/$(1).a
 @cp cmd/$(1)/$(2) $(BUILD)/$(1)/
 endef
 
-list: ## which packages `unit`, `sanity`, `fuse` and `envtest` test
+list: ## [test] print which packages the targets test
 	@echo "unit:";   printf '  %s\n' $(unit_packages)
 	@echo "sanity:"; printf '  %s\n' $(sanity_packages)
 	@echo "fuse:";   printf '  %s\n' $(kernel_packages)
 	@echo "envtest:"; printf '  %s\n' $(envtest_packages)
 	@echo "interop:"; printf '  %s\n' $(interop_packages)
 
-lint: $(LINTER) ## linters of .golangci.yml, and shell scripts
+lint: $(LINTER) ## [test] linters, shell scripts, licences of dependencies
 	$(LINTER) run ./...
 	@for f in .ci/* tools/images tools/dist test/e2e/install test/e2e/run test/e2e/postgresql-image test/e2e/upstream/run test/nvme/kernel $(filter-out %.md %.env %.mod %.sum %/,$(wildcard test/cluster/*)); do test ! -f "$$f" || bash -n "$$f" || exit 1; done
+	cd tools/licences && $(GO) vet ./... && $(GO) test ./... && $(GO) run . -root $(CURDIR)
 
-fmt: $(LINTER) ## format all Go files
+fmt: $(LINTER) ## [build] format all Go files
 	$(LINTER) fmt ./...
 
-generate: $(VENV)/ready $(BUILD)/bin/controller-gen $(HELM) $(RELEASE) ## write generated files anew: vectors, examples, CRDs, roles, manifests, the chart's README, the list of attempts
+generate: $(VENV)/ready $(BUILD)/bin/controller-gen $(HELM) $(RELEASE) ## [build] write all generated files: vectors, examples, CRDs, roles, manifests, READMEs, licences
 	$(VENV)/bin/python -B pkg/volume/internal/layout/testdata/check_headers.py --write
 	$(GO) test -count=1 -run Document ./pkg/volume/internal/layout -update
 	$(GO) generate ./...
 	$(GO) test -count=1 -run '^TestDocument$$' ./pkg/operator/matrixtest -update
 	charts/generate $(CONTROLLER_GEN) $(HELM)
 	$(RELEASE) chart-readme
+	$(GO) test -count=1 -run '^TestADR$$' ./pkg -adr.update
+	cd tools/licences && $(GO) run . -root $(CURDIR) -write
 
-check-generated: ## fail if generated files are not up to date
+check-generated: ## [test] fail if generated files are not up to date
 	@.ci/check-generated $(MAKE) --no-print-directory generate
 
-demo: setup build ## a sealed volume, end to end, on this machine
+demo: setup build ## [cluster] a sealed volume, end to end, on this machine, without a cluster
 	bin/demo
 
-images: ## container images of driver, operator and command line, amd64 and arm64, into build/images/
+images: ## [build] container images for amd64 and arm64, into build/images/
 	@nice tools/images $(BUILD)/images
 
-check-images: ## fail if two builds of the images differ; writes build/images/
+check-images: ## [test] fail if two builds of the images differ; writes build/images/
 	cd tools/image && $(GO) test ./...
 	@nice .ci/check-images
 
@@ -188,75 +192,75 @@ VERSION ?=
 ARCHES  ?= amd64 arm64
 DIST    ?= dist/$(VERSION)
 
-release: ## binaries, images, SBOMs, chart and checksums into dist/VERSION (docs/release.md): VERSION=v0.1.0, SIGN_KEY=FILE, ARCHES=amd64
+release: ## [release] make a release in dist/VERSION: VERSION=v0.1.0 SIGN_KEY=FILE ARCHES=amd64 (docs/release.md)
 	@SIGN_KEY="$(SIGN_KEY)" ARCHES="$(ARCHES)" nice tools/dist "$(VERSION)" "$(DIST)"
 
-sidecars: $(RELEASE) ## fetch the chart's images of others into the release: VERSION=, SIDECARS=REGISTRY or a directory of archives
+sidecars: $(RELEASE) ## [release] download the sidecars' images: VERSION= SIDECARS=REGISTRY or a directory of archives
 	@$(RELEASE) sidecars -dist "$(DIST)" -from "$(SIDECARS)" $(if $(INSECURE),-insecure)
 
-pin-sidecars: $(RELEASE) ## write the digests of the chart's sidecars into charts/sidecars.lock, for make release: SIDECARS=REGISTRY
+pin-sidecars: $(RELEASE) ## [release] write the sidecars' digests into charts/sidecars.lock, for make release: SIDECARS=REGISTRY
 	@$(RELEASE) pin-sidecars -from "$(SIDECARS)" $(if $(INSECURE),-insecure)
 
-push: $(RELEASE) ## push the images of a release: VERSION=v0.1.0 REGISTRY=HOST[:PORT][/PATH]; INSECURE=1 for HTTP
+push: $(RELEASE) ## [release] push a release's images: VERSION=v0.1.0 REGISTRY=HOST[:PORT][/PATH]; INSECURE=1 for HTTP
 	@$(RELEASE) push -dist "$(DIST)" -registry "$(REGISTRY)" $(if $(INSECURE),-insecure) $(if $(FORCE),-force)
 
-changelog: $(RELEASE) ## make what is not released the section of VERSION in CHANGELOG.md
+changelog: $(RELEASE) ## [release] move unreleased changes into the section of VERSION in CHANGELOG.md
 	@$(RELEASE) changelog -version "$(VERSION)"
 
 LISTEN ?= 127.0.0.1:5000
-registry: $(RELEASE) ## a registry to try `make push` with, on LISTEN, until it is interrupted
+registry: $(RELEASE) ## [release] run a registry on LISTEN to try `make push`, until it is interrupted
 	@$(RELEASE) registry -listen "$(LISTEN)" -dir $(BUILD)/registry
 
-check-release: $(HELM) ## fail if two releases of these sources differ, or if one cannot be pushed, pulled by digest and rendered
+check-release: $(HELM) ## [test] fail if two releases differ, or if one cannot be pushed, pulled and rendered
 	@nice .ci/check-release $(HELM)
 
-cluster-build: ## build the test cluster (test/cluster/README.md) into ~/.cache/cluster
+cluster-build: ## [cluster] build the test cluster into ~/.cache/cluster (test/cluster/README.md)
 	@test/cluster/build
 
-cluster-up: ## start the test cluster
+cluster-up: ## [cluster] start the test cluster
 	@test/cluster/up
 
-cluster-down: ## end the test cluster
+cluster-down: ## [cluster] stop the test cluster
 	@test/cluster/down
 
-e2e: ## stories in a real cluster (test/e2e): E2E_KEEP=1 leaves it running, E2E_FLAGS="-run First" picks
+e2e: ## [test] stories in a real cluster: E2E_KEEP=1 keeps it, E2E_FLAGS="-run First" selects
 	@test/e2e/run $(E2E_FLAGS)
 
 # A cluster of its own beside the tests' ones.
 DEMO := CLUSTER_NAME=$${CLUSTER_NAME:-demo} CLUSTER_SUBNET=$${CLUSTER_SUBNET:-10.233.0}
 .PHONY: demo-cluster demo-cluster-env demo-cluster-down
-demo-cluster: ## a cluster with Sealvol installed, left running: docs/tour.md
+demo-cluster: ## [cluster] start a cluster with Sealvol installed, for docs/tour.md
 	@$(DEMO) test/e2e/install
 	@echo 'Now: eval "$$(make -s demo-cluster-env)", and docs/tour.md'
 
 demo-cluster-env:
 	@$(DEMO) test/cluster/env
 
-demo-cluster-down: ## end it
+demo-cluster-down: ## [cluster] stop that cluster
 	@$(DEMO) test/cluster/down
 
-e2e-upstream: ## Kubernetes' own storage suite against the driver, with all that we claim
+e2e-upstream: ## [test] Kubernetes' own storage suite, all that Sealvol claims
 	@test/e2e/upstream/run
 
-e2e-upstream-short: ## a bounded part of it, for CI
+e2e-upstream-short: ## [test] a bounded part of it, for CI
 	@test/e2e/upstream/run short
 
-bench: build ## our volume beside gocryptfs, ext4 and a file system in memory: BENCH_FLAGS="-short", "-gp3", ...
+bench: build ## [bench] compare with gocryptfs, ext4 and a file system in memory: BENCH_FLAGS="-short", "-gp3", ...
 	@.ci/setup bench
 	bin/bench $(BENCH_FLAGS)
 
-ec2: ## a stand-in for EC2 on loopback, to try the ebs backend: EC2_FLAGS="--fast", ...
+ec2: ## [cluster] run an EC2 simulator on loopback, to try the ebs backend: EC2_FLAGS="--fast", ...
 	@mkdir -p bin
 	$(GO) build -trimpath -o bin/ ./cmd/ec2
 	bin/ec2 $(EC2_FLAGS)
 
-bench-ebs: ## 200 volumes made, attached and mounted, by an EC2 that takes as long as the real one
+bench-ebs: ## [bench] create, attach and mount 200 volumes on a simulated EC2 with real delays
 	$(GO) test -run '^$$' -bench EBS200 -benchtime 1x -timeout 30m ./cmd/driver
 
-moto: $(BUILD)/venv-moto/ready ## what another stand-in for EC2 (moto) makes of the calls of the ebs backend
+moto: $(BUILD)/venv-moto/ready ## [test] run the ebs backend against another EC2 simulator (moto)
 	SEALVOL_MOTO=$(CURDIR)/$(BUILD)/venv-moto/bin/moto_server $(GO) test -count=1 -tags moto -run Moto ./pkg/backend/ebs
 
-nvme: build ## the node's path on NVMe devices that come and go, in a machine in software (QEMU): NVME_FLAGS="-v -run Life", ...
+nvme: build ## [test] device handling with NVMe hot-plug in a virtual machine: NVME_FLAGS="-v -run Life", ...
 	@.ci/setup nvme
 	@nice test/nvme/kernel $(BUILD)/nvme/kernel
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BUILD)/nvme/agent ./test/nvme/agent
@@ -267,20 +271,21 @@ $(BUILD)/venv-moto/ready: tools/moto/requirements.txt
 	$(BUILD)/venv-moto/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-bench-selfenc: build judges ## the encodings beside the reference's crate, by stage, and the memory of a stream
+bench-selfenc: build judges ## [bench] self-encryption beside the reference crate, by stage, and the memory of a stream
 	$(GO) test -run '^$$' -bench Stages -benchtime 20x ./pkg/selfenc
 	$(GO) run ./test/interop/selfenc/beside $(BENCH_FLAGS)
 
-clean: ## remove everything that was built
+clean: ## [set-up] remove everything that was built
 	rm -rf bin dist $(BUILD) python/build python/*.egg-info python/self_encryption/libselfenc.so
 
-# The linter is pinned in a module of its own, so that its dependencies never
-# meet ours.
+# Each tool is pinned by a `tool` line in a module of its own, and not in go.mod: there its
+# dependencies would decide about the versions that we ship. (controller-gen, which comes closest to
+# ours, would add seven modules and raise fsnotify in the operator.)
 $(LINTER): tools/go.mod tools/go.sum
 	@mkdir -p $(@D)
 	cd tools && $(GO) build -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
-# A module of its own, too: what talks with registries.
+# A module of its own: its dependencies talk to registries.
 $(RELEASE): $(wildcard tools/release/*)
 	@mkdir -p $(@D)
 	cd tools/release && CGO_ENABLED=0 $(GO) build -o $(CURDIR)/$@ .
@@ -309,7 +314,7 @@ $(BUILD)/venv-python/ready: python/tests/requirements.txt $(wildcard python/*.to
 	$(@D)/bin/pip install --quiet --disable-pip-version-check --target $(BUILD)/python/package $(BUILD)/python/*.whl
 	@touch $@
 
-# A module of its own, as the linter.
+# A module of its own, like the linter.
 $(BUILD)/bin/versitygw: tools/versitygw/go.mod tools/versitygw/go.sum
 	@mkdir -p $(@D)
 	cd tools/versitygw && $(GO) build -o $(CURDIR)/$@ github.com/versity/versitygw/cmd/versitygw
@@ -322,7 +327,7 @@ $(VENV)/ready: tools/requirements.txt
 $(HELM):
 	$(MAKE) cluster-build
 
-# A module of its own, as the linter.
+# A module of its own, like the linter.
 $(BUILD)/bin/controller-gen: tools/controller-gen/go.mod tools/controller-gen/go.sum
 	@mkdir -p $(@D)
 	cd tools/controller-gen && $(GO) build -o $(CURDIR)/$@ sigs.k8s.io/controller-tools/cmd/controller-gen

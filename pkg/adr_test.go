@@ -73,7 +73,7 @@ func TestADR(t *testing.T) {
 		last = n
 		fmt.Fprintf(&index, "- [%s](%s): %s", head[1], name, head[2])
 		if state[2] != "accepted" {
-			fmt.Fprintf(&index, " (%s)", state[2])
+			fmt.Fprintf(&index, " (%s)", strings.TrimPrefix(state[2], "accepted, "))
 		}
 		index.WriteString("\n")
 	}

@@ -135,15 +135,19 @@ func (b *builder) takeOver(image, arch, tag string) (v1.Image, error) {
 
 // binaries packs the programs of the images, by architecture.
 func (b *builder) binaries() error {
-	license, err := os.ReadFile(filepath.Join(b.root, "LICENSE"))
-	if err != nil {
-		return err
+	var legal []entry // whoever passes the programs on must pass these on, too
+	for _, name := range []string{"LICENSE", "NOTICE", "THIRD-PARTY-LICENSES"} {
+		text, err := os.ReadFile(filepath.Join(b.root, name))
+		if err != nil {
+			return err
+		}
+		legal = append(legal, entry{name: name, mode: 0o644, data: text})
 	}
 	for _, arch := range b.archs {
 		top := fmt.Sprintf("sealvol-%s-linux-%s", b.version, arch)
 		var list []entry
-		for _, p := range append(b.programs[arch],
-			entry{name: "kubectl-sealvol", mode: 0o777, link: "sealvol"}, entry{name: "LICENSE", mode: 0o644, data: license}) {
+		programs := append(b.programs[arch], entry{name: "kubectl-sealvol", mode: 0o777, link: "sealvol"})
+		for _, p := range append(programs, legal...) {
 			p.name = top + "/" + p.name
 			list = append(list, p)
 		}

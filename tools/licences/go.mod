@@ -1,0 +1,3 @@
+module github.com/sealvol/sealvol/tools/licences
+
+go 1.26.0
