@@ -8,13 +8,9 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// TestGroup: a volume is given to a pod's group when it is published, once: what the pod makes of it since then stays, also when the kubelet
-// publishes again, and when another pod of the group gets it.
-func TestGroup(t *testing.T) {
-	r := newRig(t)
-	v := r.create("pvc-1", multiWriter).up()
-	wantCode(t, v.publishTo("before"), codes.OK)
-	outside := r.path("outside")
+// groupFiles makes files in a volume that is published at "before", and a link that leads out of it.
+func groupFiles(t *testing.T, v *vol, outside string) {
+	t.Helper()
 	for path, mode := range map[string]os.FileMode{"before/d": os.ModeDir | 0o700, "before/d/private": 0o600, "before/program": 0o755, outside: 0o600} {
 		if path != outside {
 			path = v.target(path)
@@ -35,6 +31,16 @@ func TestGroup(t *testing.T) {
 	if err := os.Symlink(outside, v.target("before/link")); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestGroup: a volume is given to a pod's group when it is published, once: what the pod makes of it since then stays, also when the kubelet
+// publishes again, and when another pod of the group gets it.
+func TestGroup(t *testing.T) {
+	r := newRig(t)
+	v := r.create("pvc-1", multiWriter).up()
+	wantCode(t, v.publishTo("before"), codes.OK)
+	outside := r.path("outside")
+	groupFiles(t, v, outside)
 
 	publish := func(target, group string, readOnly bool, want codes.Code) {
 		t.Helper()

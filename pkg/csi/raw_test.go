@@ -112,6 +112,33 @@ func TestRawLife(t *testing.T) {
 	v.drop("a", "ro") // all of it again
 }
 
+// badRawRequests are volumes that cannot be raw block devices, or not so.
+func badRawRequests(t *testing.T, r *rig, asFiles, asRaw *spec.VolumeCapability) {
+	t.Helper()
+	for _, c := range []*spec.CreateVolumeRequest{
+		{Name: "both", VolumeCapabilities: []*spec.VolumeCapability{asFiles, asRaw}},
+		{Name: "context", VolumeCapabilities: []*spec.VolumeCapability{asRaw}, Parameters: map[string]string{"accessType": "block"}},
+		{Name: "multi", VolumeCapabilities: []*spec.VolumeCapability{blockCapability(spec.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER)}},
+	} {
+		_, err := r.ctrl.CreateVolume(r.ctx(), c)
+		wantCode(t, err, codes.InvalidArgument)
+	}
+	for _, c := range []struct {
+		required, limit int64
+		code            codes.Code
+	}{{1 << 62, 0, codes.OutOfRange}, {0, 4095, codes.OutOfRange}, {4097, 4100, codes.OutOfRange}, {8192, 4096, codes.InvalidArgument}, {8 << 40, 0, codes.ResourceExhausted}} {
+		_, err := r.ctrl.CreateVolume(r.ctx(), &spec.CreateVolumeRequest{Name: "size", VolumeCapabilities: []*spec.VolumeCapability{asRaw}, CapacityRange: &spec.CapacityRange{RequiredBytes: c.required, LimitBytes: c.limit}})
+		wantCode(t, err, c.code)
+	}
+	_, err := r.ctrl.CreateVolume(r.ctx(), &spec.CreateVolumeRequest{Name: "raw", VolumeCapabilities: []*spec.VolumeCapability{asFiles}, CapacityRange: &spec.CapacityRange{RequiredBytes: size}, Parameters: map[string]string{"recordSize": "64KiB"}})
+	wantCode(t, err, codes.AlreadyExists)
+}
+
+// capacity is how much the backend has room for.
+func (r *rig) capacity(c *spec.VolumeCapability) int64 {
+	return must[*spec.GetCapacityResponse](r.t)(r.ctrl.GetCapacity(r.ctx(), &spec.GetCapacityRequest{VolumeCapabilities: []*spec.VolumeCapability{c}})).GetAvailableCapacity()
+}
+
 // TestRawMixing: a volume is a device or a file system; nothing that is asked for the other way changes anything.
 func TestRawMixing(t *testing.T) {
 	r := newRig(t)
@@ -159,30 +186,11 @@ func TestRawMixing(t *testing.T) {
 	for target, code := range map[string]codes.Code{"plain": codes.InvalidArgument, "link": codes.InvalidArgument, "dir": codes.InvalidArgument, "raw/x": codes.InvalidArgument} {
 		wantCode(t, raw.publishTo(target), code)
 	}
-	for _, c := range []*spec.CreateVolumeRequest{
-		{Name: "both", VolumeCapabilities: []*spec.VolumeCapability{files.cap, raw.cap}},
-		{Name: "context", VolumeCapabilities: []*spec.VolumeCapability{raw.cap}, Parameters: map[string]string{"accessType": "block"}},
-		{Name: "multi", VolumeCapabilities: []*spec.VolumeCapability{blockCapability(spec.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER)}},
-	} {
-		_, err := r.ctrl.CreateVolume(r.ctx(), c)
-		wantCode(t, err, codes.InvalidArgument)
-	}
-	for _, c := range []struct {
-		required, limit int64
-		code            codes.Code
-	}{{1 << 62, 0, codes.OutOfRange}, {0, 4095, codes.OutOfRange}, {4097, 4100, codes.OutOfRange}, {8192, 4096, codes.InvalidArgument}, {8 << 40, 0, codes.ResourceExhausted}} {
-		_, err := r.ctrl.CreateVolume(r.ctx(), &spec.CreateVolumeRequest{Name: "size", VolumeCapabilities: []*spec.VolumeCapability{raw.cap}, CapacityRange: &spec.CapacityRange{RequiredBytes: c.required, LimitBytes: c.limit}})
-		wantCode(t, err, c.code)
-	}
-	_, err := r.ctrl.CreateVolume(r.ctx(), &spec.CreateVolumeRequest{Name: "raw", VolumeCapabilities: []*spec.VolumeCapability{files.cap}, CapacityRange: &spec.CapacityRange{RequiredBytes: size}, Parameters: map[string]string{"recordSize": "64KiB"}})
-	wantCode(t, err, codes.AlreadyExists)
+	badRawRequests(t, r, files.cap, raw.cap)
 	if after := r.world(); after != before {
 		t.Fatalf("before\n%s\nafter\n%s", before, after)
 	}
-	capacity := func(c *spec.VolumeCapability) int64 {
-		return must[*spec.GetCapacityResponse](t)(r.ctrl.GetCapacity(r.ctx(), &spec.GetCapacityRequest{VolumeCapabilities: []*spec.VolumeCapability{c}})).GetAvailableCapacity()
-	}
-	if a, b := capacity(files.cap), capacity(raw.cap); b != mounter.RawBytes(a) || b == 0 {
+	if a, b := r.capacity(files.cap), r.capacity(raw.cap); b != mounter.RawBytes(a) || b == 0 {
 		t.Fatal(a, b)
 	}
 	files.drop("files")

@@ -46,12 +46,13 @@ type Mounter interface {
 type Agent interface {
 	// Anchor returns what a volume's device must not be older than, "" for none; an error if that is not known.
 	Anchor(ctx context.Context, volume string) (string, error)
-	// Staged comes after a volume was mounted, Unstaging before it is unmounted, when nobody writes to it any more, and Unstaged after that, also
-	// if it failed.
+	// Staged comes after a volume was mounted.
 	Staged(volume string)
 	// Remounted comes instead of Staged after a volume was mounted again whose server had died.
 	Remounted(volume string)
+	// Unstaging comes before a volume is unmounted, when nobody writes to it any more.
 	Unstaging(ctx context.Context, volume string)
+	// Unstaged comes after the unmount, also if it failed.
 	Unstaged(volume string)
 }
 

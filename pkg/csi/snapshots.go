@@ -18,56 +18,6 @@ const (
 	methodDevice = "device"
 )
 
-// contentSource checks what a volume is to begin as. A copy is formatted already: what is asked for must be what the source is. If
-// the source is gone, the backend may still have the volume that was made of it.
-func (s *controllerServer) contentSource(ctx context.Context, r *csi.CreateVolumeRequest, params map[string]string) (*backend.Source, error) {
-	if s.snapshots == nil {
-		return nil, fmt.Errorf("%w: volume_content_source is not supported", errInvalid)
-	}
-	var source backend.Source
-	var of map[string]string
-	switch c := r.GetVolumeContentSource().GetType().(type) {
-	case *csi.VolumeContentSource_Snapshot:
-		source.Snapshot = c.Snapshot.GetSnapshotId()
-		if err := checkString("snapshot_id", source.Snapshot, maxStringBytes); err != nil {
-			return nil, err
-		}
-		snap, err := s.snapshots.GetSnapshot(ctx, source.Snapshot)
-		if errors.Is(err, backend.ErrSnapshotNotFound) {
-			return &source, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		if snap.State != backend.SnapshotReady {
-			return nil, fmt.Errorf("%w: the source snapshot is not ready to use", errUnavailable)
-		}
-		of = snap.Parameters
-	case *csi.VolumeContentSource_Volume:
-		source.Volume = c.Volume.GetVolumeId()
-		if err := checkID(source.Volume); err != nil {
-			return nil, err
-		}
-		v, err := s.backend.Get(ctx, source.Volume)
-		if errors.Is(err, backend.ErrNotFound) {
-			return &source, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		of = v.Parameters
-	default:
-		return nil, fmt.Errorf("%w: volume_content_source is neither a snapshot nor a volume", errInvalid)
-	}
-	if isBlockContext(of) != isBlockContext(params) {
-		return nil, fmt.Errorf("%w: the source is a %s", errInvalid, accessTypeName(isBlockContext(of)))
-	}
-	if a, b := suiteOf(of), suiteOf(params); a != b {
-		return nil, fmt.Errorf("%w: the source has the suite %s, a copy keeps it", errInvalid, a)
-	}
-	return &source, nil
-}
-
 func (s *controllerServer) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotRequest) (*csi.CreateSnapshotResponse, error) {
 	if s.snapshots == nil {
 		return s.UnimplementedControllerServer.CreateSnapshot(ctx, r)

@@ -1,9 +1,7 @@
 package mounter
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -12,77 +10,6 @@ import (
 
 // FSType is the type of the mounts, as mountinfo shows it.
 const FSType = "fuse.sealvol"
-
-// KeyBytes is the length of a key-encryption key.
-const KeyBytes = 32
-
-// Keys open a volume: the current key-encryption key and, until a rewrap is confirmed, the one before.
-// Nothing prints them: the type has no fields that a formatter shows.
-type Keys struct {
-	kek, previous []byte
-}
-
-// NewKeys takes over (does not copy) a current and a previous key, each of KeyBytes, previous may be nil.
-func NewKeys(kek, previous []byte) (Keys, error) {
-	if len(kek) != KeyBytes || previous != nil && len(previous) != KeyBytes {
-		return Keys{}, fmt.Errorf("%w: a key has %d bytes", ErrNoKey, KeyBytes)
-	}
-	return Keys{kek, previous}, nil
-}
-
-// Empty tells that there is no key.
-func (k Keys) Empty() bool { return len(k.kek) == 0 }
-
-// KEK returns the current key; the memory stays the Keys' own.
-func (k Keys) KEK() []byte { return k.kek }
-
-// Previous returns the key before, or nil.
-func (k Keys) Previous() []byte { return k.previous }
-
-// Clear erases the keys.
-func (k Keys) Clear() {
-	clear(k.kek)
-	clear(k.previous)
-}
-
-// String keeps keys out of every print.
-func (k Keys) String() string { return "[keys]" }
-
-// GoString keeps keys out of %#v.
-func (k Keys) GoString() string { return "[keys]" }
-
-// raw is the key pipe's content.
-func (k Keys) raw() []byte {
-	return append(append(make([]byte, 0, 2*KeyBytes), k.kek...), k.previous...)
-}
-
-// pipe is a pipe that gives what raw does, and then ends: so little never waits for a reader.
-func (k Keys) pipe() (*os.File, error) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	raw := k.raw()
-	defer clear(raw)
-	_, err = w.Write(raw)
-	if err = errors.Join(err, w.Close()); err != nil {
-		r.Close()
-		return nil, err
-	}
-	return r, nil
-}
-
-func keysFromRaw(b []byte) (Keys, error) {
-	switch len(b) {
-	case 0:
-		return Keys{}, nil
-	case KeyBytes:
-		return Keys{kek: b}, nil
-	case 2 * KeyBytes:
-		return Keys{kek: b[:KeyBytes], previous: b[KeyBytes:]}, nil
-	}
-	return Keys{}, fmt.Errorf("%w: %d bytes of keys", ErrInvalid, len(b))
-}
 
 // Device is what to mount; see backend.Device, which says the same.
 type Device struct {

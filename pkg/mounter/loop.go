@@ -8,8 +8,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -22,9 +20,6 @@ import (
 
 // rawFile is the one file of a raw block volume, in its root directory.
 const rawFile = "block"
-
-// loopMajor is the major number of loop devices (Linux, Documentation/admin-guide/devices.txt).
-const loopMajor = 7
 
 // loopDev is a loop device and the file that it was bound to, by which it is recognised.
 type loopDev struct {
@@ -228,114 +223,6 @@ func (c *attachCall) device(f *os.File, l *loopDev, size int64) error {
 	return d.fit(size)
 }
 
-// loopFile is an open loop device.
-type loopFile struct{ *os.File }
-
-func openLoop(minor uint32, flags int) (loopFile, error) {
-	path := fmt.Sprintf("/dev/loop%d", minor)
-	f, err := os.OpenFile(path, flags|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return loopFile{}, err
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK || st.Rdev != unix.Mkdev(loopMajor, minor) {
-		f.Close()
-		return loopFile{}, fmt.Errorf("%s is not that loop device", path)
-	}
-	return loopFile{f}, nil
-}
-
-// is tells whether the device is bound to l's file in l's way; bound, whether it is bound to anything.
-func (d loopFile) is(l loopDev) (ours, bound bool, err error) {
-	i, err := unix.IoctlLoopGetStatus64(int(d.Fd()))
-	switch {
-	case errors.Is(err, unix.ENXIO):
-		return false, false, nil
-	case errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ECONNABORTED), errors.Is(err, unix.EIO):
-		// The kernel asks the file system about the file, and ours is dead. Then the path tells, which it does not ask for.
-		path, ok := backingFile(l.Minor)
-		return ok && filepath.Base(path) == rawFile, ok, nil
-	case err != nil:
-		return false, true, fmt.Errorf("status of a loop device: %w", err)
-	}
-	// lo_device is in the kernel's huge encoding, which is that of st_dev.
-	return i.Device == l.Dev && (i.Inode == l.Ino || l.Ino == 0) && (i.Flags&unix.LO_FLAGS_READ_ONLY != 0) == l.ReadOnly, true, nil
-}
-
-// fit lets the device have the size of its file.
-func (d loopFile) fit(size int64) error {
-	size = size / RawAlign * RawAlign
-	n, err := d.Seek(0, io.SeekEnd)
-	if err != nil || n >= size {
-		return err
-	}
-	if err := unix.IoctlSetInt(int(d.Fd()), unix.LOOP_SET_CAPACITY, 0); err != nil {
-		return fmt.Errorf("grow a loop device: %w", err)
-	}
-	if n, err = d.Seek(0, io.SeekEnd); err == nil && n < size {
-		err = fmt.Errorf("a loop device has %d bytes in place of %d", n, size)
-	}
-	return err
-}
-
-// maxLoopTries bounds how often others may take the free loop device that the kernel named.
-const maxLoopTries = 64
-
-// newLoop binds a free device to f: direct I/O, 4 KiB sectors, and no autoclear, so that it stays whoever closes it.
-func newLoop(f *os.File, l *loopDev) (loopFile, error) {
-	ctl, err := os.OpenFile("/dev/loop-control", unix.O_RDWR, 0)
-	if err != nil {
-		return loopFile{}, fmt.Errorf("loop devices: %w", err)
-	}
-	defer ctl.Close()
-	for range maxLoopTries {
-		n, err := unix.IoctlRetInt(int(ctl.Fd()), unix.LOOP_CTL_GET_FREE)
-		if err != nil {
-			return loopFile{}, fmt.Errorf("find a free loop device: %w", err)
-		}
-		l.Minor = uint32(n)
-		d, err := openLoop(l.Minor, unix.O_RDWR) // else the kernel makes it read-only
-		if err != nil {
-			return loopFile{}, fmt.Errorf("open a free loop device: %w", err)
-		}
-		cfg := unix.LoopConfig{Fd: uint32(f.Fd()), Size: RawAlign, Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_DIRECT_IO}}
-		if l.ReadOnly {
-			cfg.Info.Flags |= unix.LO_FLAGS_READ_ONLY
-		}
-		copy(cfg.Info.File_name[:], "sealvol") // what losetup shows; nothing is recognised by it
-		err = unix.IoctlLoopConfigure(int(d.Fd()), &cfg)
-		if errors.Is(err, unix.EBUSY) {
-			d.Close()
-			continue
-		}
-		if err != nil {
-			d.Close()
-			return loopFile{}, fmt.Errorf("configure a loop device: %w", err)
-		}
-		return d, checkNew(d, *l)
-	}
-	return loopFile{}, fmt.Errorf("%w: every free loop device was taken by others", ErrBusy)
-}
-
-// checkNew verifies what the kernel made of the configuration; older ones take only part of it in silence.
-func checkNew(d loopFile, l loopDev) error {
-	ours, _, err := d.is(l)
-	if err == nil && !ours {
-		err = errors.New("a loop device was bound to something else")
-	}
-	if err == nil {
-		var i *unix.LoopInfo64
-		if i, err = unix.IoctlLoopGetStatus64(int(d.Fd())); err == nil && i.Flags&unix.LO_FLAGS_DIRECT_IO == 0 {
-			err = errors.New("the kernel refuses direct I/O for a loop device on this volume")
-		}
-	}
-	if err != nil {
-		err = errors.Join(err, unix.IoctlSetInt(int(d.Fd()), unix.LOOP_CLR_FD, 0))
-		d.Close()
-	}
-	return err
-}
-
 // run unbinds devices; those that are not what they were are left alone.
 func (c *detachCall) run() error {
 	var errs error
@@ -398,35 +285,4 @@ func (c *detachCall) detachOnce(l loopDev) (busy bool, err error) {
 		return false, fmt.Errorf("keep a loop device: %w", err)
 	}
 	return true, nil
-}
-
-// backingFile is what sysfs tells a loop device to be bound to; it asks no file system.
-func backingFile(minor uint32) (string, bool) {
-	b, err := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/loop/backing_file", minor))
-	return strings.TrimSuffix(string(b), "\n"), err == nil
-}
-
-// isReadOnly is what sysfs tells of a device.
-func isReadOnly(minor uint32) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/ro", minor))
-	return err == nil && strings.TrimSpace(string(b)) == "1"
-}
-
-// loopsOn lists the loop devices that are bound to a path, by the path's present meaning.
-func loopsOn(path string) ([]uint32, error) {
-	found, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	if err != nil {
-		return nil, err
-	}
-	var minors []uint32
-	for _, f := range found {
-		n, err := strconv.ParseUint(strings.TrimPrefix(strings.Split(f, "/")[3], "loop"), 10, 20)
-		if err != nil {
-			continue
-		}
-		if p, ok := backingFile(uint32(n)); ok && p == path {
-			minors = append(minors, uint32(n))
-		}
-	}
-	return minors, nil
 }

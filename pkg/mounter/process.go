@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -183,21 +182,27 @@ func (o Options) start(ctx context.Context, r MountRequest, at places) (p *proce
 	if err := o.spawn(p, r.Volume, at.group, []*os.File{theirs, keysR, p.device, p.fuse, lf}); err != nil {
 		return nil, nil, err
 	}
-	// A pipe takes far more than this without a reader.
-	raw := r.Keys.raw()
-	_, err = keysW.Write(raw)
-	clear(raw)
-	if err == nil {
-		err = conn.SetDeadline(time.Now().Add(o.MountTimeout))
-	}
-	if err == nil {
-		err = sendLine(conn, serverConfig{Volume: r.Volume, ReadOnly: r.ReadOnly, Format: r.Format, Block: r.Block != nil, Instance: r.Instance, Own: r.RejectCopy, Anchor: r.Anchor, MemoryBytes: o.MemoryBytes, RequestID: requestid.From(ctx)})
-	}
-	if err != nil {
+	if err := o.tell(ctx, conn, keysW, r); err != nil {
 		conn.Close() // without it the server ends even if it could not be killed
 		return nil, nil, fmt.Errorf("%w: %w", ErrServer, errors.Join(err, p.end()))
 	}
 	return p, &handshake{conn: conn, in: bufio.NewReaderSize(conn, maxHandshake)}, nil
+}
+
+// tell gives a server its keys and its configuration.
+func (o Options) tell(ctx context.Context, conn net.Conn, keys *os.File, r MountRequest) error {
+	// A pipe takes far more than this without a reader.
+	raw := r.Keys.raw()
+	_, err := keys.Write(raw)
+	clear(raw)
+	if err == nil {
+		err = conn.SetDeadline(time.Now().Add(o.MountTimeout))
+	}
+	if err != nil {
+		return err
+	}
+	return sendLine(conn, serverConfig{Volume: r.Volume, ReadOnly: r.ReadOnly, Format: r.Format, Block: r.Block != nil,
+		Instance: r.Instance, Own: r.RejectCopy, Anchor: r.Anchor, MemoryBytes: o.MemoryBytes, RequestID: requestid.From(ctx)})
 }
 
 // spawn starts the process, in a cgroup if it is to have one.
@@ -263,79 +268,6 @@ func startAsIOFlusher(cmd *exec.Cmd) error {
 		done <- cmd.Start()
 	}()
 	return <-done
-}
-
-// adopt finds the server of a record, if it still lives.
-func adopt(r record) (*process, error) {
-	if r.PID <= 0 || r.Boot != bootID() {
-		return nil, nil
-	}
-	pidfd, err := unix.PidfdOpen(r.PID, 0)
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	// The pidfd pins the process; only now does its start time prove that it is the one.
-	start, err := startTime(r.PID)
-	gone := exited(pidfd) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
-	if gone || err == nil && start != r.Start {
-		unix.Close(pidfd)
-		return nil, nil
-	}
-	if err != nil {
-		unix.Close(pidfd) // not known to be dead: a second server beside it must not be
-		return nil, fmt.Errorf("mount server %d: %w", r.PID, err)
-	}
-	p := &process{pid: r.PID, start: start, adopted: true, dead: make(chan struct{}), ask: control.Client{Path: r.control}}
-	p.kill = func() error {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if pidfd < 0 {
-			return nil
-		}
-		return unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
-	}
-	p.fuse = takeFD(pidfd, r.PID, fdFuse, "/dev/fuse")
-	p.device = takeFD(pidfd, r.PID, fdDevice, r.Device.Path)
-	go func(fd int) {
-		waitExit(fd)
-		p.mu.Lock()
-		unix.Close(pidfd)
-		pidfd = -1
-		p.mu.Unlock()
-		p.ended(nil)
-	}(pidfd)
-	return p, nil
-}
-
-// takeFD duplicates a descriptor of the server, if it is still what the server was started with.
-func takeFD(pidfd, pid, fd int, want string) *os.File {
-	if name, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd)); err != nil || name != want {
-		return nil
-	}
-	got, err := unix.PidfdGetfd(pidfd, fd, 0)
-	if err != nil {
-		return nil
-	}
-	unix.CloseOnExec(got)
-	return os.NewFile(uintptr(got), want)
-}
-
-func exited(pidfd int) bool {
-	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds, 0)
-	return err == nil && n > 0
-}
-
-func waitExit(pidfd int) {
-	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-	for {
-		if n, err := unix.Poll(fds, -1); err == nil && n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
-			return
-		}
-	}
 }
 
 // stopHard ends a server that must not go on, and waits for its end.

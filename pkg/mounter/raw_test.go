@@ -97,6 +97,24 @@ func TestRaw(t *testing.T) {
 	r := newRig(t)
 	r.start(0)
 	r.mountRaw()
+	text := bytes.Repeat([]byte("raw data"), 1024)
+	rdev := rawWritten(t, r, text)
+	size := rawGrown(t, r, rdev)
+	r.unmount()
+	r.unmount()
+	r.wantClean()
+	r.wantNoLoops()
+	rawReadOnly(t, r, text)
+	r.mountRaw()
+	if now, _ := r.device("rw"); now != size {
+		t.Fatal("it shrank to", now)
+	}
+	r.unmount()
+}
+
+// rawWritten looks at a device that was mounted just now and writes text to it; it returns its number.
+func rawWritten(t *testing.T, r *rig, text []byte) (rdev uint64) {
+	t.Helper()
 	size, rdev := r.device("rw")
 	if size != rawSize {
 		t.Fatal(size)
@@ -117,7 +135,6 @@ func TestRaw(t *testing.T) {
 	if i := r.health(); i.BlockBytes != rawSize {
 		t.Fatalf("%+v", i)
 	}
-	text := bytes.Repeat([]byte("raw data"), 1024)
 	if err := r.writeDevice(text, 4096); err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +155,12 @@ func TestRaw(t *testing.T) {
 	if err := r.client.Mount(r.ctx(), r.request()); !errors.Is(err, mounter.ErrConflict) {
 		t.Fatal("mounted as a file system beside: ", err)
 	}
+	return rdev
+}
 
+// rawGrown grows a device that somebody has open, who then keeps it from being unmounted; it returns its size.
+func rawGrown(t *testing.T, r *rig, rdev uint64) int64 {
+	t.Helper()
 	open, err := os.Open(r.path("target/rw"))
 	if err != nil {
 		t.Fatal(err)
@@ -166,20 +188,19 @@ func TestRaw(t *testing.T) {
 	if err := r.client.Unmount(r.ctx(), r.unmountRequest()); !errors.Is(err, mounter.ErrBusy) {
 		t.Fatal(err)
 	}
-	if b, err := os.ReadFile(name + "/loop/autoclear"); err != nil || string(b) != "0\n" {
+	if b, err := os.ReadFile(fmt.Sprint("/sys/block/loop", unix.Minor(rdev), "/loop/autoclear")); err != nil || string(b) != "0\n" {
 		t.Fatalf("%q %v", b, err)
 	}
 	r.mountRaw() // and it can be used on
 	if _, again := r.device("rw"); again != rdev {
 		t.Fatal("another device")
 	}
-	open.Close()
-	r.unmount()
-	r.unmount()
-	r.wantClean()
-	r.wantNoLoops()
+	return n
+}
 
-	// Read-only as a whole.
+// rawReadOnly mounts a device read-only as a whole, and reads text from it.
+func rawReadOnly(t *testing.T, r *rig, text []byte) {
+	t.Helper()
 	r.mountRaw(func(q *mounter.MountRequest) { q.ReadOnly, q.Format = true, nil })
 	if list, err := os.ReadDir(r.path("target")); err != nil || len(list) != 1 || list[0].Name() != "ro" {
 		t.Fatal(list, err)
@@ -189,11 +210,6 @@ func TestRaw(t *testing.T) {
 	}
 	r.unmount()
 	r.wantNoLoops()
-	r.mountRaw()
-	if size, _ := r.device("rw"); size != n {
-		t.Fatal("it shrank to", size)
-	}
-	r.unmount()
 }
 
 // TestRawRefusals leave nothing behind.

@@ -8,27 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"syscall"
-	"time"
 )
-
-// WaitUp waits until a mounter answers, ctx ends, or gone is closed (nil: never).
-func (c Client) WaitUp(ctx context.Context, gone <-chan struct{}) error {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := c.Ping(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-gone:
-			return fmt.Errorf("the mounter ended at once: %w", err)
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ctx.Err(), err)
-		}
-	}
-}
 
 // maxLogBytes of a spawned mounter's log; at the next start beyond it the log is renamed to .1.
 const maxLogBytes = 8 << 20

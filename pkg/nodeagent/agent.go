@@ -29,7 +29,9 @@ import (
 
 // Mounter says which volumes are mounted here. mounter.Client is one.
 type Mounter interface {
+	// List returns the volumes of the mounter, living or not.
 	List(ctx context.Context) ([]mounter.Info, error)
+	// Health returns a volume's state, in bounded time. mounter.ErrNotMounted.
 	Health(ctx context.Context, volume string) (mounter.Info, error)
 }
 

@@ -9,6 +9,29 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
+// damagedFormats are neither believed nor overwritten.
+func damagedFormats(t *testing.T, node *Backend, file, id string) {
+	t.Helper()
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"", "{", `{"version":1,"id":"another","state":"formatted"}`, `{"version":2,"id":"` + id + `","state":"formatted"}`, `{"version":1,"id":"` + id + `"}`} {
+		if err := os.WriteFile(file, []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := node.FormatState(t.Context(), id); !errors.Is(err, backend.ErrDamaged) {
+			t.Errorf("%q: %v", bad, err)
+		}
+		if err := node.KeepFormat(t.Context(), id, backend.FormatDone); !errors.Is(err, backend.ErrDamaged) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	if err := os.WriteFile(file, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestFormats: what the node half keeps is there for the next one, never goes back, fails closed,
 // and goes with its volume alone.
 func TestFormats(t *testing.T) {
@@ -63,26 +86,7 @@ func TestFormats(t *testing.T) {
 	}
 	want(backend.FormatDone)
 
-	file := filepath.Join(dir, "formats", v.ID+".json")
-	whole, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, bad := range []string{"", "{", `{"version":1,"id":"another","state":"formatted"}`, `{"version":2,"id":"` + v.ID + `","state":"formatted"}`, `{"version":1,"id":"` + v.ID + `"}`} {
-		if err := os.WriteFile(file, []byte(bad), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := node.FormatState(t.Context(), v.ID); !errors.Is(err, backend.ErrDamaged) {
-			t.Errorf("%q: %v", bad, err)
-		}
-		if err := node.KeepFormat(t.Context(), v.ID, backend.FormatDone); !errors.Is(err, backend.ErrDamaged) {
-			t.Errorf("%q: %v", bad, err)
-		}
-	}
-	if err := os.WriteFile(file, whole, 0o600); err != nil {
-		t.Fatal(err)
-	}
-
+	damagedFormats(t, node, filepath.Join(dir, "formats", v.ID+".json"), v.ID)
 	if err := owner.Delete(t.Context(), v.ID); err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ type Error struct {
 	Message string `json:"message"`
 }
 
+// Error implements error.
 func (e *Error) Error() string { return fmt.Sprintf("%v: %s", ErrServer, e.Message) }
 
 // Unwrap makes errors.Is(err, ErrServer) true.
@@ -78,7 +79,9 @@ type Stats struct {
 // Handler is what every mount server can be asked. Calls come concurrently. Status and Stats answer from
 // memory and never wait for the device.
 type Handler interface {
+	// Status tells who serves what, and how it is.
 	Status(ctx context.Context) (Status, error)
+	// Stats tells how full the volume is.
 	Stats(ctx context.Context) (Stats, error)
 	// Grow takes in what the device has grown by, up to its present size, and returns the volume's size in bytes.
 	Grow(ctx context.Context) (int64, error)

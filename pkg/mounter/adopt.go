@@ -1,0 +1,132 @@
+package mounter
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"golang.org/x/sys/unix"
+)
+
+func (m *Mounter) adoptAll() error {
+	root := filepath.Join(m.opt.StateDir, "volumes")
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		dir := filepath.Join(root, e.Name())
+		r, err := loadRecord(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			m.sweep(dir) // a crash before the first record or after the last: nothing runs
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if r.Boot != bootID() { // neither processes nor mounts outlive a reboot
+			m.sweep(dir)
+			continue
+		}
+		v := m.newVolume(r.Volume)
+		if v.dir != dir {
+			return fmt.Errorf("%s: the record of another volume", dir)
+		}
+		r.places = v.places
+		v.rec = &r
+		if v.proc, err = adopt(r); err != nil {
+			return err
+		}
+		m.volumes[r.Volume] = v
+		if v.proc == nil {
+			m.opt.Log.Warn("mount server is gone", "volume", r.Volume, "pid", r.PID)
+			continue
+		}
+		m.opt.Log.Info("mount server adopted", "volume", r.Volume, "pid", r.PID, "descriptors", v.proc.holdsFuse())
+		m.watch(r.Volume, v.proc)
+	}
+	return nil
+}
+
+// sweep removes a directory of which nothing is needed any more. What stays is in nobody's way, and the next start tries again.
+func (m *Mounter) sweep(dir string) {
+	if err := os.RemoveAll(dir); err != nil {
+		m.opt.Log.Warn("state of the past not removed", "error", err)
+	}
+}
+
+// adopt finds the server of a record, if it still lives.
+func adopt(r record) (*process, error) {
+	if r.PID <= 0 || r.Boot != bootID() {
+		return nil, nil
+	}
+	pidfd, err := unix.PidfdOpen(r.PID, 0)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	// The pidfd pins the process; only now does its start time prove that it is the one.
+	start, err := startTime(r.PID)
+	gone := exited(pidfd) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
+	if gone || err == nil && start != r.Start {
+		unix.Close(pidfd)
+		return nil, nil
+	}
+	if err != nil {
+		unix.Close(pidfd) // not known to be dead: a second server beside it must not be
+		return nil, fmt.Errorf("mount server %d: %w", r.PID, err)
+	}
+	p := &process{pid: r.PID, start: start, adopted: true, dead: make(chan struct{}), ask: control.Client{Path: r.control}}
+	p.kill = func() error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if pidfd < 0 {
+			return nil
+		}
+		return unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+	}
+	p.fuse = takeFD(pidfd, r.PID, fdFuse, "/dev/fuse")
+	p.device = takeFD(pidfd, r.PID, fdDevice, r.Device.Path)
+	go func(fd int) {
+		waitExit(fd)
+		p.mu.Lock()
+		unix.Close(pidfd)
+		pidfd = -1
+		p.mu.Unlock()
+		p.ended(nil)
+	}(pidfd)
+	return p, nil
+}
+
+// takeFD duplicates a descriptor of the server, if it is still what the server was started with.
+func takeFD(pidfd, pid, fd int, want string) *os.File {
+	if name, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd)); err != nil || name != want {
+		return nil
+	}
+	got, err := unix.PidfdGetfd(pidfd, fd, 0)
+	if err != nil {
+		return nil
+	}
+	unix.CloseOnExec(got)
+	return os.NewFile(uintptr(got), want)
+}
+
+func exited(pidfd int) bool {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0
+}
+
+func waitExit(pidfd int) {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	for {
+		if n, err := unix.Poll(fds, -1); err == nil && n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}

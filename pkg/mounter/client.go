@@ -1,0 +1,125 @@
+package mounter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/requestid"
+)
+
+// Client asks the mounter that listens at Socket.
+type Client struct{ Socket string }
+
+func (c Client) call(ctx context.Context, in call, secret []byte) (reply, error) {
+	conn, err := control.DialSocket(ctx, c.Socket)
+	if err != nil {
+		return reply{}, fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	var out reply
+	err = writeFrame(conn, in, envelope{RequestID: requestid.From(ctx)}, secret)
+	if err == nil {
+		_, _, err = readFrame(conn, &out)
+	}
+	if ctx.Err() != nil {
+		return reply{}, ctx.Err()
+	}
+	if err != nil {
+		return reply{}, fmt.Errorf("%w: %w", ErrUnreachable, err) // it ended in the middle; repeat
+	}
+	return out, out.Error.err()
+}
+
+// Mount is Mounter.Mount.
+func (c Client) Mount(ctx context.Context, r MountRequest) error {
+	raw := r.Keys.raw()
+	defer clear(raw)
+	_, err := c.call(ctx, call{Op: "mount", Mount: &r}, raw)
+	return err
+}
+
+// Unmount is Mounter.Unmount.
+func (c Client) Unmount(ctx context.Context, r UnmountRequest) error {
+	_, err := c.call(ctx, call{Op: "unmount", Unmount: &r}, nil)
+	return err
+}
+
+// CheckKeys is Mounter.CheckKeys. A mounter that does not know it says ErrInvalid.
+func (c Client) CheckKeys(ctx context.Context, volume string, k Keys) error {
+	raw := k.raw()
+	defer clear(raw)
+	_, err := c.call(ctx, call{Op: "check-keys", Volume: volume}, raw)
+	return err
+}
+
+// Grow is Mounter.Grow.
+func (c Client) Grow(ctx context.Context, volume string) (int64, error) {
+	r, err := c.call(ctx, call{Op: "grow", Volume: volume}, nil)
+	return r.SizeBytes, err
+}
+
+// Stats is Mounter.Stats.
+func (c Client) Stats(ctx context.Context, volume string) (control.Stats, error) {
+	r, err := c.call(ctx, call{Op: "stats", Volume: volume}, nil)
+	if err == nil && r.Stats == nil {
+		err = errors.New("mounter sent no statistics")
+	}
+	if err != nil {
+		return control.Stats{}, err
+	}
+	return *r.Stats, nil
+}
+
+// Health is Mounter.Health.
+func (c Client) Health(ctx context.Context, volume string) (Info, error) {
+	r, err := c.call(ctx, call{Op: "health", Volume: volume}, nil)
+	if err == nil && r.Health == nil {
+		err = errors.New("mounter sent no health")
+	}
+	if err != nil {
+		return Info{}, err
+	}
+	return *r.Health, nil
+}
+
+// List is Mounter.List.
+func (c Client) List(ctx context.Context) ([]Info, error) {
+	r, err := c.call(ctx, call{Op: "list"}, nil)
+	return r.List, err
+}
+
+// Quit lets the mounter end if it has no volume; tells whether it does.
+func (c Client) Quit(ctx context.Context) (bool, error) {
+	r, err := c.call(ctx, call{Op: "quit"}, nil)
+	return r.Idle, err
+}
+
+// Ping tells whether the mounter answers.
+func (c Client) Ping(ctx context.Context) error {
+	_, err := c.call(ctx, call{Op: "ping"}, nil)
+	return err
+}
+
+// WaitUp waits until a mounter answers, ctx ends, or gone is closed (nil: never).
+func (c Client) WaitUp(ctx context.Context, gone <-chan struct{}) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := c.Ping(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-gone:
+			return fmt.Errorf("the mounter ended at once: %w", err)
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
+		}
+	}
+}

@@ -1,0 +1,229 @@
+package mounter_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/sealvol/sealvol/pkg/mounter"
+	"github.com/sealvol/sealvol/pkg/mounter/mountertest"
+	"golang.org/x/sys/unix"
+)
+
+// TestServerKilled: users get an error at once, health says so, the next mount clears up and works.
+func TestServerKilled(t *testing.T) {
+	r := newRig(t)
+	r.start(0)
+	r.mount()
+	r.write("kept")
+	open, err := os.Open(r.path("target/file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := r.health().PID
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	// Blocks until the mounter has seen the death and dropped its descriptors.
+	wantCut(t, open.Name())
+	open.Close()
+	if i := r.health(); i.Alive || len(i.Conditions) != 1 || !i.Conditions[0].Inaccessible {
+		t.Fatalf("%+v", i)
+	}
+	if _, err := r.client.Stats(r.ctx(), "vol-1"); !errors.Is(err, mounter.ErrDead) {
+		t.Fatal(err)
+	}
+	q := r.request()
+	q.Keys = mounter.Keys{}
+	if err := r.client.Mount(r.ctx(), q); !errors.Is(err, mounter.ErrNoKey) {
+		t.Fatal(err)
+	}
+	q.Keys = key(2)
+	if err := r.client.Mount(r.ctx(), q); !errors.Is(err, mounter.ErrWrongKey) {
+		t.Fatal(err)
+	}
+	if i := r.health(); i.Alive || len(i.Conditions) != 1 {
+		t.Fatalf("after a failed attempt: %+v", i)
+	}
+	r.mount()
+	r.wantFile("kept")
+	if i := r.health(); !i.Alive || i.PID == pid {
+		t.Fatalf("%+v", i)
+	}
+	signal(t, r.health().PID, unix.SIGKILL)
+	wantCut(t, r.path("target/file"))
+	r.unmount()
+	r.wantClean()
+}
+
+// TestServerStopped: a server that hangs does not hang the mounter.
+func TestServerStopped(t *testing.T) {
+	r := newRig(t)
+	r.start(0)
+	r.mount()
+	pid := r.health().PID
+	mountertest.Halt(t, pid)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+	defer cancel()
+	i, err := r.client.Health(ctx, "vol-1")
+	if err != nil || len(i.Conditions) != 1 || i.Conditions[0].Reason != "MountServerUnresponsive" {
+		t.Fatalf("%+v %v", i, err)
+	}
+	signal(t, pid, unix.SIGKILL)
+	wantCut(t, r.path("target/file"))
+	r.unmount()
+	r.wantClean()
+}
+
+// wantCut waits until the connection of a dead server is cut. Requests that were under way get ECONNABORTED, later
+// ones ENOTCONN; one that the server was just reading when it was killed gets EIO (fuse_dev_do_read in the kernel).
+func wantCut(t *testing.T, path string) {
+	t.Helper()
+	_, err := os.Stat(path)
+	for errors.Is(err, unix.EIO) {
+		_, err = os.Stat(path)
+	}
+	if !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.ECONNABORTED) {
+		t.Fatalf("stat %s: %v", path, err)
+	}
+}
+
+// TestMounterKilled: mounts go on without a mounter, the next one adopts them.
+func TestMounterKilled(t *testing.T) {
+	r := newRig(t)
+	r.start(0)
+	r.mount()
+	r.write("before")
+	f, err := os.Open(r.path("target/file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r.stop()
+	buf := make([]byte, 6)
+	if _, err := f.ReadAt(buf, 0); err != nil || string(buf) != "before" {
+		t.Fatalf("%q %v", buf, err)
+	}
+	r.write("amidst")
+	f.Close()
+	r.start(0)
+	if i := r.health(); !i.Alive || !i.Adopted || !i.HoldsFuse || len(i.Conditions) != 0 {
+		t.Fatalf("%+v", i)
+	}
+	r.mount()
+	r.wantFile("amidst")
+	r.unmount()
+	r.wantClean()
+
+	// Both die.
+	r.mount()
+	pid := r.health().PID
+	r.stop()
+	signal(t, pid, unix.SIGKILL)
+	r.start(0)
+	if i := r.health(); i.Alive || len(i.Conditions) != 1 {
+		t.Fatalf("%+v", i)
+	}
+	r.mount()
+	r.wantFile("amidst")
+
+	// An adopted server dies: seen as well.
+	r.stop()
+	r.start(0)
+	pid = r.health().PID
+	signal(t, pid, unix.SIGKILL)
+	wantCut(t, r.path("target/file"))
+	if i := r.health(); i.Alive {
+		t.Fatalf("%+v", i)
+	}
+	r.unmount()
+	r.wantClean()
+}
+
+// TestTakesServers: a mounter with which its servers end has them write everything before.
+func TestTakesServers(t *testing.T) {
+	synced := filepath.Join(t.TempDir(), "synced")
+	r := newRig(t, "SEALVOL_TEST_TAKES=1", mountertest.EnvSynced+"="+synced)
+	r.start(0)
+	r.mount()
+	if err := r.cmd.Process.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(synced); err != nil {
+		t.Error(err)
+	}
+	r.cmd = nil
+	r.start(0)
+	r.unmount()
+	r.wantClean()
+}
+
+// TestMounterKilledAtAnyStep ends the mounter before each step of mount and unmount; the next one,
+// asked the same, converges.
+func TestMounterKilledAtAnyStep(t *testing.T) {
+	for n := 1; ; n++ {
+		done := false
+		t.Run(fmt.Sprint("step ", n), func(t *testing.T) {
+			r := newRig(t)
+			r.start(n)
+			err := r.client.Mount(r.ctx(), r.request())
+			if err == nil {
+				err = r.client.Unmount(r.ctx(), r.unmountRequest())
+			}
+			if err == nil {
+				done = true
+				return
+			}
+			r.stop()
+			r.start(0)
+			// A server that was not told to serve ends by itself, but until then has the device.
+			for err = unix.EBUSY; errors.Is(err, mounter.ErrBusy) || errors.Is(err, unix.EBUSY); {
+				err = r.client.Mount(r.ctx(), r.request())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.write("x")
+			r.unmount()
+			r.wantClean()
+		})
+		if t.Failed() || done {
+			t.Logf("%d steps", n-1)
+			return
+		}
+	}
+}
+
+// TestBadEnd: a server that fails at its end is reported, once, and cleared away.
+func TestBadEnd(t *testing.T) {
+	r := newRig(t, "SEALVOL_TEST_BAD_END=1")
+	r.start(0)
+	r.mount()
+	if err := r.client.Unmount(r.ctx(), r.unmountRequest()); !errors.Is(err, mounter.ErrServer) {
+		t.Fatal(err)
+	}
+	r.unmount()
+	r.wantClean()
+}
+
+// TestWedgedServer: unmounting gives up on a server that does not answer at all, and says so.
+func TestWedgedServer(t *testing.T) {
+	r := newRig(t, "SEALVOL_TEST_STOP=4s")
+	r.start(0)
+	r.mount()
+	mountertest.Halt(t, r.health().PID)
+	if err := r.client.Unmount(r.ctx(), r.unmountRequest()); !errors.Is(err, mounter.ErrServer) {
+		t.Fatal(err)
+	}
+	r.unmount()
+	r.wantClean()
+	r.mount()
+	r.unmount()
+}

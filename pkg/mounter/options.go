@@ -1,0 +1,77 @@
+package mounter
+
+import (
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/sealvol/sealvol/pkg/requestid"
+)
+
+// Options configure Run.
+type Options struct {
+	// StateDir keeps records, sockets and the lock; made with mode 0700. It must not be on a Sealvol volume.
+	StateDir string
+	// Command starts a mount server, that is a program that calls RunServer. Default: this program with "mount".
+	Command []string
+	// LoopCommand starts the helper for loop devices, a program that calls RunLoop. Default: this program with "loop".
+	LoopCommand []string
+	// Env is added to a server's environment.
+	Env []string
+	// UID and GID run servers as another user, 0 as this one. The user must be able to execute Command.
+	UID, GID uint32
+	// Cgroup is a cgroup v2 directory in which each server gets a group of its own, "" for none.
+	Cgroup string
+	// MemoryBytes bounds each volume's memory, 0 for the engine's default.
+	MemoryBytes int64
+	// RuntimeDir gets a link to each mount's control socket, by which control.Find finds it, "" for none.
+	RuntimeDir string
+	// MountTimeout bounds one mount (log replay included), StopTimeout the final commit of an unmount.
+	// Defaults: 90 s and 60 s.
+	MountTimeout, StopTimeout time.Duration
+	// TakesServers says that servers are killed when this process ends, as those of a container are with its first process: when it is
+	// told to end, they first write all that they have. Without it they go on.
+	TakesServers bool
+	// Log gets one line for each start, end and error. Default: slog.Default.
+	Log *slog.Logger
+
+	// Hook, if not nil, is called before every step that changes something. For tests.
+	Hook func(step string)
+}
+
+func (o *Options) defaults() error {
+	if o.StateDir == "" {
+		return fmt.Errorf("%w: no state directory", ErrInvalid)
+	}
+	abs, err := filepath.Abs(o.StateDir)
+	if err != nil {
+		return err
+	}
+	o.StateDir = abs
+	if len(o.Command) == 0 {
+		o.Command = []string{"/proc/self/exe", "mount"}
+	}
+	if len(o.LoopCommand) == 0 {
+		o.LoopCommand = []string{"/proc/self/exe", "loop"}
+	}
+	if o.MountTimeout == 0 {
+		o.MountTimeout = 90 * time.Second
+	}
+	if o.StopTimeout == 0 {
+		o.StopTimeout = 60 * time.Second
+	}
+	o.Log = requestid.Logger(o.Log)
+	if o.Hook == nil {
+		o.Hook = func(string) {}
+	}
+	return nil
+}
+
+// SocketPath is where a mounter with this state directory listens.
+func SocketPath(stateDir string) string { return filepath.Join(stateDir, "mounter.sock") }
+
+// ControlPath is the control socket (package control) of a volume's mount server.
+func ControlPath(stateDir, volume string) string {
+	return (&Options{StateDir: stateDir}).places(volume).control
+}
