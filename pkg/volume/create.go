@@ -20,54 +20,60 @@ func (v *Volume) newIno() uint64 {
 }
 
 // create makes an inode, with a name unless it is empty. The name was checked.
-func (v *Volume) create(req *vfs.Req, parent vfs.Ino, name string, mode, rdev uint32, target string) (vfs.Attr, error) {
+func (v *Volume) create(req *vfs.Req, parent vfs.Ino, name string, mode, rdev uint32, target string) (a vfs.Attr, err error) {
 	c := cost{ring: 256 + len(name) + len(target) + 2*4096, quads: opQuads}
-	if err := v.admit(c); err != nil {
-		return vfs.Attr{}, err
-	}
-	defer v.adm.done(c)
-	p, err := v.dir(parent)
-	if err != nil {
-		return vfs.Attr{}, err
-	}
-	defer v.table.put(p)
-	v.ns.Lock()
-	defer v.ns.Unlock()
-	defer lockInodes(p)()
+	err = v.operate(c, func(l *locks) error {
+		p, err := l.dir(parent)
+		if err != nil {
+			return err
+		}
+		l.names()
+		l.lock(p)
+		if err := v.mayCreate(p, name, mode); err != nil {
+			return err
+		}
+		op := &layout.Op{Type: layout.OpCreate, Unique: req.Unique, Time: vfs.Now(), Parent: p.ino, Name: name, Name2: target,
+			UID: req.UID, GID: req.GID, Rdev: rdev}
+		if op.Mode, op.Data, op.Data2, err = v.inherit(p, req, mode); err != nil {
+			return err
+		}
+		if p.attr.Mode&items.ModeSgid != 0 {
+			op.GID = p.attr.GID
+			if mode&items.ModeType == items.ModeDir {
+				op.Mode |= items.ModeSgid
+			}
+		}
+		op.Ino = v.newIno()
+		if err := v.perform(op); err != nil {
+			return err
+		}
+		a, err = v.GetAttr(vfs.Ino(op.Ino)) // while nobody can remove it
+		return err
+	})
+	return a, err
+}
+
+// mayCreate tells whether an inode may be made in a directory, which is locked as names are.
+func (v *Volume) mayCreate(p *inode, name string, mode uint32) error {
 	if err := liveDir(p); err != nil {
-		return vfs.Attr{}, err
+		return err
 	}
 	if name != "" {
 		n, err := v.lookup(p.ino, name)
 		if err != nil {
-			return vfs.Attr{}, err
+			return err
 		}
 		if n.Ino != 0 {
-			return vfs.Attr{}, vfs.ErrExist
+			return vfs.ErrExist
 		}
 	}
 	if err := mayAdd(p); err != nil {
-		return vfs.Attr{}, err
+		return err
 	}
 	if mode&items.ModeType == items.ModeDir && p.attr.Nlink >= vfs.MaxLinks {
-		return vfs.Attr{}, vfs.ErrTooManyLinks
+		return vfs.ErrTooManyLinks
 	}
-	op := &layout.Op{Type: layout.OpCreate, Unique: req.Unique, Time: vfs.Now(), Parent: p.ino, Name: name, Name2: target,
-		UID: req.UID, GID: req.GID, Rdev: rdev}
-	if op.Mode, op.Data, op.Data2, err = v.inherit(p, req, mode); err != nil {
-		return vfs.Attr{}, err
-	}
-	if p.attr.Mode&items.ModeSgid != 0 {
-		op.GID = p.attr.GID
-		if mode&items.ModeType == items.ModeDir {
-			op.Mode |= items.ModeSgid
-		}
-	}
-	op.Ino = v.newIno()
-	if err := v.perform(op); err != nil {
-		return vfs.Attr{}, err
-	}
-	return v.GetAttr(vfs.Ino(op.Ino))
+	return nil
 }
 
 // inherit applies umask or default ACL; it returns the default and the access
@@ -164,28 +170,20 @@ func (v *Volume) Readlink(ino vfs.Ino) (string, error) {
 
 // Link implements vfs.FS.
 func (v *Volume) Link(req *vfs.Req, ino, newParent vfs.Ino, newName string) (vfs.Attr, error) {
-	c := cost{ring: 256 + len(newName), quads: opQuads}
-	if err := v.admit(c); err != nil {
-		return vfs.Attr{}, err
-	}
-	defer v.adm.done(c)
-	in, err := v.inode(ino)
-	if err != nil {
-		return vfs.Attr{}, err
-	}
-	defer v.table.put(in)
-	p, err := v.dir(newParent)
-	if err != nil {
-		return vfs.Attr{}, err
-	}
-	defer v.table.put(p)
-	if err := checkName(newName); err != nil {
-		return vfs.Attr{}, err
-	}
-	err = func() error {
-		v.ns.Lock()
-		defer v.ns.Unlock()
-		defer lockInodes(in, p)()
+	err := v.operate(cost{ring: 256 + len(newName), quads: opQuads}, func(l *locks) error {
+		in, err := l.inode(ino)
+		if err != nil {
+			return err
+		}
+		p, err := l.dir(newParent)
+		if err != nil {
+			return err
+		}
+		if err := checkName(newName); err != nil {
+			return err
+		}
+		l.names()
+		l.lock(in, p)
 		if in.dead {
 			return fmt.Errorf("inode %d: %w", ino, vfs.ErrStale)
 		}
@@ -207,7 +205,7 @@ func (v *Volume) Link(req *vfs.Req, ino, newParent vfs.Ino, newName string) (vfs
 			return err
 		}
 		return v.perform(&layout.Op{Type: layout.OpLink, Unique: req.Unique, Time: vfs.Now(), Ino: in.ino, Parent: p.ino, Name: newName})
-	}()
+	})
 	if err != nil {
 		return vfs.Attr{}, err
 	}

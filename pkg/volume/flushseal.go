@@ -194,33 +194,11 @@ func (v *Volume) insertBatch(bt *batch, fill int) error {
 		bt.runs = append(bt.runs, r)
 		n -= r.Count
 	}
-	type sealed struct {
-		p      *part
-		sector uint64
-		e      layout.FileExtent
+	out, err := v.sealParts(bt)
+	if err != nil {
+		return err
 	}
-	out := make([]sealed, 0, len(bt.parts))
-	ri, used := 0, 0
-	for i := range bt.parts {
-		p := &bt.parts[i]
-		for done := 0; done < p.count && p.inline == nil; {
-			r := bt.runs[ri]
-			n := min(p.count-done, int(r.Count)-used)
-			sector := p.idx*blockPages + uint64(p.first+done)
-			b := (*bt.buf)[(p.at+done)*pageBytes : (p.at+done+n)*pageBytes]
-			rec, err := v.store.SealData(p.in.ino, sector, bt.gen, b, b)
-			if err != nil {
-				return fmt.Errorf("seal: %w", err)
-			}
-			rec.Addr = (r.Start + uint64(used)) * layout.SectorBytes
-			out = append(out, sealed{p, sector, layout.FileExtent{Record: rec, RefBirth: bt.gen}})
-			done += n
-			if used += n; used == int(r.Count) {
-				ri, used = ri+1, 0
-			}
-		}
-	}
-	err := v.fs.Update(func(w *tree.Writer) error {
+	err = v.fs.Update(func(w *tree.Writer) error {
 		for i := range out {
 			s := &out[i]
 			if err := v.putExtent(w, s.p.in, s.sector, &s.e); err != nil {
@@ -259,6 +237,39 @@ func (v *Volume) insertBatch(bt *batch, fill int) error {
 		}
 	}
 	return nil
+}
+
+// sealedPart is an extent that a part of a batch became.
+type sealedPart struct {
+	p      *part
+	sector uint64
+	e      layout.FileExtent
+}
+
+// sealParts seals what a batch holds for the runs that it has. The data is sealed in place.
+func (v *Volume) sealParts(bt *batch) ([]sealedPart, error) {
+	out := make([]sealedPart, 0, len(bt.parts))
+	ri, used := 0, 0
+	for i := range bt.parts {
+		p := &bt.parts[i]
+		for done := 0; done < p.count && p.inline == nil; {
+			r := bt.runs[ri]
+			n := min(p.count-done, int(r.Count)-used)
+			sector := p.idx*blockPages + uint64(p.first+done)
+			b := (*bt.buf)[(p.at+done)*pageBytes : (p.at+done+n)*pageBytes]
+			rec, err := v.store.SealData(p.in.ino, sector, bt.gen, b, b)
+			if err != nil {
+				return nil, fmt.Errorf("seal: %w", err)
+			}
+			rec.Addr = (r.Start + uint64(used)) * layout.SectorBytes
+			out = append(out, sealedPart{p, sector, layout.FileExtent{Record: rec, RefBirth: bt.gen}})
+			done += n
+			if used += n; used == int(r.Count) {
+				ri, used = ri+1, 0
+			}
+		}
+	}
+	return out, nil
 }
 
 // allocData prefers whole runs, and leaves the groups of four that a commit

@@ -1,10 +1,8 @@
 package volume
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
@@ -114,21 +112,6 @@ func (v *Volume) Lookup(parent vfs.Ino, name string) (vfs.Attr, error) {
 	}
 }
 
-// lockInodes locks several inodes, nil and repeated ones allowed.
-func lockInodes(ins ...*inode) (unlock func()) {
-	ins = slices.DeleteFunc(slices.Clone(ins), func(in *inode) bool { return in == nil })
-	slices.SortFunc(ins, func(a, b *inode) int { return cmp.Compare(a.ino, b.ino) })
-	ins = slices.Compact(ins)
-	for _, in := range ins {
-		in.mu.Lock()
-	}
-	return func() {
-		for _, in := range ins {
-			in.mu.Unlock()
-		}
-	}
-}
-
 // liveDir tells whether names may be made in a directory; mu is held.
 func liveDir(p *inode) error {
 	if p.dead || p.attr.Nlink == 0 {
@@ -151,43 +134,37 @@ func (v *Volume) unlink(req *vfs.Req, parent vfs.Ino, name string, dir bool) err
 	if len(name) > vfs.MaxNameBytes {
 		return vfs.ErrNameTooLong
 	}
-	c := cost{ring: 256 + len(name), quads: opQuads, urgent: true}
-	if err := v.admit(c); err != nil {
-		return err
-	}
-	defer v.adm.done(c)
-	p, err := v.dir(parent)
-	if err != nil {
-		return err
-	}
-	defer v.table.put(p)
-	v.ns.Lock()
-	defer v.ns.Unlock()
-	n, err := v.lookup(p.ino, name)
-	if err != nil {
-		return err
-	}
-	if n.Ino == 0 {
-		return vfs.ErrNotExist
-	}
-	in, err := v.inode(vfs.Ino(n.Ino))
-	if err != nil {
-		return err
-	}
-	defer v.table.put(in)
-	defer lockInodes(p, in)()
-	if err := errors.Join(fixed(p), fixed(in)); err != nil {
-		return err
-	}
-	switch {
-	case dir && !in.isDir():
-		return vfs.ErrNotDir
-	case !dir && in.isDir():
-		return vfs.ErrIsDir
-	case dir && in.attr.Size != 0:
-		return vfs.ErrNotEmpty
-	}
-	return v.perform(&layout.Op{Type: layout.OpUnlink, Unique: req.Unique, Time: vfs.Now(), Ino: in.ino, Parent: p.ino, Name: name})
+	return v.operate(cost{ring: 256 + len(name), quads: opQuads, urgent: true}, func(l *locks) error {
+		p, err := l.dir(parent)
+		if err != nil {
+			return err
+		}
+		l.names()
+		n, err := v.lookup(p.ino, name)
+		if err != nil {
+			return err
+		}
+		if n.Ino == 0 {
+			return vfs.ErrNotExist
+		}
+		in, err := l.inode(vfs.Ino(n.Ino))
+		if err != nil {
+			return err
+		}
+		l.lock(p, in)
+		if err := errors.Join(fixed(p), fixed(in)); err != nil {
+			return err
+		}
+		switch {
+		case dir && !in.isDir():
+			return vfs.ErrNotDir
+		case !dir && in.isDir():
+			return vfs.ErrIsDir
+		case dir && in.attr.Size != 0:
+			return vfs.ErrNotEmpty
+		}
+		return v.perform(&layout.Op{Type: layout.OpUnlink, Unique: req.Unique, Time: vfs.Now(), Ino: in.ino, Parent: p.ino, Name: name})
+	})
 }
 
 // Parent implements vfs.FS.

@@ -17,80 +17,112 @@ func (v *Volume) Rename(req *vfs.Req, parent vfs.Ino, name string, newParent vfs
 	if len(name) > vfs.MaxNameBytes {
 		return vfs.ErrNameTooLong
 	}
-	c := cost{ring: 512 + len(name) + len(newName), quads: 2 * opQuads}
-	if err := v.admit(c); err != nil {
+	r := renaming{v: v, name: name, newName: newName, flags: flags}
+	return v.operate(cost{ring: 512 + len(name) + len(newName), quads: 2 * opQuads}, func(l *locks) error {
+		if err := r.find(l, parent, newParent); err != nil {
+			return err
+		}
+		if err := r.wayOut(); err != nil {
+			return err
+		}
+		l.lock(r.p, r.q, r.moved, r.target)
+		if err := liveDir(r.q); err != nil {
+			return err
+		}
+		if r.target == r.moved {
+			return nil // two names of one file: nothing happens
+		}
+		if err := r.may(); err != nil {
+			return err
+		}
+		op := &layout.Op{Type: layout.OpRename, Unique: req.Unique, Time: vfs.Now(), Ino: r.moved.ino, Parent: r.p.ino, Name: name,
+			Parent2: r.q.ino, Name2: newName, Flags: flags, UID: req.UID, GID: req.GID}
+		if flags&vfs.RenameWhiteout != 0 {
+			op.Ino2 = v.newIno()
+		}
+		return v.perform(op)
+	})
+}
+
+// renaming is a call of Rename: a name goes from p to q.
+type renaming struct {
+	v             *Volume
+	name, newName string
+	flags         uint32
+	p, q          *inode
+	moved         *inode
+	target        *inode // that has the new name; nil: none
+}
+
+func (r *renaming) exchange() bool { return r.flags&vfs.RenameExchange != 0 }
+
+// find looks both names up, and keeps names from changing from then on.
+func (r *renaming) find(l *locks, parent, newParent vfs.Ino) (err error) {
+	if r.p, err = l.dir(parent); err != nil {
 		return err
 	}
-	defer v.adm.done(c)
-	p, err := v.dir(parent)
-	if err != nil {
+	if r.q, err = l.dir(newParent); err != nil {
 		return err
 	}
-	defer v.table.put(p)
-	q, err := v.dir(newParent)
-	if err != nil {
-		return err
-	}
-	defer v.table.put(q)
-	v.ns.Lock()
-	defer v.ns.Unlock()
-	src, err := v.lookup(p.ino, name)
+	l.names()
+	src, err := r.v.lookup(r.p.ino, r.name)
 	if err != nil {
 		return err
 	}
 	if src.Ino == 0 {
 		return vfs.ErrNotExist
 	}
-	if err := checkName(newName); err != nil {
+	if err := checkName(r.newName); err != nil {
 		return err
 	}
-	dst, err := v.lookup(q.ino, newName)
+	dst, err := r.v.lookup(r.q.ino, r.newName)
 	if err != nil {
 		return err
 	}
-	moved, err := v.inode(vfs.Ino(src.Ino))
-	if err != nil {
+	if r.moved, err = l.inode(vfs.Ino(src.Ino)); err != nil {
 		return err
 	}
-	defer v.table.put(moved)
-	var target *inode
 	if dst.Ino != 0 {
-		if target, err = v.inode(vfs.Ino(dst.Ino)); err != nil {
+		if r.target, err = l.inode(vfs.Ino(dst.Ino)); err != nil {
 			return err
 		}
-		defer v.table.put(target)
 	}
-	exchange := flags&vfs.RenameExchange != 0
-	if target == nil && exchange {
+	switch {
+	case r.target == nil && r.exchange():
 		return vfs.ErrNotExist
-	}
-	if target != nil && flags&vfs.RenameNoreplace != 0 {
+	case r.target != nil && r.flags&vfs.RenameNoreplace != 0:
 		return vfs.ErrExist
 	}
-	// Only names change parents, and we hold ns: what this finds stays true.
-	if moved.isDir() && p != q {
-		if inside, err := v.isInside(q, moved.ino); err != nil || inside {
+	return nil
+}
+
+// wayOut refuses to move a directory into itself. Only names change parents, and we hold ns:
+// what this finds stays true.
+func (r *renaming) wayOut() error {
+	v, p, q := r.v, r.p, r.q
+	if r.moved.isDir() && p != q {
+		if inside, err := v.isInside(q, r.moved.ino); err != nil || inside {
 			return orInvalid(err)
 		}
 	}
-	if target != nil && target.isDir() && p != q {
-		switch inside, err := v.isInside(p, target.ino); {
+	if r.target != nil && r.target.isDir() && p != q {
+		switch inside, err := v.isInside(p, r.target.ino); {
 		case err != nil:
 			return err
-		case inside && exchange:
+		case inside && r.exchange():
 			return vfs.ErrInvalid
 		case inside:
 			return vfs.ErrNotEmpty
 		}
 	}
-	defer lockInodes(p, q, moved, target)()
-	if err := liveDir(q); err != nil {
-		return err
-	}
+	return nil
+}
+
+// may tells whether what is there allows it. All four inodes are locked.
+func (r *renaming) may() error {
+	moved, target := r.moved, r.target
 	switch {
-	case target == moved:
-		return nil // two names of one file: nothing happens
-	case target == nil || exchange:
+	case target == nil || r.exchange():
 	case moved.isDir() && !target.isDir():
 		return vfs.ErrNotDir
 	case !moved.isDir() && target.isDir():
@@ -98,18 +130,13 @@ func (v *Volume) Rename(req *vfs.Req, parent vfs.Ino, name string, newParent vfs
 	case target.isDir() && target.attr.Size != 0:
 		return vfs.ErrNotEmpty
 	}
-	if err := mayRename(p, q, moved, target); err != nil {
+	if err := mayRename(r.p, r.q, moved, target); err != nil {
 		return err
 	}
-	if moved.isDir() && p != q && q.attr.Nlink >= vfs.MaxLinks {
+	if moved.isDir() && r.p != r.q && r.q.attr.Nlink >= vfs.MaxLinks {
 		return vfs.ErrTooManyLinks
 	}
-	op := &layout.Op{Type: layout.OpRename, Unique: req.Unique, Time: vfs.Now(), Ino: moved.ino, Parent: p.ino, Name: name,
-		Parent2: q.ino, Name2: newName, Flags: flags, UID: req.UID, GID: req.GID}
-	if flags&vfs.RenameWhiteout != 0 {
-		op.Ino2 = v.newIno()
-	}
-	return v.perform(op)
+	return nil
 }
 
 func orInvalid(err error) error {

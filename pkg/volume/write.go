@@ -94,34 +94,33 @@ func (v *Volume) write(in *inode, op *layout.Op, appending bool) error {
 func (v *Volume) writeOnce(in *inode, op *layout.Op, appending, promised bool) (again bool, err error) {
 	off, end := op.Off, op.Off+op.Len
 	c := cost{pages: int((end+pageBytes-1)/pageBytes - off/pageBytes + 1), ring: len(op.Data) + 128, quads: opQuads, promised: promised}
-	if err := v.admit(c); err != nil {
-		return false, err
-	}
-	defer v.adm.done(c)
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if err := v.regular(in); err != nil {
-		return false, err
-	}
-	if err := mayWrite(in, off, appending); err != nil {
-		return false, err
-	}
-	if promised {
-		if ok, err := v.covers(in, off, end); err != nil || !ok {
-			return true, err
+	err = v.operate(c, func(l *locks) error {
+		l.lock(in)
+		if err := v.regular(in); err != nil {
+			return err
 		}
-	}
-	if err := v.cutRest(in); err != nil {
-		return false, err
-	}
-	if op.Flags&layout.OpKill != 0 && !killsBits(&in.attr) {
-		op.Flags &^= layout.OpKill
-	}
-	defer v.unload(in)
-	if err := v.prepareWrite(in, off, end); err != nil {
-		return false, err
-	}
-	return false, v.perform(op)
+		if err := mayWrite(in, off, appending); err != nil {
+			return err
+		}
+		if promised {
+			if ok, err := v.covers(in, off, end); err != nil || !ok {
+				again = true
+				return err
+			}
+		}
+		if err := v.cutRest(in); err != nil {
+			return err
+		}
+		if op.Flags&layout.OpKill != 0 && !killsBits(&in.attr) {
+			op.Flags &^= layout.OpKill
+		}
+		defer v.unload(in)
+		if err := v.prepareWrite(in, off, end); err != nil {
+			return err
+		}
+		return v.perform(op)
+	})
+	return again, err
 }
 
 // regular tells whether an inode has data; the caller holds mu.
