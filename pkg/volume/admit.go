@@ -99,6 +99,18 @@ func (a *admission) wake() {
 	a.cond.Broadcast()
 }
 
+// grant notes what done ends. The caller holds mu.
+func (a *admission) grant(c cost) {
+	a.active++
+	a.admits++
+	a.granted.pages += c.pages
+	a.granted.ring += c.ring
+	a.granted.quads += c.quads
+	a.granted.hold += c.hold
+	a.granted.promises += c.promises
+	a.granted.pins += c.pins
+}
+
 // done ends what admit granted.
 func (a *admission) done(c cost) {
 	a.mu.Lock()
@@ -248,14 +260,7 @@ func (v *Volume) admit(c cost) error {
 		}
 		switch v.try(c) {
 		case admitted:
-			a.active++
-			a.admits++
-			a.granted.pages += c.pages
-			a.granted.ring += c.ring
-			a.granted.quads += c.quads
-			a.granted.hold += c.hold
-			a.granted.promises += c.promises
-			a.granted.pins += c.pins
+			a.grant(c)
 			return nil
 		case waitOther:
 			a.cond.Wait()

@@ -235,9 +235,6 @@ func (v *Volume) applyRename(op *layout.Op) error {
 		return err
 	}
 	defer v.table.put(moved)
-	same := op.Parent == op.Parent2
-	type change struct{ names, links int }
-	var from, to change
 	var target *inode // replaced or exchanged
 	_, there, err := v.hash.FindName(v.fs.Scan, op.Parent2, op.Name2)
 	if err != nil {
@@ -249,51 +246,14 @@ func (v *Volume) applyRename(op *layout.Op) error {
 		}
 		defer v.table.put(target)
 	}
+	var from, to dirChange
 	err = v.fs.Update(func(w *tree.Writer) error {
-		dirs := func(in *inode) int {
-			if in != nil && in.isDir() {
-				return 1
-			}
-			return 0
-		}
 		if op.Flags&vfs.RenameExchange != 0 {
-			if target == nil {
-				return fmt.Errorf("%w: exchange with nothing", layout.ErrCorrupt)
-			}
-			if err := v.setName(w, op.Parent, op.Name, target); err != nil {
-				return err
-			}
-			if err := v.setName(w, op.Parent2, op.Name2, moved); err != nil {
-				return err
-			}
-			from.links = dirs(target) - dirs(moved)
-			to.links = -from.links
-			v.moved(target, op.Time)
-			v.moved(moved, op.Time)
-			return nil
+			from, to, err = v.exchangeNames(w, op, moved, target)
+		} else {
+			from, to, err = v.moveName(w, op, moved, target)
 		}
-		if target != nil {
-			if err := v.deleteName(w, op.Parent2, op.Name2); err != nil {
-				return err
-			}
-			if err := v.dropLink(w, target, op.Time); err != nil {
-				return err
-			}
-			to.names--
-			to.links -= dirs(target)
-		}
-		if err := v.deleteName(w, op.Parent, op.Name); err != nil {
-			return err
-		}
-		if err := v.putName(w, op.Parent2, op.Name2, moved); err != nil {
-			return err
-		}
-		from.names--
-		to.names++
-		from.links -= dirs(moved)
-		to.links += dirs(moved)
-		v.moved(moved, op.Time)
-		return nil
+		return err
 	})
 	if err != nil {
 		return err
@@ -307,13 +267,68 @@ func (v *Volume) applyRename(op *layout.Op) error {
 			return err
 		}
 	}
-	if same {
+	if op.Parent == op.Parent2 {
 		return v.changeDir(op.Parent, from.names+to.names, from.links+to.links, op.Time)
 	}
 	if err := v.changeDir(op.Parent, from.names, from.links, op.Time); err != nil {
 		return err
 	}
 	return v.changeDir(op.Parent2, to.names, to.links, op.Time)
+}
+
+// dirChange is what a directory gets, or loses, by a rename.
+type dirChange struct{ names, links int }
+
+// linkOf is how many links an inode, nil or not, gives to the directory of its name.
+func linkOf(in *inode) int {
+	if in != nil && in.isDir() {
+		return 1
+	}
+	return 0
+}
+
+// exchangeNames has two inodes exchange their names.
+func (v *Volume) exchangeNames(w *tree.Writer, op *layout.Op, moved, target *inode) (from, to dirChange, err error) {
+	if target == nil {
+		return from, to, fmt.Errorf("%w: exchange with nothing", layout.ErrCorrupt)
+	}
+	if err := v.setName(w, op.Parent, op.Name, target); err != nil {
+		return from, to, err
+	}
+	if err := v.setName(w, op.Parent2, op.Name2, moved); err != nil {
+		return from, to, err
+	}
+	from.links = linkOf(target) - linkOf(moved)
+	to.links = -from.links
+	v.moved(target, op.Time)
+	v.moved(moved, op.Time)
+	return from, to, nil
+}
+
+// moveName gives an inode another name, which target, if there is one, loses.
+func (v *Volume) moveName(w *tree.Writer, op *layout.Op, moved, target *inode) (from, to dirChange, err error) {
+	if target != nil {
+		if err := v.deleteName(w, op.Parent2, op.Name2); err != nil {
+			return from, to, err
+		}
+		if err := v.dropLink(w, target, op.Time); err != nil {
+			return from, to, err
+		}
+		to.names--
+		to.links -= linkOf(target)
+	}
+	if err := v.deleteName(w, op.Parent, op.Name); err != nil {
+		return from, to, err
+	}
+	if err := v.putName(w, op.Parent2, op.Name2, moved); err != nil {
+		return from, to, err
+	}
+	from.names--
+	to.names++
+	from.links -= linkOf(moved)
+	to.links += linkOf(moved)
+	v.moved(moved, op.Time)
+	return from, to, nil
 }
 
 // inheritWhiteout gives a whiteout what its directory hands down; replay comes

@@ -86,25 +86,24 @@ func (v *Volume) setAttr(req *vfs.Req, in *inode, set *vfs.SetAttr, reserved []i
 	if c.urgent {
 		c.pages = 0
 	}
-	if err := v.admit(c); err != nil {
-		return vfs.Attr{}, false, err
-	}
-	defer v.adm.done(c)
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.dead {
-		return vfs.Attr{}, false, fmt.Errorf("inode %d: %w", in.ino, vfs.ErrStale)
-	}
-	if err := mayPut(in, set); err != nil {
-		return vfs.Attr{}, false, err
-	}
-	if reserved != nil {
-		if ok, err := v.coversAll(in, reserved); err != nil || !ok {
-			return vfs.Attr{}, true, err
+	err = v.operate(c, func(l *locks) error {
+		l.lock(in)
+		if in.dead {
+			return fmt.Errorf("inode %d: %w", in.ino, vfs.ErrStale)
 		}
-	}
-	a, err = v.setAttrLocked(req, in, set)
-	return a, false, err
+		if err := mayPut(in, set); err != nil {
+			return err
+		}
+		if reserved != nil {
+			if ok, err := v.coversAll(in, reserved); err != nil || !ok {
+				again = true
+				return err
+			}
+		}
+		a, err = v.setAttrLocked(req, in, set)
+		return err
+	})
+	return a, again, err
 }
 
 // setAttrLocked makes the change of SetAttr, which is admitted. The caller holds in.mu.

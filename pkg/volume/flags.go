@@ -52,27 +52,22 @@ func (v *Volume) SetFlags(req *vfs.Req, ino vfs.Ino, flags uint32) error {
 			return err
 		}
 	}
-	c := cost{ring: 256, quads: opQuads, urgent: true}
-	if err := v.admit(c); err != nil {
-		return err
-	}
-	defer v.adm.done(c)
-	in, err := v.inode(ino)
-	if err != nil {
-		return err
-	}
-	defer v.table.put(in)
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	switch {
-	case in.dead:
-		return fmt.Errorf("inode %d: %w", ino, vfs.ErrStale)
-	case !in.isDir() && !in.isReg():
-		return fmt.Errorf("flags of inode %d: %w", ino, vfs.ErrNotSupported)
-	case in.attr.Flags&layout.InodeUserFlags == want:
-		return nil
-	}
-	return v.perform(&layout.Op{Type: layout.OpSetFlags, Unique: req.Unique, Ino: in.ino, Flags: want, Time: vfs.Now()})
+	return v.operate(cost{ring: 256, quads: opQuads, urgent: true}, func(l *locks) error {
+		in, err := l.inode(ino)
+		if err != nil {
+			return err
+		}
+		l.lock(in)
+		switch {
+		case in.dead:
+			return fmt.Errorf("inode %d: %w", ino, vfs.ErrStale)
+		case !in.isDir() && !in.isReg():
+			return fmt.Errorf("flags of inode %d: %w", ino, vfs.ErrNotSupported)
+		case in.attr.Flags&layout.InodeUserFlags == want:
+			return nil
+		}
+		return v.perform(&layout.Op{Type: layout.OpSetFlags, Unique: req.Unique, Ino: in.ino, Flags: want, Time: vfs.Now()})
+	})
 }
 
 func (v *Volume) applyFlags(in *inode, op *layout.Op) {

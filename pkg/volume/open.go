@@ -31,47 +31,13 @@ func Format(dev device.Device, opts FormatOptions) error {
 	if opts.Suite == 0 {
 		opts.Suite = crypto.SuiteXChaCha20Poly1305
 	}
-	size, err := dev.Size()
+	size, err := formatSize(dev, &opts)
 	if err != nil {
 		return err
 	}
-	if opts.SizeBytes != 0 {
-		if opts.SizeBytes > size {
-			return fmt.Errorf("%w: %d bytes wanted, the device has %d", ErrTooSmall, opts.SizeBytes, size)
-		}
-		size = opts.SizeBytes
-	}
-	if size < layout.MinDevice {
-		return fmt.Errorf("%w: %d bytes, at least %d are needed", ErrTooSmall, size, layout.MinDevice)
-	}
-	if !opts.Force {
-		what, err := probe.Find(dev)
-		if err != nil {
-			return err
-		}
-		if what != "" {
-			return fmt.Errorf("%w: it holds %s; use --force to overwrite it", ErrNotEmpty, what)
-		}
-	}
-	id := crypto.NewUUID()
-	vmk, err := crypto.GenerateKey()
+	h, keys, err := newHeader(&opts)
 	if err != nil {
 		return err
-	}
-	epochs := []crypto.EpochKey{{Epoch: 1, VMK: vmk}}
-	defer crypto.EraseEpochs(epochs)
-	keys, err := crypto.DeriveEpochKeys(opts.Suite, id, 1, vmk)
-	if err != nil {
-		return err
-	}
-	h := &layout.Header{ID: id, Suite: opts.Suite, Sequence: 1}
-	for i, r := range append([]crypto.Recipient{opts.Recipient}, opts.Extra...) {
-		if i >= crypto.Slots {
-			return fmt.Errorf("more than %d keys", crypto.Slots)
-		}
-		if h.Slots[i], err = crypto.NewSlot(opts.Suite, id, uint8(i), r, epochs); err != nil {
-			return fmt.Errorf("key slot %d: %w", i, err)
-		}
 	}
 	head, err := layout.EncodeHeader(h, keys)
 	if err != nil {
@@ -89,8 +55,76 @@ func Format(dev device.Device, opts FormatOptions) error {
 	if err := dev.Sync(); err != nil {
 		return fmt.Errorf("%w: flush: %w", vfs.ErrIO, err)
 	}
+	if err := firstRoots(dev, &opts, h, keys, size); err != nil {
+		return err
+	}
+	for _, off := range []int64{layout.HeaderOffsetB, layout.HeaderOffsetA} {
+		if _, err := dev.WriteAt(head, off); err != nil {
+			return fmt.Errorf("%w: write header: %w", vfs.ErrIO, err)
+		}
+		if err := dev.Sync(); err != nil {
+			return fmt.Errorf("%w: flush: %w", vfs.ErrIO, err)
+		}
+	}
+	return nil
+}
+
+// formatSize is how many bytes of a device the new volume gets, if it may be formatted.
+func formatSize(dev device.Device, opts *FormatOptions) (size int64, err error) {
+	if size, err = dev.Size(); err != nil {
+		return 0, err
+	}
+	if opts.SizeBytes != 0 {
+		if opts.SizeBytes > size {
+			return 0, fmt.Errorf("%w: %d bytes wanted, the device has %d", ErrTooSmall, opts.SizeBytes, size)
+		}
+		size = opts.SizeBytes
+	}
+	if size < layout.MinDevice {
+		return 0, fmt.Errorf("%w: %d bytes, at least %d are needed", ErrTooSmall, size, layout.MinDevice)
+	}
+	if opts.Force {
+		return size, nil
+	}
+	what, err := probe.Find(dev)
+	if err != nil {
+		return 0, err
+	}
+	if what != "" {
+		return 0, fmt.Errorf("%w: it holds %s; use --force to overwrite it", ErrNotEmpty, what)
+	}
+	return size, nil
+}
+
+// newHeader makes the header of a new volume: its data key, in a slot for each recipient.
+func newHeader(opts *FormatOptions) (*layout.Header, *crypto.EpochKeys, error) {
+	id := crypto.NewUUID()
+	vmk, err := crypto.GenerateKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	epochs := []crypto.EpochKey{{Epoch: 1, VMK: vmk}}
+	defer crypto.EraseEpochs(epochs)
+	keys, err := crypto.DeriveEpochKeys(opts.Suite, id, 1, vmk)
+	if err != nil {
+		return nil, nil, err
+	}
+	h := &layout.Header{ID: id, Suite: opts.Suite, Sequence: 1}
+	for i, r := range append([]crypto.Recipient{opts.Recipient}, opts.Extra...) {
+		if i >= crypto.Slots {
+			return nil, nil, fmt.Errorf("more than %d keys", crypto.Slots)
+		}
+		if h.Slots[i], err = crypto.NewSlot(opts.Suite, id, uint8(i), r, epochs); err != nil {
+			return nil, nil, fmt.Errorf("key slot %d: %w", i, err)
+		}
+	}
+	return h, keys, nil
+}
+
+// firstRoots commits a volume with an empty root directory. It erases keys.
+func firstRoots(dev device.Device, opts *FormatOptions, h *layout.Header, keys *crypto.EpochKeys, size int64) error {
 	root := &layout.Root{
-		Instance: id, HeaderSeq: 1, OpSeq: 1, NextIno: uint64(vfs.RootIno) + 1, Inodes: 1,
+		Instance: h.ID, HeaderSeq: 1, OpSeq: 1, NextIno: uint64(vfs.RootIno) + 1, Inodes: 1,
 		DeviceSectors: uint64(size) / layout.SectorBytes, LogSectors: uint64(layout.LogBytes(size)) / layout.SectorBytes,
 		MountID: randomBytes[[16]byte](), HashSeed: randomBytes[[16]byte](),
 	}
@@ -114,18 +148,6 @@ func Format(dev device.Device, opts FormatOptions) error {
 		if err := v.commit(true); err != nil {
 			return txn.Wrap(err)
 		}
-	}
-	if _, err := dev.WriteAt(head, layout.HeaderOffsetB); err != nil {
-		return fmt.Errorf("%w: write header: %w", vfs.ErrIO, err)
-	}
-	if err := dev.Sync(); err != nil {
-		return fmt.Errorf("%w: flush: %w", vfs.ErrIO, err)
-	}
-	if _, err := dev.WriteAt(head, layout.HeaderOffsetA); err != nil {
-		return fmt.Errorf("%w: write header: %w", vfs.ErrIO, err)
-	}
-	if err := dev.Sync(); err != nil {
-		return fmt.Errorf("%w: flush: %w", vfs.ErrIO, err)
 	}
 	return nil
 }
@@ -191,14 +213,8 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	if err != nil {
 		return nil, err
 	}
-	if err := v.loadRotation(root); err != nil {
+	if err := v.load(root); err != nil {
 		return nil, err
-	}
-	if err := v.loadLists(root); err != nil {
-		return nil, err
-	}
-	if err := v.loadSnapshots(); err != nil {
-		return nil, fmt.Errorf("snapshots: %w", err)
 	}
 	if err := v.replay(root, rp, end); err != nil {
 		return nil, err
@@ -211,6 +227,28 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 			return nil, err
 		}
 	}
+	if err := v.beginMount(found, instance); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// load reads what the root refers to and memory has to hold. Nobody else uses the volume yet.
+func (v *Volume) load(root *layout.Root) error {
+	if err := v.loadRotation(root); err != nil {
+		return err
+	}
+	if err := v.loadLists(root); err != nil {
+		return err
+	}
+	if err := v.loadSnapshots(); err != nil {
+		return fmt.Errorf("snapshots: %w", err)
+	}
+	return nil
+}
+
+// beginMount commits that a new mount has begun, and begins read-write service.
+func (v *Volume) beginMount(found []txn.FoundRoot, instance crypto.UUID) error {
 	// A new mount id before the first frame, in two roots: then no single
 	// damaged slot can make frames of this mount unreadable, and so unseen.
 	mount := randomBytes[[16]byte]()
@@ -223,17 +261,17 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	v.stateMu.Unlock()
 	for range 2 {
 		if err := v.commit(false); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	v.mendRoots(found)
 	if err := v.start(mount); err != nil {
-		return nil, err
+		return err
 	}
 	if v.rot.target.Load() != 0 {
 		v.startRotation()
 	}
-	return v, nil
+	return nil
 }
 
 // checkNextIno refuses a root by which new inodes would take the place of others. If the last

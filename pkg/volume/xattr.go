@@ -210,29 +210,25 @@ func (v *Volume) RemoveXattr(req *vfs.Req, ino vfs.Ino, name string) error {
 
 func (v *Volume) changeXattr(req *vfs.Req, ino vfs.Ino, size int, check func(in *inode) (*layout.Op, error)) error {
 	c := cost{ring: 1024 + size, quads: opQuads + size/layout.NodeBytes*2}
-	if err := v.admit(c); err != nil {
-		return err
-	}
-	defer v.adm.done(c)
-	in, err := v.inode(ino)
-	if err != nil {
-		return err
-	}
-	defer v.table.put(in)
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.dead {
-		return fmt.Errorf("inode %d: %w", ino, vfs.ErrStale)
-	}
-	if err := fixed(in); err != nil {
-		return err
-	}
-	op, err := check(in)
-	if err != nil || op == nil {
-		return err
-	}
-	op.Unique, op.Ino, op.Time = req.Unique, in.ino, vfs.Now()
-	return v.perform(op)
+	return v.operate(c, func(l *locks) error {
+		in, err := l.inode(ino)
+		if err != nil {
+			return err
+		}
+		l.lock(in)
+		if in.dead {
+			return fmt.Errorf("inode %d: %w", ino, vfs.ErrStale)
+		}
+		if err := fixed(in); err != nil {
+			return err
+		}
+		op, err := check(in)
+		if err != nil || op == nil {
+			return err
+		}
+		op.Unique, op.Ino, op.Time = req.Unique, in.ino, vfs.Now()
+		return v.perform(op)
+	})
 }
 
 func (v *Volume) applyXattr(in *inode, op *layout.Op) error {

@@ -77,8 +77,16 @@ const OpBytesMax = 2 << 20
 
 type opCoder struct{ b []byte }
 
-func (c *opCoder) u32(v uint32) { c.b = binary.LittleEndian.AppendUint32(c.b, v) }
-func (c *opCoder) u64(v uint64) { c.b = binary.LittleEndian.AppendUint64(c.b, v) }
+func (c *opCoder) u32(list ...uint32) {
+	for _, v := range list {
+		c.b = binary.LittleEndian.AppendUint32(c.b, v)
+	}
+}
+func (c *opCoder) u64(list ...uint64) {
+	for _, v := range list {
+		c.b = binary.LittleEndian.AppendUint64(c.b, v)
+	}
+}
 func (c *opCoder) time(t vfs.Timespec) {
 	c.u64(uint64(t.Sec))
 	c.u32(t.Nsec)
@@ -103,48 +111,32 @@ func AppendOp(b []byte, o *Op) []byte {
 	c.time(o.Time)
 	switch o.Type {
 	case OpCreate:
-		c.u64(o.Ino)
-		c.u64(o.Parent)
-		c.u32(o.Mode)
-		c.u32(o.UID)
-		c.u32(o.GID)
-		c.u32(o.Rdev)
+		c.u64(o.Ino, o.Parent)
+		c.u32(o.Mode, o.UID, o.GID, o.Rdev)
 		c.str(o.Name)
 		c.str(o.Name2)
 		c.bytes(o.Data)
 		c.bytes(o.Data2)
 	case OpLink, OpUnlink:
-		c.u64(o.Ino)
-		c.u64(o.Parent)
+		c.u64(o.Ino, o.Parent)
 		c.str(o.Name)
 	case OpRename:
-		c.u64(o.Ino)
-		c.u64(o.Ino2)
-		c.u64(o.Parent)
-		c.u64(o.Parent2)
-		c.u32(o.Flags)
-		c.u32(o.UID)
-		c.u32(o.GID)
+		c.u64(o.Ino, o.Ino2, o.Parent, o.Parent2)
+		c.u32(o.Flags, o.UID, o.GID)
 		c.str(o.Name)
 		c.str(o.Name2)
 	case OpSetAttr:
 		c.u64(o.Ino)
-		c.u32(o.Flags)
-		c.u32(o.Mode)
-		c.u32(o.UID)
-		c.u32(o.GID)
+		c.u32(o.Flags, o.Mode, o.UID, o.GID)
 		c.u64(o.Len)
 		c.time(o.Atime)
 		c.time(o.Mtime)
 	case OpWrite:
-		c.u64(o.Ino)
-		c.u64(o.Off)
+		c.u64(o.Ino, o.Off)
 		c.u32(o.Flags)
 		c.bytes(o.Data)
 	case OpWriteRef:
-		c.u64(o.Ino)
-		c.u64(o.Off)
-		c.u64(o.Len)
+		c.u64(o.Ino, o.Off, o.Len)
 		c.u32(o.Flags)
 		c.u32(uint32(len(o.Extents)))
 		for i := range o.Extents {
@@ -153,12 +145,10 @@ func AppendOp(b []byte, o *Op) []byte {
 	case OpFallocate:
 		c.u64(o.Ino)
 		c.u32(o.Flags)
-		c.u64(o.Off)
-		c.u64(o.Len)
+		c.u64(o.Off, o.Len)
 	case OpSetXattr, OpRemoveXattr:
 		c.u64(o.Ino)
-		c.u32(o.Flags)
-		c.u32(o.Mode)
+		c.u32(o.Flags, o.Mode)
 		c.str(o.Name)
 		c.bytes(o.Data)
 	case OpSetFlags:
@@ -167,11 +157,7 @@ func AppendOp(b []byte, o *Op) []byte {
 	case OpGrow:
 		c.u64(o.Len)
 	case OpCopyRange:
-		c.u64(o.Ino)
-		c.u64(o.Off)
-		c.u64(o.Parent2)
-		c.u64(o.Off2)
-		c.u64(o.Len)
+		c.u64(o.Ino, o.Off, o.Parent2, o.Off2, o.Len)
 	}
 	binary.LittleEndian.PutUint32(c.b[start:], uint32(len(c.b)-start))
 	return c.b
@@ -209,6 +195,28 @@ func (r *opReader) bytes() []byte {
 	return r.take(int(n))
 }
 func (r *opReader) str() string { return string(r.bytes()) }
+func (r *opReader) extents() (list []FileExtent, err error) {
+	count := r.u32()
+	if count > uint32(len(r.b))/NodeRecordBytes {
+		return nil, corrupt("operation with %d extents", count)
+	}
+	for range count {
+		rec, rest, err := DecodeRecord(r.b)
+		if err != nil {
+			return nil, err
+		}
+		if len(rest) < FileExtentBytes || rec.Kind != KindFileData {
+			return nil, corrupt("operation: extent")
+		}
+		ref := binary.LittleEndian.Uint64(rest)
+		if ref&extentOwed != 0 {
+			return nil, corrupt("operation: extent")
+		}
+		list = append(list, FileExtent{Record: rec, RefBirth: ref})
+		r.b = rest[FileExtentBytes:]
+	}
+	return list, nil
+}
 
 // OpBytes is the length of the operation that b begins with, which may reach beyond it;
 // 0 if b is too short to tell.
@@ -263,24 +271,8 @@ func DecodeOp(b []byte) (*Op, []byte, error) {
 		o.Len = uint64(len(o.Data))
 	case OpWriteRef:
 		o.Ino, o.Off, o.Len, o.Flags = r.u64(), r.u64(), r.u64(), r.u32()
-		count := r.u32()
-		if count > uint32(len(r.b))/NodeRecordBytes {
-			return nil, nil, corrupt("operation with %d extents", count)
-		}
-		for range count {
-			rec, rest, err := DecodeRecord(r.b)
-			if err != nil {
-				return nil, nil, err
-			}
-			if len(rest) < FileExtentBytes || rec.Kind != KindFileData {
-				return nil, nil, corrupt("operation: extent")
-			}
-			ref := binary.LittleEndian.Uint64(rest)
-			if ref&extentOwed != 0 {
-				return nil, nil, corrupt("operation: extent")
-			}
-			o.Extents = append(o.Extents, FileExtent{Record: rec, RefBirth: ref})
-			r.b = rest[FileExtentBytes:]
+		if o.Extents, err = r.extents(); err != nil {
+			return nil, nil, err
 		}
 	case OpFallocate:
 		o.Ino, o.Flags, o.Off, o.Len = r.u64(), r.u32(), r.u64(), r.u64()

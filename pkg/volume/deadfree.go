@@ -1,0 +1,370 @@
+package volume
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+)
+
+// area is a range of dead lists: points [from, to), bounds [low, high).
+type area struct {
+	from, to  uint64
+	low, high uint32
+}
+
+// only is what snapshot id held alone; the caller holds mu, and id is not live.
+func (s *snapshots) only(id uint32) area {
+	a := area{from: uint64(id), to: 1 << 32, high: id}
+	i := s.after(id)
+	if i > 0 {
+		a.low = s.live[i-1].id
+	}
+	if i < len(s.live) {
+		a.to = uint64(s.live[i].id)
+	}
+	return a
+}
+
+// freer takes dead lists apart, a bounded part at a time.
+type freer struct {
+	v       *Volume
+	w       *tree.Writer
+	point   uint64 // where to go on
+	changed bool   // the tree, or free space
+	dead    uint64 // sectors that left the dead lists
+	// What the step may still free, where data is shared: each run may have its
+	// counts elsewhere, and a long one many of them.
+	runs, sectors int
+}
+
+// freePlaces is how many runs of shared data a step frees at most, and shareLeaf,
+// of sectors a run, fewer than the counts in a leaf of the share tree that is half
+// full: a run that long changes two leaves.
+const (
+	freePlaces = 64
+	shareLeaf  = 256
+)
+
+// freeBudget is how many runs of shared data a step may free, and the pages of the
+// share tree that this makes dirty: where the tree is high and the reserve small,
+// fewer, so that a full volume has the room for it.
+func (v *Volume) freeBudget() (runs, pages int) {
+	if v.shares.Height() == 0 {
+		return math.MaxInt, 0
+	}
+	v.adm.mu.Lock()
+	room := int(min(v.adm.reserve/10, math.MaxInt32))
+	v.adm.mu.Unlock()
+	for runs = int(v.snap.places.Load()); runs > 4 && v.shares.OverwritePages(2*runs) > room; runs /= 2 {
+	}
+	return runs, v.shares.OverwritePages(2 * runs)
+}
+
+// begin begins a step that may free so many runs.
+func (f *freer) begin(runs int) {
+	f.changed, f.dead = false, 0
+	f.runs, f.sectors = runs, math.MaxInt
+	if runs < math.MaxInt {
+		f.sectors = runs * shareLeaf
+	}
+}
+
+// free drops a reference to a run, as far as the step may; rest is what remains.
+func (f *freer) free(r layout.Run) (rest layout.Run, err error) {
+	if f.runs == 0 || f.sectors == 0 {
+		return r, nil
+	}
+	n := uint32(min(f.sectors, int(r.Count)))
+	f.runs--
+	f.sectors -= int(n)
+	f.changed = true
+	return layout.Run{Start: r.Start + uint64(n), Count: r.Count - n}, f.v.shares.Drop(layout.Run{Start: r.Start, Count: n})
+}
+
+// freeQuads bounds the pages that one step dirties: each run of an item may go
+// to a page of its own.
+const freeQuads = layout.DeadItemRuns + 32
+
+// pass frees a part of what an area holds; done is true when nothing is left.
+func (f *freer) pass(a area) (done bool, err error) {
+	f.point = max(f.point, a.from)
+	for range 32 { // looks
+		if f.point >= a.to {
+			return true, nil
+		}
+		k, _, err := f.first(layout.Key{Obj: f.point}, layout.Key{Obj: a.to - 1, Type: 0xff, Sub: ^uint64(0)})
+		if err != nil || k.Obj == 0 {
+			return err == nil, err
+		}
+		f.point = k.Obj
+		if k.Type == layout.KeyDeadLog {
+			return false, f.sortItem(k)
+		}
+		if a.low < a.high {
+			k, val, err := f.first(layout.Key{Obj: f.point, Type: layout.KeyDeadSum, Sub: uint64(a.low)},
+				layout.Key{Obj: f.point, Type: layout.KeyDeadSum, Sub: uint64(a.high) - 1})
+			if err != nil {
+				return false, err
+			}
+			if k.Obj != 0 {
+				return false, f.freePiece(k, val, true)
+			}
+		}
+		f.point++
+	}
+	return false, nil
+}
+
+// first returns the first item of a range; the zero key if there is none.
+func (f *freer) first(from, to layout.Key) (k layout.Key, val []byte, err error) {
+	err = f.w.Scan(from, to, func(at layout.Key, v []byte) bool {
+		k, val = at, slices.Clone(v)
+		return false
+	})
+	return k, val, err
+}
+
+// logItem reads the first item of a log, sorted by bound.
+func (f *freer) logItem(logKey layout.Key) (log layout.DeadLog, itemKey layout.Key, runs []layout.DeadRun, err error) {
+	if log, err = getDeadLog(f.w, logKey); err != nil {
+		return
+	}
+	itemKey = layout.Key{Obj: logKey.Obj, Type: layout.KeyDeadItem, Sub: uint64(log.First)}
+	val, ok, err := f.w.Get(itemKey)
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: item %d of dead list %d is missing", layout.ErrCorrupt, log.First, logKey.Obj)
+	}
+	if err == nil {
+		runs, err = layout.DecodeDeadItem(val)
+	}
+	slices.SortFunc(runs, func(a, b layout.DeadRun) int {
+		return cmp.Or(cmp.Compare(a.Bound, b.Bound), cmp.Compare(a.Start, b.Start))
+	})
+	return log, itemKey, runs, err
+}
+
+// dropItem removes the first item of a log.
+func (f *freer) dropItem(logKey layout.Key, log layout.DeadLog, itemKey layout.Key) error {
+	if _, err := f.w.Delete(itemKey); err != nil {
+		return err
+	}
+	if log.First++; log.First < log.Next {
+		return f.w.Put(logKey, log.Append(nil))
+	}
+	_, err := f.w.Delete(logKey)
+	return err
+}
+
+// sameBound is how many runs, of a list sorted by bound, have the first one's.
+func sameBound(runs []layout.DeadRun) (n int) {
+	for n = 1; n < len(runs) && runs[n].Bound == runs[0].Bound; n++ {
+	}
+	return n
+}
+
+// takeItem removes the first item of a log; runs whose bound is at least from
+// are freed, the others are somebody's again.
+func (f *freer) takeItem(logKey layout.Key, from uint32) error {
+	log, itemKey, runs, err := f.logItem(logKey)
+	if err != nil {
+		return err
+	}
+	f.changed = true
+	for len(runs) > 0 {
+		n := sameBound(runs)
+		key := layout.Key{Obj: logKey.Obj, Type: layout.KeyDeadSum, Sub: uint64(runs[0].Bound)}
+		sum, err := f.needSum(key)
+		if err != nil {
+			return err
+		}
+		total, left, err := f.freeSome(runs[:n], func(r layout.DeadRun) bool { return r.Bound >= from })
+		if err != nil {
+			return err
+		}
+		if err := f.takeSum(key, sum, total); err != nil {
+			return err
+		}
+		if left > 0 {
+			return f.w.Put(itemKey, layout.AppendDeadItem(nil, runs[n-left:]))
+		}
+		runs = runs[n:]
+	}
+	return f.dropItem(logKey, log, itemKey)
+}
+
+// freeSome takes runs from an item of a log and frees those that gone is true
+// for. It returns how many sectors were taken and how many runs, the last ones, are left; the
+// first of these may have been shortened.
+func (f *freer) freeSome(runs []layout.DeadRun, gone func(layout.DeadRun) bool) (taken uint64, left int, err error) {
+	for i := range runs {
+		r := &runs[i]
+		rest := layout.Run{Start: r.Start + uint64(r.Count)}
+		if gone(*r) {
+			if rest, err = f.free(r.Run); err != nil {
+				return 0, 0, err
+			}
+		}
+		taken += uint64(r.Count) - uint64(rest.Count)
+		if rest.Count > 0 {
+			r.Run = rest
+			return taken, len(runs) - i, nil
+		}
+	}
+	return taken, 0, nil
+}
+
+// needSum reads a sum that must be there.
+func (f *freer) needSum(key layout.Key) (layout.DeadSum, error) {
+	sum, ok, err := getDeadSum(f.w, key)
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: dead list %d has no sum for bound %d", layout.ErrCorrupt, key.Obj, key.Sub)
+	}
+	return sum, err
+}
+
+// sortItem moves the first item of a log to the pieces of its bounds; what no
+// snapshot holds any more is freed at once.
+func (f *freer) sortItem(logKey layout.Key) error {
+	log, itemKey, runs, err := f.logItem(logKey)
+	if err != nil {
+		return err
+	}
+	f.changed = true
+	for len(runs) > 0 {
+		n := sameBound(runs)
+		left, err := f.sortRuns(logKey.Obj, runs[:n])
+		if err != nil {
+			return err
+		}
+		if left > 0 {
+			return f.w.Put(itemKey, layout.AppendDeadItem(nil, runs[n-left:]))
+		}
+		runs = runs[n:]
+	}
+	return f.dropItem(logKey, log, itemKey)
+}
+
+// sortRuns frees runs of one bound, or appends them to its pieces. It returns
+// how many are left for another step.
+func (f *freer) sortRuns(point uint64, runs []layout.DeadRun) (left int, err error) {
+	bound := runs[0].Bound
+	key := layout.Key{Obj: point, Type: layout.KeyDeadSum, Sub: uint64(bound)}
+	sum, err := f.needSum(key)
+	if err != nil {
+		return 0, err
+	}
+	s := &f.v.snap
+	s.mu.Lock()
+	held := s.held(bound, uint32(point))
+	s.mu.Unlock()
+	if !held {
+		total, left, err := f.freeSome(runs, func(layout.DeadRun) bool { return true })
+		if err != nil {
+			return 0, err
+		}
+		return left, f.takeSum(key, sum, total)
+	}
+	return 0, f.appendPieces(key, sum, runs)
+}
+
+// appendPieces appends runs to the pieces of their bound.
+func (f *freer) appendPieces(key layout.Key, sum layout.DeadSum, runs []layout.DeadRun) error {
+	piece := func(n uint32) layout.Key {
+		return layout.Key{Obj: key.Obj, Type: layout.KeyDeadPiece, Sub: key.Sub<<32 | uint64(n)}
+	}
+	var list []layout.Run
+	if sum.Next > sum.First {
+		sum.Next--
+		val, ok, err := f.w.Get(piece(sum.Next))
+		if err == nil && !ok {
+			err = fmt.Errorf("%w: a piece of dead list %d is missing", layout.ErrCorrupt, key.Obj)
+		}
+		if err != nil {
+			return err
+		}
+		if list, err = layout.DecodeDeadPiece(val); err != nil {
+			return err
+		}
+	}
+	for i := range runs {
+		if n := len(list); n > 0 && joins(list[n-1], runs[i].Run) {
+			list[n-1].Count += runs[i].Count
+			continue
+		}
+		if len(list) == layout.DeadPieceRuns {
+			if err := f.w.Put(piece(sum.Next), layout.AppendDeadPiece(nil, list)); err != nil {
+				return err
+			}
+			sum.Next++
+			list = list[:0]
+		}
+		list = append(list, runs[i].Run)
+	}
+	if err := f.w.Put(piece(sum.Next), layout.AppendDeadPiece(nil, list)); err != nil {
+		return err
+	}
+	sum.Next++
+	return f.w.Put(key, sum.Append(nil))
+}
+
+// takeSum notes that sectors left a dead list.
+func (f *freer) takeSum(key layout.Key, sum layout.DeadSum, n uint64) error {
+	if n > sum.Sectors || n == sum.Sectors && sum.First != sum.Next {
+		return fmt.Errorf("%w: dead list %d, bound %d holds more than its sum of %d sectors", layout.ErrCorrupt, key.Obj, key.Sub, sum.Sectors)
+	}
+	sum.Sectors -= n
+	f.dead += n
+	if sum.Sectors > 0 {
+		return f.w.Put(key, sum.Append(nil))
+	}
+	_, err := f.w.Delete(key)
+	return err
+}
+
+// freePiece removes the first piece of one bound, whose log is sorted; free says
+// that nothing holds what it names.
+func (f *freer) freePiece(key layout.Key, val []byte, free bool) error {
+	sum, err := layout.DecodeDeadSum(val)
+	if err != nil {
+		return err
+	}
+	k := layout.Key{Obj: key.Obj, Type: layout.KeyDeadPiece, Sub: key.Sub<<32 | uint64(sum.First)}
+	val, ok, err := f.w.Get(k)
+	if err == nil && (!ok || sum.First == sum.Next) {
+		err = fmt.Errorf("%w: dead list %d, bound %d: no piece holds its last %d sectors", layout.ErrCorrupt, key.Obj, key.Sub, sum.Sectors)
+	}
+	if err != nil {
+		return err
+	}
+	runs, err := layout.DecodeDeadPiece(val)
+	if err != nil {
+		return err
+	}
+	f.changed = true
+	total := uint64(0)
+	for i := 0; i < len(runs); i++ {
+		rest := layout.Run{}
+		if free {
+			if rest, err = f.free(runs[i]); err != nil {
+				return err
+			}
+		}
+		total += uint64(runs[i].Count) - uint64(rest.Count)
+		if rest.Count > 0 {
+			runs[i] = rest
+			if err := f.w.Put(k, layout.AppendDeadPiece(nil, runs[i:])); err != nil {
+				return err
+			}
+			return f.takeSum(key, sum, total)
+		}
+	}
+	if _, err := f.w.Delete(k); err != nil {
+		return err
+	}
+	sum.First++
+	return f.takeSum(key, sum, total)
+}

@@ -1,0 +1,195 @@
+package volume
+
+import (
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// flushItem names a dirty block. It holds a reference to the inode.
+type flushItem struct {
+	in  *inode
+	idx uint64
+}
+
+// flusher takes dirty blocks to the device, ahead of the commit: full ones at
+// once, others when there are many.
+type flusher struct {
+	mu      sync.Mutex
+	cond    sync.Cond
+	full    []flushItem
+	part    []flushItem
+	hurry   bool // writers wait
+	stop    bool
+	running bool
+	wg      sync.WaitGroup
+
+	lastID uint64              // of flushes
+	flying map[uint64]struct{} // flushes whose device writes are not done
+	pushed uint64              // full blocks queued so far
+	popped uint64              // and taken
+
+	queued uint64 // blocks queued so far, of either kind
+	taken  uint64 // and taken
+
+	backlog atomic.Int64 // full blocks queued or being written
+
+	// writes counts device writes under way, by generation; guarded by mu.
+	writes map[uint64]int
+	done   sync.Cond
+}
+
+func (f *flusher) init() {
+	f.cond.L, f.done.L = &f.mu, &f.mu
+	f.writes = map[uint64]int{}
+	f.flying = map[uint64]struct{}{}
+}
+
+func (f *flusher) kick() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hurry = true
+	f.cond.Broadcast()
+}
+
+// pushItem queues a block.
+func (v *Volume) pushItem(it flushItem, full bool) {
+	f := &v.flush
+	v.table.hold(it.in)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.queued++
+	if full {
+		f.full = append(f.full, it)
+		f.pushed++
+		f.backlog.Add(1)
+		f.cond.Signal()
+	} else {
+		f.part = append(f.part, it)
+		if len(f.part)%64 == 0 {
+			f.cond.Signal()
+		}
+	}
+}
+
+// pushFull queues blocks to be flushed at once, and one after another.
+func (v *Volume) pushFull(items []flushItem) {
+	f := &v.flush
+	for _, it := range items {
+		v.table.hold(it.in)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := len(items)
+	f.queued += uint64(n)
+	f.full = append(f.full, items...)
+	f.pushed += uint64(n)
+	f.backlog.Add(int64(n))
+	f.cond.Broadcast()
+}
+
+// work waits until there is something worth flushing; false at the end.
+func (v *Volume) work() bool {
+	f := &v.flush
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for !f.stop {
+		if len(f.full) > 0 || len(f.part) > 0 && (f.hurry || v.adm.dirtyCount() > v.adm.soft) {
+			return true
+		}
+		f.hurry = false
+		f.done.Broadcast()
+		f.cond.Wait()
+	}
+	return false
+}
+
+// take removes a batch of items. The caller is inside the gate, so that no
+// commit misses what is in nobody's queue, and ends what was taken of the
+// backlog when it is written. The id is of a flight until then: who waits for
+// what is in no queue any more waits for it.
+func (v *Volume) take() (items []flushItem, taken int, id uint64) {
+	f := &v.flush
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n := min(len(f.full), batchSectors/blockPages); n > 0 {
+		items = slices.Clone(f.full[:n])
+		f.full = f.full[n:]
+		f.popped += uint64(n)
+		taken = n
+	} else if n := min(len(f.part), batchSectors); n > 0 {
+		items = slices.Clone(f.part[:n])
+		f.part = f.part[n:]
+	}
+	f.taken += uint64(len(items))
+	f.lastID++
+	f.flying[f.lastID] = struct{}{}
+	return items, taken, f.lastID
+}
+
+func (v *Volume) endFlight(id uint64) {
+	f := &v.flush
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.flying, id)
+	f.done.Broadcast()
+}
+
+// took ends the backlog of n full blocks.
+func (v *Volume) took(n int) {
+	v.flush.backlog.Add(int64(-n))
+	v.adm.wake()
+}
+
+func (v *Volume) startFlushers() {
+	v.flush.mu.Lock()
+	v.flush.running = true
+	v.flush.mu.Unlock()
+	for range 2 * runtime.GOMAXPROCS(0) {
+		v.flush.wg.Add(1)
+		go func() {
+			defer v.flush.wg.Done()
+			for v.work() {
+				v.gate.RLock()
+				items, taken, id := v.take()
+				done, _ := v.sealBatches(items)
+				v.gate.RUnlock()
+				_ = v.writeBatches(done)
+				v.endFlight(id)
+				if taken > 0 {
+					v.took(taken)
+				}
+			}
+		}()
+	}
+}
+
+func (v *Volume) stopFlushers() {
+	f := &v.flush
+	f.mu.Lock()
+	f.stop = true
+	f.cond.Broadcast()
+	f.done.Broadcast()
+	f.mu.Unlock()
+	f.wg.Wait()
+	// What is left belongs to a volume that failed.
+	for _, it := range append(f.full, f.part...) {
+		v.table.put(it.in)
+	}
+	f.full, f.part = nil, nil
+}
+
+// waitFlights waits until the flushes under way have ended. The caller holds mu,
+// and is not in the gate.
+func (f *flusher) waitFlights() {
+	for last := f.lastID; ; f.done.Wait() {
+		busy := false
+		for id := range f.flying {
+			busy = busy || id <= last
+		}
+		if !busy {
+			return
+		}
+	}
+}

@@ -1,0 +1,49 @@
+package volume
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
+)
+
+// refs remembers which extents hold the data of large writes, for the log.
+type refs struct {
+	mu sync.Mutex
+	m  map[uint64][]items.Placed // by operation
+}
+
+// ref is an extent that holds a whole block as one operation wrote it.
+type ref struct {
+	seq uint64
+	items.Placed
+}
+
+func (r *refs) add(list []ref) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, x := range list {
+		r.m[x.seq] = append(r.m[x.seq], x.Placed)
+	}
+}
+
+// get returns the extents of an operation, by sector.
+func (r *refs) get(seq uint64) []items.Placed {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := slices.Clone(r.m[seq])
+	slices.SortFunc(out, func(a, b items.Placed) int { return cmp.Compare(a.Sector, b.Sector) })
+	return out
+}
+
+// trim forgets the operations that a root covers.
+func (r *refs) trim(seq uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for s := range r.m {
+		if s < seq {
+			delete(r.m, s)
+		}
+	}
+}

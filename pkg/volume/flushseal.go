@@ -1,0 +1,351 @@
+package volume
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"slices"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+)
+
+const batchSectors = txn.WriteBytes / layout.SectorBytes
+
+// batch is up to 256 KiB of sealed extents on their way to the device.
+type batch struct {
+	buf   *[]byte
+	gen   uint64
+	id    uint64
+	runs  []layout.Run // places, in order of the buffer
+	parts []part
+	refs  []ref // what the log may refer to, once it is written
+}
+
+// part is a run of pages of one block in a batch.
+type part struct {
+	in    *inode
+	idx   uint64
+	b     *block
+	first int // page
+	count int
+	at    int    // sector in the buffer
+	src   uint64 // see block
+	last  bool   // of its inode in the batch
+
+	inline []byte // content for the tree; no sectors
+}
+
+// sealBatches seals all items, and gives back those that an error leaves. Inside
+// the gate.
+func (v *Volume) sealBatches(items []flushItem) (done []*batch, err error) {
+	for len(items) > 0 && err == nil {
+		var b *batch
+		if b, items, err = v.sealBatch(items); err == nil {
+			done = append(done, b)
+		}
+	}
+	for _, it := range items {
+		v.table.put(it.in)
+	}
+	return done, err
+}
+
+// writeBatches writes all, whatever becomes of each: their flights must end.
+func (v *Volume) writeBatches(list []*batch) (err error) {
+	for _, b := range list {
+		err = errors.Join(err, v.writeBatch(b))
+	}
+	return err
+}
+
+// sealBatch copies dirty pages of the items until the buffer is full, seals them
+// and puts their records into the tree. It returns the items that did not fit.
+// Inside the gate. An error fails the volume before anybody else comes into the
+// gate: the pages count as clean by then, and their records may be in the tree, so
+// that the next commit would make a root without the data.
+func (v *Volume) sealBatch(items []flushItem) (bt *batch, rest []flushItem, err error) {
+	f := &v.flush
+	f.mu.Lock()
+	f.lastID++
+	f.flying[f.lastID] = struct{}{}
+	bt = &batch{buf: txn.GetBuffer(), gen: v.gen, id: f.lastID}
+	f.writes[bt.gen]++
+	f.mu.Unlock()
+	fill := 0
+	for len(items) > 0 && v.copyBlock(bt, items[0], &fill) {
+		defer v.table.put(items[0].in)
+		items = items[1:]
+	}
+	if err = v.insertBatch(bt, fill); err != nil {
+		v.fail(err)
+	}
+	// Truncation waits for this: the records are in the tree.
+	for i := range bt.parts {
+		p := &bt.parts[i]
+		p.in.bmu.Lock()
+		p.b.busy = false
+		if p.last {
+			p.in.inlining = false
+			if p.in.inserting--; p.in.inserting == 0 {
+				p.in.settled.Broadcast()
+			}
+		}
+		p.in.bmu.Unlock()
+	}
+	if err != nil {
+		for i := range bt.parts {
+			v.table.put(bt.parts[i].in)
+		}
+		v.endWrites(bt)
+		txn.PutBuffer(bt.buf)
+		return nil, items, err
+	}
+	return bt, items, nil
+}
+
+// copyBlock copies the dirty pages of a block to the batch; false if there is
+// no room. The content of a small file goes into the tree instead.
+func (v *Volume) copyBlock(bt *batch, it flushItem, fill *int) bool {
+	in := it.in
+	in.bmu.Lock()
+	defer in.bmu.Unlock()
+	b := in.blocks[it.idx]
+	if b == nil {
+		return true
+	}
+	n := bits.OnesCount16(b.dirty)
+	if *fill+n > batchSectors {
+		return false
+	}
+	inline := it.idx == 0 && in.sectors == 0 && !in.reserved.Load() && len(in.blocks) == 1 && b.dirty == 1 && in.size.Load() <= layout.MaxInline
+	if n > 0 && (b.busy || in.inlining || inline && in.inserting > 0) {
+		v.pushItem(it, false) // another flusher is at it: what is dirty now comes after
+		return true
+	}
+	b.queued, b.full = false, false
+	if n == 0 {
+		v.dropClean(in, it.idx, b)
+		return true
+	}
+	b.busy, in.inlining = true, inline
+	// One inserting for each inode of the batch: its last part ends it.
+	first := true
+	for i := range bt.parts {
+		if p := &bt.parts[i]; p.in == in && p.last {
+			p.last, first = false, false
+		}
+	}
+	if first {
+		in.inserting++
+	}
+	for i := 0; i < blockPages; i++ {
+		if b.dirty>>i&1 == 0 {
+			continue
+		}
+		p := part{in: in, idx: it.idx, b: b, first: i, at: *fill}
+		for ; i < blockPages && b.dirty>>i&1 == 1; i++ {
+			b.flight[i] = bt.id
+			p.count++
+			if inline {
+				p.inline = slices.Clone(b.pages[i][:in.size.Load()])
+				continue
+			}
+			copy((*bt.buf)[*fill*pageBytes:], b.pages[i][:])
+			*fill++
+		}
+		if p.count == blockPages {
+			p.src = b.src
+		}
+		v.table.hold(in)
+		bt.parts = append(bt.parts, p)
+	}
+	bt.parts[len(bt.parts)-1].last = true
+	b.dirty = 0
+	v.adm.dirtyPages(0, -1)
+	return true
+}
+
+// dropClean forgets the pages that are on the device.
+func (v *Volume) dropClean(in *inode, idx uint64, b *block) {
+	for i := range blockPages {
+		if b.clean(i) {
+			b.drop(i)
+		}
+	}
+	if b.empty() {
+		v.dropBlock(in, idx, b)
+	}
+}
+
+// insertBatch allocates, seals and records the extents of a batch.
+func (v *Volume) insertBatch(bt *batch, fill int) error {
+	if len(bt.parts) == 0 {
+		return nil
+	}
+	// The device may have no run that long.
+	for n := uint32(fill); n > 0; {
+		r, err := v.allocData(n)
+		if err != nil {
+			return fmt.Errorf("data: %w", err)
+		}
+		bt.runs = append(bt.runs, r)
+		n -= r.Count
+	}
+	out, err := v.sealParts(bt)
+	if err != nil {
+		return err
+	}
+	err = v.fs.Update(func(w *tree.Writer) error {
+		for i := range out {
+			s := &out[i]
+			if err := v.putExtent(w, s.p.in, s.sector, &s.e); err != nil {
+				return err
+			}
+		}
+		for i := range bt.parts {
+			p := &bt.parts[i]
+			key := items.InlineKey(p.in.ino)
+			if p.inline != nil {
+				if err := w.Put(key, p.inline); err != nil {
+					return err
+				}
+				p.in.inlined.Store(true)
+			} else if p.in.inlined.Swap(false) {
+				if _, err := w.Delete(key); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i := range bt.parts {
+		if p := &bt.parts[i]; p.inline != nil {
+			v.touch(p.in)
+		}
+	}
+	for i := range out {
+		s := &out[i]
+		v.touch(s.p.in) // its count of sectors
+		if s.p.src != 0 {
+			bt.refs = append(bt.refs, ref{s.p.src, items.Placed{Sector: s.sector, FileExtent: s.e}})
+		}
+	}
+	return nil
+}
+
+// sealedPart is an extent that a part of a batch became.
+type sealedPart struct {
+	p      *part
+	sector uint64
+	e      layout.FileExtent
+}
+
+// sealParts seals what a batch holds for the runs that it has. The data is sealed in place.
+func (v *Volume) sealParts(bt *batch) ([]sealedPart, error) {
+	out := make([]sealedPart, 0, len(bt.parts))
+	ri, used := 0, 0
+	for i := range bt.parts {
+		p := &bt.parts[i]
+		for done := 0; done < p.count && p.inline == nil; {
+			r := bt.runs[ri]
+			n := min(p.count-done, int(r.Count)-used)
+			sector := p.idx*blockPages + uint64(p.first+done)
+			b := (*bt.buf)[(p.at+done)*pageBytes : (p.at+done+n)*pageBytes]
+			rec, err := v.store.SealData(p.in.ino, sector, bt.gen, b, b)
+			if err != nil {
+				return nil, fmt.Errorf("seal: %w", err)
+			}
+			rec.Addr = (r.Start + uint64(used)) * layout.SectorBytes
+			out = append(out, sealedPart{p, sector, layout.FileExtent{Record: rec, RefBirth: bt.gen}})
+			done += n
+			if used += n; used == int(r.Count) {
+				ri, used = ri+1, 0
+			}
+		}
+	}
+	return out, nil
+}
+
+// allocData prefers whole runs, and leaves the groups of four that a commit
+// needs, and the reserve, to metadata: what is free must be of use to deletes.
+func (v *Volume) allocData(n uint32) (layout.Run, error) {
+	v.adm.mu.Lock()
+	_, held := v.held(v.adm.granted.pins > 0)
+	meta := v.meta(cost{}) + v.adm.reserve + held/layout.QuadSectors
+	v.adm.mu.Unlock()
+	if _, quads, _ := v.space.Counts(); quads <= meta+int64(n) {
+		if r, err := v.space.AllocBroken(n); !errors.Is(err, txn.ErrNoSpace) {
+			return r, err
+		}
+	}
+	return v.space.Alloc(n)
+}
+
+// writeBatch writes a sealed batch and ends its flight. An error fails the volume
+// before the flight ends: who waits for it asks then whether the volume failed, a
+// commit before it writes its root. Pages that did not get there stay in memory,
+// on their way for ever, so that they are read as they were written.
+func (v *Volume) writeBatch(bt *batch) error {
+	var err error
+	at := 0
+	for _, r := range bt.runs {
+		n := int(r.Count) * pageBytes
+		if err = v.store.Write((*bt.buf)[at:at+n], r.Start*layout.SectorBytes); err != nil {
+			break
+		}
+		at += n
+	}
+	txn.PutBuffer(bt.buf)
+	if err == nil {
+		v.refs.add(bt.refs)
+	} else {
+		v.fail(err)
+	}
+	for i := range bt.parts {
+		if p := &bt.parts[i]; err == nil {
+			v.landed(p, bt.id)
+		} else {
+			v.table.put(p.in)
+		}
+	}
+	v.endWrites(bt)
+	return err
+}
+
+// landed ends the flight of a part: its pages are what the device has, unless
+// they changed since.
+func (v *Volume) landed(p *part, id uint64) {
+	p.in.bmu.Lock()
+	mine := p.in.blocks[p.idx] == p.b
+	if mine {
+		before := p.b.tracked()
+		for i := p.first; i < p.first+p.count; i++ {
+			if p.b.flight[i] == id {
+				p.b.flight[i] = 0
+			}
+		}
+		v.adm.dirtyPages(p.b.tracked()-before, 0)
+	}
+	p.in.bmu.Unlock()
+	if mine {
+		v.keep(flushItem{p.in, p.idx})
+	}
+	v.table.put(p.in)
+}
+
+func (v *Volume) endWrites(bt *batch) {
+	f := &v.flush
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.writes[bt.gen]--; f.writes[bt.gen] == 0 {
+		delete(f.writes, bt.gen)
+	}
+	delete(f.flying, bt.id)
+	f.done.Broadcast()
+}

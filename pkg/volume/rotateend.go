@@ -1,0 +1,245 @@
+package volume
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+)
+
+// spaceBatch is how many regions of the tree of space one commit writes again.
+const spaceBatch = 16
+
+// rotateSpace has the tree of space written again, which commits alone change: by
+// making them believe that regions have changed.
+func (v *Volume) rotateSpace() error {
+	target := v.rot.target.Load()
+	for {
+		regions, err := v.staleRegions(target)
+		if err != nil || len(regions) == 0 {
+			return err
+		}
+		if err := v.rot.pace(uint64(len(regions)) * layout.NodeBytes); err != nil {
+			return err
+		}
+		c := cost{quads: 4*len(regions) + opQuads, urgent: true}
+		if err := v.admitRotation(c, false); err != nil {
+			return err
+		}
+		for _, idx := range regions {
+			if err = v.space.Touch(idx); err != nil {
+				break
+			}
+		}
+		if err == nil {
+			err = v.commitAll()
+		}
+		v.adm.done(c)
+		if err != nil {
+			return txn.Wrap(err)
+		}
+	}
+}
+
+// staleRegions returns regions by which stale pages of the tree of space are written.
+func (v *Volume) staleRegions(target uint32) (regions []uint64, err error) {
+	for from, more := (layout.Key{}), true; more && len(regions) < spaceBatch; {
+		from, more, err = v.spaces.Leaf(from, func(l tree.Leaf) {
+			if l.Epoch == 0 || l.Epoch >= target {
+				return
+			}
+			switch k := l.Key(l.First); k.Type {
+			case layout.KeyGroup:
+				regions = append(regions, k.Sub*layout.GroupRegions)
+			case layout.KeyTop:
+				regions = append(regions, k.Sub*layout.TopGroups*layout.GroupRegions)
+			default:
+				regions = append(regions, k.Sub)
+			}
+		})
+		if err != nil {
+			return nil, txn.Wrap(fmt.Errorf("tree of space: %w", err))
+		}
+	}
+	return regions, nil
+}
+
+// needsOld says what still needs an epoch below the target; "" if nothing does.
+func (v *Volume) needsOld() (waits string, snapshots []string, err error) {
+	target := v.rot.target.Load()
+	r := &v.rot
+	r.mu.Lock()
+	bad := slices.Clone(r.bad)
+	r.mu.Unlock()
+	if len(bad) > 0 {
+		return "what can not be read can not be rewritten; delete these files, or restore them: " + strings.Join(bad, "; "), nil, nil
+	}
+	for _, s := range v.snapshotEpochs() {
+		if s.oldest < target {
+			snapshots = append(snapshots, s.name)
+		}
+	}
+	if len(snapshots) > 0 {
+		return "local snapshots need the old key until they are deleted: " + strings.Join(snapshots, ", "), snapshots, nil
+	}
+	a := &v.anc
+	a.mu.Lock()
+	kept := a.newest.gen != 0 || len(a.offered) > 0
+	epoch := a.newest.Epoch
+	a.mu.Unlock()
+	if kept && epoch < target {
+		return "the root anchor that is kept is of the old key: confirm a new one", nil, nil
+	}
+	k := &v.keys
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var missing []int
+	for i := range k.header.Slots {
+		if _, ok := k.next[i]; !ok && k.header.Slots[i].Type != crypto.SlotEmpty {
+			missing = append(missing, i)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Sprintf("%v: %s", ErrKeyMissing, slotNames(k.header, missing)), nil, nil
+	}
+	return "", nil, nil
+}
+
+// snapshotEpoch is a local snapshot and the oldest key epoch that it needs.
+type snapshotEpoch struct {
+	name   string
+	oldest uint32
+}
+
+// retire gives the old epochs up, which nothing needs any more. done is false if
+// something came in between.
+func (v *Volume) retire() (done bool, err error) {
+	v.rot.tell(RotationFinishing, "", nil)
+	target := v.rot.target.Load()
+	// The log first, whose places are free by now: old frames hold data. Then all
+	// root slots.
+	if err := v.wipeLog(); err != nil {
+		return false, err
+	}
+	for range layout.RootSlots {
+		if v.rot.quitting() {
+			return false, errRotationStops
+		}
+		if err := v.commitThawed(); err != nil {
+			return false, err
+		}
+	}
+	err = v.changeKeys(func() (err error) {
+		done, err = v.dropEpochs(target)
+		return err
+	})
+	return done, err
+}
+
+// commitThawed is commitAll, and commits even if a freeze has just done so.
+func (v *Volume) commitThawed() error {
+	if err := v.enter(context.Background()); err != nil { // Close thaws
+		return err
+	}
+	defer v.leave()
+	return v.commitAll()
+}
+
+// dropEpochs takes all epochs but the target from the slots, and from memory. In changeKeys.
+func (v *Volume) dropEpochs(target uint32) (done bool, err error) {
+	k := &v.keys
+	if s := v.rot.current(); s.Target != target || s.Again || int(s.Tree) < layout.Trees-1 {
+		return false, nil
+	}
+	h := *k.header
+	for i := range h.Slots {
+		if h.Slots[i].Type == crypto.SlotEmpty {
+			continue
+		}
+		next, ok := k.next[i]
+		if !ok {
+			return false, nil // needsOld says so
+		}
+		h.Slots[i] = next
+	}
+	if err := v.writeHeader(&h); err != nil {
+		return false, err
+	}
+	if err := v.raiseFloor(); err != nil {
+		return false, err
+	}
+	// Readers that found something before the walk came by are done.
+	v.space.Drain()
+	n := len(k.epochs) - 1
+	crypto.EraseEpochs(k.epochs[:n])
+	k.epochs, k.next = slices.Clone(k.epochs[n:]), nil
+	v.store.Keys.DropBelow(target)
+	v.rot.target.Store(0)
+	v.rot.set(layout.Rotation{})
+	if err := v.storeNext(nil, v.store.Keys.Newest()); err != nil {
+		return false, err
+	}
+	v.rot.tell(RotationNone, "", nil)
+	return true, nil
+}
+
+// wipeLog overwrites what the log holds of older epochs.
+func (v *Volume) wipeLog() error {
+	// Frames of before the new epoch are needed by neither of the two newest roots.
+	for range 2 {
+		if err := v.commitThawed(); err != nil {
+			return err
+		}
+	}
+	const step = 256
+	for at := uint64(0); at < v.log.Frames(); at += step {
+		if v.rot.quitting() {
+			return errRotationStops
+		}
+		if err := v.rot.pace(step * layout.SectorBytes); err != nil {
+			return err
+		}
+		if err := v.enter(context.Background()); err != nil { // not while frozen; Close thaws
+			return err
+		}
+		err := v.sync.alone(func() error {
+			err := v.log.Wipe(at, step)
+			v.fail(err) // before the next sync
+			return err
+		})
+		v.leave()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// oldestEpoch is the oldest key epoch that a head with that state of the
+// rotation may need, 0 if all that there are.
+func oldestEpoch(r *layout.Rotation) uint32 {
+	if r.Target != 0 && int(r.Tree) >= layout.Trees-1 && !r.Again {
+		return r.Target // the walk has ended: only snapshots need older ones
+	}
+	return 0
+}
+
+// snapshotEpochs lists what needs older key epochs than the head: snapshots, and
+// what a rollback left, as its pages are read to free them.
+func (v *Volume) snapshotEpochs() (list []snapshotEpoch) {
+	s := &v.snap
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.live {
+		list = append(list, snapshotEpoch{t.name, t.epoch})
+	}
+	if s.abandoned != nil {
+		list = append(list, snapshotEpoch{"(what a rollback left)", 0})
+	}
+	return list
+}

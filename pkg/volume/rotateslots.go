@@ -1,0 +1,276 @@
+package volume
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+)
+
+// RotateDataKey gives the volume a new data key. It returns once everything that
+// is written from then on is sealed under it; the rest is rewritten in the
+// background, also by later mounts. Called while a rotation is under way, it
+// only takes what opens slots that could not be made again.
+func (v *Volume) RotateDataKey(o RotateOptions) (RotationStatus, error) {
+	v.rot.rate.Store(o.BytesPerSecond)
+	if o.BytesPerSecond == 0 {
+		v.rot.rate.Store(DefaultRotationRate)
+	}
+	var dropped []int
+	err := v.changeKeys(func() (err error) {
+		dropped, err = v.beginRotation(&o)
+		return err
+	})
+	if err != nil {
+		return RotationStatus{}, err
+	}
+	s := v.RotationStatus()
+	s.Dropped = dropped
+	return s, nil
+}
+
+func (v *Volume) beginRotation(o *RotateOptions) (dropped []int, err error) {
+	k := &v.keys
+	if v.rot.target.Load() == 0 && o.Resume {
+		return nil, nil
+	}
+	if v.rot.target.Load() != 0 && !o.Again {
+		return v.supplyNext(o)
+	}
+	if len(k.epochs) >= crypto.MaxEpochs {
+		return nil, fmt.Errorf("%d epochs of the data key are in use: %s", len(k.epochs), v.RotationWaits())
+	}
+	vmk, err := crypto.GenerateKey()
+	if err != nil {
+		return nil, err
+	}
+	next := crypto.EpochKey{Epoch: k.epochs[len(k.epochs)-1].Epoch + 1, VMK: vmk}
+	keys, err := crypto.DeriveEpochKeys(k.header.Suite, v.id, next.Epoch, vmk)
+	if err != nil {
+		vmk.Erase()
+		return nil, err
+	}
+	dropped, err = v.switchEpoch(o, next, keys)
+	if err != nil && v.store.Keys.Newest() != keys {
+		keys.Erase()
+		vmk.Erase()
+	}
+	return dropped, err
+}
+
+// RotationWaits is RotationStatus.Waits.
+func (v *Volume) RotationWaits() string {
+	v.rot.mu.Lock()
+	defer v.rot.mu.Unlock()
+	return v.rot.waits
+}
+
+// switchEpoch makes all slots again, with one more epoch, and seals by it from
+// then on.
+func (v *Volume) switchEpoch(o *RotateOptions, next crypto.EpochKey, keys *crypto.EpochKeys) (dropped []int, err error) {
+	k := &v.keys
+	epochs := append(slices.Clone(k.epochs), next)
+	only := epochs[len(epochs)-1:]
+	h := *k.header
+	last := map[int]crypto.Slot{}
+	var missing []int
+	for i := range h.Slots {
+		if h.Slots[i].Type == crypto.SlotEmpty {
+			continue
+		}
+		key, ok := k.keyOf(i, o.Keys)
+		if !ok {
+			missing = append(missing, i)
+			h.Slots[i] = crypto.Slot{}
+			continue
+		}
+		if h.Slots[i], err = v.makeSlot(i, key, epochs); err != nil {
+			return nil, err
+		}
+		if last[i], err = v.makeSlot(i, key, only); err != nil {
+			return nil, err
+		}
+	}
+	if len(missing) > 0 && !o.Drop {
+		return nil, fmt.Errorf("%w: %s", ErrKeyMissing, slotNames(k.header, missing))
+	}
+	if len(last) == 0 {
+		return nil, fmt.Errorf("no key slot would be left: %w", ErrLastKey)
+	}
+	// First what the slots become, so that it is there whenever the new epoch is.
+	// Should the header not make it, the epoch in the root tells that it is void.
+	before := v.rot.current()
+	v.rot.set(layout.Rotation{Target: next.Epoch})
+	if err := v.storeNext(last, keys); err != nil {
+		v.rot.set(before)
+		return nil, err
+	}
+	if err := v.writeHeaderUnder(&h, keys); err != nil {
+		return nil, err
+	}
+	if slices.Contains(missing, k.slot) {
+		k.slot = -1
+	}
+	k.epochs, k.next = epochs, last
+	v.store.Keys.Add(keys)
+	v.rot.target.Store(next.Epoch)
+	if err := v.raiseFloor(); err != nil {
+		return nil, err
+	}
+	v.startRotation()
+	return missing, nil
+}
+
+// keyOf finds what a slot can be made again with.
+func (k *keyring) keyOf(slot int, creds []crypto.Credential) (Key, bool) {
+	s := &k.header.Slots[slot]
+	if r, err := crypto.SlotRecipient(k.header.Suite, s); err == nil {
+		return Key{Recipient: r}, true
+	}
+	for _, c := range creds {
+		r, ok := c.(crypto.Recipient)
+		if !ok || c.SlotType() != s.Type {
+			continue
+		}
+		got, err := crypto.OpenSlot(k.header.Suite, k.header.ID, uint8(slot), s, c)
+		if err != nil {
+			continue
+		}
+		crypto.EraseEpochs(got)
+		return Key{Recipient: r, Credential: c}, true
+	}
+	return Key{}, false
+}
+
+// supplyNext seals what slots become which a rotation found no keys for.
+func (v *Volume) supplyNext(o *RotateOptions) (dropped []int, err error) {
+	k := &v.keys
+	var missing []int
+	for i := range k.header.Slots {
+		if _, ok := k.next[i]; ok || k.header.Slots[i].Type == crypto.SlotEmpty {
+			continue
+		}
+		key, ok := k.keyOf(i, o.Keys)
+		if !ok {
+			missing = append(missing, i)
+			continue
+		}
+		if err := v.addNext(i, key); err != nil {
+			return nil, err
+		}
+	}
+	if len(missing) > 0 && o.Drop && len(missing) < k.header.Count() {
+		if err := v.removeKeys(missing); err != nil {
+			return nil, err
+		}
+		dropped, missing = missing, nil
+	}
+	v.startRotation()
+	if len(missing) > 0 {
+		return nil, fmt.Errorf("%w: %s", ErrKeyMissing, slotNames(k.header, missing))
+	}
+	return dropped, nil
+}
+
+// addNext seals what one slot becomes. The caller holds keys.mu.
+func (v *Volume) addNext(slot int, key Key) error {
+	k := &v.keys
+	s, err := v.makeSlot(slot, key, k.epochs[len(k.epochs)-1:])
+	if err != nil {
+		return err
+	}
+	next := map[int]crypto.Slot{}
+	for i, s := range k.next {
+		next[i] = s
+	}
+	next[slot] = s
+	if err := v.storeNext(next, v.store.Keys.Newest()); err != nil {
+		return err
+	}
+	k.next = next
+	return nil
+}
+
+// dropNext forgets slots that were removed.
+func (v *Volume) dropNext(slots []int) error {
+	next := map[int]crypto.Slot{}
+	for i, s := range v.keys.next {
+		if !slices.Contains(slots, i) {
+			next[i] = s
+		}
+	}
+	v.keys.next = next
+	return v.storeNext(next, v.store.Keys.Newest())
+}
+
+// storeNext makes the slots that wait for the end of a rotation durable: next,
+// and no others.
+func (v *Volume) storeNext(next map[int]crypto.Slot, keys *crypto.EpochKeys) error {
+	c := cost{quads: crypto.Slots, urgent: true, nested: true} // in changeKeys
+	if err := v.admit(c); err != nil {
+		return err
+	}
+	err := v.inGate(func() error { return v.putNext(next, keys.Commitment()) })
+	v.adm.done(c)
+	if err == nil {
+		err = v.commitAll()
+	}
+	return v.syncErr(err)
+}
+
+func (v *Volume) putNext(next map[int]crypto.Slot, commit [32]byte) error {
+	return v.anc.tree.Update(func(w *tree.Writer) error {
+		for i := range crypto.Slots {
+			s, ok := next[i]
+			if !ok {
+				if _, err := w.Delete(items.NextSlotKey(i)); err != nil {
+					return err
+				}
+				continue
+			}
+			n := layout.NextSlot{Commit: commit, Slot: s}
+			if err := w.Put(items.NextSlotKey(i), n.Append(nil)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// loadRotation takes up a rotation where the root says that it was. Nobody else
+// uses the volume yet.
+func (v *Volume) loadRotation(root *layout.Root) error {
+	k := &v.keys
+	newest := v.store.Keys.Newest()
+	if len(k.epochs) == 1 {
+		// Over, or never begun: the header decides. What it left is of no use.
+		if root.Rotation.Target == 0 || v.opts.ReadOnly {
+			return nil
+		}
+		return v.putNext(nil, [32]byte{})
+	}
+	s := layout.Rotation{Target: newest.Epoch()}
+	if root.Rotation.Target == s.Target {
+		s = root.Rotation
+	}
+	v.rot.set(s)
+	v.rot.target.Store(s.Target)
+	v.rot.tell(RotationRewriting, "", nil)
+	k.next = map[int]crypto.Slot{}
+	var derr error
+	err := v.anc.tree.Scan(items.NextSlotKey(0), items.NextSlotKey(crypto.Slots-1), func(key layout.Key, val []byte) bool {
+		var n layout.NextSlot
+		if n, derr = layout.DecodeNextSlot(val); derr != nil {
+			return false
+		}
+		if n.Commit == newest.Commitment() && k.header.Slots[key.Sub].Type == n.Slot.Type {
+			k.next[int(key.Sub)] = n.Slot
+		}
+		return true
+	})
+	return errors.Join(err, derr)
+}

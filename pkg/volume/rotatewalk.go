@@ -1,0 +1,274 @@
+package volume
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// staleRun is a part of a file that is sealed under an older epoch.
+type staleRun struct {
+	sharedRef
+	kept bool // a snapshot holds it
+}
+
+// rotateStep rewrites what one leaf holds, and the leaf itself. It moves s on.
+func (v *Volume) rotateStep(s *layout.Rotation) (more bool, err error) {
+	t := v.treeByID(s.Tree)
+	if t == nil {
+		return false, nil
+	}
+	var stale []staleRun
+	var first layout.Key
+	old, sectors, newest := false, uint64(0), v.snap.newest.Load()
+	next, more, err := t.Leaf(s.Next, func(l tree.Leaf) {
+		first = l.Key(l.First)
+		old = l.Epoch != 0 && l.Epoch < s.Target
+		for i := l.First; i < l.Count(); i++ {
+			k, val := l.Key(i), l.Value(i)
+			if s.Tree != layout.TreeFS || k.Type != layout.KeyExtent {
+				continue
+			}
+			n := layout.ExtentSectors(val)
+			sectors += n
+			if n > 0 && recordEpoch(val) < s.Target {
+				stale = append(stale, staleRun{refOf(k, val), refBirth(val) <= newest})
+			}
+		}
+	})
+	if err != nil {
+		return false, txn.Wrap(fmt.Errorf("tree %d: %w", s.Tree, err))
+	}
+	for _, x := range stale {
+		// As of now; resealBlock knows for sure.
+		if shared, err := v.sharedNow(&x.sharedRef); err != nil {
+			return false, err
+		} else if shared {
+			v.rot.shared = true
+			continue
+		}
+		if err := v.reseal(x, s.Target); err != nil {
+			return false, err
+		}
+	}
+	if old {
+		if err := v.rotatePage(t, first); err != nil {
+			return false, err
+		}
+	}
+	s.Again = s.Again || old || len(stale) > 0
+	s.Next = next
+	s.Done += sectors
+	return more, nil
+}
+
+// recordEpoch is the epoch of a stored extent record.
+func recordEpoch(b []byte) uint32 { return binary.LittleEndian.Uint32(b[40:]) }
+
+// refBirth is the generation in which a stored file extent's reference was made.
+func refBirth(b []byte) uint64 { return binary.LittleEndian.Uint64(b[len(b)-layout.FileExtentBytes:]) }
+
+// rotatePage has a leaf written again.
+func (v *Volume) rotatePage(t *tree.Tree, first layout.Key) error {
+	if err := v.rot.pace(layout.NodeBytes); err != nil {
+		return err
+	}
+	c := cost{quads: opQuads, urgent: true}
+	if err := v.admitRotation(c, v.snap.newest.Load() != 0); err != nil {
+		return err
+	}
+	defer v.adm.done(c)
+	return v.inGate(func() error {
+		return t.Update(func(w *tree.Writer) error { return w.Touch(first) })
+	})
+}
+
+// admitRotation is admit, and on a full volume waits until there is room. kept says
+// that a snapshot keeps what is rewritten: it takes its space once more, and a part
+// of the volume is left to those who use it.
+func (v *Volume) admitRotation(c cost, kept bool) error {
+	for {
+		if v.rot.quitting() {
+			return errRotationStops
+		}
+		need, waits := int64(0), "the volume is full"
+		if kept {
+			need, waits = v.rotationSpares()+int64(c.pages+v.adm.dirtyCount()), nearlyFull
+		}
+		if v.room() >= need {
+			err := v.admit(c)
+			if !errors.Is(err, vfs.ErrNoSpace) {
+				return err
+			}
+		}
+		// Trying again has commits made, which wake us: only when there is more room.
+		room := max(v.room(), need) + blockPages*blockPages
+		v.rot.tell(RotationWaiting, waits, nil)
+		for v.room() < room && (!kept || v.snap.newest.Load() != 0) {
+			if err := v.rot.wait(); err != nil {
+				return err
+			}
+		}
+		kept = kept && v.snap.newest.Load() != 0
+		v.rot.tell(RotationRewriting, "", nil)
+	}
+}
+
+// nearlyFull is what a rotation waits for that would fill the volume.
+const nearlyFull = "the volume is nearly full, and local snapshots keep what is rewritten: delete some of them, or files, or grow it"
+
+// rotationSpares is how many free sectors a rotation leaves where snapshots keep
+// what it rewrites: a sixteenth of the volume.
+func (v *Volume) rotationSpares() int64 {
+	v.adm.mu.Lock()
+	defer v.adm.mu.Unlock()
+	return max(2*v.adm.reserve*layout.QuadSectors, int64(v.sectors.Load()/16))
+}
+
+// room is the number of sectors that are free, or will be.
+func (v *Volume) room() int64 {
+	free, _, waiting := v.space.Counts()
+	return free + waiting
+}
+
+// pace keeps the walk to its rate.
+func (r *rotator) pace(n uint64) error {
+	rate := r.rate.Load()
+	if rate <= 0 {
+		return nil
+	}
+	select {
+	case <-time.After(time.Duration(n) * time.Second / time.Duration(rate)):
+		return nil
+	case <-r.quit:
+		return errRotationStops
+	}
+}
+
+// reseal makes what is stale of a part of a file dirty, so that it is written
+// again as any other data. What it holds stays; no operation is logged.
+func (v *Volume) reseal(x staleRun, target uint32) error {
+	for end := x.sector + uint64(x.count); x.sector < end; {
+		n := min(end, (x.sector/blockPages+1)*blockPages) - x.sector // one block at a time
+		if err := v.rot.pace(n * pageBytes); err != nil {
+			return err
+		}
+		dead, err := v.resealBlock(&x, n, target)
+		if dead {
+			v.reaper.wait() // it is being removed
+		}
+		if errors.Is(err, vfs.ErrCorrupt) || errors.Is(err, vfs.ErrIO) && v.Failed() == nil {
+			v.rot.unreadable(err)
+			err = nil
+		}
+		if err != nil {
+			return err
+		}
+		x.sector += n
+	}
+	return nil
+}
+
+// unreadable notes what can not be rewritten.
+func (r *rotator) unreadable(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.bad) < 10 {
+		r.bad = append(r.bad, err.Error())
+	}
+}
+
+func (v *Volume) resealBlock(x *staleRun, count uint64, target uint32) (dead bool, err error) {
+	ino, sector := x.ino, x.sector
+	// What it takes it gives back, unless a snapshot keeps that: a full volume has the reserve for it.
+	c := cost{pages: int(count) + 1, quads: opQuads, urgent: !x.kept}
+	if err := v.admitRotation(c, x.kept); err != nil {
+		return false, err
+	}
+	defer v.adm.done(c)
+	in, err := v.inode(vfs.Ino(ino))
+	if errors.Is(err, vfs.ErrStale) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer v.table.put(in)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.dead || !in.isReg() {
+		return true, nil
+	}
+	if err := v.cutRest(in); err != nil {
+		return false, err
+	}
+	es, err := v.extents(ino, sector, sector+count, 0)
+	if err != nil {
+		return false, txn.Wrap(err)
+	}
+	defer v.unload(in)
+	for i := range es {
+		if es[i].Epoch < target && err == nil {
+			err = v.resealExtent(in, &es[i], max(sector, es[i].Sector), min(sector+count, es[i].End()))
+		}
+	}
+	return false, err
+}
+
+// resealExtent makes sectors [from, to) of a file dirty, which an extent has alone.
+// The caller holds in.mu: nobody makes a copy of it meanwhile.
+func (v *Volume) resealExtent(in *inode, e *items.Placed, from, to uint64) error {
+	run := layout.Run{Start: e.Addr/layout.SectorBytes + from - e.Sector, Count: uint32(to - from)}
+	switch most, err := v.shares.Most(run); {
+	case err != nil:
+		return txn.Wrap(err)
+	case most > 0:
+		v.rot.shared = true
+		return nil
+	}
+	if err := v.loadRun(in, from, to); err != nil {
+		return err
+	}
+	return v.inGate(func() error {
+		for s := from; s < to; s++ {
+			v.markDirty(in, s)
+		}
+		return nil
+	})
+}
+
+// loadRun is loadPage for the sectors [from, to) of one block, with one read.
+func (v *Volume) loadRun(in *inode, from, to uint64) error {
+	buf := make([]byte, (to-from)*pageBytes)
+	if off := from * pageBytes; off < in.attr.Size {
+		pin := v.space.Pin()
+		defer v.space.Unpin(pin)
+		plan, err := v.planRead(in, off, buf[:min(uint64(len(buf)), in.attr.Size-off)])
+		if err == nil {
+			err = plan.run(v.store)
+		}
+		if err != nil {
+			return txn.Wrap(fmt.Errorf("inode %d at %d: %w", in.ino, off, err))
+		}
+	}
+	in.bmu.Lock()
+	defer in.bmu.Unlock()
+	b := v.block(in, from/blockPages)
+	for s := from; s < to; s++ {
+		i := s % blockPages
+		if b.pages[i] == nil { // what is in memory is as new
+			b.pages[i] = pagePool.Get().(*page)
+			copy(b.pages[i][:], buf[(s-from)*pageBytes:])
+		}
+		b.held |= 1 << i
+		in.loaded = append(in.loaded, s)
+	}
+	return nil
+}

@@ -1,0 +1,260 @@
+package volume
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// DeleteSnapshot deletes a snapshot; that is durable when the call returns. What
+// only it held is freed in the background, and goes on at the next mount if need
+// be: WaitFreed waits for it.
+func (v *Volume) DeleteSnapshot(name string) error {
+	s := &v.snap
+	s.manage.Lock()
+	defer s.manage.Unlock()
+	if err := v.writable(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	t := s.byName[name]
+	inUse := t != nil && t.views+t.holds > 0
+	if t != nil && !inUse {
+		t.going = true
+	}
+	s.mu.Unlock()
+	switch {
+	case t == nil:
+		return fmt.Errorf("%w: %.200q", ErrNoSnapshot, name)
+	case inUse:
+		return fmt.Errorf("%w: %s", ErrSnapshotInUse, name)
+	}
+	err := v.bury(t, func() error { return v.condemn(t) })
+	if err != nil {
+		s.mu.Lock()
+		t.going = false
+		s.mu.Unlock()
+	}
+	return err
+}
+
+// bury has a snapshot freed that mark, inside the gate, takes from the live
+// ones. The caller holds manage.
+func (v *Volume) bury(t *snapshot, mark func() error) error {
+	// Until the lists that a rollback left are gone, none of its points may be
+	// used again.
+	if err := v.waitAbandoned(); err != nil {
+		return err
+	}
+	c := cost{quads: opQuads, urgent: true, snaps: true}
+	if err := v.admit(c); err != nil {
+		return err
+	}
+	defer v.adm.done(c)
+	err := v.inGate(mark)
+	if err == nil {
+		err = v.commitAll()
+	}
+	if err != nil {
+		return v.syncErr(err)
+	}
+	v.rot.kick()
+	// Only now: what the same generation dropped before is in the lists.
+	s := &v.snap
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dying = append(s.dying, t)
+	s.stalled = nil
+	s.cond.Broadcast()
+	return nil
+}
+
+// condemn marks a snapshot as deleted. Inside the gate.
+func (v *Volume) condemn(t *snapshot) error {
+	err := v.snaps.Update(func(w *tree.Writer) error {
+		val, ok, err := w.Get(items.SnapshotKey(t.id))
+		if err == nil && !ok {
+			err = fmt.Errorf("%w: snapshot %q is missing", layout.ErrCorrupt, t.name)
+		}
+		if err != nil {
+			return err
+		}
+		x, err := layout.DecodeSnapshot(val)
+		if err != nil {
+			return err
+		}
+		x.Deleting = true
+		return w.Put(items.SnapshotKey(t.id), x.Append(nil))
+	})
+	if err != nil {
+		return err
+	}
+	v.snap.forget(t)
+	return nil
+}
+
+// forget removes a snapshot from those that hold what the head drops. Inside the gate.
+func (s *snapshots) forget(t *snapshot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !t.passing {
+		delete(s.byName, t.name)
+	}
+	i := slices.Index(s.live, t)
+	s.live = slices.Delete(s.live, i, i+1)
+	if i == len(s.live) && i > 0 { // the newest: its point is not used any more
+		s.state.Point, s.dirty = s.live[i-1].id, true
+	}
+	s.changed()
+}
+
+// WaitFreed waits until all that deleted snapshots and rollbacks left is freed
+// (usable one commit later). An error says why that does not go on.
+func (v *Volume) WaitFreed() error {
+	return v.snapWait(func(s *snapshots) bool { return len(s.dying) > 0 || s.abandoned != nil })
+}
+
+func (v *Volume) waitAbandoned() error {
+	return v.snapWait(func(s *snapshots) bool { return s.abandoned != nil })
+}
+
+func (v *Volume) snapWait(busy func(s *snapshots) bool) error {
+	s := &v.snap
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for busy(s) {
+		switch {
+		case s.stalled != nil:
+			return txn.Wrap(s.stalled)
+		case v.Failed() != nil:
+			return v.writable()
+		case s.stop || v.ring == nil:
+			return vfs.ErrClosed
+		}
+		s.cond.Wait()
+	}
+	return nil
+}
+
+// startSnapReaper starts what frees deleted snapshots, and what was left of it.
+func (v *Volume) startSnapReaper() {
+	s := &v.snap
+	s.done = make(chan struct{})
+	go func() {
+		defer close(s.done)
+		f := &freer{v: v}
+		for {
+			s.mu.Lock()
+			for !s.stop && (s.stalled != nil || len(s.dying) == 0 && s.abandoned == nil) && !(v.worn() && !s.blunt) {
+				s.cond.Wait()
+			}
+			if s.stop {
+				s.cond.Broadcast()
+				s.mu.Unlock()
+				return
+			}
+			if s.stalled != nil || len(s.dying) == 0 && s.abandoned == nil {
+				s.passing = true
+				s.mu.Unlock()
+				v.restampAll()
+				s.mu.Lock()
+				s.passing = false
+				s.mu.Unlock()
+				v.adm.wake()
+				continue
+			}
+			var t *snapshot
+			a := s.abandoned
+			if a == nil {
+				t = s.dying[0]
+			}
+			s.mu.Unlock()
+			done, err := v.freeStep(f, t, a)
+			if err == nil && !done {
+				continue
+			}
+			f.point = 0
+			s.mu.Lock()
+			switch {
+			case err != nil:
+				s.stalled = err
+				if v.opts.Log != nil && v.Failed() == nil && !s.stop {
+					v.opts.Log.Warn("what a deleted snapshot held could not be freed; the next mount tries again", "volume", v.id.String(), "error", err)
+				}
+			case a != nil:
+				s.abandoned = nil
+				v.rot.kick()
+			default:
+				s.dying = s.dying[1:]
+			}
+			s.cond.Broadcast()
+			s.mu.Unlock()
+		}
+	}()
+}
+
+func (v *Volume) stopSnapReaper() {
+	s := &v.snap
+	s.mu.Lock()
+	s.stop = true
+	s.cond.Broadcast()
+	s.mu.Unlock()
+	<-s.done
+}
+
+// freeStep frees a bounded part of what a rollback or a deleted snapshot left,
+// the last step its item.
+func (v *Volume) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, err error) {
+	if a != nil {
+		if err := v.warmAbandoned(a); err != nil {
+			return false, txn.Wrap(err)
+		}
+	}
+	runs, pages := v.freeBudget()
+	c := cost{quads: freeQuads + pages, urgent: true, snaps: true}
+	if err := v.admit(c); err != nil {
+		return false, err
+	}
+	defer v.adm.done(c)
+	v.gate.RLock()
+	defer v.gate.RUnlock()
+	if err := v.writable(); err != nil {
+		return false, err
+	}
+	f.begin(runs)
+	err = v.snaps.Update(func(w *tree.Writer) error {
+		f.w = w
+		if a != nil {
+			done, err = f.passAbandoned(a)
+			return err
+		}
+		v.snap.mu.Lock()
+		only := v.snap.only(t.id)
+		v.snap.mu.Unlock()
+		if done, err = f.pass(only); err == nil && done {
+			f.changed = true
+			_, err = w.Delete(items.SnapshotKey(t.id))
+		}
+		return err
+	})
+	f.w = nil
+	if err != nil {
+		if err = txn.Wrap(err); f.changed { // half a step must not be committed
+			v.fail(err)
+		}
+		return false, err
+	}
+	if f.changed {
+		v.snap.mu.Lock()
+		v.snap.state.DeadSectors -= min(f.dead, v.snap.state.DeadSectors)
+		v.snap.dirty = true
+		v.snap.mu.Unlock()
+		v.adm.changed()
+	}
+	return done, nil
+}

@@ -1,0 +1,195 @@
+package volume
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// maxWrite is the most that one operation of the ring carries.
+const maxWrite = 1 << 20
+
+// prepareWrite loads what a write of [off, end) does not set of its first and
+// last sector, and a small content.
+func (v *Volume) prepareWrite(in *inode, off, end uint64) error {
+	if err := v.loadSmall(in); err != nil {
+		return err
+	}
+	if off%pageBytes != 0 {
+		if err := v.loadPage(in, off/pageBytes); err != nil {
+			return err
+		}
+	}
+	if end%pageBytes != 0 && end < in.attr.Size {
+		return v.loadPage(in, end/pageBytes)
+	}
+	return nil
+}
+
+// loadSmall holds a content that is in the tree, or that a flusher may put
+// there before the operation comes to its change: unpackInline needs it.
+func (v *Volume) loadSmall(in *inode) error {
+	if in.inlined.Load() || in.attr.Size > 0 && in.attr.Size <= layout.MaxInline {
+		return v.loadPage(in, 0)
+	}
+	return nil
+}
+
+// Write implements vfs.FS.
+func (v *Volume) Write(req *vfs.Req, ino vfs.Ino, off uint64, data []byte, kill bool) (int, error) {
+	if len(data) == 0 {
+		return 0, nil
+	}
+	data = data[:min(len(data), maxWrite)]
+	end := off + uint64(len(data))
+	if off > layout.MaxFileBytes || end > layout.MaxFileBytes {
+		return 0, fmt.Errorf("write at %d: %w", off, vfs.ErrFileTooBig)
+	}
+	if len(data) > blockBytes {
+		v.sync.letPass()
+	}
+	in, err := v.inode(ino)
+	if err != nil {
+		return 0, err
+	}
+	defer v.table.put(in)
+	op := &layout.Op{Type: layout.OpWrite, Unique: req.Unique, Ino: uint64(ino), Off: off, Data: data, Len: uint64(len(data)), Time: vfs.Now()}
+	if kill {
+		op.Flags = layout.OpKill
+	}
+	if err := v.write(in, op, req.Append); err != nil {
+		return 0, err
+	}
+	return len(data), nil
+}
+
+// write makes a write. What is reserved has room, if need be a block at a time: so
+// much the reserve lends at once.
+func (v *Volume) write(in *inode, op *layout.Op, appending bool) error {
+	promised := false
+	err := v.inReserved(in, func() []items.Interval { return []items.Interval{{From: op.Off, To: op.Off + op.Len}} }, func(p bool) (bool, error) {
+		promised = p
+		return v.writeOnce(in, op, appending, p)
+	})
+	if !promised || op.Len <= blockBytes || !errors.Is(err, vfs.ErrNoSpace) {
+		return err
+	}
+	for at := op.Off; at < op.Off+op.Len; {
+		n := min(op.Off+op.Len, (at/blockBytes+1)*blockBytes) - at
+		part := *op
+		part.Off, part.Len, part.Data = at, n, op.Data[at-op.Off:][:n]
+		if err := v.write(in, &part, appending); err != nil {
+			return err
+		}
+		at += n
+	}
+	return nil
+}
+
+// writeOnce makes a write that is one operation; promised says that all of it is
+// reserved. If that is not so any more it does nothing: again.
+func (v *Volume) writeOnce(in *inode, op *layout.Op, appending, promised bool) (again bool, err error) {
+	off, end := op.Off, op.Off+op.Len
+	c := cost{pages: int((end+pageBytes-1)/pageBytes - off/pageBytes + 1), ring: len(op.Data) + 128, quads: opQuads, promised: promised}
+	err = v.operate(c, func(l *locks) error {
+		l.lock(in)
+		if err := v.regular(in); err != nil {
+			return err
+		}
+		if err := mayWrite(in, off, appending); err != nil {
+			return err
+		}
+		if promised {
+			if ok, err := v.covers(in, off, end); err != nil || !ok {
+				again = true
+				return err
+			}
+		}
+		if err := v.cutRest(in); err != nil {
+			return err
+		}
+		if op.Flags&layout.OpKill != 0 && !killsBits(&in.attr) {
+			op.Flags &^= layout.OpKill
+		}
+		defer v.unload(in)
+		if err := v.prepareWrite(in, off, end); err != nil {
+			return err
+		}
+		return v.perform(op)
+	})
+	return again, err
+}
+
+// regular tells whether an inode has data; the caller holds mu.
+func (v *Volume) regular(in *inode) error {
+	switch {
+	case in.dead:
+		return fmt.Errorf("inode %d: %w", in.ino, vfs.ErrStale)
+	case in.isDir():
+		return fmt.Errorf("inode %d: %w", in.ino, vfs.ErrIsDir)
+	case !in.isReg():
+		return fmt.Errorf("inode %d: %w", in.ino, vfs.ErrInvalid)
+	}
+	return nil
+}
+
+// applyWrite copies the data of a write into the inode's blocks. Inside the
+// gate, in.mu held, prepareWrite done.
+func (v *Volume) applyWrite(in *inode, op *layout.Op) error {
+	off, data := op.Off, op.Data
+	if op.Flags&layout.OpKill != 0 {
+		if err := v.applyKill(in); err != nil {
+			return err
+		}
+	}
+	v.unpackInline(in, max(in.attr.Size, off+uint64(len(data))))
+	for len(data) > 0 {
+		idx, in0 := off/blockBytes, off%blockBytes
+		n := min(blockBytes-in0, uint64(len(data)))
+		v.writeBlock(in, idx, int(in0), data[:n], op.Seq)
+		off += n
+		data = data[n:]
+	}
+	in.attr.Mtime, in.attr.Ctime = op.Time, op.Time
+	v.touch(in)
+	return nil
+}
+
+// writeBlock copies data to a block from a byte on.
+func (v *Volume) writeBlock(in *inode, idx uint64, from int, data []byte, seq uint64) {
+	in.bmu.Lock()
+	b := v.block(in, idx)
+	before, had := b.tracked(), b.dirty
+	b.src = 0
+	if len(data) == blockBytes {
+		b.src = seq
+	}
+	for n := 0; n < len(data); {
+		i, o := (from+n)/pageBytes, (from+n)%pageBytes
+		if b.pages[i] == nil {
+			b.pages[i] = pagePool.Get().(*page)
+			if o != 0 || len(data)-n < pageBytes {
+				clear(b.pages[i][:]) // beyond the end of the file: prepareWrite loads all else
+			}
+		}
+		n += copy(b.pages[i][o:], data[n:])
+		b.dirty |= 1 << i
+	}
+	newBlock := 0
+	if had == 0 {
+		newBlock = 1
+	}
+	v.adm.dirtyPages(b.tracked()-before, newBlock)
+	// Full, and nobody in the middle of its last page: what is appended next
+	// would have to read that page back.
+	full := b.dirty == 1<<blockPages-1 && from+len(data) == blockBytes
+	queue := !b.queued || full && !b.full
+	b.queued, b.full = true, full
+	in.bmu.Unlock()
+	if queue {
+		v.pushItem(flushItem{in, idx}, full)
+	}
+}
