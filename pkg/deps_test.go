@@ -53,7 +53,7 @@ var allowed = map[string][]string{
 	"pkg/mounter/mountertest":      {"pkg/mounter", "pkg/mounter/control"},
 	"pkg/csi":                      {"pkg/backend", "pkg/mounter", "pkg/mounter/control", "pkg/requestid"}, // for the types and errors of its Mounter interface
 	"pkg/mountserver":              {"pkg/atomicfile", "pkg/crypto", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/volume", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/fusefs", "pkg/volume/vfs"},
-	"pkg/mountserver/mounts":       {"pkg/mounter/control", "pkg/mounter/volumectl", "pkg/volume/fusefs"},
+	"pkg/mountserver/mounts":       {"pkg/mounter/control", "pkg/mounter/volumectl", "pkg/volume/device", "pkg/volume/fusefs"},
 	"pkg/requestid":                {},
 	"cmd/ec2":                      {"pkg/backend/ebs/ec2test"},
 	"pkg/api/v1alpha1":             {},
@@ -66,7 +66,11 @@ var allowed = map[string][]string{
 	"cmd/demo":                     {"pkg/mounter"},
 	"cmd/bench":                    {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/vfstest"},
 	"cmd/libdoublecrypt":           {"pkg/crypto", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/vfs"},
-	"cmd/sealvol":                  {"pkg/atomicfile", "pkg/crypto", "pkg/mountserver", "pkg/mountserver/mounts", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/volume", "pkg/volume/check", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/fusefs", "pkg/volume/vfs"},
+	"cmd/sealvol":                  {"pkg/atomicfile", "pkg/crypto", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/mountserver", "pkg/mountserver/mounts", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/volume", "pkg/volume/check", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/doublecrypt/convert", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/copyout", "pkg/volume/vfs/walk"},
+
+	"pkg/volume/doublecrypt/convert": {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/vfs", "pkg/volume/vfs/walk"},
+	"pkg/volume/vfs/copyout":         {"pkg/volume/vfs", "pkg/volume/vfs/walk"},
+	"pkg/volume/vfs/walk":            {"pkg/volume/vfs"},
 
 	"pkg/selfenc":                           {"pkg/crypto"},
 	"pkg/selfenc/chunkstore":                {"pkg/atomicfile", "pkg/awsclient", "pkg/selfenc"},

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
+	"github.com/sealvol/sealvol/pkg/volume/vfs/walk"
 )
 
 func catCommand() *cobra.Command {
@@ -25,20 +26,20 @@ command stops and fails.`,
 				return err
 			}
 			defer end()
-			buf := make([]byte, readBytes)
+			buf := make([]byte, walk.ReadBytes)
 			for _, p := range a[1:] {
-				e, err := lookup(v, p, true)
+				e, err := walk.Lookup(v, p, true)
 				if err != nil {
 					return err
 				}
-				switch e.kind() {
+				switch e.Kind() {
 				case unix.S_IFREG:
 				case unix.S_IFDIR:
 					return fmt.Errorf("%s: %w", printable(p), vfs.ErrIsDir)
 				default:
 					return fmt.Errorf("%s: not a regular file", printable(p))
 				}
-				if err := readFile(v, e.attr.Ino, c.OutOrStdout(), buf); err != nil {
+				if err := walk.ReadFile(v, e.Attr.Ino, c.OutOrStdout(), buf); err != nil {
 					return fmt.Errorf("%s: %w", printable(p), err)
 				}
 			}

@@ -148,7 +148,7 @@ func inspect(path string, key *keyFlags) (report, error) {
 	if r.DeviceBytes, err = dev.Size(); err != nil {
 		return nil, err
 	}
-	if r.InUse, err = inUse(path); err != nil {
+	if r.InUse, err = mounts.InUse(path); err != nil {
 		return nil, err
 	}
 	if r.InUse {
@@ -198,18 +198,6 @@ func stateReport(i *volume.RootInfo, inUse bool) *stateInfo {
 		s.Log = logReplay
 	}
 	return s
-}
-
-// inUse tries for a moment what a mount would do.
-func inUse(path string) (bool, error) {
-	d, err := openDevice(path, true)
-	if errors.Is(err, device.ErrInUse) {
-		return true, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	return false, d.Close()
 }
 
 func (r *infoReport) text() string {

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealvol/sealvol/pkg/atomicfile"
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 )
 
@@ -63,53 +64,7 @@ func TestKill(t *testing.T) {
 				t.Fatalf("round %d, %s: %v", round, w.kind, err)
 			}
 		}
-		c, err := control.Find(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := shortTime()
-		s, err := c.Status(ctx)
-		cancel()
-		if err != nil {
-			t.Fatal(err)
-		}
-		pid, err := unix.PidfdOpen(s.PID, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var wg sync.WaitGroup
-		var acks atomic.Int64
-		enough := int64(20 + rng.IntN(200))
-		for _, w := range writers {
-			wg.Add(1)
-			go func() {
-				defer wg.Done()
-				for {
-					if err := w.step(); err != nil {
-						if !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.ECONNABORTED) && !errors.Is(err, unix.EIO) {
-							t.Errorf("round %d, %s: %v", round, w.kind, err)
-						}
-						return
-					}
-					if acks.Add(1) == enough {
-						if err := unix.PidfdSendSignal(pid, unix.SIGKILL, nil, 0); err != nil {
-							t.Error(err)
-						}
-					}
-				}
-			}()
-		}
-		wg.Wait()
-		for {
-			n, err := unix.Poll([]unix.PollFd{{Fd: int32(pid), Events: unix.POLLIN}}, int(scriptDeadline.Milliseconds()))
-			if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
-				break
-			}
-			if err == nil {
-				t.Fatal("the server does not die")
-			}
-		}
-		unix.Close(pid)
+		killServer(t, dir, writers, int64(20+rng.IntN(200)), fmt.Sprint("round ", round))
 		if t.Failed() {
 			return
 		}
@@ -123,6 +78,58 @@ func TestKill(t *testing.T) {
 	}
 	sealvol("umount", dir)
 	sealvol("fsck", "--key-file", key, img)
+}
+
+// killServer kills the server of a mount once the writers have synced so many changes, and waits
+// for its end.
+func killServer(t *testing.T, dir string, writers []*killWriter, enough int64, when string) {
+	t.Helper()
+	c, err := control.Find(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := shortTime()
+	s, err := c.Status(ctx)
+	cancel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := unix.PidfdOpen(s.PID, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	var acks atomic.Int64
+	for _, w := range writers {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for {
+				if err := w.step(); err != nil {
+					if !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.ECONNABORTED) && !errors.Is(err, unix.EIO) {
+						t.Errorf("%s, %s: %v", when, w.kind, err)
+					}
+					return
+				}
+				if acks.Add(1) == enough {
+					if err := unix.PidfdSendSignal(pid, unix.SIGKILL, nil, 0); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pid), Events: unix.POLLIN}}, int(scriptDeadline.Milliseconds()))
+		if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
+			break
+		}
+		if err == nil {
+			t.Fatal("the server does not die")
+		}
+	}
+	unix.Close(pid)
 }
 
 // killWriter changes one file and knows what of it must survive.
@@ -159,32 +166,7 @@ func (w *killWriter) whole(v uint64) []byte {
 // step makes one change and syncs it.
 func (w *killWriter) step() error {
 	if w.kind == "replace" || w.kind == "small" {
-		w.version[0]++
-		tmp := w.path() + ".new"
-		f, err := os.Create(tmp)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if _, err := f.Write(w.whole(w.version[0])); err != nil {
-			return err
-		}
-		if err := f.Sync(); err != nil {
-			return err
-		}
-		if err := os.Rename(tmp, w.path()); err != nil {
-			return err
-		}
-		d, err := os.Open(w.dir)
-		if err != nil {
-			return err
-		}
-		defer d.Close()
-		if err := d.Sync(); err != nil {
-			return err
-		}
-		w.version[1] = w.version[0]
-		return nil
+		return w.replace()
 	}
 	f, err := os.OpenFile(w.path(), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -192,28 +174,47 @@ func (w *killWriter) step() error {
 	}
 	defer f.Close()
 	if w.kind == "append" {
-		b := make([]byte, 1+w.rng.IntN(200000))
-		if w.rng.IntN(2) == 0 {
-			b = b[:1+(len(b)-1)%3000]
-		}
-		at := w.acked
-		if at+int64(len(b)) > 40<<20 {
-			at, w.acked, w.size = 0, 0, 0
-			if err := f.Truncate(0); err != nil {
-				return err
-			}
-		}
-		pattern(b, at)
-		w.size = max(w.size, at+int64(len(b)))
-		if _, err := f.WriteAt(b, at); err != nil {
-			return err
-		}
-		if err := f.Sync(); err != nil {
-			return err
-		}
-		w.acked = max(w.acked, at+int64(len(b)))
-		return nil
+		return w.append(f)
 	}
+	return w.overwrite(f)
+}
+
+// replace writes a new file in the place of the old one.
+func (w *killWriter) replace() error {
+	w.version[0]++
+	if err := atomicfile.Write(w.path(), w.whole(w.version[0]), atomicfile.Options{Temp: w.path() + ".new"}); err != nil {
+		return err
+	}
+	w.version[1] = w.version[0]
+	return nil
+}
+
+func (w *killWriter) append(f *os.File) error {
+	b := make([]byte, 1+w.rng.IntN(200000))
+	if w.rng.IntN(2) == 0 {
+		b = b[:1+(len(b)-1)%3000]
+	}
+	at := w.acked
+	if at+int64(len(b)) > 40<<20 {
+		at, w.acked, w.size = 0, 0, 0
+		if err := f.Truncate(0); err != nil {
+			return err
+		}
+	}
+	pattern(b, at)
+	w.size = max(w.size, at+int64(len(b)))
+	if _, err := f.WriteAt(b, at); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	w.acked = max(w.acked, at+int64(len(b)))
+	return nil
+}
+
+// overwrite writes a new version to some slots.
+func (w *killWriter) overwrite(f *os.File) error {
 	n := 1 + w.rng.IntN(20)
 	first := w.rng.IntN(len(w.slots) - n)
 	b := make([]byte, n*4096)

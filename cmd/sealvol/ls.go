@@ -16,11 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
+	"github.com/sealvol/sealvol/pkg/volume/vfs/walk"
 )
-
-// readBytes is how much of a file is read at once: enough for the engine to
-// open records on all cores.
-const readBytes = 1 << 20
 
 func lsCommand() *cobra.Command {
 	var key keyFlags
@@ -73,7 +70,7 @@ type lister struct {
 }
 
 func newLister(fs vfs.FS, w io.Writer, asJSON bool) *lister {
-	l := &lister{fs: fs, out: bufio.NewWriter(w), json: asJSON, buf: make([]byte, readBytes)}
+	l := &lister{fs: fs, out: bufio.NewWriter(w), json: asJSON, buf: make([]byte, walk.ReadBytes)}
 	if asJSON {
 		say(l.out, "[") // a bufio.Writer keeps its error for Flush
 	}
@@ -81,7 +78,7 @@ func newLister(fs vfs.FS, w io.Writer, asJSON bool) *lister {
 }
 
 func (l *lister) list(p string) error {
-	e, err := lookup(l.fs, p, false)
+	e, err := walk.Lookup(l.fs, p, false)
 	if err != nil {
 		return err
 	}
@@ -89,7 +86,7 @@ func (l *lister) list(p string) error {
 	if l.json {
 		print = l.object
 	}
-	return (&walker{fs: l.fs}).walk(e, print)
+	return (&walk.Walker{FS: l.fs}).Walk(e, print)
 }
 
 // end completes the array, also after an error.
@@ -115,22 +112,22 @@ type listEntry struct {
 	Target    string `json:"target,omitempty"`
 }
 
-func (l *lister) object(e *entry) error {
-	a := &e.attr
-	o := listEntry{Path: e.path, Type: typeName(e.kind()), Size: a.Size, Mode: fmt.Sprintf("%04o", a.Mode&0o7777), UID: a.UID, GID: a.GID,
+func (l *lister) object(e *walk.Entry) error {
+	a := &e.Attr
+	o := listEntry{Path: e.Path, Type: walk.KindName(e.Kind()), Size: a.Size, Mode: fmt.Sprintf("%04o", a.Mode&0o7777), UID: a.UID, GID: a.GID,
 		MTime: time.Unix(a.Mtime.Sec, int64(a.Mtime.Nsec)).UTC().Format(time.RFC3339Nano)}
-	if !utf8.ValidString(e.path) {
-		o.PathBytes = base64.StdEncoding.EncodeToString([]byte(e.path))
+	if !utf8.ValidString(e.Path) {
+		o.PathBytes = base64.StdEncoding.EncodeToString([]byte(e.Path))
 	}
 	var err error
-	switch e.kind() {
+	switch e.Kind() {
 	case unix.S_IFREG:
 		o.SHA256, err = l.sum(e)
 	case unix.S_IFLNK:
 		o.Target, err = l.fs.Readlink(a.Ino)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", printable(e.path), err)
+		return fmt.Errorf("%s: %w", printable(e.Path), err)
 	}
 	b, err := json.Marshal(&o)
 	if err != nil {
@@ -144,18 +141,18 @@ func (l *lister) object(e *entry) error {
 	return err
 }
 
-func (l *lister) sum(e *entry) (string, error) {
+func (l *lister) sum(e *walk.Entry) (string, error) {
 	h := sha256.New()
-	if err := readFile(l.fs, e.attr.Ino, h, l.buf); err != nil {
+	if err := walk.ReadFile(l.fs, e.Attr.Ino, h, l.buf); err != nil {
 		return "", err
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-func (l *lister) text(e *entry) error {
-	a := &e.attr
-	name := printable(e.path)
-	if e.kind() == unix.S_IFLNK {
+func (l *lister) text(e *walk.Entry) error {
+	a := &e.Attr
+	name := printable(e.Path)
+	if e.Kind() == unix.S_IFLNK {
 		target, err := l.fs.Readlink(a.Ino)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
@@ -165,33 +162,6 @@ func (l *lister) text(e *entry) error {
 	_, err := fmt.Fprintf(l.out, "%s %5d %5d %12d %s %s\n", modeString(a.Mode), a.UID, a.GID, a.Size,
 		time.Unix(a.Mtime.Sec, 0).UTC().Format("2006-01-02 15:04:05"), name)
 	return err
-}
-
-// readFile writes the contents of a file to w.
-func readFile(fs vfs.FS, ino vfs.Ino, w io.Writer, buf []byte) error {
-	for off := uint64(0); ; {
-		n, err := fs.Read(ino, off, buf)
-		if err != nil {
-			return fmt.Errorf("at %d: %w", off, err)
-		}
-		if n == 0 {
-			return nil
-		}
-		if _, err := w.Write(buf[:n]); err != nil {
-			return err
-		}
-		off += uint64(n)
-	}
-}
-
-var typeNames = map[uint32]string{unix.S_IFREG: "file", unix.S_IFDIR: "directory", unix.S_IFLNK: "symlink",
-	unix.S_IFIFO: "fifo", unix.S_IFSOCK: "socket", unix.S_IFBLK: "block", unix.S_IFCHR: "char"}
-
-func typeName(kind uint32) string {
-	if n, ok := typeNames[kind]; ok {
-		return n
-	}
-	return "unknown"
 }
 
 var typeLetters = map[uint32]byte{unix.S_IFREG: '-', unix.S_IFDIR: 'd', unix.S_IFLNK: 'l',

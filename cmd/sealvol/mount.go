@@ -1,51 +1,19 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"strconv"
-	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/mountserver/mounts"
 	"github.com/sealvol/sealvol/pkg/volume"
-	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 )
 
-// minMemory is the least that pkg/volume works with.
-const minMemory = 32 << 20
-
-type mountOptions struct {
-	key        keyFlags
-	readOnly   bool
-	snapshot   string // its name; "": the volume
-	foreground bool
-	memory     byteSize
-	anchorFile string
-	options    []string // -o, as given
-	readyFD    int      // of the pipe to the process that started this one; 0: none
-
-	mount   fusefs.MountOptions // from options
-	discard bool
-}
-
-func mountCommand() *cobra.Command {
-	o := &mountOptions{memory: volume.DefaultMemory}
-	c := &cobra.Command{
-		Use:   "mount --key-file FILE [flags] DEVICE DIR",
-		Short: "Mount a volume on a directory",
-		Long: `Mount the volume on DEVICE on the directory DIR. The command returns once the file
+const mountHelp = `Mount the volume on DEVICE on the directory DIR. The command returns once the file
 system answers, and leaves a process behind that serves it until it is unmounted.
 With --foreground the command itself serves.
 
@@ -79,7 +47,14 @@ mounted, give the directory where it is in place of DEVICE: its server serves th
 snapshot as well, until either is unmounted.
 
 Without root, fusermount3 does the mounting; others can use the mount with -o
-allow_other alone, which needs user_allow_other in /etc/fuse.conf.`,
+allow_other alone, which needs user_allow_other in /etc/fuse.conf.`
+
+func mountCommand() *cobra.Command {
+	o := &mountOptions{memory: volume.DefaultMemory}
+	c := &cobra.Command{
+		Use:   "mount --key-file FILE [flags] DEVICE DIR",
+		Short: "Mount a volume on a directory",
+		Long:  mountHelp,
 		Example: `  sealvol mount --key-file vol.key vol.img /mnt
   sealvol mount --key-file vol.key --read-only -o noexec /dev/nvme1n1 /mnt
   sealvol mount --key-file vol.key --foreground --memory 1GiB vol.img /mnt
@@ -125,74 +100,6 @@ allow_other alone, which needs user_allow_other in /etc/fuse.conf.`,
 	return c
 }
 
-// check reads the options; its errors are of usage.
-func (o *mountOptions) check() error {
-	if o.memory < minMemory {
-		return usageError(fmt.Errorf("--memory %s: a mount needs at least 32MiB", o.memory.String()))
-	}
-	o.readOnly = o.readOnly || o.snapshot != ""
-	o.mount.Private = os.Geteuid() != 0 // fusermount3 allows no other by default
-	for _, list := range o.options {
-		for _, opt := range splitOptions(list) {
-			switch opt {
-			case "allow_other":
-				o.mount.Private = false
-				continue
-			case "", "default_permissions", "defaults":
-				continue
-			case "discard", "nodiscard":
-				o.discard = opt == "discard"
-				continue
-			case "ro":
-				o.readOnly = true
-			case "rw":
-				if o.snapshot != "" {
-					return usageError(errors.New("-o rw: a snapshot can only be read"))
-				}
-				o.readOnly = false
-			}
-			o.mount.Options = append(o.mount.Options, opt)
-		}
-	}
-	if err := checkOptions(o.mount.Options); err != nil {
-		return usageError(err)
-	}
-	if o.readOnly {
-		o.mount.Options = append(o.mount.Options, "ro")
-	}
-	return nil
-}
-
-// knownOptions are those of fusefs.MountOptions.
-const knownOptions = " ro rw suid nosuid dev nodev exec noexec atime noatime relatime diratime nodiratime sync async dirsync "
-
-func checkOptions(opts []string) error {
-	for _, opt := range opts {
-		name, _, hasValue := strings.Cut(opt, "=")
-		switch name {
-		case "context", "fscontext", "defcontext", "rootcontext":
-			if hasValue {
-				continue
-			}
-		}
-		if hasValue || !strings.Contains(knownOptions, " "+opt+" ") {
-			return fmt.Errorf("-o %s: unknown mount option", opt)
-		}
-	}
-	return nil
-}
-
-// splitOptions cuts at commas outside quotes: SELinux contexts contain them.
-func splitOptions(list string) []string {
-	quoted := false
-	return strings.FieldsFunc(list, func(r rune) bool {
-		if r == '"' {
-			quoted = !quoted
-		}
-		return r == ',' && !quoted
-	})
-}
-
 // mountPoint checks the directory to mount on, and removes what a dead server left there.
 func mountPoint(dir string) (string, error) {
 	abs, err := mounts.Prepare(dir)
@@ -230,91 +137,6 @@ func mountBeside(o *mountOptions, c *control.Client, err error, target, dir stri
 	slow, err := mounts.MountSnapshot(context.Background(), c, target, o.snapshot, abs, o.mount)
 	if slow != nil && os.Geteuid() == 0 {
 		say(os.Stderr, "read-ahead stays at the kernel's default: %v\n", slow)
-	}
-	return err
-}
-
-// verdict is the one message of a server to the process that started it.
-type verdict struct {
-	OK    bool   `json:"ok,omitempty"`
-	Error string `json:"error,omitempty"`
-	Hint  string `json:"hint,omitempty"`
-	Code  int    `json:"code,omitempty"`
-}
-
-// startServer starts this program again as the server, and waits until the
-// file system answers. The server gets the key file as a descriptor, so that
-// also /dev/stdin and the like work; this process never reads it.
-func startServer(o *mountOptions, dev, dir string) error {
-	exe, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	flag, path := o.key.chosen()
-	key, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("read the key: %w", err)
-	}
-	defer key.Close()
-	r, w, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	defer w.Close()
-	const readyFD, keyFD = 3, 4
-	argv := []string{"mount", "--ready-fd", strconv.Itoa(readyFD), "--" + flag, "/dev/fd/" + strconv.Itoa(keyFD),
-		"--memory", strconv.FormatInt(int64(o.memory), 10)}
-	if o.readOnly {
-		argv = append(argv, "--read-only")
-	}
-	if o.snapshot != "" {
-		argv = append(argv, "--snapshot", o.snapshot)
-	}
-	if o.anchorFile != "" {
-		path, err := filepath.Abs(o.anchorFile) // the server's directory is /
-		if err != nil {
-			return err
-		}
-		argv = append(argv, "--anchor-file", path)
-	}
-	for _, opt := range o.options {
-		argv = append(argv, "-o", opt)
-	}
-	cmd := exec.Command(exe, append(argv, "--", mounts.Absolute(dev), dir)...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Stderr = os.Stderr
-	cmd.Dir = "/"
-	cmd.ExtraFiles = []*os.File{w, key}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C is not for it
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start the mount server: %w", err)
-	}
-	w.Close()
-	var v verdict
-	if err := json.NewDecoder(bufio.NewReader(r)).Decode(&v); err != nil {
-		return fmt.Errorf("the mount server ended before the file system answered: %w", cmd.Wait())
-	}
-	if v.OK {
-		return cmd.Process.Release()
-	}
-	_ = cmd.Wait() // it has said why
-	return &codeError{err: errors.New(v.Error), code: v.Code, hint: v.Hint}
-}
-
-// serveForParent is the server's side of startServer.
-func serveForParent(o *mountOptions, dev, dir string) error {
-	unix.CloseOnExec(o.readyFD)
-	pipe := os.NewFile(uintptr(o.readyFD), "ready")
-	told := false
-	tell := func(v verdict) error {
-		told = true
-		defer pipe.Close()
-		return json.NewEncoder(pipe).Encode(v)
-	}
-	err := serve(o, dev, dir, func() error { return tell(verdict{OK: true}) })
-	if err != nil && !told {
-		return errors.Join(errReported, tell(verdict{Error: err.Error(), Hint: hint(err), Code: exitCode(err)}))
 	}
 	return err
 }

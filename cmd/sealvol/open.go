@@ -1,14 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/mountserver"
+	"github.com/sealvol/sealvol/pkg/mountserver/mounts"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 )
@@ -67,39 +67,12 @@ func volumeError(dev device.Device, path string, err error) error {
 	return fmt.Errorf("%s: %w", path, mountserver.WithContents(dev, err))
 }
 
-// openDevice opens a device alone. Other than device.Open it also sees that an
-// image file is in use as a loop device, which the file's lock does not tell.
+// openDevice opens a device alone.
 func openDevice(path string, readOnly bool) (*device.File, error) {
-	dev, err := device.Open(path, device.OpenOptions{ReadOnly: readOnly})
-	if err != nil {
-		return nil, err
+	dev, err := mounts.OpenDevice(path, readOnly)
+	var behind *mounts.BehindLoopError
+	if errors.As(err, &behind) {
+		err = withHint(err, "use "+behind.Loop+" instead, or detach it: losetup --detach "+behind.Loop)
 	}
-	loop, err := loopOf(path)
-	if err == nil && loop != "" {
-		err = withHint(fmt.Errorf("%s: %w: it is behind %s", path, device.ErrInUse, loop), "use "+loop+" instead, or detach it: losetup --detach "+loop)
-	}
-	if err != nil {
-		discard(dev)
-		return nil, err
-	}
-	return dev, nil
-}
-
-// loopOf returns the loop device that an image file is behind, "" if there is none.
-func loopOf(path string) (string, error) {
-	fi, err := os.Stat(path)
-	if err != nil || !fi.Mode().IsRegular() {
-		return "", err
-	}
-	names, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	for _, n := range names {
-		b, err := os.ReadFile(n)
-		if err != nil {
-			continue // detached meanwhile
-		}
-		if of, err := os.Stat(strings.TrimSuffix(string(b), "\n")); err == nil && os.SameFile(fi, of) {
-			return "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(n))), nil
-		}
-	}
-	return "", err
+	return dev, err
 }

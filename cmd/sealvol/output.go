@@ -5,14 +5,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
-	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 	"golang.org/x/term"
+
+	"github.com/sealvol/sealvol/pkg/volume/vfs/walk"
 )
 
 // say tells people something that no script reads: nothing is lost if nobody
@@ -39,14 +37,8 @@ func writeLine(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-// printable is a name as it may be shown on a terminal: names come from whoever
-// wrote to the volume, and could hold control sequences.
-func printable(name string) string {
-	if utf8.ValidString(name) && strings.IndexFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
-		return name
-	}
-	return strconv.Quote(name)
-}
+// printable is a name as it may be shown on a terminal.
+func printable(name string) string { return walk.Printable(name) }
 
 // progress is a bar on a terminal, and nothing elsewhere. Its methods may be
 // called on nil.

@@ -57,14 +57,6 @@ func TestModeString(t *testing.T) {
 	}
 }
 
-func TestPrintable(t *testing.T) {
-	for s, want := range map[string]string{"/a b/ü": "/a b/ü", "a\nb": `"a\nb"`, "\x1b[2J": `"\x1b[2J"`, "\xff": `"\xff"`, "a\u202eb": `"a\u202eb"`} {
-		if got := printable(s); got != want {
-			t.Errorf("%q: %s", s, got)
-		}
-	}
-}
-
 func TestExitCodes(t *testing.T) {
 	for want, err := range map[int]error{
 		exitOK: nil, exitFailed: errors.New("x"), exitUsage: fmt.Errorf("x: %w", errKeyFlags),
@@ -76,57 +68,5 @@ func TestExitCodes(t *testing.T) {
 	}
 	if h := hint(fmt.Errorf("x: %w", crypto.ErrWrongKey)); h == "" {
 		t.Error("no hint for a wrong key")
-	}
-}
-
-// listFS has one directory of n names.
-type listFS struct {
-	vfs.FS
-	n    int
-	most int // entries given out in one call
-}
-
-func (f *listFS) ReadDir(_ vfs.Ino, cookie uint64, _ bool, fn func(vfs.Dirent, *vfs.Attr) bool) error {
-	given := 0
-	for i := int(cookie); i < f.n; i++ {
-		given++
-		// Names fall while cookies grow.
-		if !fn(vfs.Dirent{Name: fmt.Sprintf("%08d", f.n-i), Cookie: uint64(i + 1)}, &vfs.Attr{Mode: unix.S_IFREG}) {
-			break
-		}
-	}
-	f.most = max(f.most, given)
-	return nil
-}
-
-// TestChildren lists small directories by name, and large ones in pieces.
-func TestChildren(t *testing.T) {
-	for _, n := range []int{0, 1, batchEntries, batchEntries + 1, sortedEntries - 1, 3*sortedEntries + 7} {
-		f := &listFS{n: n}
-		w := &walker{fs: f}
-		var names []string
-		held := 0
-		if err := w.children(&entry{path: "/"}, func(e *entry) error {
-			names = append(names, e.name)
-			held = max(held, w.held)
-			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
-		if sorted := slices.IsSorted(names); sorted != (n < sortedEntries) {
-			t.Errorf("%d names: sorted is %v", n, sorted)
-		}
-		slices.Sort(names)
-		if len(slices.Compact(names)) != n || held > sortedEntries+batchEntries || w.held != 0 || f.most > batchEntries {
-			t.Errorf("%d names: %d found, %d held, %d at once, %d left", n, len(names), held, f.most, w.held)
-		}
-	}
-}
-
-func TestNamesThatCanNotBe(t *testing.T) {
-	for _, name := range []string{"", ".", "..", "a/b", "a\x00"} {
-		if err := checkName(name); !errors.Is(err, vfs.ErrCorrupt) {
-			t.Errorf("%q: %v", name, err)
-		}
 	}
 }

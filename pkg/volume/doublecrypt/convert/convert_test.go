@@ -1,4 +1,4 @@
-package main
+package convert
 
 import (
 	"bytes"
@@ -14,8 +14,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// convertSource makes a volume of format v1 with some files.
-func convertSource(t *testing.T) vfs.FS {
+// newSource makes a volume of format v1 with some files.
+func newSource(t *testing.T) vfs.FS {
 	t.Helper()
 	key, err := crypto.NewDoublecryptKey(bytes.Repeat([]byte{1}, 32))
 	if err != nil {
@@ -48,7 +48,7 @@ func convertSource(t *testing.T) vfs.FS {
 	return v
 }
 
-func convertCredential(t *testing.T) interface {
+func newCredential(t *testing.T) interface {
 	crypto.Credential
 	crypto.Recipient
 } {
@@ -65,15 +65,12 @@ func convertCredential(t *testing.T) interface {
 // TestConvertResumes cuts the power again and again while converting. Each run goes
 // on from what it finds, until one ends; then both are the same.
 func TestConvertResumes(t *testing.T) {
-	src, cred := convertSource(t), convertCredential(t)
+	src, cred := newSource(t), newCredential(t)
 	dev := device.NewMem(128 << 20)
 	if err := volume.Format(dev, volume.FormatOptions{Recipient: cred}); err != nil {
 		t.Fatal(err)
 	}
 	rng := rand.New(rand.NewPCG(1, 2))
-	newConverter := func() *converter {
-		return &converter{src: src, buf: make([]byte, 100_000), other: make([]byte, 100_000)}
-	}
 	open := func(memory int) (*volume.Volume, error) {
 		return volume.Open(dev, volume.Options{Credential: cred, Memory: memory, CommitInterval: -1})
 	}
@@ -82,7 +79,7 @@ func TestConvertResumes(t *testing.T) {
 		dev.CutAfter(n)
 		v, err := open(32 << 20)
 		if err == nil {
-			err = newConverter().copyInto(v, "mark")
+			err = newConverter(src).copyInto(v, "mark")
 			err = errors.Join(err, v.Close())
 		}
 		if err == nil {
@@ -99,10 +96,23 @@ func TestConvertResumes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := newConverter().copyInto(v, "other"); !errors.Is(err, errOtherConversion) {
+	differ(t, src, v)
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func newConverter(src vfs.FS) *converter {
+	return &converter{src: src, buf: make([]byte, 100_000), other: make([]byte, 100_000)}
+}
+
+// differ has a whole copy go on with another volume's, and differ: that is found, made anew by the
+// next run, and accepted then.
+func differ(t *testing.T, src vfs.FS, v *volume.Volume) {
+	t.Helper()
+	if err := newConverter(src).copyInto(v, "other"); !errors.Is(err, ErrOther) {
 		t.Errorf("of another volume: %v", err)
 	}
-	// A copy that differs is found, made anew by the next run, and accepted then.
 	d, err := v.Lookup(vfs.RootIno, "dir0")
 	if err != nil {
 		t.Fatal(err)
@@ -111,28 +121,25 @@ func TestConvertResumes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := v.Write(convertReq, f.Ino, 5000, []byte("x"), false); err != nil {
+	if _, err := v.Write(owner, f.Ino, 5000, []byte("x"), false); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := v.SetAttr(convertReq, f.Ino, &vfs.SetAttr{Mtime: &f.Mtime}); err != nil {
+	if _, err := v.SetAttr(owner, f.Ino, &vfs.SetAttr{Mtime: &f.Mtime}); err != nil {
 		t.Fatal(err)
 	}
-	if err := newConverter().verify(v); !errors.Is(err, errDiffers) {
+	if err := newConverter(src).verify(v); !errors.Is(err, ErrDiffers) {
 		t.Errorf("verified: %v", err)
 	}
-	if err := newConverter().copyInto(v, "mark"); err != nil {
+	if err := newConverter(src).copyInto(v, "mark"); err != nil {
 		t.Fatal(err)
 	}
-	if err := newConverter().verify(v); err != nil {
+	if err := newConverter(src).verify(v); err != nil {
 		t.Error(err)
 	}
-	if _, err := v.GetXattr(vfs.RootIno, convertMark); !errors.Is(err, vfs.ErrNoXattr) {
+	if _, err := v.GetXattr(vfs.RootIno, Mark); !errors.Is(err, vfs.ErrNoXattr) {
 		t.Errorf("the mark: %v", err)
 	}
-	if err := newConverter().copyInto(v, "mark"); !errors.Is(err, volume.ErrNotEmpty) {
+	if err := newConverter(src).copyInto(v, "mark"); !errors.Is(err, volume.ErrNotEmpty) {
 		t.Errorf("over a finished one: %v", err)
-	}
-	if err := v.Close(); err != nil {
-		t.Fatal(err)
 	}
 }

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/sealvol/sealvol/pkg/atomicfile"
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/doublecrypt"
+)
+
+// mkfsV1 makes a volume of format v1.
+func mkfsV1(w io.Writer, o *mkfsOptions, path string) (err error) {
+	cred, err := o.key.credential()
+	if err != nil {
+		return err
+	}
+	defer cred.Erase()
+	key, err := crypto.DoublecryptKeyOf(cred)
+	if err != nil {
+		return usageError(err)
+	}
+	defer key.Erase()
+	made, err := o.image(path)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if made && err != nil {
+			err = errors.Join(err, os.Remove(path))
+		}
+	}()
+	dev, err := openDevice(path, false)
+	if err != nil {
+		return err
+	}
+	defer discard(dev) // Format flushed it
+	if !o.force {
+		if blank, what, err := volume.IsBlank(dev); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		} else if !blank {
+			return fmt.Errorf("%s: %w: it holds %s", path, volume.ErrNotEmpty, what)
+		}
+	}
+	if err := wipe(dev, o.fill); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if err := doublecrypt.Format(dev, key, int(o.blockSize), uint64(o.bytes)/uint64(o.blockSize), doublecrypt.Options{}); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if made {
+		if err := atomicfile.SyncDir(filepath.Dir(path)); err != nil {
+			return err
+		}
+	}
+	info, err := doublecrypt.ReadInfo(dev)
+	if err != nil {
+		return fmt.Errorf("%s: read the new volume back: %w", path, err)
+	}
+	size := int64(info.TotalBlocks) * int64(info.BlockBytes)
+	if o.json {
+		return writeJSON(w, struct {
+			Device     string `json:"device"`
+			Format     string `json:"format"`
+			SizeBytes  int64  `json:"sizeBytes"`
+			BlockBytes int    `json:"blockBytes"`
+		}{path, "doublecrypt", size, info.BlockBytes})
+	}
+	_, err = fmt.Fprintf(w, "%s: new volume of format v1 (doublecrypt), %s in blocks of %s\n", path, formatSize(size), formatSize(int64(info.BlockBytes)))
+	return err
+}
+
+// wipe takes away what an earlier volume of format v2 could be known by: its
+// second header would still open. With fill, all of the device gets random bytes.
+func wipe(dev device.Device, fill bool) error {
+	if fill {
+		bar := newProgress("fill")
+		defer bar.end()
+		return doublecrypt.FillRandom(dev, nil, bar.set)
+	}
+	size, err := dev.Size()
+	if err != nil {
+		return err
+	}
+	zeros := device.AlignedBytes(int(min(size, 4<<20)) / device.SectorBytes * device.SectorBytes)
+	if _, err := dev.WriteAt(zeros, 0); err != nil {
+		return err
+	}
+	return dev.Sync()
+}
