@@ -3,6 +3,7 @@ package volume
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -119,30 +120,47 @@ func TestCheckFindsInSnapshots(t *testing.T) {
 		{"a run outside", "outside", item(func(r []layout.DeadRun) []layout.DeadRun { r[0].Start = 1; return r })},
 		{"an item left out", "are missing", first(layout.KeyDeadItem, func(k layout.Key, _ []byte) (layout.Key, []byte) { return k, nil })},
 		{"a piece left out", "are missing", first(layout.KeyDeadPiece, func(k layout.Key, _ []byte) (layout.Key, []byte) { return k, nil })},
-		{"a piece under another bound", "no such piece", first(layout.KeyDeadPiece, func(k layout.Key, v []byte) (layout.Key, []byte) {
-			k.Sub |= 1 << 62
-			return k, v
-		})},
+		{"a piece under another bound", "no such piece", func(s *surgeon) {
+			// The last of a list, so that the page's keys stay in order.
+			var all []layout.Key
+			s.items(layout.TreeSnapshots, func(k layout.Key, _ []byte) { all = append(all, k) })
+			s.item(layout.TreeSnapshots, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
+				i := slices.Index(all, k)
+				if k.Type != layout.KeyDeadPiece || i+1 < len(all) && all[i+1].Obj == k.Obj {
+					return k, v, false
+				}
+				k.Sub |= 1 << 62
+				return k, v, true
+			})
+		}},
 		{"a point not given out", "not given out", func(s *surgeon) {
 			s.insert(layout.TreeSnapshots, layout.Key{Obj: 1 << 50, Type: layout.KeyDeadSum}, (&layout.DeadSum{Sectors: 1}).Append(nil))
 		}},
 		{"of no kind", "of no kind", func(s *surgeon) { s.insert(layout.TreeSnapshots, layout.Key{Obj: 8, Type: 0x77}, []byte{1}) }},
 		{"labels", "alone hold is not what the lists say", func(s *surgeon) {
-			// A run of another bound: sums and sectors are right, who holds it is not.
+			// A run of another bound: sums and sectors are right, who holds it is not. Between
+			// bounds without a snapshot in between there is no difference.
 			var sums []layout.Key
+			var live []uint64
 			s.items(layout.TreeSnapshots, func(k layout.Key, v []byte) {
-				if k.Type == layout.KeyDeadSum {
+				switch k.Type {
+				case layout.KeyDeadSum:
 					sums = append(sums, k)
+				case layout.KeySnapshot:
+					if x, err := layout.DecodeSnapshot(v); err == nil && !x.Deleting {
+						live = append(live, k.Sub)
+					}
 				}
 			})
-			for i := 1; i < len(sums); i++ {
-				a, b := sums[i-1], sums[i]
-				if a.Obj != b.Obj || swapBounds(s, a, b) {
-					continue
+			for i, b := range sums {
+				for _, a := range sums[:i] {
+					parted := slices.ContainsFunc(live, func(id uint64) bool { return a.Sub < id && id <= b.Sub })
+					if a.Obj == b.Obj && parted && relabel(s, a, b) {
+						return
+					}
 				}
-				return
 			}
-			t.Fatal("no two bounds to exchange")
+			t.Fatal("no run that can have another bound")
 		}},
 	} {
 		img := dev.Clone()
@@ -183,30 +201,43 @@ func TestCheckFindsInSnapshots(t *testing.T) {
 	}
 }
 
-// swapBounds exchanges the bounds of the only runs of two sums of one list, if
-// they lie in one item; it returns true where that can not be done.
-func swapBounds(s *surgeon, a, b layout.Key) (no bool) {
-	no = true
+// relabel gives the first run of a list's item, of bound a, the bound b, and
+// the sums what is then right. It returns false where that cannot be done.
+func relabel(s *surgeon, a, b layout.Key) (done bool) {
+	sums := map[layout.Key]*layout.DeadSum{}
 	s.items(layout.TreeSnapshots, func(k layout.Key, v []byte) {
-		if k.Type != layout.KeyDeadItem || k.Obj != a.Obj || !no {
-			return
-		}
-		runs, err := layout.DecodeDeadItem(v)
-		ok(s.t, err)
-		for i := range runs {
-			for j := range runs {
-				if uint64(runs[i].Bound) == a.Sub && uint64(runs[j].Bound) == b.Sub && runs[i].Count == runs[j].Count {
-					no = false
-					runs[i].Bound, runs[j].Bound = runs[j].Bound, runs[i].Bound
-					s.item(layout.TreeSnapshots, func(at layout.Key, _ []byte) (layout.Key, []byte, bool) {
-						return at, layout.AppendDeadItem(nil, runs), at == k
-					})
-					return
-				}
-			}
+		if k == a || k == b {
+			x, err := layout.DecodeDeadSum(v)
+			ok(s.t, err)
+			sums[k] = &x
 		}
 	})
-	return no
+	var item layout.Key
+	var runs []layout.DeadRun
+	s.items(layout.TreeSnapshots, func(k layout.Key, v []byte) {
+		if k.Type != layout.KeyDeadItem || k.Obj != a.Obj || done {
+			return
+		}
+		r, err := layout.DecodeDeadItem(v)
+		ok(s.t, err)
+		i := slices.IndexFunc(r, func(r layout.DeadRun) bool {
+			return uint64(r.Bound) == a.Sub && uint64(r.Count) < sums[a].Sectors
+		})
+		if i < 0 {
+			return
+		}
+		done, item, runs = true, k, r
+		sums[a].Sectors -= uint64(r[i].Count)
+		sums[b].Sectors += uint64(r[i].Count)
+		r[i].Bound = uint32(b.Sub)
+	})
+	if !done {
+		return false
+	}
+	for k, v := range map[layout.Key][]byte{item: layout.AppendDeadItem(nil, runs), a: sums[a].Append(nil), b: sums[b].Append(nil)} {
+		s.item(layout.TreeSnapshots, func(at layout.Key, _ []byte) (layout.Key, []byte, bool) { return at, v, at == k })
+	}
+	return true
 }
 
 // TestSnapshotMutations changes random bytes of tree 3 under valid keys: all
