@@ -7,7 +7,7 @@ VENV   := $(BUILD)/venv
 LINTER := $(BUILD)/bin/golangci-lint
 RELEASE := $(BUILD)/bin/release
 
-# Tools of the operator and the chart.
+# Tools for the operator and the chart.
 CONTROLLER_GEN := $(CURDIR)/$(BUILD)/bin/controller-gen
 CLUSTER_CACHE  ?= $(HOME)/.cache/cluster
 HELM           ?= $(CLUSTER_CACHE)/bin/helm
@@ -17,18 +17,18 @@ FUZZ_RUNS    ?= 20000
 CRASH_ROUNDS ?= 20
 HOSTILE_TIME ?= 2m
 
-# Folders whose tests need root, /dev/fuse or loop devices. All others need
-# neither root nor network.
+# Directories whose tests need root, /dev/fuse or loop devices. The tests of all others need neither
+# root nor network.
 KERNEL := pkg/volume/fusefs pkg/mounter pkg/mountserver pkg/backend/ebs cmd test
 SANITY := pkg/csi
 CRASH  := pkg/volume pkg/volume/internal/txn pkg/volume/doublecrypt
-# The tests of those that `make crash` repeats.
+# The tests in those directories that `make crash` repeats.
 CRASH_TESTS := Crash|Fault
 
-# Folders whose tests talk to a real API server, which the test cluster's programs are.
+# Directories whose tests need a real API server, from the test cluster's programs.
 ENVTEST := pkg/operator pkg/nodeagent cmd/operator charts
 
-# Folders whose tests judge us by programs of others, which rules below build.
+# Directories whose tests compare Sealvol with other projects' programs, which rules below build.
 INTEROP := test/interop
 
 MODULE = $(shell $(GO) list -m)
@@ -54,7 +54,7 @@ help: ## [set-up] print this help
 setup: ## [set-up] install missing tools (with apt, as root)
 	@.ci/setup
 
-# As the images are built, so that nothing is compiled twice.
+# With the same flags as the images, so that nothing is compiled twice.
 build: ## [build] build all commands into bin/, static
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ $(commands)
@@ -74,14 +74,14 @@ unit: ## [test] tests that need neither root nor network
 rooms: ## measure how the files of the engine hang together
 	@$(GO) run -C tools/rooms . -type Volume ../../pkg/volume
 
-# Left out of pkg/volume: tests that look at one image after the other, which take longest and in which
-# goroutines do what they do in the others. `make race RACE_SKIP=-` has them too.
+# Skipped in pkg/volume: tests that check one image after another. They take longest, and their
+# goroutines do the same as in the other tests. `make race RACE_SKIP=-` includes them.
 RACE_SKIP ?= ^Test(Damage|Forged|Check|Compare|Hostile|Cut|LongReplay|Scrub$$|ScrubCrash|SnapshotFull|FullVolume|Reserve|Blank|Golden|Mutations|ShareMutations|StatFS|FreePart|OddSizes|Refusals|Marks|SnapshotCost|SnapshotMutations)
 
 .PHONY: race-engine race-others
 race: race-engine race-others ## [test] all tests with the race detector, long ones shortened
 
-race-engine: # one test after the other: something else may run beside it
+race-engine: # runs one test at a time, so another stage may run beside it
 	$(GO) test -race -short -timeout 40m -skip '$(RACE_SKIP)' ./pkg/volume
 
 race-others:
@@ -127,7 +127,7 @@ interop: judges $(BUILD)/venv-python/ready $(BUILD)/venv-selfenc/ready $(BUILD)/
 libdoublecrypt: ## [build] the C library of format v1 and its header, into build/libdoublecrypt/
 	$(call c_library,$@,doublecrypt.h)
 
-# The copy is for PYTHONPATH=python.
+# PYTHONPATH=python uses the copy.
 libselfenc: ## [build] the C library of self-encryption and its header, into build/libselfenc/
 	$(call c_library,$@,selfenc.h)
 	@cp $(BUILD)/$@/$@.so python/self_encryption/
@@ -140,7 +140,8 @@ python: $(BUILD)/venv-python/ready ## [test] build, install and test the Python 
 	cd python && ../$(BUILD)/venv-python/bin/mypy --strict --cache-dir=/dev/null self_encryption
 	cd python/tests && ../../$(BUILD)/venv-python/bin/mypy --strict --cache-dir=/dev/null page.py
 
-# A folder of its own for a library and the header that is written for it; that of cgo is none for C alone.
+# Each library gets a directory with its handwritten header. The header that cgo generates is not usable
+# from plain C.
 define c_library
 @mkdir -p $(BUILD)/$(1)
 CGO_ENABLED=1 $(GO) build -trimpath -buildmode=c-shared -o $(BUILD)/$(1)/$(1).so ./cmd/$(1)
@@ -187,7 +188,7 @@ check-images: ## [test] fail if two builds of the images differ; writes build/im
 	cd tools/image && $(GO) test ./...
 	@nice .ci/check-images
 
-# What is released, and where it lies.
+# The version of a release, and its directory.
 VERSION ?=
 ARCHES  ?= amd64 arm64
 DIST    ?= dist/$(VERSION)
@@ -226,7 +227,7 @@ cluster-down: ## [cluster] stop the test cluster
 e2e: ## [test] stories in a real cluster: E2E_KEEP=1 keeps it, E2E_FLAGS="-run First" selects
 	@test/e2e/run $(E2E_FLAGS)
 
-# A cluster of its own beside the tests' ones.
+# The demo has a cluster of its own, separate from the tests' clusters.
 DEMO := CLUSTER_NAME=$${CLUSTER_NAME:-demo} CLUSTER_SUBNET=$${CLUSTER_SUBNET:-10.233.0}
 .PHONY: demo-cluster demo-cluster-env demo-cluster-down
 demo-cluster: ## [cluster] start a cluster with Sealvol installed, for docs/tour.md
@@ -279,8 +280,8 @@ clean: ## [set-up] remove everything that was built
 	rm -rf bin dist $(BUILD) python/build python/*.egg-info python/self_encryption/libselfenc.so
 
 # Each tool is pinned by a `tool` line in a module of its own, and not in go.mod: there its
-# dependencies would decide about the versions that we ship. (controller-gen, which comes closest to
-# ours, would add seven modules and raise fsnotify in the operator.)
+# dependencies would affect the versions that we ship. (controller-gen, whose dependencies are closest
+# to ours, would add seven modules and raise the version of fsnotify in the operator.)
 $(LINTER): tools/go.mod tools/go.sum
 	@mkdir -p $(@D)
 	cd tools && $(GO) build -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
@@ -290,10 +291,10 @@ $(RELEASE): $(wildcard tools/release/*)
 	@mkdir -p $(@D)
 	cd tools/release && CGO_ENABLED=0 $(GO) build -o $(CURDIR)/$@ .
 
-# What the tests of test/interop need.
+# Needed by the tests in test/interop.
 CARGO ?= cargo
 
-# Both at once; cargo knows what has changed.
+# Builds both programs. cargo detects what has changed.
 judges:
 	@.ci/setup interop
 	$(CARGO) build --quiet --locked --release --manifest-path test/interop/Cargo.toml --target-dir $(BUILD)/cargo
@@ -302,10 +303,10 @@ $(BUILD)/venv-selfenc/ready: test/interop/selfenc/requirements.txt
 $(BUILD)/venv-selfenc31/ready: test/interop/selfenc/requirements-31.txt
 $(BUILD)/venv-selfenc/ready $(BUILD)/venv-selfenc31/ready:
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/pip install --quiet --disable-pip-version-check -r $< </dev/null # it compiles: rustc is not to read what we have there
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -r $< </dev/null # pip compiles: rustc must not read our standard input
 	@touch $@
 
-# Our package in a fresh environment; and the wheel that is made of the sdist alone, in a directory.
+# Installs the package in a fresh environment, and the wheel built from the sdist alone in a directory.
 $(BUILD)/venv-python/ready: python/tests/requirements.txt $(wildcard python/*.toml python/*.py python/*.in python/*.md python/self_encryption/*.py cmd/libselfenc/* pkg/selfenc/*.go pkg/crypto/*.go) go.sum
 	rm -rf $(BUILD)/python python/build
 	$(PYTHON) -m venv --clear $(@D)

@@ -185,7 +185,7 @@ func anchorsOf(text string) (anchors []string) {
 
 var (
 	namedTest = regexp.MustCompile("`(Test[A-Z]\\w*)(/\\w+)?`")
-	namedFile = regexp.MustCompile("[\\w/.-]*?(\\w+\\.go)\\b")
+	namedFile = regexp.MustCompile(`[\w/.-]*?(\w+\.go)\b`)
 )
 
 // checkNames fails for tests and Go files that a document names and that are not there. Records of

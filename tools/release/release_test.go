@@ -441,7 +441,7 @@ func TestPinSidecars(t *testing.T) {
 	if err := os.CopyFS(filepath.Join(sources, "charts"), os.DirFS(filepath.Join(root, "charts"))); err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range []string{"config", "changelog.d", "CHANGELOG.md", "LICENSE", "README.md"} {
+	for _, f := range []string{"config", "changelog.d", "CHANGELOG.md", "LICENSE", "NOTICE", "README.md", "THIRD-PARTY-LICENSES"} {
 		path, err := filepath.Abs(filepath.Join(root, f))
 		if err != nil {
 			t.Fatal(err)

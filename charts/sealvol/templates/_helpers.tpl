@@ -12,13 +12,14 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
-{{- /* Base of all names: two releases in one cluster do not work anyway, since the CSI driver has one name. */ -}}
+{{- /* Base of all names. Two releases in one cluster cannot work, because the CSI driver has one name. */ -}}
 {{- define "sealvol.name" -}}
 {{- if contains "sealvol" .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ else }}{{ printf "%s-sealvol" .Release.Name | trunc 40 | trimSuffix "-" }}{{ end }}
 {{- end }}
 
-{{- /* An image of ours. The chart of a release knows the digests of its appVersion, which count where nobody asks for another tag. Values of an
-earlier version (helm upgrade --reuse-values) have neither registry nor pinned nor digest. */ -}}
+{{- /* One of Sealvol's images. The chart of a release has the digests of its appVersion. They apply
+unless another tag is set. Values of an earlier version (helm upgrade --reuse-values) have neither
+registry nor pinned nor digest. */ -}}
 {{- define "sealvol.image" -}}
 {{- $images := .root.Values.images -}}
 {{- $i := index $images .name -}}
@@ -43,13 +44,14 @@ apply to other tags. */ -}}
 {{- include "sealvol.reference" (dict "registry" .root.Values.registry "repository" (printf "%s/%s" $sidecars.registry $name) "tag" $tag "digest" $digest) -}}
 {{- end }}
 
-{{- /* registry takes the place of the one that the repository names, if any. */ -}}
+{{- /* registry replaces the registry in the repository's name, if it has one. */ -}}
 {{- define "sealvol.reference" -}}
 {{- with .registry }}{{ . | trimSuffix "/" }}/{{ regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $.repository "" }}{{ else }}{{ .repository }}{{ end }}:{{ .tag }}{{ with .digest }}@{{ . }}{{ end }}
 {{- end }}
 
-{{- /* "true" where there are snapshots. auto: unless this is a cluster without their API. Every API server has apiregistration.k8s.io; where helm
-renders without one, it is not known. That counts as yes: an operator that does not look at snapshots deletes keys that they need. */ -}}
+{{- /* "true" if snapshots are enabled. auto: unless the cluster lacks their API. Every API server has
+apiregistration.k8s.io, so helm is rendering without a cluster if that is missing. Then snapshots are
+enabled, because an operator that ignores snapshots deletes keys that they need. */ -}}
 {{- define "sealvol.snapshots" -}}
 {{- if ne (toString .Values.snapshots.enabled) "auto" -}}
 {{- if .Values.snapshots.enabled }}true{{ end }}
@@ -82,12 +84,12 @@ objects:
 system:serviceaccount:{{ .Release.Namespace }}:{{ include "sealvol.name" . }}-operator
 {{- end }}
 
-{{- /* Who makes PersistentVolumes: csi-provisioner, on each node or in the controller. */ -}}
+{{- /* The user that creates PersistentVolumes: csi-provisioner, on each node or in the controller. */ -}}
 {{- define "sealvol.provisionerUser" -}}
 system:serviceaccount:{{ .Release.Namespace }}:{{ include "sealvol.name" . }}-{{ if eq .Values.backend "ebs" }}controller{{ else }}node{{ end }}
 {{- end }}
 
-{{- /* What controller and node are told of EC2. */ -}}
+{{- /* Flags of controller and node about EC2. */ -}}
 {{- define "sealvol.ebsArgs" -}}
 {{- $e := .Values.ebs -}}
 - --backend=ebs
@@ -124,7 +126,7 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "sealvol.name" . }}-{{
 {{- end }}
 {{- end }}
 
-{{- /* Parameters of a class are strings, whatever values say. */ -}}
+{{- /* Parameters of a class must be strings; values may be numbers. */ -}}
 {{- define "sealvol.parameters" -}}
 {{- range $name, $value := . }}
 {{ $name }}: {{ kindIs "float64" $value | ternary (int64 $value) $value | toString | quote }}

@@ -41,39 +41,42 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "sealvol.name" . }}-co
     'authentication.kubernetes.io/node-name' in request.userInfo.extra ? request.userInfo.extra['authentication.kubernetes.io/node-name'][0] : ''
 {{- end }}
 
-{{- /* The driver that a claim's volume is made by, as Kubernetes notes it; '' for a claim that was bound to a volume that was there. */ -}}
+{{- /* The driver that creates a claim's volume, as Kubernetes records it; '' for a claim that was bound
+to an existing volume. */ -}}
 {{- define "sealvol.policyProvisioner" -}}
 - name: provisioner
   expression: >-
     variables.oldAnnotations[?'volume.kubernetes.io/storage-provisioner'].or(variables.oldAnnotations[?'volume.beta.kubernetes.io/storage-provisioner']).orValue('')
 {{- end }}
 
-{{- /* An expression: annotations are as they were but for those that are listed. */ -}}
+{{- /* An expression: annotations are unchanged, except the listed ones. */ -}}
 {{- define "sealvol.celAnnotationsBut" -}}
 {{- $but := printf "['%s']" (join "', '" .) -}}
 variables.annotations.all(k, k in {{ $but }} || k in variables.oldAnnotations && variables.annotations[k] == variables.oldAnnotations[k]) &&
 variables.oldAnnotations.all(k, k in {{ $but }} || k in variables.annotations)
 {{- end }}
 
-{{- /* An expression: finalizers are as they were but for those that are listed. */ -}}
+{{- /* An expression: finalizers are unchanged, except the listed ones. */ -}}
 {{- define "sealvol.celFinalizersBut" -}}
 {{- $but := printf "['%s']" (join "', '" .) -}}
 sets.equivalent(object.metadata.?finalizers.orValue([]).filter(f, !(f in {{ $but }})), oldObject.metadata.?finalizers.orValue([]).filter(f, !(f in {{ $but }})))
 {{- end }}
 
-{{- /* An expression: labels and owners are as they were. An owner that does not exist has an object deleted. */ -}}
+{{- /* An expression: labels and owners are unchanged. With an owner that does not exist, an object would
+be deleted. */ -}}
 {{- define "sealvol.celBelongs" -}}
 object.metadata.?labels == oldObject.metadata.?labels && object.metadata.?ownerReferences == oldObject.metadata.?ownerReferences
 {{- end }}
 
-{{- /* An expression: a part of an object (part) is as it was but for the fields that are listed (but), also in what later versions of Kubernetes add. */ -}}
+{{- /* An expression: a part of an object (part) is unchanged, except the listed fields (but). Fields
+that later versions of Kubernetes add are included. */ -}}
 {{- define "sealvol.celFieldsBut" -}}
 {{- $but := printf "['%s']" (join "', '" .but) -}}
 dyn(object).?{{ .part }}.orValue({}).all(k, k in {{ $but }} || k in dyn(oldObject).?{{ .part }}.orValue({}) && dyn(object).{{ .part }}[k] == dyn(oldObject).{{ .part }}[k]) &&
 dyn(oldObject).?{{ .part }}.orValue({}).all(k, k in {{ $but }} || k in dyn(object).?{{ .part }}.orValue({}))
 {{- end }}
 
-{{- /* An expression: a PersistentVolume is what it was, but for its size and its VolumeAttributesClass. */ -}}
+{{- /* An expression: a PersistentVolume is unchanged, except its size and its VolumeAttributesClass. */ -}}
 {{- define "sealvol.celVolumeButSize" -}}
 {{ include "sealvol.celFieldsBut" (dict "part" "spec" "but" (list "capacity" "volumeAttributesClassName")) }} &&
 dyn(object).spec.?capacity.orValue({}).all(k, k == 'storage')
