@@ -137,7 +137,7 @@ func TestCheckFindsInSnapshots(t *testing.T) {
 			s.insert(layout.TreeSnapshots, layout.Key{Obj: 1 << 50, Type: layout.KeyDeadSum}, (&layout.DeadSum{Sectors: 1}).Append(nil))
 		}},
 		{"of no kind", "of no kind", func(s *surgeon) { s.insert(layout.TreeSnapshots, layout.Key{Obj: 8, Type: 0x77}, []byte{1}) }},
-		{"labels", "alone hold is not what the lists say", func(s *surgeon) {
+		{"labels", "alone hold is not what the lists say|belong to something else as well", func(s *surgeon) {
 			// A run of another bound: sums and sectors are right, who holds it is not. Between
 			// bounds without a snapshot in between there is no difference.
 			var sums []layout.Key
@@ -165,7 +165,8 @@ func TestCheckFindsInSnapshots(t *testing.T) {
 	} {
 		img := dev.Clone()
 		c.damage(operate(t, img))
-		if got := findings(t, img); !strings.Contains(got, c.want) {
+		got := findings(t, img)
+		if !slices.ContainsFunc(strings.Split(c.want, "|"), func(w string) bool { return strings.Contains(got, w) }) {
 			t.Errorf("%s: want %q, got\n%s", c.name, c.want, got)
 		}
 		use(t, img)
@@ -221,7 +222,7 @@ func relabel(s *surgeon, a, b layout.Key) (done bool) {
 		r, err := layout.DecodeDeadItem(v)
 		ok(s.t, err)
 		i := slices.IndexFunc(r, func(r layout.DeadRun) bool {
-			return uint64(r.Bound) == a.Sub && uint64(r.Count) < sums[a].Sectors
+			return uint64(r.Bound) == a.Sub
 		})
 		if i < 0 {
 			return
@@ -234,7 +235,11 @@ func relabel(s *surgeon, a, b layout.Key) (done bool) {
 	if !done {
 		return false
 	}
-	for k, v := range map[layout.Key][]byte{item: layout.AppendDeadItem(nil, runs), a: sums[a].Append(nil), b: sums[b].Append(nil)} {
+	of := sums[a].Append(nil)
+	if sums[a].Sectors == 0 && sums[a].First == sums[a].Next {
+		of = nil // no such sum
+	}
+	for k, v := range map[layout.Key][]byte{item: layout.AppendDeadItem(nil, runs), a: of, b: sums[b].Append(nil)} {
 		s.item(layout.TreeSnapshots, func(at layout.Key, _ []byte) (layout.Key, []byte, bool) { return at, v, at == k })
 	}
 	return true
