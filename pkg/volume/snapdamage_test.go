@@ -137,31 +137,7 @@ func TestCheckFindsInSnapshots(t *testing.T) {
 			s.insert(layout.TreeSnapshots, layout.Key{Obj: 1 << 50, Type: layout.KeyDeadSum}, (&layout.DeadSum{Sectors: 1}).Append(nil))
 		}},
 		{"of no kind", "of no kind", func(s *surgeon) { s.insert(layout.TreeSnapshots, layout.Key{Obj: 8, Type: 0x77}, []byte{1}) }},
-		{"labels", "alone hold is not what the lists say|belong to something else as well", func(s *surgeon) {
-			// A run of another bound: sums and sectors are right, who holds it is not. Between
-			// bounds without a snapshot in between there is no difference.
-			var sums []layout.Key
-			var live []uint64
-			s.items(layout.TreeSnapshots, func(k layout.Key, v []byte) {
-				switch k.Type {
-				case layout.KeyDeadSum:
-					sums = append(sums, k)
-				case layout.KeySnapshot:
-					if x, err := layout.DecodeSnapshot(v); err == nil && !x.Deleting {
-						live = append(live, k.Sub)
-					}
-				}
-			})
-			for i, b := range sums {
-				for _, a := range sums[:i] {
-					parted := slices.ContainsFunc(live, func(id uint64) bool { return a.Sub < id && id <= b.Sub })
-					if a.Obj == b.Obj && parted && relabel(s, a, b) {
-						return
-					}
-				}
-			}
-			t.Fatal("no run that can have another bound")
-		}},
+		{"labels", "alone hold is not what the lists say|belong to something else as well", relabelOne},
 	} {
 		img := dev.Clone()
 		c.damage(operate(t, img))
@@ -200,6 +176,32 @@ func TestCheckFindsInSnapshots(t *testing.T) {
 	if !found {
 		t.Error("no snapshot has a page of its own")
 	}
+}
+
+// relabelOne gives a run another bound: sums and sectors are right, who holds it is not. Between
+// bounds without a snapshot in between there is no difference.
+func relabelOne(s *surgeon) {
+	var sums []layout.Key
+	var live []uint64
+	s.items(layout.TreeSnapshots, func(k layout.Key, v []byte) {
+		switch k.Type {
+		case layout.KeyDeadSum:
+			sums = append(sums, k)
+		case layout.KeySnapshot:
+			if x, err := layout.DecodeSnapshot(v); err == nil && !x.Deleting {
+				live = append(live, k.Sub)
+			}
+		}
+	})
+	for i, b := range sums {
+		for _, a := range sums[:i] {
+			parted := slices.ContainsFunc(live, func(id uint64) bool { return a.Sub < id && id <= b.Sub })
+			if a.Obj == b.Obj && parted && relabel(s, a, b) {
+				return
+			}
+		}
+	}
+	s.t.Fatal("no run that can have another bound")
 }
 
 // relabel gives the first run of a list's item, of bound a, the bound b, and
