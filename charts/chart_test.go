@@ -3,6 +3,7 @@ package charts
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -130,76 +131,82 @@ func rename(t *testing.T, u *unstructured.Unstructured) {
 
 var zeros = strings.Repeat("0", 64)
 
+// refusedValues are values that the chart refuses, and where the error says so.
+var refusedValues = map[string]string{
+	"backend=nfs":                       "/backend",
+	"backend=ebs":                       "/ebs/clusterID",
+	"nodeAgent=true":                    "nodeAgent",
+	"node.agent=maybe":                  "/node/agent",
+	"operator.replicas=-1":              "/operator/replicas",
+	"operator.replicas=0":               "/operator/replicas",
+	"controller.replicas=0":             "/controller/replicas",
+	"registry=https://registry.example": "/registry",
+	"registry=registry.example/":        "/registry",
+	"images.registry=oci://x":           "/images/registry",
+	"sidecars.registry=https://mirror":  "/sidecars/registry",
+	"images.driver.digest=sha256:12":    "/images/driver/digest",
+	"images.pinned=perhaps":             "/images/pinned",
+	"snapshots.enabled=maybe":           "/snapshots/enabled",
+	"images.driver.tag=v1@sha256:" + zeros + ",images.driver.digest=sha256:" + zeros: "/images/driver/digest",
+	"operator.maxKeysPerNamespace=-1":                                                "/operator/maxKeysPerNamespace",
+	"images.driver.tag=a b":                                                          "/images/driver/tag",
+	"images.pullPolicy=Sometimes":                                                    "/images/pullPolicy",
+	"kubeletDir=var/lib/kubelet":                                                     "/kubeletDir",
+	"stateDir=/a/../b c":                                                             "/stateDir",
+	"local.overcommit=0.5":                                                           "/local/overcommit",
+	"logLevel=loud":                                                                  "/logLevel",
+	"sidecars.leaderElection.leaseDuration=soon":                                     "/sidecars/leaderElection/leaseDuration",
+	"storageClass.name=Sealvol":                                                      "/storageClass/name",
+	"storageClass.reclaimPolicy=Recycle":                                             "/storageClass/reclaimPolicy",
+	"storageClass.parameters.suite=rot13":                                            "/storageClass/parameters/suite",
+	"storageClass.parameters.fsType=ext4":                                            "fsType",
+	"storageClass.mountOptions={suid}":                                               "/storageClass/mountOptions/0",
+	"keyImport.namespaces={Tenant}":                                                  "/keyImport/namespaces/0",
+	"mounter.volumeMemoryBytes=1000":                                                 "/mounter/volumeMemoryBytes",
+	"node.maxUnavailable=0%":                                                         "/node/maxUnavailable",
+	"sidecars.provisioner=latest build":                                              "/sidecars/provisioner",
+	"snapshotClass.deletionPolicy=Snapshot":                                          "/snapshotClass/deletionPolicy",
+	"admissionPolicies.enabled=null":                                                 "admissionPolicies",
+	"operator.resources.limits=null,crds=yes":                                        "/crds",
+	// Of EBS without it.
+	"ebs.region=eu-west-1":             "/ebs/region",
+	"ebs.clusterID=prod":               "/ebs/clusterID",
+	"ebs.tags.a=b":                     "/ebs/tags",
+	"ebs.endpoints.ec2=https://x":      "/ebs/endpoints/ec2",
+	"proxy.httpsProxy=http://p":        "/proxy/httpsProxy",
+	"storageClass.parameters.type=gp3": "/storageClass/parameters",
+	"extraStorageClasses[0].name=a,extraStorageClasses[0].parameters.type=gp3":                   "/extraStorageClasses/0/parameters",
+	"volumeAttributesClasses[0].name=a,volumeAttributesClasses[0].parameters.type=gp3":           "/volumeAttributesClasses",
+	"storageClass.parameters.tagSpecification_1=a=b":                                             "/storageClass/parameters",
+	"storageClass.allowedTopologies[0].matchLabelExpressions[0].key=topology.kubernetes.io/zone": "/storageClass/allowedTopologies",
+}
+
+// refusedEBS are the same with backend ebs.
+var refusedEBS = map[string]string{
+	"ebs.clusterID=a b":                    "/ebs/clusterID",
+	"local.overcommit=2":                   "/local/overcommit",
+	"ebs.endpoints.ec2=ec2.example":        "/ebs/endpoints/ec2",
+	"ebs.tags.aws:x=y":                     "/ebs/tags",
+	`ebs.tags.csi\.sealvol\.dev/cluster=y`: "/ebs/tags",
+	`ebs.tags.a=b\,c`:                      "/ebs/tags/a",
+	"ebs.volumeAttachLimit=9,ebs.reservedVolumeAttachments=2":                                "/ebs/reservedVolumeAttachments",
+	"ebs.attachLimitUpdateSeconds=5":                                                         "/ebs/attachLimitUpdateSeconds",
+	"ebs.metadataSources={dns}":                                                              "/ebs/metadataSources/0",
+	"ebs.metadataSources={imds,imds}":                                                        "/ebs/metadataSources",
+	"ebs.metadataSources=null":                                                               "metadataSources",
+	"storageClass.parameters.iops=0":                                                         "/storageClass/parameters/iops",
+	"storageClass.parameters.iops=5,storageClass.parameters.iopsPerGB=5":                     "/storageClass/parameters",
+	"storageClass.parameters.kmsKeyId=alias/a":                                               "/storageClass/parameters",
+	"storageClass.parameters.tagSpecification_1=team":                                        "/storageClass/parameters/tagSpecification_1",
+	"volumeAttributesClasses[0].name=a":                                                      "/volumeAttributesClasses/0",
+	"volumeAttributesClasses[0].name=a,volumeAttributesClasses[0].parameters.encrypted=true": "encrypted",
+	"node.extraArgs={sys-dir}":                                                               "/node/extraArgs/0",
+}
+
 // What makes no sense is refused before anything is rendered, and the message says where.
 func TestRefused(t *testing.T) {
-	values := map[string]string{
-		"backend=nfs":                       "/backend",
-		"backend=ebs":                       "/ebs/clusterID",
-		"nodeAgent=true":                    "nodeAgent",
-		"node.agent=maybe":                  "/node/agent",
-		"operator.replicas=-1":              "/operator/replicas",
-		"operator.replicas=0":               "/operator/replicas",
-		"controller.replicas=0":             "/controller/replicas",
-		"registry=https://registry.example": "/registry",
-		"registry=registry.example/":        "/registry",
-		"images.registry=oci://x":           "/images/registry",
-		"sidecars.registry=https://mirror":  "/sidecars/registry",
-		"images.driver.digest=sha256:12":    "/images/driver/digest",
-		"images.pinned=perhaps":             "/images/pinned",
-		"snapshots.enabled=maybe":           "/snapshots/enabled",
-		"images.driver.tag=v1@sha256:" + zeros + ",images.driver.digest=sha256:" + zeros: "/images/driver/digest",
-		"operator.maxKeysPerNamespace=-1":                                                "/operator/maxKeysPerNamespace",
-		"images.driver.tag=a b":                                                          "/images/driver/tag",
-		"images.pullPolicy=Sometimes":                                                    "/images/pullPolicy",
-		"kubeletDir=var/lib/kubelet":                                                     "/kubeletDir",
-		"stateDir=/a/../b c":                                                             "/stateDir",
-		"local.overcommit=0.5":                                                           "/local/overcommit",
-		"logLevel=loud":                                                                  "/logLevel",
-		"sidecars.leaderElection.leaseDuration=soon":                                     "/sidecars/leaderElection/leaseDuration",
-		"storageClass.name=Sealvol":                                                      "/storageClass/name",
-		"storageClass.reclaimPolicy=Recycle":                                             "/storageClass/reclaimPolicy",
-		"storageClass.parameters.suite=rot13":                                            "/storageClass/parameters/suite",
-		"storageClass.parameters.fsType=ext4":                                            "fsType",
-		"storageClass.mountOptions={suid}":                                               "/storageClass/mountOptions/0",
-		"keyImport.namespaces={Tenant}":                                                  "/keyImport/namespaces/0",
-		"mounter.volumeMemoryBytes=1000":                                                 "/mounter/volumeMemoryBytes",
-		"node.maxUnavailable=0%":                                                         "/node/maxUnavailable",
-		"sidecars.provisioner=latest build":                                              "/sidecars/provisioner",
-		"snapshotClass.deletionPolicy=Snapshot":                                          "/snapshotClass/deletionPolicy",
-		"admissionPolicies.enabled=null":                                                 "admissionPolicies",
-		"operator.resources.limits=null,crds=yes":                                        "/crds",
-		// Of EBS without it.
-		"ebs.region=eu-west-1":             "/ebs/region",
-		"ebs.clusterID=prod":               "/ebs/clusterID",
-		"ebs.tags.a=b":                     "/ebs/tags",
-		"ebs.endpoints.ec2=https://x":      "/ebs/endpoints/ec2",
-		"proxy.httpsProxy=http://p":        "/proxy/httpsProxy",
-		"storageClass.parameters.type=gp3": "/storageClass/parameters",
-		"extraStorageClasses[0].name=a,extraStorageClasses[0].parameters.type=gp3":                   "/extraStorageClasses/0/parameters",
-		"volumeAttributesClasses[0].name=a,volumeAttributesClasses[0].parameters.type=gp3":           "/volumeAttributesClasses",
-		"storageClass.parameters.tagSpecification_1=a=b":                                             "/storageClass/parameters",
-		"storageClass.allowedTopologies[0].matchLabelExpressions[0].key=topology.kubernetes.io/zone": "/storageClass/allowedTopologies",
-	}
-	for value, want := range map[string]string{
-		"ebs.clusterID=a b":                    "/ebs/clusterID",
-		"local.overcommit=2":                   "/local/overcommit",
-		"ebs.endpoints.ec2=ec2.example":        "/ebs/endpoints/ec2",
-		"ebs.tags.aws:x=y":                     "/ebs/tags",
-		`ebs.tags.csi\.sealvol\.dev/cluster=y`: "/ebs/tags",
-		`ebs.tags.a=b\,c`:                      "/ebs/tags/a",
-		"ebs.volumeAttachLimit=9,ebs.reservedVolumeAttachments=2":                                "/ebs/reservedVolumeAttachments",
-		"ebs.attachLimitUpdateSeconds=5":                                                         "/ebs/attachLimitUpdateSeconds",
-		"ebs.metadataSources={dns}":                                                              "/ebs/metadataSources/0",
-		"ebs.metadataSources={imds,imds}":                                                        "/ebs/metadataSources",
-		"ebs.metadataSources=null":                                                               "metadataSources",
-		"storageClass.parameters.iops=0":                                                         "/storageClass/parameters/iops",
-		"storageClass.parameters.iops=5,storageClass.parameters.iopsPerGB=5":                     "/storageClass/parameters",
-		"storageClass.parameters.kmsKeyId=alias/a":                                               "/storageClass/parameters",
-		"storageClass.parameters.tagSpecification_1=team":                                        "/storageClass/parameters/tagSpecification_1",
-		"volumeAttributesClasses[0].name=a":                                                      "/volumeAttributesClasses/0",
-		"volumeAttributesClasses[0].name=a,volumeAttributesClasses[0].parameters.encrypted=true": "encrypted",
-		"node.extraArgs={sys-dir}":                                                               "/node/extraArgs/0",
-	} {
+	values := maps.Clone(refusedValues)
+	for value, want := range refusedEBS {
 		values[strings.Join(ebs, ",")+","+value] = want
 	}
 	for value, want := range values {
@@ -245,6 +252,27 @@ func checkAll(t *testing.T, list []*unstructured.Unstructured) {
 		name, ns := at(t, class, "parameters", "csi.storage.k8s.io/node-"+call+"-secret-name"), at(t, class, "parameters", "csi.storage.k8s.io/node-"+call+"-secret-namespace")
 		if name != "${pv.name}" || ns != operatortest.Namespace {
 			t.Errorf("the %s secret is %v/%v", call, ns, name)
+		}
+	}
+}
+
+// nodeRightsEBS: a node makes nothing, and sees nothing but itself and the volumes' state.
+func nodeRightsEBS(t *testing.T, list []*unstructured.Unstructured) {
+	t.Helper()
+	for _, u := range list {
+		if u.GetKind() == "Role" && u.GetName() == "sealvol-node" {
+			t.Error("a node has a Role in the namespace")
+		}
+	}
+	var role rbacv1.ClusterRole
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(find(t, list, "ClusterRole", "sealvol-node"), &role); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range role.Rules {
+		for _, x := range r.Resources {
+			if !slices.Contains([]string{"nodes", "events", "sealedvolumes", "sealedvolumes/status"}, x) {
+				t.Errorf("a node may %v %s", r.Verbs, x)
+			}
 		}
 	}
 }
@@ -304,23 +332,7 @@ func TestPromisesEBS(t *testing.T) {
 	if p := at(t, find(t, list, "StorageClass", "plain"), "parameters", "kmsKeyId"); p != nil {
 		t.Error(p)
 	}
-	// A node makes nothing, and sees nothing but itself and the volumes' state.
-	for _, u := range list {
-		if u.GetKind() == "Role" && u.GetName() == "sealvol-node" {
-			t.Error("a node has a Role in the namespace")
-		}
-	}
-	var role rbacv1.ClusterRole
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(find(t, list, "ClusterRole", "sealvol-node"), &role); err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range role.Rules {
-		for _, x := range r.Resources {
-			if !slices.Contains([]string{"nodes", "events", "sealedvolumes", "sealedvolumes/status"}, x) {
-				t.Errorf("a node may %v %s", r.Verbs, x)
-			}
-		}
-	}
+	nodeRightsEBS(t, list)
 }
 
 // Before Kubernetes 1.34 there are no VolumeAttributesClasses, and no limit of attachments that changes.

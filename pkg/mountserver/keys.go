@@ -16,8 +16,8 @@ func (s *Server) takeKeys(ctx context.Context) {
 	}
 	set := &volumectl.KeySet{New: &volume.Key{Recipient: o.Current, Credential: o.Keys[0]}, Old: o.Keys[1:]}
 	if c, err := volumectl.CurrentKey(ctx, s.vol, o.ReadOnly, set); err != nil {
-		s.log.Error("the volume's key was not replaced", "volume", s.vol.ID().String(), "error", err)
+		s.log.ErrorContext(ctx, "the volume's key was not replaced", "volume", s.vol.ID().String(), "error", err)
 	} else if c.Added || len(c.Removed) > 0 {
-		s.log.Info("the volume's key was replaced", "volume", s.vol.ID().String(), "slot", c.Slot, "removed", c.Removed)
+		s.log.InfoContext(ctx, "the volume's key was replaced", "volume", s.vol.ID().String(), "slot", c.Slot, "removed", c.Removed)
 	}
 }

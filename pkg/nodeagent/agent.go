@@ -1,17 +1,14 @@
 package nodeagent
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -154,38 +151,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// leaveTimeout bounds how long the agent takes to say that it stops; less than a pod has for that.
-const leaveTimeout = 10 * time.Second
-
-// leave says of the volumes of this node that nobody watches them any more. The next agent reports
-// on them anew, seconds later where the plugin is upgraded. It is best effort: an agent that is
-// killed, or that has lost its rights because Sealvol is uninstalled (the chart's hook then says it),
-// can not.
-func (a *Agent) leave(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
-	defer cancel()
-	a.left.Store(true)
-	a.reportAll(ctx, state{mounted: true})
-}
-
-// reportAll reports one state of all volumes that are said to be mounted on this node.
-func (a *Agent) reportAll(ctx context.Context, s state) {
-	var g errgroup.Group
-	g.SetLimit(atOnce)
-	for _, id := range a.others(ctx, nil) {
-		g.Go(func() error {
-			v := a.volume(id)
-			v.mu.Lock()
-			defer v.mu.Unlock()
-			if err := a.publish(ctx, id, v, s, false); err != nil {
-				a.opt.Log.Warn("a volume's state is not reported", "volume", id, "error", err)
-			}
-			return nil
-		})
-	}
-	_ = g.Wait() // none fails
-}
-
 func (a *Agent) loop(ctx context.Context) error {
 	if !a.cache.WaitForCacheSync(ctx) {
 		return nil // it ended before the API server answered
@@ -314,61 +279,4 @@ func (a *Agent) report(ctx context.Context, id string, mounted bool) {
 			a.forget(id)
 		}
 	}
-}
-
-// errNoVolume: the API has no SealedVolume with that handle for this node.
-var errNoVolume = errors.New("there is no SealedVolume of it for this node")
-
-// find returns the SealedVolume of a volume of this node, from the cache or the API server itself.
-func (a *Agent) find(ctx context.Context, r client.Reader, id string) (*v1alpha1.SealedVolume, error) {
-	return a.findAt(ctx, r, id, false)
-}
-
-// findAt returns that of a volume of any node, if it may be.
-func (a *Agent) findAt(ctx context.Context, r client.Reader, id string, anywhere bool) (*v1alpha1.SealedVolume, error) {
-	var list v1alpha1.SealedVolumeList
-	if err := r.List(ctx, &list, client.MatchingFields{fieldHandle: id}); err != nil {
-		return nil, fmt.Errorf("find the SealedVolume: %w", err)
-	}
-	var newest *v1alpha1.SealedVolume
-	for i := range list.Items {
-		// Of a volume that has had another name before, those that have a PersistentVolume now; of these the one with the newest anchor: the volume forgets old ones.
-		sv := &list.Items[i]
-		if (anywhere || sv.Spec.NodeName == a.opt.Node) && sv.Status.Phase != v1alpha1.PhaseRetained && sv.Status.Phase != v1alpha1.PhaseDeleted && (newest == nil || isNewer(sv, newest)) {
-			newest = sv
-		}
-	}
-	if newest == nil {
-		return nil, errNoVolume
-	}
-	return newest, nil
-}
-
-// isNewer tells which of two SealedVolumes of one volume counts.
-func isNewer(x, y *v1alpha1.SealedVolume) bool {
-	of := func(sv *v1alpha1.SealedVolume) (generation, epoch int64) {
-		if sv.Status.Anchor == nil {
-			return 0, 0
-		}
-		return sv.Status.Anchor.Generation, sv.Status.Anchor.Epoch
-	}
-	gx, ex := of(x)
-	gy, ey := of(y)
-	return cmp.Or(cmp.Compare(gx, gy), cmp.Compare(ex, ey), -cmp.Compare(x.Name, y.Name)) > 0
-}
-
-func handleOf(o client.Object) []string {
-	if sv, ok := o.(*v1alpha1.SealedVolume); ok && sv.Spec.VolumeHandle != "" {
-		return []string{sv.Spec.VolumeHandle}
-	}
-	return nil
-}
-
-// claimOf is who is told in events; nil if nobody is.
-func claimOf(sv *v1alpha1.SealedVolume) *corev1.ObjectReference {
-	c := sv.Spec.ClaimRef
-	if c == nil {
-		return nil
-	}
-	return &corev1.ObjectReference{APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: c.Namespace, Name: c.Name, UID: typesUID(c.UID)}
 }

@@ -28,6 +28,17 @@ func attach(t *testing.T, sv *v1alpha1.SealedVolume, node string) {
 	}
 }
 
+// mkdir makes a directory, durable.
+func mkdir(t *testing.T, v *volume.Volume, name string) {
+	t.Helper()
+	if _, err := v.Mkdir(&vfs.Req{}, vfs.RootIno, name, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Sync(vfs.RootIno); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A volume moves: the next node opens it with the anchor of the one before, also if the operator has not said yet that it has it, and refuses an older device. The node that
 // was lost says nothing of it any more, though it still has it mounted and goes on writing to what it takes for the device.
 func TestMoves(t *testing.T) {
@@ -49,16 +60,7 @@ func TestMoves(t *testing.T) {
 	await(t, sv, "on the first node", func(s v1alpha1.SealedVolumeStatus) bool { return s.Node == "node-a" && healthy(s) && s.Anchor != nil })
 	old := dev.Clone()
 	first := sv.Status.Anchor.Generation
-	mkdir := func(v *volume.Volume, name string) {
-		t.Helper()
-		if _, err := v.Mkdir(&vfs.Req{}, vfs.RootIno, name, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := v.Sync(vfs.RootIno); err != nil {
-			t.Fatal(err)
-		}
-	}
-	mkdir(v, "directory")
+	mkdir(t, v, "directory")
 	await(t, sv, "written to", func(s v1alpha1.SealedVolumeStatus) bool { return s.Anchor.Generation > first })
 
 	// The first node is lost, with the volume mounted.
@@ -77,9 +79,9 @@ func TestMoves(t *testing.T) {
 	attach(t, sv, "node-b")
 	await(t, sv, "on the second node", func(s v1alpha1.SealedVolumeStatus) bool { return s.Node == "node-b" && healthy(s) })
 	for i := range 20 {
-		mkdir(v, fmt.Sprint("lost-", i))
+		mkdir(t, v, fmt.Sprint("lost-", i))
 	}
-	mkdir(w, "kept")
+	mkdir(t, w, "kept")
 	last := sv.Status.Anchor.Generation
 	await(t, sv, "written to on the second node", func(s v1alpha1.SealedVolumeStatus) bool { return s.Anchor.Generation > last })
 
@@ -87,7 +89,7 @@ func TestMoves(t *testing.T) {
 	a.Unstaging(t.Context(), id)
 	end()
 	a.Unstaged(id)
-	mkdir(w, "kept, too")
+	mkdir(t, w, "kept, too")
 	last = sv.Status.Anchor.Generation
 	await(t, sv, "as before", func(s v1alpha1.SealedVolumeStatus) bool { return s.Node == "node-b" && s.Anchor.Generation > last })
 	b.Unstaging(t.Context(), id)

@@ -59,6 +59,25 @@ func isOn(t *testing.T, pv *corev1.PersistentVolume, node string, phase v1alpha1
 	return sv
 }
 
+// attachedCopy makes a copy of a volume, anywhere, which has the key of its origin.
+func attachedCopy(t *testing.T, ns string, pv *corev1.PersistentVolume, kek string) {
+	t.Helper()
+	clone := copyOf(ns, "clone", "PersistentVolumeClaim", "data")
+	create(t, clone)
+	copied := operatortest.Volume(clone, "", del)
+	copied.Spec.NodeAffinity = nil
+	copied.Spec.CSI.VolumeAttributes = map[string]string{"keyVolume": pv.Spec.CSI.VolumeHandle}
+	create(t, attachment(copied, "node-c"))
+	bind(t, clone, copied)
+	isOn(t, copied, "node-c", v1alpha1.PhaseAvailable)
+	if delivered(t, copied.Name) != kek {
+		t.Error("the copy has another key")
+	}
+	placed(t, clone, "")
+	remove(t, clone, copied, release(t, attachment(copied, "node-c")))
+	gone(t, sealed(copied.Name))
+}
+
 // TestAttachments: a volume that moves is where it is attached. Only that node reports on it and raises its anchor, which stays; the one before can do neither, and what it said of
 // itself is taken back when it is lost. The key is the same everywhere.
 func TestAttachments(t *testing.T) {
@@ -119,21 +138,9 @@ func TestAttachments(t *testing.T) {
 	// A PersistentVolume that is made again is the same volume, wherever that is.
 	remove(t, release(t, b))
 	isOn(t, pv, "", v1alpha1.PhaseAvailable)
-	// A copy is made anywhere, and has the key of its origin.
-	clone := copyOf(ns, "clone", "PersistentVolumeClaim", "data")
-	create(t, clone)
-	copied := operatortest.Volume(clone, "", del)
-	copied.Spec.NodeAffinity = nil
-	copied.Spec.CSI.VolumeAttributes = map[string]string{"keyVolume": pv.Spec.CSI.VolumeHandle}
-	create(t, attachment(copied, "node-c"))
-	bind(t, clone, copied)
-	isOn(t, copied, "node-c", v1alpha1.PhaseAvailable)
-	if delivered(t, copied.Name) != kek {
-		t.Error("the copy has another key")
-	}
-	placed(t, clone, "")
-	remove(t, clone, c, copied, pv, release(t, attachment(copied, "node-c")), other)
-	gone(t, sealed(copied.Name), sealed(pv.Name))
+	attachedCopy(t, ns, pv, kek)
+	remove(t, c, pv, other)
+	gone(t, sealed(pv.Name))
 }
 
 // release does what the attacher does after it has detached.

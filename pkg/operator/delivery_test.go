@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
@@ -17,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 	"github.com/sealvol/sealvol/pkg/operator"
@@ -379,127 +376,4 @@ func TestUpgraded(t *testing.T) {
 	}
 	remove(t, pending, c, pv)
 	gone(t, sealed(name), sealed(pv.Name))
-}
-
-// cutAt ends an operator's writes at one of them: before it is done, or after.
-type cutAt struct {
-	n, at atomic.Int64
-	after bool
-	fatal atomic.Pointer[string]
-	mu    sync.Mutex
-	names map[string]bool // volumes that are watched over; guarded by mu
-	look  func(ctx context.Context, name string) error
-}
-
-var errCut = errors.New("cut off")
-
-func (c *cutAt) do(f func() error) error {
-	n := c.n.Add(1)
-	if at := c.at.Load(); at > 0 && (n > at || n == at && !c.after) {
-		return errCut
-	}
-	err := f()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for name := range c.names {
-		if err := c.look(context.Background(), name); err != nil {
-			s := err.Error()
-			c.fatal.Store(&s)
-		}
-	}
-	if at := c.at.Load(); at > 0 && n == at {
-		return errCut
-	}
-	return err
-}
-
-func (c *cutAt) wrap(base client.WithWatch) client.Client {
-	return interceptor.NewClient(base, interceptor.Funcs{
-		Create: func(ctx context.Context, w client.WithWatch, o client.Object, opts ...client.CreateOption) error {
-			return c.do(func() error { return w.Create(ctx, o, opts...) })
-		},
-		Update: func(ctx context.Context, w client.WithWatch, o client.Object, opts ...client.UpdateOption) error {
-			return c.do(func() error { return w.Update(ctx, o, opts...) })
-		},
-		Patch: func(ctx context.Context, w client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
-			return c.do(func() error { return w.Patch(ctx, o, p, opts...) })
-		},
-		Delete: func(ctx context.Context, w client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
-			return c.do(func() error { return w.Delete(ctx, o, opts...) })
-		},
-		SubResourcePatch: func(ctx context.Context, w client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
-			return c.do(func() error { return w.SubResource(sub).Patch(ctx, o, p, opts...) })
-		},
-	})
-}
-
-// held checks that a key that is delivered is that of a PersistentVolume that can not go before it.
-func held(ctx context.Context, name string) error {
-	err := env.Client.Get(ctx, client.ObjectKey{Namespace: operatortest.Namespace, Name: name}, &corev1.Secret{})
-	if err != nil {
-		return client.IgnoreNotFound(err)
-	}
-	pv, err := get(ctx, "", name, &corev1.PersistentVolume{})
-	if err != nil || !slices.Contains(pv.Finalizers, v1alpha1.DeliveryFinalizer) {
-		return fmt.Errorf("the key of %s is delivered, its PersistentVolume is not held: %w %v", name, err, pv.Finalizers)
-	}
-	return nil
-}
-
-// An operator that is cut off at any of its writes, before or after it was done, delivers no key of a
-// PersistentVolume that is not held, and the next one goes on.
-func TestDeliveryCutAnywhere(t *testing.T) {
-	ns := namespace(t)
-	for _, after := range []bool{false, true} {
-		for at := int64(1); ; at++ {
-			c := operatortest.Claim(ns, fmt.Sprintf("cut-%t-%d", after, at))
-			create(t, c)
-			pv := operatortest.Volume(c, "node-a", del)
-			bind(t, c, pv)
-			cut := &cutAt{after: after, names: map[string]bool{pv.Name: true}, look: held}
-			cut.at.Store(at)
-			stop := start(t, cut.wrap)
-			cut.lives(t, &stop, func() error {
-				_, err := get(t.Context(), operatortest.Namespace, pv.Name, &corev1.Secret{})
-				return err
-			})
-			remove(t, c, pv)
-			cut.lives(t, &stop, func() error {
-				for _, o := range []client.Object{pv, sealed(pv.Name), secretNamed(pv.Name), keyNamed(ns, pv.Name)} {
-					if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(o), o); !apierrors.IsNotFound(err) {
-						return fmt.Errorf("%T: %w", o, errors.Join(err, errStays))
-					}
-				}
-				return nil
-			})
-			stop()
-			if s := cut.fatal.Load(); s != nil {
-				t.Fatalf("cut at write %d (after: %t): %s", at, after, *s)
-			}
-			if cut.at.Load() > 0 {
-				t.Logf("%d writes", cut.n.Load())
-				break
-			}
-		}
-	}
-}
-
-// lives waits for what an operator brings about. If it was cut off on the way, the next one does.
-func (c *cutAt) lives(t *testing.T, stop *func(), done func() error) {
-	t.Helper()
-	died := false
-	eventually(t, func() error {
-		err := done()
-		at := c.at.Load()
-		if died = err != nil && at > 0 && c.n.Load() >= at; died {
-			return nil
-		}
-		return err
-	})
-	if died {
-		(*stop)()
-		c.at.Store(0)
-		*stop = start(t, c.wrap)
-		eventually(t, done)
-	}
 }

@@ -263,6 +263,38 @@ func run(t *testing.T, c *rest.Config) {
 	}
 }
 
+// inherited gives a volume to another claim, in another namespace, for which it opens if an
+// administrator has said so.
+func inherited(t *testing.T, kept *corev1.PersistentVolume, sv *v1alpha1.SealedVolume, kek string) {
+	t.Helper()
+	ns2 := namespace(t)
+	c := operatortest.Claim(ns2, "heir")
+	create(t, c)
+	prepared(t, "pvc-"+string(c.UID))
+	eventually(t, func() error {
+		if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(kept), kept); err != nil {
+			return err
+		}
+		kept.Spec.ClaimRef = &corev1.ObjectReference{Kind: "PersistentVolumeClaim", Namespace: ns2, Name: c.Name, UID: c.UID}
+		return env.Client.Update(t.Context(), kept)
+	})
+	eventually(t, func() error { return update(t.Context(), c, func() { c.Spec.VolumeName = kept.Name }) })
+	if msg := hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonNotGranted); !strings.Contains(msg, "kubectl annotate sealedvolume "+kept.Name+" "+v1alpha1.GrantAnnotation+"="+ns2) {
+		t.Error(msg)
+	}
+	hasEvent(t, c, corev1.EventTypeWarning, v1alpha1.ReasonNotGranted)
+	undelivered(t, kept.Name)
+	grant(t, kept.Name, ns2)
+	gone(t, sealed("pvc-"+string(c.UID)), keyNamed(ns2, "pvc-"+string(c.UID)))
+	if delivered(t, kept.Name) != kek {
+		t.Error("another key")
+	}
+	secret := sv.Spec.Key.SecretName
+	remove(t, c, kept, sv)
+	gone(t, sv, secretNamed(kept.Name), secretNamed(secret))
+	clean(t, ns2)
+}
+
 // A namespace is deleted in one go, by Kubernetes' own controllers: claims, keys and snapshots in any order; what is to be retained stays usable.
 func TestNamespaceDeleted(t *testing.T) {
 	stop, err := env.StartControllers()
@@ -312,33 +344,7 @@ func TestNamespaceDeleted(t *testing.T) {
 	if !slices.Contains([]v1alpha1.Phase{v1alpha1.PhaseReleased}, sv.Status.Phase) || sv.Spec.Key.SecretName == "" {
 		t.Errorf("%+v %+v", sv.Spec, sv.Status)
 	}
-	// Given to another claim, in another namespace, it opens, if an administrator has said so.
-	ns2 := namespace(t)
-	c := operatortest.Claim(ns2, "heir")
-	create(t, c)
-	prepared(t, "pvc-"+string(c.UID))
-	eventually(t, func() error {
-		if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(kept), kept); err != nil {
-			return err
-		}
-		kept.Spec.ClaimRef = &corev1.ObjectReference{Kind: "PersistentVolumeClaim", Namespace: ns2, Name: c.Name, UID: c.UID}
-		return env.Client.Update(t.Context(), kept)
-	})
-	eventually(t, func() error { return update(t.Context(), c, func() { c.Spec.VolumeName = kept.Name }) })
-	if msg := hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonNotGranted); !strings.Contains(msg, "kubectl annotate sealedvolume "+kept.Name+" "+v1alpha1.GrantAnnotation+"="+ns2) {
-		t.Error(msg)
-	}
-	hasEvent(t, c, corev1.EventTypeWarning, v1alpha1.ReasonNotGranted)
-	undelivered(t, kept.Name)
-	grant(t, kept.Name, ns2)
-	gone(t, sealed("pvc-"+string(c.UID)), keyNamed(ns2, "pvc-"+string(c.UID)))
-	if delivered(t, kept.Name) != kek {
-		t.Error("another key")
-	}
-	secret := sv.Spec.Key.SecretName
-	remove(t, c, kept, sv)
-	gone(t, sv, secretNamed(kept.Name), secretNamed(secret))
-	clean(t, ns2)
+	inherited(t, kept, sv, kek)
 }
 
 // patch changes a status.

@@ -65,6 +65,29 @@ func retained(t *testing.T, volume string) {
 	})
 }
 
+// twoNames makes a PersistentVolume of a volume that has one: two would have two anchors, so that the
+// older one has the key until it goes. It returns the name of the second.
+func twoNames(t *testing.T, ns string, c *corev1.PersistentVolumeClaim, pv, first *corev1.PersistentVolume, generation int64) string {
+	t.Helper()
+	c2 := operatortest.Claim(ns, "second")
+	create(t, c2)
+	second := again(c2, "a-second-"+ns, pv) // its name comes first, perhaps within the same second
+	bind(t, c2, second)
+	sv := sealed(second.Name)
+	if msg := hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonDuplicate); !strings.Contains(msg, pv.Name) {
+		t.Error(msg)
+	}
+	undelivered(t, second.Name)
+	known(t, pv.Name, generation+10)
+	remove(t, c, first)
+	delivered(t, second.Name)
+	if err := hasAnchor(t.Context(), second.Name, generation+10); err != nil {
+		t.Error(err)
+	}
+	remove(t, c2, second)
+	return second.Name
+}
+
 // A volume whose PersistentVolume is made anew under another name, and then under its first one, has
 // its newest anchor before it has its key, wherever the operator is cut off.
 func TestAnchorFollows(t *testing.T) {
@@ -125,24 +148,8 @@ func TestAnchorFollows(t *testing.T) {
 	if err := hasAnchor(t.Context(), pv.Name, generation); err != nil {
 		t.Error(err)
 	}
-	// Two at once would have two anchors: the older one has the key, until it goes.
-	c2 := operatortest.Claim(ns, "second")
-	create(t, c2)
-	second := again(c2, "a-second-"+ns, pv) // its name comes first, perhaps within the same second
-	bind(t, c2, second)
-	sv := sealed(second.Name)
-	if msg := hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonDuplicate); !strings.Contains(msg, pv.Name) {
-		t.Error(msg)
-	}
-	undelivered(t, second.Name)
-	known(t, pv.Name, generation+10)
-	remove(t, c, first)
-	delivered(t, second.Name)
-	if err := hasAnchor(t.Context(), second.Name, generation+10); err != nil {
-		t.Error(err)
-	}
-	remove(t, c2, second)
-	for _, n := range append(names, second.Name) {
+	second := twoNames(t, ns, c, pv, first, generation)
+	for _, n := range append(names, second) {
 		remove(t, sealed(n))
 		gone(t, sealed(n))
 	}

@@ -6,9 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -324,83 +322,24 @@ func getSealed(t *testing.T, name string) *v1alpha1.SealedVolume {
 	return sv
 }
 
-// A key that is imported, which needs the right to, and shared by two volumes.
-func TestImportedKey(t *testing.T) {
-	start(t, nil)
-	ns := namespace(t)
-	theirs := strings.Repeat("5a", 31) + "a5"
-	told.add(theirs)
-	create(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "mine"}, StringData: map[string]string{"key": theirs + "\n"}})
-	vk := keyNamed(ns, "shared")
-	vk.Spec.Imported = &v1alpha1.ImportedKey{SecretName: "mine", Key: "key"}
-	vk.Spec.DeletionPolicy = v1alpha1.DeletionRetain
-	c1, c2 := operatortest.Claim(ns, "one"), operatortest.Claim(ns, "two")
-	c1.Annotations = map[string]string{v1alpha1.KeyAnnotation: "shared"}
-	c2.Annotations = c1.Annotations
-	create(t, c1)
-	hasEvent(t, c1, corev1.EventTypeWarning, v1alpha1.ReasonKeyNotFound)
-	create(t, vk, c2)
-	if msg := hasCondition(t, vk, v1alpha1.KeyReady, v1alpha1.ReasonImportForbidden); !strings.Contains(msg, "keyImport.namespaces") {
-		t.Error(msg)
+// exchanged makes PersistentVolumes of the name of one that is gone, of another volume or on another
+// node: they get nothing of it.
+func exchanged(t *testing.T, c *corev1.PersistentVolumeClaim, pv *corev1.PersistentVolume, sv *v1alpha1.SealedVolume) {
+	t.Helper()
+	for _, change := range []func(pv *corev1.PersistentVolume){
+		func(pv *corev1.PersistentVolume) { pv.Spec.CSI.VolumeHandle = "other" },
+		func(pv *corev1.PersistentVolume) {
+			pv.Spec.NodeAffinity.Required.NodeSelectorTerms[0].MatchExpressions[0].Values = []string{"node-b"}
+		},
+	} {
+		other := operatortest.Volume(c, "node-a", retain)
+		change(other)
+		create(t, other)
+		hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonExchanged)
+		gone(t, secretNamed(pv.Name))
+		remove(t, other)
+		hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonKept)
 	}
-	hasEvent(t, c1, corev1.EventTypeWarning, v1alpha1.ReasonImportForbidden)
-	create(t, &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "import"},
-		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "sealvol-key-import"},
-		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: operatortest.Namespace, Name: "sealvol-operator"}}})
-	var pvs []client.Object
-	for _, c := range []*corev1.PersistentVolumeClaim{c1, c2} {
-		prepared(t, "pvc-"+string(c.UID))
-		pv := operatortest.Volume(c, "node-a", del)
-		bind(t, c, pv)
-		if delivered(t, pv.Name) != theirs {
-			t.Error("another key")
-		}
-		pvs = append(pvs, pv)
-	}
-	hasCondition(t, vk, v1alpha1.KeyReady, v1alpha1.ReasonAvailable)
-	eventually(t, func() error {
-		err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(vk), vk)
-		if err == nil && (vk.Status.Volumes != 2 || len(vk.Status.UsedBy) != 2) {
-			err = fmt.Errorf("%+v", vk.Status)
-		}
-		return err
-	})
-	key := keySecretOf(t, vk)
-	remove(t, c1, c2)
-	remove(t, pvs...)
-	gone(t, sealed("pvc-"+string(c1.UID)), sealed("pvc-"+string(c2.UID)))
-	if _, err := get(t.Context(), ns, "shared", &v1alpha1.VolumeKey{}); err != nil {
-		t.Fatal("a key that was made by hand went with its volumes:", err)
-	}
-	remove(t, vk)
-	gone(t, vk)
-	eventually(t, func() error { // Retain: left, and no longer held
-		err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(key), key)
-		if err == nil && (len(key.Finalizers) > 0 || key.DeletionTimestamp != nil || key.Labels[v1alpha1.KeptLabel] != ns) {
-			err = errors.New("still held")
-		}
-		return err
-	})
-	remove(t, key)
-	gone(t, key)
-}
-
-// A malformed import is told, and heals.
-func TestMalformedImport(t *testing.T) {
-	start(t, nil)
-	ns := operatortest.Namespace // here it may read
-	vk := keyNamed(ns, "broken")
-	vk.Spec.Imported = &v1alpha1.ImportedKey{SecretName: "broken"}
-	create(t, vk)
-	hasCondition(t, vk, v1alpha1.KeyReady, v1alpha1.ReasonImportMissing)
-	s := secretNamed("broken")
-	s.StringData = map[string]string{"kek": "too short"}
-	create(t, s)
-	if msg := hasCondition(t, vk, v1alpha1.KeyReady, v1alpha1.ReasonImportMalformed); strings.Contains(msg, "too short") {
-		t.Error("the message quotes the Secret:", msg)
-	}
-	remove(t, vk, s)
-	gone(t, vk)
 }
 
 // With Retain the key stays with the PersistentVolume, and even when that object is deleted, until the administrator gives it up.
@@ -428,21 +367,7 @@ func TestRetain(t *testing.T) {
 	phase(v1alpha1.PhaseRetained)
 	hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonKept)
 	gone(t, secretNamed(pv.Name)) // nobody can use it
-	// A PersistentVolume of its name that is of another volume, or on another node, gets nothing of it.
-	for _, change := range []func(pv *corev1.PersistentVolume){
-		func(pv *corev1.PersistentVolume) { pv.Spec.CSI.VolumeHandle = "other" },
-		func(pv *corev1.PersistentVolume) {
-			pv.Spec.NodeAffinity.Required.NodeSelectorTerms[0].MatchExpressions[0].Values = []string{"node-b"}
-		},
-	} {
-		other := operatortest.Volume(c, "node-a", retain)
-		change(other)
-		create(t, other)
-		hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonExchanged)
-		gone(t, secretNamed(pv.Name))
-		remove(t, other)
-		hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonKept)
-	}
+	exchanged(t, c, pv, sv)
 	if sv.Spec.NodeName != "node-a" || sv.Spec.VolumeHandle != pv.Spec.CSI.VolumeHandle {
 		t.Errorf("%+v", sv.Spec)
 	}
@@ -475,113 +400,6 @@ func TestRetain(t *testing.T) {
 	remove(t, c2, pv2)
 	remove(t, sealed(pv2.Name))
 	gone(t, sealed(pv2.Name), vk, key)
-}
-
-// Clones and restored snapshots get the key of their origin, which outlives it for them.
-func TestCopies(t *testing.T) {
-	start(t, nil)
-	ns := namespace(t)
-	c, pv, kek := volume(t, ns, "data", del)
-	vk := keyNamed(ns, pv.Name)
-	key := keySecretOf(t, vk)
-
-	clone := operatortest.Claim(ns, "clone")
-	clone.Spec.DataSource = &corev1.TypedLocalObjectReference{Kind: "PersistentVolumeClaim", Name: "data"}
-	create(t, clone)
-	prepared(t, "pvc-"+string(clone.UID))
-	if sv := getSealed(t, "pvc-"+string(clone.UID)); sv.Spec.Key.SecretName != key.Name || sv.Spec.NodeName != "node-a" {
-		t.Errorf("the clone has another key, or another place: %+v", sv.Spec)
-	}
-
-	content := "content-" + ns
-	snap := &snapshotv1.VolumeSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "snap"},
-		Spec: snapshotv1.VolumeSnapshotSpec{Source: snapshotv1.VolumeSnapshotSource{PersistentVolumeClaimName: &c.Name}}}
-	create(t, snap)
-	restored := operatortest.Claim(ns, "restored")
-	group := snapshotv1.GroupName
-	restored.Spec.DataSource = &corev1.TypedLocalObjectReference{APIGroup: &group, Kind: "VolumeSnapshot", Name: "snap"}
-	create(t, restored)
-	hasCondition(t, sealed("pvc-"+string(restored.UID)), v1alpha1.VolumeKeyReady, v1alpha1.ReasonKeyNotReady)
-	cont := &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: content}, Spec: snapshotv1.VolumeSnapshotContentSpec{
-		Driver: "csi.sealvol.dev", DeletionPolicy: snapshotv1.VolumeSnapshotContentDelete,
-		Source:            snapshotv1.VolumeSnapshotContentSource{VolumeHandle: &pv.Spec.CSI.VolumeHandle},
-		VolumeSnapshotRef: corev1.ObjectReference{Namespace: ns, Name: "snap", UID: snap.UID}}}
-	create(t, cont)
-	snap.Status = &snapshotv1.VolumeSnapshotStatus{BoundVolumeSnapshotContentName: &content}
-	if err := env.Client.Status().Update(t.Context(), snap); err != nil {
-		t.Fatal(err)
-	}
-	prepared(t, "pvc-"+string(restored.UID))
-	rpv := operatortest.Volume(restored, "node-a", del)
-	rpv.Spec.CSI.VolumeAttributes = map[string]string{"keyVolume": pv.Spec.CSI.VolumeHandle}
-	bind(t, restored, rpv)
-	if delivered(t, rpv.Name) != kek {
-		t.Error("the restored volume has another key")
-	}
-
-	remove(t, c, pv, clone)
-	sv := sealed(pv.Name)
-	gone(t, sealed("pvc-"+string(clone.UID)), secretNamed("pvc-"+string(clone.UID)))
-	eventually(t, func() error {
-		err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(sv), sv)
-		if err == nil && sv.Status.Phase != v1alpha1.PhaseDeleted {
-			err = fmt.Errorf("phase %s", sv.Status.Phase)
-		}
-		return err
-	})
-	remove(t, snap, cont)
-	gone(t, sv)
-	if _, err := get(t.Context(), key.Namespace, key.Name, &corev1.Secret{}); err != nil {
-		t.Fatal("the key of the restored volume:", err)
-	}
-	remove(t, restored, rpv)
-	gone(t, vk, key, sealed("pvc-"+string(restored.UID)))
-}
-
-// A copy that was provisioned while no operator ran, and whose origin was deleted meanwhile, still finds the key.
-func TestCopyOutlivesOrigin(t *testing.T) {
-	stop := start(t, nil)
-	ns := namespace(t)
-	c, pv, kek := volume(t, ns, "data", del)
-	stop()
-	clone := operatortest.Claim(ns, "clone")
-	clone.Spec.DataSource = &corev1.TypedLocalObjectReference{Kind: "PersistentVolumeClaim", Name: "data"}
-	create(t, clone)
-	cpv := operatortest.Volume(clone, "node-a", del)
-	cpv.Spec.CSI.VolumeAttributes = map[string]string{"keyVolume": pv.Spec.CSI.VolumeHandle}
-	bind(t, clone, cpv)
-	remove(t, c, pv)
-	start(t, nil)
-	if delivered(t, cpv.Name) != kek {
-		t.Error("another key")
-	}
-	gone(t, sealed(pv.Name), secretNamed(pv.Name))
-	remove(t, clone, cpv)
-	gone(t, sealed(cpv.Name), keyNamed(ns, pv.Name))
-}
-
-// A copy that never got a key does not keep its origin's for ever: only until it is deleted itself.
-func TestWaitingCopyDeleted(t *testing.T) {
-	stop := start(t, nil)
-	ns := namespace(t)
-	c, pv, _ := volume(t, ns, "data", del)
-	stop()
-	clone := operatortest.Claim(ns, "clone")
-	clone.Spec.DataSource = &corev1.TypedLocalObjectReference{Kind: "PersistentVolumeClaim", Name: "data"}
-	create(t, clone)
-	remove(t, c, pv)
-	start(t, nil)
-	hasCondition(t, sealed("pvc-"+string(clone.UID)), v1alpha1.VolumeKeyReady, v1alpha1.ReasonSourceUnknown)
-	sv := sealed(pv.Name)
-	eventually(t, func() error {
-		err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(sv), sv)
-		if err == nil && sv.Status.Phase != v1alpha1.PhaseDeleted {
-			err = errStays
-		}
-		return err
-	})
-	remove(t, clone)
-	gone(t, sv, sealed("pvc-"+string(clone.UID)), keyNamed(ns, pv.Name))
 }
 
 // Volumes whose Secret is somebody else's business get a SealedVolume all the same, and no key.

@@ -2,7 +2,6 @@ package operator
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,11 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
-	"github.com/sealvol/sealvol/pkg/crypto"
 )
-
-// firstVersion is that of a new key. There are no others until keys are rotated.
-const firstVersion = 1
 
 // keys reconciles VolumeKeys.
 type keys struct{ *operator }
@@ -236,137 +231,6 @@ func (o keys) hasOther(ctx context.Context, claim *corev1.PersistentVolumeClaim,
 	var sv v1alpha1.SealedVolume
 	err := o.live.Get(ctx, client.ObjectKey{Name: claim.Spec.VolumeName}, &sv)
 	return err == nil && hasKey(&sv) && sv.Spec.Key.UID != string(vk.UID)
-}
-
-// ensureVersions makes the first version of a key that has none, and checks those that were made.
-func (o keys) ensureVersions(ctx context.Context, vk *v1alpha1.VolumeKey) (*problem, error) {
-	if len(vk.Status.Versions) == 0 {
-		if p, err := o.ensureFirstVersion(ctx, vk); p != nil || err != nil {
-			return p, err
-		}
-	}
-	for _, v := range vk.Status.Versions {
-		if v.SecretName != keySecretName(vk.UID, v.Version) {
-			return altered(o.Namespace, v.SecretName), nil
-		}
-		if p, err := o.check(ctx, vk, v); p != nil || err != nil {
-			return p, err
-		}
-	}
-	return nil, nil
-}
-
-// ensureFirstVersion makes a key's first version, or finds that this was done before (K1, K2).
-func (o keys) ensureFirstVersion(ctx context.Context, vk *v1alpha1.VolumeKey) (*problem, error) {
-	name := keySecretName(vk.UID, firstVersion)
-	s, k, err := o.read(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	if s == nil {
-		if p, err := o.verifyRecorded(ctx, vk); p != nil || err != nil {
-			return p, err
-		}
-		if p, err := o.room(ctx, vk.Namespace, name); p != nil || err != nil {
-			return p, err
-		}
-		var p *problem
-		if k, p, err = o.source(ctx, vk); p != nil || err != nil {
-			o.making.forget(name)
-			return p, err
-		}
-		if s, k, err = o.createSecret(ctx, vk, k); err != nil {
-			o.making.forget(name) // if it was made, the next try finds it
-			return nil, err
-		}
-	}
-	defer k.Erase()
-	if k == nil {
-		return altered(o.Namespace, name), nil
-	}
-	vk.Status.Version = firstVersion
-	vk.Status.Versions = []v1alpha1.KeyVersion{{Version: firstVersion, SecretName: name, Fingerprint: k.Fingerprint(), Created: s.CreationTimestamp}}
-	return nil, nil
-}
-
-// verifyRecorded finds whether a SealedVolume remembers a version that the key itself does not.
-func (o keys) verifyRecorded(ctx context.Context, vk *v1alpha1.VolumeKey) (*problem, error) {
-	var list v1alpha1.SealedVolumeList
-	if err := o.live.List(ctx, &list, client.MatchingFields{byKeyUID: string(vk.UID)}); err != nil {
-		return nil, err
-	}
-	for _, v := range list.Items {
-		if hasKey(&v) {
-			return missing(o.Namespace, v.Spec.Key.SecretName), nil
-		}
-	}
-	return nil, nil
-}
-
-// source is the key that is to become the first version.
-func (o keys) source(ctx context.Context, vk *v1alpha1.VolumeKey) (*crypto.Key, *problem, error) {
-	im := vk.Spec.Imported
-	if im == nil {
-		k, err := crypto.GenerateKey()
-		return k, nil, err
-	}
-	var s corev1.Secret
-	err := o.live.Get(ctx, client.ObjectKey{Namespace: vk.Namespace, Name: im.SecretName}, &s)
-	defer wipe(&s)
-	switch {
-	case apierrors.IsForbidden(err):
-		return nil, &problem{v1alpha1.ReasonImportForbidden, fmt.Sprintf("the operator may not read Secrets of namespace %s: bind the chart's ClusterRole for key import there (value keyImport.namespaces)", vk.Namespace), true}, nil
-	case apierrors.IsNotFound(err):
-		return nil, &problem{v1alpha1.ReasonImportMissing, fmt.Sprintf("Secret %s/%s does not exist", vk.Namespace, im.SecretName), true}, nil
-	case err != nil:
-		return nil, nil, err
-	}
-	k, err := keyOf(&s, im.Key)
-	if err != nil {
-		return nil, &problem{v1alpha1.ReasonImportMalformed, fmt.Sprintf("Secret %s/%s: %v", vk.Namespace, im.SecretName, err), true}, nil
-	}
-	return k, nil, nil
-}
-
-// createSecret writes the first version, once and for ever (K1); k becomes its own. If somebody else was first, theirs is it.
-func (o keys) createSecret(ctx context.Context, vk *v1alpha1.VolumeKey, k *crypto.Key) (*corev1.Secret, *crypto.Key, error) {
-	s := keySecret(o.Namespace, vk, firstVersion, k)
-	err := o.Create(ctx, s)
-	wipe(s)
-	if err == nil {
-		reason, text := v1alpha1.ReasonGenerated, "made version %d of the key, kept in Secret %s/%s; its fingerprint is %s"
-		if vk.Spec.Imported != nil {
-			reason, text = v1alpha1.ReasonImported, "imported version %d of the key, kept in Secret %s/%s; its fingerprint is %s"
-		}
-		o.events.Eventf(vk, nil, corev1.EventTypeNormal, reason, "MakeKey", text, firstVersion, s.Namespace, s.Name, k.Fingerprint())
-		return s, k, nil
-	}
-	k.Erase()
-	if !apierrors.IsAlreadyExists(err) {
-		return nil, nil, fmt.Errorf("make key Secret %s: %w", s.Name, err)
-	}
-	name := s.Name
-	if s, k, err = o.read(ctx, name); s == nil && err == nil {
-		err = errors.New("key Secret " + name + " came and went")
-	}
-	return s, k, err
-}
-
-// check looks whether a version is as it was made.
-func (o keys) check(ctx context.Context, vk *v1alpha1.VolumeKey, v v1alpha1.KeyVersion) (*problem, error) {
-	st, err := o.look(ctx, v.SecretName)
-	switch {
-	case err != nil:
-		return nil, err
-	case st.meta == nil:
-		return missing(o.Namespace, v.SecretName), nil
-	case st.fingerprint != v.Fingerprint:
-		return altered(o.Namespace, v.SecretName), nil
-	case st.meta.GetDeletionTimestamp() != nil:
-		return &problem{v1alpha1.ReasonSecretDeleting, fmt.Sprintf("Secret %s/%s is being deleted, and held because its key is in use: back it up (kubectl get secret -o yaml), let it go by removing its finalizer %s, and create it again from the backup",
-			o.Namespace, v.SecretName, v1alpha1.KeyFinalizer), false}, nil
-	}
-	return nil, o.mark(ctx, st.meta, v1alpha1.VolumeKeyRef{Namespace: vk.Namespace, Name: vk.Name, UID: string(vk.UID)}, vk.Spec.DeletionPolicy)
 }
 
 // mark makes good what a key Secret needs to be held and found: a restored one may lack all of it, and the policy may have changed. A policy of "" is left as it is.

@@ -105,12 +105,8 @@ func killLeader(c *cluster.Cluster, lease string) {
 	c.Kubectl("-n", c.System, "delete", "pod", holder, "--grace-period=0", "--force")
 }
 
-// TestEBSNodeLost: a node is cut off while a pod writes. Told that it is out of service, Kubernetes has the volume detached and the pod run elsewhere, with all that it had synced and with the
-// anchor. The lost node, which runs on with the pod and the mount, and comes back, harms nothing and is good for volumes again.
-func TestEBSNodeLost(t *testing.T) {
-	c := cluster.New(t)
-	lost := nodeNames[1]
-	c.Apply(fmt.Sprintf(`
+// database writes all the time on one node, until its template is patched.
+const database = `
 apiVersion: apps/v1
 kind: StatefulSet
 metadata: {name: db}
@@ -134,7 +130,24 @@ spec:
         storageClassName: sealvol
         accessModes: [ReadWriteOnce]
         resources: {requests: {storage: 1Gi}}
-`, lost, writes))
+`
+
+// runsOn waits until a pod is ready on a node.
+func runsOn(c *cluster.Cluster, pod, node string) {
+	cluster.Wait(c, &corev1.Pod{}, pod, cluster.Timeout, func(p *corev1.Pod) error {
+		if p.Spec.NodeName != node || len(p.Status.ContainerStatuses) != 1 || !p.Status.ContainerStatuses[0].Ready {
+			return fmt.Errorf("on %q, %s", p.Spec.NodeName, p.Status.Phase)
+		}
+		return nil
+	})
+}
+
+// TestEBSNodeLost: a node is cut off while a pod writes. Told that it is out of service, Kubernetes has the volume detached and the pod run elsewhere, with all that it had synced and with the
+// anchor. The lost node, which runs on with the pod and the mount, and comes back, harms nothing and is good for volumes again.
+func TestEBSNodeLost(t *testing.T) {
+	c := cluster.New(t)
+	lost := nodeNames[1]
+	c.Apply(fmt.Sprintf(database, lost, writes))
 	c.PodReady("db-0")
 	c.Shell("db-0", "head -c 5000000 /dev/urandom >/data/precious; sha256sum /data/precious >/data/sum; sync /data/precious /data/sum")
 	writesOn(t, c, "db-0", 5)
@@ -147,12 +160,7 @@ spec:
 	notReady(c, lost)
 	t.Cleanup(func() { untaint(t, c, lost) })
 	c.Kubectl("taint", "node", lost, corev1.TaintNodeOutOfService+"=nodeshutdown:NoExecute")
-	cluster.Wait(c, &corev1.Pod{}, "db-0", cluster.Timeout, func(p *corev1.Pod) error {
-		if p.Spec.NodeName != nodeNames[0] || len(p.Status.ContainerStatuses) != 1 || !p.Status.ContainerStatuses[0].Ready {
-			return fmt.Errorf("on %q, %s", p.Spec.NodeName, p.Status.Phase)
-		}
-		return nil
-	})
+	runsOn(c, "db-0", nodeNames[0])
 	c.Shell("db-0", "sha256sum -c /data/sum; ls /data/load.*")
 	follows(t, c, "data-db-0", nodeNames[0], anchor)
 	if v := at(t, c, "data-db-0"); v.ID != volume.ID || !slices.Equal(v.Instances, []string{instances[0].ID}) {
@@ -186,12 +194,7 @@ spec:
 	// And gets the volume again.
 	c.Kubectl("patch", "statefulset", "db", "-p", `{"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": "`+lost+`"}}}}}`)
 	c.Kubectl("delete", "pod", "db-0", "--wait=false")
-	cluster.Wait(c, &corev1.Pod{}, "db-0", cluster.Timeout, func(p *corev1.Pod) error {
-		if p.Spec.NodeName != lost || len(p.Status.ContainerStatuses) != 1 || !p.Status.ContainerStatuses[0].Ready {
-			return fmt.Errorf("on %q, %s", p.Spec.NodeName, p.Status.Phase)
-		}
-		return nil
-	})
+	runsOn(c, "db-0", lost)
 	c.Shell("db-0", "sha256sum -c /data/sum")
 	follows(t, c, "data-db-0", lost, anchor)
 	pv := c.Volume("data-db-0").Name

@@ -12,12 +12,8 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// TestPostgreSQL is a database in a StatefulSet: pgbench runs, the pod is killed under it, the next one recovers. Each transaction that was
-// acknowledged is there, and the books balance.
-func TestPostgreSQL(t *testing.T) {
-	t.Parallel()
-	c := cluster.New(t)
-	c.Apply(`
+// postgres is a database in a volume of its own.
+const postgres = `
 apiVersion: apps/v1
 kind: StatefulSet
 metadata: {name: postgres}
@@ -46,7 +42,14 @@ spec:
         storageClassName: sealvol
         accessModes: [ReadWriteOncePod]
         resources: {requests: {storage: 512Mi}}
-`)
+`
+
+// TestPostgreSQL is a database in a StatefulSet: pgbench runs, the pod is killed under it, the next one recovers. Each transaction that was
+// acknowledged is there, and the books balance.
+func TestPostgreSQL(t *testing.T) {
+	t.Parallel()
+	c := cluster.New(t)
+	c.Apply(postgres)
 	ready := func() {
 		t.Helper()
 		cluster.Wait(c, &appsv1.StatefulSet{}, "postgres", cluster.Timeout, func(s *appsv1.StatefulSet) error {

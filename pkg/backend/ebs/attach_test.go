@@ -203,26 +203,7 @@ func TestAttachRaces(t *testing.T) {
 	if err := attach(nodeB); err != nil {
 		t.Fatal(err)
 	}
-	// Two controllers at once, as during a failover: one wins, and both say the truth.
-	if err := b.Detach(t.Context(), v.ID, ""); err != nil {
-		t.Fatal(err)
-	}
-	nodes := []string{nodeB, s.AddInstance(ec2test.Instance{})}
-	errs := make([]error, len(nodes))
-	var wg sync.WaitGroup
-	for i, node := range nodes {
-		other := open(t, o)
-		wg.Go(func() { _, errs[i] = other.Attach(t.Context(), v.ID, node, false) })
-	}
-	wg.Wait()
-	if (errs[0] == nil) == (errs[1] == nil) || !errors.Is(errors.Join(errs...), backend.ErrAttachedElsewhere) {
-		t.Fatal(errs)
-	}
-	if errs[0] == nil {
-		on(nodes[0])
-	} else {
-		on(nodes[1])
-	}
+	twoAttach(t, s, b, v.ID)
 	// Deleted by somebody else.
 	s.Update(v.ID, "detach")
 	s.Update(v.ID, "delete")
@@ -231,6 +212,33 @@ func TestAttachRaces(t *testing.T) {
 	wantErr(t, attach(nodeB), backend.ErrNotFound)
 	if err := errors.Join(b.Detach(t.Context(), v.ID, nodeB), b.Delete(t.Context(), v.ID)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// twoAttach has two controllers attach a volume at once, as during a failover: one wins, and both say
+// the truth.
+func twoAttach(t *testing.T, s *ec2test.Server, b *Backend, id string) {
+	t.Helper()
+	if err := b.Detach(t.Context(), id, ""); err != nil {
+		t.Fatal(err)
+	}
+	nodes := []string{nodeB, s.AddInstance(ec2test.Instance{})}
+	errs := make([]error, len(nodes))
+	var wg sync.WaitGroup
+	for i, node := range nodes {
+		other := open(t, options(s))
+		wg.Go(func() { _, errs[i] = other.Attach(t.Context(), id, node, false) })
+	}
+	wg.Wait()
+	if (errs[0] == nil) == (errs[1] == nil) || !errors.Is(errors.Join(errs...), backend.ErrAttachedElsewhere) {
+		t.Fatal(errs)
+	}
+	winner := nodes[0]
+	if errs[0] != nil {
+		winner = nodes[1]
+	}
+	if got := s.Volumes()[0].Instances; !slices.Equal(got, []string{winner}) {
+		t.Fatalf("attached to %v, want %v", got, winner)
 	}
 }
 

@@ -19,13 +19,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
-// TestMoto asks an EC2 that others wrote for the calls that we make: a second opinion on what our own stand-in takes and gives. moto ignores client
-// tokens, accepts attachments twice and knows no states between, so that it is no judge of anything else.
-func TestMoto(t *testing.T) {
-	prog := os.Getenv("SEALVOL_MOTO")
-	if prog == "" {
-		t.Fatal("run this by `make moto`")
-	}
+// startMoto starts the stand-in and returns its URL.
+func startMoto(t *testing.T, prog string) (url string) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -50,16 +46,26 @@ func TestMoto(t *testing.T) {
 		for sc := bufio.NewScanner(errs); sc.Scan(); {
 		}
 	}()
-	url := "http://" + addr.String()
+	url = "http://" + addr.String()
 	for {
 		resp, err := http.Get(url + "/moto-api/")
 		if err == nil {
 			if err := resp.Body.Close(); err != nil {
 				t.Fatal(err)
 			}
-			break
+			return url
 		}
 	}
+}
+
+// TestMoto asks an EC2 that others wrote for the calls that we make: a second opinion on what our own stand-in takes and gives. moto ignores client
+// tokens, accepts attachments twice and knows no states between, so that it is no judge of anything else.
+func TestMoto(t *testing.T) {
+	prog := os.Getenv("SEALVOL_MOTO")
+	if prog == "" {
+		t.Fatal("run this by `make moto`")
+	}
+	url := startMoto(t, prog)
 	timing := DefaultTiming
 	timing.Batch, timing.Coalesce, timing.CreateFirst, timing.Poll = time.Millisecond, time.Millisecond, time.Millisecond, 10*time.Millisecond
 	o := Options{Region: "us-east-1", Endpoint: url, Cluster: "test", Zone: "us-east-1a", Timing: timing}
@@ -77,7 +83,7 @@ func TestMoto(t *testing.T) {
 	if got := must(b.Get(ctx, v.ID)).Attachment; got == nil || got.Node != node || !got.ReadOnly || m[attachedPath] == "" {
 		t.Fatalf("%+v %v", got, m)
 	}
-	_, err = b.Attach(ctx, v.ID, other, false)
+	_, err := b.Attach(ctx, v.ID, other, false)
 	wantErr(t, err, backend.ErrAttachedElsewhere)
 	if n := must(b.machineOf(ctx, "m5.large")); n.most < 20 {
 		t.Errorf("%+v", n)

@@ -124,73 +124,91 @@ func texts(v any) (list []string) {
 	return list
 }
 
+// refused runs a backend against an EC2 that allows what a list of statements does, and returns what it
+// refused.
+func refused(t *testing.T, list []statement, run func(t *testing.T, s *ec2test.Server, b *Backend)) (calls []string) {
+	s := newEC2(t, ec2test.Options{}, false)
+	var mu sync.Mutex
+	s.SetFault(func(c ec2test.Call) ec2test.Fault {
+		for _, p := range permissions(s, c) {
+			if !slices.ContainsFunc(list, func(st statement) bool { return st.allows(p) }) {
+				mu.Lock()
+				calls = append(calls, c.Action+" of "+p.resource)
+				mu.Unlock()
+				return ec2test.Fault{Code: "UnauthorizedOperation", Status: 403, Message: "You are not authorized to perform this operation."}
+			}
+		}
+		return ec2test.Fault{}
+	})
+	o := options(s)
+	o.Cluster = "CLUSTER_ID" // as the documents call it
+	run(t, s, open(t, o))
+	return calls
+}
+
+// controllerLife is all that a controller does.
+func controllerLife(t *testing.T, _ *ec2test.Server, b *Backend) {
+	ctx := t.Context()
+	sp := spec("a")
+	sp.Class = map[string]string{"type": "io2", "iopsPerGB": "5"}
+	v, err := b.Create(ctx, sp)
+	if err != nil {
+		return // refused, which is all that matters
+	}
+	for _, step := range []func() error{
+		func() error { _, err := b.Attach(ctx, v.ID, nodeA, true); return err },
+		func() error { return b.Detach(ctx, v.ID, nodeA) },
+		func() error { _, err := b.Attach(ctx, v.ID, nodeA, false); return err },
+		func() error { _, err := b.Expand(ctx, v.ID, 12*gib, 0); return err },
+		func() error { return b.Detach(ctx, v.ID, nodeA) },
+		func() error {
+			s, err := b.CreateSnapshot(ctx, backend.SnapshotSpec{Name: "s", Volume: v.ID})
+			if err != nil {
+				return err
+			}
+			_, err = b.Create(ctx, backend.Spec{Name: "restored", Source: &backend.Source{Snapshot: s.ID}})
+			return errors.Join(err, b.DeleteSnapshot(ctx, s.ID))
+		},
+		func() error {
+			_, err := b.Create(ctx, backend.Spec{Name: "copy", Source: &backend.Source{Volume: v.ID}})
+			return err
+		},
+		func() error { _, _, err := b.List(ctx, "", 0); return err },
+		func() error { _, err := b.Health(ctx, v.ID); return err },
+		func() error { _, _, err := b.ListSnapshots(ctx, "", "", 0); return err },
+		func() error { return b.Delete(ctx, v.ID) },
+	} {
+		_ = step() // what is refused is counted where it is
+	}
+}
+
+// nodeLife is all that a node does.
+func nodeLife(t *testing.T, s *ec2test.Server, b *Backend) {
+	id := volumeMeanwhile(t, s, "CLUSTER_ID")
+	_, err := b.Info(t.Context())
+	_, serr := b.FormatState(t.Context(), id)
+	_ = errors.Join(err, serr, b.KeepFormat(t.Context(), id, backend.FormatBegun), b.KeepFormat(t.Context(), id, backend.FormatDone)) // what is refused is counted
+}
+
 // TestPoliciesAllow has docs/iam/controller.json decide on every call of a volume's life, as IAM would: all are allowed, and without any one statement some are not; what
 // has another cluster's tag is not to be touched. A node's calls are allowed by node.json.
 func TestPoliciesAllow(t *testing.T) {
 	all := statements(t, "controller.json")
-	refused := func(list []statement, run func(t *testing.T, s *ec2test.Server, b *Backend)) (calls []string) {
-		s := newEC2(t, ec2test.Options{}, false)
-		var mu sync.Mutex
-		s.SetFault(func(c ec2test.Call) ec2test.Fault {
-			for _, p := range permissions(s, c) {
-				if !slices.ContainsFunc(list, func(st statement) bool { return st.allows(p) }) {
-					mu.Lock()
-					calls = append(calls, c.Action+" of "+p.resource)
-					mu.Unlock()
-					return ec2test.Fault{Code: "UnauthorizedOperation", Status: 403, Message: "You are not authorized to perform this operation."}
-				}
-			}
-			return ec2test.Fault{}
-		})
-		o := options(s)
-		o.Cluster = "CLUSTER_ID" // as the documents call it
-		run(t, s, open(t, o))
-		return calls
-	}
-	life := func(t *testing.T, _ *ec2test.Server, b *Backend) {
-		ctx := t.Context()
-		sp := spec("a")
-		sp.Class = map[string]string{"type": "io2", "iopsPerGB": "5"}
-		v, err := b.Create(ctx, sp)
-		if err != nil {
-			return // refused, which is all that matters
-		}
-		for _, step := range []func() error{
-			func() error { _, err := b.Attach(ctx, v.ID, nodeA, true); return err },
-			func() error { return b.Detach(ctx, v.ID, nodeA) },
-			func() error { _, err := b.Attach(ctx, v.ID, nodeA, false); return err },
-			func() error { _, err := b.Expand(ctx, v.ID, 12*gib, 0); return err },
-			func() error { return b.Detach(ctx, v.ID, nodeA) },
-			func() error {
-				s, err := b.CreateSnapshot(ctx, backend.SnapshotSpec{Name: "s", Volume: v.ID})
-				if err != nil {
-					return err
-				}
-				_, err = b.Create(ctx, backend.Spec{Name: "restored", Source: &backend.Source{Snapshot: s.ID}})
-				return errors.Join(err, b.DeleteSnapshot(ctx, s.ID))
-			},
-			func() error {
-				_, err := b.Create(ctx, backend.Spec{Name: "copy", Source: &backend.Source{Volume: v.ID}})
-				return err
-			},
-			func() error { _, _, err := b.List(ctx, "", 0); return err },
-			func() error { _, err := b.Health(ctx, v.ID); return err },
-			func() error { _, _, err := b.ListSnapshots(ctx, "", "", 0); return err },
-			func() error { return b.Delete(ctx, v.ID) },
-		} {
-			_ = step() // what is refused is counted where it is
-		}
-	}
-	if calls := refused(all, life); len(calls) > 0 {
+	if calls := refused(t, all, controllerLife); len(calls) > 0 {
 		t.Fatalf("refused: %q", calls)
 	}
 	for i, st := range all {
 		without := slices.Delete(slices.Clone(all), i, i+1)
-		if calls := refused(without, life); len(calls) == 0 {
+		if calls := refused(t, without, controllerLife); len(calls) == 0 {
 			t.Errorf("%s is not needed", st.Sid)
 		}
 	}
-	calls := refused(all, func(t *testing.T, s *ec2test.Server, b *Backend) {
+}
+
+// TestPoliciesForeign: a controller may do nothing to what is of another cluster, or of nobody.
+func TestPoliciesForeign(t *testing.T) {
+	all := statements(t, "controller.json")
+	calls := refused(t, all, func(t *testing.T, s *ec2test.Server, b *Backend) {
 		for i := range 2 { // one of another cluster, one of nobody's
 			o := options(s)
 			o.Cluster = []string{"other", "x"}[i]
@@ -211,7 +229,7 @@ func TestPoliciesAllow(t *testing.T) {
 	if len(calls) > 0 {
 		t.Error(calls)
 	}
-	refused(all, func(t *testing.T, s *ec2test.Server, b *Backend) {
+	refused(t, all, func(t *testing.T, s *ec2test.Server, b *Backend) {
 		v := mustCreate(t, b, spec("ours"))
 		for _, key := range []string{"", tagCluster} { // without a key DeleteTags takes all off, and ForAllValues holds of nothing
 			for _, p := range permissions(s, ec2test.Call{Action: "DeleteTags", Params: map[string][]string{"ResourceId.1": {v.ID}, "Tag.1.Key": {key}}}) {
@@ -221,22 +239,20 @@ func TestPoliciesAllow(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestNodePolicy is the same for the policy of nodes.
+func TestNodePolicy(t *testing.T) {
 	node := statements(t, "node.json")
-	life = func(t *testing.T, s *ec2test.Server, b *Backend) {
-		id := volumeMeanwhile(t, s, "CLUSTER_ID")
-		_, err := b.Info(t.Context())
-		_, serr := b.FormatState(t.Context(), id)
-		_ = errors.Join(err, serr, b.KeepFormat(t.Context(), id, backend.FormatBegun), b.KeepFormat(t.Context(), id, backend.FormatDone)) // what is refused is counted
-	}
-	if calls := refused(node, life); len(calls) > 0 {
+	if calls := refused(t, node, nodeLife); len(calls) > 0 {
 		t.Errorf("a node: refused: %q", calls)
 	}
 	for i, st := range node {
-		if calls := refused(slices.Delete(slices.Clone(node), i, i+1), life); len(calls) == 0 {
+		if calls := refused(t, slices.Delete(slices.Clone(node), i, i+1), nodeLife); len(calls) == 0 {
 			t.Errorf("%s is not needed", st.Sid)
 		}
 	}
-	refused(node, func(t *testing.T, s *ec2test.Server, _ *Backend) {
+	refused(t, node, func(t *testing.T, s *ec2test.Server, _ *Backend) {
 		ours, theirs := volumeMeanwhile(t, s, "CLUSTER_ID"), volumeMeanwhile(t, s, "other")
 		for _, c := range []ec2test.Call{
 			{Action: "DeleteTags", Params: map[string][]string{"ResourceId.1": {ours}, "Tag.1.Key": {tagFormatted}}}, // what was made stays made

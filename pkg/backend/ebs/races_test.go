@@ -3,6 +3,7 @@ package ebs
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -25,130 +26,146 @@ func gate(s *ec2test.Server, action string) (reached, open chan struct{}) {
 	return reached, open
 }
 
+// failover is an old controller that does not know yet that a new one works, and a volume.
+type failover struct {
+	*testing.T
+	s        *ec2test.Server
+	old, now *Backend
+	id       string
+}
+
+func (r failover) attach(b *Backend, id, node string) error {
+	_, err := b.Attach(r.Context(), id, node, false)
+	return err
+}
+
+// within runs the old controller's call up to EC2, then does, then lets it go on.
+func (r failover) within(action string, call func() error, do func()) error {
+	reached, open := gate(r.s, action)
+	done := make(chan error, 1)
+	go func() { done <- call() }()
+	<-reached
+	do()
+	close(open)
+	return <-done
+}
+
+// failoverCase is what the old controller does, and where the volume is attached then.
+type failoverCase struct {
+	run  func(r failover)
+	want string
+}
+
+// What becomes of attachments by an old controller.
+var failoverAttachments = map[string]failoverCase{
+	"its attachment is carried out late": {func(r failover) { // and EC2 refuses it
+		err := r.within("AttachVolume", func() error { return r.attach(r.old, r.id, nodeA) }, func() {
+			if err := errors.Join(r.now.Detach(r.Context(), r.id, nodeA), r.attach(r.now, r.id, nodeB)); err != nil {
+				r.Fatal(err)
+			}
+		})
+		wantErr(r.T, err, backend.ErrAttachedElsewhere)
+	}, nodeB},
+	"its attachment comes between detach and attach": {func(r failover) {
+		err := r.within("AttachVolume", func() error { return r.attach(r.old, r.id, nodeA) }, func() {
+			if err := r.now.Detach(r.Context(), r.id, nodeA); err != nil {
+				r.Fatal(err)
+			}
+		})
+		if err != nil {
+			r.Fatal(err)
+		}
+		err = r.attach(r.now, r.id, nodeB)
+		wantErr(r.T, err, backend.ErrAttachedElsewhere)
+		if err := errors.Join(r.now.Detach(r.Context(), r.id, nodeA), r.attach(r.now, r.id, nodeB)); err != nil {
+			r.Fatal(err)
+		}
+	}, nodeB},
+	"it waits for its attachment": {func(r failover) { // the new one takes the volume off from under it; it must not attach again
+		r.s.StickAttach("/dev/xvdaa", true)
+		done := make(chan error, 1)
+		go func() { done <- r.attach(r.old, r.id, nodeA) }()
+		for len(r.s.Volumes()[0].Instances) == 0 {
+			if _, err := r.now.Get(r.Context(), r.id); err != nil {
+				r.Fatal(err)
+			}
+		}
+		r.s.StickAttach("/dev/xvdaa", false)
+		if err := errors.Join(r.now.Detach(r.Context(), r.id, nodeA), r.attach(r.now, r.id, nodeB)); err != nil {
+			r.Fatal(err)
+		}
+		if err := <-done; !errors.Is(err, backend.ErrAttachedElsewhere) && !errors.Is(err, backend.ErrUnavailable) {
+			r.Fatal(err)
+		}
+		if names := attachCalls(r.s); len(names) != 2 {
+			r.Fatalf("asked to attach at %v", names)
+		}
+	}, nodeB},
+}
+
+// What becomes of other calls of an old controller.
+var failoverOthers = map[string]failoverCase{
+	"its detaching is carried out late": {func(r failover) { // from where the volume is no more
+		if err := r.attach(r.now, r.id, nodeA); err != nil {
+			r.Fatal(err)
+		}
+		err := r.within("DetachVolume", func() error { return r.old.Detach(r.Context(), r.id, nodeA) }, func() {
+			if err := errors.Join(r.now.Detach(r.Context(), r.id, nodeA), r.attach(r.now, r.id, nodeB)); err != nil {
+				r.Fatal(err)
+			}
+		})
+		if err != nil {
+			r.Fatal(err)
+		}
+	}, nodeB},
+	"its deletion is carried out late": {func(r failover) { // EC2 does not delete what is attached again
+		err := r.within("DeleteVolume", func() error { return r.old.Delete(r.Context(), r.id) }, func() {
+			if err := r.attach(r.now, r.id, nodeB); err != nil {
+				r.Fatal(err)
+			}
+		})
+		wantErr(r.T, err, backend.ErrBusy)
+	}, nodeB},
+	"both expand": {func(r failover) {
+		err := r.within("ModifyVolume", func() error { _, err := r.old.Expand(r.Context(), r.id, 20*gib, 0); return err }, func() {
+			if n, err := r.now.Expand(r.Context(), r.id, 20*gib, 0); err != nil || n != 20*gib {
+				r.Fatal(n, err)
+			}
+		})
+		// EC2 refuses the second while it works on the first; the repetition finds it done.
+		for errors.Is(err, backend.ErrUnavailable) {
+			_, err = r.old.Expand(r.Context(), r.id, 20*gib, 0)
+		}
+		if got := r.s.Volumes()[0].GiB; err != nil || got != 20 {
+			r.Fatal(got, err)
+		}
+	}, ""},
+	"both create": {func(r failover) {
+		var v backend.Volume
+		err := r.within("CreateVolume", func() (err error) { v, err = r.old.Create(r.Context(), spec("b")); return err }, func() {
+			w, err := r.now.Create(r.Context(), spec("b"))
+			if err != nil {
+				r.Fatal(err)
+			}
+			defer func() { v.ID = w.ID }()
+		})
+		if n := len(r.s.Volumes()); err != nil || n != 2 {
+			r.Fatalf("%d volumes, %v", n, err)
+		}
+	}, ""},
+}
+
 // TestFailover: a controller that has lost its leadership still has a call on the wire while the next one does what Kubernetes wants by now. The volume
 // ends where the new one took it, or is refused to it with the name of who has it; it never is in two places.
 func TestFailover(t *testing.T) {
-	type rig struct {
-		*testing.T
-		s        *ec2test.Server
-		old, now *Backend
-		id       string
-	}
-	attach := func(b *Backend, id, node string) error {
-		_, err := b.Attach(t.Context(), id, node, false)
-		return err
-	}
-	// within runs the old controller's call up to EC2, then does, then lets it go on.
-	within := func(r rig, action string, call func() error, do func()) error {
-		reached, open := gate(r.s, action)
-		done := make(chan error, 1)
-		go func() { done <- call() }()
-		<-reached
-		do()
-		close(open)
-		return <-done
-	}
-	for name, c := range map[string]struct {
-		run  func(r rig)
-		want string
-	}{
-		"its attachment is carried out late": {func(r rig) { // and EC2 refuses it
-			err := within(r, "AttachVolume", func() error { return attach(r.old, r.id, nodeA) }, func() {
-				if err := errors.Join(r.now.Detach(r.Context(), r.id, nodeA), attach(r.now, r.id, nodeB)); err != nil {
-					r.Fatal(err)
-				}
-			})
-			wantErr(r.T, err, backend.ErrAttachedElsewhere)
-		}, nodeB},
-		"its attachment comes between detach and attach": {func(r rig) {
-			err := within(r, "AttachVolume", func() error { return attach(r.old, r.id, nodeA) }, func() {
-				if err := r.now.Detach(r.Context(), r.id, nodeA); err != nil {
-					r.Fatal(err)
-				}
-			})
-			if err != nil {
-				r.Fatal(err)
-			}
-			err = attach(r.now, r.id, nodeB)
-			wantErr(r.T, err, backend.ErrAttachedElsewhere)
-			if err := errors.Join(r.now.Detach(r.Context(), r.id, nodeA), attach(r.now, r.id, nodeB)); err != nil {
-				r.Fatal(err)
-			}
-		}, nodeB},
-		"it waits for its attachment": {func(r rig) { // the new one takes the volume off from under it; it must not attach again
-			r.s.StickAttach("/dev/xvdaa", true)
-			done := make(chan error, 1)
-			go func() { done <- attach(r.old, r.id, nodeA) }()
-			for len(r.s.Volumes()[0].Instances) == 0 {
-				if _, err := r.now.Get(r.Context(), r.id); err != nil {
-					r.Fatal(err)
-				}
-			}
-			r.s.StickAttach("/dev/xvdaa", false)
-			if err := errors.Join(r.now.Detach(r.Context(), r.id, nodeA), attach(r.now, r.id, nodeB)); err != nil {
-				r.Fatal(err)
-			}
-			if err := <-done; !errors.Is(err, backend.ErrAttachedElsewhere) && !errors.Is(err, backend.ErrUnavailable) {
-				r.Fatal(err)
-			}
-			if names := attachCalls(r.s); len(names) != 2 {
-				r.Fatalf("asked to attach at %v", names)
-			}
-		}, nodeB},
-		"its detaching is carried out late": {func(r rig) { // from where the volume is no more
-			if err := attach(r.now, r.id, nodeA); err != nil {
-				r.Fatal(err)
-			}
-			err := within(r, "DetachVolume", func() error { return r.old.Detach(r.Context(), r.id, nodeA) }, func() {
-				if err := errors.Join(r.now.Detach(r.Context(), r.id, nodeA), attach(r.now, r.id, nodeB)); err != nil {
-					r.Fatal(err)
-				}
-			})
-			if err != nil {
-				r.Fatal(err)
-			}
-		}, nodeB},
-		"its deletion is carried out late": {func(r rig) { // EC2 does not delete what is attached again
-			err := within(r, "DeleteVolume", func() error { return r.old.Delete(r.Context(), r.id) }, func() {
-				if err := attach(r.now, r.id, nodeB); err != nil {
-					r.Fatal(err)
-				}
-			})
-			wantErr(r.T, err, backend.ErrBusy)
-		}, nodeB},
-		"both expand": {func(r rig) {
-			err := within(r, "ModifyVolume", func() error { _, err := r.old.Expand(r.Context(), r.id, 20*gib, 0); return err }, func() {
-				if n, err := r.now.Expand(r.Context(), r.id, 20*gib, 0); err != nil || n != 20*gib {
-					r.Fatal(n, err)
-				}
-			})
-			// EC2 refuses the second while it works on the first; the repetition finds it done.
-			for errors.Is(err, backend.ErrUnavailable) {
-				_, err = r.old.Expand(r.Context(), r.id, 20*gib, 0)
-			}
-			if got := r.s.Volumes()[0].GiB; err != nil || got != 20 {
-				r.Fatal(got, err)
-			}
-		}, ""},
-		"both create": {func(r rig) {
-			var v backend.Volume
-			err := within(r, "CreateVolume", func() (err error) { v, err = r.old.Create(r.Context(), spec("b")); return err }, func() {
-				w, err := r.now.Create(r.Context(), spec("b"))
-				if err != nil {
-					r.Fatal(err)
-				}
-				defer func() { v.ID = w.ID }()
-			})
-			if n := len(r.s.Volumes()); err != nil || n != 2 {
-				r.Fatalf("%d volumes, %v", n, err)
-			}
-		}, ""},
-	} {
+	cases := maps.Clone(failoverAttachments)
+	maps.Copy(cases, failoverOthers)
+	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			s := newEC2(t, ec2test.Options{Delays: slow}, false)
 			o := options(s)
 			o.Timing.StuckAttach = quick.Patience // else who waits for a stuck attachment takes it off himself on a machine that is busy
-			r := rig{t, s, open(t, o), open(t, o), ""}
+			r := failover{t, s, open(t, o), open(t, o), ""}
 			r.id = mustCreate(t, r.now, spec("a")).ID
 			for _, err := r.old.Get(t.Context(), r.id); err != nil; _, err = r.old.Get(t.Context(), r.id) {
 				wantErr(t, err, backend.ErrNotFound) // until describes show it

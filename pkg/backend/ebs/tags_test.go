@@ -96,6 +96,12 @@ func TestTagLimits(t *testing.T) {
 	if _, err := b.CreateSnapshot(t.Context(), backend.SnapshotSpec{Name: "s", Volume: v.ID, For: backend.Purpose{"volumesnapshot/name": "n"}}); err != nil {
 		t.Error(err)
 	}
+	badClassTags(t, s, b, sp)
+}
+
+// badClassTags are refused before EC2 is asked for anything.
+func badClassTags(t *testing.T, s *ec2test.Server, b *Backend, sp backend.Spec) {
+	t.Helper()
 	before := len(s.Calls())
 	sp.Name, sp.Class = "d", map[string]string{"tagSpecification_1": "a=1", "tagSpecification_2": "b=2"}
 	_, err := b.Create(t.Context(), sp)
