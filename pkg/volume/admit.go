@@ -269,7 +269,7 @@ func (v *Volume) admit(c cost) error {
 			a.cond.Wait()
 		case waitCommit:
 			a.mu.Unlock()
-			err := v.commitSince(v.commits.Load())
+			err := v.com.since(v.com.commits.Load())
 			a.mu.Lock()
 			if err != nil {
 				return err
@@ -294,7 +294,7 @@ func (v *Volume) admit(c cost) error {
 			if !c.urgent { // deleted files count as space at once
 				v.reaper.wait()
 			}
-			err := v.commitSince(v.commits.Load())
+			err := v.com.since(v.com.commits.Load())
 			a.mu.Lock()
 			if err != nil {
 				return err

@@ -45,7 +45,7 @@ func (v *Volume) record(op *layout.Op) error {
 	}
 	v.adm.changed()
 	// Half a ring is time enough for a commit to end before writers must wait.
-	if v.ring.Head()-v.ringMark.Load() > uint64(v.ring.Size()/2) {
+	if v.ring.Head()-v.com.ringMark.Load() > uint64(v.ring.Size()/2) {
 		v.com.ask()
 	}
 	return nil

@@ -15,6 +15,8 @@ var ErrBusy = errors.New("it is under way already")
 
 // background is the long work on an open volume, which Close ends.
 type background struct {
+	v *Volume
+
 	mu     sync.Mutex
 	wg     sync.WaitGroup
 	cancel map[string]context.CancelCauseFunc // by kind
@@ -22,8 +24,7 @@ type background struct {
 }
 
 // begin begins work of a kind: ctx ends when the volume is closed. end must be called.
-func (v *Volume) begin(parent context.Context, kind string) (ctx context.Context, end func(), err error) {
-	b := &v.background
+func (b *background) begin(parent context.Context, kind string) (ctx context.Context, end func(), err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -20,6 +21,8 @@ import (
 // committer is the goroutine that commits: when asked, and every interval in
 // which something changed.
 type committer struct {
+	v *Volume
+
 	mu      sync.Mutex
 	cond    sync.Cond // a commit ended, or the volume failed
 	asked   chan struct{}
@@ -30,6 +33,12 @@ type committer struct {
 	ended   bool             // there will be no more commits; under mu
 	run     sync.Mutex       // held while the committer commits
 	quiet   int              // freezes: all is durable, and no commit begins; under mu
+
+	spaces   *tree.Tree    // owned by the committer
+	ringMark atomic.Uint64 // end of the ring at the last freeze
+	commits  atomic.Uint64 // successful ones
+	lists    [2]listPlace  // of the newest durable root; owned by the committer
+	copied   atomic.Uint64 // sectors shared in this generation that no durable root has; see maxLogCopies
 }
 
 func (c *committer) init() {
@@ -46,47 +55,48 @@ func (c *committer) wake() {
 	c.cond.Broadcast()
 }
 
-func (v *Volume) startCommitter() {
+func (c *committer) start() {
+	v := c.v
 	v.adm.changed = func() {
 		select {
-		case v.com.changed <- struct{}{}:
+		case c.changed <- struct{}{}:
 		default:
 		}
 		v.idle.note()
 	}
 	go func() {
-		defer close(v.com.done)
+		defer close(c.done)
 		var timer <-chan time.Time
 		for {
 			select {
-			case <-v.com.changed:
+			case <-c.changed:
 				if timer == nil && v.opts.CommitInterval > 0 {
 					timer = time.After(v.opts.CommitInterval)
 				}
 				continue
 			case <-timer:
-			case <-v.com.asked:
-			case <-v.com.quit:
+			case <-c.asked:
+			case <-c.quit:
 				return
 			}
 			timer = nil
-			v.commitUnlessQuiet()
-			v.com.wake()
+			c.commitUnlessQuiet()
+			c.wake()
 		}
 	}()
 }
 
 // commitUnlessQuiet is a commit of the committer. In a freeze there is nothing to
 // commit. The volume has failed before a freeze that waits for the commit goes on.
-func (v *Volume) commitUnlessQuiet() {
-	c := &v.com
+func (c *committer) commitUnlessQuiet() {
+	v := c.v
 	c.run.Lock()
 	defer c.run.Unlock()
 	c.mu.Lock()
 	quiet := c.quiet > 0
 	c.mu.Unlock()
 	if !quiet && v.Failed() == nil {
-		v.fail(v.commit(false))
+		v.fail(c.commit(false))
 	}
 }
 
@@ -98,17 +108,17 @@ func (c *committer) endCommits() {
 	c.cond.Broadcast()
 }
 
-func (v *Volume) stopCommitter() {
-	close(v.com.quit)
-	<-v.com.done
+func (c *committer) end() {
+	close(c.quit)
+	<-c.done
 }
 
-// commitSince waits until more than n commits have succeeded, and causes one.
-func (v *Volume) commitSince(n uint64) error {
-	c := &v.com
+// since waits until more than n commits have succeeded, and causes one.
+func (c *committer) since(n uint64) error {
+	v := c.v
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for v.commits.Load() <= n {
+	for c.commits.Load() <= n {
 		if err := v.Failed(); err != nil {
 			return v.writable()
 		}
@@ -133,17 +143,17 @@ func (c *committer) ask() {
 
 // commitAll makes everything that happened before the call part of a durable root,
 // which is newer than the one at the call. In a freeze it waits for the thaw.
-func (v *Volume) commitAll() error { return v.commitOpen(false) }
+func (c *committer) commitAll() error { return c.commitOpen(false) }
 
 // commitData is commitAll for who cares for data alone: at rest all of it is in
 // the newest root already.
-func (v *Volume) commitData() error { return v.commitOpen(true) }
+func (c *committer) commitData() error { return c.commitOpen(true) }
 
-func (v *Volume) commitOpen(atRest bool) error {
+func (c *committer) commitOpen(atRest bool) error {
+	v := c.v
 	v.gate.RLock()
 	open := v.gen
 	v.gate.RUnlock()
-	c := &v.com
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for v.durableGen() < open {
@@ -170,25 +180,26 @@ func (v *Volume) durableGen() uint64 {
 }
 
 // commit ends the open generation and makes it durable (I1–I4).
-func (v *Volume) commit(clean bool) error {
-	v.flushAhead()
-	c, err := v.freeze(clean)
+func (co *committer) commit(clean bool) error {
+	v := co.v
+	v.flush.flushAhead()
+	c, err := co.freeze(clean)
 	if err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
 	// From here on the next generation goes its own way.
-	v.waitWrites(c.gen)
+	v.flush.waitWrites(c.gen)
 	if err := v.Failed(); err != nil {
 		return err
 	}
-	if err := v.writeTrees(c); err != nil {
+	if err := co.writeTrees(c); err != nil {
 		return fmt.Errorf("commit %d: %w", c.gen, err)
 	}
 	r, err := v.store.WriteRoot(c.root)
 	if err != nil {
 		return fmt.Errorf("commit %d: %w", c.gen, err)
 	}
-	return v.publish(c, r)
+	return co.publish(c, r)
 }
 
 // frozen is a generation on its way to the device.
@@ -215,17 +226,18 @@ func (c *frozen) copies() (n int) {
 // freeze ends the open generation: everything that was acknowledged is in the
 // tree. Mutations wait for as long as it takes to seal what is dirty. An error
 // fails the volume before they go on: what was dirty does not count as such any more.
-func (v *Volume) freeze(clean bool) (c *frozen, err error) {
+func (co *committer) freeze(clean bool) (c *frozen, err error) {
+	v := co.v
 	v.gate.Lock()
 	defer v.gate.Unlock()
 	defer func() { v.fail(err) }()
-	if err := v.flushAll(); err != nil {
+	if err := v.flush.flushAll(); err != nil {
 		return nil, err
 	}
-	if err := v.storeInodes(); err != nil {
+	if err := co.storeInodes(); err != nil {
 		return nil, err
 	}
-	if err := v.freezeAnchors(); err != nil {
+	if err := v.anc.freezeAnchors(); err != nil {
 		return nil, err
 	}
 	c = &frozen{gen: v.gen}
@@ -239,7 +251,7 @@ func (v *Volume) freeze(clean bool) (c *frozen, err error) {
 	}
 	// What the commit before last freed is reusable since the last one; the
 	// places of that list are not needed any more.
-	for _, r := range v.lists[1].pieces {
+	for _, r := range co.lists[1].pieces {
 		v.space.Free(r)
 	}
 	c.space, err = v.space.Freeze(func(values, freedRuns int) int {
@@ -249,10 +261,10 @@ func (v *Volume) freeze(clean bool) (c *frozen, err error) {
 	if err != nil {
 		return nil, err
 	}
-	v.com.sc = c.space
+	co.sc = c.space
 	if v.ring != nil {
 		c.ring = v.ring.Head()
-		v.ringMark.Store(c.ring)
+		co.ringMark.Store(c.ring)
 	}
 	v.stateMu.Lock()
 	root := *v.root
@@ -274,13 +286,14 @@ func (v *Volume) freeze(clean bool) (c *frozen, err error) {
 	root.NewestSnapshot = v.snap.take(v.gen, root.Inodes, oldestEpoch(&root.Rotation), &v.res)
 	root.Reserved = v.res.stored()
 	c.root = &root
-	v.copied.Store(0)
+	co.copied.Store(0)
 	v.gen++
 	return c, nil
 }
 
 // storeInodes puts the attributes that changed into the tree.
-func (v *Volume) storeInodes() error {
+func (c *committer) storeInodes() error {
+	v := c.v
 	v.dirtyMu.Lock()
 	list := v.dirty
 	v.dirty = nil
@@ -310,20 +323,20 @@ func (v *Volume) storeInodes() error {
 }
 
 // freeSpacePage is told of pages of the space tree that the commit replaced.
-func (v *Volume) freeSpacePage(p *layout.Pointer) { items.EachCopy(p, v.com.sc.Drop) }
+func (c *committer) freeSpacePage(p *layout.Pointer) { items.EachCopy(p, c.sc.Drop) }
 
 // listRuns is how many runs one piece of a free list holds: one group of four sectors.
 const listRuns = 1300
 
 // writeTrees writes the pages of a frozen generation and completes its root.
-func (v *Volume) writeTrees(c *frozen) error {
+func (co *committer) writeTrees(c *frozen) error {
 	for _, t := range c.trees {
 		quads, err := c.space.Take(t.Copies())
 		if err != nil {
 			return err
 		}
 		var pages []*tree.Page
-		c.root.Trees[t.ID()], pages, err = t.Write(v.pageWriter(t.ID(), c.gen, quads))
+		c.root.Trees[t.ID()], pages, err = t.Write(co.pageWriter(t.ID(), c.gen, quads))
 		if err != nil {
 			return err
 		}
@@ -331,10 +344,10 @@ func (v *Volume) writeTrees(c *frozen) error {
 	}
 	// The space tree describes itself: first its items get their places, then
 	// its pages and the free list theirs, and only then the values are final.
-	if err := v.putSpace(c.space.Keys); err != nil {
+	if err := co.putSpace(c.space.Keys); err != nil {
 		return err
 	}
-	quads, err := c.space.Take(v.spaces.Pending())
+	quads, err := c.space.Take(co.spaces.Pending())
 	if err != nil {
 		return err
 	}
@@ -344,28 +357,28 @@ func (v *Volume) writeTrees(c *frozen) error {
 		return err
 	}
 	err = c.space.Finish(func(k layout.Key, val []byte) error {
-		return v.spaces.Update(func(w *tree.Writer) error { return w.Put(k, val) })
+		return co.spaces.Update(func(w *tree.Writer) error { return w.Put(k, val) })
 	})
 	if err != nil {
 		return err
 	}
-	c.spaces = v.spaces.Freeze()
-	c.root.Trees[layout.TreeSpace], c.spaced, err = c.spaces.Write(v.pageWriter(layout.TreeSpace, c.gen, quads))
+	c.spaces = co.spaces.Freeze()
+	c.root.Trees[layout.TreeSpace], c.spaced, err = c.spaces.Write(co.pageWriter(layout.TreeSpace, c.gen, quads))
 	if err != nil {
 		return err
 	}
-	if c.list, err = v.writeList(c.gen, freed, places); err != nil {
+	if c.list, err = co.writeList(c.gen, freed, places); err != nil {
 		return err
 	}
-	c.root.FreeLists = [2]layout.Pointer2{c.list.ptr, v.lists[0].ptr}
+	c.root.FreeLists = [2]layout.Pointer2{c.list.ptr, co.lists[0].ptr}
 	c.root.FreeSectors, c.root.AllocHint = c.space.Free, c.space.Hint
 	return nil
 }
 
 // putSpace makes room for the items that a commit stores.
-func (v *Volume) putSpace(keys func(fn func(k layout.Key, size int) error) error) error {
+func (c *committer) putSpace(keys func(fn func(k layout.Key, size int) error) error) error {
 	blank := make([]byte, layout.MaxValue)
-	return v.spaces.Update(func(w *tree.Writer) error {
+	return c.spaces.Update(func(w *tree.Writer) error {
 		return keys(func(k layout.Key, size int) error {
 			old, ok, err := w.Get(k)
 			if err != nil {
@@ -381,7 +394,8 @@ func (v *Volume) putSpace(keys func(fn func(k layout.Key, size int) error) error
 
 // writeList writes what a generation freed, one piece per group of four; each
 // leads to the next, so the last is sealed first.
-func (v *Volume) writeList(gen uint64, freed, places []layout.Run) (l listPlace, err error) {
+func (c *committer) writeList(gen uint64, freed, places []layout.Run) (l listPlace, err error) {
+	v := c.v
 	var at []layout.Run
 	for _, p := range places {
 		for o := uint32(0); o < p.Count; o += layout.QuadSectors {
@@ -412,7 +426,8 @@ func (v *Volume) writeList(gen uint64, freed, places []layout.Run) (l listPlace,
 // pageWriter returns a function for tree.Frozen.Write that puts pages one after
 // another into the given groups of four, in large writes; second copies take
 // places from the end.
-func (v *Volume) pageWriter(id, gen uint64, quads []layout.Run) func(int, []*tree.Page) error {
+func (c *committer) pageWriter(id, gen uint64, quads []layout.Run) func(int, []*tree.Page) error {
+	v := c.v
 	var places []uint64 // byte addresses
 	for _, r := range quads {
 		for o := uint64(0); o < uint64(r.Count); o += layout.QuadSectors {
@@ -462,7 +477,8 @@ func (v *Volume) pageWriter(id, gen uint64, quads []layout.Run) func(int, []*tre
 }
 
 // publish tells everybody that a generation is durable.
-func (v *Volume) publish(c *frozen, r [32]byte) error {
+func (co *committer) publish(c *frozen, r [32]byte) error {
+	v := co.v
 	for i, t := range c.trees {
 		t.Install(c.pages[i])
 		v.adm.dirtyNodes(-t.Pages())
@@ -472,8 +488,8 @@ func (v *Volume) publish(c *frozen, r [32]byte) error {
 	prev := v.root
 	v.root, v.rootR = c.root, r
 	v.stateMu.Unlock()
-	v.lists = [2]listPlace{c.list, v.lists[0]}
-	v.refs.trim(c.root.OpSeq)
+	co.lists = [2]listPlace{c.list, co.lists[0]}
+	v.flush.refs.trim(c.root.OpSeq)
 	if v.ring != nil {
 		v.ring.Trim(c.ring)
 	}
@@ -484,7 +500,7 @@ func (v *Volume) publish(c *frozen, r [32]byte) error {
 	v.sync.committed(c.root.OpSeq)
 	// I3: what the generation before freed is unreachable from both roots now.
 	err := v.space.Reuse(c.gen - 1)
-	v.commits.Add(1)
+	co.commits.Add(1)
 	v.adm.wake()
 	v.rot.kick()
 	if err != nil {

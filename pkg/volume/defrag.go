@@ -50,7 +50,7 @@ func (v *Volume) Defrag(ctx context.Context, opts DefragOptions) (*DefragReport,
 	if err := v.writable(); err != nil {
 		return nil, err
 	}
-	ctx, end, err := v.begin(ctx, "defrag")
+	ctx, end, err := v.background.begin(ctx, "defrag")
 	if err != nil {
 		return nil, err
 	}
@@ -287,8 +287,8 @@ func (d *defrag) settle() error {
 	if len(d.wrote) == 0 {
 		return nil
 	}
-	if err := d.v.commitAll(); err != nil {
-		return d.v.syncErr(err)
+	if err := d.v.com.commitAll(); err != nil {
+		return d.v.sync.syncErr(err)
 	}
 	for _, ino := range d.wrote {
 		var now fragments
@@ -449,5 +449,5 @@ func (v *Volume) queueDirty(in *inode, from, to uint64) {
 		}
 	}
 	in.bmu.Unlock()
-	v.pushFull(items)
+	v.flush.pushFull(items)
 }

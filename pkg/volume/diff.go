@@ -40,7 +40,7 @@ const (
 // are bounded by what is different, not by what there is; only names of inodes
 // that an earlier version of the format wrote need one pass over all names.
 func (v *Volume) Diff(from, to string, opts DiffOptions, fn func(Change) error) error {
-	ctx, leave, err := v.begin(context.Background(), fmt.Sprintf("diff %d", diffs.Add(1))) // any number
+	ctx, leave, err := v.background.begin(context.Background(), fmt.Sprintf("diff %d", diffs.Add(1))) // any number
 	if err != nil {
 		return err
 	}

@@ -104,7 +104,7 @@ func oneEnding(t *testing.T, seed uint64) error {
 		some = 30
 	}
 	for range 10 + rng.IntN(some) { // commits later
-		ok(t, v.commitSince(v.commits.Load()))
+		ok(t, v.com.since(v.com.commits.Load()))
 	}
 	m.ends.Store(true)
 	if seed%4 != 0 { // who rolls a volume back says that nobody uses its files

@@ -33,7 +33,7 @@ func (v *Volume) Fallocate(req *vfs.Req, ino vfs.Ino, mode uint32, off, length u
 		if length/pageBytes > v.sectors.Load() {
 			return vfs.ErrNoSpace
 		}
-		if err := v.requireFeature(layout.FeatureReserved); err != nil {
+		if err := v.keys.requireFeature(layout.FeatureReserved); err != nil {
 			return err
 		}
 		f.mode |= layout.FallocReserve

@@ -64,7 +64,7 @@ func (v *Volume) markDirty(in *inode, sector uint64) {
 	b.queued = true
 	in.bmu.Unlock()
 	if queue {
-		v.pushItem(flushItem{in, idx}, false)
+		v.flush.pushItem(flushItem{in, idx}, false)
 	}
 }
 

@@ -48,7 +48,7 @@ func (v *Volume) SetFlags(req *vfs.Req, ino vfs.Ino, flags uint32) error {
 		return fmt.Errorf("flags %#x: %w", rest, vfs.ErrNotSupported)
 	}
 	if want != 0 {
-		if err := v.requireFeature(layout.FeatureFlags); err != nil {
+		if err := v.keys.requireFeature(layout.FeatureFlags); err != nil {
 			return err
 		}
 	}

@@ -43,7 +43,7 @@ func hostileBases(t *testing.T) (bases []hostileBase) {
 			_, err = v.Write(req, a.Ino, 0, noise(rng, rng.IntN(20000)), false)
 			ok(t, err)
 		}
-		ok(t, v.commitAll())
+		ok(t, v.com.commitAll())
 	}
 	for i := range 5 {
 		scribble()

@@ -57,7 +57,7 @@ func (m *mixed) loop(id uint64, what string, pause int, fn func(rng *rand.Rand, 
 			if m.failed(err) {
 				return
 			}
-			_ = m.v.commitSince(m.v.commits.Load() + uint64(pause+rng.IntN(pause+1))) // the workers are to get on, too
+			_ = m.v.com.since(m.v.com.commits.Load() + uint64(pause+rng.IntN(pause+1))) // the workers are to get on, too
 		}
 	}()
 }

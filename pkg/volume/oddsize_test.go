@@ -352,7 +352,7 @@ func oddSize(t *testing.T, seed uint64, steps int) {
 		t.Fatalf("%+v", s)
 	}
 	for range 3 {
-		ok(t, r.v.commitSince(r.v.commits.Load()))
+		ok(t, r.v.com.since(r.v.com.commits.Load()))
 	}
 	if after := r.v.StatFS(); after.BlocksFree+200 < before.BlocksFree {
 		t.Errorf("%d blocks are free, %d at first", after.BlocksFree, before.BlocksFree)

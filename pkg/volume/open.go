@@ -145,7 +145,7 @@ func firstRoots(dev device.Device, opts *FormatOptions, h *layout.Header, keys *
 	v.touch(in)
 	// Two, so that a damaged slot never leaves a volume without a root.
 	for range 2 {
-		if err := v.commit(true); err != nil {
+		if err := v.com.commit(true); err != nil {
 			return txn.Wrap(err)
 		}
 	}
@@ -206,7 +206,7 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	if err := v.checkNextIno(); err != nil {
 		return nil, err
 	}
-	if err := v.loadAnchors(root); err != nil {
+	if err := v.anc.load(root); err != nil {
 		return nil, err
 	}
 	instance, err := opts.instance(root.Instance, u.ID)
@@ -223,7 +223,7 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 		return v, nil
 	}
 	if u.Other != nil {
-		if err := v.repairHeader(u); err != nil {
+		if err := v.keys.repairHeader(u); err != nil {
 			return nil, err
 		}
 	}
@@ -260,7 +260,7 @@ func (v *Volume) beginMount(found []txn.FoundRoot, instance crypto.UUID) error {
 	v.root = &next
 	v.stateMu.Unlock()
 	for range 2 {
-		if err := v.commit(false); err != nil {
+		if err := v.com.commit(false); err != nil {
 			return err
 		}
 	}
@@ -342,7 +342,7 @@ func (v *Volume) loadLists(root *layout.Root) error {
 		if err := v.space.AddList(root.Generation-uint64(i), runs); err != nil {
 			return err
 		}
-		v.lists[i] = listPlace{ptr: *p, pieces: pieces}
+		v.com.lists[i] = listPlace{ptr: *p, pieces: pieces}
 	}
 	if v.opts.ReadOnly {
 		return nil

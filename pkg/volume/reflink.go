@@ -106,7 +106,7 @@ func (c *copier) share(from, to, n uint64) (uint64, error) {
 	if a, err := v.GetAttr(c.src); err != nil || a.Size <= layout.MaxInline {
 		return 0, err
 	}
-	if err := v.requireFeature(layout.FeatureShares); err != nil {
+	if err := v.keys.requireFeature(layout.FeatureShares); err != nil {
 		return 0, err
 	}
 	// References come and go: each may change the share tree in another place.
@@ -285,7 +285,7 @@ func (v *Volume) flushItems(items []flushItem) error {
 		return nil
 	}
 	done, err := v.sealWritable(items)
-	return txn.Wrap(errors.Join(err, v.writeBatches(done)))
+	return txn.Wrap(errors.Join(err, v.flush.writeBatches(done)))
 }
 
 // sealWritable is sealBatches on a volume that takes changes.
@@ -298,7 +298,7 @@ func (v *Volume) sealWritable(items []flushItem) ([]*batch, error) {
 		}
 		return nil, err
 	}
-	return v.sealBatches(items)
+	return v.flush.sealBatches(items)
 }
 
 // replayCopy prepares a copy of the log. Its source is flushed, so that space is
@@ -440,7 +440,7 @@ func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inod
 	if err := v.shares.Add(run); err != nil {
 		return err
 	}
-	v.copied.Add(fresh)
+	v.com.copied.Add(fresh)
 	dst.bmu.Lock()
 	dst.sectors += added - d.sectors
 	dst.bmu.Unlock()

@@ -388,7 +388,7 @@ func TestReflinkModel(t *testing.T) {
 			}
 			m.verify()
 			for range 3 { // what was freed comes back two commits later
-				m.ok(m.v.commitSince(m.v.commits.Load()))
+				m.ok(m.v.com.since(m.v.com.commits.Load()))
 			}
 			if h := m.v.shares.Height(); h != 0 {
 				t.Errorf("the share tree has height %d, and there is no file", h)

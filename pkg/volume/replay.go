@@ -163,7 +163,7 @@ func (v *Volume) relieve() error {
 	if pages <= 2*a.maxPages && nodes <= 2*a.maxNodes && inodes <= 2*maxIdle && freed <= 2*maxFreed {
 		return nil
 	}
-	return v.commit(false)
+	return v.com.commit(false)
 }
 
 // replayOp prepares an operation as its first execution did, and applies it.
@@ -250,7 +250,7 @@ func (v *Volume) replayFile(in *inode, op *layout.Op) (err error) {
 // under way.
 func (v *Volume) finishCuts() error {
 	for last := uint64(0); ; {
-		inos, err := v.orphans(last)
+		inos, err := v.reaper.orphans(last)
 		if err != nil || len(inos) == 0 {
 			return err
 		}

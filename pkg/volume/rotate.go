@@ -262,7 +262,7 @@ func (v *Volume) rotate() error {
 	}
 	// What was sealed before the new epoch was there is in a root after this, and
 	// everything that follows is sealed under the new one.
-	if err := v.commitAll(); err != nil {
+	if err := v.com.commitAll(); err != nil {
 		return err
 	}
 	r := &v.rot
@@ -344,7 +344,7 @@ func (v *Volume) rotatePasses() error {
 				return nil
 			}
 			// What this pass made dirty is old in the tree until it is flushed.
-			if err := v.commitAll(); err != nil {
+			if err := v.com.commitAll(); err != nil {
 				return err
 			}
 			continue

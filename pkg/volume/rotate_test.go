@@ -105,7 +105,7 @@ func TestRotateDataKeySpace(t *testing.T) {
 	for i := range uint64(20) {
 		ok(t, v.space.Touch(i))
 	}
-	ok(t, v.commitAll())
+	ok(t, v.com.commitAll())
 	stolen := oldKeys(t, v)
 	_, err := v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
 	ok(t, err)
@@ -219,7 +219,7 @@ func TestRotateDataKeySlots(t *testing.T) {
 		all := []crypto.Credential{testKey(t).Credential, second.Credential, third.Credential}
 		_, err := v.RotateDataKey(RotateOptions{Keys: all, BytesPerSecond: -1})
 		ok(t, err)
-		ok(t, v.changeKeys(func() error { return v.dropNext([]int{0, 2}) }))
+		ok(t, v.keys.change(func() error { return v.dropNext([]int{0, 2}) }))
 		stop()
 		s := rotated(t, v)
 		if s.Phase != RotationWaiting || !strings.Contains(s.Waits, "0 (secret) and 2 (secret)") || len(s.Epochs) != 2 {
@@ -389,7 +389,7 @@ func TestRotateDataKeyDisturbed(t *testing.T) {
 		t.Fatal("a new record counts as old")
 	}
 	v.rot.met(1)
-	ok(t, v.commitAll())
+	ok(t, v.com.commitAll())
 	if !v.rot.current().Again {
 		t.Fatal("an old record went unnoticed")
 	}

@@ -52,7 +52,7 @@ func (m *mover) seal(old []oldRef) (fresh []freshCopy, err error) {
 // sealRun seals up to n sectors from s on, as many as find room in one place.
 func (m *mover) sealRun(owner *oldRef, s, n int) (f freshCopy, err error) {
 	v := m.v
-	run, err := v.allocData(uint32(n))
+	run, err := v.flush.allocData(uint32(n))
 	if err != nil {
 		return f, fmt.Errorf("data: %w", err)
 	}

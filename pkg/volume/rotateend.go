@@ -37,7 +37,7 @@ func (v *Volume) rotateSpace() error {
 			}
 		}
 		if err == nil {
-			err = v.commitAll()
+			err = v.com.commitAll()
 		}
 		v.adm.done(c)
 		if err != nil {
@@ -49,7 +49,7 @@ func (v *Volume) rotateSpace() error {
 // staleRegions returns regions by which stale pages of the tree of space are written.
 func (v *Volume) staleRegions(target uint32) (regions []uint64, err error) {
 	for from, more := (layout.Key{}), true; more && len(regions) < spaceBatch; {
-		from, more, err = v.spaces.Leaf(from, func(l tree.Leaf) {
+		from, more, err = v.com.spaces.Leaf(from, func(l tree.Leaf) {
 			if l.Epoch == 0 || l.Epoch >= target {
 				return
 			}
@@ -134,7 +134,7 @@ func (v *Volume) retire() (done bool, err error) {
 			return false, err
 		}
 	}
-	err = v.changeKeys(func() (err error) {
+	err = v.keys.change(func() (err error) {
 		done, err = v.dropEpochs(target)
 		return err
 	})
@@ -143,11 +143,11 @@ func (v *Volume) retire() (done bool, err error) {
 
 // commitThawed is commitAll, and commits even if a freeze has just done so.
 func (v *Volume) commitThawed() error {
-	if err := v.enter(context.Background()); err != nil { // Close thaws
+	if err := v.frozen.enter(context.Background()); err != nil { // Close thaws
 		return err
 	}
-	defer v.leave()
-	return v.commitAll()
+	defer v.frozen.leave()
+	return v.com.commitAll()
 }
 
 // dropEpochs takes all epochs but the target from the slots, and from memory. In changeKeys.
@@ -167,10 +167,10 @@ func (v *Volume) dropEpochs(target uint32) (done bool, err error) {
 		}
 		h.Slots[i] = next
 	}
-	if err := v.writeHeader(&h); err != nil {
+	if err := v.keys.writeHeader(&h); err != nil {
 		return false, err
 	}
-	if err := v.raiseFloor(); err != nil {
+	if err := v.keys.raiseFloor(); err != nil {
 		return false, err
 	}
 	// Readers that found something before the walk came by are done.
@@ -204,7 +204,7 @@ func (v *Volume) wipeLog() error {
 		if err := v.rot.pace(step * layout.SectorBytes); err != nil {
 			return err
 		}
-		if err := v.enter(context.Background()); err != nil { // not while frozen; Close thaws
+		if err := v.frozen.enter(context.Background()); err != nil { // not while frozen; Close thaws
 			return err
 		}
 		err := v.sync.alone(func() error {
@@ -212,7 +212,7 @@ func (v *Volume) wipeLog() error {
 			v.fail(err) // before the next sync
 			return err
 		})
-		v.leave()
+		v.frozen.leave()
 		if err != nil {
 			return err
 		}

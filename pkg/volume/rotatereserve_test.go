@@ -208,7 +208,7 @@ func TestRotateReserveCounted(t *testing.T) {
 	h := holdRotation(r)
 	close(<-h.steps)
 	step := <-h.steps
-	ok(t, r.v.requireFeature(layout.FeatureReserved))
+	ok(t, r.v.keys.requireFeature(layout.FeatureReserved))
 	const has = shares.Step - 1
 	h.overwriteAll(inos[:has]...)
 	in, err := r.v.inode(inos[has])

@@ -74,7 +74,7 @@ func TestRotateSharedFull(t *testing.T) {
 		t.Errorf("data takes %d sectors, %d before", len(after), len(before))
 	}
 	for range 3 { // what was freed comes back two commits later
-		ok(t, v.commitSince(v.commits.Load()))
+		ok(t, v.com.since(v.com.commits.Load()))
 	}
 	if got := v.StatFS().BlocksFree; got+1024 < free {
 		t.Errorf("%d blocks are free, %d before", got, free)

@@ -21,7 +21,7 @@ func (v *Volume) RotateDataKey(o RotateOptions) (RotationStatus, error) {
 		v.rot.rate.Store(DefaultRotationRate)
 	}
 	var dropped []int
-	err := v.changeKeys(func() (err error) {
+	err := v.keys.change(func() (err error) {
 		dropped, err = v.beginRotation(&o)
 		return err
 	})
@@ -88,10 +88,10 @@ func (v *Volume) switchEpoch(o *RotateOptions, next crypto.EpochKey, keys *crypt
 			h.Slots[i] = crypto.Slot{}
 			continue
 		}
-		if h.Slots[i], err = v.makeSlot(i, key, epochs); err != nil {
+		if h.Slots[i], err = v.keys.makeSlot(i, key, epochs); err != nil {
 			return nil, err
 		}
-		if last[i], err = v.makeSlot(i, key, only); err != nil {
+		if last[i], err = v.keys.makeSlot(i, key, only); err != nil {
 			return nil, err
 		}
 	}
@@ -109,7 +109,7 @@ func (v *Volume) switchEpoch(o *RotateOptions, next crypto.EpochKey, keys *crypt
 		v.rot.set(before)
 		return nil, err
 	}
-	if err := v.writeHeaderUnder(&h, keys); err != nil {
+	if err := v.keys.writeHeaderUnder(&h, keys); err != nil {
 		return nil, err
 	}
 	if slices.Contains(missing, k.slot) {
@@ -118,7 +118,7 @@ func (v *Volume) switchEpoch(o *RotateOptions, next crypto.EpochKey, keys *crypt
 	k.epochs, k.next = epochs, last
 	v.store.Keys.Add(keys)
 	v.rot.target.Store(next.Epoch)
-	if err := v.raiseFloor(); err != nil {
+	if err := v.keys.raiseFloor(); err != nil {
 		return nil, err
 	}
 	v.startRotation()
@@ -164,7 +164,7 @@ func (v *Volume) supplyNext(o *RotateOptions) (dropped []int, err error) {
 		}
 	}
 	if len(missing) > 0 && o.Drop && len(missing) < k.header.Count() {
-		if err := v.removeKeys(missing); err != nil {
+		if err := v.keys.removeKeys(missing); err != nil {
 			return nil, err
 		}
 		dropped, missing = missing, nil
@@ -179,7 +179,7 @@ func (v *Volume) supplyNext(o *RotateOptions) (dropped []int, err error) {
 // addNext seals what one slot becomes. The caller holds keys.mu.
 func (v *Volume) addNext(slot int, key Key) error {
 	k := &v.keys
-	s, err := v.makeSlot(slot, key, k.epochs[len(k.epochs)-1:])
+	s, err := v.keys.makeSlot(slot, key, k.epochs[len(k.epochs)-1:])
 	if err != nil {
 		return err
 	}
@@ -217,9 +217,9 @@ func (v *Volume) storeNext(next map[int]crypto.Slot, keys *crypto.EpochKeys) err
 	err := v.inGate(func() error { return v.putNext(next, keys.Commitment()) })
 	v.adm.done(c)
 	if err == nil {
-		err = v.commitAll()
+		err = v.com.commitAll()
 	}
-	return v.syncErr(err)
+	return v.sync.syncErr(err)
 }
 
 func (v *Volume) putNext(next map[int]crypto.Slot, commit [32]byte) error {

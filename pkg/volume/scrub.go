@@ -80,7 +80,7 @@ type ScrubReport struct {
 // It works in steps of about a MiB, each on the newest root: what is written
 // behind it while it runs is not read, as it was never on the device for long.
 func (v *Volume) Scrub(ctx context.Context, opts ScrubOptions) (*ScrubReport, error) {
-	ctx, end, err := v.begin(ctx, "scrub")
+	ctx, end, err := v.background.begin(ctx, "scrub")
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +211,7 @@ func (s *scrub) enter(ctx context.Context) (leave func(), err error) {
 	if err := context.Cause(ctx); err != nil || !s.write {
 		return func() {}, err
 	}
-	return s.v.leave, s.v.enter(ctx)
+	return s.v.frozen.leave, s.v.frozen.enter(ctx)
 }
 
 // scrubStep is how many bytes are read under one pin, for which commits may wait.

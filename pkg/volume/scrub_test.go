@@ -244,7 +244,7 @@ func TestScrubUnderLoad(t *testing.T) {
 	stop.Store(true)
 	wg.Wait()
 	v.space.Rewind()
-	ok(t, v.commitAll())
+	ok(t, v.com.commitAll())
 	started := make(chan struct{})
 	flip(dev, layout.HeaderOffsetB)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -338,7 +338,7 @@ func TestScrubPin(t *testing.T) {
 		if _, err := v.Write(crashReq, a.Ino, off, data, false); err != nil {
 			t.Error(err)
 		}
-		v.settleFull()
+		v.flush.settleFull()
 	}
 	rewrite(0)
 	ok(t, v.Sync(vfs.RootIno))

@@ -58,10 +58,10 @@ func (v *Volume) bury(t *snapshot, mark func() error) error {
 	defer v.adm.done(c)
 	err := v.inGate(mark)
 	if err == nil {
-		err = v.commitAll()
+		err = v.com.commitAll()
 	}
 	if err != nil {
-		return v.syncErr(err)
+		return v.sync.syncErr(err)
 	}
 	v.rot.kick()
 	// Only now: what the same generation dropped before is in the lists.

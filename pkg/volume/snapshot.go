@@ -224,7 +224,7 @@ func (v *Volume) takeSnapshot(t *snapshot) error {
 		return fmt.Errorf("%w: %d, those that are being deleted included", ErrTooManySnapshots, layout.MaxSnapshots)
 	}
 	// Not while admitted: who changes keys may be waiting for that.
-	if err := v.requireFeature(layout.FeatureSnapshots); err != nil {
+	if err := v.keys.requireFeature(layout.FeatureSnapshots); err != nil {
 		return err
 	}
 	_, epochs := v.Keys()
@@ -242,11 +242,11 @@ func (v *Volume) takeSnapshot(t *snapshot) error {
 	})
 	for range 2 { // the commit that takes it, and the one that names it
 		if err == nil {
-			err = v.commitAll()
+			err = v.com.commitAll()
 		}
 	}
 	if err != nil {
-		return v.syncErr(err)
+		return v.sync.syncErr(err)
 	}
 	return nil
 }

@@ -254,7 +254,7 @@ func TestFreePartOfLeaf(t *testing.T) {
 			continue
 		}
 		within++
-		ok(t, v.commitAll())
+		ok(t, v.com.commitAll())
 		img := dev.Clone()
 		ok(t, cleanErr(img))
 		again := mustOpen(t, img, Options{CommitInterval: -1, Memory: minMemory}) // goes on from there

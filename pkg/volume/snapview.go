@@ -45,6 +45,7 @@ func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
 	sub := &Volume{opts: v.opts, dev: v.dev, id: v.id, store: v.store, space: v.space, cache: v.cache,
 		gen: x.Generation + 1, hash: v.hash, dataStart: v.dataStart,
 		shares: shares.New(nil, v.space, 0, nil)} // it drops no references
+	sub.own()
 	sub.opts.ReadOnly = true
 	sub.table.m = map[uint64]*inode{}
 	sub.sectors.Store(v.sectors.Load())

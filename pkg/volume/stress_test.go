@@ -171,7 +171,7 @@ func TestStress(t *testing.T) {
 	}
 	compare(v)
 	v.reaper.wait()
-	if err := v.commitAll(); err != nil {
+	if err := v.com.commitAll(); err != nil {
 		t.Fatal(err)
 	}
 	v.adm.mu.Lock()

@@ -71,9 +71,6 @@ type Volume struct {
 	snaps  *tree.Tree    // snapshots and dead lists
 	shares *shares.Table // extra references
 	trees  []*tree.Tree  // all but spaces, in the order of their numbers
-	spaces *tree.Tree    // owned by the committer
-
-	ringMark atomic.Uint64 // end of the ring at the last freeze
 
 	ns   sync.Mutex   // see the package comment
 	gate sync.RWMutex // see the package comment
@@ -93,33 +90,25 @@ type Volume struct {
 
 	adm   admission
 	flush flusher
-	refs  refs
 
-	com     committer
-	commits atomic.Uint64 // successful ones
-	sync    syncer
-	reaper  reaper
-	frozen  freezer
+	com    committer
+	sync   syncer
+	reaper reaper
+	frozen freezer
 
 	background background
 	discards   discarder
-	kept       kept
 	snap       snapshots
 	res        reservations
 
 	replayed  bool          // when it was opened, the log held more than the root
 	dataStart uint64        // first sector after the log
-	lists     [2]listPlace  // of the newest durable root; owned by the committer
 	growMu    sync.Mutex    // one Grow at a time
 	sectors   atomic.Uint64 // of the device, as used
 
 	stateMu sync.Mutex
 	root    *layout.Root // newest durable
 	rootR   [32]byte
-
-	copied atomic.Uint64 // sectors shared in this generation that no durable root has; see maxLogCopies
-
-	features atomic.Uint64 // incompat word of the header, as both copies have it
 
 	failed  atomic.Pointer[failure]
 	closing atomic.Bool
@@ -174,6 +163,11 @@ func (v *Volume) writable() error {
 // ID is the volume's UUID.
 func (v *Volume) ID() crypto.UUID { return v.id }
 
+// own has the owners know the volume that they are part of.
+func (v *Volume) own() {
+	v.keys.v, v.anc.v, v.idle.v, v.flush.v, v.com.v, v.sync.v, v.reaper.v, v.frozen.v, v.background.v, v.discards.v = v, v, v, v, v, v, v, v, v, v
+}
+
 // newVolume makes what Open and Format have in common.
 func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *txn.Keys, root *layout.Root, gen uint64) (*Volume, error) {
 	if opts.Memory == 0 {
@@ -185,14 +179,15 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	}
 	v := &Volume{opts: opts, dev: dev, id: header.ID, store: &txn.Store{Dev: dev, Keys: keys}, gen: gen,
 		nextOp: root.OpSeq, nextIno: root.NextIno, inodes: root.Inodes, root: root}
+	v.own()
 	v.keys.header, v.keys.epochs, v.keys.slot = header.Header, header.Epochs, header.Slot
 	v.keys.floor.Store(root.HeaderSeq)
-	v.features.Store(header.Incompat)
+	v.keys.features.Store(header.Incompat)
 	v.dataStart = root.DataStart()
 	v.sectors.Store(root.DeviceSectors)
 	v.hash = items.NewHasher(root.HashSeed)
 	v.table.m = map[uint64]*inode{}
-	v.refs.m = map[uint64][]items.Placed{}
+	v.flush.refs.m = map[uint64][]items.Placed{}
 	v.flush.init()
 	v.com.init()
 	v.sync.init()
@@ -206,10 +201,10 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.fs = v.newTree(layout.TreeFS)
 	v.snaps = v.newTree(layout.TreeSnapshots)
 	v.anc.tree = v.newTree(layout.TreeAnchors)
-	v.spaces = tree.New(tree.Config{ID: layout.TreeSpace, Cache: v.cache, Free: v.freeSpacePage, Dirtied: func(int) {}},
+	v.com.spaces = tree.New(tree.Config{ID: layout.TreeSpace, Cache: v.cache, Free: v.com.freeSpacePage, Dirtied: func(int) {}},
 		root.Trees[layout.TreeSpace], gen)
 	var err error
-	v.space, err = txn.NewSpace(root, gen, func(k layout.Key) ([]byte, bool, error) { return v.spaces.Get(k, nil) })
+	v.space, err = txn.NewSpace(root, gen, func(k layout.Key) ([]byte, bool, error) { return v.com.spaces.Get(k, nil) })
 	if err != nil {
 		return nil, txn.Wrap(err)
 	}
@@ -242,17 +237,17 @@ func (v *Volume) start(mount [16]byte) error {
 	}
 	v.ring = ring
 	v.log = txn.NewLog(v.store, mount, v.root.LogSectors)
-	v.startFlushers()
+	v.flush.start()
 	if v.opts.CommitInterval > 0 {
-		v.startIdleSyncer()
+		v.idle.start()
 	}
-	v.startCommitter()
-	v.startReaper()
+	v.com.start()
+	v.reaper.start()
 	if !v.opts.idle {
 		v.startSnapReaper()
 	}
 	if v.opts.Discard {
-		v.startDiscarder()
+		v.discards.start()
 	}
 	return nil
 }
@@ -274,32 +269,32 @@ func (v *Volume) close(last func() error) (err error) {
 	v.Thaw()     // else nothing ends
 	v.adm.wake() // nor while a freeze waits to begin
 	v.background.stop()
-	v.stopIdleSyncer()
-	v.stopDiscarder()
+	v.idle.end()
+	v.discards.end()
 	v.stopRotation()
 	v.keys.mu.Lock() // a change of keys that is under way ends first
 	defer v.keys.mu.Unlock()
 	if v.ring != nil {
-		v.stopReaper()
+		v.reaper.end()
 		v.stopSnapReaper()
 		v.closed.Store(true)
 		if err = v.Failed(); err == nil {
-			err = v.commitAll()
+			err = v.com.commitAll()
 		}
-		v.stopCommitter()
+		v.com.end()
 		if err == nil && last != nil {
 			if err = last(); err == nil {
-				err = v.commitAnchored()
+				err = v.anc.commitAnchored()
 			}
 		}
 		if err == nil {
-			if err = v.commitLast(); err != nil {
+			if err = v.anc.commitLast(); err != nil {
 				v.fail(err)
 			}
 		}
 		v.com.endCommits()
 		v.adm.wake()
-		v.stopFlushers()
+		v.flush.end()
 		// A sync that is under way still reads the ring and seals; all that it would log is in the last root.
 		err = errors.Join(err, v.sync.alone(v.ring.Close))
 	}
@@ -363,10 +358,10 @@ func (v *Volume) Grow() (sizeBytes int64, err error) {
 		err := v.perform(&layout.Op{Type: layout.OpGrow, Time: vfs.Now(), Len: sectors})
 		v.adm.done(c)
 		if err == nil {
-			err = v.commitAll()
+			err = v.com.commitAll()
 		}
 		if err != nil {
-			return 0, v.syncErr(err)
+			return 0, v.sync.syncErr(err)
 		}
 	}
 	return int64(v.sectors.Load()) * layout.SectorBytes, nil

@@ -190,6 +190,6 @@ func (v *Volume) writeBlock(in *inode, idx uint64, from int, data []byte, seq ui
 	b.queued, b.full = true, full
 	in.bmu.Unlock()
 	if queue {
-		v.pushItem(flushItem{in, idx}, full)
+		v.flush.pushItem(flushItem{in, idx}, full)
 	}
 }
