@@ -106,23 +106,23 @@ func (a *anchors) offer() (next Anchor, content [3]layout.Pointer) {
 	v := a.v
 	// No newer root becomes durable before this one is listed: the root that
 	// follows names it as its predecessor, the next one has the list.
-	v.stateMu.Lock()
-	defer v.stateMu.Unlock()
+	v.durable.mu.Lock()
+	defer v.durable.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.used = true
-	content = contentOf(v.root)
+	content = contentOf(v.durable.root)
 	if a.last.Epoch == v.store.Keys.Newest().Epoch() && sameContent(a.content, content) {
 		return next, content
 	}
-	at := layout.OfferedAnchor{Generation: v.root.Generation, R: v.rootR}
+	at := layout.OfferedAnchor{Generation: v.durable.root.Generation, R: v.durable.r}
 	if n := len(a.offered); n >= layout.MaxAnchorsOffered {
 		at = a.offered[n-1] // nobody confirms; what was given out may not be forgotten
 		content = [3]layout.Pointer{}
 	} else if n == 0 || a.offered[n-1].Generation < at.Generation {
 		a.offered = append(slices.Clip(a.offered), at)
 	}
-	return a.anchorOf(v.root, at), content
+	return a.anchorOf(v.durable.root, at), content
 }
 
 // commitLast commits for the last time. If anchors are kept of the volume, the
@@ -281,7 +281,7 @@ func (a *anchors) load(root *layout.Root) error {
 	if v.opts.Anchor == nil {
 		return nil
 	}
-	r, err := header.MatchAnchor(v.opts.Anchor, v.store.Keys, root, v.rootR, a.tree)
+	r, err := header.MatchAnchor(v.opts.Anchor, v.store.Keys, root, v.durable.r, a.tree)
 	if err != nil {
 		return err
 	}

@@ -67,7 +67,7 @@ func (v *Volume) apply(op *layout.Op) error {
 	case layout.OpGrow:
 		return v.applyGrow(op.Len)
 	}
-	in, err := v.inode(vfs.Ino(op.Ino))
+	in, err := v.table.inode(vfs.Ino(op.Ino))
 	if err != nil {
 		return err
 	}
@@ -112,10 +112,10 @@ func (v *Volume) applyCreate(op *layout.Op) error {
 	in := newInode(op.Ino, attr)
 	v.table.add(in)
 	defer v.table.put(in)
-	v.inoMu.Lock()
-	v.nextIno = max(v.nextIno, op.Ino+1)
-	v.inodes++
-	v.inoMu.Unlock()
+	v.inos.mu.Lock()
+	v.inos.next = max(v.inos.next, op.Ino+1)
+	v.inos.inodes++
+	v.inos.mu.Unlock()
 	err = v.fs.Update(func(w *tree.Writer) error {
 		if op.Name == "" {
 			v.reaper.orphaned(op.Ino)
@@ -142,7 +142,7 @@ func (v *Volume) applyCreate(op *layout.Op) error {
 			return err
 		}
 	}
-	v.touch(in)
+	v.table.touch(in)
 	if op.Name == "" {
 		return nil
 	}
@@ -155,7 +155,7 @@ func (v *Volume) applyCreate(op *layout.Op) error {
 
 // changeDir counts a change of names of a directory.
 func (v *Volume) changeDir(ino uint64, names, links int, t vfs.Timespec) error {
-	p, err := v.inode(vfs.Ino(ino))
+	p, err := v.table.inode(vfs.Ino(ino))
 	if err != nil {
 		return err
 	}
@@ -163,12 +163,12 @@ func (v *Volume) changeDir(ino uint64, names, links int, t vfs.Timespec) error {
 	p.setSize(uint64(int64(p.attr.Size) + int64(names)))
 	p.attr.Nlink = uint32(int(p.attr.Nlink) + links)
 	p.attr.Mtime, p.attr.Ctime = t, t
-	v.touch(p)
+	v.table.touch(p)
 	return nil
 }
 
 func (v *Volume) applyLink(op *layout.Op) error {
-	in, err := v.inode(vfs.Ino(op.Ino))
+	in, err := v.table.inode(vfs.Ino(op.Ino))
 	if err != nil {
 		return err
 	}
@@ -187,12 +187,12 @@ func (v *Volume) applyLink(op *layout.Op) error {
 	}
 	in.attr.Nlink++
 	in.attr.Ctime = op.Time
-	v.touch(in)
+	v.table.touch(in)
 	return v.changeDir(op.Parent, 1, 0, op.Time)
 }
 
 func (v *Volume) applyUnlink(op *layout.Op) error {
-	in, err := v.inode(vfs.Ino(op.Ino))
+	in, err := v.table.inode(vfs.Ino(op.Ino))
 	if err != nil {
 		return err
 	}
@@ -221,7 +221,7 @@ func (v *Volume) dropLink(w *tree.Writer, in *inode, t vfs.Timespec) error {
 		in.attr.Nlink--
 	}
 	in.attr.Ctime = t
-	v.touch(in)
+	v.table.touch(in)
 	if in.attr.Nlink > 0 {
 		return nil
 	}
@@ -230,7 +230,7 @@ func (v *Volume) dropLink(w *tree.Writer, in *inode, t vfs.Timespec) error {
 }
 
 func (v *Volume) applyRename(op *layout.Op) error {
-	moved, err := v.inode(vfs.Ino(op.Ino))
+	moved, err := v.table.inode(vfs.Ino(op.Ino))
 	if err != nil {
 		return err
 	}
@@ -241,7 +241,7 @@ func (v *Volume) applyRename(op *layout.Op) error {
 		return err
 	}
 	if there.Ino != 0 {
-		if target, err = v.inode(vfs.Ino(there.Ino)); err != nil {
+		if target, err = v.table.inode(vfs.Ino(there.Ino)); err != nil {
 			return err
 		}
 		defer v.table.put(target)
@@ -334,7 +334,7 @@ func (v *Volume) moveName(w *tree.Writer, op *layout.Op, moved, target *inode) (
 // inheritWhiteout gives a whiteout what its directory hands down; replay comes
 // to the same, so the record of the rename need not carry it.
 func (v *Volume) inheritWhiteout(op *layout.Op) error {
-	p, err := v.inode(vfs.Ino(op.Parent))
+	p, err := v.table.inode(vfs.Ino(op.Parent))
 	if err != nil {
 		return err
 	}
@@ -349,7 +349,7 @@ func (v *Volume) inheritWhiteout(op *layout.Op) error {
 // moved notes that an inode has another name.
 func (v *Volume) moved(in *inode, t vfs.Timespec) {
 	in.attr.Ctime = t
-	v.touch(in)
+	v.table.touch(in)
 }
 
 // applyKill is what a write or chown by the unprivileged does to the mode.
@@ -361,7 +361,7 @@ func (v *Volume) applyKill(in *inode) error {
 	if in.attr.Mode&0o010 != 0 {
 		in.attr.Mode &^= items.ModeSgid
 	}
-	v.touch(in)
+	v.table.touch(in)
 	if in.attr.Flags&layout.InodeCapability == 0 {
 		return nil
 	}

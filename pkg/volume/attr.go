@@ -16,7 +16,7 @@ func isStale(err error) bool { return errors.Is(err, vfs.ErrStale) }
 
 // GetAttr implements vfs.FS.
 func (v *Volume) GetAttr(ino vfs.Ino) (vfs.Attr, error) {
-	in, err := v.inode(ino)
+	in, err := v.table.inode(ino)
 	if err != nil {
 		return vfs.Attr{}, err
 	}
@@ -37,7 +37,7 @@ func (v *Volume) peekAttr(ino vfs.Ino) (vfs.Attr, error) {
 		defer in.mu.RUnlock()
 		return in.vfsAttr(), nil
 	}
-	n, err := v.readInode(uint64(ino))
+	n, err := v.table.readInode(uint64(ino))
 	if err != nil {
 		if in := v.table.grab(uint64(ino)); in != nil { // created and not in the tree yet
 			v.table.put(in)
@@ -53,7 +53,7 @@ func (v *Volume) SetAttr(req *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.Attr,
 	if *set == (vfs.SetAttr{}) {
 		return v.GetAttr(ino)
 	}
-	in, err := v.inode(ino)
+	in, err := v.table.inode(ino)
 	if err != nil {
 		return vfs.Attr{}, err
 	}
@@ -65,7 +65,7 @@ func (v *Volume) SetAttr(req *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.Attr,
 		}
 		return []items.Interval{{From: *set.Size - 1, To: *set.Size}}
 	}
-	err = v.inReserved(in, ends, func(promised bool) (again bool, err error) {
+	err = v.res.inReserved(in, ends, func(promised bool) (again bool, err error) {
 		if promised && set.Size != nil {
 			a, again, err = v.setAttr(req, in, set, append([]items.Interval{}, ends()...))
 		} else {
@@ -95,7 +95,7 @@ func (v *Volume) setAttr(req *vfs.Req, in *inode, set *vfs.SetAttr, reserved []i
 			return err
 		}
 		if reserved != nil {
-			if ok, err := v.coversAll(in, reserved); err != nil || !ok {
+			if ok, err := v.res.coversAll(in, reserved); err != nil || !ok {
 				again = true
 				return err
 			}
@@ -211,7 +211,7 @@ func (v *Volume) applySetAttr(in *inode, op *layout.Op) error {
 		}
 	}
 	in.attr.Ctime = op.Time
-	v.touch(in)
+	v.table.touch(in)
 	return nil
 }
 
@@ -235,7 +235,7 @@ const cutStep = 256
 func (v *Volume) applyTruncate(in *inode, size uint64) error {
 	old := in.attr.Size
 	v.unpackInline(in, size)
-	v.touch(in)
+	v.table.touch(in)
 	if size > old || size == old && !in.reserved.Load() {
 		return nil
 	}
@@ -278,7 +278,7 @@ func (v *Volume) cutExtents(in *inode, from uint64) error {
 		}
 		v.countDropped(in, d)
 		if d.done {
-			if d.done, err = v.unreserve(w, in, from, 1<<62, limit); err != nil || d.done {
+			if d.done, err = v.res.unreserve(w, in, from, 1<<62, limit); err != nil || d.done {
 				return err
 			}
 		}
@@ -294,7 +294,7 @@ func (v *Volume) cutRest(in *inode) error {
 	for in.cutting {
 		_, pages := v.dropStep()
 		c := cost{quads: opQuads + pages, urgent: true, nested: true}
-		if err := v.admit(c); err != nil {
+		if err := v.adm.admit(c); err != nil {
 			return err
 		}
 		err := v.inGate(func() error { return v.cutMore(in) })
@@ -318,10 +318,10 @@ func (v *Volume) cutMore(in *inode) error {
 		}
 		v.countDropped(in, d)
 		if d.sectors > 0 || reserved { // of many orphans there is nothing to cut
-			v.touch(in)
+			v.table.touch(in)
 		}
 		if d.done {
-			d.done, err = v.unreserve(w, in, first, 1<<62, step)
+			d.done, err = v.res.unreserve(w, in, first, 1<<62, step)
 		}
 		if err != nil || !d.done {
 			return err
@@ -358,7 +358,7 @@ func (v *Volume) SeekData(ino vfs.Ino, off uint64) (uint64, error) { return v.se
 func (v *Volume) SeekHole(ino vfs.Ino, off uint64) (uint64, error) { return v.seek(ino, off, false) }
 
 func (v *Volume) seek(ino vfs.Ino, off uint64, data bool) (uint64, error) {
-	in, err := v.inode(ino)
+	in, err := v.table.inode(ino)
 	if err != nil {
 		return 0, err
 	}
@@ -427,7 +427,7 @@ func (v *Volume) nextData(in *inode, s, end uint64) (from, to uint64, err error)
 
 // isFile tells whether an inode holds data.
 func (v *Volume) isFile(ino vfs.Ino) error {
-	in, err := v.inode(ino)
+	in, err := v.table.inode(ino)
 	if err != nil {
 		return err
 	}

@@ -156,7 +156,7 @@ func (c *committer) commitOpen(atRest bool) error {
 	v.gate.RUnlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for v.durableGen() < open {
+	for v.durable.generation() < open {
 		if v.Failed() != nil {
 			return v.writable()
 		}
@@ -173,33 +173,33 @@ func (c *committer) commitOpen(atRest bool) error {
 	return nil
 }
 
-func (v *Volume) durableGen() uint64 {
-	v.stateMu.Lock()
-	defer v.stateMu.Unlock()
-	return v.root.Generation
+func (d *durableRoot) generation() uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.root.Generation
 }
 
 // commit ends the open generation and makes it durable (I1–I4).
-func (co *committer) commit(clean bool) error {
-	v := co.v
+func (c *committer) commit(clean bool) error {
+	v := c.v
 	v.flush.flushAhead()
-	c, err := co.freeze(clean)
+	g, err := c.freeze(clean)
 	if err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
 	// From here on the next generation goes its own way.
-	v.flush.waitWrites(c.gen)
+	v.flush.waitWrites(g.gen)
 	if err := v.Failed(); err != nil {
 		return err
 	}
-	if err := co.writeTrees(c); err != nil {
-		return fmt.Errorf("commit %d: %w", c.gen, err)
+	if err := c.writeTrees(g); err != nil {
+		return fmt.Errorf("commit %d: %w", g.gen, err)
 	}
-	r, err := v.store.WriteRoot(c.root)
+	r, err := v.store.WriteRoot(g.root)
 	if err != nil {
-		return fmt.Errorf("commit %d: %w", c.gen, err)
+		return fmt.Errorf("commit %d: %w", g.gen, err)
 	}
-	return co.publish(c, r)
+	return c.publish(g, r)
 }
 
 // frozen is a generation on its way to the device.
@@ -226,50 +226,50 @@ func (c *frozen) copies() (n int) {
 // freeze ends the open generation: everything that was acknowledged is in the
 // tree. Mutations wait for as long as it takes to seal what is dirty. An error
 // fails the volume before they go on: what was dirty does not count as such any more.
-func (co *committer) freeze(clean bool) (c *frozen, err error) {
-	v := co.v
+func (c *committer) freeze(clean bool) (g *frozen, err error) {
+	v := c.v
 	v.gate.Lock()
 	defer v.gate.Unlock()
 	defer func() { v.fail(err) }()
 	if err := v.flush.flushAll(); err != nil {
 		return nil, err
 	}
-	if err := co.storeInodes(); err != nil {
+	if err := c.storeInodes(); err != nil {
 		return nil, err
 	}
 	if err := v.anc.freezeAnchors(); err != nil {
 		return nil, err
 	}
-	c = &frozen{gen: v.gen}
+	g = &frozen{gen: v.gen}
 	for _, t := range v.trees {
-		if t == v.snaps { // the head's tree has told what it dropped
-			if err := v.storeDead(); err != nil {
+		if t == v.snap.tree { // the head's tree has told what it dropped
+			if err := v.snap.storeDead(); err != nil {
 				return nil, err
 			}
 		}
-		c.trees = append(c.trees, t.Freeze())
+		g.trees = append(g.trees, t.Freeze())
 	}
 	// What the commit before last freed is reusable since the last one; the
 	// places of that list are not needed any more.
-	for _, r := range co.lists[1].pieces {
+	for _, r := range c.lists[1].pieces {
 		v.space.Free(r)
 	}
-	c.space, err = v.space.Freeze(func(values, freedRuns int) int {
+	g.space, err = v.space.Freeze(func(values, freedRuns int) int {
 		lists := (freedRuns+16*values)/listRuns + 2
-		return c.copies() + 4*values + lists
+		return g.copies() + 4*values + lists
 	})
 	if err != nil {
 		return nil, err
 	}
-	co.sc = c.space
+	c.sc = g.space
 	if v.ring != nil {
-		c.ring = v.ring.Head()
-		co.ringMark.Store(c.ring)
+		g.ring = v.ring.Head()
+		c.ringMark.Store(g.ring)
 	}
-	v.stateMu.Lock()
-	root := *v.root
-	root.PrevR = v.rootR
-	v.stateMu.Unlock()
+	v.durable.mu.Lock()
+	root := *v.durable.root
+	root.PrevR = v.durable.r
+	v.durable.mu.Unlock()
 	root.Generation = v.gen
 	root.Clean = clean
 	root.OpSeq = v.nextOp
@@ -279,28 +279,28 @@ func (co *committer) freeze(clean bool) (c *frozen, err error) {
 	if v.log != nil {
 		root.LogSeq = v.log.Next()
 	}
-	v.inoMu.Lock()
-	root.NextIno, root.Inodes = v.nextIno, v.inodes
-	v.inoMu.Unlock()
+	v.inos.mu.Lock()
+	root.NextIno, root.Inodes = v.inos.next, v.inos.inodes
+	v.inos.mu.Unlock()
 	root.DeviceSectors = v.sectors.Load()
 	root.NewestSnapshot = v.snap.take(v.gen, root.Inodes, oldestEpoch(&root.Rotation), &v.res)
 	root.Reserved = v.res.stored()
-	c.root = &root
-	co.copied.Store(0)
+	g.root = &root
+	c.copied.Store(0)
 	v.gen++
-	return c, nil
+	return g, nil
 }
 
 // storeInodes puts the attributes that changed into the tree.
 func (c *committer) storeInodes() error {
 	v := c.v
-	v.dirtyMu.Lock()
-	list := v.dirty
-	v.dirty = nil
+	v.table.dirtyMu.Lock()
+	list := v.table.dirty
+	v.table.dirty = nil
 	for _, in := range list {
 		in.dirty = false
 	}
-	v.dirtyMu.Unlock()
+	v.table.dirtyMu.Unlock()
 	slices.SortFunc(list, func(a, b *inode) int { return cmp.Compare(a.ino, b.ino) })
 	err := v.fs.Update(func(w *tree.Writer) error {
 		buf := make([]byte, 0, layout.InodeBytes)
@@ -329,49 +329,49 @@ func (c *committer) freeSpacePage(p *layout.Pointer) { items.EachCopy(p, c.sc.Dr
 const listRuns = 1300
 
 // writeTrees writes the pages of a frozen generation and completes its root.
-func (co *committer) writeTrees(c *frozen) error {
-	for _, t := range c.trees {
-		quads, err := c.space.Take(t.Copies())
+func (c *committer) writeTrees(g *frozen) error {
+	for _, t := range g.trees {
+		quads, err := g.space.Take(t.Copies())
 		if err != nil {
 			return err
 		}
 		var pages []*tree.Page
-		c.root.Trees[t.ID()], pages, err = t.Write(co.pageWriter(t.ID(), c.gen, quads))
+		g.root.Trees[t.ID()], pages, err = t.Write(c.pageWriter(t.ID(), g.gen, quads))
 		if err != nil {
 			return err
 		}
-		c.pages = append(c.pages, pages)
+		g.pages = append(g.pages, pages)
 	}
 	// The space tree describes itself: first its items get their places, then
 	// its pages and the free list theirs, and only then the values are final.
-	if err := co.putSpace(c.space.Keys); err != nil {
+	if err := c.putSpace(g.space.Keys); err != nil {
 		return err
 	}
-	quads, err := c.space.Take(co.spaces.Pending())
+	quads, err := g.space.Take(c.spaces.Pending())
 	if err != nil {
 		return err
 	}
-	freed := c.space.Freed()
-	places, err := c.space.Take((len(freed) + listRuns - 1) / listRuns)
+	freed := g.space.Freed()
+	places, err := g.space.Take((len(freed) + listRuns - 1) / listRuns)
 	if err != nil {
 		return err
 	}
-	err = c.space.Finish(func(k layout.Key, val []byte) error {
-		return co.spaces.Update(func(w *tree.Writer) error { return w.Put(k, val) })
+	err = g.space.Finish(func(k layout.Key, val []byte) error {
+		return c.spaces.Update(func(w *tree.Writer) error { return w.Put(k, val) })
 	})
 	if err != nil {
 		return err
 	}
-	c.spaces = co.spaces.Freeze()
-	c.root.Trees[layout.TreeSpace], c.spaced, err = c.spaces.Write(co.pageWriter(layout.TreeSpace, c.gen, quads))
+	g.spaces = c.spaces.Freeze()
+	g.root.Trees[layout.TreeSpace], g.spaced, err = g.spaces.Write(c.pageWriter(layout.TreeSpace, g.gen, quads))
 	if err != nil {
 		return err
 	}
-	if c.list, err = co.writeList(c.gen, freed, places); err != nil {
+	if g.list, err = c.writeList(g.gen, freed, places); err != nil {
 		return err
 	}
-	c.root.FreeLists = [2]layout.Pointer2{c.list.ptr, co.lists[0].ptr}
-	c.root.FreeSectors, c.root.AllocHint = c.space.Free, c.space.Hint
+	g.root.FreeLists = [2]layout.Pointer2{g.list.ptr, c.lists[0].ptr}
+	g.root.FreeSectors, g.root.AllocHint = g.space.Free, g.space.Hint
 	return nil
 }
 
@@ -477,34 +477,34 @@ func (c *committer) pageWriter(id, gen uint64, quads []layout.Run) func(int, []*
 }
 
 // publish tells everybody that a generation is durable.
-func (co *committer) publish(c *frozen, r [32]byte) error {
-	v := co.v
-	for i, t := range c.trees {
-		t.Install(c.pages[i])
+func (c *committer) publish(g *frozen, r [32]byte) error {
+	v := c.v
+	for i, t := range g.trees {
+		t.Install(g.pages[i])
 		v.adm.dirtyNodes(-t.Pages())
 	}
-	c.spaces.Install(c.spaced)
-	v.stateMu.Lock()
-	prev := v.root
-	v.root, v.rootR = c.root, r
-	v.stateMu.Unlock()
-	co.lists = [2]listPlace{c.list, co.lists[0]}
-	v.flush.refs.trim(c.root.OpSeq)
+	g.spaces.Install(g.spaced)
+	v.durable.mu.Lock()
+	prev := v.durable.root
+	v.durable.root, v.durable.r = g.root, r
+	v.durable.mu.Unlock()
+	c.lists = [2]listPlace{g.list, c.lists[0]}
+	v.flush.refs.trim(g.root.OpSeq)
 	if v.ring != nil {
-		v.ring.Trim(c.ring)
+		v.ring.Trim(g.ring)
 	}
-	if v.log != nil && prev.MountID == c.root.MountID {
+	if v.log != nil && prev.MountID == g.root.MountID {
 		// Frames that the older of the two newest roots would replay stay.
 		v.log.Trim(prev.LogSeq)
 	}
-	v.sync.committed(c.root.OpSeq)
+	v.sync.committed(g.root.OpSeq)
 	// I3: what the generation before freed is unreachable from both roots now.
-	err := v.space.Reuse(c.gen - 1)
-	co.commits.Add(1)
+	err := v.space.Reuse(g.gen - 1)
+	c.commits.Add(1)
 	v.adm.wake()
 	v.rot.kick()
 	if err != nil {
-		return fmt.Errorf("commit %d: reuse: %w", c.gen, err)
+		return fmt.Errorf("commit %d: reuse: %w", g.gen, err)
 	}
 	return nil
 }

@@ -11,11 +11,11 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-func (v *Volume) newIno() uint64 {
-	v.inoMu.Lock()
-	defer v.inoMu.Unlock()
-	ino := v.nextIno
-	v.nextIno++
+func (n *counters) take() uint64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	ino := n.next
+	n.next++
 	return ino
 }
 
@@ -43,7 +43,7 @@ func (v *Volume) create(req *vfs.Req, parent vfs.Ino, name string, mode, rdev ui
 				op.Mode |= items.ModeSgid
 			}
 		}
-		op.Ino = v.newIno()
+		op.Ino = v.inos.take()
 		if err := v.perform(op); err != nil {
 			return err
 		}
@@ -150,7 +150,7 @@ func (v *Volume) Tmpfile(req *vfs.Req, parent vfs.Ino, mode uint32) (vfs.Attr, e
 
 // Readlink implements vfs.FS.
 func (v *Volume) Readlink(ino vfs.Ino) (string, error) {
-	in, err := v.inode(ino)
+	in, err := v.table.inode(ino)
 	if err != nil {
 		return "", err
 	}

@@ -60,9 +60,9 @@ func (v *Volume) Defrag(ctx context.Context, opts DefragOptions) (*DefragReport,
 		d.opts.Root = vfs.RootIno
 	}
 	if d.opts.Root == vfs.RootIno {
-		v.inoMu.Lock()
-		d.total = v.inodes
-		v.inoMu.Unlock()
+		v.inos.mu.Lock()
+		d.total = v.inos.inodes
+		v.inos.mu.Unlock()
 	}
 	a, err := v.GetAttr(d.opts.Root)
 	if err != nil {
@@ -189,7 +189,7 @@ func (d *defrag) belongs(parent vfs.Ino, e vfs.Dirent) (bool, error) {
 	if e.Ino == d.opts.Root {
 		return false, nil // the only one that is entered without a name
 	}
-	in, err := d.v.inode(e.Ino)
+	in, err := d.v.table.inode(e.Ino)
 	if errors.Is(err, vfs.ErrStale) {
 		return false, nil
 	}
@@ -236,7 +236,7 @@ func (f *fragments) add(p *items.Placed) {
 
 // file rewrites what is in pieces of a file.
 func (d *defrag) file(ino uint64) error {
-	in, err := d.v.inode(vfs.Ino(ino))
+	in, err := d.v.table.inode(vfs.Ino(ino))
 	if errors.Is(err, vfs.ErrStale) {
 		return nil
 	}
@@ -357,7 +357,7 @@ func scattered(es []items.Placed) bool {
 // content. It returns the bytes that will be written, and those that are shared.
 func (v *Volume) rewrite(in *inode, from uint64) (bytes, shared uint64, err error) {
 	c := cost{pages: defragSectors, quads: opQuads}
-	if err := v.admit(c); err != nil {
+	if err := v.adm.admit(c); err != nil {
 		return 0, 0, err
 	}
 	defer v.adm.done(c)

@@ -63,9 +63,9 @@ func (d *discarder) start() {
 	}()
 }
 
-func (di *discarder) end() {
-	v := di.v
-	if d := di; d.cancel != nil {
+func (d *discarder) end() {
+	v := d.v
+	if d.cancel != nil {
 		d.cancel()
 		<-d.done
 		v.space.SetReused(nil)

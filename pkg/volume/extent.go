@@ -60,7 +60,7 @@ func (v *Volume) dropExtents(w *tree.Writer, in *inode, from, to uint64, limit i
 			return d, err
 		}
 		d.vacated += n
-		if !v.owes(&p.FileExtent) {
+		if !v.res.owes(&p.FileExtent) {
 			d.owed += n
 		}
 	}

@@ -38,13 +38,13 @@ func (v *Volume) Fallocate(req *vfs.Req, ino vfs.Ino, mode uint32, off, length u
 		}
 		f.mode |= layout.FallocReserve
 	}
-	in, err := v.inode(ino)
+	in, err := v.table.inode(ino)
 	if err != nil {
 		return err
 	}
 	defer v.table.put(in)
 	f.in = in
-	return v.inReserved(in, f.edges, f.run)
+	return v.res.inReserved(in, f.edges, f.run)
 }
 
 // falloc is a call of Fallocate.
@@ -80,7 +80,7 @@ func (f *falloc) run(promised bool) (again bool, err error) {
 	v := f.v
 	_, dropped := v.dropStep()
 	c := cost{ring: 256, quads: opQuads + dropped, pages: 2, promised: promised}
-	if err := v.admit(c); err != nil {
+	if err := v.adm.admit(c); err != nil {
 		return false, err
 	}
 	defer v.adm.done(c)
@@ -94,7 +94,7 @@ func (f *falloc) run(promised bool) (again bool, err error) {
 		return false, err
 	}
 	if promised {
-		if ok, err := v.coversAll(in, f.edges()); err != nil || !ok {
+		if ok, err := v.res.coversAll(in, f.edges()); err != nil || !ok {
 			return true, err
 		}
 	}
@@ -128,7 +128,7 @@ func (f *falloc) takeRoom() (cost, error) {
 		return cost{}, err
 	}
 	c := cost{hold: int64(sum.owed) + metaFor(int64(sum.promised), 1, true), promises: 1, nested: true}
-	return c, v.admit(c)
+	return c, v.adm.admit(c)
 }
 
 // unreserved is what would become reserved of [from, to) of a file.
@@ -190,7 +190,7 @@ func (f *falloc) steps(dropped int) error {
 		if off = stop; off < f.end {
 			f.settle(sum)
 			more := cost{ring: 256, quads: opQuads + dropped, urgent: true, nested: true}
-			if err := v.admit(more); err != nil {
+			if err := v.adm.admit(more); err != nil {
 				return err
 			}
 			v.adm.done(more)
@@ -251,13 +251,13 @@ func (v *Volume) applyFallocate(in *inode, op *layout.Op) error {
 	}
 	if reserve {
 		from, to := op.Off/pageBytes, (end+pageBytes-1)/pageBytes
-		err := v.fs.Update(func(w *tree.Writer) error { return v.reserve(w, in, from, to) })
+		err := v.fs.Update(func(w *tree.Writer) error { return v.res.reserve(w, in, from, to) })
 		if err != nil {
 			return fmt.Errorf("reserve sectors %d to %d: %w", from, to, err)
 		}
 	}
 	in.attr.Mtime, in.attr.Ctime = op.Time, op.Time
-	v.touch(in)
+	v.table.touch(in)
 	return nil
 }
 
@@ -296,7 +296,7 @@ func (v *Volume) cutHole(in *inode, from, to uint64, keep bool) error {
 		}
 		v.countDropped(in, d)
 		if !keep {
-			_, err = v.unreserve(w, in, from, to, 0)
+			_, err = v.res.unreserve(w, in, from, to, 0)
 		}
 		return err
 	})

@@ -133,7 +133,7 @@ func TestFailedFreeze(t *testing.T) {
 	v = mustOpen(t, fault, Options{CommitInterval: -1, Memory: minMemory})
 	in := newInode(uint64(ino), layout.Inode{Mode: items.ModeReg}) // as if it was read, and its page is in memory no more
 	v.table.add(in)
-	v.touch(in)
+	v.table.touch(in)
 	v.table.put(in)
 	hit := failOnce(fault, device.OpRead)
 	if _, err := v.com.freeze(false); err == nil || !hit.Load() {

@@ -230,12 +230,12 @@ func (f *flusher) insertBatch(bt *batch, fill int) error {
 	}
 	for i := range bt.parts {
 		if p := &bt.parts[i]; p.inline != nil {
-			v.touch(p.in)
+			v.table.touch(p.in)
 		}
 	}
 	for i := range out {
 		s := &out[i]
-		v.touch(s.p.in) // its count of sectors
+		v.table.touch(s.p.in) // its count of sectors
 		if s.p.src != 0 {
 			bt.refs = append(bt.refs, ref{s.p.src, items.Placed{Sector: s.sector, FileExtent: s.e}})
 		}
@@ -282,8 +282,8 @@ func (f *flusher) sealParts(bt *batch) ([]sealedPart, error) {
 func (f *flusher) allocData(n uint32) (layout.Run, error) {
 	v := f.v
 	v.adm.mu.Lock()
-	_, held := v.held(v.adm.granted.pins > 0)
-	meta := v.meta(cost{}) + v.adm.reserve + held/layout.QuadSectors
+	_, held := v.res.held(v.adm.granted.pins > 0)
+	meta := v.adm.meta(cost{}) + v.adm.reserve + held/layout.QuadSectors
 	v.adm.mu.Unlock()
 	if _, quads, _ := v.space.Counts(); quads <= meta+int64(n) {
 		if r, err := v.space.AllocBroken(n); !errors.Is(err, txn.ErrNoSpace) {

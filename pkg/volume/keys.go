@@ -159,7 +159,7 @@ func (k *keyring) addKey(key Key) (int, error) {
 		return 0, err
 	}
 	if k.next != nil { // before the header: a slot that could not be made again would stop the rotation
-		if err := v.addNext(free, key); err != nil {
+		if err := v.rot.addNext(free, key); err != nil {
 			return 0, err
 		}
 	}
@@ -216,7 +216,7 @@ func (k *keyring) removeKeys(slots []int) error {
 		return err
 	}
 	if k.next != nil {
-		if err := v.dropNext(slots); err != nil {
+		if err := v.rot.dropNext(slots); err != nil {
 			return err
 		}
 	}

@@ -69,7 +69,7 @@ func checkName(name string) error {
 
 // checkPlace tells whether a name may be made in a directory.
 func (v *Volume) checkPlace(parent vfs.Ino, name string) error {
-	p, err := v.dir(parent)
+	p, err := v.table.dir(parent)
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func (v *Volume) Lookup(parent vfs.Ino, name string) (vfs.Attr, error) {
 	if len(name) > vfs.MaxNameBytes {
 		return vfs.Attr{}, vfs.ErrNameTooLong
 	}
-	p, err := v.dir(parent)
+	p, err := v.table.dir(parent)
 	if err != nil {
 		return vfs.Attr{}, err
 	}
@@ -172,7 +172,7 @@ func (v *Volume) Parent(dir vfs.Ino) (vfs.Ino, error) {
 	if dir == vfs.RootIno {
 		return dir, nil
 	}
-	p, err := v.dir(dir)
+	p, err := v.table.dir(dir)
 	if err != nil {
 		return 0, err
 	}
@@ -184,7 +184,7 @@ func (v *Volume) Parent(dir vfs.Ino) (vfs.Ino, error) {
 
 // ReadDir implements vfs.FS.
 func (v *Volume) ReadDir(dir vfs.Ino, cookie uint64, plus bool, fn func(d vfs.Dirent, attr *vfs.Attr) bool) error {
-	p, err := v.dir(dir)
+	p, err := v.table.dir(dir)
 	if err != nil {
 		return err
 	}

@@ -363,7 +363,7 @@ func onlineCrashRun(t *testing.T, seed uint64) (r *crashRun, err error) {
 		case 2, 3:
 			r.note("scrub")
 			if k == 3 {
-				s := v.durableGen() % layout.RootSlots
+				s := v.durable.generation() % layout.RootSlots
 				flip(dev, uint64(layout.RootCopyOff(int(s), rng.IntN(2))))
 			}
 			rep, err := v.Scrub(t.Context(), ScrubOptions{})

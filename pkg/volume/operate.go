@@ -11,7 +11,7 @@ import (
 // locks that it is given, checks, and performs. All of it is given back when fn returns.
 // The caller holds no lock that a commit or a flusher takes (see admit).
 func (v *Volume) operate(c cost, fn func(l *locks) error) error {
-	if err := v.admit(c); err != nil {
+	if err := v.adm.admit(c); err != nil {
 		return err
 	}
 	defer v.adm.done(c)
@@ -34,10 +34,10 @@ type locks struct {
 const maxLocks = 4
 
 // inode returns an inode, which is kept until release.
-func (l *locks) inode(ino vfs.Ino) (*inode, error) { return l.keep(l.v.inode(ino)) }
+func (l *locks) inode(ino vfs.Ino) (*inode, error) { return l.keep(l.v.table.inode(ino)) }
 
 // dir is inode for what must be a directory.
-func (l *locks) dir(ino vfs.Ino) (*inode, error) { return l.keep(l.v.dir(ino)) }
+func (l *locks) dir(ino vfs.Ino) (*inode, error) { return l.keep(l.v.table.dir(ino)) }
 
 func (l *locks) keep(in *inode, err error) (*inode, error) {
 	if err == nil {

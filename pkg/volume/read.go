@@ -10,7 +10,7 @@ import (
 
 // Read implements vfs.FS.
 func (v *Volume) Read(ino vfs.Ino, off uint64, dst []byte) (int, error) {
-	in, err := v.inode(ino)
+	in, err := v.table.inode(ino)
 	if err != nil {
 		return 0, err
 	}

@@ -16,11 +16,11 @@ func (v *Volume) Forget(ino vfs.Ino) {
 	in := v.table.grab(uint64(ino))
 	if in == nil {
 		// Not in memory, so not changed since the last commit: the tree tells.
-		if n, err := v.readInode(uint64(ino)); err != nil || n.Nlink > 0 {
+		if n, err := v.table.readInode(uint64(ino)); err != nil || n.Nlink > 0 {
 			return
 		}
 		var err error
-		if in, err = v.inode(ino); err != nil {
+		if in, err = v.table.inode(ino); err != nil {
 			return
 		}
 	}
@@ -172,7 +172,7 @@ func (r *reaper) reap(in *inode) error {
 	for done := false; !done; {
 		_, pages := v.dropStep()
 		c := cost{quads: opQuads + pages, urgent: true, nested: true}
-		if err := v.admit(c); err != nil {
+		if err := v.adm.admit(c); err != nil {
 			return err
 		}
 		err := v.inGate(func() (err error) {
@@ -202,7 +202,7 @@ func (r *reaper) reapStep(in *inode) (done bool, err error) {
 		}
 		v.countDropped(in, d)
 		if d.done {
-			d.done, err = v.unreserve(w, in, 0, 1<<62, step)
+			d.done, err = v.res.unreserve(w, in, 0, 1<<62, step)
 		}
 		if err != nil || !d.done {
 			return err
@@ -227,12 +227,12 @@ func (r *reaper) reapStep(in *inode) (done bool, err error) {
 		return nil
 	})
 	if err == nil && !done {
-		v.touch(in)
+		v.table.touch(in)
 	}
 	if err == nil && done {
-		v.inoMu.Lock()
-		v.inodes -= min(v.inodes, 1) // the root may have lied
-		v.inoMu.Unlock()
+		v.inos.mu.Lock()
+		v.inos.inodes -= min(v.inos.inodes, 1) // the root may have lied
+		v.inos.mu.Unlock()
 	}
 	return done, err
 }

@@ -111,7 +111,7 @@ func (c *copier) share(from, to, n uint64) (uint64, error) {
 	}
 	// References come and go: each may change the share tree in another place.
 	want := cost{ring: 256, quads: 2*opQuads + 2*v.shares.OverwritePages(copyExtents) + 4, pages: 2}
-	if err := v.admit(want); err != nil {
+	if err := v.adm.admit(want); err != nil {
 		return 0, err
 	}
 	defer v.adm.done(want)
@@ -129,7 +129,7 @@ func (c *copier) share(from, to, n uint64) (uint64, error) {
 	if n, err = v.planShare(src, dst, from, to, n); n == 0 || err != nil {
 		return 0, err
 	}
-	giveBack, err := v.roomToShare(src, dst, from, to, n)
+	giveBack, err := v.res.roomToShare(src, dst, from, to, n)
 	if err != nil {
 		return 0, err
 	}
@@ -148,10 +148,10 @@ func (c *copier) share(from, to, n uint64) (uint64, error) {
 // lockPair locks the source of a copy against changes and the destination
 // against everybody. unlock also gives them back.
 func (v *Volume) lockPair(from, to vfs.Ino) (src, dst *inode, unlock func(), err error) {
-	if src, err = v.inode(from); err != nil {
+	if src, err = v.table.inode(from); err != nil {
 		return nil, nil, nil, err
 	}
-	if dst, err = v.inode(to); err != nil {
+	if dst, err = v.table.inode(to); err != nil {
 		v.table.put(src)
 		return nil, nil, nil, err
 	}
@@ -304,7 +304,7 @@ func (v *Volume) sealWritable(items []flushItem) ([]*batch, error) {
 // replayCopy prepares a copy of the log. Its source is flushed, so that space is
 // shared as it was; read-only, applyCopyRange copies what is newer.
 func (v *Volume) replayCopy(dst *inode, op *layout.Op) error {
-	src, err := v.inode(vfs.Ino(op.Parent2))
+	src, err := v.table.inode(vfs.Ino(op.Parent2))
 	if err != nil {
 		return err
 	}
@@ -336,7 +336,7 @@ func checkCopy(src, dst *inode, op *layout.Op) error {
 // applyCopyRange has one file share the extents of another. Inside the gate; the
 // destination's lock is held, and the source does not change.
 func (v *Volume) applyCopyRange(in *inode, op *layout.Op) error {
-	src, err := v.inode(vfs.Ino(op.Parent2))
+	src, err := v.table.inode(vfs.Ino(op.Parent2))
 	if err != nil {
 		return err
 	}
@@ -366,7 +366,7 @@ func (v *Volume) applyCopyRange(in *inode, op *layout.Op) error {
 		v.writeBlock(in, at/blockPages, int(at%blockPages*pageBytes), p.page[:], op.Seq)
 	}
 	in.attr.Mtime, in.attr.Ctime = op.Time, op.Time
-	v.touch(in)
+	v.table.touch(in)
 	return nil
 }
 
@@ -395,7 +395,7 @@ func newerPages(in *inode, from, to uint64) (list []newerPage) {
 func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inode, to, n uint64) error {
 	es, err := items.ScanExtents(w.ScanFloor, src.ino, from, from+n, 0)
 	if err == nil {
-		err = v.oweSource(w, src, es)
+		err = v.res.oweSource(w, src, es)
 	}
 	if err != nil {
 		return err
@@ -405,7 +405,7 @@ func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inod
 		return err
 	}
 	added, filled, fresh := uint64(0), uint64(0), uint64(0)
-	durable := v.durableGen()
+	durable := v.durable.generation()
 	var run layout.Run // what follows one another on the device is counted at once
 	for i := range es {
 		e := &es[i]

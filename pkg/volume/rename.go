@@ -38,7 +38,7 @@ func (v *Volume) Rename(req *vfs.Req, parent vfs.Ino, name string, newParent vfs
 		op := &layout.Op{Type: layout.OpRename, Unique: req.Unique, Time: vfs.Now(), Ino: r.moved.ino, Parent: r.p.ino, Name: name,
 			Parent2: r.q.ino, Name2: newName, Flags: flags, UID: req.UID, GID: req.GID}
 		if flags&vfs.RenameWhiteout != 0 {
-			op.Ino2 = v.newIno()
+			op.Ino2 = v.inos.take()
 		}
 		return v.perform(op)
 	})
@@ -159,7 +159,7 @@ func (v *Volume) isInside(d *inode, ino uint64) (bool, error) {
 		if parent == at || parent == 0 || depth > 1<<20 {
 			return false, txn.Wrap(fmt.Errorf("%w: directory %d has no way to the root", layout.ErrCorrupt, d.ino))
 		}
-		p, err := v.inode(vfs.Ino(parent))
+		p, err := v.table.inode(vfs.Ino(parent))
 		if err != nil {
 			return false, err
 		}

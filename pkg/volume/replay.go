@@ -174,7 +174,7 @@ func (v *Volume) replayOp(op *layout.Op) error {
 	switch op.Type {
 	case layout.OpCreate, layout.OpRename:
 		for _, made := range op.Makes() {
-			if in, err := v.inode(vfs.Ino(made)); !errors.Is(err, vfs.ErrStale) {
+			if in, err := v.table.inode(vfs.Ino(made)); !errors.Is(err, vfs.ErrStale) {
 				if err == nil {
 					v.table.put(in)
 					err = fmt.Errorf("%w: inode %d exists", layout.ErrCorrupt, made)
@@ -186,7 +186,7 @@ func (v *Volume) replayOp(op *layout.Op) error {
 	case layout.OpLink, layout.OpUnlink, layout.OpGrow:
 		return v.apply(op)
 	}
-	in, err := v.inode(vfs.Ino(op.Ino))
+	in, err := v.table.inode(vfs.Ino(op.Ino))
 	if err != nil {
 		return err
 	}
@@ -202,7 +202,7 @@ func (v *Volume) checkNames(op *layout.Op) error {
 	if op.Type != layout.OpLink && op.Type != layout.OpRename {
 		return nil
 	}
-	in, err := v.inode(vfs.Ino(op.Ino))
+	in, err := v.table.inode(vfs.Ino(op.Ino))
 	if err != nil {
 		return err
 	}
@@ -215,7 +215,7 @@ func (v *Volume) checkNames(op *layout.Op) error {
 	case op.Parent == op.Parent2:
 		return nil
 	}
-	to, err := v.dir(vfs.Ino(op.Parent2))
+	to, err := v.table.dir(vfs.Ino(op.Parent2))
 	if err != nil {
 		return err
 	}
@@ -256,7 +256,7 @@ func (v *Volume) finishCuts() error {
 		}
 		last = inos[len(inos)-1]
 		for _, ino := range inos {
-			in, err := v.inode(vfs.Ino(ino))
+			in, err := v.table.inode(vfs.Ino(ino))
 			if err != nil {
 				return misfit(err)
 			}
@@ -323,6 +323,6 @@ func (v *Volume) applyWriteRef(in *inode, op *layout.Op) error {
 		return err
 	}
 	in.attr.Mtime, in.attr.Ctime = op.Time, op.Time
-	v.touch(in)
+	v.table.touch(in)
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 func (v *Volume) replayLong(in *inode, op *layout.Op) error {
 	step, prepare := v.fallocStep, v.replayFallocate
 	if op.Type == layout.OpCopyRange {
-		src, err := v.inode(vfs.Ino(op.Parent2))
+		src, err := v.table.inode(vfs.Ino(op.Parent2))
 		if err != nil {
 			return err
 		}

@@ -315,7 +315,7 @@ func TestRestamp(t *testing.T) {
 	ok(t, r.v.WaitFreed())
 	pass := func() {
 		t.Helper()
-		ok(t, r.v.restamp(func() bool { return false }))
+		ok(t, r.v.res.restamp(func() bool { return false }))
 	}
 	pass()
 	// What was written before snapshot a still is owed.
@@ -381,7 +381,7 @@ func reserveFreesRoom(t *testing.T, again bool) {
 func TestOldFallocate(t *testing.T) {
 	r := newReserved(t, 64<<20)
 	ino := r.file("f")
-	in, err := r.v.inode(ino)
+	in, err := r.v.table.inode(ino)
 	ok(t, err)
 	defer r.v.table.put(in)
 	in.mu.Lock()

@@ -219,7 +219,7 @@ func TestRotateDataKeySlots(t *testing.T) {
 		all := []crypto.Credential{testKey(t).Credential, second.Credential, third.Credential}
 		_, err := v.RotateDataKey(RotateOptions{Keys: all, BytesPerSecond: -1})
 		ok(t, err)
-		ok(t, v.keys.change(func() error { return v.dropNext([]int{0, 2}) }))
+		ok(t, v.keys.change(func() error { return v.rot.dropNext([]int{0, 2}) }))
 		stop()
 		s := rotated(t, v)
 		if s.Phase != RotationWaiting || !strings.Contains(s.Waits, "0 (secret) and 2 (secret)") || len(s.Epochs) != 2 {
@@ -393,9 +393,9 @@ func TestRotateDataKeyDisturbed(t *testing.T) {
 	if !v.rot.current().Again {
 		t.Fatal("an old record went unnoticed")
 	}
-	v.stateMu.Lock()
-	kept := v.root.Rotation
-	v.stateMu.Unlock()
+	v.durable.mu.Lock()
+	kept := v.durable.root.Rotation
+	v.durable.mu.Unlock()
 	if !kept.Again {
 		t.Fatal("the root does not know")
 	}

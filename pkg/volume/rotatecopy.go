@@ -87,7 +87,7 @@ func (m *mover) refer(w *tree.Writer, old []oldRef, fresh []freshCopy) (left []s
 			continue
 		}
 		r.e = e // load may have read another refbirth, and another mark of what is owed
-		own, err := m.v.unowed(w.ScanFloor, r.ino, &items.Placed{Sector: r.sector, FileExtent: e})
+		own, err := m.v.res.unowed(w.ScanFloor, r.ino, &items.Placed{Sector: r.sector, FileExtent: e})
 		if err != nil {
 			return nil, err
 		}
@@ -110,7 +110,7 @@ func (m *mover) refer(w *tree.Writer, old []oldRef, fresh []freshCopy) (left []s
 			return nil, err
 		}
 	}
-	return left, m.v.countFresh(fresh)
+	return left, m.v.rot.countFresh(fresh)
 }
 
 // replace puts records of copies in the place of an old one.
@@ -138,7 +138,7 @@ func (m *mover) replace(w *tree.Writer, r *oldRef, fresh []freshCopy, of *[maxSe
 				return err
 			}
 		}
-		e.RefBirth, e.Owed = v.gen, v.owes(&r.e)
+		e.RefBirth, e.Owed = v.gen, v.res.owes(&r.e)
 		sector := r.sector + uint64(s) - uint64(r.first)
 		if err := w.Put(items.ExtentKey(r.ino, sector), e.Append(nil)); err != nil {
 			return err
@@ -154,7 +154,8 @@ func (m *mover) replace(w *tree.Writer, r *oldRef, fresh []freshCopy, of *[maxSe
 
 // countFresh counts the references to sectors of new extents, and gives back those
 // that got none.
-func (v *Volume) countFresh(fresh []freshCopy) error {
+func (r *rotator) countFresh(fresh []freshCopy) error {
+	v := r.v
 	for i := range fresh {
 		f := &fresh[i]
 		for s, n := 0, f.Count(); s < n; {

@@ -74,7 +74,7 @@ func (h *heldRotation) overwriteAll(inos ...vfs.Ino) {
 
 func (h *heldRotation) restamp() {
 	h.t.Helper()
-	ok(h.t, h.v.restamp(func() bool { return false }))
+	ok(h.t, h.v.res.restamp(func() bool { return false }))
 }
 
 // What a record says changes between the two times that a step looks at it.
@@ -105,7 +105,7 @@ func TestRotateReserveBetween(t *testing.T) {
 			// Here the test makes that step.
 			l := look{limit: 1000}
 			target := r.v.rot.target.Load()
-			_, err := r.v.collectShared(&l, target)
+			_, err := r.v.rot.collectShared(&l, target)
 			ok(t, err)
 			if c.look != nil {
 				c.look(h, a, b, other)
@@ -211,7 +211,7 @@ func TestRotateReserveCounted(t *testing.T) {
 	ok(t, r.v.keys.requireFeature(layout.FeatureReserved))
 	const has = shares.Step - 1
 	h.overwriteAll(inos[:has]...)
-	in, err := r.v.inode(inos[has])
+	in, err := r.v.table.inode(inos[has])
 	ok(t, err)
 	in.mu.Lock()
 	f := falloc{v: r.v, req: crashReq, in: in, mode: vfs.FallocKeepSize | layout.FallocReserve, end: pageBytes}

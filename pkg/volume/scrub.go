@@ -154,9 +154,9 @@ func parseScrubPosition(s string) (p scrubPosition, err error) {
 }
 
 func (s *scrub) start() error {
-	s.v.stateMu.Lock()
-	r := s.v.root
-	s.v.stateMu.Unlock()
+	s.v.durable.mu.Lock()
+	r := s.v.durable.root
+	s.v.durable.mu.Unlock()
 	data := r.DeviceSectors - r.DataStart()
 	s.total = (data - min(r.FreeSectors, data)) * layout.SectorBytes
 	if s.opts.From == "" {

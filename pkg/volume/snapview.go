@@ -28,7 +28,7 @@ func (s *snapView) StatFS() vfs.StatFS { return s.stat }
 // deleted, nor the volume be closed, until end is called, when nobody uses the
 // file system any more.
 func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
-	t, err := v.find(name, func(t *snapshot) { t.views++ })
+	t, err := v.snap.find(name, func(t *snapshot) { t.views++ })
 	if err != nil {
 		return nil, nil, err
 	}
@@ -37,7 +37,7 @@ func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
 		defer v.snap.mu.Unlock()
 		t.views--
 	}
-	x, err := v.readSnapshot(t)
+	x, err := v.snap.read(t)
 	if err != nil {
 		end()
 		return nil, nil, err
@@ -57,8 +57,8 @@ func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
 }
 
 // find returns a snapshot, once use has noted who uses it.
-func (v *Volume) find(name string, use func(t *snapshot)) (*snapshot, error) {
-	s := &v.snap
+func (s *snapshots) find(name string, use func(t *snapshot)) (*snapshot, error) {
+	v := s.v
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.byName[name]
@@ -73,16 +73,15 @@ func (v *Volume) find(name string, use func(t *snapshot)) (*snapshot, error) {
 }
 
 // unhold ends what Diff began with holds.
-func (v *Volume) unhold(t *snapshot) {
-	s := &v.snap
+func (s *snapshots) unhold(t *snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.holds--
 }
 
-// readSnapshot reads the item of a snapshot.
-func (v *Volume) readSnapshot(t *snapshot) (x layout.Snapshot, err error) {
-	val, ok, err := v.snaps.Get(items.SnapshotKey(t.id), nil)
+// read reads the item of a snapshot.
+func (s *snapshots) read(t *snapshot) (x layout.Snapshot, err error) {
+	val, ok, err := s.tree.Get(items.SnapshotKey(t.id), nil)
 	if err == nil && !ok {
 		err = fmt.Errorf("%w: it is missing", layout.ErrCorrupt)
 	}
@@ -97,8 +96,8 @@ func (v *Volume) readSnapshot(t *snapshot) (x layout.Snapshot, err error) {
 
 // beginClose sets closing, unless a snapshot is open or somebody has done so.
 // With alone not even a Diff may be under way.
-func (v *Volume) beginClose(alone bool) (first bool, err error) {
-	s := &v.snap
+func (s *snapshots) beginClose(alone bool) (first bool, err error) {
+	v := s.v
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, t := range s.live {

@@ -93,9 +93,9 @@ func agree(t *testing.T, v *Volume) (used uint64) {
 	v.reaper.wait()
 	ok(t, v.Sync(vfs.RootIno))
 	checkSpace(t, v) // the root with the trees
-	v.stateMu.Lock()
-	root := *v.root
-	v.stateMu.Unlock()
+	v.durable.mu.Lock()
+	root := *v.durable.root
+	v.durable.mu.Unlock()
 	want := root.DeviceSectors - root.DataStart() - root.FreeSectors + root.Reserved.Owed
 	for i := range root.FreeLists {
 		want -= root.FreeLists[i].Sectors

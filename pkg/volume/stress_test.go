@@ -113,9 +113,9 @@ func TestStress(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, uint64(i)))
 			buf := make([]byte, 300000)
 			for !stop.Load() {
-				v.inoMu.Lock()
-				ino := vfs.Ino(v.nextIno - min(v.nextIno, uint64(rng.IntN(300))))
-				v.inoMu.Unlock()
+				v.inos.mu.Lock()
+				ino := vfs.Ino(v.inos.next - min(v.inos.next, uint64(rng.IntN(300))))
+				v.inos.mu.Unlock()
 				var err error
 				switch rng.IntN(4) {
 				case 0:

@@ -191,7 +191,7 @@ func (s *syncer) logTail(from, to uint64) error {
 	if len(batch) == 0 {
 		return errCommitted
 	}
-	if err := v.log.Append(batch, v.durableGen()); err != nil {
+	if err := v.log.Append(batch, v.durable.generation()); err != nil {
 		return err
 	}
 	end := v.log.Next()

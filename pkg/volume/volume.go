@@ -68,7 +68,6 @@ type Volume struct {
 	ring   *txn.Ring // nil: read-only
 	cache  *tree.Cache
 	fs     *tree.Tree
-	snaps  *tree.Tree    // snapshots and dead lists
 	shares *shares.Table // extra references
 	trees  []*tree.Tree  // all but spaces, in the order of their numbers
 
@@ -78,15 +77,11 @@ type Volume struct {
 
 	nextOp uint64 // under the ring's lock; by the committer with the gate held alone
 
-	inoMu   sync.Mutex
-	nextIno uint64
-	inodes  uint64
+	inos counters
 
 	hash items.Hasher // of names
 
-	table   inodeTable
-	dirtyMu sync.Mutex
-	dirty   []*inode // newer than the tree, each with a reference
+	table inodeTable
 
 	adm   admission
 	flush flusher
@@ -106,9 +101,7 @@ type Volume struct {
 	growMu    sync.Mutex    // one Grow at a time
 	sectors   atomic.Uint64 // of the device, as used
 
-	stateMu sync.Mutex
-	root    *layout.Root // newest durable
-	rootR   [32]byte
+	durable durableRoot
 
 	failed  atomic.Pointer[failure]
 	closing atomic.Bool
@@ -116,6 +109,26 @@ type Volume struct {
 }
 
 type failure struct{ err error }
+
+// durableRoot owns the newest durable root.
+type durableRoot struct {
+	v *Volume
+
+	mu sync.Mutex
+
+	root *layout.Root // newest durable
+	r    [32]byte
+}
+
+// counters own the numbers that the next root has.
+type counters struct {
+	v *Volume
+
+	mu sync.Mutex
+
+	next   uint64
+	inodes uint64
+}
 
 // listPlace is where a generation's free list lies.
 type listPlace struct {
@@ -165,7 +178,12 @@ func (v *Volume) ID() crypto.UUID { return v.id }
 
 // own has the owners know the volume that they are part of.
 func (v *Volume) own() {
-	v.keys.v, v.anc.v, v.idle.v, v.flush.v, v.com.v, v.sync.v, v.reaper.v, v.frozen.v, v.background.v, v.discards.v = v, v, v, v, v, v, v, v, v, v
+	for _, owner := range []**Volume{
+		&v.keys.v, &v.anc.v, &v.rot.v, &v.durable.v, &v.inos.v, &v.table.v, &v.adm.v, &v.flush.v, &v.com.v, &v.sync.v,
+		&v.idle.v, &v.reaper.v, &v.frozen.v, &v.background.v, &v.discards.v, &v.snap.v, &v.res.v,
+	} {
+		*owner = v
+	}
 }
 
 // newVolume makes what Open and Format have in common.
@@ -178,8 +196,9 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 		opts.CommitInterval = CommitInterval
 	}
 	v := &Volume{opts: opts, dev: dev, id: header.ID, store: &txn.Store{Dev: dev, Keys: keys}, gen: gen,
-		nextOp: root.OpSeq, nextIno: root.NextIno, inodes: root.Inodes, root: root}
+		nextOp: root.OpSeq}
 	v.own()
+	v.inos.next, v.inos.inodes, v.durable.root = root.NextIno, root.Inodes, root
 	v.keys.header, v.keys.epochs, v.keys.slot = header.Header, header.Epochs, header.Slot
 	v.keys.floor.Store(root.HeaderSeq)
 	v.keys.features.Store(header.Incompat)
@@ -196,10 +215,10 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.adm.changed, v.adm.parked = func() {}, func(int) {}
 	v.rot.init(opts.Memory)
 	v.res.load(root.Reserved)
-	v.initAdmission(opts.Memory, int64(root.DeviceSectors)*layout.SectorBytes)
+	v.adm.initAdmission(opts.Memory, int64(root.DeviceSectors)*layout.SectorBytes)
 	v.cache = tree.NewCache(opts.Memory/4, v.store.ReadNode)
 	v.fs = v.newTree(layout.TreeFS)
-	v.snaps = v.newTree(layout.TreeSnapshots)
+	v.snap.tree = v.newTree(layout.TreeSnapshots)
 	v.anc.tree = v.newTree(layout.TreeAnchors)
 	v.com.spaces = tree.New(tree.Config{ID: layout.TreeSpace, Cache: v.cache, Free: v.com.freeSpacePage, Dirtied: func(int) {}},
 		root.Trees[layout.TreeSpace], gen)
@@ -210,13 +229,13 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	}
 	v.shares = shares.New(v.newTree(layout.TreeShares), v.space, tree.PointerHeight(&root.Trees[layout.TreeShares]),
 		func() { v.res.stale.Store(true) })
-	v.trees = []*tree.Tree{v.fs, v.snaps, v.shares.Tree, v.anc.tree}
+	v.trees = []*tree.Tree{v.fs, v.snap.tree, v.shares.Tree, v.anc.tree}
 	return v, nil
 }
 
 // newTree opens a tree of the newest root for changes.
 func (v *Volume) newTree(id uint64) *tree.Tree {
-	return tree.New(tree.Config{ID: id, Cache: v.cache, Free: v.freePage, Dirtied: v.adm.dirtyNodes}, v.root.Trees[id], v.gen)
+	return tree.New(tree.Config{ID: id, Cache: v.cache, Free: v.freePage, Dirtied: v.adm.dirtyNodes}, v.durable.root.Trees[id], v.gen)
 }
 
 // freePage is told of pages that the open generation replaced. Snapshots hold
@@ -236,7 +255,7 @@ func (v *Volume) start(mount [16]byte) error {
 		return err
 	}
 	v.ring = ring
-	v.log = txn.NewLog(v.store, mount, v.root.LogSectors)
+	v.log = txn.NewLog(v.store, mount, v.durable.root.LogSectors)
 	v.flush.start()
 	if v.opts.CommitInterval > 0 {
 		v.idle.start()
@@ -244,7 +263,7 @@ func (v *Volume) start(mount [16]byte) error {
 	v.com.start()
 	v.reaper.start()
 	if !v.opts.idle {
-		v.startSnapReaper()
+		v.snap.startReaper()
 	}
 	if v.opts.Discard {
 		v.discards.start()
@@ -256,7 +275,7 @@ func (v *Volume) start(mount [16]byte) error {
 // was synced before is safe all the same. The device stays open. While a
 // snapshot is open nothing happens but ErrSnapshotInUse.
 func (v *Volume) Close() error {
-	first, err := v.beginClose(false)
+	first, err := v.snap.beginClose(false)
 	if err != nil || !first {
 		return err
 	}
@@ -271,12 +290,12 @@ func (v *Volume) close(last func() error) (err error) {
 	v.background.stop()
 	v.idle.end()
 	v.discards.end()
-	v.stopRotation()
+	v.rot.end()
 	v.keys.mu.Lock() // a change of keys that is under way ends first
 	defer v.keys.mu.Unlock()
 	if v.ring != nil {
 		v.reaper.end()
-		v.stopSnapReaper()
+		v.snap.endReaper()
 		v.closed.Store(true)
 		if err = v.Failed(); err == nil {
 			err = v.com.commitAll()
@@ -305,9 +324,9 @@ func (v *Volume) close(last func() error) (err error) {
 
 // StatFS implements vfs.FS.
 func (v *Volume) StatFS() vfs.StatFS {
-	v.inoMu.Lock()
-	inodes := v.inodes
-	v.inoMu.Unlock()
+	v.inos.mu.Lock()
+	inodes := v.inos.inodes
+	v.inos.mu.Unlock()
 	total := v.sectors.Load() - v.dataStart
 	avail := uint64(max(v.available(), 0))
 	free, _, waiting := v.space.Counts()
@@ -324,7 +343,7 @@ func (v *Volume) available() int64 {
 	a := &v.adm
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	held, _ := v.held(a.granted.pins > 0)
+	held, _ := v.res.held(a.granted.pins > 0)
 	return free + waiting - layout.QuadSectors*a.reserve - int64(a.pages) - held
 }
 
@@ -352,7 +371,7 @@ func (v *Volume) Grow() (sizeBytes int64, err error) {
 	sectors := uint64(size) / layout.SectorBytes
 	if sectors > v.sectors.Load() {
 		c := cost{ring: 128, quads: opQuads, urgent: true}
-		if err := v.admit(c); err != nil {
+		if err := v.adm.admit(c); err != nil {
 			return 0, err
 		}
 		err := v.perform(&layout.Op{Type: layout.OpGrow, Time: vfs.Now(), Len: sectors})

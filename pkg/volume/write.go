@@ -51,7 +51,7 @@ func (v *Volume) Write(req *vfs.Req, ino vfs.Ino, off uint64, data []byte, kill 
 	if len(data) > blockBytes {
 		v.sync.letPass()
 	}
-	in, err := v.inode(ino)
+	in, err := v.table.inode(ino)
 	if err != nil {
 		return 0, err
 	}
@@ -70,7 +70,7 @@ func (v *Volume) Write(req *vfs.Req, ino vfs.Ino, off uint64, data []byte, kill 
 // much the reserve lends at once.
 func (v *Volume) write(in *inode, op *layout.Op, appending bool) error {
 	promised := false
-	err := v.inReserved(in, func() []items.Interval { return []items.Interval{{From: op.Off, To: op.Off + op.Len}} }, func(p bool) (bool, error) {
+	err := v.res.inReserved(in, func() []items.Interval { return []items.Interval{{From: op.Off, To: op.Off + op.Len}} }, func(p bool) (bool, error) {
 		promised = p
 		return v.writeOnce(in, op, appending, p)
 	})
@@ -103,7 +103,7 @@ func (v *Volume) writeOnce(in *inode, op *layout.Op, appending, promised bool) (
 			return err
 		}
 		if promised {
-			if ok, err := v.covers(in, off, end); err != nil || !ok {
+			if ok, err := v.res.covers(in, off, end); err != nil || !ok {
 				again = true
 				return err
 			}
@@ -154,7 +154,7 @@ func (v *Volume) applyWrite(in *inode, op *layout.Op) error {
 		data = data[n:]
 	}
 	in.attr.Mtime, in.attr.Ctime = op.Time, op.Time
-	v.touch(in)
+	v.table.touch(in)
 	return nil
 }
 

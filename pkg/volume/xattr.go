@@ -55,7 +55,7 @@ func (v *Volume) setXattrFlag(in *inode, name string, on bool) {
 	} else {
 		in.attr.Flags &^= bit &^ layout.InodeXattrs
 	}
-	v.touch(in)
+	v.table.touch(in)
 }
 
 func (v *Volume) readXattr(ino uint64, name string) ([]byte, error) {
@@ -71,7 +71,7 @@ func (v *Volume) readXattr(ino uint64, name string) ([]byte, error) {
 
 // GetXattr implements vfs.FS.
 func (v *Volume) GetXattr(ino vfs.Ino, name string) ([]byte, error) {
-	in, err := v.inode(ino)
+	in, err := v.table.inode(ino)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +86,7 @@ func (v *Volume) GetXattr(ino vfs.Ino, name string) ([]byte, error) {
 
 // ListXattr implements vfs.FS.
 func (v *Volume) ListXattr(ino vfs.Ino) ([]string, error) {
-	in, err := v.inode(ino)
+	in, err := v.table.inode(ino)
 	if err != nil {
 		return nil, err
 	}
@@ -242,6 +242,6 @@ func (v *Volume) applyXattr(in *inode, op *layout.Op) error {
 		in.attr.Mode = in.attr.Mode&^0o777 | op.Mode&0o777
 	}
 	in.attr.Ctime = op.Time
-	v.touch(in)
+	v.table.touch(in)
 	return v.storeXattr(in, op.Name, value)
 }
