@@ -294,7 +294,7 @@ func (a *admission) admit(c cost) error {
 				<-time.After(passPause)
 			}
 			if !c.urgent { // deleted files count as space at once
-				v.reaper.wait()
+				v.background.reaper.wait()
 			}
 			err := v.com.since(v.com.commits.Load())
 			a.mu.Lock()

@@ -112,16 +112,16 @@ func (v *Volume) applyCreate(op *layout.Op) error {
 	in := newInode(op.Ino, attr)
 	v.table.add(in)
 	defer v.table.put(in)
-	v.inos.mu.Lock()
-	v.inos.next = max(v.inos.next, op.Ino+1)
-	v.inos.inodes++
-	v.inos.mu.Unlock()
+	v.com.inos.mu.Lock()
+	v.com.inos.next = max(v.com.inos.next, op.Ino+1)
+	v.com.inos.inodes++
+	v.com.inos.mu.Unlock()
 	err = v.fs.Update(func(w *tree.Writer) error {
 		if op.Name == "" {
-			v.reaper.orphaned(op.Ino)
+			v.background.reaper.orphaned(op.Ino)
 			return w.Put(items.OrphanKey(op.Ino), nil)
 		}
-		if err := v.putName(w, op.Parent, op.Name, in); err != nil {
+		if err := v.names.put(w, op.Parent, op.Name, in); err != nil {
 			return err
 		}
 		if op.Mode&items.ModeType == items.ModeLink {
@@ -180,7 +180,7 @@ func (v *Volume) applyLink(op *layout.Op) error {
 				return err
 			}
 		}
-		return v.putName(w, op.Parent, op.Name, in)
+		return v.names.put(w, op.Parent, op.Name, in)
 	})
 	if err != nil {
 		return err
@@ -202,7 +202,7 @@ func (v *Volume) applyUnlink(op *layout.Op) error {
 		links = -1
 	}
 	err = v.fs.Update(func(w *tree.Writer) error {
-		if err := v.deleteName(w, op.Parent, op.Name); err != nil {
+		if err := v.names.delete(w, op.Parent, op.Name); err != nil {
 			return err
 		}
 		return v.dropLink(w, in, op.Time)
@@ -225,7 +225,7 @@ func (v *Volume) dropLink(w *tree.Writer, in *inode, t vfs.Timespec) error {
 	if in.attr.Nlink > 0 {
 		return nil
 	}
-	v.reaper.orphaned(in.ino)
+	v.background.reaper.orphaned(in.ino)
 	return w.Put(items.OrphanKey(in.ino), nil)
 }
 
@@ -236,7 +236,7 @@ func (v *Volume) applyRename(op *layout.Op) error {
 	}
 	defer v.table.put(moved)
 	var target *inode // replaced or exchanged
-	_, there, err := v.hash.FindName(v.fs.Scan, op.Parent2, op.Name2)
+	_, there, err := v.names.hash.FindName(v.fs.Scan, op.Parent2, op.Name2)
 	if err != nil {
 		return err
 	}
@@ -292,10 +292,10 @@ func (v *Volume) exchangeNames(w *tree.Writer, op *layout.Op, moved, target *ino
 	if target == nil {
 		return from, to, fmt.Errorf("%w: exchange with nothing", layout.ErrCorrupt)
 	}
-	if err := v.setName(w, op.Parent, op.Name, target); err != nil {
+	if err := v.names.set(w, op.Parent, op.Name, target); err != nil {
 		return from, to, err
 	}
-	if err := v.setName(w, op.Parent2, op.Name2, moved); err != nil {
+	if err := v.names.set(w, op.Parent2, op.Name2, moved); err != nil {
 		return from, to, err
 	}
 	from.links = linkOf(target) - linkOf(moved)
@@ -308,7 +308,7 @@ func (v *Volume) exchangeNames(w *tree.Writer, op *layout.Op, moved, target *ino
 // moveName gives an inode another name, which target, if there is one, loses.
 func (v *Volume) moveName(w *tree.Writer, op *layout.Op, moved, target *inode) (from, to dirChange, err error) {
 	if target != nil {
-		if err := v.deleteName(w, op.Parent2, op.Name2); err != nil {
+		if err := v.names.delete(w, op.Parent2, op.Name2); err != nil {
 			return from, to, err
 		}
 		if err := v.dropLink(w, target, op.Time); err != nil {
@@ -317,10 +317,10 @@ func (v *Volume) moveName(w *tree.Writer, op *layout.Op, moved, target *inode) (
 		to.names--
 		to.links -= linkOf(target)
 	}
-	if err := v.deleteName(w, op.Parent, op.Name); err != nil {
+	if err := v.names.delete(w, op.Parent, op.Name); err != nil {
 		return from, to, err
 	}
-	if err := v.putName(w, op.Parent2, op.Name2, moved); err != nil {
+	if err := v.names.put(w, op.Parent2, op.Name2, moved); err != nil {
 		return from, to, err
 	}
 	from.names--
@@ -342,7 +342,7 @@ func (v *Volume) inheritWhiteout(op *layout.Op) error {
 	if p.attr.Mode&items.ModeSgid != 0 {
 		op.GID = p.attr.GID
 	}
-	op.Mode, op.Data, op.Data2, err = v.inherit(p, &vfs.Req{}, op.Mode)
+	op.Mode, op.Data, op.Data2, err = v.names.inherit(p, &vfs.Req{}, op.Mode)
 	return err
 }
 

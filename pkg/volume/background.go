@@ -21,6 +21,9 @@ type background struct {
 	wg     sync.WaitGroup
 	cancel map[string]context.CancelCauseFunc // by kind
 	closed bool
+
+	reaper   reaper
+	discards discarder
 }
 
 // begin begins work of a kind: ctx ends when the volume is closed. end must be called.

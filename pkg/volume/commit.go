@@ -39,6 +39,8 @@ type committer struct {
 	commits  atomic.Uint64 // successful ones
 	lists    [2]listPlace  // of the newest durable root; owned by the committer
 	copied   atomic.Uint64 // sectors shared in this generation that no durable root has; see maxLogCopies
+
+	inos counters
 }
 
 func (c *committer) init() {
@@ -62,7 +64,7 @@ func (c *committer) start() {
 		case c.changed <- struct{}{}:
 		default:
 		}
-		v.idle.note()
+		v.sync.idle.note()
 	}
 	go func() {
 		defer close(c.done)
@@ -173,12 +175,6 @@ func (c *committer) commitOpen(atRest bool) error {
 	return nil
 }
 
-func (d *durableRoot) generation() uint64 {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.root.Generation
-}
-
 // commit ends the open generation and makes it durable (I1–I4).
 func (c *committer) commit(clean bool) error {
 	v := c.v
@@ -279,9 +275,9 @@ func (c *committer) freeze(clean bool) (g *frozen, err error) {
 	if v.log != nil {
 		root.LogSeq = v.log.Next()
 	}
-	v.inos.mu.Lock()
-	root.NextIno, root.Inodes = v.inos.next, v.inos.inodes
-	v.inos.mu.Unlock()
+	v.com.inos.mu.Lock()
+	root.NextIno, root.Inodes = v.com.inos.next, v.com.inos.inodes
+	v.com.inos.mu.Unlock()
 	root.DeviceSectors = v.sectors.Load()
 	root.NewestSnapshot = v.snap.take(v.gen, root.Inodes, oldestEpoch(&root.Rotation), &v.res)
 	root.Reserved = v.res.stored()

@@ -60,9 +60,9 @@ func (v *Volume) Defrag(ctx context.Context, opts DefragOptions) (*DefragReport,
 		d.opts.Root = vfs.RootIno
 	}
 	if d.opts.Root == vfs.RootIno {
-		v.inos.mu.Lock()
-		d.total = v.inos.inodes
-		v.inos.mu.Unlock()
+		v.com.inos.mu.Lock()
+		d.total = v.com.inos.inodes
+		v.com.inos.mu.Unlock()
 	}
 	a, err := v.GetAttr(d.opts.Root)
 	if err != nil {
@@ -313,12 +313,12 @@ func (d *defrag) settle() error {
 func (v *Volume) eachWindow(ino uint64, fn func(from uint64, es []items.Placed) error) error {
 	const last = layout.MaxFileBytes / layout.SectorBytes
 	for next := uint64(0); next < last; {
-		es, err := v.extents(ino, next, last, 1)
+		es, err := v.data.extents(ino, next, last, 1)
 		if err != nil || len(es) == 0 {
 			return err
 		}
 		from := max(next, es[0].Sector) / defragSectors * defragSectors
-		if es, err = v.extents(ino, from, from+defragSectors, 0); err != nil {
+		if es, err = v.data.extents(ino, from, from+defragSectors, 0); err != nil {
 			return err
 		}
 		if len(es) > 0 && es[0].Sector < from && from > 0 {
@@ -370,7 +370,7 @@ func (v *Volume) rewrite(in *inode, from uint64) (bytes, shared uint64, err erro
 	if from >= to {
 		return 0, 0, nil
 	}
-	es, err := v.extents(in.ino, from, to, 0)
+	es, err := v.data.extents(in.ino, from, to, 0)
 	if err != nil || !scattered(es) {
 		return 0, 0, err
 	}
@@ -424,7 +424,7 @@ func (v *Volume) isShared(p *items.Placed) (bool, error) {
 func (v *Volume) fillDirty(in *inode, sector uint64, data *page) {
 	in.bmu.Lock()
 	defer in.bmu.Unlock()
-	b, i := v.block(in, sector/blockPages), sector%blockPages
+	b, i := v.data.block(in, sector/blockPages), sector%blockPages
 	before, newBlock := b.tracked(), 0
 	if b.pages[i] == nil {
 		b.pages[i] = pagePool.Get().(*page)

@@ -140,7 +140,7 @@ func (d *discarder) discardPart(ctx context.Context, from, to uint64, minSectors
 	}
 	defer v.space.Release(runs)
 	for _, r := range runs {
-		if err := v.dev.Discard(int64(r.Start)*layout.SectorBytes, int64(r.Count)*layout.SectorBytes); err != nil {
+		if err := v.store.Dev.Discard(int64(r.Start)*layout.SectorBytes, int64(r.Count)*layout.SectorBytes); err != nil {
 			return sectors, err
 		}
 		sectors += uint64(r.Count)
@@ -191,7 +191,7 @@ func (v *Volume) Trim(ctx context.Context, opts TrimOptions) (bytes uint64, err 
 			break
 		}
 		to := min(stop, (idx+1)*layout.RegionSector)
-		n, err := v.discards.discardFree(ctx, at, to, uint32(shortest))
+		n, err := v.background.discards.discardFree(ctx, at, to, uint32(shortest))
 		bytes += n * sector
 		if err != nil {
 			return bytes, txn.Wrap(err)

@@ -78,7 +78,7 @@ func (f *falloc) edges() (spans []items.Interval) {
 // call had been made for less.
 func (f *falloc) run(promised bool) (again bool, err error) {
 	v := f.v
-	_, dropped := v.dropStep()
+	_, dropped := v.data.dropStep()
 	c := cost{ring: 256, quads: opQuads + dropped, pages: 2, promised: promised}
 	if err := v.adm.admit(c); err != nil {
 		return false, err
@@ -98,7 +98,7 @@ func (f *falloc) run(promised bool) (again bool, err error) {
 			return true, err
 		}
 	}
-	if err := v.cutRest(in); err != nil {
+	if err := v.data.cutRest(in); err != nil {
 		return false, err
 	}
 	if f.reserves() {
@@ -107,11 +107,11 @@ func (f *falloc) run(promised bool) (again bool, err error) {
 		}
 		defer func() { v.adm.done(f.room) }()
 	}
-	defer v.unload(in)
+	defer v.data.unload(in)
 	if f.clears() {
-		err = v.prepareWrite(in, f.off, f.end)
+		err = v.data.prepareWrite(in, f.off, f.end)
 	} else {
-		err = v.loadSmall(in)
+		err = v.data.loadSmall(in)
 	}
 	if err != nil {
 		return false, err
@@ -146,7 +146,7 @@ func (v *Volume) unreserved(in *inode, from, to uint64) (sum reserveSum, err err
 		sum.promised += gap.To - gap.From
 		sum.owed += gap.To - gap.From
 		for gap.From < gap.To {
-			es, err := v.extents(in.ino, gap.From, gap.To, cutStep)
+			es, err := v.data.extents(in.ino, gap.From, gap.To, cutStep)
 			if err != nil {
 				return sum, txn.Wrap(err)
 			}
@@ -210,9 +210,9 @@ func (f *falloc) settle(sum reserveSum) {
 // fallocStep returns where an operation from off has to stop so that it meets no
 // more extents and reserved ranges than are changed at a time.
 func (v *Volume) fallocStep(in *inode, off, end uint64) (uint64, error) {
-	step, _ := v.dropStep()
+	step, _ := v.data.dropStep()
 	from, to := off/pageBytes, (end+pageBytes-1)/pageBytes
-	es, err := v.extents(in.ino, from, to, step)
+	es, err := v.data.extents(in.ino, from, to, step)
 	if err != nil {
 		return 0, txn.Wrap(err)
 	}
@@ -243,7 +243,7 @@ func (v *Volume) applyFallocate(in *inode, op *layout.Op) error {
 	if reserve {
 		in.reserved.Store(true) // from here on no flusher puts its content into the tree
 	}
-	v.unpackInline(in, size)
+	v.data.unpackInline(in, size)
 	if op.Flags&(vfs.FallocPunchHole|vfs.FallocZeroRange) != 0 {
 		if err := v.punch(in, op.Off, end, reserve); err != nil {
 			return err
@@ -269,19 +269,19 @@ func (v *Volume) punch(in *inode, off, end uint64, keep bool) error {
 		b = max(b, (in.attr.Size+pageBytes-1)/pageBytes)
 	}
 	if off/pageBytes == end/pageBytes && off%pageBytes != 0 {
-		v.zeroPage(in, off/pageBytes, int(off%pageBytes), int(end%pageBytes))
+		v.data.zeroPage(in, off/pageBytes, int(off%pageBytes), int(end%pageBytes))
 		return nil
 	}
 	if off%pageBytes != 0 {
-		v.zeroPage(in, off/pageBytes, int(off%pageBytes), pageBytes)
+		v.data.zeroPage(in, off/pageBytes, int(off%pageBytes), pageBytes)
 	}
 	if end%pageBytes != 0 && end/pageBytes >= b {
-		v.zeroPage(in, end/pageBytes, 0, int(end%pageBytes))
+		v.data.zeroPage(in, end/pageBytes, 0, int(end%pageBytes))
 	}
 	if a >= b {
 		return nil
 	}
-	if err := v.cutBlocks(in, a, b); err != nil {
+	if err := v.data.cutBlocks(in, a, b); err != nil {
 		return err
 	}
 	return v.cutHole(in, a, b, keep)
@@ -290,11 +290,11 @@ func (v *Volume) punch(in *inode, off, end uint64, keep bool) error {
 // cutHole removes the extents in [from, to) sectors: the caller bounds them.
 func (v *Volume) cutHole(in *inode, from, to uint64, keep bool) error {
 	return v.fs.Update(func(w *tree.Writer) error {
-		d, err := v.dropExtents(w, in, from, to, 0)
+		d, err := v.data.drop(w, in, from, to, 0)
 		if err != nil {
 			return err
 		}
-		v.countDropped(in, d)
+		v.data.countDropped(in, d)
 		if !keep {
 			_, err = v.res.unreserve(w, in, from, to, 0)
 		}

@@ -179,7 +179,7 @@ func (f *flusher) dropClean(in *inode, idx uint64, b *block) {
 		}
 	}
 	if b.empty() {
-		v.dropBlock(in, idx, b)
+		v.data.dropBlock(in, idx, b)
 	}
 }
 
@@ -205,7 +205,7 @@ func (f *flusher) insertBatch(bt *batch, fill int) error {
 	err = v.fs.Update(func(w *tree.Writer) error {
 		for i := range out {
 			s := &out[i]
-			if err := v.putExtent(w, s.p.in, s.sector, &s.e); err != nil {
+			if err := v.data.put(w, s.p.in, s.sector, &s.e); err != nil {
 				return err
 			}
 		}

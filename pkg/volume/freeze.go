@@ -52,7 +52,7 @@ func (v *Volume) Freeze(ctx context.Context, limit time.Duration) (*Freeze, erro
 	f := &Freeze{v: v, ended: make(chan struct{})}
 	v.frozen.mu.Lock()
 	defer v.frozen.mu.Unlock()
-	if v.closing.Load() { // Close thaws those that it finds
+	if v.life.closing.Load() { // Close thaws those that it finds
 		f.letGo()
 		return nil, vfs.ErrClosed
 	}
@@ -195,7 +195,7 @@ func (a *admission) hold(ctx context.Context, v *Volume) error {
 		if failed := v.Failed(); failed != nil {
 			err = fmt.Errorf("%w: %w", vfs.ErrReadOnly, failed)
 		}
-		if v.closing.Load() { // a rollback closes while it is admitted, and waits for others that are to be
+		if v.life.closing.Load() { // a rollback closes while it is admitted, and waits for others that are to be
 			err = vfs.ErrClosed
 		}
 		if err != nil {

@@ -382,7 +382,7 @@ func TestFreezeHoldsReaper(t *testing.T) {
 			old[int64(p.Addr)] = true
 		}
 	}
-	frozenDuring("rollback", func() { go func() { result <- v.Rollback("back", false) }() }, 1, func() bool { return !v.closing.Load() })
+	frozenDuring("rollback", func() { go func() { result <- v.Rollback("back", false) }() }, 1, func() bool { return !v.life.closing.Load() })
 	ok(t, <-result)
 	checkClean(t, mem)
 	// The reaper of the next mount reads what was left, and then finds the volume frozen.

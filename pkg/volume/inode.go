@@ -41,7 +41,7 @@ type inode struct {
 
 	refs  int           // guarded by table.mu
 	elem  *list.Element // in table.idle when refs is 0
-	dirty bool          // guarded by Volume.dirtyMu: newer than the tree
+	dirty bool          // guarded by inodeTable.dirtyMu: newer than the tree
 }
 
 func newInode(ino uint64, attr layout.Inode) *inode {

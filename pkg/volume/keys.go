@@ -123,7 +123,7 @@ func (v *Volume) AddKey(key Key) (slot int, err error) {
 // is frozen. What fn has admitted is nested.
 func (k *keyring) change(fn func() error) error { return k.changeFor(context.Background(), fn) }
 
-// changeFor is changeKeys for somebody who may give up before it begins.
+// changeFor is change for somebody who may give up before it begins.
 func (k *keyring) changeFor(ctx context.Context, fn func() error) error {
 	v := k.v
 	if err := v.frozen.enter(ctx); err != nil { // Close thaws
@@ -282,7 +282,7 @@ func (k *keyring) rotateKey(old crypto.Credential, key Key) (c KeyChange, err er
 // slot of each.
 func (k *keyring) confirmKey(slot int, cred crypto.Credential) error {
 	v := k.v
-	hs, err := header.Read(v.dev)
+	hs, err := header.Read(v.store.Dev)
 	if err != nil {
 		return err
 	}

@@ -145,7 +145,7 @@ func TestTrim(t *testing.T) {
 	ok(t, v.Unlink(crashReq, mustWalk(t, v, "young/b").Ino, "inherits"))
 	v.Forget(big.Ino)
 	delete(fx.files, "young/b/inherits")
-	v.reaper.wait()
+	v.background.reaper.wait()
 	for range 3 { // until all that was freed is free (I3)
 		ok(t, v.Sync(vfs.RootIno))
 	}
@@ -233,7 +233,7 @@ func TestDiscardOption(t *testing.T) {
 		ok(t, v.Sync(vfs.RootIno))
 		ok(t, v.Unlink(crashReq, vfs.RootIno, "f"))
 		v.Forget(a.Ino)
-		v.reaper.wait()
+		v.background.reaper.wait()
 		ok(t, v.Sync(vfs.RootIno))
 		if len(discarded) > 0 {
 			t.Error("discarded before it was reusable")
@@ -248,7 +248,7 @@ func TestDiscardOption(t *testing.T) {
 	hook(device.ErrNotSupported)
 	cycle()
 	<-discarded
-	<-v.discards.done
+	<-v.background.discards.done
 	ok(t, v.Close())
 	checkClean(t, mem)
 }

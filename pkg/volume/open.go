@@ -199,7 +199,7 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	if err != nil {
 		return nil, err
 	}
-	v.durable.r, v.replayed = found[0].R, end.ops
+	v.durable.r, v.life.replayed = found[0].R, end.ops
 	if len(bad) > 0 && opts.Log != nil {
 		opts.Log.Warn("root slots do not verify: a write was cut, or the device is damaged", "volume", u.ID.String(), "slots", bad, "generation", root.Generation)
 	}
@@ -216,7 +216,7 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	if err := v.load(root); err != nil {
 		return nil, err
 	}
-	if err := v.replay(root, rp, end); err != nil {
+	if err := (&replayer{v}).run(root, rp, end); err != nil {
 		return nil, err
 	}
 	if opts.ReadOnly {
@@ -286,8 +286,8 @@ func (v *Volume) checkNextIno() error {
 		last = k
 		return false
 	})
-	if err == nil && (v.inos.next <= uint64(vfs.RootIno) || last.Obj >= v.inos.next) {
-		return fmt.Errorf("%w: the next inode is %d, there are items of inode %d", layout.ErrCorrupt, v.inos.next, last.Obj)
+	if err == nil && (v.com.inos.next <= uint64(vfs.RootIno) || last.Obj >= v.com.inos.next) {
+		return fmt.Errorf("%w: the next inode is %d, there are items of inode %d", layout.ErrCorrupt, v.com.inos.next, last.Obj)
 	}
 	return nil
 }

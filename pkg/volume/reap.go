@@ -32,7 +32,7 @@ func (v *Volume) Forget(ino vfs.Ino) {
 		v.table.put(in)
 		return
 	}
-	v.reaper.push(in)
+	v.background.reaper.push(in)
 }
 
 // reaper removes freed inodes, of which it holds a reference each.
@@ -170,7 +170,7 @@ func (r *reaper) reap(in *inode) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for done := false; !done; {
-		_, pages := v.dropStep()
+		_, pages := v.data.dropStep()
 		c := cost{quads: opQuads + pages, urgent: true, nested: true}
 		if err := v.adm.admit(c); err != nil {
 			return err
@@ -191,16 +191,16 @@ func (r *reaper) reap(in *inode) error {
 // reapStep removes a bounded part of an inode; the last step removes the inode.
 func (r *reaper) reapStep(in *inode) (done bool, err error) {
 	v := r.v
-	if err := v.cutBlocks(in, 0, 1<<62); err != nil {
+	if err := v.data.cutBlocks(in, 0, 1<<62); err != nil {
 		return false, err
 	}
 	err = v.fs.Update(func(w *tree.Writer) error {
-		step, _ := v.dropStep()
-		d, err := v.dropExtents(w, in, 0, 1<<62, step)
+		step, _ := v.data.dropStep()
+		d, err := v.data.drop(w, in, 0, 1<<62, step)
 		if err != nil {
 			return err
 		}
-		v.countDropped(in, d)
+		v.data.countDropped(in, d)
 		if d.done {
 			d.done, err = v.res.unreserve(w, in, 0, 1<<62, step)
 		}
@@ -230,9 +230,9 @@ func (r *reaper) reapStep(in *inode) (done bool, err error) {
 		v.table.touch(in)
 	}
 	if err == nil && done {
-		v.inos.mu.Lock()
-		v.inos.inodes -= min(v.inos.inodes, 1) // the root may have lied
-		v.inos.mu.Unlock()
+		v.com.inos.mu.Lock()
+		v.com.inos.inodes -= min(v.com.inos.inodes, 1) // the root may have lied
+		v.com.inos.mu.Unlock()
 	}
 	return done, err
 }

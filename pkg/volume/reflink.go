@@ -123,7 +123,7 @@ func (c *copier) share(from, to, n uint64) (uint64, error) {
 	if err := fixed(dst); err != nil {
 		return 0, err
 	}
-	if err := v.cutRest(dst); err != nil {
+	if err := v.data.cutRest(dst); err != nil {
 		return 0, err
 	}
 	if n, err = v.planShare(src, dst, from, to, n); n == 0 || err != nil {
@@ -134,8 +134,8 @@ func (c *copier) share(from, to, n uint64) (uint64, error) {
 		return 0, err
 	}
 	defer giveBack()
-	defer v.unload(dst)
-	if err := v.prepareWrite(dst, to, to+n); err != nil {
+	defer v.data.unload(dst)
+	if err := v.data.prepareWrite(dst, to, to+n); err != nil {
 		return 0, err
 	}
 	op := &layout.Op{Type: layout.OpCopyRange, Unique: c.req.Unique, Ino: dst.ino, Off: to, Parent2: src.ino, Off2: from, Len: n, Time: vfs.Now()}
@@ -192,7 +192,7 @@ func (v *Volume) planShare(src, dst *inode, from, to, n uint64) (uint64, error) 
 	}
 	a, b := from/pageBytes, (from+n+pageBytes-1)/pageBytes
 	// Holes cost nothing: one at the beginning goes along, however long it is.
-	data, _, err := v.nextData(src, a, b)
+	data, _, err := v.data.nextData(src, a, b)
 	if err != nil {
 		return 0, txn.Wrap(err)
 	}
@@ -201,7 +201,7 @@ func (v *Volume) planShare(src, dst *inode, from, to, n uint64) (uint64, error) 
 		return 0, err
 	}
 	if data < b {
-		es, err := v.extents(src.ino, data, b, copyExtents)
+		es, err := v.data.extents(src.ino, data, b, copyExtents)
 		if err != nil {
 			return 0, txn.Wrap(err)
 		}
@@ -216,7 +216,7 @@ func (v *Volume) planShare(src, dst *inode, from, to, n uint64) (uint64, error) 
 		}
 	}
 	d := to / pageBytes
-	es, err := v.extents(dst.ino, d, d+b-a, copyExtents)
+	es, err := v.data.extents(dst.ino, d, d+b-a, copyExtents)
 	if err != nil {
 		return 0, txn.Wrap(err)
 	}
@@ -301,9 +301,10 @@ func (v *Volume) sealWritable(items []flushItem) ([]*batch, error) {
 	return v.flush.sealBatches(items)
 }
 
-// replayCopy prepares a copy of the log. Its source is flushed, so that space is
+// copy prepares a copy of the log. Its source is flushed, so that space is
 // shared as it was; read-only, applyCopyRange copies what is newer.
-func (v *Volume) replayCopy(dst *inode, op *layout.Op) error {
+func (r *replayer) copy(dst *inode, op *layout.Op) error {
+	v := r.v
 	src, err := v.table.inode(vfs.Ino(op.Parent2))
 	if err != nil {
 		return err
@@ -318,7 +319,7 @@ func (v *Volume) replayCopy(dst *inode, op *layout.Op) error {
 			return err
 		}
 	}
-	return v.prepareWrite(dst, op.Off, op.Off+op.Len)
+	return v.data.prepareWrite(dst, op.Off, op.Off+op.Len)
 }
 
 // checkCopy tells whether a copy is one that share makes.
@@ -346,8 +347,8 @@ func (v *Volume) applyCopyRange(in *inode, op *layout.Op) error {
 	}
 	from, to, n := op.Off2/pageBytes, op.Off/pageBytes, (op.Len+pageBytes-1)/pageBytes
 	newer := newerPages(src, from, from+n)
-	v.unpackInline(in, max(in.attr.Size, op.Off+op.Len))
-	if err := v.cutBlocks(in, to, to+n); err != nil {
+	v.data.unpackInline(in, max(in.attr.Size, op.Off+op.Len))
+	if err := v.data.cutBlocks(in, to, to+n); err != nil {
 		return err
 	}
 	err = v.fs.Update(func(w *tree.Writer) error {
@@ -363,7 +364,7 @@ func (v *Volume) applyCopyRange(in *inode, op *layout.Op) error {
 	}
 	for _, p := range newer {
 		at := to + p.sector - from
-		v.writeBlock(in, at/blockPages, int(at%blockPages*pageBytes), p.page[:], op.Seq)
+		v.data.writeBlock(in, at/blockPages, int(at%blockPages*pageBytes), p.page[:], op.Seq)
 	}
 	in.attr.Mtime, in.attr.Ctime = op.Time, op.Time
 	v.table.touch(in)
@@ -400,7 +401,7 @@ func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inod
 	if err != nil {
 		return err
 	}
-	d, err := v.dropExtents(w, dst, to, to+n, 0)
+	d, err := v.data.drop(w, dst, to, to+n, 0)
 	if err != nil {
 		return err
 	}

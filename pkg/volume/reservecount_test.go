@@ -106,7 +106,7 @@ func TestReserveShareCounted(t *testing.T) {
 	_, err := r.v.CopyRange(crashReq, ino, 0, first, 0, length)
 	ok(t, err)
 	r.remove("first")
-	r.v.reaper.wait()
+	r.v.background.reaper.wait()
 	ok(t, r.v.Sync(vfs.RootIno))
 	src, dst, unlock, err := r.v.lockPair(ino, second)
 	ok(t, err)
@@ -155,7 +155,7 @@ func TestReservePieces(t *testing.T) {
 			t.Fatalf("%v, and %d sectors are reserved", err, n)
 		}
 		r.remove(fmt.Sprint("spare", i))
-		r.v.reaper.wait()
+		r.v.background.reaper.wait()
 		ok(t, r.v.Sync(vfs.RootIno))
 	}
 	ok(t, err)

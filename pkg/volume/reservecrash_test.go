@@ -145,7 +145,7 @@ func (c *reserveCrasher) look(img *device.Mem) {
 	t := c.t
 	l := &reserved{t: t, dev: img}
 	l.open()
-	l.v.reaper.wait()
+	l.v.background.reaper.wait()
 	for _, p := range c.synced {
 		a, err := l.v.Lookup(vfs.RootIno, p.name)
 		ok(t, err)

@@ -66,7 +66,7 @@ func (r *reservations) ownReserved(in *inode, from, to, low, high uint64) (n int
 	if !in.reserved.Load() {
 		return 0, nil
 	}
-	es, err := v.extents(in.ino, from, to, 0)
+	es, err := v.data.extents(in.ino, from, to, 0)
 	if err != nil {
 		return 0, txn.Wrap(err)
 	}

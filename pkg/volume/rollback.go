@@ -105,9 +105,9 @@ func (s *snapshots) switchHead(t *snapshot, x *layout.Snapshot) error {
 	v.trees[slices.IndexFunc(v.trees, func(t *tree.Tree) bool { return t.ID() == layout.TreeFS })] = v.fs
 	v.rot.disturb() // the head is of older epochs again
 	v.res.rollBack(x)
-	v.inos.mu.Lock()
-	v.inos.inodes = x.Inodes
-	v.inos.mu.Unlock()
+	v.com.inos.mu.Lock()
+	v.com.inos.inodes = x.Inodes
+	v.com.inos.mu.Unlock()
 	return nil
 }
 

@@ -301,7 +301,7 @@ func TestRotateDataKeyDamage(t *testing.T) {
 	ok(t, err)
 	mustClose(t, v)
 	v = mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
-	es, err := v.extents(uint64(a.Ino), 0, 100, 1)
+	es, err := v.data.extents(uint64(a.Ino), 0, 100, 1)
 	ok(t, err)
 	dev.Corrupt(int64(es[0].Addr)+layout.SectorBytes, func(b []byte) { b[0] ^= 1 })
 	_, err = v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
@@ -311,7 +311,7 @@ func TestRotateDataKeyDamage(t *testing.T) {
 	}
 	ok(t, v.Unlink(crashReq, vfs.RootIno, "f"))
 	v.Forget(a.Ino)
-	v.reaper.wait()
+	v.background.reaper.wait()
 	_, err = v.RotateDataKey(RotateOptions{})
 	ok(t, err)
 	if s := rotated(t, v); s.Phase != RotationNone {

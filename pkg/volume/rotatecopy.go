@@ -106,7 +106,7 @@ func (m *mover) refer(w *tree.Writer, old []oldRef, fresh []freshCopy) (left []s
 			return nil, err
 		}
 		run := layout.Run{Start: r.origin + uint64(r.first), Count: uint32(r.count)}
-		if err := m.v.release(run, e.RefBirth); err != nil {
+		if err := m.v.data.release(run, e.RefBirth); err != nil {
 			return nil, err
 		}
 	}

@@ -154,7 +154,7 @@ func (r *rotator) commitThawed() error {
 	return v.com.commitAll()
 }
 
-// dropEpochs takes all epochs but the target from the slots, and from memory. In changeKeys.
+// dropEpochs takes all epochs but the target from the slots, and from memory. In keyring.change.
 func (r *rotator) dropEpochs(target uint32) (done bool, err error) {
 	v := r.v
 	k := &v.keys

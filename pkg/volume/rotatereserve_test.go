@@ -166,7 +166,7 @@ func TestRotateReserveCopy(t *testing.T) {
 			step := <-h.steps
 			epochs := map[uint32]int{}
 			for _, ino := range inos {
-				es, err := r.v.extents(uint64(ino), 0, 1, 1)
+				es, err := r.v.data.extents(uint64(ino), 0, 1, 1)
 				ok(t, err)
 				epochs[es[0].Epoch]++
 			}
@@ -222,7 +222,7 @@ func TestRotateReserveCounted(t *testing.T) {
 	}
 	close(step)
 	for v := r.v; ; { // until it has taken the last file
-		es, err := v.extents(uint64(inos[shares.Step]), 0, 1, 1)
+		es, err := v.data.extents(uint64(inos[shares.Step]), 0, 1, 1)
 		ok(t, err)
 		if es[0].Epoch == 2 {
 			break

@@ -216,7 +216,7 @@ func (r *rotator) dropNext(slots []int) error {
 // and no others.
 func (r *rotator) storeNext(next map[int]crypto.Slot, keys *crypto.EpochKeys) error {
 	v := r.v
-	c := cost{quads: crypto.Slots, urgent: true, nested: true} // in changeKeys
+	c := cost{quads: crypto.Slots, urgent: true, nested: true} // in keyring.change
 	if err := v.adm.admit(c); err != nil {
 		return err
 	}

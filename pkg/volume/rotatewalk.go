@@ -168,7 +168,7 @@ func (r *rotator) reseal(x staleRun, target uint32) error {
 		}
 		dead, err := r.resealBlock(&x, n, target)
 		if dead {
-			v.reaper.wait() // it is being removed
+			v.background.reaper.wait() // it is being removed
 		}
 		if errors.Is(err, vfs.ErrCorrupt) || errors.Is(err, vfs.ErrIO) && v.Failed() == nil {
 			r.unreadable(err)
@@ -213,14 +213,14 @@ func (r *rotator) resealBlock(x *staleRun, count uint64, target uint32) (dead bo
 	if in.dead || !in.isReg() {
 		return true, nil
 	}
-	if err := v.cutRest(in); err != nil {
+	if err := v.data.cutRest(in); err != nil {
 		return false, err
 	}
-	es, err := v.extents(ino, sector, sector+count, 0)
+	es, err := v.data.extents(ino, sector, sector+count, 0)
 	if err != nil {
 		return false, txn.Wrap(err)
 	}
-	defer v.unload(in)
+	defer v.data.unload(in)
 	for i := range es {
 		if es[i].Epoch < target && err == nil {
 			err = r.resealExtent(in, &es[i], max(sector, es[i].Sector), min(sector+count, es[i].End()))
@@ -246,7 +246,7 @@ func (r *rotator) resealExtent(in *inode, e *items.Placed, from, to uint64) erro
 	}
 	return v.inGate(func() error {
 		for s := from; s < to; s++ {
-			v.markDirty(in, s)
+			v.data.markDirty(in, s)
 		}
 		return nil
 	})
@@ -269,7 +269,7 @@ func (r *rotator) loadRun(in *inode, from, to uint64) error {
 	}
 	in.bmu.Lock()
 	defer in.bmu.Unlock()
-	b := v.block(in, from/blockPages)
+	b := v.data.block(in, from/blockPages)
 	for s := from; s < to; s++ {
 		i := s % blockPages
 		if b.pages[i] == nil { // what is in memory is as new

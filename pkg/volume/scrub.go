@@ -376,7 +376,7 @@ func (v *Volume) checkHeader(damage func(where, what string, mend func() error))
 		return
 	}
 	if v.opts.ReadOnly {
-		hs, err := header.Read(v.dev)
+		hs, err := header.Read(v.store.Dev)
 		if err == nil && header.LeftByCut(hs.Copy[0], hs.Copy[1], v.store.Keys, v.keys.floor.Load()) {
 			return
 		}
@@ -384,7 +384,7 @@ func (v *Volume) checkHeader(damage func(where, what string, mend func() error))
 	for i, off := range []int64{layout.HeaderOffsetA, layout.HeaderOffsetB} {
 		b := device.AlignedBytes(layout.HeaderBytes)
 		what := "it is not what was written"
-		if _, err := v.dev.ReadAt(b, off); err != nil {
+		if _, err := v.store.Dev.ReadAt(b, off); err != nil {
 			what = fmt.Sprintf("it can not be read: %v", err)
 		} else if bytes.Equal(b, want) {
 			continue

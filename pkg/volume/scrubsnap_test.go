@@ -55,7 +55,7 @@ func (s *snapScrub) remove(name string) {
 	a := mustWalk(s.t, s.v, name)
 	ok(s.t, s.v.Unlink(crashReq, vfs.RootIno, name))
 	s.v.Forget(a.Ino)
-	s.v.reaper.wait()
+	s.v.background.reaper.wait()
 }
 
 func (s *snapScrub) snapshot(name string) {

@@ -218,11 +218,11 @@ func TestFullShared(t *testing.T) {
 		}
 		ok(t, v.Unlink(crashReq, vfs.RootIno, fmt.Sprint(i)))
 		v.Forget(ino)
-		v.reaper.wait()
+		v.background.reaper.wait()
 	}
 	ok(t, v.Unlink(crashReq, vfs.RootIno, "filler"))
 	v.Forget(a.Ino)
-	v.reaper.wait()
+	v.background.reaper.wait()
 	for range 3 {
 		ok(t, v.com.since(v.com.commits.Load()))
 	}

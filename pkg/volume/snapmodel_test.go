@@ -252,7 +252,7 @@ func snapModel(t *testing.T, seed uint64, single bool, steps int) {
 		}
 		if rng.IntN(8) == 0 {
 			no(r.v.WaitFreed())
-			r.v.reaper.wait()
+			r.v.background.reaper.wait()
 			_, err := r.v.WaitRotation(t.Context(), nil)
 			no(err)
 			no(r.v.Sync(vfs.RootIno))
@@ -267,7 +267,7 @@ func snapModel(t *testing.T, seed uint64, single bool, steps int) {
 		delete(snaps, name)
 	}
 	no(r.v.WaitFreed())
-	r.v.reaper.wait()
+	r.v.background.reaper.wait()
 	no(r.v.Sync(vfs.RootIno))
 	if r.v.rot.target.Load() != 0 {
 		endOf(t, r.v)

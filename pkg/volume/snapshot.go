@@ -262,7 +262,7 @@ func (s *snapshots) takeNow(t *snapshot) error {
 func (s *snapshots) holdHead() (x layout.Snapshot, end func(), err error) {
 	v := s.v
 	if v.ring == nil {
-		if v.replayed {
+		if v.life.replayed {
 			return x, nil, fmt.Errorf("%w: its log waits for replay", vfs.ErrReadOnly)
 		}
 		return layout.Snapshot{Generation: v.durable.root.Generation, Tree: v.durable.root.Trees[layout.TreeFS]}, func() {}, nil

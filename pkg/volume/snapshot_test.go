@@ -122,7 +122,7 @@ func TestSnapshotFull(t *testing.T) {
 	size := uint64(first)
 	ok(t, v.Unlink(crashReq, vfs.RootIno, "spare"))
 	v.Forget(spare.Ino)
-	v.reaper.wait()
+	v.background.reaper.wait()
 	_, err = v.CreateSnapshot("all")
 	ok(t, err)
 	fill()
@@ -146,7 +146,7 @@ func TestSnapshotFull(t *testing.T) {
 		ok(t, v.Unlink(crashReq, vfs.RootIno, fmt.Sprint("f", i)))
 		v.Forget(ino)
 	}
-	v.reaper.wait()
+	v.background.reaper.wait()
 	ok(t, v.Sync(vfs.RootIno))
 	infos, err := v.Snapshots()
 	ok(t, err)
@@ -161,7 +161,7 @@ func TestSnapshotFull(t *testing.T) {
 	last := len(files) - 1
 	ok(t, v.Unlink(crashReq, vfs.RootIno, fmt.Sprint("f", last)))
 	v.Forget(files[last])
-	v.reaper.wait()
+	v.background.reaper.wait()
 	for range 3 {
 		ok(t, v.Sync(vfs.RootIno))
 	}

@@ -42,10 +42,12 @@ func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
 		end()
 		return nil, nil, err
 	}
-	sub := &Volume{opts: v.opts, dev: v.dev, id: v.id, store: v.store, space: v.space, cache: v.cache,
-		gen: x.Generation + 1, hash: v.hash, dataStart: v.dataStart,
-		shares: shares.New(nil, v.space, 0, nil)} // it drops no references
+	sub := &Volume{opts: v.opts, id: v.id}
+	sub.store, sub.space, sub.cache, sub.dataStart = v.store, v.space, v.cache, v.dataStart
+	sub.shares = shares.New(nil, v.space, 0, nil) // it drops no references
+	sub.gen = x.Generation + 1
 	sub.own()
+	sub.names.hash = v.names.hash
 	sub.opts.ReadOnly = true
 	sub.table.m = map[uint64]*inode{}
 	sub.sectors.Store(v.sectors.Load())
@@ -63,7 +65,7 @@ func (s *snapshots) find(name string, use func(t *snapshot)) (*snapshot, error) 
 	defer s.mu.Unlock()
 	t := s.byName[name]
 	switch {
-	case v.closing.Load():
+	case v.life.closing.Load():
 		return nil, vfs.ErrClosed
 	case t == nil || t.going:
 		return nil, fmt.Errorf("%w: %.200q", ErrNoSnapshot, name)
@@ -108,5 +110,5 @@ func (s *snapshots) beginClose(alone bool) (first bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	return v.closing.CompareAndSwap(false, true), nil
+	return v.life.closing.CompareAndSwap(false, true), nil
 }

@@ -20,6 +20,8 @@ type syncer struct {
 	durable uint64 // operations below are durable
 	pos     uint64 // ring position up to which the log has them
 	rounds  uint64 // syncs that have ended
+
+	idle idleSyncer
 }
 
 func (s *syncer) init() { s.cond.L = &s.mu }

@@ -53,81 +53,101 @@ type Options struct {
 	idle bool // of tests: what deleted snapshots and rollbacks left is not freed by itself
 }
 
-// Volume is an open volume. It implements vfs.FS.
+// Volume is an open volume. It implements vfs.FS. What it knows and does is its owners', of which
+// each knows the Volume (own) and keeps to the order of locks in the package comment.
 type Volume struct {
-	opts   Options
-	dev    device.Device
-	id     crypto.UUID
-	keys   keyring
-	anc    anchors
-	rot    rotator
-	store  *txn.Store
-	space  *txn.Space
-	log    *txn.Log
-	idle   idleSyncer
-	ring   *txn.Ring // nil: read-only
-	cache  *tree.Cache
-	fs     *tree.Tree
-	shares *shares.Table // extra references
-	trees  []*tree.Tree  // all but spaces, in the order of their numbers
+	opts Options
+	id   crypto.UUID
+	life lifecycle
 
-	ns   sync.Mutex   // see the package comment
-	gate sync.RWMutex // see the package comment
-	gen  uint64       // open generation; changed with the gate held alone
-
-	nextOp uint64 // under the ring's lock; by the committer with the gate held alone
-
-	inos counters
-
-	hash items.Hasher // of names
+	storage
+	forest
+	timeline
 
 	table inodeTable
+	names namespace
+	data  contents
 
-	adm   admission
-	flush flusher
-
+	adm    admission
+	flush  flusher
 	com    committer
 	sync   syncer
-	reaper reaper
 	frozen freezer
 
-	background background
-	discards   discarder
+	keys       keyring
+	anc        anchors
+	rot        rotator
 	snap       snapshots
 	res        reservations
+	background background
+}
 
-	replayed  bool          // when it was opened, the log held more than the root
+// storage is the device, and what of it belongs to nobody else.
+type storage struct {
+	store     *txn.Store
+	space     *txn.Space
+	log       *txn.Log
+	ring      *txn.Ring     // nil: read-only
 	dataStart uint64        // first sector after the log
 	growMu    sync.Mutex    // one Grow at a time
 	sectors   atomic.Uint64 // of the device, as used
+	durable   durableRoot
+}
 
-	durable durableRoot
+// forest is the trees of the open generation. Those of snapshots, anchors and free space belong to
+// snapshots, anchors and committer.
+type forest struct {
+	cache  *tree.Cache
+	fs     *tree.Tree
+	shares *shares.Table // extra references
+	trees  []*tree.Tree  // all but that of free space, in the order of their numbers
+}
 
-	failed  atomic.Pointer[failure]
-	closing atomic.Bool
-	closed  atomic.Bool
+// timeline puts changes in an order, and commits between them.
+type timeline struct {
+	gate   sync.RWMutex // see the package comment
+	gen    uint64       // open generation; changed with the gate held alone
+	nextOp uint64       // under the ring's lock; by the committer with the gate held alone
+}
+
+// lifecycle is how far a volume has come in its life.
+type lifecycle struct {
+	replayed bool // when it was opened, the log held more than the root
+	failed   atomic.Pointer[failure]
+	closing  atomic.Bool
+	closed   atomic.Bool
 }
 
 type failure struct{ err error }
 
 // durableRoot owns the newest durable root.
 type durableRoot struct {
-	v *Volume
-
-	mu sync.Mutex
-
-	root *layout.Root // newest durable
-	r    [32]byte
+	mu   sync.Mutex
+	root *layout.Root // replaced, never changed
+	r    [32]byte     // its hash
 }
 
-// counters own the numbers that the next root has.
+// generation is that of the newest durable root.
+func (d *durableRoot) generation() uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.root.Generation
+}
+
+// counters own what the next root says of inodes.
 type counters struct {
-	v *Volume
-
-	mu sync.Mutex
-
-	next   uint64
+	mu     sync.Mutex
+	next   uint64 // number of the next inode
 	inodes uint64
+}
+
+// take returns the number of a new inode.
+func (n *counters) take() uint64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	ino := n.next
+	n.next++
+	return ino
 }
 
 // listPlace is where a generation's free list lies.
@@ -139,7 +159,7 @@ type listPlace struct {
 // fail stops the volume: what is in memory is never committed. The first
 // error is kept, and told loudly.
 func (v *Volume) fail(err error) {
-	if err == nil || !v.failed.CompareAndSwap(nil, &failure{err}) {
+	if err == nil || !v.life.failed.CompareAndSwap(nil, &failure{err}) {
 		return
 	}
 	if v.opts.Log != nil {
@@ -153,7 +173,7 @@ func (v *Volume) fail(err error) {
 
 // Failed returns the error that stopped the volume, nil while it works.
 func (v *Volume) Failed() error {
-	if f := v.failed.Load(); f != nil {
+	if f := v.life.failed.Load(); f != nil {
 		return f.err
 	}
 	return nil
@@ -164,7 +184,7 @@ func (v *Volume) writable() error {
 	if err := v.Failed(); err != nil {
 		return fmt.Errorf("%w: %w", vfs.ErrReadOnly, err)
 	}
-	if v.closed.Load() {
+	if v.life.closed.Load() {
 		return vfs.ErrClosed
 	}
 	if v.opts.ReadOnly {
@@ -179,8 +199,8 @@ func (v *Volume) ID() crypto.UUID { return v.id }
 // own has the owners know the volume that they are part of.
 func (v *Volume) own() {
 	for _, owner := range []**Volume{
-		&v.keys.v, &v.anc.v, &v.rot.v, &v.durable.v, &v.inos.v, &v.table.v, &v.adm.v, &v.flush.v, &v.com.v, &v.sync.v,
-		&v.idle.v, &v.reaper.v, &v.frozen.v, &v.background.v, &v.discards.v, &v.snap.v, &v.res.v,
+		&v.table.v, &v.names.v, &v.data.v, &v.adm.v, &v.flush.v, &v.com.v, &v.sync.v, &v.sync.idle.v, &v.frozen.v,
+		&v.keys.v, &v.anc.v, &v.rot.v, &v.snap.v, &v.res.v, &v.background.v, &v.background.reaper.v, &v.background.discards.v,
 	} {
 		*owner = v
 	}
@@ -195,22 +215,22 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	if opts.CommitInterval == 0 {
 		opts.CommitInterval = CommitInterval
 	}
-	v := &Volume{opts: opts, dev: dev, id: header.ID, store: &txn.Store{Dev: dev, Keys: keys}, gen: gen,
-		nextOp: root.OpSeq}
+	v := &Volume{opts: opts, id: header.ID}
 	v.own()
-	v.inos.next, v.inos.inodes, v.durable.root = root.NextIno, root.Inodes, root
+	v.store, v.gen, v.nextOp = &txn.Store{Dev: dev, Keys: keys}, gen, root.OpSeq
+	v.com.inos.next, v.com.inos.inodes, v.durable.root = root.NextIno, root.Inodes, root
 	v.keys.header, v.keys.epochs, v.keys.slot = header.Header, header.Epochs, header.Slot
 	v.keys.floor.Store(root.HeaderSeq)
 	v.keys.features.Store(header.Incompat)
 	v.dataStart = root.DataStart()
 	v.sectors.Store(root.DeviceSectors)
-	v.hash = items.NewHasher(root.HashSeed)
+	v.names.hash = items.NewHasher(root.HashSeed)
 	v.table.m = map[uint64]*inode{}
 	v.flush.refs.m = map[uint64][]items.Placed{}
 	v.flush.init()
 	v.com.init()
 	v.sync.init()
-	v.reaper.init()
+	v.background.reaper.init()
 	v.snap.init()
 	v.adm.changed, v.adm.parked = func() {}, func(int) {}
 	v.rot.init(opts.Memory)
@@ -258,15 +278,15 @@ func (v *Volume) start(mount [16]byte) error {
 	v.log = txn.NewLog(v.store, mount, v.durable.root.LogSectors)
 	v.flush.start()
 	if v.opts.CommitInterval > 0 {
-		v.idle.start()
+		v.sync.idle.start()
 	}
 	v.com.start()
-	v.reaper.start()
+	v.background.reaper.start()
 	if !v.opts.idle {
 		v.snap.startReaper()
 	}
 	if v.opts.Discard {
-		v.discards.start()
+		v.background.discards.start()
 	}
 	return nil
 }
@@ -288,15 +308,15 @@ func (v *Volume) close(last func() error) (err error) {
 	v.Thaw()     // else nothing ends
 	v.adm.wake() // nor while a freeze waits to begin
 	v.background.stop()
-	v.idle.end()
-	v.discards.end()
+	v.sync.idle.end()
+	v.background.discards.end()
 	v.rot.end()
 	v.keys.mu.Lock() // a change of keys that is under way ends first
 	defer v.keys.mu.Unlock()
 	if v.ring != nil {
-		v.reaper.end()
+		v.background.reaper.end()
 		v.snap.endReaper()
-		v.closed.Store(true)
+		v.life.closed.Store(true)
 		if err = v.Failed(); err == nil {
 			err = v.com.commitAll()
 		}
@@ -324,9 +344,9 @@ func (v *Volume) close(last func() error) (err error) {
 
 // StatFS implements vfs.FS.
 func (v *Volume) StatFS() vfs.StatFS {
-	v.inos.mu.Lock()
-	inodes := v.inos.inodes
-	v.inos.mu.Unlock()
+	v.com.inos.mu.Lock()
+	inodes := v.com.inos.inodes
+	v.com.inos.mu.Unlock()
 	total := v.sectors.Load() - v.dataStart
 	avail := uint64(max(v.available(), 0))
 	free, _, waiting := v.space.Counts()
@@ -364,7 +384,7 @@ func (v *Volume) Grow() (sizeBytes int64, err error) {
 	if err := v.writable(); err != nil {
 		return 0, err
 	}
-	size, err := v.dev.Size()
+	size, err := v.store.Dev.Size()
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", vfs.ErrIO, err)
 	}
@@ -389,7 +409,7 @@ func (v *Volume) Grow() (sizeBytes int64, err error) {
 // applyGrow adds the sectors up to a new end. The log names them as refs only
 // after this operation, so replay knows them as well.
 func (v *Volume) applyGrow(sectors uint64) error {
-	size, err := v.dev.Size()
+	size, err := v.store.Dev.Size()
 	if err != nil {
 		return err
 	}

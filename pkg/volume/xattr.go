@@ -18,7 +18,7 @@ const maxXattrList = 65536
 // storeXattr sets an attribute, or removes it if value is nil.
 func (v *Volume) storeXattr(in *inode, name string, value []byte) error {
 	return v.fs.Update(func(w *tree.Writer) error {
-		f, err := v.hash.FindXattr(w.Scan, in.ino, name)
+		f, err := v.names.hash.FindXattr(w.Scan, in.ino, name)
 		if err != nil {
 			return err
 		}
@@ -59,7 +59,7 @@ func (v *Volume) setXattrFlag(in *inode, name string, on bool) {
 }
 
 func (v *Volume) readXattr(ino uint64, name string) ([]byte, error) {
-	f, err := v.hash.FindXattr(v.fs.Scan, ino, name)
+	f, err := v.names.hash.FindXattr(v.fs.Scan, ino, name)
 	if err != nil {
 		return nil, txn.Wrap(err)
 	}
