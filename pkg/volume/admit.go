@@ -41,6 +41,8 @@ const maxFreed = 200_000
 // admission counts what operations were promised, and what of it is in use.
 // Nothing blocks in the gate: an operation waits here first.
 type admission struct {
+	v *Volume
+
 	mu   sync.Mutex
 	cond sync.Cond
 
@@ -144,8 +146,8 @@ const (
 )
 
 // try grants c if it fits. The caller holds mu.
-func (v *Volume) try(c cost) verdict {
-	a := &v.adm
+func (a *admission) try(c cost) verdict {
+	v := a.v
 	// What was granted to operations that wait for our lock is not coming back:
 	// a nested request waits only for what flushers and commits bring about.
 	if !c.nested && a.pages > 0 && a.pages+a.granted.pages+c.pages > a.maxPages {
@@ -170,12 +172,12 @@ func (v *Volume) try(c cost) verdict {
 	if a.nodes+granted > a.maxNodes || a.inodes > maxIdle || v.space.FreedRuns()+int(v.snap.pendingRuns.Load()) > maxFreed {
 		return waitCommit
 	}
-	return v.tryRoom(c)
+	return a.tryRoom(c)
 }
 
 // tryRoom is try as far as it is about space. The caller holds adm.mu.
-func (v *Volume) tryRoom(c cost) verdict {
-	a := &v.adm
+func (a *admission) tryRoom(c cost) verdict {
+	v := a.v
 	if c.pins > 0 && a.granted.promises > 0 || c.promises > 0 && a.granted.pins > 0 {
 		return waitOther
 	}
@@ -183,14 +185,14 @@ func (v *Volume) tryRoom(c cost) verdict {
 	need := int64(a.pages + a.granted.pages + c.pages)
 	// A commit must be possible at any time: its pages, and what data takes of
 	// the same groups of four, are there now.
-	meta := v.meta(c)
+	meta := a.meta(c)
 	if c.promised {
 		if quads < meta || free-layout.QuadSectors*meta < need {
 			return waitSpace
 		}
 		return admitted
 	}
-	held, heldMeta := v.held(a.granted.pins+c.pins > 0)
+	held, heldMeta := v.res.held(a.granted.pins+c.pins > 0)
 	held += a.granted.hold + c.hold
 	if c.snaps { // it brings back what a rollback owes
 		held, heldMeta = 0, 0
@@ -217,8 +219,8 @@ func (v *Volume) tryRoom(c cost) verdict {
 
 // meta bounds the groups of four that a commit would need now, if an operation
 // made more dirty pages. The caller holds adm.mu.
-func (v *Volume) meta(more cost) int64 {
-	a := &v.adm
+func (a *admission) meta(more cost) int64 {
+	v := a.v
 	// Dirty inodes and blocks may each dirty a page and split it; second copies
 	// of the upper levels are at most half as many as there are pages.
 	pages := a.nodes + a.granted.quads + more.quads + 2*a.blocks + a.inodes
@@ -240,11 +242,11 @@ const passPause = 5 * time.Millisecond
 // admit waits until c fits and grants it; done gives it back. The caller holds
 // no lock that a commit or a flusher takes. ErrNoSpace when two commits have not
 // freed enough, the volume's own error when it has failed.
-func (v *Volume) admit(c cost) error {
+func (a *admission) admit(c cost) error {
+	v := a.v
 	if err := v.writable(); err != nil {
 		return err
 	}
-	a := &v.adm
 	commits, vain, admits := 0, 0, uint64(0)
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -258,7 +260,7 @@ func (v *Volume) admit(c cost) error {
 			}
 			continue
 		}
-		switch v.try(c) {
+		switch a.try(c) {
 		case admitted:
 			a.grant(c)
 			return nil
@@ -269,7 +271,7 @@ func (v *Volume) admit(c cost) error {
 			a.cond.Wait()
 		case waitCommit:
 			a.mu.Unlock()
-			err := v.commitSince(v.commits.Load())
+			err := v.com.since(v.com.commits.Load())
 			a.mu.Lock()
 			if err != nil {
 				return err
@@ -281,7 +283,7 @@ func (v *Volume) admit(c cost) error {
 			if a.admits != admits {
 				vain, admits = 0, a.admits
 			}
-			if v.full(c, vain, commits) {
+			if a.full(c, vain, commits) {
 				return vfs.ErrNoSpace
 			}
 			passing := vain >= fullCommits
@@ -292,9 +294,9 @@ func (v *Volume) admit(c cost) error {
 				<-time.After(passPause)
 			}
 			if !c.urgent { // deleted files count as space at once
-				v.reaper.wait()
+				v.background.reaper.wait()
 			}
-			err := v.commitSince(v.commits.Load())
+			err := v.com.since(v.com.commits.Load())
 			a.mu.Lock()
 			if err != nil {
 				return err
@@ -308,18 +310,19 @@ func (v *Volume) admit(c cost) error {
 
 // full tells whether to give up after commits that found no room, vain of them since
 // anybody else was admitted.
-func (v *Volume) full(c cost, vain, commits int) bool {
-	if (c.promised || c.urgent && !c.snaps && v.res.owed.Load() > 0) && v.freeing() {
+func (a *admission) full(c cost, vain, commits int) bool {
+	v := a.v
+	if (c.promised || c.urgent && !c.snaps && v.res.owed.Load() > 0) && v.res.freeing() {
 		return false // a rollback owes what ranges have, until what the old head had is free
 	}
 	if vain == 1 && !c.promised && !c.snaps {
-		v.wantRestamp()
+		v.res.wantRestamp()
 	}
 	if vain < fullCommits && commits < 32*fullCommits {
 		return false
 	}
 	// What is owed for nothing any more is room. (The pass itself asks with snaps set.)
-	return c.promised || c.snaps || commits >= 32*fullCommits || !v.restamping()
+	return c.promised || c.snaps || commits >= 32*fullCommits || !v.res.restamping()
 }
 
 // reserveQuads is 1 % of the device, at least 16 MiB.
@@ -327,8 +330,7 @@ func reserveQuads(deviceBytes int64) int64 {
 	return max(deviceBytes/100, 16<<20) / layout.NodeBytes
 }
 
-func (v *Volume) initAdmission(memory int, deviceBytes int64) {
-	a := &v.adm
+func (a *admission) initAdmission(memory int, deviceBytes int64) {
 	a.cond.L = &a.mu
 	a.maxPages = memory / 4 / layout.SectorBytes
 	a.soft = min(16<<20/layout.SectorBytes, a.maxPages/2)

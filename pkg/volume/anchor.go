@@ -32,6 +32,8 @@ func ParseAnchor(b []byte) (Anchor, error) { return header.ParseAnchor(b) }
 // confirmed and lies in the tree of anchors. So an anchor that arrives late is
 // still part of the history.
 type anchors struct {
+	v *Volume
+
 	tree *tree.Tree
 	kept []uint64 // generations in the tree, ascending; owned by the committer
 
@@ -72,16 +74,16 @@ func sameContent(a, b [3]layout.Pointer) bool {
 // after layout.MaxAnchorsOffered without any confirmation, the newest of these.
 func (v *Volume) OfferAnchor() (Anchor, error) {
 	a := &v.anc
-	if err := v.enter(context.Background()); err != nil { // not while frozen: it takes a commit
+	if err := v.frozen.enter(context.Background()); err != nil { // not while frozen: it takes a commit
 		return Anchor{}, err
 	}
-	defer v.leave()
+	defer v.frozen.leave()
 	a.one.Lock()
 	defer a.one.Unlock()
-	next, content := v.offer()
+	next, content := v.anc.offer()
 	if next.Epoch != 0 {
-		if err := v.commitAll(); err != nil {
-			return Anchor{}, v.syncErr(err)
+		if err := v.com.commitAll(); err != nil {
+			return Anchor{}, v.sync.syncErr(err)
 		}
 		a.settle(next, content)
 	}
@@ -100,44 +102,44 @@ func (a *anchors) settle(last Anchor, content [3]layout.Pointer) {
 // offer has the next root offer the newest durable one. It returns the anchor
 // that may be given away, by settle, once that next root is durable: zero if
 // that of before still stands. The caller holds anc.one.
-func (v *Volume) offer() (next Anchor, content [3]layout.Pointer) {
-	a := &v.anc
+func (a *anchors) offer() (next Anchor, content [3]layout.Pointer) {
+	v := a.v
 	// No newer root becomes durable before this one is listed: the root that
 	// follows names it as its predecessor, the next one has the list.
-	v.stateMu.Lock()
-	defer v.stateMu.Unlock()
+	v.durable.mu.Lock()
+	defer v.durable.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.used = true
-	content = contentOf(v.root)
+	content = contentOf(v.durable.root)
 	if a.last.Epoch == v.store.Keys.Newest().Epoch() && sameContent(a.content, content) {
 		return next, content
 	}
-	at := layout.OfferedAnchor{Generation: v.root.Generation, R: v.rootR}
+	at := layout.OfferedAnchor{Generation: v.durable.root.Generation, R: v.durable.r}
 	if n := len(a.offered); n >= layout.MaxAnchorsOffered {
 		at = a.offered[n-1] // nobody confirms; what was given out may not be forgotten
 		content = [3]layout.Pointer{}
 	} else if n == 0 || a.offered[n-1].Generation < at.Generation {
 		a.offered = append(slices.Clip(a.offered), at)
 	}
-	return v.anchorOf(v.root, at), content
+	return a.anchorOf(v.durable.root, at), content
 }
 
 // commitLast commits for the last time. If anchors are kept of the volume, the
 // last root offers the one before, which has the same content: an anchor of the
 // last root itself could be in no root.
-func (v *Volume) commitLast() error {
-	a := &v.anc
+func (a *anchors) commitLast() error {
+	v := a.v
 	a.one.Lock()
 	defer a.one.Unlock()
 	a.mu.Lock()
 	used := a.used
 	a.mu.Unlock()
 	if !used {
-		return v.commit(true)
+		return v.com.commit(true)
 	}
-	next, content := v.offer()
-	err := v.commit(true)
+	next, content := a.offer()
+	err := v.com.commit(true)
 	if err == nil && next.Epoch != 0 {
 		a.settle(next, content)
 	}
@@ -146,22 +148,23 @@ func (v *Volume) commitLast() error {
 
 // commitAnchored commits what the last commit is to anchor, if anchors are kept
 // of the volume. The committer has ended.
-func (v *Volume) commitAnchored() error {
-	a := &v.anc
+func (a *anchors) commitAnchored() error {
+	v := a.v
 	a.mu.Lock()
 	used := a.used
 	a.mu.Unlock()
 	if !used {
 		return nil
 	}
-	err := v.commit(false)
+	err := v.com.commit(false)
 	if err != nil {
 		v.fail(err)
 	}
 	return err
 }
 
-func (v *Volume) anchorOf(root *layout.Root, at layout.OfferedAnchor) Anchor {
+func (a *anchors) anchorOf(root *layout.Root, at layout.OfferedAnchor) Anchor {
+	v := a.v
 	k := v.store.Keys.Newest()
 	return Anchor{Volume: v.id, Instance: root.Instance, Generation: at.Generation, Epoch: k.Epoch(), MAC: k.Anchor(at.Generation, at.R)}
 }
@@ -221,8 +224,7 @@ func (a *anchors) confirm(k keptAnchor) {
 
 // freezeAnchors puts what was confirmed into the tree, and what was offered into a
 // root. The caller holds the gate alone, and nothing is frozen yet.
-func (v *Volume) freezeAnchors() error {
-	a := &v.anc
+func (a *anchors) freezeAnchors() error {
 	a.mu.Lock()
 	fresh := a.fresh
 	a.fresh = nil
@@ -255,10 +257,10 @@ func (a *anchors) offers() []layout.OfferedAnchor {
 	return slices.Clone(a.offered)
 }
 
-// loadAnchors checks the anchor that Open was given, and for a mount that
+// load checks the anchor that Open was given, and for a mount that
 // writes reads what the volume knows of anchors. Nobody else uses the volume yet.
-func (v *Volume) loadAnchors(root *layout.Root) error {
-	a := &v.anc
+func (a *anchors) load(root *layout.Root) error {
+	v := a.v
 	a.offered = root.Offered
 	var derr error
 	err := a.tree.Scan(items.AnchorKey(0), items.AnchorKey(^uint64(0)), func(k layout.Key, val []byte) bool {
@@ -279,7 +281,7 @@ func (v *Volume) loadAnchors(root *layout.Root) error {
 	if v.opts.Anchor == nil {
 		return nil
 	}
-	r, err := header.MatchAnchor(v.opts.Anchor, v.store.Keys, root, v.rootR, a.tree)
+	r, err := header.MatchAnchor(v.opts.Anchor, v.store.Keys, root, v.durable.r, a.tree)
 	if err != nil {
 		return err
 	}

@@ -255,7 +255,7 @@ func TestAnchorsKept(t *testing.T) {
 		a, err := v.Mknod(crashReq, vfs.RootIno, fmt.Sprint(i), 0o600, 0)
 		ok(t, err)
 		_ = a
-		ok(t, v.commitAll())
+		ok(t, v.com.commitAll())
 		all = append(all, offered(t, v))
 		ok(t, v.ConfirmAnchor(*all[i]))
 	}

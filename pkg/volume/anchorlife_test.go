@@ -136,7 +136,7 @@ func anchorLife(t *testing.T, seed uint64) (cuts int) {
 func fork(t *testing.T, seed uint64, img *device.Mem, a *Anchor) {
 	img = img.Crash(device.CrashKeepAll, nil)
 	v := mustOpen(t, img, Options{CommitInterval: -1, Memory: minMemory})
-	for v.durableGen() <= a.Generation {
+	for v.durable.generation() <= a.Generation {
 		ok(t, v.Sync(vfs.RootIno))
 	}
 	mustClose(t, v)

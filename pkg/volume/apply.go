@@ -45,7 +45,7 @@ func (v *Volume) record(op *layout.Op) error {
 	}
 	v.adm.changed()
 	// Half a ring is time enough for a commit to end before writers must wait.
-	if v.ring.Head()-v.ringMark.Load() > uint64(v.ring.Size()/2) {
+	if v.ring.Head()-v.com.ringMark.Load() > uint64(v.ring.Size()/2) {
 		v.com.ask()
 	}
 	return nil
@@ -67,7 +67,7 @@ func (v *Volume) apply(op *layout.Op) error {
 	case layout.OpGrow:
 		return v.applyGrow(op.Len)
 	}
-	in, err := v.inode(vfs.Ino(op.Ino))
+	in, err := v.table.inode(vfs.Ino(op.Ino))
 	if err != nil {
 		return err
 	}
@@ -112,16 +112,16 @@ func (v *Volume) applyCreate(op *layout.Op) error {
 	in := newInode(op.Ino, attr)
 	v.table.add(in)
 	defer v.table.put(in)
-	v.inoMu.Lock()
-	v.nextIno = max(v.nextIno, op.Ino+1)
-	v.inodes++
-	v.inoMu.Unlock()
+	v.com.inos.mu.Lock()
+	v.com.inos.next = max(v.com.inos.next, op.Ino+1)
+	v.com.inos.inodes++
+	v.com.inos.mu.Unlock()
 	err = v.fs.Update(func(w *tree.Writer) error {
 		if op.Name == "" {
-			v.reaper.orphaned(op.Ino)
+			v.background.reaper.orphaned(op.Ino)
 			return w.Put(items.OrphanKey(op.Ino), nil)
 		}
-		if err := v.putName(w, op.Parent, op.Name, in); err != nil {
+		if err := v.names.put(w, op.Parent, op.Name, in); err != nil {
 			return err
 		}
 		if op.Mode&items.ModeType == items.ModeLink {
@@ -142,7 +142,7 @@ func (v *Volume) applyCreate(op *layout.Op) error {
 			return err
 		}
 	}
-	v.touch(in)
+	v.table.touch(in)
 	if op.Name == "" {
 		return nil
 	}
@@ -155,7 +155,7 @@ func (v *Volume) applyCreate(op *layout.Op) error {
 
 // changeDir counts a change of names of a directory.
 func (v *Volume) changeDir(ino uint64, names, links int, t vfs.Timespec) error {
-	p, err := v.inode(vfs.Ino(ino))
+	p, err := v.table.inode(vfs.Ino(ino))
 	if err != nil {
 		return err
 	}
@@ -163,12 +163,12 @@ func (v *Volume) changeDir(ino uint64, names, links int, t vfs.Timespec) error {
 	p.setSize(uint64(int64(p.attr.Size) + int64(names)))
 	p.attr.Nlink = uint32(int(p.attr.Nlink) + links)
 	p.attr.Mtime, p.attr.Ctime = t, t
-	v.touch(p)
+	v.table.touch(p)
 	return nil
 }
 
 func (v *Volume) applyLink(op *layout.Op) error {
-	in, err := v.inode(vfs.Ino(op.Ino))
+	in, err := v.table.inode(vfs.Ino(op.Ino))
 	if err != nil {
 		return err
 	}
@@ -180,19 +180,19 @@ func (v *Volume) applyLink(op *layout.Op) error {
 				return err
 			}
 		}
-		return v.putName(w, op.Parent, op.Name, in)
+		return v.names.put(w, op.Parent, op.Name, in)
 	})
 	if err != nil {
 		return err
 	}
 	in.attr.Nlink++
 	in.attr.Ctime = op.Time
-	v.touch(in)
+	v.table.touch(in)
 	return v.changeDir(op.Parent, 1, 0, op.Time)
 }
 
 func (v *Volume) applyUnlink(op *layout.Op) error {
-	in, err := v.inode(vfs.Ino(op.Ino))
+	in, err := v.table.inode(vfs.Ino(op.Ino))
 	if err != nil {
 		return err
 	}
@@ -202,7 +202,7 @@ func (v *Volume) applyUnlink(op *layout.Op) error {
 		links = -1
 	}
 	err = v.fs.Update(func(w *tree.Writer) error {
-		if err := v.deleteName(w, op.Parent, op.Name); err != nil {
+		if err := v.names.delete(w, op.Parent, op.Name); err != nil {
 			return err
 		}
 		return v.dropLink(w, in, op.Time)
@@ -221,27 +221,27 @@ func (v *Volume) dropLink(w *tree.Writer, in *inode, t vfs.Timespec) error {
 		in.attr.Nlink--
 	}
 	in.attr.Ctime = t
-	v.touch(in)
+	v.table.touch(in)
 	if in.attr.Nlink > 0 {
 		return nil
 	}
-	v.reaper.orphaned(in.ino)
+	v.background.reaper.orphaned(in.ino)
 	return w.Put(items.OrphanKey(in.ino), nil)
 }
 
 func (v *Volume) applyRename(op *layout.Op) error {
-	moved, err := v.inode(vfs.Ino(op.Ino))
+	moved, err := v.table.inode(vfs.Ino(op.Ino))
 	if err != nil {
 		return err
 	}
 	defer v.table.put(moved)
 	var target *inode // replaced or exchanged
-	_, there, err := v.hash.FindName(v.fs.Scan, op.Parent2, op.Name2)
+	_, there, err := v.names.hash.FindName(v.fs.Scan, op.Parent2, op.Name2)
 	if err != nil {
 		return err
 	}
 	if there.Ino != 0 {
-		if target, err = v.inode(vfs.Ino(there.Ino)); err != nil {
+		if target, err = v.table.inode(vfs.Ino(there.Ino)); err != nil {
 			return err
 		}
 		defer v.table.put(target)
@@ -292,10 +292,10 @@ func (v *Volume) exchangeNames(w *tree.Writer, op *layout.Op, moved, target *ino
 	if target == nil {
 		return from, to, fmt.Errorf("%w: exchange with nothing", layout.ErrCorrupt)
 	}
-	if err := v.setName(w, op.Parent, op.Name, target); err != nil {
+	if err := v.names.set(w, op.Parent, op.Name, target); err != nil {
 		return from, to, err
 	}
-	if err := v.setName(w, op.Parent2, op.Name2, moved); err != nil {
+	if err := v.names.set(w, op.Parent2, op.Name2, moved); err != nil {
 		return from, to, err
 	}
 	from.links = linkOf(target) - linkOf(moved)
@@ -308,7 +308,7 @@ func (v *Volume) exchangeNames(w *tree.Writer, op *layout.Op, moved, target *ino
 // moveName gives an inode another name, which target, if there is one, loses.
 func (v *Volume) moveName(w *tree.Writer, op *layout.Op, moved, target *inode) (from, to dirChange, err error) {
 	if target != nil {
-		if err := v.deleteName(w, op.Parent2, op.Name2); err != nil {
+		if err := v.names.delete(w, op.Parent2, op.Name2); err != nil {
 			return from, to, err
 		}
 		if err := v.dropLink(w, target, op.Time); err != nil {
@@ -317,10 +317,10 @@ func (v *Volume) moveName(w *tree.Writer, op *layout.Op, moved, target *inode) (
 		to.names--
 		to.links -= linkOf(target)
 	}
-	if err := v.deleteName(w, op.Parent, op.Name); err != nil {
+	if err := v.names.delete(w, op.Parent, op.Name); err != nil {
 		return from, to, err
 	}
-	if err := v.putName(w, op.Parent2, op.Name2, moved); err != nil {
+	if err := v.names.put(w, op.Parent2, op.Name2, moved); err != nil {
 		return from, to, err
 	}
 	from.names--
@@ -334,7 +334,7 @@ func (v *Volume) moveName(w *tree.Writer, op *layout.Op, moved, target *inode) (
 // inheritWhiteout gives a whiteout what its directory hands down; replay comes
 // to the same, so the record of the rename need not carry it.
 func (v *Volume) inheritWhiteout(op *layout.Op) error {
-	p, err := v.inode(vfs.Ino(op.Parent))
+	p, err := v.table.inode(vfs.Ino(op.Parent))
 	if err != nil {
 		return err
 	}
@@ -342,14 +342,14 @@ func (v *Volume) inheritWhiteout(op *layout.Op) error {
 	if p.attr.Mode&items.ModeSgid != 0 {
 		op.GID = p.attr.GID
 	}
-	op.Mode, op.Data, op.Data2, err = v.inherit(p, &vfs.Req{}, op.Mode)
+	op.Mode, op.Data, op.Data2, err = v.names.inherit(p, &vfs.Req{}, op.Mode)
 	return err
 }
 
 // moved notes that an inode has another name.
 func (v *Volume) moved(in *inode, t vfs.Timespec) {
 	in.attr.Ctime = t
-	v.touch(in)
+	v.table.touch(in)
 }
 
 // applyKill is what a write or chown by the unprivileged does to the mode.
@@ -361,7 +361,7 @@ func (v *Volume) applyKill(in *inode) error {
 	if in.attr.Mode&0o010 != 0 {
 		in.attr.Mode &^= items.ModeSgid
 	}
-	v.touch(in)
+	v.table.touch(in)
 	if in.attr.Flags&layout.InodeCapability == 0 {
 		return nil
 	}

@@ -16,7 +16,7 @@ func isStale(err error) bool { return errors.Is(err, vfs.ErrStale) }
 
 // GetAttr implements vfs.FS.
 func (v *Volume) GetAttr(ino vfs.Ino) (vfs.Attr, error) {
-	in, err := v.inode(ino)
+	in, err := v.table.inode(ino)
 	if err != nil {
 		return vfs.Attr{}, err
 	}
@@ -37,7 +37,7 @@ func (v *Volume) peekAttr(ino vfs.Ino) (vfs.Attr, error) {
 		defer in.mu.RUnlock()
 		return in.vfsAttr(), nil
 	}
-	n, err := v.readInode(uint64(ino))
+	n, err := v.table.readInode(uint64(ino))
 	if err != nil {
 		if in := v.table.grab(uint64(ino)); in != nil { // created and not in the tree yet
 			v.table.put(in)
@@ -53,7 +53,7 @@ func (v *Volume) SetAttr(req *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.Attr,
 	if *set == (vfs.SetAttr{}) {
 		return v.GetAttr(ino)
 	}
-	in, err := v.inode(ino)
+	in, err := v.table.inode(ino)
 	if err != nil {
 		return vfs.Attr{}, err
 	}
@@ -65,7 +65,7 @@ func (v *Volume) SetAttr(req *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.Attr,
 		}
 		return []items.Interval{{From: *set.Size - 1, To: *set.Size}}
 	}
-	err = v.inReserved(in, ends, func(promised bool) (again bool, err error) {
+	err = v.res.inReserved(in, ends, func(promised bool) (again bool, err error) {
 		if promised && set.Size != nil {
 			a, again, err = v.setAttr(req, in, set, append([]items.Interval{}, ends()...))
 		} else {
@@ -79,7 +79,7 @@ func (v *Volume) SetAttr(req *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.Attr,
 // setAttr is SetAttr; what it writes of data is reserved, if given. If that is not so any more
 // it does nothing: again.
 func (v *Volume) setAttr(req *vfs.Req, in *inode, set *vfs.SetAttr, reserved []items.Interval) (a vfs.Attr, again bool, err error) {
-	_, dropped := v.dropStep()
+	_, dropped := v.data.dropStep()
 	c := cost{ring: 512, quads: 2*opQuads + dropped, pages: 2, promised: reserved != nil}
 	// Cutting a file frees space, and needs the reserve when the volume is full.
 	c.urgent = set.Size != nil && *set.Size == 0 || set.Size == nil
@@ -95,7 +95,7 @@ func (v *Volume) setAttr(req *vfs.Req, in *inode, set *vfs.SetAttr, reserved []i
 			return err
 		}
 		if reserved != nil {
-			if ok, err := v.coversAll(in, reserved); err != nil || !ok {
+			if ok, err := v.res.coversAll(in, reserved); err != nil || !ok {
 				again = true
 				return err
 			}
@@ -108,7 +108,7 @@ func (v *Volume) setAttr(req *vfs.Req, in *inode, set *vfs.SetAttr, reserved []i
 
 // setAttrLocked makes the change of SetAttr, which is admitted. The caller holds in.mu.
 func (v *Volume) setAttrLocked(req *vfs.Req, in *inode, set *vfs.SetAttr) (vfs.Attr, error) {
-	defer v.unload(in)
+	defer v.data.unload(in)
 	op := &layout.Op{Type: layout.OpSetAttr, Unique: req.Unique, Ino: in.ino, Time: vfs.Now()}
 	if set.Ctime != nil {
 		op.Time = *set.Ctime
@@ -120,12 +120,12 @@ func (v *Volume) setAttrLocked(req *vfs.Req, in *inode, set *vfs.SetAttr) (vfs.A
 		if *set.Size > layout.MaxFileBytes {
 			return vfs.Attr{}, vfs.ErrFileTooBig
 		}
-		if err := v.cutRest(in); err != nil {
+		if err := v.data.cutRest(in); err != nil {
 			return vfs.Attr{}, err
 		}
 		op.Flags |= layout.SetSize
 		op.Len = *set.Size
-		if err := v.prepareTruncate(in, op.Len); err != nil {
+		if err := v.data.prepareTruncate(in, op.Len); err != nil {
 			return vfs.Attr{}, err
 		}
 	}
@@ -159,7 +159,7 @@ func (v *Volume) setAttrLocked(req *vfs.Req, in *inode, set *vfs.SetAttr) (vfs.A
 		return vfs.Attr{}, err
 	}
 	if op.Flags&layout.SetSize != 0 {
-		if err := v.cutRest(in); err != nil {
+		if err := v.data.cutRest(in); err != nil {
 			return vfs.Attr{}, err
 		}
 	}
@@ -168,12 +168,12 @@ func (v *Volume) setAttrLocked(req *vfs.Req, in *inode, set *vfs.SetAttr) (vfs.A
 
 // prepareTruncate loads the sector that the new end of the file cuts in two,
 // and an inline content.
-func (v *Volume) prepareTruncate(in *inode, size uint64) error {
-	if err := v.loadSmall(in); err != nil {
+func (c *contents) prepareTruncate(in *inode, size uint64) error {
+	if err := c.loadSmall(in); err != nil {
 		return err
 	}
 	if size < in.attr.Size && size%pageBytes != 0 {
-		return v.loadPage(in, size/pageBytes)
+		return c.loadPage(in, size/pageBytes)
 	}
 	return nil
 }
@@ -211,7 +211,7 @@ func (v *Volume) applySetAttr(in *inode, op *layout.Op) error {
 		}
 	}
 	in.attr.Ctime = op.Time
-	v.touch(in)
+	v.table.touch(in)
 	return nil
 }
 
@@ -234,25 +234,25 @@ const cutStep = 256
 // left to cutRest: an orphan item says so.
 func (v *Volume) applyTruncate(in *inode, size uint64) error {
 	old := in.attr.Size
-	v.unpackInline(in, size)
-	v.touch(in)
+	v.data.unpackInline(in, size)
+	v.table.touch(in)
 	if size > old || size == old && !in.reserved.Load() {
 		return nil
 	}
 	// What is reserved beyond the end goes also where the size stays.
 	first := (size + pageBytes - 1) / pageBytes
-	if err := v.cutBlocks(in, first, 1<<62); err != nil {
+	if err := v.data.cutBlocks(in, first, 1<<62); err != nil {
 		return err
 	}
 	if size < old && size%pageBytes != 0 {
-		v.zeroPage(in, size/pageBytes, int(size%pageBytes), pageBytes)
+		v.data.zeroPage(in, size/pageBytes, int(size%pageBytes), pageBytes)
 	}
-	return v.cutExtents(in, first)
+	return v.data.cutExtents(in, first)
 }
 
 // zeroPage clears bytes [from, to) of a page in memory and makes it dirty; a
 // page that is not there stays a hole, and beyond the end all is zero already.
-func (v *Volume) zeroPage(in *inode, sector uint64, from, to int) {
+func (c *contents) zeroPage(in *inode, sector uint64, from, to int) {
 	if sector*pageBytes >= in.attr.Size {
 		return
 	}
@@ -264,21 +264,22 @@ func (v *Volume) zeroPage(in *inode, sector uint64, from, to int) {
 	}
 	clear(b.pages[sector%blockPages][from:to])
 	in.bmu.Unlock()
-	v.markDirty(in, sector)
+	c.markDirty(in, sector)
 }
 
 // cutExtents removes a step of what lies beyond the end of a file that was cut, from
 // a sector on. If more is left, the inode becomes an orphan until cutRest is done with it.
-func (v *Volume) cutExtents(in *inode, from uint64) error {
+func (c *contents) cutExtents(in *inode, from uint64) error {
+	v := c.v
 	return v.fs.Update(func(w *tree.Writer) error {
-		limit, _ := v.dropStep()
-		d, err := v.dropExtents(w, in, from, 1<<62, limit)
+		limit, _ := c.dropStep()
+		d, err := c.drop(w, in, from, 1<<62, limit)
 		if err != nil {
 			return err
 		}
-		v.countDropped(in, d)
+		c.countDropped(in, d)
 		if d.done {
-			if d.done, err = v.unreserve(w, in, from, 1<<62, limit); err != nil || d.done {
+			if d.done, err = v.res.unreserve(w, in, from, 1<<62, limit); err != nil || d.done {
 				return err
 			}
 		}
@@ -290,15 +291,16 @@ func (v *Volume) cutExtents(in *inode, from uint64) error {
 // cutRest goes on with what applyTruncate has left, a step at a time: after the
 // truncation, and, should that have failed, before anything else could bring
 // what is to be cut back into sight. The caller holds in.mu and is not in the gate.
-func (v *Volume) cutRest(in *inode) error {
+func (c *contents) cutRest(in *inode) error {
+	v := c.v
 	for in.cutting {
-		_, pages := v.dropStep()
-		c := cost{quads: opQuads + pages, urgent: true, nested: true}
-		if err := v.admit(c); err != nil {
+		_, pages := c.dropStep()
+		want := cost{quads: opQuads + pages, urgent: true, nested: true}
+		if err := v.adm.admit(want); err != nil {
 			return err
 		}
-		err := v.inGate(func() error { return v.cutMore(in) })
-		v.adm.done(c)
+		err := v.inGate(func() error { return c.cutMore(in) })
+		v.adm.done(want)
 		if err != nil {
 			return err
 		}
@@ -307,21 +309,22 @@ func (v *Volume) cutRest(in *inode) error {
 }
 
 // cutMore removes a step of what lies beyond the end of a file.
-func (v *Volume) cutMore(in *inode) error {
+func (c *contents) cutMore(in *inode) error {
+	v := c.v
 	first := (in.attr.Size + pageBytes - 1) / pageBytes
 	reserved := in.reserved.Load()
 	return v.fs.Update(func(w *tree.Writer) error {
-		step, _ := v.dropStep()
-		d, err := v.dropExtents(w, in, first, 1<<62, step)
+		step, _ := c.dropStep()
+		d, err := c.drop(w, in, first, 1<<62, step)
 		if err != nil {
 			return err
 		}
-		v.countDropped(in, d)
+		c.countDropped(in, d)
 		if d.sectors > 0 || reserved { // of many orphans there is nothing to cut
-			v.touch(in)
+			v.table.touch(in)
 		}
 		if d.done {
-			d.done, err = v.unreserve(w, in, first, 1<<62, step)
+			d.done, err = v.res.unreserve(w, in, first, 1<<62, step)
 		}
 		if err != nil || !d.done {
 			return err
@@ -358,7 +361,7 @@ func (v *Volume) SeekData(ino vfs.Ino, off uint64) (uint64, error) { return v.se
 func (v *Volume) SeekHole(ino vfs.Ino, off uint64) (uint64, error) { return v.seek(ino, off, false) }
 
 func (v *Volume) seek(ino vfs.Ino, off uint64, data bool) (uint64, error) {
-	in, err := v.inode(ino)
+	in, err := v.table.inode(ino)
 	if err != nil {
 		return 0, err
 	}
@@ -381,7 +384,7 @@ func (v *Volume) seek(ino vfs.Ino, off uint64, data bool) (uint64, error) {
 	end := (size + pageBytes - 1) / pageBytes
 	s := off / pageBytes
 	for s < end {
-		from, to, err := v.nextData(in, s, end)
+		from, to, err := v.data.nextData(in, s, end)
 		if err != nil {
 			return 0, txn.Wrap(err)
 		}
@@ -401,9 +404,9 @@ func (v *Volume) seek(ino vfs.Ino, off uint64, data bool) (uint64, error) {
 
 // nextData returns the first run of sectors at or after s that hold data: from
 // is end if there is none. The run may go on after to.
-func (v *Volume) nextData(in *inode, s, end uint64) (from, to uint64, err error) {
+func (c *contents) nextData(in *inode, s, end uint64) (from, to uint64, err error) {
 	from, to = end, end
-	es, err := v.extents(in.ino, s, end, 1)
+	es, err := c.extents(in.ino, s, end, 1)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -427,7 +430,7 @@ func (v *Volume) nextData(in *inode, s, end uint64) (from, to uint64, err error)
 
 // isFile tells whether an inode holds data.
 func (v *Volume) isFile(ino vfs.Ino) error {
-	in, err := v.inode(ino)
+	in, err := v.table.inode(ino)
 	if err != nil {
 		return err
 	}

@@ -15,15 +15,19 @@ var ErrBusy = errors.New("it is under way already")
 
 // background is the long work on an open volume, which Close ends.
 type background struct {
+	v *Volume
+
 	mu     sync.Mutex
 	wg     sync.WaitGroup
 	cancel map[string]context.CancelCauseFunc // by kind
 	closed bool
+
+	reaper   reaper
+	discards discarder
 }
 
 // begin begins work of a kind: ctx ends when the volume is closed. end must be called.
-func (v *Volume) begin(parent context.Context, kind string) (ctx context.Context, end func(), err error) {
-	b := &v.background
+func (b *background) begin(parent context.Context, kind string) (ctx context.Context, end func(), err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {

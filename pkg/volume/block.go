@@ -70,8 +70,9 @@ type kept struct {
 }
 
 // keep adds a block and forgets the clean pages of the oldest. No lock is held.
-func (v *Volume) keep(it flushItem) {
-	k := &v.kept
+func (f *flusher) keep(it flushItem) {
+	v := f.v
+	k := &f.kept
 	v.table.hold(it.in)
 	k.mu.Lock()
 	if n := len(k.queue); n > 0 && k.queue[n-1] == it { // the usual case: an appender
@@ -90,7 +91,7 @@ func (v *Volume) keep(it flushItem) {
 	}
 	old.in.bmu.Lock()
 	if b := old.in.blocks[old.idx]; b != nil {
-		v.dropClean(old.in, old.idx, b)
+		f.dropClean(old.in, old.idx, b)
 	}
 	old.in.bmu.Unlock()
 	v.table.put(old.in)

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -20,6 +21,8 @@ import (
 // committer is the goroutine that commits: when asked, and every interval in
 // which something changed.
 type committer struct {
+	v *Volume
+
 	mu      sync.Mutex
 	cond    sync.Cond // a commit ended, or the volume failed
 	asked   chan struct{}
@@ -30,6 +33,14 @@ type committer struct {
 	ended   bool             // there will be no more commits; under mu
 	run     sync.Mutex       // held while the committer commits
 	quiet   int              // freezes: all is durable, and no commit begins; under mu
+
+	spaces   *tree.Tree    // owned by the committer
+	ringMark atomic.Uint64 // end of the ring at the last freeze
+	commits  atomic.Uint64 // successful ones
+	lists    [2]listPlace  // of the newest durable root; owned by the committer
+	copied   atomic.Uint64 // sectors shared in this generation that no durable root has; see maxLogCopies
+
+	inos counters
 }
 
 func (c *committer) init() {
@@ -46,47 +57,48 @@ func (c *committer) wake() {
 	c.cond.Broadcast()
 }
 
-func (v *Volume) startCommitter() {
+func (c *committer) start() {
+	v := c.v
 	v.adm.changed = func() {
 		select {
-		case v.com.changed <- struct{}{}:
+		case c.changed <- struct{}{}:
 		default:
 		}
-		v.idle.note()
+		v.sync.idle.note()
 	}
 	go func() {
-		defer close(v.com.done)
+		defer close(c.done)
 		var timer <-chan time.Time
 		for {
 			select {
-			case <-v.com.changed:
+			case <-c.changed:
 				if timer == nil && v.opts.CommitInterval > 0 {
 					timer = time.After(v.opts.CommitInterval)
 				}
 				continue
 			case <-timer:
-			case <-v.com.asked:
-			case <-v.com.quit:
+			case <-c.asked:
+			case <-c.quit:
 				return
 			}
 			timer = nil
-			v.commitUnlessQuiet()
-			v.com.wake()
+			c.commitUnlessQuiet()
+			c.wake()
 		}
 	}()
 }
 
 // commitUnlessQuiet is a commit of the committer. In a freeze there is nothing to
 // commit. The volume has failed before a freeze that waits for the commit goes on.
-func (v *Volume) commitUnlessQuiet() {
-	c := &v.com
+func (c *committer) commitUnlessQuiet() {
+	v := c.v
 	c.run.Lock()
 	defer c.run.Unlock()
 	c.mu.Lock()
 	quiet := c.quiet > 0
 	c.mu.Unlock()
 	if !quiet && v.Failed() == nil {
-		v.fail(v.commit(false))
+		v.fail(c.commit(false))
 	}
 }
 
@@ -98,17 +110,17 @@ func (c *committer) endCommits() {
 	c.cond.Broadcast()
 }
 
-func (v *Volume) stopCommitter() {
-	close(v.com.quit)
-	<-v.com.done
+func (c *committer) end() {
+	close(c.quit)
+	<-c.done
 }
 
-// commitSince waits until more than n commits have succeeded, and causes one.
-func (v *Volume) commitSince(n uint64) error {
-	c := &v.com
+// since waits until more than n commits have succeeded, and causes one.
+func (c *committer) since(n uint64) error {
+	v := c.v
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for v.commits.Load() <= n {
+	for c.commits.Load() <= n {
 		if err := v.Failed(); err != nil {
 			return v.writable()
 		}
@@ -133,20 +145,20 @@ func (c *committer) ask() {
 
 // commitAll makes everything that happened before the call part of a durable root,
 // which is newer than the one at the call. In a freeze it waits for the thaw.
-func (v *Volume) commitAll() error { return v.commitOpen(false) }
+func (c *committer) commitAll() error { return c.commitOpen(false) }
 
 // commitData is commitAll for who cares for data alone: at rest all of it is in
 // the newest root already.
-func (v *Volume) commitData() error { return v.commitOpen(true) }
+func (c *committer) commitData() error { return c.commitOpen(true) }
 
-func (v *Volume) commitOpen(atRest bool) error {
+func (c *committer) commitOpen(atRest bool) error {
+	v := c.v
 	v.gate.RLock()
 	open := v.gen
 	v.gate.RUnlock()
-	c := &v.com
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for v.durableGen() < open {
+	for v.durable.generation() < open {
 		if v.Failed() != nil {
 			return v.writable()
 		}
@@ -163,32 +175,27 @@ func (v *Volume) commitOpen(atRest bool) error {
 	return nil
 }
 
-func (v *Volume) durableGen() uint64 {
-	v.stateMu.Lock()
-	defer v.stateMu.Unlock()
-	return v.root.Generation
-}
-
 // commit ends the open generation and makes it durable (I1–I4).
-func (v *Volume) commit(clean bool) error {
-	v.flushAhead()
-	c, err := v.freeze(clean)
+func (c *committer) commit(clean bool) error {
+	v := c.v
+	v.flush.flushAhead()
+	g, err := c.freeze(clean)
 	if err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
 	// From here on the next generation goes its own way.
-	v.waitWrites(c.gen)
+	v.flush.waitWrites(g.gen)
 	if err := v.Failed(); err != nil {
 		return err
 	}
-	if err := v.writeTrees(c); err != nil {
-		return fmt.Errorf("commit %d: %w", c.gen, err)
+	if err := c.writeTrees(g); err != nil {
+		return fmt.Errorf("commit %d: %w", g.gen, err)
 	}
-	r, err := v.store.WriteRoot(c.root)
+	r, err := v.store.WriteRoot(g.root)
 	if err != nil {
-		return fmt.Errorf("commit %d: %w", c.gen, err)
+		return fmt.Errorf("commit %d: %w", g.gen, err)
 	}
-	return v.publish(c, r)
+	return c.publish(g, r)
 }
 
 // frozen is a generation on its way to the device.
@@ -215,49 +222,50 @@ func (c *frozen) copies() (n int) {
 // freeze ends the open generation: everything that was acknowledged is in the
 // tree. Mutations wait for as long as it takes to seal what is dirty. An error
 // fails the volume before they go on: what was dirty does not count as such any more.
-func (v *Volume) freeze(clean bool) (c *frozen, err error) {
+func (c *committer) freeze(clean bool) (g *frozen, err error) {
+	v := c.v
 	v.gate.Lock()
 	defer v.gate.Unlock()
 	defer func() { v.fail(err) }()
-	if err := v.flushAll(); err != nil {
+	if err := v.flush.flushAll(); err != nil {
 		return nil, err
 	}
-	if err := v.storeInodes(); err != nil {
+	if err := c.storeInodes(); err != nil {
 		return nil, err
 	}
-	if err := v.freezeAnchors(); err != nil {
+	if err := v.anc.freezeAnchors(); err != nil {
 		return nil, err
 	}
-	c = &frozen{gen: v.gen}
+	g = &frozen{gen: v.gen}
 	for _, t := range v.trees {
-		if t == v.snaps { // the head's tree has told what it dropped
-			if err := v.storeDead(); err != nil {
+		if t == v.snap.tree { // the head's tree has told what it dropped
+			if err := v.snap.storeDead(); err != nil {
 				return nil, err
 			}
 		}
-		c.trees = append(c.trees, t.Freeze())
+		g.trees = append(g.trees, t.Freeze())
 	}
 	// What the commit before last freed is reusable since the last one; the
 	// places of that list are not needed any more.
-	for _, r := range v.lists[1].pieces {
+	for _, r := range c.lists[1].pieces {
 		v.space.Free(r)
 	}
-	c.space, err = v.space.Freeze(func(values, freedRuns int) int {
+	g.space, err = v.space.Freeze(func(values, freedRuns int) int {
 		lists := (freedRuns+16*values)/listRuns + 2
-		return c.copies() + 4*values + lists
+		return g.copies() + 4*values + lists
 	})
 	if err != nil {
 		return nil, err
 	}
-	v.com.sc = c.space
+	c.sc = g.space
 	if v.ring != nil {
-		c.ring = v.ring.Head()
-		v.ringMark.Store(c.ring)
+		g.ring = v.ring.Head()
+		c.ringMark.Store(g.ring)
 	}
-	v.stateMu.Lock()
-	root := *v.root
-	root.PrevR = v.rootR
-	v.stateMu.Unlock()
+	v.durable.mu.Lock()
+	root := *v.durable.root
+	root.PrevR = v.durable.r
+	v.durable.mu.Unlock()
 	root.Generation = v.gen
 	root.Clean = clean
 	root.OpSeq = v.nextOp
@@ -267,27 +275,28 @@ func (v *Volume) freeze(clean bool) (c *frozen, err error) {
 	if v.log != nil {
 		root.LogSeq = v.log.Next()
 	}
-	v.inoMu.Lock()
-	root.NextIno, root.Inodes = v.nextIno, v.inodes
-	v.inoMu.Unlock()
+	v.com.inos.mu.Lock()
+	root.NextIno, root.Inodes = v.com.inos.next, v.com.inos.inodes
+	v.com.inos.mu.Unlock()
 	root.DeviceSectors = v.sectors.Load()
 	root.NewestSnapshot = v.snap.take(v.gen, root.Inodes, oldestEpoch(&root.Rotation), &v.res)
 	root.Reserved = v.res.stored()
-	c.root = &root
-	v.copied.Store(0)
+	g.root = &root
+	c.copied.Store(0)
 	v.gen++
-	return c, nil
+	return g, nil
 }
 
 // storeInodes puts the attributes that changed into the tree.
-func (v *Volume) storeInodes() error {
-	v.dirtyMu.Lock()
-	list := v.dirty
-	v.dirty = nil
+func (c *committer) storeInodes() error {
+	v := c.v
+	v.table.dirtyMu.Lock()
+	list := v.table.dirty
+	v.table.dirty = nil
 	for _, in := range list {
 		in.dirty = false
 	}
-	v.dirtyMu.Unlock()
+	v.table.dirtyMu.Unlock()
 	slices.SortFunc(list, func(a, b *inode) int { return cmp.Compare(a.ino, b.ino) })
 	err := v.fs.Update(func(w *tree.Writer) error {
 		buf := make([]byte, 0, layout.InodeBytes)
@@ -310,62 +319,62 @@ func (v *Volume) storeInodes() error {
 }
 
 // freeSpacePage is told of pages of the space tree that the commit replaced.
-func (v *Volume) freeSpacePage(p *layout.Pointer) { items.EachCopy(p, v.com.sc.Drop) }
+func (c *committer) freeSpacePage(p *layout.Pointer) { items.EachCopy(p, c.sc.Drop) }
 
 // listRuns is how many runs one piece of a free list holds: one group of four sectors.
 const listRuns = 1300
 
 // writeTrees writes the pages of a frozen generation and completes its root.
-func (v *Volume) writeTrees(c *frozen) error {
-	for _, t := range c.trees {
-		quads, err := c.space.Take(t.Copies())
+func (c *committer) writeTrees(g *frozen) error {
+	for _, t := range g.trees {
+		quads, err := g.space.Take(t.Copies())
 		if err != nil {
 			return err
 		}
 		var pages []*tree.Page
-		c.root.Trees[t.ID()], pages, err = t.Write(v.pageWriter(t.ID(), c.gen, quads))
+		g.root.Trees[t.ID()], pages, err = t.Write(c.pageWriter(t.ID(), g.gen, quads))
 		if err != nil {
 			return err
 		}
-		c.pages = append(c.pages, pages)
+		g.pages = append(g.pages, pages)
 	}
 	// The space tree describes itself: first its items get their places, then
 	// its pages and the free list theirs, and only then the values are final.
-	if err := v.putSpace(c.space.Keys); err != nil {
+	if err := c.putSpace(g.space.Keys); err != nil {
 		return err
 	}
-	quads, err := c.space.Take(v.spaces.Pending())
+	quads, err := g.space.Take(c.spaces.Pending())
 	if err != nil {
 		return err
 	}
-	freed := c.space.Freed()
-	places, err := c.space.Take((len(freed) + listRuns - 1) / listRuns)
+	freed := g.space.Freed()
+	places, err := g.space.Take((len(freed) + listRuns - 1) / listRuns)
 	if err != nil {
 		return err
 	}
-	err = c.space.Finish(func(k layout.Key, val []byte) error {
-		return v.spaces.Update(func(w *tree.Writer) error { return w.Put(k, val) })
+	err = g.space.Finish(func(k layout.Key, val []byte) error {
+		return c.spaces.Update(func(w *tree.Writer) error { return w.Put(k, val) })
 	})
 	if err != nil {
 		return err
 	}
-	c.spaces = v.spaces.Freeze()
-	c.root.Trees[layout.TreeSpace], c.spaced, err = c.spaces.Write(v.pageWriter(layout.TreeSpace, c.gen, quads))
+	g.spaces = c.spaces.Freeze()
+	g.root.Trees[layout.TreeSpace], g.spaced, err = g.spaces.Write(c.pageWriter(layout.TreeSpace, g.gen, quads))
 	if err != nil {
 		return err
 	}
-	if c.list, err = v.writeList(c.gen, freed, places); err != nil {
+	if g.list, err = c.writeList(g.gen, freed, places); err != nil {
 		return err
 	}
-	c.root.FreeLists = [2]layout.Pointer2{c.list.ptr, v.lists[0].ptr}
-	c.root.FreeSectors, c.root.AllocHint = c.space.Free, c.space.Hint
+	g.root.FreeLists = [2]layout.Pointer2{g.list.ptr, c.lists[0].ptr}
+	g.root.FreeSectors, g.root.AllocHint = g.space.Free, g.space.Hint
 	return nil
 }
 
 // putSpace makes room for the items that a commit stores.
-func (v *Volume) putSpace(keys func(fn func(k layout.Key, size int) error) error) error {
+func (c *committer) putSpace(keys func(fn func(k layout.Key, size int) error) error) error {
 	blank := make([]byte, layout.MaxValue)
-	return v.spaces.Update(func(w *tree.Writer) error {
+	return c.spaces.Update(func(w *tree.Writer) error {
 		return keys(func(k layout.Key, size int) error {
 			old, ok, err := w.Get(k)
 			if err != nil {
@@ -381,7 +390,8 @@ func (v *Volume) putSpace(keys func(fn func(k layout.Key, size int) error) error
 
 // writeList writes what a generation freed, one piece per group of four; each
 // leads to the next, so the last is sealed first.
-func (v *Volume) writeList(gen uint64, freed, places []layout.Run) (l listPlace, err error) {
+func (c *committer) writeList(gen uint64, freed, places []layout.Run) (l listPlace, err error) {
+	v := c.v
 	var at []layout.Run
 	for _, p := range places {
 		for o := uint32(0); o < p.Count; o += layout.QuadSectors {
@@ -412,7 +422,8 @@ func (v *Volume) writeList(gen uint64, freed, places []layout.Run) (l listPlace,
 // pageWriter returns a function for tree.Frozen.Write that puts pages one after
 // another into the given groups of four, in large writes; second copies take
 // places from the end.
-func (v *Volume) pageWriter(id, gen uint64, quads []layout.Run) func(int, []*tree.Page) error {
+func (c *committer) pageWriter(id, gen uint64, quads []layout.Run) func(int, []*tree.Page) error {
+	v := c.v
 	var places []uint64 // byte addresses
 	for _, r := range quads {
 		for o := uint64(0); o < uint64(r.Count); o += layout.QuadSectors {
@@ -462,33 +473,34 @@ func (v *Volume) pageWriter(id, gen uint64, quads []layout.Run) func(int, []*tre
 }
 
 // publish tells everybody that a generation is durable.
-func (v *Volume) publish(c *frozen, r [32]byte) error {
-	for i, t := range c.trees {
-		t.Install(c.pages[i])
+func (c *committer) publish(g *frozen, r [32]byte) error {
+	v := c.v
+	for i, t := range g.trees {
+		t.Install(g.pages[i])
 		v.adm.dirtyNodes(-t.Pages())
 	}
-	c.spaces.Install(c.spaced)
-	v.stateMu.Lock()
-	prev := v.root
-	v.root, v.rootR = c.root, r
-	v.stateMu.Unlock()
-	v.lists = [2]listPlace{c.list, v.lists[0]}
-	v.refs.trim(c.root.OpSeq)
+	g.spaces.Install(g.spaced)
+	v.durable.mu.Lock()
+	prev := v.durable.root
+	v.durable.root, v.durable.r = g.root, r
+	v.durable.mu.Unlock()
+	c.lists = [2]listPlace{g.list, c.lists[0]}
+	v.flush.refs.trim(g.root.OpSeq)
 	if v.ring != nil {
-		v.ring.Trim(c.ring)
+		v.ring.Trim(g.ring)
 	}
-	if v.log != nil && prev.MountID == c.root.MountID {
+	if v.log != nil && prev.MountID == g.root.MountID {
 		// Frames that the older of the two newest roots would replay stay.
 		v.log.Trim(prev.LogSeq)
 	}
-	v.sync.committed(c.root.OpSeq)
+	v.sync.committed(g.root.OpSeq)
 	// I3: what the generation before freed is unreachable from both roots now.
-	err := v.space.Reuse(c.gen - 1)
-	v.commits.Add(1)
+	err := v.space.Reuse(g.gen - 1)
+	c.commits.Add(1)
 	v.adm.wake()
 	v.rot.kick()
 	if err != nil {
-		return fmt.Errorf("commit %d: reuse: %w", c.gen, err)
+		return fmt.Errorf("commit %d: reuse: %w", g.gen, err)
 	}
 	return nil
 }

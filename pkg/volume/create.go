@@ -11,14 +11,6 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-func (v *Volume) newIno() uint64 {
-	v.inoMu.Lock()
-	defer v.inoMu.Unlock()
-	ino := v.nextIno
-	v.nextIno++
-	return ino
-}
-
 // create makes an inode, with a name unless it is empty. The name was checked.
 func (v *Volume) create(req *vfs.Req, parent vfs.Ino, name string, mode, rdev uint32, target string) (a vfs.Attr, err error) {
 	c := cost{ring: 256 + len(name) + len(target) + 2*4096, quads: opQuads}
@@ -29,12 +21,12 @@ func (v *Volume) create(req *vfs.Req, parent vfs.Ino, name string, mode, rdev ui
 		}
 		l.names()
 		l.lock(p)
-		if err := v.mayCreate(p, name, mode); err != nil {
+		if err := v.names.mayCreate(p, name, mode); err != nil {
 			return err
 		}
 		op := &layout.Op{Type: layout.OpCreate, Unique: req.Unique, Time: vfs.Now(), Parent: p.ino, Name: name, Name2: target,
 			UID: req.UID, GID: req.GID, Rdev: rdev}
-		if op.Mode, op.Data, op.Data2, err = v.inherit(p, req, mode); err != nil {
+		if op.Mode, op.Data, op.Data2, err = v.names.inherit(p, req, mode); err != nil {
 			return err
 		}
 		if p.attr.Mode&items.ModeSgid != 0 {
@@ -43,7 +35,7 @@ func (v *Volume) create(req *vfs.Req, parent vfs.Ino, name string, mode, rdev ui
 				op.Mode |= items.ModeSgid
 			}
 		}
-		op.Ino = v.newIno()
+		op.Ino = v.com.inos.take()
 		if err := v.perform(op); err != nil {
 			return err
 		}
@@ -54,12 +46,12 @@ func (v *Volume) create(req *vfs.Req, parent vfs.Ino, name string, mode, rdev ui
 }
 
 // mayCreate tells whether an inode may be made in a directory, which is locked as names are.
-func (v *Volume) mayCreate(p *inode, name string, mode uint32) error {
+func (ns *namespace) mayCreate(p *inode, name string, mode uint32) error {
 	if err := liveDir(p); err != nil {
 		return err
 	}
 	if name != "" {
-		n, err := v.lookup(p.ino, name)
+		n, err := ns.lookup(p.ino, name)
 		if err != nil {
 			return err
 		}
@@ -78,7 +70,8 @@ func (v *Volume) mayCreate(p *inode, name string, mode uint32) error {
 
 // inherit applies umask or default ACL; it returns the default and the access
 // ACL of the new inode.
-func (v *Volume) inherit(p *inode, req *vfs.Req, mode uint32) (m uint32, deflt, access []byte, err error) {
+func (ns *namespace) inherit(p *inode, req *vfs.Req, mode uint32) (m uint32, deflt, access []byte, err error) {
+	v := ns.v
 	if mode&items.ModeType == items.ModeLink {
 		return items.ModeLink | 0o777, nil, nil, nil
 	}
@@ -115,7 +108,7 @@ func (v *Volume) Mknod(req *vfs.Req, parent vfs.Ino, name string, mode, rdev uin
 	if mode&items.ModeType != 0o020000 && mode&items.ModeType != 0o060000 {
 		rdev = 0
 	}
-	if err := v.checkPlace(parent, name); err != nil {
+	if err := v.names.checkPlace(parent, name); err != nil {
 		return vfs.Attr{}, err
 	}
 	return v.create(req, parent, name, mode&0o177777, rdev, "")
@@ -123,7 +116,7 @@ func (v *Volume) Mknod(req *vfs.Req, parent vfs.Ino, name string, mode, rdev uin
 
 // Mkdir implements vfs.FS.
 func (v *Volume) Mkdir(req *vfs.Req, parent vfs.Ino, name string, mode uint32) (vfs.Attr, error) {
-	if err := v.checkPlace(parent, name); err != nil {
+	if err := v.names.checkPlace(parent, name); err != nil {
 		return vfs.Attr{}, err
 	}
 	return v.create(req, parent, name, items.ModeDir|mode&0o7777, 0, "")
@@ -131,7 +124,7 @@ func (v *Volume) Mkdir(req *vfs.Req, parent vfs.Ino, name string, mode uint32) (
 
 // Symlink implements vfs.FS.
 func (v *Volume) Symlink(req *vfs.Req, parent vfs.Ino, name, target string) (vfs.Attr, error) {
-	if err := v.checkPlace(parent, name); err != nil {
+	if err := v.names.checkPlace(parent, name); err != nil {
 		return vfs.Attr{}, err
 	}
 	switch {
@@ -150,7 +143,7 @@ func (v *Volume) Tmpfile(req *vfs.Req, parent vfs.Ino, mode uint32) (vfs.Attr, e
 
 // Readlink implements vfs.FS.
 func (v *Volume) Readlink(ino vfs.Ino) (string, error) {
-	in, err := v.inode(ino)
+	in, err := v.table.inode(ino)
 	if err != nil {
 		return "", err
 	}
@@ -190,7 +183,7 @@ func (v *Volume) Link(req *vfs.Req, ino, newParent vfs.Ino, newName string) (vfs
 		if err := liveDir(p); err != nil {
 			return err
 		}
-		n, err := v.lookup(p.ino, newName)
+		n, err := v.names.lookup(p.ino, newName)
 		switch {
 		case err != nil:
 			return err

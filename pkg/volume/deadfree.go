@@ -52,14 +52,15 @@ const (
 // freeBudget is how many runs of shared data a step may free, and the pages of the
 // share tree that this makes dirty: where the tree is high and the reserve small,
 // fewer, so that a full volume has the room for it.
-func (v *Volume) freeBudget() (runs, pages int) {
+func (s *snapshots) freeBudget() (runs, pages int) {
+	v := s.v
 	if v.shares.Height() == 0 {
 		return math.MaxInt, 0
 	}
 	v.adm.mu.Lock()
 	room := int(min(v.adm.reserve/10, math.MaxInt32))
 	v.adm.mu.Unlock()
-	for runs = int(v.snap.places.Load()); runs > 4 && v.shares.OverwritePages(2*runs) > room; runs /= 2 {
+	for runs = int(s.places.Load()); runs > 4 && v.shares.OverwritePages(2*runs) > room; runs /= 2 {
 	}
 	return runs, v.shares.OverwritePages(2 * runs)
 }

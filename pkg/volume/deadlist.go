@@ -94,8 +94,7 @@ func (s *snapshots) deadQuads(pages int) int64 {
 
 // storeDead puts what the ending generation adds to dead lists into the tree.
 // The caller holds the gate alone, and the filesystem's tree is frozen.
-func (v *Volume) storeDead() error {
-	s := &v.snap
+func (s *snapshots) storeDead() error {
 	s.mu.Lock()
 	pending := s.pending
 	s.pending = nil
@@ -113,7 +112,7 @@ func (v *Volume) storeDead() error {
 		return nil
 	}
 	slices.SortStableFunc(pending, func(a, b deadRun) int { return cmp.Compare(a.point, b.point) })
-	return v.snaps.Update(func(w *tree.Writer) error {
+	return s.tree.Update(func(w *tree.Writer) error {
 		for len(pending) > 0 {
 			n := 1
 			for n < len(pending) && pending[n].point == pending[0].point {
@@ -125,7 +124,7 @@ func (v *Volume) storeDead() error {
 			pending = pending[n:]
 		}
 		if taken != nil {
-			if err := v.nameSnapshot(w, taken); err != nil {
+			if err := s.nameSnapshot(w, taken); err != nil {
 				return err
 			}
 		}

@@ -50,7 +50,7 @@ func (v *Volume) Defrag(ctx context.Context, opts DefragOptions) (*DefragReport,
 	if err := v.writable(); err != nil {
 		return nil, err
 	}
-	ctx, end, err := v.begin(ctx, "defrag")
+	ctx, end, err := v.background.begin(ctx, "defrag")
 	if err != nil {
 		return nil, err
 	}
@@ -60,9 +60,9 @@ func (v *Volume) Defrag(ctx context.Context, opts DefragOptions) (*DefragReport,
 		d.opts.Root = vfs.RootIno
 	}
 	if d.opts.Root == vfs.RootIno {
-		v.inoMu.Lock()
-		d.total = v.inodes
-		v.inoMu.Unlock()
+		v.com.inos.mu.Lock()
+		d.total = v.com.inos.inodes
+		v.com.inos.mu.Unlock()
 	}
 	a, err := v.GetAttr(d.opts.Root)
 	if err != nil {
@@ -189,7 +189,7 @@ func (d *defrag) belongs(parent vfs.Ino, e vfs.Dirent) (bool, error) {
 	if e.Ino == d.opts.Root {
 		return false, nil // the only one that is entered without a name
 	}
-	in, err := d.v.inode(e.Ino)
+	in, err := d.v.table.inode(e.Ino)
 	if errors.Is(err, vfs.ErrStale) {
 		return false, nil
 	}
@@ -236,7 +236,7 @@ func (f *fragments) add(p *items.Placed) {
 
 // file rewrites what is in pieces of a file.
 func (d *defrag) file(ino uint64) error {
-	in, err := d.v.inode(vfs.Ino(ino))
+	in, err := d.v.table.inode(vfs.Ino(ino))
 	if errors.Is(err, vfs.ErrStale) {
 		return nil
 	}
@@ -287,8 +287,8 @@ func (d *defrag) settle() error {
 	if len(d.wrote) == 0 {
 		return nil
 	}
-	if err := d.v.commitAll(); err != nil {
-		return d.v.syncErr(err)
+	if err := d.v.com.commitAll(); err != nil {
+		return d.v.sync.syncErr(err)
 	}
 	for _, ino := range d.wrote {
 		var now fragments
@@ -313,12 +313,12 @@ func (d *defrag) settle() error {
 func (v *Volume) eachWindow(ino uint64, fn func(from uint64, es []items.Placed) error) error {
 	const last = layout.MaxFileBytes / layout.SectorBytes
 	for next := uint64(0); next < last; {
-		es, err := v.extents(ino, next, last, 1)
+		es, err := v.data.extents(ino, next, last, 1)
 		if err != nil || len(es) == 0 {
 			return err
 		}
 		from := max(next, es[0].Sector) / defragSectors * defragSectors
-		if es, err = v.extents(ino, from, from+defragSectors, 0); err != nil {
+		if es, err = v.data.extents(ino, from, from+defragSectors, 0); err != nil {
 			return err
 		}
 		if len(es) > 0 && es[0].Sector < from && from > 0 {
@@ -357,7 +357,7 @@ func scattered(es []items.Placed) bool {
 // content. It returns the bytes that will be written, and those that are shared.
 func (v *Volume) rewrite(in *inode, from uint64) (bytes, shared uint64, err error) {
 	c := cost{pages: defragSectors, quads: opQuads}
-	if err := v.admit(c); err != nil {
+	if err := v.adm.admit(c); err != nil {
 		return 0, 0, err
 	}
 	defer v.adm.done(c)
@@ -370,7 +370,7 @@ func (v *Volume) rewrite(in *inode, from uint64) (bytes, shared uint64, err erro
 	if from >= to {
 		return 0, 0, nil
 	}
-	es, err := v.extents(in.ino, from, to, 0)
+	es, err := v.data.extents(in.ino, from, to, 0)
 	if err != nil || !scattered(es) {
 		return 0, 0, err
 	}
@@ -424,7 +424,7 @@ func (v *Volume) isShared(p *items.Placed) (bool, error) {
 func (v *Volume) fillDirty(in *inode, sector uint64, data *page) {
 	in.bmu.Lock()
 	defer in.bmu.Unlock()
-	b, i := v.block(in, sector/blockPages), sector%blockPages
+	b, i := v.data.block(in, sector/blockPages), sector%blockPages
 	before, newBlock := b.tracked(), 0
 	if b.pages[i] == nil {
 		b.pages[i] = pagePool.Get().(*page)
@@ -449,5 +449,5 @@ func (v *Volume) queueDirty(in *inode, from, to uint64) {
 		}
 	}
 	in.bmu.Unlock()
-	v.pushFull(items)
+	v.flush.pushFull(items)
 }

@@ -40,21 +40,21 @@ const (
 // are bounded by what is different, not by what there is; only names of inodes
 // that an earlier version of the format wrote need one pass over all names.
 func (v *Volume) Diff(from, to string, opts DiffOptions, fn func(Change) error) error {
-	ctx, leave, err := v.begin(context.Background(), fmt.Sprintf("diff %d", diffs.Add(1))) // any number
+	ctx, leave, err := v.background.begin(context.Background(), fmt.Sprintf("diff %d", diffs.Add(1))) // any number
 	if err != nil {
 		return err
 	}
 	defer leave()
-	a, end, err := v.hold(from)
+	a, end, err := v.snap.hold(from)
 	if err != nil {
 		return err
 	}
 	defer end()
 	var b layout.Snapshot
 	if to == "" {
-		b, end, err = v.holdHead()
+		b, end, err = v.snap.holdHead()
 	} else {
-		b, end, err = v.hold(to)
+		b, end, err = v.snap.hold(to)
 	}
 	if err != nil {
 		return err
@@ -67,13 +67,13 @@ func (v *Volume) Diff(from, to string, opts DiffOptions, fn func(Change) error) 
 var diffs atomic.Uint64
 
 // hold keeps a snapshot from being deleted until end.
-func (v *Volume) hold(name string) (x layout.Snapshot, end func(), err error) {
-	t, err := v.find(name, func(t *snapshot) { t.holds++ })
+func (s *snapshots) hold(name string) (x layout.Snapshot, end func(), err error) {
+	t, err := s.find(name, func(t *snapshot) { t.holds++ })
 	if err != nil {
 		return x, nil, err
 	}
-	end = func() { v.unhold(t) }
-	if x, err = v.readSnapshot(t); err != nil {
+	end = func() { s.unhold(t) }
+	if x, err = s.read(t); err != nil {
 		end()
 	}
 	return x, end, err

@@ -298,7 +298,7 @@ func TestDiffClose(t *testing.T) {
 	err = v.Diff("a", "", DiffOptions{}, func(Change) error {
 		if told++; told == 1 {
 			go func() { closed <- v.Close() }()
-			for !v.closing.Load() { // Close waits for us from here on
+			for !v.life.closing.Load() { // Close waits for us from here on
 				runtime.Gosched()
 			}
 			v.background.mu.Lock()

@@ -27,6 +27,8 @@ const (
 // discarder discards in batches what commits have made reusable (I3). Only free
 // sectors are discarded, and nobody gets them meanwhile (txn.Space.Hold).
 type discarder struct {
+	v *Volume
+
 	mu     sync.Mutex
 	runs   []layout.Run
 	wake   chan struct{}
@@ -34,9 +36,9 @@ type discarder struct {
 	done   chan struct{}
 }
 
-// startDiscarder begins to discard what is freed from now on.
-func (v *Volume) startDiscarder() {
-	d := &v.discards
+// start begins to discard what is freed from now on.
+func (d *discarder) start() {
+	v := d.v
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel, d.done, d.wake = cancel, make(chan struct{}), make(chan struct{}, 1)
 	v.space.SetReused(d.push)
@@ -48,7 +50,7 @@ func (v *Volume) startDiscarder() {
 			case <-ctx.Done():
 				return
 			}
-			err := v.discardBatch(ctx, d.take())
+			err := d.discardBatch(ctx, d.take())
 			if err == nil || ctx.Err() != nil || v.Failed() != nil || errors.Is(err, vfs.ErrClosed) {
 				continue
 			}
@@ -61,8 +63,9 @@ func (v *Volume) startDiscarder() {
 	}()
 }
 
-func (v *Volume) stopDiscarder() {
-	if d := &v.discards; d.cancel != nil {
+func (d *discarder) end() {
+	v := d.v
+	if d.cancel != nil {
 		d.cancel()
 		<-d.done
 		v.space.SetReused(nil)
@@ -101,9 +104,9 @@ func (d *discarder) take() []layout.Run {
 }
 
 // discardBatch discards what is free still of some runs.
-func (v *Volume) discardBatch(ctx context.Context, runs []layout.Run) error {
+func (d *discarder) discardBatch(ctx context.Context, runs []layout.Run) error {
 	for _, r := range runs {
-		if _, err := v.discardFree(ctx, r.Start, r.Start+uint64(r.Count), minDiscard); err != nil {
+		if _, err := d.discardFree(ctx, r.Start, r.Start+uint64(r.Count), minDiscard); err != nil {
 			return err
 		}
 	}
@@ -112,10 +115,10 @@ func (v *Volume) discardBatch(ctx context.Context, runs []layout.Run) error {
 
 // discardFree discards the free runs of at least minSectors in [from, to), a region
 // at a time, and returns how many sectors that were.
-func (v *Volume) discardFree(ctx context.Context, from, to uint64, minSectors uint32) (sectors uint64, err error) {
+func (d *discarder) discardFree(ctx context.Context, from, to uint64, minSectors uint32) (sectors uint64, err error) {
 	for from < to {
 		end := min(to, (from/layout.RegionSector+1)*layout.RegionSector)
-		n, err := v.discardPart(ctx, from, end, minSectors)
+		n, err := d.discardPart(ctx, from, end, minSectors)
 		sectors += n
 		if err != nil {
 			return sectors, err
@@ -125,18 +128,19 @@ func (v *Volume) discardFree(ctx context.Context, from, to uint64, minSectors ui
 	return sectors, nil
 }
 
-func (v *Volume) discardPart(ctx context.Context, from, to uint64, minSectors uint32) (sectors uint64, err error) {
-	if err := v.enter(ctx); err != nil { // not while frozen
+func (d *discarder) discardPart(ctx context.Context, from, to uint64, minSectors uint32) (sectors uint64, err error) {
+	v := d.v
+	if err := v.frozen.enter(ctx); err != nil { // not while frozen
 		return 0, err
 	}
-	defer v.leave()
+	defer v.frozen.leave()
 	runs, err := v.space.Hold(from, to, minSectors)
 	if err != nil {
 		return 0, err
 	}
 	defer v.space.Release(runs)
 	for _, r := range runs {
-		if err := v.dev.Discard(int64(r.Start)*layout.SectorBytes, int64(r.Count)*layout.SectorBytes); err != nil {
+		if err := v.store.Dev.Discard(int64(r.Start)*layout.SectorBytes, int64(r.Count)*layout.SectorBytes); err != nil {
 			return sectors, err
 		}
 		sectors += uint64(r.Count)
@@ -163,7 +167,7 @@ func (v *Volume) Trim(ctx context.Context, opts TrimOptions) (bytes uint64, err 
 	if opts.Offset < 0 || opts.Length < 0 || opts.MinLength < 0 {
 		return 0, vfs.ErrInvalid
 	}
-	ctx, end, err := v.begin(ctx, "trim")
+	ctx, end, err := v.background.begin(ctx, "trim")
 	if err != nil {
 		return 0, err
 	}
@@ -187,7 +191,7 @@ func (v *Volume) Trim(ctx context.Context, opts TrimOptions) (bytes uint64, err 
 			break
 		}
 		to := min(stop, (idx+1)*layout.RegionSector)
-		n, err := v.discardFree(ctx, at, to, uint32(shortest))
+		n, err := v.background.discards.discardFree(ctx, at, to, uint32(shortest))
 		bytes += n * sector
 		if err != nil {
 			return bytes, txn.Wrap(err)

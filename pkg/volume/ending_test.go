@@ -104,7 +104,7 @@ func oneEnding(t *testing.T, seed uint64) error {
 		some = 30
 	}
 	for range 10 + rng.IntN(some) { // commits later
-		ok(t, v.commitSince(v.commits.Load()))
+		ok(t, v.com.since(v.com.commits.Load()))
 	}
 	m.ends.Store(true)
 	if seed%4 != 0 { // who rolls a volume back says that nobody uses its files
@@ -135,7 +135,7 @@ func oneEnding(t *testing.T, seed uint64) error {
 	}
 	ending.Wait()
 	errs = append(errs, m.end())
-	if !v.closing.Load() { // there was always somebody who looked
+	if !v.life.closing.Load() { // there was always somebody who looked
 		errs = append(errs, v.Close())
 	}
 	wg.Wait()
@@ -161,7 +161,7 @@ func oneEnding(t *testing.T, seed uint64) error {
 	if _, err := v.WaitRotation(t.Context(), nil); err != nil {
 		return err
 	}
-	v.reaper.wait()
+	v.background.reaper.wait()
 	if err := v.Sync(vfs.RootIno); err != nil {
 		return err
 	}

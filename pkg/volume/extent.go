@@ -9,11 +9,12 @@ import (
 
 // extents returns the extents of an inode that touch [from, to), at most limit
 // (0: all) of them.
-func (v *Volume) extents(ino, from, to uint64, limit int) ([]items.Placed, error) {
+func (c *contents) extents(ino, from, to uint64, limit int) ([]items.Placed, error) {
+	v := c.v
 	return items.ScanExtents(v.fs.ScanFloor, ino, from, to, limit)
 }
 
-// dropped is what dropExtents did.
+// dropped is what drop did.
 type dropped struct {
 	sectors uint64 // released
 	vacated uint64 // of these, in reserved ranges
@@ -21,10 +22,11 @@ type dropped struct {
 	done    bool   // nothing is left in the range
 }
 
-// dropExtents removes what lies in [from, to) of a file, at most limit extents (0:
+// drop removes what lies in [from, to) of a file, at most limit extents (0:
 // all), splitting those that reach beyond. The caller counts what was dropped
 // (countDropped).
-func (v *Volume) dropExtents(w *tree.Writer, in *inode, from, to uint64, limit int) (d dropped, err error) {
+func (c *contents) drop(w *tree.Writer, in *inode, from, to uint64, limit int) (d dropped, err error) {
+	v := c.v
 	if from >= to {
 		return dropped{done: true}, nil
 	}
@@ -51,7 +53,7 @@ func (v *Volume) dropExtents(w *tree.Writer, in *inode, from, to uint64, limit i
 			}
 		}
 		run := layout.Run{Start: p.Addr/layout.SectorBytes + (a - p.Sector), Count: uint32(b - a)}
-		if err := v.release(run, p.RefBirth); err != nil {
+		if err := c.release(run, p.RefBirth); err != nil {
 			return d, err
 		}
 		d.sectors += b - a
@@ -60,7 +62,7 @@ func (v *Volume) dropExtents(w *tree.Writer, in *inode, from, to uint64, limit i
 			return d, err
 		}
 		d.vacated += n
-		if !v.owes(&p.FileExtent) {
+		if !v.res.owes(&p.FileExtent) {
 			d.owed += n
 		}
 	}
@@ -69,7 +71,8 @@ func (v *Volume) dropExtents(w *tree.Writer, in *inode, from, to uint64, limit i
 }
 
 // countDropped counts extents that were dropped. Inside v.fs.Update.
-func (v *Volume) countDropped(in *inode, d dropped) {
+func (c *contents) countDropped(in *inode, d dropped) {
+	v := c.v
 	in.bmu.Lock()
 	in.sectors -= min(in.sectors, d.sectors)
 	in.bmu.Unlock()
@@ -77,11 +80,12 @@ func (v *Volume) countDropped(in *inode, d dropped) {
 	v.res.owed.Add(int64(d.owed))
 }
 
-// putExtent replaces what lies under an extent, which is new: nothing else refers
+// put replaces what lies under an extent, which is new: nothing else refers
 // to it.
-func (v *Volume) putExtent(w *tree.Writer, in *inode, sector uint64, e *layout.FileExtent) error {
+func (c *contents) put(w *tree.Writer, in *inode, sector uint64, e *layout.FileExtent) error {
+	v := c.v
 	n := e.Sectors()
-	d, err := v.dropExtents(w, in, sector, sector+n, 0)
+	d, err := c.drop(w, in, sector, sector+n, 0)
 	if err != nil {
 		return err
 	}
@@ -101,7 +105,8 @@ func (v *Volume) putExtent(w *tree.Writer, in *inode, sector uint64, e *layout.F
 // release is told that the head dropped a reference to data, made in generation
 // birth. What the newest snapshot holds goes to a dead list (deadlist.go). Inside
 // v.fs.Update.
-func (v *Volume) release(r layout.Run, birth uint64) error {
+func (c *contents) release(r layout.Run, birth uint64) error {
+	v := c.v
 	if v.snap.keep(r, birth) {
 		return nil
 	}
@@ -110,7 +115,8 @@ func (v *Volume) release(r layout.Run, birth uint64) error {
 
 // dropStep is how many extents are dropped at a time, and the pages of the share
 // tree that this may make dirty.
-func (v *Volume) dropStep() (extents, pages int) {
+func (c *contents) dropStep() (extents, pages int) {
+	v := c.v
 	if v.shares.Height() == 0 {
 		return cutStep, 0
 	}

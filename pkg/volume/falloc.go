@@ -33,18 +33,18 @@ func (v *Volume) Fallocate(req *vfs.Req, ino vfs.Ino, mode uint32, off, length u
 		if length/pageBytes > v.sectors.Load() {
 			return vfs.ErrNoSpace
 		}
-		if err := v.requireFeature(layout.FeatureReserved); err != nil {
+		if err := v.keys.requireFeature(layout.FeatureReserved); err != nil {
 			return err
 		}
 		f.mode |= layout.FallocReserve
 	}
-	in, err := v.inode(ino)
+	in, err := v.table.inode(ino)
 	if err != nil {
 		return err
 	}
 	defer v.table.put(in)
 	f.in = in
-	return v.inReserved(in, f.edges, f.run)
+	return v.res.inReserved(in, f.edges, f.run)
 }
 
 // falloc is a call of Fallocate.
@@ -78,9 +78,9 @@ func (f *falloc) edges() (spans []items.Interval) {
 // call had been made for less.
 func (f *falloc) run(promised bool) (again bool, err error) {
 	v := f.v
-	_, dropped := v.dropStep()
+	_, dropped := v.data.dropStep()
 	c := cost{ring: 256, quads: opQuads + dropped, pages: 2, promised: promised}
-	if err := v.admit(c); err != nil {
+	if err := v.adm.admit(c); err != nil {
 		return false, err
 	}
 	defer v.adm.done(c)
@@ -94,11 +94,11 @@ func (f *falloc) run(promised bool) (again bool, err error) {
 		return false, err
 	}
 	if promised {
-		if ok, err := v.coversAll(in, f.edges()); err != nil || !ok {
+		if ok, err := v.res.coversAll(in, f.edges()); err != nil || !ok {
 			return true, err
 		}
 	}
-	if err := v.cutRest(in); err != nil {
+	if err := v.data.cutRest(in); err != nil {
 		return false, err
 	}
 	if f.reserves() {
@@ -107,11 +107,11 @@ func (f *falloc) run(promised bool) (again bool, err error) {
 		}
 		defer func() { v.adm.done(f.room) }()
 	}
-	defer v.unload(in)
+	defer v.data.unload(in)
 	if f.clears() {
-		err = v.prepareWrite(in, f.off, f.end)
+		err = v.data.prepareWrite(in, f.off, f.end)
 	} else {
-		err = v.loadSmall(in)
+		err = v.data.loadSmall(in)
 	}
 	if err != nil {
 		return false, err
@@ -128,7 +128,7 @@ func (f *falloc) takeRoom() (cost, error) {
 		return cost{}, err
 	}
 	c := cost{hold: int64(sum.owed) + metaFor(int64(sum.promised), 1, true), promises: 1, nested: true}
-	return c, v.admit(c)
+	return c, v.adm.admit(c)
 }
 
 // unreserved is what would become reserved of [from, to) of a file.
@@ -146,7 +146,7 @@ func (v *Volume) unreserved(in *inode, from, to uint64) (sum reserveSum, err err
 		sum.promised += gap.To - gap.From
 		sum.owed += gap.To - gap.From
 		for gap.From < gap.To {
-			es, err := v.extents(in.ino, gap.From, gap.To, cutStep)
+			es, err := v.data.extents(in.ino, gap.From, gap.To, cutStep)
 			if err != nil {
 				return sum, txn.Wrap(err)
 			}
@@ -190,7 +190,7 @@ func (f *falloc) steps(dropped int) error {
 		if off = stop; off < f.end {
 			f.settle(sum)
 			more := cost{ring: 256, quads: opQuads + dropped, urgent: true, nested: true}
-			if err := v.admit(more); err != nil {
+			if err := v.adm.admit(more); err != nil {
 				return err
 			}
 			v.adm.done(more)
@@ -210,9 +210,9 @@ func (f *falloc) settle(sum reserveSum) {
 // fallocStep returns where an operation from off has to stop so that it meets no
 // more extents and reserved ranges than are changed at a time.
 func (v *Volume) fallocStep(in *inode, off, end uint64) (uint64, error) {
-	step, _ := v.dropStep()
+	step, _ := v.data.dropStep()
 	from, to := off/pageBytes, (end+pageBytes-1)/pageBytes
-	es, err := v.extents(in.ino, from, to, step)
+	es, err := v.data.extents(in.ino, from, to, step)
 	if err != nil {
 		return 0, txn.Wrap(err)
 	}
@@ -243,7 +243,7 @@ func (v *Volume) applyFallocate(in *inode, op *layout.Op) error {
 	if reserve {
 		in.reserved.Store(true) // from here on no flusher puts its content into the tree
 	}
-	v.unpackInline(in, size)
+	v.data.unpackInline(in, size)
 	if op.Flags&(vfs.FallocPunchHole|vfs.FallocZeroRange) != 0 {
 		if err := v.punch(in, op.Off, end, reserve); err != nil {
 			return err
@@ -251,13 +251,13 @@ func (v *Volume) applyFallocate(in *inode, op *layout.Op) error {
 	}
 	if reserve {
 		from, to := op.Off/pageBytes, (end+pageBytes-1)/pageBytes
-		err := v.fs.Update(func(w *tree.Writer) error { return v.reserve(w, in, from, to) })
+		err := v.fs.Update(func(w *tree.Writer) error { return v.res.reserve(w, in, from, to) })
 		if err != nil {
 			return fmt.Errorf("reserve sectors %d to %d: %w", from, to, err)
 		}
 	}
 	in.attr.Mtime, in.attr.Ctime = op.Time, op.Time
-	v.touch(in)
+	v.table.touch(in)
 	return nil
 }
 
@@ -269,19 +269,19 @@ func (v *Volume) punch(in *inode, off, end uint64, keep bool) error {
 		b = max(b, (in.attr.Size+pageBytes-1)/pageBytes)
 	}
 	if off/pageBytes == end/pageBytes && off%pageBytes != 0 {
-		v.zeroPage(in, off/pageBytes, int(off%pageBytes), int(end%pageBytes))
+		v.data.zeroPage(in, off/pageBytes, int(off%pageBytes), int(end%pageBytes))
 		return nil
 	}
 	if off%pageBytes != 0 {
-		v.zeroPage(in, off/pageBytes, int(off%pageBytes), pageBytes)
+		v.data.zeroPage(in, off/pageBytes, int(off%pageBytes), pageBytes)
 	}
 	if end%pageBytes != 0 && end/pageBytes >= b {
-		v.zeroPage(in, end/pageBytes, 0, int(end%pageBytes))
+		v.data.zeroPage(in, end/pageBytes, 0, int(end%pageBytes))
 	}
 	if a >= b {
 		return nil
 	}
-	if err := v.cutBlocks(in, a, b); err != nil {
+	if err := v.data.cutBlocks(in, a, b); err != nil {
 		return err
 	}
 	return v.cutHole(in, a, b, keep)
@@ -290,13 +290,13 @@ func (v *Volume) punch(in *inode, off, end uint64, keep bool) error {
 // cutHole removes the extents in [from, to) sectors: the caller bounds them.
 func (v *Volume) cutHole(in *inode, from, to uint64, keep bool) error {
 	return v.fs.Update(func(w *tree.Writer) error {
-		d, err := v.dropExtents(w, in, from, to, 0)
+		d, err := v.data.drop(w, in, from, to, 0)
 		if err != nil {
 			return err
 		}
-		v.countDropped(in, d)
+		v.data.countDropped(in, d)
 		if !keep {
-			_, err = v.unreserve(w, in, from, to, 0)
+			_, err = v.res.unreserve(w, in, from, to, 0)
 		}
 		return err
 	})

@@ -6,15 +6,15 @@ import "context"
 // anything that needs it: versions that do not know it refuse the volume from
 // then on. It is cheap once the bit is set. A crash in between leaves a bit that
 // nothing needs. The caller holds no lock and is not in the gate.
-func (v *Volume) requireFeature(bit uint64) error {
-	if v.features.Load()&bit == bit {
+func (k *keyring) requireFeature(bit uint64) error {
+	v := k.v
+	if k.features.Load()&bit == bit {
 		return nil
 	}
-	if err := v.enter(context.Background()); err != nil { // waits for a thaw
+	if err := v.frozen.enter(context.Background()); err != nil { // waits for a thaw
 		return err
 	}
-	defer v.leave()
-	k := &v.keys
+	defer v.frozen.leave()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err := v.writable(); err != nil {
@@ -23,10 +23,10 @@ func (v *Volume) requireFeature(bit uint64) error {
 	h := *k.header
 	if h.Incompat&bit != bit {
 		h.Incompat |= bit
-		if err := v.writeHeader(&h); err != nil {
+		if err := k.writeHeader(&h); err != nil {
 			return err
 		}
 	}
-	v.features.Store(h.Incompat)
+	k.features.Store(h.Incompat)
 	return nil
 }

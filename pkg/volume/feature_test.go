@@ -22,7 +22,7 @@ func TestRequireFeature(t *testing.T) {
 		if cut > 0 {
 			dev.CutAfter(cut)
 		}
-		err := v.requireFeature(bit)
+		err := v.keys.requireFeature(bit)
 		if cut > 0 && err == nil { // all writes of it were before the cut
 			dev.Cut()
 			v.fail(device.ErrCrashed)
@@ -33,7 +33,7 @@ func TestRequireFeature(t *testing.T) {
 			if !errors.Is(err, device.ErrCrashed) || v.Failed() == nil {
 				t.Fatalf("cut %d: %v", cut, err)
 			}
-			if err := v.requireFeature(bit); !errors.Is(err, vfs.ErrReadOnly) {
+			if err := v.keys.requireFeature(bit); !errors.Is(err, vfs.ErrReadOnly) {
 				t.Fatalf("a failed volume: %v", err)
 			}
 			_ = v.Close()
@@ -42,7 +42,7 @@ func TestRequireFeature(t *testing.T) {
 			if h, err := ReadHeader(dev); err != nil || h.Incompat != bit || h.Sequence != 2 || len(h.Damaged) > 0 {
 				t.Fatalf("header: %+v %v", h, err)
 			}
-			ok(t, v.requireFeature(bit)) // nothing to do
+			ok(t, v.keys.requireFeature(bit)) // nothing to do
 			ok(t, v.Close())
 			if h, err := ReadHeader(dev); err != nil || h.Sequence != 2 {
 				t.Fatalf("header: %+v %v", h, err)
@@ -51,8 +51,8 @@ func TestRequireFeature(t *testing.T) {
 		for _, mode := range []device.CrashMode{device.CrashLoseAll, device.CrashKeepAll, device.CrashMix, device.CrashMix} {
 			img := dev.Crash(mode, rng)
 			v := mustOpen(t, img, Options{CommitInterval: -1})
-			before := v.features.Load()
-			ok(t, v.requireFeature(bit))
+			before := v.keys.features.Load()
+			ok(t, v.keys.requireFeature(bit))
 			ok(t, v.Close())
 			checkClean(t, img)
 			h, err := ReadHeader(img)

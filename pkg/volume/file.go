@@ -5,9 +5,16 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 )
 
+// contents owns what files hold: extents in the tree, and blocks in memory that are newer, or
+// as on the device and kept for a while. The locks are those of each inode.
+type contents struct {
+	v *Volume
+}
+
 // block returns a block in memory, made if needed. The caller holds bmu and a
 // reference to the inode.
-func (v *Volume) block(in *inode, idx uint64) *block {
+func (c *contents) block(in *inode, idx uint64) *block {
+	v := c.v
 	b := in.blocks[idx]
 	if b == nil {
 		if len(in.blocks) == 0 {
@@ -20,7 +27,8 @@ func (v *Volume) block(in *inode, idx uint64) *block {
 }
 
 // dropBlock removes a block that is empty. The caller holds bmu.
-func (v *Volume) dropBlock(in *inode, idx uint64, b *block) {
+func (c *contents) dropBlock(in *inode, idx uint64, b *block) {
+	v := c.v
 	if in.blocks[idx] != b {
 		return
 	}
@@ -34,7 +42,7 @@ func (v *Volume) dropBlock(in *inode, idx uint64, b *block) {
 // and makes an inline content dirty, so that the next flush decides anew where
 // it goes: by that size. No flusher is putting it into the tree by the old one
 // when it returns. Inside the gate, in.mu held; page 0 is in memory (loadSmall).
-func (v *Volume) unpackInline(in *inode, size uint64) {
+func (c *contents) unpackInline(in *inode, size uint64) {
 	in.bmu.Lock()
 	for in.inlining {
 		in.settled.Wait() // flushers need no lock that we hold
@@ -44,15 +52,16 @@ func (v *Volume) unpackInline(in *inode, size uint64) {
 	need := in.inlined.Load() && b != nil && b.pages[0] != nil && b.dirty&1 == 0
 	in.bmu.Unlock()
 	if need {
-		v.markDirty(in, 0)
+		c.markDirty(in, 0)
 	}
 }
 
 // markDirty makes a page that is in memory dirty.
-func (v *Volume) markDirty(in *inode, sector uint64) {
+func (c *contents) markDirty(in *inode, sector uint64) {
+	v := c.v
 	in.bmu.Lock()
 	idx := sector / blockPages
-	b := v.block(in, idx)
+	b := c.block(in, idx)
 	before, newBlock := b.tracked(), 0
 	if b.dirty == 0 {
 		newBlock = 1
@@ -64,7 +73,7 @@ func (v *Volume) markDirty(in *inode, sector uint64) {
 	b.queued = true
 	in.bmu.Unlock()
 	if queue {
-		v.pushItem(flushItem{in, idx}, false)
+		v.flush.pushItem(flushItem{in, idx}, false)
 	}
 }
 
@@ -72,8 +81,9 @@ func (v *Volume) markDirty(in *inode, sector uint64) {
 // held: no flusher is between copy and tree when it returns, and none begins.
 // With sector 0 an inline content goes as well: it must not be seen again where
 // the page was.
-func (v *Volume) cutBlocks(in *inode, from, to uint64) error {
-	v.forgetBlocks(in, from, to)
+func (c *contents) cutBlocks(in *inode, from, to uint64) error {
+	v := c.v
+	c.forgetBlocks(in, from, to)
 	if from > 0 || !in.inlined.Swap(false) {
 		return nil
 	}
@@ -83,7 +93,8 @@ func (v *Volume) cutBlocks(in *inode, from, to uint64) error {
 	})
 }
 
-func (v *Volume) forgetBlocks(in *inode, from, to uint64) {
+func (c *contents) forgetBlocks(in *inode, from, to uint64) {
+	v := c.v
 	in.bmu.Lock()
 	defer in.bmu.Unlock()
 	for in.inserting > 0 {
@@ -108,7 +119,7 @@ func (v *Volume) forgetBlocks(in *inode, from, to uint64) {
 		}
 		v.adm.dirtyPages(b.tracked()-before, gone)
 		if b.empty() {
-			v.dropBlock(in, idx, b)
+			c.dropBlock(in, idx, b)
 		}
 	}
 }

@@ -19,7 +19,7 @@ var userFlags = []struct{ fs, inode uint32 }{
 
 // Flags implements vfs.Flagger.
 func (v *Volume) Flags(ino vfs.Ino) (flags uint32, err error) {
-	in, err := v.inode(ino)
+	in, err := v.table.inode(ino)
 	if err != nil {
 		return 0, err
 	}
@@ -48,7 +48,7 @@ func (v *Volume) SetFlags(req *vfs.Req, ino vfs.Ino, flags uint32) error {
 		return fmt.Errorf("flags %#x: %w", rest, vfs.ErrNotSupported)
 	}
 	if want != 0 {
-		if err := v.requireFeature(layout.FeatureFlags); err != nil {
+		if err := v.keys.requireFeature(layout.FeatureFlags); err != nil {
 			return err
 		}
 	}
@@ -73,12 +73,12 @@ func (v *Volume) SetFlags(req *vfs.Req, ino vfs.Ino, flags uint32) error {
 func (v *Volume) applyFlags(in *inode, op *layout.Op) {
 	in.attr.Flags = in.attr.Flags&^layout.InodeUserFlags | op.Flags
 	in.attr.Ctime = op.Time
-	v.touch(in)
+	v.table.touch(in)
 }
 
 // inheritFlags is what a directory hands down to what is made in it. Replay comes to the same.
 func (v *Volume) inheritFlags(dir uint64) (uint32, error) {
-	p, err := v.inode(vfs.Ino(dir))
+	p, err := v.table.inode(vfs.Ino(dir))
 	if err != nil {
 		return 0, err
 	}

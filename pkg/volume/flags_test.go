@@ -132,7 +132,7 @@ func TestFlagsKept(t *testing.T) {
 		a, err := v.Mknod(req, vfs.RootIno, "f", 0o644, 0)
 		ok(t, err)
 		ok(t, v.SetFlags(req, a.Ino, 0))
-		if v.features.Load()&layout.FeatureFlags != 0 {
+		if v.keys.features.Load()&layout.FeatureFlags != 0 {
 			t.Error("no flag calls for the feature")
 		}
 		for _, bad := range []uint32{1, 0x4000, vfs.FlagImmutable | 2} {

@@ -10,17 +10,16 @@ import (
 
 // flushAll seals every dirty block. The caller holds the gate alone; the device
 // writes go on after it returns. It uses all cores.
-func (v *Volume) flushAll() error {
+func (f *flusher) flushAll() error {
 	for {
-		if more, err := v.flushQueued(); err != nil || !more {
+		if more, err := f.flushQueued(); err != nil || !more {
 			return err
 		}
 	}
 }
 
 // flushQueued is one round of flushAll; more is false when nothing was queued.
-func (v *Volume) flushQueued() (more bool, err error) {
-	f := &v.flush
+func (f *flusher) flushQueued() (more bool, err error) {
 	f.mu.Lock()
 	items := append(f.full, f.part...)
 	full := len(f.full)
@@ -28,7 +27,7 @@ func (v *Volume) flushQueued() (more bool, err error) {
 	f.full, f.part = nil, nil
 	f.taken += uint64(len(items))
 	f.mu.Unlock()
-	defer v.took(full) // the commit waits for the writes itself
+	defer f.took(full) // the commit waits for the writes itself
 	if len(items) == 0 {
 		return false, nil
 	}
@@ -59,7 +58,7 @@ func (v *Volume) flushQueued() (more bool, err error) {
 					return
 				}
 				for len(todo) > 0 {
-					b, rest, err := v.sealBatch(todo)
+					b, rest, err := f.sealBatch(todo)
 					if err != nil {
 						mu.Lock()
 						errs = append(errs, err)
@@ -67,10 +66,10 @@ func (v *Volume) flushQueued() (more bool, err error) {
 						return
 					}
 					todo = rest
-					v.flush.wg.Add(1)
+					f.wg.Add(1)
 					go func() { // bounded by the dirty pages there may be
-						defer v.flush.wg.Done()
-						_ = v.writeBatch(b)
+						defer f.wg.Done()
+						_ = f.writeBatch(b)
 					}()
 				}
 			}
@@ -81,8 +80,7 @@ func (v *Volume) flushQueued() (more bool, err error) {
 }
 
 // waitWrites waits until the device writes of generations up to gen are done.
-func (v *Volume) waitWrites(gen uint64) {
-	f := &v.flush
+func (f *flusher) waitWrites(gen uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for {
@@ -99,8 +97,8 @@ func (v *Volume) waitWrites(gen uint64) {
 
 // flushAhead has the flushers take what is queued now, so that little is left
 // to do while the gate is closed.
-func (v *Volume) flushAhead() {
-	f := &v.flush
+func (f *flusher) flushAhead() {
+	v := f.v
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.stop || !f.running {
@@ -115,8 +113,7 @@ func (v *Volume) flushAhead() {
 
 // settleFull waits until the blocks that are full now are on the device (not
 // necessarily durable). The caller is not in the gate.
-func (v *Volume) settleFull() {
-	f := &v.flush
+func (f *flusher) settleFull() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for target := f.pushed; f.popped < target && !f.stop; {

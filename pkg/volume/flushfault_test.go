@@ -81,13 +81,13 @@ func lost(t *testing.T, v *Volume, mem *device.Mem, ino vfs.Ino) {
 func TestFailedDataWrite(t *testing.T) {
 	mem, fault, v, ino := dirtyFile(t)
 	v.gate.RLock()
-	items, _, id := v.take()
-	done, err := v.sealBatches(items)
+	items, _, id := v.flush.take()
+	done, err := v.flush.sealBatches(items)
 	v.gate.RUnlock()
 	ok(t, err)
 	hit := failOnce(fault, device.OpWrite)
 	for _, b := range done {
-		_ = v.writeBatch(b)
+		_ = v.flush.writeBatch(b)
 	}
 	if !hit.Load() {
 		t.Fatal("nothing was written")
@@ -100,7 +100,7 @@ func TestFailedDataWrite(t *testing.T) {
 	if ok(t, err); b[0] != 2 {
 		t.Errorf("byte %d, want what was written", b[0])
 	}
-	v.endFlight(id)
+	v.flush.endFlight(id)
 	lost(t, v, mem, ino)
 }
 
@@ -110,8 +110,8 @@ func TestFailedSeal(t *testing.T) {
 	mem, fault, v, ino := dirtyFile(t)
 	hit := failOnce(fault, device.OpRead)
 	v.gate.RLock()
-	items, _, id := v.take()
-	_, err := v.sealBatches(items)
+	items, _, id := v.flush.take()
+	_, err := v.flush.sealBatches(items)
 	failed := v.Failed() // before anybody else comes into the gate
 	v.gate.RUnlock()
 	if err == nil || !hit.Load() {
@@ -120,7 +120,7 @@ func TestFailedSeal(t *testing.T) {
 	if failed == nil {
 		t.Error("the gate is open and the volume has not failed")
 	}
-	v.endFlight(id)
+	v.flush.endFlight(id)
 	lost(t, v, mem, ino)
 }
 
@@ -133,10 +133,10 @@ func TestFailedFreeze(t *testing.T) {
 	v = mustOpen(t, fault, Options{CommitInterval: -1, Memory: minMemory})
 	in := newInode(uint64(ino), layout.Inode{Mode: items.ModeReg}) // as if it was read, and its page is in memory no more
 	v.table.add(in)
-	v.touch(in)
+	v.table.touch(in)
 	v.table.put(in)
 	hit := failOnce(fault, device.OpRead)
-	if _, err := v.freeze(false); err == nil || !hit.Load() {
+	if _, err := v.com.freeze(false); err == nil || !hit.Load() {
 		t.Fatal("nothing was read")
 	}
 	if v.Failed() == nil {

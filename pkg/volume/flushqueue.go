@@ -16,6 +16,8 @@ type flushItem struct {
 // flusher takes dirty blocks to the device, ahead of the commit: full ones at
 // once, others when there are many.
 type flusher struct {
+	v *Volume
+
 	mu      sync.Mutex
 	cond    sync.Cond
 	full    []flushItem
@@ -38,6 +40,9 @@ type flusher struct {
 	// writes counts device writes under way, by generation; guarded by mu.
 	writes map[uint64]int
 	done   sync.Cond
+
+	refs refs
+	kept kept
 }
 
 func (f *flusher) init() {
@@ -54,8 +59,8 @@ func (f *flusher) kick() {
 }
 
 // pushItem queues a block.
-func (v *Volume) pushItem(it flushItem, full bool) {
-	f := &v.flush
+func (f *flusher) pushItem(it flushItem, full bool) {
+	v := f.v
 	v.table.hold(it.in)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -74,8 +79,8 @@ func (v *Volume) pushItem(it flushItem, full bool) {
 }
 
 // pushFull queues blocks to be flushed at once, and one after another.
-func (v *Volume) pushFull(items []flushItem) {
-	f := &v.flush
+func (f *flusher) pushFull(items []flushItem) {
+	v := f.v
 	for _, it := range items {
 		v.table.hold(it.in)
 	}
@@ -90,8 +95,8 @@ func (v *Volume) pushFull(items []flushItem) {
 }
 
 // work waits until there is something worth flushing; false at the end.
-func (v *Volume) work() bool {
-	f := &v.flush
+func (f *flusher) work() bool {
+	v := f.v
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for !f.stop {
@@ -109,8 +114,7 @@ func (v *Volume) work() bool {
 // commit misses what is in nobody's queue, and ends what was taken of the
 // backlog when it is written. The id is of a flight until then: who waits for
 // what is in no queue any more waits for it.
-func (v *Volume) take() (items []flushItem, taken int, id uint64) {
-	f := &v.flush
+func (f *flusher) take() (items []flushItem, taken int, id uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if n := min(len(f.full), batchSectors/blockPages); n > 0 {
@@ -128,8 +132,7 @@ func (v *Volume) take() (items []flushItem, taken int, id uint64) {
 	return items, taken, f.lastID
 }
 
-func (v *Volume) endFlight(id uint64) {
-	f := &v.flush
+func (f *flusher) endFlight(id uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.flying, id)
@@ -137,36 +140,38 @@ func (v *Volume) endFlight(id uint64) {
 }
 
 // took ends the backlog of n full blocks.
-func (v *Volume) took(n int) {
-	v.flush.backlog.Add(int64(-n))
+func (f *flusher) took(n int) {
+	v := f.v
+	f.backlog.Add(int64(-n))
 	v.adm.wake()
 }
 
-func (v *Volume) startFlushers() {
-	v.flush.mu.Lock()
-	v.flush.running = true
-	v.flush.mu.Unlock()
+func (f *flusher) start() {
+	v := f.v
+	f.mu.Lock()
+	f.running = true
+	f.mu.Unlock()
 	for range 2 * runtime.GOMAXPROCS(0) {
-		v.flush.wg.Add(1)
+		f.wg.Add(1)
 		go func() {
-			defer v.flush.wg.Done()
-			for v.work() {
+			defer f.wg.Done()
+			for f.work() {
 				v.gate.RLock()
-				items, taken, id := v.take()
-				done, _ := v.sealBatches(items)
+				items, taken, id := f.take()
+				done, _ := f.sealBatches(items)
 				v.gate.RUnlock()
-				_ = v.writeBatches(done)
-				v.endFlight(id)
+				_ = f.writeBatches(done)
+				f.endFlight(id)
 				if taken > 0 {
-					v.took(taken)
+					f.took(taken)
 				}
 			}
 		}()
 	}
 }
 
-func (v *Volume) stopFlushers() {
-	f := &v.flush
+func (f *flusher) end() {
+	v := f.v
 	f.mu.Lock()
 	f.stop = true
 	f.cond.Broadcast()

@@ -40,10 +40,11 @@ type part struct {
 
 // sealBatches seals all items, and gives back those that an error leaves. Inside
 // the gate.
-func (v *Volume) sealBatches(items []flushItem) (done []*batch, err error) {
+func (f *flusher) sealBatches(items []flushItem) (done []*batch, err error) {
+	v := f.v
 	for len(items) > 0 && err == nil {
 		var b *batch
-		if b, items, err = v.sealBatch(items); err == nil {
+		if b, items, err = f.sealBatch(items); err == nil {
 			done = append(done, b)
 		}
 	}
@@ -54,9 +55,9 @@ func (v *Volume) sealBatches(items []flushItem) (done []*batch, err error) {
 }
 
 // writeBatches writes all, whatever becomes of each: their flights must end.
-func (v *Volume) writeBatches(list []*batch) (err error) {
+func (f *flusher) writeBatches(list []*batch) (err error) {
 	for _, b := range list {
-		err = errors.Join(err, v.writeBatch(b))
+		err = errors.Join(err, f.writeBatch(b))
 	}
 	return err
 }
@@ -66,8 +67,8 @@ func (v *Volume) writeBatches(list []*batch) (err error) {
 // Inside the gate. An error fails the volume before anybody else comes into the
 // gate: the pages count as clean by then, and their records may be in the tree, so
 // that the next commit would make a root without the data.
-func (v *Volume) sealBatch(items []flushItem) (bt *batch, rest []flushItem, err error) {
-	f := &v.flush
+func (f *flusher) sealBatch(items []flushItem) (bt *batch, rest []flushItem, err error) {
+	v := f.v
 	f.mu.Lock()
 	f.lastID++
 	f.flying[f.lastID] = struct{}{}
@@ -75,11 +76,11 @@ func (v *Volume) sealBatch(items []flushItem) (bt *batch, rest []flushItem, err 
 	f.writes[bt.gen]++
 	f.mu.Unlock()
 	fill := 0
-	for len(items) > 0 && v.copyBlock(bt, items[0], &fill) {
+	for len(items) > 0 && f.copyBlock(bt, items[0], &fill) {
 		defer v.table.put(items[0].in)
 		items = items[1:]
 	}
-	if err = v.insertBatch(bt, fill); err != nil {
+	if err = f.insertBatch(bt, fill); err != nil {
 		v.fail(err)
 	}
 	// Truncation waits for this: the records are in the tree.
@@ -99,7 +100,7 @@ func (v *Volume) sealBatch(items []flushItem) (bt *batch, rest []flushItem, err 
 		for i := range bt.parts {
 			v.table.put(bt.parts[i].in)
 		}
-		v.endWrites(bt)
+		f.endWrites(bt)
 		txn.PutBuffer(bt.buf)
 		return nil, items, err
 	}
@@ -108,7 +109,8 @@ func (v *Volume) sealBatch(items []flushItem) (bt *batch, rest []flushItem, err 
 
 // copyBlock copies the dirty pages of a block to the batch; false if there is
 // no room. The content of a small file goes into the tree instead.
-func (v *Volume) copyBlock(bt *batch, it flushItem, fill *int) bool {
+func (f *flusher) copyBlock(bt *batch, it flushItem, fill *int) bool {
+	v := f.v
 	in := it.in
 	in.bmu.Lock()
 	defer in.bmu.Unlock()
@@ -122,12 +124,12 @@ func (v *Volume) copyBlock(bt *batch, it flushItem, fill *int) bool {
 	}
 	inline := it.idx == 0 && in.sectors == 0 && !in.reserved.Load() && len(in.blocks) == 1 && b.dirty == 1 && in.size.Load() <= layout.MaxInline
 	if n > 0 && (b.busy || in.inlining || inline && in.inserting > 0) {
-		v.pushItem(it, false) // another flusher is at it: what is dirty now comes after
+		f.pushItem(it, false) // another flusher is at it: what is dirty now comes after
 		return true
 	}
 	b.queued, b.full = false, false
 	if n == 0 {
-		v.dropClean(in, it.idx, b)
+		f.dropClean(in, it.idx, b)
 		return true
 	}
 	b.busy, in.inlining = true, inline
@@ -169,39 +171,41 @@ func (v *Volume) copyBlock(bt *batch, it flushItem, fill *int) bool {
 }
 
 // dropClean forgets the pages that are on the device.
-func (v *Volume) dropClean(in *inode, idx uint64, b *block) {
+func (f *flusher) dropClean(in *inode, idx uint64, b *block) {
+	v := f.v
 	for i := range blockPages {
 		if b.clean(i) {
 			b.drop(i)
 		}
 	}
 	if b.empty() {
-		v.dropBlock(in, idx, b)
+		v.data.dropBlock(in, idx, b)
 	}
 }
 
 // insertBatch allocates, seals and records the extents of a batch.
-func (v *Volume) insertBatch(bt *batch, fill int) error {
+func (f *flusher) insertBatch(bt *batch, fill int) error {
+	v := f.v
 	if len(bt.parts) == 0 {
 		return nil
 	}
 	// The device may have no run that long.
 	for n := uint32(fill); n > 0; {
-		r, err := v.allocData(n)
+		r, err := f.allocData(n)
 		if err != nil {
 			return fmt.Errorf("data: %w", err)
 		}
 		bt.runs = append(bt.runs, r)
 		n -= r.Count
 	}
-	out, err := v.sealParts(bt)
+	out, err := f.sealParts(bt)
 	if err != nil {
 		return err
 	}
 	err = v.fs.Update(func(w *tree.Writer) error {
 		for i := range out {
 			s := &out[i]
-			if err := v.putExtent(w, s.p.in, s.sector, &s.e); err != nil {
+			if err := v.data.put(w, s.p.in, s.sector, &s.e); err != nil {
 				return err
 			}
 		}
@@ -226,12 +230,12 @@ func (v *Volume) insertBatch(bt *batch, fill int) error {
 	}
 	for i := range bt.parts {
 		if p := &bt.parts[i]; p.inline != nil {
-			v.touch(p.in)
+			v.table.touch(p.in)
 		}
 	}
 	for i := range out {
 		s := &out[i]
-		v.touch(s.p.in) // its count of sectors
+		v.table.touch(s.p.in) // its count of sectors
 		if s.p.src != 0 {
 			bt.refs = append(bt.refs, ref{s.p.src, items.Placed{Sector: s.sector, FileExtent: s.e}})
 		}
@@ -247,7 +251,8 @@ type sealedPart struct {
 }
 
 // sealParts seals what a batch holds for the runs that it has. The data is sealed in place.
-func (v *Volume) sealParts(bt *batch) ([]sealedPart, error) {
+func (f *flusher) sealParts(bt *batch) ([]sealedPart, error) {
+	v := f.v
 	out := make([]sealedPart, 0, len(bt.parts))
 	ri, used := 0, 0
 	for i := range bt.parts {
@@ -274,10 +279,11 @@ func (v *Volume) sealParts(bt *batch) ([]sealedPart, error) {
 
 // allocData prefers whole runs, and leaves the groups of four that a commit
 // needs, and the reserve, to metadata: what is free must be of use to deletes.
-func (v *Volume) allocData(n uint32) (layout.Run, error) {
+func (f *flusher) allocData(n uint32) (layout.Run, error) {
+	v := f.v
 	v.adm.mu.Lock()
-	_, held := v.held(v.adm.granted.pins > 0)
-	meta := v.meta(cost{}) + v.adm.reserve + held/layout.QuadSectors
+	_, held := v.res.held(v.adm.granted.pins > 0)
+	meta := v.adm.meta(cost{}) + v.adm.reserve + held/layout.QuadSectors
 	v.adm.mu.Unlock()
 	if _, quads, _ := v.space.Counts(); quads <= meta+int64(n) {
 		if r, err := v.space.AllocBroken(n); !errors.Is(err, txn.ErrNoSpace) {
@@ -291,7 +297,8 @@ func (v *Volume) allocData(n uint32) (layout.Run, error) {
 // before the flight ends: who waits for it asks then whether the volume failed, a
 // commit before it writes its root. Pages that did not get there stay in memory,
 // on their way for ever, so that they are read as they were written.
-func (v *Volume) writeBatch(bt *batch) error {
+func (f *flusher) writeBatch(bt *batch) error {
+	v := f.v
 	var err error
 	at := 0
 	for _, r := range bt.runs {
@@ -303,24 +310,25 @@ func (v *Volume) writeBatch(bt *batch) error {
 	}
 	txn.PutBuffer(bt.buf)
 	if err == nil {
-		v.refs.add(bt.refs)
+		f.refs.add(bt.refs)
 	} else {
 		v.fail(err)
 	}
 	for i := range bt.parts {
 		if p := &bt.parts[i]; err == nil {
-			v.landed(p, bt.id)
+			f.landed(p, bt.id)
 		} else {
 			v.table.put(p.in)
 		}
 	}
-	v.endWrites(bt)
+	f.endWrites(bt)
 	return err
 }
 
 // landed ends the flight of a part: its pages are what the device has, unless
 // they changed since.
-func (v *Volume) landed(p *part, id uint64) {
+func (f *flusher) landed(p *part, id uint64) {
+	v := f.v
 	p.in.bmu.Lock()
 	mine := p.in.blocks[p.idx] == p.b
 	if mine {
@@ -334,13 +342,12 @@ func (v *Volume) landed(p *part, id uint64) {
 	}
 	p.in.bmu.Unlock()
 	if mine {
-		v.keep(flushItem{p.in, p.idx})
+		f.keep(flushItem{p.in, p.idx})
 	}
 	v.table.put(p.in)
 }
 
-func (v *Volume) endWrites(bt *batch) {
-	f := &v.flush
+func (f *flusher) endWrites(bt *batch) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.writes[bt.gen]--; f.writes[bt.gen] == 0 {

@@ -26,6 +26,8 @@ type Freeze struct {
 
 // freezer knows who holds the volume at rest.
 type freezer struct {
+	v *Volume
+
 	mu   sync.Mutex
 	held map[*Freeze]struct{}
 }
@@ -43,14 +45,14 @@ func (v *Volume) Freeze(ctx context.Context, limit time.Duration) (*Freeze, erro
 	if err := v.adm.hold(ctx, v); err != nil {
 		return nil, err
 	}
-	if err := v.quiesce(); err != nil {
+	if err := v.frozen.quiesce(); err != nil {
 		v.adm.release()
 		return nil, err
 	}
 	f := &Freeze{v: v, ended: make(chan struct{})}
 	v.frozen.mu.Lock()
 	defer v.frozen.mu.Unlock()
-	if v.closing.Load() { // Close thaws those that it finds
+	if v.life.closing.Load() { // Close thaws those that it finds
 		f.letGo()
 		return nil, vfs.ErrClosed
 	}
@@ -63,12 +65,13 @@ func (v *Volume) Freeze(ctx context.Context, limit time.Duration) (*Freeze, erro
 }
 
 // quiesce commits what was acknowledged, and stops the committer. Nobody mutates.
-func (v *Volume) quiesce() error {
+func (f *freezer) quiesce() error {
+	v := f.v
 	if v.ring == nil {
 		return nil
 	}
-	if err := v.commitData(); err != nil {
-		return v.syncErr(err)
+	if err := v.com.commitData(); err != nil {
+		return v.sync.syncErr(err)
 	}
 	c := &v.com
 	c.run.Lock() // a commit that somebody else asked for ends first
@@ -79,13 +82,14 @@ func (v *Volume) quiesce() error {
 	c.run.Unlock()
 	v.sync.letPass() // it began before the commit ended; the next finds all of it durable
 	if err := v.Failed(); err != nil {
-		v.unquiet()
+		f.unquiet()
 		return fmt.Errorf("%w: %w", vfs.ErrReadOnly, err)
 	}
 	return nil
 }
 
-func (v *Volume) unquiet() {
+func (f *freezer) unquiet() {
+	v := f.v
 	c := &v.com
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -96,7 +100,8 @@ func (v *Volume) unquiet() {
 // whileAwake writes something to the device that is no part of a commit, of which
 // the caller may hold locks: it waits until no freeze is in effect, and one that
 // begins meanwhile waits for its end, as commits do. fn must not wait for a commit.
-func (v *Volume) whileAwake(fn func() error) error {
+func (f *freezer) whileAwake(fn func() error) error {
+	v := f.v
 	c := &v.com
 	for {
 		c.run.Lock()
@@ -143,7 +148,7 @@ func (f *Freeze) end(byOwner bool) {
 
 func (f *Freeze) letGo() {
 	if f.v.ring != nil {
-		f.v.unquiet()
+		f.v.frozen.unquiet()
 	}
 	f.v.adm.release()
 }
@@ -190,7 +195,7 @@ func (a *admission) hold(ctx context.Context, v *Volume) error {
 		if failed := v.Failed(); failed != nil {
 			err = fmt.Errorf("%w: %w", vfs.ErrReadOnly, failed)
 		}
-		if v.closing.Load() { // a rollback closes while it is admitted, and waits for others that are to be
+		if v.life.closing.Load() { // a rollback closes while it is admitted, and waits for others that are to be
 			err = vfs.ErrClosed
 		}
 		if err != nil {
@@ -213,7 +218,8 @@ func (a *admission) release() {
 // enter begins work in the background that writes to the device: it waits while
 // the volume is frozen. leave ends it. It fails when ctx ends or the volume is
 // not writable any more; the caller holds no locks.
-func (v *Volume) enter(ctx context.Context) error {
+func (f *freezer) enter(ctx context.Context) error {
+	v := f.v
 	a := &v.adm
 	stop := context.AfterFunc(ctx, a.wake)
 	defer stop()
@@ -234,7 +240,8 @@ func (v *Volume) enter(ctx context.Context) error {
 	}
 }
 
-func (v *Volume) leave() {
+func (f *freezer) leave() {
+	v := f.v
 	a := &v.adm
 	a.mu.Lock()
 	defer a.mu.Unlock()

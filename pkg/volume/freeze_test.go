@@ -358,7 +358,7 @@ func TestFreezeHoldsReaper(t *testing.T) {
 	ok(t, v.WaitFreed())
 	// The reaper, at the first step of much work.
 	stopReaper := func() {
-		v.stopSnapReaper()
+		v.snap.endReaper()
 		v.snap.mu.Lock()
 		defer v.snap.mu.Unlock()
 		v.snap.stop = false
@@ -368,7 +368,7 @@ func TestFreezeHoldsReaper(t *testing.T) {
 	ok(t, err)
 	rewrite()
 	ok(t, v.DeleteSnapshot("u"))
-	frozenDuring("reaper", v.startSnapReaper, 1, leftovers)
+	frozenDuring("reaper", v.snap.startReaper, 1, leftovers)
 	ok(t, v.WaitFreed())
 	ok(t, v.DeleteSnapshot("t"))
 	ok(t, v.WaitFreed())
@@ -382,7 +382,7 @@ func TestFreezeHoldsReaper(t *testing.T) {
 			old[int64(p.Addr)] = true
 		}
 	}
-	frozenDuring("rollback", func() { go func() { result <- v.Rollback("back", false) }() }, 1, func() bool { return !v.closing.Load() })
+	frozenDuring("rollback", func() { go func() { result <- v.Rollback("back", false) }() }, 1, func() bool { return !v.life.closing.Load() })
 	ok(t, <-result)
 	checkClean(t, mem)
 	// The reaper of the next mount reads what was left, and then finds the volume frozen.
@@ -411,7 +411,7 @@ func TestFreezeGivesWayToClose(t *testing.T) {
 	mustFormat(t, dev)
 	v := mustOpen(t, dev, Options{})
 	c := cost{quads: opQuads, urgent: true}
-	if err := v.admit(c); err != nil {
+	if err := v.adm.admit(c); err != nil {
 		t.Fatal(err)
 	}
 	defer v.adm.done(c)

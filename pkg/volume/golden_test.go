@@ -368,7 +368,7 @@ func TestGoldenSnapshots(t *testing.T) {
 		ok(t, v.Rename(crashReq, vfs.RootIno, "after-first", vfs.RootIno, "renamed", 0))
 		ok(t, v.DeleteSnapshot("second"))
 		ok(t, v.WaitFreed())
-		v.stopSnapReaper()
+		v.snap.endReaper()
 		v.snap.stop = false
 		ok(t, v.DeleteSnapshot("third"))
 		ok(t, v.Unlink(crashReq, vfs.RootIno, "after-third"))
@@ -378,7 +378,7 @@ func TestGoldenSnapshots(t *testing.T) {
 		writeImage(t, image, dev.Clone())
 		j, _ := json.MarshalIndent(readSnapGolden(t, v), "", " ")
 		ok(t, os.WriteFile(manifest, append(j, '\n'), 0o644))
-		v.startSnapReaper()
+		v.snap.startReaper()
 		ok(t, v.Close())
 	}
 	dev := readImage(t, image)

@@ -43,7 +43,7 @@ func hostileBases(t *testing.T) (bases []hostileBase) {
 			_, err = v.Write(req, a.Ino, 0, noise(rng, rng.IntN(20000)), false)
 			ok(t, err)
 		}
-		ok(t, v.commitAll())
+		ok(t, v.com.commitAll())
 	}
 	for i := range 5 {
 		scribble()
@@ -60,7 +60,7 @@ func hostileBases(t *testing.T) (bases []hostileBase) {
 	ok(t, v.ConfirmAnchor(a))
 	ok(t, v.DeleteSnapshot("s1"))
 	ok(t, v.WaitFreed())
-	v.stopSnapReaper() // as after a crash right after a deletion
+	v.snap.endReaper() // as after a crash right after a deletion
 	v.snap.stop = false
 	ok(t, v.DeleteSnapshot("s3"))
 	_, err = v.OfferAnchor()
@@ -69,7 +69,7 @@ func hostileBases(t *testing.T) (bases []hostileBase) {
 	ok(t, v.Sync(vfs.RootIno))
 	keep("with a log")
 	v.snap.stop, v.snap.done = false, nil
-	v.startSnapReaper()
+	v.snap.startReaper()
 	ok(t, v.Close())
 	keep("at rest")
 	v = checkOpen(t, fx.dev, Options{Memory: minMemory})

@@ -26,7 +26,7 @@ func manyExtents(t *testing.T, n int) (dev *device.Mem, ino uint64) {
 		ok(t, err)
 	}
 	ok(t, v.Fallocate(crashReq, src.Ino, 0, 0, 2*some*pageBytes))
-	ok(t, v.commitAll())
+	ok(t, v.com.commitAll())
 	dst, err := v.Mknod(crashReq, vfs.RootIno, "dst", 0o644, 0)
 	ok(t, err)
 	const length = (2*some - 1) * pageBytes
@@ -72,9 +72,9 @@ func TestForgedLargeOperations(t *testing.T) {
 				}
 				return
 			}
-			t.Logf("%d commits", v.commits.Load())
-			if v.commits.Load() < 3 && op.Flags&^layout.FallocReserve == 0 { // what becomes a hole leaves few pages
-				t.Errorf("%d commits: all of it was in memory at once", v.commits.Load())
+			t.Logf("%d commits", v.com.commits.Load())
+			if v.com.commits.Load() < 3 && op.Flags&^layout.FallocReserve == 0 { // what becomes a hole leaves few pages
+				t.Errorf("%d commits: all of it was in memory at once", v.com.commits.Load())
 			}
 			ok(t, v.Close())
 			checkClean(t, dev)

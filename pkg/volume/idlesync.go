@@ -9,13 +9,15 @@ const idleInterval = 250 * time.Millisecond
 
 // idleSyncer makes operations durable once no more come.
 type idleSyncer struct {
+	v *Volume
+
 	changed chan struct{} // something changed
 	quit    chan struct{}
 	done    chan struct{}
 }
 
-func (v *Volume) startIdleSyncer() {
-	s := &v.idle
+func (s *idleSyncer) start() {
+	v := s.v
 	s.changed, s.quit, s.done = make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(s.done)
@@ -25,26 +27,27 @@ func (v *Volume) startIdleSyncer() {
 			case <-s.quit:
 				return
 			}
-			if !v.awaitIdle() {
+			if !s.awaitIdle() {
 				return
 			}
-			_ = v.syncTail() // an error has failed the volume, which says so
+			_ = v.sync.syncTail() // an error has failed the volume, which says so
 		}
 	}()
 }
 
 // awaitIdle waits for an interval in which nothing changes; false: the volume is being closed.
-func (v *Volume) awaitIdle() bool {
-	_, last := v.ringHead()
+func (s *idleSyncer) awaitIdle() bool {
+	v := s.v
+	_, last := v.sync.ringHead()
 	for {
 		timer := time.NewTimer(idleInterval)
 		select {
 		case <-timer.C:
-		case <-v.idle.quit:
+		case <-s.quit:
 			timer.Stop()
 			return false
 		}
-		_, next := v.ringHead()
+		_, next := v.sync.ringHead()
 		if next == last {
 			return true
 		}
@@ -60,9 +63,9 @@ func (s *idleSyncer) note() {
 	}
 }
 
-func (v *Volume) stopIdleSyncer() {
-	if v.idle.quit != nil {
-		close(v.idle.quit)
-		<-v.idle.done
+func (s *idleSyncer) end() {
+	if s.quit != nil {
+		close(s.quit)
+		<-s.done
 	}
 }

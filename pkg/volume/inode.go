@@ -41,7 +41,7 @@ type inode struct {
 
 	refs  int           // guarded by table.mu
 	elem  *list.Element // in table.idle when refs is 0
-	dirty bool          // guarded by Volume.dirtyMu: newer than the tree
+	dirty bool          // guarded by inodeTable.dirtyMu: newer than the tree
 }
 
 func newInode(ino uint64, attr layout.Inode) *inode {
@@ -124,10 +124,15 @@ func vfsAttr(ino uint64, n *layout.Inode, inlined bool, sectors, vacant, pages u
 const maxIdle = 16384
 
 type inodeTable struct {
+	v *Volume
+
 	mu    sync.Mutex
 	m     map[uint64]*inode
 	idle  list.List // clean and unused, most recent first
 	loads [64]sync.Mutex
+
+	dirtyMu sync.Mutex
+	dirty   []*inode // newer than the tree, each with a reference
 }
 
 // grab returns the inode, referenced, if it is in memory.
@@ -186,28 +191,29 @@ func (t *inodeTable) forget(in *inode) {
 }
 
 // inode returns an inode, to be given back by put. ErrStale if there is none.
-func (v *Volume) inode(ino vfs.Ino) (*inode, error) {
-	if in := v.table.grab(uint64(ino)); in != nil {
+func (t *inodeTable) inode(ino vfs.Ino) (*inode, error) {
+	if in := t.grab(uint64(ino)); in != nil {
 		return in, nil
 	}
 	// One load at a time: a second one could install what it read before the
 	// first one's inode was changed, committed and dropped.
-	l := &v.table.loads[uint64(ino)%uint64(len(v.table.loads))]
+	l := &t.loads[uint64(ino)%uint64(len(t.loads))]
 	l.Lock()
 	defer l.Unlock()
-	if in := v.table.grab(uint64(ino)); in != nil {
+	if in := t.grab(uint64(ino)); in != nil {
 		return in, nil
 	}
-	attr, err := v.readInode(uint64(ino))
+	attr, err := t.readInode(uint64(ino))
 	if err != nil {
 		return nil, err
 	}
 	in := newInode(uint64(ino), attr)
-	v.table.add(in)
+	t.add(in)
 	return in, nil
 }
 
-func (v *Volume) readInode(ino uint64) (layout.Inode, error) {
+func (t *inodeTable) readInode(ino uint64) (layout.Inode, error) {
+	v := t.v
 	val, ok, err := v.fs.Get(items.InodeKey(ino), make([]byte, 0, layout.InodeBytes))
 	if err != nil {
 		return layout.Inode{}, txn.Wrap(fmt.Errorf("inode %d: %w", ino, err))
@@ -223,26 +229,27 @@ func (v *Volume) readInode(ino uint64) (layout.Inode, error) {
 }
 
 // touch notes that an inode is newer than the tree. Inside the gate.
-func (v *Volume) touch(in *inode) {
-	v.dirtyMu.Lock()
-	defer v.dirtyMu.Unlock()
+func (t *inodeTable) touch(in *inode) {
+	v := t.v
+	t.dirtyMu.Lock()
+	defer t.dirtyMu.Unlock()
 	if in.dirty {
 		return
 	}
 	in.dirty = true
-	v.dirty = append(v.dirty, in)
-	v.table.hold(in)
+	t.dirty = append(t.dirty, in)
+	t.hold(in)
 	v.adm.dirtyInodes(1)
 }
 
 // dir returns an inode that must be a directory.
-func (v *Volume) dir(ino vfs.Ino) (*inode, error) {
-	in, err := v.inode(ino)
+func (t *inodeTable) dir(ino vfs.Ino) (*inode, error) {
+	in, err := t.inode(ino)
 	if err != nil {
 		return nil, err
 	}
 	if !in.isDir() {
-		v.table.put(in)
+		t.put(in)
 		return nil, fmt.Errorf("inode %d: %w", ino, vfs.ErrNotDir)
 	}
 	return in, nil

@@ -28,6 +28,8 @@ var (
 
 // keyring owns the header of an open volume, and the VMKs that its slots hold.
 type keyring struct {
+	v *Volume
+
 	mu     sync.Mutex        // one change at a time; see the package comment
 	header *layout.Header    // as both copies are; replaced, never changed
 	epochs []crypto.EpochKey // ascending
@@ -39,6 +41,8 @@ type keyring struct {
 	// floor is the lowest sequence number that roots accept from the next
 	// commit on.
 	floor atomic.Uint64
+
+	features atomic.Uint64 // incompat word of the header, as both copies have it
 }
 
 // Key is what makes a key slot, and what opens it if that is at hand: of a
@@ -108,33 +112,34 @@ func Fingerprint(r *crypto.RecoveryRecipient) string {
 // AddKey makes a key slot and returns its number; the key opens the volume from
 // then on. ErrKeyExists if the key does so already.
 func (v *Volume) AddKey(key Key) (slot int, err error) {
-	err = v.changeKeys(func() error {
-		slot, err = v.addKey(key)
+	err = v.keys.change(func() error {
+		slot, err = v.keys.addKey(key)
 		return err
 	})
 	return slot, err
 }
 
-// changeKeys runs fn, which may write the header: alone, and not while the volume
+// change runs fn, which may write the header: alone, and not while the volume
 // is frozen. What fn has admitted is nested.
-func (v *Volume) changeKeys(fn func() error) error { return v.changeKeysFor(context.Background(), fn) }
+func (k *keyring) change(fn func() error) error { return k.changeFor(context.Background(), fn) }
 
-// changeKeysFor is changeKeys for somebody who may give up before it begins.
-func (v *Volume) changeKeysFor(ctx context.Context, fn func() error) error {
-	if err := v.enter(ctx); err != nil { // Close thaws
+// changeFor is change for somebody who may give up before it begins.
+func (k *keyring) changeFor(ctx context.Context, fn func() error) error {
+	v := k.v
+	if err := v.frozen.enter(ctx); err != nil { // Close thaws
 		return err
 	}
-	defer v.leave()
-	v.keys.mu.Lock()
-	defer v.keys.mu.Unlock()
+	defer v.frozen.leave()
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if err := errors.Join(context.Cause(ctx), v.writable()); err != nil {
 		return err
 	}
 	return fn()
 }
 
-func (v *Volume) addKey(key Key) (int, error) {
-	k := &v.keys
+func (k *keyring) addKey(key Key) (int, error) {
+	v := k.v
 	if old := k.slotsOf(key); len(old) > 0 {
 		return old[0], fmt.Errorf("%w: it is that of key slot %d", ErrKeyExists, old[0])
 	}
@@ -150,23 +155,24 @@ func (v *Volume) addKey(key Key) (int, error) {
 	}
 	h := *k.header
 	var err error
-	if h.Slots[free], err = v.makeSlot(free, key, k.epochs); err != nil {
+	if h.Slots[free], err = k.makeSlot(free, key, k.epochs); err != nil {
 		return 0, err
 	}
 	if k.next != nil { // before the header: a slot that could not be made again would stop the rotation
-		if err := v.addNext(free, key); err != nil {
+		if err := v.rot.addNext(free, key); err != nil {
 			return 0, err
 		}
 	}
-	if err := v.writeHeader(&h); err != nil {
+	if err := k.writeHeader(&h); err != nil {
 		return 0, err
 	}
 	return free, nil
 }
 
 // makeSlot seals epochs as a slot, and has the key open it if it can.
-func (v *Volume) makeSlot(i int, key Key, epochs []crypto.EpochKey) (crypto.Slot, error) {
-	suite := v.keys.header.Suite
+func (k *keyring) makeSlot(i int, key Key, epochs []crypto.EpochKey) (crypto.Slot, error) {
+	v := k.v
+	suite := k.header.Suite
 	s, err := crypto.NewSlot(suite, v.id, uint8(i), key.Recipient, epochs)
 	if err != nil {
 		return s, fmt.Errorf("key slot %d: %w", i, err)
@@ -185,7 +191,7 @@ func (v *Volume) makeSlot(i int, key Key, epochs []crypto.EpochKey) (crypto.Slot
 // older copy of the header that is put back. The last slot goes only if last is
 // set (ErrLastKey): then nothing opens the volume again once it is unmounted.
 func (v *Volume) RemoveKey(slot int, last bool) error {
-	return v.changeKeys(func() error {
+	return v.keys.change(func() error {
 		k := &v.keys
 		if slot < 0 || slot >= crypto.Slots || k.header.Slots[slot].Type == crypto.SlotEmpty {
 			return fmt.Errorf("%w: %d", ErrNoSuchKey, slot)
@@ -193,12 +199,12 @@ func (v *Volume) RemoveKey(slot int, last bool) error {
 		if k.header.Count() == 1 && !last {
 			return fmt.Errorf("key slot %d: %w", slot, ErrLastKey)
 		}
-		return v.removeKeys([]int{slot})
+		return v.keys.removeKeys([]int{slot})
 	})
 }
 
-func (v *Volume) removeKeys(slots []int) error {
-	k := &v.keys
+func (k *keyring) removeKeys(slots []int) error {
+	v := k.v
 	h := *k.header
 	for _, i := range slots {
 		h.Slots[i] = crypto.Slot{}
@@ -206,15 +212,15 @@ func (v *Volume) removeKeys(slots []int) error {
 			k.slot = -1
 		}
 	}
-	if err := v.writeHeader(&h); err != nil {
+	if err := k.writeHeader(&h); err != nil {
 		return err
 	}
 	if k.next != nil {
-		if err := v.dropNext(slots); err != nil {
+		if err := v.rot.dropNext(slots); err != nil {
 			return err
 		}
 	}
-	return v.raiseFloor()
+	return k.raiseFloor()
 }
 
 // KeyChange says what RotateKey did.
@@ -231,15 +237,14 @@ type KeyChange struct {
 // volume until it has ended. Nothing is changed if ctx ends before its turn comes,
 // after a freeze: what the caller knows of the keys may be of the past by then.
 func (v *Volume) RotateKey(ctx context.Context, old crypto.Credential, key Key) (c KeyChange, err error) {
-	err = v.changeKeysFor(ctx, func() error {
-		c, err = v.rotateKey(old, key)
+	err = v.keys.changeFor(ctx, func() error {
+		c, err = v.keys.rotateKey(old, key)
 		return err
 	})
 	return c, err
 }
 
-func (v *Volume) rotateKey(old crypto.Credential, key Key) (c KeyChange, err error) {
-	k := &v.keys
+func (k *keyring) rotateKey(old crypto.Credential, key Key) (c KeyChange, err error) {
 	gone := k.slotsOf(Key{Credential: old})
 	is := k.slotsOf(key)
 	for _, i := range is {
@@ -255,7 +260,7 @@ func (v *Volume) rotateKey(old crypto.Credential, key Key) (c KeyChange, err err
 	case len(gone) == 0:
 		return c, fmt.Errorf("the old key: %w: it opens no key slot of the volume", ErrWrongKey)
 	default:
-		if c.Slot, err = v.addKey(key); err != nil {
+		if c.Slot, err = k.addKey(key); err != nil {
 			return c, err
 		}
 		c.Added = true
@@ -263,10 +268,10 @@ func (v *Volume) rotateKey(old crypto.Credential, key Key) (c KeyChange, err err
 	if len(gone) == 0 {
 		return c, nil
 	}
-	if err := v.confirmKey(c.Slot, key.Credential); err != nil {
+	if err := k.confirmKey(c.Slot, key.Credential); err != nil {
 		return c, err
 	}
-	if err := v.removeKeys(gone); err != nil {
+	if err := k.removeKeys(gone); err != nil {
 		return c, err
 	}
 	c.Removed = gone
@@ -275,9 +280,9 @@ func (v *Volume) rotateKey(old crypto.Credential, key Key) (c KeyChange, err err
 
 // confirmKey reads both copies of the header back from the device, and opens a
 // slot of each.
-func (v *Volume) confirmKey(slot int, cred crypto.Credential) error {
-	k := &v.keys
-	hs, err := header.Read(v.dev)
+func (k *keyring) confirmKey(slot int, cred crypto.Credential) error {
+	v := k.v
+	hs, err := header.Read(v.store.Dev)
 	if err != nil {
 		return err
 	}
@@ -335,25 +340,28 @@ func (k *keyring) slotsOf(key Key) (slots []int) {
 // copy A, barrier, copy B, barrier. A cut leaves a device that opens by the old
 // header or by the new one. An error fails the volume: which of them the device
 // has is not known. The caller holds keys.mu.
-func (v *Volume) writeHeader(h *layout.Header) error {
-	return v.writeHeaderUnder(h, v.store.Keys.Newest())
+func (k *keyring) writeHeader(h *layout.Header) error {
+	v := k.v
+	return k.writeHeaderUnder(h, v.store.Keys.Newest())
 }
 
 // writeHeaderUnder is writeHeader with the keys of the highest epoch in the slots.
-func (v *Volume) writeHeaderUnder(h *layout.Header, newest *crypto.EpochKeys) error {
-	h.Sequence = v.keys.header.Sequence + 1
-	return v.whileAwake(func() error {
-		if err := v.putHeader(h, newest, layout.HeaderOffsetA, layout.HeaderOffsetB); err != nil {
+func (k *keyring) writeHeaderUnder(h *layout.Header, newest *crypto.EpochKeys) error {
+	v := k.v
+	h.Sequence = k.header.Sequence + 1
+	return v.frozen.whileAwake(func() error {
+		if err := k.putHeader(h, newest, layout.HeaderOffsetA, layout.HeaderOffsetB); err != nil {
 			err = txn.Wrap(fmt.Errorf("write the header: %w", err))
 			v.fail(err) // before a commit or a freeze goes on
 			return err
 		}
-		v.keys.header = h
+		k.header = h
 		return nil
 	})
 }
 
-func (v *Volume) putHeader(h *layout.Header, newest *crypto.EpochKeys, offsets ...int64) error {
+func (k *keyring) putHeader(h *layout.Header, newest *crypto.EpochKeys, offsets ...int64) error {
+	v := k.v
 	b, err := layout.EncodeHeader(h, newest)
 	if err != nil {
 		return err
@@ -373,31 +381,33 @@ func (v *Volume) putHeader(h *layout.Header, newest *crypto.EpochKeys, offsets .
 
 // repairHeader brings the copy of the header that is not as it should be in
 // line with the one that was verified.
-func (v *Volume) repairHeader(u *layout.Unlocked) error {
+func (k *keyring) repairHeader(u *layout.Unlocked) error {
+	v := k.v
 	own, other := int64(layout.HeaderOffsetA), int64(layout.HeaderOffsetB)
 	if u.Copy == 1 {
 		own, other = other, own
 	}
 	if !u.Ahead {
-		return v.putHeader(v.keys.header, v.store.Keys.Newest(), other)
+		return k.putHeader(k.header, v.store.Keys.Newest(), other)
 	}
 	// A change that was cut has used the next number, and is given up. The copy
 	// that is good comes last.
-	h := *v.keys.header
+	h := *k.header
 	h.Sequence += 2
-	if err := v.putHeader(&h, v.store.Keys.Newest(), other, own); err != nil {
+	if err := k.putHeader(&h, v.store.Keys.Newest(), other, own); err != nil {
 		return err
 	}
-	v.keys.header = &h
+	k.header = &h
 	return nil
 }
 
 // raiseFloor has the two newest roots refuse older headers.
-func (v *Volume) raiseFloor() error {
-	v.keys.floor.Store(v.keys.header.Sequence)
+func (k *keyring) raiseFloor() error {
+	v := k.v
+	k.floor.Store(k.header.Sequence)
 	for range 2 {
-		if err := v.commitAll(); err != nil {
-			return v.syncErr(err)
+		if err := v.com.commitAll(); err != nil {
+			return v.sync.syncErr(err)
 		}
 	}
 	return nil

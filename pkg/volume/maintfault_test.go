@@ -156,7 +156,7 @@ func maintenanceRun(t *testing.T, seed uint64, hook func(n int, op device.Op) er
 		v.rot.rate.Store(-1)
 		_, err := v.WaitRotation(t.Context(), nil)
 		ok(t, err)
-		v.reaper.wait()
+		v.background.reaper.wait()
 		ok(t, v.Sync(vfs.RootIno))
 		checkSpace(t, v)
 		mustClose(t, v)

@@ -60,7 +60,7 @@ func TestMendRoots(t *testing.T) {
 			}
 			v = checkOpen(t, dev, Options{CommitInterval: -1})
 			over := false // by the commits of this mount
-			for g := s.root.Generation + 1; g <= v.root.Generation; g++ {
+			for g := s.root.Generation + 1; g <= v.durable.root.Generation; g++ {
 				over = over || int(g%layout.RootSlots) == r.Slot
 			}
 			if !over && !bytes.Equal(sector(t, dev, uint64(at)), whole) {

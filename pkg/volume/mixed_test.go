@@ -33,7 +33,7 @@ func (m *mixed) failed(err error) bool {
 		return true
 	}
 	for _, ok := range []error{device.ErrCrashed, vfs.ErrReadOnly, vfs.ErrClosed, vfs.ErrIO, ErrSnapshotInUse, ErrNoSnapshot, context.Canceled} {
-		if err == nil || errors.Is(err, ok) && (errors.Is(ok, ErrSnapshotInUse) || errors.Is(ok, ErrNoSnapshot) || !m.v.dev.(*device.Mem).Alive()) {
+		if err == nil || errors.Is(err, ok) && (errors.Is(ok, ErrSnapshotInUse) || errors.Is(ok, ErrNoSnapshot) || !m.v.store.Dev.(*device.Mem).Alive()) {
 			return m.v.Failed() != nil
 		}
 	}
@@ -57,7 +57,7 @@ func (m *mixed) loop(id uint64, what string, pause int, fn func(rng *rand.Rand, 
 			if m.failed(err) {
 				return
 			}
-			_ = m.v.commitSince(m.v.commits.Load() + uint64(pause+rng.IntN(pause+1))) // the workers are to get on, too
+			_ = m.v.com.since(m.v.com.commits.Load() + uint64(pause+rng.IntN(pause+1))) // the workers are to get on, too
 		}
 	}()
 }
@@ -95,13 +95,13 @@ func (m *mixed) start() {
 		if err != nil {
 			return err
 		}
-		before := v.dev.(*device.Mem).Writes()
+		before := v.store.Dev.(*device.Mem).Writes()
 		for range rng.IntN(200) { // reads go on
 			if _, err := v.GetAttr(vfs.RootIno); err != nil {
 				return err
 			}
 		}
-		if n := v.dev.(*device.Mem).Writes() - before; n != 0 && f.Thaw() {
+		if n := v.store.Dev.(*device.Mem).Writes() - before; n != 0 && f.Thaw() {
 			return fmt.Errorf("%d writes in a freeze", n)
 		}
 		f.Thaw()
@@ -109,7 +109,7 @@ func (m *mixed) start() {
 	})
 	m.loop(3, "scrub", 2, func(rng *rand.Rand, n int) error {
 		rep, err := v.Scrub(ctx, ScrubOptions{ReadOnly: rng.IntN(2) == 0})
-		if err == nil && rep.Total > 0 && v.dev.(*device.Mem).Alive() {
+		if err == nil && rep.Total > 0 && v.store.Dev.(*device.Mem).Alive() {
 			err = fmt.Errorf("damages: %+v", rep.Damages)
 		}
 		return err
@@ -287,7 +287,7 @@ func checkMixed(t testing.TB, img *device.Mem, runs []*crashRun) error {
 	if err := v.WaitFreed(); err != nil {
 		return err
 	}
-	v.reaper.wait()
+	v.background.reaper.wait()
 	if err := v.Close(); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package volume
 import (
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
@@ -11,9 +12,18 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// putName makes a name of in, which remembers where it is.
-func (v *Volume) putName(w *tree.Writer, dir uint64, name string, in *inode) error {
-	k, found, err := v.hash.FindName(w.Scan, dir, name)
+// namespace owns the names in directories. They change under its lock alone, which comes before
+// those of inodes (see the package comment), and lie in Volume.fs.
+type namespace struct {
+	v *Volume
+
+	mu   sync.Mutex   // see the package comment
+	hash items.Hasher // of names
+}
+
+// put makes a name of in, which remembers where it is.
+func (ns *namespace) put(w *tree.Writer, dir uint64, name string, in *inode) error {
+	k, found, err := ns.hash.FindName(w.Scan, dir, name)
 	if err != nil {
 		return err
 	}
@@ -25,9 +35,9 @@ func (v *Volume) putName(w *tree.Writer, dir uint64, name string, in *inode) err
 	return w.Put(k, n.Append(nil))
 }
 
-// setName gives a name to another inode.
-func (v *Volume) setName(w *tree.Writer, dir uint64, name string, in *inode) error {
-	k, found, err := v.hash.FindName(w.Scan, dir, name)
+// set gives a name to another inode.
+func (ns *namespace) set(w *tree.Writer, dir uint64, name string, in *inode) error {
+	k, found, err := ns.hash.FindName(w.Scan, dir, name)
 	if err != nil {
 		return err
 	}
@@ -39,8 +49,8 @@ func (v *Volume) setName(w *tree.Writer, dir uint64, name string, in *inode) err
 	return w.Put(k, n.Append(nil))
 }
 
-func (v *Volume) deleteName(w *tree.Writer, dir uint64, name string) error {
-	k, found, err := v.hash.FindName(w.Scan, dir, name)
+func (ns *namespace) delete(w *tree.Writer, dir uint64, name string) error {
+	k, found, err := ns.hash.FindName(w.Scan, dir, name)
 	if err != nil {
 		return err
 	}
@@ -68,8 +78,9 @@ func checkName(name string) error {
 }
 
 // checkPlace tells whether a name may be made in a directory.
-func (v *Volume) checkPlace(parent vfs.Ino, name string) error {
-	p, err := v.dir(parent)
+func (ns *namespace) checkPlace(parent vfs.Ino, name string) error {
+	v := ns.v
+	p, err := v.table.dir(parent)
 	if err != nil {
 		return err
 	}
@@ -78,8 +89,9 @@ func (v *Volume) checkPlace(parent vfs.Ino, name string) error {
 }
 
 // lookup returns the inode number behind a name, 0 if there is none.
-func (v *Volume) lookup(dir uint64, name string) (layout.Name, error) {
-	_, n, err := v.hash.FindName(v.fs.Scan, dir, name)
+func (ns *namespace) lookup(dir uint64, name string) (layout.Name, error) {
+	v := ns.v
+	_, n, err := ns.hash.FindName(v.fs.Scan, dir, name)
 	return n, txn.Wrap(err)
 }
 
@@ -88,13 +100,13 @@ func (v *Volume) Lookup(parent vfs.Ino, name string) (vfs.Attr, error) {
 	if len(name) > vfs.MaxNameBytes {
 		return vfs.Attr{}, vfs.ErrNameTooLong
 	}
-	p, err := v.dir(parent)
+	p, err := v.table.dir(parent)
 	if err != nil {
 		return vfs.Attr{}, err
 	}
 	v.table.put(p)
 	for {
-		n, err := v.lookup(uint64(parent), name)
+		n, err := v.names.lookup(uint64(parent), name)
 		if err != nil {
 			return vfs.Attr{}, err
 		}
@@ -106,7 +118,7 @@ func (v *Volume) Lookup(parent vfs.Ino, name string) (vfs.Attr, error) {
 			return a, err
 		}
 		// unlinked and freed in between: look again, unless the name is still there
-		if again, e := v.lookup(uint64(parent), name); e != nil || again.Ino == n.Ino {
+		if again, e := v.names.lookup(uint64(parent), name); e != nil || again.Ino == n.Ino {
 			return vfs.Attr{}, txn.Wrap(fmt.Errorf("%w: name of inode %d, which does not exist", layout.ErrCorrupt, n.Ino))
 		}
 	}
@@ -140,7 +152,7 @@ func (v *Volume) unlink(req *vfs.Req, parent vfs.Ino, name string, dir bool) err
 			return err
 		}
 		l.names()
-		n, err := v.lookup(p.ino, name)
+		n, err := v.names.lookup(p.ino, name)
 		if err != nil {
 			return err
 		}
@@ -172,7 +184,7 @@ func (v *Volume) Parent(dir vfs.Ino) (vfs.Ino, error) {
 	if dir == vfs.RootIno {
 		return dir, nil
 	}
-	p, err := v.dir(dir)
+	p, err := v.table.dir(dir)
 	if err != nil {
 		return 0, err
 	}
@@ -184,7 +196,7 @@ func (v *Volume) Parent(dir vfs.Ino) (vfs.Ino, error) {
 
 // ReadDir implements vfs.FS.
 func (v *Volume) ReadDir(dir vfs.Ino, cookie uint64, plus bool, fn func(d vfs.Dirent, attr *vfs.Attr) bool) error {
-	p, err := v.dir(dir)
+	p, err := v.table.dir(dir)
 	if err != nil {
 		return err
 	}

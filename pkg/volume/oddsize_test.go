@@ -328,7 +328,7 @@ func oddSize(t *testing.T, seed uint64, steps int) {
 		if rng.IntN(2) == 0 {
 			mustClose(t, r.v)
 		} else {
-			r.v.reaper.wait()
+			r.v.background.reaper.wait()
 			ok(t, r.v.Sync(vfs.RootIno))
 			img := r.dev.Clone()
 			r.v.fail(device.ErrCrashed)
@@ -347,12 +347,12 @@ func oddSize(t *testing.T, seed uint64, steps int) {
 	for len(r.files) > 0 {
 		r.unlink(0)
 	}
-	r.v.reaper.wait()
+	r.v.background.reaper.wait()
 	if s := endOf(t, r.v); s.Phase != RotationNone {
 		t.Fatalf("%+v", s)
 	}
 	for range 3 {
-		ok(t, r.v.commitSince(r.v.commits.Load()))
+		ok(t, r.v.com.since(r.v.com.commits.Load()))
 	}
 	if after := r.v.StatFS(); after.BlocksFree+200 < before.BlocksFree {
 		t.Errorf("%d blocks are free, %d at first", after.BlocksFree, before.BlocksFree)

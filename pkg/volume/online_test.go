@@ -145,7 +145,7 @@ func TestTrim(t *testing.T) {
 	ok(t, v.Unlink(crashReq, mustWalk(t, v, "young/b").Ino, "inherits"))
 	v.Forget(big.Ino)
 	delete(fx.files, "young/b/inherits")
-	v.reaper.wait()
+	v.background.reaper.wait()
 	for range 3 { // until all that was freed is free (I3)
 		ok(t, v.Sync(vfs.RootIno))
 	}
@@ -233,7 +233,7 @@ func TestDiscardOption(t *testing.T) {
 		ok(t, v.Sync(vfs.RootIno))
 		ok(t, v.Unlink(crashReq, vfs.RootIno, "f"))
 		v.Forget(a.Ino)
-		v.reaper.wait()
+		v.background.reaper.wait()
 		ok(t, v.Sync(vfs.RootIno))
 		if len(discarded) > 0 {
 			t.Error("discarded before it was reusable")
@@ -248,7 +248,7 @@ func TestDiscardOption(t *testing.T) {
 	hook(device.ErrNotSupported)
 	cycle()
 	<-discarded
-	<-v.discards.done
+	<-v.background.discards.done
 	ok(t, v.Close())
 	checkClean(t, mem)
 }
@@ -363,7 +363,7 @@ func onlineCrashRun(t *testing.T, seed uint64) (r *crashRun, err error) {
 		case 2, 3:
 			r.note("scrub")
 			if k == 3 {
-				s := v.durableGen() % layout.RootSlots
+				s := v.durable.generation() % layout.RootSlots
 				flip(dev, uint64(layout.RootCopyOff(int(s), rng.IntN(2))))
 			}
 			rep, err := v.Scrub(t.Context(), ScrubOptions{})

@@ -142,10 +142,10 @@ func firstRoots(dev device.Device, opts *FormatOptions, h *layout.Header, keys *
 	in := newInode(uint64(vfs.RootIno), layout.Inode{Mode: items.ModeDir | mode, Nlink: 2, UID: opts.RootUID, GID: opts.RootGID,
 		Parent: uint64(vfs.RootIno), Atime: now, Mtime: now, Ctime: now, Btime: now})
 	v.table.add(in)
-	v.touch(in)
+	v.table.touch(in)
 	// Two, so that a damaged slot never leaves a volume without a root.
 	for range 2 {
-		if err := v.commit(true); err != nil {
+		if err := v.com.commit(true); err != nil {
 			return txn.Wrap(err)
 		}
 	}
@@ -199,14 +199,14 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	if err != nil {
 		return nil, err
 	}
-	v.rootR, v.replayed = found[0].R, end.ops
+	v.durable.r, v.life.replayed = found[0].R, end.ops
 	if len(bad) > 0 && opts.Log != nil {
 		opts.Log.Warn("root slots do not verify: a write was cut, or the device is damaged", "volume", u.ID.String(), "slots", bad, "generation", root.Generation)
 	}
 	if err := v.checkNextIno(); err != nil {
 		return nil, err
 	}
-	if err := v.loadAnchors(root); err != nil {
+	if err := v.anc.load(root); err != nil {
 		return nil, err
 	}
 	instance, err := opts.instance(root.Instance, u.ID)
@@ -216,14 +216,14 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	if err := v.load(root); err != nil {
 		return nil, err
 	}
-	if err := v.replay(root, rp, end); err != nil {
+	if err := (&replayer{v}).run(root, rp, end); err != nil {
 		return nil, err
 	}
 	if opts.ReadOnly {
 		return v, nil
 	}
 	if u.Other != nil {
-		if err := v.repairHeader(u); err != nil {
+		if err := v.keys.repairHeader(u); err != nil {
 			return nil, err
 		}
 	}
@@ -235,13 +235,13 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 
 // load reads what the root refers to and memory has to hold. Nobody else uses the volume yet.
 func (v *Volume) load(root *layout.Root) error {
-	if err := v.loadRotation(root); err != nil {
+	if err := v.rot.load(root); err != nil {
 		return err
 	}
 	if err := v.loadLists(root); err != nil {
 		return err
 	}
-	if err := v.loadSnapshots(); err != nil {
+	if err := v.snap.load(); err != nil {
 		return fmt.Errorf("snapshots: %w", err)
 	}
 	return nil
@@ -252,15 +252,15 @@ func (v *Volume) beginMount(found []txn.FoundRoot, instance crypto.UUID) error {
 	// A new mount id before the first frame, in two roots: then no single
 	// damaged slot can make frames of this mount unreadable, and so unseen.
 	mount := randomBytes[[16]byte]()
-	next := *v.root
+	next := *v.durable.root
 	next.MountID, next.MountEpoch = mount, next.MountEpoch+1
 	next.LogSeq = 0
 	next.Instance = instance
-	v.stateMu.Lock()
-	v.root = &next
-	v.stateMu.Unlock()
+	v.durable.mu.Lock()
+	v.durable.root = &next
+	v.durable.mu.Unlock()
 	for range 2 {
-		if err := v.commit(false); err != nil {
+		if err := v.com.commit(false); err != nil {
 			return err
 		}
 	}
@@ -269,7 +269,7 @@ func (v *Volume) beginMount(found []txn.FoundRoot, instance crypto.UUID) error {
 		return err
 	}
 	if v.rot.target.Load() != 0 {
-		v.startRotation()
+		v.rot.start()
 	}
 	return nil
 }
@@ -286,8 +286,8 @@ func (v *Volume) checkNextIno() error {
 		last = k
 		return false
 	})
-	if err == nil && (v.nextIno <= uint64(vfs.RootIno) || last.Obj >= v.nextIno) {
-		return fmt.Errorf("%w: the next inode is %d, there are items of inode %d", layout.ErrCorrupt, v.nextIno, last.Obj)
+	if err == nil && (v.com.inos.next <= uint64(vfs.RootIno) || last.Obj >= v.com.inos.next) {
+		return fmt.Errorf("%w: the next inode is %d, there are items of inode %d", layout.ErrCorrupt, v.com.inos.next, last.Obj)
 	}
 	return nil
 }
@@ -342,7 +342,7 @@ func (v *Volume) loadLists(root *layout.Root) error {
 		if err := v.space.AddList(root.Generation-uint64(i), runs); err != nil {
 			return err
 		}
-		v.lists[i] = listPlace{ptr: *p, pieces: pieces}
+		v.com.lists[i] = listPlace{ptr: *p, pieces: pieces}
 	}
 	if v.opts.ReadOnly {
 		return nil

@@ -11,7 +11,7 @@ import (
 // locks that it is given, checks, and performs. All of it is given back when fn returns.
 // The caller holds no lock that a commit or a flusher takes (see admit).
 func (v *Volume) operate(c cost, fn func(l *locks) error) error {
-	if err := v.admit(c); err != nil {
+	if err := v.adm.admit(c); err != nil {
 		return err
 	}
 	defer v.adm.done(c)
@@ -21,7 +21,7 @@ func (v *Volume) operate(c cost, fn func(l *locks) error) error {
 }
 
 // locks are the inodes and locks that an operation holds. It takes them in the order of
-// the package comment: inodes have references first, then ns, then inode.mu of all that change.
+// the package comment: inodes have references first, then namespace.mu, then inode.mu of all that change.
 type locks struct {
 	v      *Volume
 	refs   [maxLocks]*inode
@@ -34,10 +34,10 @@ type locks struct {
 const maxLocks = 4
 
 // inode returns an inode, which is kept until release.
-func (l *locks) inode(ino vfs.Ino) (*inode, error) { return l.keep(l.v.inode(ino)) }
+func (l *locks) inode(ino vfs.Ino) (*inode, error) { return l.keep(l.v.table.inode(ino)) }
 
 // dir is inode for what must be a directory.
-func (l *locks) dir(ino vfs.Ino) (*inode, error) { return l.keep(l.v.dir(ino)) }
+func (l *locks) dir(ino vfs.Ino) (*inode, error) { return l.keep(l.v.table.dir(ino)) }
 
 func (l *locks) keep(in *inode, err error) (*inode, error) {
 	if err == nil {
@@ -46,9 +46,9 @@ func (l *locks) keep(in *inode, err error) (*inode, error) {
 	return in, err
 }
 
-// names takes Volume.ns: no name changes until release.
+// names takes namespace.mu: no name changes until release.
 func (l *locks) names() {
-	l.v.ns.Lock()
+	l.v.names.mu.Lock()
 	l.ns = true
 }
 
@@ -74,7 +74,7 @@ func (l *locks) release() {
 		}
 	}
 	if l.ns {
-		l.v.ns.Unlock()
+		l.v.names.mu.Unlock()
 	}
 	for _, in := range l.refs {
 		if in != nil {

@@ -13,11 +13,11 @@ import (
 // it must be soon.
 func (v *Volume) pinRoot() (root *layout.Root, release func()) {
 	for {
-		gen := v.durableGen()
+		gen := v.durable.generation()
 		v.space.PinAt(gen + 1)
-		v.stateMu.Lock()
-		root := v.root
-		v.stateMu.Unlock()
+		v.durable.mu.Lock()
+		root := v.durable.root
+		v.durable.mu.Unlock()
 		// What gen+1 frees becomes reusable after root gen+2 was published.
 		if root.Generation == gen {
 			return root, func() { v.space.Unpin(gen + 1) }

@@ -10,7 +10,7 @@ import (
 
 // Read implements vfs.FS.
 func (v *Volume) Read(ino vfs.Ino, off uint64, dst []byte) (int, error) {
-	in, err := v.inode(ino)
+	in, err := v.table.inode(ino)
 	if err != nil {
 		return 0, err
 	}
@@ -105,7 +105,7 @@ func (v *Volume) planRead(in *inode, off uint64, dst []byte) (*readPlan, error) 
 		return p, nil
 	}
 	for _, m := range missing {
-		es, err := v.extents(in.ino, m[0], m[1], 0)
+		es, err := v.data.extents(in.ino, m[0], m[1], 0)
 		if err != nil {
 			return nil, err
 		}
@@ -155,7 +155,8 @@ func (p *readPlan) run(s *txn.Store) error {
 
 // loadPage brings a sector of the file into memory, unless it is, and keeps it
 // there until unload. The caller holds in.mu exclusively.
-func (v *Volume) loadPage(in *inode, sector uint64) error {
+func (c *contents) loadPage(in *inode, sector uint64) error {
+	v := c.v
 	idx, i := sector/blockPages, sector%blockPages
 	in.bmu.Lock()
 	b := in.blocks[idx]
@@ -185,7 +186,7 @@ func (v *Volume) loadPage(in *inode, sector uint64) error {
 	}
 	in.bmu.Lock()
 	defer in.bmu.Unlock()
-	b = v.block(in, idx)
+	b = c.block(in, idx)
 	b.pages[i] = pg
 	b.held |= 1 << i
 	in.loaded = append(in.loaded, sector)
@@ -193,7 +194,7 @@ func (v *Volume) loadPage(in *inode, sector uint64) error {
 }
 
 // unload ends what loadPage began: pages that the operation did not change go.
-func (v *Volume) unload(in *inode) {
+func (c *contents) unload(in *inode) {
 	for _, sector := range in.loaded {
 		idx, i := sector/blockPages, int(sector%blockPages)
 		in.bmu.Lock()
@@ -203,7 +204,7 @@ func (v *Volume) unload(in *inode) {
 				b.drop(i)
 			}
 			if b.empty() {
-				v.dropBlock(in, idx, b)
+				c.dropBlock(in, idx, b)
 			}
 		}
 		in.bmu.Unlock()

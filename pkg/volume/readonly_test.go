@@ -72,7 +72,7 @@ func TestReplayReadError(t *testing.T) {
 	if err := v.Sync(a.Ino); err != nil {
 		t.Fatal(err)
 	}
-	es := v.refs.get(v.nextOp - 1)
+	es := v.flush.refs.get(v.nextOp - 1)
 	if len(es) == 0 {
 		t.Fatal("nothing was logged by reference")
 	}

@@ -16,11 +16,11 @@ func (v *Volume) Forget(ino vfs.Ino) {
 	in := v.table.grab(uint64(ino))
 	if in == nil {
 		// Not in memory, so not changed since the last commit: the tree tells.
-		if n, err := v.readInode(uint64(ino)); err != nil || n.Nlink > 0 {
+		if n, err := v.table.readInode(uint64(ino)); err != nil || n.Nlink > 0 {
 			return
 		}
 		var err error
-		if in, err = v.inode(ino); err != nil {
+		if in, err = v.table.inode(ino); err != nil {
 			return
 		}
 	}
@@ -32,11 +32,13 @@ func (v *Volume) Forget(ino vfs.Ino) {
 		v.table.put(in)
 		return
 	}
-	v.reaper.push(in)
+	v.background.reaper.push(in)
 }
 
 // reaper removes freed inodes, of which it holds a reference each.
 type reaper struct {
+	v *Volume
+
 	mu    sync.Mutex
 	cond  sync.Cond
 	idle  sync.Cond // queue is empty and nothing under way
@@ -65,22 +67,22 @@ func (r *reaper) push(in *inode) {
 	r.cond.Signal()
 }
 
-// startReaper starts what frees inodes, first those that were without names when the
+// start starts what frees inodes, first those that were without names when the
 // volume was opened.
-func (v *Volume) startReaper() {
-	r := &v.reaper
+func (r *reaper) start() {
+	v := r.v
 	r.done = make(chan struct{})
 	r.busy = true // with the leftovers
 	r.young = map[uint64]struct{}{}
 	go func() {
 		defer close(r.done)
-		if err := v.reapLeftovers(); err != nil && v.opts.Log != nil && v.Failed() == nil {
+		if err := r.reapLeftovers(); err != nil && v.opts.Log != nil && v.Failed() == nil {
 			v.opts.Log.Warn("unlinked inodes could not be listed; the next mount frees them", "error", err)
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		for {
-			v.reapQueued()
+			r.reapQueued()
 			r.busy = false
 			if r.idle.Broadcast(); r.stop {
 				return
@@ -91,13 +93,13 @@ func (v *Volume) startReaper() {
 }
 
 // reapQueued frees what is queued; the caller holds r.mu.
-func (v *Volume) reapQueued() {
-	r := &v.reaper
+func (r *reaper) reapQueued() {
+	v := r.v
 	for len(r.queue) > 0 {
 		in := r.queue[0]
 		r.queue, r.busy = r.queue[1:], true
 		r.mu.Unlock()
-		if err := v.reapThawed(in); err != nil && v.opts.Log != nil && v.Failed() == nil {
+		if err := r.reapThawed(in); err != nil && v.opts.Log != nil && v.Failed() == nil {
 			v.opts.Log.Warn("an unlinked inode could not be freed; the next mount frees it", "inode", in.ino, "error", err)
 		}
 		v.table.put(in)
@@ -108,10 +110,10 @@ func (v *Volume) reapQueued() {
 // reapLeftovers frees what earlier mounts left, as it finds it: there may be more than fits
 // into memory. What lost its last name in this mount may be open still: it is not among
 // it.
-func (v *Volume) reapLeftovers() error {
-	r := &v.reaper
+func (r *reaper) reapLeftovers() error {
+	v := r.v
 	for last := uint64(0); ; {
-		inos, err := v.orphans(last)
+		inos, err := r.orphans(last)
 		if err != nil || len(inos) == 0 {
 			r.mu.Lock()
 			r.young = nil
@@ -128,7 +130,7 @@ func (v *Volume) reapLeftovers() error {
 			}
 		}
 		r.mu.Lock()
-		v.reapQueued()
+		r.reapQueued()
 		r.mu.Unlock()
 	}
 }
@@ -143,9 +145,8 @@ func (r *reaper) orphaned(ino uint64) {
 	}
 }
 
-// stopReaper lets it finish: what is freed is gone for good.
-func (v *Volume) stopReaper() {
-	r := &v.reaper
+// end lets it finish: what is freed is gone for good.
+func (r *reaper) end() {
 	r.mu.Lock()
 	r.stop = true
 	r.cond.Signal()
@@ -154,26 +155,28 @@ func (v *Volume) stopReaper() {
 }
 
 // reapThawed is reap, but waits while the volume is frozen.
-func (v *Volume) reapThawed(in *inode) error {
-	if err := v.enter(context.Background()); err != nil { // Close thaws
+func (r *reaper) reapThawed(in *inode) error {
+	v := r.v
+	if err := v.frozen.enter(context.Background()); err != nil { // Close thaws
 		return err
 	}
-	defer v.leave()
-	return v.reap(in)
+	defer v.frozen.leave()
+	return r.reap(in)
 }
 
 // reap removes a freed inode, in steps.
-func (v *Volume) reap(in *inode) error {
+func (r *reaper) reap(in *inode) error {
+	v := r.v
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for done := false; !done; {
-		_, pages := v.dropStep()
+		_, pages := v.data.dropStep()
 		c := cost{quads: opQuads + pages, urgent: true, nested: true}
-		if err := v.admit(c); err != nil {
+		if err := v.adm.admit(c); err != nil {
 			return err
 		}
 		err := v.inGate(func() (err error) {
-			done, err = v.reapStep(in)
+			done, err = r.reapStep(in)
 			return err
 		})
 		v.adm.done(c)
@@ -186,19 +189,20 @@ func (v *Volume) reap(in *inode) error {
 }
 
 // reapStep removes a bounded part of an inode; the last step removes the inode.
-func (v *Volume) reapStep(in *inode) (done bool, err error) {
-	if err := v.cutBlocks(in, 0, 1<<62); err != nil {
+func (r *reaper) reapStep(in *inode) (done bool, err error) {
+	v := r.v
+	if err := v.data.cutBlocks(in, 0, 1<<62); err != nil {
 		return false, err
 	}
 	err = v.fs.Update(func(w *tree.Writer) error {
-		step, _ := v.dropStep()
-		d, err := v.dropExtents(w, in, 0, 1<<62, step)
+		step, _ := v.data.dropStep()
+		d, err := v.data.drop(w, in, 0, 1<<62, step)
 		if err != nil {
 			return err
 		}
-		v.countDropped(in, d)
+		v.data.countDropped(in, d)
 		if d.done {
-			d.done, err = v.unreserve(w, in, 0, 1<<62, step)
+			d.done, err = v.res.unreserve(w, in, 0, 1<<62, step)
 		}
 		if err != nil || !d.done {
 			return err
@@ -223,18 +227,19 @@ func (v *Volume) reapStep(in *inode) (done bool, err error) {
 		return nil
 	})
 	if err == nil && !done {
-		v.touch(in)
+		v.table.touch(in)
 	}
 	if err == nil && done {
-		v.inoMu.Lock()
-		v.inodes -= min(v.inodes, 1) // the root may have lied
-		v.inoMu.Unlock()
+		v.com.inos.mu.Lock()
+		v.com.inos.inodes -= min(v.com.inos.inodes, 1) // the root may have lied
+		v.com.inos.mu.Unlock()
 	}
 	return done, err
 }
 
 // orphans lists inodes without names, and those of which a cut is unfinished.
-func (v *Volume) orphans(after uint64) (inos []uint64, err error) {
+func (r *reaper) orphans(after uint64) (inos []uint64, err error) {
+	v := r.v
 	if after == ^uint64(0) {
 		return nil, nil
 	}

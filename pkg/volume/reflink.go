@@ -106,12 +106,12 @@ func (c *copier) share(from, to, n uint64) (uint64, error) {
 	if a, err := v.GetAttr(c.src); err != nil || a.Size <= layout.MaxInline {
 		return 0, err
 	}
-	if err := v.requireFeature(layout.FeatureShares); err != nil {
+	if err := v.keys.requireFeature(layout.FeatureShares); err != nil {
 		return 0, err
 	}
 	// References come and go: each may change the share tree in another place.
 	want := cost{ring: 256, quads: 2*opQuads + 2*v.shares.OverwritePages(copyExtents) + 4, pages: 2}
-	if err := v.admit(want); err != nil {
+	if err := v.adm.admit(want); err != nil {
 		return 0, err
 	}
 	defer v.adm.done(want)
@@ -123,19 +123,19 @@ func (c *copier) share(from, to, n uint64) (uint64, error) {
 	if err := fixed(dst); err != nil {
 		return 0, err
 	}
-	if err := v.cutRest(dst); err != nil {
+	if err := v.data.cutRest(dst); err != nil {
 		return 0, err
 	}
 	if n, err = v.planShare(src, dst, from, to, n); n == 0 || err != nil {
 		return 0, err
 	}
-	giveBack, err := v.roomToShare(src, dst, from, to, n)
+	giveBack, err := v.res.roomToShare(src, dst, from, to, n)
 	if err != nil {
 		return 0, err
 	}
 	defer giveBack()
-	defer v.unload(dst)
-	if err := v.prepareWrite(dst, to, to+n); err != nil {
+	defer v.data.unload(dst)
+	if err := v.data.prepareWrite(dst, to, to+n); err != nil {
 		return 0, err
 	}
 	op := &layout.Op{Type: layout.OpCopyRange, Unique: c.req.Unique, Ino: dst.ino, Off: to, Parent2: src.ino, Off2: from, Len: n, Time: vfs.Now()}
@@ -148,10 +148,10 @@ func (c *copier) share(from, to, n uint64) (uint64, error) {
 // lockPair locks the source of a copy against changes and the destination
 // against everybody. unlock also gives them back.
 func (v *Volume) lockPair(from, to vfs.Ino) (src, dst *inode, unlock func(), err error) {
-	if src, err = v.inode(from); err != nil {
+	if src, err = v.table.inode(from); err != nil {
 		return nil, nil, nil, err
 	}
-	if dst, err = v.inode(to); err != nil {
+	if dst, err = v.table.inode(to); err != nil {
 		v.table.put(src)
 		return nil, nil, nil, err
 	}
@@ -192,7 +192,7 @@ func (v *Volume) planShare(src, dst *inode, from, to, n uint64) (uint64, error) 
 	}
 	a, b := from/pageBytes, (from+n+pageBytes-1)/pageBytes
 	// Holes cost nothing: one at the beginning goes along, however long it is.
-	data, _, err := v.nextData(src, a, b)
+	data, _, err := v.data.nextData(src, a, b)
 	if err != nil {
 		return 0, txn.Wrap(err)
 	}
@@ -201,7 +201,7 @@ func (v *Volume) planShare(src, dst *inode, from, to, n uint64) (uint64, error) 
 		return 0, err
 	}
 	if data < b {
-		es, err := v.extents(src.ino, data, b, copyExtents)
+		es, err := v.data.extents(src.ino, data, b, copyExtents)
 		if err != nil {
 			return 0, txn.Wrap(err)
 		}
@@ -216,7 +216,7 @@ func (v *Volume) planShare(src, dst *inode, from, to, n uint64) (uint64, error) 
 		}
 	}
 	d := to / pageBytes
-	es, err := v.extents(dst.ino, d, d+b-a, copyExtents)
+	es, err := v.data.extents(dst.ino, d, d+b-a, copyExtents)
 	if err != nil {
 		return 0, txn.Wrap(err)
 	}
@@ -285,7 +285,7 @@ func (v *Volume) flushItems(items []flushItem) error {
 		return nil
 	}
 	done, err := v.sealWritable(items)
-	return txn.Wrap(errors.Join(err, v.writeBatches(done)))
+	return txn.Wrap(errors.Join(err, v.flush.writeBatches(done)))
 }
 
 // sealWritable is sealBatches on a volume that takes changes.
@@ -298,13 +298,14 @@ func (v *Volume) sealWritable(items []flushItem) ([]*batch, error) {
 		}
 		return nil, err
 	}
-	return v.sealBatches(items)
+	return v.flush.sealBatches(items)
 }
 
-// replayCopy prepares a copy of the log. Its source is flushed, so that space is
+// copy prepares a copy of the log. Its source is flushed, so that space is
 // shared as it was; read-only, applyCopyRange copies what is newer.
-func (v *Volume) replayCopy(dst *inode, op *layout.Op) error {
-	src, err := v.inode(vfs.Ino(op.Parent2))
+func (r *replayer) copy(dst *inode, op *layout.Op) error {
+	v := r.v
+	src, err := v.table.inode(vfs.Ino(op.Parent2))
 	if err != nil {
 		return err
 	}
@@ -318,7 +319,7 @@ func (v *Volume) replayCopy(dst *inode, op *layout.Op) error {
 			return err
 		}
 	}
-	return v.prepareWrite(dst, op.Off, op.Off+op.Len)
+	return v.data.prepareWrite(dst, op.Off, op.Off+op.Len)
 }
 
 // checkCopy tells whether a copy is one that share makes.
@@ -336,7 +337,7 @@ func checkCopy(src, dst *inode, op *layout.Op) error {
 // applyCopyRange has one file share the extents of another. Inside the gate; the
 // destination's lock is held, and the source does not change.
 func (v *Volume) applyCopyRange(in *inode, op *layout.Op) error {
-	src, err := v.inode(vfs.Ino(op.Parent2))
+	src, err := v.table.inode(vfs.Ino(op.Parent2))
 	if err != nil {
 		return err
 	}
@@ -346,8 +347,8 @@ func (v *Volume) applyCopyRange(in *inode, op *layout.Op) error {
 	}
 	from, to, n := op.Off2/pageBytes, op.Off/pageBytes, (op.Len+pageBytes-1)/pageBytes
 	newer := newerPages(src, from, from+n)
-	v.unpackInline(in, max(in.attr.Size, op.Off+op.Len))
-	if err := v.cutBlocks(in, to, to+n); err != nil {
+	v.data.unpackInline(in, max(in.attr.Size, op.Off+op.Len))
+	if err := v.data.cutBlocks(in, to, to+n); err != nil {
 		return err
 	}
 	err = v.fs.Update(func(w *tree.Writer) error {
@@ -363,10 +364,10 @@ func (v *Volume) applyCopyRange(in *inode, op *layout.Op) error {
 	}
 	for _, p := range newer {
 		at := to + p.sector - from
-		v.writeBlock(in, at/blockPages, int(at%blockPages*pageBytes), p.page[:], op.Seq)
+		v.data.writeBlock(in, at/blockPages, int(at%blockPages*pageBytes), p.page[:], op.Seq)
 	}
 	in.attr.Mtime, in.attr.Ctime = op.Time, op.Time
-	v.touch(in)
+	v.table.touch(in)
 	return nil
 }
 
@@ -395,17 +396,17 @@ func newerPages(in *inode, from, to uint64) (list []newerPage) {
 func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inode, to, n uint64) error {
 	es, err := items.ScanExtents(w.ScanFloor, src.ino, from, from+n, 0)
 	if err == nil {
-		err = v.oweSource(w, src, es)
+		err = v.res.oweSource(w, src, es)
 	}
 	if err != nil {
 		return err
 	}
-	d, err := v.dropExtents(w, dst, to, to+n, 0)
+	d, err := v.data.drop(w, dst, to, to+n, 0)
 	if err != nil {
 		return err
 	}
 	added, filled, fresh := uint64(0), uint64(0), uint64(0)
-	durable := v.durableGen()
+	durable := v.durable.generation()
 	var run layout.Run // what follows one another on the device is counted at once
 	for i := range es {
 		e := &es[i]
@@ -440,7 +441,7 @@ func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inod
 	if err := v.shares.Add(run); err != nil {
 		return err
 	}
-	v.copied.Add(fresh)
+	v.com.copied.Add(fresh)
 	dst.bmu.Lock()
 	dst.sectors += added - d.sectors
 	dst.bmu.Unlock()

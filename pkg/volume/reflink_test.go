@@ -255,7 +255,7 @@ func (m *reflinkModel) step() {
 func (m *reflinkModel) verify() {
 	m.t.Helper()
 	m.ok(m.v.Sync(vfs.RootIno))
-	m.v.reaper.wait()
+	m.v.background.reaper.wait()
 	m.ok(m.v.Sync(vfs.RootIno))
 	want := map[uint64]int{}
 	for _, f := range m.files {
@@ -302,7 +302,7 @@ func (m *reflinkModel) remount() {
 		m.ok(m.v.Close())
 	} else {
 		m.note("power cut")
-		m.v.reaper.wait()
+		m.v.background.reaper.wait()
 		m.ok(m.v.Sync(m.pick().got))
 		img := m.dev.Clone()
 		m.v.fail(device.ErrCrashed)
@@ -388,7 +388,7 @@ func TestReflinkModel(t *testing.T) {
 			}
 			m.verify()
 			for range 3 { // what was freed comes back two commits later
-				m.ok(m.v.commitSince(m.v.commits.Load()))
+				m.ok(m.v.com.since(m.v.com.commits.Load()))
 			}
 			if h := m.v.shares.Height(); h != 0 {
 				t.Errorf("the share tree has height %d, and there is no file", h)

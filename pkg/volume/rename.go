@@ -38,7 +38,7 @@ func (v *Volume) Rename(req *vfs.Req, parent vfs.Ino, name string, newParent vfs
 		op := &layout.Op{Type: layout.OpRename, Unique: req.Unique, Time: vfs.Now(), Ino: r.moved.ino, Parent: r.p.ino, Name: name,
 			Parent2: r.q.ino, Name2: newName, Flags: flags, UID: req.UID, GID: req.GID}
 		if flags&vfs.RenameWhiteout != 0 {
-			op.Ino2 = v.newIno()
+			op.Ino2 = v.com.inos.take()
 		}
 		return v.perform(op)
 	})
@@ -65,7 +65,7 @@ func (r *renaming) find(l *locks, parent, newParent vfs.Ino) (err error) {
 		return err
 	}
 	l.names()
-	src, err := r.v.lookup(r.p.ino, r.name)
+	src, err := r.v.names.lookup(r.p.ino, r.name)
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func (r *renaming) find(l *locks, parent, newParent vfs.Ino) (err error) {
 	if err := checkName(r.newName); err != nil {
 		return err
 	}
-	dst, err := r.v.lookup(r.q.ino, r.newName)
+	dst, err := r.v.names.lookup(r.q.ino, r.newName)
 	if err != nil {
 		return err
 	}
@@ -96,17 +96,17 @@ func (r *renaming) find(l *locks, parent, newParent vfs.Ino) (err error) {
 	return nil
 }
 
-// wayOut refuses to move a directory into itself. Only names change parents, and we hold ns:
+// wayOut refuses to move a directory into itself. Only names change parents, and we hold namespace.mu:
 // what this finds stays true.
 func (r *renaming) wayOut() error {
 	v, p, q := r.v, r.p, r.q
 	if r.moved.isDir() && p != q {
-		if inside, err := v.isInside(q, r.moved.ino); err != nil || inside {
+		if inside, err := v.names.isInside(q, r.moved.ino); err != nil || inside {
 			return orInvalid(err)
 		}
 	}
 	if r.target != nil && r.target.isDir() && p != q {
-		switch inside, err := v.isInside(p, r.target.ino); {
+		switch inside, err := v.names.isInside(p, r.target.ino); {
 		case err != nil:
 			return err
 		case inside && r.exchange():
@@ -146,8 +146,9 @@ func orInvalid(err error) error {
 	return err
 }
 
-// isInside tells whether a directory is ino or lies below it. The caller holds ns.
-func (v *Volume) isInside(d *inode, ino uint64) (bool, error) {
+// isInside tells whether a directory is ino or lies below it. The caller holds namespace.mu.
+func (ns *namespace) isInside(d *inode, ino uint64) (bool, error) {
+	v := ns.v
 	at, parent := d.ino, d.attr.Parent
 	for depth := 0; ; depth++ {
 		if at == ino {
@@ -159,7 +160,7 @@ func (v *Volume) isInside(d *inode, ino uint64) (bool, error) {
 		if parent == at || parent == 0 || depth > 1<<20 {
 			return false, txn.Wrap(fmt.Errorf("%w: directory %d has no way to the root", layout.ErrCorrupt, d.ino))
 		}
-		p, err := v.inode(vfs.Ino(parent))
+		p, err := v.table.inode(vfs.Ino(parent))
 		if err != nil {
 			return false, err
 		}

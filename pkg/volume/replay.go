@@ -63,9 +63,13 @@ func findEnd(s *txn.Store, root *layout.Root, rp *txn.Replay) (end logEnd, err e
 	return end, nil
 }
 
-// replay applies the operations of the log that the root does not cover. Nobody else
+// replayer applies a log when a volume is opened. Nobody else uses the volume yet.
+type replayer struct{ v *Volume }
+
+// run applies the operations of the log that the root does not cover. Nobody else
 // uses the volume yet.
-func (v *Volume) replay(root *layout.Root, rp *txn.Replay, end logEnd) error {
+func (r *replayer) run(root *layout.Root, rp *txn.Replay, end logEnd) error {
+	v := r.v
 	each := func(fn func(op *layout.Op) error) error {
 		if !end.ops {
 			return nil
@@ -81,11 +85,11 @@ func (v *Volume) replay(root *layout.Root, rp *txn.Replay, end logEnd) error {
 		})
 	}
 	// First of all: what the log refers to must not be allocated again (I1).
-	if err := each(v.claim); err != nil {
+	if err := each(r.claim); err != nil {
 		return err
 	}
 	// Cuts that were under way come before operations that followed them.
-	if err := v.finishCuts(); err != nil {
+	if err := r.finishCuts(); err != nil {
 		return err
 	}
 	return each(func(op *layout.Op) error {
@@ -93,15 +97,15 @@ func (v *Volume) replay(root *layout.Root, rp *txn.Replay, end logEnd) error {
 			return fmt.Errorf("%w: it follows operation %d", layout.ErrCorrupt, v.nextOp-1)
 		}
 		if op.Seq >= v.nextOp { // a root covers all operations of one number, or none
-			if err := v.relieve(); err != nil {
+			if err := r.relieve(); err != nil {
 				return err
 			}
 		}
 		v.nextOp = op.Seq + 1
-		if err := v.settle(op); err != nil {
+		if err := r.settle(op); err != nil {
 			return err
 		}
-		return v.replayOp(op)
+		return r.op(op)
 	})
 }
 
@@ -117,17 +121,22 @@ func misfit(err error) error {
 }
 
 // claim sets aside what an operation refers to.
-func (v *Volume) claim(op *layout.Op) error {
+func (r *replayer) claim(op *layout.Op) error {
+	v := r.v
 	if op.Type == layout.OpGrow { // what follows may lie in the new part
 		return v.applyGrow(op.Len)
 	}
-	return v.eachExtent(op, v.space.Claim)
+	return r.eachExtent(op, v.space.Claim)
 }
 
 // settle ends the claims of an operation that is applied now.
-func (v *Volume) settle(op *layout.Op) error { return v.eachExtent(op, v.space.Settle) }
+func (r *replayer) settle(op *layout.Op) error {
+	v := r.v
+	return r.eachExtent(op, v.space.Settle)
+}
 
-func (v *Volume) eachExtent(op *layout.Op, fn func(layout.Run) error) error {
+func (r *replayer) eachExtent(op *layout.Op, fn func(layout.Run) error) error {
+	v := r.v
 	if v.opts.ReadOnly {
 		return nil // nothing is allocated, nor was what waits for I3 made free
 	}
@@ -147,7 +156,8 @@ const dirtyInodeBytes = 1024
 // committed in time, but another mount may have had more memory, and a forged log may
 // hold anything. A root that is written in the middle covers the operations so far, and the log
 // goes on from there (claims are free in it). A mount that writes nothing has to give up.
-func (v *Volume) relieve() error {
+func (r *replayer) relieve() error {
+	v := r.v
 	a := &v.adm
 	a.mu.Lock()
 	pages, nodes, inodes := a.pages, a.nodes, a.inodes
@@ -163,18 +173,19 @@ func (v *Volume) relieve() error {
 	if pages <= 2*a.maxPages && nodes <= 2*a.maxNodes && inodes <= 2*maxIdle && freed <= 2*maxFreed {
 		return nil
 	}
-	return v.commit(false)
+	return v.com.commit(false)
 }
 
-// replayOp prepares an operation as its first execution did, and applies it.
-func (v *Volume) replayOp(op *layout.Op) error {
-	if err := v.checkNames(op); err != nil {
+// op prepares an operation as its first execution did, and applies it.
+func (r *replayer) op(op *layout.Op) error {
+	v := r.v
+	if err := r.checkNames(op); err != nil {
 		return err
 	}
 	switch op.Type {
 	case layout.OpCreate, layout.OpRename:
 		for _, made := range op.Makes() {
-			if in, err := v.inode(vfs.Ino(made)); !errors.Is(err, vfs.ErrStale) {
+			if in, err := v.table.inode(vfs.Ino(made)); !errors.Is(err, vfs.ErrStale) {
 				if err == nil {
 					v.table.put(in)
 					err = fmt.Errorf("%w: inode %d exists", layout.ErrCorrupt, made)
@@ -186,23 +197,24 @@ func (v *Volume) replayOp(op *layout.Op) error {
 	case layout.OpLink, layout.OpUnlink, layout.OpGrow:
 		return v.apply(op)
 	}
-	in, err := v.inode(vfs.Ino(op.Ino))
+	in, err := v.table.inode(vfs.Ino(op.Ino))
 	if err != nil {
 		return err
 	}
 	defer v.table.put(in)
-	if err := v.replayFile(in, op); err != nil {
+	if err := r.file(in, op); err != nil {
 		return err
 	}
-	return v.finishCut(in)
+	return r.finishCut(in)
 }
 
 // checkNames refuses what would make of directories something else than a tree.
-func (v *Volume) checkNames(op *layout.Op) error {
+func (r *replayer) checkNames(op *layout.Op) error {
+	v := r.v
 	if op.Type != layout.OpLink && op.Type != layout.OpRename {
 		return nil
 	}
-	in, err := v.inode(vfs.Ino(op.Ino))
+	in, err := v.table.inode(vfs.Ino(op.Ino))
 	if err != nil {
 		return err
 	}
@@ -215,29 +227,30 @@ func (v *Volume) checkNames(op *layout.Op) error {
 	case op.Parent == op.Parent2:
 		return nil
 	}
-	to, err := v.dir(vfs.Ino(op.Parent2))
+	to, err := v.table.dir(vfs.Ino(op.Parent2))
 	if err != nil {
 		return err
 	}
 	defer v.table.put(to)
-	inside, err := v.isInside(to, op.Ino)
+	inside, err := v.names.isInside(to, op.Ino)
 	if err == nil && inside {
 		err = fmt.Errorf("%w: directory %d goes into itself", layout.ErrCorrupt, op.Ino)
 	}
 	return err
 }
 
-// replayFile is replayOp of an operation on one file.
-func (v *Volume) replayFile(in *inode, op *layout.Op) (err error) {
-	defer v.unload(in)
+// file is op of an operation on one file.
+func (r *replayer) file(in *inode, op *layout.Op) (err error) {
+	v := r.v
+	defer v.data.unload(in)
 	switch op.Type {
 	case layout.OpWrite, layout.OpWriteRef:
-		err = v.prepareWrite(in, op.Off, op.Off+op.Len)
+		err = v.data.prepareWrite(in, op.Off, op.Off+op.Len)
 	case layout.OpFallocate, layout.OpCopyRange:
-		return v.replayLong(in, op)
+		return r.long(in, op)
 	case layout.OpSetAttr:
 		if op.Flags&layout.SetSize != 0 {
-			err = v.prepareTruncate(in, op.Len)
+			err = v.data.prepareTruncate(in, op.Len)
 		}
 	}
 	if err == nil {
@@ -248,21 +261,22 @@ func (v *Volume) replayFile(in *inode, op *layout.Op) (err error) {
 
 // finishCuts removes what lies beyond the end of files whose truncation was
 // under way.
-func (v *Volume) finishCuts() error {
+func (r *replayer) finishCuts() error {
+	v := r.v
 	for last := uint64(0); ; {
-		inos, err := v.orphans(last)
+		inos, err := v.background.reaper.orphans(last)
 		if err != nil || len(inos) == 0 {
 			return err
 		}
 		last = inos[len(inos)-1]
 		for _, ino := range inos {
-			in, err := v.inode(vfs.Ino(ino))
+			in, err := v.table.inode(vfs.Ino(ino))
 			if err != nil {
 				return misfit(err)
 			}
 			if in.isReg() { // also without a name: one may follow (O_TMPFILE)
 				in.cutting = true
-				err = v.finishCut(in)
+				err = r.finishCut(in)
 			}
 			v.table.put(in)
 			if err != nil {
@@ -272,12 +286,13 @@ func (v *Volume) finishCuts() error {
 	}
 }
 
-func (v *Volume) finishCut(in *inode) error {
+func (r *replayer) finishCut(in *inode) error {
+	v := r.v
 	for in.cutting {
-		if err := v.cutMore(in); err != nil {
+		if err := v.data.cutMore(in); err != nil {
 			return err
 		}
-		if err := v.relieve(); err != nil {
+		if err := r.relieve(); err != nil {
 			return err
 		}
 	}
@@ -294,10 +309,10 @@ func (v *Volume) applyWriteRef(in *inode, op *layout.Op) error {
 			return err
 		}
 	}
-	v.unpackInline(in, max(in.attr.Size, op.Off+op.Len))
+	v.data.unpackInline(in, max(in.attr.Size, op.Off+op.Len))
 	sector := op.Off / pageBytes
 	end := sector + op.Len/pageBytes
-	if err := v.cutBlocks(in, sector, end); err != nil {
+	if err := v.data.cutBlocks(in, sector, end); err != nil {
 		return err
 	}
 	err := v.fs.Update(func(w *tree.Writer) error {
@@ -309,7 +324,7 @@ func (v *Volume) applyWriteRef(in *inode, op *layout.Op) error {
 		for i := range op.Extents {
 			e := &op.Extents[i]
 			e.RefBirth = max(e.RefBirth, e.Birth)
-			if err := v.putExtent(w, in, sector, e); err != nil {
+			if err := v.data.put(w, in, sector, e); err != nil {
 				return err
 			}
 			sector += e.Sectors()
@@ -323,6 +338,6 @@ func (v *Volume) applyWriteRef(in *inode, op *layout.Op) error {
 		return err
 	}
 	in.attr.Mtime, in.attr.Ctime = op.Time, op.Time
-	v.touch(in)
+	v.table.touch(in)
 	return nil
 }

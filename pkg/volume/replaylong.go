@@ -6,15 +6,16 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// replayLong applies an operation on a range of a file in steps. A running volume records no
+// long applies an operation on a range of a file in steps. A running volume records no
 // longer ones than a step, but a forged log may name any range, of a file with any number of
 // extents, and what came from memory then may be extents now. Where a root is written between
 // two steps, the operation is still to come for it: all of it is made again, which changes
 // nothing of what was made.
-func (v *Volume) replayLong(in *inode, op *layout.Op) error {
-	step, prepare := v.fallocStep, v.replayFallocate
+func (r *replayer) long(in *inode, op *layout.Op) error {
+	v := r.v
+	step, prepare := v.fallocStep, r.fallocate
 	if op.Type == layout.OpCopyRange {
-		src, err := v.inode(vfs.Ino(op.Parent2))
+		src, err := v.table.inode(vfs.Ino(op.Parent2))
 		if err != nil {
 			return err
 		}
@@ -23,8 +24,8 @@ func (v *Volume) replayLong(in *inode, op *layout.Op) error {
 			return err
 		}
 		step, prepare = func(dst *inode, off, end uint64) (uint64, error) {
-			return v.copyStep(src, op.Off2+off-op.Off, dst, off, end)
-		}, v.replayCopy
+			return r.copyStep(src, op.Off2+off-op.Off, dst, off, end)
+		}, r.copy
 	}
 	for off, end := op.Off, op.Off+op.Len; ; {
 		stop, err := step(in, off, end)
@@ -39,32 +40,34 @@ func (v *Volume) replayLong(in *inode, op *layout.Op) error {
 		if err := v.apply(&part); err != nil {
 			return err
 		}
-		v.unload(in)
+		v.data.unload(in)
 		if off = stop; off >= end {
 			return nil
 		}
 		v.nextOp = op.Seq
-		if err := v.relieve(); err != nil {
+		if err := r.relieve(); err != nil {
 			return err
 		}
 		v.nextOp = op.Seq + 1
 	}
 }
 
-func (v *Volume) replayFallocate(in *inode, op *layout.Op) error {
-	return v.prepareWrite(in, op.Off, op.Off+op.Len)
+func (r *replayer) fallocate(in *inode, op *layout.Op) error {
+	v := r.v
+	return v.data.prepareWrite(in, op.Off, op.Off+op.Len)
 }
 
 // copyStep returns where a copy to off has to stop so that it meets no more extents of either
 // file than share lets it.
-func (v *Volume) copyStep(src *inode, from uint64, dst *inode, off, end uint64) (uint64, error) {
+func (r *replayer) copyStep(src *inode, from uint64, dst *inode, off, end uint64) (uint64, error) {
+	v := r.v
 	stop := end
 	for _, side := range []struct {
 		in *inode
 		at uint64
 	}{{src, from}, {dst, off}} {
 		a, b := side.at/pageBytes, (side.at+stop-off+pageBytes-1)/pageBytes
-		es, err := v.extents(side.in.ino, a, b, copyExtents)
+		es, err := v.data.extents(side.in.ino, a, b, copyExtents)
 		if err != nil {
 			return 0, txn.Wrap(err)
 		}

@@ -79,8 +79,8 @@ func TestLongReplay(t *testing.T) {
 	whole := dev.Clone()
 	v, err = Open(whole, opts)
 	ok(t, err)
-	if v.commits.Load() < 3 {
-		t.Errorf("%d commits at a mount: none in the middle", v.commits.Load())
+	if v.com.commits.Load() < 3 {
+		t.Errorf("%d commits at a mount: none in the middle", v.com.commits.Load())
 	}
 	checkLong(t, v, files, data)
 	writes := whole.Writes()

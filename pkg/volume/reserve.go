@@ -28,6 +28,8 @@ import (
 // reservations counts what ranges promise. The counts change inside Volume.fs.Update,
 // in the gate; owed and mark also where a snapshot is taken, with the gate held alone.
 type reservations struct {
+	v *Volume
+
 	promised, owed, ranges atomic.Int64  // sectors, sectors, ranges
 	mark                   atomic.Uint64 // generation; see layout.Reservations
 	made                   atomic.Uint64 // ranges made since the volume was opened; see restamp
@@ -104,8 +106,8 @@ func metaFor(promised, ranges int64, snapshots bool) int64 {
 
 // held is what is kept for reserved ranges, in sectors; of these, meta as groups of
 // four. pinning: a snapshot is about to be taken. The caller holds adm.mu.
-func (v *Volume) held(pinning bool) (sectors, meta int64) {
-	r := &v.res
+func (r *reservations) held(pinning bool) (sectors, meta int64) {
+	v := r.v
 	promised, owed := r.promised.Load(), r.owing()
 	if promised <= 0 {
 		return 0, 0
@@ -119,12 +121,12 @@ func (v *Volume) held(pinning bool) (sectors, meta int64) {
 
 // owes tells whether writing what an extent of a reserved range has takes room
 // that does not come back.
-func (v *Volume) owes(e *layout.FileExtent) bool { return e.Owed || e.RefBirth <= v.res.mark.Load() }
+func (r *reservations) owes(e *layout.FileExtent) bool { return e.Owed || e.RefBirth <= r.mark.Load() }
 
 // unowed tells whether sectors of an extent are reserved and not owed: nothing else
 // refers to what they have then, and may begin to only once they are owed.
-func (v *Volume) unowed(scan items.Scanner, ino uint64, e *items.Placed) (bool, error) {
-	if v.res.promised.Load() <= 0 || v.owes(&e.FileExtent) {
+func (r *reservations) unowed(scan items.Scanner, ino uint64, e *items.Placed) (bool, error) {
+	if r.promised.Load() <= 0 || r.owes(&e.FileExtent) {
 		return false, nil
 	}
 	spans, err := items.ScanReserved(scan, ino, e.Sector, e.End(), 1)
@@ -142,7 +144,8 @@ func promisedIn(w *tree.Writer, in *inode, from, to uint64) (uint64, error) {
 
 // covers tells whether all bytes of [off, end) lie in reserved sectors. It holds
 // for as long as the caller holds in.mu, or else is a guess.
-func (v *Volume) covers(in *inode, off, end uint64) (bool, error) {
+func (r *reservations) covers(in *inode, off, end uint64) (bool, error) {
+	v := r.v
 	if !in.reserved.Load() || off >= end {
 		return false, nil
 	}
@@ -156,8 +159,8 @@ func (v *Volume) covers(in *inode, off, end uint64) (bool, error) {
 
 // reserve makes [from, to) of a file a reserved range, joined with those that it
 // overlaps or touches. Inside the gate, in.mu held.
-func (v *Volume) reserve(w *tree.Writer, in *inode, from, to uint64) error {
-	r := &v.res
+func (r *reservations) reserve(w *tree.Writer, in *inode, from, to uint64) error {
+	v := r.v
 	if r.promised.Load() == 0 {
 		r.mark.Store(max(r.mark.Load(), v.snap.newest.Load()))
 	}
@@ -169,7 +172,7 @@ func (v *Volume) reserve(w *tree.Writer, in *inode, from, to uint64) error {
 	at, added := from, reserveSum{}
 	for _, s := range old {
 		whole = items.Interval{From: min(whole.From, s.From), To: max(whole.To, s.To)}
-		if err := v.reserveGap(w, in, at, min(s.From, to), &added); err != nil {
+		if err := r.reserveGap(w, in, at, min(s.From, to), &added); err != nil {
 			return err
 		}
 		at = max(at, s.To)
@@ -177,7 +180,7 @@ func (v *Volume) reserve(w *tree.Writer, in *inode, from, to uint64) error {
 			return err
 		}
 	}
-	if err := v.reserveGap(w, in, at, to, &added); err != nil {
+	if err := r.reserveGap(w, in, at, to, &added); err != nil {
 		return err
 	}
 	if err := w.Put(items.ReservedKey(in.ino, whole.From), layout.AppendReserved(nil, whole.To-whole.From)); err != nil {
@@ -202,7 +205,8 @@ type reserveSum struct{ promised, owed, filled uint64 }
 
 // reserveGap counts a part of a file that becomes reserved, and has the extents there
 // that something shares say so.
-func (v *Volume) reserveGap(w *tree.Writer, in *inode, from, to uint64, sum *reserveSum) error {
+func (r *reservations) reserveGap(w *tree.Writer, in *inode, from, to uint64, sum *reserveSum) error {
+	v := r.v
 	if from >= to {
 		return nil
 	}
@@ -224,7 +228,7 @@ func (v *Volume) reserveGap(w *tree.Writer, in *inode, from, to uint64, sum *res
 				return err
 			}
 		}
-		if !v.owes(&e.FileExtent) {
+		if !r.owes(&e.FileExtent) {
 			sum.owed -= n
 		}
 	}
@@ -233,7 +237,7 @@ func (v *Volume) reserveGap(w *tree.Writer, in *inode, from, to uint64, sum *res
 
 // unreserve gives back what ranges promise of [from, to) of a file, where no extent
 // is left: at most limit ranges (0: all). Inside the gate, in.mu held.
-func (v *Volume) unreserve(w *tree.Writer, in *inode, from, to uint64, limit int) (done bool, err error) {
+func (r *reservations) unreserve(w *tree.Writer, in *inode, from, to uint64, limit int) (done bool, err error) {
 	if !in.reserved.Load() || from >= to {
 		return true, nil
 	}
@@ -259,17 +263,17 @@ func (v *Volume) unreserve(w *tree.Writer, in *inode, from, to uint64, limit int
 	}
 	n := items.Overlap(hit, from, to)
 	in.vacate(0, n)
-	v.res.promised.Add(-int64(n))
-	v.res.owed.Add(-int64(n))
-	v.res.ranges.Add(int64(ranges))
+	r.promised.Add(-int64(n))
+	r.owed.Add(-int64(n))
+	r.ranges.Add(int64(ranges))
 	if limit > 0 && len(hit) == limit {
 		return false, nil
 	}
-	return true, v.unlist(w, in)
+	return true, r.unlist(w, in)
 }
 
 // unlist ends the reservations of an inode that has no range any more.
-func (v *Volume) unlist(w *tree.Writer, in *inode) error {
+func (r *reservations) unlist(w *tree.Writer, in *inode) error {
 	left, err := items.ScanReserved(w.ScanFloor, in.ino, 0, 1<<62, 1)
 	if err != nil || len(left) > 0 {
 		return err
@@ -281,12 +285,12 @@ func (v *Volume) unlist(w *tree.Writer, in *inode) error {
 
 // coversAll tells whether all bytes of some spans are reserved, of a file that has
 // reserved ranges at all. See covers.
-func (v *Volume) coversAll(in *inode, spans []items.Interval) (bool, error) {
+func (r *reservations) coversAll(in *inode, spans []items.Interval) (bool, error) {
 	if !in.reserved.Load() {
 		return false, nil
 	}
 	for _, s := range spans {
-		if ok, err := v.covers(in, s.From, s.To); err != nil || !ok {
+		if ok, err := r.covers(in, s.From, s.To); err != nil || !ok {
 			return false, err
 		}
 	}
@@ -296,9 +300,9 @@ func (v *Volume) coversAll(in *inode, spans []items.Interval) (bool, error) {
 // inReserved calls run with whether bytes that it will write are reserved: then it
 // may be admitted as promised. run looks again once it holds in.mu, and returns
 // again if that is not so any more.
-func (v *Volume) inReserved(in *inode, spans func() []items.Interval, run func(promised bool) (again bool, err error)) error {
+func (r *reservations) inReserved(in *inode, spans func() []items.Interval, run func(promised bool) (again bool, err error)) error {
 	for {
-		promised, err := v.coversAll(in, spans())
+		promised, err := r.coversAll(in, spans())
 		if err != nil {
 			return err
 		}

@@ -315,7 +315,7 @@ func TestRestamp(t *testing.T) {
 	ok(t, r.v.WaitFreed())
 	pass := func() {
 		t.Helper()
-		ok(t, r.v.restamp(func() bool { return false }))
+		ok(t, r.v.res.restamp(func() bool { return false }))
 	}
 	pass()
 	// What was written before snapshot a still is owed.
@@ -330,7 +330,7 @@ func TestRestamp(t *testing.T) {
 	r.reopen()
 	owed("mounted again", length*5/8)
 	r.remove("copy")
-	r.v.reaper.wait()
+	r.v.background.reaper.wait()
 	if !r.v.res.stale.Load() {
 		t.Fatal("nobody noted that something is not shared any more")
 	}
@@ -360,7 +360,7 @@ func reserveFreesRoom(t *testing.T, again bool) {
 	_, err := r.v.CopyRange(crashReq, ino, 0, c, 0, length)
 	ok(t, err)
 	r.remove("copy")
-	r.v.reaper.wait()
+	r.v.background.reaper.wait()
 	if n := r.v.res.owed.Load(); n != length/pageBytes {
 		t.Fatalf("%d sectors are owed", n)
 	}
@@ -381,7 +381,7 @@ func reserveFreesRoom(t *testing.T, again bool) {
 func TestOldFallocate(t *testing.T) {
 	r := newReserved(t, 64<<20)
 	ino := r.file("f")
-	in, err := r.v.inode(ino)
+	in, err := r.v.table.inode(ino)
 	ok(t, err)
 	defer r.v.table.put(in)
 	in.mu.Lock()

@@ -36,7 +36,7 @@ func TestRestampSnapshotGoes(t *testing.T) {
 					ok(t, r.v.DeleteSnapshot("c"))
 				}
 				steps := 0
-				ok(t, r.v.restamp(func() bool {
+				ok(t, r.v.res.restamp(func() bool {
 					if steps == at {
 						ok(t, r.v.DeleteSnapshot(gone))
 					}
@@ -47,8 +47,8 @@ func TestRestampSnapshotGoes(t *testing.T) {
 					t.Fatalf("%d steps", steps)
 				}
 				ok(t, r.v.WaitFreed())
-				for n := 0; r.v.worn() && n < 5; n++ {
-					ok(t, r.v.restamp(func() bool { return false }))
+				for n := 0; r.v.res.worn() && n < 5; n++ {
+					ok(t, r.v.res.restamp(func() bool { return false }))
 				}
 				want := uint64(length/pageBytes - 16) // what no snapshot holds any more is not
 				if gone == "b" {
@@ -77,14 +77,14 @@ func TestRestampEachSnapshot(t *testing.T) {
 		_, err := r.v.CreateSnapshot(name)
 		ok(t, err)
 	}
-	ok(t, r.v.restamp(func() bool { return false })) // finds nothing
+	ok(t, r.v.res.restamp(func() bool { return false })) // finds nothing
 	for i := len(names) - 1; i >= 0; i-- {
 		ok(t, r.v.DeleteSnapshot(names[i]))
-		if !r.v.worn() {
+		if !r.v.res.worn() {
 			t.Errorf("after snapshot %s was deleted nobody would look: %+v", names[i], r.v.res.stored())
 		}
-		ok(t, r.v.restamp(func() bool { return false }))
-		if r.v.worn() {
+		ok(t, r.v.res.restamp(func() bool { return false }))
+		if r.v.res.worn() {
 			t.Errorf("after snapshot %s was deleted passes do not end: %+v", names[i], r.v.res.stored())
 		}
 	}
@@ -106,11 +106,11 @@ func TestReserveShareCounted(t *testing.T) {
 	_, err := r.v.CopyRange(crashReq, ino, 0, first, 0, length)
 	ok(t, err)
 	r.remove("first")
-	r.v.reaper.wait()
+	r.v.background.reaper.wait()
 	ok(t, r.v.Sync(vfs.RootIno))
 	src, dst, unlock, err := r.v.lockPair(ino, second)
 	ok(t, err)
-	giveBack, err := r.v.roomToShare(src, dst, 0, 0, length)
+	giveBack, err := r.v.res.roomToShare(src, dst, 0, 0, length)
 	ok(t, err)
 	for err = nil; err == nil; r.end += 1 << 20 {
 		_, err = r.v.Write(crashReq, r.fill, r.end, make([]byte, 1<<20), false)
@@ -155,7 +155,7 @@ func TestReservePieces(t *testing.T) {
 			t.Fatalf("%v, and %d sectors are reserved", err, n)
 		}
 		r.remove(fmt.Sprint("spare", i))
-		r.v.reaper.wait()
+		r.v.background.reaper.wait()
 		ok(t, r.v.Sync(vfs.RootIno))
 	}
 	ok(t, err)

@@ -145,13 +145,13 @@ func (c *reserveCrasher) look(img *device.Mem) {
 	t := c.t
 	l := &reserved{t: t, dev: img}
 	l.open()
-	l.v.reaper.wait()
+	l.v.background.reaper.wait()
 	for _, p := range c.synced {
 		a, err := l.v.Lookup(vfs.RootIno, p.name)
 		ok(t, err)
-		in, err := l.v.inode(a.Ino)
+		in, err := l.v.table.inode(a.Ino)
 		ok(t, err)
-		if is, err := l.v.covers(in, p.off, p.end); err != nil || !is {
+		if is, err := l.v.res.covers(in, p.off, p.end); err != nil || !is {
 			t.Errorf("%s: %d to %d is not reserved any more: %v", p.name, p.off, p.end, err)
 		}
 		l.v.table.put(in)

@@ -132,7 +132,7 @@ func (m *reserveModel) step() {
 	default:
 		m.fillUp()
 	}
-	m.v.reaper.wait() // after a crash it removes again what was removed
+	m.v.background.reaper.wait() // after a crash it removes again what was removed
 	n := 0
 	for _, f := range m.state {
 		n += len(f.promised)
@@ -349,7 +349,7 @@ func (m *reserveModel) replace() {
 	name, f, ino := m.pick()
 	m.note("replace %s (inode %d)", name, ino)
 	m.remove(name)
-	m.v.reaper.wait()
+	m.v.background.reaper.wait()
 	if _, err := m.v.Mknod(crashReq, vfs.RootIno, name, 0o644, 0); errors.Is(err, vfs.ErrNoSpace) {
 		delete(m.state, name)
 		return

@@ -15,18 +15,19 @@ import (
 // shared: what of them was a file's own is not any more. end gives it back; until
 // then the caller waits for no room. The caller holds the locks of both files and is
 // not in the gate.
-func (v *Volume) roomToShare(src, dst *inode, from, to, n uint64) (end func(), err error) {
+func (r *reservations) roomToShare(src, dst *inode, from, to, n uint64) (end func(), err error) {
+	v := r.v
 	if !src.reserved.Load() && !dst.reserved.Load() {
 		return func() {}, nil
 	}
 	a, d, sectors := from/pageBytes, to/pageBytes, (n+pageBytes-1)/pageBytes
 	count := func() (int64, error) {
 		// Of the source, whole extents are marked; of the destination, sectors are replaced.
-		sum, err := v.ownReserved(src, a, a+sectors, 0, 1<<62)
+		sum, err := r.ownReserved(src, a, a+sectors, 0, 1<<62)
 		if err != nil {
 			return 0, err
 		}
-		more, err := v.ownReserved(dst, d, d+sectors, d, d+sectors)
+		more, err := r.ownReserved(dst, d, d+sectors, d, d+sectors)
 		return sum + more, err
 	}
 	for {
@@ -36,15 +37,15 @@ func (v *Volume) roomToShare(src, dst *inode, from, to, n uint64) (end func(), e
 		}
 		done := func() {}
 		if c.hold > 0 {
-			if err := v.admit(c); err != nil {
+			if err := v.adm.admit(c); err != nil {
 				return nil, err
 			}
 			done = func() { v.adm.done(c) }
 		}
 		// Admission may have waited for restamp, or caused it: then it is more.
-		v.res.steady.RLock()
+		r.steady.RLock()
 		end = func() {
-			v.res.steady.RUnlock()
+			r.steady.RUnlock()
 			done()
 		}
 		now, err := count()
@@ -60,17 +61,18 @@ func (v *Volume) roomToShare(src, dst *inode, from, to, n uint64) (end func(), e
 
 // ownReserved counts the reserved sectors in [low, high), that nobody owes, of the
 // extents that touch [from, to).
-func (v *Volume) ownReserved(in *inode, from, to, low, high uint64) (n int64, err error) {
+func (r *reservations) ownReserved(in *inode, from, to, low, high uint64) (n int64, err error) {
+	v := r.v
 	if !in.reserved.Load() {
 		return 0, nil
 	}
-	es, err := v.extents(in.ino, from, to, 0)
+	es, err := v.data.extents(in.ino, from, to, 0)
 	if err != nil {
 		return 0, txn.Wrap(err)
 	}
 	for i := range es {
 		e := &es[i]
-		if v.owes(&e.FileExtent) {
+		if r.owes(&e.FileExtent) {
 			continue
 		}
 		a, b := max(low, e.Sector), min(high, e.End())
@@ -85,7 +87,7 @@ func (v *Volume) ownReserved(in *inode, from, to, low, high uint64) (n int64, er
 
 // oweSource notes that extents in reserved ranges of a file are about to be shared.
 // Inside v.fs.Update.
-func (v *Volume) oweSource(w *tree.Writer, src *inode, es []items.Placed) error {
+func (r *reservations) oweSource(w *tree.Writer, src *inode, es []items.Placed) error {
 	for i := range es {
 		e := &es[i]
 		n, err := promisedIn(w, src, e.Sector, e.End())
@@ -95,8 +97,8 @@ func (v *Volume) oweSource(w *tree.Writer, src *inode, es []items.Placed) error 
 		if n == 0 || e.Owed {
 			continue
 		}
-		if !v.owes(&e.FileExtent) {
-			v.res.owed.Add(int64(n))
+		if !r.owes(&e.FileExtent) {
+			r.owed.Add(int64(n))
 		}
 		owed := e.FileExtent
 		owed.Owed = true
@@ -108,9 +110,9 @@ func (v *Volume) oweSource(w *tree.Writer, src *inode, es []items.Placed) error 
 }
 
 // whyNoSnapshot says what a snapshot needs room for.
-func (v *Volume) whyNoSnapshot(err error) error {
-	if n := v.res.promised.Load(); n > 0 && errors.Is(err, vfs.ErrNoSpace) {
-		owed := v.res.owed.Load()
+func (r *reservations) whyNoSnapshot(err error) error {
+	if n := r.promised.Load(); n > 0 && errors.Is(err, vfs.ErrNoSpace) {
+		owed := r.owed.Load()
 		return fmt.Errorf("the snapshot would hold what files with reserved space (fallocate) have, so that overwriting it needs another %d bytes, "+
 			"and they are not free: delete files or snapshots, or grow the volume: %w", (n-owed)*layout.SectorBytes, err)
 	}
@@ -131,38 +133,38 @@ type restamper struct {
 }
 
 // worn tells whether a pass may find something; caller need not hold locks.
-func (v *Volume) worn() bool {
-	r := &v.res
-	return r.owed.Load() > 0 && (v.unlooked() || r.stale.Load() && r.wanted.Load())
+func (r *reservations) worn() bool {
+	return r.owed.Load() > 0 && (r.unlooked() || r.stale.Load() && r.wanted.Load())
 }
 
 // unlooked tells whether mark is of a snapshot that is gone, and there was no pass as of
 // the present mark and snapshots.
-func (v *Volume) unlooked() bool {
-	r, newest := &v.res, v.snap.newest.Load()
-	mark := r.mark.Load()
+func (r *reservations) unlooked() bool {
+	newest, mark := r.v.snap.newest.Load(), r.mark.Load()
 	return mark > newest && (r.passed.Load() != mark || r.seen.Load() != newest)
 }
 
 // want asks for a pass: somebody found no room.
-func (v *Volume) wantRestamp() {
-	v.res.wanted.Store(true)
-	if v.worn() {
+func (r *reservations) wantRestamp() {
+	v := r.v
+	r.wanted.Store(true)
+	if r.worn() {
 		v.snap.wake()
 	}
 }
 
 // restamping tells whether a pass that was asked for has not ended.
-func (v *Volume) restamping() bool {
+func (r *reservations) restamping() bool {
+	v := r.v
 	s := &v.snap
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.done != nil && !s.stop && s.stalled == nil && (s.passing || !s.blunt && v.worn())
+	return s.done != nil && !s.stop && s.stalled == nil && (s.passing || !s.blunt && r.worn())
 }
 
 // restamp is one pass, in steps, until stop.
-func (v *Volume) restamp(stop func() bool) error {
-	r := &v.res
+func (r *reservations) restamp(stop func() bool) error {
+	v := r.v
 	r.stale.Store(false)
 	r.wanted.Store(false)
 	p := restamper{made: r.made.Load(), mark: r.mark.Load(), kept: v.snap.newest.Load()}
@@ -172,7 +174,7 @@ func (v *Volume) restamp(stop func() bool) error {
 			r.wanted.Store(true)
 			return nil
 		}
-		done, err := v.restampStep(&p)
+		done, err := r.restampStep(&p)
 		if err != nil || done {
 			return err
 		}
@@ -180,14 +182,15 @@ func (v *Volume) restamp(stop func() bool) error {
 }
 
 // restampStep is a step of a pass.
-func (v *Volume) restampStep(p *restamper) (done bool, err error) {
+func (r *reservations) restampStep(p *restamper) (done bool, err error) {
+	v := r.v
 	c := cost{quads: opQuads, urgent: true, snaps: true}
-	if err := v.admit(c); err != nil {
+	if err := v.adm.admit(c); err != nil {
 		return false, err
 	}
 	defer v.adm.done(c)
-	v.res.steady.Lock()
-	defer v.res.steady.Unlock()
+	r.steady.Lock()
+	defer r.steady.Unlock()
 	v.gate.RLock()
 	defer v.gate.RUnlock()
 	if err := v.writable(); err != nil {
@@ -251,7 +254,7 @@ func (p *restamper) extents(v *Volume, w *tree.Writer, es []items.Placed) error 
 	p.kept = max(p.kept, newest)
 	for i := range es {
 		e := &es[i]
-		if !v.owes(&e.FileExtent) || e.RefBirth <= newest {
+		if !v.res.owes(&e.FileExtent) || e.RefBirth <= newest {
 			continue
 		}
 		shared, err := v.shares.Most(e.Run())
@@ -295,14 +298,15 @@ func (p *restamper) end(v *Volume) {
 }
 
 // restampAll is a pass of the snapshot reaper.
-func (v *Volume) restampAll() {
+func (r *reservations) restampAll() {
+	v := r.v
 	s := &v.snap
 	stopped := func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.stop || s.stalled == nil && (len(s.dying) > 0 || s.abandoned != nil) || v.Failed() != nil
 	}
-	err := v.restamp(stopped)
+	err := r.restamp(stopped)
 	if err == nil {
 		return
 	}
@@ -315,7 +319,8 @@ func (v *Volume) restampAll() {
 }
 
 // freeing tells whether what deleted snapshots and rollbacks left is being freed.
-func (v *Volume) freeing() bool {
+func (r *reservations) freeing() bool {
+	v := r.v
 	s := &v.snap
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -49,31 +49,31 @@ func (v *Volume) Rollback(name string, deleteNewer bool) error {
 	case newer > 0 && !deleteNewer:
 		return fmt.Errorf("%w: %d newer than %s, up to %s", ErrNewerSnapshots, newer, name, last)
 	}
-	if err := v.waitAbandoned(); err != nil {
+	if err := v.snap.waitAbandoned(); err != nil {
 		return err
 	}
-	x, err := v.readSnapshot(t)
+	x, err := v.snap.read(t)
 	if err != nil {
 		return err
 	}
 	c := cost{quads: opQuads + newer/16, urgent: true}
-	if err := v.admit(c); err != nil {
+	if err := v.adm.admit(c); err != nil {
 		return err
 	}
 	defer v.adm.done(c)
-	switch first, err := v.beginClose(true); {
+	switch first, err := v.snap.beginClose(true); {
 	case err != nil:
 		return err
 	case !first:
 		return vfs.ErrClosed
 	}
-	return txn.Wrap(v.close(func() error { return v.switchHead(t, &x) }))
+	return txn.Wrap(v.close(func() error { return v.snap.switchHead(t, &x) }))
 }
 
 // switchHead has the next commit make a snapshot's tree the head. Nothing is
 // dirty, and nobody else uses the volume any more.
-func (v *Volume) switchHead(t *snapshot, x *layout.Snapshot) error {
-	s := &v.snap
+func (s *snapshots) switchHead(t *snapshot, x *layout.Snapshot) error {
+	v := s.v
 	s.mu.Lock()
 	i := slices.Index(s.live, t)
 	gone := slices.Clone(s.live[i+1:])
@@ -88,8 +88,8 @@ func (v *Volume) switchHead(t *snapshot, x *layout.Snapshot) error {
 	s.state.Point, s.dirty = point, true
 	s.changed()
 	s.mu.Unlock()
-	left := layout.Abandoned{Snapshot: t.id, Generation: t.gen, Tree: v.root.Trees[layout.TreeFS]}
-	err := v.snaps.Update(func(w *tree.Writer) error {
+	left := layout.Abandoned{Snapshot: t.id, Generation: t.gen, Tree: v.durable.root.Trees[layout.TreeFS]}
+	err := s.tree.Update(func(w *tree.Writer) error {
 		for _, g := range gone {
 			if _, err := w.Delete(items.SnapshotKey(g.id)); err != nil {
 				return err
@@ -105,14 +105,15 @@ func (v *Volume) switchHead(t *snapshot, x *layout.Snapshot) error {
 	v.trees[slices.IndexFunc(v.trees, func(t *tree.Tree) bool { return t.ID() == layout.TreeFS })] = v.fs
 	v.rot.disturb() // the head is of older epochs again
 	v.res.rollBack(x)
-	v.inoMu.Lock()
-	v.inodes = x.Inodes
-	v.inoMu.Unlock()
+	v.com.inos.mu.Lock()
+	v.com.inos.inodes = x.Inodes
+	v.com.inos.mu.Unlock()
 	return nil
 }
 
 // warmAbandoned reads what the next step needs, without locks.
-func (v *Volume) warmAbandoned(a *abandoned) error {
+func (s *snapshots) warmAbandoned(a *abandoned) error {
+	v := s.v
 	if !a.Lists {
 		return nil
 	}

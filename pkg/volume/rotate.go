@@ -70,6 +70,8 @@ type RotationStatus struct {
 
 // rotator is the walk of a rotation.
 type rotator struct {
+	v *Volume
+
 	target atomic.Uint32 // everything older is to be rewritten; 0: no rotation
 	rate   atomic.Int64  // bytes a second; negative: no bound
 
@@ -156,11 +158,11 @@ func (v *Volume) RotationStatus() RotationStatus {
 	r := &v.rot
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return v.rotationStatus(epochs)
+	return v.rot.status(epochs)
 }
 
-func (v *Volume) rotationStatus(epochs []uint32) RotationStatus {
-	r := &v.rot
+func (r *rotator) status(epochs []uint32) RotationStatus {
+	v := r.v
 	free, _, _ := v.space.Counts()
 	total := (v.sectors.Load() - v.dataStart - uint64(max(free, 0))) * layout.SectorBytes
 	s := RotationStatus{Phase: r.phase, Epochs: epochs, Target: r.target.Load(), TotalBytes: total,
@@ -187,7 +189,7 @@ func (v *Volume) WaitRotation(ctx context.Context, progress func(RotationStatus)
 			r.changed.Wait()
 		}
 		seen = r.version
-		s, running := v.rotationStatus(epochs), r.running
+		s, running := v.rot.status(epochs), r.running
 		r.mu.Unlock()
 		switch {
 		case ctx.Err() != nil:
@@ -205,9 +207,9 @@ func (v *Volume) WaitRotation(ctx context.Context, progress func(RotationStatus)
 	}
 }
 
-// startRotation begins the walk, unless it is under way.
-func (v *Volume) startRotation() {
-	r := &v.rot
+// start begins the walk, unless it is under way.
+func (r *rotator) start() {
+	v := r.v
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stopped {
@@ -222,7 +224,7 @@ func (v *Volume) startRotation() {
 	r.running = true
 	go func() {
 		defer close(r.done)
-		err := v.rotate()
+		err := r.rotate()
 		if err != nil && !errors.Is(err, errRotationStops) && v.Failed() == nil && v.opts.Log != nil {
 			v.opts.Log.Error("the rotation of the data key stopped; the next mount goes on with it", "volume", v.id.String(), "error", err)
 		}
@@ -236,9 +238,8 @@ func (v *Volume) startRotation() {
 	}()
 }
 
-// stopRotation ends the walk for good: the next mount goes on.
-func (v *Volume) stopRotation() {
-	r := &v.rot
+// end ends the walk for good: the next mount goes on.
+func (r *rotator) end() {
 	r.mu.Lock()
 	r.stopped = true
 	close(r.quit)
@@ -252,39 +253,39 @@ func (v *Volume) stopRotation() {
 var errRotationStops = errors.New("the volume is being closed")
 
 // rotate is the whole of a rotation.
-func (v *Volume) rotate() error {
-	if v.rot.hold != nil {
+func (r *rotator) rotate() error {
+	v := r.v
+	if r.hold != nil {
 		select {
-		case <-v.rot.hold:
-		case <-v.rot.quit:
+		case <-r.hold:
+		case <-r.quit:
 			return errRotationStops
 		}
 	}
 	// What was sealed before the new epoch was there is in a root after this, and
 	// everything that follows is sealed under the new one.
-	if err := v.commitAll(); err != nil {
+	if err := v.com.commitAll(); err != nil {
 		return err
 	}
-	r := &v.rot
 	for spaceDone := uint32(0); ; {
 		r.mu.Lock()
 		asked := r.asked
 		r.mu.Unlock()
-		if err := v.rotatePasses(); err != nil {
+		if err := r.rotatePasses(); err != nil {
 			return err
 		}
-		if t := v.rot.target.Load(); spaceDone != t { // once: commits write it under the newest epoch
-			if err := v.rotateSpace(); err != nil {
+		if t := r.target.Load(); spaceDone != t { // once: commits write it under the newest epoch
+			if err := r.rotateSpace(); err != nil {
 				return err
 			}
 			spaceDone = t
 		}
-		waits, names, err := v.needsOld()
+		waits, names, err := r.needsOld()
 		if err != nil {
 			return err
 		}
 		if waits == "" {
-			done, err := v.retire()
+			done, err := r.retire()
 			if done || err != nil {
 				return err
 			}
@@ -321,13 +322,13 @@ func (r *rotator) quitting() bool {
 }
 
 // rotatePasses walks until a whole pass has found nothing of an older epoch.
-func (v *Volume) rotatePasses() error {
-	r := &v.rot
+func (r *rotator) rotatePasses() error {
+	v := r.v
 	for {
 		s := r.current()
 		if int(s.Tree) >= layout.Trees-1 { // the pass has ended
 			if r.shared {
-				if err := v.rotateShared(s.Target, r.look); err != nil {
+				if err := r.rotateShared(s.Target, r.look); err != nil {
 					return err
 				}
 				r.shared = false
@@ -344,12 +345,12 @@ func (v *Volume) rotatePasses() error {
 				return nil
 			}
 			// What this pass made dirty is old in the tree until it is flushed.
-			if err := v.commitAll(); err != nil {
+			if err := v.com.commitAll(); err != nil {
 				return err
 			}
 			continue
 		}
-		more, err := v.rotateStep(&s)
+		more, err := r.rotateStep(&s)
 		if err != nil {
 			return err
 		}
@@ -370,12 +371,13 @@ func (v *Volume) rotatePasses() error {
 }
 
 // treeByID is a tree that the walk goes over, nil if there is none.
-func (v *Volume) treeByID(id uint8) *tree.Tree {
+func (r *rotator) treeByID(id uint8) *tree.Tree {
+	v := r.v
 	switch id {
 	case layout.TreeFS:
 		return v.fs
 	case layout.TreeSnapshots:
-		return v.snaps
+		return v.snap.tree
 	case layout.TreeShares:
 		return v.shares.Tree
 	case layout.TreeAnchors:

@@ -105,7 +105,7 @@ func TestRotateDataKeySpace(t *testing.T) {
 	for i := range uint64(20) {
 		ok(t, v.space.Touch(i))
 	}
-	ok(t, v.commitAll())
+	ok(t, v.com.commitAll())
 	stolen := oldKeys(t, v)
 	_, err := v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
 	ok(t, err)
@@ -219,7 +219,7 @@ func TestRotateDataKeySlots(t *testing.T) {
 		all := []crypto.Credential{testKey(t).Credential, second.Credential, third.Credential}
 		_, err := v.RotateDataKey(RotateOptions{Keys: all, BytesPerSecond: -1})
 		ok(t, err)
-		ok(t, v.changeKeys(func() error { return v.dropNext([]int{0, 2}) }))
+		ok(t, v.keys.change(func() error { return v.rot.dropNext([]int{0, 2}) }))
 		stop()
 		s := rotated(t, v)
 		if s.Phase != RotationWaiting || !strings.Contains(s.Waits, "0 (secret) and 2 (secret)") || len(s.Epochs) != 2 {
@@ -301,7 +301,7 @@ func TestRotateDataKeyDamage(t *testing.T) {
 	ok(t, err)
 	mustClose(t, v)
 	v = mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
-	es, err := v.extents(uint64(a.Ino), 0, 100, 1)
+	es, err := v.data.extents(uint64(a.Ino), 0, 100, 1)
 	ok(t, err)
 	dev.Corrupt(int64(es[0].Addr)+layout.SectorBytes, func(b []byte) { b[0] ^= 1 })
 	_, err = v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
@@ -311,7 +311,7 @@ func TestRotateDataKeyDamage(t *testing.T) {
 	}
 	ok(t, v.Unlink(crashReq, vfs.RootIno, "f"))
 	v.Forget(a.Ino)
-	v.reaper.wait()
+	v.background.reaper.wait()
 	_, err = v.RotateDataKey(RotateOptions{})
 	ok(t, err)
 	if s := rotated(t, v); s.Phase != RotationNone {
@@ -389,13 +389,13 @@ func TestRotateDataKeyDisturbed(t *testing.T) {
 		t.Fatal("a new record counts as old")
 	}
 	v.rot.met(1)
-	ok(t, v.commitAll())
+	ok(t, v.com.commitAll())
 	if !v.rot.current().Again {
 		t.Fatal("an old record went unnoticed")
 	}
-	v.stateMu.Lock()
-	kept := v.root.Rotation
-	v.stateMu.Unlock()
+	v.durable.mu.Lock()
+	kept := v.durable.root.Rotation
+	v.durable.mu.Unlock()
 	if !kept.Again {
 		t.Fatal("the root does not know")
 	}

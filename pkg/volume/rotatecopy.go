@@ -52,7 +52,7 @@ func (m *mover) seal(old []oldRef) (fresh []freshCopy, err error) {
 // sealRun seals up to n sectors from s on, as many as find room in one place.
 func (m *mover) sealRun(owner *oldRef, s, n int) (f freshCopy, err error) {
 	v := m.v
-	run, err := v.allocData(uint32(n))
+	run, err := v.flush.allocData(uint32(n))
 	if err != nil {
 		return f, fmt.Errorf("data: %w", err)
 	}
@@ -87,7 +87,7 @@ func (m *mover) refer(w *tree.Writer, old []oldRef, fresh []freshCopy) (left []s
 			continue
 		}
 		r.e = e // load may have read another refbirth, and another mark of what is owed
-		own, err := m.v.unowed(w.ScanFloor, r.ino, &items.Placed{Sector: r.sector, FileExtent: e})
+		own, err := m.v.res.unowed(w.ScanFloor, r.ino, &items.Placed{Sector: r.sector, FileExtent: e})
 		if err != nil {
 			return nil, err
 		}
@@ -106,11 +106,11 @@ func (m *mover) refer(w *tree.Writer, old []oldRef, fresh []freshCopy) (left []s
 			return nil, err
 		}
 		run := layout.Run{Start: r.origin + uint64(r.first), Count: uint32(r.count)}
-		if err := m.v.release(run, e.RefBirth); err != nil {
+		if err := m.v.data.release(run, e.RefBirth); err != nil {
 			return nil, err
 		}
 	}
-	return left, m.v.countFresh(fresh)
+	return left, m.v.rot.countFresh(fresh)
 }
 
 // replace puts records of copies in the place of an old one.
@@ -138,7 +138,7 @@ func (m *mover) replace(w *tree.Writer, r *oldRef, fresh []freshCopy, of *[maxSe
 				return err
 			}
 		}
-		e.RefBirth, e.Owed = v.gen, v.owes(&r.e)
+		e.RefBirth, e.Owed = v.gen, v.res.owes(&r.e)
 		sector := r.sector + uint64(s) - uint64(r.first)
 		if err := w.Put(items.ExtentKey(r.ino, sector), e.Append(nil)); err != nil {
 			return err
@@ -154,7 +154,8 @@ func (m *mover) replace(w *tree.Writer, r *oldRef, fresh []freshCopy, of *[maxSe
 
 // countFresh counts the references to sectors of new extents, and gives back those
 // that got none.
-func (v *Volume) countFresh(fresh []freshCopy) error {
+func (r *rotator) countFresh(fresh []freshCopy) error {
+	v := r.v
 	for i := range fresh {
 		f := &fresh[i]
 		for s, n := 0, f.Count(); s < n; {

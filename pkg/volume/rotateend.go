@@ -17,18 +17,19 @@ const spaceBatch = 16
 
 // rotateSpace has the tree of space written again, which commits alone change: by
 // making them believe that regions have changed.
-func (v *Volume) rotateSpace() error {
-	target := v.rot.target.Load()
+func (r *rotator) rotateSpace() error {
+	v := r.v
+	target := r.target.Load()
 	for {
-		regions, err := v.staleRegions(target)
+		regions, err := r.staleRegions(target)
 		if err != nil || len(regions) == 0 {
 			return err
 		}
-		if err := v.rot.pace(uint64(len(regions)) * layout.NodeBytes); err != nil {
+		if err := r.pace(uint64(len(regions)) * layout.NodeBytes); err != nil {
 			return err
 		}
 		c := cost{quads: 4*len(regions) + opQuads, urgent: true}
-		if err := v.admitRotation(c, false); err != nil {
+		if err := r.admit(c, false); err != nil {
 			return err
 		}
 		for _, idx := range regions {
@@ -37,7 +38,7 @@ func (v *Volume) rotateSpace() error {
 			}
 		}
 		if err == nil {
-			err = v.commitAll()
+			err = v.com.commitAll()
 		}
 		v.adm.done(c)
 		if err != nil {
@@ -47,9 +48,10 @@ func (v *Volume) rotateSpace() error {
 }
 
 // staleRegions returns regions by which stale pages of the tree of space are written.
-func (v *Volume) staleRegions(target uint32) (regions []uint64, err error) {
+func (r *rotator) staleRegions(target uint32) (regions []uint64, err error) {
+	v := r.v
 	for from, more := (layout.Key{}), true; more && len(regions) < spaceBatch; {
-		from, more, err = v.spaces.Leaf(from, func(l tree.Leaf) {
+		from, more, err = v.com.spaces.Leaf(from, func(l tree.Leaf) {
 			if l.Epoch == 0 || l.Epoch >= target {
 				return
 			}
@@ -70,16 +72,16 @@ func (v *Volume) staleRegions(target uint32) (regions []uint64, err error) {
 }
 
 // needsOld says what still needs an epoch below the target; "" if nothing does.
-func (v *Volume) needsOld() (waits string, snapshots []string, err error) {
-	target := v.rot.target.Load()
-	r := &v.rot
+func (r *rotator) needsOld() (waits string, snapshots []string, err error) {
+	v := r.v
+	target := r.target.Load()
 	r.mu.Lock()
 	bad := slices.Clone(r.bad)
 	r.mu.Unlock()
 	if len(bad) > 0 {
 		return "what can not be read can not be rewritten; delete these files, or restore them: " + strings.Join(bad, "; "), nil, nil
 	}
-	for _, s := range v.snapshotEpochs() {
+	for _, s := range r.snapshotEpochs() {
 		if s.oldest < target {
 			snapshots = append(snapshots, s.name)
 		}
@@ -118,42 +120,45 @@ type snapshotEpoch struct {
 
 // retire gives the old epochs up, which nothing needs any more. done is false if
 // something came in between.
-func (v *Volume) retire() (done bool, err error) {
-	v.rot.tell(RotationFinishing, "", nil)
-	target := v.rot.target.Load()
+func (r *rotator) retire() (done bool, err error) {
+	v := r.v
+	r.tell(RotationFinishing, "", nil)
+	target := r.target.Load()
 	// The log first, whose places are free by now: old frames hold data. Then all
 	// root slots.
-	if err := v.wipeLog(); err != nil {
+	if err := r.wipeLog(); err != nil {
 		return false, err
 	}
 	for range layout.RootSlots {
-		if v.rot.quitting() {
+		if r.quitting() {
 			return false, errRotationStops
 		}
-		if err := v.commitThawed(); err != nil {
+		if err := r.commitThawed(); err != nil {
 			return false, err
 		}
 	}
-	err = v.changeKeys(func() (err error) {
-		done, err = v.dropEpochs(target)
+	err = v.keys.change(func() (err error) {
+		done, err = r.dropEpochs(target)
 		return err
 	})
 	return done, err
 }
 
 // commitThawed is commitAll, and commits even if a freeze has just done so.
-func (v *Volume) commitThawed() error {
-	if err := v.enter(context.Background()); err != nil { // Close thaws
+func (r *rotator) commitThawed() error {
+	v := r.v
+	if err := v.frozen.enter(context.Background()); err != nil { // Close thaws
 		return err
 	}
-	defer v.leave()
-	return v.commitAll()
+	defer v.frozen.leave()
+	return v.com.commitAll()
 }
 
-// dropEpochs takes all epochs but the target from the slots, and from memory. In changeKeys.
-func (v *Volume) dropEpochs(target uint32) (done bool, err error) {
+// dropEpochs takes all epochs but the target from the slots, and from memory. In keyring.change.
+func (r *rotator) dropEpochs(target uint32) (done bool, err error) {
+	v := r.v
 	k := &v.keys
-	if s := v.rot.current(); s.Target != target || s.Again || int(s.Tree) < layout.Trees-1 {
+	if s := r.current(); s.Target != target || s.Again || int(s.Tree) < layout.Trees-1 {
 		return false, nil
 	}
 	h := *k.header
@@ -167,10 +172,10 @@ func (v *Volume) dropEpochs(target uint32) (done bool, err error) {
 		}
 		h.Slots[i] = next
 	}
-	if err := v.writeHeader(&h); err != nil {
+	if err := v.keys.writeHeader(&h); err != nil {
 		return false, err
 	}
-	if err := v.raiseFloor(); err != nil {
+	if err := v.keys.raiseFloor(); err != nil {
 		return false, err
 	}
 	// Readers that found something before the walk came by are done.
@@ -179,32 +184,33 @@ func (v *Volume) dropEpochs(target uint32) (done bool, err error) {
 	crypto.EraseEpochs(k.epochs[:n])
 	k.epochs, k.next = slices.Clone(k.epochs[n:]), nil
 	v.store.Keys.DropBelow(target)
-	v.rot.target.Store(0)
-	v.rot.set(layout.Rotation{})
-	if err := v.storeNext(nil, v.store.Keys.Newest()); err != nil {
+	r.target.Store(0)
+	r.set(layout.Rotation{})
+	if err := r.storeNext(nil, v.store.Keys.Newest()); err != nil {
 		return false, err
 	}
-	v.rot.tell(RotationNone, "", nil)
+	r.tell(RotationNone, "", nil)
 	return true, nil
 }
 
 // wipeLog overwrites what the log holds of older epochs.
-func (v *Volume) wipeLog() error {
+func (r *rotator) wipeLog() error {
+	v := r.v
 	// Frames of before the new epoch are needed by neither of the two newest roots.
 	for range 2 {
-		if err := v.commitThawed(); err != nil {
+		if err := r.commitThawed(); err != nil {
 			return err
 		}
 	}
 	const step = 256
 	for at := uint64(0); at < v.log.Frames(); at += step {
-		if v.rot.quitting() {
+		if r.quitting() {
 			return errRotationStops
 		}
-		if err := v.rot.pace(step * layout.SectorBytes); err != nil {
+		if err := r.pace(step * layout.SectorBytes); err != nil {
 			return err
 		}
-		if err := v.enter(context.Background()); err != nil { // not while frozen; Close thaws
+		if err := v.frozen.enter(context.Background()); err != nil { // not while frozen; Close thaws
 			return err
 		}
 		err := v.sync.alone(func() error {
@@ -212,7 +218,7 @@ func (v *Volume) wipeLog() error {
 			v.fail(err) // before the next sync
 			return err
 		})
-		v.leave()
+		v.frozen.leave()
 		if err != nil {
 			return err
 		}
@@ -231,7 +237,8 @@ func oldestEpoch(r *layout.Rotation) uint32 {
 
 // snapshotEpochs lists what needs older key epochs than the head: snapshots, and
 // what a rollback left, as its pages are read to free them.
-func (v *Volume) snapshotEpochs() (list []snapshotEpoch) {
+func (r *rotator) snapshotEpochs() (list []snapshotEpoch) {
+	v := r.v
 	s := &v.snap
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -74,7 +74,7 @@ func (h *heldRotation) overwriteAll(inos ...vfs.Ino) {
 
 func (h *heldRotation) restamp() {
 	h.t.Helper()
-	ok(h.t, h.v.restamp(func() bool { return false }))
+	ok(h.t, h.v.res.restamp(func() bool { return false }))
 }
 
 // What a record says changes between the two times that a step looks at it.
@@ -105,7 +105,7 @@ func TestRotateReserveBetween(t *testing.T) {
 			// Here the test makes that step.
 			l := look{limit: 1000}
 			target := r.v.rot.target.Load()
-			_, err := r.v.collectShared(&l, target)
+			_, err := r.v.rot.collectShared(&l, target)
 			ok(t, err)
 			if c.look != nil {
 				c.look(h, a, b, other)
@@ -166,7 +166,7 @@ func TestRotateReserveCopy(t *testing.T) {
 			step := <-h.steps
 			epochs := map[uint32]int{}
 			for _, ino := range inos {
-				es, err := r.v.extents(uint64(ino), 0, 1, 1)
+				es, err := r.v.data.extents(uint64(ino), 0, 1, 1)
 				ok(t, err)
 				epochs[es[0].Epoch]++
 			}
@@ -208,10 +208,10 @@ func TestRotateReserveCounted(t *testing.T) {
 	h := holdRotation(r)
 	close(<-h.steps)
 	step := <-h.steps
-	ok(t, r.v.requireFeature(layout.FeatureReserved))
+	ok(t, r.v.keys.requireFeature(layout.FeatureReserved))
 	const has = shares.Step - 1
 	h.overwriteAll(inos[:has]...)
-	in, err := r.v.inode(inos[has])
+	in, err := r.v.table.inode(inos[has])
 	ok(t, err)
 	in.mu.Lock()
 	f := falloc{v: r.v, req: crashReq, in: in, mode: vfs.FallocKeepSize | layout.FallocReserve, end: pageBytes}
@@ -222,7 +222,7 @@ func TestRotateReserveCounted(t *testing.T) {
 	}
 	close(step)
 	for v := r.v; ; { // until it has taken the last file
-		es, err := v.extents(uint64(inos[shares.Step]), 0, 1, 1)
+		es, err := v.data.extents(uint64(inos[shares.Step]), 0, 1, 1)
 		ok(t, err)
 		if es[0].Epoch == 2 {
 			break

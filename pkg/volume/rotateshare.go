@@ -38,10 +38,10 @@ func (r *sharedRef) key() layout.Key { return items.ExtentKey(r.ino, r.sector) }
 
 // rotateShared has all that is old and shared sealed anew. It takes up to limit
 // references at a look: an extent that has more gets a copy for each so many.
-func (v *Volume) rotateShared(target uint32, limit int) error {
+func (r *rotator) rotateShared(target uint32, limit int) error {
 	data := make([]byte, maxSegments*pageBytes)
 	for l := (look{limit: limit}); ; {
-		next, err := v.collectShared(&l, target)
+		next, err := r.collectShared(&l, target)
 		if err != nil {
 			return err
 		}
@@ -50,14 +50,14 @@ func (v *Volume) rotateShared(target uint32, limit int) error {
 			for n < len(refs) && refs[n].origin == refs[0].origin {
 				n++
 			}
-			bad, err := v.moveShared(refs[:n], target, data)
+			bad, err := r.moveShared(refs[:n], target, data)
 			if err != nil {
 				return err
 			}
 			if bad && refs[0].origin == next.low {
 				next.low++ // the rest of it neither: the next look would begin with the same
 			}
-			v.rot.update(func() {}) // there is progress
+			r.update(func() {}) // there is progress
 			refs = refs[n:]
 		}
 		if !l.more {
@@ -70,7 +70,8 @@ func (v *Volume) rotateShared(target uint32, limit int) error {
 // moveShared takes references to what begins in one place: as a rule one extent,
 // of which what is left may have others beside it that began there later. bad says
 // that something could not be read.
-func (v *Volume) moveShared(refs []sharedRef, target uint32, data []byte) (bad bool, err error) {
+func (r *rotator) moveShared(refs []sharedRef, target uint32, data []byte) (bad bool, err error) {
+	v := r.v
 	for len(refs) > 0 {
 		m := mover{v: v, target: target, data: data}
 		if err := m.run(refs); err != nil {
@@ -141,10 +142,11 @@ func (l *look) cut() {
 }
 
 // collectShared looks at all leaves of the head. It returns the next look.
-func (v *Volume) collectShared(l *look, target uint32) (next look, err error) {
+func (r *rotator) collectShared(l *look, target uint32) (next look, err error) {
+	v := r.v
 	var found []sharedRef
 	for at, left := l.from, true; left; {
-		if err := v.rot.pace(layout.NodeBytes); err != nil {
+		if err := r.pace(layout.NodeBytes); err != nil {
 			return next, err
 		}
 		found = found[:0]
@@ -160,13 +162,13 @@ func (v *Volume) collectShared(l *look, target uint32) (next look, err error) {
 			return next, txn.Wrap(fmt.Errorf("tree %d: %w", layout.TreeFS, err))
 		}
 		for i := range found {
-			if shared, err := v.sharedNow(&found[i]); err != nil {
+			if shared, err := r.sharedNow(&found[i]); err != nil {
 				return next, err
 			} else if shared {
 				l.add(&found[i])
 			}
 		}
-		if v.rot.quitting() {
+		if r.quitting() {
 			return next, errRotationStops
 		}
 	}
@@ -182,9 +184,9 @@ func refOf(k layout.Key, val []byte) sharedRef {
 		ino: k.Obj, sector: k.Sub, first: first, count: uint16(val[73]) + 1}
 }
 
-// sharedNow tells whether something else refers to what r does, as of now.
-func (v *Volume) sharedNow(r *sharedRef) (bool, error) {
-	most, err := v.shares.Most(layout.Run{Start: r.origin + uint64(r.first), Count: uint32(r.count)})
+// sharedNow tells whether something else refers to what x does, as of now.
+func (r *rotator) sharedNow(x *sharedRef) (bool, error) {
+	most, err := r.v.shares.Most(layout.Run{Start: x.origin + uint64(x.first), Count: uint32(x.count)})
 	return most > 0, txn.Wrap(err)
 }
 
@@ -250,7 +252,7 @@ func (m *mover) step(refs []sharedRef) (left []sharedRef, err error) {
 	// Each record may be in a page of its own; the counts lie where old and new do.
 	kept := v.snap.newest.Load() != 0
 	c := cost{pages: pages, quads: opQuads + 3*len(refs) + 2*v.shares.OverwritePages(2*blockPages), urgent: !kept}
-	if err := v.admitRotation(c, kept); err != nil {
+	if err := v.rot.admit(c, kept); err != nil {
 		return nil, err
 	}
 	defer v.adm.done(c)
@@ -407,10 +409,10 @@ func (m *mover) usable(c *copied, get func(layout.Key) ([]byte, bool, error), sc
 	if e.Nonce != c.Nonce || e.Addr != c.Addr || e.First != c.First || e.Count() != c.Count() {
 		return false, nil
 	}
-	if m.v.owes(&e) {
+	if m.v.res.owes(&e) {
 		return true, nil
 	}
-	if own, err := m.v.unowed(scan, c.ino, &items.Placed{Sector: c.sector, FileExtent: e}); err != nil || own {
+	if own, err := m.v.res.unowed(scan, c.ino, &items.Placed{Sector: c.sector, FileExtent: e}); err != nil || own {
 		return false, err
 	}
 	// Somebody who is at the file may be reserving it, and have counted what is its own.

@@ -74,7 +74,7 @@ func TestRotateSharedFull(t *testing.T) {
 		t.Errorf("data takes %d sectors, %d before", len(after), len(before))
 	}
 	for range 3 { // what was freed comes back two commits later
-		ok(t, v.commitSince(v.commits.Load()))
+		ok(t, v.com.since(v.com.commits.Load()))
 	}
 	if got := v.StatFS().BlocksFree; got+1024 < free {
 		t.Errorf("%d blocks are free, %d before", got, free)
@@ -110,7 +110,7 @@ func TestRotateSharedParts(t *testing.T) {
 	}
 	ok(t, v.Unlink(crashReq, vfs.RootIno, "src"))
 	v.Forget(src)
-	v.reaper.wait()
+	v.background.reaper.wait()
 	ok(t, v.Sync(vfs.RootIno))
 	before := dataSectors(t, v)
 	rotateAll(t, v)
@@ -228,7 +228,7 @@ func TestRotateSharedCopyGone(t *testing.T) {
 	moved := 0
 	change := func() error {
 		for i, ino := range inos { // all files that have the copy, the second time every other
-			es, err := v.extents(uint64(ino), 0, blockPages, 1)
+			es, err := v.data.extents(uint64(ino), 0, blockPages, 1)
 			if err != nil {
 				return err
 			}
@@ -312,7 +312,7 @@ func TestRotateSharedDamage(t *testing.T) {
 	share(t, v, first, 0, second, 0, uint64(len(data)))
 	mustClose(t, v)
 	v = mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
-	es, err := v.extents(uint64(first), 0, 100, 1)
+	es, err := v.data.extents(uint64(first), 0, 100, 1)
 	ok(t, err)
 	dev.Corrupt(int64(es[0].Addr)+layout.SectorBytes, func(b []byte) { b[0] ^= 1 })
 	_, err = v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
@@ -330,7 +330,7 @@ func TestRotateSharedDamage(t *testing.T) {
 		ok(t, v.Unlink(crashReq, vfs.RootIno, name))
 		v.Forget(ino)
 	}
-	v.reaper.wait()
+	v.background.reaper.wait()
 	_, err = v.RotateDataKey(RotateOptions{})
 	ok(t, err)
 	if s := rotated(t, v); s.Phase != RotationNone {

@@ -21,8 +21,8 @@ func (v *Volume) RotateDataKey(o RotateOptions) (RotationStatus, error) {
 		v.rot.rate.Store(DefaultRotationRate)
 	}
 	var dropped []int
-	err := v.changeKeys(func() (err error) {
-		dropped, err = v.beginRotation(&o)
+	err := v.keys.change(func() (err error) {
+		dropped, err = v.rot.beginRotation(&o)
 		return err
 	})
 	if err != nil {
@@ -33,13 +33,14 @@ func (v *Volume) RotateDataKey(o RotateOptions) (RotationStatus, error) {
 	return s, nil
 }
 
-func (v *Volume) beginRotation(o *RotateOptions) (dropped []int, err error) {
+func (r *rotator) beginRotation(o *RotateOptions) (dropped []int, err error) {
+	v := r.v
 	k := &v.keys
-	if v.rot.target.Load() == 0 && o.Resume {
+	if r.target.Load() == 0 && o.Resume {
 		return nil, nil
 	}
-	if v.rot.target.Load() != 0 && !o.Again {
-		return v.supplyNext(o)
+	if r.target.Load() != 0 && !o.Again {
+		return r.supplyNext(o)
 	}
 	if len(k.epochs) >= crypto.MaxEpochs {
 		return nil, fmt.Errorf("%d epochs of the data key are in use: %s", len(k.epochs), v.RotationWaits())
@@ -54,7 +55,7 @@ func (v *Volume) beginRotation(o *RotateOptions) (dropped []int, err error) {
 		vmk.Erase()
 		return nil, err
 	}
-	dropped, err = v.switchEpoch(o, next, keys)
+	dropped, err = r.switchEpoch(o, next, keys)
 	if err != nil && v.store.Keys.Newest() != keys {
 		keys.Erase()
 		vmk.Erase()
@@ -71,7 +72,8 @@ func (v *Volume) RotationWaits() string {
 
 // switchEpoch makes all slots again, with one more epoch, and seals by it from
 // then on.
-func (v *Volume) switchEpoch(o *RotateOptions, next crypto.EpochKey, keys *crypto.EpochKeys) (dropped []int, err error) {
+func (r *rotator) switchEpoch(o *RotateOptions, next crypto.EpochKey, keys *crypto.EpochKeys) (dropped []int, err error) {
+	v := r.v
 	k := &v.keys
 	epochs := append(slices.Clone(k.epochs), next)
 	only := epochs[len(epochs)-1:]
@@ -88,10 +90,10 @@ func (v *Volume) switchEpoch(o *RotateOptions, next crypto.EpochKey, keys *crypt
 			h.Slots[i] = crypto.Slot{}
 			continue
 		}
-		if h.Slots[i], err = v.makeSlot(i, key, epochs); err != nil {
+		if h.Slots[i], err = v.keys.makeSlot(i, key, epochs); err != nil {
 			return nil, err
 		}
-		if last[i], err = v.makeSlot(i, key, only); err != nil {
+		if last[i], err = v.keys.makeSlot(i, key, only); err != nil {
 			return nil, err
 		}
 	}
@@ -103,13 +105,13 @@ func (v *Volume) switchEpoch(o *RotateOptions, next crypto.EpochKey, keys *crypt
 	}
 	// First what the slots become, so that it is there whenever the new epoch is.
 	// Should the header not make it, the epoch in the root tells that it is void.
-	before := v.rot.current()
-	v.rot.set(layout.Rotation{Target: next.Epoch})
-	if err := v.storeNext(last, keys); err != nil {
-		v.rot.set(before)
+	before := r.current()
+	r.set(layout.Rotation{Target: next.Epoch})
+	if err := r.storeNext(last, keys); err != nil {
+		r.set(before)
 		return nil, err
 	}
-	if err := v.writeHeaderUnder(&h, keys); err != nil {
+	if err := v.keys.writeHeaderUnder(&h, keys); err != nil {
 		return nil, err
 	}
 	if slices.Contains(missing, k.slot) {
@@ -117,11 +119,11 @@ func (v *Volume) switchEpoch(o *RotateOptions, next crypto.EpochKey, keys *crypt
 	}
 	k.epochs, k.next = epochs, last
 	v.store.Keys.Add(keys)
-	v.rot.target.Store(next.Epoch)
-	if err := v.raiseFloor(); err != nil {
+	r.target.Store(next.Epoch)
+	if err := v.keys.raiseFloor(); err != nil {
 		return nil, err
 	}
-	v.startRotation()
+	r.start()
 	return missing, nil
 }
 
@@ -147,7 +149,8 @@ func (k *keyring) keyOf(slot int, creds []crypto.Credential) (Key, bool) {
 }
 
 // supplyNext seals what slots become which a rotation found no keys for.
-func (v *Volume) supplyNext(o *RotateOptions) (dropped []int, err error) {
+func (r *rotator) supplyNext(o *RotateOptions) (dropped []int, err error) {
+	v := r.v
 	k := &v.keys
 	var missing []int
 	for i := range k.header.Slots {
@@ -159,17 +162,17 @@ func (v *Volume) supplyNext(o *RotateOptions) (dropped []int, err error) {
 			missing = append(missing, i)
 			continue
 		}
-		if err := v.addNext(i, key); err != nil {
+		if err := r.addNext(i, key); err != nil {
 			return nil, err
 		}
 	}
 	if len(missing) > 0 && o.Drop && len(missing) < k.header.Count() {
-		if err := v.removeKeys(missing); err != nil {
+		if err := v.keys.removeKeys(missing); err != nil {
 			return nil, err
 		}
 		dropped, missing = missing, nil
 	}
-	v.startRotation()
+	r.start()
 	if len(missing) > 0 {
 		return nil, fmt.Errorf("%w: %s", ErrKeyMissing, slotNames(k.header, missing))
 	}
@@ -177,9 +180,10 @@ func (v *Volume) supplyNext(o *RotateOptions) (dropped []int, err error) {
 }
 
 // addNext seals what one slot becomes. The caller holds keys.mu.
-func (v *Volume) addNext(slot int, key Key) error {
+func (r *rotator) addNext(slot int, key Key) error {
+	v := r.v
 	k := &v.keys
-	s, err := v.makeSlot(slot, key, k.epochs[len(k.epochs)-1:])
+	s, err := v.keys.makeSlot(slot, key, k.epochs[len(k.epochs)-1:])
 	if err != nil {
 		return err
 	}
@@ -188,7 +192,7 @@ func (v *Volume) addNext(slot int, key Key) error {
 		next[i] = s
 	}
 	next[slot] = s
-	if err := v.storeNext(next, v.store.Keys.Newest()); err != nil {
+	if err := r.storeNext(next, v.store.Keys.Newest()); err != nil {
 		return err
 	}
 	k.next = next
@@ -196,7 +200,8 @@ func (v *Volume) addNext(slot int, key Key) error {
 }
 
 // dropNext forgets slots that were removed.
-func (v *Volume) dropNext(slots []int) error {
+func (r *rotator) dropNext(slots []int) error {
+	v := r.v
 	next := map[int]crypto.Slot{}
 	for i, s := range v.keys.next {
 		if !slices.Contains(slots, i) {
@@ -204,25 +209,27 @@ func (v *Volume) dropNext(slots []int) error {
 		}
 	}
 	v.keys.next = next
-	return v.storeNext(next, v.store.Keys.Newest())
+	return r.storeNext(next, v.store.Keys.Newest())
 }
 
 // storeNext makes the slots that wait for the end of a rotation durable: next,
 // and no others.
-func (v *Volume) storeNext(next map[int]crypto.Slot, keys *crypto.EpochKeys) error {
-	c := cost{quads: crypto.Slots, urgent: true, nested: true} // in changeKeys
-	if err := v.admit(c); err != nil {
+func (r *rotator) storeNext(next map[int]crypto.Slot, keys *crypto.EpochKeys) error {
+	v := r.v
+	c := cost{quads: crypto.Slots, urgent: true, nested: true} // in keyring.change
+	if err := v.adm.admit(c); err != nil {
 		return err
 	}
-	err := v.inGate(func() error { return v.putNext(next, keys.Commitment()) })
+	err := v.inGate(func() error { return r.putNext(next, keys.Commitment()) })
 	v.adm.done(c)
 	if err == nil {
-		err = v.commitAll()
+		err = v.com.commitAll()
 	}
-	return v.syncErr(err)
+	return v.sync.syncErr(err)
 }
 
-func (v *Volume) putNext(next map[int]crypto.Slot, commit [32]byte) error {
+func (r *rotator) putNext(next map[int]crypto.Slot, commit [32]byte) error {
+	v := r.v
 	return v.anc.tree.Update(func(w *tree.Writer) error {
 		for i := range crypto.Slots {
 			s, ok := next[i]
@@ -241,9 +248,10 @@ func (v *Volume) putNext(next map[int]crypto.Slot, commit [32]byte) error {
 	})
 }
 
-// loadRotation takes up a rotation where the root says that it was. Nobody else
+// load takes up a rotation where the root says that it was. Nobody else
 // uses the volume yet.
-func (v *Volume) loadRotation(root *layout.Root) error {
+func (r *rotator) load(root *layout.Root) error {
+	v := r.v
 	k := &v.keys
 	newest := v.store.Keys.Newest()
 	if len(k.epochs) == 1 {
@@ -251,15 +259,15 @@ func (v *Volume) loadRotation(root *layout.Root) error {
 		if root.Rotation.Target == 0 || v.opts.ReadOnly {
 			return nil
 		}
-		return v.putNext(nil, [32]byte{})
+		return r.putNext(nil, [32]byte{})
 	}
 	s := layout.Rotation{Target: newest.Epoch()}
 	if root.Rotation.Target == s.Target {
 		s = root.Rotation
 	}
-	v.rot.set(s)
-	v.rot.target.Store(s.Target)
-	v.rot.tell(RotationRewriting, "", nil)
+	r.set(s)
+	r.target.Store(s.Target)
+	r.tell(RotationRewriting, "", nil)
 	k.next = map[int]crypto.Slot{}
 	var derr error
 	err := v.anc.tree.Scan(items.NextSlotKey(0), items.NextSlotKey(crypto.Slots-1), func(key layout.Key, val []byte) bool {

@@ -91,7 +91,7 @@ func finishRotation(t testing.TB, dev *device.Mem) error {
 	if _, err := v.WaitRotation(t.Context(), nil); err != nil {
 		return err
 	}
-	v.reaper.wait()
+	v.background.reaper.wait()
 	if err := v.Sync(vfs.RootIno); err != nil {
 		return err
 	}

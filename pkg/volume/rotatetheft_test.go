@@ -159,7 +159,7 @@ func eachRecord(store *txn.Store, root *layout.Root, fn func(what string, r *lay
 }
 
 func mountOf(v *Volume) [16]byte {
-	v.stateMu.Lock()
-	defer v.stateMu.Unlock()
-	return v.root.MountID
+	v.durable.mu.Lock()
+	defer v.durable.mu.Unlock()
+	return v.durable.root.MountID
 }

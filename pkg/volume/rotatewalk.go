@@ -20,8 +20,9 @@ type staleRun struct {
 }
 
 // rotateStep rewrites what one leaf holds, and the leaf itself. It moves s on.
-func (v *Volume) rotateStep(s *layout.Rotation) (more bool, err error) {
-	t := v.treeByID(s.Tree)
+func (r *rotator) rotateStep(s *layout.Rotation) (more bool, err error) {
+	v := r.v
+	t := r.treeByID(s.Tree)
 	if t == nil {
 		return false, nil
 	}
@@ -48,18 +49,18 @@ func (v *Volume) rotateStep(s *layout.Rotation) (more bool, err error) {
 	}
 	for _, x := range stale {
 		// As of now; resealBlock knows for sure.
-		if shared, err := v.sharedNow(&x.sharedRef); err != nil {
+		if shared, err := r.sharedNow(&x.sharedRef); err != nil {
 			return false, err
 		} else if shared {
-			v.rot.shared = true
+			r.shared = true
 			continue
 		}
-		if err := v.reseal(x, s.Target); err != nil {
+		if err := r.reseal(x, s.Target); err != nil {
 			return false, err
 		}
 	}
 	if old {
-		if err := v.rotatePage(t, first); err != nil {
+		if err := r.rotatePage(t, first); err != nil {
 			return false, err
 		}
 	}
@@ -76,12 +77,13 @@ func recordEpoch(b []byte) uint32 { return binary.LittleEndian.Uint32(b[40:]) }
 func refBirth(b []byte) uint64 { return binary.LittleEndian.Uint64(b[len(b)-layout.FileExtentBytes:]) }
 
 // rotatePage has a leaf written again.
-func (v *Volume) rotatePage(t *tree.Tree, first layout.Key) error {
-	if err := v.rot.pace(layout.NodeBytes); err != nil {
+func (r *rotator) rotatePage(t *tree.Tree, first layout.Key) error {
+	v := r.v
+	if err := r.pace(layout.NodeBytes); err != nil {
 		return err
 	}
 	c := cost{quads: opQuads, urgent: true}
-	if err := v.admitRotation(c, v.snap.newest.Load() != 0); err != nil {
+	if err := r.admit(c, v.snap.newest.Load() != 0); err != nil {
 		return err
 	}
 	defer v.adm.done(c)
@@ -90,50 +92,53 @@ func (v *Volume) rotatePage(t *tree.Tree, first layout.Key) error {
 	})
 }
 
-// admitRotation is admit, and on a full volume waits until there is room. kept says
+// admit is admit, and on a full volume waits until there is room. kept says
 // that a snapshot keeps what is rewritten: it takes its space once more, and a part
 // of the volume is left to those who use it.
-func (v *Volume) admitRotation(c cost, kept bool) error {
+func (r *rotator) admit(c cost, kept bool) error {
+	v := r.v
 	for {
-		if v.rot.quitting() {
+		if r.quitting() {
 			return errRotationStops
 		}
 		need, waits := int64(0), "the volume is full"
 		if kept {
-			need, waits = v.rotationSpares()+int64(c.pages+v.adm.dirtyCount()), nearlyFull
+			need, waits = r.spares()+int64(c.pages+v.adm.dirtyCount()), nearlyFull
 		}
-		if v.room() >= need {
-			err := v.admit(c)
+		if r.room() >= need {
+			err := v.adm.admit(c)
 			if !errors.Is(err, vfs.ErrNoSpace) {
 				return err
 			}
 		}
 		// Trying again has commits made, which wake us: only when there is more room.
-		room := max(v.room(), need) + blockPages*blockPages
-		v.rot.tell(RotationWaiting, waits, nil)
-		for v.room() < room && (!kept || v.snap.newest.Load() != 0) {
-			if err := v.rot.wait(); err != nil {
+		room := max(r.room(), need) + blockPages*blockPages
+		r.tell(RotationWaiting, waits, nil)
+		for r.room() < room && (!kept || v.snap.newest.Load() != 0) {
+			if err := r.wait(); err != nil {
 				return err
 			}
 		}
 		kept = kept && v.snap.newest.Load() != 0
-		v.rot.tell(RotationRewriting, "", nil)
+		r.tell(RotationRewriting, "", nil)
 	}
 }
 
 // nearlyFull is what a rotation waits for that would fill the volume.
 const nearlyFull = "the volume is nearly full, and local snapshots keep what is rewritten: delete some of them, or files, or grow it"
 
-// rotationSpares is how many free sectors a rotation leaves where snapshots keep
+// spares is how many free sectors a rotation leaves where snapshots keep
 // what it rewrites: a sixteenth of the volume.
-func (v *Volume) rotationSpares() int64 {
+func (r *rotator) spares() int64 {
+	v := r.v
 	v.adm.mu.Lock()
 	defer v.adm.mu.Unlock()
 	return max(2*v.adm.reserve*layout.QuadSectors, int64(v.sectors.Load()/16))
 }
 
 // room is the number of sectors that are free, or will be.
-func (v *Volume) room() int64 {
+func (r *rotator) room() int64 {
+	v := r.v
 	free, _, waiting := v.space.Counts()
 	return free + waiting
 }
@@ -154,18 +159,19 @@ func (r *rotator) pace(n uint64) error {
 
 // reseal makes what is stale of a part of a file dirty, so that it is written
 // again as any other data. What it holds stays; no operation is logged.
-func (v *Volume) reseal(x staleRun, target uint32) error {
+func (r *rotator) reseal(x staleRun, target uint32) error {
+	v := r.v
 	for end := x.sector + uint64(x.count); x.sector < end; {
 		n := min(end, (x.sector/blockPages+1)*blockPages) - x.sector // one block at a time
-		if err := v.rot.pace(n * pageBytes); err != nil {
+		if err := r.pace(n * pageBytes); err != nil {
 			return err
 		}
-		dead, err := v.resealBlock(&x, n, target)
+		dead, err := r.resealBlock(&x, n, target)
 		if dead {
-			v.reaper.wait() // it is being removed
+			v.background.reaper.wait() // it is being removed
 		}
 		if errors.Is(err, vfs.ErrCorrupt) || errors.Is(err, vfs.ErrIO) && v.Failed() == nil {
-			v.rot.unreadable(err)
+			r.unreadable(err)
 			err = nil
 		}
 		if err != nil {
@@ -185,15 +191,16 @@ func (r *rotator) unreadable(err error) {
 	}
 }
 
-func (v *Volume) resealBlock(x *staleRun, count uint64, target uint32) (dead bool, err error) {
+func (r *rotator) resealBlock(x *staleRun, count uint64, target uint32) (dead bool, err error) {
+	v := r.v
 	ino, sector := x.ino, x.sector
 	// What it takes it gives back, unless a snapshot keeps that: a full volume has the reserve for it.
 	c := cost{pages: int(count) + 1, quads: opQuads, urgent: !x.kept}
-	if err := v.admitRotation(c, x.kept); err != nil {
+	if err := r.admit(c, x.kept); err != nil {
 		return false, err
 	}
 	defer v.adm.done(c)
-	in, err := v.inode(vfs.Ino(ino))
+	in, err := v.table.inode(vfs.Ino(ino))
 	if errors.Is(err, vfs.ErrStale) {
 		return true, nil
 	}
@@ -206,17 +213,17 @@ func (v *Volume) resealBlock(x *staleRun, count uint64, target uint32) (dead boo
 	if in.dead || !in.isReg() {
 		return true, nil
 	}
-	if err := v.cutRest(in); err != nil {
+	if err := v.data.cutRest(in); err != nil {
 		return false, err
 	}
-	es, err := v.extents(ino, sector, sector+count, 0)
+	es, err := v.data.extents(ino, sector, sector+count, 0)
 	if err != nil {
 		return false, txn.Wrap(err)
 	}
-	defer v.unload(in)
+	defer v.data.unload(in)
 	for i := range es {
 		if es[i].Epoch < target && err == nil {
-			err = v.resealExtent(in, &es[i], max(sector, es[i].Sector), min(sector+count, es[i].End()))
+			err = r.resealExtent(in, &es[i], max(sector, es[i].Sector), min(sector+count, es[i].End()))
 		}
 	}
 	return false, err
@@ -224,28 +231,30 @@ func (v *Volume) resealBlock(x *staleRun, count uint64, target uint32) (dead boo
 
 // resealExtent makes sectors [from, to) of a file dirty, which an extent has alone.
 // The caller holds in.mu: nobody makes a copy of it meanwhile.
-func (v *Volume) resealExtent(in *inode, e *items.Placed, from, to uint64) error {
+func (r *rotator) resealExtent(in *inode, e *items.Placed, from, to uint64) error {
+	v := r.v
 	run := layout.Run{Start: e.Addr/layout.SectorBytes + from - e.Sector, Count: uint32(to - from)}
 	switch most, err := v.shares.Most(run); {
 	case err != nil:
 		return txn.Wrap(err)
 	case most > 0:
-		v.rot.shared = true
+		r.shared = true
 		return nil
 	}
-	if err := v.loadRun(in, from, to); err != nil {
+	if err := r.loadRun(in, from, to); err != nil {
 		return err
 	}
 	return v.inGate(func() error {
 		for s := from; s < to; s++ {
-			v.markDirty(in, s)
+			v.data.markDirty(in, s)
 		}
 		return nil
 	})
 }
 
 // loadRun is loadPage for the sectors [from, to) of one block, with one read.
-func (v *Volume) loadRun(in *inode, from, to uint64) error {
+func (r *rotator) loadRun(in *inode, from, to uint64) error {
+	v := r.v
 	buf := make([]byte, (to-from)*pageBytes)
 	if off := from * pageBytes; off < in.attr.Size {
 		pin := v.space.Pin()
@@ -260,7 +269,7 @@ func (v *Volume) loadRun(in *inode, from, to uint64) error {
 	}
 	in.bmu.Lock()
 	defer in.bmu.Unlock()
-	b := v.block(in, from/blockPages)
+	b := v.data.block(in, from/blockPages)
 	for s := from; s < to; s++ {
 		i := s % blockPages
 		if b.pages[i] == nil { // what is in memory is as new

@@ -80,7 +80,7 @@ type ScrubReport struct {
 // It works in steps of about a MiB, each on the newest root: what is written
 // behind it while it runs is not read, as it was never on the device for long.
 func (v *Volume) Scrub(ctx context.Context, opts ScrubOptions) (*ScrubReport, error) {
-	ctx, end, err := v.begin(ctx, "scrub")
+	ctx, end, err := v.background.begin(ctx, "scrub")
 	if err != nil {
 		return nil, err
 	}
@@ -154,9 +154,9 @@ func parseScrubPosition(s string) (p scrubPosition, err error) {
 }
 
 func (s *scrub) start() error {
-	s.v.stateMu.Lock()
-	r := s.v.root
-	s.v.stateMu.Unlock()
+	s.v.durable.mu.Lock()
+	r := s.v.durable.root
+	s.v.durable.mu.Unlock()
 	data := r.DeviceSectors - r.DataStart()
 	s.total = (data - min(r.FreeSectors, data)) * layout.SectorBytes
 	if s.opts.From == "" {
@@ -211,7 +211,7 @@ func (s *scrub) enter(ctx context.Context) (leave func(), err error) {
 	if err := context.Cause(ctx); err != nil || !s.write {
 		return func() {}, err
 	}
-	return s.v.leave, s.v.enter(ctx)
+	return s.v.frozen.leave, s.v.frozen.enter(ctx)
 }
 
 // scrubStep is how many bytes are read under one pin, for which commits may wait.
@@ -376,7 +376,7 @@ func (v *Volume) checkHeader(damage func(where, what string, mend func() error))
 		return
 	}
 	if v.opts.ReadOnly {
-		hs, err := header.Read(v.dev)
+		hs, err := header.Read(v.store.Dev)
 		if err == nil && header.LeftByCut(hs.Copy[0], hs.Copy[1], v.store.Keys, v.keys.floor.Load()) {
 			return
 		}
@@ -384,7 +384,7 @@ func (v *Volume) checkHeader(damage func(where, what string, mend func() error))
 	for i, off := range []int64{layout.HeaderOffsetA, layout.HeaderOffsetB} {
 		b := device.AlignedBytes(layout.HeaderBytes)
 		what := "it is not what was written"
-		if _, err := v.dev.ReadAt(b, off); err != nil {
+		if _, err := v.store.Dev.ReadAt(b, off); err != nil {
 			what = fmt.Sprintf("it can not be read: %v", err)
 		} else if bytes.Equal(b, want) {
 			continue

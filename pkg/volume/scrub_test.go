@@ -244,7 +244,7 @@ func TestScrubUnderLoad(t *testing.T) {
 	stop.Store(true)
 	wg.Wait()
 	v.space.Rewind()
-	ok(t, v.commitAll())
+	ok(t, v.com.commitAll())
 	started := make(chan struct{})
 	flip(dev, layout.HeaderOffsetB)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -275,7 +275,7 @@ func TestScrubCrash(t *testing.T) {
 		v := checkOpen(t, dev, Options{})
 		flip(dev, layout.HeaderOffsetA)
 		for n := range 2 {
-			flip(dev, uint64(layout.RootCopyOff((int(v.root.Generation)-n)%layout.RootSlots, n)))
+			flip(dev, uint64(layout.RootCopyOff((int(v.durable.root.Generation)-n)%layout.RootSlots, n)))
 		}
 		for i, id := range []int{layout.TreeFS, layout.TreeSpace} {
 			p := operate(t, dev).root.Trees[id]
@@ -338,7 +338,7 @@ func TestScrubPin(t *testing.T) {
 		if _, err := v.Write(crashReq, a.Ino, off, data, false); err != nil {
 			t.Error(err)
 		}
-		v.settleFull()
+		v.flush.settleFull()
 	}
 	rewrite(0)
 	ok(t, v.Sync(vfs.RootIno))
@@ -349,7 +349,7 @@ func TestScrubPin(t *testing.T) {
 			return nil
 		}
 		once.Do(func() {
-			gen := v.durableGen()
+			gen := v.durable.generation()
 			rewrite(0)
 			go func() {
 				defer close(done)
@@ -359,7 +359,7 @@ func TestScrubPin(t *testing.T) {
 					}
 				}
 			}()
-			for v.durableGen() < gen+2 {
+			for v.durable.generation() < gen+2 {
 				runtime.Gosched()
 			}
 			for i := range uint64(20) { // where it was, if it could

@@ -87,7 +87,7 @@ func (s *scrub) snapshot(ctx context.Context, t *snapshot) error {
 	}
 	s.snap = &scrubbedSnap{snapshot: t}
 	defer func() { s.snap = nil }()
-	x, err := s.v.readSnapshot(t)
+	x, err := s.v.snap.read(t)
 	if err != nil {
 		if s.v.snap.isListed(t) {
 			s.found(Damage{Where: fmt.Sprintf("snapshot %q", t.name), What: err.Error() + "; what only it holds can not be read"})
@@ -161,7 +161,7 @@ func (d *Damage) namedIn() *snapshot {
 func (s *scrub) see(ctx context.Context, t *snapshot, f *items.NameFinder) error {
 	names, at := s.v.fs, layout.Pointer{}
 	if t != nil {
-		x, err := s.v.readSnapshot(t)
+		x, err := s.v.snap.read(t)
 		if err != nil {
 			return nil //nolint:nilerr // it is deleted, or its damage is told: the names are not known
 		}

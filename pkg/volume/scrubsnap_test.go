@@ -55,7 +55,7 @@ func (s *snapScrub) remove(name string) {
 	a := mustWalk(s.t, s.v, name)
 	ok(s.t, s.v.Unlink(crashReq, vfs.RootIno, name))
 	s.v.Forget(a.Ino)
-	s.v.reaper.wait()
+	s.v.background.reaper.wait()
 }
 
 func (s *snapScrub) snapshot(name string) {
@@ -128,7 +128,7 @@ func (s *snapScrub) look() {
 	}
 	head := o.root.Trees[layout.TreeFS]
 	for _, name := range s.names {
-		x, err := s.v.readSnapshot(s.v.snap.byName[name])
+		x, err := s.v.snap.read(s.v.snap.byName[name])
 		ok(s.t, err)
 		o.root.Trees[layout.TreeFS] = x.Tree
 		tree(func(d *heldDamage) { d.in = append(d.in, name) })

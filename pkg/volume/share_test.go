@@ -78,7 +78,7 @@ func TestShareTree(t *testing.T) {
 			}
 			checkSharing(t, v, base, refs[:])
 		}
-		ok(t, v.commitAll())
+		ok(t, v.com.commitAll())
 		checkSharing(t, v, base, refs[:])
 		v.fail(errors.New("the end")) // files do not have these sectors
 		if v.Close() == nil {
@@ -218,13 +218,13 @@ func TestFullShared(t *testing.T) {
 		}
 		ok(t, v.Unlink(crashReq, vfs.RootIno, fmt.Sprint(i)))
 		v.Forget(ino)
-		v.reaper.wait()
+		v.background.reaper.wait()
 	}
 	ok(t, v.Unlink(crashReq, vfs.RootIno, "filler"))
 	v.Forget(a.Ino)
-	v.reaper.wait()
+	v.background.reaper.wait()
 	for range 3 {
-		ok(t, v.commitSince(v.commits.Load()))
+		ok(t, v.com.since(v.com.commits.Load()))
 	}
 	if after := v.StatFS(); after.BlocksAvail < before.BlocksAvail*98/100 || v.shares.Height() != 0 {
 		t.Errorf("%d blocks available, %d before; height %d", after.BlocksAvail, before.BlocksAvail, v.shares.Height())
@@ -251,12 +251,12 @@ func TestSyncOfCopies(t *testing.T) {
 		t.Helper()
 		b, err := v.Mknod(crashReq, vfs.RootIno, name, 0o644, 0)
 		ok(t, err)
-		before := v.commits.Load()
+		before := v.com.commits.Load()
 		if done, err := v.CopyRange(crashReq, a.Ino, 0, b.Ino, 0, n); err != nil || done != n {
 			t.Fatal(done, err)
 		}
 		ok(t, v.Sync(b.Ino))
-		return v.commits.Load() - before
+		return v.com.commits.Load() - before
 	}
 	ok(t, v.Sync(a.Ino))
 	if n := clone("small", 1<<20); n != 0 {

@@ -86,7 +86,7 @@ func TestRotateSharedDamageLooks(t *testing.T) {
 	mustClose(t, v)
 	v = mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
 	v.rot.look = 2
-	es, err := v.extents(uint64(inos[2]), 0, 100, 1)
+	es, err := v.data.extents(uint64(inos[2]), 0, 100, 1)
 	ok(t, err)
 	dev.Corrupt(int64(es[0].Addr)+layout.SectorBytes, func(b []byte) { b[0] ^= 1 })
 	_, err = v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
@@ -94,7 +94,7 @@ func TestRotateSharedDamageLooks(t *testing.T) {
 	if s := rotated(t, v); s.Phase != RotationWaiting || len(s.Epochs) != 2 {
 		t.Fatalf("%+v", s)
 	}
-	es, err = v.extents(uint64(inos[5]), 0, 100, 1)
+	es, err = v.data.extents(uint64(inos[5]), 0, 100, 1)
 	ok(t, err)
 	if es[0].Epoch != 2 {
 		t.Fatal("what can be read was not rewritten")
@@ -111,7 +111,7 @@ func TestRotateSharedReads(t *testing.T) {
 	src := writeFile(t, v, "src", noise(rand.New(rand.NewPCG(8, 9)), 1<<20))
 	share(t, v, src, 0, writeFile(t, v, "copy", nil), 0, 1<<20)
 	ok(t, v.Sync(vfs.RootIno))
-	es, err := v.extents(uint64(src), 0, 256, 0)
+	es, err := v.data.extents(uint64(src), 0, 256, 0)
 	ok(t, err)
 	var reads atomic.Int32
 	fault.SetHook(func(_ int, op device.Op, off int64, _ int) error {

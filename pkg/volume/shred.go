@@ -81,16 +81,16 @@ func (v *Volume) Shred() (*ShredReceipt, error) {
 	k := &v.keys
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if v.closing.Load() {
+	if v.life.closing.Load() {
 		return nil, vfs.ErrClosed
 	}
 	// Nothing is written any more from here on, least of all a header.
 	v.fail(ErrShredded)
-	hs, err := header.Read(v.dev)
+	hs, err := header.Read(v.store.Dev)
 	if err != nil {
 		return nil, err
 	}
-	r, err := shred(v.dev, hs, k.header)
+	r, err := shred(v.store.Dev, hs, k.header)
 	if err != nil {
 		return nil, err
 	}

@@ -106,7 +106,7 @@ func (r *snapRun) rollback(i int) error {
 	r.states = append(r.states, s.state)
 	r.closed = true
 	if err := r.v.Rollback(s.name, true); err != nil {
-		r.closed = r.v.closing.Load()
+		r.closed = r.v.life.closing.Load()
 		return err
 	}
 	for _, n := range newer {
@@ -189,7 +189,7 @@ func checkSnapCrash(t testing.TB, img *device.Mem, r *snapRun) error {
 	if err := v.WaitFreed(); err != nil {
 		return fmt.Errorf("freeing: %w", err)
 	}
-	v.reaper.wait()
+	v.background.reaper.wait()
 	if err := v.Sync(vfs.RootIno); err != nil {
 		return err
 	}

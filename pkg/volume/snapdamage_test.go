@@ -36,14 +36,14 @@ func withSnapshots(t *testing.T) *device.Mem {
 	}
 	ok(t, v.WaitFreed())
 	// As after a crash right after a deletion.
-	v.stopSnapReaper()
+	v.snap.endReaper()
 	v.snap.stop = false
 	ok(t, v.DeleteSnapshot("s1"))
 	v.snap.stop = true
 	ok(t, v.Sync(vfs.RootIno))
 	img := dev.Clone()
 	v.snap.stop, v.snap.done = false, nil
-	v.startSnapReaper()
+	v.snap.startReaper()
 	ok(t, v.Close())
 	checkClean(t, img)
 	return img

@@ -43,7 +43,7 @@ func (v *Volume) Snapshots() ([]SnapshotInfo, error) {
 		v.gate.RLock()
 		gen := v.gen
 		v.gate.RUnlock()
-		infos, err := v.listSnapshots()
+		infos, err := v.snap.list()
 		v.gate.RLock()
 		same := gen == v.gen
 		v.gate.RUnlock()
@@ -53,8 +53,7 @@ func (v *Volume) Snapshots() ([]SnapshotInfo, error) {
 	}
 }
 
-func (v *Volume) listSnapshots() ([]SnapshotInfo, error) {
-	s := &v.snap
+func (s *snapshots) list() ([]SnapshotInfo, error) {
 	s.mu.Lock()
 	var infos []SnapshotInfo
 	var ids []uint32 // of live
@@ -88,7 +87,7 @@ func (v *Volume) listSnapshots() ([]SnapshotInfo, error) {
 	for _, d := range pending { // nothing is dropped under a point that a rollback left
 		add(uint64(d.point), d.Bound, uint64(d.Count))
 	}
-	if err := v.deadSums(add); err != nil {
+	if err := s.deadSums(add); err != nil {
 		return nil, txn.Wrap(err)
 	}
 	for i := range infos {
@@ -101,10 +100,10 @@ func (v *Volume) listSnapshots() ([]SnapshotInfo, error) {
 }
 
 // deadSums calls fn for each sum of the dead lists.
-func (v *Volume) deadSums(fn func(point uint64, bound uint32, sectors uint64)) error {
+func (s *snapshots) deadSums(fn func(point uint64, bound uint32, sectors uint64)) error {
 	for point := uint64(1); ; point++ {
 		next := uint64(0)
-		err := v.snaps.Scan(layout.Key{Obj: point}, layout.Key{Obj: ^uint64(0), Type: 0xff, Sub: ^uint64(0)}, func(k layout.Key, _ []byte) bool {
+		err := s.tree.Scan(layout.Key{Obj: point}, layout.Key{Obj: ^uint64(0), Type: 0xff, Sub: ^uint64(0)}, func(k layout.Key, _ []byte) bool {
 			next = k.Obj
 			return false
 		})
@@ -113,7 +112,7 @@ func (v *Volume) deadSums(fn func(point uint64, bound uint32, sectors uint64)) e
 		}
 		point = next
 		var derr error
-		err = v.snaps.Scan(layout.Key{Obj: point, Type: layout.KeyDeadSum}, layout.Key{Obj: point, Type: layout.KeyDeadSum, Sub: ^uint64(0)},
+		err = s.tree.Scan(layout.Key{Obj: point, Type: layout.KeyDeadSum}, layout.Key{Obj: point, Type: layout.KeyDeadSum, Sub: ^uint64(0)},
 			func(k layout.Key, val []byte) bool {
 				var sum layout.DeadSum
 				if sum, derr = layout.DecodeDeadSum(val); derr == nil {

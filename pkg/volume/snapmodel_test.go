@@ -64,9 +64,9 @@ func (set sectorSet) reach(t testing.TB, v *Volume, p *layout.Pointer, id uint64
 // trees reach.
 func checkSpace(t testing.TB, v *Volume) {
 	t.Helper()
-	v.stateMu.Lock()
-	root := v.root
-	v.stateMu.Unlock()
+	v.durable.mu.Lock()
+	root := v.durable.root
+	v.durable.mu.Unlock()
 	all := sectorSet{}
 	reached := map[uint64]uint64{} // sector → snapshot, 0: several or the head
 	for id := range root.Trees {
@@ -81,7 +81,7 @@ func checkSpace(t testing.TB, v *Volume) {
 	live := slices.Clone(v.snap.live)
 	v.snap.mu.Unlock()
 	for _, s := range live {
-		x, err := v.readSnapshot(s)
+		x, err := v.snap.read(s)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -252,7 +252,7 @@ func snapModel(t *testing.T, seed uint64, single bool, steps int) {
 		}
 		if rng.IntN(8) == 0 {
 			no(r.v.WaitFreed())
-			r.v.reaper.wait()
+			r.v.background.reaper.wait()
 			_, err := r.v.WaitRotation(t.Context(), nil)
 			no(err)
 			no(r.v.Sync(vfs.RootIno))
@@ -267,7 +267,7 @@ func snapModel(t *testing.T, seed uint64, single bool, steps int) {
 		delete(snaps, name)
 	}
 	no(r.v.WaitFreed())
-	r.v.reaper.wait()
+	r.v.background.reaper.wait()
 	no(r.v.Sync(vfs.RootIno))
 	if r.v.rot.target.Load() != 0 {
 		endOf(t, r.v)

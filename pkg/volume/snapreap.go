@@ -34,7 +34,7 @@ func (v *Volume) DeleteSnapshot(name string) error {
 	case inUse:
 		return fmt.Errorf("%w: %s", ErrSnapshotInUse, name)
 	}
-	err := v.bury(t, func() error { return v.condemn(t) })
+	err := v.snap.bury(t, func() error { return v.snap.condemn(t) })
 	if err != nil {
 		s.mu.Lock()
 		t.going = false
@@ -45,27 +45,27 @@ func (v *Volume) DeleteSnapshot(name string) error {
 
 // bury has a snapshot freed that mark, inside the gate, takes from the live
 // ones. The caller holds manage.
-func (v *Volume) bury(t *snapshot, mark func() error) error {
+func (s *snapshots) bury(t *snapshot, mark func() error) error {
+	v := s.v
 	// Until the lists that a rollback left are gone, none of its points may be
 	// used again.
-	if err := v.waitAbandoned(); err != nil {
+	if err := s.waitAbandoned(); err != nil {
 		return err
 	}
 	c := cost{quads: opQuads, urgent: true, snaps: true}
-	if err := v.admit(c); err != nil {
+	if err := v.adm.admit(c); err != nil {
 		return err
 	}
 	defer v.adm.done(c)
 	err := v.inGate(mark)
 	if err == nil {
-		err = v.commitAll()
+		err = v.com.commitAll()
 	}
 	if err != nil {
-		return v.syncErr(err)
+		return v.sync.syncErr(err)
 	}
 	v.rot.kick()
 	// Only now: what the same generation dropped before is in the lists.
-	s := &v.snap
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dying = append(s.dying, t)
@@ -75,8 +75,8 @@ func (v *Volume) bury(t *snapshot, mark func() error) error {
 }
 
 // condemn marks a snapshot as deleted. Inside the gate.
-func (v *Volume) condemn(t *snapshot) error {
-	err := v.snaps.Update(func(w *tree.Writer) error {
+func (s *snapshots) condemn(t *snapshot) error {
+	err := s.tree.Update(func(w *tree.Writer) error {
 		val, ok, err := w.Get(items.SnapshotKey(t.id))
 		if err == nil && !ok {
 			err = fmt.Errorf("%w: snapshot %q is missing", layout.ErrCorrupt, t.name)
@@ -94,7 +94,7 @@ func (v *Volume) condemn(t *snapshot) error {
 	if err != nil {
 		return err
 	}
-	v.snap.forget(t)
+	s.forget(t)
 	return nil
 }
 
@@ -116,15 +116,15 @@ func (s *snapshots) forget(t *snapshot) {
 // WaitFreed waits until all that deleted snapshots and rollbacks left is freed
 // (usable one commit later). An error says why that does not go on.
 func (v *Volume) WaitFreed() error {
-	return v.snapWait(func(s *snapshots) bool { return len(s.dying) > 0 || s.abandoned != nil })
+	return v.snap.waitWhile(func(s *snapshots) bool { return len(s.dying) > 0 || s.abandoned != nil })
 }
 
-func (v *Volume) waitAbandoned() error {
-	return v.snapWait(func(s *snapshots) bool { return s.abandoned != nil })
+func (s *snapshots) waitAbandoned() error {
+	return s.waitWhile(func(s *snapshots) bool { return s.abandoned != nil })
 }
 
-func (v *Volume) snapWait(busy func(s *snapshots) bool) error {
-	s := &v.snap
+func (s *snapshots) waitWhile(busy func(s *snapshots) bool) error {
+	v := s.v
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for busy(s) {
@@ -141,16 +141,16 @@ func (v *Volume) snapWait(busy func(s *snapshots) bool) error {
 	return nil
 }
 
-// startSnapReaper starts what frees deleted snapshots, and what was left of it.
-func (v *Volume) startSnapReaper() {
-	s := &v.snap
+// startReaper starts what frees deleted snapshots, and what was left of it.
+func (s *snapshots) startReaper() {
+	v := s.v
 	s.done = make(chan struct{})
 	go func() {
 		defer close(s.done)
 		f := &freer{v: v}
 		for {
 			s.mu.Lock()
-			for !s.stop && (s.stalled != nil || len(s.dying) == 0 && s.abandoned == nil) && !(v.worn() && !s.blunt) {
+			for !s.stop && (s.stalled != nil || len(s.dying) == 0 && s.abandoned == nil) && !(v.res.worn() && !s.blunt) {
 				s.cond.Wait()
 			}
 			if s.stop {
@@ -161,7 +161,7 @@ func (v *Volume) startSnapReaper() {
 			if s.stalled != nil || len(s.dying) == 0 && s.abandoned == nil {
 				s.passing = true
 				s.mu.Unlock()
-				v.restampAll()
+				v.res.restampAll()
 				s.mu.Lock()
 				s.passing = false
 				s.mu.Unlock()
@@ -174,7 +174,7 @@ func (v *Volume) startSnapReaper() {
 				t = s.dying[0]
 			}
 			s.mu.Unlock()
-			done, err := v.freeStep(f, t, a)
+			done, err := s.freeStep(f, t, a)
 			if err == nil && !done {
 				continue
 			}
@@ -198,8 +198,7 @@ func (v *Volume) startSnapReaper() {
 	}()
 }
 
-func (v *Volume) stopSnapReaper() {
-	s := &v.snap
+func (s *snapshots) endReaper() {
 	s.mu.Lock()
 	s.stop = true
 	s.cond.Broadcast()
@@ -209,15 +208,16 @@ func (v *Volume) stopSnapReaper() {
 
 // freeStep frees a bounded part of what a rollback or a deleted snapshot left,
 // the last step its item.
-func (v *Volume) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, err error) {
+func (s *snapshots) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, err error) {
+	v := s.v
 	if a != nil {
-		if err := v.warmAbandoned(a); err != nil {
+		if err := s.warmAbandoned(a); err != nil {
 			return false, txn.Wrap(err)
 		}
 	}
-	runs, pages := v.freeBudget()
+	runs, pages := s.freeBudget()
 	c := cost{quads: freeQuads + pages, urgent: true, snaps: true}
-	if err := v.admit(c); err != nil {
+	if err := v.adm.admit(c); err != nil {
 		return false, err
 	}
 	defer v.adm.done(c)
@@ -227,15 +227,15 @@ func (v *Volume) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, err e
 		return false, err
 	}
 	f.begin(runs)
-	err = v.snaps.Update(func(w *tree.Writer) error {
+	err = s.tree.Update(func(w *tree.Writer) error {
 		f.w = w
 		if a != nil {
 			done, err = f.passAbandoned(a)
 			return err
 		}
-		v.snap.mu.Lock()
-		only := v.snap.only(t.id)
-		v.snap.mu.Unlock()
+		s.mu.Lock()
+		only := s.only(t.id)
+		s.mu.Unlock()
 		if done, err = f.pass(only); err == nil && done {
 			f.changed = true
 			_, err = w.Delete(items.SnapshotKey(t.id))
@@ -250,10 +250,10 @@ func (v *Volume) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, err e
 		return false, err
 	}
 	if f.changed {
-		v.snap.mu.Lock()
-		v.snap.state.DeadSectors -= min(f.dead, v.snap.state.DeadSectors)
-		v.snap.dirty = true
-		v.snap.mu.Unlock()
+		s.mu.Lock()
+		s.state.DeadSectors -= min(f.dead, s.state.DeadSectors)
+		s.dirty = true
+		s.mu.Unlock()
 		v.adm.changed()
 	}
 	return done, nil

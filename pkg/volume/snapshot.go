@@ -18,6 +18,8 @@ import (
 // list. Where its tree lies is known once g is durable, so the commit of g+1
 // names it, in tree 3. A crash before that leaves no snapshot and no trace.
 type snapshots struct {
+	v *Volume
+
 	manage sync.Mutex // one change of snapshots at a time; comes before all other locks
 
 	newest      atomic.Uint64 // generation of the newest in live, 0: none; rises with the gate held alone, may fall while others are inside it
@@ -43,6 +45,8 @@ type snapshots struct {
 	blunt   bool  // restamp has failed; the next mount tries again
 	passing bool  // restamp is under way
 	done    chan struct{}
+
+	tree *tree.Tree // snapshots and dead lists
 }
 
 // snapshot is one of them in memory. All but views, holds and going is constant once it has an id.
@@ -86,16 +90,16 @@ func (s *snapshots) changed() {
 	}
 }
 
-// loadSnapshots reads what the newest root has of snapshots.
-func (v *Volume) loadSnapshots() error {
-	s := &v.snap
+// load reads what the newest root has of snapshots.
+func (s *snapshots) load() error {
+	v := s.v
 	var derr error
 	bad := func(format string, args ...any) bool {
 		derr = fmt.Errorf("%w: "+format, append([]any{layout.ErrCorrupt}, args...)...)
 		return false
 	}
 	last := uint64(0)
-	err := v.snaps.Scan(layout.Key{}, layout.Key{Type: 0xff, Sub: ^uint64(0)}, func(k layout.Key, val []byte) bool {
+	err := s.tree.Scan(layout.Key{}, layout.Key{Type: 0xff, Sub: ^uint64(0)}, func(k layout.Key, val []byte) bool {
 		switch {
 		case k.Type == layout.KeySnapState && k.Sub == 0:
 			s.state, derr = layout.DecodeSnapState(val)
@@ -134,8 +138,8 @@ func (v *Volume) loadSnapshots() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.changed()
-	if n := s.newest.Load(); n != v.root.NewestSnapshot {
-		return fmt.Errorf("%w: the root says that the newest is of generation %d, it is %d", layout.ErrCorrupt, v.root.NewestSnapshot, n)
+	if n := s.newest.Load(); n != v.durable.root.NewestSnapshot {
+		return fmt.Errorf("%w: the root says that the newest is of generation %d, it is %d", layout.ErrCorrupt, v.durable.root.NewestSnapshot, n)
 	}
 	return nil
 }
@@ -168,10 +172,11 @@ func (s *snapshots) take(gen, inodes uint64, epoch uint32, res *reservations) (n
 
 // nameSnapshot puts the item of a snapshot into the tree, one generation after
 // the one that it is of.
-func (v *Volume) nameSnapshot(w *tree.Writer, t *snapshot) error {
-	v.stateMu.Lock()
-	r := v.root
-	v.stateMu.Unlock()
+func (s *snapshots) nameSnapshot(w *tree.Writer, t *snapshot) error {
+	v := s.v
+	v.durable.mu.Lock()
+	r := v.durable.root
+	v.durable.mu.Unlock()
 	if r.Generation != t.gen {
 		return fmt.Errorf("%w: snapshot %q of generation %d, the last one is %d", layout.ErrCorrupt, t.name, t.gen, r.Generation)
 	}
@@ -204,7 +209,7 @@ func (v *Volume) CreateSnapshot(name string) (SnapshotInfo, error) {
 		return SnapshotInfo{}, fmt.Errorf("%w: %s", ErrSnapshotExists, name)
 	}
 	t := &snapshot{name: name}
-	if err := v.takeSnapshot(t); err != nil {
+	if err := v.snap.takeNow(t); err != nil {
 		return SnapshotInfo{}, err
 	}
 	s.mu.Lock()
@@ -213,9 +218,9 @@ func (v *Volume) CreateSnapshot(name string) (SnapshotInfo, error) {
 	return t.info(), nil
 }
 
-// takeSnapshot makes a snapshot; the caller holds manage.
-func (v *Volume) takeSnapshot(t *snapshot) error {
-	s := &v.snap
+// takeNow makes a snapshot; the caller holds manage.
+func (s *snapshots) takeNow(t *snapshot) error {
+	v := s.v
 	t.created = vfs.Now()
 	s.mu.Lock()
 	full := len(s.live)+len(s.dying) >= layout.MaxSnapshots || s.state.NextID == 1<<32-1
@@ -224,14 +229,14 @@ func (v *Volume) takeSnapshot(t *snapshot) error {
 		return fmt.Errorf("%w: %d, those that are being deleted included", ErrTooManySnapshots, layout.MaxSnapshots)
 	}
 	// Not while admitted: who changes keys may be waiting for that.
-	if err := v.requireFeature(layout.FeatureSnapshots); err != nil {
+	if err := v.keys.requireFeature(layout.FeatureSnapshots); err != nil {
 		return err
 	}
 	_, epochs := v.Keys()
 	t.epoch = epochs[0]
 	c := cost{quads: opQuads, pins: 1}
-	if err := v.admit(c); err != nil { // a freeze waits for all that follows
-		return v.whyNoSnapshot(err)
+	if err := v.adm.admit(c); err != nil { // a freeze waits for all that follows
+		return v.res.whyNoSnapshot(err)
 	}
 	defer v.adm.done(c)
 	err := v.inGate(func() error {
@@ -242,11 +247,11 @@ func (v *Volume) takeSnapshot(t *snapshot) error {
 	})
 	for range 2 { // the commit that takes it, and the one that names it
 		if err == nil {
-			err = v.commitAll()
+			err = v.com.commitAll()
 		}
 	}
 	if err != nil {
-		return v.syncErr(err)
+		return v.sync.syncErr(err)
 	}
 	return nil
 }
@@ -254,32 +259,32 @@ func (v *Volume) takeSnapshot(t *snapshot) error {
 // holdHead makes a snapshot of the head that is gone when end is called. It is
 // marked as deleted from the start: after a crash the next mount frees it. On a
 // volume that is not written it is the newest root.
-func (v *Volume) holdHead() (x layout.Snapshot, end func(), err error) {
+func (s *snapshots) holdHead() (x layout.Snapshot, end func(), err error) {
+	v := s.v
 	if v.ring == nil {
-		if v.replayed {
+		if v.life.replayed {
 			return x, nil, fmt.Errorf("%w: its log waits for replay", vfs.ErrReadOnly)
 		}
-		return layout.Snapshot{Generation: v.root.Generation, Tree: v.root.Trees[layout.TreeFS]}, func() {}, nil
+		return layout.Snapshot{Generation: v.durable.root.Generation, Tree: v.durable.root.Trees[layout.TreeFS]}, func() {}, nil
 	}
-	s := &v.snap
 	s.manage.Lock()
 	defer s.manage.Unlock()
 	if err := v.writable(); err != nil {
 		return x, nil, err
 	}
 	t := &snapshot{name: "head", passing: true, holds: 1}
-	if err := v.takeSnapshot(t); err != nil {
+	if err := s.takeNow(t); err != nil {
 		return x, nil, err
 	}
-	if x, err = v.readSnapshot(t); err != nil {
+	if x, err = s.read(t); err != nil {
 		return x, nil, err // the next mount frees it
 	}
 	return x, func() {
-		v.unhold(t)
+		s.unhold(t)
 		s.manage.Lock()
 		defer s.manage.Unlock()
-		_ = v.bury(t, func() error { // else the next mount frees it
-			v.snap.forget(t)
+		_ = s.bury(t, func() error { // else the next mount frees it
+			s.forget(t)
 			return nil
 		})
 	}, nil

@@ -122,7 +122,7 @@ func TestSnapshotFull(t *testing.T) {
 	size := uint64(first)
 	ok(t, v.Unlink(crashReq, vfs.RootIno, "spare"))
 	v.Forget(spare.Ino)
-	v.reaper.wait()
+	v.background.reaper.wait()
 	_, err = v.CreateSnapshot("all")
 	ok(t, err)
 	fill()
@@ -146,7 +146,7 @@ func TestSnapshotFull(t *testing.T) {
 		ok(t, v.Unlink(crashReq, vfs.RootIno, fmt.Sprint("f", i)))
 		v.Forget(ino)
 	}
-	v.reaper.wait()
+	v.background.reaper.wait()
 	ok(t, v.Sync(vfs.RootIno))
 	infos, err := v.Snapshots()
 	ok(t, err)
@@ -161,7 +161,7 @@ func TestSnapshotFull(t *testing.T) {
 	last := len(files) - 1
 	ok(t, v.Unlink(crashReq, vfs.RootIno, fmt.Sprint("f", last)))
 	v.Forget(files[last])
-	v.reaper.wait()
+	v.background.reaper.wait()
 	for range 3 {
 		ok(t, v.Sync(vfs.RootIno))
 	}
@@ -184,9 +184,9 @@ func TestFreeBudget(t *testing.T) {
 	defer func() { v.shares = own }()
 	for height := range 8 {
 		v.shares = shares.New(own.Tree, v.space, height, func() {})
-		runs, pages := v.freeBudget()
+		runs, pages := v.snap.freeBudget()
 		v.adm.mu.Lock()
-		meta := v.meta(cost{quads: freeQuads + pages})
+		meta := v.adm.meta(cost{quads: freeQuads + pages})
 		v.adm.mu.Unlock()
 		if runs < 4 || meta > v.adm.reserve/2 {
 			t.Errorf("height %d: %d runs, %d groups of %d in reserve", height, runs, meta, v.adm.reserve)
@@ -248,13 +248,13 @@ func TestFreePartOfLeaf(t *testing.T) {
 	f, left := &freer{v: v}, v.snap.abandoned
 	within := 0 // steps that ended in the middle of a leaf
 	for step, done := 0, false; !done; step++ {
-		done, err = v.freeStep(f, nil, left)
+		done, err = v.snap.freeStep(f, nil, left)
 		ok(t, err)
 		if done || step%40 != 39 || left.Next.Type != layout.KeyExtent || left.Next.Sub == 0 {
 			continue
 		}
 		within++
-		ok(t, v.commitAll())
+		ok(t, v.com.commitAll())
 		img := dev.Clone()
 		ok(t, cleanErr(img))
 		again := mustOpen(t, img, Options{CommitInterval: -1, Memory: minMemory}) // goes on from there
@@ -268,7 +268,7 @@ func TestFreePartOfLeaf(t *testing.T) {
 	v.snap.mu.Lock()
 	v.snap.abandoned = nil
 	v.snap.mu.Unlock()
-	v.startSnapReaper()
+	v.snap.startReaper()
 	mustClose(t, v)
 	ok(t, cleanErr(dev))
 }

@@ -82,7 +82,7 @@ func TestSnapshotStress(t *testing.T) {
 		}
 	}
 	ok(t, v.WaitFreed())
-	v.reaper.wait()
+	v.background.reaper.wait()
 	ok(t, v.Sync(vfs.RootIno))
 	ok(t, v.Close())
 	checkClean(t, dev)

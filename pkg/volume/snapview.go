@@ -28,7 +28,7 @@ func (s *snapView) StatFS() vfs.StatFS { return s.stat }
 // deleted, nor the volume be closed, until end is called, when nobody uses the
 // file system any more.
 func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
-	t, err := v.find(name, func(t *snapshot) { t.views++ })
+	t, err := v.snap.find(name, func(t *snapshot) { t.views++ })
 	if err != nil {
 		return nil, nil, err
 	}
@@ -37,14 +37,17 @@ func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
 		defer v.snap.mu.Unlock()
 		t.views--
 	}
-	x, err := v.readSnapshot(t)
+	x, err := v.snap.read(t)
 	if err != nil {
 		end()
 		return nil, nil, err
 	}
-	sub := &Volume{opts: v.opts, dev: v.dev, id: v.id, store: v.store, space: v.space, cache: v.cache,
-		gen: x.Generation + 1, hash: v.hash, dataStart: v.dataStart,
-		shares: shares.New(nil, v.space, 0, nil)} // it drops no references
+	sub := &Volume{opts: v.opts, id: v.id}
+	sub.store, sub.space, sub.cache, sub.dataStart = v.store, v.space, v.cache, v.dataStart
+	sub.shares = shares.New(nil, v.space, 0, nil) // it drops no references
+	sub.gen = x.Generation + 1
+	sub.own()
+	sub.names.hash = v.names.hash
 	sub.opts.ReadOnly = true
 	sub.table.m = map[uint64]*inode{}
 	sub.sectors.Store(v.sectors.Load())
@@ -56,13 +59,13 @@ func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
 }
 
 // find returns a snapshot, once use has noted who uses it.
-func (v *Volume) find(name string, use func(t *snapshot)) (*snapshot, error) {
-	s := &v.snap
+func (s *snapshots) find(name string, use func(t *snapshot)) (*snapshot, error) {
+	v := s.v
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.byName[name]
 	switch {
-	case v.closing.Load():
+	case v.life.closing.Load():
 		return nil, vfs.ErrClosed
 	case t == nil || t.going:
 		return nil, fmt.Errorf("%w: %.200q", ErrNoSnapshot, name)
@@ -72,16 +75,15 @@ func (v *Volume) find(name string, use func(t *snapshot)) (*snapshot, error) {
 }
 
 // unhold ends what Diff began with holds.
-func (v *Volume) unhold(t *snapshot) {
-	s := &v.snap
+func (s *snapshots) unhold(t *snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.holds--
 }
 
-// readSnapshot reads the item of a snapshot.
-func (v *Volume) readSnapshot(t *snapshot) (x layout.Snapshot, err error) {
-	val, ok, err := v.snaps.Get(items.SnapshotKey(t.id), nil)
+// read reads the item of a snapshot.
+func (s *snapshots) read(t *snapshot) (x layout.Snapshot, err error) {
+	val, ok, err := s.tree.Get(items.SnapshotKey(t.id), nil)
 	if err == nil && !ok {
 		err = fmt.Errorf("%w: it is missing", layout.ErrCorrupt)
 	}
@@ -96,8 +98,8 @@ func (v *Volume) readSnapshot(t *snapshot) (x layout.Snapshot, err error) {
 
 // beginClose sets closing, unless a snapshot is open or somebody has done so.
 // With alone not even a Diff may be under way.
-func (v *Volume) beginClose(alone bool) (first bool, err error) {
-	s := &v.snap
+func (s *snapshots) beginClose(alone bool) (first bool, err error) {
+	v := s.v
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, t := range s.live {
@@ -108,5 +110,5 @@ func (v *Volume) beginClose(alone bool) (first bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	return v.closing.CompareAndSwap(false, true), nil
+	return v.life.closing.CompareAndSwap(false, true), nil
 }

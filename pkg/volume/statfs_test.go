@@ -57,7 +57,7 @@ func TestStatFSAgrees(t *testing.T) {
 					delete(inos, n)
 				}
 			}
-			v.reaper.wait()
+			v.background.reaper.wait()
 			_, err := v.CreateSnapshot("s")
 			ok(t, err)
 		}
@@ -66,7 +66,7 @@ func TestStatFSAgrees(t *testing.T) {
 			ok(t, v.Unlink(crashReq, vfs.RootIno, n))
 			v.Forget(ino)
 		}
-		v.reaper.wait()
+		v.background.reaper.wait()
 		if round < 3 {
 			agree(t, v)
 		}
@@ -90,12 +90,12 @@ func TestStatFSAgrees(t *testing.T) {
 // agree settles a volume and compares df with what the trees reach.
 func agree(t *testing.T, v *Volume) (used uint64) {
 	t.Helper()
-	v.reaper.wait()
+	v.background.reaper.wait()
 	ok(t, v.Sync(vfs.RootIno))
 	checkSpace(t, v) // the root with the trees
-	v.stateMu.Lock()
-	root := *v.root
-	v.stateMu.Unlock()
+	v.durable.mu.Lock()
+	root := *v.durable.root
+	v.durable.mu.Unlock()
 	want := root.DeviceSectors - root.DataStart() - root.FreeSectors + root.Reserved.Owed
 	for i := range root.FreeLists {
 		want -= root.FreeLists[i].Sectors

@@ -113,9 +113,9 @@ func TestStress(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, uint64(i)))
 			buf := make([]byte, 300000)
 			for !stop.Load() {
-				v.inoMu.Lock()
-				ino := vfs.Ino(v.nextIno - min(v.nextIno, uint64(rng.IntN(300))))
-				v.inoMu.Unlock()
+				v.com.inos.mu.Lock()
+				ino := vfs.Ino(v.com.inos.next - min(v.com.inos.next, uint64(rng.IntN(300))))
+				v.com.inos.mu.Unlock()
 				var err error
 				switch rng.IntN(4) {
 				case 0:
@@ -170,8 +170,8 @@ func TestStress(t *testing.T) {
 		}
 	}
 	compare(v)
-	v.reaper.wait()
-	if err := v.commitAll(); err != nil {
+	v.background.reaper.wait()
+	if err := v.com.commitAll(); err != nil {
 		t.Fatal(err)
 	}
 	v.adm.mu.Lock()

@@ -12,12 +12,16 @@ import (
 
 // syncer makes the ring's tail durable: one caller writes for all who wait.
 type syncer struct {
+	v *Volume
+
 	mu      sync.Mutex
 	cond    sync.Cond
 	busy    bool
 	durable uint64 // operations below are durable
 	pos     uint64 // ring position up to which the log has them
 	rounds  uint64 // syncs that have ended
+
+	idle idleSyncer
 }
 
 func (s *syncer) init() { s.cond.L = &s.mu }
@@ -79,14 +83,14 @@ func (v *Volume) Sync(ino vfs.Ino) error {
 		return fmt.Errorf("%w: %w", vfs.ErrIO, err)
 	}
 	if ino == vfs.RootIno {
-		return v.syncErr(v.commitData())
+		return v.sync.syncErr(v.com.commitData())
 	}
-	return v.syncErr(v.syncTail())
+	return v.sync.syncErr(v.sync.syncTail())
 }
 
 // syncErr turns the answer to a sync of a failed volume into an I/O error: the
 // caller must learn that its data may be lost.
-func (v *Volume) syncErr(err error) error {
+func (s *syncer) syncErr(err error) error {
 	if err != nil && errors.Is(err, vfs.ErrReadOnly) {
 		return fmt.Errorf("%w: %w", vfs.ErrIO, err)
 	}
@@ -94,9 +98,9 @@ func (v *Volume) syncErr(err error) error {
 }
 
 // syncTail makes all operations recorded so far durable.
-func (v *Volume) syncTail() error {
-	s := &v.sync
-	_, next := v.ringHead()
+func (s *syncer) syncTail() error {
+	v := s.v
+	_, next := s.ringHead()
 	s.mu.Lock()
 	for {
 		if s.durable >= next {
@@ -116,10 +120,10 @@ func (v *Volume) syncTail() error {
 	from := s.pos
 	s.mu.Unlock()
 	// Whoever came meanwhile goes along.
-	pos, next := v.ringHead()
-	err := v.logTail(from, pos)
+	pos, next := s.ringHead()
+	err := s.logTail(from, pos)
 	if errors.Is(err, txn.ErrLogFull) {
-		if err = v.commitData(); err == nil {
+		if err = v.com.commitData(); err == nil {
 			err = errCommitted
 		}
 	}
@@ -144,7 +148,8 @@ func (v *Volume) syncTail() error {
 var errCommitted = errors.New("committed instead")
 
 // ringHead is the end of the ring, and the first operation that it does not hold.
-func (v *Volume) ringHead() (pos, next uint64) {
+func (s *syncer) ringHead() (pos, next uint64) {
+	v := s.v
 	// Operations get their numbers under the ring's lock.
 	v.ring.Locked(func(head uint64) { pos, next = head, v.nextOp })
 	return pos, next
@@ -152,16 +157,17 @@ func (v *Volume) ringHead() (pos, next uint64) {
 
 // logTail seals the operations in [from, to) of the ring to the log and flushes.
 // ErrLogFull if a commit is the better way.
-func (v *Volume) logTail(from, to uint64) error {
+func (s *syncer) logTail(from, to uint64) error {
+	v := s.v
 	from = max(from, v.ring.Tail())
 	if from >= to {
 		return errCommitted // a commit covers all of it, and is durable
 	}
-	if v.copied.Load() > maxLogCopies {
+	if v.com.copied.Load() > maxLogCopies {
 		return txn.ErrLogFull
 	}
 	if to-from > refMin {
-		v.settleFull()
+		v.flush.settleFull()
 		if err := v.Failed(); err != nil {
 			return err
 		}
@@ -172,7 +178,7 @@ func (v *Volume) logTail(from, to uint64) error {
 			batch = append(batch, rec...)
 		} else {
 			var err error
-			if batch, err = v.appendLarge(batch, rec); err != nil {
+			if batch, err = s.appendLarge(batch, rec); err != nil {
 				return err
 			}
 		}
@@ -187,7 +193,7 @@ func (v *Volume) logTail(from, to uint64) error {
 	if len(batch) == 0 {
 		return errCommitted
 	}
-	if err := v.log.Append(batch, v.durableGen()); err != nil {
+	if err := v.log.Append(batch, v.durable.generation()); err != nil {
 		return err
 	}
 	end := v.log.Next()
@@ -200,7 +206,8 @@ func (v *Volume) logTail(from, to uint64) error {
 
 // appendLarge adds a large operation to a batch: whole blocks that lie on the
 // device already go by reference.
-func (v *Volume) appendLarge(batch, rec []byte) ([]byte, error) {
+func (s *syncer) appendLarge(batch, rec []byte) ([]byte, error) {
+	v := s.v
 	op, _, err := layout.DecodeOp(rec)
 	if err != nil {
 		return nil, err
@@ -208,7 +215,7 @@ func (v *Volume) appendLarge(batch, rec []byte) ([]byte, error) {
 	if op.Type != layout.OpWrite {
 		return append(batch, rec...), nil
 	}
-	es := v.refs.get(op.Seq)
+	es := v.flush.refs.get(op.Seq)
 	off, data := op.Off, op.Data
 	inline := func(n uint64) {
 		part := *op

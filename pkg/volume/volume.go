@@ -53,80 +53,102 @@ type Options struct {
 	idle bool // of tests: what deleted snapshots and rollbacks left is not freed by itself
 }
 
-// Volume is an open volume. It implements vfs.FS.
+// Volume is an open volume. It implements vfs.FS. What it knows and does is its owners', of which
+// each knows the Volume (own) and keeps to the order of locks in the package comment.
 type Volume struct {
-	opts   Options
-	dev    device.Device
-	id     crypto.UUID
-	keys   keyring
-	anc    anchors
-	rot    rotator
-	store  *txn.Store
-	space  *txn.Space
-	log    *txn.Log
-	idle   idleSyncer
-	ring   *txn.Ring // nil: read-only
-	cache  *tree.Cache
-	fs     *tree.Tree
-	snaps  *tree.Tree    // snapshots and dead lists
-	shares *shares.Table // extra references
-	trees  []*tree.Tree  // all but spaces, in the order of their numbers
-	spaces *tree.Tree    // owned by the committer
+	opts Options
+	id   crypto.UUID
+	life lifecycle
 
-	ringMark atomic.Uint64 // end of the ring at the last freeze
+	storage
+	forest
+	timeline
 
-	ns   sync.Mutex   // see the package comment
-	gate sync.RWMutex // see the package comment
-	gen  uint64       // open generation; changed with the gate held alone
+	table inodeTable
+	names namespace
+	data  contents
 
-	nextOp uint64 // under the ring's lock; by the committer with the gate held alone
+	adm    admission
+	flush  flusher
+	com    committer
+	sync   syncer
+	frozen freezer
 
-	inoMu   sync.Mutex
-	nextIno uint64
-	inodes  uint64
-
-	hash items.Hasher // of names
-
-	table   inodeTable
-	dirtyMu sync.Mutex
-	dirty   []*inode // newer than the tree, each with a reference
-
-	adm   admission
-	flush flusher
-	refs  refs
-
-	com     committer
-	commits atomic.Uint64 // successful ones
-	sync    syncer
-	reaper  reaper
-	frozen  freezer
-
-	background background
-	discards   discarder
-	kept       kept
+	keys       keyring
+	anc        anchors
+	rot        rotator
 	snap       snapshots
 	res        reservations
+	background background
+}
 
-	replayed  bool          // when it was opened, the log held more than the root
+// storage is the device, and what of it belongs to nobody else.
+type storage struct {
+	store     *txn.Store
+	space     *txn.Space
+	log       *txn.Log
+	ring      *txn.Ring     // nil: read-only
 	dataStart uint64        // first sector after the log
-	lists     [2]listPlace  // of the newest durable root; owned by the committer
 	growMu    sync.Mutex    // one Grow at a time
 	sectors   atomic.Uint64 // of the device, as used
+	durable   durableRoot
+}
 
-	stateMu sync.Mutex
-	root    *layout.Root // newest durable
-	rootR   [32]byte
+// forest is the trees of the open generation. Those of snapshots, anchors and free space belong to
+// snapshots, anchors and committer.
+type forest struct {
+	cache  *tree.Cache
+	fs     *tree.Tree
+	shares *shares.Table // extra references
+	trees  []*tree.Tree  // all but that of free space, in the order of their numbers
+}
 
-	copied atomic.Uint64 // sectors shared in this generation that no durable root has; see maxLogCopies
+// timeline puts changes in an order, and commits between them.
+type timeline struct {
+	gate   sync.RWMutex // see the package comment
+	gen    uint64       // open generation; changed with the gate held alone
+	nextOp uint64       // under the ring's lock; by the committer with the gate held alone
+}
 
-	features atomic.Uint64 // incompat word of the header, as both copies have it
-
-	failed  atomic.Pointer[failure]
-	closing atomic.Bool
-	closed  atomic.Bool
+// lifecycle is how far a volume has come in its life.
+type lifecycle struct {
+	replayed bool // when it was opened, the log held more than the root
+	failed   atomic.Pointer[failure]
+	closing  atomic.Bool
+	closed   atomic.Bool
 }
 
 type failure struct{ err error }
+
+// durableRoot owns the newest durable root.
+type durableRoot struct {
+	mu   sync.Mutex
+	root *layout.Root // replaced, never changed
+	r    [32]byte     // its hash
+}
+
+// generation is that of the newest durable root.
+func (d *durableRoot) generation() uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.root.Generation
+}
+
+// counters own what the next root says of inodes.
+type counters struct {
+	mu     sync.Mutex
+	next   uint64 // number of the next inode
+	inodes uint64
+}
+
+// take returns the number of a new inode.
+func (n *counters) take() uint64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	ino := n.next
+	n.next++
+	return ino
+}
 
 // listPlace is where a generation's free list lies.
 type listPlace struct {
@@ -137,7 +159,7 @@ type listPlace struct {
 // fail stops the volume: what is in memory is never committed. The first
 // error is kept, and told loudly.
 func (v *Volume) fail(err error) {
-	if err == nil || !v.failed.CompareAndSwap(nil, &failure{err}) {
+	if err == nil || !v.life.failed.CompareAndSwap(nil, &failure{err}) {
 		return
 	}
 	if v.opts.Log != nil {
@@ -151,7 +173,7 @@ func (v *Volume) fail(err error) {
 
 // Failed returns the error that stopped the volume, nil while it works.
 func (v *Volume) Failed() error {
-	if f := v.failed.Load(); f != nil {
+	if f := v.life.failed.Load(); f != nil {
 		return f.err
 	}
 	return nil
@@ -162,7 +184,7 @@ func (v *Volume) writable() error {
 	if err := v.Failed(); err != nil {
 		return fmt.Errorf("%w: %w", vfs.ErrReadOnly, err)
 	}
-	if v.closed.Load() {
+	if v.life.closed.Load() {
 		return vfs.ErrClosed
 	}
 	if v.opts.ReadOnly {
@@ -174,6 +196,16 @@ func (v *Volume) writable() error {
 // ID is the volume's UUID.
 func (v *Volume) ID() crypto.UUID { return v.id }
 
+// own has the owners know the volume that they are part of.
+func (v *Volume) own() {
+	for _, owner := range []**Volume{
+		&v.table.v, &v.names.v, &v.data.v, &v.adm.v, &v.flush.v, &v.com.v, &v.sync.v, &v.sync.idle.v, &v.frozen.v,
+		&v.keys.v, &v.anc.v, &v.rot.v, &v.snap.v, &v.res.v, &v.background.v, &v.background.reaper.v, &v.background.discards.v,
+	} {
+		*owner = v
+	}
+}
+
 // newVolume makes what Open and Format have in common.
 func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *txn.Keys, root *layout.Root, gen uint64) (*Volume, error) {
 	if opts.Memory == 0 {
@@ -183,45 +215,47 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	if opts.CommitInterval == 0 {
 		opts.CommitInterval = CommitInterval
 	}
-	v := &Volume{opts: opts, dev: dev, id: header.ID, store: &txn.Store{Dev: dev, Keys: keys}, gen: gen,
-		nextOp: root.OpSeq, nextIno: root.NextIno, inodes: root.Inodes, root: root}
+	v := &Volume{opts: opts, id: header.ID}
+	v.own()
+	v.store, v.gen, v.nextOp = &txn.Store{Dev: dev, Keys: keys}, gen, root.OpSeq
+	v.com.inos.next, v.com.inos.inodes, v.durable.root = root.NextIno, root.Inodes, root
 	v.keys.header, v.keys.epochs, v.keys.slot = header.Header, header.Epochs, header.Slot
 	v.keys.floor.Store(root.HeaderSeq)
-	v.features.Store(header.Incompat)
+	v.keys.features.Store(header.Incompat)
 	v.dataStart = root.DataStart()
 	v.sectors.Store(root.DeviceSectors)
-	v.hash = items.NewHasher(root.HashSeed)
+	v.names.hash = items.NewHasher(root.HashSeed)
 	v.table.m = map[uint64]*inode{}
-	v.refs.m = map[uint64][]items.Placed{}
+	v.flush.refs.m = map[uint64][]items.Placed{}
 	v.flush.init()
 	v.com.init()
 	v.sync.init()
-	v.reaper.init()
+	v.background.reaper.init()
 	v.snap.init()
 	v.adm.changed, v.adm.parked = func() {}, func(int) {}
 	v.rot.init(opts.Memory)
 	v.res.load(root.Reserved)
-	v.initAdmission(opts.Memory, int64(root.DeviceSectors)*layout.SectorBytes)
+	v.adm.initAdmission(opts.Memory, int64(root.DeviceSectors)*layout.SectorBytes)
 	v.cache = tree.NewCache(opts.Memory/4, v.store.ReadNode)
 	v.fs = v.newTree(layout.TreeFS)
-	v.snaps = v.newTree(layout.TreeSnapshots)
+	v.snap.tree = v.newTree(layout.TreeSnapshots)
 	v.anc.tree = v.newTree(layout.TreeAnchors)
-	v.spaces = tree.New(tree.Config{ID: layout.TreeSpace, Cache: v.cache, Free: v.freeSpacePage, Dirtied: func(int) {}},
+	v.com.spaces = tree.New(tree.Config{ID: layout.TreeSpace, Cache: v.cache, Free: v.com.freeSpacePage, Dirtied: func(int) {}},
 		root.Trees[layout.TreeSpace], gen)
 	var err error
-	v.space, err = txn.NewSpace(root, gen, func(k layout.Key) ([]byte, bool, error) { return v.spaces.Get(k, nil) })
+	v.space, err = txn.NewSpace(root, gen, func(k layout.Key) ([]byte, bool, error) { return v.com.spaces.Get(k, nil) })
 	if err != nil {
 		return nil, txn.Wrap(err)
 	}
 	v.shares = shares.New(v.newTree(layout.TreeShares), v.space, tree.PointerHeight(&root.Trees[layout.TreeShares]),
 		func() { v.res.stale.Store(true) })
-	v.trees = []*tree.Tree{v.fs, v.snaps, v.shares.Tree, v.anc.tree}
+	v.trees = []*tree.Tree{v.fs, v.snap.tree, v.shares.Tree, v.anc.tree}
 	return v, nil
 }
 
 // newTree opens a tree of the newest root for changes.
 func (v *Volume) newTree(id uint64) *tree.Tree {
-	return tree.New(tree.Config{ID: id, Cache: v.cache, Free: v.freePage, Dirtied: v.adm.dirtyNodes}, v.root.Trees[id], v.gen)
+	return tree.New(tree.Config{ID: id, Cache: v.cache, Free: v.freePage, Dirtied: v.adm.dirtyNodes}, v.durable.root.Trees[id], v.gen)
 }
 
 // freePage is told of pages that the open generation replaced. Snapshots hold
@@ -241,18 +275,18 @@ func (v *Volume) start(mount [16]byte) error {
 		return err
 	}
 	v.ring = ring
-	v.log = txn.NewLog(v.store, mount, v.root.LogSectors)
-	v.startFlushers()
+	v.log = txn.NewLog(v.store, mount, v.durable.root.LogSectors)
+	v.flush.start()
 	if v.opts.CommitInterval > 0 {
-		v.startIdleSyncer()
+		v.sync.idle.start()
 	}
-	v.startCommitter()
-	v.startReaper()
+	v.com.start()
+	v.background.reaper.start()
 	if !v.opts.idle {
-		v.startSnapReaper()
+		v.snap.startReaper()
 	}
 	if v.opts.Discard {
-		v.startDiscarder()
+		v.background.discards.start()
 	}
 	return nil
 }
@@ -261,7 +295,7 @@ func (v *Volume) start(mount [16]byte) error {
 // was synced before is safe all the same. The device stays open. While a
 // snapshot is open nothing happens but ErrSnapshotInUse.
 func (v *Volume) Close() error {
-	first, err := v.beginClose(false)
+	first, err := v.snap.beginClose(false)
 	if err != nil || !first {
 		return err
 	}
@@ -274,32 +308,32 @@ func (v *Volume) close(last func() error) (err error) {
 	v.Thaw()     // else nothing ends
 	v.adm.wake() // nor while a freeze waits to begin
 	v.background.stop()
-	v.stopIdleSyncer()
-	v.stopDiscarder()
-	v.stopRotation()
+	v.sync.idle.end()
+	v.background.discards.end()
+	v.rot.end()
 	v.keys.mu.Lock() // a change of keys that is under way ends first
 	defer v.keys.mu.Unlock()
 	if v.ring != nil {
-		v.stopReaper()
-		v.stopSnapReaper()
-		v.closed.Store(true)
+		v.background.reaper.end()
+		v.snap.endReaper()
+		v.life.closed.Store(true)
 		if err = v.Failed(); err == nil {
-			err = v.commitAll()
+			err = v.com.commitAll()
 		}
-		v.stopCommitter()
+		v.com.end()
 		if err == nil && last != nil {
 			if err = last(); err == nil {
-				err = v.commitAnchored()
+				err = v.anc.commitAnchored()
 			}
 		}
 		if err == nil {
-			if err = v.commitLast(); err != nil {
+			if err = v.anc.commitLast(); err != nil {
 				v.fail(err)
 			}
 		}
 		v.com.endCommits()
 		v.adm.wake()
-		v.stopFlushers()
+		v.flush.end()
 		// A sync that is under way still reads the ring and seals; all that it would log is in the last root.
 		err = errors.Join(err, v.sync.alone(v.ring.Close))
 	}
@@ -310,9 +344,9 @@ func (v *Volume) close(last func() error) (err error) {
 
 // StatFS implements vfs.FS.
 func (v *Volume) StatFS() vfs.StatFS {
-	v.inoMu.Lock()
-	inodes := v.inodes
-	v.inoMu.Unlock()
+	v.com.inos.mu.Lock()
+	inodes := v.com.inos.inodes
+	v.com.inos.mu.Unlock()
 	total := v.sectors.Load() - v.dataStart
 	avail := uint64(max(v.available(), 0))
 	free, _, waiting := v.space.Counts()
@@ -329,7 +363,7 @@ func (v *Volume) available() int64 {
 	a := &v.adm
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	held, _ := v.held(a.granted.pins > 0)
+	held, _ := v.res.held(a.granted.pins > 0)
 	return free + waiting - layout.QuadSectors*a.reserve - int64(a.pages) - held
 }
 
@@ -350,23 +384,23 @@ func (v *Volume) Grow() (sizeBytes int64, err error) {
 	if err := v.writable(); err != nil {
 		return 0, err
 	}
-	size, err := v.dev.Size()
+	size, err := v.store.Dev.Size()
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", vfs.ErrIO, err)
 	}
 	sectors := uint64(size) / layout.SectorBytes
 	if sectors > v.sectors.Load() {
 		c := cost{ring: 128, quads: opQuads, urgent: true}
-		if err := v.admit(c); err != nil {
+		if err := v.adm.admit(c); err != nil {
 			return 0, err
 		}
 		err := v.perform(&layout.Op{Type: layout.OpGrow, Time: vfs.Now(), Len: sectors})
 		v.adm.done(c)
 		if err == nil {
-			err = v.commitAll()
+			err = v.com.commitAll()
 		}
 		if err != nil {
-			return 0, v.syncErr(err)
+			return 0, v.sync.syncErr(err)
 		}
 	}
 	return int64(v.sectors.Load()) * layout.SectorBytes, nil
@@ -375,7 +409,7 @@ func (v *Volume) Grow() (sizeBytes int64, err error) {
 // applyGrow adds the sectors up to a new end. The log names them as refs only
 // after this operation, so replay knows them as well.
 func (v *Volume) applyGrow(sectors uint64) error {
-	size, err := v.dev.Size()
+	size, err := v.store.Dev.Size()
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ func TestNestedAdmission(t *testing.T) {
 	if err := v.Sync(vfs.RootIno); err != nil {
 		t.Fatal(err)
 	}
-	in, err := v.inode(a.Ino)
+	in, err := v.table.inode(a.Ino)
 	if err != nil {
 		t.Fatal(err)
 	}

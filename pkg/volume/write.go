@@ -14,26 +14,26 @@ const maxWrite = 1 << 20
 
 // prepareWrite loads what a write of [off, end) does not set of its first and
 // last sector, and a small content.
-func (v *Volume) prepareWrite(in *inode, off, end uint64) error {
-	if err := v.loadSmall(in); err != nil {
+func (c *contents) prepareWrite(in *inode, off, end uint64) error {
+	if err := c.loadSmall(in); err != nil {
 		return err
 	}
 	if off%pageBytes != 0 {
-		if err := v.loadPage(in, off/pageBytes); err != nil {
+		if err := c.loadPage(in, off/pageBytes); err != nil {
 			return err
 		}
 	}
 	if end%pageBytes != 0 && end < in.attr.Size {
-		return v.loadPage(in, end/pageBytes)
+		return c.loadPage(in, end/pageBytes)
 	}
 	return nil
 }
 
 // loadSmall holds a content that is in the tree, or that a flusher may put
 // there before the operation comes to its change: unpackInline needs it.
-func (v *Volume) loadSmall(in *inode) error {
+func (c *contents) loadSmall(in *inode) error {
 	if in.inlined.Load() || in.attr.Size > 0 && in.attr.Size <= layout.MaxInline {
-		return v.loadPage(in, 0)
+		return c.loadPage(in, 0)
 	}
 	return nil
 }
@@ -51,7 +51,7 @@ func (v *Volume) Write(req *vfs.Req, ino vfs.Ino, off uint64, data []byte, kill 
 	if len(data) > blockBytes {
 		v.sync.letPass()
 	}
-	in, err := v.inode(ino)
+	in, err := v.table.inode(ino)
 	if err != nil {
 		return 0, err
 	}
@@ -70,7 +70,7 @@ func (v *Volume) Write(req *vfs.Req, ino vfs.Ino, off uint64, data []byte, kill 
 // much the reserve lends at once.
 func (v *Volume) write(in *inode, op *layout.Op, appending bool) error {
 	promised := false
-	err := v.inReserved(in, func() []items.Interval { return []items.Interval{{From: op.Off, To: op.Off + op.Len}} }, func(p bool) (bool, error) {
+	err := v.res.inReserved(in, func() []items.Interval { return []items.Interval{{From: op.Off, To: op.Off + op.Len}} }, func(p bool) (bool, error) {
 		promised = p
 		return v.writeOnce(in, op, appending, p)
 	})
@@ -103,19 +103,19 @@ func (v *Volume) writeOnce(in *inode, op *layout.Op, appending, promised bool) (
 			return err
 		}
 		if promised {
-			if ok, err := v.covers(in, off, end); err != nil || !ok {
+			if ok, err := v.res.covers(in, off, end); err != nil || !ok {
 				again = true
 				return err
 			}
 		}
-		if err := v.cutRest(in); err != nil {
+		if err := v.data.cutRest(in); err != nil {
 			return err
 		}
 		if op.Flags&layout.OpKill != 0 && !killsBits(&in.attr) {
 			op.Flags &^= layout.OpKill
 		}
-		defer v.unload(in)
-		if err := v.prepareWrite(in, off, end); err != nil {
+		defer v.data.unload(in)
+		if err := v.data.prepareWrite(in, off, end); err != nil {
 			return err
 		}
 		return v.perform(op)
@@ -145,23 +145,24 @@ func (v *Volume) applyWrite(in *inode, op *layout.Op) error {
 			return err
 		}
 	}
-	v.unpackInline(in, max(in.attr.Size, off+uint64(len(data))))
+	v.data.unpackInline(in, max(in.attr.Size, off+uint64(len(data))))
 	for len(data) > 0 {
 		idx, in0 := off/blockBytes, off%blockBytes
 		n := min(blockBytes-in0, uint64(len(data)))
-		v.writeBlock(in, idx, int(in0), data[:n], op.Seq)
+		v.data.writeBlock(in, idx, int(in0), data[:n], op.Seq)
 		off += n
 		data = data[n:]
 	}
 	in.attr.Mtime, in.attr.Ctime = op.Time, op.Time
-	v.touch(in)
+	v.table.touch(in)
 	return nil
 }
 
 // writeBlock copies data to a block from a byte on.
-func (v *Volume) writeBlock(in *inode, idx uint64, from int, data []byte, seq uint64) {
+func (c *contents) writeBlock(in *inode, idx uint64, from int, data []byte, seq uint64) {
+	v := c.v
 	in.bmu.Lock()
-	b := v.block(in, idx)
+	b := c.block(in, idx)
 	before, had := b.tracked(), b.dirty
 	b.src = 0
 	if len(data) == blockBytes {
@@ -190,6 +191,6 @@ func (v *Volume) writeBlock(in *inode, idx uint64, from int, data []byte, seq ui
 	b.queued, b.full = true, full
 	in.bmu.Unlock()
 	if queue {
-		v.pushItem(flushItem{in, idx}, full)
+		v.flush.pushItem(flushItem{in, idx}, full)
 	}
 }

@@ -18,7 +18,7 @@ const maxXattrList = 65536
 // storeXattr sets an attribute, or removes it if value is nil.
 func (v *Volume) storeXattr(in *inode, name string, value []byte) error {
 	return v.fs.Update(func(w *tree.Writer) error {
-		f, err := v.hash.FindXattr(w.Scan, in.ino, name)
+		f, err := v.names.hash.FindXattr(w.Scan, in.ino, name)
 		if err != nil {
 			return err
 		}
@@ -55,11 +55,11 @@ func (v *Volume) setXattrFlag(in *inode, name string, on bool) {
 	} else {
 		in.attr.Flags &^= bit &^ layout.InodeXattrs
 	}
-	v.touch(in)
+	v.table.touch(in)
 }
 
 func (v *Volume) readXattr(ino uint64, name string) ([]byte, error) {
-	f, err := v.hash.FindXattr(v.fs.Scan, ino, name)
+	f, err := v.names.hash.FindXattr(v.fs.Scan, ino, name)
 	if err != nil {
 		return nil, txn.Wrap(err)
 	}
@@ -71,7 +71,7 @@ func (v *Volume) readXattr(ino uint64, name string) ([]byte, error) {
 
 // GetXattr implements vfs.FS.
 func (v *Volume) GetXattr(ino vfs.Ino, name string) ([]byte, error) {
-	in, err := v.inode(ino)
+	in, err := v.table.inode(ino)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +86,7 @@ func (v *Volume) GetXattr(ino vfs.Ino, name string) ([]byte, error) {
 
 // ListXattr implements vfs.FS.
 func (v *Volume) ListXattr(ino vfs.Ino) ([]string, error) {
-	in, err := v.inode(ino)
+	in, err := v.table.inode(ino)
 	if err != nil {
 		return nil, err
 	}
@@ -242,6 +242,6 @@ func (v *Volume) applyXattr(in *inode, op *layout.Op) error {
 		in.attr.Mode = in.attr.Mode&^0o777 | op.Mode&0o777
 	}
 	in.attr.Ctime = op.Time
-	v.touch(in)
+	v.table.touch(in)
 	return v.storeXattr(in, op.Name, value)
 }

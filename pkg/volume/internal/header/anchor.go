@@ -137,7 +137,7 @@ func MatchAnchor(a *Anchor, keys *txn.Keys, root *layout.Root, rootR [32]byte, k
 
 // heldBy tells at once that a device does not hold the anchored volume: it was
 // zeroed, or formatted anew, so that perhaps no key fits. The header vouches for nothing
-// yet; matchAnchor looks again.
+// yet; MatchAnchor looks again.
 func (a *Anchor) heldBy(hs *layout.Headers) error {
 	h, _, err := hs.Best()
 	if errors.Is(err, layout.ErrNotSealvol) {
