@@ -51,7 +51,9 @@ type Agent interface {
 	Staged(volume string)
 	// Remounted comes instead of Staged after a volume was mounted again whose server had died.
 	Remounted(volume string)
+	// Unstaging comes before a volume is unmounted.
 	Unstaging(ctx context.Context, volume string)
+	// Unstaged comes when it is no longer mounted.
 	Unstaged(volume string)
 }
 

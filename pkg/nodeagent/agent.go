@@ -29,7 +29,9 @@ import (
 
 // Mounter says which volumes are mounted here. mounter.Client is one.
 type Mounter interface {
+	// List returns all volumes of the mounter, without their conditions.
 	List(ctx context.Context) ([]mounter.Info, error)
+	// Health asks the mount server of one volume.
 	Health(ctx context.Context, volume string) (mounter.Info, error)
 }
 

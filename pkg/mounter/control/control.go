@@ -78,7 +78,9 @@ type Stats struct {
 // Handler is what every mount server can be asked. Calls come concurrently. Status and Stats answer from
 // memory and never wait for the device.
 type Handler interface {
+	// Status tells who serves what, and what is wrong with it.
 	Status(ctx context.Context) (Status, error)
+	// Stats tells how full the volume is.
 	Stats(ctx context.Context) (Stats, error)
 	// Grow takes in what the device has grown by, up to its present size, and returns the volume's size in bytes.
 	Grow(ctx context.Context) (int64, error)
