@@ -62,9 +62,9 @@ build: ## [build] build all commands into bin/, static
 test: ## [test] everything that CI runs
 	@.ci/setup interop
 	@HOSTILE_TIME=2m .ci/stages "build lint check-generated" \
-		"unit vectors python interop | cuts hostile moto" \
+		"unit vectors python interop | cuts" \
 		"sanity fuse nvme | envtest race-engine" \
-		"race-others | check-release" e2e e2e-upstream-short
+		"race-others | check-release hostile moto" e2e e2e-upstream-short
 
 unit: ## [test] tests that need neither root nor network
 	$(GO) test -timeout 30m $(unit_packages)

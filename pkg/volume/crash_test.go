@@ -22,7 +22,7 @@ import (
 
 var (
 	crashSeed = flag.Uint64("crash.seed", 0, "seed of the crash model; 0: from the clock")
-	crashCuts = flag.Int("crash.cuts", 2000, "cuts of the crash model")
+	crashCuts = flag.Int("crash.cuts", 500, "cuts of the crash model; `make cuts` does 20,000")
 )
 
 // The crash model: random operations with syncs on a device that loses power

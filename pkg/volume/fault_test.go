@@ -155,10 +155,13 @@ func TestFullVolume(t *testing.T) {
 			dev := device.NewMem(96 << 20)
 			mustFormat(t, dev)
 			v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+			if size <= 4096 { // else there would be a quarter of a million of them
+				writeFile(t, v, "ballast", make([]byte, 60<<20))
+			}
 			var first int
 			every, rounds := 10, 3
-			if size == 100 { // a quarter of a million of them
-				every, rounds = 5000, 2
+			if size == 100 {
+				every, rounds = 2000, 2
 			}
 			for round := range rounds {
 				before := v.StatFS()
