@@ -135,12 +135,19 @@ func copySources(t *testing.T) string {
 	if err := os.CopyFS(filepath.Join(sources, "charts"), os.DirFS(filepath.Join(root, "charts"))); err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range []string{"config", "changelog.d", "CHANGELOG.md", "LICENSE", "NOTICE", "README.md", "THIRD-PARTY-LICENSES"} {
-		path, err := filepath.Abs(filepath.Join(root, f))
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.Name() == "charts" {
+			continue
+		}
+		path, err := filepath.Abs(filepath.Join(root, e.Name()))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Symlink(path, filepath.Join(sources, f)); err != nil {
+		if err := os.Symlink(path, filepath.Join(sources, e.Name())); err != nil {
 			t.Fatal(err)
 		}
 	}
