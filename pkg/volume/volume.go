@@ -150,12 +150,6 @@ func (n *counters) take() uint64 {
 	return ino
 }
 
-// listPlace is where a generation's free list lies.
-type listPlace struct {
-	ptr    layout.Pointer2
-	pieces []layout.Run
-}
-
 // fail stops the volume: what is in memory is never committed. The first
 // error is kept, and told loudly.
 func (v *Volume) fail(err error) {
