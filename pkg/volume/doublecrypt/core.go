@@ -2,8 +2,6 @@ package doublecrypt
 
 import (
 	"errors"
-	"io"
-	"strings"
 	"sync"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
@@ -127,102 +125,10 @@ type Statistics struct {
 	Inodes      uint64
 }
 
-// split cuts a path into its parent's components and its last one.
-func split(path string) (dirs []string, name string) {
-	path = strings.Trim(path, "/")
-	if path == "" {
-		return nil, ""
-	}
-	all := strings.Split(path, "/")
-	return all[:len(all)-1], all[len(all)-1]
-}
-
-// walkTo resolves directories. v.mu is held.
-func (v *Volume) walkTo(dirs []string) (*node, error) {
-	if v.closed {
-		return nil, &Error{Variant: NotInitialized, err: vfs.ErrClosed}
-	}
-	n := v.root
-	for _, name := range dirs {
-		e := n.names[name]
-		switch {
-		case e == nil:
-			return nil, &Error{Variant: DirectoryNotFound, Name: name, err: vfs.ErrNotExist}
-		case !e.node.dir:
-			return nil, &Error{Variant: NotADirectory, Name: name, err: vfs.ErrNotDir}
-		}
-		n = e.node
-	}
-	return n, n.damage
-}
-
-// resolve finds the parent of a path, and the path's own inode if it exists.
-func (v *Volume) resolve(path string) (d, n *node, name string, err error) {
-	dirs, name := split(path)
-	if name == "" {
-		return nil, nil, "", &Error{Variant: Internal, err: errEmptyPath}
-	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	d, err = v.walkTo(dirs)
-	if err == nil && d.names[name] != nil {
-		n = d.names[name].node
-	}
-	return d, n, name, err
-}
-
 var (
 	errEmptyPath  = errors.New("empty path")
 	errIntoItself = errors.New("a directory cannot be moved into itself")
 )
-
-// within tells that a path lies beneath another, by its words alone, whether
-// there is anything: so does the reference.
-func within(path, above string) bool {
-	above = strings.Trim(above, "/")
-	return above != "" && strings.HasPrefix(strings.Trim(path, "/"), above+"/")
-}
-
-// coreName checks a new name as the reference does; and refuses two more.
-func coreName(name string) error {
-	switch {
-	case len(name) > vfs.MaxNameBytes:
-		return &Error{Variant: NameTooLong, Value: uint64(len(name)), Max: vfs.MaxNameBytes, err: vfs.ErrNameTooLong}
-	case checkName(name) != nil:
-		return &Error{Variant: Internal, err: vfs.ErrInvalid}
-	}
-	return nil
-}
-
-// existing finds a file or directory that has to be there.
-func (v *Volume) existing(path string) (d, n *node, name string, err error) {
-	d, n, name, err = v.resolve(path)
-	if err == nil && n == nil {
-		err = &Error{Variant: FileNotFound, Name: name, err: vfs.ErrNotExist}
-	}
-	return d, n, name, err
-}
-
-// translate gives an error of the volume the reference's name. Between resolving
-// a path and the operation others may have changed it: then the error is that of a missing file.
-func translate(err error, name string) error {
-	if e := (*Error)(nil); err == nil || errors.As(err, &e) {
-		return err
-	}
-	for _, t := range []struct {
-		err error
-		to  Variant
-	}{
-		{vfs.ErrNotExist, FileNotFound}, {vfs.ErrStale, FileNotFound}, {vfs.ErrExist, FileAlreadyExists}, {vfs.ErrNoSpace, NoFreeBlocks},
-		{vfs.ErrFileTooBig, DataTooLarge}, {vfs.ErrIsDir, NotAFile}, {vfs.ErrNotDir, NotADirectory}, {vfs.ErrNotEmpty, DirectoryNotEmpty},
-		{vfs.ErrNameTooLong, NameTooLong}, {vfs.ErrClosed, NotInitialized},
-	} {
-		if errors.Is(err, t.err) {
-			return &Error{Variant: t.to, Name: name, err: err}
-		}
-	}
-	return &Error{Variant: Internal, err: err}
-}
 
 // CreateFile makes an empty file.
 func (c *Core) CreateFile(path string) error { return c.create(path, false, FileAlreadyExists) }
@@ -230,38 +136,6 @@ func (c *Core) CreateFile(path string) error { return c.create(path, false, File
 // CreateDirectory makes an empty directory.
 func (c *Core) CreateDirectory(path string) error {
 	return c.create(path, true, DirectoryAlreadyExists)
-}
-
-func (c *Core) create(path string, dir bool, exists Variant) error {
-	v, done, err := c.use()
-	if err != nil {
-		return err
-	}
-	defer done()
-	d, n, name, err := v.resolve(path)
-	if err != nil {
-		return err
-	}
-	if err := coreName(name); err != nil {
-		return err
-	}
-	if n != nil {
-		return &Error{Variant: exists, Name: name, err: vfs.ErrExist}
-	}
-	_, err = v.create(d.ino, name, dir)
-	if errors.Is(err, vfs.ErrExist) { // made by another meanwhile
-		return &Error{Variant: exists, Name: name, err: vfs.ErrExist}
-	}
-	return translate(err, name)
-}
-
-// theFile finds a file.
-func (v *Volume) theFile(path string) (*node, error) {
-	_, n, name, err := v.existing(path)
-	if err == nil && n.dir {
-		err = &Error{Variant: NotAFile, Name: name, err: vfs.ErrIsDir}
-	}
-	return n, err
 }
 
 // WriteFile writes data at an offset of a file, which grows if need be. The data
@@ -452,102 +326,4 @@ func (v *Volume) Statistics() Statistics {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return Statistics{v.blk.size, v.total, v.freeBlocks(), v.state.pointer.generation, uint64(len(v.nodes))}
-}
-
-// scrubBlocks is how many blocks a scrub takes at a time.
-const scrubBlocks = 64
-
-// ScrubFree overwrites every free block with random bytes, so that deleted data
-// cannot be had with the key either. The volume can be used meanwhile.
-func (v *Volume) ScrubFree(progress func(done, total uint64)) error {
-	if err := v.commit(); err != nil {
-		return err
-	}
-	if err := v.releaseOlder(); err != nil { // what the older root kept
-		return err
-	}
-	for next := uint64(firstObject); ; {
-		ids, err := v.lend(next)
-		if err != nil || len(ids) == 0 {
-			if err == nil {
-				err = v.syncDevice()
-			}
-			return err
-		}
-		err = v.overwrite(ids)
-		v.giveBack(ids, err)
-		if err != nil {
-			return err
-		}
-		next = ids[len(ids)-1] + 1
-		if progress != nil {
-			progress(next, v.total)
-		}
-	}
-}
-
-// lend takes free blocks from the commits, which wait until they are given back.
-func (v *Volume) lend(from uint64) ([]uint64, error) {
-	v.commitMu.Lock()
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	var ids []uint64
-	err := v.writable()
-	for err == nil && len(ids) < scrubBlocks {
-		id, ok := v.alloc.next(from)
-		if !ok {
-			break
-		}
-		v.alloc.take(id)
-		ids = append(ids, id)
-		from = id + 1
-	}
-	v.lent = uint64(len(ids))
-	if len(ids) == 0 {
-		v.commitMu.Unlock()
-	}
-	return ids, err
-}
-
-func (v *Volume) giveBack(ids []uint64, err error) {
-	v.mu.Lock()
-	for _, id := range ids {
-		v.alloc.release(id)
-	}
-	v.lent = 0
-	if err != nil {
-		v.fail(err)
-	}
-	v.mu.Unlock()
-	v.commitMu.Unlock()
-}
-
-func (v *Volume) overwrite(ids []uint64) error {
-	for len(ids) > 0 {
-		n := 1
-		for n < len(ids) && ids[n] == ids[n-1]+1 && (n+1)*v.blk.size <= ioBytes {
-			n++
-		}
-		buf := v.blk.buffer(n)
-		if _, err := io.ReadFull(v.opts.random, buf); err != nil {
-			return &Error{Variant: Encryption, err: err}
-		}
-		if err := v.blk.write(ids[0], buf); err != nil {
-			return err
-		}
-		ids = ids[n:]
-	}
-	return nil
-}
-
-func (v *Volume) syncDevice() error {
-	v.commitMu.Lock()
-	defer v.commitMu.Unlock()
-	err := v.blk.sync()
-	if err != nil {
-		v.mu.Lock()
-		v.fail(err)
-		v.mu.Unlock()
-	}
-	return err
 }

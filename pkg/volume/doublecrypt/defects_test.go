@@ -4,43 +4,15 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
 // The tests here each show that a defect of the reference is none of ours.
-
-func testCore(t testing.TB, block, blocks int) (*Core, *device.Mem) {
-	t.Helper()
-	dev := memDevice(t, make([]byte, block*blocks))
-	c := newCore(t, dev, testKey(t), block, Options{})
-	t.Cleanup(func() {
-		if err := c.Close(); err != nil && !errors.Is(err, vfs.ErrReadOnly) {
-			t.Error(err)
-		}
-	})
-	return c, dev
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func wantCode(t testing.TB, err error, code Code) {
-	t.Helper()
-	if CodeOf(err) != code {
-		t.Errorf("got %v (code %d), want code %d", err, CodeOf(err), code)
-	}
-}
 
 // TestOlderRoot destroys the newest root after each of many commits: the volume is
 // then what it was at the commit before, whole (I1, I3, I4). The reference has
@@ -188,27 +160,6 @@ func TestFullVolume(t *testing.T) {
 			t.Errorf("%d blocks: %+v, %v", blocks, s, err)
 		}
 		mustClean(t, dev, c.key)
-	}
-}
-
-// TestFailedOperationsLeakNothing: refused changes take no blocks.
-func TestFailedOperationsLeakNothing(t *testing.T) {
-	c, _ := testCore(t, 4096, 40)
-	must(t, c.CreateFile("f"))
-	must(t, c.Flush())
-	before, err := c.Statistics()
-	must(t, err)
-	for range 100 {
-		wantCode(t, c.WriteFile("f", 0, make([]byte, 40*4096)), CodeNoSpace)
-		wantCode(t, c.CreateFile("f"), CodeAlreadyExists)
-		wantCode(t, c.Rename("f", "f"), CodeAlreadyExists)
-		wantCode(t, c.RemoveFile("none"), CodeNotFound)
-	}
-	must(t, c.Flush())
-	after, err := c.Statistics()
-	must(t, err)
-	if after.FreeBlocks != before.FreeBlocks {
-		t.Errorf("%+v, then %+v", before, after)
 	}
 }
 
@@ -454,171 +405,4 @@ func TestDamagedTrees(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestAllocator compares with a plain set, and looks at how much it does on a
-// large volume: a few words, not all that are free.
-func TestAllocator(t *testing.T) {
-	rng := rand.New(rand.NewPCG(testSeed(t), 0))
-	const total = 70_000
-	used := newBitset(total + 100)
-	for id := range uint64(firstObject) {
-		used.add(id)
-	}
-	a := newAllocator(total, used, nil)
-	free := map[uint64]bool{}
-	for id := uint64(firstObject); id < total; id++ {
-		free[id] = true
-	}
-	var taken []uint64
-	for range 300_000 {
-		if len(taken) > 0 && rng.IntN(100) < 48 {
-			i := rng.IntN(len(taken))
-			id := taken[i]
-			taken[i] = taken[len(taken)-1]
-			taken = taken[:len(taken)-1]
-			a.release(id)
-			free[id] = true
-			continue
-		}
-		id, ok := a.allocate()
-		if ok != (len(free) > 0) || ok && !free[id] {
-			t.Fatalf("allocated %d, %t", id, ok)
-		}
-		if ok {
-			delete(free, id)
-			taken = append(taken, id)
-		}
-		if a.free != uint64(len(free)) {
-			t.Fatalf("%d free, counted %d", len(free), a.free)
-		}
-	}
-	for len(free) > 0 {
-		id, ok := a.allocate()
-		if !ok || !free[id] {
-			t.Fatalf("%d left", len(free))
-		}
-		delete(free, id)
-	}
-	if _, ok := a.allocate(); ok {
-		t.Error("allocated from nothing")
-	}
-	big := newAllocator(1<<26, newBitset(1<<26), nil)
-	if len(big.levels) != 5 {
-		t.Errorf("%d levels", len(big.levels))
-	}
-	// A volume of 4 TiB of which one block is free, then all but one: had each search
-	// to look at every word, or every free block, this would take days.
-	full := newBitset(1 << 26)
-	for i := range full {
-		full[i] = math.MaxUint64
-	}
-	full[1<<20-1] = 1<<63 - 1
-	for name, a := range map[string]*allocator{"full": newAllocator(1<<26, full, nil), "empty": big} {
-		for range 1_000_000 {
-			id, ok := a.allocate()
-			if !ok || name == "full" && id != 1<<26-1 {
-				t.Fatalf("%s: allocated %d, %t", name, id, ok)
-			}
-			a.release(id)
-		}
-	}
-}
-
-// TestNonces: no two objects of a volume's life have the same, over many commits.
-func TestNonces(t *testing.T) {
-	c, dev := testCore(t, 4096, 64)
-	must(t, c.CreateFile("f"))
-	seen := map[string]int{}
-	for i := range 60 {
-		must(t, c.WriteFile("f", 0, []byte{byte(i)}))
-		must(t, c.Flush())
-		state := c.v.state.pointer.superblock
-		buf := c.v.blk.buffer(1)
-		must(t, c.v.blk.read(state, buf))
-		e, err := decodeEnvelope(payload(buf))
-		must(t, err)
-		seen[string(e.nonce)]++
-	}
-	if len(seen) != 60 {
-		t.Errorf("%d nonces of 60 superblocks", len(seen))
-	}
-	mustClean(t, dev, c.key)
-}
-
-// TestExclusive: two openers of one image would lose data; the second is refused.
-func TestExclusive(t *testing.T) {
-	path := t.TempDir() + "/image"
-	dev := mustCreate(t, path, 64*4096)
-	defer func() { must(t, dev.Close()) }()
-	if _, err := device.Open(path, device.OpenOptions{}); !errors.Is(err, device.ErrInUse) {
-		t.Errorf("second opener: %v", err)
-	}
-}
-
-// TestCommitInterval commits by itself.
-func TestCommitInterval(t *testing.T) {
-	dev := device.NewMem(4096 * 64)
-	key := testKey(t)
-	must(t, Format(dev, key, 4096, 0, Options{}))
-	synced := make(chan struct{}, 100)
-	fault := device.NewFault(dev, func(_ int, op device.Op, _ int64, _ int) error {
-		if op == device.OpSync {
-			synced <- struct{}{}
-		}
-		return nil
-	})
-	v := mustOpen(t, fault, key, Options{CommitInterval: time.Millisecond})
-	_, err := v.Mknod(nil, vfs.RootIno, "f", 0, 0)
-	must(t, err)
-	<-synced
-	<-synced
-	must(t, v.Close())
-	mustClean(t, dev, key)
-}
-
-// TestReaderKeepsBlocks: a block that is being read is not given to another file
-// meanwhile, however many commits pass. Nothing in the format would tell the reader.
-func TestReaderKeepsBlocks(t *testing.T) {
-	dev := device.NewMem(4096 * 400) // so roomy that nobody has to wait for the reader
-	fault := device.NewFault(dev, nil)
-	key := testKey(t)
-	must(t, Format(fault, key, 4096, 0, Options{}))
-	v := mustOpen(t, fault, key, Options{})
-	a, err := v.Mknod(nil, vfs.RootIno, "a", 0, 0)
-	must(t, err)
-	old := bytes.Repeat([]byte("old"), 1000)
-	_, err = v.Write(nil, a.Ino, 0, old, false)
-	must(t, err)
-	must(t, v.Sync(0))
-	at := int64(v.nodes[a.Ino].extents[0].block) * 4096
-	reading, goOn := make(chan struct{}), make(chan struct{})
-	fault.SetHook(func(_ int, op device.Op, off int64, _ int) error {
-		if op == device.OpRead && off == at {
-			close(reading)
-			<-goOn
-		}
-		return nil
-	})
-	result := make(chan error, 1)
-	got := make([]byte, len(old))
-	go func() {
-		_, err := v.Read(a.Ino, 0, got)
-		result <- err
-	}()
-	<-reading
-	for i := range 30 {
-		v.mu.Lock()
-		v.alloc.cursor = firstObject // what was freed first is taken first
-		v.mu.Unlock()
-		_, err := v.Write(nil, a.Ino, 0, bytes.Repeat([]byte{byte(i)}, 3000), false)
-		must(t, err)
-		must(t, v.Sync(0))
-	}
-	close(goOn)
-	if err := <-result; err != nil || !bytes.Equal(got, old) {
-		t.Errorf("read %q, %v", got[:3], err)
-	}
-	must(t, v.Close())
-	mustClean(t, dev, key)
 }
