@@ -42,7 +42,7 @@ func v1Error(err error) error {
 
 // openFS opens a volume of either format without changing anything on its
 // device. end closes both.
-func openFS(path string, key *keyFlags) (fs vfs.FS, end func(), err error) {
+func openFS(path string, key *keyFlags) (fs vfs.Reader, end func(), err error) {
 	cred, err := key.credential()
 	if err != nil {
 		return nil, nil, err
@@ -64,7 +64,7 @@ func openFS(path string, key *keyFlags) (fs vfs.FS, end func(), err error) {
 }
 
 type closingFS interface {
-	vfs.FS
+	vfs.Reader
 	io.Closer
 }
 

@@ -62,14 +62,14 @@ SHA-256 of their contents, so everything is read, and damage found. Times are UT
 
 // lister prints entries as they are found.
 type lister struct {
-	fs    vfs.FS
+	fs    vfs.Reader
 	out   *bufio.Writer
 	json  bool
 	count int
 	buf   []byte
 }
 
-func newLister(fs vfs.FS, w io.Writer, asJSON bool) *lister {
+func newLister(fs vfs.Reader, w io.Writer, asJSON bool) *lister {
 	l := &lister{fs: fs, out: bufio.NewWriter(w), json: asJSON, buf: make([]byte, walk.ReadBytes)}
 	if asJSON {
 		say(l.out, "[") // a bufio.Writer keeps its error for Flush

@@ -7,6 +7,7 @@ import (
 
 // Doer is aws.HTTPClient.
 type Doer interface {
+	// Do sends a request and returns the answer.
 	Do(r *http.Request) (*http.Response, error)
 }
 

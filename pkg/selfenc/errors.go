@@ -47,4 +47,5 @@ func (e *ChunkError) Error() string {
 	return fmt.Sprintf("map chunk %d of level %d (%s): %v", e.Index, e.Level, e.Name, e.Err)
 }
 
+// Unwrap returns what is wrong with the chunk.
 func (e *ChunkError) Unwrap() error { return e.Err }

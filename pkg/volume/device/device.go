@@ -33,6 +33,7 @@ type Device interface {
 	Discard(off, length int64) error
 	// Size is the present size in bytes; it may grow, never shrink.
 	Size() (int64, error)
+	// Close releases the device. It does not flush it.
 	Close() error
 }
 

@@ -12,7 +12,7 @@ const LabelXattr = "trusted.sealvol.label"
 const MaxLabelBytes = 255
 
 // Label returns the label of a volume, "" if it has none.
-func Label(fs FS) (string, error) {
+func Label(fs Reader) (string, error) {
 	b, err := fs.GetXattr(RootIno, LabelXattr)
 	if errors.Is(err, ErrNoXattr) {
 		return "", nil

@@ -88,6 +88,7 @@ const (
 // Flagger is an FS whose inodes have such flags. It keeps to them: what they forbid is
 // ErrNotPermitted. Who may set them was checked before, as all permissions.
 type Flagger interface {
+	// Flags returns the flags of an inode.
 	Flags(ino Ino) (uint32, error)
 	// SetFlags replaces all flags; ErrNotSupported if one is not known.
 	SetFlags(req *Req, ino Ino, flags uint32) error
@@ -137,66 +138,3 @@ const (
 	XattrCreate  uint32 = 1
 	XattrReplace uint32 = 2
 )
-
-// FS is a mounted filesystem. All errors wrap one of this package's sentinels.
-type FS interface {
-	// StatFS answers from memory.
-	StatFS() StatFS
-
-	Lookup(parent Ino, name string) (Attr, error)
-	GetAttr(ino Ino) (Attr, error)
-	// SetAttr changes attributes atomically and returns the new ones.
-	SetAttr(req *Req, ino Ino, set *SetAttr) (Attr, error)
-	Readlink(ino Ino) (string, error)
-
-	// Mknod makes a regular file, fifo, socket or device node: mode has type
-	// and permission bits. It applies umask, default ACL and setgid directory.
-	Mknod(req *Req, parent Ino, name string, mode, rdev uint32) (Attr, error)
-	Mkdir(req *Req, parent Ino, name string, mode uint32) (Attr, error)
-	Symlink(req *Req, parent Ino, name, target string) (Attr, error)
-	// Tmpfile makes a regular file without a name (O_TMPFILE); Link gives it
-	// one, Forget frees it otherwise.
-	Tmpfile(req *Req, parent Ino, mode uint32) (Attr, error)
-	Link(req *Req, ino, newParent Ino, newName string) (Attr, error)
-	// Unlink and Rmdir remove a name. The inode lives until Forget.
-	Unlink(req *Req, parent Ino, name string) error
-	Rmdir(req *Req, parent Ino, name string) error
-	Rename(req *Req, parent Ino, name string, newParent Ino, newName string, flags uint32) error
-
-	// ReadDir calls fn for each entry after cookie (0: from the start), without
-	// "." and "..", until fn returns false. attr is nil unless plus is set.
-	// An entry present throughout is seen exactly once, whatever changes meanwhile.
-	// fn must not call the FS.
-	ReadDir(dir Ino, cookie uint64, plus bool, fn func(d Dirent, attr *Attr) bool) error
-	// Parent returns the directory that holds dir (the root's parent is the root).
-	Parent(dir Ino) (Ino, error)
-
-	// Read fills dst from off; short only at the end of the file.
-	Read(ino Ino, off uint64, dst []byte) (int, error)
-	// Write is all or nothing up to a short count; data is not kept.
-	// kill clears suid, sgid and security.capability as a write by the unprivileged does.
-	Write(req *Req, ino Ino, off uint64, data []byte, kill bool) (int, error)
-	// Fallocate reserves a range (or punches a hole): ErrNoSpace, and nothing
-	// changed, if there is no room. What is reserved is a hole until it is written.
-	Fallocate(req *Req, ino Ino, mode uint32, off, length uint64) error
-	// CopyRange copies up to length bytes; short only at the end of src.
-	CopyRange(req *Req, src Ino, srcOff uint64, dst Ino, dstOff, length uint64) (uint64, error)
-	// SeekData and SeekHole are lseek's SEEK_DATA and SEEK_HOLE: ErrNoData at or beyond the end.
-	SeekData(ino Ino, off uint64) (uint64, error)
-	SeekHole(ino Ino, off uint64) (uint64, error)
-
-	// GetXattr returns the value; ErrNoXattr where there is none.
-	GetXattr(ino Ino, name string) ([]byte, error)
-	SetXattr(req *Req, ino Ino, name string, value []byte, flags uint32) error
-	ListXattr(ino Ino) ([]string, error)
-	RemoveXattr(req *Req, ino Ino, name string) error
-
-	// Sync makes every mutation acknowledged so far durable (fsync of any file
-	// does: the log is one ordered stream). On the root directory (ino RootIno)
-	// it commits as well, so that nothing waits for replay.
-	Sync(ino Ino) error
-
-	// Forget says that nobody holds a reference to ino any more: an inode
-	// without names is freed. Calling it for others does nothing.
-	Forget(ino Ino)
-}

@@ -14,7 +14,7 @@ import (
 
 // converter copies one file system into another, and compares them.
 type converter struct {
-	src        vfs.FS
+	src        vfs.Reader
 	dst        *volume.Volume
 	progress   func(done, total uint64) // nil: nobody wants to know
 	buf, other []byte

@@ -35,7 +35,7 @@ type Options struct {
 // copies are made in it (of the root its contents). Otherwise there is one path, and dest becomes the
 // name of the copy. What cannot be copied is left out: then the error is ErrIncomplete. Other errors
 // end the copy.
-func Copy(fs vfs.FS, paths []string, dest string, o Options) error {
+func Copy(fs vfs.Reader, paths []string, dest string, o Options) error {
 	sf := fs.StatFS()
 	c := &copier{walker: walk.Walker{FS: fs}, fs: fs, root: os.Geteuid() == 0, opts: o, buf: make([]byte, walk.ReadBytes),
 		total: (sf.Blocks - min(sf.BlocksFree, sf.Blocks)) * uint64(sf.BlockSize)}
@@ -78,7 +78,7 @@ func (e *incompleteError) Unwrap() error { return ErrIncomplete }
 // directories that it made itself, or dest's, and links are never followed.
 type copier struct {
 	walker walk.Walker
-	fs     vfs.FS
+	fs     vfs.Reader
 	opts   Options
 	root   bool // may change owners
 	failed int  // entries that were not copied

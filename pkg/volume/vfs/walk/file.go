@@ -18,7 +18,7 @@ import (
 const ReadBytes = 1 << 20
 
 // ReadFile writes the contents of a file to w. It reads through buf.
-func ReadFile(fs vfs.FS, ino vfs.Ino, w io.Writer, buf []byte) error {
+func ReadFile(fs vfs.Reader, ino vfs.Ino, w io.Writer, buf []byte) error {
 	for off := uint64(0); ; {
 		n, err := fs.Read(ino, off, buf)
 		if err != nil {

@@ -15,7 +15,7 @@ const maxLinks = 40
 
 // Lookup finds a path within the volume. Symbolic links on the way are
 // followed, inside the volume; the last only if follow is set.
-func Lookup(fs vfs.FS, p string, follow bool) (*Entry, error) {
+func Lookup(fs vfs.Reader, p string, follow bool) (*Entry, error) {
 	at, err := fs.GetAttr(vfs.RootIno)
 	if err != nil {
 		return nil, err

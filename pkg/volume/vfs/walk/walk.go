@@ -42,7 +42,7 @@ func CheckName(name string) error {
 
 // Walker walks trees in bounded memory. It is for one walk at a time.
 type Walker struct {
-	FS   vfs.FS
+	FS   vfs.Reader
 	held int       // entries in memory, of all directories being walked
 	way  []vfs.Ino // these directories, from the first one down
 }
