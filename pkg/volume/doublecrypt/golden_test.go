@@ -465,6 +465,12 @@ func TestVectors(t *testing.T) {
 	if len(seen) != 7 || seen["EncryptedObject"] != 6 {
 		t.Errorf("vectors of %v", seen)
 	}
+}
+
+// TestSealedVectors seals and opens what the reference has sealed.
+func TestSealedVectors(t *testing.T) {
+	var all vectors
+	readJSON(t, goldenDir+"/vectors.json", &all)
 	for _, x := range all.Sealed {
 		key := newKey(t, unhex(t, x.Key))
 		got, err := key.Seal(nil, unhex(t, x.Nonce), unhex(t, x.Plaintext))

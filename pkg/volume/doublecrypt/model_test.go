@@ -125,103 +125,124 @@ func (m model) step(t testing.TB, rng *rand.Rand, c *Core, block int) error {
 	name := fmt.Sprintf("n%d", rng.IntN(12))
 	dir, _ := m.pick(rng, true)
 	p := strings.TrimPrefix(dir+"/"+name, "/")
-	old, exists := m[p]
 	file, haveFile := m.pick(rng, false)
-	var err error
-	var want Code
-	apply := func() {}
+	r := operation{apply: func() {}}
 	switch op := rng.IntN(20); {
 	case op < 3:
-		err = c.CreateFile(p)
-		if exists {
-			want = CodeAlreadyExists
-		}
-		apply = func() { m[p] = []byte{} }
+		r = m.creates(p, c.CreateFile(p), []byte{})
 	case op < 5 && strings.Count(p, "/") < 4:
-		err = c.CreateDirectory(p)
-		if exists {
-			want = CodeAlreadyExists
-		}
-		apply = func() { m[p] = nil }
+		r = m.creates(p, c.CreateDirectory(p), nil)
 	case op < 11 && haveFile:
-		data := make([]byte, 1+rng.IntN(2*block))
-		for i := range data {
-			data[i] = byte(rng.Uint32())
-		}
-		off := rng.IntN(len(m[file]) + block)
-		err = c.WriteFile(file, uint64(off), data)
-		apply = func() {
-			grown := append([]byte{}, m[file]...)
-			if need := off + len(data); need > len(grown) {
-				grown = append(grown, make([]byte, need-len(grown))...)
-			}
-			copy(grown[off:], data)
-			m[file] = grown
-		}
+		r = m.write(rng, c, file, block)
 	case op < 13 && haveFile:
-		size := rng.IntN(len(m[file]) + block)
-		err = c.Truncate(file, uint64(size))
-		apply = func() {
-			cut := append([]byte{}, m[file][:min(size, len(m[file]))]...)
-			m[file] = append(cut, make([]byte, size-len(cut))...)
-		}
+		r = m.truncate(rng, c, file, block)
 	case op < 15:
-		err = c.RemoveFile(p)
-		switch {
-		case !exists:
-			want = CodeNotFound
-		case old == nil && m.children(p) > 0:
-			want = CodeDirectoryNotEmpty
-		}
-		apply = func() { delete(m, p) }
+		r = m.remove(c, p)
 	case op < 17:
-		var all []string
-		for q := range m {
-			all = append(all, q)
-		}
-		if len(all) == 0 {
-			return nil
-		}
-		slices.Sort(all)
-		from := all[rng.IntN(len(all))]
-		err = c.Rename(from, p)
-		switch {
-		case strings.HasPrefix(p, from+"/"):
-			want = CodeInternal
-		case exists:
-			want = CodeAlreadyExists
-		}
-		apply = func() {
-			for q, data := range m.clone() {
-				if q == from || strings.HasPrefix(q, from+"/") {
-					delete(m, q)
-					m[p+q[len(from):]] = data
-				}
-			}
-		}
+		r = m.rename(rng, c, p)
 	case op < 18 && haveFile:
-		off := rng.IntN(len(m[file]) + 10)
-		got := make([]byte, rng.IntN(3*block))
-		var n int
-		n, err = c.ReadFile(file, uint64(off), got)
-		if want := m[file][min(off, len(m[file])):]; err == nil && !bytes.Equal(got[:n], want[:min(len(want), len(got))]) {
-			t.Fatalf("read %s at %d: %d bytes differ", file, off, n)
-		}
+		r.err = m.read(t, rng, c, file, block)
 	case op < 19:
-		err = c.ScrubFreeBlocks()
+		r.err = c.ScrubFreeBlocks()
 	}
-	if CodeOf(err) == CodeIO || errors.Is(err, device.ErrCrashed) {
-		return err
+	if CodeOf(r.err) == CodeIO || errors.Is(r.err, device.ErrCrashed) {
+		return r.err
 	}
-	if code := CodeOf(err); code == CodeNoSpace && want == CodeOK {
+	if code := CodeOf(r.err); code == CodeNoSpace && r.want == CodeOK {
 		return nil // changes nothing
-	} else if code != want {
-		t.Fatalf("%s: %v, want code %d; model %v", p, err, want, m)
+	} else if code != r.want {
+		t.Fatalf("%s: %v, want code %d; model %v", p, r.err, r.want, m)
 	}
-	if err == nil {
-		apply()
+	if r.err == nil {
+		r.apply()
 	}
 	return nil
+}
+
+// operation is what became of one, what should have, and what it changes in the model.
+type operation struct {
+	err   error
+	want  Code
+	apply func()
+}
+
+func (m model) creates(p string, err error, content []byte) operation {
+	r := operation{err: err, apply: func() { m[p] = content }}
+	if _, exists := m[p]; exists {
+		r.want = CodeAlreadyExists
+	}
+	return r
+}
+
+func (m model) write(rng *rand.Rand, c *Core, file string, block int) operation {
+	data := make([]byte, 1+rng.IntN(2*block))
+	for i := range data {
+		data[i] = byte(rng.Uint32())
+	}
+	off := rng.IntN(len(m[file]) + block)
+	return operation{err: c.WriteFile(file, uint64(off), data), apply: func() {
+		grown := append([]byte{}, m[file]...)
+		if need := off + len(data); need > len(grown) {
+			grown = append(grown, make([]byte, need-len(grown))...)
+		}
+		copy(grown[off:], data)
+		m[file] = grown
+	}}
+}
+
+func (m model) truncate(rng *rand.Rand, c *Core, file string, block int) operation {
+	size := rng.IntN(len(m[file]) + block)
+	return operation{err: c.Truncate(file, uint64(size)), apply: func() {
+		cut := append([]byte{}, m[file][:min(size, len(m[file]))]...)
+		m[file] = append(cut, make([]byte, size-len(cut))...)
+	}}
+}
+
+func (m model) remove(c *Core, p string) operation {
+	r := operation{err: c.RemoveFile(p), apply: func() { delete(m, p) }}
+	switch old, exists := m[p]; {
+	case !exists:
+		r.want = CodeNotFound
+	case old == nil && m.children(p) > 0:
+		r.want = CodeDirectoryNotEmpty
+	}
+	return r
+}
+
+// rename moves something to p, with everything beneath.
+func (m model) rename(rng *rand.Rand, c *Core, p string) operation {
+	all := slices.Sorted(maps.Keys(m))
+	if len(all) == 0 {
+		return operation{apply: func() {}}
+	}
+	from := all[rng.IntN(len(all))]
+	r := operation{err: c.Rename(from, p), apply: func() {
+		for q, data := range m.clone() {
+			if q == from || strings.HasPrefix(q, from+"/") {
+				delete(m, q)
+				m[p+q[len(from):]] = data
+			}
+		}
+	}}
+	_, exists := m[p]
+	switch {
+	case strings.HasPrefix(p, from+"/"):
+		r.want = CodeInternal
+	case exists:
+		r.want = CodeAlreadyExists
+	}
+	return r
+}
+
+func (m model) read(t testing.TB, rng *rand.Rand, c *Core, file string, block int) error {
+	t.Helper()
+	off := rng.IntN(len(m[file]) + 10)
+	got := make([]byte, rng.IntN(3*block))
+	n, err := c.ReadFile(file, uint64(off), got)
+	if want := m[file][min(off, len(m[file])):]; err == nil && !bytes.Equal(got[:n], want[:min(len(want), len(got))]) {
+		t.Fatalf("read %s at %d: %d bytes differ", file, off, n)
+	}
+	return err
 }
 
 var modelSizes = []struct{ block, blocks int }{{512, 200}, {1000, 150}, {4096, 120}, {4096, 60}}

@@ -67,24 +67,32 @@ func named(named, mask uint16) []byte {
 		aclEntry{0x10, mask, aclNobody}, aclEntry{0x20, 0, aclNobody})
 }
 
-func acls(t *testing.T, dir string) {
-	const access, deflt = "system.posix_acl_access", "system.posix_acl_default"
-	get := func(path, name string) []byte {
-		b := make([]byte, 1000)
-		n, err := unix.Getxattr(path, name, b)
-		if err == unix.ENODATA {
-			return nil
-		}
-		must(t, err)
-		return b[:n]
+// The attributes that hold ACLs.
+const (
+	aclAccess  = "system.posix_acl_access"
+	aclDefault = "system.posix_acl_default"
+)
+
+// getACL returns an ACL, nil if there is none.
+func getACL(t *testing.T, path, name string) []byte {
+	t.Helper()
+	b := make([]byte, 1000)
+	n, err := unix.Getxattr(path, name, b)
+	if err == unix.ENODATA {
+		return nil
 	}
+	must(t, err)
+	return b[:n]
+}
+
+func acls(t *testing.T, dir string) {
 	f := dir + "/f"
 	must(t, os.WriteFile(f, []byte("secret"), 0o600))
 	asUser(t, func() {
 		_, err := unix.Open(f, unix.O_RDONLY, 0)
 		wantErr(t, "before the ACL", err, unix.EACCES)
 	})
-	must(t, unix.Setxattr(f, access, named(4, 7), 0))
+	must(t, unix.Setxattr(f, aclAccess, named(4, 7), 0))
 	if st := stat(t, f); st.Mode&0o777 != 0o770 {
 		t.Errorf("mode %o after the ACL", st.Mode)
 	}
@@ -97,7 +105,7 @@ func acls(t *testing.T, dir string) {
 		unix.Close(fd)
 	})
 	must(t, os.Chmod(f, 0o700)) // the mask goes to 0
-	if got := get(f, access); !bytes.Equal(got, named(4, 0)) {
+	if got := getACL(t, f, aclAccess); !bytes.Equal(got, named(4, 0)) {
 		t.Errorf("after chmod: %x", got)
 	}
 	asUser(t, func() {
@@ -105,18 +113,22 @@ func acls(t *testing.T, dir string) {
 		wantErr(t, "with the mask", err, unix.EACCES)
 	})
 	// What is no more than a mode is not kept.
-	must(t, unix.Setxattr(f, access, acl(aclEntry{1, 6, aclNobody}, aclEntry{4, 4, aclNobody}, aclEntry{0x20, 0, aclNobody}), 0))
-	if got := get(f, access); got != nil {
+	must(t, unix.Setxattr(f, aclAccess, acl(aclEntry{1, 6, aclNobody}, aclEntry{4, 4, aclNobody}, aclEntry{0x20, 0, aclNobody}), 0))
+	if got := getACL(t, f, aclAccess); got != nil {
 		t.Errorf("kept: %x", got)
 	}
 	if st := stat(t, f); st.Mode&0o777 != 0o640 {
 		t.Errorf("mode %o", st.Mode)
 	}
-	wantErr(t, "invalid ACL", unix.Setxattr(f, access, acl(aclEntry{1, 6, aclNobody}), 0), unix.EINVAL)
+	wantErr(t, "invalid ACL", unix.Setxattr(f, aclAccess, acl(aclEntry{1, 6, aclNobody}), 0), unix.EINVAL)
+	aclsInherited(t, dir+"/d")
+}
 
-	d := dir + "/d"
+// aclsInherited makes files in a directory with a default ACL.
+func aclsInherited(t *testing.T, d string) {
+	t.Helper()
 	must(t, os.Mkdir(d, 0o755))
-	must(t, unix.Setxattr(d, deflt, named(7, 7), 0))
+	must(t, unix.Setxattr(d, aclDefault, named(7, 7), 0))
 	old := unix.Umask(0o077) // does not apply beneath a default ACL
 	err1 := os.WriteFile(d+"/f", nil, 0o664)
 	err2 := os.Mkdir(d+"/sub", 0o777)
@@ -126,15 +138,15 @@ func acls(t *testing.T, dir string) {
 		t.Errorf("inherited mode %o", st.Mode)
 	}
 	want := acl(aclEntry{1, 6, aclNobody}, aclEntry{2, 7, 65534}, aclEntry{4, 5, aclNobody}, aclEntry{0x10, 6, aclNobody}, aclEntry{0x20, 0, aclNobody})
-	if got := get(d+"/f", access); !bytes.Equal(got, want) {
+	if got := getACL(t, d+"/f", aclAccess); !bytes.Equal(got, want) {
 		t.Errorf("inherited %x", got)
 	}
-	if got := get(d+"/sub", deflt); !bytes.Equal(got, named(7, 7)) {
+	if got := getACL(t, d+"/sub", aclDefault); !bytes.Equal(got, named(7, 7)) {
 		t.Errorf("inherited default %x", got)
 	}
-	must(t, unix.Removexattr(d, deflt))
+	must(t, unix.Removexattr(d, aclDefault))
 	must(t, unix.Mknod(d+"/plain", unix.S_IFREG|0o640, 0))
-	if get(d+"/plain", access) != nil {
+	if getACL(t, d+"/plain", aclAccess) != nil {
 		t.Error("inherited from nothing")
 	}
 }
