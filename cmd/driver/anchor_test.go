@@ -46,25 +46,7 @@ func TestRolledBack(t *testing.T) {
 	}
 	w.run(w.down()[:2])
 
-	// mount says what becomes of it, and takes it away again.
-	mount := func(anchor string) error {
-		t.Helper()
-		var st unix.Stat_t
-		if err := unix.Stat(image, &st); err != nil {
-			t.Fatal(err)
-		}
-		kek, err := hex.DecodeString(w.secrets()["kek"])
-		if err != nil {
-			t.Fatal(err)
-		}
-		keys, err := mounter.NewKeys(kek, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = m.Mount(r.ctx(), mounter.MountRequest{Volume: w.id, Source: "sealvol:" + w.id, Target: w.staging(), Keys: keys, Anchor: anchor, Format: &mounter.Format{},
-			Device: mounter.Device{Path: image, SizeBytes: st.Size, Dev: st.Dev, Ino: st.Ino}})
-		return errors.Join(err, m.Unmount(r.ctx(), mounter.UnmountRequest{Volume: w.id, Source: "sealvol:" + w.id, Target: w.staging()}))
-	}
+	mount := func(anchor string) error { return w.mountAnchored(m, image, anchor) }
 	if err := mount(string(anchor)); err != nil {
 		t.Fatal("the newest state:", err)
 	}
@@ -75,17 +57,7 @@ func TestRolledBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	put := func(b []byte) {
-		t.Helper()
-		f, err := os.OpenFile(image, os.O_WRONLY, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = f.WriteAt(b, 0)
-		if err = errors.Join(err, f.Close()); err != nil {
-			t.Fatal(err)
-		}
-	}
+	put := func(b []byte) { overwriteImage(t, image, b) }
 	for what, content := range map[string][]byte{"an older state": old, "a blank device": make([]byte, len(old))} {
 		put(content)
 		if err := mount(string(anchor)); !errors.Is(err, mounter.ErrRolledBack) {
@@ -111,4 +83,37 @@ func TestRolledBack(t *testing.T) {
 	}
 	w.run(w.down())
 	r.wantClean()
+}
+
+// mountAnchored says what becomes of a mount with an anchor, and takes it away again.
+func (w *workflow) mountAnchored(m mounter.Client, image, anchor string) error {
+	w.r.t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(image, &st); err != nil {
+		w.r.t.Fatal(err)
+	}
+	kek, err := hex.DecodeString(w.secrets()["kek"])
+	if err != nil {
+		w.r.t.Fatal(err)
+	}
+	keys, err := mounter.NewKeys(kek, nil)
+	if err != nil {
+		w.r.t.Fatal(err)
+	}
+	err = m.Mount(w.r.ctx(), mounter.MountRequest{Volume: w.id, Source: "sealvol:" + w.id, Target: w.staging(), Keys: keys, Anchor: anchor, Format: &mounter.Format{},
+		Device: mounter.Device{Path: image, SizeBytes: st.Size, Dev: st.Dev, Ino: st.Ino}})
+	return errors.Join(err, m.Unmount(w.r.ctx(), mounter.UnmountRequest{Volume: w.id, Source: "sealvol:" + w.id, Target: w.staging()}))
+}
+
+// overwriteImage puts another state in the place of an image's.
+func overwriteImage(t *testing.T, image string, b []byte) {
+	t.Helper()
+	f, err := os.OpenFile(image, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteAt(b, 0)
+	if err = errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
 }

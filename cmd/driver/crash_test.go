@@ -100,26 +100,7 @@ func TestPluginReplaced(t *testing.T) {
 	}
 	defer f.Close()
 	stop, done, lines := make(chan struct{}), make(chan error, 1), 0
-	go func() {
-		for ; ; lines++ {
-			select {
-			case <-stop:
-				done <- nil
-				return
-			default:
-			}
-			if _, err := f.WriteString("a line of text\n"); err != nil {
-				done <- err
-				return
-			}
-			if lines%16 == 0 {
-				if err := f.Sync(); err != nil {
-					done <- err
-					return
-				}
-			}
-		}
-	}()
+	go func() { done <- writeLines(f, stop, &lines) }()
 	m := mounter.Client{Socket: mounter.SocketPath(r.path("mounter"))}
 	before, err := m.Health(r.ctx(), w.id)
 	if err != nil {
@@ -129,14 +110,7 @@ func TestPluginReplaced(t *testing.T) {
 	r.start("all", 0)
 	r.connect("all", "all")
 	w.run(w.up()) // the kubelet republishes
-	cmd := r.cmds["all"]
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Fatal(err)
-	}
-	delete(r.cmds, "all")
+	r.terminate("all")
 	r.start("all", 0)
 	r.connect("all", "all")
 	after, err := m.Health(r.ctx(), w.id)
@@ -147,24 +121,52 @@ func TestPluginReplaced(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	if fi, err := f.Stat(); err != nil || fi.Size() != int64(lines)*int64(len("a line of text\n")) {
+	if fi, err := f.Stat(); err != nil || fi.Size() != int64(lines)*int64(len(aLine)) {
 		t.Fatal(fi.Size(), lines, err)
 	}
 	f.Close()
 	w.run(w.down())
 	r.wantClean()
 	// An idle mounter goes with the driver.
-	cmd = r.cmds["all"]
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Fatal(err)
-	}
-	delete(r.cmds, "all")
+	r.terminate("all")
 	if err := m.Ping(r.ctx()); err == nil {
 		t.Error("the mounter is still there")
 	}
+}
+
+// aLine is what writeLines writes again and again.
+const aLine = "a line of text\n"
+
+// writeLines appends to a file, and syncs it now and then, until it is told to stop.
+func writeLines(f *os.File, stop <-chan struct{}, lines *int) error {
+	for ; ; *lines++ {
+		select {
+		case <-stop:
+			return nil
+		default:
+		}
+		if _, err := f.WriteString(aLine); err != nil {
+			return err
+		}
+		if *lines%16 == 0 {
+			if err := f.Sync(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// terminate ends a role as Kubernetes does, and waits for its end.
+func (r *rig) terminate(role string) {
+	r.t.Helper()
+	cmd := r.cmds[role]
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		r.t.Fatal(err)
+	}
+	delete(r.cmds, role)
 }
 
 // TestEmbeddedMounterKilled: the driver starts another, which adopts the server.

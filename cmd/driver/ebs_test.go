@@ -213,23 +213,7 @@ func TestEBSEngine(t *testing.T) {
 	if _, err := r.ctrl.DeleteSnapshot(r.ctx(), &csi.DeleteSnapshotRequest{SnapshotId: snap.GetSnapshot().GetSnapshotId()}); err != nil {
 		t.Fatal(err)
 	}
-
-	other := &ebsVolume{ctrl: r.ctrl, node: r.node, r: r, name: "foreign"}
-	all(t, other.create)
-	data := filepath.Join(r.path("ec2/data"), other.id)
-	if out, err := exec.Command("mkfs.ext4", "-q", "-F", data).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	before := firstMiB(t, data)
-	all(t, func() error { return other.attach(ebsNode) })
-	if err := other.stage(); status.Code(err) != codes.FailedPrecondition {
-		t.Fatalf("a foreign file system: %v", err)
-	}
-	all(t, func() error { return other.detach(ebsNode) })
-	if !bytes.Equal(before, firstMiB(t, data)) {
-		t.Fatal("it was written to")
-	}
-	all(t, other.remove)
+	refuseForeign(t, r)
 	for _, x := range s.Volumes() {
 		if x.State != "deleting" {
 			t.Errorf("left: %+v", x)
@@ -336,6 +320,27 @@ func (c *controllerProcess) again() {
 	c.start()
 }
 
+// refuseForeign has a device refused that holds another file system.
+func refuseForeign(t *testing.T, r *rig) {
+	t.Helper()
+	other := &ebsVolume{ctrl: r.ctrl, node: r.node, r: r, name: "foreign"}
+	all(t, other.create)
+	data := filepath.Join(r.path("ec2/data"), other.id)
+	if out, err := exec.Command("mkfs.ext4", "-q", "-F", data).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	before := firstMiB(t, data)
+	all(t, func() error { return other.attach(ebsNode) })
+	if err := other.stage(); status.Code(err) != codes.FailedPrecondition {
+		t.Fatalf("a foreign file system: %v", err)
+	}
+	all(t, func() error { return other.detach(ebsNode) })
+	if !bytes.Equal(before, firstMiB(t, data)) {
+		t.Fatal("it was written to")
+	}
+	all(t, other.remove)
+}
+
 // ebsLife is all that a controller does for a volume; each call is repeated until it succeeds, and the calls to EC2 are returned. The n-th is the
 // driver's last: before it is carried out, or after.
 func ebsLife(t *testing.T, n int, carriedOut bool, lag time.Duration) []ec2test.Call {
@@ -398,20 +403,7 @@ func ebsLife(t *testing.T, n int, carriedOut bool, lag time.Duration) []ec2test.
 			return err
 		}, copied.remove, v.remove,
 	} {
-		for tries := 0; ; tries++ {
-			err := step()
-			select {
-			case <-killed:
-				c.again()
-			default:
-			}
-			if err == nil {
-				break
-			}
-			if tries > 100 {
-				t.Fatal(err)
-			}
-		}
+		untilDone(t, step, killed, c.again)
 	}
 	for _, x := range s.Volumes() {
 		if x.State != "deleting" {
@@ -422,6 +414,24 @@ func ebsLife(t *testing.T, n int, carriedOut bool, lag time.Duration) []ec2test.
 		t.Errorf("call %d: left: %v", n, left)
 	}
 	return s.Calls()
+}
+
+// untilDone repeats a call until it succeeds, and starts the controller again when it was killed.
+func untilDone(t *testing.T, step func() error, killed <-chan struct{}, again func()) {
+	t.Helper()
+	var err error
+	for range 100 {
+		err = step()
+		select {
+		case <-killed:
+			again()
+		default:
+		}
+		if err == nil {
+			return
+		}
+	}
+	t.Fatal(err)
 }
 
 // TestEBSKilledAtAnyCall ends the driver with SIGKILL at each call to EC2, before and after it is carried out.

@@ -34,88 +34,25 @@ func mountMany(b *testing.B, volumes, workers int) {
 	b.Setenv(envPatient, "1")
 	r := newRigFor(b, 20*time.Minute)
 	r.patience = 5 * time.Minute
-	s := newEC2(b, r.path("ec2"))
-	s.SetDelays(ec2test.Delays{Create: 1500 * time.Millisecond, Attach: 2 * time.Second, Detach: 2 * time.Second, Lag: 300 * time.Millisecond, Answer: 60 * time.Millisecond})
-	var nodes []string
+	m := &manyVolumes{b: b, workers: workers, took: map[string][]time.Duration{}}
+	m.ec2 = newEC2(b, r.path("ec2"))
+	m.ec2.SetDelays(ec2test.Delays{Create: 1500 * time.Millisecond, Attach: 2 * time.Second, Detach: 2 * time.Second, Lag: 300 * time.Millisecond, Answer: 60 * time.Millisecond})
 	for range 8 { // of 32 attachments each
-		nodes = append(nodes, s.AddInstance(ec2test.Instance{Type: "m7i.large"}))
+		m.nodes = append(m.nodes, m.ec2.AddInstance(ec2test.Instance{Type: "m7i.large"}))
 	}
-	r.backend = s.args
+	r.backend = m.ec2.args
 	r.start("all", 0)
 	r.connect("all", "all")
-	list := make([]*ebsVolume, volumes)
-	took := map[string][]time.Duration{}
-	var mu sync.Mutex
-	timed := func(what string, do func() error) func() error {
-		return func() error {
-			begin := time.Now()
-			err := do()
-			mu.Lock()
-			defer mu.Unlock()
-			took[what] = append(took[what], time.Since(begin))
-			return err
-		}
+	for i := range volumes {
+		m.list = append(m.list, &ebsVolume{ctrl: r.ctrl, node: r.node, r: r, name: fmt.Sprint("pvc", i)})
 	}
-	each := func(steps func(v *ebsVolume, node string) []func() error) map[string]int {
-		before := s.Counts()
-		next := make(chan int)
-		var wg sync.WaitGroup
-		for range workers {
-			wg.Go(func() {
-				for i := range next {
-					for n, step := range steps(list[i], nodes[i%len(nodes)]) {
-						if err := step(); err != nil {
-							b.Errorf("volume %d, step %d: %v", i, n, err)
-							break
-						}
-					}
-				}
-			})
-		}
-		for i := range list {
-			next <- i
-		}
-		close(next)
-		wg.Wait()
-		calls := s.Counts()
-		for action := range calls {
-			calls[action] -= before[action]
-		}
-		return calls
-	}
-	for i := range list {
-		list[i] = &ebsVolume{ctrl: r.ctrl, node: r.node, r: r, name: fmt.Sprint("pvc", i)}
-	}
-	made := each(func(v *ebsVolume, _ string) []func() error { return []func() error{v.create} })
-	attached := each(func(v *ebsVolume, node string) []func() error {
-		attach := timed("attach", func() error { return v.attach(node) })
-		mount := timed("mount", func() error {
-			err := v.stage()
-			for status.Code(err) == codes.Unavailable { // one mounter does the work of eight
-				err = v.stage()
-			}
-			if err != nil {
-				return err
-			}
-			if err := v.mount(); err != nil {
-				return err
-			}
-			_, err = os.ReadDir(v.target())
-			return err
-		})
-		whole := timed("publish-to-mounted", func() error {
-			if err := attach(); err != nil {
-				return err
-			}
-			return mount()
-		})
-		return []func() error{whole, func() error { return writeDurably(filepath.Join(v.target(), "file"), []byte(v.name)) }}
-	})
-	gone := each(func(v *ebsVolume, node string) []func() error {
+	made := m.each(func(v *ebsVolume, _ string) []func() error { return []func() error{v.create} })
+	attached := m.each(m.publish)
+	gone := m.each(func(v *ebsVolume, node string) []func() error {
 		return []func() error{func() error { return sameFile(filepath.Join(v.target(), "file"), []byte(v.name)) }, v.unmount, v.unstage,
 			func() error { return v.detach(node) }, v.remove}
 	})
-	for what, l := range took {
+	for what, l := range m.took {
 		slices.Sort(l)
 		b.ReportMetric(float64(l[len(l)/2].Milliseconds()), what+"-p50-ms")
 		b.ReportMetric(float64(l[len(l)*99/100].Milliseconds()), what+"-p99-ms")
@@ -127,4 +64,81 @@ func mountMany(b *testing.B, volumes, workers int) {
 			}
 		}
 	}
+}
+
+// manyVolumes are volumes that workers do the same with.
+type manyVolumes struct {
+	b       *testing.B
+	ec2     standIn
+	nodes   []string
+	list    []*ebsVolume
+	workers int
+
+	mu   sync.Mutex
+	took map[string][]time.Duration // guarded by mu
+}
+
+// timed notes how long something takes.
+func (m *manyVolumes) timed(what string, do func() error) error {
+	begin := time.Now()
+	err := do()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.took[what] = append(m.took[what], time.Since(begin))
+	return err
+}
+
+// each carries out the steps of each volume, and returns how many calls EC2 had for that.
+func (m *manyVolumes) each(steps func(v *ebsVolume, node string) []func() error) map[string]int {
+	before := m.ec2.Counts()
+	next := make(chan int)
+	var wg sync.WaitGroup
+	for range m.workers {
+		wg.Go(func() {
+			for i := range next {
+				for n, step := range steps(m.list[i], m.nodes[i%len(m.nodes)]) {
+					if err := step(); err != nil {
+						m.b.Errorf("volume %d, step %d: %v", i, n, err)
+						break
+					}
+				}
+			}
+		})
+	}
+	for i := range m.list {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+	calls := m.ec2.Counts()
+	for action := range calls {
+		calls[action] -= before[action]
+	}
+	return calls
+}
+
+// publish attaches and mounts a volume, and writes a file.
+func (m *manyVolumes) publish(v *ebsVolume, node string) []func() error {
+	mount := func() error {
+		err := v.stage()
+		for status.Code(err) == codes.Unavailable { // one mounter does the work of eight
+			err = v.stage()
+		}
+		if err != nil {
+			return err
+		}
+		if err := v.mount(); err != nil {
+			return err
+		}
+		_, err = os.ReadDir(v.target())
+		return err
+	}
+	whole := func() error {
+		if err := m.timed("attach", func() error { return v.attach(node) }); err != nil {
+			return err
+		}
+		return m.timed("mount", mount)
+	}
+	return []func() error{func() error { return m.timed("publish-to-mounted", whole) },
+		func() error { return writeDurably(filepath.Join(v.target(), "file"), []byte(v.name)) }}
 }

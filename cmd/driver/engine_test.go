@@ -41,14 +41,7 @@ func TestEngine(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 100 {
-		f, err := os.Create(name(i))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := f.Write(content(i)); err != nil {
-			t.Fatal(err)
-		}
-		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		if err := writeDurably(name(i), content(i)); err != nil {
 			t.Fatal(err)
 		}
 	}

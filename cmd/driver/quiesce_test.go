@@ -61,22 +61,31 @@ func TestQuiesce(t *testing.T) {
 	if err := <-written; err != nil {
 		t.Fatal(err)
 	}
+	restEndsEarly(t, w, quiesce, server)
+	w.run(w.up())
+	w.run(w.down())
+	r.wantClean()
+}
 
+// restEndsEarly: a rest that ends before its release is reported.
+func restEndsEarly(t *testing.T, w *workflow, quiesce backend.Quiesce, server control.Client) {
+	t.Helper()
 	// Somebody else ends it.
-	if release, err = quiesce(r.ctx(), w.id); err != nil {
+	release, err := quiesce(w.r.ctx(), w.id)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := server.Do(r.ctx(), control.Request{Op: "thaw", Args: volumectl.ThawArgs{}}, nil); err != nil {
+	if err := server.Do(w.r.ctx(), control.Request{Op: "thaw", Args: volumectl.ThawArgs{}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := release(); err == nil {
 		t.Fatal("a rest that was ended early is not reported")
 	}
 	// The server dies.
-	if release, err = quiesce(r.ctx(), w.id); err != nil {
+	if release, err = quiesce(w.r.ctx(), w.id); err != nil {
 		t.Fatal(err)
 	}
-	h, err := mounter.Client{Socket: mounter.SocketPath(r.path("mounter"))}.Health(r.ctx(), w.id)
+	h, err := mounter.Client{Socket: mounter.SocketPath(w.r.path("mounter"))}.Health(w.r.ctx(), w.id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,9 +93,6 @@ func TestQuiesce(t *testing.T) {
 	if err := release(); err == nil {
 		t.Fatal("a rest whose server died is not reported")
 	}
-	w.run(w.up())
-	w.run(w.down())
-	r.wantClean()
 }
 
 func writeSynced(path string) error {

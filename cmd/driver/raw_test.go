@@ -20,6 +20,72 @@ func blockDevice() *csi.VolumeCapability {
 	return &csi.VolumeCapability{AccessMode: multiWriter().AccessMode, AccessType: &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}}
 }
 
+// rawChunks is how many chunks of 64 KiB the raw block device of a workflow has.
+const rawChunks = size >> 16
+
+func rawChunk(i int) []byte {
+	return bytes.Repeat(fmt.Appendf(nil, "plaintext %08d. ", i), 64<<10/20+1)[:64<<10]
+}
+
+// openRaw opens the block device.
+func (w *workflow) openRaw(flags int) *os.File {
+	w.r.t.Helper()
+	f, err := os.OpenFile(w.target(), flags, 0)
+	if err != nil {
+		w.r.t.Fatal(err)
+	}
+	return f
+}
+
+// fillRaw writes the whole device, twice the first half, and syncs it.
+func fillRaw(t *testing.T, f *os.File) {
+	t.Helper()
+	for i := range rawChunks {
+		if _, err := f.WriteAt(rawChunk(i), int64(i)<<16); err != nil {
+			t.Fatal(err)
+		}
+		if i < rawChunks/2 {
+			if _, err := f.WriteAt(rawChunk(-i), int64(i)<<16); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// checkRaw compares all but the first chunk, which may have been written since.
+func checkRaw(t *testing.T, f *os.File) {
+	t.Helper()
+	got := make([]byte, 64<<10)
+	for i := 1; i < rawChunks; i++ {
+		want := rawChunk(i)
+		if i < rawChunks/2 {
+			want = rawChunk(-i)
+		}
+		if _, err := f.ReadAt(got, int64(i)<<16); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("chunk %d: %v", i, err)
+		}
+	}
+}
+
+// oneSector is memory for direct I/O.
+func oneSector(t *testing.T) []byte {
+	t.Helper()
+	one, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Munmap(one); err != nil {
+			t.Error(err)
+		}
+	})
+	copy(one, "one durable sector")
+	return one
+}
+
 // TestRawEngine: what was flushed on a published block device is there after the SIGKILL of its server, whatever was under way; what is
 // discarded becomes a hole and zeros; it grows while it is open; it can be overwritten whole.
 func TestRawEngine(t *testing.T) {
@@ -29,45 +95,14 @@ func TestRawEngine(t *testing.T) {
 	r.connect("all", "all")
 	w := &workflow{r: r, capability: blockDevice()}
 	w.run(w.up())
-	open := func(flags int) *os.File {
-		t.Helper()
-		f, err := os.OpenFile(w.target(), flags, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return f
-	}
-	f := open(os.O_RDWR)
+	f := w.openRaw(os.O_RDWR)
 	if n, err := f.Seek(0, 2); err != nil || n != size {
 		t.Fatal(n, err)
 	}
-	chunk := func(i int) []byte { return bytes.Repeat(fmt.Appendf(nil, "plaintext %08d. ", i), 64<<10/20+1)[:64<<10] }
-	const chunks = size >> 16
-	for i := range chunks { // the whole device, twice the first half
-		if _, err := f.WriteAt(chunk(i), int64(i)<<16); err != nil {
-			t.Fatal(err)
-		}
-		if i < chunks/2 {
-			if _, err := f.WriteAt(chunk(-i), int64(i)<<16); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if err := f.Sync(); err != nil {
-		t.Fatal(err)
-	}
+	fillRaw(t, f)
 	// One write with O_DSYNC: what a database does.
-	d := open(os.O_WRONLY | unix.O_DIRECT | unix.O_DSYNC)
-	one, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := unix.Munmap(one); err != nil {
-			t.Error(err)
-		}
-	}()
-	copy(one, "one durable sector")
+	d := w.openRaw(os.O_WRONLY | unix.O_DIRECT | unix.O_DSYNC)
+	one := oneSector(t)
 	if _, err := d.WriteAt(one, 3*4096); err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +114,7 @@ func TestRawEngine(t *testing.T) {
 	}
 	kill(t, h.PID)
 	for err = nil; err == nil; { // not synced, or after the end
-		if _, err = f.WriteAt(chunk(7), 0); err == nil {
+		if _, err = f.WriteAt(rawChunk(7), 0); err == nil {
 			err = f.Sync()
 		}
 	}
@@ -88,21 +123,9 @@ func TestRawEngine(t *testing.T) {
 	}
 	f.Close()
 	w.run(w.up())
-	f = open(os.O_RDWR)
+	f = w.openRaw(os.O_RDWR)
 	defer f.Close()
-	got := make([]byte, 64<<10)
-	for i := range chunks {
-		want := chunk(i)
-		switch {
-		case i == 0:
-			continue // was being written
-		case i < chunks/2:
-			want = chunk(-i)
-		}
-		if _, err := f.ReadAt(got, int64(i)<<16); err != nil || !bytes.Equal(got, want) {
-			t.Fatalf("chunk %d: %v", i, err)
-		}
-	}
+	checkRaw(t, f)
 	image, err := os.ReadFile(r.path("local/images/" + w.id + ".img"))
 	if err != nil || bytes.Contains(image, []byte("plaintext")) {
 		t.Fatal("plaintext on the device, ", err)

@@ -138,43 +138,9 @@ func TestRepublishedKey(t *testing.T) {
 	k.ok(control.Client{Path: mounter.ControlPath(r.path("mounter"), k.id)}.Do(r.ctx(),
 		control.Request{Op: "loglevel", Args: volumectl.LogLevelArgs{Level: "debug"}}, nil))
 
-	// The server dies in the middle, again and again.
-	for n := 2; n < 12; n++ {
-		done := make(chan error, 1)
-		pid := k.pid()
-		go func() { done <- k.publish(secretsOf(n+1, n)) }()
-		if n%2 == 0 {
-			k.slots()
-		}
-		kill(t, pid)
-		t.Log(<-done) // it was too late, or it came in between
-		k.ok(k.publish(secretsOf(n+1, n)))
-		k.wantOneSlot()
-	}
+	k.serverDies()
 	check()
-
-	// A stage of the mounted volume, and an expansion, are held against its key, also while it is
-	// frozen.
-	expand := func(secrets map[string]string) error {
-		_, err := k.r.node.NodeExpandVolume(k.r.ctx(), &csi.NodeExpandVolumeRequest{VolumeId: k.id, VolumePath: k.target(), Secrets: secrets})
-		return err
-	}
-	server := control.Client{Path: mounter.ControlPath(r.path("mounter"), k.id)}
-	for _, frozen := range []bool{false, true} {
-		if frozen {
-			k.ok(server.Do(r.ctx(), control.Request{Op: "freeze", Args: volumectl.FreezeArgs{TimeoutMillis: 60_000}}, nil))
-		}
-		k.refused(k.stage(secretsOf(11, 0)))
-		k.refused(k.stage(secretsOf(20, 21)))
-		k.ok(k.stage(secretsOf(12, 0)))
-		k.ok(k.stage(secretsOf(12, 20)))
-		k.refused(expand(secretsOf(11, 0)))
-		k.refused(k.publish(secretsOf(11, 0)))
-	}
-	k.ok(server.Do(r.ctx(), control.Request{Op: "thaw", Args: volumectl.ThawArgs{}}, nil))
-	k.ok(expand(secretsOf(12, 0)))
-	k.ok(expand(nil))
-	k.wantOneSlot()
+	k.againstItsKey()
 	check()
 
 	// A volume that was not mounted when its key changed.
@@ -186,7 +152,57 @@ func TestRepublishedKey(t *testing.T) {
 	check()
 	k.run(k.down()[:2])
 
-	// One that is not written keeps its key until it is.
+	k.readOnly(check)
+	k.run(k.down()[1:])
+	r.wantClean()
+}
+
+// serverDies: the server dies in the middle of a change, again and again.
+func (k *rekey) serverDies() {
+	k.t.Helper()
+	for n := 2; n < 12; n++ {
+		done := make(chan error, 1)
+		pid := k.pid()
+		go func() { done <- k.publish(secretsOf(n+1, n)) }()
+		if n%2 == 0 {
+			k.slots()
+		}
+		kill(k.t, pid)
+		k.t.Log(<-done) // it was too late, or it came in between
+		k.ok(k.publish(secretsOf(n+1, n)))
+		k.wantOneSlot()
+	}
+}
+
+// againstItsKey: a stage of the mounted volume, and an expansion, are held against its key, also
+// while it is frozen.
+func (k *rekey) againstItsKey() {
+	k.t.Helper()
+	expand := func(secrets map[string]string) error {
+		_, err := k.r.node.NodeExpandVolume(k.r.ctx(), &csi.NodeExpandVolumeRequest{VolumeId: k.id, VolumePath: k.target(), Secrets: secrets})
+		return err
+	}
+	server := control.Client{Path: mounter.ControlPath(k.r.path("mounter"), k.id)}
+	for _, frozen := range []bool{false, true} {
+		if frozen {
+			k.ok(server.Do(k.r.ctx(), control.Request{Op: "freeze", Args: volumectl.FreezeArgs{TimeoutMillis: 60_000}}, nil))
+		}
+		k.refused(k.stage(secretsOf(11, 0)))
+		k.refused(k.stage(secretsOf(20, 21)))
+		k.ok(k.stage(secretsOf(12, 0)))
+		k.ok(k.stage(secretsOf(12, 20)))
+		k.refused(expand(secretsOf(11, 0)))
+		k.refused(k.publish(secretsOf(11, 0)))
+	}
+	k.ok(server.Do(k.r.ctx(), control.Request{Op: "thaw", Args: volumectl.ThawArgs{}}, nil))
+	k.ok(expand(secretsOf(12, 0)))
+	k.ok(expand(nil))
+	k.wantOneSlot()
+}
+
+// readOnly: a volume that is not written keeps its key until it is.
+func (k *rekey) readOnly(check func()) {
+	k.t.Helper()
 	k.reader = true
 	k.ok(k.stage(secretsOf(14, 13)))
 	k.ok(k.publish(secretsOf(14, 13)))
@@ -198,6 +214,4 @@ func TestRepublishedKey(t *testing.T) {
 	k.run(k.down()[:2])
 	k.reader = false
 	k.ok(k.stage(secretsOf(13, 0)))
-	k.run(k.down()[1:])
-	r.wantClean()
 }

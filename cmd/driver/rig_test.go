@@ -13,12 +13,13 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"github.com/sealvol/sealvol/pkg/mounter"
-	"github.com/sealvol/sealvol/pkg/mounter/mountertest"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/sealvol/sealvol/pkg/mounter"
+	"github.com/sealvol/sealvol/pkg/mounter/mountertest"
 )
 
 // rig is a driver in processes of its own.

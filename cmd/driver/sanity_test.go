@@ -99,6 +99,25 @@ func TestSanity(t *testing.T) {
 		}
 	}()
 
+	config := sanityConfig(endpoint, secrets, kubelet)
+	sc := sanity.GinkgoTest(&config)
+	defer sc.Finalize()
+	var report types.Report
+	ginkgo.ReportAfterSuite("nothing advertised is skipped", func(r types.Report) { report = r })
+	gomega.RegisterFailHandler(ginkgo.Fail)
+	suite, reporter := ginkgo.GinkgoConfiguration()
+	suite.RandomSeed = 1
+	reporter.NoColor = true
+	ginkgo.RunSpecs(t, "csi-sanity", suite, reporter)
+
+	ran := countSpecs(t, report, skips)
+	t.Logf("%d specs passed", ran)
+	if ran < least {
+		t.Errorf("only %d specs ran", ran)
+	}
+}
+
+func sanityConfig(endpoint, secrets, kubelet string) sanity.TestConfig {
 	config := sanity.NewTestConfig()
 	config.Address = endpoint
 	config.SecretsFile = secrets
@@ -114,17 +133,12 @@ func TestSanity(t *testing.T) {
 	config.TestNodeVolumeAttachLimit = true
 	config.TestVolumeAccessType = os.Getenv(envAccess)
 	config.TestSnapshotParameters = map[string]string{"method": "device"}
-	sc := sanity.GinkgoTest(&config)
-	defer sc.Finalize()
-	var report types.Report
-	ginkgo.ReportAfterSuite("nothing advertised is skipped", func(r types.Report) { report = r })
-	gomega.RegisterFailHandler(ginkgo.Fail)
-	suite, reporter := ginkgo.GinkgoConfiguration()
-	suite.RandomSeed = 1
-	reporter.NoColor = true
-	ginkgo.RunSpecs(t, "csi-sanity", suite, reporter)
+	return config
+}
 
-	ran := 0
+// countSpecs counts those that ran, and fails for those that should have.
+func countSpecs(t *testing.T, report types.Report, skips []string) (ran int) {
+	t.Helper()
 	for _, s := range report.SpecReports {
 		if s.LeafNodeType != types.NodeTypeIt {
 			continue
@@ -144,8 +158,5 @@ func TestSanity(t *testing.T) {
 			t.Errorf("%s: %s", s.State, s.FullText())
 		}
 	}
-	t.Logf("%d specs passed", ran)
-	if ran < least {
-		t.Errorf("only %d specs ran", ran)
-	}
+	return ran
 }

@@ -73,16 +73,7 @@ func TestSnapshotOfMounted(t *testing.T) {
 		t.Fatal("the writer was disturbed: ", err)
 	}
 	for _, c := range []*workflow{restored, clone} {
-		if b, err := os.ReadFile(filepath.Join(c.target(), "before")); err != nil || string(b) != "synced" {
-			t.Fatalf("%s: %q %v", c.name, b, err)
-		}
-		checkPair(t, c.target())
-		if err := os.WriteFile(filepath.Join(c.target(), "own"), []byte(c.name), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if c.context["keyVolume"] != w.id {
-			t.Fatal(c.context)
-		}
+		c.checkCopy(t, w.id)
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(restored.target(), &st); err != nil || int64(st.Blocks)*st.Bsize < 2*size*9/10 {
@@ -91,11 +82,7 @@ func TestSnapshotOfMounted(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(w.target(), "own")); !errors.Is(err, os.ErrNotExist) {
 		t.Fatal("a copy wrote to its source: ", err)
 	}
-	_, err = r.node.NodeStageVolume(r.ctx(), &csi.NodeStageVolumeRequest{VolumeId: clone.id, StagingTargetPath: clone.staging(), VolumeCapability: multiWriter(),
-		VolumeContext: clone.context, Secrets: map[string]string{"kek": strings.Repeat("f", 64)}})
-	if status.Code(err) != codes.Unauthenticated { // also of a volume that is mounted
-		t.Fatal(err)
-	}
+	clone.refuseKey(t) // also of a volume that is mounted
 	all := []*workflow{w, restored, clone}
 	instances := map[crypto.UUID]bool{}
 	for range 2 { // an instance does not change again
@@ -109,11 +96,7 @@ func TestSnapshotOfMounted(t *testing.T) {
 		t.Fatal("instances: ", instances)
 	}
 	clone.run(clone.down()[:2])
-	_, err = r.node.NodeStageVolume(r.ctx(), &csi.NodeStageVolumeRequest{VolumeId: clone.id, StagingTargetPath: clone.staging(), VolumeCapability: multiWriter(),
-		VolumeContext: clone.context, Secrets: map[string]string{"kek": strings.Repeat("f", 64)}})
-	if status.Code(err) != codes.Unauthenticated {
-		t.Fatal(err)
-	}
+	clone.refuseKey(t)
 	if _, err := r.ctrl.DeleteSnapshot(r.ctx(), &csi.DeleteSnapshotRequest{SnapshotId: snap.GetSnapshotId()}); err != nil {
 		t.Fatal(err)
 	}
@@ -121,6 +104,31 @@ func TestSnapshotOfMounted(t *testing.T) {
 		c.run(c.down())
 	}
 	r.wantClean()
+}
+
+// checkCopy looks at a copy of the volume source, and writes to it.
+func (w *workflow) checkCopy(t *testing.T, source string) {
+	t.Helper()
+	if b, err := os.ReadFile(filepath.Join(w.target(), "before")); err != nil || string(b) != "synced" {
+		t.Fatalf("%s: %q %v", w.name, b, err)
+	}
+	checkPair(t, w.target())
+	if err := os.WriteFile(filepath.Join(w.target(), "own"), []byte(w.name), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if w.context["keyVolume"] != source {
+		t.Fatal(w.context)
+	}
+}
+
+// refuseKey has another key refused.
+func (w *workflow) refuseKey(t *testing.T) {
+	t.Helper()
+	_, err := w.r.node.NodeStageVolume(w.r.ctx(), &csi.NodeStageVolumeRequest{VolumeId: w.id, StagingTargetPath: w.staging(), VolumeCapability: multiWriter(),
+		VolumeContext: w.context, Secrets: map[string]string{"kek": strings.Repeat("f", 64)}})
+	if status.Code(err) != codes.Unauthenticated {
+		t.Fatal(err)
+	}
 }
 
 // growPair appends to a, then to b, until stop.

@@ -5,8 +5,9 @@ import (
 	"runtime"
 	"slices"
 
-	"github.com/sealvol/sealvol/pkg/volume/vfs"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
 // fetch is a part of a chunk to be read from the device.

@@ -11,11 +11,12 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 	"github.com/sealvol/sealvol/pkg/volume/fusefs/fusefstest"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
-	"golang.org/x/sys/unix"
 )
 
 // failing answers in its own ways.

@@ -8,8 +8,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 )
 
 // victimEnv turns this program into a victim.

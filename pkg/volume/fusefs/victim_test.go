@@ -12,11 +12,12 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 	"github.com/sealvol/sealvol/pkg/volume/fusefs/fusefstest"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
-	"golang.org/x/sys/unix"
 )
 
 // TestAbort has a server that does not answer: aborting frees who waits.
