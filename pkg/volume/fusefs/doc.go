@@ -7,6 +7,7 @@
 // another process, which needs no privilege: NewServer and Server.Serve there
 // answer the kernel. Once Server.Ready is closed the mounter calls Tune. Unmount ends
 // Serve; AbortConnection ends it when the server no longer answers.
+// Retire takes the FS away from a server whose mount this process cannot reach.
 //
 // A process that holds the descriptor must never open a file on the mount:
 // closing it, or fork and exec, could wait for an answer that only this process gives.
