@@ -81,7 +81,7 @@ func (c *Chunks) DeleteChunk(ctx context.Context, name selfenc.Name) error {
 // Objects among them whose keys are no chunk's are errors that do not end it.
 func (c *Chunks) ListChunks(ctx context.Context) iter.Seq2[ChunkInfo, error] {
 	return func(yield func(ChunkInfo, error) bool) {
-		for info, err := range c.store.List(ctx, c.encoding.String()+"/") {
+		for info, err := range c.store.List(ctx, c.encoding.String()+"/", "") {
 			if err != nil {
 				yield(ChunkInfo{}, err)
 				return

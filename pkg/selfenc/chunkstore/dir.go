@@ -100,25 +100,61 @@ func (d *Dir) Get(ctx context.Context, key string, room []byte, limit int) ([]by
 }
 
 func (d *Dir) read(key string, room []byte, limit int) ([]byte, error) {
-	f, err := d.root.OpenFile(key, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe would wait
+	f, size, err := d.open(key)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	if size > int64(limit) {
+		return nil, fmt.Errorf("%w: %d bytes", ErrTooLarge, size)
+	}
+	b := inRoom(room, size)
+	_, err = io.ReadFull(f, b)
+	return b, err
+}
+
+// open opens an object's file, and returns its length.
+func (d *Dir) open(key string) (f *os.File, size int64, err error) {
+	f, err = d.root.OpenFile(key, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe would wait
+	if err != nil {
+		return nil, 0, err
+	}
 	fi, err := f.Stat()
 	switch {
 	case err != nil:
-		return nil, err
 	case fi.IsDir():
-		return nil, fs.ErrNotExist
+		err = fs.ErrNotExist
 	case !fi.Mode().IsRegular():
-		return nil, fmt.Errorf("it is no regular file: %w", fs.ErrInvalid)
-	case fi.Size() > int64(limit):
-		return nil, fmt.Errorf("%w: %d bytes", ErrTooLarge, fi.Size())
+		err = fmt.Errorf("it is no regular file: %w", fs.ErrInvalid)
+	default:
+		return f, fi.Size(), nil
 	}
-	b := inRoom(room, fi.Size())
-	_, err = io.ReadFull(f, b)
-	return b, err
+	f.Close()
+	return nil, 0, err
+}
+
+// GetRange implements Store.
+func (d *Dir) GetRange(ctx context.Context, key string, off int64, dst []byte) error {
+	if err := ready(ctx, key); err != nil {
+		return err
+	}
+	if err := d.readRange(key, off, dst); err != nil {
+		return objectError("get", key, notFound(err))
+	}
+	return nil
+}
+
+func (d *Dir) readRange(key string, off int64, dst []byte) error {
+	f, size, err := d.open(key)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if off < 0 || off > size || size-off < int64(len(dst)) {
+		return rangeError(off, len(dst), size)
+	}
+	_, err = f.ReadAt(dst, off)
+	return err
 }
 
 // notFound is err in this package's terms.
@@ -223,7 +259,7 @@ func (d *Dir) Stat(ctx context.Context, key string) (Info, error) {
 	if err != nil {
 		return Info{}, objectError("stat", key, notFound(err))
 	}
-	return Info{key, fi.Size(), fi.ModTime()}, nil
+	return Info{Key: key, Bytes: fi.Size(), Modified: fi.ModTime()}, nil
 }
 
 // Delete implements Store.
@@ -242,9 +278,9 @@ func (d *Dir) Delete(ctx context.Context, key string) error {
 }
 
 // List implements Store.
-func (d *Dir) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
+func (d *Dir) List(ctx context.Context, prefix, after string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
-		if err := CheckPrefix(prefix); err != nil {
+		if err := checkList(prefix, after); err != nil {
 			yield(Info{}, err)
 			return
 		}
@@ -253,7 +289,7 @@ func (d *Dir) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 		if i := strings.LastIndexByte(prefix, '/'); i > 0 {
 			dir = prefix[:i]
 		}
-		if err := d.walk(ctx, dir, prefix, yield); err != nil && !errors.Is(err, errStop) {
+		if err := d.walk(ctx, dir, prefix, after, yield); err != nil && !errors.Is(err, errStop) {
 			yield(Info{}, fmt.Errorf("list %s: %w", prefix, err))
 		}
 	}
@@ -261,8 +297,8 @@ func (d *Dir) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 
 var errStop = errors.New("stop")
 
-// walk yields what is below a directory, by key.
-func (d *Dir) walk(ctx context.Context, dir, prefix string, yield func(Info, error) bool) error {
+// walk yields what is below a directory and after a key, by key.
+func (d *Dir) walk(ctx context.Context, dir, prefix, after string, yield func(Info, error) bool) error {
 	entries, err := d.readDir(dir)
 	if err != nil {
 		if errors.Is(notFound(err), ErrNotFound) {
@@ -279,9 +315,15 @@ func (d *Dir) walk(ctx context.Context, dir, prefix string, yield func(Info, err
 			continue
 		}
 		if e.IsDir() {
-			if err := d.walk(ctx, key, prefix, yield); err != nil {
+			if end := key + "0"; after >= end { // "0" follows "/": all in it comes before
+				continue
+			}
+			if err := d.walk(ctx, key, prefix, after, yield); err != nil {
 				return err
 			}
+			continue
+		}
+		if key <= after {
 			continue
 		}
 		info, err := e.Info()
@@ -291,7 +333,7 @@ func (d *Dir) walk(ctx context.Context, dir, prefix string, yield func(Info, err
 			}
 			return err
 		}
-		if info.Mode().IsRegular() && !yield(Info{key, info.Size(), info.ModTime()}, nil) {
+		if info.Mode().IsRegular() && !yield(Info{Key: key, Bytes: info.Size(), Modified: info.ModTime()}, nil) {
 			return errStop
 		}
 	}

@@ -79,7 +79,7 @@ func TestFaults(t *testing.T) {
 	store := chunkstore.NewMemory()
 	for _, e := range encryptAll(t, store, plain) {
 		var keys []string
-		for i, err := range store.List(t.Context(), e.encoding.String()+"/") {
+		for i, err := range store.List(t.Context(), e.encoding.String()+"/", "") {
 			if err != nil {
 				t.Fatal(err)
 			}

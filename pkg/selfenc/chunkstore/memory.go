@@ -15,6 +15,7 @@ import (
 type Memory struct {
 	mu      sync.RWMutex
 	objects map[string]memoryObject // guarded by mu; data is never changed
+	sorted  []string                // guarded by mu; all keys, or nil after they changed
 }
 
 type memoryObject struct {
@@ -63,7 +64,7 @@ func (m *Memory) Put(ctx context.Context, key string, data []byte) (bool, error)
 	if _, ok := m.objects[key]; ok {
 		return false, nil
 	}
-	m.objects[key] = o
+	m.objects[key], m.sorted = o, nil
 	return true, nil
 }
 
@@ -75,6 +76,9 @@ func (m *Memory) Replace(ctx context.Context, key string, data []byte) error {
 	o := memoryObject{bytes.Clone(data), time.Now()}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if _, ok := m.objects[key]; !ok {
+		m.sorted = nil
+	}
 	m.objects[key] = o
 	return nil
 }
@@ -90,7 +94,7 @@ func (m *Memory) Stat(ctx context.Context, key string) (Info, error) {
 	if !ok {
 		return Info{}, objectError("stat", key, ErrNotFound)
 	}
-	return Info{key, int64(len(o.data)), o.modified}, nil
+	return Info{Key: key, Bytes: int64(len(o.data)), Modified: o.modified}, nil
 }
 
 // Delete implements Store.
@@ -101,22 +105,40 @@ func (m *Memory) Delete(ctx context.Context, key string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.objects, key)
+	m.sorted = nil
+	return nil
+}
+
+// GetRange implements Store.
+func (m *Memory) GetRange(ctx context.Context, key string, off int64, dst []byte) error {
+	if err := ready(ctx, key); err != nil {
+		return err
+	}
+	m.mu.RLock()
+	o, ok := m.objects[key]
+	m.mu.RUnlock()
+	switch {
+	case !ok:
+		return objectError("get", key, ErrNotFound)
+	case off < 0 || off > int64(len(o.data)) || int64(len(o.data))-off < int64(len(dst)):
+		return objectError("get", key, rangeError(off, len(dst), int64(len(o.data))))
+	}
+	copy(dst, o.data[off:])
 	return nil
 }
 
 // List implements Store.
-func (m *Memory) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
+func (m *Memory) List(ctx context.Context, prefix, after string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
-		if err := CheckPrefix(prefix); err != nil {
+		if err := checkList(prefix, after); err != nil {
 			yield(Info{}, err)
 			return
 		}
-		m.mu.RLock()
-		keys := slices.Sorted(maps.Keys(m.objects))
-		m.mu.RUnlock()
-		for _, k := range keys {
+		keys := m.sortedKeys()
+		i, _ := slices.BinarySearch(keys, max(prefix, after))
+		for _, k := range keys[i:] {
 			if !strings.HasPrefix(k, prefix) {
-				continue
+				return
 			}
 			if err := context.Cause(ctx); err != nil {
 				yield(Info{}, err)
@@ -125,11 +147,21 @@ func (m *Memory) List(ctx context.Context, prefix string) iter.Seq2[Info, error]
 			m.mu.RLock()
 			o, ok := m.objects[k]
 			m.mu.RUnlock()
-			if ok && !yield(Info{k, int64(len(o.data)), o.modified}, nil) {
+			if ok && k > after && !yield(Info{Key: k, Bytes: int64(len(o.data)), Modified: o.modified}, nil) {
 				return
 			}
 		}
 	}
+}
+
+// sortedKeys returns all keys; nobody changes the list.
+func (m *Memory) sortedKeys() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.sorted == nil {
+		m.sorted = slices.Sorted(maps.Keys(m.objects))
+	}
+	return m.sorted
 }
 
 // Close implements Store.

@@ -3,6 +3,7 @@ package chunkstore
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -245,13 +246,23 @@ func (s *S3) Get(ctx context.Context, key string, room []byte, limit int) ([]byt
 		return nil, err
 	}
 	defer end()
+	var b []byte
+	err = s.repeat(ctx, "get", key, func() (broken bool, err error) {
+		b, broken, err = s.get(ctx, key, room, limit)
+		return broken, err
+	})
+	return b, err
+}
+
+// repeat has an object read again while its answers break off.
+func (s *S3) repeat(ctx context.Context, op, key string, read func() (broken bool, err error)) error {
 	for attempt := 1; ; attempt++ {
-		b, broken, err := s.get(ctx, key, room, limit)
+		broken, err := read()
 		if err == nil || !broken || attempt >= s.opts.Attempts {
-			return b, s.failed(ctx, "get", key, err)
+			return s.failed(ctx, op, key, err)
 		}
 		if err := s.pause(ctx, attempt); err != nil {
-			return nil, s.failed(ctx, "get", key, err)
+			return s.failed(ctx, op, key, err)
 		}
 	}
 }
@@ -327,7 +338,12 @@ func (s *S3) put(ctx context.Context, op, key string, data []byte, ifNoneMatch *
 	body := &lentBytes{r: bytes.NewReader(data)}
 	defer body.giveBack()
 	in := &s3.PutObjectInput{Bucket: &s.bucket, Key: s.key(key), Body: body, ContentLength: aws.Int64(int64(len(data))),
-		IfNoneMatch: ifNoneMatch, ChecksumAlgorithm: types.ChecksumAlgorithmCrc32c, ContentType: aws.String("application/octet-stream")}
+		IfNoneMatch: ifNoneMatch, ContentType: aws.String("application/octet-stream")}
+	if sum, ok := NamedHash(key); ok { // the name is the checksum: nothing is computed again
+		in.ChecksumSHA256 = aws.String(base64.StdEncoding.EncodeToString(sum[:]))
+	} else {
+		in.ChecksumAlgorithm = types.ChecksumAlgorithmCrc32c
+	}
 	s.opts.apply(in)
 	_, err = s.client.PutObject(ctx, in)
 	return s.failed(ctx, op, key, err)
@@ -373,11 +389,15 @@ func (s *S3) Stat(ctx context.Context, key string) (Info, error) {
 		return Info{}, err
 	}
 	defer end()
-	out, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.bucket, Key: s.key(key), RequestPayer: s.opts.payer()})
+	out, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.bucket, Key: s.key(key), ChecksumMode: types.ChecksumModeEnabled, RequestPayer: s.opts.payer()})
 	if err != nil {
 		return Info{}, s.failed(ctx, "stat", key, s.orAbsent(ctx, key, err))
 	}
-	return Info{key, aws.ToInt64(out.ContentLength), aws.ToTime(out.LastModified)}, nil
+	info := Info{Key: key, Bytes: aws.ToInt64(out.ContentLength), Modified: aws.ToTime(out.LastModified)}
+	if sum, err := base64.StdEncoding.DecodeString(aws.ToString(out.ChecksumSHA256)); err == nil && len(sum) == 32 {
+		info.SHA256 = (*[32]byte)(sum)
+	}
+	return info, nil
 }
 
 // Delete implements Store.
@@ -399,13 +419,16 @@ func (s *S3) Delete(ctx context.Context, key string) error {
 
 // List implements Store. Objects in the bucket whose keys are no store's are
 // passed over.
-func (s *S3) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
+func (s *S3) List(ctx context.Context, prefix, after string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
-		if err := CheckPrefix(prefix); err != nil {
+		if err := checkList(prefix, after); err != nil {
 			yield(Info{}, err)
 			return
 		}
 		in := &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: s.key(prefix), RequestPayer: s.opts.payer()}
+		if after != "" {
+			in.StartAfter = s.key(after)
+		}
 		pages := s3.NewListObjectsV2Paginator(s.client, in, func(o *s3.ListObjectsV2PaginatorOptions) { o.Limit = s.opts.pageKeys })
 		for pages.HasMorePages() {
 			page, err := s.page(ctx, pages)
@@ -416,7 +439,7 @@ func (s *S3) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 			for i := range page.Contents {
 				o := &page.Contents[i]
 				key := strings.TrimPrefix(aws.ToString(o.Key), s.prefix)
-				if CheckKey(key) == nil && !yield(Info{key, aws.ToInt64(o.Size), aws.ToTime(o.LastModified)}, nil) {
+				if key > after && CheckKey(key) == nil && !yield(Info{Key: key, Bytes: aws.ToInt64(o.Size), Modified: aws.ToTime(o.LastModified)}, nil) {
 					return
 				}
 			}

@@ -77,7 +77,7 @@ func everyCall(t *testing.T, s Store) {
 	err = errors.Join(err, s.Replace(t.Context(), "x", []byte("two")))
 	_, gerr := s.Get(t.Context(), "x", nil, 10)
 	_, serr := s.Stat(t.Context(), "x")
-	for _, lerr := range s.List(t.Context(), "") {
+	for _, lerr := range s.List(t.Context(), "", "") {
 		err = errors.Join(err, lerr)
 	}
 	if err = errors.Join(err, gerr, serr, s.Delete(t.Context(), "x")); err != nil {

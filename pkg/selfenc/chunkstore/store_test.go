@@ -228,7 +228,7 @@ func TestDirKilled(t *testing.T) {
 	wg.Wait()
 	d := openDir(t, dir)
 	found := map[string]bool{}
-	for i, err := range d.List(t.Context(), "x/") {
+	for i, err := range d.List(t.Context(), "x/", "") {
 		if err != nil {
 			t.Fatal(err)
 		}

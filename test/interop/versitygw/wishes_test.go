@@ -121,7 +121,7 @@ func TestLeastPolicy(t *testing.T) {
 			{"stat", func() error { _, err := plain.Stat(t.Context(), key("read")); return err }},
 			{"delete", func() error { return plain.Delete(t.Context(), key("gone")) }},
 			{"list", func() error {
-				for _, err := range plain.List(t.Context(), "") {
+				for _, err := range plain.List(t.Context(), "", "") {
 					if err != nil {
 						return err
 					}
@@ -175,7 +175,7 @@ func TestLeastPolicy(t *testing.T) {
 	if _, err := elsewhere.Put(t.Context(), "x", []byte("x")); err == nil {
 		t.Error("a put beside the prefix")
 	}
-	for _, err := range elsewhere.List(t.Context(), "") {
+	for _, err := range elsewhere.List(t.Context(), "", "") {
 		if err == nil {
 			t.Error("listed what is beside the prefix")
 		}

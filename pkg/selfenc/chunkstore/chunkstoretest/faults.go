@@ -15,6 +15,21 @@ type Faulty struct {
 	OnPut func(ctx context.Context, key string) error                        // comes first
 }
 
+// GetRange implements chunkstore.Store. OnGet sees what was got, and what it
+// returns is cut to the length that was wanted.
+func (f *Faulty) GetRange(ctx context.Context, key string, off int64, dst []byte) error {
+	err := f.Store.GetRange(ctx, key, off, dst)
+	if err != nil || f.OnGet == nil {
+		return err
+	}
+	b, err := f.OnGet(ctx, key, bytes.Clone(dst))
+	if err == nil && len(b) < len(dst) {
+		err = chunkstore.ErrRange
+	}
+	copy(dst, b)
+	return err
+}
+
 // ErrRefused is what a refusing store says.
 var ErrRefused = errors.New("the store refuses")
 
@@ -65,4 +80,11 @@ func Refused(context.Context, string, []byte) ([]byte, error) { return nil, ErrR
 func Slow(ctx context.Context, _ string, _ []byte) ([]byte, error) {
 	<-ctx.Done()
 	return nil, context.Cause(ctx)
+}
+
+// replacing is a store that does not know conditional puts.
+type replacing struct{ chunkstore.Store }
+
+func (r *replacing) Put(ctx context.Context, key string, data []byte) (bool, error) {
+	return true, r.Replace(ctx, key, data)
 }

@@ -24,14 +24,14 @@ func Run(t *testing.T, open func(t *testing.T, again bool) chunkstore.Store) {
 		run  func(*testing.T, *suite)
 	}{
 		{"Objects", objects}, {"PutIsConditional", putIsConditional}, {"OneOfManyPuts", oneOfManyPuts}, {"Replace", replaces}, {"Delete", deletes},
-		{"List", lists}, {"Keys", keys}, {"Limit", limits}, {"Cancelled", cancelled}, {"Again", again}, {"Concurrent", concurrent},
+		{"List", lists}, {"ListAfter", listsAfter}, {"Range", ranges}, {"Clock", clock}, {"Probe", probe}, {"Named", named}, {"Keys", keys}, {"Limit", limits}, {"Cancelled", cancelled}, {"Again", again}, {"Concurrent", concurrent},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := &suite{open: open}
 			s.Store = open(t, false)
 			t.Cleanup(func() { // whatever the test left
 				var left []string
-				for i, err := range s.List(context.Background(), "") {
+				for i, err := range s.List(context.Background(), "", "") {
 					if err != nil {
 						t.Error(err)
 						break
@@ -179,7 +179,7 @@ func deletes(t *testing.T, s *suite) {
 
 func (s *suite) listed(t *testing.T, prefix string) (keys []string) {
 	t.Helper()
-	for i, err := range s.List(t.Context(), prefix) {
+	for i, err := range s.List(t.Context(), prefix, "") {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -211,7 +211,7 @@ func lists(t *testing.T, s *suite) {
 			t.Errorf("prefix %q: %q, want %q", prefix, got, want)
 		}
 	}
-	for i, err := range s.List(t.Context(), "p/") {
+	for i, err := range s.List(t.Context(), "p/", "") {
 		if err != nil || i.Key != "p/00/000" {
 			t.Errorf("%s, %v", i.Key, err)
 		}
@@ -224,14 +224,14 @@ func keys(t *testing.T, s *suite) {
 		_, put := s.Put(t.Context(), k, nil)
 		_, get := s.Get(t.Context(), k, nil, 10)
 		_, stat := s.Stat(t.Context(), k)
-		for i, err := range []error{put, get, stat, s.Delete(t.Context(), k), s.Replace(t.Context(), k, nil)} {
+		for i, err := range []error{put, get, stat, s.Delete(t.Context(), k), s.Replace(t.Context(), k, nil), s.GetRange(t.Context(), k, 0, make([]byte, 1))} {
 			if !errors.Is(err, chunkstore.ErrKey) {
 				t.Errorf("key %q: call %d: %v", k, i, err)
 			}
 		}
 	}
 	for _, p := range []string{"/", "../", "a//", ".t", "a/."} {
-		for _, err := range s.List(t.Context(), p) {
+		for _, err := range s.List(t.Context(), p, "") {
 			if !errors.Is(err, chunkstore.ErrKey) {
 				t.Errorf("prefix %q: %v", p, err)
 			}
@@ -259,13 +259,13 @@ func cancelled(t *testing.T, s *suite) {
 	_, put := s.Put(ctx, "c/y", nil)
 	_, get := s.Get(ctx, "c/x", nil, 10)
 	_, stat := s.Stat(ctx, "c/x")
-	for i, err := range []error{put, get, stat, s.Delete(ctx, "c/x"), s.Replace(ctx, "c/x", nil)} {
+	for i, err := range []error{put, get, stat, s.Delete(ctx, "c/x"), s.Replace(ctx, "c/x", nil), s.GetRange(ctx, "c/x", 0, make([]byte, 1))} {
 		if !ended(err) {
 			t.Errorf("call %d: %v", i, err)
 		}
 	}
 	last := error(nil)
-	for _, err := range s.List(ctx, "c/") {
+	for _, err := range s.List(ctx, "c/", "") {
 		last = err
 	}
 	if !ended(last) {

@@ -1,0 +1,146 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+)
+
+// ErrDenied is what a limited store says of what its user may not do.
+var ErrDenied = errors.New("not allowed")
+
+// Rights limit what one user of a store may do. The zero value allows
+// everything that keeps what is there: all but Replace and Delete.
+type Rights struct {
+	// Prefix of all keys in the store below; the user neither says nor sees it.
+	// Empty, or a key and "/".
+	Prefix string
+	// Delete and Replace are the beginnings of the keys that may be deleted and
+	// replaced. "" is all.
+	Delete, Replace []string
+	// ReadOnly refuses everything that writes.
+	ReadOnly bool
+}
+
+// limited is a store as one user may use it.
+type limited struct {
+	store  Store
+	rights Rights
+}
+
+// Limit returns a store as a user with rights sees it. Closing it leaves the
+// store below open.
+func Limit(s Store, r Rights) (Store, error) {
+	if name, ok := strings.CutSuffix(r.Prefix, "/"); r.Prefix != "" {
+		if err := CheckKey(name); err != nil || !ok {
+			return nil, fmt.Errorf("%w: prefix %q", ErrKey, r.Prefix)
+		}
+	}
+	return &limited{s, r}, nil
+}
+
+// key returns the key below.
+func (l *limited) key(key string) (string, error) {
+	if err := CheckKey(key); err != nil {
+		return "", err
+	}
+	return l.rights.Prefix + key, nil
+}
+
+// change returns the key below of an object that the user wants to change.
+func (l *limited) change(op, key string, allowed []string) (string, error) {
+	k, err := l.key(key)
+	if err != nil {
+		return "", err
+	}
+	if l.rights.ReadOnly || !slices.ContainsFunc(allowed, func(p string) bool { return strings.HasPrefix(key, p) }) {
+		return "", objectError(op, key, ErrDenied)
+	}
+	return k, nil
+}
+
+var anyKey = []string{""}
+
+// Get implements Store.
+func (l *limited) Get(ctx context.Context, key string, room []byte, limit int) ([]byte, error) {
+	k, err := l.key(key)
+	if err != nil {
+		return nil, err
+	}
+	return l.store.Get(ctx, k, room, limit)
+}
+
+// GetRange implements Store.
+func (l *limited) GetRange(ctx context.Context, key string, off int64, dst []byte) error {
+	k, err := l.key(key)
+	if err != nil {
+		return err
+	}
+	return l.store.GetRange(ctx, k, off, dst)
+}
+
+// Put implements Store.
+func (l *limited) Put(ctx context.Context, key string, data []byte) (bool, error) {
+	k, err := l.change("put", key, anyKey)
+	if err != nil {
+		return false, err
+	}
+	return l.store.Put(ctx, k, data)
+}
+
+// Replace implements Store.
+func (l *limited) Replace(ctx context.Context, key string, data []byte) error {
+	k, err := l.change("replace", key, l.rights.Replace)
+	if err != nil {
+		return err
+	}
+	return l.store.Replace(ctx, k, data)
+}
+
+// Stat implements Store.
+func (l *limited) Stat(ctx context.Context, key string) (Info, error) {
+	k, err := l.key(key)
+	if err != nil {
+		return Info{}, err
+	}
+	info, err := l.store.Stat(ctx, k)
+	info.Key = key
+	if err != nil {
+		return Info{}, err
+	}
+	return info, nil
+}
+
+// Delete implements Store.
+func (l *limited) Delete(ctx context.Context, key string) error {
+	k, err := l.change("delete", key, l.rights.Delete)
+	if err != nil {
+		return err
+	}
+	return l.store.Delete(ctx, k)
+}
+
+// List implements Store.
+func (l *limited) List(ctx context.Context, prefix, after string) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		if err := checkList(prefix, after); err != nil {
+			yield(Info{}, err)
+			return
+		}
+		if after != "" {
+			after = l.rights.Prefix + after
+		}
+		for info, err := range l.store.List(ctx, l.rights.Prefix+prefix, after) {
+			info.Key = strings.TrimPrefix(info.Key, l.rights.Prefix)
+			if !yield(info, err) {
+				return
+			}
+		}
+	}
+}
+
+// Close implements Store.
+func (l *limited) Close() error { return nil }

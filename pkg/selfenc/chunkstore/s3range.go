@@ -1,0 +1,60 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go"
+)
+
+// GetRange implements Store. What breaks off while it is read is read again.
+func (s *S3) GetRange(ctx context.Context, key string, off int64, dst []byte) error {
+	end, err := s.begin(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if off < 0 {
+		return objectError("get", key, rangeError(off, len(dst), -1))
+	}
+	return s.repeat(ctx, "get", key, func() (broken bool, err error) { return s.getRange(ctx, key, off, dst) })
+}
+
+// getRange makes one request; broken is true if its answer broke off.
+func (s *S3) getRange(ctx context.Context, key string, off int64, dst []byte) (broken bool, err error) {
+	if len(dst) == 0 { // which no header of HTTP can say
+		info, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.bucket, Key: s.key(key), RequestPayer: s.opts.payer()})
+		if err != nil {
+			return false, s.orAbsent(ctx, key, err)
+		}
+		if n := aws.ToInt64(info.ContentLength); off > n {
+			return false, rangeError(off, 0, n)
+		}
+		return false, nil
+	}
+	wanted := fmt.Sprintf("bytes=%d-%d", off, off+int64(len(dst))-1)
+	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: s.key(key), Range: &wanted, RequestPayer: s.opts.payer()})
+	var api smithy.APIError
+	if errors.As(err, &api) && api.ErrorCode() == "InvalidRange" {
+		return false, rangeError(off, len(dst), -1)
+	}
+	if err != nil {
+		return false, s.orAbsent(ctx, key, err)
+	}
+	defer func() { _ = out.Body.Close() }()
+	if got := aws.ToString(out.ContentRange); !strings.HasPrefix(got, fmt.Sprintf("bytes %d-", off)) {
+		return false, fmt.Errorf("the server does not answer with the range %s but with %.40q", wanted, got)
+	}
+	if n := aws.ToInt64(out.ContentLength); n != int64(len(dst)) {
+		return false, rangeError(off, len(dst), off+n)
+	}
+	if _, err := io.ReadFull(out.Body, dst); err != nil {
+		return true, fmt.Errorf("the answer broke off: %w", err)
+	}
+	return false, nil
+}
