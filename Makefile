@@ -92,6 +92,9 @@ vectors: $(VENV)/ready ## [test] check golden vectors and fresh output against i
 	$(VENV)/bin/python -B pkg/crypto/testdata/check.py
 	$(GO) test -count=1 -run '^(TestVectors|TestFreshVectors)$$' ./pkg/crypto -fresh-vectors $(CURDIR)/$(BUILD)/vectors/crypto.json
 	$(VENV)/bin/python -B pkg/crypto/testdata/check.py $(BUILD)/vectors/crypto.json
+	$(VENV)/bin/python -B pkg/crypto/testdata/check_snapshots.py
+	$(GO) test -count=1 -run '^Test(TenantVectors|FreshTenants)$$' ./pkg/crypto -fresh-tenants $(CURDIR)/$(BUILD)/vectors/tenants.json
+	$(VENV)/bin/python -B pkg/crypto/testdata/check_snapshots.py $(BUILD)/vectors/tenants.json
 	$(GO) test -count=1 -run '^Test(FreshHeaders|Header.*)$$' ./pkg/volume/internal/layout -fresh-headers $(CURDIR)/$(BUILD)/vectors/headers.json
 	$(VENV)/bin/python -B pkg/volume/internal/layout/testdata/check_headers.py $(BUILD)/vectors/headers.json
 

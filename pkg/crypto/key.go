@@ -90,6 +90,7 @@ const (
 	saltVolume   = "doublecrypt-v2"
 	saltSnapshot = "doublecrypt-v2 snap"
 	saltTenant   = "doublecrypt-v2 conv"
+	saltSecret   = "doublecrypt-v2 tenant" // of a tenant secret's slots
 )
 
 // EpochKeys are the keys derived from one epoch's VMK, in locked memory.

@@ -175,6 +175,18 @@ func (t *TenantKeys) ChunkID(k ChunkKind, chunk []byte) ([32]byte, error) {
 // SealChunk appends the object for a chunk to dst and returns its reference.
 // payload is the chunk's compression if comp is not 0, else ignored.
 func (t *TenantKeys) SealChunk(s Suite, k ChunkKind, comp uint8, chunk, payload, dst []byte) (ChunkRef, []byte, error) {
+	start := len(dst)
+	r, dst, err := t.SealPacked(s, k, comp, chunk, payload, dst)
+	if err != nil {
+		return ChunkRef{}, nil, err
+	}
+	r.Name = sha256.Sum256(dst[start:])
+	return r, dst, nil
+}
+
+// SealPacked is SealChunk for an object that gets no name of its own: it lies in
+// a pack, which has one. The reference's Name is zero.
+func (t *TenantKeys) SealPacked(s Suite, k ChunkKind, comp uint8, chunk, payload, dst []byte) (ChunkRef, []byte, error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	if t.c.at == nil {
@@ -193,7 +205,6 @@ func (t *TenantKeys) SealChunk(s Suite, k ChunkKind, comp uint8, chunk, payload,
 	if err := r.Validate(); err != nil {
 		return ChunkRef{}, nil, err
 	}
-	start := len(dst)
 	err := t.chunkBox(s, k, comp, &r.P, func(b *box) (err error) {
 		dst, err = b.seal(dst, chunkNonce[:], payload, chunkAAD(s, k, comp))
 		return err
@@ -201,7 +212,6 @@ func (t *TenantKeys) SealChunk(s Suite, k ChunkKind, comp uint8, chunk, payload,
 	if err != nil {
 		return ChunkRef{}, nil, err
 	}
-	r.Name = sha256.Sum256(dst[start:])
 	return r, dst, nil
 }
 
@@ -213,9 +223,7 @@ var ErrObjectName = fmt.Errorf("%w: the object has another name", ErrAuthenticat
 // the one that r names. If r.Comp is not 0, the caller decompresses it to
 // r.Length bytes and passes them to CheckChunk.
 func (t *TenantKeys) OpenChunk(r *ChunkRef, object, dst []byte) ([]byte, error) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	if t.c.at == nil {
+	if t.erased() {
 		return nil, ErrErased
 	}
 	if err := r.Validate(); err != nil {
@@ -223,6 +231,20 @@ func (t *TenantKeys) OpenChunk(r *ChunkRef, object, dst []byte) ([]byte, error) 
 	}
 	if sha256.Sum256(object) != r.Name {
 		return nil, ErrObjectName
+	}
+	return t.OpenPacked(r, object, dst)
+}
+
+// OpenPacked is OpenChunk for what SealPacked made. It needs no name: the AEAD
+// and p, to which the key is bound, leave no other object.
+func (t *TenantKeys) OpenPacked(r *ChunkRef, object, dst []byte) ([]byte, error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if t.c.at == nil {
+		return nil, ErrErased
+	}
+	if err := r.Validate(); err != nil {
+		return nil, err
 	}
 	start := len(dst)
 	err := t.chunkBox(r.Suite, r.Kind, r.Comp, &r.P, func(b *box) (err error) {
