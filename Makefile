@@ -16,6 +16,7 @@ HELM           ?= $(CLUSTER_CACHE)/bin/helm
 FUZZ_RUNS    ?= 20000
 CRASH_ROUNDS ?= 20
 HOSTILE_TIME ?= 2m
+N            ?= 100000
 
 # Directories whose tests need root, /dev/fuse or loop devices. The tests of all others need neither
 # root nor network.
@@ -119,6 +120,10 @@ fuse: ## [test] tests on real mounts; needs root and /dev/fuse
 sanity: ## [test] csi-sanity; needs root
 	@test -n "$(sanity_packages)" || { echo "no package in $(SANITY)" >&2; exit 1; }
 	$(GO) test -count=1 -timeout 15m $(sanity_packages)
+
+.PHONY: gc-model
+gc-model: ## the protocol of snapshot stores: N random interleavings; seeds are printed, GC_FLAGS="-gc.seed S" repeats one
+	$(GO) test -count=1 -timeout 0 -v -run '^TestRandomModel$$' ./pkg/snapshot/gc -gc.runs $(N) $(GC_FLAGS)
 
 .PHONY: envtest
 envtest: cluster-build ## [test] operator, node agent and chart against a real API server

@@ -309,6 +309,8 @@ func TestNames(t *testing.T) {
 		Name{Pack, a, Sum{1}}.Key(): func(k string) error { _, err := ParseName(k); return err },
 		Name{Page, a, Sum{1}}.Key(): func(k string) error { _, err := ParseName(k); return err },
 		SnapKey(s, ManifestPart):    func(k string) error { _, _, err := ParseSnapKey(k); return err },
+		TombKey(s, a):               func(k string) error { _, _, err := ParseSnapKey(k); return err },
+		VerdictKey(s, a):            func(k string) error { _, _, err := ParseSnapKey(k); return err },
 		SnapKey(s, CardPart):        func(k string) error { _, _, err := ParseSnapKey(k); return err },
 		SlotsKey(s, 17):             func(k string) error { _, _, err := ParseSnapKey(k); return err },
 		LeaseKey(s, a):              func(k string) error { _, _, err := ParseLeaseKey(k); return err },

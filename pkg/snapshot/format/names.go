@@ -2,12 +2,13 @@ package format
 
 import (
 	"bytes"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/sealvol/sealvol/pkg/snapshot/internal/draw"
 )
 
 // ID is the identity of a snapshot, an attempt, a store or a lineage. What the
@@ -17,7 +18,7 @@ type ID [16]byte
 // NewID draws an identity: a random (version 4) UUID.
 func NewID() ID {
 	var id ID
-	rand.Read(id[:])
+	draw.Bytes(id[:])
 	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80 // RFC 9562 section 5.4
 	return id
 }
@@ -128,12 +129,14 @@ func ParseName(key string) (n Name, err error) {
 	return n, fmt.Errorf("%w name: %.100q is neither a pack nor a page", ErrFormat, key)
 }
 
-// The parts of a snapshot; keys are KeysPart and a number.
+// The parts of a snapshot. KeysPart is followed by a number, TombPart and
+// VerdictPart by an identity, which a tomb and its verdict share.
 const (
 	ManifestPart = "manifest"
 	CardPart     = "card"
-	TombPart     = "tomb"
 	KeysPart     = "keys-"
+	TombPart     = "tomb-"
+	VerdictPart  = "verdict-"
 )
 
 // SnapKey returns the key of a part of snapshot s.
@@ -154,9 +157,12 @@ func ParseSnapKey(key string) (s ID, part string, err error) {
 	if s, err = ParseID(id); err != nil {
 		return s, "", err
 	}
-	known := part == ManifestPart || part == CardPart || part == TombPart
+	known := part == ManifestPart || part == CardPart
 	if n, isKeys := strings.CutPrefix(part, KeysPart); isKeys {
 		_, known = parseNumber(n)
+	}
+	if _, _, isTomb := ParseTomb(part); isTomb {
+		known = true
 	}
 	if !ok || !ok2 || !known {
 		return s, "", fmt.Errorf("%w name: %.100q is no part of a snapshot", ErrFormat, key)
@@ -171,6 +177,24 @@ func SlotsVersion(part string) (n uint32, ok bool) {
 		return 0, false
 	}
 	return parseNumber(rest)
+}
+
+// TombKey returns the key of tomb t of snapshot s.
+func TombKey(s, t ID) string { return SnapKey(s, TombPart+t.String()) }
+
+// VerdictKey returns the key of what decides about tomb t of snapshot s.
+func VerdictKey(s, t ID) string { return SnapKey(s, VerdictPart+t.String()) }
+
+// ParseTomb reads the part that is a tomb or the verdict about it.
+func ParseTomb(part string) (t ID, verdict, ok bool) {
+	rest, isTomb := strings.CutPrefix(part, TombPart)
+	if !isTomb {
+		if rest, verdict = strings.CutPrefix(part, VerdictPart); !verdict {
+			return t, false, false
+		}
+	}
+	t, err := ParseID(rest)
+	return t, verdict, err == nil
 }
 
 func parseNumber(s string) (uint32, bool) {

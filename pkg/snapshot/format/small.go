@@ -12,6 +12,12 @@ import (
 // nothing may rely on it. It is never removed.
 const VoidCard = "VOIDVOID"
 
+// What a verdict says, whoever of undelete and pruner puts it first.
+const (
+	VerdictKeep = "KEEP" // the snapshot was undeleted: this tomb means nothing
+	VerdictVoid = "VOID" // it is too late for that
+)
+
 const (
 	cardMagic = "SEALVCD1"
 	// MaxCardBytes bounds a card.

@@ -1,0 +1,53 @@
+package commit
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
+	"github.com/sealvol/sealvol/pkg/snapshot/format"
+)
+
+// Reader holds a lease on a snapshot that is being read: a pruner keeps it,
+// forgotten or not, while the lease lasts.
+type Reader struct {
+	store chunkstore.Store
+	key   string
+	lease []byte
+	// Head and Sealed are the snapshot's manifest.
+	Head   *format.Head
+	Sealed []byte
+}
+
+// Read puts a lease on a whole snapshot and then reads its manifest. ErrNoBase.
+func Read(ctx context.Context, store chunkstore.Store, s format.ID, ttl time.Duration, who string) (*Reader, error) {
+	if ttl == 0 {
+		ttl = DefaultTTL
+	}
+	l := format.Lease{Use: format.Reading, TTL: ttl, Bases: []format.ID{s}, Who: who}
+	b, err := l.Encode()
+	if err != nil {
+		return nil, err
+	}
+	r := &Reader{store: store, key: format.LeaseKey(s, format.NewID()), lease: b}
+	if err := r.Renew(ctx); err != nil {
+		return nil, err
+	}
+	if r.Head, r.Sealed, err = Whole(ctx, store, s); err != nil {
+		_ = r.Close(ctx) // else it expires
+		return nil, err
+	}
+	return r, nil
+}
+
+// Renew puts the lease again.
+func (r *Reader) Renew(ctx context.Context) error {
+	if err := r.store.Replace(ctx, r.key, r.lease); err != nil {
+		return fmt.Errorf("lease on what is read: %w", err)
+	}
+	return nil
+}
+
+// Close deletes the lease.
+func (r *Reader) Close(ctx context.Context) error { return r.store.Delete(ctx, r.key) }

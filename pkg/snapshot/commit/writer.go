@@ -1,0 +1,193 @@
+package commit
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
+	"github.com/sealvol/sealvol/pkg/snapshot/format"
+)
+
+// Errors of this package; compare with errors.Is.
+var (
+	// ErrNoBase: the snapshot is not there whole, so that nothing can be built on it.
+	ErrNoBase = errors.New("no whole snapshot")
+	// ErrVoid: a pruner has declared the unfinished snapshot void, since its
+	// lease had expired. Begin again as another snapshot; its packs can be taken
+	// over.
+	ErrVoid = errors.New("a pruner declared the unfinished snapshot void, since its lease had expired")
+	// ErrTaken: another process has written a snapshot of this identity.
+	ErrTaken = errors.New("another process has written this snapshot")
+	// ErrTooLate: the snapshot was forgotten, and its time to be undeleted is over.
+	ErrTooLate = errors.New("too late to undelete")
+)
+
+// DefaultTTL is how long a lease protects without being renewed. Nobody waits
+// for its end: it only costs the space of what a dead writer leaves, and gives
+// its successor that time to go on with the same snapshot.
+const DefaultTTL = 24 * time.Hour
+
+// Options say how a snapshot is written.
+type Options struct {
+	// Base is the snapshot whose packs are used again. Zero: none.
+	Base format.ID
+	// Predecessors are attempts whose packs TakeOver finds.
+	Predecessors []format.ID
+	// TTL of the lease. 0: DefaultTTL.
+	TTL time.Duration
+	// Who writes, for people who look at leases.
+	Who string
+}
+
+// Writer writes one snapshot. It is safe for concurrent use, but for Commit.
+type Writer struct {
+	store chunkstore.Store
+	s     format.ID
+	key   string // of the lease
+	lease []byte
+	opts  Options
+	own   format.ID
+}
+
+// Begin puts the lease of a new attempt at snapshot s (W1).
+func Begin(ctx context.Context, store chunkstore.Store, s format.ID, o Options) (*Writer, error) {
+	if o.TTL == 0 {
+		o.TTL = DefaultTTL
+	}
+	w := &Writer{store: store, s: s, key: format.LeaseKey(s, format.NewID()), opts: o, own: format.NewID()}
+	l := format.Lease{Use: format.Writing, TTL: o.TTL, Attempts: append([]format.ID{w.own}, o.Predecessors...), Who: o.Who}
+	if o.Base != (format.ID{}) {
+		l.Bases = []format.ID{o.Base}
+	}
+	var err error
+	if w.lease, err = l.Encode(); err != nil {
+		return nil, err
+	}
+	if err := w.Renew(ctx); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// Snapshot returns which snapshot is written.
+func (w *Writer) Snapshot() format.ID { return w.s }
+
+// Attempt returns the attempt under which packs and pages are put.
+func (w *Writer) Attempt() format.ID { return w.own }
+
+// Renew puts the lease again. A writer whose lease expired may go on: either no
+// pruner noticed, or Commit says ErrVoid.
+func (w *Writer) Renew(ctx context.Context) error {
+	if err := w.store.Replace(ctx, w.key, w.lease); err != nil {
+		return fmt.Errorf("lease on snapshot %s: %w", w.s, err)
+	}
+	return nil
+}
+
+// Base checks that the base is whole and returns its manifest (W2). ErrNoBase:
+// work without it.
+func (w *Writer) Base(ctx context.Context) (h *format.Head, sealed []byte, err error) {
+	return Whole(ctx, w.store, w.opts.Base)
+}
+
+// Whole returns the manifest of a snapshot whose card is real, or ErrNoBase. The
+// card is looked at first: what was whole after the lease was put stays.
+func Whole(ctx context.Context, store chunkstore.Store, s format.ID) (h *format.Head, sealed []byte, err error) {
+	no := func(why string) error { return fmt.Errorf("snapshot %s: %w: %s", s, ErrNoBase, why) }
+	if s == (format.ID{}) {
+		return nil, nil, no("none was named")
+	}
+	card, err := store.Get(ctx, format.SnapKey(s, format.CardPart), nil, format.MaxCardBytes)
+	switch {
+	case errors.Is(err, chunkstore.ErrNotFound):
+		return nil, nil, no("it was never finished")
+	case err != nil:
+		return nil, nil, fmt.Errorf("snapshot %s: %w", s, err)
+	case format.IsVoid(card):
+		return nil, nil, no("it is void")
+	}
+	if _, _, err := format.DecodeCard(card); err != nil {
+		return nil, nil, fmt.Errorf("snapshot %s: %w", s, err)
+	}
+	return Manifest(ctx, store, s)
+}
+
+// Manifest reads the manifest of a snapshot. ErrNoBase if there is none.
+func Manifest(ctx context.Context, store chunkstore.Store, s format.ID) (h *format.Head, sealed []byte, err error) {
+	key := format.SnapKey(s, format.ManifestPart)
+	b, err := store.Get(ctx, key, nil, format.MaxManifestBytes)
+	if errors.Is(err, chunkstore.ErrNotFound) {
+		return nil, nil, fmt.Errorf("snapshot %s: %w: %w", s, ErrNoBase, err)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("snapshot %s: %w", s, err)
+	}
+	if h, sealed, err = format.DecodeManifest(b); err == nil && h.S != s {
+		err = fmt.Errorf("%w manifest: it is of snapshot %s", format.ErrFormat, h.S)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return h, sealed, nil
+}
+
+// Put puts a pack or a page below the own attempt (W4). That it was there
+// already can only mean that an answer had been lost: no other attempt puts
+// objects there.
+func (w *Writer) Put(ctx context.Context, c format.Class, data []byte, sum format.Sum) (format.Name, error) {
+	n := format.Name{Class: c, Attempt: w.own, Sum: sum}
+	_, err := w.store.Put(ctx, n.Key(), data)
+	return n, err
+}
+
+// Parts are the objects of a snapshot beside packs and pages, sealed.
+type Parts struct {
+	Manifest []byte // of format.EncodeManifest
+	Keys     []byte // version 0 of the slots; nil: none
+	Card     []byte // of format.EncodeCard
+}
+
+// Commit puts manifest, keys and card, and deletes the lease (W4 to W6). When it
+// returns nil the snapshot is whole and stays. After another error than ErrVoid
+// and ErrTaken it may be called again with the same parts.
+func (w *Writer) Commit(ctx context.Context, p *Parts) error {
+	if err := w.putPart(ctx, format.ManifestPart, p.Manifest); err != nil {
+		return err
+	}
+	if p.Keys != nil {
+		if err := w.putPart(ctx, format.KeysPart+"0", p.Keys); err != nil {
+			return err
+		}
+	}
+	if err := w.putPart(ctx, format.CardPart, p.Card); err != nil {
+		return err
+	}
+	_ = w.store.Delete(ctx, w.key) // else it expires; who may not delete leaves it to that
+	return nil
+}
+
+// putPart puts a part that nobody else may have put otherwise.
+func (w *Writer) putPart(ctx context.Context, part string, data []byte) error {
+	key := format.SnapKey(w.s, part)
+	created, err := w.store.Put(ctx, key, data)
+	if err != nil || created {
+		return err
+	}
+	got, err := w.store.Get(ctx, key, nil, max(len(data), len(format.VoidCard)))
+	switch {
+	case err == nil && part == format.CardPart && format.IsVoid(got):
+		return fmt.Errorf("snapshot %s: %w", w.s, ErrVoid)
+	case errors.Is(err, chunkstore.ErrTooLarge) || err == nil && !bytes.Equal(got, data):
+		return fmt.Errorf("%s: %w", key, ErrTaken)
+	case errors.Is(err, chunkstore.ErrNotFound): // a pruner removed it, after it put a void card
+		return fmt.Errorf("snapshot %s: %w", w.s, ErrVoid)
+	}
+	return err
+}
+
+// Abandon deletes the lease: what the attempt has put becomes garbage, unless a
+// successor takes it over in time.
+func (w *Writer) Abandon(ctx context.Context) error { return w.store.Delete(ctx, w.key) }
