@@ -64,7 +64,7 @@ func (r *Reader) Bytes(n int) []byte {
 	return b
 }
 
-// U8, U16, U32 and U64 read an integer.
+// U8 reads an integer.
 func (r *Reader) U8() uint8 {
 	if b := r.Bytes(1); b != nil {
 		return b[0]

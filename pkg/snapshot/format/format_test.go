@@ -85,7 +85,7 @@ func must(b []byte, err error) []byte {
 }
 
 func testPack(n int) []byte {
-	h := PackHeader{MixedPack, 3, ID{7}}
+	h := PackHeader{MixedPack, 3, 5, ID{7}}
 	b := h.Append(nil)
 	var slots []PackSlot
 	for i := range n {

@@ -4,13 +4,14 @@ import "bytes"
 
 // A pack, from front to end:
 //
-//	header   "SEALVPK1" ‖ kind u8 ‖ tenant epoch u8 ‖ 00×6 ‖ attempt[16]     32 bytes
+//	header   "SEALVPK1" ‖ kind u8 ‖ tenant epoch u8 ‖ 00×2 ‖ number u32 ‖ attempt[16]
 //	objects  sealed chunks, back to back
 //	table    n × {offset u32 ‖ length u32 ‖ kind u8 ‖ comp u8 ‖ 00×2 ‖ mark[16]}
 //	trailer  n u32 ‖ table offset u32 ‖ SHA-256 of all before ‖ "SEALVPK1"   48 bytes
 //
 // Its name is the SHA-256 of all of it. mark is d[0:16] ⊕ a mask that the tenant
-// alone can compute, and that no two slots have in common.
+// alone can compute, and that no two slots have in common: no two packs have one
+// header, of 32 bytes, since an attempt uses each number once.
 const (
 	packMagic = "SEALVPK1"
 	// PackHeaderBytes is where the first object lies.
@@ -40,22 +41,23 @@ const (
 // PackHeader is the beginning of a pack.
 type PackHeader struct {
 	Kind    PackKind
-	Epoch   uint8 // of the tenant secret
+	Epoch   uint8  // of the tenant secret
+	Number  uint32 // in the list of the snapshot for which it was written
 	Attempt ID
 }
 
 // Append appends the encoding.
 func (h *PackHeader) Append(b []byte) []byte {
-	b = append(append(b, packMagic...), byte(h.Kind), h.Epoch, 0, 0, 0, 0, 0, 0)
-	return append(b, h.Attempt[:]...)
+	b = append(append(b, packMagic...), byte(h.Kind), h.Epoch, 0, 0)
+	return append(le32(b, h.Number), h.Attempt[:]...)
 }
 
 // DecodePackHeader reads what Append wrote.
 func DecodePackHeader(b []byte) (h PackHeader, err error) {
 	r := NewReader("pack header", packMagic, b)
 	h.Kind, h.Epoch = PackKind(r.U8()), r.U8()
-	r.Zeros(6)
-	h.Attempt = r.ID()
+	r.Zeros(2)
+	h.Number, h.Attempt = r.U32(), r.ID()
 	if h.Kind < DataPack || h.Kind > MixedPack {
 		r.Fail("unknown kind %d", h.Kind)
 	}

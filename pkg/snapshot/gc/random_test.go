@@ -70,8 +70,7 @@ func (r *randomRun) writer(base format.ID, predecessors []format.ID) {
 	s := format.ID{1, byte(len(r.names) + 1)}
 	r.names = append(r.names, s)
 	packs, late := r.rng.IntN(3), r.rng.IntN(3) == 0
-	var p *proc
-	p = r.w.start(fmt.Sprintf("writer %x", s[1]), func(ctx context.Context, self *proc) error {
+	p := r.w.start(fmt.Sprintf("writer %x", s[1]), func(ctx context.Context, self *proc) error {
 		if err := r.idle(self); err != nil {
 			return err
 		}

@@ -135,7 +135,7 @@ var seed = maphash.MakeSeed()
 func (p *proc) saw(parts ...any) {
 	var h maphash.Hash
 	h.SetSeed(seed)
-	fmt.Fprint(&h, p.hist, parts)
+	_, _ = fmt.Fprint(&h, p.hist, parts)
 	p.hist = h.Sum64()
 }
 
@@ -149,12 +149,12 @@ func (w *world) sum() uint64 {
 		if !strings.Contains(k, "/"+format.TombPart) { // which says when, for people
 			h.Write(o.data)
 		}
-		fmt.Fprint(&h, o.at)
+		_, _ = fmt.Fprint(&h, o.at)
 	}
 	for _, p := range w.procs {
-		fmt.Fprint(&h, p.hist, p.done, p.at)
+		_, _ = fmt.Fprint(&h, p.hist, p.done, p.at)
 	}
-	fmt.Fprint(&h, w.clock)
+	_, _ = fmt.Fprint(&h, w.clock)
 	return h.Sum64()
 }
 

@@ -1,0 +1,17 @@
+// Package pack puts sealed chunks into packs and finds them again, by way of the
+// pack list of a snapshot. docs/snapshot-format.md is normative.
+//
+//	sealed chunk ─ Writer.Add ─► open pack ─ full ─► hash, Put ─► entry of the list
+//	                   └► packed reference (pack number, slot, offset)
+//	reference ─ Reader.Open ─► list ─► range of a pack ─► payload, verified
+//
+// # Who owns what
+//
+// A [Writer] has at most three packs open and Options.InFlight under way, each
+// of Options.PackBytes: that is its memory. It owns the goroutines that upload;
+// Flush waits for them. A [List] keeps the pages that were asked for, 64 KiB each
+// for the content of 16 GiB. Both are safe for concurrent use.
+//
+// A list only grows, until a recount by somebody who walked the snapshot: so no
+// bookkeeping can lose what is needed.
+package pack
