@@ -181,7 +181,10 @@ func (p *pass) judge(ctx context.Context, s *snapshot) error {
 			if err != nil {
 				return err
 			}
-			if string(b) == format.VerdictKeep {
+			if string(b) == format.VerdictKeep { // whoever undeleted it died before he removed the tomb
+				if err := p.store.Delete(ctx, format.TombKey(s.s, t.id)); err != nil && !errors.Is(err, chunkstore.ErrLocked) {
+					return err
+				}
 				continue
 			}
 		}
