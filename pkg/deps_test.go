@@ -75,6 +75,7 @@ var allowed = map[string][]string{
 	"pkg/selfenc/chunkstore":                {"pkg/atomicfile", "pkg/awsclient", "pkg/selfenc"},
 	"pkg/selfenc/chunkstore/chunkstoretest": {"pkg/selfenc/chunkstore"},
 	"cmd/libselfenc":                        {"pkg/atomicfile", "pkg/selfenc"},
+	"pkg/selfenc/chunkstore/storerpc":       {"pkg/selfenc/chunkstore"},
 	"cmd/libselfenc":                        {"pkg/selfenc"},
 
 	"pkg/snapshot/internal/draw": {},

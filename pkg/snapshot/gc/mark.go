@@ -151,8 +151,11 @@ func (m *marker) unread(ctx context.Context, s *snapshot, key string, err error)
 		return err // of the store
 	}
 	card, cerr := m.store.Get(ctx, format.SnapKey(s.s, format.CardPart), nil, format.MaxCardBytes)
-	if cerr == nil && format.IsVoid(card) {
+	switch {
+	case cerr == nil && format.IsVoid(card):
 		return fmt.Errorf("snapshot %s: %w", s.s, ErrBusy)
+	case cerr != nil && !errors.Is(cerr, chunkstore.ErrNotFound) && !errors.Is(cerr, chunkstore.ErrTooLarge):
+		return cerr // nobody knows
 	}
 	return fmt.Errorf("snapshot %s: %w: %s: %w", s.s, ErrDamaged, key, err)
 }

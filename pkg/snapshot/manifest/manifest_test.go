@@ -44,7 +44,7 @@ func snapshotKeys(t testing.TB, s format.ID, fill byte) *crypto.SnapshotKeys {
 
 func testBody() *Body {
 	return &Body{Volume: crypto.UUID{1}, Generation: 2, Parent: crypto.UUID{3}, Instance: format.ID{4}, StateRoot: [32]byte{5}, ParentSealed: format.Sum{6},
-		Root: selfenc.PackedRef{Ref: selfenc.Ref{Suite: 1, Kind: crypto.ChunkTree, Comp: 1, Length: 5000, D: [32]byte{1}, P: [32]byte{2}}, Stored: 900, Pack: 3, Offset: 32},
+		Root:   selfenc.PackedRef{Ref: selfenc.Ref{Suite: 1, Kind: crypto.ChunkTree, Comp: 1, Length: 5000, D: [32]byte{1}, P: [32]byte{2}}, Stored: 900, Pack: 3, Offset: 32},
 		Height: 2, Seed: [16]byte{7}, ChunkBytes: 65536, LogicalBytes: 1 << 40, StoredBytes: 8, Files: 9, Dirs: 10, Epoch: 1, Since: 11, Writer: "sealvol test"}
 }
 

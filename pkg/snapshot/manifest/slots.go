@@ -24,7 +24,7 @@ const (
 	MaxSlotsBytes = 16 + crypto.Slots*(8+crypto.MaxSlotParams+crypto.MaxSlotSealed)
 )
 
-// ErrNoSlot: no slot opens with what was given.
+// ErrNoSlot says that no slot opens with what was given.
 var ErrNoSlot = errors.New("no key slot opens with this key")
 
 // Encode returns the object.
