@@ -43,8 +43,13 @@ func Undelete(ctx context.Context, store chunkstore.Store, s format.ID) error {
 		if err == nil && !created {
 			var b []byte
 			b, err = store.Get(ctx, key, nil, 64)
-			// A verdict is removed with all else of a void snapshot.
-			if errors.Is(err, chunkstore.ErrNotFound) || err == nil && string(b) != format.VerdictKeep {
+			void := errors.Is(err, chunkstore.ErrNotFound) // it is removed with all else of a void snapshot
+			if err == nil {
+				if void, err = format.DecodeVerdict(b); err != nil {
+					err = fmt.Errorf("%s: %w", key, err)
+				}
+			}
+			if void {
 				return fmt.Errorf("snapshot %s: %w", s, ErrTooLate)
 			}
 		}

@@ -18,6 +18,19 @@ const (
 	VerdictVoid = "VOID" // it is too late for that
 )
 
+// DecodeVerdict reads a verdict, and reports whether it is VerdictVoid.
+func DecodeVerdict(b []byte) (void bool, err error) {
+	switch string(b) {
+	case VerdictKeep:
+		return false, nil
+	case VerdictVoid:
+		return true, nil
+	}
+	r := NewReader("verdict", "", nil)
+	r.Fail("%.20q", b)
+	return false, r.Err()
+}
+
 const (
 	cardMagic = "SEALVCD1"
 	// MaxCardBytes bounds a card.
@@ -79,7 +92,10 @@ func DecodeTomb(b []byte) (t Tomb, err error) {
 // read.
 //
 //	"SEALVLS1" ‖ use u8 ‖ 00 ‖ bases u16 ‖ attempts u16 ‖ 00×2 ‖ TTL u32, seconds ‖
-//	bases × S[16] ‖ attempts × attempt[16] ‖ who
+//	bases × S[16] ‖ attempts × attempt[16] ‖ who ‖ SHA-256 of all before
+//
+// The hash is there because nothing else would notice a base that was read as
+// another one.
 type Lease struct {
 	Use Use
 	TTL time.Duration // whole seconds
@@ -105,7 +121,7 @@ const (
 	// MaxTTL is the longest that a lease protects anything without being renewed.
 	MaxTTL = 7 * 24 * time.Hour
 	// MaxLeaseBytes bounds a lease.
-	MaxLeaseBytes = 8 + 12 + 2*16*maxLeased + 2 + maxWho
+	MaxLeaseBytes = 8 + 12 + 2*16*maxLeased + 2 + maxWho + 32
 )
 
 // Encode returns the object.
@@ -117,6 +133,8 @@ func (l *Lease) Encode() ([]byte, error) {
 		b = append(b, id[:]...)
 	}
 	b = AppendText(b, l.Who)
+	sum := SumOf(b)
+	b = append(b, sum[:]...)
 	got, err := DecodeLease(b)
 	if err == nil && (len(got.Bases) != len(l.Bases) || got.TTL != l.TTL) {
 		err = fmt.Errorf("%w lease: for %v, of %d snapshots", ErrFormat, l.TTL, len(l.Bases))
@@ -142,6 +160,10 @@ func DecodeLease(b []byte) (l Lease, err error) {
 		l.Attempts = append(l.Attempts, r.ID())
 	}
 	l.Who = r.Text(maxWho)
+	signed := len(b) - r.Left()
+	if sum := r.Sum(); r.Err() == nil && sum != SumOf(b[:signed]) {
+		r.Fail("its hash is not what its end says")
+	}
 	if err := r.End(); err != nil {
 		return Lease{}, err
 	}

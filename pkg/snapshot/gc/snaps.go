@@ -3,6 +3,7 @@ package gc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
@@ -181,7 +182,11 @@ func (p *pass) judge(ctx context.Context, s *snapshot) error {
 			if err != nil {
 				return err
 			}
-			if string(b) == format.VerdictKeep { // whoever undeleted it died before he removed the tomb
+			void, err := format.DecodeVerdict(b)
+			if err != nil {
+				return fmt.Errorf("%s: %w", key, err)
+			}
+			if !void { // whoever undeleted it died before he removed the tomb
 				if err := p.store.Delete(ctx, format.TombKey(s.s, t.id)); err != nil && !errors.Is(err, chunkstore.ErrLocked) {
 					return err
 				}
