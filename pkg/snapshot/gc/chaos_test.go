@@ -270,3 +270,41 @@ func (c *chaosRun) write(ctx context.Context, i int) error {
 	}
 	return err
 }
+
+// counting counts requests.
+type counting struct {
+	chunkstore.Store
+	mu                sync.Mutex
+	gets, lists, puts int // guarded by mu
+}
+
+func (c *counting) count(n *int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	*n++
+}
+
+func (c *counting) Get(ctx context.Context, key string, room []byte, limit int) ([]byte, error) {
+	c.count(&c.gets)
+	return c.Store.Get(ctx, key, room, limit)
+}
+
+func (c *counting) Stat(ctx context.Context, key string) (chunkstore.Info, error) {
+	c.count(&c.gets)
+	return c.Store.Stat(ctx, key)
+}
+
+func (c *counting) Put(ctx context.Context, key string, data []byte) (bool, error) {
+	c.count(&c.puts)
+	return c.Store.Put(ctx, key, data)
+}
+
+func (c *counting) Replace(ctx context.Context, key string, data []byte) error {
+	c.count(&c.puts)
+	return c.Store.Replace(ctx, key, data)
+}
+
+func (c *counting) List(ctx context.Context, prefix, after string) iter.Seq2[chunkstore.Info, error] {
+	c.count(&c.lists)
+	return c.Store.List(ctx, prefix, after)
+}

@@ -127,7 +127,7 @@ func (p *pass) voidLate(ctx context.Context) error {
 
 // putVoid puts a void card, if there is none, and notes whether one stands there.
 func (p *pass) putVoid(ctx context.Context, s format.ID) error {
-	if p.void[s] || p.o.DryRun {
+	if p.void[s] {
 		return nil
 	}
 	if p.o.skip.garbageUnvoided {
@@ -135,6 +135,15 @@ func (p *pass) putVoid(ctx context.Context, s format.ID) error {
 		return nil
 	}
 	key := format.SnapKey(s, format.CardPart)
+	if p.o.DryRun { // as if: nothing is deleted
+		_, err := p.store.Stat(ctx, key)
+		if errors.Is(err, chunkstore.ErrNotFound) {
+			p.void[s] = true
+			p.report.Voided = append(p.report.Voided, s)
+			return nil
+		}
+		return err
+	}
 	created, err := p.store.Put(ctx, key, []byte(format.VoidCard))
 	if err != nil {
 		return err
@@ -166,11 +175,17 @@ func (p *pass) judge(ctx context.Context, s *snapshot) error {
 			waiting = true
 			continue
 		}
-		if p.o.DryRun {
-			continue
+		if p.o.DryRun && !s.verdicts[t.id] { // as if
+			p.void[s.s] = true
+			p.report.Voided = append(p.report.Voided, s.s)
+			return nil
 		}
 		key := format.VerdictKey(s.s, t.id)
-		created, err := p.store.Put(ctx, key, []byte(format.VerdictVoid))
+		created := false
+		var err error
+		if !p.o.DryRun {
+			created, err = p.store.Put(ctx, key, []byte(format.VerdictVoid))
+		}
 		if err != nil {
 			return err
 		}
@@ -187,6 +202,9 @@ func (p *pass) judge(ctx context.Context, s *snapshot) error {
 				return fmt.Errorf("%s: %w", key, err)
 			}
 			if !void { // whoever undeleted it died before he removed the tomb
+				if p.o.DryRun {
+					continue
+				}
 				if err := p.store.Delete(ctx, format.TombKey(s.s, t.id)); err != nil && !errors.Is(err, chunkstore.ErrLocked) {
 					return err
 				}
@@ -195,8 +213,10 @@ func (p *pass) judge(ctx context.Context, s *snapshot) error {
 		}
 		// From here on nobody can undelete it: the card may be replaced. It is
 		// the only object that ever is, and by these very bytes.
-		if err := p.store.Replace(ctx, format.SnapKey(s.s, format.CardPart), []byte(format.VoidCard)); err != nil {
-			return err
+		if !p.o.DryRun {
+			if err := p.store.Replace(ctx, format.SnapKey(s.s, format.CardPart), []byte(format.VoidCard)); err != nil {
+				return err
+			}
 		}
 		p.void[s.s] = true
 		p.report.Voided = append(p.report.Voided, s.s)

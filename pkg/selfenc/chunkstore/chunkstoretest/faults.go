@@ -82,7 +82,10 @@ func Slow(ctx context.Context, _ string, _ []byte) ([]byte, error) {
 	return nil, context.Cause(ctx)
 }
 
-// replacing is a store that does not know conditional puts.
+// Unconditional returns a store that does not know conditional puts: Put
+// replaces what is there.
+func Unconditional(s chunkstore.Store) chunkstore.Store { return &replacing{s} }
+
 type replacing struct{ chunkstore.Store }
 
 func (r *replacing) Put(ctx context.Context, key string, data []byte) (bool, error) {

@@ -1,0 +1,11 @@
+// Package snapshot holds the tests of a whole snapshot store; its parts are:
+//
+//	format    what needs no key: names, packs, pack lists, heads, leases, records
+//	manifest  what needs keys: manifest bodies, cards, key slots, checkpoints
+//	pack      puts sealed chunks into packs, finds them by way of the pack list
+//	commit    how a snapshot comes into a store: the writers' side of the protocol
+//	gc        deletes what nothing needs: the pruners' side, without keys
+//
+// docs/snapshot-format.md is normative. testdata/store-1 is a store that every
+// later version has to read.
+package snapshot
