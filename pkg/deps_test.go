@@ -84,6 +84,7 @@ var allowed = map[string][]string{
 	"pkg/snapshot/commit":        {"pkg/selfenc/chunkstore", "pkg/snapshot/format"}, // no key
 	"pkg/snapshot/gc":            {"pkg/selfenc/chunkstore", "pkg/snapshot/format"}, // no key
 	"pkg/snapshot/pack":          {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/format"},
+	"pkg/snapshot/retention":     {},
 	"pkg/snapshot/manifest":      {"pkg/crypto", "pkg/selfenc", "pkg/snapshot/format"},
 }
 

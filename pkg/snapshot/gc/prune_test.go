@@ -1,6 +1,7 @@
 package gc
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -197,4 +198,32 @@ func TestEventual(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
+}
+
+// TestLocked: what an object lock keeps is counted, and goes when it can.
+func TestLocked(t *testing.T) {
+	c := filled(t, chunkstore.NewMemory(), 2)
+	if err := commit.Forget(t.Context(), c.Store, c.promised[1], "test"); err != nil {
+		t.Fatal(err)
+	}
+	pruned(t, c.Store, Options{Undelete: -1, Grace: -1})
+	lock := &locked{Store: c.Store}
+	for range 2 {
+		if r := pruned(t, lock, Options{Undelete: -1, Grace: -1}); r.Locked.Objects != 2 || r.Deleted.Objects != 0 || r.Condemned.Objects != 0 {
+			t.Errorf("%+v", r)
+		}
+	}
+	if r := pruned(t, c.Store, Options{Undelete: -1, Grace: -1}); r.Deleted.Objects != 2 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// locked keeps all packs and pages.
+type locked struct{ chunkstore.Store }
+
+func (l *locked) Delete(ctx context.Context, key string) error {
+	if _, err := format.ParseName(key); err == nil {
+		return fmt.Errorf("delete %s: %w", key, chunkstore.ErrLocked)
+	}
+	return l.Store.Delete(ctx, key)
 }
