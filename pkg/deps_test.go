@@ -76,7 +76,6 @@ var allowed = map[string][]string{
 	"pkg/selfenc/chunkstore/chunkstoretest": {"pkg/selfenc/chunkstore"},
 	"cmd/libselfenc":                        {"pkg/atomicfile", "pkg/selfenc"},
 	"pkg/selfenc/chunkstore/storerpc":       {"pkg/selfenc/chunkstore"},
-	"cmd/libselfenc":                        {"pkg/selfenc"},
 
 	"pkg/snapshot":               {}, // tests alone
 	"pkg/snapshot/internal/draw": {},
@@ -84,8 +83,8 @@ var allowed = map[string][]string{
 	"pkg/snapshot/commit":        {"pkg/selfenc/chunkstore", "pkg/snapshot/format"}, // no key
 	"pkg/snapshot/gc":            {"pkg/selfenc/chunkstore", "pkg/snapshot/format"}, // no key
 	"pkg/snapshot/pack":          {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/format"},
-	"pkg/snapshot/retention":     {},
 	"pkg/snapshot/manifest":      {"pkg/crypto", "pkg/selfenc", "pkg/snapshot/format"},
+	"pkg/snapshot/retention":     {},
 }
 
 // confined lists who may import which foreign modules: packages, or "cmd" and
@@ -229,6 +228,8 @@ func checkForeign(t *testing.T, name, path string) {
 
 // testOnly lists what the tests of a package need besides: real neighbours in place of fakes.
 var testOnly = map[string][]string{
+	"pkg/snapshot":     {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/format", "pkg/snapshot/gc", "pkg/snapshot/manifest", "pkg/snapshot/pack"},
+	"pkg/snapshot/gc":  {"pkg/snapshot/commit", "pkg/snapshot/internal/draw"}, // the other side of the protocol
 	"pkg/csi":          {"pkg/backend/local"},
 	"pkg/mountserver":  {"pkg/mountserver/mounts"},
 	"pkg/nodeagent":    {"pkg/mounter/volumectl"},
@@ -258,10 +259,6 @@ func TestMountServerIsSmall(t *testing.T) {
 			}
 		}
 	}
-	"pkg/csi":         {"pkg/backend/local"},
-	"pkg/nodeagent":   {"pkg/mounter/volumectl"},
-	"pkg/snapshot":    {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/format", "pkg/snapshot/gc", "pkg/snapshot/manifest", "pkg/snapshot/pack"},
-	"pkg/snapshot/gc": {"pkg/snapshot/commit", "pkg/snapshot/internal/draw"}, // the other side of the protocol
 }
 
 func isTestHelper(name string) bool { return strings.HasSuffix(name, "test") }
