@@ -209,3 +209,54 @@ func TestTakeOver(t *testing.T) {
 		t.Errorf("a damaged record: %v", err)
 	}
 }
+
+// TestCommitRequests: an unchanged snapshot on its base takes 4 PUT, 2 GET and a
+// DELETE.
+func TestCommitRequests(t *testing.T) {
+	store, base, s := &counting{Store: chunkstore.NewMemory(), n: map[string]int{}}, format.NewID(), format.NewID()
+	if err := begin(t, store, base, Options{}).Commit(t.Context(), parts(t, base, "x")); err != nil {
+		t.Fatal(err)
+	}
+	clear(store.n)
+	w := begin(t, store, s, Options{Base: base})
+	if _, _, err := w.Base(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Commit(t.Context(), parts(t, s, "x")); err != nil {
+		t.Fatal(err)
+	}
+	if store.n["put"] != 4 || store.n["get"] != 2 || store.n["delete"] != 1 || len(store.n) != 3 {
+		t.Errorf("%v", store.n)
+	}
+}
+
+// counting counts requests by what they cost.
+type counting struct {
+	chunkstore.Store
+	n map[string]int
+}
+
+func (c *counting) Get(ctx context.Context, key string, room []byte, limit int) ([]byte, error) {
+	c.n["get"]++
+	return c.Store.Get(ctx, key, room, limit)
+}
+
+func (c *counting) Put(ctx context.Context, key string, data []byte) (bool, error) {
+	c.n["put"]++
+	return c.Store.Put(ctx, key, data)
+}
+
+func (c *counting) Replace(ctx context.Context, key string, data []byte) error {
+	c.n["put"]++
+	return c.Store.Replace(ctx, key, data)
+}
+
+func (c *counting) Delete(ctx context.Context, key string) error {
+	c.n["delete"]++
+	return c.Store.Delete(ctx, key)
+}
+
+func (c *counting) Stat(ctx context.Context, key string) (chunkstore.Info, error) {
+	c.n["stat"]++
+	return c.Store.Stat(ctx, key)
+}

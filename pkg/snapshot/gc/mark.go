@@ -68,7 +68,8 @@ func (p *pass) confirmMissing(ctx context.Context) error {
 	return err
 }
 
-// marker marks what roots need; snapshots share most pages, which are read once.
+// marker marks what roots need. Snapshots share most pages: of each is kept only
+// which flags its packs got.
 type marker struct {
 	*pass
 	mu    sync.Mutex
@@ -77,9 +78,8 @@ type marker struct {
 
 // pageRead is a page that somebody reads, or has read.
 type pageRead struct {
-	once  sync.Once
-	packs []format.PackEntry
-	err   error
+	mu   sync.Mutex // held while it is read; taken before marker.mu
+	done flags      // guarded by mu: what all of its packs have
 }
 
 // root marks what one snapshot needs.
@@ -101,17 +101,15 @@ func (m *marker) root(ctx context.Context, s *snapshot) error {
 		f |= byReal
 	}
 	for i := range h.Pages {
-		packs, err := m.page(ctx, &h.Pages[i])
-		if err != nil {
+		if err := m.page(ctx, s.s, &h.Pages[i], f); err != nil {
 			return m.unread(ctx, s, h.Pages[i].Name.Key(), err)
 		}
-		m.flag(s.s, &h.Pages[i], packs, f)
 	}
 	return nil
 }
 
-// page reads a page, once.
-func (m *marker) page(ctx context.Context, ref *format.PageRef) ([]format.PackEntry, error) {
+// page marks what a page names, unless another snapshot has had that done.
+func (m *marker) page(ctx context.Context, s format.ID, ref *format.PageRef, f flags) error {
 	m.mu.Lock()
 	r := m.pages[ref.Name]
 	if r == nil {
@@ -119,13 +117,22 @@ func (m *marker) page(ctx context.Context, ref *format.PageRef) ([]format.PackEn
 		m.pages[ref.Name] = r
 	}
 	m.mu.Unlock()
-	r.once.Do(func() {
-		var b []byte
-		if b, r.err = m.store.Get(ctx, ref.Name.Key(), nil, format.MaxPageBytes); r.err == nil {
-			r.packs, r.err = ref.CheckPage(b)
-		}
-	})
-	return r.packs, r.err
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.done&f == f {
+		return nil
+	}
+	b, err := m.store.Get(ctx, ref.Name.Key(), nil, format.MaxPageBytes)
+	if err != nil {
+		return err
+	}
+	packs, err := ref.CheckPage(b)
+	if err != nil {
+		return err
+	}
+	m.flag(s, ref, packs, f)
+	r.done |= f
+	return nil
 }
 
 func (m *marker) flag(s format.ID, ref *format.PageRef, packs []format.PackEntry, f flags) {

@@ -2,7 +2,9 @@ package gc
 
 import (
 	"context"
+	"flag"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -180,6 +182,9 @@ func (e *explorer) visit(w *world, schedule []byte) error {
 		return nil
 	}
 	e.seen[sum] = struct{}{}
+	if len(e.seen)%200_000 == 0 {
+		fmt.Fprintf(os.Stderr, "%d states\n", len(e.seen))
+	}
 	var can []byte
 	for i, p := range w.procs {
 		if !p.done {
@@ -231,4 +236,30 @@ func (e *explorer) story() string {
 		fmt.Fprintf(&b, "  %s\n", e.trace[i])
 	}
 	return b.String()
+}
+
+var gcDeep = flag.Bool("gc.deep", false, "TestDeepModel visits everything at once")
+
+// deep is all of it together, as the model of the design had it: a writer that
+// builds on A and takes over an orphan, A forgotten and undeleted, leases that
+// expire, two passes.
+var deep = scenario{"everything", func(w *world, rules skipped) {
+	baseA(w)
+	dead := orphan(w)
+	startPruner(w, rules, 2)
+	startForget(w, true)
+	startWriter(w, format.ID{0xcc}, snapA, dead, 0)
+	w.start("clock", expire)
+}}
+
+// TestDeepModel needs minutes: make gc-model.
+func TestDeepModel(t *testing.T) {
+	if !*gcDeep {
+		return
+	}
+	e := &explorer{scenario: deep, seen: map[uint64]struct{}{}}
+	if err := e.visit(e.replay(nil), nil); err != nil {
+		t.Fatalf("%v\n%s", err, e.story())
+	}
+	t.Logf("%d states, %d steps", len(e.seen), e.steps)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -226,4 +227,66 @@ func (l *locked) Delete(ctx context.Context, key string) error {
 		return fmt.Errorf("delete %s: %w", key, chunkstore.ErrLocked)
 	}
 	return l.Store.Delete(ctx, key)
+}
+
+// TestMemory: a pass over a store of 1 TiB in four snapshots of 65,536 packs.
+func TestMemory(t *testing.T) {
+	store, packs := chunkstore.NewMemory(), 65536
+	c := filled(t, store, 0)
+	w, err := commit.Begin(t.Context(), store, format.NewID(), commit.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &format.Head{Suite: 1, Next: uint32(packs), Packs: uint32(packs)}
+	var entries []format.PackEntry
+	for i := range packs {
+		data := fmt.Appendf(nil, "pack %d", i)
+		n, err := w.Put(t.Context(), format.Pack, data, format.SumOf(data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if entries = append(entries, format.PackEntry{Number: uint32(i), Name: n, Bytes: 16 << 20, Slots: 256}); len(entries) == format.MaxPagePacks {
+			page, err := format.EncodePage(entries)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ref := format.RefOf(w.Attempt(), page, entries)
+			if _, err := w.Put(t.Context(), format.Page, page, ref.Name.Sum); err != nil {
+				t.Fatal(err)
+			}
+			h.Pages, h.Bytes, entries = append(h.Pages, ref), h.Bytes+ref.Bytes, entries[:0]
+		}
+	}
+	for range 4 {
+		h.S = format.NewID()
+		manifest, err := format.EncodeManifest(h, []byte("sealed"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for part, b := range map[string][]byte{format.ManifestPart: manifest, format.CardPart: format.EncodeCard(1, make([]byte, 40))} {
+			if _, err := store.Put(t.Context(), format.SnapKey(h.S, part), b); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := w.Abandon(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	p := &pass{store: store, report: &Report{}}
+	if err := p.run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if p.report.Kept.Objects != packs || p.report.Garbage.Objects != 0 || p.report.Snapshots != 4 {
+		t.Errorf("%+v", p.report)
+	}
+	if n := int64(after.HeapAlloc) - int64(before.HeapAlloc); n > 8<<20 {
+		t.Errorf("a pass holds %d KiB for 1 TiB", n>>10)
+	}
+	runtime.KeepAlive(p)
+	runtime.KeepAlive(c)
 }
