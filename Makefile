@@ -122,8 +122,8 @@ sanity: ## [test] csi-sanity; needs root
 	$(GO) test -count=1 -timeout 15m $(sanity_packages)
 
 .PHONY: gc-model
-gc-model: ## the protocol of snapshot stores: N random interleavings; seeds are printed, GC_FLAGS="-gc.seed S" repeats one
-	$(GO) test -count=1 -timeout 0 -v -run '^TestRandomModel$$' ./pkg/snapshot/gc -gc.runs $(N) $(GC_FLAGS)
+gc-model: ## the protocol of snapshot stores: N random interleavings; seeds are printed, GC_FLAGS="-gc.seed S" repeats one, GC_FLAGS=-gc.deep visits every interleaving of a large scenario (an hour)
+	$(GO) test -count=1 -timeout 0 -v -run '^Test(RandomModel|DeepModel)$$' ./pkg/snapshot/gc -gc.runs $(N) $(GC_FLAGS)
 
 .PHONY: envtest
 envtest: cluster-build ## [test] operator, node agent and chart against a real API server

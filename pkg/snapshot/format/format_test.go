@@ -368,6 +368,23 @@ func FuzzCondemned(f *testing.F) { fuzz(f, "condemned") }
 func FuzzStore(f *testing.F)     { fuzz(f, "store") }
 func FuzzHandle(f *testing.F)    { fuzz(f, "handle") }
 
+// FuzzLeaseBody: leases whose hashes are right.
+func FuzzLeaseBody(f *testing.F) {
+	b := must(testLease().Encode())
+	f.Add(b[:len(b)-32])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		sum := SumOf(b)
+		b = append(bytes.Clone(b), sum[:]...)
+		l, err := DecodeLease(b)
+		if err != nil {
+			return
+		}
+		if got, err := l.Encode(); err != nil || !bytes.Equal(got, b) {
+			t.Errorf("%x is accepted as %x, %v", b, got, err)
+		}
+	})
+}
+
 // FuzzTable: slot tables of packs whose hashes are right, as anybody can make.
 func FuzzTable(f *testing.F) {
 	b := testPack(4)

@@ -84,6 +84,9 @@ type proc struct {
 	drawn uint32
 	err   error
 
+	priority float64 // in runs that are scheduled by it: the highest goes on
+	stalls   int     // after so many operations its priority falls
+
 	attempts []format.ID // of a writer: what a successor can take over
 	base     format.ID
 	restart  func() // starts a successor; nil: there is none
@@ -177,7 +180,7 @@ func (p *proc) Get(_ context.Context, key string, _ []byte, limit int) ([]byte, 
 		return nil, err
 	}
 	o, ok := p.w.objects[key]
-	if p.w.broken.baseUnchecked && p.name == "writer" && strings.HasSuffix(key, "/"+format.CardPart) {
+	if p.w.broken.baseUnchecked && strings.HasPrefix(p.name, "writer") && strings.HasSuffix(key, "/"+format.CardPart) {
 		o, ok = simObject{data: format.EncodeCard(1, make([]byte, 40))}, true
 	}
 	p.saw("get", ok, string(o.data))
@@ -200,7 +203,7 @@ func (p *proc) Put(_ context.Context, key string, data []byte) (bool, error) {
 		return false, err
 	}
 	_, ok := p.w.objects[key]
-	if p.w.broken.undeleteUnjudged && p.name == "forget" && strings.Contains(key, "/"+format.VerdictPart) {
+	if p.w.broken.undeleteUnjudged && strings.HasPrefix(p.name, "forget") && strings.Contains(key, "/"+format.VerdictPart) {
 		return true, nil
 	}
 	p.saw("put", ok)
@@ -290,7 +293,7 @@ func (p *proc) List(_ context.Context, prefix, after string) iter.Seq2[chunkstor
 				page = append(page, chunkstore.Info{Key: p.w.keys[i], Bytes: int64(len(o.data)), Modified: time.Unix(0, o.at)})
 				after = p.w.keys[i]
 			}
-			if p.w.broken.recordsUnread && p.name == "writer" && prefix == format.GCPrefix {
+			if p.w.broken.recordsUnread && strings.HasPrefix(p.name, "writer") && prefix == format.GCPrefix {
 				page, more = nil, false
 			}
 			for _, info := range page {
