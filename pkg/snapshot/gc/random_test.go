@@ -207,7 +207,7 @@ func (r *randomRun) step(p *proc) {
 	r.w.clock += int64(r.rng.IntN(int(time.Minute)))
 	switch r.rng.IntN(300) {
 	case 0, 1:
-		r.w.clock += int64(modelTTL) * int64(1+r.rng.IntN(3))
+		r.w.clock += int64(modelTTL) * int64(r.rng.IntN(5)-1) // the store's clock may go back
 	case 2, 3:
 		p.kill()
 	default:
