@@ -114,29 +114,13 @@ func TestAttackerE(t *testing.T) {
 			put(format.SnapKey(a, format.ManifestPart), get(format.SnapKey(b, format.ManifestPart)))
 		}, format.ErrFormat},
 		"its sealed part, under the own head": {func(get func(string) []byte, put func(string, []byte)) {
-			h, _, err := format.DecodeManifest(get(format.SnapKey(a, format.ManifestPart)))
-			_, sealed, err2 := format.DecodeManifest(get(format.SnapKey(b, format.ManifestPart)))
-			if err := errors.Join(err, err2); err != nil {
-				t.Fatal(err)
-			}
-			forged, err := format.EncodeManifest(h, sealed)
-			if err != nil {
-				t.Fatal(err)
-			}
-			put(format.SnapKey(a, format.ManifestPart), forged)
+			forge(t, get, put, a, b, func(_, _ *format.Head, _, theirs []byte) []byte { return theirs })
 		}, manifest.ErrExchanged}, // the card notices first
 		"a head with another list": {func(get func(string) []byte, put func(string, []byte)) {
-			h, sealed, err := format.DecodeManifest(get(format.SnapKey(a, format.ManifestPart)))
-			other, _, err2 := format.DecodeManifest(get(format.SnapKey(b, format.ManifestPart)))
-			if err := errors.Join(err, err2); err != nil {
-				t.Fatal(err)
-			}
-			h.Pages, h.Packs, h.Bytes, h.Next = other.Pages, other.Packs, other.Bytes, other.Next
-			forged, err := format.EncodeManifest(h, sealed)
-			if err != nil {
-				t.Fatal(err)
-			}
-			put(format.SnapKey(a, format.ManifestPart), forged)
+			forge(t, get, put, a, b, func(h, other *format.Head, mine, _ []byte) []byte {
+				h.Pages, h.Packs, h.Bytes, h.Next = other.Pages, other.Packs, other.Bytes, other.Next
+				return mine
+			})
 		}, manifest.ErrExchanged},
 		"another snapshot's card": {func(get func(string) []byte, put func(string, []byte)) {
 			put(format.SnapKey(a, format.CardPart), get(format.SnapKey(b, format.CardPart)))
@@ -184,6 +168,22 @@ func TestAttackerE(t *testing.T) {
 			t.Errorf("%s: another tenant's secret reads %q", name, got)
 		}
 	}
+}
+
+// forge makes a manifest of a from what the store has of a and b: edit changes a's
+// head and returns the sealed part.
+func forge(t *testing.T, get func(string) []byte, put func(string, []byte), a, b format.ID, edit func(h, other *format.Head, mine, theirs []byte) []byte) {
+	t.Helper()
+	h, mine, err := format.DecodeManifest(get(format.SnapKey(a, format.ManifestPart)))
+	other, theirs, err2 := format.DecodeManifest(get(format.SnapKey(b, format.ManifestPart)))
+	if err := errors.Join(err, err2); err != nil {
+		t.Fatal(err)
+	}
+	forged, err := format.EncodeManifest(h, edit(h, other, mine, theirs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(format.SnapKey(a, format.ManifestPart), forged)
 }
 
 // packOf returns the key of a snapshot's only pack.
