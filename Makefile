@@ -122,7 +122,7 @@ sanity: ## [test] csi-sanity; needs root
 	$(GO) test -count=1 -timeout 15m $(sanity_packages)
 
 .PHONY: gc-model
-gc-model: ## the protocol of snapshot stores: N random interleavings; seeds are printed, GC_FLAGS="-gc.seed S" repeats one, GC_FLAGS=-gc.deep visits every interleaving of a large scenario (an hour)
+gc-model: ## the protocol of snapshot stores: N random interleavings; seeds are printed, GC_FLAGS="-gc.seed S" repeats one, GC_FLAGS=-gc.deep visits every interleaving of a large scenario (more than 15 minutes)
 	$(GO) test -count=1 -timeout 0 -v -run '^Test(RandomModel|DeepModel)$$' ./pkg/snapshot/gc -gc.runs $(N) $(GC_FLAGS)
 
 .PHONY: envtest

@@ -252,7 +252,7 @@ var deep = scenario{"everything", func(w *world, rules skipped) {
 	w.start("clock", expire)
 }}
 
-// TestDeepModel needs minutes: make gc-model.
+// TestDeepModel needs more than a quarter of an hour: make gc-model GC_FLAGS=-gc.deep.
 func TestDeepModel(t *testing.T) {
 	if !*gcDeep {
 		return
