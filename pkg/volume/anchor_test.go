@@ -81,23 +81,8 @@ func TestAnchor(t *testing.T) {
 		}
 	}
 	// The device as it was: too old for what came after.
-	refuse := func(what string, dev *device.Mem, a *Anchor, want error, text string) {
-		t.Helper()
-		before := dev.Writes()
-		for _, ro := range []bool{false, true} {
-			if _, err := anchored(t, dev, a, ro); !errors.Is(err, want) || !strings.Contains(err.Error(), text) {
-				t.Errorf("%s: %v", what, err)
-			}
-		}
-		if err := VerifyAnchor(dev, testCred(t), a); !errors.Is(err, want) {
-			t.Errorf("%s: %v", what, err)
-		}
-		if n := dev.Writes() - before; n > 1 { // Open's flush
-			t.Errorf("%s: %d writes to a device that was refused", what, n)
-		}
-	}
-	refuse("rolled back", old.Clone(), second, ErrRolledBack, fmt.Sprintf("the anchor's is %d", second.Generation))
-	refuse("rolled back", old.Clone(), &last, ErrRolledBack, "newest generation is")
+	refuseAnchor(t, "rolled back", old.Clone(), second, ErrRolledBack, fmt.Sprintf("the anchor's is %d", second.Generation))
+	refuseAnchor(t, "rolled back", old.Clone(), &last, ErrRolledBack, "newest generation is")
 	rep, err := check.Run(old, check.Options{Credential: testCred(t), Anchor: second})
 	if err != nil || rep.Clean || rep.Problems[0].Where != "anchor" {
 		t.Fatal(err, rep)
@@ -110,34 +95,57 @@ func TestAnchor(t *testing.T) {
 		change(t, v, fmt.Sprint("fork", i))
 	}
 	mustClose(t, v)
-	refuse("forked", fork, second, ErrForked, fmt.Sprintf("does not follow from the anchored generation %d", second.Generation))
-	refuse("forked", fork, &last, ErrForked, "")
+	refuseAnchor(t, "forked", fork, second, ErrForked, fmt.Sprintf("does not follow from the anchored generation %d", second.Generation))
+	refuseAnchor(t, "forked", fork, &last, ErrForked, "")
 	other, _ := v.LastAnchor()
 	if other.Generation <= last.Generation {
 		t.Fatal("the fork is not ahead")
 	}
-	refuse("the other way", dev.Clone(), &other, ErrRolledBack, "")
+	refuseAnchor(t, "the other way", dev.Clone(), &other, ErrRolledBack, "")
 	same := *first
 	same.Generation, same.MAC[0] = newestOf(t, old).Generation, 1
-	refuse("another root of that generation", old.Clone(), &same, ErrForked, "is another one")
-	// Not the volume at all.
+	refuseAnchor(t, "another root of that generation", old.Clone(), &same, ErrForked, "is another one")
+	refuseForeignAnchors(t, dev, first)
+	ok(t, cleanErr(dev))
+}
+
+// refuseAnchor wants a device to be refused for an anchor, without a write, whoever looks at it.
+func refuseAnchor(t *testing.T, what string, dev *device.Mem, a *Anchor, want error, text string) {
+	t.Helper()
+	before := dev.Writes()
+	for _, ro := range []bool{false, true} {
+		if _, err := anchored(t, dev, a, ro); !errors.Is(err, want) || !strings.Contains(err.Error(), text) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := VerifyAnchor(dev, testCred(t), a); !errors.Is(err, want) {
+		t.Errorf("%s: %v", what, err)
+	}
+	if n := dev.Writes() - before; n > 1 { // Open's flush
+		t.Errorf("%s: %d writes to a device that was refused", what, n)
+	}
+}
+
+// refuseForeignAnchors offers an anchor of the volume on dev to devices that are not this volume at
+// all, and to the volume anchors that are not its own.
+func refuseForeignAnchors(t *testing.T, dev *device.Mem, first *Anchor) {
+	t.Helper()
 	zeroed := device.NewMem(80 << 20)
 	before := zeroed.Writes()
 	if _, err := anchored(t, zeroed, first, false); !errors.Is(err, ErrOtherVolume) || !errors.Is(err, ErrNotSealvol) || zeroed.Writes() != before {
 		t.Error("zeroed:", err)
 	}
 	mustFormat(t, zeroed)
-	refuse("formatted anew", zeroed, first, ErrOtherVolume, "the device holds")
+	refuseAnchor(t, "formatted anew", zeroed, first, ErrOtherVolume, "the device holds")
 	k := secretKey(t, 3)
 	ok(t, Format(zeroed, FormatOptions{Recipient: k.Recipient, Force: true}))
-	refuse("formatted anew with another key", zeroed, first, ErrOtherVolume, "the device holds")
+	refuseAnchor(t, "formatted anew with another key", zeroed, first, ErrOtherVolume, "the device holds")
 	clone := *first
 	clone.Instance = crypto.NewUUID()
-	refuse("a clone", dev.Clone(), &clone, ErrOtherVolume, "clone")
+	refuseAnchor(t, "a clone", dev.Clone(), &clone, ErrOtherVolume, "clone")
 	epoch := *first
 	epoch.Epoch++
-	refuse("an epoch to come", dev.Clone(), &epoch, ErrRolledBack, "key epoch is 1, the anchor's is 2")
-	ok(t, cleanErr(dev))
+	refuseAnchor(t, "an epoch to come", dev.Clone(), &epoch, ErrRolledBack, "key epoch is 1, the anchor's is 2")
 }
 
 // TestAnchorRollback: the anchor of a volume that was rolled back to a snapshot

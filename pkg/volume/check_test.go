@@ -101,83 +101,108 @@ func ok(t testing.TB, err error) {
 // several levels.
 func (fx *fixture) populate(t testing.TB, v *Volume) {
 	t.Helper()
-	rng := rand.New(rand.NewPCG(7, 7))
-	req := &vfs.Req{Umask: 0o022}
-	mk := func(dir vfs.Ino, path string, n int) vfs.Ino {
-		a, err := v.Mknod(req, dir, path[strings.LastIndex(path, "/")+1:], 0o644, 0)
-		ok(t, err)
-		data := noise(rng, n)
-		for off := 0; off < n; off += 1 << 20 {
-			_, err := v.Write(req, a.Ino, uint64(off), data[off:min(n, off+1<<20)], false)
-			ok(t, err)
-		}
-		fx.files[path] = data
-		return a.Ino
-	}
-	dir := func(parent vfs.Ino, name string) vfs.Ino {
-		a, err := v.Mkdir(req, parent, name, 0o755)
-		ok(t, err)
-		return a.Ino
-	}
-	a := dir(vfs.RootIno, "a")
-	b := dir(a, "b")
-	many := dir(vfs.RootIno, "many")
+	p := &populator{t: t, v: v, rng: rand.New(rand.NewPCG(7, 7)), req: &vfs.Req{Umask: 0o022}, files: fx.files}
+	a := p.dir(vfs.RootIno, "a")
+	b := p.dir(a, "b")
+	many := p.dir(vfs.RootIno, "many")
 	for i := range 600 {
-		mk(many, fmt.Sprintf("many/file-%d", i), rng.IntN(3000))
+		p.file(many, fmt.Sprintf("many/file-%d", i), p.rng.IntN(3000))
 	}
-	big := mk(b, "a/b/big", 5<<20+777)
-	mk(b, "a/b/small", 100)
-	mk(a, "a/empty", 0)
-	for i := range 40 { // single sectors: split extents
-		off := uint64(rng.IntN(5<<20)) &^ 4095
-		data := noise(rng, 4096)
-		_, err := v.Write(req, big, off, data, false)
-		ok(t, err)
-		copy(fx.files["a/b/big"][off:], data)
-		if i == 20 {
-			ok(t, v.Sync(vfs.RootIno))
-		}
-	}
-	ok(t, v.Fallocate(req, big, vfs.FallocPunchHole|vfs.FallocKeepSize, 1<<20+100, 300000))
-	clear(fx.files["a/b/big"][1<<20+100 : 1<<20+100+300000])
-	_, err := v.Symlink(req, a, "link", strings.Repeat("x/", 1000))
-	ok(t, err)
-	_, err = v.Mknod(req, a, "fifo", 0o010644, 0)
-	ok(t, err)
-	_, err = v.Mknod(req, a, "dev", 0o020644, 0x103)
-	ok(t, err)
-	_, err = v.Link(req, big, vfs.RootIno, "big2")
-	ok(t, err)
-	_, err = v.Link(req, big, vfs.RootIno, "big3")
-	ok(t, err)
-	fx.files["big2"], fx.files["big3"] = fx.files["a/b/big"], fx.files["a/b/big"]
-	ok(t, v.SetXattr(req, big, "user.large", noise(rng, 20000), 0))
-	ok(t, v.SetXattr(req, big, "user.exact", noise(rng, 4096), 0))
-	ok(t, v.SetXattr(req, big, "user.none", nil, 0))
-	ok(t, v.SetXattr(req, big, "security.capability", []byte("cap"), 0))
-	acl := posixacl.ACL{{Tag: posixacl.UserObj, Perm: 7, ID: posixacl.NoID}, {Tag: posixacl.User, Perm: 7, ID: 5},
-		{Tag: posixacl.GroupObj, Perm: 5, ID: posixacl.NoID}, {Tag: posixacl.Mask, Perm: 7, ID: posixacl.NoID},
-		{Tag: posixacl.Other, Perm: 0, ID: posixacl.NoID}}
-	ok(t, v.SetXattr(req, b, posixacl.DefaultName, acl.Encode(), 0))
-	ok(t, v.SetXattr(req, b, posixacl.AccessName, acl.Encode(), 0))
-	mk(b, "a/b/inherits", 70000)
-	dir(b, "sub")
+	big := p.file(b, "a/b/big", 5<<20+777)
+	p.file(b, "a/b/small", 100)
+	p.file(a, "a/empty", 0)
+	p.splitExtents(big, "a/b/big")
+	p.special(a, big)
+	p.attributes(b, big)
+	p.file(b, "a/b/inherits", 70000)
+	p.dir(b, "sub")
 	// A directory that moved below a younger one.
-	young := dir(vfs.RootIno, "young")
-	ok(t, v.Rename(req, a, "b", young, "b", 0))
-	for p, d := range fx.files {
-		if strings.HasPrefix(p, "a/b/") {
-			delete(fx.files, p)
-			fx.files["young/b/"+p[4:]] = d
+	young := p.dir(vfs.RootIno, "young")
+	ok(t, v.Rename(p.req, a, "b", young, "b", 0))
+	for path, d := range fx.files {
+		if strings.HasPrefix(path, "a/b/") {
+			delete(fx.files, path)
+			fx.files["young/b/"+path[4:]] = d
 		}
 	}
 	for i := range 100 {
 		name := fmt.Sprintf("file-%d", i*3)
-		ok(t, v.Unlink(req, many, name))
+		ok(t, v.Unlink(p.req, many, name))
 		delete(fx.files, "many/"+name)
 	}
-	_, err = v.Tmpfile(req, vfs.RootIno, 0o600)
+	_, err := v.Tmpfile(p.req, vfs.RootIno, 0o600)
 	ok(t, err)
+}
+
+// populator makes files for populate, and notes what they hold.
+type populator struct {
+	t     testing.TB
+	v     *Volume
+	rng   *rand.Rand
+	req   *vfs.Req
+	files map[string][]byte
+}
+
+func (p *populator) dir(parent vfs.Ino, name string) vfs.Ino {
+	a, err := p.v.Mkdir(p.req, parent, name, 0o755)
+	ok(p.t, err)
+	return a.Ino
+}
+
+func (p *populator) file(dir vfs.Ino, path string, n int) vfs.Ino {
+	a, err := p.v.Mknod(p.req, dir, path[strings.LastIndex(path, "/")+1:], 0o644, 0)
+	ok(p.t, err)
+	data := noise(p.rng, n)
+	for off := 0; off < n; off += 1 << 20 {
+		_, err := p.v.Write(p.req, a.Ino, uint64(off), data[off:min(n, off+1<<20)], false)
+		ok(p.t, err)
+	}
+	p.files[path] = data
+	return a.Ino
+}
+
+// splitExtents overwrites single sectors of a large file, and punches a hole.
+func (p *populator) splitExtents(big vfs.Ino, path string) {
+	for i := range 40 {
+		off := uint64(p.rng.IntN(5<<20)) &^ 4095
+		data := noise(p.rng, 4096)
+		_, err := p.v.Write(p.req, big, off, data, false)
+		ok(p.t, err)
+		copy(p.files[path][off:], data)
+		if i == 20 {
+			ok(p.t, p.v.Sync(vfs.RootIno))
+		}
+	}
+	ok(p.t, p.v.Fallocate(p.req, big, vfs.FallocPunchHole|vfs.FallocKeepSize, 1<<20+100, 300000))
+	clear(p.files[path][1<<20+100 : 1<<20+100+300000])
+}
+
+// special makes what is no file, and hard links.
+func (p *populator) special(dir, big vfs.Ino) {
+	_, err := p.v.Symlink(p.req, dir, "link", strings.Repeat("x/", 1000))
+	ok(p.t, err)
+	_, err = p.v.Mknod(p.req, dir, "fifo", 0o010644, 0)
+	ok(p.t, err)
+	_, err = p.v.Mknod(p.req, dir, "dev", 0o020644, 0x103)
+	ok(p.t, err)
+	_, err = p.v.Link(p.req, big, vfs.RootIno, "big2")
+	ok(p.t, err)
+	_, err = p.v.Link(p.req, big, vfs.RootIno, "big3")
+	ok(p.t, err)
+	p.files["big2"], p.files["big3"] = p.files["a/b/big"], p.files["a/b/big"]
+}
+
+// attributes sets extended attributes of a file, and access control lists of a directory.
+func (p *populator) attributes(dir, big vfs.Ino) {
+	ok(p.t, p.v.SetXattr(p.req, big, "user.large", noise(p.rng, 20000), 0))
+	ok(p.t, p.v.SetXattr(p.req, big, "user.exact", noise(p.rng, 4096), 0))
+	ok(p.t, p.v.SetXattr(p.req, big, "user.none", nil, 0))
+	ok(p.t, p.v.SetXattr(p.req, big, "security.capability", []byte("cap"), 0))
+	acl := posixacl.ACL{{Tag: posixacl.UserObj, Perm: 7, ID: posixacl.NoID}, {Tag: posixacl.User, Perm: 7, ID: 5},
+		{Tag: posixacl.GroupObj, Perm: 5, ID: posixacl.NoID}, {Tag: posixacl.Mask, Perm: 7, ID: posixacl.NoID},
+		{Tag: posixacl.Other, Perm: 0, ID: posixacl.NoID}}
+	ok(p.t, p.v.SetXattr(p.req, dir, posixacl.DefaultName, acl.Encode(), 0))
+	ok(p.t, p.v.SetXattr(p.req, dir, posixacl.AccessName, acl.Encode(), 0))
 }
 
 func walkTo(v *Volume, path string) (vfs.Attr, error) {

@@ -37,33 +37,42 @@ func TestRefusals(t *testing.T) {
 	foreign.Corrupt(0, func(b []byte) { copy(b[1080:], "\x53\xef") })
 	both(foreign, checkKey(t), ErrNotSealvol)
 
-	rewrite := func(change func(b []byte)) *device.Mem { // of both headers, with a right checksum
-		dev := fx.dev.Clone()
-		for _, off := range []int64{layout.HeaderOffsetA, layout.HeaderOffsetB} {
-			b := make([]byte, layout.HeaderBytes)
-			_, err := dev.ReadAt(b, off)
-			ok(t, err)
-			change(b)
-			sum := sha256.Sum256(b[:layout.HeaderBytes-32])
-			copy(b[layout.HeaderBytes-32:], sum[:])
-			_, err = dev.WriteAt(b, off)
-			ok(t, err)
-		}
-		return dev
-	}
-	both(rewrite(func(b []byte) { binary.LittleEndian.PutUint32(b[8:], 3) }), checkKey(t), ErrNewerFormat)
-	both(rewrite(func(b []byte) { b[32] = 0x80 }), checkKey(t), ErrNewerFormat)
+	both(withHeaders(t, fx.dev, func(b []byte) { binary.LittleEndian.PutUint32(b[8:], 3) }), checkKey(t), ErrNewerFormat)
+	both(withHeaders(t, fx.dev, func(b []byte) { b[32] = 0x80 }), checkKey(t), ErrNewerFormat)
 	// An unknown ro_compat bit can be set by nobody without the key: it is forged.
-	dev := rewrite(func(b []byte) { b[24] = 1 })
+	dev := withHeaders(t, fx.dev, func(b []byte) { b[24] = 1 })
 	if _, err := Open(dev, Options{Credential: checkKey(t)}); !errors.Is(err, ErrForged) {
 		t.Error(err)
 	}
 	// Another UUID: the key slots are bound to it.
-	both(rewrite(func(b []byte) { b[40] ^= 1 }), checkKey(t), ErrWrongKey)
+	both(withHeaders(t, fx.dev, func(b []byte) { b[40] ^= 1 }), checkKey(t), ErrWrongKey)
 
-	// The header of another volume, whose key opens it: nothing verifies.
+	headerOfAnother(t, fx.dev)
+	deviceThatWasCut(t, fx.dev)
+}
+
+// withHeaders is a copy of a device, with both headers changed and under a right checksum.
+func withHeaders(t *testing.T, of *device.Mem, change func(b []byte)) *device.Mem {
+	t.Helper()
+	dev := of.Clone()
+	for _, off := range []int64{layout.HeaderOffsetA, layout.HeaderOffsetB} {
+		b := make([]byte, layout.HeaderBytes)
+		_, err := dev.ReadAt(b, off)
+		ok(t, err)
+		change(b)
+		sum := sha256.Sum256(b[:layout.HeaderBytes-32])
+		copy(b[layout.HeaderBytes-32:], sum[:])
+		_, err = dev.WriteAt(b, off)
+		ok(t, err)
+	}
+	return dev
+}
+
+// headerOfAnother gives a volume the header of another one, whose key opens it: nothing verifies.
+func headerOfAnother(t *testing.T, of *device.Mem) {
+	t.Helper()
 	other := newFixture(t, 64<<20)
-	dev = fx.dev.Clone()
+	dev := of.Clone()
 	for _, off := range []int64{layout.HeaderOffsetA, layout.HeaderOffsetB} {
 		b := make([]byte, layout.HeaderBytes)
 		_, err := other.dev.ReadAt(b, off)
@@ -77,12 +86,15 @@ func TestRefusals(t *testing.T) {
 	if found := findings(t, dev); !strings.Contains(found, "root slots") {
 		t.Error(found)
 	}
+}
 
-	// A device that was cut.
+// deviceThatWasCut has the first half of a volume, and no more.
+func deviceThatWasCut(t *testing.T, of *device.Mem) {
+	t.Helper()
 	small := device.NewMem(128 << 20)
 	b := make([]byte, 1<<20)
 	for off := int64(0); off < 128<<20; off += 1 << 20 {
-		_, err := fx.dev.ReadAt(b, off)
+		_, err := of.ReadAt(b, off)
 		ok(t, err)
 		_, err = small.WriteAt(b, off)
 		ok(t, err)
@@ -99,147 +111,84 @@ func TestRefusals(t *testing.T) {
 func TestCheckFinds(t *testing.T) {
 	fx, _ := populated(t)
 	checkClean(t, fx.dev)
-	inodeOf := func(s *surgeon, path string) uint64 {
-		v := checkOpen(t, s.dev, Options{ReadOnly: true})
-		a, err := walkTo(v, path)
-		ok(t, err)
-		ok(t, v.Close())
-		return uint64(a.Ino)
-	}
-	editInode := func(s *surgeon, ino uint64, change func(n *layout.Inode)) {
-		s.item(layout.TreeFS, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
-			if k.Obj != ino || k.Type != layout.KeyInode {
-				return k, nil, false
-			}
-			n, err := layout.DecodeInode(v)
-			ok(t, err)
-			change(&n)
-			return k, n.Append(nil), true
-		})
-	}
-	drop := func(s *surgeon, ino uint64, typ uint8, nth int) {
-		s.item(layout.TreeFS, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
-			if k.Obj != ino || k.Type != typ {
-				return k, nil, false
-			}
-			nth--
-			return k, nil, nth < 0
-		})
-	}
-	editName := func(s *surgeon, dir uint64, name string, change func(k *layout.Key, n *layout.Name)) {
-		s.item(layout.TreeFS, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
-			if k.Obj != dir || k.Type != layout.KeyName {
-				return k, nil, false
-			}
-			n, err := layout.DecodeName(v)
-			ok(t, err)
-			if n.Name != name {
-				return k, nil, false
-			}
-			change(&k, &n)
-			return k, n.Append(nil), true
-		})
-	}
-	editExtent := func(s *surgeon, nth int, change func(k *layout.Key, e *layout.FileExtent)) {
-		s.item(layout.TreeFS, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
-			if k.Type != layout.KeyExtent {
-				return k, nil, false
-			}
-			if nth--; nth >= 0 {
-				return k, nil, false
-			}
-			e, err := layout.DecodeFileExtent(v)
-			ok(t, err)
-			change(&k, &e)
-			return k, e.Append(nil), true
-		})
-	}
-	editSpace := func(s *surgeon, typ uint8, change func(v []byte)) {
-		s.item(layout.TreeSpace, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
-			if k.Type == typ {
-				change(v)
-			}
-			return k, v, k.Type == typ
-		})
-	}
 	for _, c := range []struct {
 		name, want string
 		do         func(s *surgeon)
 	}{
-		{"link count", "names", func(s *surgeon) { editInode(s, inodeOf(s, "big2"), func(n *layout.Inode) { n.Nlink++ }) }},
-		{"directory link count", "link count is", func(s *surgeon) { editInode(s, inodeOf(s, "young"), func(n *layout.Inode) { n.Nlink++ }) }},
-		{"directory size", "the directory says that it has", func(s *surgeon) { editInode(s, inodeOf(s, "many"), func(n *layout.Inode) { n.Size++ }) }},
-		{"sectors", "sectors, there are", func(s *surgeon) { editInode(s, inodeOf(s, "big2"), func(n *layout.Inode) { n.Sectors++ }) }},
-		{"size below the extents", "its extents reach to", func(s *surgeon) { editInode(s, inodeOf(s, "big2"), func(n *layout.Inode) { n.Size = 10000 }) }},
-		{"inline size", "of them in the tree", func(s *surgeon) { editInode(s, inodeOf(s, "young/b/small"), func(n *layout.Inode) { n.Size++ }) }},
+		{"link count", "names", func(s *surgeon) { s.editInode(s.inodeOf("big2"), func(n *layout.Inode) { n.Nlink++ }) }},
+		{"directory link count", "link count is", func(s *surgeon) { s.editInode(s.inodeOf("young"), func(n *layout.Inode) { n.Nlink++ }) }},
+		{"directory size", "the directory says that it has", func(s *surgeon) { s.editInode(s.inodeOf("many"), func(n *layout.Inode) { n.Size++ }) }},
+		{"sectors", "sectors, there are", func(s *surgeon) { s.editInode(s.inodeOf("big2"), func(n *layout.Inode) { n.Sectors++ }) }},
+		{"size below the extents", "its extents reach to", func(s *surgeon) { s.editInode(s.inodeOf("big2"), func(n *layout.Inode) { n.Size = 10000 }) }},
+		{"inline size", "of them in the tree", func(s *surgeon) { s.editInode(s.inodeOf("young/b/small"), func(n *layout.Inode) { n.Size++ }) }},
 		{"inline flag", "flags say", func(s *surgeon) {
-			editInode(s, inodeOf(s, "young/b/small"), func(n *layout.Inode) { n.Flags &^= layout.InodeInline })
+			s.editInode(s.inodeOf("young/b/small"), func(n *layout.Inode) { n.Flags &^= layout.InodeInline })
 		}},
 		{"xattr flag", "its attributes call for", func(s *surgeon) {
-			editInode(s, inodeOf(s, "big2"), func(n *layout.Inode) { n.Flags &^= layout.InodeXattrs })
+			s.editInode(s.inodeOf("big2"), func(n *layout.Inode) { n.Flags &^= layout.InodeXattrs })
 		}},
 		{"acl flag", "its attributes call for", func(s *surgeon) {
-			editInode(s, inodeOf(s, "young/b"), func(n *layout.Inode) { n.Flags &^= layout.InodeAccessACL })
+			s.editInode(s.inodeOf("young/b"), func(n *layout.Inode) { n.Flags &^= layout.InodeAccessACL })
 		}},
 		{"parent", "its parent is", func(s *surgeon) {
-			editInode(s, inodeOf(s, "young/b"), func(n *layout.Inode) { n.Parent = inodeOf(s, "many") })
+			s.editInode(s.inodeOf("young/b"), func(n *layout.Inode) { n.Parent = s.inodeOf("many") })
 		}},
 		{"cycle", "can not be reached", func(s *surgeon) {
-			b := inodeOf(s, "young/b")
-			editInode(s, inodeOf(s, "young"), func(n *layout.Inode) { n.Parent = b })
+			b := s.inodeOf("young/b")
+			s.editInode(s.inodeOf("young"), func(n *layout.Inode) { n.Parent = b })
 		}},
 		{"file turned symlink", "do not agree on its type", func(s *surgeon) {
-			editInode(s, inodeOf(s, "young/b/small"), func(n *layout.Inode) { n.Mode = 0o120777 })
+			s.editInode(s.inodeOf("young/b/small"), func(n *layout.Inode) { n.Mode = 0o120777 })
 		}},
-		{"symlink size", "the symlink's size", func(s *surgeon) { editInode(s, inodeOf(s, "a/link"), func(n *layout.Inode) { n.Size-- }) }},
-		{"symlink target", "the symlink's size", func(s *surgeon) { drop(s, inodeOf(s, "a/link"), layout.KeyInline, 0) }},
-		{"no inode", "there are items of it, but no inode", func(s *surgeon) { drop(s, inodeOf(s, "big2"), layout.KeyInode, 0) }},
-		{"inode gone", "does not exist", func(s *surgeon) { drop(s, inodeOf(s, "a/empty"), layout.KeyInode, 0) }},
-		{"name gone", "it has 5 names, there are 4", func(s *surgeon) { drop(s, 1, layout.KeyName, 0) }},
-		{"orphan item gone", "no name and no orphan item", func(s *surgeon) { drop(s, 0, layout.KeyOrphan, 0) }},
+		{"symlink size", "the symlink's size", func(s *surgeon) { s.editInode(s.inodeOf("a/link"), func(n *layout.Inode) { n.Size-- }) }},
+		{"symlink target", "the symlink's size", func(s *surgeon) { s.drop(s.inodeOf("a/link"), layout.KeyInline, 0) }},
+		{"no inode", "there are items of it, but no inode", func(s *surgeon) { s.drop(s.inodeOf("big2"), layout.KeyInode, 0) }},
+		{"inode gone", "does not exist", func(s *surgeon) { s.drop(s.inodeOf("a/empty"), layout.KeyInode, 0) }},
+		{"name gone", "it has 5 names, there are 4", func(s *surgeon) { s.drop(1, layout.KeyName, 0) }},
+		{"orphan item gone", "no name and no orphan item", func(s *surgeon) { s.drop(0, layout.KeyOrphan, 0) }},
 		{"orphan item too many", "there is an orphan item, but no inode", func(s *surgeon) {
 			s.insert(layout.TreeFS, layout.Key{Type: layout.KeyOrphan, Sub: 1 << 30}, []byte{})
 		}},
-		{"xattr piece", "follows nothing", func(s *surgeon) { drop(s, inodeOf(s, "big2"), layout.KeyXattr, 4) }},
+		{"xattr piece", "follows nothing", func(s *surgeon) { s.drop(s.inodeOf("big2"), layout.KeyXattr, 4) }},
 		{"name hash", "under the hash of another name", func(s *surgeon) {
-			editName(s, 1, "big2", func(k *layout.Key, n *layout.Name) { n.Name = "big9" })
+			s.editName(1, "big2", func(k *layout.Key, n *layout.Name) { n.Name = "big9" })
 		}},
 		{"name type", "do not agree on its type", func(s *surgeon) {
-			editName(s, 1, "big2", func(k *layout.Key, n *layout.Name) { n.Type = 0o010000 })
+			s.editName(1, "big2", func(k *layout.Key, n *layout.Name) { n.Type = 0o010000 })
 		}},
 		{"name of nobody", "the next inode is", func(s *surgeon) {
-			editName(s, 1, "big2", func(k *layout.Key, n *layout.Name) { n.Ino = 1 << 40 })
+			s.editName(1, "big2", func(k *layout.Key, n *layout.Name) { n.Ino = 1 << 40 })
 		}},
 		{"name of another", "there are", func(s *surgeon) {
-			editName(s, 1, "big2", func(k *layout.Key, n *layout.Name) { n.Ino = inodeOf(s, "a/empty") })
+			s.editName(1, "big2", func(k *layout.Key, n *layout.Name) { n.Ino = s.inodeOf("a/empty") })
 		}},
 		{"extent elsewhere", "was written for", func(s *surgeon) {
-			editExtent(s, 3, func(k *layout.Key, e *layout.FileExtent) { k.Sub++ })
+			s.editExtent(3, func(k *layout.Key, e *layout.FileExtent) { k.Sub++ })
 		}},
 		{"extent outside", "outside the volume's data area", func(s *surgeon) {
-			editExtent(s, 3, func(k *layout.Key, e *layout.FileExtent) { e.Addr = 1 << 40 })
+			s.editExtent(3, func(k *layout.Key, e *layout.FileExtent) { e.Addr = 1 << 40 })
 		}},
 		{"extent in the system area", "outside the volume's data area", func(s *surgeon) {
-			editExtent(s, 3, func(k *layout.Key, e *layout.FileExtent) { e.Addr = 4096 })
+			s.editExtent(3, func(k *layout.Key, e *layout.FileExtent) { e.Addr = 4096 })
 		}},
 		{"extent over a node", "belong to something else", func(s *surgeon) {
-			editExtent(s, 3, func(k *layout.Key, e *layout.FileExtent) { e.Addr = s.root.Trees[layout.TreeFS].Addr })
+			s.editExtent(3, func(k *layout.Key, e *layout.FileExtent) { e.Addr = s.root.Trees[layout.TreeFS].Addr })
 		}},
 		{"extent of the future", "is of generation", func(s *surgeon) {
-			editExtent(s, 3, func(k *layout.Key, e *layout.FileExtent) { e.Birth, e.RefBirth = 1<<40, 1<<40 })
+			s.editExtent(3, func(k *layout.Key, e *layout.FileExtent) { e.Birth, e.RefBirth = 1<<40, 1<<40 })
 		}},
 		{"extent of another epoch", "data can not be read", func(s *surgeon) {
-			editExtent(s, 3, func(k *layout.Key, e *layout.FileExtent) { e.Epoch = 9 })
+			s.editExtent(3, func(k *layout.Key, e *layout.FileExtent) { e.Epoch = 9 })
 		}},
-		{"leak", "nothing refers to them", func(s *surgeon) { editSpace(s, layout.KeyRegion, func(v []byte) { v[16+4000] |= 0x10 }) }},
+		{"leak", "nothing refers to them", func(s *surgeon) { s.editSpace(layout.KeyRegion, func(v []byte) { v[16+4000] |= 0x10 }) }},
 		{"used and free", "marked free", func(s *surgeon) {
 			bit := s.root.Trees[layout.TreeFS].Addr / 4096
-			editSpace(s, layout.KeyRegion, func(v []byte) { v[16+bit/8] &^= 1 << (bit % 8) })
+			s.editSpace(layout.KeyRegion, func(v []byte) { v[16+bit/8] &^= 1 << (bit % 8) })
 		}},
-		{"region summary", "its summary says", func(s *surgeon) { editSpace(s, layout.KeyRegion, func(v []byte) { v[4]++ }) }},
-		{"group summary", "it says of region 0", func(s *surgeon) { editSpace(s, layout.KeyGroup, func(v []byte) { v[2]++ }) }},
-		{"group summary of a fresh region", "it says of region 1", func(s *surgeon) { editSpace(s, layout.KeyGroup, func(v []byte) { v[8]++ }) }},
-		{"top summary", "it says of group 0", func(s *surgeon) { editSpace(s, layout.KeyTop, func(v []byte) { v[0]++ }) }},
+		{"region summary", "its summary says", func(s *surgeon) { s.editSpace(layout.KeyRegion, func(v []byte) { v[4]++ }) }},
+		{"group summary", "it says of region 0", func(s *surgeon) { s.editSpace(layout.KeyGroup, func(v []byte) { v[2]++ }) }},
+		{"group summary of a fresh region", "it says of region 1", func(s *surgeon) { s.editSpace(layout.KeyGroup, func(v []byte) { v[8]++ }) }},
+		{"top summary", "it says of group 0", func(s *surgeon) { s.editSpace(layout.KeyTop, func(v []byte) { v[0]++ }) }},
 		{"no region", "no bitmap", func(s *surgeon) {
 			s.item(layout.TreeSpace, func(k layout.Key, v []byte) (layout.Key, []byte, bool) { return k, nil, k.Type == layout.KeyRegion })
 		}},

@@ -79,186 +79,233 @@ func (r *crashRun) newPath() string {
 
 // step makes one operation. It returns an error when the device is gone.
 func (r *crashRun) step() error {
-	next := r.state().clone()
-	// What is under way when the power goes may or may not have happened, so the
-	// next state is known before the call.
-	do := func(fn func() error) error {
-		r.states = append(r.states, next)
-		if r.clock != nil {
-			r.begun, r.ended = append(r.begun, r.clock.Add(1)), append(r.ended, 0)
-		}
-		err := fn()
-		if err != nil {
-			return err
-		}
-		r.made = len(r.states)
-		if r.clock != nil {
-			r.ended[len(r.ended)-1] = r.clock.Add(1)
-		}
-		return nil
-	}
 	switch k := r.rng.IntN(100); {
-	case k < 25: // create
-		p := r.newPath()
-		if _, ok := next.files[p]; ok {
-			return nil
-		}
-		next.files[p] = []byte{}
-		return do(func() error {
-			d, n := r.split(p)
-			a, err := r.v.Mknod(crashReq, d, n, 0o644, 0)
-			if err != nil {
-				return err
-			}
-			r.inos[p] = a.Ino
-			r.note("create %s inode %d", p, a.Ino)
-			return nil
-		})
+	case k < 25:
+		return r.create()
 	case k < 34 && !r.single:
 		return r.copyRange()
-	case k < 60: // write
-		p, ok := r.pick()
-		if !ok {
-			return nil
-		}
-		size := 1 + r.rng.IntN(9000)
-		if r.rng.IntN(3) == 0 {
-			size = 1 + size%300 // kept in the tree
-		}
-		if r.rng.IntN(6) == 0 {
-			size = 60000 + r.rng.IntN(200000)
-		}
-		off := 0
-		if n := len(next.files[p]); n > 0 {
-			off = r.rng.IntN(n + 1)
-		}
-		switch r.rng.IntN(4) {
-		case 0:
-			off += r.rng.IntN(20000)
-		case 1:
-			off = off / blockBytes * blockBytes
-		}
-		if off+size > 700000 {
-			return nil
-		}
-		data := bytes.Repeat([]byte{byte(1 + r.rng.IntN(255))}, size)
-		for i := 0; i < size; i += 97 {
-			data[i] = byte(i + len(r.states))
-		}
-		old := next.files[p]
-		c := make([]byte, max(len(old), off+size))
-		copy(c, old)
-		copy(c[off:], data)
-		next.files[p] = c
-		return do(func() error {
-			r.note("write %s inode %d: %d+%d", p, r.inos[p], off, len(data))
-			_, err := r.v.Write(crashReq, r.inos[p], uint64(off), data, false)
-			return err
-		})
-	case k < 68: // truncate
-		p, ok := r.pick()
-		if !ok {
-			return nil
-		}
-		size := r.rng.IntN(len(next.files[p]) + 5000)
-		c := make([]byte, size)
-		copy(c, next.files[p])
-		next.files[p] = c
-		return do(func() error {
-			s := uint64(size)
-			r.note("truncate %s inode %d: %d", p, r.inos[p], size)
-			_, err := r.v.SetAttr(crashReq, r.inos[p], &vfs.SetAttr{Size: &s})
-			return err
-		})
-	case k < 72: // punch, zero, reserve
-		p, ok := r.pick()
-		if !ok || len(next.files[p]) == 0 {
-			return nil
-		}
-		off := r.rng.IntN(len(next.files[p]))
-		n := 1 + r.rng.IntN(30000)
-		mode := []uint32{vfs.FallocPunchHole | vfs.FallocKeepSize, vfs.FallocZeroRange, vfs.FallocKeepSize, 0}[r.rng.IntN(4)]
-		c := slices.Clone(next.files[p])
-		if mode&vfs.FallocKeepSize == 0 && off+n > len(c) {
-			c = append(c, make([]byte, off+n-len(c))...)
-		}
-		if mode&(vfs.FallocPunchHole|vfs.FallocZeroRange) != 0 {
-			clear(c[off:min(len(c), off+n)])
-		}
-		next.files[p] = c
-		return do(func() error {
-			r.note("fallocate %d %s inode %d: %d+%d", mode, p, r.inos[p], off, n)
-			return r.v.Fallocate(crashReq, r.inos[p], mode, uint64(off), uint64(n))
-		})
-	case k < 80: // unlink
-		p, ok := r.pick()
-		if !ok {
-			return nil
-		}
-		delete(next.files, p)
-		return do(func() error {
-			d, n := r.split(p)
-			if err := r.v.Unlink(crashReq, d, n); err != nil {
-				return err
-			}
-			r.v.Forget(r.inos[p])
-			return nil
-		})
-	case k < 88: // rename over whatever is there
-		p, ok := r.pick()
-		q := r.newPath()
-		if !ok || p == q {
-			return nil
-		}
-		old, exists := next.files[q]
-		if exists && old == nil {
-			return nil
-		}
-		next.files[q] = next.files[p]
-		delete(next.files, p)
-		return do(func() error {
-			d, n := r.split(p)
-			e, m := r.split(q)
-			r.note("rename %s inode %d to %s", p, r.inos[p], q)
-			if err := r.v.Rename(crashReq, d, n, e, m, 0); err != nil {
-				return err
-			}
-			if exists {
-				r.v.Forget(r.inos[q])
-			}
-			r.inos[q] = r.inos[p]
-			return nil
-		})
-	case k < 91: // directory
-		if len(r.dirs) > 5 {
-			return nil
-		}
-		p := fmt.Sprintf("d%d", len(r.dirs))
-		next.files[p] = nil
-		return do(func() error {
-			a, err := r.v.Mkdir(crashReq, r.root(), p, 0o755)
-			if err != nil {
-				return err
-			}
-			r.inos[p] = a.Ino
-			r.dirs = append(r.dirs, p)
-			return nil
-		})
+	case k < 60:
+		return r.write()
+	case k < 68:
+		return r.truncate()
+	case k < 72:
+		return r.fallocate()
+	case k < 80:
+		return r.unlink()
+	case k < 88:
+		return r.rename()
+	case k < 91:
+		return r.mkdir()
 	case k < 98: // fsync of any file
 		p, ok := r.pick()
 		if !ok {
 			return nil
 		}
 		return r.fsync(p)
-	default: // commit
-		n := len(r.states) - 1
-		if err := r.v.Sync(vfs.RootIno); err != nil {
-			return err
-		}
-		r.synced = n
-		r.note("committed %d", n)
+	default:
+		return r.commit()
+	}
+}
+
+// do makes an operation that leads to the state next. What is under way when the
+// power goes may or may not have happened, so that state is known before the call.
+func (r *crashRun) do(next modelState, fn func() error) error {
+	r.states = append(r.states, next)
+	if r.clock != nil {
+		r.begun, r.ended = append(r.begun, r.clock.Add(1)), append(r.ended, 0)
+	}
+	err := fn()
+	if err != nil {
+		return err
+	}
+	r.made = len(r.states)
+	if r.clock != nil {
+		r.ended[len(r.ended)-1] = r.clock.Add(1)
+	}
+	return nil
+}
+
+// create makes an empty file.
+func (r *crashRun) create() error {
+	next := r.state().clone()
+	p := r.newPath()
+	if _, ok := next.files[p]; ok {
 		return nil
 	}
+	next.files[p] = []byte{}
+	return r.do(next, func() error {
+		d, n := r.split(p)
+		a, err := r.v.Mknod(crashReq, d, n, 0o644, 0)
+		if err != nil {
+			return err
+		}
+		r.inos[p] = a.Ino
+		r.note("create %s inode %d", p, a.Ino)
+		return nil
+	})
+}
+
+// write writes to a file, and perhaps beyond its end.
+func (r *crashRun) write() error {
+	next := r.state().clone()
+	p, ok := r.pick()
+	if !ok {
+		return nil
+	}
+	size := 1 + r.rng.IntN(9000)
+	if r.rng.IntN(3) == 0 {
+		size = 1 + size%300 // kept in the tree
+	}
+	if r.rng.IntN(6) == 0 {
+		size = 60000 + r.rng.IntN(200000)
+	}
+	off := 0
+	if n := len(next.files[p]); n > 0 {
+		off = r.rng.IntN(n + 1)
+	}
+	switch r.rng.IntN(4) {
+	case 0:
+		off += r.rng.IntN(20000)
+	case 1:
+		off = off / blockBytes * blockBytes
+	}
+	if off+size > 700000 {
+		return nil
+	}
+	data := bytes.Repeat([]byte{byte(1 + r.rng.IntN(255))}, size)
+	for i := 0; i < size; i += 97 {
+		data[i] = byte(i + len(r.states))
+	}
+	old := next.files[p]
+	c := make([]byte, max(len(old), off+size))
+	copy(c, old)
+	copy(c[off:], data)
+	next.files[p] = c
+	return r.do(next, func() error {
+		r.note("write %s inode %d: %d+%d", p, r.inos[p], off, len(data))
+		_, err := r.v.Write(crashReq, r.inos[p], uint64(off), data, false)
+		return err
+	})
+}
+
+// truncate sets the size of a file.
+func (r *crashRun) truncate() error {
+	next := r.state().clone()
+	p, ok := r.pick()
+	if !ok {
+		return nil
+	}
+	size := r.rng.IntN(len(next.files[p]) + 5000)
+	c := make([]byte, size)
+	copy(c, next.files[p])
+	next.files[p] = c
+	return r.do(next, func() error {
+		s := uint64(size)
+		r.note("truncate %s inode %d: %d", p, r.inos[p], size)
+		_, err := r.v.SetAttr(crashReq, r.inos[p], &vfs.SetAttr{Size: &s})
+		return err
+	})
+}
+
+// fallocate punches, zeroes or reserves a range.
+func (r *crashRun) fallocate() error {
+	next := r.state().clone()
+	p, ok := r.pick()
+	if !ok || len(next.files[p]) == 0 {
+		return nil
+	}
+	off := r.rng.IntN(len(next.files[p]))
+	n := 1 + r.rng.IntN(30000)
+	mode := []uint32{vfs.FallocPunchHole | vfs.FallocKeepSize, vfs.FallocZeroRange, vfs.FallocKeepSize, 0}[r.rng.IntN(4)]
+	c := slices.Clone(next.files[p])
+	if mode&vfs.FallocKeepSize == 0 && off+n > len(c) {
+		c = append(c, make([]byte, off+n-len(c))...)
+	}
+	if mode&(vfs.FallocPunchHole|vfs.FallocZeroRange) != 0 {
+		clear(c[off:min(len(c), off+n)])
+	}
+	next.files[p] = c
+	return r.do(next, func() error {
+		r.note("fallocate %d %s inode %d: %d+%d", mode, p, r.inos[p], off, n)
+		return r.v.Fallocate(crashReq, r.inos[p], mode, uint64(off), uint64(n))
+	})
+}
+
+// unlink removes a file.
+func (r *crashRun) unlink() error {
+	next := r.state().clone()
+	p, ok := r.pick()
+	if !ok {
+		return nil
+	}
+	delete(next.files, p)
+	return r.do(next, func() error {
+		d, n := r.split(p)
+		if err := r.v.Unlink(crashReq, d, n); err != nil {
+			return err
+		}
+		r.v.Forget(r.inos[p])
+		return nil
+	})
+}
+
+// rename moves a file over whatever is there.
+func (r *crashRun) rename() error {
+	next := r.state().clone()
+	p, ok := r.pick()
+	q := r.newPath()
+	if !ok || p == q {
+		return nil
+	}
+	old, exists := next.files[q]
+	if exists && old == nil {
+		return nil
+	}
+	next.files[q] = next.files[p]
+	delete(next.files, p)
+	return r.do(next, func() error {
+		d, n := r.split(p)
+		e, m := r.split(q)
+		r.note("rename %s inode %d to %s", p, r.inos[p], q)
+		if err := r.v.Rename(crashReq, d, n, e, m, 0); err != nil {
+			return err
+		}
+		if exists {
+			r.v.Forget(r.inos[q])
+		}
+		r.inos[q] = r.inos[p]
+		return nil
+	})
+}
+
+// mkdir makes a directory.
+func (r *crashRun) mkdir() error {
+	next := r.state().clone()
+	if len(r.dirs) > 5 {
+		return nil
+	}
+	p := fmt.Sprintf("d%d", len(r.dirs))
+	next.files[p] = nil
+	return r.do(next, func() error {
+		a, err := r.v.Mkdir(crashReq, r.root(), p, 0o755)
+		if err != nil {
+			return err
+		}
+		r.inos[p] = a.Ino
+		r.dirs = append(r.dirs, p)
+		return nil
+	})
+}
+
+// commit makes all states durable.
+func (r *crashRun) commit() error {
+	n := len(r.states) - 1
+	if err := r.v.Sync(vfs.RootIno); err != nil {
+		return err
+	}
+	r.synced = n
+	r.note("committed %d", n)
+	return nil
 }
 
 // copyRange copies a range, as often as not a whole file, a step at a time: each

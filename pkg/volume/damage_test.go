@@ -98,14 +98,14 @@ func (fx *fixture) pathsOf(t testing.TB, dev device.Device) map[uint64][]string 
 	return out
 }
 
-func TestDamageData(t *testing.T) {
-	fx, old := populated(t)
-	checkClean(t, fx.dev)
-	s := operate(t, fx.dev)
-	type place struct {
-		ino, sector, addr uint64
-	}
-	var all []place
+// place is a sector of a file.
+type place struct {
+	ino, sector, addr uint64
+}
+
+// places are the sectors of all files that have a name.
+func places(t *testing.T, s *surgeon, paths map[uint64][]string) (all []place) {
+	t.Helper()
 	s.items(layout.TreeFS, func(k layout.Key, v []byte) {
 		if k.Type != layout.KeyExtent {
 			return
@@ -116,8 +116,15 @@ func TestDamageData(t *testing.T) {
 			all = append(all, place{k.Obj, k.Sub + i, e.Addr + i*layout.SectorBytes})
 		}
 	})
+	return slices.DeleteFunc(all, func(p place) bool { return paths[p.ino] == nil }) // unlinked ones
+}
+
+func TestDamageData(t *testing.T) {
+	fx, old := populated(t)
+	checkClean(t, fx.dev)
+	s := operate(t, fx.dev)
 	paths := fx.pathsOf(t, fx.dev)
-	all = slices.DeleteFunc(all, func(p place) bool { return paths[p.ino] == nil }) // unlinked ones
+	all := places(t, s, paths)
 	rng := rand.New(rand.NewPCG(5, 5))
 	for i := range 20 {
 		p := all[rng.IntN(len(all))]
@@ -126,51 +133,66 @@ func TestDamageData(t *testing.T) {
 			continue
 		}
 		dev := fx.dev.Clone()
-		hit := []place{p}
 		kind := []string{"flip", "zero", "swap", "old", "copy"}[i%5]
-		switch kind {
-		case "flip":
-			flip(dev, p.addr)
-		case "zero":
-			dev.Corrupt(int64(p.addr), func(b []byte) { clear(b) })
-		case "swap":
-			a, b := sector(t, dev, p.addr), sector(t, dev, other.addr)
-			dev.Corrupt(int64(p.addr), func(x []byte) { copy(x, b) })
-			dev.Corrupt(int64(other.addr), func(x []byte) { copy(x, a) })
-			hit = append(hit, other)
-		case "old": // what the older image has there, if that differs
-			b := sector(t, old, p.addr)
-			if bytes.Equal(b, sector(t, dev, p.addr)) {
-				continue
-			}
-			dev.Corrupt(int64(p.addr), func(x []byte) { copy(x, b) })
-		case "copy":
-			b := sector(t, dev, other.addr)
-			dev.Corrupt(int64(p.addr), func(x []byte) { copy(x, b) })
+		hit := damageData(t, dev, old, kind, p, other)
+		if hit == nil {
+			continue
 		}
 		v := fx.examine(t, dev)
 		if v.open != nil {
 			t.Fatalf("%s: %v", kind, v.open)
 		}
-		found := findings(t, dev)
-		for _, h := range hit {
-			for _, path := range paths[h.ino] {
-				if !slices.Contains(v.bad[path], int(h.sector)) {
-					t.Errorf("%s: %s, sector %d was not noticed", kind, path, h.sector)
-				}
-			}
-			if want := fmt.Sprintf("inode %d ", h.ino); !strings.Contains(found, want) || !strings.Contains(found, fmt.Sprintf(" at %d+", h.sector*4096)) {
-				t.Errorf("%s of inode %d, sector %d: fsck says\n%s", kind, h.ino, h.sector, found)
-			}
-			if !strings.Contains(found, fmt.Sprintf("%q", "/"+paths[h.ino][0])) && len(paths[h.ino]) == 1 {
-				t.Errorf("fsck does not name %s:\n%s", paths[h.ino][0], found)
+		noticed(t, kind, hit, paths, v, findings(t, dev))
+	}
+}
+
+// damageData damages the sector at a place, and tells which places have other content then.
+func damageData(t *testing.T, dev, old *device.Mem, kind string, p, other place) (hit []place) {
+	t.Helper()
+	hit = []place{p}
+	switch kind {
+	case "flip":
+		flip(dev, p.addr)
+	case "zero":
+		dev.Corrupt(int64(p.addr), func(b []byte) { clear(b) })
+	case "swap":
+		a, b := sector(t, dev, p.addr), sector(t, dev, other.addr)
+		dev.Corrupt(int64(p.addr), func(x []byte) { copy(x, b) })
+		dev.Corrupt(int64(other.addr), func(x []byte) { copy(x, a) })
+		hit = append(hit, other)
+	case "old": // what the older image has there, if that differs
+		b := sector(t, old, p.addr)
+		if bytes.Equal(b, sector(t, dev, p.addr)) {
+			return nil
+		}
+		dev.Corrupt(int64(p.addr), func(x []byte) { copy(x, b) })
+	case "copy":
+		b := sector(t, dev, other.addr)
+		dev.Corrupt(int64(p.addr), func(x []byte) { copy(x, b) })
+	}
+	return hit
+}
+
+// noticed wants reads and fsck to notice damage at each place that was hit, and nowhere else.
+func noticed(t *testing.T, kind string, hit []place, paths map[uint64][]string, v outcome, found string) {
+	t.Helper()
+	for _, h := range hit {
+		for _, path := range paths[h.ino] {
+			if !slices.Contains(v.bad[path], int(h.sector)) {
+				t.Errorf("%s: %s, sector %d was not noticed", kind, path, h.sector)
 			}
 		}
-		for path, bad := range v.bad {
-			for _, b := range bad {
-				if !slices.ContainsFunc(hit, func(h place) bool { return int(h.sector) == b && slices.Contains(paths[h.ino], path) }) {
-					t.Errorf("%s: %s, sector %d is whole and can not be read", kind, path, b)
-				}
+		if want := fmt.Sprintf("inode %d ", h.ino); !strings.Contains(found, want) || !strings.Contains(found, fmt.Sprintf(" at %d+", h.sector*4096)) {
+			t.Errorf("%s of inode %d, sector %d: fsck says\n%s", kind, h.ino, h.sector, found)
+		}
+		if !strings.Contains(found, fmt.Sprintf("%q", "/"+paths[h.ino][0])) && len(paths[h.ino]) == 1 {
+			t.Errorf("fsck does not name %s:\n%s", paths[h.ino][0], found)
+		}
+	}
+	for path, bad := range v.bad {
+		for _, b := range bad {
+			if !slices.ContainsFunc(hit, func(h place) bool { return int(h.sector) == b && slices.Contains(paths[h.ino], path) }) {
+				t.Errorf("%s: %s, sector %d is whole and can not be read", kind, path, b)
 			}
 		}
 	}

@@ -37,82 +37,86 @@ func diffAll(t testing.TB, v *Volume, from, to string) (lines []string, changes 
 	return lines, changes
 }
 
-func TestDiff(t *testing.T) {
-	dev := device.NewMem(80 << 20)
-	mustFormat(t, dev)
-	v := mustOpen(t, dev, Options{CommitInterval: -1})
-	ok := func(a vfs.Attr, err error) vfs.Ino {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return a.Ino
-	}
-	no := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	fill := byte(7)
-	write := func(ino vfs.Ino, off uint64, n int) {
-		t.Helper()
-		fill++
-		_, err := v.Write(crashReq, ino, off, bytes.Repeat([]byte{fill}, n), false)
-		no(err)
-	}
-	file := func(dir vfs.Ino, name string, n int) vfs.Ino {
-		t.Helper()
-		f := ok(v.Mknod(crashReq, dir, name, 0o644, 0))
-		if n > 0 {
-			write(f, 0, n)
-		}
-		return f
-	}
-	d := ok(v.Mkdir(crashReq, vfs.RootIno, "dir", 0o755))
-	sub := ok(v.Mkdir(crashReq, d, "sub", 0o755))
-	deep := file(sub, "deep", 100)
-	big := file(d, "big", 200_000)
-	small := file(d, "small", 10)
-	gone := file(d, "gone", 10)
-	moved := file(d, "moved", 10)
-	two := file(d, "two", 10)
-	_, err := v.Link(crashReq, two, d, "two-b")
-	no(err)
-	meta := file(d, "meta", 10)
-	cut := file(d, "cut", 50_000)
-	ok(v.Mkdir(crashReq, vfs.RootIno, "empty", 0o755))
-	for i := range 200 {
-		file(vfs.RootIno, fmt.Sprint("x", i), 5000)
-	}
-	_, err = v.CreateSnapshot("a")
-	no(err)
+// diffFiles are changed between two snapshots.
+type diffFiles struct {
+	t    *testing.T
+	v    *Volume
+	fill byte
 
-	write(big, 8192, 100) // a sector
-	write(big, 100_000, 9000)
-	write(small, 3, 20)
-	no(v.Unlink(crashReq, d, "gone"))
-	v.Forget(gone)
-	no(v.Rename(crashReq, d, "moved", vfs.RootIno, "moved2", 0))
-	write(moved, 0, 5)
-	no(v.Unlink(crashReq, d, "two-b")) // the name that the inode remembers
-	write(two, 0, 6000)
+	dir, sub, deep, big, small, gone, moved, two, meta, cut vfs.Ino
+}
+
+func (x *diffFiles) made(a vfs.Attr, err error) vfs.Ino {
+	x.t.Helper()
+	ok(x.t, err)
+	return a.Ino
+}
+
+func (x *diffFiles) write(ino vfs.Ino, off uint64, n int) {
+	x.t.Helper()
+	x.fill++
+	_, err := x.v.Write(crashReq, ino, off, bytes.Repeat([]byte{x.fill}, n), false)
+	ok(x.t, err)
+}
+
+func (x *diffFiles) file(dir vfs.Ino, name string, n int) vfs.Ino {
+	x.t.Helper()
+	f := x.made(x.v.Mknod(crashReq, dir, name, 0o644, 0))
+	if n > 0 {
+		x.write(f, 0, n)
+	}
+	return f
+}
+
+// make makes what the first snapshot has.
+func (x *diffFiles) make() {
+	v := x.v
+	x.dir = x.made(v.Mkdir(crashReq, vfs.RootIno, "dir", 0o755))
+	x.sub = x.made(v.Mkdir(crashReq, x.dir, "sub", 0o755))
+	x.deep = x.file(x.sub, "deep", 100)
+	x.big = x.file(x.dir, "big", 200_000)
+	x.small = x.file(x.dir, "small", 10)
+	x.gone = x.file(x.dir, "gone", 10)
+	x.moved = x.file(x.dir, "moved", 10)
+	x.two = x.file(x.dir, "two", 10)
+	_, err := v.Link(crashReq, x.two, x.dir, "two-b")
+	ok(x.t, err)
+	x.meta = x.file(x.dir, "meta", 10)
+	x.cut = x.file(x.dir, "cut", 50_000)
+	x.made(v.Mkdir(crashReq, vfs.RootIno, "empty", 0o755))
+	for i := range 200 {
+		x.file(vfs.RootIno, fmt.Sprint("x", i), 5000)
+	}
+}
+
+// change makes what differs in the second one, and tells what Diff should say of it.
+func (x *diffFiles) change() (want []string) {
+	t, v, d := x.t, x.v, x.dir
+	x.write(x.big, 8192, 100) // a sector
+	x.write(x.big, 100_000, 9000)
+	x.write(x.small, 3, 20)
+	ok(t, v.Unlink(crashReq, d, "gone"))
+	v.Forget(x.gone)
+	ok(t, v.Rename(crashReq, d, "moved", vfs.RootIno, "moved2", 0))
+	x.write(x.moved, 0, 5)
+	ok(t, v.Unlink(crashReq, d, "two-b")) // the name that the inode remembers
+	x.write(x.two, 0, 6000)
 	mode := uint32(0o600)
-	_, err = v.SetAttr(crashReq, meta, &vfs.SetAttr{Mode: &mode})
-	no(err)
+	_, err := v.SetAttr(crashReq, x.meta, &vfs.SetAttr{Mode: &mode})
+	ok(t, err)
 	size := uint64(20_000)
-	_, err = v.SetAttr(crashReq, cut, &vfs.SetAttr{Size: &size})
-	no(err)
-	no(v.Rename(crashReq, d, "sub", vfs.RootIno, "sub2", 0))
-	write(deep, 0, 50)
-	_, err = v.Link(crashReq, deep, d, "deep-link")
-	no(err)
-	no(v.Rmdir(crashReq, vfs.RootIno, "empty"))
-	n := ok(v.Mkdir(crashReq, vfs.RootIno, "new", 0o755))
-	file(n, "f", 10)
-	no(v.SetXattr(crashReq, n, "user.x", []byte("y"), 0))
-	no(v.SetXattr(crashReq, d, "user.x", []byte("y"), 0))
-	want := []string{
+	_, err = v.SetAttr(crashReq, x.cut, &vfs.SetAttr{Size: &size})
+	ok(t, err)
+	ok(t, v.Rename(crashReq, d, "sub", vfs.RootIno, "sub2", 0))
+	x.write(x.deep, 0, 50)
+	_, err = v.Link(crashReq, x.deep, d, "deep-link")
+	ok(t, err)
+	ok(t, v.Rmdir(crashReq, vfs.RootIno, "empty"))
+	n := x.made(v.Mkdir(crashReq, vfs.RootIno, "new", 0o755))
+	x.file(n, "f", 10)
+	ok(t, v.SetXattr(crashReq, n, "user.x", []byte("y"), 0))
+	ok(t, v.SetXattr(crashReq, d, "user.x", []byte("y"), 0))
+	return []string{
 		"changed /dir", // its attribute
 		"changed /dir/meta",
 		"created /new", "created /new/f",
@@ -128,10 +132,21 @@ func TestDiff(t *testing.T) {
 		"renamed /sub2 from /dir/sub",
 		"unlinked /dir/two-b",
 	}
+}
+
+func TestDiff(t *testing.T) {
+	dev := device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1})
+	x := &diffFiles{t: t, v: v, fill: 7}
+	x.make()
+	_, err := v.CreateSnapshot("a")
+	ok(t, err)
+	want := x.change()
 	head, _ := diffAll(t, v, "a", "")
-	no(v.WaitFreed()) // the head was held for a moment
+	ok(t, v.WaitFreed()) // the head was held for a moment
 	_, err = v.CreateSnapshot("b")
-	no(err)
+	ok(t, err)
 	got, _ := diffAll(t, v, "a", "b")
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -153,14 +168,19 @@ func TestDiff(t *testing.T) {
 	if err := v.Diff("a", "no", DiffOptions{}, nil); !errors.Is(err, ErrNoSnapshot) {
 		t.Error(err)
 	}
-	no(v.WaitFreed())
+	ok(t, v.WaitFreed())
 	if infos, err := v.Snapshots(); err != nil || len(infos) != 2 || infos[0].Open || infos[1].Open {
 		t.Errorf("%+v %v", infos, err)
 	}
-	no(v.Close())
-	no(cleanErr(dev))
+	ok(t, v.Close())
+	ok(t, cleanErr(dev))
+	diffReadsLittle(t, dev, want)
+}
 
-	// What is not changed is not read: 200 files of two pages each stay aside.
+// diffReadsLittle compares the snapshots of a volume mounted read-only. What is not
+// changed is not read: 200 files of two pages each stay aside.
+func diffReadsLittle(t *testing.T, dev *device.Mem, want []string) {
+	t.Helper()
 	reads := 0
 	slow := device.NewFault(dev, nil)
 	slow.SetHook(func(_ int, op device.Op, _ int64, _ int) error {
@@ -169,7 +189,7 @@ func TestDiff(t *testing.T) {
 		}
 		return nil
 	})
-	v = mustOpen(t, slow, Options{ReadOnly: true})
+	v := mustOpen(t, slow, Options{ReadOnly: true})
 	reads = 0
 	if got, _ := diffAll(t, v, "a", "b"); !slices.Equal(got, want) {
 		t.Errorf("read-only: got\n%s", strings.Join(got, "\n"))
@@ -183,7 +203,13 @@ func TestDiff(t *testing.T) {
 	if changed > 60 {
 		t.Errorf("%d reads for a small difference", changed)
 	}
-	no(v.Close())
+	ok(t, v.Close())
+}
+
+// snapshotState is what a snapshot of the model holds.
+type snapshotState struct {
+	files map[string][]byte
+	inos  map[string]vfs.Ino
 }
 
 // TestDiffModel compares random states with what Diff says of them.
@@ -198,11 +224,7 @@ func TestDiffModel(t *testing.T) {
 	mustFormat(t, dev)
 	r := &crashRun{rng: rng, states: []modelState{{files: map[string][]byte{}}}, inos: map[string]vfs.Ino{}}
 	r.v = mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
-	type state struct {
-		files modelState
-		inos  map[string]vfs.Ino
-	}
-	var states []state
+	var states []snapshotState
 	for i := range 8 {
 		for range 60 {
 			if err := r.step(); err != nil {
@@ -212,53 +234,59 @@ func TestDiffModel(t *testing.T) {
 		if _, err := r.v.CreateSnapshot(fmt.Sprint(i)); err != nil {
 			t.Fatal(err)
 		}
-		states = append(states, state{r.state(), maps.Clone(r.inos)})
+		states = append(states, snapshotState{r.state().files, maps.Clone(r.inos)})
 	}
 	for i := range states {
 		for j := range states {
 			_, changes := diffAll(t, r.v, fmt.Sprint(i), fmt.Sprint(j))
-			a, b := states[i], states[j]
-			paths := map[string]bool{}
-			for p := range a.files.files {
-				paths["/"+p] = true
-			}
-			ranges := map[string][]ByteRange{}
-			for _, c := range changes { // what goes, goes first
-				switch c.Kind {
-				case Removed, Unlinked:
-					delete(paths, c.Path)
-				case Renamed:
-					delete(paths, c.OldPath)
-				case Modified:
-					ranges[c.Path] = append(ranges[c.Path], c.Ranges...)
-				}
-			}
-			for _, c := range changes {
-				switch c.Kind {
-				case Created, Linked, Renamed:
-					paths[c.Path] = true
-				}
-			}
-			for p := range b.files.files {
-				if !paths["/"+p] {
-					t.Fatalf("%d to %d: %s was not told", i, j, p)
-				}
-				delete(paths, "/"+p)
-			}
-			if len(paths) > 0 {
-				t.Fatalf("%d to %d: %v are gone, and it was not told", i, j, paths)
-			}
-			for p, content := range b.files.files {
-				for q, old := range a.files.files {
-					if a.inos[q] == b.inos[p] && old != nil {
-						checkRanges(t, p, old, content, ranges["/"+p])
-					}
-				}
-			}
+			checkChanges(t, fmt.Sprintf("%d to %d", i, j), states[i], states[j], changes)
 		}
 	}
 	if err := r.v.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// checkChanges wants changes to lead from one state to another: from all of its names to
+// all of the other's, with each byte that differs in a range.
+func checkChanges(t *testing.T, what string, a, b snapshotState, changes []Change) {
+	t.Helper()
+	paths := map[string]bool{}
+	for p := range a.files {
+		paths["/"+p] = true
+	}
+	ranges := map[string][]ByteRange{}
+	for _, c := range changes { // what goes, goes first
+		switch c.Kind {
+		case Removed, Unlinked:
+			delete(paths, c.Path)
+		case Renamed:
+			delete(paths, c.OldPath)
+		case Modified:
+			ranges[c.Path] = append(ranges[c.Path], c.Ranges...)
+		}
+	}
+	for _, c := range changes {
+		switch c.Kind {
+		case Created, Linked, Renamed:
+			paths[c.Path] = true
+		}
+	}
+	for p := range b.files {
+		if !paths["/"+p] {
+			t.Fatalf("%s: %s was not told", what, p)
+		}
+		delete(paths, "/"+p)
+	}
+	if len(paths) > 0 {
+		t.Fatalf("%s: %v are gone, and it was not told", what, paths)
+	}
+	for p, content := range b.files {
+		for q, old := range a.files {
+			if a.inos[q] == b.inos[p] && old != nil {
+				checkRanges(t, p, old, content, ranges["/"+p])
+			}
+		}
 	}
 }
 

@@ -69,50 +69,73 @@ func someSnapshot(v *Volume, rng *rand.Rand) string {
 	return infos[rng.IntN(len(infos))].Name
 }
 
+// ending is a volume that ends in the middle of everything.
+type ending struct {
+	t       *testing.T
+	seed    uint64
+	rng     *rand.Rand
+	dev     *device.Mem
+	v       *Volume
+	m       *mixed
+	workers sync.WaitGroup
+	halt    atomic.Bool // the workers are to stop
+}
+
 func oneEnding(t *testing.T, seed uint64) error {
-	rng := rand.New(rand.NewPCG(seed, 15))
-	dev := device.NewMem(128 << 20)
-	mustFormat(t, dev)
-	v := mustOpen(t, dev, Options{CommitInterval: time.Millisecond, Memory: minMemory, Discard: seed%2 == 0})
+	e := &ending{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 15)), dev: device.NewMem(128 << 20)}
+	mustFormat(t, e.dev)
+	e.v = mustOpen(t, e.dev, Options{CommitInterval: time.Millisecond, Memory: minMemory, Discard: seed%2 == 0})
 	if seed%3 == 0 {
-		tighten(v)
+		tighten(e.v)
 	}
-	runs := newRuns(t, v, seed, 2)
-	m := &mixed{v: v, key: testKey(t), seed: seed}
-	_, err := v.CreateSnapshot("base")
+	runs := newRuns(t, e.v, seed, 2)
+	e.m = &mixed{v: e.v, key: testKey(t), seed: seed}
+	_, err := e.v.CreateSnapshot("base")
 	ok(t, err)
-	m.start()
-	m.startMore(dev)
-	var wg sync.WaitGroup
-	var halt atomic.Bool
+	e.m.start()
+	e.m.startMore(e.dev)
 	for _, r := range runs {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			for !halt.Load() {
-				if err := r.step(); err != nil {
-					if !m.ends.Load() || !errors.Is(err, vfs.ErrClosed) {
-						m.failed(fmt.Errorf("worker: %w", err))
-					}
-					return
-				}
-			}
-		}()
+		e.workers.Go(func() { e.work(r) })
 	}
 	some := 150
 	if testing.Short() {
 		some = 30
 	}
-	for range 10 + rng.IntN(some) { // commits later
-		ok(t, v.com.since(v.com.commits.Load()))
+	for range 10 + e.rng.IntN(some) { // commits later
+		ok(t, e.v.com.since(e.v.com.commits.Load()))
 	}
-	m.ends.Store(true)
-	if seed%4 != 0 { // who rolls a volume back says that nobody uses its files
-		halt.Store(true)
-		wg.Wait()
+	errs := e.end()
+	for _, err := range append(errs, e.v.Failed()) {
+		if err != nil && !errors.Is(err, vfs.ErrClosed) && !errors.Is(err, ErrNoSnapshot) && !errors.Is(err, ErrSnapshotInUse) {
+			return err
+		}
 	}
-	ends := []func() error{v.Close, func() error { return v.Rollback(someSnapshot(v, rng), true) }}
-	switch seed % 4 {
+	return e.whole()
+}
+
+// work changes files until the volume ends.
+func (e *ending) work(r *crashRun) {
+	for !e.halt.Load() {
+		if err := r.step(); err != nil {
+			if !e.m.ends.Load() || !errors.Is(err, vfs.ErrClosed) {
+				e.m.failed(fmt.Errorf("worker: %w", err))
+			}
+			return
+		}
+	}
+}
+
+// end closes the volume, rolls it back, or both at once, and waits for everybody. It
+// returns what all of them said.
+func (e *ending) end() []error {
+	v := e.v
+	e.m.ends.Store(true)
+	if e.seed%4 != 0 { // who rolls a volume back says that nobody uses its files
+		e.halt.Store(true)
+		e.workers.Wait()
+	}
+	ends := []func() error{v.Close, func() error { return v.Rollback(someSnapshot(v, e.rng), true) }}
+	switch e.seed % 4 {
 	case 0:
 		ends = ends[:1]
 	case 1:
@@ -121,9 +144,7 @@ func oneEnding(t *testing.T, seed uint64) error {
 	errs := make([]error, len(ends))
 	var ending sync.WaitGroup
 	for i, end := range ends {
-		ending.Add(1)
-		go func() {
-			defer ending.Done()
+		ending.Go(func() {
 			for range 1000 {
 				errs[i] = end()
 				// What is looked at can not be given up at that moment.
@@ -131,23 +152,23 @@ func oneEnding(t *testing.T, seed uint64) error {
 					return
 				}
 			}
-		}()
+		})
 	}
 	ending.Wait()
-	errs = append(errs, m.end())
+	errs = append(errs, e.m.end())
 	if !v.life.closing.Load() { // there was always somebody who looked
 		errs = append(errs, v.Close())
 	}
-	wg.Wait()
-	for _, err := range append(errs, v.Failed()) {
-		if err != nil && !errors.Is(err, vfs.ErrClosed) && !errors.Is(err, ErrNoSnapshot) && !errors.Is(err, ErrSnapshotInUse) {
-			return err
-		}
-	}
-	if err := cleanErr(dev.Clone()); err != nil {
+	e.workers.Wait()
+	return errs
+}
+
+// whole wants the device to be whole, and all that was under way to come to its end.
+func (e *ending) whole() error {
+	if err := cleanErr(e.dev.Clone()); err != nil {
 		return err
 	}
-	v, err = Open(dev, Options{Credential: testCred(t), CommitInterval: -1, Memory: minMemory})
+	v, err := Open(e.dev, Options{Credential: testCred(e.t), CommitInterval: -1, Memory: minMemory})
 	if err != nil {
 		return err
 	}
@@ -158,16 +179,16 @@ func oneEnding(t *testing.T, seed uint64) error {
 		return err
 	}
 	v.rot.rate.Store(-1)
-	if _, err := v.WaitRotation(t.Context(), nil); err != nil {
+	if _, err := v.WaitRotation(e.t.Context(), nil); err != nil {
 		return err
 	}
 	v.background.reaper.wait()
 	if err := v.Sync(vfs.RootIno); err != nil {
 		return err
 	}
-	checkSpace(t, v)
+	checkSpace(e.t, v)
 	if err := v.Close(); err != nil {
 		return err
 	}
-	return cleanErr(dev)
+	return cleanErr(e.dev)
 }

@@ -13,116 +13,152 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
-	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
+
+// frozenVolume is a volume that is frozen again and again while others work on it.
+type frozenVolume struct {
+	t               *testing.T
+	mem             *device.Mem
+	dev             *device.Fault
+	v               *Volume
+	frozen, touched *atomic.Int64 // see quietDevice
+
+	stop    atomic.Bool // the workers are to stop
+	workers sync.WaitGroup
+	steps   chan struct{} // one for each step of a worker, until done
+	done    chan struct{}
+}
+
+func newFrozenVolume(t *testing.T, sizeBytes int64, commits time.Duration) *frozenVolume {
+	t.Helper()
+	x := &frozenVolume{t: t, mem: device.NewMem(sizeBytes), steps: make(chan struct{}), done: make(chan struct{})}
+	mustFormat(t, x.mem)
+	x.dev, x.frozen, x.touched = quietDevice(x.mem)
+	watch := time.AfterFunc(5*time.Minute, func() { panic("freeze: hangs") })
+	t.Cleanup(func() { watch.Stop() })
+	x.v = mustOpen(t, x.dev, Options{CommitInterval: commits, Memory: minMemory})
+	return x
+}
+
+// step tells of a step, and waits until somebody has heard of it.
+func (x *frozenVolume) step() {
+	select {
+	case x.steps <- struct{}{}:
+	case <-x.done:
+	}
+}
+
+// change changes files until it is to stop; told is called after each operation.
+func (x *frozenVolume) change(r *crashRun, told func()) {
+	x.workers.Go(func() {
+		for !x.stop.Load() {
+			if err := r.step(); err != nil {
+				x.t.Errorf("step: %v", err)
+				return
+			}
+			told()
+		}
+	})
+}
+
+// changeKeys adds and removes keys, which writes headers.
+func (x *frozenVolume) changeKeys() {
+	for i := byte(1); !x.stop.Load(); i++ {
+		k, err := crypto.NewKey(bytes.Repeat([]byte{i}, 32))
+		if err != nil {
+			x.t.Error(err)
+			return
+		}
+		slot, err := x.v.AddKey(Key{Recipient: crypto.SecretCredential(k)})
+		if err == nil {
+			err = x.v.RemoveKey(slot, false)
+		}
+		k.Erase()
+		if err != nil {
+			x.t.Errorf("keys: %v", err)
+			return
+		}
+	}
+}
+
+// end stops the workers.
+func (x *frozenVolume) end() {
+	x.stop.Store(true)
+	close(x.done)
+	x.workers.Wait()
+}
 
 // TestFreeze: with writers, deletes, syncs and commits going on, a frozen volume
 // writes nothing, its image is the state of a moment and needs no replay, reads
 // and syncs answer, and everything goes on after the thaw.
 func TestFreeze(t *testing.T) {
-	mem := device.NewMem(128 << 20)
-	mustFormat(t, mem)
-	dev, frozen, touched := quietDevice(mem)
-	v := mustOpen(t, dev, Options{CommitInterval: time.Millisecond, Memory: minMemory})
-	tighten(v)
-	runs := newRuns(t, v, 5, 4)
-	watch := time.AfterFunc(5*time.Minute, func() { panic("freeze: hangs") })
-	defer watch.Stop()
-	var stop atomic.Bool
-	var wg sync.WaitGroup
-	steps := make(chan struct{})
-	done := make(chan struct{})
+	x := newFrozenVolume(t, 128<<20, time.Millisecond)
+	tighten(x.v)
+	runs := newRuns(t, x.v, 5, 4)
 	for _, r := range runs {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			for !stop.Load() {
-				if err := r.step(); err != nil {
-					t.Errorf("step: %v", err)
-					return
-				}
-				select {
-				case steps <- struct{}{}:
-				case <-done:
-				}
-			}
-		}()
+		x.change(r, x.step)
 	}
-	wg.Add(1)
-	go func() { // writes headers
-		defer wg.Done()
-		for i := byte(1); !stop.Load(); i++ {
-			k, err := crypto.NewKey(bytes.Repeat([]byte{i}, 32))
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			slot, err := v.AddKey(Key{Recipient: crypto.SecretCredential(k)})
-			if err == nil {
-				err = v.RemoveKey(slot, false)
-			}
-			k.Erase()
-			if err != nil {
-				t.Errorf("keys: %v", err)
-				return
-			}
-		}
-	}()
+	x.workers.Go(x.changeKeys)
 	for range 15 {
 		for range 40 {
-			<-steps
+			<-x.steps
 		}
-		f, err := v.Freeze(t.Context(), time.Hour)
-		ok(t, err)
-		frozen.Store(1)
-		image := mem.Clone()
-		crashed := mem.Crash(device.CrashLoseAll, nil)
-		for range len(runs) { // of each that ended before the freeze; the next waits
-			select {
-			case <-steps:
-			default:
-			}
-		}
-		if _, err := readTree(v); err != nil {
-			t.Error(err)
-		}
-		ok(t, v.Sync(vfs.RootIno))
-		ok(t, v.Sync(vfs.Ino(2)))
-		second, err := v.Freeze(t.Context(), time.Hour)
-		ok(t, err)
-		if v.Frozen() != 2 || !second.Thaw() || v.Frozen() != 1 {
-			t.Error("a second freeze")
-		}
-		frozen.Store(0)
-		if n := touched.Load(); n != 0 {
-			t.Fatalf("%d writes while frozen", n)
-		}
-		if !sameBytes(image, mem) {
-			t.Fatal("the image changed while frozen")
-		}
-		if !f.Thaw() || f.Thaw() != true || v.Frozen() != 0 {
-			t.Error("thaw")
-		}
-		// What was on the device is whole, without the cache and without replay.
-		for _, img := range []*device.Mem{image, crashed} {
-			if rep := checkClean(t, img); rep.NeedsReplay {
-				t.Fatal("a frozen image needs replay")
-			}
-		}
+		x.freeze(len(runs))
 	}
-	stop.Store(true)
-	close(done)
-	wg.Wait()
+	x.end()
 	for _, r := range runs {
-		got, err := readBelow(v, r.base)
+		got, err := readBelow(x.v, r.base)
 		ok(t, err)
 		if !sameState(got, r.state()) {
 			t.Errorf("after the thaws: %s", diffState(got, r.state()))
 		}
 	}
-	ok(t, v.Close())
-	checkClean(t, mem)
+	ok(t, x.v.Close())
+	checkClean(t, x.mem)
+}
+
+// freeze freezes the volume, twice at the same time, and thaws it.
+func (x *frozenVolume) freeze(workers int) {
+	t, v := x.t, x.v
+	t.Helper()
+	f, err := v.Freeze(t.Context(), time.Hour)
+	ok(t, err)
+	x.frozen.Store(1)
+	image := x.mem.Clone()
+	crashed := x.mem.Crash(device.CrashLoseAll, nil)
+	for range workers { // of each that ended before the freeze; the next waits
+		select {
+		case <-x.steps:
+		default:
+		}
+	}
+	if _, err := readTree(v); err != nil {
+		t.Error(err)
+	}
+	ok(t, v.Sync(vfs.RootIno))
+	ok(t, v.Sync(vfs.Ino(2)))
+	second, err := v.Freeze(t.Context(), time.Hour)
+	ok(t, err)
+	if v.Frozen() != 2 || !second.Thaw() || v.Frozen() != 1 {
+		t.Error("a second freeze")
+	}
+	x.frozen.Store(0)
+	if n := x.touched.Load(); n != 0 {
+		t.Fatalf("%d writes while frozen", n)
+	}
+	if !sameBytes(image, x.mem) {
+		t.Fatal("the image changed while frozen")
+	}
+	if !f.Thaw() || f.Thaw() != true || v.Frozen() != 0 {
+		t.Error("thaw")
+	}
+	// What was on the device is whole, without the cache and without replay.
+	for _, img := range []*device.Mem{image, crashed} {
+		if rep := checkClean(t, img); rep.NeedsReplay {
+			t.Fatal("a frozen image needs replay")
+		}
+	}
 }
 
 // sameBytes compares the present contents of two devices.
@@ -217,66 +253,29 @@ func quietDevice(mem *device.Mem) (dev *device.Fault, frozen, touched *atomic.In
 // TestFreezeSnapshots: snapshots are made and deleted all the time, and what they
 // held is freed. A frozen volume writes nothing of it, and it goes on after the thaw.
 func TestFreezeSnapshots(t *testing.T) {
-	mem := device.NewMem(128 << 20)
-	mustFormat(t, mem)
-	dev, frozen, touched := quietDevice(mem)
-	v := mustOpen(t, dev, Options{CommitInterval: time.Millisecond, Memory: minMemory})
-	tighten(v)
-	watch := time.AfterFunc(5*time.Minute, func() { panic("freeze: hangs") })
-	defer watch.Stop()
-	runs := newRuns(t, v, 6, 2)
-	var stop atomic.Bool
-	var wg sync.WaitGroup
-	steps, done := make(chan struct{}), make(chan struct{})
-	tell := func() {
-		select {
-		case steps <- struct{}{}:
-		case <-done:
-		}
+	x := newFrozenVolume(t, 128<<20, time.Millisecond)
+	tighten(x.v)
+	for _, r := range newRuns(t, x.v, 6, 2) {
+		x.change(r, func() {})
 	}
-	for _, r := range runs {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			for !stop.Load() {
-				if err := r.step(); err != nil {
-					t.Errorf("step: %v", err)
-					return
-				}
-			}
-		}()
-	}
-	wg.Add(1)
-	go func() {
-		defer wg.Done()
-		for i := 0; !stop.Load(); i++ {
-			_, err := v.CreateSnapshot(fmt.Sprint("s", i))
-			if err == nil && i >= 3 {
-				err = v.DeleteSnapshot(fmt.Sprint("s", i-3))
-			}
-			if err != nil {
-				t.Errorf("snapshots: %v", err)
-			}
-			tell()
-		}
-	}()
+	x.workers.Go(x.changeSnapshots)
 	for range 12 {
 		for range 4 {
-			<-steps
+			<-x.steps
 		}
-		f, err := v.Freeze(t.Context(), time.Hour)
+		f, err := x.v.Freeze(t.Context(), time.Hour)
 		ok(t, err)
-		frozen.Store(1)
-		image := mem.Clone()
-		if _, err := readTree(v); err != nil {
+		x.frozen.Store(1)
+		image := x.mem.Clone()
+		if _, err := readTree(x.v); err != nil {
 			t.Error(err)
 		}
-		if _, err := v.Snapshots(); err != nil {
+		if _, err := x.v.Snapshots(); err != nil {
 			t.Error(err)
 		}
-		ok(t, v.Sync(vfs.RootIno))
-		frozen.Store(0)
-		if n := touched.Load(); n != 0 || !sameBytes(image, mem) {
+		ok(t, x.v.Sync(vfs.RootIno))
+		x.frozen.Store(0)
+		if n := x.touched.Load(); n != 0 || !sameBytes(image, x.mem) {
 			t.Fatalf("%d writes while frozen", n)
 		}
 		f.Thaw()
@@ -284,124 +283,24 @@ func TestFreezeSnapshots(t *testing.T) {
 			t.Fatal("a frozen image needs replay")
 		}
 	}
-	stop.Store(true)
-	close(done)
-	wg.Wait()
-	ok(t, v.WaitFreed())
-	ok(t, v.Close())
-	checkClean(t, mem)
+	x.end()
+	ok(t, x.v.WaitFreed())
+	ok(t, x.v.Close())
+	checkClean(t, x.mem)
 }
 
-// TestFreezeHoldsReaper: whoever makes, deletes or frees snapshots, or frees what
-// a rollback left, comes to a frozen volume, waits, and does it after the thaw.
-func TestFreezeHoldsReaper(t *testing.T) {
-	mem := device.NewMem(80 << 20)
-	mustFormat(t, mem)
-	dev, frozen, touched := quietDevice(mem)
-	watch := time.AfterFunc(5*time.Minute, func() { panic("freeze: hangs") })
-	defer watch.Stop()
-	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
-	rng := rand.New(rand.NewPCG(8, 8))
-	a, err := v.Mknod(crashReq, vfs.RootIno, "f", 0o644, 0)
-	ok(t, err)
-	rewrite := func() {
-		t.Helper()
-		_, err := v.Write(crashReq, a.Ino, 0, noise(rng, 2<<20), false)
-		ok(t, err)
-	}
-	// frozenDuring freezes the volume, has work begin, and thaws when all of it waits.
-	frozenDuring := func(what string, begin func(), waiters int, undone func() bool) {
-		t.Helper()
-		parked := make(chan struct{}, 100)
-		v.OnPark(func(n int) {
-			if n > 0 {
-				parked <- struct{}{}
-			}
-		})
-		f, err := v.Freeze(t.Context(), time.Hour)
-		ok(t, err)
-		frozen.Store(1)
-		image := mem.Clone()
-		begin()
-		for range waiters {
-			<-parked
+// changeSnapshots makes and deletes snapshots.
+func (x *frozenVolume) changeSnapshots() {
+	for i := 0; !x.stop.Load(); i++ {
+		_, err := x.v.CreateSnapshot(fmt.Sprint("s", i))
+		if err == nil && i >= 3 {
+			err = x.v.DeleteSnapshot(fmt.Sprint("s", i-3))
 		}
-		if !undone() {
-			t.Errorf("%s: done while frozen", what)
+		if err != nil {
+			x.t.Errorf("snapshots: %v", err)
 		}
-		frozen.Store(0)
-		if n := touched.Load(); n != 0 || !sameBytes(image, mem) {
-			t.Errorf("%s: %d writes while frozen", what, n)
-		}
-		f.Thaw()
+		x.step()
 	}
-	exists := func(name string) bool {
-		v.snap.mu.Lock()
-		defer v.snap.mu.Unlock()
-		return v.snap.byName[name] != nil
-	}
-	leftovers := func() bool {
-		v.snap.mu.Lock()
-		defer v.snap.mu.Unlock()
-		return len(v.snap.dying) > 0 || v.snap.abandoned != nil
-	}
-	rewrite()
-	_, err = v.CreateSnapshot("s") // the first one of a volume writes its header as well
-	ok(t, err)
-	rewrite()
-	result := make(chan error, 1)
-	frozenDuring("create", func() { go func() { _, err := v.CreateSnapshot("t"); result <- err }() }, 1, func() bool { return !exists("t") })
-	ok(t, <-result)
-	rewrite()
-	frozenDuring("delete", func() { go func() { result <- v.DeleteSnapshot("s") }() }, 1, func() bool { return exists("s") })
-	ok(t, <-result)
-	ok(t, v.WaitFreed())
-	// The reaper, at the first step of much work.
-	stopReaper := func() {
-		v.snap.endReaper()
-		v.snap.mu.Lock()
-		defer v.snap.mu.Unlock()
-		v.snap.stop = false
-	}
-	stopReaper()
-	_, err = v.CreateSnapshot("u")
-	ok(t, err)
-	rewrite()
-	ok(t, v.DeleteSnapshot("u"))
-	frozenDuring("reaper", v.snap.startReaper, 1, leftovers)
-	ok(t, v.WaitFreed())
-	ok(t, v.DeleteSnapshot("t"))
-	ok(t, v.WaitFreed())
-	_, err = v.CreateSnapshot("back")
-	ok(t, err)
-	rewrite()
-	ok(t, v.Sync(vfs.RootIno))
-	old := map[int64]bool{} // pages of the head that the rollback leaves
-	for _, p := range operate(t, mem).nodes(layout.TreeFS) {
-		if p.Birth > v.snap.newest.Load() {
-			old[int64(p.Addr)] = true
-		}
-	}
-	frozenDuring("rollback", func() { go func() { result <- v.Rollback("back", false) }() }, 1, func() bool { return !v.life.closing.Load() })
-	ok(t, <-result)
-	checkClean(t, mem)
-	// The reaper of the next mount reads what was left, and then finds the volume frozen.
-	reached, goOn := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	dev.SetHook(func(_ int, op device.Op, off int64, _ int) error {
-		if op != device.OpRead {
-			touched.Add(frozen.Load())
-		} else if old[off] {
-			once.Do(func() { close(reached); <-goOn })
-		}
-		return nil
-	})
-	v = mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
-	<-reached
-	frozenDuring("what a rollback left", func() { close(goOn) }, 1, leftovers)
-	ok(t, v.WaitFreed())
-	ok(t, v.Close())
-	checkClean(t, mem)
 }
 
 // A rollback closes the volume while it is admitted itself: a freeze that waits for

@@ -11,49 +11,106 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
+// hostileMaker makes the volumes of hostileBases.
+type hostileMaker struct {
+	t     *testing.T
+	fx    *fixture
+	v     *Volume
+	rng   *rand.Rand
+	req   *vfs.Req
+	deep  vfs.Ino // a large directory
+	big   vfs.Ino // a large file
+	bases []hostileBase
+}
+
+func (m *hostileMaker) keep(name string) {
+	m.bases = append(m.bases, hostileBase{name, m.fx.dev.Clone()})
+}
+
 // hostileBases makes volumes that have something of everything: trees of three
-// levels, snapshots, dead lists, shared data, reserved ranges, flags, orphans, anchors; at rest, with a log, with
-// what a rollback left, in a rotation. The device is large, so that its log is.
+// levels, snapshots, dead lists, shared data, reserved ranges, flags, orphans, anchors;
+// at rest, with a log, with what a rollback left, in a rotation. The device is large, so that its log is.
 func hostileBases(t *testing.T) (bases []hostileBase) {
 	fx := newFixture(t, 4<<30)
+	m := &hostileMaker{t: t, fx: fx, v: checkOpen(t, fx.dev, Options{Memory: minMemory}), rng: rand.New(rand.NewPCG(12, 12)), req: &vfs.Req{}}
+	m.files()
+	m.snapshots()
+	hostileLog(t, m.v, m.rng)
+	ok(t, m.v.Sync(vfs.RootIno))
+	m.keep("with a log")
+	m.v.snap.stop, m.v.snap.done = false, nil
+	m.v.snap.startReaper()
+	ok(t, m.v.Close())
+	m.keep("at rest")
 	v := checkOpen(t, fx.dev, Options{Memory: minMemory})
-	keep := func(name string) { bases = append(bases, hostileBase{name, fx.dev.Clone()}) }
-	fx.populate(t, v)
-	req := &vfs.Req{}
-	deep, err := v.Mkdir(req, vfs.RootIno, "deep", 0o755)
+	_, err := v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{checkKey(t)}, BytesPerSecond: 1 << 20})
 	ok(t, err)
-	for i := range 1200 { // 2000 bytes each in the tree
-		a, err := v.Mknod(req, deep.Ino, fmt.Sprintf("%d-%s", i, strings.Repeat("n", 100)), 0o644, 0)
+	m.keep("in a rotation")
+	ok(t, v.Close())
+	v = checkOpen(t, m.bases[1].dev, Options{Memory: minMemory})
+	fx.dev = m.bases[1].dev.Clone()
+	ok(t, v.Close())
+	v = checkOpen(t, fx.dev, Options{Memory: minMemory})
+	ok(t, v.Rollback("s2", true))
+	m.keep("rolled back")
+	for _, b := range m.bases {
+		rep, err := check.Run(b.dev, check.Options{Credential: checkKey(t), Data: true})
 		ok(t, err)
-		_, err = v.Write(req, a.Ino, 0, make([]byte, 2000), false)
+		if !rep.Clean {
+			t.Fatalf("image %s: %v", b.name, rep.Problems)
+		}
+	}
+	return m.bases
+}
+
+// files makes files of all kinds, and enough of them for trees of three levels.
+func (m *hostileMaker) files() {
+	t, v := m.t, m.v
+	m.fx.populate(t, v)
+	deep, err := v.Mkdir(m.req, vfs.RootIno, "deep", 0o755)
+	ok(t, err)
+	m.deep = deep.Ino
+	for i := range 1200 { // 2000 bytes each in the tree
+		a, err := v.Mknod(m.req, m.deep, fmt.Sprintf("%d-%s", i, strings.Repeat("n", 100)), 0o644, 0)
+		ok(t, err)
+		_, err = v.Write(m.req, a.Ino, 0, make([]byte, 2000), false)
 		ok(t, err)
 	}
 	big, err := walkTo(v, "big2")
 	ok(t, err)
+	m.big = big.Ino
 	hostileReserved(t, v)
-	rng := rand.New(rand.NewPCG(12, 12))
-	scribble := func() {
-		for range 60 {
-			_, err := v.Write(req, big.Ino, uint64(rng.IntN(4<<20))&^4095, noise(rng, 9000), false)
-			ok(t, err)
-		}
-		for i := range 10 {
-			a, err := v.Mknod(req, deep.Ino, fmt.Sprintf("s-%d-%d", rng.IntN(1<<30), i), 0o644, 0)
-			ok(t, err)
-			_, err = v.Write(req, a.Ino, 0, noise(rng, rng.IntN(20000)), false)
-			ok(t, err)
-		}
-		ok(t, v.com.commitAll())
+}
+
+// scribble overwrites parts of the large file, makes small ones, and commits.
+func (m *hostileMaker) scribble() {
+	t, v, rng := m.t, m.v, m.rng
+	for range 60 {
+		_, err := v.Write(m.req, m.big, uint64(rng.IntN(4<<20))&^4095, noise(rng, 9000), false)
+		ok(t, err)
 	}
+	for i := range 10 {
+		a, err := v.Mknod(m.req, m.deep, fmt.Sprintf("s-%d-%d", rng.IntN(1<<30), i), 0o644, 0)
+		ok(t, err)
+		_, err = v.Write(m.req, a.Ino, 0, noise(rng, rng.IntN(20000)), false)
+		ok(t, err)
+	}
+	ok(t, v.com.commitAll())
+}
+
+// snapshots makes snapshots, of which one is deleted and one is being deleted, shared
+// data, and anchors.
+func (m *hostileMaker) snapshots() {
+	t, v := m.t, m.v
 	for i := range 5 {
-		scribble()
+		m.scribble()
 		_, err := v.CreateSnapshot(fmt.Sprint("s", i))
 		ok(t, err)
 	}
-	scribble()
-	twin, err := v.Mknod(req, vfs.RootIno, "twin", 0o644, 0)
+	m.scribble()
+	twin, err := v.Mknod(m.req, vfs.RootIno, "twin", 0o644, 0)
 	ok(t, err)
-	_, err = v.CopyRange(req, big.Ino, 0, twin.Ino, 0, 4<<20)
+	_, err = v.CopyRange(m.req, m.big, 0, twin.Ino, 0, 4<<20)
 	ok(t, err)
 	a, err := v.OfferAnchor()
 	ok(t, err)
@@ -65,32 +122,6 @@ func hostileBases(t *testing.T) (bases []hostileBase) {
 	ok(t, v.DeleteSnapshot("s3"))
 	_, err = v.OfferAnchor()
 	ok(t, err)
-	hostileLog(t, v, rng)
-	ok(t, v.Sync(vfs.RootIno))
-	keep("with a log")
-	v.snap.stop, v.snap.done = false, nil
-	v.snap.startReaper()
-	ok(t, v.Close())
-	keep("at rest")
-	v = checkOpen(t, fx.dev, Options{Memory: minMemory})
-	_, err = v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{checkKey(t)}, BytesPerSecond: 1 << 20})
-	ok(t, err)
-	keep("in a rotation")
-	ok(t, v.Close())
-	v = checkOpen(t, bases[1].dev, Options{Memory: minMemory})
-	fx.dev = bases[1].dev.Clone()
-	ok(t, v.Close())
-	v = checkOpen(t, fx.dev, Options{Memory: minMemory})
-	ok(t, v.Rollback("s2", true))
-	keep("rolled back")
-	for _, b := range bases {
-		rep, err := check.Run(b.dev, check.Options{Credential: checkKey(t), Data: true})
-		ok(t, err)
-		if !rep.Clean {
-			t.Fatalf("image %s: %v", b.name, rep.Problems)
-		}
-	}
-	return bases
 }
 
 // hostileReserved makes files with reserved ranges, written and not, and such with flags.

@@ -194,6 +194,81 @@ func (s *surgeon) insert(id int, k layout.Key, v []byte) {
 	})
 }
 
+// inodeOf is the number of the inode at a path.
+func (s *surgeon) inodeOf(path string) uint64 {
+	v := checkOpen(s.t, s.dev, Options{ReadOnly: true})
+	a, err := walkTo(v, path)
+	ok(s.t, err)
+	ok(s.t, v.Close())
+	return uint64(a.Ino)
+}
+
+// editInode changes an inode.
+func (s *surgeon) editInode(ino uint64, change func(n *layout.Inode)) {
+	s.item(layout.TreeFS, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
+		if k.Obj != ino || k.Type != layout.KeyInode {
+			return k, nil, false
+		}
+		n, err := layout.DecodeInode(v)
+		ok(s.t, err)
+		change(&n)
+		return k, n.Append(nil), true
+	})
+}
+
+// drop removes the item of an object's type that comes after nth others.
+func (s *surgeon) drop(ino uint64, typ uint8, nth int) {
+	s.item(layout.TreeFS, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
+		if k.Obj != ino || k.Type != typ {
+			return k, nil, false
+		}
+		nth--
+		return k, nil, nth < 0
+	})
+}
+
+// editName changes an entry of a directory.
+func (s *surgeon) editName(dir uint64, name string, change func(k *layout.Key, n *layout.Name)) {
+	s.item(layout.TreeFS, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
+		if k.Obj != dir || k.Type != layout.KeyName {
+			return k, nil, false
+		}
+		n, err := layout.DecodeName(v)
+		ok(s.t, err)
+		if n.Name != name {
+			return k, nil, false
+		}
+		change(&k, &n)
+		return k, n.Append(nil), true
+	})
+}
+
+// editExtent changes the extent that comes after nth others.
+func (s *surgeon) editExtent(nth int, change func(k *layout.Key, e *layout.FileExtent)) {
+	s.item(layout.TreeFS, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
+		if k.Type != layout.KeyExtent {
+			return k, nil, false
+		}
+		if nth--; nth >= 0 {
+			return k, nil, false
+		}
+		e, err := layout.DecodeFileExtent(v)
+		ok(s.t, err)
+		change(&k, &e)
+		return k, e.Append(nil), true
+	})
+}
+
+// editSpace changes all items of a type in the tree of free space.
+func (s *surgeon) editSpace(typ uint8, change func(v []byte)) {
+	s.item(layout.TreeSpace, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
+		if k.Type == typ {
+			change(v)
+		}
+		return k, v, k.Type == typ
+	})
+}
+
 func flip(dev *device.Mem, addr uint64) {
 	dev.Corrupt(int64(addr), func(b []byte) { b[77] ^= 4 })
 }

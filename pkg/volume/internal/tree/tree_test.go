@@ -266,69 +266,41 @@ func TestCost(t *testing.T) {
 	}
 }
 
+// readKeys is the number of keys of TestConcurrentReaders. Multiples of 3 stay.
+const readKeys = 4000
+
+func readKey(i uint64) layout.Key { return layout.Key{Obj: i / 10, Type: 2, Sub: i % 10} }
+
+// wholeValue tells whether a value is one that was put, and no mixture.
+func wholeValue(v []byte) bool { return len(v) >= 100 && bytes.Count(v, v[:1]) == len(v) }
+
 // Readers see whole values while the tree changes and is committed. The cache
 // is small, so that most reads miss.
 func TestConcurrentReaders(t *testing.T) {
 	d := newDisk(t)
 	tr := d.tree(1, layout.Pointer{}, 1)
-	const keys = 4000
-	key := func(i uint64) layout.Key { return layout.Key{Obj: i / 10, Type: 2, Sub: i % 10} }
 	put := func(i uint64, fill byte) {
 		v := bytes.Repeat([]byte{fill}, 100+int(i%700))
-		if err := tr.Update(func(w *Writer) error { return w.Put(key(i), v) }); err != nil {
+		if err := tr.Update(func(w *Writer) error { return w.Put(readKey(i), v) }); err != nil {
 			t.Error(err)
 		}
 	}
-	for i := range uint64(keys) { // multiples of 3 will stay
+	for i := range uint64(readKeys) {
 		put(i, 1)
 	}
 	d.commit(tr, 1, nil)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
-	whole := func(v []byte) bool { return len(v) >= 100 && bytes.Count(v, v[:1]) == len(v) }
 	for r := range uint64(3) {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			rng := rand.New(rand.NewPCG(r, 5))
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				i := rng.Uint64N(keys)
-				v, ok, err := tr.Get(key(i), nil)
-				if err != nil || !ok && i%3 == 0 || ok && !whole(v) {
-					t.Errorf("get %d: %t %v", i, ok, err)
-					return
-				}
-				seen := 0
-				var last layout.Key
-				err = tr.Scan(key(i), key(i+200), func(k layout.Key, v []byte) bool {
-					if !last.Less(k) || !whole(v) {
-						t.Errorf("scan: %v after %v", k, last)
-					}
-					last = k
-					if (k.Obj*10+k.Sub)%3 == 0 {
-						seen++
-					}
-					return true
-				})
-				if want := int((min(i+200, keys-1))/3 - (i+2)/3 + 1); err != nil || seen != want {
-					t.Errorf("scan from %d: %d of those that stay, %d wanted, %v", i, seen, want, err)
-					return
-				}
-			}
-		}()
+		wg.Go(func() { readConcurrently(t, tr, rand.New(rand.NewPCG(r, 5)), stop) })
 	}
 	rng := rand.New(rand.NewPCG(3, 3))
 	for gen := uint64(2); gen < 25; gen++ {
 		change := func() {
 			for range 150 {
-				i := rng.Uint64N(keys)
+				i := rng.Uint64N(readKeys)
 				if i%3 != 0 && rng.IntN(2) == 0 {
-					if err := tr.Update(func(w *Writer) error { _, err := w.Delete(key(i)); return err }); err != nil {
+					if err := tr.Update(func(w *Writer) error { _, err := w.Delete(readKey(i)); return err }); err != nil {
 						t.Error(err)
 					}
 					continue
@@ -341,6 +313,39 @@ func TestConcurrentReaders(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+}
+
+// readConcurrently looks up and scans until it is stopped.
+func readConcurrently(t *testing.T, tr *Tree, rng *rand.Rand, stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		i := rng.Uint64N(readKeys)
+		v, ok, err := tr.Get(readKey(i), nil)
+		if err != nil || !ok && i%3 == 0 || ok && !wholeValue(v) {
+			t.Errorf("get %d: %t %v", i, ok, err)
+			return
+		}
+		seen := 0
+		var last layout.Key
+		err = tr.Scan(readKey(i), readKey(i+200), func(k layout.Key, v []byte) bool {
+			if !last.Less(k) || !wholeValue(v) {
+				t.Errorf("scan: %v after %v", k, last)
+			}
+			last = k
+			if (k.Obj*10+k.Sub)%3 == 0 {
+				seen++
+			}
+			return true
+		})
+		if want := int((min(i+200, readKeys-1))/3 - (i+2)/3 + 1); err != nil || seen != want {
+			t.Errorf("scan from %d: %d of those that stay, %d wanted, %v", i, seen, want, err)
+			return
+		}
+	}
 }
 
 // A page may be freed and overwritten while a reader that holds no pin is on
