@@ -13,10 +13,10 @@ import (
 	"github.com/sealvol/sealvol/pkg/csi"
 )
 
-// agent notes what it is told.
+// agent records the calls that it gets.
 type agent struct {
 	mu   sync.Mutex
-	err  error    // guarded by mu; of Anchor
+	err  error    // guarded by mu; the result of Anchor
 	told []string // guarded by mu
 }
 
@@ -47,12 +47,13 @@ func (a *agent) want(t *testing.T, err error, told ...string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !slices.Equal(a.told, told) {
-		t.Errorf("the agent was told %v, want %v", a.told, told)
+		t.Errorf("the agent got the calls %v, want %v", a.told, told)
 	}
 	a.err, a.told = err, nil
 }
 
-// TestAgent: nothing is mounted whose anchor is not known; the agent hears of all that is mounted and unmounted, in time.
+// TestAgent: no volume is mounted whose anchor is unknown; the agent learns in time of every mount
+// and unmount.
 func TestAgent(t *testing.T) {
 	a := &agent{err: errors.New("the API server does not answer")}
 	r := newRigWith(t, csi.Options{SelfAttach: true, Agent: a})
@@ -66,7 +67,7 @@ func TestAgent(t *testing.T) {
 	a.want(t, nil, "anchor", "staged")
 	wantCode(t, v.publishTo("a"), codes.OK)
 	a.want(t, nil)
-	// Its server dies: the publish that mounts it again asks, too.
+	// The mount server dies: the publish that mounts the volume again also asks for the anchor.
 	kill := func() {
 		h, err := r.mounter.Health(r.ctx(), v.id)
 		if err != nil {
@@ -86,7 +87,7 @@ func TestAgent(t *testing.T) {
 	a.want(t, nil, "anchor")
 	wantCode(t, v.publishTo("a"), codes.OK)
 	a.want(t, nil, "anchor", "remounted")
-	// And that which had seen it alive a moment before.
+	// So does a publish that had seen the server alive a moment before.
 	r.setHook(func(step string) {
 		if step == "ensure staged" {
 			kill()

@@ -6,8 +6,9 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 )
 
-// announcedController and announcedNode say what the services can that run elsewhere, on each node, and do nothing. csi-resizer learns from them
-// that the controller does not grow volumes but the node does: it then passes the new size on to the kubelets.
+// announcedController and announcedNode only advertise the capabilities of services that run on
+// each node; they implement nothing. From them, csi-resizer learns that the node grows volumes and
+// the controller does not, so it only passes the new size on to the kubelets.
 type (
 	announcedController struct {
 		csi.UnimplementedControllerServer
@@ -17,7 +18,7 @@ type (
 	}
 )
 
-// ControllerGetCapabilities has none: nothing can be asked of this service.
+// ControllerGetCapabilities returns no capabilities: this service answers no other controller call.
 func (announcedController) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
 	return &csi.ControllerGetCapabilitiesResponse{}, nil
 }

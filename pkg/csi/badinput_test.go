@@ -12,12 +12,12 @@ import (
 	spec "github.com/container-storage-interface/spec/lib/go/csi"
 )
 
-// unknownID is that of a volume that never was.
+// unknownID is the id of a volume that never existed.
 const unknownID = "lv-0123456789abcdef0123456789abcdef-0123456789abcdef"
 
 var longID = strings.Repeat("x", 129)
 
-// badCalls are calls that are refused, by what is wrong with them.
+// badCalls are calls that must be refused, by what is wrong with them.
 type badCalls struct {
 	t        *testing.T
 	r        *rig
@@ -77,7 +77,7 @@ func (b *badCalls) expand(name string, code codes.Code, id string, r *spec.Capac
 	})
 }
 
-// creates are refused for their name, size or parameters.
+// creates adds calls that are refused for their name, size or parameters.
 func (b *badCalls) creates() {
 	b.create("no name", codes.InvalidArgument, func(q *spec.CreateVolumeRequest) { q.Name = "" })
 	b.create("long name", codes.InvalidArgument, func(q *spec.CreateVolumeRequest) { q.Name = longID })
@@ -107,9 +107,9 @@ func (b *badCalls) creates() {
 	})
 }
 
-// copies are refused for their source.
+// copies adds calls that are refused for their source.
 func (b *badCalls) copies() {
-	b.create("source in use", codes.FailedPrecondition, func(q *spec.CreateVolumeRequest) { // and no mount server to ask, in this rig
+	b.create("source in use", codes.FailedPrecondition, func(q *spec.CreateVolumeRequest) { // this rig has no mount server to freeze
 		q.VolumeContentSource = ofVolume(b.v.id)
 	})
 	b.create("no source", codes.InvalidArgument, func(q *spec.CreateVolumeRequest) { q.VolumeContentSource = &spec.VolumeContentSource{} })
@@ -129,7 +129,7 @@ func (b *badCalls) copies() {
 	b.create("key of its own making", codes.InvalidArgument, func(q *spec.CreateVolumeRequest) { q.Parameters = map[string]string{"keyVolume": b.v.id} })
 }
 
-// snapshots and what is asked of them is refused.
+// snapshots adds snapshot calls that are refused.
 func (b *badCalls) snapshots() {
 	b.snap("no name", codes.InvalidArgument, &spec.CreateSnapshotRequest{SourceVolumeId: b.loose.id})
 	b.snap("long name", codes.InvalidArgument, &spec.CreateSnapshotRequest{SourceVolumeId: b.loose.id, Name: longID})
@@ -164,7 +164,7 @@ func (b *badCalls) snapshots() {
 	}
 }
 
-// attachments and stages are refused for their node, key or context.
+// attachments adds calls that are refused for their node, key or context.
 func (b *badCalls) attachments() {
 	b.attach("unknown node", codes.NotFound, func(q *spec.ControllerPublishVolumeRequest) { q.NodeId = "nowhere" })
 	b.attach("no node", codes.InvalidArgument, func(q *spec.ControllerPublishVolumeRequest) { q.NodeId = "" })
@@ -186,7 +186,7 @@ func (b *badCalls) attachments() {
 	b.stage("other path", codes.AlreadyExists, func(q *spec.NodeStageVolumeRequest) { q.StagingTargetPath = b.r.path("kubelet/pods") })
 }
 
-// publications are refused for where they lead.
+// publications adds calls that are refused for their target.
 func (b *badCalls) publications() {
 	b.publish("no staging path", codes.FailedPrecondition, func(q *spec.NodePublishVolumeRequest) { q.StagingTargetPath = "" })
 	b.publish("other staging path", codes.FailedPrecondition, func(q *spec.NodePublishVolumeRequest) { q.StagingTargetPath = b.r.path("kubelet/elsewhere") })
@@ -198,7 +198,7 @@ func (b *badCalls) publications() {
 	b.publish("bad key", codes.Unauthenticated, func(q *spec.NodePublishVolumeRequest) { q.Secrets = map[string]string{"kek": "x"} })
 }
 
-// paths that lead out of the kubelet's directory, or over links, are refused everywhere.
+// paths adds calls whose paths leave the kubelet's directory or contain links.
 func (b *badCalls) paths() {
 	badPaths := map[string]string{
 		"relative": "pods/x", "root": "/", "the kubelet's directory": b.r.path("kubelet"), "elsewhere": "/etc/x", "beside": b.r.path("kubelet-x/y"), "dots": b.r.path("kubelet") + "/pods/../x",
@@ -225,7 +225,7 @@ func (b *badCalls) paths() {
 	}
 }
 
-// capabilities that no volume has are refused everywhere.
+// capabilities adds calls with capabilities that no volume has.
 func (b *badCalls) capabilities() {
 	fsTyped := capability(multiWriter)
 	fsTyped.GetMount().FsType = "ext4"
@@ -257,7 +257,7 @@ func (b *badCalls) capabilities() {
 	}
 }
 
-// sizes that cannot be are refused when a volume is expanded.
+// sizes adds expansions to impossible sizes.
 func (b *badCalls) sizes() {
 	b.expand("no range", codes.InvalidArgument, b.v.id, nil, nil)
 	b.expand("empty range", codes.InvalidArgument, b.v.id, byteRange(0, 0), nil)
@@ -268,13 +268,13 @@ func (b *badCalls) sizes() {
 	b.expand("block", codes.InvalidArgument, b.v.id, byteRange(2*size, 0), b.block)
 }
 
-// ids that are malformed, or of no volume, in every call that has one.
+// ids adds every call that has an id, with malformed ids and ids of no volume.
 func (b *badCalls) ids() {
 	// Ids, in every call that has one.
 	for n, c := range map[string]struct {
 		id   string
-		code codes.Code // where the volume must exist
-		gone codes.Code // where it need not
+		code codes.Code // the code if the volume must exist
+		gone codes.Code // the code if it need not exist
 	}{
 		"none": {"", codes.InvalidArgument, codes.InvalidArgument}, "long": {longID, codes.InvalidArgument, codes.InvalidArgument},
 		"control": {"a\nb\x01", codes.InvalidArgument, codes.InvalidArgument}, "unknown": {unknownID, codes.NotFound, codes.OK},
@@ -328,7 +328,7 @@ func (b *badCalls) ids() {
 	}
 }
 
-// others are refused for what they are.
+// others adds calls that are refused for other reasons.
 func (b *badCalls) others() {
 	b.add("unpublish/another volume's target", codes.FailedPrecondition, func() error {
 		_, err := b.r.node.NodeUnpublishVolume(b.r.ctx(), &spec.NodeUnpublishVolumeRequest{VolumeId: b.loose.id, TargetPath: b.v.target("a")})
@@ -348,7 +348,7 @@ func (b *badCalls) others() {
 	})
 }
 
-// TestBadInput: each has its code, changes nothing, twice.
+// TestBadInput: each call returns its code and changes nothing, when called twice.
 func TestBadInput(t *testing.T) {
 	r := newRig(t)
 	v := r.create("pvc-1", multiWriter).up()

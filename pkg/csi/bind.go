@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attributes of a mount that a publish sets. readOnly adds to the flags. The staging mount allows
-// neither set-user-ID programs nor devices; a publication allows both unless the flags say otherwise.
+// attributes returns the mount attributes for a publish. readOnly adds to the flags. The staging
+// mount has nosuid and nodev; a publication has neither unless the flags ask for it.
 func attributes(flags []string, readOnly bool) *unix.MountAttr {
 	a := &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
 	if readOnly || slices.Contains(flags, "ro") {
@@ -26,14 +26,14 @@ func attributes(flags []string, readOnly bool) *unix.MountAttr {
 	}
 	for flag, attr := range map[string]uint64{"noatime": unix.MOUNT_ATTR_NOATIME, "strictatime": unix.MOUNT_ATTR_STRICTATIME, "relatime": unix.MOUNT_ATTR_RELATIME} {
 		if slices.Contains(flags, flag) {
-			a.Attr_clr |= unix.MOUNT_ATTR__ATIME // a field of values, not bits: mount_setattr(2)
+			a.Attr_clr |= unix.MOUNT_ATTR__ATIME // the atime attributes are an enumeration, not bits: mount_setattr(2)
 			a.Attr_set |= attr
 		}
 	}
 	return a
 }
 
-// sameAttributes compares a mount with what a publish asks for.
+// sameAttributes tells whether a mount has the attributes that a publish asks for.
 func sameAttributes(i *mountinfo.Info, flags []string, readOnly bool) bool {
 	has := strings.Split(i.Options, ",")
 	for _, o := range []string{"nosuid", "nodev", "noexec"} {
@@ -44,8 +44,8 @@ func sameAttributes(i *mountinfo.Info, flags []string, readOnly bool) bool {
 	return slices.Contains(has, "ro") == (readOnly || slices.Contains(flags, "ro"))
 }
 
-// bind puts a copy of the mount at staging onto target, with its attributes from the start: no moment in which
-// a read-only publication can be written.
+// bind mounts a copy of the staging mount onto target. The copy has its attributes before it is
+// attached, so a read-only publication is never writable, not even briefly.
 func bind(staging, target *os.File, attr *unix.MountAttr) error {
 	tree, err := unix.OpenTree(int(staging.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	if err != nil {
@@ -61,8 +61,9 @@ func bind(staging, target *os.File, attr *unix.MountAttr) error {
 	return nil
 }
 
-// detach takes away what is mounted at parent/name. Lazily, since that never waits for a server; who still has
-// files open there keeps the volume's server, and unstage waits for that.
+// detach unmounts what is mounted at parent/name. It unmounts lazily, because a lazy unmount never
+// waits for a mount server. Files that are still open there keep the mount server running; unstage
+// waits for them.
 func detach(parent *os.File, name string) error {
 	err := unix.Unmount(fmt.Sprintf("/proc/self/fd/%d/%s", parent.Fd(), name), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {

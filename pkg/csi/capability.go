@@ -8,10 +8,11 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 )
 
-// mountFlags that a StorageClass may ask for: those that can be set on one mount.
+// mountFlags are the flags that a StorageClass may set: those that apply to a single mount.
 var mountFlags = []string{"ro", "rw", "nosuid", "nodev", "noexec", "noatime", "relatime", "nodiratime", "strictatime"}
 
-// checkCapability tells a malformed capability (errInvalid) from one we do not have (unsupported).
+// checkCapability returns errInvalid for a malformed capability and unsupported for one that the
+// driver does not have.
 func checkCapability(c *csi.VolumeCapability, unsupported error) error {
 	if c == nil {
 		return fmt.Errorf("%w: volume_capability is missing", errInvalid)
@@ -29,7 +30,7 @@ func checkCapability(c *csi.VolumeCapability, unsupported error) error {
 	case csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER, csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY,
 		csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER, csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER:
 	default:
-		return fmt.Errorf("%w: a volume is on one node at a time; ReadWriteMany and ReadOnlyMany are not supported", unsupported)
+		return fmt.Errorf("%w: ReadWriteMany and ReadOnlyMany are not supported, because a volume can be attached to only one node; use ReadWriteOnce or ReadWriteOncePod", unsupported)
 	}
 	m := c.GetMount()
 	if t := m.GetFsType(); t != "" && t != fsType {
@@ -39,15 +40,15 @@ func checkCapability(c *csi.VolumeCapability, unsupported error) error {
 		return err
 	}
 	for _, f := range m.GetMountFlags() {
-		if !slices.Contains(mountFlags, f) { // not named: a flag may hold anything
-			return fmt.Errorf("%w: mount flags may be %s", unsupported, strings.Join(mountFlags, ", "))
+		if !slices.Contains(mountFlags, f) { // do not repeat the flag: it may contain anything
+			return fmt.Errorf("%w: unsupported mount flag; supported flags are %s", unsupported, strings.Join(mountFlags, ", "))
 		}
 	}
 	return nil
 }
 
-// parseCapabilities checks all capabilities of a new volume, and tells whether it is to be a raw block
-// device: it is that or a file system from its creation on.
+// parseCapabilities checks all capabilities of a new volume and tells whether it is a raw block
+// device. A volume keeps that type from its creation on.
 func parseCapabilities(list []*csi.VolumeCapability) (block bool, err error) {
 	if len(list) == 0 {
 		return false, fmt.Errorf("%w: volume_capabilities are missing", errInvalid)
@@ -59,31 +60,33 @@ func parseCapabilities(list []*csi.VolumeCapability) (block bool, err error) {
 	}
 	for _, c := range list {
 		if isBlock(c) != isBlock(list[0]) {
-			return false, fmt.Errorf("%w: a volume is a raw block device or a file system, not both", errInvalid)
+			return false, fmt.Errorf("%w: volume_capabilities ask for both block and mount access; a volume has only one access type", errInvalid)
 		}
 	}
 	return isBlock(list[0]), nil
 }
 
-// isBlock tells whether a volume is to be a raw block device.
+// isBlock tells whether a capability asks for a raw block device.
 func isBlock(c *csi.VolumeCapability) bool { return c.GetBlock() != nil }
 
 func isReader(c *csi.VolumeCapability) bool {
 	return c.GetAccessMode().GetMode() == csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY
 }
 
-// contextAccessType is in the volume_context of what is no file system; no StorageClass sets it.
+// contextAccessType is set in the volume_context of raw block volumes. A StorageClass cannot set
+// it.
 const (
 	contextAccessType = "accessType"
 	accessBlock       = "block"
-	// contextKeyVolume is in the context of a copy: the volume whose key opens it, until that of the copy is rotated.
+	// contextKeyVolume is set in the volume_context of a copy. It names the volume whose key opens
+	// the copy until the copy's own key is rotated.
 	contextKeyVolume = "keyVolume"
 )
 
 // isBlockContext tells whether a volume with this context is a raw block device.
 func isBlockContext(m map[string]string) bool { return m[contextAccessType] == accessBlock }
 
-// checkAccessType refuses to use a volume as what it is not.
+// checkAccessType refuses to use a file system as a raw block device, or the reverse.
 func checkAccessType(c *csi.VolumeCapability, context map[string]string, unsupported error) error {
 	if isBlock(c) != isBlockContext(context) {
 		return fmt.Errorf("%w: the volume was created as a %s", unsupported, accessTypeName(isBlockContext(context)))

@@ -14,10 +14,10 @@ import (
 type controllerServer struct {
 	csi.UnimplementedControllerServer
 	backend   backend.Controller
-	snapshots backend.Snapshotter // nil: the backend has none
-	tunable   backend.Tunable     // nil: the backend has no parameters of its own
-	meter     backend.Meter       // nil: the backend does not know how much room there is
-	self      *selfAttach         // nil: attached and grown by calls of this service
+	snapshots backend.Snapshotter // nil if the backend cannot make snapshots
+	tunable   backend.Tunable     // nil if the backend has no parameters of its own
+	meter     backend.Meter       // nil if the backend does not know its free capacity
+	self      *selfAttach         // nil if an attacher and a resizer call this service
 	hook      func(step string)
 }
 
@@ -30,7 +30,8 @@ var controllerCapabilities = []csi.ControllerServiceCapability_RPC_Type{
 	csi.ControllerServiceCapability_RPC_LIST_VOLUME_HEALTH,
 }
 
-// attachCapabilities are those of a controller that attaches and grows volumes; with self-attach the node does.
+// attachCapabilities are the capabilities of a controller that attaches and grows volumes. With
+// self-attach, the node service does this instead.
 var attachCapabilities = []csi.ControllerServiceCapability_RPC_Type{
 	csi.ControllerServiceCapability_RPC_PUBLISH_UNPUBLISH_VOLUME,
 	csi.ControllerServiceCapability_RPC_PUBLISH_READONLY,
@@ -38,7 +39,7 @@ var attachCapabilities = []csi.ControllerServiceCapability_RPC_Type{
 	csi.ControllerServiceCapability_RPC_EXPAND_VOLUME,
 }
 
-// snapshotCapabilities are those of a backend that is a backend.Snapshotter.
+// snapshotCapabilities are the additional capabilities if the backend is a backend.Snapshotter.
 var snapshotCapabilities = []csi.ControllerServiceCapability_RPC_Type{
 	csi.ControllerServiceCapability_RPC_CREATE_DELETE_SNAPSHOT,
 	csi.ControllerServiceCapability_RPC_LIST_SNAPSHOTS,
@@ -81,7 +82,7 @@ func volume(v backend.Volume) *csi.Volume {
 	return vol
 }
 
-// volumeContext is what the CO hands on to the node.
+// volumeContext returns the context that the CO passes to the node.
 func volumeContext(v backend.Volume) map[string]string {
 	if v.Origin == "" {
 		return v.Parameters
@@ -121,7 +122,7 @@ func (s *controllerServer) ValidateVolumeCapabilities(ctx context.Context, r *cs
 		}
 	}
 	if len(r.GetMutableParameters()) > 0 {
-		return no(fmt.Errorf("%w: mutable_parameters are not supported", errInvalid))
+		return no(fmt.Errorf("%w: mutable_parameters are not supported by this backend", errInvalid))
 	}
 	for _, c := range r.GetVolumeCapabilities() {
 		if err := checkAccessType(c, v.Parameters, errInvalid); err != nil {

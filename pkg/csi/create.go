@@ -28,8 +28,8 @@ func (s *controllerServer) CreateVolume(ctx context.Context, r *csi.CreateVolume
 	return &csi.CreateVolumeResponse{Volume: volume(v)}, nil
 }
 
-// elsewhere makes a source that this node does not have one that cannot be reached from here, if the CO has chosen the place: then it looks for
-// another one. What it would do with "not found" is give up.
+// elsewhere translates "source not found" into ErrTopology if the CO chose this node. The CO then
+// tries another node; after "not found" it would give up.
 func (s *controllerServer) elsewhere(r *csi.CreateVolumeRequest, err error) error {
 	missing := errors.Is(err, backend.ErrSnapshotNotFound) || errors.Is(err, backend.ErrNotFound)
 	if s.self == nil || !missing || len(r.GetAccessibilityRequirements().GetRequisite()) == 0 {
@@ -38,7 +38,7 @@ func (s *controllerServer) elsewhere(r *csi.CreateVolumeRequest, err error) erro
 	return fmt.Errorf("%w: the source is not on this node", backend.ErrTopology)
 }
 
-// createSpec reads all of a request but its source: each part is checked where it is read.
+// createSpec parses everything in a request except its source.
 func (s *controllerServer) createSpec(r *csi.CreateVolumeRequest) (spec backend.Spec, err error) {
 	spec.Name = r.GetName()
 	if err := checkString("name", spec.Name, maxStringBytes); err != nil {
@@ -87,8 +87,9 @@ func (s *controllerServer) DeleteVolume(ctx context.Context, r *csi.DeleteVolume
 	return &csi.DeleteVolumeResponse{}, nil
 }
 
-// contentSource checks what a volume is to begin as. A copy is formatted already: what is asked for must be what the source is. If
-// the source is gone, the backend may still have the volume that was made of it.
+// contentSource checks the source of a new volume. A copy is already formatted, so its access type
+// and suite must match the source. If the source was deleted, the backend may still have the volume
+// that an earlier call made from it.
 func (s *controllerServer) contentSource(ctx context.Context, r *csi.CreateVolumeRequest, params map[string]string) (*backend.Source, error) {
 	if s.snapshots == nil {
 		return nil, fmt.Errorf("%w: volume_content_source is not supported", errInvalid)
@@ -109,7 +110,7 @@ func (s *controllerServer) contentSource(ctx context.Context, r *csi.CreateVolum
 			return nil, err
 		}
 		if snap.State != backend.SnapshotReady {
-			return nil, fmt.Errorf("%w: the source snapshot is not ready to use", errUnavailable)
+			return nil, fmt.Errorf("%w: the source snapshot is not ready to use yet; retry later", errUnavailable)
 		}
 		of = snap.Parameters
 	case *csi.VolumeContentSource_Volume:
@@ -132,7 +133,7 @@ func (s *controllerServer) contentSource(ctx context.Context, r *csi.CreateVolum
 		return nil, fmt.Errorf("%w: the source is a %s", errInvalid, accessTypeName(isBlockContext(of)))
 	}
 	if a, b := suiteOf(of), suiteOf(params); a != b {
-		return nil, fmt.Errorf("%w: the source has the suite %s, a copy keeps it", errInvalid, a)
+		return nil, fmt.Errorf("%w: the source is encrypted with the suite %s, and a copy keeps the suite of its source; remove the parameter or set it to this suite", errInvalid, a)
 	}
 	return &source, nil
 }

@@ -12,20 +12,20 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter"
 )
 
-// What this package itself finds wrong.
+// These errors originate in this package.
 var (
 	errInvalid      = errors.New("invalid argument")
 	errNotFound     = errors.New("not found")
 	errPrecondition = errors.New("precondition failed")
-	errIncompatible = errors.New("already there in an incompatible way")
+	errIncompatible = errors.New("already exists with incompatible settings")
 	errOutOfRange   = errors.New("out of range")
 	errSecrets      = errors.New("secrets")
 	errUnavailable  = errors.New("not available yet")
-	errInFlight     = errors.New("an operation on this volume is under way")
-	errLost         = errors.New("the device does not hold the volume any more")
+	errInFlight     = errors.New("another operation on this volume is running")
+	errLost         = errors.New("the device no longer holds the volume")
 )
 
-// grpcCodes translates errors; the first that matches counts. Everything else is Internal.
+// grpcCodes maps errors to codes; the first match wins. All other errors are Internal.
 var grpcCodes = []struct {
 	err  error
 	code codes.Code
@@ -73,19 +73,19 @@ var grpcCodes = []struct {
 	{mounter.ErrDead, codes.Unavailable},
 	{mounter.ErrUnreachable, codes.Unavailable},
 	{mounter.ErrInvalid, codes.InvalidArgument},
-	{mounter.ErrServer, codes.Internal}, // before the next two, which it may wrap
+	{mounter.ErrServer, codes.Internal}, // before the next two: ErrServer may wrap them
 
 	{context.Canceled, codes.Canceled},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 }
 
-// toStatus makes any error one with a gRPC code.
+// toStatus turns any error into one with a gRPC code.
 func toStatus(err error) error {
 	if err == nil {
 		return nil
 	}
 	if _, ok := status.FromError(err); ok {
-		return err // the generated code's own, as Unimplemented
+		return err // from generated code, such as Unimplemented
 	}
 	for _, e := range grpcCodes {
 		if errors.Is(err, e.err) {

@@ -14,7 +14,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
-// TestBackendCodes: each of the backend's errors, however wrapped, has the code by which Kubernetes and its sidecars act.
+// TestBackendCodes: each error of the backend, however wrapped, has the code that Kubernetes and
+// its sidecars act on.
 func TestBackendCodes(t *testing.T) {
 	want := map[string]struct {
 		err  error

@@ -88,7 +88,7 @@ func (v *vol) image(head ...string) string {
 	return strings.TrimRight(string(b), "\x00")
 }
 
-// wantBlank: nothing was formatted.
+// wantBlank fails if anything was formatted.
 func (v *vol) wantBlank() {
 	v.r.t.Helper()
 	if b := v.image(); b != "" {
@@ -98,13 +98,13 @@ func (v *vol) wantBlank() {
 
 var errDown = errors.New("it does not answer")
 
-// TestNothingTwice: a volume is made once on its device, whatever becomes of the device.
+// TestNothingTwice: a volume is formatted once, whatever happens to its device.
 func TestNothingTwice(t *testing.T) {
 	k, other := newKeeper(), newKeeper()
 	r := newRigWith(t, csi.Options{SelfAttach: true, Formats: []backend.FormatKeeper{k, other}})
 	v := r.create("pvc", writer)
 
-	// Nothing is made unless it is known that nothing was, and it can be kept.
+	// Nothing is formatted unless it is known that the volume never was, and this can be recorded.
 	k.fail(errDown, nil)
 	wantCode(t, v.stage(), codes.Unavailable)
 	v.wantBlank()
@@ -114,11 +114,11 @@ func TestNothingTwice(t *testing.T) {
 	k.fail(nil, nil)
 	wantCode(t, v.stage(), codes.OK)
 	if k.state(v.id) != backend.FormatDone || other.state(v.id) != backend.FormatDone {
-		t.Fatal("not kept")
+		t.Fatal("not recorded")
 	}
 	wantCode(t, v.unstage(), codes.OK)
 
-	// What was wiped is lost, whoever of the two knows it; also read-only.
+	// A wiped device is lost data, whichever keeper knows it; also if it is read-only.
 	v.image("")
 	for _, knows := range []*keeper{k, other} {
 		k.put(v.id, backend.FormatNone)
@@ -136,38 +136,38 @@ func TestNothingTwice(t *testing.T) {
 	v.cap = capability(reader)
 	err := v.stage()
 	wantCode(t, err, codes.DataLoss)
-	if !strings.Contains(err.Error(), "nothing was formatted") || !strings.Contains(err.Error(), "delete the volume and make another one") {
+	if !strings.Contains(err.Error(), "Nothing was formatted") || !strings.Contains(err.Error(), "delete the volume and create another one") {
 		t.Error(err)
 	}
 	v.cap = capability(writer)
 
-	// So is what holds something else now; a device of which nothing is kept holds something that
-	// is none of ours.
+	// So is a device that now holds something else. A device without a record that holds something
+	// belongs to somebody else.
 	v.image("precious")
 	wantCode(t, v.stage(), codes.DataLoss)
 	w := r.create("other", writer)
 	w.image("precious")
 	wantCode(t, w.stage(), codes.FailedPrecondition)
-	k.put(w.id, backend.FormatBegun) // not what a format leaves
+	k.put(w.id, backend.FormatBegun) // an interrupted format does not look like this
 	wantCode(t, w.stage(), codes.FailedPrecondition)
 	if v.image() != "precious" || w.image() != "precious" {
 		t.Fatal("it was formatted")
 	}
 
-	// A copy was made from its beginning.
+	// A copy counts as formatted from its creation on.
 	c := r.create("copy", writer)
 	c.context["keyVolume"] = v.id
 	wantCode(t, c.stage(), codes.DataLoss)
 	c.wantBlank()
 }
 
-// TestMadeInSteps: whatever a format leaves that was cut off after it was kept that it was begun is
-// formatted, and nothing is acknowledged before it is kept that the volume was made.
+// TestMadeInSteps: after "begun" is recorded, whatever an interrupted format leaves is formatted
+// again. Nothing is acknowledged before "formatted" is recorded.
 func TestMadeInSteps(t *testing.T) {
 	k := newKeeper()
 	r := newRigWith(t, csi.Options{SelfAttach: true, Formats: []backend.FormatKeeper{k}})
 	v := r.create("pvc", writer)
-	k.put(v.id, backend.FormatBegun) // cut off before anything was written
+	k.put(v.id, backend.FormatBegun) // interrupted before anything was written
 	wantCode(t, v.stage(), codes.OK)
 	wantCode(t, v.unstage(), codes.OK)
 
@@ -180,7 +180,8 @@ func TestMadeInSteps(t *testing.T) {
 	w.image("sealvol half ")
 	wantCode(t, w.stage(), codes.DataLoss)
 
-	// The last step fails: it is not acknowledged, again and again, although the volume is mounted.
+	// The last step fails: the stage is not acknowledged, again and again, although the volume is
+	// mounted.
 	x := r.create("last", writer)
 	r.setHook(func(step string) {
 		if step == "keep formatted" {
@@ -202,8 +203,8 @@ func TestMadeInSteps(t *testing.T) {
 	wantCode(t, x.unstage(), codes.OK)
 }
 
-// TestMadeBefore: a volume that is older than the keepers stays usable where they cannot keep it,
-// and is kept when they can.
+// TestMadeBefore: a volume that is older than its records stays usable while they cannot be
+// written, and is recorded once they can.
 func TestMadeBefore(t *testing.T) {
 	k := newKeeper()
 	r := newRigWith(t, csi.Options{SelfAttach: true, Formats: []backend.FormatKeeper{k}})
@@ -213,10 +214,10 @@ func TestMadeBefore(t *testing.T) {
 	k.put(v.id, backend.FormatNone)
 	k.fail(nil, errDown)
 	wantCode(t, v.stage(), codes.OK)
-	if !strings.Contains(r.log.String(), "it is not kept that the volume was made") {
+	if !strings.Contains(r.log.String(), "cannot record that the volume is formatted") {
 		t.Error("nobody was told")
 	}
-	k.fail(errDown, errDown) // nor is it known whether it was: that might be the last step of making it
+	k.fail(errDown, errDown) // nor is its state known: this might be the last step of the first format
 	wantCode(t, v.stage(), codes.Unavailable)
 	k.fail(nil, nil)
 	wantCode(t, v.stage(), codes.OK)
@@ -228,8 +229,8 @@ func TestMadeBefore(t *testing.T) {
 	wantCode(t, v.stage(), codes.DataLoss)
 }
 
-// TestPublishMakesNothing: a volume whose server has died is mounted again by its publication; if
-// its device was wiped meanwhile, nothing is made on it, also where nobody keeps anything.
+// TestPublishMakesNothing: a publish mounts a volume again whose mount server has died. If the
+// device was wiped in the meantime, nothing is formatted, even if there are no records.
 func TestPublishMakesNothing(t *testing.T) {
 	r := newRigWith(t, csi.Options{SelfAttach: true})
 	v := r.create("pvc", multiWriter)

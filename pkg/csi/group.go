@@ -15,32 +15,35 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 )
 
-// What a pod's group is given: as the kubelet does it for drivers that do not (pkg/volume/volume_linux.go of Kubernetes).
+// The permissions that a pod's group gets: the same as the kubelet sets for drivers without
+// VOLUME_MOUNT_GROUP (pkg/volume/volume_linux.go of Kubernetes).
 const (
 	groupFile = 0o660
 	groupDir  = 0o770 | unix.S_ISGID
 )
 
-// parseGroup reads a volume_mount_group: a number, as the kubelet has it; -1 for none. There are no names that would mean the same on every node.
+// parseGroup reads a volume_mount_group. The kubelet sends a number; the result is -1 if there is
+// none. Names are refused, because they may differ between nodes.
 func parseGroup(s string) (int, error) {
 	if s == "" {
 		return -1, nil
 	}
 	n, err := strconv.ParseUint(s, 10, 31)
 	if err != nil {
-		return -1, fmt.Errorf("%w: volume_mount_group is not the number of a group", errInvalid)
+		return -1, fmt.Errorf("%w: volume_mount_group must be a numeric group id", errInvalid)
 	}
 	return int(n), nil
 }
 
-// groupWalks remembers where walks through volumes were cut off by the end of the call: a tree for which one call is too short is finished by its repetitions, which do
-// not look at all of it again.
+// groupWalks remembers where a walk stopped when its call ended. A retry resumes there, so a tree
+// that is too large for one call is finished by several, and none looks at all of it again.
 type groupWalks struct {
 	mu  sync.Mutex
 	cut map[string]cutWalk // by volume; guarded by mu
 }
 
-// cutWalk is of one mount: one that comes after a crash may have lost changes.
+// cutWalk belongs to one mount. A new mount after a crash may have lost changes, so its walk starts
+// anew.
 type cutWalk struct {
 	gid  int
 	dev  uint64
@@ -62,7 +65,7 @@ func (g *groupWalks) keep(volume string, c cutWalk) {
 	g.cut[volume] = c
 }
 
-// take returns where the last walk was cut off, if it was for the same.
+// take returns where the last walk stopped, if it had the same group and the same mount.
 func (g *groupWalks) take(volume string, gid int, dev uint64) []string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -74,11 +77,13 @@ func (g *groupWalks) take(volume string, gid int, dev uint64) []string {
 	return c.path
 }
 
-// apply gives a staged volume to the group of a pod that is about to get it; one that has it already is not asked again. The kubelet, left to it, would
-// change every file at each republication.
+// apply gives a staged volume to the group of the pod that is about to use it, unless the root
+// directory shows that the group has it already. Without this, the kubelet would change every file
+// at each republish.
 //
-// A group may read and write all that is below a directory that does not say that it was done: the directory comes last. What is right already is left
-// alone. Nothing is followed out of the volume, whatever a pod does with it meanwhile.
+// The walk changes each directory after everything below it, and the root last. So a root directory
+// with the right group means that all of the volume has it. Files that are right already stay
+// untouched. The walk never leaves the volume, whatever a pod does with it at the same time.
 func (g *groupWalks) apply(ctx context.Context, volume string, dir *os.File, c *csi.VolumeCapability, readOnly bool) error {
 	gid, err := parseGroup(c.GetMount().GetVolumeMountGroup())
 	if err != nil || gid < 0 || readOnly {
@@ -101,7 +106,7 @@ func (g *groupWalks) apply(ctx context.Context, volume string, dir *os.File, c *
 	return nil
 }
 
-// hasGroup tells whether a file is as a group needs it.
+// hasGroup tells whether a file has the group and its permissions.
 func hasGroup(st *unix.Stat_t, gid int) bool {
 	return int64(st.Gid) == int64(gid) && st.Mode|groupMode(st) == st.Mode
 }
@@ -116,17 +121,18 @@ func groupMode(st *unix.Stat_t) uint32 {
 	return groupFile
 }
 
-// maxGroupDepth bounds the descriptors of one walk, two for each level; the kubelet's own ends where paths get too long.
+// maxGroupDepth bounds the descriptors of one walk, two for each level. The kubelet's own walk is
+// limited by the length of paths.
 const maxGroupDepth = 1000
 
-// groupWalk is one walk.
+// groupWalk is a single walk.
 type groupWalk struct {
 	gid  int
-	path []string // of where it is
-	skip []string // of where the one before was: what it met earlier is done
+	path []string // current position
+	skip []string // where the previous walk stopped; everything before it is done
 }
 
-// below changes all that is in a directory (opened with O_PATH), and then the directory.
+// below changes everything in a directory (opened with O_PATH), and then the directory itself.
 func (w *groupWalk) below(ctx context.Context, dir *os.File) error {
 	fd, err := unix.Openat(int(dir.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -156,7 +162,7 @@ func (w *groupWalk) below(ctx context.Context, dir *os.File) error {
 			return err
 		case err != nil && from == "":
 			return setGroup(dir, w.gid)
-		case err != nil: // it is there no more: all over again
+		case err != nil: // the entry is gone: start over
 			from, w.skip = "", nil
 			if _, err := list.Seek(0, io.SeekStart); err != nil {
 				return err
@@ -165,7 +171,8 @@ func (w *groupWalk) below(ctx context.Context, dir *os.File) error {
 	}
 }
 
-// one changes one entry of a directory, and what is below it. One that has just gone is no error.
+// one changes one entry of a directory and everything below it. An entry that no longer exists is
+// no error.
 func (w *groupWalk) one(ctx context.Context, dir *os.File, name string) error {
 	w.path = append(w.path, name)
 	if err := ctx.Err(); err != nil {
@@ -190,7 +197,7 @@ func (w *groupWalk) one(ctx context.Context, dir *os.File, name string) error {
 	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
 		err = setGroup(f, w.gid)
 	case len(w.path) > maxGroupDepth:
-		err = fmt.Errorf("%w: directories are nested more than %d deep", errPrecondition, maxGroupDepth)
+		err = fmt.Errorf("%w: cannot apply fsGroup: directories are nested more than %d deep", errPrecondition, maxGroupDepth)
 	default:
 		err = w.below(ctx, f)
 	}
@@ -200,7 +207,7 @@ func (w *groupWalk) one(ctx context.Context, dir *os.File, name string) error {
 	return err
 }
 
-// setGroup changes one file, opened with O_PATH, if it must be.
+// setGroup changes a file, opened with O_PATH, if necessary.
 func setGroup(f *os.File, gid int) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(int(f.Fd()), "", &st, unix.AT_EMPTY_PATH); err != nil {
@@ -215,6 +222,6 @@ func setGroup(f *os.File, gid int) error {
 	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
 		return nil
 	}
-	// Also where the group alone was changed: that clears set-user-id and set-group-id.
+	// Restore the mode even if only the group changed: chown clears set-user-id and set-group-id.
 	return unix.Fchmodat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), st.Mode&0o7777|groupMode(&st), 0)
 }

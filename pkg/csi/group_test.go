@@ -8,7 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// groupFiles makes files in a volume that is published at "before", and a link that leads out of it.
+// groupFiles creates files in a volume that is published at "before", and a link that leaves it.
 func groupFiles(t *testing.T, v *vol, outside string) {
 	t.Helper()
 	for path, mode := range map[string]os.FileMode{"before/d": os.ModeDir | 0o700, "before/d/private": 0o600, "before/program": 0o755, outside: 0o600} {
@@ -33,8 +33,8 @@ func groupFiles(t *testing.T, v *vol, outside string) {
 	}
 }
 
-// TestGroup: a volume is given to a pod's group when it is published, once: what the pod makes of it since then stays, also when the kubelet
-// publishes again, and when another pod of the group gets it.
+// TestGroup: a publish gives a volume to a pod's group once. What the pod changes later stays, also
+// when the kubelet publishes again or another pod of the group gets the volume.
 func TestGroup(t *testing.T) {
 	r := newRig(t)
 	v := r.create("pvc-1", multiWriter).up()
@@ -78,7 +78,7 @@ func TestGroup(t *testing.T) {
 	publish("b", "2000", false, codes.OK)
 	check(v.target("a/d"), 2000, 0o700)
 
-	// Cut off before its end: the root does not say that it was done.
+	// Interrupted before the end: the root directory does not say that the walk is done.
 	if err := os.Chown(v.target("a"), 0, 0); err != nil {
 		t.Fatal(err)
 	}

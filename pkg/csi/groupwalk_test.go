@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// budget is a context that ends after a number of questions.
+// budget is a context that ends after it was asked a number of times.
 type budget struct {
 	context.Context
 	left, asked int
@@ -40,7 +40,8 @@ func forGroup(gid int) *csi.VolumeCapability {
 	return &csi.VolumeCapability{AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{VolumeMountGroup: fmt.Sprint(gid)}}}
 }
 
-// A tree that is too large for one call is finished by the next ones, which go on where it was cut off, also when that has gone meanwhile.
+// A tree that is too large for one call is finished by the next ones. They resume where the walk
+// stopped, even if that entry is gone.
 func TestGroupGoesOn(t *testing.T) {
 	root := t.TempDir()
 	var files []string
@@ -69,7 +70,7 @@ func TestGroupGoesOn(t *testing.T) {
 		if err != nil && !errors.Is(err, context.DeadlineExceeded) || calls > 100 {
 			t.Fatal(calls, err)
 		}
-		if calls == 3 { // where it was cut off
+		if calls == 3 { // where it stopped
 			gone := filepath.Join(append([]string{root}, g.cut["v"].path...)...)
 			files = deleteFile(t, files, gone)
 		}
@@ -88,7 +89,7 @@ func TestGroupGoesOn(t *testing.T) {
 	}
 }
 
-// deleteFile removes what is at a path, and the files below from the list.
+// deleteFile removes a path, and the files below it from the list.
 func deleteFile(t *testing.T, files []string, path string) (left []string) {
 	t.Helper()
 	if err := os.RemoveAll(path); err != nil {
@@ -102,7 +103,7 @@ func deleteFile(t *testing.T, files []string, path string) (left []string) {
 	return left
 }
 
-// Another group, and another mount, are begun at the beginning.
+// A walk for another group or another mount starts at the beginning.
 func TestGroupCutOfAnother(t *testing.T) {
 	var g groupWalks
 	cut := cutWalk{gid: 1, dev: 2, path: []string{"x"}}
@@ -123,7 +124,7 @@ func TestGroupCutOfAnother(t *testing.T) {
 	}
 }
 
-// Directories within directories are followed as long as descriptors last.
+// The walk follows nested directories as long as it has descriptors.
 func TestGroupDepth(t *testing.T) {
 	root := t.TempDir()
 	at, err := os.OpenRoot(root)

@@ -21,10 +21,11 @@ func (s *controllerServer) ControllerGetVolumeHealth(ctx context.Context, r *csi
 	return &csi.ControllerGetVolumeHealthResponse{VolumeHealth: health(r.GetVolumeId(), conds)}, nil
 }
 
-// healthPage is how many volumes are looked at between two looks at the context.
+// healthPage is how many volumes are checked before the context is checked again.
 const healthPage = 100
 
-// ControllerListVolumeHealth lists volumes with adverse conditions. A token is a volume list's.
+// ControllerListVolumeHealth lists volumes with adverse conditions. Its tokens are those of the
+// volume list.
 func (s *controllerServer) ControllerListVolumeHealth(ctx context.Context, r *csi.ControllerListVolumeHealthRequest) (*csi.ControllerListVolumeHealthResponse, error) {
 	if r.GetMaxEntries() < 0 {
 		return nil, fmt.Errorf("%w: max_entries is negative", errInvalid)
@@ -32,7 +33,7 @@ func (s *controllerServer) ControllerListVolumeHealth(ctx context.Context, r *cs
 	resp := &csi.ControllerListVolumeHealthResponse{}
 	page, token := healthPage, r.GetStartingToken()
 	if r.GetMaxEntries() > 0 {
-		page = min(page, int(r.GetMaxEntries())) // so that one page never brings more than fit, and its token can be given out
+		page = min(page, int(r.GetMaxEntries())) // a page must fit into the response, because a token marks the end of a page
 	}
 	for {
 		vols, next, err := s.backend.List(ctx, token, page)
@@ -42,7 +43,7 @@ func (s *controllerServer) ControllerListVolumeHealth(ctx context.Context, r *cs
 		for _, v := range vols {
 			conds, err := s.backend.Health(ctx, v.ID)
 			if err != nil || len(conds) == 0 {
-				continue // deleted meanwhile, or fine
+				continue // deleted in the meantime, or healthy
 			}
 			resp.Entries = append(resp.Entries, health(v.ID, conds))
 		}
@@ -116,7 +117,8 @@ func (s *nodeServer) NodeGetVolumeHealth(ctx context.Context, r *csi.NodeGetVolu
 	return &csi.NodeGetVolumeHealthResponse{VolumeHealth: health(r.GetVolumeId(), conds)}, nil
 }
 
-// unmountedCondition reports a publication that is the mount of a dead server, or none any more.
+// unmountedCondition reports a publication that shows the mount of a dead server, or no mount at
+// all.
 func (s *nodeServer) unmountedCondition(r *csi.NodeGetVolumeHealthRequest, h mounter.Info) *backend.Condition {
 	if r.GetVolumePublishPath() == "" || !h.Alive {
 		return nil
@@ -127,7 +129,7 @@ func (s *nodeServer) unmountedCondition(r *csi.NodeGetVolumeHealthRequest, h mou
 		return nil
 	}
 	return &backend.Condition{Inaccessible: true, Reason: "PublicationStale",
-		Message: "the volume was mounted again after its server died; pods that were running then must be restarted"}
+		Message: "the volume was mounted again after its mount server died; restart the pods that were running at that time"}
 }
 
 func (s *nodeServer) NodeGetStorageHealth(ctx context.Context, _ *csi.NodeGetStorageHealthRequest) (*csi.NodeGetStorageHealthResponse, error) {
@@ -137,10 +139,10 @@ func (s *nodeServer) NodeGetStorageHealth(ctx context.Context, _ *csi.NodeGetSto
 			Status: csi.StorageHealthErrorType_STORAGE_UNREACHABLE, Reason: reason, Message: message})
 	}
 	if err := s.mounter.Ping(ctx); err != nil {
-		add("MounterUnreachable", "the mounter does not answer; mounted volumes go on, none can be mounted or unmounted")
+		add("MounterUnreachable", "the mounter does not answer: mounted volumes keep working, but no volume can be mounted or unmounted on this node; check the mounter's pod and its log")
 	}
 	if _, err := s.backend.Info(ctx); err != nil {
-		add("BackendUnreachable", "the backend does not answer")
+		add("BackendUnreachable", "the backend does not answer: no volume can be staged on this node until it does")
 	}
 	return resp, nil
 }

@@ -31,7 +31,7 @@ func (s *identityServer) GetPluginCapabilities(context.Context, *csi.GetPluginCa
 	return &csi.GetPluginCapabilitiesResponse{Capabilities: caps}, nil
 }
 
-// Probe is ready as long as the mounter answers: without it the node can do nothing.
+// Probe reports ready while the mounter answers: without it, the node cannot mount or unmount.
 func (s *identityServer) Probe(ctx context.Context, _ *csi.ProbeRequest) (*csi.ProbeResponse, error) {
 	ready := s.opt.Mounter == nil || s.opt.Mounter.Ping(ctx) == nil
 	return &csi.ProbeResponse{Ready: wrapperspb.Bool(ready)}, nil

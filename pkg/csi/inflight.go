@@ -10,8 +10,8 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 )
 
-// inflight is the set of volumes and names with an operation under way. A second one is refused, never queued:
-// the CO repeats it.
+// inflight is the set of volumes and names with a running operation. A second operation is refused,
+// never queued: the CO retries it.
 type inflight struct {
 	mu   sync.Mutex
 	keys map[string]bool // guarded by mu
@@ -36,7 +36,7 @@ func (f *inflight) end(key string) {
 	delete(f.keys, key)
 }
 
-// key returns what a call that changes something must have for itself, "" for others.
+// key returns what a call that changes something must have for itself, or "" for other calls.
 func (*inflight) key(req any) string {
 	switch r := req.(type) {
 	case *csi.CreateVolumeRequest:
@@ -46,9 +46,9 @@ func (*inflight) key(req any) string {
 	case *csi.DeleteSnapshotRequest:
 		return "snapshot " + r.GetSnapshotId()
 	case *csi.ControllerModifyVolumeRequest:
-		return "modify " + r.GetVolumeId() // beside an expansion: the backend makes one modification of both
+		return "modify " + r.GetVolumeId() // may run beside an expansion: the backend combines both into one modification
 	case *csi.ControllerExpandVolumeRequest:
-		return "expand " + r.GetVolumeId() // a cloud may take minutes for it, and no detachment may wait so long
+		return "expand " + r.GetVolumeId() // a cloud may take minutes for it, and a detachment must not wait that long
 	case *csi.DeleteVolumeRequest, *csi.ControllerPublishVolumeRequest, *csi.ControllerUnpublishVolumeRequest,
 		*csi.NodeStageVolumeRequest, *csi.NodeUnstageVolumeRequest,
 		*csi.NodePublishVolumeRequest, *csi.NodeUnpublishVolumeRequest, *csi.NodeExpandVolumeRequest:

@@ -53,7 +53,7 @@ func TestLife(t *testing.T) {
 			t.Fatalf("%s: %v", p, err)
 		}
 	}
-	v.drop("a", "b") // all of it again
+	v.drop("a", "b") // all of this again
 }
 
 func TestReadWriteOncePod(t *testing.T) {
@@ -93,7 +93,8 @@ func TestReadOnly(t *testing.T) {
 			t.Fatal(m.Options)
 		}
 	}
-	// Set-user-ID programs and devices: not at the staging directory, and in a pod unless it is said.
+	// Set-user-ID programs and devices: never at the staging directory; in a pod only without
+	// nosuid and nodev.
 	for dir, want := range map[string]bool{v.staging(): true, v.target("rw"): false} {
 		for _, m := range mountertest.Below(dir) {
 			if strings.Contains(m.Options, "nosuid") != want || strings.Contains(m.Options, "nodev") != want {
@@ -172,13 +173,13 @@ func TestServerDies(t *testing.T) {
 	if h := health(); len(h) != 0 {
 		t.Fatal(h)
 	}
-	kill() // stage mends it as well; the publication is stale until it is repeated
+	kill() // stage repairs it as well; the publication is stale until it is repeated
 	wantCode(t, v.stage(), codes.OK)
 	if h := health(); len(h) != 1 || h[0].GetReason() != "PublicationStale" {
 		t.Fatal(h)
 	}
 	wantCode(t, v.publishTo("a"), codes.OK)
-	kill() // and so does taking everything away
+	kill() // and so does removing everything
 	v.drop("a")
 }
 
@@ -199,7 +200,7 @@ func TestTargetVanished(t *testing.T) {
 	}
 	wantCode(t, v.unpublish("b"), codes.OK)
 	wantCode(t, v.unpublish("gone/away"), codes.OK)
-	// Things that are not ours stay.
+	// The driver does not touch what it did not create.
 	if err := os.MkdirAll(v.target("c/precious"), 0o755); err != nil {
 		t.Fatal(err)
 	}

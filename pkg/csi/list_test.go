@@ -86,7 +86,8 @@ func TestValidateAndList(t *testing.T) {
 	}
 }
 
-// wantIll lets two images vanish, which health tells (alpha of the spec, by our own client).
+// wantIll deletes two images, and wants the health calls (alpha in the spec, called with the test's
+// own client) to report them.
 func wantIll(t *testing.T, r *rig, all []*vol) {
 	t.Helper()
 	for _, i := range []int{1, 3} {

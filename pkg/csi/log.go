@@ -20,8 +20,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
-// sanitise is what of a message may be logged: scalar fields, and messages of such, that are not marked
-// csi_secret. Maps and lists of scalars are left out whatever they hold.
+// sanitise returns the part of a message that may be logged: scalar fields, and messages made of
+// them, that are not marked csi_secret. It drops maps and lists of scalars, whatever they hold.
 func sanitise(m proto.Message) slog.Value {
 	if m == nil {
 		return slog.Value{}
@@ -54,7 +54,7 @@ func sanitised(m protoreflect.Message) []slog.Attr {
 	return attrs
 }
 
-// isSecret fails closed: options that cannot be read make a field secret.
+// isSecret fails closed: a field whose options cannot be read counts as secret.
 func isSecret(f protoreflect.FieldDescriptor) bool {
 	o, ok := f.Options().(*descriptorpb.FieldOptions)
 	if !ok {
@@ -67,11 +67,12 @@ func isSecret(f protoreflect.FieldDescriptor) bool {
 	return !ok || secret
 }
 
-// metadataKey is where a caller may name its call, and where the answer names it.
+// metadataKey is the metadata in which a caller may send an id for its call, and in which the
+// response returns it.
 const metadataKey = "x-request-id"
 
-// named gives a call the id that its caller sent, or one of its own.
-func named(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+// withRequestID gives a call the id that its caller sent, or a new one.
+func withRequestID(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	id := ""
 	if sent := metadata.ValueFromIncomingContext(ctx, metadataKey); len(sent) == 1 {
 		id = sent[0]
@@ -79,11 +80,12 @@ func named(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.Unar
 	if !requestid.Valid(id) {
 		id = requestid.New()
 	}
-	_ = grpc.SetHeader(ctx, metadata.Pairs(metadataKey, id)) // without a stream, in tests, there is nobody to tell
+	_ = grpc.SetHeader(ctx, metadata.Pairs(metadataKey, id)) // fails without a stream, as in tests
 	return next(requestid.With(ctx, id), req)
 }
 
-// logged writes one line for a call: failures as warnings, changes as information, the rest for debugging.
+// logged writes one line for each call: failures as warnings, changes as information, the rest for
+// debugging.
 func logged(log *slog.Logger) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 		method := info.FullMethod[strings.LastIndexByte(info.FullMethod, '/')+1:]
@@ -98,9 +100,9 @@ func logged(log *slog.Logger) grpc.UnaryServerInterceptor {
 			level = slog.LevelWarn
 			attrs = append(attrs, slog.String("code", status.Code(err).String()), slog.String("error", err.Error()))
 		}
-		attrs = append(attrs, asked(req)...)
+		attrs = append(attrs, requestAttrs(req)...)
 		if err == nil {
-			attrs = append(attrs, answered(resp)...)
+			attrs = append(attrs, responseAttrs(resp)...)
 		}
 		if m, ok := req.(proto.Message); ok && log.Enabled(ctx, slog.LevelDebug) {
 			attrs = append(attrs, slog.Attr{Key: "request", Value: sanitise(m)})
@@ -110,7 +112,7 @@ func logged(log *slog.Logger) grpc.UnaryServerInterceptor {
 	}
 }
 
-// rounded leaves a duration about three digits.
+// rounded rounds a duration to about three digits.
 func rounded(d time.Duration) time.Duration {
 	switch {
 	case d >= 10*time.Second:
@@ -121,8 +123,9 @@ func rounded(d time.Duration) time.Duration {
 	return d.Round(10 * time.Microsecond)
 }
 
-// asked is what a call is about, from its request: names and ids, never a map or a secret.
-func asked(req any) (attrs []slog.Attr) {
+// requestAttrs returns what a call is about, from its request: names and ids, never a map or a
+// secret.
+func requestAttrs(req any) (attrs []slog.Attr) {
 	add := func(key, value string) {
 		if value != "" {
 			attrs = append(attrs, slog.String(key, value))
@@ -149,8 +152,8 @@ func asked(req any) (attrs []slog.Attr) {
 	return attrs
 }
 
-// answered is what a call made.
-func answered(resp any) (attrs []slog.Attr) {
+// responseAttrs returns what a call created or found.
+func responseAttrs(resp any) (attrs []slog.Attr) {
 	switch r := resp.(type) {
 	case *csi.CreateVolumeResponse:
 		attrs = append(attrs, slog.String("volume", r.GetVolume().GetVolumeId()), slog.Int64("bytes", r.GetVolume().GetCapacityBytes()))
@@ -165,8 +168,9 @@ func answered(resp any) (attrs []slog.Attr) {
 	return attrs
 }
 
-// recovered turns a panic into an error. A panic's value may be made of anything, so that only those of the
-// run-time are printed; a stack holds addresses, no contents.
+// recovered turns a panic into an error. It logs the panic's value only if it comes from the Go
+// runtime, because any other value may contain secrets. A stack contains addresses, but no
+// contents.
 func recovered(log *slog.Logger) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
 		defer func() {
@@ -176,7 +180,7 @@ func recovered(log *slog.Logger) grpc.UnaryServerInterceptor {
 					what = e.Error()
 				}
 				log.LogAttrs(ctx, slog.LevelError, "panic", slog.String("method", info.FullMethod), slog.String("panic", what), slog.String("stack", string(debug.Stack())))
-				resp, err = nil, fmt.Errorf("bug in %s, see the log", info.FullMethod)
+				resp, err = nil, fmt.Errorf("bug in %s: see the stack in the driver's log and report it", info.FullMethod)
 			}
 		}()
 		return next(ctx, req)

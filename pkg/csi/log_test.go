@@ -13,7 +13,8 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 )
 
-// A line says what a call is about and what came of it, in units that a person reads, and no secret.
+// A log line says what a call is about and what its result was, in readable units and without
+// secrets.
 func TestLogLines(t *testing.T) {
 	for _, c := range []struct {
 		method string

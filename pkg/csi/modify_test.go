@@ -19,15 +19,16 @@ import (
 	"github.com/sealvol/sealvol/pkg/csi"
 )
 
-// tunable is the local backend with parameters of its own, size and color, of which color can be changed; it notes what it is asked for.
+// tunable is the local backend with two parameters of its own, size and color. Only color can be
+// changed. It records the calls that it gets.
 type tunable struct {
 	*local.Backend
 	mu       sync.Mutex
-	spec     backend.Spec         // guarded by mu; the last that was created
+	spec     backend.Spec         // guarded by mu; the last one that was created
 	snapshot backend.SnapshotSpec // guarded by mu
 	modified map[string]string    // guarded by mu
-	err      error                // guarded by mu; of Modify
-	fails    bool                 // guarded by mu; snapshots do
+	err      error                // guarded by mu; the result of Modify
+	fails    bool                 // guarded by mu; makes snapshots fail
 }
 
 func (t *tunable) Parameter(key string) (own, mutable bool) {
@@ -64,7 +65,8 @@ func (t *tunable) CreateSnapshot(ctx context.Context, s backend.SnapshotSpec) (b
 	return snap, err
 }
 
-// TestModify: a VolumeAttributesClass reaches the backend whole, what it cannot change is refused before that, and each kind of failure has its code.
+// TestModify: a VolumeAttributesClass reaches the backend completely, what cannot be changed is
+// refused before that, and each kind of failure has its code.
 func TestModify(t *testing.T) {
 	back := &tunable{}
 	r := newRigWith(t, csi.Options{Controller: back})
@@ -111,7 +113,7 @@ func TestModify(t *testing.T) {
 			t.Errorf("the reason is lost: %v", err)
 		}
 	}
-	// A call under way keeps others out.
+	// A running call makes others fail.
 	r.setHook(func(step string) {
 		if step == "modify" {
 			r.setHook(nil)
@@ -126,7 +128,7 @@ func TestModify(t *testing.T) {
 	wantCode(t, modify(id, map[string]string{"color": "white"}), codes.OK)
 }
 
-// TestModifyNotSupported: a backend without parameters of its own says so.
+// TestModifyNotSupported: a backend without parameters of its own reports that.
 func TestModifyNotSupported(t *testing.T) {
 	r := newRig(t)
 	v := r.create("pvc", writer)
@@ -136,7 +138,8 @@ func TestModifyNotSupported(t *testing.T) {
 	wantCode(t, err, codes.InvalidArgument)
 }
 
-// TestPurpose: what provisioner and snapshotter tell with --extra-create-metadata reaches the backend, and nobody else.
+// TestPurpose: what provisioner and snapshotter send with --extra-create-metadata reaches the
+// backend and nothing else.
 func TestPurpose(t *testing.T) {
 	back := &tunable{}
 	r := newRigWith(t, csi.Options{Controller: back})
@@ -161,7 +164,8 @@ func TestPurpose(t *testing.T) {
 	}
 }
 
-// TestFailedSnapshot: a snapshot that failed stays so. The error says that, which, and what to do.
+// TestFailedSnapshot: a failed snapshot stays failed. The error says so, names it, and says what to
+// do.
 func TestFailedSnapshot(t *testing.T) {
 	back := &tunable{fails: true}
 	r := newRigWith(t, csi.Options{Controller: back})
@@ -175,8 +179,8 @@ func TestFailedSnapshot(t *testing.T) {
 	}
 }
 
-// TestExpandHoldsUpNobody: an expansion that lasts keeps out another one, but no detachment and no
-// attachment.
+// TestExpandHoldsUpNobody: while an expansion runs, another expansion is refused, but detaching and
+// attaching work.
 func TestExpandHoldsUpNobody(t *testing.T) {
 	r := newRig(t)
 	v := r.create("pvc-1", multiWriter)

@@ -16,7 +16,7 @@ type nodeServer struct {
 	csi.UnimplementedNodeServer
 	backend backend.Node
 	mounter Mounter
-	self    *selfAttach // nil: attached and grown by calls of the controller
+	self    *selfAttach // nil if an attacher and a resizer call the controller
 	agent   Agent
 	root    *root
 	hook    func(step string)
@@ -52,7 +52,8 @@ func (s *nodeServer) NodeGetInfo(ctx context.Context, _ *csi.NodeGetInfoRequest)
 	return &csi.NodeGetInfoResponse{NodeId: i.ID, MaxVolumesPerNode: i.MaxVolumes, AccessibleTopology: &csi.Topology{Segments: i.Topology}}, nil
 }
 
-// mountedAt finds one of a volume's mounts by path, which it does not open. errNotFound.
+// mountedAt checks that a volume is mounted at a path, without opening the path. Otherwise it
+// returns errNotFound.
 func (s *nodeServer) mountedAt(id, path string) error {
 	mounts, err := mountsOf(id)
 	if err != nil {
@@ -64,7 +65,7 @@ func (s *nodeServer) mountedAt(id, path string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: the volume is not at volume_path", errNotFound)
+	return fmt.Errorf("%w: the volume is not mounted at volume_path", errNotFound)
 }
 
 func (s *nodeServer) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeStatsRequest) (*csi.NodeGetVolumeStatsResponse, error) {
@@ -134,12 +135,12 @@ func (s *nodeServer) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolu
 	}
 	s.hook("grown")
 	if req, limit := r.GetCapacityRange().GetRequiredBytes(), r.GetCapacityRange().GetLimitBytes(); n < req || limit > 0 && n > limit {
-		return nil, fmt.Errorf("%w: the device has %d bytes", errOutOfRange, n)
+		return nil, fmt.Errorf("%w: the device still has %d bytes, which is less than required_bytes", errOutOfRange, n)
 	}
 	return &csi.NodeExpandVolumeResponse{CapacityBytes: n}, nil
 }
 
-// checkKeys holds keys that come with a call, but are not needed for it, against the mounted
+// checkKeys checks keys that come with a call, but are not needed for it, against the mounted
 // volume.
 func (s *nodeServer) checkKeys(ctx context.Context, id string, secrets map[string]string) error {
 	keys, found, err := keysOf(secrets)
@@ -147,7 +148,7 @@ func (s *nodeServer) checkKeys(ctx context.Context, id string, secrets map[strin
 		return err
 	}
 	defer keys.Clear()
-	if err := s.mounter.CheckKeys(ctx, id, keys); !errors.Is(err, mounter.ErrInvalid) { // from a mounter of a version that cannot tell
+	if err := s.mounter.CheckKeys(ctx, id, keys); !errors.Is(err, mounter.ErrInvalid) { // ErrInvalid: a mounter of a version without this request
 		return err
 	}
 	return nil

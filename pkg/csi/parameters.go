@@ -9,13 +9,13 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter"
 )
 
-// Parameters of a StorageClass, which become the volume_context.
+// These parameters of a StorageClass become the volume_context.
 const (
 	paramRecordSize = "recordSize"
 	paramSuite      = "suite"
 )
 
-// suiteOf is the suite that parameters stand for.
+// suiteOf returns the suite that the parameters select.
 func suiteOf(params map[string]string) string {
 	if s := params[paramSuite]; s != "" {
 		return s
@@ -23,13 +23,13 @@ func suiteOf(params map[string]string) string {
 	return "xchacha20poly1305"
 }
 
-// added by Kubernetes, to parameters by the provisioner and to contexts by provisioner and kubelet. Names of
-// objects; of no use here.
+// addedByKubernetes tells whether Kubernetes added a key: the provisioner adds names of objects to
+// parameters and contexts, the kubelet to contexts. The driver ignores them.
 func addedByKubernetes(key string) bool {
 	return strings.HasPrefix(key, "csi.storage.k8s.io/") || strings.HasPrefix(key, "storage.kubernetes.io/")
 }
 
-// purposeOf reads what a provisioner tells with --extra-create-metadata.
+// purposeOf reads the names that a provisioner sends with --extra-create-metadata.
 func purposeOf(params map[string]string) backend.Purpose {
 	var p backend.Purpose
 	for _, k := range []string{"pvc/name", "pvc/namespace", "pv/name", "volumesnapshot/name", "volumesnapshot/namespace", "volumesnapshotcontent/name"} {
@@ -43,13 +43,14 @@ func purposeOf(params map[string]string) backend.Purpose {
 	return p
 }
 
-// parseContext checks a volume_context and returns what is ours of it and how to format. An error names no key.
+// parseContext checks a volume_context. It returns the driver's own keys and how to format the
+// volume. Its errors name no key.
 func parseContext(m map[string]string) (map[string]string, *mounter.Format, error) {
 	return parse("volume_context", m, false, true)
 }
 
-// classParameters checks the parameters of a StorageClass, and returns those that become the volume's
-// context, and those that are the backend's.
+// classParameters checks the parameters of a StorageClass. It returns those for the volume's
+// context and those for the backend.
 func (s *controllerServer) classParameters(m map[string]string, block bool) (ours, class map[string]string, err error) {
 	ours, class = s.splitParameters(m)
 	if ours, _, err = parse("parameters", ours, true, false); err != nil {
@@ -64,7 +65,8 @@ func (s *controllerServer) classParameters(m map[string]string, block bool) (our
 	return ours, class, nil
 }
 
-// parse is both: context allows what the driver itself has added, an error names a key only if named.
+// parse checks parameters or a context. context allows keys that the driver itself adds; errors
+// name the key only if named is set.
 func parse(what string, m map[string]string, named, context bool) (map[string]string, *mounter.Format, error) {
 	if err := checkMap(what, m); err != nil {
 		return nil, nil, err
@@ -85,9 +87,9 @@ func parse(what string, m map[string]string, named, context bool) (map[string]st
 		case context && k == contextAccessType && v == accessBlock:
 		case context && k == contextKeyVolume && v != "" && len(v) <= maxStringBytes:
 		case named && len(k) <= maxStringBytes && utf8.ValidString(k):
-			err = fmt.Errorf("%w: %s has an unknown key %q", errInvalid, what, k)
+			err = fmt.Errorf("%w: unknown key %q in %s", errInvalid, k, what)
 		default:
-			err = fmt.Errorf("%w: %s has an unknown key", errInvalid, what)
+			err = fmt.Errorf("%w: unknown key in %s", errInvalid, what)
 		}
 		if err != nil {
 			return nil, nil, err
@@ -100,15 +102,15 @@ func parse(what string, m map[string]string, named, context bool) (map[string]st
 	return ours, f, nil
 }
 
-// checkRecordSize accepts the only record size of this version.
+// checkRecordSize accepts the only record size that this version has.
 func checkRecordSize(s string) error {
 	if s != "64KiB" && s != "65536" {
-		return fmt.Errorf("%w: %s must be 64KiB: this version knows no other", errInvalid, paramRecordSize)
+		return fmt.Errorf("%w: %s must be 64KiB, the only value that this version supports", errInvalid, paramRecordSize)
 	}
 	return nil
 }
 
-// splitParameters parts those of the backend from ours.
+// splitParameters separates the driver's parameters from those of the backend.
 func (s *controllerServer) splitParameters(m map[string]string) (ours, class map[string]string) {
 	if s.tunable == nil {
 		return m, nil

@@ -13,9 +13,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter"
 )
 
-// root is the kubelet's directory. Everything is opened relative to it.
+// root is the kubelet's directory. All paths are opened relative to it.
 type root struct {
-	given, real string // as configured (clean), and with its own links resolved, as mountinfo shows it
+	given, real string // as configured (clean), and with links resolved, as mountinfo shows it
 	dir         *os.File
 }
 
@@ -34,7 +34,7 @@ func openRoot(dir string) (*root, error) {
 	return &root{given: filepath.Clean(dir), real: real, dir: f}, nil
 }
 
-// rel returns a path relative to the root; it never is the root itself.
+// rel returns a path relative to the root; the root itself is an error.
 func (r *root) rel(what, path string) (string, error) {
 	if err := checkPath(what, path); err != nil {
 		return "", err
@@ -48,7 +48,8 @@ func (r *root) rel(what, path string) (string, error) {
 	return "", fmt.Errorf("%w: %s is not below the kubelet's directory", errInvalid, what)
 }
 
-// inMountinfo is how /proc/self/mountinfo names a path; it opens nothing. Any string may be given.
+// inMountinfo returns a path as /proc/self/mountinfo names it, without opening it. Any string may
+// be given.
 func (r *root) inMountinfo(path string) string {
 	clean := filepath.Clean(path)
 	if rest, ok := strings.CutPrefix(clean, strings.TrimSuffix(r.given, "/")+"/"); ok {
@@ -57,8 +58,8 @@ func (r *root) inMountinfo(path string) string {
 	return clean
 }
 
-// open opens a directory below the root with O_PATH, following no links. rel "." is the root.
-// Missing is errMissing, a link or no directory is errInvalid.
+// open opens a directory below the root with O_PATH, without following links. rel "." is the root.
+// A missing directory is errMissing; a link or another type of file is errInvalid.
 func (r *root) open(what, rel string) (*os.File, error) {
 	return openBelow(r.dir, what, rel)
 }
@@ -72,16 +73,16 @@ func openBelow(dir *os.File, what, rel string) (*os.File, error) {
 	case errors.Is(err, unix.ENOENT):
 		return nil, fmt.Errorf("%s: %w", what, errMissing)
 	case errors.Is(err, unix.ELOOP):
-		return nil, fmt.Errorf("%w: %s leads over a symbolic link", errInvalid, what)
+		return nil, fmt.Errorf("%w: %s contains a symbolic link", errInvalid, what)
 	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EXDEV), errors.Is(err, unix.ENAMETOOLONG):
-		return nil, fmt.Errorf("%w: %s is not a directory below the kubelet's", errInvalid, what)
+		return nil, fmt.Errorf("%w: %s is not a directory below the kubelet's directory", errInvalid, what)
 	case err != nil:
 		return nil, fmt.Errorf("open %s: %w", what, err)
 	}
 	return os.NewFile(uintptr(fd), rel), nil
 }
 
-// sourceOf marks the mounts of a volume in mountinfo.
+// sourceOf returns the source of a volume's mounts in mountinfo.
 func sourceOf(id string) string { return "sealvol:" + id }
 
 // mountsOf lists a volume's mounts.
@@ -92,13 +93,13 @@ func mountsOf(id string) ([]*mountinfo.Info, error) {
 	})
 }
 
-// isOurs tells whether a mount is one of a volume's: of its files, or of its device nodes.
+// isOurs tells whether a mount belongs to the volume: a mount of its files or of its device nodes.
 func isOurs(i *mountinfo.Info, source string) bool {
 	return i.Source == source && (i.FSType == fsType || i.FSType == mounter.NodeFSType)
 }
 
-// openFileBelow opens dir/name with O_PATH, which must be of a kind (S_IF…) and so no link. A regular file is made if it is missing,
-// and must be empty.
+// openFileBelow opens dir/name with O_PATH. The file must have the type kind (S_IF…), so it cannot
+// be a link. A regular file is created if it is missing, and must be empty.
 func openFileBelow(dir *os.File, what, name string, kind uint32) (*os.File, error) {
 	if kind == unix.S_IFREG {
 		if err := unix.Mknodat(int(dir.Fd()), name, unix.S_IFREG|0o600, 0); err != nil && !errors.Is(err, unix.EEXIST) {
@@ -117,12 +118,12 @@ func openFileBelow(dir *os.File, what, name string, kind uint32) (*os.File, erro
 	}
 	if st.Mode&unix.S_IFMT != kind || kind == unix.S_IFREG && st.Size != 0 {
 		f.Close()
-		return nil, fmt.Errorf("%w: %s is something else than it must be", errInvalid, what)
+		return nil, fmt.Errorf("%w: %s exists with an unexpected file type, or is not empty", errInvalid, what)
 	}
 	return f, nil
 }
 
-// topAt returns what is mounted at a path as mountinfo names it, the topmost, or nil.
+// topAt returns the topmost mount at a path as mountinfo names it, or nil.
 func topAt(path string) (*mountinfo.Info, error) {
 	infos, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) { return i.Mountpoint != path, false })
 	if err != nil || len(infos) == 0 {

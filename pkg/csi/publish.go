@@ -32,7 +32,7 @@ func (s *nodeServer) NodePublishVolume(ctx context.Context, r *csi.NodePublishVo
 		return nil, err
 	}
 	if q.Target == filepath.Join(s.root.real, target) {
-		return nil, fmt.Errorf("%w: target_path is the staging path", errInvalid)
+		return nil, fmt.Errorf("%w: target_path equals staging_target_path", errInvalid)
 	}
 	keys, found, err := keysOf(r.GetSecrets())
 	if err != nil {
@@ -50,7 +50,7 @@ func (s *nodeServer) NodePublishVolume(ctx context.Context, r *csi.NodePublishVo
 	return &csi.NodePublishVolumeResponse{}, nil
 }
 
-// publish brings the staged volume to the target, see the table of NodePublishVolume in the spec.
+// publish mounts the staged volume at the target; see the table of NodePublishVolume in the spec.
 func (s *nodeServer) publish(ctx context.Context, c *csi.VolumeCapability, q stagePlan, target string, readOnly bool) error {
 	mounts, err := mountsOf(q.Volume)
 	if err != nil {
@@ -60,7 +60,7 @@ func (s *nodeServer) publish(ctx context.Context, c *csi.VolumeCapability, q sta
 	var staged *mountinfo.Info
 	for _, m := range mounts {
 		if (m.FSType == mounter.NodeFSType) != (q.Block != nil) {
-			continue // where the file of a raw block device is hidden
+			continue // the hidden mount of a raw block volume
 		}
 		switch m.Mountpoint {
 		case q.Target:
@@ -68,12 +68,12 @@ func (s *nodeServer) publish(ctx context.Context, c *csi.VolumeCapability, q sta
 		case at:
 		default:
 			if c.GetAccessMode().GetMode() != csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER {
-				return fmt.Errorf("%w: the volume is published at another path, and its access mode allows one", errPrecondition)
+				return fmt.Errorf("%w: the volume is already published at another path, and its access mode allows only one", errPrecondition)
 			}
 		}
 	}
 	if staged == nil {
-		return fmt.Errorf("%w: the volume is not staged at that path", errPrecondition)
+		return fmt.Errorf("%w: the volume is not staged at staging_target_path", errPrecondition)
 	}
 	parent, err := s.root.open("target_path", filepath.Dir(target))
 	if err != nil {
@@ -95,9 +95,9 @@ func (s *nodeServer) publish(ctx context.Context, c *csi.VolumeCapability, q sta
 		case alive && q.Block == nil && sameAttributes(top, c.GetMount().GetMountFlags(), readOnly):
 			return nil
 		case alive:
-			return fmt.Errorf("%w: the volume is published there with other flags", errIncompatible)
+			return fmt.Errorf("%w: the volume is already published at target_path with other flags", errIncompatible)
 		}
-		// The mount of a server that has died.
+		// The mount of a dead mount server.
 		s.hook("detach dead")
 		if err := detach(parent, name); err != nil {
 			return err
@@ -117,7 +117,8 @@ func (s *nodeServer) publish(ctx context.Context, c *csi.VolumeCapability, q sta
 	return s.bindTo(from, parent, name, attributes(c.GetMount().GetMountFlags(), readOnly))
 }
 
-// nodeOf names the device node that a publication gets. A mount attribute would not keep a device from being written.
+// nodeOf returns the device node for a publication. Read-only needs a node of its own: a read-only
+// mount does not stop writes to a device.
 func nodeOf(readOnly bool) string {
 	if readOnly {
 		return mounter.NodeRO
@@ -125,7 +126,7 @@ func nodeOf(readOnly bool) string {
 	return mounter.NodeRW
 }
 
-// bindDevice brings a device node of the staging directory to parent/name, a file.
+// bindDevice mounts a device node of the staging directory onto the file parent/name.
 func (s *nodeServer) bindDevice(staging *os.File, node string, parent *os.File, name string) error {
 	from, err := openFileBelow(staging, "device node", node, unix.S_IFBLK)
 	if err != nil {
@@ -144,7 +145,8 @@ func (s *nodeServer) bindDevice(staging *os.File, node string, parent *os.File, 
 
 func (s *nodeServer) bindTo(from, parent *os.File, name string, attr *unix.MountAttr) error {
 	s.hook("make target")
-	// Nobody but root looks into a directory below the kubelet's; the volume's own mode counts once it is mounted.
+	// Only root may look into a directory below the kubelet's; once the volume is mounted, its own
+	// mode applies.
 	if err := unix.Mkdirat(int(parent.Fd()), name, 0o750); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("make target_path: %w", err)
 	}
@@ -180,7 +182,7 @@ func (s *nodeServer) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpubli
 	return &csi.NodeUnpublishVolumeResponse{}, nil
 }
 
-// unpublish takes away all of the volume's mounts at a path, and then the directory or file.
+// unpublish removes all of the volume's mounts at a path, and then the directory or file.
 func (s *nodeServer) unpublish(id string, parent *os.File, name, at string) error {
 	for {
 		top, err := topAt(at)
@@ -207,18 +209,20 @@ func (s *nodeServer) unpublish(id string, parent *os.File, name, at string) erro
 	case err == nil, errors.Is(err, unix.ENOENT):
 		return nil
 	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENOTEMPTY):
-		// Nothing that we made: a link, a file, or a directory with something in it. Never removed.
-		return fmt.Errorf("%w: target_path is not an empty directory", errInvalid)
+		// The driver did not create this: a link, a file, or a directory that is not empty. Never
+		// remove it.
+		return fmt.Errorf("%w: target_path is not an empty directory; remove its contents, which the driver did not create", errInvalid)
 	}
 	return fmt.Errorf("remove target_path: %w", err)
 }
 
-// removeEmptyFile removes the target of a raw block device. What has anything in it was not made here.
+// removeEmptyFile removes the target of a raw block device. The driver never created a file with
+// contents.
 func removeEmptyFile(parent *os.File, name string) (bool, error) {
 	var st unix.Stat_t
 	err := unix.Fstatat(int(parent.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size != 0 {
-		return false, nil //nolint:nilerr // whoever removes the directory meets the same error
+		return false, nil // removing the directory returns the same error
 	}
 	if err := unix.Unlinkat(int(parent.Fd()), name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return false, fmt.Errorf("remove target_path: %w", err)

@@ -40,12 +40,12 @@ func (v *vol) nodeExpand(c *spec.VolumeCapability, path string, required int64) 
 	return resp.GetCapacityBytes(), err
 }
 
-// TestRawLife: a raw block volume through all calls, each of them twice.
+// TestRawLife: a raw block volume goes through all calls, each of them twice.
 func TestRawLife(t *testing.T) {
 	r := newRig(t)
 	v := r.createWith("raw", blockCapability(multiWriter))
 	if again := r.createWith("raw", blockCapability(multiWriter)); again.id != v.id {
-		t.Fatal("made twice")
+		t.Fatal("created twice")
 	}
 	g := must[*spec.ControllerGetVolumeResponse](t)(r.ctrl.ControllerGetVolume(r.ctx(), &spec.ControllerGetVolumeRequest{VolumeId: v.id}))
 	if g.GetVolume().GetCapacityBytes() != size || v.context["accessType"] != "block" {
@@ -109,10 +109,10 @@ func TestRawLife(t *testing.T) {
 			t.Fatalf("%s: %v", p, err)
 		}
 	}
-	v.drop("a", "ro") // all of it again
+	v.drop("a", "ro") // all of this again
 }
 
-// badRawRequests are volumes that cannot be raw block devices, or not so.
+// badRawRequests are requests for volumes that cannot be raw block devices.
 func badRawRequests(t *testing.T, r *rig, asFiles, asRaw *spec.VolumeCapability) {
 	t.Helper()
 	for _, c := range []*spec.CreateVolumeRequest{
@@ -134,12 +134,13 @@ func badRawRequests(t *testing.T, r *rig, asFiles, asRaw *spec.VolumeCapability)
 	wantCode(t, err, codes.AlreadyExists)
 }
 
-// capacity is how much the backend has room for.
+// capacity returns how much capacity the backend reports.
 func (r *rig) capacity(c *spec.VolumeCapability) int64 {
 	return must[*spec.GetCapacityResponse](r.t)(r.ctrl.GetCapacity(r.ctx(), &spec.GetCapacityRequest{VolumeCapabilities: []*spec.VolumeCapability{c}})).GetAvailableCapacity()
 }
 
-// TestRawMixing: a volume is a device or a file system; nothing that is asked for the other way changes anything.
+// TestRawMixing: a volume is a device or a file system; a request for the other type changes
+// nothing.
 func TestRawMixing(t *testing.T) {
 	r := newRig(t)
 	files, raw := r.create("files", multiWriter).up(), r.createWith("raw", blockCapability(multiWriter)).up()
@@ -173,7 +174,7 @@ func TestRawMixing(t *testing.T) {
 		if val.GetConfirmed() != nil {
 			t.Fatal(val)
 		}
-		v.context = wrongContext // a CO that has mixed up everything
+		v.context = wrongContext // a CO that mixed up everything
 		wantCode(t, v.stage(), codes.AlreadyExists)
 		wantCode(t, v.publishTo("new"), codes.AlreadyExists)
 		v.cap, v.context = right, rightContext
@@ -197,7 +198,8 @@ func TestRawMixing(t *testing.T) {
 	raw.drop("raw")
 }
 
-// TestRawServerDies: errors in place of a hang; the republish brings another device to the target.
+// TestRawServerDies: programs get errors and do not hang; the republish brings a new device to the
+// target.
 func TestRawServerDies(t *testing.T) {
 	r := newRig(t)
 	v := r.createWith("raw", blockCapability(multiWriter)).up()

@@ -37,7 +37,7 @@ const (
 
 var kek = strings.Repeat("0123456789abcdef", 4)
 
-// rig is the services on a socket, with the local backend, and a mounter with real mount servers.
+// rig runs the services on a socket, with the local backend and a mounter with real mount servers.
 type rig struct {
 	t           *testing.T
 	dir         string // real path
@@ -89,7 +89,7 @@ func newRig(t *testing.T) *rig {
 	return newRigWith(t, csi.Options{})
 }
 
-// newRigWith adds what the rig has to options.
+// newRigWith adds to options what the rig has.
 func newRigWith(t *testing.T, opt csi.Options) *rig {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir())
@@ -142,7 +142,7 @@ func newRigWith(t *testing.T, opt csi.Options) *rig {
 	return r
 }
 
-// background runs until the end of the test or until the function it returns is called.
+// background runs until the end of the test, or until the returned function is called.
 func (r *rig) background(run func(context.Context) error) func() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -185,7 +185,7 @@ const (
 	multiWriter  = spec.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER
 )
 
-// vol is one volume and how it is used.
+// vol is a volume and how it is used.
 type vol struct {
 	r       *rig
 	id      string
@@ -258,7 +258,7 @@ func (v *vol) unstage() error {
 	return err
 }
 
-// drop takes the volume through to its deletion.
+// drop undoes every step of a volume and deletes it.
 func (v *vol) drop(targets ...string) {
 	v.r.t.Helper()
 	for _, t := range targets {
@@ -271,7 +271,7 @@ func (v *vol) drop(targets ...string) {
 	wantCode(v.r.t, err, codes.OK)
 }
 
-// up attaches and stages.
+// up attaches and stages the volume.
 func (v *vol) up() *vol {
 	v.r.t.Helper()
 	wantCode(v.r.t, v.attach(false), codes.OK)
@@ -286,7 +286,7 @@ func wantCode(t testing.TB, err error, code codes.Code) {
 	}
 }
 
-// world is everything that a call could change: files, mounts, volumes.
+// world lists everything that a call could change: files, mounts, volumes.
 func (r *rig) world() string {
 	r.t.Helper()
 	var b strings.Builder

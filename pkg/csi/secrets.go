@@ -8,13 +8,13 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter"
 )
 
-// Keys of the stage and publish secret; docs/csi.md.
+// Fields of the stage and publish secret; see docs/csi.md.
 const (
 	secretKEK      = "kek"
 	secretPrevious = "kek-previous"
 )
 
-// keysOf reads the keys of a secret; found is false if it has none.
+// keysOf reads the keys of a secret; found is false if the secret has none.
 func keysOf(secrets map[string]string) (keys mounter.Keys, found bool, err error) {
 	current, ok := secrets[secretKEK]
 	if !ok {
@@ -35,7 +35,7 @@ func keysOf(secrets map[string]string) (keys mounter.Keys, found bool, err error
 	return keys, true, err
 }
 
-// parseKey reads 32 bytes, or 64 hexadecimal digits with or without a line end after them.
+// parseKey reads 32 bytes, or 64 hexadecimal digits with an optional line end.
 func parseKey(name, s string) ([]byte, error) {
 	if len(s) == mounter.KeyBytes {
 		return []byte(s), nil

@@ -11,18 +11,20 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter"
 )
 
-// Self-attach is for backends whose volumes are reachable from one node alone, where the controller service runs beside the node
-// service of each node. Attaching and growing a device then are steps of the node's calls:
+// Self-attach is for backends whose volumes are reachable from a single node. The controller
+// service then runs beside the node service on each node, and attaching and growing a device are
+// steps of the node's calls:
 //
-//	stage     attach → mount        a stage that certainly mounted nothing detaches again
+//	stage     attach → mount        a stage that surely mounted nothing detaches again
 //	unstage   unmount → detach
 //	expand    grow the device → grow the volume
-//	delete    an attachment that nothing is mounted of any more is taken back first
+//	delete    an attachment whose volume is not mounted is removed first
 //
-// The backend's record is written before what it announces and taken back after, so that a crash leaves a volume attached that is not
-// mounted, never the reverse. Such a volume is staged again, unstaged or deleted; each of them finds the truth by asking the mounter.
+// The backend's record is written before a mount and removed after the unmount. So a crash can
+// leave a volume attached but not mounted, never the reverse. Such a volume can be staged, unstaged
+// or deleted; each of them asks the mounter whether it is mounted.
 
-// selfAttach is nil where an attacher and a resizer call the controller for that.
+// selfAttach is nil if an attacher and a resizer call the controller instead.
 type selfAttach struct {
 	volumes backend.Controller
 	node    string // id
@@ -30,7 +32,8 @@ type selfAttach struct {
 	hook    func(step string)
 }
 
-// attach gives the volume to this node. undo is for when staging fails with the error that it gets; it returns that error.
+// attach attaches the volume to this node. If staging fails, the caller passes the error to undo
+// and returns its result.
 func (a *selfAttach) attach(ctx context.Context, r staging, q mounter.MountRequest) (undo func(error) error, err error) {
 	if a == nil {
 		return func(err error) error { return err }, nil
@@ -54,8 +57,10 @@ func (a *selfAttach) attach(ctx context.Context, r staging, q mounter.MountReque
 	return func(err error) error { return a.undo(ctx, q.Volume, err) }, nil
 }
 
-// undo detaches after a stage that failed, if nothing is mounted. The kubelet unstages what may have been staged, but not after an error
-// that it takes for final. After one that tells nothing, the mounter may be at it still, and the kubelet repeats or unstages.
+// undo detaches the volume after a failed stage, if nothing is mounted. The kubelet calls
+// NodeUnstageVolume for a volume that may be staged, but not after an error that it considers
+// final. After an error that leaves this open, the mounter may still be working, and the kubelet
+// retries or unstages.
 func (a *selfAttach) undo(ctx context.Context, id string, err error) error {
 	if ctx.Err() != nil || errors.Is(err, mounter.ErrUnreachable) {
 		return err
@@ -66,11 +71,11 @@ func (a *selfAttach) undo(ctx context.Context, id string, err error) error {
 	return err
 }
 
-// release detaches a volume that is certainly not mounted here; else backend.ErrBusy.
+// release detaches a volume if it is surely not mounted here; otherwise it returns backend.ErrBusy.
 func (a *selfAttach) release(ctx context.Context, id string) error {
 	_, err := a.mounter.Health(ctx, id)
 	if err == nil {
-		return fmt.Errorf("%w: it is mounted", backend.ErrBusy)
+		return fmt.Errorf("%w: the volume is mounted on this node", backend.ErrBusy)
 	}
 	if !errors.Is(err, mounter.ErrNotMounted) {
 		return err
@@ -78,7 +83,7 @@ func (a *selfAttach) release(ctx context.Context, id string) error {
 	return a.detach(ctx, id)
 }
 
-// detach takes the volume from this node, after it has been unmounted.
+// detach detaches the volume from this node after it was unmounted.
 func (a *selfAttach) detach(ctx context.Context, id string) error {
 	if a == nil {
 		return nil
@@ -91,7 +96,7 @@ func (a *selfAttach) detach(ctx context.Context, id string) error {
 	return nil
 }
 
-// grow brings a mounted volume's device to a size.
+// grow grows a mounted volume's device to the requested size.
 func (a *selfAttach) grow(ctx context.Context, id string, r *csi.CapacityRange) error {
 	required, limit := r.GetRequiredBytes(), r.GetLimitBytes()
 	if a == nil || required == 0 && limit == 0 {
@@ -109,7 +114,7 @@ func (a *selfAttach) grow(ctx context.Context, id string, r *csi.CapacityRange) 
 	return nil
 }
 
-// delete deletes a volume that a crash has left attached.
+// delete deletes a volume that a crash left attached.
 func (a *selfAttach) delete(ctx context.Context, id string, busy error) error {
 	if a == nil {
 		return busy

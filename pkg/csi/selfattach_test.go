@@ -34,7 +34,7 @@ func controllerCaps(t *testing.T, c spec.ControllerClient) (list []spec.Controll
 	return list
 }
 
-// TestSelfAttachLife: a volume's life without attacher and resizer, each call twice.
+// TestSelfAttachLife: a volume's life without attacher and resizer, with each call made twice.
 func TestSelfAttachLife(t *testing.T) {
 	for name, c := range map[string]*spec.VolumeCapability{"file system": capability(multiWriter), "block": blockCapability(writer)} {
 		t.Run(name, func(t *testing.T) {
@@ -74,7 +74,8 @@ func TestSelfAttachLife(t *testing.T) {
 	}
 }
 
-// TestSelfAttachFailedStage: a stage that mounts nothing leaves nothing attached; who deletes the volume meets no obstacle.
+// TestSelfAttachFailedStage: a stage that mounts nothing leaves nothing attached, and the volume
+// can be deleted.
 func TestSelfAttachFailedStage(t *testing.T) {
 	r := newRigWith(t, csi.Options{SelfAttach: true})
 	v := r.create("pvc-1", writer)
@@ -97,7 +98,8 @@ func TestSelfAttachFailedStage(t *testing.T) {
 	wantCode(t, v.stage(), codes.NotFound)
 }
 
-// TestSelfAttachLeftover: an attachment that a crash has left is staged otherwise, unstaged, or deleted.
+// TestSelfAttachLeftover: an attachment that a crash left is staged differently, unstaged, or
+// deleted.
 func TestSelfAttachLeftover(t *testing.T) {
 	r := newRigWith(t, csi.Options{SelfAttach: true})
 	v := r.create("pvc-1", writer)
@@ -123,7 +125,7 @@ func TestSelfAttachLeftover(t *testing.T) {
 	leave()
 	r.stopMounter()
 	_, err := r.ctrl.DeleteVolume(r.ctx(), &spec.DeleteVolumeRequest{VolumeId: v.id})
-	wantCode(t, err, codes.FailedPrecondition) // nobody knows
+	wantCode(t, err, codes.FailedPrecondition) // no call knows about it any more
 }
 
 func TestSelfAttachLeftoverDeleted(t *testing.T) {
@@ -136,8 +138,9 @@ func TestSelfAttachLeftoverDeleted(t *testing.T) {
 	wantCode(t, err, codes.OK)
 }
 
-// TestSelfAttachController: nobody is told that the controller attaches or grows, and it does not. A source that is on another node
-// lets the CO look further, if it has chosen this one.
+// TestSelfAttachController: the controller does not advertise that it attaches or grows volumes,
+// and does not. If the source is on another node and the CO chose this one, the CO tries other
+// nodes.
 func TestSelfAttachController(t *testing.T) {
 	r := newRigWith(t, csi.Options{SelfAttach: true})
 	for _, c := range controllerCaps(t, r.ctrl) {
@@ -162,7 +165,7 @@ func TestSelfAttachController(t *testing.T) {
 	wantCode(t, err, codes.ResourceExhausted)
 }
 
-// TestAnnounce: what csi-resizer asks before it becomes one that only tells the kubelets.
+// TestAnnounce: what csi-resizer asks before it only notifies the kubelets.
 func TestAnnounce(t *testing.T) {
 	endpoint := "unix://" + t.TempDir() + "/csi.sock"
 	ctx, cancel := context.WithCancel(t.Context())

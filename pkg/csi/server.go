@@ -22,41 +22,46 @@ import (
 // DriverName is the CSI driver's name.
 const DriverName = "csi.sealvol.dev"
 
-// Mounter is what the node service needs to mount volumes. mounter.Client is one.
+// Mounter is what the node service needs to mount volumes. mounter.Client implements it.
 type Mounter interface {
-	// Mount mounts a volume, after it has formatted a blank device if the request allows that; found as asked for, it does nothing; after the death of its
-	// server it mounts anew.
+	// Mount mounts a volume. It formats a blank device first if the request allows it. If the
+	// volume is already mounted as requested, it does nothing. If the mount server has died, it
+	// mounts the volume again.
 	Mount(ctx context.Context, r mounter.MountRequest) error
-	// Unmount returns when all is durable and nobody has the device. Not mounted is no error.
+	// Unmount returns when all data is durable and no process has the device open. It is no error
+	// if the volume is not mounted.
 	Unmount(ctx context.Context, r mounter.UnmountRequest) error
-	// CheckKeys gives keys to a volume's server: the current one is to open it from now on.
-	// mounter.ErrWrongKey.
+	// CheckKeys passes keys to a volume's mount server: the current key must open the volume from
+	// now on. It returns mounter.ErrWrongKey if it does not.
 	CheckKeys(ctx context.Context, volume string, k mounter.Keys) error
-	// Grow takes in a grown device and returns the size in bytes.
+	// Grow grows a volume to the size of its device and returns the size in bytes.
 	Grow(ctx context.Context, volume string) (int64, error)
-	// Stats returns how full a volume is, in bounded time.
+	// Stats returns how full a volume is. It returns in bounded time.
 	Stats(ctx context.Context, volume string) (control.Stats, error)
-	// Health returns a volume's state, in bounded time. mounter.ErrNotMounted.
+	// Health returns a volume's state in bounded time, or mounter.ErrNotMounted.
 	Health(ctx context.Context, volume string) (mounter.Info, error)
 	// Ping tells whether the mounter answers.
 	Ping(ctx context.Context) error
 }
 
-// Agent is told what the node service does with volumes, and knows their anchors. nodeagent.Agent is one.
+// Agent learns what the node service does with volumes, and knows their anchors. nodeagent.Agent
+// implements it.
 type Agent interface {
-	// Anchor returns what a volume's device must not be older than, "" for none; an error if that is not known.
+	// Anchor returns the anchor of a volume: its device must not hold an older state. "" means that
+	// there is none; an error means that the agent does not know.
 	Anchor(ctx context.Context, volume string) (string, error)
-	// Staged comes after a volume was mounted.
+	// Staged is called after a volume was mounted.
 	Staged(volume string)
-	// Remounted comes instead of Staged after a volume was mounted again whose server had died.
+	// Remounted is called instead of Staged after a volume was mounted again because its mount
+	// server died.
 	Remounted(volume string)
-	// Unstaging comes before a volume is unmounted, when nobody writes to it any more.
+	// Unstaging is called before a volume is unmounted, when no pod writes to it any more.
 	Unstaging(ctx context.Context, volume string)
-	// Unstaged comes after the unmount, also if it failed.
+	// Unstaged is called after the unmount, even if it failed.
 	Unstaged(volume string)
 }
 
-// noAgent knows nothing and tells nobody.
+// noAgent knows no anchors and ignores all calls.
 type noAgent struct{}
 
 func (noAgent) Anchor(context.Context, string) (string, error) { return "", nil }
@@ -75,36 +80,36 @@ type Options struct {
 	Controller backend.Controller
 	Node       backend.Node
 	Mounter    Mounter
-	// SelfAttach lets the node service attach, detach and grow volumes itself, and needs all of the above. The controller then does neither.
+	// SelfAttach lets the node service attach, detach and grow volumes itself. It requires all of
+	// the above. The controller service then does none of this.
 	SelfAttach bool
-	// Agent is told of what is staged and knows anchors. Default: nobody.
+	// Agent learns what is staged, and knows anchors. Default: none.
 	Agent Agent
-	// Formats keep which volumes were made on their devices, so that none is made on the same
-	// device again. What any of them says counts. Default: nobody does, and a device that was wiped
-	// is formatted.
+	// Formats record which volumes were formatted, so that none is formatted twice. The most
+	// advanced state of all counts. Default: none, and the driver formats a wiped device.
 	Formats []backend.FormatKeeper
-	// Announce serves nothing but what the services can, for sidecars that ask no more than that of a driver which runs elsewhere with
-	// SelfAttach. It needs none of the above.
+	// Announce serves only the capabilities, for sidecars of a driver that runs on the nodes with
+	// SelfAttach. It requires none of the above.
 	Announce bool
 	// KubeletDir is the directory below which all staging and target paths lie.
 	KubeletDir string
-	// Log gets one line a call. Default: slog.Default.
+	// Log gets one line for each call. Default: slog.Default.
 	Log *slog.Logger
 	// Hook, if not nil, is called before every step that changes something. For tests.
 	Hook func(step string)
 }
 
-// maxRequestBytes is far above what the spec's limits add up to.
+// maxRequestBytes is far above the sum of the spec's limits.
 const maxRequestBytes = 1 << 20
 
-// stopTimeout is how long calls may take to come to their end; less than a pod's usual 30 s.
+// stopTimeout is how long running calls may take at shutdown; less than a pod's usual 30 s.
 const stopTimeout = 20 * time.Second
 
 // SocketPath returns the path of an endpoint unix:///path (or unix:/path).
 func SocketPath(endpoint string) (string, error) {
 	p, ok := strings.CutPrefix(endpoint, "unix:")
 	if !ok {
-		return "", fmt.Errorf("endpoint %q: only unix:///path is served", endpoint)
+		return "", fmt.Errorf("endpoint %q: want unix:///path", endpoint)
 	}
 	p = strings.TrimPrefix(p, "//")
 	if !filepath.IsAbs(p) || filepath.Clean(p) != p {
@@ -123,10 +128,10 @@ func NewServer(opt Options) (*grpc.Server, error) {
 		opt.Agent = noAgent{}
 	}
 	if opt.Controller == nil && opt.Node == nil && !opt.Announce {
-		return nil, errors.New("neither controller nor node service is enabled")
+		return nil, errors.New("neither the controller nor the node service is enabled")
 	}
 	s := grpc.NewServer(grpc.MaxRecvMsgSize(maxRequestBytes), grpc.MaxConcurrentStreams(256),
-		grpc.ChainUnaryInterceptor(named, logged(opt.Log), translate, recovered(opt.Log), (&inflight{}).intercept))
+		grpc.ChainUnaryInterceptor(withRequestID, logged(opt.Log), translate, recovered(opt.Log), (&inflight{}).intercept))
 	csi.RegisterIdentityServer(s, &identityServer{opt: opt})
 	if opt.Announce {
 		csi.RegisterControllerServer(s, announcedController{})
@@ -171,7 +176,7 @@ func newSelfAttach(opt Options) (*selfAttach, error) {
 	return &selfAttach{volumes: opt.Controller, node: info.ID, mounter: opt.Mounter, hook: opt.Hook}, nil
 }
 
-// Serve serves until ctx ends, then lets calls that run come to their end.
+// Serve serves until ctx ends, and then waits for running calls.
 func Serve(ctx context.Context, opt Options) error {
 	path, err := SocketPath(opt.Endpoint)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/mountertest"
 )
 
-// TestNothingSecretIsLogged runs through everything with marked secrets and contexts, at debug level.
+// TestNothingSecretIsLogged makes all calls with marked secrets and contexts, at debug level.
 func TestNothingSecretIsLogged(t *testing.T) {
 	r := newRig(t)
 	const secret, private = "5ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2", "PRIVATEMARK"
@@ -75,7 +75,7 @@ func TestNothingSecretIsLogged(t *testing.T) {
 	}
 }
 
-// TestCancelled cuts calls off at random moments and repeats them.
+// TestCancelled cancels calls at random moments and repeats them.
 func TestCancelled(t *testing.T) {
 	r := newRig(t)
 	seed := rand.Uint64()
@@ -90,7 +90,7 @@ func TestCancelled(t *testing.T) {
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				_ = call(ctx) // cut off or not
+				_ = call(ctx) // cancelled or not
 			}()
 			for range rnd.IntN(2000) {
 				select {
@@ -101,7 +101,7 @@ func TestCancelled(t *testing.T) {
 			cancel()
 			<-done
 		}
-		for { // what was cut off may still be under way
+		for { // a cancelled call may still be running
 			err := call(r.ctx())
 			if status.Code(err) == codes.Aborted {
 				continue
@@ -134,7 +134,8 @@ func TestCancelled(t *testing.T) {
 	v.drop("a")
 }
 
-// TestBusyAndPanic: a second operation on a volume is refused at once; a panic is an error, and its value is not told.
+// TestBusyAndPanic: a second operation on a volume is refused at once. A panic becomes an error
+// that does not contain the panic's value.
 func TestBusyAndPanic(t *testing.T) {
 	r := newRig(t)
 	v := r.create("pvc-1", multiWriter)

@@ -10,7 +10,8 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// capacityOf is what a volume's user gets of its device: the spec wants the size that was asked for of raw block devices.
+// capacityOf returns how much of the device the volume's user gets. For raw block devices, the spec
+// wants exactly the requested size.
 func capacityOf(deviceBytes int64, params map[string]string) int64 {
 	if isBlockContext(params) {
 		return mounter.RawBytes(deviceBytes)
@@ -18,13 +19,13 @@ func capacityOf(deviceBytes int64, params map[string]string) int64 {
 	return deviceBytes
 }
 
-// maxRawBytes keeps sums from overflowing; no backend comes near.
+// maxRawBytes keeps sums from overflowing; no backend has so much.
 const maxRawBytes = 1 << 61
 
-// defaultRawBytes is the size of a raw block device of which none is asked for.
+// defaultRawBytes is the size of a raw block device if the request has none.
 const defaultRawBytes = 1 << 30
 
-// parseRange reads the sizes that a volume's device is to have; 0: any.
+// parseRange reads the requested size of a volume's device; 0 means any.
 func parseRange(r *csi.CapacityRange, block bool) (required, limit int64, err error) {
 	if err := checkRange(r); err != nil {
 		return 0, 0, err
@@ -38,7 +39,7 @@ func parseRange(r *csi.CapacityRange, block bool) (required, limit int64, err er
 // rawRange translates sizes of a raw block device into sizes of the volume's device.
 func rawRange(required, limit int64) (requiredDevice, limitDevice int64, err error) {
 	if required > maxRawBytes || limit > 0 && limit < mounter.RawAlign {
-		return 0, 0, fmt.Errorf("%w: required %d, limit %d bytes", errOutOfRange, required, limit)
+		return 0, 0, fmt.Errorf("%w: no raw block device fits between required_bytes %d and limit_bytes %d", errOutOfRange, required, limit)
 	}
 	if required == 0 {
 		required = defaultRawBytes
@@ -66,7 +67,7 @@ func (s *controllerServer) GetCapacity(ctx context.Context, r *csi.GetCapacityRe
 	if c := r.GetVolumeCapabilities(); len(c) > 0 {
 		var err error
 		if block, err = parseCapabilities(c); err != nil {
-			return &csi.GetCapacityResponse{}, nil //nolint:nilerr // no room at all for what we do not make
+			return &csi.GetCapacityResponse{}, nil // no capacity for volumes that the driver does not create
 		}
 	}
 	var where backend.Segments
@@ -124,7 +125,8 @@ func (s *controllerServer) ControllerExpandVolume(ctx context.Context, r *csi.Co
 	return &csi.ControllerExpandVolumeResponse{CapacityBytes: capacityOf(n, v.Parameters), NodeExpansionRequired: true}, nil
 }
 
-// expand grows a volume's device so that its user gets a size, and returns the device's.
+// expand grows a volume's device so that its user gets the required size, and returns the size of
+// the device.
 func expand(ctx context.Context, b backend.Controller, v backend.Volume, required, limit int64) (n int64, err error) {
 	if isBlockContext(v.Parameters) && (required > 0 || limit > 0) {
 		if required, limit, err = rawRange(required, limit); err != nil {

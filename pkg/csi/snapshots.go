@@ -12,7 +12,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
-// paramMethod is a parameter of a VolumeSnapshotClass: how a snapshot is made. methodDevice is one of the backend.
+// paramMethod is a parameter of a VolumeSnapshotClass that selects how a snapshot is made.
+// methodDevice makes it in the backend.
 const (
 	paramMethod  = "method"
 	methodDevice = "device"
@@ -40,7 +41,7 @@ func (s *controllerServer) CreateSnapshot(ctx context.Context, r *csi.CreateSnap
 		return nil, fmt.Errorf("create snapshot: %w", err)
 	}
 	if snap.State == backend.SnapshotFailed {
-		return nil, fmt.Errorf("create snapshot: %w: snapshot %s failed and has no data; delete it and make another: %s", errPrecondition, snap.ID, snap.Message)
+		return nil, fmt.Errorf("create snapshot: %w: snapshot %s failed and has no data; delete it and create another: %s", errPrecondition, snap.ID, snap.Message)
 	}
 	s.hook("snapshot made")
 	return &csi.CreateSnapshotResponse{Snapshot: snapshot(snap)}, nil

@@ -18,7 +18,7 @@ func ofSnapshot(id string) *spec.VolumeContentSource {
 	return &spec.VolumeContentSource{Type: &spec.VolumeContentSource_Snapshot{Snapshot: &spec.VolumeContentSource_SnapshotSource{SnapshotId: id}}}
 }
 
-// copyOf makes a volume of a source.
+// copyOf creates a volume from a source.
 func (r *rig) copyOf(name string, c *spec.VolumeCapability, source *spec.VolumeContentSource, required int64) *spec.Volume {
 	r.t.Helper()
 	return must[*spec.CreateVolumeResponse](r.t)(r.ctrl.CreateVolume(r.ctx(), &spec.CreateVolumeRequest{Name: name, VolumeCapabilities: []*spec.VolumeCapability{c},
@@ -31,12 +31,13 @@ func (r *rig) snapshot(name, volume string) *spec.Snapshot {
 		Parameters: map[string]string{"method": "device", "csi.storage.k8s.io/volumesnapshot/name": "x"}})).GetSnapshot()
 }
 
-// TestSnapshotsAndClones of volumes and of raw block devices: what calls answer. What is in them: cmd/driver.
+// TestSnapshotsAndClones checks the responses for volumes and raw block devices. cmd/driver tests
+// their contents.
 func TestSnapshotsAndClones(t *testing.T) {
 	for kind, c := range map[string]*spec.VolumeCapability{"files": capability(writer), "raw": blockCapability(writer)} {
 		t.Run(kind, func(t *testing.T) {
 			r := newRig(t)
-			v := r.createWith("pvc", c).up() // a copy of what was never used is refused: TestNothingTwice
+			v := r.createWith("pvc", c).up() // a copy of a volume that was never used is refused: TestNothingTwice
 			wantCode(t, v.unstage(), codes.OK)
 			begin := time.Now().Add(-time.Minute)
 			s := r.snapshot("snap", v.id)
@@ -57,7 +58,7 @@ func TestSnapshotsAndClones(t *testing.T) {
 			}
 			_, err := r.ctrl.CreateVolume(r.ctx(), &spec.CreateVolumeRequest{Name: "a", VolumeCapabilities: []*spec.VolumeCapability{c}, CapacityRange: &spec.CapacityRange{RequiredBytes: size}})
 			wantCode(t, err, codes.AlreadyExists)
-			// A clone of a copy: the key is still that of the first.
+			// The key of a clone of a copy is still the key of the first volume.
 			b := r.copyOf("b", c, ofVolume(a.GetVolumeId()), 2*size)
 			if b.GetVolumeContext()["keyVolume"] != v.id || b.GetCapacityBytes() != 2*size || b.GetContentSource().GetVolume().GetVolumeId() != a.GetVolumeId() {
 				t.Fatal(b)
@@ -66,7 +67,7 @@ func TestSnapshotsAndClones(t *testing.T) {
 			if val.GetConfirmed() == nil {
 				t.Fatal(val)
 			}
-			// The context is what stage and publish take.
+			// Stage and publish accept this context.
 			bv := &vol{r: r, id: b.GetVolumeId(), context: b.GetVolumeContext(), cap: c, secrets: map[string]string{"kek": kek}}
 			bv.up()
 			wantCode(t, bv.publishTo("b"), codes.OK)
@@ -75,7 +76,7 @@ func TestSnapshotsAndClones(t *testing.T) {
 				_, err = r.ctrl.DeleteSnapshot(r.ctx(), &spec.DeleteSnapshotRequest{SnapshotId: s.GetSnapshotId()})
 				wantCode(t, err, codes.OK)
 			}
-			if again := r.copyOf("a", c, source, size); again.GetVolumeId() != a.GetVolumeId() { // a late repetition
+			if again := r.copyOf("a", c, source, size); again.GetVolumeId() != a.GetVolumeId() { // a late retry
 				t.Fatal(again)
 			}
 			(&vol{r: r, id: a.GetVolumeId()}).drop()

@@ -27,7 +27,7 @@ type stagePlan struct {
 	staging string // the staging path, below the kubelet's directory
 }
 
-// plan checks a request and says what to mount, without the device and the keys.
+// plan checks a request and returns what to mount, still without the device and the keys.
 func (s *nodeServer) plan(r staging) (stagePlan, error) {
 	if err := checkID(r.GetVolumeId()); err != nil {
 		return stagePlan{}, err
@@ -57,26 +57,29 @@ func (s *nodeServer) plan(r staging) (stagePlan, error) {
 	if isBlock(r.GetVolumeCapability()) {
 		q.Block = &mounter.Block{}
 	}
-	// What says that it is a copy may bring another's content. Of a volume that does not, that would be a copy of which nobody knows.
+	// Only a volume whose context declares it a copy may hold another volume's content. For any
+	// other volume, such content is an undeclared copy.
 	q.Instance, q.RejectCopy = instanceOf(r.GetVolumeId()), r.GetVolumeContext()[contextKeyVolume] == ""
 	return q, nil
 }
 
-// instanceOf names a volume's device, so that it is known from its copies: a UUID (version 8 of RFC 9562) that is the same each time.
+// instanceOf returns the instance ID of a volume's device, which distinguishes it from its copies:
+// a UUID (version 8 of RFC 9562) derived from the volume id.
 func instanceOf(id string) string {
 	h := sha256.Sum256([]byte("sealvol instance\x00" + id))
 	h[6], h[8] = h[6]&0x0f|0x80, h[8]&0x3f|0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", h[0:4], h[4:6], h[6:8], h[8:10], h[10:16])
 }
 
-// withDevice adds the device, found by the backend and identified so that the mounter opens no other.
+// withDevice adds the device. The backend finds it and describes it so that the mounter opens no
+// other.
 func (s *nodeServer) withDevice(ctx context.Context, q stagePlan, publishContext map[string]string) (stagePlan, error) {
 	d, err := s.backend.Device(ctx, q.Volume, publishContext)
 	if err != nil {
 		return q, fmt.Errorf("find the device: %w", err)
 	}
 	q.Device = mounter.Device{Path: d.Path, SizeBytes: d.SizeBytes, Dev: d.Dev, Ino: d.Ino, Rdev: d.Rdev}
-	if d.ReadOnly { // whatever became of the publish_context
+	if d.ReadOnly { // whatever the publish_context says
 		q.ReadOnly, q.Format = true, nil
 	}
 	if q.Block != nil {
@@ -114,7 +117,7 @@ func (s *nodeServer) stage(ctx context.Context, r staging, q stagePlan, keys mou
 		return err
 	}
 	if !found {
-		return fmt.Errorf("%w: the stage secret has no %s", errSecrets, secretKEK)
+		return fmt.Errorf("%w: missing key: the stage secret has no field %q", errSecrets, secretKEK)
 	}
 	if err := s.checkStaging(q.staging); err != nil {
 		return err
@@ -122,9 +125,9 @@ func (s *nodeServer) stage(ctx context.Context, r staging, q stagePlan, keys mou
 	if q.Anchor, err = s.agent.Anchor(ctx, q.Volume); err != nil {
 		return fmt.Errorf("stage volume: %w: %w", errUnavailable, err)
 	}
-	q.Keys, q.ReplaceKey = keys, true // also those of a volume that is mounted already have to be its own
+	q.Keys, q.ReplaceKey = keys, true // if the volume is already mounted, its keys must match
 	s.hook("stage")
-	if err := s.mountOrMake(ctx, q.MountRequest, r.GetVolumeContext()[contextKeyVolume]); err != nil {
+	if err := s.mountOrFormat(ctx, q.MountRequest, r.GetVolumeContext()[contextKeyVolume]); err != nil {
 		return fmt.Errorf("stage volume: %w", err)
 	}
 	s.groups.forget(q.Volume)
@@ -133,7 +136,7 @@ func (s *nodeServer) stage(ctx context.Context, r staging, q stagePlan, keys mou
 	return nil
 }
 
-// checkStaging refuses a staging path that leads over links, or to what is not a directory.
+// checkStaging refuses a staging path that contains a link or is not a directory.
 func (s *nodeServer) checkStaging(rel string) error {
 	f, err := s.root.open("staging_target_path", rel)
 	if err != nil {
@@ -168,7 +171,8 @@ func (s *nodeServer) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVo
 	return &csi.NodeUnstageVolumeResponse{}, nil
 }
 
-// ensureStaged finds the volume staged, or, when its server has died, mounts it anew with the publish secret's keys.
+// ensureStaged checks that the volume is staged. If its mount server has died, it mounts the volume
+// again with the keys of the publish secret.
 func (s *nodeServer) ensureStaged(ctx context.Context, r *csi.NodePublishVolumeRequest, q stagePlan, keys mounter.Keys, found bool) (stagePlan, error) {
 	q, err := s.withDevice(ctx, q, r.GetPublishContext())
 	if err != nil {
@@ -177,19 +181,19 @@ func (s *nodeServer) ensureStaged(ctx context.Context, r *csi.NodePublishVolumeR
 	h, err := s.mounter.Health(ctx, q.Volume)
 	switch {
 	case errors.Is(err, mounter.ErrNotMounted):
-		return q, fmt.Errorf("%w: the volume is not staged", errPrecondition)
+		return q, fmt.Errorf("%w: the volume is not staged on this node", errPrecondition)
 	case err != nil:
 		return q, err
 	case h.Target != q.Target:
-		return q, fmt.Errorf("%w: the volume is staged at another path", errPrecondition)
+		return q, fmt.Errorf("%w: the volume is staged at another path than staging_target_path", errPrecondition)
 	case !h.Alive && !found:
-		return q, fmt.Errorf("%w: the volume's server has died and the publish secret has no %s to mount it again", errSecrets, secretKEK)
+		return q, fmt.Errorf("%w: missing key: the mount server has died, and the publish secret has no field %q to mount the volume again", errSecrets, secretKEK)
 	}
 	if q.Block != nil {
 		q.Block.ReadOnlyToo = r.GetReadonly()
 	}
-	q.Keys, q.ReplaceKey, q.RequireRunning = keys, true, h.Alive // what the kubelet brings with requiresRepublish
-	q.Format = nil                                               // it was staged: whatever its device holds now, nothing is made on it
+	q.Keys, q.ReplaceKey, q.RequireRunning = keys, true, h.Alive // the keys that the kubelet sends with requiresRepublish
+	q.Format = nil                                               // the volume was staged before: never format now
 	s.hook("ensure staged")
 	if h.Alive {
 		err := s.mounter.Mount(ctx, q.MountRequest)
@@ -199,12 +203,13 @@ func (s *nodeServer) ensureStaged(ctx context.Context, r *csi.NodePublishVolumeR
 		if !errors.Is(err, mounter.ErrDead) {
 			return q, fmt.Errorf("publish volume: %w", err)
 		}
-		q.RequireRunning = false // it has died just now
+		q.RequireRunning = false // the server died in the meantime
 	}
 	return q, s.remount(ctx, q.MountRequest)
 }
 
-// remount mounts a volume again whose server has died, if its device does not hold an older state than was made known.
+// remount mounts a volume again whose mount server has died, unless its device holds an older state
+// than the anchor.
 func (s *nodeServer) remount(ctx context.Context, q mounter.MountRequest) (err error) {
 	if q.Anchor, err = s.agent.Anchor(ctx, q.Volume); err != nil {
 		return fmt.Errorf("publish volume: %w: %w", errUnavailable, err)
@@ -212,7 +217,7 @@ func (s *nodeServer) remount(ctx context.Context, q mounter.MountRequest) (err e
 	if err := s.mounter.Mount(ctx, q); err != nil {
 		return fmt.Errorf("publish volume: %w", lostIfBlank(err))
 	}
-	s.groups.forget(q.Volume) // what the server that died had not synced is as it was
+	s.groups.forget(q.Volume) // changes that the dead server had not synced may be lost
 	s.agent.Remounted(q.Volume)
 	return nil
 }

@@ -18,7 +18,8 @@ const (
 	fsType = mounter.FSType
 )
 
-// banned are the characters that the spec forbids in names (CreateVolumeRequest.name). Ids and paths of ours never have any.
+// banned tells whether the spec forbids a character in names (CreateVolumeRequest.name). The
+// driver's own ids and paths never have such characters.
 func banned(r rune) bool {
 	return r <= 0x08 || r == 0x0b || r == 0x0c || r >= 0x0e && r <= 0x1f || r >= 0x7f && r <= 0x9f
 }
@@ -37,7 +38,7 @@ func checkString(what, s string, most int) error {
 
 func checkID(id string) error { return checkString("volume_id", id, maxStringBytes) }
 
-// checkPath is about the form alone; openat2 sees to the links.
+// checkPath checks only the form of a path; openat2 handles links.
 func checkPath(what, p string) error {
 	if err := checkString(what, p, maxPathBytes); err != nil {
 		return err

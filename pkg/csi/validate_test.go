@@ -26,7 +26,8 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// TestSanitiseEveryMessage fills every message of the spec, whatever it is, with marks in all secret fields and maps.
+// TestSanitiseEveryMessage fills all secret fields and maps of every message of the spec with
+// marks.
 func TestSanitiseEveryMessage(t *testing.T) {
 	n := 0
 	protoregistry.GlobalTypes.RangeMessages(func(mt protoreflect.MessageType) bool {

@@ -21,19 +21,19 @@ func (m *Mounter) adoptAll() error {
 		dir := filepath.Join(root, e.Name())
 		r, err := loadRecord(dir)
 		if errors.Is(err, fs.ErrNotExist) {
-			m.sweep(dir) // a crash before the first record or after the last: nothing runs
+			m.sweep(dir) // a crash before the first record or after the last one: no server runs
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		if r.Boot != bootID() { // neither processes nor mounts outlive a reboot
+		if r.Boot != bootID() { // processes and mounts do not survive a reboot
 			m.sweep(dir)
 			continue
 		}
 		v := m.newVolume(r.Volume)
 		if v.dir != dir {
-			return fmt.Errorf("%s: the record of another volume", dir)
+			return fmt.Errorf("%s: state.json belongs to another volume", dir)
 		}
 		r.places = v.places
 		v.rec = &r
@@ -42,23 +42,24 @@ func (m *Mounter) adoptAll() error {
 		}
 		m.volumes[r.Volume] = v
 		if v.proc == nil {
-			m.opt.Log.Warn("mount server is gone", "volume", r.Volume, "pid", r.PID)
+			m.opt.Log.Warn("mount server has died", "volume", r.Volume, "pid", r.PID)
 			continue
 		}
-		m.opt.Log.Info("mount server adopted", "volume", r.Volume, "pid", r.PID, "descriptors", v.proc.holdsFuse())
+		m.opt.Log.Info("mount server adopted", "volume", r.Volume, "pid", r.PID, "holdsFuse", v.proc.holdsFuse())
 		m.watch(r.Volume, v.proc)
 	}
 	return nil
 }
 
-// sweep removes a directory of which nothing is needed any more. What stays is in nobody's way, and the next start tries again.
+// sweep removes a directory that is no longer needed. If that fails, nothing breaks, and the next
+// start tries again.
 func (m *Mounter) sweep(dir string) {
 	if err := os.RemoveAll(dir); err != nil {
-		m.opt.Log.Warn("state of the past not removed", "error", err)
+		m.opt.Log.Warn("stale state directory not removed", "error", err)
 	}
 }
 
-// adopt finds the server of a record, if it still lives.
+// adopt finds the server of a record, if it still runs.
 func adopt(r record) (*process, error) {
 	if r.PID <= 0 || r.Boot != bootID() {
 		return nil, nil
@@ -70,7 +71,7 @@ func adopt(r record) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The pidfd pins the process; only now does its start time prove that it is the one.
+	// The pidfd pins the process. Only now does its start time prove that it is the right one.
 	start, err := startTime(r.PID)
 	gone := exited(pidfd) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
 	if gone || err == nil && start != r.Start {
@@ -78,7 +79,7 @@ func adopt(r record) (*process, error) {
 		return nil, nil
 	}
 	if err != nil {
-		unix.Close(pidfd) // not known to be dead: a second server beside it must not be
+		unix.Close(pidfd) // it may still run, and a second server beside it would damage the volume
 		return nil, fmt.Errorf("mount server %d: %w", r.PID, err)
 	}
 	p := &process{pid: r.PID, start: start, adopted: true, dead: make(chan struct{}), ask: control.Client{Path: r.control}}
@@ -103,7 +104,8 @@ func adopt(r record) (*process, error) {
 	return p, nil
 }
 
-// takeFD duplicates a descriptor of the server, if it is still what the server was started with.
+// takeFD duplicates a descriptor of the server, if it still refers to what the server was started
+// with.
 func takeFD(pidfd, pid, fd int, want string) *os.File {
 	if name, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd)); err != nil || name != want {
 		return nil

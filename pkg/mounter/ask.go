@@ -9,9 +9,10 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 )
 
-const askTimeout = 5 * time.Second // statistics and status, answered from memory
+const askTimeout = 5 * time.Second // for statistics and status, which the server answers from memory
 
-// handKeys gives the keys to a server that lives. The volume's lock is not held: a frozen volume may keep the server waiting.
+// handKeys passes the keys to a running server. The caller does not hold the volume's lock, because
+// a frozen volume may keep the server waiting.
 func (m *Mounter) handKeys(ctx context.Context, server control.Client, k Keys) error {
 	ctx, cancel := context.WithTimeout(ctx, m.opt.MountTimeout)
 	defer cancel()
@@ -26,16 +27,16 @@ func (m *Mounter) handKeys(ctx context.Context, server control.Client, k Keys) e
 	case err == nil:
 		m.opt.Hook("keys handed")
 		return nil
-	case control.HasCode(err, control.CodeUnknown): // of a version that keeps the keys it was started with
+	case control.HasCode(err, control.CodeUnknown): // a server of a version that only knows the keys from its start
 		return nil
 	case control.HasCode(err, control.CodeWrongKey):
-		return fmt.Errorf("%w, mounted as it is: %w", ErrWrongKey, err)
+		return fmt.Errorf("%w, and the mount continues unchanged: %w", ErrWrongKey, err)
 	}
-	return fmt.Errorf("%w: keys: %w", ErrServer, err)
+	return fmt.Errorf("%w: pass keys: %w", ErrServer, err)
 }
 
-// CheckKeys gives keys to a volume's server, as Mount does with ReplaceKey: ErrWrongKey if they are not
-// the volume's.
+// CheckKeys passes keys to a volume's server, as Mount does with ReplaceKey. It returns ErrWrongKey
+// if they are not the volume's keys.
 func (m *Mounter) CheckKeys(ctx context.Context, volume string, k Keys) error {
 	server, err := m.server(ctx, volume)
 	if err != nil {
@@ -47,7 +48,7 @@ func (m *Mounter) CheckKeys(ctx context.Context, volume string, k Keys) error {
 	return m.handKeys(ctx, server, k)
 }
 
-// server returns the control client of a living server.
+// server returns the control client of a running server.
 func (m *Mounter) server(ctx context.Context, id string) (control.Client, error) {
 	v, err := m.acquire(ctx, id)
 	if err != nil {
@@ -63,7 +64,8 @@ func (m *Mounter) server(ctx context.Context, id string) (control.Client, error)
 	return v.proc.ask, nil
 }
 
-// Grow lets a mounted volume take in what its device has grown by; returns its size in bytes, of a raw block volume that of its device.
+// Grow grows a mounted volume to the size of its device. It returns the volume's size in bytes, or
+// for a raw block volume the size of that device.
 func (m *Mounter) Grow(ctx context.Context, id string) (int64, error) {
 	c, err := m.server(ctx, id)
 	if err != nil {
@@ -104,7 +106,7 @@ func (m *Mounter) Stats(ctx context.Context, id string) (control.Stats, error) {
 	return s, nil
 }
 
-// Health returns what is known of a volume here, with its adverse conditions. ErrNotMounted.
+// Health returns the state of a volume on this node with its adverse conditions, or ErrNotMounted.
 func (m *Mounter) Health(ctx context.Context, id string) (Info, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -114,23 +116,23 @@ func (m *Mounter) Health(ctx context.Context, id string) (Info, error) {
 	}
 	if !i.Alive {
 		i.Conditions = []control.Condition{{Inaccessible: true, Reason: "MountServerDead",
-			Message: "the process that serves the volume has ended: its users get \"Transport endpoint is not connected\". If Sealvol runs on the node, " +
-				"the volume is mounted again when the kubelet next stages or publishes it, and pods that used it must be restarted"}}
+			Message: "the mount server of the volume has died: programs get \"Transport endpoint is not connected\". While Sealvol runs on the node, " +
+				"the kubelet's next stage or publish call mounts the volume again; after that, restart the pods that use it"}}
 		return i, nil
 	}
 	s, err := server.Status(ctx)
 	switch {
 	case err != nil:
-		i.Conditions = []control.Condition{{Inaccessible: true, Reason: "MountServerUnresponsive", Message: "the process that serves the volume does not answer"}}
+		i.Conditions = []control.Condition{{Inaccessible: true, Reason: "MountServerUnresponsive", Message: "the mount server of the volume does not answer; reads and writes may hang. Check the mounter's log and whether the device responds"}}
 	case s.Volume != id:
-		i.Conditions = []control.Condition{{Inaccessible: true, Reason: "MountServerForeign", Message: "the process that answers serves another volume"}}
+		i.Conditions = []control.Condition{{Inaccessible: true, Reason: "MountServerForeign", Message: "the mount server that answers serves another volume. Drain the node to unmount the volume"}}
 	default:
 		i.Conditions = s.Conditions
 	}
 	return i, nil
 }
 
-// info describes a volume, and says how its server is asked, if one lives.
+// info describes a volume and returns the control client of its server, if one runs.
 func (m *Mounter) info(ctx context.Context, id string) (i Info, server control.Client, err error) {
 	v, err := m.acquire(ctx, id)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
-// Client asks the mounter that listens at Socket.
+// Client calls the mounter that listens at Socket.
 type Client struct{ Socket string }
 
 func (c Client) call(ctx context.Context, in call, secret []byte) (reply, error) {
@@ -30,12 +30,12 @@ func (c Client) call(ctx context.Context, in call, secret []byte) (reply, error)
 		return reply{}, ctx.Err()
 	}
 	if err != nil {
-		return reply{}, fmt.Errorf("%w: %w", ErrUnreachable, err) // it ended in the middle; repeat
+		return reply{}, fmt.Errorf("%w: %w", ErrUnreachable, err) // the mounter ended in the middle of the call; the caller retries
 	}
 	return out, out.Error.err()
 }
 
-// Mount is Mounter.Mount.
+// Mount calls Mounter.Mount.
 func (c Client) Mount(ctx context.Context, r MountRequest) error {
 	raw := r.Keys.raw()
 	defer clear(raw)
@@ -43,13 +43,14 @@ func (c Client) Mount(ctx context.Context, r MountRequest) error {
 	return err
 }
 
-// Unmount is Mounter.Unmount.
+// Unmount calls Mounter.Unmount.
 func (c Client) Unmount(ctx context.Context, r UnmountRequest) error {
 	_, err := c.call(ctx, call{Op: "unmount", Unmount: &r}, nil)
 	return err
 }
 
-// CheckKeys is Mounter.CheckKeys. A mounter that does not know it says ErrInvalid.
+// CheckKeys calls Mounter.CheckKeys. A mounter of a version without this request returns
+// ErrInvalid.
 func (c Client) CheckKeys(ctx context.Context, volume string, k Keys) error {
 	raw := k.raw()
 	defer clear(raw)
@@ -57,17 +58,17 @@ func (c Client) CheckKeys(ctx context.Context, volume string, k Keys) error {
 	return err
 }
 
-// Grow is Mounter.Grow.
+// Grow calls Mounter.Grow.
 func (c Client) Grow(ctx context.Context, volume string) (int64, error) {
 	r, err := c.call(ctx, call{Op: "grow", Volume: volume}, nil)
 	return r.SizeBytes, err
 }
 
-// Stats is Mounter.Stats.
+// Stats calls Mounter.Stats.
 func (c Client) Stats(ctx context.Context, volume string) (control.Stats, error) {
 	r, err := c.call(ctx, call{Op: "stats", Volume: volume}, nil)
 	if err == nil && r.Stats == nil {
-		err = errors.New("mounter sent no statistics")
+		err = errors.New("the mounter sent no statistics")
 	}
 	if err != nil {
 		return control.Stats{}, err
@@ -75,11 +76,11 @@ func (c Client) Stats(ctx context.Context, volume string) (control.Stats, error)
 	return *r.Stats, nil
 }
 
-// Health is Mounter.Health.
+// Health calls Mounter.Health.
 func (c Client) Health(ctx context.Context, volume string) (Info, error) {
 	r, err := c.call(ctx, call{Op: "health", Volume: volume}, nil)
 	if err == nil && r.Health == nil {
-		err = errors.New("mounter sent no health")
+		err = errors.New("the mounter sent no health")
 	}
 	if err != nil {
 		return Info{}, err
@@ -87,13 +88,13 @@ func (c Client) Health(ctx context.Context, volume string) (Info, error) {
 	return *r.Health, nil
 }
 
-// List is Mounter.List.
+// List calls Mounter.List.
 func (c Client) List(ctx context.Context) ([]Info, error) {
 	r, err := c.call(ctx, call{Op: "list"}, nil)
 	return r.List, err
 }
 
-// Quit lets the mounter end if it has no volume; tells whether it does.
+// Quit asks the mounter to end if it has no volume. It returns whether the mounter ends.
 func (c Client) Quit(ctx context.Context) (bool, error) {
 	r, err := c.call(ctx, call{Op: "quit"}, nil)
 	return r.Idle, err
@@ -105,7 +106,7 @@ func (c Client) Ping(ctx context.Context) error {
 	return err
 }
 
-// WaitUp waits until a mounter answers, ctx ends, or gone is closed (nil: never).
+// WaitUp waits until a mounter answers, until ctx ends, or until gone is closed; gone may be nil.
 func (c Client) WaitUp(ctx context.Context, gone <-chan struct{}) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -117,7 +118,7 @@ func (c Client) WaitUp(ctx context.Context, gone <-chan struct{}) error {
 		select {
 		case <-tick.C:
 		case <-gone:
-			return fmt.Errorf("the mounter ended at once: %w", err)
+			return fmt.Errorf("the mounter ended right after its start: %w", err)
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", ctx.Err(), err)
 		}

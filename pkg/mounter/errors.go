@@ -5,17 +5,17 @@ import (
 	"fmt"
 )
 
-// Errors that cross the sockets of this package. Serve returns the last seven, wrapped, to say why a
-// volume cannot be mounted; anything else is ErrServer.
+// These errors cross the sockets of this package. Serve returns the last seven, wrapped, to say why
+// a volume cannot be mounted; anything else is ErrServer.
 var (
 	ErrInvalid    = errors.New("invalid request")
 	ErrNotMounted = errors.New("volume is not mounted here")
-	ErrConflict   = errors.New("volume is mounted in another way")
+	ErrConflict   = errors.New("volume is already mounted with other settings")
 	ErrBusy       = errors.New("volume is in use")
 	ErrDead       = errors.New("mount server has died")
 	ErrServer     = errors.New("mount server failed")
 
-	// ErrUnreachable is the client's: no mounter answers. It does not cross a socket.
+	// ErrUnreachable: no mounter answers. The client returns it; it never crosses a socket.
 	ErrUnreachable = errors.New("the mounter does not answer")
 
 	ErrNoKey    = errors.New("a key is needed")
@@ -23,17 +23,19 @@ var (
 	ErrForeign  = errors.New("the device holds something that is not this volume")
 	ErrDamaged  = errors.New("the volume is damaged")
 
-	// ErrBlank: the device is blank, and the request does not allow to format it.
+	// ErrBlank: the device is blank, and the request does not allow formatting it.
 	ErrBlank = errors.New("the device is blank and formatting it is not allowed")
 
-	// ErrNoBlockFile: a raw block volume has to be mounted for writing once, which makes its file,
-	// before it is mounted read-only.
-	ErrNoBlockFile = errors.New("the volume has never been a raw block device, and may not be written")
+	// ErrNoBlockFile: a raw block volume must be mounted for writing once, which creates its file,
+	// before it can be mounted read-only.
+	ErrNoBlockFile = errors.New("the volume has no raw block device yet, and it is mounted read-only; mount it for writing once")
 
-	// ErrRolledBack: the device does not hold the state that the anchor names, nor one that follows from it.
+	// ErrRolledBack: the device does not hold the state of the anchor, nor a newer one that follows
+	// from it.
 	ErrRolledBack = errors.New("the device was rolled back or exchanged")
 
-	// ErrCopy: the device was copied from another volume's, and nobody said so (MountRequest.RejectCopy).
+	// ErrCopy: the device was copied from another volume's device, and the request does not declare
+	// a copy (MountRequest.RejectCopy).
 	ErrCopy = errors.New("the device holds a copy of another volume")
 )
 
@@ -50,7 +52,7 @@ type wireError struct {
 	Message string `json:"message"`
 }
 
-const maxMessage = 1024 // bytes of an error's text on a socket
+const maxMessage = 1024 // of an error's text on a socket
 
 func toWire(err error) *wireError {
 	if err == nil {
@@ -72,7 +74,7 @@ func toWire(err error) *wireError {
 	return w
 }
 
-// remoteError keeps the text as it was and answers errors.Is.
+// remoteError keeps the error's text and works with errors.Is.
 type remoteError struct {
 	text string
 	is   error

@@ -10,13 +10,14 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 )
 
-// Limits of a frame. The mounter's socket carries one request and one response a connection, each
+// Limits of a frame. A connection to the mounter carries one request and one response, each of this
+// form:
 //
 //	u32 BE length of the JSON ‖ u32 BE length of the secret ‖ JSON ‖ secret
 //
-// After the request's object the JSON may have another one, an envelope: mounters before it never
-// look that far, and a caller before it sends none. Keys are the secret of a "mount" and of
-// "check-keys"; they never are JSON. Both sides clear their buffers.
+// After the request's object, the JSON may have a second one, an envelope. Mounters of older
+// versions do not read that far, and callers of older versions send none. Keys are the secret of a
+// "mount" and a "check-keys" request; they are never JSON. Both sides clear their buffers.
 const (
 	maxFrameJSON   = 256 << 10
 	maxFrameSecret = 2 * KeyBytes
@@ -29,7 +30,7 @@ type call struct {
 	Volume  string          `json:"volume,omitempty"`
 }
 
-// volume is what a call is about, "" for all.
+// volume returns the volume that a call is about, or "" for all.
 func (c call) volume() string {
 	switch {
 	case c.Mount != nil:
@@ -49,12 +50,12 @@ type reply struct {
 	Idle      bool           `json:"idle,omitempty"`
 }
 
-// envelope is what stands beside a request. What a reader does not know in it, it ignores.
+// envelope accompanies a request. Readers ignore fields that they do not know.
 type envelope struct {
 	RequestID string `json:"requestId,omitempty"`
 }
 
-// writeFrame writes a message and, unless it is empty, its envelope.
+// writeFrame writes a message and its envelope, unless that is empty.
 func writeFrame(w io.Writer, m any, e envelope, secret []byte) error {
 	b, err := json.Marshal(m)
 	if err != nil {
@@ -79,7 +80,8 @@ func writeFrame(w io.Writer, m any, e envelope, secret []byte) error {
 	return err
 }
 
-// readFrame fills m and returns its envelope, and the secret, nil if there is none.
+// readFrame decodes a message into m. It returns the envelope and the secret, which is nil if there
+// is none.
 func readFrame(r io.Reader, m any) (e envelope, secret []byte, err error) {
 	var head [8]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
@@ -107,7 +109,7 @@ func readFrame(r io.Reader, m any) (e envelope, secret []byte, err error) {
 		return e, nil, fmt.Errorf("%w: malformed message", ErrInvalid)
 	}
 	if rest := b[d.InputOffset():]; json.NewDecoder(bytes.NewReader(rest)).Decode(&e) != nil {
-		e = envelope{} // whatever it is, a mounter before envelopes would not have read it
+		e = envelope{} // ignore it, as mounters of older versions do
 	}
 	return e, secret, nil
 }

@@ -9,7 +9,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 )
 
-// link lets control.Find find the server by its mount. A convenience: failure harms nothing.
+// link creates the link by which control.Find finds the server of a mount. Failing to create it
+// breaks nothing.
 func (m *Mounter) link(r *record) {
 	if m.opt.RuntimeDir == "" {
 		return
@@ -34,10 +35,10 @@ func (m *Mounter) link(r *record) {
 	}
 }
 
-// unlink removes the links that lead to a volume's control socket; device numbers are used again.
+// unlink removes the links to a volume's control socket, because device numbers are reused.
 func (m *Mounter) unlink(v *volume) {
 	err := control.LockNames(m.opt.RuntimeDir, func() (err error) {
-		links, _ := filepath.Glob(filepath.Join(m.opt.RuntimeDir, "*.sock")) // the pattern is well-formed
+		links, _ := filepath.Glob(filepath.Join(m.opt.RuntimeDir, "*.sock")) // cannot fail: the pattern is well-formed
 		for _, l := range links {
 			if to, rerr := os.Readlink(l); rerr == nil && to == v.control {
 				err = errors.Join(err, os.Remove(l))
@@ -46,6 +47,6 @@ func (m *Mounter) unlink(v *volume) {
 		return err
 	})
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		m.opt.Log.Warn("link of a control socket not removed", "error", err)
+		m.opt.Log.Warn("link to a control socket not removed", "error", err)
 	}
 }

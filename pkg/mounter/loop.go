@@ -15,13 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Loop devices are handled by a short-lived process of their own (RunLoop), because only it opens a file on a mount: a mounter that
-// had one open would close it in each child that it forks, and wait for the server of that mount with it. The helper can be killed.
+// A short-lived process (RunLoop) handles loop devices, because it must open a file on a mount. If
+// the mounter had such a file open, every child that it forks would have to close it and wait for
+// the server of that mount. The helper can be killed instead.
 
-// rawFile is the one file of a raw block volume, in its root directory.
+// rawFile is the only file of a raw block volume, in its root directory.
 const rawFile = "block"
 
-// loopDev is a loop device and the file that it was bound to, by which it is recognised.
+// loopDev is a loop device and the file that it is bound to, by which it is recognised.
 type loopDev struct {
 	Minor    uint32 `json:"minor"`
 	Dev      uint64 `json:"dev"`
@@ -29,7 +30,7 @@ type loopDev struct {
 	ReadOnly bool   `json:"readOnly,omitempty"`
 }
 
-// rdev is its device number.
+// rdev returns its device number.
 func (l loopDev) rdev() uint64 { return unix.Mkdev(loopMajor, l.Minor) }
 
 // loopCall is what the helper reads from its standard input: either Attach or Detach.
@@ -40,19 +41,20 @@ type loopCall struct {
 
 type attachCall struct {
 	Dir       string   `json:"dir"`       // where the volume is mounted
-	SizeBytes int64    `json:"sizeBytes"` // the file is grown to it, never cut
-	ReadOnly  bool     `json:"readOnly"`  // the volume is mounted so: the file must exist
-	Want      []bool   `json:"want"`      // for each device whether it is read-only
-	Bound     []uint32 `json:"bound"`     // minors that may be such devices already
+	SizeBytes int64    `json:"sizeBytes"` // the file is grown to it, never shrunk
+	ReadOnly  bool     `json:"readOnly"`  // the volume is mounted read-only: the file must exist
+	Want      []bool   `json:"want"`      // for each device, whether it is read-only
+	Bound     []uint32 `json:"bound"`     // minors that may already be such devices
 }
 
 type detachCall struct {
 	Devs []loopDev `json:"devs"`
-	// Dead: the server has ended, so that nothing can be flushed, and who still has a device open gets errors until it closes it.
+	// Dead: the server has ended. Nothing can be flushed, and programs that still have a device
+	// open get errors until they close it.
 	Dead bool `json:"dead"`
 }
 
-// loopReply is what it writes to its standard output.
+// loopReply is what the helper writes to its standard output.
 type loopReply struct {
 	Devs      []loopDev  `json:"devs,omitempty"`
 	SizeBytes int64      `json:"sizeBytes,omitempty"`
@@ -61,13 +63,13 @@ type loopReply struct {
 
 const maxLoopMessage = 64 << 10
 
-// RunLoop is the whole of the helper's process: it reads one call from in and writes one reply to out.
+// RunLoop is the helper's process: it reads one call from in and writes one reply to out.
 func RunLoop(in io.Reader, out io.Writer) error {
 	var c loopCall
 	d := json.NewDecoder(io.LimitReader(in, maxLoopMessage))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&c); err != nil {
-		return fmt.Errorf("loop: malformed call (it is started by the mounter, not by hand): %w", err)
+		return fmt.Errorf("loop: malformed call: %w (the mounter starts this command; do not run it by hand)", err)
 	}
 	var r loopReply
 	var err error
@@ -104,7 +106,8 @@ func (m *Mounter) loop(ctx context.Context, c loopCall) (loopReply, error) {
 	select {
 	case err = <-done:
 	case <-ctx.Done():
-		// Killed by CommandContext. One that the kernel does not let go ends with the server that it waits for.
+		// CommandContext has killed it. If the kernel does not let it exit, it ends together with
+		// the server that it waits for.
 		t := time.NewTimer(askTimeout)
 		defer t.Stop()
 		select {
@@ -123,7 +126,7 @@ func (m *Mounter) loop(ctx context.Context, c loopCall) (loopReply, error) {
 	return r, r.Error.err()
 }
 
-// run makes the file and its devices, or finds them.
+// run finds or creates the file and its devices.
 func (c *attachCall) run() (loopReply, error) {
 	f, err := c.open()
 	if err != nil {
@@ -139,7 +142,7 @@ func (c *attachCall) run() (loopReply, error) {
 		if err := f.Truncate(c.SizeBytes); err != nil {
 			return loopReply{}, fmt.Errorf("raw block file: %w", err)
 		}
-		if err := f.Sync(); err != nil { // what is announced must not shrink again
+		if err := f.Sync(); err != nil { // an announced size must not shrink again
 			return loopReply{}, fmt.Errorf("raw block file: %w", err)
 		}
 		r.SizeBytes = c.SizeBytes
@@ -157,14 +160,14 @@ func (c *attachCall) run() (loopReply, error) {
 	return r, nil
 }
 
-// open opens the file, made if need be.
+// open opens the file, and creates it if necessary.
 func (c *attachCall) open() (*os.File, error) {
 	dir, err := unix.Openat2(unix.AT_FDCWD, c.Dir, &unix.OpenHow{Flags: unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
 	if err != nil {
 		return nil, fmt.Errorf("raw block file: %w", err)
 	}
 	defer unix.Close(dir)
-	// By its path alone first: in place of the file the image may have a device, whose driver would
+	// First open it with O_PATH: a damaged image may have a device in its place, whose driver would
 	// notice an open.
 	const flags = unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	path, err := unix.Openat(dir, rawFile, flags, 0)
@@ -186,7 +189,7 @@ func (c *attachCall) open() (*os.File, error) {
 		return nil, fmt.Errorf("raw block file: %w", err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, fmt.Errorf("%w: the volume's root has something that is no file in place of the raw block device's", ErrDamaged)
+		return nil, fmt.Errorf("%w: the file of the raw block device has an unexpected file type", ErrDamaged)
 	}
 	how := unix.O_RDWR
 	if c.ReadOnly {
@@ -199,13 +202,13 @@ func (c *attachCall) open() (*os.File, error) {
 	return os.NewFile(uintptr(fd), rawFile), nil
 }
 
-// device finds or makes one device; l says which file it must have.
+// device finds or creates one device; l says which file it must be bound to.
 func (c *attachCall) device(f *os.File, l *loopDev, size int64) error {
 	for _, minor := range c.Bound {
 		l.Minor = minor
 		d, err := openLoop(minor, unix.O_RDONLY)
 		if err != nil {
-			continue // gone, and not ours then
+			continue // it is gone, or is not ours
 		}
 		ours, _, err := d.is(*l)
 		if err == nil && ours {
@@ -223,7 +226,7 @@ func (c *attachCall) device(f *os.File, l *loopDev, size int64) error {
 	return d.fit(size)
 }
 
-// run unbinds devices; those that are not what they were are left alone.
+// run unbinds devices. It does not touch devices that are now bound to something else.
 func (c *detachCall) run() error {
 	var errs error
 	for _, l := range c.Devs {
@@ -232,7 +235,7 @@ func (c *detachCall) run() error {
 	return errs
 }
 
-// How long to wait for those who look at each new device, as udev, to close it.
+// How long to wait until programs that inspect every new device, such as udev, close it.
 const (
 	closeWait  = 2 * time.Second
 	closeEvery = 20 * time.Millisecond
@@ -246,7 +249,7 @@ func (c *detachCall) detach(l loopDev) error {
 			return err
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("%w: somebody has its block device open", ErrBusy)
+			return fmt.Errorf("%w: a program has the raw block device open", ErrBusy)
 		}
 		wait := time.NewTimer(closeEvery)
 		<-wait.C
@@ -274,11 +277,12 @@ func (c *detachCall) detachOnce(l loopDev) (busy bool, err error) {
 	if err := unix.IoctlSetInt(int(d.Fd()), unix.LOOP_CLR_FD, 0); err != nil && !errors.Is(err, unix.ENXIO) {
 		return false, fmt.Errorf("detach a loop device: %w", err)
 	}
-	// The kernel does it when the last user closes the device, and says so by a flag. That is right for one that is dead. One that
-	// works stays as it was: whether it goes must not depend on who closes it when.
+	// The kernel does this when the last user closes the device, and sets a flag until then. That
+	// is right for a device whose server died. A device that works must stay: whether it goes must
+	// not depend on when a program closes it.
 	i, err := unix.IoctlLoopGetStatus64(int(d.Fd()))
 	if err != nil || c.Dead {
-		return false, nil // ENXIO: it goes with our own descriptor
+		return false, nil // ENXIO: it goes when our own descriptor is closed
 	}
 	i.Flags &^= unix.LO_FLAGS_AUTOCLEAR
 	if err := unix.IoctlLoopSetStatus64(int(d.Fd()), i); err != nil && !errors.Is(err, unix.ENXIO) {

@@ -27,29 +27,31 @@ func openLoop(minor uint32, flags int) (loopFile, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK || st.Rdev != unix.Mkdev(loopMajor, minor) {
 		f.Close()
-		return loopFile{}, fmt.Errorf("%s is not that loop device", path)
+		return loopFile{}, fmt.Errorf("%s is not the expected loop device", path)
 	}
 	return loopFile{f}, nil
 }
 
-// is tells whether the device is bound to l's file in l's way; bound, whether it is bound to anything.
+// is tells whether the device is bound to l's file with l's mode (ours), and whether it is bound to
+// anything (bound).
 func (d loopFile) is(l loopDev) (ours, bound bool, err error) {
 	i, err := unix.IoctlLoopGetStatus64(int(d.Fd()))
 	switch {
 	case errors.Is(err, unix.ENXIO):
 		return false, false, nil
 	case errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ECONNABORTED), errors.Is(err, unix.EIO):
-		// The kernel asks the file system about the file, and ours is dead. Then the path tells, which it does not ask for.
+		// The kernel asks the file system about the file, and that file system is dead. Use the
+		// path instead, which needs no request.
 		path, ok := backingFile(l.Minor)
 		return ok && filepath.Base(path) == rawFile, ok, nil
 	case err != nil:
 		return false, true, fmt.Errorf("status of a loop device: %w", err)
 	}
-	// lo_device is in the kernel's huge encoding, which is that of st_dev.
+	// lo_device has the kernel's huge encoding, like st_dev.
 	return i.Device == l.Dev && (i.Inode == l.Ino || l.Ino == 0) && (i.Flags&unix.LO_FLAGS_READ_ONLY != 0) == l.ReadOnly, true, nil
 }
 
-// fit lets the device have the size of its file.
+// fit resizes the device to the size of its file.
 func (d loopFile) fit(size int64) error {
 	size = size / RawAlign * RawAlign
 	n, err := d.Seek(0, io.SeekEnd)
@@ -60,15 +62,17 @@ func (d loopFile) fit(size int64) error {
 		return fmt.Errorf("grow a loop device: %w", err)
 	}
 	if n, err = d.Seek(0, io.SeekEnd); err == nil && n < size {
-		err = fmt.Errorf("a loop device has %d bytes in place of %d", n, size)
+		err = fmt.Errorf("the loop device has %d bytes, want %d", n, size)
 	}
 	return err
 }
 
-// maxLoopTries bounds how often others may take the free loop device that the kernel named.
+// maxLoopTries bounds how often other programs may take the free loop device that the kernel
+// returned.
 const maxLoopTries = 64
 
-// newLoop binds a free device to f: direct I/O, 4 KiB sectors, and no autoclear, so that it stays whoever closes it.
+// newLoop binds a free device to f: with direct I/O and 4 KiB sectors, and without autoclear, so
+// that it stays whoever closes it.
 func newLoop(f *os.File, l *loopDev) (loopFile, error) {
 	ctl, err := os.OpenFile("/dev/loop-control", unix.O_RDWR, 0)
 	if err != nil {
@@ -81,7 +85,7 @@ func newLoop(f *os.File, l *loopDev) (loopFile, error) {
 			return loopFile{}, fmt.Errorf("find a free loop device: %w", err)
 		}
 		l.Minor = uint32(n)
-		d, err := openLoop(l.Minor, unix.O_RDWR) // else the kernel makes it read-only
+		d, err := openLoop(l.Minor, unix.O_RDWR) // otherwise the kernel makes it read-only
 		if err != nil {
 			return loopFile{}, fmt.Errorf("open a free loop device: %w", err)
 		}
@@ -89,7 +93,7 @@ func newLoop(f *os.File, l *loopDev) (loopFile, error) {
 		if l.ReadOnly {
 			cfg.Info.Flags |= unix.LO_FLAGS_READ_ONLY
 		}
-		copy(cfg.Info.File_name[:], "sealvol") // what losetup shows; nothing is recognised by it
+		copy(cfg.Info.File_name[:], "sealvol") // what losetup shows; not used to recognise it
 		err = unix.IoctlLoopConfigure(int(d.Fd()), &cfg)
 		if errors.Is(err, unix.EBUSY) {
 			d.Close()
@@ -101,14 +105,14 @@ func newLoop(f *os.File, l *loopDev) (loopFile, error) {
 		}
 		return d, checkNew(d, *l)
 	}
-	return loopFile{}, fmt.Errorf("%w: every free loop device was taken by others", ErrBusy)
+	return loopFile{}, fmt.Errorf("%w: other programs took every free loop device", ErrBusy)
 }
 
-// checkNew verifies what the kernel made of the configuration; older ones take only part of it in silence.
+// checkNew verifies the configuration. Older kernels silently apply only a part of it.
 func checkNew(d loopFile, l loopDev) error {
 	ours, _, err := d.is(l)
 	if err == nil && !ours {
-		err = errors.New("a loop device was bound to something else")
+		err = errors.New("the loop device was bound to something else")
 	}
 	if err == nil {
 		var i *unix.LoopInfo64
@@ -123,19 +127,20 @@ func checkNew(d loopFile, l loopDev) error {
 	return err
 }
 
-// backingFile is what sysfs tells a loop device to be bound to; it asks no file system.
+// backingFile returns the file that a loop device is bound to according to sysfs. It asks no file
+// system.
 func backingFile(minor uint32) (string, bool) {
 	b, err := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/loop/backing_file", minor))
 	return strings.TrimSuffix(string(b), "\n"), err == nil
 }
 
-// isReadOnly is what sysfs tells of a device.
+// isReadOnly tells whether a device is read-only according to sysfs.
 func isReadOnly(minor uint32) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/ro", minor))
 	return err == nil && strings.TrimSpace(string(b)) == "1"
 }
 
-// loopsOn lists the loop devices that are bound to a path, by the path's present meaning.
+// loopsOn lists the loop devices that are bound to a path, as the path is named now.
 func loopsOn(path string) ([]uint32, error) {
 	found, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	if err != nil {

@@ -11,7 +11,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 )
 
-// Mount mounts a volume, or finds that it is so already; with ReplaceKey its server gets the keys then. It clears away what a dead server left.
+// Mount mounts a volume, or finds that it is mounted already. In that case, with ReplaceKey, it
+// passes the keys to the server. It removes what a dead server left.
 func (m *Mounter) Mount(ctx context.Context, r MountRequest) error {
 	if err := r.check(); err != nil {
 		return err
@@ -22,12 +23,12 @@ func (m *Mounter) Mount(ctx context.Context, r MountRequest) error {
 	}
 	err = m.handKeys(ctx, found.ask, r.Keys)
 	if err != nil && !errors.Is(err, control.ErrServer) && await(ctx, found.dead, time.Second) {
-		_, err = m.findOrMount(ctx, r) // it was about to end
+		_, err = m.findOrMount(ctx, r) // the server was just ending
 	}
 	return err
 }
 
-// findOrMount returns the server that it found, nil if it started one.
+// findOrMount returns the server that it found, or nil if it started one.
 func (m *Mounter) findOrMount(ctx context.Context, r MountRequest) (*process, error) {
 	v, err := m.acquire(ctx, r.Volume)
 	if err != nil {
@@ -48,11 +49,11 @@ func (m *Mounter) findOrMount(ctx context.Context, r MountRequest) (*process, er
 	return nil, m.mountAnew(ctx, v, r)
 }
 
-// mountAnew mounts a volume that nothing serves. The caller holds its lock.
+// mountAnew mounts a volume that no server serves. The caller holds its lock.
 func (m *Mounter) mountAnew(ctx context.Context, v *volume, r MountRequest) error {
 	before := v.rec
 	if before != nil && (before.BlockBytes > 0) != (r.Block != nil) {
-		return fmt.Errorf("%w: as a raw block device or as a file system, not both", ErrConflict)
+		return fmt.Errorf("%w: a volume is either a raw block device or a file system", ErrConflict)
 	}
 	if r.Keys.Empty() {
 		return ErrNoKey
@@ -69,7 +70,7 @@ func (m *Mounter) mountAnew(ctx context.Context, v *volume, r MountRequest) erro
 			return err
 		}
 		before.Loops = loops
-		// It stays known as mounted by a server that died, so that a later publish may try again.
+		// The record keeps saying that the server died, so that a later publish may try again.
 		before.PID, before.Start, before.Running = 0, 0, false
 		v.rec = before
 		return errors.Join(err, before.save())
@@ -77,7 +78,7 @@ func (m *Mounter) mountAnew(ctx context.Context, v *volume, r MountRequest) erro
 	return nil
 }
 
-// already decides whether a recorded mount is what is asked for (true), or gone (false).
+// already returns true if the recorded mount is as requested, and false if there is none.
 func (m *Mounter) already(ctx context.Context, v *volume, r MountRequest) (bool, error) {
 	if v.proc == nil || !v.proc.alive() {
 		return false, nil
@@ -94,10 +95,11 @@ func (m *Mounter) already(ctx context.Context, v *volume, r MountRequest) (bool,
 		if done || err != nil {
 			return done, err
 		}
-		// A server that was adopted in the middle of its start, or one whose device was half way out.
+		// The server was adopted in the middle of its start, or its device was only partly
+		// released.
 		err = m.finish(ctx, v, r)
 		if err != nil && await(ctx, v.proc.dead, time.Second) {
-			return false, nil // it was about to end, as one does whose mounter died before it was told to serve
+			return false, nil // it was just ending, as a server does whose mounter died before telling it to serve
 		}
 		return true, err
 	}
@@ -106,12 +108,12 @@ func (m *Mounter) already(ctx context.Context, v *volume, r MountRequest) (bool,
 		return false, err
 	}
 	if published {
-		return false, fmt.Errorf("%w: its staging directory was unmounted, but it is in use elsewhere", ErrConflict)
+		return false, fmt.Errorf("%w: its staging directory was unmounted, but the volume is still mounted elsewhere", ErrConflict)
 	}
 	return false, m.stop(ctx, v)
 }
 
-// complete tells whether nothing of a served volume is missing.
+// complete tells whether a served volume has everything that was requested.
 func (m *Mounter) complete(rec *record, r MountRequest) (bool, error) {
 	if !rec.Running || r.Block == nil {
 		return rec.Running, nil
@@ -127,7 +129,8 @@ func (m *Mounter) complete(rec *record, r MountRequest) (bool, error) {
 	return slices.ContainsFunc(devs, func(l loopDev) bool { return l.ReadOnly }), err
 }
 
-// free finds nothing mounted at a path, after it has taken away what a mounter whose state is lost has left there.
+// free makes sure that nothing is mounted at a path. It removes a mount of the volume that an
+// earlier mounter left whose state was lost.
 func (m *Mounter) free(source, path string) error {
 	if err := unmountLazily(source, path); err != nil {
 		return err
@@ -138,7 +141,8 @@ func (m *Mounter) free(source, path string) error {
 	return fmt.Errorf("%w: something else is mounted at the target", ErrConflict)
 }
 
-// mount starts a server and mounts. On failure nothing is left but the loop devices, if there were any before.
+// mount starts a server and mounts. After a failure nothing is left, except loop devices that
+// existed before.
 func (m *Mounter) mount(ctx context.Context, v *volume, r MountRequest, loops *[]loopDev) (err error) {
 	rec := &record{places: v.places, Version: stateVersion, Volume: r.Volume, Source: r.Source, Target: r.Target,
 		Device: r.Device, ReadOnly: r.ReadOnly, Boot: bootID(), Loops: *loops}
@@ -153,7 +157,7 @@ func (m *Mounter) mount(ctx context.Context, v *volume, r MountRequest, loops *[
 	v.rec = rec
 	defer func() {
 		if err != nil {
-			// Not ctx: the clean-up must happen when the caller has gone.
+			// Not ctx: clean up even if the caller is gone.
 			err = errors.Join(err, m.clear(context.Background(), v, len(*loops) > 0))
 			*loops = rec.Loops
 		}

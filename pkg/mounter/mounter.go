@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Mounter supervises mount servers. Use Open, or Run for the whole service.
+// Mounter supervises mount servers. Use Open, or Run for the complete service.
 type Mounter struct {
 	opt  Options
 	lock *os.File
@@ -21,19 +21,19 @@ type Mounter struct {
 	volumes map[string]*volume // guarded by mu
 }
 
-// volume is what is known of one volume. All fields but places, which do not change, and lock belong
-// to the holder of lock.
+// volume is the state of one volume. The holder of lock owns all fields except lock itself and
+// places, which does not change.
 type volume struct {
 	places
-	lock  chan struct{} // holds one token while free
-	users int           // guarded by Mounter.mu: who waits for or holds the lock
+	lock  chan struct{} // holds one token while unlocked
+	users int           // guarded by Mounter.mu: how many wait for or hold the lock
 
-	rec  *record  // nil: not mounted here
-	proc *process // nil: no living server is known; with rec it has died
+	rec  *record  // nil if the volume is not mounted here
+	proc *process // nil if no running server is known; if rec is set, the server has died
 }
 
-// Open takes over the state directory: servers that still live are adopted, others are remembered as
-// dead until they are mounted again or unmounted.
+// Open takes ownership of the state directory. It adopts servers that still run. It remembers the
+// others as dead until their volumes are mounted again or unmounted.
 func Open(ctx context.Context, opt Options) (*Mounter, error) {
 	if err := opt.defaults(); err != nil {
 		return nil, err
@@ -71,12 +71,12 @@ func (m *Mounter) own(ctx context.Context) error {
 		case <-ctx.Done():
 			t.Stop()
 			f.Close()
-			return fmt.Errorf("state directory %s: another mounter has it: %w", m.opt.StateDir, err)
+			return fmt.Errorf("state directory %s: another mounter uses it: %w", m.opt.StateDir, err)
 		}
 	}
 }
 
-// Close gives the state directory up. Servers go on.
+// Close gives up the state directory. Mount servers keep running.
 func (m *Mounter) Close() error { return m.lock.Close() }
 
 func (m *Mounter) newVolume(id string) *volume {
@@ -85,7 +85,8 @@ func (m *Mounter) newVolume(id string) *volume {
 	return v
 }
 
-// acquire locks a volume, making its entry if need be. release drops entries that hold nothing.
+// acquire locks a volume and creates its entry if necessary. release drops entries that hold
+// nothing.
 func (m *Mounter) acquire(ctx context.Context, id string) (*volume, error) {
 	m.mu.Lock()
 	v := m.volumes[id]
@@ -100,7 +101,7 @@ func (m *Mounter) acquire(ctx context.Context, id string) (*volume, error) {
 		return v, nil
 	case <-ctx.Done():
 		m.leave(id, v)
-		return nil, fmt.Errorf("%w: another operation runs: %w", ErrBusy, ctx.Err())
+		return nil, fmt.Errorf("%w: another operation on the volume is running: %w", ErrBusy, ctx.Err())
 	}
 }
 
@@ -119,7 +120,7 @@ func (m *Mounter) leave(id string, v *volume) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v.users--
-	// Whoever holds the lock is a user too, so that with none left the fields may be read.
+	// The holder of the lock counts as a user. So if there are no users, the fields may be read.
 	if v.users == 0 && v.rec == nil {
 		delete(m.volumes, id)
 	}

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountsOf lists where a volume is mounted in this namespace, the topmost last.
+// mountsOf lists the mount points of a volume in this namespace, the topmost last.
 func mountsOf(source string) ([]string, error) {
 	infos, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
 		return !isOurs(i, source), false
@@ -27,17 +27,17 @@ func mountsOf(source string) ([]string, error) {
 	return paths, nil
 }
 
-// isNodes tells whether a mount holds device nodes of a raw block volume.
+// isNodes tells whether a mount holds the device nodes of a raw block volume.
 func isNodes(i *mountinfo.Info, source string) bool {
 	return i.Source == source && i.FSType == NodeFSType
 }
 
-// isOurs tells whether a mount is one of the volume's.
+// isOurs tells whether a mount belongs to the volume.
 func isOurs(i *mountinfo.Info, source string) bool {
 	return i.Source == source && (i.FSType == FSType || i.FSType == NodeFSType)
 }
 
-// at returns what is mounted at a path, the topmost, or nil.
+// at returns the topmost mount at a path, or nil.
 func at(path string) (*mountinfo.Info, error) {
 	infos, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(path))
 	if err != nil {
@@ -50,15 +50,16 @@ func at(path string) (*mountinfo.Info, error) {
 	return infos2[len(infos2)-1], nil
 }
 
-// As pkg/volume/fusefs has them for mounts of its own (mount.go there; this package stands beside it).
+// The same values as in pkg/volume/fusefs/mount.go, which this package must not import.
 const (
 	maxReadBytes = 1 << 20
 	readAheadKiB = 4096
 	maxRatio     = 40 // percent
 )
 
-// tune raises read-ahead and dirty limits of a mount whose INIT has been answered. Without it the mount
-// works, slower, so that a refusal (sysfs may be read-only in a container) is no error.
+// tune raises the read-ahead and dirty limits of a mount whose INIT has been answered. The mount
+// also works without it, but is slower, so a failure is no error (sysfs may be read-only in a
+// container).
 func tune(target string) {
 	top, err := at(target)
 	if err != nil || top == nil {
@@ -69,9 +70,9 @@ func tune(target string) {
 	_ = os.WriteFile(bdi+"max_ratio", []byte(strconv.Itoa(maxRatio)), 0)
 }
 
-// mountFuse makes the mount. The target is opened first so that what was checked is what is mounted
-// on. Nobody but a publication needs set-user-ID programs or devices of a volume, which may be hostile,
-// and nobody runs programs from a hidden mount.
+// mountFuse mounts the volume. It opens the target first, so that it mounts on exactly what was
+// checked. A volume may be hostile, so only publications allow set-user-ID programs and devices,
+// and a hidden mount allows no programs at all.
 func mountFuse(fuse *os.File, source, target string, readOnly, hidden bool) error {
 	fd, err := unix.Openat2(unix.AT_FDCWD, target, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
 	if err != nil {
@@ -93,7 +94,7 @@ func mountFuse(fuse *os.File, source, target string, readOnly, hidden bool) erro
 	return nil
 }
 
-// unmountLazily takes the volume's mounts at target away, however many lie there, and never hangs.
+// unmountLazily removes all mounts of the volume at target. It never hangs.
 func unmountLazily(source, target string) error {
 	for {
 		i, err := at(target)
@@ -112,15 +113,17 @@ func unmountLazily(source, target string) error {
 	}
 }
 
-// A mount counts as in use for a moment after its last file was closed: while some process looks up a path through it,
-// and while a container that starts takes away the copy of the mount table that its namespace began with.
+// A mount may still count as in use shortly after its last file was closed: while a process looks
+// up a path through it, and while a starting container discards the copy of the mount table that
+// its namespace began with.
 const (
 	busyTime = time.Second
 	busyTick = 10 * time.Millisecond
 )
 
-// unmount is umount(2) with a deadline: it may wait for a server that hangs. The call itself cannot be
-// taken back; its goroutine ends when the connection is aborted. What is in use is tried again for a second.
+// unmount is umount(2) with a deadline, because it may wait for a hanging server. The system call
+// itself cannot be cancelled; its goroutine ends when the connection is aborted. If the mount is in
+// use, unmount retries for a second.
 func unmount(ctx context.Context, target string) error {
 	done := make(chan error, 1)
 	go func() {
@@ -132,17 +135,17 @@ func unmount(ctx context.Context, target string) error {
 	case err := <-done:
 		switch {
 		case errors.Is(err, unix.EBUSY):
-			return fmt.Errorf("%w: somebody works in the staging directory", ErrBusy)
+			return fmt.Errorf("%w: a process uses a file or directory below the staging directory", ErrBusy)
 		case err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT):
 			return fmt.Errorf("unmount: %w", err)
 		}
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("%w: unmount hangs: %w", ErrBusy, ctx.Err())
+		return fmt.Errorf("%w: unmount does not return: %w", ErrBusy, ctx.Err())
 	}
 }
 
-// whileBusy tries once and, while the mount is in use, again at each tick.
+// whileBusy calls try once, and then at each tick while the mount is in use.
 func whileBusy(ctx context.Context, tick <-chan time.Time, ticks int, try func() error) error {
 	err := try()
 	for ; errors.Is(err, unix.EBUSY) && ticks > 0; ticks-- {
@@ -156,7 +159,7 @@ func whileBusy(ctx context.Context, tick <-chan time.Time, ticks int, try func()
 	return err
 }
 
-// openDevice opens exactly the device that was asked for, or nothing.
+// openDevice opens exactly the requested device, or fails.
 func openDevice(d Device, readOnly bool) (*os.File, error) {
 	flags := unix.O_NOFOLLOW | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_RDWR
 	if readOnly {
@@ -167,7 +170,7 @@ func openDevice(d Device, readOnly bool) (*os.File, error) {
 	}
 	fd, err := unix.Open(d.Path, flags, 0)
 	if errors.Is(err, unix.EBUSY) {
-		return nil, fmt.Errorf("%w: the device is claimed", ErrBusy)
+		return nil, fmt.Errorf("%w: another program has the device open exclusively", ErrBusy)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open device: %w", err)
@@ -188,7 +191,7 @@ func checkDevice(fd int, d Device) error {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		if d.Ino == 0 || st.Dev != d.Dev || st.Ino != d.Ino || st.Size < d.SizeBytes {
-			return fmt.Errorf("%w: the image is not the one that was asked for", ErrForeign)
+			return fmt.Errorf("%w: the image at this path is not the expected one", ErrForeign)
 		}
 	case unix.S_IFBLK:
 		size, err := unix.Seek(fd, 0, unix.SEEK_END)
@@ -196,15 +199,15 @@ func checkDevice(fd int, d Device) error {
 			return err
 		}
 		if d.Rdev == 0 || st.Rdev != d.Rdev || size < d.SizeBytes {
-			return fmt.Errorf("%w: the block device is not the one that was asked for", ErrForeign)
+			return fmt.Errorf("%w: the block device at this path is not the expected one", ErrForeign)
 		}
 	default:
-		return fmt.Errorf("%w: neither a block device nor an image", ErrForeign)
+		return fmt.Errorf("%w: the path is neither a block device nor an image file", ErrForeign)
 	}
 	return nil
 }
 
-// await waits for a channel, at most d.
+// await waits until a channel is closed, for at most d.
 func await(ctx context.Context, c <-chan struct{}, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// placeNodes lets the target hold nodes of the present devices.
+// placeNodes makes the target hold nodes of the present devices.
 func (m *Mounter) placeNodes(r *record) error {
 	devs, err := m.current(r)
 	if err != nil {
@@ -25,7 +25,7 @@ func (m *Mounter) placeNodes(r *record) error {
 		if ok || err != nil {
 			return err
 		}
-		// Of a server that died.
+		// These are nodes of a server that died.
 		m.opt.Hook("clear nodes")
 		if err := unmountLazily(r.Source, r.Target); err != nil {
 			return err
@@ -46,7 +46,7 @@ func makeNode(dir int, l loopDev) error {
 	return unix.Mknodat(dir, nodeName(l), unix.S_IFBLK|0o660, int(l.rdev()))
 }
 
-// addNodes adds nodes that are missing; false if one is there of another device.
+// addNodes adds missing nodes. It returns false if a node of another device is there.
 func addNodes(target string, devs []loopDev) (bool, error) {
 	dir, err := unix.Openat2(unix.AT_FDCWD, target, &unix.OpenHow{Flags: unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
 	if err != nil {
@@ -55,11 +55,11 @@ func addNodes(target string, devs []loopDev) (bool, error) {
 	defer unix.Close(dir)
 	for _, l := range devs {
 		if err := makeNode(dir, l); err != nil && !errors.Is(err, unix.EEXIST) {
-			return false, fmt.Errorf("make device node: %w", err)
+			return false, fmt.Errorf("create device node: %w", err)
 		}
 		var st unix.Stat_t
 		if err := unix.Fstatat(dir, nodeName(l), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return false, fmt.Errorf("device node: %w", err)
+			return false, fmt.Errorf("inspect device node: %w", err)
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFBLK || st.Rdev != l.rdev() {
 			return false, nil
@@ -68,7 +68,7 @@ func addNodes(target string, devs []loopDev) (bool, error) {
 	return true, nil
 }
 
-// mountNodes mounts a small file system with the nodes. It appears with all of them at once.
+// mountNodes mounts a tmpfs with the nodes. It appears with all of them at once.
 func mountNodes(source, target string, devs []loopDev) error {
 	at, err := unix.Openat2(unix.AT_FDCWD, target, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
 	if err != nil {
@@ -77,25 +77,25 @@ func mountNodes(source, target string, devs []loopDev) error {
 	defer unix.Close(at)
 	conf, err := unix.Fsopen(NodeFSType, unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		return fmt.Errorf("file system of device nodes: %w", err)
+		return fmt.Errorf("tmpfs of device nodes: %w", err)
 	}
 	defer unix.Close(conf)
 	for _, o := range [][2]string{{"source", source}, {"size", "64k"}, {"nr_inodes", "8"}, {"mode", "0700"}} {
 		if err := unix.FsconfigSetString(conf, o[0], o[1]); err != nil {
-			return fmt.Errorf("file system of device nodes: %s: %w", o[0], err)
+			return fmt.Errorf("tmpfs of device nodes: %s: %w", o[0], err)
 		}
 	}
 	if err := unix.FsconfigCreate(conf); err != nil {
-		return fmt.Errorf("file system of device nodes: %w", err)
+		return fmt.Errorf("tmpfs of device nodes: %w", err)
 	}
 	mnt, err := unix.Fsmount(conf, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
 	if err != nil {
-		return fmt.Errorf("file system of device nodes: %w", err)
+		return fmt.Errorf("tmpfs of device nodes: %w", err)
 	}
 	defer unix.Close(mnt)
 	for _, l := range devs {
 		if err := makeNode(mnt, l); err != nil {
-			return fmt.Errorf("make device node: %w", err)
+			return fmt.Errorf("create device node: %w", err)
 		}
 	}
 	if err := unix.MoveMount(mnt, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {

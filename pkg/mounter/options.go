@@ -11,27 +11,34 @@ import (
 
 // Options configure Run.
 type Options struct {
-	// StateDir keeps records, sockets and the lock; made with mode 0700. It must not be on a Sealvol volume.
+	// StateDir holds records, sockets and the lock; it is created with mode 0700. It must not be on
+	// a Sealvol volume.
 	StateDir string
-	// Command starts a mount server, that is a program that calls RunServer. Default: this program with "mount".
+	// Command starts a mount server, which is a program that calls RunServer. Default: this program
+	// with the argument "mount".
 	Command []string
-	// LoopCommand starts the helper for loop devices, a program that calls RunLoop. Default: this program with "loop".
+	// LoopCommand starts the helper for loop devices, which is a program that calls RunLoop.
+	// Default: this program with the argument "loop".
 	LoopCommand []string
 	// Env is added to a server's environment.
 	Env []string
-	// UID and GID run servers as another user, 0 as this one. The user must be able to execute Command.
+	// UID and GID are the user and group of the servers; 0 means those of this process. The user
+	// must be able to execute Command.
 	UID, GID uint32
-	// Cgroup is a cgroup v2 directory in which each server gets a group of its own, "" for none.
+	// Cgroup is a cgroup v2 directory in which each server gets a cgroup of its own, or "" for
+	// none.
 	Cgroup string
-	// MemoryBytes bounds each volume's memory, 0 for the engine's default.
+	// MemoryBytes limits the memory of each volume; 0 means the engine's default.
 	MemoryBytes int64
-	// RuntimeDir gets a link to each mount's control socket, by which control.Find finds it, "" for none.
+	// RuntimeDir gets a link to each mount's control socket, so that control.Find finds it; "" for
+	// none.
 	RuntimeDir string
-	// MountTimeout bounds one mount (log replay included), StopTimeout the final commit of an unmount.
-	// Defaults: 90 s and 60 s.
+	// MountTimeout bounds one mount (log replay included), StopTimeout the final commit of an
+	// unmount. Defaults: 90 s and 60 s.
 	MountTimeout, StopTimeout time.Duration
-	// TakesServers says that servers are killed when this process ends, as those of a container are with its first process: when it is
-	// told to end, they first write all that they have. Without it they go on.
+	// TakesServers says that servers are killed when this process ends, as in a container whose
+	// first process it is. At shutdown, the mounter then first makes all servers write all their
+	// data. Without it, servers keep running.
 	TakesServers bool
 	// Log gets one line for each start, end and error. Default: slog.Default.
 	Log *slog.Logger
@@ -68,10 +75,10 @@ func (o *Options) defaults() error {
 	return nil
 }
 
-// SocketPath is where a mounter with this state directory listens.
+// SocketPath returns the socket on which a mounter with this state directory listens.
 func SocketPath(stateDir string) string { return filepath.Join(stateDir, "mounter.sock") }
 
-// ControlPath is the control socket (package control) of a volume's mount server.
+// ControlPath returns the control socket (package control) of a volume's mount server.
 func ControlPath(stateDir, volume string) string {
 	return (&Options{StateDir: stateDir}).places(volume).control
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
-// process is a mount server, started or adopted.
+// process is a mount server that was started or adopted.
 type process struct {
 	pid     int
 	start   uint64
@@ -34,8 +34,8 @@ type process struct {
 	exit         error    // valid after dead. Guarded by mu.
 }
 
-// alive asks the kernel about a child: dead is closed a moment after it has ended,
-// and in that moment a dead server must not be taken for one that serves.
+// alive asks the kernel about a child. dead is closed a moment after the child has ended, and in
+// that moment a dead server must not count as running.
 func (p *process) alive() bool {
 	select {
 	case <-p.dead:
@@ -47,16 +47,16 @@ func (p *process) alive() bool {
 	}
 	var info unix.Siginfo
 	err := unix.Waitid(unix.P_PID, p.pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
-	return err == nil && info.Signo == 0 // ECHILD: it has been waited for already
+	return err == nil && info.Signo == 0 // ECHILD: another goroutine has waited for it already
 }
 
-// ended closes what the mounter held. With the last descriptor of /dev/fuse the kernel aborts the connection.
-// Takeover would start a successor here instead.
+// ended closes what the mounter held. With the last descriptor of /dev/fuse the kernel aborts the
+// connection. A takeover would start a successor here instead.
 func (p *process) ended(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.exit = err
-	close(p.dead) // first: whoever sees the connection cut must not be told that the server lives
+	close(p.dead) // first, because whoever sees the connection break must not hear that the server is alive
 	p.dropLocked()
 }
 
@@ -70,19 +70,20 @@ func (p *process) dropLocked() {
 	p.fuse, p.device = nil, nil
 }
 
-// drop lets go of the duplicates while the server lives.
+// drop closes the duplicates while the server runs.
 func (p *process) drop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.dropLocked()
 }
 
-// withFuse runs f with the duplicate of /dev/fuse, which stays open meanwhile. f must not wait for the server.
+// withFuse runs f with the duplicate of /dev/fuse, which stays open until f returns. f must not
+// wait for the server.
 func (p *process) withFuse(f func(*os.File) error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.fuse == nil {
-		return fmt.Errorf("%w: it has ended", ErrServer)
+		return fmt.Errorf("%w: the process has ended", ErrServer)
 	}
 	return f(p.fuse)
 }
@@ -109,7 +110,7 @@ type handshake struct {
 func (h *handshake) expect(want string) error {
 	var m step
 	if err := receiveLine(h.in, &m); err != nil {
-		return fmt.Errorf("%w: no %q from it: %w", ErrServer, want, err)
+		return fmt.Errorf("%w: it did not send step %q: %w", ErrServer, want, err)
 	}
 	if m.Error != nil {
 		err := m.Error.err()
@@ -121,21 +122,21 @@ func (h *handshake) expect(want string) error {
 		return fmt.Errorf("%w: %w", ErrServer, err)
 	}
 	if m.Step != want {
-		return fmt.Errorf("%w: step %q instead of %q", ErrServer, m.Step, want)
+		return fmt.Errorf("%w: it sent step %q, want %q", ErrServer, m.Step, want)
 	}
 	return nil
 }
 
-// start starts a server for r, with its socket where the volume has its place; nothing is mounted yet.
+// start starts a server for r, with its socket at the volume's place. Nothing is mounted yet.
 func (o Options) start(ctx context.Context, r MountRequest, at places) (p *process, h *handshake, err error) {
-	var closeAll []*os.File // this side's copies of what only the child needs
+	var closeAll []*os.File // this side's copies of descriptors that only the child needs
 	defer func() {
 		for _, f := range closeAll {
 			f.Close()
 		}
 	}()
 	p = &process{dead: make(chan struct{}), ask: control.Client{Path: at.control}}
-	started := p // the results are nil on the way out with an error
+	started := p // the results are nil when an error is returned
 	defer func() {
 		if err != nil {
 			started.drop()
@@ -183,15 +184,15 @@ func (o Options) start(ctx context.Context, r MountRequest, at places) (p *proce
 		return nil, nil, err
 	}
 	if err := o.tell(ctx, conn, keysW, r); err != nil {
-		conn.Close() // without it the server ends even if it could not be killed
+		conn.Close() // without the connection, the server ends even if killing it failed
 		return nil, nil, fmt.Errorf("%w: %w", ErrServer, errors.Join(err, p.end()))
 	}
 	return p, &handshake{conn: conn, in: bufio.NewReaderSize(conn, maxHandshake)}, nil
 }
 
-// tell gives a server its keys and its configuration.
+// tell sends a server its keys and its configuration.
 func (o Options) tell(ctx context.Context, conn net.Conn, keys *os.File, r MountRequest) error {
-	// A pipe takes far more than this without a reader.
+	// A pipe holds far more than this without a reader.
 	raw := r.Keys.raw()
 	_, err := keys.Write(raw)
 	clear(raw)
@@ -205,7 +206,7 @@ func (o Options) tell(ctx context.Context, conn net.Conn, keys *os.File, r Mount
 		Instance: r.Instance, Own: r.RejectCopy, Anchor: r.Anchor, MemoryBytes: o.MemoryBytes, RequestID: requestid.From(ctx)})
 }
 
-// spawn starts the process, in a cgroup if it is to have one.
+// spawn starts the process, in a cgroup if one is configured.
 func (o Options) spawn(p *process, volume, group string, files []*os.File) error {
 	cmd := exec.Command(o.Command[0], o.Command[1:]...)
 	cmd.Args[0] = "sealvol-mount:" + volume // what ps shows
@@ -219,11 +220,11 @@ func (o Options) spawn(p *process, volume, group string, files []*os.File) error
 	}
 	if group != "" {
 		if err := os.Mkdir(group, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("cgroup: %w", err)
+			return fmt.Errorf("create cgroup: %w", err)
 		}
 		f, err := os.Open(group)
 		if err != nil {
-			return fmt.Errorf("cgroup: %w", err)
+			return fmt.Errorf("open cgroup: %w", err)
 		}
 		defer f.Close()
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(f.Fd())
@@ -242,7 +243,7 @@ func (o Options) spawn(p *process, volume, group string, files []*os.File) error
 	return nil
 }
 
-// end kills the server and waits for its end.
+// end kills the server and waits until it has ended.
 func (p *process) end() error {
 	err := p.kill()
 	<-p.dead
@@ -257,9 +258,10 @@ func notGone(err error) error {
 	return err
 }
 
-// startAsIOFlusher starts a command with PR_SET_IO_FLUSHER (prctl(2): for FUSE daemons, "so that memory
-// reclaim does not wait for the file system that is to free the memory"), which children inherit over exec. It needs
-// CAP_SYS_RESOURCE; without it the server starts all the same. The thread with the changed flag is thrown away.
+// startAsIOFlusher starts a command with PR_SET_IO_FLUSHER, which prctl(2) recommends for FUSE
+// daemons so that memory reclaim does not wait for the file system itself. Children inherit it over
+// exec. It needs CAP_SYS_RESOURCE; without it, the server starts all the same. The thread with the
+// changed flag is discarded.
 func startAsIOFlusher(cmd *exec.Cmd) error {
 	done := make(chan error)
 	go func() {
@@ -270,15 +272,15 @@ func startAsIOFlusher(cmd *exec.Cmd) error {
 	return <-done
 }
 
-// stopHard ends a server that must not go on, and waits for its end.
+// stopHard kills a server that must not continue, and waits until it has ended.
 func (p *process) stopHard(ctx context.Context, wait time.Duration) error {
 	var killed error
 	if p.alive() {
 		killed = notGone(p.kill())
 	}
-	p.drop() // else it may wait for ever in the kernel for its own connection
+	p.drop() // otherwise it may wait in the kernel for its own connection, for ever
 	if !await(ctx, p.dead, wait) {
-		return errors.Join(fmt.Errorf("%w: mount server %d does not end", ErrBusy, p.pid), killed)
+		return errors.Join(fmt.Errorf("%w: the mount server (pid %d) does not exit", ErrBusy, p.pid), killed)
 	}
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fusePath is where a volume's files are mounted.
+// fusePath returns where a volume's files are mounted.
 func (r *record) fusePath() string {
 	if r.BlockBytes > 0 {
 		return r.hidden
@@ -20,8 +20,9 @@ func (r *record) fusePath() string {
 	return r.Target
 }
 
-// finish does what is left once a server serves: the volume takes in what its device has grown by while nobody had it mounted, and a
-// raw block volume gets its device. Whatever part of it was done before is found.
+// finish completes a mount after its server has started: the volume grows by what its device has
+// grown while it was not mounted, and a raw block volume gets its device. It skips what was done
+// before.
 func (m *Mounter) finish(ctx context.Context, v *volume, r MountRequest) error {
 	if !r.ReadOnly {
 		m.opt.Hook("grow")
@@ -42,7 +43,7 @@ func (m *Mounter) finish(ctx context.Context, v *volume, r MountRequest) error {
 	return v.rec.save()
 }
 
-// current returns the loop devices of the mount that is there now: those whose file has its device number.
+// current returns the loop devices of the present mount: those whose file has its device number.
 func (m *Mounter) current(r *record) (devs []loopDev, err error) {
 	top, err := at(r.fusePath())
 	if err != nil || top == nil {
@@ -57,7 +58,7 @@ func (m *Mounter) current(r *record) (devs []loopDev, err error) {
 	return devs, nil
 }
 
-// attach makes or finds file and loop devices of at least the size.
+// attach finds or creates the file and the loop devices, of at least the given size.
 func (m *Mounter) attach(ctx context.Context, v *volume, sizeBytes int64, readOnlyToo bool) error {
 	have, err := m.current(v.rec)
 	if err != nil {
@@ -80,12 +81,13 @@ func (m *Mounter) attach(ctx context.Context, v *volume, sizeBytes int64, readOn
 	defer cancel()
 	r, err := m.loop(ctx, loopCall{Attach: c})
 	if err != nil {
-		return fmt.Errorf("raw block device: %w", err)
+		return fmt.Errorf("attach raw block device: %w", err)
 	}
 	if len(r.Devs) != len(c.Want) {
-		return errors.New("raw block device: the loop helper answered something else")
+		return errors.New("attach raw block device: unexpected answer of the loop helper")
 	}
-	// The helper has found all that are bound to the file: what else the record has of this mount is gone.
+	// The helper has found all devices that are bound to the file. Whatever else the record lists
+	// for this mount is gone.
 	now := r.Devs[0].Dev
 	v.rec.Loops = append(slices.DeleteFunc(v.rec.Loops, func(l loopDev) bool { return l.Dev == now }), r.Devs...)
 	v.rec.BlockBytes = r.SizeBytes / RawAlign * RawAlign
@@ -93,8 +95,9 @@ func (m *Mounter) attach(ctx context.Context, v *volume, sizeBytes int64, readOn
 	return v.rec.save()
 }
 
-// letGo takes the devices of a volume away, first the nodes: nobody can publish them any more. dead: their server has ended.
-// The record stays, as one that is not complete: mounting again repairs it.
+// letGo removes the devices of a volume, first the nodes, so that no publish can use them any more.
+// dead says that their server has ended. The record stays and says that the mount is incomplete;
+// mounting again repairs it.
 func (m *Mounter) letGo(ctx context.Context, r *record, dead bool) error {
 	if r.BlockBytes == 0 {
 		return nil
@@ -127,13 +130,14 @@ func (m *Mounter) letGo(ctx context.Context, r *record, dead bool) error {
 		_, err = m.loop(ctx, loopCall{Detach: &detachCall{Devs: now}})
 	}
 	if err != nil {
-		return fmt.Errorf("raw block device: %w", err)
+		return fmt.Errorf("detach raw block device: %w", err)
 	}
 	r.Loops = nil
 	return r.save()
 }
 
-// findLoops adds to the record what a crash kept out of it: devices on the file of the mount that is there.
+// findLoops adds devices to the record that a crash kept out of it: those bound to the file of the
+// present mount.
 func (m *Mounter) findLoops(r *record) error {
 	path := r.fusePath()
 	top, err := at(path)
@@ -152,7 +156,7 @@ func (m *Mounter) findLoops(r *record) error {
 	return nil
 }
 
-// makeHidden makes the directory for the mount of a raw block volume.
+// makeHidden creates the directory for the hidden mount of a raw block volume.
 func (m *Mounter) makeHidden(r *record) error {
 	if r.BlockBytes == 0 {
 		return nil
@@ -165,7 +169,8 @@ func (m *Mounter) makeHidden(r *record) error {
 	return nil
 }
 
-// removeHidden removes it when nothing is mounted there any more; with anything in it, it stays.
+// removeHidden removes that directory when nothing is mounted on it any more. If it is not empty,
+// it stays.
 func (m *Mounter) removeHidden(v *volume) {
 	if err := unix.Rmdir(v.hidden); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		m.opt.Log.Warn("hidden mount point not removed", "volume", v.rec.Volume, "error", err)

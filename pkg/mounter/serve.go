@@ -20,7 +20,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
-// Descriptors of a mount server.
+// The descriptors of a mount server.
 const (
 	fdHandshake = 3 + iota
 	fdKeys
@@ -29,40 +29,43 @@ const (
 	fdControl
 )
 
-// ServeConfig is all that a mount server gets.
+// ServeConfig is everything that a mount server gets.
 type ServeConfig struct {
 	Volume string
-	// Device is open for reading and, unless ReadOnly, writing. Nothing is locked: who opens the volume
-	// takes its exclusive lock on this very descriptor (a duplicate in the mounter shares it).
+	// Device is open for reading and, unless ReadOnly, for writing. It is not locked: opening the
+	// volume takes its exclusive lock on this descriptor (a duplicate in the mounter shares it).
 	Device *os.File
-	// Fuse is /dev/fuse, not to be read before Ready has returned.
+	// Fuse is /dev/fuse. It must not be read before Ready has returned.
 	Fuse *os.File
-	// Keys are to be copied into locked memory and cleared as soon as the volume is open.
+	// Keys must be copied into locked memory, and cleared as soon as the volume is open.
 	Keys     Keys
 	ReadOnly bool
-	// Format, if not nil, allows formatting of a device that is blank. Otherwise ErrBlank; one that
-	// holds anything else is ErrForeign.
+	// Format, if not nil, allows formatting a blank device. Without it, a blank device is ErrBlank.
+	// A device that holds anything else is ErrForeign.
 	Format *Format
-	// Block says that the volume holds the one file of a raw block device.
+	// Block says that the volume holds the file of a raw block device.
 	Block bool
-	// Instance is the UUID that the device is to have; "": what it has. Own: one that has another one is to be refused (ErrCopy).
+	// Instance is the UUID that the device must get; "" keeps the present one. Own refuses a device
+	// that has another one (ErrCopy).
 	Instance string
 	Own      bool
-	// Anchor is what the device must hold, or what follows from it, else ErrRolledBack; "": none is known.
+	// Anchor is the state that the device must hold, or a newer one that follows from it; otherwise
+	// the error is ErrRolledBack. "" means that there is no anchor.
 	Anchor string
-	// MemoryBytes bounds everything the volume keeps in memory. 0: the engine's default.
+	// MemoryBytes limits everything that the volume keeps in memory; 0 means the engine's default.
 	MemoryBytes int64
 
-	// Ready is to be called once, when the volume is open and nothing stands in the way of serving: it
-	// starts the control socket with m and returns when the mount exists. After an error, give up.
+	// Ready must be called once, when the volume is open and can be served. It starts the control
+	// socket with m and returns when the mount exists. After an error, give up.
 	Ready func(ctx context.Context, m control.Mux) error
-	// Serving is to be called once, when the kernel's INIT has been answered.
+	// Serving must be called once, when the kernel's INIT has been answered.
 	Serving func()
 }
 
-// Serve opens a volume, serves it until it is unmounted (reading Fuse gives ENODEV), until a Handler's
-// Unmount or until ctx ends, closes it and returns. It must not return nil before everything is durable. Errors that
-// the caller can act upon wrap ErrWrongKey, ErrForeign, ErrDamaged or ErrBlank.
+// Serve opens a volume and serves it until it is unmounted (reading Fuse returns ENODEV), until a
+// Handler's Unmount, or until ctx ends. Then it closes the volume and returns. It must not return
+// nil before everything is durable. Errors that the caller can act upon wrap ErrWrongKey,
+// ErrForeign, ErrDamaged or ErrBlank.
 type Serve func(ctx context.Context, c ServeConfig) error
 
 // serverConfig is the first message of the handshake.
@@ -75,11 +78,11 @@ type serverConfig struct {
 	Own         bool    `json:"own,omitempty"`
 	Anchor      string  `json:"anchor,omitempty"`
 	MemoryBytes int64   `json:"memoryBytes,omitempty"`
-	// RequestID is of the call that the mount is part of.
+	// RequestID is the id of the call that the mount belongs to.
 	RequestID string `json:"requestId,omitempty"`
 }
 
-// step is every later message: opened ◄, mounted ►, serving ◄.
+// step is each later message: opened ◄, mounted ►, serving ◄.
 type step struct {
 	Step  string     `json:"step,omitempty"`
 	Error *wireError `json:"error,omitempty"`
@@ -87,11 +90,11 @@ type step struct {
 
 const maxHandshake = 64 << 10
 
-// RunServer is the whole of a mount server's process, which a mounter has started. It returns when
-// serving has ended.
+// RunServer is the process of a mount server that a mounter has started. It returns when serving
+// has ended.
 func RunServer(ctx context.Context, serve Serve) error {
-	signal.Ignore(syscall.SIGPIPE) // a log that nobody reads must not end the server
-	// Not traceable by its own user, no core dump: memory holds keys.
+	signal.Ignore(syscall.SIGPIPE) // a server must not end because its log lost its reader
+	// Its own user cannot trace it, and it dumps no core, because its memory holds keys.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("mount server: PR_SET_DUMPABLE: %w", err)
 	}
@@ -100,7 +103,7 @@ func RunServer(ctx context.Context, serve Serve) error {
 	}
 	s, err := newServer()
 	if err != nil {
-		return fmt.Errorf("mount server: %w (it is started by the mounter, not by hand)", err)
+		return fmt.Errorf("mount server: %w (the mounter starts this command; do not run it by hand)", err)
 	}
 	defer s.hand.Close()
 	ctx, cancel := context.WithCancel(requestid.With(ctx, s.cfg.RequestID))
@@ -156,14 +159,15 @@ func newServer() (*server, error) {
 	}
 	ul, ok := l.(*net.UnixListener)
 	if !ok {
-		return nil, errors.New("the control descriptor is no unix socket")
+		return nil, errors.New("the control descriptor is not a unix socket")
 	}
 	ul.SetUnlinkOnClose(false)
 	s.listen = ul
 	return s, nil
 }
 
-// readKeys reads the key pipe without ever growing a buffer, which would leave copies behind.
+// readKeys reads the key pipe without growing a buffer, which would leave copies of the keys
+// behind.
 func readKeys(f *os.File) (Keys, error) {
 	defer f.Close()
 	buf := make([]byte, 2*KeyBytes+1)
@@ -190,7 +194,7 @@ func (s *server) config(ctx context.Context) ServeConfig {
 	return ServeConfig{
 		Volume: s.cfg.Volume, Keys: s.keys, ReadOnly: s.cfg.ReadOnly, Format: s.cfg.Format, Block: s.cfg.Block, Instance: s.cfg.Instance, Own: s.cfg.Own, Anchor: s.cfg.Anchor, MemoryBytes: s.cfg.MemoryBytes,
 		Device: os.NewFile(fdDevice, "device"), Fuse: os.NewFile(fdFuse, "/dev/fuse"),
-		Ready: s.ready, // A mounter that died meanwhile is no reason to stop: the next one adopts this server.
+		Ready: s.ready, // not an error if the mounter died in the meantime: the next mounter adopts this server
 		Serving: func() {
 			s.log.InfoContext(ctx, "serving", "volume", s.cfg.Volume, "readOnly", s.cfg.ReadOnly)
 			_ = s.send(step{Step: "serving"})
@@ -204,7 +208,7 @@ func (s *server) ready(ctx context.Context, mux control.Mux) error {
 	}
 	var m step
 	if err := s.receive(&m); err != nil {
-		return fmt.Errorf("the mounter went away: %w", err)
+		return fmt.Errorf("the mounter closed the handshake: %w", err)
 	}
 	if err := m.Error.err(); err != nil {
 		return err
@@ -214,9 +218,9 @@ func (s *server) ready(ctx context.Context, mux control.Mux) error {
 	}
 	s.isReady = true
 	s.control.Go(func() {
-		// The volume is served all the same, but nobody can ask for anything but its end any more.
+		// The volume stays served, but the only request that it can still get is a signal to end.
 		if err := control.Serve(ctx, s.listen, mux); err != nil {
-			s.log.Error("control socket ended", "volume", s.cfg.Volume, "error", err)
+			s.log.Error("control socket failed", "volume", s.cfg.Volume, "error", err)
 		}
 	})
 	return nil

@@ -18,16 +18,17 @@ import (
 
 // Limits of the mounter's socket.
 const (
-	maxConns    = 256 // a node that starts has all its volumes mounted at once, and some have 128
+	maxConns    = 256 // a node that starts mounts all its volumes at once, up to 128
 	readTimeout = 10 * time.Second
-	ownTimeout  = 15 * time.Second // for the mounter before to end
+	ownTimeout  = 15 * time.Second // for the previous mounter to end
 )
 
-// Run is the mounter's service: it serves SocketPath(opt.StateDir) until ctx ends or a caller's Quit finds
-// it idle. Mount servers go on without it.
+// Run is the mounter's service. It serves SocketPath(opt.StateDir) until ctx ends, or until a
+// caller's Quit finds it idle. Mount servers keep running without it.
 func Run(ctx context.Context, opt Options) (err error) {
-	signal.Ignore(syscall.SIGPIPE) // who reads the log may go; the mounter stays
-	// Whoever starts a second mounter by mistake must not leave it waiting for the first one's end.
+	signal.Ignore(syscall.SIGPIPE) // the mounter must not end because its log lost its reader
+	// If another mounter runs, fail after a while: a second mounter that was started by mistake
+	// must not wait for it for ever.
 	openCtx, cancelOpen := context.WithTimeout(ctx, ownTimeout)
 	m, err := Open(openCtx, opt)
 	cancelOpen()
@@ -48,7 +49,7 @@ func Run(ctx context.Context, opt Options) (err error) {
 	slots := make(chan struct{}, maxConns)
 	s := &service{m: m, quit: func() {
 		cancel()
-		l.Close() // now: who is told that it ends must not reach it any more
+		l.Close() // close it now: a caller that hears that the mounter ends must not reach it any more
 	}}
 	for {
 		c, err := l.AcceptUnix()
@@ -73,7 +74,7 @@ func Run(ctx context.Context, opt Options) (err error) {
 	}
 }
 
-// syncAll has all servers write what they have.
+// syncAll makes all servers write their data.
 func (m *Mounter) syncAll() {
 	ctx, cancel := context.WithTimeout(context.Background(), m.opt.StopTimeout)
 	defer cancel()
@@ -83,9 +84,9 @@ func (m *Mounter) syncAll() {
 			continue
 		}
 		wg.Go(func() {
-			// Not by Mounter.server, which waits for whoever works on the volume.
+			// Not through Mounter.server, which waits for running operations on the volume.
 			if err := (control.Client{Path: ControlPath(m.opt.StateDir, i.Volume)}).Sync(ctx); err != nil {
-				m.opt.Log.Error("a mount server ends with the mounter, and did not write all that it has", "volume", i.Volume, "error", err)
+				m.opt.Log.Error("cannot write all data before the shutdown: writes that were not synced may be lost when the mount server ends", "volume", i.Volume, "error", err)
 			}
 		})
 	}
@@ -95,7 +96,7 @@ func (m *Mounter) syncAll() {
 type service struct {
 	m    *Mounter
 	quit func()
-	busy atomic.Int64 // mounts and unmounts that run
+	busy atomic.Int64 // running mounts and unmounts
 }
 
 func (s *service) conn(ctx context.Context, c *net.UnixConn) {
@@ -112,8 +113,8 @@ func (s *service) conn(ctx context.Context, c *net.UnixConn) {
 	ctx = requestid.With(ctx, e.RequestID)
 	var out reply
 	if err == nil {
-		// The operation outlives its caller, who will repeat it: half a mount is of no use to anybody.
-		// It also outlives a mounter that is asked to end; the timeouts bound it.
+		// The operation continues without its caller, who will retry it: a half-finished mount is
+		// of no use. It also continues when the mounter is asked to end; its timeouts bound it.
 		begin := time.Now()
 		out, err = s.answer(context.WithoutCancel(ctx), in, secret)
 		s.logged(ctx, in, begin, err)
@@ -133,8 +134,8 @@ func (s *service) conn(ctx context.Context, c *net.UnixConn) {
 	}
 }
 
-// logged writes one line for a request: failures as warnings. What a request changes says so by a
-// line of its own, so that the rest is for debugging.
+// logged logs a request: failures as warnings. What a request changes has a log line of its own, so
+// everything else is logged at debug level.
 func (s *service) logged(ctx context.Context, in call, begin time.Time, err error) {
 	level := slog.LevelDebug
 	attrs := []slog.Attr{slog.String("op", in.Op), slog.String("took", time.Since(begin).Round(10*time.Microsecond).String())}
@@ -143,8 +144,8 @@ func (s *service) logged(ctx context.Context, in call, begin time.Time, err erro
 	}
 	if err != nil {
 		attrs = append(attrs, slog.String("error", err.Error()))
-		// Nothing is wrong when a volume is not here, is no longer, or was never made: callers ask to
-		// know that.
+		// No warning if a volume is not mounted, has died or is blank: callers ask in order to find
+		// out.
 		if !errors.Is(err, ErrNotMounted) && !errors.Is(err, ErrDead) && !errors.Is(err, ErrBlank) {
 			level = slog.LevelWarn
 		}

@@ -10,11 +10,12 @@ import (
 	"syscall"
 )
 
-// maxLogBytes of a spawned mounter's log; at the next start beyond it the log is renamed to .1.
+// maxLogBytes is when a spawned mounter's log is renamed to .1 at the next start.
 const maxLogBytes = 8 << 20
 
-// Spawn returns a client of the mounter with this state directory, starting one with command if none
-// answers. The mounter has a session of its own and a log file in the state directory, so that it outlives the caller.
+// Spawn returns a client of the mounter with this state directory, and starts one with command if
+// none answers. The mounter gets a session of its own and a log file in the state directory, so it
+// survives the caller.
 func Spawn(ctx context.Context, stateDir string, command []string) (Client, error) {
 	stateDir, err := filepath.Abs(stateDir)
 	if err != nil {
@@ -29,7 +30,7 @@ func Spawn(ctx context.Context, stateDir string, command []string) (Client, erro
 	}
 	logName := filepath.Join(stateDir, "mounter.log")
 	if fi, err := os.Lstat(logName); err == nil && fi.Size() > maxLogBytes {
-		_ = os.Rename(logName, logName+".1") // else it grows on: no reason to keep volumes from being mounted
+		_ = os.Rename(logName, logName+".1") // if this fails, the log keeps growing, which must not prevent mounts
 	}
 	log, err := os.OpenFile(logName, os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -45,11 +46,11 @@ func Spawn(ctx context.Context, stateDir string, command []string) (Client, erro
 	}
 	gone := make(chan struct{})
 	go func() {
-		_ = cmd.Wait() // why it ended is in its log
+		_ = cmd.Wait() // its log says why it ended
 		close(gone)
 	}()
 	if err := c.WaitUp(ctx, gone); err != nil {
-		return c, fmt.Errorf("start the mounter (see %s): %w", logName, err)
+		return c, fmt.Errorf("start the mounter: %w (its log is %s)", err, logName)
 	}
 	return c, nil
 }

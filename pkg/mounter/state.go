@@ -16,7 +16,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/atomicfile"
 )
 
-// record is one volume's state.json. It is written before what it announces happens.
+// record is the state.json of a volume. It is written before the change that it announces.
 type record struct {
 	places
 	Version  int    `json:"version"`
@@ -25,12 +25,14 @@ type record struct {
 	Target   string `json:"target"`
 	Device   Device `json:"device"`
 	ReadOnly bool   `json:"readOnly,omitempty"`
-	Running  bool   `json:"running,omitempty"` // all that was asked for is there
-	// Of a raw block volume: the size of its device, and all loop devices that were bound to its file: those of servers that died
-	// stay until the volume is unmounted, because a number that is used again would give others' data to who still has an old node.
+	Running  bool   `json:"running,omitempty"` // everything that was requested is there
+	// For a raw block volume: the size of its device, and all loop devices that were bound to its
+	// file. Devices of servers that died stay until the volume is unmounted: if their numbers were
+	// reused, a program that still has an old node would get another volume's data.
 	BlockBytes int64     `json:"blockBytes,omitempty"`
 	Loops      []loopDev `json:"loops,omitempty"`
-	// PID and Start (clock ticks since boot, field 22 of /proc/PID/stat) name the server; 0 before it exists.
+	// PID and Start (clock ticks since boot, field 22 of /proc/PID/stat) identify the server; they
+	// are 0 before it exists.
 	PID   int    `json:"pid,omitempty"`
 	Start uint64 `json:"start,omitempty"`
 	Boot  string `json:"boot"` // boot id: pids of another boot mean nothing
@@ -41,15 +43,15 @@ const (
 	maxStateBytes = 64 << 10
 )
 
-// places are where a mounter keeps what it has of a volume.
+// places are the paths that a mounter uses for a volume.
 type places struct {
-	dir     string // of its record
+	dir     string // holds its record
 	control string // the control socket of its server
-	hidden  string // where the volume of a raw block device is mounted: in nobody's way, and never inside of what forget removes
-	group   string // the cgroup of its server, "" for none
+	hidden  string // where the volume of a raw block device is mounted: hidden from pods, and never inside of what forget removes
+	group   string // the cgroup of its server, or ""
 }
 
-// places of a volume. The id is hashed: it is not a file name.
+// places returns the paths of a volume. The id is hashed, because it may not be a valid file name.
 func (o *Options) places(volume string) places {
 	h := sha256.Sum256([]byte(volume))
 	name := hex.EncodeToString(h[:16])
@@ -70,7 +72,7 @@ func (r *record) save() error {
 		return err
 	}
 	name := filepath.Join(r.dir, "state.json")
-	// Volatile: processes and mounts do not outlive the machine, nor need their records.
+	// Volatile: after a reboot there are no processes and mounts, so records are not needed.
 	return atomicfile.Write(name, b, atomicfile.Options{Temp: name + ".tmp", Volatile: true})
 }
 
@@ -85,14 +87,14 @@ func loadRecord(dir string) (record, error) {
 		return record{}, err
 	}
 	if fi.Size() > maxStateBytes {
-		return record{}, fmt.Errorf("%s: state too long", dir)
+		return record{}, fmt.Errorf("%s: state.json is too long", dir)
 	}
 	var r record
 	if err := json.NewDecoder(f).Decode(&r); err != nil {
-		return record{}, fmt.Errorf("%s: %w", dir, err)
+		return record{}, fmt.Errorf("%s: decode state.json: %w", dir, err)
 	}
 	if r.Version != stateVersion || checkTarget(r.Volume, r.Source, r.Target) != nil {
-		return record{}, fmt.Errorf("%s: not a state of version %d", dir, stateVersion)
+		return record{}, fmt.Errorf("%s: state.json is not of version %d; it was written by another version of Sealvol", dir, stateVersion)
 	}
 	return r, nil
 }
@@ -102,13 +104,14 @@ func bootID() string {
 	return strings.TrimSpace(string(b))
 }
 
-// startTime is field 22 of /proc/PID/stat (proc(5)); with the pid it names a process for as long as the machine runs.
+// startTime returns field 22 of /proc/PID/stat (proc(5)). Together with the pid it identifies a
+// process until the next boot.
 func startTime(pid int) (uint64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, err
 	}
-	// The command (field 2) may hold spaces and brackets; the last bracket ends it.
+	// The command (field 2) may contain spaces and parentheses; the last parenthesis ends it.
 	i := strings.LastIndexByte(string(b), ')')
 	if i < 0 {
 		return 0, fmt.Errorf("/proc/%d/stat: malformed", pid)

@@ -9,13 +9,14 @@ import (
 	"slices"
 )
 
-// What becomes of the record of a server that has ended, and of its loop devices, which pods may still have.
+// What happens to the record of a server that has ended, and to its loop devices, which pods may
+// still use.
 const (
 	drop = false
 	keep = true
 )
 
-// clear removes what a dead server left: its mounts, and its record.
+// clear removes what a dead server left: its mounts and its record.
 func (m *Mounter) clear(ctx context.Context, v *volume, keepRecord bool) error {
 	if v.proc != nil {
 		if err := v.proc.stopHard(ctx, askTimeout); err != nil {
@@ -48,10 +49,11 @@ func (m *Mounter) clear(ctx context.Context, v *volume, keepRecord bool) error {
 	return m.forget(v, keepRecord)
 }
 
-// forget gives up a volume that nobody serves. The record may stay, until that of another server takes its place.
+// forget drops a volume that no server serves. The record may stay until that of another server
+// replaces it.
 func (m *Mounter) forget(v *volume, keepRecord bool) error {
 	if v.group != "" {
-		// Empty once the server is gone.
+		// The cgroup is empty once the server is gone.
 		if err := os.Remove(v.group); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			m.opt.Log.Warn("cgroup not removed", "volume", v.rec.Volume, "error", err)
 		}
@@ -68,8 +70,9 @@ func (m *Mounter) forget(v *volume, keepRecord bool) error {
 	return nil
 }
 
-// Unmount takes a volume away: when it returns nil, everything is durable and no process has the
-// device. ErrBusy if it is still mounted elsewhere, or does not come to an end in time; nothing is lost, repeat it.
+// Unmount unmounts a volume. When it returns nil, everything is durable and no process has the
+// device open. ErrBusy means that the volume is still mounted elsewhere, or that the server did not
+// end in time. Nothing is lost then; call Unmount again.
 func (m *Mounter) Unmount(ctx context.Context, r UnmountRequest) error {
 	if err := checkTarget(r.Volume, r.Source, r.Target); err != nil {
 		return err
@@ -79,7 +82,7 @@ func (m *Mounter) Unmount(ctx context.Context, r UnmountRequest) error {
 		return err
 	}
 	defer m.release(r.Volume, v)
-	if v.rec == nil { // nothing serves it, or there is nothing
+	if v.rec == nil { // either nothing serves it, or it does not exist
 		if err := unmountLazily(r.Source, r.Target); err != nil {
 			return err
 		}
@@ -91,7 +94,7 @@ func (m *Mounter) Unmount(ctx context.Context, r UnmountRequest) error {
 		return m.clear(ctx, v, drop)
 	}
 	if v.rec.Target != r.Target {
-		return fmt.Errorf("%w: it is mounted at another path", ErrConflict)
+		return fmt.Errorf("%w: the volume is mounted at another path", ErrConflict)
 	}
 	if v.proc == nil || !v.proc.alive() {
 		return m.clear(ctx, v, drop)
@@ -101,34 +104,35 @@ func (m *Mounter) Unmount(ctx context.Context, r UnmountRequest) error {
 		return err
 	}
 	if published {
-		return fmt.Errorf("%w: still published", ErrBusy)
+		return fmt.Errorf("%w: it is still published", ErrBusy)
 	}
 	return m.stop(ctx, v)
 }
 
-// published tells whether a volume is mounted at another place than its own.
+// published tells whether a volume is mounted anywhere except at its own place.
 func (m *Mounter) published(r *record) (bool, error) {
 	mounts, err := mountsOf(r.Source)
 	return slices.ContainsFunc(mounts, func(p string) bool { return p != r.Target && p != r.fusePath() }), err
 }
 
-// stop unmounts and waits for the server to commit and end.
+// stop unmounts, and waits until the server has committed and ended.
 func (m *Mounter) stop(ctx context.Context, v *volume) error {
 	p, ask := v.proc, v.proc.ask
 	ctx, cancel := context.WithTimeout(ctx, m.opt.StopTimeout)
 	defer cancel()
 	m.opt.Hook("sync")
-	// A failure here does not keep the volume: the server commits again at its end, and reports by its exit.
+	// A failure here does not stop the unmount: the server commits again when it ends, and its exit
+	// status reports the result.
 	syncCtx, cancelSync := context.WithTimeout(ctx, m.opt.StopTimeout/2)
 	err := ask.Sync(syncCtx)
 	cancelSync()
 	if err != nil && p.alive() {
-		m.opt.Log.WarnContext(ctx, "sync before unmount", "volume", v.rec.Volume, "error", err.Error())
+		m.opt.Log.WarnContext(ctx, "sync before unmount failed; the mount server tries again when it ends", "volume", v.rec.Volume, "error", err.Error())
 		if err := m.killWedged(ctx, v); err != nil {
 			return err
 		}
 	}
-	if !p.alive() { // it died before, unasked: nothing more can be saved than what the log on the device has
+	if !p.alive() { // it died earlier: only what the log on the device has can be saved
 		return m.clear(context.WithoutCancel(ctx), v, drop)
 	}
 	if err := m.letGo(ctx, v.rec, false); err != nil && p.alive() {
@@ -139,15 +143,16 @@ func (m *Mounter) stop(ctx context.Context, v *volume) error {
 		return err
 	}
 	m.opt.Hook("unmounted")
-	// With its last mount the kernel ends the connection and the server comes to its end by itself. Mounts
-	// in other namespaces (a container that is just going) keep it; then it is asked.
+	// When its last mount goes, the kernel ends the connection, and the server ends. Mounts in
+	// other namespaces (of a container that is just ending) keep the connection; then ask the
+	// server.
 	if !await(ctx, p.dead, m.opt.StopTimeout/4) {
-		// A server that ends may cut the conversation before it has answered.
+		// A server that ends may close the connection before it has answered.
 		if err := ask.Unmount(ctx); err != nil && !await(ctx, p.dead, askTimeout) {
-			return fmt.Errorf("%w: the mount server does not end: %w", ErrBusy, err)
+			return fmt.Errorf("%w: the mount server does not exit: %w", ErrBusy, err)
 		}
 		if !await(ctx, p.dead, m.opt.StopTimeout/4) {
-			return fmt.Errorf("%w: the mount server does not end", ErrBusy)
+			return fmt.Errorf("%w: the mount server does not exit", ErrBusy)
 		}
 	}
 	exit := p.exitError()
@@ -157,22 +162,23 @@ func (m *Mounter) stop(ctx context.Context, v *volume) error {
 		return err
 	}
 	if exit != nil {
-		return fmt.Errorf("%w: at the end: %w", ErrServer, exit)
+		return fmt.Errorf("%w: it exited with an error: %w", ErrServer, exit)
 	}
 	return nil
 }
 
-// killWedged ends a server that does not even answer from memory: nothing else would ever let the volume go. What
-// was synced is on the device; the caller learns that the rest may be lost.
+// killWedged kills a server that does not even answer from memory, because otherwise the volume
+// could never be unmounted. Synced data is on the device; the caller learns that the rest may be
+// lost.
 func (m *Mounter) killWedged(ctx context.Context, v *volume) error {
 	askCtx, cancel := context.WithTimeout(ctx, m.opt.StopTimeout/4)
 	defer cancel()
 	if _, err := v.proc.ask.Status(askCtx); err == nil || !errors.Is(err, context.DeadlineExceeded) {
 		return nil
 	}
-	m.opt.Log.ErrorContext(ctx, "mount server does not answer, killed", "volume", v.rec.Volume, "pid", v.proc.pid)
+	m.opt.Log.ErrorContext(ctx, "mount server killed because it does not answer: writes that were not synced may be lost", "volume", v.rec.Volume, "pid", v.proc.pid)
 	if err := m.clear(context.WithoutCancel(ctx), v, drop); err != nil {
 		return err
 	}
-	return fmt.Errorf("%w: it did not answer and was killed; what was not synced may be lost", ErrServer)
+	return fmt.Errorf("%w: it did not answer and was killed; writes that were not synced may be lost", ErrServer)
 }

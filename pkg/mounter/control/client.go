@@ -13,20 +13,22 @@ import (
 	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
-// Client asks the mount server that listens at Path. Every call is a connection of its own and ends with its context.
+// Client calls the mount server that listens at Path. Every call has a connection of its own and
+// ends with its context.
 type Client struct{ Path string }
 
-// Request is one to any server. Op and what its Args, items and result look like is between caller and server.
+// Request is a request to a mount server. Caller and server agree on what Op means and on the types
+// of its Args, items and result.
 type Request struct {
 	Op   string
-	Args any      // marshalled; nil for none
-	File *os.File // passed along; nil for none. It stays open
-	// Item gets each item of the answer, Progress the progress; nil to ignore them.
+	Args any      // marshalled; nil if there are none
+	File *os.File // sent along; nil if there is none. It stays open
+	// Item gets each item of the answer, and Progress the progress. Either may be nil.
 	Item     func(json.RawMessage) error
 	Progress func(Progress)
 }
 
-// Status asks who serves what.
+// Status asks which volume the server serves, and how.
 func (c Client) Status(ctx context.Context) (s Status, err error) {
 	return s, c.Do(ctx, Request{Op: "status"}, &s)
 }
@@ -43,21 +45,21 @@ func (c Client) Grow(ctx context.Context) (int64, error) {
 	return g.SizeBytes, err
 }
 
-// Sync makes everything acknowledged durable.
+// Sync asks the server to make all acknowledged writes durable.
 func (c Client) Sync(ctx context.Context) error { return c.Do(ctx, Request{Op: "sync"}, nil) }
 
-// Unmount ends serving; see Handler.
+// Unmount asks the server to end; see Handler.
 func (c Client) Unmount(ctx context.Context) error { return c.Do(ctx, Request{Op: "unmount"}, nil) }
 
-// Do makes a request and decodes its result, unless result is nil. When the server refuses, the error is an *Error. A server that hangs
-// up amidst is some other error.
+// Do sends a request and decodes its result, unless result is nil. If the server refuses the
+// request, the error is an *Error. If the connection breaks, it is another error.
 func (c Client) Do(ctx context.Context, r Request, result any) error {
 	conn, err := DialSocket(ctx, c.Path)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	if err := CheckPeer(conn); err != nil { // somebody else's socket in our place
+	if err := CheckPeer(conn); err != nil { // another user's process may have taken the path
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
@@ -73,19 +75,19 @@ func (c Client) Do(ctx context.Context, r Request, result any) error {
 		return err
 	}
 	if ctx.Err() != nil {
-		return fmt.Errorf("ask mount server for %s: %w", r.Op, ctx.Err())
+		return fmt.Errorf("mount server request %s: %w", r.Op, ctx.Err())
 	}
 	if err == nil && result != nil {
 		err = json.Unmarshal(b, result)
 	}
 	if err != nil {
-		return fmt.Errorf("ask mount server for %s: %w", r.Op, err)
+		return fmt.Errorf("mount server request %s: %w", r.Op, err)
 	}
 	return nil
 }
 
-// name tells the server the id of the call that the next request on the connection is part of, in a
-// request of its own: a server of an older version refuses that one, and answers the next.
+// name sends the id of the call that the next request on the connection belongs to. It is a request
+// of its own, so that a server of an older version refuses only this one and answers the next.
 func name(ctx context.Context, conn *net.UnixConn) error {
 	id := requestid.From(ctx)
 	if id == "" {
@@ -95,7 +97,7 @@ func name(ctx context.Context, conn *net.UnixConn) error {
 	if err := r.send(conn); err != nil {
 		return err
 	}
-	// Its answer is waited for: a descriptor must arrive with the line that it belongs to.
+	// Wait for its answer: a descriptor must arrive with the line that it belongs to.
 	if _, err := r.receive(conn); err != nil && !errors.Is(err, ErrServer) {
 		return err
 	}
@@ -127,7 +129,7 @@ func (r *Request) send(conn *net.UnixConn) error {
 	return err
 }
 
-// receive reads the answer up to its result.
+// receive reads the answer up to and including its result.
 func (r *Request) receive(conn *net.UnixConn) ([]byte, error) {
 	in := lineReader{c: conn, max: maxLine}
 	defer in.close()

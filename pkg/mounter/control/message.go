@@ -23,8 +23,8 @@ type request struct {
 	Args json.RawMessage `json:"args,omitempty"`
 }
 
-// opName is the request that names the call which the requests after it on the connection are part
-// of. Every server answers it.
+// opName is the request that names the call to which the next requests on the connection belong.
+// Every server answers it.
 const opName = "request-id"
 
 // nameArgs are the arguments of opName.
@@ -32,7 +32,7 @@ type nameArgs struct {
 	ID string `json:"id"`
 }
 
-// answer is one line of an answer; one field is set.
+// answer is one line of an answer; exactly one field is set.
 type answer struct {
 	Progress *Progress       `json:"progress,omitempty"`
 	Item     json.RawMessage `json:"item,omitempty"`
@@ -40,13 +40,13 @@ type answer struct {
 	Result   json.RawMessage `json:"result,omitempty"`
 }
 
-// Progress of a request that takes long, in whatever unit it counts; Total 0 is not known yet.
+// Progress of a long request, in a unit that depends on the request. Total 0 means not known yet.
 type Progress struct {
 	Done  uint64 `json:"done"`
 	Total uint64 `json:"total"`
 }
 
-// decode is strict: an unknown field is a request of another version.
+// decode is strict: an unknown field means that the request is of another version.
 func decode(b []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
@@ -54,20 +54,21 @@ func decode(b []byte, v any) error {
 		return err
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return errors.New("more than one value")
+		return errors.New("more than one JSON value on the line")
 	}
 	return nil
 }
 
-// lineReader reads lines and the descriptors that came with them.
+// lineReader reads lines and the descriptors that come with them.
 type lineReader struct {
 	c    *net.UnixConn
 	max  int
 	buf  []byte
-	file *os.File // came since the last line
+	file *os.File // arrived since the last line
 }
 
-// next returns the next line, valid until the next call, and the descriptor that came with it; more than one is an error.
+// next returns the next line, which is valid until the next call, and the descriptor that came with
+// it. More than one descriptor is an error.
 func (r *lineReader) next() ([]byte, *os.File, error) {
 	for {
 		if i := bytes.IndexByte(r.buf, '\n'); i >= 0 {
@@ -78,7 +79,7 @@ func (r *lineReader) next() ([]byte, *os.File, error) {
 			return line, f, nil
 		}
 		if len(r.buf) >= r.max {
-			return nil, nil, fmt.Errorf("line of more than %d bytes", r.max)
+			return nil, nil, fmt.Errorf("line is longer than %d bytes", r.max)
 		}
 		if err := r.fill(); err != nil {
 			return nil, nil, err
@@ -94,7 +95,7 @@ func (r *lineReader) fill() error {
 		f := os.NewFile(uintptr(fd), "descriptor from a caller")
 		if r.file != nil || len(fds) > 1 {
 			f.Close()
-			ferr = errors.Join(ferr, errors.New("more than one descriptor"))
+			ferr = errors.Join(ferr, errors.New("more than one file descriptor with one line"))
 			continue
 		}
 		r.file = f
@@ -109,7 +110,7 @@ func (r *lineReader) fill() error {
 	return nil
 }
 
-// close closes a descriptor that no line took.
+// close closes a descriptor that no line has claimed.
 func (r *lineReader) close() {
 	if r.file != nil {
 		r.file.Close()

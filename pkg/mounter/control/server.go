@@ -13,15 +13,15 @@ import (
 	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
-// lastAnswer bounds how long a caller may take to read its answer when the server ends, and a line at any time: a caller that
-// reads nothing holds nobody up.
+// lastAnswer bounds how long a caller may take to read a line, and its answer when the server ends,
+// so that a caller that does not read blocks nobody.
 const lastAnswer = 10 * time.Second
 
-// progressEvery is how often a caller hears of progress.
+// progressEvery is how often a caller gets progress.
 const progressEvery = 200 * time.Millisecond
 
 // Serve answers on l until ctx ends or l is closed, and returns when no handler runs any more. The
-// request id of ctx is not that of the requests.
+// request id of ctx does not apply to the requests.
 func Serve(ctx context.Context, l *net.UnixListener, m Mux) error {
 	ctx, cancel := context.WithCancel(requestid.Without(ctx))
 	defer cancel()
@@ -52,7 +52,7 @@ func Serve(ctx context.Context, l *net.UnixListener, m Mux) error {
 	}
 }
 
-// incoming is a request as it was read.
+// incoming is a request as it was received.
 type incoming struct {
 	line []byte
 	file *os.File
@@ -60,13 +60,14 @@ type incoming struct {
 
 func serveConn(ctx context.Context, c *net.UnixConn, m Mux) {
 	defer c.Close()
-	// At the end no more requests, but who waits for an answer gets it: Unmount's is the reason of the end.
+	// At the end, accept no more requests, but let callers that wait get their answers: an Unmount
+	// request is what ends the server.
 	stop := context.AfterFunc(ctx, func() { _ = c.CloseRead() })
 	defer stop()
 	if CheckPeer(c) != nil {
 		return
 	}
-	// Reading goes on while a request is answered: its end is how a caller gives up.
+	// Keep reading while a request is answered, because a caller gives up by hanging up.
 	alive, hungUp := context.WithCancel(ctx)
 	defer hungUp()
 	in := make(chan incoming)
@@ -105,17 +106,17 @@ func serveConn(ctx context.Context, c *net.UnixConn, m Mux) {
 	}
 }
 
-// Call is one request. Its methods are not for concurrent use, but Progress.
+// Call is one request. Its methods are not for concurrent use, except Progress.
 type Call struct {
 	args json.RawMessage
 	file *os.File
 	c    *net.UnixConn
 
-	mu   sync.Mutex // one line at a time
-	told time.Time  // of progress
+	mu   sync.Mutex // guards writing a line
+	told time.Time  // when progress was last sent
 }
 
-// Args decodes the request's arguments, strictly.
+// Args decodes the request's arguments strictly.
 func (c *Call) Args(v any) error {
 	args := c.args
 	if len(args) == 0 {
@@ -127,10 +128,10 @@ func (c *Call) Args(v any) error {
 	return nil
 }
 
-// File is the descriptor that came with the request, nil if none did. It is closed after the request.
+// File is the descriptor that came with the request, or nil. It is closed after the request.
 func (c *Call) File() *os.File { return c.file }
 
-// Item sends one of several parts of an answer.
+// Item sends one item of an answer.
 func (c *Call) Item(v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -139,7 +140,8 @@ func (c *Call) Item(v any) error {
 	return c.send(&answer{Item: b})
 }
 
-// Progress tells the caller how far the request is, now and then; concurrently with anything.
+// Progress tells the caller from time to time how far the request is. It may be called concurrently
+// with anything.
 func (c *Call) Progress(done, total uint64) {
 	c.mu.Lock()
 	late := time.Since(c.told) >= progressEvery
@@ -148,7 +150,7 @@ func (c *Call) Progress(done, total uint64) {
 	}
 	c.mu.Unlock()
 	if late {
-		_ = c.send(&answer{Progress: &Progress{done, total}}) // a caller that hung up is noticed by the reader
+		_ = c.send(&answer{Progress: &Progress{done, total}}) // the reader notices a caller that hung up
 	}
 }
 
@@ -161,7 +163,7 @@ func (c *Call) closeFile() {
 func (c *Call) send(a *answer) error {
 	b, err := json.Marshal(a)
 	if err == nil && len(b) >= maxLine {
-		err = errors.New("too long for an answer")
+		err = errors.New("the answer is too long")
 	}
 	if err != nil {
 		return err
@@ -175,8 +177,8 @@ func (c *Call) send(a *answer) error {
 	return err
 }
 
-// answer carries a request out. An error means that nothing more can be sent. id is what the request
-// names those after it.
+// answer executes a request. An error means that nothing more can be sent. id is the call that the
+// request names for those after it.
 func (c *Call) answer(ctx context.Context, line []byte, m Mux) (id string, err error) {
 	var req request
 	if decode(line, &req) != nil {
@@ -223,8 +225,8 @@ func (c *Call) finish(result any, err error) error {
 	return nil
 }
 
-// logged writes a line about a request that is done. Those that come every few seconds, and those
-// that are part of nobody's call (a command tells its user itself), are for debugging.
+// logged logs a finished request. Requests that come every few seconds, and requests without a call
+// id (a command reports to its user itself), are logged at debug level.
 func logged(ctx context.Context, op string, begin time.Time, err error) {
 	level := slog.LevelDebug
 	attrs := []slog.Attr{slog.String("op", op), slog.String("took", time.Since(begin).Round(10*time.Microsecond).String())}

@@ -12,15 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxSocketPath is sun_path of unix(7) less the NUL.
+// maxSocketPath is the size of sun_path of unix(7) without the NUL.
 const maxSocketPath = 107
 
-// Listen makes a unix socket of mode 0600 at path, in place of a socket that a dead process left.
-// The caller sees to it that only one process does so (a lock beside it). Paths may be of any length.
+// Listen creates a unix socket of mode 0600 at path. It replaces a socket that a dead process left.
+// The caller makes sure that only one process does so (with a lock beside it). Paths may have any
+// length.
 func Listen(path string) (*net.UnixListener, error) {
 	if fi, err := os.Lstat(path); err == nil {
 		if fi.Mode().Type() != os.ModeSocket {
-			return nil, fmt.Errorf("listen on %s: something that is no socket is there", path)
+			return nil, fmt.Errorf("listen on %s: a file that is not a socket already exists there", path)
 		}
 		if err := os.Remove(path); err != nil {
 			return nil, err
@@ -31,8 +32,8 @@ func Listen(path string) (*net.UnixListener, error) {
 		return nil, err
 	}
 	defer done()
-	// The mode must be right from the start; umask is the whole process's, so bind in a directory
-	// nobody else may enter would be the alternative. fchmod before listen closes the gap: nobody can connect yet.
+	// The mode must be right from the start. The umask belongs to the whole process, so use fchmod
+	// before listen: until then, nobody can connect.
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -53,11 +54,11 @@ func Listen(path string) (*net.UnixListener, error) {
 		return nil, err
 	}
 	ul := l.(*net.UnixListener)
-	ul.SetUnlinkOnClose(false) // the path may be another server's by then
+	ul.SetUnlinkOnClose(false) // by then, the path may belong to another server
 	return ul, nil
 }
 
-// DialSocket connects to a unix socket; the path may be of any length.
+// DialSocket connects to a unix socket; the path may have any length.
 func DialSocket(ctx context.Context, path string) (*net.UnixConn, error) {
 	short, done, err := shorten(path)
 	if err != nil {
@@ -72,7 +73,7 @@ func DialSocket(ctx context.Context, path string) (*net.UnixConn, error) {
 	return c.(*net.UnixConn), nil
 }
 
-// shorten returns a name that fits into sun_path, by way of a descriptor of the directory.
+// shorten returns a name that fits into sun_path. It goes through a descriptor of the directory.
 func shorten(path string) (string, func(), error) {
 	if len(path) <= maxSocketPath {
 		return path, func() {}, nil
@@ -108,8 +109,8 @@ func PeerUID(c *net.UnixConn) (uint32, error) {
 	return cred.Uid, nil
 }
 
-// RuntimeDir is where the control sockets of this user's mounts are found: /run/sealvol for root, else
-// sealvol in $XDG_RUNTIME_DIR, "" if there is no such directory.
+// RuntimeDir returns the directory with the control sockets of this user's mounts: /run/sealvol for
+// root, otherwise sealvol in $XDG_RUNTIME_DIR. It is "" if there is no such directory.
 func RuntimeDir() string {
 	if os.Geteuid() == 0 {
 		return "/run/sealvol"
@@ -120,13 +121,15 @@ func RuntimeDir() string {
 	return ""
 }
 
-// SocketIn names the control socket (or a link to it) of the mount with a device number, which mountinfo shows.
+// SocketIn returns the path of the control socket (or of a link to it) of the mount with a device
+// number, as mountinfo shows it.
 func SocketIn(dir string, major, minor int) string {
 	return filepath.Join(dir, fmt.Sprintf("%d-%d.sock", major, minor))
 }
 
-// LockNames runs fn while nobody else makes or removes names in a runtime directory. The kernel gives the number of a mount
-// that is gone to the next one at once, so a name may be another server's any time after its mount's end.
+// LockNames runs fn while no other process creates or removes names in a runtime directory. The
+// kernel reuses the device number of a mount at once, so after the end of a mount its name may
+// belong to another server.
 func LockNames(dir string, fn func() error) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -139,13 +142,14 @@ func LockNames(dir string, fn func() error) error {
 	return fn()
 }
 
-// Find returns the client of the server that serves the mount at a path. It does not look into the mount.
+// Find returns the client of the server that serves the mount at a path. It does not look into the
+// mount.
 func Find(mountpoint string) (Client, error) {
 	abs, err := filepath.Abs(mountpoint)
 	if err != nil {
 		return Client{}, err
 	}
-	// The parent's links may be resolved; the last component is the mount itself.
+	// Links in the parent may be resolved; the last component is the mount itself.
 	parent, err := filepath.EvalSymlinks(filepath.Dir(abs))
 	if err != nil {
 		return Client{}, err
@@ -161,13 +165,13 @@ func Find(mountpoint string) (Client, error) {
 	top := infos[len(infos)-1]
 	path := SocketIn(RuntimeDir(), top.Major, top.Minor)
 	if _, err := os.Stat(path); err != nil {
-		return Client{}, fmt.Errorf("%s is mounted, but its server is not to be found: %w", mountpoint, err)
+		return Client{}, fmt.Errorf("%s is mounted, but no control socket of its mount server was found: %w", mountpoint, err)
 	}
 	return Client{Path: path}, nil
 }
 
-// ErrPeer refuses somebody else's connection.
-var ErrPeer = errors.New("the caller is another user")
+// ErrPeer says that the process at the other end belongs to another user.
+var ErrPeer = errors.New("the peer process belongs to another user")
 
 // CheckPeer allows root and the process's own user.
 func CheckPeer(c *net.UnixConn) error {

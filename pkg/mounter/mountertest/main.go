@@ -20,13 +20,14 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter"
 )
 
-// EnvRole makes a test binary something else: "mount" is a mount server; others are in roles of Main.
+// EnvRole selects a role for a test binary: "mount" is a mount server; the roles argument of Main
+// has others.
 const EnvRole = "SEALVOL_TEST_ROLE"
 
 // EnvKill is the number of the step at which a role's process kills itself.
 const EnvKill = "SEALVOL_TEST_KILL"
 
-// EnvSynced is a file that a server makes when it is asked to sync.
+// EnvSynced names a file that a server creates when it is asked to sync.
 const EnvSynced = "SEALVOL_TEST_SYNCED"
 
 // Command starts this test binary in a role.
@@ -42,7 +43,8 @@ func exe() string {
 	return p
 }
 
-// Main runs the role that the environment names, or returns. "mount" and "loop" are known always.
+// Main runs the role that the environment names, or returns. The roles "mount" and "loop" always
+// exist.
 func Main(roles map[string]func(context.Context) error) {
 	role := os.Getenv(EnvRole)
 	if role == "" {
@@ -56,7 +58,7 @@ func Main(roles map[string]func(context.Context) error) {
 		run = func(context.Context) error { return mounter.RunLoop(os.Stdin, os.Stdout) }
 	}
 	if run == nil {
-		fmt.Fprintln(os.Stderr, "no role", role)
+		fmt.Fprintln(os.Stderr, "unknown role", role)
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
@@ -69,8 +71,8 @@ func Main(roles map[string]func(context.Context) error) {
 	os.Exit(0)
 }
 
-// KillHook returns a hook that ends the process with SIGKILL at the step that EnvKill names, and the
-// steps' count so far.
+// KillHook returns a hook that kills the process with SIGKILL at the step that EnvKill names. It
+// counts steps from the start.
 func KillHook() func(string) {
 	n, err := strconv.Atoi(os.Getenv(EnvKill))
 	if err != nil {
@@ -87,7 +89,8 @@ func KillHook() func(string) {
 	}
 }
 
-// Halt stops a process, all of it: each thread learns of the signal when it comes to it, and may run until then.
+// Halt stops a process with SIGSTOP and waits until each of its threads has stopped, because a
+// thread may run until it notices the signal.
 func Halt(t testing.TB, pid int) {
 	t.Helper()
 	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
@@ -100,7 +103,7 @@ func Halt(t testing.TB, pid int) {
 		}
 		stopped = true
 		for _, f := range threads {
-			b, _ := os.ReadFile(f) // a thread that has ended is not running
+			b, _ := os.ReadFile(f) // a thread that has ended does not run
 			if i := bytes.LastIndexByte(b, ')'); i >= 0 && !bytes.HasPrefix(b[i:], []byte(") T")) {
 				stopped = false
 			}
@@ -110,9 +113,10 @@ func Halt(t testing.TB, pid int) {
 
 const fusectl = "/sys/fs/fuse/connections"
 
-// Guard ends all FUSE connections mounted below dir when the deadline has passed, so that a hanging server fails the
-// test instead of hanging the machine. At the end of the test, whatever is still mounted below dir, and each
-// loop device that is still bound there, is an error and is taken away.
+// Guard aborts all FUSE connections mounted below dir when the deadline has passed, so that a
+// hanging server fails the test and does not hang the machine. At the end of the test, everything
+// that is still mounted below dir, and each loop device that is still bound there, is an error and
+// is removed.
 func Guard(t testing.TB, dir string, deadline time.Duration) {
 	t.Helper()
 	if m, err := mountinfo.Mounted(fusectl); err != nil {
@@ -125,7 +129,7 @@ func Guard(t testing.TB, dir string, deadline time.Duration) {
 	timer := time.AfterFunc(deadline, func() {
 		for _, i := range Below(dir) {
 			if strings.HasPrefix(i.FSType, "fuse.") {
-				// Not t.Error: the test may be ending at this moment, and its clean-up tells of the deadline.
+				// Not t.Error: the test may just be ending, and its cleanup reports the deadline.
 				if err := os.WriteFile(fmt.Sprintf("%s/%d/abort", fusectl, i.Minor), []byte("1"), 0); err != nil {
 					fmt.Fprintln(os.Stderr, "abort a connection:", err)
 				}
@@ -147,7 +151,8 @@ func Guard(t testing.TB, dir string, deadline time.Duration) {
 	})
 }
 
-// dropLoops unbinds loop devices on files below dir, and those that records of a mounter there name. There must be none.
+// dropLoops unbinds loop devices on files below dir, and those in the records of a mounter there.
+// There must be none.
 func dropLoops(t testing.TB, dir string) {
 	t.Helper()
 	known := map[string]bool{}
@@ -178,7 +183,8 @@ func dropLoops(t testing.TB, dir string) {
 	}
 }
 
-// Loops lists the machine's loop devices in use, by name, with the paths that they are bound to.
+// Loops lists the loop devices of the machine that are in use, by name, with the paths that they
+// are bound to.
 func Loops() map[string]string {
 	bound := map[string]string{}
 	files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")

@@ -20,15 +20,16 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 )
 
-// EnvData names the directory below which the server keeps the files of its volumes.
+// EnvData names the directory below which the server stores the files of its volumes.
 const EnvData = "SEALVOL_TEST_DATA"
 
 var magic = []byte("sealvol test volume ")
 
-// half begins a device of which formatting was cut off.
+// half is at the start of a device whose formatting was interrupted.
 var half = []byte("sealvol half ")
 
-// Serve is a mounter.Serve. The device's first bytes say that it is formatted and with which key.
+// Serve is a mounter.Serve. The first bytes of the device say that it is formatted, and with which
+// key.
 func Serve(ctx context.Context, c mounter.ServeConfig) error {
 	if err := unix.Flock(int(c.Device.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("%w: the device is locked", mounter.ErrBusy)
@@ -53,7 +54,7 @@ func Serve(ctx context.Context, c mounter.ServeConfig) error {
 		return err
 	}
 	srv, err := fuse.NewServer(fs.NewNodeFS(root, nil), fmt.Sprintf("/dev/fd/%d", c.Fuse.Fd()), &fuse.MountOptions{AllowOther: true,
-		DisabledCapabilities: fuse.CAP_PASSTHROUGH}) // files must die with their server
+		DisabledCapabilities: fuse.CAP_PASSTHROUGH}) // files must become inaccessible with their server
 	if err != nil {
 		return err
 	}
@@ -117,7 +118,7 @@ func (h *handler) Stats(context.Context) (control.Stats, error) {
 }
 
 func (h *handler) Grow(context.Context) (int64, error) {
-	n, err := h.c.Device.Seek(0, io.SeekEnd) // of a file or a block device
+	n, err := h.c.Device.Seek(0, io.SeekEnd) // works for files and block devices
 	if err != nil {
 		return 0, err
 	}

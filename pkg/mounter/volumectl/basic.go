@@ -12,19 +12,19 @@ import (
 // Served is an open volume of any format.
 type Served interface {
 	vfs.FS
-	// Failed is the error that made the volume read-only, nil if there is none.
+	// Failed returns the error that made the volume read-only, or nil.
 	Failed() error
 }
 
-// Basic answers what every mount can be asked, whatever the format of its volume. It is a
+// Basic answers the requests that every mount has, whatever the format of its volume. It is a
 // control.Handler.
 type Basic struct {
 	FS       Served
-	Name     string // by which whoever asks knows the volume
+	Name     string // the name by which callers know the volume
 	ReadOnly bool
-	// Conditions are adverse ones besides a failed volume; nil: none.
+	// Conditions returns adverse conditions other than a failed volume; nil if there are none.
 	Conditions func() []control.Condition
-	// GrowBy takes in what the device has grown by, and returns the volume's size in bytes.
+	// GrowBy grows the volume to the size of its device and returns the volume's size in bytes.
 	GrowBy func() (int64, error)
 	// End makes everything durable and ends serving; see control.Handler.
 	End func(ctx context.Context) error
@@ -35,7 +35,8 @@ func (b *Basic) Status(context.Context) (control.Status, error) {
 	st := control.Status{Volume: b.Name, PID: os.Getpid(), ReadOnly: b.ReadOnly}
 	if err := b.FS.Failed(); err != nil {
 		st.ReadOnly = true
-		st.Conditions = []control.Condition{{Reason: "VolumeFailed", Message: "an error of the device made the volume read-only: " + err.Error()}}
+		st.Conditions = []control.Condition{{Reason: "VolumeFailed", Message: "the volume is read-only after an I/O error of its device: " + err.Error() +
+			". Data that was synced before is safe. Repair the device, then mount the volume again (in a cluster: restart its pods)"}}
 	}
 	if b.Conditions != nil {
 		st.Conditions = append(st.Conditions, b.Conditions()...)
@@ -64,7 +65,7 @@ func (b *Basic) Sync(context.Context) error {
 // Grow implements control.Handler.
 func (b *Basic) Grow(context.Context) (int64, error) {
 	if b.ReadOnly {
-		return 0, errors.New("the volume is mounted read-only")
+		return 0, errors.New("cannot grow: the volume is mounted read-only")
 	}
 	return b.GrowBy()
 }

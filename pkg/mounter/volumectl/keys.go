@@ -10,43 +10,43 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume"
 )
 
-// KeySlot is one key slot in use.
+// KeySlot is a key slot in use.
 type KeySlot struct {
 	Slot        int    `json:"slot"`
 	Type        string `json:"type"`
-	Epochs      int    `json:"epochs"`                // of the data key that it holds
-	Fingerprint string `json:"fingerprint,omitempty"` // of a recovery key
+	Epochs      int    `json:"epochs"`                // of the data key, whose keys the slot holds
+	Fingerprint string `json:"fingerprint,omitempty"` // of the recovery key
 	Opened      bool   `json:"opened,omitempty"`      // the volume was opened with it
 }
 
-// KeyList answers key-list.
+// KeyList is the answer to key-list.
 type KeyList struct {
 	Slots    []KeySlot `json:"slots"`
 	Epochs   []uint32  `json:"epochs,omitempty"` // of the data key
 	Rotation *Rotation `json:"rotation,omitempty"`
 }
 
-// Rotation tells how far a rotation of the data key has come; it answers key-rotate-data.
+// Rotation says how far a rotation of the data key is; it is the answer to key-rotate-data.
 type Rotation struct {
 	Phase      string   `json:"phase"` // "none", "rewriting", "waiting", "finishing"
 	Epochs     []uint32 `json:"epochs"`
 	Target     uint32   `json:"target,omitempty"`
 	DoneBytes  uint64   `json:"doneBytes"`
 	TotalBytes uint64   `json:"totalBytes"`
-	Snapshots  []string `json:"snapshots,omitempty"` // that need an older epoch
-	Waits      string   `json:"waits,omitempty"`     // for what
-	Dropped    []int    `json:"dropped,omitempty"`   // key slots
+	Snapshots  []string `json:"snapshots,omitempty"` // those that need an older epoch
+	Waits      string   `json:"waits,omitempty"`     // what it waits for
+	Dropped    []int    `json:"dropped,omitempty"`   // the key slots that were removed
 }
 
 // KeyRemove are the arguments of key-remove.
 type KeyRemove struct {
 	Slot int  `json:"slot"`
-	Last bool `json:"last,omitempty"` // also if it is the last one
+	Last bool `json:"last,omitempty"` // remove it even if it is the last one
 }
 
-// KeyChange answers key-add, key-remove and key-rotate.
+// KeyChange is the answer to key-add, key-remove and key-rotate.
 type KeyChange struct {
-	Slot    int   `json:"slot"`              // of the new key, -1: none
+	Slot    int   `json:"slot"`              // of the new key, or -1 for none
 	Added   bool  `json:"added"`             // by this call
 	Removed []int `json:"removed,omitempty"` // slots
 }
@@ -55,7 +55,7 @@ type KeyChange struct {
 type RotateData struct {
 	Drop           bool  `json:"drop,omitempty"`
 	Again          bool  `json:"again,omitempty"`
-	Resume         bool  `json:"resume,omitempty"` // begin none
+	Resume         bool  `json:"resume,omitempty"` // do not start a new one
 	BytesPerSecond int64 `json:"bytesPerSecond,omitempty"`
 	Wait           bool  `json:"wait,omitempty"` // until it has ended or waits for something
 }
@@ -65,10 +65,10 @@ const KeyCheck = "key-check"
 
 // KeyShred are the arguments of key-shred.
 type KeyShred struct {
-	Volume string `json:"volume"` // its UUID, so that no other is hit
+	Volume string `json:"volume"` // its UUID, so that no other volume is destroyed
 }
 
-// keyCodes name the errors that callers tell apart.
+// keyCodes name the errors that callers distinguish.
 var keyCodes = []struct {
 	err  error
 	code string
@@ -77,7 +77,7 @@ var keyCodes = []struct {
 	{volume.ErrNoFreeSlot, "no-free-slot"}, {volume.ErrKeyMissing, "key-missing"}, {volume.ErrShredded, "shredded"},
 }
 
-// withCode gives an error the code that a caller knows it by.
+// withCode gives an error the code by which callers recognise it.
 func withCode(err error) error {
 	for _, c := range keyCodes {
 		if errors.Is(err, c.err) {
@@ -87,7 +87,7 @@ func withCode(err error) error {
 	return err
 }
 
-// FromServer is the error that a server's answer stands for.
+// FromServer returns the error that a server's answer stands for.
 func FromServer(err error) error {
 	for _, c := range keyCodes {
 		if control.HasCode(err, c.code) {
@@ -104,7 +104,7 @@ type keyError struct {
 
 func (e *keyError) Unwrap() []error { return []error{e.error, e.kind} }
 
-// addKeys names the requests about keys and anchors.
+// addKeys adds the requests about keys and anchors.
 func (s *Server) addKeys(m control.Mux) {
 	m["key-list"] = func(context.Context, *control.Call) (any, error) { return ListKeys(s.Volume), nil }
 	m[KeyCheck] = s.withKeys(nil, func(_ context.Context, _ *control.Call, k *KeySet) (any, error) {
@@ -114,7 +114,7 @@ func (s *Server) addKeys(m control.Mux) {
 	m["key-rotate"] = s.withKeys(nil, func(ctx context.Context, _ *control.Call, k *KeySet) (any, error) { return RotateKey(ctx, s.Volume, k) })
 	m[control.KeyCurrent] = func(ctx context.Context, c *control.Call) (any, error) {
 		if c.File() == nil {
-			return nil, errors.New("no key was given")
+			return nil, errors.New("the request has no key")
 		}
 		k, err := readKEKs(c.File())
 		if err != nil {
@@ -144,7 +144,7 @@ func (s *Server) addKeys(m control.Mux) {
 			return nil, err
 		}
 		if id := s.Volume.ID().String(); a.Volume != id {
-			return nil, fmt.Errorf("the volume is %s, not %s", id, a.Volume)
+			return nil, fmt.Errorf("the volume has the UUID %s, not %s", id, a.Volume)
 		}
 		return s.Volume.Shred()
 	}
@@ -160,8 +160,8 @@ func (s *Server) addKeys(m control.Mux) {
 	}
 }
 
-// withKeys reads a request's arguments, unless args is nil, and its keys, which
-// are erased after it.
+// withKeys reads a request's arguments, unless args is nil, and its keys. It erases the keys
+// afterwards.
 func (s *Server) withKeys(args any, fn func(context.Context, *control.Call, *KeySet) (any, error)) func(context.Context, *control.Call) (any, error) {
 	keyed := WithKeys(fn)
 	return func(ctx context.Context, c *control.Call) (any, error) {
@@ -174,8 +174,8 @@ func (s *Server) withKeys(args any, fn func(context.Context, *control.Call, *Key
 	}
 }
 
-// WithKeys is a request's answer that gets the keys which come with it. They are
-// erased afterwards, and errors about them get their code.
+// WithKeys returns a function that answers a request with the keys that come with it. It erases
+// them afterwards, and gives errors about keys their code.
 func WithKeys(fn func(context.Context, *control.Call, *KeySet) (any, error)) func(context.Context, *control.Call) (any, error) {
 	return func(ctx context.Context, c *control.Call) (any, error) {
 		k := &KeySet{}
@@ -191,10 +191,10 @@ func WithKeys(fn func(context.Context, *control.Call, *KeySet) (any, error)) fun
 	}
 }
 
-// Check answers key-check: each key must open the volume.
+// Check is the answer to key-check: each key must open the volume.
 func (s *KeySet) Check(opens func(crypto.Credential) bool) error {
 	if len(s.Old) == 0 {
-		return errors.New("no key was given")
+		return errors.New("the request has no key")
 	}
 	for _, c := range s.Old {
 		if !opens(c) {
@@ -204,7 +204,7 @@ func (s *KeySet) Check(opens func(crypto.Credential) bool) error {
 	return nil
 }
 
-// ListKeys answers key-list.
+// ListKeys is the answer to key-list.
 func ListKeys(v *volume.Volume) KeyList {
 	slots, epochs := v.Keys()
 	l := KeyList{Slots: []KeySlot{}, Epochs: epochs}
@@ -223,16 +223,16 @@ func rotation(s volume.RotationStatus) Rotation {
 		Snapshots: s.Snapshots, Waits: s.Waits, Dropped: s.Dropped}
 }
 
-// AddKey answers key-add: keys.New gets a slot.
+// AddKey is the answer to key-add: keys.New gets a slot.
 func AddKey(v *volume.Volume, keys *KeySet) (KeyChange, error) {
 	if keys.New == nil {
-		return KeyChange{}, errors.New("no new key was given")
+		return KeyChange{}, errors.New("the request has no new key")
 	}
 	slot, err := v.AddKey(*keys.New)
 	return KeyChange{Slot: slot, Added: err == nil}, err
 }
 
-// RemoveKey answers key-remove.
+// RemoveKey is the answer to key-remove.
 func RemoveKey(v *volume.Volume, a KeyRemove) (KeyChange, error) {
 	if err := v.RemoveKey(a.Slot, a.Last); err != nil {
 		return KeyChange{}, err
@@ -240,38 +240,38 @@ func RemoveKey(v *volume.Volume, a KeyRemove) (KeyChange, error) {
 	return KeyChange{Slot: -1, Removed: []int{a.Slot}}, nil
 }
 
-// RotateKey answers key-rotate: keys.New takes the place of the one in keys.Old.
+// RotateKey is the answer to key-rotate: keys.New replaces the key in keys.Old.
 func RotateKey(ctx context.Context, v *volume.Volume, keys *KeySet) (KeyChange, error) {
 	if keys.New == nil || len(keys.Old) != 1 {
-		return KeyChange{}, errors.New("one old key and a new one are wanted")
+		return KeyChange{}, errors.New("the request needs one old key and a new key")
 	}
 	c, err := v.RotateKey(ctx, keys.Old[0], *keys.New)
 	return KeyChange{Slot: c.Slot, Added: c.Added, Removed: c.Removed}, err
 }
 
-// CurrentKey answers key-current: keys.New is what is to open the volume from now
-// on, keys.Old what it may have been before. It may be repeated at any time, and
-// changes nothing when all is as it should be. The old key goes when both copies
-// of the header have been read back with the new one. A caller that has gone away
-// while the volume was frozen changes nothing any more: its keys may be old by then.
+// CurrentKey is the answer to key-current: keys.New must open the volume from now on, and keys.Old
+// may be the previous key. It may be repeated at any time, and changes nothing if the volume has
+// the right key already. It removes the old key after both copies of the header have been read back
+// with the new one. It changes nothing if its caller has gone while the volume was frozen, because
+// the keys may be outdated by then.
 func CurrentKey(ctx context.Context, v *volume.Volume, readOnly bool, keys *KeySet) (KeyChange, error) {
 	none := KeyChange{Slot: -1}
 	switch is := v.OpenedBy(keys.New.Credential); {
-	case !is && (len(keys.Old) == 0 || !v.OpenedBy(keys.Old[0])): // also of a frozen volume, which a change would wait for
-		return none, fmt.Errorf("the current key: %w", volume.ErrWrongKey)
+	case !is && (len(keys.Old) == 0 || !v.OpenedBy(keys.Old[0])): // works on a frozen volume, where a change would wait
+		return none, fmt.Errorf("check the current key: %w", volume.ErrWrongKey)
 	case len(keys.Old) == 0, readOnly:
 		return none, nil
 	case is && !v.OpenedBy(keys.Old[0]):
 		return none, nil
 	}
 	c, err := RotateKey(ctx, v, keys)
-	if errors.Is(err, volume.ErrKeyExists) { // both are the same
+	if errors.Is(err, volume.ErrKeyExists) { // both keys are the same
 		return none, nil
 	}
 	return c, err
 }
 
-// RotateDataKey answers key-rotate-data.
+// RotateDataKey is the answer to key-rotate-data.
 func RotateDataKey(ctx context.Context, v *volume.Volume, keys *KeySet, a RotateData, progress func(done, total uint64)) (Rotation, error) {
 	s, err := v.RotateDataKey(volume.RotateOptions{Keys: keys.Old, Drop: a.Drop, Again: a.Again, Resume: a.Resume, BytesPerSecond: a.BytesPerSecond})
 	if err != nil || !a.Wait {

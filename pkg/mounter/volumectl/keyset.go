@@ -13,19 +13,19 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume"
 )
 
-// Keys come with a request in a file, a sealed memfd for choice: records of
+// The keys of a request come in a file, preferably a sealed memfd. It is a list of records:
 //
 //	role u8 ‖ kind u8 ‖ length u16 ‖ bytes
 //
-// in any number up to MaxKeys. Each is read into locked memory.
+// with at most MaxKeys records. Each is read into locked memory.
 
-// KeyRole says what a key of a request is for.
+// KeyRole says what a key of a request is used for.
 type KeyRole uint8
 
 // The roles of keys.
 const (
 	KeyOld KeyRole = 1 // opens the volume now
-	KeyNew KeyRole = 2 // is to open it
+	KeyNew KeyRole = 2 // must open it afterwards
 )
 
 // KeyKind says what the bytes of a key are.
@@ -45,10 +45,10 @@ const MaxKeys = crypto.Slots + 1
 // maxKeyBytes bounds one key: the public half of a recovery key is the longest.
 const maxKeyBytes = 4000
 
-// KeySet is what came with a request.
+// KeySet is the keys that came with a request.
 type KeySet struct {
 	Old []crypto.Credential
-	New *volume.Key // nil: none
+	New *volume.Key // nil if there is none
 }
 
 // Erase overwrites all keys. It may be called on nil.
@@ -66,20 +66,21 @@ func (s *KeySet) Erase() {
 	}
 }
 
-// KeyFile is a file of keys in memory that no other process sees by name. The
-// caller closes it.
+// KeyFile is a file of keys in memory that other processes cannot open by name. The caller closes
+// it.
 type KeyFile struct{ *os.File }
 
-// NewKeyFile makes an empty one.
+// NewKeyFile creates an empty KeyFile.
 func NewKeyFile() (*KeyFile, error) {
 	fd, err := unix.MemfdCreate("sealvol-keys", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
-		return nil, fmt.Errorf("memory for keys: %w", err)
+		return nil, fmt.Errorf("create a memory file for keys: %w", err)
 	}
 	return &KeyFile{os.NewFile(uintptr(fd), "keys")}, nil
 }
 
-// Add appends a key that is read from r, the contents of a file. A new passphrase has one line.
+// Add appends a key, which it reads from r, the contents of a key file. A new passphrase has one
+// line.
 func (f *KeyFile) Add(role KeyRole, kind KeyKind, r io.Reader) error {
 	return crypto.ReadSecret(r, maxKeyBytes, func(b []byte) error {
 		if kind == KindPassphrase {
@@ -98,7 +99,7 @@ func (f *KeyFile) Add(role KeyRole, kind KeyKind, r io.Reader) error {
 	})
 }
 
-// Seal ends it: nobody changes it any more, and it is read from its beginning.
+// Seal makes the file immutable and rewinds it.
 func (f *KeyFile) Seal() error {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -107,7 +108,8 @@ func (f *KeyFile) Seal() error {
 	return err
 }
 
-// ReadKeys reads what KeyFile holds. Errors never contain it. The caller erases it.
+// ReadKeys reads the contents of a KeyFile. Its errors never contain them. The caller erases the
+// keys.
 func ReadKeys(r io.Reader) (s *KeySet, err error) {
 	s = &KeySet{}
 	defer func() {
@@ -125,7 +127,7 @@ func ReadKeys(r io.Reader) (s *KeySet, err error) {
 		}
 		size := int(binary.LittleEndian.Uint16(head[2:]))
 		if n >= MaxKeys || size > maxKeyBytes {
-			return s, errors.New("read the keys: too many, or too long")
+			return s, errors.New("read the keys: too many keys, or a key is too long")
 		}
 		err := crypto.ReadSecret(io.LimitReader(r, int64(size)), maxKeyBytes, func(b []byte) error {
 			if len(b) != size {
@@ -155,7 +157,7 @@ func (s *KeySet) add(role KeyRole, kind KeyKind, b []byte) error {
 	if k.Credential != nil {
 		k.Credential.Erase()
 	}
-	return errors.New("a key that the request has no use for")
+	return errors.New("unexpected key: the request does not use a key of this role and kind")
 }
 
 func parseKey(kind KeyKind, b []byte) (k volume.Key, err error) {
@@ -191,16 +193,16 @@ func parseKey(kind KeyKind, b []byte) (k volume.Key, err error) {
 		}
 		return volume.Key{Recipient: r}, nil
 	}
-	return k, fmt.Errorf("a key of kind %d", kind)
+	return k, fmt.Errorf("unknown kind of key: %d", kind)
 }
 
-// readKEKs reads the keys of key-current, as they lie in a mounter's key pipe: 32
-// bytes are the current key, 32 more the one before.
+// readKEKs reads the keys of key-current, which have the format of a mounter's key pipe: 32 bytes
+// are the current key, 32 more the previous one.
 func readKEKs(r io.Reader) (s *KeySet, err error) {
 	s = &KeySet{}
 	err = crypto.ReadSecret(r, 2*crypto.KeyBytes, func(b []byte) error {
 		if len(b) != crypto.KeyBytes && len(b) != 2*crypto.KeyBytes {
-			return fmt.Errorf("%d bytes of keys", len(b))
+			return fmt.Errorf("unexpected length of keys: %d bytes", len(b))
 		}
 		for role := KeyNew; len(b) > 0; role, b = KeyOld, b[crypto.KeyBytes:] {
 			key, err := crypto.NewKey(b[:crypto.KeyBytes])

@@ -14,57 +14,60 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// CodeWorking is the code of an answer to a request for work of which there is one at a time.
+// CodeWorking is the code of an answer if the requested work is running already and only one can
+// run at a time.
 const CodeWorking = "working"
 
-// ScrubArgs of "scrub". Its items are ScrubItems, its result is a ScrubResult. It ends when its caller hangs up.
+// ScrubArgs are the arguments of "scrub". Its items are ScrubItems, its result is a ScrubResult. It
+// ends when its caller hangs up.
 type ScrubArgs struct {
-	BytesPerSecond int64  `json:"bytesPerSecond,omitempty"` // 0: as fast as it goes
-	From           string `json:"from,omitempty"`           // the last ScrubItem.Position of one that was stopped
-	ReadOnly       bool   `json:"readOnly,omitempty"`       // mend nothing
+	BytesPerSecond int64  `json:"bytesPerSecond,omitempty"` // 0: unlimited
+	From           string `json:"from,omitempty"`           // the last ScrubItem.Position of an interrupted scrub
+	ReadOnly       bool   `json:"readOnly,omitempty"`       // repair nothing
 }
 
-// ScrubItem is a damage, or how far the scrub is.
+// ScrubItem is a damage, or the position of the scrub.
 type ScrubItem struct {
 	Damage   *Damage `json:"damage,omitempty"`
 	Position string  `json:"position,omitempty"`
 }
 
-// Damage is something on the device that does not verify.
+// Damage is data on the device that fails verification.
 type Damage struct {
 	Where  string `json:"where"`
 	What   string `json:"what"`
 	Mended bool   `json:"mended"`
-	// Snapshot is the oldest that holds it; Head: the present state does, too, and names are of there.
+	// Snapshot is the oldest snapshot that holds it. Head: the present state holds it, too, and the
+	// names are from there.
 	Snapshot string   `json:"snapshot,omitempty"`
 	Head     bool     `json:"head,omitempty"`
-	Inode    uint64   `json:"inode,omitempty"` // of a file's content
+	Inode    uint64   `json:"inode,omitempty"` // if it is in a file's content
 	Path     string   `json:"path,omitempty"`
 	Offset   uint64   `json:"offset,omitempty"`
 	Length   uint64   `json:"length,omitempty"`
-	Files    []string `json:"files,omitempty"` // some that lost metadata touches
+	Files    []string `json:"files,omitempty"` // some of the files that lost metadata affects
 	More     int      `json:"moreFiles,omitempty"`
 }
 
-// ScrubResult is what a scrub that came to its end has found.
+// ScrubResult is the result of a complete scrub.
 type ScrubResult struct {
 	BytesRead   uint64 `json:"bytesRead"`
-	DamageCount int    `json:"damageCount"` // also those beyond the items
+	DamageCount int    `json:"damageCount"` // includes those for which there was no item
 	MendedCount int    `json:"mendedCount"`
 }
 
-// NewDamage converts.
+// NewDamage converts a damage.
 func NewDamage(d *volume.Damage) *Damage {
 	return &Damage{Where: d.Where, What: d.What, Mended: d.Mended, Snapshot: d.Snapshot, Head: d.Head, Inode: d.Ino, Path: d.Path, Offset: d.Offset, Length: d.Length, Files: d.Files, More: d.More}
 }
 
-// DefragArgs of "defrag", whose result is a volume.DefragReport as Defragged.
+// DefragArgs are the arguments of "defrag". Its result is a Defragged.
 type DefragArgs struct {
-	Path           string `json:"path,omitempty"` // in the volume; "": all of it
+	Path           string `json:"path,omitempty"` // in the volume; "" for all of it
 	BytesPerSecond int64  `json:"bytesPerSecond,omitempty"`
 }
 
-// Defragged is what a defrag did.
+// Defragged is the result of a defrag.
 type Defragged struct {
 	Files           uint64   `json:"files"`
 	FilesRewritten  uint64   `json:"filesRewritten"`
@@ -77,58 +80,59 @@ type Defragged struct {
 	DamagedInodes   []uint64 `json:"damagedInodes,omitempty"`
 }
 
-// TrimArgs of "trim", as those of FITRIM, in bytes.
+// TrimArgs are the arguments of "trim", in bytes, like those of FITRIM.
 type TrimArgs struct {
 	Offset    int64 `json:"offset,omitempty"`
 	Length    int64 `json:"length,omitempty"`
 	MinLength int64 `json:"minLength,omitempty"`
 }
 
-// Trimmed is its result.
+// Trimmed is the result of a trim.
 type Trimmed struct {
 	TrimmedBytes uint64 `json:"trimmedBytes"`
 }
 
-// FreezeArgs of "freeze". Without Hold the answer is a Frozen, and the freeze ends with a "thaw" or after Timeout. With it a Frozen
-// comes as item, the freeze ends also when the caller hangs up, and the answer when it has ended.
+// FreezeArgs are the arguments of "freeze". Without Hold, the answer is a Frozen, and the freeze
+// ends with a "thaw" or after Timeout. With Hold, a Frozen comes as an item, the freeze also ends
+// when the caller hangs up, and the answer comes when it has ended.
 type FreezeArgs struct {
 	TimeoutMillis int64 `json:"timeoutMillis"` // at most an hour
 	Hold          bool  `json:"hold,omitempty"`
 }
 
-// maxFreeze bounds a freeze.
+// maxFreeze is the longest freeze.
 const maxFreeze = time.Hour
 
-// Frozen names a freeze.
+// Frozen identifies a freeze.
 type Frozen struct {
 	ID uint64 `json:"id"`
 }
 
-// ThawArgs of "thaw"; without ID it ends all freezes.
+// ThawArgs are the arguments of "thaw"; without ID it ends all freezes.
 type ThawArgs struct {
 	ID uint64 `json:"id,omitempty"`
 }
 
-// Thawed tells how many freezes a thaw has ended: none, if those had ended before.
+// Thawed says how many freezes a thaw has ended; 0 if they had ended before.
 type Thawed struct {
 	Ended int `json:"ended"`
 }
 
-// LogLevelArgs of "loglevel": "debug", "info", "warn" or "error".
+// LogLevelArgs are the arguments of "loglevel": "debug", "info", "warn" or "error".
 type LogLevelArgs struct {
 	Level string `json:"level"`
 }
 
-// online is the state behind the requests of this file.
+// online is the state of the requests in this file.
 type online struct {
 	s  *Server
 	mu sync.Mutex
-	// freezes that were asked for here
+	// the freezes that callers asked for
 	freezes map[uint64]*volume.Freeze
 	last    uint64
 }
 
-// addOnline adds the requests for what is done to a volume in use.
+// addOnline adds the requests for work on a volume in use.
 func (s *Server) addOnline(m control.Mux) {
 	o := &online{s: s, freezes: map[uint64]*volume.Freeze{}}
 	m["scrub"], m["defrag"], m["trim"] = o.scrub, o.defrag, o.trim
@@ -159,7 +163,7 @@ func (o *online) scrub(ctx context.Context, c *control.Call) (any, error) {
 				return
 			}
 			told = time.Now()
-			_ = c.Item(ScrubItem{Position: position()}) // a caller that hung up ends ctx
+			_ = c.Item(ScrubItem{Position: position()}) // if the caller hung up, ctx ends
 		}})
 	if err != nil {
 		return nil, workErr(err)
@@ -222,7 +226,7 @@ func (o *online) freeze(ctx context.Context, c *control.Call) (any, error) {
 	}
 	limit := time.Duration(a.TimeoutMillis) * time.Millisecond
 	if a.TimeoutMillis <= 0 || a.TimeoutMillis > int64(maxFreeze/time.Millisecond) {
-		return nil, control.WithCode(control.CodeMalformed, fmt.Errorf("a freeze needs a timeout of at most %v", maxFreeze))
+		return nil, control.WithCode(control.CodeMalformed, fmt.Errorf("the timeout of a freeze must be positive and at most %v", maxFreeze))
 	}
 	f, err := o.s.Volume.Freeze(ctx, limit)
 	if err != nil {
@@ -244,7 +248,7 @@ func (o *online) freeze(ctx context.Context, c *control.Call) (any, error) {
 	}
 }
 
-// remember gives a freeze a number, and forgets those that have ended.
+// remember gives a freeze a number, and drops those that have ended.
 func (o *online) remember(f *volume.Freeze) uint64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -10,12 +10,12 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume"
 )
 
-// Codes of requests about snapshots.
+// The codes of requests about snapshots.
 const (
-	CodeExists   = "exists"   // a snapshot of that name
-	CodeNotFound = "notFound" // no snapshot of that name
+	CodeExists   = "exists"   // a snapshot of that name exists
+	CodeNotFound = "notFound" // no snapshot has that name
 	CodeInUse    = "inUse"    // the snapshot is open
-	CodeInvalid  = "invalid"  // not a name for a snapshot
+	CodeInvalid  = "invalid"  // the name is not valid for a snapshot
 )
 
 // Snapshot describes a local snapshot.
@@ -24,14 +24,14 @@ type Snapshot struct {
 	Created         time.Time `json:"created"`
 	Generation      uint64    `json:"generation"`
 	UniqueBytes     int64     `json:"uniqueBytes"`     // what deleting it would free
-	ReferencedBytes int64     `json:"referencedBytes"` // what it holds, shared or not
+	ReferencedBytes int64     `json:"referencedBytes"` // what it holds, whether shared or not
 	Inodes          uint64    `json:"inodes"`
 	KeyEpoch        uint32    `json:"keyEpoch"` // the oldest that it may need
 	Deleting        bool      `json:"deleting,omitempty"`
 	Open            bool      `json:"open,omitempty"`
 }
 
-// SnapshotOf converts.
+// SnapshotOf converts a snapshot.
 func SnapshotOf(i volume.SnapshotInfo) Snapshot {
 	return Snapshot{Name: i.Name, Created: i.Created.UTC(), Generation: i.Generation, UniqueBytes: i.UniqueBytes, ReferencedBytes: i.ReferencedBytes,
 		Inodes: i.Inodes, KeyEpoch: i.KeyEpoch, Deleting: i.Deleting, Open: i.Open}
@@ -47,7 +47,7 @@ type Change struct {
 	Ranges  [][2]uint64 `json:"ranges,omitempty"`
 }
 
-// ChangeOf converts.
+// ChangeOf converts a change.
 func ChangeOf(c volume.Change) Change {
 	x := Change{Kind: c.Kind.String(), Path: c.Path, OldPath: c.OldPath, Inode: uint64(c.Ino), Mode: c.Type}
 	for _, r := range c.Ranges {
@@ -56,21 +56,22 @@ func ChangeOf(c volume.Change) Change {
 	return x
 }
 
-// SnapshotArgs name a snapshot. Dir and the descriptor of a FUSE mount on it come with a request to mount it.
+// SnapshotArgs name a snapshot. A request to mount it also has Dir, and sends the descriptor of a
+// FUSE mount on Dir.
 type SnapshotArgs struct {
 	Name string `json:"name"`
 	Dir  string `json:"dir,omitempty"`
 }
 
-// DiffArgs are those of snapshot-diff.
+// DiffArgs are the arguments of snapshot-diff.
 type DiffArgs struct {
 	From   string `json:"from"`
-	To     string `json:"to,omitempty"` // "": the volume as it is
+	To     string `json:"to,omitempty"` // "": the present state of the volume
 	Ranges bool   `json:"ranges,omitempty"`
 }
 
-// errCaller is why a list that nobody reads any more ends.
-var errCaller = errors.New("the caller went away")
+// errCaller ends a list whose caller hung up.
+var errCaller = errors.New("the caller hung up")
 
 // snapshots adds the requests about local snapshots to a table.
 func (s *Server) snapshots(m control.Mux) {
@@ -116,10 +117,10 @@ func (s *Server) snapshots(m control.Mux) {
 			return nil, err
 		}
 		if c.File() == nil || a.Dir == "" {
-			return nil, control.WithCode(control.CodeMalformed, errors.New("a mount needs its directory and descriptor"))
+			return nil, control.WithCode(control.CodeMalformed, errors.New("the request needs the directory and the descriptor of the mount"))
 		}
 		if s.MountSnapshot == nil {
-			return nil, errors.New("this server serves no snapshots")
+			return nil, errors.New("this mount server does not mount snapshots")
 		}
 		return nil, snapshotError(s.MountSnapshot(a.Name, a.Dir, c.File()))
 	}
@@ -129,7 +130,7 @@ func (s *Server) snapshots(m control.Mux) {
 			return nil, err
 		}
 		if s.UnmountSnapshot == nil {
-			return nil, control.WithCode(CodeNotFound, errors.New("this server serves no snapshots"))
+			return nil, control.WithCode(CodeNotFound, errors.New("this mount server does not mount snapshots"))
 		}
 		return nil, s.UnmountSnapshot(ctx, a.Dir)
 	}

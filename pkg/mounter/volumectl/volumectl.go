@@ -1,5 +1,6 @@
-// Package volumectl is what a mount server that serves a *volume.Volume can be asked on its control socket: one table of requests for
-// every program that serves one. The types of arguments, items and results stand beside each request, for servers and callers.
+// Package volumectl has the requests that a mount server which serves a *volume.Volume answers on
+// its control socket. All programs that serve a volume use the same table. The types of arguments,
+// items and results are next to each request, for servers and callers.
 package volumectl
 
 import (
@@ -15,23 +16,25 @@ import (
 // Server answers for one open volume.
 type Server struct {
 	Volume   *volume.Volume
-	Name     string // by which whoever asks knows the volume
+	Name     string // the name by which callers know the volume
 	ReadOnly bool
-	LogLevel *slog.LevelVar // of the server's log; nil if it can not be changed
-	// Conditions are adverse ones that whoever serves the volume knows of; nil: none.
+	LogLevel *slog.LevelVar // of the server's log; nil if it cannot be changed
+	// Conditions returns adverse conditions that the program which serves the volume knows; nil if
+	// there are none.
 	Conditions func() []control.Condition
-	// Mounted serves the volume to the kernel; nil: nothing does.
+	// Mounted serves the volume to the kernel; nil if it is not mounted.
 	Mounted Mounted
 	// End makes everything durable and ends serving; see control.Handler.
 	End func(ctx context.Context) error
-	// MountSnapshot serves a snapshot on the FUSE connection of a mount on dir, until it is unmounted; it
-	// returns once that answers. The descriptor is the caller's. Nil: it serves none.
+	// MountSnapshot serves a snapshot on the FUSE connection of a mount on dir, until it is
+	// unmounted. It returns when the mount answers. The caller closes the descriptor. Nil if the
+	// server does not mount snapshots.
 	MountSnapshot func(name, dir string, connection *os.File) error
-	// UnmountSnapshot ends such a mount, unless it is in use. Nil with MountSnapshot.
+	// UnmountSnapshot ends such a mount, unless it is in use. It is nil if MountSnapshot is nil.
 	UnmountSnapshot func(ctx context.Context, dir string) error
 }
 
-// Mux names all requests.
+// Mux returns the table of all requests.
 func (s *Server) Mux() control.Mux {
 	m := control.NewMux(s)
 	s.addOnline(m)
@@ -45,12 +48,12 @@ func (s *Server) Mux() control.Mux {
 	return m
 }
 
-// Label answers label.
+// Label is the answer to label.
 type Label struct {
-	Label string `json:"label"` // "": none
+	Label string `json:"label"` // "" for none
 }
 
-// basic answers what every mount can be asked.
+// basic returns the handler of the requests that every mount has.
 func (s *Server) basic() *Basic {
 	return &Basic{FS: s.Volume, Name: s.Name, ReadOnly: s.ReadOnly, Conditions: s.Conditions, GrowBy: s.Volume.Grow, End: s.End}
 }
@@ -61,7 +64,7 @@ func (s *Server) Status(ctx context.Context) (control.Status, error) { return s.
 // Stats implements control.Handler.
 func (s *Server) Stats(ctx context.Context) (control.Stats, error) { return s.basic().Stats(ctx) }
 
-// Sync implements control.Handler. On the root it commits, too.
+// Sync implements control.Handler. On the root directory, it also commits.
 func (s *Server) Sync(ctx context.Context) error { return s.basic().Sync(ctx) }
 
 // Grow implements control.Handler.

@@ -14,17 +14,17 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// What programs store through mappings lies in the kernel alone until the kernel writes it back, and
-// nothing that a server can do by itself makes it do so and keeps what is cached; syncfs(2) does not
-// wait for FUSE, in later kernels not even begin (ADR 0067). Closing a file does both. So before a
+// What programs store through mappings is only in the kernel until the kernel writes it back. A
+// server cannot make the kernel write it back and keep its cache; syncfs(2) does not wait for FUSE,
+// and later kernels do not even start (ADR 0067). Closing a file does write it back. So before a
 // volume is frozen, a snapshot is made or its files are compared, the caller asks the server which
-// files the kernel knows, and opens and closes each, by its inode.
+// files the kernel knows, and opens and closes each of them by its inode.
 
-// Mounted is what serves the volume to the kernel.
+// Mounted serves the volume to the kernel.
 type Mounted interface {
-	// Files is the regular files that the kernel knows.
+	// Files returns the regular files that the kernel knows.
 	Files() []vfs.Ino
-	// WriteBack has the kernel write back mapped files, and drop what it has cached.
+	// WriteBack makes the kernel write back mapped files and drop what it has cached.
 	WriteBack(ctx context.Context) error
 }
 
@@ -35,7 +35,7 @@ const filesBatch = 4096
 func (s *Server) addWriteBack(m control.Mux) {
 	m["files"] = func(_ context.Context, c *control.Call) (any, error) {
 		if s.Mounted == nil || s.ReadOnly || s.Volume.Frozen() > 0 {
-			return nil, nil // at rest nothing is written back: it would wait for the thaw
+			return nil, nil // a frozen volume writes nothing back: that would wait for the thaw
 		}
 		files := s.Mounted.Files()
 		for len(files) > 0 {
@@ -55,10 +55,10 @@ func (s *Server) addWriteBack(m control.Mux) {
 	}
 }
 
-// WriteBack has the kernel write back what programs have stored through mappings of files of the
-// mount on dir, whose server is asked by c. It returns when the server has all of it. It must not
-// be called by a process that holds the connection's /dev/fuse, and it cannot be interrupted while
-// the server hangs. Servers of versions that do not know the request are left alone.
+// WriteBack makes the kernel write back what programs have stored through mappings of files on the
+// mount at dir, whose server c reaches. It returns when the server has all of it. A process that
+// holds the connection's /dev/fuse must not call it, and it cannot be interrupted while the server
+// hangs. It does nothing if the server's version does not know the request.
 func WriteBack(ctx context.Context, c control.Client, dir string) error {
 	root, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -86,12 +86,13 @@ func WriteBack(ctx context.Context, c control.Client, dir string) error {
 	return err
 }
 
-// errNoHandles means that this process may open no file by its inode, or not each: of one with a
-// lease (fcntl(2) F_SETLEASE, as Samba's for oplocks) the kernel wants to ask the holder first.
+// errNoHandles means that this process cannot open files by inode, or not all of them: for a file
+// with a lease (fcntl(2) F_SETLEASE, which Samba uses for oplocks) the kernel first asks the
+// holder.
 var errNoHandles = errors.New("files cannot be opened by inode")
 
-// handleType is FILEID_INO64_GEN of the kernel, what handles of FUSE are: inode number
-// and generation, which is always 0 here, in words of 32 bits, the higher half first.
+// handleType is FILEID_INO64_GEN of the kernel, the type of FUSE's handles: inode number and
+// generation (always 0 here) in 32-bit words, the higher half first.
 const handleType = 0x81
 
 // writeBackOne opens and closes a file by its inode number.
@@ -102,14 +103,14 @@ func writeBackOne(root int, ino uint64) error {
 	fd, err := unix.OpenByHandleAt(root, unix.NewFileHandle(handleType, h), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC)
 	switch {
 	case errors.Is(err, unix.ESTALE):
-		return nil // it is gone, and the kernel wrote back when it was closed
+		return nil // the file is gone, and the kernel wrote it back when it was closed
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EACCES), errors.Is(err, unix.EAGAIN):
 		return errNoHandles
 	case err != nil:
 		return fmt.Errorf("open inode %d: %w", ino, err)
 	}
 	if err := unix.Close(fd); err != nil {
-		return fmt.Errorf("inode %d: what was stored through a mapping is not written back: %w", ino, err)
+		return fmt.Errorf("write back mapped data of inode %d: %w", ino, err)
 	}
 	return nil
 }
