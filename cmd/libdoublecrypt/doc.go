@@ -1,7 +1,7 @@
-// Command libdoublecrypt is a library for C: the 21 functions of
-// doublecrypt-core 0.1.18, declared in doublecrypt.h, on this project's
-// implementation. `make libdoublecrypt` builds it, shared and static.
+// Command libdoublecrypt is a C library. It provides the 21 functions of doublecrypt-core 0.1.18,
+// declared in doublecrypt.h, on top of this project's implementation. `make libdoublecrypt` builds it
+// as a shared and a static library.
 //
-// A handle is a number, not an address: what is no handle, or none any more, is
-// refused, and so are null pointers. Calls with one handle may be concurrent.
+// A handle is a number, not the address of an object. So invalid handles, destroyed handles and null
+// pointers are detected and refused. Calls with the same handle may be concurrent.
 package main

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// run runs a program and returns what it prints.
+// run runs a program and returns its output.
 func run(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(name, args...)
@@ -29,7 +29,7 @@ func compile(t *testing.T, dir, source, name string, libs ...string) string {
 	return program
 }
 
-// TestLibrary builds both libraries, and uses them from C and from Python.
+// TestLibrary builds both libraries, and uses them from C and Python.
 func TestLibrary(t *testing.T) {
 	dir := t.TempDir()
 	shared, static := filepath.Join(dir, "libdoublecrypt.so"), filepath.Join(dir, "libdoublecrypt.a")
@@ -67,7 +67,8 @@ func TestLibrary(t *testing.T) {
 	}
 }
 
-// TestSymbols: the library has the reference's functions, and no others of ours.
+// TestSymbols checks that the library exports the functions of the reference implementation and no
+// others of ours.
 func TestSymbols(t *testing.T) {
 	header, err := os.ReadFile("doublecrypt.h")
 	if err != nil {
@@ -93,12 +94,12 @@ func TestSymbols(t *testing.T) {
 	}
 }
 
-// TestValgrind runs the test in C under memcheck. Go tells it about stacks and
-// heap if built so; leaks it cannot look for, since Go's heap is too large for it:
-// the test counts what malloc gave out instead.
+// TestValgrind runs the C test under memcheck. A special build of Go tells valgrind about stacks and the
+// heap. Valgrind cannot search for leaks, because Go's heap is too large for it. Therefore the test counts
+// the memory that malloc allocated.
 func TestValgrind(t *testing.T) {
 	if testing.Short() {
-		return // it builds all of Go anew
+		return // it rebuilds the Go standard library
 	}
 	dir := t.TempDir()
 	shared := filepath.Join(dir, "libdoublecrypt.so")

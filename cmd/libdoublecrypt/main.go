@@ -1,7 +1,7 @@
 package main
 
-// The names of pointers to const are for the prototypes that cgo makes: they
-// must be those of doublecrypt.h, which a test compiles with both.
+// cgo uses these names of pointers to const in the prototypes that it generates. The prototypes must
+// match doublecrypt.h; a test compiles both together.
 
 // #include <stddef.h>
 // #include <stdint.h>
@@ -25,25 +25,25 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-func main() {} // a library has none
+func main() {} // required by the build, never called
 
 // handle is one file system.
 type handle struct {
 	core *doublecrypt.Core
 	dev  device.Device
 	key  *crypto.DoublecryptKey
-	use  sync.RWMutex // held for reading by every call, for writing by fs_destroy
+	use  sync.RWMutex // every call holds it for reading, fs_destroy for writing
 	dead bool
 }
 
-// handles are named by addresses that hold nothing: each is one byte of memory of
-// C's, which is never given back, so that none is ever named twice.
+// handles maps the address of a handle to its file system. Each address is one byte of C memory that is
+// never freed, so no address is ever used twice.
 var (
 	handlesMu sync.Mutex
 	handles   = map[uintptr]*handle{}
 )
 
-// maxHandles bounds what is never given back.
+// maxHandles limits the memory that is never freed.
 const maxHandles = 1 << 24
 
 var handlesMade int
@@ -60,7 +60,7 @@ func publish(h *handle) *C.FsHandle {
 	return (*C.FsHandle)(p)
 }
 
-// acquire finds a handle and keeps it from being destroyed until release.
+// acquire finds a handle and prevents its destruction until release.
 func acquire(p *C.FsHandle) (h *handle, release func()) {
 	handlesMu.Lock()
 	h = handles[uintptr(unsafe.Pointer(p))]
@@ -88,7 +88,7 @@ func with(p *C.FsHandle, f func(c *doublecrypt.Core) error) C.int32_t {
 	return C.int32_t(doublecrypt.CodeOf(f(h.core)))
 }
 
-// text copies a string of C's; false for NULL and for what is not UTF-8.
+// text copies a C string. It returns false for NULL and for strings that are not UTF-8.
 func text(s *C.text_t) (string, bool) {
 	if s == nil {
 		return "", false
@@ -105,19 +105,19 @@ func withPath(p *C.FsHandle, path *C.text_t, f func(c *doublecrypt.Core, path st
 	return with(p, func(c *doublecrypt.Core) error { return f(c, t) })
 }
 
-// data is memory of C's, valid during the call.
+// data returns C memory as a slice, which is valid during the call.
 func data(p *C.bytes_t, n C.size_t) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(p)), int(n))
 }
 
-// maxBytes is what one call may ask for: more than any machine has.
+// maxBytes limits the size that one call may request. It is more than any machine has.
 const maxBytes = 1 << 46
 
 func deriveKey(p *C.bytes_t, n C.size_t) (*crypto.DoublecryptKey, error) {
 	if p == nil || n == 0 || n > 1<<20 {
-		return nil, errors.New("no master key")
+		return nil, errors.New("the master key is missing")
 	}
-	return crypto.NewDoublecryptKey(append([]byte(nil), data(p, n)...)) // which overwrites the copy
+	return crypto.NewDoublecryptKey(append([]byte(nil), data(p, n)...)) // it overwrites the copy
 }
 
 func newHandle(dev device.Device, totalBlocks uint64, block int, p *C.bytes_t, n C.size_t) *C.FsHandle {
@@ -133,8 +133,8 @@ func newHandle(dev device.Device, totalBlocks uint64, block int, p *C.bytes_t, n
 	return h
 }
 
-// maxMemoryBlocks bounds volumes in memory: 1 TiB of address, of which only
-// what is written takes room.
+// maxMemoryBlocks limits volumes in memory to 1 TiB of address space. Only blocks that are written use
+// memory.
 const maxMemoryBlocks = 1 << 24
 
 //export fs_create
@@ -182,7 +182,7 @@ func blockBytes(n C.uint32_t) int {
 	return int(n)
 }
 
-// makeFile makes an image of that size.
+// makeFile creates an image file of the given size.
 func makeFile(name string, size int64) error {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -201,7 +201,7 @@ func openPath(name string, totalBlocks uint64, block int, fill bool, key *C.byte
 		h = newHandle(dev, totalBlocks, block, key, keyLen)
 	}
 	if h == nil {
-		_ = dev.Close() // there is no way to say why
+		_ = dev.Close() // the interface cannot return the cause
 	}
 	return h
 }
@@ -215,12 +215,12 @@ func fs_destroy(p *C.FsHandle) {
 	if h == nil {
 		return
 	}
-	h.use.Lock() // calls that are running end first
+	h.use.Lock() // wait for running calls to end
 	defer h.use.Unlock()
 	h.dead = true
-	_ = h.core.Close() // as in the reference, nobody hears of it: who wants to know calls fs_sync
+	_ = h.core.Close() // as in the reference implementation, fs_destroy reports no errors; fs_sync does
 	h.key.Erase()
-	_ = h.dev.Close() // everything is on it
+	_ = h.dev.Close() // Close has synced it
 }
 
 //export fs_init_filesystem
@@ -253,7 +253,7 @@ func fs_rename(p *C.FsHandle, oldPath, newPath *C.text_t) C.int32_t {
 	return withPath(p, oldPath, func(c *doublecrypt.Core, from string) error { return c.Rename(from, to) })
 }
 
-// pieceBytes is the most that one change of the volume takes.
+// pieceBytes is the maximum number of bytes in one change of the volume.
 const pieceBytes = 1 << 20
 
 //export fs_write_file

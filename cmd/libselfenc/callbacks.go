@@ -22,14 +22,14 @@ import (
 	"github.com/sealvol/sealvol/pkg/selfenc"
 )
 
-// callbacks is a store that the caller keeps. Its functions run on the thread
-// that called us, one at a time: what the caller stores in may belong to a
-// thread (SQLite, in Python), and an interpreter need not know Go's threads.
+// callbacks is a store that the caller provides. Its functions run on the thread that called us, one at a
+// time. The caller's database may belong to that thread (such as SQLite in Python), and an interpreter may
+// not support Go's threads.
 type callbacks struct {
 	put     C.selfenc_put
 	get     C.selfenc_get
 	context unsafe.Pointer
-	asks    chan func() error // run by the caller's thread
+	asks    chan func() error // the caller's thread runs these
 	index   map[selfenc.Name]uint64
 }
 
@@ -37,8 +37,8 @@ func newCallbacks(put C.selfenc_put, get C.selfenc_get, ctx unsafe.Pointer) *cal
 	return &callbacks{put: put, get: get, context: ctx, asks: make(chan func() error), index: map[selfenc.Name]uint64{}}
 }
 
-// serve runs work in a goroutine of its own, and meanwhile, on this thread,
-// what it asks the caller for. Once that has failed nothing more is asked.
+// serve runs work in another goroutine. Meanwhile, it runs the callbacks that work requests on this
+// thread. After a callback has failed, it runs no more of them.
 func (c *callbacks) serve(work func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
@@ -58,7 +58,7 @@ func (c *callbacks) serve(work func(context.Context) error) error {
 	}
 }
 
-// ask has f run by the caller's thread.
+// ask runs f on the caller's thread.
 func (c *callbacks) ask(ctx context.Context, f func() error) error {
 	done := make(chan error, 1)
 	select {
@@ -75,12 +75,12 @@ func (c *callbacks) ask(ctx context.Context, f func() error) error {
 
 func (c *callbacks) PutChunk(ctx context.Context, name selfenc.Name, data []byte) error {
 	return c.ask(ctx, func() error {
-		// In C's memory, which does not move and is not collected.
+		// The buffer is C memory, which does not move and is not garbage collected.
 		n, b := C.CBytes(name[:]), C.CBytes(data)
 		defer C.free(n)
 		defer C.free(b)
 		if C.call_put(c.put, c.context, n, b, C.size_t(len(data))) != 1 {
-			return fmt.Errorf("%w: could not store it", errCallback)
+			return fmt.Errorf("%w: cannot store the chunk", errCallback)
 		}
 		return nil
 	})
@@ -97,7 +97,7 @@ func (c *callbacks) GetChunk(ctx context.Context, name selfenc.Name, room []byte
 		case got == -3 || got > int64(limit):
 			return selfenc.ErrChunkTooLarge
 		case got <= 0:
-			return fmt.Errorf("%w: could not read it", errCallback)
+			return fmt.Errorf("%w: cannot read the chunk", errCallback)
 		default:
 			chunk = append(room[:0], unsafe.Slice((*byte)(b), got)...)
 			return nil
@@ -106,8 +106,8 @@ func (c *callbacks) GetChunk(ctx context.Context, name selfenc.Name, room []byte
 	return chunk, err
 }
 
-// root returns the map of the data itself, and keeps the chunks' numbers, for
-// callbacks that want them.
+// root returns the map of the data itself. It also keeps the indexes of the chunks, which callbacks may
+// need.
 func (c *callbacks) root(ctx context.Context, e selfenc.Encoding, m *selfenc.DataMap) (*selfenc.DataMap, error) {
 	c.know(m)
 	root, err := selfenc.RootMap(ctx, e, c, m, selfenc.Options{})
@@ -123,7 +123,7 @@ func (c *callbacks) know(m *selfenc.DataMap) {
 	}
 }
 
-// read opens what the map describes.
+// read opens the data of the map for reading.
 func (c *callbacks) read(ctx context.Context, e selfenc.Encoding, m *selfenc.DataMap) (*selfenc.Reader, error) {
 	root, err := c.root(ctx, e, m)
 	if err != nil {

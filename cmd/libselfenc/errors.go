@@ -13,10 +13,10 @@ import (
 	"github.com/sealvol/sealvol/pkg/selfenc"
 )
 
-// errCallback: a function of the caller's said that it failed. The caller knows why.
-var errCallback = errors.New("the caller's function failed")
+// errCallback is the error when a callback reports a failure. The caller knows the cause.
+var errCallback = errors.New("the callback failed")
 
-// codes are the library's errors. The first that fits is the code.
+// codes maps errors to the codes of the header. The first match is used.
 var codes = []struct {
 	err  error
 	code C.int
@@ -34,7 +34,7 @@ var codes = []struct {
 	{errEncoding, C.SELFENC_ENCODING},
 }
 
-// codeOf is the number that the header has for an error.
+// codeOf returns the code of an error, as defined in the header.
 func codeOf(err error) C.int {
 	for _, c := range codes {
 		if errors.Is(err, c.err) {

@@ -11,7 +11,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/selfenc"
 )
 
-// encryptFile encrypts a file to a store.
+// encryptFile encrypts a file into a store.
 func encryptFile(ctx context.Context, e selfenc.Encoding, store selfenc.ChunkStore, path string, o selfenc.Options) (*selfenc.DataMap, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -21,8 +21,8 @@ func encryptFile(ctx context.Context, e selfenc.Encoding, store selfenc.ChunkSto
 	return selfenc.EncryptTo(ctx, e, store, f, o)
 }
 
-// writeFile writes what r has to a file, which gets its name when it is whole and durable. A file
-// that had the name is replaced; anything else, such as a device, is not.
+// writeFile writes the data of r to a file. The file gets its name only when it is complete and durable.
+// It replaces an existing regular file, but nothing else, such as a device.
 func writeFile(ctx context.Context, path string, r *selfenc.Reader) error {
 	f, err := atomicfile.Create(path, atomicfile.Options{})
 	if errors.Is(err, atomicfile.ErrNotRegular) {

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// run runs a program and returns what it prints.
+// run runs a program and returns its output.
 func run(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), name, args...)
@@ -28,8 +28,8 @@ func compile(t *testing.T, dir, name string, libs ...string) string {
 	return program
 }
 
-// TestLibrary builds both libraries and uses all functions from C. Python has
-// its own test: test/interop/selfenc.
+// TestLibrary builds both libraries and uses all functions from C. The test of the Python package is
+// test/interop/selfenc.
 func TestLibrary(t *testing.T) {
 	dir := t.TempDir()
 	shared, static := filepath.Join(dir, "libselfenc.so"), filepath.Join(dir, "libselfenc.a")
@@ -43,7 +43,7 @@ func TestLibrary(t *testing.T) {
 			t.Errorf("%s: %s", program, out)
 		}
 	}
-	// The prototypes that cgo made are those of the header, which has all of them.
+	// The header must have all prototypes that cgo generated.
 	made, err := os.ReadFile(filepath.Join(dir, "libselfenc.h"))
 	if err != nil {
 		t.Fatal(err)
@@ -69,10 +69,10 @@ func TestLibrary(t *testing.T) {
 	run(t, "gcc", "-Wall", "-Werror", "-Wno-array-parameter", "-I.", "-fsyntax-only", both)
 }
 
-// TestValgrind runs the test in C under memcheck, as that of libdoublecrypt.
+// TestValgrind runs the C test under memcheck, like that of libdoublecrypt.
 func TestValgrind(t *testing.T) {
 	if testing.Short() {
-		return // it builds all of Go anew
+		return // it rebuilds the Go standard library
 	}
 	dir := t.TempDir()
 	shared := filepath.Join(dir, "libselfenc.so")

@@ -1,19 +1,17 @@
-// Command libselfenc is no command but a library: the C ABI of the reference
-// implementation's self-encryption, for the Python package in python/ and other
-// languages.
+// Command libselfenc is a C library for self-encryption in the reference implementation's encodings. The
+// Python package in python/ uses it, and other languages can.
 //
-// `make libselfenc` builds it, shared and static, with its header selfenc.h. It
-// has no handles: every call stands for itself. NULL where something is needed is
-// an error, and so are numbers that are no encoding. The caller's functions
-// run on the caller's thread (callbacks).
+// `make libselfenc` builds it as a shared and a static library with the header selfenc.h. There are no
+// handles: each call is independent. NULL for a required argument and unknown encodings are errors.
+// Callbacks run on the thread of the caller (callbacks).
 package main
 
 /*
 #include <stdlib.h>
-#define SELFENC_NO_PROTOTYPES // cgo makes them; a test compiles with both
+#define SELFENC_NO_PROTOTYPES // cgo generates them; a test compiles both together
 #include "selfenc.h"
 
-// Their names are for the prototypes that cgo makes.
+// cgo uses these names in the prototypes that it generates.
 typedef const char text_t;
 typedef const uint8_t bytes_t;
 */
@@ -32,20 +30,20 @@ import (
 
 func main() {}
 
-// errEncoding is not selfenc.ErrEncoding, which forms of maps have as well.
+// errEncoding is separate from selfenc.ErrEncoding, which is also the error of unknown map forms.
 var errEncoding = errors.New("unknown encoding")
 
-// encodingOf is an encoding of the reference's; nothing else comes through here.
+// encodingOf returns an encoding of the reference implementation. It refuses all others.
 func encodingOf(n C.int) (selfenc.Encoding, error) {
 	for _, e := range []selfenc.Encoding{selfenc.SE31, selfenc.SE36} {
 		if n == C.int(e) {
 			return e, nil
 		}
 	}
-	return 0, fmt.Errorf("%w: %d; it is 31 or 36", errEncoding, int(n))
+	return 0, fmt.Errorf("%w %d: must be 31 or 36", errEncoding, int(n))
 }
 
-// optionsOf is the options of encryption.
+// optionsOf returns the options of encryption.
 func optionsOf(chunkSize C.size_t, mapForm *C.text_t) (o selfenc.Options, err error) {
 	if chunkSize > math.MaxInt32 {
 		return o, fmt.Errorf("%w: %d bytes", selfenc.ErrInvalidChunkSize, uint64(chunkSize))
@@ -57,7 +55,7 @@ func optionsOf(chunkSize C.size_t, mapForm *C.text_t) (o selfenc.Options, err er
 	return o, err
 }
 
-// result is what a function returns, having set text if it failed.
+// result returns the code of an error, and sets text to its message.
 func result(text **C.char, f func() error) C.int {
 	if text != nil {
 		*text = nil
@@ -72,13 +70,13 @@ func result(text **C.char, f func() error) C.int {
 	return codeOf(err)
 }
 
-var errNoFunction = errors.New("no path, or no function")
+var errNoFunction = errors.New("the path or the callback is NULL")
 
 //export selfenc_free
 func selfenc_free(p unsafe.Pointer) { C.free(p) }
 
-// selfenc_encrypt encrypts size bytes. The map comes in its newest form; the
-// chunks one after the other, each behind its length as u64, little-endian.
+// selfenc_encrypt encrypts size bytes. It returns the map in its newest form, and the chunks one after
+// the other, each after its length as a little-endian u64.
 //
 //export selfenc_encrypt
 func selfenc_encrypt(encoding C.int, chunkSize C.size_t, mapForm *C.text_t, data *C.bytes_t, size C.size_t, mapOut **C.uint8_t, mapSize *C.size_t, chunksOut **C.uint8_t, chunksSize *C.size_t, text **C.char) C.int {
@@ -111,8 +109,7 @@ func selfenc_encrypt(encoding C.int, chunkSize C.size_t, mapForm *C.text_t, data
 	})
 }
 
-// selfenc_decrypt decrypts what selfenc_encrypt returned. Chunks may come in
-// any order.
+// selfenc_decrypt decrypts the result of selfenc_encrypt. The chunks may be in any order.
 //
 //export selfenc_decrypt
 func selfenc_decrypt(encoding C.int, dataMap *C.bytes_t, mapSize C.size_t, chunksIn *C.bytes_t, chunksSize C.size_t, dataOut **C.uint8_t, dataSize *C.size_t, text **C.char) C.int {
@@ -148,9 +145,9 @@ func selfenc_decrypt(encoding C.int, dataMap *C.bytes_t, mapSize C.size_t, chunk
 // giveAll decrypts into memory.
 func (o output) giveAll(ctx context.Context, r *selfenc.Reader) error {
 	if r.Size() > math.MaxInt32 {
-		return fmt.Errorf("%w: %d bytes to return at once", selfenc.ErrTooLarge, r.Size())
+		return fmt.Errorf("%w: cannot return %d bytes at once", selfenc.ErrTooLarge, r.Size())
 	}
-	var plain bytes.Buffer // it grows as chunks prove what the map says
+	var plain bytes.Buffer // it grows with the verified chunks, because the size in the map is not trusted
 	if err := r.Copy(ctx, &plain, 0, r.Size()); err != nil {
 		return err
 	}
@@ -158,7 +155,7 @@ func (o output) giveAll(ctx context.Context, r *selfenc.Reader) error {
 	return nil
 }
 
-// selfenc_decrypt_store decrypts in memory what it asks get for.
+// selfenc_decrypt_store decrypts into memory. It calls get for each chunk.
 //
 //export selfenc_decrypt_store
 func selfenc_decrypt_store(encoding C.int, dataMap *C.bytes_t, mapSize C.size_t, get C.selfenc_get, user unsafe.Pointer, dataOut **C.uint8_t, dataSize *C.size_t, text **C.char) C.int {
@@ -177,8 +174,8 @@ func selfenc_decrypt_store(encoding C.int, dataMap *C.bytes_t, mapSize C.size_t,
 	})
 }
 
-// withMap checks what functions are given that have a map and a store, of
-// which they need put or get, and runs work while the store is served.
+// withMap checks the arguments of functions that take a map and a store with put or get. It runs work and
+// meanwhile serves the store.
 func withMap(encoding C.int, dataMap *C.bytes_t, mapSize C.size_t, put C.selfenc_put, get C.selfenc_get, user unsafe.Pointer,
 	work func(context.Context, selfenc.Encoding, *selfenc.DataMap, *callbacks) error) error {
 	if put == nil && get == nil {
@@ -196,8 +193,7 @@ func withMap(encoding C.int, dataMap *C.bytes_t, mapSize C.size_t, put C.selfenc
 	return c.serve(func(ctx context.Context) error { return work(ctx, e, m, c) })
 }
 
-// selfenc_encrypt_file encrypts a file with bounded memory and passes each
-// chunk to put.
+// selfenc_encrypt_file encrypts a file with bounded memory, and passes each chunk to put.
 //
 //export selfenc_encrypt_file
 func selfenc_encrypt_file(encoding C.int, chunkSize C.size_t, mapForm *C.text_t, path *C.text_t, put C.selfenc_put, user unsafe.Pointer, mapOut **C.uint8_t, mapSize *C.size_t, text **C.char) C.int {
@@ -228,8 +224,8 @@ func selfenc_encrypt_file(encoding C.int, chunkSize C.size_t, mapForm *C.text_t,
 	})
 }
 
-// selfenc_decrypt_file asks get for chunks and writes a file, which gets its
-// name when it is whole.
+// selfenc_decrypt_file calls get for each chunk and writes a file, which gets its name only when it is
+// complete.
 //
 //export selfenc_decrypt_file
 func selfenc_decrypt_file(encoding C.int, dataMap *C.bytes_t, mapSize C.size_t, path *C.text_t, get C.selfenc_get, user unsafe.Pointer, text **C.char) C.int {
@@ -248,7 +244,7 @@ func selfenc_decrypt_file(encoding C.int, dataMap *C.bytes_t, mapSize C.size_t, 
 	})
 }
 
-// selfenc_shrink encrypts a map that is larger than three chunks to put.
+// selfenc_shrink encrypts a map of more than three chunks, and passes the new chunks to put.
 //
 //export selfenc_shrink
 func selfenc_shrink(encoding C.int, mapForm *C.text_t, dataMap *C.bytes_t, mapSize C.size_t, put C.selfenc_put, user unsafe.Pointer, mapOut **C.uint8_t, mapOutSize *C.size_t, text **C.char) C.int {
@@ -290,8 +286,7 @@ func selfenc_root_map(encoding C.int, dataMap *C.bytes_t, mapSize C.size_t, get 
 	})
 }
 
-// selfenc_map_convert reads a map in any form and writes it in the one named:
-// "v0", "v0c", "v1" or "json".
+// selfenc_map_convert reads a map in any form and writes it in the given form: "v0", "v0c", "v1" or "json".
 //
 //export selfenc_map_convert
 func selfenc_map_convert(dataMap *C.bytes_t, mapSize C.size_t, form *C.text_t, out **C.uint8_t, outSize *C.size_t, text **C.char) C.int {
@@ -301,7 +296,7 @@ func selfenc_map_convert(dataMap *C.bytes_t, mapSize C.size_t, form *C.text_t, o
 			return err
 		}
 		if form == nil {
-			return fmt.Errorf("%w: no form", selfenc.ErrEncoding)
+			return fmt.Errorf("%w: the form is NULL", selfenc.ErrEncoding)
 		}
 		m, err := decodeMap(dataMap, mapSize)
 		if err != nil {
@@ -320,7 +315,7 @@ func selfenc_map_convert(dataMap *C.bytes_t, mapSize C.size_t, form *C.text_t, o
 	})
 }
 
-// selfenc_name writes the name of a stored chunk.
+// selfenc_name computes the name of a stored chunk.
 //
 //export selfenc_name
 func selfenc_name(encoding C.int, data *C.bytes_t, size C.size_t, name *C.uint8_t, text **C.char) C.int {
@@ -334,7 +329,7 @@ func selfenc_name(encoding C.int, data *C.bytes_t, size C.size_t, name *C.uint8_
 			return err
 		}
 		if name == nil {
-			return errors.New("no place for the result")
+			return errors.New("a result pointer is NULL")
 		}
 		*(*selfenc.Name)(unsafe.Pointer(name)) = e.NameOf(b)
 		return nil

@@ -5,7 +5,7 @@ package main
 #define SELFENC_NO_PROTOTYPES
 #include "selfenc.h"
 
-// Their names are for the prototypes that cgo makes.
+// cgo uses these names in the prototypes that it generates.
 typedef const char text_t;
 typedef const uint8_t bytes_t;
 */
@@ -22,34 +22,34 @@ import (
 	"github.com/sealvol/sealvol/pkg/selfenc"
 )
 
-// bytesOf is the caller's memory, for the time of the call.
+// bytesOf returns the caller's memory as a slice, which is valid during the call.
 func bytesOf(p *C.bytes_t, n C.size_t) ([]byte, error) {
 	if n == 0 {
 		return nil, nil
 	}
 	if p == nil {
-		return nil, errors.New("no data")
+		return nil, errors.New("the data is NULL")
 	}
 	if n > math.MaxInt32 {
-		return nil, fmt.Errorf("%w: %d bytes at once are more than 2 GiB; files may be larger", selfenc.ErrTooLarge, uint64(n))
+		return nil, fmt.Errorf("%w: %d bytes in memory, at most 2 GiB are allowed; use the functions for files", selfenc.ErrTooLarge, uint64(n))
 	}
 	return unsafe.Slice((*byte)(unsafe.Pointer(p)), int(n)), nil
 }
 
 func goString(s *C.text_t) string { return C.GoString((*C.char)(unsafe.Pointer(s))) }
 
-// output is where a result goes, which the caller frees.
+// output is a place for a result, which the caller frees.
 type output struct {
 	p **C.uint8_t
 	n *C.size_t
 }
 
-// outputs checks the places of all results before anything is done, and leaves
-// nothing in them that a caller might free after an error.
+// outputs checks the places of all results before any work starts. It sets them to NULL, so that the
+// caller can free them after an error.
 func outputs(list ...output) error {
 	for _, o := range list {
 		if o.p == nil || o.n == nil {
-			return errors.New("no place for the result")
+			return errors.New("a result pointer is NULL")
 		}
 		*o.p, *o.n = nil, 0
 	}
@@ -57,7 +57,7 @@ func outputs(list ...output) error {
 }
 
 func (o output) give(b []byte) {
-	// One byte more, so that it is never NULL.
+	// One additional byte, so that the result of malloc is never NULL.
 	*o.p, *o.n = (*C.uint8_t)(C.CBytes(append(b, 0))), C.size_t(len(b))
 }
 
@@ -78,10 +78,10 @@ func decodeMap(p *C.bytes_t, n C.size_t) (*selfenc.DataMap, error) {
 	return m, err
 }
 
-// packed is chunks in the caller's memory, by name.
+// packed is a store of chunks in the caller's memory, by name.
 type packed map[selfenc.Name][]byte
 
-// pack writes chunks as the header says.
+// pack writes chunks in the form that the header describes.
 func pack(chunks []selfenc.Chunk) []byte {
 	var list []byte
 	for _, c := range chunks {
@@ -90,7 +90,7 @@ func pack(chunks []selfenc.Chunk) []byte {
 	return list
 }
 
-// unpack finds the chunks in what pack wrote.
+// unpack finds the chunks in the output of pack.
 func unpack(e selfenc.Encoding, b []byte) (packed, error) {
 	chunks := packed{}
 	for len(b) > 0 {
@@ -112,7 +112,7 @@ func (p packed) GetChunk(_ context.Context, name selfenc.Name, room []byte, limi
 	case len(b) > limit:
 		return nil, selfenc.ErrChunkTooLarge
 	}
-	return append(room[:0], b...), nil // the caller's memory is not changed
+	return append(room[:0], b...), nil // read-only: it is the caller's memory
 }
 
 func (p packed) PutChunk(context.Context, selfenc.Name, []byte) error { return errors.ErrUnsupported }

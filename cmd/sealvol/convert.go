@@ -21,22 +21,22 @@ func convertCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "convert --key-file OLD --new-key-file NEW [--size SIZE] V1DEVICE V2DEVICE",
 		Short: "Copy a doublecrypt volume (format v1) into a new v2 volume",
-		Long: `Copy everything in the volume of format v1 on V1DEVICE into a new volume of format
-v2 on V2DEVICE, which is made with the new key, and compare both byte by byte.
-V1DEVICE is not changed. Format v1 knows names, contents, holes and modification
-times; owners are whoever runs this.
+		Long: `Create a v2 volume with the new key on V2DEVICE, copy everything from the volume of
+format v1 on V1DEVICE into it, and compare both byte by byte. V1DEVICE is not changed.
+Format v1 stores names, contents, holes and modification times. The user who runs the
+command becomes the owner of all files.
 
-V2DEVICE must be blank, or hold what an earlier run of the same conversion left:
-interrupted anywhere, it is gone on with by the same command. With --size an image
-file is made. Until the comparison has ended, the volume says that it is unfinished:
-its root directory has the attribute ` + convert.Mark + `.`,
+V2DEVICE must be blank or hold an unfinished conversion of the same volume. If the
+command is interrupted, run it again to continue. With --size, it creates an image
+file. Until the comparison has succeeded, the root directory of the new volume has the
+attribute ` + convert.Mark + `.`,
 		Example: `  sealvol convert --key-file old.key --new-key-file new.key --size 20GiB old.img new.img`,
 		Args:    args(2, 2, "V1DEVICE and V2DEVICE"),
 		RunE:    func(c *cobra.Command, a []string) error { return convertVolume(c.OutOrStdout(), &o, a[0], a[1]) },
 	}
 	o.old.register(c.Flags())
 	o.new.register(c.Flags())
-	c.Flags().Var(&o.bytes, "size", "size of the new volume, such as 10GiB; makes an image file if V2DEVICE does not exist")
+	c.Flags().Var(&o.bytes, "size", "size of the new volume, such as 10GiB; creates an image file if V2DEVICE does not exist")
 	return c
 }
 
@@ -62,16 +62,16 @@ func convertVolume(w io.Writer, o *convertOptions, from, to string) (err error) 
 	r, err := convert.Convert(src.Volume, dev, convert.Options{Recipient: o.new.recipient, Credential: o.new.credential,
 		SizeBytes: int64(o.bytes), Progress: bar.set})
 	if errors.Is(err, convert.ErrOther) {
-		err = withHint(err, "make the device blank, and begin again")
+		err = withHint(err, "erase the new device, or give another one, and start the conversion again")
 	}
 	if err != nil {
 		return volumeError(dev, to, err)
 	}
-	_, err = fmt.Fprintf(w, "%s: %d files and directories with %s converted to format v2, and verified\n", to, r.Entries, formatSize(int64(r.Bytes)))
+	_, err = fmt.Fprintf(w, "%s: %d files and directories with %s converted to format v2 and verified\n", to, r.Entries, formatSize(int64(r.Bytes)))
 	return err
 }
 
-// openConvertSource opens the volume that is to be converted. end closes it.
+// openConvertSource opens the volume to convert. end closes it.
 func openConvertSource(o *convertOptions, path string) (v *mountserver.V1, end func(), err error) {
 	cred, err := o.old.credential()
 	if err != nil {
@@ -90,16 +90,16 @@ func openConvertSource(o *convertOptions, path string) (v *mountserver.V1, end f
 	if v1, err := isV1(dev); err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	} else if !v1 {
-		return nil, nil, withHint(fmt.Errorf("%s: not a volume of format v1 (doublecrypt)", path), "give the volume that is to be converted first")
+		return nil, nil, withHint(fmt.Errorf("%s: not a volume of format v1 (doublecrypt)", path), "give the v1 volume as the first argument and the new volume as the second")
 	}
 	if v, err = openV1(dev, path, cred); err != nil {
-		return nil, nil, err
+		return nil, nil, o.old.explain(err)
 	}
 	if err := convert.Check(v.Volume); err != nil {
 		discard(v)
 		err = fmt.Errorf("%s: %w", path, err)
 		if errors.Is(err, convert.ErrDamaged) {
-			err = withHint(err, "`sealvol fsck` names the damage; copy out what is whole: sealvol cp")
+			err = withHint(err, "run `sealvol fsck` to list the damage, and `sealvol cp` to copy out the intact files")
 		}
 		return nil, nil, err
 	}

@@ -13,20 +13,21 @@ func cpCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "cp --key-file FILE DEVICE PATH... DEST",
 		Short: "Copy files and trees out of a volume without mounting it",
-		Long: `Copy each PATH within the volume, with everything beneath, to DEST outside, without
-mounting the volume. If DEST is a directory, copies are made in it (of / its
-contents); otherwise there is one PATH, and DEST becomes the name of the copy.
-Nothing that exists is overwritten.
+		Long: `Copy each PATH in the volume, with everything below it, to DEST outside the volume,
+without mounting the volume. If DEST is a directory, the copies are created in it. For
+the PATH /, the contents of the root directory are copied. If DEST is not a directory,
+give only one PATH, and the copy gets the name DEST. Existing files are never
+overwritten.
 
-Copies keep contents with their holes, modes, modification times, symbolic links and
-extended attributes as far as DEST can; for root also owners. Not kept: set-user-ID
-and set-group-ID of files, and file capabilities, since whoever wrote to the volume
-could become root by them; hard links, which become files of their own. Device nodes
-are not copied.
+The copies keep contents, holes, modes, modification times, symbolic links and, as far
+as DEST supports them, extended attributes. Root also keeps owners. The set-user-ID and
+set-group-ID bits of files and file capabilities are dropped, because somebody who could
+write to the volume could use them to become root. Hard links become separate files.
+Device nodes are not copied.
 
-Files are only made beneath DEST: no link and no name in the volume leads out of it.
-What can not be copied, damaged files say, is named, the rest is copied, and the
-command fails at the end. A file is never left half copied under its name.`,
+Files are created only below DEST. No link or name in the volume can lead out of it. If
+something cannot be copied, such as a damaged file, the command prints its name, copies
+the rest, and fails at the end. A file gets its name only when it is complete.`,
 		Example: `  sealvol cp --key-file vol.key vol.img /data/db /restore
   sealvol cp --key-file vol.key vol.img / /restore/everything`,
 		Args: args(3, -1, "a DEVICE, at least one PATH and a DEST"),
@@ -42,9 +43,9 @@ command fails at the end. A file is never left half copied under its name.`,
 				Failed: func(path string, err error) { say(c.ErrOrStderr(), "%s: %v\n", printable(path), err) }})
 			switch {
 			case errors.Is(err, copyout.ErrExists):
-				err = withHint(err, "give a directory, or a new name")
+				err = withHint(err, "give a directory, or a name that does not exist")
 			case errors.Is(err, copyout.ErrNoDirectory):
-				err = withHint(err, "more than one PATH can be copied into a directory only: make it first")
+				err = withHint(err, "to copy more than one PATH, create the directory first")
 			}
 			return err
 		},

@@ -17,13 +17,13 @@ func defragCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "defrag [--key-file FILE] DEVICE-OR-DIR [PATH...]",
-		Short: "Rewrite fragmented files in one piece",
-		Long: `Rewrite the data of fragmented files so that it lies together: all of the volume, or
-the given files and what is below the given directories (paths in the volume).
-Contents and times stay, and the files can be used meanwhile. What is shared with
-snapshots or other files is left alone.
+		Short: "Defragment files",
+		Long: `Rewrite fragmented files so that their data is contiguous on the device. Without a
+PATH, the command defragments the whole volume. Each PATH is a file or directory in the
+volume. Contents and times do not change, and the files can be used meanwhile. Data that
+is shared with snapshots or other files is not moved.
 
-For a mounted volume give the directory. Otherwise give the device and its key.`,
+For a mounted volume, give the directory. Otherwise, give the device and its key.`,
 		Example: `  sealvol defrag --rate 20MiB /mnt
   sealvol defrag --key-file vol.key vol.img /var/lib/db`,
 		Args: args(1, -1, "a DEVICE-OR-DIR"),
@@ -36,7 +36,7 @@ For a mounted volume give the directory. Otherwise give the device and its key.`
 		},
 	}
 	key.register(c.Flags())
-	c.Flags().Var(&rate, "rate", "rewrite at most that much a second")
+	c.Flags().Var(&rate, "rate", "maximum rate per second, such as 20MiB")
 	c.Flags().BoolVar(&asJSON, "json", false, "print the report as JSON")
 	return c
 }
@@ -87,10 +87,10 @@ func defrag(w io.Writer, target string, paths []string, key *keyFlags, rate int6
 		return writeJSON(w, &rep)
 	}
 	for _, p := range rep.Paths {
-		say(w, "%s: %s: %d of %d files rewritten, %s; extents %d, were %d; fragments %d, were %d\n", target, printable(p.Path), p.FilesRewritten, p.Files,
+		say(w, "%s: %s: %d of %d files rewritten, %s; extents: %d, before: %d; fragments: %d, before: %d\n", target, printable(p.Path), p.FilesRewritten, p.Files,
 			formatSize(int64(p.BytesRewritten)), p.ExtentsAfter, p.ExtentsBefore, p.FragmentsAfter, p.FragmentsBefore)
 		if n := len(p.DamagedInodes); n > 0 {
-			return withHint(fmt.Errorf("%s: %s: %d files are damaged and were left as they are", target, p.Path, n), "run `sealvol scrub`, which names them")
+			return withHint(fmt.Errorf("%s: %s: %d files are damaged and were not rewritten", target, p.Path, n), "run `sealvol scrub` to list them")
 		}
 	}
 	return nil

@@ -16,8 +16,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// isV1 tells whether a device holds a volume of format v1. It is asked before
-// format v2 is, which such a device may have held earlier.
+// isV1 tells whether a device holds a volume of format v1. Check this first: such a device may still
+// contain parts of an earlier volume of format v2.
 func isV1(dev device.Device) (bool, error) { return doublecrypt.IsVolume(dev) }
 
 // openV1 opens a volume of format v1 for reading.
@@ -29,19 +29,19 @@ func openV1(dev device.Device, path string, cred crypto.Credential) (*mountserve
 	return v, nil
 }
 
-// v1Error adds to an error of opening a volume what has to do with format v1.
+// v1Error adds the exit code or hint of errors that concern format v1.
 func v1Error(err error) error {
 	switch {
 	case errors.Is(err, mountserver.ErrV1Key), errors.Is(err, mountserver.ErrV1Option):
 		return usageError(err)
 	case errors.Is(err, mountserver.ErrV1Damaged):
-		return withHint(err, "`sealvol fsck` names what is damaged; what is whole can be mounted with --read-only, or copied out: sealvol cp")
+		return withHint(err, "run `sealvol fsck` to list the damage; mount the volume with --read-only or run `sealvol cp` to read the intact files")
 	}
 	return err
 }
 
-// openFS opens a volume of either format without changing anything on its
-// device. end closes both.
+// openFS opens a volume of either format for reading. It writes nothing to the device. end closes
+// both.
 func openFS(path string, key *keyFlags) (fs vfs.Reader, end func(), err error) {
 	cred, err := key.credential()
 	if err != nil {
@@ -55,7 +55,7 @@ func openFS(path string, key *keyFlags) (fs vfs.Reader, end func(), err error) {
 	v, err := openEither(dev, path, cred)
 	if err != nil {
 		discard(dev)
-		return nil, nil, err
+		return nil, nil, key.explain(err)
 	}
 	return v, func() {
 		discard(v)
@@ -78,7 +78,7 @@ func openEither(dev device.Device, path string, cred crypto.Credential) (closing
 	return openOn(dev, path, cred, volume.Options{ReadOnly: true})
 }
 
-// checkV1 is fsck of format v1, in the report of format v2.
+// checkV1 checks a volume of format v1, and reports in the form of format v2.
 func checkV1(dev device.Device, path string, cred crypto.Credential, o *fsckOptions) (*check.Report, error) {
 	key, err := crypto.DoublecryptKeyOf(cred)
 	if err != nil {

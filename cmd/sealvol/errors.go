@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"net"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -22,7 +23,7 @@ const (
 	exitUsage   = 16
 )
 
-// codeError is an error with an exit code of its own, and perhaps a hint.
+// codeError is an error with its own exit code and an optional hint.
 type codeError struct {
 	err  error
 	code int
@@ -38,10 +39,10 @@ func withHint(err error, hint string) error {
 	return &codeError{err: err, code: exitCode(err), hint: hint}
 }
 
-// errReported ends the program with a code; everything was said before.
+// errReported ends the program with an exit code, without printing anything more.
 var errReported = errors.New("reported")
 
-// exitCode of a command that ended with err.
+// exitCode returns the exit code of a command that ended with err.
 func exitCode(err error) int {
 	var c *codeError
 	switch {
@@ -55,44 +56,44 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// hints say what to do; the first that fits is shown.
+// hints say what to do about an error. The first match is printed.
 var hints = []struct {
 	err  error
 	hint string
 }{
-	{crypto.ErrWrongKey, "check that this key belongs to this volume; `sealvol info DEVICE` shows which kinds of key it takes"},
-	{crypto.ErrPassphraseLines, "leave one line in the file; volumes that an earlier version sealed with all of such a file still open with it"},
-	{volume.ErrShredded, "that can not be undone: restore the data to a new volume from a backup"},
-	{volume.ErrLastKey, "add another key first (`sealvol key add`), or repeat with --last if nothing is to open the volume again"},
-	{volume.ErrKeyMissing, "give the keys of these slots, too, or remove the slots with --drop-slots"},
-	{volume.ErrNoSuchKey, "`sealvol key list` shows the slots in use"},
-	{volume.ErrNoFreeSlot, "remove one first: `sealvol key remove`"},
-	{volume.ErrRolledBack, "do not use this copy of the device: an older state was put in its place; find the newest one"},
-	{volume.ErrForked, "do not use this copy of the device: it went its own way; find the one that was anchored"},
-	{volume.ErrOtherVolume, "check the device's name, and which anchor file belongs to it"},
+	{crypto.ErrWrongKey, "check that this is a key of this volume; `sealvol info DEVICE` shows which kinds of key open it"},
+	{crypto.ErrPassphraseLines, "keep only one line in the file; volumes that an earlier version created with all lines of such a file still open with it"},
+	{volume.ErrShredded, "this cannot be undone; restore the data from a backup to a new volume"},
+	{volume.ErrLastKey, "add another key first (`sealvol key add`); or use --last, and nobody can ever open the volume again"},
+	{volume.ErrKeyMissing, "also give the keys of these slots, or use --drop-slots to remove the slots"},
+	{volume.ErrNoSuchKey, "run `sealvol key list` to see the slots in use"},
+	{volume.ErrNoFreeSlot, "remove a key first: `sealvol key remove`"},
+	{volume.ErrRolledBack, "do not use this copy of the device; it was replaced by an older state; find the newest copy"},
+	{volume.ErrForked, "do not use this copy of the device; it was changed independently of the anchored one; find the anchored copy"},
+	{volume.ErrOtherVolume, "check that the device and the anchor file belong together"},
 	{volume.ErrNewerFormat, "install a newer sealvol"},
-	{volume.ErrNotSealvol, "check the device's name; `sealvol mkfs` makes a volume, and overwrites what is there"},
-	{volume.ErrInUse, "a volume can be opened once: unmount it (`sealvol umount DIR`), or end the program that has it open"},
+	{volume.ErrNotSealvol, "check the device name; to create a volume there and overwrite the device, run `sealvol mkfs`"},
+	{volume.ErrInUse, "only one process can open a volume: unmount it (`sealvol umount DIR`), or stop the program that has it open"},
 	{device.ErrNotFound, "check the path"},
-	{volume.ErrNotEmpty, "look at it first; if nothing of it is needed, repeat with --force"},
-	{volume.ErrTruncated, "the image was cut or not copied whole, or the device shrank: restore its full size or take another copy"},
-	{volume.ErrTooSmall, "give a larger device, or a larger --size"},
-	{volume.ErrForged, "somebody else than a holder of the key changed the header: do not trust this copy, take an older one"},
-	{volume.ErrHeader, "run `sealvol fsck`; make a copy of the device before anything else"},
-	{volume.ErrNoRoot, "no state of the volume can be read: restore a copy of the device"},
-	{volume.ErrLogDamaged, "what was acknowledged can not be replayed: make a copy of the device and run `sealvol fsck`"},
-	{volume.ErrMemory, "mount it with a larger --memory; if it was not cleanly unmounted, a read-write mount needs less than a read-only one"},
-	{vfs.ErrCorrupt, "run `sealvol fsck`, which names what is damaged"},
-	{vfs.ErrIO, "look at the kernel's log for errors of the device"},
-	{selfenc.ErrKey, "check that this is the tenant secret that encrypted it"},
-	{selfenc.ErrNoSuchChunk, "check that --store is where it was encrypted to; if it is, the store lost a chunk: encrypting the file again puts it back"},
-	{selfenc.ErrCorrupt, "the store damaged a chunk: delete that chunk there and encrypt the file again"},
-	{selfenc.ErrMap, "check the file's name; take another copy of the map"},
-	{os.ErrPermission, "run it as a user who may do that, such as root"},
-	{unix.ENOSPC, "the disk below is full: free some space there"},
+	{volume.ErrNotEmpty, "check what the device holds; to overwrite it, use --force"},
+	{volume.ErrTruncated, "the device was truncated or copied incompletely; restore its full size or use another copy"},
+	{volume.ErrTooSmall, "use a larger device or a larger --size"},
+	{volume.ErrForged, "somebody without a key changed the header; do not trust this copy, restore an older one"},
+	{volume.ErrHeader, "copy the device before anything else, then run `sealvol fsck`"},
+	{volume.ErrNoRoot, "no state of the volume can be read; restore a copy of the device"},
+	{volume.ErrLogDamaged, "synced changes in the log cannot be replayed; copy the device before anything else, then run `sealvol fsck`"},
+	{volume.ErrMemory, "use a larger --memory; if the log must be replayed, a read-write mount needs less memory than a read-only one"},
+	{vfs.ErrCorrupt, "run `sealvol fsck` to list the damage"},
+	{vfs.ErrIO, "check the kernel log (dmesg) for errors of the device"},
+	{selfenc.ErrKey, "check that the file was encrypted with this tenant secret"},
+	{selfenc.ErrNoSuchChunk, "check that --store is the store that the file was encrypted to; if it is, the store lost a chunk: encrypt the file again to restore it"},
+	{selfenc.ErrCorrupt, "the chunk is damaged in the store: delete it there and encrypt the file again"},
+	{selfenc.ErrMap, "check the file name, or use another copy of the map"},
+	{os.ErrPermission, "run the command as a user with permission, such as root"},
+	{unix.ENOSPC, "the disk that holds the image or the destination is full: free some space there"},
 }
 
-// hint says what can be done about err, "" if there is nothing to say.
+// hint says what the user can do about err. It is "" if there is nothing to say.
 func hint(err error) string {
 	var c *codeError
 	if errors.As(err, &c) && c.hint != "" {
@@ -102,6 +103,10 @@ func hint(err error) string {
 		if errors.Is(err, h.err) {
 			return h.hint
 		}
+	}
+	var op *net.OpError
+	if errors.As(err, &op) && op.Net == "unix" && errors.Is(err, unix.ECONNREFUSED) {
+		return "the mount server has died: remove its mount with `sealvol umount DIR`, then mount the volume again"
 	}
 	return ""
 }

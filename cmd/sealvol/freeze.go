@@ -20,15 +20,15 @@ func freezeCommand() *cobra.Command {
 	var timeout time.Duration
 	c := &cobra.Command{
 		Use:   "freeze [--timeout 1m] DIR [-- COMMAND [ARG...]]",
-		Short: "Bring a mounted volume to rest, to copy its device",
-		Long: `Write everything to the device and hold all changes: the device then stays as it is,
-byte for byte, and can be copied. Programs that change something wait; reads and
-fsync go on.
+		Short: "Freeze a mounted volume to copy its device",
+		Long: `Write everything to the device and block all changes. The device then stays the same,
+byte for byte, and can be copied. Programs that change something wait. Reads and fsync
+continue to work.
 
-With a COMMAND, the volume is frozen while it runs, and also thaws if this program
-dies. Without one, the freeze ends with "sealvol thaw DIR". Either way it ends after
-the timeout, at most an hour. If that comes first, a COMMAND has not copied the
-state of one moment, and freeze fails.
+With a COMMAND, the volume stays frozen while the command runs. It also thaws if this
+program dies. Without a COMMAND, run "sealvol thaw DIR" to end the freeze. The timeout,
+at most one hour, always ends it. If the timeout ends the freeze before the COMMAND
+exits, the copy may be inconsistent, and freeze fails.
 
 The exit code is that of the COMMAND.`,
 		Example: `  sealvol freeze /mnt -- cp vol.img copy.img
@@ -36,10 +36,10 @@ The exit code is that of the COMMAND.`,
 		Args: args(1, -1, "a DIR"),
 		RunE: func(c *cobra.Command, a []string) error {
 			if timeout <= 0 || timeout > time.Hour {
-				return usageError(fmt.Errorf("--timeout %v: want more than nothing and at most an hour", timeout))
+				return usageError(fmt.Errorf("--timeout %v: must be more than 0 and at most 1h", timeout))
 			}
 			if n := c.ArgsLenAtDash(); len(a) > 1 && n != 1 {
-				return usageError(errors.New("wants one DIR, and then -- before a COMMAND"))
+				return usageError(errors.New("expected one DIR; separate the COMMAND from it with --"))
 			}
 			server, err := mountOrDevice(a[0], nil)
 			if err != nil {
@@ -56,11 +56,11 @@ The exit code is that of the COMMAND.`,
 			return freezeWhile(ctx, server, a[0], timeout, a[1:])
 		},
 	}
-	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "thaw after that time in any case")
+	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "thaw after this time, at most 1h")
 	return c
 }
 
-// errRan ends the conversation about a freeze, once the command has run.
+// errRan ends the freeze request once the command has run.
 var errRan = errors.New("the command has run")
 
 // freezeWhile runs a command while a volume is frozen.
@@ -86,7 +86,7 @@ func freezeWhile(ctx context.Context, server *control.Client, dir string, timeou
 	case !errors.Is(err, errRan):
 		return err
 	case thawErr == nil && thawed.Ended == 0: // before the command's own code, which a script may expect
-		return withHint(fmt.Errorf("%s: it was thawed before the command had ended: what it copied is no state of one moment", dir), "give a longer --timeout")
+		return withHint(fmt.Errorf("%s: the volume was thawed before the command ended; its copy may be inconsistent", dir), "discard the copy, and repeat with a longer --timeout")
 	case errors.As(cmdErr, &exit) && exit.ExitCode() > 0:
 		return &codeError{err: errReported, code: exit.ExitCode()}
 	case cmdErr != nil:
@@ -100,8 +100,8 @@ func freezeWhile(ctx context.Context, server *control.Client, dir string, timeou
 func thawCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "thaw DIR",
-		Short:   "End all freezes of a mounted volume",
-		Long:    `End all freezes of the volume on DIR, also those of a freeze that runs a command.`,
+		Short:   "Thaw a mounted volume",
+		Long:    `End all freezes of the volume on DIR, including those that run a COMMAND.`,
 		Example: `  sealvol thaw /mnt`,
 		Args:    args(1, 1, "one DIR"),
 		RunE: func(_ *cobra.Command, a []string) error {
@@ -116,7 +116,7 @@ func thawCommand() *cobra.Command {
 				return err
 			}
 			if t.Ended == 0 {
-				return fmt.Errorf("%s: it is not frozen", a[0])
+				return fmt.Errorf("%s: the volume is not frozen", a[0])
 			}
 			return nil
 		},

@@ -4,14 +4,17 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/mountserver"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/doublecrypt"
 )
 
 type fsckOptions struct {
@@ -19,6 +22,8 @@ type fsckOptions struct {
 	metadataOnly bool
 	anchorFile   string
 	json         bool
+
+	opens bool // set by checkVolume: a damaged volume can still be opened for reading
 }
 
 func fsckCommand() *cobra.Command {
@@ -26,13 +31,13 @@ func fsckCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "fsck --key-file FILE [--json] DEVICE",
 		Short: "Check a volume",
-		Long: `Read all of an unmounted volume, verify every byte and report precisely what is
-wrong. Nothing is ever written: damaged ranges give I/O errors when they are read,
-and everything else of the volume can be mounted or copied out (sealvol cp).
+		Long: `Read an unmounted volume completely, verify every byte, and report each problem. fsck
+never writes to the device. Reading a damaged range of a file fails with an I/O error.
+Everything else can be mounted or copied out (sealvol cp).
 
-A log that waits for replay is no damage: the next mount replays it. Nor is a change
-of the keys that a crash has cut between the two copies of the header: a note says
-so, and the next mount for writing ends it.
+Two states are not damage, and fsck prints only a note. If the log waits for replay, the
+next mount replays it. If a crash interrupted a change of the keys between the two
+copies of the header, the next read-write mount completes it.
 
 Exit codes:
    0  clean
@@ -46,8 +51,8 @@ Exit codes:
 	}
 	f := c.Flags()
 	o.key.register(f)
-	f.BoolVar(&o.metadataOnly, "metadata-only", false, "check the structure, but do not read the contents of files")
-	f.StringVar(&o.anchorFile, "anchor-file", "", "anchor that the volume has to follow from (see mount)")
+	f.BoolVar(&o.metadataOnly, "metadata-only", false, "check the structure, but not the contents of files")
+	f.StringVar(&o.anchorFile, "anchor-file", "", "compare the volume with the anchor in this file (see mount)")
 	f.BoolVar(&o.json, "json", false, "print the report as JSON")
 	return c
 }
@@ -56,7 +61,7 @@ Exit codes:
 type fsckReport struct {
 	Device       string        `json:"device"`
 	Checked      bool          `json:"checked"`
-	Error        string        `json:"error,omitempty"` // why not
+	Error        string        `json:"error,omitempty"` // the reason if it could not be checked
 	UUID         string        `json:"uuid,omitempty"`
 	Clean        bool          `json:"clean"`
 	NeedsReplay  bool          `json:"needsReplay"`
@@ -80,7 +85,7 @@ type fsckCounts struct {
 	Nodes     uint64 `json:"nodes"`
 	UsedBytes uint64 `json:"usedBytes"`
 	FreeBytes uint64 `json:"freeBytes"`
-	// Of UsedBytes, what files have reserved and not taken.
+	// ReservedBytes is the part of UsedBytes that files have reserved but not written.
 	ReservedBytes uint64 `json:"reservedBytes"`
 }
 
@@ -99,10 +104,11 @@ func fsck(w io.Writer, o *fsckOptions, path string) error {
 		return &codeError{err: err, code: exitUnable, hint: hint(err)}
 	}
 	r.fill(rep)
-	if o.json {
+	switch {
+	case o.json:
 		err = writeJSON(w, &r)
-	} else {
-		err = r.text(w)
+	default:
+		err = r.text(w, o.opens)
 	}
 	if err != nil {
 		return &codeError{err: err, code: exitUnable}
@@ -131,22 +137,43 @@ func checkVolume(o *fsckOptions, path string) (*check.Report, error) {
 	if v1, err := isV1(dev); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	} else if v1 {
-		return checkV1(dev, path, cred, o)
+		rep, err := checkV1(dev, path, cred, o)
+		o.opens = err == nil && !rep.Clean && opensV1(dev, cred)
+		return rep, err
 	}
 	bar := newProgress("check")
 	defer bar.end()
 	rep, err := check.Run(dev, check.Options{Credential: cred, Data: !o.metadataOnly, Anchor: anchor, Progress: bar.set})
 	if err != nil {
-		return nil, volumeError(dev, path, err)
+		return nil, o.key.explain(volumeError(dev, path, err))
 	}
+	o.opens = !rep.Clean && opensV2(dev, cred)
 	return rep, nil
+}
+
+// opensV2 tries to open a damaged volume for reading, as `sealvol cp` does.
+func opensV2(dev device.Device, cred crypto.Credential) bool {
+	v, err := volume.Open(dev, volume.Options{Credential: cred, ReadOnly: true, Log: slog.New(slog.DiscardHandler)})
+	if err == nil {
+		discard(v)
+	}
+	return err == nil
+}
+
+// opensV1 does the same for format v1.
+func opensV1(dev device.Device, cred crypto.Credential) bool {
+	v, err := mountserver.OpenV1(dev, cred, doublecrypt.Options{ReadOnly: true, Log: slog.New(slog.DiscardHandler)})
+	if err == nil {
+		discard(v)
+	}
+	return err == nil
 }
 
 const sectorBytes = device.SectorBytes
 
 func (r *fsckReport) fill(c *check.Report) {
 	r.Checked, r.Clean, r.NeedsReplay, r.Generation = true, c.Clean, c.NeedsReplay, c.Generation
-	if c.ID != (crypto.UUID{}) { // else the header is damaged
+	if c.ID != (crypto.UUID{}) { // it is unknown if the header is damaged
 		r.UUID = c.ID.String()
 	}
 	for _, p := range c.Problems {
@@ -162,17 +189,34 @@ func (r *fsckReport) fill(c *check.Report) {
 	r.Counts = fsckCounts{n.Inodes, n.Names, n.Extents, n.Nodes, (n.UsedSectors + reserved) * sectorBytes, (free - reserved) * sectorBytes, reserved * sectorBytes}
 }
 
-func (r *fsckReport) text(w io.Writer) error {
+// sayProblems prints each problem once, with the number of times that it occurs.
+func sayProblems(w io.Writer, prefix string, problems []fsckProblem) {
+	times := make(map[fsckProblem]int, len(problems))
+	for _, p := range problems {
+		times[p]++
+	}
+	for _, p := range problems {
+		n := times[p]
+		if n == 0 {
+			continue // printed before
+		}
+		delete(times, p)
+		again := ""
+		if n > 1 {
+			again = fmt.Sprintf(" (%d times)", n)
+		}
+		say(w, "%s: %s: %s%s\n", prefix, printable(p.Where), printable(p.What), again)
+	}
+}
+
+// text prints the report. opens tells whether the volume can be opened for reading.
+func (r *fsckReport) text(w io.Writer, opens bool) error {
 	out := bufio.NewWriter(w)
-	for _, p := range r.Problems {
-		say(out, "%s: %s: %s\n", r.Device, printable(p.Where), printable(p.What))
-	}
+	sayProblems(out, r.Device, r.Problems)
 	if more := r.ProblemCount - len(r.Problems); more > 0 {
-		say(out, "%s: and %d problems more\n", r.Device, more)
+		say(out, "%s: and %d more problems\n", r.Device, more)
 	}
-	for _, p := range r.Notes {
-		say(out, "%s: note: %s: %s\n", r.Device, printable(p.Where), printable(p.What))
-	}
+	sayProblems(out, r.Device+": note", r.Notes)
 	state := "clean"
 	switch {
 	case !r.Clean:
@@ -186,13 +230,16 @@ func (r *fsckReport) text(w io.Writer) error {
 	}
 	say(out, "%s: %s; generation %d, %d inodes, %d names, %s used%s, %s free\n", r.Device, state, r.Generation,
 		r.Counts.Inodes, r.Counts.Names, formatSize(int64(r.Counts.UsedBytes)), reserved, formatSize(int64(r.Counts.FreeBytes)))
-	if !r.Clean {
-		say(os.Stderr, "  make a copy of the device first; `sealvol cp` copies out what can be read. If it refuses the volume, put back a copy or a snapshot from before\n")
+	switch {
+	case !r.Clean && opens:
+		say(os.Stderr, "  copy the device before anything else; then run `sealvol cp` to copy out the intact files\n")
+	case !r.Clean:
+		say(os.Stderr, "  copy the device before anything else; the volume cannot be opened, so restore the data from a backup or from a copy of the device made before the damage\n")
 	}
 	return out.Flush()
 }
 
-// existingAnchor is readAnchor for commands that only check: the file must be there.
+// existingAnchor is readAnchor for commands that only check. The file must exist.
 func existingAnchor(path string) (*volume.Anchor, error) {
 	if path == "" {
 		return nil, nil

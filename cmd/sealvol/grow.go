@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 
 	"github.com/spf13/cobra"
 
@@ -18,13 +19,13 @@ func growCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "grow [--key-file FILE] DEVICE-OR-DIR",
-		Short: "Let a volume use all of its device",
-		Long: `Let a volume use all of its device, after the device was made larger: the disk was
-resized, or the image file extended with truncate(1).
+		Short: "Grow a volume to the size of its device",
+		Long: `Grow a volume to the size of its device. Enlarge the device first: resize the disk, or
+extend the image file with truncate(1).
 
-A mounted volume grows while it is used: give the directory. Otherwise give the
-device and its key. A volume that uses all of its device already stays as
-it is. Volumes never shrink.`,
+A mounted volume grows while it is in use: give the directory. Otherwise, give the
+device and its key. If the volume already uses the whole device, the command changes
+nothing. A volume cannot shrink.`,
 		Example: `  truncate --size 20GiB vol.img
   sealvol grow /mnt
   sealvol grow --key-file vol.key vol.img`,
@@ -64,10 +65,22 @@ func grow(target string, key *keyFlags) (int64, error) {
 	return growDevice(target, key)
 }
 
-// mountOrDevice is the server of a mounted DIR, nil for a DEVICE. A key that is given
-// for a DIR must be one of the volume's: then the server is returned with the error. With a nil key, only a DIR will do.
-func mountOrDevice(target string, key *keyFlags) (*control.Client, error) {
+// serverOf returns the server of a mounted DIR, and nil for a DEVICE. If the server of a mount cannot
+// be found, it says what to do.
+func serverOf(target string) (*control.Client, error) {
 	c, err := mounts.Server(target)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return nil, withHint(fmt.Errorf("%s: cannot find the server of this mount", target),
+			"run the command as the user who mounted the volume, such as root; if the server has died, run `sealvol umount "+target+"` and mount the volume again")
+	}
+	return c, err
+}
+
+// mountOrDevice returns the server of a mounted DIR, and nil for a DEVICE. If a key is given for a
+// DIR and is not one of the volume's, it returns the server with the error. If key is nil, only a DIR
+// is allowed.
+func mountOrDevice(target string, key *keyFlags) (*control.Client, error) {
+	c, err := serverOf(target)
 	switch {
 	case err != nil:
 		return nil, err
@@ -79,8 +92,9 @@ func mountOrDevice(target string, key *keyFlags) (*control.Client, error) {
 	return c, checkKey(c, target, key)
 }
 
-// checkKey has the server of a mount check a key that was given, which it does not need: scripts
-// give it always, and who gives a wrong one means another volume. The key goes there as a descriptor.
+// checkKey asks the server of a mount to check the key that was given. The server does not need it,
+// but scripts may always give one, and a wrong key means that the user wants another volume. The key
+// is sent as a file descriptor.
 func checkKey(c *control.Client, target string, key *keyFlags) error {
 	if key == nil || !key.given() {
 		return nil
@@ -100,9 +114,9 @@ func checkKey(c *control.Client, target string, key *keyFlags) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, control.ErrServer) && control.HasCode(err, control.CodeUnknown):
-		return withHint(fmt.Errorf("%s: its server is of an earlier version, which can not check a key", target), "give none, or mount the volume anew")
+		return withHint(fmt.Errorf("%s: the mount server has an earlier version, which cannot check a key", target), "give no key, or unmount the volume and mount it again")
 	}
-	return key.explain(fmt.Errorf("%s: %w", target, err))
+	return explainLines(f.Lines, fmt.Errorf("%s: %w", target, err))
 }
 
 func growDevice(path string, key *keyFlags) (size int64, err error) {

@@ -2,10 +2,8 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math/bits"
 
 	"github.com/spf13/cobra"
@@ -21,24 +19,24 @@ func infoCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "info [--key-file FILE] [--json] DEVICE-OR-DIR",
-		Short: "Show what a volume is, and how it is",
-		Long: `Show what a volume's header tells anyone: identity, cipher, format, features and which
-kinds of key open it. With a key, also its size, the last commit, how full it was
-then, and whether its log waits for replay.
+		Short: "Show the properties and state of a volume",
+		Long: `Show what the volume's header tells everybody: identity, cipher, format, features and
+the kinds of keys that open it. With a key, also show the size, the last commit, the
+usage at that time, and whether the log waits for replay.
 
-Nothing is changed, and the device of a mounted volume can be looked at, too. Without
-a key nothing that is shown is authenticated.
+The command changes nothing. The device may be in use. Without a key, nothing that it
+shows is authenticated.
 
-Of a mount (give the directory) it shows what its server says of this
-moment: usage, what is not on the device yet, snapshots, freezes, a rotation of the
-data key, and what is wrong, if anything. The mount itself is not touched.`,
+For a mounted volume, give the directory. Then the command asks the mount server for
+the current state: usage, data that is not on the device yet, snapshots, freezes, a
+rotation of the data key, and problems.`,
 		Example: `  sealvol info /dev/nvme1n1
   sealvol info --key-file vol.key --json vol.img
   sealvol info /mnt`,
 		Args: args(1, 1, "one DEVICE-OR-DIR"),
 		RunE: func(c *cobra.Command, a []string) error {
 			server, err := mountOrDevice(a[0], &key)
-			if err != nil && (server != nil || !errors.Is(err, fs.ErrNotExist)) { // inspect says it better
+			if err != nil {
 				return err
 			}
 			var r report
@@ -118,7 +116,7 @@ const (
 	logDamaged = "damaged"
 )
 
-// report is what info prints, as JSON or text.
+// report can be printed as JSON or text.
 type report interface{ text() string }
 
 func inspect(path string, key *keyFlags) (report, error) {
@@ -138,7 +136,8 @@ func inspect(path string, key *keyFlags) (report, error) {
 	if v1, err := isV1(dev); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	} else if v1 {
-		return inspectV1(dev, path, cred)
+		r, err := inspectV1(dev, path, cred)
+		return r, key.explain(err)
 	}
 	h, err := volume.ReadHeader(dev)
 	if err != nil {
@@ -161,7 +160,7 @@ func inspect(path string, key *keyFlags) (report, error) {
 	}
 	i, err := volume.Inspect(dev, cred, r.InUse)
 	if err != nil {
-		return nil, volumeError(dev, path, err)
+		return nil, key.explain(volumeError(dev, path, err))
 	}
 	r.State = stateReport(i, r.InUse)
 	return r, nil
@@ -214,13 +213,13 @@ func (r *infoReport) text() string {
 		line(fmt.Sprintf("Key slot %d", s.Slot), "%s", s.Type)
 	}
 	for _, d := range r.HeaderDamage {
-		line("Header damage", "%s; the next mount for writing repairs it", d)
+		line("Header damage", "%s; the next read-write mount repairs it", d)
 	}
 	switch {
 	case len(r.MountedOn) > 0:
 		line("In use", "mounted on %s", printable(r.MountedOn[0]))
 	case r.InUse:
-		line("In use", "yes, opened by another process")
+		line("In use", "yes, another process has it open")
 	default:
 		line("In use", "no")
 	}
@@ -232,12 +231,12 @@ func (r *infoReport) text() string {
 		line("Size", "%s, %s for files and metadata", formatSize(s.SizeBytes), formatSize(s.DataBytes))
 		line("Used", "%s, %s free, %d inodes", formatSize(s.UsedBytes), formatSize(s.FreeBytes), s.Inodes)
 		if s.Reserved > 0 {
-			line("Reserved", "%s of what is used, for ranges of files (fallocate)", formatSize(s.Reserved))
+			line("Reserved", "%s of the used space, for file ranges (fallocate)", formatSize(s.Reserved))
 		}
-		line("Generation", "%d, mounted for writing %d times", s.Generation, s.MountEpoch)
+		line("Generation", "%d, mounted read-write %d times", s.Generation, s.MountEpoch)
 		line("Log", "%s", s.logText())
 		if len(s.BadRoots) > 0 {
-			line("Root slots", "%v do not verify: a write was cut, or the device is damaged", s.BadRoots)
+			line("Root slots", "%v do not verify: a write was interrupted, or the device is damaged", s.BadRoots)
 		}
 	}
 	return b.String()
@@ -248,7 +247,7 @@ func (s *stateInfo) logText() string {
 	case logInUse:
 		return fmt.Sprintf("%s, in use", formatSize(s.LogBytes))
 	case logReplay:
-		return fmt.Sprintf("%s, %d records wait for replay at the next mount", formatSize(s.LogBytes), s.LogRecords)
+		return fmt.Sprintf("%s, %d records; the next mount replays them", formatSize(s.LogBytes), s.LogRecords)
 	case logDamaged:
 		return "damaged: " + s.LogError
 	}

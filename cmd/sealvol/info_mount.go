@@ -12,7 +12,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume"
 )
 
-// answerTimeout bounds what a server answers from memory.
+// answerTimeout limits requests that a server answers from memory.
 const answerTimeout = 10 * time.Second
 
 // mountReport is the JSON of info for a mount.
@@ -22,10 +22,10 @@ type mountReport struct {
 	control.Stats
 	Label      string              `json:"label,omitempty"`      // format v2
 	Statistics *volume.Statistics  `json:"statistics,omitempty"` // format v2
-	Rotation   *volumectl.Rotation `json:"rotation,omitempty"`   // of the data key, while one is under way
+	Rotation   *volumectl.Rotation `json:"rotation,omitempty"`   // of the data key, while one is running
 }
 
-// askMount asks the server of a mount how it is.
+// askMount asks the server of a mount for its state.
 func askMount(ctx context.Context, server *control.Client, target string) (report, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
@@ -47,7 +47,7 @@ func askMount(ctx context.Context, server *control.Client, target string) (repor
 		return nil, err
 	}
 	var label volumectl.Label
-	if err := server.Do(ctx, control.Request{Op: "label"}, &label); err != nil && !control.HasCode(err, control.CodeUnknown) { // an earlier version knows none
+	if err := server.Do(ctx, control.Request{Op: "label"}, &label); err != nil && !control.HasCode(err, control.CodeUnknown) { // an earlier version has no labels
 		return nil, err
 	}
 	r.Label = label.Label
@@ -78,17 +78,17 @@ func (r *mountReport) text() string {
 			line("Label", "%s", printable(r.Label))
 		}
 		line("Generation", "%d, %d commits since it was mounted", s.Generation, s.Commits)
-		line("In memory", "%s of data, %s of operations", formatSize(int64(s.DirtyBytes)), formatSize(int64(s.RingBytes)))
+		line("In memory", "%s of data and %s of log records are not on the device yet", formatSize(int64(s.DirtyBytes)), formatSize(int64(s.RingBytes)))
 		line("Being freed", "%s", formatSize(int64(s.WaitingBytes)))
 		line("Snapshots", "%d", s.Snapshots)
 		if s.Freezes > 0 {
-			line("Frozen", "by %d", s.Freezes)
+			line("Frozen", "yes, by %d freezes", s.Freezes)
 		}
 	}
 	if t := r.Rotation; t != nil {
 		line("Data key", "rotation %s: %s of about %s", t.Phase, formatSize(int64(t.DoneBytes)), formatSize(int64(t.TotalBytes)))
 		if t.Waits != "" {
-			line("It waits", "%s", printable(t.Waits))
+			line("Waiting for", "%s", printable(t.Waits))
 		}
 	}
 	for _, c := range r.Conditions {

@@ -34,7 +34,7 @@ type v1Root struct {
 type v1State struct {
 	Generation uint64 `json:"generation"`
 	Slot       string `json:"slot"`
-	Fallback   string `json:"fallback,omitempty"` // why the newer root is not used
+	Fallback   string `json:"fallback,omitempty"` // the reason why the newer root is not used
 	UsedBytes  int64  `json:"usedBytes"`
 	FreeBytes  int64  `json:"freeBytes"`
 	Inodes     uint64 `json:"inodes"`
@@ -84,7 +84,7 @@ func (r *v1Report) text() string {
 		fmt.Fprintf(&b, "%-16s %s\n", name+":", fmt.Sprintf(format, args...))
 	}
 	line("Device", "%s (%s)", r.Device, formatSize(r.DeviceBytes))
-	line("Cipher", "chacha20poly1305; nothing protects against someone who writes to the device")
+	line("Cipher", "chacha20poly1305; it does not protect against somebody who can write to the device")
 	line("Format", "v1 (doublecrypt), %d blocks of %s", r.TotalBlocks, formatSize(int64(r.BlockBytes)))
 	for _, s := range r.Roots {
 		if s.Valid {
@@ -97,7 +97,7 @@ func (r *v1Report) text() string {
 	case len(r.MountedOn) > 0:
 		line("In use", "mounted on %s", printable(r.MountedOn[0]))
 	case r.InUse:
-		line("In use", "yes, opened by another process")
+		line("In use", "yes, another process has it open")
 	default:
 		line("In use", "no")
 	}
@@ -108,7 +108,7 @@ func (r *v1Report) text() string {
 			line("Newer root", "does not verify: %s", s.Fallback)
 		}
 		if s.Problems > 0 {
-			line("Damage", "%d problems; sealvol fsck lists them", s.Problems)
+			line("Damage", "%d problems; run sealvol fsck to list them", s.Problems)
 		}
 	}
 	return b.String()

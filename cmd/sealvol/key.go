@@ -12,11 +12,11 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 )
 
-// maxKeyFile bounds what is read of any key file: a recovery key's public half
-// is the longest, with some 1,970 characters.
+// maxKeyFile limits the size of a key file. The public half of a recovery key is the longest, with
+// about 1,970 characters.
 const maxKeyFile = 4096
 
-// keyFlags are the three ways to give a volume's key. Exactly one is wanted.
+// keyFlags are the three flags for the key of a volume. Exactly one must be set.
 type keyFlags struct {
 	prefix                                   string // of the flags' names, such as "new-"
 	keyFile, passphraseFile, recoveryKeyFile string
@@ -24,11 +24,10 @@ type keyFlags struct {
 	lines bool // set by credential: the passphrase file has more than one line
 }
 
-// register adds --key-file, --passphrase-file and --recovery-key-file, with
-// f.prefix behind the dashes.
+// register adds --key-file, --passphrase-file and --recovery-key-file, with f.prefix after the dashes.
 func (f *keyFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.keyFile, f.prefix+"key-file", "", "file with the key: 32 raw bytes or 64 hexadecimal digits")
-	flags.StringVar(&f.passphraseFile, f.prefix+"passphrase-file", "", "file with a passphrase: one line")
+	flags.StringVar(&f.passphraseFile, f.prefix+"passphrase-file", "", "file with a passphrase in one line")
 	flags.StringVar(&f.recoveryKeyFile, f.prefix+"recovery-key-file", "", "file with the secret half of a recovery key")
 }
 
@@ -65,7 +64,7 @@ func (f *keyFlags) one() error {
 	return nil
 }
 
-// credential reads the key that was given. The caller erases it.
+// credential reads the key from the file that was given. The caller erases it.
 func (f *keyFlags) credential() (crypto.Credential, error) {
 	if err := f.one(); err != nil {
 		return nil, err
@@ -89,16 +88,18 @@ func (f *keyFlags) credential() (crypto.Credential, error) {
 	})
 }
 
-// explain adds to the error of opening a volume what the key's file may have to do with it.
-func (f *keyFlags) explain(err error) error {
-	if f.lines && errors.Is(err, crypto.ErrWrongKey) {
-		return withHint(err, "the passphrase file has more than one line, and all of them were taken for the passphrase: leave the right one alone in it")
+// explain adds a hint to an error of opening a volume if the cause may be the passphrase file.
+func (f *keyFlags) explain(err error) error { return explainLines(f.lines, err) }
+
+// explainLines adds a hint to the error of a wrong key if the passphrase file has several lines.
+func explainLines(lines bool, err error) error {
+	if lines && errors.Is(err, crypto.ErrWrongKey) {
+		return withHint(err, "the passphrase file has more than one line, and all lines together were used as the passphrase; keep only the line with the passphrase")
 	}
 	return err
 }
 
-// recipient reads the key that was given, as one that a new key slot is made
-// for. erase overwrites what it holds.
+// recipient reads the key from the file that was given, for a new key slot. erase overwrites the key.
 func (f *keyFlags) recipient() (r crypto.Recipient, erase func(), err error) {
 	c, err := f.credential()
 	if err == nil && f.lines {
@@ -116,7 +117,7 @@ func (f *keyFlags) recipient() (r crypto.Recipient, erase func(), err error) {
 		}
 		return pub, func() {}, nil
 	}
-	return c.(crypto.Recipient), c.Erase, nil // all but recovery keys are both
+	return c.(crypto.Recipient), c.Erase, nil // keys other than recovery keys are both
 }
 
 // readKey reads a key file. The caller erases the key.
@@ -124,8 +125,8 @@ func readKey(path string) (*crypto.Key, error) {
 	return fromFile("key", path, crypto.ParseKeyFile)
 }
 
-// readRecipient reads the public half of a recovery key: the text itself, or
-// the name of a file that holds it.
+// readRecipient reads the public half of a recovery key. arg is the text itself or the name of a file
+// that contains it.
 func readRecipient(arg string) (*crypto.RecoveryRecipient, error) {
 	if strings.HasPrefix(strings.ToLower(arg), "sealvolpub1") {
 		return crypto.ParseRecoveryRecipient(arg)
@@ -135,8 +136,8 @@ func readRecipient(arg string) (*crypto.RecoveryRecipient, error) {
 	})
 }
 
-// fromFile passes the contents of a small file to parse, and overwrites them.
-// The file may be a pipe.
+// fromFile passes the contents of a small file to parse, and then overwrites the buffer. The file may
+// be a pipe.
 func fromFile[T any](what, path string, parse func([]byte) (T, error)) (T, error) {
 	var none T
 	f, err := os.Open(path)
@@ -144,7 +145,7 @@ func fromFile[T any](what, path string, parse func([]byte) (T, error)) (T, error
 		return none, fmt.Errorf("read the %s: %w", what, err)
 	}
 	defer f.Close()
-	b := make([]byte, maxKeyFile+1) // never grows: growing would leave a copy
+	b := make([]byte, maxKeyFile+1) // fixed size: growing it would leave a copy in memory
 	defer clear(b)
 	n, err := io.ReadFull(f, b)
 	if err == nil {

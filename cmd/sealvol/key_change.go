@@ -19,10 +19,10 @@ func keyAddCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "add [--key-file FILE] --new-key-file FILE [--json] DEVICE-OR-DIR",
-		Short: "Let one more key open a volume",
-		Long: `Let one more key open a volume: a key file, a passphrase, or a recovery key, of which
-the public half is enough (--recipient). A DEVICE needs a key that opens it now; the
-server of a mounted DIR has it.`,
+		Short: "Add a key to a volume",
+		Long: `Add a key that opens the volume: a key file, a passphrase, or a recovery key. For a
+recovery key, the public half is sufficient (--recipient). For a DEVICE, also give a
+key that opens it now. For a mounted DIR, the mount server already has the key.`,
 		Example: `  sealvol key add --new-passphrase-file phrase /mnt
   sealvol key add --key-file vol.key --recipient rescue.pub vol.img`,
 		Args: args(1, 1, "one DEVICE-OR-DIR"),
@@ -50,7 +50,7 @@ server of a mounted DIR has it.`,
 
 func printKeyChange(w io.Writer, c *volumectl.KeyChange) (err error) {
 	if c.Slot >= 0 {
-		what := "was there already"
+		what := "already there"
 		if c.Added {
 			what = "added"
 		}
@@ -68,13 +68,13 @@ func keyRemoveCommand() *cobra.Command {
 	var last, asJSON bool
 	c := &cobra.Command{
 		Use:   "remove [--key-file FILE] [--last] [--json] DEVICE-OR-DIR SLOT",
-		Short: "Let a key open a volume no more",
-		Long: `Remove the key in a slot (sealvol key list shows them): it opens the volume no more,
-also if an old copy of the header is put back. Somebody who opened the volume with it
-before may have kept the data key: see rotate-data.
+		Short: "Remove a key from a volume",
+		Long: `Remove the key in a slot (sealvol key list shows the slots). The key no longer opens
+the volume, even if an old copy of the header is restored. Somebody who opened the
+volume with the key before may have kept the data key. In that case, use rotate-data.
 
-The last key is removed with --last only: then nothing opens the volume any more.
-To destroy a volume for good use sealvol key shred, which gives a receipt.`,
+The last key is removed only with --last. Then no key opens the volume any more. To
+destroy a volume and get a receipt, use sealvol key shred.`,
 		Example: `  sealvol key remove /mnt 2
   sealvol key remove --key-file vol.key vol.img 0`,
 		Args: args(2, 2, "DEVICE-OR-DIR and SLOT"),
@@ -96,7 +96,7 @@ To destroy a volume for good use sealvol key shred, which gives a receipt.`,
 		},
 	}
 	key.register(c.Flags())
-	c.Flags().BoolVar(&last, "last", false, "remove it even if it is the last one: nothing opens the volume then")
+	c.Flags().BoolVar(&last, "last", false, "remove the key even if it is the last one; then no key opens the volume")
 	jsonFlag(c, &asJSON)
 	return c
 }
@@ -107,10 +107,10 @@ func keyRotateCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "rotate --key-file OLD --new-key-file NEW [--json] DEVICE-OR-DIR",
-		Short: "Replace a key by another",
-		Long: `Replace a key by another: the new one gets a slot, is read back, and then the slot of
-the old one is removed. Data is not written again, so it takes a moment for any
-volume. If it is interrupted, repeat it: until it has ended both keys open the volume.`,
+		Short: "Replace a key of a volume",
+		Long: `Replace a key with another one. The new key is written to a slot and read back. Then
+the slot of the old key is removed. No data is rewritten, so the command is fast for
+volumes of any size. If it is interrupted, both keys open the volume: run it again.`,
 		Example: `  sealvol key rotate --key-file old.key --new-key-file new.key /mnt`,
 		Args:    args(1, 1, "one DEVICE-OR-DIR"),
 		RunE: func(c *cobra.Command, a []string) error {

@@ -16,15 +16,15 @@ import (
 func keyCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "key",
-		Short: "Make keys, and change those that open a volume",
-		Long: `Make keys, and change those that open a volume.
+		Short: "Create keys, and change the keys of a volume",
+		Long: `Create keys, and change the keys of a volume.
 
-A volume has up to 16 key slots; each key in one opens it. They all hold the same
-data key. To change a key that people know, rotate it: that takes a moment. To
-change the data key itself, as after somebody may have read a key and a copy of
-the device, rotate-data: everything is written again, in the background.
+A volume has up to 16 key slots. Each slot holds the data key, encrypted under another
+key, and each of these keys opens the volume. To replace one of them, use rotate, which
+is fast. If somebody may have both a key and a copy of the device, replace the data key
+with rotate-data, which rewrites all data in the background.
 
-Volumes that are mounted are changed through their mount: give the directory.`,
+For a mounted volume, give the directory.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, a []string) error {
 			if len(a) > 0 {
@@ -42,14 +42,14 @@ func generateCommand() *cobra.Command {
 	var suite string
 	c := &cobra.Command{
 		Use:   "generate [--recovery] FILE",
-		Short: "Write a new random key to a file",
-		Long: `Write a new random key to a new file of mode 0600: 64 hexadecimal digits and a line
-end. A file that exists is never overwritten. Keep a copy of the key in a safe
-place: without it the volume is lost.
+		Short: "Create a key file",
+		Long: `Write a new random key to a new file with mode 0600: 64 hexadecimal digits and a
+newline. An existing file is never overwritten. Keep a copy of the key in a safe place.
+Without a key, the volume is lost.
 
-With --recovery it is the secret half of a recovery key, as text that can be copied
-from paper. The public half is printed; that alone makes a key slot
-(sealvol key add --recipient), so that the secret half can stay away from machines
+With --recovery, the file holds the secret half of a recovery key, as text that can be
+typed from paper. The command prints the public half, which is sufficient to add the
+key to a volume (sealvol key add --recipient). So the secret half can be kept offline
 until it is needed.`,
 		Example: `  sealvol key generate vol.key
   sealvol key generate --recovery rescue.key > rescue.pub`,
@@ -57,7 +57,7 @@ until it is needed.`,
 		RunE: func(c *cobra.Command, a []string) error {
 			s, err := crypto.ParseSuite(suite)
 			if err != nil {
-				return usageError(fmt.Errorf("--suite %s: it is xchacha20poly1305 or xaes256gcm", suite))
+				return usageError(fmt.Errorf("--suite %s: must be xchacha20poly1305 or xaes256gcm", suite))
 			}
 			if recovery {
 				return generateRecovery(c.OutOrStdout(), a[0], s)
@@ -65,8 +65,8 @@ until it is needed.`,
 			return generateKey(a[0])
 		},
 	}
-	c.Flags().BoolVar(&recovery, "recovery", false, "make a recovery key and print its public half")
-	c.Flags().StringVar(&suite, "suite", crypto.SuiteXChaCha20Poly1305.String(), "cipher of the volumes that the recovery key is for")
+	c.Flags().BoolVar(&recovery, "recovery", false, "create a recovery key and print its public half")
+	c.Flags().StringVar(&suite, "suite", crypto.SuiteXChaCha20Poly1305.String(), "cipher of the volumes that the recovery key will open")
 	return c
 }
 
@@ -108,11 +108,11 @@ func generateKey(path string) error {
 	return writeNew(path, text)
 }
 
-// writeNew writes a private file that does not exist, durably.
+// writeNew creates a file with mode 0600, and syncs it. The file must not exist.
 func writeNew(path string, text []byte) error {
 	err := atomicfile.Write(path, text, atomicfile.Options{New: true})
 	if errors.Is(err, os.ErrExist) || errors.Is(err, atomicfile.ErrNotRegular) {
-		return withHint(fmt.Errorf("%s exists, and keys are never overwritten", path), "choose another name")
+		return withHint(fmt.Errorf("%s exists; existing files are never overwritten", path), "choose another file name")
 	}
 	return err
 }

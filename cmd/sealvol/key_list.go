@@ -9,7 +9,6 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
-	"github.com/sealvol/sealvol/pkg/mountserver/mounts"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 )
@@ -19,11 +18,11 @@ func keyListCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "list [--key-file FILE] [--json] DEVICE-OR-DIR",
-		Short: "List the keys that open a volume",
-		Long: `List the key slots of a volume, and how far a rotation of its data key has come.
+		Short: "List the key slots of a volume",
+		Long: `List the key slots of a volume, and the progress of a rotation of its data key.
 
-Of a DEVICE nothing that is shown is authenticated, unless a key is given. A device
-that is in use is listed without one.`,
+For a DEVICE, nothing that is shown is authenticated unless you give a key. If the
+device is in use, give no key.`,
 		Example: `  sealvol key list /mnt
   sealvol key list --key-file vol.key vol.img`,
 		Args: args(1, 1, "one DEVICE-OR-DIR"),
@@ -44,7 +43,7 @@ that is in use is listed without one.`,
 }
 
 func listKeys(target string, key *keyFlags) (l volumectl.KeyList, err error) {
-	c, err := mounts.Server(target)
+	c, err := serverOf(target)
 	if err != nil {
 		return l, err
 	}
@@ -85,7 +84,7 @@ func printKeys(w io.Writer, l volumectl.KeyList) error {
 	for _, s := range l.Slots {
 		note := ""
 		if s.Opened {
-			note = "opened with it"
+			note = "opened with this key"
 		}
 		say(t, "%d\t%s\t%s\t%s\n", s.Slot, s.Type, s.Fingerprint, note)
 	}

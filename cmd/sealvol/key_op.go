@@ -13,13 +13,12 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
-	"github.com/sealvol/sealvol/pkg/mountserver/mounts"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 )
 
-// keyOp is a request about keys: to the server of a mounted DIR, or carried out
-// here on a DEVICE, by the same function.
+// keyOp is a request about keys. The server of a mounted DIR executes it, or this process does on a
+// DEVICE, with the same function.
 type keyOp[R any] struct {
 	op       string
 	args     any
@@ -29,7 +28,7 @@ type keyOp[R any] struct {
 }
 
 func (o *keyOp[R]) run(target string) (r R, err error) {
-	c, err := mounts.Server(target)
+	c, err := serverOf(target)
 	if err != nil {
 		return r, err
 	}
@@ -48,20 +47,21 @@ func (o *keyOp[R]) run(target string) (r R, err error) {
 		if len(o.sources) > 0 {
 			req.File = f.File
 		}
-		return r, volumectl.FromServer(c.Do(ctx, req, &r))
+		return r, explainLines(f.Lines, volumectl.FromServer(c.Do(ctx, req, &r)))
 	}
 	keys, err := volumectl.ReadKeys(f)
 	if err != nil {
 		return r, err
 	}
 	defer keys.Erase()
-	return o.onDevice(ctx, target, keys)
+	r, err = o.onDevice(ctx, target, keys)
+	return r, explainLines(f.Lines, err)
 }
 
 func (o *keyOp[R]) onDevice(ctx context.Context, path string, keys *volumectl.KeySet) (r R, err error) {
 	dev, err := openDevice(path, false)
 	if errors.Is(err, device.ErrInUse) {
-		return r, withHint(err, "if it is mounted, give the directory in place of the device")
+		return r, withHint(err, "if the volume is mounted, give the directory instead of the device")
 	}
 	if err != nil {
 		return r, err
@@ -75,8 +75,8 @@ func (o *keyOp[R]) onDevice(ctx context.Context, path string, keys *volumectl.Ke
 	return o.local(ctx, v, keys)
 }
 
-// openByAny opens a volume by the first key that fits: the new one, too, if a
-// rotation was interrupted after it had taken the place of the old one.
+// openByAny opens a volume with the first key that fits. It also tries the new key, because an
+// interrupted rotation may have replaced the old one already.
 func openByAny(dev *device.File, path string, keys *volumectl.KeySet) (v *volume.Volume, err error) {
 	creds := append([]crypto.Credential{}, keys.Old...)
 	if keys.New != nil && keys.New.Credential != nil {
@@ -94,9 +94,10 @@ func openByAny(dev *device.File, path string, keys *volumectl.KeySet) (v *volume
 	return nil, first
 }
 
-// deviceKey is the key that a DEVICE needs. The server of a DIR has one; if one is given it is checked.
+// deviceKey returns the key that a DEVICE needs. The server of a DIR has its key; if one is given, the
+// server checks it.
 func deviceKey(target string, key *keyFlags) ([]keySource, error) {
-	c, err := mounts.Server(target)
+	c, err := serverOf(target)
 	if err != nil {
 		return nil, err
 	}
@@ -110,10 +111,10 @@ func deviceKey(target string, key *keyFlags) ([]keySource, error) {
 }
 
 func jsonFlag(c *cobra.Command, asJSON *bool) {
-	c.Flags().BoolVar(asJSON, "json", false, "print it as JSON")
+	c.Flags().BoolVar(asJSON, "json", false, "print the report as JSON")
 }
 
-// report runs the request and prints what changed.
+// report runs the request and prints the result.
 func (o *keyOp[R]) report(w io.Writer, target string, asJSON bool) error {
 	r, err := o.run(target)
 	if err != nil {

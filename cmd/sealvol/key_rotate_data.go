@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
-	"github.com/sealvol/sealvol/pkg/mountserver/mounts"
 	"github.com/sealvol/sealvol/pkg/volume"
 )
 
@@ -18,22 +17,22 @@ func keyRotateDataCommand() *cobra.Command {
 	var rate byteSize
 	c := &cobra.Command{
 		Use:   "rotate-data --key-file FILE... [flags] DEVICE-OR-DIR",
-		Short: "Give a volume a new data key, and write everything again",
-		Long: `Give a volume a new data key. From then on everything is written under it; what is
-there already is rewritten in the background, while the volume is used, also by later
-mounts after a crash. In the end the old data key opens nothing of the volume any
-more. Local snapshots keep what they hold under the old key: it is given up when
-those are deleted, whose names are shown.
+		Short: "Replace the data key of a volume, and rewrite all data",
+		Long: `Replace the data key of a volume. New data is written under the new key immediately.
+Existing data is rewritten in the background while the volume is in use. After a crash,
+the next mount continues. At the end, the old data key opens nothing on the volume. Local
+snapshots keep their data under the old key. The old key is dropped when they are
+deleted; the command prints their names.
 
-Every key slot has to be made again, which takes its key: give the key of each slot
-(the flags may be repeated). Recovery keys need not be given. Slots whose keys are
-not given are an error, or removed with --drop-slots.
+Every key slot must be written again, which requires its key. Give the key of each slot
+(the flags may be repeated), except for recovery keys. If the key of a slot is missing,
+the command fails. With --drop-slots, it removes the slot instead.
 
-The command returns when all is done, or when only something else is waited for.
-Interrupted or with --no-wait, a mounted volume goes on by itself; a DEVICE goes on when
-it is mounted, or with --resume, which begins no new rotation should the old one have
-ended. While a rotation is under way the command only goes on with it; --again begins
-another one.`,
+The command returns when the rotation is complete, or when it waits for something else,
+such as a snapshot. If it is interrupted, or with --no-wait, the server of a mounted
+volume continues the rotation. On a DEVICE, the next mount or --resume continues it.
+--resume never starts a new rotation. If a rotation is already running, the command
+continues it; use --again to start another one.`,
 		Example: `  sealvol key rotate-data --key-file vol.key --passphrase-file phrase /mnt
   sealvol key rotate-data --resume /mnt`,
 		Args: args(1, 1, "one DEVICE-OR-DIR"),
@@ -44,7 +43,7 @@ another one.`,
 					sources = append(sources, keySource{volumectl.KeyOld, kind, p})
 				}
 			}
-			if c, err := mounts.Server(a[0]); err != nil {
+			if c, err := serverOf(a[0]); err != nil {
 				return err
 			} else if len(sources) == 0 && !(c != nil && resume) {
 				return fmt.Errorf("%w: give at least one --key-file, --passphrase-file or --recovery-key-file", errKeyFlags)
@@ -62,12 +61,12 @@ another one.`,
 	f := c.Flags()
 	f.StringArrayVar(&secrets, "key-file", nil, "file with a key; may be repeated")
 	f.StringArrayVar(&phrases, "passphrase-file", nil, "file with a passphrase; may be repeated")
-	f.StringArrayVar(&recoveries, "recovery-key-file", nil, "file with the secret half of a recovery key, to open a DEVICE by it")
+	f.StringArrayVar(&recoveries, "recovery-key-file", nil, "file with the secret half of a recovery key, to open a DEVICE")
 	f.BoolVar(&drop, "drop-slots", false, "remove the key slots whose keys are not given")
-	f.BoolVar(&again, "again", false, "begin another rotation although one is under way")
-	f.BoolVar(&resume, "resume", false, "go on with the rotation that is under way, if any, and begin none")
-	f.BoolVar(&noWait, "no-wait", false, "return when new data is written under the new key")
-	f.Var(&rate, "rate", "bytes to rewrite a second, at most; 128MiB if not given")
+	f.BoolVar(&again, "again", false, "start another rotation even if one is running")
+	f.BoolVar(&resume, "resume", false, "continue a running rotation, if there is one, and never start a new one")
+	f.BoolVar(&noWait, "no-wait", false, "return as soon as new data is written under the new key")
+	f.Var(&rate, "rate", "maximum rate of rewriting per second (default 128MiB)")
 	jsonFlag(c, &asJSON)
 	return c
 }
@@ -79,11 +78,11 @@ func printRotation(w io.Writer, r *volumectl.Rotation) error {
 	var err error
 	switch volume.RotationPhase(r.Phase) {
 	case volume.RotationNone:
-		_, err = fmt.Fprintf(w, "data key: epoch %d, and no other\n", r.Epochs[len(r.Epochs)-1])
+		_, err = fmt.Fprintf(w, "data key: epoch %d; no other data key remains\n", r.Epochs[len(r.Epochs)-1])
 	case volume.RotationWaiting:
 		_, err = fmt.Fprintf(w, "data key: epoch %d; the old key is kept: %s\n", r.Target, printable(r.Waits))
 	default:
-		_, err = fmt.Fprintf(w, "data key: epoch %d; %s of %s are under it, %s\n", r.Target, formatSize(int64(r.DoneBytes)), formatSize(int64(r.TotalBytes)), r.Phase)
+		_, err = fmt.Fprintf(w, "data key: epoch %d; %s of %s rewritten under it, %s\n", r.Target, formatSize(int64(r.DoneBytes)), formatSize(int64(r.TotalBytes)), r.Phase)
 	}
 	return err
 }

@@ -9,7 +9,6 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
-	"github.com/sealvol/sealvol/pkg/mountserver/mounts"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 )
@@ -18,15 +17,16 @@ func keyShredCommand() *cobra.Command {
 	var confirm string
 	c := &cobra.Command{
 		Use:   "shred --confirm UUID DEVICE-OR-DIR",
-		Short: "Destroy a volume by erasing all its keys",
-		Long: `Destroy a volume: all key slots are overwritten in both copies of the header,
-discarded where the device can do that, and read back. Nothing opens the volume any
-more, and it says so. What the volume is worth to somebody who holds another copy of
-the device and a key of that time, only you know: the receipt, which is printed as
-JSON, says what is left to do.
+		Short: "Destroy a volume by erasing all its key slots",
+		Long: `Destroy a volume by erasing its key slots. The slots in both copies of the header are
+overwritten, discarded if the device supports it, and read back. Nothing can open the
+volume afterwards, and all commands report that it was shredded. Somebody who has both
+an older copy of the device and one of its keys can still read that copy. The command
+prints a receipt as JSON, which lists what remains to be destroyed.
 
-It needs no key. The UUID (sealvol info DEVICE) is asked for, so that no other volume
-is hit. A mount stops at once; unmount it afterwards.`,
+No key is needed. To prevent mistakes, the command requires the UUID of the volume
+(sealvol info DEVICE). If the volume is mounted, the mount stops immediately. Unmount it
+afterwards.`,
 		Example: `  sealvol key shred --confirm 6e1c9c0e-5d0c-4c3f-9a53-3c1f0a8b7d11 vol.img > receipt.json`,
 		Args:    args(1, 1, "one DEVICE-OR-DIR"),
 		RunE: func(c *cobra.Command, a []string) error {
@@ -38,17 +38,17 @@ is hit. A mount stops at once; unmount it afterwards.`,
 		},
 	}
 	c.Flags().StringVar(&confirm, "confirm", "", "UUID of the volume to destroy")
-	c.Flags().Bool("json", true, "the receipt is JSON always")
+	c.Flags().Bool("json", true, "the receipt is always printed as JSON")
 	return c
 }
 
 func shred(target, confirm string) (*volume.ShredReceipt, error) {
-	c, err := mounts.Server(target)
+	c, err := serverOf(target)
 	if err != nil {
 		return nil, err
 	}
 	if confirm == "" {
-		return nil, usageError(errors.New("say which volume is to be destroyed: --confirm UUID; `sealvol info` shows it"))
+		return nil, usageError(errors.New("--confirm UUID is missing; `sealvol info` shows the UUID of the volume"))
 	}
 	if c != nil {
 		var r volume.ShredReceipt
@@ -56,7 +56,7 @@ func shred(target, confirm string) (*volume.ShredReceipt, error) {
 	}
 	dev, err := openDevice(target, false)
 	if errors.Is(err, device.ErrInUse) {
-		return nil, withHint(err, "if it is mounted, give the directory in place of the device")
+		return nil, withHint(err, "if the volume is mounted, give the directory instead of the device")
 	}
 	if err != nil {
 		return nil, err
@@ -67,7 +67,7 @@ func shred(target, confirm string) (*volume.ShredReceipt, error) {
 		return nil, volumeError(dev, target, err)
 	}
 	if h.ID.String() != confirm {
-		return nil, fmt.Errorf("%s: the volume is %s, not %s", target, h.ID, confirm)
+		return nil, fmt.Errorf("%s: --confirm: the volume is %s, not %s", target, h.ID, confirm)
 	}
 	r, err := volume.Shred(dev)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
 )
 
-// keySource is a file with a key, and what the key is for.
+// keySource is a file with a key, and the role of the key.
 type keySource struct {
 	role volumectl.KeyRole
 	kind volumectl.KeyKind
@@ -28,7 +28,7 @@ func (f *keyFlags) source(role volumectl.KeyRole) keySource {
 	return keySource{role, volumectl.KindRecovery, f.recoveryKeyFile}
 }
 
-// newKeyFlags are the ways to give a key that is to open a volume.
+// newKeyFlags are the flags for a key to add to a volume.
 type newKeyFlags struct {
 	keyFlags
 	recipient string
@@ -37,7 +37,7 @@ type newKeyFlags struct {
 func (f *newKeyFlags) register(c *cobra.Command) {
 	f.prefix = "new-"
 	f.keyFlags.register(c.Flags())
-	c.Flags().StringVar(&f.recipient, "recipient", "", "public half of a recovery key, or the name of a file that holds it")
+	c.Flags().StringVar(&f.recipient, "recipient", "", "public half of a recovery key, or a file that contains it")
 }
 
 func (f *newKeyFlags) source() (s keySource, err error) {
@@ -45,12 +45,12 @@ func (f *newKeyFlags) source() (s keySource, err error) {
 		return f.keyFlags.source(volumectl.KeyNew), f.one()
 	}
 	if f.given() {
-		return s, usageError(errors.New("give --recipient or one of the flags --new-…, not both"))
+		return s, usageError(errors.New("give either --recipient or one of the flags --new-…, not both"))
 	}
 	return keySource{volumectl.KeyNew, volumectl.KindRecipient, f.recipient}, nil
 }
 
-// keyFileOf gathers keys in memory, for the server of a mount or for us.
+// keyFileOf collects keys in memory, for the server of a mount or for this process.
 func keyFileOf(sources []keySource) (f *volumectl.KeyFile, err error) {
 	if f, err = volumectl.NewKeyFile(); err != nil {
 		return nil, err

@@ -159,7 +159,7 @@ func TestReadRecipient(t *testing.T) {
 func TestPassphraseLines(t *testing.T) {
 	const secret = "first of them\nsecond of them"
 	file := write(t, "p", secret+"\n")
-	if _, _, err := parse(t, "new-", "--new-passphrase-file", file).recipient(); !errors.Is(err, crypto.ErrPassphraseLines) || !strings.Contains(hint(err), "leave one line") ||
+	if _, _, err := parse(t, "new-", "--new-passphrase-file", file).recipient(); !errors.Is(err, crypto.ErrPassphraseLines) || !strings.Contains(hint(err), "keep only one line") ||
 		strings.Contains(err.Error(), "of them\n") || strings.Contains(err.Error(), "first") {
 		t.Errorf("a new passphrase of two lines: %v", err)
 	}

@@ -7,9 +7,9 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// errLater is the answer to what the interface names and this version lacks.
+// errLater is the error of commands and flags that are reserved for a later version.
 func errLater(what string) error {
-	return &codeError{err: fmt.Errorf("%s is not in this version", what), code: exitUsage, hint: "a later version of sealvol brings it"}
+	return &codeError{err: fmt.Errorf("%s is not in this version", what), code: exitUsage, hint: "it is reserved for a later version of sealvol"}
 }
 
 func laterCommand(name string) *cobra.Command {
@@ -17,11 +17,11 @@ func laterCommand(name string) *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error { return errLater(c.CommandPath()) }}
 }
 
-// laterFlag does so for a flag.
+// laterFlag adds a hidden flag that is reserved for a later version.
 func laterFlag(flags *pflag.FlagSet, name string) {
 	flags.String(name, "", "")
 	if err := flags.MarkHidden(name); err != nil {
-		panic(err) // it was defined in the line before
+		panic(err) // cannot happen: it was defined in the line before
 	}
 }
 

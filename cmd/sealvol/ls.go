@@ -25,14 +25,14 @@ func lsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ls --key-file FILE [--json] DEVICE [PATH...]",
 		Short: "List files of a volume without mounting it",
-		Long: `List the files at each PATH within the volume (default: /) and everything beneath,
-without mounting it. A symbolic link at the end of a PATH is listed, not followed.
+		Long: `List each PATH in the volume (default: /) and everything below it, without mounting
+the volume. If a PATH ends in a symbolic link, the link is listed, not followed.
 
-Nothing is written: what the log holds beyond the last commit is listed, and stays
-for the next mount to replay. Directories of up to 65536 entries are sorted by name.
+Nothing is written to the device. Changes that are only in the log are listed, too, and
+the next mount replays them. Directories with up to 65536 entries are sorted by name.
 
-With --json the list is an array with one object a line; regular files have the
-SHA-256 of their contents, so everything is read, and damage found. Times are UTC.`,
+With --json, the list is an array with one object per line. Regular files have the
+SHA-256 of their contents. This reads all data, so it also finds damage. Times are UTC.`,
 		Example: `  sealvol ls --key-file vol.key vol.img
   sealvol ls --key-file vol.key --json vol.img /data | jq -r '.[] | select(.type == "file") | .sha256 + "  " + .path'`,
 		Args: args(1, -1, "a DEVICE and any number of PATHs"),
@@ -56,7 +56,7 @@ SHA-256 of their contents, so everything is read, and damage found. Times are UT
 		},
 	}
 	key.register(c.Flags())
-	c.Flags().BoolVar(&asJSON, "json", false, "print it as JSON, with checksums of contents")
+	c.Flags().BoolVar(&asJSON, "json", false, "print the list as JSON, with checksums of contents")
 	return c
 }
 
@@ -89,7 +89,7 @@ func (l *lister) list(p string) error {
 	return (&walk.Walker{FS: l.fs}).Walk(e, print)
 }
 
-// end completes the array, also after an error.
+// end closes the JSON array, even after an error.
 func (l *lister) end() error {
 	if l.json {
 		say(l.out, "\n]\n")
@@ -100,7 +100,7 @@ func (l *lister) end() error {
 // listEntry is one object of ls --json.
 type listEntry struct {
 	Path string `json:"path"`
-	// PathBytes is the path in base64 where it is not UTF-8.
+	// PathBytes is the path in base64 if it is not valid UTF-8.
 	PathBytes string `json:"pathBytes,omitempty"`
 	Type      string `json:"type"`
 	Size      uint64 `json:"size"`
@@ -167,7 +167,7 @@ func (l *lister) text(e *walk.Entry) error {
 var typeLetters = map[uint32]byte{unix.S_IFREG: '-', unix.S_IFDIR: 'd', unix.S_IFLNK: 'l',
 	unix.S_IFIFO: 'p', unix.S_IFSOCK: 's', unix.S_IFBLK: 'b', unix.S_IFCHR: 'c'}
 
-// modeString is the mode as ls -l shows it.
+// modeString formats a mode like ls -l.
 func modeString(mode uint32) string {
 	b := []byte("?rwxrwxrwx")
 	if c, ok := typeLetters[mode&unix.S_IFMT]; ok {

@@ -18,7 +18,7 @@ var version = "dev"
 
 func main() { os.Exit(run(os.Args)) }
 
-// run is the whole program; it returns the exit code.
+// run executes the program and returns its exit code.
 func run(args []string) int {
 	root := rootCommand(args[0])
 	root.SetArgs(args[1:])
@@ -43,11 +43,11 @@ func printError(w io.Writer, name string, err error, code int) {
 	case h != "":
 		say(w, "  %s\n", strings.ReplaceAll(h, "`sealvol ", "`"+displayName(os.Args[0])+" "))
 	case code == exitUsage:
-		say(w, "  `%s --help` shows how it is used\n", name)
+		say(w, "  for usage, run `%s --help`\n", name)
 	}
 }
 
-// displayName is how the user called us: kubectl runs plugins by another name.
+// displayName is the name that the user typed. kubectl runs plugins by another name.
 func displayName(arg0 string) string {
 	if strings.HasPrefix(filepath.Base(arg0), "kubectl-sealvol") {
 		return "kubectl sealvol"
@@ -59,14 +59,14 @@ func rootCommand(arg0 string) *cobra.Command {
 	root := &cobra.Command{
 		Use:     "sealvol",
 		Version: version,
-		Short:   "Make, mount, check and inspect sealed volumes",
-		Long: `Sealvol keeps file systems encrypted on devices and in image files. Whoever holds
-the device learns neither names nor contents, and can change nothing unnoticed.
+		Short:   "Create, mount, check and inspect encrypted volumes",
+		Long: `Sealvol keeps encrypted file systems on devices and in image files. An attacker who has
+the device learns neither names nor contents, and cannot change anything unnoticed.
 
-A key file holds 32 random bytes, raw or as 64 hexadecimal digits. Whoever loses
-all keys of a volume has lost the volume.
+A key file holds 32 random bytes, raw or as 64 hexadecimal digits. If you lose all keys
+of a volume, its data is lost.
 
-Exit codes: 0 success, 1 failure, 16 wrong usage; fsck has two more.`,
+Exit codes: 0 success, 1 failure, 16 wrong usage. fsck and scrub have additional ones.`,
 		Example: `  sealvol key generate vol.key
   sealvol mkfs --key-file vol.key --size 10GiB vol.img
   sealvol mount --key-file vol.key vol.img /mnt
@@ -91,11 +91,11 @@ Exit codes: 0 success, 1 failure, 16 wrong usage; fsck has two more.`,
 	return root
 }
 
-// args checks the number of arguments; max < 0 is any number.
+// args checks the number of arguments. max < 0 means no limit.
 func args(min, max int, what string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, a []string) error {
 		if len(a) < min || max >= 0 && len(a) > max {
-			return usageError(fmt.Errorf("wants %s, got %d arguments", what, len(a)))
+			return usageError(fmt.Errorf("expected %s, got %d arguments", what, len(a)))
 		}
 		return nil
 	}

@@ -29,16 +29,16 @@ func mkfsCommand() *cobra.Command {
 	var o mkfsOptions
 	c := &cobra.Command{
 		Use:   "mkfs --key-file FILE [flags] DEVICE",
-		Short: "Make a new volume",
-		Long: `Make a new, empty volume on a block device or in an image file. The key given
-becomes the volume's first key.
+		Short: "Create a volume",
+		Long: `Create an empty volume on a block device or in an image file. The key that you give
+becomes the first key of the volume.
 
-DEVICE is a block device, an existing file, or, with --size, the name of an image
-file to be made: a sparse file of mode 0600. Without --size all of the device is
-used. A device that holds anything is refused unless --force is given, and so is
-one that is mounted, with or without.
+DEVICE is a block device or an existing file. With --size, it may also be the name of a
+new image file, which is created as a sparse file with mode 0600. Without --size, the
+volume uses the whole device. If the device holds data, the command fails, unless you
+give --force. If the device is mounted, the command always fails.
 
-On a device of any size only a few MiB are written. A volume needs at least 64 MiB.`,
+mkfs writes only a few MiB, whatever the size. A volume needs at least 64 MiB.`,
 		Example: `  sealvol key generate vol.key
   sealvol mkfs --key-file vol.key --size 10GiB vol.img
   sealvol mkfs --passphrase-file phrase --suite xaes256gcm /dev/nvme1n1`,
@@ -48,14 +48,14 @@ On a device of any size only a few MiB are written. A volume needs at least 64 M
 	f := c.Flags()
 	o.key.register(f)
 	o.recordSize, o.blockSize = volume.RecordBytes, doublecrypt.DefaultBlock
-	f.StringVar(&o.format, "format", "v2", "v2, or doublecrypt: format v1, for programs built on doublecrypt-core; it does not protect against someone who writes to the device")
-	f.Var(&o.recordSize, "record-size", "largest piece of a file that is sealed at once; 64KiB is the only one")
+	f.StringVar(&o.format, "format", "v2", "v2, or doublecrypt (format v1, for programs built on doublecrypt-core; it does not protect against somebody who can write to the device)")
+	f.Var(&o.recordSize, "record-size", "maximum size of a record, the unit of encryption; only 64KiB is supported")
 	f.Var(&o.blockSize, "block-size", "block size of format doublecrypt, a power of two from 512B to 1MiB")
-	f.BoolVar(&o.fill, "random-fill", false, "format doublecrypt: fill the device with random bytes first, as its reference does")
-	f.StringVar(&o.suite, "suite", crypto.SuiteXChaCha20Poly1305.String(), "cipher: xchacha20poly1305, or xaes256gcm where AES is prescribed")
-	f.Var(&o.bytes, "size", "size of the volume, such as 10GiB; makes an image file if DEVICE does not exist")
-	f.BoolVar(&o.force, "force", false, "overwrite what the device holds; it can not be had back")
-	f.BoolVar(&o.json, "json", false, "print what was made as JSON")
+	f.BoolVar(&o.fill, "random-fill", false, "format doublecrypt: fill the device with random bytes first, like the reference implementation")
+	f.StringVar(&o.suite, "suite", crypto.SuiteXChaCha20Poly1305.String(), "cipher: xchacha20poly1305, or xaes256gcm if regulations require AES")
+	f.Var(&o.bytes, "size", "size of the volume, such as 10GiB; creates an image file if DEVICE does not exist")
+	f.BoolVar(&o.force, "force", false, "overwrite the data on the device; it cannot be recovered")
+	f.BoolVar(&o.json, "json", false, "print the report as JSON")
 	return c
 }
 
@@ -64,18 +64,18 @@ func (o *mkfsOptions) check() (crypto.Suite, error) {
 	case "v2":
 	case "doublecrypt":
 		if n := o.blockSize; n < 512 || n > 1<<20 || n&(n-1) != 0 {
-			return 0, usageError(fmt.Errorf("--block-size %s: it is a power of two from 512B to 1MiB", n.String()))
+			return 0, usageError(fmt.Errorf("--block-size %s: must be a power of two from 512B to 1MiB", n.String()))
 		}
 		return 0, o.key.one()
 	default:
-		return 0, usageError(fmt.Errorf("--format %s: it is v2 or doublecrypt", o.format))
+		return 0, usageError(fmt.Errorf("--format %s: must be v2 or doublecrypt", o.format))
 	}
 	if o.recordSize != volume.RecordBytes {
-		return 0, usageError(fmt.Errorf("--record-size %s: this version knows 64KiB only", o.recordSize.String()))
+		return 0, usageError(fmt.Errorf("--record-size %s: this version supports only 64KiB", o.recordSize.String()))
 	}
 	suite, err := crypto.ParseSuite(o.suite)
 	if err != nil {
-		return 0, usageError(fmt.Errorf("--suite %s: it is xchacha20poly1305 or xaes256gcm", o.suite))
+		return 0, usageError(fmt.Errorf("--suite %s: must be xchacha20poly1305 or xaes256gcm", o.suite))
 	}
 	return suite, o.key.one()
 }
@@ -141,7 +141,7 @@ func mkfs(w io.Writer, o *mkfsOptions, path string) (err error) {
 	return err
 }
 
-// image makes the image file where there is none, and gives an empty file its size.
+// image creates the image file if it does not exist, and sets the size of an empty file.
 func (o *mkfsOptions) image(path string) (made bool, err error) {
 	fi, err := os.Stat(path)
 	switch {
@@ -152,7 +152,7 @@ func (o *mkfsOptions) image(path string) (made bool, err error) {
 	case !errors.Is(err, os.ErrNotExist):
 		return false, err
 	case o.bytes == 0:
-		return false, withHint(fmt.Errorf("%s: %w", path, device.ErrNotFound), "check the path, or give --size to make an image file there")
+		return false, withHint(fmt.Errorf("%s: %w", path, device.ErrNotFound), "check the path, or give --size to create an image file there")
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -160,7 +160,7 @@ func (o *mkfsOptions) image(path string) (made bool, err error) {
 	}
 	defer f.Close()
 	if err := f.Truncate(int64(o.bytes)); err != nil {
-		return false, errors.Join(fmt.Errorf("make an image of %s: %w", formatSize(int64(o.bytes)), err), os.Remove(path))
+		return false, errors.Join(fmt.Errorf("create an image of %s: %w", formatSize(int64(o.bytes)), err), os.Remove(path))
 	}
 	return true, nil
 }

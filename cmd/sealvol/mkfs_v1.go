@@ -14,7 +14,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/doublecrypt"
 )
 
-// mkfsV1 makes a volume of format v1.
+// mkfsV1 creates a volume of format v1.
 func mkfsV1(w io.Writer, o *mkfsOptions, path string) (err error) {
 	cred, err := o.key.credential()
 	if err != nil {
@@ -75,8 +75,8 @@ func mkfsV1(w io.Writer, o *mkfsOptions, path string) (err error) {
 	return err
 }
 
-// wipe takes away what an earlier volume of format v2 could be known by: its
-// second header would still open. With fill, all of the device gets random bytes.
+// wipe overwrites both headers of an earlier volume of format v2, because it could still be opened
+// with the second one. With fill, it fills the whole device with random bytes.
 func wipe(dev device.Device, fill bool) error {
 	if fill {
 		bar := newProgress("fill")

@@ -13,47 +13,47 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume"
 )
 
-const mountHelp = `Mount the volume on DEVICE on the directory DIR. The command returns once the file
-system answers, and leaves a process behind that serves it until it is unmounted.
-With --foreground the command itself serves.
+const mountHelp = `Mount the volume on DEVICE at the directory DIR. The command returns when the file
+system answers. A background process, the mount server, serves it until it is
+unmounted. With --foreground, the command itself is the server.
 
-Everything that was synced is there after a crash of the process, the machine or
-its power: the next mount replays the log. A mount that such a crash left on DIR
-is removed.
+Synced data survives a crash of the server or the machine and a power failure: the next
+mount replays the log. If such a crash left a dead mount on DIR, it is removed.
 
-SIGTERM and SIGINT unmount cleanly; while files are in use the mount is detached,
-synced and served on until the last is closed, or until a second signal cuts it off.
-If the device fails, the volume stays readable and refuses changes; the log says so.
+SIGTERM and SIGINT unmount cleanly. If files are in use, the server detaches and syncs
+the mount, and serves it until the last file is closed. A second signal disconnects the
+remaining users. If the device fails, the volume becomes read-only, and the server logs
+an error.
 
 Mount options (-o, separated by commas): ro rw suid nosuid dev nodev exec noexec
 atime noatime relatime diratime nodiratime sync async dirsync, SELinux's context=
 fscontext= defcontext= rootcontext=, and allow_other, the default for root only.
-With discard, freed space is discarded in batches: thin and flash devices get it
-back, and whoever has the device sees which parts of it are free. Default: nodiscard.
-Permissions are always checked. Default: nosuid,nodev,noatime.
+With discard, freed space is discarded in batches, so that thin and flash devices can
+reuse it. Then anybody who has the device can see which parts of it are free. The
+default is nodiscard. Permissions are always checked. Default: nosuid,nodev,noatime.
 
-With --anchor-file the mount keeps an anchor of the volume in that file: at once, every
-30 seconds while something changes, and at the end. A device that holds an older state
-than the file's, or another history, is refused from then on, and so is one that was
-overwritten. Keep the file where whoever can change the device can not reach. A file
-that does not exist is made; with --read-only it is only compared.
+With --anchor-file, the server keeps an anchor of the volume in that file. It updates
+the file after mounting, every 30 seconds while something changes, and when unmounting.
+A later mount with this file refuses a device that was rolled back, forked or
+overwritten. Keep the file where nobody who can change the device can change the file.
+If the file does not exist, it is created. With --read-only, the file is only compared.
 
-Logs go to standard error. If that is a pipe, a process in the background lets go
-of it once the file system answers, and logs to /run/sealvol/mount-PID.log
-($XDG_RUNTIME_DIR/sealvol without root); only logs of mounts that failed stay.
+Logs go to standard error. If standard error is a pipe, a background server closes it
+when the file system answers, and then logs to /run/sealvol/mount-PID.log (without root,
+in $XDG_RUNTIME_DIR/sealvol). The log file is kept only if the mount ends with an error.
 
-With --snapshot a local snapshot is mounted instead of the volume. While the volume is
-mounted, give the directory where it is in place of DEVICE: its server serves the
-snapshot as well, until either is unmounted.
+With --snapshot, the command mounts a local snapshot instead of the volume. If the
+volume is mounted, give its directory instead of DEVICE. Then the server of the volume
+also serves the snapshot, until the snapshot or the volume is unmounted.
 
-Without root, fusermount3 does the mounting; others can use the mount with -o
-allow_other alone, which needs user_allow_other in /etc/fuse.conf.`
+Without root, fusermount3 mounts the volume. Other users can use the mount only with
+-o allow_other, which requires user_allow_other in /etc/fuse.conf.`
 
 func mountCommand() *cobra.Command {
 	o := &mountOptions{memory: volume.DefaultMemory}
 	c := &cobra.Command{
 		Use:   "mount --key-file FILE [flags] DEVICE DIR",
-		Short: "Mount a volume on a directory",
+		Short: "Mount a volume",
 		Long:  mountHelp,
 		Example: `  sealvol mount --key-file vol.key vol.img /mnt
   sealvol mount --key-file vol.key --read-only -o noexec /dev/nvme1n1 /mnt
@@ -62,7 +62,7 @@ func mountCommand() *cobra.Command {
 		Args: args(2, 2, "DEVICE and DIR"),
 		RunE: func(c *cobra.Command, a []string) error {
 			if o.snapshot != "" {
-				if c, err := mounts.Server(a[0]); err != nil || c != nil {
+				if c, err := serverOf(a[0]); err != nil || c != nil {
 					return mountBeside(o, c, err, a[0], a[1])
 				}
 			}
@@ -87,11 +87,11 @@ func mountCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	o.key.register(f)
-	f.BoolVar(&o.readOnly, "read-only", false, "write nothing to the device, not even to replay its log")
-	f.StringVar(&o.snapshot, "snapshot", "", "mount this snapshot, to be read only; DEVICE may be the directory where the volume is mounted")
-	f.BoolVar(&o.foreground, "foreground", false, "serve in this process and return when it is unmounted")
-	f.Var(&o.memory, "memory", "bound of what the volume keeps in memory, at least 32MiB")
-	f.StringVar(&o.anchorFile, "anchor-file", "", "file that keeps the volume's anchor, away from its device")
+	f.BoolVar(&o.readOnly, "read-only", false, "write nothing to the device, not even to replay the log")
+	f.StringVar(&o.snapshot, "snapshot", "", "mount this snapshot read-only; DEVICE may be the directory where the volume is mounted")
+	f.BoolVar(&o.foreground, "foreground", false, "run the mount server in this process, and return when the volume is unmounted")
+	f.Var(&o.memory, "memory", "limit of the memory that the volume uses, at least 32MiB")
+	f.StringVar(&o.anchorFile, "anchor-file", "", "file for the volume's anchor; keep it on another device")
 	f.StringArrayVarP(&o.options, "options", "o", nil, "mount options, separated by commas")
 	f.IntVar(&o.readyFD, "ready-fd", 0, "")
 	if err := f.MarkHidden("ready-fd"); err != nil {
@@ -100,28 +100,28 @@ func mountCommand() *cobra.Command {
 	return c
 }
 
-// mountPoint checks the directory to mount on, and removes what a dead server left there.
+// mountPoint checks the directory to mount on, and removes the mount that a dead server left there.
 func mountPoint(dir string) (string, error) {
 	abs, err := mounts.Prepare(dir)
 	switch {
 	case errors.Is(err, mounts.ErrMounted):
-		err = withHint(err, "choose another directory, or unmount it: sealvol umount "+dir)
+		err = withHint(err, "choose another directory, or unmount the volume: sealvol umount "+dir)
 	case errors.Is(err, mounts.ErrNoDir):
-		err = withHint(err, "make the directory first")
+		err = withHint(err, "create the directory first")
 	}
 	return abs, err
 }
 
-// mountBeside mounts a snapshot of a volume that is mounted.
+// mountBeside mounts a snapshot of a mounted volume.
 func mountBeside(o *mountOptions, c *control.Client, err error, target, dir string) error {
 	if err != nil {
 		return err
 	}
 	if o.foreground {
-		return usageError(errors.New("--foreground: the server of the mounted volume serves the snapshot"))
+		return usageError(errors.New("--foreground is not possible here: the server of the mounted volume serves the snapshot"))
 	}
 	if o.anchorFile != "" {
-		return usageError(errors.New("--anchor-file: it is the server of the mounted volume that keeps the anchor"))
+		return usageError(errors.New("--anchor-file is not possible here: the server of the mounted volume keeps the anchor"))
 	}
 	if err := o.check(); err != nil {
 		return err
@@ -136,7 +136,7 @@ func mountBeside(o *mountOptions, c *control.Client, err error, target, dir stri
 	o.mount.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	slow, err := mounts.MountSnapshot(context.Background(), c, target, o.snapshot, abs, o.mount)
 	if slow != nil && os.Geteuid() == 0 {
-		say(os.Stderr, "read-ahead stays at the kernel's default: %v\n", slow)
+		say(os.Stderr, "cannot set read-ahead, reading may be slower: %v\n", slow)
 	}
 	return err
 }

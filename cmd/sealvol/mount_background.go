@@ -16,7 +16,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/mountserver/mounts"
 )
 
-// verdict is the one message of a server to the process that started it.
+// verdict is the only message of a server to the process that started it.
 type verdict struct {
 	OK    bool   `json:"ok,omitempty"`
 	Error string `json:"error,omitempty"`
@@ -24,9 +24,9 @@ type verdict struct {
 	Code  int    `json:"code,omitempty"`
 }
 
-// startServer starts this program again as the server, and waits until the
-// file system answers. The server gets the key file as a descriptor, so that
-// also /dev/stdin and the like work; this process never reads it.
+// startServer starts this program again as the server, and waits until the file system answers. The
+// server gets the key file as a descriptor, so that pipes such as /dev/stdin also work. This process
+// never reads the key.
 func startServer(o *mountOptions, dev, dir string) error {
 	exe, err := os.Executable()
 	if err != nil {
@@ -68,19 +68,19 @@ func startServer(o *mountOptions, dev, dir string) error {
 	cmd.Stderr = os.Stderr
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{w, key}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C is not for it
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C must not end it
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the mount server: %w", err)
 	}
 	w.Close()
 	var v verdict
 	if err := json.NewDecoder(bufio.NewReader(r)).Decode(&v); err != nil {
-		return fmt.Errorf("the mount server ended before the file system answered: %w", cmd.Wait())
+		return withHint(fmt.Errorf("the mount server ended before the file system answered: %w", cmd.Wait()), "run the command with --foreground to see why")
 	}
 	if v.OK {
 		return cmd.Process.Release()
 	}
-	_ = cmd.Wait() // it has said why
+	_ = cmd.Wait() // the verdict has the cause
 	return &codeError{err: errors.New(v.Error), code: v.Code, hint: v.Hint}
 }
 

@@ -9,30 +9,30 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 )
 
-// minMemory is the least that pkg/volume works with.
+// minMemory is the minimum that pkg/volume accepts.
 const minMemory = 32 << 20
 
 type mountOptions struct {
 	key        keyFlags
 	readOnly   bool
-	snapshot   string // its name; "": the volume
+	snapshot   string // its name; "" mounts the volume
 	foreground bool
 	memory     byteSize
 	anchorFile string
-	options    []string // -o, as given
-	readyFD    int      // of the pipe to the process that started this one; 0: none
+	options    []string // the values of -o
+	readyFD    int      // of the pipe to the process that started this one; 0 if there is none
 
 	mount   fusefs.MountOptions // from options
 	discard bool
 }
 
-// check reads the options; its errors are of usage.
+// check reads the options. Its errors are usage errors.
 func (o *mountOptions) check() error {
 	if o.memory < minMemory {
 		return usageError(fmt.Errorf("--memory %s: a mount needs at least 32MiB", o.memory.String()))
 	}
 	o.readOnly = o.readOnly || o.snapshot != ""
-	o.mount.Private = os.Geteuid() != 0 // fusermount3 allows no other by default
+	o.mount.Private = os.Geteuid() != 0 // the default of fusermount3
 	for _, list := range o.options {
 		for _, opt := range splitOptions(list) {
 			switch opt {
@@ -48,7 +48,7 @@ func (o *mountOptions) check() error {
 				o.readOnly = true
 			case "rw":
 				if o.snapshot != "" {
-					return usageError(errors.New("-o rw: a snapshot can only be read"))
+					return usageError(errors.New("-o rw: a snapshot is always mounted read-only"))
 				}
 				o.readOnly = false
 			}
@@ -64,7 +64,7 @@ func (o *mountOptions) check() error {
 	return nil
 }
 
-// knownOptions are those of fusefs.MountOptions.
+// knownOptions are the options of fusefs.MountOptions.
 const knownOptions = " ro rw suid nosuid dev nodev exec noexec atime noatime relatime diratime nodiratime sync async dirsync "
 
 func checkOptions(opts []string) error {
@@ -83,7 +83,7 @@ func checkOptions(opts []string) error {
 	return nil
 }
 
-// splitOptions cuts at commas outside quotes: SELinux contexts contain them.
+// splitOptions splits at commas outside quotes. Quoted SELinux contexts may contain commas.
 func splitOptions(list string) []string {
 	quoted := false
 	return strings.FieldsFunc(list, func(r rune) bool {

@@ -13,17 +13,17 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume"
 )
 
-// shortTime bounds questions that a server answers from memory.
+// shortTime limits requests that a server answers from memory.
 func shortTime() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), answerTimeout)
 }
 
-// untilSignal is a context that SIGINT and SIGTERM end.
+// untilSignal returns a context that SIGINT and SIGTERM cancel.
 func untilSignal() (context.Context, context.CancelFunc) {
 	return signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 }
 
-// onVolume opens an unmounted volume for work on it, and commits.
+// onVolume opens an unmounted volume, runs work on it, and commits.
 func onVolume(path string, key *keyFlags, readOnly bool, work func(v *volume.Volume) error) (err error) {
 	v, dev, err := openVolume(path, key, readOnly)
 	if err != nil {
@@ -36,8 +36,8 @@ func onVolume(path string, key *keyFlags, readOnly bool, work func(v *volume.Vol
 func logLevelCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "log-level DIR debug|info|warn|error",
-		Short:   "Change what the server of a mount logs",
-		Long:    `Change what the server of the mount on DIR logs from now on.`,
+		Short:   "Change the log level of a mount server",
+		Long:    `Change the log level of the server of the mount on DIR.`,
 		Example: `  sealvol log-level /mnt debug`,
 		Args:    args(2, 2, "a DIR and a level"),
 		RunE: func(_ *cobra.Command, a []string) error {

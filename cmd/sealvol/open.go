@@ -13,8 +13,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/device"
 )
 
-// openReadOnly opens a volume without changing anything on its device. end
-// closes both.
+// openReadOnly opens a volume and writes nothing to its device. end closes both.
 func openReadOnly(path string, key *keyFlags) (v *volume.Volume, end func(), err error) {
 	v, dev, err := openVolume(path, key, true)
 	if err != nil {
@@ -26,7 +25,7 @@ func openReadOnly(path string, key *keyFlags) (v *volume.Volume, end func(), err
 	}, nil
 }
 
-// openWritable opens a volume for a change. The caller closes both.
+// openWritable opens a volume for writing. The caller closes the volume and the device.
 func openWritable(path string, key *keyFlags) (*volume.Volume, *device.File, error) {
 	return openVolume(path, key, false)
 }
@@ -61,18 +60,18 @@ func openOn(dev device.Device, path string, cred crypto.Credential, opts volume.
 	return v, nil
 }
 
-// volumeError says what an error of opening is about, and what is on a device
-// that holds no volume.
+// volumeError adds the path to an error of opening a volume. If the device holds no volume, it adds
+// what the device holds.
 func volumeError(dev device.Device, path string, err error) error {
 	return fmt.Errorf("%s: %w", path, mountserver.WithContents(dev, err))
 }
 
-// openDevice opens a device alone.
+// openDevice opens a device exclusively.
 func openDevice(path string, readOnly bool) (*device.File, error) {
 	dev, err := mounts.OpenDevice(path, readOnly)
 	var behind *mounts.BehindLoopError
 	if errors.As(err, &behind) {
-		err = withHint(err, "use "+behind.Loop+" instead, or detach it: losetup --detach "+behind.Loop)
+		err = withHint(err, "use "+behind.Loop+" instead of the file, or detach it: losetup --detach "+behind.Loop)
 	}
 	return dev, err
 }

@@ -13,16 +13,15 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs/walk"
 )
 
-// say tells people something that no script reads: nothing is lost if nobody
-// listens any more.
+// say prints text for people. It ignores errors, since no script depends on this text.
 func say(w io.Writer, format string, args ...any) {
 	_, _ = fmt.Fprintf(w, format, args...)
 }
 
-// discard closes what was only read.
+// discard closes something that was only read.
 func discard(c io.Closer) { _ = c.Close() }
 
-// writeJSON writes one report.
+// writeJSON writes a report as indented JSON.
 func writeJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
@@ -30,24 +29,24 @@ func writeJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-// writeLine writes one of many objects, on a line of its own.
+// writeLine writes one JSON object on its own line.
 func writeLine(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	return e.Encode(v)
 }
 
-// printable is a name as it may be shown on a terminal.
+// printable returns a name that is safe to print on a terminal.
 func printable(name string) string { return walk.Printable(name) }
 
-// progress is a bar on a terminal, and nothing elsewhere. Its methods may be
-// called on nil.
+// progress is a progress bar on a terminal. If standard error is not a terminal, it is nil, and its
+// methods do nothing.
 type progress struct {
 	p   *mpb.Progress
 	bar *mpb.Bar
 }
 
-// newProgress shows a bar on standard error for work counted in bytes.
+// newProgress shows a bar on standard error for work measured in bytes.
 func newProgress(what string) *progress {
 	if !term.IsTerminal(int(os.Stderr.Fd())) {
 		return nil
@@ -60,7 +59,7 @@ func newProgress(what string) *progress {
 	return &progress{p: p, bar: bar}
 }
 
-// set says how much is done of how much.
+// set shows the bytes done and the total.
 func (p *progress) set(done, total uint64) {
 	if p == nil {
 		return

@@ -32,19 +32,21 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"sealvol": main, "kubectl-sealvol": main})
 }
 
-// TestScripts runs testdata/script. Beside testscript's own commands there are
+// TestScripts runs testdata/script. In addition to testscript's own commands, there are
 //
-//	exits CODE COMMAND...   runs it and wants that exit code
-//	json PATH VALUE         wants a value in the JSON of the last stdout (a.0.b; "*" is any, "len" the length)
-//	signal NAME DIR         ends the server of a mount, and waits for its end
-//	twosignals FILE         holds a file of a mount open while it ends its server
+//	exits CODE COMMAND...   runs a command and checks its exit code
+//	json PATH VALUE         checks a value in the JSON of the last stdout (a.0.b; "*" is any value, "len" the length)
+//	signal NAME DIR         sends a signal to the server of a mount, and waits until it has ended
+//	twosignals FILE         holds a file of a mount open while it sends its server two signals
 //	mounted DIR             waits until there is a mount
 //	cut DIR                 aborts a mount's connection
-//	tmpfs DIR SIZE          mounts a small disk
-//	loop NAME FILE          puts FILE behind a loop device, whose path $NAME is
-//	newer FILE              makes a volume of the next format version
+//	tmpfs DIR SIZE          mounts a tmpfs of limited size
+//	loop NAME FILE          attaches FILE to a loop device, and sets $NAME to its path
+//	newer FILE              changes a volume to the next format version
 //	flip FILE OFFSET        changes a byte
-//	s3 NAME                 starts an S3 with a bucket named bucket, whose URL $NAME is
+//	flipnew BEFORE AFTER    changes a byte of AFTER, an image, in the middle of the longest range that
+//	                        differs from BEFORE: the data of a large file written in between
+//	s3 NAME                 starts an S3 server with a bucket named bucket, and sets $NAME to its URL
 //	uuid NAME               sets $NAME to the uuid in the JSON of the last stdout
 func TestScripts(t *testing.T) {
 	if os.Geteuid() != 0 {
@@ -69,7 +71,8 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "json": wantJSON, "signal": kill, "mounted": mounted, "twosignals": twoSignals, "cut": cut, "tmpfs": tmpfs, "newer": newer, "loop": loop, "flip": flip, "s3": fakeS3, "uuid": uuid,
+			"exits": exits, "json": wantJSON, "signal": kill, "mounted": mounted, "twosignals": twoSignals, "cut": cut, "tmpfs": tmpfs, "newer": newer, "loop": loop, "flip": flip, "flipnew": flipNew,
+			"s3": fakeS3, "uuid": uuid,
 		},
 	})
 }
@@ -87,12 +90,12 @@ func uuid(ts *testscript.TestScript, neg bool, args []string) {
 func mountsBelow(dir string) []*mountinfo.Info {
 	infos, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 	if err != nil {
-		panic(err) // /proc is always there
+		panic(err) // /proc is always mounted
 	}
 	return infos
 }
 
-// abortAll ends what hangs on a mount of a script, its commands included.
+// abortAll aborts the connections of a script's mounts, so that its commands cannot hang.
 func abortAll(dir string) {
 	for _, m := range mountsBelow(dir) {
 		if m.FSType == fusefs.FSType {
@@ -181,7 +184,7 @@ func kill(ts *testscript.TestScript, neg bool, args []string) {
 	wait(ts, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 }
 
-// server opens the process that serves a mount.
+// server opens a pidfd of the server of a mount.
 func server(ts *testscript.TestScript, dir string) (pidfd int) {
 	c, err := control.Find(dir)
 	ts.Check(err)
@@ -229,15 +232,15 @@ func wait(ts *testscript.TestScript, p unix.PollFd) {
 	}
 }
 
-// openMounts opens the mount table, whose every change is one event for
-// poll(2). os.Open will not do: the runtime's poller would eat the events.
+// openMounts opens the mount table. Each change of it is one event for poll(2). os.Open cannot be
+// used, because the runtime's poller would consume the events.
 func openMounts(ts *testscript.TestScript) int {
 	fd, err := unix.Open("/proc/self/mounts", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	ts.Check(err)
 	return fd
 }
 
-// waitMount waits until there is a mount on dir, or none.
+// waitMount waits until dir is a mount point, or is none.
 func waitMount(ts *testscript.TestScript, table int, dir string, there bool) {
 	for {
 		m, err := mounts.On(dir)
@@ -264,8 +267,8 @@ func mounted(ts *testscript.TestScript, neg bool, args []string) {
 	defer unix.Close(d)
 	_, err = unix.InotifyAddWatch(d, control.RuntimeDir(), unix.IN_CREATE|unix.IN_ATTRIB)
 	ts.Check(err)
-	for mounts.Status(dir) != nil { // its control socket comes last
-		// A moment's limit, since listening, which follows, makes no event.
+	for mounts.Status(dir) != nil { // the server creates its control socket last
+		// The timeout is short because listening on the socket, which comes later, causes no event.
 		if n, err := unix.Poll([]unix.PollFd{{Fd: int32(d), Events: unix.POLLIN}}, 20); err == nil && n > 0 {
 			_, err := unix.Read(d, make([]byte, 4096))
 			ts.Check(err)
@@ -299,7 +302,7 @@ func loop(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	dev := strings.TrimSpace(string(out))
 	ts.Setenv(args[0], dev)
-	ts.Defer(func() { // after Setup's Defer would be too late; --detach waits for the last user itself
+	ts.Defer(func() { // Setup's Defer would run too late; --detach takes effect after the last user has closed the device
 		ts.Check(exec.Command("losetup", "--detach", dev).Run())
 	})
 }
@@ -332,7 +335,32 @@ func flip(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	off, err := strconv.ParseInt(args[1], 0, 64)
 	ts.Check(err)
-	f, err := os.OpenFile(ts.MkAbs(args[0]), os.O_RDWR, 0)
+	flipAt(ts, args[0], off)
+}
+
+func flipNew(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: flipnew BEFORE AFTER")
+	}
+	const block = 4096
+	before, after := []byte(ts.ReadFile(args[0])), []byte(ts.ReadFile(args[1]))
+	first, longest := 0, 0
+	for i, run := 0, 0; i+block <= min(len(before), len(after)); i += block {
+		if run += block; bytes.Equal(before[i:i+block], after[i:i+block]) {
+			run = 0
+		}
+		if run > longest {
+			first, longest = i+block-run, run
+		}
+	}
+	if longest == 0 {
+		ts.Fatalf("%s and %s do not differ", args[0], args[1])
+	}
+	flipAt(ts, args[1], int64(first+longest/2))
+}
+
+func flipAt(ts *testscript.TestScript, name string, off int64) {
+	f, err := os.OpenFile(ts.MkAbs(name), os.O_RDWR, 0)
 	ts.Check(err)
 	defer f.Close()
 	b := make([]byte, 1)

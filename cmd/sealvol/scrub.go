@@ -25,18 +25,19 @@ func scrubCommand() *cobra.Command {
 	var o scrubOptions
 	c := &cobra.Command{
 		Use:   "scrub [--key-file FILE] DEVICE-OR-DIR",
-		Short: "Verify all of a volume, and mend what has a second copy",
-		Long: `Read and verify all that a volume refers to: header, roots, metadata in all copies,
-and the contents of files. What has a second copy is mended: header, roots and the
-top of the metadata. Of the rest the report names the files and ranges that are lost.
+		Short: "Verify a volume, and repair what has a second copy",
+		Long: `Read and verify everything that the volume refers to: the header, the root slots, all
+copies of the metadata, and the contents of files. Scrub repairs what has a second copy:
+the header, the root slots and the top levels of the metadata. For all other damage, it
+lists the files and ranges that are lost.
 
-A mounted volume is scrubbed while it is used: give the directory. Otherwise give the
-device and its key.
+A mounted volume is scrubbed while it is in use: give the directory. Otherwise, give
+the device and its key.
 
-A scrub that is interrupted says where another one goes on (--from), also after a
-remount.
+If a scrub is interrupted, it prints the position to continue from with --from. The
+position stays valid after a remount.
 
-Exit codes: 0 all is whole now, 4 there is damage that could not be mended.`,
+Exit codes: 0 no damage is left, 4 some damage could not be repaired.`,
 		Example: `  sealvol scrub --rate 50MiB /mnt
   sealvol scrub --key-file vol.key --json vol.img`,
 		Args: args(1, 1, "one DEVICE-OR-DIR"),
@@ -44,9 +45,9 @@ Exit codes: 0 all is whole now, 4 there is damage that could not be mended.`,
 	}
 	f := c.Flags()
 	o.key.register(f)
-	f.Var(&o.rate, "rate", "read at most that much a second")
-	f.StringVar(&o.from, "from", "", "go on where a scrub stopped that was interrupted")
-	f.BoolVar(&o.readOnly, "read-only", false, "mend nothing")
+	f.Var(&o.rate, "rate", "maximum rate of reading per second, such as 50MiB")
+	f.StringVar(&o.from, "from", "", "continue an interrupted scrub at this position")
+	f.BoolVar(&o.readOnly, "read-only", false, "repair nothing")
 	f.BoolVar(&o.json, "json", false, "print the report as JSON")
 	return c
 }
@@ -55,7 +56,7 @@ Exit codes: 0 all is whole now, 4 there is damage that could not be mended.`,
 type scrubReport struct {
 	Target string `json:"target"`
 	Done   bool   `json:"done"`
-	From   string `json:"from,omitempty"` // where another one goes on
+	From   string `json:"from,omitempty"` // the position where another scrub can continue
 	volumectl.ScrubResult
 	Damages []*volumectl.Damage `json:"damages"`
 }
@@ -87,7 +88,7 @@ func scrub(w io.Writer, o *scrubOptions, target string) error {
 	case err != nil:
 		return err
 	case !rep.Done:
-		return withHint(fmt.Errorf("%s: interrupted", target), "go on with --from "+rep.From)
+		return withHint(fmt.Errorf("%s: interrupted", target), "to continue, repeat the command with --from "+rep.From)
 	case rep.DamageCount > rep.MendedCount:
 		return &codeError{err: errReported, code: exitDamaged}
 	}
@@ -131,42 +132,42 @@ func (r *scrubReport) text(w io.Writer) error {
 	for _, d := range r.Damages {
 		where, what := damagePlace(d), d.What
 		if d.Mended {
-			what += "; MENDED"
+			what += "; REPAIRED"
 		}
 		say(w, "%s: %s: %s\n", r.Target, where, what)
 		for _, f := range d.Files {
-			say(w, "%s:   it touches %s\n", r.Target, printable(f))
+			say(w, "%s:   affects %s\n", r.Target, printable(f))
 		}
 		if d.More > 0 {
-			say(w, "%s:   and %d files more\n", r.Target, d.More)
+			say(w, "%s:   affects %d more files\n", r.Target, d.More)
 		}
 	}
 	if n := r.DamageCount - len(r.Damages); n > 0 {
-		say(w, "%s: and %d damages more\n", r.Target, n)
+		say(w, "%s: and %d more damaged places\n", r.Target, n)
 	}
 	if !r.Done {
 		return nil
 	}
-	state := "all is whole"
+	state := "no damage"
 	if r.DamageCount > 0 {
-		state = fmt.Sprintf("DAMAGED in %d places, %d of them mended", r.DamageCount, r.MendedCount)
+		state = fmt.Sprintf("DAMAGED in %d places, %d of them repaired", r.DamageCount, r.MendedCount)
 	}
 	_, err := fmt.Fprintf(w, "%s: %s; %s read\n", r.Target, state, formatSize(int64(r.BytesRead)))
 	return err
 }
 
-// damagePlace says where a damage is, and in which snapshot.
+// damagePlace describes the location of damage, with the snapshot.
 func damagePlace(d *volumectl.Damage) string {
 	where := d.Where
 	switch {
 	case d.Path != "":
 		where = fmt.Sprintf("%s at %d+%d", printable(d.Path), d.Offset, d.Length)
 	case d.Inode != 0:
-		where = fmt.Sprintf("inode %d (without a name) at %d+%d", d.Inode, d.Offset, d.Length)
+		where = fmt.Sprintf("inode %d (name unknown) at %d+%d", d.Inode, d.Offset, d.Length)
 	}
 	switch {
 	case d.Head && d.Snapshot != "":
-		return fmt.Sprintf("%s (and in snapshots, the oldest is %s)", where, d.Snapshot)
+		return fmt.Sprintf("%s (also in snapshots; the oldest is %s)", where, d.Snapshot)
 	case d.Snapshot != "":
 		return fmt.Sprintf("snapshot %s, %s", d.Snapshot, where)
 	}

@@ -20,14 +20,15 @@ import (
 func selfencCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "selfenc",
-		Short: "Encrypt a file into a chunk store, and back",
-		Long: `Self-encryption cuts a file into chunks, encrypts them and puts them into a store under
-the hashes of their bytes. A small map finds and opens them.
+		Short: "Encrypt files into a chunk store, and decrypt them",
+		Long: `Self-encryption splits a file into chunks, encrypts them, and stores each under the hash
+of its bytes. A small map is needed to find and decrypt the chunks.
 
-Encodings: v2 needs a tenant secret, and nobody without it can tell what is stored. se36
-and se31 are those of the reference implementation (crate versions 0.35 and 0.36; 0.30
-to 0.34), to exchange data with it: whoever can guess a file can tell that it is stored,
-and whoever has the map has the file.`,
+The encoding v2 needs a tenant secret. Without the secret, nobody can tell what is
+stored. The encodings se36 (crate versions 0.35 and 0.36) and se31 (0.30 to 0.34) are
+those of the reference implementation, to exchange data with it. With them, anybody who
+can guess a file can tell that it is stored, and anybody who has the map can read the
+file.`,
 		Args: args(0, 0, "a command"),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
@@ -43,21 +44,21 @@ type selfencFlags struct {
 
 func (f *selfencFlags) register(flags *pflag.FlagSet, encoding, usage string) {
 	flags.StringVar(&f.encoding, "encoding", encoding, usage)
-	flags.StringVar(&f.store, "store", "", "where the chunks are: file:///DIR, or s3://BUCKET/PREFIX?region=…&endpoint=…&…")
+	flags.StringVar(&f.store, "store", "", "chunk store: file:///DIR or s3://BUCKET/PREFIX?region=…&endpoint=…&…")
 	flags.StringVar(&f.tenantFile, "tenant-file", "", "file with the tenant secret of v2: 32 raw bytes or 64 hexadecimal digits")
 	flags.BoolVar(&f.json, "json", false, "print the report as JSON")
 }
 
-const encodingOfMap = "encoding of a map that does not say it: se36 or se31"
+const encodingOfMap = "encoding of a map that does not record it: se36 or se31"
 
-// mapSuffix is what the map of a file is called after it.
+// mapSuffix is the suffix that the map of a file adds to its name.
 const mapSuffix = ".map"
 
-// maxMapFile is more than any map that is read.
+// maxMapFile limits the size of a map file. It is more than any valid map has.
 const maxMapFile = 512 << 20
 
-// interruptible ends with SIGINT and SIGTERM: what was begun is given up in
-// order, and no half file stays. A second signal ends the program.
+// interruptible returns a context that SIGINT and SIGTERM cancel, so that the command can clean up and
+// leave no partial file. A second signal ends the program.
 func interruptible(c *cobra.Command) (context.Context, context.CancelFunc) {
 	ctx, cancel := signal.NotifyContext(c.Context(), unix.SIGINT, unix.SIGTERM)
 	context.AfterFunc(ctx, cancel)
@@ -66,14 +67,14 @@ func interruptible(c *cobra.Command) (context.Context, context.CancelFunc) {
 
 func (f *selfencFlags) wantStore() error {
 	if f.store == "" {
-		return usageError(errors.New("--store is missing"))
+		return usageError(errors.New("--store is missing: give file:///DIRECTORY or s3://BUCKET/PREFIX"))
 	}
 	return nil
 }
 
 func (f *selfencFlags) wantTenant(e selfenc.Encoding) error {
 	if e == selfenc.V2 && f.tenantFile == "" {
-		return usageError(errors.New("v2 needs --tenant-file; `sealvol key generate FILE` makes one"))
+		return usageError(errors.New("encoding v2 needs --tenant-file; `sealvol key generate FILE` creates such a file"))
 	}
 	return nil
 }
@@ -89,7 +90,7 @@ func (f *selfencFlags) openStore(ctx context.Context, create bool) (chunkstore.S
 	return s, err
 }
 
-// sealer opens v2 for the tenant whose secret was given. end erases its keys.
+// sealer returns a Sealer with the tenant secret that was given. end erases its keys.
 func (f *selfencFlags) sealer(store chunkstore.Store, o selfenc.Options) (s *selfenc.Sealer, end func(), err error) {
 	if err := f.wantTenant(selfenc.V2); err != nil {
 		return nil, nil, err
@@ -122,9 +123,9 @@ type selfencReport struct {
 	File      string `json:"file,omitempty"`
 	Map       string `json:"map"`
 	Encoding  string `json:"encoding"`
-	SizeBytes *int64 `json:"sizeBytes,omitempty"` // info: where it can be told
+	SizeBytes *int64 `json:"sizeBytes,omitempty"` // info: if known
 	Chunks    *int64 `json:"chunks,omitempty"`
-	// Info alone.
+	// Only info sets these, except Verified.
 	MapForm    string  `json:"mapFormat,omitempty"`
 	MapLevels  *int    `json:"mapLevels,omitempty"`
 	ChunkBytes *int    `json:"chunkBytes,omitempty"`
@@ -142,10 +143,10 @@ func (f *selfencFlags) print(w io.Writer, r *selfencReport, format string, args 
 
 // readMap reads a map in any form.
 func (f *selfencFlags) readMap(path string) (*selfenc.StoredMap, error) {
-	var said selfenc.Encoding
+	var given selfenc.Encoding
 	if f.encoding != "" {
 		var err error
-		if said, err = selfenc.ParseEncoding(f.encoding); err != nil {
+		if given, err = selfenc.ParseEncoding(f.encoding); err != nil {
 			return nil, usageError(fmt.Errorf("--encoding: %w", err))
 		}
 	}
@@ -153,12 +154,12 @@ func (f *selfencFlags) readMap(path string) (*selfenc.StoredMap, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := selfenc.ReadStoredMap(b, said)
+	m, err := selfenc.ReadStoredMap(b, given)
 	switch {
 	case errors.Is(err, selfenc.ErrNoEncoding):
 		return nil, usageError(fmt.Errorf("%s: %w: give --encoding se36 or se31", printable(path), err))
 	case errors.Is(err, selfenc.ErrOtherEncoding):
-		return nil, usageError(fmt.Errorf("%s: --encoding %s: %w", printable(path), said, err))
+		return nil, usageError(fmt.Errorf("%s: --encoding %s: %w", printable(path), given, err))
 	case err != nil:
 		return nil, fmt.Errorf("%s: %w", printable(path), err)
 	}
@@ -173,12 +174,12 @@ func readLimited(path string, limit int64) ([]byte, error) {
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%s: no map is longer than %s", printable(path), formatSize(limit))
+		err = fmt.Errorf("%s: not a map: the file is longer than %s", printable(path), formatSize(limit))
 	}
 	return b, err
 }
 
-// open opens what a map is of. end comes when all is read.
+// open opens the file of a map for reading. The caller calls end when it is done.
 func (f *selfencFlags) open(ctx context.Context, m *selfenc.StoredMap, store chunkstore.Store, o selfenc.Options) (r *selfenc.Reader, end func(), err error) {
 	if m.Encoding != selfenc.V2 {
 		r, err = selfenc.Open(ctx, m.Encoding, chunkstore.NewChunks(store, m.Encoding), m.DataMap, o)

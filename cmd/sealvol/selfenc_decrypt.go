@@ -14,7 +14,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/selfenc"
 )
 
-// read passes all of what a map is of to w.
+// read decrypts the file of a map to w.
 func (f *selfencFlags) read(ctx context.Context, path, what string, w io.Writer) (*selfencReport, error) {
 	m, err := f.readMap(path)
 	if err != nil {
@@ -46,20 +46,21 @@ func selfencDecryptCommand() *cobra.Command {
 	var output string
 	var force bool
 	c := &cobra.Command{
-		Use:   "decrypt --store URL [flags] FILE",
+		Use:   "decrypt --store URL [flags] MAP",
 		Short: "Decrypt a file from a chunk store",
-		Long: `Decrypt what the map FILE is of. It is written to FILE without ".map", or to --output; "-"
-is standard output. A file gets its name when it is whole and every byte was verified;
-what comes to standard output before an error is verified, too.`,
+		Long: `Decrypt the file of a MAP. The output is the name of MAP without ".map", or --output. "-"
+is standard output. A file gets its name only when it is complete and every byte was
+verified. All bytes written to standard output are verified, too, even if an error
+follows.`,
 		Example: `  sealvol selfenc decrypt --tenant-file tenant.key --store file:///srv/chunks disk.img.map
   sealvol selfenc decrypt --encoding se36 --store file:///srv/chunks --output - map.bin`,
-		Args: args(1, 1, "one FILE"),
+		Args: args(1, 1, "one MAP"),
 		RunE: func(c *cobra.Command, a []string) error {
 			ctx, cancel := interruptible(c)
 			defer cancel()
 			if output == "-" {
 				if o.json {
-					return usageError(errors.New("--json and the data can not share standard output"))
+					return usageError(errors.New("--json cannot be used with --output -: both write to standard output"))
 				}
 				_, err := o.read(ctx, a[0], "decrypt", c.OutOrStdout())
 				return err
@@ -68,8 +69,8 @@ what comes to standard output before an error is verified, too.`,
 		},
 	}
 	o.register(c.Flags(), "", encodingOfMap)
-	c.Flags().StringVar(&output, "output", "", "where to write; FILE without .map by default, - is standard output")
-	c.Flags().BoolVar(&force, "force", false, "overwrite a file that is there")
+	c.Flags().StringVar(&output, "output", "", "output file (default: MAP without .map); - is standard output")
+	c.Flags().BoolVar(&force, "force", false, "overwrite an existing file")
 	return c
 }
 
@@ -77,7 +78,7 @@ func decryptFile(ctx context.Context, o *selfencFlags, report io.Writer, path, o
 	if output == "" {
 		var ok bool
 		if output, ok = strings.CutSuffix(path, mapSuffix); !ok || output == "" {
-			return usageError(fmt.Errorf("%s does not end in %s: say where to write with --output", printable(path), mapSuffix))
+			return usageError(fmt.Errorf("%s does not end in %s: give the output file with --output", printable(path), mapSuffix))
 		}
 	}
 	if _, err := os.Lstat(output); err == nil && !force {
@@ -102,12 +103,12 @@ func decryptFile(ctx context.Context, o *selfencFlags, report io.Writer, path, o
 func selfencVerifyCommand() *cobra.Command {
 	var o selfencFlags
 	c := &cobra.Command{
-		Use:   "verify --store URL [flags] FILE",
+		Use:   "verify --store URL [flags] MAP",
 		Short: "Read and verify every chunk of a map",
-		Long: `Decrypt everything that the map FILE is of, and write it nowhere. If it succeeds, decrypt
-would give back every byte.`,
+		Long: `Decrypt the file of a MAP without writing it. If verify succeeds, decrypt can restore
+every byte.`,
 		Example: `  sealvol selfenc verify --tenant-file tenant.key --store file:///srv/chunks disk.img.map`,
-		Args:    args(1, 1, "one FILE"),
+		Args:    args(1, 1, "one MAP"),
 		RunE: func(c *cobra.Command, a []string) error {
 			ctx, cancel := interruptible(c)
 			defer cancel()
@@ -117,7 +118,7 @@ would give back every byte.`,
 			}
 			yes := true
 			r.Verified = &yes
-			return o.print(c.OutOrStdout(), r, "%s: %s in %d chunks, %s: all is there\n", printable(a[0]), formatSize(*r.SizeBytes), *r.Chunks, r.Encoding)
+			return o.print(c.OutOrStdout(), r, "%s: %s in %d chunks, %s: verified\n", printable(a[0]), formatSize(*r.SizeBytes), *r.Chunks, r.Encoding)
 		},
 	}
 	o.register(c.Flags(), "", encodingOfMap)

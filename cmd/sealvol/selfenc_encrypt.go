@@ -26,11 +26,11 @@ func selfencEncryptCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "encrypt --store URL [flags] FILE",
 		Short: "Encrypt a file into a chunk store",
-		Long: `Encrypt FILE ("-" is standard input) into a store and write its map, FILE.map by default,
-with mode 0600. The map is written last: if it is there, every chunk is.
+		Long: `Encrypt FILE into a store, and write its map to FILE.map with mode 0600. "-" is standard
+input. The map is written last: if it exists, all chunks are stored.
 
-The map of v2 is sealed with the tenant secret. The map of se36 and se31 is as secret as
-the file itself.`,
+A v2 map is encrypted with the tenant secret. A se36 or se31 map is not: keep it as
+secret as the file itself.`,
 		Example: `  sealvol key generate tenant.key
   sealvol selfenc encrypt --tenant-file tenant.key --store file:///srv/chunks disk.img
   sealvol selfenc encrypt --encoding se36 --map-format v1 --store file:///srv/chunks disk.img`,
@@ -38,11 +38,11 @@ the file itself.`,
 		RunE: func(c *cobra.Command, a []string) error { return o.run(c, a[0]) },
 	}
 	f := c.Flags()
-	o.register(f, "v2", "how: v2, se36 or se31")
-	f.StringVar(&o.mapPath, "map", "", "where the map is written; FILE.map by default")
-	f.StringVar(&o.mapForm, "map-format", "file", "form of the map: file, which says its encoding, or the reference's v1, v0c (se31) or json")
-	f.Var(&o.chunkSize, "chunk-size", "most plaintext in a chunk; v2: 64KiB to 4MiB, 1MiB by default")
-	f.BoolVar(&o.force, "force", false, "overwrite a map that is there")
+	o.register(f, "v2", "encoding: v2, se36 or se31")
+	f.StringVar(&o.mapPath, "map", "", "output file for the map (default: FILE.map)")
+	f.StringVar(&o.mapForm, "map-format", "file", "form of the map: file, which records its encoding, or the reference's v1, v0c (se31) or json")
+	f.Var(&o.chunkSize, "chunk-size", "maximum size of a chunk; for v2 64KiB to 4MiB (default 1MiB)")
+	f.BoolVar(&o.force, "force", false, "overwrite an existing map")
 	return c
 }
 
@@ -96,14 +96,14 @@ func (o *selfencEncrypt) check(file string) (selfenc.Encoding, selfenc.MapForm, 
 		return 0, 0, usageError(fmt.Errorf("--encoding: %w", err))
 	}
 	if o.chunkSize < 0 || o.chunkSize > 64<<20 {
-		return 0, 0, usageError(fmt.Errorf("--chunk-size %s is too large", o.chunkSize.String()))
+		return 0, 0, usageError(fmt.Errorf("--chunk-size %s: too large, the maximum is 64MiB", o.chunkSize.String()))
 	}
 	if err := errors.Join(o.wantStore(), o.wantTenant(e)); err != nil {
 		return 0, 0, err
 	}
 	if o.mapPath == "" {
 		if file == "-" {
-			return 0, 0, usageError(errors.New("standard input needs --map"))
+			return 0, 0, usageError(errors.New("--map is missing: it is required for standard input"))
 		}
 		o.mapPath = file + mapSuffix
 	}
@@ -120,7 +120,7 @@ func (o *selfencEncrypt) check(file string) (selfenc.Encoding, selfenc.MapForm, 
 	return e, form, nil
 }
 
-// encrypt returns what is written as the map.
+// encrypt stores the chunks and returns the contents of the map file.
 func (o *selfencEncrypt) encrypt(ctx context.Context, e selfenc.Encoding, form selfenc.MapForm, store chunkstore.Store, in io.Reader, opts selfenc.Options) ([]byte, error) {
 	if e == selfenc.V2 {
 		s, end, err := o.sealer(store, opts)

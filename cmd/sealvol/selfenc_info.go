@@ -14,14 +14,14 @@ import (
 func selfencInfoCommand() *cobra.Command {
 	var o selfencFlags
 	c := &cobra.Command{
-		Use:   "info [flags] FILE",
-		Short: "Show what a map says",
-		Long: `Show what the map FILE says, without its secrets. A map of v2 says nothing without the
-tenant secret; a map of se36 or se31 with levels says how large the file is only with
---store.`,
+		Use:   "info [flags] MAP",
+		Short: "Show the properties of a map",
+		Long: `Show the properties of a MAP, without its secrets. For a v2 map, give the tenant secret
+to see more than its encoding. For a se36 or se31 map with levels, give --store to see
+the size of the file.`,
 		Example: `  sealvol selfenc info --tenant-file tenant.key disk.img.map
   sealvol selfenc info --encoding se36 --store file:///srv/chunks --json map.bin`,
-		Args: args(1, 1, "one FILE"),
+		Args: args(1, 1, "one MAP"),
 		RunE: func(c *cobra.Command, a []string) error {
 			ctx, cancel := interruptible(c)
 			defer cancel()
@@ -100,9 +100,9 @@ func (r *selfencReport) text() string {
 		line("Size", "%s", formatSize(*r.SizeBytes))
 		line("Chunks", "%d of %s", *r.Chunks, formatSize(int64(*r.ChunkBytes)))
 	case r.Encoding == selfenc.V2.String():
-		line("Size", "sealed: give --tenant-file")
+		line("Size", "unknown; give --tenant-file to see it")
 	default:
-		line("Size", "in the map's levels: give --store")
+		line("Size", "unknown; give --store to see it")
 	}
 	return b.String()
 }

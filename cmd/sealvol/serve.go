@@ -14,13 +14,13 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume"
 )
 
-// serve mounts the volume on path on dir and serves it until it is unmounted. It calls ready once
-// the file system answers.
+// serve mounts the volume on path at dir, and serves it until it is unmounted. It calls ready when the
+// file system answers.
 func serve(o *mountOptions, path, dir string, ready func() error) (err error) {
 	logs := mountserver.NewLogFile()
 	defer func() { logs.End(err) }()
 	level := &slog.LevelVar{}
-	if o.readyFD != 0 { // who started us does not want to hear that all is well
+	if o.readyFD != 0 { // the process that started us needs only warnings and errors
 		level.Set(slog.LevelWarn)
 	}
 	log := slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: level})).With("device", path, "dir", dir)
@@ -39,7 +39,7 @@ func serve(o *mountOptions, path, dir string, ready func() error) (err error) {
 	}})
 }
 
-// open opens the volume to be served.
+// open opens the volume to serve.
 func (o *mountOptions) open(path string, log *slog.Logger, level *slog.LevelVar) (*mountserver.Server, error) {
 	cred, err := o.key.credential()
 	if err != nil {
@@ -70,7 +70,7 @@ func (o *mountOptions) open(path string, log *slog.Logger, level *slog.LevelVar)
 func readAnchor(path string) (*volume.Anchor, error) {
 	a, err := mountserver.ReadAnchor(path)
 	if errors.Is(err, mountserver.ErrAnchorFile) {
-		err = withHint(err, "restore the file from a backup; without it an older state of the device can not be told from the newest")
+		err = withHint(err, "restore the file from a backup; to mount without rollback protection, move the file away")
 	}
 	return a, err
 }

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// byteSize is a flag's number of bytes. It takes binary suffixes: 512MiB, 10G.
+// byteSize is the value of a flag in bytes. It accepts binary suffixes: 512MiB, 10G.
 type byteSize int64
 
 var units = []struct {
@@ -15,8 +15,8 @@ var units = []struct {
 	shift uint
 }{{"EiB", 60}, {"PiB", 50}, {"TiB", 40}, {"GiB", 30}, {"MiB", 20}, {"KiB", 10}}
 
-// parseSize reads a number of bytes. K, Ki and KiB are the same; decimal
-// suffixes such as MB are refused rather than guessed.
+// parseSize parses a number of bytes. K, Ki and KiB are the same. Decimal suffixes such as MB are
+// refused because they are ambiguous.
 func parseSize(s string) (int64, error) {
 	t := strings.TrimSpace(s)
 	digits := strings.TrimRight(t, "KMGTPEiB")
@@ -41,12 +41,12 @@ func parseSize(s string) (int64, error) {
 		return 0, fmt.Errorf("%q is not a size: write a whole number and B, KiB, MiB, GiB, TiB or PiB, such as 10GiB", s)
 	}
 	if n > math.MaxInt64>>shift {
-		return 0, fmt.Errorf("%q is more than this program can count", s)
+		return 0, fmt.Errorf("%q is too large", s)
 	}
 	return int64(n << shift), nil
 }
 
-// formatSize is for people: three digits and a binary unit.
+// formatSize formats a size for people, with a binary unit.
 func formatSize(n int64) string {
 	for _, u := range units {
 		if n >= 1<<u.shift {

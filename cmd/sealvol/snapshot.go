@@ -12,21 +12,20 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
-	"github.com/sealvol/sealvol/pkg/mountserver/mounts"
 	"github.com/sealvol/sealvol/pkg/volume"
 )
 
 func snapshotCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "snapshot",
-		Short: "Make, list, compare and delete local snapshots of a volume",
-		Long: `Local snapshots keep a volume as it was, within the volume itself. Making one takes
-no time and no space; what is changed or deleted afterwards stays on the device for
-as long as a snapshot holds it.
+		Short: "Create, list, compare and delete local snapshots of a volume",
+		Long: `A local snapshot keeps the state of a volume, within the volume itself. Creating one is
+fast and takes no space. Data that is changed or deleted afterwards stays on the device
+as long as a snapshot refers to it.
 
-A volume that is mounted is named by its directory: its server does it, and needs no
-key. Otherwise give the device and its key. Snapshots are read with
-` + "`sealvol mount --snapshot NAME`" + `, also beside the mounted volume.`,
+For a mounted volume, give the directory; no key is needed. Otherwise, give the device
+and its key. To read a snapshot, mount it with ` + "`sealvol mount --snapshot NAME`" + `. The
+volume may be mounted at the same time.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, a []string) error {
 			if len(a) > 0 {
@@ -47,20 +46,20 @@ key. Otherwise give the device and its key. Snapshots are read with
 	return c
 }
 
-// snapshotTarget is a volume whose snapshots are worked on: mounted, or open here.
+// snapshotTarget is the volume of a snapshot command: mounted, or opened by this process.
 type snapshotTarget struct {
 	name string
-	live *control.Client // nil: not mounted
+	live *control.Client // nil if it is not mounted
 	vol  *volume.Volume
 	dev  io.Closer
 }
 
-// openTarget opens a volume, or finds its server.
+// openTarget opens the volume on a device, or finds the server of a mount.
 func openTarget(c *cobra.Command, path string, key *keyFlags, readOnly bool) (*snapshotTarget, error) {
 	if err := checkLater(c.Flags(), "store"); err != nil {
 		return nil, err
 	}
-	live, err := mounts.Server(path)
+	live, err := serverOf(path)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +113,7 @@ func (t *snapshotTarget) delete(name string) error {
 	return t.vol.DeleteSnapshot(name)
 }
 
-// wrap says which volume an error is about.
+// wrap adds the volume and a hint to an error.
 func (t *snapshotTarget) wrap(err error) error {
 	if err == nil {
 		return nil
@@ -122,11 +121,11 @@ func (t *snapshotTarget) wrap(err error) error {
 	err = fmt.Errorf("%s: %w", t.name, err)
 	switch {
 	case errors.Is(err, volume.ErrNoSnapshot) || control.HasCode(err, volumectl.CodeNotFound):
-		return withHint(err, "`sealvol snapshot list` shows those that there are")
+		return withHint(err, "run `sealvol snapshot list` to see the snapshots of the volume")
 	case errors.Is(err, volume.ErrSnapshotInUse) || control.HasCode(err, volumectl.CodeInUse):
-		return withHint(err, "unmount it first")
+		return withHint(err, "unmount the snapshot first, and wait for commands that read it")
 	case errors.Is(err, volume.ErrNewerSnapshots):
-		return withHint(err, "--delete-newer deletes them as well")
+		return withHint(err, "use --delete-newer to delete them as well")
 	}
 	return err
 }
@@ -136,10 +135,10 @@ func snapshotCreateCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "create [--key-file FILE] DEVICE-OR-DIR NAME...",
-		Short: "Make snapshots",
-		Long: `Make a snapshot of everything that was written before. It is durable when the command
-returns. Names have up to 128 letters, digits and . _ - : + @, and begin with a
-letter, a digit or _.`,
+		Short: "Create snapshots",
+		Long: `Create a snapshot of everything that was written before. It is durable when the command
+returns. A name has up to 128 letters, digits and the characters . _ - : + @ and begins
+with a letter, a digit or _.`,
 		Example: `  sealvol snapshot create /mnt before-upgrade
   sealvol snapshot create --key-file vol.key vol.img monday`,
 		Args: args(2, -1, "a DEVICE-OR-DIR and at least one NAME"),
@@ -161,7 +160,7 @@ letter, a digit or _.`,
 		},
 	}
 	key.register(c.Flags())
-	c.Flags().BoolVar(&asJSON, "json", false, "print them as JSON")
+	c.Flags().BoolVar(&asJSON, "json", false, "print the snapshots as JSON")
 	return c
 }
 
@@ -171,8 +170,8 @@ func snapshotListCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list [--key-file FILE] [--json] DEVICE-OR-DIR",
 		Short: "List the snapshots of a volume",
-		Long: `List the snapshots of a volume, the oldest first. UNIQUE is what deleting the snapshot
-would free, REFERENCED what files and metadata took when it was made.`,
+		Long: `List the snapshots of a volume, oldest first. UNIQUE is what deleting the snapshot
+would free. REFERENCED is what files and metadata used when it was created.`,
 		Example: `  sealvol snapshot list /mnt
   sealvol snapshot list --key-file vol.key --json vol.img`,
 		Args: args(1, 1, "one DEVICE-OR-DIR"),
@@ -190,7 +189,7 @@ would free, REFERENCED what files and metadata took when it was made.`,
 		},
 	}
 	key.register(c.Flags())
-	c.Flags().BoolVar(&asJSON, "json", false, "print them as JSON")
+	c.Flags().BoolVar(&asJSON, "json", false, "print the snapshots as JSON")
 	return c
 }
 
@@ -223,9 +222,9 @@ func snapshotShowCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "show [--key-file FILE] [--json] DEVICE-OR-DIR NAME...",
-		Short: "Show what is known of snapshots",
-		Long: `Show what is known of each snapshot, the oldest key epoch included that its data may
-need: a rotation of the data key keeps that epoch until the snapshot is deleted.`,
+		Short: "Show the details of snapshots",
+		Long: `Show the details of each snapshot. Key epoch is the oldest data key that the snapshot may
+need. A rotation of the data key keeps that key until the snapshot is deleted.`,
 		Example: `  sealvol snapshot show /mnt before-upgrade`,
 		Args:    args(2, -1, "a DEVICE-OR-DIR and at least one NAME"),
 		RunE: func(c *cobra.Command, a []string) (err error) {
@@ -259,7 +258,7 @@ need: a rotation of the data key keeps that epoch until the snapshot is deleted.
 		},
 	}
 	key.register(c.Flags())
-	c.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")
+	c.Flags().BoolVar(&asJSON, "json", false, "print the report as JSON")
 	return c
 }
 
@@ -282,7 +281,7 @@ func showSnapshot(w io.Writer, s volumectl.Snapshot) {
 	line("Inodes", "%d", s.Inodes)
 	line("Key epoch", "%d", s.KeyEpoch)
 	if s.Open {
-		line("In use", "yes, it is mounted or read")
+		line("In use", "yes, it is mounted or being read")
 	}
 }
 
@@ -291,9 +290,10 @@ func snapshotDeleteCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "delete [--key-file FILE] DEVICE-OR-DIR NAME...",
 		Short: "Delete snapshots",
-		Long: `Delete snapshots. What only they held becomes free space: at once of a volume that is
-not mounted; otherwise in the background, and after a crash by the next mount. A
-snapshot that is mounted or read can not be deleted.`,
+		Long: `Delete snapshots. Data that only they refer to becomes free space. On an unmounted
+volume, the command frees it. On a mounted volume, the server frees it in the
+background; after a crash, the next mount continues. A snapshot that is mounted or being
+read cannot be deleted.`,
 		Example: `  sealvol snapshot delete /mnt monday tuesday`,
 		Args:    args(2, -1, "a DEVICE-OR-DIR and at least one NAME"),
 		RunE: func(c *cobra.Command, a []string) (err error) {
@@ -322,12 +322,13 @@ func snapshotRollbackCommand() *cobra.Command {
 	var newer bool
 	c := &cobra.Command{
 		Use:   "rollback --key-file FILE [--delete-newer] DEVICE NAME",
-		Short: "Make a volume what it was at a snapshot",
-		Long: `Make a volume what it was when the snapshot was made. Everything that was written
-since is lost. Snapshots newer than that stand in the way, unless --delete-newer
-deletes them as well. The snapshot itself stays.
+		Short: "Roll a volume back to a snapshot",
+		Long: `Roll a volume back to the state of a snapshot. Everything written after the snapshot is
+lost. If there are newer snapshots, the command fails, unless --delete-newer deletes
+them as well. The snapshot itself is kept.
 
-The volume must not be mounted. A crash leaves it as it was, or rolled back.`,
+The volume must not be mounted. If the command is interrupted, the volume is either
+unchanged or rolled back.`,
 		Example: `  sealvol umount /mnt
   sealvol snapshot rollback --key-file vol.key vol.img before-upgrade`,
 		Args: args(2, 2, "a DEVICE and a NAME"),
@@ -337,7 +338,7 @@ The volume must not be mounted. A crash leaves it as it was, or rolled back.`,
 				return err
 			}
 			if t.live != nil {
-				return withHint(fmt.Errorf("%s is mounted: programs would see files change under them", a[0]), "unmount it first: sealvol umount "+a[0])
+				return withHint(fmt.Errorf("%s: a mounted volume cannot be rolled back", a[0]), "unmount it first (sealvol umount "+a[0]+"), then give the device")
 			}
 			if err := t.vol.Rollback(a[1], newer); err != nil {
 				err = t.wrap(err)
@@ -347,16 +348,16 @@ The volume must not be mounted. A crash leaves it as it was, or rolled back.`,
 			if err := t.dev.Close(); err != nil {
 				return err
 			}
-			// What is not needed any more is freed now: the next mount need not.
+			// Free the space now, so that the next mount does not have to.
 			if t, err = openTarget(c, a[0], &key, false); err != nil {
-				return fmt.Errorf("rolled back; then: %w", err)
+				return fmt.Errorf("the volume was rolled back, but freeing its space failed: %w", err)
 			}
 			defer t.end(&err)
 			return t.wrap(t.vol.WaitFreed())
 		},
 	}
 	key.register(c.Flags())
-	c.Flags().BoolVar(&newer, "delete-newer", false, "delete the snapshots that are newer")
+	c.Flags().BoolVar(&newer, "delete-newer", false, "also delete the snapshots that are newer")
 	return c
 }
 
@@ -365,14 +366,15 @@ func snapshotDiffCommand() *cobra.Command {
 	var asJSON, ranges bool
 	c := &cobra.Command{
 		Use:   "diff [--key-file FILE] [--ranges] [--json] DEVICE-OR-DIR FROM [TO]",
-		Short: "List what changed since a snapshot",
-		Long: `List what is different in snapshot TO, or in the volume as it is, against snapshot FROM.
-Only what changed is read. Each line has a sign and a path:
+		Short: "List the changes since a snapshot",
+		Long: `List the differences between snapshot FROM and snapshot TO. Without TO, compare with the
+present state of the volume. Only changed parts are read. Each line has a sign and a
+path:
 
   +  created        -  removed         R  renamed, from -> to
-  L  one more name  U  one name less   M  content modified    A  attributes changed
+  L  link added     U  link removed    M  content modified    A  attributes changed
 
-With --json there is one object on each line.`,
+With --json, each line is one object.`,
 		Example: `  sealvol snapshot diff /mnt before-upgrade
   sealvol snapshot diff --key-file vol.key --ranges vol.img monday tuesday`,
 		Args: args(2, 3, "a DEVICE-OR-DIR and one or two NAMEs"),
@@ -381,7 +383,7 @@ With --json there is one object on each line.`,
 			if len(a) == 3 {
 				to = a[2]
 			}
-			t, err := openTarget(c, a[0], &key, to != "") // the volume as it is needs its log replayed
+			t, err := openTarget(c, a[0], &key, to != "") // the present state needs the log replayed
 			if err != nil {
 				return err
 			}
@@ -392,14 +394,14 @@ With --json there is one object on each line.`,
 		},
 	}
 	key.register(c.Flags())
-	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a line")
-	c.Flags().BoolVar(&ranges, "ranges", false, "tell which bytes of files were modified")
+	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object per line")
+	c.Flags().BoolVar(&ranges, "ranges", false, "also print the modified ranges of files")
 	return c
 }
 
 func (t *snapshotTarget) diff(a volumectl.DiffArgs, fn func(volumectl.Change) error) error {
 	if t.live != nil {
-		if a.To == "" { // the volume as it is
+		if a.To == "" { // the present state
 			if err := volumectl.WriteBack(context.Background(), *t.live, t.name); err != nil {
 				return err
 			}

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openInput opens a file to read, or standard input; size is 0 if unknown.
+// openInput opens a file or standard input for reading. size is 0 if it is unknown.
 func openInput(ctx context.Context, stdin io.Reader, file string) (io.ReadCloser, int64, error) {
 	if file == "-" {
 		return io.NopCloser(newPatientReader(ctx, stdin)), 0, nil
@@ -29,14 +29,14 @@ func openInput(ctx context.Context, stdin io.Reader, file string) (io.ReadCloser
 	return f, fi.Size(), nil
 }
 
-// patientReader reads what may never come: a pipe, a terminal. Its Read ends with
-// the context; the one that waits below then waits until the program ends.
+// patientReader reads from a pipe or terminal that may never send anything. Its Read returns when the
+// context ends. The blocked Read below it then remains until the program ends.
 type patientReader struct {
-	ctx  context.Context //nolint:containedctx // of the one command that it lives for
+	ctx  context.Context //nolint:containedctx // the reader lives for one command only
 	from chan piece
 	back chan []byte
 	rest []byte
-	held []byte // what rest is a part of
+	held []byte // the buffer that rest is a part of
 	err  error
 }
 
@@ -48,7 +48,7 @@ type piece struct {
 func newPatientReader(ctx context.Context, r io.Reader) *patientReader {
 	p := &patientReader{ctx: ctx, from: make(chan piece), back: make(chan []byte, 2)}
 	for range cap(p.back) {
-		p.back <- make([]byte, 64<<10) // what a pipe has at once
+		p.back <- make([]byte, 64<<10) // the capacity of a pipe
 	}
 	go func() {
 		for {
@@ -75,7 +75,7 @@ func newPatientReader(ctx context.Context, r io.Reader) *patientReader {
 func (p *patientReader) Read(b []byte) (int, error) {
 	for len(p.rest) == 0 {
 		if p.held != nil {
-			p.back <- p.held[:cap(p.held)] // never full
+			p.back <- p.held[:cap(p.held)] // never blocks: it has room for all buffers
 			p.held = nil
 		}
 		if p.err != nil {

@@ -17,13 +17,13 @@ func trimCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "trim [--key-file FILE] DEVICE-OR-DIR",
 		Short: "Discard the free space of a volume",
-		Long: `Tell the device below which parts of it are free, as fstrim(8) does: thin and flash
-devices get them back, image files become sparse.
+		Long: `Discard the free space of a volume, like fstrim(8). Thin and flash devices can then
+reuse it, and image files become sparse.
 
-Whoever has the device then sees which parts of it are free, also if it was filled
-with random bytes before.
+Afterwards, anybody who has the device can see which parts of it are free, even if the
+device was filled with random bytes before.
 
-For a mounted volume give the directory. Otherwise give the device and its key.`,
+For a mounted volume, give the directory. Otherwise, give the device and its key.`,
 		Example: `  sealvol trim /mnt
   sealvol trim --min-length 1MiB --key-file vol.key vol.img`,
 		Args: args(1, 1, "one DEVICE-OR-DIR"),
@@ -44,9 +44,9 @@ For a mounted volume give the directory. Otherwise give the device and its key.`
 	}
 	f := c.Flags()
 	key.register(f)
-	f.Var(&offset, "offset", "begin there on the device")
-	f.Var(&length, "length", "look at that much of the device; default: to its end")
-	f.Var(&minLength, "min-length", "leave shorter runs of free space alone")
+	f.Var(&offset, "offset", "start at this offset on the device")
+	f.Var(&length, "length", "length of the range to search (default: to the end of the device)")
+	f.Var(&minLength, "min-length", "skip shorter ranges of free space")
 	f.BoolVar(&asJSON, "json", false, "print the number of bytes as JSON")
 	return c
 }

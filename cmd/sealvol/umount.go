@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -15,12 +16,12 @@ func umountCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "umount DIR",
 		Short: "Unmount a volume",
-		Long: `Unmount the volume on DIR, and wait until everything is on the device and its server
-has let go of it: when the command returns, the device can be opened again.
+		Long: `Unmount the volume on DIR, and wait until everything is on the device and the server has
+closed it. When the command returns, the device can be opened again.
 
-A mount whose files are in use stays as it is, if they still are after a second. A
-mount whose server died is removed all the same. If the last changes could not be written, the mount is
-gone, and the command says so and fails.`,
+If files are still in use after a second, the command fails and the volume stays
+mounted. If the server has died, its mount is removed. If the last changes cannot be
+written, the volume is unmounted, and the command reports the error and fails.`,
 		Example: `  sealvol umount /mnt`,
 		Args:    args(1, 1, "one DIR"),
 		RunE:    func(_ *cobra.Command, a []string) error { return umount(a[0]) },
@@ -31,13 +32,15 @@ func umount(dir string) error {
 	err := mounts.Unmount(context.Background(), dir)
 	switch {
 	case errors.Is(err, mounts.ErrNotMounted):
-		return withHint(err, "`findmnt -t "+fusefs.FSType+"` lists those that are")
+		return withHint(err, "`findmnt -t "+fusefs.FSType+"` lists the mounted volumes")
 	case errors.Is(err, mounts.ErrInUse):
-		return withHint(err, "`fuser -vm "+dir+"` lists who uses it")
+		return withHint(err, "`fuser -vm "+dir+"` lists the processes that use it; stop them and try again")
 	case errors.Is(err, mounts.ErrServerLost):
-		return withHint(err, "mount it again: what was synced is replayed")
+		return withHint(err, "mount the volume again: the mount replays all synced changes")
 	case errors.Is(err, control.ErrServer):
-		return withHint(err, "if the mount is gone: what was synced before is safe; check the device, then run `sealvol fsck`")
+		return withHint(err, "data that was synced before is safe; check the kernel log for errors of the device, or free space on the disk that holds the image; then run `sealvol fsck`")
+	case err != nil && os.Geteuid() != 0:
+		return withHint(err, "run the command as the user who mounted the volume, such as root")
 	}
 	return err
 }

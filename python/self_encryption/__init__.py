@@ -1,17 +1,17 @@
-"""Self-encryption: data becomes encrypted chunks, which anyone may keep, and a data map that finds and opens them.
+"""Self-encryption: splits data into encrypted chunks, which need not be kept secret, and a data map that decrypts them.
 
     >>> from self_encryption import decrypt, encrypt
     >>> data_map, chunks = encrypt(b"a few bytes, at least three")
     >>> decrypt(data_map, chunks)
     b'a few bytes, at least three'
 
-It has the calls of the reference implementation's page and of its Python package, reads what both of its encodings
-wrote and writes what it reads: encoding=31 is that of releases 0.30 to 0.34 and the default, encoding=36 that of 0.35
-and 0.36. Errors have the names of the reference's; all but those of files and of the caller's own functions are Error,
-which is a ValueError.
+The package provides the functions of the reference implementation's Python package and of its documentation page. It
+reads and writes both encodings of the reference implementation: encoding=31, the default, is that of releases 0.30 to
+0.34, and encoding=36 is that of 0.35 and 0.36. Exceptions have the names of the reference implementation's errors. They
+are subclasses of Error, which is a ValueError, except for errors of files and of the caller's own functions.
 
-Keep the data map as secret as the data. Both encodings are convergent: whoever can guess a file can tell that it is
-stored.
+Keep the data map as secret as the data. Both encodings are convergent: anybody who can guess a file can tell that it
+is stored.
 """
 
 from ._calls import (
@@ -55,7 +55,7 @@ from ._types import (
 
 __version__ = "0.1.0"
 
-# The names that the classes have inside of the reference's package.
+# The names of these classes in the reference implementation's package.
 PyChunkInfo, PyDataMap, PyEncryptedChunk, PyXorName = ChunkInfo, DataMap, EncryptedChunk, XorName
 
 __all__ = [

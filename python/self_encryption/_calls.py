@@ -51,7 +51,7 @@ def _method(store: object, name: str) -> Callable[..., object]:
     """A store's method, or the store itself if it is a function."""
     method = getattr(store, name, None)
     if callable(method):
-        return method  # type: ignore[no-any-return] # what it is shows when it is called
+        return method  # type: ignore[no-any-return] # checked when it is called
     if callable(store):
         return store
     raise TypeError(f"a store must be a ChunkStore with {name}, or a function, not {type(store).__name__}")
@@ -61,11 +61,11 @@ def _putter(store: object) -> Callable[[bytes, bytes], object]:
     put = _method(store, "put")
 
     def checked(name: bytes, data: bytes) -> None:
-        # What nobody awaits would never be stored.
+        # A result that is never awaited would never be stored.
         if inspect.isawaitable(result := put(name, data)):
             if inspect.iscoroutine(result):
                 result.close()
-            raise TypeError("put is asynchronous: it must have stored the chunk when it returns")
+            raise TypeError("put is asynchronous: it must be a normal function that has stored the chunk when it returns")
 
     return checked
 
@@ -82,7 +82,7 @@ def _chunk(chunk: object) -> Optional[bytes]:
         return chunk.content
     if inspect.iscoroutine(chunk):
         chunk.close()
-    return bytes_of(chunk, "what get returns")  # type: ignore[arg-type] # it refuses others
+    return bytes_of(chunk, "the result of get")  # type: ignore[arg-type] # bytes_of refuses other types
 
 
 def encrypt(
@@ -90,9 +90,10 @@ def encrypt(
 ) -> Tuple[DataMap, List[EncryptedChunk]]:
     """Encrypts at least 3 bytes, and returns the data map and the chunks to store.
 
-    encoding is 31 or 36, chunk_size the most plaintext of a chunk in bytes, less than 64 MiB; without them, those
-    of default_encoding(). map_form="v1" is for files of more than three chunks that releases 0.32 to 0.34 shall read.
-    Raises ChunkTooSmall for less than 3 bytes, ChunkTooLarge for 2 GiB and more.
+    encoding is 31 or 36; without it, default_encoding() is used. chunk_size is the maximum plaintext of a chunk in
+    bytes, less than 64 MiB; without it, the encoding's default is used. Use map_form="v1" for files of more than three
+    chunks that releases 0.32 to 0.34 must read. Raises ChunkTooSmall for less than 3 bytes, and ChunkTooLarge for 2 GiB
+    or more.
     """
     kind, size, b = encoding_of(encoding), _size(chunk_size), bytes_of(data, "data")
     data_map, packed = Out(), Out()
@@ -107,10 +108,10 @@ def encrypt(
 
 
 def decrypt(data_map: DataMap, chunks: Union[ChunkStore, Get, Iterable[Union[EncryptedChunk, Buffer]]]) -> bytes:
-    """Returns the data of less than 2 GiB that the map is of.
+    """Decrypts the data of a map, less than 2 GiB, and returns it.
 
-    chunks are the chunks in any order, or a store, or a function that returns the chunk of a name (32 bytes).
-    What the function raises is raised here; NoSuchChunk, if it returns None.
+    chunks is an iterable of the chunks in any order, a store, or a function that returns the chunk of a name (32
+    bytes). Exceptions of the function are passed on. If it returns None, NoSuchChunk is raised.
     """
     encoding, b, n = _map(data_map)
     out = Out()
@@ -139,8 +140,8 @@ def streaming_encrypt_from_file(
 ) -> DataMap:
     """Encrypts a file of any size with bounded memory, puts its chunks into store, and returns the data map.
 
-    store is a ChunkStore, or a function of name and data. What it raises ends the call and is raised here. The rest
-    is as with encrypt.
+    store is a ChunkStore, or a function of name and data. An exception of the store ends the call and is passed on. The
+    other parameters are those of encrypt.
     """
     kind, size, path = encoding_of(encoding), _size(chunk_size), _path(file_path)
     callbacks, out = Callbacks(), Out()
@@ -167,13 +168,14 @@ def streaming_decrypt_from_storage(
 
 
 def streaming_decrypt_from_storage(data_map: DataMap, store: object, output_path: object) -> None:
-    """Decrypts to a file with bounded memory; it gets its name when it is whole, with mode 0600.
+    """Decrypts to a file with bounded memory. The file has mode 0600, and gets its name only when it is complete.
 
-    store is a ChunkStore, or a function that returns the chunk of a name (32 bytes). As the reference's package has
-    it, output_path may come before get_chunks([(index, hexadecimal name)]), which returns [(index, bytes)].
+    store is a ChunkStore, or a function that returns the chunk of a name (32 bytes). For compatibility with the
+    reference implementation's package, the arguments may also be output_path and then a function
+    get_chunks([(index, hexadecimal name)]) that returns [(index, bytes)].
     """
     if not isinstance(store, (str, bytes, os.PathLike)):
-        _decrypt_file(data_map, output_path, _getter(store))  # type: ignore[arg-type] # _path refuses others
+        _decrypt_file(data_map, output_path, _getter(store))  # type: ignore[arg-type] # _path refuses other types
         return
     if not callable(output_path):
         raise TypeError(f"get_chunks must be a function, not {type(output_path).__name__}")
@@ -188,9 +190,9 @@ def streaming_decrypt_from_storage(data_map: DataMap, store: object, output_path
 
 
 def shrink_data_map(data_map: DataMap, store: Union[ChunkStore, Put], map_form: Optional[str] = None) -> DataMap:
-    """Encrypts a map of more than three chunks into store, and returns the map of the map; as often as it takes.
+    """Encrypts a map of more than three chunks into store, until at most three chunks remain, and returns the last map.
 
-    encrypt and streaming_encrypt_from_file have done so already. map_form is as with encrypt.
+    encrypt and streaming_encrypt_from_file already do this. map_form is the same as for encrypt.
     """
     encoding, b, n = _map(data_map)
     callbacks, out = Callbacks(), Out()
@@ -200,7 +202,7 @@ def shrink_data_map(data_map: DataMap, store: Union[ChunkStore, Put], map_form: 
 
 
 def get_root_data_map(data_map: DataMap, store: Union[ChunkStore, Get]) -> DataMap:
-    """Returns the map of the data itself, whose chunks are those of the data: what shrink_data_map was given."""
+    """Returns the map of the data itself: the map from which shrink_data_map made data_map."""
     encoding, b, n = _map(data_map)
     callbacks, out = Callbacks(), Out()
     get = callbacks.get(_getter(store))
@@ -211,7 +213,7 @@ def get_root_data_map(data_map: DataMap, store: Union[ChunkStore, Get]) -> DataM
 def encrypt_from_file(
     input_file: Path, output_dir: Union[str, "os.PathLike[str]"], encoding: Optional[int] = None, map_form: Optional[str] = None
 ) -> Tuple[DataMap, List[str]]:
-    """Encrypts a file of any size into a directory that exists; returns the data map and the chunks' file names."""
+    """Encrypts a file of any size into an existing directory. Returns the data map and the file names of the chunks."""
     if not os.path.isdir(output_dir):
         raise NotADirectoryError(20, "not a directory", os.fspath(output_dir))
     disk, names = DiskStore(output_dir), []
@@ -224,7 +226,7 @@ def encrypt_from_file(
 
 
 def decrypt_from_storage(data_map: DataMap, output_file: Path, get_chunk: Callable[[str], Optional[bytes]]) -> None:
-    """Decrypts to a file with bounded memory; get_chunk returns the chunk of a name in hexadecimal digits."""
+    """Decrypts to a file with bounded memory. get_chunk returns the chunk of a name in hexadecimal digits."""
     if not callable(get_chunk):
         raise TypeError(f"get_chunk must be a function, not {type(get_chunk).__name__}")
     _decrypt_file(data_map, output_file, lambda _, name: _chunk(get_chunk(name.hex())))

@@ -1,4 +1,4 @@
-"""The errors, named as those of the reference's crate."""
+"""The exceptions. They have the names of the errors of the reference implementation's crate."""
 
 from __future__ import annotations
 
@@ -6,43 +6,43 @@ from typing import Type
 
 
 class Error(ValueError):
-    """What all errors of this package are, but those of files (OSError) and of the caller's own functions."""
+    """The base class of the exceptions of this package. Errors of files are OSError instead."""
 
 
 class NoSuchChunk(Error):
-    """The store, or the list, does not have a chunk that the data map names."""
+    """The store or the list of chunks does not have a chunk of the data map."""
 
 
 class ChunkTooSmall(Error):
-    """Data of less than MIN_ENCRYPTABLE_BYTES, or a stored chunk that is shorter than any."""
+    """The data is shorter than MIN_ENCRYPTABLE_BYTES, or a stored chunk is shorter than the minimum."""
 
 
 class ChunkTooLarge(Error):
-    """A stored chunk that is longer than its plaintext allows, or data too large for a call."""
+    """A stored chunk is longer than its plaintext allows, or the data is too large for one call."""
 
 
 class InvalidChunkSize(Error):
-    """A chunk_size that the encodings do not have."""
+    """The encoding does not support this chunk_size."""
 
 
 class Serialisation(Error):
-    """Bytes, or JSON, that are no data map."""
+    """The bytes or the JSON are not a data map."""
 
 
 class Compression(Error):
-    """The contents of a chunk do not decompress."""
+    """The contents of a chunk cannot be decompressed."""
 
 
 class Decryption(Error):
-    """A chunk is not the one that was stored: it was damaged or exchanged, or the data map is of another encoding."""
+    """A chunk was damaged or replaced, or the data map has another encoding."""
 
 
 class Generic(Error):
-    """Anything else."""
+    """Any other error."""
 
 
 Io = OSError
-"""The crate's Io: a file could not be read or written. FileNotFoundError and its like are what they always are."""
+"""Io of the crate: a file cannot be read or written. Subclasses such as FileNotFoundError are raised as usual."""
 
 # The numbers of enum selfenc_error, cmd/libselfenc/selfenc.h.
 _CODES: dict[int, Type[Error]] = {
@@ -60,7 +60,7 @@ _OS = -1000
 
 
 def from_code(code: int, text: str) -> Exception:
-    """The exception for what a function of the library returned."""
+    """Returns the exception for an error code of the library."""
     if code < _OS:
-        return OSError(_OS - code, text)  # which makes it FileNotFoundError and its like
+        return OSError(_OS - code, text)  # Python makes it FileNotFoundError or another subclass
     return _CODES.get(code, Generic)(text)

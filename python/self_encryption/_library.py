@@ -1,4 +1,4 @@
-"""libselfenc, the shared library that does the work: loading it, calling it, being called by it."""
+"""Loads the shared library libselfenc, calls its functions, and provides its callbacks."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
 
 
 class _Library:
-    """The library of this process. It is loaded when it is first needed, since it does not survive a fork."""
+    """The library of this process. It is loaded at the first call, because it does not survive a fork."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.begun = False  # the library's threads may run
-        self.lost = False  # they ran in the process that this one was forked from
+        self.lost = False  # they ran in the parent process before the fork
         self.dll: Optional[ctypes.CDLL] = None
 
     def load(self) -> ctypes.CDLL:
         with self.lock:
             if self.lost:
                 raise RuntimeError(
-                    "self_encryption was used before this process was forked, and its threads are not here: "
-                    'start processes by "spawn" or "forkserver", or use it only after the fork'
+                    "self_encryption was used before this process was forked, and its threads do not survive a fork: "
+                    'start processes with "spawn" or "forkserver", or use self_encryption only after the fork'
                 )
             if self.dll is None:
                 self.begun = True
@@ -67,7 +67,7 @@ def _open() -> ctypes.CDLL:
         dll = ctypes.CDLL(path)
     except OSError as e:
         raise ImportError(
-            f"{e}: the shared library is missing: install the package with pip, or run `make libselfenc` in its repository"
+            f"{e}: cannot load the shared library: install the package with pip, or run `make libselfenc` in its repository"
         ) from e
     for name, arguments in _ARGUMENTS.items():
         function = getattr(dll, name)
@@ -101,11 +101,11 @@ class Out:
         if p.value is not None:
             _library.free(p)
 
-    __del__ = _free  # of what nobody took: a signal may end a call that has succeeded
+    __del__ = _free  # frees a result that was not taken: a signal may end a call that has succeeded
 
 
 def call(name: str, *arguments: Any) -> None:
-    """Calls a function of the library, and raises what it says."""
+    """Calls a function of the library, and raises an exception if it fails."""
     dll, text = _library.load(), ctypes.c_void_p()
     code = getattr(dll, name)(*arguments, ctypes.byref(text))
     if code == 0:
@@ -116,7 +116,7 @@ def call(name: str, *arguments: Any) -> None:
 
 
 class _Ask:
-    """Something that the thread which makes a call is asked to do."""
+    """Work for the thread that makes the call."""
 
     def __init__(self, work: Callable[[], Optional[bytes]]) -> None:
         self.work = work
@@ -126,23 +126,23 @@ class _Ask:
 
 
 class Callbacks:
-    """One call of the library that uses a store of the caller's.
+    """One call of the library with a store of the caller.
 
-    The library is called in a thread of its own. What it asks for is done in the thread that makes the call, one thing
-    at a time: a store may belong to its thread, and the exceptions of signals (KeyboardInterrupt) come there. They end
-    the call as those of the store do. They may come between any two lines, so what tells the other thread something is
-    one call of C, and is repeated.
+    The library runs in a separate thread. Its callbacks run in the thread that makes the call, one at a time. The reason
+    is that a store may belong to this thread, and that exceptions of signals (KeyboardInterrupt) are raised in it. Both
+    signals and exceptions of the store end the call. A signal may arrive between any two lines. Therefore each message
+    to the other thread is a single C call, and is repeated.
     """
 
     def __init__(self) -> None:
-        self._error: Optional[BaseException] = None  # the first; after it nothing more is asked
-        self._ask: Optional[_Ask] = None  # the last
-        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # after each ask, and at the end
-        self._begin = _thread.allocate_lock()  # taken by the library's thread, or by the caller if it shall not begin
+        self._error: Optional[BaseException] = None  # the first error; no callbacks run after it
+        self._ask: Optional[_Ask] = None  # the last request
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # after each request, and at the end
+        self._begin = _thread.allocate_lock()  # taken by the library's thread, or by the caller to prevent its start
         self._ended = False
 
     def call(self, name: str, *arguments: Any) -> None:
-        """Calls a function of the library, and raises what the store raised, or else what the library says."""
+        """Calls a function of the library. Raises the exception of the store, or else the error of the library."""
         begun = False
         while not self._ended:
             try:
@@ -158,7 +158,7 @@ class Callbacks:
                 begun = True
                 self._answer()
         if self._error is not None:
-            error, self._error = self._error, None  # its traceback refers to this object
+            error, self._error = self._error, None  # break the cycle: its traceback refers to this object
             raise error
 
     def _fail(self, error: BaseException) -> None:
@@ -189,16 +189,16 @@ class Callbacks:
         ask.reply.put(None)
 
     def _do(self, work: Callable[[], Optional[bytes]]) -> Optional[bytes]:
-        """Has work done by the thread that makes the call. self._error says whether it was."""
+        """Runs work in the thread that makes the call. If self._error is set, it failed or did not run."""
         self._ask = ask = _Ask(work)
         self._wake.put(None)
         ask.reply.get()
         return ask.result
 
-    # ctypes returns 0, which is a failure, from a callback that an exception ended.
+    # If a callback raises an exception, ctypes returns 0, which means failure.
 
     def put(self, put: Callable[[bytes, bytes], object]) -> Any:
-        """The library's callback for a function that stores a chunk under its name."""
+        """Returns a callback for a function that stores a chunk under its name."""
 
         def callback(_: int, name: int, data: int, size: int) -> int:
             key, chunk = ctypes.string_at(name, 32), ctypes.string_at(data, size)
@@ -212,7 +212,7 @@ class Callbacks:
         return PUT(callback)
 
     def get(self, get: Callable[[int, bytes], Optional[bytes]]) -> Any:
-        """The library's callback for a function that returns the chunk of an index and a name, or None."""
+        """Returns a callback for a function that returns the chunk of an index and a name, or None."""
 
         def callback(_: int, name: int, index: int, data: int, limit: int) -> int:
             key = ctypes.string_at(name, 32)

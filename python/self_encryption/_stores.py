@@ -1,4 +1,4 @@
-"""Where chunks are kept."""
+"""Stores of chunks."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Dict, Optional, Union
 class ChunkStore:
     """A store of chunks. Derive from it, and define put, get, or both.
 
-    It need not be trusted: what it returns is compared with its name, and what was decrypted with the data map. It
-    is called by the thread that makes the call, for one chunk at a time.
+    The store need not be trusted: chunks are verified against their names, and the decrypted data is verified against
+    the data map. The thread that makes the call also calls the store, for one chunk at a time.
     """
 
     def put(self, name: bytes, data: bytes) -> None:
-        """Stores a chunk under its name, of 32 bytes, for good. It may have it already. What it raises ends the call."""
+        """Stores a chunk under its name of 32 bytes, durably. The chunk may already exist. An exception ends the call."""
         raise NotImplementedError(f"{type(self).__name__} has no put")
 
     def get(self, name: bytes) -> Optional[bytes]:
-        """Returns the chunk of that name; None if there is none, of which the caller makes NoSuchChunk."""
+        """Returns the chunk of that name, or None if there is none. Then the call raises NoSuchChunk."""
         raise NotImplementedError(f"{type(self).__name__} has no get")
 
 
 class MemoryStore(ChunkStore):
-    """Chunks in a dict."""
+    """Keeps chunks in a dict."""
 
     def __init__(self) -> None:
         self.chunks: Dict[bytes, bytes] = {}
@@ -38,9 +38,9 @@ class MemoryStore(ChunkStore):
 
 
 class DiskStore(ChunkStore):
-    """Chunks in a directory, each in a file whose name is the chunk's in hexadecimal digits.
+    """Keeps each chunk in a file of a directory. The name of the file is that of the chunk in hexadecimal digits.
 
-    A chunk has its name only when it is whole and durable. Several processes may use a directory.
+    A file gets its name only when it is complete and durable. Several processes may use the directory at once.
     """
 
     def __init__(self, root_dir: Union[str, "os.PathLike[str]"]) -> None:
@@ -49,12 +49,12 @@ class DiskStore(ChunkStore):
 
     def _path(self, name: bytes) -> Path:
         if not isinstance(name, bytes) or len(name) != 32:
-            raise TypeError("a chunk's name is bytes, 32 of them")
+            raise TypeError("the name of a chunk must be 32 bytes")
         return self.root_dir / name.hex()
 
     def put(self, name: bytes, data: bytes) -> None:
         path = self._path(name)
-        if self.get(name) != data:  # also one that was damaged
+        if self.get(name) != data:  # also replaces a damaged chunk
             self._write(path, data)
         self._sync()
 

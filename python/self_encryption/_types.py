@@ -1,4 +1,4 @@
-"""Data maps, chunks and names, which the caller keeps."""
+"""Data maps, chunks and names."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from ._library import Out, call
 Buffer = Union[bytes, bytearray, memoryview]
 
 MIN_CHUNK_SIZE = 1
-"""The least plaintext of a chunk, in bytes."""
+"""The minimum plaintext of a chunk, in bytes."""
 MAX_CHUNK_SIZE = 1 << 20
-"""The most plaintext of a chunk in the default encoding, in bytes; max_chunk_size says it of each."""
+"""The maximum plaintext of a chunk in the default encoding, in bytes. See also max_chunk_size."""
 MIN_ENCRYPTABLE_BYTES = 3
-"""The least that can be encrypted."""
+"""The minimum size of data that can be encrypted, in bytes."""
 COMPRESSION_QUALITY = 6
-"""Of brotli, 0 to 11."""
+"""The quality of brotli compression, from 0 to 11."""
 
 
 class Encoding(enum.IntEnum):
-    """How data becomes chunks."""
+    """The format of chunks."""
 
     SE31 = 31
-    """Of releases 0.30 to 0.34: names are SHA3-256, chunks have up to 1 MiB, the cipher is AES-128-CBC."""
+    """The encoding of releases 0.30 to 0.34: names are SHA3-256, chunks have up to 1 MiB, the cipher is AES-128-CBC."""
     SE36 = 36
-    """Of releases 0.35 and 0.36: names are BLAKE3, chunks have up to 4 MiB - 4 KiB, the cipher is ChaCha20-Poly1305."""
+    """The encoding of releases 0.35 and 0.36: names are BLAKE3, chunks have up to 4 MiB - 4 KiB, the cipher is
+    ChaCha20-Poly1305."""
 
 
 _default = Encoding.SE31
 
 
 def default_encoding() -> Encoding:
-    """What calls use that are not told an encoding: SE31, unless set_default_encoding was called."""
+    """Returns the encoding of calls without an encoding: SE31, unless set_default_encoding was called."""
     return _default
 
 
 def set_default_encoding(encoding: int) -> None:
-    """Sets the encoding, 31 or 36, of all calls in this process that are not told one. Best called once, at the start."""
+    """Sets the encoding, 31 or 36, of all calls in this process without an encoding. Call it once, at the start."""
     global _default
     _default = encoding_of(encoding)
 
@@ -49,17 +50,17 @@ def encoding_of(encoding: Optional[int]) -> Encoding:
     if encoding is None:
         return _default
     if not isinstance(encoding, int):
-        raise TypeError(f"encoding is 31 or 36, not a {type(encoding).__name__}")
+        raise TypeError(f"encoding must be 31 or 36, not {type(encoding).__name__}")
     return Encoding(encoding)
 
 
 def max_chunk_size(encoding: Optional[int] = None) -> int:
-    """The most plaintext of a chunk, in bytes, that an encoding's releases write."""
+    """Returns the maximum plaintext of a chunk that the releases of an encoding write, in bytes."""
     return MAX_CHUNK_SIZE if encoding_of(encoding) is Encoding.SE31 else (4 << 20) - (4 << 10)
 
 
 def bytes_of(data: Buffer, what: str) -> bytes:
-    """The bytes of anything that has some, and of nothing else: bytes(5) has five."""
+    """Returns the bytes of a bytes-like object. It refuses others: bytes(5) would return five zeros."""
     if isinstance(data, bytes):
         return data
     try:
@@ -69,33 +70,33 @@ def bytes_of(data: Buffer, what: str) -> bytes:
 
 
 class XorName:
-    """The name of a stored chunk: the 32 bytes that are the hash of its content."""
+    """The name of a stored chunk: the hash of its content, 32 bytes."""
 
     __slots__ = ("_name",)
 
     def __init__(self, name: Buffer) -> None:
         self._name = bytes_of(name, "a name")
         if len(self._name) != 32:
-            raise ValueError(f"a name has 32 bytes, not {len(self._name)}")
+            raise ValueError(f"a name must have 32 bytes, not {len(self._name)}")
 
     @staticmethod
     def from_content(content: Buffer, encoding: Optional[int] = None) -> XorName:
-        """The name that a stored chunk of this content has."""
+        """Returns the name of a stored chunk with this content."""
         out, b = bytearray(32), bytes_of(content, "content")
         call("selfenc_name", encoding_of(encoding), b, len(b), (ctypes.c_char * 32).from_buffer(out))
         return XorName(out)
 
     @staticmethod
     def from_hex(text: str) -> XorName:
-        """Reads what to_hex wrote."""
+        """Parses the result of to_hex."""
         return XorName(bytes.fromhex(text))
 
     def as_bytes(self) -> bytes:
-        """The 32 bytes."""
+        """Returns the 32 bytes."""
         return self._name
 
     def to_hex(self) -> str:
-        """64 hexadecimal digits, as names of files are."""
+        """Returns 64 hexadecimal digits, as used for file names."""
         return self._name.hex()
 
     def __bytes__(self) -> bytes:
@@ -112,7 +113,7 @@ class XorName:
 
 
 class ChunkInfo:
-    """What a data map says of one chunk."""
+    """The entry of a data map for one chunk."""
 
     __slots__ = ("dst_hash", "index", "src_hash", "src_size")
 
@@ -123,10 +124,10 @@ class ChunkInfo:
         for name in dst_hash, src_hash:
             if not isinstance(name, XorName):
                 raise TypeError(f"dst_hash and src_hash must be XorName, not {type(name).__name__}")
-        self.index = index  #: its place, from 0
-        self.dst_hash = dst_hash  #: its name: the hash of what is stored
-        self.src_hash = src_hash  #: the hash of its plaintext, which is secret
-        self.src_size = src_size  #: bytes of plaintext
+        self.index = index  #: its index in the map, from 0
+        self.dst_hash = dst_hash  #: its name: the hash of the stored bytes
+        self.src_hash = src_hash  #: the hash of its plaintext, which must be kept secret
+        self.src_size = src_size  #: size of its plaintext in bytes
 
     def _key(self) -> tuple[int, XorName, XorName, int]:
         return self.index, self.dst_hash, self.src_hash, self.src_size
@@ -137,21 +138,21 @@ class ChunkInfo:
     def __hash__(self) -> int:
         return hash(self._key())
 
-    def __repr__(self) -> str:  # without src_hash, which decrypts
+    def __repr__(self) -> str:  # without src_hash, which can decrypt chunks
         return f"<ChunkInfo {self.index}: {self.dst_hash.to_hex()}, {self.src_size} bytes>"
 
 
 class DataMap:
-    """Finds and opens the chunks of some data: it is as secret as the data.
+    """Finds and decrypts the chunks of some data. Keep it as secret as the data.
 
-    The map of more than three chunks is itself encrypted to chunks; child() says how often that was done.
+    A map of more than three chunks is itself encrypted into chunks. child() returns the number of such levels.
     """
 
     def __init__(self, chunk_infos: Iterable[ChunkInfo], child: Optional[int] = None, encoding: Optional[int] = None) -> None:
         self._infos = list(chunk_infos)
         for info in self._infos:
             if not isinstance(info, ChunkInfo):
-                raise TypeError(f"a data map is made of ChunkInfo, not {type(info).__name__}")
+                raise TypeError(f"the entries of a data map must be ChunkInfo, not {type(info).__name__}")
         if child is not None and not isinstance(child, int):
             raise TypeError(f"child must be int or None, not {type(child).__name__}")
         self._child = child
@@ -159,12 +160,12 @@ class DataMap:
 
     @staticmethod
     def with_child(chunk_infos: Iterable[ChunkInfo], child: int, encoding: Optional[int] = None) -> DataMap:
-        """A map that is so many levels above the data."""
+        """Returns a map that is child levels above the data."""
         return DataMap(chunk_infos, child, encoding)
 
     @staticmethod
     def from_bytes(data: Buffer, encoding: Optional[int] = None) -> DataMap:
-        """Reads a map in any of the releases' forms. It does not say of which encoding its chunks are."""
+        """Parses a map in the form of any release. The bytes do not record the encoding of the chunks."""
         out, b = Out(), bytes_of(data, "a data map")
         call("selfenc_map_convert", b, len(b), b"json", *out.refs())
         read = json.loads(out.take())
@@ -176,17 +177,17 @@ class DataMap:
 
     @staticmethod
     def from_json(json_str: str, encoding: Optional[int] = None) -> DataMap:
-        """Reads what to_json wrote, here or in the reference's package."""
+        """Parses the result of to_json, of this package or of the reference implementation's."""
         if not isinstance(json_str, str):
             raise TypeError(f"JSON must be str, not {type(json_str).__name__}")
         if not json_str.startswith("{"):
-            raise Serialisation("malformed data map: no JSON object")
+            raise Serialisation("malformed data map: not a JSON object")
         return DataMap.from_bytes(json_str.encode("utf-8", "surrogatepass"), encoding)
 
     def to_bytes(self, form: Optional[str] = None) -> bytes:
-        """The map in a form: "v1" of releases 0.33 to 0.36, "v0c" of 0.31, "v0" of 0.30.0, "json".
+        """Returns the map in a form: "v1" (releases 0.33 to 0.36), "v0c" (0.31), "v0" (0.30.0) or "json".
 
-        Without form it is "v0c" for SE31 and "v1" for SE36.
+        The default is "v0c" for SE31 and "v1" for SE36.
         """
         if form is None:
             form = "v0c" if self._encoding is Encoding.SE31 else "v1"
@@ -195,7 +196,7 @@ class DataMap:
         return out.take()
 
     def to_json(self) -> str:
-        """The map in JSON, as the reference's Python package writes it."""
+        """Returns the map as JSON, in the form of the reference implementation's Python package."""
         chunks = [
             {"index": c.index, "dst_hash": c.dst_hash.to_hex(), "src_hash": c.src_hash.to_hex(), "src_size": c.src_size}
             for c in self._infos
@@ -204,27 +205,27 @@ class DataMap:
 
     @property
     def encoding(self) -> Encoding:
-        """Of the chunks."""
+        """The encoding of the chunks."""
         return self._encoding
 
     def child(self) -> Optional[int]:
-        """How many levels it is above the data; None if it is the data's own."""
+        """Returns the number of levels above the data, or None for the map of the data itself."""
         return self._child
 
     def is_child(self) -> bool:
-        """Whether its chunks hold another map."""
+        """Tells whether the chunks of the map contain another map."""
         return self._child is not None
 
     def infos(self) -> List[ChunkInfo]:
-        """What it says of its chunks, in order."""
+        """Returns the entries for the chunks, in order."""
         return list(self._infos)
 
     def len(self) -> int:
-        """How many chunks it has."""
+        """Returns the number of chunks."""
         return len(self._infos)
 
     def original_file_size(self) -> int:
-        """Bytes of plaintext of its chunks; with a child they are the bytes of the map below."""
+        """Returns the plaintext bytes of the chunks. If is_child(), these are the bytes of the map below."""
         return sum(info.src_size for info in self._infos)
 
     def __len__(self) -> int:
@@ -237,31 +238,31 @@ class DataMap:
             other._encoding,
         )
 
-    __hash__ = None  # type: ignore[assignment] # as lists, which it is one of
+    __hash__ = None  # type: ignore[assignment] # not hashable, like a list
 
     def __repr__(self) -> str:
         return f"<DataMap of {len(self._infos)} chunks, {self._encoding.name}, child {self._child}>"
 
 
 class EncryptedChunk:
-    """A chunk as it is stored."""
+    """An encrypted chunk, as it is stored."""
 
     __slots__ = ("content", "encoding")
 
     def __init__(self, content: Buffer, encoding: Optional[int] = None) -> None:
         self.content = bytes_of(content, "content")  #: the bytes to store
-        self.encoding = encoding_of(encoding)  #: which says what its name is
+        self.encoding = encoding_of(encoding)  #: determines how its name is computed
 
     def content_size(self) -> int:
-        """How many bytes are to be stored."""
+        """Returns the number of bytes to store."""
         return len(self.content)
 
     def name(self) -> XorName:
-        """What it is to be stored under."""
+        """Returns the name to store the chunk under."""
         return XorName.from_content(self.content, self.encoding)
 
     def hash(self) -> bytes:
-        """Its name, as bytes."""
+        """Returns the name as bytes."""
         return self.name().as_bytes()
 
     def __bytes__(self) -> bytes:
@@ -270,14 +271,14 @@ class EncryptedChunk:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, EncryptedChunk) and (self.content, self.encoding) == (other.content, other.encoding)
 
-    __hash__ = None  # type: ignore[assignment] # its content can be set
+    __hash__ = None  # type: ignore[assignment] # not hashable: its content can be changed
 
     def __repr__(self) -> str:
         return f"<EncryptedChunk of {len(self.content)} bytes, {self.encoding.name}>"
 
 
 def verify_chunk(name: Union[XorName, Buffer], content: Buffer, encoding: Optional[int] = None) -> EncryptedChunk:
-    """The chunk of this content, if that is its name; else Decryption is raised."""
+    """Returns the chunk with this content. If it does not have this name, raises Decryption."""
     want = name if isinstance(name, XorName) else XorName(name)
     chunk = EncryptedChunk(content, encoding)
     if chunk.name() != want:

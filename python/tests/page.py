@@ -1,6 +1,6 @@
-"""The calls of the reference's page, by a user who changes nothing but what is installed.
+"""The calls of the reference implementation's documentation page, unchanged except for the installed package.
 
-It is also what mypy --strict checks the types of.
+mypy --strict also checks it.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Every call, with what it takes, what it refuses, and what it passes on."""
+"""Tests each function: arguments, errors, and exceptions that it passes on."""
 
 import contextlib
 import hashlib
@@ -39,7 +39,7 @@ class Values(Case):
         self.assertEqual(newer.encoding, se.Encoding.SE36)
         self.assertNotEqual(chunks[0].hash(), hashlib.sha3_256(chunks[0].content).digest())
         self.assertEqual(se.decrypt(newer, chunks), DATA)
-        self.assertEqual(se.decrypt(self.data_map, self.chunks), DATA)  # it knows its own
+        self.assertEqual(se.decrypt(self.data_map, self.chunks), DATA)  # the map has its own encoding
         self.assertEqual(se.DataMap.from_json(newer.to_json()), newer)
         self.assertNotEqual(se.DataMap.from_json(newer.to_json(), 31), newer)
         self.assertEqual(bytes(se.XorName.from_content(b"abc"))[:4].hex(), "6437b3ac")  # BLAKE3
@@ -62,7 +62,7 @@ class Values(Case):
             self.assertEqual(se.DataMap.from_bytes(m.to_bytes(form)), m)
         self.assertEqual(pickle.loads(pickle.dumps(m)), m)
         for info in m.infos():
-            self.assertNotIn(info.src_hash.to_hex(), repr(info) + repr(m))  # it opens the chunk
+            self.assertNotIn(info.src_hash.to_hex(), repr(info) + repr(m))  # it can decrypt the chunk
 
     def test_chunks(self):
         c = self.chunks[0]
@@ -90,7 +90,7 @@ class Values(Case):
         self.assertEqual(se.decrypt(newer, others), plain)
         root = se.get_root_data_map(newer, {c.hash(): c for c in others})
         self.assertEqual(root, se.get_root_data_map(older, {c.hash(): c for c in chunks}))
-        self.assertEqual(older.original_file_size() + 1, newer.original_file_size())  # the byte of the version
+        self.assertEqual(older.original_file_size() + 1, newer.original_file_size())  # one byte for the version
         self.assertEqual(se.shrink_data_map(root, se.MemoryStore(), "v1").original_file_size(), newer.original_file_size())
 
 
@@ -122,7 +122,7 @@ class Stores(Case):
         self.assertIsNone(disk.get(bytes(32)))
 
     def test_calling_thread(self):
-        """A store may belong to the thread that uses it, as a connection of SQLite does."""
+        """A store may belong to the thread that uses it, such as a connection of SQLite."""
         with contextlib.closing(sqlite3.connect(":memory:")) as db:
             db.execute("CREATE TABLE chunks (name BLOB PRIMARY KEY, data BLOB)")
 
@@ -137,7 +137,7 @@ class Stores(Case):
             self.assertEqual(se.decrypt(data_map, get), self.file.read_bytes())
 
     def test_within(self):
-        """A store may use the package itself."""
+        """A store may call the package itself."""
 
         class Checked(se.MemoryStore):
             def put(self, name, data):
@@ -151,7 +151,7 @@ class Stores(Case):
 
 
 class ReferencePackage(Case):
-    """The calls of the reference's Python package, whose functions get names in hexadecimal digits."""
+    """The functions of the reference implementation's package, whose callbacks get hexadecimal names."""
 
     def test_files(self):
         chunks = self.folder / "chunks"
@@ -172,8 +172,8 @@ class ReferencePackage(Case):
 
 class Errors(Case):
     def decrypt_all(self, get):
-        """All calls that read from a store."""
-        big, chunks = se.encrypt(os.urandom(5000), chunk_size=1000)  # with a map of the map
+        """Returns all calls that read from a store."""
+        big, chunks = se.encrypt(os.urandom(5000), chunk_size=1000)  # with one map level
         self.held.update((c.hash(), c.content) for c in chunks)
         yield lambda: se.decrypt(big, get)
         yield lambda: se.get_root_data_map(big, get)
@@ -204,7 +204,7 @@ class Errors(Case):
                 if issubclass(error, se.Error):
                     self.assertRegex(str(caught.exception), "chunk .*chunk")
                     self.assertIsInstance(caught.exception, ValueError)
-        self.assertEqual(list(self.folder.iterdir()), [self.file])  # no part of a file is left
+        self.assertEqual(list(self.folder.iterdir()), [self.file])  # no partial file remains
 
     def test_exceptions_of_put(self):
         class Full(Exception):
@@ -222,7 +222,7 @@ class Errors(Case):
         with self.assertRaises(Full) as caught:
             se.streaming_encrypt_from_file(self.file, put, chunk_size=1 << 10)
         self.assertEqual(len(caught.exception.args[1]), 32)
-        self.assertEqual(count, 2)  # nothing is asked after it
+        self.assertEqual(count, 2)  # no callback runs after the error
         self.assertIsNone(caught.exception.__context__)
 
         async def later(name, data):

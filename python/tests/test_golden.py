@@ -1,4 +1,4 @@
-"""What both releases of the reference wrote is read, and what is written has their names."""
+"""Reads data that both releases of the reference implementation wrote, and compares the names of chunks."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ def stream(kind, size, count):
 
 
 def data(kind, size):
-    """The input of a case: see "inputs" in the manifest."""
+    """Returns the input of a case: see "inputs" in the manifest."""
     if kind == "text":
         words = (MANIFEST["inputs"]["words"][b & 63].encode() + (b" ", b"\n")[b >> 6 == 3] for b in stream(kind, size, size // 3 + 1))
         return b"".join(words)[:size]
@@ -62,7 +62,7 @@ class Golden(unittest.TestCase):
         self.assertEqual(len(seen), 4)
 
     def test_write(self):
-        """Names are the reference's, but for maps: brotli is another. docs/selfenc-format.md, Chunk."""
+        """Names equal those of the reference, except for maps: brotli differs. See docs/selfenc-format.md, Chunk."""
         for encoding, case, _ in cases():
             with self.subTest(encoding=encoding, case=case["name"]):
                 plain = data(case["input"]["kind"], case["input"]["size"])

@@ -1,4 +1,4 @@
-"""What threads, signals, forks and the end of the interpreter do to a call: it ends, and nothing crashes."""
+"""Threads, signals, forks and the end of the interpreter during a call: the call ends, and nothing crashes."""
 
 import gc
 import os
@@ -16,7 +16,7 @@ import self_encryption as se
 
 
 def run(program, *arguments):
-    """Runs a program in a process of its own, and returns its status and what it prints."""
+    """Runs a program in a separate process, and returns its status and output."""
     r = subprocess.run([sys.executable, "-W", "ignore", "-c", program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/", timeout=120)
     return r.returncode, r.stdout
 
@@ -44,7 +44,7 @@ class Process(unittest.TestCase):
             self.assertEqual(list(pool.map(work, range(24))), [True] * 24)
 
     def test_nothing_is_kept(self):
-        """After a call, whatever its end, nothing refers to what it was given."""
+        """After a call, successful or not, nothing refers to its arguments."""
 
         class Store(se.MemoryStore):
             pass
@@ -63,7 +63,7 @@ class Process(unittest.TestCase):
         self.assertIsNone(gone())
 
     def test_signals(self):
-        """An exception of a signal ends the call, wherever it comes."""
+        """An exception of a signal ends the call, whenever it is raised."""
 
         class Alarm(Exception):
             pass
@@ -73,7 +73,7 @@ class Process(unittest.TestCase):
 
         self.addCleanup(signal.signal, signal.SIGALRM, signal.signal(signal.SIGALRM, ring))
         self.addCleanup(signal.setitimer, signal.ITIMER_REAL, 0)
-        # Once asked for a chunk, so that it comes in the store; then at any time, mostly outside of it.
+        # First when a chunk is requested, so that the signal arrives in the store; then at any time, mostly outside of it.
         with self.assertRaises(Alarm):
             se.streaming_encrypt_from_file(self.file, lambda name, data: signal.raise_signal(signal.SIGALRM))
         self.file.write_bytes(os.urandom(16 << 20))
@@ -84,7 +84,7 @@ class Process(unittest.TestCase):
                 se.streaming_encrypt_from_file(self.file, stored.__setitem__)
 
     def test_fork(self):
-        """A child of fork is told, and does not hang; one that is forked before the first call works."""
+        """In a child forked after a call, calls fail and do not hang. In one forked before the first call, they work."""
         program = """
 import os, sys
 import self_encryption as se
@@ -106,7 +106,7 @@ print(se.decrypt(*se.encrypt(b"some data")))
         self.assertEqual(run(program), (0, "0\n7\nb'some data'\n"))
 
     def test_end_of_interpreter(self):
-        """Threads may be in calls, and in stores, when the interpreter ends."""
+        """Threads may be in calls and in stores when the interpreter ends."""
         program = """
 import sys, threading
 import self_encryption as se

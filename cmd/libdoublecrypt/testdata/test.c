@@ -1,4 +1,4 @@
-/* Exercises every function of doublecrypt.h. Takes the name of an image to be made. */
+/* Tests every function of doublecrypt.h. The argument is the name of the image to create. */
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,7 +10,7 @@
 
 static const uint8_t key[32] = {1, 2, 3};
 
-/* Everything that takes a handle refuses what is none. */
+/* Checks that all functions refuse an invalid handle. */
 static void refused(FsHandle *h)
 {
 	uint8_t b[8];
@@ -104,7 +104,7 @@ static void use(FsHandle *h)
 	CHECK(memcmp(back, "\x64\x37\xb3\xac\x38\x46\x51\x33", 8) == 0);
 }
 
-/* What a call gives out comes back. */
+/* Checks that all memory is freed. */
 static void leaks(void)
 {
 	FsHandle *h = fs_create(100, key, sizeof key);
@@ -149,7 +149,7 @@ int main(int argc, char **argv)
 	use(h);
 	old = h;
 	fs_destroy(h);
-	refused(old); /* destroys it again, too */
+	refused(old); /* also destroys it again */
 
 	h = fs_create_disk(argv[1], 500, 4096, 1, key, 32);
 	CHECK(h && h != old);

@@ -1,4 +1,4 @@
-"""Uses the shared library by ctypes: test.py LIBRARY IMAGE."""
+"""Uses the shared library with ctypes. Usage: test.py LIBRARY IMAGE."""
 import ctypes
 import json
 import sys

@@ -1,4 +1,4 @@
-/* Exercises every function of selfenc.h. Takes the name of a directory that it may write to. */
+/* Tests every function of selfenc.h. The argument is a directory that it may write to. */
 #define _GNU_SOURCE /* memmem */
 #include <errno.h>
 #include <malloc.h>
@@ -10,7 +10,7 @@
 
 #define CHECK(x) do { if (!(x)) { fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #x); exit(1); } } while (0)
 
-/* A call that must work, and one that must not, with a text that says why. */
+/* OK is a call that must succeed. REFUSED is one that must fail with a code and a message. */
 #define OK(x) do { char *e_ = NULL, **error = &e_; int got_ = (x); if (got_) { fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #x, e_ ? e_ : "?"); exit(1); } CHECK(!e_); } while (0)
 #define REFUSED(x, code, why) do { char *e_ = NULL, **error = &e_; int got_ = (x); CHECK(e_); \
 	if (got_ != (code) || !strstr(e_, why)) { fprintf(stderr, "%s:%d: %s: %d %s\n", __FILE__, __LINE__, #x, got_, e_); exit(1); } \
@@ -19,13 +19,13 @@
 #define MAX_CHUNKS 64
 
 struct store {
-	pthread_t thread; /* the one that makes the calls */
+	pthread_t thread; /* the thread that makes the calls */
 	int count, fail, busy, failed;
 	uint64_t indices;
 	struct { uint8_t name[32], *data; size_t size; } chunks[MAX_CHUNKS];
 };
 
-/* Callbacks run on the caller's thread, one at a time, and none after one that failed. */
+/* Checks that callbacks run on the thread of the caller, one at a time, and none after a failure. */
 static void enter(struct store *s)
 {
 	CHECK(pthread_equal(pthread_self(), s->thread));
@@ -116,11 +116,11 @@ static void in_memory(int encoding, size_t n)
 	CHECK(memcmp(name, other, 32));
 	CHECK(n < 100 || memmem(map, map_size, other, 32) == NULL);
 
-	/* Damaged, cut, of another encoding, without its map. */
+	/* Damaged, truncated, of another encoding, without a map. */
 	back = (uint8_t *)1;
 	chunks[10] ^= 1;
 	REFUSED(selfenc_decrypt(encoding, map, map_size, chunks, chunks_size, &back, &size, error), SELFENC_NO_SUCH_CHUNK, "no such chunk");
-	CHECK(!back && !size); /* nothing that might be freed */
+	CHECK(!back && !size); /* nothing that the caller must free */
 	chunks[10] ^= 1;
 	REFUSED(selfenc_decrypt(encoding, map, map_size, chunks, chunks_size - 1, &back, &size, error), SELFENC_GENERIC, "malformed list");
 	REFUSED(selfenc_decrypt(encoding, map, map_size, NULL, 0, &back, &size, error), SELFENC_NO_SUCH_CHUNK, "no such chunk");
@@ -133,7 +133,7 @@ static void in_memory(int encoding, size_t n)
 	free(plain);
 }
 
-/* What a store gives back in memory, the map below a map, and that one made small again. */
+/* Decrypts into memory from a store, follows a map to its root, and shrinks the root again. */
 static void maps(int encoding, struct store *s, const uint8_t *map, size_t map_size, const uint8_t *plain, size_t n)
 {
 	uint8_t *back = NULL, *root = NULL, *shrunk = NULL;
@@ -149,15 +149,15 @@ static void maps(int encoding, struct store *s, const uint8_t *map, size_t map_s
 	selfenc_free(shrunk);
 	selfenc_free(root);
 	s->fail = 1;
-	REFUSED((s->failed = 0, selfenc_decrypt_store(encoding, map, map_size, get, s, &back, &size, error)), SELFENC_CALLBACK, "could not read");
+	REFUSED((s->failed = 0, selfenc_decrypt_store(encoding, map, map_size, get, s, &back, &size, error)), SELFENC_CALLBACK, "cannot read");
 	CHECK(!back && !size);
 	s->fail = s->failed = 0;
-	REFUSED(selfenc_decrypt_store(encoding, map, map_size, NULL, s, &back, &size, error), SELFENC_GENERIC, "no function");
-	REFUSED(selfenc_root_map(encoding, map, map_size, NULL, s, &back, &size, error), SELFENC_GENERIC, "no function");
-	REFUSED(selfenc_shrink(encoding, NULL, map, map_size, NULL, s, &back, &size, error), SELFENC_GENERIC, "no function");
+	REFUSED(selfenc_decrypt_store(encoding, map, map_size, NULL, s, &back, &size, error), SELFENC_GENERIC, "the callback");
+	REFUSED(selfenc_root_map(encoding, map, map_size, NULL, s, &back, &size, error), SELFENC_GENERIC, "the callback");
+	REFUSED(selfenc_shrink(encoding, NULL, map, map_size, NULL, s, &back, &size, error), SELFENC_GENERIC, "the callback");
 	REFUSED(selfenc_root_map(encoding, map, map_size - 1, get, s, &back, &size, error), SELFENC_SERIALISATION, "map");
-	REFUSED(selfenc_shrink(encoding, NULL, map, map_size, put, s, NULL, &size, error), SELFENC_GENERIC, "no place");
-	REFUSED(selfenc_root_map(encoding, map, map_size, get, s, &back, NULL, error), SELFENC_GENERIC, "no place");
+	REFUSED(selfenc_shrink(encoding, NULL, map, map_size, put, s, NULL, &size, error), SELFENC_GENERIC, "result pointer");
+	REFUSED(selfenc_root_map(encoding, map, map_size, get, s, &back, NULL, error), SELFENC_GENERIC, "result pointer");
 }
 
 static void through_files(int encoding, const char *dir, size_t n)
@@ -180,13 +180,13 @@ static void through_files(int encoding, const char *dir, size_t n)
 	CHECK(f && fread(got, 1, n + 1, f) == n && fclose(f) == 0);
 	CHECK(memcmp(got, plain, n) == 0 && remove(back) == 0);
 
-	/* A store that fails, lacks, or lies. No file is left. */
+	/* A store that fails, lacks a chunk, or returns a wrong one. No file remains. */
 	for (int code = -4; code <= 1; code++) {
 		if ((s.fail = code) == 0)
 			continue;
 		REFUSED((s.failed = 0, selfenc_decrypt_file(encoding, map, map_size, back, get, &s, error)),
 			code == -1 ? SELFENC_NO_SUCH_CHUNK : code == -3 ? SELFENC_CHUNK_TOO_LARGE : SELFENC_CALLBACK,
-			code == -1 ? "no such chunk" : code == -3 ? "too large" : "could not read");
+			code == -1 ? "no such chunk" : code == -3 ? "too large" : "cannot read");
 	}
 	s.fail = s.failed = 0;
 	REFUSED(selfenc_decrypt_file(encoding, map, map_size, "/dev/null", get, &s, error), SELFENC_OS - EEXIST, "not a regular file");
@@ -196,17 +196,17 @@ static void through_files(int encoding, const char *dir, size_t n)
 	CHECK(fopen(back, "rb") == NULL);
 	selfenc_free(map);
 	map = (uint8_t *)1;
-	for (s.fail = -1; s.fail <= 2; s.fail++) /* 1: as one that threw */
+	for (s.fail = -1; s.fail <= 2; s.fail++) /* like a function that threw an exception */
 		if (s.fail)
 			REFUSED((s.failed = 0, selfenc_encrypt_file(encoding, 0, NULL, source, put, &s, &map, &map_size, error)),
-				SELFENC_CALLBACK, "could not store");
+				SELFENC_CALLBACK, "cannot store");
 	CHECK(!map && !map_size);
 	s.fail = s.failed = 0;
 
-	REFUSED(selfenc_encrypt_file(encoding, 0, NULL, NULL, put, &s, &map, &map_size, error), SELFENC_GENERIC, "no path");
-	REFUSED(selfenc_encrypt_file(encoding, 0, NULL, source, NULL, &s, &map, &map_size, error), SELFENC_GENERIC, "no function");
-	REFUSED(selfenc_encrypt_file(encoding, 0, NULL, source, put, &s, NULL, &map_size, error), SELFENC_GENERIC, "no place");
-	REFUSED(selfenc_encrypt_file(encoding, 0, NULL, source, put, &s, &map, NULL, error), SELFENC_GENERIC, "no place");
+	REFUSED(selfenc_encrypt_file(encoding, 0, NULL, NULL, put, &s, &map, &map_size, error), SELFENC_GENERIC, "the path");
+	REFUSED(selfenc_encrypt_file(encoding, 0, NULL, source, NULL, &s, &map, &map_size, error), SELFENC_GENERIC, "the callback");
+	REFUSED(selfenc_encrypt_file(encoding, 0, NULL, source, put, &s, NULL, &map_size, error), SELFENC_GENERIC, "result pointer");
+	REFUSED(selfenc_encrypt_file(encoding, 0, NULL, source, put, &s, &map, NULL, error), SELFENC_GENERIC, "result pointer");
 	REFUSED(selfenc_encrypt_file(encoding, 0, NULL, "/nowhere/at/all", put, &s, &map, &map_size, error), SELFENC_OS - ENOENT, "no such file");
 	REFUSED(selfenc_encrypt_file(encoding, 0, NULL, dir, put, &s, &map, &map_size, error), SELFENC_OS - EISDIR, "directory");
 	REFUSED(selfenc_encrypt_file(2, 0, NULL, source, put, &s, &map, &map_size, error), SELFENC_ENCODING, "unknown encoding");
@@ -229,7 +229,7 @@ static void nulls(void)
 		REFUSED(selfenc_decrypt_file(none[i], b, 100, "/nowhere", get, &s, error), SELFENC_ENCODING, "unknown encoding");
 		REFUSED(selfenc_name(none[i], b, 100, name, error), SELFENC_ENCODING, "unknown encoding");
 	}
-	REFUSED(selfenc_encrypt(36, 0, NULL, NULL, 100, &out, &n, &out2, &n2, error), SELFENC_GENERIC, "no data");
+	REFUSED(selfenc_encrypt(36, 0, NULL, NULL, 100, &out, &n, &out2, &n2, error), SELFENC_GENERIC, "data is NULL");
 	REFUSED(selfenc_encrypt(36, 0, NULL, NULL, 0, &out, &n, &out2, &n2, error), SELFENC_TOO_SMALL, "at least 3");
 	REFUSED(selfenc_encrypt(36, 0, NULL, b, 2, &out, &n, &out2, &n2, error), SELFENC_TOO_SMALL, "at least 3");
 	REFUSED(selfenc_encrypt(36, SIZE_MAX, NULL, b, 100, &out, &n, &out2, &n2, error), SELFENC_INVALID_CHUNK_SIZE, "invalid chunk size");
@@ -238,26 +238,26 @@ static void nulls(void)
 	REFUSED(selfenc_encrypt(31, 0, "json", b, 100, &out, &n, &out2, &n2, error), SELFENC_GENERIC, "form");
 	REFUSED(selfenc_encrypt(31, 0, "", b, 100, &out, &n, &out2, &n2, error), SELFENC_GENERIC, "form");
 	REFUSED(selfenc_encrypt(36, 0, NULL, b, SIZE_MAX, &out, &n, &out2, &n2, error), SELFENC_TOO_LARGE, "2 GiB");
-	REFUSED(selfenc_encrypt(36, 0, NULL, b, 100, NULL, &n, &out2, &n2, error), SELFENC_GENERIC, "no place");
-	REFUSED(selfenc_encrypt(36, 0, NULL, b, 100, &out, NULL, &out2, &n2, error), SELFENC_GENERIC, "no place");
-	REFUSED(selfenc_encrypt(36, 0, NULL, b, 100, &out, &n, NULL, &n2, error), SELFENC_GENERIC, "no place");
-	REFUSED(selfenc_encrypt(36, 0, NULL, b, 100, &out, &n, &out2, NULL, error), SELFENC_GENERIC, "no place");
-	REFUSED(selfenc_decrypt(36, b, 100, b, 100, NULL, &n, error), SELFENC_GENERIC, "no place");
+	REFUSED(selfenc_encrypt(36, 0, NULL, b, 100, NULL, &n, &out2, &n2, error), SELFENC_GENERIC, "result pointer");
+	REFUSED(selfenc_encrypt(36, 0, NULL, b, 100, &out, NULL, &out2, &n2, error), SELFENC_GENERIC, "result pointer");
+	REFUSED(selfenc_encrypt(36, 0, NULL, b, 100, &out, &n, NULL, &n2, error), SELFENC_GENERIC, "result pointer");
+	REFUSED(selfenc_encrypt(36, 0, NULL, b, 100, &out, &n, &out2, NULL, error), SELFENC_GENERIC, "result pointer");
+	REFUSED(selfenc_decrypt(36, b, 100, b, 100, NULL, &n, error), SELFENC_GENERIC, "result pointer");
 	REFUSED(selfenc_decrypt(36, b, SIZE_MAX, b, 100, &out, &n, error), SELFENC_TOO_LARGE, "2 GiB");
-	REFUSED(selfenc_decrypt_file(36, b, 100, NULL, get, &s, error), SELFENC_GENERIC, "no path");
-	REFUSED(selfenc_decrypt_file(36, b, 100, "/nowhere", NULL, &s, error), SELFENC_GENERIC, "no function");
-	REFUSED(selfenc_map_convert(NULL, 100, "v1", &out, &n, error), SELFENC_GENERIC, "no data");
-	REFUSED(selfenc_map_convert(b, 100, NULL, &out, &n, error), SELFENC_GENERIC, "no form");
-	REFUSED(selfenc_map_convert(b, 100, "v1", NULL, &n, error), SELFENC_GENERIC, "no place");
+	REFUSED(selfenc_decrypt_file(36, b, 100, NULL, get, &s, error), SELFENC_GENERIC, "the path");
+	REFUSED(selfenc_decrypt_file(36, b, 100, "/nowhere", NULL, &s, error), SELFENC_GENERIC, "the callback");
+	REFUSED(selfenc_map_convert(NULL, 100, "v1", &out, &n, error), SELFENC_GENERIC, "data is NULL");
+	REFUSED(selfenc_map_convert(b, 100, NULL, &out, &n, error), SELFENC_GENERIC, "form is NULL");
+	REFUSED(selfenc_map_convert(b, 100, "v1", NULL, &n, error), SELFENC_GENERIC, "result pointer");
 	REFUSED(selfenc_map_convert(b, 100, "v1", &out, &n, error), SELFENC_SERIALISATION, "map");
-	REFUSED(selfenc_name(36, NULL, 10, name, error), SELFENC_GENERIC, "no data");
-	REFUSED(selfenc_name(36, b, 10, NULL, error), SELFENC_GENERIC, "no place");
+	REFUSED(selfenc_name(36, NULL, 10, name, error), SELFENC_GENERIC, "data is NULL");
+	REFUSED(selfenc_name(36, b, 10, NULL, error), SELFENC_GENERIC, "result pointer");
 	OK(selfenc_name(36, NULL, 0, name, error));
 	OK(selfenc_name(36, (const uint8_t *)"abc", 3, name, error));
 	CHECK(memcmp(name, "\x64\x37\xb3\xac\x38\x46\x51\x33", 8) == 0); /* BLAKE3 */
 }
 
-/* A map of one chunk again and again, which would fill any memory, is refused at once. */
+/* A map that repeats one chunk would fill any memory. It must be refused immediately. */
 static void bomb(void)
 {
 	size_t map_size = 0, chunks_size = 0, size = 0;
@@ -287,7 +287,7 @@ static void *thread(void *dir)
 	return dir;
 }
 
-/* What a call gives out comes back. */
+/* Checks that all memory is freed. */
 static void leaks(void)
 {
 	uint8_t *plain = pattern(2000), *map = NULL, *chunks = NULL, *back = NULL;
@@ -319,7 +319,7 @@ int main(int argc, char **argv)
 	in_memory(36, 3);
 	in_memory(31, 100000);
 	in_memory(36, 100000);
-	through_files(36, argv[1], quick ? 100000 : 3 * 4190208 + 1); /* four chunks, and a level of the map */
+	through_files(36, argv[1], quick ? 100000 : 3 * 4190208 + 1); /* four chunks and one level of the map */
 	through_files(31, argv[1], quick ? 50000 : (3 << 20) + 1);
 	for (size_t i = 0; i < 4; i++)
 		CHECK(pthread_create(&threads[i], NULL, thread, NULL) == 0);

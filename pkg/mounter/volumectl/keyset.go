@@ -68,7 +68,10 @@ func (s *KeySet) Erase() {
 
 // KeyFile is a file of keys in memory that other processes cannot open by name. The caller closes
 // it.
-type KeyFile struct{ *os.File }
+type KeyFile struct {
+	*os.File
+	Lines bool // a passphrase that was added has more than one line
+}
 
 // NewKeyFile creates an empty KeyFile.
 func NewKeyFile() (*KeyFile, error) {
@@ -76,7 +79,7 @@ func NewKeyFile() (*KeyFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create a memory file for keys: %w", err)
 	}
-	return &KeyFile{os.NewFile(uintptr(fd), "keys")}, nil
+	return &KeyFile{File: os.NewFile(uintptr(fd), "keys")}, nil
 }
 
 // Add appends a key, which it reads from r, the contents of a key file. A new passphrase has one
@@ -88,6 +91,7 @@ func (f *KeyFile) Add(role KeyRole, kind KeyKind, r io.Reader) error {
 			if b, lines = crypto.PassphraseLine(b); lines && role == KeyNew {
 				return crypto.ErrPassphraseLines
 			}
+			f.Lines = f.Lines || lines
 		}
 		head := []byte{byte(role), byte(kind), 0, 0}
 		binary.LittleEndian.PutUint16(head[2:], uint16(len(b)))
