@@ -45,7 +45,7 @@ func (v *Volume) peekAttr(ino vfs.Ino) (vfs.Attr, error) {
 		}
 		return vfs.Attr{}, err
 	}
-	return vfsAttr(uint64(ino), &n, n.Flags&layout.InodeInline != 0, n.Sectors, n.Vacant, 0), nil
+	return vfsAttr(uint64(ino), &n, n.Flags&layout.InodeInline != 0, n.Blocks, n.Vacant, 0), nil
 }
 
 // SetAttr implements vfs.FS.
@@ -59,13 +59,13 @@ func (v *Volume) SetAttr(req *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.Attr,
 	}
 	defer v.table.put(in)
 	var a vfs.Attr
-	ends := func() []items.Interval { // the sector that the new end cuts in two is written
+	ends := func() []items.Interval { // the block that the new end cuts in two is written
 		if set.Size == nil || *set.Size%pageBytes == 0 || *set.Size > layout.MaxFileBytes {
 			return nil
 		}
 		return []items.Interval{{From: *set.Size - 1, To: *set.Size}}
 	}
-	err = v.res.inReserved(in, ends, func(promised bool) (again bool, err error) {
+	err = v.ranges.inReserved(in, ends, func(promised bool) (again bool, err error) {
 		if promised && set.Size != nil {
 			a, again, err = v.setAttr(req, in, set, append([]items.Interval{}, ends()...))
 		} else {
@@ -80,7 +80,7 @@ func (v *Volume) SetAttr(req *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.Attr,
 // it does nothing: again.
 func (v *Volume) setAttr(req *vfs.Req, in *inode, set *vfs.SetAttr, reserved []items.Interval) (a vfs.Attr, again bool, err error) {
 	_, dropped := v.data.dropStep()
-	c := cost{ring: 512, quads: 2*opQuads + dropped, pages: 2, promised: reserved != nil}
+	c := reservation{ring: 512, nodes: 2*opNodes + dropped, pages: 2, promised: reserved != nil}
 	// Cutting a file frees space, and needs the reserve when the volume is full.
 	c.urgent = set.Size != nil && *set.Size == 0 || set.Size == nil
 	if c.urgent {
@@ -95,7 +95,7 @@ func (v *Volume) setAttr(req *vfs.Req, in *inode, set *vfs.SetAttr, reserved []i
 			return err
 		}
 		if reserved != nil {
-			if ok, err := v.res.coversAll(in, reserved); err != nil || !ok {
+			if ok, err := v.ranges.coversAll(in, reserved); err != nil || !ok {
 				again = true
 				return err
 			}
@@ -166,7 +166,7 @@ func (v *Volume) setAttrLocked(req *vfs.Req, in *inode, set *vfs.SetAttr) (vfs.A
 	return in.vfsAttr(), nil
 }
 
-// prepareTruncate loads the sector that the new end of the file cuts in two,
+// prepareTruncate loads the block that the new end of the file cuts in two,
 // and an inline content.
 func (c *contents) prepareTruncate(in *inode, size uint64) error {
 	if err := c.loadSmall(in); err != nil {
@@ -241,7 +241,7 @@ func (v *Volume) applyTruncate(in *inode, size uint64) error {
 	}
 	// What is reserved beyond the end goes also where the size stays.
 	first := (size + pageBytes - 1) / pageBytes
-	if err := v.data.cutBlocks(in, first, 1<<62); err != nil {
+	if err := v.data.cutBuffers(in, first, 1<<62); err != nil {
 		return err
 	}
 	if size < old && size%pageBytes != 0 {
@@ -252,23 +252,23 @@ func (v *Volume) applyTruncate(in *inode, size uint64) error {
 
 // zeroPage clears bytes [from, to) of a page in memory and makes it dirty; a
 // page that is not there stays a hole, and beyond the end all is zero already.
-func (c *contents) zeroPage(in *inode, sector uint64, from, to int) {
-	if sector*pageBytes >= in.attr.Size {
+func (c *contents) zeroPage(in *inode, block uint64, from, to int) {
+	if block*pageBytes >= in.attr.Size {
 		return
 	}
 	in.bmu.Lock()
-	b := in.blocks[sector/blockPages]
-	if b == nil || b.pages[sector%blockPages] == nil {
+	b := in.buffers[block/bufferPages]
+	if b == nil || b.pages[block%bufferPages] == nil {
 		in.bmu.Unlock()
 		return
 	}
-	clear(b.pages[sector%blockPages][from:to])
+	clear(b.pages[block%bufferPages][from:to])
 	in.bmu.Unlock()
-	c.markDirty(in, sector)
+	c.markDirty(in, block)
 }
 
 // cutExtents removes a step of what lies beyond the end of a file that was cut, from
-// a sector on. If more is left, the inode becomes an orphan until cutRest is done with it.
+// a block on. If more is left, the inode becomes an orphan until cutRest is done with it.
 func (c *contents) cutExtents(in *inode, from uint64) error {
 	v := c.v
 	return v.fs.Update(func(w *tree.Writer) error {
@@ -279,7 +279,7 @@ func (c *contents) cutExtents(in *inode, from uint64) error {
 		}
 		c.countDropped(in, d)
 		if d.done {
-			if d.done, err = v.res.unreserve(w, in, from, 1<<62, limit); err != nil || d.done {
+			if d.done, err = v.ranges.unreserve(w, in, from, 1<<62, limit); err != nil || d.done {
 				return err
 			}
 		}
@@ -295,8 +295,8 @@ func (c *contents) cutRest(in *inode) error {
 	v := c.v
 	for in.cutting {
 		_, pages := c.dropStep()
-		want := cost{quads: opQuads + pages, urgent: true, nested: true}
-		if err := v.adm.admit(want); err != nil {
+		want := reservation{nodes: opNodes + pages, urgent: true, nested: true}
+		if err := v.adm.reserve(want); err != nil {
 			return err
 		}
 		err := v.inGate(func() error { return c.cutMore(in) })
@@ -320,11 +320,11 @@ func (c *contents) cutMore(in *inode) error {
 			return err
 		}
 		c.countDropped(in, d)
-		if d.sectors > 0 || reserved { // of many orphans there is nothing to cut
+		if d.blocks > 0 || reserved { // of many orphans there is nothing to cut
 			v.table.touch(in)
 		}
 		if d.done {
-			d.done, err = v.res.unreserve(w, in, first, 1<<62, step)
+			d.done, err = v.ranges.unreserve(w, in, first, 1<<62, step)
 		}
 		if err != nil || !d.done {
 			return err
@@ -402,7 +402,7 @@ func (v *Volume) seek(ino vfs.Ino, off uint64, data bool) (uint64, error) {
 	return size, nil // the hole at the end
 }
 
-// nextData returns the first run of sectors at or after s that hold data: from
+// nextData returns the first run of blocks at or after s that hold data: from
 // is end if there is none. The run may go on after to.
 func (c *contents) nextData(in *inode, s, end uint64) (from, to uint64, err error) {
 	from, to = end, end
@@ -411,16 +411,16 @@ func (c *contents) nextData(in *inode, s, end uint64) (from, to uint64, err erro
 		return 0, 0, err
 	}
 	if len(es) > 0 {
-		from, to = max(s, es[0].Sector), min(end, es[0].End())
+		from, to = max(s, es[0].Block), min(end, es[0].End())
 	}
 	in.bmu.RLock()
 	defer in.bmu.RUnlock()
-	for idx, b := range in.blocks {
-		if (idx+1)*blockPages <= s || idx*blockPages >= end {
+	for idx, b := range in.buffers {
+		if (idx+1)*bufferPages <= s || idx*bufferPages >= end {
 			continue
 		}
 		for i, p := range b.pages {
-			if x := idx*blockPages + uint64(i); p != nil && x >= s && x < end && x < from {
+			if x := idx*bufferPages + uint64(i); p != nil && x >= s && x < end && x < from {
 				from, to = x, x+1
 			}
 		}

@@ -169,7 +169,7 @@ func TestCheckFinds(t *testing.T) {
 		{"link count", "names", func(s *surgeon) { editInode(s, inodeOf(s, "big2"), func(n *layout.Inode) { n.Nlink++ }) }},
 		{"directory link count", "link count is", func(s *surgeon) { editInode(s, inodeOf(s, "young"), func(n *layout.Inode) { n.Nlink++ }) }},
 		{"directory size", "the directory says that it has", func(s *surgeon) { editInode(s, inodeOf(s, "many"), func(n *layout.Inode) { n.Size++ }) }},
-		{"sectors", "sectors, there are", func(s *surgeon) { editInode(s, inodeOf(s, "big2"), func(n *layout.Inode) { n.Sectors++ }) }},
+		{"blocks", "blocks, there are", func(s *surgeon) { editInode(s, inodeOf(s, "big2"), func(n *layout.Inode) { n.Blocks++ }) }},
 		{"size below the extents", "its extents reach to", func(s *surgeon) { editInode(s, inodeOf(s, "big2"), func(n *layout.Inode) { n.Size = 10000 }) }},
 		{"inline size", "of them in the tree", func(s *surgeon) { editInode(s, inodeOf(s, "young/b/small"), func(n *layout.Inode) { n.Size++ }) }},
 		{"inline flag", "flags say", func(s *surgeon) {
@@ -243,12 +243,12 @@ func TestCheckFinds(t *testing.T) {
 		{"no region", "no bitmap", func(s *surgeon) {
 			s.item(layout.TreeSpace, func(k layout.Key, v []byte) (layout.Key, []byte, bool) { return k, nil, k.Type == layout.KeyRegion })
 		}},
-		{"free sectors", "sectors are free", func(s *surgeon) { s.root.FreeSectors--; s.writeRoot() }},
+		{"free blocks", "blocks are free", func(s *surgeon) { s.root.FreeBlocks--; s.writeRoot() }},
 		{"inodes", "it says that there are", func(s *surgeon) { s.root.Inodes++; s.writeRoot() }},
 		{"next inode", "the next inode", func(s *surgeon) { s.root.NextIno = 100; s.writeRoot() }},
 		{"no tree", "it names no tree", func(s *surgeon) { s.root.Trees[layout.TreeFS] = layout.Pointer{}; s.writeRoot() }},
 		{"no free list", "nothing refers to them", func(s *surgeon) { s.root.FreeLists = [2]layout.Pointer2{}; s.writeRoot() }},
-		{"free list count", "it should hold", func(s *surgeon) { s.root.FreeLists[0].Sectors++; s.writeRoot() }},
+		{"free list count", "it should hold", func(s *surgeon) { s.root.FreeLists[0].Blocks++; s.writeRoot() }},
 		{"header sequence", "sequence number", func(s *surgeon) { s.root.HeaderSeq = 9; s.writeRoot() }},
 		{"unknown item", "unknown type", func(s *surgeon) { s.insert(layout.TreeFS, layout.Key{Obj: 2, Type: 0x77}, []byte{1}) }},
 		{"separator", "bound", func(s *surgeon) {

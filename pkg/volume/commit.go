@@ -35,7 +35,7 @@ type committer struct {
 	ringMark atomic.Uint64 // end of the ring at the last freeze
 	commits  atomic.Uint64 // successful ones
 	lists    [2]listPlace  // of the newest durable root; owned by the committer
-	copied   atomic.Uint64 // sectors shared in this generation that no durable root has; see maxLogCopies
+	copied   atomic.Uint64 // blocks shared in this generation that no durable root has; see maxLogCopies
 
 	inos counters
 }
@@ -275,9 +275,9 @@ func (c *committer) freeze(clean bool) (g *frozen, err error) {
 	v.com.inos.mu.Lock()
 	root.NextIno, root.Inodes = v.com.inos.next, v.com.inos.inodes
 	v.com.inos.mu.Unlock()
-	root.DeviceSectors = v.sectors.Load()
-	root.NewestSnapshot = v.snap.take(v.gen, root.Inodes, oldestEpoch(&root.Rotation), &v.res)
-	root.Reserved = v.res.stored()
+	root.DeviceBlocks = v.blocks.Load()
+	root.NewestSnapshot = v.snap.take(v.gen, root.Inodes, oldestEpoch(&root.Rotation), &v.ranges)
+	root.Reserved = v.ranges.stored()
 	g.root = &root
 	c.copied.Store(0)
 	v.gen++

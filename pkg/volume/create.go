@@ -13,7 +13,7 @@ import (
 
 // create makes an inode, with a name unless it is empty. The name was checked.
 func (v *Volume) create(req *vfs.Req, parent vfs.Ino, name string, mode, rdev uint32, target string) (a vfs.Attr, err error) {
-	c := cost{ring: 256 + len(name) + len(target) + 2*4096, quads: opQuads}
+	c := reservation{ring: 256 + len(name) + len(target) + 2*4096, nodes: opNodes}
 	err = v.operate(c, func(l *locks) error {
 		p, err := l.dir(parent)
 		if err != nil {
@@ -163,7 +163,7 @@ func (v *Volume) Readlink(ino vfs.Ino) (string, error) {
 
 // Link implements vfs.FS.
 func (v *Volume) Link(req *vfs.Req, ino, newParent vfs.Ino, newName string) (vfs.Attr, error) {
-	err := v.operate(cost{ring: 256 + len(newName), quads: opQuads}, func(l *locks) error {
+	err := v.operate(reservation{ring: 256 + len(newName), nodes: opNodes}, func(l *locks) error {
 		in, err := l.inode(ino)
 		if err != nil {
 			return err

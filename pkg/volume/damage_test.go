@@ -16,7 +16,7 @@ import (
 )
 
 // outcome is what a damaged volume does: it refuses to open, or reads give
-// ErrCorrupt for the named sectors and the right data for all others.
+// ErrCorrupt for the named blocks and the right data for all others.
 type outcome struct {
 	open error
 	bad  map[string][]int
@@ -103,7 +103,7 @@ func TestDamageData(t *testing.T) {
 	checkClean(t, fx.dev)
 	s := operate(t, fx.dev)
 	type place struct {
-		ino, sector, addr uint64
+		ino, block, addr uint64
 	}
 	var all []place
 	s.items(layout.TreeFS, func(k layout.Key, v []byte) {
@@ -112,8 +112,8 @@ func TestDamageData(t *testing.T) {
 		}
 		e, err := layout.DecodeFileExtent(v)
 		ok(t, err)
-		for i := range e.Sectors() {
-			all = append(all, place{k.Obj, k.Sub + i, e.Addr + i*layout.SectorBytes})
+		for i := range e.Blocks() {
+			all = append(all, place{k.Obj, k.Sub + i, e.Addr + i*layout.BlockBytes})
 		}
 	})
 	paths := fx.pathsOf(t, fx.dev)
@@ -134,18 +134,18 @@ func TestDamageData(t *testing.T) {
 		case "zero":
 			dev.Corrupt(int64(p.addr), func(b []byte) { clear(b) })
 		case "swap":
-			a, b := sector(t, dev, p.addr), sector(t, dev, other.addr)
+			a, b := block(t, dev, p.addr), block(t, dev, other.addr)
 			dev.Corrupt(int64(p.addr), func(x []byte) { copy(x, b) })
 			dev.Corrupt(int64(other.addr), func(x []byte) { copy(x, a) })
 			hit = append(hit, other)
 		case "old": // what the older image has there, if that differs
-			b := sector(t, old, p.addr)
-			if bytes.Equal(b, sector(t, dev, p.addr)) {
+			b := block(t, old, p.addr)
+			if bytes.Equal(b, block(t, dev, p.addr)) {
 				continue
 			}
 			dev.Corrupt(int64(p.addr), func(x []byte) { copy(x, b) })
 		case "copy":
-			b := sector(t, dev, other.addr)
+			b := block(t, dev, other.addr)
 			dev.Corrupt(int64(p.addr), func(x []byte) { copy(x, b) })
 		}
 		v := fx.examine(t, dev)
@@ -155,12 +155,12 @@ func TestDamageData(t *testing.T) {
 		found := findings(t, dev)
 		for _, h := range hit {
 			for _, path := range paths[h.ino] {
-				if !slices.Contains(v.bad[path], int(h.sector)) {
-					t.Errorf("%s: %s, sector %d was not noticed", kind, path, h.sector)
+				if !slices.Contains(v.bad[path], int(h.block)) {
+					t.Errorf("%s: %s, block %d was not noticed", kind, path, h.block)
 				}
 			}
-			if want := fmt.Sprintf("inode %d ", h.ino); !strings.Contains(found, want) || !strings.Contains(found, fmt.Sprintf(" at %d+", h.sector*4096)) {
-				t.Errorf("%s of inode %d, sector %d: fsck says\n%s", kind, h.ino, h.sector, found)
+			if want := fmt.Sprintf("inode %d ", h.ino); !strings.Contains(found, want) || !strings.Contains(found, fmt.Sprintf(" at %d+", h.block*4096)) {
+				t.Errorf("%s of inode %d, block %d: fsck says\n%s", kind, h.ino, h.block, found)
 			}
 			if !strings.Contains(found, fmt.Sprintf("%q", "/"+paths[h.ino][0])) && len(paths[h.ino]) == 1 {
 				t.Errorf("fsck does not name %s:\n%s", paths[h.ino][0], found)
@@ -168,8 +168,8 @@ func TestDamageData(t *testing.T) {
 		}
 		for path, bad := range v.bad {
 			for _, b := range bad {
-				if !slices.ContainsFunc(hit, func(h place) bool { return int(h.sector) == b && slices.Contains(paths[h.ino], path) }) {
-					t.Errorf("%s: %s, sector %d is whole and can not be read", kind, path, b)
+				if !slices.ContainsFunc(hit, func(h place) bool { return int(h.block) == b && slices.Contains(paths[h.ino], path) }) {
+					t.Errorf("%s: %s, block %d is whole and can not be read", kind, path, b)
 				}
 			}
 		}
@@ -186,11 +186,11 @@ func TestDamageNodes(t *testing.T) {
 			}
 			where := fmt.Sprintf("node at %d", p.Addr)
 			dev := fx.dev.Clone()
-			at := p.Addr + uint64(i%4)*layout.SectorBytes
-			switch b := sector(t, old, at); {
+			at := p.Addr + uint64(i%4)*layout.BlockBytes
+			switch b := block(t, old, at); {
 			case i%4 == 0:
 				dev.Corrupt(int64(at), func(x []byte) { clear(x) })
-			case i%2 == 1 && !bytes.Equal(b, sector(t, dev, at)):
+			case i%2 == 1 && !bytes.Equal(b, block(t, dev, at)):
 				dev.Corrupt(int64(at), func(x []byte) { copy(x, b) })
 			default:
 				flip(dev, at)
@@ -295,7 +295,7 @@ func TestDamageRoots(t *testing.T) {
 	}
 	// A root that is copied to another slot is none there.
 	dev = fx.dev.Clone()
-	b := sector(t, dev, uint64(layout.RootSlotOff(s.slot)))
+	b := block(t, dev, uint64(layout.RootSlotOff(s.slot)))
 	next := (s.slot + 2) % layout.RootSlots
 	setRoot(dev, next, b)
 	if found := findings(t, dev); !strings.Contains(found, fmt.Sprintf("root slot %d", next)) {
@@ -306,7 +306,7 @@ func TestDamageRoots(t *testing.T) {
 	// replaced since do not verify.
 	dev = fx.dev.Clone()
 	for i := range layout.RootSlots {
-		b := sector(t, old, uint64(layout.RootSlotOff(i)))
+		b := block(t, old, uint64(layout.RootSlotOff(i)))
 		setRoot(dev, i, b)
 	}
 	vol, err := Open(dev, Options{Credential: checkKey(t), ReadOnly: true})
@@ -354,7 +354,7 @@ func TestDamageLog(t *testing.T) {
 	last := -1
 	for f := s.root.LogSeq; f < rp.Next; f++ {
 		dev := image.Clone()
-		flip(dev, layout.LogOff+f%s.root.LogSectors*layout.SectorBytes)
+		flip(dev, layout.LogOff+f%s.root.LogBlocks*layout.BlockBytes)
 		v, err := Open(dev, Options{Credential: checkKey(t), ReadOnly: true})
 		if err != nil {
 			if !errors.Is(err, ErrLogDamaged) {
@@ -396,7 +396,7 @@ func TestDamageLog(t *testing.T) {
 			t.Errorf("damaged data: %v", err)
 		}
 		if _, err := v.Read(vfs.Ino(op.Ino), op.Off+12288, b); err != nil {
-			t.Errorf("the sector behind it: %v", err)
+			t.Errorf("the block behind it: %v", err)
 		}
 		return v.Close()
 	}))

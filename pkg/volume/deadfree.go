@@ -35,14 +35,14 @@ type freer struct {
 	w       *tree.Writer
 	point   uint64 // where to go on
 	changed bool   // the tree, or free space
-	dead    uint64 // sectors that left the dead lists
+	dead    uint64 // blocks that left the dead lists
 	// What the step may still free, where data is shared: each run may have its
 	// counts elsewhere, and a long one many of them.
-	runs, sectors int
+	runs, blocks int
 }
 
 // freePlaces is how many runs of shared data a step frees at most, and shareLeaf,
-// of sectors a run, fewer than the counts in a leaf of the share tree that is half
+// of blocks a run, fewer than the counts in a leaf of the reference-count tree that is half
 // full: a run that long changes two leaves.
 const (
 	freePlaces = 64
@@ -50,7 +50,7 @@ const (
 )
 
 // freeBudget is how many runs of shared data a step may free, and the pages of the
-// share tree that this makes dirty: where the tree is high and the reserve small,
+// reference-count tree that this makes dirty: where the tree is high and the reserve small,
 // fewer, so that a full volume has the room for it.
 func (s *snapshots) freeBudget() (runs, pages int) {
 	v := s.v
@@ -58,7 +58,7 @@ func (s *snapshots) freeBudget() (runs, pages int) {
 		return math.MaxInt, 0
 	}
 	v.adm.mu.Lock()
-	room := int(min(v.adm.reserve/10, math.MaxInt32))
+	room := int(min(v.adm.reserveSlots/10, math.MaxInt32))
 	v.adm.mu.Unlock()
 	for runs = int(s.places.Load()); runs > 4 && v.shares.OverwritePages(2*runs) > room; runs /= 2 {
 	}
@@ -68,27 +68,27 @@ func (s *snapshots) freeBudget() (runs, pages int) {
 // begin begins a step that may free so many runs.
 func (f *freer) begin(runs int) {
 	f.changed, f.dead = false, 0
-	f.runs, f.sectors = runs, math.MaxInt
+	f.runs, f.blocks = runs, math.MaxInt
 	if runs < math.MaxInt {
-		f.sectors = runs * shareLeaf
+		f.blocks = runs * shareLeaf
 	}
 }
 
 // free drops a reference to a run, as far as the step may; rest is what remains.
 func (f *freer) free(r layout.Run) (rest layout.Run, err error) {
-	if f.runs == 0 || f.sectors == 0 {
+	if f.runs == 0 || f.blocks == 0 {
 		return r, nil
 	}
-	n := uint32(min(f.sectors, int(r.Count)))
+	n := uint32(min(f.blocks, int(r.Count)))
 	f.runs--
-	f.sectors -= int(n)
+	f.blocks -= int(n)
 	f.changed = true
 	return layout.Run{Start: r.Start + uint64(n), Count: r.Count - n}, f.v.shares.Drop(layout.Run{Start: r.Start, Count: n})
 }
 
-// freeQuads bounds the pages that one step dirties: each run of an item may go
+// freeNodes bounds the pages that one step dirties: each run of an item may go
 // to a page of its own.
-const freeQuads = layout.DeadItemRuns + 32
+const freeNodes = layout.DeadItemRuns + 32
 
 // pass frees a part of what an area holds; done is true when nothing is left.
 func (f *freer) pass(a area) (done bool, err error) {
@@ -198,7 +198,7 @@ func (f *freer) takeItem(logKey layout.Key, from uint32) error {
 }
 
 // freeSome takes runs from an item of a log and frees those that gone is true
-// for. It returns how many sectors were taken and how many runs, the last ones, are left; the
+// for. It returns how many blocks were taken and how many runs, the last ones, are left; the
 // first of these may have been shortened.
 func (f *freer) freeSome(runs []layout.DeadRun, gone func(layout.DeadRun) bool) (taken uint64, left int, err error) {
 	for i := range runs {
@@ -312,14 +312,14 @@ func (f *freer) appendPieces(key layout.Key, sum layout.DeadSum, runs []layout.D
 	return f.w.Put(key, sum.Append(nil))
 }
 
-// takeSum notes that sectors left a dead list.
+// takeSum notes that blocks left a dead list.
 func (f *freer) takeSum(key layout.Key, sum layout.DeadSum, n uint64) error {
-	if n > sum.Sectors || n == sum.Sectors && sum.First != sum.Next {
-		return fmt.Errorf("%w: dead list %d, bound %d holds more than its sum of %d sectors", layout.ErrCorrupt, key.Obj, key.Sub, sum.Sectors)
+	if n > sum.Blocks || n == sum.Blocks && sum.First != sum.Next {
+		return fmt.Errorf("%w: dead list %d, bound %d holds more than its sum of %d blocks", layout.ErrCorrupt, key.Obj, key.Sub, sum.Blocks)
 	}
-	sum.Sectors -= n
+	sum.Blocks -= n
 	f.dead += n
-	if sum.Sectors > 0 {
+	if sum.Blocks > 0 {
 		return f.w.Put(key, sum.Append(nil))
 	}
 	_, err := f.w.Delete(key)
@@ -336,7 +336,7 @@ func (f *freer) freePiece(key layout.Key, val []byte, free bool) error {
 	k := layout.Key{Obj: key.Obj, Type: layout.KeyDeadPiece, Sub: key.Sub<<32 | uint64(sum.First)}
 	val, ok, err := f.w.Get(k)
 	if err == nil && (!ok || sum.First == sum.Next) {
-		err = fmt.Errorf("%w: dead list %d, bound %d: no piece holds its last %d sectors", layout.ErrCorrupt, key.Obj, key.Sub, sum.Sectors)
+		err = fmt.Errorf("%w: dead list %d, bound %d: no piece holds its last %d blocks", layout.ErrCorrupt, key.Obj, key.Sub, sum.Blocks)
 	}
 	if err != nil {
 		return err

@@ -83,9 +83,9 @@ func (s *snapshots) after(id uint32) int {
 	return sort.Search(len(s.live), func(i int) bool { return s.live[i].id > id })
 }
 
-// deadQuads bounds the pages that storing the pending runs would dirty, of dirty
+// deadNodes bounds the pages that storing the pending runs would dirty, of dirty
 // pages of data that may each drop a run as well.
-func (s *snapshots) deadQuads(pages int) int64 {
+func (s *snapshots) deadNodes(pages int) int64 {
 	if s.newest.Load() == 0 {
 		return 0
 	}
@@ -102,7 +102,7 @@ func (s *snapshots) storeDead() error {
 	taken := s.taken
 	s.taken = nil
 	for i := range pending {
-		s.state.DeadSectors += uint64(pending[i].Count)
+		s.state.DeadBlocks += uint64(pending[i].Count)
 	}
 	state := s.state
 	changed := s.dirty || taken != nil || len(pending) > 0
@@ -186,7 +186,7 @@ func storePoint(w *tree.Writer, runs []deadRun) error {
 		if err != nil {
 			return err
 		}
-		sum.Sectors += n
+		sum.Blocks += n
 		if err := w.Put(k, sum.Append(nil)); err != nil {
 			return err
 		}

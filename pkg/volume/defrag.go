@@ -40,8 +40,8 @@ type DefragDamage struct {
 	Err error
 }
 
-// defragSectors is what is rewritten as a whole: the size of the writes to the device.
-const defragSectors = batchSectors
+// defragBlocks is what is rewritten as a whole: the size of the writes to the device.
+const defragBlocks = batchBlocks
 
 // Defrag rewrites the data of fragmented files as ordinary writes, while they are
 // in use: their content and times stay. What snapshots or other files share is left
@@ -309,25 +309,25 @@ func (d *defrag) settle() error {
 }
 
 // eachWindow calls fn for the extents of a file, those that begin in
-// defragSectors from a multiple of it on at a time; holes are passed over.
+// defragBlocks from a multiple of it on at a time; holes are passed over.
 func (v *Volume) eachWindow(ino uint64, fn func(from uint64, es []items.Placed) error) error {
-	const last = layout.MaxFileBytes / layout.SectorBytes
+	const last = layout.MaxFileBytes / layout.BlockBytes
 	for next := uint64(0); next < last; {
 		es, err := v.data.extents(ino, next, last, 1)
 		if err != nil || len(es) == 0 {
 			return err
 		}
-		from := max(next, es[0].Sector) / defragSectors * defragSectors
-		if es, err = v.data.extents(ino, from, from+defragSectors, 0); err != nil {
+		from := max(next, es[0].Block) / defragBlocks * defragBlocks
+		if es, err = v.data.extents(ino, from, from+defragBlocks, 0); err != nil {
 			return err
 		}
-		if len(es) > 0 && es[0].Sector < from && from > 0 {
+		if len(es) > 0 && es[0].Block < from && from > 0 {
 			es = es[1:] // begins in the one before
 		}
 		if err := fn(from, es); err != nil {
 			return err
 		}
-		next = from + defragSectors
+		next = from + defragBlocks
 	}
 	return nil
 }
@@ -339,25 +339,25 @@ func scattered(es []items.Placed) bool {
 	need, end := 0, ^uint64(0)
 	for i := range es {
 		f.add(&es[i])
-		// One for each block, and one more behind each hole.
-		for s := es[i].Sector; s < es[i].End(); s = (s/blockPages + 1) * blockPages {
-			if s != end || s%blockPages == 0 {
+		// One for each buffer, and one more behind each hole.
+		for s := es[i].Block; s < es[i].End(); s = (s/bufferPages + 1) * bufferPages {
+			if s != end || s%bufferPages == 0 {
 				need++
 			}
-			end = min(es[i].End(), (s/blockPages+1)*blockPages)
+			end = min(es[i].End(), (s/bufferPages+1)*bufferPages)
 		}
 		end = es[i].End()
 	}
 	return len(es) > need || f.fragments > 1
 }
 
-// rewrite makes the data of defragSectors of a file dirty, so that a flusher seals
+// rewrite makes the data of defragBlocks of a file dirty, so that a flusher seals
 // it anew, in one place. It is no operation: whoever replays the log without it
 // finds the old extents, which a root reaches or the log itself, with the same
 // content. It returns the bytes that will be written, and those that are shared.
 func (v *Volume) rewrite(in *inode, from uint64) (bytes, shared uint64, err error) {
-	c := cost{pages: defragSectors, quads: opQuads}
-	if err := v.adm.admit(c); err != nil {
+	c := reservation{pages: defragBlocks, nodes: opNodes}
+	if err := v.adm.reserve(c); err != nil {
 		return 0, 0, err
 	}
 	defer v.adm.done(c)
@@ -366,7 +366,7 @@ func (v *Volume) rewrite(in *inode, from uint64) (bytes, shared uint64, err erro
 	if v.regular(in) != nil || in.cutting {
 		return 0, 0, nil // removed or cut meanwhile
 	}
-	to := min(from+defragSectors, (in.attr.Size+pageBytes-1)/pageBytes)
+	to := min(from+defragBlocks, (in.attr.Size+pageBytes-1)/pageBytes)
 	if from >= to {
 		return 0, 0, nil
 	}
@@ -380,7 +380,7 @@ func (v *Volume) rewrite(in *inode, from uint64) (bytes, shared uint64, err erro
 			return 0, 0, txn.Wrap(err)
 		}
 		if is {
-			shared += (min(to, es[i].End()) - max(from, es[i].Sector)) * pageBytes
+			shared += (min(to, es[i].End()) - max(from, es[i].Block)) * pageBytes
 		}
 	}
 	if shared > 0 {
@@ -399,12 +399,12 @@ func (v *Volume) rewrite(in *inode, from uint64) (bytes, shared uint64, err erro
 	}
 	err = v.inGate(func() error {
 		for i := range es {
-			for s := max(from, es[i].Sector); s < min(to, es[i].End()); s++ {
+			for s := max(from, es[i].Block); s < min(to, es[i].End()); s++ {
 				v.fillDirty(in, s, (*page)(buf[(s-from)*pageBytes:]))
 				bytes += pageBytes
 			}
 		}
-		v.queueDirty(in, from/blockPages, (to+blockPages-1)/blockPages)
+		v.queueDirty(in, from/bufferPages, (to+bufferPages-1)/bufferPages)
 		return nil
 	})
 	return bytes, 0, err
@@ -415,35 +415,35 @@ func (v *Volume) isShared(p *items.Placed) (bool, error) {
 	if p.RefBirth <= v.snap.newest.Load() {
 		return true, nil
 	}
-	n, err := v.shares.Most(layout.Run{Start: p.Addr / layout.SectorBytes, Count: uint32(p.Sectors())})
+	n, err := v.shares.Most(layout.Run{Start: p.Addr / layout.BlockBytes, Count: uint32(p.Blocks())})
 	return n > 0, err
 }
 
-// fillDirty makes a sector dirty whose content is data, unless a newer one is in
+// fillDirty makes a block dirty whose content is data, unless a newer one is in
 // memory. Inside the gate, in.mu held.
-func (v *Volume) fillDirty(in *inode, sector uint64, data *page) {
+func (v *Volume) fillDirty(in *inode, block uint64, data *page) {
 	in.bmu.Lock()
 	defer in.bmu.Unlock()
-	b, i := v.data.block(in, sector/blockPages), sector%blockPages
-	before, newBlock := b.tracked(), 0
+	b, i := v.data.buffer(in, block/bufferPages), block%bufferPages
+	before, newBuffer := b.tracked(), 0
 	if b.pages[i] == nil {
 		b.pages[i] = pagePool.Get().(*page)
 		*b.pages[i] = *data
 	}
 	if b.dirty == 0 {
-		newBlock = 1
+		newBuffer = 1
 	}
 	b.dirty |= 1 << i
 	b.src = 0
-	v.adm.dirtyPages(b.tracked()-before, newBlock)
+	v.adm.dirtyPages(b.tracked()-before, newBuffer)
 }
 
-// queueDirty queues the dirty blocks of [from, to) together, so that one flusher takes them.
+// queueDirty queues the dirty buffers of [from, to) together, so that one flusher takes them.
 func (v *Volume) queueDirty(in *inode, from, to uint64) {
 	var items []flushItem
 	in.bmu.Lock()
 	for idx := from; idx < to; idx++ {
-		if b := in.blocks[idx]; b != nil && b.dirty != 0 && !b.full {
+		if b := in.buffers[idx]; b != nil && b.dirty != 0 && !b.full {
 			b.queued, b.full = true, true
 			items = append(items, flushItem{in, idx})
 		}

@@ -88,7 +88,7 @@ func TestDiff(t *testing.T) {
 	_, err = v.CreateSnapshot("a")
 	no(err)
 
-	write(big, 8192, 100) // a sector
+	write(big, 8192, 100) // a block
 	write(big, 100_000, 9000)
 	write(small, 3, 20)
 	no(v.Unlink(crashReq, d, "gone"))

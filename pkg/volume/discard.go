@@ -17,7 +17,7 @@ import (
 var ErrNoDiscard = device.ErrNotSupported
 
 const (
-	// minDiscard is the shortest run that is discarded while mounted, in sectors:
+	// minDiscard is the shortest run that is discarded while mounted, in blocks:
 	// shorter ones cost the device more than they give it.
 	minDiscard = 16
 	// maxDiscards bounds the queue: what does not fit is left to Trim.
@@ -25,7 +25,7 @@ const (
 )
 
 // discarder discards in batches what commits have made reusable (I3). Only free
-// sectors are discarded, and nobody gets them meanwhile (txn.Space.Hold).
+// blocks are discarded, and nobody gets them meanwhile (txn.Space.Hold).
 type discarder struct {
 	v *Volume
 
@@ -113,46 +113,46 @@ func (d *discarder) discardBatch(ctx context.Context, runs []layout.Run) error {
 	return nil
 }
 
-// discardFree discards the free runs of at least minSectors in [from, to), a region
-// at a time, and returns how many sectors that were.
-func (d *discarder) discardFree(ctx context.Context, from, to uint64, minSectors uint32) (sectors uint64, err error) {
+// discardFree discards the free runs of at least minBlocks in [from, to), a region
+// at a time, and returns how many blocks that were.
+func (d *discarder) discardFree(ctx context.Context, from, to uint64, minBlocks uint32) (blocks uint64, err error) {
 	for from < to {
-		end := min(to, (from/layout.RegionSector+1)*layout.RegionSector)
-		n, err := d.discardPart(ctx, from, end, minSectors)
-		sectors += n
+		end := min(to, (from/layout.RegionBlocks+1)*layout.RegionBlocks)
+		n, err := d.discardPart(ctx, from, end, minBlocks)
+		blocks += n
 		if err != nil {
-			return sectors, err
+			return blocks, err
 		}
 		from = end
 	}
-	return sectors, nil
+	return blocks, nil
 }
 
-func (d *discarder) discardPart(ctx context.Context, from, to uint64, minSectors uint32) (sectors uint64, err error) {
+func (d *discarder) discardPart(ctx context.Context, from, to uint64, minBlocks uint32) (blocks uint64, err error) {
 	v := d.v
 	if err := v.frozen.enter(ctx); err != nil { // not while frozen
 		return 0, err
 	}
 	defer v.frozen.leave()
-	runs, err := v.space.Hold(from, to, minSectors)
+	runs, err := v.space.Hold(from, to, minBlocks)
 	if err != nil {
 		return 0, err
 	}
 	defer v.space.Release(runs)
 	for _, r := range runs {
-		if err := v.store.Dev.Discard(int64(r.Start)*layout.SectorBytes, int64(r.Count)*layout.SectorBytes); err != nil {
-			return sectors, err
+		if err := v.store.Dev.Discard(int64(r.Start)*layout.BlockBytes, int64(r.Count)*layout.BlockBytes); err != nil {
+			return blocks, err
 		}
-		sectors += uint64(r.Count)
+		blocks += uint64(r.Count)
 	}
-	return sectors, nil
+	return blocks, nil
 }
 
 // TrimOptions for Trim, as those of FITRIM. The zero value trims all.
 type TrimOptions struct {
 	Offset    int64 // bytes from the start of the device
 	Length    int64 // bytes; 0: to the end
-	MinLength int64 // bytes of the shortest run worth discarding; 0: one sector
+	MinLength int64 // bytes of the shortest run worth discarding; 0: one block
 	// Progress is told how many bytes of how many were looked at.
 	Progress func(done, total uint64)
 }
@@ -172,33 +172,33 @@ func (v *Volume) Trim(ctx context.Context, opts TrimOptions) (bytes uint64, err 
 		return 0, err
 	}
 	defer end()
-	const sector = layout.SectorBytes
-	stop := v.sectors.Load()
-	start := min((uint64(opts.Offset)+sector-1)/sector, stop)
+	const block = layout.BlockBytes
+	stop := v.blocks.Load()
+	start := min((uint64(opts.Offset)+block-1)/block, stop)
 	if opts.Length > 0 {
-		stop = min(stop, (uint64(opts.Offset)+uint64(opts.Length))/sector)
+		stop = min(stop, (uint64(opts.Offset)+uint64(opts.Length))/block)
 	}
-	shortest := max(uint64(opts.MinLength)+sector-1, sector) / sector
-	if shortest > layout.RegionSector {
+	shortest := max(uint64(opts.MinLength)+block-1, block) / block
+	if shortest > layout.RegionBlocks {
 		return 0, nil // no run is longer than a region
 	}
 	for at := start; at < stop; {
-		idx, ok, err := v.space.RegionWith(at/layout.RegionSector, uint32(shortest))
+		idx, ok, err := v.space.RegionWith(at/layout.RegionBlocks, uint32(shortest))
 		if err != nil {
 			return bytes, txn.Wrap(err)
 		}
-		if at = max(at, idx*layout.RegionSector); !ok || at >= stop {
+		if at = max(at, idx*layout.RegionBlocks); !ok || at >= stop {
 			break
 		}
-		to := min(stop, (idx+1)*layout.RegionSector)
+		to := min(stop, (idx+1)*layout.RegionBlocks)
 		n, err := v.background.discards.discardFree(ctx, at, to, uint32(shortest))
-		bytes += n * sector
+		bytes += n * block
 		if err != nil {
 			return bytes, txn.Wrap(err)
 		}
 		at = to
 		if opts.Progress != nil {
-			opts.Progress((at-start)*sector, (stop-start)*sector)
+			opts.Progress((at-start)*block, (stop-start)*block)
 		}
 	}
 	return bytes, nil

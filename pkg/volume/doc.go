@@ -3,11 +3,11 @@
 //
 // # The way of one write
 //
-// Write (write.go) reserves room (admit.go), locks the inode, and makes the
+// Write (write.go) reserves room (admission.go), locks the inode, and makes the
 // change inside the gate: it appends the operation to the ring, then copies the
-// bytes to the inode's dirty blocks. It returns; nothing is on the device.
-// A flusher (flushqueue.go, flushseal.go) seals dirty blocks into extents, puts their records into
-// the tree and writes them, as soon as a block is full or much is dirty.
+// bytes to the inode's dirty buffers. It returns; nothing is on the device.
+// A flusher (flushqueue.go, flushseal.go) seals dirty buffers into extents, puts their records into
+// the tree and writes them, as soon as a buffer is full or much is dirty.
 // Sync (sync.go) seals the ring's tail into the log: one write, one flush.
 // A commit (commit.go) flushes what is left, freezes tree and space, writes
 // their pages (commitwrite.go) and then the root. Opening after a crash reads the newest root
@@ -22,7 +22,7 @@
 //   - storage owns the device, free space, log and ring, and the newest durable root; forest the trees
 //     of the open generation: names, attributes, extents (fs), and references to what files share
 //     (internal/shares); timeline the gate, the open generation and the numbers of operations.
-//   - inode owns what is newer than the tree: attributes and dirty blocks. inodeTable has one of
+//   - inode owns what is newer than the tree: attributes and dirty buffers. inodeTable has one of
 //     each number, and lists the dirty ones; namespace changes names; contents what files hold.
 //   - admission owns every limit: memory, ring, space. What an operation holds besides, it gets and
 //     gives back by operate (operate.go).
@@ -47,7 +47,7 @@
 //	inode.mu       one operation that changes an inode; two in ascending order
 //	timeline.gate  read: a change is being made; write: a commit ends the generation
 //	tree locks     in the order of forest.trees
-//	inode.bmu      blocks of one inode
+//	inode.bmu      buffers of one inode
 //	inodeTable.dirtyMu, admission.mu
 //	flusher.mu, inodeTable.mu, snapshots.mu, txn's locks
 //

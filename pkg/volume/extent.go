@@ -16,7 +16,7 @@ func (c *contents) extents(ino, from, to uint64, limit int) ([]items.Placed, err
 
 // dropped is what drop did.
 type dropped struct {
-	sectors uint64 // released
+	blocks  uint64 // released
 	vacated uint64 // of these, in reserved ranges
 	owed    uint64 // of these, not owed before: they are now
 	done    bool   // nothing is left in the range
@@ -37,32 +37,32 @@ func (c *contents) drop(w *tree.Writer, in *inode, from, to uint64, limit int) (
 	}
 	for i := range hit {
 		p := &hit[i]
-		a, b := max(from, p.Sector), min(to, p.End())
-		if p.Sector < a {
-			left := layout.FileExtent{Record: p.Slice(0, int(a-p.Sector)), RefBirth: p.RefBirth, Owed: p.Owed}
-			if err := w.Put(items.ExtentKey(ino, p.Sector), left.Append(nil)); err != nil {
+		a, b := max(from, p.Block), min(to, p.End())
+		if p.Block < a {
+			left := layout.FileExtent{Record: p.Slice(0, int(a-p.Block)), RefBirth: p.RefBirth, Owed: p.Owed}
+			if err := w.Put(items.ExtentKey(ino, p.Block), left.Append(nil)); err != nil {
 				return d, err
 			}
-		} else if _, err := w.Delete(items.ExtentKey(ino, p.Sector)); err != nil {
+		} else if _, err := w.Delete(items.ExtentKey(ino, p.Block)); err != nil {
 			return d, err
 		}
 		if b < p.End() {
-			right := layout.FileExtent{Record: p.Slice(int(b-p.Sector), int(p.End()-b)), RefBirth: p.RefBirth, Owed: p.Owed}
+			right := layout.FileExtent{Record: p.Slice(int(b-p.Block), int(p.End()-b)), RefBirth: p.RefBirth, Owed: p.Owed}
 			if err := w.Put(items.ExtentKey(ino, b), right.Append(nil)); err != nil {
 				return d, err
 			}
 		}
-		run := layout.Run{Start: p.Addr/layout.SectorBytes + (a - p.Sector), Count: uint32(b - a)}
+		run := layout.Run{Start: p.Addr/layout.BlockBytes + (a - p.Block), Count: uint32(b - a)}
 		if err := c.release(run, p.RefBirth); err != nil {
 			return d, err
 		}
-		d.sectors += b - a
+		d.blocks += b - a
 		n, err := promisedIn(w, in, a, b)
 		if err != nil {
 			return d, err
 		}
 		d.vacated += n
-		if !v.res.owes(&p.FileExtent) {
+		if !v.ranges.owes(&p.FileExtent) {
 			d.owed += n
 		}
 	}
@@ -74,32 +74,32 @@ func (c *contents) drop(w *tree.Writer, in *inode, from, to uint64, limit int) (
 func (c *contents) countDropped(in *inode, d dropped) {
 	v := c.v
 	in.bmu.Lock()
-	in.sectors -= min(in.sectors, d.sectors)
+	in.blocks -= min(in.blocks, d.blocks)
 	in.bmu.Unlock()
 	in.vacate(d.vacated, 0)
-	v.res.owed.Add(int64(d.owed))
+	v.ranges.owed.Add(int64(d.owed))
 }
 
 // put replaces what lies under an extent, which is new: nothing else refers
 // to it.
-func (c *contents) put(w *tree.Writer, in *inode, sector uint64, e *layout.FileExtent) error {
+func (c *contents) put(w *tree.Writer, in *inode, block uint64, e *layout.FileExtent) error {
 	v := c.v
-	n := e.Sectors()
-	d, err := c.drop(w, in, sector, sector+n, 0)
+	n := e.Blocks()
+	d, err := c.drop(w, in, block, block+n, 0)
 	if err != nil {
 		return err
 	}
-	filled, err := promisedIn(w, in, sector, sector+n)
+	filled, err := promisedIn(w, in, block, block+n)
 	if err != nil {
 		return err
 	}
 	v.rot.met(e.Epoch)
 	in.bmu.Lock()
-	in.sectors += n - d.sectors
+	in.blocks += n - d.blocks
 	in.bmu.Unlock()
 	in.vacate(d.vacated, filled)
-	v.res.owed.Add(int64(d.owed) - int64(filled))
-	return w.Put(items.ExtentKey(in.ino, sector), e.Append(nil))
+	v.ranges.owed.Add(int64(d.owed) - int64(filled))
+	return w.Put(items.ExtentKey(in.ino, block), e.Append(nil))
 }
 
 // release is told that the head dropped a reference to data, made in generation

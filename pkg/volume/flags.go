@@ -52,7 +52,7 @@ func (v *Volume) SetFlags(req *vfs.Req, ino vfs.Ino, flags uint32) error {
 			return err
 		}
 	}
-	return v.operate(cost{ring: 256, quads: opQuads, urgent: true}, func(l *locks) error {
+	return v.operate(reservation{ring: 256, nodes: opNodes, urgent: true}, func(l *locks) error {
 		in, err := l.inode(ino)
 		if err != nil {
 			return err
@@ -145,11 +145,11 @@ func mayRename(p, q, moved, target *inode) error {
 // TrimRange implements vfs.Trimmer.
 func (v *Volume) TrimRange(ctx context.Context, off, length, shortest uint64) (uint64, error) {
 	const most = math.MaxInt64
-	switch size := v.sectors.Load() * layout.SectorBytes; {
-	case off >= size || length < layout.SectorBytes:
+	switch size := v.blocks.Load() * layout.BlockBytes; {
+	case off >= size || length < layout.BlockBytes:
 		return 0, vfs.ErrInvalid
 	case length > size-off:
 		length = size - off
 	}
-	return v.Trim(ctx, TrimOptions{Offset: int64(off), Length: int64(length), MinLength: int64(min(shortest, most-layout.SectorBytes))})
+	return v.Trim(ctx, TrimOptions{Offset: int64(off), Length: int64(length), MinLength: int64(min(shortest, most-layout.BlockBytes))})
 }

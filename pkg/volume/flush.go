@@ -8,7 +8,7 @@ import (
 	"sync"
 )
 
-// flushAll seals every dirty block. The caller holds the gate alone; the device
+// flushAll seals every dirty buffer. The caller holds the gate alone; the device
 // writes go on after it returns. It uses all cores.
 func (f *flusher) flushAll() error {
 	for {
@@ -44,7 +44,7 @@ func (f *flusher) flushQueued() (more bool, err error) {
 	next := func() (batch []flushItem) {
 		mu.Lock()
 		defer mu.Unlock()
-		n := min(len(items), batchSectors)
+		n := min(len(items), batchBlocks)
 		batch, items = items[:n], items[n:]
 		return batch
 	}
@@ -111,7 +111,7 @@ func (f *flusher) flushAhead() {
 	}
 }
 
-// settleFull waits until the blocks that are full now are on the device (not
+// settleFull waits until the buffers that are full now are on the device (not
 // necessarily durable). The caller is not in the gate.
 func (f *flusher) settleFull() {
 	f.mu.Lock()

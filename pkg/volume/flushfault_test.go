@@ -37,12 +37,12 @@ func dirtyFile(t *testing.T) (mem *device.Mem, fault *device.Fault, v *Volume, i
 	mustClose(t, v)
 	fault = device.NewFault(mem, nil)
 	v = mustOpen(t, fault, Options{CommitInterval: -1, Memory: minMemory})
-	_, err := v.Write(crashReq, ino, dirtySector*pageBytes, bytes.Repeat([]byte{2}, pageBytes), false)
+	_, err := v.Write(crashReq, ino, dirtyBlock*pageBytes, bytes.Repeat([]byte{2}, pageBytes), false)
 	ok(t, err)
 	return mem, fault, v, ino
 }
 
-const dirtySector = 1500
+const dirtyBlock = 1500
 
 // failOnce fails the next call of a kind.
 func failOnce(fault *device.Fault, kind device.Op) (hit *atomic.Bool) {
@@ -69,7 +69,7 @@ func lost(t *testing.T, v *Volume, mem *device.Mem, ino vfs.Ino) {
 	v = mustOpen(t, mem, Options{CommitInterval: -1, Memory: minMemory})
 	defer mustClose(t, v)
 	b := make([]byte, pageBytes)
-	_, err := v.Read(ino, dirtySector*pageBytes, b)
+	_, err := v.Read(ino, dirtyBlock*pageBytes, b)
 	ok(t, err)
 	if b[0] != 1 {
 		t.Errorf("byte %d, want what was there before", b[0])
@@ -96,7 +96,7 @@ func TestFailedDataWrite(t *testing.T) {
 		t.Error("the flight has ended and the volume has not failed")
 	}
 	b := make([]byte, pageBytes)
-	_, err = v.Read(ino, dirtySector*pageBytes, b)
+	_, err = v.Read(ino, dirtyBlock*pageBytes, b)
 	if ok(t, err); b[0] != 2 {
 		t.Errorf("byte %d, want what was written", b[0])
 	}

@@ -7,13 +7,13 @@ import (
 	"sync/atomic"
 )
 
-// flushItem names a dirty block. It holds a reference to the inode.
+// flushItem names a dirty buffer. It holds a reference to the inode.
 type flushItem struct {
 	in  *inode
 	idx uint64
 }
 
-// flusher takes dirty blocks to the device, ahead of the commit: full ones at
+// flusher takes dirty buffers to the device, ahead of the commit: full ones at
 // once, others when there are many.
 type flusher struct {
 	v *Volume
@@ -29,13 +29,13 @@ type flusher struct {
 
 	lastID uint64              // of flushes
 	flying map[uint64]struct{} // flushes whose device writes are not done
-	pushed uint64              // full blocks queued so far
+	pushed uint64              // full buffers queued so far
 	popped uint64              // and taken
 
-	queued uint64 // blocks queued so far, of either kind
+	queued uint64 // buffers queued so far, of either kind
 	taken  uint64 // and taken
 
-	backlog atomic.Int64 // full blocks queued or being written
+	backlog atomic.Int64 // full buffers queued or being written
 
 	// writes counts device writes under way, by generation; guarded by mu.
 	writes map[uint64]int
@@ -58,7 +58,7 @@ func (f *flusher) kick() {
 	f.cond.Broadcast()
 }
 
-// pushItem queues a block.
+// pushItem queues a buffer.
 func (f *flusher) pushItem(it flushItem, full bool) {
 	v := f.v
 	v.table.hold(it.in)
@@ -78,7 +78,7 @@ func (f *flusher) pushItem(it flushItem, full bool) {
 	}
 }
 
-// pushFull queues blocks to be flushed at once, and one after another.
+// pushFull queues buffers to be flushed at once, and one after another.
 func (f *flusher) pushFull(items []flushItem) {
 	v := f.v
 	for _, it := range items {
@@ -117,12 +117,12 @@ func (f *flusher) work() bool {
 func (f *flusher) take() (items []flushItem, taken int, id uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if n := min(len(f.full), batchSectors/blockPages); n > 0 {
+	if n := min(len(f.full), batchBlocks/bufferPages); n > 0 {
 		items = slices.Clone(f.full[:n])
 		f.full = f.full[n:]
 		f.popped += uint64(n)
 		taken = n
-	} else if n := min(len(f.part), batchSectors); n > 0 {
+	} else if n := min(len(f.part), batchBlocks); n > 0 {
 		items = slices.Clone(f.part[:n])
 		f.part = f.part[n:]
 	}
@@ -139,7 +139,7 @@ func (f *flusher) endFlight(id uint64) {
 	f.done.Broadcast()
 }
 
-// took ends the backlog of n full blocks.
+// took ends the backlog of n full buffers.
 func (f *flusher) took(n int) {
 	v := f.v
 	f.backlog.Add(int64(-n))

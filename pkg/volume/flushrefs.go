@@ -14,7 +14,7 @@ type refs struct {
 	m  map[uint64][]items.Placed // by operation
 }
 
-// ref is an extent that holds a whole block as one operation wrote it.
+// ref is an extent that holds a whole buffer as one operation wrote it.
 type ref struct {
 	seq uint64
 	items.Placed
@@ -28,12 +28,12 @@ func (r *refs) add(list []ref) {
 	}
 }
 
-// get returns the extents of an operation, by sector.
+// get returns the extents of an operation, by block.
 func (r *refs) get(seq uint64) []items.Placed {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := slices.Clone(r.m[seq])
-	slices.SortFunc(out, func(a, b items.Placed) int { return cmp.Compare(a.Sector, b.Sector) })
+	slices.SortFunc(out, func(a, b items.Placed) int { return cmp.Compare(a.Block, b.Block) })
 	return out
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
-const batchSectors = txn.WriteBytes / layout.SectorBytes
+const batchBlocks = txn.WriteBytes / layout.BlockBytes
 
 // batch is up to 256 KiB of sealed extents on their way to the device.
 type batch struct {
@@ -24,18 +24,18 @@ type batch struct {
 	refs  []ref // what the log may refer to, once it is written
 }
 
-// part is a run of pages of one block in a batch.
+// part is a run of pages of one buffer in a batch.
 type part struct {
 	in    *inode
 	idx   uint64
-	b     *block
+	b     *buffer
 	first int // page
 	count int
-	at    int    // sector in the buffer
-	src   uint64 // see block
+	at    int    // block in the buffer
+	src   uint64 // see buffer
 	last  bool   // of its inode in the batch
 
-	inline []byte // content for the tree; no sectors
+	inline []byte // content for the tree; no blocks
 }
 
 // sealBatches seals all items, and gives back those that an error leaves. Inside
@@ -76,7 +76,7 @@ func (f *flusher) sealBatch(items []flushItem) (bt *batch, rest []flushItem, err
 	f.writes[bt.gen]++
 	f.mu.Unlock()
 	fill := 0
-	for len(items) > 0 && f.copyBlock(bt, items[0], &fill) {
+	for len(items) > 0 && f.copyBuffer(bt, items[0], &fill) {
 		defer v.table.put(items[0].in)
 		items = items[1:]
 	}
@@ -107,22 +107,22 @@ func (f *flusher) sealBatch(items []flushItem) (bt *batch, rest []flushItem, err
 	return bt, items, nil
 }
 
-// copyBlock copies the dirty pages of a block to the batch; false if there is
+// copyBuffer copies the dirty pages of a buffer to the batch; false if there is
 // no room. The content of a small file goes into the tree instead.
-func (f *flusher) copyBlock(bt *batch, it flushItem, fill *int) bool {
+func (f *flusher) copyBuffer(bt *batch, it flushItem, fill *int) bool {
 	v := f.v
 	in := it.in
 	in.bmu.Lock()
 	defer in.bmu.Unlock()
-	b := in.blocks[it.idx]
+	b := in.buffers[it.idx]
 	if b == nil {
 		return true
 	}
 	n := bits.OnesCount16(b.dirty)
-	if *fill+n > batchSectors {
+	if *fill+n > batchBlocks {
 		return false
 	}
-	inline := it.idx == 0 && in.sectors == 0 && !in.reserved.Load() && len(in.blocks) == 1 && b.dirty == 1 && in.size.Load() <= layout.MaxInline
+	inline := it.idx == 0 && in.blocks == 0 && !in.reserved.Load() && len(in.buffers) == 1 && b.dirty == 1 && in.size.Load() <= layout.MaxInline
 	if n > 0 && (b.busy || in.inlining || inline && in.inserting > 0) {
 		f.pushItem(it, false) // another flusher is at it: what is dirty now comes after
 		return true
@@ -143,12 +143,12 @@ func (f *flusher) copyBlock(bt *batch, it flushItem, fill *int) bool {
 	if first {
 		in.inserting++
 	}
-	for i := 0; i < blockPages; i++ {
+	for i := 0; i < bufferPages; i++ {
 		if b.dirty>>i&1 == 0 {
 			continue
 		}
 		p := part{in: in, idx: it.idx, b: b, first: i, at: *fill}
-		for ; i < blockPages && b.dirty>>i&1 == 1; i++ {
+		for ; i < bufferPages && b.dirty>>i&1 == 1; i++ {
 			b.flight[i] = bt.id
 			p.count++
 			if inline {
@@ -158,7 +158,7 @@ func (f *flusher) copyBlock(bt *batch, it flushItem, fill *int) bool {
 			copy((*bt.buf)[*fill*pageBytes:], b.pages[i][:])
 			*fill++
 		}
-		if p.count == blockPages {
+		if p.count == bufferPages {
 			p.src = b.src
 		}
 		v.table.hold(in)
@@ -171,15 +171,15 @@ func (f *flusher) copyBlock(bt *batch, it flushItem, fill *int) bool {
 }
 
 // dropClean forgets the pages that are on the device.
-func (f *flusher) dropClean(in *inode, idx uint64, b *block) {
+func (f *flusher) dropClean(in *inode, idx uint64, b *buffer) {
 	v := f.v
-	for i := range blockPages {
+	for i := range bufferPages {
 		if b.clean(i) {
 			b.drop(i)
 		}
 	}
 	if b.empty() {
-		v.data.dropBlock(in, idx, b)
+		v.data.dropBuffer(in, idx, b)
 	}
 }
 
@@ -205,7 +205,7 @@ func (f *flusher) insertBatch(bt *batch, fill int) error {
 	err = v.fs.Update(func(w *tree.Writer) error {
 		for i := range out {
 			s := &out[i]
-			if err := v.data.put(w, s.p.in, s.sector, &s.e); err != nil {
+			if err := v.data.put(w, s.p.in, s.block, &s.e); err != nil {
 				return err
 			}
 		}
@@ -235,9 +235,9 @@ func (f *flusher) insertBatch(bt *batch, fill int) error {
 	}
 	for i := range out {
 		s := &out[i]
-		v.table.touch(s.p.in) // its count of sectors
+		v.table.touch(s.p.in) // its count of blocks
 		if s.p.src != 0 {
-			bt.refs = append(bt.refs, ref{s.p.src, items.Placed{Sector: s.sector, FileExtent: s.e}})
+			bt.refs = append(bt.refs, ref{s.p.src, items.Placed{Block: s.block, FileExtent: s.e}})
 		}
 	}
 	return nil
@@ -245,9 +245,9 @@ func (f *flusher) insertBatch(bt *batch, fill int) error {
 
 // sealedPart is an extent that a part of a batch became.
 type sealedPart struct {
-	p      *part
-	sector uint64
-	e      layout.FileExtent
+	p     *part
+	block uint64
+	e     layout.FileExtent
 }
 
 // sealParts seals what a batch holds for the runs that it has. The data is sealed in place.
@@ -260,14 +260,14 @@ func (f *flusher) sealParts(bt *batch) ([]sealedPart, error) {
 		for done := 0; done < p.count && p.inline == nil; {
 			r := bt.runs[ri]
 			n := min(p.count-done, int(r.Count)-used)
-			sector := p.idx*blockPages + uint64(p.first+done)
+			block := p.idx*bufferPages + uint64(p.first+done)
 			b := (*bt.buf)[(p.at+done)*pageBytes : (p.at+done+n)*pageBytes]
-			rec, err := v.store.SealData(p.in.ino, sector, bt.gen, b, b)
+			rec, err := v.store.SealData(p.in.ino, block, bt.gen, b, b)
 			if err != nil {
 				return nil, fmt.Errorf("seal: %w", err)
 			}
-			rec.Addr = (r.Start + uint64(used)) * layout.SectorBytes
-			out = append(out, sealedPart{p, sector, layout.FileExtent{Record: rec, RefBirth: bt.gen}})
+			rec.Addr = (r.Start + uint64(used)) * layout.BlockBytes
+			out = append(out, sealedPart{p, block, layout.FileExtent{Record: rec, RefBirth: bt.gen}})
 			done += n
 			if used += n; used == int(r.Count) {
 				ri, used = ri+1, 0
@@ -277,15 +277,15 @@ func (f *flusher) sealParts(bt *batch) ([]sealedPart, error) {
 	return out, nil
 }
 
-// allocData prefers whole runs, and leaves the groups of four that a commit
+// allocData prefers whole runs, and leaves the node slots that a commit
 // needs, and the reserve, to metadata: what is free must be of use to deletes.
 func (f *flusher) allocData(n uint32) (layout.Run, error) {
 	v := f.v
 	v.adm.mu.Lock()
-	_, held := v.res.held(v.adm.granted.pins > 0)
-	meta := v.adm.meta(cost{}) + v.adm.reserve + held/layout.QuadSectors
+	_, held := v.ranges.held(v.adm.granted.pins > 0)
+	meta := v.adm.meta(reservation{}) + v.adm.reserveSlots + held/layout.NodeBlocks
 	v.adm.mu.Unlock()
-	if _, quads, _ := v.space.Counts(); quads <= meta+int64(n) {
+	if _, nodeSlots, _ := v.space.Counts(); nodeSlots <= meta+int64(n) {
 		if r, err := v.space.AllocBroken(n); !errors.Is(err, txn.ErrNoSpace) {
 			return r, err
 		}
@@ -303,7 +303,7 @@ func (f *flusher) writeBatch(bt *batch) error {
 	at := 0
 	for _, r := range bt.runs {
 		n := int(r.Count) * pageBytes
-		if err = v.store.Write((*bt.buf)[at:at+n], r.Start*layout.SectorBytes); err != nil {
+		if err = v.store.Write((*bt.buf)[at:at+n], r.Start*layout.BlockBytes); err != nil {
 			break
 		}
 		at += n
@@ -330,7 +330,7 @@ func (f *flusher) writeBatch(bt *batch) error {
 func (f *flusher) landed(p *part, id uint64) {
 	v := f.v
 	p.in.bmu.Lock()
-	mine := p.in.blocks[p.idx] == p.b
+	mine := p.in.buffers[p.idx] == p.b
 	if mine {
 		before := p.b.tracked()
 		for i := p.first; i < p.first+p.count; i++ {

@@ -108,15 +108,15 @@ func Inspect(dev device.Device, cred crypto.Credential, inUse bool) (*RootInfo, 
 	}
 	r := found[0].Root
 	i := &RootInfo{Header: headerInfo(u.Header), Slot: u.Slot, Generation: r.Generation, MountEpoch: r.MountEpoch,
-		Clean: r.Clean, BadRoots: bad, SizeBytes: int64(r.DeviceSectors) * layout.SectorBytes,
-		DataBytes: int64(r.DeviceSectors-r.DataStart()) * layout.SectorBytes,
-		LogBytes:  int64(r.LogSectors) * layout.SectorBytes, Inodes: r.Inodes}
+		Clean: r.Clean, BadRoots: bad, SizeBytes: int64(r.DeviceBlocks) * layout.BlockBytes,
+		DataBytes: int64(r.DeviceBlocks-r.DataStart()) * layout.BlockBytes,
+		LogBytes:  int64(r.LogBlocks) * layout.BlockBytes, Inodes: r.Inodes}
 	i.Label = readLabel(store, r)
-	i.FreeBytes = int64(r.FreeSectors) * layout.SectorBytes
+	i.FreeBytes = int64(r.FreeBlocks) * layout.BlockBytes
 	for n := range r.FreeLists {
-		i.FreeBytes += int64(r.FreeLists[n].Sectors) * layout.SectorBytes
+		i.FreeBytes += int64(r.FreeLists[n].Blocks) * layout.BlockBytes
 	}
-	i.ReservedBytes = int64(r.Reserved.Owed) * layout.SectorBytes
+	i.ReservedBytes = int64(r.Reserved.Owed) * layout.BlockBytes
 	i.FreeBytes = max(i.FreeBytes-i.ReservedBytes, 0)
 	if r.Clean || inUse {
 		return i, nil

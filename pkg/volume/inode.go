@@ -18,12 +18,12 @@ type inode struct {
 	typ uint32 // S_IFMT bits; never changes
 
 	mu   sync.RWMutex // see the package comment
-	attr layout.Inode // guarded by mu; changed inside the gate only; Sectors is not used
+	attr layout.Inode // guarded by mu; changed inside the gate only; Blocks is not used
 	dead bool         // guarded by mu; freed: no operation finds it again
 
 	gone    bool     // changed inside the gate; freed and not in the tree any more
 	cutting bool     // guarded by mu; extents beyond the size are still to be removed
-	loaded  []uint64 // guarded by mu; sectors that loadPage holds for this operation
+	loaded  []uint64 // guarded by mu; blocks that loadPage holds for this operation
 
 	// What flushers need of attr, who do not hold mu. Both change inside the gate.
 	size    atomic.Uint64
@@ -32,12 +32,12 @@ type inode struct {
 	reserved atomic.Bool
 
 	bmu       sync.RWMutex
-	blocks    map[uint64]*block // by block number
-	sectors   uint64            // of its extents in the tree
-	vacant    uint64            // of its reserved ranges, where no extent is
-	inserting int               // flushers between copying a block and the tree
-	inlining  bool              // one of them puts a content into the tree
-	settled   *sync.Cond        // on bmu; inserting became 0
+	buffers   map[uint64]*buffer // by buffer number
+	blocks    uint64             // of its extents in the tree
+	vacant    uint64             // of its reserved ranges, where no extent is
+	inserting int                // flushers between copying a buffer and the tree
+	inlining  bool               // one of them puts a content into the tree
+	settled   *sync.Cond         // on bmu; inserting became 0
 
 	refs  int           // guarded by table.mu
 	elem  *list.Element // in table.idle when refs is 0
@@ -45,7 +45,7 @@ type inode struct {
 }
 
 func newInode(ino uint64, attr layout.Inode) *inode {
-	in := &inode{ino: ino, typ: attr.Mode & items.ModeType, attr: attr, sectors: attr.Sectors, vacant: attr.Vacant, blocks: map[uint64]*block{}}
+	in := &inode{ino: ino, typ: attr.Mode & items.ModeType, attr: attr, blocks: attr.Blocks, vacant: attr.Vacant, buffers: map[uint64]*buffer{}}
 	in.settled = sync.NewCond(&in.bmu)
 	in.size.Store(attr.Size)
 	in.inlined.Store(attr.Flags&layout.InodeInline != 0)
@@ -62,7 +62,7 @@ func (in *inode) setSize(n uint64) {
 	in.size.Store(n)
 }
 
-// vacate counts reserved sectors that have no extent any more, or got one.
+// vacate counts reserved blocks that have no extent any more, or got one.
 func (in *inode) vacate(gone, filled uint64) {
 	in.bmu.Lock()
 	defer in.bmu.Unlock()
@@ -74,7 +74,7 @@ func (in *inode) vacate(gone, filled uint64) {
 // committer holds the gate.
 func (in *inode) stored() layout.Inode {
 	n := in.attr
-	n.Sectors, n.Vacant = in.sectors, in.vacant
+	n.Blocks, n.Vacant = in.blocks, in.vacant
 	n.Flags &^= layout.InodeInline | layout.InodeReserved
 	if in.inlined.Load() {
 		n.Flags |= layout.InodeInline
@@ -88,18 +88,18 @@ func (in *inode) stored() layout.Inode {
 // vfsAttr is the inode as stat shows it; the caller holds mu.
 func (in *inode) vfsAttr() vfs.Attr {
 	in.bmu.RLock()
-	sectors, vacant, pages := in.sectors, in.vacant, uint64(0)
-	for _, b := range in.blocks {
+	blocks, vacant, pages := in.blocks, in.vacant, uint64(0)
+	for _, b := range in.buffers {
 		pages += uint64(b.tracked())
 	}
 	in.bmu.RUnlock()
-	return vfsAttr(in.ino, &in.attr, in.inlined.Load(), sectors, vacant, pages)
+	return vfsAttr(in.ino, &in.attr, in.inlined.Load(), blocks, vacant, pages)
 }
 
-// vfsAttr converts; pages in memory may or may not have sectors already. The
+// vfsAttr converts; pages in memory may or may not have blocks already. The
 // count must not be too small: programs take a file without blocks for a hole.
-// vacant sectors are reserved: they count, whatever is in memory of them.
-func vfsAttr(ino uint64, n *layout.Inode, inlined bool, sectors, vacant, pages uint64) vfs.Attr {
+// vacant blocks are reserved: they count, whatever is in memory of them.
+func vfsAttr(ino uint64, n *layout.Inode, inlined bool, blocks, vacant, pages uint64) vfs.Attr {
 	a := vfs.Attr{Ino: vfs.Ino(ino), Mode: n.Mode, Nlink: n.Nlink, UID: n.UID, GID: n.GID, Rdev: n.Rdev, Size: n.Size,
 		Atime: n.Atime, Mtime: n.Mtime, Ctime: n.Ctime, Btime: n.Btime}
 	if n.Mode&items.ModeType == items.ModeDir {
@@ -107,16 +107,16 @@ func vfsAttr(ino uint64, n *layout.Inode, inlined bool, sectors, vacant, pages u
 		a.Blocks = (a.Size + 4095) / 4096 * 8
 		return a
 	}
-	whole := (n.Size + layout.SectorBytes - 1) / layout.SectorBytes
-	reserved := sectors + vacant
-	if sectors < whole {
-		sectors = min(sectors+pages, whole)
+	whole := (n.Size + layout.BlockBytes - 1) / layout.BlockBytes
+	reserved := blocks + vacant
+	if blocks < whole {
+		blocks = min(blocks+pages, whole)
 	}
-	sectors = max(sectors, reserved)
-	if inlined && n.Size > 0 && sectors == 0 {
-		sectors = 1
+	blocks = max(blocks, reserved)
+	if inlined && n.Size > 0 && blocks == 0 {
+		blocks = 1
 	}
-	a.Blocks = sectors * 8
+	a.Blocks = blocks * 8
 	return a
 }
 

@@ -146,7 +146,7 @@ func (v *Volume) unlink(req *vfs.Req, parent vfs.Ino, name string, dir bool) err
 	if len(name) > vfs.MaxNameBytes {
 		return vfs.ErrNameTooLong
 	}
-	return v.operate(cost{ring: 256 + len(name), quads: opQuads, urgent: true}, func(l *locks) error {
+	return v.operate(reservation{ring: 256 + len(name), nodes: opNodes, urgent: true}, func(l *locks) error {
 		p, err := l.dir(parent)
 		if err != nil {
 			return err

@@ -125,10 +125,10 @@ func newHeader(opts *FormatOptions) (*layout.Header, *crypto.EpochKeys, error) {
 func firstRoots(dev device.Device, opts *FormatOptions, h *layout.Header, keys *crypto.EpochKeys, size int64) error {
 	root := &layout.Root{
 		Instance: h.ID, HeaderSeq: 1, OpSeq: 1, NextIno: uint64(vfs.RootIno) + 1, Inodes: 1,
-		DeviceSectors: uint64(size) / layout.SectorBytes, LogSectors: uint64(layout.LogBytes(size)) / layout.SectorBytes,
+		DeviceBlocks: uint64(size) / layout.BlockBytes, LogBlocks: uint64(layout.LogBytes(size)) / layout.BlockBytes,
 		MountID: randomBytes[[16]byte](), HashSeed: randomBytes[[16]byte](),
 	}
-	root.FreeSectors = root.DeviceSectors - root.DataStart()
+	root.FreeBlocks = root.DeviceBlocks - root.DataStart()
 	v, err := newVolume(dev, Options{}, &layout.Unlocked{Header: h}, txn.NewKeys(keys), root, 1)
 	if err != nil {
 		return err

@@ -12,7 +12,7 @@ import (
 )
 
 // TestReadOnlyReplayReused opens crashed images without writing where the log
-// refers to sectors that the generation before the root freed.
+// refers to blocks that the generation before the root freed.
 func TestReadOnlyReplayReused(t *testing.T) {
 	dev := device.NewMem(80 << 20)
 	mustFormat(t, dev)

@@ -18,7 +18,7 @@ func (v *Volume) Rename(req *vfs.Req, parent vfs.Ino, name string, newParent vfs
 		return vfs.ErrNameTooLong
 	}
 	r := renaming{v: v, name: name, newName: newName, flags: flags}
-	return v.operate(cost{ring: 512 + len(name) + len(newName), quads: 2 * opQuads}, func(l *locks) error {
+	return v.operate(reservation{ring: 512 + len(name) + len(newName), nodes: 2 * opNodes}, func(l *locks) error {
 		if err := r.find(l, parent, newParent); err != nil {
 			return err
 		}

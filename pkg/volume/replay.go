@@ -142,7 +142,7 @@ func (r *replayer) eachExtent(op *layout.Op, fn func(layout.Run) error) error {
 	}
 	for i := range op.Extents {
 		e := &op.Extents[i]
-		if err := fn(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(e.Sectors())}); err != nil {
+		if err := fn(layout.Run{Start: e.Addr / layout.BlockBytes, Count: uint32(e.Blocks())}); err != nil {
 			return err
 		}
 	}
@@ -310,9 +310,9 @@ func (v *Volume) applyWriteRef(in *inode, op *layout.Op) error {
 		}
 	}
 	v.data.unpackInline(in, max(in.attr.Size, op.Off+op.Len))
-	sector := op.Off / pageBytes
-	end := sector + op.Len/pageBytes
-	if err := v.data.cutBlocks(in, sector, end); err != nil {
+	block := op.Off / pageBytes
+	end := block + op.Len/pageBytes
+	if err := v.data.cutBuffers(in, block, end); err != nil {
 		return err
 	}
 	err := v.fs.Update(func(w *tree.Writer) error {
@@ -324,13 +324,13 @@ func (v *Volume) applyWriteRef(in *inode, op *layout.Op) error {
 		for i := range op.Extents {
 			e := &op.Extents[i]
 			e.RefBirth = max(e.RefBirth, e.Birth)
-			if err := v.data.put(w, in, sector, e); err != nil {
+			if err := v.data.put(w, in, block, e); err != nil {
 				return err
 			}
-			sector += e.Sectors()
+			block += e.Blocks()
 		}
-		if sector != end {
-			return fmt.Errorf("%w: references cover %d of %d sectors", layout.ErrCorrupt, sector-op.Off/pageBytes, op.Len/pageBytes)
+		if block != end {
+			return fmt.Errorf("%w: references cover %d of %d blocks", layout.ErrCorrupt, block-op.Off/pageBytes, op.Len/pageBytes)
 		}
 		return nil
 	})

@@ -164,9 +164,9 @@ func (v *Volume) RotationStatus() RotationStatus {
 func (r *rotator) status(epochs []uint32) RotationStatus {
 	v := r.v
 	free, _, _ := v.space.Counts()
-	total := (v.sectors.Load() - v.dataStart - uint64(max(free, 0))) * layout.SectorBytes
+	total := (v.blocks.Load() - v.dataStart - uint64(max(free, 0))) * layout.BlockBytes
 	s := RotationStatus{Phase: r.phase, Epochs: epochs, Target: r.target.Load(), TotalBytes: total,
-		DoneBytes: min(r.state.Done*layout.SectorBytes, total), Snapshots: slices.Clone(r.names), Waits: r.waits}
+		DoneBytes: min(r.state.Done*layout.BlockBytes, total), Snapshots: slices.Clone(r.names), Waits: r.waits}
 	if int(r.state.Tree) >= layout.Trees-1 && len(r.bad) == 0 {
 		s.DoneBytes = total
 	}

@@ -303,7 +303,7 @@ func TestRotateDataKeyDamage(t *testing.T) {
 	v = mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
 	es, err := v.data.extents(uint64(a.Ino), 0, 100, 1)
 	ok(t, err)
-	dev.Corrupt(int64(es[0].Addr)+layout.SectorBytes, func(b []byte) { b[0] ^= 1 })
+	dev.Corrupt(int64(es[0].Addr)+layout.BlockBytes, func(b []byte) { b[0] ^= 1 })
 	_, err = v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
 	ok(t, err)
 	if s := rotated(t, v); s.Phase != RotationWaiting || !strings.Contains(s.Waits, fmt.Sprintf("inode %d at 0", a.Ino)) || len(s.Epochs) != 2 {

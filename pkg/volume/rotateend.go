@@ -28,8 +28,8 @@ func (r *rotator) rotateSpace() error {
 		if err := r.pace(uint64(len(regions)) * layout.NodeBytes); err != nil {
 			return err
 		}
-		c := cost{quads: 4*len(regions) + opQuads, urgent: true}
-		if err := r.admit(c, false); err != nil {
+		c := reservation{nodes: 4*len(regions) + opNodes, urgent: true}
+		if err := r.reserve(c, false); err != nil {
 			return err
 		}
 		for _, idx := range regions {
@@ -207,7 +207,7 @@ func (r *rotator) wipeLog() error {
 		if r.quitting() {
 			return errRotationStops
 		}
-		if err := r.pace(step * layout.SectorBytes); err != nil {
+		if err := r.pace(step * layout.BlockBytes); err != nil {
 			return err
 		}
 		if err := v.frozen.enter(context.Background()); err != nil { // not while frozen; Close thaws

@@ -216,8 +216,8 @@ func (r *rotator) dropNext(slots []int) error {
 // and no others.
 func (r *rotator) storeNext(next map[int]crypto.Slot, keys *crypto.EpochKeys) error {
 	v := r.v
-	c := cost{quads: crypto.Slots, urgent: true, nested: true} // in keyring.change
-	if err := v.adm.admit(c); err != nil {
+	c := reservation{nodes: crypto.Slots, urgent: true, nested: true} // in keyring.change
+	if err := v.adm.reserve(c); err != nil {
 		return err
 	}
 	err := v.inGate(func() error { return r.putNext(next, keys.Commitment()) })

@@ -157,8 +157,8 @@ func (s *scrub) start() error {
 	s.v.durable.mu.Lock()
 	r := s.v.durable.root
 	s.v.durable.mu.Unlock()
-	data := r.DeviceSectors - r.DataStart()
-	s.total = (data - min(r.FreeSectors, data)) * layout.SectorBytes
+	data := r.DeviceBlocks - r.DataStart()
+	s.total = (data - min(r.FreeBlocks, data)) * layout.BlockBytes
 	if s.opts.From == "" {
 		return nil
 	}
@@ -331,7 +331,7 @@ func (s *scrub) freeLists() (bytes int) {
 			continue
 		}
 		err := s.v.store.WalkFreeList(p, txn.DataArea(s.root), func(place layout.Run, _ []layout.Run) error {
-			bytes += int(place.Count) * layout.SectorBytes
+			bytes += int(place.Count) * layout.BlockBytes
 			return nil
 		})
 		if err != nil {
@@ -427,7 +427,7 @@ func (s *scrub) item(k layout.Key, v []byte) {
 	}
 	e, err := layout.DecodeFileExtent(v)
 	if err != nil {
-		s.found(Damage{Where: "extent item", What: err.Error(), Ino: k.Obj, Offset: k.Sub * layout.SectorBytes, Length: layout.SectorBytes,
+		s.found(Damage{Where: "extent item", What: err.Error(), Ino: k.Obj, Offset: k.Sub * layout.BlockBytes, Length: layout.BlockBytes,
 			at: damagePlace{key: k}})
 		return
 	}
@@ -438,7 +438,7 @@ func (s *scrub) item(k layout.Key, v []byte) {
 	if s.bytes+n > txn.ReadBytes {
 		s.flush()
 	}
-	s.batch = append(s.batch, scrubRun{k.Obj, items.Placed{Sector: k.Sub, FileExtent: e}})
+	s.batch = append(s.batch, scrubRun{k.Obj, items.Placed{Block: k.Sub, FileExtent: e}})
 	s.bytes += n
 	s.w.spent += n
 }
@@ -462,9 +462,9 @@ func (s *scrub) flush() {
 	for i := range batch {
 		r := &batch[i]
 		s.v.store.BadSegments(&r.Record, s.buf, func(from, n int, err error) {
-			at := r.Addr + uint64(from)*layout.SectorBytes
-			s.found(Damage{Where: fmt.Sprintf("data at %d", at), What: err.Error(), Ino: r.ino, Length: uint64(n) * layout.SectorBytes,
-				Offset: (r.Sector + uint64(from)) * layout.SectorBytes, at: damagePlace{data: at}})
+			at := r.Addr + uint64(from)*layout.BlockBytes
+			s.found(Damage{Where: fmt.Sprintf("data at %d", at), What: err.Error(), Ino: r.ino, Length: uint64(n) * layout.BlockBytes,
+				Offset: (r.Block + uint64(from)) * layout.BlockBytes, at: damagePlace{data: at}})
 		})
 	}
 }

@@ -218,13 +218,13 @@ func (s *scrub) headHasPage(p *layout.Pointer, key layout.Key) bool {
 }
 
 func (s *scrub) headHasData(d *Damage) bool {
-	from := d.Offset / layout.SectorBytes
+	from := d.Offset / layout.BlockBytes
 	head := items.Lookup{Tree: tree.New(tree.Config{ID: layout.TreeFS, Cache: s.v.cache}, s.root.Trees[layout.TreeFS], s.root.Generation+1)}
-	es, err := head.Extents(d.Ino, from, from+d.Length/layout.SectorBytes)
+	es, err := head.Extents(d.Ino, from, from+d.Length/layout.BlockBytes)
 	if err != nil {
 		return false
 	}
 	return slices.ContainsFunc(es, func(e items.Placed) bool {
-		return e.Addr-e.Sector*layout.SectorBytes == d.at.data-from*layout.SectorBytes
+		return e.Addr-e.Block*layout.BlockBytes == d.at.data-from*layout.BlockBytes
 	})
 }

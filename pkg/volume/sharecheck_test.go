@@ -12,8 +12,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// sharedFixture is a volume of files that share sectors, closed: whole copies, and
-// one that shares every other sector, so that the share tree has several pages.
+// sharedFixture is a volume of files that share blocks, closed: whole copies, and
+// one that shares every other block, so that the reference-count tree has several pages.
 func sharedFixture(t testing.TB) *fixture {
 	t.Helper()
 	fx := newFixture(t, 256<<20)
@@ -52,7 +52,7 @@ func sharedFixture(t testing.TB) *fixture {
 	return fx
 }
 
-// Pages of the share tree are not needed to read anything; fsck names them.
+// Pages of the reference-count tree are not needed to read anything; fsck names them.
 func TestDamageShares(t *testing.T) {
 	fx := sharedFixture(t)
 	s := operate(t, fx.dev)
@@ -68,19 +68,19 @@ func TestDamageShares(t *testing.T) {
 		}
 		if p.Addr2 != 0 {
 			flip(dev, p.Addr2)
-			if found := findings(t, dev); !strings.Contains(found, "how many files share sectors is lost") {
+			if found := findings(t, dev); !strings.Contains(found, "how many files share blocks is lost") {
 				t.Errorf("fsck says\n%s", found)
 			}
 		}
 		if v := fx.examine(t, dev); v.open != nil || len(v.bad) > 0 {
-			t.Errorf("a page of the share tree is missed: %+v", v)
+			t.Errorf("a page of the reference-count tree is missed: %+v", v)
 		}
 		use(t, dev)
 		ok(t, checkOpen(t, dev, Options{ReadOnly: true}).Close())
 	}
 }
 
-// A sector that several files share is damaged: each of them is named.
+// A block that several files share is damaged: each of them is named.
 func TestDamageSharedData(t *testing.T) {
 	fx := sharedFixture(t)
 	var addr uint64
@@ -130,13 +130,13 @@ func TestCheckFindsShares(t *testing.T) {
 		{"very many", "counts 1000 references more than there are", func(s *surgeon) {
 			edit(s, 9, func(_ *layout.Key, sh *layout.Share) { sh.Extra += 1000 })
 		}},
-		{"one too few", "more often than the share tree says", func(s *surgeon) {
+		{"one too few", "more often than the reference-count tree says", func(s *surgeon) {
 			edit(s, 9, func(_ *layout.Key, sh *layout.Share) { sh.Extra-- })
 		}},
-		{"none", "more often than the share tree says", func(s *surgeon) {
+		{"none", "more often than the reference-count tree says", func(s *surgeon) {
 			s.item(layout.TreeShares, func(k layout.Key, v []byte) (layout.Key, []byte, bool) { return k, nil, true })
 		}},
-		{"region count", "of its sectors are shared, the share tree has", func(s *surgeon) {
+		{"region count", "of its blocks are shared, the reference-count tree has", func(s *surgeon) {
 			s.item(layout.TreeSpace, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
 				v[12]++
 				return k, v, k.Type == layout.KeyRegion
@@ -155,7 +155,7 @@ func TestCheckFindsShares(t *testing.T) {
 			edit(s, 5, func(_ *layout.Key, sh *layout.Share) { sh.Extra = 0 })
 		}},
 		{"of nothing", "counts 1 references more than there are", func(s *surgeon) {
-			end := s.root.DeviceSectors - 10
+			end := s.root.DeviceBlocks - 10
 			s.insert(layout.TreeShares, layout.Key{Type: layout.KeyShare, Sub: end}, layout.Share{Count: 1, Extra: 1}.Append(nil))
 		}},
 		{"another key", "share item", func(s *surgeon) {
@@ -199,7 +199,7 @@ func (s *surgeon) incompat(t testing.TB, word uint64) {
 	ok(t, s.dev.Sync())
 }
 
-// Pages of the share tree, changed at random and sealed under the right keys.
+// Pages of the reference-count tree, changed at random and sealed under the right keys.
 func TestShareMutationsUnderValidKeys(t *testing.T) {
 	fx := sharedFixture(t)
 	all := operate(t, fx.dev).nodes(layout.TreeShares)

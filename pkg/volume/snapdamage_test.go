@@ -85,10 +85,10 @@ func TestCheckFindsInSnapshots(t *testing.T) {
 		damage     func(s *surgeon)
 	}{
 		{"newest snapshot", "newest snapshot is of generation 1", func(s *surgeon) { s.root.NewestSnapshot = 1; s.writeRoot() }},
-		{"dead sectors", "the dead lists should hold", first(layout.KeySnapState, func(k layout.Key, v []byte) (layout.Key, []byte) {
+		{"dead blocks", "the dead lists should hold", first(layout.KeySnapState, func(k layout.Key, v []byte) (layout.Key, []byte) {
 			x, err := layout.DecodeSnapState(v)
 			ok(t, err)
-			x.DeadSectors++
+			x.DeadBlocks++
 			return k, x.Append(nil)
 		})},
 		{"two of one name", "two snapshots are called", snapshot(func(x *layout.Snapshot) { x.Name = "s6" })},
@@ -134,7 +134,7 @@ func TestCheckFindsInSnapshots(t *testing.T) {
 			})
 		}},
 		{"a point not given out", "not given out", func(s *surgeon) {
-			s.insert(layout.TreeSnapshots, layout.Key{Obj: 1 << 50, Type: layout.KeyDeadSum}, (&layout.DeadSum{Sectors: 1}).Append(nil))
+			s.insert(layout.TreeSnapshots, layout.Key{Obj: 1 << 50, Type: layout.KeyDeadSum}, (&layout.DeadSum{Blocks: 1}).Append(nil))
 		}},
 		{"of no kind", "of no kind", func(s *surgeon) { s.insert(layout.TreeSnapshots, layout.Key{Obj: 8, Type: 0x77}, []byte{1}) }},
 		{"labels", "alone hold is not what the lists say|belong to something else as well", relabelOne},
@@ -178,7 +178,7 @@ func TestCheckFindsInSnapshots(t *testing.T) {
 	}
 }
 
-// relabelOne gives a run another bound: sums and sectors are right, who holds it is not. Between
+// relabelOne gives a run another bound: sums and blocks are right, who holds it is not. Between
 // bounds without a snapshot in between there is no difference.
 func relabelOne(s *surgeon) {
 	var sums []layout.Key
@@ -230,15 +230,15 @@ func relabel(s *surgeon, a, b layout.Key) (done bool) {
 			return
 		}
 		done, item, runs = true, k, r
-		sums[a].Sectors -= uint64(r[i].Count)
-		sums[b].Sectors += uint64(r[i].Count)
+		sums[a].Blocks -= uint64(r[i].Count)
+		sums[b].Blocks += uint64(r[i].Count)
 		r[i].Bound = uint32(b.Sub)
 	})
 	if !done {
 		return false
 	}
 	of := sums[a].Append(nil)
-	if sums[a].Sectors == 0 && sums[a].First == sums[a].Next {
+	if sums[a].Blocks == 0 && sums[a].First == sums[a].Next {
 		of = nil // no such sum
 	}
 	for k, v := range map[layout.Key][]byte{item: layout.AppendDeadItem(nil, runs), a: of, b: sums[b].Append(nil)} {

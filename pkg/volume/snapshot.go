@@ -55,11 +55,11 @@ type snapshot struct {
 	gen     uint64
 	created vfs.Timespec
 	name    string
-	sectors uint64 // referenced when it was made
+	blocks  uint64 // referenced when it was made
 	inodes  uint64
 	epoch   uint32
 	passing bool   // made for a moment, and marked as deleted in the tree
-	dead    uint64 // sectors in dead lists when it was taken
+	dead    uint64 // blocks in dead lists when it was taken
 	// Of reserved ranges; when it was taken.
 	promised, ranges uint64
 	views            int  // OpenSnapshot; under mu
@@ -112,7 +112,7 @@ func (s *snapshots) load() error {
 				return bad("snapshot %q of generation %d after one of %d", x.Name, x.Generation, last)
 			}
 			last = x.Generation
-			t := &snapshot{id: uint32(k.Sub), gen: x.Generation, created: x.Created, name: x.Name, sectors: x.Sectors, inodes: x.Inodes, epoch: x.Epoch}
+			t := &snapshot{id: uint32(k.Sub), gen: x.Generation, created: x.Created, name: x.Name, blocks: x.Blocks, inodes: x.Inodes, epoch: x.Epoch}
 			if x.Deleting {
 				s.dying = append(s.dying, t)
 			} else if s.byName[x.Name] != nil {
@@ -146,7 +146,7 @@ func (s *snapshots) load() error {
 
 // take is the end of a generation: if somebody waits for a snapshot, it is
 // this; epoch is the oldest that the head needs, if that is known. It returns the newest of those that the root's tree 3 names.
-func (s *snapshots) take(gen, inodes uint64, epoch uint32, res *reservations) (newest uint64) {
+func (s *snapshots) take(gen, inodes uint64, epoch uint32, res *reservedRanges) (newest uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := len(s.live) - 1; i >= 0 && newest == 0; i-- {
@@ -160,7 +160,7 @@ func (s *snapshots) take(gen, inodes uint64, epoch uint32, res *reservations) (n
 	}
 	s.want, s.taken = nil, t
 	t.epoch = max(t.epoch, epoch)
-	t.id, t.gen, t.inodes, t.dead = s.state.NextID, gen, inodes, s.state.DeadSectors
+	t.id, t.gen, t.inodes, t.dead = s.state.NextID, gen, inodes, s.state.DeadBlocks
 	s.state.NextID++
 	s.state.Point, s.dirty = t.id, true
 	s.live = append(s.live, t)
@@ -180,12 +180,12 @@ func (s *snapshots) nameSnapshot(w *tree.Writer, t *snapshot) error {
 	if r.Generation != t.gen {
 		return fmt.Errorf("%w: snapshot %q of generation %d, the last one is %d", layout.ErrCorrupt, t.name, t.gen, r.Generation)
 	}
-	used := r.DeviceSectors - r.DataStart() - r.FreeSectors - t.dead
+	used := r.DeviceBlocks - r.DataStart() - r.FreeBlocks - t.dead
 	for i := range r.FreeLists {
-		used -= r.FreeLists[i].Sectors
+		used -= r.FreeLists[i].Blocks
 	}
-	t.sectors = used
-	x := layout.Snapshot{Generation: t.gen, Created: t.created, Tree: r.Trees[layout.TreeFS], Inodes: t.inodes, Sectors: used, Epoch: t.epoch, Deleting: t.passing,
+	t.blocks = used
+	x := layout.Snapshot{Generation: t.gen, Created: t.created, Tree: r.Trees[layout.TreeFS], Inodes: t.inodes, Blocks: used, Epoch: t.epoch, Deleting: t.passing,
 		Promised: t.promised, Ranges: t.ranges, Name: t.name}
 	return w.Put(items.SnapshotKey(t.id), x.Append(nil))
 }
@@ -234,9 +234,9 @@ func (s *snapshots) takeNow(t *snapshot) error {
 	}
 	_, epochs := v.Keys()
 	t.epoch = epochs[0]
-	c := cost{quads: opQuads, pins: 1}
-	if err := v.adm.admit(c); err != nil { // a freeze waits for all that follows
-		return v.res.whyNoSnapshot(err)
+	c := reservation{nodes: opNodes, pins: 1}
+	if err := v.adm.reserve(c); err != nil { // a freeze waits for all that follows
+		return v.ranges.whyNoSnapshot(err)
 	}
 	defer v.adm.done(c)
 	err := v.inGate(func() error {

@@ -50,12 +50,12 @@ func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
 	sub.names.hash = v.names.hash
 	sub.opts.ReadOnly = true
 	sub.table.m = map[uint64]*inode{}
-	sub.sectors.Store(v.sectors.Load())
+	sub.blocks.Store(v.blocks.Load())
 	sub.com.init()
 	sub.sync.init()
 	sub.snap.init()
 	sub.fs = tree.New(tree.Config{ID: layout.TreeFS, Cache: v.cache}, x.Tree, x.Generation+1)
-	return &snapView{sub, vfs.StatFS{BlockSize: layout.SectorBytes, Blocks: x.Sectors, Inodes: x.Inodes, NameMax: vfs.MaxNameBytes}}, end, nil
+	return &snapView{sub, vfs.StatFS{BlockSize: layout.BlockBytes, Blocks: x.Blocks, Inodes: x.Inodes, NameMax: vfs.MaxNameBytes}}, end, nil
 }
 
 // find returns a snapshot, once use has noted who uses it.

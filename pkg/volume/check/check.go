@@ -50,17 +50,17 @@ type Report struct {
 
 // Counts is what a volume holds.
 type Counts struct {
-	Inodes      uint64
-	Names       uint64
-	Extents     uint64
-	Nodes       uint64 // of all trees, second copies not counted
-	UsedSectors uint64 // that the root refers to, system area included, but for FreedSectors
-	FreeSectors uint64 // clear bits of the bitmaps
-	// FreedSectors are in the free lists: set in the bitmaps, and free for all but
+	Inodes     uint64
+	Names      uint64
+	Extents    uint64
+	Nodes      uint64 // of all trees, second copies not counted
+	UsedBlocks uint64 // that the root refers to, system area included, but for FreedBlocks
+	FreeBlocks uint64 // clear bits of the bitmaps
+	// FreedBlocks are in the free lists: set in the bitmaps, and free for all but
 	// the next commit or two.
-	FreedSectors uint64
-	// ReservedSectors are free, and kept for ranges that are reserved.
-	ReservedSectors uint64
+	FreedBlocks uint64
+	// ReservedBlocks are free, and kept for ranges that are reserved.
+	ReservedBlocks uint64
 }
 
 // Run reads all of a volume and reports what is wrong with it. It writes
@@ -68,7 +68,7 @@ type Counts struct {
 // volume, a newer format); damage is never an error.
 //
 // Memory: about two bytes for each inode, 4 KiB for each region of 128 MiB that
-// is used in part, 32 KiB for each one with shared sectors, and a bounded number
+// is used in part, 32 KiB for each one with shared blocks, and a bounded number
 // of pages. With snapshots also what snapCheck says.
 func Run(dev device.Device, opts Options) (*Report, error) {
 	c := &checker{dev: dev, opts: opts, rep: &Report{}, use: map[uint64]*regionUse{}, refused: map[uint64]bool{},
@@ -116,7 +116,7 @@ type checker struct {
 
 	use     map[uint64]*regionUse
 	shares  shareCheck
-	sharing bool            // the header says that files may share sectors
+	sharing bool            // the header says that files may share blocks
 	flags   bool            // it says that inodes may have flags that users set
 	refused map[uint64]bool // addresses of pages that were not followed
 

@@ -59,13 +59,13 @@ func (c *checker) openData(batch []dataRun, bytes int) {
 		for i := range batch {
 			r := &batch[i]
 			c.store.BadSegments(&r.Record, buf, func(from, n int, err error) {
-				run := layout.Run{Start: r.Addr/layout.SectorBytes + uint64(from), Count: uint32(n)}
+				run := layout.Run{Start: r.Addr/layout.BlockBytes + uint64(from), Count: uint32(n)}
 				switch {
 				case r.snap != "":
-					at := fmt.Sprintf(" at %d+%d", (r.Sector+uint64(from))*layout.SectorBytes, n*layout.SectorBytes)
+					at := fmt.Sprintf(" at %d+%d", (r.Block+uint64(from))*layout.BlockBytes, n*layout.BlockBytes)
 					c.problem(fmt.Sprintf("snapshot %q, inode %d%s", r.snap, r.ino, at), "data can not be read: %v", err)
 				case !c.sharing || !c.keepBad(run, err):
-					c.badData(r.ino, r.Sector+uint64(from), n, err)
+					c.badData(r.ino, r.Block+uint64(from), n, err)
 				}
 			})
 		}

@@ -71,13 +71,13 @@ func (s *snapCheck) readDead(k layout.Key, v []byte) error {
 // deadRun notes an entry of a dead list.
 func (s *snapCheck) deadRun(r layout.DeadRun) error {
 	x := s.sums[r.Bound]
-	if x == nil || x.Sectors < uint64(r.Count) {
+	if x == nil || x.Blocks < uint64(r.Count) {
 		return fmt.Errorf("run %d+%d of bound %d exceeds the sum of its list", r.Start, r.Count, r.Bound)
 	}
-	x.Sectors -= uint64(r.Count)
+	x.Blocks -= uint64(r.Count)
 	s.total += uint64(r.Count)
 	where := fmt.Sprintf("dead list %d", s.list)
-	if end := r.Start + uint64(r.Count); r.Start < s.c.root.DataStart() || end > s.c.root.DeviceSectors {
+	if end := r.Start + uint64(r.Count); r.Start < s.c.root.DataStart() || end > s.c.root.DeviceBlocks {
 		return fmt.Errorf("run %d+%d lies outside the volume's data area", r.Start, r.Count)
 	}
 	if a := s.left; a != nil && !a.Lists && s.list >= uint64(a.Snapshot) && s.list < s.point {
@@ -90,34 +90,34 @@ func (s *snapCheck) deadRun(r layout.DeadRun) error {
 	newest := sort.Search(len(s.live), func(i int) bool { return uint64(s.live[i].id) > s.list }) - 1
 	if oldest > newest {
 		if !s.lost && !slices.ContainsFunc(s.dying, func(d checkedSnap) bool { return d.id > r.Bound && uint64(d.id) <= s.list }) {
-			s.c.problem(where, "sectors %d+%d are held by no snapshot, and none that held them is being deleted", r.Start, r.Count)
+			s.c.problem(where, "blocks %d+%d are held by no snapshot, and none that held them is being deleted", r.Start, r.Count)
 		}
 		s.c.mark(r.Run, where, 0, true)
 		return nil
 	}
 	twice := s.toggle(r.Run, true, [2]uint32{s.live[oldest].id, s.live[newest].id})
 	if twice > 0 {
-		s.c.problem(where, "%d of sectors %d+%d are in the dead lists twice", twice, r.Start, r.Count)
+		s.c.problem(where, "%d of blocks %d+%d are in the dead lists twice", twice, r.Start, r.Count)
 	}
 	return nil
 }
 
 // toggle notes that a dead list names a run, or that a snapshot holds it. It
-// returns how many sectors that was true of already, or not true of.
+// returns how many blocks that was true of already, or not true of.
 func (s *snapCheck) toggle(r layout.Run, list bool, who [2]uint32) (wrong int) {
 	for x := r.Start; x < r.Start+uint64(r.Count); x++ {
-		b := s.dead[x/layout.RegionSector]
+		b := s.dead[x/layout.RegionBlocks]
 		if b == nil {
-			b = new([layout.RegionSector / 64]uint64)
-			s.dead[x/layout.RegionSector] = b
+			b = new([layout.RegionBlocks / 64]uint64)
+			s.dead[x/layout.RegionBlocks] = b
 		}
-		i := x % layout.RegionSector
+		i := x % layout.RegionBlocks
 		named := b[i/64]>>(i%64)&1 == 1
-		switch again := s.again[x/layout.RegionSector]; {
+		switch again := s.again[x/layout.RegionBlocks]; {
 		case named && list && s.c.sharing:
 			if again == nil {
 				again = &sharedRegion{}
-				s.again[x/layout.RegionSector] = again
+				s.again[x/layout.RegionBlocks] = again
 			}
 			again.set(uint32(i), again.get(uint32(i))+1)
 		case named && !list && again != nil && again.get(uint32(i)) > 0:

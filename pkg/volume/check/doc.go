@@ -10,7 +10,7 @@
 // Run judges the header and the root slots (roots.go), reads the log without applying it, and walks
 // the trees (walk.go): shares first, since what is shared must be known before references are
 // counted, then the filesystem (inodes.go, items.go, reserved.go), free space, snapshots
-// (snapshots.go) and anchors. At each page and each item it notes what refers to which sectors
+// (snapshots.go) and anchors. At each page and each item it notes what refers to which blocks
 // (use.go). Then it compares: links (links.go), reserved ranges, snapshots with their dead lists
 // (snapwalk.go, deadlists.go), free lists, shares (shares.go) and at last the maps of free space
 // (space.go). Data is opened beside that (data.go), and the paths of what is damaged are looked up

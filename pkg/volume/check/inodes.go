@@ -19,8 +19,8 @@ type inodeCheck struct {
 	hash        uint64   // of the names below
 	same        []string // names of one hash
 
-	next    uint64 // sector after the last extent
-	sectors uint64
+	next   uint64 // block after the last extent
+	blocks uint64
 
 	xattr      uint64 // sub of piece 0 of the attribute that is read
 	xattrName  string
@@ -176,13 +176,13 @@ func (c *checker) endContent(typ uint32, orphan bool) {
 	if c.lostFS {
 		return // items may be missing
 	}
-	if a.Sectors != in.sectors {
-		c.inodeProblem(in.ino, "", "it says that it has %d sectors, there are %d", a.Sectors, in.sectors)
+	if a.Blocks != in.blocks {
+		c.inodeProblem(in.ino, "", "it says that it has %d blocks, there are %d", a.Blocks, in.blocks)
 	}
 	if typ != items.ModeDir && (in.names > 0 || in.dirs > 0) {
 		c.inodeProblem(in.ino, "", "it is a %s and has names", typeName(typ))
 	}
-	if typ != items.ModeReg && in.sectors > 0 {
+	if typ != items.ModeReg && in.blocks > 0 {
 		c.inodeProblem(in.ino, "", "it is a %s and has extents", typeName(typ))
 	}
 	inline := a.Flags&layout.InodeInline != 0
@@ -190,11 +190,11 @@ func (c *checker) endContent(typ uint32, orphan bool) {
 	case items.ModeReg:
 		if inline != (in.inline >= 0) {
 			c.inodeProblem(in.ino, "", "its flags say that the content is in the tree: %t; there it is: %t", inline, in.inline >= 0)
-		} else if inline && (uint64(in.inline) != a.Size || in.inline > layout.MaxInline || in.sectors > 0) {
-			c.inodeProblem(in.ino, "", "it has %d bytes, %d of them in the tree and %d sectors", a.Size, in.inline, in.sectors)
+		} else if inline && (uint64(in.inline) != a.Size || in.inline > layout.MaxInline || in.blocks > 0) {
+			c.inodeProblem(in.ino, "", "it has %d bytes, %d of them in the tree and %d blocks", a.Size, in.inline, in.blocks)
 		}
-		if end := (a.Size + layout.SectorBytes - 1) / layout.SectorBytes; in.next > end && !orphan {
-			c.inodeProblem(in.ino, "", "it has %d bytes, its extents reach to %d", a.Size, in.next*layout.SectorBytes)
+		if end := (a.Size + layout.BlockBytes - 1) / layout.BlockBytes; in.next > end && !orphan {
+			c.inodeProblem(in.ino, "", "it has %d bytes, its extents reach to %d", a.Size, in.next*layout.BlockBytes)
 		}
 	case items.ModeLink:
 		if in.inline < 1 || uint64(in.inline) != a.Size || in.inline > vfs.MaxSymlinkBytes {

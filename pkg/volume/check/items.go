@@ -91,34 +91,34 @@ func (c *checker) nameItem(sub uint64, v []byte) error {
 	return nil
 }
 
-func (c *checker) extentItem(birth, sector uint64, v []byte) error {
+func (c *checker) extentItem(birth, block uint64, v []byte) error {
 	in := &c.in
 	e, err := layout.DecodeFileExtent(v)
 	if err != nil {
-		return fmt.Errorf("extent at sector %d: %w", sector, err)
+		return fmt.Errorf("extent at block %d: %w", block, err)
 	}
 	c.rep.Counts.Extents++
-	n := e.Sectors()
-	at := fmt.Sprintf(" at %d+%d", sector*layout.SectorBytes, n*layout.SectorBytes)
-	if sector < in.next {
+	n := e.Blocks()
+	at := fmt.Sprintf(" at %d+%d", block*layout.BlockBytes, n*layout.BlockBytes)
+	if block < in.next {
 		c.inodeProblem(in.ino, at, "the extent overlaps the one before")
 	}
-	in.next = max(in.next, sector+n)
-	in.sectors += n
+	in.next = max(in.next, block+n)
+	in.blocks += n
 	if e.Birth > birth || e.RefBirth > birth {
 		c.inodeProblem(in.ino, at, "the extent is of generation %d (referred to since %d), the page that names it of %d", e.Birth, e.RefBirth, birth)
 	}
 	// Without reflinks an extent belongs to the place where it was written.
-	if !c.sharing && (e.Object != in.ino || e.Index+uint64(e.First) != sector) {
-		c.inodeProblem(in.ino, at, "the extent was written for inode %d, sector %d", e.Object, e.Index+uint64(e.First))
+	if !c.sharing && (e.Object != in.ino || e.Index+uint64(e.First) != block) {
+		c.inodeProblem(in.ino, at, "the extent was written for inode %d, block %d", e.Object, e.Index+uint64(e.First))
 	}
-	if err := c.reservedExtent(sector, &e); err != nil {
+	if err := c.reservedExtent(block, &e); err != nil {
 		c.inodeProblem(in.ino, at, "%v", err)
 	}
 	// What is shared is read once; nameShared finds who else has what is damaged.
-	first, ok := c.mark(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(n)}, at, in.ino, true)
+	first, ok := c.mark(layout.Run{Start: e.Addr / layout.BlockBytes, Count: uint32(n)}, at, in.ino, true)
 	if ok && first > 0 && c.opts.Data {
-		c.data.add(c, in.ino, items.Placed{Sector: sector, FileExtent: e}, "")
+		c.data.add(c, in.ino, items.Placed{Block: block, FileExtent: e}, "")
 	}
 	return nil
 }

@@ -14,8 +14,8 @@ type reserveCheck struct {
 	reservers []uint64 // inodes that say so at the beginning of the tree, in order
 
 	spans  []items.Interval // of the inode, but for those that extents have passed
-	total  uint64           // sectors of all of them
-	filled uint64           // sectors of these that have an extent
+	total  uint64           // blocks of all of them
+	filled uint64           // blocks of these that have an extent
 	own    uint64           // and are not owed
 
 	sum layout.Reservations // of what was read
@@ -28,7 +28,7 @@ func (r *reserveCheck) item(first uint64, v []byte) error {
 		return err
 	}
 	if k := len(r.spans); k > 0 && first <= r.spans[k-1].To {
-		return fmt.Errorf("the reserved range of %d sectors from %d on overlaps the one before, or goes on with it", n, first)
+		return fmt.Errorf("the reserved range of %d blocks from %d on overlaps the one before, or goes on with it", n, first)
 	}
 	r.spans = append(r.spans, items.Interval{From: first, To: first + n})
 	r.total += n
@@ -38,35 +38,35 @@ func (r *reserveCheck) item(first uint64, v []byte) error {
 }
 
 // reservedExtent counts what an extent fills of reserved ranges. It is called before the
-// extent's sectors are marked as used.
-func (c *checker) reservedExtent(sector uint64, e *layout.FileExtent) error {
+// extent's blocks are marked as used.
+func (c *checker) reservedExtent(block uint64, e *layout.FileExtent) error {
 	r := &c.res
-	for len(r.spans) > 0 && r.spans[0].To <= sector { // extents are in order
+	for len(r.spans) > 0 && r.spans[0].To <= block { // extents are in order
 		r.spans = r.spans[1:]
 	}
 	n := uint64(0)
 	for _, s := range r.spans {
-		if s.From >= sector+e.Sectors() {
+		if s.From >= block+e.Blocks() {
 			break
 		}
-		n += items.Overlap([]items.Interval{s}, sector, sector+e.Sectors())
+		n += items.Overlap([]items.Interval{s}, block, block+e.Blocks())
 	}
 	r.filled += n
 	if e.Owed || e.RefBirth <= c.root.Reserved.Mark {
 		return nil
 	}
 	r.own += n
-	if run := (&items.Placed{Sector: sector, FileExtent: *e}).Run(); n > 0 && !c.shares.lost && c.sharedAnew(run) {
-		return fmt.Errorf("the extent at sector %d is reserved and shared, and does not say so: overwriting it may find no room", sector)
+	if run := (&items.Placed{Block: block, FileExtent: *e}).Run(); n > 0 && !c.shares.lost && c.sharedAnew(run) {
+		return fmt.Errorf("the extent at block %d is reserved and shared, and does not say so: overwriting it may find no room", block)
 	}
 	return nil
 }
 
-// sharedAnew tells whether something else refers to a sector of a run, which is not
+// sharedAnew tells whether something else refers to a block of a run, which is not
 // marked for this reference yet.
 func (c *checker) sharedAnew(run layout.Run) bool {
 	for s := run.Start; s < run.Start+uint64(run.Count); s++ {
-		idx, i := s/layout.RegionSector, s%layout.RegionSector
+		idx, i := s/layout.RegionBlocks, s%layout.RegionBlocks
 		if u := c.use[idx]; u != nil && u.bits[i/64]>>(i%64)&1 != 0 {
 			return true
 		}
@@ -96,9 +96,9 @@ func (c *checker) endReserved() {
 		case in.attr.Mode&items.ModeType != items.ModeReg && total > 0:
 			c.inodeProblem(in.ino, "", "it is a %s and has reserved ranges", typeName(in.attr.Mode&items.ModeType))
 		case (in.attr.Flags&layout.InodeReserved != 0) != (total > 0) || listed != (total > 0):
-			c.inodeProblem(in.ino, "", "%d sectors are reserved; its flags say that there are some: %t; the list of such inodes: %t", total, in.attr.Flags&layout.InodeReserved != 0, listed)
+			c.inodeProblem(in.ino, "", "%d blocks are reserved; its flags say that there are some: %t; the list of such inodes: %t", total, in.attr.Flags&layout.InodeReserved != 0, listed)
 		case in.attr.Vacant != vacant:
-			c.inodeProblem(in.ino, "", "it says that %d reserved sectors have no extent, there are %d", in.attr.Vacant, vacant)
+			c.inodeProblem(in.ino, "", "it says that %d reserved blocks have no extent, there are %d", in.attr.Vacant, vacant)
 		case total > 0 && in.inline >= 0:
 			c.inodeProblem(in.ino, "", "it has reserved ranges, and its content is in the tree")
 		}
@@ -109,7 +109,7 @@ func (c *checker) endReserved() {
 // checkReserved compares what the root says of reserved ranges with the tree.
 func (c *checker) checkReserved() {
 	r, x := &c.res, &c.root.Reserved
-	c.rep.Counts.ReservedSectors = x.Owed
+	c.rep.Counts.ReservedBlocks = x.Owed
 	if !r.named && *x != (layout.Reservations{}) {
 		c.problem("header", "it does not name the feature of reserved ranges, which the volume uses")
 	}
@@ -120,7 +120,7 @@ func (c *checker) checkReserved() {
 		c.inodeProblem(ino, "", "there is an item that says that it has reserved ranges, but no inode")
 	}
 	if r.sum.Mark = x.Mark; r.sum != *x {
-		c.problem("root", "it says that %d sectors are reserved in %d ranges, %d of them owed; the tree has %d in %d, %d owed",
+		c.problem("root", "it says that %d blocks are reserved in %d ranges, %d of them owed; the tree has %d in %d, %d owed",
 			x.Promised, x.Ranges, x.Owed, r.sum.Promised, r.sum.Ranges, r.sum.Owed)
 	}
 	if x.Promised > 0 && x.Mark < c.root.NewestSnapshot {
@@ -153,6 +153,6 @@ func (c *checker) checkSnapReserved(name string, promised, ranges uint64, l *ite
 		sum.Ranges += uint64(len(spans))
 	}
 	if sum.Promised != promised || sum.Ranges != ranges {
-		c.problem(fmt.Sprintf("snapshot %q", name), "it says that %d sectors are reserved in %d ranges, its tree has %d in %d", promised, ranges, sum.Promised, sum.Ranges)
+		c.problem(fmt.Sprintf("snapshot %q", name), "it says that %d blocks are reserved in %d ranges, its tree has %d in %d", promised, ranges, sum.Promised, sum.Ranges)
 	}
 }

@@ -34,7 +34,7 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 	}
 	c.root, c.rep.Generation = r, r.Generation
 	if c.sharing = u.Incompat&layout.FeatureShares != 0; !c.sharing && !r.Trees[layout.TreeShares].IsZero() {
-		c.problem("header", "it does not name the feature that the share tree needs")
+		c.problem("header", "it does not name the feature that the reference-count tree needs")
 	}
 	c.flags = u.Incompat&layout.FeatureFlags != 0
 	if !r.Trees[layout.TreeSnapshots].IsZero() {
@@ -47,7 +47,7 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 	}
 	c.res.named = u.Incompat&layout.FeatureReserved != 0
 	c.hash = items.NewHasher(r.HashSeed)
-	c.total = (r.DeviceSectors - r.DataStart() - min(r.FreeSectors, r.DeviceSectors-r.DataStart())) * layout.SectorBytes
+	c.total = (r.DeviceBlocks - r.DataStart() - min(r.FreeBlocks, r.DeviceBlocks-r.DataStart())) * layout.BlockBytes
 	for _, slot := range bad {
 		where := fmt.Sprintf("root slot %d", slot)
 		if what, damage := header.JudgeSlot(roots, slot); damage {
@@ -71,8 +71,8 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("%w: size of the device: %w", vfs.ErrIO, err)
 	}
-	if uint64(size)/layout.SectorBytes < r.DeviceSectors {
-		c.problem("device", "it has %d bytes, the volume %d", size, r.DeviceSectors*layout.SectorBytes)
+	if uint64(size)/layout.BlockBytes < r.DeviceBlocks {
+		c.problem("device", "it has %d bytes, the volume %d", size, r.DeviceBlocks*layout.BlockBytes)
 	}
 	return true, nil
 }

@@ -16,7 +16,7 @@ import (
 //
 // Memory: a few hundred bytes for each snapshot, 24 bytes for each page of the
 // head and of snapshots, 4 KiB for each region that dead lists name, and 32 KiB
-// for each one in which they name shared sectors several times.
+// for each one in which they name shared blocks several times.
 type snapCheck struct {
 	c     *checker
 	state *layout.SnapState
@@ -26,14 +26,14 @@ type snapCheck struct {
 	point uint64 // of left
 
 	pages map[uint64]uint64 // address of each page of tree 1 that was read → hash of its pointer
-	dead  map[uint64]*[layout.RegionSector / 64]uint64
-	again map[uint64]*sharedRegion // how often dead lists name a sector beyond the first time
+	dead  map[uint64]*[layout.RegionBlocks / 64]uint64
+	again map[uint64]*sharedRegion // how often dead lists name a block beyond the first time
 	marks map[[2]uint32]uint64     // oldest and newest holder → sum of hashes: of lists, less of trees
 
 	list  uint64 // object whose items are read
 	log   layout.DeadLog
 	sums  map[uint32]*layout.DeadSum
-	total uint64 // sectors
+	total uint64 // blocks
 	lost  bool   // a part could not be read
 }
 
@@ -47,7 +47,7 @@ type checkedSnap struct {
 }
 
 func newSnapCheck(c *checker) *snapCheck {
-	return &snapCheck{c: c, pages: map[uint64]uint64{}, dead: map[uint64]*[layout.RegionSector / 64]uint64{},
+	return &snapCheck{c: c, pages: map[uint64]uint64{}, dead: map[uint64]*[layout.RegionBlocks / 64]uint64{},
 		again: map[uint64]*sharedRegion{}, marks: map[[2]uint32]uint64{}, sums: map[uint32]*layout.DeadSum{}}
 }
 
@@ -115,8 +115,8 @@ func (s *snapCheck) endList() {
 		s.c.problem(where, "items %d to %d are missing", s.log.First, s.log.Next)
 	}
 	for bound, x := range s.sums {
-		if x.Sectors != 0 || x.First != x.Next {
-			s.c.problem(where, "of bound %d, %d sectors and %d pieces are missing", bound, x.Sectors, x.Next-x.First)
+		if x.Blocks != 0 || x.First != x.Next {
+			s.c.problem(where, "of bound %d, %d blocks and %d pieces are missing", bound, x.Blocks, x.Next-x.First)
 		}
 	}
 	s.log = layout.DeadLog{}
@@ -127,8 +127,8 @@ func (s *snapCheck) endList() {
 func (s *snapCheck) finish() {
 	c := s.c
 	s.endList()
-	if s.state != nil && s.state.DeadSectors != s.total && !s.lost {
-		c.problem("snapshots", "the dead lists should hold %d sectors, they hold %d", s.state.DeadSectors, s.total)
+	if s.state != nil && s.state.DeadBlocks != s.total && !s.lost {
+		c.problem("snapshots", "the dead lists should hold %d blocks, they hold %d", s.state.DeadBlocks, s.total)
 	}
 	newest := uint64(0)
 	if n := len(s.live); n > 0 {
@@ -168,13 +168,13 @@ func (s *snapCheck) finish() {
 			for j := range uint64(64) {
 				if b>>j&1 == 1 {
 					if count++; count == 1 {
-						first = idx*layout.RegionSector + uint64(i)*64 + j
+						first = idx*layout.RegionBlocks + uint64(i)*64 + j
 					}
 				}
 			}
 		}
 		if count > 0 {
-			c.problem(fmt.Sprintf("region %d", idx), "%d sectors, from %d on, are in a dead list, and no snapshot holds them, or the head does", count, first)
+			c.problem(fmt.Sprintf("region %d", idx), "%d blocks, from %d on, are in a dead list, and no snapshot holds them, or the head does", count, first)
 		}
 	}
 }

@@ -42,7 +42,7 @@ func (w *snapWalk) holds(r layout.Run, birth uint64, where string) bool {
 	}
 	i := sort.Search(len(s.live), func(i int) bool { return s.live[i].gen >= birth })
 	if wrong := s.toggle(r, false, [2]uint32{s.live[min(i, len(s.live)-1)].id, w.t.id}); wrong > 0 && !s.lost {
-		s.c.problem(where, "%d of sectors %d+%d are held by snapshots only and in no dead list", wrong, r.Start, r.Count)
+		s.c.problem(where, "%d of blocks %d+%d are held by snapshots only and in no dead list", wrong, r.Start, r.Count)
 	}
 	return true
 }
@@ -69,7 +69,7 @@ func (w *snapWalk) check(birth uint64, k layout.Key, v []byte) (err error) {
 	case layout.KeyExtent:
 		var e layout.FileExtent
 		if e, err = layout.DecodeFileExtent(v); err == nil {
-			err = w.extent(birth, k.Obj, items.Placed{Sector: k.Sub, FileExtent: e})
+			err = w.extent(birth, k.Obj, items.Placed{Block: k.Sub, FileExtent: e})
 		}
 	default:
 		err = fmt.Errorf("item of unknown type %#x", k.Type)
@@ -79,35 +79,35 @@ func (w *snapWalk) check(birth uint64, k layout.Key, v []byte) (err error) {
 
 func (w *snapWalk) extent(birth, ino uint64, p items.Placed) error {
 	if p.Birth > birth || p.RefBirth > birth {
-		return fmt.Errorf("the extent at sector %d is of generation %d (referred to since %d), the page that names it of %d", p.Sector, p.Birth, p.RefBirth, birth)
+		return fmt.Errorf("the extent at block %d is of generation %d (referred to since %d), the page that names it of %d", p.Block, p.Birth, p.RefBirth, birth)
 	}
-	same, err := w.newer.Extents(ino, p.Sector, p.End())
+	same, err := w.newer.Extents(ino, p.Block, p.End())
 	if err != nil {
 		w.s.c.lostSnaps = true // it is reported where that tree is read
 		return nil             //nolint:nilerr // see above
 	}
-	at := p.Sector
+	at := p.Block
 	for i := range same {
 		q := &same[i]
-		if q.Nonce != p.Nonce || q.RefBirth != p.RefBirth || q.Addr-q.Sector*layout.SectorBytes != p.Addr-p.Sector*layout.SectorBytes {
+		if q.Nonce != p.Nonce || q.RefBirth != p.RefBirth || q.Addr-q.Block*layout.BlockBytes != p.Addr-p.Block*layout.BlockBytes {
 			continue
 		}
-		w.part(ino, p, at, max(at, min(q.Sector, p.End())))
+		w.part(ino, p, at, max(at, min(q.Block, p.End())))
 		at = max(at, min(q.End(), p.End()))
 	}
 	w.part(ino, p, at, p.End())
 	return nil
 }
 
-// part checks sectors [a, b) of an extent that only this snapshot and older ones hold.
+// part checks blocks [a, b) of an extent that only this snapshot and older ones hold.
 func (w *snapWalk) part(ino uint64, p items.Placed, a, b uint64) {
 	if a >= b {
 		return
 	}
-	where := fmt.Sprintf("snapshot %q, inode %d at %d+%d", w.t.name, ino, a*layout.SectorBytes, (b-a)*layout.SectorBytes)
-	r := layout.Run{Start: p.Addr/layout.SectorBytes + a - p.Sector, Count: uint32(b - a)}
+	where := fmt.Sprintf("snapshot %q, inode %d at %d+%d", w.t.name, ino, a*layout.BlockBytes, (b-a)*layout.BlockBytes)
+	r := layout.Run{Start: p.Addr/layout.BlockBytes + a - p.Block, Count: uint32(b - a)}
 	if w.holds(r, p.RefBirth, where) && w.s.c.opts.Data {
-		x := items.Placed{Sector: a, FileExtent: layout.FileExtent{Record: p.Slice(int(a-p.Sector), int(b-a)), RefBirth: p.RefBirth}}
+		x := items.Placed{Block: a, FileExtent: layout.FileExtent{Record: p.Slice(int(a-p.Block), int(b-a)), RefBirth: p.RefBirth}}
 		w.s.c.data.add(w.s.c, ino, x, w.t.name)
 	}
 }
@@ -121,12 +121,12 @@ func (s *snapCheck) walkAbandoned() {
 		if k.Type != layout.KeyExtent || k.Less(a.Next) {
 			return
 		}
-		where := fmt.Sprintf("abandoned head, inode %d at %d", k.Obj, k.Sub*layout.SectorBytes)
+		where := fmt.Sprintf("abandoned head, inode %d at %d", k.Obj, k.Sub*layout.BlockBytes)
 		switch e, err := layout.DecodeFileExtent(v); {
 		case err != nil:
 			s.c.problem(where, "%v", err)
 		case e.RefBirth > a.Generation:
-			s.c.mark(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(e.Sectors())}, where, 0, true)
+			s.c.mark(layout.Run{Start: e.Addr / layout.BlockBytes, Count: uint32(e.Blocks())}, where, 0, true)
 		}
 	}
 	w.node(&a.Tree, a.Tree.Level, s.c.root.Generation, layout.Key{}, nil)

@@ -13,7 +13,7 @@ type spaceCheck struct {
 	regions map[uint64]layout.Summary // as stored; others are as nothing was ever allocated there
 	groups  map[uint64]layout.Summary // sum of the entries
 	tops    map[uint64]bool
-	taken   int64 // sectors that stored regions have less than fresh ones
+	taken   int64 // blocks that stored regions have less than fresh ones
 }
 
 func (c *checker) checkSpace() {
@@ -21,7 +21,7 @@ func (c *checker) checkSpace() {
 	if p.IsZero() {
 		return
 	}
-	c.rep.Counts.UsedSectors += c.root.DataStart()
+	c.rep.Counts.UsedBlocks += c.root.DataStart()
 	s := &spaceCheck{c: c, regions: map[uint64]layout.Summary{}, groups: map[uint64]layout.Summary{}, tops: map[uint64]bool{}}
 	w := walk{c: c, id: layout.TreeSpace, item: s.item}
 	w.node(p, p.Level, c.root.Generation, layout.Key{}, nil)
@@ -36,7 +36,7 @@ func (c *checker) checkSpace() {
 	}
 	slices.Sort(missing)
 	for _, idx := range missing {
-		c.problem(fmt.Sprintf("region %d", idx), "%d sectors are in use, and it has no bitmap", c.use[idx].count)
+		c.problem(fmt.Sprintf("region %d", idx), "%d blocks are in use, and it has no bitmap", c.use[idx].count)
 	}
 	for idx := range s.regions {
 		if _, ok := s.groups[idx/layout.GroupRegions]; !ok {
@@ -48,10 +48,10 @@ func (c *checker) checkSpace() {
 			c.problem(fmt.Sprintf("group %d", g), "it has no top summary")
 		}
 	}
-	free := int64(c.root.DeviceSectors-c.root.DataStart()) - s.taken
-	c.rep.Counts.FreeSectors = uint64(max(free, 0))
-	if free != int64(c.root.FreeSectors) {
-		c.problem("root", "it says that %d sectors are free, the bitmaps say %d", c.root.FreeSectors, free)
+	free := int64(c.root.DeviceBlocks-c.root.DataStart()) - s.taken
+	c.rep.Counts.FreeBlocks = uint64(max(free, 0))
+	if free != int64(c.root.FreeBlocks) {
+		c.problem("root", "it says that %d blocks are free, the bitmaps say %d", c.root.FreeBlocks, free)
 	}
 }
 
@@ -84,7 +84,7 @@ func (s *spaceCheck) region(idx uint64, v []byte) {
 		c.problem(where, "its summary says %+v, its bitmap %+v", stored, sum)
 	}
 	if n := c.shares.count(idx); shared != n && !c.shares.lost {
-		c.problem(where, "it says that %d of its sectors are shared, the share tree has %d", shared, n)
+		c.problem(where, "it says that %d of its blocks are shared, the reference-count tree has %d", shared, n)
 	}
 	want := c.fixed(idx)
 	if u := c.use[idx]; u != nil {
@@ -92,7 +92,7 @@ func (s *spaceCheck) region(idx uint64, v []byte) {
 			want[i] |= u.bits[i]
 		}
 	}
-	base := idx * layout.RegionSector
+	base := idx * layout.RegionBlocks
 	report := func(what string, differs func(i int) uint64) {
 		first, count := uint64(0), 0
 		for i := range want {
@@ -106,7 +106,7 @@ func (s *spaceCheck) region(idx uint64, v []byte) {
 			}
 		}
 		if count > 0 {
-			c.problem(where, "%d sectors, from %d on, %s", count, first, what)
+			c.problem(where, "%d blocks, from %d on, %s", count, first, what)
 		}
 	}
 	report("are in use and marked free", func(i int) uint64 { return want[i] &^ bits[i] })

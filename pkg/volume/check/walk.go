@@ -22,7 +22,7 @@ func (w *walk) lose() {
 type walk struct {
 	c    *checker
 	id   uint64
-	mark bool              // the first visit: report what is wrong, count the sectors
+	mark bool              // the first visit: report what is wrong, count the blocks
 	snap *snapWalk         // the tree is a snapshot's: what newer ones share is passed over
 	left *layout.Abandoned // the tree is what a rollback left: only what is still to be freed is visited
 	item func(birth uint64, k layout.Key, v []byte)
@@ -107,7 +107,7 @@ func (w *walk) lostPage(p *layout.Pointer, lo layout.Key, hi *layout.Key, format
 	case layout.TreeSpace:
 		x.what += "; maps of free space are lost"
 	case layout.TreeShares:
-		x.what += "; how many files share sectors is lost"
+		x.what += "; how many files share blocks is lost"
 	case layout.TreeFS:
 		lost := items.RangeOf(lo, hi)
 		x.what += "; " + lost.String()

@@ -25,8 +25,8 @@ func NewestRoot(dev device.Device, s *txn.Store, u *layout.Unlocked) (found []tx
 	if err != nil {
 		return nil, bad, err
 	}
-	if uint64(size)/layout.SectorBytes < root.DeviceSectors {
-		return nil, bad, fmt.Errorf("%w: %d bytes of %d", ErrTruncated, size, root.DeviceSectors*layout.SectorBytes)
+	if uint64(size)/layout.BlockBytes < root.DeviceBlocks {
+		return nil, bad, fmt.Errorf("%w: %d bytes of %d", ErrTruncated, size, root.DeviceBlocks*layout.BlockBytes)
 	}
 	return found, bad, nil
 }

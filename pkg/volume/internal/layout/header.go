@@ -33,7 +33,7 @@ const (
 // Bits of the incompat word.
 const (
 	FeatureSnapshots uint64 = 1 << 0 // tree 3 is used
-	FeatureShares    uint64 = 1 << 1 // files share sectors: reflinks
+	FeatureShares    uint64 = 1 << 1 // files share blocks: reflinks
 	FeatureReserved  uint64 = 1 << 2 // files have reserved ranges
 	FeatureFlags     uint64 = 1 << 3 // inodes have flags that users set
 )
@@ -43,7 +43,7 @@ const (
 	headerMagic = "\x89SEALVOL" // the first byte is no text, as in PNG
 
 	offVersion   = 8
-	offSector    = 12
+	offBlockSize = 12
 	offCompat    = 16
 	offROCompat  = 24
 	offIncompat  = 32
@@ -88,7 +88,7 @@ var (
 	ErrHeaderConflict = errors.New("the two copies of the volume header belong to different volumes")
 )
 
-// Header is the part of a volume that is readable without a key. Its sector
+// Header is the part of a volume that is readable without a key. Its block
 // size is always crypto.SectorBytes.
 type Header struct {
 	Compat, ROCompat, Incompat uint64 // feature words
@@ -158,7 +158,7 @@ func (h *Header) encode() ([]byte, error) {
 	b := make([]byte, HeaderBytes)
 	copy(b, headerMagic)
 	binary.LittleEndian.PutUint32(b[offVersion:], FormatVersion)
-	binary.LittleEndian.PutUint32(b[offSector:], crypto.SectorBytes)
+	binary.LittleEndian.PutUint32(b[offBlockSize:], crypto.SectorBytes)
 	binary.LittleEndian.PutUint64(b[offCompat:], h.Compat)
 	binary.LittleEndian.PutUint64(b[offROCompat:], h.ROCompat)
 	binary.LittleEndian.PutUint64(b[offIncompat:], h.Incompat)
@@ -214,8 +214,8 @@ func DecodeHeader(b []byte) (*Header, error) {
 	if err := h.Suite.Validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrHeaderDamaged, err)
 	}
-	if n := binary.LittleEndian.Uint32(b[offSector:]); n != crypto.SectorBytes {
-		return nil, fmt.Errorf("%w: sectors of %d bytes", ErrHeaderDamaged, n)
+	if n := binary.LittleEndian.Uint32(b[offBlockSize:]); n != crypto.SectorBytes {
+		return nil, fmt.Errorf("%w: blocks of %d bytes", ErrHeaderDamaged, n)
 	}
 	if !zeros(b[offFixedEnd:offSlots]) || !zeros(b[offSlotsEnd:offMAC]) {
 		return nil, fmt.Errorf("%w: reserved bytes are not zero", ErrHeaderDamaged)

@@ -297,7 +297,7 @@ func TestHeaderErrors(t *testing.T) {
 		{"incompat", func(b []byte) []byte { b[offIncompat], b[offIncompat+7] = 0x80, 0x80; return rechecksum(b) }, ErrNewerFormat, "bits 7, 63"},
 		{"incompat 63", func(b []byte) []byte { b[offIncompat+7] = 0x80; return rechecksum(b) }, ErrNewerFormat, "bit 63"},
 		{"suite", func(b []byte) []byte { b[offSuite] = 9; return rechecksum(b) }, crypto.ErrUnsupportedSuite, "suite 9"},
-		{"sector", func(b []byte) []byte { b[offSector+1] = 2; return rechecksum(b) }, ErrHeaderDamaged, "512 bytes"},
+		{"block", func(b []byte) []byte { b[offBlockSize+1] = 2; return rechecksum(b) }, ErrHeaderDamaged, "512 bytes"},
 		{"slot type", func(b []byte) []byte { b[offSlots] = 77; return rechecksum(b) }, ErrHeaderDamaged, "slot 0"},
 		{"slot length", func(b []byte) []byte { b[offSlots+slotBytes+3] = 0xff; return rechecksum(b) }, ErrHeaderDamaged, "slot 1"},
 	} {

@@ -48,10 +48,10 @@ type Inode struct {
 	Rdev    uint32
 	Flags   uint32
 	Size    uint64 // bytes of a file or symlink; names in a directory
-	Sectors uint64 // sectors of its extents
+	Blocks  uint64 // blocks of its extents
 	Parent  uint64 // directory that has a name of it; 0: not known, but always known of directories
 	NameSub uint64 // sub of that name's item; 0: not known
-	Vacant  uint64 // sectors of its reserved ranges that have no extent
+	Vacant  uint64 // blocks of its reserved ranges that have no extent
 	Atime   vfs.Timespec
 	Mtime   vfs.Timespec
 	Ctime   vfs.Timespec
@@ -80,7 +80,7 @@ func (n *Inode) Append(b []byte) []byte {
 	le.PutUint32(p[16:], n.Rdev)
 	le.PutUint32(p[20:], n.Flags)
 	le.PutUint64(p[24:], n.Size)
-	le.PutUint64(p[32:], n.Sectors)
+	le.PutUint64(p[32:], n.Blocks)
 	le.PutUint64(p[40:], n.Parent)
 	putTime(p[48:], n.Atime)
 	putTime(p[60:], n.Mtime)
@@ -99,7 +99,7 @@ func DecodeInode(p []byte) (Inode, error) {
 	le := binary.LittleEndian
 	n := Inode{
 		Mode: le.Uint32(p[0:]), Nlink: le.Uint32(p[4:]), UID: le.Uint32(p[8:]), GID: le.Uint32(p[12:]),
-		Rdev: le.Uint32(p[16:]), Flags: le.Uint32(p[20:]), Size: le.Uint64(p[24:]), Sectors: le.Uint64(p[32:]),
+		Rdev: le.Uint32(p[16:]), Flags: le.Uint32(p[20:]), Size: le.Uint64(p[24:]), Blocks: le.Uint64(p[32:]),
 		Parent: le.Uint64(p[40:]), NameSub: le.Uint64(p[96:]), Vacant: le.Uint64(p[104:]),
 		Atime: getTime(p[48:]), Mtime: getTime(p[60:]), Ctime: getTime(p[72:]), Btime: getTime(p[84:]),
 	}
@@ -107,7 +107,7 @@ func DecodeInode(p []byte) (Inode, error) {
 		return Inode{}, corrupt("inode: unknown flags %#x", n.Flags)
 	}
 	if n.Vacant > MaxReserved || n.Vacant > 0 && n.Flags&InodeReserved == 0 {
-		return Inode{}, corrupt("inode: %d reserved sectors, flags %#x", n.Vacant, n.Flags)
+		return Inode{}, corrupt("inode: %d reserved blocks, flags %#x", n.Vacant, n.Flags)
 	}
 	if n.Mode > 0o177777 || !knownType(n.Mode&0o170000) {
 		return Inode{}, corrupt("inode: mode %#o", n.Mode)
@@ -127,9 +127,9 @@ func knownType(t uint32) bool {
 	return false
 }
 
-// MaxFileBytes is the largest file: 16 TiB of sectors and more would fit the
+// MaxFileBytes is the largest file: 16 TiB of blocks and more would fit the
 // keys; the kernel's own limit is the bound.
-const MaxFileBytes = 1<<63 - SectorBytes
+const MaxFileBytes = 1<<63 - BlockBytes
 
 // Name is the value of a KeyName item.
 type Name struct {

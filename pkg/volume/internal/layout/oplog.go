@@ -21,8 +21,8 @@ const (
 	OpFallocate   OpType = 8
 	OpSetXattr    OpType = 9
 	OpRemoveXattr OpType = 10
-	OpCopyRange   OpType = 11 // whole sectors, shared
-	OpGrow        OpType = 12 // Len: sectors of the device
+	OpCopyRange   OpType = 11 // whole blocks, shared
+	OpGrow        OpType = 12 // Len: blocks of the device
 	OpSetFlags    OpType = 14 // Flags: those of InodeUserFlags that the inode has then
 )
 

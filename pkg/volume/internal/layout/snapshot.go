@@ -33,9 +33,9 @@ const (
 
 // SnapState is the value of the KeySnapState item.
 type SnapState struct {
-	NextID      uint32 // of the next snapshot or rollback
-	Point       uint32 // under which the head's dead list goes on
-	DeadSectors uint64 // in all dead lists
+	NextID     uint32 // of the next snapshot or rollback
+	Point      uint32 // under which the head's dead list goes on
+	DeadBlocks uint64 // in all dead lists
 }
 
 const snapStateBytes = 32
@@ -44,7 +44,7 @@ const snapStateBytes = 32
 func (s *SnapState) Append(b []byte) []byte {
 	b = binary.LittleEndian.AppendUint32(b, s.NextID)
 	b = binary.LittleEndian.AppendUint32(b, s.Point)
-	b = binary.LittleEndian.AppendUint64(b, s.DeadSectors)
+	b = binary.LittleEndian.AppendUint64(b, s.DeadBlocks)
 	return append(b, make([]byte, snapStateBytes-16)...)
 }
 
@@ -54,7 +54,7 @@ func DecodeSnapState(b []byte) (SnapState, error) {
 		return SnapState{}, corrupt("snapshot state of %d bytes", len(b))
 	}
 	le := binary.LittleEndian
-	s := SnapState{NextID: le.Uint32(b), Point: le.Uint32(b[4:]), DeadSectors: le.Uint64(b[8:])}
+	s := SnapState{NextID: le.Uint32(b), Point: le.Uint32(b[4:]), DeadBlocks: le.Uint64(b[8:])}
 	if s.NextID == 0 || s.Point >= s.NextID {
 		return SnapState{}, corrupt("snapshot state: point %d, next id %d", s.Point, s.NextID)
 	}
@@ -67,7 +67,7 @@ type Snapshot struct {
 	Created    vfs.Timespec
 	Tree       Pointer // TreeFS at the end of Generation
 	Inodes     uint64  // in it
-	Sectors    uint64  // in use then, dead lists not counted
+	Blocks     uint64  // in use then, dead lists not counted
 	Epoch      uint32  // oldest key epoch that the volume's keys held
 	Deleting   bool    // nobody opens it any more; what only it held is being freed
 	Promised   uint64  // Reservations.Promised and Ranges of the head at the end of Generation
@@ -93,7 +93,7 @@ func (s *Snapshot) Append(b []byte) []byte {
 	putTime(p[8:], s.Created)
 	s.Tree.Put(p[20:])
 	le.PutUint64(p[124:], s.Inodes)
-	le.PutUint64(p[132:], s.Sectors)
+	le.PutUint64(p[132:], s.Blocks)
 	le.PutUint32(p[140:], s.Epoch)
 	if s.Deleting {
 		p[144] |= snapshotDeleting
@@ -116,12 +116,12 @@ func DecodeSnapshot(b []byte) (Snapshot, error) {
 		return s, corrupt("snapshot of %d bytes", len(b))
 	}
 	le := binary.LittleEndian
-	s = Snapshot{Generation: le.Uint64(b), Created: getTime(b[8:]), Inodes: le.Uint64(b[124:]), Sectors: le.Uint64(b[132:]),
+	s = Snapshot{Generation: le.Uint64(b), Created: getTime(b[8:]), Inodes: le.Uint64(b[124:]), Blocks: le.Uint64(b[132:]),
 		Epoch: le.Uint32(b[140:]), Deleting: b[144]&snapshotDeleting != 0, Name: string(b[fixed:])}
 	if fixed > snapshotFixed {
 		s.Promised, s.Ranges = le.Uint64(b[snapshotFixed:]), le.Uint64(b[snapshotFixed+8:])
 		if err := (&Reservations{Promised: s.Promised, Ranges: s.Ranges}).check(); err != nil || s.Promised == 0 {
-			return s, corrupt("snapshot: %d reserved sectors in %d ranges", s.Promised, s.Ranges)
+			return s, corrupt("snapshot: %d reserved blocks in %d ranges", s.Promised, s.Ranges)
 		}
 	}
 	if b[144]&^(snapshotDeleting|snapshotReserves) != 0 || !zeros(b[145:snapshotFixed]) {
@@ -222,13 +222,13 @@ func DecodeDeadLog(b []byte) (DeadLog, error) {
 
 // DeadSum is the value of a KeyDeadSum item.
 type DeadSum struct {
-	Sectors     uint64 // that died under this point and have this bound, in items and pieces
+	Blocks      uint64 // that died under this point and have this bound, in items and pieces
 	First, Next uint32 // pieces [First, Next) are there
 }
 
 // Append encodes the item.
 func (s *DeadSum) Append(b []byte) []byte {
-	b = binary.LittleEndian.AppendUint64(b, s.Sectors)
+	b = binary.LittleEndian.AppendUint64(b, s.Blocks)
 	return binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(b, s.First), s.Next)
 }
 
@@ -239,8 +239,8 @@ func DecodeDeadSum(b []byte) (DeadSum, error) {
 	}
 	le := binary.LittleEndian
 	s := DeadSum{le.Uint64(b), le.Uint32(b[8:]), le.Uint32(b[12:])}
-	if s.Sectors == 0 || s.First > s.Next {
-		return DeadSum{}, corrupt("sum of a dead list: %d sectors, pieces %d to %d", s.Sectors, s.First, s.Next)
+	if s.Blocks == 0 || s.First > s.Next {
+		return DeadSum{}, corrupt("sum of a dead list: %d blocks, pieces %d to %d", s.Blocks, s.First, s.Next)
 	}
 	return s, nil
 }

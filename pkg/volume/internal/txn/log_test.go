@@ -53,7 +53,7 @@ func TestLogRoundTrip(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	dev := device.NewMem(64 << 20)
 	s := testStore(t, dev)
-	root := &layout.Root{Generation: 5, LogSectors: testFrames, MountID: [16]byte{7}}
+	root := &layout.Root{Generation: 5, LogBlocks: testFrames, MountID: [16]byte{7}}
 	l := NewLog(s, root.MountID, testFrames)
 	var want [][]byte
 	previous := uint64(0)
@@ -120,7 +120,7 @@ func readLog(s *Store, root *layout.Root) (r read, err error) {
 func TestLogDamage(t *testing.T) {
 	type frame = uint64
 	flip := func(dev *device.Mem, f frame) {
-		dev.Corrupt(layout.LogOff+int64(f%testFrames)*layout.SectorBytes, func(b []byte) { b[100] ^= 1 })
+		dev.Corrupt(layout.LogOff+int64(f%testFrames)*layout.BlockBytes, func(b []byte) { b[100] ^= 1 })
 	}
 	for _, c := range []struct {
 		name    string
@@ -143,7 +143,7 @@ func TestLogDamage(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dev := device.NewMem(64 << 20)
 			s := testStore(t, dev)
-			root := &layout.Root{Generation: 5, LogSectors: testFrames, MountID: [16]byte{7}, LogSeq: c.start}
+			root := &layout.Root{Generation: 5, LogBlocks: testFrames, MountID: [16]byte{7}, LogSeq: c.start}
 			l := NewLog(s, root.MountID, testFrames)
 			for l.Next() < c.start {
 				appendRecord(t, l, record(99, 10), true)
@@ -185,7 +185,7 @@ func TestLogDamage(t *testing.T) {
 func TestLogForeign(t *testing.T) {
 	dev := device.NewMem(64 << 20)
 	s := testStore(t, dev)
-	root := &layout.Root{Generation: 4, LogSectors: testFrames, MountID: [16]byte{7}}
+	root := &layout.Root{Generation: 4, LogBlocks: testFrames, MountID: [16]byte{7}}
 	l := NewLog(s, root.MountID, testFrames)
 	appendRecord(t, l, record(1, 10), true) // base 5
 	if _, err := s.ReadLog(root); !errors.Is(err, ErrLogDamaged) {
@@ -201,11 +201,11 @@ func TestLogForeign(t *testing.T) {
 	}
 	// Moved to another place, a frame is not taken for the one that belongs there.
 	root.MountID[0]--
-	b := make([]byte, layout.SectorBytes)
+	b := make([]byte, layout.BlockBytes)
 	if _, err := dev.ReadAt(b, layout.LogOff); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := dev.WriteAt(b, layout.LogOff+layout.SectorBytes); err != nil {
+	if _, err := dev.WriteAt(b, layout.LogOff+layout.BlockBytes); err != nil {
 		t.Fatal(err)
 	}
 	if rp, err := readLog(s, root); err != nil || len(rp.Records) != 1 || rp.Next != 1 {
@@ -213,13 +213,13 @@ func TestLogForeign(t *testing.T) {
 	}
 }
 
-// badSector is a device with a sector that can not be read.
-type badSector struct {
+// badBlock is a device with a block that can not be read.
+type badBlock struct {
 	device.Device
 	off int64
 }
 
-func (d *badSector) ReadAt(b []byte, off int64) (int, error) {
+func (d *badBlock) ReadAt(b []byte, off int64) (int, error) {
 	if off <= d.off && d.off < off+int64(len(b)) {
 		return 0, errors.New("medium error")
 	}
@@ -231,13 +231,13 @@ func (d *badSector) ReadAt(b []byte, off int64) (int, error) {
 func TestLogUnreadable(t *testing.T) {
 	dev := device.NewMem(64 << 20)
 	s := testStore(t, dev)
-	root := &layout.Root{Generation: 5, LogSectors: testFrames, MountID: [16]byte{7}}
+	root := &layout.Root{Generation: 5, LogBlocks: testFrames, MountID: [16]byte{7}}
 	l := NewLog(s, root.MountID, testFrames)
 	for i := range 3 {
 		appendRecord(t, l, record(i, 10), true)
 	}
 	for f := range int64(6) {
-		s.Dev = &badSector{dev, layout.LogOff + f*layout.SectorBytes}
+		s.Dev = &badBlock{dev, layout.LogOff + f*layout.BlockBytes}
 		rp, err := readLog(s, root)
 		if f <= 3 && !errors.Is(err, ErrDevice) {
 			t.Fatalf("frame %d: %+v, %v", f, rp, err)
@@ -254,7 +254,7 @@ func TestReadRoots(t *testing.T) {
 	if _, _, err := s.ReadRoots(); !errors.Is(err, ErrNoRoot) {
 		t.Fatal(err)
 	}
-	r := &layout.Root{DeviceSectors: 16384, LogSectors: 1024, NextIno: 2, FreeSectors: 1}
+	r := &layout.Root{DeviceBlocks: 16384, LogBlocks: 1024, NextIno: 2, FreeBlocks: 1}
 	var hashes [40][32]byte
 	for g := uint64(1); g < 40; g++ {
 		r.Generation, r.PrevR = g, hashes[g-1]
@@ -289,7 +289,7 @@ func TestReadRoots(t *testing.T) {
 		for state, damage := range map[CopyState]func(d *device.Mem) device.Device{
 			CopyBad:    func(d *device.Mem) device.Device { d.Corrupt(at(39, n), tear); return d },
 			CopyBlank:  func(d *device.Mem) device.Device { d.Corrupt(at(39, n), func(b []byte) { clear(b) }); return d },
-			CopyUnread: func(d *device.Mem) device.Device { return &badSector{d, at(39, n)} },
+			CopyUnread: func(d *device.Mem) device.Device { return &badBlock{d, at(39, n)} },
 			CopyOld: func(d *device.Mem) device.Device {
 				copyOld(t, s, d, r, at(39, n))
 				return d
@@ -320,7 +320,7 @@ func TestReadRoots(t *testing.T) {
 	newest(38, 1, [2]CopyState{})
 	// A root that is copied to another slot does not verify there.
 	swapped := dev.Clone()
-	b := make([]byte, layout.SectorBytes)
+	b := make([]byte, layout.BlockBytes)
 	if _, err := swapped.ReadAt(b, at(39, 0)); err != nil && !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
@@ -337,13 +337,13 @@ func TestReadRoots(t *testing.T) {
 	// there, or the other copy is whole.
 	lost := dev.Clone()
 	lost.Corrupt(at(39, 1), tear)
-	s.Dev = &badSector{lost, at(39, 0)}
+	s.Dev = &badBlock{lost, at(39, 0)}
 	if _, _, err := s.ReadRoots(); !errors.Is(err, ErrDevice) {
 		t.Fatal(err)
 	}
 	lost = dev.Clone()
 	lost.Corrupt(at(30, 1), tear)
-	s.Dev = &badSector{lost, at(30, 0)}
+	s.Dev = &badBlock{lost, at(30, 0)}
 	newest(39, 1, [2]CopyState{})
 	// Two that differ: refused.
 	s.Dev = dev.Clone()
@@ -368,7 +368,7 @@ func copyOld(t *testing.T, s *Store, d *device.Mem, r *layout.Root, at int64) {
 	t.Helper()
 	old := *r
 	old.Generation = 23
-	b := make([]byte, layout.SectorBytes)
+	b := make([]byte, layout.BlockBytes)
 	if err := s.Keys.Newest().SealRoot(uint8(old.Generation%layout.RootSlots), old.Encode(), b); err != nil {
 		t.Fatal(err)
 	}

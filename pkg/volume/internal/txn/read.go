@@ -82,7 +82,7 @@ func (s *Store) BadSegments(r *layout.Record, buf []byte, report func(from, n in
 	from, n := 0, 0
 	var first error
 	for i := range r.Count() {
-		err := s.ReadRun(r, i, 1, buf[:layout.SectorBytes])
+		err := s.ReadRun(r, i, 1, buf[:layout.BlockBytes])
 		if err == nil && n > 0 {
 			report(from, n, first)
 			n = 0

@@ -89,7 +89,7 @@ func (s *Store) readSlot(slot int) (f FoundRoot, blank bool, err error) {
 	var plains [layout.RootCopies][]byte
 	var roots [layout.RootCopies]*layout.Root
 	for n := range layout.RootCopies {
-		b := device.AlignedBytes(layout.SectorBytes)
+		b := device.AlignedBytes(layout.BlockBytes)
 		if rerr := s.readAt(b, uint64(layout.RootCopyOff(slot, n))); rerr != nil {
 			f.Copies[n], blank = CopyUnread, false
 			err = errors.Join(err, fmt.Errorf("root slot %d: %w", slot, rerr))
@@ -159,7 +159,7 @@ func (s *Store) WriteRoot(r *layout.Root) (hash [32]byte, err error) {
 	defer s.rootMu.Unlock()
 	plain := r.Encode()
 	slot := int(r.Generation % layout.RootSlots)
-	b := device.AlignedBytes(layout.SectorBytes)
+	b := device.AlignedBytes(layout.BlockBytes)
 	if err := s.Keys.Newest().SealRoot(uint8(slot), plain, b); err != nil {
 		return hash, fmt.Errorf("seal root: %w", err)
 	}
@@ -197,7 +197,7 @@ type RootsReport struct {
 func (s *Store) MendRoots(write bool) *RootsReport {
 	s.rootMu.Lock()
 	defer s.rootMu.Unlock()
-	rep := &RootsReport{Bytes: layout.RootSlots * layout.RootCopies * layout.SectorBytes}
+	rep := &RootsReport{Bytes: layout.RootSlots * layout.RootCopies * layout.BlockBytes}
 	rep.Roots, rep.Bad, _ = s.readSlots()
 	for i := range rep.Roots {
 		f := &rep.Roots[i]

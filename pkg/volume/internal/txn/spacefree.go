@@ -13,7 +13,7 @@ func (s *Space) Free(run layout.Run) {
 	defer s.mu.Unlock()
 	if !s.inside(run) {
 		if s.bad == nil {
-			s.bad = fmt.Errorf("%w: sectors %d+%d, outside the data area, were to be freed", layout.ErrCorrupt, run.Start, run.Count)
+			s.bad = fmt.Errorf("%w: blocks %d+%d, outside the data area, were to be freed", layout.ErrCorrupt, run.Start, run.Count)
 		}
 		return
 	}
@@ -26,7 +26,7 @@ func (s *Space) Free(run layout.Run) {
 	s.lists[s.gen] = append(l, run)
 }
 
-// Share counts sectors of a region to which further references came, or of which
+// Share counts blocks of a region to which further references came, or of which
 // (n negative) the last one went. It only keeps the count.
 func (s *Space) Share(idx uint64, n int) error {
 	s.mu.Lock()
@@ -36,14 +36,14 @@ func (s *Space) Share(idx uint64, n int) error {
 		return err
 	}
 	sum := int64(r.shared) + int64(n)
-	if sum < 0 || sum > layout.RegionSector {
-		return fmt.Errorf("%w: region %d with %d shared sectors", layout.ErrCorrupt, idx, sum)
+	if sum < 0 || sum > layout.RegionBlocks {
+		return fmt.Errorf("%w: region %d with %d shared blocks", layout.ErrCorrupt, idx, sum)
 	}
 	r.shared, r.dirty = uint32(sum), true
 	return nil
 }
 
-// Shared is how many sectors of a region have further references.
+// Shared is how many blocks of a region have further references.
 func (s *Space) Shared(idx uint64) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -140,7 +140,7 @@ func (s *Space) Reuse(gen uint64) error {
 			continue
 		}
 		for _, run := range l {
-			for idx := run.Start / layout.RegionSector; idx <= (run.Start+uint64(run.Count)-1)/layout.RegionSector; idx++ {
+			for idx := run.Start / layout.RegionBlocks; idx <= (run.Start+uint64(run.Count)-1)/layout.RegionBlocks; idx++ {
 				touched[idx] = struct{}{}
 			}
 			err := s.each(run, func(_ uint64, r *region, bit, n uint64) error {
