@@ -68,7 +68,7 @@ func sameContent(a, b [3]layout.Pointer) bool {
 }
 
 // OfferAnchor returns the anchor of a state that is durable and holds all that
-// was committed before the call. Keep it where the device's owner can not
+// was committed before the call. Keep it where the device's owner cannot
 // reach, durably, and then call ConfirmAnchor. Nothing else happens to an anchor
 // that gets lost on the way. While nothing changes, it returns the same again;
 // after layout.MaxAnchorsOffered without any confirmation, the newest of these.
@@ -185,7 +185,7 @@ func (v *Volume) ConfirmAnchor(c Anchor) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if c.Volume != v.id {
-		return fmt.Errorf("%w: the anchor is of volume %v", ErrOtherVolume, c.Volume)
+		return fmt.Errorf("%w: the anchor belongs to volume %v", ErrOtherVolume, c.Volume)
 	}
 	if c.Generation <= a.newest.gen {
 		if c.Generation == a.newest.gen && c.Epoch > a.newest.Epoch {

@@ -119,7 +119,7 @@ func TestAnchor(t *testing.T) {
 	refuse("the other way", dev.Clone(), &other, ErrRolledBack, "")
 	same := *first
 	same.Generation, same.MAC[0] = newestOf(t, old).Generation, 1
-	refuse("another root of that generation", old.Clone(), &same, ErrForked, "is another one")
+	refuse("another root of that generation", old.Clone(), &same, ErrForked, "differs from the anchored one")
 	// Not the volume at all.
 	zeroed := device.NewMem(80 << 20)
 	before := zeroed.Writes()
@@ -127,10 +127,10 @@ func TestAnchor(t *testing.T) {
 		t.Error("zeroed:", err)
 	}
 	mustFormat(t, zeroed)
-	refuse("formatted anew", zeroed, first, ErrOtherVolume, "the device holds")
+	refuse("formatted anew", zeroed, first, ErrOtherVolume, "but the device holds")
 	k := secretKey(t, 3)
 	ok(t, Format(zeroed, FormatOptions{Recipient: k.Recipient, Force: true}))
-	refuse("formatted anew with another key", zeroed, first, ErrOtherVolume, "the device holds")
+	refuse("formatted anew with another key", zeroed, first, ErrOtherVolume, "but the device holds")
 	clone := *first
 	clone.Instance = crypto.NewUUID()
 	refuse("a clone", dev.Clone(), &clone, ErrOtherVolume, "clone")

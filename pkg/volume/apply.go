@@ -89,7 +89,7 @@ func (v *Volume) apply(op *layout.Op) error {
 		v.applyFlags(in, op)
 		return nil
 	}
-	return fmt.Errorf("%w: operation of type %d", layout.ErrCorrupt, op.Type)
+	return fmt.Errorf("%w: unexpected operation type %d", layout.ErrCorrupt, op.Type)
 }
 
 func (v *Volume) applyCreate(op *layout.Op) error {
@@ -290,7 +290,7 @@ func linkOf(in *inode) int {
 // exchangeNames has two inodes exchange their names.
 func (v *Volume) exchangeNames(w *tree.Writer, op *layout.Op, moved, target *inode) (from, to dirChange, err error) {
 	if target == nil {
-		return from, to, fmt.Errorf("%w: exchange with nothing", layout.ErrCorrupt)
+		return from, to, fmt.Errorf("%w: the name to exchange with does not exist", layout.ErrCorrupt)
 	}
 	if err := v.names.set(w, op.Parent, op.Name, target); err != nil {
 		return from, to, err

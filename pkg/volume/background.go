@@ -11,7 +11,7 @@ import (
 )
 
 // ErrBusy means that work of a kind is under way of which there is one at a time.
-var ErrBusy = errors.New("it is under way already")
+var ErrBusy = errors.New("already running")
 
 // background is the long work on an open volume, which Close ends.
 type background struct {

@@ -153,7 +153,7 @@ func (v *Volume) Readlink(ino vfs.Ino) (string, error) {
 	}
 	val, ok, err := v.fs.Get(items.InlineKey(uint64(ino)), nil)
 	if err == nil && !ok {
-		err = fmt.Errorf("%w: symlink without target", layout.ErrCorrupt)
+		err = fmt.Errorf("%w: the symlink has no target", layout.ErrCorrupt)
 	}
 	if err != nil {
 		return "", txn.Wrap(fmt.Errorf("inode %d: %w", ino, err))

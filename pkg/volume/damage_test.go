@@ -169,7 +169,7 @@ func TestDamageData(t *testing.T) {
 		for path, bad := range v.bad {
 			for _, b := range bad {
 				if !slices.ContainsFunc(hit, func(h place) bool { return int(h.block) == b && slices.Contains(paths[h.ino], path) }) {
-					t.Errorf("%s: %s, block %d is whole and can not be read", kind, path, b)
+					t.Errorf("%s: %s, block %d is whole and cannot be read", kind, path, b)
 				}
 			}
 		}
@@ -302,7 +302,7 @@ func TestDamageRoots(t *testing.T) {
 		t.Errorf("copied: fsck says\n%s", found)
 	}
 	// The root slots of an older image over the newer ones: a rollback. Without an
-	// anchor it can not be told, but nothing wrong may be read: pages that were
+	// anchor it cannot be told, but nothing wrong may be read: pages that were
 	// replaced since do not verify.
 	dev = fx.dev.Clone()
 	for i := range layout.RootSlots {

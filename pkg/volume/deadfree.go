@@ -315,7 +315,7 @@ func (f *freer) appendPieces(key layout.Key, sum layout.DeadSum, runs []layout.D
 // takeSum notes that blocks left a dead list.
 func (f *freer) takeSum(key layout.Key, sum layout.DeadSum, n uint64) error {
 	if n > sum.Blocks || n == sum.Blocks && sum.First != sum.Next {
-		return fmt.Errorf("%w: dead list %d, bound %d holds more than its sum of %d blocks", layout.ErrCorrupt, key.Obj, key.Sub, sum.Blocks)
+		return fmt.Errorf("%w: dead list %d, bound %d has more blocks than its sum of %d", layout.ErrCorrupt, key.Obj, key.Sub, sum.Blocks)
 	}
 	sum.Blocks -= n
 	f.dead += n
@@ -336,7 +336,7 @@ func (f *freer) freePiece(key layout.Key, val []byte, free bool) error {
 	k := layout.Key{Obj: key.Obj, Type: layout.KeyDeadPiece, Sub: key.Sub<<32 | uint64(sum.First)}
 	val, ok, err := f.w.Get(k)
 	if err == nil && (!ok || sum.First == sum.Next) {
-		err = fmt.Errorf("%w: dead list %d, bound %d: no piece holds its last %d blocks", layout.ErrCorrupt, key.Obj, key.Sub, sum.Blocks)
+		err = fmt.Errorf("%w: dead list %d, bound %d: its last %d blocks are in no piece", layout.ErrCorrupt, key.Obj, key.Sub, sum.Blocks)
 	}
 	if err != nil {
 		return err

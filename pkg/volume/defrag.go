@@ -210,7 +210,7 @@ func (d *defrag) belongs(parent vfs.Ino, e vfs.Dirent) (bool, error) {
 	return !twice, nil
 }
 
-// damaged notes a file that can not be read; any other error ends the work.
+// damaged notes a file that cannot be read; any other error ends the work.
 func (d *defrag) damaged(ino uint64, err error) error {
 	if !errors.Is(err, vfs.ErrCorrupt) && !errors.Is(err, layout.ErrCorrupt) {
 		return err

@@ -13,7 +13,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// ErrNoDiscard means that the device can not discard.
+// ErrNoDiscard means that the device cannot discard.
 var ErrNoDiscard = device.ErrNotSupported
 
 const (

@@ -126,7 +126,7 @@ func oneEnding(t *testing.T, seed uint64) error {
 			defer ending.Done()
 			for range 1000 {
 				errs[i] = end()
-				// What is looked at can not be given up at that moment.
+				// What is looked at cannot be given up at that moment.
 				if !errors.Is(errs[i], ErrSnapshotInUse) {
 					return
 				}

@@ -91,7 +91,7 @@ func (v *Volume) inheritFlags(dir uint64) (uint32, error) {
 
 func forbidden(in *inode, flags uint32) error {
 	if in.attr.Flags&flags != 0 {
-		return fmt.Errorf("inode %d is immutable or only appended to: %w", in.ino, vfs.ErrNotPermitted)
+		return fmt.Errorf("inode %d is immutable or append-only: %w", in.ino, vfs.ErrNotPermitted)
 	}
 	return nil
 }

@@ -104,7 +104,7 @@ func TestFailedDataWrite(t *testing.T) {
 	lost(t, v, mem, ino)
 }
 
-// A page of the tree that can not be read while a batch is sealed: the pages count
+// A page of the tree that cannot be read while a batch is sealed: the pages count
 // as clean, and the batch will not be written.
 func TestFailedSeal(t *testing.T) {
 	mem, fault, v, ino := dirtyFile(t)
@@ -124,7 +124,7 @@ func TestFailedSeal(t *testing.T) {
 	lost(t, v, mem, ino)
 }
 
-// A page of the tree that can not be read while a commit stores the inodes: they do
+// A page of the tree that cannot be read while a commit stores the inodes: they do
 // not count as changed any more, and who loads one then has its old size.
 func TestFailedFreeze(t *testing.T) {
 	mem, _, v, ino := dirtyFile(t)

@@ -64,7 +64,7 @@ func TestForgedFreeList(t *testing.T) {
 			p.Blocks = 10_000 // there are as many
 			f.root.FreeLists[0] = p
 		})
-		refused(t, dev, "leads back to itself")
+		refused(t, dev, "is circular")
 	}
 	for _, c := range []struct {
 		name, want string
@@ -72,7 +72,7 @@ func TestForgedFreeList(t *testing.T) {
 		blocks     uint64
 	}{
 		{"more blocks than there are", "the volume has", runs, 1 << 40},
-		{"more runs than blocks", "more than the 2 blocks", runs, 2},
+		{"more runs than blocks", "exceeds the 2 blocks", runs, 2},
 		{"less", "1 of 4 blocks are missing", runs, 4},
 		{"outside", "outside the data area", []layout.Run{{Start: 3, Count: 1}}, 1},
 		{"across the end", "outside the data area", []layout.Run{{Start: 20479, Count: 2}}, 2},

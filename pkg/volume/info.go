@@ -84,11 +84,11 @@ type RootInfo struct {
 	Inodes        uint64
 
 	// LogRecords is how many records the log holds beyond the root; LogErr why it
-	// can not be replayed. Neither is set for a volume in use.
+	// cannot be replayed. Neither is set for a volume in use.
 	LogRecords int
 	LogErr     error
 
-	Label string // as of that commit; "" if there is none or it can not be read
+	Label string // as of that commit; "" if there is none or it cannot be read
 }
 
 // Inspect reads the newest root, without mounting or changing anything. With

@@ -208,7 +208,7 @@ func mustWalk(t *testing.T, v *Volume, path string) vfs.Attr {
 }
 
 // TestDiscardOption: what is freed is discarded once it is reusable; a device
-// that can not do that is told once and works on.
+// that cannot do that is told once and works on.
 func TestDiscardOption(t *testing.T) {
 	mem := device.NewMem(80 << 20)
 	mustFormat(t, mem)

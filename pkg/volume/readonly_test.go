@@ -107,7 +107,7 @@ func TestReplayReadError(t *testing.T) {
 	}
 }
 
-// A header that can not be read is an I/O error, not a device without a volume;
+// A header that cannot be read is an I/O error, not a device without a volume;
 // one good copy is enough.
 func TestHeaderUnreadable(t *testing.T) {
 	mem := device.NewMem(64 << 20)

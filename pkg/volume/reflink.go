@@ -45,7 +45,7 @@ func (v *Volume) CopyRange(req *vfs.Req, src vfs.Ino, srcOff uint64, dst vfs.Ino
 		return 0, vfs.ErrFileTooBig
 	}
 	if src == dst && srcOff < dstOff+length && dstOff < srcOff+length {
-		return 0, fmt.Errorf("copy of a range onto itself: %w", vfs.ErrInvalid)
+		return 0, fmt.Errorf("source and target range overlap: %w", vfs.ErrInvalid)
 	}
 	c := copier{v: v, req: req, src: src, dst: dst}
 	done := uint64(0)
@@ -329,7 +329,7 @@ func checkCopy(src, dst *inode, op *layout.Op) error {
 	case !src.isReg() || !dst.isReg(), op.Len == 0 || op.Off%pageBytes != 0 || op.Off2%pageBytes != 0 || same,
 		op.Off > layout.MaxFileBytes-op.Len, op.Off2+op.Len > src.attr.Size || src.attr.Size <= layout.MaxInline,
 		!copyEnds(src, dst, op.Off2, op.Off, op.Len):
-		return fmt.Errorf("%w: copy of %d bytes from inode %d, %d of %d, to %d", layout.ErrCorrupt, op.Len, src.ino, op.Off2, src.attr.Size, op.Off)
+		return fmt.Errorf("%w: invalid copy of %d bytes from inode %d at %d of %d, to %d", layout.ErrCorrupt, op.Len, src.ino, op.Off2, src.attr.Size, op.Off)
 	}
 	return nil
 }

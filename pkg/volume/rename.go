@@ -158,7 +158,7 @@ func (ns *namespace) isInside(d *inode, ino uint64) (bool, error) {
 			return false, nil
 		}
 		if parent == at || parent == 0 || depth > 1<<20 {
-			return false, txn.Wrap(fmt.Errorf("%w: directory %d has no way to the root", layout.ErrCorrupt, d.ino))
+			return false, txn.Wrap(fmt.Errorf("%w: directory %d is not reachable from the root directory", layout.ErrCorrupt, d.ino))
 		}
 		p, err := v.table.inode(vfs.Ino(parent))
 		if err != nil {

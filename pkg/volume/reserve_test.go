@@ -427,21 +427,21 @@ func TestReservedDamage(t *testing.T) {
 		name, want string
 		do         func(s *surgeon)
 	}{
-		{"owed", "blocks are reserved in", func(s *surgeon) { s.root.Reserved.Owed--; s.writeRoot() }},
-		{"promised", "blocks are reserved in", func(s *surgeon) { s.root.Reserved.Promised++; s.writeRoot() }},
-		{"ranges", "blocks are reserved in", func(s *surgeon) { s.root.Reserved.Ranges--; s.writeRoot() }},
-		{"mark", "the newest snapshot is of", func(s *surgeon) { s.root.Reserved.Mark = 1; s.writeRoot() }},
-		{"range", "blocks are reserved in", change(layout.KeyReserved, func(v []byte) { v[0]-- })},
-		{"ranges that touch", "overlaps the one before, or goes on with it", change(layout.KeyReserved, func(v []byte) { v[0] = 32 })},
+		{"owed", "reserved blocks in", func(s *surgeon) { s.root.Reserved.Owed--; s.writeRoot() }},
+		{"promised", "reserved blocks in", func(s *surgeon) { s.root.Reserved.Promised++; s.writeRoot() }},
+		{"ranges", "reserved blocks in", func(s *surgeon) { s.root.Reserved.Ranges--; s.writeRoot() }},
+		{"mark", "below the newest snapshot's generation", func(s *surgeon) { s.root.Reserved.Mark = 1; s.writeRoot() }},
+		{"range", "reserved blocks in", change(layout.KeyReserved, func(v []byte) { v[0]-- })},
+		{"ranges that touch", "overlaps or touches its predecessor", change(layout.KeyReserved, func(v []byte) { v[0] = 32 })},
 		{"vacant", "reserved blocks have no extent", change(layout.KeyInode, func(v []byte) { v[104]-- })},
-		{"flag", "its flags say", change(layout.KeyInode, func(v []byte) { v[20] &^= 32; clear(v[104:112]) })},
-		{"list", "the list of such inodes", func(s *surgeon) {
+		{"flag", "its flag is", change(layout.KeyInode, func(v []byte) { v[20] &^= 32; clear(v[104:112]) })},
+		{"list", "it is listed", func(s *surgeon) {
 			s.item(layout.TreeFS, func(k layout.Key, v []byte) (layout.Key, []byte, bool) { return k, nil, k.Type == layout.KeyReserver })
 		}},
-		{"no inode", "says that it has reserved ranges, but no inode", func(s *surgeon) {
+		{"no inode", "it is listed as having reserved ranges, but does not exist", func(s *surgeon) {
 			s.insert(layout.TreeFS, layout.Key{Type: layout.KeyReserver, Sub: 9999}, nil)
 		}},
-		{"shared", "does not say so", func(s *surgeon) {
+		{"shared", "lacks the owed bit", func(s *surgeon) {
 			change(layout.KeyExtent, func(v []byte) { v[len(v)-1] &^= 0x80 })(s)
 			s.root.Reserved.Mark = 1
 			s.writeRoot()

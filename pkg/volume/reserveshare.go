@@ -113,8 +113,8 @@ func (r *reservedRanges) oweSource(w *tree.Writer, src *inode, es []items.Placed
 func (r *reservedRanges) whyNoSnapshot(err error) error {
 	if n := r.promised.Load(); n > 0 && errors.Is(err, vfs.ErrNoSpace) {
 		owed := r.owed.Load()
-		return fmt.Errorf("the snapshot would hold what files with reserved space (fallocate) have, so that overwriting it needs another %d bytes, "+
-			"and they are not free: delete files or snapshots, or grow the volume: %w", (n-owed)*layout.BlockBytes, err)
+		return fmt.Errorf("a snapshot needs another %d free bytes, so that files with reserved space (fallocate) can still be overwritten: "+
+			"delete files or snapshots, or grow the volume: %w", (n-owed)*layout.BlockBytes, err)
 	}
 	return err
 }
@@ -314,7 +314,7 @@ func (r *reservedRanges) restampAll() {
 	defer s.mu.Unlock()
 	s.blunt = true
 	if v.opts.Log != nil && v.Failed() == nil && !s.stop {
-		v.opts.Log.Warn("what is reserved could not be counted anew: more than needed stays reserved until the next mount", "volume", v.id.String(), "error", err)
+		v.opts.Log.Warn("recount of reserved space failed: more space than needed stays reserved until the next mount", "volume", v.id.String(), "error", err)
 	}
 }
 

@@ -47,7 +47,7 @@ func (v *Volume) Rollback(name string, deleteNewer bool) error {
 	case t == nil:
 		return fmt.Errorf("%w: %.200q", ErrNoSnapshot, name)
 	case newer > 0 && !deleteNewer:
-		return fmt.Errorf("%w: %d newer than %s, up to %s", ErrNewerSnapshots, newer, name, last)
+		return fmt.Errorf("%w: %d are newer than %s, up to %s", ErrNewerSnapshots, newer, name, last)
 	}
 	if err := v.snap.waitAbandoned(); err != nil {
 		return err
@@ -174,7 +174,7 @@ func (f *freer) passLists(a *abandoned) (done bool, err error) {
 	case layout.KeyDeadSum:
 		return false, f.freePiece(k, val, k.Sub >= uint64(a.Snapshot))
 	}
-	return false, fmt.Errorf("%w: item %v of a dead list belongs to nothing", layout.ErrCorrupt, k)
+	return false, fmt.Errorf("%w: unexpected item %v in a dead list", layout.ErrCorrupt, k)
 }
 
 // passLeaf frees what items of a leaf refer to that are not done with, as far as

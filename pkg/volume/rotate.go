@@ -83,7 +83,7 @@ type rotator struct {
 	phase   RotationPhase
 	waits   string
 	names   []string // snapshots
-	bad     []string // what can not be read, and so not be rewritten
+	bad     []string // what cannot be read, and so not be rewritten
 	running bool
 	stopped bool // for good: the volume closes
 	shared  bool // the pass has left shared data alone; of the walk itself
@@ -226,7 +226,7 @@ func (r *rotator) start() {
 		defer close(r.done)
 		err := r.rotate()
 		if err != nil && !errors.Is(err, errRotationStops) && v.Failed() == nil && v.opts.Log != nil {
-			v.opts.Log.Error("the rotation of the data key stopped; the next mount goes on with it", "volume", v.id.String(), "error", err)
+			v.opts.Log.Error("rotation of the data key stopped; the next mount resumes it", "volume", v.id.String(), "error", err)
 		}
 		r.update(func() {
 			r.running = false

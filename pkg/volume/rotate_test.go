@@ -271,7 +271,7 @@ func TestRotateDataKeyWithAnchor(t *testing.T) {
 	}
 	mustClose(t, v)
 	ok(t, VerifyAnchor(dev, testCred(t), b))
-	if err := VerifyAnchor(dev, testCred(t), a); !errors.Is(err, ErrForked) || !strings.Contains(err.Error(), "given up") {
+	if err := VerifyAnchor(dev, testCred(t), a); !errors.Is(err, ErrForked) || !strings.Contains(err.Error(), "no longer has") {
 		t.Fatal(err)
 	}
 	ok(t, cleanErr(dev))
@@ -289,7 +289,7 @@ func endOf(t testing.TB, v *Volume) RotationStatus {
 	return v.RotationStatus()
 }
 
-// What can not be read keeps the old key, and says so; once it is gone the
+// What cannot be read keeps the old key, and says so; once it is gone the
 // rotation ends.
 func TestRotateDataKeyDamage(t *testing.T) {
 	dev := device.NewMem(80 << 20)

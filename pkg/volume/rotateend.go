@@ -79,7 +79,7 @@ func (r *rotator) needsOld() (waits string, snapshots []string, err error) {
 	bad := slices.Clone(r.bad)
 	r.mu.Unlock()
 	if len(bad) > 0 {
-		return "what can not be read can not be rewritten; delete these files, or restore them: " + strings.Join(bad, "; "), nil, nil
+		return "damaged data cannot be rewritten; delete these files or restore them:  " + strings.Join(bad, "; "), nil, nil
 	}
 	for _, s := range r.snapshotEpochs() {
 		if s.oldest < target {
@@ -87,7 +87,7 @@ func (r *rotator) needsOld() (waits string, snapshots []string, err error) {
 		}
 	}
 	if len(snapshots) > 0 {
-		return "local snapshots need the old key until they are deleted: " + strings.Join(snapshots, ", "), snapshots, nil
+		return "these local snapshots need the old key; delete them:  " + strings.Join(snapshots, ", "), snapshots, nil
 	}
 	a := &v.anc
 	a.mu.Lock()
@@ -95,7 +95,7 @@ func (r *rotator) needsOld() (waits string, snapshots []string, err error) {
 	epoch := a.newest.Epoch
 	a.mu.Unlock()
 	if kept && epoch < target {
-		return "the root anchor that is kept is of the old key: confirm a new one", nil, nil
+		return "the newest confirmed root anchor uses the old key: confirm a new one", nil, nil
 	}
 	k := &v.keys
 	k.mu.Lock()
@@ -246,7 +246,7 @@ func (r *rotator) snapshotEpochs() (list []snapshotEpoch) {
 		list = append(list, snapshotEpoch{t.name, t.epoch})
 	}
 	if s.abandoned != nil {
-		list = append(list, snapshotEpoch{"(what a rollback left)", 0})
+		list = append(list, snapshotEpoch{"(head abandoned by a rollback)", 0})
 	}
 	return list
 }

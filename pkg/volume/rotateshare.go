@@ -294,7 +294,7 @@ func (m *mover) load(refs []sharedRef) (old []oldRef, err error) {
 }
 
 // read reads blocks of a record, those that nothing is known of: what follows one another
-// at once. at is the one that can not be read.
+// at once. at is the one that cannot be read.
 func (m *mover) read(r *layout.Record, count int) (at int, err error) {
 	known := func(i int) bool { s := r.First + i; return m.have[s] || m.copies[s].ok }
 	get := func(i, n int) error {

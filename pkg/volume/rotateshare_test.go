@@ -301,7 +301,7 @@ func TestRotateLeavesRoom(t *testing.T) {
 	ok(t, cleanErr(dev))
 }
 
-// Shared data that can not be read keeps the old key, and says so.
+// Shared data that cannot be read keeps the old key, and says so.
 func TestRotateSharedDamage(t *testing.T) {
 	dev := device.NewMem(80 << 20)
 	mustFormat(t, dev)

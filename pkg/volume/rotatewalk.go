@@ -125,7 +125,7 @@ func (r *rotator) reserve(c reservation, kept bool) error {
 }
 
 // nearlyFull is what a rotation waits for that would fill the volume.
-const nearlyFull = "the volume is nearly full, and local snapshots keep what is rewritten: delete some of them, or files, or grow it"
+const nearlyFull = "the volume is nearly full, and local snapshots hold the old copies of rewritten data: delete snapshots or files, or grow the volume"
 
 // spares is how many free blocks a rotation leaves where snapshots keep
 // what it rewrites: a sixteenth of the volume.
@@ -182,7 +182,7 @@ func (r *rotator) reseal(x staleRun, target uint32) error {
 	return nil
 }
 
-// unreadable notes what can not be rewritten.
+// unreadable notes what cannot be rewritten.
 func (r *rotator) unreadable(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -90,7 +90,7 @@ func (s *scrub) snapshot(ctx context.Context, t *snapshot) error {
 	x, err := s.v.snap.read(t)
 	if err != nil {
 		if s.v.snap.isListed(t) {
-			s.found(Damage{Where: fmt.Sprintf("snapshot %q", t.name), What: err.Error() + "; what only it holds can not be read"})
+			s.found(Damage{Where: fmt.Sprintf("snapshot %q", t.name), What: err.Error() + "; data that only this snapshot holds cannot be read"})
 		}
 		s.pos = s.pos.behindSnapshot(true)
 		return nil

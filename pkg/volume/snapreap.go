@@ -184,7 +184,7 @@ func (s *snapshots) startReaper() {
 			case err != nil:
 				s.stalled = err
 				if v.opts.Log != nil && v.Failed() == nil && !s.stop {
-					v.opts.Log.Warn("what a deleted snapshot held could not be freed; the next mount tries again", "volume", v.id.String(), "error", err)
+					v.opts.Log.Warn("freeing the space of a deleted snapshot failed; the next mount tries again", "volume", v.id.String(), "error", err)
 				}
 			case a != nil:
 				s.abandoned = nil

@@ -109,14 +109,14 @@ func (s *snapshots) load() error {
 				break
 			}
 			if x.Generation <= last || x.Generation >= v.gen {
-				return bad("snapshot %q of generation %d after one of %d", x.Name, x.Generation, last)
+				return bad("snapshot %q has generation %d, not above its predecessor's %d", x.Name, x.Generation, last)
 			}
 			last = x.Generation
 			t := &snapshot{id: uint32(k.Sub), gen: x.Generation, created: x.Created, name: x.Name, blocks: x.Blocks, inodes: x.Inodes, epoch: x.Epoch}
 			if x.Deleting {
 				s.dying = append(s.dying, t)
 			} else if s.byName[x.Name] != nil {
-				return bad("two snapshots are called %q", x.Name)
+				return bad("duplicate snapshot name %q", x.Name)
 			} else {
 				s.live = append(s.live, t)
 				s.byName[x.Name] = t
@@ -125,7 +125,7 @@ func (s *snapshots) load() error {
 			s.abandoned = &abandoned{point: k.Sub}
 			s.abandoned.Abandoned, derr = layout.DecodeAbandoned(val)
 		default:
-			return bad("item %v of tree %d", k, layout.TreeSnapshots)
+			return bad("unexpected item %v in tree %d", k, layout.TreeSnapshots)
 		}
 		return derr == nil
 	})
@@ -139,7 +139,7 @@ func (s *snapshots) load() error {
 	defer s.mu.Unlock()
 	s.changed()
 	if n := s.newest.Load(); n != v.durable.root.NewestSnapshot {
-		return fmt.Errorf("%w: the root says that the newest is of generation %d, it is %d", layout.ErrCorrupt, v.durable.root.NewestSnapshot, n)
+		return fmt.Errorf("%w: the newest snapshot has generation %d in the root, but %d in tree 3", layout.ErrCorrupt, v.durable.root.NewestSnapshot, n)
 	}
 	return nil
 }
@@ -178,7 +178,7 @@ func (s *snapshots) nameSnapshot(w *tree.Writer, t *snapshot) error {
 	r := v.durable.root
 	v.durable.mu.Unlock()
 	if r.Generation != t.gen {
-		return fmt.Errorf("%w: snapshot %q of generation %d, the last one is %d", layout.ErrCorrupt, t.name, t.gen, r.Generation)
+		return fmt.Errorf("%w: snapshot %q has generation %d, but the root has %d", layout.ErrCorrupt, t.name, t.gen, r.Generation)
 	}
 	used := r.DeviceBlocks - r.DataStart() - r.FreeBlocks - t.dead
 	for i := range r.FreeLists {
@@ -194,7 +194,7 @@ func (s *snapshots) nameSnapshot(w *tree.Writer, t *snapshot) error {
 // the call. It is durable when the call returns.
 func (v *Volume) CreateSnapshot(name string) (SnapshotInfo, error) {
 	if !layout.ValidSnapshotName(name) {
-		return SnapshotInfo{}, fmt.Errorf("%w: %.200q; 1 to %d letters, digits and . _ - : + @, the first a letter, a digit or _", ErrSnapshotName, name, layout.MaxSnapshotName)
+		return SnapshotInfo{}, fmt.Errorf("%w: %.200q; use 1 to %d letters, digits and . _ - : + @, and begin with a letter, a digit or _", ErrSnapshotName, name, layout.MaxSnapshotName)
 	}
 	s := &v.snap
 	s.manage.Lock()
@@ -226,7 +226,7 @@ func (s *snapshots) takeNow(t *snapshot) error {
 	full := len(s.live)+len(s.dying) >= layout.MaxSnapshots || s.state.NextID == 1<<32-1
 	s.mu.Unlock()
 	if full {
-		return fmt.Errorf("%w: %d, those that are being deleted included", ErrTooManySnapshots, layout.MaxSnapshots)
+		return fmt.Errorf("%w: %d, including those that are being deleted", ErrTooManySnapshots, layout.MaxSnapshots)
 	}
 	// Not while admitted: who changes keys may be waiting for that.
 	if err := v.keys.requireFeature(layout.FeatureSnapshots); err != nil {
@@ -263,7 +263,7 @@ func (s *snapshots) holdHead() (x layout.Snapshot, end func(), err error) {
 	v := s.v
 	if v.ring == nil {
 		if v.life.replayed {
-			return x, nil, fmt.Errorf("%w: its log waits for replay", vfs.ErrReadOnly)
+			return x, nil, fmt.Errorf("%w: its log has not been replayed; mount the volume read-write first", vfs.ErrReadOnly)
 		}
 		return layout.Snapshot{Generation: v.durable.root.Generation, Tree: v.durable.root.Trees[layout.TreeFS]}, func() {}, nil
 	}

@@ -157,7 +157,7 @@ func (v *Volume) fail(err error) {
 		return
 	}
 	if v.opts.Log != nil {
-		v.opts.Log.Error("volume failed and is read-only now; unmount, check the device, run fsck", "volume", v.id.String(), "error", err)
+		v.opts.Log.Error("volume failed and is now read-only; unmount it, check the device, and run fsck", "volume", v.id.String(), "error", err)
 	}
 	v.adm.wake()
 	v.com.wake()
@@ -408,7 +408,7 @@ func (v *Volume) applyGrow(blocks uint64) error {
 		return err
 	}
 	if blocks > uint64(size)/layout.BlockBytes {
-		return fmt.Errorf("%w: growth to %d blocks of a device of %d bytes", layout.ErrCorrupt, blocks, size)
+		return fmt.Errorf("%w: growth to %d blocks exceeds the device of %d bytes", layout.ErrCorrupt, blocks, size)
 	}
 	if err := v.space.Grow(blocks); err != nil {
 		return err

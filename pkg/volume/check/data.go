@@ -9,7 +9,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
-// dataCheck opens extents, several at a time.
+// dataCheck opens several extents at a time.
 type dataCheck struct {
 	batch []dataRun
 	bytes int
@@ -19,7 +19,7 @@ type dataCheck struct {
 
 type dataRun struct {
 	ino  uint64
-	snap string // name of the snapshot whose data it is; "": the head's
+	snap string // name of the snapshot that holds the data, "" for the head
 	items.Placed
 }
 
@@ -46,7 +46,7 @@ func (d *dataCheck) flush(c *checker) {
 	}()
 }
 
-// openData opens a batch of extents; if that fails, segment by segment.
+// openData opens a batch of extents. If that fails, it opens them one segment at a time.
 func (c *checker) openData(batch []dataRun, bytes int) {
 	buf := make([]byte, bytes)
 	reads := make([]txn.RunRead, len(batch))
@@ -63,7 +63,7 @@ func (c *checker) openData(batch []dataRun, bytes int) {
 				switch {
 				case r.snap != "":
 					at := fmt.Sprintf(" at %d+%d", (r.Block+uint64(from))*layout.BlockBytes, n*layout.BlockBytes)
-					c.problem(fmt.Sprintf("snapshot %q, inode %d%s", r.snap, r.ino, at), "data can not be read: %v", err)
+					c.problem(fmt.Sprintf("snapshot %q, inode %d%s", r.snap, r.ino, at), "data cannot be read: %v", err)
 				case !c.sharing || !c.keepBad(run, err):
 					c.badData(r.ino, r.Block+uint64(from), n, err)
 				}

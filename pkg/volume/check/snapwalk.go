@@ -8,21 +8,21 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// see notes a page of the head's tree or a snapshot's; seen says that it was
-// read before.
+// see records a page of tree 1 of the head or of a snapshot. seen reports whether it was read
+// before.
 func (s *snapCheck) see(p *layout.Pointer, where string) (seen bool) {
 	b := make([]byte, layout.PointerBytes)
 	p.Put(b)
 	h := s.c.hash.Sum(b)
 	old, seen := s.pages[p.Addr]
 	if seen && old != h {
-		s.c.problem(where, "two trees have different pages there")
+		s.c.problem(where, "two trees have different pages at this address")
 	}
 	s.pages[p.Addr] = h
 	return seen
 }
 
-// snapWalk reads what a snapshot does not share with the next newer one.
+// snapWalk reads the part of a snapshot that it does not share with the next newer one.
 type snapWalk struct {
 	s     *snapCheck
 	t     *checkedSnap
@@ -34,7 +34,7 @@ func (w *snapWalk) walk(uint64) {
 	x.node(&w.t.tree, w.t.tree.Level, w.t.gen, layout.Key{}, nil)
 }
 
-// holds notes that the snapshot, and no newer one, refers to a run born then.
+// holds records that the snapshot, and no newer one, refers to a run with this birth.
 func (w *snapWalk) holds(r layout.Run, birth uint64, where string) bool {
 	s := w.s
 	if _, ok := s.c.mark(r, where, 0, true); !ok {
@@ -42,13 +42,13 @@ func (w *snapWalk) holds(r layout.Run, birth uint64, where string) bool {
 	}
 	i := sort.Search(len(s.live), func(i int) bool { return s.live[i].gen >= birth })
 	if wrong := s.toggle(r, false, [2]uint32{s.live[min(i, len(s.live)-1)].id, w.t.id}); wrong > 0 && !s.lost {
-		s.c.problem(where, "%d of blocks %d+%d are held by snapshots only and in no dead list", wrong, r.Start, r.Count)
+		s.c.problem(where, "%d of blocks %d+%d are held only by snapshots, but are in no dead list", wrong, r.Start, r.Count)
 	}
 	return true
 }
 
-// item checks an item of a leaf that the next newer tree does not share; the
-// item itself may be the same there.
+// item checks an item of a leaf that is not shared with the next newer tree. The item itself may be
+// the same there.
 func (w *snapWalk) item(birth uint64, k layout.Key, v []byte) {
 	if err := w.check(birth, k, v); err != nil {
 		w.s.c.problem(fmt.Sprintf("snapshot %q, inode %d", w.t.name, k.Obj), "%v", err)
@@ -79,11 +79,11 @@ func (w *snapWalk) check(birth uint64, k layout.Key, v []byte) (err error) {
 
 func (w *snapWalk) extent(birth, ino uint64, p items.Placed) error {
 	if p.Birth > birth || p.RefBirth > birth {
-		return fmt.Errorf("the extent at block %d is of generation %d (referred to since %d), the page that names it of %d", p.Block, p.Birth, p.RefBirth, birth)
+		return fmt.Errorf("the extent at block %d has generation %d (refbirth %d), but its page has generation %d", p.Block, p.Birth, p.RefBirth, birth)
 	}
 	same, err := w.newer.Extents(ino, p.Block, p.End())
 	if err != nil {
-		w.s.c.lostSnaps = true // it is reported where that tree is read
+		w.s.c.lostSnaps = true // reported where that tree is read
 		return nil             //nolint:nilerr // see above
 	}
 	at := p.Block
@@ -112,8 +112,8 @@ func (w *snapWalk) part(ino uint64, p items.Placed, a, b uint64) {
 	}
 }
 
-// walkAbandoned reads what is left of the head that a rollback left: what is
-// younger than the snapshot, and not freed yet.
+// walkAbandoned reads the rest of an abandoned head: what is younger than the snapshot and not
+// freed yet.
 func (s *snapCheck) walkAbandoned() {
 	a := s.left
 	w := walk{c: s.c, id: layout.TreeFS, mark: true, left: a}

@@ -8,13 +8,13 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
-// regionUse is which blocks of a region something refers to.
+// regionUse records which blocks of a region something refers to.
 type regionUse struct {
 	bits  *[layout.RegionBlocks / 64]uint64
 	count int
 }
 
-// allUsed is shared by all regions that are full.
+// allUsed is the bitmap of every full region.
 var allUsed = func() *[layout.RegionBlocks / 64]uint64 {
 	b := new([layout.RegionBlocks / 64]uint64)
 	for i := range b {
@@ -23,14 +23,14 @@ var allUsed = func() *[layout.RegionBlocks / 64]uint64 {
 	return b
 }()
 
-// refer notes that something refers to a run. It reports a run outside the
-// device or one that something refers to already, and returns false then.
+// refer records a reference to a run. If the run is outside the device or already in use, it
+// reports a problem and returns false.
 func (c *checker) refer(run layout.Run, where string, ino uint64) bool {
 	_, ok := c.mark(run, where, ino, false)
 	return ok
 }
 
-// mark is refer; data may be shared. It also returns how many blocks nothing
+// mark is refer for runs that may be shared (data). It also returns how many blocks nothing
 // referred to before.
 func (c *checker) mark(run layout.Run, where string, ino uint64, data bool) (first int, ok bool) {
 	report := func(format string, args ...any) {
@@ -38,7 +38,7 @@ func (c *checker) mark(run layout.Run, where string, ino uint64, data bool) (fir
 	}
 	end := run.Start + uint64(run.Count)
 	if run.Start < c.root.DataStart() || end > c.root.DeviceBlocks || end < run.Start {
-		report("blocks %d+%d lie outside the volume's data area, %d to %d", run.Start, run.Count, c.root.DataStart(), c.root.DeviceBlocks)
+		report("blocks %d+%d are outside the data area, %d to %d", run.Start, run.Count, c.root.DataStart(), c.root.DeviceBlocks)
 		return 0, false
 	}
 	twice, count, shared := uint64(0), 0, 0
@@ -70,14 +70,14 @@ func (c *checker) mark(run layout.Run, where string, ino uint64, data bool) (fir
 	if count > 0 {
 		why := ""
 		if data && c.sharing {
-			why = ", more often than the reference-count tree says"
+			why = ", more often than the reference-count tree counts"
 		}
-		report("%d of blocks %d+%d, from %d on, belong to something else as well%s", count, run.Start, run.Count, twice, why)
+		report("%d of blocks %d+%d, from block %d, belong to something else as well%s", count, run.Start, run.Count, twice, why)
 	}
 	return first, count == 0
 }
 
-// checkFreeList follows one of the lists of freed blocks.
+// checkFreeList reads one of the lists of freed blocks.
 func (c *checker) checkFreeList(i int) {
 	at := c.root.FreeLists[i]
 	total, sum := at.Blocks, uint64(0)
@@ -85,7 +85,7 @@ func (c *checker) checkFreeList(i int) {
 	for n := 0; !at.IsZero(); n++ {
 		where := fmt.Sprintf("free list %d, piece %d at %d", i, n, at.Addr)
 		if at.Birth > birth {
-			c.problem(where, "it is of generation %d, what refers to it of %d", at.Birth, birth)
+			c.problem(where, "generation is %d, but its reference has generation %d", at.Birth, birth)
 		}
 		birth = at.Birth
 		if !c.refer(txn.ListPiece(&at), where, 0) {
@@ -114,12 +114,11 @@ func (c *checker) checkFreeList(i int) {
 		at = next
 	}
 	if sum != total {
-		c.problem(fmt.Sprintf("free list %d", i), "it should hold %d blocks, it holds %d", total, sum)
+		c.problem(fmt.Sprintf("free list %d", i), "the root counts %d blocks, but the list holds %d", total, sum)
 	}
 }
 
-// fixed is the bitmap of a region in which only what lies outside the data
-// area is used.
+// fixed is the bitmap of a region where only blocks outside the data area are used.
 func (c *checker) fixed(idx uint64) *[layout.RegionBlocks / 64]uint64 {
 	b := new([layout.RegionBlocks / 64]uint64)
 	base := idx * layout.RegionBlocks
@@ -135,7 +134,7 @@ func (c *checker) regions() uint64 {
 	return (c.root.DeviceBlocks + layout.RegionBlocks - 1) / layout.RegionBlocks
 }
 
-// summarizeBits counts a bitmap, one bit after another where a word is mixed.
+// summarizeBits summarizes a bitmap, bit by bit where a word is mixed.
 func summarizeBits(b *[layout.RegionBlocks / 64]uint64) (s layout.Summary) {
 	run, four := uint32(0), 0
 	for _, w := range b {
@@ -162,7 +161,7 @@ func summarizeBits(b *[layout.RegionBlocks / 64]uint64) (s layout.Summary) {
 	return s
 }
 
-// fixedSummary is the summary of a region in which nothing was ever allocated.
+// fixedSummary is the summary of a region that was never used.
 func (c *checker) fixedSummary(idx uint64) layout.Summary {
 	switch base := idx * layout.RegionBlocks; {
 	case idx >= c.regions():

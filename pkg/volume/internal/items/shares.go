@@ -16,7 +16,7 @@ type Sharing struct {
 func GetSharing(k layout.Key, val []byte) (Sharing, error) {
 	s, err := layout.DecodeShare(k.Sub, val)
 	if err == nil && (k.Obj != 0 || k.Type != layout.KeyShare) {
-		err = fmt.Errorf("%w: shared run under key %v", layout.ErrCorrupt, k)
+		err = fmt.Errorf("%w: invalid shared run at key %v", layout.ErrCorrupt, k)
 	}
 	return Sharing{k.Sub, k.Sub + uint64(s.Count), s.Extra}, err
 }

@@ -223,7 +223,7 @@ func TestRefused(t *testing.T) {
 		{"list", "empty run", change(list, len(list)-4, 0)},
 		{"list", "count", change(list, freePointerBytes, 2)},
 		{"list", "reserved", change(list, freePointerBytes+5, 2)},
-		{"list", "pointer without address", change(list, 20, 2)},
+		{"list", "pointer: address is missing", change(list, 20, 2)},
 	} {
 		if err := decode[c.kind](c.b); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%s, %s: %v", c.kind, c.what, err)

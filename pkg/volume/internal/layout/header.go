@@ -82,7 +82,7 @@ var (
 	ErrHeaderStale = errors.New("the copy of the volume header is older than the other")
 	// ErrShredded reports a header without any key slot: nothing opens the volume
 	// any more.
-	ErrShredded = errors.New("the volume was crypto-shredded: it has no key slot, and nothing opens it")
+	ErrShredded = errors.New("the volume was crypto-shredded: it has no key slot, and no key can open it")
 	// ErrHeaderConflict reports two copies of the header that belong to two
 	// volumes, both of which the key opens: an interrupted format.
 	ErrHeaderConflict = errors.New("the two copies of the volume header belong to different volumes")
@@ -187,7 +187,7 @@ func DecodeHeader(b []byte) (*Header, error) {
 		return nil, ErrNotSealvol
 	}
 	if len(b) != HeaderBytes {
-		return nil, fmt.Errorf("%w: %d bytes of %d", ErrHeaderDamaged, len(b), HeaderBytes)
+		return nil, fmt.Errorf("%w: %d of %d bytes", ErrHeaderDamaged, len(b), HeaderBytes)
 	}
 	// Magic, version, feature words and checksum keep their places in every
 	// version, so that a newer volume is told apart from a damaged one.
@@ -195,9 +195,9 @@ func DecodeHeader(b []byte) (*Header, error) {
 		return nil, fmt.Errorf("%w: its checksum does not match", ErrHeaderDamaged)
 	}
 	if v := binary.LittleEndian.Uint32(b[offVersion:]); v > FormatVersion {
-		return nil, fmt.Errorf("%w: its format version is %d, this one reads %d", ErrNewerFormat, v, FormatVersion)
+		return nil, fmt.Errorf("%w: its format version is %d, this version of Sealvol reads %d", ErrNewerFormat, v, FormatVersion)
 	} else if v < FormatVersion {
-		return nil, fmt.Errorf("%w: format version %d", ErrHeaderDamaged, v)
+		return nil, fmt.Errorf("%w: invalid format version %d", ErrHeaderDamaged, v)
 	}
 	h := &Header{
 		Compat:   binary.LittleEndian.Uint64(b[offCompat:]),
@@ -215,7 +215,7 @@ func DecodeHeader(b []byte) (*Header, error) {
 		return nil, fmt.Errorf("%w: %w", ErrHeaderDamaged, err)
 	}
 	if n := binary.LittleEndian.Uint32(b[offBlockSize:]); n != crypto.SectorBytes {
-		return nil, fmt.Errorf("%w: blocks of %d bytes", ErrHeaderDamaged, n)
+		return nil, fmt.Errorf("%w: invalid block size %d", ErrHeaderDamaged, n)
 	}
 	if !zeros(b[offFixedEnd:offSlots]) || !zeros(b[offSlotsEnd:offMAC]) {
 		return nil, fmt.Errorf("%w: reserved bytes are not zero", ErrHeaderDamaged)
@@ -231,7 +231,7 @@ func DecodeHeader(b []byte) (*Header, error) {
 func decodeSlot(s *crypto.Slot, p []byte) error {
 	params, sealed := int(binary.LittleEndian.Uint16(p[2:])), int(binary.LittleEndian.Uint16(p[4:]))
 	if params > crypto.MaxSlotParams || sealed > crypto.MaxSlotSealed {
-		return errors.New("its lengths are out of bounds")
+		return errors.New("a length is out of bounds")
 	}
 	if p[1] != 0 || !zeros(p[6:slotParams]) || !zeros(p[slotParams+params:slotSealed]) || !zeros(p[slotSealed+sealed:]) {
 		return errors.New("reserved bytes are not zero")

@@ -206,7 +206,7 @@ func (r *Record) Append(b []byte) []byte {
 func DecodeRecord(b []byte) (Record, []byte, error) {
 	var r Record
 	if len(b) < NodeRecordBytes {
-		return r, nil, corrupt("extent record of %d bytes", len(b))
+		return r, nil, corrupt("extent record: invalid length of %d bytes", len(b))
 	}
 	r.Addr = binary.LittleEndian.Uint64(b)
 	r.Birth = binary.LittleEndian.Uint64(b[8:])
@@ -220,19 +220,19 @@ func DecodeRecord(b []byte) (Record, []byte, error) {
 	r.First = int(b[72])
 	n := int(b[73]) + 1
 	if [6]byte(b[74:80]) != [6]byte{} {
-		return r, nil, corrupt("extent record: reserved bytes")
+		return r, nil, corrupt("extent record: reserved bytes are not zero")
 	}
 	if err := r.Extent.Validate(); err != nil {
 		return r, nil, corrupt("extent record: %v", err)
 	}
 	if r.First+n > r.Segments() {
-		return r, nil, corrupt("extent record: segments %d+%d of %d", r.First, n, r.Segments())
+		return r, nil, corrupt("extent record: invalid segments %d+%d of %d", r.First, n, r.Segments())
 	}
 	if r.Addr%BlockBytes != 0 || r.Addr == 0 || r.Addr >= 1<<62 {
-		return r, nil, corrupt("extent record: address %d", r.Addr)
+		return r, nil, corrupt("extent record: invalid address %d", r.Addr)
 	}
 	if len(b) < recordFixed+16*n {
-		return r, nil, corrupt("extent record: %d tags in %d bytes", n, len(b))
+		return r, nil, corrupt("extent record: %d tags do not fit %d bytes", n, len(b))
 	}
 	r.Tags = make([]crypto.Tag, n)
 	for i := range r.Tags {
@@ -291,19 +291,19 @@ func DecodeFileExtent(b []byte) (FileExtent, error) {
 		return FileExtent{}, err
 	}
 	if len(rest) != FileExtentBytes {
-		return FileExtent{}, corrupt("file extent: %d bytes after the record", len(rest))
+		return FileExtent{}, corrupt("file extent: %d trailing bytes", len(rest))
 	}
 	if r.Kind != KindFileData {
-		return FileExtent{}, corrupt("file extent of kind %d", r.Kind)
+		return FileExtent{}, corrupt("file extent: invalid kind %d", r.Kind)
 	}
 	if r.Shift != 12 || r.Comp != 0 {
 		// Streams and compression are named by feature bits that this version refuses.
-		return FileExtent{}, corrupt("file extent with segments of 2^%d, compression %d", r.Shift, r.Comp)
+		return FileExtent{}, corrupt("file extent: unexpected segment shift %d or compression %d", r.Shift, r.Comp)
 	}
 	ref := binary.LittleEndian.Uint64(rest)
 	e := FileExtent{Record: r, RefBirth: ref &^ extentOwed, Owed: ref&extentOwed != 0}
 	if e.RefBirth < e.Birth {
-		return FileExtent{}, corrupt("file extent: reference older than its extent")
+		return FileExtent{}, corrupt("file extent: refbirth is below birth")
 	}
 	return e, nil
 }
@@ -348,12 +348,12 @@ func (p *Pointer) Put(b []byte) {
 // It returns the zero Pointer for zeros.
 func GetPointer(b []byte, tree uint64) (Pointer, error) {
 	if len(b) < PointerBytes {
-		return Pointer{}, corrupt("pointer of %d bytes", len(b))
+		return Pointer{}, corrupt("pointer: invalid length of %d bytes", len(b))
 	}
 	if binary.LittleEndian.Uint64(b) == 0 {
 		for _, c := range b[:PointerBytes] {
 			if c != 0 {
-				return Pointer{}, corrupt("pointer without address")
+				return Pointer{}, corrupt("pointer: address is missing")
 			}
 		}
 		return Pointer{}, nil
@@ -363,11 +363,11 @@ func GetPointer(b []byte, tree uint64) (Pointer, error) {
 		return Pointer{}, err
 	}
 	if r.Kind != KindNode || r.Object != tree || r.Index != 0 || r.PLen != NodeBytes || len(r.Tags) != 1 {
-		return Pointer{}, corrupt("pointer to kind %d of object %d", r.Kind, r.Object)
+		return Pointer{}, corrupt("pointer: unexpected kind %d or object %d", r.Kind, r.Object)
 	}
 	p := Pointer{Record: r, Addr2: binary.LittleEndian.Uint64(b[NodeRecordBytes:])}
 	if p.Addr2%BlockBytes != 0 {
-		return Pointer{}, corrupt("pointer: second address %d", p.Addr2)
+		return Pointer{}, corrupt("pointer: invalid second address %d", p.Addr2)
 	}
 	return p, nil
 }

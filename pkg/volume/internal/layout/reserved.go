@@ -34,7 +34,7 @@ func getReservations(b []byte) Reservations {
 
 func (r *Reservations) check() error {
 	if r.Promised > MaxReserved || r.Owed > r.Promised || r.Ranges > r.Promised || r.Promised > 0 && r.Ranges == 0 || r.Mark >= 1<<62 {
-		return corrupt("%d of %d reserved blocks owed, in %d ranges, mark %d", r.Owed, r.Promised, r.Ranges, r.Mark)
+		return corrupt("reserved ranges: invalid counts: %d of %d blocks owed, %d ranges, mark %d", r.Owed, r.Promised, r.Ranges, r.Mark)
 	}
 	return nil
 }
@@ -50,11 +50,11 @@ func AppendReserved(b []byte, blocks uint64) []byte {
 // first block of the range.
 func DecodeReserved(first uint64, b []byte) (blocks uint64, err error) {
 	if len(b) != reservedBytes {
-		return 0, corrupt("reserved range of %d bytes", len(b))
+		return 0, corrupt("reserved range: invalid length of %d bytes", len(b))
 	}
 	n := binary.LittleEndian.Uint64(b)
 	if n == 0 || n > MaxReserved || first > MaxFileBytes/BlockBytes || n > MaxFileBytes/BlockBytes+1-first {
-		return 0, corrupt("reserved range of %d blocks from %d", n, first)
+		return 0, corrupt("reserved range: invalid range of %d blocks from block %d", n, first)
 	}
 	return n, nil
 }

@@ -88,7 +88,7 @@ func (p *Pointer2) put(b []byte) {
 func getPointer2(b []byte) (Pointer2, error) {
 	if binary.LittleEndian.Uint64(b) == 0 {
 		if !zeros(b[:freePointerBytes]) {
-			return Pointer2{}, corrupt("free list without address")
+			return Pointer2{}, corrupt("free list: address is missing")
 		}
 		return Pointer2{}, nil
 	}
@@ -97,7 +97,7 @@ func getPointer2(b []byte) (Pointer2, error) {
 		return Pointer2{}, err
 	}
 	if r.Kind != KindFreeList || len(r.Tags) != 1 {
-		return Pointer2{}, corrupt("free list of kind %d", r.Kind)
+		return Pointer2{}, corrupt("free list: invalid kind %d", r.Kind)
 	}
 	return Pointer2{Record: r, Blocks: binary.LittleEndian.Uint64(b[NodeRecordBytes:])}, nil
 }
@@ -173,14 +173,14 @@ func getRotation(b []byte) Rotation {
 // DecodeRoot decodes the plaintext of a root slot.
 func DecodeRoot(b []byte) (*Root, error) {
 	if len(b) != crypto.RootBytes {
-		return nil, corrupt("root of %d bytes", len(b))
+		return nil, corrupt("root: invalid length of %d bytes", len(b))
 	}
 	le := binary.LittleEndian
 	if string(b[:4]) != rootMagic {
 		return nil, corrupt("root: magic")
 	}
 	if v := le.Uint32(b[4:]); v != rootVersion {
-		return nil, corrupt("root: version %d", v)
+		return nil, corrupt("root: unknown version %d", v)
 	}
 	r := &Root{
 		Generation: le.Uint64(b[8:]), MountEpoch: le.Uint64(b[32:]), LogSeq: le.Uint64(b[56:]), OpSeq: le.Uint64(b[64:]),
@@ -207,7 +207,7 @@ func DecodeRoot(b []byte) (*Root, error) {
 	}
 	n := le.Uint32(b[rootOffered:])
 	if n > MaxAnchorsOffered {
-		return nil, corrupt("root: %d anchors", n)
+		return nil, corrupt("root: invalid number of anchors %d", n)
 	}
 	for i := range int(n) {
 		p := b[rootOffered+8+40*i:]
@@ -217,16 +217,16 @@ func DecodeRoot(b []byte) (*Root, error) {
 	if r.DeviceBlocks < MinDevice/BlockBytes || r.DeviceBlocks > 1<<50 ||
 		r.LogBlocks < 256 || r.LogBlocks > 1<<16 || r.LogBlocks >= r.DeviceBlocks/2 || r.Generation == 0 ||
 		max(r.Generation, r.LogSeq, r.OpSeq, r.NextIno, r.MountEpoch, r.Inodes) >= MaxNumber {
-		return nil, corrupt("root: geometry of %d blocks, log %d", r.DeviceBlocks, r.LogBlocks)
+		return nil, corrupt("root: invalid geometry: %d blocks, log of %d", r.DeviceBlocks, r.LogBlocks)
 	}
 	if x := r.Rotation; x.Target == 0 && x != (Rotation{}) || x.Tree >= Trees {
-		return nil, corrupt("root: rotation to epoch %d, at tree %d", x.Target, x.Tree)
+		return nil, corrupt("root: invalid rotation to epoch %d, at tree %d", x.Target, x.Tree)
 	}
 	if err := r.Reserved.check(); err != nil {
 		return nil, err
 	}
 	if !bytes.Equal(r.Encode(), b) {
-		return nil, corrupt("root: reserved bytes")
+		return nil, corrupt("root: reserved bytes are not zero")
 	}
 	return r, nil
 }
@@ -259,7 +259,7 @@ func EncodeFreeList(runs []Run, next *Pointer2) []byte {
 // DecodeFreeList decodes one piece.
 func DecodeFreeList(b []byte) ([]Run, Pointer2, error) {
 	if len(b) < freePointerBytes+8 {
-		return nil, Pointer2{}, corrupt("free list of %d bytes", len(b))
+		return nil, Pointer2{}, corrupt("free list: invalid length of %d bytes", len(b))
 	}
 	next, err := getPointer2(b)
 	if err != nil {
@@ -268,13 +268,13 @@ func DecodeFreeList(b []byte) ([]Run, Pointer2, error) {
 	le := binary.LittleEndian
 	n := int(le.Uint32(b[freePointerBytes:]))
 	if n > FreeListPieceMax || len(b) != freePointerBytes+8+12*n || le.Uint32(b[freePointerBytes+4:]) != 0 {
-		return nil, Pointer2{}, corrupt("free list: %d runs in %d bytes", n, len(b))
+		return nil, Pointer2{}, corrupt("free list: %d runs do not fit %d bytes", n, len(b))
 	}
 	runs := make([]Run, n)
 	for i := range runs {
 		runs[i] = Run{Start: le.Uint64(b[freePointerBytes+8+12*i:]), Count: le.Uint32(b[freePointerBytes+16+12*i:])}
 		if runs[i].Count == 0 || runs[i].Start >= 1<<50 {
-			return nil, Pointer2{}, corrupt("free list: run %d+%d", runs[i].Start, runs[i].Count)
+			return nil, Pointer2{}, corrupt("free list: invalid run %d+%d", runs[i].Start, runs[i].Count)
 		}
 	}
 	return runs, next, nil
@@ -319,12 +319,12 @@ func PutRegion(s Summary, shared uint32, bitmap *[RegionBlocks / 64]uint64) []by
 // GetRegion decodes a region's value.
 func GetRegion(b []byte) (s Summary, shared uint32, bitmap *[RegionBlocks / 64]uint64, err error) {
 	if len(b) != RegionValue {
-		return s, 0, nil, corrupt("region of %d bytes", len(b))
+		return s, 0, nil, corrupt("region: invalid length of %d bytes", len(b))
 	}
 	le := binary.LittleEndian
 	s = Summary{Free: le.Uint32(b), Largest: le.Uint32(b[4:]), NodeSlots: le.Uint32(b[8:])}
 	if shared = le.Uint32(b[12:]); shared > RegionBlocks {
-		return s, 0, nil, corrupt("region with %d shared blocks", shared)
+		return s, 0, nil, corrupt("region: invalid number of shared blocks %d", shared)
 	}
 	bitmap = new([RegionBlocks / 64]uint64)
 	for i := range bitmap {

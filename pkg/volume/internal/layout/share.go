@@ -26,14 +26,14 @@ func (s Share) Append(b []byte) []byte {
 // DecodeShare decodes a whole item value whose key has the given sub.
 func DecodeShare(sub uint64, b []byte) (Share, error) {
 	if len(b) != ShareBytes {
-		return Share{}, corrupt("shared run of %d bytes", len(b))
+		return Share{}, corrupt("shared run: invalid length of %d bytes", len(b))
 	}
 	s := Share{Count: binary.LittleEndian.Uint32(b), Extra: binary.LittleEndian.Uint32(b[4:])}
 	switch {
 	case s.Count == 0 || uint64(s.Count) > RegionBlocks-sub%RegionBlocks:
-		return Share{}, corrupt("shared run of %d blocks from block %d", s.Count, sub)
+		return Share{}, corrupt("shared run: invalid range of %d blocks from block %d", s.Count, sub)
 	case s.Extra == 0:
-		return Share{}, corrupt("shared run from block %d without further references", sub)
+		return Share{}, corrupt("shared run from block %d: no extra references", sub)
 	}
 	return s, nil
 }

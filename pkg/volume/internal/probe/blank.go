@@ -62,5 +62,5 @@ func Find(dev device.Device) (what string, err error) {
 	if what, err = foreign(dev, size); what != "" || err != nil {
 		return what, err
 	}
-	return fmt.Sprintf("unknown data, at byte %d for one", off), nil
+	return fmt.Sprintf("unknown data, for example at byte %d", off), nil
 }

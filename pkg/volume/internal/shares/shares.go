@@ -124,7 +124,7 @@ func (t *Table) change(region, from, to uint64, d int) (bare []layout.Run, err e
 		return t.space.Share(region, c.delta)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("shares of blocks %d to %d: %w", from, to, err)
+		return nil, fmt.Errorf("reference counts of blocks %d to %d: %w", from, to, err)
 	}
 	return bare, nil
 }
@@ -139,7 +139,7 @@ func around(w *tree.Writer, region, from, to uint64) (runs []items.Sharing, err 
 			return false
 		}
 		if n := len(runs); n > 0 && s.Start < runs[n-1].End {
-			derr = fmt.Errorf("%w: shared run from block %d overlaps the one before", layout.ErrCorrupt, s.Start)
+			derr = fmt.Errorf("%w: shared run from block %d overlaps its predecessor", layout.ErrCorrupt, s.Start)
 			return false
 		}
 		if s.End >= from {

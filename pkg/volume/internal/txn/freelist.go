@@ -10,7 +10,7 @@ import (
 
 // ErrMemory means that what a volume holds is more than the mount may have in
 // memory at once. Nothing is damaged.
-var ErrMemory = errors.New("this needs more memory than the mount may have: give it more (--memory)")
+var ErrMemory = errors.New("the mount's memory limit is too low: raise it (--memory)")
 
 // Area is where blocks can be allocated: [First, End).
 type Area struct{ First, End uint64 }
@@ -40,18 +40,18 @@ func (s *Store) WalkFreeList(p *layout.Pointer2, in Area, fn func(piece layout.R
 		return fmt.Errorf("%w: free list, piece at %d: %s", layout.ErrCorrupt, at.Addr, fmt.Sprintf(format, args...))
 	}
 	if p.Blocks > in.End-in.First {
-		return bad(p, "it says that %d blocks are in the list, the volume has %d", p.Blocks, in.End-in.First)
+		return bad(p, "it counts %d blocks, but the volume has %d", p.Blocks, in.End-in.First)
 	}
 	seen := map[uint64]struct{}{} // node slots
 	left := p.Blocks
 	for at := *p; !at.IsZero(); {
 		place := ListPiece(&at)
 		if !in.Holds(place) || place.Start%layout.NodeBlocks != 0 {
-			return bad(&at, "it lies outside the data area, or across node slots")
+			return bad(&at, "it is outside the data area, or not aligned to a node slot")
 		}
 		for g := place.Start; g < place.Start+uint64(place.Count); g += layout.NodeBlocks {
 			if _, twice := seen[g]; twice {
-				return bad(&at, "another piece lies there: the list leads back to itself")
+				return bad(&at, "the list is circular: another piece has this address")
 			}
 			seen[g] = struct{}{}
 		}
@@ -61,10 +61,10 @@ func (s *Store) WalkFreeList(p *layout.Pointer2, in Area, fn func(piece layout.R
 		}
 		for _, r := range runs {
 			if !in.Holds(r) {
-				return bad(&at, "run %d+%d lies outside the data area", r.Start, r.Count)
+				return bad(&at, "run %d+%d is outside the data area", r.Start, r.Count)
 			}
 			if uint64(r.Count) > left {
-				return bad(&at, "more than the %d blocks that the list should hold", p.Blocks)
+				return bad(&at, "it exceeds the %d blocks that the root counts", p.Blocks)
 			}
 			left -= uint64(r.Count)
 		}
@@ -72,7 +72,7 @@ func (s *Store) WalkFreeList(p *layout.Pointer2, in Area, fn func(piece layout.R
 			return bad(&at, "it is empty")
 		}
 		if !next.IsZero() && next.Birth > at.Birth {
-			return bad(&at, "the next one is of a later generation")
+			return bad(&at, "the next piece has a later generation")
 		}
 		if err := fn(place, runs); err != nil {
 			return err
@@ -106,7 +106,7 @@ func (s *Store) ReadFreeList(p *layout.Pointer2, in Area, maxBytes int) (runs, p
 	err = s.WalkFreeList(p, in, func(place layout.Run, r []layout.Run) error {
 		pieces, runs = append(pieces, place), append(runs, r...)
 		if len(runs)*listRunBytes+len(pieces)*listPieceBytes > maxBytes {
-			return fmt.Errorf("free list with more than %d runs: %w", len(runs), ErrMemory)
+			return fmt.Errorf("the free list has more than %d runs: %w", len(runs), ErrMemory)
 		}
 		return nil
 	})

@@ -213,7 +213,7 @@ func TestLogForeign(t *testing.T) {
 	}
 }
 
-// badBlock is a device with a block that can not be read.
+// badBlock is a device with a block that cannot be read.
 type badBlock struct {
 	device.Device
 	off int64
@@ -226,7 +226,7 @@ func (d *badBlock) ReadAt(b []byte, off int64) (int, error) {
 	return d.Device.ReadAt(b, off)
 }
 
-// A frame that can not be read may have been acknowledged: opening must fail
+// A frame that cannot be read may have been acknowledged: opening must fail
 // rather than pass over it. Beyond the end of the log it does not matter.
 func TestLogUnreadable(t *testing.T) {
 	dev := device.NewMem(64 << 20)
@@ -283,7 +283,7 @@ func TestReadRoots(t *testing.T) {
 			t.Fatal(roots[0].Root.Generation, bad, roots[0].Copies, err)
 		}
 	}
-	// One copy of the newest is torn, blank, old or can not be read: the other one
+	// One copy of the newest is torn, blank, old or cannot be read: the other one
 	// serves, and mends it.
 	for n := range 2 {
 		for state, damage := range map[CopyState]func(d *device.Mem) device.Device{
@@ -333,7 +333,7 @@ func TestReadRoots(t *testing.T) {
 	if roots, bad, err := s.ReadRoots(); err != nil || len(roots) != layout.RootSlots-1 || len(bad) != 1 {
 		t.Fatal(len(roots), bad, err)
 	}
-	// One that can not be read may be the newest, unless an older one belongs
+	// One that cannot be read may be the newest, unless an older one belongs
 	// there, or the other copy is whole.
 	lost := dev.Clone()
 	lost.Corrupt(at(39, 1), tear)

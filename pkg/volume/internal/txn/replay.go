@@ -19,7 +19,7 @@ type Replay struct {
 }
 
 // frames calls fn for n frames of the root's mount from seq on, in order. f is nil for
-// one that does not verify; err says of one why it can not be read. f is valid during
+// one that does not verify; err says of one why it cannot be read. f is valid during
 // the call only.
 func (s *Store) frames(root *layout.Root, seq, n uint64, fn func(seq uint64, f *crypto.FramePayload, err error) error) error {
 	const batch = WriteBytes / layout.BlockBytes
@@ -69,7 +69,7 @@ func (s *Store) ReadLog(root *layout.Root) (*Replay, error) {
 	var maxAcked uint64
 	err := s.frames(root, root.LogSeq, root.LogBlocks, func(seq uint64, f *crypto.FramePayload, err error) error {
 		if err != nil && !failed {
-			// A frame that does not verify ends the log. Of one that can not be
+			// A frame that does not verify ends the log. Of one that cannot be
 			// read nobody knows.
 			return fmt.Errorf("log frame %d: %w", seq, err)
 		}
@@ -98,10 +98,10 @@ func (s *Store) ReadLog(root *layout.Root) (*Replay, error) {
 		rp.Discarded = 1
 	}
 	if maxAcked > rp.Next {
-		return nil, fmt.Errorf("%w: frame %d was durable and can not be read", ErrLogDamaged, rp.Next)
+		return nil, fmt.Errorf("%w: frame %d was durable, but cannot be read", ErrLogDamaged, rp.Next)
 	}
 	if rp.MaxBase > root.Generation {
-		return nil, fmt.Errorf("%w: it follows root %d, the newest root that verifies is %d", ErrLogDamaged, rp.MaxBase, root.Generation)
+		return nil, fmt.Errorf("%w: the log follows root %d, but the newest root that verifies is %d", ErrLogDamaged, rp.MaxBase, root.Generation)
 	}
 	for _, e := range rp.Ends {
 		if e <= maxAcked {
@@ -125,7 +125,7 @@ func (s *Store) Records(root *layout.Root, rp *Replay, n int, fn func(record int
 		}
 		last := seq+1 == rp.Ends[record]
 		if f == nil || last != (f.Flags&frameLast != 0) {
-			return fmt.Errorf("%w: frame %d is not what it was a moment ago", ErrLogDamaged, seq)
+			return fmt.Errorf("%w: frame %d changed between two reads", ErrLogDamaged, seq)
 		}
 		at := record
 		if last {

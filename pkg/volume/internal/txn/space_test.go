@@ -39,7 +39,7 @@ func TestSpaceExhausted(t *testing.T) {
 		m.take(r)
 	}
 	if free, _, _ := m.count(); free != 0 {
-		t.Fatalf("%d blocks are free and can not be had", free)
+		t.Fatalf("%d blocks are free and cannot be had", free)
 	}
 	m.check(false)
 }

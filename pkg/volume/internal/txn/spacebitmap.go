@@ -146,7 +146,7 @@ func (s *Space) group(idx uint64) (*group, error) {
 			}
 		}
 	case len(v) != layout.GroupValue:
-		return nil, fmt.Errorf("%w: group %d of %d bytes", layout.ErrCorrupt, idx, len(v))
+		return nil, fmt.Errorf("%w: group %d: invalid length of %d bytes", layout.ErrCorrupt, idx, len(v))
 	}
 	s.groups[idx] = g
 	return g, nil
@@ -184,7 +184,7 @@ func (s *Space) top(idx uint64) ([]byte, error) {
 			s.freshGroup(idx*layout.TopGroups+uint64(i)).PutTop(t, i)
 		}
 	case len(t) != layout.TopValue:
-		return nil, fmt.Errorf("%w: space summary of %d bytes", layout.ErrCorrupt, len(t))
+		return nil, fmt.Errorf("%w: space summary: invalid length of %d bytes", layout.ErrCorrupt, len(t))
 	}
 	s.tops[idx] = t
 	return t, nil

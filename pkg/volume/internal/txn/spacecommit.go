@@ -127,7 +127,7 @@ func (c *SpaceCommit) Freed() []layout.Run {
 	defer c.dropMu.Unlock()
 	for _, r := range c.dropped {
 		if !c.s.inside(r) {
-			c.s.bad = fmt.Errorf("%w: blocks %d+%d of the space tree lie outside the data area", layout.ErrCorrupt, r.Start, r.Count)
+			c.s.bad = fmt.Errorf("%w: blocks %d+%d of the space tree are outside the data area", layout.ErrCorrupt, r.Start, r.Count)
 			continue
 		}
 		c.s.waiting += int64(r.Count)

@@ -134,7 +134,7 @@ func (s *Store) ReadRun(r *layout.Record, from, count int, dst []byte) error {
 	}
 	keys := s.Keys.Get(sub.Epoch)
 	if keys == nil {
-		return fmt.Errorf("%w: extent of unknown key epoch %d", layout.ErrCorrupt, sub.Epoch)
+		return fmt.Errorf("%w: unknown key epoch %d of an extent", layout.ErrCorrupt, sub.Epoch)
 	}
 	if err := s.readAt(dst, sub.Addr); err != nil {
 		clear(dst)
