@@ -9,37 +9,36 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// reservation is what an operation may need, at most.
+// reservation is the most that an operation may need.
 type reservation struct {
 	pages  int  // blocks of data
 	ring   int  // bytes of the record
-	nodes  int  // tree pages that become dirty
-	urgent bool // frees space: may use the reserve
-	nested bool // the caller holds locks that granted operations may wait for
-	snaps  bool // frees what snapshots hold: may use all of the reserve
+	nodes  int  // tree pages that it makes dirty
+	urgent bool // it frees space: it may use the reserve
+	nested bool // the caller holds locks that operations with a grant may wait for
+	snaps  bool // it frees what snapshots hold: it may use all of the reserve
 
-	promised bool  // writes to reserved blocks only: may use what is held for them
-	hold     int64 // blocks that reserved ranges will be owed, and their metadata
-	promises int   // 1: makes or changes reserved ranges; not while a snapshot is taken
-	pins     int   // 1: takes a snapshot, which will owe all ranges; not beside promises
+	promised bool  // it writes only to reserved blocks: it may use the space withheld for them
+	hold     int64 // blocks that become owed to reserved ranges, and their metadata
+	promises int   // 1: it makes or changes reserved ranges; excludes pins
+	pins     int   // 1: it takes a snapshot, after which all ranges are owed; excludes promises
 }
 
-// opNodes covers the tree pages that an operation on a few keys dirties: two
-// paths of the usual height, with a split each. Commits see the real number.
+// opNodes bounds the tree pages that an operation on a few keys makes dirty: two paths of the usual
+// height, with a split each. Commits use the real number.
 const opNodes = 12
 
-// commitNodes is kept for what a commit itself needs beyond the dirty pages:
-// space tree, free list, second copies.
+// commitNodes is what a commit needs beyond the dirty pages: space tree, free list, second copies.
 const commitNodes = 96
 
-// maxBacklog is how many full buffers may be on their way to the device.
+// maxBacklog is the most full buffers that may be on their way to the device.
 const maxBacklog = 8 << 20 / bufferBytes
 
-// maxFreed bounds the list of what one generation frees: 16 bytes a run.
+// maxFreed bounds the runs that one generation frees. A run takes 16 bytes.
 const maxFreed = 200_000
 
-// admission counts what operations were promised, and what of it is in use.
-// Nothing blocks in the gate: an operation waits here first.
+// admission counts what was granted to operations, and what is in use. No operation waits for
+// memory, ring or space inside the gate: it waits here first.
 type admission struct {
 	v *Volume
 
@@ -47,22 +46,22 @@ type admission struct {
 	cond sync.Cond
 
 	maxPages     int // dirty pages of data
-	soft         int // above: flushers take buffers that are not full
-	maxNodes     int // dirty tree pages: a commit is due
+	soft         int // above this, flushers also take buffers that are not full
+	maxNodes     int // dirty tree pages; above this, a commit is due
 	reserveSlots int64
 
-	pages     int          // dirty or on their way
-	pageCount atomic.Int64 // the same
+	pages     int          // dirty or being written
+	pageCount atomic.Int64 // copy of pages, readable without mu
 	nodes     int          // dirty tree pages
-	inodes    int          // newer than the tree
+	inodes    int          // changed since the last commit
 	buffers   int          // with dirty pages
 	granted   reservation
 
-	holds  int    // freezes: nobody is admitted who is not in the middle of something
-	active int    // admitted, and in the background what writes to the device
-	grants uint64 // operations admitted so far
+	holds  int    // number of freezes: only nested reservations are granted
+	active int    // grants that are not ended, and background work that writes to the device
+	grants uint64 // reservations granted so far
 
-	changed func() // something is to be committed
+	changed func() // called when there is something to commit
 	parked  func(n int)
 }
 
@@ -78,7 +77,7 @@ func (a *admission) dirtyInodes(n int) {
 	a.inodes += n
 }
 
-// dirtyPages counts pages that became dirty (or, negative, are done).
+// dirtyPages counts pages that became dirty, or, if negative, that are done.
 func (a *admission) dirtyPages(pages, buffers int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -90,18 +89,18 @@ func (a *admission) dirtyPages(pages, buffers int) {
 	}
 }
 
-// dirtyCount is how many pages are dirty or on their way. It takes no lock: the
-// flusher asks with its own held, which reserve takes inside of mu.
+// dirtyCount is the number of pages that are dirty or being written. It takes no lock, because the
+// flusher calls it with its own lock held, which reserve takes inside of mu.
 func (a *admission) dirtyCount() int { return int(a.pageCount.Load()) }
 
-// wake has everybody who waits look again.
+// wake makes all waiting reservations check again.
 func (a *admission) wake() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.cond.Broadcast()
 }
 
-// grant notes what done ends. The caller holds mu.
+// grant counts a reservation until done. The caller holds mu.
 func (a *admission) grant(c reservation) {
 	a.active++
 	a.grants++
@@ -113,7 +112,7 @@ func (a *admission) grant(c reservation) {
 	a.granted.pins += c.pins
 }
 
-// done ends what reserve granted.
+// done ends a reservation that reserve granted.
 func (a *admission) done(c reservation) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -127,7 +126,7 @@ func (a *admission) done(c reservation) {
 	a.cond.Broadcast()
 }
 
-// unhold ends a part of what reserve granted to hold.
+// unhold gives back a part of a reservation's hold.
 func (a *admission) unhold(n int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -139,27 +138,27 @@ type verdict int
 
 const (
 	admitted   verdict = iota
-	waitOther          // somebody who is admitted stands in the way
+	waitOther          // an operation with a grant is in the way
 	waitFlush          // too many dirty pages
-	waitCommit         // ring or tree pages
-	waitSpace          // a commit may give space back
+	waitCommit         // ring or tree pages are used up
+	waitSpace          // a commit may free space
 )
 
-// try grants c if it fits. The caller holds mu.
+// try checks whether c fits. The caller holds mu.
 func (a *admission) try(c reservation) verdict {
 	v := a.v
-	// What was granted to operations that wait for our lock is not coming back:
-	// a nested request waits only for what flushers and commits bring about.
+	// Operations that wait for a lock of the caller do not end before it does. So a nested request
+	// waits only for flushers and commits.
 	if !c.nested && a.pages > 0 && a.pages+a.granted.pages+c.pages > a.maxPages {
 		return waitFlush
 	}
-	// A writer of full buffers does not run far ahead of the device: a sync, which
-	// makes everything before it durable, would have to wait for all of it.
+	// A writer of full buffers must not run far ahead of the device: a sync would have to wait for
+	// all of it, because it makes everything before it durable.
 	if c.pages > bufferPages && v.flush.backlog.Load() > maxBacklog {
 		return waitFlush
 	}
 	if v.ring != nil {
-		// A record may waste its own length at the end of the buffer.
+		// A record may waste its own length at the end of the ring.
 		need := 2*(a.granted.ring+c.ring) + 64
 		if v.ring.Used()+need > v.ring.Size() {
 			return waitCommit
@@ -175,7 +174,7 @@ func (a *admission) try(c reservation) verdict {
 	return a.tryRoom(c)
 }
 
-// tryRoom is try as far as it is about space. The caller holds adm.mu.
+// tryRoom is the part of try that is about space. The caller holds mu.
 func (a *admission) tryRoom(c reservation) verdict {
 	v := a.v
 	if c.pins > 0 && a.granted.promises > 0 || c.promises > 0 && a.granted.pins > 0 {
@@ -183,8 +182,8 @@ func (a *admission) tryRoom(c reservation) verdict {
 	}
 	free, nodeSlots, waiting := v.space.Counts()
 	need := int64(a.pages + a.granted.pages + c.pages)
-	// A commit must be possible at any time: its pages, and what data takes of
-	// the same node slots, are there now.
+	// A commit must always be possible. So the node slots for its pages must be free now, including
+	// those that data would break up.
 	meta := a.meta(c)
 	if c.promised {
 		if nodeSlots < meta || free-layout.NodeBlocks*meta < need {
@@ -194,54 +193,53 @@ func (a *admission) tryRoom(c reservation) verdict {
 	}
 	held, heldMeta := v.ranges.held(a.granted.pins+c.pins > 0)
 	held += a.granted.hold + c.hold
-	if c.snaps { // it brings back what a rollback owes
+	if c.snaps { // it frees the space that a rollback owes
 		held, heldMeta = 0, 0
 	}
 	if !c.snaps && (v.snap.newest.Load() > 0 || held > 0) {
-		// With snapshots, deletes may take space and give none back. Some is left
-		// to delete snapshots, and to lend to writes of reserved ranges.
+		// With snapshots, deletes may take space without freeing any. Some of the reserve is left
+		// for the deletion of snapshots, and to be lent to writes to reserved ranges.
 		meta += a.reserveSlots / 2
 	}
 	if nodeSlots < meta+heldMeta/layout.NodeBlocks || free-layout.NodeBlocks*meta < need {
 		return waitSpace
 	}
-	// What is held for reserved ranges may wait for I3: it will be free.
+	// Space for reserved ranges may be among the blocks that wait for I3: it will be free.
 	if held > 0 && free+waiting-layout.NodeBlocks*meta-held < need {
 		return waitSpace
 	}
-	// The reserve is for what commits use and give back, and for deletes; it is
-	// not for data. What waits for I3 will be free.
+	// The reserve is for commits, which give it back, and for deletes. Data must not use it. Blocks
+	// that wait for I3 will be free.
 	if !c.urgent && free+waiting-layout.NodeBlocks*a.reserveSlots-held < need {
 		return waitSpace
 	}
 	return admitted
 }
 
-// meta bounds the node slots that a commit would need now, if an operation
-// made more dirty pages. The caller holds adm.mu.
+// meta bounds the node slots that a commit would need now, plus what the reservation more adds. The
+// caller holds mu.
 func (a *admission) meta(more reservation) int64 {
 	v := a.v
-	// Dirty inodes and buffers may each dirty a page and split it; second copies
-	// of the upper levels are at most half as many as there are pages.
+	// Each dirty inode and buffer may make a page dirty and split it. There are at most half as
+	// many second copies of upper levels as there are pages.
 	pages := a.nodes + a.granted.nodes + more.nodes + 2*a.buffers + a.inodes
-	drops := a.pages + a.granted.pages + more.pages // each may lie elsewhere: in a dead list, or shared
+	drops := a.pages + a.granted.pages + more.pages // each may drop a reference: to a dead list, or to a shared block
 	dead := v.snap.deadNodes(drops + pages)
 	return int64((pages+v.shares.OverwritePages(drops))*3/2+v.space.FreedRuns()/listRuns) + dead + commitNodes
 }
 
-// fullCommits is after how many commits that gave nothing back a volume is full: one
-// may be under way, the next one frees, and after the one that follows it that is
-// usable.
+// fullCommits is the number of commits without gain after which the volume is full. The first may
+// have been running already, the second frees blocks, and after the third they are usable.
 const fullCommits = 4
 
-// passPause is between the commits of who waits for restamp alone. On a fast device all commits
-// would be over before a busy machine has come to the pass. The pass cannot be waited for: while
-// the volume is frozen it rests.
+// passPause separates commits that only wait for restamp. Without it, a fast device would be done
+// with all of them before restamp runs on a busy machine. Waiting for restamp itself is impossible,
+// because it pauses while the volume is frozen.
 const passPause = 5 * time.Millisecond
 
-// reserve waits until c fits and grants it; done gives it back. The caller holds
-// no lock that a commit or a flusher takes. ErrNoSpace when two commits have not
-// freed enough, the volume's own error when it has failed.
+// reserve waits until c fits, and grants it. done ends the grant. The caller holds no lock that a
+// commit or a flusher takes. It returns ErrNoSpace if commits have not freed enough, and the
+// volume's own error if the volume has failed.
 func (a *admission) reserve(c reservation) error {
 	v := a.v
 	if err := v.writable(); err != nil {
@@ -277,8 +275,8 @@ func (a *admission) reserve(c reservation) error {
 				return err
 			}
 		case waitSpace:
-			// What the next commit frees is usable after the one that follows it. If
-			// others were admitted meanwhile, they had what came back: it is a queue,
+			// Blocks that the next commit frees are usable after the commit that follows it. If
+			// other operations got a grant meanwhile, they used what became free: that is a queue,
 			// not a full volume, unless it takes too long.
 			if a.grants != grants {
 				vain, grants = 0, a.grants
@@ -293,7 +291,7 @@ func (a *admission) reserve(c reservation) error {
 			if passing {
 				<-time.After(passPause)
 			}
-			if !c.urgent { // deleted files count as space at once
+			if !c.urgent { // deleted files count as free space at once
 				v.background.reaper.wait()
 			}
 			err := v.com.since(v.com.commits.Load())
@@ -308,12 +306,12 @@ func (a *admission) reserve(c reservation) error {
 	}
 }
 
-// full tells whether to give up after commits that found no room, vain of them since
-// anybody else was admitted.
+// full decides whether to give up: after a number of commits, of which the last vain ones followed
+// the latest grant to anybody else.
 func (a *admission) full(c reservation, vain, commits int) bool {
 	v := a.v
 	if (c.promised || c.urgent && !c.snaps && v.ranges.owed.Load() > 0) && v.ranges.freeing() {
-		return false // a rollback owes what ranges have, until what the old head had is free
+		return false // after a rollback, ranges wait for the space of the old head
 	}
 	if vain == 1 && !c.promised && !c.snaps {
 		v.ranges.wantRestamp()
@@ -321,11 +319,11 @@ func (a *admission) full(c reservation, vain, commits int) bool {
 	if vain < fullCommits && commits < 32*fullCommits {
 		return false
 	}
-	// What is owed for nothing any more is room. (The pass itself asks with snaps set.)
+	// Ranges that are no longer owed become free space. (restamp itself sets snaps.)
 	return c.promised || c.snaps || commits >= 32*fullCommits || !v.ranges.restamping()
 }
 
-// reserveSlots is 1 % of the device, at least 16 MiB.
+// reserveSlots is 1 % of the device, at least 16 MiB, in node slots.
 func reserveSlots(deviceBytes int64) int64 {
 	return max(deviceBytes/100, 16<<20) / layout.NodeBytes
 }

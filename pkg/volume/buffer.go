@@ -17,22 +17,22 @@ type page = [pageBytes]byte
 
 var pagePool = sync.Pool{New: func() any { return new(page) }}
 
-// buffer is 64 KiB of a file, aligned, as far as it is in memory. All fields are
-// guarded by inode.bmu.
+// buffer is an aligned range of 64 KiB of a file, as far as it is in memory. inode.bmu guards all
+// fields.
 type buffer struct {
 	pages  [bufferPages]*page
 	dirty  uint16              // newer than any extent
-	held   uint16              // loaded for an operation that has not used them yet: flushers keep them
-	flight [bufferPages]uint64 // flush that is writing the page, 0: none
-	src    uint64              // the write that set the whole buffer and was not touched since
-	queued bool                // waits for a flusher
-	full   bool                // queued as full
-	busy   bool                // a flusher is between copy and tree
+	held   uint16              // loaded for an operation that still needs them: flushers keep them
+	flight [bufferPages]uint64 // ID of the flush that is writing the page, 0: none
+	src    uint64              // number of the write that set the whole buffer, 0 if anything has changed it since
+	queued bool                // in a queue of the flusher
+	full   bool                // in the queue of full buffers
+	busy   bool                // a flusher has copied pages, but their records are not in the tree yet
 }
 
 func (b *buffer) empty() bool { return b.pages == [bufferPages]*page{} }
 
-// drop forgets page i.
+// drop removes page i from memory.
 func (b *buffer) drop(i int) {
 	pagePool.Put(b.pages[i])
 	b.pages[i] = nil
@@ -40,7 +40,7 @@ func (b *buffer) drop(i int) {
 	b.dirty &^= 1 << i
 }
 
-// tracked are the pages that admission counts: dirty, or on their way.
+// tracked is the number of pages that admission counts: dirty or being written.
 func (b *buffer) tracked() int {
 	m := b.dirty
 	for i, f := range b.flight {
@@ -51,31 +51,30 @@ func (b *buffer) tracked() int {
 	return bits.OnesCount16(m)
 }
 
-// clean tells whether page i is in memory, the same as on the device, and
-// nobody relies on it.
+// clean reports whether page i is in memory, equals the device's copy, and is not held.
 func (b *buffer) clean(i int) bool {
 	return b.pages[i] != nil && b.flight[i] == 0 && (b.dirty|b.held)>>i&1 == 0
 }
 
-// keptBuffers is how many buffers whose pages reached the device stay in memory:
-// the tail of what was written last is often written again (a log whose records
-// do not end with a page), and would have to be read back.
+// keptBuffers is the number of buffers that stay in memory after their pages reached the device.
+// The last data written is often written again, such as by a log whose records do not end at a
+// page. Without this, it would have to be read back.
 const keptBuffers = 256
 
-// kept is the queue of those buffers, each with a reference to its inode. What
-// they hold beyond that is bounded: 16 MiB.
+// kept is the queue of those buffers, each with a reference to its inode. It bounds the clean pages
+// in memory to 16 MiB.
 type kept struct {
 	mu    sync.Mutex
 	queue []flushItem
 }
 
-// keep adds a buffer and forgets the clean pages of the oldest. No lock is held.
+// keep adds a buffer and drops the clean pages of the oldest one. The caller holds no lock.
 func (f *flusher) keep(it flushItem) {
 	v := f.v
 	k := &f.kept
 	v.table.hold(it.in)
 	k.mu.Lock()
-	if n := len(k.queue); n > 0 && k.queue[n-1] == it { // the usual case: an appender
+	if n := len(k.queue); n > 0 && k.queue[n-1] == it { // usual case: appending to a file
 		k.mu.Unlock()
 		v.table.put(it.in)
 		return

@@ -12,7 +12,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
-// freeSpacePage is told of pages of the space tree that the commit replaced.
+// freeSpacePage frees a page of the space tree that the commit replaced.
 func (c *committer) freeSpacePage(p *layout.Pointer) { items.EachCopy(p, c.sc.Drop) }
 
 // listRuns is how many runs one piece of a free list holds: one node slot.
@@ -32,8 +32,8 @@ func (c *committer) writeTrees(g *frozen) error {
 		}
 		g.pages = append(g.pages, pages)
 	}
-	// The space tree describes itself: first its items get their places, then
-	// its pages and the free list theirs, and only then the values are final.
+	// The space tree describes itself: its items are placed first, then its pages and the free
+	// list. Only then are the values final.
 	if err := c.putSpace(g.space.Keys); err != nil {
 		return err
 	}
@@ -82,8 +82,8 @@ func (c *committer) putSpace(keys func(fn func(k layout.Key, size int) error) er
 	})
 }
 
-// writeList writes what a generation freed, one piece per node slot; each
-// leads to the next, so the last is sealed first.
+// writeList writes the runs that a generation freed, one piece per node slot. Each piece refers to
+// the next, so the last one is sealed first.
 func (c *committer) writeList(gen uint64, freed, places []layout.Run) (l listPlace, err error) {
 	v := c.v
 	var at []layout.Run
@@ -103,7 +103,7 @@ func (c *committer) writeList(gen uint64, freed, places []layout.Run) (l listPla
 			return l, err
 		}
 		rec.Addr = at[i].Start * layout.BlockBytes
-		// A piece takes its whole group: what is left over is padding.
+		// A piece takes its whole node slot. The rest is padding.
 		if err := v.store.Write(ct, rec.Addr); err != nil {
 			return l, err
 		}
@@ -113,9 +113,8 @@ func (c *committer) writeList(gen uint64, freed, places []layout.Run) (l listPla
 	return l, nil
 }
 
-// pageWriter returns a function for tree.Frozen.Write that puts pages one after
-// another into the given node slots, in large writes; second copies take
-// places from the end.
+// pageWriter returns a function for tree.Frozen.Write. It writes pages one after another into the
+// given node slots, in large writes. Second copies take slots from the end.
 func (c *committer) pageWriter(id, gen uint64, nodeSlots []layout.Run) func(int, []*tree.Page) error {
 	v := c.v
 	var places []uint64 // byte addresses
@@ -166,7 +165,7 @@ func (c *committer) pageWriter(id, gen uint64, nodeSlots []layout.Run) func(int,
 	}
 }
 
-// listPlace is where a generation's free list lies.
+// listPlace is the location of a generation's free list.
 type listPlace struct {
 	ptr    layout.Pointer2
 	pieces []layout.Run

@@ -13,19 +13,19 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// ErrNoDiscard means that the device cannot discard.
+// ErrNoDiscard means that the device does not support discard.
 var ErrNoDiscard = device.ErrNotSupported
 
 const (
-	// minDiscard is the shortest run that is discarded while mounted, in blocks:
-	// shorter ones cost the device more than they give it.
+	// minDiscard is the shortest run, in blocks, that a mounted volume discards. Shorter ones cost
+	// the device more than they gain.
 	minDiscard = 16
-	// maxDiscards bounds the queue: what does not fit is left to Trim.
+	// maxDiscards bounds the queue. What does not fit is left to Trim.
 	maxDiscards = 1 << 16
 )
 
-// discarder discards in batches what commits have made reusable (I3). Only free
-// blocks are discarded, and nobody gets them meanwhile (txn.Space.Hold).
+// discarder discards, in batches, blocks that commits have made reusable (I3). It discards only
+// free blocks, and holds them meanwhile so that nobody allocates them (txn.Space.Hold).
 type discarder struct {
 	v *Volume
 
@@ -36,7 +36,7 @@ type discarder struct {
 	done   chan struct{}
 }
 
-// start begins to discard what is freed from now on.
+// start enables discarding of what is freed from now on.
 func (d *discarder) start() {
 	v := d.v
 	ctx, cancel := context.WithCancel(context.Background())
@@ -72,7 +72,7 @@ func (d *discarder) end() {
 	}
 }
 
-// push queues a run that became free. Space.mu is held.
+// push queues a run that became free. The caller holds Space.mu.
 func (d *discarder) push(r layout.Run) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -85,7 +85,7 @@ func (d *discarder) push(r layout.Run) {
 	}
 }
 
-// take empties the queue: runs in order, neighbours joined.
+// take empties the queue. It returns the runs in order, adjacent ones joined.
 func (d *discarder) take() []layout.Run {
 	d.mu.Lock()
 	runs := d.runs
@@ -103,7 +103,7 @@ func (d *discarder) take() []layout.Run {
 	return out
 }
 
-// discardBatch discards what is free still of some runs.
+// discardBatch discards those parts of the runs that are still free.
 func (d *discarder) discardBatch(ctx context.Context, runs []layout.Run) error {
 	for _, r := range runs {
 		if _, err := d.discardFree(ctx, r.Start, r.Start+uint64(r.Count), minDiscard); err != nil {
@@ -113,8 +113,8 @@ func (d *discarder) discardBatch(ctx context.Context, runs []layout.Run) error {
 	return nil
 }
 
-// discardFree discards the free runs of at least minBlocks in [from, to), a region
-// at a time, and returns how many blocks that were.
+// discardFree discards the free runs of at least minBlocks in [from, to), one region at a time. It
+// returns the number of discarded blocks.
 func (d *discarder) discardFree(ctx context.Context, from, to uint64, minBlocks uint32) (blocks uint64, err error) {
 	for from < to {
 		end := min(to, (from/layout.RegionBlocks+1)*layout.RegionBlocks)
@@ -130,7 +130,7 @@ func (d *discarder) discardFree(ctx context.Context, from, to uint64, minBlocks 
 
 func (d *discarder) discardPart(ctx context.Context, from, to uint64, minBlocks uint32) (blocks uint64, err error) {
 	v := d.v
-	if err := v.frozen.enter(ctx); err != nil { // not while frozen
+	if err := v.frozen.enter(ctx); err != nil { // not during a freeze
 		return 0, err
 	}
 	defer v.frozen.leave()
@@ -148,18 +148,18 @@ func (d *discarder) discardPart(ctx context.Context, from, to uint64, minBlocks 
 	return blocks, nil
 }
 
-// TrimOptions for Trim, as those of FITRIM. The zero value trims all.
+// TrimOptions configures Trim as the fields of FITRIM do. The zero value trims everything.
 type TrimOptions struct {
 	Offset    int64 // bytes from the start of the device
 	Length    int64 // bytes; 0: to the end
 	MinLength int64 // bytes of the shortest run worth discarding; 0: one block
-	// Progress is told how many bytes of how many were looked at.
+	// Progress is called with the bytes examined so far and their total.
 	Progress func(done, total uint64)
 }
 
-// Trim discards free space and returns how many bytes that were. It looks at
-// maps of free space only, region by region, passing over those whose summary
-// promises nothing. The device then knows what is free, and whoever has it.
+// Trim discards free space and returns the number of discarded bytes. It reads only maps of free
+// space, region by region, and skips regions whose summary has no long run. Afterwards the device,
+// and anybody who has it, knows which blocks are free.
 func (v *Volume) Trim(ctx context.Context, opts TrimOptions) (bytes uint64, err error) {
 	if err := v.writable(); err != nil {
 		return 0, err

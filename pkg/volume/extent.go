@@ -7,24 +7,22 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 )
 
-// extents returns the extents of an inode that touch [from, to), at most limit
-// (0: all) of them.
+// extents returns the extents of an inode that overlap [from, to), at most limit (0: all).
 func (c *contents) extents(ino, from, to uint64, limit int) ([]items.Placed, error) {
 	v := c.v
 	return items.ScanExtents(v.fs.ScanFloor, ino, from, to, limit)
 }
 
-// dropped is what drop did.
+// dropped is the result of drop.
 type dropped struct {
 	blocks  uint64 // released
 	vacated uint64 // of these, in reserved ranges
-	owed    uint64 // of these, not owed before: they are now
+	owed    uint64 // of these, not owed before: they are owed now
 	done    bool   // nothing is left in the range
 }
 
-// drop removes what lies in [from, to) of a file, at most limit extents (0:
-// all), splitting those that reach beyond. The caller counts what was dropped
-// (countDropped).
+// drop removes the extents in [from, to) of a file, at most limit (0: all). It splits extents that
+// reach beyond. The caller must call countDropped.
 func (c *contents) drop(w *tree.Writer, in *inode, from, to uint64, limit int) (d dropped, err error) {
 	v := c.v
 	if from >= to {
@@ -70,7 +68,7 @@ func (c *contents) drop(w *tree.Writer, in *inode, from, to uint64, limit int) (
 	return d, nil
 }
 
-// countDropped counts extents that were dropped. Inside v.fs.Update.
+// countDropped updates counters after drop. The caller is inside v.fs.Update.
 func (c *contents) countDropped(in *inode, d dropped) {
 	v := c.v
 	in.bmu.Lock()
@@ -80,8 +78,7 @@ func (c *contents) countDropped(in *inode, d dropped) {
 	v.ranges.owed.Add(int64(d.owed))
 }
 
-// put replaces what lies under an extent, which is new: nothing else refers
-// to it.
+// put replaces the data under a new extent. Nothing else refers to the new extent.
 func (c *contents) put(w *tree.Writer, in *inode, block uint64, e *layout.FileExtent) error {
 	v := c.v
 	n := e.Blocks()
@@ -102,9 +99,8 @@ func (c *contents) put(w *tree.Writer, in *inode, block uint64, e *layout.FileEx
 	return w.Put(items.ExtentKey(in.ino, block), e.Append(nil))
 }
 
-// release is told that the head dropped a reference to data, made in generation
-// birth. What the newest snapshot holds goes to a dead list (deadlist.go). Inside
-// v.fs.Update.
+// release drops the head's reference to data that was written in generation birth. If the newest
+// snapshot holds it, it goes to a dead list (deadlist.go). The caller is inside v.fs.Update.
 func (c *contents) release(r layout.Run, birth uint64) error {
 	v := c.v
 	if v.snap.keep(r, birth) {
@@ -113,8 +109,8 @@ func (c *contents) release(r layout.Run, birth uint64) error {
 	return v.shares.Drop(r)
 }
 
-// dropStep is how many extents are dropped at a time, and the pages of the share
-// tree that this may make dirty.
+// dropStep returns how many extents are dropped at a time, and how many pages of the
+// reference-count tree that may make dirty.
 func (c *contents) dropStep() (extents, pages int) {
 	v := c.v
 	if v.shares.Height() == 0 {

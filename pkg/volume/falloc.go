@@ -10,9 +10,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// Fallocate implements vfs.FS. But for FallocPunchHole it reserves the range
-// (reserve.go): ErrNoSpace, and nothing changed, if there is no room for that. A hole
-// gives back what was reserved of it.
+// Fallocate implements vfs.FS. Unless mode has FallocPunchHole, it also reserves the range
+// (reserve.go). If there is no space for that, it changes nothing and returns ErrNoSpace. A hole
+// ends the reservation of its range.
 func (v *Volume) Fallocate(req *vfs.Req, ino vfs.Ino, mode uint32, off, length uint64) error {
 	if err := v.isFile(ino); err != nil {
 		return err
@@ -47,14 +47,14 @@ func (v *Volume) Fallocate(req *vfs.Req, ino vfs.Ino, mode uint32, off, length u
 	return v.ranges.inReserved(in, f.edges, f.run)
 }
 
-// falloc is a call of Fallocate.
+// falloc is the state of one call of Fallocate.
 type falloc struct {
 	v        *Volume
 	req      *vfs.Req
 	in       *inode
 	mode     uint32
 	off, end uint64
-	room     reservation // set aside for what is to be reserved
+	room     reservation // withheld for the blocks that become reserved
 }
 
 func (f *falloc) reserves() bool { return f.mode&layout.FallocReserve != 0 }
@@ -62,8 +62,7 @@ func (f *falloc) clears() bool {
 	return f.mode&(vfs.FallocPunchHole|vfs.FallocZeroRange) != 0
 }
 
-// edges are the bytes of blocks that the call writes: those at both ends of what
-// it clears.
+// edges are the bytes in partly cleared blocks that the call writes, at both ends of the range.
 func (f *falloc) edges() (spans []items.Interval) {
 	for _, off := range []uint64{f.off, f.end} {
 		if f.clears() && off%pageBytes != 0 {
@@ -73,9 +72,8 @@ func (f *falloc) edges() (spans []items.Interval) {
 	return spans
 }
 
-// run makes the call, if the edges are still reserved where the cost says so. A
-// long one is made in pieces, each an operation: between them the file is as if the
-// call had been made for less.
+// run makes the call, if the edges are still reserved where promised says so. A long call is split
+// into several operations. Between them, the file is as after a shorter call.
 func (f *falloc) run(promised bool) (again bool, err error) {
 	v := f.v
 	_, dropped := v.data.dropStep()
@@ -119,8 +117,8 @@ func (f *falloc) run(promised bool) (again bool, err error) {
 	return false, f.steps(dropped)
 }
 
-// takeRoom has what the call will promise set aside. The caller holds in.mu: what the
-// range has does not change meanwhile, but for what is flushed, which needs less.
+// takeRoom withholds the space that the call will promise. The caller holds in.mu, so the range
+// does not change meanwhile, except by flushes, which reduce the need.
 func (f *falloc) takeRoom() (reservation, error) {
 	v := f.v
 	sum, err := v.unreserved(f.in, f.off/pageBytes, (f.end+pageBytes-1)/pageBytes)
@@ -131,7 +129,7 @@ func (f *falloc) takeRoom() (reservation, error) {
 	return c, v.adm.reserve(c)
 }
 
-// unreserved is what would become reserved of [from, to) of a file.
+// unreserved counts the blocks in [from, to) of a file that would become reserved.
 func (v *Volume) unreserved(in *inode, from, to uint64) (sum reserveSum, err error) {
 	mark := max(v.ranges.mark.Load(), v.snap.newest.Load())
 	for at := from; at < to; {
@@ -169,7 +167,7 @@ func (v *Volume) unreserved(in *inode, from, to uint64) (sum reserveSum, err err
 	return sum, nil
 }
 
-// steps makes the operations of the call.
+// steps executes the operations of the call.
 func (f *falloc) steps(dropped int) error {
 	v := f.v
 	for off := f.off; off < f.end; {
@@ -199,16 +197,16 @@ func (f *falloc) steps(dropped int) error {
 	return nil
 }
 
-// settle gives back what was set aside for a part that is reserved by now: it is owed
-// instead. If both counted, the next piece might find no room.
+// settle gives back the space withheld for a part that is reserved now, because it is counted as
+// owed. If both counted, the next piece might not find space.
 func (f *falloc) settle(sum reserveSum) {
 	n := min(int64(sum.owed)+int64(sum.promised)/reservedShare, f.room.hold)
 	f.room.hold -= n
 	f.v.adm.unhold(n)
 }
 
-// fallocStep returns where an operation from off has to stop so that it meets no
-// more extents and reserved ranges than are changed at a time.
+// fallocStep returns where an operation from off must end, so that it changes no more extents and
+// reserved ranges than one step may.
 func (v *Volume) fallocStep(in *inode, off, end uint64) (uint64, error) {
 	step, _ := v.data.dropStep()
 	from, to := off/pageBytes, (end+pageBytes-1)/pageBytes
@@ -241,7 +239,7 @@ func (v *Volume) applyFallocate(in *inode, op *layout.Op) error {
 	}
 	reserve := op.Flags&layout.FallocReserve != 0
 	if reserve {
-		in.reserved.Store(true) // from here on no flusher puts its content into the tree
+		in.reserved.Store(true) // from here on, no flusher stores its content in the tree
 	}
 	v.data.unpackInline(in, size)
 	if op.Flags&(vfs.FallocPunchHole|vfs.FallocZeroRange) != 0 {
@@ -261,8 +259,8 @@ func (v *Volume) applyFallocate(in *inode, op *layout.Op) error {
 	return nil
 }
 
-// punch makes [off, end) a hole; the blocks at both ends are in memory where
-// they keep something. What is reserved of it is given back, unless keep.
+// punch makes [off, end) a hole. Partly cleared blocks at both ends are in memory. Reservations of
+// the range end, unless keep is set.
 func (v *Volume) punch(in *inode, off, end uint64, keep bool) error {
 	a, b := (off+pageBytes-1)/pageBytes, end/pageBytes // whole blocks
 	if end >= in.attr.Size {
@@ -287,7 +285,7 @@ func (v *Volume) punch(in *inode, off, end uint64, keep bool) error {
 	return v.cutHole(in, a, b, keep)
 }
 
-// cutHole removes the extents in [from, to) blocks: the caller bounds them.
+// cutHole removes the extents of blocks [from, to). The caller bounds their number.
 func (v *Volume) cutHole(in *inode, from, to uint64, keep bool) error {
 	return v.fs.Update(func(w *tree.Writer) error {
 		d, err := v.data.drop(w, in, from, to, 0)

@@ -5,14 +5,14 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 )
 
-// contents owns what files hold: extents in the tree, and buffers in memory that are newer, or
-// as on the device and kept for a while. The locks are those of each inode.
+// contents owns the data of files: extents in the tree, and buffers in memory that are newer, or
+// equal to the device and kept for a while. The locks are those of each inode.
 type contents struct {
 	v *Volume
 }
 
-// buffer returns a buffer in memory, made if needed. The caller holds bmu and a
-// reference to the inode.
+// buffer returns a buffer in memory, and makes it if needed. The caller holds bmu and a reference
+// to the inode.
 func (c *contents) buffer(in *inode, idx uint64) *buffer {
 	v := c.v
 	b := in.buffers[idx]
@@ -38,10 +38,10 @@ func (c *contents) dropBuffer(in *inode, idx uint64, b *buffer) {
 	}
 }
 
-// unpackInline sets the size that the operation leaves, before any page changes,
-// and makes an inline content dirty, so that the next flush decides anew where
-// it goes: by that size. No flusher is putting it into the tree by the old one
-// when it returns. Inside the gate, in.mu held; page 0 is in memory (loadSmall).
+// unpackInline sets the new size before any page changes, and makes inline content dirty, so that
+// the next flush decides by the new size where the content goes. When it returns, no flusher is
+// storing the content in the tree by the old size. The caller is in the gate and holds in.mu. Page
+// 0 is in memory (loadSmall).
 func (c *contents) unpackInline(in *inode, size uint64) {
 	in.bmu.Lock()
 	for in.inlining {
@@ -77,10 +77,9 @@ func (c *contents) markDirty(in *inode, block uint64) {
 	}
 }
 
-// cutBuffers forgets the pages of [from, to) blocks. Inside the gate, in.mu
-// held: no flusher is between copy and tree when it returns, and none begins.
-// With block 0 an inline content goes as well: it must not be seen again where
-// the page was.
+// cutBuffers drops the pages of blocks [from, to). The caller is in the gate and holds in.mu. When
+// it returns, no flusher is between copying one of these pages and storing its record, and none
+// starts. With block 0, inline content is dropped, too: otherwise it would reappear.
 func (c *contents) cutBuffers(in *inode, from, to uint64) error {
 	v := c.v
 	c.forgetBuffers(in, from, to)

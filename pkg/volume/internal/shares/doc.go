@@ -5,7 +5,8 @@
 //
 // Its lock comes after those of the trees whose items refer. A reference is added
 // where there is one that stays meanwhile, so what has no further reference cannot
-//  get one while its last goes.
+//
+//	get one while its last goes.
 //
 // The engine comes in, from within changes of the tree that refers.
 package shares
