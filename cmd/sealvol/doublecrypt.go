@@ -100,6 +100,6 @@ func checkV1(dev device.Device, path string, cred crypto.Credential, o *fsckOpti
 	}
 	sectors := func(blocks uint64) uint64 { return blocks * uint64(c.Counts.BlockBytes) / sectorBytes }
 	r.Counts.Inodes, r.Counts.Names, r.Counts.Extents = c.Counts.Inodes, c.Counts.Names, c.Counts.Extents
-	r.Counts.UsedSectors, r.Counts.FreeSectors = sectors(c.Counts.UsedBlocks), sectors(c.Counts.FreeBlocks)
+	r.Counts.UsedBlocks, r.Counts.FreeBlocks = sectors(c.Counts.UsedBlocks), sectors(c.Counts.FreeBlocks)
 	return r, nil
 }

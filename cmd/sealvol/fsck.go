@@ -184,9 +184,9 @@ func (r *fsckReport) fill(c *check.Report) {
 	}
 	r.ProblemCount = c.Total
 	n := &c.Counts
-	free := n.FreeSectors + n.FreedSectors
-	reserved := min(n.ReservedSectors, free)
-	r.Counts = fsckCounts{n.Inodes, n.Names, n.Extents, n.Nodes, (n.UsedSectors + reserved) * sectorBytes, (free - reserved) * sectorBytes, reserved * sectorBytes}
+	free := n.FreeBlocks + n.FreedBlocks
+	reserved := min(n.ReservedBlocks, free)
+	r.Counts = fsckCounts{n.Inodes, n.Names, n.Extents, n.Nodes, (n.UsedBlocks + reserved) * sectorBytes, (free - reserved) * sectorBytes, reserved * sectorBytes}
 }
 
 // sayProblems prints each problem once, with the number of times that it occurs.

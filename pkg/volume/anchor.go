@@ -16,36 +16,34 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
-// Anchor names one committed state of one volume, for safe keeping off its
-// device: given to Open, it has a device refused that holds an older state, or
-// one that does not follow from it. Nothing in it is secret; without the
-// volume's keys none can be made.
+// Anchor identifies a committed state of one volume. It is kept outside of the device. Open refuses
+// a device that holds an older state than the anchor given to it, or a state that does not follow
+// from it. An anchor is not secret. Without the volume's keys, nobody can make one.
 type Anchor = header.Anchor
 
 // ParseAnchor reads what Anchor.MarshalJSON wrote.
 func ParseAnchor(b []byte) (Anchor, error) { return header.ParseAnchor(b) }
 
-// anchors are the states of an open volume that were given away, or may be.
+// anchors owns the states of an open volume that were offered as anchors.
 //
-// An anchor leaves the volume only after a root that names it as offered is
-// durable: whatever crash follows, each later root knows it, until it is
-// confirmed and lies in the tree of anchors. So an anchor that arrives late is
-// still part of the history.
+// An anchor leaves the volume only after a root that lists it as offered is durable. Each later
+// root keeps the entry, whatever crash follows, until the anchor is confirmed and in tree 5. So an
+// anchor that arrives late is still part of the history.
 type anchors struct {
 	v *Volume
 
 	tree *tree.Tree
-	kept []uint64 // generations in the tree, ascending; owned by the committer
+	kept []uint64 // generations in tree 5, ascending; owned by the committer
 
-	one sync.Mutex // one offer at a time; before gate
+	one sync.Mutex // serializes offers; before gate
 
 	mu      sync.Mutex             // a leaf lock
-	used    bool                   // somebody keeps anchors of this volume
-	offered []layout.OfferedAnchor // ascending; what the next root has
-	fresh   []keptAnchor           // for the tree, by the next commit
-	newest  keptAnchor             // confirmed last
-	last    Anchor                 // offered by a durable root; zero: none by this mount
-	content [3]layout.Pointer      // what it anchors
+	used    bool                   // anchors of this volume are in use
+	offered []layout.OfferedAnchor // ascending; the next root lists them
+	fresh   []keptAnchor           // for tree 5, stored by the next commit
+	newest  keptAnchor             // the latest confirmed one
+	last    Anchor                 // offered by a durable root; zero if this mount has offered none
+	content [3]layout.Pointer      // trees of the state that last identifies
 }
 
 type keptAnchor struct {
@@ -53,7 +51,7 @@ type keptAnchor struct {
 	layout.Anchored
 }
 
-// contentOf is what tells two roots of the same content from others.
+// contentOf distinguishes roots with different content.
 func contentOf(r *layout.Root) [3]layout.Pointer {
 	return [3]layout.Pointer{r.Trees[layout.TreeFS], r.Trees[layout.TreeSnapshots], r.Trees[layout.TreeShares]}
 }
@@ -67,14 +65,14 @@ func sameContent(a, b [3]layout.Pointer) bool {
 	return true
 }
 
-// OfferAnchor returns the anchor of a state that is durable and holds all that
-// was committed before the call. Keep it where the device's owner can not
-// reach, durably, and then call ConfirmAnchor. Nothing else happens to an anchor
-// that gets lost on the way. While nothing changes, it returns the same again;
-// after layout.MaxAnchorsOffered without any confirmation, the newest of these.
+// OfferAnchor returns the anchor of a durable state that includes everything committed before the
+// call. Store it durably where the owner of the device cannot change it, and then call
+// ConfirmAnchor. A lost anchor does no harm. While nothing changes, OfferAnchor returns the same
+// anchor again. After layout.MaxAnchorsOffered anchors without a confirmation, it returns the
+// newest of them.
 func (v *Volume) OfferAnchor() (Anchor, error) {
 	a := &v.anc
-	if err := v.frozen.enter(context.Background()); err != nil { // not while frozen: it takes a commit
+	if err := v.frozen.enter(context.Background()); err != nil { // waits for a thaw, because it needs a commit
 		return Anchor{}, err
 	}
 	defer v.frozen.leave()
@@ -92,20 +90,20 @@ func (v *Volume) OfferAnchor() (Anchor, error) {
 	return a.last, nil
 }
 
-// settle notes that a durable root names an anchor as offered.
+// settle records that a durable root lists an anchor as offered.
 func (a *anchors) settle(last Anchor, content [3]layout.Pointer) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.last, a.content = last, content
 }
 
-// offer has the next root offer the newest durable one. It returns the anchor
-// that may be given away, by settle, once that next root is durable: zero if
-// that of before still stands. The caller holds anc.one.
+// offer makes the next root list the newest durable root as offered. It returns the anchor, which
+// settle publishes once that next root is durable, or zero if the previous offer is still valid.
+// The caller holds anchors.one.
 func (a *anchors) offer() (next Anchor, content [3]layout.Pointer) {
 	v := a.v
-	// No newer root becomes durable before this one is listed: the root that
-	// follows names it as its predecessor, the next one has the list.
+	// No newer root becomes durable before this one is listed: the next root names it as its
+	// predecessor, the one after has the list.
 	v.durable.mu.Lock()
 	defer v.durable.mu.Unlock()
 	a.mu.Lock()
@@ -117,7 +115,7 @@ func (a *anchors) offer() (next Anchor, content [3]layout.Pointer) {
 	}
 	at := layout.OfferedAnchor{Generation: v.durable.root.Generation, R: v.durable.r}
 	if n := len(a.offered); n >= layout.MaxAnchorsOffered {
-		at = a.offered[n-1] // nobody confirms; what was given out may not be forgotten
+		at = a.offered[n-1] // without confirmation, offers must not be forgotten
 		content = [3]layout.Pointer{}
 	} else if n == 0 || a.offered[n-1].Generation < at.Generation {
 		a.offered = append(slices.Clip(a.offered), at)
@@ -125,9 +123,8 @@ func (a *anchors) offer() (next Anchor, content [3]layout.Pointer) {
 	return a.anchorOf(v.durable.root, at), content
 }
 
-// commitLast commits for the last time. If anchors are kept of the volume, the
-// last root offers the one before, which has the same content: an anchor of the
-// last root itself could be in no root.
+// commitLast makes the last commit. If anchors of the volume are in use, the last root offers its
+// predecessor, which has the same content. No root can list the anchor of the last root itself.
 func (a *anchors) commitLast() error {
 	v := a.v
 	a.one.Lock()
@@ -146,8 +143,8 @@ func (a *anchors) commitLast() error {
 	return err
 }
 
-// commitAnchored commits what the last commit is to anchor, if anchors are kept
-// of the volume. The committer has ended.
+// commitAnchored commits the state that the last commit will anchor, if anchors of the volume are
+// in use. The committer has ended.
 func (a *anchors) commitAnchored() error {
 	v := a.v
 	a.mu.Lock()
@@ -169,8 +166,8 @@ func (a *anchors) anchorOf(root *layout.Root, at layout.OfferedAnchor) Anchor {
 	return Anchor{Volume: v.id, Instance: root.Instance, Generation: at.Generation, Epoch: k.Epoch(), MAC: k.Anchor(at.Generation, at.R)}
 }
 
-// LastAnchor returns what was offered last, also after Close: then it is the
-// anchor of all that the volume holds. ok is false if nobody uses anchors.
+// LastAnchor returns the latest offer. After Close, that is the anchor of everything that the
+// volume holds. ok is false if no anchors are in use.
 func (v *Volume) LastAnchor() (last Anchor, ok bool) {
 	a := &v.anc
 	a.mu.Lock()
@@ -178,14 +175,14 @@ func (v *Volume) LastAnchor() (last Anchor, ok bool) {
 	return a.last, a.last.Epoch != 0
 }
 
-// ConfirmAnchor notes that an anchor is kept durably where Open will get it
-// from. The volume remembers the last 1,024.
+// ConfirmAnchor records that an anchor is stored durably where Open will get it from. The volume
+// remembers the last 1,024 confirmed anchors.
 func (v *Volume) ConfirmAnchor(c Anchor) error {
 	a := &v.anc
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if c.Volume != v.id {
-		return fmt.Errorf("%w: the anchor is of volume %v", ErrOtherVolume, c.Volume)
+		return fmt.Errorf("%w: the anchor belongs to volume %v", ErrOtherVolume, c.Volume)
 	}
 	if c.Generation <= a.newest.gen {
 		if c.Generation == a.newest.gen && c.Epoch > a.newest.Epoch {
@@ -193,7 +190,7 @@ func (v *Volume) ConfirmAnchor(c Anchor) error {
 			a.fresh = append(a.fresh, a.newest)
 			v.rot.kick()
 		}
-		return nil // this or a later one is confirmed already
+		return nil // this or a later one was already confirmed
 	}
 	for _, o := range a.offered {
 		if o.Generation == c.Generation {
@@ -205,8 +202,8 @@ func (v *Volume) ConfirmAnchor(c Anchor) error {
 	return fmt.Errorf("%w: generation %d was never offered", ErrForked, c.Generation)
 }
 
-// confirm takes an anchor, and what was offered before it, for the tree. The
-// caller holds mu, or nobody else uses the volume yet.
+// confirm queues an anchor and all older offers for tree 5. The caller holds mu, or nobody else
+// uses the volume yet.
 func (a *anchors) confirm(k keptAnchor) {
 	a.newest = k
 	n := 0
@@ -222,8 +219,8 @@ func (a *anchors) confirm(k keptAnchor) {
 	a.offered = slices.Clone(a.offered[n:])
 }
 
-// freezeAnchors puts what was confirmed into the tree, and what was offered into a
-// root. The caller holds the gate alone, and nothing is frozen yet.
+// freezeAnchors stores confirmed anchors in tree 5 and offered ones in the root. The caller holds
+// the gate exclusively, and no tree is frozen yet.
 func (a *anchors) freezeAnchors() error {
 	a.mu.Lock()
 	fresh := a.fresh
@@ -257,8 +254,8 @@ func (a *anchors) offers() []layout.OfferedAnchor {
 	return slices.Clone(a.offered)
 }
 
-// load checks the anchor that Open was given, and for a mount that
-// writes reads what the volume knows of anchors. Nobody else uses the volume yet.
+// load checks the anchor that Open was given. For a read-write mount it also reads the anchors that
+// the volume knows. Nobody else uses the volume yet.
 func (a *anchors) load(root *layout.Root) error {
 	v := a.v
 	a.offered = root.Offered
@@ -286,15 +283,14 @@ func (a *anchors) load(root *layout.Root) error {
 		return err
 	}
 	a.used = true
-	// Whoever has it keeps it durably; perhaps nobody was there any more to be told.
+	// Whoever gave it to Open stores it durably, although the confirmation may have been lost.
 	if g := v.opts.Anchor.Generation; g > a.newest.gen {
 		a.confirm(keptAnchor{g, layout.Anchored{R: r, Epoch: v.opts.Anchor.Epoch}})
 	}
 	return nil
 }
 
-// VerifyAnchor checks a device against an anchor and changes nothing. The
-// volume may be in use meanwhile.
+// VerifyAnchor checks a device against an anchor and changes nothing. The volume may be in use.
 func VerifyAnchor(dev device.Device, cred crypto.Credential, a *Anchor) error {
 	u, keys, err := header.Unlock(dev, cred, a)
 	if err != nil {

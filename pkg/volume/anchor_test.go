@@ -104,7 +104,7 @@ func TestAnchor(t *testing.T) {
 	refuseAnchor(t, "the other way", dev.Clone(), &other, ErrRolledBack, "")
 	same := *first
 	same.Generation, same.MAC[0] = newestOf(t, old).Generation, 1
-	refuseAnchor(t, "another root of that generation", old.Clone(), &same, ErrForked, "is another one")
+	refuseAnchor(t, "another root of that generation", old.Clone(), &same, ErrForked, "differs from the anchored one")
 	refuseForeignAnchors(t, dev, first)
 	ok(t, cleanErr(dev))
 }
@@ -136,10 +136,10 @@ func refuseForeignAnchors(t *testing.T, dev *device.Mem, first *Anchor) {
 		t.Error("zeroed:", err)
 	}
 	mustFormat(t, zeroed)
-	refuseAnchor(t, "formatted anew", zeroed, first, ErrOtherVolume, "the device holds")
+	refuseAnchor(t, "formatted anew", zeroed, first, ErrOtherVolume, "but the device holds")
 	k := secretKey(t, 3)
 	ok(t, Format(zeroed, FormatOptions{Recipient: k.Recipient, Force: true}))
-	refuseAnchor(t, "formatted anew with another key", zeroed, first, ErrOtherVolume, "the device holds")
+	refuseAnchor(t, "formatted anew with another key", zeroed, first, ErrOtherVolume, "but the device holds")
 	clone := *first
 	clone.Instance = crypto.NewUUID()
 	refuseAnchor(t, "a clone", dev.Clone(), &clone, ErrOtherVolume, "clone")

@@ -11,9 +11,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// perform makes a mutation that was checked: it gets its number and its place
-// in the ring, and happens. The caller holds the locks of what it changes, was
-// admitted, and is not in the gate.
+// perform executes an operation that was checked: it numbers it, records it in the ring, and
+// applies it. The caller holds the locks of everything it changes, has a reservation, and is not in
+// the gate.
 func (v *Volume) perform(op *layout.Op) error {
 	v.gate.RLock()
 	defer v.gate.RUnlock()
@@ -24,7 +24,7 @@ func (v *Volume) perform(op *layout.Op) error {
 		return err
 	}
 	if err := v.apply(op); err != nil {
-		// Recorded and half done: what is in memory is not to be committed.
+		// It is recorded, but only partly applied: the state in memory must not be committed.
 		err = txn.Wrap(fmt.Errorf("operation %d of type %d: %w", op.Seq, op.Type, err))
 		v.fail(err)
 		return err
@@ -44,16 +44,16 @@ func (v *Volume) record(op *layout.Op) error {
 		return fmt.Errorf("%w: %w", vfs.ErrIO, err) // admission has reserved the room
 	}
 	v.adm.changed()
-	// Half a ring is time enough for a commit to end before writers must wait.
+	// At half a ring, there is enough time for a commit to end before writers must wait.
 	if v.ring.Head()-v.com.ringMark.Load() > uint64(v.ring.Size()/2) {
 		v.com.ask()
 	}
 	return nil
 }
 
-// apply makes a recorded mutation, now (the caller holds inode.mu of all that
-// it changes) or in replay (nobody else is there). An error means damage or
-// a failing device, or in replay a log that does not fit its root.
+// apply applies a recorded operation, at execution (the caller holds inode.mu of all inodes that
+// change) or in replay (nobody else uses the volume). An error means damage, a failing device, or
+// in replay a log that does not match its root.
 func (v *Volume) apply(op *layout.Op) error {
 	switch op.Type {
 	case layout.OpCreate:
@@ -89,7 +89,7 @@ func (v *Volume) apply(op *layout.Op) error {
 		v.applyFlags(in, op)
 		return nil
 	}
-	return fmt.Errorf("%w: operation of type %d", layout.ErrCorrupt, op.Type)
+	return fmt.Errorf("%w: unexpected operation type %d", layout.ErrCorrupt, op.Type)
 }
 
 func (v *Volume) applyCreate(op *layout.Op) error {
@@ -153,7 +153,7 @@ func (v *Volume) applyCreate(op *layout.Op) error {
 	return v.changeDir(op.Parent, 1, links, op.Time)
 }
 
-// changeDir counts a change of names of a directory.
+// changeDir updates a directory after names in it changed.
 func (v *Volume) changeDir(ino uint64, names, links int, t vfs.Timespec) error {
 	p, err := v.table.inode(vfs.Ino(ino))
 	if err != nil {
@@ -175,7 +175,7 @@ func (v *Volume) applyLink(op *layout.Op) error {
 	defer v.table.put(in)
 	first := in.attr.Nlink == 0
 	err = v.fs.Update(func(w *tree.Writer) error {
-		if first && !in.cutting { // O_TMPFILE gets its name
+		if first && !in.cutting { // an O_TMPFILE inode gets its name
 			if _, err := w.Delete(items.OrphanKey(in.ino)); err != nil {
 				return err
 			}
@@ -213,7 +213,7 @@ func (v *Volume) applyUnlink(op *layout.Op) error {
 	return v.changeDir(op.Parent, -1, links, op.Time)
 }
 
-// dropLink takes one name from an inode; the last one makes it an orphan.
+// dropLink removes one name of an inode. Without names, the inode becomes an orphan.
 func (v *Volume) dropLink(w *tree.Writer, in *inode, t vfs.Timespec) error {
 	if in.isDir() {
 		in.attr.Nlink = 0
@@ -258,7 +258,7 @@ func (v *Volume) applyRename(op *layout.Op) error {
 	if err != nil {
 		return err
 	}
-	if op.Flags&vfs.RenameWhiteout != 0 { // a character device 0:0 stays behind
+	if op.Flags&vfs.RenameWhiteout != 0 { // a character device 0:0 takes the old place
 		wh := &layout.Op{Ino: op.Ino2, Parent: op.Parent, Name: op.Name, Mode: 0o020000, UID: op.UID, GID: op.GID, Time: op.Time}
 		if err := v.inheritWhiteout(wh); err != nil {
 			return err
@@ -276,10 +276,10 @@ func (v *Volume) applyRename(op *layout.Op) error {
 	return v.changeDir(op.Parent2, to.names, to.links, op.Time)
 }
 
-// dirChange is what a directory gets, or loses, by a rename.
+// dirChange is the change of a directory's counts by a rename.
 type dirChange struct{ names, links int }
 
-// linkOf is how many links an inode, nil or not, gives to the directory of its name.
+// linkOf is the number of links that an inode (may be nil) adds to its directory.
 func linkOf(in *inode) int {
 	if in != nil && in.isDir() {
 		return 1
@@ -287,10 +287,10 @@ func linkOf(in *inode) int {
 	return 0
 }
 
-// exchangeNames has two inodes exchange their names.
+// exchangeNames swaps the names of two inodes.
 func (v *Volume) exchangeNames(w *tree.Writer, op *layout.Op, moved, target *inode) (from, to dirChange, err error) {
 	if target == nil {
-		return from, to, fmt.Errorf("%w: exchange with nothing", layout.ErrCorrupt)
+		return from, to, fmt.Errorf("%w: the name to exchange with does not exist", layout.ErrCorrupt)
 	}
 	if err := v.names.set(w, op.Parent, op.Name, target); err != nil {
 		return from, to, err
@@ -305,7 +305,7 @@ func (v *Volume) exchangeNames(w *tree.Writer, op *layout.Op, moved, target *ino
 	return from, to, nil
 }
 
-// moveName gives an inode another name, which target, if there is one, loses.
+// moveName gives an inode another name. If target exists, it loses that name.
 func (v *Volume) moveName(w *tree.Writer, op *layout.Op, moved, target *inode) (from, to dirChange, err error) {
 	if target != nil {
 		if err := v.names.delete(w, op.Parent2, op.Name2); err != nil {
@@ -331,8 +331,8 @@ func (v *Volume) moveName(w *tree.Writer, op *layout.Op, moved, target *inode) (
 	return from, to, nil
 }
 
-// inheritWhiteout gives a whiteout what its directory hands down; replay comes
-// to the same, so the record of the rename need not carry it.
+// inheritWhiteout sets the flags that a whiteout inherits from its directory. Replay derives the
+// same, so the record of the rename does not contain them.
 func (v *Volume) inheritWhiteout(op *layout.Op) error {
 	p, err := v.table.inode(vfs.Ino(op.Parent))
 	if err != nil {
@@ -346,13 +346,13 @@ func (v *Volume) inheritWhiteout(op *layout.Op) error {
 	return err
 }
 
-// moved notes that an inode has another name.
+// moved updates an inode that got another name.
 func (v *Volume) moved(in *inode, t vfs.Timespec) {
 	in.attr.Ctime = t
 	v.table.touch(in)
 }
 
-// applyKill is what a write or chown by the unprivileged does to the mode.
+// applyKill changes the mode as a write or chown by an unprivileged user does.
 func (v *Volume) applyKill(in *inode) error {
 	if in.isDir() {
 		return nil
@@ -368,7 +368,7 @@ func (v *Volume) applyKill(in *inode) error {
 	return v.storeXattr(in, items.CapabilityName, nil)
 }
 
-// killsBits tells whether applyKill would change anything.
+// killsBits reports whether applyKill would change anything.
 func killsBits(n *layout.Inode) bool {
 	return n.Mode&items.ModeSuid != 0 || n.Mode&(items.ModeSgid|0o010) == items.ModeSgid|0o010 || n.Flags&layout.InodeCapability != 0
 }

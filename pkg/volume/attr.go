@@ -29,7 +29,7 @@ func (v *Volume) GetAttr(ino vfs.Ino) (vfs.Attr, error) {
 	return in.vfsAttr(), nil
 }
 
-// peekAttr is GetAttr for listings: it leaves the table as it is.
+// peekAttr is GetAttr for listings. It does not add to the inode table.
 func (v *Volume) peekAttr(ino vfs.Ino) (vfs.Attr, error) {
 	if in := v.table.grab(uint64(ino)); in != nil {
 		defer v.table.put(in)
@@ -39,13 +39,13 @@ func (v *Volume) peekAttr(ino vfs.Ino) (vfs.Attr, error) {
 	}
 	n, err := v.table.readInode(uint64(ino))
 	if err != nil {
-		if in := v.table.grab(uint64(ino)); in != nil { // created and not in the tree yet
+		if in := v.table.grab(uint64(ino)); in != nil { // created, but not in the tree yet
 			v.table.put(in)
 			return v.GetAttr(ino)
 		}
 		return vfs.Attr{}, err
 	}
-	return vfsAttr(uint64(ino), &n, n.Flags&layout.InodeInline != 0, n.Sectors, n.Vacant, 0), nil
+	return vfsAttr(uint64(ino), &n, n.Flags&layout.InodeInline != 0, n.Blocks, n.Vacant, 0), nil
 }
 
 // SetAttr implements vfs.FS.
@@ -59,13 +59,13 @@ func (v *Volume) SetAttr(req *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.Attr,
 	}
 	defer v.table.put(in)
 	var a vfs.Attr
-	ends := func() []items.Interval { // the sector that the new end cuts in two is written
+	ends := func() []items.Interval { // SetAttr writes the block that contains the new end
 		if set.Size == nil || *set.Size%pageBytes == 0 || *set.Size > layout.MaxFileBytes {
 			return nil
 		}
 		return []items.Interval{{From: *set.Size - 1, To: *set.Size}}
 	}
-	err = v.res.inReserved(in, ends, func(promised bool) (again bool, err error) {
+	err = v.ranges.inReserved(in, ends, func(promised bool) (again bool, err error) {
 		if promised && set.Size != nil {
 			a, again, err = v.setAttr(req, in, set, append([]items.Interval{}, ends()...))
 		} else {
@@ -76,12 +76,12 @@ func (v *Volume) SetAttr(req *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.Attr,
 	return a, err
 }
 
-// setAttr is SetAttr; what it writes of data is reserved, if given. If that is not so any more
-// it does nothing: again.
+// setAttr is SetAttr. If reserved is given, the data that it writes is in reserved ranges. If that
+// is no longer true, it changes nothing and returns again.
 func (v *Volume) setAttr(req *vfs.Req, in *inode, set *vfs.SetAttr, reserved []items.Interval) (a vfs.Attr, again bool, err error) {
 	_, dropped := v.data.dropStep()
-	c := cost{ring: 512, quads: 2*opQuads + dropped, pages: 2, promised: reserved != nil}
-	// Cutting a file frees space, and needs the reserve when the volume is full.
+	c := reservation{ring: 512, nodes: 2*opNodes + dropped, pages: 2, promised: reserved != nil}
+	// Truncation to 0 frees space, and must work on a full volume: it may use the reserve.
 	c.urgent = set.Size != nil && *set.Size == 0 || set.Size == nil
 	if c.urgent {
 		c.pages = 0
@@ -95,7 +95,7 @@ func (v *Volume) setAttr(req *vfs.Req, in *inode, set *vfs.SetAttr, reserved []i
 			return err
 		}
 		if reserved != nil {
-			if ok, err := v.res.coversAll(in, reserved); err != nil || !ok {
+			if ok, err := v.ranges.coversAll(in, reserved); err != nil || !ok {
 				again = true
 				return err
 			}
@@ -106,7 +106,7 @@ func (v *Volume) setAttr(req *vfs.Req, in *inode, set *vfs.SetAttr, reserved []i
 	return a, again, err
 }
 
-// setAttrLocked makes the change of SetAttr, which is admitted. The caller holds in.mu.
+// setAttrLocked executes SetAttr with a reservation. The caller holds in.mu.
 func (v *Volume) setAttrLocked(req *vfs.Req, in *inode, set *vfs.SetAttr) (vfs.Attr, error) {
 	defer v.data.unload(in)
 	op := &layout.Op{Type: layout.OpSetAttr, Unique: req.Unique, Ino: in.ino, Time: vfs.Now()}
@@ -166,8 +166,7 @@ func (v *Volume) setAttrLocked(req *vfs.Req, in *inode, set *vfs.SetAttr) (vfs.A
 	return in.vfsAttr(), nil
 }
 
-// prepareTruncate loads the sector that the new end of the file cuts in two,
-// and an inline content.
+// prepareTruncate loads the block that contains the new end of the file, and inline content.
 func (c *contents) prepareTruncate(in *inode, size uint64) error {
 	if err := c.loadSmall(in); err != nil {
 		return err
@@ -230,8 +229,8 @@ func (v *Volume) chmodACL(in *inode, mode uint32) error {
 // cutStep is how many extents are removed at a time.
 const cutStep = 256
 
-// applyTruncate sets the size. Extents beyond it, when there are many, are
-// left to cutRest: an orphan item says so.
+// applyTruncate sets the size. If there are many extents beyond it, an orphan item marks the inode,
+// and cutRest removes the rest.
 func (v *Volume) applyTruncate(in *inode, size uint64) error {
 	old := in.attr.Size
 	v.data.unpackInline(in, size)
@@ -239,9 +238,9 @@ func (v *Volume) applyTruncate(in *inode, size uint64) error {
 	if size > old || size == old && !in.reserved.Load() {
 		return nil
 	}
-	// What is reserved beyond the end goes also where the size stays.
+	// Reserved ranges beyond the end are removed even if the size does not change.
 	first := (size + pageBytes - 1) / pageBytes
-	if err := v.data.cutBlocks(in, first, 1<<62); err != nil {
+	if err := v.data.cutBuffers(in, first, 1<<62); err != nil {
 		return err
 	}
 	if size < old && size%pageBytes != 0 {
@@ -250,25 +249,25 @@ func (v *Volume) applyTruncate(in *inode, size uint64) error {
 	return v.data.cutExtents(in, first)
 }
 
-// zeroPage clears bytes [from, to) of a page in memory and makes it dirty; a
-// page that is not there stays a hole, and beyond the end all is zero already.
-func (c *contents) zeroPage(in *inode, sector uint64, from, to int) {
-	if sector*pageBytes >= in.attr.Size {
+// zeroPage clears bytes [from, to) of a page in memory and makes the page dirty. A page that is not
+// in memory stays a hole. Beyond the end, everything is zero already.
+func (c *contents) zeroPage(in *inode, block uint64, from, to int) {
+	if block*pageBytes >= in.attr.Size {
 		return
 	}
 	in.bmu.Lock()
-	b := in.blocks[sector/blockPages]
-	if b == nil || b.pages[sector%blockPages] == nil {
+	b := in.buffers[block/bufferPages]
+	if b == nil || b.pages[block%bufferPages] == nil {
 		in.bmu.Unlock()
 		return
 	}
-	clear(b.pages[sector%blockPages][from:to])
+	clear(b.pages[block%bufferPages][from:to])
 	in.bmu.Unlock()
-	c.markDirty(in, sector)
+	c.markDirty(in, block)
 }
 
-// cutExtents removes a step of what lies beyond the end of a file that was cut, from
-// a sector on. If more is left, the inode becomes an orphan until cutRest is done with it.
+// cutExtents removes one step of the extents beyond the end of a truncated file, from a block on.
+// If more are left, the inode is an orphan until cutRest has removed them.
 func (c *contents) cutExtents(in *inode, from uint64) error {
 	v := c.v
 	return v.fs.Update(func(w *tree.Writer) error {
@@ -279,7 +278,7 @@ func (c *contents) cutExtents(in *inode, from uint64) error {
 		}
 		c.countDropped(in, d)
 		if d.done {
-			if d.done, err = v.res.unreserve(w, in, from, 1<<62, limit); err != nil || d.done {
+			if d.done, err = v.ranges.unreserve(w, in, from, 1<<62, limit); err != nil || d.done {
 				return err
 			}
 		}
@@ -288,15 +287,15 @@ func (c *contents) cutExtents(in *inode, from uint64) error {
 	})
 }
 
-// cutRest goes on with what applyTruncate has left, a step at a time: after the
-// truncation, and, should that have failed, before anything else could bring
-// what is to be cut back into sight. The caller holds in.mu and is not in the gate.
+// cutRest removes the rest that applyTruncate left, one step at a time. It runs after the
+// truncation. If that was interrupted, it runs before anything that could make the removed data
+// visible again. The caller holds in.mu and is not in the gate.
 func (c *contents) cutRest(in *inode) error {
 	v := c.v
 	for in.cutting {
 		_, pages := c.dropStep()
-		want := cost{quads: opQuads + pages, urgent: true, nested: true}
-		if err := v.adm.admit(want); err != nil {
+		want := reservation{nodes: opNodes + pages, urgent: true, nested: true}
+		if err := v.adm.reserve(want); err != nil {
 			return err
 		}
 		err := v.inGate(func() error { return c.cutMore(in) })
@@ -308,7 +307,7 @@ func (c *contents) cutRest(in *inode) error {
 	return nil
 }
 
-// cutMore removes a step of what lies beyond the end of a file.
+// cutMore removes one step of what lies beyond the end of a file.
 func (c *contents) cutMore(in *inode) error {
 	v := c.v
 	first := (in.attr.Size + pageBytes - 1) / pageBytes
@@ -320,11 +319,11 @@ func (c *contents) cutMore(in *inode) error {
 			return err
 		}
 		c.countDropped(in, d)
-		if d.sectors > 0 || reserved { // of many orphans there is nothing to cut
+		if d.blocks > 0 || reserved { // most orphans have nothing to cut
 			v.table.touch(in)
 		}
 		if d.done {
-			d.done, err = v.res.unreserve(w, in, first, 1<<62, step)
+			d.done, err = v.ranges.unreserve(w, in, first, 1<<62, step)
 		}
 		if err != nil || !d.done {
 			return err
@@ -337,8 +336,8 @@ func (c *contents) cutMore(in *inode) error {
 	})
 }
 
-// inGate runs a change that is not an operation of its own: it has no record,
-// because replay would come to the same.
+// inGate makes a change that is not an operation. It has no record, because replay derives the same
+// change.
 func (v *Volume) inGate(fn func() error) error {
 	v.gate.RLock()
 	defer v.gate.RUnlock()
@@ -402,8 +401,8 @@ func (v *Volume) seek(ino vfs.Ino, off uint64, data bool) (uint64, error) {
 	return size, nil // the hole at the end
 }
 
-// nextData returns the first run of sectors at or after s that hold data: from
-// is end if there is none. The run may go on after to.
+// nextData returns the first run of blocks at or after s that hold data. If there is none, from is
+// end. The run may continue after to.
 func (c *contents) nextData(in *inode, s, end uint64) (from, to uint64, err error) {
 	from, to = end, end
 	es, err := c.extents(in.ino, s, end, 1)
@@ -411,16 +410,16 @@ func (c *contents) nextData(in *inode, s, end uint64) (from, to uint64, err erro
 		return 0, 0, err
 	}
 	if len(es) > 0 {
-		from, to = max(s, es[0].Sector), min(end, es[0].End())
+		from, to = max(s, es[0].Block), min(end, es[0].End())
 	}
 	in.bmu.RLock()
 	defer in.bmu.RUnlock()
-	for idx, b := range in.blocks {
-		if (idx+1)*blockPages <= s || idx*blockPages >= end {
+	for idx, b := range in.buffers {
+		if (idx+1)*bufferPages <= s || idx*bufferPages >= end {
 			continue
 		}
 		for i, p := range b.pages {
-			if x := idx*blockPages + uint64(i); p != nil && x >= s && x < end && x < from {
+			if x := idx*bufferPages + uint64(i); p != nil && x >= s && x < end && x < from {
 				from, to = x, x+1
 			}
 		}
@@ -428,7 +427,7 @@ func (c *contents) nextData(in *inode, s, end uint64) (from, to uint64, err erro
 	return from, to, nil
 }
 
-// isFile tells whether an inode holds data.
+// isFile returns an error if an inode is not a regular file.
 func (v *Volume) isFile(ino vfs.Ino) error {
 	in, err := v.table.inode(ino)
 	if err != nil {

@@ -10,10 +10,10 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// ErrBusy means that work of a kind is under way of which there is one at a time.
-var ErrBusy = errors.New("it is under way already")
+// ErrBusy means that background work of this kind is already running. Only one may run at a time.
+var ErrBusy = errors.New("already running")
 
-// background is the long work on an open volume, which Close ends.
+// background is the long-running work on an open volume. Close ends it.
 type background struct {
 	v *Volume
 
@@ -26,7 +26,7 @@ type background struct {
 	discards discarder
 }
 
-// begin begins work of a kind: ctx ends when the volume is closed. end must be called.
+// begin starts work of a kind. ctx ends when the volume is closed. The caller must call end.
 func (b *background) begin(parent context.Context, kind string) (ctx context.Context, end func(), err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -51,7 +51,7 @@ func (b *background) begin(parent context.Context, kind string) (ctx context.Con
 	}, nil
 }
 
-// stop ends all work in the background.
+// stop ends all background work.
 func (b *background) stop() {
 	b.mu.Lock()
 	b.closed = true
@@ -62,18 +62,18 @@ func (b *background) stop() {
 	b.wg.Wait()
 }
 
-// pacer spreads work in the background over time.
+// pacer limits the rate of background work.
 type pacer struct {
-	bytesPerSecond int64 // 0: as fast as it goes
+	bytesPerSecond int64 // 0: no limit
 	due            time.Time
 }
 
-// wait is called after n bytes of work, with no locks or pins held.
+// wait is called after n bytes of work, without locks or pins.
 func (p *pacer) wait(ctx context.Context, n int) error {
 	if p.bytesPerSecond <= 0 {
 		return context.Cause(ctx)
 	}
-	if now := time.Now(); p.due.Before(now) { // a pause is not made up for
+	if now := time.Now(); p.due.Before(now) { // after a pause, it does not catch up
 		p.due = now
 	}
 	p.due = p.due.Add(time.Duration(float64(n) / float64(p.bytesPerSecond) * float64(time.Second)))

@@ -293,7 +293,7 @@ func BenchmarkExtents(b *testing.B) {
 		b.Fatal(err)
 	}
 	buf := device.AlignedBytes(pageBytes)
-	// An odd multiplier visits every sector once: as good as random.
+	// An odd multiplier visits every block once: as good as random.
 	at := func(i int) uint64 { return uint64(i) * 15485863 % uint64(hugeFile/pageBytes) * pageBytes }
 	write := func(i int) {
 		buf[0]++

@@ -98,7 +98,7 @@ func precious(t *testing.T, m *device.Mem, rng *rand.Rand) {
 		off = (64<<20 - 4096*rng.Int64N(8000)) - 4096
 	}
 	put := func(b []byte) { copy(b, "precious") }
-	if rng.IntN(3) == 0 { // a partition table, or a swap header, which have no more than a sector
+	if rng.IntN(3) == 0 { // a partition table, or a swap header, which have no more than a block
 		off, put = 0, func(b []byte) { copy(b[510:], "\x55\xaa") }
 		if rng.IntN(2) == 0 {
 			put = func(b []byte) { copy(b[4086:], "SWAPSPACE2") }

@@ -161,7 +161,7 @@ func (p *populator) file(dir vfs.Ino, path string, n int) vfs.Ino {
 	return a.Ino
 }
 
-// splitExtents overwrites single sectors of a large file, and punches a hole.
+// splitExtents overwrites single blocks of a large file, and punches a hole.
 func (p *populator) splitExtents(big vfs.Ino, path string) {
 	for i := range 40 {
 		off := uint64(p.rng.IntN(5<<20)) &^ 4095
@@ -216,8 +216,8 @@ func walkTo(v *Volume, path string) (vfs.Attr, error) {
 	return at, nil
 }
 
-// readAll reads a file sector by sector: each either has the right content or
-// gives ErrCorrupt. It returns the sectors that do.
+// readAll reads a file block by block: each either has the right content or
+// gives ErrCorrupt. It returns the blocks that do.
 func (fx *fixture) readAll(t testing.TB, v *Volume, path string) (bad []int) {
 	t.Helper()
 	want := fx.files[path]
@@ -268,10 +268,10 @@ func TestCheckClean(t *testing.T) {
 	crashed := fx.dev.Clone()
 	ok(t, v.Close())
 	rep = checkClean(t, fx.dev)
-	if rep.Counts.Inodes < 500 || rep.Counts.Extents < 40 || rep.Counts.Nodes < 20 || rep.Counts.UsedSectors+rep.Counts.FreeSectors+rep.Counts.FreedSectors != 256<<20/4096 {
+	if rep.Counts.Inodes < 500 || rep.Counts.Extents < 40 || rep.Counts.Nodes < 20 || rep.Counts.UsedBlocks+rep.Counts.FreeBlocks+rep.Counts.FreedBlocks != 256<<20/4096 {
 		t.Fatalf("%+v", rep.Counts)
 	}
-	// Opening and closing again and again must not lose a sector.
+	// Opening and closing again and again must not lose a block.
 	var free uint64
 	for i := range 6 {
 		v = checkOpen(t, crashed, Options{})
@@ -279,16 +279,16 @@ func TestCheckClean(t *testing.T) {
 		ok(t, v.Close())
 		rep = checkClean(t, crashed)
 		if i == 2 {
-			free = rep.Counts.FreeSectors + rep.Counts.FreedSectors
+			free = rep.Counts.FreeBlocks + rep.Counts.FreedBlocks
 		}
 	}
-	if rep.Counts.FreeSectors+rep.Counts.FreedSectors < free-100 {
-		t.Fatalf("%d free sectors became %d", free, rep.Counts.FreeSectors)
+	if rep.Counts.FreeBlocks+rep.Counts.FreedBlocks < free-100 {
+		t.Fatalf("%d free blocks became %d", free, rep.Counts.FreeBlocks)
 	}
 	v = checkOpen(t, fx.dev, Options{ReadOnly: true})
 	for path := range fx.files {
 		if bad := fx.readAll(t, v, path); bad != nil {
-			t.Fatalf("%s: sectors %v", path, bad)
+			t.Fatalf("%s: blocks %v", path, bad)
 		}
 	}
 	ok(t, v.Close())

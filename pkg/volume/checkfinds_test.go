@@ -117,67 +117,67 @@ func TestCheckFinds(t *testing.T) {
 	}{
 		{"link count", "names", func(s *surgeon) { s.editInode(s.inodeOf("big2"), func(n *layout.Inode) { n.Nlink++ }) }},
 		{"directory link count", "link count is", func(s *surgeon) { s.editInode(s.inodeOf("young"), func(n *layout.Inode) { n.Nlink++ }) }},
-		{"directory size", "the directory says that it has", func(s *surgeon) { s.editInode(s.inodeOf("many"), func(n *layout.Inode) { n.Size++ }) }},
-		{"sectors", "sectors, there are", func(s *surgeon) { s.editInode(s.inodeOf("big2"), func(n *layout.Inode) { n.Sectors++ }) }},
-		{"size below the extents", "its extents reach to", func(s *surgeon) { s.editInode(s.inodeOf("big2"), func(n *layout.Inode) { n.Size = 10000 }) }},
-		{"inline size", "of them in the tree", func(s *surgeon) { s.editInode(s.inodeOf("young/b/small"), func(n *layout.Inode) { n.Size++ }) }},
-		{"inline flag", "flags say", func(s *surgeon) {
+		{"directory size", "the directory's size is", func(s *surgeon) { s.editInode(s.inodeOf("many"), func(n *layout.Inode) { n.Size++ }) }},
+		{"blocks", "block count is", func(s *surgeon) { s.editInode(s.inodeOf("big2"), func(n *layout.Inode) { n.Blocks++ }) }},
+		{"size below the extents", "its extents end at", func(s *surgeon) { s.editInode(s.inodeOf("big2"), func(n *layout.Inode) { n.Size = 10000 }) }},
+		{"inline size", "of inline content", func(s *surgeon) { s.editInode(s.inodeOf("young/b/small"), func(n *layout.Inode) { n.Size++ }) }},
+		{"inline flag", "inline flag is", func(s *surgeon) {
 			s.editInode(s.inodeOf("young/b/small"), func(n *layout.Inode) { n.Flags &^= layout.InodeInline })
 		}},
-		{"xattr flag", "its attributes call for", func(s *surgeon) {
+		{"xattr flag", "its attributes require", func(s *surgeon) {
 			s.editInode(s.inodeOf("big2"), func(n *layout.Inode) { n.Flags &^= layout.InodeXattrs })
 		}},
-		{"acl flag", "its attributes call for", func(s *surgeon) {
+		{"acl flag", "its attributes require", func(s *surgeon) {
 			s.editInode(s.inodeOf("young/b"), func(n *layout.Inode) { n.Flags &^= layout.InodeAccessACL })
 		}},
-		{"parent", "its parent is", func(s *surgeon) {
+		{"parent", "its parent field is", func(s *surgeon) {
 			s.editInode(s.inodeOf("young/b"), func(n *layout.Inode) { n.Parent = s.inodeOf("many") })
 		}},
-		{"cycle", "can not be reached", func(s *surgeon) {
+		{"cycle", "is not reachable", func(s *surgeon) {
 			b := s.inodeOf("young/b")
 			s.editInode(s.inodeOf("young"), func(n *layout.Inode) { n.Parent = b })
 		}},
-		{"file turned symlink", "do not agree on its type", func(s *surgeon) {
+		{"file turned symlink", "disagree on its type", func(s *surgeon) {
 			s.editInode(s.inodeOf("young/b/small"), func(n *layout.Inode) { n.Mode = 0o120777 })
 		}},
 		{"symlink size", "the symlink's size", func(s *surgeon) { s.editInode(s.inodeOf("a/link"), func(n *layout.Inode) { n.Size-- }) }},
 		{"symlink target", "the symlink's size", func(s *surgeon) { s.drop(s.inodeOf("a/link"), layout.KeyInline, 0) }},
-		{"no inode", "there are items of it, but no inode", func(s *surgeon) { s.drop(s.inodeOf("big2"), layout.KeyInode, 0) }},
+		{"no inode", "its items exist, but no inode item", func(s *surgeon) { s.drop(s.inodeOf("big2"), layout.KeyInode, 0) }},
 		{"inode gone", "does not exist", func(s *surgeon) { s.drop(s.inodeOf("a/empty"), layout.KeyInode, 0) }},
-		{"name gone", "it has 5 names, there are 4", func(s *surgeon) { s.drop(1, layout.KeyName, 0) }},
+		{"name gone", "size is 5 names, but it has 4", func(s *surgeon) { s.drop(1, layout.KeyName, 0) }},
 		{"orphan item gone", "no name and no orphan item", func(s *surgeon) { s.drop(0, layout.KeyOrphan, 0) }},
-		{"orphan item too many", "there is an orphan item, but no inode", func(s *surgeon) {
+		{"orphan item too many", "an orphan item exists, but no inode", func(s *surgeon) {
 			s.insert(layout.TreeFS, layout.Key{Type: layout.KeyOrphan, Sub: 1 << 30}, []byte{})
 		}},
-		{"xattr piece", "follows nothing", func(s *surgeon) { s.drop(s.inodeOf("big2"), layout.KeyXattr, 4) }},
-		{"name hash", "under the hash of another name", func(s *surgeon) {
+		{"xattr piece", "has no predecessor", func(s *surgeon) { s.drop(s.inodeOf("big2"), layout.KeyXattr, 4) }},
+		{"name hash", "stored under a wrong hash", func(s *surgeon) {
 			s.editName(1, "big2", func(k *layout.Key, n *layout.Name) { n.Name = "big9" })
 		}},
-		{"name type", "do not agree on its type", func(s *surgeon) {
+		{"name type", "disagree on its type", func(s *surgeon) {
 			s.editName(1, "big2", func(k *layout.Key, n *layout.Name) { n.Type = 0o010000 })
 		}},
-		{"name of nobody", "the next inode is", func(s *surgeon) {
+		{"name of nobody", "the root's next inode number is", func(s *surgeon) {
 			s.editName(1, "big2", func(k *layout.Key, n *layout.Name) { n.Ino = 1 << 40 })
 		}},
-		{"name of another", "there are", func(s *surgeon) {
+		{"name of another", "link count requires", func(s *surgeon) {
 			s.editName(1, "big2", func(k *layout.Key, n *layout.Name) { n.Ino = s.inodeOf("a/empty") })
 		}},
-		{"extent elsewhere", "was written for", func(s *surgeon) {
+		{"extent elsewhere", "was sealed for", func(s *surgeon) {
 			s.editExtent(3, func(k *layout.Key, e *layout.FileExtent) { k.Sub++ })
 		}},
-		{"extent outside", "outside the volume's data area", func(s *surgeon) {
+		{"extent outside", "outside the data area", func(s *surgeon) {
 			s.editExtent(3, func(k *layout.Key, e *layout.FileExtent) { e.Addr = 1 << 40 })
 		}},
-		{"extent in the system area", "outside the volume's data area", func(s *surgeon) {
+		{"extent in the system area", "outside the data area", func(s *surgeon) {
 			s.editExtent(3, func(k *layout.Key, e *layout.FileExtent) { e.Addr = 4096 })
 		}},
 		{"extent over a node", "belong to something else", func(s *surgeon) {
 			s.editExtent(3, func(k *layout.Key, e *layout.FileExtent) { e.Addr = s.root.Trees[layout.TreeFS].Addr })
 		}},
-		{"extent of the future", "is of generation", func(s *surgeon) {
+		{"extent of the future", "but its page has generation", func(s *surgeon) {
 			s.editExtent(3, func(k *layout.Key, e *layout.FileExtent) { e.Birth, e.RefBirth = 1<<40, 1<<40 })
 		}},
-		{"extent of another epoch", "data can not be read", func(s *surgeon) {
+		{"extent of another epoch", "data cannot be read", func(s *surgeon) {
 			s.editExtent(3, func(k *layout.Key, e *layout.FileExtent) { e.Epoch = 9 })
 		}},
 		{"leak", "nothing refers to them", func(s *surgeon) { s.editSpace(layout.KeyRegion, func(v []byte) { v[16+4000] |= 0x10 }) }},
@@ -185,19 +185,19 @@ func TestCheckFinds(t *testing.T) {
 			bit := s.root.Trees[layout.TreeFS].Addr / 4096
 			s.editSpace(layout.KeyRegion, func(v []byte) { v[16+bit/8] &^= 1 << (bit % 8) })
 		}},
-		{"region summary", "its summary says", func(s *surgeon) { s.editSpace(layout.KeyRegion, func(v []byte) { v[4]++ }) }},
-		{"group summary", "it says of region 0", func(s *surgeon) { s.editSpace(layout.KeyGroup, func(v []byte) { v[2]++ }) }},
-		{"group summary of a fresh region", "it says of region 1", func(s *surgeon) { s.editSpace(layout.KeyGroup, func(v []byte) { v[8]++ }) }},
-		{"top summary", "it says of group 0", func(s *surgeon) { s.editSpace(layout.KeyTop, func(v []byte) { v[0]++ }) }},
+		{"region summary", "summary is", func(s *surgeon) { s.editSpace(layout.KeyRegion, func(v []byte) { v[4]++ }) }},
+		{"group summary", "its entry of region 0", func(s *surgeon) { s.editSpace(layout.KeyGroup, func(v []byte) { v[2]++ }) }},
+		{"group summary of a fresh region", "its entry of region 1", func(s *surgeon) { s.editSpace(layout.KeyGroup, func(v []byte) { v[8]++ }) }},
+		{"top summary", "its entry of group 0", func(s *surgeon) { s.editSpace(layout.KeyTop, func(v []byte) { v[0]++ }) }},
 		{"no region", "no bitmap", func(s *surgeon) {
 			s.item(layout.TreeSpace, func(k layout.Key, v []byte) (layout.Key, []byte, bool) { return k, nil, k.Type == layout.KeyRegion })
 		}},
-		{"free sectors", "sectors are free", func(s *surgeon) { s.root.FreeSectors--; s.writeRoot() }},
-		{"inodes", "it says that there are", func(s *surgeon) { s.root.Inodes++; s.writeRoot() }},
-		{"next inode", "the next inode", func(s *surgeon) { s.root.NextIno = 100; s.writeRoot() }},
-		{"no tree", "it names no tree", func(s *surgeon) { s.root.Trees[layout.TreeFS] = layout.Pointer{}; s.writeRoot() }},
+		{"free blocks", "free blocks, but the bitmaps have", func(s *surgeon) { s.root.FreeBlocks--; s.writeRoot() }},
+		{"inodes", "inode count is", func(s *surgeon) { s.root.Inodes++; s.writeRoot() }},
+		{"next inode", "next inode number", func(s *surgeon) { s.root.NextIno = 100; s.writeRoot() }},
+		{"no tree", "it has no pointer to tree", func(s *surgeon) { s.root.Trees[layout.TreeFS] = layout.Pointer{}; s.writeRoot() }},
 		{"no free list", "nothing refers to them", func(s *surgeon) { s.root.FreeLists = [2]layout.Pointer2{}; s.writeRoot() }},
-		{"free list count", "it should hold", func(s *surgeon) { s.root.FreeLists[0].Sectors++; s.writeRoot() }},
+		{"free list count", "the root counts", func(s *surgeon) { s.root.FreeLists[0].Blocks++; s.writeRoot() }},
 		{"header sequence", "sequence number", func(s *surgeon) { s.root.HeaderSeq = 9; s.writeRoot() }},
 		{"unknown item", "unknown type", func(s *surgeon) { s.insert(layout.TreeFS, layout.Key{Obj: 2, Type: 0x77}, []byte{1}) }},
 		{"separator", "bound", func(s *surgeon) {

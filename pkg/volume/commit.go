@@ -15,27 +15,27 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// committer is the goroutine that commits: when asked, and every interval in
-// which something changed.
+// committer is the goroutine that commits: on request, and after each interval in which something
+// changed.
 type committer struct {
 	v *Volume
 
 	mu      sync.Mutex
-	cond    sync.Cond // a commit ended, or the volume failed
+	cond    sync.Cond // signalled when a commit ends, or the volume fails
 	asked   chan struct{}
 	changed chan struct{}
 	quit    chan struct{}
 	done    chan struct{}
-	sc      *txn.SpaceCommit // of the commit under way
-	ended   bool             // there will be no more commits; under mu
+	sc      *txn.SpaceCommit // of the current commit
+	ended   bool             // no more commits will follow; guarded by mu
 	run     sync.Mutex       // held while the committer commits
-	quiet   int              // freezes: all is durable, and no commit begins; under mu
+	quiet   int              // number of freezes: everything is durable, and no commit starts; guarded by mu
 
 	spaces   *tree.Tree    // owned by the committer
-	ringMark atomic.Uint64 // end of the ring at the last freeze
-	commits  atomic.Uint64 // successful ones
+	ringMark atomic.Uint64 // end of the ring at the last freeze of a generation
+	commits  atomic.Uint64 // number of successful commits
 	lists    [2]listPlace  // of the newest durable root; owned by the committer
-	copied   atomic.Uint64 // sectors shared in this generation that no durable root has; see maxLogCopies
+	copied   atomic.Uint64 // blocks shared in this generation that no durable root covers; see maxLogCopies
 
 	inos counters
 }
@@ -85,8 +85,8 @@ func (c *committer) start() {
 	}()
 }
 
-// commitUnlessQuiet is a commit of the committer. In a freeze there is nothing to
-// commit. The volume has failed before a freeze that waits for the commit goes on.
+// commitUnlessQuiet is one commit of the committer. In a freeze there is nothing to commit. If a
+// commit fails, the volume has failed before a freeze that waits for it continues.
 func (c *committer) commitUnlessQuiet() {
 	v := c.v
 	c.run.Lock()
@@ -99,7 +99,7 @@ func (c *committer) commitUnlessQuiet() {
 	}
 }
 
-// endCommits tells who still waits for a commit that the last one was.
+// endCommits tells waiters that no more commits will follow.
 func (c *committer) endCommits() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -112,7 +112,7 @@ func (c *committer) end() {
 	<-c.done
 }
 
-// since waits until more than n commits have succeeded, and causes one.
+// since requests a commit and waits until more than n commits have succeeded.
 func (c *committer) since(n uint64) error {
 	v := c.v
 	c.mu.Lock()
@@ -125,7 +125,7 @@ func (c *committer) since(n uint64) error {
 			return vfs.ErrClosed
 		}
 		if c.quiet > 0 {
-			return nil // there is nothing to commit; the caller waits for the thaw
+			return nil // nothing to commit; the caller waits for the thaw
 		}
 		c.ask()
 		c.cond.Wait()
@@ -136,16 +136,16 @@ func (c *committer) since(n uint64) error {
 func (c *committer) ask() {
 	select {
 	case c.asked <- struct{}{}:
-	default: // asked already
+	default: // already requested
 	}
 }
 
-// commitAll makes everything that happened before the call part of a durable root,
-// which is newer than the one at the call. In a freeze it waits for the thaw.
+// commitAll makes all earlier changes part of a durable root that is newer than the current one. In
+// a freeze it waits for the thaw.
 func (c *committer) commitAll() error { return c.commitOpen(false) }
 
-// commitData is commitAll for who cares for data alone: at rest all of it is in
-// the newest root already.
+// commitData is commitAll for callers that need only the data: in a freeze, the newest root already
+// has all of it.
 func (c *committer) commitData() error { return c.commitOpen(true) }
 
 func (c *committer) commitOpen(atRest bool) error {
@@ -180,7 +180,7 @@ func (c *committer) commit(clean bool) error {
 	if err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
-	// From here on the next generation goes its own way.
+	// From here on, the next generation is independent.
 	v.flush.waitWrites(g.gen)
 	if err := v.Failed(); err != nil {
 		return err
@@ -195,7 +195,7 @@ func (c *committer) commit(clean bool) error {
 	return c.publish(g, r)
 }
 
-// frozen is a generation on its way to the device.
+// frozen is a generation that is being written to the device.
 type frozen struct {
 	gen    uint64
 	root   *layout.Root
@@ -204,11 +204,11 @@ type frozen struct {
 	spaces *tree.Frozen
 	spaced []*tree.Page // of spaces
 	space  *txn.SpaceCommit
-	ring   uint64    // position up to which the ring is covered
-	list   listPlace // what this generation freed
+	ring   uint64    // the commit covers the ring up to here
+	list   listPlace // the free list of this generation
 }
 
-// copies is the number of page writes that trees take.
+// copies is the number of pages that writing the trees takes, second copies included.
 func (c *frozen) copies() (n int) {
 	for _, t := range c.trees {
 		n += t.Copies()
@@ -216,9 +216,9 @@ func (c *frozen) copies() (n int) {
 	return n
 }
 
-// freeze ends the open generation: everything that was acknowledged is in the
-// tree. Mutations wait for as long as it takes to seal what is dirty. An error
-// fails the volume before they go on: what was dirty does not count as such any more.
+// freeze ends the open generation: the trees then have everything that was acknowledged. Operations
+// wait while dirty data is sealed. On an error, freeze makes the volume fail before they continue,
+// because dirty data no longer counts as dirty.
 func (c *committer) freeze(clean bool) (g *frozen, err error) {
 	v := c.v
 	v.gate.Lock()
@@ -235,15 +235,15 @@ func (c *committer) freeze(clean bool) (g *frozen, err error) {
 	}
 	g = &frozen{gen: v.gen}
 	for _, t := range v.trees {
-		if t == v.snap.tree { // the head's tree has told what it dropped
+		if t == v.snap.tree { // the head's tree has reported what it dropped
 			if err := v.snap.storeDead(); err != nil {
 				return nil, err
 			}
 		}
 		g.trees = append(g.trees, t.Freeze())
 	}
-	// What the commit before last freed is reusable since the last one; the
-	// places of that list are not needed any more.
+	// What the commit before last freed is reusable since the last commit. The blocks of that list
+	// are not needed any more.
 	for _, r := range c.lists[1].pieces {
 		v.space.Free(r)
 	}
@@ -275,16 +275,16 @@ func (c *committer) freeze(clean bool) (g *frozen, err error) {
 	v.com.inos.mu.Lock()
 	root.NextIno, root.Inodes = v.com.inos.next, v.com.inos.inodes
 	v.com.inos.mu.Unlock()
-	root.DeviceSectors = v.sectors.Load()
-	root.NewestSnapshot = v.snap.take(v.gen, root.Inodes, oldestEpoch(&root.Rotation), &v.res)
-	root.Reserved = v.res.stored()
+	root.DeviceBlocks = v.blocks.Load()
+	root.NewestSnapshot = v.snap.take(v.gen, root.Inodes, oldestEpoch(&root.Rotation), &v.ranges)
+	root.Reserved = v.ranges.stored()
 	g.root = &root
 	c.copied.Store(0)
 	v.gen++
 	return g, nil
 }
 
-// storeInodes puts the attributes that changed into the tree.
+// storeInodes stores changed attributes in the tree.
 func (c *committer) storeInodes() error {
 	v := c.v
 	v.table.dirtyMu.Lock()
@@ -315,7 +315,7 @@ func (c *committer) storeInodes() error {
 	return err
 }
 
-// publish tells everybody that a generation is durable.
+// publish announces that a generation is durable.
 func (c *committer) publish(g *frozen, r [32]byte) error {
 	v := c.v
 	for i, t := range g.trees {
@@ -333,11 +333,11 @@ func (c *committer) publish(g *frozen, r [32]byte) error {
 		v.ring.Trim(g.ring)
 	}
 	if v.log != nil && prev.MountID == g.root.MountID {
-		// Frames that the older of the two newest roots would replay stay.
+		// Keep the frames that the older of the two newest roots would replay.
 		v.log.Trim(prev.LogSeq)
 	}
 	v.sync.committed(g.root.OpSeq)
-	// I3: what the generation before freed is unreachable from both roots now.
+	// I3: no root of the two newest reaches what the previous generation freed.
 	err := v.space.Reuse(g.gen - 1)
 	c.commits.Add(1)
 	v.adm.wake()

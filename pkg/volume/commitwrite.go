@@ -12,32 +12,32 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
-// freeSpacePage is told of pages of the space tree that the commit replaced.
+// freeSpacePage frees a page of the space tree that the commit replaced.
 func (c *committer) freeSpacePage(p *layout.Pointer) { items.EachCopy(p, c.sc.Drop) }
 
-// listRuns is how many runs one piece of a free list holds: one group of four sectors.
+// listRuns is how many runs one piece of a free list holds: one node slot.
 const listRuns = 1300
 
 // writeTrees writes the pages of a frozen generation and completes its root.
 func (c *committer) writeTrees(g *frozen) error {
 	for _, t := range g.trees {
-		quads, err := g.space.Take(t.Copies())
+		nodeSlots, err := g.space.Take(t.Copies())
 		if err != nil {
 			return err
 		}
 		var pages []*tree.Page
-		g.root.Trees[t.ID()], pages, err = t.Write(c.pageWriter(t.ID(), g.gen, quads))
+		g.root.Trees[t.ID()], pages, err = t.Write(c.pageWriter(t.ID(), g.gen, nodeSlots))
 		if err != nil {
 			return err
 		}
 		g.pages = append(g.pages, pages)
 	}
-	// The space tree describes itself: first its items get their places, then
-	// its pages and the free list theirs, and only then the values are final.
+	// The space tree describes itself: its items are placed first, then its pages and the free
+	// list. Only then are the values final.
 	if err := c.putSpace(g.space.Keys); err != nil {
 		return err
 	}
-	quads, err := g.space.Take(c.spaces.Pending())
+	nodeSlots, err := g.space.Take(c.spaces.Pending())
 	if err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func (c *committer) writeTrees(g *frozen) error {
 		return err
 	}
 	g.spaces = c.spaces.Freeze()
-	g.root.Trees[layout.TreeSpace], g.spaced, err = g.spaces.Write(c.pageWriter(layout.TreeSpace, g.gen, quads))
+	g.root.Trees[layout.TreeSpace], g.spaced, err = g.spaces.Write(c.pageWriter(layout.TreeSpace, g.gen, nodeSlots))
 	if err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func (c *committer) writeTrees(g *frozen) error {
 		return err
 	}
 	g.root.FreeLists = [2]layout.Pointer2{g.list.ptr, c.lists[0].ptr}
-	g.root.FreeSectors, g.root.AllocHint = g.space.Free, g.space.Hint
+	g.root.FreeBlocks, g.root.AllocHint = g.space.Free, g.space.Hint
 	return nil
 }
 
@@ -82,14 +82,14 @@ func (c *committer) putSpace(keys func(fn func(k layout.Key, size int) error) er
 	})
 }
 
-// writeList writes what a generation freed, one piece per group of four; each
-// leads to the next, so the last is sealed first.
+// writeList writes the runs that a generation freed, one piece per node slot. Each piece refers to
+// the next, so the last one is sealed first.
 func (c *committer) writeList(gen uint64, freed, places []layout.Run) (l listPlace, err error) {
 	v := c.v
 	var at []layout.Run
 	for _, p := range places {
-		for o := uint32(0); o < p.Count; o += layout.QuadSectors {
-			at = append(at, layout.Run{Start: p.Start + uint64(o), Count: layout.QuadSectors})
+		for o := uint32(0); o < p.Count; o += layout.NodeBlocks {
+			at = append(at, layout.Run{Start: p.Start + uint64(o), Count: layout.NodeBlocks})
 		}
 	}
 	total := uint64(0)
@@ -102,26 +102,25 @@ func (c *committer) writeList(gen uint64, freed, places []layout.Run) (l listPla
 		if err != nil {
 			return l, err
 		}
-		rec.Addr = at[i].Start * layout.SectorBytes
-		// A piece takes its whole group: what is left over is padding.
+		rec.Addr = at[i].Start * layout.BlockBytes
+		// A piece takes its whole node slot. The rest is padding.
 		if err := v.store.Write(ct, rec.Addr); err != nil {
 			return l, err
 		}
-		l.ptr = layout.Pointer2{Record: rec, Sectors: total}
+		l.ptr = layout.Pointer2{Record: rec, Blocks: total}
 	}
 	l.pieces = at
 	return l, nil
 }
 
-// pageWriter returns a function for tree.Frozen.Write that puts pages one after
-// another into the given groups of four, in large writes; second copies take
-// places from the end.
-func (c *committer) pageWriter(id, gen uint64, quads []layout.Run) func(int, []*tree.Page) error {
+// pageWriter returns a function for tree.Frozen.Write. It writes pages one after another into the
+// given node slots, in large writes. Second copies take slots from the end.
+func (c *committer) pageWriter(id, gen uint64, nodeSlots []layout.Run) func(int, []*tree.Page) error {
 	v := c.v
 	var places []uint64 // byte addresses
-	for _, r := range quads {
-		for o := uint64(0); o < uint64(r.Count); o += layout.QuadSectors {
-			places = append(places, (r.Start+o)*layout.SectorBytes)
+	for _, r := range nodeSlots {
+		for o := uint64(0); o < uint64(r.Count); o += layout.NodeBlocks {
+			places = append(places, (r.Start+o)*layout.BlockBytes)
 		}
 	}
 	const perWrite = txn.WriteBytes / layout.NodeBytes
@@ -166,7 +165,7 @@ func (c *committer) pageWriter(id, gen uint64, quads []layout.Run) func(int, []*
 	}
 }
 
-// listPlace is where a generation's free list lies.
+// listPlace is the location of a generation's free list.
 type listPlace struct {
 	ptr    layout.Pointer2
 	pieces []layout.Run

@@ -167,7 +167,7 @@ func (r *crashRun) write() error {
 	case 0:
 		off += r.rng.IntN(20000)
 	case 1:
-		off = off / blockBytes * blockBytes
+		off = off / bufferBytes * bufferBytes
 	}
 	if off+size > 700000 {
 		return nil

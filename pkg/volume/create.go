@@ -11,9 +11,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// create makes an inode, with a name unless it is empty. The name was checked.
+// create makes an inode, and its name unless that is empty. The name was checked.
 func (v *Volume) create(req *vfs.Req, parent vfs.Ino, name string, mode, rdev uint32, target string) (a vfs.Attr, err error) {
-	c := cost{ring: 256 + len(name) + len(target) + 2*4096, quads: opQuads}
+	c := reservation{ring: 256 + len(name) + len(target) + 2*4096, nodes: opNodes}
 	err = v.operate(c, func(l *locks) error {
 		p, err := l.dir(parent)
 		if err != nil {
@@ -45,7 +45,8 @@ func (v *Volume) create(req *vfs.Req, parent vfs.Ino, name string, mode, rdev ui
 	return a, err
 }
 
-// mayCreate tells whether an inode may be made in a directory, which is locked as names are.
+// mayCreate checks whether an inode may be created in a directory. The directory is locked against
+// changes of names.
 func (ns *namespace) mayCreate(p *inode, name string, mode uint32) error {
 	if err := liveDir(p); err != nil {
 		return err
@@ -68,8 +69,8 @@ func (ns *namespace) mayCreate(p *inode, name string, mode uint32) error {
 	return nil
 }
 
-// inherit applies umask or default ACL; it returns the default and the access
-// ACL of the new inode.
+// inherit applies umask or default ACL. It returns the mode, and the default and access ACL of the
+// new inode.
 func (ns *namespace) inherit(p *inode, req *vfs.Req, mode uint32) (m uint32, deflt, access []byte, err error) {
 	v := ns.v
 	if mode&items.ModeType == items.ModeLink {
@@ -153,7 +154,7 @@ func (v *Volume) Readlink(ino vfs.Ino) (string, error) {
 	}
 	val, ok, err := v.fs.Get(items.InlineKey(uint64(ino)), nil)
 	if err == nil && !ok {
-		err = fmt.Errorf("%w: symlink without target", layout.ErrCorrupt)
+		err = fmt.Errorf("%w: the symlink has no target", layout.ErrCorrupt)
 	}
 	if err != nil {
 		return "", txn.Wrap(fmt.Errorf("inode %d: %w", ino, err))
@@ -163,7 +164,7 @@ func (v *Volume) Readlink(ino vfs.Ino) (string, error) {
 
 // Link implements vfs.FS.
 func (v *Volume) Link(req *vfs.Req, ino, newParent vfs.Ino, newName string) (vfs.Attr, error) {
-	err := v.operate(cost{ring: 256 + len(newName), quads: opQuads}, func(l *locks) error {
+	err := v.operate(reservation{ring: 256 + len(newName), nodes: opNodes}, func(l *locks) error {
 		in, err := l.inode(ino)
 		if err != nil {
 			return err

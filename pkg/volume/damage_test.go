@@ -16,7 +16,7 @@ import (
 )
 
 // outcome is what a damaged volume does: it refuses to open, or reads give
-// ErrCorrupt for the named sectors and the right data for all others.
+// ErrCorrupt for the named blocks and the right data for all others.
 type outcome struct {
 	open error
 	bad  map[string][]int
@@ -98,12 +98,12 @@ func (fx *fixture) pathsOf(t testing.TB, dev device.Device) map[uint64][]string 
 	return out
 }
 
-// place is a sector of a file.
+// place is a block of a file.
 type place struct {
-	ino, sector, addr uint64
+	ino, block, addr uint64
 }
 
-// places are the sectors of all files that have a name.
+// places are the blocks of all files that have a name.
 func places(t *testing.T, s *surgeon, paths map[uint64][]string) (all []place) {
 	t.Helper()
 	s.items(layout.TreeFS, func(k layout.Key, v []byte) {
@@ -112,8 +112,8 @@ func places(t *testing.T, s *surgeon, paths map[uint64][]string) (all []place) {
 		}
 		e, err := layout.DecodeFileExtent(v)
 		ok(t, err)
-		for i := range e.Sectors() {
-			all = append(all, place{k.Obj, k.Sub + i, e.Addr + i*layout.SectorBytes})
+		for i := range e.Blocks() {
+			all = append(all, place{k.Obj, k.Sub + i, e.Addr + i*layout.BlockBytes})
 		}
 	})
 	return slices.DeleteFunc(all, func(p place) bool { return paths[p.ino] == nil }) // unlinked ones
@@ -146,7 +146,7 @@ func TestDamageData(t *testing.T) {
 	}
 }
 
-// damageData damages the sector at a place, and tells which places have other content then.
+// damageData damages the block at a place, and tells which places have other content then.
 func damageData(t *testing.T, dev, old *device.Mem, kind string, p, other place) (hit []place) {
 	t.Helper()
 	hit = []place{p}
@@ -156,18 +156,18 @@ func damageData(t *testing.T, dev, old *device.Mem, kind string, p, other place)
 	case "zero":
 		dev.Corrupt(int64(p.addr), func(b []byte) { clear(b) })
 	case "swap":
-		a, b := sector(t, dev, p.addr), sector(t, dev, other.addr)
+		a, b := block(t, dev, p.addr), block(t, dev, other.addr)
 		dev.Corrupt(int64(p.addr), func(x []byte) { copy(x, b) })
 		dev.Corrupt(int64(other.addr), func(x []byte) { copy(x, a) })
 		hit = append(hit, other)
 	case "old": // what the older image has there, if that differs
-		b := sector(t, old, p.addr)
-		if bytes.Equal(b, sector(t, dev, p.addr)) {
+		b := block(t, old, p.addr)
+		if bytes.Equal(b, block(t, dev, p.addr)) {
 			return nil
 		}
 		dev.Corrupt(int64(p.addr), func(x []byte) { copy(x, b) })
 	case "copy":
-		b := sector(t, dev, other.addr)
+		b := block(t, dev, other.addr)
 		dev.Corrupt(int64(p.addr), func(x []byte) { copy(x, b) })
 	}
 	return hit
@@ -178,12 +178,12 @@ func noticed(t *testing.T, kind string, hit []place, paths map[uint64][]string, 
 	t.Helper()
 	for _, h := range hit {
 		for _, path := range paths[h.ino] {
-			if !slices.Contains(v.bad[path], int(h.sector)) {
-				t.Errorf("%s: %s, sector %d was not noticed", kind, path, h.sector)
+			if !slices.Contains(v.bad[path], int(h.block)) {
+				t.Errorf("%s: %s, block %d was not noticed", kind, path, h.block)
 			}
 		}
-		if want := fmt.Sprintf("inode %d ", h.ino); !strings.Contains(found, want) || !strings.Contains(found, fmt.Sprintf(" at %d+", h.sector*4096)) {
-			t.Errorf("%s of inode %d, sector %d: fsck says\n%s", kind, h.ino, h.sector, found)
+		if want := fmt.Sprintf("inode %d ", h.ino); !strings.Contains(found, want) || !strings.Contains(found, fmt.Sprintf(" at %d+", h.block*4096)) {
+			t.Errorf("%s of inode %d, block %d: fsck says\n%s", kind, h.ino, h.block, found)
 		}
 		if !strings.Contains(found, fmt.Sprintf("%q", "/"+paths[h.ino][0])) && len(paths[h.ino]) == 1 {
 			t.Errorf("fsck does not name %s:\n%s", paths[h.ino][0], found)
@@ -191,8 +191,8 @@ func noticed(t *testing.T, kind string, hit []place, paths map[uint64][]string, 
 	}
 	for path, bad := range v.bad {
 		for _, b := range bad {
-			if !slices.ContainsFunc(hit, func(h place) bool { return int(h.sector) == b && slices.Contains(paths[h.ino], path) }) {
-				t.Errorf("%s: %s, sector %d is whole and can not be read", kind, path, b)
+			if !slices.ContainsFunc(hit, func(h place) bool { return int(h.block) == b && slices.Contains(paths[h.ino], path) }) {
+				t.Errorf("%s: %s, block %d is whole and cannot be read", kind, path, b)
 			}
 		}
 	}
@@ -208,11 +208,11 @@ func TestDamageNodes(t *testing.T) {
 			}
 			where := fmt.Sprintf("node at %d", p.Addr)
 			dev := fx.dev.Clone()
-			at := p.Addr + uint64(i%4)*layout.SectorBytes
-			switch b := sector(t, old, at); {
+			at := p.Addr + uint64(i%4)*layout.BlockBytes
+			switch b := block(t, old, at); {
 			case i%4 == 0:
 				dev.Corrupt(int64(at), func(x []byte) { clear(x) })
-			case i%2 == 1 && !bytes.Equal(b, sector(t, dev, at)):
+			case i%2 == 1 && !bytes.Equal(b, block(t, dev, at)):
 				dev.Corrupt(int64(at), func(x []byte) { copy(x, b) })
 			default:
 				flip(dev, at)
@@ -317,18 +317,18 @@ func TestDamageRoots(t *testing.T) {
 	}
 	// A root that is copied to another slot is none there.
 	dev = fx.dev.Clone()
-	b := sector(t, dev, uint64(layout.RootSlotOff(s.slot)))
+	b := block(t, dev, uint64(layout.RootSlotOff(s.slot)))
 	next := (s.slot + 2) % layout.RootSlots
 	setRoot(dev, next, b)
 	if found := findings(t, dev); !strings.Contains(found, fmt.Sprintf("root slot %d", next)) {
 		t.Errorf("copied: fsck says\n%s", found)
 	}
 	// The root slots of an older image over the newer ones: a rollback. Without an
-	// anchor it can not be told, but nothing wrong may be read: pages that were
+	// anchor it cannot be told, but nothing wrong may be read: pages that were
 	// replaced since do not verify.
 	dev = fx.dev.Clone()
 	for i := range layout.RootSlots {
-		b := sector(t, old, uint64(layout.RootSlotOff(i)))
+		b := block(t, old, uint64(layout.RootSlotOff(i)))
 		setRoot(dev, i, b)
 	}
 	vol, err := Open(dev, Options{Credential: checkKey(t), ReadOnly: true})
@@ -376,7 +376,7 @@ func TestDamageLog(t *testing.T) {
 	last := -1
 	for f := s.root.LogSeq; f < rp.Next; f++ {
 		dev := image.Clone()
-		flip(dev, layout.LogOff+f%s.root.LogSectors*layout.SectorBytes)
+		flip(dev, layout.LogOff+f%s.root.LogBlocks*layout.BlockBytes)
 		v, err := Open(dev, Options{Credential: checkKey(t), ReadOnly: true})
 		if err != nil {
 			if !errors.Is(err, ErrLogDamaged) {
@@ -418,7 +418,7 @@ func TestDamageLog(t *testing.T) {
 			t.Errorf("damaged data: %v", err)
 		}
 		if _, err := v.Read(vfs.Ino(op.Ino), op.Off+12288, b); err != nil {
-			t.Errorf("the sector behind it: %v", err)
+			t.Errorf("the block behind it: %v", err)
 		}
 		return v.Close()
 	}))

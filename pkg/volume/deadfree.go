@@ -10,13 +10,13 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 )
 
-// area is a range of dead lists: points [from, to), bounds [low, high).
+// area is a range of dead lists: points [from, to) and bounds [low, high).
 type area struct {
 	from, to  uint64
 	low, high uint32
 }
 
-// only is what snapshot id held alone; the caller holds mu, and id is not live.
+// only is the area that only snapshot id holds. The caller holds mu, and id is not in live.
 func (s *snapshots) only(id uint32) area {
 	a := area{from: uint64(id), to: 1 << 32, high: id}
 	i := s.after(id)
@@ -29,68 +29,68 @@ func (s *snapshots) only(id uint32) area {
 	return a
 }
 
-// freer takes dead lists apart, a bounded part at a time.
+// freer frees dead lists in bounded steps.
 type freer struct {
 	v       *Volume
 	w       *tree.Writer
-	point   uint64 // where to go on
-	changed bool   // the tree, or free space
-	dead    uint64 // sectors that left the dead lists
-	// What the step may still free, where data is shared: each run may have its
-	// counts elsewhere, and a long one many of them.
-	runs, sectors int
+	point   uint64 // where the next step continues
+	changed bool   // of the tree or the free space
+	dead    uint64 // blocks removed from dead lists
+	// What the current step may still free of shared data: the counts of each run may be in another
+	// leaf, and a long run may have many.
+	runs, blocks int
 }
 
-// freePlaces is how many runs of shared data a step frees at most, and shareLeaf,
-// of sectors a run, fewer than the counts in a leaf of the share tree that is half
-// full: a run that long changes two leaves.
+// freePlaces bounds the runs of shared data that a step frees. shareLeaf bounds the blocks of such
+// a run: it is below the number of counts in a half-full leaf of the reference-count tree, so that
+// a run changes at most two leaves.
 const (
 	freePlaces = 64
 	shareLeaf  = 256
 )
 
-// freeBudget is how many runs of shared data a step may free, and the pages of the
-// share tree that this makes dirty: where the tree is high and the reserve small,
-// fewer, so that a full volume has the room for it.
+// freeBudget returns how many runs of shared data a step may free, and how many pages of the
+// reference-count tree that makes dirty. If the tree is high and the reserve small, these are
+// fewer, so that a full volume has room for them.
 func (s *snapshots) freeBudget() (runs, pages int) {
 	v := s.v
 	if v.shares.Height() == 0 {
 		return math.MaxInt, 0
 	}
 	v.adm.mu.Lock()
-	room := int(min(v.adm.reserve/10, math.MaxInt32))
+	room := int(min(v.adm.reserveSlots/10, math.MaxInt32))
 	v.adm.mu.Unlock()
 	for runs = int(s.places.Load()); runs > 4 && v.shares.OverwritePages(2*runs) > room; runs /= 2 {
 	}
 	return runs, v.shares.OverwritePages(2 * runs)
 }
 
-// begin begins a step that may free so many runs.
+// begin starts a step that may free this many runs.
 func (f *freer) begin(runs int) {
 	f.changed, f.dead = false, 0
-	f.runs, f.sectors = runs, math.MaxInt
+	f.runs, f.blocks = runs, math.MaxInt
 	if runs < math.MaxInt {
-		f.sectors = runs * shareLeaf
+		f.blocks = runs * shareLeaf
 	}
 }
 
-// free drops a reference to a run, as far as the step may; rest is what remains.
+// free drops references to a run, within the limits of the step. rest is what remains.
 func (f *freer) free(r layout.Run) (rest layout.Run, err error) {
-	if f.runs == 0 || f.sectors == 0 {
+	if f.runs == 0 || f.blocks == 0 {
 		return r, nil
 	}
-	n := uint32(min(f.sectors, int(r.Count)))
+	n := uint32(min(f.blocks, int(r.Count)))
 	f.runs--
-	f.sectors -= int(n)
+	f.blocks -= int(n)
 	f.changed = true
 	return layout.Run{Start: r.Start + uint64(n), Count: r.Count - n}, f.v.shares.Drop(layout.Run{Start: r.Start, Count: n})
 }
 
-// freeQuads bounds the pages that one step dirties: each run of an item may go
-// to a page of its own.
-const freeQuads = layout.DeadItemRuns + 32
+// freeNodes bounds the pages that one step makes dirty: each run of an item may belong to a
+// different page.
+const freeNodes = layout.DeadItemRuns + 32
 
-// pass frees a part of what an area holds; done is true when nothing is left.
+// pass frees a part of what an area holds. done is true when nothing is left.
 func (f *freer) pass(a area) (done bool, err error) {
 	f.point = max(f.point, a.from)
 	for range 32 { // looks
@@ -120,7 +120,7 @@ func (f *freer) pass(a area) (done bool, err error) {
 	return false, nil
 }
 
-// first returns the first item of a range; the zero key if there is none.
+// first returns the first item of a range, or the zero key if there is none.
 func (f *freer) first(from, to layout.Key) (k layout.Key, val []byte, err error) {
 	err = f.w.Scan(from, to, func(at layout.Key, v []byte) bool {
 		k, val = at, slices.Clone(v)
@@ -160,15 +160,16 @@ func (f *freer) dropItem(logKey layout.Key, log layout.DeadLog, itemKey layout.K
 	return err
 }
 
-// sameBound is how many runs, of a list sorted by bound, have the first one's.
+// sameBound is the number of runs at the start of a list, sorted by bound, that have the same
+// bound.
 func sameBound(runs []layout.DeadRun) (n int) {
 	for n = 1; n < len(runs) && runs[n].Bound == runs[0].Bound; n++ {
 	}
 	return n
 }
 
-// takeItem removes the first item of a log; runs whose bound is at least from
-// are freed, the others are somebody's again.
+// takeItem removes the first item of a log. It frees runs whose bound is at least from. The other
+// runs belong to the head again.
 func (f *freer) takeItem(logKey layout.Key, from uint32) error {
 	log, itemKey, runs, err := f.logItem(logKey)
 	if err != nil {
@@ -197,9 +198,9 @@ func (f *freer) takeItem(logKey layout.Key, from uint32) error {
 	return f.dropItem(logKey, log, itemKey)
 }
 
-// freeSome takes runs from an item of a log and frees those that gone is true
-// for. It returns how many sectors were taken and how many runs, the last ones, are left; the
-// first of these may have been shortened.
+// freeSome takes runs from an item of a log and frees those for which gone returns true. It returns
+// the number of blocks taken, and the number of runs left at the end of the list, the first of
+// which may have been shortened.
 func (f *freer) freeSome(runs []layout.DeadRun, gone func(layout.DeadRun) bool) (taken uint64, left int, err error) {
 	for i := range runs {
 		r := &runs[i]
@@ -218,7 +219,7 @@ func (f *freer) freeSome(runs []layout.DeadRun, gone func(layout.DeadRun) bool) 
 	return taken, 0, nil
 }
 
-// needSum reads a sum that must be there.
+// needSum reads a sum that must exist.
 func (f *freer) needSum(key layout.Key) (layout.DeadSum, error) {
 	sum, ok, err := getDeadSum(f.w, key)
 	if err == nil && !ok {
@@ -227,8 +228,8 @@ func (f *freer) needSum(key layout.Key) (layout.DeadSum, error) {
 	return sum, err
 }
 
-// sortItem moves the first item of a log to the pieces of its bounds; what no
-// snapshot holds any more is freed at once.
+// sortItem moves the first item of a log to the pieces of its bounds. It frees what no snapshot
+// holds any more.
 func (f *freer) sortItem(logKey layout.Key) error {
 	log, itemKey, runs, err := f.logItem(logKey)
 	if err != nil {
@@ -249,8 +250,8 @@ func (f *freer) sortItem(logKey layout.Key) error {
 	return f.dropItem(logKey, log, itemKey)
 }
 
-// sortRuns frees runs of one bound, or appends them to its pieces. It returns
-// how many are left for another step.
+// sortRuns frees runs of one bound, or appends them to the pieces of that bound. It returns how
+// many are left for another step.
 func (f *freer) sortRuns(point uint64, runs []layout.DeadRun) (left int, err error) {
 	bound := runs[0].Bound
 	key := layout.Key{Obj: point, Type: layout.KeyDeadSum, Sub: uint64(bound)}
@@ -312,22 +313,22 @@ func (f *freer) appendPieces(key layout.Key, sum layout.DeadSum, runs []layout.D
 	return f.w.Put(key, sum.Append(nil))
 }
 
-// takeSum notes that sectors left a dead list.
+// takeSum records that blocks left a dead list.
 func (f *freer) takeSum(key layout.Key, sum layout.DeadSum, n uint64) error {
-	if n > sum.Sectors || n == sum.Sectors && sum.First != sum.Next {
-		return fmt.Errorf("%w: dead list %d, bound %d holds more than its sum of %d sectors", layout.ErrCorrupt, key.Obj, key.Sub, sum.Sectors)
+	if n > sum.Blocks || n == sum.Blocks && sum.First != sum.Next {
+		return fmt.Errorf("%w: dead list %d, bound %d has more blocks than its sum of %d", layout.ErrCorrupt, key.Obj, key.Sub, sum.Blocks)
 	}
-	sum.Sectors -= n
+	sum.Blocks -= n
 	f.dead += n
-	if sum.Sectors > 0 {
+	if sum.Blocks > 0 {
 		return f.w.Put(key, sum.Append(nil))
 	}
 	_, err := f.w.Delete(key)
 	return err
 }
 
-// freePiece removes the first piece of one bound, whose log is sorted; free says
-// that nothing holds what it names.
+// freePiece removes the first piece of a bound whose log is sorted. free means that nothing holds
+// its runs any more.
 func (f *freer) freePiece(key layout.Key, val []byte, free bool) error {
 	sum, err := layout.DecodeDeadSum(val)
 	if err != nil {
@@ -336,7 +337,7 @@ func (f *freer) freePiece(key layout.Key, val []byte, free bool) error {
 	k := layout.Key{Obj: key.Obj, Type: layout.KeyDeadPiece, Sub: key.Sub<<32 | uint64(sum.First)}
 	val, ok, err := f.w.Get(k)
 	if err == nil && (!ok || sum.First == sum.Next) {
-		err = fmt.Errorf("%w: dead list %d, bound %d: no piece holds its last %d sectors", layout.ErrCorrupt, key.Obj, key.Sub, sum.Sectors)
+		err = fmt.Errorf("%w: dead list %d, bound %d: its last %d blocks are in no piece", layout.ErrCorrupt, key.Obj, key.Sub, sum.Blocks)
 	}
 	if err != nil {
 		return err

@@ -10,27 +10,24 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 )
 
-// Dead lists. What the head drops and a snapshot holds is noted as a run with
-// two labels: the point, which is the newest snapshot when it was dropped, and
-// the bound, which is the newest snapshot that is older than what lies there.
-// The snapshots with bound < id <= point hold it. So nothing is to be done to a
-// list when a snapshot is made or when one before or after it is deleted; and
-// what only snapshot s holds, between its neighbours p and n, are exactly the
-// lists with p <= bound < s <= point < n.
+// Dead lists. A run that the head drops while a snapshot holds it is recorded with two labels: the
+// point, which is the newest snapshot at that time, and the bound, which is the newest snapshot
+// older than the data. The snapshots with bound < id <= point hold the run. So taking a snapshot,
+// or deleting an earlier or later one, changes nothing in a list. Only snapshot s, with the
+// neighbours p and n, holds exactly the runs with p <= bound < s <= point < n.
 //
-// The head appends runs of all bounds to one log for each point: a commit
-// dirties the end of it and the few pages of the sums, however many snapshots
-// there are. A deletion that comes to a log for the first time sorts it into
-// pieces by bound; later ones find theirs without reading others.
+// The head appends runs of all bounds to one log for each point. So a commit makes only the end of
+// the log and a few pages of sums dirty, however many snapshots exist. The first deletion that uses
+// a log sorts it into pieces by bound. Later deletions find their pieces without reading others.
 
-// deadRun is a dead run of the open generation.
+// deadRun is a run that died in the open generation.
 type deadRun struct {
 	layout.DeadRun
 	point uint32
 }
 
-// keep tells whether a snapshot holds what was made in generation birth and
-// the head has dropped; if so, the run goes to a dead list.
+// keep adds a run that the head dropped to a dead list, if a snapshot holds it. birth is the
+// generation in which the run was written.
 func (s *snapshots) keep(r layout.Run, birth uint64) bool {
 	if birth > s.newest.Load() {
 		return false
@@ -38,7 +35,7 @@ func (s *snapshots) keep(r layout.Run, birth uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n := len(s.live); n == 0 || birth > s.live[n-1].gen {
-		return false // the newest was deleted after that look
+		return false // the newest snapshot was deleted meanwhile
 	}
 	d := deadRun{layout.DeadRun{Run: r, Bound: s.bound(birth)}, s.state.Point}
 	if n := len(s.pending); n > 0 && s.pending[n-1].extend(&d) {
@@ -49,7 +46,7 @@ func (s *snapshots) keep(r layout.Run, birth uint64) bool {
 	return true
 }
 
-// extend joins d to what lies right before it.
+// extend joins d to a if d follows it.
 func (a *deadRun) extend(d *deadRun) bool {
 	if a.point != d.point || a.Bound != d.Bound || !joins(a.Run, d.Run) {
 		return false
@@ -62,8 +59,8 @@ func joins(a, b layout.Run) bool {
 	return a.Start+uint64(a.Count) == b.Start && uint64(a.Count)+uint64(b.Count) < 1<<31
 }
 
-// bound is the newest snapshot that is older than a generation, 0 if there is
-// none; the caller holds mu.
+// bound is the newest snapshot that is older than a generation, 0 if there is none. The caller
+// holds mu.
 func (s *snapshots) bound(birth uint64) uint32 {
 	i := sort.Search(len(s.live), func(i int) bool { return s.live[i].gen >= birth })
 	if i == 0 {
@@ -72,28 +69,28 @@ func (s *snapshots) bound(birth uint64) uint32 {
 	return s.live[i-1].id
 }
 
-// held tells whether a snapshot holds what died at point and has a bound; the caller holds mu.
+// held reports whether a snapshot holds runs with this point and bound. The caller holds mu.
 func (s *snapshots) held(bound, point uint32) bool {
 	i := s.after(bound)
 	return i < len(s.live) && s.live[i].id <= point
 }
 
-// after is the place in live of the first snapshot after id; the caller holds mu.
+// after is the index in live of the first snapshot after id. The caller holds mu.
 func (s *snapshots) after(id uint32) int {
 	return sort.Search(len(s.live), func(i int) bool { return s.live[i].id > id })
 }
 
-// deadQuads bounds the pages that storing the pending runs would dirty, of dirty
-// pages of data that may each drop a run as well.
-func (s *snapshots) deadQuads(pages int) int64 {
+// deadNodes bounds the pages that storing the pending runs makes dirty. Each of the given number of
+// dirty data pages may drop another run.
+func (s *snapshots) deadNodes(pages int) int64 {
 	if s.newest.Load() == 0 {
 		return 0
 	}
 	return (s.pendingRuns.Load()+int64(pages))/layout.DeadItemRuns/2 + s.sumPages.Load() + 8
 }
 
-// storeDead puts what the ending generation adds to dead lists into the tree.
-// The caller holds the gate alone, and the filesystem's tree is frozen.
+// storeDead stores the runs that died in the ending generation. The caller holds the gate
+// exclusively, and tree 1 is frozen.
 func (s *snapshots) storeDead() error {
 	s.mu.Lock()
 	pending := s.pending
@@ -102,7 +99,7 @@ func (s *snapshots) storeDead() error {
 	taken := s.taken
 	s.taken = nil
 	for i := range pending {
-		s.state.DeadSectors += uint64(pending[i].Count)
+		s.state.DeadBlocks += uint64(pending[i].Count)
 	}
 	state := s.state
 	changed := s.dirty || taken != nil || len(pending) > 0
@@ -186,7 +183,7 @@ func storePoint(w *tree.Writer, runs []deadRun) error {
 		if err != nil {
 			return err
 		}
-		sum.Sectors += n
+		sum.Blocks += n
 		if err := w.Put(k, sum.Append(nil)); err != nil {
 			return err
 		}

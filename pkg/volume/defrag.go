@@ -11,26 +11,26 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// DefragOptions for Defrag. The zero value is for the whole volume.
+// DefragOptions configures Defrag. The zero value is for the whole volume.
 type DefragOptions struct {
-	Root           vfs.Ino // a file, or a directory with all below it; 0: the root directory
-	BytesPerSecond int64   // of rewritten data; 0: as fast as it goes
-	// Progress is told now and then how many files and directories of how many
-	// were looked at; of a part of the volume the total is not known, and 0.
+	Root           vfs.Ino // a file, or a directory with everything below it; 0: the root directory
+	BytesPerSecond int64   // of rewritten data; 0: no limit
+	// Progress is called now and then with the files and directories visited so far and their
+	// total. The total is 0 (unknown) if Root is set.
 	Progress func(done, total uint64)
 }
 
-// DefragReport is what a Defrag did.
+// DefragReport is the result of Defrag.
 type DefragReport struct {
-	Files     uint64 // that were looked at
-	Rewritten uint64 // files of which something was
+	Files     uint64 // visited
+	Rewritten uint64 // files with rewritten data
 	Bytes     uint64 // rewritten
-	Shared    uint64 // bytes left alone because something else refers to them
-	// Of the files that were looked at. An extent is at most 64 KiB under one
-	// nonce; a fragment is what lies together on the device.
+	Shared    uint64 // bytes skipped because something else refers to them
+	// Of the visited files. An extent is at most 64 KiB under one nonce. A fragment is contiguous
+	// on the device.
 	ExtentsBefore, ExtentsAfter     uint64
 	FragmentsBefore, FragmentsAfter uint64
-	// Damaged files, which were left as they are, at most maxDamages.
+	// Damaged lists files that were skipped because of damage, at most maxDamages.
 	Damaged []DefragDamage
 }
 
@@ -40,12 +40,12 @@ type DefragDamage struct {
 	Err error
 }
 
-// defragSectors is what is rewritten as a whole: the size of the writes to the device.
-const defragSectors = batchSectors
+// defragBlocks is the unit of rewriting: the size of writes to the device.
+const defragBlocks = batchBlocks
 
-// Defrag rewrites the data of fragmented files as ordinary writes, while they are
-// in use: their content and times stay. What snapshots or other files share is left
-// alone. ctx stops it between two steps. One at a time: ErrBusy.
+// Defrag rewrites the data of fragmented files by ordinary writes, while they are in use. Their
+// content and times do not change. It skips what snapshots or other files share. ctx stops it
+// between two steps. Only one may run at a time: ErrBusy.
 func (v *Volume) Defrag(ctx context.Context, opts DefragOptions) (*DefragReport, error) {
 	if err := v.writable(); err != nil {
 		return nil, err
@@ -83,12 +83,12 @@ type defrag struct {
 	pace  pacer
 	done  uint64
 	total uint64
-	wrote []uint64 // files that were rewritten and not counted again yet
+	wrote []uint64 // files that were rewritten, but not counted again yet
 
-	nameless map[vfs.Ino]struct{} // directories that were entered and do not know their name
+	nameless map[vfs.Ino]struct{} // visited directories that do not record their name
 }
 
-// maxDefragWrote is how many files are counted again after one commit.
+// maxDefragWrote is the number of files that are counted again after one commit.
 const maxDefragWrote = 1024
 
 func (d *defrag) visit(ino vfs.Ino, mode uint32) error {
@@ -113,15 +113,15 @@ func (d *defrag) step() {
 	}
 }
 
-// openDir is a directory that is being visited.
+// openDir is the state of a directory that is being visited.
 type openDir struct {
 	ino  vfs.Ino
 	off  uint64
-	dirs []vfs.Dirent // that were read and wait
+	dirs []vfs.Dirent // read, but not visited yet
 }
 
-// tree visits what a directory and those below it hold, some names at a time. What it
-// holds of each directory on the way is little, and no directory is entered twice.
+// tree visits a directory and everything below it, a few names at a time. It keeps little for each
+// directory on the path, and enters no directory twice.
 func (d *defrag) tree(root vfs.Ino) error {
 	for way := []openDir{{ino: root}}; len(way) > 0; {
 		at := &way[len(way)-1]
@@ -148,7 +148,7 @@ func (d *defrag) tree(root vfs.Ino) error {
 	return nil
 }
 
-// names visits the next files of a directory, and notes its directories.
+// names visits the next files of a directory, and collects its subdirectories.
 func (d *defrag) names(at *openDir) (more bool, err error) {
 	type file struct {
 		ino  vfs.Ino
@@ -180,14 +180,13 @@ func (d *defrag) names(at *openDir) (more bool, err error) {
 	return more, nil
 }
 
-// belongs tells whether a name is the one at which a directory says that it is: only
-// there it is entered. Whoever forges names can have any of them lead to a directory
-// above. Directories that an earlier version of the format made do not know their name; those
-// are noted.
+// belongs reports whether a name is the one that the directory records as its own. A directory is
+// entered only there, because forged names could lead back to an ancestor. Directories of an
+// earlier version of the format do not record their name; these are remembered in nameless.
 func (d *defrag) belongs(parent vfs.Ino, e vfs.Dirent) (bool, error) {
 	d.step()
 	if e.Ino == d.opts.Root {
-		return false, nil // the only one that is entered without a name
+		return false, nil // only the root directory is entered without a name
 	}
 	in, err := d.v.table.inode(e.Ino)
 	if errors.Is(err, vfs.ErrStale) {
@@ -200,7 +199,7 @@ func (d *defrag) belongs(parent vfs.Ino, e vfs.Dirent) (bool, error) {
 	in.mu.RLock()
 	defer in.mu.RUnlock()
 	if in.attr.Parent != uint64(parent) {
-		return false, nil // it was moved meanwhile, or fsck has to see to it
+		return false, nil // it was moved meanwhile, or it is damaged, which fsck reports
 	}
 	if in.attr.NameSub != 0 {
 		return in.attr.NameSub == e.Cookie, nil
@@ -210,7 +209,7 @@ func (d *defrag) belongs(parent vfs.Ino, e vfs.Dirent) (bool, error) {
 	return !twice, nil
 }
 
-// damaged notes a file that can not be read; any other error ends the work.
+// damaged records a file that cannot be read. Any other error ends the work.
 func (d *defrag) damaged(ino uint64, err error) error {
 	if !errors.Is(err, vfs.ErrCorrupt) && !errors.Is(err, layout.ErrCorrupt) {
 		return err
@@ -221,10 +220,10 @@ func (d *defrag) damaged(ino uint64, err error) error {
 	return nil
 }
 
-// fragments counts extents in the order of a file.
+// fragments counts extents in file order.
 type fragments struct {
 	extents, fragments uint64
-	end                uint64 // address behind the last one
+	end                uint64 // address after the previous one
 }
 
 func (f *fragments) add(p *items.Placed) {
@@ -234,7 +233,7 @@ func (f *fragments) add(p *items.Placed) {
 	f.end = p.Addr + uint64(p.RunBytes())
 }
 
-// file rewrites what is in pieces of a file.
+// file rewrites the fragmented parts of a file.
 func (d *defrag) file(ino uint64) error {
 	in, err := d.v.table.inode(vfs.Ino(ino))
 	if errors.Is(err, vfs.ErrStale) {
@@ -282,7 +281,7 @@ func (d *defrag) file(ino uint64) error {
 	return nil
 }
 
-// settle commits, and counts what was rewritten as it is now.
+// settle commits, and counts rewritten files again.
 func (d *defrag) settle() error {
 	if len(d.wrote) == 0 {
 		return nil
@@ -308,65 +307,64 @@ func (d *defrag) settle() error {
 	return nil
 }
 
-// eachWindow calls fn for the extents of a file, those that begin in
-// defragSectors from a multiple of it on at a time; holes are passed over.
+// eachWindow calls fn for the extents of a file, grouped by aligned windows of defragBlocks. An
+// extent belongs to the window in which it begins. Holes are skipped.
 func (v *Volume) eachWindow(ino uint64, fn func(from uint64, es []items.Placed) error) error {
-	const last = layout.MaxFileBytes / layout.SectorBytes
+	const last = layout.MaxFileBytes / layout.BlockBytes
 	for next := uint64(0); next < last; {
 		es, err := v.data.extents(ino, next, last, 1)
 		if err != nil || len(es) == 0 {
 			return err
 		}
-		from := max(next, es[0].Sector) / defragSectors * defragSectors
-		if es, err = v.data.extents(ino, from, from+defragSectors, 0); err != nil {
+		from := max(next, es[0].Block) / defragBlocks * defragBlocks
+		if es, err = v.data.extents(ino, from, from+defragBlocks, 0); err != nil {
 			return err
 		}
-		if len(es) > 0 && es[0].Sector < from && from > 0 {
-			es = es[1:] // begins in the one before
+		if len(es) > 0 && es[0].Block < from && from > 0 {
+			es = es[1:] // it begins in the previous window
 		}
 		if err := fn(from, es); err != nil {
 			return err
 		}
-		next = from + defragSectors
+		next = from + defragBlocks
 	}
 	return nil
 }
 
-// scattered tells whether extents are more, or lie further apart, than they would
-// if they were written now.
+// scattered reports whether extents are more, or further apart, than they would be if written now.
 func scattered(es []items.Placed) bool {
 	var f fragments
 	need, end := 0, ^uint64(0)
 	for i := range es {
 		f.add(&es[i])
-		// One for each block, and one more behind each hole.
-		for s := es[i].Sector; s < es[i].End(); s = (s/blockPages + 1) * blockPages {
-			if s != end || s%blockPages == 0 {
+		// One extent for each buffer, and one more after each hole.
+		for s := es[i].Block; s < es[i].End(); s = (s/bufferPages + 1) * bufferPages {
+			if s != end || s%bufferPages == 0 {
 				need++
 			}
-			end = min(es[i].End(), (s/blockPages+1)*blockPages)
+			end = min(es[i].End(), (s/bufferPages+1)*bufferPages)
 		}
 		end = es[i].End()
 	}
 	return len(es) > need || f.fragments > 1
 }
 
-// rewrite makes the data of defragSectors of a file dirty, so that a flusher seals
-// it anew, in one place. It is no operation: whoever replays the log without it
-// finds the old extents, which a root reaches or the log itself, with the same
-// content. It returns the bytes that will be written, and those that are shared.
+// rewrite makes defragBlocks of a file dirty, so that a flusher seals them again in one place. It
+// is not an operation: a replay without it finds the old extents, which a root or the log still
+// reaches, with the same content. It returns the bytes that will be written, and the bytes that are
+// shared.
 func (v *Volume) rewrite(in *inode, from uint64) (bytes, shared uint64, err error) {
-	c := cost{pages: defragSectors, quads: opQuads}
-	if err := v.adm.admit(c); err != nil {
+	c := reservation{pages: defragBlocks, nodes: opNodes}
+	if err := v.adm.reserve(c); err != nil {
 		return 0, 0, err
 	}
 	defer v.adm.done(c)
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if v.regular(in) != nil || in.cutting {
-		return 0, 0, nil // removed or cut meanwhile
+		return 0, 0, nil // removed or truncated meanwhile
 	}
-	to := min(from+defragSectors, (in.attr.Size+pageBytes-1)/pageBytes)
+	to := min(from+defragBlocks, (in.attr.Size+pageBytes-1)/pageBytes)
 	if from >= to {
 		return 0, 0, nil
 	}
@@ -380,7 +378,7 @@ func (v *Volume) rewrite(in *inode, from uint64) (bytes, shared uint64, err erro
 			return 0, 0, txn.Wrap(err)
 		}
 		if is {
-			shared += (min(to, es[i].End()) - max(from, es[i].Sector)) * pageBytes
+			shared += (min(to, es[i].End()) - max(from, es[i].Block)) * pageBytes
 		}
 	}
 	if shared > 0 {
@@ -399,51 +397,51 @@ func (v *Volume) rewrite(in *inode, from uint64) (bytes, shared uint64, err erro
 	}
 	err = v.inGate(func() error {
 		for i := range es {
-			for s := max(from, es[i].Sector); s < min(to, es[i].End()); s++ {
+			for s := max(from, es[i].Block); s < min(to, es[i].End()); s++ {
 				v.fillDirty(in, s, (*page)(buf[(s-from)*pageBytes:]))
 				bytes += pageBytes
 			}
 		}
-		v.queueDirty(in, from/blockPages, (to+blockPages-1)/blockPages)
+		v.queueDirty(in, from/bufferPages, (to+bufferPages-1)/bufferPages)
 		return nil
 	})
 	return bytes, 0, err
 }
 
-// isShared tells whether something beside the head may refer to an extent.
+// isShared reports whether something other than the head may refer to an extent.
 func (v *Volume) isShared(p *items.Placed) (bool, error) {
 	if p.RefBirth <= v.snap.newest.Load() {
 		return true, nil
 	}
-	n, err := v.shares.Most(layout.Run{Start: p.Addr / layout.SectorBytes, Count: uint32(p.Sectors())})
+	n, err := v.shares.Most(layout.Run{Start: p.Addr / layout.BlockBytes, Count: uint32(p.Blocks())})
 	return n > 0, err
 }
 
-// fillDirty makes a sector dirty whose content is data, unless a newer one is in
-// memory. Inside the gate, in.mu held.
-func (v *Volume) fillDirty(in *inode, sector uint64, data *page) {
+// fillDirty sets the content of a block and makes it dirty, unless a newer page is in memory. The
+// caller is in the gate and holds in.mu.
+func (v *Volume) fillDirty(in *inode, block uint64, data *page) {
 	in.bmu.Lock()
 	defer in.bmu.Unlock()
-	b, i := v.data.block(in, sector/blockPages), sector%blockPages
-	before, newBlock := b.tracked(), 0
+	b, i := v.data.buffer(in, block/bufferPages), block%bufferPages
+	before, newBuffer := b.tracked(), 0
 	if b.pages[i] == nil {
 		b.pages[i] = pagePool.Get().(*page)
 		*b.pages[i] = *data
 	}
 	if b.dirty == 0 {
-		newBlock = 1
+		newBuffer = 1
 	}
 	b.dirty |= 1 << i
 	b.src = 0
-	v.adm.dirtyPages(b.tracked()-before, newBlock)
+	v.adm.dirtyPages(b.tracked()-before, newBuffer)
 }
 
-// queueDirty queues the dirty blocks of [from, to) together, so that one flusher takes them.
+// queueDirty queues the dirty buffers in [from, to) together, so that one flusher takes them.
 func (v *Volume) queueDirty(in *inode, from, to uint64) {
 	var items []flushItem
 	in.bmu.Lock()
 	for idx := from; idx < to; idx++ {
-		if b := in.blocks[idx]; b != nil && b.dirty != 0 && !b.full {
+		if b := in.buffers[idx]; b != nil && b.dirty != 0 && !b.full {
 			b.queued, b.full = true, true
 			items = append(items, flushItem{in, idx})
 		}

@@ -10,15 +10,15 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
-// What Diff tells.
+// Types that Diff returns.
 type (
-	// ChangeKind is what happened to a path between two states of a volume.
+	// ChangeKind is the kind of change of a path between two states of a volume.
 	ChangeKind = diff.Kind
-	// Change is one of the differences that Diff finds.
+	// Change is one difference that Diff finds.
 	Change = diff.Change
-	// ByteRange is bytes [Off, Off+Len) of a file.
+	// ByteRange is the bytes [Off, Off+Len) of a file.
 	ByteRange = diff.ByteRange
-	// DiffOptions for Diff.
+	// DiffOptions configures Diff.
 	DiffOptions = diff.Options
 )
 
@@ -33,14 +33,13 @@ const (
 	Changed  = diff.Changed
 )
 
-// Diff tells what is different in snapshot to against snapshot from, or in the
-// head if to is "". It calls fn for one change after another, in no order that
-// means anything, until fn returns an error, which is returned. Closing the
-// volume ends it, once fn has returned. Time and memory
-// are bounded by what is different, not by what there is; only names of inodes
-// that an earlier version of the format wrote need one pass over all names.
+// Diff compares snapshot to, or the head if to is "", with snapshot from. It calls fn for each
+// change, in no particular order. If fn returns an error, Diff stops and returns it. Closing the
+// volume stops Diff after the current call of fn. Time and memory depend on the size of the
+// differences, not of the volume. Only if names of inodes were written by an earlier version of the
+// format, one pass over all names is needed.
 func (v *Volume) Diff(from, to string, opts DiffOptions, fn func(Change) error) error {
-	ctx, leave, err := v.background.begin(context.Background(), fmt.Sprintf("diff %d", diffs.Add(1))) // any number
+	ctx, leave, err := v.background.begin(context.Background(), fmt.Sprintf("diff %d", diffs.Add(1))) // several Diffs may run at a time
 	if err != nil {
 		return err
 	}
@@ -63,10 +62,10 @@ func (v *Volume) Diff(from, to string, opts DiffOptions, fn func(Change) error) 
 	return txn.Wrap(diff.Snapshots(ctx, v.cache, &a, &b, opts, fn))
 }
 
-// diffs counts calls of Diff, to tell them apart.
+// diffs numbers calls of Diff.
 var diffs atomic.Uint64
 
-// hold keeps a snapshot from being deleted until end.
+// hold prevents the deletion of a snapshot until end is called.
 func (s *snapshots) hold(name string) (x layout.Snapshot, end func(), err error) {
 	t, err := s.find(name, func(t *snapshot) { t.holds++ })
 	if err != nil {

@@ -92,7 +92,7 @@ func (x *diffFiles) make() {
 // change makes what differs in the second one, and tells what Diff should say of it.
 func (x *diffFiles) change() (want []string) {
 	t, v, d := x.t, x.v, x.dir
-	x.write(x.big, 8192, 100) // a sector
+	x.write(x.big, 8192, 100) // a block
 	x.write(x.big, 100_000, 9000)
 	x.write(x.small, 3, 20)
 	ok(t, v.Unlink(crashReq, d, "gone"))

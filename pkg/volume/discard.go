@@ -13,19 +13,19 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// ErrNoDiscard means that the device can not discard.
+// ErrNoDiscard means that the device does not support discard.
 var ErrNoDiscard = device.ErrNotSupported
 
 const (
-	// minDiscard is the shortest run that is discarded while mounted, in sectors:
-	// shorter ones cost the device more than they give it.
+	// minDiscard is the shortest run, in blocks, that a mounted volume discards. Shorter ones cost
+	// the device more than they gain.
 	minDiscard = 16
-	// maxDiscards bounds the queue: what does not fit is left to Trim.
+	// maxDiscards bounds the queue. What does not fit is left to Trim.
 	maxDiscards = 1 << 16
 )
 
-// discarder discards in batches what commits have made reusable (I3). Only free
-// sectors are discarded, and nobody gets them meanwhile (txn.Space.Hold).
+// discarder discards, in batches, blocks that commits have made reusable (I3). It discards only
+// free blocks, and holds them meanwhile so that nobody allocates them (txn.Space.Hold).
 type discarder struct {
 	v *Volume
 
@@ -36,7 +36,7 @@ type discarder struct {
 	done   chan struct{}
 }
 
-// start begins to discard what is freed from now on.
+// start enables discarding of what is freed from now on.
 func (d *discarder) start() {
 	v := d.v
 	ctx, cancel := context.WithCancel(context.Background())
@@ -72,7 +72,7 @@ func (d *discarder) end() {
 	}
 }
 
-// push queues a run that became free. Space.mu is held.
+// push queues a run that became free. The caller holds Space.mu.
 func (d *discarder) push(r layout.Run) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -85,7 +85,7 @@ func (d *discarder) push(r layout.Run) {
 	}
 }
 
-// take empties the queue: runs in order, neighbours joined.
+// take empties the queue. It returns the runs in order, adjacent ones joined.
 func (d *discarder) take() []layout.Run {
 	d.mu.Lock()
 	runs := d.runs
@@ -103,7 +103,7 @@ func (d *discarder) take() []layout.Run {
 	return out
 }
 
-// discardBatch discards what is free still of some runs.
+// discardBatch discards those parts of the runs that are still free.
 func (d *discarder) discardBatch(ctx context.Context, runs []layout.Run) error {
 	for _, r := range runs {
 		if _, err := d.discardFree(ctx, r.Start, r.Start+uint64(r.Count), minDiscard); err != nil {
@@ -113,53 +113,53 @@ func (d *discarder) discardBatch(ctx context.Context, runs []layout.Run) error {
 	return nil
 }
 
-// discardFree discards the free runs of at least minSectors in [from, to), a region
-// at a time, and returns how many sectors that were.
-func (d *discarder) discardFree(ctx context.Context, from, to uint64, minSectors uint32) (sectors uint64, err error) {
+// discardFree discards the free runs of at least minBlocks in [from, to), one region at a time. It
+// returns the number of discarded blocks.
+func (d *discarder) discardFree(ctx context.Context, from, to uint64, minBlocks uint32) (blocks uint64, err error) {
 	for from < to {
-		end := min(to, (from/layout.RegionSector+1)*layout.RegionSector)
-		n, err := d.discardPart(ctx, from, end, minSectors)
-		sectors += n
+		end := min(to, (from/layout.RegionBlocks+1)*layout.RegionBlocks)
+		n, err := d.discardPart(ctx, from, end, minBlocks)
+		blocks += n
 		if err != nil {
-			return sectors, err
+			return blocks, err
 		}
 		from = end
 	}
-	return sectors, nil
+	return blocks, nil
 }
 
-func (d *discarder) discardPart(ctx context.Context, from, to uint64, minSectors uint32) (sectors uint64, err error) {
+func (d *discarder) discardPart(ctx context.Context, from, to uint64, minBlocks uint32) (blocks uint64, err error) {
 	v := d.v
-	if err := v.frozen.enter(ctx); err != nil { // not while frozen
+	if err := v.frozen.enter(ctx); err != nil { // not during a freeze
 		return 0, err
 	}
 	defer v.frozen.leave()
-	runs, err := v.space.Hold(from, to, minSectors)
+	runs, err := v.space.Hold(from, to, minBlocks)
 	if err != nil {
 		return 0, err
 	}
 	defer v.space.Release(runs)
 	for _, r := range runs {
-		if err := v.store.Dev.Discard(int64(r.Start)*layout.SectorBytes, int64(r.Count)*layout.SectorBytes); err != nil {
-			return sectors, err
+		if err := v.store.Dev.Discard(int64(r.Start)*layout.BlockBytes, int64(r.Count)*layout.BlockBytes); err != nil {
+			return blocks, err
 		}
-		sectors += uint64(r.Count)
+		blocks += uint64(r.Count)
 	}
-	return sectors, nil
+	return blocks, nil
 }
 
-// TrimOptions for Trim, as those of FITRIM. The zero value trims all.
+// TrimOptions configures Trim as the fields of FITRIM do. The zero value trims everything.
 type TrimOptions struct {
 	Offset    int64 // bytes from the start of the device
 	Length    int64 // bytes; 0: to the end
-	MinLength int64 // bytes of the shortest run worth discarding; 0: one sector
-	// Progress is told how many bytes of how many were looked at.
+	MinLength int64 // bytes of the shortest run worth discarding; 0: one block
+	// Progress is called with the bytes examined so far and their total.
 	Progress func(done, total uint64)
 }
 
-// Trim discards free space and returns how many bytes that were. It looks at
-// maps of free space only, region by region, passing over those whose summary
-// promises nothing. The device then knows what is free, and whoever has it.
+// Trim discards free space and returns the number of discarded bytes. It reads only maps of free
+// space, region by region, and skips regions whose summary has no long run. Afterwards the device,
+// and anybody who has it, knows which blocks are free.
 func (v *Volume) Trim(ctx context.Context, opts TrimOptions) (bytes uint64, err error) {
 	if err := v.writable(); err != nil {
 		return 0, err
@@ -172,33 +172,33 @@ func (v *Volume) Trim(ctx context.Context, opts TrimOptions) (bytes uint64, err 
 		return 0, err
 	}
 	defer end()
-	const sector = layout.SectorBytes
-	stop := v.sectors.Load()
-	start := min((uint64(opts.Offset)+sector-1)/sector, stop)
+	const block = layout.BlockBytes
+	stop := v.blocks.Load()
+	start := min((uint64(opts.Offset)+block-1)/block, stop)
 	if opts.Length > 0 {
-		stop = min(stop, (uint64(opts.Offset)+uint64(opts.Length))/sector)
+		stop = min(stop, (uint64(opts.Offset)+uint64(opts.Length))/block)
 	}
-	shortest := max(uint64(opts.MinLength)+sector-1, sector) / sector
-	if shortest > layout.RegionSector {
+	shortest := max(uint64(opts.MinLength)+block-1, block) / block
+	if shortest > layout.RegionBlocks {
 		return 0, nil // no run is longer than a region
 	}
 	for at := start; at < stop; {
-		idx, ok, err := v.space.RegionWith(at/layout.RegionSector, uint32(shortest))
+		idx, ok, err := v.space.RegionWith(at/layout.RegionBlocks, uint32(shortest))
 		if err != nil {
 			return bytes, txn.Wrap(err)
 		}
-		if at = max(at, idx*layout.RegionSector); !ok || at >= stop {
+		if at = max(at, idx*layout.RegionBlocks); !ok || at >= stop {
 			break
 		}
-		to := min(stop, (idx+1)*layout.RegionSector)
+		to := min(stop, (idx+1)*layout.RegionBlocks)
 		n, err := v.background.discards.discardFree(ctx, at, to, uint32(shortest))
-		bytes += n * sector
+		bytes += n * block
 		if err != nil {
 			return bytes, txn.Wrap(err)
 		}
 		at = to
 		if opts.Progress != nil {
-			opts.Progress((at-start)*sector, (stop-start)*sector)
+			opts.Progress((at-start)*block, (stop-start)*block)
 		}
 	}
 	return bytes, nil

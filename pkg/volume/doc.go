@@ -1,40 +1,46 @@
-// Package volume is the engine of format v2: an encrypted copy-on-write filesystem on one
-// device, opened by one process. Volume implements vfs.FS.
+// Package volume is the engine of format v2: an encrypted copy-on-write file system on one device,
+// opened by one process. Volume implements vfs.FS.
 //
-// # The way of one write
+// # The path of a write
 //
-// Write (write.go) reserves room (admit.go), locks the inode, and makes the
-// change inside the gate: it appends the operation to the ring, then copies the
-// bytes to the inode's dirty blocks. It returns; nothing is on the device.
-// A flusher (flushqueue.go, flushseal.go) seals dirty blocks into extents, puts their records into
-// the tree and writes them, as soon as a block is full or much is dirty.
-// Sync (sync.go) seals the ring's tail into the log: one write, one flush.
-// A commit (commit.go) flushes what is left, freezes tree and space, writes
-// their pages (commitwrite.go) and then the root. Opening after a crash reads the newest root
-// and applies the log's operations (replay.go) by the functions that applied
-// them first (apply.go).
+// Write (write.go) reserves memory and space (admission.go) and locks the inode. Inside the gate it
+// appends the operation to the ring and copies the bytes to the inode's dirty buffers. Then it
+// returns; nothing is on the device yet.
+//
+// A flusher (flushqueue.go, flushseal.go) seals dirty buffers into extents, stores their records in
+// the tree and writes them. It does so as soon as a buffer is full or much data is dirty.
+//
+// Sync (sync.go) seals the tail of the ring into the log: one write, one flush.
+//
+// A commit (commit.go) flushes the remaining buffers, freezes trees and space, writes their pages
+// (commitwrite.go) and then the root. After a crash, Open reads the newest root and replays the
+// operations in the log (replay.go), using the functions that applied them first (apply.go).
 //
 // # Who owns what
 //
-// Volume is the sum of its owners. Each has a field of Volume, its own methods, and knows the
-// Volume (Volume.own). They are one package because they share one order of locks.
+// Volume consists of owners. Each is a field of Volume, has its own methods, and has a pointer to
+// the Volume (Volume.own). They are one package because they share one order of locks.
 //
-//   - storage owns the device, free space, log and ring, and the newest durable root; forest the trees
-//     of the open generation: names, attributes, extents (fs), and references to what files share
-//     (internal/shares); timeline the gate, the open generation and the numbers of operations.
-//   - inode owns what is newer than the tree: attributes and dirty blocks. inodeTable has one of
-//     each number, and lists the dirty ones; namespace changes names; contents what files hold.
-//   - admission owns every limit: memory, ring, space. What an operation holds besides, it gets and
-//     gives back by operate (operate.go).
-//   - flusher owns what is on its way to the device; syncer what goes to the log; committer is the
-//     only writer of roots and of the space tree; freezer keeps both from writing.
-//   - keyring owns the header and the VMKs; rotator the walk of a rotation; anchors the anchors.
-//   - snapshots owns what is known of snapshots, what the open generation adds to dead lists, and the
-//     tree that has the rest.
-//   - reservations counts what reserved ranges promise (reserve.go); it is changed from
-//     within changes of the tree, and where a snapshot is taken.
-//   - background owns long work, which Close ends: the reaper of deleted files, discards, scrub,
-//     defrag, comparisons.
+//   - storage owns the device, free space, log and ring, and the newest durable root. forest owns
+//     the trees of the open generation: names, attributes and extents (fs), and reference counts
+//     (internal/shares). timeline owns the gate, the open generation and the numbers of
+//     operations.
+//   - inode owns what is newer than the tree: attributes and dirty buffers. inodeTable has at most
+//     one inode for each number, and lists the dirty ones. namespace changes names. contents owns
+//     the data of files.
+//   - admission owns every limit: memory, ring, space. Volume.operate (operate.go) gets everything
+//     that an operation holds, and gives it back.
+//   - flusher owns data that is on its way to the device. syncer owns what goes to the log.
+//     committer is the only writer of roots and of the space tree. freezer stops all of them from
+//     writing.
+//   - keyring owns the header and the VMKs, rotator the walk of a rotation, and anchors the
+//     anchors.
+//   - snapshots owns the state of snapshots, additions of the open generation to dead lists, and tree
+//     3.
+//   - reservedRanges counts what reserved ranges promise (reserve.go). It is changed inside
+//     changes of the tree, and when a snapshot is taken.
+//   - background owns long-running work, which Close ends: the reaper of deleted files, discards,
+//     scrub, defrag, comparisons.
 //
 // # Locks
 //
@@ -47,22 +53,22 @@
 //	inode.mu       one operation that changes an inode; two in ascending order
 //	timeline.gate  read: a change is being made; write: a commit ends the generation
 //	tree locks     in the order of forest.trees
-//	inode.bmu      blocks of one inode
+//	inode.bmu      buffers of one inode
 //	inodeTable.dirtyMu, admission.mu
 //	flusher.mu, inodeTable.mu, snapshots.mu, txn's locks
 //
-// Beside them: keyring.mu comes before committer.run, which a commit and a write of
-// the header hold; Store.rootMu before nothing but I/O. Who mends, discards or
-// wipes begins with freezer.enter, without locks: a freeze waits for its end.
+// In addition, keyring.mu comes before committer.run, which a commit and a write of the header
+// hold. Under Store.rootMu there is only I/O. Repairs, discards and wipes begin with freezer.enter,
+// without locks: a freeze waits for their end.
 //
-// Nobody waits for a commit, and no flusher waits for an inode, while it is
-// inside the gate. The committer holds the gate alone while it ends a
-// generation and takes no inode.mu there: whoever holds one may be waiting at the gate.
+// Inside the gate, nobody waits for a commit, and no flusher waits for an inode. The committer
+// holds the gate exclusively while it ends a generation. It takes no inode.mu there, because the
+// holder of one may be waiting at the gate.
 //
-// # Who may come in
+// # Who uses this package
 //
-// Whoever serves a volume (pkg/mountserver, the commands). What can be told of a device without the
-// engine is told without it: pkg/volume/check is fsck and never imports this package. Below both lie
-// internal/header (from the device to the newest root), internal/items (what items mean) and
-// internal/{txn,tree,layout}; internal/{diff,probe,shares} serve this package alone.
+// Programs that serve a volume (pkg/mountserver, the commands). What needs no engine does not use
+// it: pkg/volume/check is fsck and never imports this package. Both are built on internal/header
+// (from the device to the newest root), internal/items (the meaning of items) and
+// internal/{txn,tree,layout}. Only this package uses internal/{diff,probe,shares}.
 package volume

@@ -147,7 +147,7 @@ func (e *ending) end() []error {
 		ending.Go(func() {
 			for range 1000 {
 				errs[i] = end()
-				// What is looked at can not be given up at that moment.
+				// What is looked at cannot be given up at that moment.
 				if !errors.Is(errs[i], ErrSnapshotInUse) {
 					return
 				}

@@ -34,10 +34,10 @@ var (
 	ErrForked      = header.ErrForked
 	ErrOtherVolume = header.ErrOtherVolume
 
-	ErrSnapshotName     = errors.New("not a name for a snapshot")
-	ErrSnapshotExists   = errors.New("a snapshot of that name exists")
+	ErrSnapshotName     = errors.New("invalid snapshot name")
+	ErrSnapshotExists   = errors.New("a snapshot with this name already exists")
 	ErrNoSnapshot       = errors.New("no such snapshot")
-	ErrSnapshotInUse    = errors.New("the snapshot is open")
+	ErrSnapshotInUse    = errors.New("the snapshot is in use")
 	ErrTooManySnapshots = errors.New("too many snapshots")
 	ErrNewerSnapshots   = errors.New("there are newer snapshots")
 )

@@ -7,24 +7,22 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 )
 
-// extents returns the extents of an inode that touch [from, to), at most limit
-// (0: all) of them.
+// extents returns the extents of an inode that overlap [from, to), at most limit (0: all).
 func (c *contents) extents(ino, from, to uint64, limit int) ([]items.Placed, error) {
 	v := c.v
 	return items.ScanExtents(v.fs.ScanFloor, ino, from, to, limit)
 }
 
-// dropped is what drop did.
+// dropped is the result of drop.
 type dropped struct {
-	sectors uint64 // released
+	blocks  uint64 // released
 	vacated uint64 // of these, in reserved ranges
-	owed    uint64 // of these, not owed before: they are now
+	owed    uint64 // of these, not owed before: they are owed now
 	done    bool   // nothing is left in the range
 }
 
-// drop removes what lies in [from, to) of a file, at most limit extents (0:
-// all), splitting those that reach beyond. The caller counts what was dropped
-// (countDropped).
+// drop removes the extents in [from, to) of a file, at most limit (0: all). It splits extents that
+// reach beyond. The caller must call countDropped.
 func (c *contents) drop(w *tree.Writer, in *inode, from, to uint64, limit int) (d dropped, err error) {
 	v := c.v
 	if from >= to {
@@ -37,32 +35,32 @@ func (c *contents) drop(w *tree.Writer, in *inode, from, to uint64, limit int) (
 	}
 	for i := range hit {
 		p := &hit[i]
-		a, b := max(from, p.Sector), min(to, p.End())
-		if p.Sector < a {
-			left := layout.FileExtent{Record: p.Slice(0, int(a-p.Sector)), RefBirth: p.RefBirth, Owed: p.Owed}
-			if err := w.Put(items.ExtentKey(ino, p.Sector), left.Append(nil)); err != nil {
+		a, b := max(from, p.Block), min(to, p.End())
+		if p.Block < a {
+			left := layout.FileExtent{Record: p.Slice(0, int(a-p.Block)), RefBirth: p.RefBirth, Owed: p.Owed}
+			if err := w.Put(items.ExtentKey(ino, p.Block), left.Append(nil)); err != nil {
 				return d, err
 			}
-		} else if _, err := w.Delete(items.ExtentKey(ino, p.Sector)); err != nil {
+		} else if _, err := w.Delete(items.ExtentKey(ino, p.Block)); err != nil {
 			return d, err
 		}
 		if b < p.End() {
-			right := layout.FileExtent{Record: p.Slice(int(b-p.Sector), int(p.End()-b)), RefBirth: p.RefBirth, Owed: p.Owed}
+			right := layout.FileExtent{Record: p.Slice(int(b-p.Block), int(p.End()-b)), RefBirth: p.RefBirth, Owed: p.Owed}
 			if err := w.Put(items.ExtentKey(ino, b), right.Append(nil)); err != nil {
 				return d, err
 			}
 		}
-		run := layout.Run{Start: p.Addr/layout.SectorBytes + (a - p.Sector), Count: uint32(b - a)}
+		run := layout.Run{Start: p.Addr/layout.BlockBytes + (a - p.Block), Count: uint32(b - a)}
 		if err := c.release(run, p.RefBirth); err != nil {
 			return d, err
 		}
-		d.sectors += b - a
+		d.blocks += b - a
 		n, err := promisedIn(w, in, a, b)
 		if err != nil {
 			return d, err
 		}
 		d.vacated += n
-		if !v.res.owes(&p.FileExtent) {
+		if !v.ranges.owes(&p.FileExtent) {
 			d.owed += n
 		}
 	}
@@ -70,41 +68,39 @@ func (c *contents) drop(w *tree.Writer, in *inode, from, to uint64, limit int) (
 	return d, nil
 }
 
-// countDropped counts extents that were dropped. Inside v.fs.Update.
+// countDropped updates counters after drop. The caller is inside v.fs.Update.
 func (c *contents) countDropped(in *inode, d dropped) {
 	v := c.v
 	in.bmu.Lock()
-	in.sectors -= min(in.sectors, d.sectors)
+	in.blocks -= min(in.blocks, d.blocks)
 	in.bmu.Unlock()
 	in.vacate(d.vacated, 0)
-	v.res.owed.Add(int64(d.owed))
+	v.ranges.owed.Add(int64(d.owed))
 }
 
-// put replaces what lies under an extent, which is new: nothing else refers
-// to it.
-func (c *contents) put(w *tree.Writer, in *inode, sector uint64, e *layout.FileExtent) error {
+// put replaces the data under a new extent. Nothing else refers to the new extent.
+func (c *contents) put(w *tree.Writer, in *inode, block uint64, e *layout.FileExtent) error {
 	v := c.v
-	n := e.Sectors()
-	d, err := c.drop(w, in, sector, sector+n, 0)
+	n := e.Blocks()
+	d, err := c.drop(w, in, block, block+n, 0)
 	if err != nil {
 		return err
 	}
-	filled, err := promisedIn(w, in, sector, sector+n)
+	filled, err := promisedIn(w, in, block, block+n)
 	if err != nil {
 		return err
 	}
 	v.rot.met(e.Epoch)
 	in.bmu.Lock()
-	in.sectors += n - d.sectors
+	in.blocks += n - d.blocks
 	in.bmu.Unlock()
 	in.vacate(d.vacated, filled)
-	v.res.owed.Add(int64(d.owed) - int64(filled))
-	return w.Put(items.ExtentKey(in.ino, sector), e.Append(nil))
+	v.ranges.owed.Add(int64(d.owed) - int64(filled))
+	return w.Put(items.ExtentKey(in.ino, block), e.Append(nil))
 }
 
-// release is told that the head dropped a reference to data, made in generation
-// birth. What the newest snapshot holds goes to a dead list (deadlist.go). Inside
-// v.fs.Update.
+// release drops the head's reference to data that was written in generation birth. If the newest
+// snapshot holds it, it goes to a dead list (deadlist.go). The caller is inside v.fs.Update.
 func (c *contents) release(r layout.Run, birth uint64) error {
 	v := c.v
 	if v.snap.keep(r, birth) {
@@ -113,8 +109,8 @@ func (c *contents) release(r layout.Run, birth uint64) error {
 	return v.shares.Drop(r)
 }
 
-// dropStep is how many extents are dropped at a time, and the pages of the share
-// tree that this may make dirty.
+// dropStep returns how many extents are dropped at a time, and how many pages of the
+// reference-count tree that may make dirty.
 func (c *contents) dropStep() (extents, pages int) {
 	v := c.v
 	if v.shares.Height() == 0 {

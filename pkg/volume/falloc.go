@@ -10,9 +10,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// Fallocate implements vfs.FS. But for FallocPunchHole it reserves the range
-// (reserve.go): ErrNoSpace, and nothing changed, if there is no room for that. A hole
-// gives back what was reserved of it.
+// Fallocate implements vfs.FS. Unless mode has FallocPunchHole, it also reserves the range
+// (reserve.go). If there is no space for that, it changes nothing and returns ErrNoSpace. A hole
+// ends the reservation of its range.
 func (v *Volume) Fallocate(req *vfs.Req, ino vfs.Ino, mode uint32, off, length uint64) error {
 	if err := v.isFile(ino); err != nil {
 		return err
@@ -30,7 +30,7 @@ func (v *Volume) Fallocate(req *vfs.Req, ino vfs.Ino, mode uint32, off, length u
 	}
 	f := falloc{v: v, req: req, mode: mode, off: off, end: off + length}
 	if !punch {
-		if length/pageBytes > v.sectors.Load() {
+		if length/pageBytes > v.blocks.Load() {
 			return vfs.ErrNoSpace
 		}
 		if err := v.keys.requireFeature(layout.FeatureReserved); err != nil {
@@ -44,17 +44,17 @@ func (v *Volume) Fallocate(req *vfs.Req, ino vfs.Ino, mode uint32, off, length u
 	}
 	defer v.table.put(in)
 	f.in = in
-	return v.res.inReserved(in, f.edges, f.run)
+	return v.ranges.inReserved(in, f.edges, f.run)
 }
 
-// falloc is a call of Fallocate.
+// falloc is the state of one call of Fallocate.
 type falloc struct {
 	v        *Volume
 	req      *vfs.Req
 	in       *inode
 	mode     uint32
 	off, end uint64
-	room     cost // set aside for what is to be reserved
+	room     reservation // withheld for the blocks that become reserved
 }
 
 func (f *falloc) reserves() bool { return f.mode&layout.FallocReserve != 0 }
@@ -62,8 +62,7 @@ func (f *falloc) clears() bool {
 	return f.mode&(vfs.FallocPunchHole|vfs.FallocZeroRange) != 0
 }
 
-// edges are the bytes of sectors that the call writes: those at both ends of what
-// it clears.
+// edges are the bytes in partly cleared blocks that the call writes, at both ends of the range.
 func (f *falloc) edges() (spans []items.Interval) {
 	for _, off := range []uint64{f.off, f.end} {
 		if f.clears() && off%pageBytes != 0 {
@@ -73,14 +72,13 @@ func (f *falloc) edges() (spans []items.Interval) {
 	return spans
 }
 
-// run makes the call, if the edges are still reserved where the cost says so. A
-// long one is made in pieces, each an operation: between them the file is as if the
-// call had been made for less.
+// run makes the call, if the edges are still reserved where promised says so. A long call is split
+// into several operations. Between them, the file is as after a shorter call.
 func (f *falloc) run(promised bool) (again bool, err error) {
 	v := f.v
 	_, dropped := v.data.dropStep()
-	c := cost{ring: 256, quads: opQuads + dropped, pages: 2, promised: promised}
-	if err := v.adm.admit(c); err != nil {
+	c := reservation{ring: 256, nodes: opNodes + dropped, pages: 2, promised: promised}
+	if err := v.adm.reserve(c); err != nil {
 		return false, err
 	}
 	defer v.adm.done(c)
@@ -94,7 +92,7 @@ func (f *falloc) run(promised bool) (again bool, err error) {
 		return false, err
 	}
 	if promised {
-		if ok, err := v.res.coversAll(in, f.edges()); err != nil || !ok {
+		if ok, err := v.ranges.coversAll(in, f.edges()); err != nil || !ok {
 			return true, err
 		}
 	}
@@ -119,21 +117,21 @@ func (f *falloc) run(promised bool) (again bool, err error) {
 	return false, f.steps(dropped)
 }
 
-// takeRoom has what the call will promise set aside. The caller holds in.mu: what the
-// range has does not change meanwhile, but for what is flushed, which needs less.
-func (f *falloc) takeRoom() (cost, error) {
+// takeRoom withholds the space that the call will promise. The caller holds in.mu, so the range
+// does not change meanwhile, except by flushes, which reduce the need.
+func (f *falloc) takeRoom() (reservation, error) {
 	v := f.v
 	sum, err := v.unreserved(f.in, f.off/pageBytes, (f.end+pageBytes-1)/pageBytes)
 	if err != nil {
-		return cost{}, err
+		return reservation{}, err
 	}
-	c := cost{hold: int64(sum.owed) + metaFor(int64(sum.promised), 1, true), promises: 1, nested: true}
-	return c, v.adm.admit(c)
+	c := reservation{hold: int64(sum.owed) + metaFor(int64(sum.promised), 1, true), promises: 1, nested: true}
+	return c, v.adm.reserve(c)
 }
 
-// unreserved is what would become reserved of [from, to) of a file.
+// unreserved counts the blocks in [from, to) of a file that would become reserved.
 func (v *Volume) unreserved(in *inode, from, to uint64) (sum reserveSum, err error) {
-	mark := max(v.res.mark.Load(), v.snap.newest.Load())
+	mark := max(v.ranges.mark.Load(), v.snap.newest.Load())
 	for at := from; at < to; {
 		spans, err := items.ScanReserved(v.fs.ScanFloor, in.ino, at, to, 1)
 		if err != nil {
@@ -157,7 +155,7 @@ func (v *Volume) unreserved(in *inode, from, to uint64) (sum reserveSum, err err
 					return sum, txn.Wrap(err)
 				}
 				if shared == 0 && !e.Owed && e.RefBirth > mark {
-					sum.owed -= min(e.End(), gap.To) - max(e.Sector, gap.From)
+					sum.owed -= min(e.End(), gap.To) - max(e.Block, gap.From)
 				}
 			}
 			if gap.From = gap.To; len(es) == cutStep {
@@ -169,7 +167,7 @@ func (v *Volume) unreserved(in *inode, from, to uint64) (sum reserveSum, err err
 	return sum, nil
 }
 
-// steps makes the operations of the call.
+// steps executes the operations of the call.
 func (f *falloc) steps(dropped int) error {
 	v := f.v
 	for off := f.off; off < f.end; {
@@ -189,8 +187,8 @@ func (f *falloc) steps(dropped int) error {
 		}
 		if off = stop; off < f.end {
 			f.settle(sum)
-			more := cost{ring: 256, quads: opQuads + dropped, urgent: true, nested: true}
-			if err := v.adm.admit(more); err != nil {
+			more := reservation{ring: 256, nodes: opNodes + dropped, urgent: true, nested: true}
+			if err := v.adm.reserve(more); err != nil {
 				return err
 			}
 			v.adm.done(more)
@@ -199,16 +197,16 @@ func (f *falloc) steps(dropped int) error {
 	return nil
 }
 
-// settle gives back what was set aside for a part that is reserved by now: it is owed
-// instead. If both counted, the next piece might find no room.
+// settle gives back the space withheld for a part that is reserved now, because it is counted as
+// owed. If both counted, the next piece might not find space.
 func (f *falloc) settle(sum reserveSum) {
 	n := min(int64(sum.owed)+int64(sum.promised)/reservedShare, f.room.hold)
 	f.room.hold -= n
 	f.v.adm.unhold(n)
 }
 
-// fallocStep returns where an operation from off has to stop so that it meets no
-// more extents and reserved ranges than are changed at a time.
+// fallocStep returns where an operation from off must end, so that it changes no more extents and
+// reserved ranges than one step may.
 func (v *Volume) fallocStep(in *inode, off, end uint64) (uint64, error) {
 	step, _ := v.data.dropStep()
 	from, to := off/pageBytes, (end+pageBytes-1)/pageBytes
@@ -241,7 +239,7 @@ func (v *Volume) applyFallocate(in *inode, op *layout.Op) error {
 	}
 	reserve := op.Flags&layout.FallocReserve != 0
 	if reserve {
-		in.reserved.Store(true) // from here on no flusher puts its content into the tree
+		in.reserved.Store(true) // from here on, no flusher stores its content in the tree
 	}
 	v.data.unpackInline(in, size)
 	if op.Flags&(vfs.FallocPunchHole|vfs.FallocZeroRange) != 0 {
@@ -251,9 +249,9 @@ func (v *Volume) applyFallocate(in *inode, op *layout.Op) error {
 	}
 	if reserve {
 		from, to := op.Off/pageBytes, (end+pageBytes-1)/pageBytes
-		err := v.fs.Update(func(w *tree.Writer) error { return v.res.reserve(w, in, from, to) })
+		err := v.fs.Update(func(w *tree.Writer) error { return v.ranges.reserve(w, in, from, to) })
 		if err != nil {
-			return fmt.Errorf("reserve sectors %d to %d: %w", from, to, err)
+			return fmt.Errorf("reserve blocks %d to %d: %w", from, to, err)
 		}
 	}
 	in.attr.Mtime, in.attr.Ctime = op.Time, op.Time
@@ -261,10 +259,10 @@ func (v *Volume) applyFallocate(in *inode, op *layout.Op) error {
 	return nil
 }
 
-// punch makes [off, end) a hole; the sectors at both ends are in memory where
-// they keep something. What is reserved of it is given back, unless keep.
+// punch makes [off, end) a hole. Partly cleared blocks at both ends are in memory. Reservations of
+// the range end, unless keep is set.
 func (v *Volume) punch(in *inode, off, end uint64, keep bool) error {
-	a, b := (off+pageBytes-1)/pageBytes, end/pageBytes // whole sectors
+	a, b := (off+pageBytes-1)/pageBytes, end/pageBytes // whole blocks
 	if end >= in.attr.Size {
 		b = max(b, (in.attr.Size+pageBytes-1)/pageBytes)
 	}
@@ -281,13 +279,13 @@ func (v *Volume) punch(in *inode, off, end uint64, keep bool) error {
 	if a >= b {
 		return nil
 	}
-	if err := v.data.cutBlocks(in, a, b); err != nil {
+	if err := v.data.cutBuffers(in, a, b); err != nil {
 		return err
 	}
 	return v.cutHole(in, a, b, keep)
 }
 
-// cutHole removes the extents in [from, to) sectors: the caller bounds them.
+// cutHole removes the extents of blocks [from, to). The caller bounds their number.
 func (v *Volume) cutHole(in *inode, from, to uint64, keep bool) error {
 	return v.fs.Update(func(w *tree.Writer) error {
 		d, err := v.data.drop(w, in, from, to, 0)
@@ -296,7 +294,7 @@ func (v *Volume) cutHole(in *inode, from, to uint64, keep bool) error {
 		}
 		v.data.countDropped(in, d)
 		if !keep {
-			_, err = v.res.unreserve(w, in, from, to, 0)
+			_, err = v.ranges.unreserve(w, in, from, to, 0)
 		}
 		return err
 	})

@@ -263,7 +263,7 @@ func TestOverwriteFullTogether(t *testing.T) {
 	a, err := v.Mknod(crashReq, vfs.RootIno, "f", 0o644, 0)
 	ok(t, err)
 	const piece = 128 << 10
-	pieces := int(v.StatFS().BlocksAvail*layout.SectorBytes)/piece - 14
+	pieces := int(v.StatFS().BlocksAvail*layout.BlockBytes)/piece - 14
 	for i := range pieces {
 		_, err := v.Write(crashReq, a.Ino, uint64(i)*piece, make([]byte, piece), false)
 		ok(t, err)

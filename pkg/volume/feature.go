@@ -2,10 +2,10 @@ package volume
 
 import "context"
 
-// requireFeature has the header name an incompat feature, durably, before
-// anything that needs it: versions that do not know it refuse the volume from
-// then on. It is cheap once the bit is set. A crash in between leaves a bit that
-// nothing needs. The caller holds no lock and is not in the gate.
+// requireFeature sets an incompat feature in the header, durably, before anything that needs it is
+// written. From then on, versions that do not know the feature refuse the volume. The call is cheap
+// once the bit is set. A crash in between leaves a bit that nothing needs, which does no harm. The
+// caller holds no lock and is not in the gate.
 func (k *keyring) requireFeature(bit uint64) error {
 	v := k.v
 	if k.features.Load()&bit == bit {

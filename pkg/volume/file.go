@@ -5,50 +5,50 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 )
 
-// contents owns what files hold: extents in the tree, and blocks in memory that are newer, or
-// as on the device and kept for a while. The locks are those of each inode.
+// contents owns the data of files: extents in the tree, and buffers in memory that are newer, or
+// equal to the device and kept for a while. The locks are those of each inode.
 type contents struct {
 	v *Volume
 }
 
-// block returns a block in memory, made if needed. The caller holds bmu and a
-// reference to the inode.
-func (c *contents) block(in *inode, idx uint64) *block {
+// buffer returns a buffer in memory, and makes it if needed. The caller holds bmu and a reference
+// to the inode.
+func (c *contents) buffer(in *inode, idx uint64) *buffer {
 	v := c.v
-	b := in.blocks[idx]
+	b := in.buffers[idx]
 	if b == nil {
-		if len(in.blocks) == 0 {
-			v.table.hold(in) // until the last block goes
+		if len(in.buffers) == 0 {
+			v.table.hold(in) // until the last buffer goes
 		}
-		b = &block{}
-		in.blocks[idx] = b
+		b = &buffer{}
+		in.buffers[idx] = b
 	}
 	return b
 }
 
-// dropBlock removes a block that is empty. The caller holds bmu.
-func (c *contents) dropBlock(in *inode, idx uint64, b *block) {
+// dropBuffer removes a buffer that is empty. The caller holds bmu.
+func (c *contents) dropBuffer(in *inode, idx uint64, b *buffer) {
 	v := c.v
-	if in.blocks[idx] != b {
+	if in.buffers[idx] != b {
 		return
 	}
-	delete(in.blocks, idx)
-	if len(in.blocks) == 0 {
+	delete(in.buffers, idx)
+	if len(in.buffers) == 0 {
 		v.table.put(in)
 	}
 }
 
-// unpackInline sets the size that the operation leaves, before any page changes,
-// and makes an inline content dirty, so that the next flush decides anew where
-// it goes: by that size. No flusher is putting it into the tree by the old one
-// when it returns. Inside the gate, in.mu held; page 0 is in memory (loadSmall).
+// unpackInline sets the new size before any page changes, and makes inline content dirty, so that
+// the next flush decides by the new size where the content goes. When it returns, no flusher is
+// storing the content in the tree by the old size. The caller is in the gate and holds in.mu. Page
+// 0 is in memory (loadSmall).
 func (c *contents) unpackInline(in *inode, size uint64) {
 	in.bmu.Lock()
 	for in.inlining {
 		in.settled.Wait() // flushers need no lock that we hold
 	}
 	in.setSize(size)
-	b := in.blocks[0]
+	b := in.buffers[0]
 	need := in.inlined.Load() && b != nil && b.pages[0] != nil && b.dirty&1 == 0
 	in.bmu.Unlock()
 	if need {
@@ -57,18 +57,18 @@ func (c *contents) unpackInline(in *inode, size uint64) {
 }
 
 // markDirty makes a page that is in memory dirty.
-func (c *contents) markDirty(in *inode, sector uint64) {
+func (c *contents) markDirty(in *inode, block uint64) {
 	v := c.v
 	in.bmu.Lock()
-	idx := sector / blockPages
-	b := c.block(in, idx)
-	before, newBlock := b.tracked(), 0
+	idx := block / bufferPages
+	b := c.buffer(in, idx)
+	before, newBuffer := b.tracked(), 0
 	if b.dirty == 0 {
-		newBlock = 1
+		newBuffer = 1
 	}
-	b.dirty |= 1 << (sector % blockPages)
+	b.dirty |= 1 << (block % bufferPages)
 	b.src = 0
-	v.adm.dirtyPages(b.tracked()-before, newBlock)
+	v.adm.dirtyPages(b.tracked()-before, newBuffer)
 	queue := !b.queued
 	b.queued = true
 	in.bmu.Unlock()
@@ -77,13 +77,12 @@ func (c *contents) markDirty(in *inode, sector uint64) {
 	}
 }
 
-// cutBlocks forgets the pages of [from, to) sectors. Inside the gate, in.mu
-// held: no flusher is between copy and tree when it returns, and none begins.
-// With sector 0 an inline content goes as well: it must not be seen again where
-// the page was.
-func (c *contents) cutBlocks(in *inode, from, to uint64) error {
+// cutBuffers drops the pages of blocks [from, to). The caller is in the gate and holds in.mu. When
+// it returns, no flusher is between copying one of these pages and storing its record, and none
+// starts. With block 0, inline content is dropped, too: otherwise it would reappear.
+func (c *contents) cutBuffers(in *inode, from, to uint64) error {
 	v := c.v
-	c.forgetBlocks(in, from, to)
+	c.forgetBuffers(in, from, to)
 	if from > 0 || !in.inlined.Swap(false) {
 		return nil
 	}
@@ -93,20 +92,20 @@ func (c *contents) cutBlocks(in *inode, from, to uint64) error {
 	})
 }
 
-func (c *contents) forgetBlocks(in *inode, from, to uint64) {
+func (c *contents) forgetBuffers(in *inode, from, to uint64) {
 	v := c.v
 	in.bmu.Lock()
 	defer in.bmu.Unlock()
 	for in.inserting > 0 {
 		in.settled.Wait() // flushers need no lock that we hold
 	}
-	for idx, b := range in.blocks {
-		lo, hi := idx*blockPages, (idx+1)*blockPages
+	for idx, b := range in.buffers {
+		lo, hi := idx*bufferPages, (idx+1)*bufferPages
 		if hi <= from || lo >= to {
 			continue
 		}
 		before, had := b.tracked(), b.dirty
-		for i := range blockPages {
+		for i := range bufferPages {
 			if s := lo + uint64(i); s >= from && s < to && b.pages[i] != nil {
 				b.held &^= 1 << i
 				b.drop(i)
@@ -119,7 +118,7 @@ func (c *contents) forgetBlocks(in *inode, from, to uint64) {
 		}
 		v.adm.dirtyPages(b.tracked()-before, gone)
 		if b.empty() {
-			c.dropBlock(in, idx, b)
+			c.dropBuffer(in, idx, b)
 		}
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// userFlags are the inode flags that users set, and what the inode holds of them.
+// userFlags are the inode flags that users set, and their bits in the inode.
 var userFlags = []struct{ fs, inode uint32 }{
 	{vfs.FlagImmutable, layout.InodeImmutable},
 	{vfs.FlagAppend, layout.InodeAppend},
@@ -34,8 +34,8 @@ func (v *Volume) Flags(ino vfs.Ino) (flags uint32, err error) {
 	return flags, nil
 }
 
-// SetFlags implements vfs.Flagger. With the first flag the header names the feature: earlier versions
-// would write to what is immutable.
+// SetFlags implements vfs.Flagger. The first flag sets a feature bit in the header, because earlier
+// versions would write to immutable files.
 func (v *Volume) SetFlags(req *vfs.Req, ino vfs.Ino, flags uint32) error {
 	want, rest := uint32(0), flags
 	for _, f := range userFlags {
@@ -52,7 +52,7 @@ func (v *Volume) SetFlags(req *vfs.Req, ino vfs.Ino, flags uint32) error {
 			return err
 		}
 	}
-	return v.operate(cost{ring: 256, quads: opQuads, urgent: true}, func(l *locks) error {
+	return v.operate(reservation{ring: 256, nodes: opNodes, urgent: true}, func(l *locks) error {
 		in, err := l.inode(ino)
 		if err != nil {
 			return err
@@ -76,7 +76,8 @@ func (v *Volume) applyFlags(in *inode, op *layout.Op) {
 	v.table.touch(in)
 }
 
-// inheritFlags is what a directory hands down to what is made in it. Replay comes to the same.
+// inheritFlags returns the flags that a new inode inherits from its directory. Replay derives the
+// same.
 func (v *Volume) inheritFlags(dir uint64) (uint32, error) {
 	p, err := v.table.inode(vfs.Ino(dir))
 	if err != nil {
@@ -86,21 +87,21 @@ func (v *Volume) inheritFlags(dir uint64) (uint32, error) {
 	return p.attr.Flags & layout.InodeInherited, nil
 }
 
-// What the flags forbid, as the kernel's VFS and ext4 have it. Callers hold inode.mu of all that
-// is looked at. The kernel itself knows nothing of the flags in a FUSE mount.
+// Effects of the flags, as in the kernel's VFS and ext4. Callers hold inode.mu of all inodes that
+// are checked. In a FUSE mount, the kernel does not know the flags.
 
 func forbidden(in *inode, flags uint32) error {
 	if in.attr.Flags&flags != 0 {
-		return fmt.Errorf("inode %d is immutable or only appended to: %w", in.ino, vfs.ErrNotPermitted)
+		return fmt.Errorf("inode %d is immutable or append-only: %w", in.ino, vfs.ErrNotPermitted)
 	}
 	return nil
 }
 
-// fixed forbids what neither flag allows: removing a name from a directory, or of a file,
-// linking it, changing attributes.
+// fixed checks for changes that both flags forbid: removing a name from the directory, or of the
+// file, linking it, changing attributes.
 func fixed(in *inode) error { return forbidden(in, layout.InodeImmutable|layout.InodeAppend) }
 
-// mayAdd is about a new name in a directory.
+// mayAdd checks whether a directory may get a new name.
 func mayAdd(dir *inode) error { return forbidden(dir, layout.InodeImmutable) }
 
 func mayWrite(in *inode, off uint64, appending bool) error {
@@ -110,7 +111,7 @@ func mayWrite(in *inode, off uint64, appending bool) error {
 	return forbidden(in, layout.InodeImmutable)
 }
 
-// mayAllocate: what is only appended to may get space, and be extended by it, but no holes.
+// mayAllocate checks fallocate: an append-only file may get space, and grow by it, but no holes.
 func mayAllocate(in *inode, mode uint32) error {
 	if mode&^vfs.FallocKeepSize != 0 {
 		return fixed(in)
@@ -118,7 +119,7 @@ func mayAllocate(in *inode, mode uint32) error {
 	return forbidden(in, layout.InodeImmutable)
 }
 
-// mayPut is SetAttr. A file that is only appended to can be touched, and loses suid and sgid.
+// mayPut checks SetAttr. An append-only file may be touched, and loses suid and sgid.
 func mayPut(in *inode, set *vfs.SetAttr) error {
 	if set.Mode != nil || set.UID != nil || set.GID != nil || set.Size != nil || !set.Touch && (set.Atime != nil || set.Mtime != nil) {
 		return fixed(in)
@@ -126,7 +127,8 @@ func mayPut(in *inode, set *vfs.SetAttr) error {
 	return forbidden(in, layout.InodeImmutable)
 }
 
-// mayRename: a name goes from p and comes to q, where target, if not nil, loses it or comes to p.
+// mayRename checks a rename of moved from directory p to q. target, if not nil, loses its name or
+// moves to p.
 func mayRename(p, q, moved, target *inode) error {
 	for _, in := range []*inode{p, moved} {
 		if err := fixed(in); err != nil {
@@ -145,11 +147,11 @@ func mayRename(p, q, moved, target *inode) error {
 // TrimRange implements vfs.Trimmer.
 func (v *Volume) TrimRange(ctx context.Context, off, length, shortest uint64) (uint64, error) {
 	const most = math.MaxInt64
-	switch size := v.sectors.Load() * layout.SectorBytes; {
-	case off >= size || length < layout.SectorBytes:
+	switch size := v.blocks.Load() * layout.BlockBytes; {
+	case off >= size || length < layout.BlockBytes:
 		return 0, vfs.ErrInvalid
 	case length > size-off:
 		length = size - off
 	}
-	return v.Trim(ctx, TrimOptions{Offset: int64(off), Length: int64(length), MinLength: int64(min(shortest, most-layout.SectorBytes))})
+	return v.Trim(ctx, TrimOptions{Offset: int64(off), Length: int64(length), MinLength: int64(min(shortest, most-layout.BlockBytes))})
 }

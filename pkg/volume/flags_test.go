@@ -221,8 +221,8 @@ func TestCheckFlags(t *testing.T) {
 	ok(t, v.SetFlags(&vfs.Req{}, a.Ino, vfs.FlagImmutable))
 	ok(t, v.Close())
 	for want, damage := range map[string]func(s *surgeon){
-		"does not name the feature that they need": func(s *surgeon) { s.incompat(t, 0) },
-		"neither a file nor a directory": func(s *surgeon) {
+		"lacks their feature bit": func(s *surgeon) { s.incompat(t, 0) },
+		"only allowed on files and directories": func(s *surgeon) {
 			s.item(layout.TreeFS, func(k layout.Key, val []byte) (layout.Key, []byte, bool) {
 				if k.Type != layout.KeyInode || k.Obj != uint64(a.Ino) {
 					return k, val, false

@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// flushAll seals every dirty block. The caller holds the gate alone; the device
-// writes go on after it returns. It uses all cores.
+// flushAll seals every dirty buffer, on all cores. The caller holds the gate exclusively. Writes to
+// the device continue after it returns.
 func (f *flusher) flushAll() error {
 	for {
 		if more, err := f.flushQueued(); err != nil || !more {
@@ -18,7 +18,7 @@ func (f *flusher) flushAll() error {
 	}
 }
 
-// flushQueued is one round of flushAll; more is false when nothing was queued.
+// flushQueued is one round of flushAll. more is false if nothing was queued.
 func (f *flusher) flushQueued() (more bool, err error) {
 	f.mu.Lock()
 	items := append(f.full, f.part...)
@@ -27,11 +27,11 @@ func (f *flusher) flushQueued() (more bool, err error) {
 	f.full, f.part = nil, nil
 	f.taken += uint64(len(items))
 	f.mu.Unlock()
-	defer f.took(full) // the commit waits for the writes itself
+	defer f.took(full) // the commit itself waits for the writes
 	if len(items) == 0 {
 		return false, nil
 	}
-	// In file order: what belongs together lies together.
+	// Sort by file and offset, so that related data is contiguous.
 	slices.SortFunc(items, func(a, b flushItem) int {
 		return cmp.Or(cmp.Compare(a.in.ino, b.in.ino), cmp.Compare(a.idx, b.idx))
 	})
@@ -44,7 +44,7 @@ func (f *flusher) flushQueued() (more bool, err error) {
 	next := func() (batch []flushItem) {
 		mu.Lock()
 		defer mu.Unlock()
-		n := min(len(items), batchSectors)
+		n := min(len(items), batchBlocks)
 		batch, items = items[:n], items[n:]
 		return batch
 	}
@@ -67,7 +67,7 @@ func (f *flusher) flushQueued() (more bool, err error) {
 					}
 					todo = rest
 					f.wg.Add(1)
-					go func() { // bounded by the dirty pages there may be
+					go func() { // bounded by the limit on dirty pages
 						defer f.wg.Done()
 						_ = f.writeBatch(b)
 					}()
@@ -95,8 +95,8 @@ func (f *flusher) waitWrites(gen uint64) {
 	}
 }
 
-// flushAhead has the flushers take what is queued now, so that little is left
-// to do while the gate is closed.
+// flushAhead lets the flushers take what is queued now, so that less is left to do while the gate
+// is closed.
 func (f *flusher) flushAhead() {
 	v := f.v
 	f.mu.Lock()
@@ -111,8 +111,8 @@ func (f *flusher) flushAhead() {
 	}
 }
 
-// settleFull waits until the blocks that are full now are on the device (not
-// necessarily durable). The caller is not in the gate.
+// settleFull waits until all buffers that are full now have been written to the device (not
+// necessarily durably). The caller is not in the gate.
 func (f *flusher) settleFull() {
 	f.mu.Lock()
 	defer f.mu.Unlock()

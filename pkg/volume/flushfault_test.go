@@ -37,12 +37,12 @@ func dirtyFile(t *testing.T) (mem *device.Mem, fault *device.Fault, v *Volume, i
 	mustClose(t, v)
 	fault = device.NewFault(mem, nil)
 	v = mustOpen(t, fault, Options{CommitInterval: -1, Memory: minMemory})
-	_, err := v.Write(crashReq, ino, dirtySector*pageBytes, bytes.Repeat([]byte{2}, pageBytes), false)
+	_, err := v.Write(crashReq, ino, dirtyBlock*pageBytes, bytes.Repeat([]byte{2}, pageBytes), false)
 	ok(t, err)
 	return mem, fault, v, ino
 }
 
-const dirtySector = 1500
+const dirtyBlock = 1500
 
 // failOnce fails the next call of a kind.
 func failOnce(fault *device.Fault, kind device.Op) (hit *atomic.Bool) {
@@ -69,7 +69,7 @@ func lost(t *testing.T, v *Volume, mem *device.Mem, ino vfs.Ino) {
 	v = mustOpen(t, mem, Options{CommitInterval: -1, Memory: minMemory})
 	defer mustClose(t, v)
 	b := make([]byte, pageBytes)
-	_, err := v.Read(ino, dirtySector*pageBytes, b)
+	_, err := v.Read(ino, dirtyBlock*pageBytes, b)
 	ok(t, err)
 	if b[0] != 1 {
 		t.Errorf("byte %d, want what was there before", b[0])
@@ -96,7 +96,7 @@ func TestFailedDataWrite(t *testing.T) {
 		t.Error("the flight has ended and the volume has not failed")
 	}
 	b := make([]byte, pageBytes)
-	_, err = v.Read(ino, dirtySector*pageBytes, b)
+	_, err = v.Read(ino, dirtyBlock*pageBytes, b)
 	if ok(t, err); b[0] != 2 {
 		t.Errorf("byte %d, want what was written", b[0])
 	}
@@ -104,7 +104,7 @@ func TestFailedDataWrite(t *testing.T) {
 	lost(t, v, mem, ino)
 }
 
-// A page of the tree that can not be read while a batch is sealed: the pages count
+// A page of the tree that cannot be read while a batch is sealed: the pages count
 // as clean, and the batch will not be written.
 func TestFailedSeal(t *testing.T) {
 	mem, fault, v, ino := dirtyFile(t)
@@ -124,7 +124,7 @@ func TestFailedSeal(t *testing.T) {
 	lost(t, v, mem, ino)
 }
 
-// A page of the tree that can not be read while a commit stores the inodes: they do
+// A page of the tree that cannot be read while a commit stores the inodes: they do
 // not count as changed any more, and who loads one then has its old size.
 func TestFailedFreeze(t *testing.T) {
 	mem, _, v, ino := dirtyFile(t)

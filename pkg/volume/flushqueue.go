@@ -7,14 +7,14 @@ import (
 	"sync/atomic"
 )
 
-// flushItem names a dirty block. It holds a reference to the inode.
+// flushItem identifies a dirty buffer. It holds a reference to the inode.
 type flushItem struct {
 	in  *inode
 	idx uint64
 }
 
-// flusher takes dirty blocks to the device, ahead of the commit: full ones at
-// once, others when there are many.
+// flusher writes dirty buffers to the device ahead of the commit: full buffers at once, others when
+// there are many.
 type flusher struct {
 	v *Volume
 
@@ -22,22 +22,22 @@ type flusher struct {
 	cond    sync.Cond
 	full    []flushItem
 	part    []flushItem
-	hurry   bool // writers wait
+	hurry   bool // writers are waiting
 	stop    bool
 	running bool
 	wg      sync.WaitGroup
 
 	lastID uint64              // of flushes
-	flying map[uint64]struct{} // flushes whose device writes are not done
-	pushed uint64              // full blocks queued so far
-	popped uint64              // and taken
+	flying map[uint64]struct{} // flushes whose writes to the device are not done
+	pushed uint64              // full buffers queued so far
+	popped uint64              // and taken so far
 
-	queued uint64 // blocks queued so far, of either kind
-	taken  uint64 // and taken
+	queued uint64 // buffers queued so far, of both kinds
+	taken  uint64 // and taken so far
 
-	backlog atomic.Int64 // full blocks queued or being written
+	backlog atomic.Int64 // full buffers queued or being written
 
-	// writes counts device writes under way, by generation; guarded by mu.
+	// writes counts running writes to the device, by generation; guarded by mu.
 	writes map[uint64]int
 	done   sync.Cond
 
@@ -58,7 +58,7 @@ func (f *flusher) kick() {
 	f.cond.Broadcast()
 }
 
-// pushItem queues a block.
+// pushItem queues a buffer.
 func (f *flusher) pushItem(it flushItem, full bool) {
 	v := f.v
 	v.table.hold(it.in)
@@ -78,7 +78,7 @@ func (f *flusher) pushItem(it flushItem, full bool) {
 	}
 }
 
-// pushFull queues blocks to be flushed at once, and one after another.
+// pushFull queues buffers that are flushed at once and in sequence.
 func (f *flusher) pushFull(items []flushItem) {
 	v := f.v
 	for _, it := range items {
@@ -94,7 +94,7 @@ func (f *flusher) pushFull(items []flushItem) {
 	f.cond.Broadcast()
 }
 
-// work waits until there is something worth flushing; false at the end.
+// work waits until there is something to flush. It returns false at the end.
 func (f *flusher) work() bool {
 	v := f.v
 	f.mu.Lock()
@@ -110,19 +110,19 @@ func (f *flusher) work() bool {
 	return false
 }
 
-// take removes a batch of items. The caller is inside the gate, so that no
-// commit misses what is in nobody's queue, and ends what was taken of the
-// backlog when it is written. The id is of a flight until then: who waits for
-// what is in no queue any more waits for it.
+// take removes a batch of items from the queues. The caller is in the gate, so that no commit
+// misses items that are in no queue. When the batch is written, the caller reduces the backlog by
+// taken. id is in flying until then: whoever needs an item that is in no queue any more waits for
+// it.
 func (f *flusher) take() (items []flushItem, taken int, id uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if n := min(len(f.full), batchSectors/blockPages); n > 0 {
+	if n := min(len(f.full), batchBlocks/bufferPages); n > 0 {
 		items = slices.Clone(f.full[:n])
 		f.full = f.full[n:]
 		f.popped += uint64(n)
 		taken = n
-	} else if n := min(len(f.part), batchSectors); n > 0 {
+	} else if n := min(len(f.part), batchBlocks); n > 0 {
 		items = slices.Clone(f.part[:n])
 		f.part = f.part[n:]
 	}
@@ -139,7 +139,7 @@ func (f *flusher) endFlight(id uint64) {
 	f.done.Broadcast()
 }
 
-// took ends the backlog of n full blocks.
+// took reduces the backlog by n full buffers.
 func (f *flusher) took(n int) {
 	v := f.v
 	f.backlog.Add(int64(-n))
@@ -178,15 +178,15 @@ func (f *flusher) end() {
 	f.done.Broadcast()
 	f.mu.Unlock()
 	f.wg.Wait()
-	// What is left belongs to a volume that failed.
+	// The rest belongs to a failed volume.
 	for _, it := range append(f.full, f.part...) {
 		v.table.put(it.in)
 	}
 	f.full, f.part = nil, nil
 }
 
-// waitFlights waits until the flushes under way have ended. The caller holds mu,
-// and is not in the gate.
+// waitFlights waits until the flushes that are running now have ended. The caller holds mu and is
+// not in the gate.
 func (f *flusher) waitFlights() {
 	for last := f.lastID; ; f.done.Wait() {
 		busy := false

@@ -12,33 +12,33 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
-const batchSectors = txn.WriteBytes / layout.SectorBytes
+const batchBlocks = txn.WriteBytes / layout.BlockBytes
 
-// batch is up to 256 KiB of sealed extents on their way to the device.
+// batch is up to 256 KiB of sealed extents that are being written to the device.
 type batch struct {
 	buf   *[]byte
 	gen   uint64
 	id    uint64
-	runs  []layout.Run // places, in order of the buffer
+	runs  []layout.Run // places on the device, in the order of buf
 	parts []part
-	refs  []ref // what the log may refer to, once it is written
+	refs  []ref // what the log may refer to once the batch is written
 }
 
-// part is a run of pages of one block in a batch.
+// part is a run of pages of one buffer in a batch.
 type part struct {
 	in    *inode
 	idx   uint64
-	b     *block
-	first int // page
+	b     *buffer
+	first int // index of the first page
 	count int
-	at    int    // sector in the buffer
-	src   uint64 // see block
-	last  bool   // of its inode in the batch
+	at    int    // block in batch.buf
+	src   uint64 // see buffer.src
+	last  bool   // the last part of its inode in the batch
 
-	inline []byte // content for the tree; no sectors
+	inline []byte // content for the tree, which takes no blocks
 }
 
-// sealBatches seals all items, and gives back those that an error leaves. Inside
+// sealBatches seals all items. On an error, it queues the remaining items again. The caller is in
 // the gate.
 func (f *flusher) sealBatches(items []flushItem) (done []*batch, err error) {
 	v := f.v
@@ -54,7 +54,7 @@ func (f *flusher) sealBatches(items []flushItem) (done []*batch, err error) {
 	return done, err
 }
 
-// writeBatches writes all, whatever becomes of each: their flights must end.
+// writeBatches writes all batches, even after an error, because all flights must end.
 func (f *flusher) writeBatches(list []*batch) (err error) {
 	for _, b := range list {
 		err = errors.Join(err, f.writeBatch(b))
@@ -62,11 +62,10 @@ func (f *flusher) writeBatches(list []*batch) (err error) {
 	return err
 }
 
-// sealBatch copies dirty pages of the items until the buffer is full, seals them
-// and puts their records into the tree. It returns the items that did not fit.
-// Inside the gate. An error fails the volume before anybody else comes into the
-// gate: the pages count as clean by then, and their records may be in the tree, so
-// that the next commit would make a root without the data.
+// sealBatch copies dirty pages of the items until batch.buf is full, seals them and stores their
+// records in the tree. It returns the items that did not fit. The caller is in the gate. An error
+// makes the volume fail before anybody else enters the gate: the pages then count as clean, and
+// their records may be in the tree, so the next commit would write a root without the data.
 func (f *flusher) sealBatch(items []flushItem) (bt *batch, rest []flushItem, err error) {
 	v := f.v
 	f.mu.Lock()
@@ -76,14 +75,14 @@ func (f *flusher) sealBatch(items []flushItem) (bt *batch, rest []flushItem, err
 	f.writes[bt.gen]++
 	f.mu.Unlock()
 	fill := 0
-	for len(items) > 0 && f.copyBlock(bt, items[0], &fill) {
+	for len(items) > 0 && f.copyBuffer(bt, items[0], &fill) {
 		defer v.table.put(items[0].in)
 		items = items[1:]
 	}
 	if err = f.insertBatch(bt, fill); err != nil {
 		v.fail(err)
 	}
-	// Truncation waits for this: the records are in the tree.
+	// Truncation waits until the records are in the tree.
 	for i := range bt.parts {
 		p := &bt.parts[i]
 		p.in.bmu.Lock()
@@ -107,24 +106,24 @@ func (f *flusher) sealBatch(items []flushItem) (bt *batch, rest []flushItem, err
 	return bt, items, nil
 }
 
-// copyBlock copies the dirty pages of a block to the batch; false if there is
-// no room. The content of a small file goes into the tree instead.
-func (f *flusher) copyBlock(bt *batch, it flushItem, fill *int) bool {
+// copyBuffer copies the dirty pages of a buffer to the batch. It returns false if there is no room.
+// The content of a small file goes into the tree instead.
+func (f *flusher) copyBuffer(bt *batch, it flushItem, fill *int) bool {
 	v := f.v
 	in := it.in
 	in.bmu.Lock()
 	defer in.bmu.Unlock()
-	b := in.blocks[it.idx]
+	b := in.buffers[it.idx]
 	if b == nil {
 		return true
 	}
 	n := bits.OnesCount16(b.dirty)
-	if *fill+n > batchSectors {
+	if *fill+n > batchBlocks {
 		return false
 	}
-	inline := it.idx == 0 && in.sectors == 0 && !in.reserved.Load() && len(in.blocks) == 1 && b.dirty == 1 && in.size.Load() <= layout.MaxInline
+	inline := it.idx == 0 && in.blocks == 0 && !in.reserved.Load() && len(in.buffers) == 1 && b.dirty == 1 && in.size.Load() <= layout.MaxInline
 	if n > 0 && (b.busy || in.inlining || inline && in.inserting > 0) {
-		f.pushItem(it, false) // another flusher is at it: what is dirty now comes after
+		f.pushItem(it, false) // another flusher has this buffer: pages that are dirty now come after it
 		return true
 	}
 	b.queued, b.full = false, false
@@ -133,7 +132,7 @@ func (f *flusher) copyBlock(bt *batch, it flushItem, fill *int) bool {
 		return true
 	}
 	b.busy, in.inlining = true, inline
-	// One inserting for each inode of the batch: its last part ends it.
+	// in.inserting counts each batch once: the last part of an inode ends it.
 	first := true
 	for i := range bt.parts {
 		if p := &bt.parts[i]; p.in == in && p.last {
@@ -143,12 +142,12 @@ func (f *flusher) copyBlock(bt *batch, it flushItem, fill *int) bool {
 	if first {
 		in.inserting++
 	}
-	for i := 0; i < blockPages; i++ {
+	for i := 0; i < bufferPages; i++ {
 		if b.dirty>>i&1 == 0 {
 			continue
 		}
 		p := part{in: in, idx: it.idx, b: b, first: i, at: *fill}
-		for ; i < blockPages && b.dirty>>i&1 == 1; i++ {
+		for ; i < bufferPages && b.dirty>>i&1 == 1; i++ {
 			b.flight[i] = bt.id
 			p.count++
 			if inline {
@@ -158,7 +157,7 @@ func (f *flusher) copyBlock(bt *batch, it flushItem, fill *int) bool {
 			copy((*bt.buf)[*fill*pageBytes:], b.pages[i][:])
 			*fill++
 		}
-		if p.count == blockPages {
+		if p.count == bufferPages {
 			p.src = b.src
 		}
 		v.table.hold(in)
@@ -170,26 +169,26 @@ func (f *flusher) copyBlock(bt *batch, it flushItem, fill *int) bool {
 	return true
 }
 
-// dropClean forgets the pages that are on the device.
-func (f *flusher) dropClean(in *inode, idx uint64, b *block) {
+// dropClean drops the pages that equal the device.
+func (f *flusher) dropClean(in *inode, idx uint64, b *buffer) {
 	v := f.v
-	for i := range blockPages {
+	for i := range bufferPages {
 		if b.clean(i) {
 			b.drop(i)
 		}
 	}
 	if b.empty() {
-		v.data.dropBlock(in, idx, b)
+		v.data.dropBuffer(in, idx, b)
 	}
 }
 
-// insertBatch allocates, seals and records the extents of a batch.
+// insertBatch allocates and seals the extents of a batch, and stores their records.
 func (f *flusher) insertBatch(bt *batch, fill int) error {
 	v := f.v
 	if len(bt.parts) == 0 {
 		return nil
 	}
-	// The device may have no run that long.
+	// The device may have no free run of this length.
 	for n := uint32(fill); n > 0; {
 		r, err := f.allocData(n)
 		if err != nil {
@@ -205,7 +204,7 @@ func (f *flusher) insertBatch(bt *batch, fill int) error {
 	err = v.fs.Update(func(w *tree.Writer) error {
 		for i := range out {
 			s := &out[i]
-			if err := v.data.put(w, s.p.in, s.sector, &s.e); err != nil {
+			if err := v.data.put(w, s.p.in, s.block, &s.e); err != nil {
 				return err
 			}
 		}
@@ -235,22 +234,22 @@ func (f *flusher) insertBatch(bt *batch, fill int) error {
 	}
 	for i := range out {
 		s := &out[i]
-		v.table.touch(s.p.in) // its count of sectors
+		v.table.touch(s.p.in) // because of its count of blocks
 		if s.p.src != 0 {
-			bt.refs = append(bt.refs, ref{s.p.src, items.Placed{Sector: s.sector, FileExtent: s.e}})
+			bt.refs = append(bt.refs, ref{s.p.src, items.Placed{Block: s.block, FileExtent: s.e}})
 		}
 	}
 	return nil
 }
 
-// sealedPart is an extent that a part of a batch became.
+// sealedPart is an extent made from a part of a batch.
 type sealedPart struct {
-	p      *part
-	sector uint64
-	e      layout.FileExtent
+	p     *part
+	block uint64
+	e     layout.FileExtent
 }
 
-// sealParts seals what a batch holds for the runs that it has. The data is sealed in place.
+// sealParts seals the data of a batch in place, for the runs that it has.
 func (f *flusher) sealParts(bt *batch) ([]sealedPart, error) {
 	v := f.v
 	out := make([]sealedPart, 0, len(bt.parts))
@@ -260,14 +259,14 @@ func (f *flusher) sealParts(bt *batch) ([]sealedPart, error) {
 		for done := 0; done < p.count && p.inline == nil; {
 			r := bt.runs[ri]
 			n := min(p.count-done, int(r.Count)-used)
-			sector := p.idx*blockPages + uint64(p.first+done)
+			block := p.idx*bufferPages + uint64(p.first+done)
 			b := (*bt.buf)[(p.at+done)*pageBytes : (p.at+done+n)*pageBytes]
-			rec, err := v.store.SealData(p.in.ino, sector, bt.gen, b, b)
+			rec, err := v.store.SealData(p.in.ino, block, bt.gen, b, b)
 			if err != nil {
 				return nil, fmt.Errorf("seal: %w", err)
 			}
-			rec.Addr = (r.Start + uint64(used)) * layout.SectorBytes
-			out = append(out, sealedPart{p, sector, layout.FileExtent{Record: rec, RefBirth: bt.gen}})
+			rec.Addr = (r.Start + uint64(used)) * layout.BlockBytes
+			out = append(out, sealedPart{p, block, layout.FileExtent{Record: rec, RefBirth: bt.gen}})
 			done += n
 			if used += n; used == int(r.Count) {
 				ri, used = ri+1, 0
@@ -277,15 +276,15 @@ func (f *flusher) sealParts(bt *batch) ([]sealedPart, error) {
 	return out, nil
 }
 
-// allocData prefers whole runs, and leaves the groups of four that a commit
-// needs, and the reserve, to metadata: what is free must be of use to deletes.
+// allocData prefers whole runs. It leaves the node slots that a commit needs, and the reserve, to
+// metadata: deletes must be able to use free space.
 func (f *flusher) allocData(n uint32) (layout.Run, error) {
 	v := f.v
 	v.adm.mu.Lock()
-	_, held := v.res.held(v.adm.granted.pins > 0)
-	meta := v.adm.meta(cost{}) + v.adm.reserve + held/layout.QuadSectors
+	_, held := v.ranges.held(v.adm.granted.pins > 0)
+	meta := v.adm.meta(reservation{}) + v.adm.reserveSlots + held/layout.NodeBlocks
 	v.adm.mu.Unlock()
-	if _, quads, _ := v.space.Counts(); quads <= meta+int64(n) {
+	if _, nodeSlots, _ := v.space.Counts(); nodeSlots <= meta+int64(n) {
 		if r, err := v.space.AllocBroken(n); !errors.Is(err, txn.ErrNoSpace) {
 			return r, err
 		}
@@ -293,17 +292,17 @@ func (f *flusher) allocData(n uint32) (layout.Run, error) {
 	return v.space.Alloc(n)
 }
 
-// writeBatch writes a sealed batch and ends its flight. An error fails the volume
-// before the flight ends: who waits for it asks then whether the volume failed, a
-// commit before it writes its root. Pages that did not get there stay in memory,
-// on their way for ever, so that they are read as they were written.
+// writeBatch writes a sealed batch and ends its flight. An error makes the volume fail before the
+// flight ends: those that wait for the flight, such as a commit before it writes its root, then
+// check for failure. Pages that were not written stay in memory and in flight, so that reads return
+// what was written.
 func (f *flusher) writeBatch(bt *batch) error {
 	v := f.v
 	var err error
 	at := 0
 	for _, r := range bt.runs {
 		n := int(r.Count) * pageBytes
-		if err = v.store.Write((*bt.buf)[at:at+n], r.Start*layout.SectorBytes); err != nil {
+		if err = v.store.Write((*bt.buf)[at:at+n], r.Start*layout.BlockBytes); err != nil {
 			break
 		}
 		at += n
@@ -325,12 +324,11 @@ func (f *flusher) writeBatch(bt *batch) error {
 	return err
 }
 
-// landed ends the flight of a part: its pages are what the device has, unless
-// they changed since.
+// landed ends the flight of a part: its pages equal the device, unless they changed meanwhile.
 func (f *flusher) landed(p *part, id uint64) {
 	v := f.v
 	p.in.bmu.Lock()
-	mine := p.in.blocks[p.idx] == p.b
+	mine := p.in.buffers[p.idx] == p.b
 	if mine {
 		before := p.b.tracked()
 		for i := p.first; i < p.first+p.count; i++ {

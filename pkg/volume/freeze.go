@@ -10,21 +10,22 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// ErrFreezeLimit asks for a limit: a freeze whose owner died must end by itself.
+// ErrFreezeLimit means that a freeze has no time limit. It must have one, so that it ends even if
+// its owner dies.
 var ErrFreezeLimit = errors.New("a freeze needs a time limit")
 
-// Freeze is a volume at rest: everything acknowledged is in the newest root, and
-// nothing is written to the device until Thaw, or until the limit has passed.
-// Reads go on, and so does Sync, which has nothing to do; mutations wait.
+// Freeze is a freeze of a volume: everything acknowledged is in the newest root, and nothing is
+// written to the device until Thaw or until the limit has passed. Reads continue, and so does Sync,
+// which has nothing to do. Changes wait.
 type Freeze struct {
 	v     *Volume
 	timer *time.Timer
 	once  sync.Once
 	ended chan struct{}
-	held  bool // until Thaw was called by its owner
+	held  bool // until the owner calls Thaw
 }
 
-// freezer knows who holds the volume at rest.
+// freezer tracks who has frozen the volume.
 type freezer struct {
 	v *Volume
 
@@ -32,9 +33,9 @@ type freezer struct {
 	held map[*Freeze]struct{}
 }
 
-// Freeze brings the volume to rest: it lets the mutations under way end, commits,
-// and holds whatever would write to the device, for at most limit. Several
-// freezes at once are one; the last to end lets go. ctx ends the waiting only.
+// Freeze freezes the volume: it waits for running changes, commits, and holds back everything that
+// would write to the device, for at most limit. Several freezes at a time count as one, which the
+// last of them ends. ctx ends only the waiting.
 func (v *Volume) Freeze(ctx context.Context, limit time.Duration) (*Freeze, error) {
 	if limit <= 0 {
 		return nil, ErrFreezeLimit
@@ -52,7 +53,7 @@ func (v *Volume) Freeze(ctx context.Context, limit time.Duration) (*Freeze, erro
 	f := &Freeze{v: v, ended: make(chan struct{})}
 	v.frozen.mu.Lock()
 	defer v.frozen.mu.Unlock()
-	if v.life.closing.Load() { // Close thaws those that it finds
+	if v.life.closing.Load() { // Close ends the freezes that it finds
 		f.letGo()
 		return nil, vfs.ErrClosed
 	}
@@ -64,7 +65,7 @@ func (v *Volume) Freeze(ctx context.Context, limit time.Duration) (*Freeze, erro
 	return f, nil
 }
 
-// quiesce commits what was acknowledged, and stops the committer. Nobody mutates.
+// quiesce commits what was acknowledged, and stops the committer. No changes are running.
 func (f *freezer) quiesce() error {
 	v := f.v
 	if v.ring == nil {
@@ -74,13 +75,13 @@ func (f *freezer) quiesce() error {
 		return v.sync.syncErr(err)
 	}
 	c := &v.com
-	c.run.Lock() // a commit that somebody else asked for ends first
+	c.run.Lock() // a commit that is already running ends first
 	c.mu.Lock()
 	c.quiet++
 	c.cond.Broadcast()
 	c.mu.Unlock()
 	c.run.Unlock()
-	v.sync.letPass() // it began before the commit ended; the next finds all of it durable
+	v.sync.letPass() // it began before the commit ended; the next sync finds everything durable
 	if err := v.Failed(); err != nil {
 		f.unquiet()
 		return fmt.Errorf("%w: %w", vfs.ErrReadOnly, err)
@@ -97,9 +98,9 @@ func (f *freezer) unquiet() {
 	c.cond.Broadcast()
 }
 
-// whileAwake writes something to the device that is no part of a commit, of which
-// the caller may hold locks: it waits until no freeze is in effect, and one that
-// begins meanwhile waits for its end, as commits do. fn must not wait for a commit.
+// whileAwake runs fn, which writes something to the device that is not part of a commit. It waits
+// until no freeze is in effect. A freeze that begins meanwhile waits for the end of fn, as commits
+// do. The caller may hold locks of a commit. fn must not wait for a commit.
 func (f *freezer) whileAwake(fn func() error) error {
 	v := f.v
 	c := &v.com
@@ -124,14 +125,14 @@ func (f *freezer) whileAwake(fn func() error) error {
 	}
 }
 
-// Thaw ends the freeze. It tells whether the volume was at rest until now: false
-// if the limit had passed, or somebody else thawed it.
+// Thaw ends the freeze. It returns false if the volume was not frozen the whole time, because the
+// limit passed or somebody else thawed it.
 func (f *Freeze) Thaw() bool {
 	f.end(true)
 	return f.held
 }
 
-// Ended is closed when the freeze has ended, however.
+// Ended is closed when the freeze has ended, for any reason.
 func (f *Freeze) Ended() <-chan struct{} { return f.ended }
 
 func (f *Freeze) end(byOwner bool) {
@@ -153,7 +154,7 @@ func (f *Freeze) letGo() {
 	f.v.adm.release()
 }
 
-// Thaw ends all freezes, whoever asked for them, and tells how many there were.
+// Thaw ends all freezes, regardless of their owners, and returns their number.
 func (v *Volume) Thaw() int {
 	v.frozen.mu.Lock()
 	var all []*Freeze
@@ -167,23 +168,23 @@ func (v *Volume) Thaw() int {
 	return len(all)
 }
 
-// Frozen tells how many freezes hold the volume.
+// Frozen returns the number of freezes in effect.
 func (v *Volume) Frozen() int {
 	v.frozen.mu.Lock()
 	defer v.frozen.mu.Unlock()
 	return len(v.frozen.held)
 }
 
-// OnPark has fn told of calls that begin to wait for a thaw (1), and go on (-1), so
-// that a server whose callers are counted lets others in beside them. It must be
-// quick, and be set before there are callers.
+// OnPark sets a function that is called with 1 when a call begins to wait for a thaw, and with -1
+// when it continues. A server that limits concurrent calls can admit others meanwhile. fn must be
+// fast, and must be set before the first call.
 func (v *Volume) OnPark(fn func(n int)) {
 	v.adm.mu.Lock()
 	defer v.adm.mu.Unlock()
 	v.adm.parked = fn
 }
 
-// hold keeps new mutations waiting, and waits for those that were admitted.
+// hold stops new changes, and waits for operations that have a reservation.
 func (a *admission) hold(ctx context.Context, v *Volume) error {
 	stop := context.AfterFunc(ctx, a.wake)
 	defer stop()
@@ -195,7 +196,7 @@ func (a *admission) hold(ctx context.Context, v *Volume) error {
 		if failed := v.Failed(); failed != nil {
 			err = fmt.Errorf("%w: %w", vfs.ErrReadOnly, failed)
 		}
-		if v.life.closing.Load() { // a rollback closes while it is admitted, and waits for others that are to be
+		if v.life.closing.Load() { // a rollback closes the volume with a reservation, and waits for operations that need one
 			err = vfs.ErrClosed
 		}
 		if err != nil {
@@ -215,9 +216,9 @@ func (a *admission) release() {
 	a.cond.Broadcast()
 }
 
-// enter begins work in the background that writes to the device: it waits while
-// the volume is frozen. leave ends it. It fails when ctx ends or the volume is
-// not writable any more; the caller holds no locks.
+// enter begins background work that writes to the device. It waits while the volume is frozen.
+// leave ends the work. It fails when ctx ends or the volume is no longer writable. The caller holds
+// no locks.
 func (f *freezer) enter(ctx context.Context) error {
 	v := f.v
 	a := &v.adm

@@ -309,8 +309,8 @@ func TestFreezeGivesWayToClose(t *testing.T) {
 	dev := device.NewMem(64 << 20)
 	mustFormat(t, dev)
 	v := mustOpen(t, dev, Options{})
-	c := cost{quads: opQuads, urgent: true}
-	if err := v.adm.admit(c); err != nil {
+	c := reservation{nodes: opNodes, urgent: true}
+	if err := v.adm.reserve(c); err != nil {
 		t.Fatal(err)
 	}
 	defer v.adm.done(c)

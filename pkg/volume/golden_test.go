@@ -85,7 +85,7 @@ func goldenTree(t *testing.T, v *Volume) {
 	no(v.Sync(big))
 }
 
-// goldenShared makes files that share sectors, by a root and by the log.
+// goldenShared makes files that share blocks, by a root and by the log.
 func goldenShared(t *testing.T, v *Volume) {
 	t.Helper()
 	req := &vfs.Req{UID: 1000, GID: 100, Umask: 0o022}
@@ -152,7 +152,7 @@ func goldenReserved(t *testing.T, v *Volume) {
 	_, err = v.CopyRange(req, a, 0, file("copy"), 0, 90_000)
 	ok(t, err)
 	ok(t, v.Sync(vfs.RootIno))
-	if x := v.res.stored(); x.Owed == 0 || x.Owed == x.Promised || x.Mark == 0 || x.Ranges != 3 {
+	if x := v.ranges.stored(); x.Owed == 0 || x.Owed == x.Promised || x.Mark == 0 || x.Ranges != 3 {
 		t.Fatalf("%+v", x)
 	}
 	ok(t, v.Fallocate(req, file("logged"), vfs.FallocZeroRange, 5000, 100_000))

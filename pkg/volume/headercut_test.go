@@ -104,7 +104,7 @@ func TestCutHeaderIsNoDamage(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			img := cutBetween(t, c.base, c.change)
-			if problems, notes := aboutHeader(t, img, one.Credential); len(problems) != 0 || len(notes) != 1 || !strings.Contains(notes[0], "copy B: it is the header before") {
+			if problems, notes := aboutHeader(t, img, one.Credential); len(problems) != 0 || len(notes) != 1 || !strings.Contains(notes[0], "copy B: it is older than copy A") {
 				t.Errorf("problems %q, notes %q", problems, notes)
 			}
 			v, err := openWith(t, img, one.Credential, true)
@@ -118,7 +118,7 @@ func TestCutHeaderIsNoDamage(t *testing.T) {
 	}
 	// To the key that copy A does not have any more it is the other way round.
 	img := cutBetween(t, base, func(v *Volume) error { return v.RemoveKey(1, false) })
-	if problems, notes := aboutHeader(t, img, two.Credential); len(problems) != 0 || len(notes) != 1 || !strings.Contains(notes[0], "copy A: it is the header after") {
+	if problems, notes := aboutHeader(t, img, two.Credential); len(problems) != 0 || len(notes) != 1 || !strings.Contains(notes[0], "copy A: it is newer than copy B") {
 		t.Errorf("problems %q, notes %q", problems, notes)
 	}
 	mended(t, img, two.Credential)

@@ -124,7 +124,7 @@ func hostileLoop(t *testing.T) {
 		f := newForge(t, img, rng)
 		what := f.mutate()
 		f.close()
-		img = img.Clone() // of which each sector is there once
+		img = img.Clone() // of which each block is there once
 		w.image(seed, base.dev, img)
 		fmt.Printf("case %d, image %s: %s\n", seed, base.name, what)
 		tally[exercise(t, img, rng)]++
@@ -139,7 +139,7 @@ type heapWatch struct {
 	seed atomic.Uint64
 	dev  atomic.Pointer[device.Mem]
 	used atomic.Int64 // of dev when the case began
-	own  atomic.Int64 // sectors of dev that are not the base's
+	own  atomic.Int64 // blocks of dev that are not the base's
 	end  chan struct{}
 }
 
@@ -153,7 +153,7 @@ func (w *heapWatch) image(seed uint64, base, img *device.Mem) {
 	debug.SetMemoryLimit(int64(w.limit())) // garbage goes before it counts
 }
 
-// limit is how much there may be. A sector that is written is there up to three times.
+// limit is how much there may be. A block that is written is there up to three times.
 func (w *heapWatch) limit() uint64 {
 	grown := w.own.Load()
 	if dev := w.dev.Load(); dev != nil {

@@ -61,19 +61,19 @@ func TestForgedFreeList(t *testing.T) {
 	for n := 1; n <= 3; n++ {
 		dev := forged(t, func(f *forge) {
 			p := f.loopList(n, runs)
-			p.Sectors = 10_000 // there are as many
+			p.Blocks = 10_000 // there are as many
 			f.root.FreeLists[0] = p
 		})
-		refused(t, dev, "leads back to itself")
+		refused(t, dev, "is circular")
 	}
 	for _, c := range []struct {
 		name, want string
 		runs       []layout.Run
-		sectors    uint64
+		blocks     uint64
 	}{
-		{"more sectors than there are", "the volume has", runs, 1 << 40},
-		{"more runs than sectors", "more than the 2 sectors", runs, 2},
-		{"less", "1 of 4 sectors are missing", runs, 4},
+		{"more blocks than there are", "the volume has", runs, 1 << 40},
+		{"more runs than blocks", "exceeds the 2 blocks", runs, 2},
+		{"less", "1 of 4 blocks are missing", runs, 4},
 		{"outside", "outside the data area", []layout.Run{{Start: 3, Count: 1}}, 1},
 		{"across the end", "outside the data area", []layout.Run{{Start: 20479, Count: 2}}, 2},
 		{"nothing", "it is empty", nil, 0},
@@ -85,7 +85,7 @@ func TestForgedFreeList(t *testing.T) {
 				ok(t, err)
 				rec.Addr = f.place(len(text))
 				ok(t, f.store.Write(text, rec.Addr))
-				f.root.FreeLists[1] = layout.Pointer2{Record: rec, Sectors: c.sectors}
+				f.root.FreeLists[1] = layout.Pointer2{Record: rec, Blocks: c.blocks}
 			})
 			if c.name == "twice" { // what a mount finds that makes it free
 				if _, err := Open(dev, Options{Credential: checkKey(t), CommitInterval: -1}); !errors.Is(err, vfs.ErrCorrupt) {
@@ -108,7 +108,7 @@ func TestForgedFreeList(t *testing.T) {
 			ok(t, err)
 			rec.Addr = f.place(len(text))
 			ok(t, f.store.Write(text, rec.Addr))
-			p = layout.Pointer2{Record: rec, Sectors: uint64(300 * (i + 1))}
+			p = layout.Pointer2{Record: rec, Blocks: uint64(300 * (i + 1))}
 		}
 		f.root.FreeLists[0] = p
 		if _, _, err := f.store.ReadFreeList(&p, txn.DataArea(f.root), 100_000); !errors.Is(err, txn.ErrMemory) {

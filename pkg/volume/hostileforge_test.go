@@ -98,7 +98,7 @@ func (f *forge) writeRoot() {
 }
 
 func (f *forge) writeRootAt(slot int, plain []byte) {
-	b := device.AlignedBytes(layout.SectorBytes)
+	b := device.AlignedBytes(layout.BlockBytes)
 	ok(f.t, f.store.Keys.Newest().SealRoot(uint8(slot), plain, b))
 	for n := range layout.RootCopies {
 		ok(f.t, f.store.Write(b, uint64(layout.RootCopyOff(slot, n))))
@@ -195,7 +195,7 @@ func (f *forge) loopList(n int, runs []layout.Run) layout.Pointer2 {
 	ring := make([]layout.Pointer2, n)
 	for i := range ring {
 		e := crypto.Extent{Kind: layout.KindFreeList, Birth: f.root.Generation, Epoch: f.store.Keys.Newest().Epoch(), PLen: uint32(plain), LLen: uint32(plain)}
-		ring[i] = layout.Pointer2{Record: layout.Record{Extent: e, Addr: f.place(e.PaddedBytes()), Tags: make([]crypto.Tag, 1)}, Sectors: 1 << 40}
+		ring[i] = layout.Pointer2{Record: layout.Record{Extent: e, Addr: f.place(e.PaddedBytes()), Tags: make([]crypto.Tag, 1)}, Blocks: 1 << 40}
 		f.random(ring[i].Tags[0][:])
 	}
 	for done := 0; done < n; { // the nonces are in the pieces: one that does not work changes the others

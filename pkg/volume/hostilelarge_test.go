@@ -12,7 +12,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// manyExtents is a volume with a file of n extents, each of a sector, all of which share few.
+// manyExtents is a volume with a file of n extents, each of a block, all of which share few.
 func manyExtents(t *testing.T, n int) (dev *device.Mem, ino uint64) {
 	t.Helper()
 	dev = device.NewMem(1 << 30)

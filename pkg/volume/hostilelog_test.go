@@ -40,9 +40,9 @@ func (f *forge) log() bool {
 func (f *forge) records() (records [][]*layout.Op) {
 	payload := make([]byte, crypto.FrameBytes)
 	var data []byte
-	for seq := f.root.LogSeq; !f.root.Clean && seq < f.root.LogSeq+f.root.LogSectors; seq++ {
-		b := make([]byte, layout.SectorBytes)
-		if _, err := f.dev.ReadAt(b, int64(layout.LogOff+seq%f.root.LogSectors*layout.SectorBytes)); err != nil {
+	for seq := f.root.LogSeq; !f.root.Clean && seq < f.root.LogSeq+f.root.LogBlocks; seq++ {
+		b := make([]byte, layout.BlockBytes)
+		if _, err := f.dev.ReadAt(b, int64(layout.LogOff+seq%f.root.LogBlocks*layout.BlockBytes)); err != nil {
 			break
 		}
 		if f.store.Keys.Newest().OpenFrame(f.root.MountID, seq, b, payload) != nil {
@@ -101,19 +101,19 @@ func (f *forge) putLog(records [][]*layout.Op, acked uint64, spoil bool) {
 				data = append(data[:at], f.spoil(data[at:])...)
 			}
 		}
-		for first := true; len(data) > 0 && seq < f.root.LogSeq+f.root.LogSectors; seq++ {
+		for first := true; len(data) > 0 && seq < f.root.LogSeq+f.root.LogBlocks; seq++ {
 			p := crypto.FramePayload{Acked: acked, Base: f.root.Generation, Data: data[:min(len(data), crypto.FrameDataBytes)]}
 			data = data[len(p.Data):]
 			if first {
 				p.Flags |= crypto.FrameFirst
 			}
-			if first = false; len(data) == 0 || seq+1 == f.root.LogSeq+f.root.LogSectors {
+			if first = false; len(data) == 0 || seq+1 == f.root.LogSeq+f.root.LogBlocks {
 				p.Flags |= crypto.FrameLast
 			}
 			ok(f.t, p.Encode(payload))
-			b := device.AlignedBytes(layout.SectorBytes)
+			b := device.AlignedBytes(layout.BlockBytes)
 			ok(f.t, f.store.Keys.Newest().SealFrame(f.root.MountID, seq, payload, b))
-			place := layout.LogOff + seq%f.root.LogSectors*layout.SectorBytes
+			place := layout.LogOff + seq%f.root.LogBlocks*layout.BlockBytes
 			f.dev.Corrupt(int64(place), func(x []byte) { copy(x, b) })
 		}
 	}
@@ -150,7 +150,7 @@ func (f *forge) invent(n int) (ops []*layout.Op) {
 			rec.Kind, rec.Level, rec.Shift, rec.PLen, rec.LLen = layout.KindFileData, 0, 12, 4096, 4096
 			op.Extents = []layout.FileExtent{{Record: rec}}
 		case layout.OpGrow:
-			op.Len = f.number(f.root.DeviceSectors)
+			op.Len = f.number(f.root.DeviceBlocks)
 		}
 		if f.one(3) {
 			op.Ino = f.ino()
@@ -194,7 +194,7 @@ func (f *forge) op(op *layout.Op) {
 
 // flood makes as many small operations as the log may hold, of one kind.
 func (f *forge) flood() (ops []*layout.Op) {
-	room := int(min(f.root.LogSectors, 1<<14)) * crypto.FrameDataBytes / []int{1, 4, 16}[f.rng.IntN(3)]
+	room := int(min(f.root.LogBlocks, 1<<14)) * crypto.FrameDataBytes / []int{1, 4, 16}[f.rng.IntN(3)]
 	kind := f.rng.IntN(4)
 	base := f.root.NextIno + 10
 	ops = append(ops, &layout.Op{Type: layout.OpCreate, Ino: base, Parent: 1, Mode: items.ModeReg | 0o644, Name: fmt.Sprint("flood", base)})

@@ -11,7 +11,7 @@ import (
 func (f *forge) rootField() bool {
 	r := f.root
 	f.note("root")
-	numbers := []*uint64{&r.MountEpoch, &r.LogSeq, &r.OpSeq, &r.HeaderSeq, &r.DeviceSectors, &r.NextIno, &r.FreeSectors, &r.Inodes,
+	numbers := []*uint64{&r.MountEpoch, &r.LogSeq, &r.OpSeq, &r.HeaderSeq, &r.DeviceBlocks, &r.NextIno, &r.FreeBlocks, &r.Inodes,
 		&r.AllocHint, &r.NewestSnapshot, &r.Reserved.Promised, &r.Reserved.Owed, &r.Reserved.Ranges, &r.Reserved.Mark, &r.Rotation.Done, &r.Rotation.Next.Obj, &r.Rotation.Next.Sub}
 	switch f.rng.IntN(9) {
 	case 0:
@@ -36,7 +36,7 @@ func (f *forge) rootField() bool {
 			r.Offered = append(r.Offered, layout.OfferedAnchor{Generation: f.number(r.Generation)})
 		}
 	case 6:
-		r.LogSectors = 256 + f.rng.Uint64N(1<<16-255)
+		r.LogBlocks = 256 + f.rng.Uint64N(1<<16-255)
 	default:
 		n := numbers[f.rng.IntN(len(numbers))]
 		*n = f.number(*n)
@@ -68,7 +68,7 @@ func (f *forge) freeList() bool {
 				rec.Addr = p.Addr
 			}
 			ok(f.t, f.store.Write(text, rec.Addr))
-			p = layout.Pointer2{Record: rec, Sectors: f.number(1 << 40)}
+			p = layout.Pointer2{Record: rec, Blocks: f.number(1 << 40)}
 			if f.one(3) {
 				runs = append(runs[:0:0], f.run())
 			}
@@ -78,9 +78,9 @@ func (f *forge) freeList() bool {
 	return true
 }
 
-// run is a run of sectors, of anything.
+// run is a run of blocks, of anything.
 func (f *forge) run() layout.Run {
-	r := layout.Run{Start: f.rng.Uint64N(max(1, f.root.DeviceSectors)), Count: 1 + uint32(f.rng.IntN(8))}
+	r := layout.Run{Start: f.rng.Uint64N(max(1, f.root.DeviceBlocks)), Count: 1 + uint32(f.rng.IntN(8))}
 	switch f.rng.IntN(400) {
 	case 0:
 		r.Start = f.number(r.Start) % (1 << 50)

@@ -161,7 +161,7 @@ func (f *forge) pointer(p *layout.Pointer) {
 	}
 }
 
-// address is a multiple of a sector, of anything.
+// address is a multiple of a block, of anything.
 func (f *forge) address() uint64 {
 	places := []uint64{4096, 65536, 2 << 20, 66 << 20, 1 << 30, 4<<30 - 4096, 4 << 30, 1 << 40, 1<<62 - 4096, f.root.Trees[layout.TreeFS].Addr, f.root.Trees[layout.TreeSpace].Addr}
 	return max(4096, places[f.rng.IntN(len(places))]+uint64(f.rng.IntN(3))*4096)
@@ -379,7 +379,7 @@ func (f *forge) inode(n *layout.Inode, ino uint64) {
 	case 5:
 		n.Flags ^= 1 << f.rng.IntN(10)
 	case 6:
-		n.Sectors = f.number(n.Sectors)
+		n.Blocks = f.number(n.Blocks)
 	case 7:
 		n.NameSub = f.number(n.NameSub)
 	case 8:

@@ -2,12 +2,12 @@ package volume
 
 import "time"
 
-// idleInterval is how long nothing changes before what nobody has synced is written to the log: a
-// machine that loses power at rest loses at most so much, not a whole CommitInterval. A busy volume
-// does not notice; its commits come every CommitInterval, as ever.
+// idleInterval is the time without changes after which unsynced operations are written to the log.
+// So an idle machine that loses power loses at most this interval, not a whole CommitInterval. A
+// busy volume is not affected: it commits every CommitInterval.
 const idleInterval = 250 * time.Millisecond
 
-// idleSyncer makes operations durable once no more come.
+// idleSyncer makes operations durable when no more arrive.
 type idleSyncer struct {
 	v *Volume
 
@@ -30,12 +30,13 @@ func (s *idleSyncer) start() {
 			if !s.awaitIdle() {
 				return
 			}
-			_ = v.sync.syncTail() // an error has failed the volume, which says so
+			_ = v.sync.syncTail() // an error makes the volume fail, which reports it
 		}
 	}()
 }
 
-// awaitIdle waits for an interval in which nothing changes; false: the volume is being closed.
+// awaitIdle waits for an interval without changes. It returns false when the volume is being
+// closed.
 func (s *idleSyncer) awaitIdle() bool {
 	v := s.v
 	_, last := v.sync.ringHead()
@@ -55,7 +56,7 @@ func (s *idleSyncer) awaitIdle() bool {
 	}
 }
 
-// note tells it of a change.
+// note records a change.
 func (s *idleSyncer) note() {
 	select {
 	case s.changed <- struct{}{}:

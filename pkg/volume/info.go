@@ -13,20 +13,19 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// RecordBytes is the record size: the most data that is sealed under one nonce.
+// RecordBytes is the record size: the most data sealed under one nonce.
 const RecordBytes = 64 << 10
 
-// HeaderInfo is what the header tells anyone. Without a key nothing of it is
-// authenticated.
+// HeaderInfo is what anyone can read in the header. Without a key, none of it is authenticated.
 type HeaderInfo struct {
 	ID            crypto.UUID
 	Suite         crypto.Suite
 	FormatVersion uint32
-	Sequence      uint64 // counts the header's writes, from 1
+	Sequence      uint64 // number of the header's writes, from 1
 	// Feature words.
 	Compat, ROCompat, Incompat uint64
 	Slots                      []SlotInfo // those in use
-	// Damaged says what is wrong with copies of the header that do not decode.
+	// Damaged describes copies of the header that cannot be decoded.
 	Damaged []string
 }
 
@@ -36,7 +35,7 @@ type SlotInfo struct {
 	Type  uint8 // crypto.SlotSecret…; crypto.SlotTypeName names it
 }
 
-// ReadHeader reads the header of a volume, which may be in use.
+// ReadHeader reads the header of a volume. The volume may be in use.
 func ReadHeader(dev device.Device) (*HeaderInfo, error) {
 	hs, err := header.Read(dev)
 	if err != nil {
@@ -66,34 +65,33 @@ func headerInfo(h *layout.Header) *HeaderInfo {
 	return i
 }
 
-// RootInfo is what the newest root tells: the state of the last commit.
+// RootInfo describes the newest root: the state of the last commit.
 type RootInfo struct {
 	Header     *HeaderInfo // verified
 	Slot       int         // the key slot that opened
 	Generation uint64
 	MountEpoch uint64 // counts read-write mounts
 	Clean      bool   // written by a clean unmount
-	BadRoots   []int  // root slots that hold something that does not verify
+	BadRoots   []int  // root slots that are not empty and do not verify
 
-	SizeBytes int64 // that the volume uses of the device
-	DataBytes int64 // of these, what files and metadata can have
+	SizeBytes int64 // part of the device that the volume uses
+	DataBytes int64 // of these, available to files and metadata
 	FreeBytes int64 // as of that commit, without ReservedBytes
-	// ReservedBytes is what reserved ranges (fallocate) keep of what is not in use.
+	// ReservedBytes is free space that is withheld for reserved ranges (fallocate).
 	ReservedBytes int64
 	LogBytes      int64
 	Inodes        uint64
 
-	// LogRecords is how many records the log holds beyond the root; LogErr why it
-	// can not be replayed. Neither is set for a volume in use.
+	// LogRecords is the number of records in the log that are newer than the root. LogErr is the
+	// reason why it cannot be replayed. Neither is set for a volume in use.
 	LogRecords int
 	LogErr     error
 
-	Label string // as of that commit; "" if there is none or it can not be read
+	Label string // as of that commit; "" if there is none or it cannot be read
 }
 
-// Inspect reads the newest root, without mounting or changing anything. With
-// inUse the volume may be mounted meanwhile, and its log, which changes all
-// the time, is not looked at.
+// Inspect reads the newest root without mounting or changing anything. With inUse, the volume may
+// be mounted meanwhile, and its log is not read, because it changes all the time.
 func Inspect(dev device.Device, cred crypto.Credential, inUse bool) (*RootInfo, error) {
 	u, keys, err := header.Unlock(dev, cred, nil)
 	if err != nil {
@@ -108,15 +106,15 @@ func Inspect(dev device.Device, cred crypto.Credential, inUse bool) (*RootInfo, 
 	}
 	r := found[0].Root
 	i := &RootInfo{Header: headerInfo(u.Header), Slot: u.Slot, Generation: r.Generation, MountEpoch: r.MountEpoch,
-		Clean: r.Clean, BadRoots: bad, SizeBytes: int64(r.DeviceSectors) * layout.SectorBytes,
-		DataBytes: int64(r.DeviceSectors-r.DataStart()) * layout.SectorBytes,
-		LogBytes:  int64(r.LogSectors) * layout.SectorBytes, Inodes: r.Inodes}
+		Clean: r.Clean, BadRoots: bad, SizeBytes: int64(r.DeviceBlocks) * layout.BlockBytes,
+		DataBytes: int64(r.DeviceBlocks-r.DataStart()) * layout.BlockBytes,
+		LogBytes:  int64(r.LogBlocks) * layout.BlockBytes, Inodes: r.Inodes}
 	i.Label = readLabel(store, r)
-	i.FreeBytes = int64(r.FreeSectors) * layout.SectorBytes
+	i.FreeBytes = int64(r.FreeBlocks) * layout.BlockBytes
 	for n := range r.FreeLists {
-		i.FreeBytes += int64(r.FreeLists[n].Sectors) * layout.SectorBytes
+		i.FreeBytes += int64(r.FreeLists[n].Blocks) * layout.BlockBytes
 	}
-	i.ReservedBytes = int64(r.Reserved.Owed) * layout.SectorBytes
+	i.ReservedBytes = int64(r.Reserved.Owed) * layout.BlockBytes
 	i.FreeBytes = max(i.FreeBytes-i.ReservedBytes, 0)
 	if r.Clean || inUse {
 		return i, nil
@@ -130,7 +128,8 @@ func Inspect(dev device.Device, cred crypto.Credential, inUse bool) (*RootInfo, 
 	return i, nil
 }
 
-// readLabel returns the label in a root. While the volume is in use what is read may be written over.
+// readLabel returns the label in a root. If the volume is in use, the data may be overwritten while
+// it is read.
 func readLabel(store *txn.Store, r *layout.Root) string {
 	fs := tree.New(tree.Config{ID: layout.TreeFS, Cache: tree.NewCache(0, store.ReadNode)}, r.Trees[layout.TreeFS], r.Generation+1)
 	f, err := items.NewHasher(r.HashSeed).FindXattr(fs.Scan, uint64(vfs.RootIno), vfs.LabelXattr)

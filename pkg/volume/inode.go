@@ -12,32 +12,32 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// inode is what is in memory of an inode. The table keeps one of each number.
+// inode is an inode in memory. The table has at most one for each number.
 type inode struct {
 	ino uint64
 	typ uint32 // S_IFMT bits; never changes
 
 	mu   sync.RWMutex // see the package comment
-	attr layout.Inode // guarded by mu; changed inside the gate only; Sectors is not used
-	dead bool         // guarded by mu; freed: no operation finds it again
+	attr layout.Inode // guarded by mu; changed inside the gate only; Blocks is not used
+	dead bool         // guarded by mu; freed: no operation may use it
 
-	gone    bool     // changed inside the gate; freed and not in the tree any more
+	gone    bool     // changed inside the gate; freed and removed from the tree
 	cutting bool     // guarded by mu; extents beyond the size are still to be removed
-	loaded  []uint64 // guarded by mu; sectors that loadPage holds for this operation
+	loaded  []uint64 // guarded by mu; blocks that loadPage keeps in memory for this operation
 
-	// What flushers need of attr, who do not hold mu. Both change inside the gate.
+	// Copies from attr for flushers, which do not hold mu. Both change inside the gate.
 	size    atomic.Uint64
 	inlined atomic.Bool // content is in the tree, as its KeyInline item
-	// It has reserved ranges, and no inline content. Changed inside Volume.fs.Update.
+	// It has reserved ranges, and so no inline content. Changed inside Volume.fs.Update.
 	reserved atomic.Bool
 
 	bmu       sync.RWMutex
-	blocks    map[uint64]*block // by block number
-	sectors   uint64            // of its extents in the tree
-	vacant    uint64            // of its reserved ranges, where no extent is
-	inserting int               // flushers between copying a block and the tree
-	inlining  bool              // one of them puts a content into the tree
-	settled   *sync.Cond        // on bmu; inserting became 0
+	buffers   map[uint64]*buffer // by buffer number
+	blocks    uint64             // of its extents in the tree
+	vacant    uint64             // reserved blocks without an extent
+	inserting int                // flushers between copying a buffer and storing its record
+	inlining  bool               // one of them stores inline content
+	settled   *sync.Cond         // on bmu; signalled when inserting becomes 0
 
 	refs  int           // guarded by table.mu
 	elem  *list.Element // in table.idle when refs is 0
@@ -45,7 +45,7 @@ type inode struct {
 }
 
 func newInode(ino uint64, attr layout.Inode) *inode {
-	in := &inode{ino: ino, typ: attr.Mode & items.ModeType, attr: attr, sectors: attr.Sectors, vacant: attr.Vacant, blocks: map[uint64]*block{}}
+	in := &inode{ino: ino, typ: attr.Mode & items.ModeType, attr: attr, blocks: attr.Blocks, vacant: attr.Vacant, buffers: map[uint64]*buffer{}}
 	in.settled = sync.NewCond(&in.bmu)
 	in.size.Store(attr.Size)
 	in.inlined.Store(attr.Flags&layout.InodeInline != 0)
@@ -56,13 +56,13 @@ func newInode(ino uint64, attr layout.Inode) *inode {
 func (in *inode) isDir() bool { return in.typ == items.ModeDir }
 func (in *inode) isReg() bool { return in.typ == items.ModeReg }
 
-// setSize changes the size. Inside the gate, mu held.
+// setSize changes the size. The caller is in the gate and holds mu.
 func (in *inode) setSize(n uint64) {
 	in.attr.Size = n
 	in.size.Store(n)
 }
 
-// vacate counts reserved sectors that have no extent any more, or got one.
+// vacate counts reserved blocks that lost or got an extent.
 func (in *inode) vacate(gone, filled uint64) {
 	in.bmu.Lock()
 	defer in.bmu.Unlock()
@@ -70,11 +70,11 @@ func (in *inode) vacate(gone, filled uint64) {
 	in.vacant -= min(in.vacant, filled)
 }
 
-// stored is the inode as the tree has it. Nothing changes meanwhile: the
-// committer holds the gate.
+// stored is the inode as stored in the tree. Nothing changes meanwhile, because the committer holds
+// the gate.
 func (in *inode) stored() layout.Inode {
 	n := in.attr
-	n.Sectors, n.Vacant = in.sectors, in.vacant
+	n.Blocks, n.Vacant = in.blocks, in.vacant
 	n.Flags &^= layout.InodeInline | layout.InodeReserved
 	if in.inlined.Load() {
 		n.Flags |= layout.InodeInline
@@ -85,21 +85,21 @@ func (in *inode) stored() layout.Inode {
 	return n
 }
 
-// vfsAttr is the inode as stat shows it; the caller holds mu.
+// vfsAttr is the inode as stat returns it. The caller holds mu.
 func (in *inode) vfsAttr() vfs.Attr {
 	in.bmu.RLock()
-	sectors, vacant, pages := in.sectors, in.vacant, uint64(0)
-	for _, b := range in.blocks {
+	blocks, vacant, pages := in.blocks, in.vacant, uint64(0)
+	for _, b := range in.buffers {
 		pages += uint64(b.tracked())
 	}
 	in.bmu.RUnlock()
-	return vfsAttr(in.ino, &in.attr, in.inlined.Load(), sectors, vacant, pages)
+	return vfsAttr(in.ino, &in.attr, in.inlined.Load(), blocks, vacant, pages)
 }
 
-// vfsAttr converts; pages in memory may or may not have sectors already. The
-// count must not be too small: programs take a file without blocks for a hole.
-// vacant sectors are reserved: they count, whatever is in memory of them.
-func vfsAttr(ino uint64, n *layout.Inode, inlined bool, sectors, vacant, pages uint64) vfs.Attr {
+// vfsAttr converts an inode. Pages in memory may or may not have blocks on the device already. The
+// block count must not be too small, because programs consider a file without blocks to be a hole.
+// Vacant blocks are reserved, so they count regardless of pages in memory.
+func vfsAttr(ino uint64, n *layout.Inode, inlined bool, blocks, vacant, pages uint64) vfs.Attr {
 	a := vfs.Attr{Ino: vfs.Ino(ino), Mode: n.Mode, Nlink: n.Nlink, UID: n.UID, GID: n.GID, Rdev: n.Rdev, Size: n.Size,
 		Atime: n.Atime, Mtime: n.Mtime, Ctime: n.Ctime, Btime: n.Btime}
 	if n.Mode&items.ModeType == items.ModeDir {
@@ -107,20 +107,20 @@ func vfsAttr(ino uint64, n *layout.Inode, inlined bool, sectors, vacant, pages u
 		a.Blocks = (a.Size + 4095) / 4096 * 8
 		return a
 	}
-	whole := (n.Size + layout.SectorBytes - 1) / layout.SectorBytes
-	reserved := sectors + vacant
-	if sectors < whole {
-		sectors = min(sectors+pages, whole)
+	whole := (n.Size + layout.BlockBytes - 1) / layout.BlockBytes
+	reserved := blocks + vacant
+	if blocks < whole {
+		blocks = min(blocks+pages, whole)
 	}
-	sectors = max(sectors, reserved)
-	if inlined && n.Size > 0 && sectors == 0 {
-		sectors = 1
+	blocks = max(blocks, reserved)
+	if inlined && n.Size > 0 && blocks == 0 {
+		blocks = 1
 	}
-	a.Blocks = sectors * 8
+	a.Blocks = blocks * 8
 	return a
 }
 
-// maxIdle bounds the clean inodes kept in memory.
+// maxIdle is the most unused, clean inodes that stay in memory.
 const maxIdle = 16384
 
 type inodeTable struct {

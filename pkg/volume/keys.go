@@ -21,9 +21,9 @@ import (
 var (
 	ErrLastKey    = errors.New("it is the last key of the volume")
 	ErrNoSuchKey  = errors.New("no such key slot")
-	ErrKeyExists  = errors.New("the key opens the volume already")
+	ErrKeyExists  = errors.New("the key already opens the volume")
 	ErrNoFreeSlot = errors.New("all key slots are in use")
-	ErrKeyMissing = errors.New("key slots can not be made again without their keys")
+	ErrKeyMissing = errors.New("key slots cannot be resealed without their keys")
 )
 
 // keyring owns the header of an open volume, and the VMKs that its slots hold.
@@ -141,7 +141,7 @@ func (k *keyring) changeFor(ctx context.Context, fn func() error) error {
 func (k *keyring) addKey(key Key) (int, error) {
 	v := k.v
 	if old := k.slotsOf(key); len(old) > 0 {
-		return old[0], fmt.Errorf("%w: it is that of key slot %d", ErrKeyExists, old[0])
+		return old[0], fmt.Errorf("%w: it is the key of slot %d", ErrKeyExists, old[0])
 	}
 	free := -1
 	for i := range k.header.Slots {
@@ -151,7 +151,7 @@ func (k *keyring) addKey(key Key) (int, error) {
 		}
 	}
 	if free < 0 {
-		return 0, fmt.Errorf("%w: %d of %d", ErrNoFreeSlot, crypto.Slots, crypto.Slots)
+		return 0, fmt.Errorf("%w (%d of %d)", ErrNoFreeSlot, crypto.Slots, crypto.Slots)
 	}
 	h := *k.header
 	var err error
@@ -180,7 +180,7 @@ func (k *keyring) makeSlot(i int, key Key, epochs []crypto.EpochKey) (crypto.Slo
 	if key.Credential != nil {
 		got, err := crypto.OpenSlot(suite, v.id, uint8(i), &s, key.Credential)
 		if err != nil {
-			return s, fmt.Errorf("key slot %d: what was sealed does not open: %w", i, err)
+			return s, fmt.Errorf("key slot %d: reading the new slot back failed: %w", i, err)
 		}
 		crypto.EraseEpochs(got)
 	}
@@ -289,17 +289,17 @@ func (k *keyring) confirmKey(slot int, cred crypto.Credential) error {
 	newest := v.store.Keys.Newest()
 	for i, h := range hs.Copy {
 		if h == nil {
-			return fmt.Errorf("header copy %c, read back: %w", 'A'+i, hs.Err[i])
+			return fmt.Errorf("read back header copy %c: %w", 'A'+i, hs.Err[i])
 		}
 		if err := h.Verify(newest); err != nil || h.Sequence != k.header.Sequence || !h.Slots[slot].Equal(&k.header.Slots[slot]) {
-			return fmt.Errorf("%w: copy %c is not what was written", ErrHeader, 'A'+i)
+			return fmt.Errorf("%w: header copy %c differs from what was written", ErrHeader, 'A'+i)
 		}
 		if cred == nil {
 			continue
 		}
 		got, err := crypto.OpenSlot(h.Suite, h.ID, uint8(slot), &h.Slots[slot], cred)
 		if err != nil {
-			return fmt.Errorf("key slot %d, read back: %w", slot, err)
+			return fmt.Errorf("read back key slot %d: %w", slot, err)
 		}
 		crypto.EraseEpochs(got)
 	}

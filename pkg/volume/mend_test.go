@@ -45,7 +45,7 @@ func TestMendRoots(t *testing.T) {
 		for n := range layout.RootCopies {
 			dev := image.Clone()
 			at := layout.RootCopyOff(r.Slot, n)
-			whole := sector(t, dev, uint64(at))
+			whole := block(t, dev, uint64(at))
 			flip(dev, uint64(at))
 			v := checkOpen(t, dev, Options{ReadOnly: true})
 			if _, err := walkTo(v, "new"); err != nil {
@@ -63,7 +63,7 @@ func TestMendRoots(t *testing.T) {
 			for g := s.root.Generation + 1; g <= v.durable.root.Generation; g++ {
 				over = over || int(g%layout.RootSlots) == r.Slot
 			}
-			if !over && !bytes.Equal(sector(t, dev, uint64(at)), whole) {
+			if !over && !bytes.Equal(block(t, dev, uint64(at)), whole) {
 				t.Errorf("slot %d, copy %d: not mended", r.Slot, n)
 			}
 			ok(t, v.Close())

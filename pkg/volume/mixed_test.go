@@ -256,7 +256,7 @@ func oneMixed(t testing.TB, seed uint64, ops, cut, images int) error {
 }
 
 // checkMixed examines what is left: the workers' files, the snapshots, and free
-// space to the sector once nothing is being freed or rotated any more.
+// space to the block once nothing is being freed or rotated any more.
 func checkMixed(t testing.TB, img *device.Mem, runs []*crashRun) error {
 	if err := checkStress(t, img, runs); err != nil {
 		return err

@@ -28,7 +28,7 @@ func (ns *namespace) put(w *tree.Writer, dir uint64, name string, in *inode) err
 		return err
 	}
 	if found.Ino != 0 {
-		return fmt.Errorf("%w: the name exists in directory %d", layout.ErrCorrupt, dir)
+		return fmt.Errorf("%w: the name already exists in directory %d", layout.ErrCorrupt, dir)
 	}
 	in.attr.Parent, in.attr.NameSub = dir, k.Sub
 	n := layout.Name{Ino: in.ino, Type: in.typ, Name: name}
@@ -119,7 +119,7 @@ func (v *Volume) Lookup(parent vfs.Ino, name string) (vfs.Attr, error) {
 		}
 		// unlinked and freed in between: look again, unless the name is still there
 		if again, e := v.names.lookup(uint64(parent), name); e != nil || again.Ino == n.Ino {
-			return vfs.Attr{}, txn.Wrap(fmt.Errorf("%w: name of inode %d, which does not exist", layout.ErrCorrupt, n.Ino))
+			return vfs.Attr{}, txn.Wrap(fmt.Errorf("%w: a name refers to inode %d, which does not exist", layout.ErrCorrupt, n.Ino))
 		}
 	}
 }
@@ -146,7 +146,7 @@ func (v *Volume) unlink(req *vfs.Req, parent vfs.Ino, name string, dir bool) err
 	if len(name) > vfs.MaxNameBytes {
 		return vfs.ErrNameTooLong
 	}
-	return v.operate(cost{ring: 256 + len(name), quads: opQuads, urgent: true}, func(l *locks) error {
+	return v.operate(reservation{ring: 256 + len(name), nodes: opNodes, urgent: true}, func(l *locks) error {
 		p, err := l.dir(parent)
 		if err != nil {
 			return err

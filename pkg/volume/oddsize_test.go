@@ -271,7 +271,7 @@ func (r *fullRun) verify() {
 			}
 			f.read(s*pageBytes, want[:n])
 			if !bytes.Equal(got[:n], want[:n]) {
-				r.fatal("inode", f.ino, "differs at sector", s)
+				r.fatal("inode", f.ino, "differs at block", s)
 			}
 		}
 		for name, want := range f.attrs {

@@ -125,8 +125,8 @@ func unreferenced(t *testing.T, dev *device.Mem) (free []uint64) {
 		}
 		_, _, b, err := layout.GetRegion(val)
 		ok(t, err)
-		for i := range uint64(layout.RegionSector) {
-			if at := k.Sub*layout.RegionSector + i; b[i/64]>>(i%64)&1 == 0 && !waiting[at] {
+		for i := range uint64(layout.RegionBlocks) {
+			if at := k.Sub*layout.RegionBlocks + i; b[i/64]>>(i%64)&1 == 0 && !waiting[at] {
 				free = append(free, at)
 			}
 		}
@@ -153,17 +153,17 @@ func TestTrim(t *testing.T) {
 	var looked [2]uint64
 	n, err := v.Trim(t.Context(), TrimOptions{Progress: func(done, total uint64) { looked = [2]uint64{done, total} }})
 	ok(t, err)
-	if n != uint64(free)*layout.SectorBytes || looked[0] > looked[1] || looked[0] == 0 {
-		t.Errorf("%d bytes of %d free sectors, %v", n, free, looked)
+	if n != uint64(free)*layout.BlockBytes || looked[0] > looked[1] || looked[0] == 0 {
+		t.Errorf("%d bytes of %d free blocks, %v", n, free, looked)
 	}
 	if now, _, _ := v.space.Counts(); now != free {
-		t.Errorf("%d sectors are free, were %d", now, free)
+		t.Errorf("%d blocks are free, were %d", now, free)
 	}
 	image := fx.dev.Clone()
 	for _, at := range unreferenced(t, image) {
-		for _, b := range sector(t, image, at*layout.SectorBytes) {
+		for _, b := range block(t, image, at*layout.BlockBytes) {
 			if b != 0 {
-				t.Fatalf("free sector %d was not discarded", at)
+				t.Fatalf("free block %d was not discarded", at)
 			}
 		}
 	}
@@ -208,7 +208,7 @@ func mustWalk(t *testing.T, v *Volume, path string) vfs.Attr {
 }
 
 // TestDiscardOption: what is freed is discarded once it is reusable; a device
-// that can not do that is told once and works on.
+// that cannot do that is told once and works on.
 func TestDiscardOption(t *testing.T) {
 	mem := device.NewMem(80 << 20)
 	mustFormat(t, mem)
@@ -372,7 +372,7 @@ func onlineCrashRun(t *testing.T, seed uint64) (r *crashRun, err error) {
 			}
 			return err
 		case 4:
-			size += rng.Int64N(3000) * layout.SectorBytes
+			size += rng.Int64N(3000) * layout.BlockBytes
 			dev.Grow(size)
 			r.note("grow to %d", size)
 			_, err := v.Grow()

@@ -76,12 +76,12 @@ func formatSize(dev device.Device, opts *FormatOptions) (size int64, err error) 
 	}
 	if opts.SizeBytes != 0 {
 		if opts.SizeBytes > size {
-			return 0, fmt.Errorf("%w: %d bytes wanted, the device has %d", ErrTooSmall, opts.SizeBytes, size)
+			return 0, fmt.Errorf("%w: %d bytes requested, but the device has %d", ErrTooSmall, opts.SizeBytes, size)
 		}
 		size = opts.SizeBytes
 	}
 	if size < layout.MinDevice {
-		return 0, fmt.Errorf("%w: %d bytes, at least %d are needed", ErrTooSmall, size, layout.MinDevice)
+		return 0, fmt.Errorf("%w: it has %d bytes, at least %d are needed", ErrTooSmall, size, layout.MinDevice)
 	}
 	if opts.Force {
 		return size, nil
@@ -125,10 +125,10 @@ func newHeader(opts *FormatOptions) (*layout.Header, *crypto.EpochKeys, error) {
 func firstRoots(dev device.Device, opts *FormatOptions, h *layout.Header, keys *crypto.EpochKeys, size int64) error {
 	root := &layout.Root{
 		Instance: h.ID, HeaderSeq: 1, OpSeq: 1, NextIno: uint64(vfs.RootIno) + 1, Inodes: 1,
-		DeviceSectors: uint64(size) / layout.SectorBytes, LogSectors: uint64(layout.LogBytes(size)) / layout.SectorBytes,
+		DeviceBlocks: uint64(size) / layout.BlockBytes, LogBlocks: uint64(layout.LogBytes(size)) / layout.BlockBytes,
 		MountID: randomBytes[[16]byte](), HashSeed: randomBytes[[16]byte](),
 	}
-	root.FreeSectors = root.DeviceSectors - root.DataStart()
+	root.FreeBlocks = root.DeviceBlocks - root.DataStart()
 	v, err := newVolume(dev, Options{}, &layout.Unlocked{Header: h}, txn.NewKeys(keys), root, 1)
 	if err != nil {
 		return err
@@ -275,7 +275,7 @@ func (v *Volume) beginMount(found []txn.FoundRoot, instance crypto.UUID) error {
 }
 
 // checkNextIno refuses a root by which new inodes would take the place of others. If the last
-// page can not be read, the others still can, and nothing is known of it.
+// page cannot be read, the others still can, and nothing is known of it.
 func (v *Volume) checkNextIno() error {
 	if v.opts.ReadOnly {
 		return nil
@@ -287,7 +287,7 @@ func (v *Volume) checkNextIno() error {
 		return false
 	})
 	if err == nil && (v.com.inos.next <= uint64(vfs.RootIno) || last.Obj >= v.com.inos.next) {
-		return fmt.Errorf("%w: the next inode is %d, there are items of inode %d", layout.ErrCorrupt, v.com.inos.next, last.Obj)
+		return fmt.Errorf("%w: the next inode number is %d, but items of inode %d exist", layout.ErrCorrupt, v.com.inos.next, last.Obj)
 	}
 	return nil
 }

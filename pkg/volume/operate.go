@@ -10,8 +10,8 @@ import (
 // operate admits an operation of cost c and calls fn, which takes what it needs by the
 // locks that it is given, checks, and performs. All of it is given back when fn returns.
 // The caller holds no lock that a commit or a flusher takes (see admit).
-func (v *Volume) operate(c cost, fn func(l *locks) error) error {
-	if err := v.adm.admit(c); err != nil {
+func (v *Volume) operate(c reservation, fn func(l *locks) error) error {
+	if err := v.adm.reserve(c); err != nil {
 		return err
 	}
 	defer v.adm.done(c)

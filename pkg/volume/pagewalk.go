@@ -53,7 +53,7 @@ type heldPage struct {
 // pageRead is what a walk found at a pointer.
 type pageRead struct {
 	p             *layout.Pointer
-	err           error // it can not be used
+	err           error // it cannot be used
 	first, second error // what is wrong with its copies
 	lo            layout.Key
 	hi            *layout.Key
@@ -126,7 +126,7 @@ func (w *pageWalk) visit(p *layout.Pointer, level uint8, birth uint64, lo layout
 		}
 		c, err := layout.GetPointer(n.PointerBytesAt(i), w.tree)
 		if err == nil && c.IsZero() {
-			err = fmt.Errorf("%w: no pointer", layout.ErrCorrupt)
+			err = fmt.Errorf("%w: missing pointer", layout.ErrCorrupt)
 		}
 		if err != nil {
 			w.page(&pageRead{p: p, err: fmt.Errorf("child %d: %w", i, err), lo: clo, hi: chi})

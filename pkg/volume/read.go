@@ -44,7 +44,7 @@ func (v *Volume) Read(ino vfs.Ino, off uint64, dst []byte) (int, error) {
 // readPlan is what a read has to fetch from the device.
 type readPlan struct {
 	runs  []txn.RunRead
-	parts []partRead // first or last sector of a read that does not begin or end on one
+	parts []partRead // first or last block of a read that does not begin or end on one
 }
 
 type partRead struct {
@@ -59,12 +59,12 @@ func (v *Volume) planRead(in *inode, off uint64, dst []byte) (*readPlan, error) 
 	p := &readPlan{}
 	end := off + uint64(len(dst))
 	first, last := off/pageBytes, (end-1)/pageBytes
-	var missing [][2]uint64 // runs of sectors
+	var missing [][2]uint64 // runs of blocks
 	in.bmu.RLock()
 	for s := first; s <= last; s++ {
-		b := in.blocks[s/blockPages]
+		b := in.buffers[s/bufferPages]
 		if b == nil {
-			to := min(last, s|(blockPages-1))
+			to := min(last, s|(bufferPages-1))
 			if n := len(missing); n > 0 && missing[n-1][1] == s {
 				missing[n-1][1] = to + 1
 			} else {
@@ -73,7 +73,7 @@ func (v *Volume) planRead(in *inode, off uint64, dst []byte) (*readPlan, error) 
 			s = to
 			continue
 		}
-		if pg := b.pages[s%blockPages]; pg != nil {
+		if pg := b.pages[s%bufferPages]; pg != nil {
 			from := max(off, s*pageBytes)
 			copy(dst[from-off:min(end, (s+1)*pageBytes)-off], pg[from%pageBytes:])
 			continue
@@ -110,13 +110,13 @@ func (v *Volume) planRead(in *inode, off uint64, dst []byte) (*readPlan, error) 
 			return nil, err
 		}
 		for i := range es {
-			p.add(&es[i], max(m[0], es[i].Sector), min(m[1], es[i].End()), off, dst)
+			p.add(&es[i], max(m[0], es[i].Block), min(m[1], es[i].End()), off, dst)
 		}
 	}
 	return p, nil
 }
 
-// add plans sectors [a, b) of an extent; dst begins at byte off of the file.
+// add plans blocks [a, b) of an extent; dst begins at byte off of the file.
 func (p *readPlan) add(e *items.Placed, a, b, off uint64, dst []byte) {
 	end := off + uint64(len(dst))
 	if a*pageBytes < off || a*pageBytes+pageBytes > end {
@@ -131,14 +131,14 @@ func (p *readPlan) add(e *items.Placed, a, b, off uint64, dst []byte) {
 			return
 		}
 	}
-	p.runs = append(p.runs, txn.RunRead{Record: &e.Record, From: int(a - e.Sector), Count: int(b - a), Dst: dst[a*pageBytes-off : b*pageBytes-off]})
+	p.runs = append(p.runs, txn.RunRead{Record: &e.Record, From: int(a - e.Block), Count: int(b - a), Dst: dst[a*pageBytes-off : b*pageBytes-off]})
 }
 
 func (p *readPlan) addPart(e *items.Placed, s, off uint64, dst []byte) {
 	end := off + uint64(len(dst))
 	pg := pagePool.Get().(*page)
 	from := max(off, s*pageBytes)
-	p.runs = append(p.runs, txn.RunRead{Record: &e.Record, From: int(s - e.Sector), Count: 1, Dst: pg[:]})
+	p.runs = append(p.runs, txn.RunRead{Record: &e.Record, From: int(s - e.Block), Count: 1, Dst: pg[:]})
 	p.parts = append(p.parts, partRead{page: pg, from: int(from % pageBytes), dst: dst[from-off : min(end, (s+1)*pageBytes)-off]})
 }
 
@@ -153,17 +153,17 @@ func (p *readPlan) run(s *txn.Store) error {
 	return err
 }
 
-// loadPage brings a sector of the file into memory, unless it is, and keeps it
+// loadPage brings a block of the file into memory, unless it is, and keeps it
 // there until unload. The caller holds in.mu exclusively.
-func (c *contents) loadPage(in *inode, sector uint64) error {
+func (c *contents) loadPage(in *inode, block uint64) error {
 	v := c.v
-	idx, i := sector/blockPages, sector%blockPages
+	idx, i := block/bufferPages, block%bufferPages
 	in.bmu.Lock()
-	b := in.blocks[idx]
+	b := in.buffers[idx]
 	have := b != nil && b.pages[i] != nil
 	if have {
 		b.held |= 1 << i
-		in.loaded = append(in.loaded, sector)
+		in.loaded = append(in.loaded, block)
 	}
 	in.bmu.Unlock()
 	if have {
@@ -173,7 +173,7 @@ func (c *contents) loadPage(in *inode, sector uint64) error {
 	clear(pg[:])
 	pin := v.space.Pin()
 	defer v.space.Unpin(pin)
-	if off := sector * pageBytes; off < in.attr.Size {
+	if off := block * pageBytes; off < in.attr.Size {
 		n := min(pageBytes, in.attr.Size-off)
 		plan, err := v.planRead(in, off, pg[:n])
 		if err == nil {
@@ -186,25 +186,25 @@ func (c *contents) loadPage(in *inode, sector uint64) error {
 	}
 	in.bmu.Lock()
 	defer in.bmu.Unlock()
-	b = c.block(in, idx)
+	b = c.buffer(in, idx)
 	b.pages[i] = pg
 	b.held |= 1 << i
-	in.loaded = append(in.loaded, sector)
+	in.loaded = append(in.loaded, block)
 	return nil
 }
 
 // unload ends what loadPage began: pages that the operation did not change go.
 func (c *contents) unload(in *inode) {
-	for _, sector := range in.loaded {
-		idx, i := sector/blockPages, int(sector%blockPages)
+	for _, block := range in.loaded {
+		idx, i := block/bufferPages, int(block%bufferPages)
 		in.bmu.Lock()
-		if b := in.blocks[idx]; b != nil && b.held>>i&1 == 1 {
+		if b := in.buffers[idx]; b != nil && b.held>>i&1 == 1 {
 			b.held &^= 1 << i
 			if b.pages[i] != nil && b.dirty>>i&1 == 0 && b.flight[i] == 0 {
 				b.drop(i)
 			}
 			if b.empty() {
-				c.dropBlock(in, idx, b)
+				c.dropBuffer(in, idx, b)
 			}
 		}
 		in.bmu.Unlock()

@@ -12,7 +12,7 @@ import (
 )
 
 // TestReadOnlyReplayReused opens crashed images without writing where the log
-// refers to sectors that the generation before the root freed.
+// refers to blocks that the generation before the root freed.
 func TestReadOnlyReplayReused(t *testing.T) {
 	dev := device.NewMem(80 << 20)
 	mustFormat(t, dev)
@@ -107,7 +107,7 @@ func TestReplayReadError(t *testing.T) {
 	}
 }
 
-// A header that can not be read is an I/O error, not a device without a volume;
+// A header that cannot be read is an I/O error, not a device without a volume;
 // one good copy is enough.
 func TestHeaderUnreadable(t *testing.T) {
 	mem := device.NewMem(64 << 20)

@@ -171,8 +171,8 @@ func (r *reaper) reap(in *inode) error {
 	defer in.mu.Unlock()
 	for done := false; !done; {
 		_, pages := v.data.dropStep()
-		c := cost{quads: opQuads + pages, urgent: true, nested: true}
-		if err := v.adm.admit(c); err != nil {
+		c := reservation{nodes: opNodes + pages, urgent: true, nested: true}
+		if err := v.adm.reserve(c); err != nil {
 			return err
 		}
 		err := v.inGate(func() (err error) {
@@ -191,7 +191,7 @@ func (r *reaper) reap(in *inode) error {
 // reapStep removes a bounded part of an inode; the last step removes the inode.
 func (r *reaper) reapStep(in *inode) (done bool, err error) {
 	v := r.v
-	if err := v.data.cutBlocks(in, 0, 1<<62); err != nil {
+	if err := v.data.cutBuffers(in, 0, 1<<62); err != nil {
 		return false, err
 	}
 	err = v.fs.Update(func(w *tree.Writer) error {
@@ -202,7 +202,7 @@ func (r *reaper) reapStep(in *inode) (done bool, err error) {
 		}
 		v.data.countDropped(in, d)
 		if d.done {
-			d.done, err = v.res.unreserve(w, in, 0, 1<<62, step)
+			d.done, err = v.ranges.unreserve(w, in, 0, 1<<62, step)
 		}
 		if err != nil || !d.done {
 			return err

@@ -14,21 +14,21 @@ import (
 )
 
 // One step of a copy shares at most so many extents, drops as many, and looks
-// at so many sectors of data: nobody waits long for the locks it holds.
+// at so many blocks of data: nobody waits long for the locks it holds.
 const (
 	copyExtents = 32
-	copySectors = 16 << 20 / pageBytes
+	copyBlocks  = 16 << 20 / pageBytes
 )
 
-// maxLogCopies is how many sectors that no durable root has may be shared before
+// maxLogCopies is how many blocks that no durable root has may be shared before
 // a sync commits instead of logging. A read-only mount applies the log in
 // memory, where each copy takes its own.
 const maxLogCopies = 16 << 20 / pageBytes
 
-// CopyRange implements vfs.FS. Whole sectors are shared, which takes neither data
-// nor space for it; so is the last sector of the source where the copy ends with
+// CopyRange implements vfs.FS. Whole blocks are shared, which takes neither data
+// nor space for it; so is the last block of the source where the copy ends with
 // it. What else there is is copied: ranges that lie differently in their
-// sectors, the edges, and files that are kept in the tree. It goes in steps, in
+// blocks, the edges, and files that are kept in the tree. It goes in steps, in
 // order: after a crash the copy is there up to some place.
 func (v *Volume) CopyRange(req *vfs.Req, src vfs.Ino, srcOff uint64, dst vfs.Ino, dstOff, length uint64) (uint64, error) {
 	for _, ino := range []vfs.Ino{src, dst} {
@@ -45,7 +45,7 @@ func (v *Volume) CopyRange(req *vfs.Req, src vfs.Ino, srcOff uint64, dst vfs.Ino
 		return 0, vfs.ErrFileTooBig
 	}
 	if src == dst && srcOff < dstOff+length && dstOff < srcOff+length {
-		return 0, fmt.Errorf("copy of a range onto itself: %w", vfs.ErrInvalid)
+		return 0, fmt.Errorf("source and target range overlap: %w", vfs.ErrInvalid)
 	}
 	c := copier{v: v, req: req, src: src, dst: dst}
 	done := uint64(0)
@@ -100,7 +100,7 @@ func (c *copier) bytes(from, to, n uint64) (uint64, error) {
 }
 
 // share has the destination refer to the source's extents. Both offsets are
-// whole sectors. It returns 0 if nothing at the beginning can be shared.
+// whole blocks. It returns 0 if nothing at the beginning can be shared.
 func (c *copier) share(from, to, n uint64) (uint64, error) {
 	v := c.v
 	if a, err := v.GetAttr(c.src); err != nil || a.Size <= layout.MaxInline {
@@ -109,9 +109,9 @@ func (c *copier) share(from, to, n uint64) (uint64, error) {
 	if err := v.keys.requireFeature(layout.FeatureShares); err != nil {
 		return 0, err
 	}
-	// References come and go: each may change the share tree in another place.
-	want := cost{ring: 256, quads: 2*opQuads + 2*v.shares.OverwritePages(copyExtents) + 4, pages: 2}
-	if err := v.adm.admit(want); err != nil {
+	// References come and go: each may change the reference-count tree in another place.
+	want := reservation{ring: 256, nodes: 2*opNodes + 2*v.shares.OverwritePages(copyExtents) + 4, pages: 2}
+	if err := v.adm.reserve(want); err != nil {
 		return 0, err
 	}
 	defer v.adm.done(want)
@@ -129,7 +129,7 @@ func (c *copier) share(from, to, n uint64) (uint64, error) {
 	if n, err = v.planShare(src, dst, from, to, n); n == 0 || err != nil {
 		return 0, err
 	}
-	giveBack, err := v.res.roomToShare(src, dst, from, to, n)
+	giveBack, err := v.ranges.roomToShare(src, dst, from, to, n)
 	if err != nil {
 		return 0, err
 	}
@@ -196,7 +196,7 @@ func (v *Volume) planShare(src, dst *inode, from, to, n uint64) (uint64, error) 
 	if err != nil {
 		return 0, txn.Wrap(err)
 	}
-	b = min(b, data+copySectors)
+	b = min(b, data+copyBlocks)
 	if err := v.flushRange(src, data, b); err != nil {
 		return 0, err
 	}
@@ -209,7 +209,7 @@ func (v *Volume) planShare(src, dst *inode, from, to, n uint64) (uint64, error) 
 			b = min(b, es[len(es)-1].End())
 		}
 		for i := range es {
-			run := layout.Run{Start: es[i].Addr / layout.SectorBytes, Count: uint32(es[i].Sectors())}
+			run := layout.Run{Start: es[i].Addr / layout.BlockBytes, Count: uint32(es[i].Blocks())}
 			if most, err := v.shares.Most(run); err != nil || most > shares.MaxExtra {
 				return 0, txn.Wrap(err)
 			}
@@ -226,13 +226,13 @@ func (v *Volume) planShare(src, dst *inode, from, to, n uint64) (uint64, error) 
 	return min(n, b*pageBytes-from), nil
 }
 
-// copyEnds tells whether the last sector of a copy may be shared as a whole:
+// copyEnds tells whether the last block of a copy may be shared as a whole:
 // either all of it is copied, or both files end in it.
 func copyEnds(src, dst *inode, from, to, n uint64) bool {
 	return n%pageBytes == 0 || from+n == src.attr.Size && to+n >= dst.attr.Size
 }
 
-// flushRange has sectors [from, to) of a file on the device. The caller holds
+// flushRange has blocks [from, to) of a file on the device. The caller holds
 // in.mu, so that nothing becomes dirty, or is replaying, and is not in the gate.
 func (v *Volume) flushRange(in *inode, from, to uint64) error {
 	for {
@@ -244,7 +244,7 @@ func (v *Volume) flushRange(in *inode, from, to uint64) error {
 			return err
 		}
 		in.bmu.Lock()
-		for in.inserting > 0 { // another flusher may be at one of the blocks
+		for in.inserting > 0 { // another flusher may be at one of the buffers
 			in.settled.Wait()
 		}
 		in.bmu.Unlock()
@@ -257,15 +257,15 @@ func (v *Volume) flushRange(in *inode, from, to uint64) error {
 	}
 }
 
-// dirtyItems lists the blocks that hold pages of [from, to) newer than their
+// dirtyItems lists the buffers that hold pages of [from, to) newer than their
 // extents, each with a reference, and tells whether any page is on its way.
 func (v *Volume) dirtyItems(in *inode, from, to uint64) (items []flushItem, flying bool) {
 	in.bmu.Lock()
 	defer in.bmu.Unlock()
-	for idx, b := range in.blocks {
+	for idx, b := range in.buffers {
 		dirty := false
-		for i := range blockPages {
-			if s := idx*blockPages + uint64(i); s >= from && s < to {
+		for i := range bufferPages {
+			if s := idx*bufferPages + uint64(i); s >= from && s < to {
 				dirty = dirty || b.dirty>>i&1 == 1
 				flying = flying || b.flight[i] != 0
 			}
@@ -278,7 +278,7 @@ func (v *Volume) dirtyItems(in *inode, from, to uint64) (items []flushItem, flyi
 	return items, flying
 }
 
-// flushItems seals blocks and writes them, as a flusher does; they may still be
+// flushItems seals buffers and writes them, as a flusher does; they may still be
 // in its queue. It takes the references over.
 func (v *Volume) flushItems(items []flushItem) error {
 	if len(items) == 0 {
@@ -329,7 +329,7 @@ func checkCopy(src, dst *inode, op *layout.Op) error {
 	case !src.isReg() || !dst.isReg(), op.Len == 0 || op.Off%pageBytes != 0 || op.Off2%pageBytes != 0 || same,
 		op.Off > layout.MaxFileBytes-op.Len, op.Off2+op.Len > src.attr.Size || src.attr.Size <= layout.MaxInline,
 		!copyEnds(src, dst, op.Off2, op.Off, op.Len):
-		return fmt.Errorf("%w: copy of %d bytes from inode %d, %d of %d, to %d", layout.ErrCorrupt, op.Len, src.ino, op.Off2, src.attr.Size, op.Off)
+		return fmt.Errorf("%w: invalid copy of %d bytes from inode %d at %d of %d, to %d", layout.ErrCorrupt, op.Len, src.ino, op.Off2, src.attr.Size, op.Off)
 	}
 	return nil
 }
@@ -348,7 +348,7 @@ func (v *Volume) applyCopyRange(in *inode, op *layout.Op) error {
 	from, to, n := op.Off2/pageBytes, op.Off/pageBytes, (op.Len+pageBytes-1)/pageBytes
 	newer := newerPages(src, from, from+n)
 	v.data.unpackInline(in, max(in.attr.Size, op.Off+op.Len))
-	if err := v.data.cutBlocks(in, to, to+n); err != nil {
+	if err := v.data.cutBuffers(in, to, to+n); err != nil {
 		return err
 	}
 	err = v.fs.Update(func(w *tree.Writer) error {
@@ -363,8 +363,8 @@ func (v *Volume) applyCopyRange(in *inode, op *layout.Op) error {
 		return err
 	}
 	for _, p := range newer {
-		at := to + p.sector - from
-		v.data.writeBlock(in, at/blockPages, int(at%blockPages*pageBytes), p.page[:], op.Seq)
+		at := to + p.block - from
+		v.data.writeBuffer(in, at/bufferPages, int(at%bufferPages*pageBytes), p.page[:], op.Seq)
 	}
 	in.attr.Mtime, in.attr.Ctime = op.Time, op.Time
 	v.table.touch(in)
@@ -373,17 +373,17 @@ func (v *Volume) applyCopyRange(in *inode, op *layout.Op) error {
 
 // newerPage is a page that no extent has.
 type newerPage struct {
-	sector uint64
-	page   *page
+	block uint64
+	page  *page
 }
 
 // newerPages copies the pages of [from, to) that are newer than the extents.
 func newerPages(in *inode, from, to uint64) (list []newerPage) {
 	in.bmu.RLock()
 	defer in.bmu.RUnlock()
-	for idx, b := range in.blocks {
+	for idx, b := range in.buffers {
 		for i, p := range b.pages {
-			if s := idx*blockPages + uint64(i); s >= from && s < to && p != nil && (b.dirty>>i&1 == 1 || b.flight[i] != 0) {
+			if s := idx*bufferPages + uint64(i); s >= from && s < to && p != nil && (b.dirty>>i&1 == 1 || b.flight[i] != 0) {
 				c := *p
 				list = append(list, newerPage{s, &c})
 			}
@@ -392,11 +392,11 @@ func newerPages(in *inode, from, to uint64) (list []newerPage) {
 	return list
 }
 
-// shareExtents replaces n sectors of dst by references to what src has there.
+// shareExtents replaces n blocks of dst by references to what src has there.
 func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inode, to, n uint64) error {
 	es, err := items.ScanExtents(w.ScanFloor, src.ino, from, from+n, 0)
 	if err == nil {
-		err = v.res.oweSource(w, src, es)
+		err = v.ranges.oweSource(w, src, es)
 	}
 	if err != nil {
 		return err
@@ -410,8 +410,8 @@ func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inod
 	var run layout.Run // what follows one another on the device is counted at once
 	for i := range es {
 		e := &es[i]
-		a, b := max(from, e.Sector), min(from+n, e.End())
-		ref := layout.FileExtent{Record: e.Slice(int(a-e.Sector), int(b-a)), RefBirth: v.gen}
+		a, b := max(from, e.Block), min(from+n, e.End())
+		ref := layout.FileExtent{Record: e.Slice(int(a-e.Block), int(b-a)), RefBirth: v.gen}
 		promised, err := promisedIn(w, dst, to+a-from, to+b-from)
 		if err != nil {
 			return err
@@ -426,7 +426,7 @@ func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inod
 		if e.RefBirth > durable {
 			fresh += b - a
 		}
-		start := ref.Addr / layout.SectorBytes
+		start := ref.Addr / layout.BlockBytes
 		if run.Count >= 1<<30 || run.Count > 0 && run.Start+uint64(run.Count) != start {
 			if err := v.shares.Add(run); err != nil {
 				return err
@@ -443,9 +443,9 @@ func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inod
 	}
 	v.com.copied.Add(fresh)
 	dst.bmu.Lock()
-	dst.sectors += added - d.sectors
+	dst.blocks += added - d.blocks
 	dst.bmu.Unlock()
 	dst.vacate(d.vacated, filled)
-	v.res.owed.Add(int64(d.owed)) // what it gets is shared: all of it is owed
+	v.ranges.owed.Add(int64(d.owed)) // what it gets is shared: all of it is owed
 	return nil
 }

@@ -17,9 +17,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
 )
 
-// dataSectors are the sectors that extents of the head refer to, each with the
+// dataBlocks are the blocks that extents of the head refer to, each with the
 // number of references. Everything must have been flushed.
-func dataSectors(t testing.TB, v *Volume) map[uint64]int {
+func dataBlocks(t testing.TB, v *Volume) map[uint64]int {
 	t.Helper()
 	refs := map[uint64]int{}
 	err := v.fs.Scan(layout.Key{Obj: 1}, layout.Key{Obj: ^uint64(0)}, func(k layout.Key, val []byte) bool {
@@ -31,8 +31,8 @@ func dataSectors(t testing.TB, v *Volume) map[uint64]int {
 			t.Error(err)
 			return false
 		}
-		for i := range e.Sectors() {
-			refs[e.Addr/layout.SectorBytes+i]++
+		for i := range e.Blocks() {
+			refs[e.Addr/layout.BlockBytes+i]++
 		}
 		return true
 	})
@@ -42,9 +42,9 @@ func dataSectors(t testing.TB, v *Volume) map[uint64]int {
 	return refs
 }
 
-// reflinkModel keeps beside a volume who refers to which sector: a sector of a
+// reflinkModel keeps beside a volume who refers to which block: a block of a
 // file has a number, which changes when it is written and goes along when it is
-// shared. The volume's data takes as many sectors as there are numbers.
+// shared. The volume's data takes as many blocks as there are numbers.
 type reflinkModel struct {
 	t     *testing.T
 	rng   *rand.Rand
@@ -58,11 +58,11 @@ type reflinkModel struct {
 }
 
 type reflinkFile struct {
-	name    string
-	got     vfs.Ino
-	mem     vfs.Ino
-	size    uint64
-	sectors map[uint64]uint64
+	name   string
+	got    vfs.Ino
+	mem    vfs.Ino
+	size   uint64
+	blocks map[uint64]uint64
 }
 
 func (m *reflinkModel) note(format string, args ...any) {
@@ -87,11 +87,11 @@ func (m *reflinkModel) ok(err error) {
 	}
 }
 
-// touch gives the sectors of [off, end) bytes new numbers.
+// touch gives the blocks of [off, end) bytes new numbers.
 func (m *reflinkModel) touch(f *reflinkFile, off, end uint64) {
 	for s := off / pageBytes; s*pageBytes < end; s++ {
 		m.last++
-		f.sectors[s] = m.last
+		f.blocks[s] = m.last
 	}
 }
 
@@ -99,7 +99,7 @@ func (m *reflinkModel) pick() *reflinkFile { return m.files[m.rng.IntN(len(m.fil
 
 func (m *reflinkModel) create() {
 	m.made++
-	f := &reflinkFile{name: fmt.Sprintf("f%d", m.made), sectors: map[uint64]uint64{}}
+	f := &reflinkFile{name: fmt.Sprintf("f%d", m.made), blocks: map[uint64]uint64{}}
 	a, err := m.v.Mknod(crashReq, vfs.RootIno, f.name, items.ModeReg|0o644, 0)
 	m.ok(err)
 	b, err := m.want.Mknod(crashReq, vfs.RootIno, f.name, items.ModeReg|0o644, 0)
@@ -130,7 +130,7 @@ func (m *reflinkModel) truncate(f *reflinkFile, size uint64) {
 	_, err = m.want.SetAttr(crashReq, f.mem, &vfs.SetAttr{Size: &size})
 	m.ok(err)
 	if size < f.size {
-		maps.DeleteFunc(f.sectors, func(s, _ uint64) bool { return s*pageBytes >= size })
+		maps.DeleteFunc(f.blocks, func(s, _ uint64) bool { return s*pageBytes >= size })
 		if size%pageBytes != 0 { // what the new end cuts in two is written anew, a hole as well
 			m.touch(f, size, size+1)
 		}
@@ -147,7 +147,7 @@ func (m *reflinkModel) punch(f *reflinkFile, off, n uint64) {
 	for s := off / pageBytes; s*pageBytes < min(end, f.size); s++ {
 		whole := off <= s*pageBytes && (end >= (s+1)*pageBytes || end >= f.size)
 		if whole {
-			delete(f.sectors, s)
+			delete(f.blocks, s)
 		} else {
 			m.touch(f, s*pageBytes, s*pageBytes+1)
 		}
@@ -184,10 +184,10 @@ func (m *reflinkModel) copy(a, b *reflinkFile, from, to, n uint64) {
 	}
 	for s := from / pageBytes; s*pageBytes < from+n-tail; s++ {
 		d := to/pageBytes + s - from/pageBytes
-		if id, ok := a.sectors[s]; ok {
-			b.sectors[d] = id
+		if id, ok := a.blocks[s]; ok {
+			b.blocks[d] = id
 		} else {
-			delete(b.sectors, d)
+			delete(b.blocks, d)
 		}
 	}
 	if tail > 0 {
@@ -206,7 +206,7 @@ func (m *reflinkModel) unlink(i int) {
 	m.files = slices.Delete(m.files, i, i+1)
 }
 
-// off chooses an offset, more often than not of a sector.
+// off chooses an offset, more often than not of a block.
 func (m *reflinkModel) off(limit uint64) uint64 {
 	n := m.rng.Uint64N(limit + 1)
 	if m.rng.IntN(4) > 0 {
@@ -251,7 +251,7 @@ func (m *reflinkModel) step() {
 	}
 }
 
-// verify compares contents and, to the sector, what they take.
+// verify compares contents and, to the block, what they take.
 func (m *reflinkModel) verify() {
 	m.t.Helper()
 	m.ok(m.v.Sync(vfs.RootIno))
@@ -269,18 +269,18 @@ func (m *reflinkModel) verify() {
 		}
 		attr, err := m.v.GetAttr(f.got)
 		m.ok(err)
-		if attr.Blocks != 8*uint64(len(f.sectors)) {
-			m.fatal(f.name, "blocks", attr.Blocks, "want", 8*len(f.sectors))
+		if attr.Blocks != 8*uint64(len(f.blocks)) {
+			m.fatal(f.name, "blocks", attr.Blocks, "want", 8*len(f.blocks))
 		}
-		for _, id := range f.sectors {
+		for _, id := range f.blocks {
 			want[id]++
 		}
 	}
-	refs := dataSectors(m.t, m.v)
+	refs := dataBlocks(m.t, m.v)
 	if len(refs) != len(want) {
-		m.fatal("data takes", len(refs), "sectors, the model", len(want))
+		m.fatal("data takes", len(refs), "blocks, the model", len(want))
 	}
-	// As many sectors of each number of references.
+	// As many blocks of each number of references.
 	count := func(refs map[uint64]int) map[int]int {
 		by := map[int]int{}
 		for _, n := range refs {
@@ -289,7 +289,7 @@ func (m *reflinkModel) verify() {
 		return by
 	}
 	if got, want := count(refs), count(want); !maps.Equal(got, want) {
-		m.fatal("sectors by references:", got, "want", want)
+		m.fatal("blocks by references:", got, "want", want)
 	}
 }
 
@@ -358,7 +358,7 @@ func (m *reflinkModel) rotate() {
 // rotationTarget is the newest epoch.
 func (v *Volume) rotationTarget() uint32 { return v.store.Keys.Newest().Epoch() }
 
-// TestReflinkModel makes random sequences and counts sectors.
+// TestReflinkModel makes random sequences and counts blocks.
 func TestReflinkModel(t *testing.T) {
 	steps := 2500
 	if testing.Short() {
@@ -391,7 +391,7 @@ func TestReflinkModel(t *testing.T) {
 				m.ok(m.v.com.since(m.v.com.commits.Load()))
 			}
 			if h := m.v.shares.Height(); h != 0 {
-				t.Errorf("the share tree has height %d, and there is no file", h)
+				t.Errorf("the reference-count tree has height %d, and there is no file", h)
 			}
 			if after := m.v.StatFS(); after.BlocksFree+64 < before.BlocksFree {
 				t.Errorf("%d blocks are free, %d at first", after.BlocksFree, before.BlocksFree)

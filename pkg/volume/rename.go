@@ -18,7 +18,7 @@ func (v *Volume) Rename(req *vfs.Req, parent vfs.Ino, name string, newParent vfs
 		return vfs.ErrNameTooLong
 	}
 	r := renaming{v: v, name: name, newName: newName, flags: flags}
-	return v.operate(cost{ring: 512 + len(name) + len(newName), quads: 2 * opQuads}, func(l *locks) error {
+	return v.operate(reservation{ring: 512 + len(name) + len(newName), nodes: 2 * opNodes}, func(l *locks) error {
 		if err := r.find(l, parent, newParent); err != nil {
 			return err
 		}
@@ -158,7 +158,7 @@ func (ns *namespace) isInside(d *inode, ino uint64) (bool, error) {
 			return false, nil
 		}
 		if parent == at || parent == 0 || depth > 1<<20 {
-			return false, txn.Wrap(fmt.Errorf("%w: directory %d has no way to the root", layout.ErrCorrupt, d.ino))
+			return false, txn.Wrap(fmt.Errorf("%w: directory %d is not reachable from the root directory", layout.ErrCorrupt, d.ino))
 		}
 		p, err := v.table.inode(vfs.Ino(parent))
 		if err != nil {

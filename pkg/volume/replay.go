@@ -12,7 +12,7 @@ import (
 )
 
 // errEndOfLog ends a walk over the operations of a log.
-var errEndOfLog = errors.New("the log ends here")
+var errEndOfLog = errors.New("end of the log")
 
 // logEnd is how much of a log is to be applied.
 type logEnd struct {
@@ -39,7 +39,7 @@ func findEnd(s *txn.Store, root *layout.Root, rp *txn.Replay) (end logEnd, err e
 			// later if commits were cut.
 			birth := op.Extents[i].Birth
 			if birth > root.Generation+layout.RootSlots {
-				return fmt.Errorf("%w: log record %d: extent of generation %d, the root is of %d", layout.ErrCorrupt, record, birth, root.Generation)
+				return fmt.Errorf("%w: log record %d: an extent has generation %d, but the root has %d", layout.ErrCorrupt, record, birth, root.Generation)
 			}
 			end.gen = max(end.gen, birth)
 		}
@@ -94,7 +94,7 @@ func (r *replayer) run(root *layout.Root, rp *txn.Replay, end logEnd) error {
 	}
 	return each(func(op *layout.Op) error {
 		if op.Seq < v.nextOp-1 {
-			return fmt.Errorf("%w: it follows operation %d", layout.ErrCorrupt, v.nextOp-1)
+			return fmt.Errorf("%w: it is out of order after operation %d", layout.ErrCorrupt, v.nextOp-1)
 		}
 		if op.Seq >= v.nextOp { // a root covers all operations of one number, or none
 			if err := r.relieve(); err != nil {
@@ -109,7 +109,7 @@ func (r *replayer) run(root *layout.Root, rp *txn.Replay, end logEnd) error {
 	})
 }
 
-// misfit makes an error of an operation that can not be applied one of the log: all that
+// misfit makes an error of an operation that cannot be applied one of the log: all that
 // it needs was there when it was made.
 func misfit(err error) error {
 	for _, known := range []error{layout.ErrCorrupt, txn.ErrDevice, txn.ErrNoSpace, txn.ErrMemory, vfs.ErrIO, vfs.ErrNoSpace} {
@@ -117,7 +117,7 @@ func misfit(err error) error {
 			return err
 		}
 	}
-	return fmt.Errorf("%w: the log does not fit its root: %w", layout.ErrCorrupt, err)
+	return fmt.Errorf("%w: the log does not match its root: %w", layout.ErrCorrupt, err)
 }
 
 // claim sets aside what an operation refers to.
@@ -142,7 +142,7 @@ func (r *replayer) eachExtent(op *layout.Op, fn func(layout.Run) error) error {
 	}
 	for i := range op.Extents {
 		e := &op.Extents[i]
-		if err := fn(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(e.Sectors())}); err != nil {
+		if err := fn(layout.Run{Start: e.Addr / layout.BlockBytes, Count: uint32(e.Blocks())}); err != nil {
 			return err
 		}
 	}
@@ -165,7 +165,7 @@ func (r *replayer) relieve() error {
 	freed := v.space.FreedRuns() + int(v.snap.pendingRuns.Load())
 	if v.opts.ReadOnly {
 		if pages*pageBytes+nodes*layout.NodeBytes+inodes*dirtyInodeBytes+freed*16 > v.opts.Memory {
-			return fmt.Errorf("what the log changes is kept in memory by a mount that writes nothing; a read-write mount needs less: %w", txn.ErrMemory)
+			return fmt.Errorf("a read-only mount keeps the changes of the log in memory; mount read-write, which needs less: %w", txn.ErrMemory)
 		}
 		return nil
 	}
@@ -188,7 +188,7 @@ func (r *replayer) op(op *layout.Op) error {
 			if in, err := v.table.inode(vfs.Ino(made)); !errors.Is(err, vfs.ErrStale) {
 				if err == nil {
 					v.table.put(in)
-					err = fmt.Errorf("%w: inode %d exists", layout.ErrCorrupt, made)
+					err = fmt.Errorf("%w: inode %d already exists", layout.ErrCorrupt, made)
 				}
 				return err
 			}
@@ -223,7 +223,7 @@ func (r *replayer) checkNames(op *layout.Op) error {
 	case !in.isDir():
 		return nil
 	case op.Type == layout.OpLink:
-		return fmt.Errorf("%w: another name of directory %d", layout.ErrCorrupt, op.Ino)
+		return fmt.Errorf("%w: directory %d would get a second name", layout.ErrCorrupt, op.Ino)
 	case op.Parent == op.Parent2:
 		return nil
 	}
@@ -234,7 +234,7 @@ func (r *replayer) checkNames(op *layout.Op) error {
 	defer v.table.put(to)
 	inside, err := v.names.isInside(to, op.Ino)
 	if err == nil && inside {
-		err = fmt.Errorf("%w: directory %d goes into itself", layout.ErrCorrupt, op.Ino)
+		err = fmt.Errorf("%w: directory %d would become its own ancestor", layout.ErrCorrupt, op.Ino)
 	}
 	return err
 }
@@ -302,7 +302,7 @@ func (r *replayer) finishCut(in *inode) error {
 // applyWriteRef puts extents that are on the device already under a file.
 func (v *Volume) applyWriteRef(in *inode, op *layout.Op) error {
 	if op.Off%pageBytes != 0 || op.Len%pageBytes != 0 {
-		return fmt.Errorf("%w: reference to %d bytes at %d", layout.ErrCorrupt, op.Len, op.Off)
+		return fmt.Errorf("%w: invalid reference to %d bytes at %d", layout.ErrCorrupt, op.Len, op.Off)
 	}
 	if op.Flags&layout.OpKill != 0 {
 		if err := v.applyKill(in); err != nil {
@@ -310,9 +310,9 @@ func (v *Volume) applyWriteRef(in *inode, op *layout.Op) error {
 		}
 	}
 	v.data.unpackInline(in, max(in.attr.Size, op.Off+op.Len))
-	sector := op.Off / pageBytes
-	end := sector + op.Len/pageBytes
-	if err := v.data.cutBlocks(in, sector, end); err != nil {
+	block := op.Off / pageBytes
+	end := block + op.Len/pageBytes
+	if err := v.data.cutBuffers(in, block, end); err != nil {
 		return err
 	}
 	err := v.fs.Update(func(w *tree.Writer) error {
@@ -324,13 +324,13 @@ func (v *Volume) applyWriteRef(in *inode, op *layout.Op) error {
 		for i := range op.Extents {
 			e := &op.Extents[i]
 			e.RefBirth = max(e.RefBirth, e.Birth)
-			if err := v.data.put(w, in, sector, e); err != nil {
+			if err := v.data.put(w, in, block, e); err != nil {
 				return err
 			}
-			sector += e.Sectors()
+			block += e.Blocks()
 		}
-		if sector != end {
-			return fmt.Errorf("%w: references cover %d of %d sectors", layout.ErrCorrupt, sector-op.Off/pageBytes, op.Len/pageBytes)
+		if block != end {
+			return fmt.Errorf("%w: references cover %d of %d blocks", layout.ErrCorrupt, block-op.Off/pageBytes, op.Len/pageBytes)
 		}
 		return nil
 	})

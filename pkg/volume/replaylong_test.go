@@ -28,7 +28,7 @@ func longLog(t *testing.T) (dev *device.Mem, files int, data []byte) {
 		rec, err := f.store.SealData(ino, uint64(4*i), root.Generation+1, data[i<<14:(i+1)<<14], buf)
 		ok(t, err)
 		// In the space that commits take first, if nothing keeps them from it.
-		rec.Addr = (root.DataStart() + 400 + uint64(40*i)) * layout.SectorBytes
+		rec.Addr = (root.DataStart() + 400 + uint64(40*i)) * layout.BlockBytes
 		ok(t, f.store.Write(buf, rec.Addr))
 		return layout.FileExtent{Record: rec, RefBirth: rec.Birth}
 	}

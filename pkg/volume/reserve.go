@@ -11,11 +11,11 @@ import (
 )
 
 // Reserved ranges. fallocate promises that whatever is written to a range finds
-// room, however often and whatever holds the data. A sector of a range is *owed* if
+// room, however often and whatever holds the data. A block of a range is *owed* if
 // the next write to it takes room that does not come back: nothing lies there yet,
 // or a snapshot or another file keeps what does. What is owed nobody else gets.
-// A sector that is not owed costs its place only until the one before is free: the
-// reserve lends that, which no operation takes for good (admit.go).
+// A block that is not owed costs its place only until the one before is free: the
+// reserve lends that, which no operation takes for good (admission.go).
 //
 // Whether an extent is owed is written down where all of it can be counted anew:
 // it is if it began in generation mark or before, or carries a bit. A snapshot sets
@@ -27,10 +27,10 @@ import (
 
 // reservations counts what ranges promise. The counts change inside Volume.fs.Update,
 // in the gate; owed and mark also where a snapshot is taken, with the gate held alone.
-type reservations struct {
+type reservedRanges struct {
 	v *Volume
 
-	promised, owed, ranges atomic.Int64  // sectors, sectors, ranges
+	promised, owed, ranges atomic.Int64  // blocks, blocks, ranges
 	mark                   atomic.Uint64 // generation; see layout.Reservations
 	made                   atomic.Uint64 // ranges made since the volume was opened; see restamp
 	stale                  atomic.Bool   // something that was shared may not be any more
@@ -43,7 +43,7 @@ type reservations struct {
 	steady sync.RWMutex
 }
 
-func (r *reservations) load(x layout.Reservations) {
+func (r *reservedRanges) load(x layout.Reservations) {
 	r.promised.Store(int64(x.Promised))
 	r.owed.Store(int64(x.Owed))
 	r.ranges.Store(int64(x.Ranges))
@@ -51,13 +51,13 @@ func (r *reservations) load(x layout.Reservations) {
 	r.stale.Store(x.Owed > 0) // perhaps: what happened before the volume was opened is not known
 }
 
-// owing is how many sectors are owed. Sums of a forged root do not fit the tree, and get below zero:
+// owing is how many blocks are owed. Sums of a forged root do not fit the tree, and get below zero:
 // then nothing is.
-func (r *reservations) owing() int64 { return max(r.owed.Load(), 0) }
+func (r *reservedRanges) owing() int64 { return max(r.owed.Load(), 0) }
 
 // stored is what a root says. The caller holds the gate alone. Counts that do not fit
 // together are those of a damaged volume: it stays one that can be opened.
-func (r *reservations) stored() layout.Reservations {
+func (r *reservedRanges) stored() layout.Reservations {
 	promised := min(max(r.promised.Load(), 0), layout.MaxReserved)
 	x := layout.Reservations{Promised: uint64(promised), Owed: uint64(min(max(r.owed.Load(), 0), promised)), Mark: r.mark.Load()}
 	x.Ranges = uint64(min(max(r.ranges.Load(), min(1, promised)), promised))
@@ -66,7 +66,7 @@ func (r *reservations) stored() layout.Reservations {
 
 // pin is told that a snapshot of generation gen was taken: it holds all that ranges
 // have. The caller holds the gate alone.
-func (r *reservations) pin(gen uint64) {
+func (r *reservedRanges) pin(gen uint64) {
 	if n := r.promised.Load(); n > 0 {
 		r.owed.Store(n)
 		r.mark.Store(gen)
@@ -76,7 +76,7 @@ func (r *reservations) pin(gen uint64) {
 // rollBack is told that a snapshot's tree becomes the head. The snapshot holds all
 // that ranges have. When it was taken there was room for that, and there is again once
 // what the old head had is free.
-func (r *reservations) rollBack(x *layout.Snapshot) {
+func (r *reservedRanges) rollBack(x *layout.Snapshot) {
 	mark := r.mark.Load()
 	if x.Promised > 0 {
 		mark = max(mark, x.Generation)
@@ -84,10 +84,10 @@ func (r *reservations) rollBack(x *layout.Snapshot) {
 	r.load(layout.Reservations{Promised: x.Promised, Owed: x.Promised, Ranges: x.Ranges, Mark: mark})
 }
 
-// Metadata of reserved ranges. Each sector may become an extent of its own: 125
+// Metadata of reserved ranges. Each block may become an extent of its own: 125
 // bytes of a leaf, which may be half empty, and the pages above; and while snapshots
 // or copies keep what was there before, an entry in a dead list and two in the
-// share tree. Together 0.09 sectors: one of reservedShare. A page that a snapshot
+// reference-count tree. Together 0.09 blocks: one of reservedShare. A page that a snapshot
 // holds is copied before it changes: of a range that is small, the leaves that have
 // it and its inode are all there is to it.
 const (
@@ -95,18 +95,18 @@ const (
 	reservedLeaves = 2
 )
 
-// metaFor bounds the sectors that metadata of ranges may come to take.
+// metaFor bounds the blocks that metadata of ranges may come to take.
 func metaFor(promised, ranges int64, snapshots bool) int64 {
 	n := (promised + reservedShare - 1) / reservedShare
 	if snapshots {
-		n += ranges * reservedLeaves * layout.NodeSectors
+		n += ranges * reservedLeaves * layout.NodeBlocks
 	}
 	return n
 }
 
-// held is what is kept for reserved ranges, in sectors; of these, meta as groups of
+// held is what is kept for reserved ranges, in blocks; of these, meta as groups of
 // four. pinning: a snapshot is about to be taken. The caller holds adm.mu.
-func (r *reservations) held(pinning bool) (sectors, meta int64) {
+func (r *reservedRanges) held(pinning bool) (blocks, meta int64) {
 	v := r.v
 	promised, owed := r.promised.Load(), r.owing()
 	if promised <= 0 {
@@ -121,19 +121,21 @@ func (r *reservations) held(pinning bool) (sectors, meta int64) {
 
 // owes tells whether writing what an extent of a reserved range has takes room
 // that does not come back.
-func (r *reservations) owes(e *layout.FileExtent) bool { return e.Owed || e.RefBirth <= r.mark.Load() }
+func (r *reservedRanges) owes(e *layout.FileExtent) bool {
+	return e.Owed || e.RefBirth <= r.mark.Load()
+}
 
-// unowed tells whether sectors of an extent are reserved and not owed: nothing else
+// unowed tells whether blocks of an extent are reserved and not owed: nothing else
 // refers to what they have then, and may begin to only once they are owed.
-func (r *reservations) unowed(scan items.Scanner, ino uint64, e *items.Placed) (bool, error) {
+func (r *reservedRanges) unowed(scan items.Scanner, ino uint64, e *items.Placed) (bool, error) {
 	if r.promised.Load() <= 0 || r.owes(&e.FileExtent) {
 		return false, nil
 	}
-	spans, err := items.ScanReserved(scan, ino, e.Sector, e.End(), 1)
+	spans, err := items.ScanReserved(scan, ino, e.Block, e.End(), 1)
 	return len(spans) > 0, err
 }
 
-// promisedIn is how many sectors of [from, to) are reserved.
+// promisedIn is how many blocks of [from, to) are reserved.
 func promisedIn(w *tree.Writer, in *inode, from, to uint64) (uint64, error) {
 	if !in.reserved.Load() || from >= to {
 		return 0, nil
@@ -142,9 +144,9 @@ func promisedIn(w *tree.Writer, in *inode, from, to uint64) (uint64, error) {
 	return items.Overlap(spans, from, to), err
 }
 
-// covers tells whether all bytes of [off, end) lie in reserved sectors. It holds
+// covers tells whether all bytes of [off, end) lie in reserved blocks. It holds
 // for as long as the caller holds in.mu, or else is a guess.
-func (r *reservations) covers(in *inode, off, end uint64) (bool, error) {
+func (r *reservedRanges) covers(in *inode, off, end uint64) (bool, error) {
 	v := r.v
 	if !in.reserved.Load() || off >= end {
 		return false, nil
@@ -159,7 +161,7 @@ func (r *reservations) covers(in *inode, off, end uint64) (bool, error) {
 
 // reserve makes [from, to) of a file a reserved range, joined with those that it
 // overlaps or touches. Inside the gate, in.mu held.
-func (r *reservations) reserve(w *tree.Writer, in *inode, from, to uint64) error {
+func (r *reservedRanges) reserve(w *tree.Writer, in *inode, from, to uint64) error {
 	v := r.v
 	if r.promised.Load() == 0 {
 		r.mark.Store(max(r.mark.Load(), v.snap.newest.Load()))
@@ -200,12 +202,12 @@ func (r *reservations) reserve(w *tree.Writer, in *inode, from, to uint64) error
 	return nil
 }
 
-// reserveSum counts what a new range covers, in sectors.
+// reserveSum counts what a new range covers, in blocks.
 type reserveSum struct{ promised, owed, filled uint64 }
 
 // reserveGap counts a part of a file that becomes reserved, and has the extents there
 // that something shares say so.
-func (r *reservations) reserveGap(w *tree.Writer, in *inode, from, to uint64, sum *reserveSum) error {
+func (r *reservedRanges) reserveGap(w *tree.Writer, in *inode, from, to uint64, sum *reserveSum) error {
 	v := r.v
 	if from >= to {
 		return nil
@@ -218,13 +220,13 @@ func (r *reservations) reserveGap(w *tree.Writer, in *inode, from, to uint64, su
 	sum.owed += to - from
 	for i := range es {
 		e := &es[i]
-		n := min(e.End(), to) - max(e.Sector, from)
+		n := min(e.End(), to) - max(e.Block, from)
 		sum.filled += n
 		if shared, err := v.shares.Most(e.Run()); err != nil {
 			return err
 		} else if shared > 0 && !e.Owed {
 			e.Owed = true
-			if err := w.Put(items.ExtentKey(in.ino, e.Sector), e.FileExtent.Append(nil)); err != nil {
+			if err := w.Put(items.ExtentKey(in.ino, e.Block), e.FileExtent.Append(nil)); err != nil {
 				return err
 			}
 		}
@@ -237,7 +239,7 @@ func (r *reservations) reserveGap(w *tree.Writer, in *inode, from, to uint64, su
 
 // unreserve gives back what ranges promise of [from, to) of a file, where no extent
 // is left: at most limit ranges (0: all). Inside the gate, in.mu held.
-func (r *reservations) unreserve(w *tree.Writer, in *inode, from, to uint64, limit int) (done bool, err error) {
+func (r *reservedRanges) unreserve(w *tree.Writer, in *inode, from, to uint64, limit int) (done bool, err error) {
 	if !in.reserved.Load() || from >= to {
 		return true, nil
 	}
@@ -273,7 +275,7 @@ func (r *reservations) unreserve(w *tree.Writer, in *inode, from, to uint64, lim
 }
 
 // unlist ends the reservations of an inode that has no range any more.
-func (r *reservations) unlist(w *tree.Writer, in *inode) error {
+func (r *reservedRanges) unlist(w *tree.Writer, in *inode) error {
 	left, err := items.ScanReserved(w.ScanFloor, in.ino, 0, 1<<62, 1)
 	if err != nil || len(left) > 0 {
 		return err
@@ -285,7 +287,7 @@ func (r *reservations) unlist(w *tree.Writer, in *inode) error {
 
 // coversAll tells whether all bytes of some spans are reserved, of a file that has
 // reserved ranges at all. See covers.
-func (r *reservations) coversAll(in *inode, spans []items.Interval) (bool, error) {
+func (r *reservedRanges) coversAll(in *inode, spans []items.Interval) (bool, error) {
 	if !in.reserved.Load() {
 		return false, nil
 	}
@@ -300,7 +302,7 @@ func (r *reservations) coversAll(in *inode, spans []items.Interval) (bool, error
 // inReserved calls run with whether bytes that it will write are reserved: then it
 // may be admitted as promised. run looks again once it holds in.mu, and returns
 // again if that is not so any more.
-func (r *reservations) inReserved(in *inode, spans func() []items.Interval, run func(promised bool) (again bool, err error)) error {
+func (r *reservedRanges) inReserved(in *inode, spans func() []items.Interval, run func(promised bool) (again bool, err error)) error {
 	for {
 		promised, err := r.coversAll(in, spans())
 		if err != nil {

@@ -80,7 +80,7 @@ func (r *reserved) remove(name string) {
 	r.v.Forget(a.Ino)
 }
 
-// full fills the volume to the last sector that anybody may have.
+// full fills the volume to the last block that anybody may have.
 func (r *reserved) full() {
 	r.t.Helper()
 	for n := uint64(1 << 20); n >= 1; n /= 4 {
@@ -209,8 +209,8 @@ func (r *reserved) burn() {
 	}
 }
 
-// TestReserveWorst overwrites reserved sectors one by one in a random order, each with
-// a sync: extents of one sector, spread over files of all sizes, whose pages and data
+// TestReserveWorst overwrites reserved blocks one by one in a random order, each with
+// a sync: extents of one block, spread over files of all sizes, whose pages and data
 // a snapshot or a copy holds, on a volume whose metadata is full, too.
 func TestReserveWorst(t *testing.T) {
 	holds := []string{"nothing", "snapshot", "copies", "both"}
@@ -222,21 +222,21 @@ func TestReserveWorst(t *testing.T) {
 func reserveWorst(t *testing.T, hold string) {
 	r := newReserved(t, 160<<20)
 	rng := rand.New(rand.NewPCG(5, 8))
-	type sector struct {
+	type block struct {
 		ino vfs.Ino
 		n   uint64
 	}
-	var all []sector
+	var all []block
 	var files []vfs.Ino
-	add := func(name string, sectors uint64) {
+	add := func(name string, blocks uint64) {
 		ino := r.file(name)
-		ok(t, r.v.Fallocate(crashReq, ino, 0, 0, sectors*pageBytes))
+		ok(t, r.v.Fallocate(crashReq, ino, 0, 0, blocks*pageBytes))
 		if rng.IntN(4) > 0 {
-			r.write(ino, 0, sectors*pageBytes)
+			r.write(ino, 0, blocks*pageBytes)
 		}
 		files = append(files, ino)
-		for n := range sectors {
-			all = append(all, sector{ino, n})
+		for n := range blocks {
+			all = append(all, block{ino, n})
 		}
 	}
 	add("big", 3000)
@@ -273,14 +273,14 @@ func reserveWorst(t *testing.T, hold string) {
 			if i%128 == 0 {
 				ok(t, r.v.Sync(vfs.RootIno))
 				free, _, waiting := r.v.space.Counts()
-				least = min(least, free+waiting-r.v.res.owed.Load())
+				least = min(least, free+waiting-r.v.ranges.owed.Load())
 			}
 		}
 	}
-	if lent := 2 * r.v.adm.reserve; least < lent {
-		t.Errorf("%d sectors beyond what is owed were left, at least %d should be", least, lent)
+	if lent := 2 * r.v.adm.reserveSlots; least < lent {
+		t.Errorf("%d blocks beyond what is owed were left, at least %d should be", least, lent)
 	}
-	t.Logf("%d sectors beyond what is owed were left at least, half of the reserve is %d; %+v", least, 2*r.v.adm.reserve, r.v.res.stored())
+	t.Logf("%d blocks beyond what is owed were left at least, half of the reserve is %d; %+v", least, 2*r.v.adm.reserveSlots, r.v.ranges.stored())
 	checkSpace(t, r.v)
 	ok(t, r.v.Close())
 	checkClean(t, r.dev)
@@ -296,7 +296,7 @@ func TestRestamp(t *testing.T) {
 	owed := func(what string, want int64) {
 		t.Helper()
 		ok(t, r.v.Sync(vfs.RootIno))
-		if n := r.v.res.owed.Load() * pageBytes; n != want {
+		if n := r.v.ranges.owed.Load() * pageBytes; n != want {
 			t.Fatalf("%s: %d bytes are owed, want %d", what, n, want)
 		}
 	}
@@ -315,7 +315,7 @@ func TestRestamp(t *testing.T) {
 	ok(t, r.v.WaitFreed())
 	pass := func() {
 		t.Helper()
-		ok(t, r.v.res.restamp(func() bool { return false }))
+		ok(t, r.v.ranges.restamp(func() bool { return false }))
 	}
 	pass()
 	// What was written before snapshot a still is owed.
@@ -324,14 +324,14 @@ func TestRestamp(t *testing.T) {
 	ok(t, r.v.WaitFreed())
 	pass()
 	owed("no snapshot is left", length*5/8)
-	if x := r.v.res.stored(); x.Mark != 0 {
+	if x := r.v.ranges.stored(); x.Mark != 0 {
 		t.Fatalf("%+v", x)
 	}
 	r.reopen()
 	owed("mounted again", length*5/8)
 	r.remove("copy")
 	r.v.background.reaper.wait()
-	if !r.v.res.stale.Load() {
+	if !r.v.ranges.stale.Load() {
 		t.Fatal("nobody noted that something is not shared any more")
 	}
 	pass()
@@ -361,8 +361,8 @@ func reserveFreesRoom(t *testing.T, again bool) {
 	ok(t, err)
 	r.remove("copy")
 	r.v.background.reaper.wait()
-	if n := r.v.res.owed.Load(); n != length/pageBytes {
-		t.Fatalf("%d sectors are owed", n)
+	if n := r.v.ranges.owed.Load(); n != length/pageBytes {
+		t.Fatalf("%d blocks are owed", n)
 	}
 	if again {
 		r.reopen()
@@ -370,8 +370,8 @@ func reserveFreesRoom(t *testing.T, again bool) {
 	for err = nil; err == nil; r.end += 1 << 20 { // nobody is told of a full volume before
 		_, err = r.v.Write(crashReq, r.fill, r.end, make([]byte, 1<<20), false)
 	}
-	if n := r.v.res.owed.Load(); !errors.Is(err, vfs.ErrNoSpace) || n > 0 {
-		t.Fatalf("%v, and %d sectors are owed for nothing", err, n)
+	if n := r.v.ranges.owed.Load(); !errors.Is(err, vfs.ErrNoSpace) || n > 0 {
+		t.Fatalf("%v, and %d blocks are owed for nothing", err, n)
 	}
 	ok(t, r.v.Close())
 	checkClean(t, r.dev)
@@ -390,7 +390,7 @@ func TestOldFallocate(t *testing.T) {
 	})
 	in.mu.Unlock()
 	ok(t, err)
-	if a, err := r.v.GetAttr(ino); err != nil || a.Size != 1<<20 || a.Blocks != 0 || r.v.res.promised.Load() != 0 {
+	if a, err := r.v.GetAttr(ino); err != nil || a.Size != 1<<20 || a.Blocks != 0 || r.v.ranges.promised.Load() != 0 {
 		t.Fatalf("%+v %v", a, err)
 	}
 	ok(t, r.v.Close())
@@ -427,21 +427,21 @@ func TestReservedDamage(t *testing.T) {
 		name, want string
 		do         func(s *surgeon)
 	}{
-		{"owed", "sectors are reserved in", func(s *surgeon) { s.root.Reserved.Owed--; s.writeRoot() }},
-		{"promised", "sectors are reserved in", func(s *surgeon) { s.root.Reserved.Promised++; s.writeRoot() }},
-		{"ranges", "sectors are reserved in", func(s *surgeon) { s.root.Reserved.Ranges--; s.writeRoot() }},
-		{"mark", "the newest snapshot is of", func(s *surgeon) { s.root.Reserved.Mark = 1; s.writeRoot() }},
-		{"range", "sectors are reserved in", change(layout.KeyReserved, func(v []byte) { v[0]-- })},
-		{"ranges that touch", "overlaps the one before, or goes on with it", change(layout.KeyReserved, func(v []byte) { v[0] = 32 })},
-		{"vacant", "reserved sectors have no extent", change(layout.KeyInode, func(v []byte) { v[104]-- })},
-		{"flag", "its flags say", change(layout.KeyInode, func(v []byte) { v[20] &^= 32; clear(v[104:112]) })},
-		{"list", "the list of such inodes", func(s *surgeon) {
+		{"owed", "reserved blocks in", func(s *surgeon) { s.root.Reserved.Owed--; s.writeRoot() }},
+		{"promised", "reserved blocks in", func(s *surgeon) { s.root.Reserved.Promised++; s.writeRoot() }},
+		{"ranges", "reserved blocks in", func(s *surgeon) { s.root.Reserved.Ranges--; s.writeRoot() }},
+		{"mark", "below the newest snapshot's generation", func(s *surgeon) { s.root.Reserved.Mark = 1; s.writeRoot() }},
+		{"range", "reserved blocks in", change(layout.KeyReserved, func(v []byte) { v[0]-- })},
+		{"ranges that touch", "overlaps or touches its predecessor", change(layout.KeyReserved, func(v []byte) { v[0] = 32 })},
+		{"vacant", "reserved blocks have no extent", change(layout.KeyInode, func(v []byte) { v[104]-- })},
+		{"flag", "its flag is", change(layout.KeyInode, func(v []byte) { v[20] &^= 32; clear(v[104:112]) })},
+		{"list", "it is listed", func(s *surgeon) {
 			s.item(layout.TreeFS, func(k layout.Key, v []byte) (layout.Key, []byte, bool) { return k, nil, k.Type == layout.KeyReserver })
 		}},
-		{"no inode", "says that it has reserved ranges, but no inode", func(s *surgeon) {
+		{"no inode", "it is listed as having reserved ranges, but does not exist", func(s *surgeon) {
 			s.insert(layout.TreeFS, layout.Key{Type: layout.KeyReserver, Sub: 9999}, nil)
 		}},
-		{"shared", "does not say so", func(s *surgeon) {
+		{"shared", "lacks the owed bit", func(s *surgeon) {
 			change(layout.KeyExtent, func(v []byte) { v[len(v)-1] &^= 0x80 })(s)
 			s.root.Reserved.Mark = 1
 			s.writeRoot()
@@ -471,13 +471,13 @@ func TestReserveRollback(t *testing.T) {
 	r.full()
 	r.burn()
 	r.overwrite(ino, 0, length, 1<<20)
-	if n := r.v.res.owed.Load(); n != 0 {
-		t.Fatalf("%d sectors are owed", n)
+	if n := r.v.ranges.owed.Load(); n != 0 {
+		t.Fatalf("%d blocks are owed", n)
 	}
 	ok(t, r.v.Rollback("s", false))
 	checkClean(t, r.dev)
 	r.open()
-	if x := r.v.res.stored(); x.Owed != length/pageBytes || x.Promised != x.Owed || x.Ranges != 1 {
+	if x := r.v.ranges.stored(); x.Owed != length/pageBytes || x.Promised != x.Owed || x.Ranges != 1 {
 		t.Fatalf("%+v", x)
 	}
 	r.overwrite(ino, 0, length, 1<<20) // waits for the room

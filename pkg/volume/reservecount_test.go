@@ -36,7 +36,7 @@ func TestRestampSnapshotGoes(t *testing.T) {
 					ok(t, r.v.DeleteSnapshot("c"))
 				}
 				steps := 0
-				ok(t, r.v.res.restamp(func() bool {
+				ok(t, r.v.ranges.restamp(func() bool {
 					if steps == at {
 						ok(t, r.v.DeleteSnapshot(gone))
 					}
@@ -47,14 +47,14 @@ func TestRestampSnapshotGoes(t *testing.T) {
 					t.Fatalf("%d steps", steps)
 				}
 				ok(t, r.v.WaitFreed())
-				for n := 0; r.v.res.worn() && n < 5; n++ {
-					ok(t, r.v.res.restamp(func() bool { return false }))
+				for n := 0; r.v.ranges.worn() && n < 5; n++ {
+					ok(t, r.v.ranges.restamp(func() bool { return false }))
 				}
 				want := uint64(length/pageBytes - 16) // what no snapshot holds any more is not
 				if gone == "b" {
 					want -= 16
 				}
-				if x := r.v.res.stored(); x.Owed != want {
+				if x := r.v.ranges.stored(); x.Owed != want {
 					t.Errorf("%+v, want %d owed", x, want)
 				}
 				r.reopen()
@@ -77,19 +77,19 @@ func TestRestampEachSnapshot(t *testing.T) {
 		_, err := r.v.CreateSnapshot(name)
 		ok(t, err)
 	}
-	ok(t, r.v.res.restamp(func() bool { return false })) // finds nothing
+	ok(t, r.v.ranges.restamp(func() bool { return false })) // finds nothing
 	for i := len(names) - 1; i >= 0; i-- {
 		ok(t, r.v.DeleteSnapshot(names[i]))
-		if !r.v.res.worn() {
-			t.Errorf("after snapshot %s was deleted nobody would look: %+v", names[i], r.v.res.stored())
+		if !r.v.ranges.worn() {
+			t.Errorf("after snapshot %s was deleted nobody would look: %+v", names[i], r.v.ranges.stored())
 		}
-		ok(t, r.v.res.restamp(func() bool { return false }))
-		if r.v.res.worn() {
-			t.Errorf("after snapshot %s was deleted passes do not end: %+v", names[i], r.v.res.stored())
+		ok(t, r.v.ranges.restamp(func() bool { return false }))
+		if r.v.ranges.worn() {
+			t.Errorf("after snapshot %s was deleted passes do not end: %+v", names[i], r.v.ranges.stored())
 		}
 	}
-	if n := r.v.res.owed.Load(); n != length/4/pageBytes {
-		t.Errorf("%d sectors are owed, %d are not written yet", n, length/4/pageBytes)
+	if n := r.v.ranges.owed.Load(); n != length/4/pageBytes {
+		t.Errorf("%d blocks are owed, %d are not written yet", n, length/4/pageBytes)
 	}
 	ok(t, r.v.Close())
 	checkClean(t, r.dev)
@@ -110,7 +110,7 @@ func TestReserveShareCounted(t *testing.T) {
 	ok(t, r.v.Sync(vfs.RootIno))
 	src, dst, unlock, err := r.v.lockPair(ino, second)
 	ok(t, err)
-	giveBack, err := r.v.res.roomToShare(src, dst, 0, 0, length)
+	giveBack, err := r.v.ranges.roomToShare(src, dst, 0, 0, length)
 	ok(t, err)
 	for err = nil; err == nil; r.end += 1 << 20 {
 		_, err = r.v.Write(crashReq, r.fill, r.end, make([]byte, 1<<20), false)
@@ -133,10 +133,10 @@ func TestReserveShareCounted(t *testing.T) {
 // A file of many extents is reserved in pieces, on volumes with a little more room each
 // time: the call fails as a whole, or finds room for all of them.
 func TestReservePieces(t *testing.T) {
-	const sectors, spares = 3000, 40
+	const blocks, spares = 3000, 40
 	r := newReserved(t, 96<<20)
 	ino := r.file("reserved")
-	for i := range uint64(sectors) {
+	for i := range uint64(blocks) {
 		r.write(ino, 2*i*pageBytes, pageBytes)
 	}
 	for i := range spares {
@@ -147,23 +147,23 @@ func TestReservePieces(t *testing.T) {
 		_, err = r.v.Write(crashReq, r.fill, r.end, make([]byte, 1<<16), false)
 	}
 	for i := range spares {
-		err = r.v.Fallocate(crashReq, ino, vfs.FallocKeepSize, 0, 2*sectors*pageBytes)
+		err = r.v.Fallocate(crashReq, ino, vfs.FallocKeepSize, 0, 2*blocks*pageBytes)
 		if err == nil {
 			break
 		}
-		if n := r.v.res.promised.Load(); !errors.Is(err, vfs.ErrNoSpace) || n > 0 {
-			t.Fatalf("%v, and %d sectors are reserved", err, n)
+		if n := r.v.ranges.promised.Load(); !errors.Is(err, vfs.ErrNoSpace) || n > 0 {
+			t.Fatalf("%v, and %d blocks are reserved", err, n)
 		}
 		r.remove(fmt.Sprint("spare", i))
 		r.v.background.reaper.wait()
 		ok(t, r.v.Sync(vfs.RootIno))
 	}
 	ok(t, err)
-	if x := r.v.res.stored(); x.Promised != 2*sectors || x.Owed != sectors {
+	if x := r.v.ranges.stored(); x.Promised != 2*blocks || x.Owed != blocks {
 		t.Errorf("%+v", x)
 	}
 	if n := r.v.adm.granted.hold; n != 0 {
-		t.Errorf("%d sectors stay set aside", n)
+		t.Errorf("%d blocks stay set aside", n)
 	}
 	ok(t, r.v.Close())
 	checkClean(t, r.dev)

@@ -151,7 +151,7 @@ func (c *reserveCrasher) look(img *device.Mem) {
 		ok(t, err)
 		in, err := l.v.table.inode(a.Ino)
 		ok(t, err)
-		if is, err := l.v.res.covers(in, p.off, p.end); err != nil || !is {
+		if is, err := l.v.ranges.covers(in, p.off, p.end); err != nil || !is {
 			t.Errorf("%s: %d to %d is not reserved any more: %v", p.name, p.off, p.end, err)
 		}
 		l.v.table.put(in)
@@ -169,7 +169,7 @@ func (c *reserveCrasher) look(img *device.Mem) {
 			for at := s.From * pageBytes; at < s.To*pageBytes; at += 1 << 19 {
 				b := bytes.Repeat([]byte{9}, int(min(1<<19, s.To*pageBytes-at)))
 				if _, err := l.v.Write(crashReq, a.Ino, at, b, false); err != nil {
-					t.Fatalf("f%d at %d, which is reserved: %v; %+v", i, at, err, l.v.res.stored())
+					t.Fatalf("f%d at %d, which is reserved: %v; %+v", i, at, err, l.v.ranges.stored())
 				}
 			}
 		}

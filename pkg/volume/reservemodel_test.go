@@ -21,13 +21,13 @@ var (
 )
 
 // The model of reserved ranges: on a volume that others keep full, whatever is written
-// to a sector that fallocate has promised finds room, whoever holds what was there:
+// to a block that fallocate has promised finds room, whoever holds what was there:
 // snapshots, copies, what was rolled back. What is promised in all is compared with
 // the model's, and at each remount by fsck with the tree.
 
 type reserveFile struct {
 	data     []byte
-	promised map[uint64]bool // sectors
+	promised map[uint64]bool // blocks
 }
 
 type reserveState map[string]*reserveFile
@@ -137,8 +137,8 @@ func (m *reserveModel) step() {
 	for _, f := range m.state {
 		n += len(f.promised)
 	}
-	if got := m.v.res.promised.Load(); got != int64(n) {
-		m.t.Fatalf("%d sectors are promised, want %d", got, n)
+	if got := m.v.ranges.promised.Load(); got != int64(n) {
+		m.t.Fatalf("%d blocks are promised, want %d", got, n)
 	}
 }
 
@@ -155,11 +155,11 @@ func (m *reserveModel) fallocate() {
 	name, f, ino := m.pick()
 	off, n := m.span()
 	mode := []uint32{0, vfs.FallocKeepSize, vfs.FallocZeroRange, vfs.FallocZeroRange | vfs.FallocKeepSize}[m.rng.IntN(4)]
-	before := m.v.res.stored()
+	before := m.v.ranges.stored()
 	err := m.v.Fallocate(crashReq, ino, mode, off, n)
 	m.note("fallocate %d of %s (inode %d): %d+%d: %v", mode, name, ino, off, n, err)
 	if errors.Is(err, vfs.ErrNoSpace) {
-		if m.v.res.promised.Load() != int64(before.Promised) {
+		if m.v.ranges.promised.Load() != int64(before.Promised) {
 			m.t.Fatal("it failed, and something is reserved")
 		}
 		return
@@ -188,7 +188,7 @@ func (m *reserveModel) put(f *reserveFile, ino vfs.Ino, off uint64, n uint64) er
 	return nil
 }
 
-// writeReserved writes what was promised: all of a run of sectors, or a part.
+// writeReserved writes what was promised: all of a run of blocks, or a part.
 func (m *reserveModel) writeReserved() {
 	name, f, ino := m.pick()
 	if len(f.promised) == 0 {
@@ -209,8 +209,8 @@ func (m *reserveModel) writeReserved() {
 		n := min(end-off, 1+m.rng.Uint64N(400_000))
 		m.note("write %s (inode %d), reserved: %d+%d", name, ino, off, n)
 		if err := m.put(f, ino, off, n); err != nil {
-			free, quads, waiting := m.v.space.Counts()
-			m.t.Fatalf("a reserved write of %d bytes: %v; free %d, fours %d, waiting %d, reserve %d, %+v", n, err, free, quads, waiting, m.v.adm.reserve, m.v.res.stored())
+			free, nodeSlots, waiting := m.v.space.Counts()
+			m.t.Fatalf("a reserved write of %d bytes: %v; free %d, fours %d, waiting %d, reserve %d, %+v", n, err, free, nodeSlots, waiting, m.v.adm.reserveSlots, m.v.ranges.stored())
 		}
 		off += n
 	}
@@ -375,7 +375,7 @@ func (m *reserveModel) fillUp() {
 }
 
 func (m *reserveModel) remount() {
-	m.note("remount: %+v", m.v.res.stored())
+	m.note("remount: %+v", m.v.ranges.stored())
 	m.compare()
 	m.reopen()
 	m.compare()

@@ -15,29 +15,29 @@ import (
 // shared: what of them was a file's own is not any more. end gives it back; until
 // then the caller waits for no room. The caller holds the locks of both files and is
 // not in the gate.
-func (r *reservations) roomToShare(src, dst *inode, from, to, n uint64) (end func(), err error) {
+func (r *reservedRanges) roomToShare(src, dst *inode, from, to, n uint64) (end func(), err error) {
 	v := r.v
 	if !src.reserved.Load() && !dst.reserved.Load() {
 		return func() {}, nil
 	}
-	a, d, sectors := from/pageBytes, to/pageBytes, (n+pageBytes-1)/pageBytes
+	a, d, blocks := from/pageBytes, to/pageBytes, (n+pageBytes-1)/pageBytes
 	count := func() (int64, error) {
-		// Of the source, whole extents are marked; of the destination, sectors are replaced.
-		sum, err := r.ownReserved(src, a, a+sectors, 0, 1<<62)
+		// Of the source, whole extents are marked; of the destination, blocks are replaced.
+		sum, err := r.ownReserved(src, a, a+blocks, 0, 1<<62)
 		if err != nil {
 			return 0, err
 		}
-		more, err := r.ownReserved(dst, d, d+sectors, d, d+sectors)
+		more, err := r.ownReserved(dst, d, d+blocks, d, d+blocks)
 		return sum + more, err
 	}
 	for {
-		c := cost{nested: true}
+		c := reservation{nested: true}
 		if c.hold, err = count(); err != nil {
 			return nil, err
 		}
 		done := func() {}
 		if c.hold > 0 {
-			if err := v.adm.admit(c); err != nil {
+			if err := v.adm.reserve(c); err != nil {
 				return nil, err
 			}
 			done = func() { v.adm.done(c) }
@@ -59,9 +59,9 @@ func (r *reservations) roomToShare(src, dst *inode, from, to, n uint64) (end fun
 	}
 }
 
-// ownReserved counts the reserved sectors in [low, high), that nobody owes, of the
+// ownReserved counts the reserved blocks in [low, high), that nobody owes, of the
 // extents that touch [from, to).
-func (r *reservations) ownReserved(in *inode, from, to, low, high uint64) (n int64, err error) {
+func (r *reservedRanges) ownReserved(in *inode, from, to, low, high uint64) (n int64, err error) {
 	v := r.v
 	if !in.reserved.Load() {
 		return 0, nil
@@ -75,7 +75,7 @@ func (r *reservations) ownReserved(in *inode, from, to, low, high uint64) (n int
 		if r.owes(&e.FileExtent) {
 			continue
 		}
-		a, b := max(low, e.Sector), min(high, e.End())
+		a, b := max(low, e.Block), min(high, e.End())
 		spans, err := items.ScanReserved(v.fs.ScanFloor, in.ino, a, b, 0)
 		if err != nil {
 			return 0, txn.Wrap(err)
@@ -87,10 +87,10 @@ func (r *reservations) ownReserved(in *inode, from, to, low, high uint64) (n int
 
 // oweSource notes that extents in reserved ranges of a file are about to be shared.
 // Inside v.fs.Update.
-func (r *reservations) oweSource(w *tree.Writer, src *inode, es []items.Placed) error {
+func (r *reservedRanges) oweSource(w *tree.Writer, src *inode, es []items.Placed) error {
 	for i := range es {
 		e := &es[i]
-		n, err := promisedIn(w, src, e.Sector, e.End())
+		n, err := promisedIn(w, src, e.Block, e.End())
 		if err != nil {
 			return err
 		}
@@ -102,7 +102,7 @@ func (r *reservations) oweSource(w *tree.Writer, src *inode, es []items.Placed) 
 		}
 		owed := e.FileExtent
 		owed.Owed = true
-		if err := w.Put(items.ExtentKey(src.ino, e.Sector), owed.Append(nil)); err != nil {
+		if err := w.Put(items.ExtentKey(src.ino, e.Block), owed.Append(nil)); err != nil {
 			return err
 		}
 	}
@@ -110,11 +110,11 @@ func (r *reservations) oweSource(w *tree.Writer, src *inode, es []items.Placed) 
 }
 
 // whyNoSnapshot says what a snapshot needs room for.
-func (r *reservations) whyNoSnapshot(err error) error {
+func (r *reservedRanges) whyNoSnapshot(err error) error {
 	if n := r.promised.Load(); n > 0 && errors.Is(err, vfs.ErrNoSpace) {
 		owed := r.owed.Load()
-		return fmt.Errorf("the snapshot would hold what files with reserved space (fallocate) have, so that overwriting it needs another %d bytes, "+
-			"and they are not free: delete files or snapshots, or grow the volume: %w", (n-owed)*layout.SectorBytes, err)
+		return fmt.Errorf("a snapshot needs another %d free bytes, so that files with reserved space (fallocate) can still be overwritten: "+
+			"delete files or snapshots, or grow the volume: %w", (n-owed)*layout.BlockBytes, err)
 	}
 	return err
 }
@@ -126,26 +126,26 @@ const restampStep = 128
 // nothing else holds them any more: a snapshot was deleted, or what shared them
 // overwritten.
 type restamper struct {
-	ino, sector uint64 // where to go on
-	made, mark  uint64 // of reservations when the pass began
-	kept        uint64 // the newest snapshot that a step knew: what that holds was left alone
-	changed     bool   // the step changed something
+	ino, block uint64 // where to go on
+	made, mark uint64 // of reservations when the pass began
+	kept       uint64 // the newest snapshot that a step knew: what that holds was left alone
+	changed    bool   // the step changed something
 }
 
 // worn tells whether a pass may find something; caller need not hold locks.
-func (r *reservations) worn() bool {
+func (r *reservedRanges) worn() bool {
 	return r.owed.Load() > 0 && (r.unlooked() || r.stale.Load() && r.wanted.Load())
 }
 
 // unlooked tells whether mark is of a snapshot that is gone, and there was no pass as of
 // the present mark and snapshots.
-func (r *reservations) unlooked() bool {
+func (r *reservedRanges) unlooked() bool {
 	newest, mark := r.v.snap.newest.Load(), r.mark.Load()
 	return mark > newest && (r.passed.Load() != mark || r.seen.Load() != newest)
 }
 
 // want asks for a pass: somebody found no room.
-func (r *reservations) wantRestamp() {
+func (r *reservedRanges) wantRestamp() {
 	v := r.v
 	r.wanted.Store(true)
 	if r.worn() {
@@ -154,7 +154,7 @@ func (r *reservations) wantRestamp() {
 }
 
 // restamping tells whether a pass that was asked for has not ended.
-func (r *reservations) restamping() bool {
+func (r *reservedRanges) restamping() bool {
 	v := r.v
 	s := &v.snap
 	s.mu.Lock()
@@ -163,7 +163,7 @@ func (r *reservations) restamping() bool {
 }
 
 // restamp is one pass, in steps, until stop.
-func (r *reservations) restamp(stop func() bool) error {
+func (r *reservedRanges) restamp(stop func() bool) error {
 	v := r.v
 	r.stale.Store(false)
 	r.wanted.Store(false)
@@ -182,10 +182,10 @@ func (r *reservations) restamp(stop func() bool) error {
 }
 
 // restampStep is a step of a pass.
-func (r *reservations) restampStep(p *restamper) (done bool, err error) {
+func (r *reservedRanges) restampStep(p *restamper) (done bool, err error) {
 	v := r.v
-	c := cost{quads: opQuads, urgent: true, snaps: true}
-	if err := v.adm.admit(c); err != nil {
+	c := reservation{nodes: opNodes, urgent: true, snaps: true}
+	if err := v.adm.reserve(c); err != nil {
 		return false, err
 	}
 	defer v.adm.done(c)
@@ -215,7 +215,7 @@ func (r *reservations) restampStep(p *restamper) (done bool, err error) {
 
 // step looks at some extents of one inode, or finds the next one.
 func (p *restamper) step(v *Volume, w *tree.Writer) (done bool, err error) {
-	if p.sector == 0 {
+	if p.block == 0 {
 		found := false
 		err := w.Scan(items.ReserverKey(p.ino), items.ReserverKey(^uint64(0)), func(k layout.Key, _ []byte) bool {
 			p.ino, found = k.Sub, true
@@ -229,21 +229,21 @@ func (p *restamper) step(v *Volume, w *tree.Writer) (done bool, err error) {
 			return true, nil
 		}
 	}
-	spans, err := items.ScanReserved(w.ScanFloor, p.ino, p.sector, 1<<62, 1)
+	spans, err := items.ScanReserved(w.ScanFloor, p.ino, p.block, 1<<62, 1)
 	if err != nil {
 		return false, err
 	}
 	if len(spans) == 0 {
-		p.ino, p.sector = p.ino+1, 0
+		p.ino, p.block = p.ino+1, 0
 		return false, nil
 	}
-	from, to := max(p.sector, spans[0].From), spans[0].To
+	from, to := max(p.block, spans[0].From), spans[0].To
 	es, err := items.ScanExtents(w.ScanFloor, p.ino, from, to, restampStep)
 	if err != nil {
 		return false, err
 	}
-	if p.sector = to; len(es) == restampStep {
-		p.sector = min(to, es[len(es)-1].End())
+	if p.block = to; len(es) == restampStep {
+		p.block = min(to, es[len(es)-1].End())
 	}
 	return false, p.extents(v, w, es)
 }
@@ -254,7 +254,7 @@ func (p *restamper) extents(v *Volume, w *tree.Writer, es []items.Placed) error 
 	p.kept = max(p.kept, newest)
 	for i := range es {
 		e := &es[i]
-		if !v.res.owes(&e.FileExtent) || e.RefBirth <= newest {
+		if !v.ranges.owes(&e.FileExtent) || e.RefBirth <= newest {
 			continue
 		}
 		shared, err := v.shares.Most(e.Run())
@@ -263,19 +263,19 @@ func (p *restamper) extents(v *Volume, w *tree.Writer, es []items.Placed) error 
 		}
 		now := e.FileExtent
 		if now.Owed = shared > 0; !now.Owed {
-			spans, err := items.ScanReserved(w.ScanFloor, p.ino, e.Sector, e.End(), 0)
+			spans, err := items.ScanReserved(w.ScanFloor, p.ino, e.Block, e.End(), 0)
 			if err != nil {
 				return err
 			}
 			p.changed = true
 			now.RefBirth = v.gen
-			v.res.owed.Add(-int64(items.Overlap(spans, e.Sector, e.End())))
+			v.ranges.owed.Add(-int64(items.Overlap(spans, e.Block, e.End())))
 		}
 		if now.Owed == e.Owed && now.RefBirth == e.RefBirth {
 			continue
 		}
 		p.changed = true
-		if err := w.Put(items.ExtentKey(p.ino, e.Sector), now.Append(nil)); err != nil {
+		if err := w.Put(items.ExtentKey(p.ino, e.Block), now.Append(nil)); err != nil {
 			return err
 		}
 	}
@@ -286,7 +286,7 @@ func (p *restamper) extents(v *Volume, w *tree.Writer, es []items.Placed) error 
 // nothing is left that mark alone makes owed, but for what snapshots hold, or did when
 // the pass came by: one that was deleted meanwhile is for the next pass.
 func (p *restamper) end(v *Volume) {
-	r := &v.res
+	r := &v.ranges
 	kept := max(p.kept, v.snap.newest.Load())
 	r.passed.Store(p.mark)
 	r.seen.Store(kept)
@@ -298,7 +298,7 @@ func (p *restamper) end(v *Volume) {
 }
 
 // restampAll is a pass of the snapshot reaper.
-func (r *reservations) restampAll() {
+func (r *reservedRanges) restampAll() {
 	v := r.v
 	s := &v.snap
 	stopped := func() bool {
@@ -314,12 +314,12 @@ func (r *reservations) restampAll() {
 	defer s.mu.Unlock()
 	s.blunt = true
 	if v.opts.Log != nil && v.Failed() == nil && !s.stop {
-		v.opts.Log.Warn("what is reserved could not be counted anew: more than needed stays reserved until the next mount", "volume", v.id.String(), "error", err)
+		v.opts.Log.Warn("recount of reserved space failed: more space than needed stays reserved until the next mount", "volume", v.id.String(), "error", err)
 	}
 }
 
 // freeing tells whether what deleted snapshots and rollbacks left is being freed.
-func (r *reservations) freeing() bool {
+func (r *reservedRanges) freeing() bool {
 	v := r.v
 	s := &v.snap
 	s.mu.Lock()

@@ -47,7 +47,7 @@ func (v *Volume) Rollback(name string, deleteNewer bool) error {
 	case t == nil:
 		return fmt.Errorf("%w: %.200q", ErrNoSnapshot, name)
 	case newer > 0 && !deleteNewer:
-		return fmt.Errorf("%w: %d newer than %s, up to %s", ErrNewerSnapshots, newer, name, last)
+		return fmt.Errorf("%w: %d are newer than %s, up to %s", ErrNewerSnapshots, newer, name, last)
 	}
 	if err := v.snap.waitAbandoned(); err != nil {
 		return err
@@ -56,8 +56,8 @@ func (v *Volume) Rollback(name string, deleteNewer bool) error {
 	if err != nil {
 		return err
 	}
-	c := cost{quads: opQuads + newer/16, urgent: true}
-	if err := v.adm.admit(c); err != nil {
+	c := reservation{nodes: opNodes + newer/16, urgent: true}
+	if err := v.adm.reserve(c); err != nil {
 		return err
 	}
 	defer v.adm.done(c)
@@ -104,7 +104,7 @@ func (s *snapshots) switchHead(t *snapshot, x *layout.Snapshot) error {
 	v.fs = tree.New(tree.Config{ID: layout.TreeFS, Cache: v.cache, Free: v.freePage, Dirtied: v.adm.dirtyNodes}, x.Tree, v.gen)
 	v.trees[slices.IndexFunc(v.trees, func(t *tree.Tree) bool { return t.ID() == layout.TreeFS })] = v.fs
 	v.rot.disturb() // the head is of older epochs again
-	v.res.rollBack(x)
+	v.ranges.rollBack(x)
 	v.com.inos.mu.Lock()
 	v.com.inos.inodes = x.Inodes
 	v.com.inos.mu.Unlock()
@@ -174,7 +174,7 @@ func (f *freer) passLists(a *abandoned) (done bool, err error) {
 	case layout.KeyDeadSum:
 		return false, f.freePiece(k, val, k.Sub >= uint64(a.Snapshot))
 	}
-	return false, fmt.Errorf("%w: item %v of a dead list belongs to nothing", layout.ErrCorrupt, k)
+	return false, fmt.Errorf("%w: unexpected item %v in a dead list", layout.ErrCorrupt, k)
 }
 
 // passLeaf frees what items of a leaf refer to that are not done with, as far as
@@ -192,11 +192,11 @@ func (f *freer) passLeaf(a *layout.Abandoned, n *layout.Node) (done bool, err er
 		if e.RefBirth <= a.Generation {
 			continue
 		}
-		if f.runs == 0 || f.sectors < int(e.Sectors()) {
+		if f.runs == 0 || f.blocks < int(e.Blocks()) {
 			a.Next = k
 			return false, nil
 		}
-		if _, err := f.free(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(e.Sectors())}); err != nil {
+		if _, err := f.free(layout.Run{Start: e.Addr / layout.BlockBytes, Count: uint32(e.Blocks())}); err != nil {
 			return false, err
 		}
 	}

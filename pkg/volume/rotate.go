@@ -83,7 +83,7 @@ type rotator struct {
 	phase   RotationPhase
 	waits   string
 	names   []string // snapshots
-	bad     []string // what can not be read, and so not be rewritten
+	bad     []string // what cannot be read, and so not be rewritten
 	running bool
 	stopped bool // for good: the volume closes
 	shared  bool // the pass has left shared data alone; of the walk itself
@@ -164,9 +164,9 @@ func (v *Volume) RotationStatus() RotationStatus {
 func (r *rotator) status(epochs []uint32) RotationStatus {
 	v := r.v
 	free, _, _ := v.space.Counts()
-	total := (v.sectors.Load() - v.dataStart - uint64(max(free, 0))) * layout.SectorBytes
+	total := (v.blocks.Load() - v.dataStart - uint64(max(free, 0))) * layout.BlockBytes
 	s := RotationStatus{Phase: r.phase, Epochs: epochs, Target: r.target.Load(), TotalBytes: total,
-		DoneBytes: min(r.state.Done*layout.SectorBytes, total), Snapshots: slices.Clone(r.names), Waits: r.waits}
+		DoneBytes: min(r.state.Done*layout.BlockBytes, total), Snapshots: slices.Clone(r.names), Waits: r.waits}
 	if int(r.state.Tree) >= layout.Trees-1 && len(r.bad) == 0 {
 		s.DoneBytes = total
 	}
@@ -226,7 +226,7 @@ func (r *rotator) start() {
 		defer close(r.done)
 		err := r.rotate()
 		if err != nil && !errors.Is(err, errRotationStops) && v.Failed() == nil && v.opts.Log != nil {
-			v.opts.Log.Error("the rotation of the data key stopped; the next mount goes on with it", "volume", v.id.String(), "error", err)
+			v.opts.Log.Error("rotation of the data key stopped; the next mount resumes it", "volume", v.id.String(), "error", err)
 		}
 		r.update(func() {
 			r.running = false

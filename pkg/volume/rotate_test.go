@@ -271,7 +271,7 @@ func TestRotateDataKeyWithAnchor(t *testing.T) {
 	}
 	mustClose(t, v)
 	ok(t, VerifyAnchor(dev, testCred(t), b))
-	if err := VerifyAnchor(dev, testCred(t), a); !errors.Is(err, ErrForked) || !strings.Contains(err.Error(), "given up") {
+	if err := VerifyAnchor(dev, testCred(t), a); !errors.Is(err, ErrForked) || !strings.Contains(err.Error(), "no longer has") {
 		t.Fatal(err)
 	}
 	ok(t, cleanErr(dev))
@@ -289,7 +289,7 @@ func endOf(t testing.TB, v *Volume) RotationStatus {
 	return v.RotationStatus()
 }
 
-// What can not be read keeps the old key, and says so; once it is gone the
+// What cannot be read keeps the old key, and says so; once it is gone the
 // rotation ends.
 func TestRotateDataKeyDamage(t *testing.T) {
 	dev := device.NewMem(80 << 20)
@@ -303,7 +303,7 @@ func TestRotateDataKeyDamage(t *testing.T) {
 	v = mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
 	es, err := v.data.extents(uint64(a.Ino), 0, 100, 1)
 	ok(t, err)
-	dev.Corrupt(int64(es[0].Addr)+layout.SectorBytes, func(b []byte) { b[0] ^= 1 })
+	dev.Corrupt(int64(es[0].Addr)+layout.BlockBytes, func(b []byte) { b[0] ^= 1 })
 	_, err = v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
 	ok(t, err)
 	if s := rotated(t, v); s.Phase != RotationWaiting || !strings.Contains(s.Waits, fmt.Sprintf("inode %d at 0", a.Ino)) || len(s.Epochs) != 2 {

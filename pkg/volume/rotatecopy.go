@@ -12,11 +12,11 @@ import (
 // Sealing what several records share anew, and having the records refer to the copies: the part of a mover's step
 // that writes (rotateshare.go).
 
-// freshCopy is an extent that a step made: sectors [first, first+count) of the old one.
+// freshCopy is an extent that a step made: blocks [first, first+count) of the old one.
 type freshCopy struct {
 	layout.Record
 	first int
-	refs  [blockPages]int // references that each of its sectors got
+	refs  [bufferPages]int // references that each of its blocks got
 }
 
 // seal writes a copy of what the references need and no known copy has, where it
@@ -32,7 +32,7 @@ func (m *mover) seal(old []oldRef) (fresh []freshCopy, err error) {
 	}
 	for s := 0; s < maxSegments; {
 		n := 0
-		for n < blockPages && s+n < maxSegments && owner[s+n] != nil {
+		for n < bufferPages && s+n < maxSegments && owner[s+n] != nil {
 			n++
 		}
 		if n == 0 {
@@ -49,7 +49,7 @@ func (m *mover) seal(old []oldRef) (fresh []freshCopy, err error) {
 	return fresh, nil
 }
 
-// sealRun seals up to n sectors from s on, as many as find room in one place.
+// sealRun seals up to n blocks from s on, as many as find room in one place.
 func (m *mover) sealRun(owner *oldRef, s, n int) (f freshCopy, err error) {
 	v := m.v
 	run, err := v.flush.allocData(uint32(n))
@@ -61,17 +61,17 @@ func (m *mover) sealRun(owner *oldRef, s, n int) (f freshCopy, err error) {
 	defer txn.PutBuffer(buf)
 	dst := (*buf)[:n*pageBytes]
 	f.first = s
-	index := owner.sector + uint64(s) - uint64(owner.first)
+	index := owner.block + uint64(s) - uint64(owner.first)
 	if f.Record, err = v.store.SealData(owner.ino, index, v.gen, m.data[s*pageBytes:(s+n)*pageBytes], dst); err != nil {
 		return f, fmt.Errorf("seal: %w", err)
 	}
-	f.Addr = run.Start * layout.SectorBytes
+	f.Addr = run.Start * layout.BlockBytes
 	return f, v.store.Write(dst, f.Addr)
 }
 
 // refer has the references refer to copies. It returns those that lack one.
 func (m *mover) refer(w *tree.Writer, old []oldRef, fresh []freshCopy) (left []sharedRef, err error) {
-	of := [maxSegments]int{} // 1 + the fresh copy that has a sector
+	of := [maxSegments]int{} // 1 + the fresh copy that has a block
 	for i := range fresh {
 		for s := fresh[i].first; s < fresh[i].first+fresh[i].Count(); s++ {
 			of[s] = i + 1
@@ -87,7 +87,7 @@ func (m *mover) refer(w *tree.Writer, old []oldRef, fresh []freshCopy) (left []s
 			continue
 		}
 		r.e = e // load may have read another refbirth, and another mark of what is owed
-		own, err := m.v.res.unowed(w.ScanFloor, r.ino, &items.Placed{Sector: r.sector, FileExtent: e})
+		own, err := m.v.ranges.unowed(w.ScanFloor, r.ino, &items.Placed{Block: r.block, FileExtent: e})
 		if err != nil {
 			return nil, err
 		}
@@ -134,25 +134,25 @@ func (m *mover) replace(w *tree.Writer, r *oldRef, fresh []freshCopy, of *[maxSe
 				n++
 			}
 			e.Record = c.Slice(c.at, n)
-			if err := v.shares.Add(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(n)}); err != nil {
+			if err := v.shares.Add(layout.Run{Start: e.Addr / layout.BlockBytes, Count: uint32(n)}); err != nil {
 				return err
 			}
 		}
-		e.RefBirth, e.Owed = v.gen, v.res.owes(&r.e)
-		sector := r.sector + uint64(s) - uint64(r.first)
-		if err := w.Put(items.ExtentKey(r.ino, sector), e.Append(nil)); err != nil {
+		e.RefBirth, e.Owed = v.gen, v.ranges.owes(&r.e)
+		block := r.block + uint64(s) - uint64(r.first)
+		if err := w.Put(items.ExtentKey(r.ino, block), e.Append(nil)); err != nil {
 			return err
 		}
 		v.rot.met(e.Epoch)
 		for i := range n {
-			m.copies[s+i] = copied{e, r.ino, sector, i, true}
+			m.copies[s+i] = copied{e, r.ino, block, i, true}
 		}
 		s += n
 	}
 	return nil
 }
 
-// countFresh counts the references to sectors of new extents, and gives back those
+// countFresh counts the references to blocks of new extents, and gives back those
 // that got none.
 func (r *rotator) countFresh(fresh []freshCopy) error {
 	v := r.v
@@ -163,7 +163,7 @@ func (r *rotator) countFresh(fresh []freshCopy) error {
 			for to < n && f.refs[to] == f.refs[s] {
 				to++
 			}
-			run := layout.Run{Start: f.Addr/layout.SectorBytes + uint64(s), Count: uint32(to - s)}
+			run := layout.Run{Start: f.Addr/layout.BlockBytes + uint64(s), Count: uint32(to - s)}
 			if f.refs[s] == 0 {
 				v.space.Free(run)
 			} else if err := v.shares.AddN(run, f.refs[s]-1); err != nil {

@@ -136,7 +136,7 @@ func TestCutRotation(t *testing.T) {
 	all := []crypto.Credential{testKey(t).Credential, second.Credential}
 	var stolen []*crypto.EpochKeys
 	var want modelState
-	var sectors int
+	var blocks int
 	c := cutCase{step: 7}
 	c.prepare = func(t *testing.T, dev *device.Mem) {
 		mustFormat(t, dev)
@@ -153,7 +153,7 @@ func TestCutRotation(t *testing.T) {
 		want, err = readTree(v)
 		ok(t, err)
 		stolen = oldKeys(t, v)
-		sectors = len(dataSectors(t, v))
+		blocks = len(dataBlocks(t, v))
 		mustClose(t, v)
 	}
 	rotate := func(v *Volume) error {
@@ -193,8 +193,8 @@ func TestCutRotation(t *testing.T) {
 			err = errors.New(diffState(got, want))
 		}
 		err = errors.Join(err, rotate(v))
-		if n := len(dataSectors(t, v)); err == nil && n != sectors {
-			err = fmt.Errorf("data takes %d sectors, %d before", n, sectors)
+		if n := len(dataBlocks(t, v)); err == nil && n != blocks {
+			err = fmt.Errorf("data takes %d blocks, %d before", n, blocks)
 		}
 		if err := errors.Join(err, v.Close()); err != nil {
 			return err

@@ -28,8 +28,8 @@ func (r *rotator) rotateSpace() error {
 		if err := r.pace(uint64(len(regions)) * layout.NodeBytes); err != nil {
 			return err
 		}
-		c := cost{quads: 4*len(regions) + opQuads, urgent: true}
-		if err := r.admit(c, false); err != nil {
+		c := reservation{nodes: 4*len(regions) + opNodes, urgent: true}
+		if err := r.reserve(c, false); err != nil {
 			return err
 		}
 		for _, idx := range regions {
@@ -79,7 +79,7 @@ func (r *rotator) needsOld() (waits string, snapshots []string, err error) {
 	bad := slices.Clone(r.bad)
 	r.mu.Unlock()
 	if len(bad) > 0 {
-		return "what can not be read can not be rewritten; delete these files, or restore them: " + strings.Join(bad, "; "), nil, nil
+		return "damaged data cannot be rewritten; delete these files or restore them:  " + strings.Join(bad, "; "), nil, nil
 	}
 	for _, s := range r.snapshotEpochs() {
 		if s.oldest < target {
@@ -87,7 +87,7 @@ func (r *rotator) needsOld() (waits string, snapshots []string, err error) {
 		}
 	}
 	if len(snapshots) > 0 {
-		return "local snapshots need the old key until they are deleted: " + strings.Join(snapshots, ", "), snapshots, nil
+		return "these local snapshots need the old key; delete them:  " + strings.Join(snapshots, ", "), snapshots, nil
 	}
 	a := &v.anc
 	a.mu.Lock()
@@ -95,7 +95,7 @@ func (r *rotator) needsOld() (waits string, snapshots []string, err error) {
 	epoch := a.newest.Epoch
 	a.mu.Unlock()
 	if kept && epoch < target {
-		return "the root anchor that is kept is of the old key: confirm a new one", nil, nil
+		return "the newest confirmed root anchor uses the old key: confirm a new one", nil, nil
 	}
 	k := &v.keys
 	k.mu.Lock()
@@ -207,7 +207,7 @@ func (r *rotator) wipeLog() error {
 		if r.quitting() {
 			return errRotationStops
 		}
-		if err := r.pace(step * layout.SectorBytes); err != nil {
+		if err := r.pace(step * layout.BlockBytes); err != nil {
 			return err
 		}
 		if err := v.frozen.enter(context.Background()); err != nil { // not while frozen; Close thaws
@@ -246,7 +246,7 @@ func (r *rotator) snapshotEpochs() (list []snapshotEpoch) {
 		list = append(list, snapshotEpoch{t.name, t.epoch})
 	}
 	if s.abandoned != nil {
-		list = append(list, snapshotEpoch{"(what a rollback left)", 0})
+		list = append(list, snapshotEpoch{"(head abandoned by a rollback)", 0})
 	}
 	return list
 }

@@ -67,14 +67,14 @@ func (h *heldRotation) reserve(ino vfs.Ino) {
 func (h *heldRotation) overwriteAll(inos ...vfs.Ino) {
 	h.t.Helper()
 	for _, ino := range inos {
-		h.write(ino, 0, blockBytes)
+		h.write(ino, 0, bufferBytes)
 	}
 	ok(h.t, h.v.Sync(vfs.RootIno))
 }
 
 func (h *heldRotation) restamp() {
 	h.t.Helper()
-	ok(h.t, h.v.res.restamp(func() bool { return false }))
+	ok(h.t, h.v.ranges.restamp(func() bool { return false }))
 }
 
 // What a record says changes between the two times that a step looks at it.
@@ -87,18 +87,18 @@ func TestRotateReserveBetween(t *testing.T) {
 		{"a range is made", false, nil, func(h *heldRotation, a, _, _ vfs.Ino) { h.reserve(a) }},
 		{"one that is a file's own again is shared", true,
 			func(h *heldRotation, _, b, _ vfs.Ino) { h.overwriteAll(b); h.restamp() },
-			func(h *heldRotation, a, _, c vfs.Ino) { share(h.t, h.v, a, 0, c, 0, blockBytes) }},
+			func(h *heldRotation, a, _, c vfs.Ino) { share(h.t, h.v, a, 0, c, 0, bufferBytes) }},
 		{"one becomes a file's own", true, nil,
 			func(h *heldRotation, _, b, _ vfs.Ino) { h.overwriteAll(b); h.restamp() }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newReserved(t, 80<<20)
-			data := noise(rand.New(rand.NewPCG(7, 9)), blockBytes)
+			data := noise(rand.New(rand.NewPCG(7, 9)), bufferBytes)
 			a, b, other := writeFile(t, r.v, "a", data), writeFile(t, r.v, "b", nil), writeFile(t, r.v, "c", nil)
 			if c.before {
 				ok(t, r.v.Fallocate(crashReq, a, vfs.FallocKeepSize, 0, pageBytes))
 			}
-			share(t, r.v, a, 0, b, 0, blockBytes)
+			share(t, r.v, a, 0, b, 0, bufferBytes)
 			ok(t, r.v.Sync(vfs.RootIno))
 			h := holdRotation(r)
 			step := <-h.steps
@@ -122,7 +122,7 @@ func TestRotateReserveBetween(t *testing.T) {
 			if len(old) == 0 || len(left) > 0 {
 				t.Fatalf("%d references were found, %d were left", len(old), len(left))
 			}
-			got := make([]byte, blockBytes)
+			got := make([]byte, bufferBytes)
 			if _, err := r.v.Read(a, 0, got); err != nil || !bytes.Equal(got, data) {
 				t.Error("another content", err)
 			}
@@ -132,7 +132,7 @@ func TestRotateReserveBetween(t *testing.T) {
 }
 
 // Between two steps all that have the copy are overwritten, but for one file. That
-// one's sectors are not owed then, nor those of the last file that is to change: it
+// one's blocks are not owed then, nor those of the last file that is to change: it
 // must not come to share them.
 func TestRotateReserveCopy(t *testing.T) {
 	const files = shares.Step + 1
@@ -149,7 +149,7 @@ func TestRotateReserveCopy(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newReserved(t, 80<<20)
-			data := noise(rand.New(rand.NewPCG(8, 9)), blockBytes)
+			data := noise(rand.New(rand.NewPCG(8, 9)), bufferBytes)
 			inos := []vfs.Ino{writeFile(t, r.v, "0", data)}
 			for i := 1; i < files; i++ {
 				inos = append(inos, writeFile(t, r.v, fmt.Sprint(i), nil))
@@ -158,7 +158,7 @@ func TestRotateReserveCopy(t *testing.T) {
 				ok(t, r.v.Fallocate(crashReq, inos[i], vfs.FallocKeepSize, 0, pageBytes))
 			}
 			for _, ino := range inos[1:] {
-				share(t, r.v, inos[0], 0, ino, 0, blockBytes)
+				share(t, r.v, inos[0], 0, ino, 0, bufferBytes)
 			}
 			ok(t, r.v.Sync(vfs.RootIno))
 			h := holdRotation(r)
@@ -178,13 +178,13 @@ func TestRotateReserveCopy(t *testing.T) {
 				h.reserve(inos[i])
 			}
 			h.restamp()
-			if n := r.v.res.owed.Load(); n != 0 {
-				t.Fatalf("%d sectors are owed", n)
+			if n := r.v.ranges.owed.Load(); n != 0 {
+				t.Fatalf("%d blocks are owed", n)
 			}
 			h.finish(step)
 			r.v = mustOpen(t, r.dev, Options{CommitInterval: -1, Memory: minMemory})
 			for _, i := range []int{has, last} {
-				got := make([]byte, blockBytes)
+				got := make([]byte, bufferBytes)
 				if _, err := r.v.Read(inos[i], 0, got); err != nil || !bytes.Equal(got, data) {
 					t.Error("another content", i, err)
 				}
@@ -198,11 +198,11 @@ func TestRotateReserveCopy(t *testing.T) {
 // the call counted what it would be owed: it still is when the range is made.
 func TestRotateReserveCounted(t *testing.T) {
 	r := newReserved(t, 80<<20)
-	data := noise(rand.New(rand.NewPCG(10, 9)), blockBytes)
+	data := noise(rand.New(rand.NewPCG(10, 9)), bufferBytes)
 	inos := []vfs.Ino{writeFile(t, r.v, "0", data)}
 	for i := range shares.Step {
 		inos = append(inos, writeFile(t, r.v, fmt.Sprint(i+1), nil))
-		share(t, r.v, inos[0], 0, inos[i+1], 0, blockBytes)
+		share(t, r.v, inos[0], 0, inos[i+1], 0, bufferBytes)
 	}
 	ok(t, r.v.Sync(vfs.RootIno))
 	h := holdRotation(r)
@@ -218,7 +218,7 @@ func TestRotateReserveCounted(t *testing.T) {
 	f.room, err = f.takeRoom()
 	ok(t, err)
 	if n := f.room.hold - metaFor(1, 1, true); n != 0 {
-		t.Fatalf("%d sectors would be owed", n)
+		t.Fatalf("%d blocks would be owed", n)
 	}
 	close(step)
 	for v := r.v; ; { // until it has taken the last file
@@ -238,8 +238,8 @@ func TestRotateReserveCounted(t *testing.T) {
 	in.mu.Unlock()
 	r.v.table.put(in)
 	ok(t, err)
-	if n := r.v.res.owed.Load(); n != 0 {
-		t.Errorf("%d sectors are owed", n)
+	if n := r.v.ranges.owed.Load(); n != 0 {
+		t.Errorf("%d blocks are owed", n)
 	}
 	h.finish(make(chan struct{}))
 }

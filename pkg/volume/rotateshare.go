@@ -29,12 +29,12 @@ const sharedRefBytes = 32
 
 // sharedRef is a record of the head that refers to part of an old extent.
 type sharedRef struct {
-	origin       uint64 // sector in which the extent begins
-	ino, sector  uint64 // where in which file the record is
-	first, count uint16 // sectors of the extent
+	origin       uint64 // block in which the extent begins
+	ino, block   uint64 // where in which file the record is
+	first, count uint16 // blocks of the extent
 }
 
-func (r *sharedRef) key() layout.Key { return items.ExtentKey(r.ino, r.sector) }
+func (r *sharedRef) key() layout.Key { return items.ExtentKey(r.ino, r.block) }
 
 // rotateShared has all that is old and shared sealed anew. It takes up to limit
 // references at a look: an extent that has more gets a copy for each so many.
@@ -83,13 +83,13 @@ func (r *rotator) moveShared(refs []sharedRef, target uint32, data []byte) (bad 
 }
 
 // look collects references to old shared data: of those from a key on, to extents
-// that begin at sector low or later, those to the lowest.
+// that begin at block low or later, those to the lowest.
 type look struct {
 	limit int
 	from  layout.Key
 	low   uint64
 	refs  []sharedRef
-	// What it had no room for: extents that begin at sector high or later; the first
+	// What it had no room for: extents that begin at block high or later; the first
 	// reference to them is at next.
 	more bool
 	high uint64
@@ -122,7 +122,7 @@ func (l *look) cut() {
 	// Those of the same part together: mover makes the fewest copies of these.
 	slices.SortFunc(l.refs, func(a, b sharedRef) int {
 		return cmp.Or(cmp.Compare(a.origin, b.origin), cmp.Compare(a.first, b.first), cmp.Compare(b.count, a.count),
-			cmp.Compare(a.ino, b.ino), cmp.Compare(a.sector, b.sector))
+			cmp.Compare(a.ino, b.ino), cmp.Compare(a.block, b.block))
 	})
 	if len(l.refs) <= l.limit {
 		return
@@ -153,7 +153,7 @@ func (r *rotator) collectShared(l *look, target uint32) (next look, err error) {
 		at, left, err = v.fs.Leaf(at, func(n tree.Leaf) {
 			for i := n.First; i < n.Count(); i++ {
 				k, val := n.Key(i), n.Value(i)
-				if k.Type == layout.KeyExtent && layout.ExtentSectors(val) > 0 && recordEpoch(val) < target {
+				if k.Type == layout.KeyExtent && layout.ExtentBlocks(val) > 0 && recordEpoch(val) < target {
 					found = append(found, refOf(k, val))
 				}
 			}
@@ -177,11 +177,11 @@ func (r *rotator) collectShared(l *look, target uint32) (next look, err error) {
 }
 
 // refOf reads what a collected record needs of its stored form, whose length
-// ExtentSectors has looked at.
+// ExtentBlocks has looked at.
 func refOf(k layout.Key, val []byte) sharedRef {
 	first := uint16(val[72])
-	return sharedRef{origin: binary.LittleEndian.Uint64(val)/layout.SectorBytes - uint64(first),
-		ino: k.Obj, sector: k.Sub, first: first, count: uint16(val[73]) + 1}
+	return sharedRef{origin: binary.LittleEndian.Uint64(val)/layout.BlockBytes - uint64(first),
+		ino: k.Obj, block: k.Sub, first: first, count: uint16(val[73]) + 1}
 }
 
 // sharedNow tells whether something else refers to what x does, as of now.
@@ -190,7 +190,7 @@ func (r *rotator) sharedNow(x *sharedRef) (bool, error) {
 	return most > 0, txn.Wrap(err)
 }
 
-// maxSegments is how many sectors an extent may have.
+// maxSegments is how many blocks an extent may have.
 const maxSegments = 256
 
 // mover seals one old extent anew and changes what refers to it.
@@ -198,20 +198,20 @@ type mover struct {
 	v      *Volume
 	target uint32
 	nonce  [24]byte          // of the extent
-	data   []byte            // its sectors, of which
+	data   []byte            // its blocks, of which
 	have   [maxSegments]bool // were read
-	// copies of sectors, each known by a record that had it when it was last looked at
+	// copies of blocks, each known by a record that had it when it was last looked at
 	copies [maxSegments]copied
 	others []sharedRef // which turned out to be to another extent
 	bad    bool        // something could not be read
 }
 
-// copied is where the copy of a sector is.
+// copied is where the copy of a block is.
 type copied struct {
 	layout.FileExtent
-	ino, sector uint64 // of the record
-	at          int    // in the record
-	ok          bool
+	ino, block uint64 // of the record
+	at         int    // in the record
+	ok         bool
 }
 
 // oldRef is a reference with its record.
@@ -251,8 +251,8 @@ func (m *mover) step(refs []sharedRef) (left []sharedRef, err error) {
 	}
 	// Each record may be in a page of its own; the counts lie where old and new do.
 	kept := v.snap.newest.Load() != 0
-	c := cost{pages: pages, quads: opQuads + 3*len(refs) + 2*v.shares.OverwritePages(2*blockPages), urgent: !kept}
-	if err := v.rot.admit(c, kept); err != nil {
+	c := reservation{pages: pages, nodes: opNodes + 3*len(refs) + 2*v.shares.OverwritePages(2*bufferPages), urgent: !kept}
+	if err := v.rot.reserve(c, kept); err != nil {
 		return nil, err
 	}
 	defer v.adm.done(c)
@@ -280,21 +280,21 @@ func (m *mover) load(refs []sharedRef) (old []oldRef, err error) {
 	for _, r := range refs {
 		e, ok, err := m.find(func(k layout.Key) ([]byte, bool, error) { return m.v.fs.Get(k, nil) }, &r)
 		if err != nil {
-			return nil, txn.Wrap(fmt.Errorf("inode %d at %d: %w", r.ino, r.sector*pageBytes, err))
+			return nil, txn.Wrap(fmt.Errorf("inode %d at %d: %w", r.ino, r.block*pageBytes, err))
 		}
 		if !ok {
 			continue
 		}
 		if at, err := m.read(&e.Record, int(r.count)); err != nil {
-			return nil, txn.Wrap(fmt.Errorf("inode %d at %d: %w", r.ino, (r.sector+uint64(at))*pageBytes, err))
+			return nil, txn.Wrap(fmt.Errorf("inode %d at %d: %w", r.ino, (r.block+uint64(at))*pageBytes, err))
 		}
 		old = append(old, oldRef{r, e})
 	}
 	return old, nil
 }
 
-// read reads sectors of a record, those that nothing is known of: what follows one another
-// at once. at is the one that can not be read.
+// read reads blocks of a record, those that nothing is known of: what follows one another
+// at once. at is the one that cannot be read.
 func (m *mover) read(r *layout.Record, count int) (at int, err error) {
 	known := func(i int) bool { s := r.First + i; return m.have[s] || m.copies[s].ok }
 	get := func(i, n int) error {
@@ -334,7 +334,7 @@ func (m *mover) find(get func(layout.Key) ([]byte, bool, error), r *sharedRef) (
 	if e, err = layout.DecodeFileExtent(val); err != nil {
 		return e, false, err
 	}
-	if e.Epoch >= m.target || e.First != int(r.first) || e.Count() != int(r.count) || e.Addr != (r.origin+uint64(r.first))*layout.SectorBytes {
+	if e.Epoch >= m.target || e.First != int(r.first) || e.Count() != int(r.count) || e.Addr != (r.origin+uint64(r.first))*layout.BlockBytes {
 		return e, false, nil
 	}
 	if m.nonce == [24]byte{} {
@@ -378,7 +378,7 @@ func (m *mover) verify(old []oldRef, get func(layout.Key) ([]byte, bool, error),
 	for i := range old {
 		for s := old[i].first; s < old[i].first+old[i].count; s++ {
 			c := &m.copies[s]
-			if !c.ok || s > old[i].first && m.copies[s-1].ok && c.ino == m.copies[s-1].ino && c.sector == m.copies[s-1].sector {
+			if !c.ok || s > old[i].first && m.copies[s-1].ok && c.ino == m.copies[s-1].ino && c.block == m.copies[s-1].block {
 				continue // the same record
 			}
 			ok, err := m.usable(c, get, scan)
@@ -386,7 +386,7 @@ func (m *mover) verify(old []oldRef, get func(layout.Key) ([]byte, bool, error),
 				return err
 			}
 			for j := range m.copies {
-				if x := &m.copies[j]; !ok && x.ok && x.ino == c.ino && x.sector == c.sector && j != int(s) {
+				if x := &m.copies[j]; !ok && x.ok && x.ino == c.ino && x.block == c.block && j != int(s) {
 					x.ok = false
 				}
 			}
@@ -398,7 +398,7 @@ func (m *mover) verify(old []oldRef, get func(layout.Key) ([]byte, bool, error),
 
 // usable tells whether a copy is there and another record may refer to it.
 func (m *mover) usable(c *copied, get func(layout.Key) ([]byte, bool, error), scan items.Scanner) (bool, error) {
-	val, ok, err := get(items.ExtentKey(c.ino, c.sector))
+	val, ok, err := get(items.ExtentKey(c.ino, c.block))
 	if err != nil || !ok {
 		return false, err
 	}
@@ -409,10 +409,10 @@ func (m *mover) usable(c *copied, get func(layout.Key) ([]byte, bool, error), sc
 	if e.Nonce != c.Nonce || e.Addr != c.Addr || e.First != c.First || e.Count() != c.Count() {
 		return false, nil
 	}
-	if m.v.res.owes(&e) {
+	if m.v.ranges.owes(&e) {
 		return true, nil
 	}
-	if own, err := m.v.res.unowed(scan, c.ino, &items.Placed{Sector: c.sector, FileExtent: e}); err != nil || own {
+	if own, err := m.v.ranges.unowed(scan, c.ino, &items.Placed{Block: c.block, FileExtent: e}); err != nil || own {
 		return false, err
 	}
 	// Somebody who is at the file may be reserving it, and have counted what is its own.
@@ -426,6 +426,6 @@ func (m *mover) usable(c *copied, get func(layout.Key) ([]byte, bool, error), sc
 		in.mu.RUnlock()
 		return true, nil
 	}
-	most, err := m.v.shares.Most((&items.Placed{Sector: c.sector, FileExtent: e}).Run())
+	most, err := m.v.shares.Most((&items.Placed{Block: c.block, FileExtent: e}).Run())
 	return most > 0, err
 }

@@ -67,11 +67,11 @@ func TestRotateSharedFull(t *testing.T) {
 		fill(t, v, 300_000, 10)
 		fillMore(t, v)
 	}
-	before, free := dataSectors(t, v), v.StatFS().BlocksFree
+	before, free := dataBlocks(t, v), v.StatFS().BlocksFree
 	rotateAll(t, v)
-	after := dataSectors(t, v)
+	after := dataBlocks(t, v)
 	if len(before) != len(after) {
-		t.Errorf("data takes %d sectors, %d before", len(after), len(before))
+		t.Errorf("data takes %d blocks, %d before", len(after), len(before))
 	}
 	for range 3 { // what was freed comes back two commits later
 		ok(t, v.com.since(v.com.commits.Load()))
@@ -91,11 +91,11 @@ func TestRotateSharedParts(t *testing.T) {
 	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
 	rng := rand.New(rand.NewPCG(2, 9))
 	const blocks = 4
-	data := noise(rng, blocks*blockBytes)
+	data := noise(rng, blocks*bufferBytes)
 	src := writeFile(t, v, "src", data)
 	type part struct {
 		ino          vfs.Ino
-		at, from, to uint64 // sectors
+		at, from, to uint64 // blocks
 	}
 	var parts []part
 	files := 300
@@ -103,8 +103,8 @@ func TestRotateSharedParts(t *testing.T) {
 		files = 80
 	}
 	for i := range files {
-		from := rng.Uint64N(blocks * blockPages)
-		p := part{writeFile(t, v, fmt.Sprint(i), noise(rng, 100_000)), rng.Uint64N(24), from, from + 1 + rng.Uint64N(blocks*blockPages-from)}
+		from := rng.Uint64N(blocks * bufferPages)
+		p := part{writeFile(t, v, fmt.Sprint(i), noise(rng, 100_000)), rng.Uint64N(24), from, from + 1 + rng.Uint64N(blocks*bufferPages-from)}
 		share(t, v, src, p.from*pageBytes, p.ino, p.at*pageBytes, (p.to-p.from)*pageBytes)
 		parts = append(parts, p)
 	}
@@ -112,10 +112,10 @@ func TestRotateSharedParts(t *testing.T) {
 	v.Forget(src)
 	v.background.reaper.wait()
 	ok(t, v.Sync(vfs.RootIno))
-	before := dataSectors(t, v)
+	before := dataBlocks(t, v)
 	rotateAll(t, v)
-	if after := dataSectors(t, v); len(after) != len(before) {
-		t.Errorf("data takes %d sectors, %d before", len(after), len(before))
+	if after := dataBlocks(t, v); len(after) != len(before) {
+		t.Errorf("data takes %d blocks, %d before", len(after), len(before))
 	}
 	for i, p := range parts {
 		got := make([]byte, (p.to-p.from)*pageBytes)
@@ -140,7 +140,7 @@ func TestRotateSharedLoad(t *testing.T) {
 		v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
 		v.rot.look = []int{1, 7, 1000}[seed%3]
 		rng := rand.New(rand.NewPCG(seed, 9))
-		data := noise(rng, 5*blockBytes)
+		data := noise(rng, 5*bufferBytes)
 		const workers, files = 3, 40
 		var inos [workers][files]vfs.Ino
 		src := writeFile(t, v, "src", data)
@@ -213,12 +213,12 @@ func TestRotateSharedCopyGone(t *testing.T) {
 	mustFormat(t, dev)
 	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
 	rng := rand.New(rand.NewPCG(6, 9))
-	data := noise(rng, blockBytes)
+	data := noise(rng, bufferBytes)
 	const files = 3*shares.Step + 5
 	inos, other := []vfs.Ino{writeFile(t, v, "0", data)}, writeFile(t, v, "other", nil)
 	for i := 1; i < files; i++ {
 		inos = append(inos, writeFile(t, v, fmt.Sprint(i), nil))
-		share(t, v, inos[0], 0, inos[i], 0, blockBytes)
+		share(t, v, inos[0], 0, inos[i], 0, bufferBytes)
 	}
 	ok(t, v.Sync(vfs.RootIno))
 	want := make([][]byte, files)
@@ -228,12 +228,12 @@ func TestRotateSharedCopyGone(t *testing.T) {
 	moved := 0
 	change := func() error {
 		for i, ino := range inos { // all files that have the copy, the second time every other
-			es, err := v.data.extents(uint64(ino), 0, blockPages, 1)
+			es, err := v.data.extents(uint64(ino), 0, bufferPages, 1)
 			if err != nil {
 				return err
 			}
 			if es[0].Epoch == 2 && (moved == 2 || i%2 == 0) {
-				want[i] = noise(rng, blockBytes)
+				want[i] = noise(rng, bufferBytes)
 				if _, err := v.Write(crashReq, ino, 0, want[i], false); err != nil {
 					return err
 				}
@@ -261,7 +261,7 @@ func TestRotateSharedCopyGone(t *testing.T) {
 		t.Errorf("%d steps", moved)
 	}
 	for i, ino := range inos {
-		got := make([]byte, blockBytes)
+		got := make([]byte, bufferBytes)
 		if n, err := v.Read(ino, 0, got); n != len(got) || err != nil || !bytes.Equal(got, want[i]) {
 			t.Fatalf("file %d: %d, %v, or other data", i, n, err)
 		}
@@ -301,7 +301,7 @@ func TestRotateLeavesRoom(t *testing.T) {
 	ok(t, cleanErr(dev))
 }
 
-// Shared data that can not be read keeps the old key, and says so.
+// Shared data that cannot be read keeps the old key, and says so.
 func TestRotateSharedDamage(t *testing.T) {
 	dev := device.NewMem(80 << 20)
 	mustFormat(t, dev)
@@ -314,16 +314,16 @@ func TestRotateSharedDamage(t *testing.T) {
 	v = mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
 	es, err := v.data.extents(uint64(first), 0, 100, 1)
 	ok(t, err)
-	dev.Corrupt(int64(es[0].Addr)+layout.SectorBytes, func(b []byte) { b[0] ^= 1 })
+	dev.Corrupt(int64(es[0].Addr)+layout.BlockBytes, func(b []byte) { b[0] ^= 1 })
 	_, err = v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
 	ok(t, err)
 	if s := rotated(t, v); s.Phase != RotationWaiting || !strings.Contains(s.Waits, fmt.Sprintf("inode %d at %d", first, pageBytes)) || len(s.Epochs) != 2 {
 		t.Fatalf("%+v", s)
 	}
-	if _, err := v.Read(second, 0, make([]byte, blockBytes)); !errors.Is(err, vfs.ErrCorrupt) {
+	if _, err := v.Read(second, 0, make([]byte, bufferBytes)); !errors.Is(err, vfs.ErrCorrupt) {
 		t.Fatal(err)
 	}
-	if n, err := v.Read(second, blockBytes, make([]byte, blockBytes)); n != blockBytes || err != nil {
+	if n, err := v.Read(second, bufferBytes, make([]byte, bufferBytes)); n != bufferBytes || err != nil {
 		t.Fatal(n, err)
 	}
 	for name, ino := range map[string]vfs.Ino{"f": first, "g": second} {

@@ -101,7 +101,7 @@ func (r *rotator) switchEpoch(o *RotateOptions, next crypto.EpochKey, keys *cryp
 		return nil, fmt.Errorf("%w: %s", ErrKeyMissing, slotNames(k.header, missing))
 	}
 	if len(last) == 0 {
-		return nil, fmt.Errorf("no key slot would be left: %w", ErrLastKey)
+		return nil, fmt.Errorf("this would leave no key slot: %w", ErrLastKey)
 	}
 	// First what the slots become, so that it is there whenever the new epoch is.
 	// Should the header not make it, the epoch in the root tells that it is void.
@@ -216,8 +216,8 @@ func (r *rotator) dropNext(slots []int) error {
 // and no others.
 func (r *rotator) storeNext(next map[int]crypto.Slot, keys *crypto.EpochKeys) error {
 	v := r.v
-	c := cost{quads: crypto.Slots, urgent: true, nested: true} // in keyring.change
-	if err := v.adm.admit(c); err != nil {
+	c := reservation{nodes: crypto.Slots, urgent: true, nested: true} // in keyring.change
+	if err := v.adm.reserve(c); err != nil {
 		return err
 	}
 	err := v.inGate(func() error { return r.putNext(next, keys.Commitment()) })

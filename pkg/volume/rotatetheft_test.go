@@ -43,7 +43,7 @@ func theft(dev *device.Mem, c crypto.Credential, stolen []*crypto.EpochKeys, mou
 		return nil, err
 	}
 	tell := func(format string, args ...any) { opened = append(opened, fmt.Sprintf(format, args...)) }
-	sector, plain := make([]byte, layout.SectorBytes), make([]byte, crypto.RootBytes)
+	block, plain := make([]byte, layout.BlockBytes), make([]byte, crypto.RootBytes)
 	for _, k := range stolen {
 		for _, h := range []*layout.Header{u.Header} {
 			if h.Verify(k) == nil {
@@ -52,25 +52,25 @@ func theft(dev *device.Mem, c crypto.Credential, stolen []*crypto.EpochKeys, mou
 		}
 		for slot := range layout.RootSlots {
 			for n := range 2 {
-				if _, err := dev.ReadAt(sector, layout.RootCopyOff(slot, n)); err != nil {
+				if _, err := dev.ReadAt(block, layout.RootCopyOff(slot, n)); err != nil {
 					return nil, err
 				}
-				if k.OpenRoot(uint8(slot), sector, plain) == nil {
+				if k.OpenRoot(uint8(slot), block, plain) == nil {
 					tell("root slot %d, copy %d", slot, n)
 				}
 			}
 		}
 		root := roots[0].Root
-		for at := range root.LogSectors {
-			if _, err := dev.ReadAt(sector, int64(layout.LogOff+at*layout.SectorBytes)); err != nil {
+		for at := range root.LogBlocks {
+			if _, err := dev.ReadAt(block, int64(layout.LogOff+at*layout.BlockBytes)); err != nil {
 				return nil, err
 			}
-			if zeros(sector) {
+			if zeros(block) {
 				continue
 			}
 			for _, m := range mounts {
-				for seq := at; seq < at+4*root.LogSectors; seq += root.LogSectors {
-					if k.OpenFrame(m, seq, sector, plain) == nil {
+				for seq := at; seq < at+4*root.LogBlocks; seq += root.LogBlocks {
+					if k.OpenFrame(m, seq, block, plain) == nil {
 						tell("log frame %d", seq)
 					}
 				}
@@ -132,7 +132,7 @@ func eachRecord(store *txn.Store, root *layout.Root, fn func(what string, r *lay
 			} else if tree == layout.TreeFS && n.Key(i).Type == layout.KeyExtent {
 				e, err := layout.DecodeFileExtent(n.Value(i))
 				if err == nil {
-					err = fn(fmt.Sprintf("inode %d, sector %d", n.Key(i).Obj, n.Key(i).Sub), &e.Record)
+					err = fn(fmt.Sprintf("inode %d, block %d", n.Key(i).Obj, n.Key(i).Sub), &e.Record)
 				}
 				if err != nil {
 					return err

@@ -28,7 +28,7 @@ func (r *rotator) rotateStep(s *layout.Rotation) (more bool, err error) {
 	}
 	var stale []staleRun
 	var first layout.Key
-	old, sectors, newest := false, uint64(0), v.snap.newest.Load()
+	old, blocks, newest := false, uint64(0), v.snap.newest.Load()
 	next, more, err := t.Leaf(s.Next, func(l tree.Leaf) {
 		first = l.Key(l.First)
 		old = l.Epoch != 0 && l.Epoch < s.Target
@@ -37,8 +37,8 @@ func (r *rotator) rotateStep(s *layout.Rotation) (more bool, err error) {
 			if s.Tree != layout.TreeFS || k.Type != layout.KeyExtent {
 				continue
 			}
-			n := layout.ExtentSectors(val)
-			sectors += n
+			n := layout.ExtentBlocks(val)
+			blocks += n
 			if n > 0 && recordEpoch(val) < s.Target {
 				stale = append(stale, staleRun{refOf(k, val), refBirth(val) <= newest})
 			}
@@ -48,7 +48,7 @@ func (r *rotator) rotateStep(s *layout.Rotation) (more bool, err error) {
 		return false, txn.Wrap(fmt.Errorf("tree %d: %w", s.Tree, err))
 	}
 	for _, x := range stale {
-		// As of now; resealBlock knows for sure.
+		// As of now; resealBuffer knows for sure.
 		if shared, err := r.sharedNow(&x.sharedRef); err != nil {
 			return false, err
 		} else if shared {
@@ -66,7 +66,7 @@ func (r *rotator) rotateStep(s *layout.Rotation) (more bool, err error) {
 	}
 	s.Again = s.Again || old || len(stale) > 0
 	s.Next = next
-	s.Done += sectors
+	s.Done += blocks
 	return more, nil
 }
 
@@ -82,8 +82,8 @@ func (r *rotator) rotatePage(t *tree.Tree, first layout.Key) error {
 	if err := r.pace(layout.NodeBytes); err != nil {
 		return err
 	}
-	c := cost{quads: opQuads, urgent: true}
-	if err := r.admit(c, v.snap.newest.Load() != 0); err != nil {
+	c := reservation{nodes: opNodes, urgent: true}
+	if err := r.reserve(c, v.snap.newest.Load() != 0); err != nil {
 		return err
 	}
 	defer v.adm.done(c)
@@ -95,7 +95,7 @@ func (r *rotator) rotatePage(t *tree.Tree, first layout.Key) error {
 // admit is admit, and on a full volume waits until there is room. kept says
 // that a snapshot keeps what is rewritten: it takes its space once more, and a part
 // of the volume is left to those who use it.
-func (r *rotator) admit(c cost, kept bool) error {
+func (r *rotator) reserve(c reservation, kept bool) error {
 	v := r.v
 	for {
 		if r.quitting() {
@@ -106,13 +106,13 @@ func (r *rotator) admit(c cost, kept bool) error {
 			need, waits = r.spares()+int64(c.pages+v.adm.dirtyCount()), nearlyFull
 		}
 		if r.room() >= need {
-			err := v.adm.admit(c)
+			err := v.adm.reserve(c)
 			if !errors.Is(err, vfs.ErrNoSpace) {
 				return err
 			}
 		}
 		// Trying again has commits made, which wake us: only when there is more room.
-		room := max(r.room(), need) + blockPages*blockPages
+		room := max(r.room(), need) + bufferPages*bufferPages
 		r.tell(RotationWaiting, waits, nil)
 		for r.room() < room && (!kept || v.snap.newest.Load() != 0) {
 			if err := r.wait(); err != nil {
@@ -125,18 +125,18 @@ func (r *rotator) admit(c cost, kept bool) error {
 }
 
 // nearlyFull is what a rotation waits for that would fill the volume.
-const nearlyFull = "the volume is nearly full, and local snapshots keep what is rewritten: delete some of them, or files, or grow it"
+const nearlyFull = "the volume is nearly full, and local snapshots hold the old copies of rewritten data: delete snapshots or files, or grow the volume"
 
-// spares is how many free sectors a rotation leaves where snapshots keep
+// spares is how many free blocks a rotation leaves where snapshots keep
 // what it rewrites: a sixteenth of the volume.
 func (r *rotator) spares() int64 {
 	v := r.v
 	v.adm.mu.Lock()
 	defer v.adm.mu.Unlock()
-	return max(2*v.adm.reserve*layout.QuadSectors, int64(v.sectors.Load()/16))
+	return max(2*v.adm.reserveSlots*layout.NodeBlocks, int64(v.blocks.Load()/16))
 }
 
-// room is the number of sectors that are free, or will be.
+// room is the number of blocks that are free, or will be.
 func (r *rotator) room() int64 {
 	v := r.v
 	free, _, waiting := v.space.Counts()
@@ -161,12 +161,12 @@ func (r *rotator) pace(n uint64) error {
 // again as any other data. What it holds stays; no operation is logged.
 func (r *rotator) reseal(x staleRun, target uint32) error {
 	v := r.v
-	for end := x.sector + uint64(x.count); x.sector < end; {
-		n := min(end, (x.sector/blockPages+1)*blockPages) - x.sector // one block at a time
+	for end := x.block + uint64(x.count); x.block < end; {
+		n := min(end, (x.block/bufferPages+1)*bufferPages) - x.block // one buffer at a time
 		if err := r.pace(n * pageBytes); err != nil {
 			return err
 		}
-		dead, err := r.resealBlock(&x, n, target)
+		dead, err := r.resealBuffer(&x, n, target)
 		if dead {
 			v.background.reaper.wait() // it is being removed
 		}
@@ -177,12 +177,12 @@ func (r *rotator) reseal(x staleRun, target uint32) error {
 		if err != nil {
 			return err
 		}
-		x.sector += n
+		x.block += n
 	}
 	return nil
 }
 
-// unreadable notes what can not be rewritten.
+// unreadable notes what cannot be rewritten.
 func (r *rotator) unreadable(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -191,12 +191,12 @@ func (r *rotator) unreadable(err error) {
 	}
 }
 
-func (r *rotator) resealBlock(x *staleRun, count uint64, target uint32) (dead bool, err error) {
+func (r *rotator) resealBuffer(x *staleRun, count uint64, target uint32) (dead bool, err error) {
 	v := r.v
-	ino, sector := x.ino, x.sector
+	ino, block := x.ino, x.block
 	// What it takes it gives back, unless a snapshot keeps that: a full volume has the reserve for it.
-	c := cost{pages: int(count) + 1, quads: opQuads, urgent: !x.kept}
-	if err := r.admit(c, x.kept); err != nil {
+	c := reservation{pages: int(count) + 1, nodes: opNodes, urgent: !x.kept}
+	if err := r.reserve(c, x.kept); err != nil {
 		return false, err
 	}
 	defer v.adm.done(c)
@@ -216,24 +216,24 @@ func (r *rotator) resealBlock(x *staleRun, count uint64, target uint32) (dead bo
 	if err := v.data.cutRest(in); err != nil {
 		return false, err
 	}
-	es, err := v.data.extents(ino, sector, sector+count, 0)
+	es, err := v.data.extents(ino, block, block+count, 0)
 	if err != nil {
 		return false, txn.Wrap(err)
 	}
 	defer v.data.unload(in)
 	for i := range es {
 		if es[i].Epoch < target && err == nil {
-			err = r.resealExtent(in, &es[i], max(sector, es[i].Sector), min(sector+count, es[i].End()))
+			err = r.resealExtent(in, &es[i], max(block, es[i].Block), min(block+count, es[i].End()))
 		}
 	}
 	return false, err
 }
 
-// resealExtent makes sectors [from, to) of a file dirty, which an extent has alone.
+// resealExtent makes blocks [from, to) of a file dirty, which an extent has alone.
 // The caller holds in.mu: nobody makes a copy of it meanwhile.
 func (r *rotator) resealExtent(in *inode, e *items.Placed, from, to uint64) error {
 	v := r.v
-	run := layout.Run{Start: e.Addr/layout.SectorBytes + from - e.Sector, Count: uint32(to - from)}
+	run := layout.Run{Start: e.Addr/layout.BlockBytes + from - e.Block, Count: uint32(to - from)}
 	switch most, err := v.shares.Most(run); {
 	case err != nil:
 		return txn.Wrap(err)
@@ -252,7 +252,7 @@ func (r *rotator) resealExtent(in *inode, e *items.Placed, from, to uint64) erro
 	})
 }
 
-// loadRun is loadPage for the sectors [from, to) of one block, with one read.
+// loadRun is loadPage for the blocks [from, to) of one buffer, with one read.
 func (r *rotator) loadRun(in *inode, from, to uint64) error {
 	v := r.v
 	buf := make([]byte, (to-from)*pageBytes)
@@ -269,9 +269,9 @@ func (r *rotator) loadRun(in *inode, from, to uint64) error {
 	}
 	in.bmu.Lock()
 	defer in.bmu.Unlock()
-	b := v.data.block(in, from/blockPages)
+	b := v.data.buffer(in, from/bufferPages)
 	for s := from; s < to; s++ {
-		i := s % blockPages
+		i := s % bufferPages
 		if b.pages[i] == nil { // what is in memory is as new
 			b.pages[i] = pagePool.Get().(*page)
 			copy(b.pages[i][:], buf[(s-from)*pageBytes:])

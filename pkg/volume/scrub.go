@@ -13,8 +13,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
-// ErrPosition means that a scrub can not go on from there.
-var ErrPosition = errors.New("not a position that a scrub stopped at")
+// ErrPosition means that a scrub cannot go on from there.
+var ErrPosition = errors.New("invalid scrub position")
 
 // ScrubOptions for Scrub. The zero value reads all of a volume as fast as it goes
 // and mends what it can.
@@ -52,8 +52,8 @@ type Damage struct {
 	Offset uint64
 	Length uint64
 
-	// Of a damage of metadata that can not be mended, some of the files of which
-	// something can not be read, and how many more there are.
+	// Of a damage of metadata that cannot be mended, some of the files of which
+	// something cannot be read, and how many more there are.
 	Files []string
 	More  int
 
@@ -157,8 +157,8 @@ func (s *scrub) start() error {
 	s.v.durable.mu.Lock()
 	r := s.v.durable.root
 	s.v.durable.mu.Unlock()
-	data := r.DeviceSectors - r.DataStart()
-	s.total = (data - min(r.FreeSectors, data)) * layout.SectorBytes
+	data := r.DeviceBlocks - r.DataStart()
+	s.total = (data - min(r.FreeBlocks, data)) * layout.BlockBytes
 	if s.opts.From == "" {
 		return nil
 	}
@@ -302,7 +302,7 @@ func (s *scrub) mendingAt(at damagePlace, where, what string, mend func() error)
 	d := Damage{Where: where, What: what, at: at}
 	if s.write {
 		if err := mend(); err != nil {
-			d.What += fmt.Sprintf("; it can not be mended: %v", err)
+			d.What += fmt.Sprintf("; the repair failed: %v", err)
 		} else {
 			d.Mended = true
 		}
@@ -331,12 +331,12 @@ func (s *scrub) freeLists() (bytes int) {
 			continue
 		}
 		err := s.v.store.WalkFreeList(p, txn.DataArea(s.root), func(place layout.Run, _ []layout.Run) error {
-			bytes += int(place.Count) * layout.SectorBytes
+			bytes += int(place.Count) * layout.BlockBytes
 			return nil
 		})
 		if err != nil {
 			s.found(Damage{Where: fmt.Sprintf("free list %d", i),
-				What: fmt.Sprintf("%v; the volume can not be opened again before two commits have replaced it", err)})
+				What: fmt.Sprintf("%v; the volume cannot be opened again until two commits have replaced it", err)})
 		}
 	}
 	return bytes
@@ -356,11 +356,11 @@ func (s *scrub) roots() (bytes int) {
 			break
 		}
 		if what, damage := header.JudgeSlot(rep.Roots, slot); damage {
-			s.found(Damage{Where: fmt.Sprintf("root slot %d", slot), What: what + "; a later commit writes over it"})
+			s.found(Damage{Where: fmt.Sprintf("root slot %d", slot), What: what + "; a later commit overwrites it"})
 		}
 	}
 	if len(rep.Roots) == 0 {
-		s.found(Damage{Where: "root slots", What: "none of them verifies: the volume can not be opened again unless a commit succeeds"})
+		s.found(Damage{Where: "root slots", What: "no root slot verifies: the volume cannot be opened again unless a commit succeeds"})
 	}
 	return rep.Bytes
 }
@@ -383,9 +383,9 @@ func (v *Volume) checkHeader(damage func(where, what string, mend func() error))
 	}
 	for i, off := range []int64{layout.HeaderOffsetA, layout.HeaderOffsetB} {
 		b := device.AlignedBytes(layout.HeaderBytes)
-		what := "it is not what was written"
+		what := "it differs from what was written"
 		if _, err := v.store.Dev.ReadAt(b, off); err != nil {
-			what = fmt.Sprintf("it can not be read: %v", err)
+			what = fmt.Sprintf("it cannot be read: %v", err)
 		} else if bytes.Equal(b, want) {
 			continue
 		}
@@ -414,9 +414,9 @@ func (s *scrub) page(r *pageRead) {
 		}
 		s.found(d)
 	case r.first != nil:
-		s.mendingAt(at, where, fmt.Sprintf("the first copy: %v", r.first), func() error { return s.v.store.MendNode(r.p, true) })
+		s.mendingAt(at, where, fmt.Sprintf("first copy: %v", r.first), func() error { return s.v.store.MendNode(r.p, true) })
 	case r.second != nil:
-		s.mendingAt(at, where, fmt.Sprintf("the second copy, at %d: %v", r.p.Addr2, r.second), func() error { return s.v.store.MendNode(r.p, false) })
+		s.mendingAt(at, where, fmt.Sprintf("second copy, at %d: %v", r.p.Addr2, r.second), func() error { return s.v.store.MendNode(r.p, false) })
 	}
 }
 
@@ -427,7 +427,7 @@ func (s *scrub) item(k layout.Key, v []byte) {
 	}
 	e, err := layout.DecodeFileExtent(v)
 	if err != nil {
-		s.found(Damage{Where: "extent item", What: err.Error(), Ino: k.Obj, Offset: k.Sub * layout.SectorBytes, Length: layout.SectorBytes,
+		s.found(Damage{Where: "extent item", What: err.Error(), Ino: k.Obj, Offset: k.Sub * layout.BlockBytes, Length: layout.BlockBytes,
 			at: damagePlace{key: k}})
 		return
 	}
@@ -438,7 +438,7 @@ func (s *scrub) item(k layout.Key, v []byte) {
 	if s.bytes+n > txn.ReadBytes {
 		s.flush()
 	}
-	s.batch = append(s.batch, scrubRun{k.Obj, items.Placed{Sector: k.Sub, FileExtent: e}})
+	s.batch = append(s.batch, scrubRun{k.Obj, items.Placed{Block: k.Sub, FileExtent: e}})
 	s.bytes += n
 	s.w.spent += n
 }
@@ -462,9 +462,9 @@ func (s *scrub) flush() {
 	for i := range batch {
 		r := &batch[i]
 		s.v.store.BadSegments(&r.Record, s.buf, func(from, n int, err error) {
-			at := r.Addr + uint64(from)*layout.SectorBytes
-			s.found(Damage{Where: fmt.Sprintf("data at %d", at), What: err.Error(), Ino: r.ino, Length: uint64(n) * layout.SectorBytes,
-				Offset: (r.Sector + uint64(from)) * layout.SectorBytes, at: damagePlace{data: at}})
+			at := r.Addr + uint64(from)*layout.BlockBytes
+			s.found(Damage{Where: fmt.Sprintf("data at %d", at), What: err.Error(), Ino: r.ino, Length: uint64(n) * layout.BlockBytes,
+				Offset: (r.Block + uint64(from)) * layout.BlockBytes, at: damagePlace{data: at}})
 		})
 	}
 }

@@ -50,7 +50,7 @@ func TestScrub(t *testing.T) {
 	}
 	s := operate(t, fx.dev)
 	image := fx.dev.Clone()
-	// copyAt damages a sector that has a second copy.
+	// copyAt damages a block that has a second copy.
 	copyAt := func(addr uint64, where string) {
 		t.Helper()
 		flip(fx.dev, addr)
@@ -119,14 +119,14 @@ func TestScrub(t *testing.T) {
 		if checked++; checked%23 != 0 || paths[k.Obj] == nil { // unlinked
 			return
 		}
-		i := e.Sectors() / 2
-		flip(fx.dev, e.Addr+i*layout.SectorBytes)
-		d := scrubAll(t, v, ScrubOptions{}).want(t, fmt.Sprintf("data at %d", e.Addr+i*layout.SectorBytes), false)
-		if d.Ino != k.Obj || d.Offset != (k.Sub+i)*layout.SectorBytes || d.Length != layout.SectorBytes ||
+		i := e.Blocks() / 2
+		flip(fx.dev, e.Addr+i*layout.BlockBytes)
+		d := scrubAll(t, v, ScrubOptions{}).want(t, fmt.Sprintf("data at %d", e.Addr+i*layout.BlockBytes), false)
+		if d.Ino != k.Obj || d.Offset != (k.Sub+i)*layout.BlockBytes || d.Length != layout.BlockBytes ||
 			!slices.Contains(paths[k.Obj], strings.TrimPrefix(d.Path, "/")) {
-			t.Errorf("damage of inode %d, sector %d: %+v", k.Obj, k.Sub+i, d)
+			t.Errorf("damage of inode %d, block %d: %+v", k.Obj, k.Sub+i, d)
 		}
-		flip(fx.dev, e.Addr+i*layout.SectorBytes)
+		flip(fx.dev, e.Addr+i*layout.BlockBytes)
 	})
 	if checked < 100 {
 		t.Fatalf("%d extents", checked)
@@ -332,7 +332,7 @@ func TestScrubPin(t *testing.T) {
 	v := mustOpen(t, dev, Options{CommitInterval: -1})
 	a, err := v.Mknod(crashReq, vfs.RootIno, "f", 0o644, 0)
 	ok(t, err)
-	data := noise(rand.New(rand.NewPCG(1, 1)), 4*blockBytes)
+	data := noise(rand.New(rand.NewPCG(1, 1)), 4*bufferBytes)
 	rewrite := func(off uint64) {
 		v.space.Rewind()
 		if _, err := v.Write(crashReq, a.Ino, off, data, false); err != nil {
@@ -345,7 +345,7 @@ func TestScrubPin(t *testing.T) {
 	var once sync.Once
 	done := make(chan struct{})
 	dev.SetHook(func(_ int, op device.Op, off int64, n int) error {
-		if op != device.OpRead || n < blockBytes || off < layout.LogOff { // data alone
+		if op != device.OpRead || n < bufferBytes || off < layout.LogOff { // data alone
 			return nil
 		}
 		once.Do(func() {

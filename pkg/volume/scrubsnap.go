@@ -90,7 +90,7 @@ func (s *scrub) snapshot(ctx context.Context, t *snapshot) error {
 	x, err := s.v.snap.read(t)
 	if err != nil {
 		if s.v.snap.isListed(t) {
-			s.found(Damage{Where: fmt.Sprintf("snapshot %q", t.name), What: err.Error() + "; what only it holds can not be read"})
+			s.found(Damage{Where: fmt.Sprintf("snapshot %q", t.name), What: err.Error() + "; data that only this snapshot holds cannot be read"})
 		}
 		s.pos = s.pos.behindSnapshot(true)
 		return nil
@@ -218,13 +218,13 @@ func (s *scrub) headHasPage(p *layout.Pointer, key layout.Key) bool {
 }
 
 func (s *scrub) headHasData(d *Damage) bool {
-	from := d.Offset / layout.SectorBytes
+	from := d.Offset / layout.BlockBytes
 	head := items.Lookup{Tree: tree.New(tree.Config{ID: layout.TreeFS, Cache: s.v.cache}, s.root.Trees[layout.TreeFS], s.root.Generation+1)}
-	es, err := head.Extents(d.Ino, from, from+d.Length/layout.SectorBytes)
+	es, err := head.Extents(d.Ino, from, from+d.Length/layout.BlockBytes)
 	if err != nil {
 		return false
 	}
 	return slices.ContainsFunc(es, func(e items.Placed) bool {
-		return e.Addr-e.Sector*layout.SectorBytes == d.at.data-from*layout.SectorBytes
+		return e.Addr-e.Block*layout.BlockBytes == d.at.data-from*layout.BlockBytes
 	})
 }

@@ -121,7 +121,7 @@ func (s *snapScrub) look() {
 			e, err := layout.DecodeFileExtent(val)
 			ok(s.t, err)
 			if s.data[e.Addr] == nil {
-				s.data[e.Addr] = &heldDamage{ino: k.Obj, off: k.Sub * layout.SectorBytes, bytes: e.Sectors() * layout.SectorBytes}
+				s.data[e.Addr] = &heldDamage{ino: k.Obj, off: k.Sub * layout.BlockBytes, bytes: e.Blocks() * layout.BlockBytes}
 			}
 			hold(s.data[e.Addr])
 		})
@@ -189,7 +189,7 @@ func TestScrubSnapshots(t *testing.T) {
 		got := scrubAll(t, s.v, ScrubOptions{}).want(t, fmt.Sprintf("data at %d", addr), false)
 		flip(s.dev, addr)
 		d.check(t, got)
-		if got.Ino != d.ino || got.Path != s.paths[d.ino] || got.Offset != d.off || got.Length != layout.SectorBytes {
+		if got.Ino != d.ino || got.Path != s.paths[d.ino] || got.Offset != d.off || got.Length != layout.BlockBytes {
 			t.Errorf("%+v is of %s, %+v", got, s.paths[d.ino], d)
 		}
 		seen[fmt.Sprintf("data %v %t", d.in, d.head)]++

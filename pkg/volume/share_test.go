@@ -25,7 +25,7 @@ func TestShareTree(t *testing.T) {
 	for seed := range uint64(3) {
 		rng := rand.New(rand.NewPCG(seed, 5))
 		v := mustOpen(t, newDev(t, 300<<20), Options{CommitInterval: -1, Memory: minMemory})
-		const n, base = 600, layout.RegionSector - 300
+		const n, base = 600, layout.RegionBlocks - 300
 		var refs [n]int
 		free := func() int64 {
 			f, _, waiting := v.space.Counts()
@@ -67,7 +67,7 @@ func TestShareTree(t *testing.T) {
 				return v.shares.Drop(run)
 			}))
 			if now := free(); now != before+gone {
-				t.Fatalf("step %d: %d sectors are free, %d before, %d lost their last reference", step, now, before, gone)
+				t.Fatalf("step %d: %d blocks are free, %d before, %d lost their last reference", step, now, before, gone)
 			}
 			want := 0
 			for i := a; i < a+int(run.Count); i++ {
@@ -80,14 +80,14 @@ func TestShareTree(t *testing.T) {
 		}
 		ok(t, v.com.commitAll())
 		checkSharing(t, v, base, refs[:])
-		v.fail(errors.New("the end")) // files do not have these sectors
+		v.fail(errors.New("the end")) // files do not have these blocks
 		if v.Close() == nil {
 			t.Fatal("close of a failed volume")
 		}
 	}
 }
 
-// checkSharing compares the share tree with counts of references.
+// checkSharing compares the reference-count tree with counts of references.
 func checkSharing(t *testing.T, v *Volume, base uint64, refs []int) {
 	t.Helper()
 	var want []items.Sharing
@@ -97,8 +97,8 @@ func checkSharing(t *testing.T, v *Volume, base uint64, refs []int) {
 		if n < 2 {
 			continue
 		}
-		shared[s/layout.RegionSector]++
-		if k := len(want); k > 0 && want[k-1].End == s && want[k-1].Extra == uint32(n-1) && s%layout.RegionSector != 0 {
+		shared[s/layout.RegionBlocks]++
+		if k := len(want); k > 0 && want[k-1].End == s && want[k-1].Extra == uint32(n-1) && s%layout.RegionBlocks != 0 {
 			want[k-1].End++
 			continue
 		}
@@ -118,8 +118,8 @@ func checkSharing(t *testing.T, v *Volume, base uint64, refs []int) {
 		t.Fatalf("%d items, want %d", i, len(want))
 	}
 	for r := range uint64(2) {
-		if n, err := v.space.Shared(base/layout.RegionSector + r); err != nil || n != shared[base/layout.RegionSector+r] {
-			t.Fatalf("region %d has %d shared sectors, %v; want %d", base/layout.RegionSector+r, n, err, shared[base/layout.RegionSector+r])
+		if n, err := v.space.Shared(base/layout.RegionBlocks + r); err != nil || n != shared[base/layout.RegionBlocks+r] {
+			t.Fatalf("region %d has %d shared blocks, %v; want %d", base/layout.RegionBlocks+r, n, err, shared[base/layout.RegionBlocks+r])
 		}
 	}
 	if h := v.shares.Height(); h == 0 != (len(want) == 0) {
@@ -143,8 +143,8 @@ func TestManyShares(t *testing.T) {
 		ok(t, v.Sync(vfs.RootIno))
 	}
 	clone("b")
-	if n := len(dataSectors(t, v)); n != 16 {
-		t.Fatalf("%d sectors", n)
+	if n := len(dataBlocks(t, v)); n != 16 {
+		t.Fatalf("%d blocks", n)
 	}
 	ok(t, v.shares.Tree.Update(func(w *tree.Writer) error {
 		var keys []layout.Key
@@ -152,8 +152,8 @@ func TestManyShares(t *testing.T) {
 		return w.Put(keys[0], layout.Share{Count: 16, Extra: shares.MaxExtra + 1}.Append(nil))
 	}))
 	clone("c")
-	if n := len(dataSectors(t, v)); n != 32 {
-		t.Fatalf("%d sectors: what has very many references is shared once more", n)
+	if n := len(dataBlocks(t, v)); n != 32 {
+		t.Fatalf("%d blocks: what has very many references is shared once more", n)
 	}
 	ok(t, v.Close())
 }
@@ -187,7 +187,7 @@ func TestFullShared(t *testing.T) {
 		_, err := v.Write(crashReq, a.Ino, off, data, false)
 		ok(t, err)
 	}
-	for i := 0; ; i++ { // single sectors, until nothing fits any more
+	for i := 0; ; i++ { // single blocks, until nothing fits any more
 		_, err := v.Write(crashReq, inos[rng.IntN(clones)], rng.Uint64N(size/pageBytes)*pageBytes, data[:pageBytes], false)
 		if errors.Is(err, vfs.ErrNoSpace) {
 			break
@@ -285,8 +285,8 @@ func TestSyncOfCopies(t *testing.T) {
 				}
 			}
 		}
-		if n := len(dataSectors(t, v)); n != size/pageBytes {
-			t.Errorf("read-only %v: data takes %d sectors of %d", readOnly, n, size/pageBytes)
+		if n := len(dataBlocks(t, v)); n != size/pageBytes {
+			t.Errorf("read-only %v: data takes %d blocks of %d", readOnly, n, size/pageBytes)
 		}
 		ok(t, v.Close())
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// sharedFixture is a volume of files that share sectors, closed: whole copies, and
-// one that shares every other sector, so that the share tree has several pages.
+// sharedFixture is a volume of files that share blocks, closed: whole copies, and
+// one that shares every other block, so that the reference-count tree has several pages.
 func sharedFixture(t testing.TB) *fixture {
 	t.Helper()
 	fx := newFixture(t, 256<<20)
@@ -52,7 +52,7 @@ func sharedFixture(t testing.TB) *fixture {
 	return fx
 }
 
-// Pages of the share tree are not needed to read anything; fsck names them.
+// Pages of the reference-count tree are not needed to read anything; fsck names them.
 func TestDamageShares(t *testing.T) {
 	fx := sharedFixture(t)
 	s := operate(t, fx.dev)
@@ -68,19 +68,19 @@ func TestDamageShares(t *testing.T) {
 		}
 		if p.Addr2 != 0 {
 			flip(dev, p.Addr2)
-			if found := findings(t, dev); !strings.Contains(found, "how many files share sectors is lost") {
+			if found := findings(t, dev); !strings.Contains(found, "reference counts of shared blocks are lost") {
 				t.Errorf("fsck says\n%s", found)
 			}
 		}
 		if v := fx.examine(t, dev); v.open != nil || len(v.bad) > 0 {
-			t.Errorf("a page of the share tree is missed: %+v", v)
+			t.Errorf("a page of the reference-count tree is missed: %+v", v)
 		}
 		use(t, dev)
 		ok(t, checkOpen(t, dev, Options{ReadOnly: true}).Close())
 	}
 }
 
-// A sector that several files share is damaged: each of them is named.
+// A block that several files share is damaged: each of them is named.
 func TestDamageSharedData(t *testing.T) {
 	fx := sharedFixture(t)
 	var addr uint64
@@ -93,7 +93,7 @@ func TestDamageSharedData(t *testing.T) {
 	})
 	flip(fx.dev, addr)
 	found := findings(t, fx.dev)
-	if n := strings.Count(found, "data can not be read"); n != len(fx.files) {
+	if n := strings.Count(found, "data cannot be read"); n != len(fx.files) {
 		t.Errorf("%d lines for %d files:\n%s", n, len(fx.files), found)
 	}
 	v := fx.examine(t, fx.dev)
@@ -124,51 +124,51 @@ func TestCheckFindsShares(t *testing.T) {
 		name, want string
 		do         func(s *surgeon)
 	}{
-		{"one reference too many", "counts 1 references more than there are", func(s *surgeon) {
+		{"one reference too many", "counts 1 references too many", func(s *surgeon) {
 			edit(s, 9, func(_ *layout.Key, sh *layout.Share) { sh.Extra++ })
 		}},
-		{"very many", "counts 1000 references more than there are", func(s *surgeon) {
+		{"very many", "counts 1000 references too many", func(s *surgeon) {
 			edit(s, 9, func(_ *layout.Key, sh *layout.Share) { sh.Extra += 1000 })
 		}},
-		{"one too few", "more often than the share tree says", func(s *surgeon) {
+		{"one too few", "more often than the reference-count tree counts", func(s *surgeon) {
 			edit(s, 9, func(_ *layout.Key, sh *layout.Share) { sh.Extra-- })
 		}},
-		{"none", "more often than the share tree says", func(s *surgeon) {
+		{"none", "more often than the reference-count tree counts", func(s *surgeon) {
 			s.item(layout.TreeShares, func(k layout.Key, v []byte) (layout.Key, []byte, bool) { return k, nil, true })
 		}},
-		{"region count", "of its sectors are shared, the share tree has", func(s *surgeon) {
+		{"region count", "shared blocks, but the reference-count tree has", func(s *surgeon) {
 			s.item(layout.TreeSpace, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
 				v[12]++
 				return k, v, k.Type == layout.KeyRegion
 			})
 		}},
-		{"two for one", "they should be one", func(s *surgeon) {
+		{"two for one", "both must be one item", func(s *surgeon) {
 			edit(s, 6, func(_ *layout.Key, sh *layout.Share) { sh.Extra = 2 })
 		}},
-		{"overlap", "overlaps the one before", func(s *surgeon) {
+		{"overlap", "overlaps its predecessor", func(s *surgeon) {
 			edit(s, 5, func(_ *layout.Key, sh *layout.Share) { sh.Count++ })
 		}},
-		{"outside", "outside the volume's data area", func(s *surgeon) {
+		{"outside", "outside the data area", func(s *surgeon) {
 			s.insert(layout.TreeShares, layout.Key{Type: layout.KeyShare, Sub: 1 << 40}, layout.Share{Count: 1, Extra: 1}.Append(nil))
 		}},
-		{"malformed", "without further references", func(s *surgeon) {
+		{"malformed", "no extra references", func(s *surgeon) {
 			edit(s, 5, func(_ *layout.Key, sh *layout.Share) { sh.Extra = 0 })
 		}},
-		{"of nothing", "counts 1 references more than there are", func(s *surgeon) {
-			end := s.root.DeviceSectors - 10
+		{"of nothing", "counts 1 references too many", func(s *surgeon) {
+			end := s.root.DeviceBlocks - 10
 			s.insert(layout.TreeShares, layout.Key{Type: layout.KeyShare, Sub: end}, layout.Share{Count: 1, Extra: 1}.Append(nil))
 		}},
 		{"another key", "share item", func(s *surgeon) {
 			s.insert(layout.TreeShares, layout.Key{Type: 9, Sub: 5}, layout.Share{Count: 1, Extra: 1}.Append(nil))
 		}},
-		{"a reference gone", "counts 2 references more than there are", func(s *surgeon) {
+		{"a reference gone", "counts 2 references too many", func(s *surgeon) {
 			for range 2 {
 				s.item(layout.TreeFS, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
 					return k, nil, k.Type == layout.KeyExtent && k.Sub == 0
 				})
 			}
 		}},
-		{"feature", "does not name the feature", func(s *surgeon) {
+		{"feature", "lacks the feature bit", func(s *surgeon) {
 			s.incompat(t, 0)
 		}},
 	} {
@@ -199,7 +199,7 @@ func (s *surgeon) incompat(t testing.TB, word uint64) {
 	ok(t, s.dev.Sync())
 }
 
-// Pages of the share tree, changed at random and sealed under the right keys.
+// Pages of the reference-count tree, changed at random and sealed under the right keys.
 func TestShareMutationsUnderValidKeys(t *testing.T) {
 	fx := sharedFixture(t)
 	all := operate(t, fx.dev).nodes(layout.TreeShares)

@@ -23,15 +23,15 @@ func TestSharedLooks(t *testing.T) {
 		var all []sharedRef
 		for o := range uint64(40) {
 			for range 2 + rng.IntN(8) {
-				all = append(all, sharedRef{origin: o * 100, ino: rng.Uint64N(50), sector: uint64(len(all)), count: 1})
+				all = append(all, sharedRef{origin: o * 100, ino: rng.Uint64N(50), block: uint64(len(all)), count: 1})
 			}
 			if o == seed%80 { // more than a look has room for
 				for range 3 * limit {
-					all = append(all, sharedRef{origin: o * 100, ino: rng.Uint64N(50), sector: uint64(len(all)), count: 1})
+					all = append(all, sharedRef{origin: o * 100, ino: rng.Uint64N(50), block: uint64(len(all)), count: 1})
 				}
 			}
 		}
-		slices.SortFunc(all, func(a, b sharedRef) int { return cmp.Or(cmp.Compare(a.ino, b.ino), cmp.Compare(a.sector, b.sector)) })
+		slices.SortFunc(all, func(a, b sharedRef) int { return cmp.Or(cmp.Compare(a.ino, b.ino), cmp.Compare(a.block, b.block)) })
 		done := map[uint64]int{} // extents, and in how many looks
 		taken := map[layout.Key]bool{}
 		for l := (look{limit: limit}); ; l = (look{limit: limit, from: l.next, low: l.high}) {
@@ -76,19 +76,19 @@ func TestRotateSharedDamageLooks(t *testing.T) {
 		inos[i] = writeFile(t, v, fmt.Sprint(i), nil)
 	}
 	for _, i := range []int{2, 0} { // the one that is damaged lies first
-		_, err := v.Write(crashReq, inos[i], 0, noise(rng, blockBytes), false)
+		_, err := v.Write(crashReq, inos[i], 0, noise(rng, bufferBytes), false)
 		ok(t, err)
 		ok(t, v.Sync(vfs.RootIno))
 	}
-	share(t, v, inos[2], 0, inos[3], 0, blockBytes)
-	share(t, v, inos[2], 0, inos[4], 0, blockBytes)
-	share(t, v, inos[0], 0, inos[5], 0, blockBytes)
+	share(t, v, inos[2], 0, inos[3], 0, bufferBytes)
+	share(t, v, inos[2], 0, inos[4], 0, bufferBytes)
+	share(t, v, inos[0], 0, inos[5], 0, bufferBytes)
 	mustClose(t, v)
 	v = mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
 	v.rot.look = 2
 	es, err := v.data.extents(uint64(inos[2]), 0, 100, 1)
 	ok(t, err)
-	dev.Corrupt(int64(es[0].Addr)+layout.SectorBytes, func(b []byte) { b[0] ^= 1 })
+	dev.Corrupt(int64(es[0].Addr)+layout.BlockBytes, func(b []byte) { b[0] ^= 1 })
 	_, err = v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
 	ok(t, err)
 	if s := rotated(t, v); s.Phase != RotationWaiting || len(s.Epochs) != 2 {
@@ -102,7 +102,7 @@ func TestRotateSharedDamageLooks(t *testing.T) {
 	mustClose(t, v)
 }
 
-// Shared data is read as it lies, not sector by sector.
+// Shared data is read as it lies, not block by block.
 func TestRotateSharedReads(t *testing.T) {
 	mem := device.NewMem(80 << 20)
 	mustFormat(t, mem)
@@ -116,7 +116,7 @@ func TestRotateSharedReads(t *testing.T) {
 	var reads atomic.Int32
 	fault.SetHook(func(_ int, op device.Op, off int64, _ int) error {
 		for i := range es {
-			if from := int64(es[i].Addr); op == device.OpRead && off >= from && off < from+int64(es[i].Sectors())*pageBytes {
+			if from := int64(es[i].Addr); op == device.OpRead && off >= from && off < from+int64(es[i].Blocks())*pageBytes {
 				reads.Add(1)
 			}
 		}

@@ -22,7 +22,7 @@ type ShredReceipt struct {
 	Slots []ShreddedSlot `json:"slots"`
 	// Copies are both copies of the header, as they are now.
 	Copies []ShreddedCopy `json:"copies"`
-	// Remains says what this can not reach.
+	// Remains says what this cannot reach.
 	Remains []string `json:"remains"`
 }
 
@@ -49,7 +49,7 @@ type ShreddedCopy struct {
 var remains = []string{
 	"Copies of this device (backups, EBS snapshots, images, clones made by copying) still have key slots: shred each. Clones share the data key until it is rotated.",
 	"Keys: destroy the Secrets, also in backups of etcd, the KMS keys, passphrases and recovery keys, so that no old copy of a slot can be opened.",
-	"A device that remaps sectors (flash, thin storage) may keep what was overwritten where only its maker can read it; discarding asks it not to.",
+	"A device that remaps sectors (flash, thin storage) may keep overwritten data out of reach of software; a discard asks it to erase them.",
 }
 
 // Shred erases all key slots of the volume on a device: after it nothing opens
@@ -150,10 +150,10 @@ func shred(dev device.Device, hs *layout.Headers, old *layout.Header) (*ShredRec
 		c := &r.Copies[i]
 		got := device.AlignedBytes(len(b))
 		if _, err := dev.ReadAt(got, c.Offset); err != nil {
-			return nil, fmt.Errorf("%w: read back copy %s of the header: %w", vfs.ErrIO, c.Copy, err)
+			return nil, fmt.Errorf("%w: read back header copy %s: %w", vfs.ErrIO, c.Copy, err)
 		}
 		if string(got) != string(b) {
-			return nil, fmt.Errorf("%w: copy %s of the header, read back, is not what was written: its key slots may still be there", vfs.ErrIO, c.Copy)
+			return nil, fmt.Errorf("%w: header copy %s differs from what was written: its key slots may still exist", vfs.ErrIO, c.Copy)
 		}
 		sum := sha256.Sum256(got)
 		c.SHA256 = hex.EncodeToString(sum[:])

@@ -131,7 +131,7 @@ func TestShredFaults(t *testing.T) {
 			}
 			return nil
 		})
-		// One copy that can not be read at first is no reason to leave the other.
+		// One copy that cannot be read at first is no reason to leave the other.
 		if _, err := Shred(dev); hit && at > 1 && !errors.Is(err, vfs.ErrIO) {
 			t.Fatalf("call %d: %v", at, err)
 		}

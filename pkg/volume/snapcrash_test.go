@@ -168,7 +168,7 @@ func (r *snapRun) check(v *Volume) error {
 }
 
 // checkSnapCrash examines an image: fsck before and after, the snapshots, free
-// space to the sector, and then the head.
+// space to the block, and then the head.
 func checkSnapCrash(t testing.TB, img *device.Mem, r *snapRun) error {
 	rep, err := check.Run(img.Clone(), check.Options{Credential: r.cred()})
 	if err != nil {

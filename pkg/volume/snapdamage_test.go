@@ -84,16 +84,16 @@ func TestCheckFindsInSnapshots(t *testing.T) {
 		name, want string
 		damage     func(s *surgeon)
 	}{
-		{"newest snapshot", "newest snapshot is of generation 1", func(s *surgeon) { s.root.NewestSnapshot = 1; s.writeRoot() }},
-		{"dead sectors", "the dead lists should hold", first(layout.KeySnapState, func(k layout.Key, v []byte) (layout.Key, []byte) {
+		{"newest snapshot", "newest snapshot has generation 1", func(s *surgeon) { s.root.NewestSnapshot = 1; s.writeRoot() }},
+		{"dead blocks", "in dead lists, but they hold", first(layout.KeySnapState, func(k layout.Key, v []byte) (layout.Key, []byte) {
 			x, err := layout.DecodeSnapState(v)
 			ok(t, err)
-			x.DeadSectors++
+			x.DeadBlocks++
 			return k, x.Append(nil)
 		})},
-		{"two of one name", "two snapshots are called", snapshot(func(x *layout.Snapshot) { x.Name = "s6" })},
-		{"generation", "the root of", snapshot(func(x *layout.Snapshot) { x.Generation = 1 << 40 })},
-		{"deletion forgotten", "that held them is being deleted", func(s *surgeon) {
+		{"two of one name", "duplicate snapshot name", snapshot(func(x *layout.Snapshot) { x.Name = "s6" })},
+		{"generation", ", the root", snapshot(func(x *layout.Snapshot) { x.Generation = 1 << 40 })},
+		{"deletion forgotten", "being deleted held them", func(s *surgeon) {
 			s.item(layout.TreeSnapshots, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
 				if k.Type != layout.KeySnapshot {
 					return k, v, false
@@ -120,7 +120,7 @@ func TestCheckFindsInSnapshots(t *testing.T) {
 		{"a run outside", "outside", item(func(r []layout.DeadRun) []layout.DeadRun { r[0].Start = 1; return r })},
 		{"an item left out", "are missing", first(layout.KeyDeadItem, func(k layout.Key, _ []byte) (layout.Key, []byte) { return k, nil })},
 		{"a piece left out", "are missing", first(layout.KeyDeadPiece, func(k layout.Key, _ []byte) (layout.Key, []byte) { return k, nil })},
-		{"a piece under another bound", "no such piece", func(s *surgeon) {
+		{"a piece under another bound", "does not count this piece", func(s *surgeon) {
 			// The last of a list, so that the page's keys stay in order.
 			var all []layout.Key
 			s.items(layout.TreeSnapshots, func(k layout.Key, _ []byte) { all = append(all, k) })
@@ -133,11 +133,11 @@ func TestCheckFindsInSnapshots(t *testing.T) {
 				return k, v, true
 			})
 		}},
-		{"a point not given out", "not given out", func(s *surgeon) {
-			s.insert(layout.TreeSnapshots, layout.Key{Obj: 1 << 50, Type: layout.KeyDeadSum}, (&layout.DeadSum{Sectors: 1}).Append(nil))
+		{"a point never assigned", "never assigned", func(s *surgeon) {
+			s.insert(layout.TreeSnapshots, layout.Key{Obj: 1 << 50, Type: layout.KeyDeadSum}, (&layout.DeadSum{Blocks: 1}).Append(nil))
 		}},
-		{"of no kind", "of no kind", func(s *surgeon) { s.insert(layout.TreeSnapshots, layout.Key{Obj: 8, Type: 0x77}, []byte{1}) }},
-		{"labels", "alone hold is not what the lists say|belong to something else as well", relabelOne},
+		{"unexpected item type", "unexpected item type", func(s *surgeon) { s.insert(layout.TreeSnapshots, layout.Key{Obj: 8, Type: 0x77}, []byte{1}) }},
+		{"labels", "differ from the lists|belong to something else as well", relabelOne},
 	} {
 		img := dev.Clone()
 		c.damage(operate(t, img))
@@ -178,7 +178,7 @@ func TestCheckFindsInSnapshots(t *testing.T) {
 	}
 }
 
-// relabelOne gives a run another bound: sums and sectors are right, who holds it is not. Between
+// relabelOne gives a run another bound: sums and blocks are right, who holds it is not. Between
 // bounds without a snapshot in between there is no difference.
 func relabelOne(s *surgeon) {
 	var sums []layout.Key
@@ -230,15 +230,15 @@ func relabel(s *surgeon, a, b layout.Key) (done bool) {
 			return
 		}
 		done, item, runs = true, k, r
-		sums[a].Sectors -= uint64(r[i].Count)
-		sums[b].Sectors += uint64(r[i].Count)
+		sums[a].Blocks -= uint64(r[i].Count)
+		sums[b].Blocks += uint64(r[i].Count)
 		r[i].Bound = uint32(b.Sub)
 	})
 	if !done {
 		return false
 	}
 	of := sums[a].Append(nil)
-	if sums[a].Sectors == 0 && sums[a].First == sums[a].Next {
+	if sums[a].Blocks == 0 && sums[a].First == sums[a].Next {
 		of = nil // no such sum
 	}
 	for k, v := range map[layout.Key][]byte{item: layout.AppendDeadItem(nil, runs), a: of, b: sums[b].Append(nil)} {

@@ -33,7 +33,7 @@ type SnapshotInfo struct {
 
 func (t *snapshot) info() SnapshotInfo {
 	return SnapshotInfo{Name: t.name, ID: t.id, Generation: t.gen, Created: time.Unix(t.created.Sec, int64(t.created.Nsec)),
-		ReferencedBytes: int64(t.sectors) * layout.SectorBytes, Inodes: t.inodes, KeyEpoch: t.epoch, Open: t.views+t.holds > 0}
+		ReferencedBytes: int64(t.blocks) * layout.BlockBytes, Inodes: t.inodes, KeyEpoch: t.epoch, Open: t.views+t.holds > 0}
 }
 
 // Snapshots lists the snapshots, the oldest first. It reads the sums of the
@@ -75,13 +75,13 @@ func (s *snapshots) list() ([]SnapshotInfo, error) {
 	}
 	s.mu.Unlock()
 	unique := map[uint32]uint64{}
-	add := func(point uint64, bound uint32, sectors uint64) {
+	add := func(point uint64, bound uint32, blocks uint64) {
 		if point >= from && point < to {
 			return
 		}
 		i := sort.Search(len(ids), func(i int) bool { return ids[i] > bound })
 		if i < len(ids) && uint64(ids[i]) <= point && (i+1 == len(ids) || uint64(ids[i+1]) > point) {
-			unique[ids[i]] += sectors
+			unique[ids[i]] += blocks
 		}
 	}
 	for _, d := range pending { // nothing is dropped under a point that a rollback left
@@ -92,7 +92,7 @@ func (s *snapshots) list() ([]SnapshotInfo, error) {
 	}
 	for i := range infos {
 		if !infos[i].Deleting {
-			infos[i].UniqueBytes = int64(unique[infos[i].ID]) * layout.SectorBytes
+			infos[i].UniqueBytes = int64(unique[infos[i].ID]) * layout.BlockBytes
 		}
 	}
 	slices.SortFunc(infos, func(a, b SnapshotInfo) int { return cmp.Compare(a.ID, b.ID) })
@@ -100,7 +100,7 @@ func (s *snapshots) list() ([]SnapshotInfo, error) {
 }
 
 // deadSums calls fn for each sum of the dead lists.
-func (s *snapshots) deadSums(fn func(point uint64, bound uint32, sectors uint64)) error {
+func (s *snapshots) deadSums(fn func(point uint64, bound uint32, blocks uint64)) error {
 	for point := uint64(1); ; point++ {
 		next := uint64(0)
 		err := s.tree.Scan(layout.Key{Obj: point}, layout.Key{Obj: ^uint64(0), Type: 0xff, Sub: ^uint64(0)}, func(k layout.Key, _ []byte) bool {
@@ -116,7 +116,7 @@ func (s *snapshots) deadSums(fn func(point uint64, bound uint32, sectors uint64)
 			func(k layout.Key, val []byte) bool {
 				var sum layout.DeadSum
 				if sum, derr = layout.DecodeDeadSum(val); derr == nil {
-					fn(point, uint32(k.Sub), sum.Sectors)
+					fn(point, uint32(k.Sub), sum.Blocks)
 				}
 				return derr == nil
 			})

@@ -21,13 +21,13 @@ var snapSeed = flag.Uint64("snap.seed", 0, "seed of the model of snapshots; 0: f
 
 // The model of snapshots: random operations, snapshots, deletes, rollbacks and
 // remounts. A second bookkeeping, which knows nothing of dead lists, reads every
-// tree as a whole and notes which of them reach a sector: what the volume says
-// is free, and what each snapshot holds alone, must be the same to the sector.
+// tree as a whole and notes which of them reach a block: what the volume says
+// is free, and what each snapshot holds alone, must be the same to the block.
 
-type sectorSet map[uint64]struct{}
+type blockSet map[uint64]struct{}
 
-// reach adds all sectors that a tree reaches.
-func (set sectorSet) reach(t testing.TB, v *Volume, p *layout.Pointer, id uint64) {
+// reach adds all blocks that a tree reaches.
+func (set blockSet) reach(t testing.TB, v *Volume, p *layout.Pointer, id uint64) {
 	t.Helper()
 	add := func(r layout.Run) {
 		for i := range uint64(r.Count) {
@@ -55,7 +55,7 @@ func (set sectorSet) reach(t testing.TB, v *Volume, p *layout.Pointer, id uint64
 			if err != nil {
 				t.Fatal(err)
 			}
-			add(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(e.Sectors())})
+			add(layout.Run{Start: e.Addr / layout.BlockBytes, Count: uint32(e.Blocks())})
 		}
 	}
 }
@@ -67,8 +67,8 @@ func checkSpace(t testing.TB, v *Volume) {
 	v.durable.mu.Lock()
 	root := v.durable.root
 	v.durable.mu.Unlock()
-	all := sectorSet{}
-	reached := map[uint64]uint64{} // sector → snapshot, 0: several or the head
+	all := blockSet{}
+	reached := map[uint64]uint64{} // block → snapshot, 0: several or the head
 	for id := range root.Trees {
 		if p := &root.Trees[id]; !p.IsZero() {
 			all.reach(t, v, p, uint64(id))
@@ -85,7 +85,7 @@ func checkSpace(t testing.TB, v *Volume) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		set := sectorSet{}
+		set := blockSet{}
 		set.reach(t, v, &x.Tree, layout.TreeFS)
 		for sec := range set {
 			if _, ok := reached[sec]; ok {
@@ -97,11 +97,11 @@ func checkSpace(t testing.TB, v *Volume) {
 	}
 	unique := map[uint64]int64{}
 	for _, id := range reached {
-		unique[id] += layout.SectorBytes
+		unique[id] += layout.BlockBytes
 	}
-	used := root.DeviceSectors - root.DataStart() - root.FreeSectors
+	used := root.DeviceBlocks - root.DataStart() - root.FreeBlocks
 	for i := range root.FreeLists {
-		used -= root.FreeLists[i].Sectors
+		used -= root.FreeLists[i].Blocks
 		_, pieces, err := v.store.ReadFreeList(&root.FreeLists[i], txn.DataArea(root), minMemory)
 		if err != nil {
 			t.Fatal(err)
@@ -111,7 +111,7 @@ func checkSpace(t testing.TB, v *Volume) {
 		}
 	}
 	if used != uint64(len(reached)) {
-		t.Fatalf("%d sectors are in use, the trees reach %d", used, len(reached))
+		t.Fatalf("%d blocks are in use, the trees reach %d", used, len(reached))
 	}
 	infos, err := v.Snapshots()
 	if err != nil {

@@ -52,8 +52,8 @@ func (s *snapshots) bury(t *snapshot, mark func() error) error {
 	if err := s.waitAbandoned(); err != nil {
 		return err
 	}
-	c := cost{quads: opQuads, urgent: true, snaps: true}
-	if err := v.adm.admit(c); err != nil {
+	c := reservation{nodes: opNodes, urgent: true, snaps: true}
+	if err := v.adm.reserve(c); err != nil {
 		return err
 	}
 	defer v.adm.done(c)
@@ -150,7 +150,7 @@ func (s *snapshots) startReaper() {
 		f := &freer{v: v}
 		for {
 			s.mu.Lock()
-			for !s.stop && (s.stalled != nil || len(s.dying) == 0 && s.abandoned == nil) && !(v.res.worn() && !s.blunt) {
+			for !s.stop && (s.stalled != nil || len(s.dying) == 0 && s.abandoned == nil) && !(v.ranges.worn() && !s.blunt) {
 				s.cond.Wait()
 			}
 			if s.stop {
@@ -161,7 +161,7 @@ func (s *snapshots) startReaper() {
 			if s.stalled != nil || len(s.dying) == 0 && s.abandoned == nil {
 				s.passing = true
 				s.mu.Unlock()
-				v.res.restampAll()
+				v.ranges.restampAll()
 				s.mu.Lock()
 				s.passing = false
 				s.mu.Unlock()
@@ -184,7 +184,7 @@ func (s *snapshots) startReaper() {
 			case err != nil:
 				s.stalled = err
 				if v.opts.Log != nil && v.Failed() == nil && !s.stop {
-					v.opts.Log.Warn("what a deleted snapshot held could not be freed; the next mount tries again", "volume", v.id.String(), "error", err)
+					v.opts.Log.Warn("freeing the space of a deleted snapshot failed; the next mount tries again", "volume", v.id.String(), "error", err)
 				}
 			case a != nil:
 				s.abandoned = nil
@@ -216,8 +216,8 @@ func (s *snapshots) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, er
 		}
 	}
 	runs, pages := s.freeBudget()
-	c := cost{quads: freeQuads + pages, urgent: true, snaps: true}
-	if err := v.adm.admit(c); err != nil {
+	c := reservation{nodes: freeNodes + pages, urgent: true, snaps: true}
+	if err := v.adm.reserve(c); err != nil {
 		return false, err
 	}
 	defer v.adm.done(c)
@@ -251,7 +251,7 @@ func (s *snapshots) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, er
 	}
 	if f.changed {
 		s.mu.Lock()
-		s.state.DeadSectors -= min(f.dead, s.state.DeadSectors)
+		s.state.DeadBlocks -= min(f.dead, s.state.DeadBlocks)
 		s.dirty = true
 		s.mu.Unlock()
 		v.adm.changed()

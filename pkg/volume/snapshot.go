@@ -55,11 +55,11 @@ type snapshot struct {
 	gen     uint64
 	created vfs.Timespec
 	name    string
-	sectors uint64 // referenced when it was made
+	blocks  uint64 // referenced when it was made
 	inodes  uint64
 	epoch   uint32
 	passing bool   // made for a moment, and marked as deleted in the tree
-	dead    uint64 // sectors in dead lists when it was taken
+	dead    uint64 // blocks in dead lists when it was taken
 	// Of reserved ranges; when it was taken.
 	promised, ranges uint64
 	views            int  // OpenSnapshot; under mu
@@ -109,14 +109,14 @@ func (s *snapshots) load() error {
 				break
 			}
 			if x.Generation <= last || x.Generation >= v.gen {
-				return bad("snapshot %q of generation %d after one of %d", x.Name, x.Generation, last)
+				return bad("snapshot %q has generation %d, not above its predecessor's %d", x.Name, x.Generation, last)
 			}
 			last = x.Generation
-			t := &snapshot{id: uint32(k.Sub), gen: x.Generation, created: x.Created, name: x.Name, sectors: x.Sectors, inodes: x.Inodes, epoch: x.Epoch}
+			t := &snapshot{id: uint32(k.Sub), gen: x.Generation, created: x.Created, name: x.Name, blocks: x.Blocks, inodes: x.Inodes, epoch: x.Epoch}
 			if x.Deleting {
 				s.dying = append(s.dying, t)
 			} else if s.byName[x.Name] != nil {
-				return bad("two snapshots are called %q", x.Name)
+				return bad("duplicate snapshot name %q", x.Name)
 			} else {
 				s.live = append(s.live, t)
 				s.byName[x.Name] = t
@@ -125,7 +125,7 @@ func (s *snapshots) load() error {
 			s.abandoned = &abandoned{point: k.Sub}
 			s.abandoned.Abandoned, derr = layout.DecodeAbandoned(val)
 		default:
-			return bad("item %v of tree %d", k, layout.TreeSnapshots)
+			return bad("unexpected item %v in tree %d", k, layout.TreeSnapshots)
 		}
 		return derr == nil
 	})
@@ -139,14 +139,14 @@ func (s *snapshots) load() error {
 	defer s.mu.Unlock()
 	s.changed()
 	if n := s.newest.Load(); n != v.durable.root.NewestSnapshot {
-		return fmt.Errorf("%w: the root says that the newest is of generation %d, it is %d", layout.ErrCorrupt, v.durable.root.NewestSnapshot, n)
+		return fmt.Errorf("%w: the newest snapshot has generation %d in the root, but %d in tree 3", layout.ErrCorrupt, v.durable.root.NewestSnapshot, n)
 	}
 	return nil
 }
 
 // take is the end of a generation: if somebody waits for a snapshot, it is
 // this; epoch is the oldest that the head needs, if that is known. It returns the newest of those that the root's tree 3 names.
-func (s *snapshots) take(gen, inodes uint64, epoch uint32, res *reservations) (newest uint64) {
+func (s *snapshots) take(gen, inodes uint64, epoch uint32, res *reservedRanges) (newest uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := len(s.live) - 1; i >= 0 && newest == 0; i-- {
@@ -160,7 +160,7 @@ func (s *snapshots) take(gen, inodes uint64, epoch uint32, res *reservations) (n
 	}
 	s.want, s.taken = nil, t
 	t.epoch = max(t.epoch, epoch)
-	t.id, t.gen, t.inodes, t.dead = s.state.NextID, gen, inodes, s.state.DeadSectors
+	t.id, t.gen, t.inodes, t.dead = s.state.NextID, gen, inodes, s.state.DeadBlocks
 	s.state.NextID++
 	s.state.Point, s.dirty = t.id, true
 	s.live = append(s.live, t)
@@ -178,14 +178,14 @@ func (s *snapshots) nameSnapshot(w *tree.Writer, t *snapshot) error {
 	r := v.durable.root
 	v.durable.mu.Unlock()
 	if r.Generation != t.gen {
-		return fmt.Errorf("%w: snapshot %q of generation %d, the last one is %d", layout.ErrCorrupt, t.name, t.gen, r.Generation)
+		return fmt.Errorf("%w: snapshot %q has generation %d, but the root has %d", layout.ErrCorrupt, t.name, t.gen, r.Generation)
 	}
-	used := r.DeviceSectors - r.DataStart() - r.FreeSectors - t.dead
+	used := r.DeviceBlocks - r.DataStart() - r.FreeBlocks - t.dead
 	for i := range r.FreeLists {
-		used -= r.FreeLists[i].Sectors
+		used -= r.FreeLists[i].Blocks
 	}
-	t.sectors = used
-	x := layout.Snapshot{Generation: t.gen, Created: t.created, Tree: r.Trees[layout.TreeFS], Inodes: t.inodes, Sectors: used, Epoch: t.epoch, Deleting: t.passing,
+	t.blocks = used
+	x := layout.Snapshot{Generation: t.gen, Created: t.created, Tree: r.Trees[layout.TreeFS], Inodes: t.inodes, Blocks: used, Epoch: t.epoch, Deleting: t.passing,
 		Promised: t.promised, Ranges: t.ranges, Name: t.name}
 	return w.Put(items.SnapshotKey(t.id), x.Append(nil))
 }
@@ -194,7 +194,7 @@ func (s *snapshots) nameSnapshot(w *tree.Writer, t *snapshot) error {
 // the call. It is durable when the call returns.
 func (v *Volume) CreateSnapshot(name string) (SnapshotInfo, error) {
 	if !layout.ValidSnapshotName(name) {
-		return SnapshotInfo{}, fmt.Errorf("%w: %.200q; 1 to %d letters, digits and . _ - : + @, the first a letter, a digit or _", ErrSnapshotName, name, layout.MaxSnapshotName)
+		return SnapshotInfo{}, fmt.Errorf("%w: %.200q; use 1 to %d letters, digits and . _ - : + @, and begin with a letter, a digit or _", ErrSnapshotName, name, layout.MaxSnapshotName)
 	}
 	s := &v.snap
 	s.manage.Lock()
@@ -226,7 +226,7 @@ func (s *snapshots) takeNow(t *snapshot) error {
 	full := len(s.live)+len(s.dying) >= layout.MaxSnapshots || s.state.NextID == 1<<32-1
 	s.mu.Unlock()
 	if full {
-		return fmt.Errorf("%w: %d, those that are being deleted included", ErrTooManySnapshots, layout.MaxSnapshots)
+		return fmt.Errorf("%w: %d, including those that are being deleted", ErrTooManySnapshots, layout.MaxSnapshots)
 	}
 	// Not while admitted: who changes keys may be waiting for that.
 	if err := v.keys.requireFeature(layout.FeatureSnapshots); err != nil {
@@ -234,9 +234,9 @@ func (s *snapshots) takeNow(t *snapshot) error {
 	}
 	_, epochs := v.Keys()
 	t.epoch = epochs[0]
-	c := cost{quads: opQuads, pins: 1}
-	if err := v.adm.admit(c); err != nil { // a freeze waits for all that follows
-		return v.res.whyNoSnapshot(err)
+	c := reservation{nodes: opNodes, pins: 1}
+	if err := v.adm.reserve(c); err != nil { // a freeze waits for all that follows
+		return v.ranges.whyNoSnapshot(err)
 	}
 	defer v.adm.done(c)
 	err := v.inGate(func() error {
@@ -263,7 +263,7 @@ func (s *snapshots) holdHead() (x layout.Snapshot, end func(), err error) {
 	v := s.v
 	if v.ring == nil {
 		if v.life.replayed {
-			return x, nil, fmt.Errorf("%w: its log waits for replay", vfs.ErrReadOnly)
+			return x, nil, fmt.Errorf("%w: its log has not been replayed; mount the volume read-write first", vfs.ErrReadOnly)
 		}
 		return layout.Snapshot{Generation: v.durable.root.Generation, Tree: v.durable.root.Trees[layout.TreeFS]}, func() {}, nil
 	}

@@ -127,7 +127,7 @@ func TestSnapshotFull(t *testing.T) {
 	ok(t, err)
 	fill()
 	rng := rand.New(rand.NewPCG(1, 1))
-	for i := range 4000 { // what is free becomes single sectors
+	for i := range 4000 { // what is free becomes single blocks
 		_, err := v.Write(crashReq, files[0], rng.Uint64N(size/4096)*4096, buf[:4096], false)
 		if err != nil && !errors.Is(err, vfs.ErrNoSpace) {
 			t.Fatal(err)
@@ -174,7 +174,7 @@ func TestSnapshotFull(t *testing.T) {
 }
 
 // A step that frees what snapshots held asks for less than half of the smallest
-// reserve, which is there on a full volume, however high the share tree is.
+// reserve, which is there on a full volume, however high the reference-count tree is.
 func TestFreeBudget(t *testing.T) {
 	v := mustOpen(t, newDev(t, 80<<20), Options{CommitInterval: -1, Memory: minMemory})
 	defer mustClose(t, v)
@@ -186,10 +186,10 @@ func TestFreeBudget(t *testing.T) {
 		v.shares = shares.New(own.Tree, v.space, height, func() {})
 		runs, pages := v.snap.freeBudget()
 		v.adm.mu.Lock()
-		meta := v.adm.meta(cost{quads: freeQuads + pages})
+		meta := v.adm.meta(reservation{nodes: freeNodes + pages})
 		v.adm.mu.Unlock()
-		if runs < 4 || meta > v.adm.reserve/2 {
-			t.Errorf("height %d: %d runs, %d groups of %d in reserve", height, runs, meta, v.adm.reserve)
+		if runs < 4 || meta > v.adm.reserveSlots/2 {
+			t.Errorf("height %d: %d runs, %d groups of %d in reserve", height, runs, meta, v.adm.reserveSlots)
 		}
 	}
 }
@@ -314,7 +314,7 @@ func TestOpenDuringDeletion(t *testing.T) {
 	go func() { done <- v.DeleteSnapshot("s") }()
 	for admitted := false; !admitted; { // and waits for the gate
 		v.adm.mu.Lock()
-		admitted = v.adm.granted.quads > 0
+		admitted = v.adm.granted.nodes > 0
 		v.adm.mu.Unlock()
 	}
 	_, _, err = v.OpenSnapshot("s")

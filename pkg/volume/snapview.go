@@ -15,7 +15,7 @@ import (
 // snapView is a snapshot as a file system that can only be read. It is a volume
 // of its own tree and inodes; device, keys, cache and pins are those of the
 // volume that it belongs to. What it reads stays where it is: a snapshot that is
-// open can not be deleted.
+// open cannot be deleted.
 type snapView struct {
 	*Volume
 	stat vfs.StatFS
@@ -24,7 +24,7 @@ type snapView struct {
 // StatFS implements vfs.FS: a snapshot is as large as what it holds, and full.
 func (s *snapView) StatFS() vfs.StatFS { return s.stat }
 
-// OpenSnapshot opens a snapshot for reading, beside the volume. It can not be
+// OpenSnapshot opens a snapshot for reading, beside the volume. It cannot be
 // deleted, nor the volume be closed, until end is called, when nobody uses the
 // file system any more.
 func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
@@ -50,12 +50,12 @@ func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
 	sub.names.hash = v.names.hash
 	sub.opts.ReadOnly = true
 	sub.table.m = map[uint64]*inode{}
-	sub.sectors.Store(v.sectors.Load())
+	sub.blocks.Store(v.blocks.Load())
 	sub.com.init()
 	sub.sync.init()
 	sub.snap.init()
 	sub.fs = tree.New(tree.Config{ID: layout.TreeFS, Cache: v.cache}, x.Tree, x.Generation+1)
-	return &snapView{sub, vfs.StatFS{BlockSize: layout.SectorBytes, Blocks: x.Sectors, Inodes: x.Inodes, NameMax: vfs.MaxNameBytes}}, end, nil
+	return &snapView{sub, vfs.StatFS{BlockSize: layout.BlockBytes, Blocks: x.Blocks, Inodes: x.Inodes, NameMax: vfs.MaxNameBytes}}, end, nil
 }
 
 // find returns a snapshot, once use has noted who uses it.
@@ -85,7 +85,7 @@ func (s *snapshots) unhold(t *snapshot) {
 func (s *snapshots) read(t *snapshot) (x layout.Snapshot, err error) {
 	val, ok, err := s.tree.Get(items.SnapshotKey(t.id), nil)
 	if err == nil && !ok {
-		err = fmt.Errorf("%w: it is missing", layout.ErrCorrupt)
+		err = fmt.Errorf("%w: inode item is missing", layout.ErrCorrupt)
 	}
 	if err == nil {
 		x, err = layout.DecodeSnapshot(val)

@@ -13,7 +13,7 @@ import (
 
 // TestStatFSAgrees keeps a volume full with small writes, deletes and snapshots. Once
 // everything is committed, df, a walk of all trees, and after the unmount info
-// and fsck come to the same number of sectors in use.
+// and fsck come to the same number of blocks in use.
 func TestStatFSAgrees(t *testing.T) {
 	dev := device.NewMem(80 << 20)
 	mustFormat(t, dev)
@@ -79,11 +79,11 @@ func TestStatFSAgrees(t *testing.T) {
 	ok(t, err)
 	rep := checkClean(t, dev)
 	n := rep.Counts
-	if got := uint64(i.DataBytes-i.FreeBytes) / layout.SectorBytes; got > used+64 || got+64 < used {
-		t.Errorf("df says that %d sectors are in use, info %d", used, got)
+	if got := uint64(i.DataBytes-i.FreeBytes) / layout.BlockBytes; got > used+64 || got+64 < used {
+		t.Errorf("df says that %d blocks are in use, info %d", used, got)
 	}
-	if got := n.UsedSectors + n.ReservedSectors - v.dataStart; got > used+64 || got+64 < used {
-		t.Errorf("df says that %d sectors are in use, fsck %d, %d of them reserved, %d in the free lists", used, got, n.ReservedSectors, n.FreedSectors)
+	if got := n.UsedBlocks + n.ReservedBlocks - v.dataStart; got > used+64 || got+64 < used {
+		t.Errorf("df says that %d blocks are in use, fsck %d, %d of them reserved, %d in the free lists", used, got, n.ReservedBlocks, n.FreedBlocks)
 	}
 }
 
@@ -96,14 +96,14 @@ func agree(t *testing.T, v *Volume) (used uint64) {
 	v.durable.mu.Lock()
 	root := *v.durable.root
 	v.durable.mu.Unlock()
-	want := root.DeviceSectors - root.DataStart() - root.FreeSectors + root.Reserved.Owed
+	want := root.DeviceBlocks - root.DataStart() - root.FreeBlocks + root.Reserved.Owed
 	for i := range root.FreeLists {
-		want -= root.FreeLists[i].Sectors
+		want -= root.FreeLists[i].Blocks
 	}
 	s := v.StatFS()
 	if used = s.Blocks - s.BlocksFree; used != want {
 		free, _, waiting := v.space.Counts()
-		t.Fatalf("df says that %d sectors are in use, the trees and what is reserved take %d; free %d, waiting %d", used, want, free, waiting)
+		t.Fatalf("df says that %d blocks are in use, the trees and what is reserved take %d; free %d, waiting %d", used, want, free, waiting)
 	}
 	return used
 }

@@ -21,8 +21,8 @@ func (v *Volume) Statistics() Statistics {
 	v.snap.mu.Lock()
 	snapshots := len(v.snap.byName) + len(v.snap.dying)
 	v.snap.mu.Unlock()
-	s := Statistics{UUID: v.id.String(), Snapshots: snapshots, Shares: v.shares.Height() > 0, Generation: v.durable.generation(), Commits: v.com.commits.Load(), DirtyBytes: uint64(max(v.adm.dirtyCount(), 0)) * layout.SectorBytes,
-		WaitingBytes: uint64(waiting) * layout.SectorBytes, Freezes: v.Frozen()}
+	s := Statistics{UUID: v.id.String(), Snapshots: snapshots, Shares: v.shares.Height() > 0, Generation: v.durable.generation(), Commits: v.com.commits.Load(), DirtyBytes: uint64(max(v.adm.dirtyCount(), 0)) * layout.BlockBytes,
+		WaitingBytes: uint64(waiting) * layout.BlockBytes, Freezes: v.Frozen()}
 	if v.ring != nil {
 		s.RingBytes = uint64(v.ring.Used())
 	}

@@ -175,8 +175,8 @@ func TestStress(t *testing.T) {
 		t.Fatal(err)
 	}
 	v.adm.mu.Lock()
-	if v.adm.pages != 0 || v.adm.inodes != 0 || v.adm.blocks != 0 || v.adm.granted != (cost{}) {
-		t.Errorf("admission is left with pages %d, inodes %d, blocks %d, granted %+v", v.adm.pages, v.adm.inodes, v.adm.blocks, v.adm.granted)
+	if v.adm.pages != 0 || v.adm.inodes != 0 || v.adm.buffers != 0 || v.adm.granted != (reservation{}) {
+		t.Errorf("admission is left with pages %d, inodes %d, blocks %d, granted %+v", v.adm.pages, v.adm.inodes, v.adm.buffers, v.adm.granted)
 	}
 	v.adm.mu.Unlock()
 	if err := v.Close(); err != nil {

@@ -142,7 +142,7 @@ func (s *surgeon) edit(id int, level uint8, change func(n *layout.Node) bool) {
 }
 
 func (s *surgeon) writeRoot() {
-	b := device.AlignedBytes(layout.SectorBytes)
+	b := device.AlignedBytes(layout.BlockBytes)
 	ok(s.t, s.store.Keys.Newest().SealRoot(uint8(s.slot), s.root.Encode(), b))
 	for n := range layout.RootCopies {
 		ok(s.t, s.store.Write(b, uint64(layout.RootCopyOff(s.slot, n))))
@@ -287,9 +287,9 @@ func setRoot(dev *device.Mem, slot int, b []byte) {
 	}
 }
 
-func sector(t testing.TB, dev device.Device, addr uint64) []byte {
+func block(t testing.TB, dev device.Device, addr uint64) []byte {
 	t.Helper()
-	b := make([]byte, layout.SectorBytes)
+	b := make([]byte, layout.BlockBytes)
 	_, err := dev.ReadAt(b, int64(addr))
 	ok(t, err)
 	return b

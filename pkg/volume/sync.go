@@ -72,7 +72,7 @@ func (s *syncer) letPass() {
 const maxBatch = 8 << 20
 
 // refMin is the size from which written data may be logged by reference.
-const refMin = blockBytes
+const refMin = bufferBytes
 
 // Sync implements vfs.FS.
 func (v *Volume) Sync(ino vfs.Ino) error {
@@ -204,7 +204,7 @@ func (s *syncer) logTail(from, to uint64) error {
 	return nil
 }
 
-// appendLarge adds a large operation to a batch: whole blocks that lie on the
+// appendLarge adds a large operation to a batch: whole buffers that lie on the
 // device already go by reference.
 func (s *syncer) appendLarge(batch, rec []byte) ([]byte, error) {
 	v := s.v
@@ -225,19 +225,19 @@ func (s *syncer) appendLarge(batch, rec []byte) ([]byte, error) {
 		op.Flags &^= layout.OpKill // once
 	}
 	for len(data) > 0 {
-		// the next block that extents cover
+		// the next buffer that extents cover
 		var ref []layout.FileExtent
 		at := off
 		for len(es) > 0 {
-			start := es[0].Sector / blockPages * blockPages
+			start := es[0].Block / bufferPages * bufferPages
 			n, covered := 0, uint64(0)
-			for n < len(es) && es[n].Sector == start+covered && covered < blockPages {
-				covered += es[n].Sectors()
+			for n < len(es) && es[n].Block == start+covered && covered < bufferPages {
+				covered += es[n].Blocks()
 				n++
 			}
 			group := es[:max(n, 1)]
 			es = es[max(n, 1):]
-			if covered == blockPages && start*pageBytes >= off && start*pageBytes+blockBytes <= off+uint64(len(data)) {
+			if covered == bufferPages && start*pageBytes >= off && start*pageBytes+bufferBytes <= off+uint64(len(data)) {
 				at = start * pageBytes
 				for i := range group {
 					ref = append(ref, group[i].FileExtent)
@@ -253,9 +253,9 @@ func (s *syncer) appendLarge(batch, rec []byte) ([]byte, error) {
 			inline(at - off)
 		}
 		part := *op
-		part.Type, part.Data, part.Off, part.Len, part.Extents = layout.OpWriteRef, nil, off, blockBytes, ref
+		part.Type, part.Data, part.Off, part.Len, part.Extents = layout.OpWriteRef, nil, off, bufferBytes, ref
 		batch = layout.AppendOp(batch, &part)
-		off, data = off+blockBytes, data[blockBytes:]
+		off, data = off+bufferBytes, data[bufferBytes:]
 		op.Flags &^= layout.OpKill
 	}
 	return batch, nil

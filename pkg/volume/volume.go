@@ -78,7 +78,7 @@ type Volume struct {
 	anc        anchors
 	rot        rotator
 	snap       snapshots
-	res        reservations
+	ranges     reservedRanges
 	background background
 }
 
@@ -88,9 +88,9 @@ type storage struct {
 	space     *txn.Space
 	log       *txn.Log
 	ring      *txn.Ring     // nil: read-only
-	dataStart uint64        // first sector after the log
+	dataStart uint64        // first block after the log
 	growMu    sync.Mutex    // one Grow at a time
-	sectors   atomic.Uint64 // of the device, as used
+	blocks    atomic.Uint64 // of the device, as used
 	durable   durableRoot
 }
 
@@ -157,7 +157,7 @@ func (v *Volume) fail(err error) {
 		return
 	}
 	if v.opts.Log != nil {
-		v.opts.Log.Error("volume failed and is read-only now; unmount, check the device, run fsck", "volume", v.id.String(), "error", err)
+		v.opts.Log.Error("volume failed and is now read-only; unmount it, check the device, and run fsck", "volume", v.id.String(), "error", err)
 	}
 	v.adm.wake()
 	v.com.wake()
@@ -194,7 +194,7 @@ func (v *Volume) ID() crypto.UUID { return v.id }
 func (v *Volume) own() {
 	for _, owner := range []**Volume{
 		&v.table.v, &v.names.v, &v.data.v, &v.adm.v, &v.flush.v, &v.com.v, &v.sync.v, &v.sync.idle.v, &v.frozen.v,
-		&v.keys.v, &v.anc.v, &v.rot.v, &v.snap.v, &v.res.v, &v.background.v, &v.background.reaper.v, &v.background.discards.v,
+		&v.keys.v, &v.anc.v, &v.rot.v, &v.snap.v, &v.ranges.v, &v.background.v, &v.background.reaper.v, &v.background.discards.v,
 	} {
 		*owner = v
 	}
@@ -217,7 +217,7 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.keys.floor.Store(root.HeaderSeq)
 	v.keys.features.Store(header.Incompat)
 	v.dataStart = root.DataStart()
-	v.sectors.Store(root.DeviceSectors)
+	v.blocks.Store(root.DeviceBlocks)
 	v.names.hash = items.NewHasher(root.HashSeed)
 	v.table.m = map[uint64]*inode{}
 	v.flush.refs.m = map[uint64][]items.Placed{}
@@ -228,8 +228,8 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 	v.snap.init()
 	v.adm.changed, v.adm.parked = func() {}, func(int) {}
 	v.rot.init(opts.Memory)
-	v.res.load(root.Reserved)
-	v.adm.initAdmission(opts.Memory, int64(root.DeviceSectors)*layout.SectorBytes)
+	v.ranges.load(root.Reserved)
+	v.adm.initAdmission(opts.Memory, int64(root.DeviceBlocks)*layout.BlockBytes)
 	v.cache = tree.NewCache(opts.Memory/4, v.store.ReadNode)
 	v.fs = v.newTree(layout.TreeFS)
 	v.snap.tree = v.newTree(layout.TreeSnapshots)
@@ -242,7 +242,7 @@ func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *t
 		return nil, txn.Wrap(err)
 	}
 	v.shares = shares.New(v.newTree(layout.TreeShares), v.space, tree.PointerHeight(&root.Trees[layout.TreeShares]),
-		func() { v.res.stale.Store(true) })
+		func() { v.ranges.stale.Store(true) })
 	v.trees = []*tree.Tree{v.fs, v.snap.tree, v.shares.Tree, v.anc.tree}
 	return v, nil
 }
@@ -269,7 +269,7 @@ func (v *Volume) start(mount [16]byte) error {
 		return err
 	}
 	v.ring = ring
-	v.log = txn.NewLog(v.store, mount, v.durable.root.LogSectors)
+	v.log = txn.NewLog(v.store, mount, v.durable.root.LogBlocks)
 	v.flush.start()
 	if v.opts.CommitInterval > 0 {
 		v.sync.idle.start()
@@ -341,24 +341,24 @@ func (v *Volume) StatFS() vfs.StatFS {
 	v.com.inos.mu.Lock()
 	inodes := v.com.inos.inodes
 	v.com.inos.mu.Unlock()
-	total := v.sectors.Load() - v.dataStart
+	total := v.blocks.Load() - v.dataStart
 	avail := uint64(max(v.available(), 0))
 	free, _, waiting := v.space.Counts()
-	all := uint64(max(free+waiting-int64(v.adm.dirtyCount())-v.res.owing(), 0))
+	all := uint64(max(free+waiting-int64(v.adm.dirtyCount())-v.ranges.owing(), 0))
 	// An inode costs at least a few hundred bytes of tree.
-	room := avail * layout.SectorBytes / 512
-	return vfs.StatFS{BlockSize: layout.SectorBytes, Blocks: total, BlocksFree: max(all, avail), BlocksAvail: avail,
+	room := avail * layout.BlockBytes / 512
+	return vfs.StatFS{BlockSize: layout.BlockBytes, Blocks: total, BlocksFree: max(all, avail), BlocksAvail: avail,
 		Inodes: inodes + room, InodesFree: room, NameMax: vfs.MaxNameBytes}
 }
 
-// available is the number of sectors that data may have.
+// available is the number of blocks that data may have.
 func (v *Volume) available() int64 {
 	free, _, waiting := v.space.Counts()
 	a := &v.adm
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	held, _ := v.res.held(a.granted.pins > 0)
-	return free + waiting - layout.QuadSectors*a.reserve - int64(a.pages) - held
+	held, _ := v.ranges.held(a.granted.pins > 0)
+	return free + waiting - layout.NodeBlocks*a.reserveSlots - int64(a.pages) - held
 }
 
 func randomBytes[T ~[16]byte | ~[32]byte]() (b T) {
@@ -382,13 +382,13 @@ func (v *Volume) Grow() (sizeBytes int64, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", vfs.ErrIO, err)
 	}
-	sectors := uint64(size) / layout.SectorBytes
-	if sectors > v.sectors.Load() {
-		c := cost{ring: 128, quads: opQuads, urgent: true}
-		if err := v.adm.admit(c); err != nil {
+	blocks := uint64(size) / layout.BlockBytes
+	if blocks > v.blocks.Load() {
+		c := reservation{ring: 128, nodes: opNodes, urgent: true}
+		if err := v.adm.reserve(c); err != nil {
 			return 0, err
 		}
-		err := v.perform(&layout.Op{Type: layout.OpGrow, Time: vfs.Now(), Len: sectors})
+		err := v.perform(&layout.Op{Type: layout.OpGrow, Time: vfs.Now(), Len: blocks})
 		v.adm.done(c)
 		if err == nil {
 			err = v.com.commitAll()
@@ -397,25 +397,25 @@ func (v *Volume) Grow() (sizeBytes int64, err error) {
 			return 0, v.sync.syncErr(err)
 		}
 	}
-	return int64(v.sectors.Load()) * layout.SectorBytes, nil
+	return int64(v.blocks.Load()) * layout.BlockBytes, nil
 }
 
-// applyGrow adds the sectors up to a new end. The log names them as refs only
+// applyGrow adds the blocks up to a new end. The log names them as refs only
 // after this operation, so replay knows them as well.
-func (v *Volume) applyGrow(sectors uint64) error {
+func (v *Volume) applyGrow(blocks uint64) error {
 	size, err := v.store.Dev.Size()
 	if err != nil {
 		return err
 	}
-	if sectors > uint64(size)/layout.SectorBytes {
-		return fmt.Errorf("%w: growth to %d sectors of a device of %d bytes", layout.ErrCorrupt, sectors, size)
+	if blocks > uint64(size)/layout.BlockBytes {
+		return fmt.Errorf("%w: growth to %d blocks exceeds the device of %d bytes", layout.ErrCorrupt, blocks, size)
 	}
-	if err := v.space.Grow(sectors); err != nil {
+	if err := v.space.Grow(blocks); err != nil {
 		return err
 	}
-	v.sectors.Store(max(v.sectors.Load(), sectors))
+	v.blocks.Store(max(v.blocks.Load(), blocks))
 	v.adm.mu.Lock()
-	v.adm.reserve = reserveQuads(int64(v.sectors.Load()) * layout.SectorBytes)
+	v.adm.reserveSlots = reserveSlots(int64(v.blocks.Load()) * layout.BlockBytes)
 	v.adm.mu.Unlock()
 	v.adm.wake()
 	return nil

@@ -21,7 +21,7 @@ func TestNestedAdmission(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range uint64(3 * cutStep) { // one extent each
-		if _, err := v.Write(crashReq, a.Ino, 2*i*blockBytes, []byte("x"), false); err != nil {
+		if _, err := v.Write(crashReq, a.Ino, 2*i*bufferBytes, []byte("x"), false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -41,8 +41,8 @@ func TestNestedAdmission(t *testing.T) {
 	}()
 	for granted := 0; granted == 0; {
 		v.adm.mu.Lock()
-		if granted = v.adm.granted.quads; granted > 0 { // admitted, and waits for in.mu
-			v.adm.granted.quads += v.adm.maxNodes + opQuads
+		if granted = v.adm.granted.nodes; granted > 0 { // admitted, and waits for in.mu
+			v.adm.granted.nodes += v.adm.maxNodes + opNodes
 			v.adm.granted.pages += v.adm.maxPages
 		}
 		v.adm.mu.Unlock()
@@ -51,7 +51,7 @@ func TestNestedAdmission(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	v.adm.done(cost{quads: v.adm.maxNodes + opQuads, pages: v.adm.maxPages})
+	v.adm.done(reservation{nodes: v.adm.maxNodes + opNodes, pages: v.adm.maxPages})
 	v.table.put(in)
 	if err := v.Close(); err != nil {
 		t.Fatal(err)
@@ -94,7 +94,7 @@ func TestWritersWaitForFlushers(t *testing.T) {
 	mustFormat(t, dev)
 	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
 	v.adm.mu.Lock()
-	v.adm.maxPages = 2 * blockPages
+	v.adm.maxPages = 2 * bufferPages
 	v.adm.mu.Unlock()
 	rounds := 3000
 	if testing.Short() {
@@ -108,9 +108,9 @@ func TestWritersWaitForFlushers(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			data := make([]byte, blockBytes)
+			data := make([]byte, bufferBytes)
 			for i := range rounds {
-				if _, err := v.Write(crashReq, a.Ino, uint64(i%64)*blockBytes, data[:blockBytes-i%2*pageBytes], false); err != nil {
+				if _, err := v.Write(crashReq, a.Ino, uint64(i%64)*bufferBytes, data[:bufferBytes-i%2*pageBytes], false); err != nil {
 					t.Error(err)
 					return
 				}

@@ -13,7 +13,7 @@ import (
 const maxWrite = 1 << 20
 
 // prepareWrite loads what a write of [off, end) does not set of its first and
-// last sector, and a small content.
+// last block, and a small content.
 func (c *contents) prepareWrite(in *inode, off, end uint64) error {
 	if err := c.loadSmall(in); err != nil {
 		return err
@@ -48,7 +48,7 @@ func (v *Volume) Write(req *vfs.Req, ino vfs.Ino, off uint64, data []byte, kill 
 	if off > layout.MaxFileBytes || end > layout.MaxFileBytes {
 		return 0, fmt.Errorf("write at %d: %w", off, vfs.ErrFileTooBig)
 	}
-	if len(data) > blockBytes {
+	if len(data) > bufferBytes {
 		v.sync.letPass()
 	}
 	in, err := v.table.inode(ino)
@@ -66,19 +66,19 @@ func (v *Volume) Write(req *vfs.Req, ino vfs.Ino, off uint64, data []byte, kill 
 	return len(data), nil
 }
 
-// write makes a write. What is reserved has room, if need be a block at a time: so
+// write makes a write. What is reserved has room, if need be a buffer at a time: so
 // much the reserve lends at once.
 func (v *Volume) write(in *inode, op *layout.Op, appending bool) error {
 	promised := false
-	err := v.res.inReserved(in, func() []items.Interval { return []items.Interval{{From: op.Off, To: op.Off + op.Len}} }, func(p bool) (bool, error) {
+	err := v.ranges.inReserved(in, func() []items.Interval { return []items.Interval{{From: op.Off, To: op.Off + op.Len}} }, func(p bool) (bool, error) {
 		promised = p
 		return v.writeOnce(in, op, appending, p)
 	})
-	if !promised || op.Len <= blockBytes || !errors.Is(err, vfs.ErrNoSpace) {
+	if !promised || op.Len <= bufferBytes || !errors.Is(err, vfs.ErrNoSpace) {
 		return err
 	}
 	for at := op.Off; at < op.Off+op.Len; {
-		n := min(op.Off+op.Len, (at/blockBytes+1)*blockBytes) - at
+		n := min(op.Off+op.Len, (at/bufferBytes+1)*bufferBytes) - at
 		part := *op
 		part.Off, part.Len, part.Data = at, n, op.Data[at-op.Off:][:n]
 		if err := v.write(in, &part, appending); err != nil {
@@ -93,7 +93,7 @@ func (v *Volume) write(in *inode, op *layout.Op, appending bool) error {
 // reserved. If that is not so any more it does nothing: again.
 func (v *Volume) writeOnce(in *inode, op *layout.Op, appending, promised bool) (again bool, err error) {
 	off, end := op.Off, op.Off+op.Len
-	c := cost{pages: int((end+pageBytes-1)/pageBytes - off/pageBytes + 1), ring: len(op.Data) + 128, quads: opQuads, promised: promised}
+	c := reservation{pages: int((end+pageBytes-1)/pageBytes - off/pageBytes + 1), ring: len(op.Data) + 128, nodes: opNodes, promised: promised}
 	err = v.operate(c, func(l *locks) error {
 		l.lock(in)
 		if err := v.regular(in); err != nil {
@@ -103,7 +103,7 @@ func (v *Volume) writeOnce(in *inode, op *layout.Op, appending, promised bool) (
 			return err
 		}
 		if promised {
-			if ok, err := v.res.covers(in, off, end); err != nil || !ok {
+			if ok, err := v.ranges.covers(in, off, end); err != nil || !ok {
 				again = true
 				return err
 			}
@@ -136,7 +136,7 @@ func (v *Volume) regular(in *inode) error {
 	return nil
 }
 
-// applyWrite copies the data of a write into the inode's blocks. Inside the
+// applyWrite copies the data of a write into the inode's buffers. Inside the
 // gate, in.mu held, prepareWrite done.
 func (v *Volume) applyWrite(in *inode, op *layout.Op) error {
 	off, data := op.Off, op.Data
@@ -147,9 +147,9 @@ func (v *Volume) applyWrite(in *inode, op *layout.Op) error {
 	}
 	v.data.unpackInline(in, max(in.attr.Size, off+uint64(len(data))))
 	for len(data) > 0 {
-		idx, in0 := off/blockBytes, off%blockBytes
-		n := min(blockBytes-in0, uint64(len(data)))
-		v.data.writeBlock(in, idx, int(in0), data[:n], op.Seq)
+		idx, in0 := off/bufferBytes, off%bufferBytes
+		n := min(bufferBytes-in0, uint64(len(data)))
+		v.data.writeBuffer(in, idx, int(in0), data[:n], op.Seq)
 		off += n
 		data = data[n:]
 	}
@@ -158,14 +158,14 @@ func (v *Volume) applyWrite(in *inode, op *layout.Op) error {
 	return nil
 }
 
-// writeBlock copies data to a block from a byte on.
-func (c *contents) writeBlock(in *inode, idx uint64, from int, data []byte, seq uint64) {
+// writeBuffer copies data to a buffer from a byte on.
+func (c *contents) writeBuffer(in *inode, idx uint64, from int, data []byte, seq uint64) {
 	v := c.v
 	in.bmu.Lock()
-	b := c.block(in, idx)
+	b := c.buffer(in, idx)
 	before, had := b.tracked(), b.dirty
 	b.src = 0
-	if len(data) == blockBytes {
+	if len(data) == bufferBytes {
 		b.src = seq
 	}
 	for n := 0; n < len(data); {
@@ -179,14 +179,14 @@ func (c *contents) writeBlock(in *inode, idx uint64, from int, data []byte, seq 
 		n += copy(b.pages[i][o:], data[n:])
 		b.dirty |= 1 << i
 	}
-	newBlock := 0
+	newBuffer := 0
 	if had == 0 {
-		newBlock = 1
+		newBuffer = 1
 	}
-	v.adm.dirtyPages(b.tracked()-before, newBlock)
+	v.adm.dirtyPages(b.tracked()-before, newBuffer)
 	// Full, and nobody in the middle of its last page: what is appended next
 	// would have to read that page back.
-	full := b.dirty == 1<<blockPages-1 && from+len(data) == blockBytes
+	full := b.dirty == 1<<bufferPages-1 && from+len(data) == bufferBytes
 	queue := !b.queued || full && !b.full
 	b.queued, b.full = true, full
 	in.bmu.Unlock()

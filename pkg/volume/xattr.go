@@ -209,7 +209,7 @@ func (v *Volume) RemoveXattr(req *vfs.Req, ino vfs.Ino, name string) error {
 }
 
 func (v *Volume) changeXattr(req *vfs.Req, ino vfs.Ino, size int, check func(in *inode) (*layout.Op, error)) error {
-	c := cost{ring: 1024 + size, quads: opQuads + size/layout.NodeBytes*2}
+	c := reservation{ring: 1024 + size, nodes: opNodes + size/layout.NodeBytes*2}
 	return v.operate(c, func(l *locks) error {
 		in, err := l.inode(ino)
 		if err != nil {

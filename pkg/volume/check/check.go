@@ -16,18 +16,17 @@ import (
 // Options for Run.
 type Options struct {
 	Credential crypto.Credential
-	Data       bool // also open every segment of data
-	// Anchor, if not nil, is to be that of the root that is checked, or of one that
-	// it follows from.
+	Data       bool // also decrypt and verify every segment of data
+	// Anchor, if not nil, must belong to the root that is checked or to one of its predecessors.
 	Anchor *header.Anchor
-	// Progress is told now and then how many bytes of how many are done.
+	// Progress is called now and then with the bytes read so far and the bytes to read.
 	Progress func(done, total uint64)
 }
 
-// maxProblems bounds the problems that a report lists.
+// maxProblems is the most problems that a report lists.
 const maxProblems = 1000
 
-// Problem is one thing that is wrong with a volume.
+// Problem is one defect of a volume.
 type Problem struct {
 	Where string // "root slot 3", `inode 42 "/a/b" at 65536+4096`, "region 7"
 	What  string
@@ -35,41 +34,40 @@ type Problem struct {
 
 func (p Problem) String() string { return p.Where + ": " + p.What }
 
-// Report is what Run found. Everything is as of the newest committed
-// root; what the log holds beyond it is only read.
+// Report is the result of Run. It describes the newest committed root. Run reads newer operations
+// in the log, but does not apply them.
 type Report struct {
 	ID          crypto.UUID
-	Clean       bool // no problem
-	NeedsReplay bool // the log holds operations, which the next mount applies; no problem
+	Clean       bool // no problem found
+	NeedsReplay bool // the log holds operations that the next mount applies; this is not a problem
 	Generation  uint64
 	Problems    []Problem // at most maxProblems
-	Total       int       // problems, those not listed included
-	Notes       []Problem // not wrong, but worth knowing
+	Total       int       // number of problems, including those not listed
+	Notes       []Problem // facts that are worth knowing, but not wrong
 	Counts      Counts
 }
 
-// Counts is what a volume holds.
+// Counts says how much a volume holds.
 type Counts struct {
-	Inodes      uint64
-	Names       uint64
-	Extents     uint64
-	Nodes       uint64 // of all trees, second copies not counted
-	UsedSectors uint64 // that the root refers to, system area included, but for FreedSectors
-	FreeSectors uint64 // clear bits of the bitmaps
-	// FreedSectors are in the free lists: set in the bitmaps, and free for all but
-	// the next commit or two.
-	FreedSectors uint64
-	// ReservedSectors are free, and kept for ranges that are reserved.
-	ReservedSectors uint64
+	Inodes     uint64
+	Names      uint64
+	Extents    uint64
+	Nodes      uint64 // of all trees, without second copies
+	UsedBlocks uint64 // that the root refers to, including the system area, but not FreedBlocks
+	FreeBlocks uint64 // clear bits of the bitmaps
+	// FreedBlocks are in the free lists. Their bits are set in the bitmaps until the next commit or
+	// the one after it.
+	FreedBlocks uint64
+	// ReservedBlocks are free, and withheld for reserved ranges.
+	ReservedBlocks uint64
 }
 
-// Run reads all of a volume and reports what is wrong with it. It writes
-// nothing. An error says that nothing could be checked (wrong key, not a
-// volume, a newer format); damage is never an error.
+// Run reads a whole volume and reports its defects. It writes nothing. It returns an error only if
+// nothing could be checked: wrong key, not a volume, or a newer format. Damage is never an error.
 //
-// Memory: about two bytes for each inode, 4 KiB for each region of 128 MiB that
-// is used in part, 32 KiB for each one with shared sectors, and a bounded number
-// of pages. With snapshots also what snapCheck says.
+// Memory: about two bytes for each inode, 4 KiB for each region of 128 MiB that is partly used, 32
+// KiB for each region with shared blocks, and a bounded number of pages. For snapshots, see
+// snapCheck.
 func Run(dev device.Device, opts Options) (*Report, error) {
 	c := &checker{dev: dev, opts: opts, rep: &Report{}, use: map[uint64]*regionUse{}, refused: map[uint64]bool{},
 		inodes: map[uint64]*[inodesPerChunk]uint8{}, links: map[uint64]int64{}, shares: shareCheck{regions: map[uint64]*sharedRegion{}}}
@@ -77,7 +75,7 @@ func Run(dev device.Device, opts Options) (*Report, error) {
 	switch {
 	case err == nil:
 	case errors.Is(err, layout.ErrHeaderDamaged) || errors.Is(err, layout.ErrHeaderForged) || errors.Is(err, layout.ErrHeaderConflict):
-		c.problem("header", "no copy can be used: %v", err)
+		c.problem("header", "no usable copy: %v", err)
 		return c.finish(), nil
 	default:
 		return nil, err
@@ -108,7 +106,7 @@ type checker struct {
 	root  *layout.Root
 	rep   *Report
 
-	mu    sync.Mutex // guards found, done and rep.Total: data is checked by several goroutines
+	mu    sync.Mutex // guards found, done and rep.Total: several goroutines check data
 	found []problem
 	done  uint64 // bytes
 	total uint64
@@ -116,31 +114,31 @@ type checker struct {
 
 	use     map[uint64]*regionUse
 	shares  shareCheck
-	sharing bool            // the header says that files may share sectors
-	flags   bool            // it says that inodes may have flags that users set
-	refused map[uint64]bool // addresses of pages that were not followed
+	sharing bool            // the header has the feature of shared blocks
+	flags   bool            // the header has the feature of flags that users set
+	refused map[uint64]bool // addresses of pages that were not read
 
 	hash    items.Hasher
-	inodes  map[uint64]*[inodesPerChunk]uint8 // see the inode bits below
-	links   map[uint64]int64                  // names less link count, where it does not fit there
+	inodes  map[uint64]*[inodesPerChunk]uint8 // see the inode bits in links.go
+	links   map[uint64]int64                  // names minus link count, where the inode bits cannot hold it
 	orphans []uint64
-	pending []uint64 // directories whose parent was not known to be reachable
-	parents uint64   // sum over all names of directories less sum over all Parents: 0
+	pending []uint64 // directories that are not yet known to be reachable
+	parents uint64   // sum over all names of directories minus sum over all Parents: must be 0
 	in      inodeCheck
 
 	snap *snapCheck // nil: the volume never had a snapshot
 	res  reserveCheck
 
-	// Parts could not be read: what follows from them can not be told.
+	// Unreadable parts: checks that depend on them are left out.
 	lostFS, lostSpace, lostLists, lostSnaps bool
 }
 
-// problem is a Problem whose path is not looked up yet.
+// problem is a Problem without the path of its inode.
 type problem struct {
 	where string
-	ino   uint64 // if not 0, where is what follows the inode
+	ino   uint64 // if not 0, where is the text after the inode
 	what  string
-	lost  items.InodeRange // inodes of which something can not be read
+	lost  items.InodeRange // inodes that are affected by a page that cannot be read
 }
 
 func (c *checker) add(p problem) {

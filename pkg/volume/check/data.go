@@ -9,7 +9,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
-// dataCheck opens extents, several at a time.
+// dataCheck opens several extents at a time.
 type dataCheck struct {
 	batch []dataRun
 	bytes int
@@ -19,7 +19,7 @@ type dataCheck struct {
 
 type dataRun struct {
 	ino  uint64
-	snap string // name of the snapshot whose data it is; "": the head's
+	snap string // name of the snapshot that holds the data, "" for the head
 	items.Placed
 }
 
@@ -46,7 +46,7 @@ func (d *dataCheck) flush(c *checker) {
 	}()
 }
 
-// openData opens a batch of extents; if that fails, segment by segment.
+// openData opens a batch of extents. If that fails, it opens them one segment at a time.
 func (c *checker) openData(batch []dataRun, bytes int) {
 	buf := make([]byte, bytes)
 	reads := make([]txn.RunRead, len(batch))
@@ -59,13 +59,13 @@ func (c *checker) openData(batch []dataRun, bytes int) {
 		for i := range batch {
 			r := &batch[i]
 			c.store.BadSegments(&r.Record, buf, func(from, n int, err error) {
-				run := layout.Run{Start: r.Addr/layout.SectorBytes + uint64(from), Count: uint32(n)}
+				run := layout.Run{Start: r.Addr/layout.BlockBytes + uint64(from), Count: uint32(n)}
 				switch {
 				case r.snap != "":
-					at := fmt.Sprintf(" at %d+%d", (r.Sector+uint64(from))*layout.SectorBytes, n*layout.SectorBytes)
-					c.problem(fmt.Sprintf("snapshot %q, inode %d%s", r.snap, r.ino, at), "data can not be read: %v", err)
+					at := fmt.Sprintf(" at %d+%d", (r.Block+uint64(from))*layout.BlockBytes, n*layout.BlockBytes)
+					c.problem(fmt.Sprintf("snapshot %q, inode %d%s", r.snap, r.ino, at), "data cannot be read: %v", err)
 				case !c.sharing || !c.keepBad(run, err):
-					c.badData(r.ino, r.Sector+uint64(from), n, err)
+					c.badData(r.ino, r.Block+uint64(from), n, err)
 				}
 			})
 		}

@@ -8,7 +8,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// inodeCheck collects the items of one inode: they follow one another.
+// inodeCheck collects the items of one inode, which are consecutive.
 type inodeCheck struct {
 	ino    uint64 // 0: none
 	seen   bool
@@ -16,21 +16,21 @@ type inodeCheck struct {
 	inline int // bytes, -1: none
 
 	names, dirs uint64
-	hash        uint64   // of the names below
-	same        []string // names of one hash
+	hash        uint64   // of the names in same
+	same        []string // names with the same hash
 
-	next    uint64 // sector after the last extent
-	sectors uint64
+	next   uint64 // block after the last extent
+	blocks uint64
 
-	xattr      uint64 // sub of piece 0 of the attribute that is read
+	xattr      uint64 // sub of piece 0 of the current attribute
 	xattrName  string
-	xattrNext  int // piece
-	xattrLeft  int // bytes still to come
+	xattrNext  int // index of the next piece
+	xattrLeft  int // bytes that are still to come
 	xattrNames []string
-	flags      uint32 // that the attributes call for
+	flags      uint32 // that the attributes require
 }
 
-// fsItem checks an item of the filesystem's tree.
+// fsItem checks an item of tree 1.
 func (c *checker) fsItem(birth uint64, k layout.Key, v []byte) {
 	if k.Obj != c.in.ino {
 		c.endInode()
@@ -43,7 +43,7 @@ func (c *checker) fsItem(birth uint64, k layout.Key, v []byte) {
 		case k.Type == layout.KeyReserver && len(v) == 0:
 			c.res.reservers = append(c.res.reservers, k.Sub)
 		default:
-			c.problem(fmt.Sprintf("item %v", k), "it is of no kind that belongs there")
+			c.problem(fmt.Sprintf("item %v", k), "unexpected item type")
 		}
 		return
 	}
@@ -77,7 +77,7 @@ func (c *checker) fsItem(birth uint64, k layout.Key, v []byte) {
 	}
 }
 
-// endInode checks the inode whose items have been seen.
+// endInode checks an inode after its last item.
 func (c *checker) endInode() {
 	in := &c.in
 	if in.ino == 0 {
@@ -88,8 +88,8 @@ func (c *checker) endInode() {
 		c.inodeProblem(in.ino, "", "%v", err)
 	}
 	if !in.seen {
-		if !c.lostFS { // else it may lie in what is lost
-			c.inodeProblem(in.ino, "", "there are items of it, but no inode")
+		if !c.lostFS { // else the inode item may be on a lost page
+			c.inodeProblem(in.ino, "", "its items exist, but no inode item")
 		}
 		return
 	}
@@ -97,16 +97,16 @@ func (c *checker) endInode() {
 	a := &in.attr
 	typ := a.Mode & items.ModeType
 	if in.ino >= c.root.NextIno {
-		c.inodeProblem(in.ino, "", "the next inode to be made is %d", c.root.NextIno)
+		c.inodeProblem(in.ino, "", "the root's next inode number is %d, which is not above it", c.root.NextIno)
 	}
 	orphan := c.takeOrphan(in.ino)
 	switch {
 	case a.Nlink == 0 && !orphan:
-		c.inodeProblem(in.ino, "", "it has no name and no orphan item")
+		c.inodeProblem(in.ino, "", "no name and no orphan item")
 	case a.Nlink > 0 && orphan && typ != items.ModeReg:
 		c.inodeProblem(in.ino, "", "it has names and an orphan item")
 	case a.Nlink > vfs.MaxLinks:
-		c.inodeProblem(in.ino, "", "link count %d", a.Nlink)
+		c.inodeProblem(in.ino, "", "invalid link count %d", a.Nlink)
 	}
 	s := c.state(in.ino)
 	c.setType(in.ino, s, typ)
@@ -120,12 +120,12 @@ func (c *checker) endInode() {
 	c.checkFlags()
 	known := layout.InodeAccessACL | layout.InodeDefaultACL | layout.InodeCapability
 	if in.flags&layout.InodeXattrs != 0 && a.Flags&layout.InodeXattrs == 0 || (in.flags^a.Flags)&known != 0 {
-		c.inodeProblem(in.ino, "", "its flags are %#x, its attributes call for %#x", a.Flags&^layout.InodeInline, in.flags)
+		c.inodeProblem(in.ino, "", "flags are %#x, but its attributes require %#x", a.Flags&^layout.InodeInline, in.flags)
 	}
 }
 
-// takeOrphan tells whether there is an orphan item of an inode. It is called in
-// ascending order; what it passes over has no inode.
+// takeOrphan reports whether an inode has an orphan item. It is called in ascending order. Orphan
+// items that it skips have no inode.
 func (c *checker) takeOrphan(ino uint64) bool {
 	for len(c.orphans) > 0 && c.orphans[0] <= ino {
 		o := c.orphans[0]
@@ -134,24 +134,24 @@ func (c *checker) takeOrphan(ino uint64) bool {
 			return true
 		}
 		if !c.lostFS {
-			c.inodeProblem(o, "", "there is an orphan item, but no inode")
+			c.inodeProblem(o, "", "an orphan item exists, but no inode")
 		}
 	}
 	return false
 }
 
-// endDir checks a directory and returns how many names it should have.
+// endDir checks a directory and returns how many names the directory must have.
 func (c *checker) endDir(s *uint8) int64 {
 	in := &c.in
 	a := &in.attr
 	if a.Size != in.names && !c.lostFS {
-		c.inodeProblem(in.ino, "", "the directory says that it has %d names, there are %d", a.Size, in.names)
+		c.inodeProblem(in.ino, "", "the directory's size is %d names, but it has %d", a.Size, in.names)
 	}
 	if a.Nlink == 0 {
 		return 0
 	}
 	if uint64(a.Nlink) != 2+in.dirs && !c.lostFS {
-		c.inodeProblem(in.ino, "", "the directory's link count is %d, it has %d directories", a.Nlink, in.dirs)
+		c.inodeProblem(in.ino, "", "the directory's link count is %d, but it has %d subdirectories", a.Nlink, in.dirs)
 	}
 	if in.ino == uint64(vfs.RootIno) {
 		if a.Parent != in.ino {
@@ -169,53 +169,53 @@ func (c *checker) endDir(s *uint8) int64 {
 	return 1
 }
 
-// endContent checks what an inode says of its content.
+// endContent compares an inode with its content.
 func (c *checker) endContent(typ uint32, orphan bool) {
 	in := &c.in
 	a := &in.attr
 	if c.lostFS {
 		return // items may be missing
 	}
-	if a.Sectors != in.sectors {
-		c.inodeProblem(in.ino, "", "it says that it has %d sectors, there are %d", a.Sectors, in.sectors)
+	if a.Blocks != in.blocks {
+		c.inodeProblem(in.ino, "", "block count is %d, but it has %d", a.Blocks, in.blocks)
 	}
 	if typ != items.ModeDir && (in.names > 0 || in.dirs > 0) {
-		c.inodeProblem(in.ino, "", "it is a %s and has names", typeName(typ))
+		c.inodeProblem(in.ino, "", "a %s must not have names", typeName(typ))
 	}
-	if typ != items.ModeReg && in.sectors > 0 {
-		c.inodeProblem(in.ino, "", "it is a %s and has extents", typeName(typ))
+	if typ != items.ModeReg && in.blocks > 0 {
+		c.inodeProblem(in.ino, "", "a %s must not have extents", typeName(typ))
 	}
 	inline := a.Flags&layout.InodeInline != 0
 	switch typ {
 	case items.ModeReg:
 		if inline != (in.inline >= 0) {
-			c.inodeProblem(in.ino, "", "its flags say that the content is in the tree: %t; there it is: %t", inline, in.inline >= 0)
-		} else if inline && (uint64(in.inline) != a.Size || in.inline > layout.MaxInline || in.sectors > 0) {
-			c.inodeProblem(in.ino, "", "it has %d bytes, %d of them in the tree and %d sectors", a.Size, in.inline, in.sectors)
+			c.inodeProblem(in.ino, "", "inline flag is %t, but inline content exists: %t", inline, in.inline >= 0)
+		} else if inline && (uint64(in.inline) != a.Size || in.inline > layout.MaxInline || in.blocks > 0) {
+			c.inodeProblem(in.ino, "", "size is %d, but it has %d bytes of inline content and %d blocks", a.Size, in.inline, in.blocks)
 		}
-		if end := (a.Size + layout.SectorBytes - 1) / layout.SectorBytes; in.next > end && !orphan {
-			c.inodeProblem(in.ino, "", "it has %d bytes, its extents reach to %d", a.Size, in.next*layout.SectorBytes)
+		if end := (a.Size + layout.BlockBytes - 1) / layout.BlockBytes; in.next > end && !orphan {
+			c.inodeProblem(in.ino, "", "size is %d, but its extents end at %d", a.Size, in.next*layout.BlockBytes)
 		}
 	case items.ModeLink:
 		if in.inline < 1 || uint64(in.inline) != a.Size || in.inline > vfs.MaxSymlinkBytes {
-			c.inodeProblem(in.ino, "", "the symlink's size is %d, its target has %d bytes", a.Size, max(in.inline, 0))
+			c.inodeProblem(in.ino, "", "the symlink's size is %d, but its target has %d bytes", a.Size, max(in.inline, 0))
 		}
 	default:
 		if inline || in.inline >= 0 || typ != items.ModeDir && a.Size != 0 {
-			c.inodeProblem(in.ino, "", "it is a %s and has content", typeName(typ))
+			c.inodeProblem(in.ino, "", "a %s must not have content", typeName(typ))
 		}
 	}
 }
 
-// checkFlags is about the flags that users set.
+// checkFlags checks the flags that users set.
 func (c *checker) checkFlags() {
 	in := &c.in
 	flags := in.attr.Flags & layout.InodeUserFlags
 	typ := in.attr.Mode & items.ModeType
 	switch {
 	case flags != 0 && !c.flags:
-		c.inodeProblem(in.ino, "", "it has flags, and the header does not name the feature that they need")
+		c.inodeProblem(in.ino, "", "it has user flags, but the header lacks their feature bit")
 	case flags&^layout.InodeInherited != 0 && typ != items.ModeReg && typ != items.ModeDir:
-		c.inodeProblem(in.ino, "", "its flags are %#x, and it is neither a file nor a directory", flags)
+		c.inodeProblem(in.ino, "", "flags %#x are only allowed on files and directories", flags)
 	}
 }

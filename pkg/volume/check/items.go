@@ -23,17 +23,17 @@ func (c *checker) xattrItem(sub uint64, v []byte) error {
 		}
 		in.xattr, in.xattrName, in.xattrLeft = sub, x.Name, int(x.Total)
 		if h := c.hash.Xattr(x.Name); h != sub&layout.XattrHashMask {
-			err = cmp.Or(err, fmt.Errorf("attribute %q lies under the hash of another name", x.Name))
+			err = cmp.Or(err, fmt.Errorf("attribute %q is stored under a wrong hash", x.Name))
 		}
 		if slices.Contains(in.xattrNames, x.Name) {
-			err = cmp.Or(err, fmt.Errorf("attribute %q exists twice", x.Name))
+			err = cmp.Or(err, fmt.Errorf("duplicate attribute %q", x.Name))
 		}
 		in.xattrNames = append(in.xattrNames, x.Name)
 		in.flags |= items.XattrFlags(x.Name)
 	} else if sub != in.xattr+uint64(i) || i != in.xattrNext || in.xattrLeft == 0 {
-		return fmt.Errorf("piece %d of an attribute follows nothing", i)
+		return fmt.Errorf("piece %d of an attribute has no predecessor", i)
 	}
-	// All pieces are full but the last; each further one continues its predecessor.
+	// All pieces but the last are full. Each piece continues its predecessor.
 	if want := min(in.xattrLeft, layout.XattrPieceBytes); len(x.Data) != want {
 		in.xattrLeft = 0
 		return cmp.Or(err, fmt.Errorf("attribute %q: piece %d has %d bytes instead of %d", in.xattrName, i, len(x.Data), want))
@@ -43,7 +43,7 @@ func (c *checker) xattrItem(sub uint64, v []byte) error {
 	return err
 }
 
-// endXattr is called when no further piece can follow.
+// endXattr is called where no further piece can follow.
 func (c *checker) endXattr() error {
 	in := &c.in
 	if in.xattrLeft > 0 {
@@ -64,22 +64,22 @@ func (c *checker) nameItem(sub uint64, v []byte) error {
 	c.rep.Counts.Names++
 	h := c.hash.Name(n.Name)
 	if sub&^(layout.NameCollisions-1) != h {
-		return fmt.Errorf("name %q lies under the hash of another name", n.Name)
+		return fmt.Errorf("name %q is stored under a wrong hash", n.Name)
 	}
 	if h != in.hash {
 		in.hash, in.same = h, in.same[:0]
 	}
 	if slices.Contains(in.same, n.Name) {
-		return fmt.Errorf("name %q exists twice", n.Name)
+		return fmt.Errorf("duplicate name %q", n.Name)
 	}
 	in.same = append(in.same, n.Name)
 	if n.Ino >= c.root.NextIno {
-		return fmt.Errorf("name %q is that of inode %d, the next inode is %d", n.Name, n.Ino, c.root.NextIno)
+		return fmt.Errorf("name %q refers to inode %d, but the root's next inode number is %d", n.Name, n.Ino, c.root.NextIno)
 	}
 	switch n.Type {
 	case items.ModeDir, items.ModeReg, items.ModeLink, 0o010000, 0o020000, 0o060000, 0o140000:
 	default:
-		return fmt.Errorf("name %q has type %#o", n.Name, n.Type)
+		return fmt.Errorf("name %q has invalid type %#o", n.Name, n.Type)
 	}
 	s := c.state(n.Ino)
 	c.setType(n.Ino, s, n.Type)
@@ -91,34 +91,34 @@ func (c *checker) nameItem(sub uint64, v []byte) error {
 	return nil
 }
 
-func (c *checker) extentItem(birth, sector uint64, v []byte) error {
+func (c *checker) extentItem(birth, block uint64, v []byte) error {
 	in := &c.in
 	e, err := layout.DecodeFileExtent(v)
 	if err != nil {
-		return fmt.Errorf("extent at sector %d: %w", sector, err)
+		return fmt.Errorf("extent at block %d: %w", block, err)
 	}
 	c.rep.Counts.Extents++
-	n := e.Sectors()
-	at := fmt.Sprintf(" at %d+%d", sector*layout.SectorBytes, n*layout.SectorBytes)
-	if sector < in.next {
-		c.inodeProblem(in.ino, at, "the extent overlaps the one before")
+	n := e.Blocks()
+	at := fmt.Sprintf(" at %d+%d", block*layout.BlockBytes, n*layout.BlockBytes)
+	if block < in.next {
+		c.inodeProblem(in.ino, at, "the extent overlaps its predecessor")
 	}
-	in.next = max(in.next, sector+n)
-	in.sectors += n
+	in.next = max(in.next, block+n)
+	in.blocks += n
 	if e.Birth > birth || e.RefBirth > birth {
-		c.inodeProblem(in.ino, at, "the extent is of generation %d (referred to since %d), the page that names it of %d", e.Birth, e.RefBirth, birth)
+		c.inodeProblem(in.ino, at, "the extent has generation %d (refbirth %d), but its page has generation %d", e.Birth, e.RefBirth, birth)
 	}
-	// Without reflinks an extent belongs to the place where it was written.
-	if !c.sharing && (e.Object != in.ino || e.Index+uint64(e.First) != sector) {
-		c.inodeProblem(in.ino, at, "the extent was written for inode %d, sector %d", e.Object, e.Index+uint64(e.First))
+	// Without reflinks, an extent belongs to the place for which it was sealed.
+	if !c.sharing && (e.Object != in.ino || e.Index+uint64(e.First) != block) {
+		c.inodeProblem(in.ino, at, "the extent was sealed for inode %d, block %d", e.Object, e.Index+uint64(e.First))
 	}
-	if err := c.reservedExtent(sector, &e); err != nil {
+	if err := c.reservedExtent(block, &e); err != nil {
 		c.inodeProblem(in.ino, at, "%v", err)
 	}
-	// What is shared is read once; nameShared finds who else has what is damaged.
-	first, ok := c.mark(layout.Run{Start: e.Addr / layout.SectorBytes, Count: uint32(n)}, at, in.ino, true)
+	// Shared data is read once. nameShared finds the other files that refer to damaged data.
+	first, ok := c.mark(layout.Run{Start: e.Addr / layout.BlockBytes, Count: uint32(n)}, at, in.ino, true)
 	if ok && first > 0 && c.opts.Data {
-		c.data.add(c, in.ino, items.Placed{Sector: sector, FileExtent: e}, "")
+		c.data.add(c, in.ino, items.Placed{Block: block, FileExtent: e}, "")
 	}
 	return nil
 }

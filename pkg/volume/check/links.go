@@ -10,15 +10,15 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// The state of an inode in checker.inodes: its type (0: neither seen nor named),
-// whether it was seen, whether the root directory is known to be above it, and
-// names less link count (or more) as far as it fits.
+// State of an inode in checker.inodes: its type (0: neither read nor named), whether its item was
+// read, whether the root directory is known to be above it, and names minus link count as far as it
+// fits.
 const (
 	inodesPerChunk = 64
 	inoType        = 0x0f
 	inoSeen        = 0x10
 	inoRooted      = 0x20
-	inoLinks       = 0xc0 // 0, 1, 2 is -1, 3 is in checker.links
+	inoLinks       = 0xc0 // 0, 1, 2 means -1, 3 means see checker.links
 	inoLinksShift  = 6
 )
 
@@ -63,7 +63,7 @@ func (c *checker) addLinks(ino uint64, s *uint8, n int64) {
 	*s = *s&^inoLinks | bits<<inoLinksShift
 }
 
-// setType notes what an inode is, or what a name says that it is.
+// setType records the type of an inode as its item or a name states it.
 func (c *checker) setType(ino uint64, s *uint8, typ uint32) {
 	t := uint8(typ >> 12)
 	switch *s & inoType {
@@ -71,7 +71,7 @@ func (c *checker) setType(ino uint64, s *uint8, typ uint32) {
 		*s |= t & inoType
 	case t:
 	default:
-		c.inodeProblem(ino, "", "the inode and its names, or two names, do not agree on its type: %s and %s", typeName(uint32(*s&inoType)<<12), typeName(typ))
+		c.inodeProblem(ino, "", "the inode and its names disagree on its type: %s and %s", typeName(uint32(*s&inoType)<<12), typeName(typ))
 	}
 }
 
@@ -87,8 +87,8 @@ func typeName(typ uint32) string {
 	return fmt.Sprintf("type %#o", typ)
 }
 
-// parentMark is a keyed hash of a directory and its parent: the sums over all
-// names and over all Parents are equal only if the sets are.
+// parentMark is a keyed hash of a directory and its parent. The sums over all names and over all
+// Parents are equal only if the sets are equal.
 func (c *checker) parentMark(parent, ino uint64) uint64 {
 	var b [16]byte
 	binary.LittleEndian.PutUint64(b[:], parent)
@@ -96,15 +96,15 @@ func (c *checker) parentMark(parent, ino uint64) uint64 {
 	return c.hash.Sum(b[:])
 }
 
-// checkLinks checks what is known once all items of the tree have been seen.
+// checkLinks checks what is known after all items of the tree have been read.
 func (c *checker) checkLinks() {
 	c.takeOrphan(^uint64(0))
 	if c.rep.Counts.Inodes != c.root.Inodes {
-		c.problem("root", "it says that there are %d inodes, there are %d", c.root.Inodes, c.rep.Counts.Inodes)
+		c.problem("root", "inode count is %d, but the tree has %d", c.root.Inodes, c.rep.Counts.Inodes)
 	}
 	fs := c.lookup()
 	if s := *c.state(uint64(vfs.RootIno)); s&inoSeen == 0 || s&inoType != items.ModeDir>>12 {
-		c.inodeProblem(uint64(vfs.RootIno), "", "the volume has no root directory")
+		c.inodeProblem(uint64(vfs.RootIno), "", "the root directory is missing")
 	}
 	chunks := make([]uint64, 0, len(c.inodes))
 	for i := range c.inodes {
@@ -117,7 +117,7 @@ func (c *checker) checkLinks() {
 			d := c.linkDelta(ino, s)
 			switch {
 			case s&inoSeen == 0 && s&inoType != 0:
-				c.inodeProblem(ino, "", "it has %d names, but does not exist", d)
+				c.inodeProblem(ino, "", "%d names refer to it, but it does not exist", d)
 			case d != 0:
 				want := int64(1)
 				if n, err := fs.Inode(ino); err == nil && n.Mode&items.ModeType != items.ModeDir {
@@ -125,7 +125,7 @@ func (c *checker) checkLinks() {
 				} else if err == nil && (n.Nlink == 0 || ino == uint64(vfs.RootIno)) {
 					want = 0
 				}
-				c.inodeProblem(ino, "", "it should have %d names, there are %d", want, want+d)
+				c.inodeProblem(ino, "", "link count requires %d names, but it has %d", want, want+d)
 			}
 		}
 	}
@@ -153,7 +153,7 @@ func (c *checker) checkReachable(fs *items.Lookup) {
 			}
 		}
 		if !ok {
-			c.inodeProblem(ino, "", "the directory can not be reached from the root")
+			c.inodeProblem(ino, "", "the directory is not reachable from the root directory")
 			continue
 		}
 		for _, i := range path {
@@ -163,7 +163,7 @@ func (c *checker) checkReachable(fs *items.Lookup) {
 	}
 }
 
-// checkParents finds the directories whose parent is not where their name is.
+// checkParents finds the directories whose parent field disagrees with their name.
 func (c *checker) checkParents(fs *items.Lookup) {
 	w := walk{c: c, id: layout.TreeFS, item: func(_ uint64, k layout.Key, v []byte) {
 		if k.Type != layout.KeyName {
@@ -174,7 +174,7 @@ func (c *checker) checkParents(fs *items.Lookup) {
 			return
 		}
 		if in, err := fs.Inode(n.Ino); err == nil && in.Parent != k.Obj {
-			c.inodeProblem(n.Ino, "", "the directory's name is in inode %d, its parent is %d", k.Obj, in.Parent)
+			c.inodeProblem(n.Ino, "", "the directory's name is in inode %d, but its parent field is %d", k.Obj, in.Parent)
 		}
 	}}
 	p := &c.root.Trees[layout.TreeFS]

@@ -16,8 +16,8 @@ func (c *checker) lookupAt(p layout.Pointer, gen uint64) *items.Lookup {
 	return &items.Lookup{Tree: tree.New(tree.Config{ID: layout.TreeFS, Cache: cache}, p, gen+1)}
 }
 
-// findNames looks for the files of all problems: one more pass over the names,
-// and then the way up.
+// findNames looks up the paths of the inodes of all problems. It reads all names once more, and
+// then follows parents up to the root.
 func (c *checker) findNames() *items.NameFinder {
 	f := items.NewNameFinder()
 	for _, p := range c.found {

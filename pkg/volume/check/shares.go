@@ -11,28 +11,27 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// shareCheck holds what the share tree says against the references there are.
-// The tree is read first; each reference to data beyond the first then uses up
-// one of those it promises.
+// shareCheck compares the reference-count tree with the references that exist. The tree is read
+// first. Each further reference to a block then consumes one of its counted references.
 type shareCheck struct {
 	regions map[uint64]*sharedRegion
-	last    items.Sharing // run before
-	lost    bool          // part of the tree could not be read: nothing follows from it
-	bad     []badRun      // data that can not be read; guarded by checker.mu
+	last    items.Sharing // previous run
+	lost    bool          // part of the tree could not be read: its counts are not compared
+	bad     []badRun      // data that cannot be read; guarded by checker.mu
 }
 
-// badRun is data that can not be read, wherever it is referred to.
+// badRun is data that cannot be read, regardless of what refers to it.
 type badRun struct {
 	layout.Run
 	err error
 }
 
-// sharedRegion is a region with shared sectors.
+// sharedRegion is a region with shared blocks.
 type sharedRegion struct {
-	sectors uint32                      // that have an item
-	open    uint32                      // of which references are still to be found
-	left    *[layout.RegionSector]uint8 // how many; nil when open is 0
-	more    map[uint32]uint32           // those of 255 and more
+	blocks uint32                      // covered by items
+	open   uint32                      // blocks whose references are not all found yet
+	left   *[layout.RegionBlocks]uint8 // missing references of each block; nil when open is 0
+	more   map[uint32]uint32           // those that are 255 or more
 }
 
 const manyLeft = math.MaxUint8 // the number is in more
@@ -52,7 +51,7 @@ func (r *sharedRegion) set(i, n uint32) {
 	switch {
 	case old == 0 && n > 0:
 		if r.open++; r.left == nil {
-			r.left = new([layout.RegionSector]uint8)
+			r.left = new([layout.RegionBlocks]uint8)
 		}
 	case old > 0 && n == 0:
 		r.open--
@@ -72,40 +71,40 @@ func (r *sharedRegion) set(i, n uint32) {
 	}
 }
 
-// shareItem checks an item of the share tree and notes what it promises.
+// shareItem checks an item of the reference-count tree and records its counts.
 func (c *checker) shareItem(_ uint64, k layout.Key, v []byte) {
 	where := fmt.Sprintf("share item %v", k)
 	s, err := items.GetSharing(k, v)
-	if err == nil && (s.Start < c.root.DataStart() || s.End > c.root.DeviceSectors) {
-		err = fmt.Errorf("sectors %d to %d lie outside the volume's data area, %d to %d", s.Start, s.End, c.root.DataStart(), c.root.DeviceSectors)
+	if err == nil && (s.Start < c.root.DataStart() || s.End > c.root.DeviceBlocks) {
+		err = fmt.Errorf("blocks %d to %d are outside the data area, %d to %d", s.Start, s.End, c.root.DataStart(), c.root.DeviceBlocks)
 	}
 	last := c.shares.last
 	if err == nil && s.Start < last.End {
-		err = fmt.Errorf("it overlaps the one before, of sectors %d to %d", last.Start, last.End)
+		err = fmt.Errorf("it overlaps its predecessor, blocks %d to %d", last.Start, last.End)
 	}
 	if err != nil {
 		c.problem(where, "%v", err)
 		return
 	}
-	if s.Start == last.End && s.Extra == last.Extra && s.Start%layout.RegionSector != 0 {
-		c.problem(where, "it goes on with the one before, of sectors %d to %d: they should be one", last.Start, last.End)
+	if s.Start == last.End && s.Extra == last.Extra && s.Start%layout.RegionBlocks != 0 {
+		c.problem(where, "it touches its predecessor, blocks %d to %d, with the same count: both must be one item", last.Start, last.End)
 	}
 	c.shares.last = s
-	r := c.shares.regions[s.Start/layout.RegionSector]
+	r := c.shares.regions[s.Start/layout.RegionBlocks]
 	if r == nil {
 		r = &sharedRegion{}
-		c.shares.regions[s.Start/layout.RegionSector] = r
+		c.shares.regions[s.Start/layout.RegionBlocks] = r
 	}
-	r.sectors += uint32(s.End - s.Start)
+	r.blocks += uint32(s.End - s.Start)
 	for i := s.Start; i < s.End; i++ {
-		r.set(uint32(i%layout.RegionSector), s.Extra)
+		r.set(uint32(i%layout.RegionBlocks), s.Extra)
 	}
 }
 
-// take is told of a reference to a sector beyond the first. It returns whether
-// the share tree has it.
-func (s *shareCheck) take(sector uint64) bool {
-	r, i := s.regions[sector/layout.RegionSector], uint32(sector%layout.RegionSector)
+// take records a reference to a block beyond the first. It reports whether the reference-count tree
+// counts it.
+func (s *shareCheck) take(block uint64) bool {
+	r, i := s.regions[block/layout.RegionBlocks], uint32(block%layout.RegionBlocks)
 	if r == nil {
 		return false
 	}
@@ -116,15 +115,15 @@ func (s *shareCheck) take(sector uint64) bool {
 	return n > 0
 }
 
-// count is how many sectors of a region the share tree covers.
+// count returns how many blocks of a region the reference-count tree covers.
 func (s *shareCheck) count(region uint64) uint32 {
 	if r := s.regions[region]; r != nil {
-		return r.sectors
+		return r.blocks
 	}
 	return 0
 }
 
-// checkShares reports what the share tree promised and was not found.
+// checkShares reports counted references that were not found.
 func (c *checker) checkShares() {
 	if c.lostFS || c.shares.lost {
 		return
@@ -134,25 +133,24 @@ func (c *checker) checkShares() {
 		if r.open == 0 {
 			continue
 		}
-		for i := uint32(0); i < layout.RegionSector; {
+		for i := uint32(0); i < layout.RegionBlocks; {
 			n, first := r.get(i), i
-			for i++; i < layout.RegionSector && r.get(i) == n; {
+			for i++; i < layout.RegionBlocks && r.get(i) == n; {
 				i++
 			}
 			if n > 0 {
-				c.problem(fmt.Sprintf("sectors %d+%d", idx*layout.RegionSector+uint64(first), i-first), "the share tree counts %d references more than there are", n)
+				c.problem(fmt.Sprintf("blocks %d+%d", idx*layout.RegionBlocks+uint64(first), i-first), "the reference-count tree counts %d references too many", n)
 			}
 		}
 	}
 }
 
-func (c *checker) badData(ino, sector uint64, sectors int, err error) {
-	at := fmt.Sprintf(" at %d+%d", sector*layout.SectorBytes, sectors*layout.SectorBytes)
-	c.inodeProblem(ino, at, "data can not be read: %v", err)
+func (c *checker) badData(ino, block uint64, blocks int, err error) {
+	at := fmt.Sprintf(" at %d+%d", block*layout.BlockBytes, blocks*layout.BlockBytes)
+	c.inodeProblem(ino, at, "data cannot be read: %v", err)
 }
 
-// keepBad notes data that can not be read for nameShared; false when there is
-// too much of it.
+// keepBad records data that cannot be read. It returns false if the list is full.
 func (c *checker) keepBad(run layout.Run, err error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -163,14 +161,14 @@ func (c *checker) keepBad(run layout.Run, err error) bool {
 	return true
 }
 
-// nameShared reports data that can not be read for each file that refers to it:
-// one more pass over the extents.
+// nameShared reports unreadable shared data once for each file that refers to it. It reads all
+// extents once more.
 func (c *checker) nameShared() {
 	if len(c.shares.bad) == 0 {
 		return
 	}
 	slices.SortFunc(c.shares.bad, func(a, b badRun) int { return cmp.Compare(a.Start, b.Start) })
-	var bad []badRun // each sector once: an extent that is shared in part is read again
+	var bad []badRun // each block once: a partly shared extent is read again
 	end := uint64(0)
 	for _, b := range c.shares.bad {
 		if to := b.Start + uint64(b.Count); to > end {
@@ -187,8 +185,8 @@ func (c *checker) nameShared() {
 		if err != nil {
 			return
 		}
-		start := e.Addr / layout.SectorBytes
-		end := start + e.Sectors()
+		start := e.Addr / layout.BlockBytes
+		end := start + e.Blocks()
 		i, _ := slices.BinarySearchFunc(bad, start, func(b badRun, at uint64) int { return cmp.Compare(b.Start+uint64(b.Count), at+1) })
 		for ; i < len(bad) && bad[i].Start < end; i++ {
 			a, b := max(start, bad[i].Start), min(end, bad[i].Start+uint64(bad[i].Count))

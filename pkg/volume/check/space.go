@@ -7,13 +7,13 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// spaceCheck goes through the space tree once all references are known.
+// spaceCheck reads tree 2 after all references are known.
 type spaceCheck struct {
 	c       *checker
-	regions map[uint64]layout.Summary // as stored; others are as nothing was ever allocated there
-	groups  map[uint64]layout.Summary // sum of the entries
+	regions map[uint64]layout.Summary // as stored; regions without an item were never used
+	groups  map[uint64]layout.Summary // sums of the entries
 	tops    map[uint64]bool
-	taken   int64 // sectors that stored regions have less than fresh ones
+	taken   int64 // free blocks of unused regions minus free blocks of stored regions
 }
 
 func (c *checker) checkSpace() {
@@ -21,7 +21,7 @@ func (c *checker) checkSpace() {
 	if p.IsZero() {
 		return
 	}
-	c.rep.Counts.UsedSectors += c.root.DataStart()
+	c.rep.Counts.UsedBlocks += c.root.DataStart()
 	s := &spaceCheck{c: c, regions: map[uint64]layout.Summary{}, groups: map[uint64]layout.Summary{}, tops: map[uint64]bool{}}
 	w := walk{c: c, id: layout.TreeSpace, item: s.item}
 	w.node(p, p.Level, c.root.Generation, layout.Key{}, nil)
@@ -36,7 +36,7 @@ func (c *checker) checkSpace() {
 	}
 	slices.Sort(missing)
 	for _, idx := range missing {
-		c.problem(fmt.Sprintf("region %d", idx), "%d sectors are in use, and it has no bitmap", c.use[idx].count)
+		c.problem(fmt.Sprintf("region %d", idx), "%d blocks are in use, but it has no bitmap", c.use[idx].count)
 	}
 	for idx := range s.regions {
 		if _, ok := s.groups[idx/layout.GroupRegions]; !ok {
@@ -48,10 +48,10 @@ func (c *checker) checkSpace() {
 			c.problem(fmt.Sprintf("group %d", g), "it has no top summary")
 		}
 	}
-	free := int64(c.root.DeviceSectors-c.root.DataStart()) - s.taken
-	c.rep.Counts.FreeSectors = uint64(max(free, 0))
-	if free != int64(c.root.FreeSectors) {
-		c.problem("root", "it says that %d sectors are free, the bitmaps say %d", c.root.FreeSectors, free)
+	free := int64(c.root.DeviceBlocks-c.root.DataStart()) - s.taken
+	c.rep.Counts.FreeBlocks = uint64(max(free, 0))
+	if free != int64(c.root.FreeBlocks) {
+		c.problem("root", "it counts %d free blocks, but the bitmaps have %d", c.root.FreeBlocks, free)
 	}
 }
 
@@ -65,7 +65,7 @@ func (s *spaceCheck) item(_ uint64, k layout.Key, v []byte) {
 	case k.Obj == 0 && k.Type == layout.KeyTop && k.Sub*layout.GroupRegions*layout.TopGroups < c.regions():
 		s.top(k.Sub, v)
 	default:
-		c.problem(fmt.Sprintf("space item %v", k), "it is of no kind that belongs there, or beyond the end of the device")
+		c.problem(fmt.Sprintf("space item %v", k), "unexpected item type, or beyond the end of the device")
 	}
 }
 
@@ -81,10 +81,10 @@ func (s *spaceCheck) region(idx uint64, v []byte) {
 	s.regions[idx] = sum
 	s.taken += int64(c.fixedSummary(idx).Free) - int64(sum.Free)
 	if stored != sum {
-		c.problem(where, "its summary says %+v, its bitmap %+v", stored, sum)
+		c.problem(where, "summary is %+v, but its bitmap gives %+v", stored, sum)
 	}
 	if n := c.shares.count(idx); shared != n && !c.shares.lost {
-		c.problem(where, "it says that %d of its sectors are shared, the share tree has %d", shared, n)
+		c.problem(where, "it counts %d shared blocks, but the reference-count tree has %d", shared, n)
 	}
 	want := c.fixed(idx)
 	if u := c.use[idx]; u != nil {
@@ -92,7 +92,7 @@ func (s *spaceCheck) region(idx uint64, v []byte) {
 			want[i] |= u.bits[i]
 		}
 	}
-	base := idx * layout.RegionSector
+	base := idx * layout.RegionBlocks
 	report := func(what string, differs func(i int) uint64) {
 		first, count := uint64(0), 0
 		for i := range want {
@@ -106,19 +106,19 @@ func (s *spaceCheck) region(idx uint64, v []byte) {
 			}
 		}
 		if count > 0 {
-			c.problem(where, "%d sectors, from %d on, %s", count, first, what)
+			c.problem(where, "%d blocks from block %d %s", count, first, what)
 		}
 	}
-	report("are in use and marked free", func(i int) uint64 { return want[i] &^ bits[i] })
+	report("are in use, but marked free", func(i int) uint64 { return want[i] &^ bits[i] })
 	if !c.lostFS && !c.lostLists && !c.lostSpace && !c.lostSnaps {
-		report("are marked used and nothing refers to them", func(i int) uint64 { return bits[i] &^ want[i] })
+		report("are marked used, but nothing refers to them", func(i int) uint64 { return bits[i] &^ want[i] })
 	}
 }
 
 func (s *spaceCheck) group(g uint64, v []byte) {
 	where := fmt.Sprintf("group %d", g)
 	if len(v) != layout.GroupValue {
-		s.c.problem(where, "summary of %d bytes", len(v))
+		s.c.problem(where, "invalid length of %d bytes", len(v))
 		return
 	}
 	var sum layout.Summary
@@ -129,7 +129,7 @@ func (s *spaceCheck) group(g uint64, v []byte) {
 			want = s.c.fixedSummary(idx)
 		}
 		if got := layout.GetSummary(v, i); got != want && (ok || !s.c.lostSpace) {
-			s.c.problem(where, "it says of region %d %+v, the region %+v", idx, got, want)
+			s.c.problem(where, "its entry of region %d is %+v, but the region has %+v", idx, got, want)
 		}
 		sum = sum.Add(layout.GetSummary(v, i))
 	}
@@ -139,7 +139,7 @@ func (s *spaceCheck) group(g uint64, v []byte) {
 func (s *spaceCheck) top(t uint64, v []byte) {
 	where := fmt.Sprintf("top summary %d", t)
 	if len(v) != layout.TopValue {
-		s.c.problem(where, "%d bytes", len(v))
+		s.c.problem(where, "invalid length of %d bytes", len(v))
 		return
 	}
 	s.tops[t] = true
@@ -150,12 +150,12 @@ func (s *spaceCheck) top(t uint64, v []byte) {
 			want = s.fixedGroup(g)
 		}
 		if got := layout.GetTop(v, i); got != want && (ok || !s.c.lostSpace) {
-			s.c.problem(where, "it says of group %d %+v, the group %+v", g, got, want)
+			s.c.problem(where, "its entry of group %d is %+v, but the group has %+v", g, got, want)
 		}
 	}
 }
 
-// fixedGroup is the sum of a group in which nothing was ever allocated.
+// fixedGroup is the sum of a group that was never used.
 func (s *spaceCheck) fixedGroup(g uint64) (sum layout.Summary) {
 	first, end := g*layout.GroupRegions, min((g+1)*layout.GroupRegions, s.c.regions())
 	for idx := first; idx < end; idx++ {

@@ -8,16 +8,16 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// checkTrees checks all that the root refers to, and then the maps of free space.
+// checkTrees checks everything that the root refers to, and then the maps of free space.
 func (c *checker) checkTrees() {
 	c.data.slots = make(chan struct{}, 2*runtime.GOMAXPROCS(0))
 	var low layout.Key
-	// What is shared must be known before references are counted.
+	// Shared blocks must be known before references are counted.
 	for _, id := range [layout.Trees]int{layout.TreeShares, 0, layout.TreeFS, layout.TreeSpace, layout.TreeSnapshots, layout.TreeAnchors, 6, 7} {
 		p := &c.root.Trees[id]
 		if p.IsZero() {
 			if id == layout.TreeFS || id == layout.TreeSpace {
-				c.problem("root", "it names no tree %d", id)
+				c.problem("root", "it has no pointer to tree %d", id)
 				c.lose(uint64(id))
 			}
 			continue
@@ -53,7 +53,7 @@ func (c *checker) checkTrees() {
 	c.checkSpace()
 }
 
-// anchorItem checks an item of the tree of anchors.
+// anchorItem checks an item of tree 5.
 func (c *checker) anchorItem(_ uint64, k layout.Key, v []byte) {
 	err := fmt.Errorf("%w: key %v", layout.ErrCorrupt, k)
 	switch {

@@ -9,7 +9,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 )
 
-// lose notes that a part of a tree could not be read.
+// lose records that a part of a tree could not be read.
 func (w *walk) lose() {
 	if w.snap != nil || w.left != nil || w.id == layout.TreeSnapshots {
 		w.c.lostSnaps = true
@@ -18,17 +18,17 @@ func (w *walk) lose() {
 	}
 }
 
-// walk visits a tree in order of its keys.
+// walk visits a tree in the order of its keys.
 type walk struct {
 	c    *checker
 	id   uint64
-	mark bool              // the first visit: report what is wrong, count the sectors
-	snap *snapWalk         // the tree is a snapshot's: what newer ones share is passed over
-	left *layout.Abandoned // the tree is what a rollback left: only what is still to be freed is visited
+	mark bool              // first visit: report problems, count blocks
+	snap *snapWalk         // if the tree is a snapshot's: parts shared with newer ones are skipped
+	left *layout.Abandoned // if the tree is an abandoned head: only what is still to be freed is visited
 	item func(birth uint64, k layout.Key, v []byte)
 }
 
-// fetched is a page, or why it can not be had.
+// fetched is a page, or the reason why it cannot be read.
 type fetched struct {
 	page   []byte
 	first  error // of the first copy
@@ -47,8 +47,8 @@ func (w *walk) fetch(p *layout.Pointer) (f fetched) {
 // prefetch is how many pages are read at once.
 const prefetch = 16
 
-// node visits the page behind p, whose keys must lie in [lo, hi) (hi nil: no
-// bound), and all below it.
+// node visits the page behind p and everything below it. Its keys must lie in [lo, hi); nil means
+// no bound.
 func (w *walk) node(p *layout.Pointer, level uint8, birth uint64, lo layout.Key, hi *layout.Key) {
 	if w.enter(p, level, birth, lo, hi) {
 		w.below(p, w.fetch(p), lo, hi)
@@ -65,8 +65,8 @@ func (w *walk) where(p *layout.Pointer) string {
 	return fmt.Sprintf("tree %d, level %d, node at %d", w.id, p.Level, p.Addr)
 }
 
-// enter checks a pointer before it is followed. A page that something refers
-// to already is not followed again, so the visit ends.
+// enter checks a pointer before it is followed. A page that is already referred to is not read
+// again, so the visit ends.
 func (w *walk) enter(p *layout.Pointer, level uint8, birth uint64, lo layout.Key, hi *layout.Key) bool {
 	c := w.c
 	if !w.mark {
@@ -100,18 +100,18 @@ func (w *walk) enter(p *layout.Pointer, level uint8, birth uint64, lo layout.Key
 	return ok
 }
 
-// lostPage reports a page that can not be used, and what can not be read for want of it.
+// lostPage reports a page that cannot be used and the range of items that are lost with it.
 func (w *walk) lostPage(p *layout.Pointer, lo layout.Key, hi *layout.Key, format string, args ...any) {
 	x := problem{where: w.where(p), what: fmt.Sprintf(format, args...)}
 	switch w.id {
 	case layout.TreeSpace:
 		x.what += "; maps of free space are lost"
 	case layout.TreeShares:
-		x.what += "; how many files share sectors is lost"
+		x.what += "; reference counts of shared blocks are lost"
 	case layout.TreeFS:
 		lost := items.RangeOf(lo, hi)
 		x.what += "; " + lost.String()
-		if w.snap == nil && w.left == nil { // else the head's names say nothing
+		if w.snap == nil && w.left == nil { // otherwise the head's names do not apply
 			x.lost = lost
 		}
 	}
@@ -126,9 +126,9 @@ func (w *walk) below(p *layout.Pointer, f fetched, lo layout.Key, hi *layout.Key
 		case f.page == nil:
 			w.lostPage(p, lo, hi, "%v", f.first)
 		case f.first != nil:
-			c.problem(w.where(p), "the first copy: %v; the second, at %d, is used", f.first, p.Addr2)
+			c.problem(w.where(p), "first copy: %v; the second copy, at %d, is used", f.first, p.Addr2)
 		case f.second != nil:
-			c.problem(w.where(p), "the second copy, at %d: %v; the first is used", p.Addr2, f.second)
+			c.problem(w.where(p), "second copy, at %d: %v; the first copy is used", p.Addr2, f.second)
 		}
 	}
 	if f.page == nil {
@@ -159,7 +159,7 @@ func (w *walk) below(p *layout.Pointer, f fetched, lo layout.Key, hi *layout.Key
 	}
 }
 
-// children visits children [from, to) of a page: they are read together.
+// children visits children [from, to) of a page. They are read together.
 func (w *walk) children(p *layout.Pointer, n *layout.Node, from, to int, lo layout.Key, hi *layout.Key) {
 	type child struct {
 		p      layout.Pointer
@@ -182,7 +182,7 @@ func (w *walk) children(p *layout.Pointer, n *layout.Node, from, to int, lo layo
 		}
 		var err error
 		if k.p, err = layout.GetPointer(n.PointerBytesAt(i), w.id); err == nil && k.p.IsZero() {
-			err = fmt.Errorf("%w: no pointer", layout.ErrCorrupt)
+			err = fmt.Errorf("%w: missing pointer", layout.ErrCorrupt)
 		}
 		if err != nil {
 			if w.mark {

@@ -40,7 +40,7 @@ type Change struct {
 	Path    string // absolute; where it was, for what was removed or unlinked
 	OldPath string // Renamed only
 	// Ranges of content that may differ (Modified, with Options.Ranges), in
-	// whole sectors but for the end of the file. A file with many has several
+	// whole blocks but for the end of the file. A file with many has several
 	// changes that follow one another.
 	Ranges []ByteRange
 }
@@ -156,7 +156,7 @@ func (d *differ) endInode() error {
 			}
 		}
 	}
-	if n := len(in.out); n > 0 { // the last sector goes beyond the end
+	if n := len(in.out); n > 0 { // the last block goes beyond the end
 		last := &in.out[n-1]
 		last.Len = min(last.Len, max(a.Size, b.Size, last.Off)-last.Off)
 	}

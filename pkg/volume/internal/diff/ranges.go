@@ -5,10 +5,10 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// extent notes the sectors of differing extents.
-func (d *differ) extent(sector uint64, a, b []byte) error {
+// extent notes the blocks of differing extents.
+func (d *differ) extent(block uint64, a, b []byte) error {
 	m := &d.in.ranges
-	if err := m.until(sector, d.addRange); err != nil {
+	if err := m.until(block, d.addRange); err != nil {
 		return err
 	}
 	for i, val := range [2][]byte{a, b} {
@@ -19,7 +19,7 @@ func (d *differ) extent(sector uint64, a, b []byte) error {
 		if err != nil {
 			return err
 		}
-		m.cur[i] = items.Placed{Sector: sector, FileExtent: e}
+		m.cur[i] = items.Placed{Block: block, FileExtent: e}
 		m.have[i] = true
 	}
 	return nil
@@ -33,24 +33,24 @@ type rangeMerger struct {
 	at   [2]uint64 // how far each is done
 }
 
-// until tells the ranges before a sector in which the extents differ.
-func (m *rangeMerger) until(sector uint64, fn func(ByteRange) error) error {
+// until tells the ranges before a block in which the extents differ.
+func (m *rangeMerger) until(block uint64, fn func(ByteRange) error) error {
 	for m.have[0] || m.have[1] {
-		from, to := ^uint64(0), sector
+		from, to := ^uint64(0), block
 		var in [2]bool
 		for i := range m.cur {
 			if m.have[i] {
-				from = min(from, max(m.at[i], m.cur[i].Sector))
+				from = min(from, max(m.at[i], m.cur[i].Block))
 			}
 		}
-		if from >= sector {
+		if from >= block {
 			return nil
 		}
 		for i := range m.cur {
 			if !m.have[i] {
 				continue
 			}
-			if start := max(m.at[i], m.cur[i].Sector); start > from {
+			if start := max(m.at[i], m.cur[i].Block); start > from {
 				to = min(to, start)
 			} else {
 				in[i] = true
@@ -58,9 +58,9 @@ func (m *rangeMerger) until(sector uint64, fn func(ByteRange) error) error {
 			}
 		}
 		same := in[0] && in[1] && m.cur[0].Nonce == m.cur[1].Nonce &&
-			m.cur[0].Addr-m.cur[0].Sector*layout.SectorBytes == m.cur[1].Addr-m.cur[1].Sector*layout.SectorBytes
+			m.cur[0].Addr-m.cur[0].Block*layout.BlockBytes == m.cur[1].Addr-m.cur[1].Block*layout.BlockBytes
 		if !same {
-			if err := fn(ByteRange{from * layout.SectorBytes, (to - from) * layout.SectorBytes}); err != nil {
+			if err := fn(ByteRange{from * layout.BlockBytes, (to - from) * layout.BlockBytes}); err != nil {
 				return err
 			}
 		}

@@ -93,7 +93,7 @@ func (s *side) dirPath(dir uint64) (string, error) {
 			}
 		}
 		if names = append(names, name); len(names) > 1<<16 {
-			return "", fmt.Errorf("%w: directory %d lies below itself", layout.ErrCorrupt, dir)
+			return "", fmt.Errorf("%w: directory %d is its own ancestor", layout.ErrCorrupt, dir)
 		}
 		at = in.Parent
 	}

@@ -18,7 +18,7 @@ import (
 // Errors of opening with an anchor.
 var (
 	ErrRolledBack  = errors.New("the device was rolled back to an older state")
-	ErrForked      = errors.New("the device's history is not the one that was anchored")
+	ErrForked      = errors.New("the device's history differs from the anchored one")
 	ErrOtherVolume = errors.New("the device does not hold the volume that was anchored")
 )
 
@@ -64,10 +64,10 @@ func ParseAnchor(b []byte) (a Anchor, err error) {
 		return a, fmt.Errorf("malformed anchor: %w", err)
 	}
 	if d.More() {
-		return a, errors.New("malformed anchor: something follows it")
+		return a, errors.New("malformed anchor: trailing data")
 	}
 	if j.Version != 1 {
-		return a, fmt.Errorf("an anchor of version %d: %w", j.Version, layout.ErrNewerFormat)
+		return a, fmt.Errorf("anchor version %d: %w", j.Version, layout.ErrNewerFormat)
 	}
 	if a.Volume, err = crypto.ParseUUID(j.Volume); err != nil {
 		return a, fmt.Errorf("malformed anchor: %w", err)
@@ -89,15 +89,15 @@ func MatchAnchor(a *Anchor, keys *txn.Keys, root *layout.Root, rootR [32]byte, k
 	id, newest := keys.Newest().ID(), keys.Newest().Epoch()
 	switch {
 	case a.Volume != id:
-		return r, fmt.Errorf("%w: the anchor is of volume %v, the device holds %v", ErrOtherVolume, a.Volume, id)
+		return r, fmt.Errorf("%w: the anchor belongs to volume %v, but the device holds volume %v", ErrOtherVolume, a.Volume, id)
 	case a.Instance != root.Instance:
-		return r, fmt.Errorf("%w: the anchor is of instance %v, the device is %v: one is a clone of the other", ErrOtherVolume, a.Instance, root.Instance)
+		return r, fmt.Errorf("%w: the anchor belongs to instance %v, but the device is instance %v: one is a clone of the other", ErrOtherVolume, a.Instance, root.Instance)
 	case a.Generation > root.Generation:
 		return r, fmt.Errorf("%w: its newest generation is %d, the anchor's is %d", ErrRolledBack, root.Generation, a.Generation)
 	case a.Epoch > newest:
 		return r, fmt.Errorf("%w: its newest key epoch is %d, the anchor's is %d", ErrRolledBack, newest, a.Epoch)
 	case keys.Get(a.Epoch) == nil:
-		return r, fmt.Errorf("%w: the anchor is of key epoch %d, which the volume has given up", ErrForked, a.Epoch)
+		return r, fmt.Errorf("%w: the volume no longer has the anchor's key epoch %d", ErrForked, a.Epoch)
 	}
 	k := keys.Get(a.Epoch)
 	match := func(c [32]byte) bool {
@@ -108,7 +108,7 @@ func MatchAnchor(a *Anchor, keys *txn.Keys, root *layout.Root, rootR [32]byte, k
 		if match(rootR) {
 			return rootR, nil
 		}
-		return r, fmt.Errorf("%w: its generation %d is another one", ErrForked, a.Generation)
+		return r, fmt.Errorf("%w: its generation %d differs from the anchored one", ErrForked, a.Generation)
 	}
 	var candidates [][32]byte
 	for _, o := range root.Offered {
@@ -141,10 +141,10 @@ func MatchAnchor(a *Anchor, keys *txn.Keys, root *layout.Root, rootR [32]byte, k
 func (a *Anchor) heldBy(hs *layout.Headers) error {
 	h, _, err := hs.Best()
 	if errors.Is(err, layout.ErrNotSealvol) {
-		return fmt.Errorf("%w: %w; the anchor is of volume %v", ErrOtherVolume, err, a.Volume)
+		return fmt.Errorf("%w: %w; the anchor belongs to volume %v", ErrOtherVolume, err, a.Volume)
 	}
 	if err == nil && h.ID != a.Volume && hs.Copy[0] != nil && hs.Copy[1] != nil && hs.Copy[0].ID == hs.Copy[1].ID {
-		return fmt.Errorf("%w: the anchor is of volume %v, the device holds %v", ErrOtherVolume, a.Volume, h.ID)
+		return fmt.Errorf("%w: the anchor belongs to volume %v, but the device holds volume %v", ErrOtherVolume, a.Volume, h.ID)
 	}
 	return nil
 }

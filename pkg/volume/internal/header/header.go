@@ -12,7 +12,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// Read reads both copies. One that can not be read counts as damaged;
+// Read reads both copies. One that cannot be read counts as damaged;
 // if no copy is left the answer is why, not that there is no volume.
 func Read(dev device.Device) (*layout.Headers, error) {
 	var c [2][]byte

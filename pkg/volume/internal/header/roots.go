@@ -19,14 +19,14 @@ func NewestRoot(dev device.Device, s *txn.Store, u *layout.Unlocked) (found []tx
 	}
 	root := found[0].Root
 	if u.Sequence < root.HeaderSeq {
-		return nil, bad, fmt.Errorf("%w: header %d is older than the volume accepts (%d)", layout.ErrHeaderForged, u.Sequence, root.HeaderSeq)
+		return nil, bad, fmt.Errorf("%w: header sequence number %d is below %d, the lowest acceptable: an old header was put back", layout.ErrHeaderForged, u.Sequence, root.HeaderSeq)
 	}
 	size, err := dev.Size()
 	if err != nil {
 		return nil, bad, err
 	}
-	if uint64(size)/layout.SectorBytes < root.DeviceSectors {
-		return nil, bad, fmt.Errorf("%w: %d bytes of %d", ErrTruncated, size, root.DeviceSectors*layout.SectorBytes)
+	if uint64(size)/layout.BlockBytes < root.DeviceBlocks {
+		return nil, bad, fmt.Errorf("%w: it has %d of %d bytes", ErrTruncated, size, root.DeviceBlocks*layout.BlockBytes)
 	}
 	return found, bad, nil
 }
@@ -54,14 +54,14 @@ func CopyText(s txn.CopyState) string {
 func JudgeSlot(roots []txn.FoundRoot, slot int) (what string, damage bool) {
 	newest := roots[0].Root.Generation
 	if uint64(slot) == (newest+1)%layout.RootSlots {
-		return fmt.Sprintf("it does not verify: a commit after root %d was cut there", newest), false
+		return fmt.Sprintf("it does not verify: the commit after root %d was interrupted", newest), false
 	}
 	gen := newest - (newest-uint64(slot))%layout.RootSlots
 	if gen > 0 && gen < newest {
 		for i := 1; i < len(roots); i++ {
 			a, b := &roots[i-1], &roots[i]
 			if a.Root.Generation > gen && b.Root.Generation < gen && a.Root.PrevR == b.R {
-				return fmt.Sprintf("it does not verify: the commit of root %d was cut there, root %d follows root %d", gen, a.Root.Generation, b.Root.Generation), false
+				return fmt.Sprintf("it does not verify: the commit of root %d was interrupted, and root %d follows root %d", gen, a.Root.Generation, b.Root.Generation), false
 			}
 		}
 	}

@@ -1,5 +1,5 @@
 // Package items is what the items of the trees mean to those who read them: their keys, the hashes
-// of names, extents with their place, reserved ranges, runs of the share tree, and the way from an
+// of names, extents with their place, reserved ranges, runs of the reference-count tree, and the way from an
 // inode to its path. How an item's value is encoded is layout's; this package knows how items
 // belong together.
 //

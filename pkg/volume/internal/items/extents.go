@@ -11,19 +11,19 @@ type Scanner func(low, from, to layout.Key, fn func(k layout.Key, v []byte) bool
 
 // Placed is an extent item with its key.
 type Placed struct {
-	Sector uint64
+	Block uint64
 	layout.FileExtent
 }
 
-// End is the first sector behind the extent.
-func (p *Placed) End() uint64 { return p.Sector + p.Sectors() }
+// End is the first block behind the extent.
+func (p *Placed) End() uint64 { return p.Block + p.Blocks() }
 
 // ScanExtents returns the extents of an inode that touch [from, to), at most limit (0: all) of
 // them.
 func ScanExtents(scan Scanner, ino, from, to uint64, limit int) (out []Placed, err error) {
 	var derr error
 	err = scan(ExtentKey(ino, 0), ExtentKey(ino, from), ExtentKey(ino, to-1), func(k layout.Key, val []byte) bool {
-		if n := layout.ExtentSectors(val); n > 0 && k.Sub+n <= from {
+		if n := layout.ExtentBlocks(val); n > 0 && k.Sub+n <= from {
 			return true // ends before
 		}
 		e, err := layout.DecodeFileExtent(val)
@@ -40,12 +40,12 @@ func ScanExtents(scan Scanner, ino, from, to uint64, limit int) (out []Placed, e
 		err = derr
 	}
 	if err != nil {
-		return nil, fmt.Errorf("inode %d: extents from sector %d: %w", ino, from, err)
+		return nil, fmt.Errorf("inode %d: extents from block %d: %w", ino, from, err)
 	}
 	return out, nil
 }
 
 // Run is where the extent lies on the device.
 func (p *Placed) Run() layout.Run {
-	return layout.Run{Start: p.Addr / layout.SectorBytes, Count: uint32(p.Sectors())}
+	return layout.Run{Start: p.Addr / layout.BlockBytes, Count: uint32(p.Blocks())}
 }

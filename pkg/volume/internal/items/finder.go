@@ -28,11 +28,11 @@ func RangeOf(lo layout.Key, hi *layout.Key) InodeRange {
 func (r InodeRange) String() string {
 	switch r.last {
 	case r.first:
-		return fmt.Sprintf("what it held of inode %d is lost", r.first)
+		return fmt.Sprintf("its items of inode %d are lost", r.first)
 	case ^uint64(0):
-		return fmt.Sprintf("what it held of inodes %d and above is lost", r.first)
+		return fmt.Sprintf("its items of inodes %d and above are lost", r.first)
 	}
-	return fmt.Sprintf("what it held of inodes %d to %d is lost", r.first, r.last)
+	return fmt.Sprintf("its items of inodes %d to %d are lost", r.first, r.last)
 }
 
 // What a NameFinder looks for at most.

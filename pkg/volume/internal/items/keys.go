@@ -9,9 +9,9 @@ func InodeKey(ino uint64) layout.Key { return layout.Key{Obj: ino, Type: layout.
 // symlink.
 func InlineKey(ino uint64) layout.Key { return layout.Key{Obj: ino, Type: layout.KeyInline} }
 
-// ExtentKey is the key of an extent of a file, by its first sector.
-func ExtentKey(ino, sector uint64) layout.Key {
-	return layout.Key{Obj: ino, Type: layout.KeyExtent, Sub: sector}
+// ExtentKey is the key of an extent of a file, by its first block.
+func ExtentKey(ino, block uint64) layout.Key {
+	return layout.Key{Obj: ino, Type: layout.KeyExtent, Sub: block}
 }
 
 // NameKey is the key of a name in a directory; sub is the name's hash and a number among the names
@@ -25,9 +25,9 @@ func XattrKey(ino, sub uint64) layout.Key {
 	return layout.Key{Obj: ino, Type: layout.KeyXattr, Sub: sub}
 }
 
-// ReservedKey is the key of a reserved range of a file, by its first sector.
-func ReservedKey(ino, sector uint64) layout.Key {
-	return layout.Key{Obj: ino, Type: layout.KeyReserved, Sub: sector}
+// ReservedKey is the key of a reserved range of a file, by its first block.
+func ReservedKey(ino, block uint64) layout.Key {
+	return layout.Key{Obj: ino, Type: layout.KeyReserved, Sub: block}
 }
 
 // OrphanKey is the key that lists an inode as one to be freed or cut.
@@ -36,8 +36,8 @@ func OrphanKey(ino uint64) layout.Key { return layout.Key{Type: layout.KeyOrphan
 // ReserverKey is the key that lists an inode as one with reserved ranges.
 func ReserverKey(ino uint64) layout.Key { return layout.Key{Type: layout.KeyReserver, Sub: ino} }
 
-// ShareKey is the key of a run of the share tree, by its first sector.
-func ShareKey(sector uint64) layout.Key { return layout.Key{Type: layout.KeyShare, Sub: sector} }
+// ShareKey is the key of a run of the reference-count tree, by its first block.
+func ShareKey(block uint64) layout.Key { return layout.Key{Type: layout.KeyShare, Sub: block} }
 
 // SnapshotKey is the key of a snapshot.
 func SnapshotKey(id uint32) layout.Key { return layout.Key{Type: layout.KeySnapshot, Sub: uint64(id)} }

@@ -4,8 +4,8 @@ import "github.com/sealvol/sealvol/pkg/volume/internal/layout"
 
 // EachCopy calls fn for where each copy of a page lies.
 func EachCopy(p *layout.Pointer, fn func(layout.Run)) {
-	fn(layout.Run{Start: p.Addr / layout.SectorBytes, Count: layout.NodeSectors})
+	fn(layout.Run{Start: p.Addr / layout.BlockBytes, Count: layout.NodeBlocks})
 	if p.Addr2 != 0 {
-		fn(layout.Run{Start: p.Addr2 / layout.SectorBytes, Count: layout.NodeSectors})
+		fn(layout.Run{Start: p.Addr2 / layout.BlockBytes, Count: layout.NodeBlocks})
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// Interval is a range of sectors of a file.
+// Interval is a range of blocks of a file.
 type Interval struct{ From, To uint64 }
 
 // ScanReserved returns the reserved ranges of an inode that overlap [from, to), at
@@ -26,12 +26,12 @@ func ScanReserved(scan Scanner, ino, from, to uint64, limit int) (out []Interval
 		return limit == 0 || len(out) < limit
 	})
 	if err = cmp.Or(err, derr); err != nil {
-		return nil, fmt.Errorf("inode %d: reserved ranges from sector %d: %w", ino, from, err)
+		return nil, fmt.Errorf("inode %d: reserved ranges from block %d: %w", ino, from, err)
 	}
 	return out, nil
 }
 
-// Overlap is how many sectors of [from, to) lie in some intervals, which do not overlap.
+// Overlap is how many blocks of [from, to) lie in some intervals, which do not overlap.
 func Overlap(spans []Interval, from, to uint64) (n uint64) {
 	for _, s := range spans {
 		if a, b := max(s.From, from), min(s.To, to); a < b {

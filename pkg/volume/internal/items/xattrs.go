@@ -52,7 +52,7 @@ func (h Hasher) FindXattr(scan ScanFunc, ino uint64, name string) (f FoundXattr,
 	case err == nil && derr != nil:
 		err = derr
 	case err == nil && f.Exists && len(f.Value) != total:
-		err = fmt.Errorf("%w: attribute of %d bytes has %d", layout.ErrCorrupt, total, len(f.Value))
+		err = fmt.Errorf("%w: an attribute of %d bytes has only %d", layout.ErrCorrupt, total, len(f.Value))
 	case err == nil && !f.Exists && f.Sub > hash|0xffff:
 		err = vfs.ErrNoSpace
 	}

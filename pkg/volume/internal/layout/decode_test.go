@@ -11,8 +11,8 @@ import (
 )
 
 func sampleRecord(segments, first, count int) Record {
-	r := Record{Extent: crypto.Extent{Birth: 3, Epoch: 1, Kind: KindFileData, Shift: 12, PLen: uint32(segments) * SectorBytes,
-		LLen: uint32(segments) * SectorBytes, Object: 77, Index: 12}, Addr: 1 << 30, First: first, Tags: make([]crypto.Tag, count)}
+	r := Record{Extent: crypto.Extent{Birth: 3, Epoch: 1, Kind: KindFileData, Shift: 12, PLen: uint32(segments) * BlockBytes,
+		LLen: uint32(segments) * BlockBytes, Object: 77, Index: 12}, Addr: 1 << 30, First: first, Tags: make([]crypto.Tag, count)}
 	for i := range r.Nonce {
 		r.Nonce[i] = byte(i + 1)
 	}
@@ -30,12 +30,12 @@ func samplePointer(tree uint64, level uint8) Pointer {
 
 func sampleList() Pointer2 {
 	r := Record{Extent: crypto.Extent{Birth: 9, Epoch: 1, Kind: KindFreeList, PLen: 500, LLen: 500}, Addr: 7 << 20, Tags: make([]crypto.Tag, 1)}
-	return Pointer2{Record: r, Sectors: 12}
+	return Pointer2{Record: r, Blocks: 12}
 }
 
 func sampleRoot() *Root {
 	r := &Root{Generation: 11, Instance: crypto.UUID{1}, MountEpoch: 2, MountID: [16]byte{3}, LogSeq: 4, OpSeq: 5, HeaderSeq: 6, PrevR: [32]byte{7}, Clean: true,
-		DeviceSectors: 1 << 20, LogSectors: 4096, NextIno: 8, HashSeed: [16]byte{9}, FreeSectors: 10, Inodes: 11, AllocHint: 12, NewestSnapshot: 13,
+		DeviceBlocks: 1 << 20, LogBlocks: 4096, NextIno: 8, HashSeed: [16]byte{9}, FreeBlocks: 10, Inodes: 11, AllocHint: 12, NewestSnapshot: 13,
 		Rotation: Rotation{Target: 14, Again: true, Tree: 5, Next: Key{Obj: 15, Type: 16, Sub: 17}, Done: 18},
 		Offered:  []OfferedAnchor{{1, [32]byte{2}}, {3, [32]byte{4}}},
 		Reserved: Reservations{Promised: 20, Owed: 19, Ranges: 3, Mark: 21}}
@@ -104,7 +104,7 @@ func TestRoundTrip(t *testing.T) {
 			t.Errorf("operation %d: %+v %v", o.Type, got, err)
 		}
 	}
-	n := Inode{Mode: 0o100644, Nlink: 2, UID: 3, GID: 4, Rdev: 5, Flags: InodeInline, Size: 6, Sectors: 7, Parent: 8, NameSub: 9,
+	n := Inode{Mode: 0o100644, Nlink: 2, UID: 3, GID: 4, Rdev: 5, Flags: InodeInline, Size: 6, Blocks: 7, Parent: 8, NameSub: 9,
 		Atime: vfs.Timespec{Sec: 1, Nsec: 2}, Mtime: vfs.Timespec{Sec: -3, Nsec: 4}, Ctime: vfs.Timespec{Sec: 5, Nsec: 6}, Btime: vfs.Timespec{Sec: 7, Nsec: 8}}
 	if got, err := DecodeInode(n.Append(nil)); err != nil || got != n {
 		t.Errorf("inode: %+v %v", got, err)
@@ -126,9 +126,9 @@ func TestRoundTrip(t *testing.T) {
 	if got, err := DecodeShare(7, sh.Append(nil)); err != nil || got != sh {
 		t.Errorf("share: %+v %v", got, err)
 	}
-	var bits [RegionSector / 64]uint64
+	var bits [RegionBlocks / 64]uint64
 	bits[7] = 99
-	s := Summary{Free: 1, Largest: 2, Quads: 3}
+	s := Summary{Free: 1, Largest: 2, NodeSlots: 3}
 	if gs, shared, gb, err := GetRegion(PutRegion(s, 4, &bits)); err != nil || gs != s || shared != 4 || *gb != bits {
 		t.Errorf("region: %+v %v", gs, err)
 	}
@@ -155,11 +155,11 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// A slice of a record covers the same sectors, tags and bytes.
+// A slice of a record covers the same blocks, tags and bytes.
 func TestRecordSlice(t *testing.T) {
 	r := sampleRecord(16, 3, 10)
 	s := r.Slice(2, 5)
-	if s.Addr != r.Addr+2*SectorBytes || s.First != 5 || s.Count() != 5 || s.Tags[0] != r.Tags[2] || s.RunBytes() != 5*SectorBytes || r.Count() != 10 {
+	if s.Addr != r.Addr+2*BlockBytes || s.First != 5 || s.Count() != 5 || s.Tags[0] != r.Tags[2] || s.RunBytes() != 5*BlockBytes || r.Count() != 10 {
 		t.Fatalf("%+v", s)
 	}
 }
@@ -173,10 +173,10 @@ func TestRefused(t *testing.T) {
 	name := (&Name{Ino: 5, Type: 0o100000, Name: "abc"}).Append(nil)
 	root := sampleRoot().Encode()
 	list := EncodeFreeList([]Run{{1, 2}}, &Pointer2{})
-	region := PutRegion(Summary{}, 0, new([RegionSector / 64]uint64))
+	region := PutRegion(Summary{}, 0, new([RegionBlocks / 64]uint64))
 	share := Share{Count: 9, Extra: 1}.Append(nil)
 	decode := map[string]func([]byte) error{
-		"share":  func(b []byte) error { _, err := DecodeShare(3*RegionSector-9, b); return err },
+		"share":  func(b []byte) error { _, err := DecodeShare(3*RegionBlocks-9, b); return err },
 		"extent": func(b []byte) error { _, err := DecodeFileExtent(b); return err },
 		"inode":  func(b []byte) error { _, err := DecodeInode(b); return err },
 		"name":   func(b []byte) error { _, err := DecodeName(b); return err },
@@ -223,7 +223,7 @@ func TestRefused(t *testing.T) {
 		{"list", "empty run", change(list, len(list)-4, 0)},
 		{"list", "count", change(list, freePointerBytes, 2)},
 		{"list", "reserved", change(list, freePointerBytes+5, 2)},
-		{"list", "pointer without address", change(list, 20, 2)},
+		{"list", "pointer: address is missing", change(list, 20, 2)},
 	} {
 		if err := decode[c.kind](c.b); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%s, %s: %v", c.kind, c.what, err)
@@ -358,12 +358,12 @@ func FuzzDecodeFreeList(f *testing.F) {
 }
 
 func FuzzDecodeShare(f *testing.F) {
-	f.Add(uint64(0), Share{Count: RegionSector, Extra: 1}.Append(nil))
-	f.Add(uint64(5*RegionSector-1), Share{Count: 1, Extra: 1<<32 - 1}.Append(nil))
+	f.Add(uint64(0), Share{Count: RegionBlocks, Extra: 1}.Append(nil))
+	f.Add(uint64(5*RegionBlocks-1), Share{Count: 1, Extra: 1<<32 - 1}.Append(nil))
 	f.Fuzz(func(t *testing.T, sub uint64, b []byte) {
 		if s, err := DecodeShare(sub, b); err == nil {
 			same(t, b, s.Append(nil))
-			if first, last := sub/RegionSector, (sub+uint64(s.Count)-1)/RegionSector; first != last {
+			if first, last := sub/RegionBlocks, (sub+uint64(s.Count)-1)/RegionBlocks; first != last {
 				t.Fatalf("a run of regions %d to %d", first, last)
 			}
 		}
@@ -371,7 +371,7 @@ func FuzzDecodeShare(f *testing.F) {
 }
 
 func FuzzGetRegion(f *testing.F) {
-	f.Add(PutRegion(Summary{1, 2, 3}, 4, new([RegionSector / 64]uint64)))
+	f.Add(PutRegion(Summary{1, 2, 3}, 4, new([RegionBlocks / 64]uint64)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if s, shared, bits, err := GetRegion(b); err == nil {
 			same(t, b, PutRegion(s, shared, bits))

@@ -33,7 +33,7 @@ const (
 // Bits of the incompat word.
 const (
 	FeatureSnapshots uint64 = 1 << 0 // tree 3 is used
-	FeatureShares    uint64 = 1 << 1 // files share sectors: reflinks
+	FeatureShares    uint64 = 1 << 1 // files share blocks: reflinks
 	FeatureReserved  uint64 = 1 << 2 // files have reserved ranges
 	FeatureFlags     uint64 = 1 << 3 // inodes have flags that users set
 )
@@ -43,7 +43,7 @@ const (
 	headerMagic = "\x89SEALVOL" // the first byte is no text, as in PNG
 
 	offVersion   = 8
-	offSector    = 12
+	offBlockSize = 12
 	offCompat    = 16
 	offROCompat  = 24
 	offIncompat  = 32
@@ -82,13 +82,13 @@ var (
 	ErrHeaderStale = errors.New("the copy of the volume header is older than the other")
 	// ErrShredded reports a header without any key slot: nothing opens the volume
 	// any more.
-	ErrShredded = errors.New("the volume was crypto-shredded: it has no key slot, and nothing opens it")
+	ErrShredded = errors.New("the volume was crypto-shredded: it has no key slot, and no key can open it")
 	// ErrHeaderConflict reports two copies of the header that belong to two
 	// volumes, both of which the key opens: an interrupted format.
 	ErrHeaderConflict = errors.New("the two copies of the volume header belong to different volumes")
 )
 
-// Header is the part of a volume that is readable without a key. Its sector
+// Header is the part of a volume that is readable without a key. Its block
 // size is always crypto.SectorBytes.
 type Header struct {
 	Compat, ROCompat, Incompat uint64 // feature words
@@ -158,7 +158,7 @@ func (h *Header) encode() ([]byte, error) {
 	b := make([]byte, HeaderBytes)
 	copy(b, headerMagic)
 	binary.LittleEndian.PutUint32(b[offVersion:], FormatVersion)
-	binary.LittleEndian.PutUint32(b[offSector:], crypto.SectorBytes)
+	binary.LittleEndian.PutUint32(b[offBlockSize:], crypto.SectorBytes)
 	binary.LittleEndian.PutUint64(b[offCompat:], h.Compat)
 	binary.LittleEndian.PutUint64(b[offROCompat:], h.ROCompat)
 	binary.LittleEndian.PutUint64(b[offIncompat:], h.Incompat)
@@ -187,7 +187,7 @@ func DecodeHeader(b []byte) (*Header, error) {
 		return nil, ErrNotSealvol
 	}
 	if len(b) != HeaderBytes {
-		return nil, fmt.Errorf("%w: %d bytes of %d", ErrHeaderDamaged, len(b), HeaderBytes)
+		return nil, fmt.Errorf("%w: %d of %d bytes", ErrHeaderDamaged, len(b), HeaderBytes)
 	}
 	// Magic, version, feature words and checksum keep their places in every
 	// version, so that a newer volume is told apart from a damaged one.
@@ -195,9 +195,9 @@ func DecodeHeader(b []byte) (*Header, error) {
 		return nil, fmt.Errorf("%w: its checksum does not match", ErrHeaderDamaged)
 	}
 	if v := binary.LittleEndian.Uint32(b[offVersion:]); v > FormatVersion {
-		return nil, fmt.Errorf("%w: its format version is %d, this one reads %d", ErrNewerFormat, v, FormatVersion)
+		return nil, fmt.Errorf("%w: its format version is %d, this version of Sealvol reads %d", ErrNewerFormat, v, FormatVersion)
 	} else if v < FormatVersion {
-		return nil, fmt.Errorf("%w: format version %d", ErrHeaderDamaged, v)
+		return nil, fmt.Errorf("%w: invalid format version %d", ErrHeaderDamaged, v)
 	}
 	h := &Header{
 		Compat:   binary.LittleEndian.Uint64(b[offCompat:]),
@@ -214,8 +214,8 @@ func DecodeHeader(b []byte) (*Header, error) {
 	if err := h.Suite.Validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrHeaderDamaged, err)
 	}
-	if n := binary.LittleEndian.Uint32(b[offSector:]); n != crypto.SectorBytes {
-		return nil, fmt.Errorf("%w: sectors of %d bytes", ErrHeaderDamaged, n)
+	if n := binary.LittleEndian.Uint32(b[offBlockSize:]); n != crypto.SectorBytes {
+		return nil, fmt.Errorf("%w: invalid block size %d", ErrHeaderDamaged, n)
 	}
 	if !zeros(b[offFixedEnd:offSlots]) || !zeros(b[offSlotsEnd:offMAC]) {
 		return nil, fmt.Errorf("%w: reserved bytes are not zero", ErrHeaderDamaged)
@@ -231,7 +231,7 @@ func DecodeHeader(b []byte) (*Header, error) {
 func decodeSlot(s *crypto.Slot, p []byte) error {
 	params, sealed := int(binary.LittleEndian.Uint16(p[2:])), int(binary.LittleEndian.Uint16(p[4:]))
 	if params > crypto.MaxSlotParams || sealed > crypto.MaxSlotSealed {
-		return errors.New("its lengths are out of bounds")
+		return errors.New("a length is out of bounds")
 	}
 	if p[1] != 0 || !zeros(p[6:slotParams]) || !zeros(p[slotParams+params:slotSealed]) || !zeros(p[slotSealed+sealed:]) {
 		return errors.New("reserved bytes are not zero")

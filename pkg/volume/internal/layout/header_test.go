@@ -291,13 +291,13 @@ func TestHeaderErrors(t *testing.T) {
 	}{
 		{"empty", func([]byte) []byte { return nil }, ErrNotSealvol, ""},
 		{"zeros", func(b []byte) []byte { return make([]byte, len(b)) }, ErrNotSealvol, ""},
-		{"short", func(b []byte) []byte { return b[:5000] }, ErrHeaderDamaged, "5000 bytes"},
+		{"short", func(b []byte) []byte { return b[:5000] }, ErrHeaderDamaged, "5000 of 65536 bytes"},
 		{"newer version", func(b []byte) []byte { b[offVersion] = 3; return rechecksum(b) }, ErrNewerFormat, "version is 3"},
 		{"version 1", func(b []byte) []byte { b[offVersion] = 1; return rechecksum(b) }, ErrHeaderDamaged, "version 1"},
 		{"incompat", func(b []byte) []byte { b[offIncompat], b[offIncompat+7] = 0x80, 0x80; return rechecksum(b) }, ErrNewerFormat, "bits 7, 63"},
 		{"incompat 63", func(b []byte) []byte { b[offIncompat+7] = 0x80; return rechecksum(b) }, ErrNewerFormat, "bit 63"},
 		{"suite", func(b []byte) []byte { b[offSuite] = 9; return rechecksum(b) }, crypto.ErrUnsupportedSuite, "suite 9"},
-		{"sector", func(b []byte) []byte { b[offSector+1] = 2; return rechecksum(b) }, ErrHeaderDamaged, "512 bytes"},
+		{"block", func(b []byte) []byte { b[offBlockSize+1] = 2; return rechecksum(b) }, ErrHeaderDamaged, "block size 512"},
 		{"slot type", func(b []byte) []byte { b[offSlots] = 77; return rechecksum(b) }, ErrHeaderDamaged, "slot 0"},
 		{"slot length", func(b []byte) []byte { b[offSlots+slotBytes+3] = 0xff; return rechecksum(b) }, ErrHeaderDamaged, "slot 1"},
 	} {

@@ -48,10 +48,10 @@ type Inode struct {
 	Rdev    uint32
 	Flags   uint32
 	Size    uint64 // bytes of a file or symlink; names in a directory
-	Sectors uint64 // sectors of its extents
+	Blocks  uint64 // blocks of its extents
 	Parent  uint64 // directory that has a name of it; 0: not known, but always known of directories
 	NameSub uint64 // sub of that name's item; 0: not known
-	Vacant  uint64 // sectors of its reserved ranges that have no extent
+	Vacant  uint64 // blocks of its reserved ranges that have no extent
 	Atime   vfs.Timespec
 	Mtime   vfs.Timespec
 	Ctime   vfs.Timespec
@@ -80,7 +80,7 @@ func (n *Inode) Append(b []byte) []byte {
 	le.PutUint32(p[16:], n.Rdev)
 	le.PutUint32(p[20:], n.Flags)
 	le.PutUint64(p[24:], n.Size)
-	le.PutUint64(p[32:], n.Sectors)
+	le.PutUint64(p[32:], n.Blocks)
 	le.PutUint64(p[40:], n.Parent)
 	putTime(p[48:], n.Atime)
 	putTime(p[60:], n.Mtime)
@@ -94,12 +94,12 @@ func (n *Inode) Append(b []byte) []byte {
 // DecodeInode decodes a whole item value.
 func DecodeInode(p []byte) (Inode, error) {
 	if len(p) != InodeBytes {
-		return Inode{}, corrupt("inode of %d bytes", len(p))
+		return Inode{}, corrupt("inode item: invalid length of %d bytes", len(p))
 	}
 	le := binary.LittleEndian
 	n := Inode{
 		Mode: le.Uint32(p[0:]), Nlink: le.Uint32(p[4:]), UID: le.Uint32(p[8:]), GID: le.Uint32(p[12:]),
-		Rdev: le.Uint32(p[16:]), Flags: le.Uint32(p[20:]), Size: le.Uint64(p[24:]), Sectors: le.Uint64(p[32:]),
+		Rdev: le.Uint32(p[16:]), Flags: le.Uint32(p[20:]), Size: le.Uint64(p[24:]), Blocks: le.Uint64(p[32:]),
 		Parent: le.Uint64(p[40:]), NameSub: le.Uint64(p[96:]), Vacant: le.Uint64(p[104:]),
 		Atime: getTime(p[48:]), Mtime: getTime(p[60:]), Ctime: getTime(p[72:]), Btime: getTime(p[84:]),
 	}
@@ -107,10 +107,10 @@ func DecodeInode(p []byte) (Inode, error) {
 		return Inode{}, corrupt("inode: unknown flags %#x", n.Flags)
 	}
 	if n.Vacant > MaxReserved || n.Vacant > 0 && n.Flags&InodeReserved == 0 {
-		return Inode{}, corrupt("inode: %d reserved sectors, flags %#x", n.Vacant, n.Flags)
+		return Inode{}, corrupt("inode: %d vacant reserved blocks do not match flags %#x", n.Vacant, n.Flags)
 	}
 	if n.Mode > 0o177777 || !knownType(n.Mode&0o170000) {
-		return Inode{}, corrupt("inode: mode %#o", n.Mode)
+		return Inode{}, corrupt("inode: invalid mode %#o", n.Mode)
 	}
 	if n.Size > MaxFileBytes || n.Atime.Nsec >= 1e9 || n.Mtime.Nsec >= 1e9 || n.Ctime.Nsec >= 1e9 || n.Btime.Nsec >= 1e9 {
 		return Inode{}, corrupt("inode: size or time out of range")
@@ -127,9 +127,9 @@ func knownType(t uint32) bool {
 	return false
 }
 
-// MaxFileBytes is the largest file: 16 TiB of sectors and more would fit the
+// MaxFileBytes is the largest file: 16 TiB of blocks and more would fit the
 // keys; the kernel's own limit is the bound.
-const MaxFileBytes = 1<<63 - SectorBytes
+const MaxFileBytes = 1<<63 - BlockBytes
 
 // Name is the value of a KeyName item.
 type Name struct {
@@ -148,11 +148,11 @@ func (n *Name) Append(b []byte) []byte {
 // DecodeName decodes a whole item value.
 func DecodeName(b []byte) (Name, error) {
 	if len(b) < 10 || len(b) > 9+vfs.MaxNameBytes {
-		return Name{}, corrupt("name item of %d bytes", len(b))
+		return Name{}, corrupt("name item: invalid length of %d bytes", len(b))
 	}
 	n := Name{Ino: binary.LittleEndian.Uint64(b), Type: uint32(b[8]) << 12, Name: string(b[9:])}
 	if n.Ino == 0 || !knownType(n.Type) || !ValidName(n.Name) {
-		return Name{}, corrupt("name item of inode %d, type %#o", n.Ino, n.Type)
+		return Name{}, corrupt("name item: invalid inode %d or type %#o", n.Ino, n.Type)
 	}
 	return n, nil
 }
@@ -199,18 +199,18 @@ func DecodeXattr(b []byte, i int) (XattrPiece, error) {
 	var x XattrPiece
 	if i == 0 {
 		if len(b) < 1 || len(b) < 1+int(b[0])+4 || b[0] == 0 {
-			return x, corrupt("attribute of %d bytes", len(b))
+			return x, corrupt("attribute item: invalid length of %d bytes", len(b))
 		}
 		n := int(b[0])
 		x.Name = string(b[1 : 1+n])
 		x.Total = binary.LittleEndian.Uint32(b[1+n:])
 		if x.Total > vfs.MaxXattrBytes {
-			return x, corrupt("attribute of %d bytes", x.Total)
+			return x, corrupt("attribute item: invalid value length %d", x.Total)
 		}
 		b = b[5+n:]
 	}
 	if len(b) > XattrPieceBytes {
-		return x, corrupt("attribute piece of %d bytes", len(b))
+		return x, corrupt("attribute piece: invalid length of %d bytes", len(b))
 	}
 	x.Data = b
 	return x, nil

@@ -33,11 +33,11 @@ func (a *Anchored) Append(b []byte) []byte {
 // DecodeAnchored decodes a whole value.
 func DecodeAnchored(b []byte) (a Anchored, err error) {
 	if len(b) != anchoredBytes || !zeros(b[36:]) {
-		return a, corrupt("anchor of %d bytes", len(b))
+		return a, corrupt("anchor item: invalid length of %d bytes", len(b))
 	}
 	a = Anchored{R: [32]byte(b[:32]), Epoch: binary.LittleEndian.Uint32(b[32:])}
 	if a.Epoch == 0 {
-		return a, corrupt("anchor of key epoch 0")
+		return a, corrupt("anchor item: key epoch is 0")
 	}
 	return a, nil
 }
@@ -67,11 +67,11 @@ func (n *NextSlot) Append(b []byte) []byte {
 // DecodeNextSlot decodes a whole value.
 func DecodeNextSlot(b []byte) (n NextSlot, err error) {
 	if len(b) < nextSlotFixed || b[33] != 0 || !zeros(b[38:nextSlotFixed]) {
-		return n, corrupt("next key slot of %d bytes", len(b))
+		return n, corrupt("next key slot: invalid length of %d bytes", len(b))
 	}
 	p, q := int(binary.LittleEndian.Uint16(b[34:])), int(binary.LittleEndian.Uint16(b[36:]))
 	if len(b) != nextSlotFixed+p+q {
-		return n, corrupt("next key slot: %d and %d bytes in %d", p, q, len(b))
+		return n, corrupt("next key slot: params of %d and sealed part of %d bytes do not fit %d bytes", p, q, len(b))
 	}
 	n.Commit = [32]byte(b[:32])
 	n.Slot.Type = b[32]

@@ -10,16 +10,16 @@ import (
 
 // Fixed places on the device; see docs/format.md, "Places".
 const (
-	SectorBytes  = 4096
+	BlockBytes   = 4096
 	RootSlots    = 16
 	rootEvenOff  = HeaderOffsetA + HeaderBytes
 	rootOddOff   = HeaderOffsetB + HeaderBytes
 	LogOff       = 2 << 20 // the log follows the second array
 	MinDevice    = 64 << 20
 	NodeBytes    = 16 << 10
-	NodeSectors  = NodeBytes / SectorBytes
+	NodeBlocks   = NodeBytes / BlockBytes // a node slot: nodes start at multiples of it
 	RegionBytes  = 128 << 20
-	RegionSector = RegionBytes / SectorBytes // sectors in a region, bits in a bitmap
+	RegionBlocks = RegionBytes / BlockBytes // blocks in a region, bits in a bitmap
 )
 
 // ErrCorrupt is any stored structure that breaks this format's rules.
@@ -36,7 +36,7 @@ func RootSlotOff(slot int) int64 {
 	if slot%2 == 1 {
 		off = rootOddOff
 	}
-	return off + int64(slot/2)*SectorBytes
+	return off + int64(slot/2)*BlockBytes
 }
 
 // RootCopies is how often a root is written.
@@ -44,7 +44,7 @@ const RootCopies = 2
 
 // RootArrayBytes is the length of an array: slots, then the second copies of the
 // other array's slots.
-const RootArrayBytes = RootSlots * SectorBytes
+const RootArrayBytes = RootSlots * BlockBytes
 
 // RootCopyOff is the byte offset of a copy, 0 or 1, of a root slot. The two lie
 // in different arrays, far apart.
@@ -65,7 +65,7 @@ func LogBytes(deviceBytes int64) int64 {
 // Kinds of sealed extents (crypto.Extent.Kind).
 const (
 	KindNode     = 1                   // B+tree node
-	KindFreeList = 2                   // sectors freed by one generation
+	KindFreeList = 2                   // blocks freed by one generation
 	KindFileData = crypto.KindFileData // 6
 )
 
@@ -74,7 +74,7 @@ const (
 	TreeFS        = 1 // the writable head
 	TreeSpace     = 2
 	TreeSnapshots = 3 // snapshots and dead lists
-	TreeShares    = 4 // extra references of reflinked sectors
+	TreeShares    = 4 // extra references of reflinked blocks
 	TreeAnchors   = 5 // confirmed anchors
 	Trees         = 8
 )
@@ -95,10 +95,10 @@ const (
 	KeyReserver = 0x02 // Obj 0, Sub inode: has reserved ranges
 	KeyInode    = 0x10 // Sub 0
 	KeyInline   = 0x20 // Sub 0: content of a small file, target of a symlink
-	KeyReserved = 0x28 // Sub: first sector of a reserved range of the file
+	KeyReserved = 0x28 // Sub: first block of a reserved range of the file
 	KeyXattr    = 0x30 // Sub: hash of the name ‖ collision ‖ piece
 	KeyName     = 0x40 // Sub: hash of the name ‖ collision
-	KeyExtent   = 0x50 // Sub: sector of the file
+	KeyExtent   = 0x50 // Sub: block of the file
 )
 
 // Types of keys of TreeSpace. Obj is 0.
@@ -206,7 +206,7 @@ func (r *Record) Append(b []byte) []byte {
 func DecodeRecord(b []byte) (Record, []byte, error) {
 	var r Record
 	if len(b) < NodeRecordBytes {
-		return r, nil, corrupt("extent record of %d bytes", len(b))
+		return r, nil, corrupt("extent record: invalid length of %d bytes", len(b))
 	}
 	r.Addr = binary.LittleEndian.Uint64(b)
 	r.Birth = binary.LittleEndian.Uint64(b[8:])
@@ -220,19 +220,19 @@ func DecodeRecord(b []byte) (Record, []byte, error) {
 	r.First = int(b[72])
 	n := int(b[73]) + 1
 	if [6]byte(b[74:80]) != [6]byte{} {
-		return r, nil, corrupt("extent record: reserved bytes")
+		return r, nil, corrupt("extent record: reserved bytes are not zero")
 	}
 	if err := r.Extent.Validate(); err != nil {
 		return r, nil, corrupt("extent record: %v", err)
 	}
 	if r.First+n > r.Segments() {
-		return r, nil, corrupt("extent record: segments %d+%d of %d", r.First, n, r.Segments())
+		return r, nil, corrupt("extent record: invalid segments %d+%d of %d", r.First, n, r.Segments())
 	}
-	if r.Addr%SectorBytes != 0 || r.Addr == 0 || r.Addr >= 1<<62 {
-		return r, nil, corrupt("extent record: address %d", r.Addr)
+	if r.Addr%BlockBytes != 0 || r.Addr == 0 || r.Addr >= 1<<62 {
+		return r, nil, corrupt("extent record: invalid address %d", r.Addr)
 	}
 	if len(b) < recordFixed+16*n {
-		return r, nil, corrupt("extent record: %d tags in %d bytes", n, len(b))
+		return r, nil, corrupt("extent record: %d tags do not fit %d bytes", n, len(b))
 	}
 	r.Tags = make([]crypto.Tag, n)
 	for i := range r.Tags {
@@ -291,34 +291,34 @@ func DecodeFileExtent(b []byte) (FileExtent, error) {
 		return FileExtent{}, err
 	}
 	if len(rest) != FileExtentBytes {
-		return FileExtent{}, corrupt("file extent: %d bytes after the record", len(rest))
+		return FileExtent{}, corrupt("file extent: %d trailing bytes", len(rest))
 	}
 	if r.Kind != KindFileData {
-		return FileExtent{}, corrupt("file extent of kind %d", r.Kind)
+		return FileExtent{}, corrupt("file extent: invalid kind %d", r.Kind)
 	}
 	if r.Shift != 12 || r.Comp != 0 {
 		// Streams and compression are named by feature bits that this version refuses.
-		return FileExtent{}, corrupt("file extent with segments of 2^%d, compression %d", r.Shift, r.Comp)
+		return FileExtent{}, corrupt("file extent: unexpected segment shift %d or compression %d", r.Shift, r.Comp)
 	}
 	ref := binary.LittleEndian.Uint64(rest)
 	e := FileExtent{Record: r, RefBirth: ref &^ extentOwed, Owed: ref&extentOwed != 0}
 	if e.RefBirth < e.Birth {
-		return FileExtent{}, corrupt("file extent: reference older than its extent")
+		return FileExtent{}, corrupt("file extent: refbirth is below birth")
 	}
 	return e, nil
 }
 
-// ExtentSectors is the number of sectors that a stored file extent covers, for
+// ExtentBlocks is the number of blocks that a stored file extent covers, for
 // passing over it; 0 for what DecodeFileExtent has to judge.
-func ExtentSectors(b []byte) uint64 {
+func ExtentBlocks(b []byte) uint64 {
 	if len(b) < NodeRecordBytes || b[55] != 12 {
 		return 0
 	}
 	return uint64(b[73]) + 1
 }
 
-// Sectors is the number of file sectors that the run covers.
-func (e *FileExtent) Sectors() uint64 { return uint64(e.RunBytes()) / SectorBytes }
+// Blocks is the number of file blocks that the run covers.
+func (e *FileExtent) Blocks() uint64 { return uint64(e.RunBytes()) / BlockBytes }
 
 // PointerBytes is the stored size of a Pointer.
 const PointerBytes = NodeRecordBytes + 8
@@ -348,12 +348,12 @@ func (p *Pointer) Put(b []byte) {
 // It returns the zero Pointer for zeros.
 func GetPointer(b []byte, tree uint64) (Pointer, error) {
 	if len(b) < PointerBytes {
-		return Pointer{}, corrupt("pointer of %d bytes", len(b))
+		return Pointer{}, corrupt("pointer: invalid length of %d bytes", len(b))
 	}
 	if binary.LittleEndian.Uint64(b) == 0 {
 		for _, c := range b[:PointerBytes] {
 			if c != 0 {
-				return Pointer{}, corrupt("pointer without address")
+				return Pointer{}, corrupt("pointer: address is missing")
 			}
 		}
 		return Pointer{}, nil
@@ -363,11 +363,11 @@ func GetPointer(b []byte, tree uint64) (Pointer, error) {
 		return Pointer{}, err
 	}
 	if r.Kind != KindNode || r.Object != tree || r.Index != 0 || r.PLen != NodeBytes || len(r.Tags) != 1 {
-		return Pointer{}, corrupt("pointer to kind %d of object %d", r.Kind, r.Object)
+		return Pointer{}, corrupt("pointer: unexpected kind %d or object %d", r.Kind, r.Object)
 	}
 	p := Pointer{Record: r, Addr2: binary.LittleEndian.Uint64(b[NodeRecordBytes:])}
-	if p.Addr2%SectorBytes != 0 {
-		return Pointer{}, corrupt("pointer: second address %d", p.Addr2)
+	if p.Addr2%BlockBytes != 0 {
+		return Pointer{}, corrupt("pointer: invalid second address %d", p.Addr2)
 	}
 	return p, nil
 }

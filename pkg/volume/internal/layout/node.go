@@ -169,28 +169,28 @@ func FromCanonical(p []byte) Node {
 // form is canonical.
 func DecodeNode(p []byte, tree uint64, level uint8) (Node, error) {
 	if len(p) != NodeBytes {
-		return Node{}, corrupt("node of %d bytes", len(p))
+		return Node{}, corrupt("node: invalid length of %d bytes", len(p))
 	}
 	n := Node{Page: p, low: NodeBytes}
 	if p[0] != level || level > maxLevel || binary.LittleEndian.Uint64(p[8:]) != tree {
-		return Node{}, corrupt("node: level %d of tree %d", p[0], binary.LittleEndian.Uint64(p[8:]))
+		return Node{}, corrupt("node: invalid level %d or tree %d", p[0], binary.LittleEndian.Uint64(p[8:]))
 	}
 	if p[1] != 0 || [4]byte(p[4:8]) != [4]byte{} || [16]byte(p[16:32]) != [16]byte{} {
-		return Node{}, corrupt("node: reserved bytes")
+		return Node{}, corrupt("node: reserved bytes are not zero")
 	}
 	count := n.Count()
 	if count == 0 || count > NodeCapacity/(2+leafCell) {
-		return Node{}, corrupt("node: %d items", count)
+		return Node{}, corrupt("node: invalid number of items %d", count)
 	}
 	slots := nodeHeader + 2*count
 	var prev Key
 	for i := range count {
 		off := n.off(i)
 		if off < slots || off+leafCell > n.low {
-			return Node{}, corrupt("node: cell %d at %d", i, off)
+			return Node{}, corrupt("node: invalid offset of cell %d: %d", i, off)
 		}
 		if level == 0 && int(binary.LittleEndian.Uint16(p[off+KeyBytes:])) > MaxValue {
-			return Node{}, corrupt("node: cell %d too large", i)
+			return Node{}, corrupt("node: cell %d is too large", i)
 		}
 		if off+n.cellBytes(i) != n.low {
 			return Node{}, corrupt("node: cell %d at %d is not canonical", i, off)

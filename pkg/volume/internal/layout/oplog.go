@@ -21,8 +21,8 @@ const (
 	OpFallocate   OpType = 8
 	OpSetXattr    OpType = 9
 	OpRemoveXattr OpType = 10
-	OpCopyRange   OpType = 11 // whole sectors, shared
-	OpGrow        OpType = 12 // Len: sectors of the device
+	OpCopyRange   OpType = 11 // whole blocks, shared
+	OpGrow        OpType = 12 // Len: blocks of the device
 	OpSetFlags    OpType = 14 // Flags: those of InodeUserFlags that the inode has then
 )
 
@@ -198,7 +198,7 @@ func (r *opReader) str() string { return string(r.bytes()) }
 func (r *opReader) extents() (list []FileExtent, err error) {
 	count := r.u32()
 	if count > uint32(len(r.b))/NodeRecordBytes {
-		return nil, corrupt("operation with %d extents", count)
+		return nil, corrupt("operation: invalid number of extents %d", count)
 	}
 	for range count {
 		rec, rest, err := DecodeRecord(r.b)
@@ -226,7 +226,7 @@ func OpBytes(b []byte) (int, error) {
 	}
 	n := binary.LittleEndian.Uint32(b)
 	if n < opHeader || n > OpBytesMax {
-		return 0, corrupt("operation of %d bytes", n)
+		return 0, corrupt("operation: invalid length of %d bytes", n)
 	}
 	return int(n), nil
 }
@@ -235,11 +235,11 @@ func OpBytes(b []byte) (int, error) {
 // it. Data aliases b.
 func DecodeOp(b []byte) (*Op, []byte, error) {
 	if len(b) < opHeader {
-		return nil, nil, corrupt("operation of %d bytes", len(b))
+		return nil, nil, corrupt("operation: invalid length of %d bytes", len(b))
 	}
 	n, err := OpBytes(b)
 	if err == nil && n > len(b) {
-		err = corrupt("operation of %d bytes in %d", n, len(b))
+		err = corrupt("operation: length %d exceeds the %d bytes that are left", n, len(b))
 	}
 	if err != nil {
 		return nil, nil, err
@@ -286,10 +286,10 @@ func DecodeOp(b []byte) (*Op, []byte, error) {
 	case OpCopyRange:
 		o.Ino, o.Off, o.Parent2, o.Off2, o.Len = r.u64(), r.u64(), r.u64(), r.u64(), r.u64()
 	default:
-		return nil, nil, corrupt("operation of type %d", o.Type)
+		return nil, nil, corrupt("unexpected operation type %d", o.Type)
 	}
 	if r.bad || len(r.b) != 0 {
-		return nil, nil, corrupt("operation of type %d: malformed", o.Type)
+		return nil, nil, corrupt("malformed operation of type %d", o.Type)
 	}
 	if err := o.validate(); err != nil {
 		return nil, nil, err
@@ -336,13 +336,13 @@ func (o *Op) validate() error {
 	}
 	switch {
 	case !names:
-		return corrupt("operation of type %d: names, modes or attributes that no volume records", o.Type)
+		return corrupt("operation of type %d: invalid name, mode or attribute", o.Type)
 	case o.Off > MaxFileBytes || o.Len > MaxFileBytes-o.Off || o.Off2 > MaxFileBytes || o.Len > MaxFileBytes-o.Off2:
-		return corrupt("operation of type %d: range", o.Type)
+		return corrupt("operation of type %d: invalid range", o.Type)
 	case o.Type == OpFallocate && o.Len == 0:
-		return corrupt("operation of type %d: it allocates nothing", o.Type)
+		return corrupt("operation of type %d: empty range", o.Type)
 	case o.Seq >= MaxNumber || o.Ino >= MaxNumber || o.Ino2 >= MaxNumber:
-		return corrupt("operation %d of type %d, inode %d: numbers out of range", o.Seq, o.Type, o.Ino)
+		return corrupt("operation %d of type %d, inode %d: number out of range", o.Seq, o.Type, o.Ino)
 	}
 	return nil
 }

@@ -3,18 +3,18 @@ package layout
 import "encoding/binary"
 
 // Reservations is what a root says of reserved ranges (fallocate). A range
-// promises room for whatever is written to it. A promised sector is owed if
+// promises room for whatever is written to it. A promised block is owed if
 // writing it takes room that does not come back: it has no extent, or the one it
 // has began in generation Mark or before (a snapshot may hold it), or says so
 // itself (FileExtent.Owed: something shares it).
 type Reservations struct {
-	Promised uint64 // sectors of all ranges
+	Promised uint64 // blocks of all ranges
 	Owed     uint64 // of these, how many are owed
 	Ranges   uint64 // KeyReserved items
 	Mark     uint64 // generation of the newest snapshot that there ever was while something was promised
 }
 
-// MaxReserved bounds the sectors of all ranges: those of the largest device.
+// MaxReserved bounds the blocks of all ranges: those of the largest device.
 const MaxReserved = 1 << 50
 
 const reservationsBytes = 32
@@ -34,27 +34,27 @@ func getReservations(b []byte) Reservations {
 
 func (r *Reservations) check() error {
 	if r.Promised > MaxReserved || r.Owed > r.Promised || r.Ranges > r.Promised || r.Promised > 0 && r.Ranges == 0 || r.Mark >= 1<<62 {
-		return corrupt("%d of %d reserved sectors owed, in %d ranges, mark %d", r.Owed, r.Promised, r.Ranges, r.Mark)
+		return corrupt("reserved ranges: invalid counts: %d of %d blocks owed, %d ranges, mark %d", r.Owed, r.Promised, r.Ranges, r.Mark)
 	}
 	return nil
 }
 
 const reservedBytes = 8
 
-// AppendReserved encodes the value of a KeyReserved item: sectors of the range.
-func AppendReserved(b []byte, sectors uint64) []byte {
-	return binary.LittleEndian.AppendUint64(b, sectors)
+// AppendReserved encodes the value of a KeyReserved item: blocks of the range.
+func AppendReserved(b []byte, blocks uint64) []byte {
+	return binary.LittleEndian.AppendUint64(b, blocks)
 }
 
 // DecodeReserved decodes the value of a KeyReserved item, whose key has the
-// first sector of the range.
-func DecodeReserved(first uint64, b []byte) (sectors uint64, err error) {
+// first block of the range.
+func DecodeReserved(first uint64, b []byte) (blocks uint64, err error) {
 	if len(b) != reservedBytes {
-		return 0, corrupt("reserved range of %d bytes", len(b))
+		return 0, corrupt("reserved range: invalid length of %d bytes", len(b))
 	}
 	n := binary.LittleEndian.Uint64(b)
-	if n == 0 || n > MaxReserved || first > MaxFileBytes/SectorBytes || n > MaxFileBytes/SectorBytes+1-first {
-		return 0, corrupt("reserved range of %d sectors from %d", n, first)
+	if n == 0 || n > MaxReserved || first > MaxFileBytes/BlockBytes || n > MaxFileBytes/BlockBytes+1-first {
+		return 0, corrupt("reserved range: invalid range of %d blocks from block %d", n, first)
 	}
 	return n, nil
 }

@@ -11,13 +11,13 @@ import (
 
 func TestReservedItems(t *testing.T) {
 	for _, c := range []struct {
-		first, sectors uint64
-		ok             bool
-	}{{0, 1, true}, {5, MaxReserved, true}, {0, 0, false}, {0, MaxReserved + 1, false}, {MaxFileBytes / SectorBytes, 1, true},
-		{MaxFileBytes / SectorBytes, 2, false}, {1 << 62, 1, false}} {
-		n, err := DecodeReserved(c.first, AppendReserved(nil, c.sectors))
-		if c.ok && (err != nil || n != c.sectors) || !c.ok && !errors.Is(err, ErrCorrupt) {
-			t.Errorf("%d from %d: %d, %v", c.sectors, c.first, n, err)
+		first, blocks uint64
+		ok            bool
+	}{{0, 1, true}, {5, MaxReserved, true}, {0, 0, false}, {0, MaxReserved + 1, false}, {MaxFileBytes / BlockBytes, 1, true},
+		{MaxFileBytes / BlockBytes, 2, false}, {1 << 62, 1, false}} {
+		n, err := DecodeReserved(c.first, AppendReserved(nil, c.blocks))
+		if c.ok && (err != nil || n != c.blocks) || !c.ok && !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%d from %d: %d, %v", c.blocks, c.first, n, err)
 		}
 	}
 	if _, err := DecodeReserved(0, make([]byte, 9)); !errors.Is(err, ErrCorrupt) {
@@ -45,12 +45,12 @@ func TestReservedInode(t *testing.T) {
 	}
 	n.Flags = 0
 	if _, err := DecodeInode(n.Append(nil)); !errors.Is(err, ErrCorrupt) {
-		t.Error("sectors of no range:", err)
+		t.Error("blocks of no range:", err)
 	}
 }
 
 // TestReservedDocument compares the example of docs/format.md: items of a file of
-// which sectors 16 to 271 are reserved, and sector 16 has an extent that is shared.
+// which blocks 16 to 271 are reserved, and block 16 has an extent that is shared.
 func TestReservedDocument(t *testing.T) {
 	const path = "../../../../docs/format.md"
 	doc, err := os.ReadFile(path)

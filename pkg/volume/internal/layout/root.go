@@ -31,7 +31,7 @@ type Rotation struct {
 	// Target, or Again is set.
 	Tree uint8
 	Next Key
-	Done uint64 // sectors that this pass has gone over
+	Done uint64 // blocks that this pass has gone over
 }
 
 // Root is the plaintext of a root slot.
@@ -46,20 +46,20 @@ type Root struct {
 	PrevR      [32]byte    // hash of the predecessor's plaintext
 	Clean      bool        // written by a clean unmount: nothing was logged after it
 
-	DeviceSectors uint64
-	LogSectors    uint64
-	NextIno       uint64
-	HashSeed      [16]byte // SipHash key of names
-	FreeSectors   uint64   // clear bits of all bitmaps, deferred ones not counted
-	Inodes        uint64
-	AllocHint     uint64 // region in which the last commit ended
+	DeviceBlocks uint64
+	LogBlocks    uint64
+	NextIno      uint64
+	HashSeed     [16]byte // SipHash key of names
+	FreeBlocks   uint64   // clear bits of all bitmaps, deferred ones not counted
+	Inodes       uint64
+	AllocHint    uint64 // region in which the last commit ended
 
 	NewestSnapshot uint64 // generation of the newest local snapshot, 0: none
 
 	Rotation Rotation // of the data key
 
 	Trees     [Trees]Pointer
-	FreeLists [2]Pointer2 // sectors freed by this generation, and by the one before
+	FreeLists [2]Pointer2 // blocks freed by this generation, and by the one before
 	Offered   []OfferedAnchor
 
 	Reserved Reservations
@@ -68,7 +68,7 @@ type Root struct {
 // Pointer2 leads to the head of a free list, whose pieces are chained.
 type Pointer2 struct {
 	Record
-	Sectors uint64 // in the whole list
+	Blocks uint64 // in the whole list
 }
 
 const freePointerBytes = NodeRecordBytes + 8
@@ -82,13 +82,13 @@ func (p *Pointer2) put(b []byte) {
 		return
 	}
 	p.Record.Append(b[:0])
-	binary.LittleEndian.PutUint64(b[NodeRecordBytes:], p.Sectors)
+	binary.LittleEndian.PutUint64(b[NodeRecordBytes:], p.Blocks)
 }
 
 func getPointer2(b []byte) (Pointer2, error) {
 	if binary.LittleEndian.Uint64(b) == 0 {
 		if !zeros(b[:freePointerBytes]) {
-			return Pointer2{}, corrupt("free list without address")
+			return Pointer2{}, corrupt("free list: address is missing")
 		}
 		return Pointer2{}, nil
 	}
@@ -97,9 +97,9 @@ func getPointer2(b []byte) (Pointer2, error) {
 		return Pointer2{}, err
 	}
 	if r.Kind != KindFreeList || len(r.Tags) != 1 {
-		return Pointer2{}, corrupt("free list of kind %d", r.Kind)
+		return Pointer2{}, corrupt("free list: invalid kind %d", r.Kind)
 	}
-	return Pointer2{Record: r, Sectors: binary.LittleEndian.Uint64(b[NodeRecordBytes:])}, nil
+	return Pointer2{Record: r, Blocks: binary.LittleEndian.Uint64(b[NodeRecordBytes:])}, nil
 }
 
 const (
@@ -128,11 +128,11 @@ func (r *Root) Encode() []byte {
 	if r.Clean {
 		b[112] = 1
 	}
-	le.PutUint64(b[120:], r.DeviceSectors)
-	le.PutUint64(b[128:], r.LogSectors)
+	le.PutUint64(b[120:], r.DeviceBlocks)
+	le.PutUint64(b[128:], r.LogBlocks)
 	le.PutUint64(b[136:], r.NextIno)
 	copy(b[144:], r.HashSeed[:])
-	le.PutUint64(b[160:], r.FreeSectors)
+	le.PutUint64(b[160:], r.FreeBlocks)
 	le.PutUint64(b[168:], r.Inodes)
 	le.PutUint64(b[176:], r.AllocHint)
 	le.PutUint64(b[184:], r.NewestSnapshot)
@@ -173,20 +173,20 @@ func getRotation(b []byte) Rotation {
 // DecodeRoot decodes the plaintext of a root slot.
 func DecodeRoot(b []byte) (*Root, error) {
 	if len(b) != crypto.RootBytes {
-		return nil, corrupt("root of %d bytes", len(b))
+		return nil, corrupt("root: invalid length of %d bytes", len(b))
 	}
 	le := binary.LittleEndian
 	if string(b[:4]) != rootMagic {
 		return nil, corrupt("root: magic")
 	}
 	if v := le.Uint32(b[4:]); v != rootVersion {
-		return nil, corrupt("root: version %d", v)
+		return nil, corrupt("root: unknown version %d", v)
 	}
 	r := &Root{
 		Generation: le.Uint64(b[8:]), MountEpoch: le.Uint64(b[32:]), LogSeq: le.Uint64(b[56:]), OpSeq: le.Uint64(b[64:]),
 		HeaderSeq: le.Uint64(b[72:]), Clean: b[112] == 1,
-		DeviceSectors: le.Uint64(b[120:]), LogSectors: le.Uint64(b[128:]), NextIno: le.Uint64(b[136:]),
-		FreeSectors: le.Uint64(b[160:]), Inodes: le.Uint64(b[168:]), AllocHint: le.Uint64(b[176:]),
+		DeviceBlocks: le.Uint64(b[120:]), LogBlocks: le.Uint64(b[128:]), NextIno: le.Uint64(b[136:]),
+		FreeBlocks: le.Uint64(b[160:]), Inodes: le.Uint64(b[168:]), AllocHint: le.Uint64(b[176:]),
 		NewestSnapshot: le.Uint64(b[184:]),
 	}
 	r.Rotation = getRotation(b[rootRotation:])
@@ -207,36 +207,36 @@ func DecodeRoot(b []byte) (*Root, error) {
 	}
 	n := le.Uint32(b[rootOffered:])
 	if n > MaxAnchorsOffered {
-		return nil, corrupt("root: %d anchors", n)
+		return nil, corrupt("root: invalid number of anchors %d", n)
 	}
 	for i := range int(n) {
 		p := b[rootOffered+8+40*i:]
 		r.Offered = append(r.Offered, OfferedAnchor{Generation: le.Uint64(p), R: [32]byte(p[8:40])})
 	}
 	r.Reserved = getReservations(b[rootReserved:])
-	if r.DeviceSectors < MinDevice/SectorBytes || r.DeviceSectors > 1<<50 ||
-		r.LogSectors < 256 || r.LogSectors > 1<<16 || r.LogSectors >= r.DeviceSectors/2 || r.Generation == 0 ||
+	if r.DeviceBlocks < MinDevice/BlockBytes || r.DeviceBlocks > 1<<50 ||
+		r.LogBlocks < 256 || r.LogBlocks > 1<<16 || r.LogBlocks >= r.DeviceBlocks/2 || r.Generation == 0 ||
 		max(r.Generation, r.LogSeq, r.OpSeq, r.NextIno, r.MountEpoch, r.Inodes) >= MaxNumber {
-		return nil, corrupt("root: geometry of %d sectors, log %d", r.DeviceSectors, r.LogSectors)
+		return nil, corrupt("root: invalid geometry: %d blocks, log of %d", r.DeviceBlocks, r.LogBlocks)
 	}
 	if x := r.Rotation; x.Target == 0 && x != (Rotation{}) || x.Tree >= Trees {
-		return nil, corrupt("root: rotation to epoch %d, at tree %d", x.Target, x.Tree)
+		return nil, corrupt("root: invalid rotation to epoch %d, at tree %d", x.Target, x.Tree)
 	}
 	if err := r.Reserved.check(); err != nil {
 		return nil, err
 	}
 	if !bytes.Equal(r.Encode(), b) {
-		return nil, corrupt("root: reserved bytes")
+		return nil, corrupt("root: reserved bytes are not zero")
 	}
 	return r, nil
 }
 
-// DataStart is the first sector after header, roots and log.
-func (r *Root) DataStart() uint64 { return LogOff/SectorBytes + r.LogSectors }
+// DataStart is the first block after header, roots and log.
+func (r *Root) DataStart() uint64 { return LogOff/BlockBytes + r.LogBlocks }
 
-// Run is a run of sectors.
+// Run is a run of blocks.
 type Run struct {
-	Start uint64 // sector
+	Start uint64 // block
 	Count uint32
 }
 
@@ -259,7 +259,7 @@ func EncodeFreeList(runs []Run, next *Pointer2) []byte {
 // DecodeFreeList decodes one piece.
 func DecodeFreeList(b []byte) ([]Run, Pointer2, error) {
 	if len(b) < freePointerBytes+8 {
-		return nil, Pointer2{}, corrupt("free list of %d bytes", len(b))
+		return nil, Pointer2{}, corrupt("free list: invalid length of %d bytes", len(b))
 	}
 	next, err := getPointer2(b)
 	if err != nil {
@@ -268,13 +268,13 @@ func DecodeFreeList(b []byte) ([]Run, Pointer2, error) {
 	le := binary.LittleEndian
 	n := int(le.Uint32(b[freePointerBytes:]))
 	if n > FreeListPieceMax || len(b) != freePointerBytes+8+12*n || le.Uint32(b[freePointerBytes+4:]) != 0 {
-		return nil, Pointer2{}, corrupt("free list: %d runs in %d bytes", n, len(b))
+		return nil, Pointer2{}, corrupt("free list: %d runs do not fit %d bytes", n, len(b))
 	}
 	runs := make([]Run, n)
 	for i := range runs {
 		runs[i] = Run{Start: le.Uint64(b[freePointerBytes+8+12*i:]), Count: le.Uint32(b[freePointerBytes+16+12*i:])}
 		if runs[i].Count == 0 || runs[i].Start >= 1<<50 {
-			return nil, Pointer2{}, corrupt("free list: run %d+%d", runs[i].Start, runs[i].Count)
+			return nil, Pointer2{}, corrupt("free list: invalid run %d+%d", runs[i].Start, runs[i].Count)
 		}
 	}
 	return runs, next, nil
@@ -282,34 +282,33 @@ func DecodeFreeList(b []byte) ([]Run, Pointer2, error) {
 
 // Values of TreeSpace.
 const (
-	regionFixed   = 16
-	RegionValue   = regionFixed + RegionSector/8
-	GroupRegions  = 512
-	groupEntry    = 8
-	GroupValue    = GroupRegions * groupEntry
-	TopGroups     = 256
-	topEntry      = 12
-	TopValue      = TopGroups * topEntry
-	QuadSectors   = NodeSectors // nodes are allocated on 4-sector boundaries
-	RegionQuads   = RegionSector / QuadSectors
-	regionVersion = 1
+	regionFixed     = 16
+	RegionValue     = regionFixed + RegionBlocks/8
+	GroupRegions    = 512
+	groupEntry      = 8
+	GroupValue      = GroupRegions * groupEntry
+	TopGroups       = 256
+	topEntry        = 12
+	TopValue        = TopGroups * topEntry
+	RegionNodeSlots = RegionBlocks / NodeBlocks
+	regionVersion   = 1
 )
 
 // Summary tells what a region, or a group of them, holds.
 type Summary struct {
-	Free    uint32 // sectors
-	Largest uint32 // longest run of free sectors in one region
-	Quads   uint32 // free aligned groups of QuadSectors
+	Free      uint32 // blocks
+	Largest   uint32 // longest run of free blocks in one region
+	NodeSlots uint32 // free aligned groups of NodeBlocks
 }
 
-// PutRegion encodes a region's value; shared is how many of its sectors have
+// PutRegion encodes a region's value; shared is how many of its blocks have
 // items in TreeShares.
-func PutRegion(s Summary, shared uint32, bitmap *[RegionSector / 64]uint64) []byte {
+func PutRegion(s Summary, shared uint32, bitmap *[RegionBlocks / 64]uint64) []byte {
 	b := make([]byte, RegionValue)
 	le := binary.LittleEndian
 	le.PutUint32(b, s.Free)
 	le.PutUint32(b[4:], s.Largest)
-	le.PutUint32(b[8:], s.Quads)
+	le.PutUint32(b[8:], s.NodeSlots)
 	le.PutUint32(b[12:], shared)
 	for i, w := range bitmap {
 		le.PutUint64(b[regionFixed+8*i:], w)
@@ -318,16 +317,16 @@ func PutRegion(s Summary, shared uint32, bitmap *[RegionSector / 64]uint64) []by
 }
 
 // GetRegion decodes a region's value.
-func GetRegion(b []byte) (s Summary, shared uint32, bitmap *[RegionSector / 64]uint64, err error) {
+func GetRegion(b []byte) (s Summary, shared uint32, bitmap *[RegionBlocks / 64]uint64, err error) {
 	if len(b) != RegionValue {
-		return s, 0, nil, corrupt("region of %d bytes", len(b))
+		return s, 0, nil, corrupt("region: invalid length of %d bytes", len(b))
 	}
 	le := binary.LittleEndian
-	s = Summary{Free: le.Uint32(b), Largest: le.Uint32(b[4:]), Quads: le.Uint32(b[8:])}
-	if shared = le.Uint32(b[12:]); shared > RegionSector {
-		return s, 0, nil, corrupt("region with %d shared sectors", shared)
+	s = Summary{Free: le.Uint32(b), Largest: le.Uint32(b[4:]), NodeSlots: le.Uint32(b[8:])}
+	if shared = le.Uint32(b[12:]); shared > RegionBlocks {
+		return s, 0, nil, corrupt("region: invalid number of shared blocks %d", shared)
 	}
-	bitmap = new([RegionSector / 64]uint64)
+	bitmap = new([RegionBlocks / 64]uint64)
 	for i := range bitmap {
 		bitmap[i] = le.Uint64(b[regionFixed+8*i:])
 	}
@@ -335,19 +334,19 @@ func GetRegion(b []byte) (s Summary, shared uint32, bitmap *[RegionSector / 64]u
 }
 
 // Put encodes entry i of a group's value: 16 bits each of free,
-// largest, quads (a region has 32,768 sectors).
+// largest, nodeSlots (a region has 32,768 blocks).
 func (s Summary) Put(b []byte, i int) {
 	le := binary.LittleEndian
 	le.PutUint16(b[i*groupEntry:], uint16(s.Free))
 	le.PutUint16(b[i*groupEntry+2:], uint16(s.Largest))
-	le.PutUint16(b[i*groupEntry+4:], uint16(s.Quads))
+	le.PutUint16(b[i*groupEntry+4:], uint16(s.NodeSlots))
 }
 
 // GetSummary decodes entry i of a group's value.
 func GetSummary(b []byte, i int) Summary {
 	le := binary.LittleEndian
 	return Summary{Free: uint32(le.Uint16(b[i*groupEntry:])), Largest: uint32(le.Uint16(b[i*groupEntry+2:])),
-		Quads: uint32(le.Uint16(b[i*groupEntry+4:]))}
+		NodeSlots: uint32(le.Uint16(b[i*groupEntry+4:]))}
 }
 
 // PutTop encodes entry i of the top value: 32 bits each of the same counts of a group.
@@ -355,16 +354,16 @@ func (s Summary) PutTop(b []byte, i int) {
 	le := binary.LittleEndian
 	le.PutUint32(b[i*topEntry:], s.Free)
 	le.PutUint32(b[i*topEntry+4:], s.Largest)
-	le.PutUint32(b[i*topEntry+8:], s.Quads)
+	le.PutUint32(b[i*topEntry+8:], s.NodeSlots)
 }
 
 // GetTop decodes entry i of the top value.
 func GetTop(b []byte, i int) Summary {
 	le := binary.LittleEndian
-	return Summary{Free: le.Uint32(b[i*topEntry:]), Largest: le.Uint32(b[i*topEntry+4:]), Quads: le.Uint32(b[i*topEntry+8:])}
+	return Summary{Free: le.Uint32(b[i*topEntry:]), Largest: le.Uint32(b[i*topEntry+4:]), NodeSlots: le.Uint32(b[i*topEntry+8:])}
 }
 
 // Add joins the summaries of two regions or groups.
 func (s Summary) Add(o Summary) Summary {
-	return Summary{Free: s.Free + o.Free, Largest: max(s.Largest, o.Largest), Quads: s.Quads + o.Quads}
+	return Summary{Free: s.Free + o.Free, Largest: max(s.Largest, o.Largest), NodeSlots: s.NodeSlots + o.NodeSlots}
 }

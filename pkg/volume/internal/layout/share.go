@@ -2,18 +2,18 @@ package layout
 
 import "encoding/binary"
 
-// KeyShare is the type of the keys of TreeShares. Obj is 0, Sub the first sector
+// KeyShare is the type of the keys of TreeShares. Obj is 0, Sub the first block
 // of the run.
 const KeyShare = 0x01
 
 // ShareBytes is the stored size of a Share.
 const ShareBytes = 8
 
-// Share is the value of a KeyShare item: a run of sectors, of one region, to
+// Share is the value of a KeyShare item: a run of blocks, of one region, to
 // each of which there are Extra references beyond the first. Runs do not touch
 // if their counts are equal.
 type Share struct {
-	Count uint32 // sectors
+	Count uint32 // blocks
 	Extra uint32
 }
 
@@ -26,14 +26,14 @@ func (s Share) Append(b []byte) []byte {
 // DecodeShare decodes a whole item value whose key has the given sub.
 func DecodeShare(sub uint64, b []byte) (Share, error) {
 	if len(b) != ShareBytes {
-		return Share{}, corrupt("shared run of %d bytes", len(b))
+		return Share{}, corrupt("shared run: invalid length of %d bytes", len(b))
 	}
 	s := Share{Count: binary.LittleEndian.Uint32(b), Extra: binary.LittleEndian.Uint32(b[4:])}
 	switch {
-	case s.Count == 0 || uint64(s.Count) > RegionSector-sub%RegionSector:
-		return Share{}, corrupt("shared run of %d sectors from sector %d", s.Count, sub)
+	case s.Count == 0 || uint64(s.Count) > RegionBlocks-sub%RegionBlocks:
+		return Share{}, corrupt("shared run: invalid range of %d blocks from block %d", s.Count, sub)
 	case s.Extra == 0:
-		return Share{}, corrupt("shared run from sector %d without further references", sub)
+		return Share{}, corrupt("shared run from block %d: no extra references", sub)
 	}
 	return s, nil
 }

@@ -33,9 +33,9 @@ const (
 
 // SnapState is the value of the KeySnapState item.
 type SnapState struct {
-	NextID      uint32 // of the next snapshot or rollback
-	Point       uint32 // under which the head's dead list goes on
-	DeadSectors uint64 // in all dead lists
+	NextID     uint32 // of the next snapshot or rollback
+	Point      uint32 // under which the head's dead list goes on
+	DeadBlocks uint64 // in all dead lists
 }
 
 const snapStateBytes = 32
@@ -44,19 +44,19 @@ const snapStateBytes = 32
 func (s *SnapState) Append(b []byte) []byte {
 	b = binary.LittleEndian.AppendUint32(b, s.NextID)
 	b = binary.LittleEndian.AppendUint32(b, s.Point)
-	b = binary.LittleEndian.AppendUint64(b, s.DeadSectors)
+	b = binary.LittleEndian.AppendUint64(b, s.DeadBlocks)
 	return append(b, make([]byte, snapStateBytes-16)...)
 }
 
 // DecodeSnapState decodes a whole item value.
 func DecodeSnapState(b []byte) (SnapState, error) {
 	if len(b) != snapStateBytes || !zeros(b[16:]) {
-		return SnapState{}, corrupt("snapshot state of %d bytes", len(b))
+		return SnapState{}, corrupt("snapshot state: invalid length of %d bytes", len(b))
 	}
 	le := binary.LittleEndian
-	s := SnapState{NextID: le.Uint32(b), Point: le.Uint32(b[4:]), DeadSectors: le.Uint64(b[8:])}
+	s := SnapState{NextID: le.Uint32(b), Point: le.Uint32(b[4:]), DeadBlocks: le.Uint64(b[8:])}
 	if s.NextID == 0 || s.Point >= s.NextID {
-		return SnapState{}, corrupt("snapshot state: point %d, next id %d", s.Point, s.NextID)
+		return SnapState{}, corrupt("snapshot state: point %d is not below next ID %d", s.Point, s.NextID)
 	}
 	return s, nil
 }
@@ -67,7 +67,7 @@ type Snapshot struct {
 	Created    vfs.Timespec
 	Tree       Pointer // TreeFS at the end of Generation
 	Inodes     uint64  // in it
-	Sectors    uint64  // in use then, dead lists not counted
+	Blocks     uint64  // in use then, dead lists not counted
 	Epoch      uint32  // oldest key epoch that the volume's keys held
 	Deleting   bool    // nobody opens it any more; what only it held is being freed
 	Promised   uint64  // Reservations.Promised and Ranges of the head at the end of Generation
@@ -93,7 +93,7 @@ func (s *Snapshot) Append(b []byte) []byte {
 	putTime(p[8:], s.Created)
 	s.Tree.Put(p[20:])
 	le.PutUint64(p[124:], s.Inodes)
-	le.PutUint64(p[132:], s.Sectors)
+	le.PutUint64(p[132:], s.Blocks)
 	le.PutUint32(p[140:], s.Epoch)
 	if s.Deleting {
 		p[144] |= snapshotDeleting
@@ -113,29 +113,29 @@ func DecodeSnapshot(b []byte) (Snapshot, error) {
 		fixed += snapshotReserved
 	}
 	if len(b) <= fixed || len(b) > fixed+MaxSnapshotName {
-		return s, corrupt("snapshot of %d bytes", len(b))
+		return s, corrupt("snapshot: invalid length of %d bytes", len(b))
 	}
 	le := binary.LittleEndian
-	s = Snapshot{Generation: le.Uint64(b), Created: getTime(b[8:]), Inodes: le.Uint64(b[124:]), Sectors: le.Uint64(b[132:]),
+	s = Snapshot{Generation: le.Uint64(b), Created: getTime(b[8:]), Inodes: le.Uint64(b[124:]), Blocks: le.Uint64(b[132:]),
 		Epoch: le.Uint32(b[140:]), Deleting: b[144]&snapshotDeleting != 0, Name: string(b[fixed:])}
 	if fixed > snapshotFixed {
 		s.Promised, s.Ranges = le.Uint64(b[snapshotFixed:]), le.Uint64(b[snapshotFixed+8:])
 		if err := (&Reservations{Promised: s.Promised, Ranges: s.Ranges}).check(); err != nil || s.Promised == 0 {
-			return s, corrupt("snapshot: %d reserved sectors in %d ranges", s.Promised, s.Ranges)
+			return s, corrupt("snapshot: invalid counts: %d reserved blocks in %d ranges", s.Promised, s.Ranges)
 		}
 	}
 	if b[144]&^(snapshotDeleting|snapshotReserves) != 0 || !zeros(b[145:snapshotFixed]) {
-		return s, corrupt("snapshot: reserved bytes")
+		return s, corrupt("snapshot: reserved bytes are not zero")
 	}
 	if !ValidSnapshotName(s.Name) || s.Created.Nsec >= 1e9 || s.Generation == 0 || s.Generation >= 1<<62 {
-		return s, corrupt("snapshot: name, time or generation")
+		return s, corrupt("snapshot: invalid name, time or generation")
 	}
 	var err error
 	if s.Tree, err = GetPointer(b[20:], TreeFS); err != nil {
 		return s, err
 	}
 	if s.Tree.IsZero() || s.Tree.Birth > s.Generation {
-		return s, corrupt("snapshot of generation %d: tree of generation %d", s.Generation, s.Tree.Birth)
+		return s, corrupt("snapshot of generation %d: its tree has generation %d", s.Generation, s.Tree.Birth)
 	}
 	return s, nil
 }
@@ -188,14 +188,14 @@ func (a *Abandoned) Append(b []byte) []byte {
 func DecodeAbandoned(b []byte) (a Abandoned, err error) {
 	const end = 16 + PointerBytes + KeyBytes
 	if len(b) != abandonedBytes || b[4] > 1 || !zeros(b[5:8]) || !zeros(b[end:]) {
-		return a, corrupt("abandoned head of %d bytes", len(b))
+		return a, corrupt("abandoned head: invalid length of %d bytes", len(b))
 	}
 	a = Abandoned{Snapshot: binary.LittleEndian.Uint32(b), Lists: b[4] == 1, Generation: binary.LittleEndian.Uint64(b[8:]), Next: GetKey(b[16+PointerBytes:])}
 	if a.Tree, err = GetPointer(b[16:], TreeFS); err != nil {
 		return a, err
 	}
 	if a.Tree.IsZero() || a.Snapshot == 0 || a.Generation == 0 {
-		return a, corrupt("abandoned head without tree or snapshot")
+		return a, corrupt("abandoned head: tree or snapshot is missing")
 	}
 	return a, nil
 }
@@ -211,36 +211,36 @@ func (l *DeadLog) Append(b []byte) []byte {
 // DecodeDeadLog decodes a whole item value.
 func DecodeDeadLog(b []byte) (DeadLog, error) {
 	if len(b) != 8 {
-		return DeadLog{}, corrupt("dead list of %d bytes", len(b))
+		return DeadLog{}, corrupt("dead list: invalid length of %d bytes", len(b))
 	}
 	l := DeadLog{binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:])}
 	if l.First >= l.Next {
-		return DeadLog{}, corrupt("dead list: items %d to %d", l.First, l.Next)
+		return DeadLog{}, corrupt("dead list: invalid items %d to %d", l.First, l.Next)
 	}
 	return l, nil
 }
 
 // DeadSum is the value of a KeyDeadSum item.
 type DeadSum struct {
-	Sectors     uint64 // that died under this point and have this bound, in items and pieces
+	Blocks      uint64 // that died under this point and have this bound, in items and pieces
 	First, Next uint32 // pieces [First, Next) are there
 }
 
 // Append encodes the item.
 func (s *DeadSum) Append(b []byte) []byte {
-	b = binary.LittleEndian.AppendUint64(b, s.Sectors)
+	b = binary.LittleEndian.AppendUint64(b, s.Blocks)
 	return binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(b, s.First), s.Next)
 }
 
 // DecodeDeadSum decodes a whole item value.
 func DecodeDeadSum(b []byte) (DeadSum, error) {
 	if len(b) != 16 {
-		return DeadSum{}, corrupt("sum of a dead list of %d bytes", len(b))
+		return DeadSum{}, corrupt("sum of a dead list: invalid length of %d bytes", len(b))
 	}
 	le := binary.LittleEndian
 	s := DeadSum{le.Uint64(b), le.Uint32(b[8:]), le.Uint32(b[12:])}
-	if s.Sectors == 0 || s.First > s.Next {
-		return DeadSum{}, corrupt("sum of a dead list: %d sectors, pieces %d to %d", s.Sectors, s.First, s.Next)
+	if s.Blocks == 0 || s.First > s.Next {
+		return DeadSum{}, corrupt("sum of a dead list: invalid counts: %d blocks, pieces %d to %d", s.Blocks, s.First, s.Next)
 	}
 	return s, nil
 }
@@ -269,7 +269,7 @@ func AppendDeadItem(b []byte, runs []DeadRun) []byte {
 // DecodeDeadItem decodes a whole item value.
 func DecodeDeadItem(b []byte) ([]DeadRun, error) {
 	if len(b) == 0 || len(b)%deadItemEntry != 0 || len(b)/deadItemEntry > DeadItemRuns {
-		return nil, corrupt("dead list item of %d bytes", len(b))
+		return nil, corrupt("dead list item: invalid length of %d bytes", len(b))
 	}
 	runs := make([]DeadRun, len(b)/deadItemEntry)
 	for i := range runs {
@@ -294,7 +294,7 @@ func AppendDeadPiece(b []byte, runs []Run) []byte {
 // DecodeDeadPiece decodes a whole item value.
 func DecodeDeadPiece(b []byte) ([]Run, error) {
 	if len(b) == 0 || len(b)%deadPieceEntry != 0 || len(b)/deadPieceEntry > DeadPieceRuns {
-		return nil, corrupt("dead list piece of %d bytes", len(b))
+		return nil, corrupt("dead list piece: invalid length of %d bytes", len(b))
 	}
 	runs := make([]Run, len(b)/deadPieceEntry)
 	for i := range runs {
@@ -313,7 +313,7 @@ func appendRun(b []byte, r Run) []byte {
 func decodeRun(b []byte) (Run, error) {
 	r := Run{Start: binary.LittleEndian.Uint64(b), Count: binary.LittleEndian.Uint32(b[8:])}
 	if r.Count == 0 || r.Start >= 1<<50 {
-		return Run{}, corrupt("run %d+%d", r.Start, r.Count)
+		return Run{}, corrupt("invalid run %d+%d", r.Start, r.Count)
 	}
 	return r, nil
 }

@@ -11,7 +11,7 @@ import (
 )
 
 func sampleSnapshot() *Snapshot {
-	return &Snapshot{Generation: 12, Created: vfs.Timespec{Sec: 5, Nsec: 6}, Tree: samplePointer(TreeFS, 1), Inodes: 7, Sectors: 8, Epoch: 1, Deleting: true, Name: "nightly.2026-01-02T03:04"}
+	return &Snapshot{Generation: 12, Created: vfs.Timespec{Sec: 5, Nsec: 6}, Tree: samplePointer(TreeFS, 1), Inodes: 7, Blocks: 8, Epoch: 1, Deleting: true, Name: "nightly.2026-01-02T03:04"}
 }
 
 func sampleAbandoned() *Abandoned {
@@ -43,7 +43,7 @@ var snapDecoders = map[string]func([]byte) ([]byte, error){
 
 func snapSamples() map[string][]byte {
 	return map[string][]byte{
-		"state":     (&SnapState{NextID: 7, Point: 5, DeadSectors: 9}).Append(nil),
+		"state":     (&SnapState{NextID: 7, Point: 5, DeadBlocks: 9}).Append(nil),
 		"snapshot":  sampleSnapshot().Append(nil),
 		"abandoned": sampleAbandoned().Append(nil),
 		"log":       (&DeadLog{3, 8}).Append(nil),

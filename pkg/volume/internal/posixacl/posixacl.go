@@ -63,10 +63,10 @@ func Parse(value []byte) (ACL, error) {
 // vfs.ErrInvalid.
 func Decode(value []byte) (ACL, error) {
 	if len(value) < headerSize || (len(value)-headerSize)%entrySize != 0 {
-		return nil, fmt.Errorf("ACL of %d bytes: %w", len(value), vfs.ErrInvalid)
+		return nil, fmt.Errorf("ACL: invalid length of %d bytes: %w", len(value), vfs.ErrInvalid)
 	}
 	if v := binary.LittleEndian.Uint32(value); v != version {
-		return nil, fmt.Errorf("ACL version %d: %w", v, vfs.ErrInvalid)
+		return nil, fmt.Errorf("unknown ACL version %d: %w", v, vfs.ErrInvalid)
 	}
 	value = value[headerSize:]
 	a := make(ACL, 0, len(value)/entrySize)
@@ -101,7 +101,7 @@ func (a ACL) Validate() error {
 	expect := UserObj // the next entry that must come; entries before it in order may
 	for i, e := range a {
 		if e.Perm&^7 != 0 {
-			return fmt.Errorf("ACL entry %d has permissions %#o: %w", i, e.Perm, vfs.ErrInvalid)
+			return fmt.Errorf("ACL entry %d has invalid permissions %#o: %w", i, e.Perm, vfs.ErrInvalid)
 		}
 		ok := false
 		switch e.Tag {
@@ -119,7 +119,7 @@ func (a ACL) Validate() error {
 			ok, expect = expect == Other || expect == Group && !needMask, 0
 		}
 		if !ok {
-			return fmt.Errorf("ACL entry %d is out of place: %w", i, vfs.ErrInvalid)
+			return fmt.Errorf("ACL entry %d is out of order: %w", i, vfs.ErrInvalid)
 		}
 	}
 	if expect != 0 || needMask && !haveMask {

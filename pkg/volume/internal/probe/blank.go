@@ -14,7 +14,7 @@ import (
 // otherwise what it holds. Of an image file every byte counts that was ever
 // written; what is zero is taken for blank. A block device of more than 256 MiB is
 // sampled: its beginning, its end, the places of everything that libblkid knows,
-// and 4096 sectors at random. Who keeps elsewhere that a device was formatted
+// and 4096 blocks at random. Who keeps elsewhere that a device was formatted
 // must not ask this: a device that was wiped is blank.
 func IsBlank(dev device.Device) (blank bool, what string, err error) {
 	what, err = Find(dev)
@@ -62,5 +62,5 @@ func Find(dev device.Device) (what string, err error) {
 	if what, err = foreign(dev, size); what != "" || err != nil {
 		return what, err
 	}
-	return fmt.Sprintf("unknown data, at byte %d for one", off), nil
+	return fmt.Sprintf("unknown data, for example at byte %d", off), nil
 }

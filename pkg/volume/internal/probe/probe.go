@@ -23,7 +23,7 @@ const (
 	// probeWindow is how much is read at the beginning and at the end, where nearly everything that
 	// one may find has its mark.
 	probeWindow = 8 << 20
-	// probeSamples are read in between, one sector in each of as many equal parts, where nobody can
+	// probeSamples are read in between, one block in each of as many equal parts, where nobody can
 	// tell beforehand: what fills a thousandth of the device, wherever it is, is missed once in
 	// e^probeSamples/1000 times.
 	probeSamples = 4096
@@ -51,7 +51,7 @@ type span struct{ from, to int64 }
 type prober struct {
 	dev  device.Device
 	size int64
-	skip []span // ranges, of whole sectors, that do not count
+	skip []span // ranges, of whole blocks, that do not count
 }
 
 // find returns the offset of a byte that is not zero, -1 if there is none.
@@ -65,7 +65,7 @@ func (p *prober) find() (int64, error) {
 	if p.size <= probeWhole {
 		return p.findIn(span{0, p.size})
 	}
-	for _, s := range []span{{0, probeWindow}, {(p.size - probeWindow) &^ (layout.SectorBytes - 1), p.size}} {
+	for _, s := range []span{{0, probeWindow}, {(p.size - probeWindow) &^ (layout.BlockBytes - 1), p.size}} {
 		if off, err := p.findIn(s); off >= 0 || err != nil {
 			return off, err
 		}
@@ -83,7 +83,7 @@ func (p *prober) findAllocated(a device.Allocated) (int64, error) {
 		if err != nil {
 			return -1, err
 		}
-		from &^= layout.SectorBytes - 1
+		from &^= layout.BlockBytes - 1
 		if off, err := p.findIn(span{from, min(to, p.size)}); off >= 0 || err != nil {
 			return off, err
 		}
@@ -92,37 +92,37 @@ func (p *prober) findAllocated(a device.Allocated) (int64, error) {
 	return -1, nil
 }
 
-// known are the sectors of the marks.
+// known are the blocks of the marks.
 func (p *prober) known() (offs []int64) {
 	for _, m := range append(moving(p.size), marks...) {
 		if off, ok := m.at(p.size); ok && off >= probeWindow && off < p.size-probeWindow {
-			offs = append(offs, off&^(layout.SectorBytes-1))
+			offs = append(offs, off&^(layout.BlockBytes-1))
 		}
 	}
 	return offs
 }
 
-// secret are sectors at random: one that nobody can know in each part of the device.
+// secret are blocks at random: one that nobody can know in each part of the device.
 func (p *prober) secret() (offs []int64) {
 	var seed [32]byte
 	crand.Read(seed[:]) // never fails (crypto/rand)
 	rng := rand.New(rand.NewChaCha8(seed))
-	sectors := p.size / layout.SectorBytes
+	blocks := p.size / layout.BlockBytes
 	for i := range int64(probeSamples) {
-		from, to := sectors*i/probeSamples, sectors*(i+1)/probeSamples
-		offs = append(offs, (from+rng.Int64N(to-from))*layout.SectorBytes)
+		from, to := blocks*i/probeSamples, blocks*(i+1)/probeSamples
+		offs = append(offs, (from+rng.Int64N(to-from))*layout.BlockBytes)
 	}
 	return offs
 }
 
-// findSampled looks at single sectors.
+// findSampled looks at single blocks.
 func (p *prober) findSampled(offs []int64) (int64, error) {
 	found := make([]int64, len(offs))
 	var g errgroup.Group
 	g.SetLimit(probeAtOnce)
 	for i, off := range offs {
 		g.Go(func() (err error) {
-			found[i], err = p.findIn(span{off, off + layout.SectorBytes})
+			found[i], err = p.findIn(span{off, off + layout.BlockBytes})
 			return err
 		})
 	}
@@ -142,10 +142,10 @@ const probePiece = 1 << 20
 
 var zeroPiece = make([]byte, probePiece)
 
-// findIn is find in a range that begins with a sector.
+// findIn is find in a range that begins with a block.
 func (p *prober) findIn(s span) (int64, error) {
 	for _, s := range s.without(p.skip) {
-		b := device.AlignedBytes(int(min(probePiece, (s.to-s.from+layout.SectorBytes-1)&^(layout.SectorBytes-1))))
+		b := device.AlignedBytes(int(min(probePiece, (s.to-s.from+layout.BlockBytes-1)&^(layout.BlockBytes-1))))
 		for off := s.from; off < s.to; {
 			n, err := readUpTo(p.dev, b, off)
 			if err != nil {
@@ -180,7 +180,7 @@ func (s span) without(skip []span) (left []span) {
 	return append(left, s)
 }
 
-// readUpTo reads whole sectors, or what there is of them at the end of the device.
+// readUpTo reads whole blocks, or what there is of them at the end of the device.
 func readUpTo(dev device.Device, b []byte, off int64) (int, error) {
 	n, err := dev.ReadAt(b, off)
 	if err != nil && !errors.Is(err, io.EOF) {

@@ -52,10 +52,10 @@ func wantBlank(t *testing.T, dev device.Device, want bool) (what string) {
 	return what
 }
 
-// TestBlankImage hides one byte in sectors of an image: it is never taken for blank, and is again
+// TestBlankImage hides one byte in blocks of an image: it is never taken for blank, and is again
 // when the byte has gone.
 func TestBlankImage(t *testing.T) {
-	const size = 64<<20 + 4096*3 + 512 // the last sector is not whole
+	const size = 64<<20 + 4096*3 + 512 // the last block is not whole
 	f, dev := imageFile(t, size)
 	wantBlank(t, dev, true)
 	for at := int64(0); at < size; at += 4096 * 61 { // TestBlankSectors takes each
@@ -73,7 +73,7 @@ func TestBlankImage(t *testing.T) {
 	wantBlank(t, dev, true) // zeros that were written
 }
 
-// TestBlankSectors hides one byte in each sector of a device that knows what was written.
+// TestBlankSectors hides one byte in each block of a device that knows what was written.
 func TestBlankSectors(t *testing.T) {
 	m := device.NewMem(64 << 20)
 	p := &prober{dev: m, size: 64 << 20}
@@ -102,7 +102,7 @@ func TestBlankSmallDevice(t *testing.T) {
 	}
 }
 
-// made is a device whose content is a function of the offset of each sector; it counts what is
+// made is a device whose content is a function of the offset of each block; it counts what is
 // read.
 type made struct {
 	device.Device
@@ -137,7 +137,7 @@ func (d *made) ReadAt(b []byte, off int64) (int, error) {
 }
 
 // TestBlankDevice: what fills a hundredth of a large device is found wherever it lies, and which
-// sectors are looked at nobody can know beforehand.
+// blocks are looked at nobody can know beforehand.
 func TestBlankDevice(t *testing.T) {
 	const size = 8 << 40
 	one := newMade(size, func(int64) byte { return 0 })
@@ -171,7 +171,7 @@ func TestBlankDevice(t *testing.T) {
 		}
 	}
 	if same > probeSamples/2 {
-		t.Errorf("%d of %d sectors are the same in two looks", same, probeSamples)
+		t.Errorf("%d of %d blocks are the same in two looks", same, probeSamples)
 	}
 }
 

@@ -143,7 +143,7 @@ func foreign(dev device.Device, size int64) (string, error) {
 
 // named is the first of some marks that a device has; "" if there is none.
 func named(dev device.Device, size int64, list []mark) (string, error) {
-	sectors := map[int64][]byte{}
+	blocks := map[int64][]byte{}
 	for i := range list {
 		m := &list[i]
 		off, ok := m.at(size)
@@ -153,17 +153,17 @@ func named(dev device.Device, size int64, list []mark) (string, error) {
 		got := make([]byte, 0, len(m.magic))
 		for len(got) < len(m.magic) {
 			at := off + int64(len(got))
-			b, ok := sectors[at/layout.SectorBytes]
+			b, ok := blocks[at/layout.BlockBytes]
 			if !ok {
-				b = device.AlignedBytes(layout.SectorBytes)
-				n, err := readUpTo(dev, b, at&^(layout.SectorBytes-1))
+				b = device.AlignedBytes(layout.BlockBytes)
+				n, err := readUpTo(dev, b, at&^(layout.BlockBytes-1))
 				if err != nil {
 					return "", err
 				}
 				b = b[:n]
-				sectors[at/layout.SectorBytes] = b
+				blocks[at/layout.BlockBytes] = b
 			}
-			in := int(at % layout.SectorBytes)
+			in := int(at % layout.BlockBytes)
 			if in >= len(b) {
 				break
 			}

@@ -16,7 +16,7 @@ import (
 // under way at once does not bring a counter of 32 bits from there to its end.
 const MaxExtra = math.MaxUint32 / 2
 
-// Table is the share tree of an open volume, with what of it must be known without its lock.
+// Table is the reference-count tree of an open volume, with what of it must be known without its lock.
 type Table struct {
 	// Tree is for those who walk or commit all trees of a volume. Only Table changes its items.
 	Tree *tree.Tree
@@ -75,7 +75,7 @@ func (t *Table) Drop(run layout.Run) error {
 	})
 }
 
-// Most is the largest number of further references that a sector of a run
+// Most is the largest number of further references that a block of a run
 // has: 0 if none is shared. It is as of now, and exact inside a change of the tree whose items refer only.
 func (t *Table) Most(run layout.Run) (most uint32, err error) {
 	if t.Height() == 0 {
@@ -86,7 +86,7 @@ func (t *Table) Most(run layout.Run) (most uint32, err error) {
 			return err
 		}
 		var derr error
-		err := t.Tree.ScanFloor(items.ShareKey(idx*layout.RegionSector), items.ShareKey(from), items.ShareKey(to-1), func(k layout.Key, val []byte) bool {
+		err := t.Tree.ScanFloor(items.ShareKey(idx*layout.RegionBlocks), items.ShareKey(from), items.ShareKey(to-1), func(k layout.Key, val []byte) bool {
 			s, err := items.GetSharing(k, val)
 			if derr = err; err == nil && s.End > from {
 				most = max(most, s.Extra)
@@ -98,7 +98,7 @@ func (t *Table) Most(run layout.Run) (most uint32, err error) {
 	return most, err
 }
 
-// change adds d, -1 or more than 0, to the counts of sectors [from, to) of a region.
+// change adds d, -1 or more than 0, to the counts of blocks [from, to) of a region.
 // It returns the runs that had no further reference to take away.
 func (t *Table) change(region, from, to uint64, d int) (bare []layout.Run, err error) {
 	err = t.Tree.Update(func(w *tree.Writer) error {
@@ -124,14 +124,14 @@ func (t *Table) change(region, from, to uint64, d int) (bare []layout.Run, err e
 		return t.space.Share(region, c.delta)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("shares of sectors %d to %d: %w", from, to, err)
+		return nil, fmt.Errorf("reference counts of blocks %d to %d: %w", from, to, err)
 	}
 	return bare, nil
 }
 
 // around returns the runs that overlap [from, to) or touch it.
 func around(w *tree.Writer, region, from, to uint64) (runs []items.Sharing, err error) {
-	first, last := region*layout.RegionSector, (region+1)*layout.RegionSector-1
+	first, last := region*layout.RegionBlocks, (region+1)*layout.RegionBlocks-1
 	var derr error
 	err = w.ScanFloor(items.ShareKey(first), items.ShareKey(max(from, first+1)-1), items.ShareKey(min(to, last)), func(k layout.Key, val []byte) bool {
 		var s items.Sharing
@@ -139,7 +139,7 @@ func around(w *tree.Writer, region, from, to uint64) (runs []items.Sharing, err 
 			return false
 		}
 		if n := len(runs); n > 0 && s.Start < runs[n-1].End {
-			derr = fmt.Errorf("%w: shared run from sector %d overlaps the one before", layout.ErrCorrupt, s.Start)
+			derr = fmt.Errorf("%w: shared run from block %d overlaps its predecessor", layout.ErrCorrupt, s.Start)
 			return false
 		}
 		if s.End >= from {
@@ -155,7 +155,7 @@ type shareChange struct {
 	d     int
 	runs  []items.Sharing // what replaces them
 	bare  []layout.Run    // what had no count and was to lose one
-	delta int             // sectors with a count, more or fewer
+	delta int             // blocks with a count, more or fewer
 }
 
 func (c *shareChange) apply(old []items.Sharing, from, to uint64) error {
@@ -165,7 +165,7 @@ func (c *shareChange) apply(old []items.Sharing, from, to uint64) error {
 		c.unshared(at, min(s.Start, to))
 		if lo, hi := max(s.Start, from), min(s.End, to); lo < hi {
 			if c.d > 0 && uint64(s.Extra)+uint64(c.d) > math.MaxUint32 {
-				return fmt.Errorf("%w: sector %d has %d references", layout.ErrCorrupt, lo, uint64(s.Extra)+1)
+				return fmt.Errorf("%w: block %d has %d references", layout.ErrCorrupt, lo, uint64(s.Extra)+1)
 			}
 			if n := uint32(int64(s.Extra) + int64(c.d)); n > 0 {
 				c.keep(lo, hi, n)
@@ -239,12 +239,12 @@ func (c *shareChange) store(w *tree.Writer, old []items.Sharing) error {
 // fanout bounds the children of an inner page.
 const fanout = layout.NodeBytes / layout.PointerBytes
 
-// OverwritePages bounds the pages of the share tree that become dirty when that
-// many sectors lose a reference, each in another place. It takes no lock.
-func (t *Table) OverwritePages(sectors int) (pages int) {
+// OverwritePages bounds the pages of the reference-count tree that become dirty when that
+// many blocks lose a reference, each in another place. It takes no lock.
+func (t *Table) OverwritePages(blocks int) (pages int) {
 	width := 1
 	for range t.Height() {
-		pages += 2 * min(sectors, width) // each may be split
+		pages += 2 * min(blocks, width) // each may be split
 		width = min(width*fanout, math.MaxInt32)
 	}
 	return pages

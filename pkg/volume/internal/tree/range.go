@@ -9,9 +9,9 @@ import (
 // What is wrong with a page at its place in a tree. Each page was checked by itself
 // when it was loaded.
 var (
-	errLevel = fmt.Errorf("%w: a page leads to none of the level below, of its own tree", layout.ErrCorrupt)
-	errBirth = fmt.Errorf("%w: a page is older than one that it leads to", layout.ErrCorrupt)
-	errRange = fmt.Errorf("%w: the keys of a page lie outside the range of its place in the tree", layout.ErrCorrupt)
+	errLevel = fmt.Errorf("%w: a child page has a wrong level or belongs to another tree", layout.ErrCorrupt)
+	errBirth = fmt.Errorf("%w: a page is older than its child", layout.ErrCorrupt)
+	errRange = fmt.Errorf("%w: the keys of a page are outside the bounds that its parent sets", layout.ErrCorrupt)
 )
 
 // Range is where the keys of a page lie: at low or above, and below high unless the
@@ -83,10 +83,10 @@ func CheckKeys(n *layout.Node, lo layout.Key, hi *layout.Key) error {
 	// The first child of an inner page may hold keys below its own separator,
 	// down to the bound of its parent; but the separator itself obeys the bounds.
 	if n.Key(0).Less(lo) {
-		return fmt.Errorf("%w: key %v lies below the page's bound %v", layout.ErrCorrupt, n.Key(0), lo)
+		return fmt.Errorf("%w: key %v is below the page's bound %v", layout.ErrCorrupt, n.Key(0), lo)
 	}
 	if last := n.Key(n.Count() - 1); hi != nil && !last.Less(*hi) {
-		return fmt.Errorf("%w: key %v lies above the page's bound %v", layout.ErrCorrupt, last, *hi)
+		return fmt.Errorf("%w: key %v is above the page's bound %v", layout.ErrCorrupt, last, *hi)
 	}
 	return nil
 }

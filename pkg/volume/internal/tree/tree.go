@@ -77,7 +77,7 @@ func (t *Tree) child(n *node, i int, in Range) (*node, error) {
 		if p.IsZero() || p.Level != n.Level()-1 {
 			return nil, errLevel
 		}
-		// Birth of a child can not exceed its parent's (threat model, Extents).
+		// Birth of a child cannot exceed its parent's (threat model, Extents).
 		if n.committed() && p.Birth > n.ptr.Birth {
 			return nil, errBirth
 		}
@@ -112,7 +112,7 @@ func (t *Tree) rootNode() (*node, error) {
 
 // read runs fn under the read lock, and again after loading what it missed.
 // Readers need no pin: the page may have been freed and overwritten on the way
-// to it. So what can not be loaded is damage only if the tree asks for the same
+// to it. So what cannot be loaded is damage only if the tree asks for the same
 // page again.
 func (t *Tree) read(fn func() error) error {
 	var lost layout.Pointer

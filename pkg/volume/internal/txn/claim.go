@@ -21,12 +21,12 @@ func (s *Space) Claim(run layout.Run) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.inside(run) {
-		return fmt.Errorf("%w: run %d+%d lies outside the device", layout.ErrCorrupt, run.Start, run.Count)
+		return fmt.Errorf("%w: run %d+%d is outside the device", layout.ErrCorrupt, run.Start, run.Count)
 	}
 	return s.each(run, func(idx uint64, r *region, bit, n uint64) error {
 		for i := range n {
 			if r.used[(bit+i)/64]>>((bit+i)%64)&1 != 0 {
-				return fmt.Errorf("%w: run %d+%d is in use already", layout.ErrCorrupt, run.Start, run.Count)
+				return fmt.Errorf("%w: run %d+%d is already in use", layout.ErrCorrupt, run.Start, run.Count)
 			}
 		}
 		s.cur, s.curEnd = 0, 0
@@ -52,14 +52,14 @@ func (s *Space) Settle(run layout.Run) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.inside(run) {
-		return fmt.Errorf("%w: run %d+%d lies outside the device", layout.ErrCorrupt, run.Start, run.Count)
+		return fmt.Errorf("%w: run %d+%d is outside the device", layout.ErrCorrupt, run.Start, run.Count)
 	}
 	return s.each(run, func(idx uint64, r *region, bit, n uint64) error {
 		c := s.claims[idx]
 		for i := range n {
 			w, m := (bit+i)/64, uint64(1)<<((bit+i)%64)
 			if c == nil || c.bits[w]&m == 0 {
-				return fmt.Errorf("%w: two operations of the log refer to run %d+%d", layout.ErrCorrupt, run.Start, run.Count)
+				return fmt.Errorf("%w: two operations in the log refer to run %d+%d", layout.ErrCorrupt, run.Start, run.Count)
 			}
 			c.bits[w] &^= m
 		}

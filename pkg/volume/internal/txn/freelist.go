@@ -10,48 +10,48 @@ import (
 
 // ErrMemory means that what a volume holds is more than the mount may have in
 // memory at once. Nothing is damaged.
-var ErrMemory = errors.New("this needs more memory than the mount may have: give it more (--memory)")
+var ErrMemory = errors.New("the mount's memory limit is too low: raise it (--memory)")
 
-// Area is where sectors can be allocated: [First, End).
+// Area is where blocks can be allocated: [First, End).
 type Area struct{ First, End uint64 }
 
 // DataArea is that of a root.
-func DataArea(r *layout.Root) Area { return Area{r.DataStart(), r.DeviceSectors} }
+func DataArea(r *layout.Root) Area { return Area{r.DataStart(), r.DeviceBlocks} }
 
 // Holds tells whether a run lies inside.
 func (a Area) Holds(r layout.Run) bool {
 	return r.Start >= a.First && r.Start < a.End && uint64(r.Count) <= a.End-r.Start
 }
 
-// ListPiece is the place of a piece of a free list: whole groups of four
-// sectors, of which the sealed bytes may fill less.
+// ListPiece is the place of a piece of a free list: whole node slots
+// blocks, of which the sealed bytes may fill less.
 func ListPiece(p *layout.Pointer2) layout.Run {
 	groups := (p.PaddedBytes() + layout.NodeBytes - 1) / layout.NodeBytes
-	return layout.Run{Start: p.Addr / layout.SectorBytes, Count: uint32(groups) * layout.QuadSectors}
+	return layout.Run{Start: p.Addr / layout.BlockBytes, Count: uint32(groups) * layout.NodeBlocks}
 }
 
 // WalkFreeList calls fn for the pieces of a list. Whoever has the key can make a
 // list of any length and even one that leads back to itself (Poly1305 is no
 // hash), so what the list says of itself is no bound. The device is: no two pieces share a
-// place, each has a run, and all runs together are as many sectors as the root
+// place, each has a run, and all runs together are as many blocks as the root
 // says, which are no more than there are.
 func (s *Store) WalkFreeList(p *layout.Pointer2, in Area, fn func(piece layout.Run, runs []layout.Run) error) error {
 	bad := func(at *layout.Pointer2, format string, args ...any) error {
 		return fmt.Errorf("%w: free list, piece at %d: %s", layout.ErrCorrupt, at.Addr, fmt.Sprintf(format, args...))
 	}
-	if p.Sectors > in.End-in.First {
-		return bad(p, "it says that %d sectors are in the list, the volume has %d", p.Sectors, in.End-in.First)
+	if p.Blocks > in.End-in.First {
+		return bad(p, "it counts %d blocks, but the volume has %d", p.Blocks, in.End-in.First)
 	}
-	seen := map[uint64]struct{}{} // groups of four
-	left := p.Sectors
+	seen := map[uint64]struct{}{} // node slots
+	left := p.Blocks
 	for at := *p; !at.IsZero(); {
 		place := ListPiece(&at)
-		if !in.Holds(place) || place.Start%layout.QuadSectors != 0 {
-			return bad(&at, "it lies outside the data area, or across groups of four sectors")
+		if !in.Holds(place) || place.Start%layout.NodeBlocks != 0 {
+			return bad(&at, "it is outside the data area, or not aligned to a node slot")
 		}
-		for g := place.Start; g < place.Start+uint64(place.Count); g += layout.QuadSectors {
+		for g := place.Start; g < place.Start+uint64(place.Count); g += layout.NodeBlocks {
 			if _, twice := seen[g]; twice {
-				return bad(&at, "another piece lies there: the list leads back to itself")
+				return bad(&at, "the list is circular: another piece has this address")
 			}
 			seen[g] = struct{}{}
 		}
@@ -61,10 +61,10 @@ func (s *Store) WalkFreeList(p *layout.Pointer2, in Area, fn func(piece layout.R
 		}
 		for _, r := range runs {
 			if !in.Holds(r) {
-				return bad(&at, "run %d+%d lies outside the data area", r.Start, r.Count)
+				return bad(&at, "run %d+%d is outside the data area", r.Start, r.Count)
 			}
 			if uint64(r.Count) > left {
-				return bad(&at, "more than the %d sectors that the list should hold", p.Sectors)
+				return bad(&at, "it exceeds the %d blocks that the root counts", p.Blocks)
 			}
 			left -= uint64(r.Count)
 		}
@@ -72,7 +72,7 @@ func (s *Store) WalkFreeList(p *layout.Pointer2, in Area, fn func(piece layout.R
 			return bad(&at, "it is empty")
 		}
 		if !next.IsZero() && next.Birth > at.Birth {
-			return bad(&at, "the next one is of a later generation")
+			return bad(&at, "the next piece has a later generation")
 		}
 		if err := fn(place, runs); err != nil {
 			return err
@@ -80,7 +80,7 @@ func (s *Store) WalkFreeList(p *layout.Pointer2, in Area, fn func(piece layout.R
 		at = next
 	}
 	if left > 0 {
-		return bad(p, "%d of %d sectors are missing", left, p.Sectors)
+		return bad(p, "%d of %d blocks are missing", left, p.Blocks)
 	}
 	return nil
 }
@@ -106,7 +106,7 @@ func (s *Store) ReadFreeList(p *layout.Pointer2, in Area, maxBytes int) (runs, p
 	err = s.WalkFreeList(p, in, func(place layout.Run, r []layout.Run) error {
 		pieces, runs = append(pieces, place), append(runs, r...)
 		if len(runs)*listRunBytes+len(pieces)*listPieceBytes > maxBytes {
-			return fmt.Errorf("free list with more than %d runs: %w", len(runs), ErrMemory)
+			return fmt.Errorf("the free list has more than %d runs: %w", len(runs), ErrMemory)
 		}
 		return nil
 	})

@@ -7,7 +7,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// Held sectors are free, and nobody gets them until Release: they are being
+// Held blocks are free, and nobody gets them until Release: they are being
 // discarded. For what is written to the device, and for who counts free space,
 // they are as free as before; who finds nothing else waits for them.
 
@@ -16,30 +16,30 @@ type held struct {
 	runs []layout.Run
 }
 
-// Hold takes the free runs of at least minSectors in [from, to), which lie in one
+// Hold takes the free runs of at least minBlocks in [from, to), which lie in one
 // region, until Release.
-func (s *Space) Hold(from, to uint64, minSectors uint32) (runs []layout.Run, err error) {
+func (s *Space) Hold(from, to uint64, minBlocks uint32) (runs []layout.Run, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	from, to = max(from, s.dataStart), min(to, s.end)
 	if from >= to {
 		return nil, nil
 	}
-	idx := from / layout.RegionSector
-	base := idx * layout.RegionSector
-	to = min(to, base+layout.RegionSector)
+	idx := from / layout.RegionBlocks
+	base := idx * layout.RegionBlocks
+	to = min(to, base+layout.RegionBlocks)
 	_, resident := s.regions[idx]
 	r, err := s.region(idx)
 	if err != nil {
 		return nil, err
 	}
 	for bit := from - base; bit < to-base; {
-		start, n := nextRun(&r.used, bit, layout.RegionSector)
+		start, n := nextRun(&r.used, bit, layout.RegionBlocks)
 		if n == 0 || start >= to-base {
 			break
 		}
 		bit = start + n
-		if n = min(n, to-base-start); n >= uint64(max(minSectors, 1)) {
+		if n = min(n, to-base-start); n >= uint64(max(minBlocks, 1)) {
 			runs = append(runs, layout.Run{Start: base + start, Count: uint32(n)})
 		}
 	}
@@ -66,13 +66,13 @@ func (s *Space) Release(runs []layout.Run) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, x := range runs {
-		idx := x.Start / layout.RegionSector
+		idx := x.Start / layout.RegionBlocks
 		h := s.held[idx]
 		i := slices.Index(h.runs, x)
 		if i < 0 {
 			panic("txn: release of a run that is not held")
 		}
-		s.hide(s.regions[idx], x.Start%layout.RegionSector, uint64(x.Count), false)
+		s.hide(s.regions[idx], x.Start%layout.RegionBlocks, uint64(x.Count), false)
 		if h.runs = slices.Delete(h.runs, i, i+1); len(h.runs) > 0 {
 			s.held[idx] = h
 			continue
@@ -87,17 +87,17 @@ func (s *Space) Release(runs []layout.Run) {
 
 // hide marks a run used, or free again, for allocation alone.
 func (s *Space) hide(r *region, bit, n uint64, on bool) {
-	dirty, quads := r.dirty, s.quads
+	dirty, nodeSlots := r.dirty, s.nodeSlots
 	s.mark(r, bit, n, on, false)
 	r.dirty = dirty
-	s.heldQuads += quads - s.quads
+	s.heldNodeSlots += nodeSlots - s.nodeSlots
 	if on {
 		s.heldFree += int64(n)
 	} else {
 		s.heldFree -= int64(n)
 	}
 	if s.heldFree == 0 { // a group half held may have changed meanwhile
-		s.heldQuads = 0
+		s.heldNodeSlots = 0
 	}
 }
 
@@ -115,7 +115,7 @@ func (s *Space) stored(idx uint64, r *region) *bitmap {
 		}
 	}
 	for _, x := range h.runs {
-		for i := x.Start % layout.RegionSector; i < x.Start%layout.RegionSector+uint64(x.Count); i++ {
+		for i := x.Start % layout.RegionBlocks; i < x.Start%layout.RegionBlocks+uint64(x.Count); i++ {
 			b[i/64] &^= 1 << (i % 64)
 		}
 	}
@@ -135,18 +135,18 @@ func (s *Space) orHeld(alloc func() error) error {
 }
 
 // RegionWith returns the first region from idx on whose summary promises a free
-// run of at least minSectors; ok is false if there is none.
-func (s *Space) RegionWith(idx uint64, minSectors uint32) (found uint64, ok bool, err error) {
+// run of at least minBlocks; ok is false if there is none.
+func (s *Space) RegionWith(idx uint64, minBlocks uint32) (found uint64, ok bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	minSectors = min(max(minSectors, 1), layout.RegionSector)
+	minBlocks = min(max(minBlocks, 1), layout.RegionBlocks)
 	for idx < s.regionCount() {
 		gi := idx / layout.GroupRegions
 		t, err := s.top(gi / layout.TopGroups)
 		if err != nil {
 			return 0, false, err
 		}
-		if layout.GetTop(t, int(gi%layout.TopGroups)).Largest < minSectors {
+		if layout.GetTop(t, int(gi%layout.TopGroups)).Largest < minBlocks {
 			idx = (gi + 1) * layout.GroupRegions
 			continue
 		}
@@ -155,7 +155,7 @@ func (s *Space) RegionWith(idx uint64, minSectors uint32) (found uint64, ok bool
 			return 0, false, err
 		}
 		for end := min((gi+1)*layout.GroupRegions, s.regionCount()); idx < end; idx++ {
-			if layout.GetSummary(g.v, int(idx%layout.GroupRegions)).Largest >= minSectors {
+			if layout.GetSummary(g.v, int(idx%layout.GroupRegions)).Largest >= minBlocks {
 				return idx, true, nil
 			}
 		}

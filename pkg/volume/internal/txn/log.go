@@ -89,7 +89,7 @@ func (l *Log) Append(data []byte, base uint64) error {
 		if fill == 0 {
 			return nil
 		}
-		err := l.s.Write((*buf)[:fill*layout.SectorBytes], layout.LogOff+at*layout.SectorBytes)
+		err := l.s.Write((*buf)[:fill*layout.BlockBytes], layout.LogOff+at*layout.BlockBytes)
 		fill = 0
 		return err
 	}
@@ -103,7 +103,7 @@ func (l *Log) Append(data []byte, base uint64) error {
 			flags |= frameLast
 		}
 		place := (seq + i) % l.frames
-		if fill == WriteBytes/layout.SectorBytes || place == 0 {
+		if fill == WriteBytes/layout.BlockBytes || place == 0 {
 			if err := flush(); err != nil {
 				return err
 			}
@@ -115,7 +115,7 @@ func (l *Log) Append(data []byte, base uint64) error {
 		if err := f.Encode(payload); err != nil {
 			return err
 		}
-		dst := (*buf)[fill*layout.SectorBytes : (fill+1)*layout.SectorBytes]
+		dst := (*buf)[fill*layout.BlockBytes : (fill+1)*layout.BlockBytes]
 		if err := keys.SealFrame(l.mount, seq+i, payload, dst); err != nil {
 			return err
 		}
@@ -136,11 +136,11 @@ func (l *Log) Wipe(from, n uint64) error {
 	}
 	for at := from; at < min(from+n, l.frames); {
 		count := uint64(0)
-		for at+count < min(from+n, l.frames) && !live(at+count) && count < WriteBytes/layout.SectorBytes {
+		for at+count < min(from+n, l.frames) && !live(at+count) && count < WriteBytes/layout.BlockBytes {
 			count++
 		}
 		if count > 0 {
-			if err := l.s.Write(zero[:count*layout.SectorBytes], layout.LogOff+at*layout.SectorBytes); err != nil {
+			if err := l.s.Write(zero[:count*layout.BlockBytes], layout.LogOff+at*layout.BlockBytes); err != nil {
 				return err
 			}
 		}

@@ -52,7 +52,7 @@ func TestLogRoundTrip(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	dev := device.NewMem(64 << 20)
 	s := testStore(t, dev)
-	root := &layout.Root{Generation: 5, LogSectors: testFrames, MountID: [16]byte{7}}
+	root := &layout.Root{Generation: 5, LogBlocks: testFrames, MountID: [16]byte{7}}
 	l := NewLog(s, root.MountID, testFrames)
 	var want [][]byte
 	previous := uint64(0)
@@ -119,7 +119,7 @@ func readLog(s *Store, root *layout.Root) (r read, err error) {
 func TestLogDamage(t *testing.T) {
 	type frame = uint64
 	flip := func(dev *device.Mem, f frame) {
-		dev.Corrupt(layout.LogOff+int64(f%testFrames)*layout.SectorBytes, func(b []byte) { b[100] ^= 1 })
+		dev.Corrupt(layout.LogOff+int64(f%testFrames)*layout.BlockBytes, func(b []byte) { b[100] ^= 1 })
 	}
 	for _, c := range []struct {
 		name    string
@@ -142,7 +142,7 @@ func TestLogDamage(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dev := device.NewMem(64 << 20)
 			s := testStore(t, dev)
-			root := &layout.Root{Generation: 5, LogSectors: testFrames, MountID: [16]byte{7}, LogSeq: c.start}
+			root := &layout.Root{Generation: 5, LogBlocks: testFrames, MountID: [16]byte{7}, LogSeq: c.start}
 			l := NewLog(s, root.MountID, testFrames)
 			for l.Next() < c.start {
 				appendRecord(t, l, record(99, 10), true)
@@ -184,7 +184,7 @@ func TestLogDamage(t *testing.T) {
 func TestLogForeign(t *testing.T) {
 	dev := device.NewMem(64 << 20)
 	s := testStore(t, dev)
-	root := &layout.Root{Generation: 4, LogSectors: testFrames, MountID: [16]byte{7}}
+	root := &layout.Root{Generation: 4, LogBlocks: testFrames, MountID: [16]byte{7}}
 	l := NewLog(s, root.MountID, testFrames)
 	appendRecord(t, l, record(1, 10), true) // base 5
 	if _, err := s.ReadLog(root); !errors.Is(err, ErrLogDamaged) {
@@ -200,11 +200,11 @@ func TestLogForeign(t *testing.T) {
 	}
 	// Moved to another place, a frame is not taken for the one that belongs there.
 	root.MountID[0]--
-	b := make([]byte, layout.SectorBytes)
+	b := make([]byte, layout.BlockBytes)
 	if _, err := dev.ReadAt(b, layout.LogOff); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := dev.WriteAt(b, layout.LogOff+layout.SectorBytes); err != nil {
+	if _, err := dev.WriteAt(b, layout.LogOff+layout.BlockBytes); err != nil {
 		t.Fatal(err)
 	}
 	if rp, err := readLog(s, root); err != nil || len(rp.Records) != 1 || rp.Next != 1 {
@@ -212,31 +212,31 @@ func TestLogForeign(t *testing.T) {
 	}
 }
 
-// badSector is a device with a sector that can not be read.
-type badSector struct {
+// badBlock is a device with a block that cannot be read.
+type badBlock struct {
 	device.Device
 	off int64
 }
 
-func (d *badSector) ReadAt(b []byte, off int64) (int, error) {
+func (d *badBlock) ReadAt(b []byte, off int64) (int, error) {
 	if off <= d.off && d.off < off+int64(len(b)) {
 		return 0, errors.New("medium error")
 	}
 	return d.Device.ReadAt(b, off)
 }
 
-// A frame that can not be read may have been acknowledged: opening must fail
+// A frame that cannot be read may have been acknowledged: opening must fail
 // rather than pass over it. Beyond the end of the log it does not matter.
 func TestLogUnreadable(t *testing.T) {
 	dev := device.NewMem(64 << 20)
 	s := testStore(t, dev)
-	root := &layout.Root{Generation: 5, LogSectors: testFrames, MountID: [16]byte{7}}
+	root := &layout.Root{Generation: 5, LogBlocks: testFrames, MountID: [16]byte{7}}
 	l := NewLog(s, root.MountID, testFrames)
 	for i := range 3 {
 		appendRecord(t, l, record(i, 10), true)
 	}
 	for f := range int64(6) {
-		s.Dev = &badSector{dev, layout.LogOff + f*layout.SectorBytes}
+		s.Dev = &badBlock{dev, layout.LogOff + f*layout.BlockBytes}
 		rp, err := readLog(s, root)
 		if f <= 3 && !errors.Is(err, ErrDevice) {
 			t.Fatalf("frame %d: %+v, %v", f, rp, err)

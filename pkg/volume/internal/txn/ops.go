@@ -37,7 +37,7 @@ func (s *Store) EachOp(root *layout.Root, rp *Replay, n int, fn func(record int,
 }
 
 // DataArrived tells whether the extents that an operation refers to are on the
-// device. What does not verify was not written; what can not be read may have
+// device. What does not verify was not written; what cannot be read may have
 // been, and acknowledged: an error.
 func (s *Store) DataArrived(op *layout.Op, scratch []byte) (bool, error) {
 	for j := range op.Extents {

@@ -66,7 +66,7 @@ func (s *Store) readSubs(subs []layout.Record, reads []RunRead, start uint64, to
 		}
 		keys := s.Keys.Get(x.Epoch)
 		if keys == nil {
-			return fmt.Errorf("%w: extent of unknown key epoch %d", layout.ErrCorrupt, x.Epoch)
+			return fmt.Errorf("%w: unknown key epoch %d of an extent", layout.ErrCorrupt, x.Epoch)
 		}
 		if err := keys.OpenSegments(&x.Extent, x.First, x.Count(), reads[i].Dst, b[:n], x.Tags); err != nil {
 			return fmt.Errorf("%w: extent at %d does not verify", layout.ErrCorrupt, x.Addr)
@@ -82,7 +82,7 @@ func (s *Store) BadSegments(r *layout.Record, buf []byte, report func(from, n in
 	from, n := 0, 0
 	var first error
 	for i := range r.Count() {
-		err := s.ReadRun(r, i, 1, buf[:layout.SectorBytes])
+		err := s.ReadRun(r, i, 1, buf[:layout.BlockBytes])
 		if err == nil && n > 0 {
 			report(from, n, first)
 			n = 0

@@ -20,7 +20,7 @@ type rootSlots struct {
 func newRootSlots(t *testing.T) *rootSlots {
 	t.Helper()
 	dev := device.NewMem(64 << 20)
-	return &rootSlots{t: t, dev: dev, s: testStore(t, dev), r: &layout.Root{DeviceSectors: 16384, LogSectors: 1024, NextIno: 2, FreeSectors: 1}}
+	return &rootSlots{t: t, dev: dev, s: testStore(t, dev), r: &layout.Root{DeviceBlocks: 16384, LogBlocks: 1024, NextIno: 2, FreeBlocks: 1}}
 }
 
 // write writes all roots, and reads those that there are after each.
@@ -80,13 +80,13 @@ func TestReadRoots(t *testing.T) {
 	// there, or the other copy is whole.
 	lost := x.dev.Clone()
 	lost.Corrupt(rootAt(39, 1), tearRoot)
-	x.s.Dev = &badSector{lost, rootAt(39, 0)}
+	x.s.Dev = &badBlock{lost, rootAt(39, 0)}
 	if _, _, err := x.s.ReadRoots(); !errors.Is(err, ErrDevice) {
 		t.Fatal(err)
 	}
 	lost = x.dev.Clone()
 	lost.Corrupt(rootAt(30, 1), tearRoot)
-	x.s.Dev = &badSector{lost, rootAt(30, 0)}
+	x.s.Dev = &badBlock{lost, rootAt(30, 0)}
 	x.newest(39, 1, [2]CopyState{})
 	x.copiesDiffer()
 }
@@ -100,7 +100,7 @@ func (x *rootSlots) oneCopyDamaged() {
 		for state, damage := range map[CopyState]func(d *device.Mem) device.Device{
 			CopyBad:    func(d *device.Mem) device.Device { d.Corrupt(rootAt(39, n), tearRoot); return d },
 			CopyBlank:  func(d *device.Mem) device.Device { d.Corrupt(rootAt(39, n), func(b []byte) { clear(b) }); return d },
-			CopyUnread: func(d *device.Mem) device.Device { return &badSector{d, rootAt(39, n)} },
+			CopyUnread: func(d *device.Mem) device.Device { return &badBlock{d, rootAt(39, n)} },
 			CopyOld: func(d *device.Mem) device.Device {
 				x.copyOld(d, rootAt(39, n))
 				return d
@@ -130,7 +130,7 @@ func (x *rootSlots) copyOld(d *device.Mem, at int64) {
 	x.t.Helper()
 	old := *x.r
 	old.Generation = 23
-	b := make([]byte, layout.SectorBytes)
+	b := make([]byte, layout.BlockBytes)
 	if err := x.s.Keys.Newest().SealRoot(uint8(old.Generation%layout.RootSlots), old.Encode(), b); err != nil {
 		x.t.Fatal(err)
 	}
@@ -142,7 +142,7 @@ func (x *rootSlots) inAnotherSlot() {
 	t := x.t
 	t.Helper()
 	swapped := x.dev.Clone()
-	b := make([]byte, layout.SectorBytes)
+	b := make([]byte, layout.BlockBytes)
 	if _, err := swapped.ReadAt(b, rootAt(39, 0)); err != nil && !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
@@ -166,7 +166,7 @@ func (x *rootSlots) copiesDiffer() {
 	if _, err := s.WriteRoot(x.r); err != nil {
 		t.Fatal(err)
 	}
-	b := make([]byte, layout.SectorBytes)
+	b := make([]byte, layout.BlockBytes)
 	if _, err := s.Dev.ReadAt(b, rootAt(39, 1)); err != nil {
 		t.Fatal(err)
 	}

@@ -19,24 +19,24 @@ type Replay struct {
 }
 
 // frames calls fn for n frames of the root's mount from seq on, in order. f is nil for
-// one that does not verify; err says of one why it can not be read. f is valid during
+// one that does not verify; err says of one why it cannot be read. f is valid during
 // the call only.
 func (s *Store) frames(root *layout.Root, seq, n uint64, fn func(seq uint64, f *crypto.FramePayload, err error) error) error {
-	const batch = WriteBytes / layout.SectorBytes
+	const batch = WriteBytes / layout.BlockBytes
 	buf := device.AlignedBytes(WriteBytes)
 	payload := make([]byte, crypto.FrameBytes)
 	for n > 0 {
-		place := seq % root.LogSectors
-		c := min(batch, n, root.LogSectors-place)
-		batchErr := s.readAt(buf[:c*layout.SectorBytes], layout.LogOff+place*layout.SectorBytes)
+		place := seq % root.LogBlocks
+		c := min(batch, n, root.LogBlocks-place)
+		batchErr := s.readAt(buf[:c*layout.BlockBytes], layout.LogOff+place*layout.BlockBytes)
 		for j := range c {
-			sector := buf[j*layout.SectorBytes : (j+1)*layout.SectorBytes]
+			block := buf[j*layout.BlockBytes : (j+1)*layout.BlockBytes]
 			var err error
 			if batchErr != nil {
-				err = s.readAt(sector, layout.LogOff+(place+j)*layout.SectorBytes)
+				err = s.readAt(block, layout.LogOff+(place+j)*layout.BlockBytes)
 			}
 			var f *crypto.FramePayload
-			if err == nil && s.openFrame(root, seq+j, sector, payload) {
+			if err == nil && s.openFrame(root, seq+j, block, payload) {
 				if p, err := crypto.DecodeFramePayload(payload); err == nil {
 					f = &p
 				}
@@ -50,12 +50,12 @@ func (s *Store) frames(root *layout.Root, seq, n uint64, fn func(seq uint64, f *
 	return nil
 }
 
-func (s *Store) openFrame(root *layout.Root, seq uint64, sector, payload []byte) (ok bool) {
-	if allZero(sector[:64]) {
+func (s *Store) openFrame(root *layout.Root, seq uint64, block, payload []byte) (ok bool) {
+	if allZero(block[:64]) {
 		return false
 	}
 	s.Keys.All(func(k *crypto.EpochKeys) bool {
-		ok = k.OpenFrame(root.MountID, seq, sector, payload) == nil
+		ok = k.OpenFrame(root.MountID, seq, block, payload) == nil
 		return ok
 	})
 	return ok
@@ -67,9 +67,9 @@ func (s *Store) ReadLog(root *layout.Root) (*Replay, error) {
 	rp := &Replay{Next: root.LogSeq}
 	open, failed := false, false
 	var maxAcked uint64
-	err := s.frames(root, root.LogSeq, root.LogSectors, func(seq uint64, f *crypto.FramePayload, err error) error {
+	err := s.frames(root, root.LogSeq, root.LogBlocks, func(seq uint64, f *crypto.FramePayload, err error) error {
 		if err != nil && !failed {
-			// A frame that does not verify ends the log. Of one that can not be
+			// A frame that does not verify ends the log. Of one that cannot be
 			// read nobody knows.
 			return fmt.Errorf("log frame %d: %w", seq, err)
 		}
@@ -98,10 +98,10 @@ func (s *Store) ReadLog(root *layout.Root) (*Replay, error) {
 		rp.Discarded = 1
 	}
 	if maxAcked > rp.Next {
-		return nil, fmt.Errorf("%w: frame %d was durable and can not be read", ErrLogDamaged, rp.Next)
+		return nil, fmt.Errorf("%w: frame %d was durable, but cannot be read", ErrLogDamaged, rp.Next)
 	}
 	if rp.MaxBase > root.Generation {
-		return nil, fmt.Errorf("%w: it follows root %d, the newest root that verifies is %d", ErrLogDamaged, rp.MaxBase, root.Generation)
+		return nil, fmt.Errorf("%w: the log follows root %d, but the newest root that verifies is %d", ErrLogDamaged, rp.MaxBase, root.Generation)
 	}
 	for _, e := range rp.Ends {
 		if e <= maxAcked {
@@ -125,7 +125,7 @@ func (s *Store) Records(root *layout.Root, rp *Replay, n int, fn func(record int
 		}
 		last := seq+1 == rp.Ends[record]
 		if f == nil || last != (f.Flags&frameLast != 0) {
-			return fmt.Errorf("%w: frame %d is not what it was a moment ago", ErrLogDamaged, seq)
+			return fmt.Errorf("%w: frame %d changed between two reads", ErrLogDamaged, seq)
 		}
 		at := record
 		if last {

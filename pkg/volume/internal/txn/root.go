@@ -17,7 +17,7 @@ var (
 	ErrNoRoot = errors.New("no root slot verifies")
 	// ErrTwoRoots means that the copies of the newest root verify and differ: no
 	// volume writes that.
-	ErrTwoRoots = errors.New("two different roots of one generation: the device was put together from two")
+	ErrTwoRoots = errors.New("two different roots have the same generation: the device was assembled from two copies")
 )
 
 // CopyState is what one of the two places of a root slot holds.
@@ -34,7 +34,7 @@ const (
 )
 
 func (c CopyState) String() string {
-	return [...]string{"whole", "blank", "an older root", "does not verify", "can not be read", "another root of the same generation"}[c]
+	return [...]string{"whole", "blank", "an older root", "does not verify", "cannot be read", "another root of the same generation"}[c]
 }
 
 // FoundRoot is what a slot holds: the newest of its copies that verify.
@@ -48,7 +48,7 @@ type FoundRoot struct {
 
 // ReadRoots returns the roots of all slots that verify, the newest first, and
 // the slots that hold something of which nothing does. It fails if a slot that
-// may hold a newer one can not be read.
+// may hold a newer one cannot be read.
 func (s *Store) ReadRoots() (roots []FoundRoot, bad []int, err error) {
 	roots, bad, unread := s.readSlots()
 	if len(roots) == 0 {
@@ -58,10 +58,10 @@ func (s *Store) ReadRoots() (roots []FoundRoot, bad []int, err error) {
 		return nil, bad, ErrNoRoot
 	}
 	if roots[0].Copies[1] == CopyForked {
-		return nil, bad, fmt.Errorf("%w (%d)", ErrTwoRoots, roots[0].Root.Generation)
+		return nil, bad, fmt.Errorf("%w (generation %d)", ErrTwoRoots, roots[0].Root.Generation)
 	}
 	// A slot of which no copy verifies was never told to anybody, or both are
-	// damaged. Of one that can not be read nobody knows.
+	// damaged. Of one that cannot be read nobody knows.
 	if err := unread[(roots[0].Root.Generation+1)%layout.RootSlots]; err != nil {
 		return nil, bad, err
 	}
@@ -83,13 +83,13 @@ func (s *Store) readSlots() (roots []FoundRoot, bad []int, unread [layout.RootSl
 }
 
 // readSlot reads both copies of a slot. f.Root is nil if none verifies; blank
-// then tells that there is nothing in either, err that one can not be read.
+// then tells that there is nothing in either, err that one cannot be read.
 func (s *Store) readSlot(slot int) (f FoundRoot, blank bool, err error) {
 	f.Slot, blank = slot, true
 	var plains [layout.RootCopies][]byte
 	var roots [layout.RootCopies]*layout.Root
 	for n := range layout.RootCopies {
-		b := device.AlignedBytes(layout.SectorBytes)
+		b := device.AlignedBytes(layout.BlockBytes)
 		if rerr := s.readAt(b, uint64(layout.RootCopyOff(slot, n))); rerr != nil {
 			f.Copies[n], blank = CopyUnread, false
 			err = errors.Join(err, fmt.Errorf("root slot %d: %w", slot, rerr))
@@ -159,7 +159,7 @@ func (s *Store) WriteRoot(r *layout.Root) (hash [32]byte, err error) {
 	defer s.rootMu.Unlock()
 	plain := r.Encode()
 	slot := int(r.Generation % layout.RootSlots)
-	b := device.AlignedBytes(layout.SectorBytes)
+	b := device.AlignedBytes(layout.BlockBytes)
 	if err := s.Keys.Newest().SealRoot(uint8(slot), plain, b); err != nil {
 		return hash, fmt.Errorf("seal root: %w", err)
 	}
@@ -193,11 +193,11 @@ type RootsReport struct {
 // copy whose other one is whole with the same bytes, unless write is false. That
 // is safe in a crash: the whole copy is not touched, what is written over is of no
 // use to anybody, and it is durable before MendRoots returns. A root of that slot
-// can not be newer than the whole copy: none is being written.
+// cannot be newer than the whole copy: none is being written.
 func (s *Store) MendRoots(write bool) *RootsReport {
 	s.rootMu.Lock()
 	defer s.rootMu.Unlock()
-	rep := &RootsReport{Bytes: layout.RootSlots * layout.RootCopies * layout.SectorBytes}
+	rep := &RootsReport{Bytes: layout.RootSlots * layout.RootCopies * layout.BlockBytes}
 	rep.Roots, rep.Bad, _ = s.readSlots()
 	for i := range rep.Roots {
 		f := &rep.Roots[i]
@@ -229,7 +229,7 @@ func (s *Store) Mend(sealed []byte, addr uint64) error {
 		return err
 	}
 	if !bytes.Equal(b, sealed) {
-		return fmt.Errorf("%w: %d bytes written to %d do not stay", ErrDevice, len(b), addr)
+		return fmt.Errorf("%w: %d bytes written at %d read back differently", ErrDevice, len(b), addr)
 	}
 	return nil
 }

@@ -8,13 +8,13 @@ import (
 )
 
 // ErrNoSpace means that no run of the wanted kind is free.
-var ErrNoSpace = errors.New("no free sectors")
+var ErrNoSpace = errors.New("no free blocks")
 
 // SpaceLoader reads values of the space tree as of the last commit; ok is
 // false for one that is not there (nothing was ever allocated there).
 type SpaceLoader func(k layout.Key) (v []byte, ok bool, err error)
 
-// Space knows which sectors are free. Regions are read when something is
+// Space knows which blocks are free. Regions are read when something is
 // allocated or freed in them and written by the commit that follows; what it
 // keeps in memory is bounded by what one generation touches.
 //
@@ -26,14 +26,14 @@ type Space struct {
 
 	mu        sync.Mutex
 	cond      sync.Cond // pins
-	dataStart uint64    // first allocatable sector
-	end       uint64    // sectors of the device
+	dataStart uint64    // first allocatable block
+	end       uint64    // blocks of the device
 	regions   map[uint64]*region
 	groups    map[uint64]*group
 	tops      map[uint64][]byte
 
-	free  int64 // sectors that can be allocated now
-	quads int64 // free aligned groups of four
+	free      int64 // blocks that can be allocated now
+	nodeSlots int64 // free
 
 	cur, curEnd uint64 // run that is being filled
 	hint        uint64 // region to look at next
@@ -41,21 +41,21 @@ type Space struct {
 
 	gen     uint64 // open generation
 	lists   map[uint64][]layout.Run
-	waiting int64 // sectors in lists
+	waiting int64 // blocks in lists
 	pins    map[uint64]int
 
-	held                map[uint64]held // by region, see hold.go
-	heldFree, heldQuads int64
-	claims              map[uint64]*claimed // by region, see claim.go
-	claimedFree         int64
-	bad                 error // the first run that was freed and lies outside
-	reused              func(layout.Run)
+	held                    map[uint64]held // by region, see hold.go
+	heldFree, heldNodeSlots int64
+	claims                  map[uint64]*claimed // by region, see claim.go
+	claimedFree             int64
+	bad                     error // the first run that was freed and lies outside
+	reused                  func(layout.Run)
 }
 
 // NewSpace opens the free space of a root; gen is the generation that follows.
 func NewSpace(root *layout.Root, gen uint64, load SpaceLoader) (*Space, error) {
-	s := &Space{load: load, dataStart: root.DataStart(), end: root.DeviceSectors, regions: map[uint64]*region{}, groups: map[uint64]*group{},
-		tops: map[uint64][]byte{}, free: int64(root.FreeSectors), hint: root.AllocHint, gen: gen,
+	s := &Space{load: load, dataStart: root.DataStart(), end: root.DeviceBlocks, regions: map[uint64]*region{}, groups: map[uint64]*group{},
+		tops: map[uint64][]byte{}, free: int64(root.FreeBlocks), hint: root.AllocHint, gen: gen,
 		lists: map[uint64][]layout.Run{}, pins: map[uint64]int{}, held: map[uint64]held{}, claims: map[uint64]*claimed{}}
 	s.cond.L = &s.mu
 	groups := (s.regionCount() + layout.GroupRegions - 1) / layout.GroupRegions
@@ -64,7 +64,7 @@ func NewSpace(root *layout.Root, gen uint64, load SpaceLoader) (*Space, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.quads += int64(layout.GetTop(t, int(g%layout.TopGroups)).Quads)
+		s.nodeSlots += int64(layout.GetTop(t, int(g%layout.TopGroups)).NodeSlots)
 	}
 	if s.hint >= s.regionCount() {
 		s.hint = 0
@@ -72,18 +72,18 @@ func NewSpace(root *layout.Root, gen uint64, load SpaceLoader) (*Space, error) {
 	return s, nil
 }
 
-// inside tells whether a run lies where sectors can be allocated.
+// inside tells whether a run lies where blocks can be allocated.
 func (s *Space) inside(r layout.Run) bool { return Area{s.dataStart, s.end}.Holds(r) }
 
 // each calls fn for the part of the run in each region.
 func (s *Space) each(run layout.Run, fn func(idx uint64, r *region, bit, n uint64) error) error {
 	for at, n := run.Start, uint64(run.Count); n > 0; {
-		r, err := s.region(at / layout.RegionSector)
+		r, err := s.region(at / layout.RegionBlocks)
 		if err != nil {
 			return err
 		}
-		c := min(n, layout.RegionSector-at%layout.RegionSector)
-		if err := fn(at/layout.RegionSector, r, at%layout.RegionSector, c); err != nil {
+		c := min(n, layout.RegionBlocks-at%layout.RegionBlocks)
+		if err := fn(at/layout.RegionBlocks, r, at%layout.RegionBlocks, c); err != nil {
 			return err
 		}
 		at += c
@@ -92,12 +92,12 @@ func (s *Space) each(run layout.Run, fn func(idx uint64, r *region, bit, n uint6
 	return nil
 }
 
-// Counts are the sectors free now, the free groups of four, and the sectors
+// Counts are the blocks free now, the free node slots, and the blocks
 // that wait for I3.
-func (s *Space) Counts() (free, quads, waiting int64) {
+func (s *Space) Counts() (free, nodeSlots, waiting int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.free + s.heldFree, s.quads + s.heldQuads, s.waiting
+	return s.free + s.heldFree, s.nodeSlots + s.heldNodeSlots, s.waiting
 }
 
 // FreedRuns is how many runs the open generation has freed so far.
@@ -107,7 +107,7 @@ func (s *Space) FreedRuns() int {
 	return len(s.lists[s.gen])
 }
 
-// Grow adds sectors at the end; the next commit must record the new size.
+// Grow adds blocks at the end; the next commit must record the new size.
 func (s *Space) Grow(end uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,7 +116,7 @@ func (s *Space) Grow(end uint64) error {
 	}
 	// Bring the old last region, and the group and top entry it is in, into
 	// memory first: what they say of the space beyond the end changes now.
-	last := (s.end - 1) / layout.RegionSector
+	last := (s.end - 1) / layout.RegionBlocks
 	if _, err := s.region(last); err != nil {
 		return err
 	}
@@ -130,8 +130,8 @@ func (s *Space) Grow(end uint64) error {
 	old := s.end
 	s.end = end
 	r := s.regions[last]
-	if to := min(end, (last+1)*layout.RegionSector); to > old {
-		s.mark(r, old%layout.RegionSector, to-old, false, false)
+	if to := min(end, (last+1)*layout.RegionBlocks); to > old {
+		s.mark(r, old%layout.RegionBlocks, to-old, false, false)
 	}
 	r.dirty = true
 	if err := s.summarize(last, r); err != nil {
@@ -140,7 +140,7 @@ func (s *Space) Grow(end uint64) error {
 	for idx := last + 1; idx < s.regionCount(); idx++ {
 		sum := s.freshSummary(idx)
 		s.free += int64(sum.Free)
-		s.quads += int64(sum.Quads)
+		s.nodeSlots += int64(sum.NodeSlots)
 		gi := idx / layout.GroupRegions
 		g := s.groups[gi]
 		if g == nil && gi == g0 {

@@ -8,19 +8,19 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// Every sector can be had before ErrNoSpace, and every group of four.
+// Every block can be had before ErrNoSpace, and every node slot.
 func TestSpaceExhausted(t *testing.T) {
 	rng := rand.New(rand.NewPCG(4, 4))
-	m := newSpaceModel(t, rng, layout.RegionSector+9999)
+	m := newSpaceModel(t, rng, layout.RegionBlocks+9999)
 	m.steps(400, 4)
 	m.commit(nil)
 	m.commit(nil)
-	_, quads, _ := m.s.Counts()
-	if _, err := m.s.AllocQuads(int(quads) + 1); !errors.Is(err, ErrNoSpace) {
+	_, nodeSlots, _ := m.s.Counts()
+	if _, err := m.s.AllocNodeSlots(int(nodeSlots) + 1); !errors.Is(err, ErrNoSpace) {
 		t.Fatal(err)
 	}
 	m.check(false)
-	rs, err := m.s.AllocQuads(int(quads))
+	rs, err := m.s.AllocNodeSlots(int(nodeSlots))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,26 +39,26 @@ func TestSpaceExhausted(t *testing.T) {
 		m.take(r)
 	}
 	if free, _, _ := m.count(); free != 0 {
-		t.Fatalf("%d sectors are free and can not be had", free)
+		t.Fatalf("%d blocks are free and cannot be had", free)
 	}
 	m.check(false)
 }
 
 // A large device costs nothing until it is used: summaries lead across groups.
 func TestSpaceLarge(t *testing.T) {
-	root := &layout.Root{DeviceSectors: 3*layout.GroupRegions*layout.RegionSector + 12345, LogSectors: 16384}
-	root.FreeSectors = root.DeviceSectors - root.DataStart()
+	root := &layout.Root{DeviceBlocks: 3*layout.GroupRegions*layout.RegionBlocks + 12345, LogBlocks: 16384}
+	root.FreeBlocks = root.DeviceBlocks - root.DataStart()
 	root.AllocHint = 2*layout.GroupRegions + 7
 	loads := 0
 	s, err := NewSpace(root, 1, func(k layout.Key) ([]byte, bool, error) { loads++; return nil, false, nil })
 	if err != nil {
 		t.Fatal(err)
 	}
-	if free, quads, _ := s.Counts(); uint64(free) != root.FreeSectors || quads != free/4 {
-		t.Fatalf("%d free, %d groups", free, quads)
+	if free, nodeSlots, _ := s.Counts(); uint64(free) != root.FreeBlocks || nodeSlots != free/4 {
+		t.Fatalf("%d free, %d groups", free, nodeSlots)
 	}
 	r, err := s.Alloc(100)
-	if err != nil || r.Start/layout.RegionSector != root.AllocHint || loads > 10 {
+	if err != nil || r.Start/layout.RegionBlocks != root.AllocHint || loads > 10 {
 		t.Fatalf("%+v after %d loads, %v", r, loads, err)
 	}
 }
@@ -127,7 +127,7 @@ func TestSpacePin(t *testing.T) {
 // The committer drops pages under the space tree's lock, which a loader of
 // regions, under Space.mu, may be waiting for.
 func TestSpaceDropWhileLoading(t *testing.T) {
-	m := newSpaceModel(t, rand.New(rand.NewPCG(1, 1)), 2*layout.RegionSector)
+	m := newSpaceModel(t, rand.New(rand.NewPCG(1, 1)), 2*layout.RegionBlocks)
 	c, err := m.s.Freeze(func(int, int) int { return 4 })
 	if err != nil {
 		t.Fatal(err)
@@ -141,7 +141,7 @@ func TestSpaceDropWhileLoading(t *testing.T) {
 		return nil, false, nil
 	}
 	done := make(chan error)
-	go func() { done <- m.s.Claim(layout.Run{Start: layout.RegionSector + 50, Count: 1}) }()
+	go func() { done <- m.s.Claim(layout.Run{Start: layout.RegionBlocks + 50, Count: 1}) }()
 	<-loading
 	c.Drop(layout.Run{Start: 20000, Count: 4})
 	close(dropped)
@@ -157,13 +157,13 @@ func TestSpaceDropWhileLoading(t *testing.T) {
 // even where each has a single free group.
 func TestSpacePoolOfFragments(t *testing.T) {
 	const regions = 40
-	m := newSpaceModel(t, rand.New(rand.NewPCG(1, 1)), regions*layout.RegionSector)
-	_, quads, _ := m.s.Counts()
-	if _, err := m.s.AllocQuads(int(quads)); err != nil {
+	m := newSpaceModel(t, rand.New(rand.NewPCG(1, 1)), regions*layout.RegionBlocks)
+	_, nodeSlots, _ := m.s.Counts()
+	if _, err := m.s.AllocNodeSlots(int(nodeSlots)); err != nil {
 		t.Fatal(err)
 	}
 	for idx := uint64(1); idx < regions; idx++ {
-		m.s.Free(layout.Run{Start: idx*layout.RegionSector + 400, Count: 16})
+		m.s.Free(layout.Run{Start: idx*layout.RegionBlocks + 400, Count: 16})
 	}
 	m.s.gen++ // as if two commits had passed
 	if err := m.s.Reuse(1); err != nil {
@@ -187,12 +187,12 @@ func TestSpacePoolOfFragments(t *testing.T) {
 		t.Fatalf("%d groups for the values of %d regions", pool, len(c.idx))
 	}
 	// Where there is not enough, nothing is taken.
-	before, quads, _ := m.s.Counts()
-	if _, err := m.s.Freeze(func(int, int) int { return int(quads) + 1 }); !errors.Is(err, ErrNoSpace) {
+	before, nodeSlots, _ := m.s.Counts()
+	if _, err := m.s.Freeze(func(int, int) int { return int(nodeSlots) + 1 }); !errors.Is(err, ErrNoSpace) {
 		t.Fatal(err)
 	}
 	if after, _, _ := m.s.Counts(); after != before {
-		t.Fatalf("%d free sectors became %d", before, after)
+		t.Fatalf("%d free blocks became %d", before, after)
 	}
 }
 
@@ -207,7 +207,7 @@ func TestSpaceHeld(t *testing.T) {
 	m.check(false)
 	for _, alloc := range []func() error{
 		func() error { _, err := m.s.Alloc(10); return err },
-		func() error { _, err := m.s.AllocQuads(10); return err },
+		func() error { _, err := m.s.AllocNodeSlots(10); return err },
 	} {
 		got := make(chan error)
 		go func() { got <- alloc() }()

@@ -11,7 +11,7 @@ import (
 // or the next that has such, else the largest there is.
 func (s *Space) openRun() error {
 	if s.curEnd > 0 {
-		if ok, err := s.openIn(s.hint, s.curEnd%layout.RegionSector, goodRun); ok || err != nil {
+		if ok, err := s.openIn(s.hint, s.curEnd%layout.RegionBlocks, goodRun); ok || err != nil {
 			return err
 		}
 	}
@@ -34,12 +34,12 @@ func (s *Space) openIn(idx, bit, want uint64) (bool, error) {
 		return false, err
 	}
 	for r.free >= uint32(want) {
-		start, n := nextRun(&r.used, bit, layout.RegionSector)
+		start, n := nextRun(&r.used, bit, layout.RegionBlocks)
 		if n == 0 {
 			break
 		}
 		if n >= want {
-			s.cur = idx*layout.RegionSector + start
+			s.cur = idx*layout.RegionBlocks + start
 			s.curEnd = s.cur + n
 			s.hint = idx
 			return true, nil
@@ -49,7 +49,7 @@ func (s *Space) openIn(idx, bit, want uint64) (bool, error) {
 	return false, nil
 }
 
-// Alloc takes a run of 1 to n sectors.
+// Alloc takes a run of 1 to n blocks.
 func (s *Space) Alloc(n uint32) (layout.Run, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,11 +72,11 @@ func (s *Space) alloc(n uint32) (layout.Run, error) {
 	}
 	c := min(uint64(n), s.curEnd-s.cur)
 	run := layout.Run{Start: s.cur, Count: uint32(c)}
-	r, err := s.region(s.cur / layout.RegionSector)
+	r, err := s.region(s.cur / layout.RegionBlocks)
 	if err != nil {
 		return layout.Run{}, err
 	}
-	s.mark(r, s.cur%layout.RegionSector, c, true, false)
+	s.mark(r, s.cur%layout.RegionBlocks, c, true, false)
 	s.cur += c
 	return run, nil
 }
@@ -96,12 +96,12 @@ func (s *Space) Rewind() {
 	s.cur, s.curEnd, s.hint = 0, 0, 0
 }
 
-// AllocBroken takes a run of 1 to n sectors out of groups of four that are
+// AllocBroken takes a run of 1 to n blocks out of node slots that are
 // not wholly free: what data may have once only the reserve is left.
 func (s *Space) AllocBroken(n uint32) (layout.Run, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.free+s.heldFree <= 4*(s.quads+s.heldQuads) {
+	if s.free+s.heldFree <= 4*(s.nodeSlots+s.heldNodeSlots) {
 		return layout.Run{}, ErrNoSpace
 	}
 	run, err := s.findBroken(n)
@@ -116,20 +116,20 @@ func (s *Space) AllocBroken(n uint32) (layout.Run, error) {
 }
 
 func (s *Space) findBroken(n uint32) (run layout.Run, err error) {
-	err = s.find(s.broken, func(x layout.Summary) bool { return x.Free > 4*x.Quads }, func(idx uint64) (bool, error) {
+	err = s.find(s.broken, func(x layout.Summary) bool { return x.Free > 4*x.NodeSlots }, func(idx uint64) (bool, error) {
 		r, err := s.region(idx)
 		if err != nil {
 			return false, err
 		}
 		stored := s.stored(idx, r) // what is held does not break a group
 		for w, u := range r.used {
-			f := ^u &^ (quadMask(^stored[w]) * 15)
+			f := ^u &^ (nodeSlotMask(^stored[w]) * 15)
 			if f == 0 {
 				continue
 			}
 			o := uint64(bits.TrailingZeros64(f))
 			c := min(uint64(bits.TrailingZeros64(^(f >> o))), uint64(n), 64-o)
-			run = layout.Run{Start: idx*layout.RegionSector + uint64(w)*64 + o, Count: uint32(c)}
+			run = layout.Run{Start: idx*layout.RegionBlocks + uint64(w)*64 + o, Count: uint32(c)}
 			if run.Start < s.curEnd && run.Start+c > s.cur {
 				s.cur, s.curEnd = 0, 0 // the open run is not whole any more
 			}
@@ -142,36 +142,36 @@ func (s *Space) findBroken(n uint32) (run layout.Run, err error) {
 	return run, err
 }
 
-// AllocQuads takes n aligned groups of four sectors, in as few runs as there are.
-func (s *Space) AllocQuads(n int) (runs []layout.Run, err error) {
+// AllocNodeSlots takes n node slots, in as few runs as there are.
+func (s *Space) AllocNodeSlots(n int) (runs []layout.Run, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	err = s.orHeld(func() (err error) {
-		runs, err = s.allocQuads(n)
+		runs, err = s.allocNodeSlots(n)
 		return err
 	})
 	return runs, err
 }
 
-func (s *Space) allocQuads(n int) ([]layout.Run, error) {
-	if int64(n) > s.quads {
+func (s *Space) allocNodeSlots(n int) ([]layout.Run, error) {
+	if int64(n) > s.nodeSlots {
 		return nil, ErrNoSpace
 	}
 	var runs []layout.Run
 	for n > 0 {
 		start := (s.cur + 3) &^ 3
 		if start+4 > s.curEnd {
-			if err := s.openQuad(); err != nil {
+			if err := s.openNodeSlot(); err != nil {
 				return nil, errors.Join(err, s.unalloc(runs))
 			}
 			continue
 		}
 		c := min(uint64(n), (s.curEnd-start)/4) * 4
-		r, err := s.region(start / layout.RegionSector)
+		r, err := s.region(start / layout.RegionBlocks)
 		if err != nil {
 			return nil, errors.Join(err, s.unalloc(runs))
 		}
-		s.mark(r, start%layout.RegionSector, c, true, false)
+		s.mark(r, start%layout.RegionBlocks, c, true, false)
 		s.cur = start + c
 		runs = append(runs, layout.Run{Start: start, Count: uint32(c)})
 		n -= int(c / 4)
@@ -179,8 +179,8 @@ func (s *Space) allocQuads(n int) ([]layout.Run, error) {
 	return runs, nil
 }
 
-// openQuad opens a run that holds an aligned group of four.
-func (s *Space) openQuad() error {
+// openNodeSlot opens a run that holds a node slot.
+func (s *Space) openNodeSlot() error {
 	if err := s.leaveRegion(); err != nil {
 		return err
 	}
@@ -188,14 +188,14 @@ func (s *Space) openQuad() error {
 	if err == nil && (s.cur+3)&^3+4 <= s.curEnd || err != nil && !errors.Is(err, ErrNoSpace) {
 		return err
 	}
-	return s.find(s.hint, func(x layout.Summary) bool { return x.Quads > 0 }, func(idx uint64) (bool, error) {
+	return s.find(s.hint, func(x layout.Summary) bool { return x.NodeSlots > 0 }, func(idx uint64) (bool, error) {
 		r, err := s.region(idx)
 		if err != nil {
 			return false, err
 		}
 		for w, u := range r.used {
-			if q := quadMask(^u); q != 0 {
-				s.cur = idx*layout.RegionSector + uint64(w)*64 + uint64(bits.TrailingZeros64(q))
+			if q := nodeSlotMask(^u); q != 0 {
+				s.cur = idx*layout.RegionBlocks + uint64(w)*64 + uint64(bits.TrailingZeros64(q))
 				s.curEnd = s.cur + 4
 				s.hint = idx
 				return true, nil
@@ -207,8 +207,8 @@ func (s *Space) openQuad() error {
 
 func (s *Space) unalloc(runs []layout.Run) error {
 	for _, r := range runs {
-		idx := r.Start / layout.RegionSector
-		s.mark(s.regions[idx], r.Start%layout.RegionSector, uint64(r.Count), false, true)
+		idx := r.Start / layout.RegionBlocks
+		s.mark(s.regions[idx], r.Start%layout.RegionBlocks, uint64(r.Count), false, true)
 		if err := s.summarize(idx, s.regions[idx]); err != nil {
 			return err
 		}

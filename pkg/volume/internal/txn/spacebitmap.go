@@ -8,20 +8,20 @@ import (
 )
 
 const (
-	regionWords = layout.RegionSector / 64
-	goodRun     = WriteBytes / layout.SectorBytes // runs worth starting a 256 KiB write in
+	regionWords = layout.RegionBlocks / 64
+	goodRun     = WriteBytes / layout.BlockBytes // runs worth starting a 256 KiB write in
 )
 
 type bitmap = [regionWords]uint64
 
 type region struct {
-	used  bitmap
-	snap  *bitmap // as of the freeze, while a commit is under way
-	free  uint32
-	quads uint32
-	dirty bool // changed since the last freeze
+	used      bitmap
+	snap      *bitmap // as of the freeze, while a commit is under way
+	free      uint32
+	nodeSlots uint32
+	dirty     bool // changed since the last freeze
 
-	shared     uint32 // sectors with further references; see Share
+	shared     uint32 // blocks with further references; see Share
 	snapShared uint32 // as of the freeze
 }
 
@@ -31,29 +31,29 @@ type group struct {
 }
 
 func (s *Space) regionCount() uint64 {
-	return (s.end + layout.RegionSector - 1) / layout.RegionSector
+	return (s.end + layout.RegionBlocks - 1) / layout.RegionBlocks
 }
 
 // fresh is the bitmap of a region that nothing was ever allocated in.
 func (s *Space) fresh(idx uint64) *bitmap {
 	b := new(bitmap)
-	base := idx * layout.RegionSector
-	set := func(from, to uint64) { // sectors, absolute
-		for x := max(from, base); x < min(to, base+layout.RegionSector); x++ {
+	base := idx * layout.RegionBlocks
+	set := func(from, to uint64) { // blocks, absolute
+		for x := max(from, base); x < min(to, base+layout.RegionBlocks); x++ {
 			b[(x-base)/64] |= 1 << ((x - base) % 64)
 		}
 	}
 	if base < s.dataStart {
 		set(0, s.dataStart)
 	}
-	if base+layout.RegionSector > s.end {
-		set(s.end, base+layout.RegionSector)
+	if base+layout.RegionBlocks > s.end {
+		set(s.end, base+layout.RegionBlocks)
 	}
 	return b
 }
 
-// quadMask has the lowest bit of each nibble set where all four bits of free are.
-func quadMask(free uint64) uint64 {
+// nodeSlotMask has the lowest bit of each nibble set where all four bits of free are.
+func nodeSlotMask(free uint64) uint64 {
 	return free & (free >> 1) & (free >> 2) & (free >> 3) & 0x1111111111111111
 }
 
@@ -62,7 +62,7 @@ func countBitmap(b *bitmap) (sum layout.Summary) {
 	for _, w := range b {
 		f := ^w
 		sum.Free += uint32(bits.OnesCount64(f))
-		sum.Quads += uint32(bits.OnesCount64(quadMask(f)))
+		sum.NodeSlots += uint32(bits.OnesCount64(nodeSlotMask(f)))
 		switch f {
 		case 0:
 			run = 0
@@ -93,9 +93,9 @@ func countBitmap(b *bitmap) (sum layout.Summary) {
 }
 
 func (s *Space) freshSummary(idx uint64) layout.Summary {
-	base := idx * layout.RegionSector
-	if base >= s.dataStart && base+layout.RegionSector <= s.end {
-		return layout.Summary{Free: layout.RegionSector, Largest: layout.RegionSector, Quads: layout.RegionQuads}
+	base := idx * layout.RegionBlocks
+	if base >= s.dataStart && base+layout.RegionBlocks <= s.end {
+		return layout.Summary{Free: layout.RegionBlocks, Largest: layout.RegionBlocks, NodeSlots: layout.RegionNodeSlots}
 	}
 	return countBitmap(s.fresh(idx))
 }
@@ -122,7 +122,7 @@ func (s *Space) region(idx uint64) (*region, error) {
 		r.used[i] |= f[i]
 	}
 	sum := countBitmap(&r.used)
-	r.free, r.quads = sum.Free, sum.Quads
+	r.free, r.nodeSlots = sum.Free, sum.NodeSlots
 	s.regions[idx] = r
 	return r, nil
 }
@@ -146,7 +146,7 @@ func (s *Space) group(idx uint64) (*group, error) {
 			}
 		}
 	case len(v) != layout.GroupValue:
-		return nil, fmt.Errorf("%w: group %d of %d bytes", layout.ErrCorrupt, idx, len(v))
+		return nil, fmt.Errorf("%w: group %d: invalid length of %d bytes", layout.ErrCorrupt, idx, len(v))
 	}
 	s.groups[idx] = g
 	return g, nil
@@ -164,7 +164,7 @@ func (s *Space) freshGroup(g uint64) (sum layout.Summary) {
 		sum = sum.Add(s.freshSummary(last - 1))
 	}
 	if n := uint32(last - first); n > 2 {
-		sum = sum.Add(layout.Summary{Free: (n - 2) * layout.RegionSector, Largest: layout.RegionSector, Quads: (n - 2) * layout.RegionQuads})
+		sum = sum.Add(layout.Summary{Free: (n - 2) * layout.RegionBlocks, Largest: layout.RegionBlocks, NodeSlots: (n - 2) * layout.RegionNodeSlots})
 	}
 	return sum
 }
@@ -184,7 +184,7 @@ func (s *Space) top(idx uint64) ([]byte, error) {
 			s.freshGroup(idx*layout.TopGroups+uint64(i)).PutTop(t, i)
 		}
 	case len(t) != layout.TopValue:
-		return nil, fmt.Errorf("%w: space summary of %d bytes", layout.ErrCorrupt, len(t))
+		return nil, fmt.Errorf("%w: space summary: invalid length of %d bytes", layout.ErrCorrupt, len(t))
 	}
 	s.tops[idx] = t
 	return t, nil
@@ -259,18 +259,18 @@ func (s *Space) mark(r *region, bit, n uint64, used bool, inSnap bool) {
 		c := min(64-o, n)
 		m := ^uint64(0) >> (64 - c) << o
 		old := r.used[w]
-		q := bits.OnesCount64(quadMask(^old))
+		q := bits.OnesCount64(nodeSlotMask(^old))
 		if used {
 			r.used[w] |= m
 		} else {
 			r.used[w] &^= m
 		}
 		df := int64(bits.OnesCount64(^r.used[w])) - int64(bits.OnesCount64(^old))
-		dq := int64(bits.OnesCount64(quadMask(^r.used[w])) - q)
+		dq := int64(bits.OnesCount64(nodeSlotMask(^r.used[w])) - q)
 		r.free = uint32(int64(r.free) + df)
-		r.quads = uint32(int64(r.quads) + dq)
+		r.nodeSlots = uint32(int64(r.nodeSlots) + dq)
 		s.free += df
-		s.quads += dq
+		s.nodeSlots += dq
 		if inSnap && r.snap != nil {
 			if used {
 				r.snap[w] |= m
@@ -286,7 +286,7 @@ func (s *Space) mark(r *region, bit, n uint64, used bool, inSnap bool) {
 
 // nextRun finds the first free run at or after bit in a region, up to max long.
 func nextRun(b *bitmap, bit, maxLen uint64) (start, n uint64) {
-	for bit < layout.RegionSector {
+	for bit < layout.RegionBlocks {
 		w, o := bit/64, bit%64
 		f := ^b[w] >> o
 		if f == 0 {
@@ -295,7 +295,7 @@ func nextRun(b *bitmap, bit, maxLen uint64) (start, n uint64) {
 		}
 		bit += uint64(bits.TrailingZeros64(f))
 		start = bit
-		for bit < layout.RegionSector && n < maxLen {
+		for bit < layout.RegionBlocks && n < maxLen {
 			w, o := bit/64, bit%64
 			c := uint64(bits.TrailingZeros64(^(^b[w] >> o)))
 			c = min(c, 64-o)

@@ -14,7 +14,7 @@ type SpaceCommit struct {
 	s      *Space
 	Gen    uint64
 	Hint   uint64
-	Free   uint64 // free sectors; final after Finish
+	Free   uint64 // free blocks; final after Finish
 	idx    []uint64
 	groups map[uint64][]byte
 	tops   map[uint64][]byte
@@ -26,12 +26,12 @@ type SpaceCommit struct {
 	dropped []layout.Run
 }
 
-// Freeze ends the open generation and takes estimate(n, f) groups of four
-// sectors as the commit's pool, where n bounds the number of values that will
+// Freeze ends the open generation and takes estimate(n, f) node slots
+// blocks as the commit's pool, where n bounds the number of values that will
 // be stored and f is the number of runs freed. Nothing else may allocate meanwhile.
 func (s *Space) Freeze(estimate func(values, freedRuns int) int) (*SpaceCommit, error) {
 	values, freed := s.pending()
-	pool, err := s.AllocQuads(estimate(values, freed))
+	pool, err := s.AllocNodeSlots(estimate(values, freed))
 	if err != nil {
 		return nil, fmt.Errorf("metadata: %w", err)
 	}
@@ -43,7 +43,7 @@ func (s *Space) Freeze(estimate func(values, freedRuns int) int) (*SpaceCommit, 
 		if now <= values {
 			break
 		}
-		more, err := s.AllocQuads(now - values) // pending counts two for a region
+		more, err := s.AllocNodeSlots(now - values) // pending counts two for a region
 		if errors.Is(err, ErrNoSpace) {
 			break
 		}
@@ -127,7 +127,7 @@ func (c *SpaceCommit) Freed() []layout.Run {
 	defer c.dropMu.Unlock()
 	for _, r := range c.dropped {
 		if !c.s.inside(r) {
-			c.s.bad = fmt.Errorf("%w: sectors %d+%d of the space tree lie outside the data area", layout.ErrCorrupt, r.Start, r.Count)
+			c.s.bad = fmt.Errorf("%w: blocks %d+%d of the space tree are outside the data area", layout.ErrCorrupt, r.Start, r.Count)
 			continue
 		}
 		c.s.waiting += int64(r.Count)
@@ -137,10 +137,10 @@ func (c *SpaceCommit) Freed() []layout.Run {
 	return c.s.lists[c.Gen]
 }
 
-// Take removes n groups of four from the pool, contiguous as far as it goes.
+// Take removes n node slots from the pool, contiguous as far as it goes.
 func (c *SpaceCommit) Take(n int) ([]layout.Run, error) {
 	var out []layout.Run
-	for need := uint32(n * layout.QuadSectors); need > 0; {
+	for need := uint32(n * layout.NodeBlocks); need > 0; {
 		if len(c.pool) == 0 {
 			return nil, fmt.Errorf("%w: the commit's pool is used up", ErrNoSpace)
 		}
@@ -204,10 +204,10 @@ func (c *SpaceCommit) values() (values []spaceValue, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range c.pool {
-		idx := r.Start / layout.RegionSector
+		idx := r.Start / layout.RegionBlocks
 		reg := s.regions[idx]
 		dirty := reg.dirty
-		s.mark(reg, r.Start%layout.RegionSector, uint64(r.Count), false, true)
+		s.mark(reg, r.Start%layout.RegionBlocks, uint64(r.Count), false, true)
 		reg.dirty = dirty // the values below have it
 		if err := s.summarize(idx, reg); err != nil {
 			return nil, err

@@ -13,7 +13,7 @@ func (s *Space) Free(run layout.Run) {
 	defer s.mu.Unlock()
 	if !s.inside(run) {
 		if s.bad == nil {
-			s.bad = fmt.Errorf("%w: sectors %d+%d, outside the data area, were to be freed", layout.ErrCorrupt, run.Start, run.Count)
+			s.bad = fmt.Errorf("%w: attempt to free blocks %d+%d, which are outside the data area", layout.ErrCorrupt, run.Start, run.Count)
 		}
 		return
 	}
@@ -26,7 +26,7 @@ func (s *Space) Free(run layout.Run) {
 	s.lists[s.gen] = append(l, run)
 }
 
-// Share counts sectors of a region to which further references came, or of which
+// Share counts blocks of a region to which further references came, or of which
 // (n negative) the last one went. It only keeps the count.
 func (s *Space) Share(idx uint64, n int) error {
 	s.mu.Lock()
@@ -36,14 +36,14 @@ func (s *Space) Share(idx uint64, n int) error {
 		return err
 	}
 	sum := int64(r.shared) + int64(n)
-	if sum < 0 || sum > layout.RegionSector {
-		return fmt.Errorf("%w: region %d with %d shared sectors", layout.ErrCorrupt, idx, sum)
+	if sum < 0 || sum > layout.RegionBlocks {
+		return fmt.Errorf("%w: region %d: invalid number of shared blocks %d", layout.ErrCorrupt, idx, sum)
 	}
 	r.shared, r.dirty = uint32(sum), true
 	return nil
 }
 
-// Shared is how many sectors of a region have further references.
+// Shared is how many blocks of a region have further references.
 func (s *Space) Shared(idx uint64) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -56,7 +56,7 @@ func (s *Space) Shared(idx uint64) (int, error) {
 
 func (s *Space) regionInside(idx uint64) (*region, error) {
 	if idx >= s.regionCount() {
-		return nil, fmt.Errorf("%w: region %d of %d", layout.ErrCorrupt, idx, s.regionCount())
+		return nil, fmt.Errorf("%w: region %d is beyond the last of %d", layout.ErrCorrupt, idx, s.regionCount())
 	}
 	return s.region(idx)
 }
@@ -67,7 +67,7 @@ func (s *Space) AddList(gen uint64, runs []layout.Run) error {
 	defer s.mu.Unlock()
 	for _, r := range runs {
 		if !s.inside(r) {
-			return fmt.Errorf("%w: free list: run %d+%d lies outside the device", layout.ErrCorrupt, r.Start, r.Count)
+			return fmt.Errorf("%w: free list: run %d+%d is outside the device", layout.ErrCorrupt, r.Start, r.Count)
 		}
 		s.waiting += int64(r.Count)
 	}
@@ -80,7 +80,7 @@ func (s *Space) Touch(idx uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if idx >= s.regionCount() {
-		return fmt.Errorf("%w: region %d of %d", layout.ErrCorrupt, idx, s.regionCount())
+		return fmt.Errorf("%w: region %d is beyond the last of %d", layout.ErrCorrupt, idx, s.regionCount())
 	}
 	r, err := s.region(idx)
 	if err == nil {
@@ -140,13 +140,13 @@ func (s *Space) Reuse(gen uint64) error {
 			continue
 		}
 		for _, run := range l {
-			for idx := run.Start / layout.RegionSector; idx <= (run.Start+uint64(run.Count)-1)/layout.RegionSector; idx++ {
+			for idx := run.Start / layout.RegionBlocks; idx <= (run.Start+uint64(run.Count)-1)/layout.RegionBlocks; idx++ {
 				touched[idx] = struct{}{}
 			}
 			err := s.each(run, func(_ uint64, r *region, bit, n uint64) error {
 				for i := range n {
 					if r.used[(bit+i)/64]>>((bit+i)%64)&1 == 0 {
-						return fmt.Errorf("%w: run %d+%d is freed twice", layout.ErrCorrupt, run.Start, run.Count)
+						return fmt.Errorf("%w: run %d+%d was freed twice", layout.ErrCorrupt, run.Start, run.Count)
 					}
 				}
 				s.mark(r, bit, n, false, false)

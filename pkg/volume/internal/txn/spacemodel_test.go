@@ -8,7 +8,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// spaceModel is the reference of Space: one flag for each sector.
+// spaceModel is the reference of Space: one flag for each block.
 type spaceModel struct {
 	t    *testing.T
 	rng  *rand.Rand
@@ -25,11 +25,11 @@ type spaceModel struct {
 	held    []layout.Run
 }
 
-func newSpaceModel(t *testing.T, rng *rand.Rand, sectors uint64) *spaceModel {
+func newSpaceModel(t *testing.T, rng *rand.Rand, blocks uint64) *spaceModel {
 	m := &spaceModel{t: t, rng: rng, gen: 1, lists: map[uint64][]layout.Run{}, stored: map[layout.Key][]byte{}}
-	m.root = &layout.Root{DeviceSectors: sectors, LogSectors: 1024}
-	m.root.FreeSectors = sectors - m.root.DataStart()
-	m.resize(sectors)
+	m.root = &layout.Root{DeviceBlocks: blocks, LogBlocks: 1024}
+	m.root.FreeBlocks = blocks - m.root.DataStart()
+	m.resize(blocks)
 	for i := range m.root.DataStart() {
 		m.used[i] = true
 	}
@@ -37,19 +37,19 @@ func newSpaceModel(t *testing.T, rng *rand.Rand, sectors uint64) *spaceModel {
 	return m
 }
 
-func (m *spaceModel) resize(sectors uint64) {
-	n := (sectors + layout.RegionSector - 1) / layout.RegionSector * layout.RegionSector
+func (m *spaceModel) resize(blocks uint64) {
+	n := (blocks + layout.RegionBlocks - 1) / layout.RegionBlocks * layout.RegionBlocks
 	old := uint64(len(m.used))
 	m.used = append(m.used, make([]bool, n-old)...)
 	m.waiting = append(m.waiting, make([]bool, n-old)...)
 	for i := uint64(0); i < n; i++ {
-		if i >= sectors {
+		if i >= blocks {
 			m.used[i] = true
-		} else if i >= m.root.DeviceSectors {
+		} else if i >= m.root.DeviceBlocks {
 			m.used[i] = false
 		}
 	}
-	m.root.DeviceSectors = sectors
+	m.root.DeviceBlocks = blocks
 }
 
 func (m *spaceModel) open() {
@@ -76,7 +76,7 @@ func (m *spaceModel) take(r layout.Run) {
 	}
 	for i := r.Start; i < r.Start+uint64(r.Count); i++ {
 		if i >= uint64(len(m.used)) || m.used[i] {
-			m.t.Fatalf("sector %d of %d+%d is handed out and in use (waiting: %t)", i, r.Start, r.Count, i < uint64(len(m.used)) && m.waiting[i])
+			m.t.Fatalf("block %d of %d+%d is handed out and in use (waiting: %t)", i, r.Start, r.Count, i < uint64(len(m.used)) && m.waiting[i])
 		}
 		m.used[i] = true
 	}
@@ -87,7 +87,7 @@ func (m *spaceModel) aligned(i uint64) bool { // a whole free group
 	return !m.used[i] && !m.used[i+1] && !m.used[i+2] && !m.used[i+3]
 }
 
-func (m *spaceModel) count() (free, quads, waiting int64) {
+func (m *spaceModel) count() (free, nodeSlots, waiting int64) {
 	for i := range m.used {
 		if !m.used[i] {
 			free++
@@ -96,7 +96,7 @@ func (m *spaceModel) count() (free, quads, waiting int64) {
 			waiting++
 		}
 		if i%4 == 0 && m.aligned(uint64(i)) {
-			quads++
+			nodeSlots++
 		}
 	}
 	return
@@ -121,7 +121,7 @@ func (m *spaceModel) check(exact bool) {
 			m.t.Fatal(err)
 		}
 		got := layout.GetSummary(g.v, int(idx%layout.GroupRegions))
-		if got.Free < want.Free || got.Largest < want.Largest || got.Quads < want.Quads || exact && got != want {
+		if got.Free < want.Free || got.Largest < want.Largest || got.NodeSlots < want.NodeSlots || exact && got != want {
 			m.t.Fatalf("region %d: summary %+v, truth %+v", idx, got, want)
 		}
 	}
@@ -129,8 +129,8 @@ func (m *spaceModel) check(exact bool) {
 
 func (m *spaceModel) bitmap(idx uint64, used []bool) *bitmap {
 	b := new(bitmap)
-	for i := range uint64(layout.RegionSector) {
-		if used[idx*layout.RegionSector+i] {
+	for i := range uint64(layout.RegionBlocks) {
+		if used[idx*layout.RegionBlocks+i] {
 			b[i/64] |= 1 << (i % 64)
 		}
 	}
@@ -139,7 +139,7 @@ func (m *spaceModel) bitmap(idx uint64, used []bool) *bitmap {
 
 func slowCount(b *bitmap) (s layout.Summary) {
 	run, four := uint32(0), 0
-	for i := range layout.RegionSector {
+	for i := range layout.RegionBlocks {
 		if i%4 == 0 {
 			four = 0
 		}
@@ -152,7 +152,7 @@ func slowCount(b *bitmap) (s layout.Summary) {
 			s.Largest = run
 		}
 		if four++; four == 4 {
-			s.Quads++
+			s.NodeSlots++
 		}
 	}
 	return s
@@ -219,12 +219,12 @@ func (m *spaceModel) commit(between func()) {
 	for _, r := range m.lists[c.Gen] {
 		for i := range uint64(r.Count) {
 			if want++; !freed[r.Start+i] {
-				m.t.Fatalf("sector %d was freed and is not in the list", r.Start+i)
+				m.t.Fatalf("block %d was freed and is not in the list", r.Start+i)
 			}
 		}
 	}
 	if want != len(freed) {
-		m.t.Fatalf("the list has %d sectors, %d were freed", len(freed), want)
+		m.t.Fatalf("the list has %d blocks, %d were freed", len(freed), want)
 	}
 	sizes := map[layout.Key]int{}
 	if err := c.Keys(func(k layout.Key, size int) error { sizes[k] = size; return nil }); err != nil {
@@ -243,7 +243,7 @@ func (m *spaceModel) commit(between func()) {
 	for i := range inPool {
 		snap[i], m.used[i] = false, false
 	}
-	m.root.Generation, m.root.AllocHint, m.root.FreeSectors = c.Gen, c.Hint, c.Free
+	m.root.Generation, m.root.AllocHint, m.root.FreeBlocks = c.Gen, c.Hint, c.Free
 	m.compareStored(snap)
 	m.hung = map[uint64][]layout.Run{c.Gen: m.lists[c.Gen], c.Gen - 1: m.lists[c.Gen-1]}
 	if err := m.s.Reuse(c.Gen - 1); err != nil {
@@ -298,8 +298,8 @@ func (m *spaceModel) compareStored(snap []bool) {
 			m.t.Fatalf("group %d: top says %+v, should be %+v", gi, got, sum)
 		}
 	}
-	if free != m.root.FreeSectors {
-		m.t.Fatalf("root says %d free, should be %d", m.root.FreeSectors, free)
+	if free != m.root.FreeBlocks {
+		m.t.Fatalf("root says %d free, should be %d", m.root.FreeBlocks, free)
 	}
 }
 
@@ -323,11 +323,11 @@ func TestSpaceModel(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			rng := rand.New(rand.NewPCG(seed, 3))
-			sectors := uint64(16384 + 4*rng.IntN(8000) + rng.IntN(4))
+			blocks := uint64(16384 + 4*rng.IntN(8000) + rng.IntN(4))
 			if seed%2 == 1 {
-				sectors = 2*layout.RegionSector + rng.Uint64N(layout.RegionSector)
+				blocks = 2*layout.RegionBlocks + rng.Uint64N(layout.RegionBlocks)
 			}
-			m := newSpaceModel(t, rng, sectors)
+			m := newSpaceModel(t, rng, blocks)
 			m.check(true)
 			for round := range 30 {
 				share := []int{2, 7, 10}[rng.IntN(3)]
@@ -347,11 +347,11 @@ func TestSpaceModel(t *testing.T) {
 					m.check(true)
 				}
 				if rng.IntN(8) == 0 {
-					end := m.root.DeviceSectors + rng.Uint64N(20000)
+					end := m.root.DeviceBlocks + rng.Uint64N(20000)
 					if rng.IntN(3) == 0 {
-						end += 2 * layout.RegionSector
+						end += 2 * layout.RegionBlocks
 					}
-					if end > 8*layout.RegionSector {
+					if end > 8*layout.RegionBlocks {
 						continue
 					}
 					if err := m.s.Grow(end); err != nil {

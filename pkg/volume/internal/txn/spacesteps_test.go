@@ -21,14 +21,14 @@ func (m *spaceModel) alloc() {
 		m.take(r)
 		m.live = append(m.live, r)
 	case 2:
-		_, quads, _ := m.s.Counts()
+		_, nodeSlots, _ := m.s.Counts()
 		n := 1 + m.rng.IntN(100)
-		rs, err := m.s.AllocQuads(n)
-		if errors.Is(err, ErrNoSpace) && quads < int64(n) {
+		rs, err := m.s.AllocNodeSlots(n)
+		if errors.Is(err, ErrNoSpace) && nodeSlots < int64(n) {
 			return
 		}
 		if err != nil {
-			m.t.Fatalf("%d groups with %d free: %v", n, quads, err)
+			m.t.Fatalf("%d groups with %d free: %v", n, nodeSlots, err)
 		}
 		got := 0
 		for _, r := range rs {
@@ -43,13 +43,13 @@ func (m *spaceModel) alloc() {
 			m.t.Fatalf("%d groups of %d", got, n)
 		}
 	case 3:
-		free, quads, _ := m.s.Counts()
+		free, nodeSlots, _ := m.s.Counts()
 		r, err := m.s.AllocBroken(uint32(1 + m.rng.IntN(8)))
-		if errors.Is(err, ErrNoSpace) && (free == 4*quads || len(m.held) > 0) {
+		if errors.Is(err, ErrNoSpace) && (free == 4*nodeSlots || len(m.held) > 0) {
 			return
 		}
 		if err != nil {
-			m.t.Fatalf("broken with %d free, %d groups: %v", free, quads, err)
+			m.t.Fatalf("broken with %d free, %d groups: %v", free, nodeSlots, err)
 		}
 		for i := r.Start; i < r.Start+uint64(r.Count); i++ {
 			if m.aligned(i) {
@@ -111,15 +111,15 @@ func (m *spaceModel) steps(n, freeOf16 int) {
 // maxHold bounds what is held at once.
 const maxHold = 3000
 
-// hold holds free sectors somewhere, or releases what is held.
+// hold holds free blocks somewhere, or releases what is held.
 func (m *spaceModel) hold() {
 	m.t.Helper()
 	if len(m.held) > 0 && m.rng.IntN(3) > 0 {
 		m.release()
 		return
 	}
-	from := m.rng.Uint64N(m.root.DeviceSectors)
-	to := min(from+m.rng.Uint64N(maxHold/4), (from/layout.RegionSector+1)*layout.RegionSector, m.root.DeviceSectors)
+	from := m.rng.Uint64N(m.root.DeviceBlocks)
+	to := min(from+m.rng.Uint64N(maxHold/4), (from/layout.RegionBlocks+1)*layout.RegionBlocks, m.root.DeviceBlocks)
 	shortest := uint32(1 + m.rng.IntN(20))
 	total := 0
 	for _, h := range m.held {

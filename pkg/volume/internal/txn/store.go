@@ -134,7 +134,7 @@ func (s *Store) ReadRun(r *layout.Record, from, count int, dst []byte) error {
 	}
 	keys := s.Keys.Get(sub.Epoch)
 	if keys == nil {
-		return fmt.Errorf("%w: extent of unknown key epoch %d", layout.ErrCorrupt, sub.Epoch)
+		return fmt.Errorf("%w: unknown key epoch %d of an extent", layout.ErrCorrupt, sub.Epoch)
 	}
 	if err := s.readAt(dst, sub.Addr); err != nil {
 		clear(dst)
@@ -193,7 +193,7 @@ func (s *Store) NodeCopies(p *layout.Pointer) (page []byte, first, second error)
 // second, with the bytes of the other one: same nonce, same ciphertext. I1 allows
 // it, because nothing changes for whoever reaches the page: the whole copy is
 // not touched, and until the bytes have arrived the damaged one is what it was.
-// The caller holds a pin on a root that reaches the page, so that its sectors
+// The caller holds a pin on a root that reaches the page, so that its blocks
 // belong to nothing else; they are durable before MendNode returns, so that no
 // later owner's write can be overtaken by ours.
 func (s *Store) MendNode(p *layout.Pointer, first bool) error {
@@ -241,8 +241,8 @@ func (s *Store) SealNode(tree uint64, level uint8, gen uint64, page, dst []byte)
 		PLen: layout.NodeBytes, LLen: layout.NodeBytes}, page, dst)
 }
 
-// SealData seals a run of a file's sectors, in segments of one sector. index is
-// the file sector.
+// SealData seals a run of a file's blocks, in segments of one block. index is
+// the file block.
 func (s *Store) SealData(ino, index, gen uint64, payload, dst []byte) (layout.Record, error) {
 	return s.seal(crypto.Extent{Kind: layout.KindFileData, Shift: 12, Object: ino, Index: index, Birth: gen,
 		PLen: uint32(len(payload)), LLen: uint32(len(payload))}, payload, dst)
