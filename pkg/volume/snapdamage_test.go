@@ -147,7 +147,12 @@ func TestCheckFindsInSnapshots(t *testing.T) {
 		}
 		use(t, img)
 	}
-	// A page that only a snapshot holds.
+	pageOfASnapshot(t, dev)
+}
+
+// pageOfASnapshot damages a page that only a snapshot holds.
+func pageOfASnapshot(t *testing.T, dev *device.Mem) {
+	t.Helper()
 	s := operate(t, dev)
 	head := map[uint64]bool{}
 	for _, p := range s.nodes(layout.TreeFS) {
