@@ -200,16 +200,7 @@ func TestCheckFinds(t *testing.T) {
 		{"free list count", "the root counts", func(s *surgeon) { s.root.FreeLists[0].Blocks++; s.writeRoot() }},
 		{"header sequence", "sequence number", func(s *surgeon) { s.root.HeaderSeq = 9; s.writeRoot() }},
 		{"unknown item", "unknown type", func(s *surgeon) { s.insert(layout.TreeFS, layout.Key{Obj: 2, Type: 0x77}, []byte{1}) }},
-		{"separator", "bound", func(s *surgeon) {
-			s.edit(layout.TreeFS, 1, func(n *layout.Node) bool { // what child 1 holds comes before it now
-				k := n.Key(2)
-				if k.Sub--; k.Sub == ^uint64(0) {
-					k.Type--
-				}
-				n.SetKey(1, k)
-				return true
-			})
-		}},
+		{"separator", "bound", moveSeparator},
 		{"page of another generation", "its pointer says", func(s *surgeon) {
 			s.edit(layout.TreeFS, 1, func(n *layout.Node) bool {
 				binary.LittleEndian.PutUint64(n.PointerBytesAt(1)[8:], 1<<40)
@@ -230,6 +221,18 @@ func TestCheckFinds(t *testing.T) {
 			use(t, dev)
 		})
 	}
+}
+
+// moveSeparator changes the key of a child: what that holds comes before it then.
+func moveSeparator(s *surgeon) {
+	s.edit(layout.TreeFS, 1, func(n *layout.Node) bool {
+		k := n.Key(2)
+		if k.Sub--; k.Sub == ^uint64(0) {
+			k.Type--
+		}
+		n.SetKey(1, k)
+		return true
+	})
 }
 
 // Pages that are changed at random and sealed under the right keys: decoders

@@ -288,99 +288,106 @@ func crashClose(v *Volume, err error) error {
 	return errors.Join(err, v.Close())
 }
 
+// keyVolume is the volume whose key slots are changed.
+func keyVolume(t *testing.T, dev *device.Mem) {
+	mustFormat(t, dev)
+	v := mustOpen(t, dev, Options{CommitInterval: -1})
+	a, err := v.Mknod(crashReq, vfs.RootIno, "f", 0o600, 0)
+	ok(t, err)
+	_, err = v.Write(crashReq, a.Ino, 0, bytes.Repeat([]byte("x"), 100000), false)
+	ok(t, err)
+	mustClose(t, v)
+}
+
+// withVolume is a change for a cutCase, of a volume that k opens.
+func withVolume(k Key, fn func(v *Volume) error) func(*testing.T, device.Device) error {
+	return func(t *testing.T, dev device.Device) error {
+		v, err := openWith(t, dev, k.Credential, false)
+		if err != nil {
+			return err
+		}
+		return crashClose(v, fn(v))
+	}
+}
+
+// opensWhole opens an image for writing, as the next mount would, by each key that
+// must open it; at least one of some must.
+func opensWhole(t *testing.T, dev *device.Mem, all []Key, some []Key) error {
+	n := 0
+	for _, k := range some {
+		if opens(t, dev, k.Credential) == nil {
+			n++
+			all = append(all, k)
+		}
+	}
+	if len(some) > 0 && n == 0 {
+		return errors.New("no key opens the volume")
+	}
+	for _, k := range all {
+		img := dev.Clone()
+		v, err := openWith(t, img, k.Credential, false)
+		if err != nil {
+			return err
+		}
+		if err := v.Close(); err != nil {
+			return err
+		}
+		if err := cleanWith(img, k.Credential); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refusesKey wants a key that was removed to open nothing.
+func refusesKey(t *testing.T, dev *device.Mem, k Key) error {
+	if err := opens(t, dev, k.Credential); !errors.Is(err, ErrWrongKey) && !errors.Is(err, ErrForged) {
+		return fmt.Errorf("the removed key: %w", err)
+	}
+	return nil
+}
+
 // A cut anywhere in a change of the key slots leaves the old or the new ones;
 // what was acknowledged stays, and the volume is whole.
 func TestCutKeyChanges(t *testing.T) {
 	one, two := testKey(t), secretKey(t, 2)
-	start := func(t *testing.T, dev *device.Mem) {
-		mustFormat(t, dev)
-		v := mustOpen(t, dev, Options{CommitInterval: -1})
-		a, err := v.Mknod(crashReq, vfs.RootIno, "f", 0o600, 0)
-		ok(t, err)
-		_, err = v.Write(crashReq, a.Ino, 0, bytes.Repeat([]byte("x"), 100000), false)
-		ok(t, err)
-		mustClose(t, v)
-	}
-	with := func(k Key, fn func(v *Volume) error) func(*testing.T, device.Device) error {
-		return func(t *testing.T, dev device.Device) error {
-			v, err := openWith(t, dev, k.Credential, false)
-			if err != nil {
-				return err
-			}
-			return crashClose(v, fn(v))
-		}
-	}
-	// whole opens an image for writing, as the next mount would, by each key that
-	// must open it; at least one of some must.
-	whole := func(dev *device.Mem, all []Key, some []Key) error {
-		n := 0
-		for _, k := range some {
-			if opens(t, dev, k.Credential) == nil {
-				n++
-				all = append(all, k)
-			}
-		}
-		if len(some) > 0 && n == 0 {
-			return errors.New("no key opens the volume")
-		}
-		for _, k := range all {
-			img := dev.Clone()
-			v, err := openWith(t, img, k.Credential, false)
-			if err != nil {
-				return err
-			}
-			if err := v.Close(); err != nil {
-				return err
-			}
-			if err := cleanWith(img, k.Credential); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	refused := func(dev *device.Mem, k Key) error {
-		if err := opens(t, dev, k.Credential); !errors.Is(err, ErrWrongKey) && !errors.Is(err, ErrForged) {
-			return fmt.Errorf("the removed key: %w", err)
-		}
-		return nil
-	}
 	t.Run("add", func(t *testing.T) {
-		c := cutCase{prepare: start, change: with(one, func(v *Volume) error { _, err := v.AddKey(two); return err })}
+		c := cutCase{prepare: keyVolume, change: withVolume(one, func(v *Volume) error { _, err := v.AddKey(two); return err })}
 		c.judge = func(dev *device.Mem, done bool) error {
 			if done {
-				return whole(dev, []Key{one, two}, nil)
+				return opensWhole(t, dev, []Key{one, two}, nil)
 			}
-			return whole(dev, []Key{one}, nil)
+			return opensWhole(t, dev, []Key{one}, nil)
 		}
 		c.run(t, 4)
 	})
 	prepared := func(t *testing.T, dev *device.Mem) {
-		start(t, dev)
-		ok(t, with(one, func(v *Volume) error { _, err := v.AddKey(two); return err })(t, dev))
+		keyVolume(t, dev)
+		ok(t, withVolume(one, func(v *Volume) error { _, err := v.AddKey(two); return err })(t, dev))
 	}
 	t.Run("remove", func(t *testing.T) {
-		c := cutCase{prepare: prepared, change: with(one, func(v *Volume) error { return v.RemoveKey(1, false) })}
+		c := cutCase{prepare: prepared, change: withVolume(one, func(v *Volume) error { return v.RemoveKey(1, false) })}
 		c.judge = func(dev *device.Mem, done bool) error {
 			if done {
-				if err := refused(dev, two); err != nil {
+				if err := refusesKey(t, dev, two); err != nil {
 					return err
 				}
 			}
-			return whole(dev, []Key{one}, []Key{one, two})
+			return opensWhole(t, dev, []Key{one}, []Key{one, two})
 		}
 		c.run(t, 4)
 	})
 	t.Run("rotate", func(t *testing.T) {
 		rotate := func(v *Volume) error { _, err := v.RotateKey(t.Context(), one.Credential, two); return err }
-		c := cutCase{prepare: start, change: with(one, rotate)}
+		c := cutCase{prepare: keyVolume, change: withVolume(one, rotate)}
 		c.judge = func(dev *device.Mem, done bool) error {
 			if done {
-				if err := refused(dev, one); err != nil {
+				if err := refusesKey(t, dev, one); err != nil {
 					return err
 				}
-				return whole(dev, []Key{two}, nil)
+				return opensWhole(t, dev, []Key{two}, nil)
 			}
-			if err := whole(dev, nil, []Key{one, two}); err != nil {
+			if err := opensWhole(t, dev, nil, []Key{one, two}); err != nil {
 				return err
 			}
 			// Repeated with whichever key opens, it ends.
@@ -389,10 +396,10 @@ func TestCutKeyChanges(t *testing.T) {
 				k = two
 			}
 			img := dev.Clone()
-			if err := with(k, rotate)(t, img); err != nil {
+			if err := withVolume(k, rotate)(t, img); err != nil {
 				return fmt.Errorf("repeated: %w", err)
 			}
-			return errors.Join(refused(img, one), whole(img, []Key{two}, nil))
+			return errors.Join(refusesKey(t, img, one), opensWhole(t, img, []Key{two}, nil))
 		}
 		c.run(t, 4)
 	})

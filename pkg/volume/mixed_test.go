@@ -64,24 +64,7 @@ func (m *mixed) loop(id uint64, what string, pause int, fn func(rng *rand.Rand, 
 
 func (m *mixed) start() {
 	v, ctx := m.v, context.Background()
-	m.loop(0, "snapshots", 3, func(rng *rand.Rand, n int) error {
-		if _, err := v.CreateSnapshot(fmt.Sprint("s", n)); err != nil {
-			return err
-		}
-		if n < 3 || rng.IntN(4) == 0 {
-			return nil
-		}
-		infos, err := v.Snapshots()
-		for _, i := range infos {
-			if err == nil && !i.Deleting && rng.IntN(2) == 0 {
-				err = v.DeleteSnapshot(i.Name)
-			}
-		}
-		if rng.IntN(2) == 0 && err == nil {
-			err = v.WaitFreed()
-		}
-		return err
-	})
+	m.loop(0, "snapshots", 3, m.snapshots)
 	m.loop(1, "rotation", 4, func(rng *rand.Rand, n int) error {
 		again := rng.IntN(3) == 0 && v.RotationStatus().Phase != RotationNone && len(v.RotationStatus().Epochs) < crypto.MaxEpochs
 		_, err := v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{m.key.Credential}, Again: again, BytesPerSecond: -1})
@@ -90,23 +73,7 @@ func (m *mixed) start() {
 		}
 		return err
 	})
-	m.loop(2, "freeze", 12, func(rng *rand.Rand, n int) error {
-		f, err := v.Freeze(ctx, time.Minute)
-		if err != nil {
-			return err
-		}
-		before := v.store.Dev.(*device.Mem).Writes()
-		for range rng.IntN(200) { // reads go on
-			if _, err := v.GetAttr(vfs.RootIno); err != nil {
-				return err
-			}
-		}
-		if n := v.store.Dev.(*device.Mem).Writes() - before; n != 0 && f.Thaw() {
-			return fmt.Errorf("%d writes in a freeze", n)
-		}
-		f.Thaw()
-		return nil
-	})
+	m.loop(2, "freeze", 12, m.freeze)
 	m.loop(3, "scrub", 2, func(rng *rand.Rand, n int) error {
 		rep, err := v.Scrub(ctx, ScrubOptions{ReadOnly: rng.IntN(2) == 0})
 		if err == nil && rep.Total > 0 && v.store.Dev.(*device.Mem).Alive() {
@@ -135,6 +102,47 @@ func (m *mixed) start() {
 		}
 		return nil
 	})
+}
+
+// snapshots makes a snapshot, and deletes others.
+func (m *mixed) snapshots(rng *rand.Rand, n int) error {
+	v := m.v
+	if _, err := v.CreateSnapshot(fmt.Sprint("s", n)); err != nil {
+		return err
+	}
+	if n < 3 || rng.IntN(4) == 0 {
+		return nil
+	}
+	infos, err := v.Snapshots()
+	for _, i := range infos {
+		if err == nil && !i.Deleting && rng.IntN(2) == 0 {
+			err = v.DeleteSnapshot(i.Name)
+		}
+	}
+	if rng.IntN(2) == 0 && err == nil {
+		err = v.WaitFreed()
+	}
+	return err
+}
+
+// freeze freezes the volume for a moment, in which nothing may be written.
+func (m *mixed) freeze(rng *rand.Rand, _ int) error {
+	v := m.v
+	f, err := v.Freeze(context.Background(), time.Minute)
+	if err != nil {
+		return err
+	}
+	before := v.store.Dev.(*device.Mem).Writes()
+	for range rng.IntN(200) { // reads go on
+		if _, err := v.GetAttr(vfs.RootIno); err != nil {
+			return err
+		}
+	}
+	if n := v.store.Dev.(*device.Mem).Writes() - before; n != 0 && f.Thaw() {
+		return fmt.Errorf("%d writes in a freeze", n)
+	}
+	f.Thaw()
+	return nil
 }
 
 // end waits for the maintenance.
@@ -198,20 +206,7 @@ func oneMixed(t testing.TB, seed uint64, ops, cut, images int) error {
 		dev.CutAfter(1 + rng.IntN(cut))
 	}
 	m.start()
-	var wg sync.WaitGroup
-	errs := make([]error, len(runs))
-	for i, r := range runs {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			for n := 0; errs[i] == nil && len(r.states) < ops; n++ {
-				if errs[i] = r.step(); errs[i] == nil && n%3 == 0 {
-					errs[i] = r.look()
-				}
-			}
-		}()
-	}
-	wg.Wait()
+	errs := workMixed(runs, ops)
 	if cut > 0 {
 		dev.Cut()
 		v.fail(device.ErrCrashed)
@@ -253,6 +248,24 @@ func oneMixed(t testing.TB, seed uint64, ops, cut, images int) error {
 		}
 	}
 	return nil
+}
+
+// workMixed has each worker make so many operations, or as many as it can, and returns
+// what each said.
+func workMixed(runs []*crashRun, ops int) []error {
+	var wg sync.WaitGroup
+	errs := make([]error, len(runs))
+	for i, r := range runs {
+		wg.Go(func() {
+			for n := 0; errs[i] == nil && len(r.states) < ops; n++ {
+				if errs[i] = r.step(); errs[i] == nil && n%3 == 0 {
+					errs[i] = r.look()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return errs
 }
 
 // checkMixed examines what is left: the workers' files, the snapshots, and free

@@ -97,6 +97,7 @@ func (r *fullRun) create() {
 	}
 }
 
+// step makes one operation.
 func (r *fullRun) step() {
 	if len(r.files) < 3 {
 		if r.create(); len(r.files) == 0 {
@@ -112,22 +113,9 @@ func (r *fullRun) step() {
 	case k < 8:
 		r.create()
 	case k < 48:
-		if r.rng.IntN(30) == 0 {
-			off += 16<<40 - 1<<20
-		}
-		n := 1 + r.rng.IntN([]int{3000, 40_000, maxWrite}[r.rng.IntN(3)])
-		r.note("write %d %d+%d", f.ino, off, n)
-		b := noise(r.rng, n)
-		if _, err := r.v.Write(crashReq, f.ino, off, b, false); !r.tolerate("write", err) {
-			f.write(off, b)
-		}
+		r.write(f, off)
 	case k < 54:
-		size := off
-		r.note("truncate %d %d", f.ino, size)
-		if _, err := r.v.SetAttr(crashReq, f.ino, &vfs.SetAttr{Size: &size}); !r.tolerate("truncate", err) {
-			f.clear(size, 1<<62)
-			f.size = size
-		}
+		r.truncate(f, off)
 	case k < 60:
 		n := 1 + r.rng.Uint64N(500_000)
 		r.note("punch %d %d+%d", f.ino, off, n)
@@ -139,18 +127,7 @@ func (r *fullRun) step() {
 	case k < 78:
 		r.unlink(r.rng.IntN(len(r.files)))
 	case k < 84:
-		name := "user." + strings.Repeat("x", 1+r.rng.IntN(vfs.MaxXattrName-5))
-		val := noise(r.rng, r.rng.IntN(vfs.MaxXattrBytes+1))
-		total := 0
-		for n := range f.attrs {
-			total += len(n) + 1
-		}
-		if total+len(name) < 60_000 {
-			r.note("xattr %d of %d", f.ino, len(val))
-			if err := r.v.SetXattr(crashReq, f.ino, name, val, 0); !r.tolerate("xattr", err) {
-				f.attrs[name] = val
-			}
-		}
+		r.setXattr(f)
 	case k < 88 && len(r.snaps) < 4:
 		r.made++
 		name := fmt.Sprint("s", r.made)
@@ -159,12 +136,7 @@ func (r *fullRun) step() {
 			r.snaps = append(r.snaps, name)
 		}
 	case k < 92 && len(r.snaps) > 0:
-		i := r.rng.IntN(len(r.snaps))
-		r.note("delete %s", r.snaps[i])
-		if err := r.v.DeleteSnapshot(r.snaps[i]); err != nil {
-			r.fatal("delete of a snapshot:", err)
-		}
-		r.snaps = slices.Delete(r.snaps, i, i+1)
+		r.deleteSnapshot(r.rng.IntN(len(r.snaps)))
 	case k < 94:
 		r.note("rotate")
 		if r.v.RotationStatus().Phase == RotationNone {
@@ -180,6 +152,53 @@ func (r *fullRun) step() {
 			r.fatal("commit:", err)
 		}
 	}
+}
+
+// write writes to a file, now and then close to the largest size that one can have.
+func (r *fullRun) write(f *fullFile, off uint64) {
+	if r.rng.IntN(30) == 0 {
+		off += 16<<40 - 1<<20
+	}
+	n := 1 + r.rng.IntN([]int{3000, 40_000, maxWrite}[r.rng.IntN(3)])
+	r.note("write %d %d+%d", f.ino, off, n)
+	b := noise(r.rng, n)
+	if _, err := r.v.Write(crashReq, f.ino, off, b, false); !r.tolerate("write", err) {
+		f.write(off, b)
+	}
+}
+
+func (r *fullRun) truncate(f *fullFile, size uint64) {
+	r.note("truncate %d %d", f.ino, size)
+	if _, err := r.v.SetAttr(crashReq, f.ino, &vfs.SetAttr{Size: &size}); !r.tolerate("truncate", err) {
+		f.clear(size, 1<<62)
+		f.size = size
+	}
+}
+
+// setXattr gives a file an attribute, as long as all of their names can be listed.
+func (r *fullRun) setXattr(f *fullFile) {
+	name := "user." + strings.Repeat("x", 1+r.rng.IntN(vfs.MaxXattrName-5))
+	val := noise(r.rng, r.rng.IntN(vfs.MaxXattrBytes+1))
+	total := 0
+	for n := range f.attrs {
+		total += len(n) + 1
+	}
+	if total+len(name) >= 60_000 {
+		return
+	}
+	r.note("xattr %d of %d", f.ino, len(val))
+	if err := r.v.SetXattr(crashReq, f.ino, name, val, 0); !r.tolerate("xattr", err) {
+		f.attrs[name] = val
+	}
+}
+
+// deleteSnapshot must always be possible.
+func (r *fullRun) deleteSnapshot(i int) {
+	r.note("delete %s", r.snaps[i])
+	if err := r.v.DeleteSnapshot(r.snaps[i]); err != nil {
+		r.fatal("delete of a snapshot:", err)
+	}
+	r.snaps = slices.Delete(r.snaps, i, i+1)
 }
 
 // copy shares what it can; it may end anywhere for want of space.

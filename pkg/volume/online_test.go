@@ -23,32 +23,9 @@ func TestDefrag(t *testing.T) {
 	dev := device.NewMem(128 << 20)
 	mustFormat(t, dev)
 	v := mustOpen(t, dev, Options{CommitInterval: -1})
-	rng := rand.New(rand.NewPCG(1, 1))
 	d, err := v.Mkdir(crashReq, vfs.RootIno, "d", 0o755)
 	ok(t, err)
-	want := map[vfs.Ino][]byte{}
-	for i := range 3 {
-		a, err := v.Mknod(crashReq, d.Ino, fmt.Sprintf("f%d", i), 0o644, 0)
-		ok(t, err)
-		data := make([]byte, 1<<20+777)
-		for range 150 { // holes stay between them
-			off := rng.IntN(len(data)/2) &^ 4095
-			if off >= 300000 && off < 400000 {
-				continue
-			}
-			piece := noise(rng, 4096)
-			_, err := v.Write(crashReq, a.Ino, uint64(off), piece, false)
-			ok(t, err)
-			copy(data[off:], piece)
-			if rng.IntN(4) == 0 {
-				ok(t, v.Sync(vfs.RootIno))
-			}
-		}
-		_, err = v.Write(crashReq, a.Ino, uint64(len(data)-1), []byte{7}, false)
-		ok(t, err)
-		data[len(data)-1] = 7
-		want[a.Ino] = data
-	}
+	want := fragmented(t, v, d.Ino, 3)
 	ok(t, v.Sync(vfs.RootIno))
 	check := func() {
 		t.Helper()
@@ -101,6 +78,37 @@ func TestDefrag(t *testing.T) {
 	v = mustOpen(t, dev, Options{CommitInterval: -1})
 	check()
 	ok(t, v.Close())
+}
+
+// fragmented makes files whose first halves were written a sector at a time, with
+// holes, and returns what they hold.
+func fragmented(t *testing.T, v *Volume, dir vfs.Ino, files int) map[vfs.Ino][]byte {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(1, 1))
+	want := map[vfs.Ino][]byte{}
+	for i := range files {
+		a, err := v.Mknod(crashReq, dir, fmt.Sprintf("f%d", i), 0o644, 0)
+		ok(t, err)
+		data := make([]byte, 1<<20+777)
+		for range 150 { // holes stay between them
+			off := rng.IntN(len(data)/2) &^ 4095
+			if off >= 300000 && off < 400000 {
+				continue
+			}
+			piece := noise(rng, 4096)
+			_, err := v.Write(crashReq, a.Ino, uint64(off), piece, false)
+			ok(t, err)
+			copy(data[off:], piece)
+			if rng.IntN(4) == 0 {
+				ok(t, v.Sync(vfs.RootIno))
+			}
+		}
+		_, err = v.Write(crashReq, a.Ino, uint64(len(data)-1), []byte{7}, false)
+		ok(t, err)
+		data[len(data)-1] = 7
+		want[a.Ino] = data
+	}
+	return want
 }
 
 // unreferenced lists what the newest root of a closed volume leaves free.

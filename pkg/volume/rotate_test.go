@@ -76,25 +76,31 @@ func TestRotateDataKey(t *testing.T) {
 	}
 	mustClose(t, v)
 	for _, c := range []crypto.Credential{testCred(t), phrase.Credential, recovery.Credential} {
-		ok(t, cleanWith(dev, c))
-		v, err := openWith(t, dev, c, false)
-		ok(t, err)
-		got, err := readTree(v)
-		ok(t, err)
-		if !sameState(got, r.state()) {
-			t.Fatal(diffState(got, r.state()))
-		}
-		slots, epochs := v.Keys()
-		for _, s := range slots {
-			if s.Epochs != 1 {
-				t.Fatalf("%+v", s)
-			}
-		}
-		if fmt.Sprint(epochs) != "[2]" || v.RotationStatus().Phase != RotationNone {
-			t.Fatal(epochs)
-		}
-		mustClose(t, v)
+		opensRotated(t, dev, c, r.state())
 	}
+}
+
+// opensRotated wants a key to open a volume that was rotated once, which holds what it held.
+func opensRotated(t *testing.T, dev *device.Mem, c crypto.Credential, want modelState) {
+	t.Helper()
+	ok(t, cleanWith(dev, c))
+	v, err := openWith(t, dev, c, false)
+	ok(t, err)
+	got, err := readTree(v)
+	ok(t, err)
+	if !sameState(got, want) {
+		t.Fatal(diffState(got, want))
+	}
+	slots, epochs := v.Keys()
+	for _, s := range slots {
+		if s.Epochs != 1 {
+			t.Fatalf("%+v", s)
+		}
+	}
+	if fmt.Sprint(epochs) != "[2]" || v.RotationStatus().Phase != RotationNone {
+		t.Fatal(epochs)
+	}
+	mustClose(t, v)
 }
 
 // The maps of regions that nobody changes are written again, too.
@@ -156,88 +162,100 @@ func keysFrozen(t *testing.T) {
 
 // A slot that nobody has the key of can be given up, or its key be brought later.
 func TestRotateDataKeySlots(t *testing.T) {
-	format := func(t *testing.T) (*device.Mem, *Volume, Key, Key) {
-		dev := device.NewMem(80 << 20)
-		mustFormat(t, dev)
-		v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
-		second, third := secretKey(t, 2), secretKey(t, 3)
-		for _, k := range []Key{second, third} {
-			_, err := v.AddKey(k)
-			ok(t, err)
-		}
-		change(t, v, "f")
-		return dev, v, second, third
+	t.Run("dropped", rotateDropped)
+	t.Run("slots change meanwhile", rotateSlotsChange)
+	t.Run("what a slot becomes is lost", rotateSlotLost)
+}
+
+// threeKeys is a volume with three keys, of which testKey is the first.
+func threeKeys(t *testing.T) (dev *device.Mem, v *Volume, second, third Key) {
+	t.Helper()
+	dev = device.NewMem(80 << 20)
+	mustFormat(t, dev)
+	v = mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
+	second, third = secretKey(t, 2), secretKey(t, 3)
+	for _, k := range []Key{second, third} {
+		_, err := v.AddKey(k)
+		ok(t, err)
 	}
-	t.Run("dropped", func(t *testing.T) {
-		dev, v, second, third := format(t)
-		if _, err := v.RotateDataKey(RotateOptions{Drop: true}); !errors.Is(err, ErrLastKey) {
+	change(t, v, "f")
+	return dev, v, second, third
+}
+
+// rotateDropped rotates with one of three keys, and gives up the others.
+func rotateDropped(t *testing.T) {
+	dev, v, second, third := threeKeys(t)
+	if _, err := v.RotateDataKey(RotateOptions{Drop: true}); !errors.Is(err, ErrLastKey) {
+		t.Fatal(err)
+	}
+	s, err := v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{second.Credential}, Drop: true, BytesPerSecond: -1})
+	if err != nil || fmt.Sprint(s.Dropped) != "[0 2]" {
+		t.Fatalf("%+v %v", s, err)
+	}
+	if s := rotated(t, v); s.Phase != RotationNone {
+		t.Fatalf("%+v", s)
+	}
+	mustClose(t, v)
+	for _, k := range []Key{testKey(t), third} {
+		if err := opens(t, dev, k.Credential); !errors.Is(err, ErrWrongKey) {
 			t.Fatal(err)
 		}
-		s, err := v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{second.Credential}, Drop: true, BytesPerSecond: -1})
-		if err != nil || fmt.Sprint(s.Dropped) != "[0 2]" {
-			t.Fatalf("%+v %v", s, err)
-		}
-		if s := rotated(t, v); s.Phase != RotationNone {
-			t.Fatalf("%+v", s)
-		}
-		mustClose(t, v)
-		for _, k := range []Key{testKey(t), third} {
-			if err := opens(t, dev, k.Credential); !errors.Is(err, ErrWrongKey) {
-				t.Fatal(err)
-			}
-		}
-		ok(t, cleanWith(dev, second.Credential))
-	})
-	t.Run("slots change meanwhile", func(t *testing.T) {
-		dev, v, second, third := format(t)
-		stop := blockRotation(v)
-		all := []crypto.Credential{testKey(t).Credential, second.Credential, third.Credential}
-		_, err := v.RotateDataKey(RotateOptions{Keys: all, BytesPerSecond: -1})
-		ok(t, err)
-		fourth := secretKey(t, 4)
-		_, err = v.AddKey(fourth)
-		ok(t, err)
-		ok(t, v.RemoveKey(1, false))
-		mustClose(t, v)
-		stop()
-		v, err = openWith(t, dev, fourth.Credential, false)
-		ok(t, err)
-		if s := rotated(t, v); s.Phase != RotationNone {
-			t.Fatalf("%+v", s)
-		}
-		mustClose(t, v)
-		for _, k := range []Key{testKey(t), third, fourth} {
-			ok(t, cleanWith(dev, k.Credential))
-		}
-		if err := opens(t, dev, second.Credential); !errors.Is(err, ErrWrongKey) {
-			t.Fatal(err)
-		}
-	})
-	t.Run("what a slot becomes is lost", func(t *testing.T) {
-		dev, v, second, third := format(t)
-		stop := blockRotation(v)
-		all := []crypto.Credential{testKey(t).Credential, second.Credential, third.Credential}
-		_, err := v.RotateDataKey(RotateOptions{Keys: all, BytesPerSecond: -1})
-		ok(t, err)
-		ok(t, v.keys.change(func() error { return v.rot.dropNext([]int{0, 2}) }))
-		stop()
-		s := rotated(t, v)
-		if s.Phase != RotationWaiting || !strings.Contains(s.Waits, "0 (secret) and 2 (secret)") || len(s.Epochs) != 2 {
-			t.Fatalf("%+v", s)
-		}
-		if _, err := v.RotateDataKey(RotateOptions{Keys: all[:2]}); !errors.Is(err, ErrKeyMissing) || !strings.HasSuffix(err.Error(), ": 2 (secret)") {
-			t.Fatal(err)
-		}
-		_, err = v.RotateDataKey(RotateOptions{Keys: all})
-		ok(t, err)
-		if s := rotated(t, v); s.Phase != RotationNone {
-			t.Fatalf("%+v", s)
-		}
-		mustClose(t, v)
-		for _, c := range all {
-			ok(t, cleanWith(dev, c))
-		}
-	})
+	}
+	ok(t, cleanWith(dev, second.Credential))
+}
+
+// rotateSlotsChange adds one key and removes another during a rotation.
+func rotateSlotsChange(t *testing.T) {
+	dev, v, second, third := threeKeys(t)
+	stop := blockRotation(v)
+	all := []crypto.Credential{testKey(t).Credential, second.Credential, third.Credential}
+	_, err := v.RotateDataKey(RotateOptions{Keys: all, BytesPerSecond: -1})
+	ok(t, err)
+	fourth := secretKey(t, 4)
+	_, err = v.AddKey(fourth)
+	ok(t, err)
+	ok(t, v.RemoveKey(1, false))
+	mustClose(t, v)
+	stop()
+	v, err = openWith(t, dev, fourth.Credential, false)
+	ok(t, err)
+	if s := rotated(t, v); s.Phase != RotationNone {
+		t.Fatalf("%+v", s)
+	}
+	mustClose(t, v)
+	for _, k := range []Key{testKey(t), third, fourth} {
+		ok(t, cleanWith(dev, k.Credential))
+	}
+	if err := opens(t, dev, second.Credential); !errors.Is(err, ErrWrongKey) {
+		t.Fatal(err)
+	}
+}
+
+// rotateSlotLost loses what the rotation prepared for two slots. It waits for their keys.
+func rotateSlotLost(t *testing.T) {
+	dev, v, second, third := threeKeys(t)
+	stop := blockRotation(v)
+	all := []crypto.Credential{testKey(t).Credential, second.Credential, third.Credential}
+	_, err := v.RotateDataKey(RotateOptions{Keys: all, BytesPerSecond: -1})
+	ok(t, err)
+	ok(t, v.keys.change(func() error { return v.rot.dropNext([]int{0, 2}) }))
+	stop()
+	s := rotated(t, v)
+	if s.Phase != RotationWaiting || !strings.Contains(s.Waits, "0 (secret) and 2 (secret)") || len(s.Epochs) != 2 {
+		t.Fatalf("%+v", s)
+	}
+	if _, err := v.RotateDataKey(RotateOptions{Keys: all[:2]}); !errors.Is(err, ErrKeyMissing) || !strings.HasSuffix(err.Error(), ": 2 (secret)") {
+		t.Fatal(err)
+	}
+	_, err = v.RotateDataKey(RotateOptions{Keys: all})
+	ok(t, err)
+	if s := rotated(t, v); s.Phase != RotationNone {
+		t.Fatalf("%+v", s)
+	}
+	mustClose(t, v)
+	for _, c := range all {
+		ok(t, cleanWith(dev, c))
+	}
 }
 
 // blockRotation keeps a rotation from beginning its walk until the function that it returns is called.

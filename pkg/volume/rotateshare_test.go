@@ -127,6 +127,15 @@ func TestRotateSharedParts(t *testing.T) {
 	ok(t, cleanErr(dev))
 }
 
+// sharedLoad is files that all begin with the same data, of several workers.
+type sharedLoad struct {
+	t    *testing.T
+	v    *Volume
+	data []byte
+	inos [3][40]vfs.Ino // of each worker
+	want [3][40][]byte
+}
+
 // Files that share are overwritten, cut, removed and copied while a rotation takes
 // what they share: contents and counts stay right.
 func TestRotateSharedLoad(t *testing.T) {
@@ -139,70 +148,67 @@ func TestRotateSharedLoad(t *testing.T) {
 		mustFormat(t, dev)
 		v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
 		v.rot.look = []int{1, 7, 1000}[seed%3]
-		rng := rand.New(rand.NewPCG(seed, 9))
-		data := noise(rng, 5*bufferBytes)
-		const workers, files = 3, 40
-		var inos [workers][files]vfs.Ino
-		src := writeFile(t, v, "src", data)
-		for w := range workers {
-			for i := range files {
-				inos[w][i] = writeFile(t, v, fmt.Sprintf("%d.%d", w, i), nil)
-				share(t, v, src, 0, inos[w][i], 0, uint64(len(data)))
+		x := &sharedLoad{t: t, v: v, data: noise(rand.New(rand.NewPCG(seed, 9)), 5*bufferBytes)}
+		src := writeFile(t, v, "src", x.data)
+		for w := range x.inos {
+			for i := range x.inos[w] {
+				x.inos[w][i] = writeFile(t, v, fmt.Sprintf("%d.%d", w, i), nil)
+				share(t, v, src, 0, x.inos[w][i], 0, uint64(len(x.data)))
 			}
 		}
 		ok(t, v.Sync(vfs.RootIno))
 		_, err := v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
 		ok(t, err)
 		var wg sync.WaitGroup
-		var want [workers][files][]byte
-		for w := range workers {
-			wg.Add(1)
-			go func() {
-				defer wg.Done()
-				rng := rand.New(rand.NewPCG(seed, uint64(w)))
-				for i := range files {
-					want[w][i] = bytes.Clone(data)
-				}
-				for range 300 {
-					i, j := rng.IntN(files), rng.IntN(files)
-					off := rng.IntN(len(data)/pageBytes) * pageBytes
-					n := min(len(data)-off, (1+rng.IntN(20))*pageBytes)
-					var err error
-					switch rng.IntN(3) {
-					case 0:
-						if i != j {
-							_, err = v.CopyRange(crashReq, inos[w][i], uint64(off), inos[w][j], uint64(off), uint64(n))
-							copy(want[w][j][off:off+n], want[w][i][off:])
-						}
-					case 1:
-						err = v.Fallocate(crashReq, inos[w][i], vfs.FallocPunchHole|vfs.FallocKeepSize, uint64(off), uint64(n))
-						clear(want[w][i][off : off+n])
-					default:
-						b := noise(rng, n)
-						_, err = v.Write(crashReq, inos[w][i], uint64(off), b, false)
-						copy(want[w][i][off:], b)
-					}
-					if err != nil {
-						t.Error(err)
-						return
-					}
-				}
-			}()
+		for w := range x.inos {
+			wg.Go(func() { x.work(w, rand.New(rand.NewPCG(seed, uint64(w)))) })
 		}
 		wg.Wait()
 		if s := rotated(t, v); s.Phase != RotationNone {
 			t.Fatalf("%+v", s)
 		}
-		for w := range workers {
-			for i := range files {
-				got := make([]byte, len(data))
-				if n, err := v.Read(inos[w][i], 0, got); n != len(got) || err != nil || !bytes.Equal(got, want[w][i]) {
+		for w := range x.inos {
+			for i := range x.inos[w] {
+				got := make([]byte, len(x.data))
+				if n, err := v.Read(x.inos[w][i], 0, got); n != len(got) || err != nil || !bytes.Equal(got, x.want[w][i]) {
 					t.Fatalf("seed %d, file %d.%d: %d, %v, or other data", seed, w, i, n, err)
 				}
 			}
 		}
 		mustClose(t, v)
 		ok(t, cleanErr(dev))
+	}
+}
+
+// work changes the files of one worker.
+func (x *sharedLoad) work(w int, rng *rand.Rand) {
+	inos, want := &x.inos[w], &x.want[w]
+	for i := range want {
+		want[i] = bytes.Clone(x.data)
+	}
+	for range 300 {
+		i, j := rng.IntN(len(inos)), rng.IntN(len(inos))
+		off := rng.IntN(len(x.data)/pageBytes) * pageBytes
+		n := min(len(x.data)-off, (1+rng.IntN(20))*pageBytes)
+		var err error
+		switch rng.IntN(3) {
+		case 0:
+			if i != j {
+				_, err = x.v.CopyRange(crashReq, inos[i], uint64(off), inos[j], uint64(off), uint64(n))
+				copy(want[j][off:off+n], want[i][off:])
+			}
+		case 1:
+			err = x.v.Fallocate(crashReq, inos[i], vfs.FallocPunchHole|vfs.FallocKeepSize, uint64(off), uint64(n))
+			clear(want[i][off : off+n])
+		default:
+			b := noise(rng, n)
+			_, err = x.v.Write(crashReq, inos[i], uint64(off), b, false)
+			copy(want[i][off:], b)
+		}
+		if err != nil {
+			x.t.Error(err)
+			return
+		}
 	}
 }
 

@@ -27,6 +27,21 @@ func oldKeys(t testing.TB, v *Volume) []*crypto.EpochKeys {
 	return out
 }
 
+// thief tries a stolen key on what a device holds.
+type thief struct {
+	dev    *device.Mem
+	store  *txn.Store // under the keys of now
+	k      *crypto.EpochKeys
+	mounts [][16]byte
+	opened []string // what the key opens
+
+	block, plain []byte
+}
+
+func (x *thief) tell(format string, args ...any) {
+	x.opened = append(x.opened, fmt.Sprintf(format, args...))
+}
+
 // theft tries stolen keys on all that a device holds of a volume's present state:
 // header, root slots, log, and what the newest root reaches. It returns what they
 // open.
@@ -37,70 +52,86 @@ func theft(dev *device.Mem, c crypto.Credential, stolen []*crypto.EpochKeys, mou
 	}
 	defer crypto.EraseEpochs(u.Epochs)
 	defer keys.Erase()
-	store := &txn.Store{Dev: dev, Keys: keys}
-	roots, _, err := store.ReadRoots()
+	x := &thief{dev: dev, store: &txn.Store{Dev: dev, Keys: keys}, mounts: mounts,
+		block: make([]byte, layout.BlockBytes), plain: make([]byte, crypto.RootBytes)}
+	roots, _, err := x.store.ReadRoots()
 	if err != nil {
 		return nil, err
 	}
-	tell := func(format string, args ...any) { opened = append(opened, fmt.Sprintf(format, args...)) }
-	block, plain := make([]byte, layout.BlockBytes), make([]byte, crypto.RootBytes)
+	root := roots[0].Root
 	for _, k := range stolen {
-		for _, h := range []*layout.Header{u.Header} {
-			if h.Verify(k) == nil {
-				tell("header")
-			}
+		x.k = k
+		if u.Header.Verify(k) == nil {
+			x.tell("header")
 		}
-		for slot := range layout.RootSlots {
-			for n := range 2 {
-				if _, err := dev.ReadAt(block, layout.RootCopyOff(slot, n)); err != nil {
-					return nil, err
-				}
-				if k.OpenRoot(uint8(slot), block, plain) == nil {
-					tell("root slot %d, copy %d", slot, n)
-				}
-			}
+		if err := x.tryRoots(); err != nil {
+			return nil, err
 		}
-		root := roots[0].Root
-		for at := range root.LogBlocks {
-			if _, err := dev.ReadAt(block, int64(layout.LogOff+at*layout.BlockBytes)); err != nil {
-				return nil, err
-			}
-			if zeros(block) {
-				continue
-			}
-			for _, m := range mounts {
-				for seq := at; seq < at+4*root.LogBlocks; seq += root.LogBlocks {
-					if k.OpenFrame(m, seq, block, plain) == nil {
-						tell("log frame %d", seq)
-					}
-				}
-			}
+		if err := x.tryLog(root); err != nil {
+			return nil, err
 		}
-		try := func(what string, r *layout.Record) error {
-			b := make([]byte, r.RunBytes())
-			if err := store.ReadRun(r, 0, r.Count(), b); err != nil {
-				return fmt.Errorf("%s: %w", what, err)
-			}
-			raw := make([]byte, r.RunBytes())
-			if _, err := dev.ReadAt(raw, int64(r.Addr)); err != nil {
-				return err
-			}
-			x := *r
-			x.Epoch = k.Epoch()
-			for i := range x.Count() {
-				one := x.Slice(i, 1)
-				off := int(one.Addr - x.Addr)
-				if k.OpenSegments(&one.Extent, one.First, 1, b[:one.RunBytes()], raw[off:off+one.RunBytes()], one.Tags) == nil {
-					tell("%s, epoch %d", what, r.Epoch)
-				}
-			}
-			return nil
-		}
-		if err := eachRecord(store, root, try); err != nil {
+		if err := eachRecord(x.store, root, x.tryRecord); err != nil {
 			return nil, err
 		}
 	}
-	return opened, nil
+	return x.opened, nil
+}
+
+// tryRoots tries the key on both copies of every root slot.
+func (x *thief) tryRoots() error {
+	for slot := range layout.RootSlots {
+		for n := range 2 {
+			if _, err := x.dev.ReadAt(x.block, layout.RootCopyOff(slot, n)); err != nil {
+				return err
+			}
+			if x.k.OpenRoot(uint8(slot), x.block, x.plain) == nil {
+				x.tell("root slot %d, copy %d", slot, n)
+			}
+		}
+	}
+	return nil
+}
+
+// tryLog tries the key on every frame of the log, as each mount may have numbered it.
+func (x *thief) tryLog(root *layout.Root) error {
+	for at := range root.LogBlocks {
+		if _, err := x.dev.ReadAt(x.block, int64(layout.LogOff+at*layout.BlockBytes)); err != nil {
+			return err
+		}
+		if zeros(x.block) {
+			continue
+		}
+		for _, m := range x.mounts {
+			for seq := at; seq < at+4*root.LogBlocks; seq += root.LogBlocks {
+				if x.k.OpenFrame(m, seq, x.block, x.plain) == nil {
+					x.tell("log frame %d", seq)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// tryRecord tries the key on each segment of an extent.
+func (x *thief) tryRecord(what string, r *layout.Record) error {
+	b := make([]byte, r.RunBytes())
+	if err := x.store.ReadRun(r, 0, r.Count(), b); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	raw := make([]byte, r.RunBytes())
+	if _, err := x.dev.ReadAt(raw, int64(r.Addr)); err != nil {
+		return err
+	}
+	all := *r
+	all.Epoch = x.k.Epoch()
+	for i := range all.Count() {
+		one := all.Slice(i, 1)
+		off := int(one.Addr - all.Addr)
+		if x.k.OpenSegments(&one.Extent, one.First, 1, b[:one.RunBytes()], raw[off:off+one.RunBytes()], one.Tags) == nil {
+			x.tell("%s, epoch %d", what, r.Epoch)
+		}
+	}
+	return nil
 }
 
 func zeros(b []byte) bool { return !slices.ContainsFunc(b, func(c byte) bool { return c != 0 }) }

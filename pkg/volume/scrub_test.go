@@ -37,102 +37,127 @@ func (rep *ScrubReport) want(t testing.TB, where string, mended bool) *Damage {
 	return &rep.Damages[0]
 }
 
+// scrubbed is a volume in use whose device is damaged, one place at a time.
+type scrubbed struct {
+	t     *testing.T
+	fx    *fixture
+	paths map[uint64][]string
+	v     *Volume
+	s     *surgeon
+	image *device.Mem // the device without damage
+}
+
 // TestScrub: whatever is damaged on the device of a volume in use is found, told
 // precisely, and mended if it has a second copy.
 func TestScrub(t *testing.T) {
 	fx, _ := populated(t)
-	paths := fx.pathsOf(t, fx.dev)
-	v := checkOpen(t, fx.dev, Options{})
+	x := &scrubbed{t: t, fx: fx, paths: fx.pathsOf(t, fx.dev), v: checkOpen(t, fx.dev, Options{})}
 	var last [2]uint64
-	rep := scrubAll(t, v, ScrubOptions{Progress: func(done, total uint64) { last = [2]uint64{done, total} }})
+	rep := scrubAll(t, x.v, ScrubOptions{Progress: func(done, total uint64) { last = [2]uint64{done, total} }})
 	if rep.Total != 0 || rep.Bytes < 5<<20 || last[0] < last[1]*9/10 {
 		t.Fatalf("%+v, progress %v", rep, last)
 	}
-	s := operate(t, fx.dev)
-	image := fx.dev.Clone()
-	// copyAt damages a block that has a second copy.
-	copyAt := func(addr uint64, where string) {
-		t.Helper()
-		flip(fx.dev, addr)
-		scrubAll(t, v, ScrubOptions{ReadOnly: true}).want(t, where, false)
-		if sameBytes(image, fx.dev) {
-			t.Fatalf("%s: mended by one that was to write nothing", where)
-		}
-		scrubAll(t, v, ScrubOptions{}).want(t, where, true)
-		if !sameBytes(image, fx.dev) {
-			t.Fatalf("%s: not mended", where)
-		}
-	}
-	copyAt(layout.HeaderOffsetA, "header copy A")
-	copyAt(layout.HeaderOffsetB, "header copy B")
-	roots, _, err := s.store.ReadRoots()
+	x.s = operate(t, fx.dev)
+	x.image = fx.dev.Clone()
+	x.copyAt(layout.HeaderOffsetA, "header copy A")
+	x.copyAt(layout.HeaderOffsetB, "header copy B")
+	roots, _, err := x.s.store.ReadRoots()
 	ok(t, err)
 	for _, r := range roots {
 		for n := range layout.RootCopies {
-			copyAt(uint64(layout.RootCopyOff(r.Slot, n)), fmt.Sprintf("root slot %d, copy %d", r.Slot, n+1))
+			x.copyAt(uint64(layout.RootCopyOff(r.Slot, n)), fmt.Sprintf("root slot %d, copy %d", r.Slot, n+1))
 		}
 	}
+	x.trees()
+	for i := range x.s.root.FreeLists {
+		if p := &x.s.root.FreeLists[i]; !p.IsZero() {
+			flip(fx.dev, p.Addr)
+			scrubAll(t, x.v, ScrubOptions{}).want(t, fmt.Sprintf("free list %d", i), false)
+			flip(fx.dev, p.Addr)
+		}
+	}
+	x.data()
+	ok(t, x.v.Close())
+	checkClean(t, fx.dev)
+}
+
+// copyAt damages a block that has a second copy.
+func (x *scrubbed) copyAt(addr uint64, where string) {
+	t := x.t
+	t.Helper()
+	flip(x.fx.dev, addr)
+	scrubAll(t, x.v, ScrubOptions{ReadOnly: true}).want(t, where, false)
+	if sameBytes(x.image, x.fx.dev) {
+		t.Fatalf("%s: mended by one that was to write nothing", where)
+	}
+	scrubAll(t, x.v, ScrubOptions{}).want(t, where, true)
+	if !sameBytes(x.image, x.fx.dev) {
+		t.Fatalf("%s: not mended", where)
+	}
+}
+
+// trees damages nodes of all trees.
+func (x *scrubbed) trees() {
+	t, dev := x.t, x.fx.dev
+	t.Helper()
 	seconds := 0
-	for id := range s.root.Trees {
-		if s.root.Trees[id].IsZero() {
+	for id := range x.s.root.Trees {
+		if x.s.root.Trees[id].IsZero() {
 			continue
 		}
-		for _, p := range s.nodes(id) {
+		for _, p := range x.s.nodes(id) {
 			where := fmt.Sprintf("tree %d, level %d, node at %d", id, p.Level, p.Addr)
 			if p.Addr2 != 0 {
 				seconds++
-				copyAt(p.Addr, where)
-				copyAt(p.Addr2+8192, where)
+				x.copyAt(p.Addr, where)
+				x.copyAt(p.Addr2+8192, where)
 				// Both: nothing to mend it from.
-				flip(fx.dev, p.Addr2)
+				flip(dev, p.Addr2)
 			} else if p.Addr%3 != 0 {
 				continue // some of the leaves
 			}
-			flip(fx.dev, p.Addr)
-			d := scrubAll(t, v, ScrubOptions{}).want(t, where, false)
+			flip(dev, p.Addr)
+			d := scrubAll(t, x.v, ScrubOptions{}).want(t, where, false)
 			if id == layout.TreeFS && p.Level == 0 && len(d.Files) == 0 {
 				t.Errorf("%s: no file is named: %+v", where, d)
 			}
-			flip(fx.dev, p.Addr)
+			flip(dev, p.Addr)
 			if p.Addr2 != 0 {
-				flip(fx.dev, p.Addr2)
+				flip(dev, p.Addr2)
 			}
 		}
 	}
 	if seconds < 2 {
 		t.Fatalf("%d pages have second copies", seconds)
 	}
-	for i := range s.root.FreeLists {
-		if p := &s.root.FreeLists[i]; !p.IsZero() {
-			flip(fx.dev, p.Addr)
-			scrubAll(t, v, ScrubOptions{}).want(t, fmt.Sprintf("free list %d", i), false)
-			flip(fx.dev, p.Addr)
-		}
-	}
+}
+
+// data damages sectors of files.
+func (x *scrubbed) data() {
+	t, dev := x.t, x.fx.dev
+	t.Helper()
 	checked := 0
-	s.items(layout.TreeFS, func(k layout.Key, val []byte) {
+	x.s.items(layout.TreeFS, func(k layout.Key, val []byte) {
 		if k.Type != layout.KeyExtent {
 			return
 		}
 		e, err := layout.DecodeFileExtent(val)
 		ok(t, err)
-		if checked++; checked%23 != 0 || paths[k.Obj] == nil { // unlinked
+		if checked++; checked%23 != 0 || x.paths[k.Obj] == nil { // unlinked
 			return
 		}
 		i := e.Blocks() / 2
-		flip(fx.dev, e.Addr+i*layout.BlockBytes)
-		d := scrubAll(t, v, ScrubOptions{}).want(t, fmt.Sprintf("data at %d", e.Addr+i*layout.BlockBytes), false)
+		flip(dev, e.Addr+i*layout.BlockBytes)
+		d := scrubAll(t, x.v, ScrubOptions{}).want(t, fmt.Sprintf("data at %d", e.Addr+i*layout.BlockBytes), false)
 		if d.Ino != k.Obj || d.Offset != (k.Sub+i)*layout.BlockBytes || d.Length != layout.BlockBytes ||
-			!slices.Contains(paths[k.Obj], strings.TrimPrefix(d.Path, "/")) {
+			!slices.Contains(x.paths[k.Obj], strings.TrimPrefix(d.Path, "/")) {
 			t.Errorf("damage of inode %d, block %d: %+v", k.Obj, k.Sub+i, d)
 		}
-		flip(fx.dev, e.Addr+i*layout.BlockBytes)
+		flip(dev, e.Addr+i*layout.BlockBytes)
 	})
 	if checked < 100 {
 		t.Fatalf("%d extents", checked)
 	}
-	ok(t, v.Close())
-	checkClean(t, fx.dev)
 }
 
 // TestScrubReadOnly: a volume that is mounted read-only is read, and left alone.

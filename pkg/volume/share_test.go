@@ -187,19 +187,7 @@ func TestFullShared(t *testing.T) {
 		_, err := v.Write(crashReq, a.Ino, off, data, false)
 		ok(t, err)
 	}
-	for i := 0; ; i++ { // single blocks, until nothing fits any more
-		_, err := v.Write(crashReq, inos[rng.IntN(clones)], rng.Uint64N(size/pageBytes)*pageBytes, data[:pageBytes], false)
-		if errors.Is(err, vfs.ErrNoSpace) {
-			break
-		}
-		ok(t, err)
-		if i%500 == 0 {
-			ok(t, v.Sync(inos[0]))
-		}
-		if i > 1<<20 {
-			t.Fatal("never full")
-		}
-	}
+	fillBySectors(t, v, inos, size, data[:pageBytes], rng)
 	ok(t, v.Sync(vfs.RootIno))
 	if h := v.shares.Height(); h < 2 {
 		t.Fatalf("height %d: the counts are not in pieces", h)
@@ -231,6 +219,24 @@ func TestFullShared(t *testing.T) {
 	}
 	ok(t, v.Close())
 	checkClean(t, dev)
+}
+
+// fillBySectors overwrites single blocks of files until nothing fits any more.
+func fillBySectors(t *testing.T, v *Volume, inos []vfs.Ino, size uint64, b []byte, rng *rand.Rand) {
+	t.Helper()
+	for i := 0; ; i++ {
+		_, err := v.Write(crashReq, inos[rng.IntN(len(inos))], rng.Uint64N(size/pageBytes)*pageBytes, b, false)
+		if errors.Is(err, vfs.ErrNoSpace) {
+			return
+		}
+		ok(t, err)
+		if i%500 == 0 {
+			ok(t, v.Sync(inos[0]))
+		}
+		if i > 1<<20 {
+			t.Fatal("never full")
+		}
+	}
 }
 
 // A sync logs a copy, but commits where the log would have a read-only mount

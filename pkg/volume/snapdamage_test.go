@@ -49,50 +49,59 @@ func withSnapshots(t *testing.T) *device.Mem {
 	return img
 }
 
+// firstItem replaces the first item of tree 3 of a type.
+func firstItem(typ uint8, change func(k layout.Key, v []byte) (layout.Key, []byte)) func(s *surgeon) {
+	return func(s *surgeon) {
+		s.item(layout.TreeSnapshots, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
+			if k.Type != typ {
+				return k, v, false
+			}
+			k, v = change(k, v)
+			return k, v, true
+		})
+	}
+}
+
+// firstSnapshot changes the first snapshot.
+func firstSnapshot(change func(x *layout.Snapshot)) func(s *surgeon) {
+	return func(s *surgeon) {
+		firstItem(layout.KeySnapshot, func(k layout.Key, v []byte) (layout.Key, []byte) {
+			x, err := layout.DecodeSnapshot(v)
+			ok(s.t, err)
+			change(&x)
+			return k, x.Append(nil)
+		})(s)
+	}
+}
+
+// firstDeadItem changes the runs of the first item of a dead list.
+func firstDeadItem(change func(r []layout.DeadRun) []layout.DeadRun) func(s *surgeon) {
+	return func(s *surgeon) {
+		firstItem(layout.KeyDeadItem, func(k layout.Key, v []byte) (layout.Key, []byte) {
+			r, err := layout.DecodeDeadItem(v)
+			ok(s.t, err)
+			return k, layout.AppendDeadItem(nil, change(r))
+		})(s)
+	}
+}
+
 // TestCheckFindsInSnapshots damages snapshots and dead lists under valid keys:
 // fsck must find each.
 func TestCheckFindsInSnapshots(t *testing.T) {
 	dev := withSnapshots(t)
-	// first replaces the first item of tree 3 of a type.
-	first := func(typ uint8, change func(k layout.Key, v []byte) (layout.Key, []byte)) func(s *surgeon) {
-		return func(s *surgeon) {
-			s.item(layout.TreeSnapshots, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
-				if k.Type != typ {
-					return k, v, false
-				}
-				k, v = change(k, v)
-				return k, v, true
-			})
-		}
-	}
-	snapshot := func(change func(x *layout.Snapshot)) func(s *surgeon) {
-		return first(layout.KeySnapshot, func(k layout.Key, v []byte) (layout.Key, []byte) {
-			x, err := layout.DecodeSnapshot(v)
-			ok(t, err)
-			change(&x)
-			return k, x.Append(nil)
-		})
-	}
-	item := func(change func(r []layout.DeadRun) []layout.DeadRun) func(s *surgeon) {
-		return first(layout.KeyDeadItem, func(k layout.Key, v []byte) (layout.Key, []byte) {
-			r, err := layout.DecodeDeadItem(v)
-			ok(t, err)
-			return k, layout.AppendDeadItem(nil, change(r))
-		})
-	}
 	for _, c := range []struct {
 		name, want string
 		damage     func(s *surgeon)
 	}{
 		{"newest snapshot", "newest snapshot has generation 1", func(s *surgeon) { s.root.NewestSnapshot = 1; s.writeRoot() }},
-		{"dead blocks", "in dead lists, but they hold", first(layout.KeySnapState, func(k layout.Key, v []byte) (layout.Key, []byte) {
+		{"dead blocks", "in dead lists, but they hold", firstItem(layout.KeySnapState, func(k layout.Key, v []byte) (layout.Key, []byte) {
 			x, err := layout.DecodeSnapState(v)
 			ok(t, err)
 			x.DeadBlocks++
 			return k, x.Append(nil)
 		})},
-		{"two of one name", "duplicate snapshot name", snapshot(func(x *layout.Snapshot) { x.Name = "s6" })},
-		{"generation", ", the root", snapshot(func(x *layout.Snapshot) { x.Generation = 1 << 40 })},
+		{"two of one name", "duplicate snapshot name", firstSnapshot(func(x *layout.Snapshot) { x.Name = "s6" })},
+		{"generation", ", the root", firstSnapshot(func(x *layout.Snapshot) { x.Generation = 1 << 40 })},
 		{"deletion forgotten", "being deleted held them", func(s *surgeon) {
 			s.item(layout.TreeSnapshots, func(k layout.Key, v []byte) (layout.Key, []byte, bool) {
 				if k.Type != layout.KeySnapshot {
@@ -103,9 +112,9 @@ func TestCheckFindsInSnapshots(t *testing.T) {
 				return k, nil, x.Deleting
 			})
 		}},
-		{"a run left out", "are missing", item(func(r []layout.DeadRun) []layout.DeadRun { return r[1:] })},
-		{"a run moved", "in no dead list", item(func(r []layout.DeadRun) []layout.DeadRun { r[0].Start += 2000; return r })},
-		{"a run twice", "twice", item(func(r []layout.DeadRun) []layout.DeadRun {
+		{"a run left out", "are missing", firstDeadItem(func(r []layout.DeadRun) []layout.DeadRun { return r[1:] })},
+		{"a run moved", "in no dead list", firstDeadItem(func(r []layout.DeadRun) []layout.DeadRun { r[0].Start += 2000; return r })},
+		{"a run twice", "twice", firstDeadItem(func(r []layout.DeadRun) []layout.DeadRun {
 			for i := range r {
 				for j := range r {
 					if i != j && r[i].Count == r[j].Count && r[i].Bound == r[j].Bound {
@@ -117,9 +126,9 @@ func TestCheckFindsInSnapshots(t *testing.T) {
 			t.Fatal("no two runs are alike")
 			return r
 		})},
-		{"a run outside", "outside", item(func(r []layout.DeadRun) []layout.DeadRun { r[0].Start = 1; return r })},
-		{"an item left out", "are missing", first(layout.KeyDeadItem, func(k layout.Key, _ []byte) (layout.Key, []byte) { return k, nil })},
-		{"a piece left out", "are missing", first(layout.KeyDeadPiece, func(k layout.Key, _ []byte) (layout.Key, []byte) { return k, nil })},
+		{"a run outside", "outside", firstDeadItem(func(r []layout.DeadRun) []layout.DeadRun { r[0].Start = 1; return r })},
+		{"an item left out", "are missing", firstItem(layout.KeyDeadItem, func(k layout.Key, _ []byte) (layout.Key, []byte) { return k, nil })},
+		{"a piece left out", "are missing", firstItem(layout.KeyDeadPiece, func(k layout.Key, _ []byte) (layout.Key, []byte) { return k, nil })},
 		{"a piece under another bound", "does not count this piece", func(s *surgeon) {
 			// The last of a list, so that the page's keys stay in order.
 			var all []layout.Key
@@ -147,7 +156,12 @@ func TestCheckFindsInSnapshots(t *testing.T) {
 		}
 		use(t, img)
 	}
-	// A page that only a snapshot holds.
+	pageOfASnapshot(t, dev)
+}
+
+// pageOfASnapshot damages a page that only a snapshot holds.
+func pageOfASnapshot(t *testing.T, dev *device.Mem) {
+	t.Helper()
 	s := operate(t, dev)
 	head := map[uint64]bool{}
 	for _, p := range s.nodes(layout.TreeFS) {

@@ -179,105 +179,122 @@ func TestSnapshotModel(t *testing.T) {
 	}
 }
 
+// snapModelRun is one run of the model: a run of the crash model, and its snapshots.
+type snapModelRun struct {
+	*crashRun
+	t     *testing.T
+	seed  uint64
+	dev   *device.Mem
+	snaps map[string]modelState
+	count int // of snapshots that were made
+}
+
 // snapModel runs the model once; single leaves out what shares data.
 func snapModel(t *testing.T, seed uint64, single bool, steps int) {
 	t.Logf("-snap.seed=%d, single %t", seed, single)
 	rng := rand.New(rand.NewPCG(seed, 3))
-	dev := device.NewMem(96 << 20)
-	mustFormat(t, dev)
-	opts := Options{CommitInterval: -1, Memory: minMemory}
-	r := &crashRun{rng: rng, single: single, states: []modelState{{files: map[string][]byte{}}}, inos: map[string]vfs.Ino{}}
-	open := func() *Volume {
-		v := mustOpen(t, dev, opts)
-		if seed%2 == 0 {
-			v.snap.places.Store(4) // steps of which one frees little
-		}
-		return v
-	}
-	r.v = open()
-	snaps := map[string]modelState{}
-	no := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	pick := func() string {
-		names := slices.Sorted(maps.Keys(snaps))
-		if len(names) == 0 {
-			return ""
-		}
-		return names[rng.IntN(len(names))]
-	}
-	made := 0
+	x := &snapModelRun{t: t, seed: seed, dev: device.NewMem(96 << 20), snaps: map[string]modelState{}}
+	mustFormat(t, x.dev)
+	x.crashRun = &crashRun{rng: rng, single: single, states: []modelState{{files: map[string][]byte{}}}, inos: map[string]vfs.Ino{}}
+	x.open()
 	for range steps {
-		switch k := rng.IntN(100); {
-		case k < 8:
-			name := fmt.Sprint("s", made)
-			made++
-			_, err := r.v.CreateSnapshot(name)
-			no(err)
-			snaps[name] = r.state()
-		case k < 14:
-			if name := pick(); name != "" {
-				no(r.v.DeleteSnapshot(name))
-				delete(snaps, name)
-			}
-		case k < 16:
-			no(r.v.Close())
-			r.v = open()
-		case k < 17:
-			if r.v.RotationStatus().Phase == RotationNone {
-				_, err := r.v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
-				no(err)
-			}
-			_, err := r.v.WaitRotation(t.Context(), nil) // as a rule it waits for snapshots
-			no(err)
-		case k < 19:
-			if name := pick(); name != "" {
-				no(r.v.Rollback(name, true))
-				r.states = append(r.states, snaps[name])
-				for n := range snaps { // names are numbers
-					if len(n) > len(name) || len(n) == len(name) && n > name {
-						delete(snaps, n)
-					}
-				}
-				r.v = open()
-				no(r.findInodes())
-			}
-		default:
-			for range 4 {
-				no(r.step())
-			}
-		}
+		x.step()
 		if rng.IntN(8) == 0 {
-			no(r.v.WaitFreed())
-			r.v.background.reaper.wait()
-			_, err := r.v.WaitRotation(t.Context(), nil)
-			no(err)
-			no(r.v.Sync(vfs.RootIno))
-			checkSpace(t, r.v)
-			no(checkSnaps(r.v, snaps))
-			no(cleanErr(dev.Clone()))
+			ok(t, x.v.WaitFreed())
+			x.v.background.reaper.wait()
+			_, err := x.v.WaitRotation(t.Context(), nil)
+			ok(t, err)
+			ok(t, x.v.Sync(vfs.RootIno))
+			checkSpace(t, x.v)
+			ok(t, checkSnaps(x.v, x.snaps))
+			ok(t, cleanErr(x.dev.Clone()))
 		}
 	}
-	for len(snaps) > 0 {
-		name := pick()
-		no(r.v.DeleteSnapshot(name))
-		delete(snaps, name)
+	for len(x.snaps) > 0 {
+		name := x.pickSnapshot()
+		ok(t, x.v.DeleteSnapshot(name))
+		delete(x.snaps, name)
 	}
-	no(r.v.WaitFreed())
-	r.v.background.reaper.wait()
-	no(r.v.Sync(vfs.RootIno))
-	if r.v.rot.target.Load() != 0 {
-		endOf(t, r.v)
+	ok(t, x.v.WaitFreed())
+	x.v.background.reaper.wait()
+	ok(t, x.v.Sync(vfs.RootIno))
+	if x.v.rot.target.Load() != 0 {
+		endOf(t, x.v)
 	}
-	checkSpace(t, r.v)
-	got, err := readTree(r.v)
-	no(err)
-	if !sameState(got, r.state()) {
-		t.Fatal(diffState(got, r.state()))
+	checkSpace(t, x.v)
+	got, err := readTree(x.v)
+	ok(t, err)
+	if !sameState(got, x.state()) {
+		t.Fatal(diffState(got, x.state()))
 	}
-	no(r.v.Close())
-	no(cleanErr(dev))
+	ok(t, x.v.Close())
+	ok(t, cleanErr(x.dev))
+}
+
+func (x *snapModelRun) open() {
+	x.t.Helper()
+	x.v = mustOpen(x.t, x.dev, Options{CommitInterval: -1, Memory: minMemory})
+	if x.seed%2 == 0 {
+		x.v.snap.places.Store(4) // steps of which one frees little
+	}
+}
+
+// pickSnapshot is the name of one, if there are any.
+func (x *snapModelRun) pickSnapshot() string {
+	names := slices.Sorted(maps.Keys(x.snaps))
+	if len(names) == 0 {
+		return ""
+	}
+	return names[x.rng.IntN(len(names))]
+}
+
+// step changes the snapshots, mounts the volume again, or makes a few operations.
+func (x *snapModelRun) step() {
+	t := x.t
+	t.Helper()
+	switch k := x.rng.IntN(100); {
+	case k < 8:
+		name := fmt.Sprint("s", x.count)
+		x.count++
+		_, err := x.v.CreateSnapshot(name)
+		ok(t, err)
+		x.snaps[name] = x.state()
+	case k < 14:
+		if name := x.pickSnapshot(); name != "" {
+			ok(t, x.v.DeleteSnapshot(name))
+			delete(x.snaps, name)
+		}
+	case k < 16:
+		ok(t, x.v.Close())
+		x.open()
+	case k < 17:
+		if x.v.RotationStatus().Phase == RotationNone {
+			_, err := x.v.RotateDataKey(RotateOptions{Keys: []crypto.Credential{testKey(t).Credential}, BytesPerSecond: -1})
+			ok(t, err)
+		}
+		_, err := x.v.WaitRotation(t.Context(), nil) // as a rule it waits for snapshots
+		ok(t, err)
+	case k < 19:
+		if name := x.pickSnapshot(); name != "" {
+			x.rollback(name)
+		}
+	default:
+		for range 4 {
+			ok(t, x.crashRun.step())
+		}
+	}
+}
+
+// rollback rolls back to a snapshot; younger ones go.
+func (x *snapModelRun) rollback(name string) {
+	x.t.Helper()
+	ok(x.t, x.v.Rollback(name, true))
+	x.states = append(x.states, x.snaps[name])
+	for n := range x.snaps { // names are numbers
+		if len(n) > len(name) || len(n) == len(name) && n > name {
+			delete(x.snaps, n)
+		}
+	}
+	x.open()
+	ok(x.t, x.findInodes())
 }

@@ -72,48 +72,62 @@ func checkNow(t testing.TB, v *Volume, dev *device.Mem) {
 	}
 }
 
+// snapshotFull is a volume that is full, and its files.
+type snapshotFull struct {
+	t     *testing.T
+	v     *Volume
+	buf   []byte
+	files []vfs.Ino
+}
+
+// fill writes a new file until nothing fits any more, and returns its size.
+func (x *snapshotFull) fill() (n int) {
+	x.t.Helper()
+	a, err := x.v.Mknod(crashReq, vfs.RootIno, fmt.Sprint("f", len(x.files)), 0o644, 0)
+	if errors.Is(err, vfs.ErrNoSpace) {
+		return 0
+	}
+	ok(x.t, err)
+	x.files = append(x.files, a.Ino)
+	for {
+		m, err := x.v.Write(crashReq, a.Ino, uint64(n), x.buf, false)
+		if errors.Is(err, vfs.ErrNoSpace) {
+			return n
+		}
+		ok(x.t, err)
+		n += m
+	}
+}
+
+// overwrite writes single blocks of the first file, where there is room for them.
+func (x *snapshotFull) overwrite(size uint64, rng *rand.Rand) {
+	x.t.Helper()
+	for i := range 4000 {
+		_, err := x.v.Write(crashReq, x.files[0], rng.Uint64N(size/4096)*4096, x.buf[:4096], false)
+		if err != nil && !errors.Is(err, vfs.ErrNoSpace) {
+			x.t.Fatal(err)
+		}
+		if i%500 == 0 {
+			ok(x.t, x.v.Sync(vfs.RootIno))
+		}
+	}
+}
+
 // TestSnapshotFull fills a volume of which a snapshot holds everything: files can
 // be deleted, which frees nothing, and the snapshot, which frees all.
 func TestSnapshotFull(t *testing.T) {
 	dev := device.NewMem(80 << 20)
 	mustFormat(t, dev)
 	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
-	buf := make([]byte, maxWrite)
-	var files []vfs.Ino
-	fill := func() (n int) {
-		t.Helper()
-		a, err := v.Mknod(crashReq, vfs.RootIno, fmt.Sprint("f", len(files)), 0o644, 0)
-		if errors.Is(err, vfs.ErrNoSpace) {
-			return 0
-		}
-		ok(t, err)
-		files = append(files, a.Ino)
-		for {
-			m, err := v.Write(crashReq, a.Ino, uint64(n), buf, false)
-			if errors.Is(err, vfs.ErrNoSpace) {
-				return n
-			}
-			ok(t, err)
-			n += m
-		}
-	}
+	x := &snapshotFull{t: t, v: v, buf: make([]byte, maxWrite)}
 	spare, err := v.Mknod(crashReq, vfs.RootIno, "spare", 0o644, 0)
 	ok(t, err)
 	for i := range 4 {
-		_, err := v.Write(crashReq, spare.Ino, uint64(i)*maxWrite, buf, false)
+		_, err := v.Write(crashReq, spare.Ino, uint64(i)*maxWrite, x.buf, false)
 		ok(t, err)
 	}
-	first := fill()
-	random := rand.New(rand.NewPCG(2, 2))
-	for i := range 4000 {
-		_, err := v.Write(crashReq, files[0], random.Uint64N(uint64(first)/4096)*4096, buf[:4096], false)
-		if err != nil && !errors.Is(err, vfs.ErrNoSpace) {
-			t.Fatal(err)
-		}
-		if i%500 == 0 {
-			ok(t, v.Sync(vfs.RootIno))
-		}
-	}
+	first := x.fill()
+	x.overwrite(uint64(first), rand.New(rand.NewPCG(2, 2)))
 	if first < 40<<20 {
 		t.Fatalf("full with %d bytes", first)
 	}
@@ -125,24 +139,32 @@ func TestSnapshotFull(t *testing.T) {
 	v.background.reaper.wait()
 	_, err = v.CreateSnapshot("all")
 	ok(t, err)
-	fill()
-	rng := rand.New(rand.NewPCG(1, 1))
-	for i := range 4000 { // what is free becomes single blocks
-		_, err := v.Write(crashReq, files[0], rng.Uint64N(size/4096)*4096, buf[:4096], false)
-		if err != nil && !errors.Is(err, vfs.ErrNoSpace) {
-			t.Fatal(err)
-		}
-		if i%500 == 0 {
-			ok(t, v.Sync(vfs.RootIno))
-		}
-	}
-	for i := range 200 { // inodes change, and take space
+	x.fill()
+	x.overwrite(size, rand.New(rand.NewPCG(1, 1))) // what is free becomes single blocks
+	for i := range 200 {                           // inodes change, and take space
 		mode := uint32(0o600 + i%8)
-		if _, err := v.SetAttr(crashReq, files[i%len(files)], &vfs.SetAttr{Mode: &mode}); err != nil && !errors.Is(err, vfs.ErrNoSpace) {
+		if _, err := v.SetAttr(crashReq, x.files[i%len(x.files)], &vfs.SetAttr{Mode: &mode}); err != nil && !errors.Is(err, vfs.ErrNoSpace) {
 			t.Fatal(err)
 		}
 	}
-	for i, ino := range files {
+	x.deleteFiles(size)
+	if n := x.fill(); n > first/2 {
+		t.Fatalf("%d bytes fit beside the snapshot", n)
+	}
+	x.deleteSnapshot()
+	if now := v.StatFS().BlocksFree; now < free+uint64(first)/4096-200 {
+		t.Fatalf("%d blocks are free, %d were when it was full with %d bytes", now, free, first)
+	}
+	checkSpace(t, v)
+	ok(t, v.Close())
+	checkClean(t, dev)
+}
+
+// deleteFiles deletes all files. What they had is the snapshot's alone then.
+func (x *snapshotFull) deleteFiles(size uint64) {
+	t, v := x.t, x.v
+	t.Helper()
+	for i, ino := range x.files {
 		ok(t, v.Unlink(crashReq, vfs.RootIno, fmt.Sprint("f", i)))
 		v.Forget(ino)
 	}
@@ -153,24 +175,21 @@ func TestSnapshotFull(t *testing.T) {
 	if infos[0].UniqueBytes < int64(size) {
 		t.Fatalf("%d bytes are the snapshot's alone, %d were deleted", infos[0].UniqueBytes, size)
 	}
-	if n := fill(); n > first/2 {
-		t.Fatalf("%d bytes fit beside the snapshot", n)
-	}
+}
+
+// deleteSnapshot deletes the snapshot and the last file, and has all of it freed.
+func (x *snapshotFull) deleteSnapshot() {
+	t, v := x.t, x.v
+	t.Helper()
 	ok(t, v.DeleteSnapshot("all"))
 	ok(t, v.WaitFreed())
-	last := len(files) - 1
+	last := len(x.files) - 1
 	ok(t, v.Unlink(crashReq, vfs.RootIno, fmt.Sprint("f", last)))
-	v.Forget(files[last])
+	v.Forget(x.files[last])
 	v.background.reaper.wait()
 	for range 3 {
 		ok(t, v.Sync(vfs.RootIno))
 	}
-	if now := v.StatFS().BlocksFree; now < free+uint64(first)/4096-200 {
-		t.Fatalf("%d blocks are free, %d were when it was full with %d bytes", now, free, first)
-	}
-	checkSpace(t, v)
-	ok(t, v.Close())
-	checkClean(t, dev)
 }
 
 // A step that frees what snapshots held asks for less than half of the smallest

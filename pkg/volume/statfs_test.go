@@ -20,22 +20,7 @@ func TestStatFSAgrees(t *testing.T) {
 	v := mustOpen(t, dev, Options{CommitInterval: -1, Memory: minMemory})
 	rng := rand.New(rand.NewPCG(4, 2))
 	for round := range 4 {
-		inos := map[string]vfs.Ino{}
-		for i := range 3000 {
-			n := fmt.Sprintf("f%d.%d", round, i)
-			a, err := v.Mknod(crashReq, vfs.RootIno, n, 0o644, 0)
-			if err == nil {
-				inos[n] = a.Ino
-				_, err = v.Write(crashReq, a.Ino, rng.Uint64N(100_000), make([]byte, 1+rng.IntN(100_000)), false)
-			}
-			if errors.Is(err, vfs.ErrNoSpace) {
-				break
-			}
-			ok(t, err)
-			if i%50 == 0 {
-				ok(t, v.Sync(a.Ino))
-			}
-		}
+		inos := fillWithSmall(t, v, rng, round)
 		if round == 0 {
 			for n := range inos { // room for it
 				ok(t, v.Unlink(crashReq, vfs.RootIno, n))
@@ -85,6 +70,28 @@ func TestStatFSAgrees(t *testing.T) {
 	if got := n.UsedBlocks + n.ReservedBlocks - v.dataStart; got > used+64 || got+64 < used {
 		t.Errorf("df says that %d blocks are in use, fsck %d, %d of them reserved, %d in the free lists", used, got, n.ReservedBlocks, n.FreedBlocks)
 	}
+}
+
+// fillWithSmall makes files of one write each, until nothing fits any more.
+func fillWithSmall(t *testing.T, v *Volume, rng *rand.Rand, round int) map[string]vfs.Ino {
+	t.Helper()
+	inos := map[string]vfs.Ino{}
+	for i := range 3000 {
+		n := fmt.Sprintf("f%d.%d", round, i)
+		a, err := v.Mknod(crashReq, vfs.RootIno, n, 0o644, 0)
+		if err == nil {
+			inos[n] = a.Ino
+			_, err = v.Write(crashReq, a.Ino, rng.Uint64N(100_000), make([]byte, 1+rng.IntN(100_000)), false)
+		}
+		if errors.Is(err, vfs.ErrNoSpace) {
+			break
+		}
+		ok(t, err)
+		if i%50 == 0 {
+			ok(t, v.Sync(a.Ino))
+		}
+	}
+	return inos
 }
 
 // agree settles a volume and compares df with what the trees reach.

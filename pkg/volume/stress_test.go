@@ -107,69 +107,15 @@ func TestStress(t *testing.T) {
 	var wg, readers sync.WaitGroup
 	var stop atomic.Bool
 	for i := range 2 { // look at what belongs to others
-		readers.Add(1)
-		go func() {
-			defer readers.Done()
-			rng := rand.New(rand.NewPCG(seed, uint64(i)))
-			buf := make([]byte, 300000)
-			for !stop.Load() {
-				v.com.inos.mu.Lock()
-				ino := vfs.Ino(v.com.inos.next - min(v.com.inos.next, uint64(rng.IntN(300))))
-				v.com.inos.mu.Unlock()
-				var err error
-				switch rng.IntN(4) {
-				case 0:
-					_, err = v.GetAttr(ino)
-				case 1:
-					_, err = v.Read(ino, uint64(rng.IntN(400000)), buf)
-				case 2:
-					err = v.ReadDir(ino, 0, true, func(vfs.Dirent, *vfs.Attr) bool { return true })
-				case 3:
-					_, err = v.SeekHole(ino, uint64(rng.IntN(100000)))
-				}
-				switch {
-				case err == nil, errors.Is(err, vfs.ErrStale), errors.Is(err, vfs.ErrIsDir), errors.Is(err, vfs.ErrNotDir), errors.Is(err, vfs.ErrNoData):
-				default:
-					t.Errorf("reader: inode %d: %v", ino, err)
-					return
-				}
-			}
-		}()
+		readers.Go(func() { readOthers(t, v, rand.New(rand.NewPCG(seed, uint64(i))), &stop) })
 	}
 	for i, r := range runs {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			for n := range ops {
-				err := r.step()
-				if err == nil && n%3 == 0 {
-					err = r.look()
-				}
-				r.trace = nil
-				r.states = r.states[len(r.states)-1:]
-				if err != nil {
-					t.Errorf("worker %d, operation %d: %v", i, n, err)
-					return
-				}
-			}
-		}()
+		wg.Go(func() { workAlone(t, i, r, ops) })
 	}
 	wg.Wait()
 	stop.Store(true)
 	readers.Wait()
-	compare := func(v *Volume) {
-		t.Helper()
-		for i, r := range runs {
-			got, err := readBelow(v, r.base)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !sameState(got, r.state()) {
-				t.Fatalf("worker %d: %s", i, diffState(got, r.state()))
-			}
-		}
-	}
-	compare(v)
+	compareRuns(t, v, runs)
 	v.background.reaper.wait()
 	if err := v.com.commitAll(); err != nil {
 		t.Fatal(err)
@@ -186,9 +132,66 @@ func TestStress(t *testing.T) {
 		t.Fatal(err)
 	}
 	v = mustOpen(t, dev, Options{})
-	compare(v)
+	compareRuns(t, v, runs)
 	if err := v.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// readOthers reads any inodes until it is stopped.
+func readOthers(t *testing.T, v *Volume, rng *rand.Rand, stop *atomic.Bool) {
+	buf := make([]byte, 300000)
+	for !stop.Load() {
+		v.com.inos.mu.Lock()
+		ino := vfs.Ino(v.com.inos.next - min(v.com.inos.next, uint64(rng.IntN(300))))
+		v.com.inos.mu.Unlock()
+		var err error
+		switch rng.IntN(4) {
+		case 0:
+			_, err = v.GetAttr(ino)
+		case 1:
+			_, err = v.Read(ino, uint64(rng.IntN(400000)), buf)
+		case 2:
+			err = v.ReadDir(ino, 0, true, func(vfs.Dirent, *vfs.Attr) bool { return true })
+		case 3:
+			_, err = v.SeekHole(ino, uint64(rng.IntN(100000)))
+		}
+		switch {
+		case err == nil, errors.Is(err, vfs.ErrStale), errors.Is(err, vfs.ErrIsDir), errors.Is(err, vfs.ErrNotDir), errors.Is(err, vfs.ErrNoData):
+		default:
+			t.Errorf("reader: inode %d: %v", ino, err)
+			return
+		}
+	}
+}
+
+// workAlone makes operations, and keeps the newest state alone.
+func workAlone(t *testing.T, worker int, r *crashRun, ops int) {
+	for n := range ops {
+		err := r.step()
+		if err == nil && n%3 == 0 {
+			err = r.look()
+		}
+		r.trace = nil
+		r.states = r.states[len(r.states)-1:]
+		if err != nil {
+			t.Errorf("worker %d, operation %d: %v", worker, n, err)
+			return
+		}
+	}
+}
+
+// compareRuns wants each worker's files to be as it left them.
+func compareRuns(t *testing.T, v *Volume, runs []*crashRun) {
+	t.Helper()
+	for i, r := range runs {
+		got, err := readBelow(v, r.base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !sameState(got, r.state()) {
+			t.Fatalf("worker %d: %s", i, diffState(got, r.state()))
+		}
 	}
 }
 

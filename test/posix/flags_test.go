@@ -63,6 +63,22 @@ func asUser(t *testing.T, fn func()) {
 	<-done
 }
 
+// wantFlags compares the flags that lsattr shows.
+func wantFlags(t *testing.T, path, want string) {
+	t.Helper()
+	out, err := run(t, "lsattr", "-d", path)
+	if got, _, _ := strings.Cut(out, " "); err != nil || strings.ReplaceAll(got, "-", "") != want {
+		t.Errorf("lsattr: %q, %v, want %q", out, err, want)
+	}
+}
+
+func chattr(t *testing.T, path, how string) {
+	t.Helper()
+	if out, err := run(t, "chattr", how, path); err != nil {
+		t.Errorf("chattr %s: %v: %s", how, err, out)
+	}
+}
+
 // TestChattr: lsattr and chattr show and set flags, and what is immutable stays as it is.
 func TestChattr(t *testing.T) {
 	m := fusefstest.Mount(t, newVolume(t), fusefstest.Options{})
@@ -70,22 +86,53 @@ func TestChattr(t *testing.T) {
 	if err := errors.Join(os.WriteFile(f, []byte("data"), 0o666), os.Chmod(f, 0o666), os.Mkdir(d, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	flags := func(path, want string) {
-		t.Helper()
-		out, err := run(t, "lsattr", "-d", path)
-		if got, _, _ := strings.Cut(out, " "); err != nil || strings.ReplaceAll(got, "-", "") != want {
-			t.Errorf("lsattr: %q, %v, want %q", out, err, want)
+	wantFlags(t, f, "")
+	chattr(t, f, "+dAi")
+	wantFlags(t, f, "idA")
+	immutable(t, f, d)
+	asUser(t, func() { // not the owner; and not even root without CAP_LINUX_IMMUTABLE
+		for _, want := range []int32{0, 0x20} {
+			if err := ioctl(f, unix.FS_IOC_SETFLAGS, unsafe.Pointer(&want)); !errors.Is(err, unix.EPERM) {
+				t.Errorf("flags %#x set by a stranger: %v", want, err)
+			}
 		}
+	})
+	if out, err := run(t, "chattr", "+S", f); err == nil || !strings.Contains(out, "not supported") {
+		t.Errorf("chattr +S: %q, %v", out, err)
 	}
-	change := func(path, how string) {
-		t.Helper()
-		if out, err := run(t, "chattr", how, path); err != nil {
-			t.Errorf("chattr %s: %v: %s", how, err, out)
-		}
+	chattr(t, f, "-i")
+	chattr(t, f, "+a")
+	wantFlags(t, f, "adA")
+	fd, err := unix.Open(f, unix.O_RDWR|unix.O_APPEND|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
 	}
-	flags(f, "")
-	change(f, "+dAi")
-	flags(f, "idA")
+	defer unix.Close(fd)
+	if _, err := unix.Write(fd, []byte(" and more")); err != nil {
+		t.Errorf("append: %v", err)
+	}
+	if got, err := os.ReadFile(f); err != nil || string(got) != "data and more" {
+		t.Errorf("%q, %v", got, err)
+	}
+	chattr(t, f, "-a")
+	chattr(t, d, "+i")
+	if err := os.Mkdir(d+"/x", 0o700); !errors.Is(err, unix.EPERM) {
+		t.Errorf("mkdir in an immutable directory: %v", err)
+	}
+	chattr(t, d, "-i")
+	project := make([]byte, 28)
+	if err := ioctl(f, 0x801c581f, unsafe.Pointer(&project[0])); err != nil || project[0] != 0xc0 { // FS_IOC_FSGETXATTR: nodump and noatime
+		t.Errorf("struct fsxattr %x: %v", project, err)
+	}
+	project[12] = 7 // a project
+	if err := ioctl(f, 0x401c5820, unsafe.Pointer(&project[0])); !errors.Is(err, unix.EOPNOTSUPP) {
+		t.Errorf("set a project: %v", err)
+	}
+}
+
+// immutable tries all that changes a file which is immutable; d is a directory.
+func immutable(t *testing.T, f, d string) {
+	t.Helper()
 	var st unix.Stat_t
 	if err := unix.Stat(f, &st); err != nil {
 		t.Fatal(err)
@@ -103,44 +150,6 @@ func TestChattr(t *testing.T) {
 		if !errors.Is(err, unix.EPERM) {
 			t.Errorf("%s of an immutable file: %v", what, err)
 		}
-	}
-	asUser(t, func() { // not the owner; and not even root without CAP_LINUX_IMMUTABLE
-		for _, want := range []int32{0, 0x20} {
-			if err := ioctl(f, unix.FS_IOC_SETFLAGS, unsafe.Pointer(&want)); !errors.Is(err, unix.EPERM) {
-				t.Errorf("flags %#x set by a stranger: %v", want, err)
-			}
-		}
-	})
-	if out, err := run(t, "chattr", "+S", f); err == nil || !strings.Contains(out, "not supported") {
-		t.Errorf("chattr +S: %q, %v", out, err)
-	}
-	change(f, "-i")
-	change(f, "+a")
-	flags(f, "adA")
-	fd, err := unix.Open(f, unix.O_RDWR|unix.O_APPEND|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	if _, err := unix.Write(fd, []byte(" and more")); err != nil {
-		t.Errorf("append: %v", err)
-	}
-	if got, err := os.ReadFile(f); err != nil || string(got) != "data and more" {
-		t.Errorf("%q, %v", got, err)
-	}
-	change(f, "-a")
-	change(d, "+i")
-	if err := os.Mkdir(d+"/x", 0o700); !errors.Is(err, unix.EPERM) {
-		t.Errorf("mkdir in an immutable directory: %v", err)
-	}
-	change(d, "-i")
-	project := make([]byte, 28)
-	if err := ioctl(f, 0x801c581f, unsafe.Pointer(&project[0])); err != nil || project[0] != 0xc0 { // FS_IOC_FSGETXATTR: nodump and noatime
-		t.Errorf("struct fsxattr %x: %v", project, err)
-	}
-	project[12] = 7 // a project
-	if err := ioctl(f, 0x401c5820, unsafe.Pointer(&project[0])); !errors.Is(err, unix.EOPNOTSUPP) {
-		t.Errorf("set a project: %v", err)
 	}
 }
 

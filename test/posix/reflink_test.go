@@ -83,78 +83,38 @@ func (r *reflinks) clone(from, to string) error {
 	return unix.IoctlFileClone(int(b.Fd()), int(a.Fd()))
 }
 
+// What a file of TestReflinks has, and what may be used beside contents, in bytes.
+const reflinkSize, reflinkSlack = 48<<20 + 12345, 2 << 20
+
 // TestReflinks copies files with cp, which asks for copy_file_range, changes both
 // sides, and looks at what is used.
 func TestReflinks(t *testing.T) {
 	m := fusefstest.Mount(t, newVolume(t), fusefstest.Options{})
 	r := &reflinks{t, m.Dir}
-	const size, slack = 48<<20 + 12345, 2 << 20
-	data := make([]byte, size)
+	data := make([]byte, reflinkSize)
 	rand.Read(data)
 	empty := r.used()
 	r.ok(os.WriteFile(r.path("a"), data, 0o644))
 	one := r.used()
-	if one < empty+size || one > empty+size+slack {
-		t.Errorf("a file of %d bytes takes %d", size, one-empty)
+	if one < empty+reflinkSize || one > empty+reflinkSize+reflinkSlack {
+		t.Errorf("a file of %d bytes takes %d", reflinkSize, one-empty)
 	}
 	for _, name := range []string{"b", "c"} {
 		if out, err := r.cp("a", name); err != nil {
 			t.Fatalf("cp: %v\n%s", err, out)
 		}
 	}
-	if two := r.used(); two > one+slack {
+	if two := r.used(); two > one+reflinkSlack {
 		t.Errorf("two copies take %d bytes", two-one)
 	}
 	for _, name := range []string{"b", "c"} {
 		r.content(name, data)
-		if a, b := r.blocks("a"), r.blocks(name); a != b || b < size/512 {
+		if a, b := r.blocks("a"), r.blocks(name); a != b || b < reflinkSize/512 {
 			t.Errorf("%s has %d blocks, a %d", name, b, a)
 		}
 	}
-
-	// Either side may change.
-	inB, inA := bytes.Clone(data), bytes.Clone(data)
-	copy(inB[1<<20+100:], data[5<<20:8<<20])
-	r.write("b", 1<<20+100, inB[1<<20+100:4<<20+100])
-	copy(inA[20<<20:], data[:1<<20])
-	r.write("a", 20<<20, inA[20<<20:21<<20])
-	punch := func(name string, off, n int64, want []byte) {
-		f, err := os.OpenFile(r.path(name), os.O_RDWR, 0)
-		r.ok(err)
-		defer f.Close()
-		r.ok(unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n))
-		clear(want[off : off+n])
-	}
-	punch("a", 30<<20, 3<<20, inA)
-	punch("b", 31<<20+5, 3<<20, inB)
-	r.content("a", inA)
-	r.content("b", inB)
-	r.content("c", data)
-	if now := r.used(); now > one+4<<20+slack { // what was written; what was punched c still has
-		t.Errorf("%d bytes more are used after %d were written", now-one, 4<<20)
-	}
-	r.ok(os.Remove(r.path("a")))
-	r.content("b", inB)
-	r.content("c", data)
-	if now := r.used(); now < one {
-		t.Errorf("%d bytes are used, c alone has %d", now-empty, size)
-	}
-
-	// What the system call promises, inside one file as well.
-	f, err := os.OpenFile(r.path("c"), os.O_RDWR, 0)
-	r.ok(err)
-	from, to := int64(0), int64(64<<20)
-	for from < 8<<20 {
-		n, err := unix.CopyFileRange(int(f.Fd()), &from, int(f.Fd()), &to, int(8<<20-from), 0)
-		if err != nil || n <= 0 {
-			t.Fatal(n, err)
-		}
-	}
-	r.ok(f.Close())
-	r.content("c", append(append(bytes.Clone(data), make([]byte, 64<<20-size)...), data[:8<<20]...))
-	if now := r.used(); now > one+4<<20+slack {
-		t.Errorf("%d bytes more are used after a copy inside a file", now-one)
-	}
+	r.changeSides(data, empty, one)
+	r.copyInside(data, one)
 
 	// FUSE has no request for FICLONE: the kernel answers by itself. Should one
 	// pass it on some day, it has to work.
@@ -172,6 +132,59 @@ func TestReflinks(t *testing.T) {
 	}
 	// The files are freed behind the scenes. Should they not be, the mount's deadline
 	// ends this.
-	for r.used() > empty+slack {
+	for r.used() > empty+reflinkSlack {
+	}
+}
+
+func (r *reflinks) punch(name string, off, n int64, want []byte) {
+	r.Helper()
+	f, err := os.OpenFile(r.path(name), os.O_RDWR, 0)
+	r.ok(err)
+	defer f.Close()
+	r.ok(unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n))
+	clear(want[off : off+n])
+}
+
+// changeSides changes a and b, which share data with c, and removes a. Empty is what was
+// used before there were files, one with one of them.
+func (r *reflinks) changeSides(data []byte, empty, one int64) {
+	r.Helper()
+	inB, inA := bytes.Clone(data), bytes.Clone(data)
+	copy(inB[1<<20+100:], data[5<<20:8<<20])
+	r.write("b", 1<<20+100, inB[1<<20+100:4<<20+100])
+	copy(inA[20<<20:], data[:1<<20])
+	r.write("a", 20<<20, inA[20<<20:21<<20])
+	r.punch("a", 30<<20, 3<<20, inA)
+	r.punch("b", 31<<20+5, 3<<20, inB)
+	r.content("a", inA)
+	r.content("b", inB)
+	r.content("c", data)
+	if now := r.used(); now > one+4<<20+reflinkSlack { // what was written; what was punched c still has
+		r.Errorf("%d bytes more are used after %d were written", now-one, 4<<20)
+	}
+	r.ok(os.Remove(r.path("a")))
+	r.content("b", inB)
+	r.content("c", data)
+	if now := r.used(); now < one {
+		r.Errorf("%d bytes are used, c alone has %d", now-empty, reflinkSize)
+	}
+}
+
+// copyInside calls copy_file_range inside one file.
+func (r *reflinks) copyInside(data []byte, one int64) {
+	r.Helper()
+	f, err := os.OpenFile(r.path("c"), os.O_RDWR, 0)
+	r.ok(err)
+	from, to := int64(0), int64(64<<20)
+	for from < 8<<20 {
+		n, err := unix.CopyFileRange(int(f.Fd()), &from, int(f.Fd()), &to, int(8<<20-from), 0)
+		if err != nil || n <= 0 {
+			r.Fatal(n, err)
+		}
+	}
+	r.ok(f.Close())
+	r.content("c", append(append(bytes.Clone(data), make([]byte, 64<<20-reflinkSize)...), data[:8<<20]...))
+	if now := r.used(); now > one+4<<20+reflinkSlack {
+		r.Errorf("%d bytes more are used after a copy inside a file", now-one)
 	}
 }

@@ -20,78 +20,96 @@ func TestReserve(t *testing.T) {
 	m.Unmount()
 }
 
-func reserveOn(t *testing.T, v *volume.Volume, dir string) {
-	const length = 6 << 20
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
+// reserved is a file with a reserved range, on a mount.
+type reserved struct {
+	*testing.T
+	dir        string
+	fd, filler int
+	count      byte // of overwrites
+}
+
+const reservedLength = 6 << 20
+
+func (r *reserved) must(err error) {
+	r.Helper()
+	if err != nil {
+		r.Fatal(err)
+	}
+}
+
+func (r *reserved) open(name string) int {
+	r.Helper()
+	fd, err := unix.Open(r.dir+"/"+name, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o644)
+	r.must(err)
+	return fd
+}
+
+// fill takes all space that is left.
+func (r *reserved) fill() {
+	r.Helper()
+	for n := 1 << 20; n >= 4096; n /= 16 {
+		for {
+			_, err := unix.Write(r.filler, make([]byte, n))
+			if errors.Is(err, unix.ENOSPC) {
+				break
+			}
+			r.must(err)
 		}
 	}
-	open := func(name string) int {
-		t.Helper()
-		fd, err := unix.Open(dir+"/"+name, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o644)
-		must(err)
-		return fd
+}
+
+// overwrite writes the reserved range, again and again.
+func (r *reserved) overwrite(what string) {
+	r.Helper()
+	for range 3 {
+		r.count++
+		want := bytes.Repeat([]byte{r.count}, reservedLength)
+		for off := 0; off < reservedLength; off += 100_000 {
+			if _, err := unix.Pwrite(r.fd, want[off:min(reservedLength, off+100_000)], int64(off)); err != nil {
+				r.Fatalf("%s: write at %d: %v", what, off, err)
+			}
+		}
+		if err := unix.Fsync(r.fd); err != nil {
+			r.Fatalf("%s: fsync: %v", what, err)
+		}
+		got := make([]byte, reservedLength)
+		if n, err := unix.Pread(r.fd, got, 0); err != nil || n != reservedLength || !bytes.Equal(got, want) {
+			r.Fatalf("%s: another content, %v", what, err)
+		}
 	}
-	fd, spare, filler, other := open("reserved"), open("spare"), open("filler"), open("copy")
+}
+
+func reserveOn(t *testing.T, v *volume.Volume, dir string) {
+	r := &reserved{T: t, dir: dir}
+	r.fd = r.open("reserved")
+	spare := r.open("spare")
+	r.filler = r.open("filler")
+	other := r.open("copy")
 	defer func() {
-		for _, fd := range []int{fd, filler, other} {
+		for _, fd := range []int{r.fd, r.filler, other} {
 			unix.Close(fd)
 		}
 	}()
-	must(unix.Fallocate(fd, 0, 0, length))
-	must(unix.Fallocate(spare, 0, 0, 3*length))
-	fill := func() {
-		t.Helper()
-		for n := 1 << 20; n >= 4096; n /= 16 {
-			for {
-				_, err := unix.Write(filler, make([]byte, n))
-				if errors.Is(err, unix.ENOSPC) {
-					break
-				}
-				must(err)
-			}
-		}
-	}
-	count := byte(0)
-	overwrite := func(what string) {
-		t.Helper()
-		for range 3 {
-			count++
-			want := bytes.Repeat([]byte{count}, length)
-			for off := 0; off < length; off += 100_000 {
-				if _, err := unix.Pwrite(fd, want[off:min(length, off+100_000)], int64(off)); err != nil {
-					t.Fatalf("%s: write at %d: %v", what, off, err)
-				}
-			}
-			if err := unix.Fsync(fd); err != nil {
-				t.Fatalf("%s: fsync: %v", what, err)
-			}
-			got := make([]byte, length)
-			if n, err := unix.Pread(fd, got, 0); err != nil || n != length || !bytes.Equal(got, want) {
-				t.Fatalf("%s: another content, %v", what, err)
-			}
-		}
-	}
-	fill()
-	overwrite("full")
+	r.must(unix.Fallocate(r.fd, 0, 0, reservedLength))
+	r.must(unix.Fallocate(spare, 0, 0, 3*reservedLength))
+	r.fill()
+	r.overwrite("full")
 	if _, err := v.CreateSnapshot("none"); err == nil {
 		t.Fatal("a snapshot of what has no room twice")
 	}
-	must(unix.Close(spare))
-	must(unix.Unlink(dir + "/spare"))
-	fd2 := open("spare2")
+	r.must(unix.Close(spare))
+	r.must(unix.Unlink(dir + "/spare"))
+	spare = r.open("spare2")
 	_, err := v.CreateSnapshot("s")
-	must(err)
-	must(unix.Fallocate(fd2, 0, 0, length+length/2))
-	fill()
-	overwrite("with a snapshot")
-	must(unix.Close(fd2))
-	must(unix.Unlink(dir + "/spare2"))
-	if n, err := unix.CopyFileRange(fd, new(int64), other, new(int64), length, 0); err != nil || n != length {
+	r.must(err)
+	r.must(unix.Fallocate(spare, 0, 0, reservedLength+reservedLength/2))
+	r.fill()
+	r.overwrite("with a snapshot")
+	r.must(unix.Close(spare))
+	r.must(unix.Unlink(dir + "/spare2"))
+	if n, err := unix.CopyFileRange(r.fd, new(int64), other, new(int64), reservedLength, 0); err != nil || n != reservedLength {
 		t.Fatal(n, err)
 	}
-	fill()
-	overwrite("with a copy")
+	r.fill()
+	r.overwrite("with a copy")
 }

@@ -85,63 +85,77 @@ func lockedBucket(t *testing.T, url string) *s3.Client {
 	return c
 }
 
-// TestLeastPolicy: docs/iam/chunkstore.json allows all that a store does, below its prefix alone; without any one of its actions, just that does not work
-// which the action is for.
+// policyBucket is a bucket whose policy lets the guest do what a store does.
+type policyBucket struct {
+	*testing.T
+	url   string
+	owner *s3.Client
+	round int
+}
+
+// allow sets the policy, without one action.
+func (b *policyBucket) allow(without string) {
+	b.Helper()
+	if _, err := b.owner.PutBucketPolicy(b.Context(), &s3.PutBucketPolicyInput{Bucket: aws.String(bucket), Policy: aws.String(leastPolicy(b.T, without))}); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// fails lists what does not work.
+func (b *policyBucket) fails() (list []string) {
+	b.Helper()
+	b.round++
+	plain := asGuest(b.T, b.url, "store", chunkstore.S3Wishes{})
+	tagged := asGuest(b.T, b.url, "store", chunkstore.S3Wishes{Tags: map[string]string{"a": "b"}})
+	locked := asGuest(b.T, b.url, "store", chunkstore.S3Wishes{Lock: "GOVERNANCE", RetainDays: 1})
+	key := func(s string) string { return fmt.Sprint(s, b.round) }
+	// What is to be read and deleted is put by the owner, so that no failure follows from another.
+	for _, k := range []string{"read", "gone", "again"} {
+		if _, err := b.owner.PutObject(b.Context(), &s3.PutObjectInput{Bucket: aws.String(bucket), Key: aws.String("store/" + key(k)), Body: strings.NewReader("x"), ChecksumAlgorithm: types.ChecksumAlgorithmCrc32c}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	put := func(s *chunkstore.S3, name string) func() error {
+		return func() error { _, err := s.Put(b.Context(), key(name), []byte("x")); return err }
+	}
+	for _, step := range []struct {
+		name string
+		do   func() error
+	}{
+		{"put", put(plain, "put")},
+		{"replace", func() error { return plain.Replace(b.Context(), key("replace"), []byte("x")) }},
+		{"get", func() error { _, err := plain.Get(b.Context(), key("read"), nil, 10); return err }},
+		{"stat", func() error { _, err := plain.Stat(b.Context(), key("read")); return err }},
+		{"delete", func() error { return plain.Delete(b.Context(), key("gone")) }},
+		{"list", func() error {
+			for _, err := range plain.List(b.Context(), "", "") {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
+		{"put tagged", put(tagged, "tagged")},
+		{"put locked", put(locked, "locked")},
+		{"lock what is there", put(locked, "again")},
+	} {
+		if err := step.do(); err != nil {
+			if !strings.Contains(err.Error(), "AccessDenied") && !strings.Contains(err.Error(), "Forbidden") {
+				b.Errorf("%s: %v", step.name, err)
+			}
+			list = append(list, step.name)
+		}
+	}
+	return list
+}
+
+// TestLeastPolicy: docs/iam/chunkstore.json allows all that a store does, below its prefix
+// alone; without any one of its actions, just that does not work which the action is for.
 func TestLeastPolicy(t *testing.T) {
 	url := startGateway(t, nil)
-	c := lockedBucket(t, url)
-	allow := func(without string) {
-		t.Helper()
-		if _, err := c.PutBucketPolicy(t.Context(), &s3.PutBucketPolicyInput{Bucket: aws.String(bucket), Policy: aws.String(leastPolicy(t, without))}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	allow("")
-	round := 0
-	// fails lists what does not work.
-	fails := func() (list []string) {
-		round++
-		plain := asGuest(t, url, "store", chunkstore.S3Wishes{})
-		tagged := asGuest(t, url, "store", chunkstore.S3Wishes{Tags: map[string]string{"a": "b"}})
-		locked := asGuest(t, url, "store", chunkstore.S3Wishes{Lock: "GOVERNANCE", RetainDays: 1})
-		key := func(s string) string { return fmt.Sprint(s, round) }
-		// What is to be read and deleted is put by the owner, so that no failure follows from another.
-		for _, k := range []string{"read", "gone", "again"} {
-			if _, err := c.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String(bucket), Key: aws.String("store/" + key(k)), Body: strings.NewReader("x"), ChecksumAlgorithm: types.ChecksumAlgorithmCrc32c}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		for _, step := range []struct {
-			name string
-			do   func() error
-		}{
-			{"put", func() error { _, err := plain.Put(t.Context(), key("put"), []byte("x")); return err }},
-			{"replace", func() error { return plain.Replace(t.Context(), key("replace"), []byte("x")) }},
-			{"get", func() error { _, err := plain.Get(t.Context(), key("read"), nil, 10); return err }},
-			{"stat", func() error { _, err := plain.Stat(t.Context(), key("read")); return err }},
-			{"delete", func() error { return plain.Delete(t.Context(), key("gone")) }},
-			{"list", func() error {
-				for _, err := range plain.List(t.Context(), "", "") {
-					if err != nil {
-						return err
-					}
-				}
-				return nil
-			}},
-			{"put tagged", func() error { _, err := tagged.Put(t.Context(), key("tagged"), []byte("x")); return err }},
-			{"put locked", func() error { _, err := locked.Put(t.Context(), key("locked"), []byte("x")); return err }},
-			{"lock what is there", func() error { _, err := locked.Put(t.Context(), key("again"), []byte("x")); return err }},
-		} {
-			if err := step.do(); err != nil {
-				if !strings.Contains(err.Error(), "AccessDenied") && !strings.Contains(err.Error(), "Forbidden") {
-					t.Errorf("%s: %v", step.name, err)
-				}
-				list = append(list, step.name)
-			}
-		}
-		return list
-	}
-	if list := fails(); len(list) > 0 {
+	b := &policyBucket{T: t, url: url, owner: lockedBucket(t, url)}
+	b.allow("")
+	if list := b.fails(); len(list) > 0 {
 		t.Fatalf("with the policy as it is: %v", list)
 	}
 	want := map[string][]string{
@@ -154,8 +168,8 @@ func TestLeastPolicy(t *testing.T) {
 		"s3:PutObjectRetention": {"put locked", "lock what is there"},
 	}
 	for _, action := range slices.Sorted(maps.Keys(want)) {
-		allow(action)
-		if list := fails(); !slices.Equal(list, want[action]) {
+		b.allow(action)
+		if list := b.fails(); !slices.Equal(list, want[action]) {
 			t.Errorf("without %s: %v, want %v", action, list, want[action])
 		}
 	}
@@ -170,23 +184,30 @@ func TestLeastPolicy(t *testing.T) {
 			}
 		}
 	}
-	allow("")
-	elsewhere := asGuest(t, url, "other", chunkstore.S3Wishes{})
-	if _, err := elsewhere.Put(t.Context(), "x", []byte("x")); err == nil {
-		t.Error("a put beside the prefix")
+	b.allow("")
+	b.refuses()
+}
+
+// refuses wants what the policy does not allow to fail: anything beside the prefix, and
+// deletion of what is locked.
+func (b *policyBucket) refuses() {
+	b.Helper()
+	elsewhere := asGuest(b.T, b.url, "other", chunkstore.S3Wishes{})
+	if _, err := elsewhere.Put(b.Context(), "x", []byte("x")); err == nil {
+		b.Error("a put beside the prefix")
 	}
-	for _, err := range elsewhere.List(t.Context(), "", "") {
+	for _, err := range elsewhere.List(b.Context(), "", "") {
 		if err == nil {
-			t.Error("listed what is beside the prefix")
+			b.Error("listed what is beside the prefix")
 		}
 	}
 	// Object lock holds against the same rights.
-	s := asGuest(t, url, "store", chunkstore.S3Wishes{Lock: "COMPLIANCE", RetainDays: 1})
-	if _, err := s.Put(t.Context(), "kept", []byte("x")); err != nil {
-		t.Fatal(err)
+	s := asGuest(b.T, b.url, "store", chunkstore.S3Wishes{Lock: "COMPLIANCE", RetainDays: 1})
+	if _, err := s.Put(b.Context(), "kept", []byte("x")); err != nil {
+		b.Fatal(err)
 	}
-	if err := s.Delete(t.Context(), "kept"); !errors.Is(err, chunkstore.ErrLocked) {
-		t.Errorf("delete: %v", err)
+	if err := s.Delete(b.Context(), "kept"); !errors.Is(err, chunkstore.ErrLocked) {
+		b.Errorf("delete: %v", err)
 	}
 }
 

@@ -158,6 +158,8 @@ func slowCount(b *bitmap) (s layout.Summary) {
 	return s
 }
 
+// commit makes a commit, with changes of the next generation in between, and compares
+// all that it says.
 func (m *spaceModel) commit(between func()) {
 	m.t.Helper()
 	if _, q, _ := m.s.Counts(); q < 400+maxHold/4 {
@@ -195,20 +197,42 @@ func (m *spaceModel) commit(between func()) {
 		}
 		m.live = append(m.live, r)
 	}
-	if r, ok := m.pick(); ok && snap[r.Start] {
-		old := true // it must have existed at the freeze
-		for i := range uint64(r.Count) {
-			old = old && snap[r.Start+i]
-		}
-		if old {
-			c.Drop(r)
-			m.wait(r, c.Gen)
-		} else {
-			m.live = append(m.live, r)
-		}
-	} else if ok {
+	m.drop(c, snap)
+	m.compareFreed(c)
+	m.finish(c)
+	for i := range inPool {
+		snap[i], m.used[i] = false, false
+	}
+	m.root.Generation, m.root.AllocHint, m.root.FreeBlocks = c.Gen, c.Hint, c.Free
+	m.compareStored(snap)
+	m.hung = map[uint64][]layout.Run{c.Gen: m.lists[c.Gen], c.Gen - 1: m.lists[c.Gen-1]}
+	if err := m.s.Reuse(c.Gen - 1); err != nil {
+		m.t.Fatal(err)
+	}
+	m.reused(c.Gen - 1)
+}
+
+// drop has the commit drop a run, if all of it was in use at the freeze.
+func (m *spaceModel) drop(c *SpaceCommit, snap []bool) {
+	r, ok := m.pick()
+	if !ok {
+		return
+	}
+	old := true // it must have existed at the freeze
+	for i := range uint64(r.Count) {
+		old = old && snap[r.Start+i]
+	}
+	if old {
+		c.Drop(r)
+		m.wait(r, c.Gen)
+	} else {
 		m.live = append(m.live, r)
 	}
+}
+
+// compareFreed compares what the commit says was freed.
+func (m *spaceModel) compareFreed(c *SpaceCommit) {
+	m.t.Helper()
 	freed := map[uint64]bool{}
 	for _, r := range c.Freed() {
 		for i := range uint64(r.Count) {
@@ -226,6 +250,11 @@ func (m *spaceModel) commit(between func()) {
 	if want != len(freed) {
 		m.t.Fatalf("the list has %d blocks, %d were freed", len(freed), want)
 	}
+}
+
+// finish stores what the commit changed: what it announced, and no more.
+func (m *spaceModel) finish(c *SpaceCommit) {
+	m.t.Helper()
 	sizes := map[layout.Key]int{}
 	if err := c.Keys(func(k layout.Key, size int) error { sizes[k] = size; return nil }); err != nil {
 		m.t.Fatal(err)
@@ -240,16 +269,6 @@ func (m *spaceModel) commit(between func()) {
 	}); err != nil || len(sizes) != 0 {
 		m.t.Fatal(err, sizes)
 	}
-	for i := range inPool {
-		snap[i], m.used[i] = false, false
-	}
-	m.root.Generation, m.root.AllocHint, m.root.FreeBlocks = c.Gen, c.Hint, c.Free
-	m.compareStored(snap)
-	m.hung = map[uint64][]layout.Run{c.Gen: m.lists[c.Gen], c.Gen - 1: m.lists[c.Gen-1]}
-	if err := m.s.Reuse(c.Gen - 1); err != nil {
-		m.t.Fatal(err)
-	}
-	m.reused(c.Gen - 1)
 }
 
 func (m *spaceModel) reused(gen uint64) {
