@@ -23,7 +23,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/nodeagent"
 )
 
-// agentFlags say whether this node reports to the operator.
+// agentFlags say whether and how this node reports to the operator.
 type agentFlags struct {
 	enabled    bool
 	contents   bool
@@ -31,18 +31,19 @@ type agentFlags struct {
 }
 
 func (f *agentFlags) add(c *cobra.Command) {
-	c.Flags().BoolVar(&f.enabled, "node-agent", false, "report on volumes in their SealedVolumes, keep their anchors there, and refuse devices that are older")
-	c.Flags().BoolVar(&f.contents, "claim-snapshots", false, "with --node-agent: claim VolumeSnapshotContents that were made by hand, if their snapshot is on this node")
-	c.Flags().StringVar(&f.kubeconfig, "kubeconfig", "", "how the node agent reaches the API server; by default by the pod's service account")
+	c.Flags().BoolVar(&f.enabled, "node-agent", false, "report the health, usage and anchors of volumes in their SealedVolumes, and refuse devices that are older than the anchor")
+	c.Flags().BoolVar(&f.contents, "claim-snapshots", false, "with --node-agent: claim VolumeSnapshotContents that were created by hand, if their snapshot is on this node")
+	c.Flags().StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file of the node agent; default: the pod's service account")
 }
 
-// addNote adds what the controller has of the agent: it notes what snapshots are of, for backends whose snapshots lie on no node.
+// addNote adds the agent's flags of the controller, which records the source volumes of snapshots
+// for backends whose snapshots are not on a node.
 func (f *agentFlags) addNote(c *cobra.Command) {
-	c.Flags().BoolVar(&f.contents, "note-snapshots", false, "note in VolumeSnapshotContents that were made by hand which volume they are of: its key is needed as long as they are there")
-	c.Flags().StringVar(&f.kubeconfig, "kubeconfig", "", "how to reach the API server for that; by default by the pod's service account")
+	c.Flags().BoolVar(&f.contents, "note-snapshots", false, "record the source volume in VolumeSnapshotContents that were created by hand; the key of that volume is needed as long as they exist")
+	c.Flags().StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file for --note-snapshots; default: the pod's service account")
 }
 
-// note serves opt, and notes what snapshots are of if that is asked for.
+// note serves opt, and records the source volumes of snapshots if the flag is set.
 func (f *agentFlags) note(ctx context.Context, opt csi.Options) error {
 	s, ok := opt.Controller.(backend.Snapshotter)
 	if !f.contents || !ok {
@@ -50,14 +51,14 @@ func (f *agentFlags) note(ctx context.Context, opt csi.Options) error {
 	}
 	config, err := f.config()
 	if err != nil {
-		return fmt.Errorf("note snapshots: %w", err)
+		return fmt.Errorf("record the sources of snapshots: %w", err)
 	}
 	return together(ctx, []func(context.Context) error{
 		func(ctx context.Context) error { return serve(ctx, opt) },
 		nodeagent.Contents{Driver: csi.DriverName, Config: config, Source: source(s)}.Run})
 }
 
-// serve serves opt, beside a node agent if there is to be one. The end of one is the end of all.
+// serve serves opt, and runs a node agent beside it if the flag is set. If one ends, both end.
 func (f *agentFlags) serve(ctx context.Context, opt csi.Options, b *backendFlags, stateDir string) error {
 	if !f.enabled {
 		return serve(ctx, opt)
@@ -83,7 +84,7 @@ func (f *agentFlags) serve(ctx context.Context, opt csi.Options, b *backendFlags
 	return together(ctx, runs)
 }
 
-// together runs all until one ends, and returns when they all have.
+// together runs all functions until one returns, and then waits for the others.
 func together(ctx context.Context, runs []func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -99,7 +100,8 @@ func together(ctx context.Context, runs []func(context.Context) error) error {
 	return errors.Join(errs...)
 }
 
-// source finds the volume that a snapshot of a backend is of; "" if it has no such snapshot.
+// source returns a function that finds the source volume of a snapshot; "" if the backend does not
+// have the snapshot.
 func source(s backend.Snapshotter) func(context.Context, string) (string, error) {
 	return func(ctx context.Context, handle string) (string, error) {
 		o, err := s.GetSnapshot(ctx, handle)
@@ -110,14 +112,14 @@ func source(s backend.Snapshotter) func(context.Context, string) (string, error)
 	}
 }
 
-// nodeName is the name of this node's Node object.
+// nodeName returns the name of this node's Node object.
 func (b *backendFlags) nodeName() (string, error) {
 	if b.kind != "ebs" {
 		return b.node, nil
 	}
-	name := os.Getenv("NODE_NAME") // the id is that of an instance
+	name := os.Getenv("NODE_NAME") // with ebs, the node id is the id of an instance
 	if name == "" {
-		return "", errors.New("NODE_NAME must be the name of this node's Node object")
+		return "", errors.New("the environment variable NODE_NAME must be set to the name of this node's Node object")
 	}
 	return name, nil
 }
@@ -126,10 +128,10 @@ func (f *agentFlags) config() (*rest.Config, error) {
 	l := logr.FromSlogHandler(slog.Default().Handler())
 	klog.SetLogger(l)
 	ctrllog.SetLogger(l)
-	// Without a file this is the pod's service account.
+	// Without a file, this is the pod's service account.
 	config, err := clientcmd.BuildConfigFromFlags("", f.kubeconfig)
 	if err == nil && f.kubeconfig == "" {
-		config.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil } // HTTPS_PROXY is for EC2
+		config.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil } // HTTPS_PROXY is only for EC2
 	}
 	if err == nil {
 		rest.AddUserAgent(config, "sealvol-node/"+version)
@@ -140,7 +142,7 @@ func (f *agentFlags) config() (*rest.Config, error) {
 func (f *agentFlags) agent(config *rest.Config, m csi.Mounter, node, stateDir string, attachments bool) (*nodeagent.Agent, error) {
 	lister, ok := m.(nodeagent.Mounter)
 	if !ok {
-		return nil, errors.New("the mounter lists no volumes")
+		return nil, errors.New("the mounter cannot list volumes")
 	}
 	return nodeagent.New(nodeagent.Options{Node: node, Attachments: attachments, Config: config, Mounter: lister,
 		Control: func(volume string) control.Client { return control.Client{Path: mounter.ControlPath(stateDir, volume)} }})

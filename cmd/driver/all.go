@@ -32,7 +32,7 @@ func allCommand() *cobra.Command {
 		},
 	}
 	endpointFlag(c, &endpoint)
-	c.Flags().BoolVar(&selfAttach, "self-attach", false, "attach, detach and grow volumes in the node's calls: for a cluster without attacher (CSIDriver attachRequired: false)")
+	c.Flags().BoolVar(&selfAttach, "self-attach", false, "attach, detach and grow volumes within the calls of the node service, for a CSIDriver with attachRequired: false")
 	b.add(c)
 	m.add(c)
 	a.add(c)

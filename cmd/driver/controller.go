@@ -13,7 +13,7 @@ func controllerCommand() *cobra.Command {
 	var a agentFlags
 	var b backendFlags
 	c := &cobra.Command{
-		Use: "controller", Short: "The CSI controller service: makes, attaches, grows and deletes volumes", Args: cobra.NoArgs,
+		Use: "controller", Short: "The CSI controller service: creates, attaches, grows and deletes volumes", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if b.kind == "none" {
 				return serve(c.Context(), csi.Options{Endpoint: endpoint, Announce: true})
@@ -27,9 +27,9 @@ func controllerCommand() *cobra.Command {
 		},
 	}
 	endpointFlag(c, &endpoint)
-	c.Flags().StringVar(&mounterDir, "mounter-dir", "", "state directory of the mounter on this node: without it, no snapshots and clones of mounted volumes")
+	c.Flags().StringVar(&mounterDir, "mounter-dir", "", "state directory of the mounter on this node; without it, mounted volumes cannot be snapshotted or cloned")
 	b.add(c)
 	a.addNote(c)
-	c.Flags().Lookup("backend").Usage += `; or none: every node runs "all --self-attach"; touch no volume, only announce to csi-resizer what those can`
+	c.Flags().Lookup("backend").Usage += `; or none, if every node runs "all --self-attach": touch no volume, and only tell csi-resizer the capabilities of those nodes`
 	return c
 }

@@ -21,10 +21,10 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend/ebs"
 )
 
-// tuneEBS is set by tests: waits shorter than EC2's.
+// tuneEBS is set by tests to wait shorter than EC2 requires.
 var tuneEBS func(*ebs.Options)
 
-// ebsFlags describe the ebs backend; docs/ebs.md.
+// ebsFlags describe the ebs backend; see docs/ebs.md.
 type ebsFlags struct {
 	command    *cobra.Command
 	opt        ebs.Options
@@ -34,18 +34,18 @@ type ebsFlags struct {
 func (e *ebsFlags) add(c *cobra.Command) {
 	e.command = c
 	f := c.Flags()
-	f.StringVar(&e.opt.Cluster, "cluster-id", "", "ebs: whose volumes these are: a name that no other cluster of the account has")
-	f.StringVar(&e.opt.Region, "aws-region", "", "ebs: region; by default the SDK's environment, or that of this instance")
-	f.StringVar(&e.opt.Endpoint, "aws-ec2-endpoint", "", "ebs: URL of EC2, by default the region's")
-	f.StringVar(&e.opt.MetadataEndpoint, "aws-metadata-endpoint", "", "ebs: URL of the instance metadata service, by default the usual link-local address")
-	f.StringSliceVar(&e.opt.Metadata, "metadata-sources", []string{ebs.SourceIMDS, ebs.SourceKubernetes}, "ebs: who is asked which instance this is, in this order: imds, kubernetes (the Node object)")
-	f.StringVar(&e.opt.Zone, "zone", "", "ebs: zone of volumes for which none is asked for, and of this node where neither metadata service nor Kubernetes tells")
-	f.StringToStringVar(&e.opt.Tags, "volume-tags", nil, "ebs: further tags of all volumes and snapshots, as key=value,...")
-	f.Int64Var(&e.opt.ReservedVolumes, "reserved-volumes", 0, "ebs: attachments of this node that others need, the root volume included; by default those there are")
-	f.BoolVar(&e.formatTags, "format-tags", true, "ebs: keep in tags of volumes that they were made, where no node agent keeps it: a node needs ec2:DescribeVolumes and ec2:CreateTags for that. false: a device that was wiped is formatted")
-	f.StringVar(&e.opt.Sys, "sys-dir", "/sys", "ebs: where sysfs is; elsewhere only with a stand-in for EC2 (make ec2)")
-	f.StringVar(&e.opt.Model, "device-model", "", "ebs: what the devices of volumes call themselves, by default as those of EBS do; others are refused")
-	f.StringVar(&e.opt.Links, "links-dir", "/dev", "ebs: where udev makes its links")
+	f.StringVar(&e.opt.Cluster, "cluster-id", "", "ebs: id of this cluster, which owns the volumes; no other cluster in the account may have it")
+	f.StringVar(&e.opt.Region, "aws-region", "", "ebs: AWS region; default: that of the SDK's environment or of this instance")
+	f.StringVar(&e.opt.Endpoint, "aws-ec2-endpoint", "", "ebs: URL of EC2; default: that of the region")
+	f.StringVar(&e.opt.MetadataEndpoint, "aws-metadata-endpoint", "", "ebs: URL of the instance metadata service; default: the usual link-local address")
+	f.StringSliceVar(&e.opt.Metadata, "metadata-sources", []string{ebs.SourceIMDS, ebs.SourceKubernetes}, "ebs: sources that tell which instance this is, in order of preference: imds, kubernetes (the Node object)")
+	f.StringVar(&e.opt.Zone, "zone", "", "ebs: zone of volumes without a requested zone, and of this node if neither the metadata service nor Kubernetes knows it")
+	f.StringToStringVar(&e.opt.Tags, "volume-tags", nil, "ebs: additional tags of all volumes and snapshots, as key=value,...")
+	f.Int64Var(&e.opt.ReservedVolumes, "reserved-volumes", 0, "ebs: number of attachments of this node that are not available to the driver, including the root volume; default: those that exist when the driver starts")
+	f.BoolVar(&e.formatTags, "format-tags", true, "ebs: without --node-agent, record in tags that a volume was formatted; nodes need ec2:DescribeVolumes and ec2:CreateTags for this. If false, the driver formats a device that was wiped")
+	f.StringVar(&e.opt.Sys, "sys-dir", "/sys", "ebs: directory of sysfs; only changed to test with a simulated EC2 (make ec2)")
+	f.StringVar(&e.opt.Model, "device-model", "", "ebs: model name of the volumes' devices; others are refused; default: that of EBS devices")
+	f.StringVar(&e.opt.Links, "links-dir", "/dev", "ebs: directory in which udev creates links")
 }
 
 func (e *ebsFlags) open(ctx context.Context, b *backendFlags, nodeOnly bool) (openBackend, error) {
@@ -67,10 +67,11 @@ func (e *ebsFlags) open(ctx context.Context, b *backendFlags, nodeOnly bool) (op
 	return ebs.Open(ctx, o)
 }
 
-// serviceAccountDir is where Kubernetes puts a pod's token.
+// serviceAccountDir is where Kubernetes mounts a pod's token.
 const serviceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
 
-// kubeNode reads one Node object: all that is needed of Kubernetes here, and only where the metadata service is out of reach.
+// kubeNode reads one Node object. The driver needs nothing else from Kubernetes here, and this only
+// if the metadata service cannot be reached.
 type kubeNode struct{ name, dir, server string }
 
 func (k kubeNode) get(ctx context.Context) (ebs.NodeObject, error) {
@@ -86,7 +87,7 @@ func (k kubeNode) get(ctx context.Context) (ebs.NodeObject, error) {
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(ca) {
-		return ebs.NodeObject{}, errors.New("the service account's ca.crt holds no certificate")
+		return ebs.NodeObject{}, errors.New("the service account's ca.crt contains no certificate")
 	}
 	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
 	defer tr.CloseIdleConnections()
@@ -108,7 +109,7 @@ func (k kubeNode) get(ctx context.Context) (ebs.NodeObject, error) {
 
 func parseNode(code int, body []byte) (ebs.NodeObject, error) {
 	if code != http.StatusOK {
-		return ebs.NodeObject{}, fmt.Errorf("read the Node object: status %d", code)
+		return ebs.NodeObject{}, fmt.Errorf("read the Node object: HTTP status %d", code)
 	}
 	var n struct {
 		Metadata struct {

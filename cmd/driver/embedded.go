@@ -10,17 +10,18 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 )
 
-// embedded is a mounter that this process starts, and starts again when it has gone: the new one adopts the
-// mount servers of the old.
+// embedded is a mounter that this process starts, and restarts when it has died. The new mounter
+// adopts the mount servers of the old one.
 type embedded struct {
 	mounter.Client
 	start func(context.Context) (mounter.Client, error)
-	mu    sync.Mutex // one start at a time
+	mu    sync.Mutex // guards starting
 }
 
 var _ csi.Mounter = (*embedded)(nil)
 
-// again calls f, and once more if no mounter answered and one could be started. All calls may be repeated.
+// again calls f, and calls it once more if no mounter answered and one could be started. All calls
+// may be repeated.
 func again[T any](ctx context.Context, e *embedded, f func() (T, error)) (T, error) {
 	v, err := f()
 	if !errors.Is(err, mounter.ErrUnreachable) {

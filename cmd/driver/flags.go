@@ -19,14 +19,15 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter"
 )
 
-// hook is set by tests: called before every step of the CSI services and of the local backend that changes something.
+// hook is set by tests. It is called before every step of the CSI services and of the local backend
+// that changes something.
 var hook func(step string)
 
 func endpointFlag(c *cobra.Command, p *string) {
-	c.Flags().StringVar(p, "endpoint", "unix:///csi/csi.sock", "socket to serve, only unix:// (mode 0600)")
+	c.Flags().StringVar(p, "endpoint", "unix:///csi/csi.sock", "socket of the CSI services; only unix:// (mode 0600)")
 }
 
-// backendFlags describe the backend; ebsFlags what only that one needs.
+// backendFlags select the backend; ebsFlags are those that only ebs needs.
 type backendFlags struct {
 	kind       string
 	ebs        ebsFlags
@@ -40,21 +41,22 @@ func (b *backendFlags) add(c *cobra.Command) {
 	if name == "" {
 		name, _ = os.Hostname()
 	}
-	c.Flags().StringVar(&b.kind, "backend", "local", "where volumes come from: local (files of this node) or ebs (Amazon EBS)")
-	c.Flags().StringVar(&b.node, "node-id", name, "this node's id; by default $NODE_NAME or the host's name, and with ebs what the metadata service says")
-	c.Flags().StringVar(&b.dir, "local-dir", "/var/lib/sealvol/local", "directory of the volumes' images, best on a file system of its own")
-	c.Flags().Float64Var(&b.overcommit, "local-overcommit", 1, "how many times the file system's size is promised")
-	c.Flags().Int64Var(&b.maxVolumes, "max-volumes", 0, "most volumes on this node at a time, 0 for no limit, and with ebs for what the instance can hold")
+	c.Flags().StringVar(&b.kind, "backend", "local", "storage backend: local (files on this node) or ebs (Amazon EBS)")
+	c.Flags().StringVar(&b.node, "node-id", name, "id of this node; default: $NODE_NAME or the host name, and with ebs the instance id")
+	c.Flags().StringVar(&b.dir, "local-dir", "/var/lib/sealvol/local", "directory of the volumes' images; use a separate file system")
+	c.Flags().Float64Var(&b.overcommit, "local-overcommit", 1, "how many times the size of the file system may be promised to volumes")
+	c.Flags().Int64Var(&b.maxVolumes, "max-volumes", 0, "maximum number of volumes on this node; 0: no limit, or with ebs the limit of the instance")
 	b.ebs.add(c)
 }
 
-// openBackend is a backend that somebody must close.
+// openBackend is a backend that the caller must close.
 type openBackend interface {
 	backend.Backend
 	io.Closer
 }
 
-// open opens the backend; mounterDir is that of the mounter on this node, for snapshots of mounted volumes.
+// open opens the backend. mounterDir is the directory of the mounter on this node, for snapshots of
+// mounted volumes.
 func (b *backendFlags) open(ctx context.Context, nodeOnly bool, mounterDir string) (openBackend, error) {
 	switch b.kind {
 	case "local":
@@ -81,20 +83,20 @@ func (b *backendFlags) open(ctx context.Context, nodeOnly bool, mounterDir strin
 	}
 	l, err := local.Open(ctx, o)
 	if err == nil && !nodeOnly && l.CopiesAll() {
-		slog.Warn("the file system of the state directory cannot share blocks: each snapshot and clone copies the whole volume, and writes wait until "+
-			"the copy is made; use XFS or Btrfs to avoid this", "dir", b.dir)
+		slog.Warn("the file system of the state directory cannot share blocks: each snapshot and clone copies the whole volume, and writes to the source wait until "+
+			"the copy is complete; use XFS or Btrfs to avoid this", "dir", b.dir)
 	}
 	return l, err
 }
 
-// formats are who keeps which volumes were made on their devices; a node agent does, too.
+// formats returns where it is recorded which volumes were formatted. A node agent also records it.
 func (b *backendFlags) formats(back openBackend, agent bool) []backend.FormatKeeper {
 	k, ok := back.(backend.FormatKeeper)
 	switch {
-	case b.kind == "ebs" && agent: // it needs no permission of AWS
+	case b.kind == "ebs" && agent: // the node agent needs no permissions of AWS
 		return nil
 	case b.kind == "ebs" && !b.ebs.formatTags:
-		slog.Warn("nobody keeps which volumes were made: a device that was wiped is formatted (--format-tags=false, and no --node-agent)")
+		slog.Warn("the driver does not record which volumes were formatted, so it formats a device that was wiped; set --format-tags or --node-agent to prevent this")
 		return nil
 	case !ok:
 		return nil
@@ -102,7 +104,7 @@ func (b *backendFlags) formats(back openBackend, agent bool) []backend.FormatKee
 	return []backend.FormatKeeper{k}
 }
 
-// mounterFlags say how to reach a mounter.
+// mounterFlags say how to reach the mounter.
 type mounterFlags struct {
 	kubeletDir, stateDir string
 	external             bool
@@ -110,13 +112,14 @@ type mounterFlags struct {
 }
 
 func (m *mounterFlags) add(c *cobra.Command) {
-	c.Flags().StringVar(&m.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "all staging and target paths must lie below")
-	c.Flags().StringVar(&m.stateDir, "mounter-dir", "/var/lib/sealvol/mounter", "the mounter's state directory with its socket")
-	c.Flags().BoolVar(&m.external, "external-mounter", false, "never start a mounter: one runs as a role of its own")
+	c.Flags().StringVar(&m.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's directory; all staging and target paths must lie below it")
+	c.Flags().StringVar(&m.stateDir, "mounter-dir", "/var/lib/sealvol/mounter", "state directory of the mounter, which has its socket")
+	c.Flags().BoolVar(&m.external, "external-mounter", false, "never start a mounter; a separate process runs as driver mounter")
 	m.server.add(c)
 }
 
-// makeParent makes the directories above a state directory, which itself is made by its owner with mode 0700.
+// makeParent creates the directories above a state directory. The state directory itself is created
+// by its owner with mode 0700.
 func makeParent(dir string) error {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -125,12 +128,12 @@ func makeParent(dir string) error {
 	return os.MkdirAll(filepath.Dir(abs), 0o755)
 }
 
-// startTimeout bounds starting the mounter.
+// startTimeout limits the start of the mounter.
 const startTimeout = 30 * time.Second
 
 // mounter finds or starts the mounter.
 func (m *mounterFlags) mounter(ctx context.Context) (csi.Mounter, error) {
-	if m.external { // not waited for: until it is up the driver says that it is not ready, and node calls that it is unavailable
+	if m.external { // do not wait for it: until it answers, the driver reports not ready, and node calls return an error
 		return mounter.Client{Socket: mounter.SocketPath(m.stateDir)}, nil
 	}
 	if err := makeParent(m.stateDir); err != nil {
@@ -146,10 +149,10 @@ func (m *mounterFlags) spawn(ctx context.Context) (mounter.Client, error) {
 	return mounter.Spawn(ctx, m.stateDir, slices.Concat(mounterProgram(), m.server.args(m.stateDir), logArgs))
 }
 
-// mounterProgram starts this program as another role.
+// mounterProgram returns the command that starts this program as a mounter.
 var mounterProgram = func() []string { return []string{"/proc/self/exe", "mounter"} }
 
-// quit ends a mounter that was started here and has nothing to do.
+// quit ends a mounter that this process started and that has no volumes.
 func (m *mounterFlags) quit(c csi.Mounter) {
 	e, ok := c.(*embedded)
 	if !ok {
@@ -158,11 +161,11 @@ func (m *mounterFlags) quit(c csi.Mounter) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if _, err := e.Client.Quit(ctx); err != nil {
-		slog.Warn("the mounter was not reached and may stay", "error", err)
+		slog.Warn("cannot reach the mounter to end it; it may keep running", "error", err)
 	}
 }
 
-// serverFlags are how mount servers run.
+// serverFlags are the settings of mount servers.
 type serverFlags struct {
 	uid, gid uint32
 	cgroup   string
@@ -170,10 +173,10 @@ type serverFlags struct {
 }
 
 func (s *serverFlags) add(c *cobra.Command) {
-	c.Flags().Uint32Var(&s.uid, "server-uid", 0, "user of mount servers, 0 for the mounter's own")
-	c.Flags().Uint32Var(&s.gid, "server-gid", 0, "group of mount servers")
-	c.Flags().StringVar(&s.cgroup, "server-cgroup", "", "cgroup v2 directory in which each mount server gets a group of its own")
-	c.Flags().Int64Var(&s.memory, "memory", 256<<20, "bytes of memory for each volume")
+	c.Flags().Uint32Var(&s.uid, "server-uid", 0, "user id of mount servers; 0: that of the mounter")
+	c.Flags().Uint32Var(&s.gid, "server-gid", 0, "group id of mount servers; 0: that of the mounter")
+	c.Flags().StringVar(&s.cgroup, "server-cgroup", "", "cgroup v2 directory in which each mount server gets a cgroup of its own")
+	c.Flags().Int64Var(&s.memory, "memory", 256<<20, "memory limit of each volume in bytes")
 }
 
 func (s *serverFlags) args(stateDir string) []string {

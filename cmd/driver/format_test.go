@@ -114,7 +114,7 @@ func TestWiped(t *testing.T) {
 	if err := os.Remove(image); err != nil {
 		t.Fatal(err)
 	}
-	wants(t, up[2](), codes.DataLoss, "image does not exist")
+	wants(t, up[2](), codes.DataLoss, "image file does not exist")
 	if _, err := os.Stat(image); !errors.Is(err, os.ErrNotExist) {
 		t.Fatal("an image was made", err)
 	}

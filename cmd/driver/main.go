@@ -1,4 +1,4 @@
-// Command driver is Sealvol's CSI driver. What it does is its first argument, its role:
+// Command driver is Sealvol's CSI driver. Its first argument selects its role:
 //
 //	all         controller and node in one process; starts a mounter that survives it
 //	controller  the CSI controller service
@@ -6,8 +6,8 @@
 //	mounter     starts and supervises mount servers
 //	mount       serves one volume; started by the mounter
 //	loop        binds loop devices of raw block volumes; started by the mounter
-//	writeback   has the kernel write back mapped files of a volume; started by the node service
-//	probe       asks a driver or a mounter whether it is alive
+//	writeback   makes the kernel write back mapped files of a volume; started by the node service
+//	probe       checks that a driver or a mounter is alive
 package main
 
 import (
@@ -39,17 +39,17 @@ func main() {
 	}
 }
 
-// run is main without the process.
+// run is main without the parts that concern the process.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	root := &cobra.Command{
 		Use: "driver", Short: "CSI driver of Sealvol: encrypted volumes for Kubernetes",
 		Version: version, SilenceErrors: true, SilenceUsage: true,
 		Long: `CSI driver of Sealvol: encrypted volumes for Kubernetes.
 
-Each role is a process. With the local backend, a cluster has "all --self-attach
+Each role is a process. With the local backend, a cluster runs "all --self-attach
 --external-mounter" and "mounter" on every node, and "controller --backend=none" beside
-csi-resizer; "all" alone is for trying it out and for single machines. Keys come
-only as node stage and node publish secrets.`,
+csi-resizer. "all" alone is for experiments and single machines. The driver gets
+keys only as node stage and node publish secrets.`,
 	}
 	root.SetArgs(args)
 	root.SetOut(stdout)
@@ -57,7 +57,7 @@ only as node stage and node publish secrets.`,
 	var log logFlags
 	log.add(root)
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
-		return errors.Join(crypto.HardenProcess(), log.set(stderr)) // keys pass through every role but the controller
+		return errors.Join(crypto.HardenProcess(), log.set(stderr)) // keys pass through every role except the controller
 	}
 	root.AddCommand(allCommand(), controllerCommand(), nodeCommand(), mounterCommand(), mountCommand(), loopCommand(), writeBackCommand(), probeCommand())
 	return root.ExecuteContext(ctx)
@@ -66,14 +66,15 @@ only as node stage and node publish secrets.`,
 type logFlags struct{ format, level string }
 
 func (l *logFlags) add(c *cobra.Command) {
-	c.PersistentFlags().StringVar(&l.format, "log-format", "json", "json or text")
-	c.PersistentFlags().StringVar(&l.level, "log-level", "info", "debug, info, warn or error")
+	c.PersistentFlags().StringVar(&l.format, "log-format", "json", "log format: json or text")
+	c.PersistentFlags().StringVar(&l.level, "log-level", "info", "log level: debug, info, warn or error")
 }
 
-// logLevel is the level of this process's log; a mount server's changes by its control socket.
+// logLevel is the level of this process's log. A mount server changes it on request of its control
+// socket.
 var logLevel slog.LevelVar
 
-// logArgs hands the log's flags on to processes that this one starts.
+// logArgs are the log flags for processes that this one starts.
 var logArgs []string
 
 func (l *logFlags) set(w io.Writer) error {

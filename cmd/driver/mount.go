@@ -9,7 +9,7 @@ import (
 
 func mountCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "mount", Short: "Serves one volume; started by the mounter, never by hand", Args: cobra.NoArgs, Hidden: true,
+		Use: "mount", Short: "Serves one volume; started by the mounter only", Args: cobra.NoArgs, Hidden: true,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return mounter.RunServer(c.Context(), mountserver.ForMounter(&logLevel))
 		},

@@ -9,14 +9,14 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 )
 
-// mountProgram starts this program as a mount server.
+// mountProgram returns the command that starts this program as a mount server.
 var mountProgram = func() []string { return []string{"/proc/self/exe", "mount"} }
 
 func mounterCommand() *cobra.Command {
 	var dir string
 	var s serverFlags
 	c := &cobra.Command{
-		Use: "mounter", Short: "Starts and supervises mount servers, one process a volume; they go on without it", Args: cobra.NoArgs,
+		Use: "mounter", Short: "Starts and supervises mount servers, one process per volume; they keep running if it ends", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := makeParent(dir); err != nil {
 				return err
@@ -26,7 +26,7 @@ func mounterCommand() *cobra.Command {
 				Cgroup: s.cgroup, MemoryBytes: s.memory, RuntimeDir: control.RuntimeDir(), TakesServers: os.Getpid() == 1, Hook: hook})
 		},
 	}
-	c.Flags().StringVar(&dir, "mounter-dir", "/var/lib/sealvol/mounter", "state directory; holds the socket mounter.sock")
+	c.Flags().StringVar(&dir, "mounter-dir", "/var/lib/sealvol/mounter", "state directory; it has the socket mounter.sock")
 	s.add(c)
 	return c
 }

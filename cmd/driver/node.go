@@ -14,7 +14,7 @@ func nodeCommand() *cobra.Command {
 	var m mounterFlags
 	var a agentFlags
 	c := &cobra.Command{
-		Use: "node", Short: "The CSI node service: stages and publishes volumes; stopping it touches no mount", Args: cobra.NoArgs,
+		Use: "node", Short: "The CSI node service: stages and publishes volumes; stopping it does not affect mounts", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			back, err := b.open(c.Context(), true, "")
 			if err != nil {

@@ -22,13 +22,13 @@ func probeCommand() *cobra.Command {
 	var timeout time.Duration
 	var ready bool
 	c := &cobra.Command{
-		Use: "probe", Short: "Asks a driver, or a mounter, whether it is alive; for a pod's probes", Args: cobra.NoArgs,
-		Long: `Asks a driver, or a mounter, whether it is alive, and fails if it does not answer in time.
+		Use: "probe", Short: "Checks that a driver or a mounter is alive; for a pod's probes", Args: cobra.NoArgs,
+		Long: `Checks that a driver or a mounter is alive, and fails if it does not answer in time.
 
-A driver that answers is alive also while its mounter is not: to end it would help
-nobody. With --ready it must be able to mount volumes. With --mounter-dir the mounter
-is asked; think twice before you let its end follow from that: mount servers end
-with its container.`,
+A driver that answers is alive even if its mounter is not, because restarting the
+driver would not help. With --ready, the driver must be able to mount volumes. With
+--mounter-dir, the mounter is checked. Be careful with a liveness probe of the mounter:
+when its container is restarted, all its mount servers end.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(c.Context(), timeout)
 			defer cancel()
@@ -39,9 +39,9 @@ with its container.`,
 		},
 	}
 	endpointFlag(c, &endpoint)
-	c.Flags().StringVar(&mounterDir, "mounter-dir", "", "ask the mounter with this state directory instead")
-	c.Flags().DurationVar(&timeout, "timeout", 5*time.Second, "how long to wait for the answer")
-	c.Flags().BoolVar(&ready, "ready", false, "also fail if the driver is not ready: its mounter does not answer")
+	c.Flags().StringVar(&mounterDir, "mounter-dir", "", "check the mounter with this state directory instead")
+	c.Flags().DurationVar(&timeout, "timeout", 5*time.Second, "how long to wait for an answer")
+	c.Flags().BoolVar(&ready, "ready", false, "also fail if the driver is not ready because its mounter does not answer")
 	return c
 }
 
@@ -59,12 +59,13 @@ func probeDriver(ctx context.Context, endpoint string, wantReady bool) error {
 		return fmt.Errorf("probe: %w", err)
 	}
 	if wantReady && r.GetReady() != nil && !r.GetReady().GetValue() {
-		return errors.New("probe: the driver is not ready")
+		return errors.New("probe: the driver is not ready: its mounter does not answer")
 	}
 	return nil
 }
 
-// probeMounter takes a mounter that hangs up for one that is alive, with all hands full.
+// probeMounter counts a mounter that closes the connection as alive: it is busy with other
+// connections.
 func probeMounter(ctx context.Context, dir string) error {
 	err := mounter.Client{Socket: mounter.SocketPath(dir)}.Ping(ctx)
 	if err != nil && !errors.Is(err, io.EOF) {

@@ -14,16 +14,18 @@ import (
 )
 
 const (
-	// maxRest is how long a volume may be at rest while it is copied. The mount server ends a longer one, and the copy is thrown away.
+	// maxRest is how long a volume may be frozen while it is copied. The mount server ends a longer
+	// freeze, and the copy is discarded.
 	maxRest = 30 * time.Minute
-	// thawTimeout bounds the end of a rest, which waits for no device.
+	// thawTimeout limits the end of a freeze, which waits for no device.
 	thawTimeout = 10 * time.Second
 )
 
-// errHangUp ends the conversation that holds a freeze.
+// errHangUp ends the request that holds a freeze.
 var errHangUp = errors.New("hung up")
 
-// quiesceBy brings volumes of the mounter with a state directory to rest. The rest belongs to a connection: it ends with this process.
+// quiesceBy freezes volumes of the mounter with a state directory. The freeze belongs to a
+// connection, so it ends with this process.
 func quiesceBy(stateDir string) backend.Quiesce {
 	return func(ctx context.Context, id string) (func() error, error) {
 		server := control.Client{Path: mounter.ControlPath(stateDir, id)}
@@ -54,18 +56,18 @@ func quiesceBy(stateDir string) backend.Quiesce {
 			return func() error {
 				err := thaw(ctx, server, f)
 				close(release)
-				if e := <-ended; !errors.Is(e, errHangUp) { // the connection was cut before
+				if e := <-ended; !errors.Is(e, errHangUp) { // the connection broke before
 					err = errors.Join(err, e)
 				}
 				return err
 			}, nil
 		case err := <-ended:
-			return nil, fmt.Errorf("%w: the mount server does not bring it to rest: %w", backend.ErrBusy, err)
+			return nil, fmt.Errorf("%w: the mount server does not freeze the volume: %w", backend.ErrBusy, err)
 		}
 	}
 }
 
-// thaw ends a freeze; an error if it had ended before.
+// thaw ends a freeze; it is an error if the freeze had ended before.
 func thaw(ctx context.Context, server control.Client, f volumectl.Frozen) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), thawTimeout)
 	defer cancel()
@@ -74,7 +76,7 @@ func thaw(ctx context.Context, server control.Client, f volumectl.Frozen) error 
 		return err
 	}
 	if thawed.Ended == 0 {
-		return errors.New("it was thawed before the copy was done")
+		return errors.New("the volume was thawed before the copy was complete")
 	}
 	return nil
 }

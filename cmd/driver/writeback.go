@@ -17,24 +17,25 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
 )
 
-// writeBackProgram starts this program as the helper that opens files of a mount.
+// writeBackProgram returns the command that starts this program as the helper that opens files of a
+// mount.
 var writeBackProgram = func() []string { return []string{"/proc/self/exe", "writeback"} }
 
-// writeBackTimeout bounds the writing back of mapped files before a volume is brought to rest.
+// writeBackTimeout limits writing back mapped files before a volume is frozen.
 const writeBackTimeout = 2 * time.Minute
 
 func writeBackCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "writeback SOCKET DIR", Short: "Has the kernel write back mapped files; started by the node service, never by hand", Args: cobra.ExactArgs(2), Hidden: true,
+		Use: "writeback SOCKET DIR", Short: "Makes the kernel write back mapped files; started by the node service only", Args: cobra.ExactArgs(2), Hidden: true,
 		RunE: func(c *cobra.Command, a []string) error {
 			return volumectl.WriteBack(c.Context(), control.Client{Path: a[0]}, a[1])
 		},
 	}
 }
 
-// writeBack has the kernel write back what programs have stored through mappings of a volume's
-// files. A process of its own does so, since the kernel does not let go of one that waits for a
-// server that hangs. A raw block volume has no such files: its loop device keeps nothing cached.
+// writeBack makes the kernel write back what programs have stored through mappings of a volume's
+// files. It uses a separate process, because the kernel does not release a process that waits for a
+// hanging server. A raw block volume needs none of this: its loop device caches nothing.
 func writeBack(ctx context.Context, stateDir, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, writeBackTimeout)
 	defer cancel()
@@ -64,6 +65,6 @@ func writeBack(ctx context.Context, stateDir, id string) error {
 		}
 		return nil
 	case <-ctx.Done():
-		return errors.Join(ctx.Err(), errors.New("mapped files are not written back in time: the mount server does not answer the kernel, or the volume is frozen"))
+		return errors.Join(ctx.Err(), errors.New("mapped files were not written back in time: the mount server does not answer the kernel, or the volume is frozen"))
 	}
 }

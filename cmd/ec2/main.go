@@ -1,5 +1,5 @@
-// Command ec2 is a stand-in for Amazon EC2 on this machine, to try the ebs backend without a cloud: the volumes are
-// files, attached ones are loop devices. It listens on loopback alone.
+// Command ec2 simulates Amazon EC2 on this machine, to try the ebs backend without a cloud. Volumes
+// are files, and attached volumes are loop devices. It listens only on loopback.
 package main
 
 import (
@@ -29,7 +29,7 @@ func main() {
 	}
 }
 
-// nodes are the ids of the machines, which are the same each time.
+// nodeFormat is the format of the instance ids, which are the same each time.
 const nodeFormat = "i-0123456789abcdef%d"
 
 func run(ctx context.Context, args []string, out io.Writer) error {
@@ -37,7 +37,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	var nodes int
 	var fast bool
 	c := &cobra.Command{
-		Use: "ec2", Short: "A stand-in for EC2 on loopback, with volumes in files", Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
+		Use: "ec2", Short: "A simulated EC2 on loopback, with volumes in files", Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if !fast {
 				o.Delays = ec2test.Delays{Create: 1500 * time.Millisecond, Delete: time.Second, Attach: 2 * time.Second, Detach: 2 * time.Second, Modify: 2 * time.Second,
@@ -47,11 +47,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		},
 	}
 	c.SetArgs(args)
-	c.Flags().StringVar(&o.Listen, "listen", "127.0.0.1:4980", "address, on loopback")
-	c.Flags().StringVar(&o.Disks, "dir", "build/ec2", "directory of the volumes and of what stands in for sysfs")
-	c.Flags().StringVar(&o.Region, "region", "local-1", "name of the region; its zones are this with a and b")
-	c.Flags().IntVar(&nodes, "nodes", 2, "how many machines there are, the first being this one")
-	c.Flags().BoolVar(&fast, "fast", false, "answer and change everything at once")
+	c.Flags().StringVar(&o.Listen, "listen", "127.0.0.1:4980", "loopback address to listen on")
+	c.Flags().StringVar(&o.Disks, "dir", "build/ec2", "directory of the volumes and of the simulated sysfs")
+	c.Flags().StringVar(&o.Region, "region", "local-1", "name of the region; its zones have the same name with a and b appended")
+	c.Flags().IntVar(&nodes, "nodes", 2, "number of instances; the first one is this machine")
+	c.Flags().BoolVar(&fast, "fast", false, "answer and execute all changes without delay")
 	return c.ExecuteContext(ctx)
 }
 
@@ -72,14 +72,14 @@ func serve(ctx context.Context, o ec2test.Options, nodes int, out io.Writer) err
 		s.AddInstance(ec2test.Instance{ID: fmt.Sprintf(nodeFormat, i)})
 	}
 	_, err = fmt.Fprintf(out, `EC2 and its metadata service: %s
-machines: %s
+instances: %s
 
   export %s
   driver all --backend ebs --cluster-id try --aws-region %s --aws-ec2-endpoint %s \
     --aws-metadata-endpoint %s --zone %sa --sys-dir %s --links-dir %s \
     --endpoint unix:///run/sealvol/csi.sock --mounter-dir /var/lib/sealvol/mounter --kubelet-dir /var/lib/kubelet
 
-Volumes end with this program.
+Attached volumes are detached when this program ends.
 `, s.URL(), nodeNames(nodes), strings.Join(s.Env(), " "), s.Region(), s.URL(), s.URL(), s.Region(), s.Sys(), s.Links())
 	if err == nil {
 		<-ctx.Done()

@@ -10,13 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FS is what names are relative to; *os.Root is one.
+// FS is the file system in which names are looked up; *os.Root implements it.
 type FS interface {
-	// OpenFile is os.OpenFile. It also opens directories for reading.
+	// OpenFile is like os.OpenFile. It also opens directories for reading.
 	OpenFile(name string, flag int, perm os.FileMode) (*os.File, error)
-	// Rename replaces what has the new name.
+	// Rename renames a file and replaces an existing one.
 	Rename(oldname, newname string) error
-	// Link gives a file a second name, and fails with os.ErrExist if there is such a name.
+	// Link gives a file a second name. It fails with os.ErrExist if the name exists.
 	Link(oldname, newname string) error
 	// Remove unlinks a file.
 	Remove(name string) error
@@ -24,33 +24,34 @@ type FS interface {
 
 var _ FS = (*os.Root)(nil)
 
-// Options say how a file is written. The zero value writes a private file durably, and replaces.
+// Options say how a file is written. The zero value writes a private file durably, and replaces an
+// existing one.
 type Options struct {
-	// FS is where names are looked up; nil: names are those of the process.
+	// FS is where names are looked up; nil means the process's file system.
 	FS FS
-	// Temp is the name of the temporary file; "": a random one beside the file.
+	// Temp is the name of the temporary file; "" means a random name in the same directory.
 	Temp string
 	// Mode is the mode of the file, less the umask; 0: 0600.
 	Mode os.FileMode
-	// New has Commit fail with os.ErrExist if there is a file of that name.
+	// New makes Commit fail with os.ErrExist if a file of that name exists.
 	New bool
-	// Volatile leaves out fsync.
+	// Volatile omits fsync.
 	Volatile bool
-	// Step, if not nil, is called before each step, with its name and the file's; an error ends
-	// the step with it. For tests that fail or crash there.
+	// Step, if not nil, is called before each step with its name and the file's. An error ends the
+	// step with it. For tests that fail or crash there.
 	Step func(step string) error
 }
 
-// File is a file that gets its name by Commit.
+// File is a file that gets its name from Commit.
 type File struct {
 	f    *os.File
 	name string
 	temp string
 	o    Options
-	done bool // it has its name, or is gone
+	done bool // it has its name, or was removed
 }
 
-// Write writes a file as a whole.
+// Write writes a complete file.
 func Write(name string, data []byte, o Options) error {
 	f, err := Create(name, o)
 	if err != nil {
@@ -63,8 +64,8 @@ func Write(name string, data []byte, o Options) error {
 	return f.Commit()
 }
 
-// Create begins a file that is to get a name. After it comes Commit or Discard; Discard may always
-// be deferred.
+// Create creates a file that does not have its name yet. The caller then calls Commit or Discard;
+// it may always defer Discard.
 func Create(name string, o Options) (*File, error) {
 	if o.FS == nil {
 		if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
@@ -96,8 +97,8 @@ func Create(name string, o Options) (*File, error) {
 	return f, nil
 }
 
-// ErrNotRegular refuses to replace a directory, a device and the like.
-var ErrNotRegular = errors.New("it is not a regular file")
+// ErrNotRegular refuses to replace a directory, a device or another special file.
+var ErrNotRegular = errors.New("not a regular file")
 
 // Write implements io.Writer.
 func (f *File) Write(b []byte) (int, error) {
@@ -107,8 +108,9 @@ func (f *File) Write(b []byte) (int, error) {
 	return f.f.Write(b)
 }
 
-// Commit gives the file its name. After an error the name holds what it held before, unless the
-// error is of the last step: then the new content has the name, but may not survive a crash.
+// Commit gives the file its name. After an error the name still refers to what it did before, with
+// one exception: after an error of the last step it refers to the new content, which may not
+// survive a crash.
 func (f *File) Commit() error {
 	if f.done {
 		return os.ErrClosed
@@ -157,15 +159,15 @@ func (f *File) rename() error {
 	return nil
 }
 
-// Discard removes a file that has no name yet. After Commit it does nothing.
+// Discard removes a file that does not have its name yet. After Commit it does nothing.
 func (f *File) Discard() {
 	if f.done {
 		return
 	}
 	f.done = true
-	_ = f.f.Close() // nothing of it is wanted any more
+	_ = f.f.Close() // the content is not needed any more
 	if f.step("remove "+f.temp) == nil {
-		_ = f.o.FS.Remove(f.temp) // another error is under way
+		_ = f.o.FS.Remove(f.temp) // the caller already handles another error
 	}
 }
 
@@ -176,7 +178,7 @@ func (f *File) step(s string) error {
 	return f.o.Step(s)
 }
 
-// SyncDir makes the names in a directory durable: those made, and those removed.
+// SyncDir makes created and removed names in a directory durable.
 func SyncDir(dir string) error { return syncDir(plain{}, dir) }
 
 func syncDir(fs FS, dir string) error {
@@ -187,7 +189,7 @@ func syncDir(fs FS, dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// plain are the names of the process.
+// plain is the process's file system.
 type plain struct{}
 
 func (plain) OpenFile(name string, flag int, perm os.FileMode) (*os.File, error) {
@@ -197,7 +199,7 @@ func (plain) Rename(from, to string) error { return os.Rename(from, to) }
 func (plain) Link(from, to string) error   { return os.Link(from, to) }
 func (plain) Remove(name string) error     { return os.Remove(name) }
 
-// renameNew renames without replacing: some file systems have no second names.
+// renameNew renames without replacing, for file systems without hard links.
 func (plain) renameNew(from, to string) error {
 	if err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE); err != nil {
 		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}

@@ -1,2 +1,2 @@
-// Package awsclient is what all users of the AWS SDK need between it and net/http.
+// Package awsclient is a layer between the AWS SDK and net/http that all users of the SDK need.
 package awsclient

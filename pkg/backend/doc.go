@@ -1,9 +1,9 @@
-// Package backend is where volumes come from: something that makes, attaches, grows and deletes
-// block devices. It knows nothing of encryption, file systems, gRPC or Kubernetes.
+// Package backend has the interfaces of storage backends, which create, attach, grow and delete
+// block devices. A backend knows nothing of encryption, file systems, gRPC or Kubernetes.
 //
-// One interface, several backends (local: image files in a directory of the node; ebs: volumes of Amazon EBS), one
-// conformance suite (backendtest) that every backend passes.
+// There are several backends (local: image files in a directory of the node; ebs: Amazon EBS
+// volumes). One conformance suite (backendtest) tests all of them.
 //
 // Every call is idempotent and may be repeated after a crash at any point or after its context was
-// cancelled. A backend serialises what must be serialised itself: callers may call concurrently.
+// cancelled. Calls may be concurrent; a backend serialises what it must.
 package backend

@@ -13,17 +13,17 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume"
 )
 
-// anchorInterval is how often a mount that changes writes a new anchor.
+// anchorInterval is how often a mount writes a new anchor while the volume changes.
 const anchorInterval = 30 * time.Second
 
-// maxAnchorFile bounds what is read of an anchor file, in bytes.
+// maxAnchorFile is how many bytes of an anchor file are read at most.
 const maxAnchorFile = 4096
 
-// ErrAnchorFile is of an anchor file that exists and holds no anchor.
+// ErrAnchorFile: the anchor file exists but does not contain an anchor.
 var ErrAnchorFile = errors.New("the anchor file is damaged")
 
-// ReadAnchor reads the anchor that a mount left in a file. There is none (nil) before the first
-// one: the file does not exist.
+// ReadAnchor reads the anchor that a mount left in a file. It returns nil if the file does not
+// exist, as before the first anchor.
 func ReadAnchor(path string) (*volume.Anchor, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -39,7 +39,7 @@ func ReadAnchor(path string) (*volume.Anchor, error) {
 	}
 	var a volume.Anchor
 	if len(b) > maxAnchorFile {
-		err = errors.New("it is too long")
+		err = errors.New("the file is too long")
 	} else {
 		a, err = volume.ParseAnchor(b)
 	}
@@ -58,17 +58,18 @@ func writeAnchor(path string, a volume.Anchor) error {
 	return atomicfile.Write(path, append(b, '\n'), atomicfile.Options{})
 }
 
-// anchorKeeper keeps the anchor of a mounted volume in a file. Its methods may be called on nil.
+// anchorKeeper updates a file with the anchor of a mounted volume. Its methods may be called on
+// nil.
 type anchorKeeper struct {
 	path string
 	vol  *volume.Volume
 	log  *slog.Logger
-	last volume.Anchor // in the file
+	last volume.Anchor // the anchor in the file
 	stop chan struct{}
 	done chan struct{}
 }
 
-// keepAnchor begins to write anchors: now, and while the volume changes.
+// keepAnchor starts to write anchors: one now, and others while the volume changes.
 func keepAnchor(path string, vol *volume.Volume, log *slog.Logger) *anchorKeeper {
 	k := &anchorKeeper{path: path, vol: vol, log: log, stop: make(chan struct{}), done: make(chan struct{})}
 	go func() {
@@ -87,7 +88,7 @@ func keepAnchor(path string, vol *volume.Volume, log *slog.Logger) *anchorKeeper
 	return k
 }
 
-// renew has the volume offer an anchor, writes it, and then confirms it.
+// renew gets an anchor from the volume, writes it, and then confirms it to the volume.
 func (k *anchorKeeper) renew() {
 	if k.vol.Failed() != nil {
 		return
@@ -100,7 +101,7 @@ func (k *anchorKeeper) renew() {
 		}
 	}
 	if err != nil && k.vol.Failed() == nil {
-		k.log.Warn("the anchor is not up to date: an older state of the device would go unnoticed since the last one", "file", k.path, "error", err)
+		k.log.Warn("anchor not written: a rollback of the device to a state after the last written anchor would not be detected", "file", k.path, "error", err)
 	}
 }
 
@@ -121,7 +122,7 @@ func (k *anchorKeeper) end() {
 	<-k.done
 }
 
-// final writes the anchor of all that the volume holds, after it was closed.
+// final writes the anchor of the volume's last state, after the volume was closed.
 func (k *anchorKeeper) final() error {
 	if k == nil {
 		return nil

@@ -12,11 +12,11 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 )
 
-// LogFile is standard error, until a server in the background has to let go of it.
+// LogFile is standard error, until a server in the background detaches from it.
 type LogFile struct {
 	mu   sync.Mutex
 	f    *os.File
-	path string // of a file of its own
+	path string // of a separate log file
 }
 
 // NewLogFile returns standard error.
@@ -29,9 +29,9 @@ func (l *LogFile) Write(b []byte) (int, error) {
 	return l.f.Write(b)
 }
 
-// Detach lets go of a pipe that whoever started us may be reading to its end: from then on the log
-// is a file mount-PID.log in control.RuntimeDir. Terminals, files and the sockets of service
-// managers stay.
+// Detach releases a standard error that is a pipe, because the program that started this one may be
+// reading the pipe to its end. From then on the log is a file mount-PID.log in control.RuntimeDir.
+// Terminals, files and the sockets of service managers stay.
 func (l *LogFile) Detach() {
 	fi, err := os.Stderr.Stat()
 	if err != nil || fi.Mode().Type() != os.ModeNamedPipe {
@@ -49,7 +49,7 @@ func (l *LogFile) Detach() {
 	defer f.Close()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	// Standard error itself, so that a crash of the runtime is told there, too.
+	// Replace standard error itself, so that a crash of the Go runtime is logged there, too.
 	if unix.Dup2(int(f.Fd()), int(os.Stderr.Fd())) == nil && path != os.DevNull {
 		l.path = path
 	}
@@ -57,7 +57,7 @@ func (l *LogFile) Detach() {
 
 // removeOldLogs removes the empty logs of servers that were killed.
 func removeOldLogs(dir string) {
-	names, _ := filepath.Glob(filepath.Join(dir, "mount-*.log")) // the pattern is well-formed
+	names, _ := filepath.Glob(filepath.Join(dir, "mount-*.log")) // cannot fail: the pattern is well-formed
 	for _, n := range names {
 		var pid int
 		fi, err := os.Lstat(n)
@@ -65,14 +65,14 @@ func removeOldLogs(dir string) {
 			continue
 		}
 		if errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
-			_ = os.Remove(n) // the next one tries again
+			_ = os.Remove(n) // the next server tries again
 		}
 	}
 }
 
-// End removes a log that nobody will want to read: of a server that ended without an error.
+// End removes the log file of a server that ended without an error.
 func (l *LogFile) End(err error) {
 	if l.path != "" && err == nil {
-		_ = os.Remove(l.path) // it can stay
+		_ = os.Remove(l.path) // it may stay
 	}
 }

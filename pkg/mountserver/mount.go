@@ -14,20 +14,21 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// Mount is the mount of a server that makes its own.
+// Mount describes the mount of a server that mounts on its own.
 type Mount struct {
-	// Dir is where to mount: the absolute path of a directory.
+	// Dir is the mount point: the absolute path of a directory.
 	Dir string
-	// Options say how. Their Source is what the mount table shows as the device.
+	// Options are the mount options. Their Source is what the mount table shows as the device.
 	Options fusefs.MountOptions
-	// Signals are those that Signals returned; nil: none are answered.
+	// Signals are those that Signals returned; nil if signals are not handled.
 	Signals <-chan os.Signal
-	// Ready is called once the file system answers; its error is logged. Nil: nothing is called.
+	// Ready is called once the file system answers; its error is logged. It may be nil.
 	Ready func() error
 }
 
-// Signals begins to catch the signals that end a mount, and ignores those of a terminal or log that
-// went away. Signals that come while the volume is opened wait until there is something to unmount.
+// Signals starts to catch the signals that end a mount, and ignores SIGPIPE and SIGHUP of a log or
+// terminal that is gone. A signal that comes while the volume is opened is handled when there is
+// something to unmount.
 func Signals() <-chan os.Signal {
 	c := make(chan os.Signal, 2)
 	signal.Notify(c, unix.SIGTERM, unix.SIGINT)
@@ -35,8 +36,8 @@ func Signals() <-chan os.Signal {
 	return c
 }
 
-// MountAndServe mounts, serves until the mount ends, and closes everything: when it returns nil,
-// all that was acknowledged is on the device. The server can be found by control.Find.
+// MountAndServe mounts, serves until the mount ends, and closes everything. When it returns nil,
+// all acknowledged writes are on the device. control.Find finds the server.
 func (s *Server) MountAndServe(m Mount) error {
 	limitMemory(s.opts.MemoryBytes)
 	m.Options.Logger = s.log
@@ -47,14 +48,14 @@ func (s *Server) MountAndServe(m Mount) error {
 		return errors.Join(err, s.Close())
 	}
 	if err := fusefs.Tune(m.Dir); err != nil && os.Geteuid() == 0 {
-		s.log.Warn("read-ahead stays at the kernel's default: the mount is slower than it could be", "error", err)
+		s.log.Warn("cannot raise the read-ahead of the mount: reading is slower than it could be", "error", err)
 	}
 	s.detach = func() error { return unmountUnused(m.Dir) }
 	defer s.startControl(ctx, conn)()
 	go s.answerSignals(ctx, &m, conn)
 	if m.Ready != nil {
 		if err := m.Ready(); err != nil {
-			s.log.Warn("nobody waits for the mount any more", "error", err)
+			s.log.Warn("cannot report that the mount is ready", "error", err)
 		}
 	}
 	s.log.Info("mounted", "volume", s.Name(), "readOnly", s.opts.ReadOnly, "pid", os.Getpid())
@@ -84,8 +85,8 @@ func (s *Server) mount(m *Mount) (conn uint32, served chan error, err error) {
 	}
 }
 
-// startControl begins to answer on the control socket. The function returned ends that; callers of
-// Unmount have their answer then.
+// startControl starts to answer on the control socket. The returned function stops that; callers of
+// Unmount have their answer by then.
 func (s *Server) startControl(ctx context.Context, conn uint32) (stop func()) {
 	socket, err := listen(conn, s.log)
 	if err != nil {
@@ -124,13 +125,13 @@ func (s *Server) answerSignals(ctx context.Context, m *Mount, conn uint32) {
 		s.log.Error("sync failed", "error", err)
 	}
 	if err := fusefs.Unmount(m.Dir, true); err != nil {
-		s.log.Error("the mount cannot be detached", "error", err)
+		s.log.Error("cannot detach the mount", "error", err)
 	} else {
-		s.log.Warn("files are in use: the mount is detached, and its process ends when the last of them is closed; another signal aborts the connection")
+		s.log.Warn("files are in use: the mount is detached, and this process ends when the last file is closed; send another signal to abort the connection")
 	}
 	select {
 	case <-m.Signals:
-		s.log.Warn("aborting the FUSE connection: whoever still uses the mount gets errors")
+		s.log.Warn("aborting the FUSE connection: programs that still use the mount get errors")
 		if err := fusefs.AbortConnection(conn); err != nil {
 			s.log.Error("abort failed", "error", err)
 		}
@@ -138,7 +139,7 @@ func (s *Server) answerSignals(ctx context.Context, m *Mount, conn uint32) {
 	}
 }
 
-// sync makes everything acknowledged durable.
+// sync makes all acknowledged writes durable.
 func (s *Server) sync() error {
 	if s.opts.ReadOnly {
 		return nil

@@ -14,7 +14,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// ForMounter is the mount server that a mounter starts: mounter.RunServer calls it. It logs to
+// ForMounter returns the mount server that a mounter starts: mounter.RunServer calls it. It logs to
 // slog.Default(), whose level is level.
 func ForMounter(level *slog.LevelVar) mounter.Serve {
 	return func(ctx context.Context, c mounter.ServeConfig) error {
@@ -32,7 +32,7 @@ func ForMounter(level *slog.LevelVar) mounter.Serve {
 	}
 }
 
-// openFor opens what a mounter asks for.
+// openFor opens a volume as a mounter requests it.
 func openFor(ctx context.Context, c mounter.ServeConfig, level *slog.LevelVar) (*Server, error) {
 	limitMemory(c.MemoryBytes)
 	dev, err := device.NewFile(c.Device, device.OpenOptions{ReadOnly: c.ReadOnly})
@@ -57,7 +57,7 @@ func openFor(ctx context.Context, c mounter.ServeConfig, level *slog.LevelVar) (
 func (o *Options) parse(c mounter.ServeConfig) (keys []crypto.Credential, err error) {
 	if c.Instance != "" {
 		if o.Instance, err = crypto.ParseUUID(c.Instance); err != nil {
-			return nil, fmt.Errorf("%w: instance", mounter.ErrInvalid)
+			return nil, fmt.Errorf("%w: malformed instance ID", mounter.ErrInvalid)
 		}
 	}
 	if c.Anchor != "" {
@@ -85,11 +85,11 @@ func (o *Options) parse(c mounter.ServeConfig) (keys []crypto.Credential, err er
 	return keys, nil
 }
 
-// copyAttribute says of a volume that it is a copy; docs/csi.md.
+// copyAttribute is the volume attribute that declares a copy; see docs/csi.md.
 const copyAttribute = "keyVolume"
 
-// mounterErrors give the errors of opening the kind that a mounter's callers know. The first that
-// fits counts: some errors wrap others.
+// mounterErrors maps the errors of opening a volume to those that a mounter's callers know. The
+// first match wins, because some errors wrap others.
 var mounterErrors = []struct{ from, to error }{
 	{volume.ErrRolledBack, mounter.ErrRolledBack},
 	{volume.ErrForked, mounter.ErrRolledBack},
@@ -115,7 +115,7 @@ var mounterErrors = []struct{ from, to error }{
 
 func mounterError(err error) error {
 	if errors.Is(err, volume.ErrCopy) {
-		err = fmt.Errorf("%w. If it is to be a volume of its own, set "+copyAttribute+" in the volume attributes of its PersistentVolume to the handle of the volume that it was copied from", err)
+		err = fmt.Errorf("%w. To use the copy as a volume of its own, set "+copyAttribute+" in the volume attributes of its PersistentVolume to the handle of the volume that it was copied from", err)
 	}
 	for _, e := range mounterErrors {
 		if !errors.Is(err, e.from) {

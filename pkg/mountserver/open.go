@@ -12,11 +12,11 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/doublecrypt"
 )
 
-// openVolume opens a volume of either format, and formats a blank device if it may.
+// openVolume opens a volume of either format, and formats a blank device if that is allowed.
 func (s *Server) openVolume(ctx context.Context) error {
 	o := &s.opts
-	// Asked before format v2 is, which such a device may have held before: an old copy of the v2
-	// header could still open.
+	// Check for v1 before v2: a device that now holds v1 may have held v2 before, and an old copy
+	// of the v2 header could still open.
 	v1, err := doublecrypt.IsVolume(o.Device)
 	if err != nil {
 		return err
@@ -45,7 +45,7 @@ func (s *Server) openVolume(ctx context.Context) error {
 	return WithContents(o.Device, err)
 }
 
-// WithContents adds to an error of volume.Open what a device holds that holds no volume. The error
+// WithContents adds to an error of volume.Open what the device holds instead of a volume. The error
 // for a blank device is also mounter.ErrBlank.
 func WithContents(dev device.Device, err error) error {
 	if !errors.Is(err, volume.ErrNotSealvol) || errors.Is(err, volume.ErrOtherVolume) {
@@ -61,7 +61,7 @@ func WithContents(dev device.Device, err error) error {
 	return fmt.Errorf("%w: it holds %s", err, what)
 }
 
-// marked is an error that is also another one, whose text would say nothing more.
+// marked is an error that also matches another one, whose text would add nothing.
 type marked struct {
 	error
 	also error
@@ -69,8 +69,7 @@ type marked struct {
 
 func (e *marked) Unwrap() []error { return []error{e.error, e.also} }
 
-// formatBlank formats a device that is blank, or that holds the beginnings of a format that was cut
-// off, if that is allowed.
+// formatBlank formats a device that is blank or holds an unfinished format, if that is allowed.
 func (o *Options) formatBlank() error {
 	if o.Format == nil {
 		return nil
@@ -83,7 +82,7 @@ func (o *Options) formatBlank() error {
 	case err != nil || !blank:
 		return err
 	case o.Anchor != nil:
-		return fmt.Errorf("%w: it is blank, and volume %v is anchored at generation %d", volume.ErrOtherVolume, o.Anchor.Volume, o.Anchor.Generation)
+		return fmt.Errorf("%w: the device is blank, but the anchor says that volume %v was at generation %d", volume.ErrOtherVolume, o.Anchor.Volume, o.Anchor.Generation)
 	case o.ReadOnly:
 		return mounter.ErrBlank
 	}
@@ -91,8 +90,8 @@ func (o *Options) formatBlank() error {
 }
 
 func (o *Options) format() error {
-	// Force: nobody else has the device, and it was found blank. Setgid: fsGroup's OnRootMismatch
-	// then skips the walk.
+	// Force: no other process has the device open, and it was found blank. Setgid: fsGroup's
+	// OnRootMismatch then skips the walk.
 	f := volume.FormatOptions{Recipient: o.Current, RootMode: 0o2775, Force: true}
 	if o.Format.Suite != "" {
 		s, err := crypto.ParseSuite(o.Format.Suite)

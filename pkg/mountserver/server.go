@@ -16,8 +16,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// beyondVolume is what the process may use besides the volume's memory: 32 requests of 2 MiB, and
-// the program itself.
+// beyondVolume is what the process may use in addition to the volume's memory: 32 requests of 2
+// MiB, and the program itself.
 const beyondVolume = 96 << 20
 
 // Served is an open volume of either format.
@@ -27,24 +27,24 @@ type Served interface {
 	Close() error
 }
 
-// Server serves one volume. It never does a path operation on its own mount, which only itself
-// could answer.
+// Server serves one volume. It never uses a path on its own mount, because only it could answer
+// that request.
 type Server struct {
 	opts   Options
 	log    *slog.Logger
 	base   Served
-	vol    *volume.Volume // base, if it is of format v2
-	v1     *V1            // base, if it is of format v1
-	name   string         // UUID, or the format's name
+	vol    *volume.Volume // base, if the format is v2
+	v1     *V1            // base, if the format is v1
+	name   string         // the UUID, or the name of the format
 	damage damage
 
-	fs      vfs.FS // what is mounted: the volume, or a snapshot of it
-	endView func() // of the snapshot
+	fs      vfs.FS // what is mounted: the volume or a snapshot of it
+	endView func() // closes the snapshot
 	views   views
-	anchor  *anchorKeeper // nil: none
+	anchor  *anchorKeeper // nil if there is none
 	fuse    *fusefs.Server
 
-	// detach ends the mount for a caller of End; nil: serving ends at once.
+	// detach ends the mount for a caller of End; nil if serving ends at once.
 	detach   func() error
 	stop     chan struct{}
 	stopOnce sync.Once
@@ -52,7 +52,7 @@ type Server struct {
 	endErr   error         // set before ended is closed
 }
 
-// Open opens a volume. Then comes MountAndServe, or Attach and Serve, or Close.
+// Open opens a volume. The caller then calls MountAndServe, or Attach and Serve, or Close.
 func Open(ctx context.Context, o Options) (*Server, error) {
 	s := &Server{opts: o, log: o.Log, stop: make(chan struct{}), ended: make(chan struct{}), endView: func() {}}
 	if s.log == nil {
@@ -78,7 +78,8 @@ func Open(ctx context.Context, o Options) (*Server, error) {
 	return s, nil
 }
 
-// limitMemory has the collector keep the process within what the volume may use and some more.
+// limitMemory makes the garbage collector keep the process within the volume's memory and some
+// more.
 func limitMemory(volumeBytes int64) {
 	if volumeBytes == 0 {
 		volumeBytes = volume.DefaultMemory
@@ -86,7 +87,7 @@ func limitMemory(volumeBytes int64) {
 	debug.SetMemoryLimit(volumeBytes + beyondVolume)
 }
 
-// Name is by what callers of the control socket know the volume.
+// Name returns the name by which callers of the control socket know the volume.
 func (s *Server) Name() string {
 	if s.opts.Name != "" {
 		return s.opts.Name
@@ -94,14 +95,14 @@ func (s *Server) Name() string {
 	return s.name
 }
 
-// Attach takes over the connection of a mount, or one that is to be mounted. Nothing is read from
-// it before Serve.
+// Attach takes over the FUSE connection of a mount, which may not be mounted yet. Nothing is read
+// from it before Serve.
 func (s *Server) Attach(fuse *os.File) (err error) {
 	s.fuse, err = fusefs.NewServer(fusefs.Options{FS: s.fs, Device: fuse, ReadOnly: s.opts.ReadOnly, Logger: s.log, Damaged: s.damage.in(s.opts.Snapshot)})
 	return err
 }
 
-// Mux is what the server can be asked on its control socket, once it is attached.
+// Mux returns the requests that the server answers on its control socket, once it is attached.
 func (s *Server) Mux() control.Mux {
 	if s.v1 != nil {
 		return s.v1Mux()
@@ -111,8 +112,8 @@ func (s *Server) Mux() control.Mux {
 	return v.Mux()
 }
 
-// Serve answers the kernel until the mount ends, until End or until ctx ends. Then it closes
-// everything: when it returns nil, all that was acknowledged is on the device. It calls ready once
+// Serve answers the kernel until the mount ends, until End, or until ctx ends. Then it closes
+// everything: when it returns nil, all acknowledged writes are on the device. It calls ready once
 // the file system answers.
 func (s *Server) Serve(ctx context.Context, ready func()) error {
 	served := make(chan error, 1)
@@ -131,23 +132,23 @@ func (s *Server) wait(ctx context.Context, served <-chan error, isReady <-chan s
 			continue
 		case err = <-served:
 			if errors.Is(err, fusefs.ErrAborted) {
-				err = nil // somebody cut the connection: what was acknowledged is committed all the same
+				err = nil // the connection was aborted: acknowledged writes are committed anyway
 			}
-		case <-s.stop: // requests fail from here on; the process ends, and with it the connection
+		case <-s.stop: // requests fail from here on; the connection ends with the process
 		case <-ctx.Done():
 		}
 		serving = false
 	}
 	s.endErr = errors.Join(s.Close(), err)
 	if s.endErr != nil {
-		s.log.Error("unmounted, and the last changes are not on the device", "volume", s.Name(), "error", s.endErr)
+		s.log.Error("unmounted, but the last changes were not written to the device and are lost", "volume", s.Name(), "error", s.endErr)
 	} else {
-		s.log.Info("unmounted, everything is on the device", "volume", s.Name())
+		s.log.Info("unmounted, all data is on the device", "volume", s.Name())
 	}
 	return s.endErr
 }
 
-// Close commits and closes the device: another process can open it then. Serve does so itself.
+// Close commits and closes the device, so that another process can open it. Serve calls it itself.
 func (s *Server) Close() error {
 	s.views.end(s.log)
 	s.endView()
@@ -160,8 +161,8 @@ func (s *Server) Close() error {
 }
 
 // End ends serving for a caller of the control socket. It returns when everything is on the device
-// and the device is closed. A mount that is in use stays, with an error of code CodeBusy, unless a
-// mounter owns it.
+// and the device is closed. If the mount is in use, it stays, and the error has the code CodeBusy,
+// unless a mounter owns the mount.
 func (s *Server) End(ctx context.Context) error {
 	if s.detach != nil {
 		if err := s.detach(); err != nil {
@@ -172,7 +173,7 @@ func (s *Server) End(ctx context.Context) error {
 	}
 	select {
 	case <-s.ended:
-	case <-ctx.Done(): // the caller went away, or serving has ended
+	case <-ctx.Done(): // the caller hung up, or serving has ended
 		select {
 		case <-s.ended:
 		default:
@@ -182,8 +183,8 @@ func (s *Server) End(ctx context.Context) error {
 	return s.endErr
 }
 
-// ErrInUse refuses to unmount.
-var ErrInUse = errors.New("files of it are in use")
+// ErrInUse refuses to unmount because files are in use.
+var ErrInUse = errors.New("files are in use")
 
 // unmountUnused unmounts dir unless it is in use.
 func unmountUnused(dir string) error {

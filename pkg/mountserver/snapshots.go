@@ -25,14 +25,14 @@ type views struct {
 // view is one mounted snapshot.
 type view struct {
 	dir  string
-	conn uint32 // number of its connection; 0: the mount is in another mount namespace
+	conn uint32 // number of its connection; 0 if the mount is in another mount namespace
 	srv  *fusefs.Server
-	free func() // lets the snapshot be deleted
+	free func() // allows the snapshot to be deleted
 	once sync.Once
-	done chan struct{} // closed when the snapshot is free
+	done chan struct{} // closed when the snapshot is released
 }
 
-// release frees the snapshot, once no request is in it.
+// release frees the snapshot once no request uses it.
 func (m *view) release() {
 	m.once.Do(func() {
 		m.srv.Retire()
@@ -41,7 +41,7 @@ func (m *view) release() {
 	})
 }
 
-// add begins to know a view, unless the volume ends.
+// add registers a view, unless the volume is closing.
 func (v *views) add(m *view) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -55,7 +55,7 @@ func (v *views) add(m *view) bool {
 	return true
 }
 
-// remove forgets a view, and frees its snapshot.
+// remove drops a view and frees its snapshot.
 func (v *views) remove(m *view) {
 	m.release()
 	v.mu.Lock()
@@ -63,7 +63,7 @@ func (v *views) remove(m *view) {
 	delete(v.all, m)
 }
 
-// on returns the snapshot that is mounted on a directory, nil if there is none.
+// on returns the snapshot that is mounted on a directory, or nil.
 func (v *views) on(dir string) *view {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -75,8 +75,8 @@ func (v *views) on(dir string) *view {
 	return nil
 }
 
-// end frees all snapshots that are still mounted: the volume ends. Their mounts are removed where
-// this process can; elsewhere they fail from now on, until they are unmounted.
+// end frees all snapshots that are still mounted, because the volume is closing. It removes their
+// mounts if this process can; other mounts fail from now on, until they are unmounted.
 func (v *views) end(log *slog.Logger) {
 	v.mu.Lock()
 	v.ended = true
@@ -86,17 +86,18 @@ func (v *views) end(log *slog.Logger) {
 	}
 	v.mu.Unlock()
 	for _, m := range left {
-		log.Warn("the volume is unmounted, and with it a snapshot", "on", m.dir)
+		log.Warn("unmounting a snapshot, because its volume is unmounted", "on", m.dir)
 		if m.conn != 0 {
 			if err := errors.Join(fusefs.AbortConnection(m.conn), fusefs.Unmount(m.dir, true)); err != nil {
-				log.Warn("the mount of the snapshot stays and gives errors: unmount it", "on", m.dir, "error", err)
+				log.Warn("cannot unmount the snapshot: its mount returns errors until you unmount it", "on", m.dir, "error", err)
 			}
 		}
 		m.release()
 	}
 }
 
-// mountSnapshot serves a snapshot on the connection of a mount on dir, which the caller has made.
+// mountSnapshot serves a snapshot on the FUSE connection of a mount on dir, which the caller has
+// made.
 func (s *Server) mountSnapshot(name, dir string, connection *os.File) error {
 	fs, free, err := s.vol.OpenSnapshot(name)
 	if err != nil {
@@ -110,7 +111,7 @@ func (s *Server) mountSnapshot(name, dir string, connection *os.File) error {
 	f := os.NewFile(uintptr(fd), "fuse")
 	m := &view{dir: dir, free: free, done: make(chan struct{})}
 	if id, err := fusefs.ConnectionID(dir); err == nil {
-		m.conn = id // else the caller's mount is not visible here
+		m.conn = id // otherwise the caller's mount is not visible here
 	}
 	m.srv, err = fusefs.NewServer(fusefs.Options{FS: fs, Device: f, ReadOnly: true, Logger: s.log.With("snapshot", name), Damaged: s.damage.in(name)})
 	if err == nil && !s.views.add(m) {
@@ -135,8 +136,8 @@ func (s *Server) mountSnapshot(name, dir string, connection *os.File) error {
 	}
 }
 
-// unmountSnapshot ends the mount of a snapshot on dir. When it returns nil the snapshot is free. A
-// mount in another mount namespace has to be unmounted by the caller first.
+// unmountSnapshot ends the mount of a snapshot on dir. When it returns nil, the snapshot is
+// released. The caller must first unmount a mount in another mount namespace.
 func (s *Server) unmountSnapshot(ctx context.Context, dir string) error {
 	m := s.views.on(dir)
 	if m == nil {

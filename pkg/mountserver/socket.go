@@ -14,16 +14,16 @@ import (
 )
 
 // controlSocket is where control.Find looks for this mount. The kernel gives a mount's number to
-// the next mount at once, so the name may be another server's any time after the unmount: making
-// and removing names happens under a lock on the directory.
+// the next mount at once, so after the unmount the name may belong to another server. Therefore
+// names are created and removed under a lock on the directory.
 type controlSocket struct {
 	l    *net.UnixListener
 	path string
-	ino  uint64 // of the name we made
+	ino  uint64 // of the name that this server created
 }
 
-// listen opens the control socket of the mount with a connection. Without one the mount works: only
-// grow, umount and the like can do less.
+// listen opens the control socket of the mount with a connection. The mount also works without it,
+// but grow, umount and similar commands are limited.
 func listen(conn uint32, log *slog.Logger) (*controlSocket, error) {
 	dir := control.RuntimeDir()
 	if dir == "" {
@@ -37,11 +37,11 @@ func listen(conn uint32, log *slog.Logger) (*controlSocket, error) {
 		return nil, &os.PathError{Op: "lstat", Path: dir, Err: err}
 	}
 	if int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 || st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return nil, fmt.Errorf("%s is not a directory that only we can write to", dir)
+		return nil, fmt.Errorf("%s is not a directory that only this user can write to", dir)
 	}
 	c := &controlSocket{path: control.SocketIn(dir, 0, int(conn))} // FUSE's device numbers have major 0
 	err := control.LockNames(dir, func() (err error) {
-		if to, err := os.Readlink(c.path); err == nil { // of a mount of the driver that had our number
+		if to, err := os.Readlink(c.path); err == nil { // of a mount of the driver that had the same number
 			log.Debug("replacing an old link", "to", to)
 			if err := os.Remove(c.path); err != nil {
 				return err
@@ -57,7 +57,7 @@ func listen(conn uint32, log *slog.Logger) (*controlSocket, error) {
 	return c, err
 }
 
-// remove removes the name, if it is ours still.
+// remove removes the name, if it still belongs to this server.
 func (c *controlSocket) remove() error {
 	return control.LockNames(filepath.Dir(c.path), func() error {
 		var st unix.Stat_t

@@ -7,13 +7,13 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// spaceRetry retries changes that fail with ENOSPC once, while no other change is under way. It
-// serves raw block volumes, whose volume has by its size room for whatever is written to its one
-// file (mounter.RawBytes). The engine refuses a write when three commits in a row have not found
-// room for it; with many writers at once, the others may each time have taken what a commit gave
-// back. Alone, a write has a commit's room to itself. Without the retry, the ENOSPC would be an I/O
-// error of the block device. A file system, whose users expect ENOSPC, has no use for it: a full
-// volume would hold up all writers for each write that fails.
+// spaceRetry retries a change that fails with ENOSPC once, while no other change runs. It is for
+// raw block volumes, whose volume is always large enough for whatever is written to its only file
+// (mounter.RawBytes). The engine refuses a write when three commits in a row have not found space
+// for it; with many concurrent writers, the others may each time have taken the space that a commit
+// freed. Alone, a write can use all the space that a commit frees. Without the retry, the ENOSPC
+// would be an I/O error of the block device. For file systems, whose users expect ENOSPC, the retry
+// would be harmful: on a full volume, each failing write would block all writers.
 type spaceRetry struct {
 	vfs.FS
 
@@ -23,7 +23,7 @@ type spaceRetry struct {
 // Unwrap implements vfs.Wrapper.
 func (r *spaceRetry) Unwrap() vfs.FS { return r.FS }
 
-// retry calls change, and once more alone if there was no room.
+// retry calls change, and once more alone if there was no space.
 func (r *spaceRetry) retry(change func() error) error {
 	r.changes.RLock()
 	err := change()
@@ -45,8 +45,8 @@ func (r *spaceRetry) Write(req *vfs.Req, ino vfs.Ino, off uint64, data []byte, k
 	return n, err
 }
 
-// Fallocate implements vfs.FS: discards and writes of zeros. Zeros become a hole: nothing is
-// reserved in a volume that has room by its size.
+// Fallocate implements vfs.FS for discards and writes of zeros. Zeros become a hole: the volume is
+// large enough, so nothing needs to be reserved.
 func (r *spaceRetry) Fallocate(req *vfs.Req, ino vfs.Ino, mode uint32, off, length uint64) error {
 	if mode == vfs.FallocZeroRange|vfs.FallocKeepSize {
 		mode = vfs.FallocPunchHole | vfs.FallocKeepSize
@@ -54,7 +54,7 @@ func (r *spaceRetry) Fallocate(req *vfs.Req, ino vfs.Ino, mode uint32, off, leng
 	return r.retry(func() error { return r.FS.Fallocate(req, ino, mode, off, length) })
 }
 
-// SetAttr implements vfs.FS: growing.
+// SetAttr implements vfs.FS for growing the file.
 func (r *spaceRetry) SetAttr(req *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (a vfs.Attr, err error) {
 	err = r.retry(func() error {
 		a, err = r.FS.SetAttr(req, ino, set)

@@ -18,19 +18,19 @@ import (
 )
 
 var (
-	// ErrV1 refuses a device of format v1 where that is not allowed.
+	// ErrV1 refuses a device of format v1 if that format is not allowed.
 	ErrV1 = errors.New("the device holds a volume of format v1 (doublecrypt); `sealvol convert` copies it into a volume of format v2")
 	// ErrV1Option refuses options that format v1 does not have.
-	ErrV1Option = errors.New("volumes of format v1 (doublecrypt) have no anchor, no snapshots and no discard")
+	ErrV1Option = errors.New("volumes of format v1 (doublecrypt) do not support anchors, snapshots and discard")
 	// ErrV1Key refuses a key that is not the contents of a key file.
-	ErrV1Key = errors.New("key of another kind")
-	// ErrV1Damaged is of a volume that is too damaged to be opened for writing.
-	ErrV1Damaged = errors.New("damaged volume of format v1")
+	ErrV1Key = errors.New("volumes of format v1 (doublecrypt) accept only a key file")
+	// ErrV1Damaged: the volume is too damaged to be opened for writing.
+	ErrV1Damaged = errors.New("the volume of format v1 is damaged and cannot be opened for writing")
 )
 
 // v1Warning is logged once at each mount.
-const v1Warning = "this volume has format v1 (doublecrypt), which does not protect against someone who writes to the device: " +
-	"blocks can be swapped and old states put back unnoticed; `sealvol convert` makes it a v2 volume"
+const v1Warning = "this volume has format v1 (doublecrypt), which does not protect against attackers who write to the device: " +
+	"they can swap blocks and restore old states without being detected; `sealvol convert` copies it into a volume of format v2"
 
 // V1 is an open volume of format v1 and its key.
 type V1 struct {
@@ -40,8 +40,8 @@ type V1 struct {
 	key   *crypto.DoublecryptKey
 }
 
-// OpenV1 opens a volume of format v1. The owner of its files is whoever runs this. The device stays
-// the caller's.
+// OpenV1 opens a volume of format v1. Its files belong to the user who runs this process. The
+// caller closes the device.
 func OpenV1(dev device.Device, cred crypto.Credential, opts doublecrypt.Options) (*V1, error) {
 	key, err := crypto.DoublecryptKeyOf(cred)
 	if err != nil {
@@ -110,8 +110,8 @@ func (s *Server) openV1() error {
 	return err
 }
 
-// v1Mux answers for a volume of format v1: what every mount can be asked, and whether a key is the
-// volume's.
+// v1Mux returns the requests for a volume of format v1: those that every mount has, and whether a
+// key is the volume's.
 func (s *Server) v1Mux() control.Mux {
 	m := control.NewMux(&volumectl.Basic{FS: s.v1, Name: s.name, ReadOnly: s.opts.ReadOnly, Conditions: s.conditions, GrowBy: growV1, End: s.End})
 	m[volumectl.KeyCheck] = volumectl.WithKeys(func(_ context.Context, _ *control.Call, k *volumectl.KeySet) (any, error) {
@@ -120,7 +120,7 @@ func (s *Server) v1Mux() control.Mux {
 	return m
 }
 
-// growV1 refuses: the format's header is written once.
+// growV1 refuses to grow, because the header of this format is written only once.
 func growV1() (int64, error) {
-	return 0, errors.New("volumes of format v1 (doublecrypt) do not grow: convert it to a larger one")
+	return 0, errors.New("volumes of format v1 (doublecrypt) cannot grow: convert it into a larger volume of format v2")
 }

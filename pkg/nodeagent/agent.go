@@ -24,11 +24,11 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 )
 
-// Mounter says which volumes are mounted here. mounter.Client is one.
+// Mounter knows which volumes are mounted on this node. mounter.Client implements it.
 type Mounter interface {
-	// List returns the volumes of the mounter, living or not.
+	// List returns the volumes of the mounter, whether or not their mount servers run.
 	List(ctx context.Context) ([]mounter.Info, error)
-	// Health returns a volume's state, in bounded time. mounter.ErrNotMounted.
+	// Health returns a volume's state in bounded time, or mounter.ErrNotMounted.
 	Health(ctx context.Context, volume string) (mounter.Info, error)
 }
 
@@ -36,37 +36,40 @@ type Mounter interface {
 type Options struct {
 	// Node is this node's name.
 	Node string
-	// Config is how to reach the API server, as this node.
+	// Config is the access to the API server, with the rights of this node.
 	Config *rest.Config
-	// Mounter is the one of this node, Control where its mount servers listen.
+	// Mounter is the mounter of this node. Control returns the control socket of a volume's mount
+	// server.
 	Mounter Mounter
 	Control func(volume string) control.Client
-	// Attachments says that volumes move: which is this node's the operator says after it was attached. Nobody waits for that to use it.
+	// Attachments says that volumes can move between nodes. The operator then writes to which node
+	// a volume belongs after it was attached, but the volume may be used before that.
 	Attachments bool
-	// HealthInterval is how often volumes are looked at, ReportInterval how often what changes all the time is reported. Defaults: 5 s and 30 s.
+	// HealthInterval is how often volumes are checked, and ReportInterval how often values that
+	// always change are reported. Defaults: 5 s and 30 s.
 	HealthInterval, ReportInterval time.Duration
-	// Log gets what can not be reported. Default: slog.Default.
+	// Log gets what cannot be reported. Default: slog.Default.
 	Log *slog.Logger
 }
 
-// field selectors of SealedVolumes.
+// These are field selectors of SealedVolumes.
 const (
 	fieldNode   = "spec.nodeName"
 	fieldHandle = "spec.volumeHandle"
 )
 
-// Timeouts. A mount server answers from memory, but for an anchor it commits.
+// Timeouts. A mount server answers from memory, except that it commits for an anchor.
 const (
 	askTimeout     = 5 * time.Second
 	anchorTimeout  = 10 * time.Second
 	publishTimeout = 10 * time.Second
 )
 
-// silentPasses is how often in a row the mounter may not answer, as while it starts, before the health
-// that was seen last counts no longer.
+// silentPasses is how many times in a row the mounter may fail to answer, as while it starts,
+// before the last known health no longer counts.
 const silentPasses = 3
 
-// atOnce bounds how many volumes are looked at together.
+// atOnce is how many volumes are checked concurrently.
 const atOnce = 8
 
 // Agent reports on the volumes of one node.
@@ -77,8 +80,8 @@ type Agent struct {
 	events events.EventRecorder
 	stop   func() // of the events
 	kick   chan struct{}
-	left   atomic.Bool // the agent stops: nobody watches what it reports
-	silent int         // passes in a row in which the mounter did not answer
+	left   atomic.Bool // the agent stops, so nothing updates what it reports any more
+	silent int         // in how many passes in a row the mounter did not answer
 
 	mu      sync.Mutex
 	volumes map[string]*volume // by id; guarded by mu
@@ -104,7 +107,7 @@ func New(opt Options) (*Agent, error) {
 	}
 	a := &Agent{opt: opt, kick: make(chan struct{}, 1), volumes: map[string]*volume{}}
 	var err error
-	// Known beforehand: an API server that is down keeps no node plugin from starting.
+	// A fixed mapping needs no discovery, so the node plugin starts even if the API server is down.
 	mapper := meta.NewDefaultRESTMapper(nil)
 	mapper.Add(v1alpha1.GroupVersion.WithKind("SealedVolume"), meta.RESTScopeRoot)
 	if a.live, err = client.New(opt.Config, client.Options{Scheme: s, Mapper: mapper}); err != nil {
@@ -127,7 +130,7 @@ func New(opt Options) (*Agent, error) {
 // Run reports until ctx ends.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.stop()
-	// What a SealedVolume's node has to report may have waited for its existence.
+	// A SealedVolume may be created after the node has something to report about it.
 	inf, err := a.cache.GetInformer(ctx, &v1alpha1.SealedVolume{}, cache.BlockUntilSynced(false))
 	if err != nil {
 		return err
@@ -168,7 +171,7 @@ func (a *Agent) loop(ctx context.Context) error {
 	}
 }
 
-// look has the volumes looked at soon.
+// look triggers a check of all volumes.
 func (a *Agent) look() {
 	select {
 	case a.kick <- struct{}{}:
@@ -176,13 +179,13 @@ func (a *Agent) look() {
 	}
 }
 
-// pass looks at all volumes once.
+// pass checks all volumes once.
 func (a *Agent) pass(ctx context.Context) {
 	listCtx, cancel := context.WithTimeout(ctx, askTimeout)
 	list, err := a.opt.Mounter.List(listCtx)
 	cancel()
-	if err != nil { // the volumes' health is not known to be bad: the node service says that the mounter does not answer
-		a.opt.Log.Warn("the mounter does not answer", "error", err)
+	if err != nil { // the health of the volumes is unknown, not bad; the node service reports that the mounter does not answer
+		a.opt.Log.Warn("the mounter does not answer: the health of this node's volumes is unknown", "error", err)
 		if a.silent++; a.silent >= silentPasses {
 			a.reportAll(ctx, unresponsive)
 		}
@@ -204,10 +207,10 @@ func (a *Agent) pass(ctx context.Context) {
 			return nil
 		})
 	}
-	_ = g.Wait() // none fails: what can not be reported is logged and tried again
+	_ = g.Wait() // no function returns an error: what cannot be reported is logged and retried
 }
 
-// others are volumes that are not mounted but are said to be, or were.
+// others returns volumes that are not mounted but are reported as mounted, or were mounted before.
 func (a *Agent) others(ctx context.Context, here map[string]bool) []string {
 	var ids []string
 	a.mu.Lock()
@@ -219,7 +222,7 @@ func (a *Agent) others(ctx context.Context, here map[string]bool) []string {
 	a.mu.Unlock()
 	var list v1alpha1.SealedVolumeList
 	if err := a.cache.List(ctx, &list); err != nil {
-		a.opt.Log.Warn("SealedVolumes of this node can not be listed", "error", err)
+		a.opt.Log.Warn("cannot list the SealedVolumes of this node", "error", err)
 		return ids
 	}
 	for i := range list.Items {
@@ -230,7 +233,7 @@ func (a *Agent) others(ctx context.Context, here map[string]bool) []string {
 	return ids
 }
 
-// volume returns what is known of a volume.
+// volume returns the agent's entry for a volume.
 func (a *Agent) volume(id string) *volume {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -242,20 +245,20 @@ func (a *Agent) volume(id string) *volume {
 	return v
 }
 
-// forget drops a volume of which nothing is left to report.
+// forget drops a volume when nothing is left to report.
 func (a *Agent) forget(id string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.volumes, id)
 }
 
-// report looks at one volume and writes what has changed.
+// report checks one volume and writes what has changed.
 func (a *Agent) report(ctx context.Context, id string, mounted bool) {
 	v := a.volume(id)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.unstaging && mounted {
-		return // it is looked at by who unstages it
+		return // unstaging reports on it
 	}
 	now := time.Now()
 	full := now.Sub(v.reported) >= a.opt.ReportInterval
@@ -266,8 +269,8 @@ func (a *Agent) report(ctx context.Context, id string, mounted bool) {
 	err := a.publish(ctx, id, v, state, full)
 	switch {
 	case err != nil && ctx.Err() == nil:
-		if v.failed != err.Error() { // not each time
-			a.opt.Log.Warn("a volume's state is not reported", "volume", id, "error", err)
+		if v.failed != err.Error() { // not in each pass
+			a.opt.Log.Warn("cannot report the state of the volume", "volume", id, "error", err)
 		}
 		v.failed = err.Error()
 	case err == nil:

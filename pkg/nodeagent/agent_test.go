@@ -309,7 +309,7 @@ func TestRemounted(t *testing.T) {
 	n.set(id, &mounter.Info{Volume: id, Alive: true})
 	await(t, sv, "healthy", healthy)
 	a.Remounted(id)
-	if note := event(t, sv, corev1.EventTypeWarning, "Remounted"); !strings.Contains(note, "node-a") || !strings.Contains(note, "restarted") {
+	if note := event(t, sv, corev1.EventTypeWarning, "Remounted"); !strings.Contains(note, "node-a") || !strings.Contains(note, "restart the containers") {
 		t.Error(note)
 	}
 }

@@ -21,24 +21,28 @@ import (
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 )
 
-// managedBy on a VolumeSnapshotContent names the node whose csi-snapshotter sees to it. The snapshot controller writes it for snapshots that
-// it has made; nobody does for contents that were made by hand, of a snapshot that is there already.
+// managedBy on a VolumeSnapshotContent names the node whose csi-snapshotter handles it. The
+// snapshot controller sets it for snapshots that it creates, but not for contents that were created
+// by hand for an existing snapshot.
 const managedBy = "snapshot.storage.kubernetes.io/managed-by"
 
-// Contents claims such contents for the node that has the snapshot, if snapshots lie on one node. It watches those
-// contents alone that no node has. It notes which volume they are of, whose key is needed as long as they are there; that is all that it does without a Node.
+// Contents sets this label on such contents for the node that has the snapshot, if each snapshot is
+// on one node. It watches only contents without the label. It also records the source volume of
+// each content, because the key of that volume is needed as long as the content exists. Without a
+// Node it only does that.
 type Contents struct {
 	Node, Driver string
 	Config       *rest.Config
-	// Source is the volume that a snapshot is of, if it lies on this node, or is known at all; else "".
+	// Source returns the volume that a snapshot was made of, if the snapshot is on this node or is
+	// known at all; otherwise "".
 	Source func(ctx context.Context, handle string) (string, error)
-	// Log gets what can not be claimed. Default: slog.Default.
+	// Log gets what cannot be claimed. Default: slog.Default.
 	Log *slog.Logger
 }
 
 type contentQueue = workqueue.TypedRateLimitingInterface[string]
 
-// Run claims until ctx ends.
+// Run claims contents until ctx ends.
 func (c Contents) Run(ctx context.Context) error {
 	if c.Log == nil {
 		c.Log = slog.Default()
@@ -74,7 +78,7 @@ func (c Contents) Run(ctx context.Context) error {
 	return err
 }
 
-// clients returns a cache of the contents that no node has, and a client.
+// clients returns a cache of the contents that belong to no node, and a client.
 func (c Contents) clients() (cache.Cache, client.Client, error) {
 	s := runtime.NewScheme()
 	if err := snapshotv1.AddToScheme(s); err != nil {
@@ -115,11 +119,12 @@ func (c Contents) next(ctx context.Context, queue contentQueue, name string, rea
 		queue.Forget(name)
 		return
 	}
-	c.Log.Warn("snapshot content not claimed", "content", name, "error", err)
+	c.Log.Warn("cannot claim the VolumeSnapshotContent", "content", name, "error", err)
 	queue.AddRateLimited(name)
 }
 
-// claim labels and annotates a content whose snapshot is here. The lock lets nobody's label be written over.
+// claim labels and annotates a content whose snapshot is on this node. Optimistic locking keeps it
+// from overwriting another node's label.
 func (c Contents) claim(ctx context.Context, name string, reader client.Reader, writer client.Writer) error {
 	var o snapshotv1.VolumeSnapshotContent
 	if err := reader.Get(ctx, client.ObjectKey{Name: name}, &o); err != nil || o.DeletionTimestamp != nil {
@@ -133,11 +138,11 @@ func (c Contents) claim(ctx context.Context, name string, reader client.Reader, 
 	if c.Node != "" {
 		metav1.SetMetaDataLabel(&o.ObjectMeta, managedBy, c.Node)
 	}
-	metav1.SetMetaDataAnnotation(&o.ObjectMeta, v1alpha1.SourceAnnotation, source) // whose key is needed then
+	metav1.SetMetaDataAnnotation(&o.ObjectMeta, v1alpha1.SourceAnnotation, source) // the key of this volume is needed
 	err = writer.Patch(ctx, &o, client.MergeFromWithOptions(was, client.MergeFromWithOptimisticLock{}))
 	if err = client.IgnoreNotFound(err); err != nil {
-		return fmt.Errorf("write: %w", err)
+		return fmt.Errorf("update VolumeSnapshotContent: %w", err)
 	}
-	c.Log.Info("snapshot content claimed", "content", name)
+	c.Log.Info("VolumeSnapshotContent claimed", "content", name)
 	return nil
 }

@@ -1,29 +1,33 @@
-// Package nodeagent is what a node does for the operator: it reports on the volumes that are mounted there, in the status of their
-// SealedVolumes, and keeps their anchors.
+// Package nodeagent does a node's work for the operator: it reports on the volumes that are mounted
+// on the node, in the status of their SealedVolumes, and publishes their anchors.
 //
 //	mounter ──(its socket: which volumes, health)──────┐
 //	mount servers ──(control sockets: usage, anchor)───┤
 //	                                                 Agent ──► status of SealedVolumes, events about claims
 //	node service ──(staging, staged, unstaging)────────┘
 //
-// Of the API it watches the SealedVolumes whose spec says that this node may use them, and nothing else. The mounter and the mount servers
-// are on this machine and answer from memory: their health is looked at every few seconds. What goes to the API server is what has changed: at once for
-// health, stage and unstage, else every half minute at most.
+// In the API, the agent watches only the SealedVolumes whose spec allows this node to use them. The
+// mounter and the mount servers are on the same machine and answer from memory, so the agent checks
+// their health every few seconds. It sends only changes to the API server: health, stage and
+// unstage at once, everything else at most every half minute.
 //
 // # Anchors
 //
-// An anchor is published before the volume is told that it is kept (control's "anchor-confirm"). At stage the newest one is asked of the API server
-// itself, and where that does not answer, or does not know the volume, nothing is mounted: the operator makes the SealedVolume before the volume is used. Before
-// a volume is unmounted nobody writes to it any more; the anchor that is taken then is of all that it holds. If it can not be published,
-// unmounting goes on, and it is tried again for as long as the agent lives.
+// The agent publishes an anchor before it confirms it to the volume (control's "anchor-confirm"). A
+// stage reads the newest anchor from the API server itself. If the API server does not answer or
+// does not know the volume, nothing is mounted: the operator creates the SealedVolume before the
+// volume is used. When a volume is unmounted, no pod writes to it any more, so the anchor that is
+// taken then covers everything. If it cannot be published, unmounting continues, and the agent
+// retries as long as it runs.
 //
-// # What was made
+// # Format state
 //
-// A volume is made once on its device (package csi). That it was begun, and that it was made, is
-// written to the status of its SealedVolume, by Agent.KeepFormat before the stage goes on, and for
-// volumes that are older than this by the next report.
+// A volume is formatted once (package csi). Agent.KeepFormat writes to the status of its
+// SealedVolume that formatting has begun and that it is complete, before the stage continues. For
+// volumes that were formatted by an earlier version, the next report does so.
 //
 // # Locks
 //
-// Agent.mu guards the map of volumes; a volume's own mutex is held while it is looked at and reported on, so that what is published never goes back.
+// Agent.mu guards the map of volumes. A volume's own mutex is held while it is checked and reported
+// on, so that reports are written in order.
 package nodeagent

@@ -12,14 +12,14 @@ import (
 )
 
 // errNoVolume: the API has no SealedVolume with that handle for this node.
-var errNoVolume = errors.New("there is no SealedVolume of it for this node")
+var errNoVolume = errors.New("no SealedVolume of this volume belongs to this node")
 
-// find returns the SealedVolume of a volume of this node, from the cache or the API server itself.
+// find returns the SealedVolume of a volume of this node, from the cache or from the API server.
 func (a *Agent) find(ctx context.Context, r client.Reader, id string) (*v1alpha1.SealedVolume, error) {
 	return a.findAt(ctx, r, id, false)
 }
 
-// findAt returns that of a volume of any node, if it may be.
+// findAt does the same, and with anywhere also finds a volume of another node.
 func (a *Agent) findAt(ctx context.Context, r client.Reader, id string, anywhere bool) (*v1alpha1.SealedVolume, error) {
 	var list v1alpha1.SealedVolumeList
 	if err := r.List(ctx, &list, client.MatchingFields{fieldHandle: id}); err != nil {
@@ -27,7 +27,9 @@ func (a *Agent) findAt(ctx context.Context, r client.Reader, id string, anywhere
 	}
 	var newest *v1alpha1.SealedVolume
 	for i := range list.Items {
-		// Of a volume that has had another name before, those that have a PersistentVolume now; of these the one with the newest anchor: the volume forgets old ones.
+		// A volume may have several SealedVolumes if it had several PersistentVolumes. Use those
+		// that have a PersistentVolume now, and of these the one with the newest anchor: the volume
+		// itself forgets old anchors.
 		sv := &list.Items[i]
 		if (anywhere || sv.Spec.NodeName == a.opt.Node) && sv.Status.Phase != v1alpha1.PhaseRetained && sv.Status.Phase != v1alpha1.PhaseDeleted && (newest == nil || isNewer(sv, newest)) {
 			newest = sv
@@ -39,7 +41,7 @@ func (a *Agent) findAt(ctx context.Context, r client.Reader, id string, anywhere
 	return newest, nil
 }
 
-// isNewer tells which of two SealedVolumes of one volume counts.
+// isNewer tells which of two SealedVolumes of one volume to use.
 func isNewer(x, y *v1alpha1.SealedVolume) bool {
 	of := func(sv *v1alpha1.SealedVolume) (generation, epoch int64) {
 		if sv.Status.Anchor == nil {
@@ -59,7 +61,7 @@ func handleOf(o client.Object) []string {
 	return nil
 }
 
-// claimOf is who is told in events; nil if nobody is.
+// claimOf returns the object for events, or nil if there is none.
 func claimOf(sv *v1alpha1.SealedVolume) *corev1.ObjectReference {
 	c := sv.Spec.ClaimRef
 	if c == nil {

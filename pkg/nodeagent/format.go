@@ -16,11 +16,12 @@ import (
 
 var _ backend.FormatKeeper = (*Agent)(nil)
 
-// formatTick is how often it is tried to write to a SealedVolume that is not this node's yet: the
-// operator says so soon after a volume was attached.
+// formatTick is how often the agent retries to write to a SealedVolume that does not belong to this
+// node yet. The operator changes that soon after a volume was attached.
 const formatTick = 200 * time.Millisecond
 
-// formatOf is what a SealedVolume keeps. A volume that has an anchor was open.
+// formatOf returns the format state of a SealedVolume. A volume that has an anchor has been open,
+// so it is formatted.
 func formatOf(sv *v1alpha1.SealedVolume) backend.FormatState {
 	f := sv.Status.Format
 	switch {
@@ -32,7 +33,7 @@ func formatOf(sv *v1alpha1.SealedVolume) backend.FormatState {
 	return backend.FormatNone
 }
 
-// known remembers what is kept, so that it is not written at each stage.
+// known caches the recorded state, so that it is not written at each stage.
 func (a *Agent) known(id string, s backend.FormatState) {
 	v := a.volume(id)
 	v.mu.Lock()
@@ -40,9 +41,8 @@ func (a *Agent) known(id string, s backend.FormatState) {
 	v.formatted = s == backend.FormatDone
 }
 
-// FormatState implements backend.FormatKeeper. It is asked of the API server itself, and of all
-// SealedVolumes that the volume ever had: also one whose PersistentVolume is gone knows what its
-// device held.
+// FormatState implements backend.FormatKeeper. It reads all SealedVolumes that the volume ever had
+// from the API server itself: one whose PersistentVolume is gone also knows what the device held.
 func (a *Agent) FormatState(ctx context.Context, id string) (backend.FormatState, error) {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
@@ -62,8 +62,8 @@ func (a *Agent) FormatState(ctx context.Context, id string) (backend.FormatState
 	return all, nil
 }
 
-// KeepFormat implements backend.FormatKeeper. A volume that was attached a moment ago may not be
-// this node's yet to write to: that is waited for, within bounds.
+// KeepFormat implements backend.FormatKeeper. If the volume was just attached, its SealedVolume may
+// not belong to this node yet; KeepFormat waits for that, up to a limit.
 func (a *Agent) KeepFormat(ctx context.Context, id string, s backend.FormatState) error {
 	v := a.volume(id)
 	v.mu.Lock()
@@ -93,7 +93,7 @@ func (a *Agent) KeepFormat(ctx context.Context, id string, s backend.FormatState
 	}
 }
 
-// keepFormat writes it once, unless what is kept is as far.
+// keepFormat writes the state once, unless the recorded state is at least as advanced.
 func (a *Agent) keepFormat(ctx context.Context, id string, s backend.FormatState) error {
 	sv, err := a.find(ctx, a.live, id)
 	if err != nil {

@@ -7,13 +7,14 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// leaveTimeout bounds how long the agent takes to say that it stops; less than a pod has for that.
+// leaveTimeout bounds how long the agent takes to report that it stops; less than a pod's grace
+// period.
 const leaveTimeout = 10 * time.Second
 
-// leave says of the volumes of this node that nobody watches them any more. The next agent reports
-// on them anew, seconds later where the plugin is upgraded. It is best effort: an agent that is
-// killed, or that has lost its rights because Sealvol is uninstalled (the chart's hook then says it),
-// can not.
+// leave reports for the volumes of this node that they are no longer watched. The next agent
+// replaces these reports, within seconds after an upgrade of the plugin. This is best effort: an
+// agent that is killed, or that has lost its rights because Sealvol is being uninstalled (the
+// chart's hook then does this), cannot report.
 func (a *Agent) leave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
 	defer cancel()
@@ -21,7 +22,7 @@ func (a *Agent) leave(ctx context.Context) {
 	a.reportAll(ctx, state{mounted: true})
 }
 
-// reportAll reports one state of all volumes that are said to be mounted on this node.
+// reportAll reports one state for all volumes that are reported as mounted on this node.
 func (a *Agent) reportAll(ctx context.Context, s state) {
 	var g errgroup.Group
 	g.SetLimit(atOnce)
@@ -31,10 +32,10 @@ func (a *Agent) reportAll(ctx context.Context, s state) {
 			v.mu.Lock()
 			defer v.mu.Unlock()
 			if err := a.publish(ctx, id, v, s, false); err != nil {
-				a.opt.Log.Warn("a volume's state is not reported", "volume", id, "error", err)
+				a.opt.Log.Warn("cannot report the state of the volume", "volume", id, "error", err)
 			}
 			return nil
 		})
 	}
-	_ = g.Wait() // none fails
+	_ = g.Wait() // no function returns an error
 }

@@ -18,34 +18,34 @@ import (
 
 func typesUID(s string) types.UID { return types.UID(s) }
 
-// added calls f for each object that comes.
+// added returns a handler that calls f for each added object.
 func added(f func()) toolscache.ResourceEventHandler {
 	return toolscache.ResourceEventHandlerFuncs{AddFunc: func(any) { f() }}
 }
 
-// volume is what the agent remembers of one volume.
+// volume is the agent's state of one volume.
 type volume struct {
 	mu        sync.Mutex
-	unstaging bool      // somebody is about to unmount it
-	remounted bool      // its server has died, and nobody was told yet
-	formatted bool      // it is kept that it was made
-	reported  time.Time // when all of it was reported last
+	unstaging bool      // it is about to be unmounted
+	remounted bool      // its mount server has died, which is not reported yet
+	formatted bool      // it is recorded that the volume is formatted
+	reported  time.Time // when everything was reported last
 	failed    string    // why the last report failed
-	anchor    *anchor   // taken, not published yet
-	confirmed uint64    // generation that the volume was told to be kept
-	quietTill time.Time // no anchor is asked for before: the last one did not come
+	anchor    *anchor   // not published yet
+	confirmed uint64    // generation of the last anchor that was confirmed to the volume
+	quietTill time.Time // no anchor is requested before, because the last request failed
 }
 
-// state is how a volume is found.
+// state is what the agent observes of a volume.
 type state struct {
 	mounted   bool
-	answered  bool // its server did, so that it has the volume open
+	answered  bool // the mount server answered, so it has the volume open
 	health    v1alpha1.Health
-	condition control.Condition // the worst; no reason: none
+	condition control.Condition // the worst one; no reason means none
 	usage     *v1alpha1.VolumeUsage
 }
 
-// anchor is one as mount servers give it: volume.Anchor's JSON.
+// anchor is an anchor in the JSON format of mount servers, which is that of volume.Anchor.
 type anchor struct {
 	raw        json.RawMessage
 	Volume     string `json:"volume"`
@@ -55,17 +55,18 @@ type anchor struct {
 	MAC        string `json:"anchor"`
 }
 
-// anchorVersion is that of the JSON.
+// anchorVersion is the version of that JSON format.
 const anchorVersion = 1
 
-// nearlyFull is how many percent of a volume must be free, or it is called nearly full.
+// nearlyFull is the percentage of free space below which a volume is reported as nearly full.
 const nearlyFull = 5
 
-// unresponsive is how a volume is found whose mounter does not answer. Its mount server may go on.
+// unresponsive is the state of a volume whose mounter does not answer. Its mount server may still
+// work.
 var unresponsive = state{mounted: true, health: v1alpha1.HealthUnknown, condition: control.Condition{Reason: "MounterUnresponsive",
-	Message: "the mounter of the node does not answer: whether the volume can be used is not known"}}
+	Message: "the mounter of the node does not answer, so the health of the volume is unknown. Mounted volumes usually keep working. Check the mounter's pod on the node"}}
 
-// observe asks the mounter and the mount server. full: also what changes all the time.
+// observe asks the mounter and the mount server. full includes values that always change.
 func (a *Agent) observe(ctx context.Context, id string, v *volume, full bool) state {
 	s := state{mounted: true, health: v1alpha1.HealthHealthy}
 	askCtx, cancel := context.WithTimeout(ctx, askTimeout)
@@ -81,12 +82,12 @@ func (a *Agent) observe(ctx context.Context, id string, v *volume, full bool) st
 		s.add(c)
 	}
 	if s.health == v1alpha1.HealthInaccessible {
-		return s // its server does not answer
+		return s // the mount server does not answer
 	}
 	if st, err := a.opt.Control(id).Stats(askCtx); err == nil {
 		s.usage, s.answered = usageOf(st), true
 		if st.TotalBytes > 0 && info.BlockBytes == 0 && st.AvailableBytes*100 < st.TotalBytes*nearlyFull {
-			s.add(control.Condition{Reason: "NearlyFull", Message: fmt.Sprintf("less than %d%% of the volume is free: expand the claim, or delete something", nearlyFull)})
+			s.add(control.Condition{Reason: "NearlyFull", Message: fmt.Sprintf("less than %d%% of the volume is free: expand the claim or delete files", nearlyFull)})
 		}
 	}
 	if full {
@@ -95,7 +96,7 @@ func (a *Agent) observe(ctx context.Context, id string, v *volume, full bool) st
 	return s
 }
 
-// add takes a condition into account; the worst is shown.
+// add adds a condition; the state keeps the worst one.
 func (s *state) add(c control.Condition) {
 	h := v1alpha1.HealthDegraded
 	switch {
@@ -131,7 +132,7 @@ func usageOf(s control.Stats) *v1alpha1.VolumeUsage {
 	return u
 }
 
-// size is for people.
+// size formats a number of bytes for people.
 func size(b int64) string {
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}
 	f, i := float64(b), 0
@@ -145,10 +146,11 @@ func size(b int64) string {
 	return fmt.Sprintf("%.1f%s", f, units[i])
 }
 
-// anchorPause follows an anchor that did not come: the volume is held at rest, or its server hangs; each request waits there until that ends.
+// anchorPause is the pause after a failed request for an anchor: the volume is frozen or its server
+// hangs, and each request waits in the server until that ends.
 const anchorPause = 5 * time.Minute
 
-// takeAnchor asks the mount server for an anchor of all that is committed.
+// takeAnchor asks the mount server for an anchor of everything that is committed.
 func (a *Agent) takeAnchor(ctx context.Context, id string, v *volume) {
 	if time.Now().Before(v.quietTill) {
 		return
@@ -164,9 +166,9 @@ func (a *Agent) takeAnchor(ctx context.Context, id string, v *volume) {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		v.quietTill = time.Now().Add(anchorPause)
-		a.opt.Log.Warn("no anchor: the volume is held at rest, or does not answer", "volume", id)
+		a.opt.Log.Warn("anchor not refreshed: the volume is frozen or its mount server does not answer", "volume", id)
 	case err != nil:
-		a.opt.Log.Info("no anchor", "volume", id, "error", err) // read-only, after an error, …: the one before stands
+		a.opt.Log.Info("anchor not refreshed", "volume", id, "error", err) // read-only, after an error, …: the one before stands
 	case got.Generation > v.confirmed:
 		v.anchor = got
 	}
@@ -178,16 +180,16 @@ func parseAnchor(raw json.RawMessage) (*anchor, error) {
 		anchor
 	}
 	if err := json.Unmarshal(raw, &x); err != nil {
-		return nil, fmt.Errorf("malformed anchor: %w", err)
+		return nil, fmt.Errorf("decode the anchor: %w", err)
 	}
 	if x.Version != anchorVersion || x.Generation == 0 || x.Generation > 1<<62 || x.Epoch == 0 || x.MAC == "" {
-		return nil, fmt.Errorf("an anchor of version %d is not known", x.Version)
+		return nil, fmt.Errorf("the anchor has the unknown version %d", x.Version)
 	}
 	x.raw = raw
 	return &x.anchor, nil
 }
 
-// confirm tells the volume that an anchor is kept.
+// confirm tells the volume that an anchor was published.
 func (a *Agent) confirm(ctx context.Context, id string, v *volume) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -195,13 +197,13 @@ func (a *Agent) confirm(ctx context.Context, id string, v *volume) {
 		Anchor json.RawMessage `json:"anchor"`
 	}{v.anchor.raw}}, nil)
 	if err != nil {
-		// It learns of it when it is mounted next.
-		a.opt.Log.Debug("an anchor is kept, which the volume was not told", "volume", id, "error", err)
+		// The volume learns of it at the next mount.
+		a.opt.Log.Debug("cannot confirm a published anchor to the volume", "volume", id, "error", err)
 	}
 	v.confirmed, v.anchor = v.anchor.Generation, nil
 }
 
-// text is an anchor for a mount server.
+// text encodes an anchor for a mount server.
 func text(x *v1alpha1.Anchor) (string, error) {
 	b, err := json.Marshal(map[string]any{"version": anchorVersion, "volume": x.Volume, "instance": x.Instance, "generation": x.Generation, "epoch": x.Epoch, "anchor": x.MAC})
 	return string(b), err

@@ -16,10 +16,10 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 )
 
-// attempts of a write that others are faster with.
+// attempts is how many times a write is tried if other writers interfere.
 const attempts = 5
 
-// publish brings a volume's SealedVolume up to date, and tells the volume that its anchor is kept.
+// publish updates a volume's SealedVolume, and confirms its anchor to the volume.
 func (a *Agent) publish(ctx context.Context, id string, v *volume, s state, full bool) error {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
@@ -29,7 +29,7 @@ func (a *Agent) publish(ctx context.Context, id string, v *volume, s state, full
 		if err = a.publishOnce(ctx, r, id, v, s, full); !apierrors.IsConflict(err) {
 			break
 		}
-		r = a.live // the cache is behind
+		r = a.live // the cache is outdated
 	}
 	if err != nil {
 		return err
@@ -43,7 +43,7 @@ func (a *Agent) publish(ctx context.Context, id string, v *volume, s state, full
 	return nil
 }
 
-// tellRemounted makes an event about the claim of a volume that has a new server.
+// tellRemounted creates an event about the claim of a volume that has a new mount server.
 func (a *Agent) tellRemounted(ctx context.Context, id string, v *volume) error {
 	sv, err := a.find(ctx, a.cache, id)
 	if err != nil {
@@ -51,7 +51,7 @@ func (a *Agent) tellRemounted(ctx context.Context, id string, v *volume) error {
 	}
 	if ref := claimOf(sv); ref != nil {
 		a.events.Eventf(ref, sv, corev1.EventTypeWarning, "Remounted", "ServeVolume",
-			"volume %s on node %s: the process that served it has ended, and it was mounted again; containers that get \"Transport endpoint is not connected\" must be restarted",
+			"volume %s on node %s: its mount server died, and the volume was mounted again; restart the containers that get \"Transport endpoint is not connected\"",
 			sv.Name, a.opt.Node)
 	}
 	v.remounted = false
@@ -61,7 +61,7 @@ func (a *Agent) tellRemounted(ctx context.Context, id string, v *volume) error {
 func (a *Agent) publishOnce(ctx context.Context, r client.Reader, id string, v *volume, s state, full bool) error {
 	sv, err := a.find(ctx, r, id)
 	if err != nil {
-		if !s.mounted { // nothing is left to say, and nobody to say it to
+		if !s.mounted { // nothing is left to report
 			return ignoreNoVolume(err)
 		}
 		return err
@@ -83,13 +83,13 @@ func (a *Agent) publishOnce(ctx context.Context, r client.Reader, id string, v *
 }
 
 func ignoreNoVolume(err error) error {
-	if err == errNoVolume { //nolint:errorlint // find returns it as it is
+	if err == errNoVolume { // find returns it unwrapped
 		return nil
 	}
 	return err
 }
 
-// fill writes what is known into a status; changed: its health is another.
+// fill writes the observed state into a status. changed says that the health changed.
 func (a *Agent) fill(sv *v1alpha1.SealedVolume, v *volume, s state, full bool) (changed bool) {
 	st := &sv.Status
 	if !s.mounted {
@@ -106,7 +106,7 @@ func (a *Agent) fill(sv *v1alpha1.SealedVolume, v *volume, s state, full bool) (
 			st.Usage = s.usage
 		}
 	}
-	if s.answered && (st.Format == nil || st.Format.State != v1alpha1.FormatFormatted) { // of volumes that were mounted before anybody kept that
+	if s.answered && (st.Format == nil || st.Format.State != v1alpha1.FormatFormatted) { // for volumes that an earlier version formatted
 		st.Format = &v1alpha1.VolumeFormat{State: v1alpha1.FormatFormatted, Time: metav1.NewTime(time.Now().Truncate(time.Second))}
 	}
 	if x := v.anchor; x != nil && (st.Anchor == nil || int64(x.Generation) > st.Anchor.Generation || x.Epoch > uint32(st.Anchor.Epoch)) { //nolint:gosec // bounded by parseAnchor
@@ -116,8 +116,8 @@ func (a *Agent) fill(sv *v1alpha1.SealedVolume, v *volume, s state, full bool) (
 	return changed
 }
 
-// notable tells whether usage is to be reported as soon as it is seen: the share that is used has
-// changed by a percent of the volume, or the volume's size has.
+// notable tells whether the usage must be reported at once: its share has changed by one percent,
+// or the volume's size has changed.
 func notable(was, now *v1alpha1.VolumeUsage) bool {
 	if was == nil || was.TotalBytes != now.TotalBytes {
 		return true
@@ -126,7 +126,7 @@ func notable(was, now *v1alpha1.VolumeUsage) bool {
 	return max(change, -change) >= max(now.TotalBytes/100, 1)
 }
 
-// unwatched is how a volume is left by an agent that stops: what was seen last may be right no longer.
+// unwatched is the health that a stopping agent leaves, because what it observed may not stay true.
 // Lost data stays lost.
 func unwatched(st *v1alpha1.SealedVolumeStatus, node string) (v1alpha1.Health, control.Condition) {
 	last := string(st.Health)
@@ -138,10 +138,10 @@ func unwatched(st *v1alpha1.SealedVolumeStatus, node string) (v1alpha1.Health, c
 		last += ", " + c.Reason
 	}
 	return v1alpha1.HealthUnknown, control.Condition{Reason: v1alpha1.ReasonNotWatched,
-		Message: fmt.Sprintf("the node plugin on node %s has stopped, so nobody watches the volume until it runs again; seen last: %s", node, last)}
+		Message: fmt.Sprintf("the node plugin on node %s has stopped, so the health of the volume is unknown until it runs again; last known health: %s", node, last)}
 }
 
-// setHealthy sets the condition; it tells whether the reason is another.
+// setHealthy sets the condition; it returns whether the reason changed.
 func setHealthy(st *v1alpha1.SealedVolumeStatus, s state, generation int64) bool {
 	c := metav1.Condition{Type: v1alpha1.VolumeHealthy, Status: metav1.ConditionTrue, Reason: "AsExpected", Message: "nothing is wrong", ObservedGeneration: generation}
 	if s.condition.Reason != "" {
@@ -154,13 +154,13 @@ func setHealthy(st *v1alpha1.SealedVolumeStatus, s state, generation int64) bool
 	was := meta.FindStatusCondition(st.Conditions, v1alpha1.VolumeHealthy)
 	different := was == nil || was.Reason != c.Reason
 	if was != nil && !different && was.Message == c.Message {
-		return false // the generation alone is no news
+		return false // a new generation alone is not a change
 	}
 	meta.SetStatusCondition(&st.Conditions, c)
 	return different
 }
 
-// tell makes an event about the claim when the health turns bad, or good again.
+// tell creates an event about the claim when the health becomes bad or good.
 func (a *Agent) tell(was, sv *v1alpha1.SealedVolume) {
 	c := meta.FindStatusCondition(sv.Status.Conditions, v1alpha1.VolumeHealthy)
 	before := meta.FindStatusCondition(was.Status.Conditions, v1alpha1.VolumeHealthy)

@@ -1,6 +1,7 @@
 package nodeagent
 
-// What the node agent may do. A ValidatingAdmissionPolicy narrows the writing to the volumes of its own node.
+// These are the rights of the node agent. A ValidatingAdmissionPolicy limits its writes to the
+// volumes of its own node.
 //
 // +kubebuilder:rbac:groups=sealvol.dev,resources=sealedvolumes,verbs=get;list;watch
 // +kubebuilder:rbac:groups=sealvol.dev,resources=sealedvolumes/status,verbs=get;patch

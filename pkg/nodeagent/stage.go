@@ -6,14 +6,16 @@ import (
 	"time"
 )
 
-// Anchor returns the anchor that a volume has to be opened with, as text for its mount server; "" if it never had one. It is asked of the API server itself: what a
-// cache has may be older.
+// Anchor returns the anchor that a volume must be opened with, as text for its mount server, or ""
+// if it never had one. It reads from the API server itself, because a cache may be outdated.
 //
-// A volume that moves may be attached here before the operator has said so, and the operator may be down: its anchor is the same, whoever asks.
+// A volume that moves may be attached here before the operator has recorded that, or while the
+// operator is down. So a SealedVolume that belongs to another node counts, too: the anchor is the
+// same.
 func (a *Agent) Anchor(ctx context.Context, id string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	if a.opt.Attachments { // what was taken of it when it was here before may be of another history by now
+	if a.opt.Attachments { // the volume may have changed on another node since its last anchor was taken here
 		v := a.volume(id)
 		v.mu.Lock()
 		v.anchor, v.confirmed = nil, 0
@@ -21,7 +23,7 @@ func (a *Agent) Anchor(ctx context.Context, id string) (string, error) {
 	}
 	sv, err := a.findAt(ctx, a.live, id, a.opt.Attachments)
 	if err != nil {
-		return "", fmt.Errorf("its anchor is not known: %w", err)
+		return "", fmt.Errorf("cannot read the anchor of the volume: %w", err)
 	}
 	a.known(id, formatOf(sv))
 	if sv.Status.Anchor == nil {
@@ -30,18 +32,18 @@ func (a *Agent) Anchor(ctx context.Context, id string) (string, error) {
 	return text(sv.Status.Anchor)
 }
 
-// Staged is to be called when a volume was mounted.
+// Staged must be called after a volume was mounted.
 func (a *Agent) Staged(id string) {
 	v := a.volume(id)
 	v.mu.Lock()
-	// Its server is a new one: all is to be told.
+	// Its mount server is new: report everything.
 	v.unstaging, v.confirmed, v.quietTill, v.reported = false, 0, time.Time{}, time.Time{}
 	v.mu.Unlock()
 	a.look()
 }
 
-// Remounted is to be called when a volume was mounted again whose server had died. That may have been too quick for anybody to see it dead, but
-// there are containers that have to be restarted for it.
+// Remounted must be called after a volume was mounted again because its mount server had died. The
+// agent may not have seen the dead server, but there are containers to restart.
 func (a *Agent) Remounted(id string) {
 	v := a.volume(id)
 	v.mu.Lock()
@@ -50,8 +52,8 @@ func (a *Agent) Remounted(id string) {
 	a.Staged(id)
 }
 
-// Unstaging is to be called before a volume is unmounted, when nobody writes to it any more: it publishes the anchor of all that it holds. That it
-// could not is no reason to keep the volume.
+// Unstaging must be called before a volume is unmounted, when no pod writes to it any more. It
+// publishes an anchor of everything in the volume. If that fails, the unmount continues.
 func (a *Agent) Unstaging(ctx context.Context, id string) {
 	v := a.volume(id)
 	v.mu.Lock()
@@ -62,11 +64,11 @@ func (a *Agent) Unstaging(ctx context.Context, id string) {
 		return
 	}
 	if err := a.publish(ctx, id, v, s, true); err != nil {
-		a.opt.Log.Warn("the last anchor of a volume is not published yet: an older state of the device would go unnoticed since the one before", "volume", id, "error", err)
+		a.opt.Log.Warn("cannot publish the last anchor of the volume yet: a rollback of the device to a state after the previous anchor would not be detected", "volume", id, "error", err)
 	}
 }
 
-// Unstaged is to be called when a volume was unmounted, or could not be.
+// Unstaged must be called after a volume was unmounted, or could not be unmounted.
 func (a *Agent) Unstaged(id string) {
 	v := a.volume(id)
 	v.mu.Lock()

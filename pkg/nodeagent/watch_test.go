@@ -43,7 +43,7 @@ func TestLeave(t *testing.T) {
 	t.Run("ends", func(t *testing.T) { n, well, lost = running(t) })
 	await(t, well, "not watched", func(s v1alpha1.SealedVolumeStatus) bool {
 		c := meta.FindStatusCondition(s.Conditions, v1alpha1.VolumeHealthy)
-		return unknown(s, v1alpha1.ReasonNotWatched) && s.Node == "node-a" && strings.Contains(c.Message, "node-a") && strings.HasSuffix(c.Message, "seen last: Healthy")
+		return unknown(s, v1alpha1.ReasonNotWatched) && s.Node == "node-a" && strings.Contains(c.Message, "node-a") && strings.HasSuffix(c.Message, "last known health: Healthy")
 	})
 	await(t, lost, "lost", func(s v1alpha1.SealedVolumeStatus) bool {
 		return s.Health == v1alpha1.HealthDataLoss && meta.IsStatusConditionFalse(s.Conditions, v1alpha1.VolumeHealthy)

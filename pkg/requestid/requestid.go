@@ -8,22 +8,22 @@ import (
 	"strings"
 )
 
-// Key is the key of an id in log lines.
+// Key is the key of the id in log lines.
 const Key = "requestId"
 
-// MaxBytes is the length of the longest id that is taken from outside.
+// MaxBytes is the maximum length of an id from outside.
 const MaxBytes = 64
 
 type contextKey struct{}
 
-// New makes an id: 16 hexadecimal digits, by chance.
+// New returns a new random id of 16 hexadecimal digits.
 func New() string {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // crypto/rand.Read never fails
 	return hex.EncodeToString(b[:])
 }
 
-// Valid tells whether an id may be logged and handed on: 1 to MaxBytes letters, digits, dots,
+// Valid tells whether an id may be logged and passed on: 1 to MaxBytes letters, digits, dots,
 // dashes and underscores.
 func Valid(id string) bool {
 	return id != "" && len(id) <= MaxBytes && !strings.ContainsFunc(id, func(r rune) bool {
@@ -31,7 +31,7 @@ func Valid(id string) bool {
 	})
 }
 
-// With returns a context with an id. One that is not valid changes nothing.
+// With returns a context with an id. It ignores an id that is not valid.
 func With(ctx context.Context, id string) context.Context {
 	if !Valid(id) {
 		return ctx
@@ -39,8 +39,7 @@ func With(ctx context.Context, id string) context.Context {
 	return context.WithValue(ctx, contextKey{}, id)
 }
 
-// Without returns a context that has no id, for work that is not part of the call that ctx belongs
-// to.
+// Without returns a context without an id, for work that does not belong to the call of ctx.
 func Without(ctx context.Context) context.Context {
 	return context.WithValue(ctx, contextKey{}, "")
 }
@@ -51,8 +50,8 @@ func From(ctx context.Context) string {
 	return id
 }
 
-// Handler adds the id of the context to each record, for lines that are logged with one
-// (slog.InfoContext and the like).
+// Handler adds the id of the context to each log record that is logged with a context
+// (slog.InfoContext and similar functions).
 func Handler(h slog.Handler) slog.Handler {
 	if _, ok := h.(handler); ok {
 		return h
@@ -60,7 +59,7 @@ func Handler(h slog.Handler) slog.Handler {
 	return handler{h}
 }
 
-// Logger is log with a Handler. A nil log is slog.Default.
+// Logger returns log with a Handler. A nil log means slog.Default.
 func Logger(log *slog.Logger) *slog.Logger {
 	if log == nil {
 		log = slog.Default()

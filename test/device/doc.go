@@ -1,2 +1,2 @@
-// Package device tests block devices, which only root can make.
+// Package device tests block devices, which only root can create.
 package device

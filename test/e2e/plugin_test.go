@@ -156,7 +156,7 @@ spec:
 	if _, err := c.TryExec("app", "cat", "/data/note"); err == nil || !strings.Contains(err.Error(), "Transport endpoint is not connected") && !strings.Contains(err.Error(), "not found") {
 		t.Errorf("right after: %v", err)
 	}
-	c.Event("PersistentVolumeClaim", "data", "Remounted: .*must be restarted")
+	c.Event("PersistentVolumeClaim", "data", "Remounted: .*restart the containers")
 	again := func(restarts int32) {
 		t.Helper()
 		cluster.Wait(c, &corev1.Pod{}, "app", cluster.Timeout, func(p *corev1.Pod) error {

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// writeLayer writes what each SRC=DEST stands for as a tar file.
+// writeLayer writes the files of each SRC=DEST as a tar file.
 func writeLayer(name string, args []string, sbom bool, version string) (err error) {
 	f, err := os.Create(name)
 	if err != nil {
@@ -38,7 +38,7 @@ type layer struct {
 	tw      *tar.Writer
 	seen    map[string]bool // directories
 	sbom    bool
-	version string // of programs
+	version string // of programs without one
 }
 
 func (w *layer) add(src, dest string) error {
@@ -55,7 +55,7 @@ func (w *layer) add(src, dest string) error {
 	if target, ok := strings.CutPrefix(src, "@"); ok {
 		return w.entry(dest, &tar.Header{Typeflag: tar.TypeSymlink, Linkname: target, Mode: 0o777}, nil)
 	}
-	real, err := filepath.EvalSymlinks(src) // what SRC links to is what is meant
+	real, err := filepath.EvalSymlinks(src) // add the file that SRC links to
 	if err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func (w *layer) file(p, at string, d fs.DirEntry) error {
 		}
 		return w.entry(at, &tar.Header{Typeflag: tar.TypeSymlink, Linkname: target, Mode: 0o777}, nil)
 	case !info.Mode().IsRegular():
-		return fmt.Errorf("%s is neither a file, a directory nor a link", p)
+		return fmt.Errorf("%s is not a file, a directory or a link", p)
 	}
 	f, err := os.Open(p)
 	if err != nil {
@@ -100,7 +100,7 @@ func (w *layer) file(p, at string, d fs.DirEntry) error {
 	return w.bill(p, at)
 }
 
-// modeOf does not depend on the umask of whoever made the file.
+// modeOf returns a mode that does not depend on the umask with which the file was created.
 func modeOf(m fs.FileMode) int64 {
 	mode := int64(0o644)
 	if m&0o111 != 0 {
@@ -112,7 +112,7 @@ func modeOf(m fs.FileMode) int64 {
 	return mode
 }
 
-// bill adds the bill of materials of a Go program; what is none has none.
+// bill adds the bill of materials of a Go program; other files have none.
 func (w *layer) bill(p, at string) error {
 	b, err := billOfMaterials(p, w.version)
 	if err != nil || b == nil {

@@ -1,13 +1,16 @@
-// Command image writes a container image from local files alone: no base image, no registry, no container engine.
+// Command image writes a container image from local files only: no base image, no registry, no
+// container engine.
 //
 //	image -o IMAGE.tar -t NAME:TAG [-arch arm64] [-user 65532] [-entrypoint /a] [-cmd "sh -c true"] [-env K=V]... [-label K=V]... [-sbom] SRC=DEST...
 //
-// SRC is a file, or a directory whose tree is put at DEST. A DEST that ends in "/" keeps the name of SRC. An empty SRC
-// makes an empty directory at DEST. SRC "@TARGET" makes a symbolic link to TARGET at DEST. With -sbom, each Go program
-// gets a list of the modules it was built of beside it, below /usr/share/sbom; TAG is the version there of what has none.
+// SRC is a file, or a directory whose tree is copied to DEST. A DEST that ends in "/" keeps the
+// name of SRC. An empty SRC creates an empty directory at DEST. SRC "@TARGET" creates a symbolic
+// link to TARGET at DEST. With -sbom, the image has a list of the modules of each Go program below
+// /usr/share/sbom; TAG is the version of programs that have none.
 //
-// The result is the same for the same input: times are zero, owners are root, permissions are 0755 or 0644, and the layer is gzipped
-// by this program. It is what `docker load` and `ctr images import` read.
+// The same input gives the same result: times are zero, owners are root, permissions are 0755 or
+// 0644, and this program compresses the layer with gzip. `docker load` and `ctr images import` read
+// the result.
 package main
 
 import (
@@ -44,14 +47,14 @@ func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 func main() {
 	var o options
 	flag.StringVar(&o.out, "o", "", "the tarball to write")
-	flag.StringVar(&o.tag, "t", "", "the image's name and tag")
-	flag.StringVar(&o.arch, "arch", runtime.GOARCH, "the architecture, as Go calls it")
-	flag.StringVar(&o.user, "user", "", "the user that the program runs as; default root")
+	flag.StringVar(&o.tag, "t", "", "the name and tag of the image")
+	flag.StringVar(&o.arch, "arch", runtime.GOARCH, "the architecture, by Go's name")
+	flag.StringVar(&o.user, "user", "", "the user of the program; default: root")
 	flag.StringVar(&o.entrypoint, "entrypoint", "", "the entrypoint, split at spaces")
 	flag.StringVar(&o.cmd, "cmd", "", "the command, split at spaces")
-	flag.Var(&o.env, "env", "an environment variable, K=V; may be given again")
-	flag.Var(&o.labels, "label", "a label, K=V; may be given again")
-	flag.BoolVar(&o.sbom, "sbom", false, "add lists of the modules that Go programs were built of")
+	flag.Var(&o.env, "env", "an environment variable, K=V; may be repeated")
+	flag.Var(&o.labels, "label", "a label, K=V; may be repeated")
+	flag.BoolVar(&o.sbom, "sbom", false, "add lists of the modules of Go programs")
 	flag.Parse()
 	o.src = flag.Args()
 	if o.out == "" || o.tag == "" || len(o.src) == 0 {
@@ -64,7 +67,7 @@ func main() {
 	}
 }
 
-// write makes the image and puts it in place at once.
+// write creates the image and renames it to its place.
 func write(o options) (err error) {
 	ref, err := name.NewTag(o.tag)
 	if err != nil {

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// The part of CycloneDX 1.5 (https://cyclonedx.org/docs/1.5/json/) that says what a program was built of.
+// The subset of CycloneDX 1.5 (https://cyclonedx.org/docs/1.5/json/) that describes the modules of
+// a program.
 type bom struct {
 	Format     string      `json:"bomFormat"`
 	Spec       string      `json:"specVersion"`
@@ -35,12 +36,13 @@ func module(p, version string) component {
 	return c
 }
 
-// billOfMaterials is what a Go program says of itself (`go version -m`), as CycloneDX; nil of what is no Go program. It has neither a date
-// nor a serial number: the same program has the same list. A program that was built from sources without a version has the one given.
+// billOfMaterials returns the build information of a Go program (`go version -m`) as CycloneDX, or
+// nil for another file. It has no date and no serial number, so the same program always has the
+// same list. A program that was built from sources without a version gets the given version.
 func billOfMaterials(file, version string) ([]byte, error) {
 	info, err := buildinfo.ReadFile(file)
 	if err != nil {
-		return nil, nil //nolint:nilerr // not a program, or not of Go
+		return nil, nil // not a Go program
 	}
 	b := bom{Format: "CycloneDX", Spec: "1.5", Version: 1}
 	if info.Main.Version != "" && info.Main.Version != "(devel)" {

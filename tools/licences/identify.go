@@ -2,11 +2,13 @@ package main
 
 import "strings"
 
-// allowed licences let us ship programs under Apache-2.0 if we pass their texts on.
+// allowed are the licences whose programs may be shipped under Apache-2.0 together with their
+// texts.
 var allowed = []string{"0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT", "Unlicense"}
 
-// marks are phrases by which a licence is known: all of has, none of not. Those that are not
-// allowed are here too, so that a text which names several is not taken for the allowed one.
+// marks are the phrases that identify a licence: all of has and none of not. The list includes
+// licences that are not allowed, so that a text with several licences is not mistaken for an
+// allowed one.
 var marks = []struct {
 	id       string
 	has, not []string
@@ -30,7 +32,7 @@ var marks = []struct {
 	{id: "Unlicense", has: []string{"this is free and unencumbered software released into the public domain"}},
 }
 
-// identify returns the licences that a text contains, none if it is not known.
+// identify returns the licences in a text, or none if it is unknown.
 func identify(text string) (ids []string) {
 	plain := strings.Join(strings.Fields(strings.ToLower(text)), " ")
 	contains := func(phrase string) bool { return strings.Contains(plain, phrase) }

@@ -1,10 +1,11 @@
-// Command licences reads the licences of everything that is linked into the programs and libraries
-// that Sealvol ships. It fails for a module without a licence, or with one that is not allowed.
+// Command licences reads the licences of all modules that are linked into the programs and
+// libraries that Sealvol ships. It fails for a module without a licence, or with one that is not
+// allowed.
 //
 //	licences -root DIR [-write]
 //
-// Its results are two files: NOTICE lists the modules, their licences and their notices, and
-// THIRD-PARTY-LICENSES has the texts. Without -write it fails if these are not up to date.
+// It writes two files: NOTICE lists the modules, their licences and their notices, and
+// THIRD-PARTY-LICENSES has the texts. Without -write, it fails if these are not up to date.
 package main
 
 import (
@@ -23,7 +24,7 @@ const (
 )
 
 func main() {
-	root := flag.String("root", ".", "the repository")
+	root := flag.String("root", ".", "root directory of the repository")
 	write := flag.Bool("write", false, "write "+noticeFile+" and "+textsFile)
 	flag.Parse()
 	if err := run(*root, *write); err != nil {
@@ -58,7 +59,7 @@ func run(root string, write bool) error {
 	return all
 }
 
-// notice is what users see first: who else has a part in Sealvol, and what they want said.
+// notice returns what users see first: the modules, their licences and their notices.
 func notice(modules []*module) []byte {
 	var b bytes.Buffer
 	b.WriteString("Sealvol\nCopyright The Sealvol authors\n\n" +
@@ -75,7 +76,7 @@ func notice(modules []*module) []byte {
 	return b.Bytes()
 }
 
-// texts are the texts of all licences, each once.
+// texts returns the texts of all licences, each once.
 func texts(modules []*module) []byte {
 	var b bytes.Buffer
 	b.WriteString("Licences of the software that is included in Sealvol's programs and libraries.\n" +
@@ -86,7 +87,8 @@ func texts(modules []*module) []byte {
 	return b.Bytes()
 }
 
-// grouped returns each text once, below the names of all that it comes with, in order of the first.
+// grouped returns each text once, below the names of all modules that have it, in the order of the
+// first name.
 func grouped(modules []*module, of func(*module) []document) (groups []string) {
 	owners, order := map[string][]string{}, []string{}
 	for _, m := range modules {

@@ -13,24 +13,25 @@ import (
 	"strings"
 )
 
-// shipped are the commands that users get, as programs, images or libraries.
+// shipped are the commands that users get as programs, images or libraries.
 var shipped = []string{"./cmd/driver", "./cmd/libdoublecrypt", "./cmd/libselfenc", "./cmd/operator", "./cmd/sealvol"}
 
-// architectures are those of releases. Some files, and so some modules, are for one of them alone.
+// architectures are those of releases. Some files, and so some modules, belong to only one of them.
 var architectures = []string{"amd64", "arm64"}
 
-// module is a module of which at least one package is linked.
+// module is a module from which at least one package is linked.
 type module struct {
 	path, dir string
 	licences  []document
 	notices   []document
 }
 
-// document is a licence or notice: its module and file, and its text.
+// document is a licence or notice: its module and file name, and its text.
 type document struct{ name, text string }
 
-// linked returns the modules of all shipped commands, with their licences, sorted. A package may
-// have a licence of its own, so every folder from a linked package up to its module is read.
+// linked returns the modules of all shipped commands with their licences, sorted. A package may
+// have a licence of its own, so every directory from a linked package up to the root of its module
+// is read.
 func linked(root string) ([]*module, error) {
 	own, err := goCommand(root, "", "list", "-m")
 	if err != nil {
@@ -46,7 +47,7 @@ func linked(root string) ([]*module, error) {
 		}
 		for line := range strings.Lines(out) {
 			f := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
-			if len(f) != 3 || f[0] == strings.TrimSpace(own) { // of the standard library, or ours
+			if len(f) != 3 || f[0] == strings.TrimSpace(own) { // a package of the standard library or of this repository
 				continue
 			}
 			if modules[f[0]] == nil {
@@ -77,8 +78,8 @@ func linked(root string) ([]*module, error) {
 	return sorted, nil
 }
 
-// goCommand runs go in the repository, as the shipped programs are built: with cgo, which only
-// the libraries need.
+// goCommand runs go in the repository with the settings of the shipped programs: with cgo, which
+// only the libraries need.
 func goCommand(root, arch string, args ...string) (string, error) {
 	cmd := exec.Command("go", args...)
 	cmd.Dir = root
@@ -100,7 +101,7 @@ var (
 	noticeName  = regexp.MustCompile(`(?i)^notice(\..*)?$`)
 )
 
-// read adds the licences and notices that lie in a folder.
+// read adds the licences and notices in a directory.
 func (m *module) read(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -129,7 +130,7 @@ func (m *module) read(dir string) error {
 	return nil
 }
 
-// ids are the names of the module's licences, as SPDX has them.
+// ids returns the SPDX names of the module's licences.
 func (m *module) ids() []string {
 	found := map[string]bool{}
 	for _, d := range m.licences {
@@ -140,16 +141,16 @@ func (m *module) ids() []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// judge fails for a module that must not be shipped, and says why.
+// judge returns an error for a module that must not be shipped.
 func (m *module) judge() error {
 	if len(m.licences) == 0 {
-		return fmt.Errorf("%s has no licence file: it must not be shipped", m.path)
+		return fmt.Errorf("%s has no licence file, so it must not be shipped: use another module", m.path)
 	}
 	var all error
 	for _, d := range m.licences {
 		ids := identify(d.text)
 		if len(ids) == 0 {
-			all = errors.Join(all, fmt.Errorf("%s: unknown licence: read it and, if it may be shipped, teach tools/licences to recognise it", d.name))
+			all = errors.Join(all, fmt.Errorf("%s: unknown licence: read it and, if the module may be shipped, add the licence to tools/licences/identify.go", d.name))
 		}
 		for _, id := range ids {
 			if !slices.Contains(allowed, id) {

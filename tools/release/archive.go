@@ -17,12 +17,12 @@ import (
 type entry struct {
 	name string
 	mode int64
-	link string // of a symbolic link
+	link string // target of a symbolic link
 	data []byte
-	file string // where the content lies, if not in data
+	file string // file with the content, if it is not in data
 }
 
-// writeTar writes entries in the order given; their content alone decides what is written.
+// writeTar writes entries in the given order. The output depends only on their content.
 func writeTar(w io.Writer, entries []entry) error {
 	tw := tar.NewWriter(w)
 	for _, e := range entries {
@@ -63,7 +63,7 @@ func writeEntry(tw *tar.Writer, e entry) (err error) {
 	return err
 }
 
-// writeTarFile writes a tar file, compressed where its name says so.
+// writeTarFile writes a tar file, which is compressed if its name says so.
 func writeTarFile(name string, entries []entry) (err error) {
 	f, err := os.Create(name)
 	if err != nil {
@@ -83,14 +83,14 @@ func writeTarFile(name string, entries []entry) (err error) {
 	return z.Close()
 }
 
-// tree lists the files below a directory, by name.
+// tree lists the files below a directory by name.
 func tree(dir, under string) (list []entry, err error) {
 	err = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
 		if !d.Type().IsRegular() {
-			return fmt.Errorf("%s is no regular file", p)
+			return fmt.Errorf("%s is not a regular file", p)
 		}
 		rel, err := filepath.Rel(dir, p)
 		if err != nil {
@@ -102,7 +102,7 @@ func tree(dir, under string) (list []entry, err error) {
 	return list, err
 }
 
-// readTar calls each for the regular files of an archive.
+// readTar calls each for every regular file of an archive.
 func readTar(r io.Reader, each func(name string, mode int64, r io.Reader) error) error {
 	for tr := tar.NewReader(r); ; {
 		h, err := tr.Next()
@@ -130,7 +130,7 @@ func unpack(name, dir string) error {
 	defer f.Close()
 	err = readTar(f, func(at string, _ int64, r io.Reader) error {
 		if !filepath.IsLocal(at) {
-			return fmt.Errorf("name %q leads out of it", at)
+			return fmt.Errorf("the name %q leads out of the archive", at)
 		}
 		p := filepath.Join(dir, at)
 		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {

@@ -15,10 +15,10 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// images are those of a release. The chart's have their digests in it.
+// images are the images of a release. The chart contains their digests.
 var images = []string{"driver", "operator", "cli"}
 
-// builder makes a release.
+// builder creates a release.
 type builder struct {
 	version, images, out, key, root string
 	archs                           []string
@@ -27,7 +27,7 @@ type builder struct {
 	programs                        map[string][]entry // by architecture
 }
 
-// A tag cannot hold what SemVer has behind a plus sign.
+// versions excludes SemVer's build metadata, because a tag cannot contain a plus sign.
 var versions = regexp.MustCompile(`^v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$`)
 
 func checkVersion(version string) error {
@@ -37,13 +37,13 @@ func checkVersion(version string) error {
 	return nil
 }
 
-// build writes the release beside its place, and puts it there at once.
+// build writes the release into a temporary directory and then renames it to its place.
 func (b *builder) build() (err error) {
 	if err := checkVersion(b.version); err != nil {
 		return err
 	}
 	if b.images == "" || b.out == "" {
-		return errors.New("-images and -out are needed")
+		return errors.New("the flags -images and -out are required")
 	}
 	if err := os.MkdirAll(filepath.Dir(b.out), 0o755); err != nil {
 		return err
@@ -76,7 +76,7 @@ func (b *builder) write(name string, data []byte) error {
 	return os.WriteFile(filepath.Join(b.out, name), data, 0o644)
 }
 
-// allImages takes the archives over and makes an index of each image's architectures.
+// allImages moves the archives into the release and creates an index of each image's architectures.
 func (b *builder) allImages() error {
 	b.digests, b.programs = map[string]v1.Hash{}, map[string][]entry{}
 	var list bytes.Buffer
@@ -89,7 +89,7 @@ func (b *builder) allImages() error {
 			b.archs = archs
 		}
 		if !slices.Equal(b.archs, archs) {
-			return fmt.Errorf("%s has images %v, of others there are %v", image, archs, b.archs)
+			return fmt.Errorf("%s has images for the architectures %v, other images have %v", image, archs, b.archs)
 		}
 		tag := "sealvol/" + image + ":" + b.version
 		of := map[string]v1.Image{}
@@ -115,7 +115,7 @@ func (b *builder) allImages() error {
 
 func ociArchive(version string) string { return "sealvol-" + version + "-images.oci.tar" }
 
-// takeOver moves an archive into the release and keeps what is in it.
+// takeOver moves an archive into the release and loads it.
 func (b *builder) takeOver(image, arch, tag string) (v1.Image, error) {
 	file := filepath.Join(b.out, fmt.Sprintf("%s-%s-linux-%s.docker.tar", image, b.version, arch))
 	if err := os.Rename(filepath.Join(b.images, image+"-"+arch+".tar"), file); err != nil {
@@ -135,7 +135,7 @@ func (b *builder) takeOver(image, arch, tag string) (v1.Image, error) {
 
 // binaries packs the programs of the images, by architecture.
 func (b *builder) binaries() error {
-	var legal []entry // whoever passes the programs on must pass these on, too
+	var legal []entry // must accompany the programs wherever they are distributed
 	for _, name := range []string{"LICENSE", "NOTICE", "THIRD-PARTY-LICENSES"} {
 		text, err := os.ReadFile(filepath.Join(b.root, name))
 		if err != nil {
@@ -158,7 +158,7 @@ func (b *builder) binaries() error {
 	return nil
 }
 
-// definitions writes the CRDs as one file.
+// definitions writes the CRDs into one file.
 func (b *builder) definitions() error {
 	files, err := filepath.Glob(filepath.Join(b.root, "config", "crd", "sealvol.dev_*.yaml"))
 	if err != nil || len(files) == 0 {
@@ -178,7 +178,7 @@ func (b *builder) definitions() error {
 	return b.write("sealvol-crds-"+b.version+".yaml", all.Bytes())
 }
 
-// checksums lists all files as sha256sum does, and signs the list.
+// checksums lists the checksums of all files in the format of sha256sum, and signs the list.
 func (b *builder) checksums() error {
 	files, err := tree(b.out, "")
 	if err != nil {

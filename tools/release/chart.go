@@ -15,8 +15,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// digestsFile says in a packaged chart which bytes its appVersion is. It is no part of the values:
-// helm upgrade --reuse-values would give the new version the digests of the old one.
+// digestsFile lists the digests of the appVersion's images in a packaged chart. It is not part of
+// the values, because helm upgrade --reuse-values would use the old digests with the new version.
 const digestsFile = "files/digests.yaml"
 
 var chartLines = map[string]*regexp.Regexp{
@@ -28,7 +28,7 @@ func chartArchive(version string) string {
 	return "sealvol-" + strings.TrimPrefix(version, "v") + ".tgz"
 }
 
-// chart packs the chart with the release's version and the digests of its images.
+// chart packs the chart with the version of the release and the digests of its images.
 func (b *builder) chart() error {
 	dir := filepath.Join(b.root, "charts", "sealvol")
 	files, err := tree(dir, "sealvol/")
@@ -41,16 +41,16 @@ func (b *builder) chart() error {
 	}
 	for field, value := range map[string]string{"version": strings.TrimPrefix(b.version, "v"), "appVersion": b.version} {
 		if n := len(chartLines[field].FindAll(about, -1)); n != 1 {
-			return fmt.Errorf("%d lines %s: in Chart.yaml, not one", n, field)
+			return fmt.Errorf("%d lines %s: in Chart.yaml, want one", n, field)
 		}
 		about = chartLines[field].ReplaceAllLiteral(about, fmt.Appendf(nil, "%s: %q", field, value))
 	}
-	list := []entry{{name: "sealvol/Chart.yaml", mode: 0o644, data: about}} // first, as helm package does
+	list := []entry{{name: "sealvol/Chart.yaml", mode: 0o644, data: about}} // first, like helm package
 	for _, f := range files {
 		switch f.name {
 		case "sealvol/Chart.yaml":
 		case "sealvol/" + digestsFile:
-			return fmt.Errorf("charts/%s is in the sources: only a release has it", f.name)
+			return fmt.Errorf("charts/%s must not be in the sources: only a packaged chart has it", f.name)
 		default:
 			list = append(list, f)
 		}
@@ -69,7 +69,7 @@ func (b *builder) chart() error {
 	return writeTarFile(filepath.Join(b.out, chartArchive(b.version)), list)
 }
 
-// packaged is what a packaged chart says of itself and of its images.
+// packaged is the metadata of a packaged chart.
 type packaged struct {
 	file    string
 	version string // appVersion
@@ -79,7 +79,7 @@ type packaged struct {
 	}
 }
 
-// chartValues is what is read of a chart's values.
+// chartValues is the part of a chart's values that this program needs.
 type chartValues struct {
 	Sidecars map[string]any `yaml:"sidecars"`
 }
@@ -91,7 +91,7 @@ func openChart(dist string) (c packaged, err error) {
 		return c, err
 	}
 	if len(files) != 1 {
-		return c, fmt.Errorf("%s has %d charts sealvol-*.tgz: is it a release? make release VERSION=vX.Y.Z writes one", dist, len(files))
+		return c, fmt.Errorf("%s has %d charts sealvol-*.tgz, want 1: give the directory of a release, which make release VERSION=vX.Y.Z creates", dist, len(files))
 	}
 	c.file = files[0]
 	f, err := os.Open(c.file)
@@ -127,7 +127,7 @@ func openChart(dist string) (c packaged, err error) {
 	return c, nil
 }
 
-// sidecarImages names the images of others that the chart installs. The keys are those of its
+// sidecarImages are the third-party images that the chart installs. The keys are those of its
 // values; templates/_helpers.tpl has the same table.
 var sidecarImages = map[string]string{
 	"attacher":    "csi-attacher",
@@ -137,8 +137,8 @@ var sidecarImages = map[string]string{
 	"snapshotter": "csi-snapshotter",
 }
 
-// sidecars are the images of others, as the chart's own values name them, and pinned if the chart
-// knows their digests.
+// sidecars returns the third-party images as the chart's own values name them, with digests if the
+// chart has them.
 func (c packaged) sidecars() (refs []string, err error) {
 	all, err := c.values.sidecars(c.file)
 	if err != nil {
@@ -153,13 +153,13 @@ func (c packaged) sidecars() (refs []string, err error) {
 	return refs, nil
 }
 
-// sidecars are the images of others, as the values in a file name them.
+// sidecars returns the third-party images as the values in a file name them.
 func (v chartValues) sidecars(file string) (refs []string, err error) {
 	registry, _ := v.Sidecars["registry"].(string)
 	for key, image := range sidecarImages {
 		tag, _ := v.Sidecars[key].(string)
 		if registry == "" || tag == "" {
-			return nil, fmt.Errorf("%s: no sidecars.registry or sidecars.%s in it", file, key)
+			return nil, fmt.Errorf("%s has no sidecars.registry or no sidecars.%s", file, key)
 		}
 		refs = append(refs, registry+"/"+image+":"+tag)
 	}

@@ -1,4 +1,4 @@
-// Command release makes a release of images that tools/images has built, and brings it into a
+// Command release creates a release from images that tools/images has built, and pushes it to a
 // registry. It needs neither a container engine nor helm.
 //
 //	release build        -version v1.2.3 -images DIR -out DIR [-key FILE]
@@ -9,9 +9,10 @@
 //	release chart-readme
 //	release registry     [-listen ADDRESS] [-dir DIR]
 //
-// tools/dist and the targets of the Makefile call it in the root of the sources.
+// tools/dist and the targets of the Makefile run it in the root of the sources.
 //
-// A release has one content: times are zero, names are sorted, modes do not depend on the umask.
-// What is in it is taken from the images, so that a program and its list of modules are the same
+// The content of a release is reproducible: times are zero, names are sorted, and modes do not
+// depend on the umask. Programs and their lists of modules are taken from the images, so they are
+// the same bytes in both places. docs/release.md describes the files, docs/adr/0073 the decisions.
 // bytes there and beside them. docs/release.md describes the files, docs/adr/0073 the decisions.
 package main

@@ -20,11 +20,11 @@ import (
 )
 
 const (
-	annotationName    = "io.containerd.image.name"          // containerd names an imported image so
-	annotationRefName = "org.opencontainers.image.ref.name" // others do
+	annotationName    = "io.containerd.image.name"          // containerd uses it to name an imported image
+	annotationRefName = "org.opencontainers.image.ref.name" // other tools do
 )
 
-// loadArchive reads an archive of one image, and checks what it is called.
+// loadArchive reads an archive of one image and checks its name.
 func loadArchive(file, tag string) (v1.Image, error) {
 	ref, err := name.NewTag(tag)
 	if err != nil {
@@ -32,13 +32,13 @@ func loadArchive(file, tag string) (v1.Image, error) {
 	}
 	img, err := tarball.ImageFromPath(file, &ref)
 	if err != nil {
-		return nil, fmt.Errorf("%s: no image %s in it: %w", file, tag, err)
+		return nil, fmt.Errorf("%s: no image %s in the archive: %w", file, tag, err)
 	}
 	return img, nil
 }
 
-// asOCI gives an image the media types of OCI. Its config and layers keep their bytes, so that a
-// node that has loaded the archive has all but the manifest.
+// asOCI converts an image to OCI media types. Its config and layers keep their bytes, so a node
+// that has loaded the archive has everything except the manifest.
 func asOCI(img v1.Image) (v1.Image, error) {
 	cf, err := img.ConfigFile()
 	if err != nil {
@@ -57,7 +57,7 @@ func asOCI(img v1.Image) (v1.Image, error) {
 	return mutate.ConfigFile(out, cf)
 }
 
-// indexOf is what a tag names for several architectures.
+// indexOf returns the index that a tag refers to if there are several architectures.
 func indexOf(archs []string, images map[string]v1.Image) (v1.ImageIndex, error) {
 	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	var labels map[string]string
@@ -71,7 +71,7 @@ func indexOf(archs []string, images map[string]v1.Image) (v1.ImageIndex, error) 
 			return nil, err
 		}
 		if cf.OS != "linux" || cf.Architecture != arch {
-			return nil, fmt.Errorf("the image for %s is for %s/%s", arch, cf.OS, cf.Architecture)
+			return nil, fmt.Errorf("the image for %s has the platform %s/%s", arch, cf.OS, cf.Architecture)
 		}
 		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: img,
 			Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: cf.OS, Architecture: cf.Architecture}}})
@@ -94,8 +94,8 @@ func newStore(dir string) (*store, error) {
 	return &store{dir, p}, err
 }
 
-// add adds an image, or the images for several architectures, under a tag and under its digest: a
-// node that imports the archive has what charts ask for that pin digests.
+// add adds an image, or an index of images, under a tag and under its digest. So a node that
+// imports the archive has the image that charts with pinned digests refer to.
 func (s *store) add(tag string, what partial.WithRawManifest) (digest v1.Hash, err error) {
 	ref, err := name.NewTag(tag)
 	if err != nil {
@@ -112,7 +112,7 @@ func (s *store) add(tag string, what partial.WithRawManifest) (digest v1.Hash, e
 			d, err = partial.Descriptor(what)
 		}
 	default:
-		return digest, fmt.Errorf("%T is no image", what)
+		return digest, fmt.Errorf("%T is not an image", what)
 	}
 	if err != nil {
 		return digest, fmt.Errorf("%s: %w", tag, err)
@@ -126,7 +126,7 @@ func (s *store) add(tag string, what partial.WithRawManifest) (digest v1.Hash, e
 	return d.Digest, s.path.AppendDescriptor(*d)
 }
 
-// hostOf is the name that nodes have for a registry.
+// hostOf returns the name that nodes use for a registry.
 func hostOf(ref name.Reference) string {
 	if host := ref.Context().RegistryStr(); host != name.DefaultRegistry {
 		return host
@@ -134,7 +134,7 @@ func hostOf(ref name.Reference) string {
 	return "docker.io"
 }
 
-// archive writes the layout as a tar file; oci-layout, by which readers know it, comes first.
+// archive writes the layout as a tar file. oci-layout, by which readers recognise it, comes first.
 func (s *store) archive(out string) error {
 	blobs, err := tree(filepath.Join(s.dir, "blobs"), "blobs/")
 	if err != nil {
@@ -147,7 +147,7 @@ func (s *store) archive(out string) error {
 	return writeTarFile(out, append(list, blobs...))
 }
 
-// tagged is an image, or images for several architectures, of a layout.
+// tagged is an image, or an index of images, of a layout.
 type tagged struct {
 	ref    name.Tag
 	digest v1.Hash
@@ -155,7 +155,7 @@ type tagged struct {
 	image  v1.Image
 }
 
-// openArchive unpacks an archive into dir and lists what it has under tags.
+// openArchive unpacks an archive into dir and lists its tagged images.
 func openArchive(file, dir string) (list []tagged, err error) {
 	if err := unpack(file, dir); err != nil {
 		return nil, err
@@ -171,7 +171,7 @@ func openArchive(file, dir string) (list []tagged, err error) {
 	for _, d := range m.Manifests {
 		ref := d.Annotations[annotationRefName]
 		if ref == "" {
-			continue // a second name, by digest
+			continue // another name of the image, by digest
 		}
 		t := tagged{digest: d.Digest}
 		if t.ref, err = name.NewTag(ref); err != nil {
@@ -190,12 +190,12 @@ func openArchive(file, dir string) (list []tagged, err error) {
 	return list, nil
 }
 
-// content reads the files of an image that a release has beside it: its program and its list of
-// modules.
+// content reads the files of an image that a release also has outside of it: its program and its
+// list of modules.
 func content(img v1.Image) (program entry, bill []byte, err error) {
 	layers, err := img.Layers()
 	if err != nil || len(layers) != 1 {
-		return program, nil, errors.Join(err, fmt.Errorf("%d layers", len(layers)))
+		return program, nil, errors.Join(err, fmt.Errorf("%d layers, want 1", len(layers)))
 	}
 	r, err := layers[0].Uncompressed()
 	if err != nil {
@@ -213,12 +213,12 @@ func content(img v1.Image) (program entry, bill []byte, err error) {
 		return err
 	})
 	if err == nil && (program.data == nil || bill == nil) {
-		err = errors.New("it lacks its program, or the list of its modules")
+		err = errors.New("the image has no program or no list of its modules")
 	}
 	return program, bill, err
 }
 
-// architectures are those for which a directory has archives of an image.
+// architectures returns the architectures for which a directory has archives of an image.
 func architectures(dir, image string) (list []string, err error) {
 	files, err := filepath.Glob(filepath.Join(dir, image+"-*.tar"))
 	if err != nil {

@@ -24,7 +24,7 @@ func main() {
 	}
 }
 
-const usage = "usage: release build|pin-sidecars|sidecars|push|changelog|chart-readme|registry [FLAGS]; -help after one of them lists its flags"
+const usage = "usage: release build|pin-sidecars|sidecars|push|changelog|chart-readme|registry [FLAGS]; -help after a command lists its flags"
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
@@ -36,29 +36,29 @@ func run(ctx context.Context, args []string) error {
 	case "build":
 		var b builder
 		fs.StringVar(&b.version, "version", "", "the version, vX.Y.Z or vX.Y.Z-PRE")
-		fs.StringVar(&b.images, "images", "", "what tools/images has written; it is moved")
-		fs.StringVar(&b.out, "out", "", "the directory to write; what is there is replaced")
+		fs.StringVar(&b.images, "images", "", "the directory that tools/images has written; its files are moved")
+		fs.StringVar(&b.out, "out", "", "the directory to write; an existing one is replaced")
 		fs.StringVar(&b.key, "key", "", "a P-256 key in PEM that signs the checksums")
 		fs.StringVar(&b.root, "root", ".", "the root of the sources")
 		work = b.build
 	case "sidecars":
 		var s saver
-		fs.StringVar(&s.dist, "dist", "", "the release")
-		fs.StringVar(&s.from, "from", "", "a registry, or a directory of archives of docker save; default: the chart's")
+		fs.StringVar(&s.dist, "dist", "", "the directory of the release")
+		fs.StringVar(&s.from, "from", "", "a registry, or a directory of docker save archives; default: the chart's registry")
 		fs.BoolVar(&s.insecure, "insecure", false, "the registry speaks HTTP")
 		work = func() error { return s.save(ctx) }
 	case "pin-sidecars":
 		var p pinner
 		fs.StringVar(&p.root, "root", ".", "the root of the sources")
-		fs.StringVar(&p.from, "from", "", "a registry that has the images; default: the chart's")
+		fs.StringVar(&p.from, "from", "", "a registry that has the images; default: the chart's registry")
 		fs.BoolVar(&p.insecure, "insecure", false, "the registry speaks HTTP")
 		work = func() error { return p.pin(ctx, os.Stdout) }
 	case "push":
 		var p pusher
-		fs.StringVar(&p.dist, "dist", "", "the release")
-		fs.StringVar(&p.registry, "registry", "", "where to, HOST[:PORT][/PATH]")
-		fs.BoolVar(&p.insecure, "insecure", false, "the registry speaks HTTP; loopback and private addresses may anyway")
-		fs.BoolVar(&p.force, "force", false, "replace tags that are there with other content")
+		fs.StringVar(&p.dist, "dist", "", "the directory of the release")
+		fs.StringVar(&p.registry, "registry", "", "the registry to push to, HOST[:PORT][/PATH]")
+		fs.BoolVar(&p.insecure, "insecure", false, "the registry speaks HTTP; always allowed for loopback and private addresses")
+		fs.BoolVar(&p.force, "force", false, "replace tags that exist with other content")
 		work = func() error { return p.push(ctx, os.Stdout) }
 	case "changelog":
 		root := fs.String("root", ".", "the root of the sources")
@@ -68,8 +68,8 @@ func run(ctx context.Context, args []string) error {
 		root := fs.String("root", ".", "the root of the sources")
 		work = func() error { return chartReadme(*root) }
 	case "registry":
-		listen := fs.String("listen", "127.0.0.1:5000", "the address to listen on; anybody who reaches it may read and write")
-		dir := fs.String("dir", "", "where blobs lie; default: in memory")
+		listen := fs.String("listen", "127.0.0.1:5000", "the address to listen on; everybody who can reach it can read and write")
+		dir := fs.String("dir", "", "the directory of blobs; default: in memory")
 		work = func() error { return serve(ctx, *listen, *dir, os.Stdout) }
 	default:
 		return errors.New(usage)

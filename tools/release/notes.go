@@ -15,8 +15,8 @@ const (
 	unreleased    = "## Unreleased"
 )
 
-// fragments are the files of changelog.d, sorted by name: one a change, so that changes made side
-// by side do not meet in one file.
+// fragments returns the files of changelog.d, sorted by name. Each change has a file of its own, so
+// that parallel changes do not conflict.
 func fragments(root string) (files []string, text string, err error) {
 	all, err := filepath.Glob(filepath.Join(root, fragmentsDir, "*.md"))
 	if err != nil {
@@ -31,7 +31,7 @@ func fragments(root string) (files []string, text string, err error) {
 			return nil, "", err
 		}
 		if !strings.HasPrefix(string(b), "- ") {
-			return nil, "", fmt.Errorf("%s does not begin with \"- \", as the lines of %s do", f, changelogFile)
+			return nil, "", fmt.Errorf("%s must begin with \"- \", like the lines of %s", f, changelogFile)
 		}
 		files = append(files, f)
 		text += strings.TrimRight(string(b), "\n") + "\n"
@@ -39,7 +39,8 @@ func fragments(root string) (files []string, text string, err error) {
 	return files, text, nil
 }
 
-// section cuts a changelog in three: before the text below a heading, that text, and the rest.
+// section splits a changelog into three parts: the text before a heading's section, that section,
+// and the rest.
 func section(changelog, heading string) (before, text, after string, ok bool) {
 	start := strings.Index("\n"+changelog, "\n"+heading)
 	if start < 0 {
@@ -57,8 +58,8 @@ func section(changelog, heading string) (before, text, after string, ok bool) {
 	return changelog[:body], changelog[body : body+end+1], changelog[body+end+1:], true
 }
 
-// changes are what the changelog says of a version; of one that it does not know, what is not
-// released yet.
+// changes returns the changes of a version from the changelog, or the unreleased changes if the
+// changelog does not have the version.
 func changes(root, version string) (string, error) {
 	b, err := os.ReadFile(filepath.Join(root, changelogFile))
 	if err != nil {
@@ -78,7 +79,7 @@ func changes(root, version string) (string, error) {
 	return strings.TrimLeft(strings.TrimSpace(text)+"\n"+more, "\n"), nil
 }
 
-// notes writes what a release page shows.
+// notes writes the text of a release page.
 func (b *builder) notes() error {
 	text, err := changes(b.root, b.version)
 	if err != nil {
@@ -92,7 +93,8 @@ func (b *builder) notes() error {
 		b.version, text, list, chartArchive(b.version)))
 }
 
-// foldChangelog makes what is not released the section of a version, and removes the fragments.
+// foldChangelog turns the unreleased changes into the section of a version, and removes the
+// fragments.
 func foldChangelog(root, version string, now time.Time) error {
 	if err := checkVersion(version); err != nil {
 		return err
@@ -103,7 +105,7 @@ func foldChangelog(root, version string, now time.Time) error {
 		return err
 	}
 	if _, _, _, ok := section(string(b), "## "+version+" "); ok {
-		return fmt.Errorf("%s has a section of %s", changelogFile, version)
+		return fmt.Errorf("%s already has a section for %s", changelogFile, version)
 	}
 	before, text, after, ok := section(string(b), unreleased)
 	if !ok {
@@ -115,7 +117,7 @@ func foldChangelog(root, version string, now time.Time) error {
 	}
 	body := strings.TrimLeft(strings.TrimSpace(text)+"\n"+more, "\n")
 	if strings.TrimSpace(body) == "" {
-		return errors.New("nothing has changed: neither the changelog nor changelog.d has anything that is not released")
+		return errors.New("nothing has changed: neither the changelog nor changelog.d has unreleased changes")
 	}
 	if after != "" {
 		after = "\n" + after

@@ -17,16 +17,16 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// lockFile has the digests of the images of others that the chart's values name, a line each:
-// REGISTRY/PATH:TAG DIGEST. It is part of the sources, so that a release needs no network for them
-// and is the same each time.
+// lockFile has the digests of the third-party images that the chart's values name, one line each:
+// REGISTRY/PATH:TAG DIGEST. It is part of the sources, so that building a release needs no network
+// and is reproducible.
 const lockFile = "charts/sidecars.lock"
 
 const lockHead = "# The digests of the chart's sidecars; make pin-sidecars writes them. A release's chart asks for these.\n"
 
 var digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 
-// pinner asks a registry for the digests of the chart's sidecars and writes the lock file.
+// pinner reads the digests of the chart's sidecars from a registry and writes the lock file.
 type pinner struct {
 	root, from string
 	insecure   bool
@@ -53,18 +53,18 @@ func (p *pinner) pin(ctx context.Context, out io.Writer) error {
 			return fmt.Errorf("%s: %w", from, err)
 		}
 		if !d.MediaType.IsIndex() {
-			return fmt.Errorf("%s is an image for one architecture, not an index: its digest would keep nodes of others from it", from)
+			return fmt.Errorf("%s is an image for one architecture, not an index: nodes of other architectures could not pull it by this digest", from)
 		}
 		text += ref + " " + d.Digest.String() + "\n"
 	}
 	if err := os.WriteFile(filepath.Join(p.root, lockFile), []byte(text), 0o600); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(out, "%s\n%s: commit it; make release puts it into the chart\n", strings.TrimPrefix(strings.TrimSpace(text), lockHead), lockFile)
+	_, err = fmt.Fprintf(out, "%s\n%s was written: commit it; make release puts it into the chart\n", strings.TrimPrefix(strings.TrimSpace(text), lockHead), lockFile)
 	return err
 }
 
-// sourceSidecars are the images of others that the chart of the sources names.
+// sourceSidecars returns the third-party images that the chart in the sources names.
 func sourceSidecars(root string) ([]string, error) {
 	file := filepath.Join(root, "charts", "sealvol", "values.yaml")
 	b, err := os.ReadFile(file)
@@ -78,7 +78,7 @@ func sourceSidecars(root string) ([]string, error) {
 	return v.sidecars(file)
 }
 
-// readLock reads the lock file; without one there are no digests.
+// readLock reads the lock file; without a file there are no digests.
 func readLock(root string) (map[string]string, error) {
 	b, err := os.ReadFile(filepath.Join(root, lockFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -94,22 +94,22 @@ func readLock(root string) (map[string]string, error) {
 		}
 		ref, digest, ok := strings.Cut(line, " ")
 		if !ok || !digestForm.MatchString(digest) {
-			return nil, fmt.Errorf("%s: the line %q is not REGISTRY/PATH:TAG sha256:...", lockFile, line)
+			return nil, fmt.Errorf("%s: malformed line %q, want REGISTRY/PATH:TAG sha256:...", lockFile, line)
 		}
 		digests[ref] = digest
 	}
 	return digests, nil
 }
 
-// pinnedSidecars is what the packaged chart says of the digests of its sidecars: nothing without a
-// lock file, all of them with one.
+// pinnedSidecars returns the digests of the sidecars for the packaged chart: none without a lock
+// file, and all of them with one.
 func (b *builder) pinnedSidecars() (string, error) {
 	digests, err := readLock(b.root)
 	if err != nil {
 		return "", err
 	}
 	if digests == nil {
-		fmt.Fprintf(os.Stderr, "release: the chart names its sidecars by tag alone, without digests: there is no %s (docs/release.md, \"Sidecars\")\n", lockFile)
+		fmt.Fprintf(os.Stderr, "release: the chart names its sidecars by tag, without digests, because there is no %s (docs/release.md, \"Sidecars\")\n", lockFile)
 		return "", nil
 	}
 	refs, err := sourceSidecars(b.root)
@@ -119,9 +119,9 @@ func (b *builder) pinnedSidecars() (string, error) {
 	text := "sidecars:\n"
 	for _, ref := range refs {
 		digest := digests[ref]
-		if tag, given, ok := strings.Cut(ref, "@"); ok { // pinned by the values themselves
+		if tag, given, ok := strings.Cut(ref, "@"); ok { // the values themselves have the digest
 			if digests[tag] != "" && digests[tag] != given {
-				return "", fmt.Errorf("%s has another digest of %s than the chart's values", lockFile, tag)
+				return "", fmt.Errorf("%s and the chart's values have different digests of %s", lockFile, tag)
 			}
 			continue
 		}

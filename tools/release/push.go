@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// pusher brings the images of a release into a registry.
+// pusher pushes the images of a release to a registry.
 type pusher struct {
 	dist, registry  string
 	insecure, force bool
@@ -23,7 +23,7 @@ type pusher struct {
 
 var registries = regexp.MustCompile(`^[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$|^\[[0-9A-Fa-f:]+\](:[0-9]+)?(/[a-z0-9._-]+)*$`)
 
-// options of all talk with registries: who we are is what docker login has noted.
+// options returns the options for all requests to registries, with the credentials of docker login.
 func options(ctx context.Context) []remote.Option {
 	return []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithUserAgent("sealvol-release")}
 }
@@ -35,12 +35,12 @@ func nameOptions(insecure bool) []name.Option {
 	return nil
 }
 
-// push pushes each image under its path and tag, and looks whether it arrived. The sidecars, where
-// `release sidecars` has saved them, go along.
+// push pushes each image under its path and tag, and checks that it arrived. It also pushes
+// sidecars that `release sidecars` has saved.
 func (p *pusher) push(ctx context.Context, out io.Writer) error {
 	p.registry = strings.TrimSuffix(p.registry, "/")
 	if !registries.MatchString(p.registry) {
-		return fmt.Errorf("registry %q is not HOST[:PORT][/PATH], without a scheme, such as registry.example:5000/team", p.registry)
+		return fmt.Errorf("registry %q must have the form HOST[:PORT][/PATH] without a scheme, such as registry.example:5000/team", p.registry)
 	}
 	c, err := openChart(p.dist)
 	if err != nil {
@@ -89,15 +89,16 @@ func (p *pusher) archive(ctx context.Context, file string, force bool, out io.Wr
 	return nil
 }
 
-// pushOne leaves a tag alone that is there with other content: whoever has pulled it relies on it.
+// pushOne refuses to replace a tag that exists with other content, because users may rely on it.
 func pushOne(ctx context.Context, t tagged, ref name.Tag, force bool) error {
-	// Registries do not agree on what they say of a repository that is not there: an error is no tag.
+	// Registries differ in how they report a missing repository, so any error means that there is
+	// no tag.
 	there, err := remote.Head(ref, options(ctx)...)
 	if err == nil && there.Digest == t.digest {
 		return nil
 	}
 	if err == nil && !force {
-		return fmt.Errorf("the registry has other content under this tag (%s, not %s); -force (FORCE=1) replaces it", there.Digest, t.digest)
+		return fmt.Errorf("the registry already has other content under this tag (%s, not %s); use -force (FORCE=1) to replace it", there.Digest, t.digest)
 	}
 	if t.index != nil {
 		err = remote.WriteIndex(ref, t.index, options(ctx)...)
@@ -109,7 +110,7 @@ func pushOne(ctx context.Context, t tagged, ref name.Tag, force bool) error {
 	}
 	there, err = remote.Head(ref, options(ctx)...)
 	if err != nil {
-		return fmt.Errorf("pushed, but it is not there: %w", err)
+		return fmt.Errorf("pushed, but the registry does not have it: %w", err)
 	}
 	if there.Digest != t.digest {
 		return fmt.Errorf("pushed %s, but the registry has %s under the tag", t.digest, there.Digest)

@@ -11,7 +11,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// The links are whole: helm show readme and the pages of registries of charts have it without the sources.
+// The links are absolute, because helm show readme and the pages of chart registries show the text
+// without the sources.
 const readmeHead = `<!-- make generate writes this file from values.yaml. Edit that file. -->
 # Sealvol
 
@@ -34,7 +35,7 @@ The chart refuses unknown values.
 |---|---|---|
 `
 
-// chartReadme writes the chart's README.md of its values and the comments beside them.
+// chartReadme writes the chart's README.md from its values and their comments.
 func chartReadme(root string) error {
 	dir := filepath.Join(root, "charts", "sealvol")
 	text, err := os.ReadFile(filepath.Join(dir, "values.yaml"))
@@ -48,14 +49,14 @@ func chartReadme(root string) error {
 	return os.WriteFile(filepath.Join(dir, "README.md"), []byte(readmeHead+rows), 0o644)
 }
 
-// valueRows makes a row of each value, and of each section that has a comment.
+// valueRows writes a row for each value, and for each section that has a comment.
 func valueRows(text []byte) (string, error) {
 	var doc yaml.Node
 	if err := yaml.Unmarshal(text, &doc); err != nil {
 		return "", err
 	}
 	if len(doc.Content) != 1 || doc.Content[0].Kind != yaml.MappingNode {
-		return "", errors.New("it is no mapping")
+		return "", errors.New("not a mapping")
 	}
 	var out strings.Builder
 	err := mappingRows(&out, "", doc.Content[0])
@@ -88,7 +89,8 @@ func mappingRows(out *strings.Builder, prefix string, m *yaml.Node) error {
 	return nil
 }
 
-// commentOf is what stands above and beside a value. A paragraph that an empty line parts from it is about the file.
+// commentOf returns the comment above and beside a value. A paragraph before an empty line belongs
+// to the file.
 func commentOf(key, value *yaml.Node) string {
 	above := key.HeadComment
 	if i := strings.LastIndex(above, "\n\n"); i >= 0 {

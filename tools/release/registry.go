@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 )
 
-// handler is a registry with its blobs in dir, or in memory.
+// handler returns a registry that stores its blobs in dir, or in memory.
 func handler(dir string) (http.Handler, error) {
 	opts := []registry.Option{registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo))}
 	if dir != "" {
@@ -26,7 +26,7 @@ func handler(dir string) (http.Handler, error) {
 	return registry.New(opts...), nil
 }
 
-// serve runs a registry until the context ends: to try a release, and for tests.
+// serve runs a registry until the context ends. It is for experiments and tests.
 func serve(ctx context.Context, listen, dir string, out io.Writer) error {
 	l, err := net.Listen("tcp", listen)
 	if err != nil {
@@ -39,7 +39,7 @@ func serve(ctx context.Context, listen, dir string, out io.Writer) error {
 	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
 	done := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer done()
-	if _, err := fmt.Fprintf(out, "a registry for trials listens on %s; its tags are gone when it ends\n", l.Addr()); err != nil {
+	if _, err := fmt.Fprintf(out, "a test registry listens on %s; its tags are lost when it ends\n", l.Addr()); err != nil {
 		return errors.Join(err, l.Close())
 	}
 	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {

@@ -20,14 +20,15 @@ import (
 
 const sidecarsFile = "sidecars.oci.tar"
 
-// saver fetches the images of others that a release's chart installs, for registries and nodes
-// that do not reach theirs.
+// saver fetches the third-party images that a release's chart installs, for registries and nodes
+// that cannot reach theirs.
 type saver struct {
 	dist, from string
 	insecure   bool
 }
 
-// save writes them beside the release. They are no part of its checksums: they are not ours.
+// save writes the images beside the release. The release's checksums do not cover them, because
+// they are third-party.
 func (s *saver) save(ctx context.Context) (err error) {
 	c, err := openChart(s.dist)
 	if err != nil {
@@ -62,7 +63,7 @@ func (s *saver) save(ctx context.Context) (err error) {
 			return err
 		}
 		if pinned != "" && pinned != digest.String() {
-			return fmt.Errorf("%s: the source has %s", ref, digest)
+			return fmt.Errorf("%s: the source has the digest %s", ref, digest)
 		}
 	}
 	tmp := filepath.Join(work, sidecarsFile)
@@ -72,7 +73,7 @@ func (s *saver) save(ctx context.Context) (err error) {
 	return os.Rename(tmp, filepath.Join(s.dist, sidecarsFile))
 }
 
-// source says how to get an image: of a directory of archives, or of a registry.
+// source returns a function that gets an image, from a directory of archives or from a registry.
 func (s *saver) source(ctx context.Context) (func(ref string) (partial.WithRawManifest, error), error) {
 	if info, err := os.Stat(s.from); err == nil && info.IsDir() {
 		archives, err := s.archives()
@@ -80,7 +81,7 @@ func (s *saver) source(ctx context.Context) (func(ref string) (partial.WithRawMa
 			tag, _, _ := strings.Cut(ref, "@")
 			img, ok := archives[tag]
 			if !ok {
-				return nil, fmt.Errorf("no archive in %s has it", s.from)
+				return nil, fmt.Errorf("no archive in %s has this image", s.from)
 			}
 			return img, nil
 		}, err
@@ -88,7 +89,7 @@ func (s *saver) source(ctx context.Context) (func(ref string) (partial.WithRawMa
 	return func(ref string) (partial.WithRawManifest, error) { return s.pull(ctx, ref) }, nil
 }
 
-// archives are the images that a directory has archives of, by name.
+// archives returns the images in a directory of archives, by name.
 func (s *saver) archives() (map[string]v1.Image, error) {
 	files, err := filepath.Glob(filepath.Join(s.from, "*.tar"))
 	if err != nil {
@@ -98,7 +99,7 @@ func (s *saver) archives() (map[string]v1.Image, error) {
 	for _, f := range files {
 		m, err := tarball.LoadManifest(func() (io.ReadCloser, error) { return os.Open(f) })
 		if err != nil {
-			continue // some other archive
+			continue // an archive of something else
 		}
 		for _, d := range m {
 			for _, tag := range d.RepoTags {
@@ -115,8 +116,8 @@ func (s *saver) archives() (map[string]v1.Image, error) {
 	return all, nil
 }
 
-// pull gets an image of a registry: for the architectures of a release, or, since a digest is that
-// of a whole index, all of it where it is pinned.
+// pull gets an image from a registry: for the architectures of a release, or all of it if it is
+// pinned, because a digest covers a whole index.
 func (s *saver) pull(ctx context.Context, ref string) (partial.WithRawManifest, error) {
 	from, err := name.ParseReference(ref)
 	if err != nil {
@@ -144,7 +145,7 @@ func (s *saver) pull(ctx context.Context, ref string) (partial.WithRawManifest, 
 	}), nil
 }
 
-// moved is the same path at another registry.
+// moved returns the same path at another registry.
 func moved(ref name.Reference, registry string, insecure bool) (name.Reference, error) {
 	sep := ":"
 	if _, pinned := ref.(name.Digest); pinned {

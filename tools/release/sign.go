@@ -13,16 +13,16 @@ import (
 	"strings"
 )
 
-// sign signs data as `cosign sign-blob --key` does: ECDSA on P-256 over SHA-256, in base64. Without
-// a source of randomness the nonce is that of RFC 6979, so that the same release has the same
-// signature. `openssl dgst -sha256 -verify` verifies it as well.
+// sign signs data like `cosign sign-blob --key`: ECDSA on P-256 over SHA-256, in base64. The nonce
+// is deterministic (RFC 6979), so the same release has the same signature. `openssl dgst -sha256
+// -verify` verifies it, too.
 func sign(key, data []byte) ([]byte, error) {
 	block, _ := pem.Decode(key)
 	if block == nil {
-		return nil, errors.New("no PEM in it")
+		return nil, errors.New("the file contains no PEM block")
 	}
 	if strings.Contains(block.Type, "ENCRYPTED") {
-		return nil, fmt.Errorf("the key is encrypted (%s): decrypt it, or make one without a passphrase: "+
+		return nil, fmt.Errorf("the key is encrypted (%s): decrypt it, or create one without a passphrase: "+
 			"openssl ecparam -name prime256v1 -genkey -noout -out KEY", block.Type)
 	}
 	private, err := parseKey(block)
@@ -41,7 +41,7 @@ func parseKey(block *pem.Block) (*ecdsa.PrivateKey, error) {
 	if block.Type == "EC PRIVATE KEY" {
 		private, err := x509.ParseECPrivateKey(block.Bytes)
 		if err == nil && private.Curve != elliptic.P256() {
-			return nil, errors.New("the key is not of P-256 (prime256v1)")
+			return nil, errors.New("the key is not a P-256 key (prime256v1)")
 		}
 		return private, err
 	}
@@ -51,7 +51,7 @@ func parseKey(block *pem.Block) (*ecdsa.PrivateKey, error) {
 	}
 	private, ok := any.(*ecdsa.PrivateKey)
 	if !ok || private.Curve != elliptic.P256() {
-		return nil, errors.New("the key is not of P-256 (prime256v1)")
+		return nil, errors.New("the key is not a P-256 key (prime256v1)")
 	}
 	return private, nil
 }

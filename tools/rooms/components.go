@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// components are the strongly connected ones of a graph, by Tarjan's algorithm.
+// components returns the strongly connected components of a graph, by Tarjan's algorithm.
 func components(graph map[string]map[string][]string) [][]string {
 	t := tarjan{graph: graph, index: map[string]int{}, low: map[string]int{}, on: map[string]bool{}}
 	for _, n := range slices.Sorted(maps.Keys(graph)) {

@@ -29,7 +29,7 @@ type pkg struct {
 	lines map[string]int // of each file
 }
 
-// listed is what the go command says of a package.
+// listed is the go command's description of a package.
 type listed struct {
 	ImportPath string
 	Dir        string
@@ -38,8 +38,8 @@ type listed struct {
 	DepOnly    bool
 }
 
-// load checks the types of the package in a directory. What it imports comes from the compiler's export data, so
-// that no other package is read as source.
+// load type-checks the package in a directory. It reads imports from the compiler's export data, so
+// only this package is read as source.
 func load(dir string) (*pkg, error) {
 	target, exports, err := list(dir)
 	if err != nil {
@@ -62,9 +62,9 @@ func load(dir string) (*pkg, error) {
 	return p, err
 }
 
-// list asks the go command for the package in a directory, and for the export data of all that it
-// imports. The command runs there, since the directory may belong to another module than this
-// program.
+// list asks the go command for the package in a directory and for the export data of everything
+// that it imports. The command runs in that directory, because the directory may belong to another
+// module than this program.
 func list(dir string) (target *listed, exports map[string]string, err error) {
 	cmd := exec.Command("go", "list", "-export", "-deps", "-json=ImportPath,Dir,Export,GoFiles,DepOnly", "--", ".")
 	cmd.Dir, cmd.Stderr = dir, os.Stderr
@@ -86,20 +86,20 @@ func list(dir string) (target *listed, exports map[string]string, err error) {
 		}
 	}
 	if target == nil {
-		return nil, nil, fmt.Errorf("there is no package in %s", dir)
+		return nil, nil, fmt.Errorf("no package in %s", dir)
 	}
 	return target, exports, nil
 }
 
-// count is how many fields and methods a type has; what it embeds counts as one field.
+// count returns the numbers of fields and methods of a type; an embedded type counts as one field.
 func (p *pkg) count(name string) (fields, methods int, err error) {
 	obj := p.types.Scope().Lookup(name)
 	if obj == nil {
-		return 0, 0, fmt.Errorf("%s has no %s", p.path, name)
+		return 0, 0, fmt.Errorf("%s does not declare %s", p.path, name)
 	}
 	named, ok := obj.Type().(*types.Named)
 	if !ok {
-		return 0, 0, fmt.Errorf("%s.%s is no named type", p.path, name)
+		return 0, 0, fmt.Errorf("%s.%s is not a named type", p.path, name)
 	}
 	if s, ok := named.Underlying().(*types.Struct); ok {
 		fields = s.NumFields()
@@ -107,7 +107,7 @@ func (p *pkg) count(name string) (fields, methods int, err error) {
 	return fields, named.NumMethods(), nil
 }
 
-// graph is which file needs which of the others, by which names.
+// graph returns which file needs which others, and by which names.
 func (p *pkg) graph() map[string]map[string][]string {
 	g := map[string]map[string][]string{}
 	for _, f := range p.files {
@@ -140,7 +140,7 @@ func (p *pkg) graph() map[string]map[string][]string {
 
 func (p *pkg) file(pos token.Pos) string { return filepath.Base(p.fset.Position(pos).Filename) }
 
-// printEdges lists what a file needs of others, and others of it.
+// printEdges lists what a file needs of other files, and what they need of it.
 func (p *pkg) printEdges(w io.Writer, name string) error {
 	g := p.graph()
 	if g[name] == nil {

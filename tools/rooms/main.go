@@ -10,7 +10,7 @@ import (
 
 func main() {
 	typeName := flag.String("type", "", "count the fields and methods of this type")
-	edges := flag.String("edges", "", "list what this file needs of others, and others of it")
+	edges := flag.String("edges", "", "list what this file needs of other files, and what they need of it")
 	flag.Parse()
 	if flag.NArg() != 1 {
 		fmt.Fprintln(os.Stderr, "usage: rooms [-type NAME] [-edges FILE] DIRECTORY")

@@ -14,11 +14,12 @@ const MiB = 1 << 20
 type Setup struct {
 	// New returns an empty backend.
 	New func(t *testing.T) backend.Backend
-	// SizeBytes is a size that a volume may have, four times of which fit.
+	// SizeBytes is a valid size of a volume. Four times this size must be available.
 	SizeBytes int64
-	// AlignBytes is what sizes are rounded up to; MinBytes the least. Default: 4096, and what Capacity tells.
+	// AlignBytes is what sizes are rounded up to, MinBytes the minimum size. Defaults: 4096, and
+	// what Capacity returns.
 	AlignBytes, MinBytes int64
-	// OtherNode is a second node that volumes can be attached to, "" if there is none.
+	// OtherNode is a second node that volumes can be attached to, or "".
 	OtherNode string
 }
 

@@ -122,7 +122,7 @@ func foreignIDs(t *testing.T, s Setup, b backend.Backend) {
 		want(t, err, backend.ErrNotFound)
 		_, err = b.Expand(t.Context(), id, s.SizeBytes, 0)
 		want(t, err, backend.ErrNotFound)
-		if _, err = b.Device(t.Context(), id, nil); !errors.Is(err, backend.ErrNotAttached) || id != string(flip) { // which a node may not know
+		if _, err = b.Device(t.Context(), id, nil); !errors.Is(err, backend.ErrNotAttached) || id != string(flip) { // a node may not know this id
 			want(t, err, backend.ErrNotFound)
 		}
 		_, err = b.Health(t.Context(), id)
@@ -144,9 +144,9 @@ func idsFresh(t *testing.T, s Setup, b backend.Backend) {
 	}
 	v2 := Must[backend.Volume](t)(b.Create(t.Context(), s.spec("a")))
 	if v1.ID == v2.ID {
-		t.Fatal("a deleted volume's id returned")
+		t.Fatal("the id of a deleted volume was reused")
 	}
-	if err := b.Delete(t.Context(), v1.ID); err != nil { // a late repetition
+	if err := b.Delete(t.Context(), v1.ID); err != nil { // a late retry
 		t.Fatal(err)
 	}
 	Must[backend.Volume](t)(b.Get(t.Context(), v2.ID))
@@ -171,14 +171,14 @@ func topology(t *testing.T, s Setup, b backend.Backend) {
 		return
 	}
 	if c := room(t, b, far); c.AvailableBytes != 0 {
-		t.Fatalf("%d bytes available far away", c.AvailableBytes)
+		t.Fatalf("%d bytes available in another topology", c.AvailableBytes)
 	}
 	if c := room(t, b, info.Topology); c.AvailableBytes == 0 {
 		t.Fatal("nothing available here")
 	}
 }
 
-// class is about parameters of the backend's own.
+// class tests parameters of the backend's own.
 func class(t *testing.T, s Setup, b backend.Backend) {
 	tunable, ok := b.(backend.Tunable)
 	if !ok {
@@ -189,7 +189,7 @@ func class(t *testing.T, s Setup, b backend.Backend) {
 		return
 	}
 	if own, mutable := tunable.Parameter("recordSize"); own || mutable {
-		t.Fatal("a parameter of others is claimed")
+		t.Fatal("the backend claims a parameter that is not its own")
 	}
 	for _, bad := range []map[string]string{{"no such": "1"}, {"recordSize": "64KiB"}} {
 		for _, sp := range []backend.Spec{{Name: "a", Class: bad}, {Name: "a", Mutable: bad}} {

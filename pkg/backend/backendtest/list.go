@@ -61,7 +61,7 @@ func list(t *testing.T, s Setup, b backend.Backend) {
 	}
 	for id := range made {
 		if !seen[id] {
-			t.Errorf("%s was there all the time and not listed", id)
+			t.Errorf("%s existed all the time and was not listed", id)
 		}
 	}
 }

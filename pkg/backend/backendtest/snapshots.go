@@ -13,7 +13,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
-// snapshotting is a backend that has snapshots.
+// snapshotting is a backend with snapshots.
 type snapshotting interface {
 	backend.Backend
 	backend.Snapshotter
@@ -42,7 +42,8 @@ func runSnapshots(t *testing.T, s Setup) {
 	}
 }
 
-// cut makes a snapshot and repeats the call until it is ready: a backend that polls waits in its call, a little each time.
+// cut creates a snapshot and repeats the call until it is ready: a backend that polls waits a
+// little in each call.
 func cut(t *testing.T, b snapshotting, name, volume string) backend.Snapshot {
 	t.Helper()
 	for {
@@ -62,7 +63,7 @@ func cut(t *testing.T, b snapshotting, name, volume string) backend.Snapshot {
 	}
 }
 
-// small is a volume of a quarter of the size.
+// small creates a volume of a quarter of the size.
 func (s Setup) small(t *testing.T, b backend.Backend, name string) backend.Volume {
 	t.Helper()
 	sp := s.spec(name)
@@ -70,7 +71,7 @@ func (s Setup) small(t *testing.T, b backend.Backend, name string) backend.Volum
 	return Must[backend.Volume](t)(b.Create(t.Context(), sp))
 }
 
-// access opens a volume's device, attached for it.
+// access attaches a volume and opens its device.
 func access(t *testing.T, b backend.Backend, id string, use func(f *os.File) error) {
 	t.Helper()
 	info := Must[backend.NodeInfo](t)(b.Info(t.Context()))
@@ -132,7 +133,7 @@ func snapshotIdempotent(t *testing.T, s Setup, b snapshotting) {
 		t.Fatalf("capacity %+v, was %+v", after, before)
 	}
 	if again := cut(t, b, "s", other.ID); again.ID == s1.ID {
-		t.Fatal("a deleted snapshot's id returned")
+		t.Fatal("the id of a deleted snapshot was reused")
 	}
 }
 
@@ -201,7 +202,7 @@ func snapshotContent(t *testing.T, s Setup, b snapshotting) {
 	clone := Must[backend.Volume](t)(b.Create(t.Context(), backend.Spec{Name: "c", Source: &backend.Source{Volume: v.ID}}))
 	for id, text := range map[string]string{restored.ID: "then", clone.ID: "now!"} {
 		if got := read(t, b, id, 4, 4096) + read(t, b, id, 4, last) + read(t, b, id, 1, 0); got != text+"last"+"\x00" {
-			t.Errorf("%q in place of %q", got, text)
+			t.Errorf("got %q, want %q", got, text)
 		}
 	}
 	write(t, b, clone.ID, "mine", 4096)
@@ -275,7 +276,7 @@ func snapshotList(t *testing.T, s Setup, b snapshotting) {
 			}
 		}
 		if want := map[string]int{"": 5, a.ID: ofA}[volume]; len(seen) != want {
-			t.Errorf("%d snapshots in place of %d", len(seen), want)
+			t.Errorf("got %d snapshots, want %d", len(seen), want)
 		}
 	}
 	if list, next, err := b.ListSnapshots(t.Context(), "no such volume", "", 0); err != nil || len(list) != 0 || next != "" {
@@ -302,7 +303,7 @@ func snapshotOutlives(t *testing.T, s Setup, b snapshotting) {
 	if got := read(t, b, r.ID, 4, 0); got != "kept" {
 		t.Fatalf("%q", got)
 	}
-	// A late repetition finds the volume, whose source is gone.
+	// A late retry finds the volume, whose source is gone.
 	if again := Must[backend.Volume](t)(b.Create(t.Context(), spec)); again.ID != r.ID {
 		t.Fatalf("%+v", again)
 	}

@@ -7,7 +7,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
-// room is what a backend says it has; nothing, always the same, if it does not know.
+// room returns the capacity of a backend, or always the same value if it does not know its
+// capacity.
 func room(t *testing.T, b backend.Backend, where backend.Segments) backend.Capacity {
 	t.Helper()
 	m, ok := b.(backend.Meter)
@@ -77,17 +78,17 @@ func device(t *testing.T, s Setup, b backend.Backend) {
 		t.Fatalf("%+v, then %+v", d1, d2)
 	}
 	if d1.ReadOnly {
-		t.Fatal("read-only without having been asked for")
+		t.Fatal("the device is read-only, but the volume was attached for writing")
 	}
 	if err := b.Detach(t.Context(), v.ID, ""); err != nil {
 		t.Fatal(err)
 	}
 	c = Must[map[string]string](t)(b.Attach(t.Context(), v.ID, info.ID, true))
 	if d := Must[backend.Device](t)(b.Device(t.Context(), v.ID, c)); !d.ReadOnly {
-		t.Fatal("attached read-only, device is not")
+		t.Fatal("the volume is attached read-only, but the device is writable")
 	}
 	if conds := Must[[]backend.Condition](t)(b.Health(t.Context(), v.ID)); len(conds) != 0 {
-		t.Fatalf("a new volume is ill: %+v", conds)
+		t.Fatalf("a new volume has conditions: %+v", conds)
 	}
 }
 

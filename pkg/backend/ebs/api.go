@@ -14,7 +14,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/awsclient"
 )
 
-// api is all of EC2 that is used: docs/iam is compared with it.
+// api has all calls of EC2 that the package uses; a test compares it with docs/iam.
 type api interface {
 	volumeAPI
 	attachAPI
@@ -23,7 +23,7 @@ type api interface {
 	placeAPI
 }
 
-// volumeAPI makes, grows and looks for volumes.
+// volumeAPI creates, grows and describes volumes.
 type volumeAPI interface {
 	CopyVolumes(context.Context, *ec2.CopyVolumesInput, ...func(*ec2.Options)) (*ec2.CopyVolumesOutput, error)
 	CreateVolume(context.Context, *ec2.CreateVolumeInput, ...func(*ec2.Options)) (*ec2.CreateVolumeOutput, error)
@@ -34,7 +34,7 @@ type volumeAPI interface {
 	DescribeVolumeStatus(context.Context, *ec2.DescribeVolumeStatusInput, ...func(*ec2.Options)) (*ec2.DescribeVolumeStatusOutput, error)
 }
 
-// attachAPI brings volumes to instances.
+// attachAPI attaches volumes to instances.
 type attachAPI interface {
 	AttachVolume(context.Context, *ec2.AttachVolumeInput, ...func(*ec2.Options)) (*ec2.AttachVolumeOutput, error)
 	DetachVolume(context.Context, *ec2.DetachVolumeInput, ...func(*ec2.Options)) (*ec2.DetachVolumeOutput, error)
@@ -47,23 +47,24 @@ type snapshotAPI interface {
 	DescribeSnapshots(context.Context, *ec2.DescribeSnapshotsInput, ...func(*ec2.Options)) (*ec2.DescribeSnapshotsOutput, error)
 }
 
-// tagAPI keeps state in tags.
+// tagAPI stores state in tags.
 type tagAPI interface {
 	CreateTags(context.Context, *ec2.CreateTagsInput, ...func(*ec2.Options)) (*ec2.CreateTagsOutput, error)
 	DeleteTags(context.Context, *ec2.DeleteTagsInput, ...func(*ec2.Options)) (*ec2.DeleteTagsOutput, error)
 }
 
-// placeAPI tells where volumes may be, and how many.
+// placeAPI returns zones, instances and their limits.
 type placeAPI interface {
 	DescribeAvailabilityZones(context.Context, *ec2.DescribeAvailabilityZonesInput, ...func(*ec2.Options)) (*ec2.DescribeAvailabilityZonesOutput, error)
 	DescribeInstances(context.Context, *ec2.DescribeInstancesInput, ...func(*ec2.Options)) (*ec2.DescribeInstancesOutput, error)
 	DescribeInstanceTypes(context.Context, *ec2.DescribeInstanceTypesInput, ...func(*ec2.Options)) (*ec2.DescribeInstanceTypesOutput, error)
 }
 
-// callTimeout bounds one attempt of a call: a connection that hangs must not hang a volume.
+// callTimeout limits one attempt of a call, because a hanging connection must not block a volume.
 const callTimeout = 30 * time.Second
 
-// loadConfig reads what the SDK's default chain knows: environment, files, web identity, Pod Identity, the instance's role.
+// loadConfig loads the SDK's default configuration: environment, files, web identity, Pod Identity,
+// the instance's role.
 func loadConfig(ctx context.Context, o Options) (aws.Config, error) {
 	client := o.HTTPClient
 	if client == nil {
@@ -94,11 +95,12 @@ func newAPI(cfg aws.Config, o Options) api {
 	})
 }
 
-// once is for calls that make something and have no client token: repeated only if certainly nothing was done.
+// once is for calls that create something and have no client token: they are retried only if it is
+// certain that nothing was done.
 func once(o *ec2.Options) {
 	o.Retryer = retry.NewStandard(func(s *retry.StandardOptions) {
 		s.Retryables = []retry.IsErrorRetryable{retry.RetryableErrorCode{Codes: retry.DefaultThrottleErrorCodes}}
 	})
 }
 
-var errNoRegion = errors.New("no region: set --aws-region, AWS_REGION, or let the instance metadata service tell")
+var errNoRegion = errors.New("no AWS region: set --aws-region or AWS_REGION, or make the instance metadata service reachable")

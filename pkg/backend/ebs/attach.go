@@ -15,18 +15,18 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
-// Keys of what Attach tells the node.
+// Keys in the map that Attach passes to the node.
 const (
-	attachedPath = "devicePath" // the name that EC2 knows the device by; udev may have made a link of it
-	attachedSize = "sizeBytes"  // at least
+	attachedPath = "devicePath" // the device name that EC2 uses; udev may have created a link of this name
+	attachedSize = "sizeBytes"  // the minimum size
 	attachedRO   = "ebsReadOnly"
-	attachedMade = "formatted" // "true": the volume has the tag; without it nothing is said
+	attachedMade = "formatted" // "true": the volume has the tag; otherwise the key is missing
 )
 
 // maxNames is how many device names one call tries.
 const maxNames = 4
 
-// errTryName: another device name may do.
+// errTryName: retry with another device name.
 var errTryName = errors.New("another device name is needed")
 
 // Attach implements backend.Controller.
@@ -64,7 +64,7 @@ func (b *Backend) Attach(ctx context.Context, id, node string, readOnly bool) (m
 		}
 		return attachedMap(v, readOnly), nil
 	}
-	return nil, fmt.Errorf("%w: EC2 refused %d device names in a row", backend.ErrUnavailable, maxNames)
+	return nil, fmt.Errorf("%w: EC2 refused %d device names in a row; a retry tries others", backend.ErrUnavailable, maxNames)
 }
 
 func attachedMap(v types.Volume, readOnly bool) map[string]string {
@@ -78,7 +78,8 @@ func attachedMap(v types.Volume, readOnly bool) map[string]string {
 	return m
 }
 
-// freeFor waits until a volume is attached nowhere or to this node, if it is on its way off another.
+// freeFor waits while a volume is detaching from another node, until it is detached or attached to
+// this node.
 func (b *Backend) freeFor(ctx context.Context, id, node string) (v types.Volume, err error) {
 	err = b.poll(ctx, 0, func() error {
 		if v, err = b.volume(ctx, id); err != nil {
@@ -91,7 +92,7 @@ func (b *Backend) freeFor(ctx context.Context, id, node string) (v types.Volume,
 				return errNotYet
 			}
 			if v.State == types.VolumeStateError {
-				return fmt.Errorf("%w: EC2 says state error", backend.ErrDamaged)
+				return fmt.Errorf("%w: EC2 reports the state error for the volume", backend.ErrDamaged)
 			}
 			return nil
 		case a.State == types.VolumeAttachmentStateDetaching:
@@ -104,7 +105,8 @@ func (b *Backend) freeFor(ctx context.Context, id, node string) (v types.Volume,
 	return v, err
 }
 
-// beginAttach asks EC2 to attach, at a device name that it chooses. The name is held until release is called.
+// beginAttach asks EC2 to attach the volume at a device name that it chooses. The name is reserved
+// until release is called.
 func (b *Backend) beginAttach(ctx context.Context, v types.Volume, node string, readOnly bool) (device string, release func(attached bool), err error) {
 	i, err := b.instance(ctx, node)
 	if err != nil {
@@ -123,7 +125,7 @@ func (b *Backend) beginAttach(ctx context.Context, v types.Volume, node string, 
 	err = translate("AttachVolume", err)
 	var e *ec2Error
 	switch {
-	case err == nil, isCode(err, codeInUse): // in use: by an earlier try of ours, or it soon shows by whom
+	case err == nil, isCode(err, codeInUse): // in use: through an earlier attempt of this driver, or describes soon show the other user
 		return device, release, nil
 	case isCode(err, codeDeviceInUse), errors.As(err, &e) && e.code == codeBadValue && strings.Contains(e.message, "already in use"), isCode(err, codeBadValue) && strings.Contains(err.Error(), "device name"):
 		b.names.spoil(node, device)
@@ -134,7 +136,8 @@ func (b *Backend) beginAttach(ctx context.Context, v types.Volume, node string, 
 	return "", nil, err
 }
 
-// setReadOnly keeps in a tag, before the volume is attached, that it will be read-only: EC2 itself knows no such thing.
+// setReadOnly records in a tag, before the volume is attached, that it will be read-only. EC2 does
+// not have read-only attachments.
 func (b *Backend) setReadOnly(ctx context.Context, v types.Volume, node string, readOnly bool) error {
 	has := tagMap(v.Tags)[tagReadOnly]
 	ids := []string{aws.ToString(v.VolumeId)}
@@ -149,8 +152,8 @@ func (b *Backend) setReadOnly(ctx context.Context, v types.Volume, node string, 
 	return nil
 }
 
-// attached waits until the volume is attached. device is what was asked for, "" if that was not here.
-// What hangs in attaching is taken off again; errTryName.
+// attached waits until the volume is attached. device is the requested name, or "" if another call
+// requested it. If the attachment hangs, attached detaches it and returns errTryName.
 func (b *Backend) attached(ctx context.Context, id, node, device string, readOnly bool) (v types.Volume, err error) {
 	t, begun := b.opt.Timing, time.Now()
 	first := t.Poll
@@ -158,14 +161,14 @@ func (b *Backend) attached(ctx context.Context, id, node, device string, readOnl
 		first = 0
 	}
 	err = b.poll(ctx, first, func() error {
-		waited := time.Since(begun) // before the look: an answer may be older than it seems
+		waited := time.Since(begun) // take the time before the call, because an answer may be older than it seems
 		if v, err = b.volume(ctx, id); err != nil {
 			return err
 		}
 		a := attachmentOf(v)
 		switch {
 		case a == nil || a.State == types.VolumeAttachmentStateDetaching:
-			if waited > t.Settle { // it was, and somebody took it off
+			if waited > t.Settle { // it was attached, and somebody detached it
 				return takenBack(v)
 			}
 			return errNotYet
@@ -184,24 +187,25 @@ func (b *Backend) attached(ctx context.Context, id, node, device string, readOnl
 	return v, err
 }
 
-// takenBack is what becomes of an attachment that EC2 took and then does not show.
+// takenBack returns the error for an attachment that EC2 accepted and then does not show.
 func takenBack(v types.Volume) error {
 	if !aws.ToBool(v.Encrypted) {
-		return fmt.Errorf("%w: EC2 took the request and did not attach it, or somebody has detached it since", backend.ErrUnavailable)
+		return fmt.Errorf("%w: EC2 accepted the request, but the volume is not attached: EC2 dropped the request, or somebody detached the volume", backend.ErrUnavailable)
 	}
-	return fmt.Errorf("%w: EC2 took the request and did not attach it; %s", backend.ErrUnavailable, keyHint(aws.ToString(v.KmsKeyId)))
+	return fmt.Errorf("%w: EC2 accepted the request, but did not attach the volume; %s", backend.ErrUnavailable, keyHint(aws.ToString(v.KmsKeyId)))
 }
 
-// unstick takes off what hangs in attaching, and remembers not to use that name.
+// unstick detaches a hanging attachment, and remembers not to use that device name.
 func (b *Backend) unstick(ctx context.Context, v types.Volume, node, device string) error {
 	b.names.spoil(node, device)
 	if err := b.detach(ctx, aws.ToString(v.VolumeId), node); err != nil {
-		return fmt.Errorf("the attachment at %s hangs, and cannot be taken off: %w", device, err)
+		return fmt.Errorf("the attachment at %s hangs and cannot be detached: %w", device, err)
 	}
 	return errTryName
 }
 
-// Detach implements backend.Controller. Never by force: that is for people, and for Kubernetes' out-of-service taint.
+// Detach implements backend.Controller. It never detaches by force: only people and Kubernetes'
+// out-of-service taint may do that.
 func (b *Backend) Detach(ctx context.Context, id, node string) error {
 	if !volumeID.MatchString(id) || node != "" && !instanceID.MatchString(node) {
 		return ctx.Err()
@@ -214,8 +218,9 @@ func (b *Backend) Detach(ctx context.Context, id, node string) error {
 	return b.detach(ctx, id, node)
 }
 
-// detach is called with the volume locked. It asks even if describes show no attachment: they may be behind, and a volume
-// that is said to be detached and is not would be lost to its next node.
+// detach is called with the volume locked. It asks EC2 even if describes show no attachment,
+// because they may be outdated, and the next node could not attach a volume that is wrongly
+// reported as detached.
 func (b *Backend) detach(ctx context.Context, id, node string) error {
 	asked := false
 	return b.poll(ctx, 0, func() error {

@@ -8,28 +8,28 @@ import (
 	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
-// batcher gathers questions for a moment and asks them in one call.
+// batcher collects requests for a short time and sends them in one call.
 type batcher[V any] struct {
 	window time.Duration
-	most   int // keys in one call
+	most   int // maximum number of keys in one call
 	fetch  func(ctx context.Context, keys []string) (map[string]V, error)
 	run    *sync.WaitGroup // joined by Backend.Close
 	ctx    context.Context // ends with the backend
 	mu     sync.Mutex
-	open   *batch[V] // takes more keys; guarded by mu
+	open   *batch[V] // the batch that still accepts keys; guarded by mu
 }
 
 type batch[V any] struct {
 	keys  []string
 	known map[string]bool
 	timer *time.Timer
-	id    string        // of the call that asks (package requestid), "" if several do
+	id    string        // of the call that asks (package requestid), "" if there are several
 	done  chan struct{} // closed when got and err are set
 	got   map[string]V
 	err   error
 }
 
-// get asks for one key; ok is false if there is no such thing.
+// get requests one key; ok is false if it does not exist.
 func (b *batcher[V]) get(ctx context.Context, key string) (v V, ok bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return v, false, err
@@ -44,7 +44,7 @@ func (b *batcher[V]) get(ctx context.Context, key string) (v V, ok bool, err err
 	return v, ok, q.err
 }
 
-// join adds a key to the open batch, which it begins if there is none.
+// join adds a key to the open batch, and creates one if there is none.
 func (b *batcher[V]) join(ctx context.Context, key string) *batch[V] {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -79,7 +79,7 @@ func (b *batcher[V]) ask(q *batch[V]) {
 	}
 	b.mu.Unlock()
 	defer close(q.done)
-	ctx, cancel := context.WithTimeout(b.ctx, 2*callTimeout) // not a caller's: others wait too
+	ctx, cancel := context.WithTimeout(b.ctx, 2*callTimeout) // not a caller's context: other callers wait, too
 	defer cancel()
 	ctx = requestid.With(ctx, q.id)
 	q.got, q.err = b.fetch(ctx, q.keys)

@@ -25,14 +25,14 @@ import (
 const (
 	maxName        = 128 // bytes
 	defaultSizeGiB = 8
-	// maxTokens is how many burnt tokens one call steps over.
+	// maxTokens is how many burnt tokens one call skips.
 	maxTokens = 8
-	// maxLimits is how many limits of a type one call learns from refusals.
+	// maxLimits is how many limits of a volume type one call learns from refusals.
 	maxLimits = 4
 )
 
-// errBurnt: the client token belongs to a volume that is gone.
-var errBurnt = errors.New("the client token is burnt")
+// errBurnt: the client token belongs to a deleted volume.
+var errBurnt = errors.New("the client token belongs to a deleted volume")
 
 // Create implements backend.Controller.
 func (b *Backend) Create(ctx context.Context, spec backend.Spec) (backend.Volume, error) {
@@ -74,10 +74,11 @@ func (b *Backend) Create(ctx context.Context, spec backend.Spec) (backend.Volume
 		}
 		return b.toVolume(v)
 	}
-	return backend.Volume{}, fmt.Errorf("%w: EC2 remembers too many volumes of this name", backend.ErrUnavailable)
+	return backend.Volume{}, fmt.Errorf("%w: too many deleted volumes of this name exist; EC2 forgets them within 12 hours", backend.ErrUnavailable)
 }
 
-// find looks for the volume of a name; if there are several, which only happens when somebody copies tags, for none of them.
+// find looks for the volume of a name. If there are several, which only happens when somebody
+// copies tags, it returns an error.
 func (b *Backend) find(ctx context.Context, coded string) (v types.Volume, found bool, err error) {
 	all, _, err := b.named.get(ctx, coded)
 	if err != nil {
@@ -88,7 +89,7 @@ func (b *Backend) find(ctx context.Context, coded string) (v types.Volume, found
 		return gone || v.State == types.VolumeStateDeleting || v.State == types.VolumeStateDeleted
 	})
 	if len(all) > 1 {
-		return v, false, fmt.Errorf("%w: two volumes have this name's tag, %s and %s", backend.ErrDamaged, aws.ToString(all[0].VolumeId), aws.ToString(all[1].VolumeId))
+		return v, false, fmt.Errorf("%w: two volumes have the tag of this name, %s and %s; remove the tag from the wrong one", backend.ErrDamaged, aws.ToString(all[0].VolumeId), aws.ToString(all[1].VolumeId))
 	}
 	if len(all) == 0 {
 		return v, false, nil
@@ -96,7 +97,7 @@ func (b *Backend) find(ctx context.Context, coded string) (v types.Volume, found
 	return all[0], true, nil
 }
 
-// token is the name's n-th client token.
+// token returns the n-th client token of a name.
 func token(name string, n int) *string {
 	if n > 1 {
 		name += "-" + strconv.Itoa(n)
@@ -105,18 +106,19 @@ func token(name string, n int) *string {
 	return aws.String(hex.EncodeToString(h[:]))
 }
 
-// makeVolume asks EC2 for the volume. errBurnt: try again with the next token.
+// makeVolume asks EC2 for the volume. errBurnt: retry with the next token.
 func (b *Backend) makeVolume(ctx context.Context, p *plan) (types.Volume, error) {
 	n, _ := b.tokens.get(p.coded)
 	n = max(n, 1)
 	p.started, p.fresh = time.Now(), false
 	v, meta, err := b.askForVolume(ctx, p, n)
 	switch {
-	case isDeletedToken(err): // EC2 itself knows that nothing is left
+	case isDeletedToken(err): // EC2 itself knows that the volume is deleted
 		b.tokens.set(p.coded, n+1)
 		return v, errBurnt
 	case isCode(err, codeTokenMismatch):
-		// The token was used for something else: for this name, in another zone or size, which we may not see yet.
+		// The token was used for another request: for this name with another zone or size.
+		// Describes may not show that volume yet.
 		if v, found, ferr := b.patientFind(ctx, p.coded); found || ferr != nil {
 			return v, ferr
 		}
@@ -130,7 +132,7 @@ func (b *Backend) makeVolume(ctx context.Context, p *plan) (types.Volume, error)
 	case err != nil:
 		return v, err
 	}
-	if t, ok := awsmiddleware.GetServerTime(meta); ok { // by EC2's clock, not ours
+	if t, ok := awsmiddleware.GetServerTime(meta); ok { // by EC2's clock
 		age := t.Sub(aws.ToTime(v.CreateTime))
 		p.fresh = age <= time.Since(p.started)+clockTick
 		p.started = time.Now().Add(-age)
@@ -139,10 +141,10 @@ func (b *Backend) makeVolume(ctx context.Context, p *plan) (types.Volume, error)
 	return v, nil
 }
 
-// clockTick is how finely EC2 tells the time of its answers.
+// clockTick is the resolution of EC2's times.
 const clockTick = time.Second
 
-// isDeletedToken tells whether EC2 refuses a client token since what was made with it is gone.
+// isDeletedToken tells whether EC2 refuses a client token because its volume is deleted.
 func isDeletedToken(err error) bool {
 	return isCode(err, codeTokenMismatch) && strings.Contains(err.Error(), "already deleted")
 }
@@ -178,7 +180,7 @@ func optional(n int32) *int32 {
 }
 
 func (b *Backend) askOnce(ctx context.Context, p *plan, n int, iops int32) (types.Volume, middleware.Metadata, error) {
-	kind := cmp.Or(p.class.kind, defaultType) // EC2's own default is gp2, of copies too
+	kind := cmp.Or(p.class.kind, defaultType) // EC2's own default is gp2, also for copies
 	if s := p.spec.Source; s != nil && s.Volume != "" {
 		out, err := b.ec2.CopyVolumes(ctx, &ec2.CopyVolumesInput{SourceVolumeId: aws.String(s.Volume), Size: aws.Int32(p.gib), VolumeType: kind, Iops: optional(iops), Throughput: optional(p.class.throughput),
 			Encrypted: p.class.encrypted, KmsKeyId: nonEmpty(p.class.kmsKey), ClientToken: token(p.spec.Name, n), TagSpecifications: tagSpec(types.ResourceTypeVolume, p.tags)})
@@ -186,7 +188,7 @@ func (b *Backend) askOnce(ctx context.Context, p *plan, n int, iops int32) (type
 			return types.Volume{}, middleware.Metadata{}, translate("CopyVolumes", err)
 		}
 		if len(out.Volumes) != 1 {
-			return types.Volume{}, out.ResultMetadata, fmt.Errorf("%w: EC2 made %d copies", backend.ErrUnavailable, len(out.Volumes))
+			return types.Volume{}, out.ResultMetadata, fmt.Errorf("%w: EC2 returned %d copies, want 1", backend.ErrUnavailable, len(out.Volumes))
 		}
 		return out.Volumes[0], out.ResultMetadata, nil
 	}
@@ -209,11 +211,11 @@ func nonEmpty(s string) *string {
 	return &s
 }
 
-// patientFind looks for a name until describes must have caught up.
+// patientFind looks for a name until describes must be up to date.
 func (b *Backend) patientFind(ctx context.Context, coded string) (v types.Volume, found bool, err error) {
 	end := time.Now().Add(b.opt.Timing.Settle)
 	err = b.poll(ctx, 0, func() error {
-		last := time.Now().After(end) // before the look: an answer may be older than it seems
+		last := time.Now().After(end) // take the time before the call, because an answer may be older than it seems
 		if v, found, err = b.find(ctx, coded); err != nil || found {
 			return err
 		}
@@ -225,16 +227,16 @@ func (b *Backend) patientFind(ctx context.Context, coded string) (v types.Volume
 	return v, found, err
 }
 
-// created waits until a volume can be used. errBurnt if there is none: EC2 gave the id of one that is gone.
+// created waits until a volume can be used. errBurnt: EC2 returned the id of a deleted volume.
 func (b *Backend) created(ctx context.Context, p *plan, v types.Volume) (types.Volume, error) {
 	if v.State == types.VolumeStateAvailable || v.State == types.VolumeStateInUse {
 		if _, gone := b.gone.get(aws.ToString(v.VolumeId)); !gone && p.started.IsZero() {
-			return v, nil // found, not made
+			return v, nil // found, not created now
 		}
 	}
 	id, seen, since := aws.ToString(v.VolumeId), p.started.IsZero(), p.started
 	err := b.poll(ctx, b.opt.Timing.CreateFirst, func() error {
-		asked := time.Now() // before the look: an answer may be older than it seems
+		asked := time.Now() // take the time before the call, because an answer may be older than it seems
 		now, ok, err := b.volumes.get(ctx, id)
 		if err != nil {
 			return err
@@ -249,7 +251,7 @@ func (b *Backend) created(ctx context.Context, p *plan, v types.Volume) (types.V
 		switch {
 		case ok && (now.State == types.VolumeStateAvailable || now.State == types.VolumeStateInUse):
 			if tagMap(now.Tags)[tagCluster] == "" && asked.Sub(p.started) < b.opt.Timing.Settle {
-				return errNotYet // its tags are on their way
+				return errNotYet // its tags are not visible yet
 			}
 			v = now
 			return nil
@@ -262,9 +264,9 @@ func (b *Backend) created(ctx context.Context, p *plan, v types.Volume) (types.V
 				return translate("DeleteVolume", err)
 			}
 		case !ok && !settled:
-			return errNotYet // one describe may be behind another: what is not seen is gone after a while
+			return errNotYet // one describe may be older than another: a volume that stays invisible for some time is gone
 		case !ok:
-			seen = seen || p.fresh // EC2 has just made it, and nobody can have deleted it
+			seen = seen || p.fresh // EC2 has just created it, so nobody can have deleted it
 		}
 		return errBurnt
 	})
@@ -275,12 +277,12 @@ func (b *Backend) created(ctx context.Context, p *plan, v types.Volume) (types.V
 	b.tokens.set(p.coded, max(n, 1)+1)
 	b.gone.set(id, true)
 	if seen {
-		return v, fmt.Errorf("%w: EC2 took the request for %s and the volume then failed; %s", backend.ErrInvalid, id, keyHint(p.class.kmsKey))
+		return v, fmt.Errorf("%w: EC2 accepted the request, but the volume %s then failed; %s", backend.ErrInvalid, id, keyHint(p.class.kmsKey))
 	}
 	return v, errBurnt
 }
 
-// Delete implements backend.Controller. It returns when the volume is on its way out.
+// Delete implements backend.Controller. It returns when the volume is being deleted.
 func (b *Backend) Delete(ctx context.Context, id string) error {
 	if !volumeID.MatchString(id) {
 		return ctx.Err()
@@ -293,8 +295,8 @@ func (b *Backend) Delete(ctx context.Context, id string) error {
 	v, err := b.volume(ctx, id)
 	switch {
 	case errors.Is(err, errForeign):
-		return fmt.Errorf("%w: volume %s %w; it is not deleted", backend.ErrInvalid, id, errForeign)
-	case errors.Is(err, backend.ErrNotFound): // ask all the same: describes may be behind
+		return fmt.Errorf("%w: volume %s %w, so it was not deleted", backend.ErrInvalid, id, errForeign)
+	case errors.Is(err, backend.ErrNotFound): // try anyway: describes may be outdated
 	case err != nil:
 		return err
 	case attachmentOf(v) != nil:

@@ -14,10 +14,10 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
-// What EC2 takes in one call without pages.
+// The limits of one EC2 call without pages.
 const (
 	mostIDs     = 500
-	mostFilters = 190 // 200 values in all filters together; one more names the cluster
+	mostFilters = 190 // a call may have 200 values in all filters; one of them names the cluster
 )
 
 func (b *Backend) makeBatchers() {
@@ -51,8 +51,8 @@ func (b *Backend) eachVolume(ctx context.Context, in *ec2.DescribeVolumesInput, 
 	}
 }
 
-// fetchVolumes asks for volumes by id. An id that EC2 does not know fails the whole call, so that those which were
-// unknown before are asked for as a filter, which only finds nothing.
+// fetchVolumes describes volumes by id. An unknown id makes the whole call fail, so ids that were
+// unknown before are sent as a filter, which only finds nothing.
 func (b *Backend) fetchVolumes(ctx context.Context, ids []string) (map[string]types.Volume, error) {
 	got := make(map[string]types.Volume, len(ids))
 	take := func(v types.Volume) { got[aws.ToString(v.VolumeId)] = v }
@@ -88,8 +88,8 @@ func (b *Backend) fetchVolumes(ctx context.Context, ids []string) (map[string]ty
 
 var anyID = regexp.MustCompile(`\b(vol|i)-[0-9a-f]+\b`)
 
-// isUnknown tells whether a describe failed since EC2 does not know one of the ids, or does not
-// take it for one: whoever else asked in the same call has nothing to do with that.
+// isUnknown tells whether a describe failed because EC2 does not know one of the ids, or considers
+// it malformed. The other callers in the same batch must not fail because of it.
 func isUnknown(err error, code string, ids []string) bool {
 	if isCode(err, code, codeBadVolume, codeBadInstance) {
 		return true
@@ -99,7 +99,8 @@ func isUnknown(err error, code string, ids []string) bool {
 		slices.ContainsFunc(anyID.FindAllString(e.message, -1), func(id string) bool { return slices.Contains(ids, id) })
 }
 
-// withoutUnknown calls describe with ids, and again without those that EC2's error names, or, if it names none, with each half.
+// withoutUnknown calls describe with ids, and then without those that EC2's error names. If the
+// error names none, it calls describe with each half.
 func withoutUnknown(ids []string, code string, describe func(ids []string) error) (unknown []string, err error) {
 	for len(ids) > 0 {
 		err := describe(ids)
@@ -134,7 +135,7 @@ func withoutUnknown(ids []string, code string, describe func(ids []string) error
 	return unknown, nil
 }
 
-// fetchNamed asks for volumes by the encoded names in their tags.
+// fetchNamed describes volumes by the encoded names in their tags.
 func (b *Backend) fetchNamed(ctx context.Context, names []string) (map[string][]types.Volume, error) {
 	got := map[string][]types.Volume{}
 	in := &ec2.DescribeVolumesInput{Filters: []types.Filter{filter("tag:"+tagCluster, b.opt.Cluster), filter("tag:"+tagName, names...)}}
@@ -221,10 +222,10 @@ func (b *Backend) fetchModified(ctx context.Context, ids []string) (map[string]t
 	}
 }
 
-// volume returns a volume of ours as EC2 has it. ErrNotFound.
+// volume returns one of the cluster's volumes as EC2 shows it, or ErrNotFound.
 func (b *Backend) volume(ctx context.Context, id string) (types.Volume, error) {
 	if !volumeID.MatchString(id) {
-		return types.Volume{}, fmt.Errorf("%w: not an id of EBS", backend.ErrNotFound)
+		return types.Volume{}, fmt.Errorf("%w: not an EBS volume id", backend.ErrNotFound)
 	}
 	v, ok, err := b.volumes.get(ctx, id)
 	switch {
@@ -238,13 +239,13 @@ func (b *Backend) volume(ctx context.Context, id string) (types.Volume, error) {
 	return v, nil
 }
 
-// errForeign: it exists, and another cluster or somebody else made it.
-var errForeign = errors.New("has not this cluster's tag " + tagCluster)
+// errForeign: it exists, but belongs to another cluster or to somebody else.
+var errForeign = errors.New("does not have this cluster's tag " + tagCluster)
 
-// instance returns an instance that can have volumes. ErrNodeNotFound.
+// instance returns an instance that can have volumes, or ErrNodeNotFound.
 func (b *Backend) instance(ctx context.Context, id string) (types.Instance, error) {
 	if !instanceID.MatchString(id) {
-		return types.Instance{}, fmt.Errorf("%w: not an id of EC2", backend.ErrNodeNotFound)
+		return types.Instance{}, fmt.Errorf("%w: not an EC2 instance id", backend.ErrNodeNotFound)
 	}
 	i, ok, err := b.instances.get(ctx, id)
 	if err != nil {
@@ -263,7 +264,7 @@ func instanceState(i types.Instance) types.InstanceStateName {
 	return i.State.Name
 }
 
-// attachmentOf is where a volume is attached, or on its way to or from.
+// attachmentOf returns where a volume is attached, attaching or detaching.
 func attachmentOf(v types.Volume) *types.VolumeAttachment {
 	for i := range v.Attachments {
 		if v.Attachments[i].State != types.VolumeAttachmentStateDetached {
@@ -273,7 +274,7 @@ func attachmentOf(v types.Volume) *types.VolumeAttachment {
 	return nil
 }
 
-// toVolume reads a volume. With an error it is what can be read of one whose tags are not ours: its
+// toVolume converts a volume. For a volume with invalid tags, it returns an error together with the
 // id, size, place and attachment.
 func (b *Backend) toVolume(v types.Volume) (backend.Volume, error) {
 	tags := tagMap(v.Tags)
@@ -298,7 +299,8 @@ func sourceOf(id string) *backend.Source {
 	return nil
 }
 
-// Topology keys: that of Kubernetes, and our own for where others set that one.
+// Topology keys: that of Kubernetes, and the driver's own for clusters where another program sets
+// that one.
 const (
 	zoneKey    = "topology.kubernetes.io/zone"
 	zoneKeyOwn = "topology.csi.sealvol.dev/zone"
@@ -308,11 +310,11 @@ func segmentsOf(zone string) backend.Segments {
 	return backend.Segments{zoneKey: zone, zoneKeyOwn: zone}
 }
 
-// zoneOf is the zone of a place, "" if it says none.
+// zoneOf returns the zone of a place, or "" if it has none.
 func zoneOf(s backend.Segments) (string, error) {
 	a, b := s[zoneKey], s[zoneKeyOwn]
 	if a != "" && b != "" && a != b {
-		return "", fmt.Errorf("%w: a place with two zones", backend.ErrInvalid)
+		return "", fmt.Errorf("%w: the topology has two different zones", backend.ErrInvalid)
 	}
 	if b != "" {
 		return b, nil

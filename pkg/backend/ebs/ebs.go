@@ -17,55 +17,64 @@ import (
 	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
-// Options configure Open. The zero value is that of a node in EC2; a controller needs Cluster.
+// Options configure Open. The zero value is for a node in EC2; a controller needs Cluster.
 type Options struct {
-	// Region, by default from the SDK's environment or the metadata service. Endpoint of EC2, by default the region's.
+	// Region defaults to that of the SDK's environment or of the metadata service. Endpoint of EC2
+	// defaults to the region's.
 	Region, Endpoint string
-	// MetadataEndpoint of the instance metadata service, by default the SDK's.
+	// MetadataEndpoint of the instance metadata service defaults to the SDK's.
 	MetadataEndpoint string
-	// Metadata says who is asked which instance this is, in this order: SourceIMDS, SourceKubernetes. Default: both, in this order.
+	// Metadata lists the sources that tell which instance this is, in order: SourceIMDS,
+	// SourceKubernetes. Default: both, in this order.
 	Metadata []string
-	// Cluster names whose volumes these are. Two clusters of one account need two names. Needed by the controller half alone.
+	// Cluster is the id of the cluster that owns the volumes. Two clusters in one account need
+	// different ids. Only the controller half needs it.
 	Cluster string
-	// Tags are set on all volumes and snapshots besides ours.
+	// Tags are set on all volumes and snapshots in addition to the driver's own.
 	Tags map[string]string
-	// Zone is where volumes are made for which no place is asked for; by default one that the name's hash chooses.
+	// Zone is the zone for volumes without a requested place. Default: a hash of the name chooses
+	// it.
 	Zone string
-	// Instance is the id of this node's; by default that which the metadata service tells, or NodeObject.
+	// Instance is the id of this node's instance. Default: that of the metadata service or
+	// NodeObject.
 	Instance string
-	// NodeObject reads what Kubernetes knows of this node, for where the metadata service cannot be reached. May be nil.
+	// NodeObject reads the Node object of this node, if the metadata service cannot be reached. It
+	// may be nil.
 	NodeObject func(ctx context.Context) (NodeObject, error)
-	// MaxVolumes replaces the limit that is computed for this node, ReservedVolumes what others use of that. 0: found out.
+	// MaxVolumes replaces the limit that is computed for this node, and ReservedVolumes the part of
+	// it that other volumes use. 0: detect.
 	MaxVolumes, ReservedVolumes int64
-	// Sys and Dev are /sys and /dev; Links is where disk/by-id is, by default Dev.
+	// Sys and Dev are /sys and /dev. Links is the directory of disk/by-id; it defaults to Dev.
 	Sys, Dev, Links string
-	// Model is what the devices of volumes call themselves, by default as those of EBS do. Devices of other models are refused.
+	// Model is the model name of the volumes' devices; it defaults to that of EBS. Devices of other
+	// models are refused.
 	Model string
-	// MaxAttempts of each call, with backoff and throttling in between. Default 8.
+	// MaxAttempts is the number of attempts of each call, with backoff and throttling in between.
+	// Default: 8.
 	MaxAttempts int
-	// HTTPClient replaces the SDK's.
+	// HTTPClient replaces the SDK's client.
 	HTTPClient aws.HTTPClient
-	// Log gets a line for each call of EC2: those that change something as information, the rest for
-	// debugging. Default: slog.Default.
+	// Log gets a line for each EC2 call: calls that change something at level info, others at
+	// debug. Default: slog.Default.
 	Log    *slog.Logger
 	Timing Timing
 }
 
-// Timing is how long things are waited for. Zero values become those of DefaultTiming.
+// Timing has the waiting times. Zero values are replaced by those of DefaultTiming.
 type Timing struct {
-	Batch        time.Duration // describes are gathered for this long
-	Coalesce     time.Duration // modifications are
-	CreateFirst  time.Duration // from the creation to the first look
-	Poll         time.Duration // from the first look to the second; grows from there
+	Batch        time.Duration // how long describes are collected
+	Coalesce     time.Duration // how long modifications are collected
+	CreateFirst  time.Duration // from the creation to the first describe
+	Poll         time.Duration // from the first describe to the second; grows from there
 	PollMost     time.Duration
 	StuckAttach  time.Duration // an attachment that is not attached by then never will be
-	Settle       time.Duration // by then describes show what has happened
-	Patience     time.Duration // a caller without a deadline waits no longer
-	DeviceAppear time.Duration // from the attachment to the device, on the node
-	Forget       time.Duration // tokens and device names that were found bad are tried again
+	Settle       time.Duration // by then describes show every change
+	Patience     time.Duration // how long a caller without a deadline waits
+	DeviceAppear time.Duration // from the attachment until the device appears on the node
+	Forget       time.Duration // after that, bad tokens and device names are tried again
 }
 
-// DefaultTiming is that of the real EC2: creating takes 1.5 s, at times 4; attaching 1 to 4 s.
+// DefaultTiming is for the real EC2: creating takes 1.5 s, sometimes 4 s; attaching takes 1 to 4 s.
 var DefaultTiming = Timing{Batch: 500 * time.Millisecond, Coalesce: 2 * time.Second, CreateFirst: 1250 * time.Millisecond, Poll: time.Second, PollMost: 10 * time.Second,
 	StuckAttach: 90 * time.Second, Settle: 30 * time.Second, Patience: 4 * time.Minute, DeviceAppear: 30 * time.Second, Forget: 12 * time.Hour}
 
@@ -89,17 +98,17 @@ type Backend struct {
 	modified  *batcher[types.VolumeModification]
 
 	nameLocks, volLocks keyed
-	// modLocks: who modifies a volume. Apart, as that may take minutes for which nobody may wait who
-	// attaches or detaches.
+	// modLocks: held while a volume is modified. It is a separate lock because a modification may
+	// take minutes, and attaching and detaching must not wait for it.
 	modLocks    keyed
-	onceLocks   keyed                       // who asks for what all need: by instance type, and for zones
+	onceLocks   keyed                       // held while common values are fetched: instance types, and zones
 	regionZones memory[[]zone]              // under one key
-	suspects    memory[bool]                // ids that EC2 did not know: asked for apart, so that they poison no batch
-	gone        memory[bool]                // volumes that we deleted
-	tokens      memory[int]                 // which number of a name's token comes next
+	suspects    memory[bool]                // ids that EC2 did not know: described separately, so that they do not make a batch fail
+	gone        memory[bool]                // volumes that this process deleted
+	tokens      memory[int]                 // number of the next token of a name
 	limits      memory[limits]              // by volume type
 	types       memory[machine]             // by instance type
-	formats     memory[backend.FormatState] // by volume: describes lag behind what was kept
+	formats     memory[backend.FormatState] // by volume: describes may be older than what was recorded
 	names       nameAllocator
 	pending     coalescer
 
@@ -114,7 +123,7 @@ var (
 	_ backend.Tunable     = (*Backend)(nil)
 )
 
-// Open makes no call to EC2. Close the backend.
+// Open makes no call to EC2. The caller closes the backend.
 func Open(ctx context.Context, o Options) (*Backend, error) {
 	o.Timing = o.Timing.withDefaults()
 	o.Log = requestid.Logger(o.Log)
@@ -128,10 +137,10 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 		}
 	}
 	if most := maxTags - reservedTags - 3; len(o.Tags) > most { // name, cluster, origin
-		return nil, fmt.Errorf("%d tags for all volumes, and EC2 leaves room for %d", len(o.Tags), most)
+		return nil, fmt.Errorf("%d tags are configured for all volumes, but EC2 allows only %d more; remove some", len(o.Tags), most)
 	}
 	if o.Cluster != "" && (!plain.MatchString(o.Cluster) || len(o.Cluster) > 100) {
-		return nil, errors.New("a cluster's id has 1 to 100 letters, digits, dots, dashes and underscores")
+		return nil, errors.New("the cluster id must have 1 to 100 letters, digits, dots, dashes and underscores")
 	}
 	for _, s := range o.Metadata {
 		if s != SourceIMDS && s != SourceKubernetes {
@@ -161,7 +170,7 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 	return b, nil
 }
 
-// Close ends what runs in the background and waits for it.
+// Close ends background work and waits for it.
 func (b *Backend) Close() error {
 	b.stop()
 	b.run.Wait()
@@ -176,10 +185,11 @@ var (
 
 const gib = 1 << 30
 
-// errNotYet lets poll go on.
+// errNotYet makes poll continue.
 var errNotYet = errors.New("not yet")
 
-// poll looks again and again until look returns something else than errNotYet, at growing intervals. Errors that will pass are waited out.
+// poll calls look at growing intervals until it returns anything but errNotYet. It retries after
+// temporary errors.
 func (b *Backend) poll(ctx context.Context, first time.Duration, look func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, b.opt.Timing.Patience)
 	defer cancel()
@@ -208,7 +218,7 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// memory remembers things by key for some time.
+// memory remembers values by key for some time.
 type memory[V any] struct {
 	last time.Duration
 	mu   sync.Mutex
@@ -220,7 +230,8 @@ type remembered[V any] struct {
 	until time.Time
 }
 
-// memoryMost bounds what is remembered; far more than clusters have volumes at a time that go wrong.
+// memoryMost limits how many values are remembered; far more than the number of volumes in a
+// cluster that fail at the same time.
 const memoryMost = 20000
 
 func (m *memory[V]) get(key string) (v V, ok bool) {
@@ -241,7 +252,7 @@ func (m *memory[V]) set(key string, v V) {
 		m.m = map[string]remembered[V]{}
 	}
 	if len(m.m) >= memoryMost {
-		for k, r := range m.m { // what is old; failing that, what comes first
+		for k, r := range m.m { // remove expired values; if that is not enough, any values
 			if now.After(r.until) || len(m.m) >= memoryMost {
 				delete(m.m, k)
 			}

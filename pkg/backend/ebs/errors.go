@@ -16,7 +16,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
-// Codes of EC2 that the code itself looks for.
+// The EC2 error codes that the code handles specially.
 const (
 	codeTokenMismatch = "IdempotentParameterMismatch"
 	codeVolumeLimit   = "VolumeLimitExceeded"
@@ -36,12 +36,12 @@ const (
 	codeDryRun        = "DryRunOperation"
 )
 
-// kinds says what EC2's codes mean to a backend's caller: all that the reference lists and that the
-// calls of api can answer.
+// kinds maps EC2's error codes to the errors of package backend. It has all codes from the
+// reference that the calls of api can return.
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
-// What is not here is judged by its HTTP status (kindOf).
+// The HTTP status decides about codes that are not listed here (kindOf).
 var kinds = map[string]error{
-	// There is no such thing.
+	// It does not exist.
 	codeVolumeGone:                backend.ErrNotFound,
 	codeBadVolume:                 backend.ErrNotFound,
 	"InvalidVolumeID.NotFound":    backend.ErrNotFound,
@@ -52,7 +52,7 @@ var kinds = map[string]error{
 	"InvalidInstanceID":           backend.ErrNodeNotFound,
 	codeBadInstance:               backend.ErrNodeNotFound,
 
-	// The account has no more of it, for good or for now.
+	// A limit of the account, permanent or temporary.
 	codeVolumeLimit:                         backend.ErrNoSpace,
 	"SnapshotLimitExceeded":                 backend.ErrNoSpace,
 	"ResourceLimitExceeded":                 backend.ErrNoSpace,
@@ -64,7 +64,7 @@ var kinds = map[string]error{
 	"VolumeModificationRateExceeded":        backend.ErrQuota,
 	"VolumeModificationSizeLimitExceeded":   backend.ErrQuota,
 
-	// Not there: another node or zone may do.
+	// Not available here: another node or zone may work.
 	"AttachmentLimitExceeded":         backend.ErrTooManyAttached,
 	"InstanceAttachmentLimitExceeded": backend.ErrTooManyAttached,
 	"InvalidZone.NotFound":            backend.ErrTopology,
@@ -73,11 +73,11 @@ var kinds = map[string]error{
 	"InsufficientVolumeCapacity":      backend.ErrTopology,
 	"VolumeTypeNotAvailableInZone":    backend.ErrTopology,
 
-	// Somebody uses it.
+	// It is in use.
 	codeInUse:                   backend.ErrBusy,
 	codeState:                   backend.ErrBusy,
 	"InvalidState":              backend.ErrBusy,
-	"InvalidSnapshot.InUse":     backend.ErrBusy, // an image was made of it
+	"InvalidSnapshot.InUse":     backend.ErrBusy, // an image was created from it
 	"InvalidVolumeID.Duplicate": backend.ErrBusy,
 	codeDeviceInUse:             backend.ErrBusy,
 
@@ -102,12 +102,12 @@ var kinds = map[string]error{
 	"InvalidTagKey.Malformed":      backend.ErrInvalid,
 	"TagLimitExceeded":             backend.ErrInvalid,
 	"TagPolicyViolation":           backend.ErrInvalid,
-	"EncryptedVolumesNotSupported": backend.ErrInvalid, // by the instance
+	"EncryptedVolumesNotSupported": backend.ErrInvalid, // the instance does not support it
 	"InvalidKMSKey.InvalidState":   backend.ErrInvalid,
 	"InvalidKmsKey.InvalidState":   backend.ErrInvalid,
 	"CustomerKeyHasBeenRevoked":    backend.ErrInvalid,
 
-	// Who asks may not, until somebody changes that.
+	// The caller lacks permissions, until somebody grants them.
 	"UnauthorizedOperation":      backend.ErrDenied,
 	"AuthFailure":                backend.ErrDenied,
 	"Blocked":                    backend.ErrDenied,
@@ -118,14 +118,14 @@ var kinds = map[string]error{
 	"PendingVerification":        backend.ErrDenied,
 	"SignatureDoesNotMatch":      backend.ErrDenied,
 
-	// It passes by itself: repeat it.
+	// Temporary: retry.
 	codeModifying:            backend.ErrUnavailable,
-	codeNotPermitted:         backend.ErrUnavailable, // of what is being modified
+	codeNotPermitted:         backend.ErrUnavailable, // while the volume is being modified
 	codeTokenMismatch:        backend.ErrUnavailable,
 	"IncorrectInstanceState": backend.ErrUnavailable,
 	"ConcurrentTagAccess":    backend.ErrUnavailable,
-	"RequestExpired":         backend.ErrUnavailable, // a clock is wrong, or the request was long under way
-	"ExpiredToken":           backend.ErrUnavailable, // new credentials come
+	"RequestExpired":         backend.ErrUnavailable, // a clock is wrong, or the request took too long
+	"ExpiredToken":           backend.ErrUnavailable, // new credentials will come
 	"ExpiredTokenException":  backend.ErrUnavailable,
 	"RequestLimitExceeded":   backend.ErrUnavailable,
 	"Throttling":             backend.ErrUnavailable,
@@ -135,8 +135,8 @@ var kinds = map[string]error{
 	"Unavailable":            backend.ErrUnavailable,
 }
 
-// kindOf gives a code its kind; what nobody has heard of has that of the HTTP status with which it
-// came.
+// kindOf returns the kind of a code. For an unknown code, it decides by the HTTP status of the
+// response.
 func kindOf(code, message string, status int) error {
 	if code == codeBadValue && sizeError.MatchString(message) {
 		return backend.ErrOutOfRange
@@ -154,31 +154,31 @@ func kindOf(code, message string, status int) error {
 	return nil
 }
 
-// advice says what a person can do about a code whose own words do not.
+// advice says what to do about a code whose own message does not.
 func advice(code, message string) string {
 	text := strings.ToLower(code + " " + message)
 	switch {
 	case code == "CustomerKeyHasBeenRevoked" || strings.Contains(text, "kms"):
 		return keyHint("")
 	case code == "RequestExpired":
-		return "compare this machine's clock with another's"
-	case kinds[code] == backend.ErrDenied: //nolint:errorlint // the table's own values
-		return "nothing was done; compare the role of the driver with docs/iam"
+		return "check the clock of this machine"
+	case kinds[code] == backend.ErrDenied: // the values of the table itself
+		return "nothing was done; compare the policy of the driver's role with docs/iam"
 	}
 	return ""
 }
 
-// keyHint says what to do about a volume that comes to nothing since KMS refuses its key. EC2
-// seldom says so itself.
+// keyHint says what to do about a volume that fails because KMS refuses its key. EC2 rarely says so
+// itself.
 func keyHint(key string) string {
 	if key == "" {
 		key = "of the volume (or the default key of the account for EBS)"
 	}
-	return "a KMS key that does not exist, is disabled, or that the driver's role may not use does that: look whether the key " + key +
-		" is enabled and whether docs/iam/kms.json is allowed for it"
+	return "this happens if the KMS key does not exist, is disabled, or may not be used by the driver's role: check that the key " + key +
+		" is enabled and that the role has the policy docs/iam/kms.json for it"
 }
 
-// ec2Error is an error of a call, of a backend's kind.
+// ec2Error is an error of a call, with one of the backend's kinds.
 type ec2Error struct {
 	op, code, message, request string
 	kind, cause                error
@@ -205,7 +205,7 @@ func (e *ec2Error) Unwrap() []error {
 	return []error{e.kind, e.cause}
 }
 
-// translate gives an error of the SDK its kind. This is the only place.
+// translate gives an error of the SDK its kind. It is the only place that does so.
 func translate(op string, err error) error {
 	if err == nil {
 		return nil
@@ -227,7 +227,7 @@ func translate(op string, err error) error {
 	return e
 }
 
-// statusOf is the HTTP status of an answer, 0 if there was none.
+// statusOf returns the HTTP status of a response, or 0 if there was none.
 func statusOf(err error) int {
 	var resp *awshttp.ResponseError
 	if !errors.As(err, &resp) {
@@ -236,22 +236,23 @@ func statusOf(err error) int {
 	return resp.HTTPStatusCode()
 }
 
-// ofAnother tells whether it was not EC2 that failed but who was to give the credentials for it: EC2 was not asked. STS is asked by an operation within
-// EC2's; agents and the metadata service have codes of their own, and no response of an operation.
+// ofAnother tells whether the credential provider failed, not EC2: EC2 got no request. STS is
+// called by an operation within EC2's operation; agents and the metadata service have codes of
+// their own, and no response of an operation.
 func ofAnother(err error) bool {
 	var outer, inner *smithy.OperationError
 	var resp *awshttp.ResponseError
 	return errors.As(err, &outer) && errors.As(outer.Err, &inner) || !errors.As(err, &resp)
 }
 
-// sizeError is how EC2 refuses a size.
+// sizeError matches EC2's refusal of a size.
 var sizeError = regexp.MustCompile(`(?i)^volume of (size )?\d+ ?Gi?B is (too|smaller)`)
 
-// limitText is how EC2 tells a limit: "maximum is 80000", "minimum is 125GiB", "Iops to volume size
-// ratio of 1000.0 is too high; maximum is 500.0".
+// limitText matches a limit in EC2's message: "maximum is 80000", "minimum is 125GiB", "Iops to
+// volume size ratio of 1000.0 is too high; maximum is 500.0".
 var limitText = regexp.MustCompile(`(?i)(maximum|minimum) is:? ?(\d+)`)
 
-// What a limit is one of.
+// The kinds of limits.
 const (
 	limitMinSize = "size, at least" // GiB
 	limitMaxSize = "size, at most"
@@ -260,7 +261,7 @@ const (
 	limitRatio   = "IOPS a GiB, at most"
 )
 
-// limitOf finds the limit that an error tells of; "" if it tells of none that is known here.
+// limitOf finds the limit in an error; ok is false if the error names no known limit.
 func limitOf(err error) (which string, n int64, ok bool) {
 	var e *ec2Error
 	if !errors.As(err, &e) || e.code != codeBadValue {

@@ -13,9 +13,8 @@ import (
 
 var _ backend.FormatKeeper = (*Backend)(nil)
 
-// FormatState implements backend.FormatKeeper: two tags, of which a node may set each and take none
-// off, so that nobody who owns a node makes what was formatted look as if it were new
-// (docs/iam/node.json).
+// FormatState implements backend.FormatKeeper with two tags. A node may set each of them and remove
+// none, so the owner of a node cannot make a formatted volume look new (docs/iam/node.json).
 func (b *Backend) FormatState(ctx context.Context, id string) (backend.FormatState, error) {
 	if s, _ := b.formats.get(id); s == backend.FormatDone {
 		return s, nil
@@ -25,7 +24,7 @@ func (b *Backend) FormatState(ctx context.Context, id string) (backend.FormatSta
 		return backend.FormatNone, err
 	}
 	if !found {
-		return backend.FormatNone, fmt.Errorf("%w: EC2 does not show %s", backend.ErrNotFound, id)
+		return backend.FormatNone, fmt.Errorf("%w: EC2 does not show the volume %s", backend.ErrNotFound, id)
 	}
 	tags := tagMap(v.Tags)
 	if tags[tagFormatted] != "" {
@@ -52,7 +51,7 @@ func (b *Backend) KeepFormat(ctx context.Context, id string, s backend.FormatSta
 	}
 	_, err := b.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{id}, Tags: []types.Tag{{Key: aws.String(key), Value: aws.String("true")}}})
 	if err = translate("CreateTags", err); err != nil {
-		return fmt.Errorf("keep in the tag %s that the volume was made: %w", key, err)
+		return fmt.Errorf("set the tag %s: %w", key, err)
 	}
 	b.formats.set(id, s)
 	return nil

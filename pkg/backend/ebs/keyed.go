@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// keyed is a lock for each key, whose waiters may give up.
+// keyed is a lock for each key. Waiting can be cancelled.
 type keyed struct {
 	mu    sync.Mutex
 	locks map[string]*keyLock // guarded by mu
@@ -13,10 +13,10 @@ type keyed struct {
 
 type keyLock struct {
 	held  chan struct{} // holds one value while the lock is held
-	users int           // who holds it or waits; guarded by keyed.mu
+	users int           // how many hold the lock or wait; guarded by keyed.mu
 }
 
-// lock returns the function that unlocks.
+// lock locks a key and returns the function that unlocks it.
 func (k *keyed) lock(ctx context.Context, key string) (unlock func(), err error) {
 	k.mu.Lock()
 	l := k.locks[key]

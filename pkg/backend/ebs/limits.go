@@ -10,20 +10,21 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
 
-// limits of a volume type, as EC2 tells them.
+// limits of a volume type, as EC2 states them.
 type limits struct {
 	minIOPS, maxIOPS, perGiB int64 // 0: unknown
 }
 
-// limitsOf learns the limits of a type: EC2 refuses absurd values and says what it would take. Nothing is made (DryRun).
+// limitsOf learns the limits of a type: EC2 refuses absurd values and states what it would accept.
+// Nothing is created (DryRun).
 func (b *Backend) limitsOf(ctx context.Context, kind types.VolumeType, zone string, gib32 int32) limits {
 	if l, ok := b.limits.get(string(kind)); ok {
 		return l
 	}
 	ask := func(iops int32) {
 		_, err := b.ec2.CreateVolume(ctx, &ec2.CreateVolumeInput{DryRun: aws.Bool(true), AvailabilityZone: aws.String(zone), Size: aws.Int32(gib32), VolumeType: kind, Iops: aws.Int32(iops),
-			TagSpecifications: tagSpec(types.ResourceTypeVolume, map[string]string{tagCluster: b.opt.Cluster})}) // without which the policy in docs/iam does not allow it
-		b.learn(kind, translate("CreateVolume", err)) // else perhaps not allowed, or throttled
+			TagSpecifications: tagSpec(types.ResourceTypeVolume, map[string]string{tagCluster: b.opt.Cluster})}) // the policy in docs/iam requires this tag
+		b.learn(kind, translate("CreateVolume", err)) // err may also say that the call is denied or throttled
 	}
 	ask(math.MaxInt32)
 	ask(1)
@@ -31,7 +32,8 @@ func (b *Backend) limitsOf(ctx context.Context, kind types.VolumeType, zone stri
 	return l
 }
 
-// iopsFor is what a volume is to have: what the class says, or so many a GiB, as far as the type goes.
+// iopsFor returns the IOPS of a new volume: those of the class, or iopsPerGB times the size within
+// the type's limits.
 func (b *Backend) iopsFor(ctx context.Context, p *plan) (int32, error) {
 	c := p.class
 	if c.iopsPerGB == 0 {
@@ -44,7 +46,8 @@ func (b *Backend) iopsFor(ctx context.Context, p *plan) (int32, error) {
 	return l.clamp(c.iopsPerGB, p.gib), nil
 }
 
-// clamp is so many IOPS a GiB, within the limits. The minimum wins: a type takes it of any size.
+// clamp returns perGiB times the size, within the limits. The minimum wins, because a type accepts
+// it for any size.
 func (l limits) clamp(perGiB, gib32 int32) int32 {
 	n := int64(perGiB) * int64(gib32)
 	if l.perGiB > 0 {
@@ -56,8 +59,8 @@ func (l limits) clamp(perGiB, gib32 int32) int32 {
 	return int32(min(max(n, l.minIOPS), math.MaxInt32))
 }
 
-// learn takes a limit of a type from EC2's refusal of a volume with so many IOPS. It returns false
-// if that says nothing new.
+// learn takes a limit of a type from EC2's refusal of a volume with that many IOPS. It returns
+// false if the refusal contains nothing new.
 func (b *Backend) learn(kind types.VolumeType, refusal error) bool {
 	which, n, ok := limitOf(refusal)
 	if !ok {

@@ -20,11 +20,11 @@ const (
 	mostPage  = 500
 )
 
-// cursor is a page token: EC2's own, and what of its page was given out already.
+// cursor is a page token: EC2's own token, and which members of its page were already returned.
 type cursor struct {
 	EC2  string   `json:"t,omitempty"`
 	Page int32    `json:"n"`
-	Done []string `json:"d,omitempty"` // fewer than leastPage, as larger pages are given out whole
+	Done []string `json:"d,omitempty"` // fewer than leastPage, because larger pages are returned completely
 }
 
 func (c cursor) String() (string, error) {
@@ -32,10 +32,10 @@ func (c cursor) String() (string, error) {
 	return base64.RawURLEncoding.EncodeToString(raw), err
 }
 
-// parseCursor reads a token; "" is the beginning.
+// parseCursor decodes a token; "" is the start.
 func parseCursor(token string, most int) (cursor, error) {
 	if most < 0 {
-		return cursor{}, fmt.Errorf("%w: a negative number of entries", backend.ErrInvalid)
+		return cursor{}, fmt.Errorf("%w: max_entries is negative", backend.ErrInvalid)
 	}
 	c := cursor{Page: mostPage}
 	if most > 0 {
@@ -46,12 +46,13 @@ func parseCursor(token string, most int) (cursor, error) {
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(token)
 	if err != nil || json.Unmarshal(raw, &c) != nil || c.Page < leastPage || c.Page > mostPage || len(c.Done) > leastPage {
-		return cursor{}, fmt.Errorf("%w: not one of ours", backend.ErrBadToken)
+		return cursor{}, fmt.Errorf("%w: the token has another form", backend.ErrBadToken)
 	}
 	return c, nil
 }
 
-// pages goes through EC2's pages until most members are found (0: all), and returns the token for the rest.
+// pages goes through EC2's pages until most members are found (0: all), and returns the token for
+// the rest.
 func pages[T any](c cursor, most int, id func(T) string, fetch func(token *string, page int32) ([]T, *string, error)) (all []T, next string, err error) {
 	for {
 		got, token, err := fetch(nonEmpty(c.EC2), c.Page)
@@ -79,7 +80,7 @@ func pages[T any](c cursor, most int, id func(T) string, fetch func(token *strin
 	}
 }
 
-// List implements backend.Controller. The order is EC2's.
+// List implements backend.Controller. The order is that of EC2.
 func (b *Backend) List(ctx context.Context, token string, most int) ([]backend.Volume, string, error) {
 	c, err := parseCursor(token, most)
 	if err != nil {
@@ -103,7 +104,7 @@ func (b *Backend) List(ctx context.Context, token string, most int) ([]backend.V
 		if _, gone := b.gone.get(aws.ToString(v.VolumeId)); gone {
 			continue
 		}
-		x, _ := b.toVolume(v) // one whose tags somebody has spoilt is listed as far as it can be read, and spoils no list: Get says what is wrong
+		x, _ := b.toVolume(v) // A volume with spoilt tags is listed as far as it can be read, so that it does not break the list. Get returns the error.
 		list = append(list, x)
 	}
 	return list, next, nil
@@ -134,7 +135,7 @@ func (b *Backend) ListSnapshots(ctx context.Context, volume, token string, most 
 	}
 	var list []backend.Snapshot
 	for _, s := range all {
-		x, _ := toSnapshot(s) // as with volumes
+		x, _ := toSnapshot(s) // like volumes
 		list = append(list, x)
 	}
 	return list, next, nil
@@ -159,7 +160,7 @@ func (b *Backend) Health(ctx context.Context, id string) ([]backend.Condition, e
 		return nil, err
 	}
 	if v.State == types.VolumeStateError {
-		return []backend.Condition{{Lost: true, Reason: "VolumeError", Message: "EC2 says that the volume has failed"}}, nil
+		return []backend.Condition{{Lost: true, Reason: "VolumeError", Message: "EC2 reports that the volume has failed (state error); its data is probably lost"}}, nil
 	}
 	out, err := b.ec2.DescribeVolumeStatus(ctx, &ec2.DescribeVolumeStatusInput{Filters: []types.Filter{filter("volume-id", id)}})
 	if err != nil {
@@ -168,7 +169,7 @@ func (b *Backend) Health(ctx context.Context, id string) ([]backend.Condition, e
 	var conds []backend.Condition
 	for _, s := range out.VolumeStatuses {
 		if s.VolumeStatus != nil && s.VolumeStatus.Status == types.VolumeStatusInfoStatusImpaired {
-			conds = append(conds, backend.Condition{Inaccessible: true, Reason: "VolumeImpaired", Message: "EC2 has found the volume impaired and may have stopped its I/O, as its data may be inconsistent"})
+			conds = append(conds, backend.Condition{Inaccessible: true, Reason: "VolumeImpaired", Message: "EC2 reports the volume as impaired: its data may be inconsistent, and EC2 may have stopped its I/O. Check the volume's status in EC2"})
 		}
 		for _, e := range s.Events {
 			conds = append(conds, backend.Condition{Reason: "VolumeEvent", Message: aws.ToString(e.Description)})

@@ -12,8 +12,8 @@ import (
 	"github.com/aws/smithy-go/middleware"
 )
 
-// logCalls writes one line for each call, whatever the number of its attempts: what was called, how
-// long it took, how EC2 names it, and with which code it failed. Nothing of its arguments.
+// logCalls logs one line for each call, whatever the number of its attempts: the operation, its
+// duration, EC2's request id and the error code. It never logs arguments.
 func logCalls(log *slog.Logger) func(*middleware.Stack) error {
 	call := func(ctx context.Context, in middleware.InitializeInput, next middleware.InitializeHandler) (
 		out middleware.InitializeOutput, meta middleware.Metadata, err error,

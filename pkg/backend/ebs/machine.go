@@ -8,22 +8,22 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
 
-// machine is what an instance type can hold.
+// machine says how many volumes an instance type can have.
 type machine struct {
-	most int64 // volumes of an instance with one network interface
-	// interfaces: each further one takes the place of a volume.
+	most int64 // number of volumes of an instance with one network interface
+	// interfaces says that each further interface uses the slot of a volume.
 	interfaces bool
 	cards      int32
 }
 
-// What is usual (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/volume_limits.html).
+// Default values (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/volume_limits.html).
 const (
-	nitroSlots = 28 // of an instance whose volumes share them with network interfaces and local disks
+	nitroSlots = 28 // of an instance whose volumes share the slots with network interfaces and local disks
 	xenDefault = 40
 )
 
-// usual is a machine of which EC2 does not tell how many volumes it holds. Local disks are those
-// that it is known to have.
+// usual returns the default for a type about which EC2 says nothing. local is the number of its
+// local disks.
 func usual(local int64) machine {
 	return machine{most: max(nitroSlots-1-local, 1), interfaces: true, cards: 1}
 }
@@ -33,7 +33,7 @@ func (b *Backend) machineOf(ctx context.Context, kind string) (machine, error) {
 	if m, ok := b.types.get(kind); ok {
 		return m, nil
 	}
-	unlock, err := b.onceLocks.lock(ctx, kind) // many ask at once when nodes come
+	unlock, err := b.onceLocks.lock(ctx, kind) // many nodes ask at once when they start
 	if err != nil {
 		return machine{}, err
 	}
@@ -53,10 +53,10 @@ func (b *Backend) machineOf(ctx context.Context, kind string) (machine, error) {
 	return m, nil
 }
 
-// readMachine reads what EC2 tells of a type. The maximum that it tells has the local disks, the
-// accelerators and the first network interface of shared types taken off already: recorded data of
-// 531 shared types of Nitro agree, but for a dozen with accelerators. On Xen, whose types are
-// called shared as well, network interfaces are not attachments.
+// readMachine reads EC2's description of a type. For shared types, EC2's maximum already excludes
+// the local disks, the accelerators and the first network interface: recorded data of 531 shared
+// Nitro types agree, except for a dozen with accelerators. Xen types also call themselves shared,
+// but there network interfaces do not count.
 func readMachine(t types.InstanceTypeInfo) machine {
 	local := int64(0)
 	if s := t.InstanceStorageInfo; s != nil && s.NvmeSupport == types.EphemeralNvmeSupportRequired {
@@ -78,8 +78,8 @@ func readMachine(t types.InstanceTypeInfo) machine {
 	return m
 }
 
-// room is how many volumes of ours such an instance can hold, with so many network interfaces and
-// volumes of others.
+// room returns how many volumes of the driver an instance can have, given its numbers of network
+// interfaces and of other volumes.
 func (m machine) room(interfaces, others int64) int64 {
 	n := m.most - others
 	if m.interfaces {
@@ -88,7 +88,7 @@ func (m machine) room(interfaces, others int64) int64 {
 	return max(n, 1) // 0 would mean no limit
 }
 
-// cards is how many EBS cards an instance has; if EC2 does not tell, the first is used.
+// cards returns how many EBS cards an instance has. If EC2 does not say, it is one.
 func (b *Backend) cards(ctx context.Context, i types.Instance) int32 {
 	m, err := b.machineOf(ctx, string(i.InstanceType))
 	if err != nil {

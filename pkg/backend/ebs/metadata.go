@@ -12,13 +12,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 )
 
-// NodeObject is what Kubernetes knows of a node.
+// NodeObject is the part of a Kubernetes Node that the package uses.
 type NodeObject struct {
 	ProviderID string // aws:///eu-west-1a/i-0123…
 	Labels     map[string]string
 }
 
-// Sources of what an instance knows of itself.
+// The sources of an instance's identity.
 const (
 	SourceIMDS       = "imds"       // the instance metadata service
 	SourceKubernetes = "kubernetes" // Options.NodeObject
@@ -30,13 +30,14 @@ const (
 	labelType   = "node.kubernetes.io/instance-type"
 )
 
-// identity is what an instance knows of itself.
+// identity identifies an instance.
 type identity struct {
 	instance, kind, region, zone string
-	imds                         bool // the metadata service told it
+	imds                         bool // read from the metadata service
 }
 
-// metadata asks the instance metadata service (version 2 alone), and where that does not answer, Kubernetes.
+// metadata asks the instance metadata service (version 2 only) and, if that does not answer,
+// Kubernetes.
 type metadata struct {
 	client *imds.Client
 	opt    *Options
@@ -46,7 +47,7 @@ type metadata struct {
 
 func newMetadata(cfg aws.Config, o Options) metadata {
 	client := imds.NewFromConfig(cfg, func(m *imds.Options) {
-		m.EnableFallback = aws.FalseTernary // to version 1
+		m.EnableFallback = aws.FalseTernary // never fall back to version 1
 		if o.MetadataEndpoint != "" {
 			m.Endpoint, m.ClientEnableState = o.MetadataEndpoint, imds.ClientEnabled
 		}
@@ -54,7 +55,7 @@ func newMetadata(cfg aws.Config, o Options) metadata {
 	return metadata{client: client, opt: &o, mu: &sync.Mutex{}, known: new(identity)}
 }
 
-// identity is asked for once: it never changes.
+// identity is read only once, because it never changes.
 func (m metadata) identity(ctx context.Context) (identity, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -88,12 +89,13 @@ func (m metadata) fromIMDS(ctx context.Context) (identity, error) {
 	}
 	i := identity{imds: true, instance: doc.InstanceID, kind: doc.InstanceType, region: doc.Region, zone: doc.AvailabilityZone}
 	if !instanceID.MatchString(i.instance) || i.zone == "" {
-		return identity{}, errors.New("the metadata service's identity document has no instance or zone")
+		return identity{}, errors.New("the identity document of the metadata service has no instance id or no zone")
 	}
 	return i, nil
 }
 
-// interfaces counts this machine's network interfaces, which come and go with its pods.
+// interfaces counts the network interfaces of this instance, which may change when pods start and
+// end.
 func (m metadata) interfaces(ctx context.Context) (int64, error) {
 	out, err := m.client.GetMetadata(ctx, &imds.GetMetadataInput{Path: "network/interfaces/macs"})
 	if err != nil {
@@ -105,7 +107,7 @@ func (m metadata) interfaces(ctx context.Context) (int64, error) {
 
 func (m metadata) fromNode(ctx context.Context) (identity, error) {
 	if m.opt.NodeObject == nil {
-		return identity{}, errors.New("this is no pod, or it does not know its node's name")
+		return identity{}, errors.New("not in a pod, or NODE_NAME is not set")
 	}
 	n, err := m.opt.NodeObject(ctx)
 	if err != nil {
@@ -114,7 +116,7 @@ func (m metadata) fromNode(ctx context.Context) (identity, error) {
 	id := n.ProviderID[strings.LastIndexByte(n.ProviderID, '/')+1:]
 	i := identity{instance: id, kind: n.Labels[labelType], region: n.Labels[labelRegion], zone: n.Labels[zoneKey]}
 	if !instanceID.MatchString(i.instance) || i.zone == "" {
-		return identity{}, errors.New("the Node object has no provider id of EC2, or no zone label")
+		return identity{}, errors.New("the Node object has no EC2 provider id or no zone label")
 	}
 	return i, nil
 }

@@ -14,27 +14,28 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
-// change is what a modification is to reach; zero values stay as they are.
+// change is the target of a modification; zero values mean no change.
 type change struct {
 	gib, iops, throughput int32
 	kind                  types.VolumeType
 }
 
-// coalescer joins modifications of one volume that come at about the same time, as an expansion and a new class do: EC2 takes one at a time, and few a day.
+// coalescer merges modifications of one volume that come at about the same time, as an expansion
+// and a new class do: EC2 accepts only one at a time and few per day.
 type coalescer struct {
 	b  *Backend
 	mu sync.Mutex
 	m  map[string]*joined // by volume; guarded by mu
 }
 
-// joined are several requests for one volume, and all of them together. Guarded by the coalescer's
-// mu until they run.
+// joined are several requests for one volume, and their merged change. The coalescer's mu guards it
+// until it runs.
 type joined struct {
 	parts []*request
 	want  change
 }
 
-// request is what one caller wants.
+// request is the change that one caller wants.
 type request struct {
 	want change
 	done chan struct{} // closed when size and err are set
@@ -42,7 +43,7 @@ type request struct {
 	err  error
 }
 
-// merge adds d to c. ok is false if both want the same thing to be different.
+// merge adds d to c. ok is false if they contradict each other.
 func (c change) merge(d change) (m change, ok bool) {
 	m, ok = c, true
 	pick := func(a *int32, b int32) {
@@ -51,7 +52,7 @@ func (c change) merge(d change) (m change, ok bool) {
 		}
 		*a = max(*a, b)
 	}
-	m.gib = max(c.gib, d.gib) // larger is as good
+	m.gib = max(c.gib, d.gib) // the larger size satisfies both
 	pick(&m.iops, d.iops)
 	pick(&m.throughput, d.throughput)
 	if c.kind != "" && d.kind != "" && c.kind != d.kind {
@@ -63,7 +64,8 @@ func (c change) merge(d change) (m change, ok bool) {
 	return m, ok
 }
 
-// do has a change made, together with others, and returns the size that the volume has then.
+// do executes a change, possibly merged with others, and returns the size that the volume has
+// afterwards.
 func (c *coalescer) do(ctx context.Context, id string, want change) (int64, error) {
 	r, err := c.join(id, want)
 	if err != nil {
@@ -73,7 +75,7 @@ func (c *coalescer) do(ctx context.Context, id string, want change) (int64, erro
 	case <-r.done:
 		return r.size, r.err
 	case <-ctx.Done():
-		return 0, ctx.Err() // it goes on, and a repetition finds it done
+		return 0, ctx.Err() // the change continues, and a retry finds it done
 	}
 }
 
@@ -84,7 +86,7 @@ func (c *coalescer) join(id string, want change) (*request, error) {
 	if j := c.m[id]; j != nil {
 		both, ok := j.want.merge(want)
 		if !ok {
-			return nil, fmt.Errorf("%w: another modification of %s is under way, to other values", backend.ErrUnavailable, id)
+			return nil, fmt.Errorf("%w: another modification of %s to other values is running; retry later", backend.ErrUnavailable, id)
 		}
 		j.want, j.parts = both, append(j.parts, r)
 		return r, nil
@@ -109,7 +111,7 @@ func (c *coalescer) begin(id string, j *joined) {
 	size, err := c.b.modify(ctx, id, j.want)
 	alone := len(j.parts) > 1 && (errors.Is(err, backend.ErrInvalid) || errors.Is(err, backend.ErrOutOfRange))
 	for _, r := range j.parts {
-		if r.size, r.err = size, err; alone { // what is wrong with one request is no fault of the others'
+		if r.size, r.err = size, err; alone { // one bad request must not make the others fail
 			r.size, r.err = c.b.modify(ctx, id, r.want)
 		}
 		close(r.done)
@@ -123,11 +125,11 @@ func (b *Backend) Expand(ctx context.Context, id string, requiredBytes, limitByt
 		return 0, err
 	}
 	if requiredBytes <= 0 && limitBytes <= 0 {
-		return 0, fmt.Errorf("%w: no size", backend.ErrInvalid)
+		return 0, fmt.Errorf("%w: the size is missing", backend.ErrInvalid)
 	}
 	now := int64(aws.ToInt32(v.Size)) * gib
 	if limitBytes > 0 && now > limitBytes {
-		return 0, fmt.Errorf("%w: the volume has %d bytes already", backend.ErrOutOfRange, now)
+		return 0, fmt.Errorf("%w: the volume already has %d bytes", backend.ErrOutOfRange, now)
 	}
 	want, err := sizeFor(requiredBytes, limitBytes, 1)
 	if err != nil {
@@ -157,12 +159,14 @@ func (b *Backend) Modify(ctx context.Context, id string, mutable map[string]stri
 	return err
 }
 
-// ownIOPS is the type whose IOPS EC2 itself derives from the size, and shows as if somebody had
-// asked for them: equal to what is wanted or not, they say nothing.
+// ownIOPS is the type whose IOPS EC2 itself derives from the size. It shows them as if they had
+// been requested, so they are ignored.
 const ownIOPS = types.VolumeTypeGp2
 
-// missing is what of a change must be asked for. What a volume has already is not, unless its type changes: EC2 keeps nothing of the old type then, but begins with the defaults
-// of the new one. https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_ModifyVolume.html
+// missing returns the part of a change that must be requested. Values that the volume already has
+// are left out, unless its type changes: EC2 then keeps nothing of the old type and starts with the
+// defaults of the new one.
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_ModifyVolume.html
 func (c change) missing(v types.Volume) change {
 	var m change
 	if c.gib > aws.ToInt32(v.Size) {
@@ -181,23 +185,23 @@ func (c change) missing(v types.Volume) change {
 	return m
 }
 
-// covers tells whether a modification brings what is missing.
+// covers tells whether a modification brings everything that is missing.
 func (c change) covers(m types.VolumeModification) bool {
 	return c.gib <= aws.ToInt32(m.TargetSize) && (c.kind == "" || c.kind == m.TargetVolumeType) &&
 		(c.iops == 0 || c.iops == aws.ToInt32(m.TargetIops)) && (c.throughput == 0 || c.throughput == aws.ToInt32(m.TargetThroughput))
 }
 
-// modification is one that is under way.
+// modification is a running modification.
 type modification struct {
 	id   string
 	want change
-	sent bool      // EC2 has taken the request
+	sent bool      // EC2 has accepted the request
 	at   time.Time // when it began, by EC2's clock; zero if EC2 did not say
-	in   time.Time // when it was first seen to count, by ours
+	in   time.Time // when it was first seen to be in effect, by this machine's clock
 }
 
-// modify brings a volume to what is wanted, and waits until that counts; not until EC2 has moved
-// all data (optimizing). Attaching and detaching need not wait for it.
+// modify changes a volume and waits until the change is in effect. It does not wait until EC2 has
+// moved all data (optimizing), and attaching and detaching need not wait for it.
 func (b *Backend) modify(ctx context.Context, id string, want change) (size int64, err error) {
 	unlock, err := b.modLocks.lock(ctx, id)
 	if err != nil {
@@ -227,8 +231,8 @@ func (b *Backend) modify(ctx context.Context, id string, want change) (size int6
 	return size, err
 }
 
-// step asks for what is missing, or looks at what became of it. last is the volume's last
-// modification, if there was one.
+// step requests what is missing, or looks at the state of the request. last is the volume's last
+// modification, if any.
 func (b *Backend) step(ctx context.Context, m *modification, missing change, last types.VolumeModification) error {
 	state := last.ModificationState
 	counts := state == types.VolumeModificationStateOptimizing || state == types.VolumeModificationStateCompleted
@@ -239,13 +243,13 @@ func (b *Backend) step(ctx context.Context, m *modification, missing change, las
 	case ours && state == types.VolumeModificationStateFailed:
 		return fmt.Errorf("%w: the modification failed: %s", backend.ErrUnavailable, aws.ToString(last.StatusMessage))
 	case ours && counts && !missing.covers(last):
-		return fmt.Errorf("%w: EC2 took the modification and made the volume %s, which is not what was asked for", backend.ErrInvalid, targetOf(last))
+		return fmt.Errorf("%w: EC2 accepted the modification, but made the volume %s, which was not requested", backend.ErrInvalid, targetOf(last))
 	case ours && counts:
 		return m.shown(b.opt.Timing.Settle)
 	case m.sent:
-		return errNotYet // describes may be behind
+		return errNotYet // describes may be outdated
 	case state == types.VolumeModificationStateOptimizing && missing.covers(last):
-		return m.shown(b.opt.Timing.Settle) // it counts already, and the volume does not show it yet
+		return m.shown(b.opt.Timing.Settle) // it is in effect, but the volume does not show it yet
 	}
 	at, err := b.askModify(ctx, m.id, missing)
 	if isCode(err, codeModifying) && missing.covers(last) {
@@ -258,19 +262,20 @@ func (b *Backend) step(ctx context.Context, m *modification, missing change, las
 	return err
 }
 
-// shown waits for the volume to show what counts already, for as long as describes may be behind.
+// shown waits until the volume shows a change that is in effect, for as long as describes may be
+// outdated.
 func (m *modification) shown(settle time.Duration) error {
 	now := time.Now()
 	if m.in.IsZero() {
 		m.in = now
 	}
 	if now.Sub(m.in) > settle {
-		return fmt.Errorf("%w: EC2 says that the modification counts, and shows the volume as it was", backend.ErrUnavailable)
+		return fmt.Errorf("%w: EC2 reports the modification as complete, but still shows the old values of the volume", backend.ErrUnavailable)
 	}
 	return errNotYet
 }
 
-// targetOf says what a modification makes of a volume.
+// targetOf describes the result of a modification.
 func targetOf(m types.VolumeModification) string {
 	s := fmt.Sprintf("%s with %d GiB", m.TargetVolumeType, aws.ToInt32(m.TargetSize))
 	if n := aws.ToInt32(m.TargetIops); n > 0 {
@@ -282,14 +287,14 @@ func targetOf(m types.VolumeModification) string {
 	return s
 }
 
-// askModify returns the time, by EC2's clock, at which the modification began; zero if EC2 did not
+// askModify requests a modification and returns when it began, by EC2's clock; zero if EC2 did not
 // say.
 func (b *Backend) askModify(ctx context.Context, id string, c change) (time.Time, error) {
 	out, err := b.ec2.ModifyVolume(ctx, &ec2.ModifyVolumeInput{VolumeId: aws.String(id), Size: optional(c.gib), VolumeType: c.kind, Iops: optional(c.iops), Throughput: optional(c.throughput)})
 	if err != nil {
 		err = translate("ModifyVolume", err)
 		if isCode(err, "VolumeModificationRateExceeded") {
-			err = fmt.Errorf("EC2 allows few modifications of a volume within 24 hours, and this one has had them; try again later: %w", err)
+			err = fmt.Errorf("EC2 allows only a few modifications of a volume within 24 hours; try again later: %w", err)
 		}
 		return time.Time{}, err
 	}

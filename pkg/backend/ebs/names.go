@@ -11,9 +11,11 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
-// deviceNames are those that EC2 accepts, in the order in which they are tried. On Nitro instances a name means nothing to the kernel, but EC2 wants one,
-// and one that is free. https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/device_naming.html allows /dev/xvd[b-c][a-z]; more are
-// known to work (see docs/ebs.md). Those of one letter come last: people and images use them.
+// deviceNames are the names that EC2 accepts, in the order in which they are tried. On Nitro
+// instances, a name means nothing to the kernel, but EC2 requires a free one.
+// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/device_naming.html allows /dev/xvd[b-c][a-z];
+// more are known to work (see docs/ebs.md). Names with one letter come last, because people and
+// images use them.
 var deviceNames = makeDeviceNames()
 
 func makeDeviceNames() []string {
@@ -27,12 +29,13 @@ func makeDeviceNames() []string {
 	return l
 }
 
-// nameAllocator chooses device names, and the EBS card where an instance has several. A choice is held until the attachment must show in describes.
+// nameAllocator chooses device names, and the EBS card if an instance has several. A choice is
+// reserved until describes must show the attachment.
 type nameAllocator struct {
 	mu     sync.Mutex
 	held   map[string]heldName // by "instance name"; guarded by mu
-	settle time.Duration       // how far behind describes are
-	bad    memory[bool]        // "instance name" that EC2 refused or on which an attachment hung
+	settle time.Duration       // how outdated describes may be
+	bad    memory[bool]        // "instance name" that EC2 refused, or at which an attachment hung
 }
 
 type heldName struct {
@@ -41,7 +44,8 @@ type heldName struct {
 	until  time.Time // zero while it is being attached
 }
 
-// choose takes a name for a volume, and the card with the fewest attachments. Names that went wrong come last.
+// choose reserves a name for a volume, and the card with the fewest attachments. Names that failed
+// before come last.
 func (a *nameAllocator) choose(i types.Instance, volume string, cards int32) (name string, card int32, release func(attached bool), err error) {
 	id := aws.ToString(i.InstanceId)
 	used := map[string]bool{aws.ToString(i.RootDeviceName): true}
@@ -78,7 +82,7 @@ func (a *nameAllocator) choose(i types.Instance, volume string, cards int32) (na
 				last = n
 			}
 		} else if name == "" {
-			name = n // go on: what others hold counts
+			name = n // continue, because other reservations count, too
 		}
 	}
 	if name == "" {
@@ -104,11 +108,11 @@ func (a *nameAllocator) choose(i types.Instance, volume string, cards int32) (na
 			delete(a.held, key)
 			return
 		}
-		a.held[key] = heldName{volume, card, time.Now().Add(a.settle)} // who has described the instance before this does not know
+		a.held[key] = heldName{volume, card, time.Now().Add(a.settle)} // describes of the instance from before do not show it
 	}, nil
 }
 
-// alias is what some kernels make of a name: sdb and xvdb are one device to them.
+// alias returns the other name of a device: to some kernels, sdb and xvdb are the same device.
 func alias(n string) string {
 	switch {
 	case len(n) == len("/dev/sdb") && n[:7] == "/dev/sd":
@@ -119,5 +123,5 @@ func alias(n string) string {
 	return n
 }
 
-// spoil remembers that a name went wrong.
+// spoil remembers that a name failed.
 func (a *nameAllocator) spoil(instance, name string) { a.bad.set(instance+" "+name, true) }

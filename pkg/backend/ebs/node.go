@@ -30,12 +30,13 @@ func (b *Backend) Info(ctx context.Context) (backend.NodeInfo, error) {
 		i = identity{instance: b.opt.Instance, zone: b.opt.Zone}
 	}
 	if i.zone == "" {
-		return backend.NodeInfo{}, fmt.Errorf("%w: the zone of %s is not known; say it (--zone)", backend.ErrUnavailable, i.instance)
+		return backend.NodeInfo{}, fmt.Errorf("%w: the zone of %s is unknown; set --zone", backend.ErrUnavailable, i.instance)
 	}
 	return backend.NodeInfo{ID: i.instance, Topology: segmentsOf(i.zone), MaxVolumes: b.maxVolumes(ctx, i)}, nil
 }
 
-// maxVolumes is how many volumes of ours this node can hold. What EC2 or the metadata service does not tell is assumed to be what is usual.
+// maxVolumes returns how many volumes of the driver this node can have. It uses defaults for what
+// neither EC2 nor the metadata service says.
 func (b *Backend) maxVolumes(ctx context.Context, i identity) int64 {
 	if b.opt.MaxVolumes > 0 {
 		return b.opt.MaxVolumes
@@ -60,10 +61,10 @@ func (b *Backend) maxVolumes(ctx context.Context, i identity) int64 {
 	return m.room(interfaces, others)
 }
 
-// localModel is what the local disks of instances call themselves.
+// localModel is the model name of the local disks of instances.
 const localModel = "Amazon EC2 NVMe Instance Storage"
 
-// localDisks counts those that the kernel shows.
+// localDisks counts the local disks that the kernel shows.
 func (b *Backend) localDisks() (n int64) {
 	dir := filepath.Join(b.opt.Sys, "class/block")
 	entries, err := os.ReadDir(dir)
@@ -78,7 +79,8 @@ func (b *Backend) localDisks() (n int64) {
 	return n
 }
 
-// attachedTo counts the network interfaces and the volumes of others that an instance has.
+// attachedTo counts the network interfaces of an instance, and its volumes that do not belong to
+// the driver.
 func (b *Backend) attachedTo(ctx context.Context, id string) (interfaces, others int64, err error) {
 	i, err := b.instance(ctx, id)
 	if err != nil {
@@ -92,24 +94,25 @@ func (b *Backend) attachedTo(ctx context.Context, id string) (interfaces, others
 	return int64(len(i.NetworkInterfaces)), max(int64(len(i.BlockDeviceMappings))-ours, 0), nil
 }
 
-// Device implements backend.Node. It asks the kernel, not EC2: the device whose NVMe serial is the volume's id.
+// Device implements backend.Node. It asks the kernel, not EC2, for the device whose NVMe serial is
+// the volume's id.
 func (b *Backend) Device(ctx context.Context, id string, attached map[string]string) (backend.Device, error) {
 	if !volumeID.MatchString(id) {
-		return backend.Device{}, fmt.Errorf("%w: not an id of EBS", backend.ErrNotFound)
+		return backend.Device{}, fmt.Errorf("%w: not an EBS volume id", backend.ErrNotFound)
 	}
 	least := int64(1)
 	if s := attached[attachedSize]; s != "" {
 		var err error
 		if least, err = strconv.ParseInt(s, 10, 64); err != nil || least <= 0 {
-			return backend.Device{}, fmt.Errorf("%w: %s in the publish context", backend.ErrInvalid, attachedSize)
+			return backend.Device{}, fmt.Errorf("%w: malformed %s in the publish context", backend.ErrInvalid, attachedSize)
 		}
 	}
 	wait := b.opt.Timing.DeviceAppear
-	if end, ok := ctx.Deadline(); ok { // to say what is missing before the caller has gone
+	if end, ok := ctx.Deadline(); ok { // return an error that says what is missing before the caller gives up
 		wait = min(wait, time.Until(end)*3/4)
 	}
 	if attached == nil {
-		wait = 0 // somebody only wants to know
+		wait = 0 // the caller only wants to know the present state
 	}
 	d, err := b.waitForDevice(ctx, id, least, wait)
 	if err != nil {
@@ -125,10 +128,10 @@ func (b *Backend) Device(ctx context.Context, id string, attached map[string]str
 	return d, nil
 }
 
-// errNoDevice: nothing has the serial, or not in full size.
-var errNoDevice = errors.New("no device has the volume's serial")
+// errNoDevice: no device has the serial, or it does not have its full size yet.
+var errNoDevice = errors.New("no device has the volume's serial number")
 
-// waitForDevice looks whenever something happens in /dev, and now and then in any case.
+// waitForDevice looks for the device after each event in /dev, and also regularly.
 func (b *Backend) waitForDevice(ctx context.Context, id string, least int64, wait time.Duration) (backend.Device, error) {
 	d, err := b.findDevice(id, least)
 	if !errors.Is(err, errNoDevice) || wait <= 0 {
@@ -162,13 +165,14 @@ func notAttached(err error) error {
 	return err
 }
 
-// deviceTick is for what makes no event: a device that gets its size late.
+// deviceTick is for changes without an event, such as a device that gets its size late.
 const deviceTick = 200 * time.Millisecond
 
-// serialOf is how the NVMe controllers of EBS name a volume.
+// serialOf returns the NVMe serial of a volume.
 func serialOf(id string) string { return strings.ReplaceAll(id, "-", "") }
 
-// findDevice goes through all block devices. Anything that is not as it must be is an error, not a reason to look further.
+// findDevice searches all block devices. If a device with the serial has unexpected properties, it
+// returns an error and does not search further.
 func (b *Backend) findDevice(id string, least int64) (backend.Device, error) {
 	dir := filepath.Join(b.opt.Sys, "class/block")
 	entries, err := os.ReadDir(dir)
@@ -187,10 +191,10 @@ func (b *Backend) findDevice(id string, least int64) (backend.Device, error) {
 	case 1:
 		return b.checkDevice(filepath.Join(dir, found[0]), id, least)
 	}
-	return backend.Device{}, fmt.Errorf("%w: %s all have the serial of %s", backend.ErrDamaged, strings.Join(found, ", "), id)
+	return backend.Device{}, fmt.Errorf("%w: the devices %s all have the serial number of %s", backend.ErrDamaged, strings.Join(found, ", "), id)
 }
 
-// isHidden tells of partitions, and of paths of a multipath device, which are no devices of their own.
+// isHidden tells whether a device is a partition or a path of a multipath device.
 func isHidden(dir string) bool {
 	if _, err := os.Stat(filepath.Join(dir, "partition")); err == nil {
 		return true
@@ -199,31 +203,31 @@ func isHidden(dir string) bool {
 	return err == nil && h == "1"
 }
 
-// ebsModel is what the controllers call themselves.
+// ebsModel is the model name of EBS controllers.
 const ebsModel = "Amazon Elastic Block Store"
 
 // checkDevice compares sysfs and /dev.
 func (b *Backend) checkDevice(sys, id string, least int64) (backend.Device, error) {
 	name := filepath.Base(sys)
 	bad := func(what string) (backend.Device, error) {
-		return backend.Device{}, fmt.Errorf("%w: %s, which has the serial of %s, %s", backend.ErrDamaged, name, id, what)
+		return backend.Device{}, fmt.Errorf("%w: %s, which has the serial number of %s, %s", backend.ErrDamaged, name, id, what)
 	}
 	if model, err := sysString(filepath.Join(sys, "device/model")); err != nil || model != b.opt.Model {
-		return bad("is no device of EBS: its model is another")
+		return bad("is not an EBS device: its model is different")
 	}
 	text, err := sysString(filepath.Join(sys, "size"))
 	if err != nil {
-		return backend.Device{}, errNoDevice // it has just gone
+		return backend.Device{}, errNoDevice // it is just disappearing
 	}
 	sectors, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || sectors < 0 {
 		return bad("has no size")
 	}
 	if sectors == 0 {
-		return backend.Device{}, errNoDevice // not ready yet
+		return backend.Device{}, errNoDevice // it is not ready yet
 	}
 	if sectors*512 < least {
-		return bad(fmt.Sprintf("has %d bytes in place of %d", sectors*512, least))
+		return bad(fmt.Sprintf("has %d bytes, want %d", sectors*512, least))
 	}
 	dev, err := sysString(filepath.Join(sys, "dev"))
 	if err != nil {
@@ -232,20 +236,21 @@ func (b *Backend) checkDevice(sys, id string, least int64) (backend.Device, erro
 	path := filepath.Join(b.opt.Dev, name)
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); errors.Is(err, unix.ENOENT) {
-		return backend.Device{}, errNoDevice // udev, or devtmpfs, is about to make it
+		return backend.Device{}, errNoDevice // udev or devtmpfs is about to create it
 	} else if err != nil {
 		return backend.Device{}, fmt.Errorf("%s: %w", path, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFBLK || fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)) != dev {
-		return bad("is another device in " + b.opt.Dev)
+		return bad("has another device number in " + b.opt.Dev)
 	}
 	if serial, err := sysString(filepath.Join(sys, "device/serial")); err != nil || serial != serialOf(id) {
-		return backend.Device{}, errNoDevice // it changed while we looked
+		return backend.Device{}, errNoDevice // it changed while it was inspected
 	}
 	return backend.Device{Path: path, SizeBytes: sectors * 512, Rdev: st.Rdev}, nil
 }
 
-// checkLinks refuses a link of udev's, where there is one, that leads to another device: then either udev or we are wrong.
+// checkLinks refuses the volume if a link of udev leads to another device: then either udev or the
+// driver is wrong.
 func (b *Backend) checkLinks(id, devicePath string, rdev uint64) error {
 	byID := filepath.Join(b.opt.Links, "disk/by-id", "nvme-Amazon_Elastic_Block_Store_"+serialOf(id))
 	links := []string{byID, byID + "-ns-1", byID + "_1"}
@@ -255,18 +260,18 @@ func (b *Backend) checkLinks(id, devicePath string, rdev uint64) error {
 	for _, l := range links {
 		var st unix.Stat_t
 		if err := unix.Stat(l, &st); errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-			continue // also one that leads to nothing: udev is late
+			continue // includes a dangling link: udev is late
 		} else if err != nil {
 			return fmt.Errorf("%s: %w", l, err)
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFBLK || st.Rdev != rdev {
-			return fmt.Errorf("%w: %s leads to another device than the one that has the serial of %s", backend.ErrDamaged, l, id)
+			return fmt.Errorf("%w: the link %s leads to another device than the one with the serial number of %s", backend.ErrDamaged, l, id)
 		}
 	}
 	return nil
 }
 
-// sysString reads an attribute without the blanks that pad it.
+// sysString reads an attribute and trims its padding.
 func sysString(path string) (string, error) {
 	raw, err := os.ReadFile(path)
 	return strings.TrimSpace(string(raw)), err

@@ -10,27 +10,28 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
-// Parameters of our own: of a StorageClass, the first three also of a VolumeAttributesClass.
+// The parameters of this backend in a StorageClass; a VolumeAttributesClass may have the first
+// three.
 const (
 	paramType       = "type"
 	paramIOPS       = "iops"
 	paramThroughput = "throughput" // MiB/s
-	paramIOPSPerGB  = "iopsPerGB"  // GiB, in truth; the name that people know
+	paramIOPSPerGB  = "iopsPerGB"  // it means GiB; other drivers use this name
 	paramEncrypted  = "encrypted"
 	paramKMSKey     = "kmsKeyId"
-	paramTag        = "tagSpecification_" // and a number or name; the value is key=value
+	paramTag        = "tagSpecification_" // followed by a number or name; the value is key=value
 )
 
-// class is what the parameters say.
+// class holds the parsed parameters.
 type class struct {
-	kind                        types.VolumeType // "" : as is
-	iops, throughput, iopsPerGB int32            // 0: not said
+	kind                        types.VolumeType // "": unchanged
+	iops, throughput, iopsPerGB int32            // 0: not set
 	encrypted                   *bool
 	kmsKey                      string
 	tags                        map[string]string
 }
 
-// defaultType is what a volume is of whose class says nothing.
+// defaultType is the type of a volume whose class has none.
 const defaultType = types.VolumeTypeGp3
 
 // Parameter implements backend.Tunable.
@@ -44,18 +45,18 @@ func (b *Backend) Parameter(key string) (own, mutable bool) {
 	return strings.HasPrefix(key, paramTag) && key != paramTag, false
 }
 
-// parseClass reads parameters. What EC2 allows, EC2 knows: only the form is checked.
+// parseClass parses parameters. It only checks their form, because EC2 knows what it allows.
 func (b *Backend) parseClass(m map[string]string, mutable bool) (c class, err error) {
 	for k, v := range m {
 		own, may := b.Parameter(k)
 		if !own || mutable && !may {
-			return class{}, fmt.Errorf("%w: %s is no parameter that could be set here", backend.ErrInvalid, k)
+			return class{}, fmt.Errorf("%w: unknown parameter %s", backend.ErrInvalid, k)
 		}
 		switch k {
 		case paramType:
 			c.kind = types.VolumeType(v)
 			if !plain.MatchString(v) || len(v) > 32 {
-				err = fmt.Errorf("%w: %s is not the name of a volume type", backend.ErrInvalid, k)
+				err = fmt.Errorf("%w: %s must be the name of a volume type", backend.ErrInvalid, k)
 			}
 		case paramIOPS:
 			c.iops, err = positive(k, v)
@@ -83,7 +84,7 @@ func (b *Backend) parseClass(m map[string]string, mutable bool) (c class, err er
 	return c, c.check()
 }
 
-// addTag reads a tag of a StorageClass.
+// addTag parses a tag of a StorageClass.
 func (c *class) addTag(param, text string) error {
 	k, v, ok := strings.Cut(text, "=")
 	if !ok {
@@ -93,7 +94,7 @@ func (c *class) addTag(param, text string) error {
 		return fmt.Errorf("%w: %s: %w", backend.ErrInvalid, param, err)
 	}
 	if _, twice := c.tags[k]; twice {
-		return fmt.Errorf("%w: %s: another one has the same tag", backend.ErrInvalid, param)
+		return fmt.Errorf("%w: %s: another parameter sets the same tag", backend.ErrInvalid, param)
 	}
 	if c.tags == nil {
 		c.tags = map[string]string{}
@@ -104,15 +105,15 @@ func (c *class) addTag(param, text string) error {
 
 func (c class) check() error {
 	if c.iops != 0 && c.iopsPerGB != 0 {
-		return fmt.Errorf("%w: %s and %s exclude one another", backend.ErrInvalid, paramIOPS, paramIOPSPerGB)
+		return fmt.Errorf("%w: %s and %s cannot be used together", backend.ErrInvalid, paramIOPS, paramIOPSPerGB)
 	}
 	if c.kmsKey != "" && (c.encrypted == nil || !*c.encrypted) {
-		return fmt.Errorf(`%w: %s needs %s: "true"`, backend.ErrInvalid, paramKMSKey, paramEncrypted)
+		return fmt.Errorf(`%w: %s requires %s: "true"`, backend.ErrInvalid, paramKMSKey, paramEncrypted)
 	}
 	return nil
 }
 
-// with has what is said in m take precedence.
+// with returns c, changed by the values that are set in m.
 func (c class) with(m class) class {
 	if m.kind != "" {
 		c.kind = m.kind

@@ -18,26 +18,26 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
-// plan is a volume that is to be made.
+// plan describes a volume to create.
 type plan struct {
 	spec    backend.Spec
-	coded   string // the name, encoded
+	coded   string // the encoded name
 	class   class
 	gib     int32
 	zone    string
 	origin  string
 	tags    map[string]string
-	started time.Time // when the volume was made, by our clock; zero if it was found
-	fresh   bool      // it was made by this call: EC2 did not answer with one of the past
+	started time.Time // when the volume was created, by this machine's clock; zero if it was found
+	fresh   bool      // this call created it: EC2 did not return an earlier volume
 }
 
-// newPlan checks what can be checked without EC2.
+// newPlan checks everything that can be checked without EC2.
 func (b *Backend) newPlan(spec backend.Spec) (*plan, error) {
 	if err := checkName(spec.Name); err != nil {
 		return nil, err
 	}
 	if s := spec.Source; s != nil && (s.Volume == "") == (s.Snapshot == "") {
-		return nil, fmt.Errorf("%w: a source is a volume or a snapshot", backend.ErrInvalid)
+		return nil, fmt.Errorf("%w: a source must be either a volume or a snapshot", backend.ErrInvalid)
 	}
 	first, err := b.parseClass(spec.Class, false)
 	if err != nil {
@@ -56,18 +56,18 @@ func (b *Backend) newPlan(spec backend.Spec) (*plan, error) {
 
 func checkName(name string) error {
 	if name == "" || len(name) > maxName || !utf8.ValidString(name) {
-		return fmt.Errorf("%w: a name has 1 to %d bytes of UTF-8", backend.ErrInvalid, maxName)
+		return fmt.Errorf("%w: a name must have 1 to %d bytes of UTF-8", backend.ErrInvalid, maxName)
 	}
 	return nil
 }
 
-// sizeFor is the size in GiB for a range of bytes, standard if no least one is given.
+// sizeFor returns a size in GiB for a range of bytes; standard is the default if required is 0.
 func sizeFor(required, limit, standard int64) (int32, error) {
 	if required < 0 || limit < 0 || limit > 0 && required > limit {
-		return 0, fmt.Errorf("%w: sizes", backend.ErrInvalid)
+		return 0, fmt.Errorf("%w: malformed range of sizes", backend.ErrInvalid)
 	}
 	if required > math.MaxInt32*int64(gib) {
-		return 0, fmt.Errorf("%w: larger than any volume of EBS", backend.ErrOutOfRange)
+		return 0, fmt.Errorf("%w: larger than the maximum size of an EBS volume", backend.ErrOutOfRange)
 	}
 	n := (required + gib - 1) / gib
 	if n == 0 {
@@ -77,12 +77,12 @@ func sizeFor(required, limit, standard int64) (int32, error) {
 		}
 	}
 	if n == 0 || limit > 0 && n*gib > limit {
-		return 0, fmt.Errorf("%w: EBS has whole GiB, of which none lies between %d and %d bytes", backend.ErrOutOfRange, required, limit)
+		return 0, fmt.Errorf("%w: EBS volumes have whole GiB, and none lies between %d and %d bytes", backend.ErrOutOfRange, required, limit)
 	}
 	return int32(n), nil
 }
 
-// matches tells whether a volume is what is asked for. ErrExists.
+// matches tells whether a volume has the requested properties. ErrExists.
 func matches(v types.Volume, p *plan) error {
 	tags := tagMap(v.Tags)
 	params, err := paramsOf(tags)
@@ -116,7 +116,7 @@ func matches(v types.Volume, p *plan) error {
 	return differs("zone")
 }
 
-// complete finds out what needs EC2: source, zone, tags.
+// complete determines what requires EC2: source, zone, tags.
 func (b *Backend) complete(ctx context.Context, p *plan) error {
 	zone := ""
 	if s := p.spec.Source; s != nil {
@@ -147,7 +147,7 @@ func (b *Backend) complete(ctx context.Context, p *plan) error {
 	return nil
 }
 
-// source checks the source, and returns its size.
+// source checks the source and returns its size.
 func (b *Backend) source(ctx context.Context, p *plan, zone *string) (gib32 int32, err error) {
 	if id := p.spec.Source.Snapshot; id != "" {
 		s, err := b.GetSnapshot(ctx, id)
@@ -155,10 +155,10 @@ func (b *Backend) source(ctx context.Context, p *plan, zone *string) (gib32 int3
 			return 0, err
 		}
 		if s.State == backend.SnapshotFailed {
-			return 0, fmt.Errorf("%w: the source snapshot %s failed (%s): it has no data, take another", backend.ErrInvalid, id, s.Message)
+			return 0, fmt.Errorf("%w: the source snapshot %s failed (%s) and has no data; use another one", backend.ErrInvalid, id, s.Message)
 		}
 		if s.State != backend.SnapshotReady {
-			return 0, fmt.Errorf("%w: the source snapshot is not ready", backend.ErrBusy)
+			return 0, fmt.Errorf("%w: the source snapshot is not ready yet; retry later", backend.ErrBusy)
 		}
 		p.origin = s.Origin
 		return int32(s.SizeBytes / gib), nil
@@ -174,20 +174,22 @@ func (b *Backend) source(ctx context.Context, p *plan, zone *string) (gib32 int3
 	return aws.ToInt32(v.Size), nil
 }
 
-// zoneFor chooses the zone: the first that is preferred, else the first that is possible. A copy of a volume can only be in its zone.
+// zoneFor chooses the zone: the first preferred one, otherwise the first possible one. A copy of a
+// volume must be in the zone of its source.
 func (b *Backend) zoneFor(ctx context.Context, spec backend.Spec, only string) (string, error) {
 	known, _ := b.regionZones.get(regionKey)
 	if z, err := b.chooseZone(spec, only, known); err == nil && !strange(spec, known) {
 		return z, nil
 	}
-	zones, err := b.zones(ctx, known) // perhaps there is a new one, or one that was out of order before
+	zones, err := b.zones(ctx, known) // there may be a new zone, or one that was not available before
 	if err != nil {
 		return "", err
 	}
 	return b.chooseZone(spec, only, zones)
 }
 
-// strange tells whether a zone is asked for that is not known: the node that waits for the volume may be there, and be of no use to a volume in another.
+// strange tells whether an unknown zone is requested. The node that waits for the volume may be in
+// it, and could not use a volume in another zone.
 func strange(spec backend.Spec, zones []zone) bool {
 	known := zoneNames(zones, true)
 	return slices.ContainsFunc(slices.Concat(spec.Preferred, spec.Requisite), func(place backend.Segments) bool {
@@ -209,7 +211,7 @@ func (b *Backend) chooseZone(spec backend.Spec, only string, all []zone) (string
 		}
 	}
 	if len(spec.Requisite) > 0 {
-		return "", fmt.Errorf("%w: no zone of this region is among those asked for", backend.ErrTopology)
+		return "", fmt.Errorf("%w: none of the requested zones is available in this region", backend.ErrTopology)
 	}
 	if only != "" {
 		return only, nil
@@ -221,7 +223,7 @@ func (b *Backend) chooseZone(spec backend.Spec, only string, all []zone) (string
 	if len(zones) == 0 {
 		return "", fmt.Errorf("%w: the region has no zones", backend.ErrTopology)
 	}
-	h := fnv.New32a() // the same zone at each repetition: else the client token does not match
+	h := fnv.New32a() // each retry must choose the same zone, because the client token depends on it
 	_, _ = h.Write([]byte(spec.Name))
 	return zones[h.Sum32()%uint32(len(zones))], nil
 }
@@ -236,10 +238,10 @@ func inRequisite(zone string, requisite []backend.Segments) bool {
 // regionKey is the only key of regionZones.
 const regionKey = "zones"
 
-// zone is one of the region's.
+// zone is a zone of the region.
 type zone struct {
 	name string
-	edge bool // a Local Zone and the like: with few types of volumes, and only used if it is asked for
+	edge bool // a Local Zone or similar: it has few volume types, and is only used on request
 }
 
 func zoneNames(zones []zone, edge bool) (names []string) {
@@ -251,8 +253,9 @@ func zoneNames(zones []zone, edge bool) (names []string) {
 	return names
 }
 
-// zones are those of the region that are open to the account and in order, sorted. They seldom change: asked for once, and again by who does not find his in
-// what is known; once for all who ask at a time.
+// zones returns the available zones of the region that the account may use, sorted. They rarely
+// change, so they are requested once, and again by a caller that does not find its zone in known.
+// Concurrent callers share one request.
 func (b *Backend) zones(ctx context.Context, known []zone) ([]zone, error) {
 	unlock, err := b.onceLocks.lock(ctx, regionKey)
 	if err != nil {
@@ -260,7 +263,7 @@ func (b *Backend) zones(ctx context.Context, known []zone) ([]zone, error) {
 	}
 	defer unlock()
 	if now, ok := b.regionZones.get(regionKey); ok && !slices.Equal(now, known) {
-		return now, nil // somebody has just asked
+		return now, nil // another caller has just asked
 	}
 	out, err := b.ec2.DescribeAvailabilityZones(ctx, &ec2.DescribeAvailabilityZonesInput{Filters: []types.Filter{filter("state", "available")}})
 	if err != nil {
@@ -276,5 +279,5 @@ func (b *Backend) zones(ctx context.Context, known []zone) ([]zone, error) {
 	return zones, nil
 }
 
-// ordinaryZone is the type of all zones but Local Zones, Wavelength Zones and what EC2 may add.
+// ordinaryZone is the type of all zones except Local Zones, Wavelength Zones and future kinds.
 const ordinaryZone = "availability-zone"

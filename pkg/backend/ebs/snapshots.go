@@ -16,7 +16,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
-// CreateSnapshot implements backend.Snapshotter. What EC2 cuts is what was acknowledged: nobody need be brought to rest.
+// CreateSnapshot implements backend.Snapshotter. EC2 snapshots contain all acknowledged writes, so
+// the volume need not be frozen.
 func (b *Backend) CreateSnapshot(ctx context.Context, spec backend.SnapshotSpec) (backend.Snapshot, error) {
 	if err := checkName(spec.Name); err != nil {
 		return backend.Snapshot{}, err
@@ -37,12 +38,13 @@ func (b *Backend) CreateSnapshot(ctx context.Context, spec backend.SnapshotSpec)
 		}
 	}
 	if aws.ToString(s.VolumeId) != spec.Volume {
-		return backend.Snapshot{}, fmt.Errorf("%w: it is of another volume", backend.ErrExists)
+		return backend.Snapshot{}, fmt.Errorf("%w: it is a snapshot of another volume", backend.ErrExists)
 	}
 	return toSnapshot(s)
 }
 
-// findSnapshot returns the oldest of a name, which is the snapshot, and deletes younger ones, which nobody knows of.
+// findSnapshot returns the oldest snapshot of a name, which counts, and deletes younger ones, which
+// no caller knows.
 func (b *Backend) findSnapshot(ctx context.Context, coded string) (s types.Snapshot, found bool, err error) {
 	all, _, err := b.snapNamed.get(ctx, coded)
 	if err != nil || len(all) == 0 {
@@ -62,7 +64,7 @@ func (b *Backend) findSnapshot(ctx context.Context, coded string) (s types.Snaps
 	return all[0], true, nil
 }
 
-// makeSnapshot cuts one, and returns what describes show as the snapshot of that name then.
+// makeSnapshot creates a snapshot, and returns the one that describes then show for that name.
 func (b *Backend) makeSnapshot(ctx context.Context, spec backend.SnapshotSpec, coded string) (s types.Snapshot, err error) {
 	v, err := b.volume(ctx, spec.Volume)
 	if err != nil {
@@ -90,20 +92,21 @@ func (b *Backend) makeSnapshot(ctx context.Context, spec backend.SnapshotSpec, c
 	return b.seenSnapshot(ctx, coded, made, err)
 }
 
-// seenSnapshot waits until describes show the snapshot of a name. Made is the one that has just been cut; "" if the answer was the error cause: it may have been
-// cut all the same. If an older one turns up, the answer to whose creation was lost, that one counts.
+// seenSnapshot waits until describes show the snapshot of a name. made is the id that was just
+// created, or "" if the answer was the error cause; EC2 may have created a snapshot anyway. If an
+// older snapshot appears, whose answer was lost, that one counts.
 func (b *Backend) seenSnapshot(ctx context.Context, coded, made string, cause error) (s types.Snapshot, err error) {
 	end := time.Now().Add(b.opt.Timing.Settle)
 	err = b.poll(ctx, 0, func() error {
 		var found bool
 		var err error
-		settled := time.Now().After(end) // before the look: an answer may be older than it seems
+		settled := time.Now().After(end) // take the time before the call, because an answer may be older than it seems
 		if s, found, err = b.findSnapshot(ctx, coded); err != nil {
 			return err
 		}
 		switch {
 		case made == "" && !settled:
-			return errNotYet // all that there is must show, so that none stays that nobody knows
+			return errNotYet // wait until all snapshots are visible, so that younger ones can be deleted
 		case !found && made == "":
 			return cause
 		case !found:
@@ -116,10 +119,10 @@ func (b *Backend) seenSnapshot(ctx context.Context, coded, made string, cause er
 	return s, err
 }
 
-// whyFailed is what a person is told of a snapshot in error.
+// whyFailed explains a snapshot in state error.
 func whyFailed(message string) string {
 	if message == "" {
-		return "EC2 does not say why"
+		return "EC2 gives no reason"
 	}
 	if strings.Contains(strings.ToLower(message), "key") {
 		return message + "; " + keyHint("")
@@ -127,7 +130,8 @@ func whyFailed(message string) string {
 	return message
 }
 
-// toSnapshot reads a snapshot. With an error it is what can be read of one whose tags are not ours.
+// toSnapshot converts a snapshot. For a snapshot with invalid tags, it returns an error together
+// with what can be read.
 func toSnapshot(s types.Snapshot) (backend.Snapshot, error) {
 	tags := tagMap(s.Tags)
 	name, nameErr := decodeValue(tags[tagName])
@@ -143,10 +147,10 @@ func toSnapshot(s types.Snapshot) (backend.Snapshot, error) {
 	return x, errors.Join(nameErr, paramErr)
 }
 
-// ourSnapshot returns a snapshot of ours. ErrSnapshotNotFound.
+// ourSnapshot returns a snapshot of this cluster, or ErrSnapshotNotFound.
 func (b *Backend) ourSnapshot(ctx context.Context, id string) (types.Snapshot, error) {
 	if !snapshotID.MatchString(id) {
-		return types.Snapshot{}, fmt.Errorf("%w: not an id of EBS", backend.ErrSnapshotNotFound)
+		return types.Snapshot{}, fmt.Errorf("%w: not an EBS snapshot id", backend.ErrSnapshotNotFound)
 	}
 	s, ok, err := b.snapshots.get(ctx, id)
 	switch {
@@ -174,10 +178,10 @@ func (b *Backend) DeleteSnapshot(ctx context.Context, id string) error {
 	_, err := b.ourSnapshot(ctx, id)
 	switch {
 	case errors.Is(err, errForeign):
-		return fmt.Errorf("%w: snapshot %s %w; it is not deleted", backend.ErrInvalid, id, errForeign)
+		return fmt.Errorf("%w: snapshot %s %w, so it was not deleted", backend.ErrInvalid, id, errForeign)
 	case errors.Is(err, backend.ErrSnapshotNotFound) && !snapshotID.MatchString(id):
 		return nil
-	case err != nil && !errors.Is(err, backend.ErrSnapshotNotFound): // else ask all the same: describes may be behind
+	case err != nil && !errors.Is(err, backend.ErrSnapshotNotFound): // try anyway: describes may be outdated
 		return err
 	}
 	return b.deleteSnapshot(ctx, id)

@@ -18,47 +18,50 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
-// Tags of our volumes and snapshots. Keys and values of EC2 have at most 128 and 256 characters, and a resource has at most 50.
+// Tags of the driver's volumes and snapshots. EC2 allows keys of 128 and values of 256 characters,
+// and 50 tags per resource.
 const (
 	tagPrefix   = "csi.sealvol.dev/"
-	tagCluster  = tagPrefix + "cluster"   // whose it is
+	tagCluster  = tagPrefix + "cluster"   // the cluster that owns it
 	tagName     = tagPrefix + "name"      // encoded
 	tagClass    = tagPrefix + "class"     // hash of Spec.Class and Mutable at its creation
 	tagSource   = tagPrefix + "source"    // id of the volume or snapshot that it is a copy of
 	tagOrigin   = tagPrefix + "origin"    // backend.Volume.Origin
-	tagReadOnly = tagPrefix + "read-only" // the instance that it is, or is to be, attached to read-only
+	tagReadOnly = tagPrefix + "read-only" // the instance that it is, or will be, attached to read-only
 	tagParam    = tagPrefix + "parameter/"
 
-	// What a node sets, never changes and never takes off: that a volume was begun to be made on
-	// the device, and that it was made (formats.go).
+	// Tags that a node sets but never changes or removes: formatting of the device has begun, and
+	// it is complete (formats.go).
 	tagFormatting, tagFormatted = tagPrefix + "formatting", tagPrefix + "formatted"
 
-	// tagPurpose and a backend.Purpose are the tags by which other drivers of EBS, and who counts costs, know what a volume is for.
+	// Tags with tagPurpose and a key of backend.Purpose. Other EBS drivers and cost reports use
+	// them to show what a volume is for.
 	tagPurpose = "kubernetes.io/created-for/"
 
 	maxTagKey, maxTagValue, maxTags = 128, 256, 50 // characters, characters, tags
-	reservedTags                    = 5            // source, class, read-only and those of formats.go come to those of tagsFor
+	reservedTags                    = 5            // source, class, read-only and those of formats.go, in addition to those of tagsFor
 )
 
-// checkTag holds a tag that somebody wishes for against the rules of EC2 and ours.
+// checkTag checks a user's tag against the rules of EC2 and of the driver.
 func checkTag(key, value string) error {
 	switch {
 	case key == "" || utf8.RuneCountInString(key) > maxTagKey:
-		return fmt.Errorf("a tag's key has 1 to %d characters", maxTagKey)
+		return fmt.Errorf("the key of a tag must have 1 to %d characters", maxTagKey)
 	case utf8.RuneCountInString(value) > maxTagValue:
 		return fmt.Errorf("the value of the tag %q has more than %d characters", key, maxTagValue)
 	case !utf8.ValidString(key) || !utf8.ValidString(value):
-		return errors.New("a tag is not UTF-8")
+		return errors.New("a tag is not valid UTF-8")
 	}
 	for _, p := range []string{"aws:", tagPrefix, tagPurpose} {
 		if strings.HasPrefix(strings.ToLower(key), p) {
-			return fmt.Errorf("no tag may begin with %s: %q", p, key)
+			return fmt.Errorf("the key of a tag must not begin with %s: %q", p, key)
 		}
 	}
 	return nil
 }
 
-// plain values stand in a tag as they are: what EC2 and its consoles show and filters take literally. Others are "b64:" and base64.
+// plain values are stored unchanged, because EC2, its console and filters take them literally.
+// Other values are stored as "b64:" and base64.
 var plain = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 
 func encodeValue(s string) string {
@@ -75,12 +78,12 @@ func decodeValue(s string) (string, error) {
 	}
 	b, err := base64.RawURLEncoding.DecodeString(coded)
 	if err != nil {
-		return "", fmt.Errorf("%w: a tag of its is not ours", backend.ErrDamaged)
+		return "", fmt.Errorf("%w: one of its csi.sealvol.dev tags is malformed", backend.ErrDamaged)
 	}
 	return string(b), nil
 }
 
-// classOf is the hash of a class.
+// classOf returns the hash of a class.
 func classOf(class, mutable map[string]string) string {
 	all := maps.Clone(class)
 	if all == nil {
@@ -104,14 +107,15 @@ func tagMap(list []types.Tag) map[string]string {
 
 func tagSpec(resource types.ResourceType, m map[string]string) []types.TagSpecification {
 	spec := types.TagSpecification{ResourceType: resource}
-	for _, k := range slices.Sorted(maps.Keys(m)) { // in order: a repetition is to be the same request
+	for _, k := range slices.Sorted(maps.Keys(m)) { // sorted, because a retry must send the same request
 		spec.Tags = append(spec.Tags, types.Tag{Key: aws.String(k), Value: aws.String(m[k])})
 	}
 	return []types.TagSpecification{spec}
 }
 
-// tagsFor are those that volumes and snapshots of ours have in common. Those of the class win over those of all. What it is for is for people to
-// read: as far as there is room for it.
+// tagsFor returns the tags that volumes and snapshots have in common. Tags of the class take
+// precedence over those for all volumes. Tags for the purpose are informational, and only added if
+// there is room.
 func (b *Backend) tagsFor(name, origin string, params, class map[string]string, purpose backend.Purpose) (map[string]string, error) {
 	m := maps.Clone(b.opt.Tags)
 	if m == nil {
@@ -126,7 +130,7 @@ func (b *Backend) tagsFor(name, origin string, params, class map[string]string, 
 		m[tagParam+k] = encodeValue(v)
 	}
 	if len(m) > maxTags-reservedTags {
-		return nil, fmt.Errorf("%w: EC2 takes %d tags, of which %d are needed; with those of the flags, of the class and of its parameters there would be %d",
+		return nil, fmt.Errorf("%w: EC2 allows %d tags, of which the driver needs %d; with those of --volume-tags, of the class and of its parameters there would be %d",
 			backend.ErrInvalid, maxTags, reservedTags, len(m)+reservedTags)
 	}
 	for _, k := range slices.Sorted(maps.Keys(purpose)) {
@@ -136,13 +140,13 @@ func (b *Backend) tagsFor(name, origin string, params, class map[string]string, 
 	}
 	for k, v := range m {
 		if utf8.RuneCountInString(k) > maxTagKey || utf8.RuneCountInString(v) > maxTagValue {
-			return nil, fmt.Errorf("%w: %q does not fit into a tag of EC2", backend.ErrInvalid, k)
+			return nil, fmt.Errorf("%w: %q does not fit into an EC2 tag", backend.ErrInvalid, k)
 		}
 	}
 	return m, nil
 }
 
-// paramsOf reads parameters back.
+// paramsOf reads the parameters from tags.
 func paramsOf(tags map[string]string) (map[string]string, error) {
 	var params map[string]string
 	for k, v := range tags {

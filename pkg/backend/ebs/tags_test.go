@@ -56,17 +56,17 @@ func TestTagLimits(t *testing.T) {
 		"begin with csi.sealvol.dev/":           {tagCluster: "other"},
 		"begin with kubernetes.io/created-for/": {tagPurpose + "pvc/name": "x"},
 		"1 to 128 characters":                   {strings.Repeat("ö", 129): ""},
-		"has 1 to 128":                          {"": "x"},
+		"have 1 to 128":                         {"": "x"},
 		"more than 256 characters":              {"x": strings.Repeat("y", 257)},
-		"not UTF-8":                             {"x": "\xff"},
-		"leaves room for 42":                    numbered(43),
+		"not valid UTF-8":                       {"x": "\xff"},
+		"allows only 42 more":                   numbered(43),
 	} {
 		o.Tags = tags
 		want = strings.TrimSpace(want)
 		if _, err := Open(t.Context(), o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("flags: %v, want %q", err, want)
 		}
-		if strings.Contains(want, "room") {
+		if strings.Contains(want, "allows only") {
 			continue
 		}
 		o.Tags = nil

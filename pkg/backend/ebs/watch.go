@@ -6,14 +6,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dirWatch tells when something appears in a directory.
+// dirWatch reports when something appears in a directory.
 type dirWatch struct {
 	f      *os.File
 	events chan struct{} // holds one
 	done   chan struct{}
 }
 
-// watchDir never fails: without inotify there are no events, and whoever waits looks by himself.
+// watchDir never fails: without inotify there are no events, and waiting callers still poll.
 func watchDir(dir string) *dirWatch {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {

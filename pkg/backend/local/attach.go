@@ -7,7 +7,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
-// Attach implements backend.Controller. An image is at hand on its own node; what is recorded is who may use it.
+// Attach implements backend.Controller. An image is always accessible on its own node; the record
+// says who may use it.
 func (b *Backend) Attach(ctx context.Context, id, node string, readOnly bool) (map[string]string, error) {
 	if err := b.begin(ctx); err != nil {
 		return nil, err
@@ -35,7 +36,8 @@ func (b *Backend) Attach(ctx context.Context, id, node string, readOnly bool) (m
 	return nil, b.saveAttachment(ctx, r, 1)
 }
 
-// saveAttachment writes the record and keeps the count right even when it is unknown whether the write took.
+// saveAttachment writes the record and keeps the count right even if it is unknown whether the
+// write succeeded.
 func (b *Backend) saveAttachment(ctx context.Context, r record, delta int64) error {
 	err := b.save(r)
 	if err != nil {

@@ -12,11 +12,11 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
-// job is a copy under way. It belongs to the backend, not to the call that began it: a copy that takes longer than a call may is
-// not begun anew by each repetition, but found.
+// job is a running copy. It belongs to the backend, not to the call that started it: if a copy
+// takes longer than a call, a retry joins it and does not start another.
 type job struct {
 	done chan struct{}
-	err  error // valid after done
+	err  error // valid once done is closed
 }
 
 func (j *job) wait(ctx context.Context) error {
@@ -24,11 +24,11 @@ func (j *job) wait(ctx context.Context) error {
 	case <-j.done:
 		return j.err
 	case <-ctx.Done():
-		return fmt.Errorf("the copy is under way: %w", ctx.Err())
+		return fmt.Errorf("the copy is still running: %w", ctx.Err())
 	}
 }
 
-// copy begins to make r of its source. The caller holds mu.
+// copy starts to create r from its source. The caller holds mu.
 func (b *Backend) copy(r record) (*job, error) {
 	from, err := b.source(*r.Source)
 	if err != nil {
@@ -62,11 +62,13 @@ func (b *Backend) copy(r record) (*job, error) {
 	return j, nil
 }
 
-// CopiesAll tells whether snapshots and clones cannot share the blocks of their origin here, as they
-// do on XFS or Btrfs: then each is a copy, and writes to a mounted origin wait until it is made.
+// CopiesAll tells whether snapshots and clones cannot share the blocks of their source here, as
+// they do on XFS and Btrfs. Then each is a full copy, and writes to a mounted source wait until it
+// is complete.
 func (b *Backend) CopiesAll() bool { return b.images.refusesClone() }
 
-// copyImage makes the image of r, durable, of the content of its source at one moment, which becomes r.Created.
+// copyImage creates the image of r durably, with the content of its source at one moment, which
+// becomes r.Created.
 func (b *Backend) copyImage(r *record, from record) error {
 	if _, err := b.image(from); err != nil {
 		return missing(err)
@@ -85,7 +87,7 @@ func (b *Backend) copyImage(r *record, from record) error {
 	r.Created = time.Now().UTC()
 	err = b.images.clone(src, imageFile(r.ID), from.SizeBytes, b.running.Err)
 	if rerr := release(); err == nil && rerr != nil {
-		err = fmt.Errorf("%w: it was not at rest all the time: %w", backend.ErrBusy, rerr)
+		err = fmt.Errorf("%w: the source was unfrozen during the copy: %w", backend.ErrBusy, rerr)
 	}
 	if err != nil {
 		return err
@@ -95,27 +97,28 @@ func (b *Backend) copyImage(r *record, from record) error {
 
 func missing(err error) error {
 	if errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("%w: its image does not exist", backend.ErrDamaged)
+		return fmt.Errorf("%w: its image file does not exist", backend.ErrDamaged)
 	}
 	return err
 }
 
-// restTries bounds how often a mount server may come or go while it is looked for.
+// restTries limits how often a mount server may come or go while the backend looks for it.
 const restTries = 3
 
-// rest keeps a volume's image from being changed until release. Whoever serves a volume holds an exclusive lock on its image: if
-// nobody does, a lock of our own keeps them out; else the server itself rests.
+// rest keeps a volume's image unchanged until release. A mount server holds an exclusive lock on
+// its image. If there is none, rest takes a lock that keeps mount servers out; otherwise the mount
+// server freezes the volume.
 func (b *Backend) rest(src *os.File, id string) (release func() error, err error) {
 	for range restTries {
 		err = unix.Flock(int(src.Fd()), unix.LOCK_SH|unix.LOCK_NB)
 		if err == nil {
-			return func() error { return nil }, nil // until src is closed
+			return func() error { return nil }, nil // held until src is closed
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("lock the image: %w", err)
 		}
 		if b.opt.Quiesce == nil {
-			return nil, fmt.Errorf("%w: it is mounted, and its mount server cannot be reached from here", backend.ErrBusy)
+			return nil, fmt.Errorf("%w: it is mounted, but its mount server cannot be reached from this process (is --mounter-dir set?)", backend.ErrBusy)
 		}
 		release, err = b.opt.Quiesce(b.running, id)
 		if !errors.Is(err, backend.ErrNotAttached) {

@@ -10,7 +10,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
-// reaches tells whether any of the places is this node (or none is named).
+// reaches tells whether one of the places is this node, or none is named.
 func (b *Backend) reaches(places []backend.Segments) bool {
 	if len(places) == 0 {
 		return true
@@ -24,10 +24,10 @@ func (b *Backend) Create(ctx context.Context, spec backend.Spec) (backend.Volume
 		return backend.Volume{}, err
 	}
 	if len(spec.Class)+len(spec.Mutable) > 0 {
-		return backend.Volume{}, fmt.Errorf("%w: the local backend has no parameters", backend.ErrInvalid)
+		return backend.Volume{}, fmt.Errorf("%w: the local backend has no parameters of its own", backend.ErrInvalid)
 	}
 	if s := spec.Source; s != nil && (s.Volume == "") == (s.Snapshot == "") {
-		return backend.Volume{}, fmt.Errorf("%w: a source is a volume or a snapshot", backend.ErrInvalid)
+		return backend.Volume{}, fmt.Errorf("%w: a source must be either a volume or a snapshot", backend.ErrInvalid)
 	}
 	if _, err := pickSize(spec.RequiredBytes, spec.LimitBytes); err != nil {
 		return backend.Volume{}, err
@@ -44,7 +44,7 @@ func (b *Backend) Create(ctx context.Context, spec backend.Spec) (backend.Volume
 	return b.volume(r), nil
 }
 
-// sameVolume compares a volume with what is asked for by its name.
+// sameVolume compares a volume with the requested one of the same name.
 func (b *Backend) sameVolume(r record, spec backend.Spec) error {
 	same := r.Source == spec.Source || r.Source != nil && spec.Source != nil && *r.Source == *spec.Source
 	if !same || r.SizeBytes < spec.RequiredBytes || spec.LimitBytes > 0 && r.SizeBytes > spec.LimitBytes ||
@@ -54,7 +54,7 @@ func (b *Backend) sameVolume(r record, spec backend.Spec) error {
 	return nil
 }
 
-// plan is the record of a volume that is to be made. The caller holds mu.
+// plan returns the record of a volume to create. The caller holds mu.
 func (b *Backend) plan(spec backend.Spec) (record, error) {
 	r := record{Version: recordVersion, ID: newID(volPrefix, spec.Name), Name: spec.Name, State: creating, Parameters: spec.Parameters, Source: spec.Source}
 	required := spec.RequiredBytes
@@ -72,14 +72,14 @@ func (b *Backend) plan(spec backend.Spec) (record, error) {
 		}
 	}
 	if !b.reaches(spec.Requisite) {
-		return r, fmt.Errorf("%w: images lie on node %s only", backend.ErrTopology, b.opt.Node)
+		return r, fmt.Errorf("%w: this backend creates volumes on node %s only", backend.ErrTopology, b.opt.Node)
 	}
 	var err error
 	r.SizeBytes, err = pickSize(required, spec.LimitBytes)
 	return r, err
 }
 
-// source returns the record of what a volume is to be a copy of.
+// source returns the record of the source of a copy.
 func (b *Backend) source(s backend.Source) (record, error) {
 	if s.Snapshot != "" {
 		return b.onShelf(&b.snaps, s.Snapshot)
@@ -87,8 +87,8 @@ func (b *Backend) source(s backend.Source) (record, error) {
 	return b.onShelf(&b.vols, s.Volume)
 }
 
-// made returns what a name stands for on a shelf, made now if it is missing: check gets the record that is there, or nil to
-// plan a new one. A copy that is under way is waited for.
+// made returns the volume or snapshot of a name, and creates it if it is missing. check gets the
+// existing record, or nil to plan a new one. If a copy of that name is running, made waits for it.
 func (b *Backend) made(ctx context.Context, s *shelf, name string, check func(old *record) (record, error)) (record, error) {
 	hash := hashName(name)
 	for {
@@ -109,7 +109,7 @@ func (b *Backend) made(ctx context.Context, s *shelf, name string, check func(ol
 	case err == nil && r.State == ready:
 		defer b.mu.Unlock()
 		return check(&r)
-	case err == nil: // an earlier call failed half way and was never acknowledged
+	case err == nil: // an earlier call failed halfway and was never acknowledged
 		b.unindex(r)
 		err = b.erase(r)
 	case errors.Is(err, s.notFound()):
@@ -126,7 +126,7 @@ func (b *Backend) made(ctx context.Context, s *shelf, name string, check func(ol
 			err = b.make(r)
 		}
 		if err == nil {
-			b.opt.Log.DebugContext(ctx, "image made", "volume", r.ID, "bytes", r.SizeBytes)
+			b.opt.Log.DebugContext(ctx, "image created", "volume", r.ID, "bytes", r.SizeBytes)
 		}
 		r.State = ready
 		return r, err
@@ -143,7 +143,7 @@ func (b *Backend) made(ctx context.Context, s *shelf, name string, check func(ol
 	return b.load(s, hash)
 }
 
-// make makes an empty volume. The caller holds mu.
+// make creates an empty volume. The caller holds mu.
 func (b *Backend) make(r record) error {
 	if err := b.save(r); err != nil {
 		return err
@@ -154,12 +154,12 @@ func (b *Backend) make(r record) error {
 	return b.complete(r)
 }
 
-// complete makes what has its image known. The caller holds mu.
+// complete marks a volume or snapshot as ready once its image exists. The caller holds mu.
 func (b *Backend) complete(r record) error {
 	r.State = ready
 	err := b.save(r)
 	if err != nil {
-		// The rename may or may not have happened: the index must agree with what a reader finds.
+		// The rename may or may not have happened: the index must agree with what readers see.
 		s, hash := b.shelfOf(r.ID)
 		if back, lerr := b.load(s, hash); lerr != nil || back.State != ready {
 			return err

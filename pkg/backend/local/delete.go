@@ -29,7 +29,7 @@ func (b *Backend) discard(ctx context.Context, s *shelf, id string) error {
 		return err
 	}
 	if r.Attachment != nil {
-		return fmt.Errorf("%w: attached to a node", backend.ErrBusy)
+		return fmt.Errorf("%w: the volume is attached to a node", backend.ErrBusy)
 	}
 	if b.sources[id] > 0 || b.jobs[s.prefix+hash] != nil {
 		return fmt.Errorf("%w: it is being copied", backend.ErrBusy)
@@ -51,15 +51,15 @@ func (b *Backend) discard(ctx context.Context, s *shelf, id string) error {
 	return nil
 }
 
-// unlocked finds that no mount server has an image open, whatever the record says.
+// unlocked checks that no mount server has an image open, whatever the record says.
 func (b *Backend) unlocked(r record) error {
 	f, err := b.images.openat(imageFile(r.ID), unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil // what cannot be opened is locked by nobody, and may be deleted
+		return nil // an image that cannot be opened is not locked, and may be deleted
 	}
 	defer f.Close()
 	if errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK) {
-		return fmt.Errorf("%w: a mount server has it open", backend.ErrBusy)
+		return fmt.Errorf("%w: a mount server has the image open", backend.ErrBusy)
 	}
 	return nil
 }

@@ -11,11 +11,11 @@ import (
 	"github.com/sealvol/sealvol/pkg/atomicfile"
 )
 
-// disk is every change and read this package makes in one directory, in one place so that a test can
-// fail or cut off each of them.
+// disk has all reads and changes of this package in one directory, so that a test can make each of
+// them fail.
 type disk struct {
 	dir  *os.File
-	hook func(step string) error // tests: called before every step; an error ends the step
+	hook func(step string) error // for tests: called before every step; an error ends the step
 }
 
 func (d disk) step(s string) error {
@@ -50,12 +50,12 @@ func (d disk) read(name string, max int64) ([]byte, error) {
 	return b, nil
 }
 
-// replace writes a file durably and whole: after a crash it holds the old or the new content.
+// replace writes a complete file durably: after a crash it has the old or the new content.
 func (d disk) replace(name string, content []byte) error {
 	return atomicfile.Write(name, content, atomicfile.Options{FS: diskFS{d}, Temp: name + ".tmp", Step: d.hook})
 }
 
-// diskFS are the names in the directory, for atomicfile.
+// diskFS provides the names in the directory to atomicfile.
 type diskFS struct{ d disk }
 
 // OpenFile implements atomicfile.FS.
@@ -71,13 +71,13 @@ func (f diskFS) Rename(from, to string) error {
 	return nil
 }
 
-// Link implements atomicfile.FS. Nothing here asks for it.
+// Link implements atomicfile.FS. This package does not use it.
 func (diskFS) Link(_, _ string) error { return errors.ErrUnsupported }
 
 // Remove implements atomicfile.FS.
 func (f diskFS) Remove(name string) error { return unix.Unlinkat(int(f.d.dir.Fd()), name, 0) }
 
-// remove unlinks a file durably; an absent one is no error.
+// remove unlinks a file durably; it is no error if the file is absent.
 func (d disk) remove(name string) error {
 	if err := d.step("unlink " + name); err != nil {
 		return err
@@ -95,7 +95,8 @@ func (d disk) sync() error {
 	return d.dir.Sync()
 }
 
-// extend makes a file, if create, and lets it be at least size bytes long, durably. It never shrinks one.
+// extend grows a file to at least size bytes, durably, and creates it if create is set. It never
+// shrinks a file.
 func (d disk) extend(name string, size int64, create bool) error {
 	flags := unix.O_RDWR
 	if create {
@@ -139,8 +140,9 @@ func (d disk) extend(name string, size int64, create bool) error {
 // copyChunk is how much of an image is in memory at a time.
 const copyChunk = 1 << 20
 
-// clone makes a file of the first size bytes of another, durably but for its name: sharing its blocks where the file system can,
-// else by a copy of what is not a hole. src stays as it is meanwhile. progress is called now and then; an error of it ends the copy.
+// clone creates a file from the first size bytes of another. Its content is durable, its name is
+// not. It shares blocks if the file system can; otherwise it copies everything except holes. src
+// must not change meanwhile. progress is called from time to time; its error ends the copy.
 func (d disk) clone(src *os.File, name string, size int64, progress func() error) error {
 	if err := d.step("create " + name); err != nil {
 		return err
@@ -169,8 +171,9 @@ func (d disk) clone(src *os.File, name string, size int64, progress func() error
 	return f.Sync()
 }
 
-// refusesClone tells whether the file system refuses that files here share blocks. An attempt that
-// fails for another reason, such as a full disk, tells nothing. Nothing of the attempt has a name.
+// refusesClone tells whether the file system refuses to share blocks between files. An attempt that
+// fails for another reason, such as a full disk, does not count. The files of the attempt have no
+// names.
 func (d disk) refusesClone() bool {
 	var f [2]*os.File
 	for i := range f {
@@ -188,7 +191,7 @@ func (d disk) refusesClone() bool {
 	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL)
 }
 
-// copySparse copies the data, not the holes, of the first size bytes to an empty file.
+// copySparse copies the data, but not the holes, of the first size bytes to an empty file.
 func copySparse(dst, src *os.File, size int64, progress func() error) error {
 	buf := make([]byte, copyChunk)
 	for off := int64(0); off < size; {

@@ -13,8 +13,8 @@ import (
 
 var _ backend.FormatKeeper = (*Backend)(nil)
 
-// format is the JSON in formats/ID.json. It is a file of its own, because the node half writes it,
-// which does not own the records. Ids never return, so that it is never another volume's.
+// format is the JSON in formats/ID.json. It is a separate file because the node half, which does
+// not own the records, writes it. Ids are never reused, so it never belongs to another volume.
 type format struct {
 	Version int                 `json:"version"`
 	ID      string              `json:"id"`
@@ -42,12 +42,12 @@ func (b *Backend) FormatState(ctx context.Context, id string) (backend.FormatSta
 	}
 	var f format
 	if err := json.Unmarshal(raw, &f); err != nil || f.Version != recordVersion || f.ID != id || f.State != backend.FormatBegun && f.State != backend.FormatDone {
-		return backend.FormatNone, fmt.Errorf("%w: formats/%s is not what this program writes", backend.ErrDamaged, formatFile(id))
+		return backend.FormatNone, fmt.Errorf("%w: formats/%s has unexpected content", backend.ErrDamaged, formatFile(id))
 	}
 	return f.State, nil
 }
 
-// KeepFormat implements backend.FormatKeeper. One call at a time for each volume.
+// KeepFormat implements backend.FormatKeeper. Callers make one call at a time for each volume.
 func (b *Backend) KeepFormat(ctx context.Context, id string, s backend.FormatState) error {
 	if s != backend.FormatBegun && s != backend.FormatDone {
 		return fmt.Errorf("%w: format state %q", backend.ErrInvalid, s)
@@ -57,7 +57,7 @@ func (b *Backend) KeepFormat(ctx context.Context, id string, s backend.FormatSta
 		return err
 	}
 	if now == s || now == backend.FormatDone {
-		return b.formats.sync() // what is read may have been renamed by a call that failed after it
+		return b.formats.sync() // the file may come from a call that failed after the rename
 	}
 	raw, err := json.Marshal(format{recordVersion, id, s})
 	if err != nil {
@@ -66,7 +66,7 @@ func (b *Backend) KeepFormat(ctx context.Context, id string, s backend.FormatSta
 	return b.diskError(b.formats.replace(formatFile(id), raw))
 }
 
-// forgetFormat removes what is kept of a volume that has no image any more.
+// forgetFormat removes the format state of a volume whose image is deleted.
 func (b *Backend) forgetFormat(id string) error {
 	if err := b.formats.remove(formatFile(id) + ".tmp"); err != nil {
 		return err

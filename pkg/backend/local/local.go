@@ -18,10 +18,10 @@ import (
 	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
-// TopologyKey is the node label that says which node holds an image.
+// TopologyKey is the node label that says on which node an image is.
 const TopologyKey = "topology.csi.sealvol.dev/node"
 
-// Sizes of volumes, in bytes. All are multiples of Align, the sector of the volume format.
+// Sizes of volumes, in bytes. All are multiples of Align, the block size of the volume format.
 const (
 	Align              = 4096
 	MinVolumeBytes     = 64 << 20
@@ -31,23 +31,25 @@ const (
 
 // Options configure Open.
 type Options struct {
-	// Dir holds everything; it is made, with mode 0700, if its parent exists.
+	// Dir holds everything. It is created with mode 0700 if its parent exists.
 	Dir string
 	// Node is this node's id.
 	Node string
 	// Overcommit is how many times the file system's size may be promised. 0 means 1: sparse images
-	// then cannot fill the file system, provided that it holds nothing else.
+	// then cannot fill the file system, if nothing else is stored there.
 	Overcommit float64
 	// MaxVolumes limits attached volumes, 0 for no limit.
 	MaxVolumes int64
-	// Quiesce brings a volume to rest that is in use on this node, for copies of it; nil: none are made of such a volume.
+	// Quiesce freezes a volume that is in use on this node, so that it can be copied. Without it,
+	// such volumes cannot be copied.
 	Quiesce backend.Quiesce
-	// NodeOnly opens for Device and Info alone, beside another process that owns the directory.
+	// NodeOnly opens the directory only for Device and Info, beside another process that owns it.
 	NodeOnly bool
-	// Log gets a line for each change, for debugging. Default: slog.Default.
+	// Log gets a line for each change at debug level. Default: slog.Default.
 	Log *slog.Logger
 
-	// Hook, if not nil, is called before every change on the disk; an error ends it. For tests.
+	// Hook, if not nil, is called before every change on the disk; an error ends the change. For
+	// tests.
 	Hook func(step string) error
 }
 
@@ -60,13 +62,13 @@ type Backend struct {
 	formats     disk            // see formats.go
 	running     context.Context // ends with Close
 	stop        context.CancelFunc
-	work        sync.WaitGroup // copies
+	work        sync.WaitGroup // joins copies
 
 	mu       sync.Mutex
-	promised int64               // bytes; of what is in state ready, and of copies under way. Guarded by mu, as is the rest.
-	attached int64               // volumes
-	unsure   bool                // a step failed, so that what is on the disk may not be durable yet
-	jobs     map[string]*job     // copies under way, by prefix and hash of what is being made
+	promised int64               // bytes of everything in state ready, and of running copies. Guarded by mu, like the rest.
+	attached int64               // number of volumes
+	unsure   bool                // a step failed, so what is on the disk may not be durable yet
+	jobs     map[string]*job     // running copies, by prefix and hash of the result
 	sources  map[string]int      // how many of them read a volume or snapshot
 	of       map[string][]string // sorted ids of each volume's snapshots
 }
@@ -76,17 +78,17 @@ var (
 	_ backend.Snapshotter = (*Backend)(nil)
 )
 
-// Open opens or makes a directory of volumes and finishes what a crash left undone. With
-// Options.NodeOnly unset it waits, until ctx ends, for another owner to go.
+// Open opens or creates a directory of volumes, and finishes what a crash interrupted. Without
+// Options.NodeOnly, it waits until another owner exits or ctx ends.
 func Open(ctx context.Context, opt Options) (*Backend, error) {
 	if opt.Node == "" {
-		return nil, fmt.Errorf("%w: no node id", backend.ErrInvalid)
+		return nil, fmt.Errorf("%w: the node id is missing", backend.ErrInvalid)
 	}
 	if opt.Overcommit == 0 {
 		opt.Overcommit = 1
 	}
 	if opt.Overcommit < 0 || math.IsNaN(opt.Overcommit) || opt.Overcommit > 1000 {
-		return nil, fmt.Errorf("%w: overcommit %v", backend.ErrInvalid, opt.Overcommit)
+		return nil, fmt.Errorf("%w: overcommit must be between 0 and 1000, not %v", backend.ErrInvalid, opt.Overcommit)
 	}
 	dir, err := filepath.Abs(opt.Dir)
 	if err != nil {
@@ -126,7 +128,7 @@ func (b *Backend) open(ctx context.Context) error {
 
 func (b *Backend) dirOf(name string) string { return filepath.Join(b.opt.Dir, name) }
 
-// own takes the lock file; the kernel releases it however this process ends.
+// own locks the lock file; the kernel releases it when this process ends in any way.
 func (b *Backend) own(ctx context.Context) error {
 	f, err := os.OpenFile(b.dirOf("lock"), unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -140,13 +142,13 @@ func (b *Backend) own(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("another process owns it: %w", ctx.Err())
+			return fmt.Errorf("another process uses the directory: %w", ctx.Err())
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
 
-// Close ends copies that are under way, which are begun anew when they are asked for again, and gives the directory up.
+// Close ends running copies, which start again on request, and releases the directory.
 func (b *Backend) Close() error {
 	b.stop()
 	b.work.Wait()
@@ -158,8 +160,8 @@ func (b *Backend) Close() error {
 	return nil
 }
 
-// begin locks for a change. After a failed step it makes durable what readers may already see,
-// before anything is acknowledged that relies on it.
+// begin locks for a change. After a failed step, it first makes durable what readers may already
+// see, before anything that relies on it is acknowledged.
 func (b *Backend) begin(ctx context.Context) error {
 	b.mu.Lock()
 	err := ctx.Err()
@@ -185,7 +187,7 @@ func insert(ids []string, id string) ([]string, bool) {
 	return slices.Insert(ids, i, id), true
 }
 
-// diskError names a full disk as such.
+// diskError recognises a full disk.
 func (b *Backend) diskError(err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG) {
 		return fmt.Errorf("%w: %w", backend.ErrNoSpace, err)
@@ -193,13 +195,13 @@ func (b *Backend) diskError(err error) error {
 	return err
 }
 
-// list is a page of what ids, called with mu held, has on a shelf.
+// list returns a page of the ids on a shelf. ids is called with mu held.
 func list[T any](ctx context.Context, b *Backend, s *shelf, token string, most int, ids func() []string, show func(record) T) ([]T, string, error) {
 	if _, ok := hashOfID(s.prefix, token); token != "" && !ok {
 		return nil, "", backend.ErrBadToken
 	}
 	if most < 0 {
-		return nil, "", fmt.Errorf("%w: negative page size", backend.ErrInvalid)
+		return nil, "", fmt.Errorf("%w: max_entries is negative", backend.ErrInvalid)
 	}
 	b.mu.Lock()
 	all := ids()
@@ -221,7 +223,7 @@ func list[T any](ctx context.Context, b *Backend, s *shelf, token string, most i
 		}
 		r, err := b.onShelf(s, id)
 		if errors.Is(err, s.notFound()) {
-			continue // deleted meanwhile
+			continue // deleted in the meantime
 		}
 		if err != nil {
 			return nil, "", err

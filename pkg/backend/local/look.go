@@ -29,7 +29,7 @@ func (b *Backend) Get(ctx context.Context, id string) (backend.Volume, error) {
 	return b.volume(r), nil
 }
 
-// List implements backend.Controller. The token is the last id of the page before.
+// List implements backend.Controller. The token is the last id of the previous page.
 func (b *Backend) List(ctx context.Context, token string, most int) ([]backend.Volume, string, error) {
 	return list(ctx, b, &b.vols, token, most, func() []string { return b.vols.ids }, b.volume)
 }
@@ -42,7 +42,7 @@ func (b *Backend) Health(ctx context.Context, id string) ([]backend.Condition, e
 	}
 	_, err = b.image(r)
 	if errors.Is(err, unix.ENOENT) {
-		return []backend.Condition{{Lost: true, Inaccessible: true, Reason: "ImageMissing", Message: "the image file does not exist"}}, nil
+		return []backend.Condition{{Lost: true, Inaccessible: true, Reason: "ImageMissing", Message: "the image file of the volume does not exist: restore it from a backup, or delete the volume"}}, nil
 	}
 	if errors.Is(err, backend.ErrDamaged) {
 		return []backend.Condition{{Inaccessible: true, Reason: "ImageDamaged", Message: err.Error()}}, nil
@@ -69,7 +69,7 @@ func (b *Backend) Device(ctx context.Context, id string, _ map[string]string) (b
 	}
 	dev, err := b.image(r)
 	if errors.Is(err, unix.ENOENT) {
-		return backend.Device{}, fmt.Errorf("%w: its image does not exist", backend.ErrDamaged)
+		return backend.Device{}, fmt.Errorf("%w: its image file does not exist", backend.ErrDamaged)
 	}
 	dev.ReadOnly = r.Attachment.ReadOnly
 	return dev, err
@@ -79,7 +79,7 @@ func (b *Backend) Device(ctx context.Context, id string, _ map[string]string) (b
 func (b *Backend) image(r record) (backend.Device, error) {
 	f, err := b.images.openat(imageFile(r.ID), unix.O_RDONLY, 0)
 	if errors.Is(err, unix.ELOOP) {
-		return backend.Device{}, fmt.Errorf("%w: its image is a symbolic link", backend.ErrDamaged)
+		return backend.Device{}, fmt.Errorf("%w: its image file is a symbolic link", backend.ErrDamaged)
 	}
 	if err != nil {
 		return backend.Device{}, err
@@ -91,11 +91,11 @@ func (b *Backend) image(r record) (backend.Device, error) {
 	}
 	switch {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return backend.Device{}, fmt.Errorf("%w: its image is not a regular file", backend.ErrDamaged)
+		return backend.Device{}, fmt.Errorf("%w: its image file is not a regular file", backend.ErrDamaged)
 	case st.Nlink != 1:
-		return backend.Device{}, fmt.Errorf("%w: its image has %d names", backend.ErrDamaged, st.Nlink)
+		return backend.Device{}, fmt.Errorf("%w: its image file has %d hard links, want 1", backend.ErrDamaged, st.Nlink)
 	case st.Size < r.SizeBytes:
-		return backend.Device{}, fmt.Errorf("%w: its image has %d bytes instead of %d", backend.ErrDamaged, st.Size, r.SizeBytes)
+		return backend.Device{}, fmt.Errorf("%w: its image file has %d bytes, want %d", backend.ErrDamaged, st.Size, r.SizeBytes)
 	}
 	return backend.Device{Path: filepath.Join(b.dirOf("images"), imageFile(r.ID)), SizeBytes: r.SizeBytes,
 		Dev: st.Dev, Ino: st.Ino}, nil

@@ -44,7 +44,7 @@ type record struct {
 	Attachment *backend.Attachment `json:"attachment,omitempty"`
 	Source     *backend.Source     `json:"source,omitempty"`
 	Origin     string              `json:"origin,omitempty"`
-	Created    time.Time           `json:"created,omitzero"` // of a snapshot: when it was cut
+	Created    time.Time           `json:"created,omitzero"` // of a snapshot: the time of its content
 }
 
 func hashName(name string) string {
@@ -58,7 +58,8 @@ func newID(prefix, name string) string {
 	return prefix + hashName(name) + "-" + hex.EncodeToString(r[:])
 }
 
-// hashOfID returns the record's base name for an id, or false if the id is not one of that kind of ours.
+// hashOfID returns the base name of the record of an id, or false if the id does not have this
+// form.
 func hashOfID(prefix, id string) (string, bool) {
 	if len(id) != idBytes || !strings.HasPrefix(id, prefix) {
 		return "", false
@@ -82,32 +83,32 @@ func isHex(s string) bool {
 func recordFile(hash string) string { return hash + ".json" }
 func imageFile(id string) string    { return id + ".img" }
 
-// checkName refuses what no caller should send; the CSI layer has stricter rules.
+// checkName refuses malformed names; the CSI layer has stricter rules.
 func checkName(name string) error {
 	if name == "" || len(name) > maxName || !utf8.ValidString(name) {
-		return fmt.Errorf("%w: a name has 1 to %d bytes of UTF-8", backend.ErrInvalid, maxName)
+		return fmt.Errorf("%w: a name must have 1 to %d bytes of UTF-8", backend.ErrInvalid, maxName)
 	}
 	return nil
 }
 
-// decodeRecord reads a record and checks that it is what the file name says.
+// decodeRecord decodes a record and checks that it belongs to the file name.
 func decodeRecord(b []byte, prefix, hash string) (record, error) {
 	var r record
 	if err := json.Unmarshal(b, &r); err != nil {
-		return record{}, fmt.Errorf("%w: record %s: not readable as JSON", backend.ErrDamaged, hash)
+		return record{}, fmt.Errorf("%w: record %s: malformed JSON", backend.ErrDamaged, hash)
 	}
 	h, ok := hashOfID(prefix, r.ID)
 	switch {
 	case r.Version != recordVersion:
-		return record{}, fmt.Errorf("%w: record %s: version %d, this program knows %d", backend.ErrDamaged, hash, r.Version, recordVersion)
+		return record{}, fmt.Errorf("%w: record %s has version %d, but this program supports only version %d", backend.ErrDamaged, hash, r.Version, recordVersion)
 	case !ok || h != hash || hashName(r.Name) != hash:
-		return record{}, fmt.Errorf("%w: record %s: id or name do not belong to it", backend.ErrDamaged, hash)
+		return record{}, fmt.Errorf("%w: record %s: its id or name does not match the file name", backend.ErrDamaged, hash)
 	case r.State != creating && r.State != ready && r.State != deleting:
 		return record{}, fmt.Errorf("%w: record %s: unknown state", backend.ErrDamaged, hash)
 	case r.SizeBytes < MinVolumeBytes || r.SizeBytes > MaxVolumeBytes:
 		return record{}, fmt.Errorf("%w: record %s: impossible size", backend.ErrDamaged, hash)
 	case prefix == snapPrefix && (r.Source == nil || r.Source.Volume == "" || r.Origin == ""):
-		return record{}, fmt.Errorf("%w: record %s: a snapshot of nothing", backend.ErrDamaged, hash)
+		return record{}, fmt.Errorf("%w: record %s: the snapshot has no source", backend.ErrDamaged, hash)
 	}
 	return r, nil
 }

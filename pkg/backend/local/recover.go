@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// recover builds the index and finishes what a crash left undone.
+// recover builds the index and finishes what a crash interrupted.
 func (b *Backend) recover() error {
 	return errors.Join(b.recoverShelf(&b.vols), b.recoverShelf(&b.snaps))
 }
@@ -31,7 +31,7 @@ func (b *Backend) recoverShelf(s *shelf) error {
 		}
 		r, err := b.load(s, hash)
 		if errors.Is(err, backend.ErrDamaged) {
-			continue // stays as it is: calls for this volume say so, the others go on
+			continue // leave it: calls for this volume return an error, others work
 		}
 		if err != nil {
 			return err
@@ -47,7 +47,7 @@ func (b *Backend) recoverOne(r record) error {
 	if r.State != ready {
 		return b.erase(r)
 	}
-	// A missing image is reported by Health and Device; it does not keep the other volumes away.
+	// Health and Device report a missing image; it must not make the other volumes unavailable.
 	if err := b.images.extend(imageFile(r.ID), r.SizeBytes, false); err != nil && !errors.Is(err, unix.ENOENT) {
 		return err
 	}
@@ -59,7 +59,7 @@ func (b *Backend) recoverOne(r record) error {
 	return nil
 }
 
-// erase deletes a volume or snapshot that is creating or deleting.
+// erase deletes a volume or snapshot in state creating or deleting.
 func (b *Backend) erase(r record) error {
 	s, hash := b.shelfOf(r.ID)
 	err := b.images.remove(imageFile(r.ID))

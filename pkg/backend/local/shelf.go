@@ -10,14 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shelf is the records of one kind: volumes or snapshots.
+// shelf has the records of one kind: volumes or snapshots.
 type shelf struct {
 	disk
 	prefix string
-	ids    []string // sorted; in state ready. Guarded by Backend.mu.
+	ids    []string // sorted; only those in state ready. Guarded by Backend.mu.
 }
 
-// shelfOf returns where the record of an id of ours is, and its base name.
+// shelfOf returns the shelf of an id, and the base name of its record.
 func (b *Backend) shelfOf(id string) (*shelf, string) {
 	if hash, ok := hashOfID(snapPrefix, id); ok {
 		return &b.snaps, hash
@@ -26,7 +26,7 @@ func (b *Backend) shelfOf(id string) (*shelf, string) {
 	return &b.vols, hash
 }
 
-// notFound is the error for what is missing on a shelf.
+// notFound returns the error for a missing entry of a shelf.
 func (s *shelf) notFound() error {
 	if s.prefix == snapPrefix {
 		return backend.ErrSnapshotNotFound
@@ -34,7 +34,7 @@ func (s *shelf) notFound() error {
 	return backend.ErrNotFound
 }
 
-// load reads a record; notFound if there is none.
+// load reads a record; it returns notFound if there is none.
 func (b *Backend) load(s *shelf, hash string) (record, error) {
 	raw, err := s.read(recordFile(hash), maxRecordBytes)
 	if errors.Is(err, unix.ENOENT) {
@@ -52,7 +52,7 @@ func (b *Backend) save(r record) error {
 		return err
 	}
 	if len(raw) > maxRecordBytes {
-		return fmt.Errorf("%w: parameters too long", backend.ErrInvalid)
+		return fmt.Errorf("%w: the parameters are too long", backend.ErrInvalid)
 	}
 	s, hash := b.shelfOf(r.ID)
 	if err := s.replace(recordFile(hash), raw); err != nil {
@@ -62,7 +62,7 @@ func (b *Backend) save(r record) error {
 	return nil
 }
 
-// byID returns a ready volume's record.
+// byID returns the record of a ready volume.
 func (b *Backend) byID(id string) (record, error) { return b.onShelf(&b.vols, id) }
 
 func (b *Backend) onShelf(s *shelf, id string) (record, error) {
@@ -80,7 +80,7 @@ func (b *Backend) onShelf(s *shelf, id string) (record, error) {
 	return r, nil
 }
 
-// index adds an id to the lists of what is ready; false if it is there.
+// index adds an id to the index; false if it is there already.
 func (b *Backend) index(r record) bool {
 	s, _ := b.shelfOf(r.ID)
 	var added bool

@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pickSize returns the smallest good size in [required, limit].
+// pickSize returns the smallest valid size in [required, limit].
 func pickSize(required, limit int64) (int64, error) {
 	if required < 0 || limit < 0 || limit > 0 && limit < required {
-		return 0, fmt.Errorf("%w: required %d, limit %d bytes", backend.ErrInvalid, required, limit)
+		return 0, fmt.Errorf("%w: malformed range of sizes: required %d, limit %d bytes", backend.ErrInvalid, required, limit)
 	}
 	size := max(required, MinVolumeBytes)
 	if required == 0 {
@@ -22,22 +22,22 @@ func pickSize(required, limit int64) (int64, error) {
 		}
 	}
 	if size > MaxVolumeBytes {
-		return 0, fmt.Errorf("%w: %d bytes, the greatest volume has %d", backend.ErrOutOfRange, size, int64(MaxVolumeBytes))
+		return 0, fmt.Errorf("%w: %d bytes exceed the maximum size of a volume, %d bytes", backend.ErrOutOfRange, size, int64(MaxVolumeBytes))
 	}
 	size = (size + Align - 1) / Align * Align
 	if size < MinVolumeBytes || limit > 0 && size > limit {
-		return 0, fmt.Errorf("%w: no multiple of %d bytes from %d on fits into the limit %d", backend.ErrOutOfRange, Align, max(required, MinVolumeBytes), limit)
+		return 0, fmt.Errorf("%w: no multiple of %d bytes lies between %d and %d bytes", backend.ErrOutOfRange, Align, max(required, MinVolumeBytes), limit)
 	}
 	return size, nil
 }
 
-// limit is how many bytes may be promised in all.
+// limit returns how many bytes may be promised in total.
 func (b *Backend) limit() (int64, error) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(b.images.dir.Fd()), &st); err != nil {
 		return 0, err
 	}
-	// Blocks reserved for root are not counted: the driver may run without that privilege.
+	// Exclude blocks that are reserved for root, because the driver may run without that privilege.
 	blocks := st.Blocks - (st.Bfree - st.Bavail)
 	total := float64(blocks) * float64(st.Bsize) * b.opt.Overcommit
 	return int64(min(total, float64(math.MaxInt64/2))), nil
@@ -49,7 +49,7 @@ func (b *Backend) fits(more int64) error {
 		return err
 	}
 	if more > limit-b.promised {
-		return fmt.Errorf("%w: %d bytes asked for, %d of %d promised already", backend.ErrNoSpace, more, b.promised, limit)
+		return fmt.Errorf("%w: %d bytes requested, but %d of %d bytes are already promised to volumes; free some, or raise --local-overcommit", backend.ErrNoSpace, more, b.promised, limit)
 	}
 	return nil
 }
@@ -57,7 +57,7 @@ func (b *Backend) fits(more int64) error {
 // Expand implements backend.Controller.
 func (b *Backend) Expand(ctx context.Context, id string, required, limit int64) (int64, error) {
 	if required <= 0 && limit <= 0 {
-		return 0, fmt.Errorf("%w: no size given", backend.ErrInvalid)
+		return 0, fmt.Errorf("%w: the size is missing", backend.ErrInvalid)
 	}
 	if err := b.begin(ctx); err != nil {
 		return 0, err
@@ -72,12 +72,12 @@ func (b *Backend) Expand(ctx context.Context, id string, required, limit int64) 
 		return 0, err
 	}
 	if limit > 0 && size > limit {
-		return 0, fmt.Errorf("%w: %d bytes needed, limit %d", backend.ErrOutOfRange, size, limit)
+		return 0, fmt.Errorf("%w: the volume needs %d bytes, which is more than the limit of %d bytes", backend.ErrOutOfRange, size, limit)
 	}
 	if limit < 0 || required < 0 {
 		return 0, fmt.Errorf("%w: negative size", backend.ErrInvalid)
 	}
-	if size == r.SizeBytes { // perhaps an earlier call was cut off after its record
+	if size == r.SizeBytes { // an earlier call may have been interrupted after writing the record
 		return size, b.images.extend(imageFile(id), size, false)
 	}
 	if err := b.fits(size - r.SizeBytes); err != nil {
@@ -92,7 +92,7 @@ func (b *Backend) Expand(ctx context.Context, id string, required, limit int64) 
 	if err != nil {
 		return 0, err
 	}
-	// A failure from here on is repaired by repeating the call, or by Open.
+	// Repeating the call, or Open, repairs a failure from here on.
 	if err := b.images.extend(imageFile(id), size, false); err != nil {
 		return 0, b.diskError(err)
 	}

@@ -10,21 +10,21 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/device"
 )
 
-// BehindLoopError refuses an image file that is in use as a loop device. It is device.ErrInUse.
+// BehindLoopError says that an image file is in use as a loop device. It wraps device.ErrInUse.
 type BehindLoopError struct {
 	Path string // the image file
 	Loop string // the loop device
 }
 
 func (e *BehindLoopError) Error() string {
-	return fmt.Sprintf("%s: %v: it is behind %s", e.Path, device.ErrInUse, e.Loop)
+	return fmt.Sprintf("%s: %v: the loop device %s uses it", e.Path, device.ErrInUse, e.Loop)
 }
 
 // Unwrap makes errors.Is(err, device.ErrInUse) true.
 func (e *BehindLoopError) Unwrap() error { return device.ErrInUse }
 
-// OpenDevice opens a device alone. Other than device.Open it also sees that an image file is in use
-// as a loop device, which the file's lock does not tell: BehindLoopError.
+// OpenDevice opens a device exclusively. Unlike device.Open, it also detects that an image file is
+// in use as a loop device, which the file's lock does not show: BehindLoopError.
 func OpenDevice(path string, readOnly bool) (*device.File, error) {
 	dev, err := device.Open(path, device.OpenOptions{ReadOnly: readOnly})
 	if err != nil {
@@ -40,7 +40,7 @@ func OpenDevice(path string, readOnly bool) (*device.File, error) {
 	return dev, nil
 }
 
-// InUse tries for a moment what a mount would do.
+// InUse briefly opens a device as a mount would, to find out whether it is in use.
 func InUse(path string) (bool, error) {
 	d, err := OpenDevice(path, true)
 	if errors.Is(err, device.ErrInUse) {
@@ -52,7 +52,7 @@ func InUse(path string) (bool, error) {
 	return false, d.Close()
 }
 
-// loopOf returns the loop device that an image file is behind, "" if there is none.
+// loopOf returns the loop device that uses an image file, or "".
 func loopOf(path string) (string, error) {
 	fi, err := os.Stat(path)
 	if err != nil || !fi.Mode().IsRegular() {
@@ -62,7 +62,7 @@ func loopOf(path string) (string, error) {
 	for _, n := range names {
 		b, err := os.ReadFile(n)
 		if err != nil {
-			continue // detached meanwhile
+			continue // detached in the meantime
 		}
 		if of, err := os.Stat(strings.TrimSuffix(string(b), "\n")); err == nil && os.SameFile(fi, of) {
 			return "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(n))), nil

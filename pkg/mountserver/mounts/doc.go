@@ -1,4 +1,4 @@
 // Package mounts finds, checks and ends the mounts of volumes on this machine, for commands that
-// take a directory where a volume is mounted. It looks into the mount table and asks mount servers
-// by their control sockets; it never looks into a mount, which may hang.
+// take a directory where a volume is mounted. It reads the mount table and asks mount servers
+// through their control sockets. It never looks into a mount, because that may hang.
 package mounts

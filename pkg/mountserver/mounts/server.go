@@ -15,23 +15,23 @@ import (
 )
 
 var (
-	// ErrNotMounted is of a directory where no volume is mounted.
+	// ErrNotMounted: no volume is mounted on the directory.
 	ErrNotMounted = errors.New("no sealed volume is mounted there")
-	// ErrMounted is of a directory where one is mounted already.
-	ErrMounted = errors.New("a volume is mounted there already")
-	// ErrNoDir is of a mount point that does not exist.
+	// ErrMounted: a volume is already mounted on the directory.
+	ErrMounted = errors.New("a volume is already mounted there")
+	// ErrNoDir: the mount point does not exist.
 	ErrNoDir = errors.New("does not exist")
 )
 
-// answerTime bounds questions that a server answers from memory.
+// answerTime bounds requests that a server answers from memory.
 const answerTime = 10 * time.Second
 
-// Server returns the server of the volume that is mounted on target; nil if target is no directory
-// and not mounted, so that it may be a device.
+// Server returns the server of the volume that is mounted on target. It returns nil if target is
+// not a directory and not mounted, because it may be a device.
 func Server(target string) (*control.Client, error) {
 	abs, err := Resolve(target)
 	if err != nil {
-		return nil, nil //nolint:nilerr // whoever opens it as a device says it better
+		return nil, nil // opening it as a device returns a better error
 	}
 	m, err := On(abs)
 	if err != nil {
@@ -70,7 +70,7 @@ func Prepare(dir string) (string, error) {
 			return "", fmt.Errorf("%s: %w: %s", dir, ErrMounted, strconv.Quote(m.Source))
 		}
 		if err := fusefs.Unmount(abs, true); err != nil {
-			return "", fmt.Errorf("remove the mount that a dead server left: %w", err)
+			return "", fmt.Errorf("remove the mount of a dead mount server: %w", err)
 		}
 	}
 	fi, err := os.Stat(abs)
@@ -83,18 +83,18 @@ func Prepare(dir string) (string, error) {
 	return abs, nil
 }
 
-// IsDead tells whether the server of the FUSE mount on dir has ended. While a server lives, it
-// holds its control socket.
+// IsDead tells whether the server of the FUSE mount on dir has ended. A running server holds its
+// control socket.
 func IsDead(dir string) bool {
 	if Status(dir) == nil {
 		return false
 	}
-	// Attributes stay in the kernel for long; statfs always asks the server.
+	// The kernel caches attributes for long; statfs always asks the server.
 	var st unix.Statfs_t
 	return errors.Is(unix.Statfs(dir, &st), unix.ENOTCONN)
 }
 
-// Status asks the server of a mount whether it lives.
+// Status asks the server of a mount whether it is running.
 func Status(dir string) error {
 	c, err := control.Find(dir)
 	if err != nil {

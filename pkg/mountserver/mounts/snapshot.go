@@ -14,8 +14,8 @@ import (
 )
 
 // MountSnapshot mounts a snapshot of the volume that is mounted on volumeDir, on the directory dir,
-// which Prepare has checked. The volume's server serves it. tune is the error of fusefs.Tune: the
-// mount works without.
+// which Prepare has checked. The volume's server serves it. tune is the error of fusefs.Tune; the
+// mount also works without tuning.
 func MountSnapshot(ctx context.Context, c *control.Client, volumeDir, name, dir string, o fusefs.MountOptions) (tune, err error) {
 	abs, err := Resolve(volumeDir)
 	if err != nil {
@@ -42,8 +42,8 @@ func MountSnapshot(ctx context.Context, c *control.Client, volumeDir, name, dir 
 }
 
 // unmountSnapshot unmounts a snapshot that is mounted beside its volume, and waits until it is
-// free; beside is false if it is not such a mount. The server may be in another mount namespace,
-// and not privileged: it is asked only to wait, once the mount is gone.
+// released. beside is false if dir has no such mount. The server may be in another mount namespace
+// and not privileged, so it is only asked to wait once the mount is gone.
 func unmountSnapshot(ctx context.Context, m *mountinfo.Info, dir string) (beside bool, err error) {
 	i := strings.LastIndexByte(m.Source, '@')
 	if i < 0 {
@@ -71,5 +71,5 @@ func unmountSnapshot(ctx context.Context, m *mountinfo.Info, dir string) (beside
 			return true, err
 		}
 	}
-	return true, nil // whichever server it was, it has no such snapshot any more
+	return true, nil // no server has that snapshot mounted any more
 }

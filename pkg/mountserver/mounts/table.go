@@ -8,7 +8,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 )
 
-// On returns the topmost mount on an absolute path, nil if there is none.
+// On returns the topmost mount on an absolute path, or nil.
 func On(dir string) (*mountinfo.Info, error) {
 	infos, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) { return i.Mountpoint != dir, false })
 	if err != nil || len(infos) == 0 {
@@ -34,7 +34,7 @@ func Resolve(dir string) (string, error) {
 	return filepath.EvalSymlinks(abs)
 }
 
-// Of lists the mount points that this mount namespace shows for a device.
+// Of lists the mount points of a device in this mount namespace.
 func Of(device string) (dirs []string, err error) {
 	source := Absolute(device)
 	infos, err := mountinfo.GetMounts(mountinfo.FSTypeFilter(fusefs.FSType))
@@ -46,7 +46,7 @@ func Of(device string) (dirs []string, err error) {
 	return dirs, err
 }
 
-// Absolute is a device's name as the mount table shows it.
+// Absolute returns a device's name as the mount table shows it.
 func Absolute(device string) string {
 	if p, err := filepath.EvalSymlinks(device); err == nil {
 		device = p
@@ -57,8 +57,9 @@ func Absolute(device string) string {
 	return device
 }
 
-// Source is what the mount table shows as the device of a mount of a volume, or of a snapshot of
-// it. A snapshot's is no path: who waits for the device does not wait for a snapshot.
+// Source returns what the mount table shows as the device of a mount of a volume or of its
+// snapshot. For a snapshot it is not a path, so that waiting for the device does not wait for a
+// snapshot.
 func Source(device, snapshot string) string {
 	if snapshot == "" {
 		return device

@@ -14,19 +14,19 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 )
 
-// releaseTime is how long a server that can not be asked may take to let go of its device.
+// releaseTime is how long a server that cannot be asked may take to release its device.
 const releaseTime = 2 * time.Minute
 
 var (
-	// ErrInUse is of a mount whose files are in use; it stays.
-	ErrInUse = errors.New("files of it are in use")
-	// ErrServerLost is of a server that went away while it unmounted.
-	ErrServerLost = errors.New("the server went away while unmounting")
+	// ErrInUse: files of the mount are in use, so it stays.
+	ErrInUse = errors.New("files are in use")
+	// ErrServerLost: the server ended unexpectedly while it unmounted.
+	ErrServerLost = errors.New("the mount server ended unexpectedly while unmounting")
 )
 
 // Unmount unmounts the volume or snapshot on dir, and waits until everything is on the device and
-// its server has let go of it. The mount of a dead server is removed. An error that is
-// control.ErrServer is the server's: the last changes could not be written.
+// its server has released it. It removes the mount of a dead server. An error that wraps
+// control.ErrServer comes from the server: it could not write the last changes.
 func Unmount(ctx context.Context, dir string) error {
 	abs, err := Resolve(dir)
 	if err != nil {
@@ -39,8 +39,8 @@ func Unmount(ctx context.Context, dir string) error {
 	if m == nil || m.FSType != fusefs.FSType {
 		return fmt.Errorf("%s: %w", dir, ErrNotMounted)
 	}
-	// A server that lives answers its status from memory. Without an answer it is dead, or ending
-	// just now, or can not be found.
+	// A running server answers a status request from memory. Without an answer the server is dead,
+	// is just ending, or cannot be found.
 	c, err := control.Find(abs)
 	if err != nil || Status(abs) != nil {
 		if beside, err := unmountSnapshot(ctx, m, dir); beside {
@@ -48,7 +48,7 @@ func Unmount(ctx context.Context, dir string) error {
 		}
 		return unmountAlone(m, dir)
 	}
-	err = c.Unmount(ctx) // as long as the device takes for the last commit
+	err = c.Unmount(ctx) // takes as long as the device needs for the last commit
 	switch {
 	case err == nil:
 		return nil
@@ -58,37 +58,37 @@ func Unmount(ctx context.Context, dir string) error {
 		return err
 	}
 	if now, merr := On(m.Mountpoint); merr == nil && now != nil && now.ID == m.ID {
-		return unmountAlone(m, dir) // it ended before it did anything: killed, or cut off
+		return unmountAlone(m, dir) // it ended before it did anything: it was killed, or its connection was aborted
 	}
 	return errors.Join(fmt.Errorf("%s: %w: %w", dir, ErrServerLost, err), unmountAlone(m, dir))
 }
 
 func inUse(dir string) error { return fmt.Errorf("%s: %w", dir, ErrInUse) }
 
-// unmountAlone unmounts without a server's help.
+// unmountAlone unmounts without the help of a server.
 func unmountAlone(m *mountinfo.Info, dir string) error {
 	err := fusefs.Unmount(m.Mountpoint, false)
 	if err != nil && fusefs.IsBusy(err) {
 		if !IsDead(m.Mountpoint) {
 			return inUse(dir)
 		}
-		// What is open there is lost already: nothing answers it.
+		// Data of open files is lost already: no server answers.
 		err = fusefs.Unmount(m.Mountpoint, true)
 	}
 	if err != nil {
 		if now, err := On(m.Mountpoint); err == nil && (now == nil || now.ID != m.ID) {
-			return waitReleased(m.Source) // its server did it
+			return waitReleased(m.Source) // its server unmounted it
 		}
 		return err
 	}
 	return waitReleased(m.Source)
 }
 
-// waitReleased waits until nobody holds the lock on a device.
+// waitReleased waits until no process holds the lock on a device.
 func waitReleased(device string) error {
 	f, err := os.Open(device)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
-		return nil // it is not there any more, or not for us: nothing to wait for
+		return nil // it is gone or not accessible: there is nothing to wait for
 	}
 	if err != nil {
 		return err
@@ -102,6 +102,6 @@ func waitReleased(device string) error {
 	case err := <-done:
 		return err
 	case <-time.After(releaseTime):
-		return fmt.Errorf("unmounted, but its server still has %s open", device)
+		return fmt.Errorf("unmounted, but the mount server still has %s open; wait until it has ended before you use the device", device)
 	}
 }

@@ -1,3 +1,4 @@
-// Package suite is Kubernetes' own storage suite, of which `go test -c` makes a program: of all of Kubernetes' end-to-end tests, those that
-// run against any CSI driver ("External.Storage"). It is built of the same module as the cluster.
+// Package suite compiles a part of Kubernetes' end-to-end tests into a program with `go test -c`:
+// the storage tests that run against any CSI driver ("External.Storage"). It is built from the same
+// module as the cluster.
 package suite

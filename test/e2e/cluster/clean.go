@@ -13,8 +13,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// clean deletes the test's namespace and waits until it and its volumes have gone. What does not go in time hangs: then connections are
-// aborted, which lets it go, and the test fails.
+// clean deletes the test's namespace and waits until it and its volumes are gone. If something is
+// not gone in time, it hangs: then clean aborts the FUSE connections, which releases it, and the
+// test fails.
 func (c *Cluster) clean() {
 	defer func(ctx context.Context) { c.ctx = ctx }(c.ctx)
 	ctx, cancel := context.WithTimeout(context.Background(), cleanTimeout+time.Minute)
@@ -39,7 +40,8 @@ func (c *Cluster) clean() {
 	}
 }
 
-// volumesGone waits for the end of all volumes of the namespace's claims that are to be deleted with them.
+// volumesGone waits until all volumes of the namespace's claims that are deleted with them are
+// gone.
 func (c *Cluster) volumesGone(ctx context.Context) error {
 	var list corev1.PersistentVolumeList
 	if err := c.client.List(ctx, &list); err != nil {
@@ -56,26 +58,28 @@ func (c *Cluster) volumesGone(ctx context.Context) error {
 	return nil
 }
 
-// AbortMounts aborts the FUSE connections of all Sealvol volumes in the cluster: whoever waits for one of their servers gets an error.
+// AbortMounts aborts the FUSE connections of all Sealvol volumes in the cluster: programs that wait
+// for a mount server get an error.
 func AbortMounts() {
 	for _, m := range Mounts() {
-		// A connection that is no longer there is what is wanted.
+		// A connection that no longer exists is no error.
 		_ = os.WriteFile(filepath.Join("/sys/fs/fuse/connections", strconv.Itoa(m.Minor), "abort"), []byte("1"), 0)
 	}
 }
 
 // Mount is a mount of a volume on a node.
 type Mount struct {
-	Node   string // number
+	Node   string // its number
 	Minor  int    // of its device: the number of its FUSE connection
 	Path   string
 	Source string
 }
 
-// Mounts returns the FUSE mounts of all volumes, read where they cannot make anybody wait.
+// Mounts returns the FUSE mounts of all volumes. It reads them from places that never wait for a
+// mount server.
 func Mounts() []Mount {
 	var all []Mount
-	dirs, _ := filepath.Glob(filepath.Join(os.Getenv("CLUSTER_STATE"), "nodes", "*")) // the pattern is well-formed
+	dirs, _ := filepath.Glob(filepath.Join(os.Getenv("CLUSTER_STATE"), "nodes", "*")) // cannot fail: the pattern is well-formed
 	for _, dir := range dirs {
 		pid, err := os.ReadFile(filepath.Join(dir, "node.pid"))
 		if err != nil {
@@ -100,7 +104,8 @@ func Mounts() []Mount {
 	return all
 }
 
-// collect writes what may explain a failure to E2E_OUT: objects, events and logs, of the test's namespace and of Sealvol, never Secrets' contents.
+// collect writes what may explain a failure to E2E_OUT: objects, events and logs of the test's
+// namespace and of Sealvol, but never the contents of Secrets.
 func (c *Cluster) collect() {
 	out := os.Getenv("E2E_OUT")
 	if out == "" {
@@ -119,7 +124,7 @@ func (c *Cluster) collect() {
 		"objects.yaml":      {"-n", c.Namespace, "get", "all,pvc,volumesnapshot,volumekeys", "-o", "yaml"},
 		"describe.txt":      {"-n", c.Namespace, "describe", "pod,pvc,volumesnapshot,volumekeys"},
 		"volumes.yaml":      {"get", "pv,sealedvolumes,volumesnapshotcontents,csinodes", "-o", "yaml"},
-		"secrets.txt":       {"-n", c.System, "get", "secrets"}, // names alone
+		"secrets.txt":       {"-n", c.System, "get", "secrets"}, // only names
 		"sealvol-pods.txt":  {"-n", c.System, "describe", "pods"},
 		"sealvol-logs.txt":  {"-n", c.System, "logs", "--all-containers", "--prefix", "--ignore-errors", "-l", "app.kubernetes.io/name=sealvol", "--tail=-1", "--max-log-requests=50", since},
 		"sealvol-previous":  {"-n", c.System, "logs", "--all-containers", "--prefix", "--ignore-errors", "-l", "app.kubernetes.io/name=sealvol", "--tail=1000", "--max-log-requests=50", "-p"},

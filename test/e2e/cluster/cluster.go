@@ -25,18 +25,18 @@ import (
 )
 
 const (
-	// Timeout of a wait.
+	// Timeout of a single wait.
 	Timeout = 2 * time.Minute
-	// testTimeout of a test, which Deadline changes.
+	// testTimeout limits a test; Deadline changes it.
 	testTimeout = 8 * time.Minute
-	// cleanTimeout of a namespace's end, with all volumes in it.
+	// cleanTimeout limits deleting a namespace with all its volumes.
 	cleanTimeout = 3 * time.Minute
 )
 
 // Class is the StorageClass of the chart.
 const Class = "sealvol"
 
-// Cluster is the cluster as one test sees it. Its methods end the test when something fails.
+// Cluster is the cluster from the view of one test. Its methods end the test if something fails.
 type Cluster struct {
 	t        *testing.T
 	ctx      context.Context // ends with the test's deadline
@@ -44,15 +44,16 @@ type Cluster struct {
 	watchdog *time.Timer
 	began    time.Time
 
-	// Namespace is the test's own, made and deleted by New.
+	// Namespace is the test's own namespace, which New creates and deletes.
 	Namespace string
-	// System is where Sealvol is installed.
+	// System is the namespace in which Sealvol is installed.
 	System string
 }
 
 var unfit = regexp.MustCompile(`[^a-z0-9]+`)
 
-// New gives a test a namespace of its own. At the test's end all that is in it is deleted, and its volumes must have gone.
+// New gives a test a namespace of its own. At the end of the test everything in it is deleted, and
+// its volumes must be gone.
 func New(t *testing.T) *Cluster {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -75,13 +76,13 @@ func New(t *testing.T) *Cluster {
 	return c
 }
 
-// Deadline gives the test another time than 8 minutes, from now on.
+// Deadline sets the remaining time of the test; the default is 8 minutes from its start.
 func (c *Cluster) Deadline(d time.Duration) { c.watchdog.Reset(d) }
 
 // Context ends with the test's deadline.
 func (c *Cluster) Context() context.Context { return c.ctx }
 
-// Client is for what the methods here do not do.
+// Client returns a client for everything that the other methods do not cover.
 func (c *Cluster) Client() client.WithWatch { return c.client }
 
 func env(t *testing.T, name string) string {
@@ -95,7 +96,7 @@ func env(t *testing.T, name string) string {
 
 func newClient(t *testing.T) client.WithWatch {
 	t.Helper()
-	log.SetLogger(logr.Discard()) // what fails, says so itself
+	log.SetLogger(logr.Discard()) // errors are reported anyway
 	config, err := clientcmd.BuildConfigFromFlags("", env(t, "KUBECONFIG"))
 	if err != nil {
 		t.Fatal(err)
@@ -113,7 +114,7 @@ func newClient(t *testing.T) client.WithWatch {
 	return c
 }
 
-// run runs a program until it ends, or the test's deadline.
+// run runs a program until it ends or the test's deadline has passed.
 func (c *Cluster) run(ctx context.Context, stdin string, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.WaitDelay = 5 * time.Second // for children that keep its output open
@@ -143,10 +144,10 @@ func (c *Cluster) Kubectl(args ...string) string {
 	return out
 }
 
-// TryKubectl is Kubectl for commands that may fail; it returns what they print all the same.
+// TryKubectl is Kubectl for commands that may fail; it also returns the output of a failed command.
 func (c *Cluster) TryKubectl(args ...string) (string, error) { return c.kubectl("", args...) }
 
-// KubectlFails runs kubectl and wants it to fail; it returns what it says.
+// KubectlFails runs kubectl, expects it to fail, and returns its output.
 func (c *Cluster) KubectlFails(args ...string) string {
 	c.t.Helper()
 	out, err := c.kubectl("", args...)
@@ -234,10 +235,10 @@ func (c *Cluster) TryOnNode(node string, command ...string) (string, error) {
 	return c.run(c.ctx, "", "nsenter", append([]string{"-t", strings.TrimSpace(string(pid)), "-m", "-p", "-n", "-u", "-i", "--"}, command...)...)
 }
 
-// Cut cuts a node off from the network, or joins it again. What runs on it runs on.
+// Cut disconnects a node from the network, or connects it again. Programs on it keep running.
 func (c *Cluster) Cut(node string, off bool) {
 	c.t.Helper()
-	rules := "add table inet cut\ndelete table inet cut\n" // also where there is none
+	rules := "add table inet cut\ndelete table inet cut\n" // works even if there is no such table
 	if off {
 		rules += "add table inet cut\n"
 		for _, hook := range []string{"input", "output", "forward"} {
@@ -250,12 +251,12 @@ func (c *Cluster) Cut(node string, off bool) {
 	}
 }
 
-// stateOf is the directory of a node, whose name ends in its number.
+// stateOf returns the directory of a node, whose name ends in its number.
 func stateOf(node string) string {
 	return filepath.Join(os.Getenv("CLUSTER_STATE"), "nodes", node[strings.LastIndexByte(node, '-')+1:])
 }
 
-// HostPath is where a path below /var/lib/sealvol of a node is on this machine.
+// HostPath returns the path on this machine of a path below /var/lib/sealvol of a node.
 func HostPath(node, path string) string { return filepath.Join(stateOf(node), "data", path) }
 
 // Nodes returns the names of the nodes on which the driver is registered.

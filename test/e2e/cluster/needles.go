@@ -11,11 +11,11 @@ import (
 	"slices"
 )
 
-// Needles are keys, in every form that they might be written in, to be looked for in haystacks.
+// Needles are keys, in every form in which they might be written, to be searched for in data.
 type Needles struct {
 	byHead map[uint64][]needle
 	keys   map[string]bool
-	long   int // the longest
+	long   int // length of the longest one
 }
 
 type needle struct {
@@ -23,11 +23,12 @@ type needle struct {
 	bytes []byte
 }
 
-// Len is how many keys there are.
+// Len returns the number of keys.
 func (n *Needles) Len() int { return len(n.keys) }
 
-// AddKey adds a key as a Secret holds it: 64 hexadecimal digits or 32 bytes. It is looked for as bytes, as hexadecimal digits of either case and in
-// base64 of any of them, wherever in a longer text that begins.
+// AddKey adds a key as a Secret holds it: 64 hexadecimal digits or 32 bytes. The search finds it as
+// bytes, as hexadecimal digits in either case, and in base64 of each of these, at any offset in a
+// longer text.
 func (n *Needles) AddKey(name string, held []byte) {
 	raw := bytes.TrimSpace(held)
 	if b, err := hex.DecodeString(string(raw)); err == nil {
@@ -49,7 +50,8 @@ func (n *Needles) AddKey(name string, held []byte) {
 	}
 }
 
-// middle is what of form is the same in the base64 of every text in which it begins offset bytes after a multiple of three.
+// middle returns the part of form's base64 that is the same in every text in which form begins
+// offset bytes after a multiple of three.
 func middle(form []byte, offset int) []byte {
 	skip := (3 - offset) % 3
 	form = form[skip:]
@@ -62,7 +64,7 @@ func (n *Needles) add(name string, b []byte) {
 	n.long = max(n.long, len(b))
 }
 
-// In names the keys that are in b.
+// In returns the names of the keys that are in b.
 func (n *Needles) In(b []byte) []string {
 	var found []string
 	for i := 0; i+8 <= len(b); i++ {
@@ -75,7 +77,7 @@ func (n *Needles) In(b []byte) []string {
 	return found
 }
 
-// InFile names the keys that are in a file of any size.
+// InFile returns the names of the keys that are in a file of any size.
 func (n *Needles) InFile(path string) ([]string, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -24,16 +24,16 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// Recorder writes down what the cluster says while stories run, also of what is deleted meanwhile: every version of every object but Secrets, events
-// among them, and all that Sealvol's and the stories' containers print. It learns every key there is from the Secrets, and finds
-// at the end whether one of them was said anywhere.
+// Recorder records the cluster while stories run, including deleted objects: every version of every
+// object except Secrets, including events, and all output of Sealvol's and the stories' containers.
+// It learns all keys from the Secrets, and at the end searches everything for them.
 type Recorder struct {
 	dir    string
 	cancel context.CancelFunc
 	client kubernetes.Interface
 	done   sync.WaitGroup
 
-	// Summary says what Leaks has looked at.
+	// Summary says what Leaks has searched.
 	Summary string
 
 	mu      sync.Mutex
@@ -42,7 +42,7 @@ type Recorder struct {
 	failed  error
 }
 
-// Record begins, in the directory `record` of E2E_OUT.
+// Record starts recording into the directory `record` of E2E_OUT.
 func Record() (*Recorder, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
 	if err != nil {
@@ -81,7 +81,8 @@ func (r *Recorder) fail(err error) {
 	r.failed = errors.Join(r.failed, err)
 }
 
-// listable finds all kinds but Secrets, and but what changes every second without saying anything.
+// listable returns all kinds except Secrets and those that change every second without useful
+// information.
 func listable(d discovery.DiscoveryInterface) ([]schema.GroupVersionResource, error) {
 	lists, err := d.ServerPreferredResources()
 	if err != nil {
@@ -103,7 +104,7 @@ func listable(d discovery.DiscoveryInterface) ([]schema.GroupVersionResource, er
 	return all, nil
 }
 
-// again watches until ctx ends; each time anew, from all that is there.
+// again watches until ctx ends. Each watch starts with all objects.
 func again(ctx context.Context, open func() (watch.Interface, error), see func(watch.Event)) {
 	for ctx.Err() == nil {
 		w, err := open()
@@ -122,7 +123,7 @@ func again(ctx context.Context, open func() (watch.Interface, error), see func(w
 	}
 }
 
-// objects writes every version of a kind's objects.
+// objects records every version of the objects of a kind.
 func (r *Recorder) objects(ctx context.Context, of dynamic.NamespaceableResourceInterface, k schema.GroupVersionResource) error {
 	f, err := os.Create(filepath.Join(r.dir, strings.Trim(k.Resource+"."+k.Group, ".")+".json"))
 	if err != nil {
@@ -137,7 +138,7 @@ func (r *Recorder) objects(ctx context.Context, of dynamic.NamespaceableResource
 	return errors.Join(err, w.Flush(), f.Close())
 }
 
-// secrets learns the keys: all that is in Sealvol's namespace, or is called as keys are.
+// secrets learns the keys: everything in Sealvol's namespace, and fields that are named like keys.
 func (r *Recorder) secrets(ctx context.Context) error {
 	again(ctx, func() (watch.Interface, error) {
 		return r.client.CoreV1().Secrets(metav1.NamespaceAll).Watch(ctx, metav1.ListOptions{})
@@ -157,7 +158,7 @@ func (r *Recorder) secrets(ctx context.Context) error {
 	return nil
 }
 
-// pods follows what Sealvol's containers and those of stories print.
+// pods follows the output of Sealvol's containers and of those of stories.
 func (r *Recorder) pods(ctx context.Context) error {
 	again(ctx, func() (watch.Interface, error) {
 		return r.client.CoreV1().Pods(metav1.NamespaceAll).Watch(ctx, metav1.ListOptions{})
@@ -175,7 +176,7 @@ func (r *Recorder) pods(ctx context.Context) error {
 	return nil
 }
 
-// follow copies one life of a container's output.
+// follow copies the output of one run of a container.
 func (r *Recorder) follow(ctx context.Context, p *corev1.Pod, s corev1.ContainerStatus) {
 	file := fmt.Sprintf("%s_%s_%s_%d.log", p.Namespace, p.Name, s.Name, s.RestartCount)
 	r.mu.Lock()
@@ -187,7 +188,7 @@ func (r *Recorder) follow(ctx context.Context, p *corev1.Pod, s corev1.Container
 	r.done.Go(func() {
 		in, err := r.client.CoreV1().Pods(p.Namespace).GetLogs(p.Name, &corev1.PodLogOptions{Container: s.Name, Follow: true}).Stream(ctx)
 		if err != nil {
-			return // it has gone already
+			return // the container is gone already
 		}
 		defer func() { _ = in.Close() }()
 		out, err := os.OpenFile(filepath.Join(r.dir, file), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
@@ -195,13 +196,14 @@ func (r *Recorder) follow(ctx context.Context, p *corev1.Pod, s corev1.Container
 			r.fail(err)
 			return
 		}
-		_, _ = io.Copy(out, in) // it ends with the container, or with us
+		_, _ = io.Copy(out, in) // ends with the container or with this program
 		r.fail(out.Close())
 	})
 }
 
-// Leaks ends the recording and names all places where a key is: in what was recorded, in the nodes' logs and in what the driver keeps beside
-// volumes. It fails if it could not have found any.
+// Leaks ends the recording and returns all places that contain a key: in the records, in the nodes'
+// logs, and in the files that the driver keeps beside volumes. It fails if it could not have found
+// any.
 func (r *Recorder) Leaks() ([]string, error) {
 	r.cancel()
 	r.done.Wait()
@@ -209,13 +211,13 @@ func (r *Recorder) Leaks() ([]string, error) {
 		return nil, r.failed
 	}
 	if r.keys.Len() == 0 {
-		return nil, errors.New("no key was ever seen: nothing can be told of them")
+		return nil, errors.New("no key was ever seen, so none could have been found")
 	}
 	if err := r.recorded("events.events.k8s.io.json", "sealedvolumes.sealvol.dev.json", "*_sealvol-node-*_driver_*.log", "*_sealvol-operator-*_operator_*.log"); err != nil {
 		return nil, err
 	}
 	roots := []string{r.dir}
-	nodes, _ := filepath.Glob(filepath.Join(os.Getenv("CLUSTER_STATE"), "nodes", "*", "[ldk][oau][gtb]*")) // log, data, kubelet; the pattern is well-formed
+	nodes, _ := filepath.Glob(filepath.Join(os.Getenv("CLUSTER_STATE"), "nodes", "*", "[ldk][oau][gtb]*")) // log, data, kubelet; cannot fail: the pattern is well-formed
 	roots = append(roots, nodes...)
 	var found []string
 	files := 0
@@ -242,7 +244,8 @@ func (r *Recorder) Leaks() ([]string, error) {
 	return found, nil
 }
 
-// recorded fails if nothing was written to one of these files: then it is not for want of leaks that none is found.
+// recorded fails if nothing was written to one of these files, because then the search proves
+// nothing.
 func (r *Recorder) recorded(patterns ...string) error {
 	for _, p := range patterns {
 		files, err := filepath.Glob(filepath.Join(r.dir, p))
@@ -258,7 +261,7 @@ func (r *Recorder) recorded(patterns ...string) error {
 			size += i.Size()
 		}
 		if size == 0 {
-			return fmt.Errorf("nothing was recorded of %s", p)
+			return fmt.Errorf("nothing was recorded for %s", p)
 		}
 	}
 	return nil

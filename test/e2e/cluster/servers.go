@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Server returns the process, as this machine knows it, that serves a volume on a node.
+// Server returns the process on this machine that serves a volume of a node.
 func (c *Cluster) Server(node, volume string) int {
 	c.t.Helper()
 	names, err := filepath.Glob("/proc/[0-9]*/comm")
@@ -17,8 +17,8 @@ func (c *Cluster) Server(node, volume string) int {
 		c.t.Fatal(err)
 	}
 	for _, n := range names {
-		// Not ps: that hangs for a process which waits for a file system that does.
-		if b, err := os.ReadFile(n); err != nil || string(b) != "exe\n" { // the mounter starts itself again, by /proc/self/exe
+		// Not ps: it hangs on a process that waits for a hanging file system.
+		if b, err := os.ReadFile(n); err != nil || string(b) != "exe\n" { // the mounter starts itself again, through /proc/self/exe
 			continue
 		}
 		dir := filepath.Dir(n)
@@ -34,7 +34,8 @@ func (c *Cluster) Server(node, volume string) int {
 	return 0
 }
 
-// isServer tells whether a process is the mount server of a volume on a node: its name, as ps shows it, says so.
+// isServer tells whether a process is the mount server of a volume on a node, by the name that ps
+// shows.
 func isServer(proc, node, volume string) bool {
 	cgroup, err1 := os.ReadFile(filepath.Join(proc, "cgroup"))
 	args, err2 := os.ReadFile(filepath.Join(proc, "cmdline"))

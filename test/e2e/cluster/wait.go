@@ -16,14 +16,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// errFinal ends a wait at once: what is waited for will not come.
-var errFinal = errors.New("it never will")
+// errFinal ends a wait at once, because the condition can no longer become true.
+var errFinal = errors.New("the wait cannot succeed any more")
 
-// Final makes an error of a Wait's condition one that ends the wait.
+// Final makes an error of a Wait's condition end the wait.
 func Final(err error) error { return fmt.Errorf("%w: %w", err, errFinal) }
 
-// Wait watches an object, of the test's namespace if its kind has one, until done returns nil. It is called with every version of the object; what it
-// returns else is what the wait reports at its deadline.
+// Wait watches an object, in the test's namespace if its kind has one, until done returns nil. done
+// is called with every version of the object. Wait reports the last error of done at its deadline.
 func Wait[T client.Object](c *Cluster, obj T, name string, timeout time.Duration, done func(T) error) {
 	c.t.Helper()
 	err := c.watch(obj, fields.OneTermEqualSelector("metadata.name", name), timeout, func(o client.Object, deleted bool) error {
@@ -32,7 +32,7 @@ func Wait[T client.Object](c *Cluster, obj T, name string, timeout time.Duration
 		}
 		v, ok := o.(T)
 		if !ok {
-			return Final(fmt.Errorf("it is a %T", o))
+			return Final(fmt.Errorf("unexpected type %T", o))
 		}
 		return done(v)
 	})
@@ -54,7 +54,7 @@ func (c *Cluster) gone(obj client.Object, name string, timeout time.Duration) er
 		if deleted {
 			return nil
 		}
-		return fmt.Errorf("it is still there, finalizers %v", o.GetFinalizers())
+		return fmt.Errorf("it still exists, with the finalizers %v", o.GetFinalizers())
 	})
 	if err != nil {
 		return fmt.Errorf("%T %s: %w", obj, name, err)
@@ -62,11 +62,12 @@ func (c *Cluster) gone(obj client.Object, name string, timeout time.Duration) er
 	return nil
 }
 
-// watch lists what a selector finds and then watches it. done sees each object, and (nil, true) when there is none.
+// watch lists what a selector finds and then watches it. done sees each object, and (nil, true) if
+// there is none.
 func (c *Cluster) watch(obj client.Object, selector fields.Selector, timeout time.Duration, done func(o client.Object, deleted bool) error) error {
 	ctx, cancel := context.WithTimeout(c.ctx, timeout)
 	defer cancel()
-	last := errors.New("nothing was seen of it")
+	last := errors.New("the object was never seen")
 	for {
 		err := c.watchOnce(ctx, obj, selector, func(o client.Object, deleted bool) bool {
 			last = done(o, deleted)
@@ -78,14 +79,14 @@ func (c *Cluster) watch(obj client.Object, selector fields.Selector, timeout tim
 		case ctx.Err() != nil:
 			return fmt.Errorf("not within %v: %w", timeout, last)
 		}
-		select { // the API server may be busy; a watch that it ended begins anew
+		select { // the API server may be busy; a watch that it ended is started again
 		case <-time.After(200 * time.Millisecond):
 		case <-ctx.Done():
 		}
 	}
 }
 
-// errAgain says that a watch has ended before what is waited for came.
+// errAgain: the watch ended before the condition was true.
 var errAgain = errors.New("the watch ended")
 
 func (c *Cluster) watchOnce(ctx context.Context, obj client.Object, selector fields.Selector, enough func(o client.Object, deleted bool) bool) error {
@@ -124,7 +125,7 @@ func (c *Cluster) watchOnce(ctx context.Context, obj client.Object, selector fie
 		o, ok := e.Object.(client.Object)
 		switch {
 		case e.Type == watch.Bookmark:
-		case !ok: // an error: too old, or the server's end
+		case !ok: // an error: too old, or the server ended the watch
 			return errAgain
 		case enough(o, e.Type == watch.Deleted):
 			return nil
@@ -145,7 +146,7 @@ func (c *Cluster) listOf(obj client.Object) (client.ObjectList, error) {
 	}
 	l, ok := list.(client.ObjectList)
 	if !ok {
-		return nil, fmt.Errorf("%T is no list", list)
+		return nil, fmt.Errorf("%T is not a list", list)
 	}
 	return l, nil
 }
@@ -163,7 +164,7 @@ func (c *Cluster) PodReady(name string) *corev1.Pod {
 	})
 }
 
-// PodSucceeded waits until all containers of a pod have ended well.
+// PodSucceeded waits until all containers of a pod have ended successfully.
 func (c *Cluster) PodSucceeded(name string) *corev1.Pod {
 	c.t.Helper()
 	return c.pod(name, func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodSucceeded })
@@ -178,14 +179,14 @@ func (c *Cluster) pod(name string, done func(*corev1.Pod) bool) *corev1.Pod {
 		case done(p):
 			return nil
 		case p.Status.Phase == corev1.PodFailed:
-			return Final(fmt.Errorf("it failed: %s", state(p)))
+			return Final(fmt.Errorf("the pod failed: %s", state(p)))
 		}
 		return fmt.Errorf("phase %s: %s", p.Status.Phase, state(p))
 	})
 	return pod
 }
 
-// state says what the containers of a pod are doing.
+// state describes the containers of a pod.
 func state(p *corev1.Pod) string {
 	var s []string
 	for _, c := range p.Status.ContainerStatuses {
@@ -201,7 +202,7 @@ func state(p *corev1.Pod) string {
 	return strings.Join(s, "; ")
 }
 
-// ClaimBound waits until a claim has its volume.
+// ClaimBound waits until a claim is bound.
 func (c *Cluster) ClaimBound(name string) *corev1.PersistentVolumeClaim {
 	c.t.Helper()
 	var claim *corev1.PersistentVolumeClaim
@@ -215,7 +216,8 @@ func (c *Cluster) ClaimBound(name string) *corev1.PersistentVolumeClaim {
 	return claim
 }
 
-// Event waits for an event on an object of the test's namespace whose reason and message, as "Reason: message", match an expression.
+// Event waits for an event on an object of the test's namespace. Its reason and message, as
+// "Reason: message", must match the expression.
 func (c *Cluster) Event(kind, name, expression string) string {
 	c.t.Helper()
 	re := regexp.MustCompile(expression)
@@ -236,7 +238,7 @@ func (c *Cluster) Event(kind, name, expression string) string {
 	return found
 }
 
-// Eventually repeats what nobody can watch, until it returns nil.
+// Eventually repeats a check of something that cannot be watched, until it returns nil.
 func (c *Cluster) Eventually(timeout time.Duration, done func() error) {
 	c.t.Helper()
 	end := time.After(timeout)
@@ -248,9 +250,9 @@ func (c *Cluster) Eventually(timeout time.Duration, done func() error) {
 		select {
 		case <-time.After(500 * time.Millisecond):
 		case <-end:
-			c.t.Fatalf("not within %v: %v", timeout, err)
+			c.t.Fatalf("not true within %v: %v", timeout, err)
 		case <-c.ctx.Done():
-			c.t.Fatalf("the test's deadline has come: %v", err)
+			c.t.Fatalf("the deadline of the test has passed: %v", err)
 		}
 	}
 }

@@ -1,4 +1,5 @@
-// Command agent is the first process of the machine of package nvme: it makes it usable and then does what tests ask for.
+// Command agent is the first process of the machine of package nvme. It initialises the machine and
+// then executes the requests of tests.
 package main
 
 import (
@@ -27,7 +28,7 @@ import (
 func main() {
 	err := run()
 	fmt.Fprintln(os.Stderr, "agent:", err)
-	// The end of the first process is the kernel's panic, and that of the machine.
+	// When the first process ends, the kernel panics and the machine ends.
 }
 
 func run() error {
@@ -62,22 +63,23 @@ func run() error {
 		return err
 	}
 	s.ServeConn(line{port})
-	return errors.New("nobody calls any more")
+	return errors.New("the port was closed")
 }
 
-// line is the port to the tests. Should they end without a word, so does the machine: no answer waits for somebody to take it.
+// line is the port to the tests. If the tests end without a message, so does the machine: the write
+// of an answer waits until it is read.
 type line struct{ *os.File }
 
 func (l line) Read(b []byte) (int, error) {
 	n, err := l.File.Read(b)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "agent: nobody is there any more:", err)
+		fmt.Fprintln(os.Stderr, "agent: the port failed:", err)
 		os.Exit(1)
 	}
 	return n, nil
 }
 
-// loopback brings the only network device up.
+// loopback enables the only network device.
 func loopback() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -101,7 +103,7 @@ func load(path string) error {
 	return unix.FinitModule(int(f.Fd()), "", 0)
 }
 
-// openPort finds the virtio port, which appears a moment after its driver was loaded.
+// openPort finds the virtio port, which appears shortly after its driver was loaded.
 func openPort() (*os.File, error) {
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); <-time.After(10 * time.Millisecond) {
 		names, err := filepath.Glob("/sys/class/virtio-ports/*/name")
@@ -118,13 +120,13 @@ func openPort() (*os.File, error) {
 	return nil, errors.New("no virtio port")
 }
 
-// Agent is the service.
+// Agent is the RPC service.
 type Agent struct {
 	mu      sync.Mutex
 	writers map[string]*writer // by path; guarded by mu
 }
 
-// Ping answers.
+// Ping returns at once.
 func (*Agent) Ping(vm.None, *vm.None) error { return nil }
 
 // Start starts a program.
@@ -143,7 +145,7 @@ func (*Agent) Start(s vm.Program, pid *int) error {
 	return nil
 }
 
-// rawCodec passes messages as they are.
+// rawCodec passes messages unchanged.
 type rawCodec struct{}
 
 func (rawCodec) Name() string { return "proto" }
@@ -151,7 +153,7 @@ func (rawCodec) Name() string { return "proto" }
 func (rawCodec) Marshal(v any) ([]byte, error) {
 	b, ok := v.(*[]byte)
 	if !ok {
-		return nil, errors.New("no bytes")
+		return nil, errors.New("unexpected message type")
 	}
 	return *b, nil
 }
@@ -159,13 +161,13 @@ func (rawCodec) Marshal(v any) ([]byte, error) {
 func (rawCodec) Unmarshal(data []byte, v any) error {
 	b, ok := v.(*[]byte)
 	if !ok {
-		return errors.New("no bytes")
+		return errors.New("unexpected message type")
 	}
 	*b = bytes.Clone(data)
 	return nil
 }
 
-// Invoke makes a gRPC call, once somebody listens at the socket.
+// Invoke makes a gRPC call, once a server listens at the socket.
 func (*Agent) Invoke(c vm.Call, a *vm.Answer) error {
 	ctx, cancel := context.WithTimeout(context.Background(), c.Timeout)
 	defer cancel()
@@ -178,13 +180,13 @@ func (*Agent) Invoke(c vm.Call, a *vm.Answer) error {
 	return conn.Close()
 }
 
-// Mkdir makes a directory and those above it.
+// Mkdir creates a directory and its parents.
 func (*Agent) Mkdir(path string, _ *vm.None) error { return os.MkdirAll(path, 0o750) }
 
 // Remove removes a file.
 func (*Agent) Remove(path string, _ *vm.None) error { return os.Remove(path) }
 
-// Symlink makes a link, and the directories above it.
+// Symlink creates a link and the directories above it.
 func (*Agent) Symlink(l vm.Link, _ *vm.None) error {
 	if err := os.MkdirAll(filepath.Dir(l.Path), 0o755); err != nil {
 		return err
@@ -192,7 +194,7 @@ func (*Agent) Symlink(l vm.Link, _ *vm.None) error {
 	return os.Symlink(l.To, l.Path)
 }
 
-// Glob lists what there is.
+// Glob lists the paths that match a pattern.
 func (*Agent) Glob(pattern string, list *[]string) (err error) {
 	*list, err = filepath.Glob(pattern)
 	return err
@@ -204,13 +206,13 @@ func (*Agent) ReadFile(path string, data *[]byte) (err error) {
 	return err
 }
 
-// Write writes into a file, which it makes if it must.
+// Write writes into a file, and creates it if necessary.
 func (*Agent) Write(w vm.File, _ *vm.None) error {
 	f, err := os.OpenFile(w.Path, os.O_WRONLY|os.O_CREATE, 0o644)
 	if err != nil {
 		return err
 	}
-	if w.Offset == 0 { // also into what knows no offsets
+	if w.Offset == 0 { // also works for files that have no offsets
 		_, err = f.Write(w.Data)
 	} else {
 		_, err = f.WriteAt(w.Data, w.Offset)
@@ -221,7 +223,7 @@ func (*Agent) Write(w vm.File, _ *vm.None) error {
 	return errors.Join(err, f.Close())
 }
 
-// Truncate gives a file another size; it makes it if it must.
+// Truncate changes the size of a file, and creates it if necessary.
 func (*Agent) Truncate(r vm.Range, _ *vm.None) error {
 	f, err := os.OpenFile(r.Path, os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
@@ -249,7 +251,7 @@ func (*Agent) Hash(r vm.Range, sum *[]byte) error {
 	return nil
 }
 
-// Statfs tells how large a file system is.
+// Statfs returns the size of a file system.
 func (*Agent) Statfs(path string, s *vm.Size) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(path, &st); err != nil {
@@ -259,14 +261,14 @@ func (*Agent) Statfs(path string, s *vm.Size) error {
 	return nil
 }
 
-// writer appends records to a file, each synced, until it fails or is stopped.
+// writer appends records to a file and syncs each, until it fails or is stopped.
 type writer struct {
 	mu   sync.Mutex
 	done vm.Acknowledged // guarded by mu
 	stop bool            // guarded by mu
 }
 
-// StartWriter starts one on a new file.
+// StartWriter starts a writer on a new file.
 func (a *Agent) StartWriter(path string, _ *vm.None) error {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
@@ -304,7 +306,7 @@ func (w *writer) run(f *os.File) {
 	}
 }
 
-// StopWriter stops one after its next record.
+// StopWriter stops a writer after its next record.
 func (a *Agent) StopWriter(path string, _ *vm.None) error {
 	a.mu.Lock()
 	w := a.writers[path]
@@ -315,13 +317,13 @@ func (a *Agent) StopWriter(path string, _ *vm.None) error {
 	return nil
 }
 
-// Writer tells how far one has come.
+// Writer returns how far a writer has come.
 func (a *Agent) Writer(path string, done *vm.Acknowledged) error {
 	a.mu.Lock()
 	w := a.writers[path]
 	a.mu.Unlock()
 	if w == nil {
-		return errors.New("there is none")
+		return errors.New("there is no writer for this path")
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -329,7 +331,7 @@ func (a *Agent) Writer(path string, done *vm.Acknowledged) error {
 	return nil
 }
 
-// Alive tells whether a process lives.
+// Alive tells whether a process is running.
 func (*Agent) Alive(pid int, alive *bool) error {
 	*alive = unix.Kill(pid, 0) == nil
 	return nil

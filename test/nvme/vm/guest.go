@@ -13,15 +13,15 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// PortName is the virtio port over which the agent answers calls of net/rpc.
+// PortName is the virtio port over which the agent answers net/rpc calls.
 const PortName = "dev.sealvol.agent"
 
-// AgentName is that of the service.
+// AgentName is the name of the RPC service.
 const AgentName = "Agent"
 
-// Types of the agent's calls; test/nvme/agent says what they do.
+// The types of the agent's calls; test/nvme/agent describes them.
 type (
-	// Program is started; its output goes to the console.
+	// Program is a program to start; its output goes to the console.
 	Program struct{ Args []string }
 	// Call is a gRPC call to a unix socket.
 	Call struct {
@@ -29,7 +29,7 @@ type (
 		Request        []byte
 		Timeout        time.Duration
 	}
-	// Answer is its outcome.
+	// Answer is the result of a Call.
 	Answer struct {
 		Response []byte
 		Code     codes.Code
@@ -42,28 +42,29 @@ type (
 		Data   []byte
 		Sync   bool
 	}
-	// Range of a file or device; Length 0: to its end.
+	// Range of a file or device; Length 0 means to its end.
 	Range struct {
 		Path           string
 		Offset, Length int64
 	}
 	// Link is a symbolic link.
 	Link struct{ Path, To string }
-	// Size is what statfs says.
+	// Size is the result of statfs.
 	Size struct{ Total, Free int64 }
-	// Acknowledged is how far a writer has come: so many records of RecordBytes were synced. Err is why it stopped; "" if it goes on.
+	// Acknowledged says how many records of RecordBytes a writer has synced. Err is the reason why
+	// it stopped; "" if it is still running.
 	Acknowledged struct {
 		Records int64
 		Err     string
 	}
-	// None is nothing.
+	// None is empty.
 	None struct{}
 )
 
-// RecordBytes is the size of a writer's records; the record n is filled with Record(n).
+// RecordBytes is the size of a writer's records; record n is filled with Record(n).
 const RecordBytes = 4096
 
-// Record is the content of a writer's record.
+// Record returns the content of record n.
 func Record(n int64) []byte {
 	b := make([]byte, 0, RecordBytes)
 	for len(b) < RecordBytes {
@@ -86,7 +87,8 @@ func (m *Machine) Call(ctx context.Context, method string, args, reply any) erro
 	}
 }
 
-// Conn is a connection for gRPC clients to a unix socket in the machine. Streams are not to be had.
+// Conn returns a connection for gRPC clients to a unix socket in the machine. It does not support
+// streams.
 func (m *Machine) Conn(socket string) grpc.ClientConnInterface { return conn{m, socket} }
 
 type conn struct {
@@ -99,7 +101,7 @@ func (c conn) Invoke(ctx context.Context, method string, args, reply any, _ ...g
 	in, ok := args.(proto.Message)
 	out, ok2 := reply.(proto.Message)
 	if !ok || !ok2 {
-		return errors.New("only protocol buffers")
+		return errors.New("unsupported message type: want protocol buffers")
 	}
 	b, err := proto.Marshal(in)
 	if err != nil {
@@ -109,7 +111,7 @@ func (c conn) Invoke(ctx context.Context, method string, args, reply any, _ ...g
 	if d, ok := ctx.Deadline(); ok {
 		call.Timeout = time.Until(d)
 	}
-	// The answer tells more than that it is late: a moment longer.
+	// Wait a little longer, because the answer may contain more than that it is late.
 	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), call.Timeout+30*time.Second)
 	defer cancel()
 	if err := c.m.Call(wait, "Invoke", call, &answer); err != nil {
@@ -123,5 +125,5 @@ func (c conn) Invoke(ctx context.Context, method string, args, reply any, _ ...g
 
 // NewStream implements grpc.ClientConnInterface.
 func (conn) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.CallOption) (grpc.ClientStream, error) {
-	return nil, errors.New("no streams")
+	return nil, errors.New("streams are not supported")
 }

@@ -13,7 +13,8 @@ import (
 	"strings"
 )
 
-// archive writes cpio's format "newc" (linux/Documentation/driver-api/early-userspace/buffer-format.rst).
+// archive writes the cpio format "newc"
+// (linux/Documentation/driver-api/early-userspace/buffer-format.rst).
 type archive struct {
 	w   *bufio.Writer
 	ino int
@@ -76,10 +77,12 @@ func (a *archive) file(name, from string) {
 	a.entry(name, modeFile, 0, 0, st.Size(), f)
 }
 
-// ModuleList is where the image names its kernel modules, one path a line, in the order in which they are to be loaded.
+// ModuleList is the file in the image that lists its kernel modules, one path per line, in loading
+// order.
 const ModuleList = "/modules.list"
 
-// writeInitramfs writes an image with init as its first process, further files (path inside: path here), and kernel modules.
+// writeInitramfs writes an image with init as its first process, other files (path inside: path on
+// the host), and kernel modules.
 func writeInitramfs(path, init string, files map[string]string, modules []string) (err error) {
 	f, err := os.Create(path)
 	if err != nil {
@@ -90,7 +93,7 @@ func writeInitramfs(path, init string, files map[string]string, modules []string
 	for _, d := range []string{"dev", "proc", "sys", "run", "tmp", "bin", "modules"} {
 		a.dir(d)
 	}
-	a.entry("dev/console", modeChar, 5, 1, 0, nil) // what init writes before there is a /dev
+	a.entry("dev/console", modeChar, 5, 1, 0, nil) // for messages of init before /dev exists
 	a.file("init", init)
 	for name, from := range files {
 		a.file(strings.TrimPrefix(name, "/"), from)
@@ -109,7 +112,8 @@ func writeInitramfs(path, init string, files map[string]string, modules []string
 	return a.err
 }
 
-// findModules returns the files of modules and of all that they depend on, in the order of loading. What is not there is built into the kernel.
+// findModules returns the files of modules and of their dependencies, in loading order. A module
+// without a file is built into the kernel.
 func findModules(dir string, names ...string) ([]string, error) {
 	have := map[string]string{}
 	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
@@ -148,10 +152,10 @@ func findModules(dir string, names ...string) ([]string, error) {
 	return list, nil
 }
 
-// moduleName: dashes and underscores are the same.
+// moduleName treats dashes and underscores as equal.
 func moduleName(s string) string { return strings.ReplaceAll(s, "-", "_") }
 
-// moduleNeeds reads what a module says that it depends on.
+// moduleNeeds reads the dependencies of a module.
 func moduleNeeds(path string) (needs []string, err error) {
 	f, err := elf.Open(path)
 	if err != nil {

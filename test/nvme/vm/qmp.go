@@ -9,7 +9,7 @@ import (
 	"sync"
 )
 
-// qmp is QEMU's monitor protocol: a command at a time, and events in between.
+// qmp is a connection of QEMU's monitor protocol: one command at a time, with events in between.
 type qmp struct {
 	conn    net.Conn
 	command sync.Mutex
@@ -63,7 +63,7 @@ func (q *qmp) note(m message, err error) {
 	q.changed = make(chan struct{})
 }
 
-// do carries out a command.
+// do executes a command.
 func (q *qmp) do(ctx context.Context, name string, args map[string]any) error {
 	q.command.Lock()
 	defer q.command.Unlock()
@@ -88,12 +88,12 @@ func (q *qmp) do(ctx context.Context, name string, args map[string]any) error {
 		}
 		return nil
 	case <-ctx.Done():
-		q.conn.Close() // a late answer must not be that of the next command
+		q.conn.Close() // a late answer must not count for the next command
 		return fmt.Errorf("%s: %w", name, ctx.Err())
 	}
 }
 
-// mark is the place in the events from which a later await looks.
+// mark returns the position in the events where a later await starts.
 func (q *qmp) mark() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()

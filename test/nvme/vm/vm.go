@@ -15,40 +15,45 @@ import (
 
 // Options configure Start.
 type Options struct {
-	// Kernel is a folder with boot/vmlinuz-* and lib/modules, as a Debian package of a kernel unpacks.
+	// Kernel is a directory with boot/vmlinuz-* and lib/modules, like an unpacked Debian kernel
+	// package.
 	Kernel string
-	// Modules are to be loaded at boot, with what they depend on; those that are built in are left out.
+	// Modules are loaded at boot together with their dependencies; those that are built in are
+	// skipped.
 	Modules []string
-	// Init is a static program that becomes the first process; Files are put into the machine, path inside by path here.
+	// Init is a static program that becomes the first process. Files are copied into the machine
+	// (path inside: path on the host).
 	Init  string
 	Files map[string]string
 	// Args are added to the kernel's command line.
 	Args string
-	// MemoryMiB of the machine.
+	// MemoryMiB is the memory of the machine.
 	MemoryMiB int
-	// Dir is for sockets, the image and console.log. Its path must be short, as those of unix sockets are.
+	// Dir is for sockets, the image and console.log. Its path must be short, because paths of unix
+	// sockets are limited.
 	Dir string
 }
 
-// slots are how many devices fit at a time.
+// slots is how many devices fit at the same time.
 const slots = 6
 
-// Machine is a machine that runs.
+// Machine is a running machine.
 type Machine struct {
 	opt     Options
 	cmd     *exec.Cmd
 	qmp     *qmp
 	agent   *rpc.Client
-	used    [slots]string // by which device
+	used    [slots]string // the device in each slot
 	stopped chan struct{}
 	kill    context.CancelFunc
 }
 
-// Start starts a machine and waits until its agent answers. It is killed when ctx ends, or by Close.
+// Start starts a machine and waits until its agent answers. It is killed when ctx ends, or by
+// Close.
 func Start(ctx context.Context, o Options) (m *Machine, err error) {
 	kernels, err := filepath.Glob(filepath.Join(o.Kernel, "boot/vmlinuz-*"))
 	if err != nil || len(kernels) != 1 {
-		return nil, fmt.Errorf("no kernel, or more than one, in %s/boot: run `make nvme`", o.Kernel)
+		return nil, fmt.Errorf("want exactly one kernel in %s/boot: run `make nvme`", o.Kernel)
 	}
 	modules, err := findModules(filepath.Join(o.Kernel, "lib/modules"), append([]string{"virtio_pci", "virtio_console"}, o.Modules...)...)
 	if err != nil {
@@ -58,7 +63,7 @@ func Start(ctx context.Context, o Options) (m *Machine, err error) {
 	if err := writeInitramfs(image, o.Init, o.Files, modules); err != nil {
 		return nil, fmt.Errorf("write the initramfs: %w", err)
 	}
-	// QEMU connects to us: there is somebody at each end from the first byte on.
+	// QEMU connects to this process, so both ends exist from the first byte on.
 	monitor, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(o.Dir, "qmp")})
 	if err != nil {
 		return nil, err
@@ -88,7 +93,7 @@ func Start(ctx context.Context, o Options) (m *Machine, err error) {
 		return nil, err
 	}
 	go func() {
-		_ = m.cmd.Wait() // it is killed
+		_ = m.cmd.Wait() // the process is killed
 		monitor.Close()
 		port.Close()
 		close(m.stopped)
@@ -123,7 +128,8 @@ func (m *Machine) Close() {
 	}
 }
 
-// Console is what the machine has printed: the kernel's messages and the output of its programs.
+// Console returns everything that the machine has printed: the kernel's messages and the output of
+// its programs.
 func (m *Machine) Console() []byte {
 	b, err := os.ReadFile(filepath.Join(m.opt.Dir, "console.log"))
 	if err != nil {
@@ -132,7 +138,7 @@ func (m *Machine) Console() []byte {
 	return b
 }
 
-// Plug puts an NVMe device with the content of a raw file into a free slot.
+// Plug plugs an NVMe device with the content of a raw file into a free slot.
 func (m *Machine) Plug(ctx context.Context, id, serial, file string) error {
 	for i, used := range m.used {
 		if used != "" {
@@ -148,7 +154,7 @@ func (m *Machine) Plug(ctx context.Context, id, serial, file string) error {
 	return errors.New("no slot is free")
 }
 
-// Unplug takes a device away, in use or not, and returns when the kernel has let go of it.
+// Unplug removes a device, even if it is in use, and returns when the kernel has released it.
 func (m *Machine) Unplug(ctx context.Context, id string) error {
 	for i, used := range m.used {
 		if used != id {

@@ -26,7 +26,8 @@ func (s *Server) attachVolume(q *request) ([]part, error) {
 	v.state = "in-use"
 	s.show(v, q.now)
 	if v.kms != "" && !slices.Contains(s.keys, v.kms) {
-		// EC2 asks KMS only when it has said yes, and takes the attachment back without a word.
+		// EC2 asks KMS only after it has accepted the request, and then drops the attachment
+		// silently.
 		s.after(v, q.now, s.delays.Attach, func() { s.detached(v, instID) })
 		s.show(v, q.now)
 	} else if !s.stuck[dev] {

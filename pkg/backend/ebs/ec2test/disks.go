@@ -11,17 +11,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// disks gives volumes their data and, when attached, a block device.
+// disks stores the data of volumes, and gives attached volumes a block device.
 type disks struct {
 	dir   string
 	loops map[string]*loop // by volume
-	err   error            // the first that had nobody to report to
+	err   error            // the first error that could not be returned
 }
 
 type loop struct {
 	dev   *os.File
 	minor int
-	dir   string // of the machine
+	dir   string // of the instance
 	sysfs string
 	link  string
 }
@@ -37,7 +37,7 @@ func newDisks(dir string) (*disks, error) {
 
 func (d *disks) data(id string) string { return filepath.Join(d.dir, "data", id) }
 
-// create makes data of a size, as a copy of another's if from is not "".
+// create creates data of a size, as a copy of another volume's data if from is not "".
 func (d *disks) create(id string, size int64, from string) (err error) {
 	f, err := os.OpenFile(d.data(id), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -57,7 +57,7 @@ func (d *disks) create(id string, size int64, from string) (err error) {
 	return f.Truncate(size)
 }
 
-// copySparse copies data and leaves holes.
+// copySparse copies the data and skips holes.
 func copySparse(dst, src *os.File) error {
 	if unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil {
 		return nil
@@ -89,7 +89,7 @@ func (d *disks) note(err error) {
 	}
 }
 
-// attach binds a loop device and writes what sysfs would say of an NVMe device.
+// attach binds a loop device and writes what sysfs would show for an NVMe device.
 func (d *disks) attach(id, machine string) {
 	l, err := d.bind(id)
 	if err != nil {
@@ -114,7 +114,7 @@ func (d *disks) bind(id string) (*loop, error) {
 		return nil, err
 	}
 	defer ctl.Close()
-	for range 100 { // others take devices too
+	for range 100 { // other programs take devices, too
 		minor, err := unix.IoctlRetInt(int(ctl.Fd()), unix.LOOP_CTL_GET_FREE)
 		if err != nil {
 			return nil, err
@@ -140,7 +140,7 @@ func (d *disks) bind(id string) (*loop, error) {
 	return nil, errors.New("no free loop device")
 }
 
-// describe writes sysfs and the link that udev makes.
+// describe writes the sysfs directory and the link that udev creates.
 func (d *disks) describe(id string, l *loop) error {
 	st, err := os.Stat(d.data(id))
 	if err != nil {
@@ -156,7 +156,7 @@ func (d *disks) describe(id string, l *loop) error {
 		os.WriteFile(filepath.Join(l.sysfs, "size"), fmt.Appendln(nil, st.Size()/512), 0o644),
 		os.WriteFile(filepath.Join(l.sysfs, "dev"), fmt.Appendf(nil, "7:%d\n", l.minor), 0o644),
 		os.WriteFile(filepath.Join(l.sysfs, "device/model"), []byte("Amazon Elastic Block Store              \n"), 0o644),
-		os.WriteFile(filepath.Join(l.sysfs, "device/serial"), []byte(strings.ReplaceAll(id, "-", "")+"\n"), 0o644), // last: this is what is looked for
+		os.WriteFile(filepath.Join(l.sysfs, "device/serial"), []byte(strings.ReplaceAll(id, "-", "")+"\n"), 0o644), // last, because the driver looks for it
 		replaceLink("/dev/"+name, l.link))
 }
 
@@ -176,27 +176,29 @@ func (d *disks) detach(id string) {
 	d.note(errors.Join(os.RemoveAll(l.sysfs), os.Remove(l.link), l.unbind()))
 }
 
-// cut makes every read and write fail from now on, also of whoever has the device open: nothing of a machine's reaches a volume that has left it.
+// cut makes every read and write fail from now on, even through open descriptors: after a detach,
+// an instance cannot write to the volume.
 func (l *loop) cut() error {
 	info, err := unix.IoctlLoopGetStatus64(int(l.dev.Fd()))
 	if err != nil {
 		return err
 	}
-	info.Offset = 1 << 62 // behind all that there is: no bytes are left, as of an NVMe device that was pulled out
+	info.Offset = 1 << 62 // beyond the end of the file: the device has no bytes, like an NVMe device that was pulled out
 	for range 100 {
-		if err = unix.IoctlLoopSetStatus64(int(l.dev.Fd()), info); !errors.Is(err, unix.EAGAIN) { // somebody reads through the page cache
+		if err = unix.IoctlLoopSetStatus64(int(l.dev.Fd()), info); !errors.Is(err, unix.EAGAIN) { // a read through the page cache is running
 			return err
 		}
 	}
 	return err
 }
 
-// unbind lets go; whoever still has the device keeps what cut leaves of it until he closes it.
+// unbind releases the device. A program that still has it open keeps what cut left, until it closes
+// the device.
 func (l *loop) unbind() error {
 	return errors.Join(l.dev.Sync(), l.cut(), unix.IoctlSetInt(int(l.dev.Fd()), unix.LOOP_CLR_FD, 0), l.dev.Close())
 }
 
-// cut is for a machine that is off.
+// cut is for an instance that was stopped.
 func (d *disks) cut(id string) {
 	if l := d.loops[id]; l != nil {
 		d.note(l.cut())

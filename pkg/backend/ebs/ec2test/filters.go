@@ -5,7 +5,7 @@ import (
 	"strconv"
 )
 
-// match knows EC2's wildcards: * and ?, and \ before them.
+// match implements EC2's wildcards: * and ?, escaped by \.
 func (f filter) match(have []string) bool {
 	for _, p := range f.values {
 		for _, h := range have {

@@ -11,11 +11,12 @@ import (
 	"strings"
 )
 
-// Instance is a machine, whose root volume is attached from the beginning.
+// Instance is a machine whose root volume is always attached.
 type Instance struct {
 	ID, Type, Zone, State string
 	ENIs                  int
-	// Dir is where this machine finds its devices, in sys and dev below it, instead of in Options.Disks with all others.
+	// Dir is where this instance finds its devices, in sys and dev below it. Without it, all
+	// instances share Options.Disks.
 	Dir string
 }
 
@@ -25,19 +26,19 @@ type instance struct {
 	root string
 }
 
-// InstanceType is what DescribeInstanceTypes tells of a type.
+// InstanceType is what DescribeInstanceTypes returns for a type.
 type InstanceType struct {
-	// Max is MaximumEbsAttachments. Of types that share their attachments with network interfaces
-	// and local disks EC2 has left out the first interface and the local disks already; further
-	// interfaces count. On Xen, which calls itself shared too, interfaces are no attachments.
+	// Max is MaximumEbsAttachments. For types that share their attachments with network interfaces
+	// and local disks, EC2 has already subtracted the first interface and the local disks; further
+	// interfaces count. Xen types also call themselves shared, but there interfaces do not count.
 	Max, Cards  int
 	Shared, Xen bool
 	LocalDisks  int
-	Unsaid      bool // the API does not tell the maximum
+	Unsaid      bool // the API does not return the maximum
 }
 
-// interfaces is how many attachments of the maximum such an instance has lost to its network
-// interfaces.
+// interfaces returns how many attachments of the maximum an instance with n network interfaces has
+// lost to them.
 func (t InstanceType) interfaces(n int) int {
 	if t.Shared && !t.Xen {
 		return n - 1
@@ -45,7 +46,7 @@ func (t InstanceType) interfaces(n int) int {
 	return 0
 }
 
-// InstanceTypes are some, with the values that EC2 tells of them.
+// InstanceTypes are some types with the values that EC2 returns for them.
 var InstanceTypes = map[string]InstanceType{
 	"m5.large":        {Max: 27, Cards: 1, Shared: true},
 	"m5d.large":       {Max: 26, Cards: 1, Shared: true, LocalDisks: 1},
@@ -57,15 +58,15 @@ var InstanceTypes = map[string]InstanceType{
 	"m7i.large":       {Max: 32, Cards: 1},
 	"p4d.24xlarge":    {Max: 28, Cards: 1, LocalDisks: 8},
 	"r8gb.metal-48xl": {Max: 78, Cards: 2},
-	"t3.old":          {Max: 27, Cards: 1, Shared: true, Unsaid: true}, // which there is not: EC2 tells the maximum of all
+	"t3.old":          {Max: 27, Cards: 1, Shared: true, Unsaid: true}, // not a real type: EC2 returns the maximum of all types
 	"i3en.old":        {Max: 19, Cards: 1, Shared: true, LocalDisks: 8, Unsaid: true},
-	"tiny":            {Max: 5, Cards: 1}, // which there is not
+	"tiny":            {Max: 5, Cards: 1}, // not a real type
 	"m4.large":        {Max: 40, Cards: 1, Shared: true, Xen: true},
 	"i3.16xlarge":     {Max: 40, Cards: 1, Shared: true, Xen: true, LocalDisks: 8},
 	"m3.old":          {Max: 40, Cards: 1, Xen: true, Unsaid: true},
 }
 
-// AddInstance starts a machine and returns its id.
+// AddInstance starts an instance and returns its id.
 func (s *Server) AddInstance(i Instance) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -96,7 +97,7 @@ func (s *Server) AddInstance(i Instance) string {
 	return i.ID
 }
 
-// Terminate ends a machine: what is attached is detached, its root volume is deleted.
+// Terminate ends an instance: its volumes are detached, its root volume is deleted.
 func (s *Server) Terminate(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -112,7 +113,8 @@ func (s *Server) Terminate(id string) {
 	}
 }
 
-// Stop turns a machine off, as a person does whose node hangs: what it has attached stays attached, and it writes nothing any more.
+// Stop stops an instance whose node hangs: its volumes stay attached, and it writes nothing any
+// more.
 func (s *Server) Stop(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -125,14 +127,15 @@ func (s *Server) Stop(id string) {
 	}
 }
 
-// SetInterfaces gives a machine another number of network interfaces, as pods that come and go do.
+// SetInterfaces changes the number of network interfaces of an instance, as starting and ending
+// pods do.
 func (s *Server) SetInterfaces(id string, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.instances[id].ENIs = n
 }
 
-// SetMetadataOf says which instance the metadata service speaks for; "" for one that does not answer.
+// SetMetadataOf selects the instance for which the metadata service answers; "" for none.
 func (s *Server) SetMetadataOf(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -298,10 +301,10 @@ func (s *Server) describeZones(q *request) ([]part, error) {
 	return []part{list("availabilityZoneInfo", items)}, nil
 }
 
-// imdsToken is what a session of IMDSv2 gets.
+// imdsToken is the session token of IMDSv2.
 const imdsToken = "c2Vzc2lvbg=="
 
-// metadata is the instance metadata service, version 2 alone.
+// metadata is the instance metadata service, version 2 only.
 func (s *Server) metadata(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	in, known := Instance{}, false

@@ -10,12 +10,12 @@ import (
 	"time"
 )
 
-// request reads parameters and knows which were read.
+// request returns parameters and remembers which were read.
 type request struct {
 	now  time.Time
 	p    url.Values
 	used map[string]bool
-	err  error // the first that was found
+	err  error // the first error
 }
 
 func (q *request) str(name string) string {
@@ -54,7 +54,7 @@ func (q *request) list(name string) []string {
 	}
 }
 
-// tags reads the tags of one TagSpecification.
+// tags returns the tags of one TagSpecification.
 func (q *request) tags(resource string) map[string]string {
 	tags := map[string]string{}
 	for i := 1; q.has(fmt.Sprintf("TagSpecification.%d.ResourceType", i)); i++ {
@@ -102,7 +102,7 @@ func (q *request) filters() []filter {
 	return l
 }
 
-// finish refuses what nobody has read, and answers a dry run.
+// finish refuses parameters that were not read, and answers a dry run.
 func (q *request) finish() error {
 	if q.err != nil {
 		return q.err
@@ -120,7 +120,7 @@ func (q *request) finish() error {
 	return nil
 }
 
-// check is called when all parameters have been read and before anything is done.
+// check must be called when all parameters have been read, before anything is changed.
 func (q *request) check() error {
 	dry := q.flag("DryRun")
 	if err := q.finish(); err != nil {

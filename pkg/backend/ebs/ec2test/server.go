@@ -21,20 +21,20 @@ import (
 // Delays are how long changes take.
 type Delays struct {
 	Create, Delete, Attach, Detach time.Duration
-	Modify, Optimize               time.Duration // until the size counts; until the next modification is allowed
+	Modify, Optimize               time.Duration // until the size is in effect; until the next modification is allowed
 	Snapshot                       time.Duration
-	// Lag is how old what describes show is.
+	// Lag is how old the state is that describes show.
 	Lag time.Duration
 	// Answer is how long every call takes.
 	Answer time.Duration
 }
 
-// Limits are those of the account. Zero is none.
+// Limits are the limits of the account. Zero means none.
 type Limits struct {
 	Volumes   int
-	ModifyTo  int64 // IOPS: a modification to more gets this, and nobody is told
+	ModifyTo  int64 // IOPS: a modification to more silently gets this value
 	TotalGiB  int64
-	PerSecond float64 // calls a second of each action; more are throttled
+	PerSecond float64 // calls per second of each action; more are throttled
 	Burst     int
 }
 
@@ -42,27 +42,27 @@ type Limits struct {
 type Options struct {
 	Region string   // default "test-1"
 	Zones  []string // default "<region>a" and "<region>b"
-	// EdgeZones are zones that the account has opted into besides, with their types: "local-zone",
-	// "wavelength-zone".
+	// EdgeZones are additional zones that the account has opted into, with their types:
+	// "local-zone", "wavelength-zone".
 	EdgeZones map[string]string
 	Now       func() time.Time
 	Delays    Delays
 	Limits    Limits
-	// Disks is a directory in which volumes have their data; "" for volumes without any.
+	// Disks is a directory for the data of volumes; "" for volumes without data.
 	Disks string
-	// KMSKeys are those that exist and may be used. A volume with another comes to nothing, some
-	// time after its creation.
+	// KMSKeys are the keys that exist and may be used. A volume with another key fails some time
+	// after its creation.
 	KMSKeys []string
-	// Ghosts has a client token whose volume is gone answered with that volume, as EC2 did;
-	// otherwise it is IdempotentParameterMismatch, as EC2 does.
+	// Ghosts answers a client token whose volume was deleted with that volume, as EC2 did.
+	// Otherwise the answer is IdempotentParameterMismatch, as EC2 does now.
 	Ghosts bool
-	// NoTypes are types of volumes that a zone does not have, by zone.
+	// NoTypes are the volume types that are missing in a zone, by zone.
 	NoTypes map[string][]string
-	// Listen is a loopback address, by default 127.0.0.1 and any port.
+	// Listen is a loopback address. Default: 127.0.0.1 with any port.
 	Listen string
-	// Listener replaces it: one in a network namespace of the test's own.
+	// Listener replaces Listen, for example by a socket in the test's own network namespace.
 	Listener net.Listener
-	// MaxPage is the longest page of a describe; default 1000.
+	// MaxPage is the longest page of a describe. Default: 1000.
 	MaxPage int
 }
 
@@ -70,17 +70,17 @@ type Options struct {
 type Call struct {
 	Action string
 	Params url.Values
-	N      int // how many calls there were before, of all actions
+	N      int // number of earlier calls, of all actions
 }
 
 // Fault is what goes wrong with a call.
 type Fault struct {
-	Code    string        // answer with this error and do nothing
-	Status  int           // of HTTP; 0: 400
+	Code    string        // return this error and do nothing
+	Status  int           // HTTP status; 0 means 400
 	Message string        // of the error
-	Drop    bool          // cut the connection before anything is done
-	Lost    bool          // do it, and cut the connection without an answer
-	Hang    bool          // with Drop or Lost: not before the client gives up
+	Drop    bool          // close the connection before anything is done
+	Lost    bool          // execute the call, and close the connection without an answer
+	Hang    bool          // with Drop or Lost: wait until the client gives up
 	Wait    time.Duration // answer late
 }
 
@@ -105,9 +105,9 @@ type Server struct {
 	slowOff   bool            // detaching never ends
 	delays    Delays
 	disks     *disks
-	strange   []string // what no driver should ever do
-	keys      []string // of KMS, that may be used
-	imdsOf    string   // the instance that the metadata service speaks for
+	strange   []string // requests that no driver should ever make
+	keys      []string // KMS keys that may be used
+	imdsOf    string   // the instance for which the metadata service answers
 }
 
 type bucket struct {
@@ -115,7 +115,7 @@ type bucket struct {
 	at     time.Time
 }
 
-// New starts a server. Close it.
+// New starts a server. The caller closes it.
 func New(o Options) (*Server, error) {
 	if o.Region == "" {
 		o.Region = "test-1"
@@ -163,7 +163,7 @@ func listen(address string) (net.Listener, error) {
 		return nil, err
 	}
 	if a, ok := l.Addr().(*net.TCPAddr); !ok || !a.IP.IsLoopback() {
-		return nil, errors.Join(fmt.Errorf("%s is no loopback address", address), l.Close())
+		return nil, errors.Join(fmt.Errorf("%s is not a loopback address", address), l.Close())
 	}
 	return l, nil
 }
@@ -171,14 +171,15 @@ func listen(address string) (net.Listener, error) {
 // URL is the endpoint of EC2 and of the metadata service.
 func (s *Server) URL() string { return s.url }
 
-// Region is its name.
+// Region returns the name of the region.
 func (s *Server) Region() string { return s.opt.Region }
 
-// Do answers a request without a network, as an aws.HTTPClient: for tests on synctest's clock, which stands still while somebody waits for a socket.
+// Do answers a request without a network, as an aws.HTTPClient. It is for tests with the clock of
+// synctest, which stops while a goroutine waits for a socket.
 func (s *Server) Do(r *http.Request) (resp *http.Response, err error) {
 	defer func() {
-		if p := recover(); p == http.ErrAbortHandler { //nolint:errorlint // what net/http compares it with
-			resp, err = nil, io.ErrUnexpectedEOF // the connection was cut
+		if p := recover(); p == http.ErrAbortHandler { // net/http compares it this way, too
+			resp, err = nil, io.ErrUnexpectedEOF // the connection was closed
 		} else if p != nil {
 			panic(p)
 		}
@@ -188,8 +189,9 @@ func (s *Server) Do(r *http.Request) (resp *http.Response, err error) {
 	return w.Result(), r.Context().Err()
 }
 
-// Isolate makes this process unable to reach AWS or a metadata service by the SDK's defaults: its endpoints lead to a closed port of
-// loopback. For TestMain of every package that links the SDK.
+// Isolate makes sure that this process cannot reach AWS or a metadata service by the SDK's
+// defaults: its endpoints lead to a closed loopback port. Call it in TestMain of every package that
+// links the SDK.
 func Isolate() error {
 	errs := []error{os.Unsetenv("AWS_CA_BUNDLE"), os.Unsetenv("AWS_PROFILE")}
 	for k, v := range map[string]string{"AWS_ENDPOINT_URL": NoEndpoint, "AWS_EC2_METADATA_SERVICE_ENDPOINT": NoEndpoint, "AWS_EC2_METADATA_DISABLED": "true", "AWS_REGION": "nowhere-1",
@@ -199,16 +201,16 @@ func Isolate() error {
 	return errors.Join(errs...)
 }
 
-// NoEndpoint is where nobody answers.
+// NoEndpoint is an address where no server answers.
 const NoEndpoint = "http://127.0.0.1:9"
 
-// Env is the environment of a process that is to use this server, and can reach no other.
+// Env is the environment of a process that must use this server and cannot reach any other.
 func (s *Server) Env() []string {
 	return []string{"AWS_ENDPOINT_URL=" + s.url, "AWS_EC2_METADATA_SERVICE_ENDPOINT=" + s.url, "AWS_EC2_METADATA_DISABLED=false", "AWS_REGION=" + s.opt.Region,
 		"AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null"}
 }
 
-// Close ends it; attached devices go with it.
+// Close stops the server and removes the devices of attached volumes.
 func (s *Server) Close() error {
 	err := s.http.Close()
 	<-s.done
@@ -220,7 +222,7 @@ func (s *Server) Close() error {
 	return err
 }
 
-// SetFault has f asked about each call; nil for none. It returns who was before.
+// SetFault makes f decide about each call; nil for no faults. It returns the previous function.
 func (s *Server) SetFault(f func(Call) Fault) (before func(Call) Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -228,14 +230,14 @@ func (s *Server) SetFault(f func(Call) Fault) (before func(Call) Fault) {
 	return before
 }
 
-// SetDelays changes the delays of what begins from now on.
+// SetDelays changes the delays of everything that begins from now on.
 func (s *Server) SetDelays(d Delays) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.delays = d
 }
 
-// Counts are the calls so far, by action.
+// Counts returns the number of calls so far, by action.
 func (s *Server) Counts() map[string]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -246,14 +248,14 @@ func (s *Server) Counts() map[string]int {
 	return m
 }
 
-// Calls are all calls so far.
+// Calls returns all calls so far.
 func (s *Server) Calls() []Call {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]Call(nil), s.calls...)
 }
 
-// Strange lists what was asked for that no driver should ever ask for, as detaching by force.
+// Strange lists requests that no driver should ever make, such as detaching by force.
 func (s *Server) Strange() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -332,7 +334,7 @@ func pause(r *http.Request, d time.Duration) {
 	}
 }
 
-// drop cuts the connection.
+// drop closes the connection.
 func drop(_ http.ResponseWriter, r *http.Request, hang bool) {
 	if hang {
 		<-r.Context().Done()
@@ -340,7 +342,7 @@ func drop(_ http.ResponseWriter, r *http.Request, hang bool) {
 	panic(http.ErrAbortHandler)
 }
 
-// act carries out one call.
+// act executes one call.
 func (s *Server) act(c Call, auth string) ([]part, error) {
 	if !strings.HasPrefix(auth, "AWS4-HMAC-SHA256 Credential=") || !strings.Contains(auth, "/"+s.opt.Region+"/ec2/aws4_request") {
 		return nil, &apiError{http.StatusUnauthorized, "AuthFailure", "AWS was not able to validate the provided access credentials"}
@@ -363,7 +365,7 @@ func (s *Server) act(c Call, auth string) ([]part, error) {
 	return do(s, q)
 }
 
-// allowed is a token bucket for each action, as EC2 has.
+// allowed is a token bucket for each action, like EC2's.
 func (s *Server) allowed(action string, now time.Time) bool {
 	l := s.opt.Limits
 	if l.PerSecond == 0 {
@@ -398,13 +400,13 @@ func reply(w http.ResponseWriter, action string, answer []part, err error) {
 		w.WriteHeader(api.status)
 		body, err = xml.Marshal(xmlErrors{XMLName: xml.Name{Local: "Response"}, Errors: []xmlError{{api.code, api.message}}, RequestID: newID("")})
 		if err != nil {
-			panic(err) // of our own types
+			panic(err) // one of this package's own types
 		}
 	}
-	_, _ = w.Write(body) // the client is gone if this fails
+	_, _ = w.Write(body) // fails if the client is gone
 }
 
-// newID makes an id as EC2's: 17 hexadecimal digits.
+// newID returns an id like EC2's: 17 hexadecimal digits.
 func newID(prefix string) string {
 	var b [9]byte
 	rand.Read(b[:])

@@ -1,6 +1,7 @@
 package ec2test
 
-// limits of the types of volumes, https://docs.aws.amazon.com/ebs/latest/userguide/ebs-volume-types.html
+// limits of the volume types,
+// https://docs.aws.amazon.com/ebs/latest/userguide/ebs-volume-types.html
 type kindLimits struct {
 	minGiB, maxGiB                int64
 	minIOPS, maxIOPS, perGiB, std int64
@@ -13,10 +14,10 @@ var kinds = map[string]kindLimits{
 	"st1": {minGiB: 125, maxGiB: 16384}, "sc1": {minGiB: 125, maxGiB: 16384}, "standard": {minGiB: 1, maxGiB: 1024},
 }
 
-// checkShape is EC2's validation of what a volume is to be; it fills in defaults.
+// checkShape is EC2's validation of a new volume; it sets defaults.
 func checkShape(x *shape) error { return checkChange(x, said{x.iops != 0, x.throughput != 0}) }
 
-// said is what a request has in it.
+// said tells which values a request contains.
 type said struct{ iops, throughput bool }
 
 func checkChange(x *shape, said said) error {
@@ -60,11 +61,12 @@ func checkChange(x *shape, said said) error {
 	return nil
 }
 
-// burst is what EC2 shows as the IOPS of a gp2 volume: it follows the size by itself, and nobody
-// may say it.
+// burst is what EC2 shows as the IOPS of a gp2 volume: EC2 derives it from the size, and a request
+// must not set it.
 func burst(gib int64) int64 { return min(max(3*gib, 100), 16000) }
 
-// retyped is what EC2 makes of a shape whose type changes, before what is asked for: what was said of the old type counts no more.
+// retyped is what EC2 makes of a volume whose type changes, before it applies the requested values:
+// values that were set for the old type no longer count.
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_ModifyVolume.html
 func (x shape) retyped(kind string) shape {
 	to := shape{kind: kind, size: x.size}
@@ -73,7 +75,7 @@ func (x shape) retyped(kind string) shape {
 		to.iops = 3000
 	case "gp3":
 		to.iops, to.throughput = 3000, 125
-		if x.kind == "gp2" { // no slower than it was
+		if x.kind == "gp2" { // not slower than before
 			to.iops = max(to.iops, x.iops)
 			if x.size > 170 {
 				to.throughput = 250

@@ -12,7 +12,7 @@ import (
 type snapshot struct {
 	id, volume, state string
 	seq, size         int64
-	encrypted, image  bool // image: somebody has made one of it
+	encrypted, image  bool // image: an image was created from it
 	started, ready    time.Time
 	tags              map[string]string
 	shown             []stamped[string] // its state

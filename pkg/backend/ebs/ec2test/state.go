@@ -8,16 +8,16 @@ import (
 	"sort"
 )
 
-// Volume is what there is of a volume now, whatever describes show.
+// Volume is the present state of a volume, independent of what describes show.
 type Volume struct {
 	ID, State, Zone, Type string
 	GiB                   int64
 	IOPS, Throughput      int64 // MiB/s
 	Tags                  map[string]string
-	Instances             []string // that it is attached to or on the way
+	Instances             []string // instances that it is attached, attaching or detaching to
 }
 
-// Volumes are all volumes but root volumes, in the order of their creation.
+// Volumes returns all volumes except root volumes, in the order of their creation.
 func (s *Server) Volumes() []Volume {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -40,14 +40,14 @@ func (s *Server) Volumes() []Volume {
 	return list
 }
 
-// Snapshots are the ids of all snapshots.
+// Snapshots returns the ids of all snapshots.
 func (s *Server) Snapshots() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Sorted(maps.Keys(s.snapshots))
 }
 
-// Tags are those of a volume or snapshot, nil if there is none.
+// Tags returns the tags of a volume or snapshot, or nil if it does not exist.
 func (s *Server) Tags(id string) map[string]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -69,8 +69,8 @@ func (s *Server) isRoot(id string) bool {
 	return false
 }
 
-// Update does something to a volume that EC2, or somebody in its console, might do: "delete",
-// "impair", "detach", "error", "untag", "mangle" (its tags).
+// Update changes a volume as EC2 or a user of its console might: "delete", "impair", "detach",
+// "error", "untag", "mangle" (its tags).
 func (s *Server) Update(id, what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -98,8 +98,7 @@ func (s *Server) Update(id, what string) {
 	s.show(v, now)
 }
 
-// UpdateSnapshot does something to a snapshot that EC2, or somebody in its console, might do:
-// "error", "image".
+// UpdateSnapshot changes a snapshot as EC2 or a user of its console might: "error", "image".
 func (s *Server) UpdateSnapshot(id, what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -117,14 +116,14 @@ func (s *Server) UpdateSnapshot(id, what string) {
 	x.shown = append(x.shown, stamped[string]{at: now, what: x.state})
 }
 
-// DisableKey makes a key of KMS one that may not be used any more.
+// DisableKey makes a KMS key unusable.
 func (s *Server) DisableKey(key string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.keys = slices.DeleteFunc(s.keys, func(k string) bool { return k == key })
 }
 
-// AttachForeign attaches a volume of somebody else, at a device name.
+// AttachForeign attaches a volume that does not belong to the driver, at a device name.
 func (s *Server) AttachForeign(instance, device string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,7 +143,8 @@ func (s *Server) StickAttach(device string, stuck bool) {
 	s.stuck[device] = stuck
 }
 
-// StickDetach makes detaching never end, as it does while a machine that runs still uses a device; what is on its way goes on when it may.
+// StickDetach makes detaching never end, as it does while a running instance still uses the device.
+// When it is switched off, waiting detachments continue.
 func (s *Server) StickDetach(stuck bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -164,13 +164,14 @@ func (s *Server) StickDetach(stuck bool) {
 	}
 }
 
-// Sys and Dev are the directories that stand in for /sys and, for links alone, /dev: Options of the node's half.
+// Sys and Dev are the directories that replace /sys and, only for links, /dev: options of the node
+// half.
 func (s *Server) Sys() string { return filepath.Join(s.opt.Disks, "sys") }
 
-// Links is where the links are that udev makes.
+// Links is the directory of the links that udev creates.
 func (s *Server) Links() string { return filepath.Join(s.opt.Disks, "dev") }
 
-// Consistent checks that nothing is what it never may be: a volume attached twice, a device name used twice.
+// Consistent checks for impossible states: a volume attached twice, or a device name used twice.
 func (s *Server) Consistent() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

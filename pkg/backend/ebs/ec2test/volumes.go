@@ -12,21 +12,21 @@ import (
 	"time"
 )
 
-// attachment is one of a volume.
+// attachment is an attachment of a volume.
 type attachment struct {
 	instance, device, state string
 	card                    int
 	at                      time.Time
 }
 
-// modification is the last one of a volume.
+// modification is the last modification of a volume.
 type modification struct {
 	state            string
 	start, end       time.Time
 	original, target shape
 }
 
-// shape is what a modification changes.
+// shape has the values that a modification changes.
 type shape struct {
 	kind             string
 	size             int64
@@ -56,14 +56,14 @@ func (v volumeState) clone() volumeState {
 	return v
 }
 
-// stamped is a state from a moment on.
+// stamped is a state that holds from a certain time on.
 type stamped[T any] struct {
 	at   time.Time
 	what T
 	gone bool
 }
 
-// step is something that happens to a volume at a time.
+// step is something that happens to a volume at a certain time.
 type step struct {
 	at time.Time
 	do func()
@@ -72,13 +72,13 @@ type step struct {
 type volume struct {
 	volumeState
 	seq           int64
-	shown         []stamped[volumeState] // rising; what describes have to choose from
-	steps         []step                 // rising
+	shown         []stamped[volumeState] // in order of time; the states that describes can show
+	steps         []step                 // in order of time
 	modifications []time.Time            // of the last 24 hours
 	gone          bool
 }
 
-// settle carries out what has become due.
+// settle executes the steps that are due.
 func (s *Server) settle(now time.Time) {
 	for id, v := range s.volumes {
 		for len(v.steps) > 0 && !v.steps[0].at.After(now) {
@@ -99,7 +99,7 @@ func (s *Server) settle(now time.Time) {
 	}
 }
 
-// show makes the state of a volume one that describes will see.
+// show makes the state of a volume visible to describes.
 func (s *Server) show(v *volume, at time.Time) {
 	v.shown = append(v.shown, stamped[volumeState]{at, v.clone(), v.gone})
 	for len(v.shown) > 1 && at.Sub(v.shown[1].at) > s.delays.Lag {
@@ -107,7 +107,7 @@ func (s *Server) show(v *volume, at time.Time) {
 	}
 }
 
-// seen is what a describe sees.
+// seen returns the state that a describe sees.
 func seen[T any](shown []stamped[T], now time.Time, lag time.Duration) (what T, ok bool) {
 	for i := len(shown) - 1; i >= 0; i-- {
 		if !shown[i].at.After(now.Add(-lag)) {
@@ -117,7 +117,7 @@ func seen[T any](shown []stamped[T], now time.Time, lag time.Duration) (what T, 
 	return what, false
 }
 
-// after has something happen to a volume, at once if it takes no time.
+// after schedules a step, or executes it at once if it takes no time.
 func (s *Server) after(v *volume, now time.Time, d time.Duration, do func()) {
 	if d <= 0 {
 		do()
@@ -138,7 +138,7 @@ type tokenUse struct {
 // tokenTime is how long EC2 remembers a client token.
 const tokenTime = 12 * time.Hour
 
-// hashOf is that of all parameters that a repetition must repeat.
+// hashOf returns a hash of all parameters that a retry must repeat.
 func hashOf(p url.Values) string {
 	p = maps.Clone(p)
 	delete(p, "ClientToken")
@@ -212,7 +212,7 @@ func (s *Server) copyVolumes(q *request) ([]part, error) {
 	return s.made(q, v, token, func() string { return from.id })
 }
 
-// made is what creating and copying have in common, from the token on.
+// made is the common part of creating and copying, after the token was read.
 func (s *Server) made(q *request, v *volume, token string, data func() string) ([]part, error) {
 	wrap := func(x xmlVolume) []part {
 		if v.source != "" {
@@ -229,7 +229,7 @@ func (s *Server) made(q *request, v *volume, token string, data func() string) (
 	if err := q.check(); err != nil {
 		return nil, err
 	}
-	// As EC2: the limits are looked at before the token.
+	// Like EC2, check the limits before the token.
 	total, n := v.size, 1
 	for _, o := range s.volumes {
 		if !o.gone {
@@ -314,7 +314,7 @@ func (s *Server) deleteVolume(q *request) ([]part, error) {
 	return done(), nil
 }
 
-// chosen are the volumes that a describe is about, as it sees them.
+// chosen returns the volumes of a describe, in the state that it sees.
 func (s *Server) chosen(q *request) (all []*volume, states map[string]volumeState, byID bool, err error) {
 	ids, filters := q.list("VolumeId"), q.filters()
 	states = map[string]volumeState{}

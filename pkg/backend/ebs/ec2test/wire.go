@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// Answers as EC2 writes them: the names are those of its API reference, lists are <xSet><item>…</item></xSet>.
+// Responses in the form of EC2: the names are those of its API reference, lists are
+// <xSet><item>…</item></xSet>.
 
 type xmlErrors struct {
 	XMLName   xml.Name
@@ -22,13 +23,13 @@ type xmlError struct {
 	Message string
 }
 
-// part is an element of an answer, or, without a name, the members of v.
+// part is an element of a response, or, without a name, the members of v.
 type part struct {
 	name string
 	v    any
 }
 
-// set is a list of EC2.
+// set is a list in EC2's form.
 type set[T any] struct {
 	Items []T `xml:"item"`
 }
@@ -43,10 +44,10 @@ func withNext(next string, parts ...part) []part {
 	return parts
 }
 
-// done is the answer of calls that return nothing.
+// done is the response of calls that return nothing.
 func done() []part { return []part{{"return", true}} }
 
-// render writes an answer.
+// render writes a response.
 func render(action string, parts []part) ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteString(xml.Header + "<" + action + `Response xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><requestId>` + newID("") + "</requestId>")

@@ -1,5 +1,6 @@
-// Command report says what a run of Kubernetes' storage suite came to, from ginkgo's JSON report: what passed and failed, and what was
-// skipped for which reason. It fails if a spec failed, or if suspiciously few passed.
+// Command report summarises a run of Kubernetes' storage suite from ginkgo's JSON report: what
+// passed, failed, and was skipped for which reason. It fails if a spec failed, or if suspiciously
+// few passed.
 //
 //	report [-least 100] REPORT.json
 package main
@@ -21,8 +22,8 @@ import (
 )
 
 func main() {
-	least := flag.Int("least", 1, "how many specs must have passed")
-	slow := flag.Int("slow", 0, "list so many of the slowest specs")
+	least := flag.Int("least", 1, "minimum number of specs that must have passed")
+	slow := flag.Int("slow", 0, "how many of the slowest specs to list")
 	flag.Parse()
 	if flag.NArg() != 1 {
 		flag.Usage()
@@ -51,7 +52,7 @@ func run(w io.Writer, file string, least, slow int) error {
 			passed = append(passed, s)
 		case s.State == types.SpecStateSkipped && s.Failure.Message != "":
 			skipped[reason(s.Failure.Message)]++
-		case s.State == types.SpecStateSkipped, s.State == types.SpecStatePending: // not chosen
+		case s.State == types.SpecStateSkipped, s.State == types.SpecStatePending: // not selected
 		default:
 			failed = append(failed, s)
 		}
@@ -59,7 +60,7 @@ func run(w io.Writer, file string, least, slow int) error {
 	return write(w, passed, failed, skipped, least, slow)
 }
 
-// specs are all specs, and what else failed: set-up and clean-up of the suite.
+// specs returns all specs, and failures of the suite's set-up and clean-up.
 func specs(reports []types.Report) (all []types.SpecReport) {
 	for _, r := range reports {
 		for _, s := range r.SpecReports {
@@ -71,7 +72,7 @@ func specs(reports []types.Report) (all []types.SpecReport) {
 	return all
 }
 
-// values in a reason that differ from spec to spec.
+// values in a reason that differ between specs.
 var values = regexp.MustCompile(`"[^"]*"|'[^']*'`)
 
 func reason(message string) string {
@@ -103,7 +104,7 @@ func write(w io.Writer, passed, failed []types.SpecReport, skipped map[string]in
 	case len(failed) > 0:
 		return errors.Join(err, fmt.Errorf("%d specs failed", len(failed)))
 	case len(passed) < least:
-		return errors.Join(err, fmt.Errorf("only %d specs passed, %d are expected", len(passed), least))
+		return errors.Join(err, fmt.Errorf("only %d specs passed, want at least %d", len(passed), least))
 	}
 	return err
 }

@@ -1,7 +1,6 @@
-// Command beside measures the encodings beside the reference's own crate, in one
-// run: each round lets the crate, our se36 and v2 encrypt and decrypt the same
-// data, one after the other, in memory. `make bench-selfenc` runs it; docs/performance.md
-// says what came out.
+// Command beside compares the encodings with the reference's own crate in one run: in each round,
+// the crate, Sealvol's se36 and v2 encrypt and decrypt the same data in memory, one after the
+// other. `make bench-selfenc` runs it; docs/performance.md has the results.
 package main
 
 import (
@@ -34,11 +33,11 @@ import (
 )
 
 func main() {
-	rounds := flag.Int("n", 5, "rounds; the table has medians")
-	mib := flag.Int("mib", 64, "MiB of data")
-	stream := flag.Int64("stream", 4096, "MiB that the command encrypts and decrypts to show its memory; 0: none")
-	judge := flag.String("judge", "build/cargo/release/selfenc-judge", "the program on the reference's crate")
-	sealvol := flag.String("sealvol", "bin/sealvol", "the command")
+	rounds := flag.Int("n", 5, "number of rounds; the table shows medians")
+	mib := flag.Int("mib", 64, "data size in MiB")
+	stream := flag.Int64("stream", 4096, "size in MiB of the stream that shows the memory of the command; 0: skip")
+	judge := flag.String("judge", "build/cargo/release/selfenc-judge", "the program that uses the reference's crate")
+	sealvol := flag.String("sealvol", "bin/sealvol", "the sealvol command")
 	flag.Parse()
 	err := memory(os.Stdout, *sealvol, *stream<<20)
 	for _, kind := range []string{"random", "text", "source"} {
@@ -52,8 +51,8 @@ func main() {
 	}
 }
 
-// generate makes data: random, which does not compress; text, which is that of the
-// golden files, words in lines; source, Go's own.
+// generate creates data: random, which cannot be compressed; text, which is that of the golden
+// files, words in lines; source, Go's own source.
 func generate(kind string, n int) ([]byte, error) {
 	out := make([]byte, 0, n+64)
 	if kind == "source" {
@@ -68,7 +67,7 @@ func generate(kind string, n int) ([]byte, error) {
 		}
 		b, err := os.ReadFile("pkg/selfenc/testdata/reference/manifest.json")
 		if err != nil {
-			return nil, fmt.Errorf("%w: run it in the project's top folder", err)
+			return nil, fmt.Errorf("%w: run it in the root directory of the repository", err)
 		}
 		if err := json.Unmarshal(b, &golden); err != nil {
 			return nil, err
@@ -92,7 +91,7 @@ func generate(kind string, n int) ([]byte, error) {
 	return out[:n], nil
 }
 
-// source appends Go's source to out, up to n bytes, again from the beginning if that is too little.
+// source appends Go's source code to out, up to n bytes, repeated if necessary.
 func source(out []byte, n int) ([]byte, error) {
 	root, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
@@ -119,7 +118,7 @@ func source(out []byte, n int) ([]byte, error) {
 	return out[:n], nil
 }
 
-// cost is what a job took.
+// cost is the time that a job took.
 type cost struct{ wall, cpu time.Duration }
 
 func measure(f func() error) (cost, error) {
@@ -130,19 +129,19 @@ func measure(f func() error) (cost, error) {
 		}
 		return time.Duration(t.Nano())
 	}
-	runtime.GC() // of the job before
+	runtime.GC() // collect the garbage of the previous job
 	start, cpu := time.Now(), used()
 	err := f()
 	return cost{time.Since(start), used() - cpu}, err
 }
 
-// result is all rounds of one side.
+// result has all rounds of one side.
 type result struct {
 	encrypt, decrypt []cost
 	stored           int64
 }
 
-// side encrypts and decrypts once.
+// side is one implementation, which encrypts and decrypts once.
 type side struct {
 	name string
 	run  func(plain []byte, file string, r *result) error
@@ -188,7 +187,7 @@ func compare(w io.Writer, judge, kind string, n, rounds int) (err error) {
 	return err
 }
 
-// crate runs the judge, which prints what it took.
+// crate runs the judge, which prints its times.
 func crate(judge, file string, r *result) error {
 	c := exec.Command(judge, "bench", file)
 	c.Stderr = os.Stderr
@@ -198,7 +197,7 @@ func crate(judge, file string, r *result) error {
 	}
 	var e, d cost
 	if _, err := fmt.Sscanf(string(out), "encrypt %d %d\ndecrypt %d %d\nstored %d", &e.wall, &e.cpu, &d.wall, &d.cpu, &r.stored); err != nil {
-		return fmt.Errorf("the judge says %q: %w", out, err)
+		return fmt.Errorf("unexpected output of the judge %q: %w", out, err)
 	}
 	r.encrypt, r.decrypt = append(r.encrypt, e), append(r.decrypt, d)
 	return nil
@@ -243,7 +242,7 @@ func ours(e selfenc.Encoding, plain []byte, r *result) error {
 		return err
 	}
 	if !bytes.Equal(back.Bytes(), plain) {
-		return errors.New("something else was decrypted")
+		return errors.New("the decrypted data differs")
 	}
 	r.decrypt = append(r.decrypt, took)
 	r.stored = 0
@@ -256,7 +255,7 @@ func ours(e selfenc.Encoding, plain []byte, r *result) error {
 	return nil
 }
 
-// sealer makes a Sealer with a new tenant secret; end erases it.
+// sealer returns a Sealer with a new tenant secret; end erases the secret.
 func sealer(chunks selfenc.ChunkStore) (s *selfenc.Sealer, end func(), err error) {
 	k, err := crypto.GenerateKey()
 	if err != nil {
@@ -286,8 +285,8 @@ func median(list []cost, of func(cost) time.Duration) time.Duration {
 	return all[len(all)/2]
 }
 
-// table is MB/s by the clock and for each second of a processor, and, in
-// brackets, how many times those of the crate.
+// table returns MB/s by wall time and by processor time, and in brackets the ratio to those of the
+// crate.
 func table(kind string, n int, sides []side, results []result) string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "\n%s, %d MiB\n\n", kind, n>>20)
@@ -306,8 +305,8 @@ func table(kind string, n int, sides []side, results []result) string {
 	return out.String()
 }
 
-// memory has the command encrypt a stream and decrypt it, and says how much it ever
-// had resident. It comes first: a child's figure is at least what its parent has.
+// memory makes the command encrypt and decrypt a stream, and reports its peak resident memory. It
+// must run first, because a child's figure is at least that of its parent.
 func memory(w io.Writer, sealvol string, n int64) (err error) {
 	if n == 0 {
 		return nil
