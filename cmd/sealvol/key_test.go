@@ -111,7 +111,7 @@ func TestKeyFlagErrors(t *testing.T) {
 		"two":           {[]string{"--old-key-file", "a", "--old-passphrase-file", "b"}, true, "exactly one"},
 		"missing":       {[]string{"--old-key-file", dir + "/none"}, false, "none: no such file"},
 		"directory":     {[]string{"--old-key-file", dir}, false, "is a directory"},
-		"bad key":       {[]string{"--old-key-file", write(t, "k", secret)}, false, "this one holds 16 bytes"},
+		"bad key":       {[]string{"--old-key-file", write(t, "k", secret)}, false, "but it has 16 bytes"},
 		"long key":      {[]string{"--old-key-file", write(t, "k", strings.Repeat(secret, 300))}, false, "longer than 4096 bytes"},
 		"no passphrase": {[]string{"--old-passphrase-file", write(t, "p", "\n")}, false, "passphrase is empty"},
 		"long phrase":   {[]string{"--old-passphrase-file", write(t, "p", strings.Repeat(secret, 65))}, false, "longer than 1024 bytes"},

@@ -14,8 +14,8 @@ const (
 	tagBytes   = 16
 )
 
-// box is one long-lived key. Both suites take a 24-byte nonce by deriving an
-// inner key from its front; inner makes that AEAD once for many messages.
+// box is one long-lived key. Both suites accept a nonce of 24 bytes: they derive an inner key from its
+// first bytes. inner creates the AEAD of that inner key once for many messages.
 type box struct {
 	suite Suite
 	key   secret
@@ -23,8 +23,7 @@ type box struct {
 	k1    secret              // CMAC subkey (NIST SP 800-38B); suite 2 only
 }
 
-// init prepares the box for key. What it derives lies in mem, beside the key,
-// until mem is erased.
+// init prepares the box for key. Derived values stay in mem, next to the key, until mem is erased.
 func (b *box) init(s Suite, key secret, mem *region) (err error) {
 	b.suite, b.key = s, key
 	if s != SuiteXAES256GCM {
@@ -44,20 +43,20 @@ func (b *box) init(s Suite, key secret, mem *region) (err error) {
 	return nil
 }
 
-// workspace is the memory of one call, pooled so that sealing a segment
-// allocates nothing: what goes through an interface escapes to the heap.
+// workspace is the memory of one call. Values passed through an interface escape to the heap, so
+// workspaces are pooled, and sealing a segment allocates nothing.
 type workspace struct {
 	full  [nonceBytes]byte // the 24-byte nonce
 	nonce [12]byte         // the inner AEAD's nonce
 	aad   [64]byte
 	save  [tagBytes]byte
 	sub   [KeyBytes]byte
-	text  []byte // ciphertext and tag of a segment with no room behind it
+	text  []byte // ciphertext and tag of a segment without space for the tag
 }
 
 var workspaces = sync.Pool{New: func() any { return new(workspace) }}
 
-// maxPooledText bounds what the pool keeps for each workspace.
+// maxPooledText limits the buffer that a pooled workspace keeps.
 const maxPooledText = 64<<10 + tagBytes
 
 func (w *workspace) release() {
@@ -109,8 +108,7 @@ func (b *box) inner(w *workspace) (cipher.AEAD, error) {
 	return cipher.NewGCM(block)
 }
 
-// seal appends ciphertext and tag of one message to dst. The nonce rules are
-// the caller's.
+// seal appends ciphertext and tag of one message to dst. The caller ensures that the nonce is unique.
 func (b *box) seal(dst []byte, nonce, plaintext, aad []byte) ([]byte, error) {
 	w := workspaces.Get().(*workspace)
 	defer w.release()
@@ -123,8 +121,7 @@ func (b *box) seal(dst []byte, nonce, plaintext, aad []byte) ([]byte, error) {
 	return a.Seal(dst, w.nonce[:], plaintext, aad), nil
 }
 
-// open appends the plaintext of one message to dst, or gives
-// ErrAuthentication.
+// open appends the plaintext of one message to dst, or returns ErrAuthentication.
 func (b *box) open(dst []byte, nonce, ciphertext, aad []byte) ([]byte, error) {
 	w := workspaces.Get().(*workspace)
 	defer w.release()

@@ -53,7 +53,7 @@ func BenchmarkOpenExtent(b *testing.B) {
 	})
 }
 
-// BenchmarkOpenSegment is a random read: one segment of a 64 KiB extent.
+// BenchmarkOpenSegment measures a random read: one segment of a 64 KiB extent.
 func BenchmarkOpenSegment(b *testing.B) {
 	benchExtent(b, func(b *testing.B, k *EpochKeys, e *Extent, buf []byte, tags []Tag) {
 		if err := k.SealExtent(e, buf, tags, make([]byte, e.PLen)); err != nil {

@@ -13,19 +13,17 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
-// Convergent is the cryptography of one family of the reference
-// implementation's self-encryption. It is there to exchange data with that
-// implementation: whoever knows the plaintext can compute everything.
-// docs/selfenc-format.md describes both.
+// Convergent is the cryptography of one family of the reference implementation's self-encryption. Use it
+// only to exchange data with that implementation: anybody who knows the plaintext can compute all keys and
+// chunks. docs/selfenc-format.md describes both families.
 type Convergent uint8
 
 // The families.
 const (
-	// ConvergentSHA3 is that of crate versions 0.30 to 0.34: SHA3-256 and
-	// AES-128-CBC. It has no MAC: only the name protects a chunk.
+	// ConvergentSHA3 is the family of crate versions 0.30 to 0.34: SHA3-256 and AES-128-CBC. It has no
+	// MAC: only the name protects a chunk.
 	ConvergentSHA3 Convergent = 1
-	// ConvergentBLAKE3 is that of crate versions 0.35 and 0.36: BLAKE3 and
-	// ChaCha20-Poly1305.
+	// ConvergentBLAKE3 is the family of crate versions 0.35 and 0.36: BLAKE3 and ChaCha20-Poly1305.
 	ConvergentBLAKE3 Convergent = 2
 )
 
@@ -39,15 +37,14 @@ const (
 	aesKeyBytes     = 16
 )
 
-// ChunkLink is what the key of one chunk is made of: the hashes of its own
-// plaintext and of its two predecessors', cyclically.
+// ChunkLink is the input for the key of one chunk: the hashes of its own plaintext and of the plaintexts
+// of its two predecessors, cyclically.
 type ChunkLink struct {
 	Own, Previous, BeforePrevious [32]byte
-	Index, Level                  uint64 // bound by ConvergentBLAKE3 alone
+	Index, Level                  uint64 // only ConvergentBLAKE3 binds it
 }
 
-// Hash returns the hash of a chunk's plaintext, and of a stored chunk, which
-// is its name.
+// Hash returns the hash of a chunk's plaintext, or of a stored chunk. The latter is the chunk's name.
 func (c Convergent) Hash(b []byte) [32]byte {
 	if c == ConvergentSHA3 {
 		return sha3.Sum256(b)
@@ -55,7 +52,7 @@ func (c Convergent) Hash(b []byte) [32]byte {
 	return blake3.Sum256(b)
 }
 
-// SealedBytes returns how long the sealed form of n bytes is.
+// SealedBytes returns the length of the sealed form of n bytes.
 func (c Convergent) SealedBytes(n int) int {
 	if c == ConvergentSHA3 {
 		return n/aes.BlockSize*aes.BlockSize + aes.BlockSize
@@ -65,9 +62,9 @@ func (c Convergent) SealedBytes(n int) int {
 
 // Seal appends the stored form of a payload, the compressed chunk, to dst.
 //
-// Neither nonce nor IV is random: equal chunks shall give equal objects. In
-// ConvergentBLAKE3 the key depends on the plaintext of the chunk itself, so it
-// meets another message only if the same chunk is compressed in two ways.
+// Neither nonce nor IV is random, because equal chunks must give equal objects. In ConvergentBLAKE3 the
+// key depends on the plaintext of the chunk itself. So one key seals two messages only if the same chunk
+// is compressed in two ways.
 func (c Convergent) Seal(dst, payload []byte, l *ChunkLink) ([]byte, error) {
 	start := len(dst)
 	if c == ConvergentSHA3 {
@@ -97,8 +94,8 @@ func (c Convergent) Seal(dst, payload []byte, l *ChunkLink) ([]byte, error) {
 	return dst, nil
 }
 
-// Open returns the payload of a stored chunk, whose memory it overwrites. The
-// caller has checked the chunk's name: the older family has no other check.
+// Open returns the payload of a stored chunk, and overwrites the chunk's memory. The caller must have
+// verified the chunk's name, because the older family has no other check.
 func (c Convergent) Open(object []byte, l *ChunkLink) ([]byte, error) {
 	if c == ConvergentSHA3 {
 		if len(object) == 0 || len(object)%aes.BlockSize != 0 {
@@ -128,18 +125,18 @@ func (c Convergent) Open(object []byte, l *ChunkLink) ([]byte, error) {
 	return payload, nil
 }
 
-var errConvergent = errors.New("no chunk of this family")
+var errConvergent = errors.New("malformed chunk")
 
-// unpad removes PKCS#7 padding. The name was checked before: there is no
-// oracle in saying what is wrong.
+// unpad removes PKCS#7 padding. The caller has verified the name, so a specific error is no padding
+// oracle.
 func unpad(b []byte) ([]byte, error) {
 	fill := int(b[len(b)-1])
 	if fill == 0 || fill > aes.BlockSize || fill > len(b) {
-		return nil, fmt.Errorf("%w: padding", errConvergent)
+		return nil, fmt.Errorf("%w: invalid padding", errConvergent)
 	}
 	for _, p := range b[len(b)-fill:] {
 		if int(p) != fill {
-			return nil, fmt.Errorf("%w: padding", errConvergent)
+			return nil, fmt.Errorf("%w: invalid padding", errConvergent)
 		}
 	}
 	return b[:len(b)-fill], nil
@@ -162,7 +159,7 @@ func (l *ChunkLink) blake3Keys() (out [blake3KDFBytes]byte) {
 	return out
 }
 
-// xorPad XORs b with the pad, repeated. It works on many repetitions at once.
+// xorPad XORs b with the repeated pad. For speed, it works on many repetitions at once.
 func xorPad(b, pad []byte) {
 	const repeat = 64
 	long := make([]byte, 0, repeat*len(pad))

@@ -15,14 +15,14 @@ import (
 	"golang.org/x/crypto/argon2"
 )
 
-// secretCredential is a KEK as it is: slot type 1, params empty.
+// secretCredential is a KEK that is used directly: slot type 1, without params.
 type secretCredential struct {
 	redacted
 	key *Key
 }
 
-// SecretCredential opens and makes slots of type SlotSecret. It takes kek
-// over: Erase erases it.
+// SecretCredential opens and creates slots of type SlotSecret. It takes ownership of kek: Erase also
+// erases kek.
 func SecretCredential(kek *Key) interface {
 	Credential
 	Recipient
@@ -45,9 +45,8 @@ func (c *secretCredential) kek(_ Suite, _ UUID, params []byte) (*Key, error) {
 	return c.key.Clone()
 }
 
-// ParseKeyFile reads the contents of a key file: 32 raw bytes, or 64
-// hexadecimal digits with or without a line end. b is zeros afterwards. Errors
-// never contain b.
+// ParseKeyFile parses the contents of a key file: 32 raw bytes, or 64 hexadecimal digits with or without
+// a newline. It overwrites b with zeros. Errors never contain b.
 func ParseKeyFile(b []byte) (*Key, error) {
 	defer clear(b)
 	if len(b) == KeyBytes {
@@ -55,7 +54,7 @@ func ParseKeyFile(b []byte) (*Key, error) {
 	}
 	digits := bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r"))
 	if len(digits) != 2*KeyBytes {
-		return nil, fmt.Errorf("a key file holds 32 raw bytes or 64 hexadecimal digits, this one holds %d bytes", len(b))
+		return nil, fmt.Errorf("the key file must contain 32 raw bytes or 64 hexadecimal digits, but it has %d bytes", len(b))
 	}
 	k, err := emptyKey()
 	if err != nil {
@@ -63,12 +62,12 @@ func ParseKeyFile(b []byte) (*Key, error) {
 	}
 	if _, err := hex.Decode(k.Bytes(), digits); err != nil {
 		k.Erase()
-		return nil, errors.New("the key file has the length of 64 hexadecimal digits, but holds other characters")
+		return nil, errors.New("the key file has 64 characters, but not all are hexadecimal digits")
 	}
 	return k, nil
 }
 
-// MaxPassphraseBytes bounds a passphrase.
+// MaxPassphraseBytes is the maximum length of a passphrase.
 const MaxPassphraseBytes = 1024
 
 // passphraseParams are the params of a passphrase slot, 48 bytes:
@@ -87,8 +86,8 @@ const (
 
 	passphraseParamsBytes = 48
 
-	// What a slot may ask of whoever opens it. The header is readable, and
-	// writable, without a key: without bounds it could ask for all memory.
+	// Limits of the cost of opening a slot. An attacker can change the header without a key. Without
+	// limits, a slot could require all memory.
 	maxArgon2Time   = 16
 	minArgon2Memory = 8 << 10   // KiB
 	maxArgon2Memory = 256 << 10 // KiB
@@ -97,8 +96,8 @@ const (
 	maxPBKDF2Time   = 10_000_000
 )
 
-// passphraseCost is what new slots ask for. Argon2id: RFC 9106 section 4, the
-// second recommended option. PBKDF2: above OWASP's 600,000 of 2023.
+// passphraseCost is the cost of new slots. Argon2id: the second recommended option of RFC 9106 section 4.
+// PBKDF2: more than the 600,000 iterations that OWASP recommended in 2023.
 func passphraseCost(s Suite) passphraseParams {
 	if s == SuiteXAES256GCM {
 		return passphraseParams{function: functionPBKDF2, time: 1_000_000}
@@ -139,15 +138,15 @@ func decodePassphraseParams(s Suite, b []byte) (p passphraseParams, err error) {
 	return p, nil
 }
 
-// derive returns the KEK of a passphrase. Argon2id's own memory is the
-// garbage collector's; HardenProcess keeps it from being read.
+// derive returns the KEK of a passphrase. The working memory of Argon2id is on the heap and is not erased;
+// HardenProcess prevents other processes from reading it.
 func (p *passphraseParams) derive(passphrase []byte) (*Key, error) {
 	var b []byte
 	if p.function == functionArgon2id {
 		b = argon2.IDKey(passphrase, p.salt[:], p.time, p.memory, uint8(p.lanes), KeyBytes)
 	} else {
 		var err error
-		s := unsafe.String(unsafe.SliceData(passphrase), len(passphrase)) // no copy on the heap
+		s := unsafe.String(unsafe.SliceData(passphrase), len(passphrase)) // avoid a copy on the heap
 		if b, err = pbkdf2.Key(sha256.New, s, p.salt[:], int(p.time), KeyBytes); err != nil {
 			return nil, err
 		}
@@ -162,9 +161,9 @@ type passphraseCredential struct {
 	cost func(Suite) passphraseParams
 }
 
-// PassphraseLine is the passphrase in a file: all of it but one line end. A file for a new slot has one
-// line; lines reports that there are more. To open a volume all of them are taken, since
-// earlier versions sealed volumes with all of such files.
+// PassphraseLine returns the passphrase of a file: the contents without the last newline. lines tells
+// whether it has more than one line. Such files are refused for new slots. They still open volumes with
+// all lines as the passphrase, because earlier versions created such volumes.
 func PassphraseLine(file []byte) (phrase []byte, lines bool) {
 	phrase = file
 	if rest, ok := bytes.CutSuffix(file, []byte("\n")); ok {
@@ -173,12 +172,11 @@ func PassphraseLine(file []byte) (phrase []byte, lines bool) {
 	return phrase, bytes.IndexByte(phrase, '\n') >= 0
 }
 
-// ErrPassphraseLines refuses a passphrase of several lines for a new key slot.
-var ErrPassphraseLines = errors.New("the passphrase file has more than one line, and which of them is meant nobody can tell")
+// ErrPassphraseLines is the error for a new key slot if the passphrase has several lines.
+var ErrPassphraseLines = errors.New("the passphrase file has more than one line")
 
-// PassphraseCredential opens and makes slots of type SlotPassphrase. The
-// passphrase is taken byte for byte, 1 to MaxPassphraseBytes; b is zeros
-// afterwards.
+// PassphraseCredential opens and creates slots of type SlotPassphrase. The passphrase is used byte for
+// byte. It has 1 to MaxPassphraseBytes bytes. b is overwritten with zeros.
 func PassphraseCredential(b []byte) (interface {
 	Credential
 	Recipient
@@ -227,13 +225,13 @@ func (c *passphraseCredential) kek(s Suite, _ UUID, params []byte) (*Key, error)
 	return p.derive(c.text.bytes())
 }
 
-// KMS is a key management service. Both calls pass the volume's UUID as
-// encryption context, so that a wrapped key serves no other volume.
+// KMS is a key management service. Both calls pass the volume's UUID as encryption context, so that a
+// wrapped key cannot be used for another volume.
 type KMS interface {
-	// Wrap returns kek (32 bytes, not kept) wrapped: at most MaxSlotParams
-	// bytes that also name the wrapping key.
+	// Wrap returns the wrapped form of kek, at most MaxSlotParams bytes, which also identify the wrapping
+	// key. kek has 32 bytes, and the KMS does not keep it.
 	Wrap(ctx context.Context, volume UUID, kek []byte) ([]byte, error)
-	// Unwrap returns the 32 bytes; the caller overwrites them.
+	// Unwrap returns the 32 bytes of the KEK. The caller overwrites them.
 	Unwrap(ctx context.Context, volume UUID, wrapped []byte) ([]byte, error)
 }
 
@@ -243,8 +241,7 @@ type kmsCredential struct {
 	kms KMS
 }
 
-// KMSCredential opens and makes slots of type SlotKMS; ctx bounds the calls to
-// kms that they need.
+// KMSCredential opens and creates slots of type SlotKMS. ctx limits the calls of kms.
 func KMSCredential(ctx context.Context, kms KMS) interface {
 	Credential
 	Recipient
@@ -262,7 +259,7 @@ func (c *kmsCredential) newKEK(_ Suite, id UUID) ([]byte, *Key, error) {
 	}
 	params, err := c.kms.Wrap(c.ctx, id, k.Bytes())
 	if err == nil && (len(params) == 0 || len(params) > MaxSlotParams) {
-		err = fmt.Errorf("it returned %d bytes", len(params))
+		err = fmt.Errorf("the KMS returned %d bytes", len(params))
 	}
 	if err != nil {
 		k.Erase()

@@ -3,12 +3,11 @@ package crypto
 import "errors"
 
 var (
-	// ErrAuthentication reports bytes that do not open: damage, tampering, or
-	// bytes that belong elsewhere. It never says which.
+	// ErrAuthentication reports bytes that do not open. They were damaged, manipulated, or moved from
+	// another place. It never says which.
 	ErrAuthentication = errors.New("authentication failed")
 
-	// ErrWrongKey reports a credential that does not open a key slot, whose
-	// contents may be fine.
+	// ErrWrongKey reports a credential that does not open a key slot. The slot may be intact.
 	ErrWrongKey = errors.New("wrong key")
 
 	// ErrErased reports the use of keys after Erase.
@@ -18,6 +17,5 @@ var (
 	ErrUnsupportedSuite = errors.New("unsupported cipher suite")
 )
 
-// errBuffer reports a caller's buffer of the wrong size: a bug of ours, not of
-// the device.
+// errBuffer reports a buffer of the wrong size. It is a bug of the caller, not damage on the device.
 var errBuffer = errors.New("crypto: buffer of the wrong size")

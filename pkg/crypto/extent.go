@@ -9,33 +9,32 @@ import (
 )
 
 const (
-	// SectorBytes is the unit of padding, and of everything on the device.
+	// SectorBytes is the unit of padding and of all structures on the device.
 	SectorBytes = 4096
-	// MaxExtentBytes bounds an extent's payload.
+	// MaxExtentBytes is the maximum length of an extent's payload.
 	MaxExtentBytes = 1 << 20
-	// MaxSegments bounds an extent's segments: their number less one is a byte.
+	// MaxSegments is the maximum number of an extent's segments: their number minus one fits into a byte.
 	MaxSegments = 256
-	// KindFileData is the kind of an extent that is sealed under K_data; all
-	// others are metadata, under K_meta.
+	// KindFileData is the kind of extents that are sealed under K_data. All other extents are metadata,
+	// and are sealed under K_meta.
 	KindFileData = 6
 
 	minShift, maxShift = 12, 20
 )
 
-// Extent is the identity that an extent is sealed under: everything its record
-// keeps but address, run and tags.
+// Extent is the identity that an extent is sealed under. It contains all fields of the extent's record,
+// except for address, run and tags.
 type Extent struct {
 	Nonce                    [24]byte
 	Birth                    uint64 // generation in which it was sealed
 	Epoch                    uint32 // key epoch, from 1
 	PLen                     uint32 // payload bytes, 1 to MaxExtentBytes
 	LLen                     uint32 // bytes after decompression; PLen if Comp is 0
-	Kind, Level, Comp, Shift uint8  // Shift: segments of 1<<Shift bytes; 0: one segment
+	Kind, Level, Comp, Shift uint8  // Shift: segments have 1<<Shift bytes; 0 means one segment
 	Object, Index            uint64
 }
 
-// Validate checks every bound that holds for an extent, before anything of it
-// is used.
+// Validate checks all limits of an extent. Call it before using any field.
 func (e *Extent) Validate() error {
 	switch {
 	case e.PLen == 0 || e.PLen > MaxExtentBytes:
@@ -58,13 +57,12 @@ func (e *Extent) Validate() error {
 	return nil // at most 1 MiB in segments of at least 4 KiB: never above MaxSegments
 }
 
-// PaddedBytes returns P, the bytes on the device: the payload, padded with
-// zeros to sectors.
+// PaddedBytes returns P, the length on the device: the payload, padded with zeros to whole sectors.
 func (e *Extent) PaddedBytes() int {
 	return (int(e.PLen) + SectorBytes - 1) &^ (SectorBytes - 1)
 }
 
-// Segments returns n, how many messages the extent is sealed as.
+// Segments returns n, the number of messages that the extent is sealed as.
 func (e *Extent) Segments() int {
 	if e.Shift == 0 {
 		return 1
@@ -135,15 +133,13 @@ func (c *segmentCipher) at(i int) {
 	c.aad[60] = byte(i)
 }
 
-// SealExtent seals payload (e.PLen bytes) into dst (e.PaddedBytes) and tags
-// (e.Segments). It draws e.Nonce and sets e.Epoch. dst and payload either
-// start at the same byte or are disjoint. To seal again after any change,
-// call it again: it never seals twice under one nonce. To repeat a failed
-// write, repeat the bytes.
+// SealExtent seals payload (e.PLen bytes) into dst (e.PaddedBytes) and tags (e.Segments). It draws e.Nonce
+// and sets e.Epoch. dst and payload must start at the same byte or not overlap. To seal again after any
+// change, call it again: it never uses a nonce twice. To repeat a failed write, write the same bytes.
 func (k *EpochKeys) SealExtent(e *Extent, dst []byte, tags []Tag, payload []byte) error {
 	e.Epoch = k.epoch
-	// 24 random bytes, drawn at each seal: 2⁸⁰ extents before a repeat gets
-	// as likely as 2⁻³².
+	// 24 random bytes, drawn for each seal: after 2⁸⁰ extents, the probability of a repeated nonce
+	// is 2⁻³².
 	rand.Read(e.Nonce[:])
 	return k.sealExtent(e, dst, tags, payload)
 }
@@ -186,10 +182,10 @@ func (k *EpochKeys) sealExtent(e *Extent, dst []byte, tags []Tag, payload []byte
 	return nil
 }
 
-// OpenSegments opens count segments of an extent, from first on. src is their
-// ciphertext, dst takes their plaintext (the last segment's padding included)
-// and is either src itself or disjoint; tags are theirs alone. If one of them
-// does not open, it gives ErrAuthentication and dst is zeros.
+// OpenSegments opens count segments of an extent, starting with first. src is their ciphertext, and tags
+// are their tags. dst receives their plaintext, including the padding of the last segment. dst must be src
+// itself or not overlap it. If a segment does not open, OpenSegments returns ErrAuthentication and
+// overwrites dst with zeros.
 func (k *EpochKeys) OpenSegments(e *Extent, first, count int, dst, src []byte, tags []Tag) error {
 	err := k.openSegments(e, first, count, dst, src, tags)
 	if err != nil {
@@ -226,9 +222,9 @@ func (k *EpochKeys) openSegments(e *Extent, first, count int, dst, src []byte, t
 	return nil
 }
 
-// open opens src[off:end] into dst[off:end]. The AEAD wants the tag right
-// behind the ciphertext; src may be shared with other readers, so the two meet
-// in dst, or in scratch memory for the last segment of dst.
+// open opens src[off:end] into dst[off:end]. The AEAD requires the tag directly after the ciphertext.
+// Other readers may share src, so both are copied to dst, or to scratch memory for the last segment of
+// dst.
 func (c *segmentCipher) open(i int, dst, src []byte, off, end int, tag *Tag) error {
 	c.at(i)
 	if end+tagBytes > len(dst) {

@@ -51,8 +51,8 @@ func TestExtentBounds(t *testing.T) {
 	}
 }
 
-// TestExtentShapes seals extents of many shapes, opens every run of segments,
-// and compares; in place and not.
+// TestExtentShapes seals extents of many shapes, opens every run of segments, and compares them, both in
+// place and in separate buffers.
 func TestExtentShapes(t *testing.T) {
 	for _, s := range bothSuites {
 		k := testEpochKeys(t, s, NewUUID(), 3, randomBytes(32))
@@ -126,8 +126,8 @@ func TestNoncesDiffer(t *testing.T) {
 	}
 }
 
-// TestExtentTampering changes every field that an extent is sealed under, and
-// every part of what is stored.
+// TestExtentTampering changes every field that an extent is sealed under, and every part of the stored
+// bytes.
 func TestExtentTampering(t *testing.T) {
 	for _, s := range bothSuites {
 		id := NewUUID()
@@ -326,7 +326,7 @@ func FuzzDecodeFramePayload(f *testing.F) {
 	})
 }
 
-// FuzzOpenSegments opens extents whose every field an attacker chose.
+// FuzzOpenSegments opens extents with fields that an attacker chose.
 func FuzzOpenSegments(f *testing.F) {
 	k := testEpochKeys(f, 1, UUID{}, 1, sequence(0))
 	f.Add(uint32(4096), uint32(4096), uint8(6), uint8(0), uint8(12), 0, 1, []byte("x"))

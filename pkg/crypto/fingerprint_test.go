@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// The fingerprint is HKDF-Expand of the key and tells keys apart.
+// TestFingerprint checks that the fingerprint is HKDF-Expand of the key, and differs between keys.
 func TestFingerprint(t *testing.T) {
 	seen := map[string]bool{}
 	for i := range 3 {

@@ -11,9 +11,9 @@ import (
 
 var freshVectors = flag.String("fresh-vectors", "", "write fresh output of the sealing functions to this file, for testdata/check.py")
 
-// TestFreshVectors lets the product's own sealing functions, with their random
-// nonces and salts, write cases of the shape of vectors.json. `make vectors`
-// has them recomputed by check.py, which shares no code with this package.
+// TestFreshVectors writes cases in the form of vectors.json, made by the real sealing functions with
+// random nonces and salts. `make vectors` recomputes them with check.py, which shares no code with this
+// package.
 func TestFreshVectors(t *testing.T) {
 	doc := map[string]any{"format": 1, "about": "fresh output of pkg/crypto"}
 	for _, s := range bothSuites {
@@ -60,7 +60,7 @@ type fresh struct {
 }
 
 func (f *fresh) add(group string, in map[string]any, out outputs) {
-	// Some values are key memory, which is gone before doc is written.
+	// Some values are in key memory, which is erased before doc is written.
 	var err error
 	for k, v := range out {
 		out[k], err = json.Marshal(v)

@@ -6,9 +6,8 @@ import (
 	"hash"
 )
 
-// hmacSHA256 is HMAC-SHA-256 (RFC 2104). It is written here because
-// crypto/hmac leaves the padded key on the heap; this one overwrites it.
-// The key has at most 64 bytes, as all of ours have.
+// hmacSHA256 is HMAC-SHA-256 (RFC 2104). crypto/hmac leaves the padded key on the heap; this
+// implementation overwrites it. The key has at most 64 bytes, like all keys of this package.
 type hmacSHA256 struct {
 	pad  [sha256.BlockSize]byte
 	sum  [sha256.Size]byte

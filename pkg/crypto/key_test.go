@@ -16,8 +16,8 @@ import (
 
 var bothSuites = []Suite{SuiteXChaCha20Poly1305, SuiteXAES256GCM}
 
-// TestNothingFormatsAKey prints every type that holds a secret in every way,
-// directly, as a value, and within a struct.
+// TestNothingFormatsAKey prints every type that holds a secret in all ways: directly, as a value, and in a
+// struct.
 func TestNothingFormatsAKey(t *testing.T) {
 	secretBytes := bytes.Repeat([]byte{0xb7}, 32)
 	key := testKey(t, secretBytes)
@@ -39,7 +39,7 @@ func TestNothingFormatsAKey(t *testing.T) {
 	defer pass.Erase()
 	recovery := &RecoverySecret{suite: 1, seed: key}
 
-	// What a leak would look like: bytes, hex, base64 or decimal of the secrets.
+	// The forms of a leak: bytes, hex, base64 or decimal of the secrets.
 	traces := []string{string(secretBytes[:4]), "b7b7", "B7B7", "t7e3", "183 183", "183,183", "0xb7, 0xb7", `\xb7`}
 	for _, k := range [][]byte{epoch.data.key.bytes(), epoch.header.bytes(), tenant.c.bytes()} {
 		traces = append(traces, string(k[:4]), hex.EncodeToString(k[:4]), strings.Trim(fmt.Sprint(k[:3]), "[]"))

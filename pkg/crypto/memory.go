@@ -10,18 +10,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pageBytes is what one locked region takes. Locked memory is scarce
-// (RLIMIT_MEMLOCK is often 8 MiB), and keys are few.
+// pageBytes is the size of one locked region. Locked memory is scarce (RLIMIT_MEMLOCK is often 8 MiB), but
+// there are few keys.
 const pageBytes = 4096
 
-// region is one page of locked memory. It keeps the address as an
-// unsafe.Pointer, so that no reflection-based printer follows it.
+// region is one page of locked memory. The address is an unsafe.Pointer, so that printers that use
+// reflection do not follow it.
 type region struct {
 	base unsafe.Pointer // nil after erase
 	used int            // bytes handed out by take
 }
 
-// newRegion maps one page that is never swapped, dumped or inherited.
+// newRegion maps one page that is never swapped, dumped or inherited by child processes.
 func newRegion() (*region, error) {
 	base, err := unix.MmapPtr(-1, 0, nil, pageBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
@@ -47,13 +47,13 @@ func (r *region) take(n int) secret {
 	off := r.used
 	r.used += (n + 15) &^ 15
 	if r.base == nil || r.used > pageBytes {
-		panic("crypto: key page overflow") // all users ask for bounded sizes
+		panic("crypto: key page overflow") // cannot happen: all callers request small, fixed sizes
 	}
 	return secret{unsafe.Add(r.base, off), n}
 }
 
-// secret is bytes in a region. Fields are of this type rather than []byte: fmt
-// prints unexported fields by reflection, without asking their methods.
+// secret is bytes in a region. Fields have this type instead of []byte, because fmt prints unexported
+// fields by reflection, without calling their methods.
 type secret struct {
 	at  unsafe.Pointer
 	len int
@@ -67,29 +67,29 @@ func (s secret) bytes() []byte {
 	return unsafe.Slice((*byte)(s.at), s.len)
 }
 
-// erase overwrites the page and gives it back. Later use of memory that was
-// taken from it faults, rather than sealing under a key of zeros.
+// erase overwrites the page and unmaps it. Any later use of its memory faults, instead of sealing under a
+// key of zeros.
 func (r *region) erase() {
 	if r == nil || r.base == nil {
 		return
 	}
 	clear(unsafe.Slice((*byte)(r.base), pageBytes))
-	// The error has no remedy: the page is zeros already.
+	// Nothing can be done about an error. The page is zeros already.
 	_ = unix.MunmapPtr(r.base, pageBytes)
 	r.base = nil
 }
 
-// empty overwrites what was taken from the page, so that it can be taken again.
+// empty overwrites the used part of the page, so that it can be used again.
 func (r *region) empty() {
 	clear(unsafe.Slice((*byte)(r.base), r.used))
 	r.used = 0
 }
 
-// redacted is embedded by every type that holds a secret: all ways of printing
-// it give "[key]", all ways of marshalling it fail.
+// redacted is embedded in every type that holds a secret. All ways of printing it give "[key]", and all
+// ways of marshalling it fail.
 type redacted struct{}
 
-var errMarshal = errors.New("crypto: a key is never marshalled")
+var errMarshal = errors.New("crypto: a key cannot be marshalled")
 
 // Format implements fmt.Formatter for every verb.
 func (redacted) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[key]") }
@@ -109,9 +109,8 @@ func (redacted) MarshalText() ([]byte, error) { return nil, errMarshal }
 // MarshalBinary refuses, for gob too.
 func (redacted) MarshalBinary() ([]byte, error) { return nil, errMarshal }
 
-// HardenProcess takes core dumps, and reading by other processes of the same
-// user (ptrace, /proc/PID/mem), away from this process. Every program that
-// holds a key calls it first.
+// HardenProcess disables core dumps, and prevents other processes of the same user from reading this
+// process's memory (ptrace, /proc/PID/mem). Every program that holds a key calls it first.
 func HardenProcess() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("make the process non-dumpable: %w", err)

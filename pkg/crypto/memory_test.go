@@ -58,7 +58,7 @@ func TestKeyMemoryIsProtected(t *testing.T) {
 	}
 }
 
-// TestAESBlockHasNoPointers holds lockedBlock's assumption.
+// TestAESBlockHasNoPointers checks an assumption of lockedBlock.
 func TestAESBlockHasNoPointers(t *testing.T) {
 	k := testEpochKeys(t, SuiteXAES256GCM, UUID{}, 1, make([]byte, 32))
 	var walk func(reflect.Type)
@@ -77,7 +77,7 @@ func TestAESBlockHasNoPointers(t *testing.T) {
 	walk(reflect.TypeOf(k.data.block()).Elem())
 }
 
-// mask is how the tests below keep a secret without holding its bytes.
+// mask lets the tests below store a secret without its plain bytes being in memory.
 func mask(b []byte) []byte {
 	m := make([]byte, len(b))
 	for i := range b {
@@ -99,7 +99,7 @@ func findInMemory(t *testing.T, masked map[string][]byte) (found map[string]int)
 	}
 	defer mem.Close()
 	found = map[string]int{}
-	// The copy of memory that is searched is masked too, or it would find itself.
+	// The copy of the memory is masked, too; otherwise the search would find the copy.
 	buf, err := unix.Mmap(-1, 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
 		t.Fatal(err)
@@ -141,8 +141,8 @@ func findInMemory(t *testing.T, masked map[string][]byte) (found map[string]int)
 	return found
 }
 
-// TestMemoryIsErased uses keys in every way, erases them, and searches all
-// memory of the process for them.
+// TestMemoryIsErased uses keys in every way, erases them, and searches the whole memory of the process for
+// them.
 func TestMemoryIsErased(t *testing.T) {
 	for _, s := range bothSuites {
 		t.Run(s.String(), func(t *testing.T) {
@@ -199,8 +199,8 @@ func useKeys(t *testing.T, s Suite, keep func(string, []byte)) (cleanup func()) 
 	pass, err := PassphraseCredential(words)
 	check(err)
 	cheap(pass)
-	// The passphrase and its KEK are not looked for: the derivation functions
-	// of the standard library and x/crypto leave copies (doc.go says so).
+	// The passphrase and its KEK are not searched for: the derivation functions of the standard library and
+	// x/crypto leave copies (see doc.go).
 	slot, err = NewSlot(s, id, 4, pass, epochs)
 	check(err)
 	more, err := OpenSlot(s, id, 4, &slot, pass)
@@ -249,7 +249,7 @@ func useEpochKeys(k *EpochKeys, plain []byte) error {
 	return errors.Join(errs...)
 }
 
-// cheap makes a passphrase credential ask for the least that is accepted.
+// cheap sets the cost of a passphrase credential to the accepted minimum.
 func cheap(c Credential) {
 	c.(*passphraseCredential).cost = func(s Suite) passphraseParams {
 		if s == SuiteXAES256GCM {

@@ -6,18 +6,17 @@ import (
 	"io"
 )
 
-// MaxReadSecret is the most that ReadSecret reads, in bytes.
+// MaxReadSecret is the maximum number of bytes that ReadSecret reads.
 const MaxReadSecret = pageBytes - 16
 
 // errTooLong reports a secret that is longer than expected.
-var errTooLong = errors.New("it is too long")
+var errTooLong = errors.New("the secret is too long")
 
-// ReadSecret reads r to its end, at most max bytes, into locked memory and calls
-// use with them; they are erased when it returns. r is read directly: it must not
-// buffer.
+// ReadSecret reads r to its end, at most max bytes, into locked memory, and calls use with the bytes. It
+// erases them before it returns. r must not buffer, because the buffer would not be erased.
 func ReadSecret(r io.Reader, max int, use func(b []byte) error) error {
 	if max > MaxReadSecret {
-		return fmt.Errorf("secrets of up to %d bytes", max)
+		return fmt.Errorf("secret of up to %d bytes does not fit", max)
 	}
 	mem, err := newRegion()
 	if err != nil {

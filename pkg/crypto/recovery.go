@@ -9,17 +9,16 @@ import (
 	"fmt"
 )
 
-// A recovery slot holds public key‖encapsulation; its KEK is what HPKE (RFC
-// 9180, export-only) exports under "DCv2 kek", with info "DCv2 recovery"‖s‖UUID.
-// The public key is kept so that a new epoch can be wrapped for it again
-// without asking its owner; the header's MAC vouches for it.
+// A recovery slot holds public key‖encapsulation. Its KEK is the secret that HPKE (RFC 9180, export-only)
+// exports with the context "DCv2 kek" and the info "DCv2 recovery"‖s‖UUID. The slot keeps the public key,
+// so that a new epoch can be wrapped without the owner's secret half. The header's MAC authenticates it.
 const (
 	recoveryInfo   = "DCv2 recovery"
 	recoveryExport = "DCv2 kek"
 )
 
-// recoveryKEM returns the hybrid KEM of a suite and the lengths of its public
-// key and encapsulation. Both private keys are seeds of 32 bytes.
+// recoveryKEM returns the hybrid KEM of a suite, and the lengths of its public key and encapsulation. In
+// both suites, the private key is a seed of 32 bytes.
 func recoveryKEM(s Suite) (kem hpke.KEM, public, enc int) {
 	if s == SuiteXAES256GCM {
 		return hpke.MLKEM768P256(), 1184 + 65, 1088 + 65
@@ -31,8 +30,8 @@ func recoveryContext(s Suite, id UUID) []byte {
 	return append(append([]byte(recoveryInfo), byte(s)), id[:]...)
 }
 
-// RecoveryRecipient is the public half of a recovery key: it makes slots of
-// type SlotRecovery, which only the secret half opens.
+// RecoveryRecipient is the public half of a recovery key. It creates slots of type SlotRecovery, which
+// only the secret half opens.
 type RecoveryRecipient struct {
 	suite Suite
 	key   hpke.PublicKey
@@ -57,8 +56,8 @@ func GenerateRecovery(s Suite) (*RecoverySecret, error) {
 	return &RecoverySecret{suite: s, seed: seed}, nil
 }
 
-// private expands the seed. The standard library's expanded key cannot be
-// overwritten; recovery runs in a short-lived command.
+// private expands the seed. The standard library's expanded key cannot be overwritten. This is acceptable
+// because recovery runs in a short-lived command.
 func (r *RecoverySecret) private() (hpke.PrivateKey, error) {
 	if r.seed.Bytes() == nil {
 		return nil, ErrErased
@@ -76,8 +75,8 @@ func (r *RecoverySecret) Recipient() (*RecoveryRecipient, error) {
 	return &RecoveryRecipient{suite: r.suite, key: p.PublicKey()}, nil
 }
 
-// RecoveryCredential returns the secret half as a Credential; it exists beside
-// the type's own methods for symmetry with the other credentials.
+// RecoveryCredential returns the secret half as a Credential, like the constructors of the other
+// credentials.
 func RecoveryCredential(r *RecoverySecret) Credential { return r }
 
 // SlotType returns SlotRecovery.
@@ -139,9 +138,8 @@ func (r *RecoveryRecipient) newKEK(s Suite, id UUID) ([]byte, *Key, error) {
 	return append(r.key.Bytes(), enc...), k, err
 }
 
-// SlotRecipient returns the public key that a recovery slot was made for, so
-// that the slot can be made again. Only a slot of a header whose MAC was
-// verified may be asked.
+// SlotRecipient returns the public key of a recovery slot, so that the slot can be created again. Use it
+// only after the MAC of the header was verified.
 func SlotRecipient(s Suite, slot *Slot) (*RecoveryRecipient, error) {
 	kem, public, enc := recoveryKEM(s)
 	if s.Validate() != nil || slot.Type != SlotRecovery || len(slot.Params) != public+enc {
@@ -154,11 +152,10 @@ func SlotRecipient(s Suite, slot *Slot) (*RecoveryRecipient, error) {
 	return &RecoveryRecipient{suite: s, key: key}, nil
 }
 
-// The text of a recovery key is a prefix and, in base32 (RFC 4648, no
-// padding), suite u8‖key‖the first 7 bytes of SHA-256(prefix‖suite‖key). The
-// secret has 64 such characters, in groups of four. Case, hyphens and white
-// space are ignored when read, and 0, 1 and 8, which base32 lacks, are taken
-// for O, I and B: people copy it from paper.
+// The text of a recovery key is a prefix, followed by base32 (RFC 4648, without padding) of suite
+// u8‖key‖the first 7 bytes of SHA-256(prefix‖suite‖key). The secret half has 64 such characters, in groups
+// of four. People copy it from paper. Therefore the parser ignores case, hyphens and white space, and reads
+// 0, 1 and 8, which base32 does not contain, as O, I and B.
 const (
 	recipientPrefix = "sealvolpub1"
 	secretPrefix    = "SEALVOL-RECOVERY-1"
@@ -181,8 +178,7 @@ var (
 	errKeyCheck = errors.New("the recovery key has a typing error: its checksum does not match")
 )
 
-// decodeKeyText returns suite and key of a text. The caller erases the key,
-// and the text.
+// decodeKeyText returns the suite and key of a text. The caller erases the key and the text.
 func decodeKeyText(prefix string, text []byte) (Suite, []byte, error) {
 	folded := foldKeyText(make([]byte, 0, len(text)), text)
 	defer clear(folded[:cap(folded)])
@@ -213,7 +209,7 @@ func decodeKeyText(prefix string, text []byte) (Suite, []byte, error) {
 	return Suite(body[0]), body[1:], nil
 }
 
-// foldKeyText appends text in the form that base32 reads.
+// foldKeyText appends text in the form that base32 accepts.
 func foldKeyText(dst, text []byte) []byte {
 	for _, c := range text {
 		switch {
@@ -233,14 +229,13 @@ func foldKeyText(dst, text []byte) []byte {
 	return dst
 }
 
-// String returns the text of the public half: one word of some 1,970
-// characters.
+// String returns the text of the public half: one word of about 1,970 characters.
 func (r *RecoveryRecipient) String() string {
 	b := appendKeyCheck(recipientPrefix, append([]byte{byte(r.suite)}, r.key.Bytes()...))
 	return recipientPrefix + string(bytes.ToLower([]byte(keyText.EncodeToString(b))))
 }
 
-// ParseRecoveryRecipient reads the text of a public half.
+// ParseRecoveryRecipient parses the text of a public half.
 func ParseRecoveryRecipient(text string) (*RecoveryRecipient, error) {
 	if len(text) > 4096 {
 		return nil, errKeyText
@@ -260,8 +255,7 @@ func ParseRecoveryRecipient(text string) (*RecoveryRecipient, error) {
 	return &RecoveryRecipient{suite: s, key: key}, nil
 }
 
-// Text returns the text of the secret half, without a line end. The caller
-// overwrites it.
+// Text returns the text of the secret half, without a newline. The caller overwrites it.
 func (r *RecoverySecret) Text() ([]byte, error) {
 	if r.seed.Bytes() == nil {
 		return nil, ErrErased
@@ -279,8 +273,8 @@ func (r *RecoverySecret) Text() ([]byte, error) {
 	return text, nil
 }
 
-// ParseRecoverySecret reads the text of a secret half; text is zeros
-// afterwards. Errors never contain it.
+// ParseRecoverySecret parses the text of a secret half, and overwrites text with zeros. Errors never
+// contain it.
 func ParseRecoverySecret(text []byte) (*RecoverySecret, error) {
 	defer clear(text)
 	if len(text) > 4096 {

@@ -9,21 +9,21 @@ import (
 )
 
 const (
-	// RootBytes is a root's plaintext: a sector less nonce and tag.
+	// RootBytes is the length of a root's plaintext: a sector without nonce and tag.
 	RootBytes = SectorBytes - nonceBytes - tagBytes
-	// FrameBytes is a log frame's payload.
+	// FrameBytes is the length of a log frame's payload.
 	FrameBytes = RootBytes
 	// RootSlots is the number of root slots.
 	RootSlots = 16
 
 	frameHeaderBytes = 24
-	// FrameDataBytes is the most that one log frame carries.
+	// FrameDataBytes is the maximum amount of data in one log frame.
 	FrameDataBytes = FrameBytes - frameHeaderBytes
 )
 
 // sealSector writes nonce‖AEAD(plaintext, padded with zeros) to dst.
 func (k *EpochKeys) sealSector(b *box, aad, plaintext, dst []byte) error {
-	// 24 random bytes at each seal: as for extents, chance never repeats them.
+	// 24 random bytes for each seal: as for extents, a repetition is too unlikely to occur.
 	var nonce [nonceBytes]byte
 	rand.Read(nonce[:])
 	return k.sealSectorNonce(b, nonce, aad, plaintext, dst)
@@ -39,13 +39,13 @@ func (k *EpochKeys) sealSectorNonce(b *box, nonce [nonceBytes]byte, aad, plainte
 	}
 	defer k.mu.RUnlock()
 	text := dst[nonceBytes : SectorBytes-tagBytes]
-	clear(text[copy(text, plaintext):]) // first, as plaintext may lie in dst
+	clear(text[copy(text, plaintext):]) // first, because plaintext may overlap dst
 	copy(dst, nonce[:])
 	_, err := b.seal(text[:0], nonce[:], text, aad)
 	return err
 }
 
-// openSector opens a sector that sealSector wrote into dst.
+// openSector opens the result of sealSector into dst.
 func (k *EpochKeys) openSector(b *box, aad, src, dst []byte) error {
 	if len(src) != SectorBytes || len(dst) != RootBytes {
 		return errBuffer
@@ -140,13 +140,13 @@ func (k *EpochKeys) OpenFrame(mount [16]byte, seq uint64, src, dst []byte) error
 	return k.openSector(&k.log, k.frameAAD(&mount, seq), src, dst)
 }
 
-// Flags of a log frame: where in its record it lies.
+// Flags of a log frame: its position in its record.
 const (
 	FrameFirst uint8 = 1 << iota
 	FrameLast
 )
 
-// FramePayload is what a log frame carries.
+// FramePayload is the content of a log frame.
 type FramePayload struct {
 	Acked uint64 // when sealed, frames below were durable
 	Base  uint64 // when sealed, the root of this generation was durable
@@ -168,7 +168,7 @@ func (p *FramePayload) Encode(dst []byte) error {
 	return nil
 }
 
-// DecodeFramePayload reads what Encode wrote; Data is part of b.
+// DecodeFramePayload parses the result of Encode. Data is a part of b.
 func DecodeFramePayload(b []byte) (FramePayload, error) {
 	if len(b) != FrameBytes {
 		return FramePayload{}, errBuffer

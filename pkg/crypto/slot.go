@@ -12,9 +12,9 @@ import (
 const (
 	// Slots is the number of key slots of a volume.
 	Slots = 16
-	// MaxEpochs is how many epochs' VMKs a slot holds at most.
+	// MaxEpochs is the maximum number of epochs' VMKs in a slot.
 	MaxEpochs = 4
-	// MaxSlotParams bounds a slot's params: a recovery slot of suite 2 has
+	// MaxSlotParams is the maximum length of a slot's params. A recovery slot of suite 2 has
 	// 1249 (public key) + 1153 (encapsulation) bytes.
 	MaxSlotParams = 2560
 	// MaxSlotSealed is the length of Slot.Sealed with MaxEpochs.
@@ -26,16 +26,16 @@ const (
 	slotFixedBytes = saltBytes + commitBytes + tagBytes // and entries
 )
 
-// Slot types: how the slot's key-encryption key (KEK) is found.
+// Slot types: the source of the slot's key-encryption key (KEK).
 const (
 	SlotEmpty      uint8 = 0
-	SlotSecret     uint8 = 1 // given as it is, usually by a Kubernetes Secret
+	SlotSecret     uint8 = 1 // given directly, usually by a Kubernetes Secret
 	SlotKMS        uint8 = 2 // wrapped by a KMS
 	SlotRecovery   uint8 = 3 // encapsulated for a recovery public key
 	SlotPassphrase uint8 = 4 // derived from a passphrase
 )
 
-// SlotTypeName returns the name of a slot type, for people.
+// SlotTypeName returns the name of a slot type, for output.
 func SlotTypeName(kind uint8) string {
 	switch kind {
 	case SlotEmpty:
@@ -52,8 +52,8 @@ func SlotTypeName(kind uint8) string {
 	return fmt.Sprintf("type %d", kind)
 }
 
-// Slot is one key slot: every epoch's VMK, sealed under one KEK. None of its
-// fields is secret. The zero value is an empty slot.
+// Slot is one key slot: the VMKs of all epochs, sealed under one KEK. None of its fields is secret. The
+// zero value is an empty slot.
 type Slot struct {
 	Type   uint8
 	Params []byte // by type; at most MaxSlotParams
@@ -62,7 +62,7 @@ type Slot struct {
 
 var errSlot = errors.New("malformed key slot")
 
-// Validate checks the slot's lengths, for empty slots too.
+// Validate checks the lengths of a slot, which may be empty.
 func (s *Slot) Validate() error {
 	if s.Type == SlotEmpty {
 		if len(s.Params)+len(s.Sealed) != 0 {
@@ -93,7 +93,7 @@ func EraseEpochs(epochs []EpochKey) {
 	}
 }
 
-// Epochs returns how many epochs' VMKs a valid slot holds.
+// Epochs returns the number of VMKs in a valid slot.
 func (s *Slot) Epochs() int { return max(0, len(s.Sealed)-slotFixedBytes) / entryBytes }
 
 // Equal reports whether both slots have the same bytes.
@@ -101,10 +101,10 @@ func (s *Slot) Equal(o *Slot) bool {
 	return s.Type == o.Type && bytes.Equal(s.Params, o.Params) && bytes.Equal(s.Sealed, o.Sealed)
 }
 
-// Recipient makes key slots. Recipients are made by SecretCredential,
-// PassphraseCredential, KMSCredential and ParseRecoveryRecipient.
+// Recipient creates key slots. SecretCredential, PassphraseCredential, KMSCredential and
+// ParseRecoveryRecipient return Recipients.
 type Recipient interface {
-	// SlotType returns the type of slot that it makes.
+	// SlotType returns the type of the slots that it creates.
 	SlotType() uint8
 	// newKEK returns a slot's params and its KEK, which the caller erases.
 	newKEK(s Suite, id UUID) (params []byte, kek *Key, err error)
@@ -112,33 +112,33 @@ type Recipient interface {
 
 // Credential opens key slots of its type. The caller erases it after use.
 type Credential interface {
-	// SlotType returns the type of slot that it opens.
+	// SlotType returns the type of the slots that it opens.
 	SlotType() uint8
 	// Erase overwrites the secret that the credential holds.
 	Erase()
-	// kek returns the slot's KEK, which the caller erases. It bounds params
-	// before it uses them.
+	// kek returns the slot's KEK, which the caller erases. It checks the limits of params before it uses
+	// them.
 	kek(s Suite, id UUID, params []byte) (*Key, error)
 }
 
-// NewSlot seals 1 to MaxEpochs VMKs, of ascending epochs from 1, as slot index
-// of a volume. Rewrapping is calling it again: salt and params are new.
+// NewSlot seals 1 to MaxEpochs VMKs, of ascending epochs from 1, as slot index of a volume. To rewrap the
+// VMKs, call it again: it draws a new salt and new params.
 func NewSlot(s Suite, id UUID, index uint8, r Recipient, epochs []EpochKey) (Slot, error) {
 	if len(epochs) < 1 || len(epochs) > MaxEpochs {
-		return Slot{}, fmt.Errorf("a key slot holds 1 to %d epochs, not %d", MaxEpochs, len(epochs))
+		return Slot{}, fmt.Errorf("a key slot must hold 1 to %d epochs, not %d", MaxEpochs, len(epochs))
 	}
 	last := uint32(0)
 	for _, e := range epochs {
 		if e.Epoch <= last {
-			return Slot{}, errors.New("key epochs do not ascend from 1")
+			return Slot{}, errors.New("key epochs must ascend from 1")
 		}
 		last = e.Epoch
 	}
 	return newSlot(s, id, index, r, epochs, saltVolume)
 }
 
-// OpenSlot opens slot index of a volume. It gives ErrWrongKey if c does not
-// fit, ErrAuthentication if the slot is damaged. The caller erases the VMKs.
+// OpenSlot opens slot index of a volume. It returns ErrWrongKey if c does not open the slot, and
+// ErrAuthentication if the slot is damaged. The caller erases the VMKs.
 func OpenSlot(s Suite, id UUID, index uint8, slot *Slot, c Credential) ([]EpochKey, error) {
 	epochs, err := openSlot(s, id, index, slot, c, saltVolume)
 	if err == nil && epochs[0].Epoch == 0 {
@@ -153,7 +153,7 @@ func newSlot(s Suite, id UUID, index uint8, r Recipient, epochs []EpochKey, doma
 		return Slot{}, err
 	}
 	if index >= Slots {
-		return Slot{}, fmt.Errorf("key slot %d", index)
+		return Slot{}, fmt.Errorf("key slot %d does not exist", index)
 	}
 	params, kek, err := r.newKEK(s, id)
 	if err != nil {
@@ -161,7 +161,7 @@ func newSlot(s Suite, id UUID, index uint8, r Recipient, epochs []EpochKey, doma
 	}
 	defer kek.Erase()
 	if len(params) > MaxSlotParams {
-		return Slot{}, fmt.Errorf("key slot parameters of %d bytes", len(params))
+		return Slot{}, fmt.Errorf("key slot parameters of %d bytes are too long", len(params))
 	}
 	slot := Slot{Type: r.SlotType(), Params: params}
 	var salt [saltBytes]byte
@@ -170,7 +170,7 @@ func newSlot(s Suite, id UUID, index uint8, r Recipient, epochs []EpochKey, doma
 	return slot, err
 }
 
-// wrapKeys are what seals one slot, derived from KEK and salt.
+// wrapKeys are the keys that seal one slot, derived from KEK and salt.
 type wrapKeys struct {
 	mem    *region
 	ctx    []byte
@@ -245,7 +245,7 @@ func openSlot(s Suite, id UUID, index uint8, slot *Slot, c Credential, domain st
 		return nil, err
 	}
 	defer w.mem.erase()
-	// First of the two commitments: this KEK, and no other, made the slot.
+	// The first of the two commitments: only this KEK can have created the slot.
 	if !equal(w.commit[:], slot.Sealed[saltBytes:saltBytes+commitBytes]) {
 		return nil, ErrWrongKey
 	}
@@ -257,8 +257,7 @@ func openSlot(s Suite, id UUID, index uint8, slot *Slot, c Credential, domain st
 	return openEntries(plain, domain, id)
 }
 
-// openEntries decodes an opened slot and checks the second commitment, that of
-// each VMK.
+// openEntries decodes an opened slot, and checks the second commitment, that of each VMK.
 func openEntries(plain []byte, domain string, id UUID) (epochs []EpochKey, err error) {
 	defer func() {
 		if err != nil {

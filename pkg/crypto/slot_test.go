@@ -203,7 +203,7 @@ func TestSlotInput(t *testing.T) {
 	if _, err := NewSlot(1, UUID{}, 1, kms, []EpochKey{{1, k}}); !errors.Is(err, broken) {
 		t.Errorf("failing KMS: %v", err)
 	}
-	// Domains: a snapshot's slot is none of a volume's, even under one UUID.
+	// Domain separation: a snapshot's slot does not open as a volume's, even with the same UUID.
 	slot, err := NewSnapshotSlot(1, UUID{}, 0, c, k)
 	if err != nil {
 		t.Fatal(err)
@@ -350,7 +350,7 @@ func TestRecoveryText(t *testing.T) {
 	}
 }
 
-// misspell tries every single wrong character, and every two that changed places.
+// misspell tries every single wrong character, and every swap of two characters.
 func misspell(t *testing.T, secret []byte) {
 	t.Helper()
 	for i := len(secretPrefix); i < len(secret); i++ {

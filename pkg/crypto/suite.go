@@ -13,12 +13,12 @@ type Suite uint8
 const (
 	// SuiteXChaCha20Poly1305 is the default.
 	SuiteXChaCha20Poly1305 Suite = 1
-	// SuiteXAES256GCM is XAES-256-GCM (c2sp.org/XAES-256-GCM), built of
-	// approved primitives only; it claims no validation.
+	// SuiteXAES256GCM is XAES-256-GCM (c2sp.org/XAES-256-GCM). It uses only approved primitives, but has
+	// no validation.
 	SuiteXAES256GCM Suite = 2
 )
 
-// String returns the name that ParseSuite takes.
+// String returns the name that ParseSuite accepts.
 func (s Suite) String() string {
 	switch s {
 	case SuiteXChaCha20Poly1305:
@@ -29,7 +29,7 @@ func (s Suite) String() string {
 	return fmt.Sprintf("suite(%d)", uint8(s))
 }
 
-// ParseSuite returns the suite of that name.
+// ParseSuite returns the suite with the given name.
 func ParseSuite(name string) (Suite, error) {
 	for _, s := range []Suite{SuiteXChaCha20Poly1305, SuiteXAES256GCM} {
 		if name == s.String() {
@@ -39,7 +39,7 @@ func ParseSuite(name string) (Suite, error) {
 	return 0, fmt.Errorf("%w %q: use xchacha20poly1305 or xaes256gcm", ErrUnsupportedSuite, name)
 }
 
-// Validate returns ErrUnsupportedSuite for a suite that is not known.
+// Validate returns ErrUnsupportedSuite for an unknown suite.
 func (s Suite) Validate() error {
 	if s != SuiteXChaCha20Poly1305 && s != SuiteXAES256GCM {
 		return fmt.Errorf("%w %d", ErrUnsupportedSuite, uint8(s))
@@ -65,7 +65,7 @@ func (u UUID) String() string {
 	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }
 
-// ParseUUID reads the form that String writes, in either case.
+// ParseUUID parses the result of String, in upper or lower case.
 func ParseUUID(s string) (UUID, error) {
 	var u UUID
 	if len(s) != 36 || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' {

@@ -1,5 +1,5 @@
-// Package forgetest is what somebody who holds a volume's key can do with
-// Poly1305: it is no hash, so the holder of the key finds a ciphertext for any
-// tag. Tests make structures with it that contain their own tags, which a Merkle
-// tree of hashes would rule out. Suite 1 alone, and nothing but tests uses it.
+// Package forgetest forges structures as an attacker with the volume's key could. Poly1305 is not a
+// collision-resistant hash, so the holder of the key can find a ciphertext for any tag. Tests use the
+// package to create structures that contain their own tags, which would be impossible in a Merkle tree of
+// hashes. It supports only suite 1. Only tests use it.
 package forgetest

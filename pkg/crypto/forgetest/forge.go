@@ -12,11 +12,11 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 )
 
-// ErrNonce asks for another try, with another nonce: about one in three has no
-// solution.
-var ErrNonce = errors.New("no block of 16 bytes gives this tag under this nonce")
+// ErrNonce means that there is no solution for this nonce. Try again with another one: about one nonce in
+// three has no solution.
+var ErrNonce = errors.New("no 16-byte block gives this tag with this nonce")
 
-// Forger seals metadata extents under one VMK, with nonce and tag of the caller's choice.
+// Forger seals metadata extents under one VMK, with a nonce and tag that the caller chooses.
 type Forger struct {
 	key []byte // K_meta; docs/format.md, "Key schedule"
 	id  crypto.UUID
@@ -33,9 +33,9 @@ func New(id crypto.UUID, vmk []byte) (*Forger, error) {
 	return &Forger{key: key, id: id}, err
 }
 
-// Seal encrypts plain, padded to whole sectors, as the only segment of e, and
-// changes the 16 bytes of ciphertext from free on, a multiple of 16, so that tag
-// fits. What they decrypt to is random. ErrNonce: draw another e.Nonce.
+// Seal encrypts plain, padded to whole sectors, as the only segment of e. To get the given tag, it changes
+// the 16 bytes of ciphertext at offset free, a multiple of 16. These bytes then decrypt to random bytes.
+// If it returns ErrNonce, try again with another e.Nonce.
 func (f *Forger) Seal(e *crypto.Extent, plain []byte, free int, tag crypto.Tag) ([]byte, error) {
 	stream, err := f.stream(e)
 	if err != nil {
@@ -75,8 +75,8 @@ func (f *Forger) aad(e *crypto.Extent) []byte {
 	return append(b, 0, 0, e.Shift, 0)
 }
 
-// solve sets text[free:free+16] so that the tag comes out; all lengths are
-// multiples of 16 (RFC 8439, 2.5 and 2.8).
+// solve sets text[free:free+16] so that the tag results. All lengths are multiples of 16 (RFC 8439, 2.5
+// and 2.8).
 func solve(one *[32]byte, aad, text []byte, free int, tag crypto.Tag) bool {
 	p := new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 130), big.NewInt(5))
 	top := new(big.Int).Lsh(big.NewInt(1), 128)
@@ -92,7 +92,7 @@ func solve(one *[32]byte, aad, text []byte, free int, tag crypto.Tag) bool {
 	msg = binary.LittleEndian.AppendUint64(msg, uint64(len(text)))
 	at := len(aad) + free
 	clear(msg[at : at+16])
-	// The sum with a block of nothing, not even its high bit, where x belongs.
+	// The sum with zeros in place of block x, without its high bit.
 	sum, weight := new(big.Int), big.NewInt(1)
 	for i := len(msg) - 16; i >= 0; i -= 16 {
 		weight.Mul(weight, r).Mod(weight, p)

@@ -9,7 +9,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 )
 
-// TestSeal has the real keys open what is sealed to a tag that was chosen before.
+// TestSeal opens an extent that was sealed for a chosen tag with the real keys.
 func TestSeal(t *testing.T) {
 	id := crypto.NewUUID()
 	vmk, err := crypto.GenerateKey()

@@ -13,10 +13,10 @@ const SectorBytes = 4096
 var (
 	ErrInUse    = errors.New("device is in use")
 	ErrNotFound = errors.New("no such device")
-	// ErrNotSupported means that a device knows no Discard, or not what was written.
+	// ErrNotSupported means that a device does not support Discard, or does not know what was written.
 	ErrNotSupported = errors.New("not supported by the device")
-	// ErrRange refuses a write or a discard that is not of whole sectors within the device.
-	ErrRange = errors.New("not a range of whole sectors of the device")
+	// ErrRange is the error of a write or discard whose range is not whole sectors within the device.
+	ErrRange = errors.New("range is not whole sectors within the device")
 )
 
 // Device is a random access store; see the package comment for its promises.
@@ -28,8 +28,8 @@ type Device interface {
 	io.WriterAt
 	// Sync is the barrier: see the package comment.
 	Sync() error
-	// Discard tells the device that the content of a range is not needed any
-	// more. It is a hint: what is read there afterwards is undefined.
+	// Discard tells the device that the content of a range is no longer needed. It is a hint: later reads
+	// of the range return undefined data.
 	Discard(off, length int64) error
 	// Size is the present size in bytes; it may grow, never shrink.
 	Size() (int64, error)
@@ -37,16 +37,15 @@ type Device interface {
 	Close() error
 }
 
-// Allocated is what a Device also is if it knows which of its ranges were ever
-// written.
+// Allocated is implemented by a Device that knows which of its ranges were ever written.
 type Allocated interface {
-	// NextData returns the first range at or after off that may hold anything but
-	// zeros; io.EOF if there is none. Its ends are whatever they are, not multiples
-	// of SectorBytes. ErrNotSupported: this device does not know.
+	// NextData returns the first range at or after off that may contain nonzero data, or io.EOF if there
+	// is none. The range need not be aligned to SectorBytes. If the device does not know its ranges, the
+	// error is ErrNotSupported.
 	NextData(off int64) (from, to int64, err error)
 }
 
-// AlignedBytes allocates n bytes that start at a page boundary, as direct I/O needs.
+// AlignedBytes allocates n bytes that start at a page boundary, which direct I/O requires.
 func AlignedBytes(n int) []byte {
 	b := make([]byte, n+SectorBytes)
 	off := 0
@@ -56,7 +55,7 @@ func AlignedBytes(n int) []byte {
 	return b[off : off+n : off+n]
 }
 
-// whole tells whether length bytes at off are whole sectors of a device of the given size.
+// whole tells whether length bytes at off are whole sectors within a device of the given size.
 func whole(off, length, size int64) bool {
 	return off >= 0 && length >= 0 && off%SectorBytes == 0 && length%SectorBytes == 0 && length <= size && off <= size-length
 }

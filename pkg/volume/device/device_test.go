@@ -12,8 +12,8 @@ import (
 
 const sector = device.SectorBytes
 
-// TestFile tests image files. Where temporary files lie on a file system that
-// refuses direct I/O, this is File without it; test/device has both for certain.
+// TestFile tests image files. If the file system of temporary files does not support direct I/O, it tests
+// File without direct I/O. test/device always tests both.
 func TestFile(t *testing.T) {
 	var path string // of the latest image
 	open := func(t *testing.T) device.Device {
@@ -56,7 +56,7 @@ func TestFault(t *testing.T) {
 	})
 }
 
-// image makes an image file of zeros.
+// image creates an image file of zeros.
 func image(t *testing.T, sizeBytes int64) string {
 	path := filepath.Join(t.TempDir(), "image")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
@@ -68,7 +68,7 @@ func image(t *testing.T, sizeBytes int64) string {
 	return path
 }
 
-// TestOpen opens an image as several programs would.
+// TestOpen opens an image several times, like several programs.
 func TestOpen(t *testing.T) {
 	path := image(t, 8*sector)
 	d, err := device.Open(path, device.OpenOptions{})
@@ -110,7 +110,7 @@ func TestOpen(t *testing.T) {
 	}
 }
 
-// TestFileGrows enlarges an image that is open.
+// TestFileGrows enlarges an open image.
 func TestFileGrows(t *testing.T) {
 	path := image(t, 8*sector)
 	d, err := device.Open(path, device.OpenOptions{})

@@ -13,7 +13,7 @@ const (
 	OpDiscard
 )
 
-// Fault calls Hook before each call and fails it with the error returned.
+// Fault calls a hook before each call of the device. If the hook returns an error, the call fails with it.
 type Fault struct {
 	Device
 	mu    sync.Mutex
@@ -21,12 +21,12 @@ type Fault struct {
 	hook  func(n int, op Op, off int64, length int) error
 }
 
-// NewFault wraps d. hook gets the number of the call, from 0.
+// NewFault wraps d. The hook gets the number of the call, starting with 0.
 func NewFault(d Device, hook func(n int, op Op, off int64, length int) error) *Fault {
 	return &Fault{Device: d, hook: hook}
 }
 
-// SetHook changes the hook; nil stops the faults.
+// SetHook changes the hook. nil disables faults.
 func (f *Fault) SetHook(hook func(n int, op Op, off int64, length int) error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -8,8 +8,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/device"
 )
 
-// TestFaultStops looks at what the hook is told, and that a call it fails does
-// not reach the device.
+// TestFaultStops checks the arguments of the hook, and that a failed call does not reach the device.
 func TestFaultStops(t *testing.T) {
 	type call struct {
 		n      int

@@ -10,24 +10,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// File is an image file or a block device, with direct I/O where the
-// filesystem below allows it.
+// File is an image file or a block device. It uses direct I/O if the file system below supports it.
 type File struct {
 	f      *os.File
 	block  bool
 	direct bool
-	size   atomic.Int64 // when last asked for
+	size   atomic.Int64 // at the last call of Size
 }
 
-// OpenOptions are the ways to open a File. The zero value opens for writing.
+// OpenOptions are the options of Open. The zero value opens exclusively for writing.
 type OpenOptions struct {
 	ReadOnly bool
-	// Shared allows other openers: for reading a header only.
+	// Shared allows others to open the device. Use it only to read the header.
 	Shared bool
 }
 
-// Open opens path and keeps every other Open of it out until Close
-// (block devices by O_EXCL, image files by an advisory lock): ErrInUse.
+// Open opens path exclusively: until Close, every other Open returns ErrInUse. It uses O_EXCL for block
+// devices and an advisory lock for image files.
 func Open(path string, opts OpenOptions) (*File, error) {
 	flags := unix.O_RDWR | unix.O_CLOEXEC
 	if opts.ReadOnly {
@@ -43,7 +42,7 @@ func Open(path string, opts OpenOptions) (*File, error) {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFBLK:
 		if !opts.Shared {
-			flags |= unix.O_EXCL // fails while mounted or opened so elsewhere
+			flags |= unix.O_EXCL // fails while it is mounted or opened exclusively
 		}
 	case unix.S_IFREG:
 	default:
@@ -51,7 +50,7 @@ func Open(path string, opts OpenOptions) (*File, error) {
 	}
 	fd, err := unix.Open(path, flags, 0)
 	if errors.Is(err, unix.EBUSY) {
-		return nil, fmt.Errorf("%s: %w: it is mounted or opened by another program", path, ErrInUse)
+		return nil, fmt.Errorf("%s: %w: it is mounted, or another program has it open", path, ErrInUse)
 	}
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
@@ -59,7 +58,7 @@ func Open(path string, opts OpenOptions) (*File, error) {
 	return NewFile(os.NewFile(uintptr(fd), path), opts)
 }
 
-// NewFile takes over an open descriptor (passed from the mounter).
+// NewFile takes ownership of an open descriptor, which the mounter has passed.
 func NewFile(f *os.File, opts OpenOptions) (*File, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
@@ -77,8 +76,8 @@ func NewFile(f *os.File, opts OpenOptions) (*File, error) {
 			return nil, fmt.Errorf("%s: lock: %w", f.Name(), err)
 		}
 	}
-	// Direct I/O keeps plaintext-sized copies out of the page cache and makes
-	// Sync cost what the device costs. tmpfs and some others refuse it.
+	// Direct I/O avoids copies of the volume in the page cache, and Sync then takes only as long as the
+	// device takes. tmpfs and some other file systems do not support it.
 	if fl, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0); err == nil {
 		if _, err := unix.FcntlInt(f.Fd(), unix.F_SETFL, fl|unix.O_DIRECT); err == nil {
 			d.direct = true
@@ -101,13 +100,13 @@ func (d *File) ReadAt(b []byte, off int64) (int, error) {
 	return d.f.ReadAt(b, off)
 }
 
-// check refuses a range that does not lie within the device. The kernel would
-// make an image file longer, which then looked like one that somebody enlarged.
+// check refuses a range that is not within the device. Otherwise, the kernel would enlarge an image file,
+// which would then look like one that the user enlarged.
 func (d *File) check(op string, off, length int64) error {
 	if whole(off, length, d.size.Load()) {
 		return nil
 	}
-	size, err := d.Size() // it may have grown
+	size, err := d.Size() // the device may have grown
 	if err == nil && !whole(off, length, size) {
 		err = fmt.Errorf("%s: %s %d bytes at %d: %w", d.f.Name(), op, length, off, ErrRange)
 	}
@@ -127,7 +126,7 @@ func (d *File) WriteAt(b []byte, off int64) (int, error) {
 	return d.f.WriteAt(b, off)
 }
 
-// Sync is fdatasync: it flushes the device's write cache, too.
+// Sync calls fdatasync, which also flushes the device's write cache.
 func (d *File) Sync() error {
 	for {
 		err := unix.Fdatasync(int(d.f.Fd()))
@@ -140,11 +139,11 @@ func (d *File) Sync() error {
 	}
 }
 
-// Discard punches a hole into an image file or discards device blocks.
-// ErrNotSupported if that can not be done here.
+// Discard punches a hole into an image file, or discards blocks of a device. It returns ErrNotSupported if
+// the file system or the device does not support that.
 func (d *File) Discard(off, length int64) error {
 	if length == 0 {
-		return fmt.Errorf("%s: discard nothing: %w", d.f.Name(), ErrRange)
+		return fmt.Errorf("%s: discard of 0 bytes: %w", d.f.Name(), ErrRange)
 	}
 	if err := d.check("discard", off, length); err != nil {
 		return err
@@ -169,8 +168,8 @@ func (d *File) Discard(off, length int64) error {
 	}
 }
 
-// NextData implements Allocated for image files. A file system that keeps no holes
-// says that all of a file is data (lseek(2)).
+// NextData implements Allocated for image files. A file system without holes reports the whole file as
+// data (lseek(2)).
 func (d *File) NextData(off int64) (from, to int64, err error) {
 	if d.block {
 		return 0, 0, ErrNotSupported
@@ -188,7 +187,7 @@ func (d *File) NextData(off int64) (from, to int64, err error) {
 	return from, to, nil
 }
 
-// Size asks the kernel: a device may have grown.
+// Size asks the kernel each time, because a device may grow.
 func (d *File) Size() (int64, error) {
 	if d.block {
 		var n uint64

@@ -9,12 +9,11 @@ import (
 	"sync"
 )
 
-// ErrCrashed is what a Mem answers once it has been cut.
+// ErrCrashed is the error of all calls after a Mem has lost power.
 var ErrCrashed = errors.New("device lost power")
 
-// Mem is a device in memory, sparse, that can lose power. It remembers every
-// write since the last Sync; Crash makes an image in which each of those is
-// kept, lost or torn at 512 bytes, in any order.
+// Mem is a sparse device in memory that can lose power. It remembers every write since the last Sync. Crash
+// creates an image in which each of these writes is kept, lost or torn at 512 bytes, in any order.
 type Mem struct {
 	mu      sync.Mutex
 	size    int64
@@ -22,7 +21,7 @@ type Mem struct {
 	pending []memWrite                   // since then, in order
 	current map[int64]*[SectorBytes]byte // durable and pending
 	writes  int                          // WriteAt, Discard and Sync calls so far
-	cutAt   int                          // power is lost after that many; 0: never
+	cutAt   int                          // power is lost after this many calls; 0 means never
 	dead    bool
 
 	discards int
@@ -32,10 +31,10 @@ type Mem struct {
 type memWrite struct {
 	sector  int64
 	data    [SectorBytes]byte
-	discard int64 // sectors; 0: a write
+	discard int64 // number of sectors; 0 for a write
 }
 
-// apply brings a write into m.
+// apply applies a write to m.
 func (w *memWrite) apply(m map[int64]*[SectorBytes]byte) {
 	if w.discard > 0 {
 		w.eachStored(m, func(s int64) { delete(m, s) })
@@ -46,7 +45,7 @@ func (w *memWrite) apply(m map[int64]*[SectorBytes]byte) {
 	m[w.sector] = p
 }
 
-// eachStored calls fn for the sectors of a discard that m holds, in order.
+// eachStored calls fn for each sector of a discard that m contains, in order.
 func (w *memWrite) eachStored(m map[int64]*[SectorBytes]byte, fn func(s int64)) {
 	for s := w.sector; s < w.sector+w.discard; s++ {
 		if m[s] != nil {
@@ -55,7 +54,7 @@ func (w *memWrite) eachStored(m map[int64]*[SectorBytes]byte, fn func(s int64)) 
 	}
 }
 
-// tear brings a write into m as a power cut may leave it.
+// tear applies a write to m as a power failure may leave it.
 func (w *memWrite) tear(m map[int64]*[SectorBytes]byte, rng *rand.Rand) {
 	one := func(s int64, data *[SectorBytes]byte) {
 		p := new([SectorBytes]byte)
@@ -83,27 +82,27 @@ func (w *memWrite) tear(m map[int64]*[SectorBytes]byte, rng *rand.Rand) {
 	w.eachStored(m, func(s int64) { one(s, new([SectorBytes]byte)) })
 }
 
-// NewMem makes a device of zeros.
+// NewMem returns a device of zeros.
 func NewMem(sizeBytes int64) *Mem {
 	return &Mem{size: sizeBytes, durable: map[int64]*[SectorBytes]byte{}, current: map[int64]*[SectorBytes]byte{}}
 }
 
-// CutAfter makes the device lose power after n more calls of WriteAt and Sync:
-// the n-th still takes effect (unflushed), all later calls fail with ErrCrashed.
+// CutAfter makes the device lose power after n more calls of WriteAt and Sync. The n-th call still takes
+// effect, without a flush. All later calls fail with ErrCrashed.
 func (m *Mem) CutAfter(n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.cutAt = m.writes + n
 }
 
-// Writes counts the WriteAt and Sync calls so far.
+// Writes returns the number of WriteAt and Sync calls so far.
 func (m *Mem) Writes() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.writes
 }
 
-// ReadAt reads what was last written.
+// ReadAt reads the data that was written last.
 func (m *Mem) ReadAt(b []byte, off int64) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -178,7 +177,7 @@ func (m *Mem) WriteAt(b []byte, off int64) (int, error) {
 	return len(b), nil
 }
 
-// count notes a call, and whether it was the last before the cut.
+// count counts a call, and notes whether it was the last one before the power loss.
 func (m *Mem) count() {
 	m.writes++
 	if m.cutAt != 0 && m.writes >= m.cutAt {
@@ -186,7 +185,7 @@ func (m *Mem) count() {
 	}
 }
 
-// Sync makes what was written durable.
+// Sync makes all writes durable.
 func (m *Mem) Sync() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -195,7 +194,7 @@ func (m *Mem) Sync() error {
 	}
 	m.count()
 	if m.dead {
-		return ErrCrashed // cut while flushing: all of it is still open
+		return ErrCrashed // power loss during the flush: all writes are still pending
 	}
 	for i := range m.pending {
 		m.pending[i].apply(m.durable)
@@ -204,8 +203,8 @@ func (m *Mem) Sync() error {
 	return nil
 }
 
-// Discard drops the content: zeros are read at once. On the device it takes effect
-// at any time up to the next Sync, in parts even, and before what was written earlier.
+// Discard drops the content of a range. Reads immediately return zeros. On the device, it takes effect at
+// any time until the next Sync, possibly in parts, and possibly before earlier writes.
 func (m *Mem) Discard(off, length int64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -223,38 +222,38 @@ func (m *Mem) Discard(off, length int64) error {
 	return nil
 }
 
-// Discards counts the Discard calls so far.
+// Discards returns the number of Discard calls so far.
 func (m *Mem) Discards() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.discards
 }
 
-// Size in bytes.
+// Size returns the size in bytes.
 func (m *Mem) Size() (int64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.size, nil
 }
 
-// Grow makes the device larger.
+// Grow enlarges the device.
 func (m *Mem) Grow(sizeBytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.size = max(m.size, sizeBytes)
 }
 
-// Close does nothing: the content stays for the next opener.
+// Close does nothing. The content remains, so that the device can be opened again.
 func (m *Mem) Close() error { return nil }
 
-// Cut loses power now.
+// Cut makes the device lose power now.
 func (m *Mem) Cut() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.dead = true
 }
 
-// CrashMode says what becomes of unflushed writes.
+// CrashMode determines the fate of unflushed writes.
 type CrashMode int
 
 // The modes of Crash.
@@ -265,7 +264,7 @@ const (
 	CrashDiscards // all writes lost, all discards done
 )
 
-// Crash returns a new device with one possible content after the cut.
+// Crash returns a new device with one possible content after the power loss.
 func (m *Mem) Crash(mode CrashMode, rng *rand.Rand) *Mem {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -278,8 +277,8 @@ func (m *Mem) Crash(mode CrashMode, rng *rand.Rand) *Mem {
 		order[i] = i
 	}
 	if mode == CrashMix {
-		// A drive may write two versions of a sector in either order only when
-		// no flush lies between: all of pending.
+		// A drive may write two versions of a sector in either order only if there is no flush between
+		// them. That is the case for all pending writes.
 		rng.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 	}
 	if mode != CrashLoseAll {
@@ -298,7 +297,7 @@ func (m *Mem) Crash(mode CrashMode, rng *rand.Rand) *Mem {
 	return n
 }
 
-// Clone copies the present content.
+// Clone returns a copy of the present content.
 func (m *Mem) Clone() *Mem {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -309,14 +308,14 @@ func (m *Mem) Clone() *Mem {
 	return n
 }
 
-// UsedBytes is the memory behind written sectors.
+// UsedBytes returns the memory that written sectors use.
 func (m *Mem) UsedBytes() int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return int64(len(m.current)) * SectorBytes
 }
 
-// Corrupt changes stored bytes behind the back of whoever uses the device.
+// Corrupt changes stored bytes without the knowledge of the device's user.
 func (m *Mem) Corrupt(off int64, change func(sector []byte)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -328,7 +327,7 @@ func (m *Mem) Corrupt(off int64, change func(sector []byte)) {
 	m.current[off/SectorBytes], m.durable[off/SectorBytes] = p, p
 }
 
-// Alive tells whether the device has power still.
+// Alive tells whether the device still has power.
 func (m *Mem) Alive() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -9,8 +9,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/device"
 )
 
-// TestCrash looks at the images that a power cut leaves: what was synced stays,
-// anything else is old or new in pieces of 512 bytes, and each possibility occurs.
+// TestCrash checks the images after a power loss: synced data is kept, other data is old or new in pieces of
+// 512 bytes, and every possibility occurs.
 func TestCrash(t *testing.T) {
 	page := func(v byte) []byte { return bytes.Repeat([]byte{v}, sector) }
 	m := device.NewMem(8 * sector)
@@ -76,7 +76,7 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-// TestCutAfter cuts the power at a call: it takes effect, nothing after it does.
+// TestCutAfter loses power at a call: the call takes effect, and later calls do not.
 func TestCutAfter(t *testing.T) {
 	b := bytes.Repeat([]byte{1}, sector)
 	m := device.NewMem(8 * sector)

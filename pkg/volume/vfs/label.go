@@ -8,10 +8,10 @@ import (
 // LabelXattr is the attribute of the root directory that holds the label of a volume.
 const LabelXattr = "trusted.sealvol.label"
 
-// MaxLabelBytes bounds a label: FSLABEL_MAX of Linux, less the NUL.
+// MaxLabelBytes is the maximum length of a label: FSLABEL_MAX of Linux without the NUL.
 const MaxLabelBytes = 255
 
-// Label returns the label of a volume, "" if it has none.
+// Label returns the label of a volume, or "" if it has none.
 func Label(fs Reader) (string, error) {
 	b, err := fs.GetXattr(RootIno, LabelXattr)
 	if errors.Is(err, ErrNoXattr) {
@@ -20,7 +20,7 @@ func Label(fs Reader) (string, error) {
 	return string(b), err
 }
 
-// SetLabel gives a volume a label, or takes it away ("").
+// SetLabel sets the label of a volume. "" removes it.
 func SetLabel(fs FS, req *Req, label string) error {
 	if len(label) > MaxLabelBytes || strings.ContainsAny(label, "\x00\n") {
 		return ErrInvalid

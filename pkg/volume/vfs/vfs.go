@@ -5,36 +5,36 @@ import (
 	"time"
 )
 
-// Ino names an inode. 0 is never valid.
+// Ino is an inode number. 0 is never valid.
 type Ino uint64
 
-// RootIno is the root directory, as FUSE wants it.
+// RootIno is the inode of the root directory, as FUSE requires.
 const RootIno Ino = 1
 
 // Limits that every FS enforces.
 const (
-	MaxNameBytes    = 255       // one directory entry; ErrNameTooLong above
-	MaxSymlinkBytes = 4095      // PATH_MAX less the NUL
+	MaxNameBytes    = 255       // length of a name; ErrNameTooLong above
+	MaxSymlinkBytes = 4095      // PATH_MAX without the NUL
 	MaxXattrBytes   = 65536     // XATTR_SIZE_MAX of Linux
 	MaxXattrName    = 255       // XATTR_NAME_MAX of Linux
 	MaxLinks        = 1<<31 - 1 // hard links of one inode
 	MaxFileBytes    = 1<<63 - 1 // limited further by the format (ErrFileTooBig)
-	MaxCookie       = 1<<63 - 3 // fusefs needs two more beneath the kernel's limit, for "." and ".."
+	MaxCookie       = 1<<63 - 3 // the kernel's limit minus two, which fusefs needs for "." and ".."
 )
 
-// Timespec is a moment, nanoseconds within the second in [0, 1e9).
+// Timespec is a point in time. Nsec is in [0, 1e9).
 type Timespec struct {
 	Sec  int64
 	Nsec uint32
 }
 
-// Now is the present moment.
+// Now returns the current time.
 func Now() Timespec {
 	t := time.Now()
 	return Timespec{Sec: t.Unix(), Nsec: uint32(t.Nanosecond())}
 }
 
-// Attr is what stat(2) tells of an inode.
+// Attr contains the attributes of an inode, as in stat(2).
 type Attr struct {
 	Ino    Ino
 	Mode   uint32 // type (S_IFMT) and permission bits
@@ -50,18 +50,18 @@ type Attr struct {
 	Btime  Timespec // creation
 }
 
-// Req identifies the request that causes a mutation.
+// Req describes the request that causes a mutation.
 type Req struct {
 	Unique uint64 // FUSE request id, 0 when there is none
-	UID    uint32 // the caller's; owner of what it creates
+	UID    uint32 // the caller, and the owner of inodes that it creates
 	GID    uint32
-	Umask  uint32 // applied at creation unless the parent has a default ACL
+	Umask  uint32 // applied to new inodes unless the parent has a default ACL
 
-	// Append says that a write comes by a file that is open for appending (O_APPEND).
+	// Append means that the file was opened for appending (O_APPEND).
 	Append bool
 }
 
-// SetAttr says which attributes change. A nil field stays.
+// SetAttr contains the attributes to change. A nil field does not change.
 type SetAttr struct {
 	Mode  *uint32 // permission bits only
 	UID   *uint32
@@ -73,30 +73,31 @@ type SetAttr struct {
 	// KillSuidgid clears suid, sgid (when group-executable) and
 	// security.capability (FUSE_HANDLE_KILLPRIV_V2: chown and truncate by the unprivileged).
 	KillSuidgid bool
-	// Touch says that Atime and Mtime are the present moment: whoever may write may set them.
+	// Touch means that Atime and Mtime are the current time. Every user who may write may set them.
 	Touch bool
 }
 
 // Inode flags that users set: FS_*_FL, include/uapi/linux/fs.h.
 const (
-	FlagImmutable uint32 = 0x10 // nothing changes
-	FlagAppend    uint32 = 0x20 // content is only appended to, names of a directory are only added
-	FlagNodump    uint32 = 0x40 // left out by dump(8)
-	FlagNoatime   uint32 = 0x80 // access times stay
+	FlagImmutable uint32 = 0x10 // the file cannot be changed
+	FlagAppend    uint32 = 0x20 // data can only be appended, and names only added to a directory
+	FlagNodump    uint32 = 0x40 // dump(8) skips the file
+	FlagNoatime   uint32 = 0x80 // access times do not change
 )
 
-// Flagger is an FS whose inodes have such flags. It keeps to them: what they forbid is
-// ErrNotPermitted. Who may set them was checked before, as all permissions.
+// Flagger is an FS whose inodes have such flags. It enforces them: forbidden operations return
+// ErrNotPermitted. The caller has already checked who may set them, like all permissions.
 type Flagger interface {
 	// Flags returns the flags of an inode.
 	Flags(ino Ino) (uint32, error)
-	// SetFlags replaces all flags; ErrNotSupported if one is not known.
+	// SetFlags replaces all flags. An unknown flag gives ErrNotSupported.
 	SetFlags(req *Req, ino Ino, flags uint32) error
 }
 
-// Trimmer is an FS that can tell its device which space is free, as of FITRIM.
+// Trimmer is an FS that can discard free space on its device, as FITRIM does.
 type Trimmer interface {
-	// TrimRange discards free runs of at least shortest bytes in [off, off+length) of the device, and returns how many bytes that were.
+	// TrimRange discards ranges of free space of at least shortest bytes in [off, off+length) of the
+	// device. It returns the number of discarded bytes.
 	TrimRange(ctx context.Context, off, length, shortest uint64) (uint64, error)
 }
 
@@ -105,15 +106,15 @@ type Dirent struct {
 	Name   string
 	Ino    Ino
 	Type   uint32 // S_IFMT bits
-	Cookie uint64 // give it to ReadDir to go on after this entry; 1 to MaxCookie
+	Cookie uint64 // ReadDir continues after this entry with it; 1 to MaxCookie
 }
 
-// StatFS is what df shows. Blocks are of BlockSize bytes.
+// StatFS contains the numbers that df shows. Blocks have BlockSize bytes.
 type StatFS struct {
 	BlockSize   uint32
 	Blocks      uint64
-	BlocksFree  uint64 // with the reserve
-	BlocksAvail uint64 // what writers can have
+	BlocksFree  uint64 // including the reserve
+	BlocksAvail uint64 // available to writers
 	Inodes      uint64
 	InodesFree  uint64
 	NameMax     uint32

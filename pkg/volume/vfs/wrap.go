@@ -1,15 +1,15 @@
 package vfs
 
-// Wrapper is an FS that changes some calls of another one, and passes on the rest. What the other
-// one can do besides, As finds behind it.
+// Wrapper is an FS that changes some calls of another FS, and passes on the others. As finds optional
+// interfaces of the wrapped FS.
 type Wrapper interface {
 	FS
 	// Unwrap returns the FS that calls are passed on to.
 	Unwrap() FS
 }
 
-// As returns the first of fs and the file systems that it wraps which is a T: an optional interface
-// of file systems.
+// As returns fs, or the first FS that it wraps, that implements T. T is an optional interface of file
+// systems.
 func As[T any](fs FS) (t T, ok bool) {
 	for {
 		if t, ok = fs.(T); ok {
@@ -23,14 +23,14 @@ func As[T any](fs FS) (t T, ok bool) {
 	}
 }
 
-// Parker is an FS some of whose calls may wait for long without a device: those of a frozen volume.
+// Parker is an FS with calls that may wait for a long time, such as those of a frozen volume.
 type Parker interface {
-	// OnPark has fn told of calls that begin to wait (1), and go on (-1).
+	// OnPark sets a function that is called when a call begins to wait (1) and when it continues (-1).
 	OnPark(fn func(n int))
 }
 
-// InoReuser is an FS whose inode numbers may mean another inode in a later mount.
+// InoReuser is an FS whose inode numbers may belong to another inode in a later mount.
 type InoReuser interface {
-	// ReusesInos tells whether they may.
+	// ReusesInos tells whether inode numbers may be reused in a later mount.
 	ReusesInos() bool
 }

@@ -1,4 +1,3 @@
-// Package devicetest is the conformance suite of device.Device: Run holds each
-// kind of device to what the package comment of device promises, apart from
-// what only a power cut can show (device.Mem models that).
+// Package devicetest is the conformance suite of device.Device. Run tests the promises in the package
+// comment of device, except for those that concern a power failure, which device.Mem models.
 package devicetest

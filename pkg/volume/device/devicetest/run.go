@@ -17,13 +17,13 @@ const sector = device.SectorBytes
 
 // Kind is a kind of device under test.
 type Kind struct {
-	// New makes a device of zeros of the given size in bytes, a multiple of
-	// device.SectorBytes. It closes and removes it at the end of the test.
+	// New creates a device of zeros with the given size in bytes, a multiple of device.SectorBytes. It
+	// closes and removes the device at the end of the test.
 	New func(t *testing.T, sizeBytes int64) device.Device
-	// Reopen closes a device and opens the same storage again. Nil: its content
-	// does not outlive it.
+	// Reopen closes a device and opens the same storage again. It is nil if the content does not survive
+	// Close.
 	Reopen func(t *testing.T, d device.Device) device.Device
-	// KnowsData says that the device must tell which ranges were written (device.Allocated).
+	// KnowsData means that the device must implement device.Allocated.
 	KnowsData bool
 }
 
@@ -38,8 +38,8 @@ func Run(t *testing.T, k Kind) {
 	t.Run("Model", func(t *testing.T) { model(t, k) })
 }
 
-// fill makes n bytes that differ for each seed. With odd, they start one byte
-// off a page boundary, which direct I/O cannot use as they are.
+// fill returns n bytes that differ for each seed. With odd, they start one byte after a page boundary, so
+// direct I/O cannot use them directly.
 func fill(n int, seed uint64, odd bool) []byte {
 	b := device.AlignedBytes(n + sector)
 	if odd {
@@ -48,7 +48,7 @@ func fill(n int, seed uint64, odd bool) []byte {
 	b = b[:n]
 	rng := rand.New(rand.NewPCG(seed, 0))
 	for i := range b {
-		b[i] = byte(1 + rng.IntN(255)) // never zero: a hole cannot pass for it
+		b[i] = byte(1 + rng.IntN(255)) // never zero, so that a hole does not look like data
 	}
 	return b
 }
@@ -127,8 +127,8 @@ func atEnd(t *testing.T, k Kind) {
 	}
 }
 
-// refused gives a device what its owner must never send. An image file that
-// grew by it would look like a device that was enlarged.
+// refused sends a device requests that its owner must never send. If a write enlarged an image file, the
+// file would look like a device that the user enlarged.
 func refused(t *testing.T, k Kind) {
 	d := k.New(t, 8*sector)
 	b := fill(8*sector, 1, false)
@@ -178,8 +178,7 @@ func discard(t *testing.T, k Kind) {
 	}
 }
 
-// data looks at what a blank device is told by: a range that was written must
-// never be taken for one that was not.
+// data tests NextData, which detects blank devices: it must report every range that was written.
 func data(t *testing.T, k Kind) {
 	d := k.New(t, 1024*sector)
 	a, ok := d.(device.Allocated)
@@ -192,7 +191,7 @@ func data(t *testing.T, k Kind) {
 		if k.KnowsData {
 			t.Fatal("the device does not tell what was written")
 		}
-		return // what it does not say cannot be wrong
+		return // a device without this information cannot be wrong
 	}
 	written := map[int64]bool{}
 	for _, s := range []int64{0, 1, 17, 500, 501, 1023} {
@@ -257,8 +256,8 @@ func concurrent(t *testing.T, k Kind) {
 	}
 }
 
-// model compares with a copy in memory. What was discarded is known again when
-// it has been written.
+// model compares the device with a copy in memory. The content of a discarded range is undefined until it
+// is written again.
 func model(t *testing.T, k Kind) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)

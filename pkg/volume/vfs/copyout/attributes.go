@@ -9,8 +9,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs/walk"
 )
 
-// keptMode is what a copy may have of the mode: a file with set-user-ID would
-// make whoever wrote to the volume root here.
+// keptMode returns the part of a mode that a copy may have. Set-user-ID files are dangerous: somebody who
+// could write to the volume could use them to become root on this machine.
 func (c *copier) keptMode(e *walk.Entry) uint32 {
 	mode := e.Attr.Mode & 0o7777
 	if e.Kind() != unix.S_IFDIR || !c.root {
@@ -35,7 +35,7 @@ func (c *copier) attributes(fd int, e *walk.Entry) error {
 	return c.times(fd, "", e)
 }
 
-// attributesAt does so for what can not be opened; a link has no mode.
+// attributesAt does the same for files that cannot be opened. A link has no mode.
 func (c *copier) attributesAt(parent int, name string, e *walk.Entry, mode bool) error {
 	if c.root {
 		if err := unix.Fchownat(parent, name, int(e.Attr.UID), int(e.Attr.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -62,8 +62,8 @@ func (c *copier) times(fd int, name string, e *walk.Entry) error {
 	return unix.UtimesNanoAt(fd, name, ts, flags)
 }
 
-// xattrs copies what the destination takes: it may know no attributes, or not
-// allow them to us.
+// xattrs copies the extended attributes that the destination accepts. The destination may not support
+// attributes, or may not allow this process to set them.
 func (c *copier) xattrs(fd int, e *walk.Entry) error {
 	names, err := c.fs.ListXattr(e.Attr.Ino)
 	if err != nil {
@@ -71,7 +71,7 @@ func (c *copier) xattrs(fd int, e *walk.Entry) error {
 	}
 	for _, name := range names {
 		if name == "security.capability" {
-			continue // as set-user-ID
+			continue // dangerous, like set-user-ID
 		}
 		value, err := c.fs.GetXattr(e.Attr.Ino, name)
 		if err != nil {

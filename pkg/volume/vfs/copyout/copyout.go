@@ -14,27 +14,26 @@ import (
 )
 
 var (
-	// ErrExists refuses a destination that exists and is no directory: nothing is overwritten.
-	ErrExists = errors.New("exists, and nothing is overwritten")
-	// ErrNoDirectory refuses to copy several things to a name that is no directory.
+	// ErrExists means that the destination exists and is not a directory. Nothing is overwritten.
+	ErrExists = errors.New("exists; existing files are not overwritten")
+	// ErrNoDirectory means that several paths were to be copied to a name that is not a directory.
 	ErrNoDirectory = errors.New("no such directory")
-	// ErrIncomplete is of a copy that lacks something. Options.Failed has named it.
+	// ErrIncomplete means that some entries were not copied. Options.Failed was called for each.
 	ErrIncomplete = errors.New("not everything was copied")
 )
 
 // Options of Copy. The zero value works.
 type Options struct {
-	// Failed is called for each entry that was not copied, or not whole.
+	// Failed is called for each entry that was not copied completely.
 	Failed func(path string, err error)
-	// Progress is called with the number of bytes that were copied, and of those that the file
-	// system holds.
+	// Progress is called with the number of copied bytes, and the number of bytes in the file system.
 	Progress func(done, total uint64)
 }
 
-// Copy copies trees of fs, with everything beneath, to a name outside. If dest is a directory, the
-// copies are made in it (of the root its contents). Otherwise there is one path, and dest becomes the
-// name of the copy. What cannot be copied is left out: then the error is ErrIncomplete. Other errors
-// end the copy.
+// Copy copies files and trees of fs to a destination on this machine. If dest is a directory, it creates the
+// copies in dest. For the root directory, it copies the contents. Otherwise, there must be one path, and
+// dest becomes the name of the copy. If entries cannot be copied, Copy skips them and returns
+// ErrIncomplete. Other errors end the copy.
 func Copy(fs vfs.Reader, paths []string, dest string, o Options) error {
 	sf := fs.StatFS()
 	c := &copier{walker: walk.Walker{FS: fs}, fs: fs, root: os.Geteuid() == 0, opts: o, buf: make([]byte, walk.ReadBytes),
@@ -69,13 +68,13 @@ func Copy(fs vfs.Reader, paths []string, dest string, o Options) error {
 type incompleteError struct{ entries int }
 
 func (e *incompleteError) Error() string {
-	return fmt.Sprintf("%d entries were not copied, or not whole", e.entries)
+	return fmt.Sprintf("%d entries were not copied completely", e.entries)
 }
 
 func (e *incompleteError) Unwrap() error { return ErrIncomplete }
 
-// copier copies out of a volume. All names are made relative to descriptors of
-// directories that it made itself, or dest's, and links are never followed.
+// copier copies files out of a volume. It creates all names relative to the descriptor of dest or of a
+// directory that it created, and never follows links.
 type copier struct {
 	walker walk.Walker
 	fs     vfs.Reader
@@ -87,8 +86,8 @@ type copier struct {
 	buf    []byte
 }
 
-// destination opens the directory to copy into. If into is not set, the copy is
-// to be called name there.
+// destination opens the directory to copy into. If into is false, the copy gets the given name in that
+// directory.
 func destination(dest string, sources int) (parent int, into bool, name string, err error) {
 	parent, err = unix.Open(dest, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err == nil {
@@ -127,8 +126,7 @@ func (c *copier) source(parent int, e *walk.Entry, into bool, name string) error
 	return c.entry(parent, name, e)
 }
 
-// entry copies one inode, and what is beneath. It returns an error only where
-// going on is of no use.
+// entry copies one inode and everything below it. It returns an error only if continuing is useless.
 func (c *copier) entry(parent int, name string, e *walk.Entry) error {
 	var err error
 	switch e.Kind() {
@@ -147,12 +145,12 @@ func (c *copier) entry(parent int, name string, e *walk.Entry) error {
 	}
 	if isFull(err) {
 		if e.Kind() == unix.S_IFDIR {
-			return err // it names what lay beneath
+			return err // the entries below were reported already
 		}
 		return fmt.Errorf("%s: %w", walk.Printable(e.Path), err)
 	}
 	if errors.Is(err, unix.EEXIST) {
-		err = errors.New("the name exists at the destination, and nothing is overwritten")
+		err = errors.New("the name exists at the destination; existing files are not overwritten")
 	}
 	if err != nil {
 		c.failed++
@@ -163,7 +161,7 @@ func (c *copier) entry(parent int, name string, e *walk.Entry) error {
 	return nil
 }
 
-// isFull tells that going on is of no use.
+// isFull tells whether the destination is full, so that continuing is useless.
 func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 func (c *copier) directory(parent int, name string, e *walk.Entry) error {
@@ -179,7 +177,7 @@ func (c *copier) directory(parent int, name string, e *walk.Entry) error {
 	if isFull(err) {
 		return err
 	}
-	// Last, since children change its time, and its mode may forbid them.
+	// Set them last, because creating children changes the time, and the mode may forbid it.
 	return errors.Join(err, c.attributes(dir, e))
 }
 

@@ -18,7 +18,7 @@ import (
 
 var req = &vfs.Req{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
 
-// node makes an inode in a directory.
+// node creates an inode in a directory.
 func node(t *testing.T, fs vfs.FS, dir vfs.Ino, name string, mode uint32, data string) vfs.Ino {
 	t.Helper()
 	a, err := fs.Mknod(req, dir, name, mode, 0)
@@ -31,7 +31,7 @@ func node(t *testing.T, fs vfs.FS, dir vfs.Ino, name string, mode uint32, data s
 	return a.Ino
 }
 
-// TestCopy copies a tree with what there is in one, and leaves out what would be dangerous.
+// TestCopy copies a tree with all kinds of entries, and skips those that would be dangerous.
 func TestCopy(t *testing.T) {
 	fs := vfstest.NewMemFS()
 	d, err := fs.Mkdir(req, vfs.RootIno, "dir", 0o750)
@@ -69,7 +69,7 @@ func TestCopy(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(dest, "dir/holes")); err != nil || !bytes.Equal(b, append(want, "end"...)) {
 		t.Errorf("%d bytes, %v", len(b), err)
 	}
-	// Again: nothing is overwritten.
+	// A second copy overwrites nothing.
 	failed = nil
 	if err := copyout.Copy(fs, []string{"/dir/set"}, filepath.Join(dest, "dir"), o); !errors.Is(err, copyout.ErrIncomplete) || len(failed) != 1 {
 		t.Error(err, failed)
@@ -81,7 +81,7 @@ func TestCopy(t *testing.T) {
 	}
 }
 
-// hostileFS has names that lead elsewhere.
+// hostileFS has names that lead out of the destination.
 type hostileFS struct {
 	*vfstest.MemFS
 	name string
@@ -94,7 +94,7 @@ func (f hostileFS) ReadDir(dir vfs.Ino, cookie uint64, plus bool, fn func(vfs.Di
 	})
 }
 
-// TestHostileNames: a name in the volume leads to nothing outside of the destination.
+// TestHostileNames checks that no name in the volume leads out of the destination.
 func TestHostileNames(t *testing.T) {
 	for _, name := range []string{"..", ".", "", "../escaped", "/escaped", "a\x00b"} {
 		fs := hostileFS{vfstest.NewMemFS(), name}

@@ -11,8 +11,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs/walk"
 )
 
-// file copies a regular file. Under its name it appears only when it is whole,
-// where the file system below knows nameless files; else it is removed on failure.
+// file copies a regular file. If the file system below supports O_TMPFILE, the file gets its name only when
+// it is complete. Otherwise, it is removed on failure.
 func (c *copier) file(parent int, name string, e *walk.Entry) error {
 	nameless := true
 	fd, err := unix.Openat(parent, ".", unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
@@ -37,7 +37,7 @@ func (c *copier) file(parent int, name string, e *walk.Entry) error {
 	return err
 }
 
-// contents copies data and leaves holes out.
+// contents copies the data of a file, and keeps holes.
 func (c *copier) contents(f *os.File, e *walk.Entry) error {
 	ino, size := e.Attr.Ino, e.Attr.Size
 	if err := f.Truncate(int64(size)); err != nil {
@@ -58,7 +58,7 @@ func (c *copier) contents(f *os.File, e *walk.Entry) error {
 		if err := c.rangeOf(f, ino, data, min(hole, size)); err != nil {
 			return err
 		}
-		off = max(hole, data+1) // goes on, whatever the volume says
+		off = max(hole, data+1) // always advance, whatever the volume returns
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ var sentinels = []error{
 	vfs.ErrNoXattr, vfs.ErrXattrTooBig, vfs.ErrNoData, vfs.ErrStale, vfs.ErrCorrupt, vfs.ErrIO, vfs.ErrClosed,
 }
 
-// kind is the sentinel that err wraps; err itself where it wraps none.
+// kind returns the sentinel that err wraps, or err itself if it wraps none.
 func kind(err error) error {
 	for _, s := range sentinels {
 		if errors.Is(err, s) {
@@ -30,11 +30,10 @@ func kind(err error) error {
 	return err
 }
 
-// Compare makes ops random changes to two file systems, the same to both, and
-// fails the test where results, errors or in the end the trees differ. Both begin
-// with the same tree; got is on trial, want (a MemFS) is right. Inode numbers,
-// times, cookies and the granularity of holes may differ. Where an operation is wrong
-// in two ways, MemFS says which error comes first.
+// Compare makes the same ops random changes to two file systems. It fails the test if results or errors
+// differ, or if the trees differ at the end. Both must begin with the same tree. got is the file system
+// under test, and want, a MemFS, is the model. Inode numbers, times, cookies and the granularity of holes
+// may differ. If an operation has two errors, MemFS determines which one must be returned.
 func Compare(t testing.TB, seed uint64, ops int, got, want vfs.FS) {
 	t.Helper()
 	w := &walker{t: t, rng: rand.New(rand.NewPCG(seed, 0)), got: got, want: want}
@@ -57,15 +56,15 @@ func Compare(t testing.TB, seed uint64, ops int, got, want vfs.FS) {
 	}
 }
 
-// pair is one inode in both.
+// pair is one inode in both file systems.
 type pair struct{ got, want vfs.Ino }
 
 type walker struct {
 	t         testing.TB
 	rng       *rand.Rand
 	got, want vfs.FS
-	inodes    []pair // with and without names; never forgotten ones
-	orphans   []pair // without names, not forgotten yet
+	inodes    []pair // with and without names, except for forgotten ones
+	orphans   []pair // without names, but not yet forgotten
 	step      int
 	what      string
 }
@@ -87,7 +86,7 @@ func (w *walker) compareTrees() {
 
 func (w *walker) any() pair { return w.inodes[w.rng.IntN(len(w.inodes))] }
 
-// ofType prefers an inode of that type.
+// ofType prefers an inode of the given type.
 func (w *walker) ofType(typ uint32) pair {
 	for range 10 {
 		p := w.any()
@@ -98,8 +97,8 @@ func (w *walker) ofType(typ uint32) pair {
 	return w.any()
 }
 
-// dir is a directory or something else, but not a removed directory, in which the
-// kernel does nothing.
+// dir returns a directory or another inode, but no removed directory, because the kernel sends no requests
+// for it.
 func (w *walker) dir() pair {
 	p := w.ofType(syscall.S_IFDIR)
 	if slices.Contains(w.orphans, p) {
@@ -140,10 +139,10 @@ func (w *walker) req() *vfs.Req {
 	return &vfs.Req{UID: uint32(w.rng.IntN(3)) * 1000, GID: uint32(w.rng.IntN(3)) * 1000, Umask: []uint32{0, 0o22, 0o77}[w.rng.IntN(3)]}
 }
 
-// same compares errors; it returns whether both succeeded.
+// same compares errors, and returns whether both operations succeeded.
 func (w *walker) same(g, m error) bool {
 	w.t.Helper()
-	if !errors.Is(kind(g), kind(m)) { // nil is nil alone
+	if !errors.Is(kind(g), kind(m)) { // nil equals only nil
 		w.t.Errorf("error %v, want %v", g, m)
 	}
 	return g == nil && m == nil
@@ -166,7 +165,7 @@ func (w *walker) made(g, m vfs.Attr, gerr, merr error) {
 	w.inodes = append(w.inodes, pair{g.Ino, m.Ino})
 }
 
-// gone keeps an inode that lost a name for a while, as an open file would.
+// gone keeps an inode that lost a name for some time, like an open file.
 func (w *walker) gone(p pair) {
 	if a, err := w.want.GetAttr(p.want); err == nil && a.Nlink == 0 && !slices.Contains(w.orphans, p) {
 		w.orphans = append(w.orphans, p)
@@ -189,7 +188,7 @@ func (w *walker) forget(p pair) {
 	}
 }
 
-// named is the pair behind a name, if there is one.
+// named returns the pair of a name, if it exists.
 func (w *walker) named(dir pair, name string) (pair, bool) {
 	g, gerr := w.got.Lookup(dir.got, name)
 	m, merr := w.want.Lookup(dir.want, name)

@@ -124,12 +124,12 @@ func (w *walker) read() {
 	a := make([]byte, w.length())
 	b := make([]byte, len(a))
 	for i := range a {
-		a[i], b[i] = 0xaa, 0xaa // what is not overwritten must not look like a hole
+		a[i], b[i] = 0xaa, 0xaa // bytes that are not overwritten must not look like a hole
 	}
 	g, gerr := w.got.Read(p.got, off, a)
 	m, merr := w.want.Read(p.want, off, b)
 	if w.same(gerr, merr) && (g != m || !bytes.Equal(a[:g], b[:m])) {
-		w.t.Errorf("read of inode %d at %d: %d bytes, want %d, or other ones", p.want, off, g, m)
+		w.t.Errorf("read of inode %d at %d: %d bytes, want %d, or the content differs", p.want, off, g, m)
 	}
 }
 
@@ -183,8 +183,8 @@ func (w *walker) copy() {
 	w.attr(b)
 }
 
-// seek allows any granularity of holes, but no data where the model reads zeros
-// is required: what SeekData skips and what lies in a hole must be zeros.
+// seek allows any granularity of holes. It checks that ranges that SeekData skips, and holes, are zeros in
+// the model.
 func (w *walker) seek() {
 	p, off := w.file(), w.off()
 	a, err := w.want.GetAttr(p.want)
@@ -299,7 +299,7 @@ func (w *walker) sync() {
 	w.same(w.got.Sync(p.got), w.want.Sync(p.want))
 }
 
-// forgetOne forgets what still has names, which does nothing, or an orphan.
+// forgetOne forgets an orphan, or an inode that still has names, which must do nothing.
 func (w *walker) forgetOne() {
 	p := w.any()
 	if a, err := w.want.GetAttr(p.want); err == nil && a.Nlink > 0 {

@@ -1,5 +1,4 @@
-// Package vfstest helps to test implementations of vfs.FS: MemFS, a simple and
-// complete one in memory, to compare with; Run, the suite that every
-// implementation passes; Compare, which makes random changes to two of them and
-// compares everything; and Snapshot, which describes a whole tree.
+// Package vfstest tests implementations of vfs.FS. MemFS is a simple and complete implementation in memory,
+// which serves as a model. Run is the test suite for every implementation. Compare makes random changes to
+// two file systems and compares them. Snapshot describes a whole tree.
 package vfstest

@@ -40,7 +40,7 @@ func (f *fixture) snapshot() []string {
 	return lines
 }
 
-// got returns attributes that came with no error.
+// got returns the attributes, and fails the test on an error.
 func (f *fixture) got(a vfs.Attr, err error) vfs.Attr {
 	f.Helper()
 	f.noErr(err)
@@ -138,8 +138,8 @@ func (f *fixture) truncate(ino vfs.Ino, size uint64) vfs.Attr {
 	return a
 }
 
-// seek checks SeekData and SeekHole against the ranges that hold data; holes may
-// be found up to 64 KiB later and data as much earlier.
+// seek checks SeekData and SeekHole against the ranges with data. A hole may begin up to 64 KiB later, and
+// data up to 64 KiB earlier.
 func (f *fixture) seek(ino vfs.Ino, off, wantData, wantHole uint64) {
 	f.Helper()
 	const slack = 64 << 10
@@ -151,7 +151,7 @@ func (f *fixture) seek(ino vfs.Ino, off, wantData, wantHole uint64) {
 	}
 }
 
-// acl of an inode; nil where none is stored.
+// acl returns the ACL of an inode, or nil if none is stored.
 func (f *fixture) acl(ino vfs.Ino, name string) []byte {
 	f.Helper()
 	value, err := f.fs.GetXattr(ino, name)

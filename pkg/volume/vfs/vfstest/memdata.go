@@ -12,7 +12,7 @@ const (
 	chunkBytes = 16 * blockBytes
 )
 
-// capacityBlocks keeps a mistaken test from eating the machine's memory.
+// capacityBlocks prevents a faulty test from using all memory.
 const capacityBlocks = 8 << 30 / blockBytes
 
 func (m *MemFS) checkSpace(length uint64) error {
@@ -22,8 +22,8 @@ func (m *MemFS) checkSpace(length uint64) error {
 	return nil
 }
 
-// data is the sparse content of a file. Blocks that are not allocated are zero;
-// so is everything beyond the size.
+// data is the sparse content of a file. Blocks that are not allocated, and bytes beyond the size, are
+// zeros.
 type data struct {
 	chunks map[uint64]*chunk
 	blocks int64 // allocated
@@ -31,19 +31,19 @@ type data struct {
 
 type chunk struct {
 	bytes     [chunkBytes]byte
-	allocated uint32 // a bit for each block
-	written   uint32 // of these: the others are reserved, and holes
+	allocated uint32 // one bit per block
+	written   uint32 // the blocks with data; the others are reserved holes
 }
 
-// account makes a change of n's data, keeping the count of blocks.
+// account changes the data of n, and updates the count of blocks.
 func (m *MemFS) account(n *node, change func()) {
 	before := n.data.blocks
 	change()
 	m.blocks += n.data.blocks - before
 }
 
-// pieces calls fn for each part of [off, off+length) that lies in one unit (a
-// divisor of chunkBytes), with the chunk, the offset in it, and the bytes.
+// pieces splits [off, off+length) at multiples of unit, a divisor of chunkBytes. It calls fn for each piece
+// with the chunk, the offset in the chunk, and the bytes.
 func pieces(off, length, unit uint64, fn func(chunk, start, n uint64)) {
 	for length > 0 {
 		start := off % chunkBytes
@@ -111,7 +111,7 @@ func (d *data) punch(off, length uint64) {
 	}
 }
 
-// punchChunk punches what of [off, off+length) lies in chunk i.
+// punchChunk punches the part of [off, off+length) in chunk i.
 func (d *data) punchChunk(i, off, length uint64) {
 	c := d.chunks[i]
 	if c == nil {
@@ -132,11 +132,10 @@ func (d *data) punchChunk(i, off, length uint64) {
 	}
 }
 
-// truncate drops everything from size on: whole blocks, and the rest of size's is zeroed.
+// truncate frees all blocks after size, and zeroes the rest of the block that contains size.
 func (d *data) truncate(size uint64) { d.punch(size, math.MaxUint64-size) }
 
-// seek finds the first offset from off on that is (or is not) in a block that was
-// written, below size.
+// seek finds the first offset at or after off and below size that is (or is not) in a written block.
 func (d *data) seek(off, size uint64, written bool) (uint64, bool) {
 	for off < size {
 		c := d.chunks[off/chunkBytes]
@@ -159,7 +158,7 @@ func (d *data) seek(off, size uint64, written bool) (uint64, bool) {
 	return size, false
 }
 
-// nextChunk is the offset of the first chunk from i on, far beyond the rest if none.
+// nextChunk returns the offset of the first chunk at or after i, or a very large offset if there is none.
 func (d *data) nextChunk(i uint64) uint64 {
 	next := uint64(math.MaxUint64 / chunkBytes)
 	for j := range d.chunks {
@@ -228,7 +227,7 @@ func (m *MemFS) Fallocate(_ *vfs.Req, ino vfs.Ino, mode uint32, off, length uint
 		return err
 	}
 	if length == 0 {
-		return fmt.Errorf("fallocate of nothing: %w", vfs.ErrInvalid)
+		return fmt.Errorf("fallocate of 0 bytes: %w", vfs.ErrInvalid)
 	}
 	if err := checkRange(off, length); err != nil {
 		return err

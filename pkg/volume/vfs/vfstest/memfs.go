@@ -11,11 +11,11 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// MemFS is a vfs.FS in memory: correct to the letter and simple, so that others
-// can be compared with it. It holds 8 GiB.
+// MemFS is a vfs.FS in memory. It is simple and exactly correct, so that other implementations can be
+// compared with it. Its capacity is 8 GiB.
 type MemFS struct {
 	mu      sync.RWMutex
-	nodes   map[vfs.Ino]*node // guarded by mu, with all they hold
+	nodes   map[vfs.Ino]*node // guarded by mu, including their contents
 	lastIno vfs.Ino
 	blocks  int64 // allocated, of blockBytes
 }
@@ -23,15 +23,15 @@ type MemFS struct {
 var _ vfs.FS = (*MemFS)(nil)
 
 type node struct {
-	attr   vfs.Attr // but for Blocks
+	attr   vfs.Attr // without Blocks
 	data   data     // regular files
 	target string   // symlinks
 	xattrs map[string][]byte
 	dir    *directory // directories
 }
 
-// directory keeps its entries in the order of their cookies, which only grow.
-// Removed ones stay as nil until half are nil.
+// directory keeps its entries in the order of their cookies, which only increase. Removed entries remain
+// as nil until half of the entries are nil.
 type directory struct {
 	parent vfs.Ino // 0 once removed
 	names  map[string]*entry
@@ -50,7 +50,7 @@ type entry struct {
 	slot *slot
 }
 
-// NewMemFS makes an empty file system whose root belongs to root.
+// NewMemFS returns an empty file system. Its root directory belongs to root.
 func NewMemFS() *MemFS {
 	m := &MemFS{nodes: make(map[vfs.Ino]*node)}
 	root := m.newNode(vfs.Attr{Mode: syscall.S_IFDIR | 0o755, Nlink: 2})
@@ -117,7 +117,7 @@ func (m *MemFS) fileNode(ino vfs.Ino) (*node, error) {
 	case syscall.S_IFDIR:
 		return nil, fmt.Errorf("inode %d: %w", ino, vfs.ErrIsDir)
 	}
-	return nil, fmt.Errorf("inode %d is no regular file: %w", ino, vfs.ErrInvalid)
+	return nil, fmt.Errorf("inode %d is not a regular file: %w", ino, vfs.ErrInvalid)
 }
 
 func checkName(name string) error {
@@ -252,7 +252,7 @@ func (m *MemFS) SetAttr(_ *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.Attr, er
 	return n.stat(), nil
 }
 
-// setMode is chmod: the access ACL follows.
+// setMode implements chmod, which also updates the access ACL.
 func (m *MemFS) setMode(n *node, mode uint32) {
 	n.attr.Mode = n.kind() | mode&0o7777
 	if value, ok := n.xattrs[posixacl.AccessName]; ok {
@@ -262,7 +262,7 @@ func (m *MemFS) setMode(n *node, mode uint32) {
 	}
 }
 
-// kill takes the privileges of a file whose data or owner changes.
+// kill clears the privilege bits of a file whose data or owner changes.
 func (n *node) kill() {
 	if n.isDir() {
 		return
@@ -283,7 +283,7 @@ func (m *MemFS) Readlink(ino vfs.Ino) (string, error) {
 		return "", err
 	}
 	if n.kind() != syscall.S_IFLNK {
-		return "", fmt.Errorf("inode %d is no symlink: %w", ino, vfs.ErrInvalid)
+		return "", fmt.Errorf("inode %d is not a symlink: %w", ino, vfs.ErrInvalid)
 	}
 	return n.target, nil
 }
@@ -334,7 +334,7 @@ func (m *MemFS) Forget(ino vfs.Ino) {
 	}
 }
 
-// Inodes is how many inodes exist, to see whether orphans are freed.
+// Inodes returns the number of inodes. Tests use it to check that orphans are freed.
 func (m *MemFS) Inodes() int {
 	m.mu.RLock()
 	defer m.mu.RUnlock()

@@ -44,12 +44,12 @@ func (m *MemFS) Rename(req *vfs.Req, parent vfs.Ino, name string, newParent vfs.
 	}
 	if dst != nil && dst.isDir() && m.within(from, dst) {
 		if exchange {
-			return fmt.Errorf("exchange of a directory with its own: %w", vfs.ErrInvalid)
+			return fmt.Errorf("exchange of a directory with one of its entries: %w", vfs.ErrInvalid)
 		}
-		return fmt.Errorf("rename over a directory above: %w", vfs.ErrNotEmpty)
+		return fmt.Errorf("rename over a parent directory: %w", vfs.ErrNotEmpty)
 	}
 	if src == dst {
-		return nil // two names of one inode: POSIX wants both to stay
+		return nil // two names of one inode: POSIX requires that both remain
 	}
 	if dst != nil && !exchange {
 		switch {
@@ -76,7 +76,7 @@ func (m *MemFS) Rename(req *vfs.Req, parent vfs.Ino, name string, newParent vfs.
 	return nil
 }
 
-// within reports whether dir is top or lies beneath it.
+// within reports whether dir is top or is below it.
 func (m *MemFS) within(dir, top *node) bool {
 	for {
 		if dir == top {
@@ -114,8 +114,7 @@ func (m *MemFS) replace(from *node, name string, src *node, to *node, newName st
 	m.moved(src, from, to)
 }
 
-// moved keeps parents and link counts right for a directory n that went from one
-// directory to another.
+// moved updates the parent and the link counts after directory n moved to another directory.
 func (m *MemFS) moved(n, from, to *node) {
 	if n.isDir() {
 		from.attr.Nlink--

@@ -7,9 +7,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// Run checks everything that vfs.FS promises. newFS makes an empty file system
-// and a function that closes it and opens what it stored; each case gets its own.
-// What a case did must be there, down to times and inode numbers, after Sync and reopening.
+// Run tests all promises of vfs.FS. newFS returns an empty file system, and a function that closes it and
+// opens it again. Each case gets its own file system. After Sync and reopening, all changes of a case must be
+// present, including times and inode numbers.
 func Run(t *testing.T, newFS func(t *testing.T) (fs vfs.FS, reopen func() vfs.FS)) {
 	var all []string
 	for _, c := range cases {
@@ -18,7 +18,7 @@ func Run(t *testing.T, newFS func(t *testing.T) (fs vfs.FS, reopen func() vfs.FS
 	RunOnly(t, newFS, all...)
 }
 
-// RunOnly runs some of Run's cases: for a format that cannot hold everything.
+// RunOnly runs some cases of Run, for a format that does not support all features.
 func RunOnly(t *testing.T, newFS func(t *testing.T) (fs vfs.FS, reopen func() vfs.FS), names ...string) {
 	known := 0
 	for _, c := range cases {

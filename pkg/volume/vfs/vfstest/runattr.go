@@ -63,7 +63,7 @@ func setAttr(f *fixture) {
 	if a = f.got(f.fs.SetAttr(root, ino, &vfs.SetAttr{Ctime: &ct})); a.Ctime != ct || a.Mtime != mt {
 		f.Errorf("%+v", a)
 	}
-	// Several at once, or none of them.
+	// A change of several attributes is atomic.
 	size := uint64(1 << 63)
 	_, err := f.fs.SetAttr(root, ino, &vfs.SetAttr{Mode: new(uint32), Size: &size})
 	f.wantErr("too big", err, vfs.ErrFileTooBig)
@@ -114,7 +114,7 @@ func kill(f *fixture) {
 	check("privileged chown", 0o6755, true)
 }
 
-// timesRules checks who changes which times, beginning with all in the past.
+// timesRules checks which operations change which times. All times are in the past at the beginning.
 func timesRules(f *fixture) {
 	past := vfs.Timespec{Sec: 1000}
 	d, e := f.dir(vfs.RootIno, "d"), f.dir(vfs.RootIno, "e")
@@ -205,7 +205,7 @@ func xattr(f *fixture) {
 	}
 	d := f.dir(vfs.RootIno, "d")
 	f.noErr(f.fs.SetXattr(root, d, "trusted.x", []byte("d"), 0))
-	// They go with their inode.
+	// They are deleted with their inode.
 	f.noErr(f.fs.Unlink(root, vfs.RootIno, "f"))
 	f.fs.Forget(ino)
 }
@@ -282,7 +282,7 @@ func aclInherit(f *fixture) {
 	if a.Mode != syscall.S_IFLNK|0o777 || f.acl(a.Ino, posixacl.AccessName) != nil {
 		f.Errorf("symlink: %+v", a)
 	}
-	// A default ACL that is only a mode masks, and leaves nothing behind.
+	// A default ACL that contains only mode entries masks the mode, and is not inherited.
 	f.noErr(f.fs.SetXattr(root, d, posixacl.DefaultName, plain(7, 4, 0).Encode(), 0))
 	a = f.got(f.fs.Mknod(req, d, "g", syscall.S_IFREG|0o666, 0))
 	if a.Mode != syscall.S_IFREG|0o640 || f.acl(a.Ino, posixacl.AccessName) != nil {

@@ -75,7 +75,7 @@ func writeRandom(f *fixture) {
 func sizes(f *fixture) {
 	for _, n := range []int{1, 100, 511, 512, 1000, 2047, 2048, 3000, 4095, 4096, 4097, 8191, 65535, 65536, 65537, 131072, 200000} {
 		f.content(f.file(vfs.RootIno, fmt.Sprint("f", n), string(pattern(n, n))), pattern(n, n))
-		// Grown byte by byte over the boundary.
+		// The file grows byte by byte over the boundary.
 		ino := f.file(vfs.RootIno, fmt.Sprint("g", n), string(pattern(n, n))[:n-1])
 		f.write(ino, uint64(n-1), pattern(n, n)[n-1:])
 		f.write(ino, uint64(n), []byte("z"))
@@ -95,7 +95,7 @@ func truncate(f *fixture) {
 		ino := f.file(vfs.RootIno, fmt.Sprint("f", n), string(data))
 		f.truncate(ino, n)
 		f.content(ino, data[:n])
-		f.truncate(ino, 250_000) // what was cut off must not come back
+		f.truncate(ino, 250_000) // truncated data must not reappear
 		want := append(slices.Clone(data[:n]), make([]byte, 250_000-n)...)
 		f.content(ino, want)
 		f.write(ino, 249_000, []byte("x"))
@@ -176,7 +176,7 @@ func fallocate(f *fixture) {
 	f.wantErr("punch without keep size", f.fs.Fallocate(root, ino, vfs.FallocPunchHole, 0, 4096), vfs.ErrNotSupported)
 	f.wantErr("collapse", f.fs.Fallocate(root, ino, 8, 0, 4096), vfs.ErrNotSupported)
 	f.wantErr("a directory", f.fs.Fallocate(root, vfs.RootIno, 0, 0, 1), vfs.ErrIsDir)
-	// What is reserved counts, here and in the whole, and is a hole.
+	// Reserved space counts in the file and in the file system, and is a hole.
 	p := f.file(vfs.RootIno, "p", "")
 	before := f.fs.StatFS()
 	f.noErr(f.fs.Fallocate(root, p, 0, 0, 1<<20))
@@ -187,13 +187,13 @@ func fallocate(f *fixture) {
 	f.wantErr("data in what is reserved", err, vfs.ErrNoData)
 	f.reservedBeyond()
 	f.wantErr("more than there is", f.fs.Fallocate(root, p, 0, 0, (before.BlocksAvail+1)*uint64(before.BlockSize)), vfs.ErrNoSpace)
-	// Writes use it.
+	// Writes use the reserved space.
 	f.write(p, 1000, pattern(500_000, 3))
 	f.content(p, slices.Concat(make([]byte, 1000), pattern(500_000, 3), make([]byte, 1<<20-501_000)))
 }
 
-// reservedBeyond reserves beyond the end of a file, which a hole and a truncation to the
-// same size give back.
+// reservedBeyond reserves space beyond the end of a file. Punching a hole and truncating to the same size
+// release it.
 func (f *fixture) reservedBeyond() {
 	f.Helper()
 	const size = 10_000
@@ -259,8 +259,7 @@ func copyRange(f *fixture) {
 	f.wantErr("from a directory", err, vfs.ErrIsDir)
 }
 
-// concurrent has many goroutines work in one tree, for the race detector, and
-// checks the outcome.
+// concurrent changes one tree in many goroutines, for the race detector, and checks the result.
 func concurrent(f *fixture) {
 	const workers, rounds = 8, 40
 	shared := f.file(vfs.RootIno, "shared", "")

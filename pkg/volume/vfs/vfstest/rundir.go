@@ -103,7 +103,7 @@ func readDirWhileChanging(f *fixture) {
 			f.noErr(f.fs.Unlink(root, vfs.RootIno, fmt.Sprint("goes", round)))
 			f.file(vfs.RootIno, fmt.Sprint("comes", round), "")
 			f.noErr(f.fs.Rename(root, vfs.RootIno, fmt.Sprint("goes", stays-1-round), vfs.RootIno, fmt.Sprint("renamed", round), 0))
-			// Replacing a name that stays does not make it vanish or come twice.
+			// An entry that is replaced during the listing is seen exactly once.
 			f.file(vfs.RootIno, "tmp", "")
 			f.noErr(f.fs.Rename(root, vfs.RootIno, "tmp", vfs.RootIno, fmt.Sprint("stays", round), 0))
 			round++

@@ -151,7 +151,7 @@ func orphan(f *fixture) {
 	f.noErr(f.fs.SetXattr(root, ino, "user.x", []byte("y"), 0))
 	f.noErr(f.fs.Sync(ino))
 	kept := f.file(vfs.RootIno, "kept", "k")
-	f.fs.Forget(kept) // has a name: nothing happens
+	f.fs.Forget(kept) // it has a name, so nothing happens
 	f.content(kept, []byte("k"))
 	d := f.dir(vfs.RootIno, "d")
 	f.noErr(f.fs.Rmdir(root, vfs.RootIno, "d"))

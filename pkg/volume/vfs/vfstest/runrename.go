@@ -20,7 +20,7 @@ func rename(f *fixture) {
 	f.wantErr("nothing", f.fs.Rename(root, vfs.RootIno, "none", d, "x", 0), vfs.ErrNotExist)
 	f.noErr(f.fs.Rename(root, d, "h", d, "h", 0))
 	f.got(f.fs.Link(root, ino, vfs.RootIno, "l"))
-	f.noErr(f.fs.Rename(root, d, "h", vfs.RootIno, "l", 0)) // one inode: both stay
+	f.noErr(f.fs.Rename(root, d, "h", vfs.RootIno, "l", 0)) // one inode: both names remain
 	f.nlink(ino, 2)
 	f.got(f.fs.Lookup(d, "h"))
 }
@@ -69,7 +69,7 @@ func renameDirectory(f *fixture) {
 	if p, err := f.fs.Parent(b); err != nil || p != vfs.RootIno {
 		f.Errorf("parent %d, %v", p, err)
 	}
-	f.noErr(f.fs.Rename(root, vfs.RootIno, "a", c, "a", 0)) // now it may
+	f.noErr(f.fs.Rename(root, vfs.RootIno, "a", c, "a", 0)) // now it is allowed
 }
 
 func renameFlags(f *fixture) {

@@ -10,16 +10,16 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// SnapshotOptions says what Snapshot describes besides types, modes, owners,
-// links, sizes, content and extended attributes.
+// SnapshotOptions selects what Snapshot describes in addition to types, modes, owners, links, sizes, content
+// and extended attributes.
 type SnapshotOptions struct {
 	Times bool
 	Inos  bool
 }
 
-// Snapshot describes everything that can be reached from the root: a line for
-// each name, sorted by path. Two file systems with the same lines hold the same.
-// Names of one inode are shown as such. Allocated blocks are not described.
+// Snapshot describes everything that can be reached from the root, with one line per name, sorted by path.
+// If the lines of two file systems are equal, their contents are equal. Names of the same inode are marked.
+// Allocated blocks are not described.
 func Snapshot(fs vfs.FS, o SnapshotOptions) ([]string, error) {
 	s := snapshot{fs: fs, o: o, first: make(map[vfs.Ino]string)}
 	root, err := fs.GetAttr(vfs.RootIno)
@@ -35,7 +35,7 @@ func Snapshot(fs vfs.FS, o SnapshotOptions) ([]string, error) {
 type snapshot struct {
 	fs    vfs.FS
 	o     SnapshotOptions
-	first map[vfs.Ino]string // the first path of each inode that is no directory
+	first map[vfs.Ino]string // the first path of each inode that is not a directory
 	lines []string
 }
 
@@ -119,8 +119,8 @@ func (s *snapshot) describe(path string, a vfs.Attr) error {
 	return nil
 }
 
-// checksum skips holes, so that huge sparse files can be compared: it is over
-// the offsets and content of 64 KiB pieces that are not all zero, and the size.
+// checksum covers the size, and the offsets and contents of the 64 KiB pieces that are not all zero. It
+// skips holes, so that huge sparse files can be compared.
 func checksum(fs vfs.FS, a vfs.Attr) ([]byte, error) {
 	h := sha256.New()
 	buf := make([]byte, 64<<10)
@@ -149,7 +149,7 @@ func checksum(fs vfs.FS, a vfs.Attr) ([]byte, error) {
 	return h.Sum(nil), nil
 }
 
-// readAll lists a directory, a few entries with each call.
+// readAll lists a directory with a few entries per call.
 func readAll(fs vfs.FS, dir vfs.Ino) ([]vfs.Dirent, error) {
 	var all []vfs.Dirent
 	cookie := uint64(0)
@@ -170,7 +170,7 @@ func readAll(fs vfs.FS, dir vfs.Ino) ([]vfs.Dirent, error) {
 	}
 }
 
-// diff shows the first lines that differ.
+// diff returns the first lines that differ.
 func diff(got, want []string) string {
 	in := func(a, b []string) []string {
 		return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })

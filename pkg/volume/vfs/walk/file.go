@@ -13,8 +13,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// ReadBytes is how much of a file is best read at once: enough for the engine to open records on
-// all cores.
+// ReadBytes is the recommended size of reads: it lets the engine decrypt records on all cores.
 const ReadBytes = 1 << 20
 
 // ReadFile writes the contents of a file to w. It reads through buf.
@@ -37,7 +36,7 @@ func ReadFile(fs vfs.Reader, ino vfs.Ino, w io.Writer, buf []byte) error {
 var kindNames = map[uint32]string{unix.S_IFREG: "file", unix.S_IFDIR: "directory", unix.S_IFLNK: "symlink",
 	unix.S_IFIFO: "fifo", unix.S_IFSOCK: "socket", unix.S_IFBLK: "block", unix.S_IFCHR: "char"}
 
-// KindName is one word for a type of inode, the S_IFMT bits of a mode.
+// KindName returns a word for the type of an inode, given the S_IFMT bits of its mode.
 func KindName(kind uint32) string {
 	if n, ok := kindNames[kind]; ok {
 		return n
@@ -45,8 +44,8 @@ func KindName(kind uint32) string {
 	return "unknown"
 }
 
-// Printable is a name as it may be shown on a terminal: names come from whoever wrote to the
-// volume, and could hold control sequences.
+// Printable returns a name that is safe to print on a terminal. Names in a volume are not trusted, and may
+// contain control sequences.
 func Printable(name string) string {
 	if utf8.ValidString(name) && strings.IndexFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
 		return name

@@ -12,27 +12,27 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// sortedEntries is the largest directory that is listed by name (with those it
-// lies in); a larger one comes in the order of the volume.
+// sortedEntries is the maximum number of entries that are sorted by name, counting the directories above. A
+// larger directory is listed in the order of the volume.
 const sortedEntries = 1 << 16
 
-// batchEntries are read at once.
+// batchEntries is the number of entries that are read at once.
 const batchEntries = 512
 
-// Entry is one inode and a path to it, absolute within the volume.
+// Entry is an inode and its absolute path in the volume.
 type Entry struct {
 	Path string
 	Name string // last element; "" for the root
 	Attr vfs.Attr
 }
 
-// Kind is the type of the inode: the S_IFMT bits of its mode.
+// Kind returns the type of the inode: the S_IFMT bits of its mode.
 func (e *Entry) Kind() uint32 { return e.Attr.Mode & unix.S_IFMT }
 
-// ErrName is of names that no kernel would have made.
-var ErrName = errors.New("a name that can not be")
+// ErrName means that a name is invalid: the kernel would not have created it.
+var ErrName = errors.New("invalid name")
 
-// CheckName refuses, with ErrName, what is no name of an entry.
+// CheckName returns ErrName for an invalid name of a directory entry.
 func CheckName(name string) error {
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
 		return fmt.Errorf("%w: %q: %w", ErrName, name, vfs.ErrCorrupt)
@@ -40,15 +40,15 @@ func CheckName(name string) error {
 	return nil
 }
 
-// Walker walks trees in bounded memory. It is for one walk at a time.
+// Walker walks trees in bounded memory. It supports one walk at a time.
 type Walker struct {
 	FS   vfs.Reader
 	held int       // entries in memory, of all directories being walked
-	way  []vfs.Ino // these directories, from the first one down
+	way  []vfs.Ino // the directories of the current path
 }
 
-// ErrInside is a directory that lies below itself, which no volume makes.
-var ErrInside = errors.New("the directory lies inside itself")
+// ErrInside means that a directory contains itself, which happens only in a manipulated volume.
+var ErrInside = errors.New("the directory contains itself")
 
 // Children calls fn for each Entry of a directory.
 func (w *Walker) Children(dir *Entry, fn func(e *Entry) error) error {
@@ -99,8 +99,7 @@ func (w *Walker) each(dir *Entry, all []Entry, fn func(e *Entry) error) error {
 	return nil
 }
 
-// Walk calls fn for e and, if it is a directory, for everything beneath,
-// parents first.
+// Walk calls fn for e and, if it is a directory, for everything below it, parents first.
 func (w *Walker) Walk(e *Entry, fn func(e *Entry) error) error {
 	if err := fn(e); err != nil {
 		return err

@@ -11,7 +11,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// loopFS has two directories, each in the other one.
+// loopFS has two directories that contain each other.
 type loopFS struct{ vfs.FS }
 
 func (loopFS) ReadDir(dir vfs.Ino, cookie uint64, _ bool, fn func(vfs.Dirent, *vfs.Attr) bool) error {
@@ -22,8 +22,7 @@ func (loopFS) ReadDir(dir vfs.Ino, cookie uint64, _ bool, fn func(vfs.Dirent, *v
 	return nil
 }
 
-// TestWalkLoop walks directories that whoever has the key has made to lie below
-// themselves.
+// TestWalkLoop walks directories that contain themselves, as an attacker with the key could create them.
 func TestWalkLoop(t *testing.T) {
 	w := &Walker{FS: loopFS{}}
 	seen := 0
@@ -52,7 +51,7 @@ func (f *listFS) ReadDir(_ vfs.Ino, cookie uint64, _ bool, fn func(vfs.Dirent, *
 	given := 0
 	for i := int(cookie); i < f.n; i++ {
 		given++
-		// Names fall while cookies grow.
+		// Names are in descending order, cookies in ascending order.
 		if !fn(vfs.Dirent{Name: fmt.Sprintf("%08d", f.n-i), Cookie: uint64(i + 1)}, &vfs.Attr{Mode: unix.S_IFREG}) {
 			break
 		}
