@@ -135,7 +135,7 @@ type inodeTable struct {
 	dirty   []*inode // newer than the tree, each with a reference
 }
 
-// grab returns the inode, referenced, if it is in memory.
+// grab returns the inode with a new reference if it is in memory, otherwise nil.
 func (t *inodeTable) grab(ino uint64) *inode {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -153,14 +153,14 @@ func (t *inodeTable) ref(in *inode) {
 	}
 }
 
-// hold adds a reference to an inode that the caller has one of.
+// hold adds a reference to an inode. The caller already holds one.
 func (t *inodeTable) hold(in *inode) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.ref(in)
 }
 
-// add puts a new inode into the table, referenced.
+// add puts a new inode into the table, with a reference.
 func (t *inodeTable) add(in *inode) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -168,7 +168,7 @@ func (t *inodeTable) add(in *inode) {
 	t.ref(in)
 }
 
-// put gives a reference back.
+// put releases a reference.
 func (t *inodeTable) put(in *inode) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -183,20 +183,21 @@ func (t *inodeTable) put(in *inode) {
 	}
 }
 
-// forget removes a freed inode, which nobody finds again.
+// forget removes a freed inode from the table, so that nobody finds it again.
 func (t *inodeTable) forget(in *inode) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.m, in.ino)
 }
 
-// inode returns an inode, to be given back by put. ErrStale if there is none.
+// inode returns an inode with a reference, which put releases. It returns ErrStale if the inode
+// does not exist.
 func (t *inodeTable) inode(ino vfs.Ino) (*inode, error) {
 	if in := t.grab(uint64(ino)); in != nil {
 		return in, nil
 	}
-	// One load at a time: a second one could install what it read before the
-	// first one's inode was changed, committed and dropped.
+	// Only one load at a time: a second one could install old attributes after the first one's
+	// inode was changed, committed and dropped.
 	l := &t.loads[uint64(ino)%uint64(len(t.loads))]
 	l.Lock()
 	defer l.Unlock()
@@ -228,7 +229,7 @@ func (t *inodeTable) readInode(ino uint64) (layout.Inode, error) {
 	return n, nil
 }
 
-// touch notes that an inode is newer than the tree. Inside the gate.
+// touch marks an inode as newer than the tree. The caller is in the gate.
 func (t *inodeTable) touch(in *inode) {
 	v := t.v
 	t.dirtyMu.Lock()

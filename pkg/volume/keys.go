@@ -17,7 +17,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
-// Errors of changing keys.
+// Errors of changes of keys.
 var (
 	ErrLastKey    = errors.New("it is the last key of the volume")
 	ErrNoSuchKey  = errors.New("no such key slot")
@@ -31,22 +31,20 @@ type keyring struct {
 	v *Volume
 
 	mu     sync.Mutex        // one change at a time; see the package comment
-	header *layout.Header    // as both copies are; replaced, never changed
+	header *layout.Header    // equal to both copies; replaced, never changed
 	epochs []crypto.EpochKey // ascending
-	slot   int               // that the volume was opened with, -1 once it is gone
-	// next are the slots as they will be when the rotation of the data key that is
-	// under way has ended (rotate.go).
+	slot   int               // the slot that opened the volume, -1 once it is removed
+	// next are the contents of the slots after the current rotation of the data key (rotate.go).
 	next map[int]crypto.Slot
 
-	// floor is the lowest sequence number that roots accept from the next
-	// commit on.
+	// floor is the lowest sequence number that the roots accept from the next commit on.
 	floor atomic.Uint64
 
-	features atomic.Uint64 // incompat word of the header, as both copies have it
+	features atomic.Uint64 // incompat word of both copies of the header
 }
 
-// Key is what makes a key slot, and what opens it if that is at hand: of a
-// recovery key the public half is enough.
+// Key makes a key slot, and opens it if Credential is known. For a recovery key, the public half is
+// enough.
 type Key struct {
 	Recipient  crypto.Recipient
 	Credential crypto.Credential // nil: unknown
@@ -56,9 +54,9 @@ type Key struct {
 type KeySlot struct {
 	Index  int
 	Type   uint8 // crypto.SlotSecret…; crypto.SlotTypeName names it
-	Epochs int   // how many epochs of the data key it holds
-	// Fingerprint is the beginning of SHA-256 of a recovery slot's public key as
-	// text, in hexadecimal.
+	Epochs int   // number of epochs of the data key in the slot
+	// Fingerprint is the start of the SHA-256 of a recovery slot's public key as text, in
+	// hexadecimal.
 	Fingerprint string
 	Opened      bool // the volume was opened with it
 }
@@ -74,8 +72,8 @@ func (v *Volume) Keys() (slots []KeySlot, epochs []uint32) {
 	return keySlots(k.header, k.slot), epochs
 }
 
-// ReadKeySlots returns the key slots of a volume without a key: nothing of it is
-// authenticated. The volume may be in use.
+// ReadKeySlots returns the key slots of a volume without a key, so none of it is authenticated. The
+// volume may be in use.
 func ReadKeySlots(dev device.Device) ([]KeySlot, error) {
 	hs, err := header.Read(dev)
 	if err != nil {
@@ -103,14 +101,14 @@ func keySlots(h *layout.Header, opened int) (slots []KeySlot) {
 	return slots
 }
 
-// Fingerprint names the public half of a recovery key in 16 hexadecimal digits.
+// Fingerprint identifies the public half of a recovery key by 16 hexadecimal digits.
 func Fingerprint(r *crypto.RecoveryRecipient) string {
 	sum := sha256.Sum256([]byte(r.String()))
 	return hex.EncodeToString(sum[:8])
 }
 
-// AddKey makes a key slot and returns its number; the key opens the volume from
-// then on. ErrKeyExists if the key does so already.
+// AddKey makes a key slot and returns its number. From then on, the key opens the volume. If it
+// already does, AddKey returns ErrKeyExists.
 func (v *Volume) AddKey(key Key) (slot int, err error) {
 	err = v.keys.change(func() error {
 		slot, err = v.keys.addKey(key)
@@ -119,11 +117,11 @@ func (v *Volume) AddKey(key Key) (slot int, err error) {
 	return slot, err
 }
 
-// change runs fn, which may write the header: alone, and not while the volume
-// is frozen. What fn has admitted is nested.
+// change runs fn, which may write the header. Only one runs at a time, and none while the volume is
+// frozen. Reservations of fn must be nested.
 func (k *keyring) change(fn func() error) error { return k.changeFor(context.Background(), fn) }
 
-// changeFor is change for somebody who may give up before it begins.
+// changeFor is change, but gives up when ctx ends before fn begins.
 func (k *keyring) changeFor(ctx context.Context, fn func() error) error {
 	v := k.v
 	if err := v.frozen.enter(ctx); err != nil { // Close thaws
@@ -158,7 +156,7 @@ func (k *keyring) addKey(key Key) (int, error) {
 	if h.Slots[free], err = k.makeSlot(free, key, k.epochs); err != nil {
 		return 0, err
 	}
-	if k.next != nil { // before the header: a slot that could not be made again would stop the rotation
+	if k.next != nil { // before the header: a slot that cannot be resealed would block the rotation
 		if err := v.rot.addNext(free, key); err != nil {
 			return 0, err
 		}
@@ -169,7 +167,7 @@ func (k *keyring) addKey(key Key) (int, error) {
 	return free, nil
 }
 
-// makeSlot seals epochs as a slot, and has the key open it if it can.
+// makeSlot seals epochs as a slot, and checks that the key opens it, if its credential is known.
 func (k *keyring) makeSlot(i int, key Key, epochs []crypto.EpochKey) (crypto.Slot, error) {
 	v := k.v
 	suite := k.header.Suite
@@ -187,9 +185,9 @@ func (k *keyring) makeSlot(i int, key Key, epochs []crypto.EpochKey) (crypto.Slo
 	return s, nil
 }
 
-// RemoveKey removes a key slot: its key opens the volume no more, nor does an
-// older copy of the header that is put back. The last slot goes only if last is
-// set (ErrLastKey): then nothing opens the volume again once it is unmounted.
+// RemoveKey removes a key slot. Its key no longer opens the volume, even if an older copy of the
+// header is put back. The last slot is removed only if last is set, otherwise RemoveKey returns
+// ErrLastKey. After that, no key opens the volume once it is unmounted.
 func (v *Volume) RemoveKey(slot int, last bool) error {
 	return v.keys.change(func() error {
 		k := &v.keys
@@ -223,19 +221,18 @@ func (k *keyring) removeKeys(slots []int) error {
 	return k.raiseFloor()
 }
 
-// KeyChange says what RotateKey did.
+// KeyChange is the result of RotateKey.
 type KeyChange struct {
 	Slot    int   // of the new key
-	Added   bool  // by this call; otherwise it was there
+	Added   bool  // by this call; otherwise the slot already existed
 	Removed []int // slots of the old key
 }
 
-// RotateKey replaces a key by another: it adds a slot for the new one, reads it
-// back from the device, and removes the slots of the old one. The data key
-// stays, so that it takes the same time for any volume. After an error or a
-// crash it is repeated: what is done is not done again, and both keys open the
-// volume until it has ended. Nothing is changed if ctx ends before its turn comes,
-// after a freeze: what the caller knows of the keys may be of the past by then.
+// RotateKey replaces a key. It adds a slot for the new key, reads it back from the device, and
+// removes the slots of the old key. The data key does not change, so the time does not depend on
+// the size of the volume. After an error or a crash, call it again: completed steps are skipped,
+// and both keys open the volume until it succeeds. If ctx ends while it waits, for example for a
+// thaw, it changes nothing: by then, the caller's knowledge of the keys may be stale.
 func (v *Volume) RotateKey(ctx context.Context, old crypto.Credential, key Key) (c KeyChange, err error) {
 	err = v.keys.changeFor(ctx, func() error {
 		c, err = v.keys.rotateKey(old, key)
@@ -306,7 +303,7 @@ func (k *keyring) confirmKey(slot int, cred crypto.Credential) error {
 	return nil
 }
 
-// OpenedBy tells whether a key opens the volume.
+// OpenedBy reports whether a key opens the volume.
 func (v *Volume) OpenedBy(c crypto.Credential) bool {
 	k := &v.keys
 	k.mu.Lock()
@@ -336,23 +333,22 @@ func (k *keyring) slotsOf(key Key) (slots []int) {
 	return slots
 }
 
-// writeHeader gives the volume a new header, under the next sequence number:
-// copy A, barrier, copy B, barrier. A cut leaves a device that opens by the old
-// header or by the new one. An error fails the volume: which of them the device
-// has is not known. The caller holds keys.mu.
+// writeHeader writes a new header under the next sequence number: copy A, barrier, copy B, barrier.
+// After an interruption, the device opens with the old or the new header. An error makes the volume
+// fail, because it is unknown which header the device has. The caller holds keyring.mu.
 func (k *keyring) writeHeader(h *layout.Header) error {
 	v := k.v
 	return k.writeHeaderUnder(h, v.store.Keys.Newest())
 }
 
-// writeHeaderUnder is writeHeader with the keys of the highest epoch in the slots.
+// writeHeaderUnder is writeHeader with the given keys, those of the highest epoch in the slots.
 func (k *keyring) writeHeaderUnder(h *layout.Header, newest *crypto.EpochKeys) error {
 	v := k.v
 	h.Sequence = k.header.Sequence + 1
 	return v.frozen.whileAwake(func() error {
 		if err := k.putHeader(h, newest, layout.HeaderOffsetA, layout.HeaderOffsetB); err != nil {
 			err = txn.Wrap(fmt.Errorf("write the header: %w", err))
-			v.fail(err) // before a commit or a freeze goes on
+			v.fail(err) // before a commit or a freeze continues
 			return err
 		}
 		k.header = h
@@ -379,8 +375,7 @@ func (k *keyring) putHeader(h *layout.Header, newest *crypto.EpochKeys, offsets 
 	return nil
 }
 
-// repairHeader brings the copy of the header that is not as it should be in
-// line with the one that was verified.
+// repairHeader rewrites a copy of the header that differs from the verified one.
 func (k *keyring) repairHeader(u *layout.Unlocked) error {
 	v := k.v
 	own, other := int64(layout.HeaderOffsetA), int64(layout.HeaderOffsetB)
@@ -390,8 +385,7 @@ func (k *keyring) repairHeader(u *layout.Unlocked) error {
 	if !u.Ahead {
 		return k.putHeader(k.header, v.store.Keys.Newest(), other)
 	}
-	// A change that was cut has used the next number, and is given up. The copy
-	// that is good comes last.
+	// An interrupted change used the next number and is abandoned. The good copy is written last.
 	h := *k.header
 	h.Sequence += 2
 	if err := k.putHeader(&h, v.store.Keys.Newest(), other, own); err != nil {
@@ -401,7 +395,7 @@ func (k *keyring) repairHeader(u *layout.Unlocked) error {
 	return nil
 }
 
-// raiseFloor has the two newest roots refuse older headers.
+// raiseFloor makes the two newest roots refuse older headers.
 func (k *keyring) raiseFloor() error {
 	v := k.v
 	k.floor.Store(k.header.Sequence)
@@ -413,7 +407,7 @@ func (k *keyring) raiseFloor() error {
 	return nil
 }
 
-// slotNames lists key slots for people: "2 (passphrase) and 3 (secret)".
+// slotNames describes key slots for users: "2 (passphrase) and 3 (secret)".
 func slotNames(h *layout.Header, slots []int) string {
 	var names []string
 	for _, i := range slots {

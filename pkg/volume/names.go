@@ -12,8 +12,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// namespace owns the names in directories. They change under its lock alone, which comes before
-// those of inodes (see the package comment), and lie in Volume.fs.
+// namespace owns the names in directories, which are stored in Volume.fs. They change only under
+// its lock, which precedes those of inodes (see the package comment).
 type namespace struct {
 	v *Volume
 
@@ -21,7 +21,7 @@ type namespace struct {
 	hash items.Hasher // of names
 }
 
-// put makes a name of in, which remembers where it is.
+// put makes a name of in, and records its place in the inode.
 func (ns *namespace) put(w *tree.Writer, dir uint64, name string, in *inode) error {
 	k, found, err := ns.hash.FindName(w.Scan, dir, name)
 	if err != nil {
@@ -35,7 +35,7 @@ func (ns *namespace) put(w *tree.Writer, dir uint64, name string, in *inode) err
 	return w.Put(k, n.Append(nil))
 }
 
-// set gives a name to another inode.
+// set makes a name refer to another inode.
 func (ns *namespace) set(w *tree.Writer, dir uint64, name string, in *inode) error {
 	k, found, err := ns.hash.FindName(w.Scan, dir, name)
 	if err != nil {
@@ -61,7 +61,7 @@ func (ns *namespace) delete(w *tree.Writer, dir uint64, name string) error {
 	return err
 }
 
-// checkName tells whether a name may be made.
+// checkName checks whether a name is valid for a new entry.
 func checkName(name string) error {
 	switch {
 	case len(name) > vfs.MaxNameBytes:
@@ -77,7 +77,7 @@ func checkName(name string) error {
 	return nil
 }
 
-// checkPlace tells whether a name may be made in a directory.
+// checkPlace checks whether a name may be created in a directory.
 func (ns *namespace) checkPlace(parent vfs.Ino, name string) error {
 	v := ns.v
 	p, err := v.table.dir(parent)
@@ -117,14 +117,14 @@ func (v *Volume) Lookup(parent vfs.Ino, name string) (vfs.Attr, error) {
 		if err == nil || !isStale(err) {
 			return a, err
 		}
-		// unlinked and freed in between: look again, unless the name is still there
+		// The inode was unlinked and freed in between: look again, unless the name still exists.
 		if again, e := v.names.lookup(uint64(parent), name); e != nil || again.Ino == n.Ino {
 			return vfs.Attr{}, txn.Wrap(fmt.Errorf("%w: a name refers to inode %d, which does not exist", layout.ErrCorrupt, n.Ino))
 		}
 	}
 }
 
-// liveDir tells whether names may be made in a directory; mu is held.
+// liveDir checks whether names may be created in a directory. The caller holds mu.
 func liveDir(p *inode) error {
 	if p.dead || p.attr.Nlink == 0 {
 		return fmt.Errorf("directory %d: %w", p.ino, vfs.ErrNotExist)
@@ -210,7 +210,7 @@ func (v *Volume) ReadDir(dir vfs.Ino, cookie uint64, plus bool, fn func(d vfs.Di
 		if cookie != 0 {
 			from++
 		}
-		from = max(from, layout.NameCollisions) // where no name is; a cookie of 0 would begin anew
+		from = max(from, layout.NameCollisions) // below the first possible name; a cookie of 0 would start again
 		err := v.fs.Scan(items.NameKey(uint64(dir), from), items.NameKey(uint64(dir), 1<<63-1), func(k layout.Key, val []byte) bool {
 			n, err := layout.DecodeName(val)
 			if err != nil {

@@ -14,19 +14,19 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// FormatOptions for Format.
+// FormatOptions configures Format.
 type FormatOptions struct {
 	Recipient crypto.Recipient   // gets slot 0
 	Extra     []crypto.Recipient // slots 1…: recovery key, passphrase
 	Suite     crypto.Suite       // 0: the default
-	Force     bool               // format a device that holds something
-	SizeBytes int64              // use only that much; 0: all
+	Force     bool               // format a device that is not empty
+	SizeBytes int64              // use only this much of the device; 0: all
 	RootMode  uint32             // of the root directory; 0: 0755
 	RootUID   uint32
 	RootGID   uint32
 }
 
-// Format makes a new volume. What the device held is lost.
+// Format makes a new volume. All data on the device is lost.
 func Format(dev device.Device, opts FormatOptions) error {
 	if opts.Suite == 0 {
 		opts.Suite = crypto.SuiteXChaCha20Poly1305
@@ -43,9 +43,9 @@ func Format(dev device.Device, opts FormatOptions) error {
 	if err != nil {
 		return err
 	}
-	// First nothing of an old volume may be taken for ours: both headers and
-	// all roots go. Only then the new roots, and at last the headers: whatever
-	// happens in between leaves no volume rather than half of one.
+	// First, no part of an old volume may look like the new one: erase both headers and all roots.
+	// Then write the new roots, and the headers last. An interruption leaves no volume rather than
+	// half of one.
 	zero := device.AlignedBytes(layout.HeaderBytes + layout.RootArrayBytes)
 	for _, off := range []int64{layout.HeaderOffsetA, layout.HeaderOffsetB} {
 		if _, err := dev.WriteAt(zero, off); err != nil {
@@ -69,7 +69,7 @@ func Format(dev device.Device, opts FormatOptions) error {
 	return nil
 }
 
-// formatSize is how many bytes of a device the new volume gets, if it may be formatted.
+// formatSize returns the size of the new volume, or an error if the device must not be formatted.
 func formatSize(dev device.Device, opts *FormatOptions) (size int64, err error) {
 	if size, err = dev.Size(); err != nil {
 		return 0, err
@@ -96,7 +96,7 @@ func formatSize(dev device.Device, opts *FormatOptions) (size int64, err error) 
 	return size, nil
 }
 
-// newHeader makes the header of a new volume: its data key, in a slot for each recipient.
+// newHeader makes the header of a new volume, with its data key in a slot for each recipient.
 func newHeader(opts *FormatOptions) (*layout.Header, *crypto.EpochKeys, error) {
 	id := crypto.NewUUID()
 	vmk, err := crypto.GenerateKey()
@@ -121,7 +121,7 @@ func newHeader(opts *FormatOptions) (*layout.Header, *crypto.EpochKeys, error) {
 	return h, keys, nil
 }
 
-// firstRoots commits a volume with an empty root directory. It erases keys.
+// firstRoots commits a volume with an empty root directory. It erases the keys.
 func firstRoots(dev device.Device, opts *FormatOptions, h *layout.Header, keys *crypto.EpochKeys, size int64) error {
 	root := &layout.Root{
 		Instance: h.ID, HeaderSeq: 1, OpSeq: 1, NextIno: uint64(vfs.RootIno) + 1, Inodes: 1,
@@ -143,7 +143,7 @@ func firstRoots(dev device.Device, opts *FormatOptions, h *layout.Header, keys *
 		Parent: uint64(vfs.RootIno), Atime: now, Mtime: now, Ctime: now, Btime: now})
 	v.table.add(in)
 	v.table.touch(in)
-	// Two, so that a damaged slot never leaves a volume without a root.
+	// Two roots, so that one damaged slot does not leave the volume without a root.
 	for range 2 {
 		if err := v.com.commit(true); err != nil {
 			return txn.Wrap(err)
@@ -152,8 +152,8 @@ func firstRoots(dev device.Device, opts *FormatOptions, h *layout.Header, keys *
 	return nil
 }
 
-// Open opens the volume on a device: the newest root, and what the log holds
-// beyond it. Read-only, nothing is written: the log is applied in memory.
+// Open opens the volume on a device: it reads the newest root and replays the log. With ReadOnly,
+// it writes nothing, and replays the log in memory.
 func Open(dev device.Device, opts Options) (*Volume, error) {
 	u, keys, err := header.Unlock(dev, opts.Credential, opts.Anchor)
 	if err != nil {
@@ -174,8 +174,8 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 		if err := u.CheckWritable(); err != nil {
 			return nil, err
 		}
-		// A killed predecessor may have written a root that lies in the device's
-		// cache only. We read it as durable, and must not build on less.
+		// A killed predecessor may have written a root that is only in the device's cache. It is
+		// read as durable, so it must become durable before anything is built on it.
 		if err := store.Sync(); err != nil {
 			return nil, err
 		}
@@ -233,7 +233,7 @@ func open(dev device.Device, opts Options, u *layout.Unlocked, keys *txn.Keys) (
 	return v, nil
 }
 
-// load reads what the root refers to and memory has to hold. Nobody else uses the volume yet.
+// load reads what memory must hold of the newest root's content. Nobody else uses the volume yet.
 func (v *Volume) load(root *layout.Root) error {
 	if err := v.rot.load(root); err != nil {
 		return err
@@ -247,10 +247,10 @@ func (v *Volume) load(root *layout.Root) error {
 	return nil
 }
 
-// beginMount commits that a new mount has begun, and begins read-write service.
+// beginMount commits the start of a new mount, and starts read-write service.
 func (v *Volume) beginMount(found []txn.FoundRoot, instance crypto.UUID) error {
-	// A new mount id before the first frame, in two roots: then no single
-	// damaged slot can make frames of this mount unreadable, and so unseen.
+	// A new mount ID comes before the first frame, in two roots. So one damaged slot cannot make
+	// frames of this mount unreadable, and thus unnoticed.
 	mount := randomBytes[[16]byte]()
 	next := *v.durable.root
 	next.MountID, next.MountEpoch = mount, next.MountEpoch+1
@@ -274,8 +274,8 @@ func (v *Volume) beginMount(found []txn.FoundRoot, instance crypto.UUID) error {
 	return nil
 }
 
-// checkNextIno refuses a root by which new inodes would take the place of others. If the last
-// page cannot be read, the others still can, and nothing is known of it.
+// checkNextIno refuses a root whose next inode number would overwrite existing inodes. If the last
+// page cannot be read, the check is skipped, because the others may still be readable.
 func (v *Volume) checkNextIno() error {
 	if v.opts.ReadOnly {
 		return nil
@@ -292,7 +292,8 @@ func (v *Volume) checkNextIno() error {
 	return nil
 }
 
-// instance is what a device becomes that is now, and holds the volume id. After Format the two are the same.
+// instance returns the instance that a device becomes. now is its current instance, id the volume's
+// UUID. After Format, both are equal.
 func (o *Options) instance(now, id crypto.UUID) (crypto.UUID, error) {
 	switch {
 	case o.Instance == crypto.UUID{}:
@@ -307,8 +308,8 @@ func (o *Options) instance(now, id crypto.UUID) (crypto.UUID, error) {
 	return o.Instance, nil
 }
 
-// mendRoots rewrites the copies of older roots that were damaged when the volume
-// was opened. The two commits since then have written over what a cut left.
+// mendRoots rewrites copies of older roots that were damaged when the volume was opened. The two
+// commits since then have overwritten what an interruption left.
 func (v *Volume) mendRoots(found []txn.FoundRoot) {
 	if !slices.ContainsFunc(found, func(f txn.FoundRoot) bool { return f.Copies != [layout.RootCopies]txn.CopyState{} }) {
 		return
@@ -323,9 +324,9 @@ func (v *Volume) mendRoots(found []txn.FoundRoot) {
 	}
 }
 
-// listMemory is the part of a mount's memory that each of two free lists may take. One
-// generation frees little more than maxFreed runs; earlier versions, whose replay did
-// not commit, may have left more.
+// listMemory is the divisor of the mount's memory that bounds each of the two free lists. One
+// generation frees little more than maxFreed runs. Earlier versions, whose replay did not commit,
+// may have left more.
 const listMemory = 4
 
 // loadLists reads the free lists of a root into Space (I3).

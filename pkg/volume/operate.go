@@ -7,9 +7,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// operate admits an operation of cost c and calls fn, which takes what it needs by the
-// locks that it is given, checks, and performs. All of it is given back when fn returns.
-// The caller holds no lock that a commit or a flusher takes (see admit).
+// operate waits for reservation c and calls fn, which takes the inodes and locks that it needs
+// through l, checks, and performs the operation. Everything is released when fn returns. The caller
+// holds no lock that a commit or a flusher takes (see admission.reserve).
 func (v *Volume) operate(c reservation, fn func(l *locks) error) error {
 	if err := v.adm.reserve(c); err != nil {
 		return err
@@ -20,8 +20,8 @@ func (v *Volume) operate(c reservation, fn func(l *locks) error) error {
 	return fn(&l)
 }
 
-// locks are the inodes and locks that an operation holds. It takes them in the order of
-// the package comment: inodes have references first, then namespace.mu, then inode.mu of all that change.
+// locks are the inodes and locks that an operation holds. It takes them in the order of the package
+// comment: references to inodes, then namespace.mu, then inode.mu of all inodes that change.
 type locks struct {
 	v      *Volume
 	refs   [maxLocks]*inode
@@ -29,14 +29,14 @@ type locks struct {
 	ns     bool
 }
 
-// maxLocks is how many inodes an operation changes at most: a rename, of an inode, another one
-// and two directories.
+// maxLocks is the most inodes that an operation changes: a rename changes two inodes and two
+// directories.
 const maxLocks = 4
 
-// inode returns an inode, which is kept until release.
+// inode returns an inode, with a reference until release.
 func (l *locks) inode(ino vfs.Ino) (*inode, error) { return l.keep(l.v.table.inode(ino)) }
 
-// dir is inode for what must be a directory.
+// dir is inode for directories.
 func (l *locks) dir(ino vfs.Ino) (*inode, error) { return l.keep(l.v.table.dir(ino)) }
 
 func (l *locks) keep(in *inode, err error) (*inode, error) {
@@ -46,13 +46,13 @@ func (l *locks) keep(in *inode, err error) (*inode, error) {
 	return in, err
 }
 
-// names takes namespace.mu: no name changes until release.
+// names takes namespace.mu, so that no name changes until release.
 func (l *locks) names() {
 	l.v.names.mu.Lock()
 	l.ns = true
 }
 
-// lock locks inodes, nil and repeated ones allowed. It is called once.
+// lock locks inodes. They may be nil or repeated. It must be called only once.
 func (l *locks) lock(ins ...*inode) {
 	n := 0
 	for _, in := range ins {

@@ -8,9 +8,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
-// pinRoot returns the newest durable root. Nothing that it reaches is reused
-// until release is called; commits wait for that before they make space free, so
-// it must be soon.
+// pinRoot returns the newest durable root. Nothing that it reaches is reused until release is
+// called. Commits wait for that before they free space, so release must be called soon.
 func (v *Volume) pinRoot() (root *layout.Root, release func()) {
 	for {
 		gen := v.durable.generation()
@@ -26,23 +25,23 @@ func (v *Volume) pinRoot() (root *layout.Root, release func()) {
 	}
 }
 
-// pageWalk visits a tree as a root has it, in order of its keys, in steps. From one
-// step to the next the root may be replaced by a newer one: the walk goes on at
-// its key. It reads from the device, both copies of each page.
+// pageWalk visits a tree of a root in key order, in steps. Between two steps the root may be
+// replaced by a newer one; the walk continues at its key. It reads from the device, both copies of
+// each page.
 type pageWalk struct {
 	store *txn.Store
 	tree  uint64
-	since uint64     // pages of this generation and older ones are passed over
-	next  layout.Key // first that was not visited
+	since uint64     // pages of this generation and older ones are skipped
+	next  layout.Key // first key that was not visited
 	end   bool
 	spent int // bytes read in this step; item adds to it
 
-	// page is told of each page that is read, and which keys it covers (hi nil: to
-	// the end); err says what is wrong with it as a whole, first and second with its copies.
+	// page is called for each page that is read. lo and hi bound its keys (hi nil: no bound). err
+	// is set if the page cannot be used, first and second if a copy is damaged.
 	page func(r *pageRead)
 	item func(k layout.Key, v []byte)
 
-	held []heldPage // by level: the path of the last step, not to be read again
+	held []heldPage // by level: the path of the last step, so that it is not read again
 }
 
 type heldPage struct {
@@ -50,22 +49,22 @@ type heldPage struct {
 	n layout.Node
 }
 
-// pageRead is what a walk found at a pointer.
+// pageRead is the result of reading a page.
 type pageRead struct {
 	p             *layout.Pointer
-	err           error // it cannot be used
-	first, second error // what is wrong with its copies
+	err           error // the page cannot be used
+	first, second error // errors of its copies
 	lo            layout.Key
 	hi            *layout.Key
 }
 
-// where names a page.
+// where describes the place of a page.
 func (r *pageRead) where(tree uint64) string {
 	return fmt.Sprintf("tree %d, level %d, node at %d", tree, r.p.Level, r.p.Addr)
 }
 
-// step visits the tree behind p, of a root of generation gen, from w.next on until
-// it has read budget bytes or come to the end.
+// step visits the tree behind p, of a root of generation gen, from w.next on, until it has read
+// budget bytes or reached the end.
 func (w *pageWalk) step(p *layout.Pointer, gen uint64, budget int) {
 	w.spent = 0
 	if p.IsZero() || p.Birth <= w.since || !w.visit(p, p.Level, gen, layout.Key{}, nil, budget) {
@@ -79,8 +78,8 @@ func (w *pageWalk) advance(k layout.Key) {
 	}
 }
 
-// visit visits the page behind p and all below it. It returns true if the budget
-// is used up and something is left.
+// visit visits the page behind p and everything below it. It returns true if the budget is used up
+// and something is left.
 func (w *pageWalk) visit(p *layout.Pointer, level uint8, birth uint64, lo layout.Key, hi *layout.Key, budget int) (stop bool) {
 	n, ok := w.load(p, level, birth, lo, hi)
 	if !ok {

@@ -26,8 +26,8 @@ func (v *Volume) Read(ino vfs.Ino, off uint64, dst []byte) (int, error) {
 		return 0, nil
 	}
 	dst = dst[:min(uint64(len(dst)), size-off)]
-	// What is found now stays readable until the pin goes (I3), so the device
-	// is read without the lock.
+	// The pin keeps everything that planRead finds readable (I3), so the device is read without the
+	// lock.
 	pin := v.space.Pin()
 	defer v.space.Unpin(pin)
 	plan, err := v.planRead(in, off, dst)
@@ -41,10 +41,10 @@ func (v *Volume) Read(ino vfs.Ino, off uint64, dst []byte) (int, error) {
 	return len(dst), nil
 }
 
-// readPlan is what a read has to fetch from the device.
+// readPlan is what a read must fetch from the device.
 type readPlan struct {
 	runs  []txn.RunRead
-	parts []partRead // first or last block of a read that does not begin or end on one
+	parts []partRead // first or last block of a read that covers it only partly
 }
 
 type partRead struct {
@@ -53,8 +53,7 @@ type partRead struct {
 	dst  []byte
 }
 
-// planRead fills dst with what is in memory and plans the rest. The caller
-// holds in.mu and a pin.
+// planRead copies what is in memory to dst and plans the rest. The caller holds in.mu and a pin.
 func (v *Volume) planRead(in *inode, off uint64, dst []byte) (*readPlan, error) {
 	p := &readPlan{}
 	end := off + uint64(len(dst))
@@ -93,7 +92,7 @@ func (v *Volume) planRead(in *inode, off uint64, dst []byte) (*readPlan, error) 
 	}
 	if in.inlined.Load() {
 		if missing[0][0] > 0 {
-			return p, nil // what the tree has is older than page 0
+			return p, nil // the tree's content is older than page 0
 		}
 		val, ok, err := v.fs.Get(items.InlineKey(in.ino), nil)
 		if err != nil {
@@ -116,7 +115,7 @@ func (v *Volume) planRead(in *inode, off uint64, dst []byte) (*readPlan, error) 
 	return p, nil
 }
 
-// add plans blocks [a, b) of an extent; dst begins at byte off of the file.
+// add plans to read blocks [a, b) of an extent. dst begins at byte off of the file.
 func (p *readPlan) add(e *items.Placed, a, b, off uint64, dst []byte) {
 	end := off + uint64(len(dst))
 	if a*pageBytes < off || a*pageBytes+pageBytes > end {
@@ -153,8 +152,8 @@ func (p *readPlan) run(s *txn.Store) error {
 	return err
 }
 
-// loadPage brings a block of the file into memory, unless it is, and keeps it
-// there until unload. The caller holds in.mu exclusively.
+// loadPage brings a block of the file into memory, and keeps it there until unload. The caller
+// holds in.mu exclusively.
 func (c *contents) loadPage(in *inode, block uint64) error {
 	v := c.v
 	idx, i := block/bufferPages, block%bufferPages
@@ -193,7 +192,7 @@ func (c *contents) loadPage(in *inode, block uint64) error {
 	return nil
 }
 
-// unload ends what loadPage began: pages that the operation did not change go.
+// unload ends loadPage: pages that the operation did not change are dropped.
 func (c *contents) unload(in *inode) {
 	for _, block := range in.loaded {
 		idx, i := block/bufferPages, int(block%bufferPages)

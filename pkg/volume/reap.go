@@ -15,7 +15,7 @@ import (
 func (v *Volume) Forget(ino vfs.Ino) {
 	in := v.table.grab(uint64(ino))
 	if in == nil {
-		// Not in memory, so not changed since the last commit: the tree tells.
+		// It is not in memory, so the tree has its latest state.
 		if n, err := v.table.readInode(uint64(ino)); err != nil || n.Nlink > 0 {
 			return
 		}
@@ -26,7 +26,7 @@ func (v *Volume) Forget(ino vfs.Ino) {
 	}
 	in.mu.Lock()
 	free := !in.dead && in.attr.Nlink == 0 && v.writable() == nil
-	in.dead = in.dead || free // from here on nobody can name or change it
+	in.dead = in.dead || free // from here on, nobody can name or change it
 	in.mu.Unlock()
 	if !free {
 		v.table.put(in)
@@ -35,23 +35,23 @@ func (v *Volume) Forget(ino vfs.Ino) {
 	v.background.reaper.push(in)
 }
 
-// reaper removes freed inodes, of which it holds a reference each.
+// reaper removes freed inodes. It holds a reference to each.
 type reaper struct {
 	v *Volume
 
 	mu    sync.Mutex
 	cond  sync.Cond
-	idle  sync.Cond // queue is empty and nothing under way
+	idle  sync.Cond // queue is empty and nothing is being removed
 	queue []*inode
 	busy  bool
 	stop  bool
 	done  chan struct{}
-	young map[uint64]struct{} // orphaned by this mount; nil once the leftovers are done
+	young map[uint64]struct{} // orphaned by this mount; nil once the leftovers are removed
 }
 
 func (r *reaper) init() { r.cond.L, r.idle.L = &r.mu, &r.mu }
 
-// wait waits until everything freed so far is removed.
+// wait waits until everything freed so far has been removed.
 func (r *reaper) wait() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -67,8 +67,8 @@ func (r *reaper) push(in *inode) {
 	r.cond.Signal()
 }
 
-// start starts what frees inodes, first those that were without names when the
-// volume was opened.
+// start starts the removal of inodes, beginning with those that had no names when the volume was
+// opened.
 func (r *reaper) start() {
 	v := r.v
 	r.done = make(chan struct{})
@@ -92,7 +92,7 @@ func (r *reaper) start() {
 	}()
 }
 
-// reapQueued frees what is queued; the caller holds r.mu.
+// reapQueued removes the inodes in the queue. The caller holds r.mu.
 func (r *reaper) reapQueued() {
 	v := r.v
 	for len(r.queue) > 0 {
@@ -107,9 +107,9 @@ func (r *reaper) reapQueued() {
 	}
 }
 
-// reapLeftovers frees what earlier mounts left, as it finds it: there may be more than fits
-// into memory. What lost its last name in this mount may be open still: it is not among
-// it.
+// reapLeftovers removes orphans of earlier mounts as it finds them, because there may be more than
+// fit into memory. Inodes that lost their last name in this mount may still be open, so it skips
+// those.
 func (r *reaper) reapLeftovers() error {
 	v := r.v
 	for last := uint64(0); ; {
@@ -135,8 +135,8 @@ func (r *reaper) reapLeftovers() error {
 	}
 }
 
-// orphaned notes that an inode has no name from now on, before the tree says so, as long
-// as somebody looks for those of earlier mounts.
+// orphaned records an inode that is losing its last name, before the tree says so, as long as
+// orphans of earlier mounts are being removed.
 func (r *reaper) orphaned(ino uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -145,7 +145,7 @@ func (r *reaper) orphaned(ino uint64) {
 	}
 }
 
-// end lets it finish: what is freed is gone for good.
+// end lets the reaper finish the queue: freed inodes are removed before it returns.
 func (r *reaper) end() {
 	r.mu.Lock()
 	r.stop = true
@@ -164,7 +164,7 @@ func (r *reaper) reapThawed(in *inode) error {
 	return r.reap(in)
 }
 
-// reap removes a freed inode, in steps.
+// reap removes a freed inode in steps.
 func (r *reaper) reap(in *inode) error {
 	v := r.v
 	in.mu.Lock()
@@ -188,7 +188,7 @@ func (r *reaper) reap(in *inode) error {
 	return nil
 }
 
-// reapStep removes a bounded part of an inode; the last step removes the inode.
+// reapStep removes a bounded part of an inode. The last step removes the inode item.
 func (r *reaper) reapStep(in *inode) (done bool, err error) {
 	v := r.v
 	if err := v.data.cutBuffers(in, 0, 1<<62); err != nil {
@@ -217,7 +217,7 @@ func (r *reaper) reapStep(in *inode) (done bool, err error) {
 		}
 		for _, k := range append(keys, items.OrphanKey(in.ino)) {
 			if k.Type == layout.KeyOrphan && len(keys) == cutStep {
-				return nil // more to come
+				return nil // another step follows
 			}
 			if _, err := w.Delete(k); err != nil {
 				return err
@@ -231,13 +231,13 @@ func (r *reaper) reapStep(in *inode) (done bool, err error) {
 	}
 	if err == nil && done {
 		v.com.inos.mu.Lock()
-		v.com.inos.inodes -= min(v.com.inos.inodes, 1) // the root may have lied
+		v.com.inos.inodes -= min(v.com.inos.inodes, 1) // the root's count may be wrong
 		v.com.inos.mu.Unlock()
 	}
 	return done, err
 }
 
-// orphans lists inodes without names, and those of which a cut is unfinished.
+// orphans lists inodes without names, and those with an unfinished truncation.
 func (r *reaper) orphans(after uint64) (inos []uint64, err error) {
 	v := r.v
 	if after == ^uint64(0) {

@@ -13,23 +13,22 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// One step of a copy shares at most so many extents, drops as many, and looks
-// at so many blocks of data: nobody waits long for the locks it holds.
+// Limits of one step of a copy: extents shared, extents dropped, and blocks examined. They bound
+// the time for which it holds locks.
 const (
 	copyExtents = 32
 	copyBlocks  = 16 << 20 / pageBytes
 )
 
-// maxLogCopies is how many blocks that no durable root has may be shared before
-// a sync commits instead of logging. A read-only mount applies the log in
-// memory, where each copy takes its own.
+// maxLogCopies is the number of shared blocks without a durable root above which a sync commits
+// instead of logging. A read-only mount replays the log in memory, where each copy takes its own
+// memory.
 const maxLogCopies = 16 << 20 / pageBytes
 
-// CopyRange implements vfs.FS. Whole blocks are shared, which takes neither data
-// nor space for it; so is the last block of the source where the copy ends with
-// it. What else there is is copied: ranges that lie differently in their
-// blocks, the edges, and files that are kept in the tree. It goes in steps, in
-// order: after a crash the copy is there up to some place.
+// CopyRange implements vfs.FS. Whole blocks are shared, which takes no data and no space for it.
+// The last block of the source is shared, too, if the copy ends with it. The rest is copied: ranges
+// with different alignment, the edges, and inline files. It proceeds in ordered steps: after a
+// crash, the copy exists up to some place.
 func (v *Volume) CopyRange(req *vfs.Req, src vfs.Ino, srcOff uint64, dst vfs.Ino, dstOff, length uint64) (uint64, error) {
 	for _, ino := range []vfs.Ino{src, dst} {
 		if err := v.isFile(ino); err != nil {
@@ -54,15 +53,15 @@ func (v *Volume) CopyRange(req *vfs.Req, src vfs.Ino, srcOff uint64, dst vfs.Ino
 		if err != nil && done == 0 {
 			return 0, err
 		}
-		if err != nil || n == 0 { // nothing left: the source was cut meanwhile
+		if err != nil || n == 0 { // nothing is left: the source was truncated meanwhile
 			break
 		}
 		done += n
 	}
-	return done, nil //nolint:nilerr // as copy_file_range(2): what was copied counts, the next call meets the error
+	return done, nil // as copy_file_range(2): it reports what was copied; the next call meets the error
 }
 
-// copier is a copy under way.
+// copier is the state of one copy.
 type copier struct {
 	v        *Volume
 	req      *vfs.Req
@@ -70,7 +69,7 @@ type copier struct {
 	buf      []byte
 }
 
-// step copies up to n bytes, at least one unless the source ends.
+// step copies up to n bytes, and at least one unless the source ends.
 func (c *copier) step(from, to, n uint64) (uint64, error) {
 	switch in := from % pageBytes; {
 	case in != to%pageBytes:
@@ -99,8 +98,8 @@ func (c *copier) bytes(from, to, n uint64) (uint64, error) {
 	return uint64(got), err
 }
 
-// share has the destination refer to the source's extents. Both offsets are
-// whole blocks. It returns 0 if nothing at the beginning can be shared.
+// share makes the destination refer to the source's extents. Both offsets are at block boundaries.
+// It returns 0 if nothing at the beginning can be shared.
 func (c *copier) share(from, to, n uint64) (uint64, error) {
 	v := c.v
 	if a, err := v.GetAttr(c.src); err != nil || a.Size <= layout.MaxInline {
@@ -109,7 +108,7 @@ func (c *copier) share(from, to, n uint64) (uint64, error) {
 	if err := v.keys.requireFeature(layout.FeatureShares); err != nil {
 		return 0, err
 	}
-	// References come and go: each may change the reference-count tree in another place.
+	// References are added and dropped: each may change another place of the reference-count tree.
 	want := reservation{ring: 256, nodes: 2*opNodes + 2*v.shares.OverwritePages(copyExtents) + 4, pages: 2}
 	if err := v.adm.reserve(want); err != nil {
 		return 0, err
@@ -145,8 +144,8 @@ func (c *copier) share(from, to, n uint64) (uint64, error) {
 	return n, nil
 }
 
-// lockPair locks the source of a copy against changes and the destination
-// against everybody. unlock also gives them back.
+// lockPair locks the source of a copy against changes, and the destination exclusively. unlock also
+// releases the references.
 func (v *Volume) lockPair(from, to vfs.Ino) (src, dst *inode, unlock func(), err error) {
 	if src, err = v.table.inode(from); err != nil {
 		return nil, nil, nil, err
@@ -176,12 +175,12 @@ func (v *Volume) lockPair(from, to vfs.Ino) (src, dst *inode, unlock func(), err
 	return src, dst, unlock, err
 }
 
-// planShare returns how many of n bytes one step can share, and has these on the
-// device. The caller holds both locks and is not in the gate.
+// planShare returns how many of n bytes one step can share, after flushing them to the device. The
+// caller holds both locks and is not in the gate.
 func (v *Volume) planShare(src, dst *inode, from, to, n uint64) (uint64, error) {
 	size := src.attr.Size
 	if from >= size || size <= layout.MaxInline {
-		return 0, nil // it may go into the tree when it is flushed
+		return 0, nil // a flush may store it inline
 	}
 	n = min(n, size-from)
 	if !copyEnds(src, dst, from, to, n) {
@@ -191,7 +190,7 @@ func (v *Volume) planShare(src, dst *inode, from, to, n uint64) (uint64, error) 
 		return 0, nil
 	}
 	a, b := from/pageBytes, (from+n+pageBytes-1)/pageBytes
-	// Holes cost nothing: one at the beginning goes along, however long it is.
+	// Holes take no space: one at the beginning is included, however long it is.
 	data, _, err := v.data.nextData(src, a, b)
 	if err != nil {
 		return 0, txn.Wrap(err)
@@ -226,14 +225,14 @@ func (v *Volume) planShare(src, dst *inode, from, to, n uint64) (uint64, error) 
 	return min(n, b*pageBytes-from), nil
 }
 
-// copyEnds tells whether the last block of a copy may be shared as a whole:
-// either all of it is copied, or both files end in it.
+// copyEnds reports whether the last block of a copy may be shared as a whole: all of it is copied,
+// or both files end in it.
 func copyEnds(src, dst *inode, from, to, n uint64) bool {
 	return n%pageBytes == 0 || from+n == src.attr.Size && to+n >= dst.attr.Size
 }
 
-// flushRange has blocks [from, to) of a file on the device. The caller holds
-// in.mu, so that nothing becomes dirty, or is replaying, and is not in the gate.
+// flushRange flushes blocks [from, to) of a file to the device. The caller holds in.mu, so that
+// nothing becomes dirty, or runs in replay. It is not in the gate.
 func (v *Volume) flushRange(in *inode, from, to uint64) error {
 	for {
 		items, flying := v.dirtyItems(in, from, to)
@@ -244,7 +243,7 @@ func (v *Volume) flushRange(in *inode, from, to uint64) error {
 			return err
 		}
 		in.bmu.Lock()
-		for in.inserting > 0 { // another flusher may be at one of the buffers
+		for in.inserting > 0 { // another flusher may have one of the buffers
 			in.settled.Wait()
 		}
 		in.bmu.Unlock()
@@ -257,8 +256,8 @@ func (v *Volume) flushRange(in *inode, from, to uint64) error {
 	}
 }
 
-// dirtyItems lists the buffers that hold pages of [from, to) newer than their
-// extents, each with a reference, and tells whether any page is on its way.
+// dirtyItems lists the buffers that hold pages in [from, to) newer than their extents, each with a
+// reference. flying reports whether any page is in flight.
 func (v *Volume) dirtyItems(in *inode, from, to uint64) (items []flushItem, flying bool) {
 	in.bmu.Lock()
 	defer in.bmu.Unlock()
@@ -278,8 +277,8 @@ func (v *Volume) dirtyItems(in *inode, from, to uint64) (items []flushItem, flyi
 	return items, flying
 }
 
-// flushItems seals buffers and writes them, as a flusher does; they may still be
-// in its queue. It takes the references over.
+// flushItems seals buffers and writes them, as a flusher does. They may still be in its queue. It
+// takes over the references.
 func (v *Volume) flushItems(items []flushItem) error {
 	if len(items) == 0 {
 		return nil
@@ -288,7 +287,7 @@ func (v *Volume) flushItems(items []flushItem) error {
 	return txn.Wrap(errors.Join(err, v.flush.writeBatches(done)))
 }
 
-// sealWritable is sealBatches on a volume that takes changes.
+// sealWritable is sealBatches on a volume that is writable.
 func (v *Volume) sealWritable(items []flushItem) ([]*batch, error) {
 	v.gate.RLock()
 	defer v.gate.RUnlock()
@@ -301,8 +300,8 @@ func (v *Volume) sealWritable(items []flushItem) ([]*batch, error) {
 	return v.flush.sealBatches(items)
 }
 
-// copy prepares a copy of the log. Its source is flushed, so that space is
-// shared as it was; read-only, applyCopyRange copies what is newer.
+// copy prepares the replay of a copy. It flushes the source, so that space is shared as it was. In
+// a read-only mount, applyCopyRange copies what is newer.
 func (r *replayer) copy(dst *inode, op *layout.Op) error {
 	v := r.v
 	src, err := v.table.inode(vfs.Ino(op.Parent2))
@@ -322,7 +321,7 @@ func (r *replayer) copy(dst *inode, op *layout.Op) error {
 	return v.data.prepareWrite(dst, op.Off, op.Off+op.Len)
 }
 
-// checkCopy tells whether a copy is one that share makes.
+// checkCopy checks whether a copy is one that share could have made.
 func checkCopy(src, dst *inode, op *layout.Op) error {
 	same := src == dst && op.Off2 < op.Off+op.Len && op.Off < op.Off2+op.Len
 	switch {
@@ -334,8 +333,8 @@ func checkCopy(src, dst *inode, op *layout.Op) error {
 	return nil
 }
 
-// applyCopyRange has one file share the extents of another. Inside the gate; the
-// destination's lock is held, and the source does not change.
+// applyCopyRange makes one file share the extents of another. The caller is in the gate and holds
+// the destination's lock. The source does not change.
 func (v *Volume) applyCopyRange(in *inode, op *layout.Op) error {
 	src, err := v.table.inode(vfs.Ino(op.Parent2))
 	if err != nil {
@@ -371,7 +370,7 @@ func (v *Volume) applyCopyRange(in *inode, op *layout.Op) error {
 	return nil
 }
 
-// newerPage is a page that no extent has.
+// newerPage is a page that is newer than any extent.
 type newerPage struct {
 	block uint64
 	page  *page
@@ -392,7 +391,7 @@ func newerPages(in *inode, from, to uint64) (list []newerPage) {
 	return list
 }
 
-// shareExtents replaces n blocks of dst by references to what src has there.
+// shareExtents replaces n blocks of dst by references to the blocks of src.
 func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inode, to, n uint64) error {
 	es, err := items.ScanExtents(w.ScanFloor, src.ino, from, from+n, 0)
 	if err == nil {
@@ -407,7 +406,7 @@ func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inod
 	}
 	added, filled, fresh := uint64(0), uint64(0), uint64(0)
 	durable := v.durable.generation()
-	var run layout.Run // what follows one another on the device is counted at once
+	var run layout.Run // adjacent runs on the device are counted together
 	for i := range es {
 		e := &es[i]
 		a, b := max(from, e.Block), min(from+n, e.End())
@@ -446,6 +445,6 @@ func (v *Volume) shareExtents(w *tree.Writer, src *inode, from uint64, dst *inod
 	dst.blocks += added - d.blocks
 	dst.bmu.Unlock()
 	dst.vacate(d.vacated, filled)
-	v.ranges.owed.Add(int64(d.owed)) // what it gets is shared: all of it is owed
+	v.ranges.owed.Add(int64(d.owed)) // the destination's blocks are shared, so all of them are owed
 	return nil
 }

@@ -30,7 +30,7 @@ func (v *Volume) Rename(req *vfs.Req, parent vfs.Ino, name string, newParent vfs
 			return err
 		}
 		if r.target == r.moved {
-			return nil // two names of one file: nothing happens
+			return nil // both names belong to one file: nothing happens
 		}
 		if err := r.may(); err != nil {
 			return err
@@ -44,19 +44,19 @@ func (v *Volume) Rename(req *vfs.Req, parent vfs.Ino, name string, newParent vfs
 	})
 }
 
-// renaming is a call of Rename: a name goes from p to q.
+// renaming is the state of one rename of a name from p to q.
 type renaming struct {
 	v             *Volume
 	name, newName string
 	flags         uint32
 	p, q          *inode
 	moved         *inode
-	target        *inode // that has the new name; nil: none
+	target        *inode // inode that has the new name; nil: none
 }
 
 func (r *renaming) exchange() bool { return r.flags&vfs.RenameExchange != 0 }
 
-// find looks both names up, and keeps names from changing from then on.
+// find looks up both names, and prevents changes of names from then on.
 func (r *renaming) find(l *locks, parent, newParent vfs.Ino) (err error) {
 	if r.p, err = l.dir(parent); err != nil {
 		return err
@@ -96,8 +96,8 @@ func (r *renaming) find(l *locks, parent, newParent vfs.Ino) (err error) {
 	return nil
 }
 
-// wayOut refuses to move a directory into itself. Only names change parents, and we hold namespace.mu:
-// what this finds stays true.
+// wayOut refuses to move a directory into itself. Only changes of names change parents, and the
+// caller holds namespace.mu, so the result stays true.
 func (r *renaming) wayOut() error {
 	v, p, q := r.v, r.p, r.q
 	if r.moved.isDir() && p != q {
@@ -118,7 +118,7 @@ func (r *renaming) wayOut() error {
 	return nil
 }
 
-// may tells whether what is there allows it. All four inodes are locked.
+// may checks whether the existing inodes allow the rename. All four inodes are locked.
 func (r *renaming) may() error {
 	moved, target := r.moved, r.target
 	switch {
@@ -146,7 +146,7 @@ func orInvalid(err error) error {
 	return err
 }
 
-// isInside tells whether a directory is ino or lies below it. The caller holds namespace.mu.
+// isInside reports whether a directory is ino or lies below it. The caller holds namespace.mu.
 func (ns *namespace) isInside(d *inode, ino uint64) (bool, error) {
 	v := ns.v
 	at, parent := d.ino, d.attr.Parent

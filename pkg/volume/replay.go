@@ -14,19 +14,19 @@ import (
 // errEndOfLog ends a walk over the operations of a log.
 var errEndOfLog = errors.New("end of the log")
 
-// logEnd is how much of a log is to be applied.
+// logEnd says how much of a log is to be replayed.
 type logEnd struct {
 	records int
 	gen     uint64 // generation to open
 	ops     bool   // there are operations that the root does not cover
 }
 
-// findEnd looks at all operations that a root does not cover. Records that nobody is
-// known to have been told of end the log where the data they refer to did not make it.
+// findEnd examines all operations that a root does not cover. A record that is not known to have
+// been acknowledged ends the log if data that it refers to did not reach the device.
 func findEnd(s *txn.Store, root *layout.Root, rp *txn.Replay) (end logEnd, err error) {
 	end = logEnd{records: len(rp.Ends), gen: max(root.Generation, rp.MaxBase) + 1}
 	scratch := make([]byte, txn.ReadBytes)
-	arrived, at, ops := true, 0, false // of the record that is being looked at
+	arrived, at, ops := true, 0, false // of the current record
 	err = s.EachOp(root, rp, len(rp.Ends), func(record int, op *layout.Op) (err error) {
 		if record != at {
 			if !arrived {
@@ -35,8 +35,8 @@ func findEnd(s *txn.Store, root *layout.Root, rp *txn.Replay) (end logEnd, err e
 			at, end.ops = record, end.ops || ops
 		}
 		for i := range op.Extents {
-			// What a log has was sealed in the two generations after its root's, or a few
-			// later if commits were cut.
+			// Extents in the log were sealed in the two generations after the root's, or a few
+			// later if commits were interrupted.
 			birth := op.Extents[i].Birth
 			if birth > root.Generation+layout.RootSlots {
 				return fmt.Errorf("%w: log record %d: an extent has generation %d, but the root has %d", layout.ErrCorrupt, record, birth, root.Generation)
@@ -44,7 +44,7 @@ func findEnd(s *txn.Store, root *layout.Root, rp *txn.Replay) (end logEnd, err e
 			end.gen = max(end.gen, birth)
 		}
 		if op.Seq < root.OpSeq {
-			return nil // its data is part of the root, or of nothing any more
+			return nil // its data belongs to the root, or to nothing any more
 		}
 		ops = true
 		if record >= rp.Certain && arrived {
@@ -63,11 +63,10 @@ func findEnd(s *txn.Store, root *layout.Root, rp *txn.Replay) (end logEnd, err e
 	return end, nil
 }
 
-// replayer applies a log when a volume is opened. Nobody else uses the volume yet.
+// replayer replays a log when a volume is opened. Nobody else uses the volume yet.
 type replayer struct{ v *Volume }
 
-// run applies the operations of the log that the root does not cover. Nobody else
-// uses the volume yet.
+// run replays the operations that the root does not cover. Nobody else uses the volume yet.
 func (r *replayer) run(root *layout.Root, rp *txn.Replay, end logEnd) error {
 	v := r.v
 	each := func(fn func(op *layout.Op) error) error {
@@ -84,11 +83,11 @@ func (r *replayer) run(root *layout.Root, rp *txn.Replay, end logEnd) error {
 			return nil
 		})
 	}
-	// First of all: what the log refers to must not be allocated again (I1).
+	// First, claim what the log refers to, so that it is not allocated again (I1).
 	if err := each(r.claim); err != nil {
 		return err
 	}
-	// Cuts that were under way come before operations that followed them.
+	// Unfinished truncations precede the operations that followed them.
 	if err := r.finishCuts(); err != nil {
 		return err
 	}
@@ -96,7 +95,7 @@ func (r *replayer) run(root *layout.Root, rp *txn.Replay, end logEnd) error {
 		if op.Seq < v.nextOp-1 {
 			return fmt.Errorf("%w: it is out of order after operation %d", layout.ErrCorrupt, v.nextOp-1)
 		}
-		if op.Seq >= v.nextOp { // a root covers all operations of one number, or none
+		if op.Seq >= v.nextOp { // a root covers all operations with one number, or none
 			if err := r.relieve(); err != nil {
 				return err
 			}
@@ -109,8 +108,8 @@ func (r *replayer) run(root *layout.Root, rp *txn.Replay, end logEnd) error {
 	})
 }
 
-// misfit makes an error of an operation that cannot be applied one of the log: all that
-// it needs was there when it was made.
+// misfit turns the error of an operation that cannot be applied into damage of the log: everything
+// that the operation needs existed when it was made.
 func misfit(err error) error {
 	for _, known := range []error{layout.ErrCorrupt, txn.ErrDevice, txn.ErrNoSpace, txn.ErrMemory, vfs.ErrIO, vfs.ErrNoSpace} {
 		if errors.Is(err, known) {
@@ -120,16 +119,16 @@ func misfit(err error) error {
 	return fmt.Errorf("%w: the log does not match its root: %w", layout.ErrCorrupt, err)
 }
 
-// claim sets aside what an operation refers to.
+// claim withholds the blocks that an operation refers to.
 func (r *replayer) claim(op *layout.Op) error {
 	v := r.v
-	if op.Type == layout.OpGrow { // what follows may lie in the new part
+	if op.Type == layout.OpGrow { // later operations may refer to the new part
 		return v.applyGrow(op.Len)
 	}
 	return r.eachExtent(op, v.space.Claim)
 }
 
-// settle ends the claims of an operation that is applied now.
+// settle ends the claims of an operation that is being applied.
 func (r *replayer) settle(op *layout.Op) error {
 	v := r.v
 	return r.eachExtent(op, v.space.Settle)
@@ -138,7 +137,7 @@ func (r *replayer) settle(op *layout.Op) error {
 func (r *replayer) eachExtent(op *layout.Op, fn func(layout.Run) error) error {
 	v := r.v
 	if v.opts.ReadOnly {
-		return nil // nothing is allocated, nor was what waits for I3 made free
+		return nil // nothing is allocated, and blocks that wait for I3 were not freed
 	}
 	for i := range op.Extents {
 		e := &op.Extents[i]
@@ -149,13 +148,13 @@ func (r *replayer) eachExtent(op *layout.Op, fn func(layout.Run) error) error {
 	return nil
 }
 
-// dirtyInodeBytes is about what an inode in memory takes.
+// dirtyInodeBytes is the approximate size of an inode in memory.
 const dirtyInodeBytes = 1024
 
-// relieve keeps what a replay changes within the memory of the mount. Whoever wrote the log
-// committed in time, but another mount may have had more memory, and a forged log may
-// hold anything. A root that is written in the middle covers the operations so far, and the log
-// goes on from there (claims are free in it). A mount that writes nothing has to give up.
+// relieve keeps the changes of a replay within the mount's memory. The writer of the log committed
+// in time, but with more memory perhaps, and a forged log may contain anything. A root written in
+// the middle covers the operations so far; the log continues from there, and its claims are free in
+// that root. A read-only mount must give up.
 func (r *replayer) relieve() error {
 	v := r.v
 	a := &v.adm
@@ -169,7 +168,7 @@ func (r *replayer) relieve() error {
 		}
 		return nil
 	}
-	// Twice what admission allows, so that few replays write roots.
+	// Twice the limits of admission, so that few replays write roots.
 	if pages <= 2*a.maxPages && nodes <= 2*a.maxNodes && inodes <= 2*maxIdle && freed <= 2*maxFreed {
 		return nil
 	}
@@ -208,7 +207,7 @@ func (r *replayer) op(op *layout.Op) error {
 	return r.finishCut(in)
 }
 
-// checkNames refuses what would make of directories something else than a tree.
+// checkNames refuses operations after which directories would not form a tree.
 func (r *replayer) checkNames(op *layout.Op) error {
 	v := r.v
 	if op.Type != layout.OpLink && op.Type != layout.OpRename {
@@ -239,7 +238,7 @@ func (r *replayer) checkNames(op *layout.Op) error {
 	return err
 }
 
-// file is op of an operation on one file.
+// file is op for operations on one file.
 func (r *replayer) file(in *inode, op *layout.Op) (err error) {
 	v := r.v
 	defer v.data.unload(in)
@@ -259,8 +258,7 @@ func (r *replayer) file(in *inode, op *layout.Op) (err error) {
 	return err
 }
 
-// finishCuts removes what lies beyond the end of files whose truncation was
-// under way.
+// finishCuts completes truncations that were interrupted.
 func (r *replayer) finishCuts() error {
 	v := r.v
 	for last := uint64(0); ; {
@@ -274,7 +272,7 @@ func (r *replayer) finishCuts() error {
 			if err != nil {
 				return misfit(err)
 			}
-			if in.isReg() { // also without a name: one may follow (O_TMPFILE)
+			if in.isReg() { // also without a name: it may get one (O_TMPFILE)
 				in.cutting = true
 				err = r.finishCut(in)
 			}
@@ -299,7 +297,7 @@ func (r *replayer) finishCut(in *inode) error {
 	return nil
 }
 
-// applyWriteRef puts extents that are on the device already under a file.
+// applyWriteRef replaces data of a file by extents that are already on the device.
 func (v *Volume) applyWriteRef(in *inode, op *layout.Op) error {
 	if op.Off%pageBytes != 0 || op.Len%pageBytes != 0 {
 		return fmt.Errorf("%w: invalid reference to %d bytes at %d", layout.ErrCorrupt, op.Len, op.Off)

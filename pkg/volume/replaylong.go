@@ -6,11 +6,10 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// long applies an operation on a range of a file in steps. A running volume records no
-// longer ones than a step, but a forged log may name any range, of a file with any number of
-// extents, and what came from memory then may be extents now. Where a root is written between
-// two steps, the operation is still to come for it: all of it is made again, which changes
-// nothing of what was made.
+// long replays an operation on a range of a file in steps. A running volume records no operation
+// longer than a step. But a forged log may contain any range of a file with any number of extents,
+// and data that was in memory then may be in extents now. If a root is written between two steps,
+// it does not cover the operation, so all of it is repeated, which does not change completed steps.
 func (r *replayer) long(in *inode, op *layout.Op) error {
 	v := r.v
 	step, prepare := v.fallocStep, r.fallocate
@@ -57,8 +56,8 @@ func (r *replayer) fallocate(in *inode, op *layout.Op) error {
 	return v.data.prepareWrite(in, op.Off, op.Off+op.Len)
 }
 
-// copyStep returns where a copy to off has to stop so that it meets no more extents of either
-// file than share lets it.
+// copyStep returns where a copy to off must end, so that it meets no more extents of either file
+// than share may handle.
 func (r *replayer) copyStep(src *inode, from uint64, dst *inode, off, end uint64) (uint64, error) {
 	v := r.v
 	stop := end

@@ -10,36 +10,34 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
-// Reserved ranges. fallocate promises that whatever is written to a range finds
-// room, however often and whatever holds the data. A block of a range is *owed* if
-// the next write to it takes room that does not come back: nothing lies there yet,
-// or a snapshot or another file keeps what does. What is owed nobody else gets.
-// A block that is not owed costs its place only until the one before is free: the
-// reserve lends that, which no operation takes for good (admission.go).
+// Reserved ranges. fallocate promises that each write to a range finds space, however often and
+// whatever shares the data. A block of a range is *owed* if the next write to it takes space
+// permanently: it has no data yet, or a snapshot or another file keeps its data. Nobody else gets
+// owed blocks. A write to a block that is not owed takes a new place only until the old one is
+// free. The reserve lends that, and no operation takes the reserve permanently (admission.go).
 //
-// Whether an extent is owed is written down where all of it can be counted anew:
-// it is if it began in generation mark or before, or carries a bit. A snapshot sets
-// mark, so that it owes all ranges at once; a copy that shares sets the bit. What
-// makes them stale (a snapshot was deleted, a copy overwritten) only leaves too
-// much owed, until restamp looks at the extents.
+// Whether an extent is owed is stored so that all of it can be recounted: it is owed if its
+// refbirth is at most mark, or if it has a bit. A snapshot sets mark, so that all ranges are owed
+// at once. A copy that shares extents sets the bit. When these become stale (a snapshot was
+// deleted, a copy overwritten), too much is owed, until restamp examines the extents.
 //
-// So at all times owed is the sum over the head's tree, which fsck compares.
+// So owed is always the sum over the head's tree, which fsck compares.
 
-// reservations counts what ranges promise. The counts change inside Volume.fs.Update,
-// in the gate; owed and mark also where a snapshot is taken, with the gate held alone.
+// reservedRanges counts what ranges promise. The counts change inside Volume.fs.Update, in the
+// gate. owed and mark also change when a snapshot is taken, with the gate held exclusively.
 type reservedRanges struct {
 	v *Volume
 
 	promised, owed, ranges atomic.Int64  // blocks, blocks, ranges
 	mark                   atomic.Uint64 // generation; see layout.Reservations
 	made                   atomic.Uint64 // ranges made since the volume was opened; see restamp
-	stale                  atomic.Bool   // something that was shared may not be any more
-	wanted                 atomic.Bool   // somebody has found no room meanwhile
-	passed, seen           atomic.Uint64 // mark of the last pass of restamp, and the newest snapshot that it knew
+	stale                  atomic.Bool   // something may no longer be shared
+	wanted                 atomic.Bool   // somebody found no space since the last pass
+	passed, seen           atomic.Uint64 // mark at the last pass of restamp, and the newest snapshot that it knew
 
-	// From when somebody has counted what sharing will owe until it is owed nothing
-	// that is owed stops being so: held alone by steps of restamp. It comes after the
-	// locks of inodes and admission, before the gate.
+	// Held by those who count what sharing will make owed, until it is owed. Held exclusively by
+	// steps of restamp, which end debts. It comes after the locks of inodes and admission, before
+	// the gate.
 	steady sync.RWMutex
 }
 
@@ -48,15 +46,15 @@ func (r *reservedRanges) load(x layout.Reservations) {
 	r.owed.Store(int64(x.Owed))
 	r.ranges.Store(int64(x.Ranges))
 	r.mark.Store(x.Mark)
-	r.stale.Store(x.Owed > 0) // perhaps: what happened before the volume was opened is not known
+	r.stale.Store(x.Owed > 0) // possibly: it is unknown what happened before the volume was opened
 }
 
-// owing is how many blocks are owed. Sums of a forged root do not fit the tree, and get below zero:
-// then nothing is.
+// owing is the number of owed blocks. The sums of a forged root may not match the tree, and fall
+// below zero: then it is 0.
 func (r *reservedRanges) owing() int64 { return max(r.owed.Load(), 0) }
 
-// stored is what a root says. The caller holds the gate alone. Counts that do not fit
-// together are those of a damaged volume: it stays one that can be opened.
+// stored is what the next root records. The caller holds the gate exclusively. Inconsistent counts
+// belong to a damaged volume, and are corrected so that it can still be opened.
 func (r *reservedRanges) stored() layout.Reservations {
 	promised := min(max(r.promised.Load(), 0), layout.MaxReserved)
 	x := layout.Reservations{Promised: uint64(promised), Owed: uint64(min(max(r.owed.Load(), 0), promised)), Mark: r.mark.Load()}
@@ -64,8 +62,8 @@ func (r *reservedRanges) stored() layout.Reservations {
 	return x
 }
 
-// pin is told that a snapshot of generation gen was taken: it holds all that ranges
-// have. The caller holds the gate alone.
+// pin records that a snapshot of generation gen was taken: it holds everything in ranges. The
+// caller holds the gate exclusively.
 func (r *reservedRanges) pin(gen uint64) {
 	if n := r.promised.Load(); n > 0 {
 		r.owed.Store(n)
@@ -73,9 +71,8 @@ func (r *reservedRanges) pin(gen uint64) {
 	}
 }
 
-// rollBack is told that a snapshot's tree becomes the head. The snapshot holds all
-// that ranges have. When it was taken there was room for that, and there is again once
-// what the old head had is free.
+// rollBack records that a snapshot's tree becomes the head. The snapshot holds everything in its
+// ranges. There was space for that when it was taken, and will be again once the old head is freed.
 func (r *reservedRanges) rollBack(x *layout.Snapshot) {
 	mark := r.mark.Load()
 	if x.Promised > 0 {
@@ -84,18 +81,17 @@ func (r *reservedRanges) rollBack(x *layout.Snapshot) {
 	r.load(layout.Reservations{Promised: x.Promised, Owed: x.Promised, Ranges: x.Ranges, Mark: mark})
 }
 
-// Metadata of reserved ranges. Each block may become an extent of its own: 125
-// bytes of a leaf, which may be half empty, and the pages above; and while snapshots
-// or copies keep what was there before, an entry in a dead list and two in the
-// reference-count tree. Together 0.09 blocks: one of reservedShare. A page that a snapshot
-// holds is copied before it changes: of a range that is small, the leaves that have
-// it and its inode are all there is to it.
+// Metadata of reserved ranges. Each block may become a separate extent: 125 bytes in a leaf, which
+// may be half empty, and pages above. While snapshots or copies keep the old data, there are also
+// an entry in a dead list and two in the reference-count tree. Together these are 0.09 blocks: one
+// in reservedShare. A page that a snapshot holds is copied before it changes: for a small range,
+// these are the leaves with its extents and its inode.
 const (
 	reservedShare  = 11
 	reservedLeaves = 2
 )
 
-// metaFor bounds the blocks that metadata of ranges may come to take.
+// metaFor bounds the blocks that metadata of ranges may need.
 func metaFor(promised, ranges int64, snapshots bool) int64 {
 	n := (promised + reservedShare - 1) / reservedShare
 	if snapshots {
@@ -104,8 +100,8 @@ func metaFor(promised, ranges int64, snapshots bool) int64 {
 	return n
 }
 
-// held is what is kept for reserved ranges, in blocks; of these, meta as groups of
-// four. pinning: a snapshot is about to be taken. The caller holds adm.mu.
+// held returns the blocks withheld for reserved ranges, and how many of them are for metadata.
+// pinning means that a snapshot is about to be taken. The caller holds admission.mu.
 func (r *reservedRanges) held(pinning bool) (blocks, meta int64) {
 	v := r.v
 	promised, owed := r.promised.Load(), r.owing()
@@ -119,14 +115,13 @@ func (r *reservedRanges) held(pinning bool) (blocks, meta int64) {
 	return owed + meta, meta
 }
 
-// owes tells whether writing what an extent of a reserved range has takes room
-// that does not come back.
+// owes reports whether a write to an extent of a reserved range takes space permanently.
 func (r *reservedRanges) owes(e *layout.FileExtent) bool {
 	return e.Owed || e.RefBirth <= r.mark.Load()
 }
 
-// unowed tells whether blocks of an extent are reserved and not owed: nothing else
-// refers to what they have then, and may begin to only once they are owed.
+// unowed reports whether blocks of an extent are reserved and not owed. Then nothing else refers to
+// them, and nothing may begin to before they are owed.
 func (r *reservedRanges) unowed(scan items.Scanner, ino uint64, e *items.Placed) (bool, error) {
 	if r.promised.Load() <= 0 || r.owes(&e.FileExtent) {
 		return false, nil
@@ -135,7 +130,7 @@ func (r *reservedRanges) unowed(scan items.Scanner, ino uint64, e *items.Placed)
 	return len(spans) > 0, err
 }
 
-// promisedIn is how many blocks of [from, to) are reserved.
+// promisedIn counts the reserved blocks in [from, to).
 func promisedIn(w *tree.Writer, in *inode, from, to uint64) (uint64, error) {
 	if !in.reserved.Load() || from >= to {
 		return 0, nil
@@ -144,8 +139,8 @@ func promisedIn(w *tree.Writer, in *inode, from, to uint64) (uint64, error) {
 	return items.Overlap(spans, from, to), err
 }
 
-// covers tells whether all bytes of [off, end) lie in reserved blocks. It holds
-// for as long as the caller holds in.mu, or else is a guess.
+// covers reports whether all bytes of [off, end) are in reserved blocks. This stays true while the
+// caller holds in.mu. Otherwise it is a guess.
 func (r *reservedRanges) covers(in *inode, off, end uint64) (bool, error) {
 	v := r.v
 	if !in.reserved.Load() || off >= end {
@@ -159,8 +154,8 @@ func (r *reservedRanges) covers(in *inode, off, end uint64) (bool, error) {
 	return items.Overlap(spans, from, to) == to-from, nil
 }
 
-// reserve makes [from, to) of a file a reserved range, joined with those that it
-// overlaps or touches. Inside the gate, in.mu held.
+// reserve makes [from, to) of a file a reserved range, merged with ranges that it overlaps or
+// touches. The caller is in the gate and holds in.mu.
 func (r *reservedRanges) reserve(w *tree.Writer, in *inode, from, to uint64) error {
 	v := r.v
 	if r.promised.Load() == 0 {
@@ -202,11 +197,11 @@ func (r *reservedRanges) reserve(w *tree.Writer, in *inode, from, to uint64) err
 	return nil
 }
 
-// reserveSum counts what a new range covers, in blocks.
+// reserveSum counts the blocks of a new range.
 type reserveSum struct{ promised, owed, filled uint64 }
 
-// reserveGap counts a part of a file that becomes reserved, and has the extents there
-// that something shares say so.
+// reserveGap counts a part of a file that becomes reserved, and sets the owed bit of its shared
+// extents.
 func (r *reservedRanges) reserveGap(w *tree.Writer, in *inode, from, to uint64, sum *reserveSum) error {
 	v := r.v
 	if from >= to {
@@ -237,8 +232,8 @@ func (r *reservedRanges) reserveGap(w *tree.Writer, in *inode, from, to uint64, 
 	return nil
 }
 
-// unreserve gives back what ranges promise of [from, to) of a file, where no extent
-// is left: at most limit ranges (0: all). Inside the gate, in.mu held.
+// unreserve ends reservations of [from, to) of a file, where it has no extents any more: at most
+// limit ranges (0: all). The caller is in the gate and holds in.mu.
 func (r *reservedRanges) unreserve(w *tree.Writer, in *inode, from, to uint64, limit int) (done bool, err error) {
 	if !in.reserved.Load() || from >= to {
 		return true, nil
@@ -274,7 +269,7 @@ func (r *reservedRanges) unreserve(w *tree.Writer, in *inode, from, to uint64, l
 	return true, r.unlist(w, in)
 }
 
-// unlist ends the reservations of an inode that has no range any more.
+// unlist updates an inode that has no reserved range any more.
 func (r *reservedRanges) unlist(w *tree.Writer, in *inode) error {
 	left, err := items.ScanReserved(w.ScanFloor, in.ino, 0, 1<<62, 1)
 	if err != nil || len(left) > 0 {
@@ -285,8 +280,8 @@ func (r *reservedRanges) unlist(w *tree.Writer, in *inode) error {
 	return err
 }
 
-// coversAll tells whether all bytes of some spans are reserved, of a file that has
-// reserved ranges at all. See covers.
+// coversAll reports whether all bytes of some spans are reserved. If the file has no reserved
+// ranges, they are not. See covers.
 func (r *reservedRanges) coversAll(in *inode, spans []items.Interval) (bool, error) {
 	if !in.reserved.Load() {
 		return false, nil
@@ -299,9 +294,8 @@ func (r *reservedRanges) coversAll(in *inode, spans []items.Interval) (bool, err
 	return true, nil
 }
 
-// inReserved calls run with whether bytes that it will write are reserved: then it
-// may be admitted as promised. run looks again once it holds in.mu, and returns
-// again if that is not so any more.
+// inReserved calls run with promised set if the bytes that it will write are reserved. run must
+// check again once it holds in.mu, and return again if that is no longer true.
 func (r *reservedRanges) inReserved(in *inode, spans func() []items.Interval, run func(promised bool) (again bool, err error)) error {
 	for {
 		promised, err := r.coversAll(in, spans())

@@ -11,10 +11,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// roomToShare has set aside what reserved ranges will be owed once n bytes are
-// shared: what of them was a file's own is not any more. end gives it back; until
-// then the caller waits for no room. The caller holds the locks of both files and is
-// not in the gate.
+// roomToShare withholds the blocks that become owed when n bytes are shared: blocks of reserved
+// ranges that belonged to one file alone until then. end gives them back. The caller must not wait
+// for space before that. It holds the locks of both files and is not in the gate.
 func (r *reservedRanges) roomToShare(src, dst *inode, from, to, n uint64) (end func(), err error) {
 	v := r.v
 	if !src.reserved.Load() && !dst.reserved.Load() {
@@ -22,7 +21,7 @@ func (r *reservedRanges) roomToShare(src, dst *inode, from, to, n uint64) (end f
 	}
 	a, d, blocks := from/pageBytes, to/pageBytes, (n+pageBytes-1)/pageBytes
 	count := func() (int64, error) {
-		// Of the source, whole extents are marked; of the destination, blocks are replaced.
+		// Whole extents of the source are marked; in the destination, blocks are replaced.
 		sum, err := r.ownReserved(src, a, a+blocks, 0, 1<<62)
 		if err != nil {
 			return 0, err
@@ -42,7 +41,7 @@ func (r *reservedRanges) roomToShare(src, dst *inode, from, to, n uint64) (end f
 			}
 			done = func() { v.adm.done(c) }
 		}
-		// Admission may have waited for restamp, or caused it: then it is more.
+		// reserve may have waited for restamp, or caused it: then more becomes owed.
 		r.steady.RLock()
 		end = func() {
 			r.steady.RUnlock()
@@ -59,8 +58,8 @@ func (r *reservedRanges) roomToShare(src, dst *inode, from, to, n uint64) (end f
 	}
 }
 
-// ownReserved counts the reserved blocks in [low, high), that nobody owes, of the
-// extents that touch [from, to).
+// ownReserved counts reserved blocks in [low, high) that are not owed, of the extents that overlap
+// [from, to).
 func (r *reservedRanges) ownReserved(in *inode, from, to, low, high uint64) (n int64, err error) {
 	v := r.v
 	if !in.reserved.Load() {
@@ -85,8 +84,8 @@ func (r *reservedRanges) ownReserved(in *inode, from, to, low, high uint64) (n i
 	return n, nil
 }
 
-// oweSource notes that extents in reserved ranges of a file are about to be shared.
-// Inside v.fs.Update.
+// oweSource marks extents in reserved ranges of a file as owed, because they are about to be
+// shared. The caller is inside v.fs.Update.
 func (r *reservedRanges) oweSource(w *tree.Writer, src *inode, es []items.Placed) error {
 	for i := range es {
 		e := &es[i]
@@ -109,7 +108,7 @@ func (r *reservedRanges) oweSource(w *tree.Writer, src *inode, es []items.Placed
 	return nil
 }
 
-// whyNoSnapshot says what a snapshot needs room for.
+// whyNoSnapshot explains why a snapshot needs space.
 func (r *reservedRanges) whyNoSnapshot(err error) error {
 	if n := r.promised.Load(); n > 0 && errors.Is(err, vfs.ErrNoSpace) {
 		owed := r.owed.Load()
@@ -119,32 +118,31 @@ func (r *reservedRanges) whyNoSnapshot(err error) error {
 	return err
 }
 
-// restampStep bounds the extents that a step looks at: they lie in a few leaves.
+// restampStep bounds the extents that one step examines. They are in a few leaves.
 const restampStep = 128
 
-// restamper looks at what reserved ranges have for extents that are owed though
-// nothing else holds them any more: a snapshot was deleted, or what shared them
-// overwritten.
+// restamper looks for owed extents of reserved ranges that nothing else holds any more, because a
+// snapshot was deleted or the other references were overwritten.
 type restamper struct {
-	ino, block uint64 // where to go on
-	made, mark uint64 // of reservations when the pass began
-	kept       uint64 // the newest snapshot that a step knew: what that holds was left alone
+	ino, block uint64 // where the next step continues
+	made, mark uint64 // values when the pass began
+	kept       uint64 // the newest snapshot that a step knew: what it holds was skipped
 	changed    bool   // the step changed something
 }
 
-// worn tells whether a pass may find something; caller need not hold locks.
+// worn reports whether a pass may find something. The caller need not hold locks.
 func (r *reservedRanges) worn() bool {
 	return r.owed.Load() > 0 && (r.unlooked() || r.stale.Load() && r.wanted.Load())
 }
 
-// unlooked tells whether mark is of a snapshot that is gone, and there was no pass as of
-// the present mark and snapshots.
+// unlooked reports whether the snapshot that set mark is gone, and no pass has run with the current
+// mark and snapshots.
 func (r *reservedRanges) unlooked() bool {
 	newest, mark := r.v.snap.newest.Load(), r.mark.Load()
 	return mark > newest && (r.passed.Load() != mark || r.seen.Load() != newest)
 }
 
-// want asks for a pass: somebody found no room.
+// wantRestamp requests a pass, because somebody found no space.
 func (r *reservedRanges) wantRestamp() {
 	v := r.v
 	r.wanted.Store(true)
@@ -153,7 +151,7 @@ func (r *reservedRanges) wantRestamp() {
 	}
 }
 
-// restamping tells whether a pass that was asked for has not ended.
+// restamping reports whether a requested pass has not ended.
 func (r *reservedRanges) restamping() bool {
 	v := r.v
 	s := &v.snap
@@ -162,7 +160,7 @@ func (r *reservedRanges) restamping() bool {
 	return s.done != nil && !s.stop && s.stalled == nil && (s.passing || !s.blunt && r.worn())
 }
 
-// restamp is one pass, in steps, until stop.
+// restamp runs one pass, in steps, until stop returns true.
 func (r *reservedRanges) restamp(stop func() bool) error {
 	v := r.v
 	r.stale.Store(false)
@@ -181,7 +179,7 @@ func (r *reservedRanges) restamp(stop func() bool) error {
 	}
 }
 
-// restampStep is a step of a pass.
+// restampStep is one step of a pass.
 func (r *reservedRanges) restampStep(p *restamper) (done bool, err error) {
 	v := r.v
 	c := reservation{nodes: opNodes, urgent: true, snaps: true}
@@ -213,7 +211,7 @@ func (r *reservedRanges) restampStep(p *restamper) (done bool, err error) {
 	return done, nil
 }
 
-// step looks at some extents of one inode, or finds the next one.
+// step examines some extents of one inode, or finds the next inode.
 func (p *restamper) step(v *Volume, w *tree.Writer) (done bool, err error) {
 	if p.block == 0 {
 		found := false
@@ -248,7 +246,8 @@ func (p *restamper) step(v *Volume, w *tree.Writer) (done bool, err error) {
 	return false, p.extents(v, w, es)
 }
 
-// extents has extents begin now that no snapshot and no other file holds.
+// extents sets the refbirth of extents that no snapshot and no other file holds to the current
+// generation.
 func (p *restamper) extents(v *Volume, w *tree.Writer, es []items.Placed) error {
 	newest := v.snap.newest.Load()
 	p.kept = max(p.kept, newest)
@@ -282,9 +281,9 @@ func (p *restamper) extents(v *Volume, w *tree.Writer, es []items.Placed) error 
 	return nil
 }
 
-// end is the end of a pass. If no range was made and no snapshot taken meanwhile,
-// nothing is left that mark alone makes owed, but for what snapshots hold, or did when
-// the pass came by: one that was deleted meanwhile is for the next pass.
+// end ends a pass. If no range was made and no snapshot taken meanwhile, mark is lowered: it no
+// longer makes anything owed alone, except what snapshots hold, or held when the pass examined it.
+// A snapshot deleted meanwhile is left to the next pass.
 func (p *restamper) end(v *Volume) {
 	r := &v.ranges
 	kept := max(p.kept, v.snap.newest.Load())
@@ -297,7 +296,7 @@ func (p *restamper) end(v *Volume) {
 	}
 }
 
-// restampAll is a pass of the snapshot reaper.
+// restampAll is a pass run by the snapshot reaper.
 func (r *reservedRanges) restampAll() {
 	v := r.v
 	s := &v.snap
@@ -318,7 +317,7 @@ func (r *reservedRanges) restampAll() {
 	}
 }
 
-// freeing tells whether what deleted snapshots and rollbacks left is being freed.
+// freeing reports whether space of deleted snapshots or rollbacks is being freed.
 func (r *reservedRanges) freeing() bool {
 	v := r.v
 	s := &v.snap

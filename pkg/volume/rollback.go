@@ -11,20 +11,18 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// abandoned is what a rollback left, as far as it is not freed. Guarded by
-// snapshots.mu.
+// abandoned is what a rollback left that is not freed yet. Guarded by snapshots.mu.
 type abandoned struct {
 	layout.Abandoned
-	point uint64 // of the head since; the lists of points before, from the snapshot's on, are of no use
+	point uint64 // of the head since then; dead lists of earlier points, from the snapshot's on, are obsolete
 }
 
-// Rollback makes a snapshot's tree the head and closes the volume, which nobody
-// may be using. Snapshots newer than it stand in the way: ErrNewerSnapshots,
-// unless they are to be deleted as well. A crash leaves the volume as it was, or
-// rolled back. What only the old head and the deleted snapshots held is freed in
-// the background when the volume is open again.
+// Rollback makes a snapshot's tree the head and closes the volume. Nobody else may be using the
+// volume. If newer snapshots exist, it returns ErrNewerSnapshots, unless deleteNewer is set. A
+// crash leaves the volume unchanged or rolled back. The space that only the old head and the
+// deleted snapshots held is freed in the background when the volume is open again.
 //
-// If nothing was changed, for one of the reasons above, the volume stays open.
+// If Rollback changes nothing for one of these reasons, the volume stays open.
 func (v *Volume) Rollback(name string, deleteNewer bool) error {
 	s := &v.snap
 	s.manage.Lock()
@@ -70,14 +68,14 @@ func (v *Volume) Rollback(name string, deleteNewer bool) error {
 	return txn.Wrap(v.close(func() error { return v.snap.switchHead(t, &x) }))
 }
 
-// switchHead has the next commit make a snapshot's tree the head. Nothing is
-// dirty, and nobody else uses the volume any more.
+// switchHead makes a snapshot's tree the head with the next commit. Nothing is dirty, and nobody
+// else uses the volume any more.
 func (s *snapshots) switchHead(t *snapshot, x *layout.Snapshot) error {
 	v := s.v
 	s.mu.Lock()
 	i := slices.Index(s.live, t)
 	gone := slices.Clone(s.live[i+1:])
-	for _, d := range s.dying { // those before t go on dying
+	for _, d := range s.dying { // older ones are still being freed
 		if d.id > t.id {
 			gone = append(gone, d)
 		}
@@ -103,7 +101,7 @@ func (s *snapshots) switchHead(t *snapshot, x *layout.Snapshot) error {
 	}
 	v.fs = tree.New(tree.Config{ID: layout.TreeFS, Cache: v.cache, Free: v.freePage, Dirtied: v.adm.dirtyNodes}, x.Tree, v.gen)
 	v.trees[slices.IndexFunc(v.trees, func(t *tree.Tree) bool { return t.ID() == layout.TreeFS })] = v.fs
-	v.rot.disturb() // the head is of older epochs again
+	v.rot.disturb() // the head has older epochs again
 	v.ranges.rollBack(x)
 	v.com.inos.mu.Lock()
 	v.com.inos.inodes = x.Inodes
@@ -132,9 +130,9 @@ func (s *snapshots) warmAbandoned(a *abandoned) error {
 	return nil
 }
 
-// passAbandoned frees a part of what a rollback left: first its dead lists, of
-// which what the snapshot holds is alive again, then the pages and the data of
-// the old head that are younger than the snapshot.
+// passAbandoned frees a part of what a rollback left. First come its dead lists, where the
+// snapshot's runs become live again, then the pages and data of the old head that are younger than
+// the snapshot.
 func (f *freer) passAbandoned(a *abandoned) (done bool, err error) {
 	next := a.Abandoned
 	if !a.Lists {
@@ -161,7 +159,7 @@ func (f *freer) passAbandoned(a *abandoned) (done bool, err error) {
 	return done, err
 }
 
-// passLists takes apart a bounded part of the lists that a rollback left.
+// passLists frees a bounded part of the dead lists that a rollback left.
 func (f *freer) passLists(a *abandoned) (done bool, err error) {
 	from, to := uint64(a.Snapshot), a.point
 	k, val, err := f.first(layout.Key{Obj: from}, layout.Key{Obj: to - 1, Type: 0xff, Sub: ^uint64(0)})
@@ -177,8 +175,7 @@ func (f *freer) passLists(a *abandoned) (done bool, err error) {
 	return false, fmt.Errorf("%w: unexpected item %v in a dead list", layout.ErrCorrupt, k)
 }
 
-// passLeaf frees what items of a leaf refer to that are not done with, as far as
-// the step may.
+// passLeaf frees what the remaining items of a leaf refer to, within the limits of the step.
 func (f *freer) passLeaf(a *layout.Abandoned, n *layout.Node) (done bool, err error) {
 	for i := range n.Count() {
 		k := n.Key(i)
@@ -203,8 +200,8 @@ func (f *freer) passLeaf(a *layout.Abandoned, n *layout.Node) (done bool, err er
 	return true, nil
 }
 
-// passPage frees the leaf below p that is next, and what is then done with: the
-// whole page, if done. It goes no deeper than the root's level, which is at most 16.
+// passPage frees the next leaf below p, and the page itself when everything below it is done. It
+// recurses at most to the root's level, which is at most 16.
 func (f *freer) passPage(a *layout.Abandoned, p *layout.Pointer, in tree.Range) (done bool, err error) {
 	n, err := f.v.cache.Page(p, in)
 	if err != nil {
@@ -221,7 +218,7 @@ func (f *freer) passPage(a *layout.Abandoned, p *layout.Pointer, in tree.Range) 
 				return false, fmt.Errorf("child %d of the page at %d: %w", i, p.Addr, err)
 			}
 			if c.Birth <= a.Generation {
-				continue // the snapshot's
+				continue // it belongs to the snapshot
 			}
 			if done, err := f.passPage(a, &c, in.Child(n, i)); err != nil || !done {
 				return false, err

@@ -13,85 +13,85 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// A rotation of the data key.
+// Rotation of the data key.
 //
-// It begins with a new epoch in all key slots; from the moment that both copies
-// of the header are durable, everything is sealed under it. A walk in the
-// background then has all that the head reaches written again: data as any other
-// dirty data, or once for all that share it (rotateshare.go), pages by making them dirty. How far it has come is part of each
-// root, so that it goes on after a crash or at the next mount. A pass that finds
-// nothing older any more is the proof that the old epoch may go; then the log's and the root
-// slots' old contents are overwritten, and the epoch leaves the slots.
+// It begins with a new epoch in all key slots. Once both copies of the header are durable,
+// everything is sealed under the new epoch. A walk in the background then rewrites everything that
+// the head reaches: unshared data like other dirty data, shared data once for all its references
+// (rotateshare.go), and pages by making them dirty. Each root records its progress, so it continues
+// after a crash or at the next mount. A pass that finds nothing older proves that the old epoch is
+// no longer needed. Then the old contents of the log and the root slots are overwritten, and the
+// epoch is removed from the slots.
 //
-// Slots can only be sealed with their keys, which are at hand when it begins. So
-// what each slot becomes in the end is sealed then, too, and waits in tree 5.
+// Slots can only be sealed with their keys, which are available at the start. So the final content
+// of each slot is sealed then, too, and stored in tree 5.
 
-// DefaultRotationRate bounds what a rotation rewrites, in bytes a second.
+// DefaultRotationRate is the default rate of rewriting, in bytes per second.
 const DefaultRotationRate = 128 << 20
 
-// RotateOptions for RotateDataKey.
+// RotateOptions configures RotateDataKey.
 type RotateOptions struct {
-	// Keys are those of the slots. Recovery slots need none.
+	// Keys are the keys of the slots. Recovery slots need none.
 	Keys []crypto.Credential
-	// Drop removes the slots whose keys are not among Keys; otherwise these are an
-	// error (ErrKeyMissing).
+	// Drop removes slots whose keys are not in Keys. Without it, such slots are an error
+	// (ErrKeyMissing).
 	Drop bool
-	// Again begins another rotation although one is under way.
+	// Again begins another rotation even if one is running.
 	Again bool
-	// Resume goes on with a rotation that is under way, and begins none.
+	// Resume continues a running rotation, and does not begin one.
 	Resume bool
-	// BytesPerSecond bounds what is rewritten; 0: DefaultRotationRate, negative: no bound.
+	// BytesPerSecond limits the rate of rewriting; 0: DefaultRotationRate, negative: no limit.
 	BytesPerSecond int64
 }
 
-// RotationPhase is what a rotation does.
+// RotationPhase is the current phase of a rotation.
 type RotationPhase string
 
 // The phases of a rotation.
 const (
-	RotationNone      RotationPhase = "none"      // none is under way: one epoch
+	RotationNone      RotationPhase = "none"      // not running: one epoch
 	RotationRewriting RotationPhase = "rewriting" // the walk
-	RotationWaiting   RotationPhase = "waiting"   // for what Waits says
-	RotationFinishing RotationPhase = "finishing" // the old epoch is being given up
+	RotationWaiting   RotationPhase = "waiting"   // for the reason in Waits
+	RotationFinishing RotationPhase = "finishing" // the old epoch is being removed
 )
 
-// RotationStatus tells how far a rotation of the data key has come.
+// RotationStatus describes the progress of a rotation of the data key.
 type RotationStatus struct {
 	Phase  RotationPhase
 	Epochs []uint32 // in the key slots
-	Target uint32   // the epoch that everything gets; 0: none is under way
-	// DoneBytes of about TotalBytes of data are under the target epoch.
+	Target uint32   // the epoch of the rotation; 0: not running
+	// DoneBytes of approximately TotalBytes of data are under the target epoch.
 	DoneBytes, TotalBytes uint64
 	// Snapshots are the local snapshots that still need an older epoch.
 	Snapshots []string
-	Waits     string // what has to happen before it goes on; "" if nothing
-	Dropped   []int  // slots that the call which began it removed
+	Waits     string // what must happen before it continues; "" if nothing
+	Dropped   []int  // slots removed by the call that began it
 }
 
-// rotator is the walk of a rotation.
+// rotator runs the walk of a rotation.
 type rotator struct {
 	v *Volume
 
-	target atomic.Uint32 // everything older is to be rewritten; 0: no rotation
-	rate   atomic.Int64  // bytes a second; negative: no bound
+	target atomic.Uint32 // everything older is rewritten; 0: no rotation
+	rate   atomic.Int64  // bytes per second; negative: no limit
 
 	mu      sync.Mutex // a leaf lock
-	changed sync.Cond  // of what follows
-	version uint64     // counts these changes
-	asked   uint64     // counts what may have ended a wait
+	changed sync.Cond  // signals changes of the fields below
+	version uint64     // number of these changes
+	asked   uint64     // number of events that may end a wait
 	state   layout.Rotation
 	phase   RotationPhase
 	waits   string
 	names   []string // snapshots
-	bad     []string // what cannot be read, and so not be rewritten
+	bad     []string // data that cannot be read, and so not be rewritten
 	running bool
-	stopped bool // for good: the volume closes
-	shared  bool // the pass has left shared data alone; of the walk itself
-	look    int  // references to shared data that are taken at a time
+	stopped bool // permanently: the volume is being closed
+	shared  bool // the pass skipped shared data; used only by the walk
+	look    int  // references to shared data that one look collects
 
-	hold  chan struct{} // of tests: the walk begins when it is closed; nil: at once
-	moves func()        // of tests: called before each step of what is shared; nil: nothing
-	woken chan struct{} // something changed that a waiting rotation looks at
+	hold  chan struct{} // for tests: the walk begins when it is closed; nil: at once
+	moves func()        // for tests: called before each step on shared data
+	woken chan struct{} // wakes a waiting rotation
 	quit  chan struct{}
 	done  chan struct{}
 }
@@ -104,7 +104,7 @@ func (r *rotator) init(memory int) {
 	r.woken, r.quit, r.done = make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
 }
 
-// kick has a waiting rotation look again.
+// kick makes a waiting rotation check again.
 func (r *rotator) kick() {
 	select {
 	case r.woken <- struct{}{}:
@@ -112,7 +112,7 @@ func (r *rotator) kick() {
 	}
 }
 
-// current is what the next root says of the rotation.
+// current is the rotation's state for the next root.
 func (r *rotator) current() layout.Rotation {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -121,7 +121,7 @@ func (r *rotator) current() layout.Rotation {
 
 func (r *rotator) set(s layout.Rotation) { r.update(func() { r.state = s }) }
 
-// update changes what people wait for.
+// update changes fields that others wait for.
 func (r *rotator) update(fn func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -130,16 +130,16 @@ func (r *rotator) update(fn func()) {
 	r.changed.Broadcast()
 }
 
-// met is told of each record that comes into the head. One of an older epoch was
-// found elsewhere (a reflink of what the walk has not come to): it may be put
-// where the walk has been.
+// met is called for each record that enters the head. A record of an older epoch came from
+// elsewhere (a reflink of data that the walk has not reached). It may have been put where the walk
+// already was.
 func (r *rotator) met(epoch uint32) {
 	if t := r.target.Load(); t != 0 && epoch < t {
 		r.disturb()
 	}
 }
 
-// disturb has the walk make another pass: older records came into the head.
+// disturb requests another pass, because older records entered the head.
 func (r *rotator) disturb() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -152,7 +152,7 @@ func (r *rotator) tell(phase RotationPhase, waits string, names []string) {
 	r.update(func() { r.phase, r.waits, r.names = phase, waits, names })
 }
 
-// RotationStatus tells how far the rotation of the data key has come.
+// RotationStatus returns the progress of the rotation of the data key.
 func (v *Volume) RotationStatus() RotationStatus {
 	_, epochs := v.Keys()
 	r := &v.rot
@@ -176,8 +176,8 @@ func (r *rotator) status(epochs []uint32) RotationStatus {
 	return s
 }
 
-// WaitRotation returns when the rotation has ended, or waits for something that
-// RotationStatus.Waits names. progress, which may be nil, is told now and then.
+// WaitRotation waits until the rotation has ended, or waits for something that RotationStatus.Waits
+// describes. progress may be nil. It is called now and then.
 func (v *Volume) WaitRotation(ctx context.Context, progress func(RotationStatus)) (RotationStatus, error) {
 	r := &v.rot
 	stop := context.AfterFunc(ctx, func() { r.update(func() {}) })
@@ -197,7 +197,7 @@ func (v *Volume) WaitRotation(ctx context.Context, progress func(RotationStatus)
 		case v.Failed() != nil:
 			return s, v.writable()
 		case s.Phase == RotationWaiting || s.Phase == RotationNone:
-			_, s.Epochs = v.Keys() // of now
+			_, s.Epochs = v.Keys() // current ones
 			return s, nil
 		case !running:
 			return s, vfs.ErrClosed
@@ -207,7 +207,7 @@ func (v *Volume) WaitRotation(ctx context.Context, progress func(RotationStatus)
 	}
 }
 
-// start begins the walk, unless it is under way.
+// start starts the walk, unless it is running.
 func (r *rotator) start() {
 	v := r.v
 	r.mu.Lock()
@@ -238,7 +238,7 @@ func (r *rotator) start() {
 	}()
 }
 
-// end ends the walk for good: the next mount goes on.
+// end ends the walk. The next mount continues it.
 func (r *rotator) end() {
 	r.mu.Lock()
 	r.stopped = true
@@ -252,7 +252,7 @@ func (r *rotator) end() {
 
 var errRotationStops = errors.New("the volume is being closed")
 
-// rotate is the whole of a rotation.
+// rotate runs a whole rotation.
 func (r *rotator) rotate() error {
 	v := r.v
 	if r.hold != nil {
@@ -262,8 +262,8 @@ func (r *rotator) rotate() error {
 			return errRotationStops
 		}
 	}
-	// What was sealed before the new epoch was there is in a root after this, and
-	// everything that follows is sealed under the new one.
+	// After this commit, a root covers everything sealed before the new epoch existed. Everything
+	// later is sealed under the new epoch.
 	if err := v.com.commitAll(); err != nil {
 		return err
 	}
@@ -274,7 +274,7 @@ func (r *rotator) rotate() error {
 		if err := r.rotatePasses(); err != nil {
 			return err
 		}
-		if t := r.target.Load(); spaceDone != t { // once: commits write it under the newest epoch
+		if t := r.target.Load(); spaceDone != t { // only once: commits seal it under the newest epoch
 			if err := r.rotateSpace(); err != nil {
 				return err
 			}
@@ -292,7 +292,7 @@ func (r *rotator) rotate() error {
 			continue
 		}
 		r.update(func() {
-			if r.asked == asked { // else what it waits for may be there by now
+			if r.asked == asked { // otherwise what it waits for may have happened
 				r.phase, r.waits, r.names = RotationWaiting, waits, names
 			}
 		})
@@ -302,7 +302,7 @@ func (r *rotator) rotate() error {
 	}
 }
 
-// wait returns when somebody kicks.
+// wait returns after the next kick.
 func (r *rotator) wait() error {
 	select {
 	case <-r.woken:
@@ -321,7 +321,7 @@ func (r *rotator) quitting() bool {
 	}
 }
 
-// rotatePasses walks until a whole pass has found nothing of an older epoch.
+// rotatePasses walks until a whole pass finds nothing of an older epoch.
 func (r *rotator) rotatePasses() error {
 	v := r.v
 	for {
@@ -335,7 +335,7 @@ func (r *rotator) rotatePasses() error {
 			}
 			again := false
 			r.update(func() {
-				again = r.state.Again && len(r.bad) == 0 // else nothing more can be done now
+				again = r.state.Again && len(r.bad) == 0 // otherwise nothing more can be done now
 				if again {
 					r.state = layout.Rotation{Target: r.state.Target, Done: s.Done}
 					r.phase, r.waits, r.names = RotationRewriting, "", nil
@@ -370,7 +370,7 @@ func (r *rotator) rotatePasses() error {
 	}
 }
 
-// treeByID is a tree that the walk goes over, nil if there is none.
+// treeByID returns a tree that the walk visits, nil if there is none.
 func (r *rotator) treeByID(id uint8) *tree.Tree {
 	v := r.v
 	switch id {
@@ -383,5 +383,5 @@ func (r *rotator) treeByID(id uint8) *tree.Tree {
 	case layout.TreeAnchors:
 		return v.anc.tree
 	}
-	return nil // the tree of space has its own way: rotateSpace
+	return nil // rotateSpace handles the space tree
 }

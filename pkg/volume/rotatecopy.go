@@ -9,18 +9,18 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
-// Sealing what several records share anew, and having the records refer to the copies: the part of a mover's step
-// that writes (rotateshare.go).
+// Sealing copies of shared extents, and updating the records that refer to them: the writing part
+// of a mover's step (rotateshare.go).
 
-// freshCopy is an extent that a step made: blocks [first, first+count) of the old one.
+// freshCopy is a copy made in this step, of blocks [first, first+count) of the old extent.
 type freshCopy struct {
 	layout.Record
 	first int
-	refs  [bufferPages]int // references that each of its blocks got
+	refs  [bufferPages]int // references to each of its blocks
 }
 
-// seal writes a copy of what the references need and no known copy has, where it
-// was read.
+// seal writes copies of blocks that references need and that have no known copy. The blocks were
+// read before.
 func (m *mover) seal(old []oldRef) (fresh []freshCopy, err error) {
 	var owner [maxSegments]*oldRef
 	for i := range old {
@@ -49,7 +49,7 @@ func (m *mover) seal(old []oldRef) (fresh []freshCopy, err error) {
 	return fresh, nil
 }
 
-// sealRun seals up to n blocks from s on, as many as find room in one place.
+// sealRun seals up to n blocks from s on, as many as fit in one place.
 func (m *mover) sealRun(owner *oldRef, s, n int) (f freshCopy, err error) {
 	v := m.v
 	run, err := v.flush.allocData(uint32(n))
@@ -69,9 +69,9 @@ func (m *mover) sealRun(owner *oldRef, s, n int) (f freshCopy, err error) {
 	return f, v.store.Write(dst, f.Addr)
 }
 
-// refer has the references refer to copies. It returns those that lack one.
+// refer updates the records to refer to the copies. It returns references that lack a copy.
 func (m *mover) refer(w *tree.Writer, old []oldRef, fresh []freshCopy) (left []sharedRef, err error) {
-	of := [maxSegments]int{} // 1 + the fresh copy that has a block
+	of := [maxSegments]int{} // 1 + index of the fresh copy that has the block
 	for i := range fresh {
 		for s := fresh[i].first; s < fresh[i].first+fresh[i].Count(); s++ {
 			of[s] = i + 1
@@ -86,14 +86,14 @@ func (m *mover) refer(w *tree.Writer, old []oldRef, fresh []freshCopy) (left []s
 		if !ok {
 			continue
 		}
-		r.e = e // load may have read another refbirth, and another mark of what is owed
+		r.e = e // its refbirth and owed bit may have changed since load
 		own, err := m.v.ranges.unowed(w.ScanFloor, r.ino, &items.Placed{Block: r.block, FileExtent: e})
 		if err != nil {
 			return nil, err
 		}
 		lacks := false
 		for s := r.first; s < r.first+r.count; s++ {
-			if own && of[s] == 0 { // it gets a copy that nothing else refers to, as what it has now
+			if own && of[s] == 0 { // like its current blocks, its copy has no other reference
 				m.copies[s].ok = false
 			}
 			lacks = lacks || of[s] == 0 && !m.copies[s].ok
@@ -113,7 +113,7 @@ func (m *mover) refer(w *tree.Writer, old []oldRef, fresh []freshCopy) (left []s
 	return left, m.v.rot.countFresh(fresh)
 }
 
-// replace puts records of copies in the place of an old one.
+// replace replaces an old record by records of copies.
 func (m *mover) replace(w *tree.Writer, r *oldRef, fresh []freshCopy, of *[maxSegments]int) error {
 	v := m.v
 	for s, end := int(r.first), int(r.first+r.count); s < end; {
@@ -152,8 +152,7 @@ func (m *mover) replace(w *tree.Writer, r *oldRef, fresh []freshCopy, of *[maxSe
 	return nil
 }
 
-// countFresh counts the references to blocks of new extents, and gives back those
-// that got none.
+// countFresh counts the references to new blocks, and frees blocks without references.
 func (r *rotator) countFresh(fresh []freshCopy) error {
 	v := r.v
 	for i := range fresh {

@@ -12,11 +12,10 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
-// spaceBatch is how many regions of the tree of space one commit writes again.
+// spaceBatch is the number of regions of the space tree that one commit rewrites.
 const spaceBatch = 16
 
-// rotateSpace has the tree of space written again, which commits alone change: by
-// making them believe that regions have changed.
+// rotateSpace rewrites the space tree. Only commits change it, so it marks regions as changed.
 func (r *rotator) rotateSpace() error {
 	v := r.v
 	target := r.target.Load()
@@ -47,7 +46,7 @@ func (r *rotator) rotateSpace() error {
 	}
 }
 
-// staleRegions returns regions by which stale pages of the tree of space are written.
+// staleRegions returns regions whose change rewrites the stale pages of the space tree.
 func (r *rotator) staleRegions(target uint32) (regions []uint64, err error) {
 	v := r.v
 	for from, more := (layout.Key{}), true; more && len(regions) < spaceBatch; {
@@ -71,7 +70,7 @@ func (r *rotator) staleRegions(target uint32) (regions []uint64, err error) {
 	return regions, nil
 }
 
-// needsOld says what still needs an epoch below the target; "" if nothing does.
+// needsOld describes what still needs an epoch below the target; "" if nothing does.
 func (r *rotator) needsOld() (waits string, snapshots []string, err error) {
 	v := r.v
 	target := r.target.Load()
@@ -118,14 +117,12 @@ type snapshotEpoch struct {
 	oldest uint32
 }
 
-// retire gives the old epochs up, which nothing needs any more. done is false if
-// something came in between.
+// retire removes old epochs that nothing needs any more. done is false if something interfered.
 func (r *rotator) retire() (done bool, err error) {
 	v := r.v
 	r.tell(RotationFinishing, "", nil)
 	target := r.target.Load()
-	// The log first, whose places are free by now: old frames hold data. Then all
-	// root slots.
+	// First the log, whose places are free by now: old frames contain data. Then all root slots.
 	if err := r.wipeLog(); err != nil {
 		return false, err
 	}
@@ -144,7 +141,7 @@ func (r *rotator) retire() (done bool, err error) {
 	return done, err
 }
 
-// commitThawed is commitAll, and commits even if a freeze has just done so.
+// commitThawed is commitAll, but commits even if a freeze has just committed.
 func (r *rotator) commitThawed() error {
 	v := r.v
 	if err := v.frozen.enter(context.Background()); err != nil { // Close thaws
@@ -154,7 +151,8 @@ func (r *rotator) commitThawed() error {
 	return v.com.commitAll()
 }
 
-// dropEpochs takes all epochs but the target from the slots, and from memory. In keyring.change.
+// dropEpochs removes all epochs but the target from the slots and from memory. It runs in
+// keyring.change.
 func (r *rotator) dropEpochs(target uint32) (done bool, err error) {
 	v := r.v
 	k := &v.keys
@@ -168,7 +166,7 @@ func (r *rotator) dropEpochs(target uint32) (done bool, err error) {
 		}
 		next, ok := k.next[i]
 		if !ok {
-			return false, nil // needsOld says so
+			return false, nil // needsOld describes the reason
 		}
 		h.Slots[i] = next
 	}
@@ -178,7 +176,7 @@ func (r *rotator) dropEpochs(target uint32) (done bool, err error) {
 	if err := v.keys.raiseFloor(); err != nil {
 		return false, err
 	}
-	// Readers that found something before the walk came by are done.
+	// Wait for readers that found records before the walk rewrote them.
 	v.space.Drain()
 	n := len(k.epochs) - 1
 	crypto.EraseEpochs(k.epochs[:n])
@@ -193,10 +191,10 @@ func (r *rotator) dropEpochs(target uint32) (done bool, err error) {
 	return true, nil
 }
 
-// wipeLog overwrites what the log holds of older epochs.
+// wipeLog overwrites frames of older epochs in the log.
 func (r *rotator) wipeLog() error {
 	v := r.v
-	// Frames of before the new epoch are needed by neither of the two newest roots.
+	// After two commits, neither of the two newest roots needs frames from before the new epoch.
 	for range 2 {
 		if err := r.commitThawed(); err != nil {
 			return err
@@ -210,7 +208,7 @@ func (r *rotator) wipeLog() error {
 		if err := r.pace(step * layout.BlockBytes); err != nil {
 			return err
 		}
-		if err := v.frozen.enter(context.Background()); err != nil { // not while frozen; Close thaws
+		if err := v.frozen.enter(context.Background()); err != nil { // not during a freeze; Close thaws
 			return err
 		}
 		err := v.sync.alone(func() error {
@@ -226,17 +224,16 @@ func (r *rotator) wipeLog() error {
 	return nil
 }
 
-// oldestEpoch is the oldest key epoch that a head with that state of the
-// rotation may need, 0 if all that there are.
+// oldestEpoch is the oldest key epoch that a head with this rotation state may need; 0: any.
 func oldestEpoch(r *layout.Rotation) uint32 {
 	if r.Target != 0 && int(r.Tree) >= layout.Trees-1 && !r.Again {
-		return r.Target // the walk has ended: only snapshots need older ones
+		return r.Target // the walk has ended: only snapshots need older epochs
 	}
 	return 0
 }
 
-// snapshotEpochs lists what needs older key epochs than the head: snapshots, and
-// what a rollback left, as its pages are read to free them.
+// snapshotEpochs lists what may need older key epochs than the head: snapshots, and an abandoned
+// head, whose pages are read to free them.
 func (r *rotator) snapshotEpochs() (list []snapshotEpoch) {
 	v := r.v
 	s := &v.snap

@@ -15,29 +15,27 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// A rotation keeps shared what files share: an old extent with further references
-// is sealed once, and whatever refers to it then refers to that copy. Nothing
-// leads from data to what refers to it, so the walk passes over such records, and
-// at the end of a pass a look at the whole tree collects them, those of the lowest
-// extents, as many as there is memory for. These are taken extent by extent, so
-// that old and new are there at once of one extent only; then comes the next look.
-// Nothing of this is kept on the device: what a crash leaves to be done is what is
-// still of an old epoch.
+// A rotation keeps shared data shared: an old extent with several references is sealed once, and
+// all references are changed to that copy. Data does not record its references. So the walk skips
+// shared records, and at the end of a pass, a look at the whole tree collects them: those of the
+// lowest extents, as many as fit in memory. They are handled one extent at a time, so that only one
+// extent exists twice. Then the next look follows. No state of this is kept on the device: after a
+// crash, the work left is what still has an old epoch.
 
-// sharedRefBytes is what a collected reference takes in memory.
+// sharedRefBytes is the size of a collected reference in memory.
 const sharedRefBytes = 32
 
-// sharedRef is a record of the head that refers to part of an old extent.
+// sharedRef is a record in the head that refers to a part of an old extent.
 type sharedRef struct {
-	origin       uint64 // block in which the extent begins
-	ino, block   uint64 // where in which file the record is
-	first, count uint16 // blocks of the extent
+	origin       uint64 // block where the extent begins
+	ino, block   uint64 // place of the record
+	first, count uint16 // first block in the extent, number of blocks
 }
 
 func (r *sharedRef) key() layout.Key { return items.ExtentKey(r.ino, r.block) }
 
-// rotateShared has all that is old and shared sealed anew. It takes up to limit
-// references at a look: an extent that has more gets a copy for each so many.
+// rotateShared seals all old shared data again. One look collects up to limit references. An extent
+// with more references gets one copy for each limit of them.
 func (r *rotator) rotateShared(target uint32, limit int) error {
 	data := make([]byte, maxSegments*pageBytes)
 	for l := (look{limit: limit}); ; {
@@ -55,9 +53,9 @@ func (r *rotator) rotateShared(target uint32, limit int) error {
 				return err
 			}
 			if bad && refs[0].origin == next.low {
-				next.low++ // the rest of it neither: the next look would begin with the same
+				next.low++ // skip the rest of it, too: otherwise the next look would begin with it
 			}
-			r.update(func() {}) // there is progress
+			r.update(func() {}) // report progress
 			refs = refs[n:]
 		}
 		if !l.more {
@@ -67,9 +65,9 @@ func (r *rotator) rotateShared(target uint32, limit int) error {
 	}
 }
 
-// moveShared takes references to what begins in one place: as a rule one extent,
-// of which what is left may have others beside it that began there later. bad says
-// that something could not be read.
+// moveShared handles references to everything that begins in one place. Usually that is one extent.
+// If a part of it was freed, other extents may begin in its place. bad means that something could
+// not be read.
 func (r *rotator) moveShared(refs []sharedRef, target uint32, data []byte) (bad bool, err error) {
 	v := r.v
 	for len(refs) > 0 {
@@ -82,14 +80,14 @@ func (r *rotator) moveShared(refs []sharedRef, target uint32, data []byte) (bad 
 	return bad, nil
 }
 
-// look collects references to old shared data: of those from a key on, to extents
-// that begin at block low or later, those to the lowest.
+// look collects references to old shared data from key next on, to extents that begin at block low
+// or later, beginning with the lowest extents.
 type look struct {
 	limit int
 	from  layout.Key
 	low   uint64
 	refs  []sharedRef
-	// What it had no room for: extents that begin at block high or later; the first
+	// Set if limit was exceeded: extents that begin at block high or later were left out. The first
 	// reference to them is at next.
 	more bool
 	high uint64
@@ -100,7 +98,7 @@ type look struct {
 func (l *look) add(r *sharedRef) {
 	switch {
 	case r.origin < l.low:
-	case l.more && r.origin >= l.high: // all of them go in one look, if that has room
+	case l.more && r.origin >= l.high: // all references to an extent belong to the same look, if they fit
 		l.drop(r)
 	default:
 		if l.refs = append(l.refs, *r); len(l.refs) >= 2*l.limit {
@@ -116,10 +114,10 @@ func (l *look) drop(r *sharedRef) {
 	l.more = true
 }
 
-// cut sorts the references by what they refer to and drops those to the highest
-// extents, if there are more than limit.
+// cut sorts the references by extent. If there are more than limit, it drops those to the highest
+// extents.
 func (l *look) cut() {
-	// Those of the same part together: mover makes the fewest copies of these.
+	// References to the same part are adjacent: mover makes the fewest copies for them.
 	slices.SortFunc(l.refs, func(a, b sharedRef) int {
 		return cmp.Or(cmp.Compare(a.origin, b.origin), cmp.Compare(a.first, b.first), cmp.Compare(b.count, a.count),
 			cmp.Compare(a.ino, b.ino), cmp.Compare(a.block, b.block))
@@ -176,37 +174,36 @@ func (r *rotator) collectShared(l *look, target uint32) (next look, err error) {
 	return look{limit: l.limit, from: l.next, low: l.high}, nil
 }
 
-// refOf reads what a collected record needs of its stored form, whose length
-// ExtentBlocks has looked at.
+// refOf decodes the needed parts of a stored record. ExtentBlocks has checked its length.
 func refOf(k layout.Key, val []byte) sharedRef {
 	first := uint16(val[72])
 	return sharedRef{origin: binary.LittleEndian.Uint64(val)/layout.BlockBytes - uint64(first),
 		ino: k.Obj, block: k.Sub, first: first, count: uint16(val[73]) + 1}
 }
 
-// sharedNow tells whether something else refers to what x does, as of now.
+// sharedNow reports whether something else currently refers to the blocks of x.
 func (r *rotator) sharedNow(x *sharedRef) (bool, error) {
 	most, err := r.v.shares.Most(layout.Run{Start: x.origin + uint64(x.first), Count: uint32(x.count)})
 	return most > 0, txn.Wrap(err)
 }
 
-// maxSegments is how many blocks an extent may have.
+// maxSegments is the most blocks of an extent.
 const maxSegments = 256
 
-// mover seals one old extent anew and changes what refers to it.
+// mover seals one old extent again and changes its references.
 type mover struct {
 	v      *Volume
 	target uint32
-	nonce  [24]byte          // of the extent
-	data   []byte            // its blocks, of which
-	have   [maxSegments]bool // were read
-	// copies of blocks, each known by a record that had it when it was last looked at
+	nonce  [24]byte          // identifies the extent
+	data   []byte            // its blocks
+	have   [maxSegments]bool // blocks in data that were read
+	// Copies of blocks. A record that had the copy when it was last checked identifies it.
 	copies [maxSegments]copied
-	others []sharedRef // which turned out to be to another extent
+	others []sharedRef // references that turned out to be to another extent
 	bad    bool        // something could not be read
 }
 
-// copied is where the copy of a block is.
+// copied identifies the copy of a block.
 type copied struct {
 	layout.FileExtent
 	ino, block uint64 // of the record
@@ -239,7 +236,7 @@ func (m *mover) run(refs []sharedRef) error {
 	return nil
 }
 
-// step changes references. It returns those whose copy has gone meanwhile.
+// step changes references. It returns those whose copy has disappeared.
 func (m *mover) step(refs []sharedRef) (left []sharedRef, err error) {
 	v := m.v
 	pages := 0
@@ -249,7 +246,7 @@ func (m *mover) step(refs []sharedRef) (left []sharedRef, err error) {
 	if err := v.rot.pace(uint64(pages) * pageBytes); err != nil {
 		return nil, err
 	}
-	// Each record may be in a page of its own; the counts lie where old and new do.
+	// Each record may be in a different page. The counts are where old and new blocks are.
 	kept := v.snap.newest.Load() != 0
 	c := reservation{pages: pages, nodes: opNodes + 3*len(refs) + 2*v.shares.OverwritePages(2*bufferPages), urgent: !kept}
 	if err := v.rot.reserve(c, kept); err != nil {
@@ -274,8 +271,8 @@ func (m *mover) step(refs []sharedRef) (left []sharedRef, err error) {
 	return left, err
 }
 
-// load finds the records of references, of which some may be gone, and reads what
-// there is no copy of. The caller has a pin.
+// load finds the records of references, some of which may be gone, and reads blocks without a copy.
+// The caller has a pin.
 func (m *mover) load(refs []sharedRef) (old []oldRef, err error) {
 	for _, r := range refs {
 		e, ok, err := m.find(func(k layout.Key) ([]byte, bool, error) { return m.v.fs.Get(k, nil) }, &r)
@@ -293,8 +290,8 @@ func (m *mover) load(refs []sharedRef) (old []oldRef, err error) {
 	return old, nil
 }
 
-// read reads blocks of a record, those that nothing is known of: what follows one another
-// at once. at is the one that cannot be read.
+// read reads unread blocks of a record, adjacent ones together. at is the block that cannot be
+// read.
 func (m *mover) read(r *layout.Record, count int) (at int, err error) {
 	known := func(i int) bool { s := r.First + i; return m.have[s] || m.copies[s].ok }
 	get := func(i, n int) error {
@@ -310,7 +307,7 @@ func (m *mover) read(r *layout.Record, count int) (at int, err error) {
 			continue
 		}
 		err := get(i, n)
-		if err != nil && n > 1 { // one by one, up to what is damaged
+		if err != nil && n > 1 { // one at a time, up to the damaged block
 			n = 1
 			err = get(i, n)
 		}
@@ -325,7 +322,7 @@ func (m *mover) read(r *layout.Record, count int) (at int, err error) {
 	return 0, nil
 }
 
-// find returns the record of a reference, if it still is what it was.
+// find returns the record of a reference, if it has not changed.
 func (m *mover) find(get func(layout.Key) ([]byte, bool, error), r *sharedRef) (e layout.FileExtent, ok bool, err error) {
 	val, ok, err := get(r.key())
 	if err != nil || !ok {
@@ -340,15 +337,15 @@ func (m *mover) find(get func(layout.Key) ([]byte, bool, error), r *sharedRef) (
 	if m.nonce == [24]byte{} {
 		m.nonce = e.Nonce
 	}
-	if e.Nonce != m.nonce { // one nonce, one content
+	if e.Nonce != m.nonce { // the same nonce means the same content
 		m.others = append(m.others, *r)
 		return e, false, nil
 	}
 	return e, true, nil
 }
 
-// move is the change of a step, inside the gate: copies are made and written, then
-// the records refer to them. Readers may follow a record as soon as it is there.
+// move is the change of a step: it writes copies and updates the records. Readers may follow a
+// record as soon as it is stored. The caller is in the gate.
 func (m *mover) move(old []oldRef) (left []sharedRef, err error) {
 	v := m.v
 	get := func(k layout.Key) ([]byte, bool, error) { return v.fs.Get(k, nil) }
@@ -372,8 +369,7 @@ func (m *mover) move(old []oldRef) (left []sharedRef, err error) {
 	return left, nil
 }
 
-// verify forgets the copies that are not known to be there any more, or that nothing
-// else may refer to now.
+// verify forgets copies that may not exist any more, or that must not get another reference now.
 func (m *mover) verify(old []oldRef, get func(layout.Key) ([]byte, bool, error), scan items.Scanner) error {
 	for i := range old {
 		for s := old[i].first; s < old[i].first+old[i].count; s++ {
@@ -396,7 +392,7 @@ func (m *mover) verify(old []oldRef, get func(layout.Key) ([]byte, bool, error),
 	return nil
 }
 
-// usable tells whether a copy is there and another record may refer to it.
+// usable reports whether a copy exists and another record may refer to it.
 func (m *mover) usable(c *copied, get func(layout.Key) ([]byte, bool, error), scan items.Scanner) (bool, error) {
 	val, ok, err := get(items.ExtentKey(c.ino, c.block))
 	if err != nil || !ok {
@@ -415,8 +411,8 @@ func (m *mover) usable(c *copied, get func(layout.Key) ([]byte, bool, error), sc
 	if own, err := m.v.ranges.unowed(scan, c.ino, &items.Placed{Block: c.block, FileExtent: e}); err != nil || own {
 		return false, err
 	}
-	// Somebody who is at the file may be reserving it, and have counted what is its own.
-	// Whoever comes later counts what we leave.
+	// Another operation may be reserving a range of this file, and may have counted its unshared
+	// blocks. Later operations count the result of this step.
 	in := m.v.table.grab(c.ino)
 	if in == nil {
 		return true, nil

@@ -11,10 +11,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 )
 
-// RotateDataKey gives the volume a new data key. It returns once everything that
-// is written from then on is sealed under it; the rest is rewritten in the
-// background, also by later mounts. Called while a rotation is under way, it
-// only takes what opens slots that could not be made again.
+// RotateDataKey gives the volume a new data key. When it returns, everything written from then on
+// is sealed under the new key. The rest is rewritten in the background, and by later mounts. If a
+// rotation is running, the call only supplies keys for slots that could not be resealed.
 func (v *Volume) RotateDataKey(o RotateOptions) (RotationStatus, error) {
 	v.rot.rate.Store(o.BytesPerSecond)
 	if o.BytesPerSecond == 0 {
@@ -70,8 +69,7 @@ func (v *Volume) RotationWaits() string {
 	return v.rot.waits
 }
 
-// switchEpoch makes all slots again, with one more epoch, and seals by it from
-// then on.
+// switchEpoch reseals all slots with one more epoch, and seals under that epoch from then on.
 func (r *rotator) switchEpoch(o *RotateOptions, next crypto.EpochKey, keys *crypto.EpochKeys) (dropped []int, err error) {
 	v := r.v
 	k := &v.keys
@@ -103,8 +101,8 @@ func (r *rotator) switchEpoch(o *RotateOptions, next crypto.EpochKey, keys *cryp
 	if len(last) == 0 {
 		return nil, fmt.Errorf("this would leave no key slot: %w", ErrLastKey)
 	}
-	// First what the slots become, so that it is there whenever the new epoch is.
-	// Should the header not make it, the epoch in the root tells that it is void.
+	// First, store the final content of the slots, so that it exists whenever the new epoch does.
+	// If the header is not written, the epoch in the root shows that this content is void.
 	before := r.current()
 	r.set(layout.Rotation{Target: next.Epoch})
 	if err := r.storeNext(last, keys); err != nil {
@@ -127,7 +125,7 @@ func (r *rotator) switchEpoch(o *RotateOptions, next crypto.EpochKey, keys *cryp
 	return missing, nil
 }
 
-// keyOf finds what a slot can be made again with.
+// keyOf finds a key to reseal a slot with.
 func (k *keyring) keyOf(slot int, creds []crypto.Credential) (Key, bool) {
 	s := &k.header.Slots[slot]
 	if r, err := crypto.SlotRecipient(k.header.Suite, s); err == nil {
@@ -148,7 +146,7 @@ func (k *keyring) keyOf(slot int, creds []crypto.Credential) (Key, bool) {
 	return Key{}, false
 }
 
-// supplyNext seals what slots become which a rotation found no keys for.
+// supplyNext seals the final content of slots for which the rotation had no keys.
 func (r *rotator) supplyNext(o *RotateOptions) (dropped []int, err error) {
 	v := r.v
 	k := &v.keys
@@ -179,7 +177,7 @@ func (r *rotator) supplyNext(o *RotateOptions) (dropped []int, err error) {
 	return dropped, nil
 }
 
-// addNext seals what one slot becomes. The caller holds keys.mu.
+// addNext seals the final content of one slot. The caller holds keyring.mu.
 func (r *rotator) addNext(slot int, key Key) error {
 	v := r.v
 	k := &v.keys
@@ -199,7 +197,7 @@ func (r *rotator) addNext(slot int, key Key) error {
 	return nil
 }
 
-// dropNext forgets slots that were removed.
+// dropNext removes the final content of slots that were removed.
 func (r *rotator) dropNext(slots []int) error {
 	v := r.v
 	next := map[int]crypto.Slot{}
@@ -212,8 +210,7 @@ func (r *rotator) dropNext(slots []int) error {
 	return r.storeNext(next, v.store.Keys.Newest())
 }
 
-// storeNext makes the slots that wait for the end of a rotation durable: next,
-// and no others.
+// storeNext makes the final contents of slots durable: exactly those in next.
 func (r *rotator) storeNext(next map[int]crypto.Slot, keys *crypto.EpochKeys) error {
 	v := r.v
 	c := reservation{nodes: crypto.Slots, urgent: true, nested: true} // in keyring.change
@@ -248,14 +245,13 @@ func (r *rotator) putNext(next map[int]crypto.Slot, commit [32]byte) error {
 	})
 }
 
-// load takes up a rotation where the root says that it was. Nobody else
-// uses the volume yet.
+// load continues a rotation from the state in the root. Nobody else uses the volume yet.
 func (r *rotator) load(root *layout.Root) error {
 	v := r.v
 	k := &v.keys
 	newest := v.store.Keys.Newest()
 	if len(k.epochs) == 1 {
-		// Over, or never begun: the header decides. What it left is of no use.
+		// The rotation is complete or never began: the header decides. Its remains are removed.
 		if root.Rotation.Target == 0 || v.opts.ReadOnly {
 			return nil
 		}

@@ -19,7 +19,7 @@ type staleRun struct {
 	kept bool // a snapshot holds it
 }
 
-// rotateStep rewrites what one leaf holds, and the leaf itself. It moves s on.
+// rotateStep rewrites the content of one leaf, and the leaf itself. It advances s.
 func (r *rotator) rotateStep(s *layout.Rotation) (more bool, err error) {
 	v := r.v
 	t := r.treeByID(s.Tree)
@@ -48,7 +48,7 @@ func (r *rotator) rotateStep(s *layout.Rotation) (more bool, err error) {
 		return false, txn.Wrap(fmt.Errorf("tree %d: %w", s.Tree, err))
 	}
 	for _, x := range stale {
-		// As of now; resealBuffer knows for sure.
+		// This may change; resealBuffer checks again under locks.
 		if shared, err := r.sharedNow(&x.sharedRef); err != nil {
 			return false, err
 		} else if shared {
@@ -76,7 +76,7 @@ func recordEpoch(b []byte) uint32 { return binary.LittleEndian.Uint32(b[40:]) }
 // refBirth is the generation in which a stored file extent's reference was made.
 func refBirth(b []byte) uint64 { return binary.LittleEndian.Uint64(b[len(b)-layout.FileExtentBytes:]) }
 
-// rotatePage has a leaf written again.
+// rotatePage makes a leaf dirty, so that it is rewritten.
 func (r *rotator) rotatePage(t *tree.Tree, first layout.Key) error {
 	v := r.v
 	if err := r.pace(layout.NodeBytes); err != nil {
@@ -92,9 +92,9 @@ func (r *rotator) rotatePage(t *tree.Tree, first layout.Key) error {
 	})
 }
 
-// admit is admit, and on a full volume waits until there is room. kept says
-// that a snapshot keeps what is rewritten: it takes its space once more, and a part
-// of the volume is left to those who use it.
+// reserve is admission.reserve, but on a full volume it waits for space. kept means that a snapshot
+// keeps the old copy, so that the new one takes additional space: a part of the volume is then left
+// to its users.
 func (r *rotator) reserve(c reservation, kept bool) error {
 	v := r.v
 	for {
@@ -111,7 +111,8 @@ func (r *rotator) reserve(c reservation, kept bool) error {
 				return err
 			}
 		}
-		// Trying again has commits made, which wake us: only when there is more room.
+		// Each attempt causes commits, which wake the rotation: continue only when there is more
+		// space.
 		room := max(r.room(), need) + bufferPages*bufferPages
 		r.tell(RotationWaiting, waits, nil)
 		for r.room() < room && (!kept || v.snap.newest.Load() != 0) {
@@ -124,11 +125,11 @@ func (r *rotator) reserve(c reservation, kept bool) error {
 	}
 }
 
-// nearlyFull is what a rotation waits for that would fill the volume.
+// nearlyFull is what a rotation waits for if it would fill the volume.
 const nearlyFull = "the volume is nearly full, and local snapshots hold the old copies of rewritten data: delete snapshots or files, or grow the volume"
 
-// spares is how many free blocks a rotation leaves where snapshots keep
-// what it rewrites: a sixteenth of the volume.
+// spares is the number of free blocks that a rotation leaves if snapshots keep old copies: a
+// sixteenth of the volume.
 func (r *rotator) spares() int64 {
 	v := r.v
 	v.adm.mu.Lock()
@@ -143,7 +144,7 @@ func (r *rotator) room() int64 {
 	return free + waiting
 }
 
-// pace keeps the walk to its rate.
+// pace limits the rate of the walk.
 func (r *rotator) pace(n uint64) error {
 	rate := r.rate.Load()
 	if rate <= 0 {
@@ -157,8 +158,8 @@ func (r *rotator) pace(n uint64) error {
 	}
 }
 
-// reseal makes what is stale of a part of a file dirty, so that it is written
-// again as any other data. What it holds stays; no operation is logged.
+// reseal makes stale data of a part of a file dirty, so that it is written again like other data.
+// Its content does not change, and no operation is logged.
 func (r *rotator) reseal(x staleRun, target uint32) error {
 	v := r.v
 	for end := x.block + uint64(x.count); x.block < end; {
@@ -182,7 +183,7 @@ func (r *rotator) reseal(x staleRun, target uint32) error {
 	return nil
 }
 
-// unreadable notes what cannot be rewritten.
+// unreadable records data that cannot be rewritten.
 func (r *rotator) unreadable(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -194,7 +195,8 @@ func (r *rotator) unreadable(err error) {
 func (r *rotator) resealBuffer(x *staleRun, count uint64, target uint32) (dead bool, err error) {
 	v := r.v
 	ino, block := x.ino, x.block
-	// What it takes it gives back, unless a snapshot keeps that: a full volume has the reserve for it.
+	// Unless a snapshot keeps the old copy, the old place is freed: so a full volume can use the
+	// reserve.
 	c := reservation{pages: int(count) + 1, nodes: opNodes, urgent: !x.kept}
 	if err := r.reserve(c, x.kept); err != nil {
 		return false, err
@@ -229,8 +231,8 @@ func (r *rotator) resealBuffer(x *staleRun, count uint64, target uint32) (dead b
 	return false, err
 }
 
-// resealExtent makes blocks [from, to) of a file dirty, which an extent has alone.
-// The caller holds in.mu: nobody makes a copy of it meanwhile.
+// resealExtent makes blocks [from, to) of an unshared extent dirty. The caller holds in.mu, so that
+// nobody shares it meanwhile.
 func (r *rotator) resealExtent(in *inode, e *items.Placed, from, to uint64) error {
 	v := r.v
 	run := layout.Run{Start: e.Addr/layout.BlockBytes + from - e.Block, Count: uint32(to - from)}
@@ -252,7 +254,7 @@ func (r *rotator) resealExtent(in *inode, e *items.Placed, from, to uint64) erro
 	})
 }
 
-// loadRun is loadPage for the blocks [from, to) of one buffer, with one read.
+// loadRun is loadPage for blocks [from, to) of one buffer, with one read.
 func (r *rotator) loadRun(in *inode, from, to uint64) error {
 	v := r.v
 	buf := make([]byte, (to-from)*pageBytes)
@@ -272,7 +274,7 @@ func (r *rotator) loadRun(in *inode, from, to uint64) error {
 	b := v.data.buffer(in, from/bufferPages)
 	for s := from; s < to; s++ {
 		i := s % bufferPages
-		if b.pages[i] == nil { // what is in memory is as new
+		if b.pages[i] == nil { // pages in memory are as new or newer
 			b.pages[i] = pagePool.Get().(*page)
 			copy(b.pages[i][:], buf[(s-from)*pageBytes:])
 		}

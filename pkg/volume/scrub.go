@@ -13,25 +13,25 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
-// ErrPosition means that a scrub cannot go on from there.
+// ErrPosition means that a scrub cannot continue from the given position.
 var ErrPosition = errors.New("invalid scrub position")
 
-// ScrubOptions for Scrub. The zero value reads all of a volume as fast as it goes
-// and mends what it can.
+// ScrubOptions configures Scrub. The zero value reads the whole volume without a rate limit, and
+// repairs what it can.
 type ScrubOptions struct {
 	BytesPerSecond int64
-	From           string // ScrubReport.Position of one that did not end; "": from the start
-	ReadOnly       bool   // mend nothing
-	// Progress is told now and then how many bytes of how many are done. What
-	// changes meanwhile is not counted twice, so done may end below total.
+	From           string // ScrubReport.Position of an unfinished scrub; "": from the start
+	ReadOnly       bool   // repair nothing
+	// Progress is called now and then with the bytes read and the total. Data that changes
+	// meanwhile is not counted twice, so done may end below total.
 	Progress func(done, total uint64)
-	// At is told after each step; position is where another scrub would go on.
+	// At is called after each step. position returns where another scrub would continue.
 	At func(position func() string)
-	// Damage is told of each damage when it is found; the names come with the report.
+	// Damage is called for each damage when it is found. Names are only in the report.
 	Damage func(d Damage)
 }
 
-// maxDamages bounds the damages that a report lists.
+// maxDamages is the most damages that a report lists.
 const maxDamages = 1000
 
 // Damage is something on the device that does not verify.
@@ -40,20 +40,20 @@ type Damage struct {
 	What   string
 	Mended bool // rewritten from its second copy, and read back
 
-	// Snapshot is the oldest snapshot that holds it; "" if none does. Head says that
-	// the present state holds it, too, and that Path and Files are names there; else
-	// they are names in the snapshot.
+	// Snapshot is the oldest snapshot that contains it; "" if none does. Head means that the
+	// current state contains it, too. Then Path and Files are names in the head, otherwise in the
+	// snapshot.
 	Snapshot string
 	Head     bool
 
-	// Of a damage of a file's content:
+	// For damage of a file's content:
 	Ino    uint64
 	Path   string // one of its names; "" if it has none
 	Offset uint64
 	Length uint64
 
-	// Of a damage of metadata that cannot be mended, some of the files of which
-	// something cannot be read, and how many more there are.
+	// For damage of metadata that cannot be repaired: some of the files that cannot be read
+	// completely, and the number of others.
 	Files []string
 	More  int
 
@@ -61,24 +61,23 @@ type Damage struct {
 	at   damagePlace
 }
 
-// ScrubReport is what a scrub found.
+// ScrubReport is the result of Scrub.
 type ScrubReport struct {
-	Done     bool     // it came to the end
-	Position string   // else where another one goes on, also after a remount
+	Done     bool     // it reached the end
+	Position string   // otherwise where another scrub continues, even after a remount
 	Bytes    uint64   // read
 	Damages  []Damage // at most maxDamages
-	Total    int      // those not listed included
+	Total    int      // including those not listed
 	Mended   int
 }
 
-// Scrub reads and verifies all that the volume refers to, while it is in use:
-// header, roots, all pages in both copies, free lists and data, those that only
-// snapshots hold included, but not the log.
-// It mends what has a second copy. ctx stops it; the report then tells where
-// another one goes on, and comes with ctx's error. One scrub at a time: ErrBusy.
+// Scrub reads and verifies everything that the volume refers to, while it is in use: header, roots,
+// all pages in both copies, free lists and data, including data that only snapshots hold, but not
+// the log. It repairs what has a second copy. ctx stops it. The report then says where another
+// scrub continues, and is returned with ctx's error. Only one may run at a time: ErrBusy.
 //
-// It works in steps of about a MiB, each on the newest root: what is written
-// behind it while it runs is not read, as it was never on the device for long.
+// It works in steps of about one MiB, each on the newest root. What is written behind it while it
+// runs is not read, because it was recently written.
 func (v *Volume) Scrub(ctx context.Context, opts ScrubOptions) (*ScrubReport, error) {
 	ctx, end, err := v.background.begin(ctx, "scrub")
 	if err != nil {
@@ -106,19 +105,19 @@ type scrub struct {
 	opts  ScrubOptions
 	rep   *ScrubReport
 	pace  pacer
-	write bool // mend
+	write bool // repair
 
 	pos   scrubPosition
 	w     *pageWalk
-	snap  *scrubbedSnap // whose tree is being walked; nil: trees of the root
-	root  *layout.Root  // of this step, pinned
+	snap  *scrubbedSnap // whose tree is being walked; nil: a tree of the root
+	root  *layout.Root  // root of this step, pinned
 	total uint64
 
 	batch []scrubRun
 	bytes int
 	buf   []byte
 
-	told map[damageKey]struct{} // damages of the report
+	told map[damageKey]struct{} // damages that are in the report
 }
 
 // scrubRun is an extent to be read.
@@ -127,16 +126,16 @@ type scrubRun struct {
 	items.Placed
 }
 
-// scrubPosition is where a scrub has to go on. First it walks the snapshots'
-// trees, from the oldest to the newest (tree is 0), then those of the root, and
-// then the trees of snapshots that were made meanwhile (tree is layout.Trees).
+// scrubPosition is where a scrub continues. It first walks the snapshots' trees from the oldest to
+// the newest (tree is 0), then the trees of the root, and then the trees of snapshots made
+// meanwhile (tree is layout.Trees).
 type scrubPosition struct {
 	tree  uint64
-	since uint64 // what a snapshot of that generation holds has been read; 0: none
-	snap  uint64 // generation of the snapshot that is read, or at least of the next one
-	torn  uint64 // 1: not all of that snapshot could be read
+	since uint64 // everything in snapshots up to this generation has been read; 0: nothing
+	snap  uint64 // generation of the current snapshot, or a lower bound for the next one
+	torn  uint64 // 1: a part of that snapshot could not be read
 	key   layout.Key
-	done  uint64 // bytes read so far, for the progress
+	done  uint64 // bytes read so far, for Progress
 }
 
 const scrubFormat = "2-%x-%x-%x-%x-%x-%x-%x-%x"
@@ -170,7 +169,7 @@ func (s *scrub) start() error {
 	return err
 }
 
-// run goes from one step to the next.
+// run runs all steps.
 func (s *scrub) run(ctx context.Context) error {
 	if err := s.fixed(ctx); err != nil {
 		return err
@@ -190,11 +189,11 @@ func (s *scrub) run(ctx context.Context) error {
 			return err
 		}
 	}
-	// What the head dropped before it was read there.
+	// The head may have dropped data before the walk reached it, while a new snapshot holds it.
 	return s.snapshots(ctx)
 }
 
-// walk reads what of a tree is younger than since, from the position on.
+// walk reads the parts of a tree that are younger than since, from the position on.
 func (s *scrub) walk(ctx context.Context, tree, since uint64) error {
 	s.w = &pageWalk{store: s.v.store, tree: tree, since: since, next: s.pos.key, page: s.page, item: s.item}
 	for !s.w.end {
@@ -205,8 +204,8 @@ func (s *scrub) walk(ctx context.Context, tree, since uint64) error {
 	return nil
 }
 
-// enter begins something that may mend: a freeze waits for its end, and it for
-// the end of a freeze.
+// enter begins work that may repair something. A freeze waits for its end, and it waits for the end
+// of a freeze.
 func (s *scrub) enter(ctx context.Context) (leave func(), err error) {
 	if err := context.Cause(ctx); err != nil || !s.write {
 		return func() {}, err
@@ -214,7 +213,7 @@ func (s *scrub) enter(ctx context.Context) (leave func(), err error) {
 	return s.v.frozen.leave, s.v.frozen.enter(ctx)
 }
 
-// scrubStep is how many bytes are read under one pin, for which commits may wait.
+// scrubStep is the number of bytes read under one pin. Commits may wait for it.
 const scrubStep = txn.ReadBytes
 
 func (s *scrub) step(ctx context.Context) error {
@@ -230,10 +229,10 @@ func (s *scrub) step(ctx context.Context) error {
 	return s.read(ctx, s.w.spent)
 }
 
-// stepPinned reads a part of the tree, and moves the position behind it.
+// stepPinned reads a part of the tree, and advances the position.
 func (s *scrub) stepPinned() {
 	if t := s.snap; t != nil {
-		// What is live now is freed by a later generation than the root's.
+		// What the snapshot holds now is freed by a later generation than the root's.
 		if t.gone = !s.v.snap.isListed(t.snapshot); !t.gone {
 			s.w.step(&t.tree, t.gen, scrubStep)
 			s.flush()
@@ -253,7 +252,7 @@ func (s *scrub) stepPinned() {
 	}
 }
 
-// pinned calls fn with a root that stays whole meanwhile.
+// pinned calls fn with a root whose blocks are not reused meanwhile.
 func (s *scrub) pinned(fn func()) {
 	var release func()
 	s.root, release = s.v.pinRoot()
@@ -261,7 +260,7 @@ func (s *scrub) pinned(fn func()) {
 	fn()
 }
 
-// read counts what was read, and waits as the rate demands.
+// read counts bytes, and waits to keep the rate.
 func (s *scrub) read(ctx context.Context, n int) error {
 	s.rep.Bytes += uint64(n)
 	s.pos.done += uint64(n)
@@ -278,7 +277,7 @@ func (s *scrub) found(d Damage) {
 	}
 	key := damageKey{d.Where, d.Ino, d.Offset}
 	if _, ok := s.told[key]; ok {
-		return // a snapshot that could not be read has parts read again
+		return // parts of a snapshot that could not be read completely are read again
 	}
 	s.rep.Total++
 	if d.Mended {
@@ -293,7 +292,7 @@ func (s *scrub) found(d Damage) {
 	}
 }
 
-// mending says what became of a damage that has a second copy.
+// mending repairs a damage that has a second copy, and reports the result.
 func (s *scrub) mending(where, what string, mend func() error) {
 	s.mendingAt(damagePlace{}, where, what, mend)
 }
@@ -310,7 +309,7 @@ func (s *scrub) mendingAt(at damagePlace, where, what string, mend func() error)
 	s.found(d)
 }
 
-// fixed checks what lies at fixed places, and the free lists.
+// fixed checks structures at fixed places, and the free lists.
 func (s *scrub) fixed(ctx context.Context) error {
 	leave, err := s.enter(ctx)
 	if err != nil {
@@ -347,7 +346,7 @@ func (s *scrub) roots() (bytes int) {
 	for i := range rep.Mended {
 		m := &rep.Mended[i]
 		if s.v.opts.ReadOnly && header.OrdinaryCopy(m.Was(), m.Root == rep.Roots[0].Root) {
-			continue // the next mount for writing writes it again
+			continue // the next read-write mount rewrites it
 		}
 		s.mending(fmt.Sprintf("root slot %d, copy %d", m.Slot, m.Copy+1), header.CopyText(m.Was()), func() error { return m.Err })
 	}
@@ -365,10 +364,10 @@ func (s *scrub) roots() (bytes int) {
 	return rep.Bytes
 }
 
-// checkHeader compares both copies of the header with what they should be. Opened
-// read-only, a change that was cut waits for the next mount, and is no damage.
+// checkHeader compares both copies of the header with their expected content. In a read-only mount,
+// an interrupted change waits for the next read-write mount; it is not damage.
 func (v *Volume) checkHeader(damage func(where, what string, mend func() error)) {
-	v.keys.mu.Lock() // no change of keys meanwhile: mending would bring the header before it back
+	v.keys.mu.Lock() // a repair must not restore the header from before a change of keys
 	defer v.keys.mu.Unlock()
 	want, err := layout.EncodeHeader(v.keys.header, v.store.Keys.Newest())
 	if err != nil {
@@ -393,7 +392,7 @@ func (v *Volume) checkHeader(damage func(where, what string, mend func() error))
 	}
 }
 
-// page is told of each page that the walk reads.
+// page is called for each page that the walk reads.
 func (s *scrub) page(r *pageRead) {
 	where, at := r.where(s.w.tree), damagePlace{}
 	if s.w.tree == layout.TreeFS {
@@ -420,7 +419,7 @@ func (s *scrub) page(r *pageRead) {
 	}
 }
 
-// item is told of each item that the walk passes.
+// item is called for each item that the walk passes.
 func (s *scrub) item(k layout.Key, v []byte) {
 	if s.w.tree != layout.TreeFS || k.Type != layout.KeyExtent {
 		return
@@ -443,7 +442,7 @@ func (s *scrub) item(k layout.Key, v []byte) {
 	s.w.spent += n
 }
 
-// flush reads the data that was collected; if that fails, segment by segment.
+// flush reads the collected data. If that fails, it reads one segment at a time.
 func (s *scrub) flush() {
 	batch := s.batch
 	s.batch, s.bytes = s.batch[:0], 0

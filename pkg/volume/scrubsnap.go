@@ -13,30 +13,29 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// scrubbedSnap is a snapshot whose tree a scrub walks. It is not held: deleting
-// it ends the walk.
+// scrubbedSnap is a snapshot whose tree a scrub walks. It is not held: deleting it ends the walk.
 type scrubbedSnap struct {
 	*snapshot
 	tree layout.Pointer
 	gone bool
 }
 
-// damagePlace is what tells who holds what is damaged.
+// damagePlace is used to find out who holds a damage.
 type damagePlace struct {
-	snap *snapshot       // it was found in; nil: in the head
-	page *layout.Pointer // with key, the first that it may hold
+	snap *snapshot       // where it was found; nil: in the head
+	page *layout.Pointer // with key, the first key of the page
 	key  layout.Key
-	data uint64 // byte address of a file's content
+	data uint64 // byte address of a file's data
 }
 
-// damageKey is what tells one damage from others.
+// damageKey identifies a damage.
 type damageKey struct {
 	where    string
 	ino, off uint64
 }
 
-// behindSnapshot is the position behind a snapshot. Only one that was read as a
-// whole lets the next one pass over what they share.
+// behindSnapshot is the position after a snapshot. The next snapshot may skip shared parts only if
+// all of this one was read.
 func (p scrubPosition) behindSnapshot(gone bool) scrubPosition {
 	if !gone && p.torn == 0 {
 		p.since = p.snap
@@ -45,8 +44,7 @@ func (p scrubPosition) behindSnapshot(gone bool) scrubPosition {
 	return p
 }
 
-// listedFrom returns the oldest snapshot of generation gen or a later one that
-// CreateSnapshot has made, nil if there is none.
+// listedFrom returns the oldest listed snapshot of generation gen or later, nil if there is none.
 func (s *snapshots) listedFrom(gen uint64) *snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -58,18 +56,17 @@ func (s *snapshots) listedFrom(gen uint64) *snapshot {
 	return nil
 }
 
-// isListed tells whether a snapshot is there still.
+// isListed reports whether a snapshot still exists.
 func (s *snapshots) isListed(t *snapshot) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.byName[t.name] == t
 }
 
-// snapshots reads what the snapshots hold that there are now, from the oldest to
-// the newest: of each what is younger than the one before that was read. What is
-// older and alive in both was read there.
+// snapshots reads the snapshots that exist now, from the oldest to the newest. Of each it reads
+// what is younger than the previous one that was read. What is older and in both was read there.
 func (s *scrub) snapshots(ctx context.Context) error {
-	last := s.v.snap.newest.Load() // else one whose tree is young might never be the last
+	last := s.v.snap.newest.Load() // otherwise new snapshots might keep it running
 	for {
 		t := s.v.snap.listedFrom(s.pos.snap)
 		if t == nil || t.gen > last {
@@ -102,8 +99,8 @@ func (s *scrub) snapshot(ctx context.Context, t *snapshot) error {
 // maxNamedSnaps bounds the passes over names.
 const maxNamedSnaps = 16
 
-// findNames looks up whose damages were found: one more pass over the names of
-// the head, and of each snapshot that alone holds something of it.
+// findNames looks up the names of damaged files: one more pass over the names of the head, and of
+// each snapshot that is the only holder of a damage.
 func (s *scrub) findNames(ctx context.Context) error {
 	finders := map[*snapshot]*items.NameFinder{}
 	for i := range s.rep.Damages {
@@ -141,7 +138,7 @@ func (s *scrub) findNames(ctx context.Context) error {
 	return nil
 }
 
-// generation of a snapshot, 0 of the head.
+// generation is that of a snapshot, 0 for the head.
 func (t *snapshot) generation() uint64 {
 	if t == nil {
 		return 0
@@ -149,7 +146,7 @@ func (t *snapshot) generation() uint64 {
 	return t.gen
 }
 
-// namedIn is the snapshot in which a damage's files are named, nil: the head.
+// namedIn is the snapshot in which a damage's files are named; nil: the head.
 func (d *Damage) namedIn() *snapshot {
 	if d.Head {
 		return nil
@@ -157,13 +154,13 @@ func (d *Damage) namedIn() *snapshot {
 	return d.at.snap
 }
 
-// see shows all names of a snapshot, or of the head, to a finder.
+// see passes all names of a snapshot, or of the head, to a finder.
 func (s *scrub) see(ctx context.Context, t *snapshot, f *items.NameFinder) error {
 	names, at := s.v.fs, layout.Pointer{}
 	if t != nil {
 		x, err := s.v.snap.read(t)
 		if err != nil {
-			return nil //nolint:nilerr // it is deleted, or its damage is told: the names are not known
+			return nil // it was deleted, or its damage is reported: names are unknown
 		}
 		names, at = tree.New(tree.Config{ID: layout.TreeFS, Cache: s.v.cache}, x.Tree, x.Generation+1), x.Tree
 	}
@@ -187,8 +184,7 @@ func (s *scrub) see(ctx context.Context, t *snapshot, f *items.NameFinder) error
 	return nil
 }
 
-// headHolds tells whether something that was found in a snapshot is part of the
-// head as well.
+// headHolds reports whether damage that was found in a snapshot is in the head, too.
 func (s *scrub) headHolds(d *Damage) (holds bool) {
 	s.pinned(func() {
 		switch {

@@ -13,16 +13,16 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// ShredReceipt says what was erased, and what was not.
+// ShredReceipt records what was erased, and what was not.
 type ShredReceipt struct {
 	Volume   string    `json:"volume"`
 	Time     time.Time `json:"time"`     // when it was done, UTC
 	Sequence uint64    `json:"sequence"` // of the header that is left
 	// Slots are the key slots that both copies of the header held before.
 	Slots []ShreddedSlot `json:"slots"`
-	// Copies are both copies of the header, as they are now.
+	// Copies are both copies of the header as they are now.
 	Copies []ShreddedCopy `json:"copies"`
-	// Remains says what this cannot reach.
+	// Remains describes what Shred cannot erase.
 	Remains []string `json:"remains"`
 }
 
@@ -34,8 +34,8 @@ type ShreddedSlot struct {
 	SHA256 string `json:"sha256"` // of what the slot held: type, params, sealed part
 }
 
-// ShreddedCopy is one copy of the header, after it was overwritten, discarded as
-// far as the device does that, overwritten again and read back.
+// ShreddedCopy is one copy of the header after it was overwritten, discarded if the device supports
+// that, overwritten again, and read back.
 type ShreddedCopy struct {
 	Copy         string `json:"copy"`
 	Offset       int64  `json:"offset"`
@@ -45,17 +45,16 @@ type ShreddedCopy struct {
 	SHA256       string `json:"sha256"` // of what was read back
 }
 
-// remains is what the owner has to see to.
+// remains is what the owner must do.
 var remains = []string{
 	"Copies of this device (backups, EBS snapshots, images, clones made by copying) still have key slots: shred each. Clones share the data key until it is rotated.",
 	"Keys: destroy the Secrets, also in backups of etcd, the KMS keys, passphrases and recovery keys, so that no old copy of a slot can be opened.",
 	"A device that remaps sectors (flash, thin storage) may keep overwritten data out of reach of software; a discard asks it to erase them.",
 }
 
-// Shred erases all key slots of the volume on a device: after it nothing opens
-// the volume again, and the volume says so. It needs no key, and works again on
-// a volume that was shredded, whose first run may have been cut. Nobody has the
-// volume open.
+// Shred erases all key slots of the volume on a device. After that, no key opens the volume, and
+// Open reports ErrShredded. It needs no key. It may be repeated, because the first run may have
+// been interrupted. Nobody has the volume open.
 func Shred(dev device.Device) (*ShredReceipt, error) {
 	hs, err := header.Read(dev)
 	if err != nil {
@@ -71,8 +70,8 @@ func Shred(dev device.Device) (*ShredReceipt, error) {
 	return shred(dev, hs, h)
 }
 
-// Shred erases all key slots of an open volume. It fails at once: what is still
-// in memory is lost, and its keys are erased. Close it afterwards.
+// Shred erases all key slots of an open volume. The volume fails at once: unwritten data in memory
+// is lost, and its keys are erased. Close it afterwards.
 func (v *Volume) Shred() (*ShredReceipt, error) {
 	if v.opts.ReadOnly {
 		return nil, vfs.ErrReadOnly
@@ -84,7 +83,7 @@ func (v *Volume) Shred() (*ShredReceipt, error) {
 	if v.life.closing.Load() {
 		return nil, vfs.ErrClosed
 	}
-	// Nothing is written any more from here on, least of all a header.
+	// From here on, nothing else is written, especially no header.
 	v.fail(ErrShredded)
 	hs, err := header.Read(v.store.Dev)
 	if err != nil {
@@ -99,10 +98,10 @@ func (v *Volume) Shred() (*ShredReceipt, error) {
 	return r, nil
 }
 
-// shred overwrites both copies with a header that has no key slots, discards them,
-// writes them again, since nobody knows what a discarded range holds, and reads
-// them back. At each moment one copy at least is whole: the old one, or the new
-// one, which has the volume refused (layout.Headers.Unlock).
+// shred overwrites both copies with a header without key slots, discards them, writes them again
+// (the content of a discarded range is undefined), and reads them back. At each moment at least one
+// copy is intact: the old one, or the new one, which makes readers refuse the volume
+// (layout.Headers.Unlock).
 func shred(dev device.Device, hs *layout.Headers, old *layout.Header) (*ShredReceipt, error) {
 	r := &ShredReceipt{Volume: old.ID.String(), Remains: remains, Slots: []ShreddedSlot{}}
 	next := *old
@@ -138,7 +137,7 @@ func shred(dev device.Device, hs *layout.Headers, old *layout.Header) (*ShredRec
 	}
 	for i, off := range offsets {
 		c := ShreddedCopy{Copy: copyName(i), Offset: off, Bytes: layout.HeaderBytes, Discarded: true}
-		if err := dev.Discard(off, layout.HeaderBytes); err != nil { // a hint: many devices do not take it
+		if err := dev.Discard(off, layout.HeaderBytes); err != nil { // optional: many devices do not support it
 			c.Discarded, c.DiscardError = false, err.Error()
 		}
 		if err := overwrite(dev, head, off); err != nil {
@@ -164,7 +163,7 @@ func shred(dev device.Device, hs *layout.Headers, old *layout.Header) (*ShredRec
 
 func copyName(i int) string { return string("AB"[i]) }
 
-// overwrite writes, and flushes.
+// overwrite writes and flushes.
 func overwrite(dev device.Device, b []byte, off int64) error {
 	if _, err := dev.WriteAt(b, off); err != nil {
 		return fmt.Errorf("%w: overwrite the header at %d: %w", vfs.ErrIO, off, err)

@@ -16,19 +16,17 @@ type SnapshotInfo struct {
 	ID         uint32 // never used again
 	Generation uint64 // at whose end it was taken
 	Created    time.Time
-	// UniqueBytes is what deleting it would free, at most: data that something else
-	// shares (a reflink) counts, too.
+	// UniqueBytes is the most that deleting it would free. Data shared by reflinks counts, too.
 	UniqueBytes int64
-	// ReferencedBytes is what files and metadata took when it was made, the
-	// volume's own maps included.
+	// ReferencedBytes is what files and metadata took when it was made, including maps of free
+	// space.
 	ReferencedBytes int64
 	Inodes          uint64
-	// KeyEpoch is the oldest key epoch that the volume held when it was made: its
-	// data may need it.
+	// KeyEpoch is the oldest key epoch of the volume when it was made: its data may need it.
 	KeyEpoch uint32
-	// Deleting says that it is gone, but not all that it held is free yet.
+	// Deleting means that it is deleted, but not all of its space is free yet.
 	Deleting bool
-	Open     bool // somebody reads it
+	Open     bool // it is being read
 }
 
 func (t *snapshot) info() SnapshotInfo {
@@ -36,10 +34,10 @@ func (t *snapshot) info() SnapshotInfo {
 		ReferencedBytes: int64(t.blocks) * layout.BlockBytes, Inodes: t.inodes, KeyEpoch: t.epoch, Open: t.views+t.holds > 0}
 }
 
-// Snapshots lists the snapshots, the oldest first. It reads the sums of the
-// dead lists, not the lists.
+// Snapshots lists the snapshots, the oldest first. It reads the sums of the dead lists, not the
+// lists.
 func (v *Volume) Snapshots() ([]SnapshotInfo, error) {
-	for tries := 0; ; tries++ { // a commit between moves runs from memory to the lists
+	for tries := 0; ; tries++ { // a commit in between moves runs from memory to the lists
 		v.gate.RLock()
 		gen := v.gen
 		v.gate.RUnlock()
@@ -69,7 +67,7 @@ func (s *snapshots) list() ([]SnapshotInfo, error) {
 		infos = append(infos, i)
 	}
 	pending := slices.Clone(s.pending)
-	from, to := uint64(0), uint64(0) // points of lists that do not count
+	from, to := uint64(0), uint64(0) // points whose lists do not count
 	if a := s.abandoned; a != nil && !a.Lists {
 		from, to = uint64(a.Snapshot), a.point
 	}
@@ -84,7 +82,7 @@ func (s *snapshots) list() ([]SnapshotInfo, error) {
 			unique[ids[i]] += blocks
 		}
 	}
-	for _, d := range pending { // nothing is dropped under a point that a rollback left
+	for _, d := range pending { // the head drops nothing under points that a rollback left
 		add(uint64(d.point), d.Bound, uint64(d.Count))
 	}
 	if err := s.deadSums(add); err != nil {

@@ -11,9 +11,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// DeleteSnapshot deletes a snapshot; that is durable when the call returns. What
-// only it held is freed in the background, and goes on at the next mount if need
-// be: WaitFreed waits for it.
+// DeleteSnapshot deletes a snapshot, durably. The space that only it held is freed in the
+// background, and by the next mount if necessary. WaitFreed waits for that.
 func (v *Volume) DeleteSnapshot(name string) error {
 	s := &v.snap
 	s.manage.Lock()
@@ -43,12 +42,11 @@ func (v *Volume) DeleteSnapshot(name string) error {
 	return err
 }
 
-// bury has a snapshot freed that mark, inside the gate, takes from the live
-// ones. The caller holds manage.
+// bury queues a snapshot to be freed. mark removes it from live, inside the gate. The caller holds
+// manage.
 func (s *snapshots) bury(t *snapshot, mark func() error) error {
 	v := s.v
-	// Until the lists that a rollback left are gone, none of its points may be
-	// used again.
+	// Until the dead lists of a rollback are freed, none of its points may be used again.
 	if err := s.waitAbandoned(); err != nil {
 		return err
 	}
@@ -65,7 +63,7 @@ func (s *snapshots) bury(t *snapshot, mark func() error) error {
 		return v.sync.syncErr(err)
 	}
 	v.rot.kick()
-	// Only now: what the same generation dropped before is in the lists.
+	// Only now: earlier drops of the same generation are in the lists.
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dying = append(s.dying, t)
@@ -74,7 +72,7 @@ func (s *snapshots) bury(t *snapshot, mark func() error) error {
 	return nil
 }
 
-// condemn marks a snapshot as deleted. Inside the gate.
+// condemn sets a snapshot's flag of deletion. The caller is in the gate.
 func (s *snapshots) condemn(t *snapshot) error {
 	err := s.tree.Update(func(w *tree.Writer) error {
 		val, ok, err := w.Get(items.SnapshotKey(t.id))
@@ -98,7 +96,8 @@ func (s *snapshots) condemn(t *snapshot) error {
 	return nil
 }
 
-// forget removes a snapshot from those that hold what the head drops. Inside the gate.
+// forget removes a snapshot from live, so that it no longer holds what the head drops. The caller
+// is in the gate.
 func (s *snapshots) forget(t *snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -107,14 +106,14 @@ func (s *snapshots) forget(t *snapshot) {
 	}
 	i := slices.Index(s.live, t)
 	s.live = slices.Delete(s.live, i, i+1)
-	if i == len(s.live) && i > 0 { // the newest: its point is not used any more
+	if i == len(s.live) && i > 0 { // the newest one: its point is no longer used
 		s.state.Point, s.dirty = s.live[i-1].id, true
 	}
 	s.changed()
 }
 
-// WaitFreed waits until all that deleted snapshots and rollbacks left is freed
-// (usable one commit later). An error says why that does not go on.
+// WaitFreed waits until the space of all deleted snapshots and rollbacks is freed (usable one
+// commit later). It returns an error if freeing has stopped.
 func (v *Volume) WaitFreed() error {
 	return v.snap.waitWhile(func(s *snapshots) bool { return len(s.dying) > 0 || s.abandoned != nil })
 }
@@ -141,7 +140,7 @@ func (s *snapshots) waitWhile(busy func(s *snapshots) bool) error {
 	return nil
 }
 
-// startReaper starts what frees deleted snapshots, and what was left of it.
+// startReaper starts freeing deleted snapshots, including those left by earlier mounts.
 func (s *snapshots) startReaper() {
 	v := s.v
 	s.done = make(chan struct{})
@@ -206,8 +205,8 @@ func (s *snapshots) endReaper() {
 	<-s.done
 }
 
-// freeStep frees a bounded part of what a rollback or a deleted snapshot left,
-// the last step its item.
+// freeStep frees a bounded part of what a rollback or a deleted snapshot left. The last step
+// removes its item.
 func (s *snapshots) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, err error) {
 	v := s.v
 	if a != nil {

@@ -11,45 +11,46 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// snapshots is what a volume knows of its snapshots. Tree 3 has the rest.
+// snapshots owns the state of a volume's snapshots. The rest is in tree 3.
 //
-// A snapshot is the head's tree as of the end of a generation g. The commit
-// that ends g takes it: from then on what the head drops of it goes to a dead
-// list. Where its tree lies is known once g is durable, so the commit of g+1
-// names it, in tree 3. A crash before that leaves no snapshot and no trace.
+// A snapshot is the head's tree as of the end of a generation g. The commit that ends g takes it:
+// from then on, what the head drops of it goes to a dead list. The address of its tree is known
+// once g is durable, so the commit of g+1 names it in tree 3. A crash before that leaves no
+// snapshot and no trace.
 type snapshots struct {
 	v *Volume
 
 	manage sync.Mutex // one change of snapshots at a time; comes before all other locks
 
-	newest      atomic.Uint64 // generation of the newest in live, 0: none; rises with the gate held alone, may fall while others are inside it
+	newest      atomic.Uint64 // generation of the newest in live, 0: none; rises with the gate held exclusively, may fall while others are in it
 	pendingRuns atomic.Int64  // len(pending)
-	sumPages    atomic.Int64  // bounds the pages that hold the sums of one dead list
-	places      atomic.Int64  // freePlaces, less in tests
+	sumPages    atomic.Int64  // bound on the pages that hold the sums of one dead list
+	places      atomic.Int64  // freePlaces, lower in tests
 
 	mu      sync.Mutex // a leaf lock
-	cond    sync.Cond  // dying or abandoned changed, or no more is freed
+	cond    sync.Cond  // signals changes of dying or abandoned, or that freeing has stopped
 	state   layout.SnapState
 	dirty   bool        // state is newer than the tree
 	live    []*snapshot // ascending ids and generations
 	byName  map[string]*snapshot
-	dying   []*snapshot // what only they held is still to be freed
+	dying   []*snapshot // the space that only they held is being freed
 	pending []deadRun   // of the open generation
 	want    *snapshot   // to be taken at the end of the open generation
-	taken   *snapshot   // by the last freeze; the next one names it
+	taken   *snapshot   // by the last freeze of a generation; the next commit names it
 
-	abandoned *abandoned // what the last rollback left and is not freed yet
+	abandoned *abandoned // what the last rollback left that is not freed yet
 
 	stop    bool
-	stalled error // why nothing is freed although something should be
+	stalled error // why freeing has stopped
 	blunt   bool  // restamp has failed; the next mount tries again
-	passing bool  // restamp is under way
+	passing bool  // restamp is running
 	done    chan struct{}
 
 	tree *tree.Tree // snapshots and dead lists
 }
 
-// snapshot is one of them in memory. All but views, holds and going is constant once it has an id.
+// snapshot is a snapshot in memory. All fields but views, holds and going are constant once it has
+// an ID.
 type snapshot struct {
 	id      uint32
 	gen     uint64
@@ -58,13 +59,13 @@ type snapshot struct {
 	blocks  uint64 // referenced when it was made
 	inodes  uint64
 	epoch   uint32
-	passing bool   // made for a moment, and marked as deleted in the tree
+	passing bool   // temporary, and flagged as deleted in the tree
 	dead    uint64 // blocks in dead lists when it was taken
-	// Of reserved ranges; when it was taken.
+	// Counts of reserved ranges when it was taken.
 	promised, ranges uint64
-	views            int  // OpenSnapshot; under mu
-	holds            int  // Diff; under mu
-	going            bool // DeleteSnapshot is at it: nobody may begin to use it; under mu
+	views            int  // by OpenSnapshot; guarded by mu
+	holds            int  // by Diff; guarded by mu
+	going            bool // DeleteSnapshot is running, so no new user is allowed; guarded by mu
 }
 
 func (s *snapshots) init() {
@@ -80,7 +81,7 @@ func (s *snapshots) wake() {
 	s.cond.Broadcast()
 }
 
-// changed keeps what follows from live; the caller holds mu.
+// changed updates what is derived from live. The caller holds mu.
 func (s *snapshots) changed() {
 	s.sumPages.Store(int64(len(s.live))/200 + 2)
 	if n := len(s.live); n > 0 {
@@ -90,7 +91,7 @@ func (s *snapshots) changed() {
 	}
 }
 
-// load reads what the newest root has of snapshots.
+// load reads the snapshots of the newest root.
 func (s *snapshots) load() error {
 	v := s.v
 	var derr error
@@ -144,8 +145,9 @@ func (s *snapshots) load() error {
 	return nil
 }
 
-// take is the end of a generation: if somebody waits for a snapshot, it is
-// this; epoch is the oldest that the head needs, if that is known. It returns the newest of those that the root's tree 3 names.
+// take is called at the end of a generation. If a snapshot is wanted, it takes that. epoch is the
+// oldest that the head needs, if known. It returns the newest snapshot that the root's tree 3
+// names.
 func (s *snapshots) take(gen, inodes uint64, epoch uint32, res *reservedRanges) (newest uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -170,8 +172,7 @@ func (s *snapshots) take(gen, inodes uint64, epoch uint32, res *reservedRanges) 
 	return newest
 }
 
-// nameSnapshot puts the item of a snapshot into the tree, one generation after
-// the one that it is of.
+// nameSnapshot stores the item of a snapshot, one generation after the snapshot's.
 func (s *snapshots) nameSnapshot(w *tree.Writer, t *snapshot) error {
 	v := s.v
 	v.durable.mu.Lock()
@@ -190,8 +191,8 @@ func (s *snapshots) nameSnapshot(w *tree.Writer, t *snapshot) error {
 	return w.Put(items.SnapshotKey(t.id), x.Append(nil))
 }
 
-// CreateSnapshot makes a snapshot of everything that was acknowledged before
-// the call. It is durable when the call returns.
+// CreateSnapshot makes a snapshot of everything acknowledged before the call. It is durable when
+// the call returns.
 func (v *Volume) CreateSnapshot(name string) (SnapshotInfo, error) {
 	if !layout.ValidSnapshotName(name) {
 		return SnapshotInfo{}, fmt.Errorf("%w: %.200q; use 1 to %d letters, digits and . _ - : + @, and begin with a letter, a digit or _", ErrSnapshotName, name, layout.MaxSnapshotName)
@@ -218,7 +219,7 @@ func (v *Volume) CreateSnapshot(name string) (SnapshotInfo, error) {
 	return t.info(), nil
 }
 
-// takeNow makes a snapshot; the caller holds manage.
+// takeNow makes a snapshot. The caller holds manage.
 func (s *snapshots) takeNow(t *snapshot) error {
 	v := s.v
 	t.created = vfs.Now()
@@ -228,7 +229,7 @@ func (s *snapshots) takeNow(t *snapshot) error {
 	if full {
 		return fmt.Errorf("%w: %d, including those that are being deleted", ErrTooManySnapshots, layout.MaxSnapshots)
 	}
-	// Not while admitted: who changes keys may be waiting for that.
+	// Without a reservation, because a change of keys may be waiting for operations to end.
 	if err := v.keys.requireFeature(layout.FeatureSnapshots); err != nil {
 		return err
 	}
@@ -256,9 +257,9 @@ func (s *snapshots) takeNow(t *snapshot) error {
 	return nil
 }
 
-// holdHead makes a snapshot of the head that is gone when end is called. It is
-// marked as deleted from the start: after a crash the next mount frees it. On a
-// volume that is not written it is the newest root.
+// holdHead makes a temporary snapshot of the head, until end is called. It is flagged as deleted
+// from the start, so that the next mount frees it after a crash. If the volume is read-only, it is
+// the newest root.
 func (s *snapshots) holdHead() (x layout.Snapshot, end func(), err error) {
 	v := s.v
 	if v.ring == nil {
@@ -283,7 +284,7 @@ func (s *snapshots) holdHead() (x layout.Snapshot, end func(), err error) {
 		s.unhold(t)
 		s.manage.Lock()
 		defer s.manage.Unlock()
-		_ = s.bury(t, func() error { // else the next mount frees it
+		_ = s.bury(t, func() error { // on an error, the next mount frees it
 			s.forget(t)
 			return nil
 		})

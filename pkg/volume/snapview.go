@@ -12,21 +12,19 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// snapView is a snapshot as a file system that can only be read. It is a volume
-// of its own tree and inodes; device, keys, cache and pins are those of the
-// volume that it belongs to. What it reads stays where it is: a snapshot that is
-// open cannot be deleted.
+// snapView is a snapshot as a read-only file system. It is a Volume with its own tree and inodes.
+// Device, keys, cache and pins are those of its volume. Its blocks are not reused, because a
+// snapshot in use cannot be deleted.
 type snapView struct {
 	*Volume
 	stat vfs.StatFS
 }
 
-// StatFS implements vfs.FS: a snapshot is as large as what it holds, and full.
+// StatFS implements vfs.FS: a snapshot is as large as its content, and full.
 func (s *snapView) StatFS() vfs.StatFS { return s.stat }
 
-// OpenSnapshot opens a snapshot for reading, beside the volume. It cannot be
-// deleted, nor the volume be closed, until end is called, when nobody uses the
-// file system any more.
+// OpenSnapshot opens a snapshot for reading, beside the volume. Until end is called, the snapshot
+// cannot be deleted and the volume cannot be closed. Call it after the last use of the file system.
 func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
 	t, err := v.snap.find(name, func(t *snapshot) { t.views++ })
 	if err != nil {
@@ -58,7 +56,7 @@ func (v *Volume) OpenSnapshot(name string) (fs vfs.FS, end func(), err error) {
 	return &snapView{sub, vfs.StatFS{BlockSize: layout.BlockBytes, Blocks: x.Blocks, Inodes: x.Inodes, NameMax: vfs.MaxNameBytes}}, end, nil
 }
 
-// find returns a snapshot, once use has noted who uses it.
+// find returns a snapshot after use has counted its user.
 func (s *snapshots) find(name string, use func(t *snapshot)) (*snapshot, error) {
 	v := s.v
 	s.mu.Lock()
@@ -74,7 +72,7 @@ func (s *snapshots) find(name string, use func(t *snapshot)) (*snapshot, error) 
 	return t, nil
 }
 
-// unhold ends what Diff began with holds.
+// unhold releases Diff's hold.
 func (s *snapshots) unhold(t *snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -96,8 +94,8 @@ func (s *snapshots) read(t *snapshot) (x layout.Snapshot, err error) {
 	return x, nil
 }
 
-// beginClose sets closing, unless a snapshot is open or somebody has done so.
-// With alone not even a Diff may be under way.
+// beginClose sets closing, unless a snapshot is in use or closing is already set. With alone, a
+// running Diff prevents it, too.
 func (s *snapshots) beginClose(alone bool) (first bool, err error) {
 	v := s.v
 	s.mu.Lock()

@@ -2,20 +2,20 @@ package volume
 
 import "github.com/sealvol/sealvol/pkg/volume/internal/layout"
 
-// Statistics is what an open volume is at, from memory.
+// Statistics describes the current state of an open volume, from memory.
 type Statistics struct {
 	UUID         string `json:"uuid"`
 	Generation   uint64 `json:"generation"`   // of the newest durable root
-	Commits      uint64 `json:"commits"`      // since it was opened
-	DirtyBytes   uint64 `json:"dirtyBytes"`   // of data not on the device
-	WaitingBytes uint64 `json:"waitingBytes"` // freed, and not reusable yet
-	RingBytes    uint64 `json:"ringBytes"`    // of operations that no root covers
-	Freezes      int    `json:"freezes"`      // that hold it
-	Snapshots    int    `json:"snapshots"`    // those that are being deleted included
+	Commits      uint64 `json:"commits"`      // since the volume was opened
+	DirtyBytes   uint64 `json:"dirtyBytes"`   // data that is not on the device
+	WaitingBytes uint64 `json:"waitingBytes"` // freed, but not reusable yet
+	RingBytes    uint64 `json:"ringBytes"`    // operations that no root covers
+	Freezes      int    `json:"freezes"`      // in effect
+	Snapshots    int    `json:"snapshots"`    // including those that are being deleted
 	Shares       bool   `json:"shares"`       // some files share data
 }
 
-// Statistics waits for nothing.
+// Statistics does not block.
 func (v *Volume) Statistics() Statistics {
 	_, _, waiting := v.space.Counts()
 	v.snap.mu.Lock()

@@ -10,7 +10,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// syncer makes the ring's tail durable: one caller writes for all who wait.
+// syncer makes the ring's tail durable. One caller writes for all that wait.
 type syncer struct {
 	v *Volume
 
@@ -18,7 +18,7 @@ type syncer struct {
 	cond    sync.Cond
 	busy    bool
 	durable uint64 // operations below are durable
-	pos     uint64 // ring position up to which the log has them
+	pos     uint64 // the log has the ring up to this position
 	rounds  uint64 // syncs that have ended
 
 	idle idleSyncer
@@ -32,7 +32,7 @@ func (s *syncer) wake() {
 	s.cond.Broadcast()
 }
 
-// committed notes that a durable root covers the operations below seq.
+// committed records that a durable root covers the operations below seq.
 func (s *syncer) committed(seq uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -40,7 +40,7 @@ func (s *syncer) committed(seq uint64) {
 	s.cond.Broadcast()
 }
 
-// alone runs fn while no sync does.
+// alone runs fn while no sync is running.
 func (s *syncer) alone(fn func() error) error {
 	s.mu.Lock()
 	for s.busy {
@@ -58,8 +58,8 @@ func (s *syncer) alone(fn func() error) error {
 	return fn()
 }
 
-// letPass waits until the sync that is under way has ended: a stream that
-// pushed on would make the next one long.
+// letPass waits until the running sync has ended. Otherwise a stream of writes would make the next
+// one longer.
 func (s *syncer) letPass() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,10 +68,10 @@ func (s *syncer) letPass() {
 	}
 }
 
-// maxBatch is the longest record of the log; what is more is committed.
+// maxBatch is the longest record of the log. Anything longer is committed instead.
 const maxBatch = 8 << 20
 
-// refMin is the size from which written data may be logged by reference.
+// refMin is the size from which written data is logged by reference.
 const refMin = bufferBytes
 
 // Sync implements vfs.FS.
@@ -88,8 +88,8 @@ func (v *Volume) Sync(ino vfs.Ino) error {
 	return v.sync.syncErr(v.sync.syncTail())
 }
 
-// syncErr turns the answer to a sync of a failed volume into an I/O error: the
-// caller must learn that its data may be lost.
+// syncErr turns the error of a failed volume into an I/O error: the caller must learn that its data
+// may be lost.
 func (s *syncer) syncErr(err error) error {
 	if err != nil && errors.Is(err, vfs.ErrReadOnly) {
 		return fmt.Errorf("%w: %w", vfs.ErrIO, err)
@@ -119,7 +119,7 @@ func (s *syncer) syncTail() error {
 	s.busy = true
 	from := s.pos
 	s.mu.Unlock()
-	// Whoever came meanwhile goes along.
+	// Include the operations of everybody who came meanwhile.
 	pos, next := s.ringHead()
 	err := s.logTail(from, pos)
 	if errors.Is(err, txn.ErrLogFull) {
@@ -147,21 +147,21 @@ func (s *syncer) syncTail() error {
 
 var errCommitted = errors.New("committed instead")
 
-// ringHead is the end of the ring, and the first operation that it does not hold.
+// ringHead returns the end of the ring, and the number of the first operation after it.
 func (s *syncer) ringHead() (pos, next uint64) {
 	v := s.v
-	// Operations get their numbers under the ring's lock.
+	// Operations are numbered under the ring's lock.
 	v.ring.Locked(func(head uint64) { pos, next = head, v.nextOp })
 	return pos, next
 }
 
-// logTail seals the operations in [from, to) of the ring to the log and flushes.
-// ErrLogFull if a commit is the better way.
+// logTail seals the operations in [from, to) of the ring into the log and flushes. It returns
+// ErrLogFull if a commit is better.
 func (s *syncer) logTail(from, to uint64) error {
 	v := s.v
 	from = max(from, v.ring.Tail())
 	if from >= to {
-		return errCommitted // a commit covers all of it, and is durable
+		return errCommitted // a durable commit covers all of it
 	}
 	if v.com.copied.Load() > maxLogCopies {
 		return txn.ErrLogFull
@@ -204,8 +204,8 @@ func (s *syncer) logTail(from, to uint64) error {
 	return nil
 }
 
-// appendLarge adds a large operation to a batch: whole buffers that lie on the
-// device already go by reference.
+// appendLarge adds a large operation to a batch. Whole buffers that are already on the device are
+// logged by reference.
 func (s *syncer) appendLarge(batch, rec []byte) ([]byte, error) {
 	v := s.v
 	op, _, err := layout.DecodeOp(rec)
@@ -222,10 +222,10 @@ func (s *syncer) appendLarge(batch, rec []byte) ([]byte, error) {
 		part.Off, part.Data, part.Len = off, data[:n], n
 		batch = layout.AppendOp(batch, &part)
 		off, data = off+n, data[n:]
-		op.Flags &^= layout.OpKill // once
+		op.Flags &^= layout.OpKill // only once
 	}
 	for len(data) > 0 {
-		// the next buffer that extents cover
+		// Find the next buffer that extents cover.
 		var ref []layout.FileExtent
 		at := off
 		for len(es) > 0 {

@@ -19,42 +19,44 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// DefaultMemory bounds what a mounted volume keeps in memory, in bytes: ring,
-// dirty data, tree pages.
+// DefaultMemory is the default limit on a mounted volume's memory, in bytes: ring, dirty data, tree
+// pages.
 const DefaultMemory = 256 << 20
 
-// minMemory leaves a ring in which the largest write fits several times.
+// minMemory leaves a ring that is several times as large as the largest write.
 const minMemory = 32 << 20
 
-// CommitInterval is the longest that a change waits for a commit.
+// CommitInterval is the longest time until a change is committed.
 const CommitInterval = 5 * time.Second
 
-// Options for Open. The zero value is a read-write mount with defaults.
+// Options configures Open. The zero value is a read-write mount with defaults.
 type Options struct {
 	Credential crypto.Credential
 	ReadOnly   bool
 	Memory     int // bytes; DefaultMemory if 0
-	// CommitInterval overrides the package's; negative: only when needed.
+	// CommitInterval overrides the package's; negative: commit only when needed.
 	CommitInterval time.Duration
-	Log            *slog.Logger // what the operator should know; nil: nothing
-	// Discard has freed space discarded, in batches. Whoever has the device then
-	// sees what is free, also where it was filled with random bytes before.
+	Log            *slog.Logger // for messages to the operator; nil: none
+	// Discard discards freed space in batches. Anybody with the device can then see which blocks
+	// are free, even if it was filled with random bytes before.
 	Discard bool
-	// Anchor, if not nil, has a device refused that does not hold the anchored
-	// state, or what followed from it: ErrRolledBack, ErrForked, ErrOtherVolume.
+	// Anchor, if not nil, makes Open refuse a device that holds neither the anchored state nor one
+	// that follows from it: ErrRolledBack, ErrForked, ErrOtherVolume.
 	Anchor *Anchor
-	// Instance, unless zero, is what the device is from this mount on, in the newest root: a copy of a device is one of its own, with
-	// anchors of its own. Not for a read-only mount, which writes nothing.
+	// Instance, unless zero, becomes the device's instance in the newest root. A copy of a device
+	// needs an instance, and anchors, of its own. It has no effect on a read-only mount, which
+	// writes nothing.
 	Instance crypto.UUID
-	// Own has a device refused (ErrCopy) that is an instance already and not this one: somebody has copied it and said nothing. What is none
-	// yet, as Format leaves it, becomes Instance; but not under an Anchor, which is of what the device was.
+	// Own refuses (ErrCopy) a device that has another instance than Instance: it is a copy that
+	// nobody announced. A device without an instance, as Format leaves it, becomes Instance; but
+	// not with an Anchor, which belongs to the previous instance.
 	Own bool
 
-	idle bool // of tests: what deleted snapshots and rollbacks left is not freed by itself
+	idle bool // for tests: the space of deleted snapshots and rollbacks is not freed automatically
 }
 
-// Volume is an open volume. It implements vfs.FS. What it knows and does is its owners', of which
-// each knows the Volume (own) and keeps to the order of locks in the package comment.
+// Volume is an open volume. It implements vfs.FS. Its state and methods belong to its owners. Each
+// owner has a pointer to the Volume (own), and observes the order of locks in the package comment.
 type Volume struct {
 	opts Options
 	id   crypto.UUID
@@ -82,7 +84,7 @@ type Volume struct {
 	background background
 }
 
-// storage is the device, and what of it belongs to nobody else.
+// storage owns the device and everything on it that has no other owner.
 type storage struct {
 	store     *txn.Store
 	space     *txn.Space
@@ -90,29 +92,29 @@ type storage struct {
 	ring      *txn.Ring     // nil: read-only
 	dataStart uint64        // first block after the log
 	growMu    sync.Mutex    // one Grow at a time
-	blocks    atomic.Uint64 // of the device, as used
+	blocks    atomic.Uint64 // part of the device in use
 	durable   durableRoot
 }
 
-// forest is the trees of the open generation. Those of snapshots, anchors and free space belong to
-// snapshots, anchors and committer.
+// forest owns the trees of the open generation. The trees of snapshots, anchors and free space
+// belong to snapshots, anchors and committer.
 type forest struct {
 	cache  *tree.Cache
 	fs     *tree.Tree
 	shares *shares.Table // extra references
-	trees  []*tree.Tree  // all but that of free space, in the order of their numbers
+	trees  []*tree.Tree  // all but the space tree, in ascending order
 }
 
-// timeline puts changes in an order, and commits between them.
+// timeline orders changes, and commits between them.
 type timeline struct {
 	gate   sync.RWMutex // see the package comment
-	gen    uint64       // open generation; changed with the gate held alone
-	nextOp uint64       // under the ring's lock; by the committer with the gate held alone
+	gen    uint64       // open generation; changed with the gate held exclusively
+	nextOp uint64       // guarded by the ring's lock; the committer reads it with the gate held exclusively
 }
 
-// lifecycle is how far a volume has come in its life.
+// lifecycle is the state of a volume between Open and Close.
 type lifecycle struct {
-	replayed bool // when it was opened, the log held more than the root
+	replayed bool // when it was opened, the log had operations that the root did not cover
 	failed   atomic.Pointer[failure]
 	closing  atomic.Bool
 	closed   atomic.Bool
@@ -134,14 +136,14 @@ func (d *durableRoot) generation() uint64 {
 	return d.root.Generation
 }
 
-// counters own what the next root says of inodes.
+// counters own the counts of inodes in the next root.
 type counters struct {
 	mu     sync.Mutex
 	next   uint64 // number of the next inode
 	inodes uint64
 }
 
-// take returns the number of a new inode.
+// take returns the number for a new inode.
 func (n *counters) take() uint64 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -150,8 +152,8 @@ func (n *counters) take() uint64 {
 	return ino
 }
 
-// fail stops the volume: what is in memory is never committed. The first
-// error is kept, and told loudly.
+// fail stops the volume: the state in memory is never committed. The first error is kept and
+// logged.
 func (v *Volume) fail(err error) {
 	if err == nil || !v.life.failed.CompareAndSwap(nil, &failure{err}) {
 		return
@@ -173,7 +175,7 @@ func (v *Volume) Failed() error {
 	return nil
 }
 
-// writable tells whether mutations are possible.
+// writable returns an error if changes are not possible.
 func (v *Volume) writable() error {
 	if err := v.Failed(); err != nil {
 		return fmt.Errorf("%w: %w", vfs.ErrReadOnly, err)
@@ -190,7 +192,7 @@ func (v *Volume) writable() error {
 // ID is the volume's UUID.
 func (v *Volume) ID() crypto.UUID { return v.id }
 
-// own has the owners know the volume that they are part of.
+// own gives the owners a pointer to their volume.
 func (v *Volume) own() {
 	for _, owner := range []**Volume{
 		&v.table.v, &v.names.v, &v.data.v, &v.adm.v, &v.flush.v, &v.com.v, &v.sync.v, &v.sync.idle.v, &v.frozen.v,
@@ -200,7 +202,7 @@ func (v *Volume) own() {
 	}
 }
 
-// newVolume makes what Open and Format have in common.
+// newVolume does what Open and Format have in common.
 func newVolume(dev device.Device, opts Options, header *layout.Unlocked, keys *txn.Keys, root *layout.Root, gen uint64) (*Volume, error) {
 	if opts.Memory == 0 {
 		opts.Memory = DefaultMemory
@@ -252,8 +254,8 @@ func (v *Volume) newTree(id uint64) *tree.Tree {
 	return tree.New(tree.Config{ID: id, Cache: v.cache, Free: v.freePage, Dirtied: v.adm.dirtyNodes}, v.durable.root.Trees[id], v.gen)
 }
 
-// freePage is told of pages that the open generation replaced. Snapshots hold
-// pages of the head's tree only.
+// freePage frees pages that the open generation replaced. Snapshots hold pages of the head's tree
+// only.
 func (v *Volume) freePage(p *layout.Pointer) {
 	items.EachCopy(p, func(r layout.Run) {
 		if p.Object != layout.TreeFS || !v.snap.keep(r, p.Birth) {
@@ -285,9 +287,9 @@ func (v *Volume) start(mount [16]byte) error {
 	return nil
 }
 
-// Close commits and ends the volume. The error is that of the last commit: what
-// was synced before is safe all the same. The device stays open. While a
-// snapshot is open nothing happens but ErrSnapshotInUse.
+// Close commits and closes the volume. Its error is that of the last commit. Data that was synced
+// before is safe even then. The device stays open. If a snapshot is in use, Close does nothing but
+// return ErrSnapshotInUse.
 func (v *Volume) Close() error {
 	first, err := v.snap.beginClose(false)
 	if err != nil || !first {
@@ -296,16 +298,15 @@ func (v *Volume) Close() error {
 	return v.close(nil)
 }
 
-// close ends the volume; before the last commit, when nothing is going on any
-// more, it calls last.
+// close closes the volume. It calls last before the last commit, when nothing is running any more.
 func (v *Volume) close(last func() error) (err error) {
-	v.Thaw()     // else nothing ends
-	v.adm.wake() // nor while a freeze waits to begin
+	v.Thaw()     // otherwise waiting changes do not end
+	v.adm.wake() // and those that wait while a freeze begins
 	v.background.stop()
 	v.sync.idle.end()
 	v.background.discards.end()
 	v.rot.end()
-	v.keys.mu.Lock() // a change of keys that is under way ends first
+	v.keys.mu.Lock() // a running change of keys ends first
 	defer v.keys.mu.Unlock()
 	if v.ring != nil {
 		v.background.reaper.end()
@@ -328,7 +329,8 @@ func (v *Volume) close(last func() error) (err error) {
 		v.com.endCommits()
 		v.adm.wake()
 		v.flush.end()
-		// A sync that is under way still reads the ring and seals; all that it would log is in the last root.
+		// A running sync still reads the ring and seals. The last root covers everything that it
+		// would log.
 		err = errors.Join(err, v.sync.alone(v.ring.Close))
 	}
 	v.store.Keys.Erase()
@@ -345,13 +347,13 @@ func (v *Volume) StatFS() vfs.StatFS {
 	avail := uint64(max(v.available(), 0))
 	free, _, waiting := v.space.Counts()
 	all := uint64(max(free+waiting-int64(v.adm.dirtyCount())-v.ranges.owing(), 0))
-	// An inode costs at least a few hundred bytes of tree.
+	// An inode takes at least a few hundred bytes of tree.
 	room := avail * layout.BlockBytes / 512
 	return vfs.StatFS{BlockSize: layout.BlockBytes, Blocks: total, BlocksFree: max(all, avail), BlocksAvail: avail,
 		Inodes: inodes + room, InodesFree: room, NameMax: vfs.MaxNameBytes}
 }
 
-// available is the number of blocks that data may have.
+// available is the number of blocks that data may use.
 func (v *Volume) available() int64 {
 	free, _, waiting := v.space.Counts()
 	a := &v.adm
@@ -370,8 +372,8 @@ func randomBytes[T ~[16]byte | ~[32]byte]() (b T) {
 	return b
 }
 
-// Grow makes the volume as large as its device is now, while it is in use. It
-// returns the size in bytes, durable; a device that did not grow is no error.
+// Grow makes the volume as large as its device, while it is in use. It returns the new size in
+// bytes, durably. It is no error if the device did not grow.
 func (v *Volume) Grow() (sizeBytes int64, err error) {
 	v.growMu.Lock()
 	defer v.growMu.Unlock()
@@ -400,8 +402,8 @@ func (v *Volume) Grow() (sizeBytes int64, err error) {
 	return int64(v.blocks.Load()) * layout.BlockBytes, nil
 }
 
-// applyGrow adds the blocks up to a new end. The log names them as refs only
-// after this operation, so replay knows them as well.
+// applyGrow adds the blocks up to a new end. Only later operations in the log refer to them, so
+// replay knows them in time.
 func (v *Volume) applyGrow(blocks uint64) error {
 	size, err := v.store.Dev.Size()
 	if err != nil {

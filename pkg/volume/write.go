@@ -9,11 +9,11 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// maxWrite is the most that one operation of the ring carries.
+// maxWrite is the most data in one operation of the ring.
 const maxWrite = 1 << 20
 
-// prepareWrite loads what a write of [off, end) does not set of its first and
-// last block, and a small content.
+// prepareWrite loads the first and last block if a write of [off, end) covers them only partly, and
+// inline content.
 func (c *contents) prepareWrite(in *inode, off, end uint64) error {
 	if err := c.loadSmall(in); err != nil {
 		return err
@@ -29,8 +29,8 @@ func (c *contents) prepareWrite(in *inode, off, end uint64) error {
 	return nil
 }
 
-// loadSmall holds a content that is in the tree, or that a flusher may put
-// there before the operation comes to its change: unpackInline needs it.
+// loadSmall loads content that is inline, or may be stored inline by a flusher before the operation
+// is applied. unpackInline needs it.
 func (c *contents) loadSmall(in *inode) error {
 	if in.inlined.Load() || in.attr.Size > 0 && in.attr.Size <= layout.MaxInline {
 		return c.loadPage(in, 0)
@@ -66,8 +66,8 @@ func (v *Volume) Write(req *vfs.Req, ino vfs.Ino, off uint64, data []byte, kill 
 	return len(data), nil
 }
 
-// write makes a write. What is reserved has room, if need be a buffer at a time: so
-// much the reserve lends at once.
+// write executes a write. A write to reserved blocks always finds space, if need be one buffer at a
+// time, which is how much the reserve lends at once.
 func (v *Volume) write(in *inode, op *layout.Op, appending bool) error {
 	promised := false
 	err := v.ranges.inReserved(in, func() []items.Interval { return []items.Interval{{From: op.Off, To: op.Off + op.Len}} }, func(p bool) (bool, error) {
@@ -89,8 +89,8 @@ func (v *Volume) write(in *inode, op *layout.Op, appending bool) error {
 	return nil
 }
 
-// writeOnce makes a write that is one operation; promised says that all of it is
-// reserved. If that is not so any more it does nothing: again.
+// writeOnce makes a write that is one operation. promised means that all of it is reserved. If that
+// is no longer true, it changes nothing and returns again.
 func (v *Volume) writeOnce(in *inode, op *layout.Op, appending, promised bool) (again bool, err error) {
 	off, end := op.Off, op.Off+op.Len
 	c := reservation{pages: int((end+pageBytes-1)/pageBytes - off/pageBytes + 1), ring: len(op.Data) + 128, nodes: opNodes, promised: promised}
@@ -123,7 +123,7 @@ func (v *Volume) writeOnce(in *inode, op *layout.Op, appending, promised bool) (
 	return again, err
 }
 
-// regular tells whether an inode has data; the caller holds mu.
+// regular returns an error if an inode is not a regular file. The caller holds mu.
 func (v *Volume) regular(in *inode) error {
 	switch {
 	case in.dead:
@@ -136,8 +136,8 @@ func (v *Volume) regular(in *inode) error {
 	return nil
 }
 
-// applyWrite copies the data of a write into the inode's buffers. Inside the
-// gate, in.mu held, prepareWrite done.
+// applyWrite copies the data of a write into the inode's buffers. The caller is in the gate, holds
+// in.mu, and has called prepareWrite.
 func (v *Volume) applyWrite(in *inode, op *layout.Op) error {
 	off, data := op.Off, op.Data
 	if op.Flags&layout.OpKill != 0 {
@@ -158,7 +158,7 @@ func (v *Volume) applyWrite(in *inode, op *layout.Op) error {
 	return nil
 }
 
-// writeBuffer copies data to a buffer from a byte on.
+// writeBuffer copies data to a buffer at byte from.
 func (c *contents) writeBuffer(in *inode, idx uint64, from int, data []byte, seq uint64) {
 	v := c.v
 	in.bmu.Lock()
@@ -173,7 +173,7 @@ func (c *contents) writeBuffer(in *inode, idx uint64, from int, data []byte, seq
 		if b.pages[i] == nil {
 			b.pages[i] = pagePool.Get().(*page)
 			if o != 0 || len(data)-n < pageBytes {
-				clear(b.pages[i][:]) // beyond the end of the file: prepareWrite loads all else
+				clear(b.pages[i][:]) // beyond the end of the file: prepareWrite loads everything else
 			}
 		}
 		n += copy(b.pages[i][o:], data[n:])
@@ -184,8 +184,8 @@ func (c *contents) writeBuffer(in *inode, idx uint64, from int, data []byte, seq
 		newBuffer = 1
 	}
 	v.adm.dirtyPages(b.tracked()-before, newBuffer)
-	// Full, and nobody in the middle of its last page: what is appended next
-	// would have to read that page back.
+	// Full, and the last page is complete: otherwise the next append would have to read that page
+	// back.
 	full := b.dirty == 1<<bufferPages-1 && from+len(data) == bufferBytes
 	queue := !b.queued || full && !b.full
 	b.queued, b.full = true, full

@@ -162,14 +162,14 @@ func (v *Volume) SetXattr(req *vfs.Req, ino vfs.Ino, name string, value []byte, 
 	})
 }
 
-// aclMode marks an OpSetXattr that changes the mode as well: Mode has the
-// permission bits. aclRemove: the mode says it all.
+// aclMode marks an OpSetXattr that also changes the mode: Mode has the permission bits. aclRemove:
+// the mode expresses the whole ACL.
 const (
 	aclMode   = 1
 	aclRemove = 2
 )
 
-// checkACL completes the operation that sets an ACL; the rules are posixacl's.
+// checkACL completes the operation that sets an ACL. The rules are those of posixacl.
 func (v *Volume) checkACL(in *inode, op *layout.Op) error {
 	if in.typ == items.ModeLink {
 		return vfs.ErrNotSupported
