@@ -24,7 +24,8 @@ func TestMain(m *testing.M) {
 	operatortest.Main(m, func(e *operatortest.Env) { env = e }, func() error { return nil })
 }
 
-// render renders the chart as users get it: with the objects of hooks, which are there for a while.
+// render renders the chart as users get it, including the objects of hooks, which exist only for a
+// while.
 func render(t *testing.T, values ...string) []*unstructured.Unstructured {
 	t.Helper()
 	args := []string{"template", "sealvol", "charts/sealvol", "--namespace", operatortest.Namespace, "--kube-version", "1.36.0"}
@@ -42,7 +43,7 @@ func render(t *testing.T, values ...string) []*unstructured.Unstructured {
 	return list
 }
 
-// find returns the one object of a kind and name.
+// find returns the object of a kind and name.
 func find(t *testing.T, list []*unstructured.Unstructured, kind, name string) map[string]any {
 	t.Helper()
 	for _, u := range list {
@@ -54,7 +55,7 @@ func find(t *testing.T, list []*unstructured.Unstructured, kind, name string) ma
 	return nil
 }
 
-// at follows a path of keys and, written as numbers, indices.
+// at follows a path of keys and indices.
 func at(t *testing.T, o any, path ...any) any {
 	t.Helper()
 	for _, p := range path {
@@ -76,7 +77,8 @@ func at(t *testing.T, o any, path ...any) any {
 	return o
 }
 
-// The API server takes what the chart renders, for all kinds of values, with not one field that it does not know.
+// TestAccepted: the API server accepts what the chart renders, for all kinds of values, and knows
+// every field.
 func TestAccepted(t *testing.T) {
 	for _, values := range [][]string{
 		nil,
@@ -112,10 +114,10 @@ func TestAccepted(t *testing.T) {
 	}
 }
 
-// ebs are the values without which the ebs backend is not.
+// ebs are the values that the ebs backend requires.
 var ebs = []string{"backend=ebs", "ebs.clusterID=prod-1"}
 
-// rename gives an object a name beside those that are there already.
+// rename gives an object a name that does not collide with installed objects.
 func rename(t *testing.T, u *unstructured.Unstructured) {
 	t.Helper()
 	if u.GetKind() != "CustomResourceDefinition" {
@@ -131,7 +133,7 @@ func rename(t *testing.T, u *unstructured.Unstructured) {
 
 var zeros = strings.Repeat("0", 64)
 
-// refusedValues are values that the chart refuses, and where the error says so.
+// refusedValues maps values that the chart refuses to the place that the error must name.
 var refusedValues = map[string]string{
 	"backend=nfs":                       "/backend",
 	"backend=ebs":                       "/ebs/clusterID",
@@ -168,7 +170,7 @@ var refusedValues = map[string]string{
 	"snapshotClass.deletionPolicy=Snapshot":                                          "/snapshotClass/deletionPolicy",
 	"admissionPolicies.enabled=null":                                                 "admissionPolicies",
 	"operator.resources.limits=null,crds=yes":                                        "/crds",
-	// Of EBS without it.
+	// Values for EBS, with another backend.
 	"ebs.region=eu-west-1":             "/ebs/region",
 	"ebs.clusterID=prod":               "/ebs/clusterID",
 	"ebs.tags.a=b":                     "/ebs/tags",
@@ -181,7 +183,7 @@ var refusedValues = map[string]string{
 	"storageClass.allowedTopologies[0].matchLabelExpressions[0].key=topology.kubernetes.io/zone": "/storageClass/allowedTopologies",
 }
 
-// refusedEBS are the same with backend ebs.
+// refusedEBS is the same for the backend ebs.
 var refusedEBS = map[string]string{
 	"ebs.clusterID=a b":                    "/ebs/clusterID",
 	"local.overcommit=2":                   "/local/overcommit",
@@ -203,7 +205,7 @@ var refusedEBS = map[string]string{
 	"node.extraArgs={sys-dir}":                                                               "/node/extraArgs/0",
 }
 
-// What makes no sense is refused before anything is rendered, and the message says where.
+// TestRefused: the chart refuses wrong values before it renders anything, and names the place.
 func TestRefused(t *testing.T) {
 	values := maps.Clone(refusedValues)
 	for value, want := range refusedEBS {
@@ -217,7 +219,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// What must hold of the objects whatever the values.
+// TestPromises: these properties hold with all values.
 func TestPromises(t *testing.T) {
 	list := render(t)
 	checkAll(t, list)
@@ -229,14 +231,14 @@ func TestPromises(t *testing.T) {
 	}
 }
 
-// checkAll is about both backends.
+// checkAll checks what holds with both backends.
 func checkAll(t *testing.T, list []*unstructured.Unstructured) {
 	t.Helper()
 	for _, u := range list {
 		switch u.GetKind() {
 		case "CustomResourceDefinition":
 			if u.GetAnnotations()["helm.sh/resource-policy"] != "keep" {
-				t.Errorf("%s goes when the release is uninstalled, and all keys with it", u.GetName())
+				t.Errorf("%s is deleted when the release is uninstalled, and all keys with it", u.GetName())
 			}
 		case "ClusterRole", "Role":
 			checkRole(t, u)
@@ -256,7 +258,8 @@ func checkAll(t *testing.T, list []*unstructured.Unstructured) {
 	}
 }
 
-// nodeRightsEBS: a node makes nothing, and sees nothing but itself and the volumes' state.
+// nodeRightsEBS checks that a node creates no objects, and has access only to nodes, events and
+// SealedVolumes.
 func nodeRightsEBS(t *testing.T, list []*unstructured.Unstructured) {
 	t.Helper()
 	for _, u := range list {
@@ -277,7 +280,7 @@ func nodeRightsEBS(t *testing.T, list []*unstructured.Unstructured) {
 	}
 }
 
-// What holds with the ebs backend.
+// TestPromisesEBS: these properties hold with the ebs backend.
 func TestPromisesEBS(t *testing.T) {
 	list := render(t, slices.Concat(ebs, []string{"ebs.kmsKeyId=alias/ours", "ebs.tags.team=storage", "extraStorageClasses[0].name=plain", "extraStorageClasses[0].parameters.encrypted=false",
 		"proxy.httpsProxy=http://proxy.example:3128", "ebs.fipsEndpoints=true", "ebs.caBundle=our-ca", `controller.serviceAccount.annotations.eks\.amazonaws\.com/role-arn=arn:aws:iam::111122223333:role/sealvol`})...)
@@ -335,7 +338,8 @@ func TestPromisesEBS(t *testing.T) {
 	nodeRightsEBS(t, list)
 }
 
-// Before Kubernetes 1.34 there are no VolumeAttributesClasses, and no limit of attachments that changes.
+// TestOlderKubernetes: before Kubernetes 1.34, there are no VolumeAttributesClasses, and the limit
+// of attachments cannot change.
 func TestOlderKubernetes(t *testing.T) {
 	out, err := operatortest.Helm("template", "sealvol", "charts/sealvol", "--namespace", operatortest.Namespace, "--kube-version", "1.33.5", "--set", strings.Join(ebs, ","))
 	if err != nil {
@@ -346,7 +350,8 @@ func TestOlderKubernetes(t *testing.T) {
 	}
 }
 
-// checkRole: Secrets are the operator's, in its namespace; where tenants bind it, it may get them. Nobody may do everything.
+// checkRole checks that only the operator may access Secrets, in its own namespace and, read-only,
+// where tenants bind the role for key import, and that no role has wildcards.
 func checkRole(t *testing.T, u *unstructured.Unstructured) {
 	t.Helper()
 	var role rbacv1.ClusterRole
@@ -360,13 +365,14 @@ func checkRole(t *testing.T, u *unstructured.Unstructured) {
 		for _, x := range r.Resources {
 			operators := u.GetKind() == "Role" && u.GetName() == "sealvol-operator" || u.GetName() == "sealvol-key-import" && strings.Join(r.Verbs, " ") == "get"
 			if x == "secrets" && !operators {
-				t.Errorf("%s %s is about Secrets", u.GetKind(), u.GetName())
+				t.Errorf("%s %s gives access to Secrets", u.GetKind(), u.GetName())
 			}
 		}
 	}
 }
 
-// checkPod: only what mounts is privileged; no other container may become root again.
+// checkPod checks that only the containers that mount are privileged, and that the others are
+// confined.
 func checkPod(t *testing.T, u *unstructured.Unstructured) {
 	t.Helper()
 	containers, ok := at(t, u.Object, "spec", "template", "spec", "containers").([]any)
@@ -385,7 +391,7 @@ func checkPod(t *testing.T, u *unstructured.Unstructured) {
 	}
 }
 
-// With kustomize one gets what helm renders, with the definitions and the namespace.
+// TestKustomize: config/default contains what helm renders, and the namespace.
 func TestKustomize(t *testing.T) {
 	var stderr bytes.Buffer
 	cmd := exec.Command(filepath.Join(operatortest.Bin(), "kubectl"), "kustomize", filepath.Join(operatortest.Root(), "config", "default"))
@@ -403,7 +409,7 @@ func TestKustomize(t *testing.T) {
 		got[id(u)] = true
 	}
 	for _, u := range render(t) {
-		if u.GetAnnotations()["helm.sh/hook"] == "" && !got[id(u)] { // hooks are helm's alone
+		if u.GetAnnotations()["helm.sh/hook"] == "" && !got[id(u)] { // only helm has hooks
 			t.Errorf("%s is not in config/default", id(u))
 		}
 	}
@@ -416,7 +422,7 @@ func id(u *unstructured.Unstructured) string {
 	return fmt.Sprintf("%s/%s/%s", u.GetKind(), u.GetNamespace(), u.GetName())
 }
 
-// helm's own opinion.
+// TestLint: helm lint finds no problems.
 func TestLint(t *testing.T) {
 	if out, err := operatortest.Helm("lint", "--strict", "charts/sealvol"); err != nil {
 		t.Errorf("%v\n%s", err, out)

@@ -1,2 +1,2 @@
-// Package charts holds the tests of the chart, and nothing else.
+// Package charts contains the tests of the chart and no other code.
 package charts

@@ -9,7 +9,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// kubectl explain says something of every field.
+// TestExplained: kubectl explain describes every field.
 func TestExplained(t *testing.T) {
 	files, err := filepath.Glob("sealvol/files/crds/*.yaml")
 	if err != nil || len(files) < 2 {
@@ -26,7 +26,7 @@ func TestExplained(t *testing.T) {
 		}
 		for _, v := range crd.Spec.Versions {
 			for name, p := range v.Schema.OpenAPIV3Schema.Properties {
-				if name != "metadata" { // the API server's own
+				if name != "metadata" { // the API server describes it
 					explained(t, crd.Spec.Names.Singular+"."+name, &p)
 				}
 			}

@@ -15,7 +15,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/operator/operatortest"
 )
 
-// pods are the pod specifications of all objects, whatever makes the pods.
+// pods returns the pod specifications of all objects.
 func pods(list []*unstructured.Unstructured) (all []map[string]any) {
 	for _, u := range list {
 		for _, path := range [][]string{{"spec", "template", "spec"}, {"spec", "jobTemplate", "spec", "template", "spec"}, {"spec"}} {
@@ -28,7 +28,7 @@ func pods(list []*unstructured.Unstructured) (all []map[string]any) {
 	return all
 }
 
-// containers of all pods, those for their beginning included.
+// containers returns the containers of all pods, including init containers.
 func containers(t *testing.T, list []*unstructured.Unstructured) (all []map[string]any) {
 	t.Helper()
 	for _, p := range pods(list) {
@@ -49,7 +49,7 @@ func containers(t *testing.T, list []*unstructured.Unstructured) (all []map[stri
 	return all
 }
 
-// imagesOf are the images that all pods ask for.
+// imagesOf returns the images of all pods.
 func imagesOf(t *testing.T, list []*unstructured.Unstructured) (all []string) {
 	t.Helper()
 	for _, c := range containers(t, list) {
@@ -59,8 +59,8 @@ func imagesOf(t *testing.T, list []*unstructured.Unstructured) (all []string) {
 	return slices.Compact(all)
 }
 
-// One value brings all images from another registry, with the paths that they have; another one
-// ours alone.
+// TestRegistry: the value registry replaces the registry of all images and keeps their paths;
+// images.registry does so for our images only.
 func TestRegistry(t *testing.T) {
 	theirs := []string{"csi-attacher:v4.12.0", "csi-node-driver-registrar:v2.17.0", "csi-provisioner:v6.3.0", "csi-resizer:v2.2.0", "csi-snapshotter:v8.6.0"}
 	at := func(ours, sidecars string) (all []string) {
@@ -86,7 +86,7 @@ func TestRegistry(t *testing.T) {
 	}
 }
 
-// Every image can be pinned by its digest.
+// TestDigests: every image can be pinned by its digest.
 func TestDigests(t *testing.T) {
 	digest := "sha256:" + strings.Repeat("0123456789abcdef", 4)
 	values := slices.Clone(ebs)
@@ -105,7 +105,8 @@ func TestDigests(t *testing.T) {
 	}
 }
 
-// The chart of a release asks for the digests of its appVersion, and for no other tag's.
+// TestReleaseDigests: the chart of a release uses the digests of its appVersion, but not for other
+// tags.
 func TestReleaseDigests(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "sealvol")
 	if err := os.CopyFS(dir, os.DirFS("sealvol")); err != nil {
@@ -139,8 +140,8 @@ func TestReleaseDigests(t *testing.T) {
 	}
 }
 
-// The chart of a release asks for the digests of its sidecars, wherever they come from, and for no
-// other tag's.
+// TestReleaseSidecars: the chart of a release uses the digests of its sidecars, from any registry,
+// but not for other tags.
 func TestReleaseSidecars(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "sealvol")
 	if err := os.CopyFS(dir, os.DirFS("sealvol")); err != nil {
@@ -182,7 +183,8 @@ func TestReleaseSidecars(t *testing.T) {
 	}
 }
 
-// helm upgrade --reuse-values brings the values of an earlier version, which lack what is new.
+// TestOlderValues: helm upgrade --reuse-values uses the values of an earlier version, which lack
+// new values.
 func TestOlderValues(t *testing.T) {
 	list := render(t, "registry=null", "images.registry=null", "images.pinned=null", "images.driver.digest=null", "images.operator.digest=null", "sidecars.resources=null", "snapshots.enabled=true")
 	if got := imagesOf(t, list); !slices.Contains(got, "sealvol/driver:dev") || !slices.Contains(got, "registry.k8s.io/sig-storage/csi-resizer:v2.2.0") {
@@ -197,8 +199,8 @@ func TestOlderValues(t *testing.T) {
 	}
 }
 
-// All pods run on Linux alone, all containers ask for what they need, and those that are
-// not privileged are confined.
+// TestPods: all pods run only on Linux, all containers request memory, and containers that are not
+// privileged are confined.
 func TestPods(t *testing.T) {
 	for _, values := range [][]string{nil, ebs, {"node.nodeSelector.disk=ssd", "operator.nodeSelector.disk=ssd", "controller.nodeSelector.disk=ssd"}} {
 		list := render(t, values...)
@@ -223,7 +225,7 @@ func TestPods(t *testing.T) {
 				privileged, _, err2 := unstructured.NestedBool(m, "securityContext", "privileged")
 				memory, ok, err3 := unstructured.NestedString(m, "resources", "requests", "memory")
 				if err1 != nil || err2 != nil || err3 != nil || !ok || memory == "" {
-					t.Errorf("%v asks for no memory: %v %v %v", m["name"], err1, err2, err3)
+					t.Errorf("%v requests no memory: %v %v %v", m["name"], err1, err2, err3)
 				}
 				if !privileged && whole != "RuntimeDefault" && own != "RuntimeDefault" {
 					t.Errorf("%v may make any system call", m["name"])
@@ -233,7 +235,8 @@ func TestPods(t *testing.T) {
 	}
 }
 
-// What needs the snapshot API is there where the cluster has it, or where values say so.
+// TestSnapshotAPI: objects that need the snapshot API are rendered if the cluster has it, or if the
+// values say so.
 func TestSnapshotAPI(t *testing.T) {
 	cluster := []string{"--api-versions", "apiregistration.k8s.io/v1"}
 	api := slices.Concat(cluster, []string{"--api-versions", "snapshot.storage.k8s.io/v1"})
@@ -241,7 +244,7 @@ func TestSnapshotAPI(t *testing.T) {
 		args []string
 		want bool
 	}{
-		{nil, true}, // nobody knows
+		{nil, true}, // rendered without a cluster
 		{cluster, false},
 		{api, true},
 		{slices.Concat(cluster, []string{"--set", "snapshots.enabled=true"}), true},
@@ -260,12 +263,13 @@ func TestSnapshotAPI(t *testing.T) {
 			}
 		}
 		if strings.Contains(text, "--snapshots=false") == c.want {
-			t.Errorf("%v: what the operator is told", c.args)
+			t.Errorf("%v: the operator's flag --snapshots is wrong", c.args)
 		}
 	}
 }
 
-// A chart knows whether it is rendered for a cluster by an API that all clusters have.
+// TestClusterKnown: the API apiregistration.k8s.io, which all clusters have, tells whether helm
+// renders for a cluster.
 func TestClusterKnown(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{
@@ -291,7 +295,7 @@ func TestClusterKnown(t *testing.T) {
 	}
 }
 
-// What helm prints says what to do next, and what is wrong with a chart of sources.
+// TestNotes: the notes tell what to do next, and warn about a chart that is not from a release.
 func TestNotes(t *testing.T) {
 	notes := func(values ...string) string {
 		args := []string{"install", "sealvol", "charts/sealvol", "--dry-run=client", "--namespace", operatortest.Namespace}

@@ -13,13 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// checkSizeBytes is how much the check writes.
+// checkSizeBytes is the size of the file that the check writes.
 const checkSizeBytes = 4 << 20
 
-// checkVolumeCommand is what the pod of helm test runs.
+// checkVolumeCommand is the command that the pod of helm test runs.
 func checkVolumeCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "check-volume DIR", Short: "Writes a file into a volume and reads it again; helm test runs it", Args: cobra.ExactArgs(1),
+		Use: "check-volume DIR", Short: "Writes a file into a volume and reads it back; helm test runs this command", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			data := make([]byte, checkSizeBytes)
 			if _, err := rand.Read(data); err != nil {
@@ -32,13 +32,14 @@ func checkVolumeCommand() *cobra.Command {
 			if err := readCheck(name, data); err != nil {
 				return err
 			}
-			_, err := fmt.Fprintf(c.OutOrStdout(), "%s: %d bytes were written, synced and read again\n", name, len(data))
+			_, err := fmt.Fprintf(c.OutOrStdout(), "%s: wrote, synced and read back %d bytes\n", name, len(data))
 			return err
 		},
 	}
 }
 
-// writeCheck writes a file, syncs it, and has the kernel forget it: what is read then comes from the volume's server.
+// writeCheck writes a file, syncs it, and drops it from the page cache, so that a read gets it from
+// the mount server.
 func writeCheck(name string, data []byte) error {
 	f, err := os.Create(name)
 	if err != nil {
@@ -58,7 +59,7 @@ func readCheck(name string, want []byte) error {
 		return err
 	}
 	if !bytes.Equal(got, want) {
-		return fmt.Errorf("%s: %d bytes were written and synced, and %d others read: this volume does not keep what is written", name, len(want), len(got))
+		return fmt.Errorf("%s: the %d bytes read differ from the %d bytes written and synced: this volume loses or changes data", name, len(got), len(want))
 	}
 	return nil
 }

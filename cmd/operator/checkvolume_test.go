@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// What helm test writes into a volume is found again; what was lost or changed is told.
+// TestCheckVolume: the command reads back what it has written, and reports lost or changed data.
 func TestCheckVolume(t *testing.T) {
 	dir := t.TempDir()
 	check := func(dir string) (string, error) {
@@ -22,8 +22,8 @@ func TestCheckVolume(t *testing.T) {
 		err := c.Execute()
 		return out.String(), err
 	}
-	for range 2 { // also where a file is there
-		if out, err := check(dir); err != nil || !strings.Contains(out, "4194304 bytes were written, synced and read again") {
+	for range 2 { // also if the file exists
+		if out, err := check(dir); err != nil || !strings.Contains(out, "wrote, synced and read back 4194304 bytes") {
 			t.Fatal(out, err)
 		}
 	}
@@ -35,7 +35,7 @@ func TestCheckVolume(t *testing.T) {
 		if err := os.WriteFile(name, []byte(there), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := readCheck(name, []byte("data")); err == nil || !strings.Contains(err.Error(), "does not keep") {
+		if err := readCheck(name, []byte("data")); err == nil || !strings.Contains(err.Error(), "loses or changes data") {
 			t.Errorf("%q: %v", there, err)
 		}
 	}

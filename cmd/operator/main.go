@@ -1,5 +1,6 @@
-// Command operator gives volumes of Sealvol's classes their keys: it reconciles VolumeKeys, SealedVolumes and the Secrets behind them. Several may run;
-// one leads. It is configured by flags and finds the API server as kubectl does: KUBECONFIG, or the pod's service account.
+// Command operator creates and delivers the keys of Sealvol's volumes: it reconciles VolumeKeys,
+// SealedVolumes and their Secrets. If several run, one of them leads. It is configured by flags.
+// Like kubectl, it finds the API server through KUBECONFIG or the pod's service account.
 package main
 
 import (
@@ -50,7 +51,7 @@ type options struct {
 func command(stderr io.Writer) *cobra.Command {
 	var o options
 	c := &cobra.Command{
-		Use: "operator", Short: "Gives volumes of Sealvol's classes their keys", Version: version, Args: cobra.NoArgs,
+		Use: "operator", Short: "Creates and delivers the keys of Sealvol's volumes", Version: version, Args: cobra.NoArgs,
 		SilenceErrors: true, SilenceUsage: true,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := errors.Join(crypto.HardenProcess(), o.setLog(stderr)); err != nil {
@@ -61,20 +62,20 @@ func command(stderr io.Writer) *cobra.Command {
 	}
 	c.AddCommand(checkUninstallCommand(), noteUninstallCommand(), checkVolumeCommand())
 	f := c.Flags()
-	f.StringVar(&o.namespace, "namespace", os.Getenv("NAMESPACE"), "namespace of key Secrets and delivery Secrets; by default $NAMESPACE")
-	f.BoolVar(&o.elect, "leader-elect", false, "let one of several lead, by a Lease in the namespace")
-	f.BoolVar(&o.snapshots, "snapshots", true, "the cluster has the API snapshot.storage.k8s.io")
-	f.BoolVar(&o.attachments, "attachments", false, "volumes move between nodes: where one is, its VolumeAttachment says (the ebs backend), not its node affinity")
-	f.StringVar(&o.metrics, "metrics-address", "0", "where metrics are served; 0: nowhere")
-	f.StringVar(&o.probes, "probe-address", "0", "where /healthz and /readyz are served; 0: nowhere")
-	f.IntVar(&o.maxKeys, "max-keys-per-namespace", 3000, "key Secrets that are kept for the VolumeKeys of one namespace; 0: any number")
-	f.IntVar(&o.workers, "workers", 4, "volumes and keys that are worked on at a time")
+	f.StringVar(&o.namespace, "namespace", os.Getenv("NAMESPACE"), "namespace of key Secrets and delivery Secrets (default $NAMESPACE)")
+	f.BoolVar(&o.elect, "leader-elect", false, "use a Lease in the namespace, so that only one of several operators is active")
+	f.BoolVar(&o.snapshots, "snapshots", true, "the cluster has the API snapshot.storage.k8s.io: keep keys while snapshots need them")
+	f.BoolVar(&o.attachments, "attachments", false, "volumes move between nodes, as with the ebs backend: take the node of a volume from its VolumeAttachment, not from its node affinity")
+	f.StringVar(&o.metrics, "metrics-address", "0", "address on which to serve metrics; 0 disables them")
+	f.StringVar(&o.probes, "probe-address", "0", "address on which to serve /healthz and /readyz; 0 disables them")
+	f.IntVar(&o.maxKeys, "max-keys-per-namespace", 3000, "maximum number of key Secrets for the VolumeKeys of one namespace; 0 means no limit")
+	f.IntVar(&o.workers, "workers", 4, "number of concurrent reconciliations of each controller")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	return c
 }
 
-// setLog brings slog, controller-runtime's log and client-go's to one place.
+// setLog makes slog, controller-runtime and client-go write to the same log.
 func (o *options) setLog(w io.Writer) error {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
@@ -95,7 +96,8 @@ func (o *options) setLog(w io.Writer) error {
 	return nil
 }
 
-// stopTimeout is how long reconciliations may take to come to their end; less than a pod's usual 30 s.
+// stopTimeout is how long running reconciliations may take to finish. It is shorter than the usual
+// termination grace period of a pod, 30 s.
 const stopTimeout = 20 * time.Second
 
 func run(ctx context.Context, o options) error {
@@ -103,14 +105,16 @@ func run(ctx context.Context, o options) error {
 		return errors.New("--namespace is missing")
 	}
 	if o.maxKeys < 0 {
-		return errors.New("--max-keys-per-namespace: must not be negative; 0 is no limit")
+		return errors.New("--max-keys-per-namespace must not be negative; 0 means no limit")
 	}
 	config, err := ctrl.GetConfig()
 	if err != nil {
 		return err
 	}
 	rest.AddUserAgent(config, "sealvol-operator/"+version)
-	config.QPS, config.Burst = 100, 200 // a cluster that starts brings many volumes at once; the API server has its own fairness
+	// When a cluster starts, many volumes arrive at once. The API server protects itself with
+	// priority and fairness.
+	config.QPS, config.Burst = 100, 200
 	scheme, err := operator.Scheme()
 	if err != nil {
 		return err
@@ -119,7 +123,7 @@ func run(ctx context.Context, o options) error {
 	m, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme: scheme, Cache: operator.Cache(o.namespace), GracefulShutdownTimeout: &stop,
 		LeaderElection: o.elect, LeaderElectionID: "sealvol-operator", LeaderElectionNamespace: o.namespace,
-		LeaderElectionReleaseOnCancel: true, // nothing is done after Start has returned
+		LeaderElectionReleaseOnCancel: true, // the process does nothing after Start returns
 		HealthProbeBindAddress:        o.probes, Metrics: server.Options{BindAddress: o.metrics},
 	})
 	if err != nil {
@@ -132,7 +136,7 @@ func run(ctx context.Context, o options) error {
 		ctx, cancel := context.WithTimeout(r.Context(), time.Second)
 		defer cancel()
 		if !m.GetCache().WaitForCacheSync(ctx) {
-			return errors.New("the API server has not been read yet")
+			return errors.New("the cache is not synced with the API server yet")
 		}
 		return nil
 	}

@@ -23,7 +23,7 @@ import (
 
 var env *operatortest.Env
 
-// asOperator makes this test program the operator.
+// asOperator is an environment variable that makes this test binary run as the operator.
 const asOperator = "SEALVOL_TEST_OPERATOR"
 
 func TestMain(m *testing.M) {
@@ -34,9 +34,9 @@ func TestMain(m *testing.M) {
 	operatortest.Main(m, func(e *operatortest.Env) { env = e }, func() error { return nil })
 }
 
-var kills = flag.Int("kills", 40, "how often the operator is killed")
+var kills = flag.Int("kills", 40, "how many times to kill the operator")
 
-// process is an operator, with the rights that the chart gives it.
+// process is an operator process with the rights that the chart gives it.
 type process struct {
 	cmd  *exec.Cmd
 	done chan error
@@ -58,7 +58,7 @@ func startProcess(t *testing.T, kubeconfig string, log io.Writer, args ...string
 		close(ended)
 	}()
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Process.Kill() // the process may have ended
 		<-ended
 	})
 	return p
@@ -72,7 +72,7 @@ func (p *process) end(t *testing.T, s os.Signal) error {
 	return <-p.done
 }
 
-// syncBuffer is a log that several processes write.
+// syncBuffer is a log to which several processes write.
 type syncBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -101,8 +101,9 @@ func kubeconfig(t *testing.T) string {
 	return path
 }
 
-// TestKilledAnywhere kills the operator again and again while claims and volumes come and go. In the end everything is as it should be, every claim had
-// one key for all its life, and no key was told.
+// TestKilledAnywhere kills the operator again and again while claims and volumes are created and
+// deleted. In the end, everything is consistent, every claim had one key all the time, and no key
+// was logged.
 func TestKilledAnywhere(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -140,14 +141,14 @@ func TestKilledAnywhere(t *testing.T) {
 		case err := <-p.done:
 			t.Fatalf("the operator ended: %v\n%s", err, tail(log.String()))
 		}
-		_ = p.end(t, syscall.SIGKILL) // says that it was killed
+		_ = p.end(t, syscall.SIGKILL) // the error says that it was killed
 	}
 	close(stop)
 	<-stopped
 	p := startProcess(t, config, &log)
 	users.settle()
 	if err := p.end(t, syscall.SIGTERM); err != nil {
-		t.Errorf("the operator's end: %v\n%s", err, tail(log.String()))
+		t.Errorf("the operator exited with an error: %v\n%s", err, tail(log.String()))
 	}
 	cancel()
 	if err := <-watched; err != nil {
@@ -157,7 +158,7 @@ func TestKilledAnywhere(t *testing.T) {
 		t.Error(err)
 	}
 	if len(w.made) < 10 {
-		t.Errorf("only %d keys were made", len(w.made))
+		t.Errorf("only %d keys were created", len(w.made))
 	}
 	t.Logf("%d claims, %d keys", users.n, len(w.made))
 	untold(t, c, w.all, log.String())
@@ -179,7 +180,7 @@ func await(t *testing.T, f func() error) {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			t.Fatal("in vain: ", err)
+			t.Fatal("timed out: ", err)
 		}
 	}
 }

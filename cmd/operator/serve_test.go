@@ -14,7 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// The probes and metrics of a pod; and that two of them lead in turn.
+// TestServes: an operator serves probes and metrics, and only one of two operators leads.
 func TestServes(t *testing.T) {
 	config := kubeconfig(t)
 	var log syncBuffer
@@ -35,7 +35,7 @@ func TestServes(t *testing.T) {
 		for _, path := range []string{"healthz", "readyz"} {
 			await(t, func() error { return fetch(t, "http://"+probes[i]+"/"+path, "ok") })
 		}
-		// The first leads, the other waits.
+		// The first one leads, the other one waits.
 		want := []string{fmt.Sprintf(`leader_election_master_status{name="sealvol-operator"} %d`, 1-i)}
 		if i == 0 {
 			want = append(want, "controller_runtime_reconcile_total", "sealvol_volumekeys", "sealvol_sealedvolumes")
@@ -49,10 +49,10 @@ func TestServes(t *testing.T) {
 	}
 }
 
-// freePorts returns two addresses on which nobody listens.
+// freePorts returns two free addresses.
 func freePorts(t *testing.T) (list [2]string) {
 	t.Helper()
-	var ls []net.Listener // both are open until both are known
+	var ls []net.Listener // keep both open, so that they differ
 	for i := range list {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -79,7 +79,7 @@ func fetch(t *testing.T, url string, want ...string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = resp.Body.Close() }() // read whole below
+	defer func() { _ = resp.Body.Close() }() // the body is read to its end below
 	b, err := io.ReadAll(resp.Body)
 	for _, w := range want {
 		if err == nil && (resp.StatusCode != http.StatusOK || !strings.Contains(string(b), w)) {
@@ -89,7 +89,7 @@ func fetch(t *testing.T, url string, want ...string) error {
 	return err
 }
 
-// What is wrong with the flags is said before anything is done.
+// TestFlags: wrong flags are reported before anything is done.
 func TestFlags(t *testing.T) {
 	for want, args := range map[string][]string{
 		"--namespace is missing": {"--namespace="},

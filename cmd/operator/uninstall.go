@@ -15,17 +15,17 @@ import (
 	"github.com/sealvol/sealvol/pkg/operator"
 )
 
-// mostListed is how many volumes the check names.
+// mostListed is the maximum number of volumes that the check lists.
 const mostListed = 20
 
-// checkUninstallCommand is what the chart's pre-delete hook runs.
+// checkUninstallCommand is the command that the chart's pre-delete hook runs.
 func checkUninstallCommand() *cobra.Command {
-	return uninstallCommand("check-uninstall", "Fails while volumes are in use, unless that was confirmed; helm uninstall runs it first", checkUninstall)
+	return uninstallCommand("check-uninstall", "Fails while volumes are in use, unless the user has confirmed that; helm uninstall runs this command first", checkUninstall)
 }
 
-// noteUninstallCommand is what the chart's post-delete hook runs.
+// noteUninstallCommand is the command that the chart's post-delete hook runs.
 func noteUninstallCommand() *cobra.Command {
-	return uninstallCommand("note-uninstall", "Says of volumes in use that nobody watches them any more; helm uninstall runs it last", noteUninstall)
+	return uninstallCommand("note-uninstall", "Records in volumes in use that nobody watches them any more; helm uninstall runs this command last", noteUninstall)
 }
 
 func uninstallCommand(use, short string, run func(ctx context.Context, c client.Client, namespace string, out io.Writer) error) *cobra.Command {
@@ -51,7 +51,7 @@ func uninstallCommand(use, short string, run func(ctx context.Context, c client.
 			return run(c.Context(), api, namespace, c.OutOrStdout())
 		},
 	}
-	c.Flags().StringVar(&namespace, "namespace", os.Getenv("NAMESPACE"), "namespace of the release; by default $NAMESPACE")
+	c.Flags().StringVar(&namespace, "namespace", os.Getenv("NAMESPACE"), "namespace of the release (default $NAMESPACE)")
 	return c
 }
 
@@ -74,12 +74,12 @@ func checkUninstall(ctx context.Context, c client.Client, namespace string, out 
 		return err
 	}
 	if confirmed {
-		_, err := fmt.Fprintf(out, "Volumes are in use, and uninstalling was confirmed all the same:\n  %s\n", list)
+		_, err := fmt.Fprintf(out, "Volumes are in use, but the uninstallation was confirmed:\n  %s\n", list)
 		return err
 	}
-	return fmt.Errorf("volumes are in use, so Sealvol stays installed: without it their pods get I/O errors (\"Transport endpoint is not connected\") and cannot be ended:\n"+
-		"  %s\nEnd these pods first, and uninstall again. To keep Sealvol: helm rollback to the present revision (helm history), since helm takes the release for half uninstalled and refuses upgrades. "+
-		"To uninstall all the same: kubectl annotate namespace %s %s=%s, and uninstall again",
+	return fmt.Errorf("Sealvol was not uninstalled, because volumes are in use. Without Sealvol, their pods get I/O errors (\"Transport endpoint is not connected\") and cannot terminate:\n"+
+		"  %s\nTo uninstall: delete these pods, then run helm uninstall again. To keep Sealvol: run helm rollback to the current revision (see helm history); until then, helm refuses upgrades. "+
+		"To uninstall anyway: run kubectl annotate namespace %s %s=%s, then helm uninstall again",
 		list, namespace, operator.UninstallAnnotation, operator.UninstallConfirmed)
 }
 

@@ -16,7 +16,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/operator/operatortest"
 )
 
-// hookClient reads and writes with the rights that the chart gives a hook of helm uninstall.
+// hookClient returns a client with the rights that the chart gives to a hook of helm uninstall.
 func hookClient(t *testing.T, account string) client.Client {
 	t.Helper()
 	out, err := operatortest.Helm("template", "sealvol", "charts/sealvol", "--namespace", operatortest.Namespace, "--kube-version", "1.36.0", "--show-only", "templates/uninstall.yaml")
@@ -49,7 +49,7 @@ func hookClient(t *testing.T, account string) client.Client {
 	return c
 }
 
-// usedVolume makes a SealedVolume as it stands while a node uses it, or none does.
+// usedVolume creates a SealedVolume that a node uses, or that no node uses if node is empty.
 func usedVolume(t *testing.T, ns, name, node string, health v1alpha1.Health) *v1alpha1.SealedVolume {
 	t.Helper()
 	v := &v1alpha1.SealedVolume{ObjectMeta: metav1.ObjectMeta{GenerateName: "pvc-"},
@@ -73,9 +73,10 @@ func usedVolume(t *testing.T, ns, name, node string, health v1alpha1.Health) *v1
 	return v
 }
 
-// An uninstallation with volumes in use is refused until it is confirmed, for once. After it no
-// volume that was in use is said to be healthy, and its user is told once; what is not in use, and
-// what is lost, stays as it was.
+// TestUninstall: an uninstallation with volumes in use is refused until it is confirmed, and the
+// confirmation counts only once. Afterwards, volumes that were in use do not look healthy any more,
+// and their users get one event. Volumes that were not in use, or have lost data, keep their
+// health.
 func TestUninstall(t *testing.T) {
 	before, after := hookClient(t, "uninstall"), hookClient(t, "uninstalled")
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "tenant-"}}
@@ -110,7 +111,7 @@ func TestUninstall(t *testing.T) {
 	if err := checkUninstall(t.Context(), before, operatortest.Namespace, &out); err != nil || !strings.Contains(out.String(), "confirmed") {
 		t.Fatal(out.String(), err)
 	}
-	for range 2 { // helm may be repeated
+	for range 2 { // helm may run the hook again
 		if err := noteUninstall(t.Context(), after, operatortest.Namespace, &out); err != nil {
 			t.Fatal(err)
 		}
@@ -140,6 +141,6 @@ func TestUninstall(t *testing.T) {
 		t.Error(told)
 	}
 	if err := checkUninstall(t.Context(), before, operatortest.Namespace, &out); err == nil {
-		t.Error("a confirmation holds for ever")
+		t.Error("the confirmation was not removed")
 	}
 }

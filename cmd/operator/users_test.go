@@ -20,7 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// users make claims; provisioner and namespace controller do what they do.
+// users creates and deletes claims, and acts as the provisioner and the controllers of Kubernetes.
 type users struct {
 	t    *testing.T
 	c    client.Client
@@ -41,7 +41,7 @@ func (u *users) check(err error) {
 	}
 }
 
-// work makes and deletes, a step every few milliseconds.
+// work creates and deletes claims, one step every 120 milliseconds, until stop is closed.
 func (u *users) work(stop <-chan struct{}) {
 	ctx := u.t.Context()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "tenant-"}}
@@ -89,7 +89,7 @@ func (u *users) make(ctx context.Context) {
 	u.live = append(u.live, p)
 }
 
-// origin is the volume at the beginning of a chain of copies, as the driver says.
+// origin returns the first volume of a chain of copies, as the driver reports it.
 func (u *users) origin(claim string) string {
 	for _, p := range u.live {
 		if p.c.Name != claim {
@@ -103,7 +103,7 @@ func (u *users) origin(claim string) string {
 	return ""
 }
 
-// remove deletes a claim with all that belongs to it, in any order.
+// remove deletes a claim and everything that belongs to it, in random order.
 func (u *users) remove(ctx context.Context, p pair) {
 	objs := []client.Object{p.c}
 	if p.pv != nil {
@@ -121,7 +121,7 @@ func (u *users) remove(ctx context.Context, p pair) {
 	}
 }
 
-// unprotect does what the protection of claims and volumes does.
+// unprotect removes the finalizers of Kubernetes, as its protection controllers do.
 func (u *users) unprotect(ctx context.Context, o client.Object) {
 	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
 		if err := u.c.Get(ctx, client.ObjectKeyFromObject(o), o); err != nil {
@@ -133,13 +133,16 @@ func (u *users) unprotect(ctx context.Context, o client.Object) {
 	u.check(err)
 }
 
-// settle waits until every living claim that can has its key, then deletes all, and waits until nothing is left.
+// settle waits until every claim that can get a key has it, then deletes all claims, and waits
+// until nothing is left.
 func (u *users) settle() {
 	ctx := u.t.Context()
 	await(u.t, func() error {
 		for _, p := range u.live {
 			if p.c.Spec.DataSource != nil || p.pv == nil {
-				continue // its source may have gone before it got a volume; without a volume it gets nothing
+				// The source may be gone before it got a volume; without a volume, no key is
+				// delivered.
+				continue
 			}
 			var s corev1.Secret
 			if err := u.c.Get(ctx, client.ObjectKey{Namespace: operatortest.Namespace, Name: "pvc-" + string(p.c.UID)}, &s); err != nil {
@@ -157,13 +160,13 @@ func (u *users) settle() {
 		var secrets corev1.SecretList
 		err := errors.Join(u.c.List(ctx, &keys), u.c.List(ctx, &volumes), u.c.List(ctx, &secrets, client.InNamespace(operatortest.Namespace)))
 		if n := len(keys.Items) + len(volumes.Items) + len(secrets.Items); n > 0 && err == nil {
-			err = fmt.Errorf("left: %d keys, %d volumes, %d Secrets: %+v %+v", len(keys.Items), len(volumes.Items), len(secrets.Items), keys.Items, volumes.Items)
+			err = fmt.Errorf("left behind: %d keys, %d volumes, %d Secrets: %+v %+v", len(keys.Items), len(volumes.Items), len(secrets.Items), keys.Items, volumes.Items)
 		}
 		return err
 	})
 }
 
-// untold looks for keys in the log and in events.
+// untold checks that the log and the events contain no keys.
 func untold(t *testing.T, c client.Client, keys map[string]bool, log string) {
 	t.Helper()
 	var list eventsv1.EventList

@@ -12,7 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// witness watches all Secrets: a claim has one key, for ever.
+// witness watches all Secrets and checks that the key of a claim never changes.
 type witness struct {
 	mu   sync.Mutex
 	made map[string]map[string]bool // VolumeKey → UIDs of its key Secrets
@@ -57,7 +57,7 @@ func (w *witness) see(s *corev1.Secret) {
 	w.all[kek] = true
 }
 
-// check tells what was made twice.
+// check returns an error if a key was created or delivered twice.
 func (w *witness) check() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()

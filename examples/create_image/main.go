@@ -1,6 +1,6 @@
-// Command create_image makes an image file of format v1, 64 blocks of 64 KiB, puts
-// files and a directory into it and lists them, as the reference's example of that
-// name does, and c/create_image.c through the C library.
+// Command create_image creates an image file of format v1 with 64 blocks of 64 KiB, writes files
+// and a directory into it, and lists them. The example of the same name in the reference
+// implementation does the same, and so does c/create_image.c with the C library.
 package main
 
 import (
@@ -41,7 +41,7 @@ func createImage(path string) (err error) {
 	if err := doublecrypt.FillRandom(dev, nil, nil); err != nil {
 		return err
 	}
-	master := make([]byte, crypto.KeyBytes) // a real program keeps it: without it the image is lost
+	master := make([]byte, crypto.KeyBytes) // a real program must store it: without it, the image is lost
 	rand.Read(master)
 	key, err := crypto.NewDoublecryptKey(master)
 	if err != nil {
@@ -57,7 +57,7 @@ func createImage(path string) (err error) {
 	if err := fs.CreateDirectory("notes"); err != nil {
 		return err
 	}
-	pattern := make([]byte, 200_000) // of several blocks
+	pattern := make([]byte, 200_000) // spans several blocks
 	for i := range pattern {
 		pattern[i] = byte(i)
 	}

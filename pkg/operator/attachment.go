@@ -14,10 +14,11 @@ import (
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 )
 
-// Volumes that move are where a VolumeAttachment says, which Kubernetes' attach-detach controller alone makes: no node can say of itself that it has a
-// volume. With the last of them the volume is nowhere, and nobody may write its status or anchor.
+// If volumes move, a VolumeAttachment names the node of a volume. Only Kubernetes' attach-detach
+// controller creates VolumeAttachments, so a node cannot claim a volume for itself. While a volume
+// has no VolumeAttachment, no node may write its status or anchor.
 
-// attachedVolume is the PersistentVolume of a VolumeAttachment of ours.
+// attachedVolume returns the name of the PersistentVolume of one of our VolumeAttachments, or "".
 func attachedVolume(a *storagev1.VolumeAttachment) string {
 	if a.Spec.Attacher != DriverName || a.Spec.Source.PersistentVolumeName == nil {
 		return ""
@@ -25,16 +26,16 @@ func attachedVolume(a *storagev1.VolumeAttachment) string {
 	return *a.Spec.Source.PersistentVolumeName
 }
 
-// ofAttachment finds the volume that is attached, or was.
+// ofAttachment finds the volume of a VolumeAttachment.
 func (o volumes) ofAttachment(_ context.Context, obj client.Object) []reconcile.Request {
 	a, ok := obj.(*storagev1.VolumeAttachment)
 	if !ok {
 		return nil
 	}
-	return named(attachedVolume(a))
+	return requestsFor(attachedVolume(a))
 }
 
-// findNode finds the one node that may use a PersistentVolume now.
+// findNode sets v.node, the one node that may use the PersistentVolume now.
 func (o volumes) findNode(ctx context.Context, v *volume) error {
 	if !v.moves {
 		v.node = nodeOf(v.pv)
@@ -42,7 +43,7 @@ func (o volumes) findNode(ctx context.Context, v *volume) error {
 	}
 	var list storagev1.VolumeAttachmentList
 	if err := o.List(ctx, &list, client.MatchingFields{byAttached: v.name}); err != nil {
-		return fmt.Errorf("find where the volume is attached: %w", err)
+		return fmt.Errorf("list VolumeAttachments: %w", err)
 	}
 	before := ""
 	if v.sealed != nil {
@@ -52,8 +53,9 @@ func (o volumes) findNode(ctx context.Context, v *volume) error {
 	return nil
 }
 
-// nodeAmong chooses among a volume's attachments, of which there is one at a time but in passing: one that comes before one that goes, one that is
-// complete, the node that had the volume before, the older one.
+// nodeAmong chooses the node among a volume's attachments. There is usually only one; during a
+// move, there may be two for a short time. It prefers, in this order, one that is not being
+// deleted, one that is complete, the node that had the volume before, and the older one.
 func nodeAmong(list []storagev1.VolumeAttachment, before string) string {
 	if len(list) == 0 {
 		return ""
@@ -79,8 +81,9 @@ func falseFirst(a, b bool) int {
 	return 1
 }
 
-// leave takes back what a node has said of a volume that it does not have any more: a node that was lost can not.
-func (v *volume) leave() {
+// clearLostNode removes the report of a node that no longer has the volume. A node that failed
+// cannot do that itself.
+func (v *volume) clearLostNode() {
 	s := &v.sealed.Status
 	if !v.moves || s.Node == "" || s.Node == v.sealed.Spec.NodeName {
 		return

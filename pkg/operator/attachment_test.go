@@ -26,7 +26,7 @@ import (
 
 func attachments(_ *ctrl.Options, o *operator.Options) { o.Attachments = true }
 
-// zonal makes a claim with a volume that is in a zone, and waits for the key.
+// zonal creates a claim with a volume in a zone, and waits for the key.
 func zonal(t *testing.T, ns, name string) (*corev1.PersistentVolumeClaim, *corev1.PersistentVolume, string) {
 	t.Helper()
 	c := operatortest.Claim(ns, name)
@@ -39,27 +39,28 @@ func zonal(t *testing.T, ns, name string) (*corev1.PersistentVolumeClaim, *corev
 	return c, pv, delivered(t, pv.Name)
 }
 
-// attachment is what the attach-detach controller makes.
+// attachment returns a VolumeAttachment as the attach-detach controller creates it.
 func attachment(pv *corev1.PersistentVolume, node string) *storagev1.VolumeAttachment {
 	return &storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: "csi-" + node + "-" + pv.Name, Finalizers: []string{"external-attacher/csi-sealvol-dev"}},
 		Spec: storagev1.VolumeAttachmentSpec{Attacher: operator.DriverName, NodeName: node, Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: &pv.Name}}}
 }
 
-// isOn waits until a volume is said to be on a node.
+// isOn waits until the SealedVolume of a volume has the given node and phase.
 func isOn(t *testing.T, pv *corev1.PersistentVolume, node string, phase v1alpha1.Phase) *v1alpha1.SealedVolume {
 	t.Helper()
 	sv := sealed(pv.Name)
 	eventually(t, func() error {
 		err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(sv), sv)
 		if err == nil && (sv.Spec.NodeName != node || sv.Status.Phase != phase) {
-			err = fmt.Errorf("it is on %q, %s: %+v", sv.Spec.NodeName, sv.Status.Phase, sv.Status)
+			err = fmt.Errorf("node %q, phase %s: %+v", sv.Spec.NodeName, sv.Status.Phase, sv.Status)
 		}
 		return err
 	})
 	return sv
 }
 
-// attachedCopy makes a copy of a volume, anywhere, which has the key of its origin.
+// attachedCopy creates a copy of a volume without node affinity, and checks that it gets the key of
+// its origin.
 func attachedCopy(t *testing.T, ns string, pv *corev1.PersistentVolume, kek string) {
 	t.Helper()
 	clone := copyOf(ns, "clone", "PersistentVolumeClaim", "data")
@@ -78,8 +79,9 @@ func attachedCopy(t *testing.T, ns string, pv *corev1.PersistentVolume, kek stri
 	gone(t, sealed(copied.Name))
 }
 
-// TestAttachments: a volume that moves is where it is attached. Only that node reports on it and raises its anchor, which stays; the one before can do neither, and what it said of
-// itself is taken back when it is lost. The key is the same everywhere.
+// TestAttachments: if volumes move, the node of a volume is the one that it is attached to. Only
+// this node can report on it and raise its anchor. The previous node cannot. When it is lost, its
+// report is removed, but the anchor stays. The key is the same on all nodes.
 func TestAttachments(t *testing.T) {
 	start(t, nil, attachments)
 	ns := namespace(t)
@@ -101,7 +103,7 @@ func TestAttachments(t *testing.T) {
 	}
 	denied(t, "before it is attached", "sealvol-reports", report("node-a", 5))
 
-	other := attachment(pv, "node-b") // of another driver, whose PersistentVolume has the same name
+	other := attachment(pv, "node-b") // of another driver, with a PersistentVolume of the same name
 	other.Spec.Attacher, other.Name = "other.example", "other-"+pv.Name
 	a := attachment(pv, "node-a")
 	create(t, other, a)
@@ -112,11 +114,12 @@ func TestAttachments(t *testing.T) {
 	}
 	isOn(t, pv, "node-a", v1alpha1.PhaseStaged)
 
-	// The node is lost: it is detached by force, and never says that it has not the volume any more.
+	// The node is lost: the volume is detached by force, and the node never reports that it no
+	// longer has it.
 	if err := env.Client.Delete(t.Context(), a); err != nil {
 		t.Fatal(err)
 	}
-	isOn(t, pv, "node-a", v1alpha1.PhaseStaged) // until it is detached
+	isOn(t, pv, "node-a", v1alpha1.PhaseStaged) // until the attachment is gone
 	remove(t, release(t, a))
 	sv := isOn(t, pv, "", v1alpha1.PhaseAvailable)
 	if s := sv.Status; s.Node != "" || s.Health != "" || meta.FindStatusCondition(s.Conditions, v1alpha1.VolumeHealthy) != nil || s.Anchor == nil || s.Anchor.Generation != 5 {
@@ -135,7 +138,7 @@ func TestAttachments(t *testing.T) {
 		t.Error("another key")
 	}
 
-	// A PersistentVolume that is made again is the same volume, wherever that is.
+	// A PersistentVolume that is created again is the same volume, on any node.
 	remove(t, release(t, b))
 	isOn(t, pv, "", v1alpha1.PhaseAvailable)
 	attachedCopy(t, ns, pv, kek)
@@ -143,7 +146,7 @@ func TestAttachments(t *testing.T) {
 	gone(t, sealed(pv.Name))
 }
 
-// release does what the attacher does after it has detached.
+// release does what the attacher does after it has detached a volume.
 func release(t *testing.T, a *storagev1.VolumeAttachment) *storagev1.VolumeAttachment {
 	t.Helper()
 	if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(a), a); err != nil {
@@ -156,7 +159,8 @@ func release(t *testing.T, a *storagev1.VolumeAttachment) *storagev1.VolumeAttac
 	return a
 }
 
-// TestContentOfAny: a content that was made by hand, and of which nobody has said yet which volume it is of, keeps the keys of all volumes; then that of one, or of none.
+// TestContentOfAny: a content that was created by hand keeps the keys of all volumes while its
+// source volume is unknown, and later only the key of its source.
 func TestContentOfAny(t *testing.T) {
 	start(t, nil, attachments)
 	ns := namespace(t)
@@ -182,7 +186,8 @@ func TestContentOfAny(t *testing.T) {
 	gone(t, sealed(pv.Name), keyNamed(ns, pv.Name))
 }
 
-// TestCopyNotSeen: what is restored from a content that was made by hand needs the key of its origin, though the operator has not seen its PersistentVolume yet when the content is deleted.
+// TestCopyNotSeen: a volume that is restored from a content created by hand needs the key of its
+// origin, even if the operator has not seen its PersistentVolume yet when the content is deleted.
 func TestCopyNotSeen(t *testing.T) {
 	var behind, looked atomic.Bool
 	start(t, func(c client.WithWatch) client.Client {
@@ -193,7 +198,8 @@ func TestCopyNotSeen(t *testing.T) {
 				}
 				err := c.List(ctx, l, opts...)
 				if contents, ok := l.(*snapshotv1.VolumeSnapshotContentList); ok && behind.Load() && err == nil && len(contents.Items) == 0 {
-					looked.Store(true) // for what needs the key, and no snapshot is left
+					// The operator looks for users of the key, and no snapshot is left.
+					looked.Store(true)
 				}
 				return err
 			},
@@ -227,7 +233,7 @@ func TestCopyNotSeen(t *testing.T) {
 	gone(t, cont)
 	eventually(t, func() error {
 		if !looked.Load() {
-			return errors.New("the operator has not seen that it is deleted")
+			return errors.New("the operator has not seen the deletion")
 		}
 		return nil
 	})
@@ -238,7 +244,7 @@ func TestCopyNotSeen(t *testing.T) {
 		}
 		return nil
 	}); err == nil {
-		t.Fatal("its origin goes, and the key with it")
+		t.Fatal("the SealedVolume of the origin is deleted, and the key with it")
 	}
 	behind.Store(false)
 	patch := client.MergeFrom(rpv.DeepCopy())

@@ -13,18 +13,18 @@ import (
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 )
 
-// key settles which key opens a volume, and delivers it.
+// key chooses the key of a volume, if that is not done yet, and delivers it.
 func (o volumes) key(ctx context.Context, v *volume) (*problem, error) {
 	switch {
-	case isReserved(v.name): // what is there is a key, and stays
-		return reserved(v.name), nil
+	case isReserved(v.name): // the Secret of this name holds a key and must stay
+		return nameReserved(v.name), nil
 	case v.refused != nil:
 		return v.refused, o.removeDelivery(ctx, v.name)
 	}
 	if !hasKey(v.sealed) {
 		p, err := o.chooseKey(ctx, v)
 		if p != nil && err == nil && v.claim == nil {
-			err = o.dropStray(ctx, v)
+			err = o.removeOrphan(ctx, v)
 		}
 		if p != nil || err != nil {
 			return p, err
@@ -33,7 +33,7 @@ func (o volumes) key(ctx context.Context, v *volume) (*problem, error) {
 	return o.deliver(ctx, v)
 }
 
-// chooseKey finds the key and notes it in the SealedVolume.
+// chooseKey finds the key and records it in the SealedVolume.
 func (o volumes) chooseKey(ctx context.Context, v *volume) (*problem, error) {
 	origin, p, err := o.origin(ctx, v)
 	if p != nil || err != nil {
@@ -43,11 +43,11 @@ func (o volumes) chooseKey(ctx context.Context, v *volume) (*problem, error) {
 	var ref *v1alpha1.VolumeKeyRef
 	if origin != nil {
 		ref = origin.Spec.Key.DeepCopy()
-		if v.pv == nil && !v.moves { // a PersistentVolume elsewhere is not that of the copy
+		if v.pv == nil && !v.moves { // a PersistentVolume on another node is then refused
 			v.sealed.Spec.NodeName = origin.Spec.NodeName
 		}
 	}
-	wait := &problem{v1alpha1.ReasonKeyNotReady, "the VolumeKey has no key yet", false}
+	wait := &problem{v1alpha1.ReasonKeyNotReady, "the VolumeKey of this volume has no key yet", false}
 	if ref == nil {
 		vk, p, err := o.keyFor(ctx, v)
 		if p != nil || err != nil {
@@ -59,7 +59,8 @@ func (o volumes) chooseKey(ctx context.Context, v *volume) (*problem, error) {
 		ref = &v1alpha1.VolumeKeyRef{Namespace: vk.Namespace, Name: vk.Name, UID: string(vk.UID)}
 		if n := len(vk.Status.Versions); n > 0 {
 			newest := vk.Status.Versions[n-1]
-			if newest.SecretName != keySecretName(vk.UID, newest.Version) { // who may write the status could name any Secret of ours
+			if newest.SecretName != keySecretName(vk.UID, newest.Version) {
+				// A user with access to the status could have named any Secret of the operator.
 				return altered(o.Namespace, newest.SecretName), nil
 			}
 			ref.Version, ref.SecretName, ref.Fingerprint = newest.Version, newest.SecretName, newest.Fingerprint
@@ -75,13 +76,14 @@ func (o volumes) chooseKey(ctx context.Context, v *volume) (*problem, error) {
 	return nil, nil
 }
 
-// keyFor finds the VolumeKey of a volume that is no copy: the one that the claim names, or one of its own, which is made.
+// keyFor returns the VolumeKey of a volume that is not a copy: the one that the claim names, or one
+// of its own, which it creates.
 func (o volumes) keyFor(ctx context.Context, v *volume) (*v1alpha1.VolumeKey, *problem, error) {
 	switch {
 	case v.pv != nil && !o.isDelivered(v.pv), v.pv == nil && v.class != nil && !o.isManaged(v.class):
-		return nil, &problem{v1alpha1.ReasonExternal, "the volume is staged with a Secret that Sealvol does not manage", false}, nil
+		return nil, &problem{v1alpha1.ReasonExternal, "the volume uses a Secret that Sealvol does not manage, so the operator delivers no key", false}, nil
 	case v.claim == nil || v.claim.DeletionTimestamp != nil:
-		return nil, &problem{v1alpha1.ReasonNoKey, "the volume never had a claim that it got a key for", false}, nil
+		return nil, &problem{v1alpha1.ReasonNoKey, "the volume has no key, because it has no claim or the claim is being deleted. It gets a key when a claim is bound to it", false}, nil
 	}
 	name := v.claim.Annotations[v1alpha1.KeyAnnotation]
 	if name == "" {
@@ -91,22 +93,22 @@ func (o volumes) keyFor(ctx context.Context, v *volume) (*v1alpha1.VolumeKey, *p
 	err := o.Get(ctx, client.ObjectKey{Namespace: v.claim.Namespace, Name: name}, &vk)
 	switch {
 	case apierrors.IsNotFound(err):
-		return nil, &problem{v1alpha1.ReasonKeyNotFound, fmt.Sprintf("VolumeKey %s, which the claim's annotation %s names, does not exist", name, v1alpha1.KeyAnnotation), false}, nil
+		return nil, &problem{v1alpha1.ReasonKeyNotFound, fmt.Sprintf("VolumeKey %s does not exist, but the claim's annotation %s names it. Create the VolumeKey, or change the annotation", name, v1alpha1.KeyAnnotation), false}, nil
 	case err != nil:
 		return nil, nil, err
 	case vk.DeletionTimestamp != nil:
-		return nil, &problem{v1alpha1.ReasonKeyDeleting, fmt.Sprintf("VolumeKey %s is being deleted", name), false}, nil
+		return nil, &problem{v1alpha1.ReasonKeyDeleting, fmt.Sprintf("VolumeKey %s is being deleted, but the claim's annotation %s names it. Change the annotation", name, v1alpha1.KeyAnnotation), false}, nil
 	}
 	return &vk, nil, nil
 }
 
-// ownKey finds or makes the VolumeKey of one claim.
+// ownKey finds or creates the VolumeKey of one claim.
 func (o volumes) ownKey(ctx context.Context, v *volume) (*v1alpha1.VolumeKey, *problem, error) {
 	at := client.ObjectKey{Namespace: v.claim.Namespace, Name: claimKeyName(v.claim)}
 	var vk v1alpha1.VolumeKey
 	err := o.Get(ctx, at, &vk)
 	if err == nil && vk.DeletionTimestamp != nil {
-		return nil, &problem{v1alpha1.ReasonKeyDeleting, fmt.Sprintf("VolumeKey %s is being deleted", at.Name), false}, nil
+		return nil, &problem{v1alpha1.ReasonKeyDeleting, fmt.Sprintf("VolumeKey %s is being deleted. When it is gone, the operator creates a new one", at.Name), false}, nil
 	}
 	if err == nil || !apierrors.IsNotFound(err) {
 		return &vk, nil, err
@@ -115,10 +117,10 @@ func (o volumes) ownKey(ctx context.Context, v *volume) (*v1alpha1.VolumeKey, *p
 		Spec: v1alpha1.VolumeKeySpec{DeletionPolicy: v1alpha1.DeletionDelete, ClaimRef: &v1alpha1.KeyClaim{Name: v.claim.Name, UID: string(v.claim.UID)}}}
 	err = o.Create(ctx, &vk)
 	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-		return nil, &problem{v1alpha1.ReasonNoKey, "the claim's namespace is being deleted", false}, nil
+		return nil, &problem{v1alpha1.ReasonNoKey, "the claim's namespace is being deleted, so the operator creates no key", false}, nil
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("make VolumeKey: %w", err)
+		return nil, nil, fmt.Errorf("create VolumeKey: %w", err)
 	}
 	return &vk, nil, nil
 }

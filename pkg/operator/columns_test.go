@@ -15,7 +15,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/operator/operatortest"
 )
 
-// What kubectl shows; docs/operator.md shows the same.
+// TestColumns: kubectl prints these columns; docs/operator.md shows the same.
 func TestColumns(t *testing.T) {
 	start(t, nil)
 	ns := namespace(t)
@@ -52,7 +52,7 @@ func TestColumns(t *testing.T) {
 	}
 	for _, c := range []struct{ args, head, row string }{
 		{"get vk -n " + ns, "NAME READY REASON VERSION VOLUMES CLAIM AGE", pv.Name + " True Available 1 1 data"},
-		{"get vkey -o wide -n " + ns, "NAME READY REASON VERSION VOLUMES CLAIM AGE FINGERPRINT POLICY MESSAGE", pv.Name + ` True Available 1 1 data \S+ [0-9a-f]{32} Delete the key can be given to volumes`},
+		{"get vkey -o wide -n " + ns, "NAME READY REASON VERSION VOLUMES CLAIM AGE FINGERPRINT POLICY MESSAGE", pv.Name + ` True Available 1 1 data \S+ [0-9a-f]{32} Delete volumes can use the key`},
 		{"get sv " + pv.Name, "NAME NAMESPACE CLAIM PHASE HEALTH REASON NODE USED KEY AGE", pv.Name + " " + ns + ` data Staged Healthy AsExpected node-a 1\.5GiB/10GiB \(15%\) Delivered`},
 		{"get svol -o wide " + pv.Name, "NAME NAMESPACE CLAIM PHASE HEALTH REASON NODE USED KEY AGE GENERATION ANCHORED KEYVERSION VOLUMEKEY MESSAGE", ` Delivered \S+ 412 (\S+ )?1 ` + pv.Name},
 	} {

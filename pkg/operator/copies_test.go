@@ -12,7 +12,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// Clones and restored snapshots get the key of their origin, which outlives it for them.
+// TestCopies: clones and restored snapshots get the key of their origin. The key is kept for them
+// when the origin is deleted.
 func TestCopies(t *testing.T) {
 	start(t, nil)
 	ns := namespace(t)
@@ -25,7 +26,7 @@ func TestCopies(t *testing.T) {
 	create(t, clone)
 	prepared(t, "pvc-"+string(clone.UID))
 	if sv := getSealed(t, "pvc-"+string(clone.UID)); sv.Spec.Key.SecretName != key.Name || sv.Spec.NodeName != "node-a" {
-		t.Errorf("the clone has another key, or another place: %+v", sv.Spec)
+		t.Errorf("the clone has another key or node: %+v", sv.Spec)
 	}
 
 	content := "content-" + ns
@@ -73,7 +74,8 @@ func TestCopies(t *testing.T) {
 	gone(t, vk, key, sealed("pvc-"+string(restored.UID)))
 }
 
-// A copy that was provisioned while no operator ran, and whose origin was deleted meanwhile, still finds the key.
+// A copy that was provisioned while no operator ran, and whose origin was deleted meanwhile, still
+// gets the key.
 func TestCopyOutlivesOrigin(t *testing.T) {
 	stop := start(t, nil)
 	ns := namespace(t)
@@ -95,7 +97,7 @@ func TestCopyOutlivesOrigin(t *testing.T) {
 	gone(t, sealed(cpv.Name), keyNamed(ns, pv.Name))
 }
 
-// A copy that never got a key does not keep its origin's for ever: only until it is deleted itself.
+// A copy that never gets a key keeps the key of its origin only until the copy is deleted.
 func TestWaitingCopyDeleted(t *testing.T) {
 	stop := start(t, nil)
 	ns := namespace(t)

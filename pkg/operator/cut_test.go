@@ -17,17 +17,17 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 )
 
-// cutAt ends an operator's writes at one of them: before it is done, or after.
+// cutAt interrupts an operator at one of its writes, before or after the write is done.
 type cutAt struct {
 	n, at atomic.Int64
 	after bool
 	fatal atomic.Pointer[string]
 	mu    sync.Mutex
-	names map[string]bool // volumes that are watched over; guarded by mu
+	names map[string]bool // volumes to check; guarded by mu
 	look  func(ctx context.Context, name string) error
 }
 
-var errCut = errors.New("cut off")
+var errCut = errors.New("interrupted")
 
 func (c *cutAt) do(f func() error) error {
 	n := c.n.Add(1)
@@ -69,7 +69,7 @@ func (c *cutAt) wrap(base client.WithWatch) client.Client {
 	})
 }
 
-// held checks that a key that is delivered is that of a PersistentVolume that can not go before it.
+// held checks that a delivered key belongs to a PersistentVolume that has the finalizer.
 func held(ctx context.Context, name string) error {
 	err := env.Client.Get(ctx, client.ObjectKey{Namespace: operatortest.Namespace, Name: name}, &corev1.Secret{})
 	if err != nil {
@@ -77,13 +77,13 @@ func held(ctx context.Context, name string) error {
 	}
 	pv, err := get(ctx, "", name, &corev1.PersistentVolume{})
 	if err != nil || !slices.Contains(pv.Finalizers, v1alpha1.DeliveryFinalizer) {
-		return fmt.Errorf("the key of %s is delivered, its PersistentVolume is not held: %w %v", name, err, pv.Finalizers)
+		return fmt.Errorf("the key of %s is delivered, but its PersistentVolume has no finalizer: %w %v", name, err, pv.Finalizers)
 	}
 	return nil
 }
 
-// An operator that is cut off at any of its writes, before or after it was done, delivers no key of a
-// PersistentVolume that is not held, and the next one goes on.
+// An operator that is interrupted at any of its writes, before or after the write is done, never
+// delivers the key of a PersistentVolume without the finalizer. The next operator continues.
 func TestDeliveryCutAnywhere(t *testing.T) {
 	ns := namespace(t)
 	for _, after := range []bool{false, true} {
@@ -110,7 +110,7 @@ func TestDeliveryCutAnywhere(t *testing.T) {
 			})
 			stop()
 			if s := cut.fatal.Load(); s != nil {
-				t.Fatalf("cut at write %d (after: %t): %s", at, after, *s)
+				t.Fatalf("interrupted at write %d (after: %t): %s", at, after, *s)
 			}
 			if cut.at.Load() > 0 {
 				t.Logf("%d writes", cut.n.Load())
@@ -120,7 +120,8 @@ func TestDeliveryCutAnywhere(t *testing.T) {
 	}
 }
 
-// lives waits for what an operator brings about. If it was cut off on the way, the next one does.
+// lives waits for the result of an operator. If that operator was interrupted, it starts another
+// one.
 func (c *cutAt) lives(t *testing.T, stop *func(), done func() error) {
 	t.Helper()
 	died := false

@@ -19,34 +19,37 @@ import (
 
 // +kubebuilder:rbac:groups="",resources=persistentvolumes,verbs=patch
 
-// The delivery Secret of a volume holds its key from when its PersistentVolume is there, for the
-// claim that the SealedVolume is of, until that claim or the PersistentVolume has gone (K6):
+// A delivery Secret holds the key of a volume while the PersistentVolume exists, is for the claim
+// of the SealedVolume, and that claim exists (K6):
 //
-//	PersistentVolume and claim, as the API server says
-//	└ the newest anchor of the volume (heritage.go) → finalizer on the PersistentVolume → Secret filled
-//	claim gone                        → Secret deleted
-//	PersistentVolume deleted, not used → Secret deleted, and gone → finalizer removed → PersistentVolume gone
+//	PersistentVolume and claim exist, according to the API server
+//	└ copy the newest anchor (anchors.go) → add the finalizer to the PersistentVolume → fill the Secret
+//	claim deleted
+//	└ delete the Secret
+//	PersistentVolume deleted and not in use
+//	└ delete the Secret → wait until it is gone → remove the finalizer → the PersistentVolume is gone
 //
-// As long as the finalizer is there, no other PersistentVolume can have the name, and so none can
-// have the Secret read. Cut off anywhere, the next reconciliation goes on: each step is found done,
-// or done again.
+// While the finalizer is there, no other PersistentVolume can have the name, so none can make the
+// Secret readable. After a crash, the next reconciliation continues: each step is done already, or
+// is done again.
 
-// errStale tells that the cache is behind the API server: what it shows next decides.
-var errStale = errors.New("the API server knows more than the cache")
+// errStale tells that the cache is older than the API server. The next update of the cache triggers
+// another reconciliation.
+var errStale = errors.New("the cache is older than the API server")
 
-// errRetry tells that what was in the place of a delivery Secret was deleted.
-var errRetry = errors.New("the delivery Secret is made anew")
+// errRetry tells that a delivery Secret that could not be updated was deleted.
+var errRetry = errors.New("the delivery Secret was deleted and will be created again")
 
-// pvProtection is Kubernetes' own finalizer of a PersistentVolume that is bound.
+// pvProtection is the finalizer that Kubernetes sets on bound PersistentVolumes.
 const pvProtection = "kubernetes.io/pv-protection"
 
-// deliver sees that the delivery Secret holds the key (K5), if somebody is to have it.
+// deliver ensures that the delivery Secret holds the key (K5), or does not exist if it must not.
 func (o volumes) deliver(ctx context.Context, v *volume) (*problem, error) {
 	ref := v.sealed.Spec.Key
 	if v.pv != nil && !o.isDelivered(v.pv) {
-		return &problem{v1alpha1.ReasonExternal, "the volume is staged with a Secret that Sealvol does not manage", false}, nil
+		return &problem{v1alpha1.ReasonExternal, "the volume uses a Secret that Sealvol does not manage, so the operator delivers no key", false}, nil
 	}
-	key, err := o.look(ctx, ref.SecretName)
+	key, err := o.inspect(ctx, ref.SecretName)
 	switch {
 	case err != nil:
 		return nil, err
@@ -55,15 +58,16 @@ func (o volumes) deliver(ctx context.Context, v *volume) (*problem, error) {
 	case key.fingerprint != ref.Fingerprint:
 		return altered(o.Namespace, ref.SecretName), nil
 	}
-	if key.meta.GetLabels()[v1alpha1.RoleLabel] != v1alpha1.RoleKey { // restored, perhaps without its VolumeKey
-		if err := o.mark(ctx, key.meta, *ref, ""); err != nil {
+	// The Secret was restored from a backup, perhaps without its VolumeKey.
+	if key.meta.GetLabels()[v1alpha1.RoleLabel] != v1alpha1.RoleKey {
+		if err := o.restoreMetadata(ctx, key.meta, *ref, ""); err != nil {
 			return nil, err
 		}
 	}
 	if p := v.undeliverable(); p != nil {
 		return p, o.withdraw(ctx, v)
 	}
-	d, err := o.look(ctx, v.name)
+	d, err := o.inspect(ctx, v.name)
 	if err != nil {
 		return nil, err
 	}
@@ -72,44 +76,45 @@ func (o volumes) deliver(ctx context.Context, v *volume) (*problem, error) {
 		role = d.meta.GetLabels()[v1alpha1.RoleLabel]
 	}
 	if d.meta != nil && role != v1alpha1.RoleDelivery && (role != "" || d.fingerprint != ref.Fingerprint) {
-		return &problem{v1alpha1.ReasonConflict, fmt.Sprintf("Secret %s/%s is in the place of the delivery Secret and not ours: remove it", o.Namespace, v.name), false}, nil
+		return &problem{v1alpha1.ReasonConflict, fmt.Sprintf("Secret %s/%s has the name of the volume's delivery Secret, but Sealvol did not create it. The key is not delivered until you delete this Secret", o.Namespace, v.name), false}, nil
 	}
 	if role == v1alpha1.RoleDelivery && d.fingerprint == ref.Fingerprint && controllerutil.ContainsFinalizer(v.pv, v1alpha1.DeliveryFinalizer) {
 		return nil, nil
 	}
-	return o.fill(ctx, v, d)
+	return o.fillDelivery(ctx, v, d)
 }
 
-// undeliverable tells why nobody is to have a volume's key now, by the cache; nil: somebody is.
+// undeliverable returns why the key must not be delivered now, according to the cache, or nil.
 func (v *volume) undeliverable() *problem {
 	switch {
 	case v.pv == nil && v.sealed.Spec.VolumeHandle == "":
-		return &problem{v1alpha1.ReasonPrepared, "the key is ready; it is delivered when the PersistentVolume is there", false}
+		return &problem{v1alpha1.ReasonPrepared, "the key is ready. It is delivered when the PersistentVolume exists", false}
 	case v.pv == nil:
-		return &problem{v1alpha1.ReasonKept, "the PersistentVolume is gone; the key is kept, and delivered again if that comes back", false}
+		return &problem{v1alpha1.ReasonKept, "the PersistentVolume is gone. The key is kept for snapshots and copies, and in case the PersistentVolume is created again", false}
 	case v.claim == nil:
-		return &problem{v1alpha1.ReasonKept, "no claim has the PersistentVolume; the key is kept, and delivered when one has", false}
+		return &problem{v1alpha1.ReasonKept, "no claim is bound to the PersistentVolume. The key is kept, and is delivered when a claim is bound", false}
 	}
 	return nil
 }
 
-// fill does what has to be done before the delivery Secret may hold the key, as the API server
-// itself says, and fills it. d is what is there.
-func (o volumes) fill(ctx context.Context, v *volume, d secretState) (*problem, error) {
+// fillDelivery fills the delivery Secret, after all conditions are met according to the API server.
+// d is its present state.
+func (o volumes) fillDelivery(ctx context.Context, v *volume, d secretState) (*problem, error) {
 	ref := v.sealed.Spec.Key
 	pv, err := o.liveVolume(ctx, v)
 	if err != nil {
 		return nil, err
 	}
 	held := controllerutil.ContainsFinalizer(pv, v1alpha1.DeliveryFinalizer)
-	if !held && pv.DeletionTimestamp != nil { // none can be added any more
+	if !held && pv.DeletionTimestamp != nil { // no finalizer can be added any more
 		if d.fingerprint == ref.Fingerprint {
-			return nil, o.adopt(ctx, d.meta) // delivered by an earlier version, and in use
+			// An earlier version of the operator delivered it, and it is in use.
+			return nil, o.labelDelivery(ctx, d.meta)
 		}
-		return &problem{v1alpha1.ReasonKept, "the PersistentVolume is being deleted; the key is kept, and delivered if that is made again", false}, nil
+		return &problem{v1alpha1.ReasonKept, "the PersistentVolume is being deleted. The key is kept, and is delivered if the PersistentVolume is created again", false}, nil
 	}
 	if d.meta == nil {
-		if p, err := o.inherit(ctx, v, pv); p != nil || err != nil {
+		if p, err := o.copyAnchor(ctx, v, pv); p != nil || err != nil {
 			return p, err
 		}
 	}
@@ -117,16 +122,17 @@ func (o volumes) fill(ctx context.Context, v *volume, d secretState) (*problem, 
 		patch := client.MergeFromWithOptions(pv.DeepCopy(), client.MergeFromWithOptimisticLock{})
 		controllerutil.AddFinalizer(pv, v1alpha1.DeliveryFinalizer)
 		if err := o.Patch(ctx, pv, patch); err != nil {
-			return nil, fmt.Errorf("hold PersistentVolume %s: %w", pv.Name, err)
+			return nil, fmt.Errorf("add finalizer to PersistentVolume %s: %w", pv.Name, err)
 		}
 	}
 	if d.meta != nil && d.fingerprint == ref.Fingerprint {
-		return nil, o.adopt(ctx, d.meta)
+		return nil, o.labelDelivery(ctx, d.meta)
 	}
 	if err := o.writeDelivery(ctx, v, d.meta); err != nil {
 		return nil, err
 	}
-	// Another operator, of two that both believe to lead, may have let the PersistentVolume go meanwhile.
+	// Another operator that still believes it is the leader may have removed the finalizer
+	// meanwhile.
 	var now corev1.PersistentVolume
 	err = o.live.Get(ctx, client.ObjectKey{Name: v.name}, &now)
 	if err == nil && now.UID == pv.UID && controllerutil.ContainsFinalizer(&now, v1alpha1.DeliveryFinalizer) {
@@ -138,7 +144,8 @@ func (o volumes) fill(ctx context.Context, v *volume, d secretState) (*problem, 
 	return nil, errors.Join(errStale, o.removeDelivery(ctx, v.name))
 }
 
-// liveVolume asks the API server whether the PersistentVolume and its claim are as the cache says.
+// liveVolume reads the PersistentVolume from the API server. It returns errStale if the
+// PersistentVolume or its claim differ from the cache.
 func (o volumes) liveVolume(ctx context.Context, v *volume) (*corev1.PersistentVolume, error) {
 	c := v.sealed.Spec.ClaimRef
 	var pv corev1.PersistentVolume
@@ -151,18 +158,19 @@ func (o volumes) liveVolume(ctx context.Context, v *volume) (*corev1.PersistentV
 		return nil, errStale
 	}
 	claim, err := o.liveClaim(ctx, c.Namespace, c.Name, c.UID)
-	if err == nil && (claim == nil || !has(claim, v.name)) {
+	if err == nil && (claim == nil || !mayBind(claim, v.name)) {
 		err = errStale
 	}
 	return &pv, err
 }
 
-// withdraw takes the delivery Secret away of a volume that nobody is to have, as the cache says. If
-// that is behind with the claim, it is not: pods may need it.
+// withdraw removes the delivery Secret of a volume that nobody may use, according to the cache. It
+// asks the API server for the claim first, because pods need the Secret if the cache is out of
+// date.
 func (o volumes) withdraw(ctx context.Context, v *volume) error {
-	d, err := o.look(ctx, v.name)
+	d, err := o.inspect(ctx, v.name)
 	if d.meta == nil || err != nil {
-		return err // its event brings us back if the cache has not seen it yet
+		return err // if the cache does not have the Secret yet, its event triggers a reconciliation
 	}
 	if v.pv != nil {
 		used, err := o.isClaimed(ctx, v.pv)
@@ -176,12 +184,14 @@ func (o volumes) withdraw(ctx context.Context, v *volume) error {
 	return o.removeDelivery(ctx, v.name)
 }
 
-// dropStray removes a delivery Secret of which nothing tells whose key it holds: what told that was
-// removed by force. Whoever makes a PersistentVolume of its name could have it read.
-func (o volumes) dropStray(ctx context.Context, v *volume) error {
+// removeOrphan removes a delivery Secret without a SealedVolume that tells whose key it holds,
+// because someone removed that by force. Otherwise, anyone who creates a PersistentVolume of its
+// name could make it readable.
+func (o volumes) removeOrphan(ctx context.Context, v *volume) error {
 	var m metav1.PartialObjectMetadata
 	m.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
-	err := o.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: v.name}, &m) // its event brings us back if the cache has not seen it yet
+	// If the cache does not have the Secret yet, its event triggers a reconciliation.
+	err := o.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: v.name}, &m)
 	if err != nil || m.Labels[v1alpha1.RoleLabel] != v1alpha1.RoleDelivery {
 		return client.IgnoreNotFound(err)
 	}
@@ -194,22 +204,22 @@ func (o volumes) dropStray(ctx context.Context, v *volume) error {
 	return o.withdraw(ctx, v)
 }
 
-// isClaimed asks the API server whether a PersistentVolume's claim has it.
+// isClaimed asks the API server whether the claim of a PersistentVolume exists and is bound to it.
 func (o volumes) isClaimed(ctx context.Context, pv *corev1.PersistentVolume) (bool, error) {
 	r := pv.Spec.ClaimRef
 	if r == nil || r.UID == "" {
 		return false, nil
 	}
 	c, err := o.liveClaim(ctx, r.Namespace, r.Name, string(r.UID))
-	return c != nil && has(c, pv.Name), err
+	return c != nil && mayBind(c, pv.Name), err
 }
 
-// letGo lets a PersistentVolume go that is being deleted and that nobody uses: once its delivery
-// Secret is gone. done: it goes.
-func (o volumes) letGo(ctx context.Context, v *volume) (done bool, err error) {
+// finishDeletion removes the finalizer of a PersistentVolume that is being deleted and not in use,
+// once its delivery Secret is gone. done tells that it did.
+func (o volumes) finishDeletion(ctx context.Context, v *volume) (done bool, err error) {
 	pv := v.pv
 	if pv == nil {
-		pv = v.stranger
+		pv = v.mismatched
 	}
 	if pv == nil || pv.DeletionTimestamp == nil || !controllerutil.ContainsFinalizer(pv, v1alpha1.DeliveryFinalizer) {
 		return false, nil
@@ -237,13 +247,14 @@ func (o volumes) letGo(ctx context.Context, v *volume) (done bool, err error) {
 // isWithdrawn asks the API server whether a delivery Secret is gone.
 func (o volumes) isWithdrawn(ctx context.Context, name string) (bool, error) {
 	if isReserved(name) {
-		return true, nil // there never was one
+		return true, nil // such a name has no delivery Secret
 	}
 	s, err := o.secretMeta(ctx, name)
 	return s == nil || s.Labels[v1alpha1.RoleLabel] != v1alpha1.RoleDelivery, err
 }
 
-// secretMeta asks the API server for the metadata of a Secret of ours; nil: there is none.
+// secretMeta asks the API server for the metadata of a Secret in the operator's namespace. It
+// returns nil if there is none.
 func (o *operator) secretMeta(ctx context.Context, name string) (*metav1.PartialObjectMetadata, error) {
 	var s metav1.PartialObjectMetadata
 	s.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
@@ -253,8 +264,9 @@ func (o *operator) secretMeta(ctx context.Context, name string) (*metav1.Partial
 	return &s, nil
 }
 
-// adopt marks a delivery Secret that was restored. What has a role keeps it.
-func (o *operator) adopt(ctx context.Context, m metav1.Object) error {
+// labelDelivery labels a delivery Secret that was restored without its labels. It leaves Secrets
+// that have a role alone.
+func (o *operator) labelDelivery(ctx context.Context, m metav1.Object) error {
 	if m.GetLabels()[v1alpha1.RoleLabel] != "" {
 		return nil
 	}
@@ -267,7 +279,7 @@ func (o *operator) adopt(ctx context.Context, m metav1.Object) error {
 	return client.IgnoreNotFound(o.Patch(ctx, &s, patch))
 }
 
-// writeDelivery makes the delivery Secret, or mends one that was edited.
+// writeDelivery creates the delivery Secret, or restores one that was edited.
 func (o volumes) writeDelivery(ctx context.Context, v *volume, old metav1.Object) error {
 	ref := v.sealed.Spec.Key
 	_, k, err := o.read(ctx, ref.SecretName)
@@ -276,12 +288,13 @@ func (o volumes) writeDelivery(ctx context.Context, v *volume, old metav1.Object
 	}
 	defer k.Erase()
 	if k == nil || k.Fingerprint() != ref.Fingerprint {
-		return errors.New("the key Secret has just changed") // look again
+		return errors.New("the key Secret has just changed") // the retry checks it again
 	}
 	s := deliverySecret(o.Namespace, v.name, k)
 	defer wipe(s)
 	c := meta.FindStatusCondition(v.sealed.Status.Conditions, v1alpha1.VolumeKeyReady)
-	// Where it was not there on purpose, as before the PersistentVolume was, that is no news.
+	// If the Secret was absent on purpose, for example before the PersistentVolume existed, no
+	// event is due.
 	was := v.sealed.Status.KeyVersion != 0 && c != nil && !notDelivered[c.Reason]
 	if old == nil {
 		err = o.Create(ctx, s)
@@ -289,24 +302,25 @@ func (o volumes) writeDelivery(ctx context.Context, v *volume, old metav1.Object
 		s.ResourceVersion = old.GetResourceVersion()
 		err = o.Update(ctx, s)
 	}
-	if apierrors.IsInvalid(err) && old != nil { // somebody made it immutable, or of another type
+	if apierrors.IsInvalid(err) && old != nil { // someone made it immutable, or changed its type
 		uid, rv := old.GetUID(), old.GetResourceVersion()
 		return errors.Join(errRetry, o.Delete(ctx, s, client.Preconditions{UID: &uid, ResourceVersion: &rv}))
 	}
 	if err != nil {
-		return fmt.Errorf("deliver key: %w", err)
+		return fmt.Errorf("write delivery Secret: %w", err)
 	}
 	o.seen.put(s, ref.Fingerprint)
 	if was {
-		o.event(v, corev1.EventTypeWarning, v1alpha1.ReasonRestored, fmt.Sprintf("Secret %s/%s was missing or edited; it holds the volume's key again", o.Namespace, v.name))
+		o.event(v, corev1.EventTypeWarning, v1alpha1.ReasonRestored, fmt.Sprintf("Secret %s/%s was missing or edited. The operator restored it, and it holds the volume's key again. Find out who changed it", o.Namespace, v.name))
 	}
 	return nil
 }
 
-// notDelivered are reasons for which there is no delivery Secret, on purpose.
+// notDelivered are the reasons with which there is no delivery Secret on purpose.
 var notDelivered = map[string]bool{v1alpha1.ReasonPrepared: true, v1alpha1.ReasonKept: true, v1alpha1.ReasonExchanged: true, v1alpha1.ReasonNotGranted: true, v1alpha1.ReasonDuplicate: true}
 
-// removeDelivery removes a volume's delivery Secret, if it is one, whoever holds it.
+// removeDelivery deletes the Secret of this name if it is a delivery Secret, and removes finalizers
+// that others have set on it.
 func (o volumes) removeDelivery(ctx context.Context, name string) error {
 	if isReserved(name) {
 		return nil

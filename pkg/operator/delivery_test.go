@@ -21,19 +21,20 @@ import (
 	"github.com/sealvol/sealvol/pkg/operator/operatortest"
 )
 
-// forged is a PersistentVolume in the place of another's, which has a kubelet read its Secret: the API
-// server compares only name and namespace of the claim, the policy only the UID.
+// forged returns a PersistentVolume with the name of another one, with which a kubelet could read
+// its Secret: the API server compares only name and namespace of the claim, the policy only the
+// UID.
 func forged(name string, uid types.UID, theirs *corev1.PersistentVolumeClaim, node string) *corev1.PersistentVolume {
 	pv := operatortest.Volume(theirs, node, del)
 	pv.Name, pv.Spec.ClaimRef.UID = name, uid
-	pv.Spec.PersistentVolumeReclaimPolicy = retain // the key is not kept for it
+	pv.Spec.PersistentVolumeReclaimPolicy = retain // the key must not be kept for it
 	ref := &corev1.SecretReference{Namespace: operatortest.Namespace, Name: name}
 	pv.Spec.CSI.NodeStageSecretRef, pv.Spec.CSI.NodePublishSecretRef, pv.Spec.CSI.NodeExpandSecretRef = ref, ref, ref
 	return pv
 }
 
-// A volume goes, and somebody makes its PersistentVolume again at the first moment, for a claim of
-// his own: by then the key is gone.
+// Someone creates the PersistentVolume of a deleted volume again at the first moment, for another
+// claim. By then, the key is gone.
 func TestNameTakenAtOnce(t *testing.T) {
 	start(t, nil)
 	ns, ns2 := namespace(t), namespace(t)
@@ -62,7 +63,8 @@ func TestNameTakenAtOnce(t *testing.T) {
 				return ctx.Err()
 			}()
 		}()
-		goes := []client.Object{pv, c} // who strips the protection of a volume in use, too
+		// Also if protection finalizers are removed while the volume is in use.
+		goes := []client.Object{pv, c}
 		if i%2 == 0 {
 			goes = []client.Object{c, pv}
 		}
@@ -76,9 +78,9 @@ func TestNameTakenAtOnce(t *testing.T) {
 			t.Error(err)
 		}
 		cancel()
-		undelivered(t, name) // now or later
+		undelivered(t, name) // now and later
 		sv := sealed(name)
-		eventually(t, func() error { // what was the volume's is not its
+		eventually(t, func() error { // it does not get what belonged to the volume
 			err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(sv), sv)
 			if err == nil && sv.Spec.Key != nil {
 				err = fmt.Errorf("the key stays: %+v", sv.Spec)
@@ -92,7 +94,8 @@ func TestNameTakenAtOnce(t *testing.T) {
 	remove(t, theirs)
 }
 
-// strip removes Kubernetes' own finalizers of one object, and nothing of another that has its name by now.
+// strip removes the finalizers of Kubernetes from an object, unless another object has its name by
+// now.
 func strip(t *testing.T, o client.Object) {
 	t.Helper()
 	uid := o.GetUID()
@@ -106,8 +109,8 @@ func strip(t *testing.T, o client.Object) {
 	})
 }
 
-// A claim's key is ready before its volume is made: who makes a PersistentVolume of that name does not
-// get it, unless it is for that claim, and where the claim's volume is to be.
+// The key of a claim is ready before its volume is created. A PersistentVolume of that name gets
+// the key only if it is for that claim and on the node of the claim.
 func TestNameTakenBefore(t *testing.T) {
 	start(t, nil)
 	ns, ns2 := namespace(t), namespace(t)
@@ -129,7 +132,7 @@ func TestNameTakenBefore(t *testing.T) {
 			"on another node":   operatortest.Volume(c, "node-b", del),
 		} {
 			create(t, pv)
-			if msg := hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonExchanged); !strings.Contains(msg, "delete") {
+			if msg := hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonExchanged); !strings.Contains(msg, "Delete") {
 				t.Error(what, msg)
 			}
 			undelivered(t, name)
@@ -152,7 +155,7 @@ func TestNameTakenBefore(t *testing.T) {
 	}
 }
 
-// Also when there was no operator, so that nobody had said what the volume of a claim is.
+// The same, if no operator ran, so that no SealedVolume describes the volume of the claim.
 func TestNameTakenUnseen(t *testing.T) {
 	stop := start(t, nil)
 	ns, ns2 := namespace(t), namespace(t)
@@ -162,7 +165,7 @@ func TestNameTakenUnseen(t *testing.T) {
 	stop()
 	create(t, theirs, clone, other)
 	mine := forged("pvc-"+string(other.UID), other.UID, theirs, "node-b")
-	there := operatortest.Volume(clone, "node-b", del) // where no clone can be
+	there := operatortest.Volume(clone, "node-b", del) // where no clone can be created
 	create(t, mine, there)
 	start(t, nil)
 	for _, pv := range []*corev1.PersistentVolume{mine, there} {
@@ -175,8 +178,8 @@ func TestNameTakenUnseen(t *testing.T) {
 	delivered(t, mine.Name)
 }
 
-// A PersistentVolume of another namespace, or on another node, that says to be a volume, or a copy of
-// it, does not get its key, and does not keep it from being erased.
+// A PersistentVolume in another namespace, or on another node, that claims to be a volume or a copy
+// of it, does not get its key, and does not prevent the erasure of the key.
 func TestForeignOrigin(t *testing.T) {
 	for mode, change := range map[string][]func(*ctrl.Options, *operator.Options){"local": nil, "attachments": {attachments}} {
 		t.Run(mode, func(t *testing.T) {
@@ -215,7 +218,8 @@ func TestForeignOrigin(t *testing.T) {
 				}
 			}
 			undelivered(t, cp.Name)
-			if mode == "local" { // also of the same namespace, where no copy can be
+			// Also in the same namespace, on a node where no copy can be created.
+			if mode == "local" {
 				there := claim(ns, "node-b", "there", copied("there-"+ns))
 				hasCondition(t, sealed(there.Name), v1alpha1.VolumeKeyReady, v1alpha1.ReasonSourceUnknown)
 				undelivered(t, there.Name)
@@ -227,8 +231,9 @@ func TestForeignOrigin(t *testing.T) {
 	}
 }
 
-// A volume that is gone, and that a snapshot stands for as yet: who owns another node can make its
-// PersistentVolume again there, of the same handle. That does not keep the key when the snapshot goes.
+// A volume is gone, but a snapshot still needs its key. The owner of another node can create its
+// PersistentVolume there, with the same handle. This does not keep the key when the snapshot is
+// deleted.
 func TestNamedAgainElsewhere(t *testing.T) {
 	start(t, nil)
 	ns := namespace(t)
@@ -253,7 +258,7 @@ func TestNamedAgainElsewhere(t *testing.T) {
 	gone(t, sealed(pv.Name))
 }
 
-// volumeIn makes a claim with its volume in one of the operator's two modes.
+// volumeIn creates a claim with its volume in one of the operator's two modes.
 func volumeIn(t *testing.T, mode, ns string) (*corev1.PersistentVolumeClaim, *corev1.PersistentVolume, string) {
 	t.Helper()
 	if mode == "local" {
@@ -262,8 +267,8 @@ func volumeIn(t *testing.T, mode, ns string) (*corev1.PersistentVolumeClaim, *co
 	return zonal(t, ns, "data")
 }
 
-// A PersistentVolume that is deleted while a claim has it keeps its key until nobody uses it; then
-// the key goes first. An operator that was down meanwhile finds both.
+// A PersistentVolume that is deleted while it is bound keeps its key until nobody uses it. Then the
+// delivery Secret is deleted first. An operator that did not run meanwhile does the same.
 func TestDeletedInUse(t *testing.T) {
 	stop := start(t, nil)
 	ns := namespace(t)
@@ -271,7 +276,7 @@ func TestDeletedInUse(t *testing.T) {
 	if err := env.Client.Delete(t.Context(), pv); err != nil {
 		t.Fatal(err)
 	}
-	destroy(t, secretNamed(pv.Name)) // it is needed, and made again
+	destroy(t, secretNamed(pv.Name)) // it is needed, so it is created again
 	if delivered(t, pv.Name) != kek {
 		t.Error("another key")
 	}
@@ -279,7 +284,7 @@ func TestDeletedInUse(t *testing.T) {
 	stop()
 	remove(t, c, pv)
 	if _, err := get(t.Context(), "", pv.Name, pv); err != nil || len(pv.Finalizers) != 1 || pv.Finalizers[0] != v1alpha1.DeliveryFinalizer {
-		t.Fatalf("a PersistentVolume whose key is delivered: %v %v", err, pv.Finalizers)
+		t.Fatalf("the PersistentVolume of a delivered key: %v %v", err, pv.Finalizers)
 	}
 	start(t, nil)
 	gone(t, pv)
@@ -287,7 +292,7 @@ func TestDeletedInUse(t *testing.T) {
 	gone(t, sealed(pv.Name), keyNamed(ns, pv.Name))
 }
 
-// A delivery Secret that somebody holds by a finalizer goes all the same.
+// A delivery Secret with a foreign finalizer is deleted nevertheless.
 func TestHeldDelivery(t *testing.T) {
 	start(t, nil)
 	ns := namespace(t)
@@ -305,8 +310,8 @@ func TestHeldDelivery(t *testing.T) {
 	undelivered(t, pv.Name)
 }
 
-// A delivery Secret that is left when its volume was removed by force goes, also if somebody has made
-// a PersistentVolume of its name by then.
+// A delivery Secret that is left behind after its volume was removed by force is deleted, even if
+// someone has created a PersistentVolume of its name by then.
 func TestStrayDelivery(t *testing.T) {
 	stop := start(t, nil)
 	ns := namespace(t)
@@ -340,8 +345,8 @@ func TestStrayDelivery(t *testing.T) {
 	remove(t, append(forgeries, theirs)...)
 }
 
-// Volumes of an earlier version: a key that was delivered before there was a PersistentVolume is taken
-// back, and PersistentVolumes are held from now on.
+// Volumes of an earlier version: a key that was delivered before the PersistentVolume existed is
+// withdrawn, and PersistentVolumes get the finalizer.
 func TestUpgraded(t *testing.T) {
 	stop := start(t, nil)
 	ns := namespace(t)
@@ -367,12 +372,12 @@ func TestUpgraded(t *testing.T) {
 	eventually(t, func() error {
 		_, err := get(t.Context(), "", pv.Name, pv)
 		if err == nil && !slices.Contains(pv.Finalizers, v1alpha1.DeliveryFinalizer) {
-			err = errors.New("it is not held")
+			err = errors.New("the PersistentVolume has no finalizer")
 		}
 		return err
 	})
 	if now, err := get(t.Context(), operatortest.Namespace, pv.Name, &corev1.Secret{}); err != nil || now.ResourceVersion != was.ResourceVersion || string(now.Data["kek"]) != kek {
-		t.Errorf("what was delivered was written again: %v", err)
+		t.Errorf("the delivery Secret was written again: %v", err)
 	}
 	remove(t, pending, c, pv)
 	gone(t, sealed(name), sealed(pv.Name))

@@ -1,36 +1,48 @@
-// Package operator gives volumes their keys and takes them away again.
+// Package operator creates the keys of volumes, delivers them, and deletes them.
 //
-//	PersistentVolumeClaim ──► SealedVolume pvc-<uid> ──► VolumeKey pvc-<uid> ──► Secret volumekey-<uid>-v1   (immutable, operator's namespace)
-//	of a Sealvol class        (volume.go)          │     (volumekey.go)               │
-//	                                               └────────────────────────► Secret pvc-<uid>              (delivery, operator's namespace)
+//	PersistentVolumeClaim     of a Sealvol class
+//	└ SealedVolume            pvc-<uid>, cluster-scoped (volume.go)
+//	  ├ VolumeKey             pvc-<uid>, in the claim's namespace (volumekey.go)
+//	  │ └ key Secret          volumekey-<uid>-v1, immutable, in the operator's namespace
+//	  └ delivery Secret       pvc-<uid>, in the operator's namespace (delivery.go)
 //
-// The delivery Secret is named as the PersistentVolume, and made when that is there. The kubelet hands it to
-// the node plugin; where it comes late, the kubelet's next try finds it. A SealedVolume's key is settled once, with the claim: that of the origin for a clone or
-// a restored snapshot, the VolumeKey that the claim names, or one of its own.
+// The delivery Secret has the name of the PersistentVolume and is created when that exists. The
+// kubelet passes it to the node plugin. If the Secret is late, the kubelet retries. The key of a
+// volume is chosen once, when its claim is created: a clone or a restored snapshot gets the key of
+// its origin; any other volume gets the VolumeKey that the claim names, or a new one of its own.
 //
-// # What holds, whatever dies when
+// # Invariants
 //
-//	K1  A version of a key is made by one Create of a Secret whose name follows from its VolumeKey's UID. Whoever comes second reads what is
-//	    there. No key Secret is ever written again.
-//	K2  A version that was noted, in the VolumeKey or in a SealedVolume, is never made again. If its Secret is gone, or does not hold what the
-//	    fingerprint says, a condition and an event say so until it is restored.
-//	K3  A key Secret is deleted in one place (keysecret.go), when neither its VolumeKey nor any SealedVolume that uses it is left, as read from
-//	    the API server itself, not from a cache.
-//	K4  A SealedVolume goes when its PersistentVolume and claim have gone, the former not to be retained, and no snapshot of the volume, and no
-//	    copy of it that has not got its key yet, is left: again as the API server says.
-//	K5  The delivery Secret is a copy. It is made anew when it is missing, and mended when it was edited, with an event.
+// They hold when the operator is killed at any time.
 //
-//	K6  The delivery Secret holds a key only while the PersistentVolume of its name is that of the SealedVolume, for the SealedVolume's claim, which
-//	    exists, and is held by a finalizer: as the API server says when it is filled. The PersistentVolume goes after the Secret has (delivery.go,
-//	    binding.go).
-//	K7  A volume that has another name than before gets its newest anchor, and that it was made, before its key (heritage.go).
+//	K1  A version of a key is created by one Create of a Secret, whose name follows from the UID of
+//	    the VolumeKey. If two operators try, the second one reads what the first has created. A key
+//	    Secret is never written again.
+//	K2  A version that is recorded in the VolumeKey or in a SealedVolume is never created again. If
+//	    its Secret is gone or does not match the fingerprint, a condition and an event report it
+//	    until the Secret is restored.
+//	K3  Only keysecret.go deletes key Secrets. It deletes one when neither its VolumeKey nor any
+//	    SealedVolume that uses it exists, according to the API server and not only the cache.
+//	K4  A SealedVolume is deleted when its PersistentVolume and its claim are gone, the reclaim
+//	    policy was not Retain, and neither a snapshot of the volume nor a copy that still waits for
+//	    its key exists, again according to the API server.
+//	K5  The delivery Secret is a copy. If it is missing or was edited, the operator restores it, with
+//	    an event.
+//	K6  The delivery Secret exists only while the PersistentVolume of its name belongs to the
+//	    SealedVolume, is for the SealedVolume's claim, has our finalizer, and that claim exists. The
+//	    API server confirms this before the Secret is filled. The PersistentVolume is deleted after
+//	    the Secret (delivery.go, binding.go).
+//	K7  If a volume gets a PersistentVolume of another name, the newest anchor and the record that
+//	    the device was formatted are copied to its new SealedVolume before the key is delivered
+//	    (anchors.go).
 //
-// Nothing has an owner reference: the garbage collector would take keys away when objects come back from a backup with new UIDs, or when a custom
-// resource definition is deleted (docs/adr). What is left over by a crash is found by the same reconciliation at the next start: all of it
-// follows from what the API server has.
+// Objects have no owner references: the garbage collector would delete keys when objects are
+// restored from a backup with new UIDs, or when a custom resource definition is deleted (docs/adr).
+// After a crash, the next start reconciles all objects and completes whatever was left unfinished.
 //
 // # Keys in memory
 //
-// Secrets are watched by their metadata alone. Their contents are read when they have changed, and held in locked memory while
-// they are compared or copied; what the API client itself had of them is left to the garbage collector.
+// Only the metadata of Secrets is watched. The operator reads the contents of a Secret when it has
+// changed, and holds them in locked memory while it compares or copies them. The buffers of the API
+// client are not locked; the garbage collector frees them.
 package operator

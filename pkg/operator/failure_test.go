@@ -27,7 +27,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/operator/operatortest"
 )
 
-// chaos makes a third of all writes fail: half of these before they are done, half after, as when an answer gets lost.
+// chaos makes a third of all writes fail: half of these before they are done, and half after, as if
+// the response was lost.
 type chaos struct {
 	mu  sync.Mutex
 	rng *rand.Rand // guarded by mu
@@ -82,7 +83,8 @@ func seed(t *testing.T) *rand.Rand {
 	return rand.New(rand.NewPCG(n, 0))
 }
 
-// workload makes claims with volumes in a namespace, and takes them away again in any order; it returns the keys that were delivered.
+// workload creates claims with volumes in a namespace, and deletes them in any order. It returns
+// the keys that were delivered.
 func workload(t *testing.T, ns string, rng *rand.Rand, n int) map[string]string {
 	t.Helper()
 	type pair struct {
@@ -100,7 +102,7 @@ func workload(t *testing.T, ns string, rng *rand.Rand, n int) map[string]string 
 			continue
 		}
 		pv := operatortest.Volume(c, "node-a", del)
-		if rng.IntN(2) == 0 { // else provisioned before it has a key
+		if rng.IntN(2) == 0 { // otherwise provisioned before it has a key
 			prepared(t, pv.Name)
 		}
 		bind(t, c, pv)
@@ -110,7 +112,7 @@ func workload(t *testing.T, ns string, rng *rand.Rand, n int) map[string]string 
 	}
 	for _, p := range live {
 		if again := delivered(t, p.pv.Name); again != p.kek {
-			t.Errorf("the key of %s was made twice", p.pv.Name)
+			t.Errorf("the key of %s was created twice", p.pv.Name)
 		}
 	}
 	rng.Shuffle(len(live), func(i, j int) { live[i], live[j] = live[j], live[i] })
@@ -122,7 +124,7 @@ func workload(t *testing.T, ns string, rng *rand.Rand, n int) map[string]string 
 	return keks
 }
 
-// clean waits until nothing of a namespace is left: no key, no volume, no Secret.
+// clean waits until all keys, volumes and Secrets of a namespace are gone.
 func clean(t *testing.T, ns string) {
 	t.Helper()
 	eventually(t, func() error {
@@ -152,13 +154,13 @@ func clean(t *testing.T, ns string) {
 			}
 		}
 		if len(left) > 0 {
-			return fmt.Errorf("left: %v", left)
+			return fmt.Errorf("left behind: %v", left)
 		}
 		return nil
 	})
 }
 
-// Whatever answers get lost, keys are made once, and all goes that has to go.
+// Whatever responses are lost, each key is created once, and everything that should be deleted is.
 func TestFailingWrites(t *testing.T) {
 	c := &chaos{rng: seed(t)}
 	c.on.Store(true)
@@ -171,7 +173,8 @@ func TestFailingWrites(t *testing.T) {
 	}
 }
 
-// Two operators at once, neither of which waits for the other: the worst that a leader election can let happen.
+// Two operators run at once without leader election. This is the worst that can happen if leader
+// election fails.
 func TestTwoOperators(t *testing.T) {
 	start(t, nil)
 	start(t, nil)
@@ -180,7 +183,7 @@ func TestTwoOperators(t *testing.T) {
 	clean(t, ns)
 }
 
-// Of two with leader election one works; when it ends, the other goes on.
+// Of two operators with leader election, one is active. When it ends, the other takes over.
 func TestLeaderElection(t *testing.T) {
 	elect := func(o *ctrl.Options, _ *operator.Options) {
 		lease, renew, retry := 3*time.Second, 2*time.Second, 200*time.Millisecond
@@ -200,7 +203,7 @@ func TestLeaderElection(t *testing.T) {
 	clean(t, ns)
 }
 
-// cutter ends watches after a moment, again and again.
+// cutter ends watches after a short time.
 type cutter struct {
 	base http.RoundTripper
 	cuts atomic.Int64
@@ -211,7 +214,8 @@ func (c *cutter) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Query().Get("watch") == "" {
 		return c.base.RoundTrip(r)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), 1100*time.Millisecond) // shorter ones make client-go wait longer each time
+	// With shorter ones, client-go would back off.
+	ctx, cancel := context.WithTimeout(r.Context(), 1100*time.Millisecond)
 	resp, err := c.base.RoundTrip(r.WithContext(ctx))
 	if err != nil {
 		cancel()
@@ -222,7 +226,7 @@ func (c *cutter) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// Watches that are lost all the time, so that every list and every gap between two watches is met.
+// Watches end all the time, so the test covers every list and every gap between two watches.
 func TestLostWatches(t *testing.T) {
 	var cut *cutter
 	config, err := env.As(t.Context(), "operator", "")
@@ -263,8 +267,8 @@ func run(t *testing.T, c *rest.Config) {
 	}
 }
 
-// inherited gives a volume to another claim, in another namespace, for which it opens if an
-// administrator has said so.
+// inherited gives a volume to a claim in another namespace. The claim gets the key after an
+// administrator has granted it.
 func inherited(t *testing.T, kept *corev1.PersistentVolume, sv *v1alpha1.SealedVolume, kek string) {
 	t.Helper()
 	ns2 := namespace(t)
@@ -295,7 +299,8 @@ func inherited(t *testing.T, kept *corev1.PersistentVolume, sv *v1alpha1.SealedV
 	clean(t, ns2)
 }
 
-// A namespace is deleted in one go, by Kubernetes' own controllers: claims, keys and snapshots in any order; what is to be retained stays usable.
+// Kubernetes' own controllers delete a namespace with claims, keys and snapshots in any order.
+// Retained volumes stay usable.
 func TestNamespaceDeleted(t *testing.T) {
 	stop, err := env.StartControllers()
 	if err != nil {
@@ -326,11 +331,11 @@ func TestNamespaceDeleted(t *testing.T) {
 		t.Fatal(err)
 	}
 	gone(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}})
-	// The provisioner deletes the volumes; it needs no key, and nobody is to have it.
+	// The provisioner deletes the volumes. It needs no key, and nobody may have it.
 	for _, pv := range pvs {
 		gone(t, secretNamed(pv.Name))
 		if sv := getSealed(t, pv.Name); !slices.Contains(sv.Finalizers, v1alpha1.VolumeFinalizer) || sv.DeletionTimestamp != nil {
-			t.Errorf("the SealedVolume of a volume that is there: %+v", sv.ObjectMeta)
+			t.Errorf("the SealedVolume of an existing volume: %+v", sv.ObjectMeta)
 		}
 		if err := env.Client.Delete(t.Context(), pv); err != nil {
 			t.Fatal(err)

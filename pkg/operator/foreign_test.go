@@ -19,7 +19,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/operator/operatortest"
 )
 
-// grant has a namespace share a volume's key, as an administrator does.
+// grant shares the key of a volume with a namespace, as an administrator does.
 func grant(t *testing.T, volume, namespace string) {
 	t.Helper()
 	eventually(t, func() error {
@@ -28,8 +28,8 @@ func grant(t *testing.T, volume, namespace string) {
 	})
 }
 
-// Key Secrets that are there before their VolumeKey and volumes, as in a backup that is half restored or after the definitions were removed and made again,
-// are not taken for what nobody needs.
+// Key Secrets that exist before their VolumeKeys and volumes are not deleted as unused. This
+// happens when a backup is half restored, or when the CRDs were deleted and created again.
 func TestKeyRestoredFirst(t *testing.T) {
 	uid := "11111111-2222-3333-4444-555555555555"
 	s := secretNamed("volumekey-" + uid + "-v1")
@@ -44,7 +44,7 @@ func TestKeyRestoredFirst(t *testing.T) {
 	vk := keyNamed(ns, pv.Name)
 	key := keySecretOf(t, vk)
 	remove(t, c, pv)
-	gone(t, sealed(pv.Name), vk, key) // what was given up goes
+	gone(t, sealed(pv.Name), vk, key) // released Secrets are deleted
 	if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(s), s); err != nil || s.DeletionTimestamp != nil {
 		t.Fatal("the restored key:", err, s.DeletionTimestamp)
 	}
@@ -55,11 +55,11 @@ func TestKeyRestoredFirst(t *testing.T) {
 	if err := env.Client.Delete(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
-	gone(t, s) // by who means it
+	gone(t, s) // deleted by an administrator
 }
 
-// A copy of a copy, of whose beginning nothing is left, has the key of what it was made of; so has what is restored from a snapshot that is only known from a content
-// made by hand.
+// A copy of a copy gets the key of its source, even if the first volume of the chain is gone. So
+// does a volume that is restored from a snapshot of which only a content created by hand is known.
 func TestChainOfCopies(t *testing.T) {
 	start(t, nil)
 	ns, ns2 := namespace(t), namespace(t)
@@ -90,7 +90,8 @@ func TestChainOfCopies(t *testing.T) {
 	remove(t, c, pv)
 	gone(t, sealed(pv.Name))
 
-	// A snapshot of the first copy, under a content made by hand, as the node has claimed it, is all that is left.
+	// Only a snapshot of the first copy is left, with a content that was created by hand and
+	// claimed by the node.
 	snapshot := "snap"
 	cont := &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: "by-hand-" + ns, Annotations: map[string]string{v1alpha1.SourceAnnotation: fpv.Spec.CSI.VolumeHandle}},
 		Spec: snapshotv1.VolumeSnapshotContentSpec{Driver: "csi.sealvol.dev", DeletionPolicy: snapshotv1.VolumeSnapshotContentRetain,
@@ -102,7 +103,7 @@ func TestChainOfCopies(t *testing.T) {
 
 	restore := func(name, node string) (*corev1.PersistentVolumeClaim, *corev1.PersistentVolume) {
 		x, v := copyOf(ns2, name, node, nil)
-		v.Name = name + "-" + ns2 // of a class that leaves it to the PersistentVolume
+		v.Name = name + "-" + ns2 // of a class that leaves the name to the PersistentVolume
 		v.Spec.CSI.NodeStageSecretRef = &corev1.SecretReference{Namespace: operatortest.Namespace, Name: v.Name}
 		create(t, v)
 		return x, v
@@ -125,7 +126,8 @@ func TestChainOfCopies(t *testing.T) {
 	gone(t, sealed(v.Name), keyNamed(ns, pv.Name))
 }
 
-// A claim that names another's volume, and a copy of such a claim, come by no key, and do not keep the other's.
+// A claim that names the volume of another claim, and a copy of such a claim, get no key, and do
+// not keep the key of that volume.
 func TestClaimNamesForeignVolume(t *testing.T) {
 	start(t, nil)
 	ns, ns2 := namespace(t), namespace(t)
@@ -148,7 +150,7 @@ func TestClaimNamesForeignVolume(t *testing.T) {
 	}
 	noKey()
 
-	// Also when the volume's own claim and PersistentVolume have gone.
+	// The same, when the claim and the PersistentVolume of the volume are gone.
 	remove(t, c, pv)
 	sv := sealed(pv.Name)
 	eventually(t, func() error {
@@ -159,7 +161,7 @@ func TestClaimNamesForeignVolume(t *testing.T) {
 		return err
 	})
 	if sv.Spec.ClaimRef == nil || sv.Spec.ClaimRef.UID != string(c.UID) {
-		t.Error("the volume is said to be of another's claim:", sv.Spec.ClaimRef)
+		t.Error("the SealedVolume names the claim of another volume:", sv.Spec.ClaimRef)
 	}
 	hasCondition(t, csv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonKeyNotReady)
 	noKey()
@@ -169,9 +171,10 @@ func TestClaimNamesForeignVolume(t *testing.T) {
 	gone(t, csv)
 }
 
-// A volume that was to be retained at last is retained, also if its PersistentVolume has gone before that could be noted.
+// A volume whose reclaim policy was changed to Retain is retained, even if its PersistentVolume is
+// deleted before the operator has recorded that.
 func TestRetainedAtLast(t *testing.T) {
-	var broken atomic.Value // the volume of which nothing can be noted
+	var broken atomic.Value // the volume whose SealedVolume cannot be written
 	broken.Store("")
 	start(t, func(c client.WithWatch) client.Client {
 		return interceptor.NewClient(c, interceptor.Funcs{Patch: func(ctx context.Context, c client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
@@ -196,11 +199,11 @@ func TestRetainedAtLast(t *testing.T) {
 	}
 	remove(t, c, pv)
 	gone(t, c)
-	other := operatortest.Claim(ns, "other") // by then the operator has seen that, too
+	other := operatortest.Claim(ns, "other") // by then, the operator has seen the deletion, too
 	create(t, other)
 	prepared(t, "pvc-"+string(other.UID))
 	if _, err := get(t.Context(), "", pv.Name, &corev1.PersistentVolume{}); err != nil {
-		t.Error("the PersistentVolume went before what it said was noted:", err)
+		t.Error("the PersistentVolume was gone before its reclaim policy was recorded:", err)
 	}
 	broken.Store("")
 	gone(t, pv)

@@ -13,8 +13,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 )
 
-// What was made stays so: neither a node nor who may update everything takes away that a volume was
-// made on its device. That it was begun may go.
+// The record that a device was formatted can be neither changed nor removed, not even by
+// administrators without the verb override-anchor. The record that formatting has begun can be
+// removed.
 func TestFormatPolicy(t *testing.T) {
 	node := clientOf(t, "node", "node-a")
 	sv := volumeOf(t, "node-a")
@@ -56,5 +57,5 @@ func TestFormatPolicy(t *testing.T) {
 		denied(t, "removed by an administrator", "sealvol-formats", func() error { return update(c, nil) })
 		denied(t, "deleted by an administrator", "sealvol-formats", func() error { return c.Delete(t.Context(), sv) })
 	}
-	remove(t, sv) // by one who may everything
+	remove(t, sv) // by a user with all rights
 }

@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// A key that is imported, which needs the right to, and shared by two volumes.
+// Importing a key needs the right to read its Secret. Two volumes can share the key.
 func TestImportedKey(t *testing.T) {
 	start(t, nil)
 	ns := namespace(t)
@@ -60,14 +60,14 @@ func TestImportedKey(t *testing.T) {
 	remove(t, pvs...)
 	gone(t, sealed("pvc-"+string(c1.UID)), sealed("pvc-"+string(c2.UID)))
 	if _, err := get(t.Context(), ns, "shared", &v1alpha1.VolumeKey{}); err != nil {
-		t.Fatal("a key that was made by hand went with its volumes:", err)
+		t.Fatal("a VolumeKey that was created by hand was deleted with its volumes:", err)
 	}
 	remove(t, vk)
 	gone(t, vk)
-	eventually(t, func() error { // Retain: left, and no longer held
+	eventually(t, func() error { // Retain: the Secret stays, without the finalizer
 		err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(key), key)
 		if err == nil && (len(key.Finalizers) > 0 || key.DeletionTimestamp != nil || key.Labels[v1alpha1.KeptLabel] != ns) {
-			err = errors.New("still held")
+			err = errors.New("the Secret still has the finalizer")
 		}
 		return err
 	})
@@ -75,10 +75,10 @@ func TestImportedKey(t *testing.T) {
 	gone(t, key)
 }
 
-// A malformed import is told, and heals.
+// A malformed import is reported, and is retried until it succeeds.
 func TestMalformedImport(t *testing.T) {
 	start(t, nil)
-	ns := operatortest.Namespace // here it may read
+	ns := operatortest.Namespace // the operator may read Secrets here
 	vk := keyNamed(ns, "broken")
 	vk.Spec.Imported = &v1alpha1.ImportedKey{SecretName: "broken"}
 	create(t, vk)

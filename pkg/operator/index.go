@@ -13,26 +13,26 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// Field indexes, named by what they find; those that are paths also are fields by which the API server selects.
+// Field indexes. Those whose names are field paths are also fields by which the API server selects.
 const (
-	byVolume    = "volume"            // PersistentVolumeClaims, by the name of the PersistentVolume that they have or will have
-	byClass     = "class"             // PersistentVolumeClaims without a volume, by class
-	bySource    = "source"            // PersistentVolumeClaims, by the claim or snapshot that they are a copy of
-	byKeyVolume = "keyVolume"         // PersistentVolumes and SealedVolumes, by the handle of the volume whose key opens them
+	byVolume    = "volume"            // claims, by name of their present or future PersistentVolume
+	byClass     = "class"             // claims without a volume, by StorageClass
+	bySource    = "source"            // claims, by the claim or snapshot that they are a copy of
+	byKeyVolume = "keyVolume"         // PersistentVolumes and SealedVolumes, by handle of the key's volume
 	byHandle    = "spec.volumeHandle" // SealedVolumes and VolumeSnapshotContents, by volume handle
 	byKey       = "key"               // SealedVolumes, by namespace/name of their VolumeKey
 	byKeyUID    = "spec.key.uid"      // SealedVolumes, by the UID of their VolumeKey
 	byWaiting   = "waiting"           // SealedVolumes that wait for a key: "true"
 	byClaim     = "claim"             // SealedVolumes, by namespace/name of their claim
-	byGone      = "gone"              // SealedVolumes that are only there for others, by the UID of their VolumeKey
+	byGone      = "gone"              // SealedVolumes in phase Deleted, by UID of their VolumeKey
 	byOwner     = "owner"             // key Secrets, by UID of the VolumeKey
-	byUID       = "uid"               // VolumeKeys
-	byAttached  = "attached"          // VolumeAttachments of ours, by PersistentVolume
+	byUID       = "uid"               // VolumeKeys, by UID
+	byAttached  = "attached"          // our VolumeAttachments, by PersistentVolume
 	byTenant    = "tenant"            // key Secrets, by the namespace of their VolumeKey
-	byRefused   = "refused"           // VolumeKeys whose namespace has too many: "true"
+	byRefused   = "refused"           // VolumeKeys whose namespace has reached its limit: "true"
 )
 
-// fieldIndex is one of a kind of objects.
+// fieldIndex is an index of one kind of object.
 type fieldIndex struct {
 	obj  client.Object
 	name string
@@ -55,7 +55,7 @@ func (o *operator) index(ctx context.Context, x client.FieldIndexer) error {
 	return nil
 }
 
-// kubernetesIndexes are those of claims and PersistentVolumes.
+// kubernetesIndexes returns the indexes of claims and PersistentVolumes.
 func kubernetesIndexes() []fieldIndex {
 	return []fieldIndex{
 		{&corev1.PersistentVolumeClaim{}, byVolume, indexOf(func(c *corev1.PersistentVolumeClaim) string { return volumeName(c) })},
@@ -75,7 +75,7 @@ func kubernetesIndexes() []fieldIndex {
 	}
 }
 
-// sealedVolumeIndexes are those of SealedVolumes.
+// sealedVolumeIndexes returns the indexes of SealedVolumes.
 func sealedVolumeIndexes() []fieldIndex {
 	return []fieldIndex{
 		{&v1alpha1.SealedVolume{}, byKeyVolume, indexOf(func(v *v1alpha1.SealedVolume) string { return v.Spec.KeyVolume })},
@@ -114,7 +114,7 @@ func sealedVolumeIndexes() []fieldIndex {
 	}
 }
 
-// keyIndexes are those of VolumeKeys and key Secrets.
+// keyIndexes returns the indexes of VolumeKeys and key Secrets.
 func keyIndexes() []fieldIndex {
 	secret := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}}
 	return []fieldIndex{
@@ -135,7 +135,7 @@ func keyIndexes() []fieldIndex {
 	}
 }
 
-// indexOf makes an indexer of a function that returns one key, or "" for none.
+// indexOf returns an indexer for a function that returns one index key, or "" for none.
 func indexOf[T client.Object](f func(T) string) client.IndexerFunc {
 	return func(obj client.Object) []string {
 		o, ok := obj.(T)

@@ -13,11 +13,12 @@ import (
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 )
 
-// pageSize is how many objects one answer of the API server has.
+// pageSize is the maximum number of objects in one response of the API server.
 const pageSize = 500
 
-// InUse lists the volumes that somebody would lose if Sealvol ended now, one line each, sorted: those that a pod has which has not come to
-// its end, and those that are staged on a node, which the kubelet cannot take away without the node plugin. c reads without a cache.
+// InUse lists the volumes that are in use, one sorted line each: those of pods that have not
+// terminated, and those that are staged on a node, which the kubelet cannot unstage without the
+// node plugin. c reads without a cache.
 func InUse(ctx context.Context, c client.Client) ([]string, error) {
 	claims, err := ourClaims(ctx, c)
 	if err != nil {
@@ -35,7 +36,7 @@ func InUse(ctx context.Context, c client.Client) ([]string, error) {
 	return slices.Sorted(maps.Values(uses)), nil
 }
 
-// ourClaims maps namespaces to claims to the volumes that they are bound to.
+// ourClaims maps namespaces and claims to the volumes of our driver that the claims are bound to.
 func ourClaims(ctx context.Context, c client.Client) (map[string]map[string]string, error) {
 	all := map[string]map[string]string{}
 	var page corev1.PersistentVolumeList
@@ -63,7 +64,7 @@ func stagedVolumes(ctx context.Context, c client.Client, uses map[string]string)
 	for {
 		err := c.List(ctx, &page, client.Limit(pageSize), client.Continue(page.Continue))
 		if meta.IsNoMatchError(err) {
-			return nil // the CRDs are gone, and with them what the node agent said
+			return nil // the CRDs are gone, and with them the reports of the nodes
 		}
 		if err != nil {
 			return fmt.Errorf("list SealedVolumes: %w", err)
@@ -85,7 +86,7 @@ func stagedVolumes(ctx context.Context, c client.Client, uses map[string]string)
 	}
 }
 
-// podsWith adds the volumes of a namespace's pods.
+// podsWith adds the volumes that the pods of a namespace use.
 func podsWith(ctx context.Context, c client.Client, namespace string, claims, uses map[string]string) error {
 	var page corev1.PodList
 	for {
@@ -109,13 +110,13 @@ func podsWith(ctx context.Context, c client.Client, namespace string, claims, us
 	}
 }
 
-// claimOf is the claim that a volume of a pod comes from, "" for others.
+// claimOf returns the name of the claim behind a volume of a pod, or "" if it has none.
 func claimOf(p *corev1.Pod, v *corev1.Volume) string {
 	switch {
 	case v.PersistentVolumeClaim != nil:
 		return v.PersistentVolumeClaim.ClaimName
 	case v.Ephemeral != nil:
-		return p.Name + "-" + v.Name // as the API documents of generic ephemeral volumes
+		return p.Name + "-" + v.Name // the documented name for generic ephemeral volumes
 	}
 	return ""
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/operator/operatortest"
 )
 
-// podOf makes a pod of a node with volumes of any kind.
+// podOf creates a pod on a node with volumes of any kind.
 func podOf(t *testing.T, ns, name, node string, volumes ...corev1.Volume) *corev1.Pod {
 	t.Helper()
 	p := &corev1.Pod{Spec: corev1.PodSpec{NodeName: node, Volumes: volumes, Containers: []corev1.Container{{Name: "c", Image: "i"}}}}
@@ -26,7 +26,8 @@ func claimVolume(name string) corev1.Volume {
 	return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name}}}
 }
 
-// InUse names the volumes of running pods and those that are staged, and nothing of other drivers or of pods that have come to their end.
+// InUse lists the volumes of running pods and staged volumes. It omits volumes of other drivers and
+// of terminated pods.
 func TestInUse(t *testing.T) {
 	ns := namespace(t)
 	names := map[string]string{}

@@ -15,18 +15,19 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 )
 
-// Types of our Secrets, for people who list them.
+// Types of our Secrets. They only help people who list Secrets.
 const (
 	typeKey      = corev1.SecretType("sealvol.dev/key")
 	typeDelivery = corev1.SecretType("sealvol.dev/delivery")
 )
 
-// keySecretName names a version's Secret. The UID makes it one key's for ever.
+// keySecretName returns the name of the Secret of a version. With the UID, it never names the
+// Secret of another key.
 func keySecretName(uid types.UID, version int32) string {
 	return fmt.Sprintf("volumekey-%s-v%d", uid, version)
 }
 
-// keySecret is a version of a key as it is first, and last, written.
+// keySecret returns the Secret of a version. It is written only once.
 func keySecret(namespace string, vk *v1alpha1.VolumeKey, version int32, k *crypto.Key) *corev1.Secret {
 	immutable := true
 	return &corev1.Secret{
@@ -38,7 +39,7 @@ func keySecret(namespace string, vk *v1alpha1.VolumeKey, version int32, k *crypt
 	}
 }
 
-// deliverySecret is what the kubelet hands to the node plugin.
+// deliverySecret returns the Secret that the kubelet passes to the node plugin.
 func deliverySecret(namespace, volume string, k *crypto.Key) *corev1.Secret {
 	return &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: volume, Labels: map[string]string{v1alpha1.RoleLabel: v1alpha1.RoleDelivery}},
@@ -48,27 +49,28 @@ func deliverySecret(namespace, volume string, k *crypto.Key) *corev1.Secret {
 
 func encode(k *crypto.Key) []byte { return hex.AppendEncode(nil, k.Bytes()) }
 
-// wipe erases what a Secret holds.
+// wipe erases the data of a Secret.
 func wipe(s *corev1.Secret) {
 	for _, b := range s.Data {
 		clear(b)
 	}
 }
 
-// keyOf reads the key of a Secret's entry. Errors tell nothing of what it holds.
+// keyOf reads the key from an entry of a Secret. Errors reveal nothing about the entry's content.
 func keyOf(s *corev1.Secret, entry string) (*crypto.Key, error) {
 	b, ok := s.Data[entry]
 	if !ok {
-		return nil, fmt.Errorf("it has no entry %s", entry)
+		return nil, fmt.Errorf("it has no entry %q", entry)
 	}
-	k, err := crypto.ParseKeyFile(append([]byte(nil), b...)) // clears what it is given
+	k, err := crypto.ParseKeyFile(append([]byte(nil), b...)) // clears its argument
 	if err != nil {
-		return nil, fmt.Errorf("its entry %s is no key of 64 hexadecimal digits or 32 bytes", entry)
+		return nil, fmt.Errorf("its entry %q is not a key: a key is 64 hexadecimal digits or 32 bytes", entry)
 	}
 	return k, nil
 }
 
-// fingerprints remembers those of Secrets that were read, by the version of the object, so that no Secret is read again before it has changed.
+// fingerprints caches the fingerprints of Secrets by resource version, so that a Secret is read
+// again only after it has changed.
 type fingerprints struct {
 	mu    sync.Mutex
 	known map[string]known // guarded by mu; by name
@@ -98,14 +100,15 @@ func (f *fingerprints) forget(name string) {
 	delete(f.known, name)
 }
 
-// secretState is what a Secret of ours is found to be.
+// secretState is the state of a Secret.
 type secretState struct {
-	meta        metav1.Object // nil: there is none
-	fingerprint string        // of its key; "": it holds none
+	meta        metav1.Object // nil: the Secret does not exist
+	fingerprint string        // of its key; "": it holds no key
 }
 
-// look finds a Secret of the operator's namespace and the fingerprint of its key. A Secret that the watch does not show yet is looked for at the API server.
-func (o *operator) look(ctx context.Context, name string) (secretState, error) {
+// inspect returns the state of a Secret in the operator's namespace. If the cache does not have the
+// Secret, it asks the API server.
+func (o *operator) inspect(ctx context.Context, name string) (secretState, error) {
 	var m metav1.PartialObjectMetadata
 	m.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
 	err := o.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: name}, &m)
@@ -130,7 +133,8 @@ func (o *operator) look(ctx context.Context, name string) (secretState, error) {
 	return st, nil
 }
 
-// read reads a Secret and its key from the API server: nil if there is none, a nil key if it holds none. The Secret's data is wiped.
+// read reads a Secret and its key from the API server. The Secret is nil if it does not exist, and
+// the key is nil if the Secret holds none. The data of the returned Secret is erased.
 func (o *operator) read(ctx context.Context, name string) (*corev1.Secret, *crypto.Key, error) {
 	var s corev1.Secret
 	if err := o.live.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: name}, &s); err != nil {
@@ -139,7 +143,7 @@ func (o *operator) read(ctx context.Context, name string) (*corev1.Secret, *cryp
 	defer wipe(&s)
 	k, err := keyOf(&s, v1alpha1.SecretKEK)
 	if err != nil {
-		return &s, nil, nil // no key is an answer
+		return &s, nil, nil // callers handle a Secret without a key
 	}
 	return &s, k, nil
 }

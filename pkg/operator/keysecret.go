@@ -21,7 +21,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 )
 
-// keySecrets deletes key Secrets that nothing needs any more: the one place that does (K3).
+// keySecrets deletes key Secrets that nothing needs any more. Only it deletes them (K3).
 type keySecrets struct{ *operator }
 
 func (o *operator) addKeySecrets(m ctrl.Manager) error {
@@ -38,7 +38,7 @@ func (o *operator) addKeySecrets(m ctrl.Manager) error {
 		Complete(s)
 }
 
-// onDelete asks for what depends on an object when that has gone.
+// onDelete enqueues the requests that f returns for a deleted object.
 func onDelete(f func(context.Context, client.Object) []reconcile.Request) handler.EventHandler {
 	return handler.Funcs{DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) {
 		for _, r := range f(ctx, e.Object) {
@@ -63,7 +63,7 @@ func (o keySecrets) ofUID(ctx context.Context, uid string) []reconcile.Request {
 	var list metav1.PartialObjectMetadataList
 	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("SecretList"))
 	if err := o.List(ctx, &list, client.InNamespace(o.Namespace), client.MatchingFields{byOwner: uid}); err != nil {
-		o.Log.Error("key Secrets that may have to go were not found; the next start finds them", "error", err)
+		o.Log.Error("cannot list the key Secrets of a VolumeKey; those that are not needed stay until the next start", "uid", uid, "error", err)
 		return nil
 	}
 	var all []reconcile.Request
@@ -73,16 +73,16 @@ func (o keySecrets) ofUID(ctx context.Context, uid string) []reconcile.Request {
 	return all
 }
 
-// Reconcile lets a key Secret go when neither its VolumeKey nor a volume that uses it is left.
+// Reconcile deletes a key Secret when neither its VolumeKey nor a volume that uses it is left.
 func (o keySecrets) Reconcile(ctx context.Context, r reconcile.Request) (reconcile.Result, error) {
-	return again(o.reconcile(ctx, r))
+	return requeueOnConflict(o.reconcile(ctx, r))
 }
 
 func (o keySecrets) reconcile(ctx context.Context, r reconcile.Request) (reconcile.Result, error) {
 	var s metav1.PartialObjectMetadata
 	s.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
 	err := o.Get(ctx, r.NamespacedName, &s)
-	o.making.forget(r.Name) // the cache shows it, or has
+	o.pending.forget(r.Name) // the cache has it, or had it
 	if err != nil {
 		o.seen.forget(r.Name)
 		return reconcile.Result{}, client.IgnoreNotFound(err)
@@ -95,14 +95,15 @@ func (o keySecrets) reconcile(ctx context.Context, r reconcile.Request) (reconci
 	if needed || err != nil {
 		return reconcile.Result{}, err
 	}
-	return reconcile.Result{}, client.IgnoreNotFound(o.discard(ctx, &s))
+	return reconcile.Result{}, client.IgnoreNotFound(o.deleteOrKeep(ctx, &s))
 }
 
-// needed asks first the cache, and before a key goes the API server.
+// needed tells whether a key Secret is still needed. It asks the cache first, and then the API
+// server, because a deleted key cannot be recovered.
 func (o keySecrets) needed(ctx context.Context, s *metav1.PartialObjectMetadata, uid string) (bool, error) {
 	ns, name, ok := strings.Cut(s.Annotations[v1alpha1.OwnerAnnotation], "/")
 	if !ok {
-		return true, nil // not known to be ours: never touched
+		return true, nil // perhaps not ours: leave it alone
 	}
 	for _, r := range []client.Reader{o.Client, o.live} {
 		var vk v1alpha1.VolumeKey
@@ -118,13 +119,16 @@ func (o keySecrets) needed(ctx context.Context, s *metav1.PartialObjectMetadata,
 	return false, nil
 }
 
-// isReleased tells whether a key Secret was given up. A copy of it that was restored has another UID.
+// isReleased tells whether a key Secret was marked as released. A restored copy of it does not
+// count, because it has another UID.
 func isReleased(s metav1.Object) bool {
 	return s.GetAnnotations()[v1alpha1.ReleasedAnnotation] == string(s.GetUID())
 }
 
-// release notes at the Secrets of a key that it was given up, if its VolumeKey and all its volumes are deleted or about to be: whichever of them goes last has seen the
-// others go. That they are not there does not say so: they may have gone with their definitions, or not be restored yet.
+// release marks the Secrets of a key as released, if its VolumeKey and all its volumes are deleted
+// or being deleted. The last of these to go sees that the others are gone. Their absence alone is
+// not enough: their custom resource definitions may have been deleted, or they may not be restored
+// from a backup yet.
 func (o *operator) release(ctx context.Context, ref v1alpha1.VolumeKeyRef) error {
 	var vk v1alpha1.VolumeKey
 	err := o.live.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, &vk)
@@ -133,7 +137,7 @@ func (o *operator) release(ctx context.Context, ref v1alpha1.VolumeKeyRef) error
 	}
 	var users v1alpha1.SealedVolumeList
 	if err := o.live.List(ctx, &users, client.MatchingFields{byKeyUID: ref.UID}); err != nil {
-		return fmt.Errorf("list users of a key: %w", err)
+		return fmt.Errorf("list SealedVolumes that use a key: %w", err)
 	}
 	if slices.ContainsFunc(users.Items, func(v v1alpha1.SealedVolume) bool { return v.DeletionTimestamp == nil }) {
 		return nil
@@ -141,7 +145,7 @@ func (o *operator) release(ctx context.Context, ref v1alpha1.VolumeKeyRef) error
 	var list metav1.PartialObjectMetadataList
 	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("SecretList"))
 	if err := o.live.List(ctx, &list, client.InNamespace(o.Namespace), client.MatchingLabels{v1alpha1.RoleLabel: v1alpha1.RoleKey, v1alpha1.KeyUIDLabel: ref.UID}); err != nil {
-		return fmt.Errorf("list Secrets of a key: %w", err)
+		return fmt.Errorf("list key Secrets: %w", err)
 	}
 	for i := range list.Items {
 		s := &list.Items[i]
@@ -152,15 +156,15 @@ func (o *operator) release(ctx context.Context, ref v1alpha1.VolumeKeyRef) error
 		patch := client.MergeFromWithOptions(s.DeepCopy(), client.MergeFromWithOptimisticLock{})
 		metav1.SetMetaDataAnnotation(&s.ObjectMeta, v1alpha1.ReleasedAnnotation, string(s.UID))
 		if err := client.IgnoreNotFound(o.Patch(ctx, s, patch)); err != nil {
-			return fmt.Errorf("release key: %w", err)
+			return fmt.Errorf("mark key Secret as released: %w", err)
 		}
 	}
 	return nil
 }
 
-// discard deletes a Secret, or leaves it to itself if its key was to be retained, or if nobody has
-// said that it was given up: then a label tells who looks for what is left.
-func (o keySecrets) discard(ctx context.Context, s *metav1.PartialObjectMetadata) error {
+// deleteOrKeep deletes a Secret. If its key has the deletion policy Retain, or was not released, it
+// keeps the Secret and labels it, so that administrators can find what is left behind.
+func (o keySecrets) deleteOrKeep(ctx context.Context, s *metav1.PartialObjectMetadata) error {
 	retain := s.Annotations[v1alpha1.PolicyAnnotation] != string(v1alpha1.DeletionDelete)
 	patch := client.MergeFromWithOptions(s.DeepCopy(), client.MergeFromWithOptimisticLock{})
 	released := isReleased(s)
@@ -180,7 +184,7 @@ func (o keySecrets) discard(ctx context.Context, s *metav1.PartialObjectMetadata
 		}
 	}
 	if s.DeletionTimestamp == nil || !controllerutil.ContainsFinalizer(s, v1alpha1.KeyFinalizer) {
-		return nil // the event of its deletion brings us back
+		return nil // the event of the deletion triggers the next reconciliation
 	}
 	controllerutil.RemoveFinalizer(s, v1alpha1.KeyFinalizer)
 	return o.Patch(ctx, s, patch)

@@ -12,10 +12,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// firstVersion is that of a new key. There are no others until keys are rotated.
+// firstVersion is the version of a new key. This release of the operator does not rotate keys.
 const firstVersion = 1
 
-// ensureVersions makes the first version of a key that has none, and checks those that were made.
+// ensureVersions creates the first version of a key if it has none, and checks all versions.
 func (o keys) ensureVersions(ctx context.Context, vk *v1alpha1.VolumeKey) (*problem, error) {
 	if len(vk.Status.Versions) == 0 {
 		if p, err := o.ensureFirstVersion(ctx, vk); p != nil || err != nil {
@@ -33,7 +33,7 @@ func (o keys) ensureVersions(ctx context.Context, vk *v1alpha1.VolumeKey) (*prob
 	return nil, nil
 }
 
-// ensureFirstVersion makes a key's first version, or finds that this was done before (K1, K2).
+// ensureFirstVersion creates the first version of a key, or finds that it exists (K1, K2).
 func (o keys) ensureFirstVersion(ctx context.Context, vk *v1alpha1.VolumeKey) (*problem, error) {
 	name := keySecretName(vk.UID, firstVersion)
 	s, k, err := o.read(ctx, name)
@@ -44,16 +44,17 @@ func (o keys) ensureFirstVersion(ctx context.Context, vk *v1alpha1.VolumeKey) (*
 		if p, err := o.verifyRecorded(ctx, vk); p != nil || err != nil {
 			return p, err
 		}
-		if p, err := o.room(ctx, vk.Namespace, name); p != nil || err != nil {
+		if p, err := o.reserve(ctx, vk.Namespace, name); p != nil || err != nil {
 			return p, err
 		}
 		var p *problem
 		if k, p, err = o.source(ctx, vk); p != nil || err != nil {
-			o.making.forget(name)
+			o.pending.forget(name)
 			return p, err
 		}
 		if s, k, err = o.createSecret(ctx, vk, k); err != nil {
-			o.making.forget(name) // if it was made, the next try finds it
+			// If the Secret was created nevertheless, the next attempt finds it.
+			o.pending.forget(name)
 			return nil, err
 		}
 	}
@@ -66,7 +67,7 @@ func (o keys) ensureFirstVersion(ctx context.Context, vk *v1alpha1.VolumeKey) (*
 	return nil, nil
 }
 
-// verifyRecorded finds whether a SealedVolume remembers a version that the key itself does not.
+// verifyRecorded returns a problem if a SealedVolume records a version that the VolumeKey does not.
 func (o keys) verifyRecorded(ctx context.Context, vk *v1alpha1.VolumeKey) (*problem, error) {
 	var list v1alpha1.SealedVolumeList
 	if err := o.live.List(ctx, &list, client.MatchingFields{byKeyUID: string(vk.UID)}); err != nil {
@@ -80,7 +81,7 @@ func (o keys) verifyRecorded(ctx context.Context, vk *v1alpha1.VolumeKey) (*prob
 	return nil, nil
 }
 
-// source is the key that is to become the first version.
+// source generates or imports the key for the first version.
 func (o keys) source(ctx context.Context, vk *v1alpha1.VolumeKey) (*crypto.Key, *problem, error) {
 	im := vk.Spec.Imported
 	if im == nil {
@@ -92,46 +93,47 @@ func (o keys) source(ctx context.Context, vk *v1alpha1.VolumeKey) (*crypto.Key, 
 	defer wipe(&s)
 	switch {
 	case apierrors.IsForbidden(err):
-		return nil, &problem{v1alpha1.ReasonImportForbidden, fmt.Sprintf("the operator may not read Secrets of namespace %s: bind the chart's ClusterRole for key import there (value keyImport.namespaces)", vk.Namespace), true}, nil
+		return nil, &problem{v1alpha1.ReasonImportForbidden, fmt.Sprintf("the operator may not read Secrets in namespace %s. Add the namespace to the chart value keyImport.namespaces, or bind the chart's ClusterRole for key import there", vk.Namespace), true}, nil
 	case apierrors.IsNotFound(err):
-		return nil, &problem{v1alpha1.ReasonImportMissing, fmt.Sprintf("Secret %s/%s does not exist", vk.Namespace, im.SecretName), true}, nil
+		return nil, &problem{v1alpha1.ReasonImportMissing, fmt.Sprintf("Secret %s/%s, which spec.imported names, does not exist. Create it", vk.Namespace, im.SecretName), true}, nil
 	case err != nil:
 		return nil, nil, err
 	}
 	k, err := keyOf(&s, im.Key)
 	if err != nil {
-		return nil, &problem{v1alpha1.ReasonImportMalformed, fmt.Sprintf("Secret %s/%s: %v", vk.Namespace, im.SecretName, err), true}, nil
+		return nil, &problem{v1alpha1.ReasonImportMalformed, fmt.Sprintf("cannot import the key from Secret %s/%s: %v", vk.Namespace, im.SecretName, err), true}, nil
 	}
 	return k, nil, nil
 }
 
-// createSecret writes the first version, once and for ever (K1); k becomes its own. If somebody else was first, theirs is it.
+// createSecret creates the Secret of the first version (K1) and takes ownership of k. If the Secret
+// already exists, its key counts.
 func (o keys) createSecret(ctx context.Context, vk *v1alpha1.VolumeKey, k *crypto.Key) (*corev1.Secret, *crypto.Key, error) {
 	s := keySecret(o.Namespace, vk, firstVersion, k)
 	err := o.Create(ctx, s)
 	wipe(s)
 	if err == nil {
-		reason, text := v1alpha1.ReasonGenerated, "made version %d of the key, kept in Secret %s/%s; its fingerprint is %s"
+		reason, text := v1alpha1.ReasonGenerated, "generated version %d of the key in Secret %s/%s, with fingerprint %s. Back up this Secret"
 		if vk.Spec.Imported != nil {
-			reason, text = v1alpha1.ReasonImported, "imported version %d of the key, kept in Secret %s/%s; its fingerprint is %s"
+			reason, text = v1alpha1.ReasonImported, "imported version %d of the key into Secret %s/%s, with fingerprint %s. Back up this Secret"
 		}
 		o.events.Eventf(vk, nil, corev1.EventTypeNormal, reason, "MakeKey", text, firstVersion, s.Namespace, s.Name, k.Fingerprint())
 		return s, k, nil
 	}
 	k.Erase()
 	if !apierrors.IsAlreadyExists(err) {
-		return nil, nil, fmt.Errorf("make key Secret %s: %w", s.Name, err)
+		return nil, nil, fmt.Errorf("create key Secret %s: %w", s.Name, err)
 	}
 	name := s.Name
 	if s, k, err = o.read(ctx, name); s == nil && err == nil {
-		err = errors.New("key Secret " + name + " came and went")
+		err = errors.New("key Secret " + name + " was created and deleted by others")
 	}
 	return s, k, err
 }
 
-// check looks whether a version is as it was made.
+// check returns a problem if the Secret of a version is missing or changed.
 func (o keys) check(ctx context.Context, vk *v1alpha1.VolumeKey, v v1alpha1.KeyVersion) (*problem, error) {
-	st, err := o.look(ctx, v.SecretName)
+	st, err := o.inspect(ctx, v.SecretName)
 	switch {
 	case err != nil:
 		return nil, err
@@ -140,8 +142,8 @@ func (o keys) check(ctx context.Context, vk *v1alpha1.VolumeKey, v v1alpha1.KeyV
 	case st.fingerprint != v.Fingerprint:
 		return altered(o.Namespace, v.SecretName), nil
 	case st.meta.GetDeletionTimestamp() != nil:
-		return &problem{v1alpha1.ReasonSecretDeleting, fmt.Sprintf("Secret %s/%s is being deleted, and held because its key is in use: back it up (kubectl get secret -o yaml), let it go by removing its finalizer %s, and create it again from the backup",
+		return &problem{v1alpha1.ReasonSecretDeleting, fmt.Sprintf("Secret %s/%s is being deleted. Its finalizer keeps it, because the key is in use. Save the Secret (kubectl -n %[1]s get secret %[2]s -o yaml), remove its finalizer %[3]s, and create it again from the saved copy",
 			o.Namespace, v.SecretName, v1alpha1.KeyFinalizer), false}, nil
 	}
-	return nil, o.mark(ctx, st.meta, v1alpha1.VolumeKeyRef{Namespace: vk.Namespace, Name: vk.Name, UID: string(vk.UID)}, vk.Spec.DeletionPolicy)
+	return nil, o.restoreMetadata(ctx, st.meta, v1alpha1.VolumeKeyRef{Namespace: vk.Namespace, Name: vk.Name, UID: string(vk.UID)}, vk.Spec.DeletionPolicy)
 }

@@ -15,14 +15,15 @@ import (
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 )
 
-// Key Secrets lie in the operator's namespace, where no quota of a tenant counts, and some stay when
-// their VolumeKeys have gone. So their number is bounded for each tenant's namespace.
+// Key Secrets are in the operator's namespace, where a tenant's ResourceQuota does not count them,
+// and some outlive their VolumeKeys. So the operator limits their number for each tenant's
+// namespace.
 
-// wakeAtMost is how many VolumeKeys are tried again when a key Secret of their namespace has gone,
-// which makes room for one.
-const wakeAtMost = 16
+// maxWoken is the maximum number of waiting VolumeKeys that are reconciled when a key Secret of
+// their namespace is deleted. Only one of them gets its place.
+const maxWoken = 16
 
-// tenantOf is the namespace whose VolumeKey a key Secret is, or was, of.
+// tenantOf returns the namespace of the VolumeKey that a key Secret belongs or belonged to.
 func tenantOf(s metav1.Object) string {
 	if s.GetLabels()[v1alpha1.RoleLabel] != v1alpha1.RoleKey {
 		return ""
@@ -31,14 +32,14 @@ func tenantOf(s metav1.Object) string {
 	return ns
 }
 
-// making has the key Secrets that are being made, and that the cache does not show yet.
-type making struct {
+// pendingSecrets are the key Secrets that are being created and that the cache does not have yet.
+type pendingSecrets struct {
 	mu    sync.Mutex
 	names map[string]string // namespace of the VolumeKey by name of the Secret; guarded by mu
 }
 
-// add reserves a name, and returns what else was reserved for the namespace before.
-func (m *making) add(name, namespace string) (others []string) {
+// add reserves a name, and returns the other names that are reserved for the namespace.
+func (m *pendingSecrets) add(name, namespace string) (others []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for n, ns := range m.names {
@@ -53,31 +54,35 @@ func (m *making) add(name, namespace string) (others []string) {
 	return others
 }
 
-func (m *making) forget(name string) {
+func (m *pendingSecrets) forget(name string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.names, name)
 }
 
-// room tells whether a namespace has as many key Secrets as it may have, and else reserves one's
-// name, until the cache shows it or forget.
-func (o keys) room(ctx context.Context, namespace, name string) (*problem, error) {
+// reserve reserves the name of a key Secret until the cache has the Secret or forget is called. It
+// returns a problem if the namespace has reached its limit.
+func (o keys) reserve(ctx context.Context, namespace, name string) (*problem, error) {
 	if o.MaxKeys == 0 {
 		return nil, nil
 	}
-	others := o.making.add(name, namespace) // before the list: what is in neither was reserved later, and counts this one
-	p, err := o.full(ctx, namespace, others)
+	// Reserve before listing. A Secret that is in neither of the two was reserved later, and its
+	// reservation counts this one.
+	others := o.pending.add(name, namespace)
+	p, err := o.checkLimit(ctx, namespace, others)
 	if p != nil || err != nil {
-		o.making.forget(name)
+		o.pending.forget(name)
 	}
 	return p, err
 }
 
-func (o keys) full(ctx context.Context, namespace string, others []string) (*problem, error) {
+// checkLimit returns a problem if a namespace has reached its limit of key Secrets. others are the
+// reserved names.
+func (o keys) checkLimit(ctx context.Context, namespace string, others []string) (*problem, error) {
 	var list metav1.PartialObjectMetadataList
 	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("SecretList"))
 	if err := o.List(ctx, &list, client.InNamespace(o.Namespace), client.MatchingFields{byTenant: namespace}, client.UnsafeDisableDeepCopy); err != nil {
-		return nil, fmt.Errorf("count keys: %w", err)
+		return nil, fmt.Errorf("list key Secrets: %w", err)
 	}
 	have := len(list.Items) + len(others)
 	if len(others) > 0 {
@@ -96,24 +101,25 @@ func (o keys) full(ctx context.Context, namespace string, others []string) (*pro
 			kept = append(kept, s.Name)
 		}
 	}
-	slices.Sort(kept) // the cache has no order, and a message that changes brings the next one about
-	msg := fmt.Sprintf("namespace %s has %d keys and may have no more: delete VolumeKeys or claims that are not needed", namespace, o.MaxKeys)
+	// The cache has no order; a changed message would trigger the next reconciliation.
+	slices.Sort(kept)
+	msg := fmt.Sprintf("namespace %s has reached its limit of %d keys. Delete VolumeKeys or claims that you do not need", namespace, o.MaxKeys)
 	if n := len(kept); n > 0 {
-		msg = fmt.Sprintf("%s. Of %d of these keys nothing but the Secret in %s is left, such as %s: an administrator lists them (kubectl -n %[3]s get secret -l %[5]s=%[6]s) and deletes those that open nothing any more",
+		msg = fmt.Sprintf("%s. For %d of these keys, only the Secret in namespace %s is left, for example %s. An administrator can list them (kubectl -n %[3]s get secret -l %[5]s=%[6]s) and delete those that no volume or backup needs",
 			msg, n, o.Namespace, strings.Join(kept[:min(n, 5)], ", "), v1alpha1.KeptLabel, namespace)
 	}
-	return &problem{v1alpha1.ReasonTooMany, msg + ". The limit is the operator's --max-keys-per-namespace (chart: operator.maxKeysPerNamespace)", false}, nil
+	return &problem{v1alpha1.ReasonTooMany, msg + ". The chart value operator.maxKeysPerNamespace sets the limit", false}, nil
 }
 
-// ofRoom finds VolumeKeys that wait until their namespace may have another key.
-func (o keys) ofRoom(ctx context.Context, obj client.Object) []reconcile.Request {
+// waitingForLimit finds VolumeKeys that wait because their namespace has reached its limit.
+func (o keys) waitingForLimit(ctx context.Context, obj client.Object) []reconcile.Request {
 	ns := tenantOf(obj)
 	if ns == "" || o.MaxKeys == 0 {
 		return nil
 	}
 	var list v1alpha1.VolumeKeyList
-	if err := o.List(ctx, &list, client.InNamespace(ns), client.MatchingFields{byRefused: "true"}, client.Limit(wakeAtMost)); err != nil {
-		o.Log.Error("keys that wait for room were not found", "namespace", ns, "error", err)
+	if err := o.List(ctx, &list, client.InNamespace(ns), client.MatchingFields{byRefused: "true"}, client.Limit(maxWoken)); err != nil {
+		o.Log.Error("cannot list the VolumeKeys that wait because of the limit of keys", "namespace", ns, "error", err)
 		return nil
 	}
 	var all []reconcile.Request

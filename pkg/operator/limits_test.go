@@ -18,7 +18,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/operator/operatortest"
 )
 
-// A namespace has so many keys and no more; those whose VolumeKeys have gone count, and are listed.
+// A namespace cannot exceed its limit of keys. Keys whose VolumeKeys are gone count, and are listed
+// in the message.
 func TestTooManyKeys(t *testing.T) {
 	start(t, nil, func(_ *ctrl.Options, o *operator.Options) { o.MaxKeys = 3 })
 	ns, other := namespace(t), namespace(t)
@@ -60,9 +61,10 @@ func TestTooManyKeys(t *testing.T) {
 	}
 	hasEvent(t, fourth, corev1.EventTypeWarning, v1alpha1.ReasonTooMany)
 	hasEvent(t, c, corev1.EventTypeWarning, v1alpha1.ReasonTooMany) // where users look
-	volume(t, other, "data", del)                                   // others have room
+	// Other namespaces are not affected.
+	volume(t, other, "data", del)
 
-	// Where one goes, another finds room; then the claim.
+	// When one key is deleted, a waiting VolumeKey gets its place; later the claim does.
 	remove(t, kept[0])
 	eventually(t, func() error {
 		n := 0
@@ -84,7 +86,8 @@ func TestTooManyKeys(t *testing.T) {
 	remove(t, c, fourth)
 }
 
-// A key Secret whose VolumeKey vanished without being given up is listed; with its VolumeKey it is not.
+// A key Secret whose VolumeKey disappeared without being released is labelled. When the VolumeKey
+// is back, the label is removed.
 func TestOrphanedKeyIsListed(t *testing.T) {
 	stop := start(t, nil)
 	ns := namespace(t)
@@ -95,7 +98,7 @@ func TestOrphanedKeyIsListed(t *testing.T) {
 	if err := env.Client.Delete(t.Context(), vk); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() error { // by who may
+	eventually(t, func() error { // by a user with the verb
 		return client.IgnoreNotFound(update(t.Context(), vk, func() { vk.Finalizers = nil }))
 	})
 	start(t, nil)
@@ -107,12 +110,12 @@ func TestOrphanedKeyIsListed(t *testing.T) {
 		return err
 	})
 	if len(key.Finalizers) != 1 || key.DeletionTimestamp != nil {
-		t.Error("it was taken for given up:", key.ObjectMeta)
+		t.Error("the Secret counts as released:", key.ObjectMeta)
 	}
 	destroy(t, key)
 }
 
-// A tenant who may do everything with VolumeKeys of his namespace can not leave their Secrets behind.
+// A tenant with all rights on VolumeKeys in a namespace cannot leave their Secrets behind.
 func TestKeyFinalizerPolicy(t *testing.T) {
 	start(t, nil)
 	ns := namespace(t)
@@ -140,7 +143,7 @@ func TestKeyFinalizerPolicy(t *testing.T) {
 		}
 	}
 	denied(t, "by a tenant", "sealvol-keys", strips(tenant))
-	eventually(t, func() error { // all else is his
+	eventually(t, func() error { // the tenant may change everything else
 		if err := tenant.Get(t.Context(), client.ObjectKeyFromObject(vk), vk); err != nil {
 			return err
 		}
@@ -156,15 +159,15 @@ func TestKeyFinalizerPolicy(t *testing.T) {
 		}
 		return err
 	}
-	eventually(t, hasFinalizer) // it is held again
+	eventually(t, hasFinalizer) // the finalizer is back
 	if err := tenant.Delete(t.Context(), vk); err != nil {
 		t.Fatal(err)
 	}
 	gone(t, vk, key)
 }
 
-// A PersistentVolume that is named as a key is refused; nobody writes the key Secret for it, again and
-// again, and it does not go with the PersistentVolume.
+// A PersistentVolume with the name of a key Secret is refused. The key Secret is not written for
+// it, and is not deleted with it.
 func TestNamedAsKey(t *testing.T) {
 	start(t, nil)
 	ns := namespace(t)
@@ -172,7 +175,7 @@ func TestNamedAsKey(t *testing.T) {
 	key := keySecretOf(t, keyNamed(ns, pv.Name))
 	c := operatortest.Claim(ns, "other")
 	c.Annotations = map[string]string{v1alpha1.KeyAnnotation: key.Name}
-	create(t, keyNamed(ns, key.Name), c) // a VolumeKey of that name is one as any
+	create(t, keyNamed(ns, key.Name), c) // a VolumeKey may have such a name
 	prepared(t, "pvc-"+string(c.UID))
 	same := again(c, key.Name, pv)
 	same.Spec.PersistentVolumeReclaimPolicy = del
@@ -192,7 +195,7 @@ func TestNamedAsKey(t *testing.T) {
 		}
 	}
 	unchanged()
-	// Nor is it ever: all that makes the operator look at it changes nothing.
+	// Nothing that makes the operator look at the PersistentVolume changes the key Secret.
 	for i := range 20 {
 		eventually(t, func() error {
 			x := same.DeepCopy()

@@ -15,7 +15,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 )
 
-// collector counts objects in the cache when it is asked.
+// collector counts objects in the cache at each scrape.
 type collector struct {
 	*operator
 	keys, volumes, kept *prometheus.Desc
@@ -23,10 +23,10 @@ type collector struct {
 
 func (o *operator) addMetrics(ctrl.Manager) error {
 	c := &collector{o,
-		prometheus.NewDesc("sealvol_volumekeys", "VolumeKeys, by the reason of their condition Ready.", []string{"reason"}, nil),
-		prometheus.NewDesc("sealvol_sealedvolumes", "SealedVolumes, by phase, health and the reason of their condition KeyReady.", []string{"phase", "health", "key"}, nil),
-		prometheus.NewDesc("sealvol_kept_key_secrets", "Key Secrets that stay though neither their VolumeKey nor a volume is left, by the namespace of the VolumeKey.", []string{"namespace"}, nil)}
-	metrics.Registry.Unregister(c) // of an earlier manager in this process
+		prometheus.NewDesc("sealvol_volumekeys", "Number of VolumeKeys, by reason of the condition Ready.", []string{"reason"}, nil),
+		prometheus.NewDesc("sealvol_sealedvolumes", "Number of SealedVolumes, by phase, health and reason of the condition KeyReady.", []string{"phase", "health", "key"}, nil),
+		prometheus.NewDesc("sealvol_kept_key_secrets", "Number of key Secrets whose VolumeKey and volumes are gone, by namespace of the VolumeKey.", []string{"namespace"}, nil)}
+	metrics.Registry.Unregister(c) // a collector of an earlier manager in this process
 	return metrics.Registry.Register(c)
 }
 

@@ -10,14 +10,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// isGone tells, from the API server, that neither the PersistentVolume nor the claim is left.
+// isGone asks the API server whether both the PersistentVolume and the claim are gone.
 func (o volumes) isGone(ctx context.Context, v *volume) (bool, error) {
 	if v.pv != nil || v.claim != nil {
 		return false, nil
 	}
 	var pv corev1.PersistentVolume
 	err := o.live.Get(ctx, client.ObjectKey{Name: v.name}, &pv)
-	if client.IgnoreNotFound(err) != nil || err == nil && isOurs(&pv) && o.stands(v.sealed, &pv) {
+	if client.IgnoreNotFound(err) != nil || err == nil && isOurs(&pv) && o.represents(v.sealed, &pv) {
 		return false, client.IgnoreNotFound(err)
 	}
 	c := v.sealed.Spec.ClaimRef
@@ -25,15 +25,17 @@ func (o volumes) isGone(ctx context.Context, v *volume) (bool, error) {
 		return true, nil
 	}
 	if v.sealed.Spec.VolumeHandle != "" {
-		return true, nil // a bound claim that has lost its volume never gets it back
+		return true, nil // a bound claim that lost its PersistentVolume never gets it back
 	}
 	claim, err := o.liveClaim(ctx, c.Namespace, c.Name, c.UID)
-	return claim == nil || volumeName(claim) != v.name, err // it may have been bound to another volume than the one that was prepared
+	// The claim may have been bound to another volume than the one that was prepared for it.
+	return claim == nil || volumeName(claim) != v.name, err
 }
 
-// isNeeded tells whether a volume that is gone has left something behind that its key opens: snapshots, or copies that have no key of their own
-// yet. Claims for copies were made while the claim existed, so that the cache, which has seen the claim's end, has seen them; snapshots and the PersistentVolumes of copies
-// come by other watches, and the API server is asked.
+// isNeeded tells whether the key of a volume that is gone is still needed: by snapshots, or by
+// copies that have not got the key yet. Claims for copies were created while the claim existed, so
+// a cache that knows of the claim's deletion knows them, too. Snapshots and the PersistentVolumes
+// of copies arrive by other watches, so the API server is asked.
 func (o volumes) isNeeded(ctx context.Context, sv *v1alpha1.SealedVolume) (bool, error) {
 	if c := sv.Spec.ClaimRef; c != nil {
 		waiting, err := o.hasWaitingCopy(ctx, sv, &corev1.PersistentVolumeClaimList{}, bySource, "PersistentVolumeClaim/"+c.Namespace+"/"+c.Name)
@@ -44,7 +46,8 @@ func (o volumes) isNeeded(ctx context.Context, sv *v1alpha1.SealedVolume) (bool,
 	if sv.Spec.VolumeHandle == "" {
 		return false, nil
 	}
-	for _, h := range []string{sv.Spec.VolumeHandle, sv.Spec.KeyVolume} { // a copy of a copy names the first of them
+	// A copy of a copy names the first volume of the chain.
+	for _, h := range []string{sv.Spec.VolumeHandle, sv.Spec.KeyVolume} {
 		if h == "" {
 			continue
 		}
@@ -56,7 +59,7 @@ func (o volumes) isNeeded(ctx context.Context, sv *v1alpha1.SealedVolume) (bool,
 	if !o.Snapshots {
 		return o.hasNewCopy(ctx, sv)
 	}
-	for _, h := range []string{sv.Spec.VolumeHandle, ofAny} {
+	for _, h := range []string{sv.Spec.VolumeHandle, anyVolume} {
 		var cached snapshotv1.VolumeSnapshotContentList
 		if err := o.List(ctx, &cached, client.MatchingFields{byHandle: h}); err != nil || len(cached.Items) > 0 {
 			return true, err
@@ -68,7 +71,8 @@ func (o volumes) isNeeded(ctx context.Context, sv *v1alpha1.SealedVolume) (bool,
 	return o.hasNewCopy(ctx, sv)
 }
 
-// hasWaitingCopy tells whether a claim or a volume that an index finds has no key yet, and may get it.
+// hasWaitingCopy tells whether one of the claims or PersistentVolumes that an index finds has no
+// key yet and may get the key of "of".
 func (o volumes) hasWaitingCopy(ctx context.Context, of *v1alpha1.SealedVolume, list client.ObjectList, index, value string) (bool, error) {
 	if err := o.List(ctx, list, client.MatchingFields{index: value}); err != nil {
 		return true, err
@@ -83,7 +87,7 @@ func (o volumes) hasWaitingCopy(ctx context.Context, of *v1alpha1.SealedVolume, 
 		}
 	case *corev1.PersistentVolumeList:
 		for i := range l.Items {
-			if o.mayGet(&l.Items[i], of) {
+			if o.mayGetKey(&l.Items[i], of) {
 				names = append(names, l.Items[i].Name)
 			}
 		}
@@ -102,16 +106,17 @@ func (o volumes) waitsForKey(ctx context.Context, name string) (bool, error) {
 	return err != nil || !hasKey(&sv), client.IgnoreNotFound(err)
 }
 
-// hasNewCopy asks the API server, page by page, for copies that wait for their key and that the cache may not have seen yet.
+// hasNewCopy asks the API server, page by page, for copies that wait for their key. The cache may
+// not have them yet.
 func (o volumes) hasNewCopy(ctx context.Context, of *v1alpha1.SealedVolume) (bool, error) {
 	var page corev1.PersistentVolumeList
 	for {
 		if err := o.live.List(ctx, &page, client.Limit(500), client.Continue(page.Continue)); err != nil {
-			return true, fmt.Errorf("list copies: %w", err)
+			return true, fmt.Errorf("list PersistentVolumes: %w", err)
 		}
 		for i := range page.Items {
 			pv := &page.Items[i]
-			if !isOurs(pv) || !o.mayGet(pv, of) {
+			if !isOurs(pv) || !o.mayGetKey(pv, of) {
 				continue
 			}
 			if h := pv.Spec.CSI.VolumeAttributes[attributeKeyVolume]; h == "" || h != of.Spec.VolumeHandle && h != of.Spec.KeyVolume {
@@ -127,15 +132,15 @@ func (o volumes) hasNewCopy(ctx context.Context, of *v1alpha1.SealedVolume) (boo
 	}
 }
 
-// hasSnapshot asks the API server, page by page.
+// hasSnapshot asks the API server, page by page, whether a volume has snapshots.
 func (o volumes) hasSnapshot(ctx context.Context, handle string) (bool, error) {
 	var page snapshotv1.VolumeSnapshotContentList
 	for {
 		if err := o.live.List(ctx, &page, client.Limit(500), client.Continue(page.Continue)); err != nil {
-			return true, fmt.Errorf("list snapshots: %w", err)
+			return true, fmt.Errorf("list VolumeSnapshotContents: %w", err)
 		}
 		for i := range page.Items {
-			if h := snapshotOf(&page.Items[i]); h == handle || h == ofAny {
+			if h := snapshotOf(&page.Items[i]); h == handle || h == anyVolume {
 				return true, nil
 			}
 		}

@@ -8,7 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// TestNodeAmong: which of a volume's attachments counts while there is more than one.
+// TestNodeAmong: which attachment of a volume counts while there is more than one.
 func TestNodeAmong(t *testing.T) {
 	at := func(node string, attached, going bool, second int64) storagev1.VolumeAttachment {
 		a := storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: "csi-" + node, CreationTimestamp: metav1.Unix(second, 0)},

@@ -27,45 +27,53 @@ import (
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 )
 
-// DriverName is the CSI driver whose volumes get keys; csi.DriverName says the same.
+// DriverName is the name of the CSI driver whose volumes get keys. It equals csi.DriverName.
 const DriverName = "csi.sealvol.dev"
 
-// topologyKey names the node that a volume of the local backend lies on; local.TopologyKey says the same.
+// topologyKey is the topology key of the local backend. Its value is the name of the node that has
+// the volume. It equals local.TopologyKey.
 const topologyKey = "topology.csi.sealvol.dev/node"
 
-// Parameters of a StorageClass that say which Secret stages a volume, and what they are for a class whose keys the operator makes.
+// These parameters of a StorageClass name the node stage Secret. secretOfVolume is the value for
+// classes whose keys the operator creates.
 const (
 	paramSecretName      = "csi.storage.k8s.io/node-stage-secret-name"
 	paramSecretNamespace = "csi.storage.k8s.io/node-stage-secret-namespace"
 	secretOfVolume       = "${pv.name}"
 )
 
-// attributeKeyVolume in a volume's context is the volume whose key opens it; docs/csi.md.
+// attributeKeyVolume in a volume's context is the handle of the volume whose key opens it
+// (docs/csi.md).
 const attributeKeyVolume = "keyVolume"
 
 // Options configure Add.
 type Options struct {
-	// Namespace is where key Secrets and delivery Secrets lie.
+	// Namespace is the namespace of key Secrets and delivery Secrets.
 	Namespace string
-	// Snapshots says that the cluster has the snapshot API: a snapshot keeps its key from being deleted.
+	// Snapshots tells that the cluster has the snapshot API. Then a key is kept while a snapshot
+	// needs it.
 	Snapshots bool
-	// Attachments says that volumes move: a volume is where a VolumeAttachment says (attachment.go). Without, it is where its node affinity says, for ever.
+	// Attachments tells that volumes move between nodes, and that a VolumeAttachment names the node
+	// of a volume (attachment.go). Otherwise, its node affinity does, and never changes.
 	Attachments bool
-	// MaxKeys is how many key Secrets may be kept for the VolumeKeys of one namespace; 0: any number.
+	// MaxKeys is the maximum number of key Secrets for the VolumeKeys of one namespace. 0 means no
+	// limit.
 	MaxKeys int
-	// Workers reconcile volumes and keys at a time. Default 4.
+	// Workers is the number of concurrent reconciliations of each controller. Default: 4.
 	Workers int
-	// Log is for what is no object's business. Default: slog.Default.
+	// Log receives what cannot be reported as a condition or event of an object. Default:
+	// slog.Default.
 	Log *slog.Logger
 }
 
-// Scheme has all types that the operator uses.
+// Scheme returns a scheme with all types that the operator uses.
 func Scheme() (*runtime.Scheme, error) {
 	s := runtime.NewScheme()
 	return s, errors.Join(scheme.AddToScheme(s), v1alpha1.AddToScheme(s), snapshotv1.AddToScheme(s))
 }
 
-// Cache is how a manager must be set up: of Secrets it sees those of one namespace, since the operator may see no others.
+// Cache returns the cache options that the manager needs. The cache holds the Secrets of one
+// namespace only, because the operator may not read others.
 func Cache(namespace string) cache.Options {
 	secret := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}}
 	return cache.Options{
@@ -76,22 +84,23 @@ func Cache(namespace string) cache.Options {
 	}
 }
 
-// operator is what the controllers share.
+// operator is the state that the controllers share.
 type operator struct {
 	client.Client // reads from the cache, writes to the API server
 	Options
-	live   client.Reader // the API server itself
-	events events.EventRecorder
-	seen   fingerprints
-	making making
-	// retained has the places of PersistentVolumes, by name, that were last seen with the reclaim policy Retain: they may be gone before their SealedVolumes say so.
+	live    client.Reader // reads from the API server, not from the cache
+	events  events.EventRecorder
+	seen    fingerprints
+	pending pendingSecrets
+	// retained maps names of PersistentVolumes whose last known reclaim policy is Retain to their
+	// places. A PersistentVolume may be deleted before its SealedVolume has recorded that policy.
 	retained sync.Map
 }
 
-// place is what a PersistentVolume says that it is, and where.
+// place identifies a volume: its handle and, unless volumes move, its node.
 type place struct{ handle, node string }
 
-// placeOf is without the node where volumes move.
+// placeOf returns the place of a volume. It ignores the node if volumes move.
 func (o *operator) placeOf(handle, node string) place {
 	if o.Attachments {
 		node = ""
@@ -102,7 +111,7 @@ func (o *operator) placeOf(handle, node string) place {
 // Add adds the controllers to a manager.
 func Add(ctx context.Context, m ctrl.Manager, opt Options) error {
 	if opt.Namespace == "" {
-		return errors.New("the operator needs to know its namespace")
+		return errors.New("Options.Namespace is empty")
 	}
 	if opt.Workers == 0 {
 		opt.Workers = 4
@@ -112,16 +121,17 @@ func Add(ctx context.Context, m ctrl.Manager, opt Options) error {
 	}
 	o := &operator{Client: m.GetClient(), Options: opt, live: m.GetAPIReader(), events: m.GetEventRecorder("sealvol-operator")}
 	if err := o.index(ctx, m.GetFieldIndexer()); err != nil {
-		return fmt.Errorf("index: %w", err)
+		return fmt.Errorf("create indexes: %w", err)
 	}
 	err := errors.Join(o.addVolumes(m), o.addKeys(m), o.addKeySecrets(m), o.addMetrics(m))
-	if !o.Attachments { // what moves can be copied anywhere
+	if !o.Attachments { // volumes that move can be copied on any node
 		err = errors.Join(err, o.addPlacement(m))
 	}
 	return err
 }
 
-// volumeName is the name of the PersistentVolume that a claim has, or that csi-provisioner will give it.
+// volumeName returns the name of the PersistentVolume that a claim has or will get from
+// csi-provisioner.
 func volumeName(c *corev1.PersistentVolumeClaim) string {
 	if c.Spec.VolumeName != "" {
 		return c.Spec.VolumeName
@@ -129,24 +139,25 @@ func volumeName(c *corev1.PersistentVolumeClaim) string {
 	return "pvc-" + string(c.UID)
 }
 
-// isOurs tells volumes of our driver.
+// isOurs tells whether a PersistentVolume is a volume of our driver.
 func isOurs(v *corev1.PersistentVolume) bool {
 	return v.Spec.CSI != nil && v.Spec.CSI.Driver == DriverName
 }
 
-// isManaged tells classes whose volumes get their keys from this operator.
+// isManaged tells whether the volumes of a class get their keys from this operator.
 func (o *operator) isManaged(c *storagev1.StorageClass) bool {
 	return c.Provisioner == DriverName && c.Parameters[paramSecretName] == secretOfVolume && c.Parameters[paramSecretNamespace] == o.Namespace
 }
 
-// isDelivered tells volumes that are staged with a Secret of this operator.
+// isDelivered tells whether a volume is staged with its delivery Secret.
 func (o *operator) isDelivered(v *corev1.PersistentVolume) bool {
 	r := v.Spec.CSI.NodeStageSecretRef
 	return r != nil && r.Namespace == o.Namespace && r.Name == v.Name
 }
 
-// source is what a claim is a copy of: a claim or a snapshot of its own namespace. Other namespaces need a grant, which the provisioner checks; the volume's context
-// then names the origin.
+// source returns the kind and name of the claim or snapshot in the same namespace that a claim is
+// a copy of. The kind is "Other" for all other sources. For a source in another namespace, the
+// provisioner checks the ReferenceGrant, and the volume's context names the origin.
 func source(c *corev1.PersistentVolumeClaim) (kind, name string) {
 	if r := c.Spec.DataSourceRef; r != nil {
 		if r.Namespace != nil && *r.Namespace != "" && *r.Namespace != c.Namespace {
@@ -185,7 +196,8 @@ func contentName(s *snapshotv1.VolumeSnapshot) string {
 	return *s.Status.BoundVolumeSnapshotContentName
 }
 
-// sourceHandle is the volume that a snapshot was taken of.
+// sourceHandle returns the handle of the volume that a snapshot was taken of, or "" if it is
+// unknown.
 func sourceHandle(c *snapshotv1.VolumeSnapshotContent) string {
 	if c.Spec.Driver != DriverName || c.Spec.Source.VolumeHandle == nil {
 		return ""
@@ -193,21 +205,23 @@ func sourceHandle(c *snapshotv1.VolumeSnapshotContent) string {
 	return *c.Spec.Source.VolumeHandle
 }
 
-// ofAny is the source of a snapshot of which nobody has said yet what it is of. It may be of any volume. No handle is like that.
-const ofAny = "?"
+// anyVolume stands for the unknown source of a snapshot, which may be any volume. No handle has
+// this value.
+const anyVolume = "?"
 
-// snapshotOf is the same also of a snapshot whose content was made by hand: ofAny until that is known.
+// snapshotOf is like sourceHandle, but also covers contents that were created by hand. For these,
+// it returns anyVolume until the source is known.
 func snapshotOf(c *snapshotv1.VolumeSnapshotContent) string {
 	if h := sourceHandle(c); h != "" || c.Spec.Driver != DriverName {
 		return h
 	}
-	return cmp.Or(c.Annotations[v1alpha1.SourceAnnotation], ofAny)
+	return cmp.Or(c.Annotations[v1alpha1.SourceAnnotation], anyVolume)
 }
 
-// hasKey tells whether a volume's key is settled and was made.
+// hasKey tells whether a volume's key has been chosen and created.
 func hasKey(v *v1alpha1.SealedVolume) bool { return v.Spec.Key != nil && v.Spec.Key.SecretName != "" }
 
-// isTerminating tells whether a namespace goes, or has gone.
+// isTerminating tells whether a namespace is being deleted or is gone.
 func (o *operator) isTerminating(ctx context.Context, name string) (bool, error) {
 	var ns corev1.Namespace
 	err := o.live.Get(ctx, types.NamespacedName{Name: name}, &ns)
@@ -215,16 +229,17 @@ func (o *operator) isTerminating(ctx context.Context, name string) (bool, error)
 		return true, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("namespace %s: %w", name, err)
+		return false, fmt.Errorf("get namespace %s: %w", name, err)
 	}
 	return ns.DeletionTimestamp != nil, nil
 }
 
-// raceDelay lets the cache catch up with who was faster.
+// raceDelay gives the cache time to receive the write that won a race.
 const raceDelay = 100 * time.Millisecond
 
-// again repeats what lost a race with somebody else's write, quietly: it is how two writers meet, and no error.
-func again(r reconcile.Result, err error) (reconcile.Result, error) {
+// requeueOnConflict retries after a conflict with another writer. Such conflicts are normal, so
+// they are not reported as errors.
+func requeueOnConflict(r reconcile.Result, err error) (reconcile.Result, error) {
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || errors.Is(err, errStale) {
 		return reconcile.Result{RequeueAfter: raceDelay}, nil
 	}

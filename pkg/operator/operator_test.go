@@ -35,8 +35,9 @@ func keySecretOf(t *testing.T, vk *v1alpha1.VolumeKey) *corev1.Secret {
 	return s
 }
 
-// destroy deletes a Secret whatever protects it, as an administrator who means it. Deleted first: the operator puts its finalizer on again
-// where that is missing, but not on what is being deleted.
+// destroy deletes a Secret in spite of its protection, as an administrator can. It deletes the
+// Secret first and then removes its finalizer: the operator adds a missing finalizer again, but not
+// on an object that is being deleted.
 func destroy(t *testing.T, s *corev1.Secret) {
 	t.Helper()
 	eventually(t, func() error {
@@ -58,12 +59,13 @@ func destroy(t *testing.T, s *corev1.Secret) {
 	})
 }
 
-// backup is a Secret as people keep it.
+// backup returns a Secret as users back it up.
 func backup(s *corev1.Secret) *corev1.Secret {
 	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: s.Name}, Type: s.Type, Data: s.DeepCopy().Data}
 }
 
-// A claim gets its key before it has a volume; when claim and volume go, all goes.
+// A claim gets its key before it has a volume. When claim and volume are deleted, everything is
+// deleted.
 func TestClaim(t *testing.T) {
 	start(t, nil)
 	ns := namespace(t)
@@ -74,7 +76,7 @@ func TestClaim(t *testing.T) {
 	hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonDelivered)
 	hasEvent(t, c, corev1.EventTypeNormal, v1alpha1.ReasonDelivered)
 	if string(key.Data["kek"]) != kek || key.Immutable == nil || !*key.Immutable {
-		t.Fatal("the key Secret is not what was delivered")
+		t.Fatal("the delivered key differs from the key Secret")
 	}
 	if f := vk.Status.Versions[0].Fingerprint; f == "" || f != sv.Spec.Key.Fingerprint || sv.Status.KeyVersion != 1 {
 		t.Errorf("fingerprints %q and %+v", f, sv.Spec.Key)
@@ -83,7 +85,8 @@ func TestClaim(t *testing.T) {
 	gone(t, secretNamed(pv.Name), sv, vk, key)
 }
 
-// A claim that is deleted before it has a volume leaves nothing; one of another class, or that another volume is made for, gets nothing.
+// A claim that is deleted before it has a volume leaves nothing behind. A claim of another class,
+// or one with another kind of data source, gets nothing.
 func TestPendingClaims(t *testing.T) {
 	start(t, nil)
 	ns := namespace(t)
@@ -98,9 +101,9 @@ func TestPendingClaims(t *testing.T) {
 	remove(t, c)
 	gone(t, sealed(vk.Name), secretNamed(vk.Name), vk, key)
 	if _, err := get(t.Context(), "", "pvc-"+string(other.UID), &v1alpha1.SealedVolume{}); client.IgnoreNotFound(err) != nil || err == nil {
-		t.Errorf("a claim of no class of ours: %v", err)
+		t.Errorf("a claim of a foreign class: %v", err)
 	}
-	// Bound to a volume that was there already: what was prepared goes.
+	// The claim is bound to an existing volume, so what was prepared for it is deleted.
 	c = operatortest.Claim(ns, "static")
 	create(t, c)
 	prepared(t, "pvc-"+string(c.UID))
@@ -111,14 +114,15 @@ func TestPendingClaims(t *testing.T) {
 	pv.Spec.CSI.NodeStageSecretRef = ref
 	bind(t, c, pv)
 	if again := delivered(t, pv.Name); again != kek {
-		t.Error("the claim's key was made twice")
+		t.Error("the claim's key was created twice")
 	}
 	gone(t, sealed("pvc-"+string(c.UID)), secretNamed("pvc-"+string(c.UID)))
 	remove(t, c, pv)
 	gone(t, sealed(pv.Name), secretNamed(pv.Name), keyNamed(ns, "pvc-"+string(c.UID)))
 }
 
-// A lost or exchanged key Secret is told, never made anew, and good again when it is restored.
+// A lost or exchanged key Secret is reported and never created again. When it is restored, the key
+// is ready again.
 func TestLostKey(t *testing.T) {
 	start(t, nil)
 	ns := namespace(t)
@@ -132,7 +136,7 @@ func TestLostKey(t *testing.T) {
 		obj  client.Object
 		kind string
 	}{{vk, v1alpha1.KeyReady}, {sv, v1alpha1.VolumeKeyReady}} {
-		if msg := hasCondition(t, o.obj, o.kind, v1alpha1.ReasonSecretMissing); !strings.Contains(msg, saved.Name) || !strings.Contains(msg, "restore it from a backup") {
+		if msg := hasCondition(t, o.obj, o.kind, v1alpha1.ReasonSecretMissing); !strings.Contains(msg, saved.Name) || !strings.Contains(msg, "Restore it from a backup") {
 			t.Errorf("%T: %s", o.obj, msg)
 		}
 	}
@@ -155,7 +159,7 @@ func TestLostKey(t *testing.T) {
 	create(t, saved)
 	hasCondition(t, vk, v1alpha1.KeyReady, v1alpha1.ReasonAvailable)
 	hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonDelivered)
-	eventually(t, func() error { // it is held again
+	eventually(t, func() error { // the finalizer is back
 		s, err := get(t.Context(), saved.Namespace, saved.Name, &corev1.Secret{})
 		if err == nil && (len(s.Finalizers) != 1 || s.Labels[v1alpha1.RoleLabel] != v1alpha1.RoleKey) {
 			err = fmt.Errorf("%v %v", s.Finalizers, s.Labels)
@@ -166,7 +170,7 @@ func TestLostKey(t *testing.T) {
 	gone(t, sv, vk, secretNamed(pv.Name), secretNamed(saved.Name))
 }
 
-// What becomes of a key's Secret follows the policy as it is when the key is deleted.
+// The deletion policy at the time of the deletion decides what happens to the Secret of a key.
 func TestPolicyChanged(t *testing.T) {
 	start(t, nil)
 	ns := namespace(t)
@@ -188,7 +192,8 @@ func TestPolicyChanged(t *testing.T) {
 	gone(t, vk, key)
 }
 
-// The status of a key may be lost, as by a restore from a backup: its Secret is found again; without it, nothing is made.
+// The status of a key may be lost, for example after a restore from a backup. If its Secret exists,
+// the operator finds it. If not, it creates none.
 func TestLostStatus(t *testing.T) {
 	stop := start(t, nil)
 	ns := namespace(t)
@@ -222,7 +227,7 @@ func TestLostStatus(t *testing.T) {
 	}
 }
 
-// A delivery Secret is a copy: deleted or edited, it is as it was in a moment.
+// A delivery Secret that is deleted or edited is restored at once.
 func TestDeliveryRestored(t *testing.T) {
 	start(t, nil)
 	ns := namespace(t)
@@ -250,13 +255,13 @@ func TestDeliveryRestored(t *testing.T) {
 	eventually(t, func() error {
 		s, err := get(t.Context(), operatortest.Namespace, pv.Name, &corev1.Secret{})
 		if err == nil && string(s.Data["kek"]) != kek {
-			err = errors.New("not mended")
+			err = errors.New("not restored")
 		}
 		return err
 	})
 }
 
-// Somebody else's Secret in the place of a delivery Secret is left alone.
+// A foreign Secret with the name of a delivery Secret is left alone.
 func TestDeliveryConflict(t *testing.T) {
 	stop := start(t, nil)
 	stop()
@@ -279,7 +284,7 @@ func TestDeliveryConflict(t *testing.T) {
 	gone(t, sv, secretNamed(foreign.Name))
 }
 
-// A VolumeKey of which nothing but the name is written has the defaults, and its key Secret goes with it.
+// A VolumeKey without a spec gets the defaults, and its key Secret is deleted with it.
 func TestBareKey(t *testing.T) {
 	start(t, nil)
 	ns := namespace(t)
@@ -292,7 +297,8 @@ func TestBareKey(t *testing.T) {
 	gone(t, vk, key)
 }
 
-// A key that a volume needs is not deleted; a deletion waits, says for whom, and comes to its end.
+// The deletion of a key that a volume needs waits, reports the volume, and completes when the
+// volume is gone.
 func TestKeyInUse(t *testing.T) {
 	start(t, nil)
 	ns := namespace(t)
@@ -307,7 +313,7 @@ func TestKeyInUse(t *testing.T) {
 		t.Error(note)
 	}
 	sv := sealed(pv.Name)
-	remove(t, sv) // nor is its volume's record
+	remove(t, sv) // neither is the volume's SealedVolume
 	hasEvent(t, getSealed(t, pv.Name), corev1.EventTypeWarning, v1alpha1.ReasonNeeded)
 	remove(t, c, pv)
 	gone(t, sv, vk, key, secretNamed(pv.Name))
@@ -322,8 +328,8 @@ func getSealed(t *testing.T, name string) *v1alpha1.SealedVolume {
 	return sv
 }
 
-// exchanged makes PersistentVolumes of the name of one that is gone, of another volume or on another
-// node: they get nothing of it.
+// exchanged creates PersistentVolumes with the name of one that is gone, but of another volume or
+// on another node. They do not get its key.
 func exchanged(t *testing.T, c *corev1.PersistentVolumeClaim, pv *corev1.PersistentVolume, sv *v1alpha1.SealedVolume) {
 	t.Helper()
 	for _, change := range []func(pv *corev1.PersistentVolume){
@@ -342,7 +348,8 @@ func exchanged(t *testing.T, c *corev1.PersistentVolumeClaim, pv *corev1.Persist
 	}
 }
 
-// With Retain the key stays with the PersistentVolume, and even when that object is deleted, until the administrator gives it up.
+// With Retain, the key stays with the PersistentVolume, even when that object is deleted, until the
+// administrator deletes the SealedVolume.
 func TestRetain(t *testing.T) {
 	start(t, nil)
 	ns := namespace(t)
@@ -362,16 +369,16 @@ func TestRetain(t *testing.T) {
 		})
 	}
 	phase(v1alpha1.PhaseReleased)
-	gone(t, secretNamed(pv.Name)) // a claim of the same name is not the one that had it
+	gone(t, secretNamed(pv.Name)) // a claim of the same name is another claim
 	remove(t, pv)
 	phase(v1alpha1.PhaseRetained)
 	hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonKept)
-	gone(t, secretNamed(pv.Name)) // nobody can use it
+	gone(t, secretNamed(pv.Name)) // nobody may use the volume
 	exchanged(t, c, pv, sv)
 	if sv.Spec.NodeName != "node-a" || sv.Spec.VolumeHandle != pv.Spec.CSI.VolumeHandle {
 		t.Errorf("%+v", sv.Spec)
 	}
-	c = operatortest.Claim(ns, "data") // of the same name, and another
+	c = operatortest.Claim(ns, "data") // another claim of the same name
 	create(t, c)
 	again := operatortest.Volume(c, "node-a", retain)
 	again.Name, again.Spec.CSI.VolumeHandle, again.Spec.CSI.NodeStageSecretRef = pv.Name, pv.Spec.CSI.VolumeHandle, pv.Spec.CSI.NodeStageSecretRef
@@ -381,7 +388,7 @@ func TestRetain(t *testing.T) {
 	}
 	remove(t, c, again)
 	phase(v1alpha1.PhaseRetained)
-	// The same volume under another name, for another claim: it has its key.
+	// The same volume under another name, for another claim, gets its key.
 	c2 := operatortest.Claim(ns, "again")
 	create(t, c2)
 	pv2 := operatortest.Volume(c2, "node-a", retain)
@@ -402,7 +409,7 @@ func TestRetain(t *testing.T) {
 	gone(t, sealed(pv2.Name), vk, key)
 }
 
-// Volumes whose Secret is somebody else's business get a SealedVolume all the same, and no key.
+// Volumes with a Secret that Sealvol does not manage get a SealedVolume, but no key.
 func TestExternalSecret(t *testing.T) {
 	start(t, nil)
 	ns := namespace(t)

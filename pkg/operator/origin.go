@@ -14,22 +14,22 @@ import (
 )
 
 // The origin of a volume is the volume that it is a copy of, or the same as, and whose key opens
-// it. Who makes a PersistentVolume may write anything into it: an origin counts only on the same
-// node, where that can not change, and for the same namespace, unless an administrator has granted
-// the key to another one.
+// it. The creator of a PersistentVolume may write anything into it. So an origin counts only if it
+// is on the same node (unless volumes move), and in the same namespace (unless an administrator has
+// granted the key to another one).
 
-// origin finds the SealedVolume of a volume's origin; nil if it has none.
+// origin returns the SealedVolume of a volume's origin, or nil if it has none.
 func (o volumes) origin(ctx context.Context, v *volume) (*v1alpha1.SealedVolume, *problem, error) {
 	if v.pv != nil {
 		if h := v.pv.Spec.CSI.VolumeAttributes[attributeKeyVolume]; h != "" {
-			return o.originOfCopy(ctx, v, h, fmt.Sprintf("the volume is a copy whose key is that of volume %s, of which no SealedVolume is left", h))
+			return o.originOfCopy(ctx, v, h, fmt.Sprintf("the volume is a copy that needs the key of volume %s, but no SealedVolume with that key exists. If you have a backup of the SealedVolume, restore it", h))
 		}
 		if sv, p, err := o.originAmong(ctx, v, byHandle, v.pv.Spec.CSI.VolumeHandle); sv != nil || p != nil || err != nil {
 			return sv, p, err
 		}
 	}
 	if v.claim == nil || v.claim.Spec.VolumeName != "" {
-		return nil, nil, nil // a PersistentVolume that is there would have said
+		return nil, nil, nil // the PersistentVolume of a copy would have named the origin
 	}
 	kind, name := source(v.claim)
 	switch kind {
@@ -41,13 +41,15 @@ func (o volumes) origin(ctx context.Context, v *volume) (*v1alpha1.SealedVolume,
 	return nil, nil, nil
 }
 
-// isElsewhere tells that a volume lies on another node than the one that it is said to be a copy of, or the same as, which can not be: nodes make
-// PersistentVolumes (with a policy that keeps them to their own), and must not come by the keys of others in this way. Of volumes that move, nodes make none.
-func (v *volume) isElsewhere(origin *v1alpha1.SealedVolume) bool {
+// isOnOtherNode tells whether a volume is on another node than the volume that it claims to be a
+// copy of, or the same as. That cannot be true. Nodes create PersistentVolumes (a policy restricts
+// them to their own) and must not get the keys of other nodes in this way. If volumes move, nodes
+// create none.
+func (v *volume) isOnOtherNode(origin *v1alpha1.SealedVolume) bool {
 	if v.moves {
 		return false
 	}
-	node := v.from
+	node := v.snapshotNode
 	if v.pv != nil {
 		node = v.node
 	} else if node == "" {
@@ -56,7 +58,7 @@ func (v *volume) isElsewhere(origin *v1alpha1.SealedVolume) bool {
 	return origin.Spec.NodeName != "" && node != origin.Spec.NodeName
 }
 
-// namespace is that of the tenant who has a volume, or is to have it; "": nobody yet.
+// namespace returns the namespace of the claim that has the volume or will have it, or "".
 func (v *volume) namespace() string {
 	switch {
 	case v.claim != nil:
@@ -67,8 +69,8 @@ func (v *volume) namespace() string {
 	return ""
 }
 
-// mayShare tells whether a namespace may have the key of a volume: one that has it already, as the
-// volume's or the key's own, or one that an administrator has granted it.
+// mayShare tells whether a namespace may have the key of a volume: the namespace of the volume or
+// of its VolumeKey, or one to which an administrator has granted the key.
 func mayShare(sv *v1alpha1.SealedVolume, namespace string) bool {
 	if namespace == "" {
 		return false
@@ -80,13 +82,15 @@ func mayShare(sv *v1alpha1.SealedVolume, namespace string) bool {
 	return slices.Contains(granted, namespace)
 }
 
-// notGranted says what to do. It does not say whose the key is: the claim's owner reads it, too.
+// notGranted tells what to do. It does not name the owner of the key, because the owner of the
+// claim reads the message, too.
 func notGranted(sv *v1alpha1.SealedVolume, namespace string) *problem {
-	return &problem{v1alpha1.ReasonNotGranted, fmt.Sprintf("the key of this volume is not one of namespace %[2]s, so that it is not given to a claim there. If that is meant, an administrator grants it: "+
+	return &problem{v1alpha1.ReasonNotGranted, fmt.Sprintf("the key of this volume does not belong to namespace %[2]s, so a claim there does not get it. To allow it, an administrator runs: "+
 		"kubectl annotate sealedvolume %[1]s %[3]s=%[2]s", sv.Name, namespace, v1alpha1.GrantAnnotation), false}
 }
 
-// originOfCopy finds the origin by the handle that a copy names: that volume, or what else is a copy of it.
+// originOfCopy finds the origin by the handle that a copy names: that volume, or another copy of
+// it.
 func (o volumes) originOfCopy(ctx context.Context, v *volume, handle, unknown string) (*v1alpha1.SealedVolume, *problem, error) {
 	var refused *problem
 	for _, index := range []string{byHandle, byKeyVolume} {
@@ -104,8 +108,9 @@ func (o volumes) originOfCopy(ctx context.Context, v *volume, handle, unknown st
 	return nil, refused, nil
 }
 
-// originAmong finds, among the volumes that an index finds, one whose key a volume may have. A
-// problem tells that there are such, but not for its namespace: then it gets no other key either.
+// originAmong returns the first volume that an index finds and whose key v may have. It returns a
+// problem if volumes were found, but v's namespace may not have their key. Then v gets no other key
+// either.
 func (o volumes) originAmong(ctx context.Context, v *volume, index, handle string) (*v1alpha1.SealedVolume, *problem, error) {
 	var list v1alpha1.SealedVolumeList
 	if err := o.List(ctx, &list, client.MatchingFields{index: handle}); err != nil {
@@ -116,12 +121,12 @@ func (o volumes) originAmong(ctx context.Context, v *volume, index, handle strin
 	for i := range list.Items {
 		sv := &list.Items[i]
 		switch {
-		case sv.Name == v.name || !hasKey(sv) || v.isElsewhere(sv):
+		case sv.Name == v.name || !hasKey(sv) || v.isOnOtherNode(sv):
 		case mayShare(sv, v.namespace()):
 			return sv, nil, nil
-		case refused != nil: // the first that is refused is named
+		case refused != nil: // the message names the first one
 		case v.namespace() == "":
-			refused = &problem{v1alpha1.ReasonNoKey, "no claim has the volume yet: it gets its key when one has", false}
+			refused = &problem{v1alpha1.ReasonNoKey, "the volume has no claim yet. It gets its key when a claim is bound to it", false}
 		default:
 			refused = notGranted(sv, v.namespace())
 		}
@@ -129,8 +134,8 @@ func (o volumes) originAmong(ctx context.Context, v *volume, index, handle strin
 	return nil, refused, nil
 }
 
-// inOrder sorts what the cache lists in any order. A message that names one of several would be
-// another one each time, and each would bring the next about.
+// inOrder sorts a list from the cache, which has no order. Otherwise, a message that names one of
+// several volumes would change each time, and each change would trigger the next reconciliation.
 func inOrder(list []v1alpha1.SealedVolume) {
 	slices.SortFunc(list, func(a, b v1alpha1.SealedVolume) int { return strings.Compare(a.Name, b.Name) })
 }
@@ -139,26 +144,27 @@ func (o volumes) originOfClaim(ctx context.Context, v *volume, name string) (*v1
 	var c corev1.PersistentVolumeClaim
 	err := o.Get(ctx, client.ObjectKey{Namespace: v.claim.Namespace, Name: name}, &c)
 	if err != nil {
-		return nil, &problem{v1alpha1.ReasonSourceUnknown, fmt.Sprintf("the claim is a copy of claim %s, which does not exist", name), false}, client.IgnoreNotFound(err)
+		return nil, &problem{v1alpha1.ReasonSourceUnknown, fmt.Sprintf("the claim is a copy of claim %s, which does not exist. Create that claim first, or delete this one", name), false}, client.IgnoreNotFound(err)
 	}
 	wait := &problem{v1alpha1.ReasonKeyNotReady, fmt.Sprintf("the claim is a copy of claim %s, which has no key yet", name), false}
 	var sv v1alpha1.SealedVolume
 	err = o.Get(ctx, client.ObjectKey{Name: volumeName(&c)}, &sv)
-	if err != nil || !hasKey(&sv) || !isOf(&sv, &c) { // a claim may name a volume that it will never have
+	// A claim may name a volume that it is never bound to.
+	if err != nil || !hasKey(&sv) || !isOf(&sv, &c) {
 		return nil, wait, client.IgnoreNotFound(err)
 	}
-	if v.isElsewhere(&sv) {
-		return nil, elsewhere(&sv, v.node), nil
+	if v.isOnOtherNode(&sv) {
+		return nil, wrongNode(&sv, v.node), nil
 	}
 	return &sv, nil, nil
 }
 
 func (o volumes) originOfSnapshot(ctx context.Context, v *volume, name string) (*v1alpha1.SealedVolume, *problem, error) {
-	unknown := fmt.Sprintf("the claim is restored from snapshot %s, of whose source volume no SealedVolume with a key is known", name)
+	unknown := fmt.Sprintf("the claim is restored from snapshot %s, but the source volume of the snapshot has no SealedVolume with a key. If you have a backup of the SealedVolume, restore it", name)
 	if !o.Snapshots {
-		return nil, &problem{v1alpha1.ReasonSourceUnknown, unknown, false}, nil
+		return nil, &problem{v1alpha1.ReasonSourceUnknown, fmt.Sprintf("the claim is restored from snapshot %s, but the operator runs without snapshots (chart value snapshots.enabled). Run helm upgrade", name), false}, nil
 	}
-	wait := &problem{v1alpha1.ReasonKeyNotReady, fmt.Sprintf("the claim is restored from snapshot %s, which has not been made yet", name), false}
+	wait := &problem{v1alpha1.ReasonKeyNotReady, fmt.Sprintf("the claim is restored from snapshot %s, which does not exist or is not complete yet", name), false}
 	var s snapshotv1.VolumeSnapshot
 	err := o.Get(ctx, client.ObjectKey{Namespace: v.claim.Namespace, Name: name}, &s)
 	if err != nil || contentName(&s) == "" {
@@ -166,10 +172,10 @@ func (o volumes) originOfSnapshot(ctx context.Context, v *volume, name string) (
 	}
 	var c snapshotv1.VolumeSnapshotContent
 	err = o.Get(ctx, client.ObjectKey{Name: contentName(&s)}, &c)
-	// The content must say that it is this snapshot's: a snapshot may name any.
+	// The content must refer back to this snapshot, because a snapshot may name any content.
 	if err != nil || sourceHandle(&c) == "" || c.Spec.VolumeSnapshotRef.UID != s.UID {
 		return nil, wait, client.IgnoreNotFound(err)
 	}
-	v.from = c.Labels[managedBy]
+	v.snapshotNode = c.Labels[managedBy]
 	return o.originOfCopy(ctx, v, sourceHandle(&c), unknown)
 }

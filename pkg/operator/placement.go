@@ -19,18 +19,21 @@ import (
 // +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=patch
 
 const (
-	// selectedNode on a claim tells scheduler and provisioner where its volume is to be made.
+	// selectedNode on a claim names the node on which its volume is created.
 	selectedNode = "volume.kubernetes.io/selected-node"
-	// managedBy on a VolumeSnapshotContent is the node that a snapshot of the local backend lies on; the snapshot controller writes it.
+	// managedBy on a VolumeSnapshotContent names the node that has a snapshot of the local backend.
+	// The snapshot controller sets it.
 	managedBy = "snapshot.storage.kubernetes.io/managed-by"
-	// placedAt on a claim is when it was placed last.
+	// placedAt on a claim is the time at which the operator last selected its node.
 	placedAt = "sealvol.dev/placed-at"
-	// placeAgain is how long a claim stays as the provisioner left it that could not make its volume where the source is.
+	// placeAgain is the time after which the operator selects the node again, if the provisioner
+	// could not create the volume there.
 	placeAgain = 30 * time.Second
 )
 
-// placement puts claims for copies where their source is, which is the only place where the local backend can make one. The scheduler does not know of that, and
-// would try one node after the other.
+// placement selects the node of the source for claims that are copies, because the local backend
+// can create a copy only there. The scheduler does not know that and would try one node after the
+// other.
 type placement struct{ *operator }
 
 func (o *operator) addPlacement(m ctrl.Manager) error {
@@ -46,7 +49,7 @@ func (o *operator) addPlacement(m ctrl.Manager) error {
 	return b.WithOptions(controller.Options{MaxConcurrentReconciles: o.Workers}).Complete(p)
 }
 
-// copies finds the claims that are to be copies of an object.
+// copies finds the claims that are copies of an object.
 func (o placement) copies(kind string) handler.MapFunc {
 	return func(ctx context.Context, obj client.Object) []reconcile.Request {
 		return o.claims(ctx, bySource, kind+"/"+obj.GetNamespace()+"/"+obj.GetName())
@@ -68,7 +71,7 @@ func (o placement) ofClass(ctx context.Context, obj client.Object) []reconcile.R
 func (o placement) claims(ctx context.Context, index, value string) (all []reconcile.Request) {
 	var list corev1.PersistentVolumeClaimList
 	if err := o.List(ctx, &list, client.MatchingFields{index: value}); err != nil {
-		o.Log.Error("claims that may be concerned were not found", "index", index, "error", err)
+		o.Log.Error("cannot list the claims to place", "index", index, "error", err)
 		return nil
 	}
 	for i := range list.Items {
@@ -77,9 +80,9 @@ func (o placement) claims(ctx context.Context, index, value string) (all []recon
 	return all
 }
 
-// Reconcile places one claim.
+// Reconcile selects the node of one claim.
 func (o placement) Reconcile(ctx context.Context, r reconcile.Request) (reconcile.Result, error) {
-	return again(o.reconcile(ctx, r))
+	return requeueOnConflict(o.reconcile(ctx, r))
 }
 
 func (o placement) reconcile(ctx context.Context, r reconcile.Request) (reconcile.Result, error) {
@@ -109,12 +112,12 @@ func (o placement) reconcile(ctx context.Context, r reconcile.Request) (reconcil
 	}
 	c.Annotations[selectedNode], c.Annotations[placedAt] = node, time.Now().UTC().Format(time.RFC3339)
 	if err := o.Patch(ctx, &c, client.MergeFromWithOptions(was, client.MergeFromWithOptimisticLock{})); err != nil {
-		return reconcile.Result{}, client.IgnoreNotFound(fmt.Errorf("place claim: %w", err))
+		return reconcile.Result{}, client.IgnoreNotFound(fmt.Errorf("select node of claim: %w", err))
 	}
 	return reconcile.Result{}, nil
 }
 
-// waitsForNode tells whether a claim is of a class of ours whose volumes are made where somebody has chosen.
+// waitsForNode tells whether a claim has one of our classes with binding mode WaitForFirstConsumer.
 func (o placement) waitsForNode(ctx context.Context, c *corev1.PersistentVolumeClaim) (bool, error) {
 	if c.Spec.StorageClassName == nil {
 		return false, nil
@@ -126,7 +129,8 @@ func (o placement) waitsForNode(ctx context.Context, c *corev1.PersistentVolumeC
 	return class.Provisioner == DriverName && class.VolumeBindingMode != nil && *class.VolumeBindingMode == storagev1.VolumeBindingWaitForFirstConsumer, nil
 }
 
-// sourceNode is the one node that the source of a copy can be used on; "": it can be used anywhere, or is not there yet.
+// sourceNode returns the one node on which the source of a copy can be used. It returns "" if there
+// is no such node, or the source does not exist yet.
 func (o placement) sourceNode(ctx context.Context, c *corev1.PersistentVolumeClaim) (string, error) {
 	kind, name := source(c)
 	at := types.NamespacedName{Namespace: c.Namespace, Name: name}
@@ -139,7 +143,7 @@ func (o placement) sourceNode(ctx context.Context, c *corev1.PersistentVolumeCla
 	}
 	var pv corev1.PersistentVolume
 	if err := o.Get(ctx, client.ObjectKey{Name: from.Spec.VolumeName}, &pv); err != nil || !isOurs(&pv) || pv.Spec.ClaimRef == nil || pv.Spec.ClaimRef.UID != from.UID {
-		return "", client.IgnoreNotFound(err) // a claim may name a volume that it will never have
+		return "", client.IgnoreNotFound(err) // a claim may name a volume that it is never bound to
 	}
 	return nodeOf(&pv), nil
 }

@@ -14,7 +14,7 @@ import (
 
 const selectedNode = "volume.kubernetes.io/selected-node"
 
-// placed waits until a claim says where its volume is to be made.
+// placed waits until a claim has the given selected node.
 func placed(t *testing.T, c *corev1.PersistentVolumeClaim, node string) {
 	t.Helper()
 	eventually(t, func() error {
@@ -22,7 +22,7 @@ func placed(t *testing.T, c *corev1.PersistentVolumeClaim, node string) {
 			return err
 		}
 		if got := c.Annotations[selectedNode]; got != node {
-			return fmt.Errorf("%s is placed on %q, not on %q", c.Name, got, node)
+			return fmt.Errorf("%s has the selected node %q, not %q", c.Name, got, node)
 		}
 		return nil
 	})
@@ -38,8 +38,9 @@ func copyOf(ns, name, kind, source string) *corev1.PersistentVolumeClaim {
 	return c
 }
 
-// TestPlacement: claims for copies go where their source is, as soon as that is known; others stay with the scheduler. A provisioner that gives
-// a claim back is not driven round.
+// TestPlacement: the operator selects the node of the source for claims that are copies, once that
+// is known. It leaves other claims to the scheduler. When the provisioner rejects a node, the
+// operator does not select it again at once.
 func TestPlacement(t *testing.T) {
 	start(t, nil)
 	ns := namespace(t)
@@ -50,7 +51,7 @@ func TestPlacement(t *testing.T) {
 	create(t, clone, restored, plain)
 	placed(t, clone, node)
 
-	// A claim says where no volume is that it only names.
+	// The operator ignores a volume that the source claim only names.
 	names, cheat := operatortest.Claim(ns, "names"), copyOf(ns, "cheat", "PersistentVolumeClaim", "names")
 	names.Spec.VolumeName = pv.Name
 	create(t, names, cheat)
@@ -70,7 +71,8 @@ func TestPlacement(t *testing.T) {
 	}
 	placed(t, restored, "node-9")
 
-	// The provisioner gives the clone back; another claim is placed meanwhile, which shows that the operator had the time to do it again.
+	// The provisioner rejects the node of the clone. That another claim is placed meanwhile shows
+	// that the operator had time to select the node again.
 	was := clone.DeepCopy()
 	delete(clone.Annotations, selectedNode)
 	if err := env.Client.Patch(t.Context(), clone, client.MergeFrom(was)); err != nil {

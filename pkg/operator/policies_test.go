@@ -42,7 +42,7 @@ func newClient(t *testing.T, c *rest.Config) client.Client {
 	return k
 }
 
-// denied checks that a policy refused; a policy that has just been made may take a moment.
+// denied checks that a policy refuses a request. A new policy may take a moment to have an effect.
 func denied(t *testing.T, what, policy string, f func() error) {
 	t.Helper()
 	eventually(t, func() error {
@@ -54,7 +54,8 @@ func denied(t *testing.T, what, policy string, f func() error) {
 	})
 }
 
-// Key Secrets in use and delivery Secrets are neither deleted nor edited, also not by an administrator, who may say that it is meant.
+// Key Secrets in use and delivery Secrets can be neither deleted nor edited, not even by an
+// administrator, unless they are annotated first.
 func TestSecretPolicy(t *testing.T) {
 	start(t, nil)
 	ns := namespace(t)
@@ -71,7 +72,7 @@ func TestSecretPolicy(t *testing.T) {
 			"immutable":  func(s *corev1.Secret) { i := s.Immutable == nil; s.Immutable = &i },
 		} {
 			if s == key && (strings.Contains(what, "data") || what == "immutable") {
-				continue // the API server's own: it is immutable
+				continue // the API server itself refuses this: the Secret is immutable
 			}
 			denied(t, what+" of "+s.Name, "sealvol-secrets", func() error {
 				x, err := get(t.Context(), s.Namespace, s.Name, &corev1.Secret{})
@@ -82,7 +83,7 @@ func TestSecretPolicy(t *testing.T) {
 				return env.Client.Update(t.Context(), x)
 			})
 		}
-		eventually(t, func() error { // a remark harms nothing
+		eventually(t, func() error { // other annotations are allowed
 			x, err := get(t.Context(), s.Namespace, s.Name, &corev1.Secret{})
 			if err != nil {
 				return err
@@ -94,7 +95,7 @@ func TestSecretPolicy(t *testing.T) {
 	if delivered(t, pv.Name) != kek {
 		t.Error("another key")
 	}
-	other := secretNamed("other-" + ns) // not ours
+	other := secretNamed("other-" + ns) // a Secret of others
 	create(t, other)
 	remove(t, other)
 }
@@ -103,7 +104,7 @@ func anchored(sv *v1alpha1.SealedVolume, gen, epoch int64, mac string) {
 	sv.Status.Anchor = &v1alpha1.Anchor{Volume: strings.Repeat("1", 36), Instance: strings.Repeat("2", 36), Generation: gen, Epoch: epoch, MAC: strings.Repeat(mac, 64)}
 }
 
-// volumeOf makes a SealedVolume of a node, without an operator.
+// volumeOf creates a SealedVolume of a node, without an operator.
 func volumeOf(t *testing.T, node string) *v1alpha1.SealedVolume {
 	t.Helper()
 	sv := &v1alpha1.SealedVolume{ObjectMeta: metav1.ObjectMeta{GenerateName: "policy-"}, Spec: v1alpha1.SealedVolumeSpec{NodeName: node, VolumeHandle: "h"}}
@@ -111,7 +112,7 @@ func volumeOf(t *testing.T, node string) *v1alpha1.SealedVolume {
 	return sv
 }
 
-// Anchors are raised; lowering, exchanging or removing one takes a right of its own.
+// Anchors can be raised. Lowering, replacing or removing one requires a separate verb.
 func TestAnchorPolicy(t *testing.T) {
 	node := clientOf(t, "node", "node-a")
 	sv := volumeOf(t, "node-a")
@@ -145,7 +146,8 @@ func TestAnchorPolicy(t *testing.T) {
 	refused("removed", func() { sv.Status.Anchor = nil })
 	refused("removed with all", func() { sv.Status = v1alpha1.SealedVolumeStatus{} })
 
-	// Who may do everything with SealedVolumes still may not that; who has the verb may.
+	// A user with all other rights on SealedVolumes cannot do that either; a user with the verb
+	// can.
 	for verb, want := range map[string]bool{"override-anchor": true, "update": false} {
 		who := rest.CopyConfig(env.Config)
 		who.Impersonate = rest.ImpersonationConfig{UserName: "admin-" + verb}
@@ -163,10 +165,11 @@ func TestAnchorPolicy(t *testing.T) {
 		denied(t, "lowered by an administrator", "sealvol-anchors", lower)
 		denied(t, "deleted by an administrator", "sealvol-anchors", func() error { return c.Delete(t.Context(), sv) })
 	}
-	remove(t, sv) // by one who may everything
+	remove(t, sv) // by a user with all rights
 }
 
-// A node writes of its own volumes alone, and what is the operator's not even of those; a token without a node writes nothing.
+// A node can report only on its own volumes, and cannot change what the operator writes. A token
+// without a node can write nothing.
 func TestReportPolicy(t *testing.T) {
 	nodeA, nodeB, nowhere := clientOf(t, "node", "node-a"), clientOf(t, "node", "node-b"), clientOf(t, "node", "")
 	sv, unplaced := volumeOf(t, "node-a"), volumeOf(t, "")
@@ -183,7 +186,7 @@ func TestReportPolicy(t *testing.T) {
 	here := func(s *v1alpha1.SealedVolumeStatus) { s.Node, s.Health = "node-a", v1alpha1.HealthHealthy }
 	denied(t, "by another node", "sealvol-reports", report(nodeB, sv, here))
 	denied(t, "without a node", "sealvol-reports", report(nowhere, sv, here))
-	denied(t, "of a volume that is nowhere", "sealvol-reports", report(nodeA, unplaced, here))
+	denied(t, "of a volume without a node", "sealvol-reports", report(nodeA, unplaced, here))
 	denied(t, "of another node", "sealvol-reports", report(nodeA, sv, func(s *v1alpha1.SealedVolumeStatus) { s.Node = "node-b" }))
 	denied(t, "the phase", "sealvol-reports", report(nodeA, sv, func(s *v1alpha1.SealedVolumeStatus) { s.Phase = v1alpha1.PhaseDeleted }))
 	denied(t, "the key version", "sealvol-reports", report(nodeA, sv, func(s *v1alpha1.SealedVolumeStatus) { s.KeyVersion = 7 }))
@@ -198,7 +201,7 @@ func TestReportPolicy(t *testing.T) {
 	})(); err != nil {
 		t.Error(err)
 	}
-	// What RBAC leaves to a node: no spec, no Secret, no key.
+	// RBAC gives a node no access to specs, Secrets and keys.
 	ctx := t.Context()
 	for what, err := range map[string]error{
 		"spec":    func() error { sv.Spec.NodeName = "node-b"; return nodeA.Update(ctx, sv) }(),
@@ -213,7 +216,7 @@ func TestReportPolicy(t *testing.T) {
 	}
 }
 
-// The operator itself: Secrets of its namespace, and nowhere else.
+// The operator may access Secrets in its own namespace only.
 func TestOperatorRights(t *testing.T) {
 	c := clientOf(t, "operator", "")
 	ns := namespace(t)
@@ -235,7 +238,7 @@ func TestOperatorRights(t *testing.T) {
 	}
 }
 
-// What the definitions themselves refuse.
+// TestValidation: the CRDs refuse these changes.
 func TestValidation(t *testing.T) {
 	ns := namespace(t)
 	vk := keyNamed(ns, "key")
@@ -258,20 +261,20 @@ func TestValidation(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	refused("import from elsewhere", "can not be changed", vk, func() { vk.Spec.Imported.SecretName = "x" })
-	refused("import no more", "can not be changed", vk, func() { vk.Spec.Imported = nil })
-	refused("another claim", "can not be changed", vk, func() { vk.Spec.ClaimRef.UID = "x" })
-	refused("no claim", "can not be added or removed", vk, func() { vk.Spec.ClaimRef = nil })
-	refused("a policy that there is not", "Unsupported value", vk, func() { vk.Spec.DeletionPolicy = "Burn" })
-	refused("another handle", "can not be changed", sv, func() { sv.Spec.VolumeHandle = "x" })
-	refused("no key", "can not be removed", sv, func() { sv.Spec.Key = nil })
+	refused("import changed", "cannot be changed", vk, func() { vk.Spec.Imported.SecretName = "x" })
+	refused("import removed", "cannot be added or removed", vk, func() { vk.Spec.Imported = nil })
+	refused("another claim", "cannot be changed", vk, func() { vk.Spec.ClaimRef.UID = "x" })
+	refused("no claim", "cannot be added or removed", vk, func() { vk.Spec.ClaimRef = nil })
+	refused("unknown policy", "Unsupported value", vk, func() { vk.Spec.DeletionPolicy = "Burn" })
+	refused("another handle", "cannot be changed", sv, func() { sv.Spec.VolumeHandle = "x" })
+	refused("no key", "cannot be removed", sv, func() { sv.Spec.Key = nil })
 	if err := update(t.Context(), sv, func() { sv.Spec.Key.UID = "v" }); err != nil {
-		t.Error("a key that was never made:", err)
+		t.Error("a key that was never created:", err)
 	}
 	if err := update(t.Context(), sv, func() { sv.Spec.Key.SecretName = "s" }); err != nil {
 		t.Error(err)
 	}
-	refused("another key", "can not be exchanged", sv, func() { sv.Spec.Key.UID = "x" })
+	refused("another key", "cannot be replaced", sv, func() { sv.Spec.Key.UID = "x" })
 	bad := sealed("bad-" + ns)
 	create(t, bad)
 	anchored(bad, 0, 1, "a")
@@ -289,7 +292,8 @@ func update(ctx context.Context, o client.Object, change func()) error {
 	return env.Client.Update(ctx, o)
 }
 
-// A volume that says that it is a copy of one on another node does not get that one's key; nor does a status that names another's Secret help.
+// A volume that claims to be a copy of one on another node does not get the key of that one.
+// Neither does a status that names the Secret of another key.
 func TestForeignKeys(t *testing.T) {
 	start(t, nil)
 	ns, ns2 := namespace(t), namespace(t)
@@ -325,7 +329,7 @@ func TestForeignKeys(t *testing.T) {
 	}
 }
 
-// keyNamedStatus returns a key's fingerprint.
+// keyNamedStatus returns the fingerprint of a key.
 func keyNamedStatus(t *testing.T, ns, name string) string {
 	t.Helper()
 	vk, err := get(t.Context(), ns, name, &v1alpha1.VolumeKey{})

@@ -17,7 +17,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/operator/operatortest"
 )
 
-// quiet checks that objects come to rest: what waits is not written again and again.
+// quiet checks that objects are not written again and again.
 func quiet(t *testing.T, objs ...client.Object) {
 	t.Helper()
 	was := map[client.Object]string{}
@@ -30,7 +30,7 @@ func quiet(t *testing.T, objs ...client.Object) {
 		for _, o := range objs {
 			err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(o), o)
 			if err == nil && o.GetResourceVersion() != was[o] {
-				err = fmt.Errorf("%T %s is written without end", o, o.GetName())
+				err = fmt.Errorf("%T %s is written again and again", o, o.GetName())
 			}
 			was[o] = o.GetResourceVersion()
 			errs = append(errs, err)
@@ -39,8 +39,9 @@ func quiet(t *testing.T, objs ...client.Object) {
 	})
 }
 
-// Copies that may not have a key name one of the volumes that have it, and always the same: the cache
-// lists them in any order, and each change of a condition has all that wait looked at again.
+// The message of a copy that may not have a key names one of the volumes that have the key, and
+// always the same one. The cache has no order, and each change of a condition reconciles all
+// waiting volumes again.
 func TestRefusedCopiesAreQuiet(t *testing.T) {
 	start(t, nil)
 	ns, ns2 := namespace(t), namespace(t)
@@ -74,7 +75,7 @@ func TestRefusedCopiesAreQuiet(t *testing.T) {
 	remove(t, objs...)
 }
 
-// So do VolumeKeys that find no room, and the claims that wait for them.
+// The same for VolumeKeys that wait because of the limit, and for their claims.
 func TestTooManyKeysAreQuiet(t *testing.T) {
 	start(t, nil, func(_ *ctrl.Options, o *operator.Options) { o.MaxKeys = 12 })
 	ns := namespace(t)

@@ -1,8 +1,10 @@
 package operator
 
-// What the operator may do. `make generate` turns this into config/rbac and the chart's roles. Secrets are those of its own namespace alone
-// (the chart puts in which that is); tenants' Secrets only where they bind the ClusterRole of the chart that allows it. What it may patch of claims and PersistentVolumes
-// is narrowed by admission policies of the chart (policies-operator.yaml): where a claim is placed, and one finalizer.
+// The rights of the operator. `make generate` turns these markers into config/rbac and the chart's
+// roles. The operator may read Secrets only in its own namespace, which the chart fills in, and in
+// namespaces where tenants bind the chart's ClusterRole for key import. Admission policies of the
+// chart (policies-operator.yaml) restrict what it may patch: two annotations of claims, and one
+// finalizer of PersistentVolumes.
 //
 // +kubebuilder:rbac:groups="",resources=persistentvolumeclaims;persistentvolumes,verbs=get;list;watch
 // +kubebuilder:rbac:groups="",resources=persistentvolumes,verbs=patch

@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 	operatortest.Main(m, func(e *operatortest.Env) { env = e }, func() error { return told.search(context.Background()) })
 }
 
-// logged is all that the operators of these tests log: no key may be in it.
+// logged is the log of all operators in these tests. It must not contain keys.
 var logged logBuffer
 
 type logBuffer struct {
@@ -55,10 +55,11 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
-// wrap makes an operator's client fail.
+// wrap changes an operator's client, for example to make it fail.
 type wrap func(client.WithWatch) client.Client
 
-// start runs an operator, with the rights that the chart gives it, until stop or the end of the test.
+// start runs an operator with the rights that the chart gives it, until stop is called or the test
+// ends.
 func start(t *testing.T, w wrap, change ...func(*ctrl.Options, *operator.Options)) (stop func()) {
 	t.Helper()
 	c, err := env.As(t.Context(), "operator", "")
@@ -137,7 +138,7 @@ func within(ctx context.Context, d time.Duration, f func() error) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("in vain: %w", err)
+			return fmt.Errorf("timed out: %w", err)
 		}
 	}
 }
@@ -155,7 +156,8 @@ func create(t *testing.T, objs ...client.Object) {
 	}
 }
 
-// remove deletes objects as users do; finalizers of Kubernetes' own, whose controllers do not run, go as well.
+// remove deletes objects as users do. It also removes the finalizers of Kubernetes' own
+// controllers, which do not run here.
 func remove(t *testing.T, objs ...client.Object) {
 	t.Helper()
 	for _, o := range objs {
@@ -166,7 +168,7 @@ func remove(t *testing.T, objs ...client.Object) {
 	}
 }
 
-// unprotect does what the protection controllers do.
+// unprotect removes the finalizers of Kubernetes, as its protection controllers do.
 func unprotect(t *testing.T, o client.Object) {
 	t.Helper()
 	err := within(t.Context(), 10*time.Second, func() error {
@@ -190,7 +192,7 @@ func unprotect(t *testing.T, o client.Object) {
 	}
 }
 
-// namespace makes one for a test.
+// namespace creates a namespace for a test.
 func namespace(t *testing.T) string {
 	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "tenant-"}}
@@ -217,7 +219,8 @@ func delivered(t *testing.T, volume string) string {
 	return kek
 }
 
-// prepared waits until a claim's key is ready for the volume that it will have. Nothing is delivered yet.
+// prepared waits until the key for the claim's future volume is ready, and checks that it is not
+// delivered yet.
 func prepared(t *testing.T, volume string) {
 	t.Helper()
 	hasCondition(t, sealed(volume), v1alpha1.VolumeKeyReady, v1alpha1.ReasonPrepared)
@@ -232,7 +235,8 @@ func undelivered(t *testing.T, volume string) {
 	}
 }
 
-// bind makes a claim's PersistentVolume and binds both, as provisioner and binder do.
+// bind creates the PersistentVolume of a claim and binds both, as the provisioner and the binder
+// do.
 func bind(t *testing.T, c *corev1.PersistentVolumeClaim, pv *corev1.PersistentVolume) {
 	t.Helper()
 	create(t, pv)
@@ -253,7 +257,7 @@ func bind(t *testing.T, c *corev1.PersistentVolumeClaim, pv *corev1.PersistentVo
 	}
 }
 
-// volume makes a claim with its volume, and waits for the key.
+// volume creates a claim with its volume, and waits for the key.
 func volume(t *testing.T, ns, name string, policy corev1.PersistentVolumeReclaimPolicy) (*corev1.PersistentVolumeClaim, *corev1.PersistentVolume, string) {
 	t.Helper()
 	c := operatortest.Claim(ns, name)
@@ -272,7 +276,7 @@ func volume(t *testing.T, ns, name string, policy corev1.PersistentVolumeReclaim
 	return c, pv, kek
 }
 
-// gone waits until objects are.
+// gone waits until objects are gone.
 func gone(t *testing.T, objs ...client.Object) {
 	t.Helper()
 	for _, o := range objs {

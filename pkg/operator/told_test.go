@@ -17,7 +17,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 )
 
-// told are the keys that tests have come across, to be found nowhere but in Secrets.
+// told collects the keys that tests have seen. They may appear only in Secrets.
 var told keyset
 
 type keyset struct {
@@ -34,7 +34,8 @@ func (k *keyset) add(kek string) {
 	k.keys[strings.TrimSpace(kek)] = true
 }
 
-// search looks for every key in logs, events and the objects of the API, in all the ways in which it might have been printed.
+// search looks for every key in logs, events and API objects, in all forms in which it might be
+// printed.
 func (k *keyset) search(ctx context.Context) error {
 	text := logged.String()
 	for _, l := range []client.ObjectList{&eventsv1.EventList{}, &v1alpha1.VolumeKeyList{}, &v1alpha1.SealedVolumeList{}, &corev1.PersistentVolumeClaimList{}} {

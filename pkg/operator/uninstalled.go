@@ -17,9 +17,10 @@ import (
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 )
 
-// NoteUninstall says of all volumes that were in use when Sealvol was uninstalled that nobody watches
-// them any more, in their status and with an event about their claims: what a node saw last must not
-// stay as what is. It returns how many these are. c reads without a cache.
+// NoteUninstall records in the status of all volumes that were in use when Sealvol was uninstalled
+// that nobody watches them any more, and writes an event about each of their claims. Otherwise, the
+// last reported health would look current. It returns the number of these volumes. c reads without
+// a cache.
 func NoteUninstall(ctx context.Context, c client.Client) (count int, err error) {
 	var page v1alpha1.SealedVolumeList
 	for {
@@ -44,7 +45,7 @@ func NoteUninstall(ctx context.Context, c client.Client) (count int, err error) 
 	}
 }
 
-// noteUninstalled writes the status of one volume, if it is in use and that is not in it yet.
+// noteUninstalled writes the status of one volume, if it is in use and this was not done before.
 func noteUninstalled(ctx context.Context, c client.Client, v *v1alpha1.SealedVolume) (noted bool, err error) {
 	key := client.ObjectKeyFromObject(v)
 	message := ""
@@ -56,12 +57,12 @@ func noteUninstalled(ctx context.Context, c client.Client, v *v1alpha1.SealedVol
 			return nil
 		}
 		before := v.DeepCopy()
-		message = fmt.Sprintf("Sealvol was uninstalled while the volume was in use on node %s: nobody watches it, and its pods get I/O errors "+
-			"(\"Transport endpoint is not connected\"). Install Sealvol again, and restart the pods", s.Node)
+		message = fmt.Sprintf("Sealvol was uninstalled while the volume was in use on node %s, so nobody watches it any more, and its pods get "+
+			"I/O errors (\"Transport endpoint is not connected\"). Install Sealvol again, then restart the pods", s.Node)
 		known := metav1.ConditionUnknown
-		if s.Health == v1alpha1.HealthDataLoss && was != nil { // that stays
+		if s.Health == v1alpha1.HealthDataLoss && was != nil { // lost data stays lost
 			known = metav1.ConditionFalse
-			message += ". Seen last, DataLoss: " + was.Message
+			message += ". The last reported health was DataLoss: " + was.Message
 		} else {
 			s.Health = v1alpha1.HealthUnknown
 		}
@@ -76,7 +77,7 @@ func noteUninstalled(ctx context.Context, c client.Client, v *v1alpha1.SealedVol
 		return errors.Join(err, c.Get(ctx, key, v))
 	})
 	if client.IgnoreNotFound(err) != nil {
-		return false, fmt.Errorf("SealedVolume %s: %w", key.Name, err)
+		return false, fmt.Errorf("update status of SealedVolume %s: %w", key.Name, err)
 	}
 	if !noted || v.Spec.ClaimRef == nil {
 		return noted, nil
@@ -84,7 +85,8 @@ func noteUninstalled(ctx context.Context, c client.Client, v *v1alpha1.SealedVol
 	return true, uninstalledEvent(ctx, c, v, message)
 }
 
-// uninstalledEvent tells the volume's user. Nobody runs any more who would gather such events.
+// uninstalledEvent creates an event about the claim. It creates it directly, because no process
+// with an event recorder runs any more.
 func uninstalledEvent(ctx context.Context, c client.Client, v *v1alpha1.SealedVolume, message string) error {
 	r := v.Spec.ClaimRef
 	e := &eventsv1.Event{
@@ -94,25 +96,26 @@ func uninstalledEvent(ctx context.Context, c client.Client, v *v1alpha1.SealedVo
 		Regarding: corev1.ObjectReference{APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: r.Namespace, Name: r.Name, UID: types.UID(r.UID)},
 	}
 	if err := c.Create(ctx, e); client.IgnoreNotFound(err) != nil { // its namespace may be gone
-		return fmt.Errorf("event about claim %s/%s: %w", r.Namespace, r.Name, err)
+		return fmt.Errorf("create event about claim %s/%s: %w", r.Namespace, r.Name, err)
 	}
 	return nil
 }
 
-// UninstallAnnotation of the release's namespace, with the value UninstallConfirmed, has helm uninstall
-// go on while volumes are in use.
+// UninstallAnnotation on the release's namespace, with the value UninstallConfirmed, lets helm
+// uninstall continue while volumes are in use.
 const (
 	UninstallAnnotation = "sealvol.dev/uninstall"
 	UninstallConfirmed  = "confirmed"
 )
 
-// IsUninstallConfirmed tells whether a namespace has UninstallAnnotation.
+// IsUninstallConfirmed tells whether a namespace has UninstallAnnotation with the value
+// UninstallConfirmed.
 func IsUninstallConfirmed(ctx context.Context, c client.Client, namespace string) (bool, error) {
 	ns, err := namespaceOf(ctx, c, namespace)
 	return err == nil && ns.Annotations[UninstallAnnotation] == UninstallConfirmed, err
 }
 
-// DropUninstallConfirmation removes UninstallAnnotation: it is for one uninstallation.
+// DropUninstallConfirmation removes UninstallAnnotation, which applies to one uninstallation only.
 func DropUninstallConfirmation(ctx context.Context, c client.Client, namespace string) error {
 	ns, err := namespaceOf(ctx, c, namespace)
 	if err != nil || ns.Annotations[UninstallAnnotation] == "" {
@@ -127,7 +130,7 @@ func namespaceOf(ctx context.Context, c client.Client, name string) (*metav1.Par
 	ns := &metav1.PartialObjectMetadata{}
 	ns.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
 	if err := c.Get(ctx, client.ObjectKey{Name: name}, ns); err != nil {
-		return nil, fmt.Errorf("namespace %s: %w", name, err)
+		return nil, fmt.Errorf("get namespace %s: %w", name, err)
 	}
 	return ns, nil
 }

@@ -20,14 +20,14 @@ import (
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 )
 
-// volumes reconciles SealedVolumes. A request is the name of a PersistentVolume, which need not exist yet.
+// volumes reconciles SealedVolumes. A request names a PersistentVolume, which need not exist yet.
 type volumes struct{ *operator }
 
 func (o *operator) addVolumes(m ctrl.Manager) error {
 	v := volumes{o}
 	b := ctrl.NewControllerManagedBy(m).Named("sealedvolume").
-		For(&v1alpha1.SealedVolume{}, builder.WithPredicates(aboutSpec)).
-		Watches(&v1alpha1.SealedVolume{}, handler.EnqueueRequestsFromMapFunc(v.waiting), builder.WithPredicates(aboutSpec)).
+		For(&v1alpha1.SealedVolume{}, builder.WithPredicates(relevantChange)).
+		Watches(&v1alpha1.SealedVolume{}, handler.EnqueueRequestsFromMapFunc(v.waiting), builder.WithPredicates(relevantChange)).
 		Watches(&corev1.PersistentVolume{}, handler.EnqueueRequestsFromMapFunc(v.ofVolume)).
 		Watches(&corev1.PersistentVolumeClaim{}, handler.EnqueueRequestsFromMapFunc(v.ofClaim)).
 		Watches(&storagev1.StorageClass{}, handler.EnqueueRequestsFromMapFunc(v.ofClass)).
@@ -43,26 +43,27 @@ func (o *operator) addVolumes(m ctrl.Manager) error {
 	return b.WithOptions(controller.Options{MaxConcurrentReconciles: o.Workers}).Complete(v)
 }
 
-// volume is all that is known of one volume.
+// volume is all that is known of one volume. Fields are nil if the object does not exist.
 type volume struct {
 	name   string
-	sealed *v1alpha1.SealedVolume        // nil: none yet
-	pv     *corev1.PersistentVolume      // nil: none (any more)
-	claim  *corev1.PersistentVolumeClaim // nil: none (any more)
-	class  *storagev1.StorageClass       // of a claim that has no volume yet
-	before *v1alpha1.SealedVolume        // sealed, as it is stored
-	// stranger is a PersistentVolume of the name that can not be the volume's (binding.go); pv is nil then.
-	stranger *corev1.PersistentVolume
-	asks     *corev1.PersistentVolumeClaim // has pv, and may not have its key
-	refused  *problem                      // why pv, or stranger, does not get the key
-	from     string                        // the node of the snapshot that it is to be restored from, if one alone has that
-	moves    bool                          // it is now here, now there
-	node     string                        // the one node that may use pv now
+	sealed *v1alpha1.SealedVolume
+	pv     *corev1.PersistentVolume
+	claim  *corev1.PersistentVolumeClaim
+	class  *storagev1.StorageClass // only of a claim without a PersistentVolume
+	before *v1alpha1.SealedVolume  // sealed as it is stored
+	// mismatched is a PersistentVolume of this name that cannot belong to this volume (binding.go).
+	// pv is then nil.
+	mismatched   *corev1.PersistentVolume
+	refusedClaim *corev1.PersistentVolumeClaim // has pv, but may not have its key
+	refused      *problem                      // why pv, or mismatched, does not get the key
+	snapshotNode string                        // of the snapshot to restore, if only one has it
+	moves        bool                          // volumes move between nodes
+	node         string                        // the one node that may use pv now
 }
 
-// Reconcile brings one volume's SealedVolume, key and delivery Secret to where they should be.
+// Reconcile creates, updates or deletes the SealedVolume, key and delivery Secret of one volume.
 func (o volumes) Reconcile(ctx context.Context, r reconcile.Request) (reconcile.Result, error) {
-	return again(o.reconcile(ctx, r))
+	return requeueOnConflict(o.reconcile(ctx, r))
 }
 
 func (o volumes) reconcile(ctx context.Context, r reconcile.Request) (reconcile.Result, error) {
@@ -72,9 +73,9 @@ func (o volumes) reconcile(ctx context.Context, r reconcile.Request) (reconcile.
 	}
 	if v.sealed == nil {
 		if !v.isWanted() {
-			done, err := o.letGo(ctx, v)
+			done, err := o.finishDeletion(ctx, v)
 			if !done && err == nil {
-				err = o.dropStray(ctx, v)
+				err = o.removeOrphan(ctx, v)
 			}
 			return reconcile.Result{}, err
 		}
@@ -85,11 +86,11 @@ func (o volumes) reconcile(ctx context.Context, r reconcile.Request) (reconcile.
 	if done, err := o.tearDown(ctx, v); done || err != nil {
 		return reconcile.Result{}, err
 	}
-	if err := o.describe(ctx, v); err != nil {
+	if err := o.updateSpec(ctx, v); err != nil {
 		return reconcile.Result{}, err
 	}
-	// What is to be known of a PersistentVolume was written before it goes.
-	if done, err := o.letGo(ctx, v); done || err != nil {
+	// Only now, because the SealedVolume must record the PersistentVolume before that is deleted.
+	if done, err := o.finishDeletion(ctx, v); done || err != nil {
 		return reconcile.Result{}, err
 	}
 	p, err := o.key(ctx, v)
@@ -99,7 +100,8 @@ func (o volumes) reconcile(ctx context.Context, r reconcile.Request) (reconcile.
 	return reconcile.Result{}, o.writeVolumeStatus(ctx, v, p)
 }
 
-// find looks everything up in the cache, and judges it. A volume of another driver has none of it.
+// find reads the objects of a volume from the cache and checks that they belong together. For a
+// volume of another driver, it returns none of them.
 func (o volumes) find(ctx context.Context, name string) (*volume, error) {
 	v := &volume{name: name, moves: o.Attachments}
 	var sv v1alpha1.SealedVolume
@@ -124,7 +126,7 @@ func (o volumes) find(ctx context.Context, name string) (*volume, error) {
 	if err := o.findClaim(ctx, v); err != nil {
 		return nil, err
 	}
-	if err := o.judge(ctx, v); err != nil {
+	if err := o.checkIdentity(ctx, v); err != nil {
 		return nil, err
 	}
 	if v.claim == nil || v.pv != nil || v.claim.Spec.StorageClassName == nil {
@@ -138,16 +140,16 @@ func (o volumes) find(ctx context.Context, name string) (*volume, error) {
 	return v, client.IgnoreNotFound(err)
 }
 
-// findClaim finds the claim that the PersistentVolume is bound to, or that it will be made for.
+// findClaim finds the claim that the PersistentVolume is bound to or will be created for.
 func (o volumes) findClaim(ctx context.Context, v *volume) error {
 	if v.pv != nil {
 		r := v.pv.Spec.ClaimRef
-		if r == nil || r.UID == "" { // who binds them writes that
+		if r == nil || r.UID == "" { // not bound yet
 			return nil
 		}
 		var c corev1.PersistentVolumeClaim
 		err := o.Get(ctx, client.ObjectKey{Namespace: r.Namespace, Name: r.Name}, &c)
-		if err == nil && c.UID == r.UID && has(&c, v.name) {
+		if err == nil && c.UID == r.UID && mayBind(&c, v.name) {
 			v.claim = &c
 		}
 		return client.IgnoreNotFound(err)
@@ -157,7 +159,8 @@ func (o volumes) findClaim(ctx context.Context, v *volume) error {
 		return err
 	}
 	for i := range list.Items {
-		// Who makes a claim may name any volume in it. That says something only of one that had the volume before, and waits for it.
+		// A user may name any volume in a claim. So spec.volumeName counts only if the claim had
+		// the volume before and waits for it to come back.
 		if c := &list.Items[i]; c.Spec.VolumeName == "" || v.sealed != nil && isOf(v.sealed, c) {
 			v.claim = c
 		}
@@ -165,12 +168,12 @@ func (o volumes) findClaim(ctx context.Context, v *volume) error {
 	return nil
 }
 
-// isOf tells whether a claim has a volume, or had it last.
+// isOf tells whether a claim is the one that has a volume, or that had it last.
 func isOf(v *v1alpha1.SealedVolume, c *corev1.PersistentVolumeClaim) bool {
 	return v.Spec.ClaimRef != nil && v.Spec.ClaimRef.UID == string(c.UID)
 }
 
-// isWanted tells whether a volume without a SealedVolume is to have one.
+// isWanted tells whether a volume without a SealedVolume should get one.
 func (v *volume) isWanted() bool {
 	switch {
 	case v.pv != nil:
@@ -179,21 +182,22 @@ func (v *volume) isWanted() bool {
 		return false
 	}
 	kind, _ := source(v.claim)
-	return kind == "" || kind == "PersistentVolumeClaim" || kind == "VolumeSnapshot" // others are filled by somebody else, under another name
+	// A volume with another kind of source is created by a volume populator, under another name.
+	return kind == "" || kind == "PersistentVolumeClaim" || kind == "VolumeSnapshot"
 }
 
 func (o volumes) create(ctx context.Context, v *volume) error {
 	sv := &v1alpha1.SealedVolume{ObjectMeta: metav1.ObjectMeta{Name: v.name, Finalizers: []string{v1alpha1.VolumeFinalizer}}}
-	v.fill(sv)
+	v.fillSpec(sv)
 	if err := o.Create(ctx, sv); err != nil {
-		return fmt.Errorf("make SealedVolume: %w", err)
+		return fmt.Errorf("create SealedVolume: %w", err)
 	}
 	v.sealed, v.before = sv, sv.DeepCopy()
 	return nil
 }
 
-// fill describes a volume by what its PersistentVolume and claim say.
-func (v *volume) fill(sv *v1alpha1.SealedVolume) {
+// fillSpec sets the spec from the PersistentVolume and the claim.
+func (v *volume) fillSpec(sv *v1alpha1.SealedVolume) {
 	if v.pv != nil {
 		sv.Spec.VolumeHandle = v.pv.Spec.CSI.VolumeHandle
 		sv.Spec.KeyVolume = v.pv.Spec.CSI.VolumeAttributes[attributeKeyVolume]
@@ -205,7 +209,8 @@ func (v *volume) fill(sv *v1alpha1.SealedVolume) {
 	}
 }
 
-// nodeOf is the one node that a volume can be used on: of the local backend, where its image lies.
+// nodeOf returns the one node on which a volume can be used, or "". With the local backend, this is
+// the node that has the image.
 func nodeOf(pv *corev1.PersistentVolume) string {
 	if pv.Spec.NodeAffinity == nil || pv.Spec.NodeAffinity.Required == nil {
 		return ""
@@ -225,31 +230,32 @@ func nodeOf(pv *corev1.PersistentVolume) string {
 	return node
 }
 
-// describe keeps the spec true.
-func (o volumes) describe(ctx context.Context, v *volume) error {
+// updateSpec brings the stored spec up to date.
+func (o volumes) updateSpec(ctx context.Context, v *volume) error {
 	was := v.sealed.DeepCopy()
-	v.fill(v.sealed)
+	v.fillSpec(v.sealed)
 	controllerutil.AddFinalizer(v.sealed, v1alpha1.VolumeFinalizer)
 	return o.writeSpec(ctx, v, was)
 }
 
-// writeSpec stores what differs from was.
+// writeSpec stores the spec and finalizers if they differ from was.
 func (o volumes) writeSpec(ctx context.Context, v *volume, was *v1alpha1.SealedVolume) error {
 	if equalStatus(was.Spec, v.sealed.Spec) && len(was.Finalizers) == len(v.sealed.Finalizers) {
 		return nil
 	}
 	if err := o.Patch(ctx, v.sealed, client.MergeFromWithOptions(was, client.MergeFromWithOptimisticLock{})); err != nil {
-		return fmt.Errorf("describe volume: %w", err)
+		return fmt.Errorf("update SealedVolume: %w", err)
 	}
 	v.before = v.sealed.DeepCopy()
 	return nil
 }
 
-// tearDown removes what is left of a volume that has gone (K4). done: there is nothing else to do.
+// tearDown deletes the SealedVolume and the Secrets of a volume that is gone (K4). done tells that
+// nothing else is to be done.
 func (o volumes) tearDown(ctx context.Context, v *volume) (done bool, err error) {
-	if pv := cmp.Or(v.pv, v.stranger); pv != nil && o.stands(v.sealed, pv) {
+	if pv := cmp.Or(v.pv, v.mismatched); pv != nil && o.represents(v.sealed, pv) {
 		if v.sealed.DeletionTimestamp != nil {
-			o.warnHeld(v, pv)
+			o.warnInUse(v, pv)
 		}
 		return false, nil
 	}
@@ -258,18 +264,18 @@ func (o volumes) tearDown(ctx context.Context, v *volume) (done bool, err error)
 		return false, err
 	}
 	if v.sealed.DeletionTimestamp == nil {
-		if err := o.noteRetained(ctx, v); err != nil {
+		if err := o.recordRetained(ctx, v); err != nil {
 			return false, err
 		}
 		if v.sealed.Spec.ReclaimPolicy == string(corev1.PersistentVolumeReclaimRetain) && v.sealed.Spec.VolumeHandle != "" {
-			return false, nil // what the PersistentVolume stood for is still there
+			return false, nil // the volume itself still exists
 		}
 		needed, err := o.isNeeded(ctx, v.sealed)
 		if needed || err != nil {
 			return false, err
 		}
 		err = o.Delete(ctx, v.sealed, client.Preconditions{UID: &v.sealed.UID, ResourceVersion: &v.sealed.ResourceVersion})
-		return true, client.IgnoreNotFound(err) // its event brings us back
+		return true, client.IgnoreNotFound(err) // the event of the deletion triggers the next reconciliation
 	}
 	needed, err := o.isNeeded(ctx, v.sealed)
 	if needed || err != nil {
@@ -289,18 +295,19 @@ func (o volumes) tearDown(ctx context.Context, v *volume) (done bool, err error)
 	return true, client.IgnoreNotFound(o.Patch(ctx, v.sealed, patch))
 }
 
-// noteRetained makes good what a PersistentVolume said at last, if it went before that was written.
-func (o volumes) noteRetained(ctx context.Context, v *volume) error {
+// recordRetained records the reclaim policy Retain in the SealedVolume if the PersistentVolume was
+// deleted before that was done.
+func (o volumes) recordRetained(ctx context.Context, v *volume) error {
 	if p, ok := o.retained.Load(v.name); !ok || p != o.placeOf(v.sealed.Spec.VolumeHandle, v.sealed.Spec.NodeName) {
-		return nil // it never was, or what was is another volume's, of that name
+		return nil // the policy was not Retain, or the PersistentVolume was that of another volume
 	}
 	was := v.sealed.DeepCopy()
 	v.sealed.Spec.ReclaimPolicy = string(corev1.PersistentVolumeReclaimRetain)
 	return o.writeSpec(ctx, v, was)
 }
 
-// warnHeld tells who deletes the SealedVolume of a volume that exists.
-func (o volumes) warnHeld(v *volume, pv *corev1.PersistentVolume) {
+// warnInUse reports that a SealedVolume is not deleted because its PersistentVolume exists.
+func (o volumes) warnInUse(v *volume, pv *corev1.PersistentVolume) {
 	o.events.Eventf(v.sealed, pv, corev1.EventTypeWarning, v1alpha1.ReasonNeeded, "Delete",
-		"PersistentVolume %s exists: its SealedVolume stays until that has gone", v.name)
+		"the SealedVolume is not deleted, because PersistentVolume %s still exists. Delete the PersistentVolume first", v.name)
 }

@@ -27,10 +27,10 @@ type keys struct{ *operator }
 func (o *operator) addKeys(m ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(m).Named("volumekey").
 		For(&v1alpha1.VolumeKey{}).
-		Watches(&v1alpha1.SealedVolume{}, handler.EnqueueRequestsFromMapFunc(keyOfVolume), builder.WithPredicates(aboutSpec)).
+		Watches(&v1alpha1.SealedVolume{}, handler.EnqueueRequestsFromMapFunc(keyOfVolume), builder.WithPredicates(relevantChange)).
 		Watches(&corev1.PersistentVolumeClaim{}, handler.EnqueueRequestsFromMapFunc(keyOfClaim)).
 		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(keys{o}.ofSecret)).
-		WatchesMetadata(&corev1.Secret{}, onDelete(keys{o}.ofRoom)).
+		WatchesMetadata(&corev1.Secret{}, onDelete(keys{o}.waitingForLimit)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: o.Workers}).
 		Complete(keys{o})
 }
@@ -43,12 +43,13 @@ func keyOfVolume(_ context.Context, obj client.Object) []reconcile.Request {
 	return request(v.Spec.Key.Namespace, v.Spec.Key.Name)
 }
 
-// keyOfClaim finds the key that was made for a claim, which may have to go with it.
+// keyOfClaim finds the VolumeKey that was created for a claim. It may have to be deleted with it.
 func keyOfClaim(_ context.Context, obj client.Object) []reconcile.Request {
 	return request(obj.GetNamespace(), claimKeyName(obj))
 }
 
-// ofSecret finds the key that a Secret is a version of, also of one that was restored without what we wrote about it: by its name.
+// ofSecret finds the VolumeKey of a key Secret. It uses the name of the Secret, because a restored
+// Secret may lack its labels and annotations.
 func (o keys) ofSecret(ctx context.Context, obj client.Object) []reconcile.Request {
 	uid := keyUID(obj)
 	if uid == "" || obj.GetNamespace() != o.Namespace {
@@ -56,7 +57,7 @@ func (o keys) ofSecret(ctx context.Context, obj client.Object) []reconcile.Reque
 	}
 	var list v1alpha1.VolumeKeyList
 	if err := o.List(ctx, &list, client.MatchingFields{byUID: uid}); err != nil {
-		o.Log.Error("the key of a Secret was not found", "error", err)
+		o.Log.Error("cannot list the VolumeKey of a Secret", "secret", obj.GetName(), "error", err)
 		return nil
 	}
 	var all []reconcile.Request
@@ -70,12 +71,13 @@ func request(namespace, name string) []reconcile.Request {
 	return []reconcile.Request{{NamespacedName: client.ObjectKey{Namespace: namespace, Name: name}}}
 }
 
-// claimKeyName names the VolumeKey that is made for one claim.
+// claimKeyName returns the name of the VolumeKey that is created for one claim.
 func claimKeyName(claim metav1.Object) string { return "pvc-" + string(claim.GetUID()) }
 
-// Reconcile makes the key if it never was, and looks whether it is still there; a key that is to go and that nothing needs is let go.
+// Reconcile creates the key if it was never created, checks that its Secret is unchanged, and
+// completes the deletion of a VolumeKey that nothing uses.
 func (o keys) Reconcile(ctx context.Context, r reconcile.Request) (reconcile.Result, error) {
-	return again(o.reconcile(ctx, r))
+	return requeueOnConflict(o.reconcile(ctx, r))
 }
 
 func (o keys) reconcile(ctx context.Context, r reconcile.Request) (reconcile.Result, error) {
@@ -84,7 +86,7 @@ func (o keys) reconcile(ctx context.Context, r reconcile.Request) (reconcile.Res
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	before := vk.DeepCopy()
-	gone, err := o.settle(ctx, &vk)
+	gone, err := o.updateUse(ctx, &vk)
 	if gone || err != nil {
 		return reconcile.Result{}, err
 	}
@@ -96,13 +98,13 @@ func (o keys) reconcile(ctx context.Context, r reconcile.Request) (reconcile.Res
 	if err := o.writeKeyStatus(ctx, before, &vk); err != nil {
 		return reconcile.Result{}, err
 	}
-	if problem != nil && problem.retry { // of what no watch tells
+	if problem != nil && problem.retry { // no watch would report the change
 		return reconcile.Result{}, problem
 	}
 	return reconcile.Result{}, nil
 }
 
-// problem is what keeps a key from being ready, for users.
+// problem tells users why a key is not ready.
 type problem struct {
 	reason, message string
 	retry           bool
@@ -110,8 +112,9 @@ type problem struct {
 
 func (p *problem) Error() string { return p.reason + ": " + p.message }
 
-// settle counts who uses the key, and lets it go if that is due. gone: there is nothing more to do.
-func (o keys) settle(ctx context.Context, vk *v1alpha1.VolumeKey) (gone bool, err error) {
+// updateUse counts the volumes that use the key, and deletes a VolumeKey that is no longer needed.
+// gone tells that nothing else is to be done.
+func (o keys) updateUse(ctx context.Context, vk *v1alpha1.VolumeKey) (gone bool, err error) {
 	users, err := o.usersOf(ctx, o.Client, string(vk.UID))
 	if err != nil {
 		return false, err
@@ -122,7 +125,7 @@ func (o keys) settle(ctx context.Context, vk *v1alpha1.VolumeKey) (gone bool, er
 		if !controllerutil.ContainsFinalizer(vk, v1alpha1.KeyFinalizer) {
 			return true, nil
 		}
-		return o.letGo(ctx, vk, users)
+		return o.finishDeletion(ctx, vk, users)
 	}
 	meta.RemoveStatusCondition(&vk.Status.Conditions, v1alpha1.KeyDeletionBlocked)
 	if len(users) == 0 && vk.Spec.ClaimRef != nil {
@@ -133,7 +136,7 @@ func (o keys) settle(ctx context.Context, vk *v1alpha1.VolumeKey) (gone bool, er
 	if controllerutil.ContainsFinalizer(vk, v1alpha1.KeyFinalizer) {
 		return false, nil
 	}
-	// On a copy: the answer holds the status as it is stored, and ours is ahead of it.
+	// Patch a copy: the response contains the stored status, which is older than ours.
 	c := vk.DeepCopy()
 	patch := client.MergeFromWithOptions(vk.DeepCopy(), client.MergeFromWithOptimisticLock{})
 	controllerutil.AddFinalizer(c, v1alpha1.KeyFinalizer)
@@ -144,11 +147,11 @@ func (o keys) settle(ctx context.Context, vk *v1alpha1.VolumeKey) (gone bool, er
 	return false, nil
 }
 
-// usersOf names the SealedVolumes that use a key, in order.
+// usersOf returns the sorted names of the SealedVolumes that use a key.
 func (o *operator) usersOf(ctx context.Context, r client.Reader, uid string) ([]string, error) {
 	var list v1alpha1.SealedVolumeList
 	if err := r.List(ctx, &list, client.MatchingFields{byKeyUID: uid}); err != nil {
-		return nil, fmt.Errorf("list users of a key: %w", err)
+		return nil, fmt.Errorf("list SealedVolumes that use a key: %w", err)
 	}
 	var names []string
 	for _, v := range list.Items {
@@ -158,8 +161,10 @@ func (o *operator) usersOf(ctx context.Context, r client.Reader, uid string) ([]
 	return names, nil
 }
 
-// letGo removes the finalizer of a key that is being deleted, when nothing uses it. A namespace that goes does not wait: its keys' Secrets stay for the volumes.
-func (o keys) letGo(ctx context.Context, vk *v1alpha1.VolumeKey, users []string) (bool, error) {
+// finishDeletion removes the finalizer of a VolumeKey that is being deleted, when nothing uses the
+// key. If the namespace is being deleted, it does not wait, and the key Secrets stay for the
+// volumes.
+func (o keys) finishDeletion(ctx context.Context, vk *v1alpha1.VolumeKey, users []string) (bool, error) {
 	if len(users) == 0 {
 		var err error
 		if users, err = o.usersOf(ctx, o.live, string(vk.UID)); err != nil {
@@ -172,7 +177,7 @@ func (o keys) letGo(ctx context.Context, vk *v1alpha1.VolumeKey, users []string)
 			return false, err
 		}
 		if !terminating {
-			o.block(vk, users)
+			o.blockDeletion(vk, users)
 			return false, nil
 		}
 	}
@@ -184,23 +189,24 @@ func (o keys) letGo(ctx context.Context, vk *v1alpha1.VolumeKey, users []string)
 	return true, client.IgnoreNotFound(o.Patch(ctx, vk, patch))
 }
 
-// block tells why a key stays.
-func (o keys) block(vk *v1alpha1.VolumeKey, users []string) {
+// blockDeletion reports why a VolumeKey is not deleted yet.
+func (o keys) blockDeletion(vk *v1alpha1.VolumeKey, users []string) {
 	some := strings.Join(users[:min(len(users), 5)], ", ")
 	if len(users) > 5 {
 		some = fmt.Sprintf("%s and %d more", some, len(users)-5)
 	}
-	msg := fmt.Sprintf("PersistentVolumes (or snapshots of them) need this key: %s; it goes when they have gone", some)
+	msg := fmt.Sprintf("these PersistentVolumes, or snapshots or copies of them, still need the key: %s. The VolumeKey is deleted when they are gone", some)
 	if meta.SetStatusCondition(&vk.Status.Conditions, metav1.Condition{Type: v1alpha1.KeyDeletionBlocked, Status: metav1.ConditionTrue,
 		Reason: v1alpha1.ReasonInUse, Message: limited(msg), ObservedGeneration: vk.Generation}) {
 		o.events.Eventf(vk, nil, corev1.EventTypeWarning, v1alpha1.ReasonInUse, "Delete", "%s", limited(msg))
 	}
 }
 
-// deleteUnclaimed deletes a key that nothing uses and that was made for a claim which has gone, or has got a volume with another key.
+// deleteUnclaimed deletes a VolumeKey that nothing uses and that was created for a claim, if the
+// claim is gone or its volume has another key.
 func (o keys) deleteUnclaimed(ctx context.Context, vk *v1alpha1.VolumeKey) (bool, error) {
 	claim, err := o.liveClaim(ctx, vk.Namespace, vk.Spec.ClaimRef.Name, vk.Spec.ClaimRef.UID)
-	if err != nil || claim != nil && !o.hasOther(ctx, claim, vk) {
+	if err != nil || claim != nil && !o.hasOtherKey(ctx, claim, vk) {
 		return false, err
 	}
 	users, err := o.usersOf(ctx, o.live, string(vk.UID))
@@ -210,7 +216,7 @@ func (o keys) deleteUnclaimed(ctx context.Context, vk *v1alpha1.VolumeKey) (bool
 	return true, client.IgnoreNotFound(o.Delete(ctx, vk, client.Preconditions{UID: &vk.UID, ResourceVersion: &vk.ResourceVersion}))
 }
 
-// liveClaim asks the API server for a claim; nil: there is none of that UID.
+// liveClaim asks the API server for a claim. It returns nil if there is none with that UID.
 func (o *operator) liveClaim(ctx context.Context, namespace, name, uid string) (*corev1.PersistentVolumeClaim, error) {
 	var c corev1.PersistentVolumeClaim
 	err := o.live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &c)
@@ -218,13 +224,13 @@ func (o *operator) liveClaim(ctx context.Context, namespace, name, uid string) (
 	case apierrors.IsNotFound(err), err == nil && string(c.UID) != uid:
 		return nil, nil
 	case err != nil:
-		return nil, fmt.Errorf("claim %s/%s: %w", namespace, name, err)
+		return nil, fmt.Errorf("get claim %s/%s: %w", namespace, name, err)
 	}
 	return &c, nil
 }
 
-// hasOther tells whether a claim's volume has another key than the one that was made for it.
-func (o keys) hasOther(ctx context.Context, claim *corev1.PersistentVolumeClaim, vk *v1alpha1.VolumeKey) bool {
+// hasOtherKey tells whether a claim's volume has another key than vk.
+func (o keys) hasOtherKey(ctx context.Context, claim *corev1.PersistentVolumeClaim, vk *v1alpha1.VolumeKey) bool {
 	if claim.Spec.VolumeName == "" {
 		return false
 	}
@@ -233,8 +239,9 @@ func (o keys) hasOther(ctx context.Context, claim *corev1.PersistentVolumeClaim,
 	return err == nil && hasKey(&sv) && sv.Spec.Key.UID != string(vk.UID)
 }
 
-// mark makes good what a key Secret needs to be held and found: a restored one may lack all of it, and the policy may have changed. A policy of "" is left as it is.
-func (o *operator) mark(ctx context.Context, m metav1.Object, ref v1alpha1.VolumeKeyRef, policy v1alpha1.DeletionPolicy) error {
+// restoreMetadata sets the labels, annotations and finalizer of a key Secret. A restored Secret may
+// lack them, and the deletion policy may have changed. It keeps the current policy if policy is "".
+func (o *operator) restoreMetadata(ctx context.Context, m metav1.Object, ref v1alpha1.VolumeKeyRef, policy v1alpha1.DeletionPolicy) error {
 	if policy == "" {
 		policy = v1alpha1.DeletionPolicy(m.GetAnnotations()[v1alpha1.PolicyAnnotation])
 	}
@@ -255,7 +262,7 @@ func (o *operator) mark(ctx context.Context, m metav1.Object, ref v1alpha1.Volum
 	patch := client.MergeFromWithOptions(s.DeepCopy(), client.MergeFromWithOptimisticLock{})
 	metav1.SetMetaDataLabel(&s.ObjectMeta, v1alpha1.RoleLabel, v1alpha1.RoleKey)
 	metav1.SetMetaDataLabel(&s.ObjectMeta, v1alpha1.KeyUIDLabel, ref.UID)
-	delete(s.Labels, v1alpha1.KeptLabel) // it has an owner again
+	delete(s.Labels, v1alpha1.KeptLabel) // a VolumeKey or volume needs it again
 	metav1.SetMetaDataAnnotation(&s.ObjectMeta, v1alpha1.OwnerAnnotation, owner)
 	metav1.SetMetaDataAnnotation(&s.ObjectMeta, v1alpha1.PolicyAnnotation, string(policy))
 	controllerutil.AddFinalizer(&s, v1alpha1.KeyFinalizer)
@@ -263,22 +270,22 @@ func (o *operator) mark(ctx context.Context, m metav1.Object, ref v1alpha1.Volum
 }
 
 func missing(namespace, name string) *problem {
-	return &problem{v1alpha1.ReasonSecretMissing, fmt.Sprintf("Secret %s/%s is gone: restore it from a backup; it is not made anew, since no other key opens the volumes", namespace, name), false}
+	return &problem{v1alpha1.ReasonSecretMissing, fmt.Sprintf("Secret %s/%s, which holds the key, does not exist. Restore it from a backup. The operator does not create a new key, because no other key opens the volumes", namespace, name), false}
 }
 
 func altered(namespace, name string) *problem {
-	return &problem{v1alpha1.ReasonSecretAltered, fmt.Sprintf("Secret %s/%s does not hold the key that was made: delete it and restore it from a backup; no other key opens the volumes", namespace, name), false}
+	return &problem{v1alpha1.ReasonSecretAltered, fmt.Sprintf("Secret %s/%s does not hold the original key: its fingerprint differs. Delete it and restore it from a backup. No other key opens the volumes", namespace, name), false}
 }
 
-// report sets the conditions, and tells of a change for the worse or the better once.
+// report sets the condition Ready, and writes an event if its reason changes.
 func (o keys) report(vk *v1alpha1.VolumeKey, p *problem) {
 	vk.Status.ObservedGeneration = vk.Generation
 	c := metav1.Condition{Type: v1alpha1.KeyReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonAvailable,
-		Message: "the key can be given to volumes", ObservedGeneration: vk.Generation}
+		Message: "volumes can use the key", ObservedGeneration: vk.Generation}
 	if p != nil {
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, p.reason, limited(p.message)
 		if p.reason == v1alpha1.ReasonSecretDeleting {
-			c.Status = metav1.ConditionTrue // it is still there
+			c.Status = metav1.ConditionTrue // the Secret still holds the key
 		}
 	}
 	was := meta.FindStatusCondition(vk.Status.Conditions, v1alpha1.KeyReady)
@@ -295,14 +302,15 @@ func (o keys) report(vk *v1alpha1.VolumeKey, p *problem) {
 	}
 }
 
-// writeKeyStatus writes what has changed.
+// writeKeyStatus writes the status if it has changed.
 func (o keys) writeKeyStatus(ctx context.Context, before, vk *v1alpha1.VolumeKey) error {
 	if equalStatus(before.Status, vk.Status) {
 		return nil
 	}
-	before.ResourceVersion = vk.ResourceVersion // of the finalizer's patch, if there was one
+	// The patch that added the finalizer may have changed it.
+	before.ResourceVersion = vk.ResourceVersion
 	return client.IgnoreNotFound(o.Status().Patch(ctx, vk, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})))
 }
 
-// limited keeps texts within what events and conditions take.
+// limited shortens a text to what events and conditions can hold.
 func limited(s string) string { return s[:min(len(s), 1000)] }

@@ -16,7 +16,7 @@ import (
 
 func equalStatus(a, b any) bool { return equality.Semantic.DeepEqual(a, b) }
 
-// phase is where in its life a volume is.
+// phase derives the phase of a volume.
 func (v *volume) phase() v1alpha1.Phase {
 	switch {
 	case v.pv == nil && v.sealed.Spec.VolumeHandle == "":
@@ -33,13 +33,13 @@ func (v *volume) phase() v1alpha1.Phase {
 	return v1alpha1.PhaseAvailable
 }
 
-// writeVolumeStatus tells how it stands with the key: in the condition, and with an event when that changes.
+// writeVolumeStatus writes the condition KeyReady, and an event if its reason changes.
 func (o volumes) writeVolumeStatus(ctx context.Context, v *volume, p *problem) error {
 	s := &v.sealed.Status
-	v.leave()
+	v.clearLostNode()
 	s.Phase = v.phase()
 	c := metav1.Condition{Type: v1alpha1.VolumeKeyReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonDelivered, ObservedGeneration: v.sealed.Generation,
-		Message: fmt.Sprintf("the volume's key is ready, in Secret %s/%s", o.Namespace, v.name)}
+		Message: fmt.Sprintf("the volume's key is in Secret %s/%s, where the kubelet reads it", o.Namespace, v.name)}
 	if p != nil {
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, p.reason, limited(p.message)
 		switch p.reason {
@@ -61,20 +61,21 @@ func (o volumes) writeVolumeStatus(ctx context.Context, v *volume, p *problem) e
 	}
 	err := o.Status().Patch(ctx, v.sealed, client.MergeFromWithOptions(v.before, client.MergeFromWithOptimisticLock{}))
 	if err == nil && c.Reason != reason {
-		o.tell(v, c)
+		o.recordChange(v, c)
 	}
 	return client.IgnoreNotFound(err)
 }
 
-// tell makes an event of a change that is news.
-func (o volumes) tell(v *volume, c metav1.Condition) {
+// recordChange writes an event about a change, unless the new state is an ordinary one.
+func (o volumes) recordChange(v *volume, c metav1.Condition) {
 	kind := corev1.EventTypeNormal
 	switch c.Reason {
 	case v1alpha1.ReasonDelivered:
-		if len(v.before.Status.Conditions) == 0 { // after a restart of everything: no news
+		if len(v.before.Status.Conditions) == 0 { // the normal case of a new volume
 			return
 		}
-	case v1alpha1.ReasonExternal, v1alpha1.ReasonNoKey, v1alpha1.ReasonKeyNotReady, v1alpha1.ReasonKept, v1alpha1.ReasonPrepared: // ordinary states; a key that is not ready tells itself
+	case v1alpha1.ReasonExternal, v1alpha1.ReasonNoKey, v1alpha1.ReasonKeyNotReady, v1alpha1.ReasonKept, v1alpha1.ReasonPrepared:
+		// These are ordinary states. A VolumeKey that is not ready has events of its own.
 		return
 	default:
 		kind = corev1.EventTypeWarning
@@ -82,9 +83,9 @@ func (o volumes) tell(v *volume, c metav1.Condition) {
 	o.event(v, kind, c.Reason, c.Message)
 }
 
-// event makes an event where people look: at the claim, or without one at the volume.
+// event writes an event about the claim, where users look, or without one about the SealedVolume.
 func (o volumes) event(v *volume, kind, reason, message string) {
-	if c := cmp.Or(v.claim, v.asks); c != nil {
+	if c := cmp.Or(v.claim, v.refusedClaim); c != nil {
 		o.events.Eventf(c, v.sealed, kind, reason, "DeliverKey", "%s", message)
 		return
 	}

@@ -18,8 +18,9 @@ import (
 
 type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
-// aboutSpec lets pass what the operator has to do with: not the usage and anchors that nodes report.
-var aboutSpec = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+// relevantChange passes the changes of SealedVolumes that concern the operator. It drops those of
+// the usage and anchors that nodes report.
+var relevantChange = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	a, ok1 := e.ObjectOld.(*v1alpha1.SealedVolume)
 	b, ok2 := e.ObjectNew.(*v1alpha1.SealedVolume)
 	if !ok1 || !ok2 || a.Generation != b.Generation || a.DeletionTimestamp.IsZero() != b.DeletionTimestamp.IsZero() {
@@ -32,7 +33,7 @@ var aboutSpec = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	return a.Status.Node != b.Status.Node || a.Status.Phase != b.Status.Phase || !equalStatus(ka, kb) || !equalStatus(a.Finalizers, b.Finalizers)
 }}
 
-func named(names ...string) []reconcile.Request {
+func requestsFor(names ...string) []reconcile.Request {
 	var all []reconcile.Request
 	for _, n := range names {
 		if n != "" {
@@ -42,25 +43,25 @@ func named(names ...string) []reconcile.Request {
 	return all
 }
 
-// sealed lists SealedVolumes that an index finds.
+// sealed returns requests for the SealedVolumes that an index finds.
 func (o volumes) sealed(ctx context.Context, index, value string) []reconcile.Request {
 	var list v1alpha1.SealedVolumeList
 	if err := o.List(ctx, &list, client.MatchingFields{index: value}); err != nil {
-		o.Log.Error("volumes that may be concerned were not found", "index", index, "error", err)
+		o.Log.Error("cannot list the SealedVolumes to reconcile", "index", index, "error", err)
 		return nil
 	}
 	var names []string
 	for _, v := range list.Items {
 		names = append(names, v.Name)
 	}
-	return named(names...)
+	return requestsFor(names...)
 }
 
-// gone finds the volumes that have no PersistentVolume any more.
+// gone finds the volumes whose PersistentVolume is gone.
 func (o volumes) gone(ctx context.Context) []reconcile.Request {
 	var list v1alpha1.SealedVolumeList
 	if err := o.List(ctx, &list); err != nil {
-		o.Log.Error("volumes that have gone were not found", "error", err)
+		o.Log.Error("cannot list the SealedVolumes to reconcile", "error", err)
 		return nil
 	}
 	var names []string
@@ -69,11 +70,11 @@ func (o volumes) gone(ctx context.Context) []reconcile.Request {
 			names = append(names, v.Name)
 		}
 	}
-	return named(names...)
+	return requestsFor(names...)
 }
 
-// waiting finds the volumes that wait for a key, since a change of another may be what they wait for, and those that were kept for a copy, which may now
-// have its key.
+// waiting finds the volumes that wait for a key, because a change of another volume may end their
+// wait. It also finds those that were kept for a copy that may now have its key.
 func (o volumes) waiting(ctx context.Context, obj client.Object) []reconcile.Request {
 	all := o.sealed(ctx, byWaiting, "true")
 	if v, ok := obj.(*v1alpha1.SealedVolume); ok && v.Spec.Key != nil {
@@ -82,7 +83,8 @@ func (o volumes) waiting(ctx context.Context, obj client.Object) []reconcile.Req
 	return all
 }
 
-// ofVolume finds the volume itself, others of the same handle, which may have waited for its end, and the one of which it is a copy, which may only have waited for it.
+// ofVolume finds the volume itself, others of the same handle, which may have waited until it was
+// gone, and its origin, which may have been kept only for it.
 func (o volumes) ofVolume(ctx context.Context, obj client.Object) []reconcile.Request {
 	pv, ok := obj.(*corev1.PersistentVolume)
 	if !ok || !isOurs(pv) {
@@ -93,22 +95,23 @@ func (o volumes) ofVolume(ctx context.Context, obj client.Object) []reconcile.Re
 	} else {
 		o.retained.Delete(pv.Name)
 	}
-	all := append(named(pv.Name), o.sealed(ctx, byHandle, pv.Spec.CSI.VolumeHandle)...)
+	all := append(requestsFor(pv.Name), o.sealed(ctx, byHandle, pv.Spec.CSI.VolumeHandle)...)
 	if h := pv.Spec.CSI.VolumeAttributes[attributeKeyVolume]; h != "" {
 		all = append(append(all, o.sealed(ctx, byHandle, h)...), o.sealed(ctx, byKeyVolume, h)...)
 	}
 	return all
 }
 
-// ofClaim finds the claim's volume, and what it is a copy of.
+// ofClaim finds the claim's volume and the volumes of the claim that it is a copy of.
 func (o volumes) ofClaim(ctx context.Context, obj client.Object) []reconcile.Request {
 	c, ok := obj.(*corev1.PersistentVolumeClaim)
 	if !ok {
 		return nil
 	}
-	all := named(volumeName(c))
+	all := requestsFor(volumeName(c))
 	if c.Spec.VolumeName != "" {
-		all = append(all, named("pvc-"+string(c.UID))...) // it was bound to another volume than the one that was prepared for it
+		// The claim may have been bound to another volume than the one that was prepared for it.
+		all = append(all, requestsFor("pvc-"+string(c.UID))...)
 	}
 	if kind, name := source(c); kind == "PersistentVolumeClaim" {
 		all = append(all, o.sealed(ctx, byClaim, c.Namespace+"/"+name)...)
@@ -116,26 +119,26 @@ func (o volumes) ofClaim(ctx context.Context, obj client.Object) []reconcile.Req
 	return all
 }
 
-// ofClass finds the claims that wait for a class.
+// ofClass finds the volumes of the claims that wait for a class.
 func (o volumes) ofClass(ctx context.Context, obj client.Object) []reconcile.Request {
 	var list corev1.PersistentVolumeClaimList
 	if err := o.List(ctx, &list, client.MatchingFields{byClass: obj.GetName()}); err != nil {
-		o.Log.Error("claims of a class were not found", "class", obj.GetName(), "error", err)
+		o.Log.Error("cannot list the claims of a StorageClass", "class", obj.GetName(), "error", err)
 		return nil
 	}
 	var names []string
 	for i := range list.Items {
 		names = append(names, volumeName(&list.Items[i]))
 	}
-	return named(names...)
+	return requestsFor(names...)
 }
 
-// ofKey finds the volumes that use a key or may have waited for it.
+// ofKey finds the volumes that use a key or may be waiting for it.
 func (o volumes) ofKey(ctx context.Context, obj client.Object) []reconcile.Request {
 	return append(o.sealed(ctx, byKey, obj.GetNamespace()+"/"+obj.GetName()), o.waiting(ctx, obj)...)
 }
 
-// ofSecret finds the volume of a delivery Secret, or those that use a key.
+// ofSecret finds the volume of a delivery Secret, or the volumes that use a key Secret.
 func (o volumes) ofSecret(ctx context.Context, obj client.Object) []reconcile.Request {
 	if obj.GetNamespace() != o.Namespace {
 		return nil
@@ -143,10 +146,11 @@ func (o volumes) ofSecret(ctx context.Context, obj client.Object) []reconcile.Re
 	if uid := keyUID(obj); uid != "" {
 		return o.sealed(ctx, byKeyUID, uid)
 	}
-	return named(obj.GetName())
+	return requestsFor(obj.GetName())
 }
 
-// keyUID is the UID of the VolumeKey whose Secret this is, also of one that was restored without its labels.
+// keyUID returns the UID of the VolumeKey of a key Secret, or "". It uses the name, because a
+// restored Secret may lack its labels.
 func keyUID(secret client.Object) string {
 	rest, ok := strings.CutPrefix(secret.GetName(), "volumekey-")
 	if !ok {
@@ -156,28 +160,29 @@ func keyUID(secret client.Object) string {
 	return uid
 }
 
-// ofContent finds the volume that a snapshot was taken of; those that have gone, if it may be any of them.
+// ofContent finds the source volume of a snapshot. If the source is unknown, it finds all volumes
+// whose PersistentVolume is gone.
 func (o volumes) ofContent(ctx context.Context, obj client.Object) []reconcile.Request {
 	c, ok := obj.(*snapshotv1.VolumeSnapshotContent)
 	if !ok || snapshotOf(c) == "" {
 		return nil
 	}
-	if snapshotOf(c) == ofAny {
+	if snapshotOf(c) == anyVolume {
 		return o.gone(ctx)
 	}
 	return append(o.sealed(ctx, byHandle, snapshotOf(c)), o.waiting(ctx, obj)...)
 }
 
-// ofSnapshot finds the claims that are to be restored from a snapshot.
+// ofSnapshot finds the volumes of the claims that are restored from a snapshot.
 func (o volumes) ofSnapshot(ctx context.Context, obj client.Object) []reconcile.Request {
 	var list corev1.PersistentVolumeClaimList
 	if err := o.List(ctx, &list, client.MatchingFields{bySource: "VolumeSnapshot/" + obj.GetNamespace() + "/" + obj.GetName()}); err != nil {
-		o.Log.Error("claims of a snapshot were not found", "error", err)
+		o.Log.Error("cannot list the claims that are restored from a snapshot", "namespace", obj.GetNamespace(), "snapshot", obj.GetName(), "error", err)
 		return nil
 	}
 	var names []string
 	for i := range list.Items {
 		names = append(names, volumeName(&list.Items[i]))
 	}
-	return named(names...)
+	return requestsFor(names...)
 }

@@ -37,7 +37,8 @@ func at(t *testing.T, c *cluster.Cluster, claim string) ec2test.Volume {
 	return ec2test.Volume{}
 }
 
-// follows waits until a claim's SealedVolume says that a node has the volume, and that its anchor was made known.
+// follows waits until a claim's SealedVolume says that a node has the volume, and that its anchor
+// was made known.
 func follows(t *testing.T, c *cluster.Cluster, claim, node string, newer int64) (generation int64) {
 	t.Helper()
 	cluster.Wait(c, &v1alpha1.SealedVolume{}, c.Volume(claim).Name, cluster.Timeout, func(v *v1alpha1.SealedVolume) error {
@@ -50,8 +51,9 @@ func follows(t *testing.T, c *cluster.Cluster, claim, node string, newer int64) 
 	return generation
 }
 
-// TestEBSMove: a claim gets a volume of EC2, a pod writes to it and is deleted, and one on the other node finds all of it. The anchor goes with it. EC2 sees ciphertext.
-// When the claim is deleted, so is the volume.
+// TestEBSMove: a claim gets a volume of EC2, a pod writes to it and is deleted, and one on the
+// other node finds all of it. The anchor goes with it. EC2 sees ciphertext. When the claim is
+// deleted, so is the volume.
 func TestEBSMove(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -88,7 +90,8 @@ func TestEBSMove(t *testing.T) {
 	deleted(c, v.ID)
 }
 
-// keyOnlyOn checks that of the nodes' kubelets only that of one may read the key of a claim's volume.
+// keyOnlyOn checks that of the nodes' kubelets only that of one may read the key of a claim's
+// volume.
 func keyOnlyOn(t *testing.T, c *cluster.Cluster, claim string, node int) {
 	t.Helper()
 	for i := range nodeNames {
@@ -123,7 +126,8 @@ func plaintext(t *testing.T, id, text string) int {
 	return strings.Count(string(b), text)
 }
 
-// TestEBSExpand: a claim is enlarged while a pod writes to its volume, and again while nobody uses it.
+// TestEBSExpand: a claim is enlarged while a pod writes to its volume, and again while nobody uses
+// it.
 func TestEBSExpand(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -175,7 +179,8 @@ func sizeOf(t *testing.T, c *cluster.Cluster) int64 {
 	return k << 10
 }
 
-// TestEBSAttributesClass: a volume in use becomes a faster one; a class that EC2 refuses is told with EC2's words.
+// TestEBSAttributesClass: a volume in use becomes a faster one; a class that EC2 refuses is told
+// with EC2's words.
 func TestEBSAttributesClass(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -196,7 +201,8 @@ func TestEBSAttributesClass(t *testing.T) {
 	writesOn(t, c, "load", 5)
 }
 
-// TestEBSSnapshot: a snapshot of EC2 of a volume in use becomes a volume on the other node, with the key of its origin, though that is deleted.
+// TestEBSSnapshot: a snapshot of EC2 of a volume in use becomes a volume on the other node, with
+// the key of its origin, though that is deleted.
 func TestEBSSnapshot(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -290,11 +296,12 @@ func TestEBSFullNode(t *testing.T) {
 	}
 }
 
-// TestEBSOtherBackend: a release is not turned into one of another backend, whose volumes it could not find.
+// TestEBSOtherBackend: a release is not turned into one of another backend, whose volumes it could
+// not find.
 func TestEBSOtherBackend(t *testing.T) {
 	t.Parallel()
 	err := helm("upgrade", "sealvol", "../../charts/sealvol", "--namespace", os.Getenv("SEALVOL_NAMESPACE"), "--reset-values", "--dry-run=server")
-	if err == nil || !strings.Contains(err.Error(), "with another backend: uninstall that first") {
+	if err == nil || !strings.Contains(err.Error(), "with another backend. Uninstall it first") {
 		t.Error(err)
 	}
 }

@@ -18,8 +18,9 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// TestWrongKey: volumes of a class whose keys are in Secrets of the users' own. Without the Secret, with a malformed or another key in it the pod waits and its
-// events say why, without saying anything of the key; with the right one it starts.
+// TestWrongKey: volumes of a class whose keys are in Secrets of the users' own. Without the Secret,
+// with a malformed or another key in it the pod waits and its events say why, without saying
+// anything of the key; with the right one it starts.
 func TestWrongKey(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -76,8 +77,9 @@ func reason(all []metav1.Condition, kind string) string {
 	return ""
 }
 
-// TestLostKey: the Secret with a volume's key can not be deleted or edited by mistake. Where it is deleted on purpose, or another put into its place, all that
-// need it say so, and nothing is made anew, until it is restored from a backup.
+// TestLostKey: the Secret with a volume's key can not be deleted or edited by mistake. Where it is
+// deleted on purpose, or another put into its place, all that need it say so, and nothing is made
+// anew, until it is restored from a backup.
 func TestLostKey(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -97,10 +99,10 @@ func TestLostKey(t *testing.T) {
 	backup.ObjectMeta = metav1.ObjectMeta{Namespace: c.System, Name: name} // the least that a backup may have kept
 
 	// By mistake.
-	if out := c.KubectlFails("-n", c.System, "delete", "secret", name, "--wait=false"); !strings.Contains(out, "without it the volume is lost") {
+	if out := c.KubectlFails("-n", c.System, "delete", "secret", name, "--wait=false"); !strings.Contains(out, "Without the key, the volume is lost") {
 		t.Error(out)
 	}
-	if out := c.KubectlFails("-n", c.System, "delete", "secret", sv.Name, "--wait=false"); !strings.Contains(out, "opens a volume of Sealvol") {
+	if out := c.KubectlFails("-n", c.System, "delete", "secret", sv.Name, "--wait=false"); !strings.Contains(out, "holds the key of a Sealvol volume") {
 		t.Error(out)
 	}
 	c.KubectlFails("-n", c.System, "patch", "secret", name, "-p", `{"data": {"kek": "AAAA"}}`)
@@ -149,7 +151,8 @@ func create(t *testing.T, c *cluster.Cluster, s *corev1.Secret) {
 	}
 }
 
-// TestEditedDelivery: the Secret that brings a key to the kubelet is only a copy. Edited, or deleted, it is made good, and the claim's events tell.
+// TestEditedDelivery: the Secret that brings a key to the kubelet is only a copy. Edited, or
+// deleted, it is made good, and the claim's events tell.
 func TestEditedDelivery(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -165,7 +168,7 @@ func TestEditedDelivery(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out := c.KubectlFails("-n", c.System, "patch", "secret", sv.Name, "-p", string(edit)); !strings.Contains(out, "belong to the operator") {
+	if out := c.KubectlFails("-n", c.System, "patch", "secret", sv.Name, "-p", string(edit)); !strings.Contains(out, "Only the operator may change its data") {
 		t.Error(out)
 	}
 	c.Kubectl("-n", c.System, "annotate", "secret", sv.Name, "sealvol.dev/allow-changes="+sv.Name)
@@ -183,7 +186,8 @@ func TestEditedDelivery(t *testing.T) {
 	c.PodReady("app")
 }
 
-// TestKeyInUse: a VolumeKey that a team made for several volumes is not deleted while one of them needs it, and says which; then it goes by itself.
+// TestKeyInUse: a VolumeKey that a team made for several volumes is not deleted while one of them
+// needs it, and says which; then it goes by itself.
 func TestKeyInUse(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)

@@ -1,5 +1,5 @@
 /*
- * create_image IMAGE: makes an image file of format v1, puts files into it and lists them.
+ * create_image IMAGE: creates an image file of format v1, writes files into it and lists them.
  *
  *   make libdoublecrypt
  *   gcc -Ibuild/libdoublecrypt examples/create_image/c/create_image.c build/libdoublecrypt/libdoublecrypt.a -o create_image
@@ -50,7 +50,7 @@ int main(int argc, char **argv)
 	fclose(random);
 	fs = fs_create_disk(argv[1], 64, 0, 1, key, sizeof key);
 	if (!fs) {
-		fprintf(stderr, "create_image: %s cannot be made\n", argv[1]);
+		fprintf(stderr, "create_image: cannot create %s\n", argv[1]);
 		return 1;
 	}
 	check("format", fs_init_filesystem(fs));
@@ -58,7 +58,7 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < sizeof pattern; i++)
 		pattern[i] = (uint8_t)i;
 	add("hello.txt", hello, strlen(hello));
-	add("pattern.bin", pattern, sizeof pattern); /* of several blocks */
+	add("pattern.bin", pattern, sizeof pattern); /* spans several blocks */
 	add("notes/secret.txt", secret, strlen(secret));
 	check("sync", fs_sync(fs));
 	list("");

@@ -2,8 +2,9 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// SealedVolume is what Sealvol knows of one PersistentVolume, whose name it bears: the key that opens it, where it is in use, how full and how well it is,
-// and its anchor, by which a device that was rolled back is refused.
+// SealedVolume describes one PersistentVolume of Sealvol, and has the same name. It has the key
+// that opens the volume, the node that uses it, its usage and health, and its anchor. With the
+// anchor, nodes detect and refuse a device that was rolled back.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -29,42 +30,50 @@ type SealedVolume struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
+	// Spec identifies the volume, its claim and its key. The operator writes it.
+	//
 	// +optional
 	Spec SealedVolumeSpec `json:"spec,omitempty"`
+	// Status is the state of the volume. The operator and the node that uses the volume write it.
+	//
 	// +optional
 	Status SealedVolumeStatus `json:"status,omitempty"`
 }
 
-// SealedVolumeSpec is what a volume is. The operator writes it.
+// SealedVolumeSpec identifies a volume, its claim and its key. The operator writes it.
 //
-// +kubebuilder:validation:XValidation:rule="!has(oldSelf.volumeHandle) || size(oldSelf.volumeHandle) == 0 || has(self.volumeHandle) && self.volumeHandle == oldSelf.volumeHandle",message="volumeHandle can not be changed once it is set"
-// +kubebuilder:validation:XValidation:rule="!has(oldSelf.key) || has(self.key)",message="key can not be removed"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.volumeHandle) || size(oldSelf.volumeHandle) == 0 || has(self.volumeHandle) && self.volumeHandle == oldSelf.volumeHandle",message="volumeHandle cannot be changed once it is set"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.key) || has(self.key)",message="key cannot be removed"
 type SealedVolumeSpec struct {
-	// VolumeHandle is the CSI volume id. It is empty until the PersistentVolume exists.
+	// VolumeHandle is the CSI volume ID. It is empty until the PersistentVolume exists.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=128
 	VolumeHandle string `json:"volumeHandle,omitempty"`
-	// KeyVolume is the handle of the volume whose key opens this one, a copy: the beginning of the chain of copies, which may have gone.
+	// KeyVolume is set if the volume is a copy. It is the handle of the volume whose key opens the
+	// copy: the first volume of a chain of copies, which may have been deleted.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=128
 	KeyVolume string `json:"keyVolume,omitempty"`
-	// NodeName is the one node that may use the volume now: only its agent may write the status.
+	// NodeName is the one node that may use the volume now. Only this node may write the status.
+	// With EBS, it is empty while the volume is not attached.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	NodeName string `json:"nodeName,omitempty"`
-	// ReclaimPolicy is the PersistentVolume's. With Retain the key outlives it.
+	// ReclaimPolicy is the reclaim policy of the PersistentVolume. With Retain, the key is kept
+	// when the PersistentVolume is deleted.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=16
 	ReclaimPolicy string `json:"reclaimPolicy,omitempty"`
-	// ClaimRef is the PersistentVolumeClaim that has the volume, or had it last.
+	// ClaimRef names the PersistentVolumeClaim that has the volume, or that had it last.
 	//
 	// +optional
 	ClaimRef *VolumeClaim `json:"claimRef,omitempty"`
-	// Key opens the volume. It is empty until that is known, and if a Secret that Sealvol does not manage does.
+	// Key names the key that opens the volume. It is empty until the key is chosen, and if the
+	// volume uses a Secret that Sealvol does not manage.
 	//
 	// +optional
 	Key *VolumeKeyRef `json:"key,omitempty"`
@@ -72,121 +81,143 @@ type SealedVolumeSpec struct {
 
 // VolumeClaim names a PersistentVolumeClaim.
 type VolumeClaim struct {
-	// Namespace of the claim.
+	// Namespace is the namespace of the claim.
 	//
 	// +required
 	// +kubebuilder:validation:MaxLength=63
 	Namespace string `json:"namespace"`
-	// Name of the claim.
+	// Name is the name of the claim.
 	//
 	// +required
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
-	// UID of the claim: a later claim of the same name is another one.
+	// UID is the UID of the claim. It distinguishes the claim from a later one of the same name.
 	//
 	// +required
 	// +kubebuilder:validation:MaxLength=64
 	UID string `json:"uid"`
 }
 
-// VolumeKeyRef names a version of a VolumeKey. It is enough to find the key when the VolumeKey has gone with its namespace.
+// VolumeKeyRef names a version of a VolumeKey. It suffices to find the key when the VolumeKey was
+// deleted with its namespace.
 //
-// +kubebuilder:validation:XValidation:rule="!has(oldSelf.secretName) || size(oldSelf.secretName) == 0 || self.uid == oldSelf.uid",message="the key of a volume can not be exchanged"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.secretName) || size(oldSelf.secretName) == 0 || self.uid == oldSelf.uid",message="the key of a volume cannot be replaced"
 type VolumeKeyRef struct {
-	// Namespace of the VolumeKey.
+	// Namespace is the namespace of the VolumeKey.
 	//
 	// +required
 	// +kubebuilder:validation:MaxLength=63
 	Namespace string `json:"namespace"`
-	// Name of the VolumeKey.
+	// Name is the name of the VolumeKey.
 	//
 	// +required
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
-	// UID of the VolumeKey: a later one of the same name holds another key.
+	// UID is the UID of the VolumeKey. A later VolumeKey of the same name has another key.
 	//
 	// +required
 	// +kubebuilder:validation:MaxLength=64
 	UID string `json:"uid"`
-	// Version of the VolumeKey's key that is delivered, from 1.
+	// Version is the version of the key that the volume uses, from 1.
 	//
 	// +optional
 	Version int32 `json:"version,omitempty"`
-	// SecretName is the Secret with that version, in the operator's namespace.
+	// SecretName is the name of the Secret that holds this version, in the operator's namespace. It
+	// is empty until the key exists.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	SecretName string `json:"secretName,omitempty"`
-	// Fingerprint of that version: it tells keys apart and says nothing about them.
+	// Fingerprint identifies this version of the key and reveals nothing else about it.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
 	Fingerprint string `json:"fingerprint,omitempty"`
 }
 
-// Phase is where in its life a volume is.
+// Phase is the phase of a volume's life.
 type Phase string
 
-// The phases.
+// These are the phases of a volume.
 const (
-	PhasePending   Phase = "Pending"   // there is no PersistentVolume yet
-	PhaseAvailable Phase = "Available" // no node uses it
-	PhaseStaged    Phase = "Staged"    // a node uses it
-	PhaseReleased  Phase = "Released"  // its claim is gone, the PersistentVolume stays
-	PhaseDeleted   Phase = "Deleted"   // the PersistentVolume is gone; snapshots or clones still need the key
-	PhaseRetained  Phase = "Retained"  // the PersistentVolume is gone, but what it stood for is not: Retain
+	// PhasePending: the PersistentVolume does not exist yet.
+	PhasePending Phase = "Pending"
+	// PhaseAvailable: no node uses the volume.
+	PhaseAvailable Phase = "Available"
+	// PhaseStaged: a node uses the volume.
+	PhaseStaged Phase = "Staged"
+	// PhaseReleased: the claim is gone, but the PersistentVolume still exists.
+	PhaseReleased Phase = "Released"
+	// PhaseDeleted: the PersistentVolume is gone. Snapshots or copies still need the key.
+	PhaseDeleted Phase = "Deleted"
+	// PhaseRetained: the PersistentVolume is gone, but the volume still exists (reclaim policy
+	// Retain).
+	PhaseRetained Phase = "Retained"
 )
 
-// Health of a volume, in one word.
+// Health summarizes the health of a volume.
 type Health string
 
-// The words. What is wrong is in the condition Healthy.
+// These are the values of Health. The condition Healthy has the details.
 const (
-	HealthHealthy      Health = "Healthy"
-	HealthDegraded     Health = "Degraded"     // it works, but read-only after an error, nearly full, …
-	HealthInaccessible Health = "Inaccessible" // nothing can be read
-	HealthDataLoss     Health = "DataLoss"
-	HealthUnknown      Health = "Unknown" // nobody who watches it can tell, or nobody watches it
+	// HealthHealthy: no problem is known.
+	HealthHealthy Health = "Healthy"
+	// HealthDegraded: the volume works with restrictions. For example, it is read-only after an
+	// error, or nearly full.
+	HealthDegraded Health = "Degraded"
+	// HealthInaccessible: nothing can be read.
+	HealthInaccessible Health = "Inaccessible"
+	// HealthDataLoss: some data is lost.
+	HealthDataLoss Health = "DataLoss"
+	// HealthUnknown: the health cannot be determined, or nobody watches the volume.
+	HealthUnknown Health = "Unknown"
 )
 
-// SealedVolumeStatus is how a volume is. Conditions of the operator: KeyReady. All else is the node agent's.
+// SealedVolumeStatus is the state of a volume. The operator writes the phase, the key version and
+// the condition KeyReady. The node agent of the node that uses the volume writes everything else.
 type SealedVolumeStatus struct {
+	// Phase is Pending, Available, Staged, Released, Deleted or Retained. The operator sets it.
+	//
 	// +optional
 	Phase Phase `json:"phase,omitempty"`
-	// Node is where the volume is staged; empty if nowhere.
+	// Node is the node on which the volume is staged. It is empty if the volume is not staged.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	Node string `json:"node,omitempty"`
-	// Health as the node saw it last: Healthy, Degraded, Inaccessible or DataLoss; Unknown while nobody
-	// watches the volume. It is empty where the volume is not in use.
+	// Health is the health that the node last reported: Healthy, Degraded, Inaccessible, DataLoss
+	// or Unknown. It is Unknown while nobody watches the volume, and empty while the volume is not
+	// in use.
 	//
 	// +optional
 	Health Health `json:"health,omitempty"`
+	// Usage is the space that the volume has and uses, as the node last reported it.
+	//
 	// +optional
 	Usage *VolumeUsage `json:"usage,omitempty"`
-	// KeyVersion is the version of the key that was delivered.
+	// KeyVersion is the version of the key that was delivered. The operator sets it.
 	//
 	// +optional
 	KeyVersion int32 `json:"keyVersion,omitempty"`
-	// Anchor names the newest state of the volume that was made known. A node refuses a device that is older, or has another history. It is neither
-	// lowered nor removed, but by who may override it.
+	// Anchor identifies the newest committed state of the volume that a node has published. A node
+	// refuses a device that holds an older state or a state of another history. Only users with the
+	// verb override-anchor on sealedvolumes can lower or remove it.
 	//
 	// +optional
 	Anchor *Anchor `json:"anchor,omitempty"`
-	// Format is how far it has come that the volume was made on its device. Once it was made, a
-	// device that is blank, or holds anything else, is not formatted again. That is neither changed
-	// nor removed, but by who may override the anchor.
+	// Format records whether the device was formatted. Once it is Formatted, a node refuses a
+	// device that is blank or holds anything else, instead of formatting it. Only users with the
+	// verb override-anchor on sealedvolumes can change or remove it then.
 	//
 	// +optional
 	Format *VolumeFormat `json:"format,omitempty"`
-	// ReportedAt is when the node wrote last; it writes at stage and unstage, when the health changes,
-	// when what is used changes by a percent of the volume, and every 30 seconds while something else
-	// changes.
+	// ReportedAt is the time of the node's last report. The node reports when it stages or unstages
+	// the volume, when the health changes, when the used space changes by one percent of the
+	// volume, and every 30 seconds while anything else changes.
 	//
 	// +optional
 	ReportedAt *metav1.Time `json:"reportedAt,omitempty"`
-	// Conditions are KeyReady, of the operator, and Healthy, of the node.
+	// Conditions are KeyReady, which the operator writes, and Healthy, which the node writes.
 	//
 	// +optional
 	// +listType=map
@@ -194,96 +225,103 @@ type SealedVolumeStatus struct {
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
-// VolumeUsage is what df shows.
+// VolumeUsage is the space that a volume has and uses, as df shows it.
 type VolumeUsage struct {
-	// TotalBytes is the size of the file system.
+	// TotalBytes is the size of the file system in bytes.
 	TotalBytes int64 `json:"totalBytes"`
-	// UsedBytes are taken by files, metadata and local snapshots.
+	// UsedBytes is the number of bytes that files, metadata and local snapshots occupy.
 	UsedBytes int64 `json:"usedBytes"`
-	// AvailableBytes can still be written.
+	// AvailableBytes is the number of bytes that can still be written.
 	AvailableBytes int64 `json:"availableBytes"`
 	// UsedInodes is the number of files and directories.
 	//
 	// +optional
 	UsedInodes int64 `json:"usedInodes,omitempty"`
-	// Summary is for people: "1.5GiB/10GiB (15%)".
+	// Summary is the usage in a readable form, for example "1.5GiB/10GiB (15%)".
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
 	Summary string `json:"summary,omitempty"`
 }
 
-// FormatState is how far it has come that a volume was made.
+// FormatState tells whether a device was formatted.
 //
 // +kubebuilder:validation:Enum=Formatting;Formatted
 type FormatState string
 
-// The states.
+// These are the format states.
 const (
-	FormatFormatting FormatState = "Formatting" // begun, on a device that was blank; the volume was never used
-	FormatFormatted  FormatState = "Formatted"  // the device has held the volume
+	// FormatFormatting: formatting a blank device has begun. The volume was never used.
+	FormatFormatting FormatState = "Formatting"
+	// FormatFormatted: the device was formatted and holds the volume.
+	FormatFormatted FormatState = "Formatted"
 )
 
-// VolumeFormat tells whether the volume was made on its device.
+// VolumeFormat records whether the device of a volume was formatted. The node writes it.
 type VolumeFormat struct {
+	// State is Formatting before the node formats the device, and Formatted before the first pod
+	// gets the volume.
+	//
 	// +required
 	State FormatState `json:"state"`
-	// Time is when the state was kept first.
+	// Time is the time at which the node set the state.
 	//
 	// +optional
 	Time metav1.Time `json:"time,omitempty"`
 }
 
-// Anchor names one committed state of a volume. Nothing in it is secret.
+// Anchor identifies one committed state of a volume. It holds no secrets.
 type Anchor struct {
-	// Volume is the UUID in the volume's header, which copies of the device share.
+	// Volume is the UUID in the volume's header. Copies of the device share it.
 	//
 	// +required
 	// +kubebuilder:validation:Pattern=`^[0-9a-f-]{36}$`
 	Volume string `json:"volume"`
-	// Instance is the UUID of this device's volume, another one for each copy.
+	// Instance is the UUID of the volume on this device. Each copy has its own.
 	//
 	// +required
 	// +kubebuilder:validation:Pattern=`^[0-9a-f-]{36}$`
 	Instance string `json:"instance"`
-	// Generation counts the volume's committed states.
+	// Generation is the number of the committed state. Each commit increments it.
 	//
 	// +required
 	// +kubebuilder:validation:Minimum=1
 	Generation int64 `json:"generation"`
-	// Epoch is that of the data key, which each rotation raises.
+	// Epoch is the epoch of the data key. Each rotation of the data key increments it.
 	//
 	// +required
 	// +kubebuilder:validation:Minimum=1
 	Epoch int64 `json:"epoch"`
-	// MAC is HMAC-SHA-256 by a key of the volume's.
+	// MAC is an HMAC-SHA-256 of the anchor under a key of the volume.
 	//
 	// +required
 	// +kubebuilder:validation:Pattern=`^[0-9a-f]{64}$`
 	MAC string `json:"mac"`
-	// Time is when the node reported it.
+	// Time is the time at which the node published the anchor.
 	//
 	// +optional
 	Time metav1.Time `json:"time,omitempty"`
 }
 
-// Conditions of a SealedVolume.
+// These are the conditions of a SealedVolume.
 const (
-	// VolumeKeyReady: the volume's key is there, and the delivery Secret holds it, or will once the PersistentVolume is there.
+	// VolumeKeyReady tells that the volume's key exists, and that the delivery Secret holds it or
+	// will hold it once the PersistentVolume exists.
 	VolumeKeyReady = "KeyReady"
-	// VolumeHealthy: nothing is wrong with the volume. It is Unknown while nobody can tell.
+	// VolumeHealthy tells that no problem of the volume is known. It is Unknown while nobody
+	// watches it.
 	VolumeHealthy = "Healthy"
 )
 
-// Reasons of VolumeHealthy while nobody can tell.
+// These are the reasons of VolumeHealthy while nobody watches the volume.
 const (
-	// ReasonNotWatched: the node plugin of the volume's node has stopped.
+	// ReasonNotWatched tells that the node plugin of the volume's node has stopped.
 	ReasonNotWatched = "NotWatched"
-	// ReasonUninstalled: Sealvol was uninstalled while the volume was in use.
+	// ReasonUninstalled tells that Sealvol was uninstalled while the volume was in use.
 	ReasonUninstalled = "Uninstalled"
 )
 
-// SealedVolumeList is a list.
+// SealedVolumeList is a list of SealedVolumes.
 //
 // +kubebuilder:object:root=true
 type SealedVolumeList struct {

@@ -2,11 +2,12 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// VolumeKey is a key-encryption key, which opens the volumes that use it.
+// VolumeKey is a key-encryption key. It opens the volumes that use it.
 //
-// A generated key is made once, from the kernel's random numbers, and kept as an immutable Secret in the operator's namespace. It is never made
-// again: should the Secret be lost, the key says so until it is restored from a backup. A key that a volume, a snapshot or a clone needs
-// can not be deleted.
+// A generated key is created once, from the kernel's random number generator, and stored in an
+// immutable Secret in the operator's namespace. It is never generated again: if the Secret is lost,
+// the condition Ready reports that until the Secret is restored from a backup. A key that a volume,
+// a snapshot or a clone needs cannot be deleted.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -24,60 +25,71 @@ type VolumeKey struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// Spec has a default, so that its fields' defaults hold also where it is left out.
+	// Spec is where the key comes from and what happens to it when it is deleted. If it is omitted,
+	// the operator generates the key and deletes it with the VolumeKey.
 	//
 	// +optional
 	// +kubebuilder:default={}
 	Spec VolumeKeySpec `json:"spec,omitempty"`
+	// Status is the state of the key and who uses it. The operator writes it.
+	//
 	// +optional
 	Status VolumeKeyStatus `json:"status,omitempty"`
 }
 
-// VolumeKeySpec says where a key comes from and what becomes of it.
+// VolumeKeySpec tells where a key comes from and what happens to it when it is deleted.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.imported) == has(oldSelf.imported)",message="where a key comes from can not be changed: make another VolumeKey"
-// +kubebuilder:validation:XValidation:rule="has(self.claimRef) == has(oldSelf.claimRef)",message="claimRef can not be added or removed"
+// +kubebuilder:validation:XValidation:rule="has(self.imported) == has(oldSelf.imported)",message="imported cannot be added or removed: create another VolumeKey"
+// +kubebuilder:validation:XValidation:rule="has(self.claimRef) == has(oldSelf.claimRef)",message="claimRef cannot be added or removed"
 type VolumeKeySpec struct {
-	// Imported takes the key from a Secret of this namespace, instead of generating one. The operator reads it once. It may do so only
-	// in namespaces that bind the ClusterRole that the chart makes for this.
+	// Imported names a Secret of this namespace from which the operator imports the key, instead of
+	// generating one. The operator reads the Secret once and uses its own copy afterwards. It needs
+	// the right to read the Secret: list the namespace in the chart value keyImport.namespaces, or
+	// bind the chart's ClusterRole for key import.
 	//
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="where a key comes from can not be changed: make another VolumeKey"
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="imported cannot be changed: create another VolumeKey"
 	Imported *ImportedKey `json:"imported,omitempty"`
 
-	// DeletionPolicy says what becomes of the key's Secrets when it is deleted and nothing needs it any more: Delete destroys them, Retain leaves them.
+	// DeletionPolicy tells what happens to the Secrets of the key when the VolumeKey is deleted and
+	// nothing needs the key any more. Delete deletes them, Retain keeps them.
 	//
 	// +optional
 	// +kubebuilder:default=Delete
 	DeletionPolicy DeletionPolicy `json:"deletionPolicy,omitempty"`
 
-	// ClaimRef names the PersistentVolumeClaim for which the operator made the key. Such a key is deleted when neither the claim nor anything that needs it is left.
+	// ClaimRef names the PersistentVolumeClaim for which the operator created the key. The operator
+	// sets it. It deletes such a VolumeKey when the claim and everything that needs the key are
+	// gone.
 	//
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="claimRef can not be changed"
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="claimRef cannot be changed"
 	ClaimRef *KeyClaim `json:"claimRef,omitempty"`
 }
 
-// DeletionPolicy says what becomes of a key.
+// DeletionPolicy tells what happens to the Secrets of a deleted key.
 //
 // +kubebuilder:validation:Enum=Delete;Retain
 type DeletionPolicy string
 
-// The policies.
+// These are the deletion policies.
 const (
+	// DeletionDelete deletes the Secrets.
 	DeletionDelete DeletionPolicy = "Delete"
+	// DeletionRetain keeps the Secrets.
 	DeletionRetain DeletionPolicy = "Retain"
 )
 
-// ImportedKey names a Secret of the VolumeKey's namespace.
+// ImportedKey names a Secret in the VolumeKey's namespace.
 type ImportedKey struct {
-	// SecretName is the Secret's name.
+	// SecretName is the name of the Secret.
 	//
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	SecretName string `json:"secretName"`
-	// Key is the entry of the Secret that holds the key: 64 hexadecimal digits, or 32 raw bytes. It must be uniformly random.
+	// Key is the entry of the Secret that holds the key, as 64 hexadecimal digits or 32 raw bytes.
+	// The key must be uniformly random.
 	//
 	// +optional
 	// +kubebuilder:default=kek
@@ -86,15 +98,15 @@ type ImportedKey struct {
 	Key string `json:"key,omitempty"`
 }
 
-// KeyClaim names a PersistentVolumeClaim of the VolumeKey's namespace.
+// KeyClaim names a PersistentVolumeClaim in the VolumeKey's namespace.
 type KeyClaim struct {
-	// Name of the claim.
+	// Name is the name of the claim.
 	//
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
-	// UID of the claim: a later claim of the same name is another one.
+	// UID is the UID of the claim. It distinguishes the claim from a later one of the same name.
 	//
 	// +required
 	// +kubebuilder:validation:MinLength=1
@@ -102,36 +114,37 @@ type KeyClaim struct {
 	UID string `json:"uid"`
 }
 
-// VolumeKeyStatus is what the operator knows of a key.
+// VolumeKeyStatus is the state of a key. The operator writes it.
 type VolumeKeyStatus struct {
-	// Version is the current one.
+	// Version is the current version of the key, from 1. It is omitted until the key exists.
 	//
 	// +optional
 	Version int32 `json:"version,omitempty"`
-	// Versions lists all that still open something, ascending.
+	// Versions lists all versions of the key that still open a volume, in ascending order.
 	//
 	// +optional
 	// +listType=map
 	// +listMapKey=version
 	// +kubebuilder:validation:MaxItems=64
 	Versions []KeyVersion `json:"versions,omitempty"`
-	// Volumes is how many SealedVolumes use the key.
+	// Volumes is the number of SealedVolumes that use the key.
 	//
 	// +optional
 	Volumes int32 `json:"volumes"`
-	// UsedBy names some of these.
+	// UsedBy lists the names of up to 16 SealedVolumes that use the key.
 	//
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=16
 	UsedBy []string `json:"usedBy,omitempty"`
-	// Conditions are Ready and, while a deletion waits, DeletionBlocked.
+	// Conditions are Ready and, while a deletion waits for volumes that need the key,
+	// DeletionBlocked.
 	//
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
-	// ObservedGeneration is the generation of the spec that the status speaks of.
+	// ObservedGeneration is the metadata.generation that the status refers to.
 	//
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
@@ -139,36 +152,37 @@ type VolumeKeyStatus struct {
 
 // KeyVersion is one version of a key.
 type KeyVersion struct {
-	// Version counts the key's versions, from 1.
+	// Version is the number of this version, from 1.
 	//
 	// +required
 	// +kubebuilder:validation:Minimum=1
 	Version int32 `json:"version"`
-	// SecretName is the immutable Secret in the operator's namespace.
+	// SecretName is the name of the immutable Secret that holds this version, in the operator's
+	// namespace.
 	//
 	// +required
 	// +kubebuilder:validation:MaxLength=253
 	SecretName string `json:"secretName"`
-	// Fingerprint tells this key from any other, and nothing else about it.
+	// Fingerprint identifies the key and reveals nothing else about it.
 	//
 	// +required
 	// +kubebuilder:validation:MaxLength=64
 	Fingerprint string `json:"fingerprint"`
-	// Created is when the version was made or imported.
+	// Created is the time at which the version was generated or imported.
 	//
 	// +optional
 	Created metav1.Time `json:"created,omitempty"`
 }
 
-// Conditions of a VolumeKey.
+// These are the conditions of a VolumeKey.
 const (
-	// KeyReady: the current version can be given to volumes.
+	// KeyReady tells that volumes can use the current version.
 	KeyReady = "Ready"
-	// KeyDeletionBlocked: the key is being deleted, but is still needed.
+	// KeyDeletionBlocked tells that the VolumeKey is being deleted, but volumes still need the key.
 	KeyDeletionBlocked = "DeletionBlocked"
 )
 
-// Reasons of conditions and events about keys.
+// These are the reasons of conditions and events about keys; docs/operator.md explains them.
 const (
 	ReasonAvailable       = "Available"
 	ReasonGenerated       = "Generated"
@@ -199,7 +213,7 @@ const (
 	ReasonTooMany         = "TooManyKeys"
 )
 
-// VolumeKeyList is a list.
+// VolumeKeyList is a list of VolumeKeys.
 //
 // +kubebuilder:object:root=true
 type VolumeKeyList struct {

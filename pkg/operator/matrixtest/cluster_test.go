@@ -9,7 +9,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/operator/operatortest"
 )
 
-// populate makes the cluster: what Kubernetes, its users and the operator would have made.
+// populate creates the objects that Kubernetes, its users and the operator would have created.
 func (w *world) populate(t *testing.T) {
 	t.Helper()
 	w.names["release"], w.names["mac"], w.names["uuid"] = operatortest.Namespace, strings.Repeat("a", 64), strings.Repeat("1", 36)
@@ -60,7 +60,7 @@ metadata: {name: overrides-anchors}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: overrides-anchors}
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: overrider}]
 `)
-	// What "edit" and "view" are made of by a controller that does not run here.
+	// The controller that aggregates "edit" and "view" does not run here, so bind their parts.
 	for _, role := range []string{"system:aggregate-to-edit", "system:aggregate-to-view", "edits-keys"} {
 		w.names["role"], w.names["binding"] = role, strings.ReplaceAll(role, ":", "-")
 		w.yaml(t, `
@@ -73,7 +73,8 @@ subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: tenant}]
 	}
 }
 
-// populateClaims makes claims: data of both namespaces has a volume, pending waits, taken is node a's, other is another driver's.
+// populateClaims creates claims: data in both namespaces has a volume, pending has none, taken is
+// assigned to node a, mine to node b, and other belongs to another driver.
 func (w *world) populateClaims(t *testing.T) {
 	t.Helper()
 	claim := `
@@ -98,8 +99,9 @@ spec: {storageClassName: sealvol, accessModes: [ReadWriteOnce], resources: {requ
 	w.mustPatch(t, "persistentvolumeclaims crm/mine", `{metadata: {annotations: {volume.kubernetes.io/selected-node: node-b}}}`)
 }
 
-// populateVolumes makes volumes: A of the victim on node a, B of the tenant on node b, both in use; released of node b, and going of node b, which is being deleted;
-// other is another driver's. With them Secrets, SealedVolumes and pods.
+// populateVolumes creates volumes and their Secrets, SealedVolumes and pods. A belongs to the other
+// tenant on node a, B to the tenant on node b; both are in use. On node b, released and retained
+// have lost their claims, and going is being deleted. other belongs to another driver.
 func (w *world) populateVolumes(t *testing.T) {
 	t.Helper()
 	w.names["volumeA"], w.names["volumeB"], w.names["volumeP"] = "pvc-"+w.names["claimA"], "pvc-"+w.names["claimB"], "pvc-"+w.names["pending"]
@@ -154,7 +156,7 @@ spec:
 	w.mustPatch(t, "persistentvolumeclaims shop/other", `{spec: {volumeName: pvc-other}}`)
 	w.mustDelete(t, "persistentvolumes pvc-going")
 
-	// What node b makes for a claim that was placed there.
+	// This is the template of the volume that node b creates for a claim that is assigned to it.
 	set(w.names["volumeP"], "crm", "pending", w.names["pending"], "node-b", ours)
 	list, err := operatortest.Parse([]byte(w.expand(volume)))
 	if err != nil {
@@ -206,7 +208,8 @@ status:
 	w.yaml(t, `{apiVersion: sealvol.dev/v1alpha1, kind: SealedVolume, metadata: {name: new-b}, spec: {nodeName: node-b, volumeHandle: h}}`)
 }
 
-// populateSnapshots makes contents: a and b of volumes of these nodes, hand-made and going.
+// populateSnapshots creates VolumeSnapshotContents of nodes a and b, some of them created by hand,
+// and one that is being deleted.
 func (w *world) populateSnapshots(t *testing.T) {
 	t.Helper()
 	content := `
@@ -273,7 +276,7 @@ capacity: 1Gi
 	w.populateTemplates(t)
 }
 
-// populateTemplates says what requests make objects like.
+// populateTemplates sets the templates for objects that requests create.
 func (w *world) populateTemplates(t *testing.T) {
 	t.Helper()
 	for name, text := range map[string]string{
@@ -294,7 +297,7 @@ func (w *world) populateTemplates(t *testing.T) {
 	}
 }
 
-// mustPatch changes an object for good, as the administrator.
+// mustPatch changes an object as the administrator. This is not a dry run.
 func (w *world) mustPatch(t *testing.T, what, patch string) {
 	t.Helper()
 	at := parseTarget(w.expand(what))

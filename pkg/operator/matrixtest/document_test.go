@@ -15,7 +15,7 @@ import (
 
 var rewrite = flag.Bool("update", false, "write the list of attempts into docs/threat-model.md")
 
-// The document has the list of attempts between these lines.
+// The list of attempts is between these lines of the document.
 const (
 	listBegins = "<!-- attempts: written by make generate -->\n"
 	listEnds   = "<!-- end of attempts -->"
@@ -31,7 +31,7 @@ func TestDocument(t *testing.T) {
 	before, rest, ok := strings.Cut(string(b), listBegins)
 	_, after, ok2 := strings.Cut(rest, listEnds)
 	if !ok || !ok2 {
-		t.Fatal("docs/threat-model.md has no place for the list of attempts")
+		t.Fatal("docs/threat-model.md has no markers for the list of attempts")
 	}
 	want := before + listBegins + listOfAttempts() + listEnds + after
 	switch {
@@ -41,11 +41,11 @@ func TestDocument(t *testing.T) {
 			t.Fatal(err)
 		}
 	default:
-		t.Error("the attempts in docs/threat-model.md are not those of this package: go test -run TestDocument ./pkg/operator/matrixtest -update")
+		t.Error("the list of attempts in docs/threat-model.md is out of date: run make generate")
 	}
 }
 
-// listOfAttempts is a table for each of who makes them.
+// listOfAttempts returns a table of attempts for each user.
 func listOfAttempts() string {
 	type row struct {
 		attempt

@@ -10,29 +10,29 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
-// Rules that are not policies of the chart.
+// These are the rules that are not policies of the chart.
 const (
 	rbac        = "RBAC"
-	nodes       = "node authorizer" // Kubernetes' authorizer of kubelets
+	nodes       = "node authorizer" // Kubernetes' authorizer for kubelets
 	restriction = "NodeRestriction" // an admission plugin of Kubernetes
-	validation  = "validation"      // of the definitions of VolumeKey and SealedVolume
+	validation  = "validation"      // of the CRDs VolumeKey and SealedVolume
 )
 
 func isPolicy(rule string) bool {
 	return !slices.Contains([]string{rbac, nodes, restriction, validation}, rule)
 }
 
-// attempt is something that must be refused.
+// attempt is a request that must be refused.
 type attempt struct {
 	who, what string
-	rule      string // the name of a policy without the release's, or one of the above
-	says      string // part of what the refusal says
+	rule      string // the name of a policy without the prefix of the release, or one of the above
+	says      string // part of the error message
 	try       request
-	instead   string // what is allowed
-	control   request
+	instead   string  // describes control
+	control   request // a similar request that is allowed
 }
 
-// backends are what the chart is rendered with, and what is tried there.
+// backends returns the chart values of each backend and the attempts with it.
 func backends() map[string]struct {
 	values   []string
 	attempts []attempt
@@ -46,7 +46,7 @@ func backends() map[string]struct {
 	}
 }
 
-// TestMatrix tries everything, with both backends.
+// TestMatrix makes all attempts, with both backends.
 func TestMatrix(t *testing.T) {
 	for backend, b := range backends() {
 		t.Run(backend, func(t *testing.T) {
@@ -58,8 +58,9 @@ func TestMatrix(t *testing.T) {
 						t.Error(err)
 					}
 					refused[a.rule]++
-					if a.control.verb == "" && (a.rule == rbac || a.rule == nodes) && a.try.who == "" { // it is no request that nobody may make
-						a.instead, a.control = "the administrator may", a.try.by(admin)
+					if a.control.verb == "" && (a.rule == rbac || a.rule == nodes) && a.try.who == "" {
+						// The administrator may make this request, so it is valid.
+						a.instead, a.control = "the administrator may make the request", a.try.by(admin)
 					}
 					if a.control.verb == "" {
 						return
@@ -88,7 +89,7 @@ func TestMatrix(t *testing.T) {
 func (w *world) isRefused(ctx context.Context, a attempt) error {
 	err := w.send(ctx, a.who, a.try)
 	if err == nil {
-		return fmt.Errorf("it is allowed, not refused by %s", a.rule)
+		return fmt.Errorf("the request was allowed, but %s should refuse it", a.rule)
 	}
 	var by bool
 	text := err.Error()
@@ -110,7 +111,7 @@ func (w *world) isRefused(ctx context.Context, a attempt) error {
 	return nil
 }
 
-// isAllowed checks that an attempt's control is allowed, and was before the attempt's policy.
+// isAllowed checks that the control of an attempt is allowed, and that the policy has evaluated it.
 func (w *world) isAllowed(ctx context.Context, a attempt) error {
 	w.warned()
 	if err := w.send(ctx, a.who, a.control); err != nil {
@@ -118,12 +119,12 @@ func (w *world) isAllowed(ctx context.Context, a attempt) error {
 	}
 	saw := w.warned()
 	if isPolicy(a.rule) && !strings.Contains(saw, "'seen-sealvol-"+a.rule+"'") {
-		return fmt.Errorf("policy %s does not concern the control: %q", a.rule, saw)
+		return fmt.Errorf("policy %s did not evaluate the control: %q", a.rule, saw)
 	}
 	return nil
 }
 
-// get, list, create, update, patch and del are requests.
+// get, list, create, update, patch and del return requests.
 func get(what string) request  { return request{verb: "get", what: what} }
 func list(what string) request { return request{verb: "list", what: what} }
 func create(what, from, body string) request {
@@ -133,8 +134,8 @@ func update(what, body string) request { return request{verb: "update", what: wh
 func patch(what, body string) request  { return request{verb: "patch", what: what, body: body} }
 func del(what string) request          { return request{verb: "delete", what: what} }
 
-// by has somebody else send a control.
+// by makes another user send the request.
 func (r request) by(who string) request { r.who = who; return r }
 
-// with changes what is created.
+// with changes the object that is created.
 func (r request) with(change string) request { r.more = change; return r }

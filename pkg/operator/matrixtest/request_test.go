@@ -16,17 +16,19 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// request is one to the API server. In what and body ${x} is a name of the world.
+// request is a request to the API server. In what and body, ${x} is expanded (world.names).
 type request struct {
-	who  string // who sends it, if not who makes the attempt
+	who  string // the sender, if it is not the user of the attempt
 	verb string
 	what string // "resource name", "resource namespace/name" or "resource/subresource …"
-	body string // of patch and update: a JSON merge patch. Of create: one of the object named from, or the object; YAML
-	from string // of create
+	// body is YAML. For patch and update, it is a JSON merge patch. For create, it is the object,
+	// or a merge patch of the template that from names.
+	body string
+	from string
 	more string // another merge patch after body
 }
 
-// groups are the API groups of resources, other than the core's.
+// groups are the API groups of resources that are not in the core group.
 var groups = map[string]schema.GroupVersion{
 	"volumeattachments":                 {Group: "storage.k8s.io", Version: "v1"},
 	"csistoragecapacities":              {Group: "storage.k8s.io", Version: "v1"},
@@ -46,10 +48,10 @@ var groups = map[string]schema.GroupVersion{
 	"validatingadmissionpolicybindings": {Group: "admissionregistration.k8s.io", Version: "v1"},
 }
 
-// newEvents is the resource events of the group events.k8s.io.
+// newEvents stands for the resource events of the group events.k8s.io.
 const newEvents = "events.k8s.io"
 
-// target is what a request is about.
+// target is the object of a request.
 type target struct {
 	gvr                          schema.GroupVersionResource
 	namespace, name, subresource string
@@ -90,14 +92,15 @@ func (t target) subresources() []string {
 	return []string{t.subresource}
 }
 
-// send sends a request as somebody. Nothing of it is stored: a dry run is authorized and admitted as any other.
+// send sends a request as a user. It is a dry run, which is authorized and admitted like any other
+// request, but not stored.
 func (w *world) send(ctx context.Context, who string, r request) error {
 	if r.who != "" {
 		who = r.who
 	}
 	c, ok := w.clients[who]
 	if !ok {
-		return fmt.Errorf("nobody is called %q", who)
+		return fmt.Errorf("unknown user %q", who)
 	}
 	t := parseTarget(w.expand(r.what))
 	api, dry := t.in(c), []string{metav1.DryRunAll}
@@ -133,12 +136,12 @@ func (w *world) send(ctx context.Context, who string, r request) error {
 			_, err = api.Create(ctx, o, metav1.CreateOptions{DryRun: dry}, t.subresources()...)
 		}
 	default:
-		err = fmt.Errorf("no verb %q", r.verb)
+		err = fmt.Errorf("unknown verb %q", r.verb)
 	}
 	return err
 }
 
-// expand puts in the world's names.
+// expand replaces ${name} by the values in w.names.
 func (w *world) expand(s string) string {
 	return os.Expand(s, func(name string) string {
 		v, ok := w.names[name]
@@ -163,7 +166,7 @@ func (w *world) merged(object map[string]any, patch string) (*unstructured.Unstr
 	return &u, json.Unmarshal(o, &u.Object)
 }
 
-// merge is a JSON merge patch (RFC 7386).
+// merge applies a JSON merge patch (RFC 7386).
 func merge(object, patch map[string]any) map[string]any {
 	out := maps.Clone(object)
 	if out == nil {

@@ -8,21 +8,22 @@ import (
 	"github.com/sealvol/sealvol/pkg/operator/operatortest"
 )
 
-// Where node.secretNamespaces lists a namespace, volumes may name Secrets of it; with "*", each those of its claim's. Nowhere else.
+// TestSecretNamespaces: a volume may name Secrets of a namespace that node.secretNamespaces lists,
+// and with "*" those of its claim's namespace, but no others.
 func TestSecretNamespaces(t *testing.T) {
 	w := newWorld(t, "local")
 	const refused = "node.secretNamespaces"
 	for _, c := range []struct {
 		value, namespace string
-		says             string // why it is refused; "": it is not
+		says             string // part of the refusal; "": the request is allowed
 	}{
 		{"null", "crm", refused},
 		{"{shop}", "shop", ""},
 		{"{shop}", "crm", refused},
-		{"{*}", "crm", ""}, // the claim's own
+		{"{*}", "crm", ""}, // the claim's namespace
 		{"{*}", "shop", refused},
 		{"{*,shop}", "shop", ""},
-		{"{*," + operatortest.Namespace + "}", operatortest.Namespace, refused}, // that is not to be had
+		{"{*," + operatortest.Namespace + "}", operatortest.Namespace, refused}, // the release's namespace cannot be listed
 	} {
 		t.Run(c.value+" "+c.namespace, func(t *testing.T) {
 			list, err := operatortest.Render("node.secretNamespaces=" + c.value)

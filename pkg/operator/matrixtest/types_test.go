@@ -10,7 +10,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/operator/operatortest"
 )
 
-// Kubernetes finds no wrong types in the policies: no field that a kind does not have, no comparison that cannot be.
+// TestTypes: the type checker of Kubernetes finds no errors in the policies, such as unknown fields
+// or comparisons of different types.
 func TestTypes(t *testing.T) {
 	for backend, b := range backends() {
 		t.Run(backend, func(t *testing.T) {
@@ -27,7 +28,7 @@ func TestTypes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer func() { _ = stop() }() // it is killed
+			defer func() { _ = stop() }() // the process was killed, so it reports an error
 			for _, name := range policies(t, b.values) {
 				var p admissionv1.ValidatingAdmissionPolicy
 				err := eventually(t.Context(), func() error {

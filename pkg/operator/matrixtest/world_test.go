@@ -17,43 +17,45 @@ import (
 	"github.com/sealvol/sealvol/pkg/operator/operatortest"
 )
 
-// Who makes attempts. Node a has the victim's volume, node b is taken over.
+// These are the users that make attempts. Node a has another tenant's volume; node b is
+// compromised.
 const (
 	admin      = "administrator"
-	overrider  = "who has the verb override-anchor"
-	tenant     = "tenant"                 // edits a namespace of its own, crm, and its VolumeKeys
+	overrider  = "user with the verb override-anchor"
+	tenant     = "tenant"                 // may edit its namespace, crm, and the VolumeKeys there
 	nodeA      = "node token of a"        // the token of the node plugin's pod on node a
-	nodeB      = "node token"             // of node b
-	nowhere    = "node token without pod" // that nobody's pod has
+	nodeB      = "node token"             // the same of node b
+	nowhere    = "node token without pod" // one that is not bound to a pod
 	kubeletA   = "kubelet of a"
 	kubeletB   = "kubelet"
 	controller = "controller"
 	operators  = "operator"
 	mounter    = "mounter"
 
-	tenantAsOperator = "tenant, who impersonates the operator"
+	tenantAsOperator = "tenant impersonating the operator"
 )
 
-// world is an API server with a cluster in it: two nodes, a victim's namespace, shop, and a tenant's, crm.
+// world is an API server with the objects of a cluster: two nodes, the tenant's namespace crm, and
+// another tenant's namespace shop.
 type world struct {
 	env     *operatortest.Env
 	backend string
 	clients map[string]dynamic.Interface
-	names   map[string]string         // of ${name} in requests
-	objects map[string]map[string]any // what requests make objects like
+	names   map[string]string         // values of ${name} in requests
+	objects map[string]map[string]any // templates for objects that requests create
 
 	mu       sync.Mutex
 	warnings []string // guarded by mu
 }
 
-// HandleWarningHeader keeps what the API server warns of.
+// HandleWarningHeader records the warnings of the API server.
 func (w *world) HandleWarningHeader(_ int, _, text string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.warnings = append(w.warnings, text)
 }
 
-// warned returns what was warned of since it was asked last.
+// warned returns the warnings since its last call.
 func (w *world) warned() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -109,7 +111,8 @@ func (w *world) addClients(t *testing.T) {
 	add(tenantAsOperator, c, err)
 }
 
-// shadow makes a copy of each policy of the chart that refuses nothing and warns of all that it is asked about.
+// shadow creates a copy of each policy of the chart. The copies refuse nothing and warn about every
+// request that the policy evaluates.
 func (w *world) shadow(t *testing.T, values []string) {
 	t.Helper()
 	for _, name := range policies(t, values) {
@@ -131,7 +134,7 @@ func (w *world) shadow(t *testing.T, values []string) {
 	}
 }
 
-// policies are those that the chart renders.
+// policies returns the names of the policies that the chart renders.
 func policies(t *testing.T, values []string) (names []string) {
 	t.Helper()
 	list, err := operatortest.Render(values...)
@@ -147,7 +150,7 @@ func policies(t *testing.T, values []string) (names []string) {
 	return names
 }
 
-// make makes an object, with its status.
+// make creates an object with its status.
 func (w *world) make(t *testing.T, resource string, object map[string]any) *unstructured.Unstructured {
 	t.Helper()
 	u := &unstructured.Unstructured{Object: object}
@@ -171,7 +174,7 @@ func (w *world) make(t *testing.T, resource string, object map[string]any) *unst
 	return made
 }
 
-// yaml makes objects of a stream of YAML, in which names are put in, and returns the last.
+// yaml creates objects from a stream of YAML, after expanding ${name}, and returns the last one.
 func (w *world) yaml(t *testing.T, text string) *unstructured.Unstructured {
 	t.Helper()
 	list, err := operatortest.Parse([]byte(w.expand(text)))
@@ -185,7 +188,7 @@ func (w *world) yaml(t *testing.T, text string) *unstructured.Unstructured {
 	return last
 }
 
-// resources are those of the kinds that the world is made of.
+// resources maps kinds to resources.
 var resources = map[string]string{
 	"Namespace": "namespaces", "PersistentVolumeClaim": "persistentvolumeclaims", "PersistentVolume": "persistentvolumes", "Secret": "secrets", "Pod": "pods",
 	"SealedVolume": "sealedvolumes", "VolumeKey": "volumekeys", "VolumeSnapshotContent": "volumesnapshotcontents", "VolumeAttachment": "volumeattachments",
@@ -193,7 +196,8 @@ var resources = map[string]string{
 	"ClusterRole": "clusterroles", "CSINode": "csinodes",
 }
 
-// eventually repeats f until it returns nil; a policy, a role or a relation that has just been made takes a moment.
+// eventually repeats f until it returns nil. New policies and roles take a moment to have an
+// effect.
 func eventually(ctx context.Context, f func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -207,7 +211,7 @@ func eventually(ctx context.Context, f func() error) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("in vain: %w", err)
+			return fmt.Errorf("timed out: %w", err)
 		}
 	}
 }

@@ -16,7 +16,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// StartControllers runs Kubernetes' own controllers of namespaces, of the protection of claims and volumes, and of the types in admission policies, until stop.
+// StartControllers runs Kubernetes' controllers that delete namespaces, protect claims and volumes,
+// and check the types in admission policies, until stop is called.
 func (e *Env) StartControllers() (stop func() error, err error) {
 	dir, err := os.MkdirTemp("", "operatortest")
 	if err != nil {
@@ -41,7 +42,7 @@ func (e *Env) StartControllers() (stop func() error, err error) {
 	}
 	ended := make(chan struct{})
 	go func() {
-		_ = cmd.Wait() // it is killed; what it died of otherwise is in its log
+		_ = cmd.Wait() // stop kills it; its log has the reason if it ends otherwise
 		close(ended)
 	}()
 	stop = func() error {
@@ -78,7 +79,7 @@ func (e *Env) awaitControllers(ended <-chan struct{}) error {
 		case <-ended:
 			return errors.New("kube-controller-manager ended")
 		case <-ctx.Done():
-			return errors.New("kube-controller-manager deletes no namespace")
+			return errors.New("kube-controller-manager does not delete namespaces")
 		}
 	}
 }

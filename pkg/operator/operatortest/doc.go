@@ -1,2 +1,3 @@
-// Package operatortest runs a real API server with etcd, and the chart's objects in it, for tests of who talks to one.
+// Package operatortest runs a real API server with etcd and the objects of the chart, for tests of
+// programs that use the API server.
 package operatortest

@@ -33,20 +33,20 @@ import (
 	"github.com/sealvol/sealvol/pkg/operator"
 )
 
-// Namespace of the release, and the class that its chart makes.
+// Namespace is the namespace of the release, and Class the StorageClass that its chart creates.
 const (
 	Namespace = "sealvol-system"
 	Class     = "sealvol"
 )
 
-// Env is an API server with the chart's objects.
+// Env is an API server with the objects of the chart.
 type Env struct {
-	Config *rest.Config  // of an administrator
-	Client client.Client // of the same, without a cache
+	Config *rest.Config  // has all rights
+	Client client.Client // the same, without a cache
 	env    *envtest.Environment
 }
 
-// Bin is where the test cluster's programs lie.
+// Bin returns the directory with the programs of the test cluster.
 func Bin() string {
 	cache := os.Getenv("CLUSTER_CACHE")
 	if cache == "" {
@@ -56,13 +56,14 @@ func Bin() string {
 	return filepath.Join(cache, "bin")
 }
 
-// Root is the project's directory.
+// Root returns the directory of the project.
 func Root() string {
 	_, file, _, _ := runtime.Caller(0)
 	return filepath.Join(filepath.Dir(file), "..", "..", "..")
 }
 
-// Main is a TestMain: it runs the tests of a package with one API server, which it passes to set, and then check if they all ran and passed.
+// Main is a TestMain. It starts an API server, passes it to set, and runs the tests of a package.
+// If all tests ran and passed, it runs check.
 func Main(m *testing.M, set func(*Env), check func() error) {
 	code, err := run(m, set, check)
 	if err != nil {
@@ -86,11 +87,11 @@ func run(m *testing.M, set func(*Env), check func() error) (code int, err error)
 	return code, err
 }
 
-// Start starts the API server and applies what the chart renders.
+// Start starts the API server and applies the rendered chart. values are arguments of helm's --set.
 func Start(values ...string) (e *Env, err error) {
 	for _, p := range []string{"kube-apiserver", "etcd", "helm"} {
 		if _, err := os.Stat(filepath.Join(Bin(), p)); err != nil {
-			return nil, fmt.Errorf("%w: make envtest builds it", err)
+			return nil, fmt.Errorf("%w: run make envtest, which builds it", err)
 		}
 	}
 	crds, err := snapshotCRDs()
@@ -99,7 +100,7 @@ func Start(values ...string) (e *Env, err error) {
 	}
 	env := &envtest.Environment{BinaryAssetsDirectory: Bin(), CRDDirectoryPaths: []string{crds}, ErrorIfCRDPathMissing: true,
 		ControlPlaneStartTimeout: time.Minute, ControlPlaneStopTimeout: time.Minute}
-	// As clusters are set up: what a kubelet may is limited to its node.
+	// As in real clusters, a kubelet has access only to the objects of its node.
 	env.ControlPlane.GetAPIServer().Configure().Set("authorization-mode", "Node", "RBAC").Append("enable-admission-plugins", "NodeRestriction")
 	e = &Env{env: env}
 	if e.Config, err = env.Start(); err != nil {
@@ -119,10 +120,10 @@ func Start(values ...string) (e *Env, err error) {
 	return e, nil
 }
 
-// Stop ends it.
+// Stop stops the API server.
 func (e *Env) Stop() error { return e.env.Stop() }
 
-// snapshotCRDs finds those of the module that go.mod names.
+// snapshotCRDs returns the directory of the snapshot CRDs, in the module that go.mod names.
 func snapshotCRDs() (string, error) {
 	cmd := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/kubernetes-csi/external-snapshotter/client/v8")
 	cmd.Dir = Root()
@@ -130,7 +131,7 @@ func snapshotCRDs() (string, error) {
 	return filepath.Join(strings.TrimSpace(string(out)), "config", "crd"), err
 }
 
-// Helm runs helm.
+// Helm runs helm and returns its output.
 func Helm(args ...string) ([]byte, error) {
 	var stderr bytes.Buffer
 	cmd := exec.Command(filepath.Join(Bin(), "helm"), args...)
@@ -142,7 +143,7 @@ func Helm(args ...string) ([]byte, error) {
 	return out, err
 }
 
-// Render renders the chart with values, each as of helm's --set.
+// Render renders the chart. values are arguments of helm's --set.
 func Render(values ...string) ([]*unstructured.Unstructured, error) {
 	args := []string{"template", "sealvol", "charts/sealvol", "--namespace", Namespace, "--no-hooks", "--kube-version", "1.36.0"}
 	for _, v := range values {
@@ -169,7 +170,7 @@ func Parse(b []byte) (list []*unstructured.Unstructured, err error) {
 	return list, nil
 }
 
-// install applies the chart, definitions first.
+// install applies the chart, CRDs first.
 func (e *Env) install(values []string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -193,7 +194,7 @@ func (e *Env) install(values []string) error {
 	return e.awaitDefinitions(ctx)
 }
 
-// awaitDefinitions waits until our resources are served.
+// awaitDefinitions waits until the API server serves our resources.
 func (e *Env) awaitDefinitions(ctx context.Context) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -231,8 +232,9 @@ func (e *Env) Apply(ctx context.Context, u *unstructured.Unstructured) error {
 	})
 }
 
-// As returns a client configuration with the token of a service account of the release: "operator", "controller", "node" or "mounter". With a node the token
-// is bound to a pod of that node, as kubelet gets it.
+// As returns a client configuration with the token of a service account of the release: "operator",
+// "controller", "node" or "mounter". If node is not empty, the token is bound to a pod on that
+// node, like the tokens that a kubelet gets.
 func (e *Env) As(ctx context.Context, account, node string) (*rest.Config, error) {
 	sa := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: "sealvol-" + account}}
 	tr := &authenticationv1.TokenRequest{}
@@ -252,7 +254,8 @@ func (e *Env) As(ctx context.Context, account, node string) (*rest.Config, error
 	return c, nil
 }
 
-// User returns a client configuration with a certificate of a user. A node's kubelet is system:node:<node>, of the group system:nodes.
+// User returns a client configuration with the certificate of a user. The user of a kubelet is
+// system:node:<node>, in the group system:nodes.
 func (e *Env) User(name string, groups ...string) (*rest.Config, error) {
 	u, err := e.env.AddUser(envtest.User{Name: name, Groups: groups}, nil)
 	if err != nil {
@@ -263,7 +266,7 @@ func (e *Env) User(name string, groups ...string) (*rest.Config, error) {
 	return c, nil
 }
 
-// pod makes a pod that runs, as far as the API server knows, on a node.
+// pod creates a pod that is assigned to a node. No kubelet runs it.
 func (e *Env) pod(ctx context.Context, account, node string) (*corev1.Pod, error) {
 	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}}
 	if err := e.Client.Create(ctx, n); err != nil && !apierrors.IsAlreadyExists(err) {
@@ -278,7 +281,7 @@ func (e *Env) pod(ctx context.Context, account, node string) (*corev1.Pod, error
 	return p, err
 }
 
-// WriteKubeconfig writes a configuration for programs.
+// WriteKubeconfig writes a client configuration to a file.
 func WriteKubeconfig(path string, c *rest.Config) error {
 	k := clientcmdapi.NewConfig()
 	k.Clusters["c"] = &clientcmdapi.Cluster{Server: c.Host, CertificateAuthorityData: c.CAData}
@@ -288,7 +291,7 @@ func WriteKubeconfig(path string, c *rest.Config) error {
 	return clientcmd.WriteToFile(*k, path)
 }
 
-// Claim is a claim of the chart's class.
+// Claim returns a claim of the chart's class.
 func Claim(namespace, name string) *corev1.PersistentVolumeClaim {
 	class := Class
 	return &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
@@ -296,7 +299,7 @@ func Claim(namespace, name string) *corev1.PersistentVolumeClaim {
 			Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}}}}
 }
 
-// Volume is the PersistentVolume that csi-provisioner would make for a claim, on a node.
+// Volume returns the PersistentVolume that csi-provisioner would create for a claim on a node.
 func Volume(c *corev1.PersistentVolumeClaim, node string, policy corev1.PersistentVolumeReclaimPolicy) *corev1.PersistentVolume {
 	name := "pvc-" + string(c.UID)
 	ref := &corev1.SecretReference{Namespace: Namespace, Name: name}
@@ -312,7 +315,7 @@ func Volume(c *corev1.PersistentVolumeClaim, node string, policy corev1.Persiste
 		}}
 }
 
-// ClassOf is the chart's class with another policy.
+// ClassOf returns the chart's class with another name and reclaim policy.
 func ClassOf(name string, policy corev1.PersistentVolumeReclaimPolicy) *storagev1.StorageClass {
 	return &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Provisioner: operator.DriverName, ReclaimPolicy: &policy,
 		Parameters: map[string]string{"csi.storage.k8s.io/node-stage-secret-name": "${pv.name}", "csi.storage.k8s.io/node-stage-secret-namespace": Namespace}}

@@ -11,16 +11,18 @@ import (
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 )
 
-// A volume whose PersistentVolume is made anew under another name has another SealedVolume. What is
-// known of its device must follow (K7): else an older state of the device would be taken. It is
-// written before the key is delivered, and the one before keeps what it has: whatever is cut off,
-// the volume can not be staged without the newest anchor.
+// If the PersistentVolume of a volume is created again under another name, the volume gets another
+// SealedVolume. The anchor and the format record are copied to it (K7); otherwise, a node would
+// accept an older state of the device. They are copied before the key is delivered, and the old
+// SealedVolume keeps them. So the volume cannot be staged without the newest anchor, even after a
+// crash.
 
-// inherit gives a volume the newest anchor of its handle, and that it was made on its device, when
-// its key is about to be delivered. While another PersistentVolume of the handle is there, which is
-// older, the key is not: two of them would have two anchors.
-func (o volumes) inherit(ctx context.Context, v *volume, pv *corev1.PersistentVolume) (*problem, error) {
-	// The cache: whoever had the volume before was seen long ago. What it knows of it is the API server's to say.
+// copyAnchor copies the newest anchor and format record of the volume's handle, before the key is
+// delivered. It returns a problem if an older PersistentVolume of the handle exists: with two of
+// them, the volume would have two anchors.
+func (o volumes) copyAnchor(ctx context.Context, v *volume, pv *corev1.PersistentVolume) (*problem, error) {
+	// The cache is enough to find earlier SealedVolumes, because they are old. Their status is read
+	// from the API server below.
 	var list v1alpha1.SealedVolumeList
 	if err := o.List(ctx, &list, client.MatchingFields{byHandle: v.sealed.Spec.VolumeHandle}); err != nil {
 		return nil, err
@@ -33,38 +35,38 @@ func (o volumes) inherit(ctx context.Context, v *volume, pv *corev1.PersistentVo
 			continue
 		}
 		if other, err := o.isBefore(ctx, name, pv); other || err != nil {
-			return &problem{v1alpha1.ReasonDuplicate, fmt.Sprintf("PersistentVolume %s is of the same volume, and was there before: the key is delivered to one of them alone. Delete the other", name), false}, err
+			return &problem{v1alpha1.ReasonDuplicate, fmt.Sprintf("PersistentVolume %s refers to the same volume and is older. Only one of them can have the key. Delete one of the two; first set its reclaim policy to Retain", name), false}, err
 		}
 		var from v1alpha1.SealedVolume
 		if err := o.live.Get(ctx, client.ObjectKey{Name: name}, &from); err != nil {
 			if client.IgnoreNotFound(err) != nil {
-				return nil, fmt.Errorf("the anchor of SealedVolume %s: %w", name, err)
+				return nil, fmt.Errorf("get SealedVolume %s: %w", name, err)
 			}
 			continue
 		}
 		if isSame(v, &from) {
-			follow(&v.sealed.Status, &from.Status)
+			takeNewer(&v.sealed.Status, &from.Status)
 		}
 	}
 	if equalStatus(was.Status, v.sealed.Status) {
 		return nil, nil
 	}
 	if err := o.Status().Patch(ctx, v.sealed, client.MergeFromWithOptions(was, client.MergeFromWithOptimisticLock{})); err != nil {
-		return nil, fmt.Errorf("hand the anchor on: %w", err)
+		return nil, fmt.Errorf("copy anchor: %w", err)
 	}
 	v.before = v.sealed.DeepCopy()
 	return nil, nil
 }
 
-// isSame tells whether a SealedVolume is of the very same volume, which is more than a handle that
-// a node could have written into a PersistentVolume of its own.
+// isSame tells whether a SealedVolume describes the same volume. It compares more than the handle,
+// because a node could write any handle into a PersistentVolume of its own.
 func isSame(v *volume, sv *v1alpha1.SealedVolume) bool {
 	return sv.Spec.VolumeHandle == v.sealed.Spec.VolumeHandle && hasKey(sv) && sv.Spec.Key.UID == v.sealed.Spec.Key.UID &&
 		(v.moves || sv.Spec.NodeName == v.sealed.Spec.NodeName)
 }
 
-// isBefore asks the API server whether there is a PersistentVolume of a name and of the same volume
-// as another, and older than that.
+// isBefore asks the API server whether the PersistentVolume of a name refers to the same volume as
+// pv and is older.
 func (o volumes) isBefore(ctx context.Context, name string, pv *corev1.PersistentVolume) (bool, error) {
 	var other corev1.PersistentVolume
 	err := o.live.Get(ctx, client.ObjectKey{Name: name}, &other)
@@ -74,7 +76,7 @@ func (o volumes) isBefore(ctx context.Context, name string, pv *corev1.Persisten
 	if t := other.CreationTimestamp.Compare(pv.CreationTimestamp.Time); t != 0 {
 		return t < 0, nil
 	}
-	// Made within one second: the one that has its key already is first.
+	// Both were created in the same second. The one that already has its key counts as older.
 	has, had := controllerutil.ContainsFinalizer(pv, v1alpha1.DeliveryFinalizer), controllerutil.ContainsFinalizer(&other, v1alpha1.DeliveryFinalizer)
 	if has != had {
 		return had, nil
@@ -82,8 +84,8 @@ func (o volumes) isBefore(ctx context.Context, name string, pv *corev1.Persisten
 	return other.Name < pv.Name, nil
 }
 
-// follow takes what another SealedVolume of the volume knows, if that is newer.
-func follow(to, from *v1alpha1.SealedVolumeStatus) {
+// takeNewer copies the anchor and the format record of from if they are newer.
+func takeNewer(to, from *v1alpha1.SealedVolumeStatus) {
 	if a := from.Anchor; a != nil && (to.Anchor == nil || isNewer(a, to.Anchor)) {
 		to.Anchor = a.DeepCopy()
 	}
@@ -92,8 +94,8 @@ func follow(to, from *v1alpha1.SealedVolumeStatus) {
 	}
 }
 
-// isNewer tells whether an anchor comes after another of the same history. Of two histories the
-// volume's own stays: who may override anchors has to say which is true.
+// isNewer tells whether an anchor is newer than another one of the same history. If the histories
+// differ, the SealedVolume keeps its own anchor; a user with the verb override-anchor must decide.
 func isNewer(a, than *v1alpha1.Anchor) bool {
 	return a.Volume == than.Volume && a.Instance == than.Instance && a.Epoch >= than.Epoch &&
 		(a.Generation > than.Generation || a.Generation == than.Generation && a.Epoch > than.Epoch)

@@ -14,7 +14,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/operator/operatortest"
 )
 
-// known writes what a node says of a volume.
+// known writes what a node reports about a volume.
 func known(t *testing.T, volume string, generation int64) {
 	t.Helper()
 	node := clientOf(t, "node", "node-a")
@@ -30,7 +30,7 @@ func known(t *testing.T, volume string, generation int64) {
 	})
 }
 
-// again is the PersistentVolume of a volume under another name, for a claim.
+// again returns a PersistentVolume of the same volume under another name, for a claim.
 func again(c *corev1.PersistentVolumeClaim, name string, of *corev1.PersistentVolume) *corev1.PersistentVolume {
 	pv := operatortest.Volume(c, "node-a", retain)
 	pv.Name, pv.Spec.CSI.VolumeHandle = name, of.Spec.CSI.VolumeHandle
@@ -38,7 +38,8 @@ func again(c *corev1.PersistentVolumeClaim, name string, of *corev1.PersistentVo
 	return pv
 }
 
-// hasAnchor checks that a volume whose key is delivered knows its newest anchor, and that it was made.
+// hasAnchor checks that a volume whose key is delivered has its newest anchor and its format
+// record.
 func hasAnchor(ctx context.Context, volume string, generation int64) error {
 	if err := env.Client.Get(ctx, client.ObjectKey{Namespace: operatortest.Namespace, Name: volume}, &corev1.Secret{}); err != nil {
 		return client.IgnoreNotFound(err)
@@ -48,12 +49,12 @@ func hasAnchor(ctx context.Context, volume string, generation int64) error {
 		return err
 	}
 	if a, f := sv.Status.Anchor, sv.Status.Format; a == nil || a.Generation != generation || f == nil || f.State != v1alpha1.FormatFormatted {
-		return fmt.Errorf("the key of %s is delivered, with the anchor %+v, want generation %d, and %+v", volume, a, generation, f)
+		return fmt.Errorf("the key of %s is delivered, but the anchor is %+v, want generation %d; format %+v", volume, a, generation, f)
 	}
 	return nil
 }
 
-// retained waits until a volume's PersistentVolume has gone.
+// retained waits until the PersistentVolume of a volume is gone.
 func retained(t *testing.T, volume string) {
 	t.Helper()
 	eventually(t, func() error {
@@ -65,13 +66,13 @@ func retained(t *testing.T, volume string) {
 	})
 }
 
-// twoNames makes a PersistentVolume of a volume that has one: two would have two anchors, so that the
-// older one has the key until it goes. It returns the name of the second.
+// twoNames creates a second PersistentVolume of a volume. With both, the volume would have two
+// anchors, so the older one has the key until it is deleted. It returns the name of the second.
 func twoNames(t *testing.T, ns string, c *corev1.PersistentVolumeClaim, pv, first *corev1.PersistentVolume, generation int64) string {
 	t.Helper()
 	c2 := operatortest.Claim(ns, "second")
 	create(t, c2)
-	second := again(c2, "a-second-"+ns, pv) // its name comes first, perhaps within the same second
+	second := again(c2, "a-second-"+ns, pv) // sorts first; perhaps created in the same second
 	bind(t, c2, second)
 	sv := sealed(second.Name)
 	if msg := hasCondition(t, sv, v1alpha1.VolumeKeyReady, v1alpha1.ReasonDuplicate); !strings.Contains(msg, pv.Name) {
@@ -88,8 +89,9 @@ func twoNames(t *testing.T, ns string, c *corev1.PersistentVolumeClaim, pv, firs
 	return second.Name
 }
 
-// A volume whose PersistentVolume is made anew under another name, and then under its first one, has
-// its newest anchor before it has its key, wherever the operator is cut off.
+// If the PersistentVolume of a volume is created again under another name, and later under its
+// first name, the volume has its newest anchor before it has its key, wherever the operator is
+// interrupted.
 func TestAnchorFollows(t *testing.T) {
 	stop := start(t, nil)
 	ns := namespace(t)
@@ -119,7 +121,7 @@ func TestAnchorFollows(t *testing.T) {
 			t.Error("another key")
 		}
 		if s := cut.fatal.Load(); s != nil {
-			t.Fatalf("cut at write %d: %s", at, *s)
+			t.Fatalf("interrupted at write %d: %s", at, *s)
 		}
 		cut.mu.Lock()
 		delete(cut.names, name)
@@ -138,7 +140,7 @@ func TestAnchorFollows(t *testing.T) {
 			break
 		}
 	}
-	// The first name again: what it knew itself is long old.
+	// The first name again. What its SealedVolume recorded itself is out of date.
 	start(t, nil)
 	c = operatortest.Claim(ns, "first")
 	create(t, c)
@@ -155,7 +157,7 @@ func TestAnchorFollows(t *testing.T) {
 	}
 }
 
-// What a node says of a volume of its own that has another's handle does not count.
+// What a node reports about a volume of its own with the handle of another volume has no effect.
 func TestAnchorOfOther(t *testing.T) {
 	start(t, nil)
 	ns := namespace(t)
@@ -169,7 +171,7 @@ func TestAnchorOfOther(t *testing.T) {
 	other := operatortest.Volume(x, "node-b", del)
 	other.Spec.CSI.VolumeHandle = pv.Spec.CSI.VolumeHandle
 	bind(t, x, other)
-	delivered(t, other.Name) // of its own
+	delivered(t, other.Name) // with its own key
 	eventually(t, func() error {
 		sv, err := get(t.Context(), "", other.Name, &v1alpha1.SealedVolume{})
 		if err != nil {
