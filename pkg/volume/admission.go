@@ -275,6 +275,10 @@ func (a *admission) reserve(c reservation) error {
 				return err
 			}
 		case waitSpace:
+			if a.inTheWay(c) {
+				a.cond.Wait()
+				break
+			}
 			// Blocks that the next commit frees are usable after the commit that follows it. If
 			// other operations got a grant meanwhile, they used what became free: that is a queue,
 			// not a full volume, unless it takes too long.
@@ -304,6 +308,20 @@ func (a *admission) reserve(c reservation) error {
 			return err
 		}
 	}
+}
+
+// inTheWay reports whether c would fit without what other operations were granted and have not used
+// yet. They end without our help and give back the rest, so commits meanwhile prove nothing. On a
+// busy machine an operation can keep its grant for many commits. The caller holds mu.
+func (a *admission) inTheWay(c reservation) bool {
+	if c.nested {
+		return false // the other operations may wait for a lock of our caller
+	}
+	granted := a.granted
+	a.granted = reservation{}
+	fits := a.tryRoom(c) == admitted
+	a.granted = granted
+	return fits
 }
 
 // full decides whether to give up: after a number of commits, of which the last vain ones followed
