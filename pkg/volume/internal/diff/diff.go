@@ -10,7 +10,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// Kind is what happened to a path between two states of a volume.
+// Kind is the kind of change of a path between two states of a volume.
 type Kind int
 
 // Kinds of changes.
@@ -18,8 +18,8 @@ const (
 	Created  Kind = iota + 1 // the inode is new
 	Removed                  // the inode has no name any more
 	Renamed                  // from OldPath
-	Linked                   // one more name of an inode that was there
-	Unlinked                 // one name less of an inode that is still there
+	Linked                   // another name of an inode that existed before
+	Unlinked                 // one of several names of an inode was removed
 	Modified                 // content
 	Changed                  // attributes only
 )
@@ -28,34 +28,33 @@ func (k Kind) String() string {
 	return [...]string{"", "created", "removed", "renamed", "linked", "unlinked", "modified", "changed"}[k]
 }
 
-// ByteRange is bytes [Off, Off+Len) of a file.
+// ByteRange is the bytes [Off, Off+Len) of a file.
 type ByteRange struct{ Off, Len uint64 }
 
-// Change is one of the differences that Snapshots finds. What is new is not reported
-// as modified as well.
+// Change is one difference that Snapshots finds. A new inode is not reported as modified in
+// addition.
 type Change struct {
 	Kind    Kind
 	Ino     vfs.Ino
 	Type    uint32 // S_IFMT bits
-	Path    string // absolute; where it was, for what was removed or unlinked
+	Path    string // absolute; the old path, for Removed and Unlinked
 	OldPath string // Renamed only
-	// Ranges of content that may differ (Modified, with Options.Ranges), in
-	// whole blocks but for the end of the file. A file with many has several
-	// changes that follow one another.
+	// Ranges of content that may differ (Modified, with Options.Ranges), in whole blocks except at
+	// the end of the file. A file with many ranges has several consecutive changes.
 	Ranges []ByteRange
 }
 
-// Options for Snapshots.
+// Options configures Snapshots.
 type Options struct {
-	Ranges bool // tell which bytes of files were modified
+	Ranges bool // report which bytes of files were modified
 }
 
-// changeRanges is how many ranges one Change has.
+// changeRanges is the most ranges of one Change.
 const changeRanges = 512
 
-// Snapshots compares two snapshots that nobody deletes meanwhile. It calls fn for one
-// change after another, in no order that means anything, until fn returns an error, which is
-// returned. ctx ends it.
+// Snapshots compares two snapshots. Nobody may delete them meanwhile. It calls fn for each change,
+// in no particular order. If fn returns an error, Snapshots stops and returns it. Ending ctx stops
+// it, too.
 func Snapshots(ctx context.Context, cache *tree.Cache, from, to *layout.Snapshot, opts Options, fn func(Change) error) error {
 	d := &differ{ctx: ctx, opts: opts, fn: fn, a: newSide(cache, from), b: newSide(cache, to)}
 	err := tree.Diff(cache, from.Tree, to.Tree, d.item)
@@ -75,7 +74,7 @@ type differ struct {
 	fn   func(Change) error
 	a, b *side
 	in   diffInode
-	lost []Change // of which the path is not known yet
+	lost []Change // changes whose path is not known yet
 }
 
 // diffInode is the inode whose items are compared.
@@ -116,7 +115,7 @@ func (d *differ) item(k layout.Key, a, b []byte) error {
 		return d.name(k, a, b)
 	case layout.KeyExtent:
 		if n := len(a) - layout.FileExtentBytes; a != nil && b != nil && len(a) == len(b) && bytes.Equal(a[:n], b[:n]) {
-			break // only whose it is changed
+			break // that the inode changed is all that is needed
 		}
 		in.content = true
 		if d.opts.Ranges {
@@ -134,7 +133,7 @@ func (d *differ) inodes(ino uint64) (a, b *layout.Inode, err error) {
 	return a, b, err
 }
 
-// endInode reports what became of an inode that both sides have.
+// endInode reports the changes of an inode that exists on both sides.
 func (d *differ) endInode() error {
 	in := &d.in
 	if in.ino == 0 {
@@ -145,7 +144,7 @@ func (d *differ) endInode() error {
 	}
 	a, b, err := d.inodes(in.ino)
 	if err != nil || a == nil || b == nil || a.Nlink == 0 || b.Nlink == 0 {
-		return err // created or removed: its names say so
+		return err // created or removed: its names are reported
 	}
 	dir := b.Mode&items.ModeType == items.ModeDir
 	if !dir && a.Size != b.Size {
@@ -156,7 +155,7 @@ func (d *differ) endInode() error {
 			}
 		}
 	}
-	if n := len(in.out); n > 0 { // the last block goes beyond the end
+	if n := len(in.out); n > 0 { // the last block reaches beyond the end
 		last := &in.out[n-1]
 		last.Len = min(last.Len, max(a.Size, b.Size, last.Off)-last.Off)
 	}
@@ -169,8 +168,8 @@ func (d *differ) endInode() error {
 	return nil
 }
 
-// onlyNames tells whether attributes differ only as they do when names change:
-// those of the inode itself, or, with names, those in a directory.
+// onlyNames reports whether attributes differ only as a change of names makes them differ: those of
+// the inode itself, or, with names, those of a directory whose names changed.
 func onlyNames(a, b *layout.Inode, names bool) bool {
 	x, y := *a, *b
 	x.Ctime, x.Parent, x.NameSub, x.Nlink = y.Ctime, y.Parent, y.NameSub, y.Nlink
@@ -209,7 +208,7 @@ func (d *differ) tell(kind Kind) error {
 		}
 		return d.fn(c)
 	}
-	// The name that it remembers is gone, another one is left.
+	// The recorded name is gone, but another one is left.
 	if d.lost = append(d.lost, c); len(d.lost) >= changeRanges {
 		return d.search()
 	}

@@ -1,8 +1,8 @@
-// Package diff compares two snapshots of a volume: it goes over the items that differ
-// (tree.Diff) and tells what that means for paths (names.go) and for the content of files
-// (ranges.go). Time and memory are bounded by what is different, not by what there is; only names
-// of inodes that an earlier version of the format wrote need one pass over all names.
+// Package diff compares two snapshots of a volume. It visits the items that differ (tree.Diff), and
+// derives changes of paths (names.go) and of file content (ranges.go). Time and memory depend on
+// the size of the differences, not of the volume. Only if names of inodes were written by an
+// earlier version of the format, one pass over all names is needed.
 //
-// It reads two trees that nobody changes or frees meanwhile: that is for the engine to see to,
-// which alone comes in.
+// It reads two trees. The engine, its only user, ensures that nobody changes or frees them
+// meanwhile.
 package diff

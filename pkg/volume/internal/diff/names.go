@@ -10,7 +10,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// name compares what a name's item says.
+// name compares the item of a name.
 func (d *differ) name(k layout.Key, a, b []byte) error {
 	var x, y layout.Name
 	var err error
@@ -38,8 +38,8 @@ func (d *differ) name(k layout.Key, a, b []byte) error {
 	return nil
 }
 
-// isRename tells whether an inode moved: the name that it remembered is another
-// one now, or none. Both sides of the move come to the same answer.
+// isRename reports whether an inode moved: the name that it recorded belongs to another inode now,
+// or to none. Both sides of a move get the same result.
 func (d *differ) isRename(a, b *layout.Inode, ino uint64) bool {
 	if a == nil || b == nil || a.NameSub == 0 || b.NameSub == 0 {
 		return false
@@ -91,7 +91,7 @@ func (d *differ) nameNew(k layout.Key, n layout.Name) error {
 	return d.fn(c)
 }
 
-// search finds the names of inodes that remember none, all in one pass.
+// search finds the names of inodes that record none, all in one pass.
 func (d *differ) search() error {
 	if len(d.lost) == 0 {
 		return nil

@@ -5,7 +5,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// extent notes the blocks of differing extents.
+// extent records the blocks of differing extents.
 func (d *differ) extent(block uint64, a, b []byte) error {
 	m := &d.in.ranges
 	if err := m.until(block, d.addRange); err != nil {
@@ -25,15 +25,15 @@ func (d *differ) extent(block uint64, a, b []byte) error {
 	return nil
 }
 
-// rangeMerger compares two rows of extents that do not overlap among
-// themselves; at most one of each is under way.
+// rangeMerger compares two sequences of extents. The extents of one sequence do not overlap. It
+// holds at most one of each.
 type rangeMerger struct {
 	cur  [2]items.Placed
 	have [2]bool
-	at   [2]uint64 // how far each is done
+	at   [2]uint64 // how far each side is done
 }
 
-// until tells the ranges before a block in which the extents differ.
+// until reports the ranges before a block in which the extents differ.
 func (m *rangeMerger) until(block uint64, fn func(ByteRange) error) error {
 	for m.have[0] || m.have[1] {
 		from, to := ^uint64(0), block
@@ -74,7 +74,7 @@ func (m *rangeMerger) until(block uint64, fn func(ByteRange) error) error {
 	return nil
 }
 
-// addRange adds a range of the inode; when there are many, they are reported.
+// addRange adds a range of the inode. When there are many, it reports them.
 func (d *differ) addRange(r ByteRange) error {
 	in := &d.in
 	if r.Len == 0 {

@@ -12,10 +12,10 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// side is one of the states.
+// side is one of the two states.
 type side struct {
 	items.Lookup
-	dirs map[uint64]string // paths of some directories
+	dirs map[uint64]string // cached paths of directories
 }
 
 func newSide(cache *tree.Cache, x *layout.Snapshot) *side {
@@ -33,7 +33,7 @@ func (s *side) get(ino uint64) (*layout.Inode, error) {
 	return &n, nil
 }
 
-// nameAt reads a name's item.
+// nameAt reads the item of a name.
 func (s *side) nameAt(dir, sub uint64) (n layout.Name, ok bool, err error) {
 	val, ok, err := s.Tree.Get(items.NameKey(dir, sub), nil)
 	if err == nil && ok {
@@ -42,20 +42,20 @@ func (s *side) nameAt(dir, sub uint64) (n layout.Name, ok bool, err error) {
 	return n, ok, err
 }
 
-// names tells whether a name's item is that of an inode.
+// names reports whether the item of a name refers to an inode.
 func (s *side) names(dir, sub, ino uint64) bool {
 	n, ok, err := s.nameAt(dir, sub)
 	return err == nil && ok && n.Ino == ino
 }
 
-// sameName tells whether a name's item is the same here as on the other side.
+// sameName reports whether the item of a name is the same on both sides.
 func (s *side) sameName(o *side, dir, sub uint64) bool {
 	x, ok, err := s.nameAt(dir, sub)
 	y, ok2, err2 := o.nameAt(dir, sub)
 	return err == nil && err2 == nil && ok && ok2 && x == y
 }
 
-// maxDirs bounds the paths of directories that are remembered.
+// maxDirs bounds the cached paths of directories.
 const maxDirs = 4096
 
 // join is the path of a name in a directory.
@@ -86,7 +86,7 @@ func (s *side) dirPath(dir uint64) (string, error) {
 		} else if ok && in.NameSub != 0 && n.Ino == at {
 			name = n.Name
 		} else if _, name, ok = s.Place(at); !ok {
-			if in.Nlink == 0 { // removed, and open still
+			if in.Nlink == 0 { // removed, but still open
 				name = fmt.Sprintf("#%d", at)
 			} else {
 				return "", fmt.Errorf("%w: directory %d has no name", layout.ErrCorrupt, at)

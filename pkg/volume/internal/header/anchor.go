@@ -22,19 +22,18 @@ var (
 	ErrOtherVolume = errors.New("the device does not hold the volume that was anchored")
 )
 
-// Anchor names one committed state of one volume, for safe keeping off its
-// device: given to Open, it has a device refused that holds an older state, or
-// one that does not follow from it. Nothing in it is secret; without the
-// volume's keys none can be made.
+// Anchor identifies a committed state of one volume. It is kept outside of the device. Open refuses
+// a device that holds an older state than the anchor given to it, or a state that does not follow
+// from it. An anchor is not secret. Without the volume's keys, nobody can make one.
 type Anchor struct {
 	Volume     crypto.UUID
-	Instance   crypto.UUID // of the device: clones have anchors of their own
+	Instance   crypto.UUID // of the device: clones have their own anchors
 	Generation uint64
 	Epoch      uint32 // of the data key
 	MAC        [32]byte
 }
 
-// anchorJSON is the form in which anchors are kept.
+// anchorJSON is the stored form of an anchor.
 type anchorJSON struct {
 	Version    int    `json:"version"`
 	Volume     string `json:"volume"`
@@ -83,8 +82,8 @@ func ParseAnchor(b []byte) (a Anchor, err error) {
 	return a, nil
 }
 
-// MatchAnchor returns the hash of the root that an anchor is of, if that is root
-// itself or one that it follows from.
+// MatchAnchor returns the hash of the anchored root, if that is root itself or one of its
+// predecessors.
 func MatchAnchor(a *Anchor, keys *txn.Keys, root *layout.Root, rootR [32]byte, kept *tree.Tree) (r [32]byte, err error) {
 	id, newest := keys.Newest().ID(), keys.Newest().Epoch()
 	switch {
@@ -135,9 +134,9 @@ func MatchAnchor(a *Anchor, keys *txn.Keys, root *layout.Root, rootR [32]byte, k
 	return r, fmt.Errorf("%w: generation %d does not follow from the anchored generation %d", ErrForked, root.Generation, a.Generation)
 }
 
-// heldBy tells at once that a device does not hold the anchored volume: it was
-// zeroed, or formatted anew, so that perhaps no key fits. The header vouches for nothing
-// yet; MatchAnchor looks again.
+// heldBy detects early that a device does not hold the anchored volume, because it was zeroed or
+// formatted again, so that perhaps no key fits. The header is not authenticated yet; MatchAnchor
+// checks again.
 func (a *Anchor) heldBy(hs *layout.Headers) error {
 	h, _, err := hs.Best()
 	if errors.Is(err, layout.ErrNotSealvol) {
@@ -149,7 +148,7 @@ func (a *Anchor) heldBy(hs *layout.Headers) error {
 	return nil
 }
 
-// AnchorTree is the tree of confirmed anchors, for reading.
+// AnchorTree opens the tree of confirmed anchors for reading.
 func AnchorTree(s *txn.Store, root *layout.Root) *tree.Tree {
 	return tree.New(tree.Config{ID: layout.TreeAnchors, Cache: tree.NewCache(0, s.ReadNode)}, root.Trees[layout.TreeAnchors], root.Generation+1)
 }

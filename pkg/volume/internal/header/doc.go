@@ -1,10 +1,9 @@
-// Package header is the way from a device to what can be trusted of it: the two copies of the
-// header and the key slots in them, the newest of the root slots, and anchors, which tell whether
-// that root is one that somebody has seen before.
+// Package header finds what can be trusted on a device: the two copies of the header and their key
+// slots, the newest root slot, and anchors, which show whether that root follows from a known one.
 //
-// It reads and judges, and writes nothing; it owns no state. How a header or a root is encoded is
-// layout's, which root verifies is txn's. The header of an open volume, which changes with its keys,
-// is owned by pkg/volume.
+// It reads and judges. It writes nothing and owns no state. Package layout encodes headers and
+// roots, and txn verifies roots. pkg/volume owns the header of an open volume, which changes with
+// its keys.
 //
-// The engine comes in to open a volume, and check, which does so without the engine.
+// Its users are the engine, when it opens a volume, and check, which works without the engine.
 package header

@@ -12,8 +12,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// Read reads both copies. One that cannot be read counts as damaged;
-// if no copy is left the answer is why, not that there is no volume.
+// Read reads both copies. A copy that cannot be read counts as damaged. If that leaves no copy,
+// Read returns the I/O error.
 func Read(dev device.Device) (*layout.Headers, error) {
 	var c [2][]byte
 	var failed error
@@ -21,7 +21,7 @@ func Read(dev device.Device) (*layout.Headers, error) {
 		c[i] = device.AlignedBytes(layout.HeaderBytes)
 		if _, err := dev.ReadAt(c[i], off); err != nil {
 			clear(c[i])
-			if !errors.Is(err, io.EOF) { // a device that ends before holds none
+			if !errors.Is(err, io.EOF) { // a device that ends earlier holds no copy
 				failed = errors.Join(failed, fmt.Errorf("%w: read header at %d: %w", vfs.ErrIO, off, err))
 			}
 		}

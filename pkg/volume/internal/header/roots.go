@@ -9,10 +9,10 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
-// ErrTruncated means that a device ends before its volume does.
+// ErrTruncated means that the device is smaller than its volume.
 var ErrTruncated = errors.New("device is smaller than its volume")
 
-// NewestRoot chooses the root to open (I4), and the generation to go on with.
+// NewestRoot chooses the root to open (I4), and the next generation.
 func NewestRoot(dev device.Device, s *txn.Store, u *layout.Unlocked) (found []txn.FoundRoot, bad []int, err error) {
 	if found, bad, err = s.ReadRoots(); err != nil {
 		return nil, bad, err
@@ -31,13 +31,13 @@ func NewestRoot(dev device.Device, s *txn.Store, u *layout.Unlocked) (found []tx
 	return found, bad, nil
 }
 
-// OrdinaryCopy tells whether a copy of a root that is not good is what a commit that
-// was cut leaves, or an earlier version.
+// OrdinaryCopy reports whether an interrupted commit, or an earlier version, can have left a copy
+// of a root in this state.
 func OrdinaryCopy(state txn.CopyState, newest bool) bool {
 	return state != txn.CopyForked && (newest || state == txn.CopyBlank || state == txn.CopyOld)
 }
 
-// CopyText says of a copy of a root what is wrong with it.
+// CopyText describes what is wrong with a copy of a root.
 func CopyText(s txn.CopyState) string {
 	switch s {
 	case txn.CopyBlank:
@@ -48,9 +48,9 @@ func CopyText(s txn.CopyState) string {
 	return "it " + s.String()
 }
 
-// JudgeSlot judges a slot of which no copy verifies. A crash tears the slot that a
-// commit writes; the generation that follows is then either the same, and
-// repairs it, or one that skips it: then the next root names the one before.
+// JudgeSlot judges a slot of which no copy verifies. A crash tears the slot that a commit writes.
+// The next commit either repeats that generation, and so repairs the slot, or skips it; then its
+// root names the older one as its predecessor.
 func JudgeSlot(roots []txn.FoundRoot, slot int) (what string, damage bool) {
 	newest := roots[0].Root.Generation
 	if uint64(slot) == (newest+1)%layout.RootSlots {

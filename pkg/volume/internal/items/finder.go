@@ -9,10 +9,10 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// InodeRange is the inodes first to last; zero is none.
+// InodeRange is a range of inodes from first to last. The zero value is empty.
 type InodeRange struct{ first, last uint64 }
 
-// RangeOf is whose items may lie in the page that covers the keys [lo, hi).
+// RangeOf returns the inodes whose items may be in the page that covers the keys [lo, hi).
 func RangeOf(lo layout.Key, hi *layout.Key) InodeRange {
 	r := InodeRange{max(lo.Obj, 1), ^uint64(0)}
 	if hi == nil {
@@ -20,7 +20,7 @@ func RangeOf(lo layout.Key, hi *layout.Key) InodeRange {
 	}
 	r.last = hi.Obj
 	if hi.Type <= layout.KeyInode && hi.Obj > r.first {
-		r.last-- // a page that ends before an inode's first item
+		r.last-- // the page ends before the first item of that inode
 	}
 	return r
 }
@@ -35,15 +35,15 @@ func (r InodeRange) String() string {
 	return fmt.Sprintf("its items of inodes %d to %d are lost", r.first, r.last)
 }
 
-// What a NameFinder looks for at most.
+// Limits of a NameFinder.
 const (
 	maxPaths      = 1000 // inodes
 	maxRanges     = 64
 	maxRangePaths = 16 // of one range
 )
 
-// NameFinder finds the paths of inodes: it is shown all names, and asks for those
-// of the directories above.
+// NameFinder finds the paths of inodes. It must be shown all names. Then it looks up the names of
+// their directories.
 type NameFinder struct {
 	want   map[uint64]string // paths, once they are known
 	ranges map[InodeRange][]uint64
@@ -56,29 +56,29 @@ type namePlace struct {
 	name string
 }
 
-// NewNameFinder returns one that looks for nothing yet.
+// NewNameFinder returns a finder that looks for nothing yet.
 func NewNameFinder() *NameFinder {
 	return &NameFinder{want: map[uint64]string{}, ranges: map[InodeRange][]uint64{}, more: map[InodeRange]int{}, at: map[uint64]namePlace{}}
 }
 
-// Add asks for an inode; 0 is none.
+// Add adds an inode to find; 0 is ignored.
 func (f *NameFinder) Add(ino uint64) {
 	if ino != 0 && len(f.want) < maxPaths {
 		f.want[ino] = ""
 	}
 }
 
-// AddRange asks for some inodes of a range.
+// AddRange adds a range of which some inodes are to be found.
 func (f *NameFinder) AddRange(r InodeRange) {
 	if r != (InodeRange{}) && len(f.ranges) < maxRanges {
 		f.ranges[r] = nil
 	}
 }
 
-// Empty tells whether nothing is looked for.
+// Empty reports whether there is nothing to find.
 func (f *NameFinder) Empty() bool { return len(f.want)+len(f.ranges) == 0 }
 
-// See looks at an item of the filesystem's tree.
+// See examines an item of tree 1.
 func (f *NameFinder) See(k layout.Key, v []byte) {
 	if k.Type != layout.KeyName {
 		return
@@ -102,7 +102,7 @@ func (f *NameFinder) See(k layout.Key, v []byte) {
 	}
 }
 
-// Resolve finds the directories above what was seen.
+// Resolve finds the paths of the directories of the names that See found.
 func (f *NameFinder) Resolve(fs *Lookup) {
 	for r, inos := range f.ranges {
 		if r.first == uint64(vfs.RootIno) {
@@ -117,7 +117,7 @@ func (f *NameFinder) Resolve(fs *Lookup) {
 	}
 }
 
-// climb is the path of an inode, "" if it is not known.
+// climb returns the path of an inode, "" if unknown.
 func (f *NameFinder) climb(fs *Lookup, ino uint64) string {
 	var parts []string
 	for len(parts) < 256 && ino != uint64(vfs.RootIno) {
@@ -138,10 +138,10 @@ func (f *NameFinder) climb(fs *Lookup, ino uint64) string {
 	return "/" + strings.Join(parts, "/")
 }
 
-// Path is the path of an inode that was asked for, "" if it is not known.
+// Path returns the path of an inode that was added, "" if unknown.
 func (f *NameFinder) Path(ino uint64) string { return f.want[ino] }
 
-// Paths are those of some inodes of a range, sorted, and how many more there are.
+// Paths returns the paths of some inodes of a range, sorted, and the number of others.
 func (f *NameFinder) Paths(r InodeRange) (paths []string, more int) {
 	for _, ino := range f.ranges[r] {
 		if p := f.want[ino]; p != "" {
@@ -154,7 +154,7 @@ func (f *NameFinder) Paths(r InodeRange) (paths []string, more int) {
 	return paths, more + f.more[r]
 }
 
-// Listed is paths for people, "" if there are none.
+// Listed returns paths as text for users, "" if there are none.
 func (f *NameFinder) Listed(r InodeRange) string {
 	paths, more := f.Paths(r)
 	if len(paths) == 0 {
@@ -174,7 +174,7 @@ func (f *NameFinder) Listed(r InodeRange) string {
 	return b.String()
 }
 
-// QuotedPath is a path for people, behind a space; "" if it is not known.
+// QuotedPath returns a path as text for users, after a space; "" if unknown.
 func QuotedPath(p string) string {
 	if p == "" {
 		return ""

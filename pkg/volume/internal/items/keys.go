@@ -5,8 +5,7 @@ import "github.com/sealvol/sealvol/pkg/volume/internal/layout"
 // InodeKey is the key of an inode.
 func InodeKey(ino uint64) layout.Key { return layout.Key{Obj: ino, Type: layout.KeyInode} }
 
-// InlineKey is the key of a content that lies in the tree: a small file's, or the target of a
-// symlink.
+// InlineKey is the key of inline content: of a small file, or the target of a symlink.
 func InlineKey(ino uint64) layout.Key { return layout.Key{Obj: ino, Type: layout.KeyInline} }
 
 // ExtentKey is the key of an extent of a file, by its first block.
@@ -14,8 +13,8 @@ func ExtentKey(ino, block uint64) layout.Key {
 	return layout.Key{Obj: ino, Type: layout.KeyExtent, Sub: block}
 }
 
-// NameKey is the key of a name in a directory; sub is the name's hash and a number among the names
-// of that hash.
+// NameKey is the key of a name in a directory. sub is the hash of the name, and its number among
+// names with that hash.
 func NameKey(dir, sub uint64) layout.Key {
 	return layout.Key{Obj: dir, Type: layout.KeyName, Sub: sub}
 }
@@ -30,7 +29,7 @@ func ReservedKey(ino, block uint64) layout.Key {
 	return layout.Key{Obj: ino, Type: layout.KeyReserved, Sub: block}
 }
 
-// OrphanKey is the key that lists an inode as one to be freed or cut.
+// OrphanKey is the key that lists an inode as to be freed or truncated.
 func OrphanKey(ino uint64) layout.Key { return layout.Key{Type: layout.KeyOrphan, Sub: ino} }
 
 // ReserverKey is the key that lists an inode as one with reserved ranges.
@@ -50,5 +49,5 @@ func AbandonedKey(point uint64) layout.Key {
 // AnchorKey is the key of a confirmed anchor, by its generation.
 func AnchorKey(gen uint64) layout.Key { return layout.Key{Type: layout.KeyAnchor, Sub: gen} }
 
-// NextSlotKey is the key of a key slot as it will be once a rotation of the data key has ended.
+// NextSlotKey is the key of the content of a key slot after a rotation of the data key.
 func NextSlotKey(slot int) layout.Key { return layout.Key{Type: layout.KeyNextSlot, Sub: uint64(slot)} }

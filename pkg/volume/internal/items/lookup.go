@@ -6,10 +6,10 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// Lookup reads single items, for what needs few of them.
+// Lookup reads single items.
 type Lookup struct{ Tree *tree.Tree }
 
-// Inode reads an inode; ErrStale if there is none.
+// Inode reads an inode. It returns ErrStale if the inode does not exist.
 func (l *Lookup) Inode(ino uint64) (layout.Inode, error) {
 	v, ok, err := l.Tree.Get(InodeKey(ino), nil)
 	if err == nil && !ok {
@@ -37,7 +37,7 @@ func (l *Lookup) Place(ino uint64) (dir uint64, name string, ok bool) {
 	return n.Parent, name, ok && err == nil
 }
 
-// Extents returns the extents of an inode that touch [from, to).
+// Extents returns the extents of an inode that overlap [from, to).
 func (l *Lookup) Extents(ino, from, to uint64) (out []Placed, err error) {
 	return ScanExtents(l.Tree.ScanFloor, ino, from, to, 0)
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// Hasher makes hashes that are keyed by a secret of the volume, so nobody outside can
-// make names collide.
+// Hasher computes hashes keyed by a secret of the volume, so that nobody without it can make names
+// collide.
 type Hasher struct{ seed0, seed1 uint64 }
 
 // NewHasher splits the hash key of a volume.
@@ -19,24 +19,24 @@ func NewHasher(b [16]byte) Hasher {
 	return Hasher{binary.LittleEndian.Uint64(b[:8]), binary.LittleEndian.Uint64(b[8:])}
 }
 
-// Sum is the hash of anything.
+// Sum is the hash of any bytes.
 func (h Hasher) Sum(b []byte) uint64 { return siphash.Hash(h.seed0, h.seed1, b) }
 
-// Xattr is the part of an attribute's key that its name's hash gives.
+// Xattr is the hash part of an attribute's key.
 func (h Hasher) Xattr(name string) uint64 { return h.Sum([]byte(name)) & layout.XattrHashMask }
 
-// Name is the part of a name's key that its hash gives.
+// Name is the hash part of a name's key.
 func (h Hasher) Name(name string) uint64 {
 	sum := h.Sum([]byte(name)) & layout.NameHashMask
-	// Keys are readdir cookies, of which 0 and the two last are taken.
+	// Keys are readdir cookies. The cookie 0 and the last two are reserved.
 	return min(max(sum, layout.NameCollisions), layout.NameHashMask-layout.NameCollisions)
 }
 
 // ScanFunc is Scan of a tree or of a writer.
 type ScanFunc func(from, to layout.Key, fn func(k layout.Key, v []byte) bool) error
 
-// FindName looks a name up. Without it the Name is zero, and the key is where
-// it would go: the first free place among those of equal hash.
+// FindName looks up a name. If it does not exist, the Name is zero, and the key is the first free
+// one for its hash.
 func (h Hasher) FindName(scan ScanFunc, dir uint64, name string) (k layout.Key, found layout.Name, err error) {
 	hash := h.Name(name)
 	free := hash

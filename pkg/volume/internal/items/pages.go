@@ -2,7 +2,7 @@ package items
 
 import "github.com/sealvol/sealvol/pkg/volume/internal/layout"
 
-// EachCopy calls fn for where each copy of a page lies.
+// EachCopy calls fn with the place of each copy of a page.
 func EachCopy(p *layout.Pointer, fn func(layout.Run)) {
 	fn(layout.Run{Start: p.Addr / layout.BlockBytes, Count: layout.NodeBlocks})
 	if p.Addr2 != 0 {

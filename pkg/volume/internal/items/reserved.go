@@ -31,7 +31,7 @@ func ScanReserved(scan Scanner, ino, from, to uint64, limit int) (out []Interval
 	return out, nil
 }
 
-// Overlap is how many blocks of [from, to) lie in some intervals, which do not overlap.
+// Overlap counts the blocks of [from, to) in some disjoint intervals.
 func Overlap(spans []Interval, from, to uint64) (n uint64) {
 	for _, s := range spans {
 		if a, b := max(s.From, from), min(s.To, to); a < b {

@@ -11,14 +11,14 @@ import (
 // CapabilityName is the attribute that holds the capabilities of a program.
 const CapabilityName = "security.capability"
 
-// FoundXattr is where an attribute lies, or would.
+// FoundXattr is the place of an attribute, existing or not.
 type FoundXattr struct {
 	Sub    uint64 // of piece 0
 	Exists bool
 	Value  []byte
 }
 
-// FindXattr looks an attribute up, with its value.
+// FindXattr looks up an attribute with its value.
 func (h Hasher) FindXattr(scan ScanFunc, ino uint64, name string) (f FoundXattr, err error) {
 	hash := h.Xattr(name)
 	f.Sub = hash
@@ -40,7 +40,7 @@ func (h Hasher) FindXattr(scan ScanFunc, ino uint64, name string) (f FoundXattr,
 			if mine {
 				f.Sub, f.Exists, total = k.Sub, true, int(x.Total)
 			} else if k.Sub == f.Sub {
-				f.Sub += 1 << 8 // taken by another name of this hash
+				f.Sub += 1 << 8 // used by another name with this hash
 			}
 		}
 		if mine {
@@ -62,7 +62,7 @@ func (h Hasher) FindXattr(scan ScanFunc, ino uint64, name string) (f FoundXattr,
 	return f, err
 }
 
-// XattrFlags are the inode flags that an attribute calls for.
+// XattrFlags are the inode flags that an attribute requires.
 func XattrFlags(name string) uint32 {
 	switch name {
 	case posixacl.AccessName:

@@ -12,7 +12,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 )
 
-// Where the header lies on the device, in bytes.
+// Places of the header on the device, in bytes.
 const (
 	HeaderBytes   = 64 << 10
 	HeaderOffsetA = 0
@@ -40,7 +40,7 @@ const (
 
 // Offsets within the header area; see docs/format.md, "Header".
 const (
-	headerMagic = "\x89SEALVOL" // the first byte is no text, as in PNG
+	headerMagic = "\x89SEALVOL" // the first byte is not text, as in PNG
 
 	offVersion   = 8
 	offBlockSize = 12
@@ -61,7 +61,7 @@ const (
 	slotSealedSz = slotBytes - slotSealed
 )
 
-// Both must hold for slots to fit; a negative constant does not compile.
+// Both must hold for slots to fit: a negative constant does not compile.
 const (
 	_ uint = slotSealedSz - crypto.MaxSlotSealed
 	_ uint = offMAC - offSlotsEnd
@@ -75,16 +75,15 @@ var (
 	// ErrHeaderDamaged reports a header whose checksum does not match, or that is
 	// malformed.
 	ErrHeaderDamaged = errors.New("the volume header is damaged")
-	// ErrHeaderForged reports a header that is whole, but was not written by a
-	// holder of the volume's keys.
+	// ErrHeaderForged reports an intact header that was not written by a holder of the volume's
+	// keys.
 	ErrHeaderForged = errors.New("the volume header was tampered with")
 	// ErrHeaderStale reports a copy of the header that is older than the other.
 	ErrHeaderStale = errors.New("the copy of the volume header is older than the other")
-	// ErrShredded reports a header without any key slot: nothing opens the volume
-	// any more.
+	// ErrShredded reports a header without any key slot: no key opens the volume any more.
 	ErrShredded = errors.New("the volume was crypto-shredded: it has no key slot, and no key can open it")
-	// ErrHeaderConflict reports two copies of the header that belong to two
-	// volumes, both of which the key opens: an interrupted format.
+	// ErrHeaderConflict reports two copies of the header that belong to two volumes, both of which
+	// the key opens: a format was interrupted.
 	ErrHeaderConflict = errors.New("the two copies of the volume header belong to different volumes")
 )
 
@@ -95,7 +94,7 @@ type Header struct {
 
 	ID       crypto.UUID
 	Suite    crypto.Suite
-	Sequence uint64 // grows by one with each write of the header, from 1
+	Sequence uint64 // increases by one with each write of the header, from 1
 	Slots    [crypto.Slots]crypto.Slot
 
 	mac [32]byte // as decoded
@@ -111,8 +110,8 @@ func (h *Header) Count() (n int) {
 	return n
 }
 
-// Shredded tells whether the header has no key slot: the last one was removed, or
-// all were shredded.
+// Shredded reports whether the header has no key slot: the last one was removed, or all were
+// shredded.
 func (h *Header) Shredded() bool { return h.Count() == 0 }
 
 // EncodeShredded returns the HeaderBytes of a header without key slots. Its MAC is zeros:
@@ -150,7 +149,7 @@ func EncodeHeader(h *Header, newest *crypto.EpochKeys) ([]byte, error) {
 	return b, nil
 }
 
-// encode returns the header with neither MAC nor checksum.
+// encode returns the header without MAC and checksum.
 func (h *Header) encode() ([]byte, error) {
 	if err := h.Suite.Validate(); err != nil {
 		return nil, fmt.Errorf("encode header: %w", err)
@@ -180,8 +179,8 @@ func (h *Header) encode() ([]byte, error) {
 	return b, nil
 }
 
-// DecodeHeader reads one copy of the header, without a key: nothing in it is
-// to be trusted before Verify. What it accepts encodes to the same bytes.
+// DecodeHeader reads one copy of the header without a key: nothing in it is authenticated before
+// Verify. What it accepts encodes to the same bytes.
 func DecodeHeader(b []byte) (*Header, error) {
 	if len(b) < len(headerMagic) || string(b[:len(headerMagic)]) != headerMagic {
 		return nil, ErrNotSealvol
@@ -189,8 +188,8 @@ func DecodeHeader(b []byte) (*Header, error) {
 	if len(b) != HeaderBytes {
 		return nil, fmt.Errorf("%w: %d of %d bytes", ErrHeaderDamaged, len(b), HeaderBytes)
 	}
-	// Magic, version, feature words and checksum keep their places in every
-	// version, so that a newer volume is told apart from a damaged one.
+	// Magic, version, feature words and checksum keep their places in every version, so that a
+	// newer volume is not mistaken for a damaged one.
 	if sum := sha256.Sum256(b[:offChecksum]); string(sum[:]) != string(b[offChecksum:]) {
 		return nil, fmt.Errorf("%w: its checksum does not match", ErrHeaderDamaged)
 	}
@@ -255,9 +254,9 @@ func (h *Header) CheckWritable() error {
 	return nil
 }
 
-// Unlock opens the first slot that cred opens, trying those of its type. It
-// gives crypto.ErrWrongKey if none does. The caller verifies the header with
-// the newest (last) epoch's keys and erases the VMKs.
+// Unlock opens the first slot that cred opens, of those of its type. It returns crypto.ErrWrongKey
+// if there is none. The caller verifies the header with the keys of the newest (last) epoch, and
+// erases the VMKs.
 func (h *Header) Unlock(cred crypto.Credential) (epochs []crypto.EpochKey, slot int, err error) {
 	tried, failed := false, error(nil)
 	for i := range h.Slots {
@@ -269,7 +268,7 @@ func (h *Header) Unlock(cred crypto.Credential) (epochs []crypto.EpochKey, slot 
 			return epochs, i, nil
 		}
 		tried = true
-		// A slot that is damaged says more than one of another key.
+		// Report a damaged slot rather than a slot of another key.
 		if failed == nil && !errors.Is(err, crypto.ErrWrongKey) {
 			failed = fmt.Errorf("key slot %d: %w", i, err)
 		}
@@ -316,10 +315,10 @@ func DecodeHeaders(a, b []byte) *Headers {
 	return h
 }
 
-// Best returns the copy with the highest sequence number, unverified: for what
-// may be shown without a key. The error is that of copy A if neither decodes,
-// or of copy B if that says more. A copy of a newer format is never passed
-// over: the other may be what an interrupted upgrade left.
+// Best returns the copy with the highest sequence number, unverified: for what may be shown without
+// a key. If neither copy decodes, the error is that of copy A, or that of copy B if it is more
+// specific. A copy of a newer format is never ignored, because the other one may be the rest of an
+// interrupted upgrade.
 func (h *Headers) Best() (*Header, int, error) {
 	a, b := h.Copy[0], h.Copy[1]
 	for _, err := range h.Err {
@@ -345,14 +344,13 @@ type Unlocked struct {
 	Epochs []crypto.EpochKey // ascending; the caller erases the VMKs
 	Slot   int               // the slot that opened
 	Copy   int               // the copy it came from: 0 is A, 1 is B
-	// Other says why the other copy has to be written anew: damaged, forged or
-	// stale; nil if it is the same.
+	// Other is the reason why the other copy must be rewritten: damaged, forged or stale; nil if it
+	// is the same.
 	Other error
 	// Second is the other copy, unverified; nil if it does not decode.
 	Second *Header
-	// Ahead is set if the other copy has the next sequence number and a slot that
-	// the key does not open: a change of the keys that was cut. That number
-	// must not be used again for another header.
+	// Ahead means that the other copy has the next sequence number and no slot that the key opens:
+	// a change of keys was interrupted. That number must not be used for another header.
 	Ahead bool
 }
 
@@ -364,8 +362,8 @@ func (h *Headers) Unlock(cred crypto.Credential) (*Unlocked, error) {
 		return nil, err
 	}
 	for _, c := range h.Copy {
-		// Also if the other copy is whole still: shredding was cut, and has to be
-		// ended. Nobody can be refused so who could not overwrite both.
+		// Even if the other copy is intact: shredding was interrupted, and must be completed. To
+		// abuse this, an attacker must be able to overwrite both copies anyway.
 		if c != nil && c.Shredded() {
 			return nil, ErrShredded
 		}
@@ -389,7 +387,7 @@ func (h *Headers) unlockBest(first int, cred crypto.Credential) (*Unlocked, erro
 	}
 	if err == nil && h.Copy[other].ID == u.ID {
 		u.Other = ErrHeaderStale
-		if h.Copy[other].Sequence == u.Sequence { // our writer never differs
+		if h.Copy[other].Sequence == u.Sequence { // our writer never writes two different headers with one number
 			u.Other = ErrHeaderForged
 		}
 		return u, nil
@@ -430,7 +428,7 @@ func (h *Headers) unlockCopy(i int, cred crypto.Credential) (*Unlocked, error) {
 	return &Unlocked{Header: c, Epochs: epochs, Slot: slot, Copy: i}, nil
 }
 
-// bitList names the bits of a feature word: "bits 0, 7".
+// bitList describes the bits of a feature word: "bits 0, 7".
 func bitList(w uint64) string {
 	var s []string
 	for ; w != 0; w &= w - 1 {

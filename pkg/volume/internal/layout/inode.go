@@ -24,16 +24,16 @@ const (
 	inodeContentFlags = 1<<iota - 1
 )
 
-// Inode flags that users set (chattr(1)). A volume that has any names FeatureFlags.
+// Inode flags that users set (chattr(1)). A volume with any of them has FeatureFlags.
 const (
 	InodeImmutable uint32 = 1 << (8 + iota)
-	InodeAppend           // only appended to
+	InodeAppend           // append-only
 	InodeNodump
 	InodeNoatime
 
 	// InodeUserFlags are all of them.
 	InodeUserFlags = InodeImmutable | InodeAppend | InodeNodump | InodeNoatime
-	// InodeInherited are those that a directory gives what is made in it.
+	// InodeInherited are the flags that a new inode inherits from its directory.
 	InodeInherited = InodeNodump | InodeNoatime
 
 	inodeKnownFlags = inodeContentFlags | InodeUserFlags
@@ -49,9 +49,9 @@ type Inode struct {
 	Flags   uint32
 	Size    uint64 // bytes of a file or symlink; names in a directory
 	Blocks  uint64 // blocks of its extents
-	Parent  uint64 // directory that has a name of it; 0: not known, but always known of directories
-	NameSub uint64 // sub of that name's item; 0: not known
-	Vacant  uint64 // blocks of its reserved ranges that have no extent
+	Parent  uint64 // directory with a name of the inode; 0: unknown, but always known for directories
+	NameSub uint64 // sub of that name's item; 0: unknown
+	Vacant  uint64 // blocks of its reserved ranges without an extent
 	Atime   vfs.Timespec
 	Mtime   vfs.Timespec
 	Ctime   vfs.Timespec
@@ -118,7 +118,7 @@ func DecodeInode(p []byte) (Inode, error) {
 	return n, nil
 }
 
-// knownType tells whether S_IFMT bits are those of a kind of inode.
+// knownType reports whether S_IFMT bits are a known type of inode.
 func knownType(t uint32) bool {
 	switch t {
 	case 0o010000, 0o020000, 0o040000, 0o060000, 0o100000, 0o120000, 0o140000:
@@ -127,8 +127,8 @@ func knownType(t uint32) bool {
 	return false
 }
 
-// MaxFileBytes is the largest file: 16 TiB of blocks and more would fit the
-// keys; the kernel's own limit is the bound.
+// MaxFileBytes is the largest file. Keys allow more than 16 TiB of blocks; the kernel's own limit
+// applies.
 const MaxFileBytes = 1<<63 - BlockBytes
 
 // Name is the value of a KeyName item.
@@ -157,27 +157,26 @@ func DecodeName(b []byte) (Name, error) {
 	return n, nil
 }
 
-// ValidName tells whether a directory may have a name.
+// ValidName reports whether a directory may contain a name.
 func ValidName(name string) bool {
 	return name != "" && len(name) <= vfs.MaxNameBytes && name != "." && name != ".." && !strings.ContainsAny(name, "/\x00")
 }
 
-// Names of one directory share a KeyName sub when their hashes do: the low
-// byte counts collisions. Bit 63 stays clear, so that a sub is a readdir cookie.
+// Names of one directory with the same hash share the upper bits of the KeyName sub; the low byte
+// counts collisions. Bit 63 is clear, so that a sub is a valid readdir cookie.
 const (
 	NameHashMask   = 1<<63 - 1<<8
 	NameCollisions = 256
 )
 
-// Attributes are stored in pieces: the sub of a KeyXattr item is 48 bits of
-// hash, 8 bits that count collisions, 8 bits of piece number.
+// Attributes are stored in pieces. The sub of a KeyXattr item has 48 bits of hash, 8 bits that
+// count collisions, and 8 bits of piece number.
 const (
 	XattrHashMask   = ^uint64(1<<16 - 1)
 	XattrPieceBytes = 2048
 )
 
-// XattrPiece is the value of a KeyXattr item: the first piece carries name and
-// total length.
+// XattrPiece is the value of a KeyXattr item. The first piece has the name and the total length.
 type XattrPiece struct {
 	Name  string // piece 0 only
 	Total uint32 // piece 0 only: bytes of the whole value

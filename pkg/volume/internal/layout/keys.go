@@ -42,11 +42,10 @@ func DecodeAnchored(b []byte) (a Anchored, err error) {
 	return a, nil
 }
 
-// NextSlot is the value of a KeyNextSlot item: what a key slot becomes when a
-// rotation of the data key ends. It was sealed when the rotation began and the
-// slot's key was at hand.
+// NextSlot is the value of a KeyNextSlot item: the content of a key slot after a rotation of the
+// data key. It was sealed when the rotation began and the slot's key was available.
 type NextSlot struct {
-	Commit [32]byte // of the only epoch that it holds
+	Commit [32]byte // of the only epoch in it
 	Slot   crypto.Slot
 }
 

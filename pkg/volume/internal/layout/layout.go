@@ -22,15 +22,14 @@ const (
 	RegionBlocks = RegionBytes / BlockBytes // blocks in a region, bits in a bitmap
 )
 
-// ErrCorrupt is any stored structure that breaks this format's rules.
+// ErrCorrupt means that a stored structure violates the format.
 var ErrCorrupt = errors.New("stored structure is damaged")
 
 func corrupt(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrCorrupt, fmt.Sprintf(format, args...))
 }
 
-// RootSlotOff is the byte offset of a root slot: even and odd slots lie in two
-// arrays, far apart.
+// RootSlotOff is the byte offset of a root slot. Even and odd slots are in two arrays, far apart.
 func RootSlotOff(slot int) int64 {
 	off := int64(rootEvenOff)
 	if slot%2 == 1 {
@@ -39,15 +38,15 @@ func RootSlotOff(slot int) int64 {
 	return off + int64(slot/2)*BlockBytes
 }
 
-// RootCopies is how often a root is written.
+// RootCopies is the number of copies of a root.
 const RootCopies = 2
 
 // RootArrayBytes is the length of an array: slots, then the second copies of the
 // other array's slots.
 const RootArrayBytes = RootSlots * BlockBytes
 
-// RootCopyOff is the byte offset of a copy, 0 or 1, of a root slot. The two lie
-// in different arrays, far apart.
+// RootCopyOff is the byte offset of copy 0 or 1 of a root slot. The two are in different arrays,
+// far apart.
 func RootCopyOff(slot, n int) int64 {
 	if n == 0 {
 		return RootSlotOff(slot)
@@ -91,7 +90,7 @@ type Key struct {
 
 // Types of keys of TreeFS. Obj is the inode.
 const (
-	KeyOrphan   = 0x01 // Obj 0, Sub inode: has no name, or is being cut
+	KeyOrphan   = 0x01 // Obj 0, Sub inode: it has no name, or is being truncated
 	KeyReserver = 0x02 // Obj 0, Sub inode: has reserved ranges
 	KeyInode    = 0x10 // Sub 0
 	KeyInline   = 0x20 // Sub 0: content of a small file, target of a symlink
@@ -122,7 +121,7 @@ func GetKey(b []byte) Key {
 	return Key{Obj: binary.BigEndian.Uint64(b), Type: b[8], Sub: binary.BigEndian.Uint64(b[9:])}
 }
 
-// Next is the key that follows k; ok is false behind the last one.
+// Next is the key that follows k. ok is false if k is the last one.
 func (k Key) Next() (next Key, ok bool) {
 	if k.Sub++; k.Sub != 0 {
 		return k, true
@@ -156,13 +155,13 @@ func (k Key) Compare(o Key) int {
 	return 0
 }
 
-// Less tells whether k sorts before o.
+// Less reports whether k sorts before o.
 func (k Key) Less(o Key) bool { return k.Compare(o) < 0 }
 
 func (k Key) String() string { return fmt.Sprintf("%d/%#x/%d", k.Obj, k.Type, k.Sub) }
 
-// Record is an extent record: the sealing identity, where it lies, and which
-// run of its segments this reference uses.
+// Record is an extent record: the sealing fields, the address, and the run of segments that this
+// reference uses.
 type Record struct {
 	crypto.Extent
 	Addr  uint64 // byte address of segment First
@@ -184,7 +183,7 @@ func (r *Record) Count() int { return len(r.Tags) }
 // EncodedBytes is the size of r as stored.
 func (r *Record) EncodedBytes() int { return recordFixed + 16*len(r.Tags) }
 
-// Append encodes r as the threat model draws it.
+// Append encodes r; see docs/format.md, "Extent records".
 func (r *Record) Append(b []byte) []byte {
 	b = binary.LittleEndian.AppendUint64(b, r.Addr)
 	b = binary.LittleEndian.AppendUint64(b, r.Birth)
@@ -202,7 +201,7 @@ func (r *Record) Append(b []byte) []byte {
 	return b
 }
 
-// DecodeRecord decodes a record from the start of b and returns what follows it.
+// DecodeRecord decodes a record from the start of b and returns the rest of b.
 func DecodeRecord(b []byte) (Record, []byte, error) {
 	var r Record
 	if len(b) < NodeRecordBytes {
@@ -260,18 +259,18 @@ func (r *Record) Slice(from, count int) Record {
 	return s
 }
 
-// FileExtentBytes is what a file extent's item adds to its record: the
-// generation in which this reference was made, and extentOwed.
+// FileExtentBytes is the size that a file extent's item adds to its record: refbirth and
+// extentOwed.
 const FileExtentBytes = 8
 
-// extentOwed is the bit of that word that says FileExtent.Owed.
+// extentOwed is the bit of that word for FileExtent.Owed.
 const extentOwed = 1 << 63
 
 // FileExtent is the value of a KeyExtent item.
 type FileExtent struct {
 	Record
 	RefBirth uint64
-	Owed     bool // something else refers to it as well, or did: see Reservations
+	Owed     bool // something else refers to it, or did; see Reservations
 }
 
 // Append encodes the item.
@@ -297,7 +296,7 @@ func DecodeFileExtent(b []byte) (FileExtent, error) {
 		return FileExtent{}, corrupt("file extent: invalid kind %d", r.Kind)
 	}
 	if r.Shift != 12 || r.Comp != 0 {
-		// Streams and compression are named by feature bits that this version refuses.
+		// Streams and compression need feature bits that this version refuses.
 		return FileExtent{}, corrupt("file extent: unexpected segment shift %d or compression %d", r.Shift, r.Comp)
 	}
 	ref := binary.LittleEndian.Uint64(rest)
@@ -308,8 +307,8 @@ func DecodeFileExtent(b []byte) (FileExtent, error) {
 	return e, nil
 }
 
-// ExtentBlocks is the number of blocks that a stored file extent covers, for
-// passing over it; 0 for what DecodeFileExtent has to judge.
+// ExtentBlocks is the number of blocks that a stored file extent covers, without decoding it; 0 if
+// DecodeFileExtent must judge it.
 func ExtentBlocks(b []byte) uint64 {
 	if len(b) < NodeRecordBytes || b[55] != 12 {
 		return 0
@@ -323,14 +322,14 @@ func (e *FileExtent) Blocks() uint64 { return uint64(e.RunBytes()) / BlockBytes 
 // PointerBytes is the stored size of a Pointer.
 const PointerBytes = NodeRecordBytes + 8
 
-// Pointer leads to a node. Addr2 is a second copy of the same ciphertext, 0 if
-// there is none (only the top two levels have one).
+// Pointer refers to a node. Addr2 is a second copy of the same ciphertext, 0 if there is none (only
+// the top two levels have one).
 type Pointer struct {
 	Record
 	Addr2 uint64
 }
 
-// IsZero tells whether the tree is empty.
+// IsZero reports whether the tree is empty.
 func (p *Pointer) IsZero() bool { return p.Addr == 0 }
 
 // Put encodes p to b[:PointerBytes].

@@ -55,17 +55,17 @@ func (n *Node) setOff(i, off int) {
 	binary.LittleEndian.PutUint16(n.Page[nodeHeader+2*i:], uint16(off))
 }
 
-// Key is the key of slot i.
+// Key is the key of item i.
 func (n *Node) Key(i int) Key { return GetKey(n.Page[n.off(i):]) }
 
-// Value is the value of slot i of a leaf; it aliases the page.
+// Value is the value of item i of a leaf. It aliases the page.
 func (n *Node) Value(i int) []byte {
 	o := n.off(i)
 	l := int(binary.LittleEndian.Uint16(n.Page[o+KeyBytes:]))
 	return n.Page[o+leafCell : o+leafCell+l : o+leafCell+l]
 }
 
-// PointerBytesAt is the stored pointer of slot i of an inner node.
+// PointerBytesAt is the stored pointer of item i of an inner node.
 func (n *Node) PointerBytesAt(i int) []byte {
 	o := n.off(i) + KeyBytes
 	return n.Page[o : o+PointerBytes : o+PointerBytes]
@@ -78,17 +78,16 @@ func (n *Node) cellBytes(i int) int {
 	return leafCell + int(binary.LittleEndian.Uint16(n.Page[n.off(i)+KeyBytes:]))
 }
 
-// Used is the space that the items take, offsets included.
+// Used is the space that the items take, including offsets.
 func (n *Node) Used() int { return NodeBytes - n.low - n.waste + 2*n.Count() }
 
-// Search returns the first slot whose key is not below k, and whether it is k.
+// Search returns the first item whose key is not below k, and whether its key is k.
 func (n *Node) Search(k Key) (int, bool) {
 	i := sort.Search(n.Count(), func(i int) bool { return !n.Key(i).Less(k) })
 	return i, i < n.Count() && n.Key(i) == k
 }
 
-// Fits tells whether an item with a value of that size fits (for inner nodes
-// the size does not matter).
+// Fits reports whether an item with a value of this size fits (in inner nodes the size is fixed).
 func (n *Node) Fits(valueBytes int) bool {
 	need := 2 + leafCell + valueBytes
 	if n.Level() > 0 {
@@ -97,7 +96,7 @@ func (n *Node) Fits(valueBytes int) bool {
 	return n.Used()+need <= NodeCapacity
 }
 
-// Insert puts an item before slot i; it must fit.
+// Insert puts an item before item i. It must fit.
 func (n *Node) Insert(i int, k Key, value []byte) {
 	cell := leafCell + len(value)
 	if n.Level() > 0 {
@@ -120,7 +119,7 @@ func (n *Node) Insert(i int, k Key, value []byte) {
 	n.setCount(c + 1)
 }
 
-// Delete removes slot i.
+// Delete removes item i.
 func (n *Node) Delete(i int) {
 	c := n.Count()
 	size, off := n.cellBytes(i), n.off(i)
@@ -135,7 +134,7 @@ func (n *Node) Delete(i int) {
 	n.setCount(c - 1)
 }
 
-// SetKey changes the key of slot i, whose order must stay.
+// SetKey changes the key of item i. The order must not change.
 func (n *Node) SetKey(i int, k Key) { k.Put(n.Page[n.off(i):]) }
 
 // Canonical returns the page as it is stored: a copy without gaps.
@@ -164,9 +163,8 @@ func FromCanonical(p []byte) Node {
 	return n
 }
 
-// DecodeNode checks a page that came from the device: the tree and level are
-// what the pointer says, it has items, everything lies inside, keys ascend, the
-// form is canonical.
+// DecodeNode checks a page from the device: tree and level match the pointer, it has items,
+// everything is inside the page, keys ascend, and the form is canonical.
 func DecodeNode(p []byte, tree uint64, level uint8) (Node, error) {
 	if len(p) != NodeBytes {
 		return Node{}, corrupt("node: invalid length of %d bytes", len(p))
@@ -210,7 +208,7 @@ func DecodeNode(p []byte, tree uint64, level uint8) (Node, error) {
 	return n, nil
 }
 
-// Split moves the items from slot i on to a new node.
+// Split moves the items from i on to a new node.
 func (n *Node) Split(i int) Node {
 	tree := binary.LittleEndian.Uint64(n.Page[8:])
 	left, right := NewNode(tree, n.Level()), NewNode(tree, n.Level())
@@ -244,8 +242,8 @@ func (n *Node) appendCell(from *Node, j int) {
 	n.setCount(c + 1)
 }
 
-// SplitPoint returns the slot at which to split so that an item of the given
-// size at slot at finds room in one of the halves.
+// SplitPoint returns the item at which to split, so that an item of the given size at position at
+// fits in one of the halves.
 func (n *Node) SplitPoint(at, valueBytes int) int {
 	c := n.Count()
 	if at == c {

@@ -17,19 +17,19 @@ const (
 	OpRename      OpType = 4
 	OpSetAttr     OpType = 5
 	OpWrite       OpType = 6 // data inline
-	OpWriteRef    OpType = 7 // data in extents that lie on the device
+	OpWriteRef    OpType = 7 // data in extents on the device
 	OpFallocate   OpType = 8
 	OpSetXattr    OpType = 9
 	OpRemoveXattr OpType = 10
-	OpCopyRange   OpType = 11 // whole blocks, shared
+	OpCopyRange   OpType = 11 // shared whole blocks
 	OpGrow        OpType = 12 // Len: blocks of the device
-	OpSetFlags    OpType = 14 // Flags: those of InodeUserFlags that the inode has then
+	OpSetFlags    OpType = 14 // Flags: the InodeUserFlags that the inode has from then on
 )
 
-// Op is one mutation, with everything that replaying it needs: inode numbers
-// and times are recorded, never drawn again.
+// Op is one operation, with everything that replay needs: inode numbers and times are recorded, not
+// generated again.
 type Op struct {
-	Seq    uint64 // counts from 1 in the life of the volume
+	Seq    uint64 // counts from 1 over the life of the volume
 	Unique uint64 // FUSE request id
 	Type   OpType
 	Time   vfs.Timespec
@@ -66,8 +66,8 @@ const (
 	OpKill // clear suid, sgid and security.capability
 )
 
-// FallocReserve is a flag of OpFallocate beside those of fallocate(2): the range
-// is reserved. Operations of versions that reserved nothing do not have it.
+// FallocReserve is a flag of OpFallocate in addition to those of fallocate(2): the range is
+// reserved. Operations of earlier versions, which reserved nothing, do not have it.
 const FallocReserve uint32 = 1 << 16
 
 const opHeader = 4 + 8 + 8 + 1 + 3 + 12
@@ -218,8 +218,8 @@ func (r *opReader) extents() (list []FileExtent, err error) {
 	return list, nil
 }
 
-// OpBytes is the length of the operation that b begins with, which may reach beyond it;
-// 0 if b is too short to tell.
+// OpBytes is the length of the operation at the start of b. It may exceed b. It is 0 if b is too
+// short to tell.
 func OpBytes(b []byte) (int, error) {
 	if len(b) < 4 {
 		return 0, nil
@@ -231,8 +231,7 @@ func OpBytes(b []byte) (int, error) {
 	return int(n), nil
 }
 
-// DecodeOp decodes the operation at the start of b and returns what follows
-// it. Data aliases b.
+// DecodeOp decodes the operation at the start of b and returns the rest of b. Data aliases b.
 func DecodeOp(b []byte) (*Op, []byte, error) {
 	if len(b) < opHeader {
 		return nil, nil, corrupt("operation: invalid length of %d bytes", len(b))
@@ -297,11 +296,11 @@ func DecodeOp(b []byte) (*Op, []byte, error) {
 	return o, b[n:], nil
 }
 
-// MaxNumber bounds what counts up in the life of a volume: generations, inode
-// numbers, operations, frames.
+// MaxNumber bounds everything that counts up over the life of a volume: generations, inode numbers,
+// operations, frames.
 const MaxNumber = 1 << 62
 
-// Makes are the inodes that an operation makes.
+// Makes returns the inodes that an operation makes.
 func (o *Op) Makes() []uint64 {
 	switch {
 	case o.Type == OpCreate:
@@ -312,8 +311,8 @@ func (o *Op) Makes() []uint64 {
 	return nil
 }
 
-// validate tells whether an operation is one that a volume records: those that apply it
-// rely on that.
+// validate checks that a volume could have recorded the operation. The code that applies it relies
+// on that.
 func (o *Op) validate() error {
 	names := true
 	switch o.Type {

@@ -2,16 +2,15 @@ package layout
 
 import "encoding/binary"
 
-// Reservations is what a root says of reserved ranges (fallocate). A range
-// promises room for whatever is written to it. A promised block is owed if
-// writing it takes room that does not come back: it has no extent, or the one it
-// has began in generation Mark or before (a snapshot may hold it), or says so
-// itself (FileExtent.Owed: something shares it).
+// Reservations are a root's fields of reserved ranges (fallocate). A range promises space for
+// whatever is written to it. A promised block is owed if a write to it takes space permanently: it
+// has no extent, or its extent has a refbirth of at most Mark (a snapshot may hold it), or the owed
+// bit (FileExtent.Owed: something shares it).
 type Reservations struct {
 	Promised uint64 // blocks of all ranges
-	Owed     uint64 // of these, how many are owed
+	Owed     uint64 // of these, owed ones
 	Ranges   uint64 // KeyReserved items
-	Mark     uint64 // generation of the newest snapshot that there ever was while something was promised
+	Mark     uint64 // generation of the newest snapshot taken while something was promised
 }
 
 // MaxReserved bounds the blocks of all ranges: those of the largest device.
@@ -41,13 +40,12 @@ func (r *Reservations) check() error {
 
 const reservedBytes = 8
 
-// AppendReserved encodes the value of a KeyReserved item: blocks of the range.
+// AppendReserved encodes the value of a KeyReserved item: the number of blocks in the range.
 func AppendReserved(b []byte, blocks uint64) []byte {
 	return binary.LittleEndian.AppendUint64(b, blocks)
 }
 
-// DecodeReserved decodes the value of a KeyReserved item, whose key has the
-// first block of the range.
+// DecodeReserved decodes the value of a KeyReserved item. Its key has the first block of the range.
 func DecodeReserved(first uint64, b []byte) (blocks uint64, err error) {
 	if len(b) != reservedBytes {
 		return 0, corrupt("reserved range: invalid length of %d bytes", len(b))

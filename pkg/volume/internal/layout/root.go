@@ -14,24 +14,24 @@ const (
 	MaxAnchorsOffered = 32
 )
 
-// OfferedAnchor is an anchor that was given out and not yet confirmed.
+// OfferedAnchor is an anchor that was offered and is not confirmed yet.
 type OfferedAnchor struct {
 	Generation uint64
 	R          [32]byte
 }
 
-// Rotation is how far a rotation of the data key has come. The zero value: none
-// is under way.
+// Rotation is the progress of a rotation of the data key. The zero value means that none is
+// running.
 type Rotation struct {
 	Target uint32 // the epoch that everything gets
-	// Again is set when this pass found something of an older epoch, or somebody
-	// brought such back: another pass has to follow.
+	// Again is set when this pass found something of an older epoch, or something of an older epoch
+	// entered the head: another pass must follow.
 	Again bool
-	// Tree and Next are where the pass goes on: what lies before has the epoch
-	// Target, or Again is set.
+	// Tree and Next are where the pass continues: everything before has epoch Target, or Again is
+	// set.
 	Tree uint8
 	Next Key
-	Done uint64 // blocks that this pass has gone over
+	Done uint64 // blocks that this pass has visited
 }
 
 // Root is the plaintext of a root slot.
@@ -50,7 +50,7 @@ type Root struct {
 	LogBlocks    uint64
 	NextIno      uint64
 	HashSeed     [16]byte // SipHash key of names
-	FreeBlocks   uint64   // clear bits of all bitmaps, deferred ones not counted
+	FreeBlocks   uint64   // clear bits of all bitmaps; blocks that wait for I3 are not counted
 	Inodes       uint64
 	AllocHint    uint64 // region in which the last commit ended
 
@@ -65,7 +65,7 @@ type Root struct {
 	Reserved Reservations
 }
 
-// Pointer2 leads to the head of a free list, whose pieces are chained.
+// Pointer2 refers to the first piece of a free list. The pieces are chained.
 type Pointer2 struct {
 	Record
 	Blocks uint64 // in the whole list
@@ -73,7 +73,7 @@ type Pointer2 struct {
 
 const freePointerBytes = NodeRecordBytes + 8
 
-// IsZero tells whether the list is empty.
+// IsZero reports whether the list is empty.
 func (p *Pointer2) IsZero() bool { return p.Addr == 0 }
 
 func (p *Pointer2) put(b []byte) {
@@ -164,7 +164,7 @@ func (r *Rotation) put(b []byte) {
 	r.Next.Put(b[16:])
 }
 
-// getRotation takes what DecodeRoot then compares with its encoding.
+// getRotation decodes fields that DecodeRoot validates by encoding them again.
 func getRotation(b []byte) Rotation {
 	le := binary.LittleEndian
 	return Rotation{Target: le.Uint32(b), Again: b[4] == 1, Tree: b[5], Done: le.Uint64(b[8:]), Next: GetKey(b[16:])}
@@ -243,7 +243,7 @@ type Run struct {
 // FreeListPieceMax is the most runs in one piece of a free list.
 const FreeListPieceMax = (64<<10 - freePointerBytes - 8) / 12
 
-// EncodeFreeList encodes one piece; next leads to the following one.
+// EncodeFreeList encodes one piece. next refers to the following one.
 func EncodeFreeList(runs []Run, next *Pointer2) []byte {
 	b := make([]byte, freePointerBytes+8+12*len(runs))
 	next.put(b)
@@ -294,15 +294,14 @@ const (
 	regionVersion   = 1
 )
 
-// Summary tells what a region, or a group of them, holds.
+// Summary describes the free space of a region, or of a group of regions.
 type Summary struct {
 	Free      uint32 // blocks
 	Largest   uint32 // longest run of free blocks in one region
-	NodeSlots uint32 // free aligned groups of NodeBlocks
+	NodeSlots uint32 // free node slots
 }
 
-// PutRegion encodes a region's value; shared is how many of its blocks have
-// items in TreeShares.
+// PutRegion encodes a region's value. shared is the number of its blocks with items in TreeShares.
 func PutRegion(s Summary, shared uint32, bitmap *[RegionBlocks / 64]uint64) []byte {
 	b := make([]byte, RegionValue)
 	le := binary.LittleEndian
@@ -363,7 +362,7 @@ func GetTop(b []byte, i int) Summary {
 	return Summary{Free: le.Uint32(b[i*topEntry:]), Largest: le.Uint32(b[i*topEntry+4:]), NodeSlots: le.Uint32(b[i*topEntry+8:])}
 }
 
-// Add joins the summaries of two regions or groups.
+// Add combines the summaries of two regions or groups.
 func (s Summary) Add(o Summary) Summary {
 	return Summary{Free: s.Free + o.Free, Largest: max(s.Largest, o.Largest), NodeSlots: s.NodeSlots + o.NodeSlots}
 }

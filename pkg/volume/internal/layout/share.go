@@ -9,9 +9,8 @@ const KeyShare = 0x01
 // ShareBytes is the stored size of a Share.
 const ShareBytes = 8
 
-// Share is the value of a KeyShare item: a run of blocks, of one region, to
-// each of which there are Extra references beyond the first. Runs do not touch
-// if their counts are equal.
+// Share is the value of a KeyShare item: a run of blocks in one region. Each block has Extra
+// references beyond the first. Adjacent runs have different counts.
 type Share struct {
 	Count uint32 // blocks
 	Extra uint32

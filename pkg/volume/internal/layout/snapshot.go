@@ -6,9 +6,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// Keys of TreeSnapshots. Snapshots have ids, from 1, that ascend with their
-// generations and are never used again. Object 0 holds the snapshots, object d
-// what the head dropped while d was its latest point (Volume.release).
+// Keys of TreeSnapshots. IDs of snapshots, from 1, ascend with their generations and are never
+// reused. Object 0 has the snapshots. Object d has what the head dropped while d was the point
+// (contents.release).
 const (
 	KeySnapState = 0x01 // Obj 0, Sub 0: SnapState
 	KeySnapshot  = 0x02 // Obj 0, Sub id: Snapshot
@@ -34,7 +34,7 @@ const (
 // SnapState is the value of the KeySnapState item.
 type SnapState struct {
 	NextID     uint32 // of the next snapshot or rollback
-	Point      uint32 // under which the head's dead list goes on
+	Point      uint32 // of the head's current dead list
 	DeadBlocks uint64 // in all dead lists
 }
 
@@ -67,9 +67,9 @@ type Snapshot struct {
 	Created    vfs.Timespec
 	Tree       Pointer // TreeFS at the end of Generation
 	Inodes     uint64  // in it
-	Blocks     uint64  // in use then, dead lists not counted
-	Epoch      uint32  // oldest key epoch that the volume's keys held
-	Deleting   bool    // nobody opens it any more; what only it held is being freed
+	Blocks     uint64  // in use then, without dead lists
+	Epoch      uint32  // oldest key epoch of the volume's keys
+	Deleting   bool    // it cannot be opened; what only it held is being freed
 	Promised   uint64  // Reservations.Promised and Ranges of the head at the end of Generation
 	Ranges     uint64
 	Name       string
@@ -77,7 +77,7 @@ type Snapshot struct {
 
 const (
 	snapshotFixed    = 8 + 12 + PointerBytes + 8 + 8 + 4 + 1 + 3
-	snapshotReserved = 16 // before the name, if there is anything reserved
+	snapshotReserved = 16 // before the name, if anything is reserved
 
 	snapshotDeleting = 1 << 0
 	snapshotReserves = 1 << 1
@@ -140,8 +140,8 @@ func DecodeSnapshot(b []byte) (Snapshot, error) {
 	return s, nil
 }
 
-// ValidSnapshotName tells whether a snapshot may have that name: 1 to 128 of
-// A-Z a-z 0-9 . _ - : + @, the first a letter, a digit or _.
+// ValidSnapshotName reports whether a name is valid for a snapshot: 1 to 128 of A-Z a-z 0-9 . _ - :
+// + @, the first a letter, a digit or _.
 func ValidSnapshotName(name string) bool {
 	if name == "" || len(name) > MaxSnapshotName {
 		return false
@@ -157,12 +157,12 @@ func ValidSnapshotName(name string) bool {
 	return true
 }
 
-// Abandoned is the value of a KeyAbandoned item: the head that a rollback left
-// behind, as far as it is not freed yet.
+// Abandoned is the value of a KeyAbandoned item: the head that a rollback abandoned, as far as it
+// is not freed yet.
 type Abandoned struct {
-	Snapshot   uint32  // the head went back to it
-	Generation uint64  // of that snapshot: what is older is its
-	Tree       Pointer // the head that was left
+	Snapshot   uint32  // the rollback's target
+	Generation uint64  // of that snapshot: older blocks belong to it
+	Tree       Pointer // the abandoned head
 	Lists      bool    // its dead lists are done
 	Next       Key     // items of the tree below are done
 }
@@ -200,7 +200,7 @@ func DecodeAbandoned(b []byte) (a Abandoned, err error) {
 	return a, nil
 }
 
-// DeadLog is the value of a KeyDeadLog item: KeyDeadItem items [First, Next) are there.
+// DeadLog is the value of a KeyDeadLog item: the items KeyDeadItem [First, Next) exist.
 type DeadLog struct{ First, Next uint32 }
 
 // Append encodes the item.
@@ -222,8 +222,8 @@ func DecodeDeadLog(b []byte) (DeadLog, error) {
 
 // DeadSum is the value of a KeyDeadSum item.
 type DeadSum struct {
-	Blocks      uint64 // that died under this point and have this bound, in items and pieces
-	First, Next uint32 // pieces [First, Next) are there
+	Blocks      uint64 // with this point and bound, in items and pieces
+	First, Next uint32 // pieces [First, Next) exist
 }
 
 // Append encodes the item.
@@ -245,8 +245,8 @@ func DecodeDeadSum(b []byte) (DeadSum, error) {
 	return s, nil
 }
 
-// DeadRun is an entry of a dead list: a run that snapshots hold and the head
-// does not. Bound is the latest snapshot that is older than what lies there.
+// DeadRun is an entry of a dead list: a run that snapshots hold and the head does not. Bound is the
+// newest snapshot that is older than the data.
 type DeadRun struct {
 	Run
 	Bound uint32

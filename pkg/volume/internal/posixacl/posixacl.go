@@ -14,7 +14,7 @@ const (
 	DefaultName = "system.posix_acl_default"
 )
 
-// Tag says whom an entry is about; the values are of include/uapi/linux/posix_acl.h.
+// Tag is the kind of an entry. The values are those of include/uapi/linux/posix_acl.h.
 type Tag uint16
 
 // The kinds of entry.
@@ -23,11 +23,11 @@ const (
 	User     Tag = 0x02 // the user ID
 	GroupObj Tag = 0x04 // the owning group
 	Group    Tag = 0x08 // the group ID
-	Mask     Tag = 0x10 // bounds User, GroupObj and Group
+	Mask     Tag = 0x10 // limits User, GroupObj and Group
 	Other    Tag = 0x20 // everybody else
 )
 
-// NoID is the ID of entries that name nobody.
+// NoID is the ID of entries without a user or group.
 const NoID = 0xffffffff
 
 const (
@@ -59,8 +59,7 @@ func Parse(value []byte) (ACL, error) {
 	return a, nil
 }
 
-// Decode reads the wire format without judging the entries. Its errors wrap
-// vfs.ErrInvalid.
+// Decode reads the wire format without validating the entries. Its errors wrap vfs.ErrInvalid.
 func Decode(value []byte) (ACL, error) {
 	if len(value) < headerSize || (len(value)-headerSize)%entrySize != 0 {
 		return nil, fmt.Errorf("ACL: invalid length of %d bytes: %w", len(value), vfs.ErrInvalid)
@@ -80,7 +79,7 @@ func Decode(value []byte) (ACL, error) {
 	return a, nil
 }
 
-// Encode gives the wire format. IDs of entries that name nobody become NoID.
+// Encode returns the wire format. IDs of entries without a user or group become NoID.
 func (a ACL) Encode() []byte {
 	b := binary.LittleEndian.AppendUint32(make([]byte, 0, headerSize+entrySize*len(a)), version)
 	for _, e := range a {
@@ -128,9 +127,8 @@ func (a ACL) Validate() error {
 	return nil
 }
 
-// Mode gives the nine permission bits that a valid access ACL stands for, and
-// whether they say everything (no named entry and no mask), so that the ACL need
-// not be stored.
+// Mode returns the nine permission bits that a valid access ACL stands for. equivalent reports
+// whether they express the whole ACL (no named entry and no mask), so that it need not be stored.
 func (a ACL) Mode() (perm uint32, equivalent bool) {
 	class := a.groupClass()
 	equivalent = true
@@ -154,8 +152,8 @@ func (a ACL) hasMask() bool {
 	return slices.ContainsFunc(a, func(e Entry) bool { return e.Tag == Mask })
 }
 
-// groupClass is the entry behind the group bits of the mode: the mask, or the
-// owning group's where there is none.
+// groupClass is the entry for the group bits of the mode: the mask, or the owning group's entry if
+// there is no mask.
 func (a ACL) groupClass() Tag {
 	if a.hasMask() {
 		return Mask
@@ -163,7 +161,7 @@ func (a ACL) groupClass() Tag {
 	return GroupObj
 }
 
-// Chmod gives the access ACL after chmod to mode.
+// Chmod returns the access ACL after chmod to mode.
 func (a ACL) Chmod(mode uint32) ACL {
 	class := a.groupClass()
 	out := slices.Clone(a)
@@ -180,10 +178,10 @@ func (a ACL) Chmod(mode uint32) ACL {
 	return out
 }
 
-// Inherit says what an inode gets that is made with mode (the caller's, without
-// umask) in a directory whose default ACL is def: its mode, the access ACL to
-// store (nil where the mode says everything) and, for a directory, the default
-// ACL to store (else nil). Bits of mode beyond the nine permissions stay.
+// Inherit returns what a new inode inherits from a directory with default ACL def. mode is the
+// caller's, without umask. It returns the inode's mode, the access ACL to store (nil if the mode
+// expresses it) and, for a directory, the default ACL to store (otherwise nil). Bits of mode beyond
+// the nine permissions do not change.
 func Inherit(def ACL, mode uint32, dir bool) (newMode uint32, access, deflt ACL) {
 	class := def.groupClass()
 	access = slices.Clone(def)

@@ -10,20 +10,19 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// IsBlank tells whether a device holds nothing, so that it may be formatted;
-// otherwise what it holds. Of an image file every byte counts that was ever
-// written; what is zero is taken for blank. A block device of more than 256 MiB is
-// sampled: its beginning, its end, the places of everything that libblkid knows,
-// and 4096 blocks at random. Who keeps elsewhere that a device was formatted
-// must not ask this: a device that was wiped is blank.
+// IsBlank reports whether a device holds nothing, so that it may be formatted. Otherwise what
+// describes its content. All bytes of an image file that were ever written are checked. Zeros count
+// as blank. A block device of more than 256 MiB is sampled: its beginning, its end, the places of
+// all signatures that libblkid knows, and 4096 random blocks. A wiped device is blank: a caller
+// that remembers whether a device was formatted must not use IsBlank instead.
 func IsBlank(dev device.Device) (blank bool, what string, err error) {
 	what, err = Find(dev)
 	return what == "" && err == nil, what, err
 }
 
-// IsUnfinished tells whether a device holds nothing but what a Format leaves that
-// was cut off: no header, and outside of the places that Format writes to nothing
-// at all. Whoever asks knows that one was begun, on a device that was blank.
+// IsUnfinished reports whether a device holds nothing but the remains of an interrupted Format: it
+// has no header, and nothing outside of the places that Format writes. The caller must know that a
+// Format was started on the device when it was blank.
 func IsUnfinished(dev device.Device) (bool, error) {
 	hs, err := header.Read(dev)
 	if err != nil {
@@ -36,8 +35,8 @@ func IsUnfinished(dev device.Device) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	// Format leaves zeros, or a torn header of ours, where small things of others lie: a partition
-	// table, a swap header.
+	// Format leaves zeros, or a torn header, where small structures of other formats may be: a
+	// partition table, a swap header.
 	small := slices.DeleteFunc(slices.Clone(marks), func(m mark) bool { return m.off < 0 || m.off >= layout.HeaderBytes })
 	if what, err := named(dev, size, small); what != "" || err != nil {
 		return false, err
@@ -46,7 +45,7 @@ func IsUnfinished(dev device.Device) (bool, error) {
 	return off < 0 && err == nil, err
 }
 
-// Find names what a device holds; "" when it is blank.
+// Find describes what a device holds; "" if it is blank.
 func Find(dev device.Device) (what string, err error) {
 	size, err := dev.Size()
 	if err != nil {

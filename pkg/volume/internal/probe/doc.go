@@ -1,6 +1,6 @@
-// Package probe tells what a device holds before it is formatted: nothing, something of others by
-// its mark (signature.go), something nobody knows, or what a Format left that was cut off.
+// Package probe finds out what a device holds before it is formatted: nothing, a known format,
+// found by its signature (signature.go), unknown data, or the remains of an interrupted Format.
 //
-// It reads and owns nothing. Of Format it knows only the places that it writes to. Format comes in,
-// and who asks before it whether a device is blank.
+// It reads and owns nothing. Of Format it knows only the places that it writes. Its users are
+// Format, and callers that ask first whether a device is blank.
 package probe

@@ -16,28 +16,27 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// How a device is looked at that does not say which of its ranges were written.
+// Limits for devices that cannot report which of their ranges were written.
 const (
-	// probeWhole is the size up to which all of it is read.
+	// probeWhole is the size up to which the whole device is read.
 	probeWhole = 256 << 20
-	// probeWindow is how much is read at the beginning and at the end, where nearly everything that
-	// one may find has its mark.
+	// probeWindow is read at the beginning and at the end, where nearly all formats have their
+	// signature.
 	probeWindow = 8 << 20
-	// probeSamples are read in between, one block in each of as many equal parts, where nobody can
-	// tell beforehand: what fills a thousandth of the device, wherever it is, is missed once in
-	// e^probeSamples/1000 times.
+	// probeSamples is the number of blocks read in between, one at an unpredictable place in each
+	// of as many equal parts. Data that fills a thousandth of the device is missed with probability
+	// e^(-probeSamples/1000).
 	probeSamples = 4096
-	// probeAtOnce reads are under way at a time: a device on a network takes about a millisecond
-	// for each.
+	// probeAtOnce is the number of concurrent reads. A network device takes about a millisecond for
+	// each.
 	probeAtOnce = 32
 )
 
-// formatData is more than Format writes behind the log: trees of a volume with one directory,
-// twice.
+// formatData is more than Format writes after the log: trees of a volume with one directory, twice.
 const formatData = 1 << 20
 
-// formatPlaces are where Format writes, on a device of a size: headers and roots, and behind the
-// log.
+// formatPlaces are the ranges that Format writes on a device of this size: headers and roots, and
+// trees after the log.
 func formatPlaces(size int64) []span {
 	const head = layout.HeaderBytes + layout.RootArrayBytes
 	data := layout.LogOff + layout.LogBytes(size)
@@ -47,11 +46,11 @@ func formatPlaces(size int64) []span {
 // span is a range of bytes.
 type span struct{ from, to int64 }
 
-// prober looks for anything but zeros.
+// prober looks for bytes that are not zero.
 type prober struct {
 	dev  device.Device
 	size int64
-	skip []span // ranges, of whole blocks, that do not count
+	skip []span // ranges of whole blocks that do not count
 }
 
 // find returns the offset of a byte that is not zero, -1 if there is none.
@@ -73,7 +72,7 @@ func (p *prober) find() (int64, error) {
 	return p.findSampled(append(p.known(), p.secret()...))
 }
 
-// findAllocated looks at all that was written.
+// findAllocated reads everything that was ever written.
 func (p *prober) findAllocated(a device.Allocated) (int64, error) {
 	for at := int64(0); at < p.size; {
 		from, to, err := a.NextData(at)
@@ -92,7 +91,7 @@ func (p *prober) findAllocated(a device.Allocated) (int64, error) {
 	return -1, nil
 }
 
-// known are the blocks of the marks.
+// known returns the blocks of signatures.
 func (p *prober) known() (offs []int64) {
 	for _, m := range append(moving(p.size), marks...) {
 		if off, ok := m.at(p.size); ok && off >= probeWindow && off < p.size-probeWindow {
@@ -102,7 +101,7 @@ func (p *prober) known() (offs []int64) {
 	return offs
 }
 
-// secret are blocks at random: one that nobody can know in each part of the device.
+// secret returns random blocks: one in each part of the device, which nobody can predict.
 func (p *prober) secret() (offs []int64) {
 	var seed [32]byte
 	crand.Read(seed[:]) // never fails (crypto/rand)
@@ -115,7 +114,7 @@ func (p *prober) secret() (offs []int64) {
 	return offs
 }
 
-// findSampled looks at single blocks.
+// findSampled reads single blocks.
 func (p *prober) findSampled(offs []int64) (int64, error) {
 	found := make([]int64, len(offs))
 	var g errgroup.Group
@@ -137,12 +136,12 @@ func (p *prober) findSampled(offs []int64) (int64, error) {
 	return -1, nil
 }
 
-// probePiece is how much is read at a time.
+// probePiece is the size of one read.
 const probePiece = 1 << 20
 
 var zeroPiece = make([]byte, probePiece)
 
-// findIn is find in a range that begins with a block.
+// findIn is find in a range that begins at a block boundary.
 func (p *prober) findIn(s span) (int64, error) {
 	for _, s := range s.without(p.skip) {
 		b := device.AlignedBytes(int(min(probePiece, (s.to-s.from+layout.BlockBytes-1)&^(layout.BlockBytes-1))))
@@ -153,7 +152,7 @@ func (p *prober) findIn(s span) (int64, error) {
 			}
 			n = int(min(int64(n), s.to-off))
 			if n == 0 {
-				break // the device has become smaller
+				break // the device was truncated
 			}
 			if !bytes.Equal(b[:n], zeroPiece[:n]) {
 				return off + int64(slices.IndexFunc(b[:n], func(c byte) bool { return c != 0 })), nil
@@ -164,7 +163,7 @@ func (p *prober) findIn(s span) (int64, error) {
 	return -1, nil
 }
 
-// without is what is left of a range.
+// without returns what is left of a range.
 func (s span) without(skip []span) (left []span) {
 	for _, k := range skip {
 		if k.to <= s.from || k.from >= s.to {
@@ -180,7 +179,7 @@ func (s span) without(skip []span) (left []span) {
 	return append(left, s)
 }
 
-// readUpTo reads whole blocks, or what there is of them at the end of the device.
+// readUpTo reads whole blocks, or fewer at the end of the device.
 func readUpTo(dev device.Device, b []byte, off int64) (int, error) {
 	n, err := dev.ReadAt(b, off)
 	if err != nil && !errors.Is(err, io.EOF) {

@@ -5,15 +5,15 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// mark is what something on a device is known by: bytes at an offset from the
-// beginning or, if it is negative, from the end of the device.
+// mark is the signature of a format: bytes at an offset from the beginning or, if it is negative,
+// from the end of the device.
 type mark struct {
 	off   int64
 	magic string
 	what  string
 }
 
-// ours are the marks of this project's formats.
+// ours are the signatures of this project's formats.
 var ours = []mark{
 	{layout.HeaderOffsetA + 1, "SEALVOL", "a Sealvol volume"},
 	{layout.HeaderOffsetB + 1, "SEALVOL", "a Sealvol volume"},
@@ -21,11 +21,10 @@ var ours = []mark{
 	{0, "DBLCRYPT", "a doublecrypt volume (format v1)"},
 }
 
-// marks are those that libblkid knows (util-linux, libblkid/src/superblocks and
-// libblkid/src/partitions: magic and offset of each prober), but for the ones
-// that need more than a comparison. The long ones come first, the ones of two
-// bytes last: they name what nothing better names. A device that has none of
-// them is not blank for that; see Probe.
+// marks are the signatures that libblkid knows (util-linux, libblkid/src/superblocks and
+// libblkid/src/partitions: magic and offset of each prober), except those that need more than a
+// comparison. Long ones come first. Those of two bytes come last, because they are the least
+// specific. A device without any of them is not necessarily blank; see IsBlank.
 var marks = []mark{
 	// Encryption and integrity: luks.c, bitlocker.c, dm_integrity (drivers/md/dm-integrity.c,
 	// SB_MAGIC), verity_hash.c.
@@ -94,7 +93,7 @@ var marks = []mark{
 
 	// Two bytes: ext.c, also the copies in the block groups 1, 3, 5, 7, 9, 25 of file systems with
 	// 4 KiB blocks (sparse_super) and in group 1 of those with 1 KiB; nilfs.c, minix.c, sun.c,
-	// mac.c, lvm.c (LVM1); dos.c last, since file systems that one can boot from end so too.
+	// mac.c, lvm.c (LVM1). dos.c is last, because bootable file systems end with the same bytes.
 	{1080, "\x53\xef", "an ext2/3/4 file system"},
 	{8<<20 + 1024 + 56, "\x53\xef", "an ext2/3/4 file system"},
 	{128<<20 + 56, "\x53\xef", "an ext2/3/4 file system"}, {3*128<<20 + 56, "\x53\xef", "an ext2/3/4 file system"}, {5*128<<20 + 56, "\x53\xef", "an ext2/3/4 file system"},
@@ -107,9 +106,9 @@ var marks = []mark{
 	{510, "\x55\xaa", "a partition table or FAT file system"},
 }
 
-// moving are the marks whose place depends on the device's size: RAID 0.90 and
-// 1.0 (linux_raid.c), and the uberblocks of ZFS, of which any of 128 in each of
-// four labels may be the newest (zfs.c).
+// moving are the signatures whose place depends on the device's size: RAID 0.90 and 1.0
+// (linux_raid.c), and the uberblocks of ZFS, of which any of 128 in each of four labels may be the
+// newest (zfs.c).
 func moving(size int64) []mark {
 	list := []mark{
 		{size&^(64<<10-1) - 64<<10, "\xfc\x4e\x2b\xa9", "a member of a Linux RAID"},
@@ -127,7 +126,7 @@ func moving(size int64) []mark {
 	return list
 }
 
-// at is where a mark lies on a device of a size; false if that is too small.
+// at returns the place of a signature on a device of this size, false if the device is too small.
 func (m *mark) at(size int64) (int64, bool) {
 	off := m.off
 	if off < 0 {
@@ -136,12 +135,12 @@ func (m *mark) at(size int64) (int64, bool) {
 	return off, off >= 0 && off+int64(len(m.magic)) <= size
 }
 
-// foreign names what of others is on a device, "" if nothing is known by its mark.
+// foreign describes a known foreign format on a device, "" if there is none.
 func foreign(dev device.Device, size int64) (string, error) {
 	return named(dev, size, append(moving(size), marks...))
 }
 
-// named is the first of some marks that a device has; "" if there is none.
+// named describes the first of some signatures that a device has; "" if there is none.
 func named(dev device.Device, size int64, list []mark) (string, error) {
 	blocks := map[int64][]byte{}
 	for i := range list {

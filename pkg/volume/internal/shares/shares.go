@@ -12,13 +12,14 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 )
 
-// MaxExtra is the count beyond which data is copied instead of shared. What is
-// under way at once does not bring a counter of 32 bits from there to its end.
+// MaxExtra is the count above which data is copied instead of shared. Concurrent operations cannot
+// raise a 32-bit counter from there to overflow.
 const MaxExtra = math.MaxUint32 / 2
 
-// Table is the reference-count tree of an open volume, with what of it must be known without its lock.
+// Table is the reference-count tree of an open volume, and what must be known of it without its
+// lock.
 type Table struct {
-	// Tree is for those who walk or commit all trees of a volume. Only Table changes its items.
+	// Tree is for code that walks or commits all trees of a volume. Only Table changes its items.
 	Tree *tree.Tree
 
 	space   *txn.Space
@@ -26,22 +27,22 @@ type Table struct {
 	dropped func()
 }
 
-// New returns the table of a tree, of the given height. dropped is called inside a change
-// of the tree that took references away: one that is left may be a file's own now.
+// New returns the table of a tree of the given height. dropped is called inside changes of the tree
+// that dropped references: the remaining reference to a block may be the only one.
 func New(t *tree.Tree, space *txn.Space, height int, dropped func()) *Table {
 	s := &Table{Tree: t, space: space, dropped: dropped}
 	s.height.Store(int32(height))
 	return s
 }
 
-// Height is that of the tree: 0 if nothing is shared. It takes no lock.
+// Height is the height of the tree: 0 if nothing is shared. It takes no lock.
 func (t *Table) Height() int { return int(t.height.Load()) }
 
-// Add counts one more reference to data that has one. Inside a change of
-// the tree that gets it.
+// Add counts one more reference to blocks that have one. The caller is inside a change of the tree
+// that gets it.
 func (t *Table) Add(run layout.Run) error { return t.AddN(run, 1) }
 
-// AddN counts n more.
+// AddN adds n references.
 func (t *Table) AddN(run layout.Run, n int) error {
 	if n == 0 {
 		return nil
@@ -52,8 +53,8 @@ func (t *Table) AddN(run layout.Run, n int) error {
 	})
 }
 
-// Drop takes one reference from data and frees what has none left. Inside
-// a change of the tree that had it.
+// Drop removes one reference from blocks, and frees those without any left. The caller is inside a
+// change of the tree that had it.
 func (t *Table) Drop(run layout.Run) error {
 	if t.Height() == 0 {
 		t.space.Free(run)
@@ -75,8 +76,8 @@ func (t *Table) Drop(run layout.Run) error {
 	})
 }
 
-// Most is the largest number of further references that a block of a run
-// has: 0 if none is shared. It is as of now, and exact inside a change of the tree whose items refer only.
+// Most is the highest number of further references of the blocks in a run: 0 if none is shared. It
+// may change at once. It is exact only inside a change of the tree whose items refer to the blocks.
 func (t *Table) Most(run layout.Run) (most uint32, err error) {
 	if t.Height() == 0 {
 		return 0, nil
@@ -98,8 +99,8 @@ func (t *Table) Most(run layout.Run) (most uint32, err error) {
 	return most, err
 }
 
-// change adds d, -1 or more than 0, to the counts of blocks [from, to) of a region.
-// It returns the runs that had no further reference to take away.
+// change adds d (-1 or more than 0) to the counts of blocks [from, to) of a region. It returns the
+// runs that had no further reference to remove.
 func (t *Table) change(region, from, to uint64, d int) (bare []layout.Run, err error) {
 	err = t.Tree.Update(func(w *tree.Writer) error {
 		old, err := around(w, region, from, to)
@@ -129,7 +130,7 @@ func (t *Table) change(region, from, to uint64, d int) (bare []layout.Run, err e
 	return bare, nil
 }
 
-// around returns the runs that overlap [from, to) or touch it.
+// around returns the runs that overlap or touch [from, to).
 func around(w *tree.Writer, region, from, to uint64) (runs []items.Sharing, err error) {
 	first, last := region*layout.RegionBlocks, (region+1)*layout.RegionBlocks-1
 	var derr error
@@ -150,12 +151,12 @@ func around(w *tree.Writer, region, from, to uint64) (runs []items.Sharing, err 
 	return runs, cmp.Or(err, derr)
 }
 
-// shareChange is what becomes of some runs.
+// shareChange is a change of some runs.
 type shareChange struct {
 	d     int
-	runs  []items.Sharing // what replaces them
-	bare  []layout.Run    // what had no count and was to lose one
-	delta int             // blocks with a count, more or fewer
+	runs  []items.Sharing // the new runs
+	bare  []layout.Run    // blocks without a count that were to lose one
+	delta int             // change of the number of blocks with a count
 }
 
 func (c *shareChange) apply(old []items.Sharing, from, to uint64) error {
@@ -182,7 +183,7 @@ func (c *shareChange) apply(old []items.Sharing, from, to uint64) error {
 	return nil
 }
 
-// keep appends a run, and joins it with the one before if the counts are equal.
+// keep appends a run, and joins it with the previous one if the counts are equal.
 func (c *shareChange) keep(start, end uint64, extra uint32) {
 	if start >= end {
 		return
@@ -194,7 +195,7 @@ func (c *shareChange) keep(start, end uint64, extra uint32) {
 	c.runs = append(c.runs, items.Sharing{Start: start, End: end, Extra: extra})
 }
 
-// unshared is told of a part of the range that had no count.
+// unshared handles a part of the range that had no count.
 func (c *shareChange) unshared(start, end uint64) {
 	switch {
 	case start >= end:
@@ -206,10 +207,10 @@ func (c *shareChange) unshared(start, end uint64) {
 	}
 }
 
-// store brings the tree from the old runs to the new ones.
+// store replaces the old runs in the tree by the new ones.
 func (c *shareChange) store(w *tree.Writer, old []items.Sharing) error {
 	i := 0
-	for _, s := range old { // both are in order
+	for _, s := range old { // both are sorted
 		for i < len(c.runs) && c.runs[i].Start < s.Start {
 			i++
 		}
@@ -236,11 +237,11 @@ func (c *shareChange) store(w *tree.Writer, old []items.Sharing) error {
 	return nil
 }
 
-// fanout bounds the children of an inner page.
+// fanout is the most children of an inner page.
 const fanout = layout.NodeBytes / layout.PointerBytes
 
-// OverwritePages bounds the pages of the reference-count tree that become dirty when that
-// many blocks lose a reference, each in another place. It takes no lock.
+// OverwritePages bounds the pages of the reference-count tree that become dirty when so many blocks
+// lose a reference, each in a different place. It takes no lock.
 func (t *Table) OverwritePages(blocks int) (pages int) {
 	width := 1
 	for range t.Height() {
@@ -250,6 +251,6 @@ func (t *Table) OverwritePages(blocks int) (pages int) {
 	return pages
 }
 
-// Step is how many extents an operation may drop at a time once data is
-// shared: each may lie elsewhere, and so its counts.
+// Step is the most extents that an operation may drop at a time once data is shared, because the
+// counts of each may be in a different page.
 const Step = 32

@@ -12,10 +12,9 @@ import (
 // Loader reads and verifies the page behind a pointer.
 type Loader func(p *layout.Pointer) ([]byte, error)
 
-// Cache holds pages as the device has them. It is bounded; what was used least
-// recently goes first. A page is found by the whole of the pointer that it was
-// loaded for: one that names its place, but anything else of it differently, has to
-// verify by itself.
+// Cache holds unchanged pages. Its size is bounded, and the least recently used page is evicted. A
+// page is found by the complete pointer for which it was loaded: another pointer to the same place
+// must verify by itself.
 type Cache struct {
 	load Loader
 	max  int
@@ -32,8 +31,8 @@ func NewCache(maxBytes int, load Loader) *Cache {
 	return &Cache{load: load, max: max(maxBytes/layout.NodeBytes, 64), nodes: map[place]*list.Element{}}
 }
 
-// place is what pages are found by. The nonce is part of it so that two pointers to
-// one address never take turns in driving each other out.
+// place is the key of pages in the cache. It includes the nonce, so that two different pointers to
+// one address do not evict each other in turn.
 type place struct {
 	addr  uint64
 	nonce [24]byte
@@ -50,7 +49,7 @@ func encode(p *layout.Pointer) (b stored) {
 	return b
 }
 
-// get returns the page behind p, if it is there.
+// get returns the page behind p if it is in the cache.
 func (c *Cache) get(p *stored) *node {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -62,7 +61,7 @@ func (c *Cache) get(p *stored) *node {
 	if n.stored != *p {
 		return nil
 	}
-	// Moving a page to the front for each use costs more than it helps.
+	// Moving a page to the front at each use costs more than it gains.
 	if n.uses.Add(1)&15 == 1 {
 		c.lru.MoveToFront(e)
 	}
@@ -107,8 +106,8 @@ func (c *Cache) fetch(p *layout.Pointer) (*node, error) {
 	return n, nil
 }
 
-// Page returns the page behind a pointer, whose keys must lie in a range, to be read
-// only: for what walks trees of which nothing is changed any more.
+// Page returns the page behind a pointer, for reading only. Its keys must be in the range. It is
+// for walks over trees that do not change any more.
 func (c *Cache) Page(p *layout.Pointer, in Range) (*layout.Node, error) {
 	n, err := c.fetch(p)
 	if err != nil {

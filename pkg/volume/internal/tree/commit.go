@@ -4,7 +4,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// Frozen is a tree as it stood at the end of a generation, on its way to the device.
+// Frozen is a tree as of the end of a generation, while it is written to the device.
 type Frozen struct {
 	t     *Tree
 	root  *node
@@ -12,9 +12,8 @@ type Frozen struct {
 	nodes [][]*node // dirty pages by level
 }
 
-// Freeze ends the open generation; the next one is gen+1. It reports the pages
-// that the generation dropped while its predecessor was being committed to
-// Config.Free.
+// Freeze ends the open generation; the next one is gen+1. It passes to Config.Free the pages that
+// the generation dropped while its predecessor was being committed.
 func (t *Tree) Freeze() *Frozen {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -51,7 +50,7 @@ type Page struct {
 	n       *node
 	Pointer layout.Pointer
 	Bytes   []byte // canonical plaintext, complete once the level below is written
-	Second  bool   // wants a second copy
+	Second  bool   // it gets a second copy
 }
 
 // Pages is the number of dirty pages.
@@ -62,7 +61,7 @@ func (f *Frozen) Pages() (n int) {
 	return n
 }
 
-// Copies is the number of page writes: the top two levels are written twice.
+// Copies is the number of page writes. The top two levels are written twice.
 func (f *Frozen) Copies() int {
 	n := f.Pages()
 	for l, nodes := range f.nodes {
@@ -73,15 +72,15 @@ func (f *Frozen) Copies() int {
 	return n
 }
 
-// second tells whether pages of a level have a second copy: the root, and the
-// inner pages below it.
+// second reports whether pages of a level have a second copy: the root, and the inner pages
+// directly below it.
 func (f *Frozen) second(level int) bool {
 	top := int(f.root.Level())
 	return level == top || (level == top-1 && level > 0)
 }
 
-// Write hands the dirty pages to write, a level at a time from the leaves up,
-// which must fill the Pointers. It returns the pointer to the root.
+// Write passes the dirty pages to write, one level at a time, from the leaves up. write must fill
+// in the Pointers. Write returns the pointer to the root.
 func (f *Frozen) Write(write func(level int, pages []*Page) error) (layout.Pointer, []*Page, error) {
 	if f.root == nil {
 		return f.ptr, nil, nil
@@ -120,7 +119,7 @@ func (f *Frozen) Write(write func(level int, pages []*Page) error) (layout.Point
 	return byNode[f.root].Pointer, all, nil
 }
 
-// Install makes the written pages clean, after the root that reaches them is durable.
+// Install makes the written pages clean. The root that reaches them must be durable.
 func (f *Frozen) Install(pages []*Page) {
 	t := f.t
 	t.mu.Lock()

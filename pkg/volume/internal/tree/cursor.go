@@ -19,13 +19,13 @@ type step struct {
 	in Range // of the page's keys
 }
 
-// down is the child that the step is at.
+// down returns the child that the step points to.
 func (c *cursor) down(s *step) (*node, error) { return c.load(s.n, s.i, s.in) }
 
 // below is the step to child n of s.
 func (s *step) below(n *node, i int) step { return step{n, i, s.in.Child(&s.n.Node, s.i)} }
 
-// seek moves to the first item that is not below k. ok is false at the end.
+// seek moves to the first item whose key is not below k. ok is false at the end.
 func (c *cursor) seek(k layout.Key) (ok bool, err error) {
 	c.path = c.path[:0]
 	n, err := c.t.rootNode()
@@ -49,12 +49,12 @@ func (c *cursor) seek(k layout.Key) (ok bool, err error) {
 	return true, nil
 }
 
-// seekFloor moves to the last item of [low, k]; if there is none, to the first above k.
+// seekFloor moves to the last item in [low, k], or, if there is none, to the first above k.
 func (c *cursor) seekFloor(low, k layout.Key) (ok bool, err error) {
 	if ok, err = c.seek(k); err != nil || (ok && c.key() == k) || low == k {
 		return ok, err
 	}
-	if n := len(c.path); ok && c.path[n-1].i > 0 { // within the leaf
+	if n := len(c.path); ok && c.path[n-1].i > 0 { // in the same leaf
 		c.path[n-1].i--
 		if c.key().Less(low) {
 			c.path[n-1].i++
@@ -69,9 +69,9 @@ func (c *cursor) seekFloor(low, k layout.Key) (ok bool, err error) {
 	return ok, nil
 }
 
-// back goes to the last item below k, where seek(k) has been.
+// back moves to the last item below k, after seek(k).
 func (c *cursor) back(k layout.Key) (bool, error) {
-	// seek may have gone on to the next leaf: look where k belongs, from there up.
+	// seek may have moved to the next leaf: start from the position of k, upwards.
 	c.path = c.path[:0]
 	n, err := c.t.rootNode()
 	if err != nil || n == nil {
@@ -111,7 +111,7 @@ func (c *cursor) back(k layout.Key) (bool, error) {
 	return false, nil
 }
 
-// skip goes to the first item of the next leaf. No page has none.
+// skip moves to the first item of the next leaf. No page is empty.
 func (c *cursor) skip() (bool, error) {
 	d := len(c.path) - 2
 	for ; d >= 0; d-- {

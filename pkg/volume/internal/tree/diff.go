@@ -6,10 +6,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// Diff calls fn for each item that differs between two trees that are not
-// changed any more, in the order of their keys; a or b is nil where an item is
-// missing. Pages that both trees share are passed over unread: the cost is that
-// of the pages that differ. The values are valid during the call only.
+// Diff calls fn for each item that differs between two trees that do not change any more, in key
+// order. a or b is nil where an item is missing. Pages that both trees share are skipped unread, so
+// the cost depends on the pages that differ. The values are valid only during the call.
 func Diff(c *Cache, from, to layout.Pointer, fn func(k layout.Key, a, b []byte) error) error {
 	a, b := &treeSide{cache: c}, &treeSide{cache: c}
 	for _, s := range []struct {
@@ -34,7 +33,7 @@ func Diff(c *Cache, from, to layout.Pointer, fn func(k layout.Key, a, b []byte) 
 			b.next()
 			continue
 		}
-		order := pa.order(&pb) // which lies before the other
+		order := pa.order(&pb) // which one comes first
 		switch {
 		case pa.page && order <= 0 && !(pb.page && order == 0 && pb.ptr.Level > pa.ptr.Level):
 			if err := a.enter(&pa); err != nil {
@@ -70,7 +69,7 @@ func samePage(a, b *layout.Pointer) bool {
 	return a.Addr == b.Addr && a.Birth == b.Birth && a.Nonce == b.Nonce
 }
 
-// treeSide is a place in one of the trees.
+// treeSide is a position in one of the trees.
 type treeSide struct {
 	cache *Cache
 	root  *layout.Pointer // not entered yet
@@ -78,13 +77,13 @@ type treeSide struct {
 }
 
 type sideStep struct {
-	p  layout.Pointer // to the page
+	p  layout.Pointer // pointer to the page
 	n  *layout.Node
 	i  int
 	in Range // of its keys
 }
 
-// sidePlace is what lies there: the end, a page not entered yet, or an item.
+// sidePlace is what is at a position: the end, a page that was not entered yet, or an item.
 type sidePlace struct {
 	end, page bool
 	key       layout.Key // of the item; of a page, a lower bound of its keys
@@ -94,7 +93,7 @@ type sidePlace struct {
 	err       error
 }
 
-// order compares keys; the end lies after everything.
+// order compares keys. The end comes after everything.
 func (p *sidePlace) order(o *sidePlace) int {
 	switch {
 	case p.end && o.end:
@@ -124,7 +123,7 @@ func (s *treeSide) peek() sidePlace {
 	return p
 }
 
-// enter goes into the page that peek found.
+// enter enters the page that peek found.
 func (s *treeSide) enter(p *sidePlace) error {
 	n, err := s.cache.Page(&p.ptr, p.in)
 	if err != nil {
@@ -135,7 +134,7 @@ func (s *treeSide) enter(p *sidePlace) error {
 	return nil
 }
 
-// next goes past what peek found.
+// next moves past what peek found.
 func (s *treeSide) next() {
 	s.root = nil
 	for len(s.path) > 0 {

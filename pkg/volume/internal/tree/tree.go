@@ -8,13 +8,13 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// node is a page and, for pages of an inner level, the children in memory that
-// are not (yet) what the page's stored pointers say.
+// node is a page and, for inner pages, the children in memory that differ from the page's stored
+// pointers.
 type node struct {
 	layout.Node
 	gen  uint64         // in which it became dirty; meaningless once committed
 	kids []*node        // by slot; nil: follow the stored pointer
-	ptr  layout.Pointer // where it lies; zero until committed
+	ptr  layout.Pointer // its place; zero until committed
 
 	stored stored // ptr as its parent has it; set when it enters the cache
 	uses   atomic.Uint32
@@ -26,10 +26,10 @@ func (n *node) committed() bool { return !n.ptr.IsZero() }
 type Config struct {
 	ID    uint64 // layout.TreeFS …
 	Cache *Cache
-	// Free is told of a committed page that the open generation no longer reaches.
+	// Free is called with a committed page that the open generation no longer reaches.
 	Free func(p *layout.Pointer)
-	// Dirtied is told how many pages became dirty (or, negative, were dropped
-	// before they were written).
+	// Dirtied is called with the number of pages that became dirty, or, if negative, were dropped
+	// before they were written.
 	Dirtied func(pages int)
 }
 
@@ -53,19 +53,19 @@ func New(cfg Config, p layout.Pointer, gen uint64) *Tree {
 // ID is the tree's number.
 func (t *Tree) ID() uint64 { return t.cfg.ID }
 
-// missing asks for a page that is not in memory.
+// missing is a request for a page that is not in memory.
 type missing struct{ ptr layout.Pointer }
 
 func (m *missing) Error() string { return "page is not in memory" }
 
-// child returns child i of n, whose keys lie in a range. It returns a *missing
-// unless it is in memory. Whoever seals pages can have any of them lead to any
-// other, so what makes this a tree is checked at each step down: a level less each
-// time, and keys of the part of the parent's range that belongs to the slot. So no way
-// down is longer than the root's level, and no page is reached on two ways.
+// child returns child i of n, whose keys are in a range. It returns a *missing error unless the
+// page is in memory. Whoever can seal pages can let any page refer to any other. So each step down
+// checks what makes this a tree: the level decreases by one, and the keys are in the part of the
+// parent's range that belongs to the child. Therefore no path is longer than the root's level, and
+// no page is reached on two paths.
 func (t *Tree) child(n *node, i int, in Range) (*node, error) {
 	if n.kids != nil && n.kids[i] != nil {
-		return n.kids[i], nil // made here, of pages that were checked
+		return n.kids[i], nil // made here, from pages that were checked
 	}
 	b := (*stored)(n.PointerBytesAt(i))
 	c := t.cfg.Cache.get(b)
@@ -110,10 +110,9 @@ func (t *Tree) rootNode() (*node, error) {
 	return nil, &missing{t.ptr}
 }
 
-// read runs fn under the read lock, and again after loading what it missed.
-// Readers need no pin: the page may have been freed and overwritten on the way
-// to it. So what cannot be loaded is damage only if the tree asks for the same
-// page again.
+// read runs fn under the read lock, and again after loading a page that it missed. Readers need no
+// pin: a page may have been freed and overwritten before it is read. So a page that cannot be
+// loaded is damage only if the tree asks for the same page again.
 func (t *Tree) read(fn func() error) error {
 	var lost layout.Pointer
 	var lostErr error
@@ -157,15 +156,14 @@ func (t *Tree) Get(k layout.Key, buf []byte) (v []byte, ok bool, err error) {
 	return v, ok, err
 }
 
-// Scan calls fn for the items of [from, to] in order, until it returns false.
-// v is valid during the call only, which runs under the tree's read lock: fn
-// must be quick and call no method of the tree. Changes made between two pages
-// of the scan may or may not be seen.
+// Scan calls fn for the items in [from, to], in order, until it returns false. v is valid only
+// during the call, which runs under the tree's read lock: fn must be fast and must not call methods
+// of the tree. The scan may or may not see changes made between two pages.
 func (t *Tree) Scan(from, to layout.Key, fn func(k layout.Key, v []byte) bool) error {
 	return t.ScanFloor(from, from, to, fn)
 }
 
-// ScanFloor is Scan from the last item of [low, from], or from if there is none.
+// ScanFloor is Scan from the last item in [low, from], or from from on if there is none.
 func (t *Tree) ScanFloor(low, from, to layout.Key, fn func(k layout.Key, v []byte) bool) error {
 	done := false
 	for !done {
@@ -194,7 +192,7 @@ func (t *Tree) ScanFloor(low, from, to layout.Key, fn func(k layout.Key, v []byt
 				low = from
 				s := &c.path[len(c.path)-1]
 				if s.i+1 == leaf.Count() {
-					return nil // let others in between two leaves
+					return nil // let others run between two leaves
 				}
 				s.i++
 			}
@@ -206,7 +204,7 @@ func (t *Tree) ScanFloor(low, from, to layout.Key, fn func(k layout.Key, v []byt
 	return nil
 }
 
-// PointerHeight is the height of the tree whose root p leads to.
+// PointerHeight is the height of the tree with root p.
 func PointerHeight(p *layout.Pointer) int {
 	if p.IsZero() {
 		return 0
@@ -214,7 +212,7 @@ func PointerHeight(p *layout.Pointer) int {
 	return int(p.Level) + 1
 }
 
-// Pending is the number of page writes that a Freeze now would ask for.
+// Pending is the number of page writes that a Freeze would need now.
 func (t *Tree) Pending() int {
 	t.mu.RLock()
 	defer t.mu.RUnlock()

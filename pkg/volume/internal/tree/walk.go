@@ -2,18 +2,18 @@ package tree
 
 import "github.com/sealvol/sealvol/pkg/volume/internal/layout"
 
-// Leaf is a leaf page as a walk sees it, valid during the call only.
+// Leaf is a leaf page during a walk. It is valid only during the call.
 type Leaf struct {
 	layout.Node
-	First int // its first item that is not below the key asked for
-	// Epoch is the key epoch that the page is sealed under; 0 if it is newer than
-	// the device.
+	First int // its first item that is not below the given key
+	// Epoch is the key epoch under which the page is sealed; 0 if it is newer than the device's
+	// copy.
 	Epoch uint32
 }
 
-// Leaf calls fn with the leaf that holds the first item not below from, and
-// returns where the next begins; more is false when there is none. fn runs under
-// the tree's read lock: it must be quick and call no method of the tree.
+// Leaf calls fn with the leaf that holds the first item not below from. It returns where the next
+// leaf begins; more is false if there is none. fn runs under the tree's read lock: it must be fast
+// and must not call methods of the tree.
 func (t *Tree) Leaf(from layout.Key, fn func(l Leaf)) (next layout.Key, more bool, err error) {
 	err = t.read(func() error {
 		c := t.cursor()
@@ -30,7 +30,7 @@ func (t *Tree) Leaf(from layout.Key, fn func(l Leaf)) (next layout.Key, more boo
 	return next, more, err
 }
 
-// Touch has the next commit write the leaf of k again, and all pages above it.
+// Touch makes the leaf of k, and all pages above it, dirty, so that the next commit rewrites them.
 func (w *Writer) Touch(k layout.Key) error {
 	if n, err := w.root(); err != nil || n == nil {
 		return err

@@ -6,19 +6,18 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// Writer changes a tree; it is valid during Update only.
+// Writer changes a tree. It is valid only during Update.
 type Writer struct{ t *Tree }
 
-// Update runs fn under the write lock. An error of the Writer's methods leaves
-// the tree half changed: the owner must not commit it (it is an I/O error or
-// damage met half way, or a bug).
+// Update runs fn under the write lock. After an error of the Writer's methods, the tree may be half
+// changed, and the owner must not commit it. Such an error is an I/O error, damage, or a bug.
 func (t *Tree) Update(fn func(w *Writer) error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return fn(&Writer{t})
 }
 
-// load is child under the write lock: what is missing is read at once.
+// load is child under the write lock: a missing page is read at once.
 func (w *Writer) load(n *node, i int, in Range) (*node, error) {
 	c, err := w.t.child(n, i, in)
 	var m *missing
@@ -62,7 +61,7 @@ func (w *Writer) own(n *node) *node {
 	return c
 }
 
-// release notes that the open generation does not reach n any more.
+// release records that the open generation no longer reaches n.
 func (w *Writer) release(n *node) {
 	switch {
 	case n.committed():
@@ -74,7 +73,7 @@ func (w *Writer) release(n *node) {
 	}
 }
 
-// descend makes the path to k changeable and returns it.
+// descend makes the path to k changeable, and returns it.
 func (w *Writer) descend(k layout.Key) ([]step, error) {
 	n, err := w.root()
 	if err != nil {
@@ -104,7 +103,7 @@ func (w *Writer) descend(k layout.Key) ([]step, error) {
 	return append(path, step{n, i, in}), nil
 }
 
-// Get returns the value of k; it is valid until the next change.
+// Get returns the value of k. It is valid until the next change.
 func (w *Writer) Get(k layout.Key) ([]byte, bool, error) {
 	n, err := w.root()
 	if err != nil || n == nil {
@@ -123,7 +122,7 @@ func (w *Writer) Get(k layout.Key) ([]byte, bool, error) {
 	return nil, false, nil
 }
 
-// Scan is Tree.Scan without locks; fn must not change the tree.
+// Scan is Tree.Scan without locks. fn must not change the tree.
 func (w *Writer) Scan(from, to layout.Key, fn func(k layout.Key, v []byte) bool) error {
 	return w.ScanFloor(from, from, to, fn)
 }
@@ -171,8 +170,7 @@ func (w *Writer) Put(k layout.Key, v []byte) error {
 	return nil
 }
 
-// split makes room for an item at path[d] and inserts it; kid is its child in
-// inner nodes.
+// split makes room for an item at path[d] and inserts it. In inner nodes, kid is its child.
 func (w *Writer) split(path []step, d int, k layout.Key, v []byte, kid *node) {
 	n, at := path[d].n, path[d].i
 	size := len(v)
@@ -229,9 +227,9 @@ func (n *node) remove(i int) {
 	}
 }
 
-// Delete removes k, and tells whether it was there.
+// Delete removes k, and reports whether it existed.
 func (w *Writer) Delete(k layout.Key) (bool, error) {
-	// Look first: descending would make the path dirty.
+	// Check first, because descend would make the path dirty.
 	if _, ok, err := w.Get(k); err != nil || !ok {
 		return false, err
 	}
@@ -244,8 +242,8 @@ func (w *Writer) Delete(k layout.Key) (bool, error) {
 	return true, w.shrink(path)
 }
 
-// shrink drops empty pages and merges small ones with a neighbour that is in
-// memory; reading one only to merge it would cost more than it saves.
+// shrink drops empty pages, and merges small pages with a neighbour that is in memory. Reading a
+// neighbour only to merge it would cost more than it gains.
 func (w *Writer) shrink(path []step) error {
 	for d := len(path) - 1; d > 0; d-- {
 		n, parent, i := path[d].n, path[d-1].n, path[d-1].i
@@ -279,10 +277,10 @@ func (w *Writer) shrink(path []step) error {
 	}
 }
 
-// mergeWith joins n, the child that s is at, with the neighbour to its left or right.
+// mergeWith joins n, the child that s points to, with its left or right neighbour.
 func (w *Writer) mergeWith(n *node, s *step) bool {
 	parent, i := s.n, s.i
-	const full = layout.NodeCapacity * 3 / 4 // leave room: no split right after
+	const full = layout.NodeCapacity * 3 / 4 // leave room, so that it is not split again at once
 	for _, j := range [2]int{i - 1, i + 1} {
 		if j < 0 || j >= parent.Count() {
 			continue
@@ -299,8 +297,8 @@ func (w *Writer) mergeWith(n *node, s *step) bool {
 		first := left.Count()
 		left.Merge(&right.Node)
 		if left.Level() > 0 {
-			// As a first child, this one may hold keys below its own separator; as
-			// a middle one it needs the true bound.
+			// As a first child, this page may hold keys below its own separator. As a middle one,
+			// it needs the true bound.
 			left.SetKey(first, parent.Key(r))
 		}
 		if left.Level() > 0 {

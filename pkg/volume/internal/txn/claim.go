@@ -6,17 +6,17 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// A claim is a run that an operation of the log refers to and the tree does not yet: nobody
-// gets it. For a root that is written meanwhile it is free, as the log still says whose it
-// will be; it is used once the operation is applied (Settle).
+// A claim is a run that an operation in the log refers to, but the tree does not yet. Nobody may
+// allocate it. For a root that is written meanwhile it is free, because the log still refers to it.
+// Once the operation is applied, it is used (Settle).
 
-// claimed is what is claimed of one region.
+// claimed are the claims in one region.
 type claimed struct {
 	bits  bitmap
 	count int
 }
 
-// Claim sets a run aside that the log refers to. It must be free.
+// Claim withholds a run that the log refers to. The run must be free.
 func (s *Space) Claim(run layout.Run) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -47,7 +47,7 @@ func (s *Space) Claim(run layout.Run) error {
 	})
 }
 
-// Settle ends a claim: the open generation's tree refers to the run.
+// Settle ends a claim: the open generation's tree refers to the run now.
 func (s *Space) Settle(run layout.Run) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

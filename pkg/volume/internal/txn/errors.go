@@ -10,12 +10,12 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// Wrap gives internal errors the kind that vfs promises.
+// Wrap adds the kind of error that vfs promises to internal errors.
 func Wrap(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, crypto.ErrErased): // the last that a close does
+	case errors.Is(err, crypto.ErrErased): // close erases the keys last
 		return vfs.ErrClosed
 	case errors.Is(err, layout.ErrCorrupt):
 		return fmt.Errorf("%w: %w", vfs.ErrCorrupt, err)

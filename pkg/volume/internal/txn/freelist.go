@@ -8,33 +8,32 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// ErrMemory means that what a volume holds is more than the mount may have in
-// memory at once. Nothing is damaged.
+// ErrMemory means that a volume needs more memory at once than the mount may use. Nothing is
+// damaged.
 var ErrMemory = errors.New("the mount's memory limit is too low: raise it (--memory)")
 
-// Area is where blocks can be allocated: [First, End).
+// Area is the range of blocks that can be allocated: [First, End).
 type Area struct{ First, End uint64 }
 
-// DataArea is that of a root.
+// DataArea is the area of a root.
 func DataArea(r *layout.Root) Area { return Area{r.DataStart(), r.DeviceBlocks} }
 
-// Holds tells whether a run lies inside.
+// Holds reports whether a run is inside the area.
 func (a Area) Holds(r layout.Run) bool {
 	return r.Start >= a.First && r.Start < a.End && uint64(r.Count) <= a.End-r.Start
 }
 
-// ListPiece is the place of a piece of a free list: whole node slots
-// blocks, of which the sealed bytes may fill less.
+// ListPiece is the place of a piece of a free list: whole node slots. The sealed bytes may fill
+// less.
 func ListPiece(p *layout.Pointer2) layout.Run {
 	groups := (p.PaddedBytes() + layout.NodeBytes - 1) / layout.NodeBytes
 	return layout.Run{Start: p.Addr / layout.BlockBytes, Count: uint32(groups) * layout.NodeBlocks}
 }
 
-// WalkFreeList calls fn for the pieces of a list. Whoever has the key can make a
-// list of any length and even one that leads back to itself (Poly1305 is no
-// hash), so what the list says of itself is no bound. The device is: no two pieces share a
-// place, each has a run, and all runs together are as many blocks as the root
-// says, which are no more than there are.
+// WalkFreeList calls fn for the pieces of a list. Whoever has the key can make a list of any
+// length, and even a circular one (Poly1305 is not a collision-resistant hash). So the list's own
+// fields bound nothing, but the device does: no two pieces share a place, each piece has a run, and
+// all runs together have as many blocks as the root counts, which are no more than the device has.
 func (s *Store) WalkFreeList(p *layout.Pointer2, in Area, fn func(piece layout.Run, runs []layout.Run) error) error {
 	bad := func(at *layout.Pointer2, format string, args ...any) error {
 		return fmt.Errorf("%w: free list, piece at %d: %s", layout.ErrCorrupt, at.Addr, fmt.Sprintf(format, args...))
@@ -93,15 +92,15 @@ func (s *Store) readPiece(at *layout.Pointer2) ([]layout.Run, layout.Pointer2, e
 	return layout.DecodeFreeList(b[:at.PLen])
 }
 
-// Bytes of memory that a list takes: for each run, and for each piece its place and what
-// WalkFreeList notes of it.
+// Memory that a list takes, in bytes: for each run, and for each piece its place and the entry of
+// WalkFreeList.
 const (
 	listRunBytes   = 16
 	listPieceBytes = 64
 )
 
-// ReadFreeList reads a whole list, and the places of its pieces: ErrMemory if that
-// takes more than maxBytes.
+// ReadFreeList reads a whole list, and the places of its pieces. It returns ErrMemory if that takes
+// more than maxBytes.
 func (s *Store) ReadFreeList(p *layout.Pointer2, in Area, maxBytes int) (runs, pieces []layout.Run, err error) {
 	err = s.WalkFreeList(p, in, func(place layout.Run, r []layout.Run) error {
 		pieces, runs = append(pieces, place), append(runs, r...)

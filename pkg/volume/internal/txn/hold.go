@@ -7,17 +7,17 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// Held blocks are free, and nobody gets them until Release: they are being
-// discarded. For what is written to the device, and for who counts free space,
-// they are as free as before; who finds nothing else waits for them.
+// Held blocks are free, but nobody may allocate them until Release, because they are being
+// discarded. In bitmaps on the device and in counts they are free. An allocation that finds nothing
+// else waits for them.
 
-// held is what is held of one region.
+// held are the held blocks of one region.
 type held struct {
 	runs []layout.Run
 }
 
-// Hold takes the free runs of at least minBlocks in [from, to), which lie in one
-// region, until Release.
+// Hold takes the free runs of at least minBlocks in [from, to), which is in one region, until
+// Release.
 func (s *Space) Hold(from, to uint64, minBlocks uint32) (runs []layout.Run, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -49,7 +49,7 @@ func (s *Space) Hold(from, to uint64, minBlocks uint32) (runs []layout.Run, err 
 		}
 		return nil, nil
 	}
-	if s.cur < to && s.curEnd > from { // the open run is given out without a look at the bits
+	if s.cur < to && s.curEnd > from { // the open run is allocated without reading the bits
 		s.cur, s.curEnd = 0, 0
 	}
 	for _, x := range runs {
@@ -85,7 +85,7 @@ func (s *Space) Release(runs []layout.Run) {
 	s.cond.Broadcast()
 }
 
-// hide marks a run used, or free again, for allocation alone.
+// hide marks a run as used, or free again, for allocation only.
 func (s *Space) hide(r *region, bit, n uint64, on bool) {
 	dirty, nodeSlots := r.dirty, s.nodeSlots
 	s.mark(r, bit, n, on, false)
@@ -96,12 +96,12 @@ func (s *Space) hide(r *region, bit, n uint64, on bool) {
 	} else {
 		s.heldFree -= int64(n)
 	}
-	if s.heldFree == 0 { // a group half held may have changed meanwhile
+	if s.heldFree == 0 { // a partly held node slot may have changed meanwhile
 		s.heldNodeSlots = 0
 	}
 }
 
-// stored is the bitmap of a region as it is to be written: what is held or claimed is free.
+// stored is the bitmap of a region to be written: held and claimed blocks are free.
 func (s *Space) stored(idx uint64, r *region) *bitmap {
 	h, ok := s.held[idx]
 	c := s.claims[idx]
@@ -122,8 +122,8 @@ func (s *Space) stored(idx uint64, r *region) *bitmap {
 	return &b
 }
 
-// orHeld repeats an allocation that found nothing once nothing is held any more.
-// The caller holds mu.
+// orHeld repeats an allocation that found nothing once nothing is held any more. The caller holds
+// mu.
 func (s *Space) orHeld(alloc func() error) error {
 	for {
 		err := alloc()
@@ -134,8 +134,8 @@ func (s *Space) orHeld(alloc func() error) error {
 	}
 }
 
-// RegionWith returns the first region from idx on whose summary promises a free
-// run of at least minBlocks; ok is false if there is none.
+// RegionWith returns the first region from idx on whose summary has a free run of at least
+// minBlocks. ok is false if there is none.
 func (s *Space) RegionWith(idx uint64, minBlocks uint32) (found uint64, ok bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -163,7 +163,7 @@ func (s *Space) RegionWith(idx uint64, minBlocks uint32) (found uint64, ok bool,
 	return 0, false, nil
 }
 
-// SetReused has fn told of runs that became free. It must be quick.
+// SetReused sets a function that is called with runs that became free. It must be fast.
 func (s *Space) SetReused(fn func(layout.Run)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

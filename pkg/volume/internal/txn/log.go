@@ -9,7 +9,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// FrameData is what one log frame carries.
+// FrameData is the size of the data in one log frame.
 const FrameData = 4032
 
 // Flags of a frame.
@@ -20,10 +20,10 @@ const (
 
 // Errors of the log.
 var (
-	// ErrLogFull asks for a commit.
+	// ErrLogFull means that a commit is needed.
 	ErrLogFull = errors.New("log is full")
-	// ErrLogDamaged means that acknowledged records cannot be read: nothing may
-	// be mounted as if they had never been.
+	// ErrLogDamaged means that acknowledged records cannot be read. The volume must not be mounted
+	// without them.
 	ErrLogDamaged = errors.New("log is damaged")
 )
 
@@ -45,7 +45,7 @@ func NewLog(s *Store, mount [16]byte, frames uint64) *Log {
 	return &Log{s: s, mount: mount, frames: frames}
 }
 
-// Next is the number of the next frame: q of a root that covers all before it.
+// Next is the number of the next frame: q of a root that covers all frames before it.
 func (l *Log) Next() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -66,9 +66,9 @@ func (l *Log) Room() int {
 	return int(l.frames-(l.next-l.tail)) * FrameData
 }
 
-// Append seals one record, split into frames, and writes it in order; base is
-// the generation of the newest durable root. The record is durable after the
-// next barrier, which the caller issues and reports by Acked.
+// Append seals one record, split into frames, and writes the frames in order. base is the
+// generation of the newest durable root. The record is durable after the next barrier, which the
+// caller issues and reports with Acked.
 func (l *Log) Append(data []byte, base uint64) error {
 	n := uint64((len(data) + FrameData - 1) / FrameData)
 	l.mu.Lock()
@@ -84,7 +84,7 @@ func (l *Log) Append(data []byte, base uint64) error {
 	defer PutBuffer(buf)
 	payload := make([]byte, crypto.FrameBytes)
 	keys := l.s.Keys.Newest()
-	fill, at := 0, seq%l.frames // frames in buf; place of the first
+	fill, at := 0, seq%l.frames // frames in buf; place of the first one
 	flush := func() error {
 		if fill == 0 {
 			return nil
@@ -124,8 +124,8 @@ func (l *Log) Append(data []byte, base uint64) error {
 	return flush()
 }
 
-// Wipe overwrites those of n places of the log, from one on, that hold nothing
-// which a root needs. Nobody appends meanwhile.
+// Wipe overwrites those of n places in the log, beginning with from, that no root needs. Nobody may
+// append meanwhile.
 func (l *Log) Wipe(from, n uint64) error {
 	l.mu.Lock()
 	next, tail := l.next, l.tail
@@ -149,10 +149,10 @@ func (l *Log) Wipe(from, n uint64) error {
 	return nil
 }
 
-// Frames is the number of places of the log.
+// Frames is the number of places in the log.
 func (l *Log) Frames() uint64 { return l.frames }
 
-// Acked notes that a barrier came after all frames below seq.
+// Acked records that a barrier followed all frames below seq.
 func (l *Log) Acked(seq uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -7,9 +7,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// EachOp decodes the operations of the first n records of a log, one after another: a
-// log is as long as its volume's root says, which bounds nothing. op and its data are
-// valid during the call only.
+// EachOp decodes the operations of the first n records of a log, one after another, because the
+// size of a log in memory is not bounded: it depends on the volume's root. op and its data are
+// valid only during the call.
 func (s *Store) EachOp(root *layout.Root, rp *Replay, n int, fn func(record int, op *layout.Op) error) error {
 	var buf []byte // begins with an operation
 	return s.Records(root, rp, n, func(record int, data []byte, last bool) error {
@@ -18,7 +18,7 @@ func (s *Store) EachOp(root *layout.Root, rp *Replay, n int, fn func(record int,
 		for len(rest) > 0 {
 			size, err := layout.OpBytes(rest)
 			if err == nil && !last && (size == 0 || size > len(rest)) {
-				break // it goes on in the next frame
+				break // it continues in the next frame
 			}
 			var op *layout.Op
 			if err == nil {
@@ -36,9 +36,9 @@ func (s *Store) EachOp(root *layout.Root, rp *Replay, n int, fn func(record int,
 	})
 }
 
-// DataArrived tells whether the extents that an operation refers to are on the
-// device. What does not verify was not written; what cannot be read may have
-// been, and acknowledged: an error.
+// DataArrived reports whether the extents that an operation refers to are on the device. An extent
+// that does not verify was not written. One that cannot be read may have been written and
+// acknowledged: that is an error.
 func (s *Store) DataArrived(op *layout.Op, scratch []byte) (bool, error) {
 	for j := range op.Extents {
 		r := &op.Extents[j].Record

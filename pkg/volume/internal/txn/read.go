@@ -8,12 +8,12 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// ReadBytes is the most that one device read fetches.
+// ReadBytes is the size of the largest device read.
 const ReadBytes = 1 << 20
 
 var readBufs = sync.Pool{New: func() any { b := device.AlignedBytes(ReadBytes); return &b }}
 
-// RunRead asks for segments [From, From+Count) of a record's run.
+// RunRead is a request for segments [From, From+Count) of a record's run.
 type RunRead struct {
 	Record *layout.Record
 	From   int
@@ -21,8 +21,8 @@ type RunRead struct {
 	Dst    []byte // as long as the segments
 }
 
-// ReadRuns opens several runs; those that follow one another on the device are
-// fetched by one read. The plaintext goes straight to its destination.
+// ReadRuns opens several runs. Those that are adjacent on the device are read together. The
+// plaintext goes directly to its destination.
 func (s *Store) ReadRuns(reads []RunRead) error {
 	for len(reads) > 0 {
 		subs := make([]layout.Record, 0, len(reads))
@@ -76,8 +76,8 @@ func (s *Store) readSubs(subs []layout.Record, reads []RunRead, start uint64, to
 	return nil
 }
 
-// BadSegments opens an extent segment by segment, and reports the runs of those
-// that do not open.
+// BadSegments opens an extent one segment at a time, and reports the runs of segments that do not
+// open.
 func (s *Store) BadSegments(r *layout.Record, buf []byte, report func(from, n int, err error)) {
 	from, n := 0, 0
 	var first error

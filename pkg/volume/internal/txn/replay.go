@@ -8,19 +8,18 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// Replay is what ReadLog found. It does not hold the records: Records reads them
-// again, because they may be larger than what a mount may keep in memory.
+// Replay is the result of ReadLog. It does not hold the records, because they may be larger than
+// the mount's memory. Records reads them again.
 type Replay struct {
 	Ends      []uint64 // first frame after each record
 	Certain   int      // records below are known to have been acknowledged
-	Next      uint64   // first frame that holds nothing
+	Next      uint64   // first empty frame
 	MaxBase   uint64
 	Discarded int // frames of an unfinished record at the end
 }
 
-// frames calls fn for n frames of the root's mount from seq on, in order. f is nil for
-// one that does not verify; err says of one why it cannot be read. f is valid during
-// the call only.
+// frames calls fn for n frames of the root's mount from seq on, in order. f is nil for a frame that
+// does not verify; err is set if it cannot be read. f is valid only during the call.
 func (s *Store) frames(root *layout.Root, seq, n uint64, fn func(seq uint64, f *crypto.FramePayload, err error) error) error {
 	const batch = WriteBytes / layout.BlockBytes
 	buf := device.AlignedBytes(WriteBytes)
@@ -61,16 +60,16 @@ func (s *Store) openFrame(root *layout.Root, seq uint64, block, payload []byte) 
 	return ok
 }
 
-// ReadLog finds the records that root does not cover. It refuses where a frame
-// claims that a missing one was durable, or that a newer root was (I4).
+// ReadLog finds the records that root does not cover. It returns an error if a frame claims that a
+// missing frame, or a newer root, was durable (I4).
 func (s *Store) ReadLog(root *layout.Root) (*Replay, error) {
 	rp := &Replay{Next: root.LogSeq}
 	open, failed := false, false
 	var maxAcked uint64
 	err := s.frames(root, root.LogSeq, root.LogBlocks, func(seq uint64, f *crypto.FramePayload, err error) error {
 		if err != nil && !failed {
-			// A frame that does not verify ends the log. Of one that cannot be
-			// read nobody knows.
+			// A frame that does not verify ends the log. A frame that cannot be read might be
+			// valid.
 			return fmt.Errorf("log frame %d: %w", seq, err)
 		}
 		if f == nil {
@@ -80,7 +79,7 @@ func (s *Store) ReadLog(root *layout.Root) (*Replay, error) {
 		maxAcked = max(maxAcked, f.Acked)
 		rp.MaxBase = max(rp.MaxBase, f.Base)
 		if failed {
-			return nil // beyond the end: it speaks of others only
+			return nil // beyond the end: only its claims about others count
 		}
 		if first := f.Flags&frameFirst != 0; first == open {
 			return fmt.Errorf("%w: frame %d does not continue its record", ErrLogDamaged, seq)
@@ -111,9 +110,9 @@ func (s *Store) ReadLog(root *layout.Root) (*Replay, error) {
 	return rp, nil
 }
 
-// Records calls fn for the parts of the first n records of a log that ReadLog found,
-// in order; last says that a part is a record's last. The data is valid during the
-// call only. It refuses if the device does not hold what ReadLog has seen.
+// Records calls fn for the parts of the first n records that ReadLog found, in order. last is set
+// for the last part of a record. The data is valid only during the call. It returns an error if the
+// device's content differs from what ReadLog has read.
 func (s *Store) Records(root *layout.Root, rp *Replay, n int, fn func(record int, data []byte, last bool) error) error {
 	if n == 0 {
 		return nil

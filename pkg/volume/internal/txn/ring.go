@@ -9,13 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Ring holds the operations since the last commit, in order, in memory that
-// survives the process (a memfd that the mounter keeps). Positions count bytes
-// from the start of the mount and only grow.
+// Ring holds the operations since the last commit, in order, in memory that survives the process (a
+// memfd that the mounter keeps). Positions count bytes from the start of the mount and only
+// increase.
 //
-// A record is a length (u32, of what follows) and the encoded operation. One
-// that would cross the end of the buffer starts anew at its beginning; a length
-// of skip says so.
+// A record is a length (u32, of the rest) and the encoded operation. A record that would cross the
+// end of the buffer begins at its start instead; the length skip marks this.
 type Ring struct {
 	buf []byte
 	fd  int
@@ -29,7 +28,7 @@ type Ring struct {
 
 const skip = ^uint32(0)
 
-// ErrRingFull asks for a commit.
+// ErrRingFull means that a commit is needed.
 var ErrRingFull = errors.New("operation ring is full")
 
 // NewRing makes a ring of size bytes.
@@ -47,7 +46,7 @@ func NewRing(sizeBytes int) (*Ring, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("operation ring: %w", err)
 	}
-	// Plaintext must not reach a core dump; failure only means an old kernel.
+	// Plaintext must not reach a core dump. This fails only on an old kernel.
 	if err := unix.Madvise(b, unix.MADV_DONTDUMP); err != nil {
 		unix.Munmap(b)
 		unix.Close(fd)
@@ -62,12 +61,12 @@ func (r *Ring) Close() error {
 	defer r.readMu.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.tail = r.head // whoever reads now finds nothing
+	r.tail = r.head // later readers find nothing
 	clear(r.buf[:min(len(r.buf), int(r.head))])
 	return errors.Join(unix.Munmap(r.buf), unix.Close(r.fd))
 }
 
-// Used and Size are in bytes.
+// Used is the number of bytes in use.
 func (r *Ring) Used() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -98,9 +97,9 @@ func (r *Ring) Locked(fn func(head uint64)) {
 	fn(r.head)
 }
 
-// Append reserves room for a record of n bytes and has fill write it; fill gets
-// an empty slice of capacity n and must return exactly what it appended to it.
-// It runs under the ring's lock, so that records lie in the order of their numbers.
+// Append reserves room for a record of n bytes and calls fill to write it. fill gets an empty slice
+// of capacity n, and returns it with the appended data. It runs under the ring's lock, so that
+// records are in the order of their numbers.
 func (r *Ring) Append(n int, fill func(b []byte) []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -129,8 +128,8 @@ func (r *Ring) Append(n int, fill func(b []byte) []byte) error {
 	return nil
 }
 
-// Read calls fn for the records in [from, to), which were appended and not
-// trimmed. Trim waits until it is done.
+// Read calls fn for the records in [from, to), which were appended and not trimmed. Trim waits for
+// it.
 func (r *Ring) Read(from, to uint64, fn func(rec []byte) error) error {
 	r.readMu.Lock()
 	defer r.readMu.Unlock()
@@ -157,7 +156,7 @@ func (r *Ring) Read(from, to uint64, fn func(rec []byte) error) error {
 	return nil
 }
 
-// Trim frees everything before pos: a durable root contains it.
+// Trim frees everything before pos, because a durable root covers it.
 func (r *Ring) Trim(pos uint64) {
 	r.readMu.Lock()
 	defer r.readMu.Unlock()

@@ -15,15 +15,15 @@ import (
 var (
 	// ErrNoRoot means that no root slot verifies under the keys.
 	ErrNoRoot = errors.New("no root slot verifies")
-	// ErrTwoRoots means that the copies of the newest root verify and differ: no
-	// volume writes that.
+	// ErrTwoRoots means that both copies of the newest root verify, but differ. No volume writes
+	// that.
 	ErrTwoRoots = errors.New("two different roots have the same generation: the device was assembled from two copies")
 )
 
-// CopyState is what one of the two places of a root slot holds.
+// CopyState is the state of one of the two copies in a root slot.
 type CopyState int
 
-// The states of a copy. All but CopyGood are to be mended from the other one.
+// The states of a copy. All but CopyGood and CopyForked are repaired from the other copy.
 const (
 	CopyGood  CopyState = iota
 	CopyBlank           // zeros: never written, by a version without second copies
@@ -37,7 +37,7 @@ func (c CopyState) String() string {
 	return [...]string{"whole", "blank", "an older root", "does not verify", "cannot be read", "another root of the same generation"}[c]
 }
 
-// FoundRoot is what a slot holds: the newest of its copies that verify.
+// FoundRoot is the root in a slot: the newest of its copies that verify.
 type FoundRoot struct {
 	Slot   int
 	Root   *layout.Root
@@ -46,9 +46,8 @@ type FoundRoot struct {
 	sealed []byte
 }
 
-// ReadRoots returns the roots of all slots that verify, the newest first, and
-// the slots that hold something of which nothing does. It fails if a slot that
-// may hold a newer one cannot be read.
+// ReadRoots returns the roots of all slots that verify, the newest first, and the slots that are
+// not empty and do not verify. It fails if a slot that may hold a newer root cannot be read.
 func (s *Store) ReadRoots() (roots []FoundRoot, bad []int, err error) {
 	roots, bad, unread := s.readSlots()
 	if len(roots) == 0 {
@@ -60,8 +59,8 @@ func (s *Store) ReadRoots() (roots []FoundRoot, bad []int, err error) {
 	if roots[0].Copies[1] == CopyForked {
 		return nil, bad, fmt.Errorf("%w (generation %d)", ErrTwoRoots, roots[0].Root.Generation)
 	}
-	// A slot of which no copy verifies was never told to anybody, or both are
-	// damaged. Of one that cannot be read nobody knows.
+	// A slot without a verifying copy was never announced, or both copies are damaged. A slot that
+	// cannot be read may hold anything.
 	if err := unread[(roots[0].Root.Generation+1)%layout.RootSlots]; err != nil {
 		return nil, bad, err
 	}
@@ -82,8 +81,8 @@ func (s *Store) readSlots() (roots []FoundRoot, bad []int, unread [layout.RootSl
 	return roots, bad, unread
 }
 
-// readSlot reads both copies of a slot. f.Root is nil if none verifies; blank
-// then tells that there is nothing in either, err that one cannot be read.
+// readSlot reads both copies of a slot. f.Root is nil if none verifies. Then blank means that both
+// are empty, and err that one cannot be read.
 func (s *Store) readSlot(slot int) (f FoundRoot, blank bool, err error) {
 	f.Slot, blank = slot, true
 	var plains [layout.RootCopies][]byte
@@ -147,10 +146,9 @@ func allZero(b []byte) bool {
 	return true
 }
 
-// WriteRoot is the end of a commit (I2): barrier, both copies of the slot,
-// barrier. A cut in between may leave either copy torn, or both: then the root
-// was never told to anybody. Once the second barrier is through, no single
-// damaged place hides it.
+// WriteRoot ends a commit (I2): barrier, both copies of the slot, barrier. An interruption may
+// leave either copy torn, or both; then the root was never announced. After the second barrier, no
+// single damaged place hides it.
 func (s *Store) WriteRoot(r *layout.Root) (hash [32]byte, err error) {
 	if err := s.Sync(); err != nil {
 		return hash, err
@@ -171,29 +169,28 @@ func (s *Store) WriteRoot(r *layout.Root) (hash [32]byte, err error) {
 	return crypto.RootHash(plain), s.Sync()
 }
 
-// MendedRoot is a copy of a root that was rewritten, or could not be.
+// MendedRoot is a copy of a root that was repaired, or could not be.
 type MendedRoot struct {
 	FoundRoot
 	Copy int
-	Err  error // what hinders it; nil: it is whole again
+	Err  error // why the repair failed; nil: it is intact again
 }
 
-// Was is what the copy held before.
+// Was is the state of the copy before.
 func (m *MendedRoot) Was() CopyState { return m.Copies[m.Copy] }
 
-// RootsReport is what MendRoots found.
+// RootsReport is the result of MendRoots.
 type RootsReport struct {
 	Roots  []FoundRoot // those that verify, the newest first
 	Bad    []int       // slots of which no copy verifies
 	Mended []MendedRoot
-	Bytes  int // that were read
+	Bytes  int // bytes read
 }
 
-// MendRoots reads all root slots while no root is written, and rewrites each
-// copy whose other one is whole with the same bytes, unless write is false. That
-// is safe in a crash: the whole copy is not touched, what is written over is of no
-// use to anybody, and it is durable before MendRoots returns. A root of that slot
-// cannot be newer than the whole copy: none is being written.
+// MendRoots reads all root slots while no root is written. Unless write is false, it rewrites each
+// damaged copy with the bytes of its intact one. That is safe in a crash: the intact copy is not
+// touched, the overwritten one is of no use, and the new one is durable before MendRoots returns.
+// No root in that slot can be newer than the intact copy, because none is being written.
 func (s *Store) MendRoots(write bool) *RootsReport {
 	s.rootMu.Lock()
 	defer s.rootMu.Unlock()
@@ -202,7 +199,7 @@ func (s *Store) MendRoots(write bool) *RootsReport {
 	for i := range rep.Roots {
 		f := &rep.Roots[i]
 		for n, state := range f.Copies {
-			if state == CopyGood || state == CopyForked { // evidence, and no damage
+			if state == CopyGood || state == CopyForked { // evidence, not damage
 				continue
 			}
 			m := MendedRoot{FoundRoot: *f, Copy: n}
@@ -215,8 +212,7 @@ func (s *Store) MendRoots(write bool) *RootsReport {
 	return rep
 }
 
-// Mend writes sealed bytes to the place of a damaged copy of them, and looks
-// whether they arrived.
+// Mend writes sealed bytes to the place of a damaged copy, and reads them back.
 func (s *Store) Mend(sealed []byte, addr uint64) error {
 	if err := s.Write(sealed, addr); err != nil {
 		return err

@@ -7,25 +7,23 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// ErrNoSpace means that no run of the wanted kind is free.
+// ErrNoSpace means that no run of the requested kind is free.
 var ErrNoSpace = errors.New("no free blocks")
 
-// SpaceLoader reads values of the space tree as of the last commit; ok is
-// false for one that is not there (nothing was ever allocated there).
+// SpaceLoader reads values of the space tree as of the last commit. ok is false if a value does not
+// exist, because nothing was ever allocated there.
 type SpaceLoader func(k layout.Key) (v []byte, ok bool, err error)
 
-// Space knows which blocks are free. Regions are read when something is
-// allocated or freed in them and written by the commit that follows; what it
-// keeps in memory is bounded by what one generation touches.
+// Space knows which blocks are free. A region is read when something is allocated or freed in it,
+// and written by the next commit. The memory it takes is bounded by what one generation touches.
 //
-// Summaries of 512 regions (group) and of groups (top) lead to free runs
-// without a scan: a search looks at one group's summary, and at the top when
-// the group has nothing.
+// Summaries of 512 regions (group) and of groups (top) lead to free runs without a scan: a search
+// looks at one group's summary, and at the top if the group has nothing.
 type Space struct {
 	load SpaceLoader
 
 	mu        sync.Mutex
-	cond      sync.Cond // pins
+	cond      sync.Cond // signals the end of pins
 	dataStart uint64    // first allocatable block
 	end       uint64    // blocks of the device
 	regions   map[uint64]*region
@@ -36,23 +34,23 @@ type Space struct {
 	nodeSlots int64 // free
 
 	cur, curEnd uint64 // run that is being filled
-	hint        uint64 // region to look at next
-	broken      uint64 // region in which AllocBroken found something last
+	hint        uint64 // region to search next
+	broken      uint64 // region where AllocBroken last found something
 
 	gen     uint64 // open generation
 	lists   map[uint64][]layout.Run
-	waiting int64 // blocks in lists
+	waiting int64 // blocks in free lists
 	pins    map[uint64]int
 
 	held                    map[uint64]held // by region, see hold.go
 	heldFree, heldNodeSlots int64
 	claims                  map[uint64]*claimed // by region, see claim.go
 	claimedFree             int64
-	bad                     error // the first run that was freed and lies outside
+	bad                     error // error of the first freed run outside the data area
 	reused                  func(layout.Run)
 }
 
-// NewSpace opens the free space of a root; gen is the generation that follows.
+// NewSpace opens the free space of a root. gen is the following generation.
 func NewSpace(root *layout.Root, gen uint64, load SpaceLoader) (*Space, error) {
 	s := &Space{load: load, dataStart: root.DataStart(), end: root.DeviceBlocks, regions: map[uint64]*region{}, groups: map[uint64]*group{},
 		tops: map[uint64][]byte{}, free: int64(root.FreeBlocks), hint: root.AllocHint, gen: gen,
@@ -72,7 +70,7 @@ func NewSpace(root *layout.Root, gen uint64, load SpaceLoader) (*Space, error) {
 	return s, nil
 }
 
-// inside tells whether a run lies where blocks can be allocated.
+// inside reports whether a run is in the data area.
 func (s *Space) inside(r layout.Run) bool { return Area{s.dataStart, s.end}.Holds(r) }
 
 // each calls fn for the part of the run in each region.
@@ -92,30 +90,30 @@ func (s *Space) each(run layout.Run, fn func(idx uint64, r *region, bit, n uint6
 	return nil
 }
 
-// Counts are the blocks free now, the free node slots, and the blocks
-// that wait for I3.
+// Counts returns the blocks that are free now, the free node slots, and the blocks that wait for
+// I3.
 func (s *Space) Counts() (free, nodeSlots, waiting int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.free + s.heldFree, s.nodeSlots + s.heldNodeSlots, s.waiting
 }
 
-// FreedRuns is how many runs the open generation has freed so far.
+// FreedRuns is the number of runs that the open generation has freed so far.
 func (s *Space) FreedRuns() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.lists[s.gen])
 }
 
-// Grow adds blocks at the end; the next commit must record the new size.
+// Grow adds blocks at the end. The next commit must record the new size.
 func (s *Space) Grow(end uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if end <= s.end {
 		return nil
 	}
-	// Bring the old last region, and the group and top entry it is in, into
-	// memory first: what they say of the space beyond the end changes now.
+	// First bring the old last region, and the group and top entry that contain it, into memory:
+	// what they record about the space beyond the end changes now.
 	last := (s.end - 1) / layout.RegionBlocks
 	if _, err := s.region(last); err != nil {
 		return err
@@ -147,7 +145,7 @@ func (s *Space) Grow(end uint64) error {
 			panic("txn: group of the last region is in memory")
 		}
 		if g == nil {
-			continue // made fresh when needed; its top entry follows
+			continue // made when needed; its top entry follows
 		}
 		sum.Put(g.v, int(idx%layout.GroupRegions))
 		g.dirty = true

@@ -7,8 +7,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// openRun chooses the run to fill next: one of at least goodRun in this region
-// or the next that has such, else the largest there is.
+// openRun chooses the run to fill next: one of at least goodRun in this or the next region that has
+// one, otherwise the largest.
 func (s *Space) openRun() error {
 	if s.curEnd > 0 {
 		if ok, err := s.openIn(s.hint, s.curEnd%layout.RegionBlocks, goodRun); ok || err != nil {
@@ -27,7 +27,7 @@ func (s *Space) openRun() error {
 	return ErrNoSpace
 }
 
-// openIn looks in one region from a bit on for a run of at least want.
+// openIn searches one region, from a bit on, for a run of at least want blocks.
 func (s *Space) openIn(idx, bit, want uint64) (bool, error) {
 	r, err := s.region(idx)
 	if err != nil {
@@ -81,7 +81,7 @@ func (s *Space) alloc(n uint32) (layout.Run, error) {
 	return run, nil
 }
 
-// leaveRegion corrects the summary of the region that was being filled.
+// leaveRegion updates the summary of the region that was being filled.
 func (s *Space) leaveRegion() error {
 	if r := s.regions[s.hint]; r != nil {
 		return s.summarize(s.hint, r)
@@ -89,15 +89,15 @@ func (s *Space) leaveRegion() error {
 	return nil
 }
 
-// Rewind has the next allocations begin at the start of the device, for tests.
+// Rewind makes the next allocations begin at the start of the device, for tests.
 func (s *Space) Rewind() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cur, s.curEnd, s.hint = 0, 0, 0
 }
 
-// AllocBroken takes a run of 1 to n blocks out of node slots that are
-// not wholly free: what data may have once only the reserve is left.
+// AllocBroken takes a run of 1 to n blocks from node slots that are partly used. Data may use these
+// even when only the reserve is left.
 func (s *Space) AllocBroken(n uint32) (layout.Run, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,8 +106,8 @@ func (s *Space) AllocBroken(n uint32) (layout.Run, error) {
 	}
 	run, err := s.findBroken(n)
 	if errors.Is(err, ErrNoSpace) {
-		// What alloc takes reaches the summary of its region late; until then
-		// that may look unbroken.
+		// Allocations reach the summary of their region late. Until then, partly used node slots
+		// may look free.
 		if err = s.leaveRegion(); err == nil {
 			run, err = s.findBroken(n)
 		}
@@ -121,7 +121,7 @@ func (s *Space) findBroken(n uint32) (run layout.Run, err error) {
 		if err != nil {
 			return false, err
 		}
-		stored := s.stored(idx, r) // what is held does not break a group
+		stored := s.stored(idx, r) // held blocks do not break a node slot
 		for w, u := range r.used {
 			f := ^u &^ (nodeSlotMask(^stored[w]) * 15)
 			if f == 0 {
@@ -131,7 +131,7 @@ func (s *Space) findBroken(n uint32) (run layout.Run, err error) {
 			c := min(uint64(bits.TrailingZeros64(^(f >> o))), uint64(n), 64-o)
 			run = layout.Run{Start: idx*layout.RegionBlocks + uint64(w)*64 + o, Count: uint32(c)}
 			if run.Start < s.curEnd && run.Start+c > s.cur {
-				s.cur, s.curEnd = 0, 0 // the open run is not whole any more
+				s.cur, s.curEnd = 0, 0 // the open run is no longer complete
 			}
 			s.broken = idx
 			s.mark(r, uint64(w)*64+o, c, true, false)
@@ -142,7 +142,7 @@ func (s *Space) findBroken(n uint32) (run layout.Run, err error) {
 	return run, err
 }
 
-// AllocNodeSlots takes n node slots, in as few runs as there are.
+// AllocNodeSlots takes n node slots, in as few runs as possible.
 func (s *Space) AllocNodeSlots(n int) (runs []layout.Run, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -179,7 +179,7 @@ func (s *Space) allocNodeSlots(n int) ([]layout.Run, error) {
 	return runs, nil
 }
 
-// openNodeSlot opens a run that holds a node slot.
+// openNodeSlot opens a run that contains a node slot.
 func (s *Space) openNodeSlot() error {
 	if err := s.leaveRegion(); err != nil {
 		return err

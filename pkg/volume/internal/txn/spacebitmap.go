@@ -9,14 +9,14 @@ import (
 
 const (
 	regionWords = layout.RegionBlocks / 64
-	goodRun     = WriteBytes / layout.BlockBytes // runs worth starting a 256 KiB write in
+	goodRun     = WriteBytes / layout.BlockBytes // the shortest runs that are worth starting a 256 KiB write in
 )
 
 type bitmap = [regionWords]uint64
 
 type region struct {
 	used      bitmap
-	snap      *bitmap // as of the freeze, while a commit is under way
+	snap      *bitmap // as of the freeze, during a commit
 	free      uint32
 	nodeSlots uint32
 	dirty     bool // changed since the last freeze
@@ -34,7 +34,7 @@ func (s *Space) regionCount() uint64 {
 	return (s.end + layout.RegionBlocks - 1) / layout.RegionBlocks
 }
 
-// fresh is the bitmap of a region that nothing was ever allocated in.
+// fresh is the bitmap of a region that was never used.
 func (s *Space) fresh(idx uint64) *bitmap {
 	b := new(bitmap)
 	base := idx * layout.RegionBlocks
@@ -52,7 +52,7 @@ func (s *Space) fresh(idx uint64) *bitmap {
 	return b
 }
 
-// nodeSlotMask has the lowest bit of each nibble set where all four bits of free are.
+// nodeSlotMask sets the lowest bit of each nibble whose four bits of free are all set.
 func nodeSlotMask(free uint64) uint64 {
 	return free & (free >> 1) & (free >> 2) & (free >> 3) & 0x1111111111111111
 }
@@ -100,7 +100,7 @@ func (s *Space) freshSummary(idx uint64) layout.Summary {
 	return countBitmap(s.fresh(idx))
 }
 
-// region returns a region; caller holds mu.
+// region returns a region. The caller holds mu.
 func (s *Space) region(idx uint64) (*region, error) {
 	if r := s.regions[idx]; r != nil {
 		return r, nil
@@ -152,13 +152,13 @@ func (s *Space) group(idx uint64) (*group, error) {
 	return g, nil
 }
 
-// freshGroup is the summary of a group that nothing was ever allocated in.
+// freshGroup is the summary of a group that was never used.
 func (s *Space) freshGroup(g uint64) (sum layout.Summary) {
 	first, last := g*layout.GroupRegions, min((g+1)*layout.GroupRegions, s.regionCount())
 	if first >= last {
 		return sum
 	}
-	// Only the first and the last region of a device differ from a whole one.
+	// Only the first and the last region of a device differ from a complete one.
 	sum = s.freshSummary(first)
 	if last-first > 1 {
 		sum = sum.Add(s.freshSummary(last - 1))
@@ -190,7 +190,7 @@ func (s *Space) top(idx uint64) ([]byte, error) {
 	return t, nil
 }
 
-// summarize brings the summaries above a region up to date.
+// summarize updates the summaries above a region.
 func (s *Space) summarize(idx uint64, r *region) error {
 	g, err := s.group(idx / layout.GroupRegions)
 	if err != nil {
@@ -213,10 +213,10 @@ func (s *Space) sumGroup(v []byte) (sum layout.Summary) {
 	return sum
 }
 
-// find calls try for the regions from a given one on, and round, whose summary
-// is wanted, until it returns true. Groups that hold nothing wanted are passed
-// over by their summary; want must hold for a sum where it holds for a part.
-// Summaries may promise too much (allocations reach them late), never too little.
+// find calls try for the regions whose summary is wanted, from a given one on and around the end,
+// until it returns true. It skips groups whose summary is not wanted, so want must hold for a sum
+// if it holds for a part. Summaries may promise too much, because allocations reach them late, but
+// never too little.
 func (s *Space) find(from uint64, want func(layout.Summary) bool, try func(idx uint64) (bool, error)) error {
 	groups := (s.regionCount() + layout.GroupRegions - 1) / layout.GroupRegions
 	for i := range groups + 1 {
@@ -252,7 +252,7 @@ func (s *Space) find(from uint64, want func(layout.Summary) bool, try func(idx u
 	return ErrNoSpace
 }
 
-// mark sets or clears the bits of a run inside one region; caller holds mu.
+// mark sets or clears the bits of a run inside one region. The caller holds mu.
 func (s *Space) mark(r *region, bit, n uint64, used bool, inSnap bool) {
 	for n > 0 {
 		w, o := bit/64, bit%64

@@ -9,7 +9,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// SpaceCommit is the state of Space at a freeze, to be written by its commit.
+// SpaceCommit is the state of Space at a freeze, which its commit writes.
 type SpaceCommit struct {
 	s      *Space
 	Gen    uint64
@@ -20,24 +20,24 @@ type SpaceCommit struct {
 	tops   map[uint64][]byte
 	pool   []layout.Run
 
-	// Drop is called under the lock of the space tree, and whoever holds
-	// Space.mu may wait for that lock to load a region: so it has its own.
+	// Drop is called under the lock of the space tree, and a holder of Space.mu may wait for that
+	// lock to load a region. So Drop has its own lock.
 	dropMu  sync.Mutex
 	dropped []layout.Run
 }
 
-// Freeze ends the open generation and takes estimate(n, f) node slots
-// blocks as the commit's pool, where n bounds the number of values that will
-// be stored and f is the number of runs freed. Nothing else may allocate meanwhile.
+// Freeze ends the open generation and takes estimate(n, f) node slots as the commit's pool. n
+// bounds the number of values that will be stored, and f is the number of freed runs. Nothing else
+// may allocate meanwhile.
 func (s *Space) Freeze(estimate func(values, freedRuns int) int) (*SpaceCommit, error) {
 	values, freed := s.pending()
 	pool, err := s.AllocNodeSlots(estimate(values, freed))
 	if err != nil {
 		return nil, fmt.Errorf("metadata: %w", err)
 	}
-	// What the pool takes makes regions dirty, whose values need room as well: a
-	// page, or two if it is split. Where space is in fragments that may not be
-	// had; then what the estimate has to spare must do.
+	// Taking the pool makes regions dirty, whose values need space as well: a page, or two if it is
+	// split. If free space is fragmented, that may fail; then the spare part of the estimate must
+	// suffice.
 	for {
 		now, _ := s.pending()
 		if now <= values {
@@ -93,14 +93,14 @@ func (s *Space) Freeze(estimate func(values, freedRuns int) int) (*SpaceCommit, 
 	return c, nil
 }
 
-// pending bounds the values that a commit would store now, and counts the runs
-// that the open generation has freed.
+// pending bounds the values that a commit would store now, and counts the runs that the open
+// generation has freed.
 func (s *Space) pending() (values, freedRuns int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.regions {
 		if r.dirty {
-			values += 2 // its group may be new as well
+			values += 2 // its group may be new, too
 		}
 	}
 	for _, g := range s.groups {
@@ -111,15 +111,15 @@ func (s *Space) pending() (values, freedRuns int) {
 	return values + len(s.tops), len(s.lists[s.gen])
 }
 
-// Drop notes that the committed space tree no longer reaches a run: the commit
-// itself frees it, in its own generation.
+// Drop records that the committed space tree no longer reaches a run. The commit itself frees it,
+// in its own generation.
 func (c *SpaceCommit) Drop(run layout.Run) {
 	c.dropMu.Lock()
 	defer c.dropMu.Unlock()
 	c.dropped = append(c.dropped, run)
 }
 
-// Freed is what the generation freed. Nothing is dropped after that.
+// Freed returns what the generation freed. Nothing may be dropped after that.
 func (c *SpaceCommit) Freed() []layout.Run {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
@@ -137,7 +137,7 @@ func (c *SpaceCommit) Freed() []layout.Run {
 	return c.s.lists[c.Gen]
 }
 
-// Take removes n node slots from the pool, contiguous as far as it goes.
+// Take removes n node slots from the pool, in as few runs as possible.
 func (c *SpaceCommit) Take(n int) ([]layout.Run, error) {
 	var out []layout.Run
 	for need := uint32(n * layout.NodeBlocks); need > 0; {
@@ -157,8 +157,7 @@ func (c *SpaceCommit) Take(n int) ([]layout.Run, error) {
 	return out, nil
 }
 
-// Keys are the items that the commit stores; their sizes are final before
-// their values are.
+// Keys passes the items that the commit stores. Their sizes are final before their values are.
 func (c *SpaceCommit) Keys(fn func(k layout.Key, size int) error) error {
 	for ti := range c.tops {
 		if err := fn(layout.Key{Type: layout.KeyTop, Sub: ti}, layout.TopValue); err != nil {
@@ -178,9 +177,9 @@ func (c *SpaceCommit) Keys(fn func(k layout.Key, size int) error) error {
 	return nil
 }
 
-// Finish gives back what is left of the pool: everything is allocated, and the
-// values are final. It hands them to put, which may take the lock of the space
-// tree; the caller must not hold it.
+// Finish gives back the rest of the pool: everything is allocated, and the values are final. It
+// passes them to put, which may take the lock of the space tree. The caller must not hold that
+// lock.
 func (c *SpaceCommit) Finish(put func(k layout.Key, v []byte) error) error {
 	values, err := c.values()
 	if err != nil {
@@ -208,7 +207,7 @@ func (c *SpaceCommit) values() (values []spaceValue, err error) {
 		reg := s.regions[idx]
 		dirty := reg.dirty
 		s.mark(reg, r.Start%layout.RegionBlocks, uint64(r.Count), false, true)
-		reg.dirty = dirty // the values below have it
+		reg.dirty = dirty // the values below include it
 		if err := s.summarize(idx, reg); err != nil {
 			return nil, err
 		}

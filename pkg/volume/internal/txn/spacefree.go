@@ -6,8 +6,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// Free hands over a run that the open generation does not reach any more (I3). Of one
-// outside the area of data, which only a forged structure names, the next Freeze says so.
+// Free frees a run that the open generation no longer reaches (I3). If the run is outside the data
+// area, which only a forged structure can cause, the next Freeze fails.
 func (s *Space) Free(run layout.Run) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -26,8 +26,8 @@ func (s *Space) Free(run layout.Run) {
 	s.lists[s.gen] = append(l, run)
 }
 
-// Share counts blocks of a region to which further references came, or of which
-// (n negative) the last one went. It only keeps the count.
+// Share counts blocks of a region that got further references, or, if n is negative, lost the last
+// of them. It only keeps the count.
 func (s *Space) Share(idx uint64, n int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -43,7 +43,7 @@ func (s *Space) Share(idx uint64, n int) error {
 	return nil
 }
 
-// Shared is how many blocks of a region have further references.
+// Shared is the number of blocks of a region with further references.
 func (s *Space) Shared(idx uint64) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -61,7 +61,7 @@ func (s *Space) regionInside(idx uint64) (*region, error) {
 	return s.region(idx)
 }
 
-// AddList installs the list that generation gen freed, read from a root.
+// AddList installs the free list of generation gen, read from a root.
 func (s *Space) AddList(gen uint64, runs []layout.Run) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -75,7 +75,7 @@ func (s *Space) AddList(gen uint64, runs []layout.Run) error {
 	return nil
 }
 
-// Touch has the next commit write what it keeps of a region again.
+// Touch makes the next commit rewrite the value of a region.
 func (s *Space) Touch(idx uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,8 +89,8 @@ func (s *Space) Touch(idx uint64) error {
 	return err
 }
 
-// Drain waits until no reader is left of those that began before the call and
-// before what they look at was committed anew.
+// Drain waits for all readers that began before the call, or before what they read was committed
+// again.
 func (s *Space) Drain() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,7 +99,7 @@ func (s *Space) Drain() {
 	}
 }
 
-// Pin keeps what a reader may be looking at from being reused until Unpin.
+// Pin prevents the reuse of everything that a reader may read, until Unpin.
 func (s *Space) Pin() (gen uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -107,9 +107,9 @@ func (s *Space) Pin() (gen uint64) {
 	return s.gen
 }
 
-// PinAt keeps what generation gen and later ones free from being reused until
-// Unpin: all that root gen-1 reaches, if root gen+1 is not durable yet, which the
-// caller has to look at once the pin is set.
+// PinAt prevents the reuse of everything that generation gen and later ones free, until Unpin. That
+// is everything that root gen-1 reaches, if root gen+1 is not durable yet. The caller must check
+// that after PinAt.
 func (s *Space) PinAt(gen uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,8 +126,8 @@ func (s *Space) Unpin(gen uint64) {
 	}
 }
 
-// Reuse makes free what generations up to gen have freed; generation gen+1 is
-// durable. It waits for readers that started before.
+// Reuse frees what generations up to gen have dropped. Generation gen+1 is durable. It waits for
+// readers that started before.
 func (s *Space) Reuse(gen uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

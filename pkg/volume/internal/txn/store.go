@@ -14,23 +14,23 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// ErrDevice wraps what the device answered.
+// ErrDevice wraps errors of the device.
 var ErrDevice = errors.New("device error")
 
-// Keys are the epochs that a volume's slots unlocked, by number. A rotation
-// changes them while they are in use.
+// Keys are the epochs in a volume's slots, by number. A rotation changes them while they are in
+// use.
 type Keys struct {
 	mu  sync.Mutex // of changes
 	set atomic.Pointer[keySet]
 }
 
-// keySet is what a Keys holds at a time; it never changes.
+// keySet is the content of a Keys at one time. It never changes.
 type keySet struct {
 	epochs map[uint32]*crypto.EpochKeys
 	newest *crypto.EpochKeys
 }
 
-// NewKeys makes a ring of at least one epoch.
+// NewKeys makes a set of at least one epoch.
 func NewKeys(epochs ...*crypto.EpochKeys) *Keys {
 	k := &Keys{}
 	k.set.Store(&keySet{})
@@ -43,16 +43,15 @@ func NewKeys(epochs ...*crypto.EpochKeys) *Keys {
 // Newest is the epoch under which everything is sealed.
 func (k *Keys) Newest() *crypto.EpochKeys { return k.set.Load().newest }
 
-// Get returns the keys of an epoch, nil if they are not there.
+// Get returns the keys of an epoch, nil if there are none.
 func (k *Keys) Get(epoch uint32) *crypto.EpochKeys { return k.set.Load().epochs[epoch] }
 
-// Add takes in one more epoch; if it is the highest, everything is sealed under
-// it from now on.
+// Add adds an epoch. If it is the highest, everything is sealed under it from now on.
 func (k *Keys) Add(e *crypto.EpochKeys) {
 	k.change(func(s *keySet) { s.epochs[e.Epoch()] = e })
 }
 
-// DropBelow erases the epochs below one that stays. Nobody may need them any more.
+// DropBelow erases the epochs below epoch. Nobody may need them any more.
 func (k *Keys) DropBelow(epoch uint32) {
 	var old []*crypto.EpochKeys
 	k.change(func(s *keySet) {
@@ -92,7 +91,7 @@ func (k *Keys) All(fn func(*crypto.EpochKeys) bool) {
 	}
 }
 
-// Erase wipes the keys.
+// Erase erases the keys.
 func (k *Keys) Erase() {
 	for _, e := range k.set.Load().epochs {
 		e.Erase()
@@ -104,25 +103,25 @@ type Store struct {
 	Dev  device.Device
 	Keys *Keys
 
-	rootMu  sync.Mutex // held while roots are written or mended
+	rootMu  sync.Mutex // held while roots are written or repaired
 	syncMu  sync.Mutex
-	syncErr error // of the first barrier that failed
+	syncErr error // of the first failed barrier
 }
 
 // bufs are aligned buffers of WriteBytes.
 var bufs = sync.Pool{New: func() any { b := device.AlignedBytes(WriteBytes); return &b }}
 
-// WriteBytes is the size of the writes that a commit aims at, and of a Buffer.
+// WriteBytes is the size that a commit's writes aim at, and the size of buffers.
 const WriteBytes = 256 << 10
 
-// GetBuffer borrows an aligned buffer of WriteBytes.
+// GetBuffer returns an aligned buffer of WriteBytes.
 func GetBuffer() *[]byte { return bufs.Get().(*[]byte) }
 
-// PutBuffer gives it back.
+// PutBuffer returns a buffer to the pool.
 func PutBuffer(b *[]byte) { bufs.Put(b) }
 
-// ReadRun opens segments [from, from+count) of r's run into dst, whose length
-// is that of the segments. It gives nothing but verified bytes.
+// ReadRun opens segments [from, from+count) of r's run into dst, which must have their length. It
+// returns only verified bytes.
 func (s *Store) ReadRun(r *layout.Record, from, count int, dst []byte) error {
 	sub := r
 	if from != 0 || count != r.Count() {
@@ -156,7 +155,7 @@ func (s *Store) readAt(b []byte, addr uint64) error {
 	return nil
 }
 
-// ReadNode reads the page behind p: a damaged first copy is replaced by the second.
+// ReadNode reads the page behind p. If the first copy is damaged, it reads the second.
 func (s *Store) ReadNode(p *layout.Pointer) ([]byte, error) {
 	b := device.AlignedBytes(layout.NodeBytes)
 	err := s.ReadRun(&p.Record, 0, 1, b)
@@ -173,8 +172,8 @@ func (s *Store) ReadNode(p *layout.Pointer) ([]byte, error) {
 	return b, nil
 }
 
-// NodeCopies tells what is wrong with each copy of the page behind p, and
-// returns the page if one is whole. Of a page with one copy, second is nil.
+// NodeCopies returns the error of each copy of the page behind p, and the page if one copy is
+// intact. If there is only one copy, second is nil.
 func (s *Store) NodeCopies(p *layout.Pointer) (page []byte, first, second error) {
 	one := layout.Pointer{Record: p.Record}
 	page, first = s.ReadNode(&one)
@@ -189,13 +188,12 @@ func (s *Store) NodeCopies(p *layout.Pointer) (page []byte, first, second error)
 	return page, first, second
 }
 
-// MendNode rewrites the copy of a page that is damaged, the first or the
-// second, with the bytes of the other one: same nonce, same ciphertext. I1 allows
-// it, because nothing changes for whoever reaches the page: the whole copy is
-// not touched, and until the bytes have arrived the damaged one is what it was.
-// The caller holds a pin on a root that reaches the page, so that its blocks
-// belong to nothing else; they are durable before MendNode returns, so that no
-// later owner's write can be overtaken by ours.
+// MendNode rewrites the damaged copy of a page, the first or the second, with the bytes of the
+// other one: same nonce, same ciphertext. I1 allows it, because nothing changes for readers of the
+// page: the intact copy is not touched, and the damaged one stays damaged until the bytes are
+// written. The caller holds a pin on a root that reaches the page, so that its blocks belong to
+// nothing else. The bytes are durable before MendNode returns, so that they cannot overtake a later
+// owner's write.
 func (s *Store) MendNode(p *layout.Pointer, first bool) error {
 	whole := layout.Pointer{Record: p.Record}
 	bad := p.Addr
@@ -206,7 +204,7 @@ func (s *Store) MendNode(p *layout.Pointer, first bool) error {
 	if err := s.readAt(sealed, whole.Addr); err != nil {
 		return err
 	}
-	// What was read this time must be it.
+	// Verify what was read this time.
 	keys := s.Keys.Get(p.Epoch)
 	if keys == nil || keys.OpenSegments(&p.Extent, 0, 1, device.AlignedBytes(layout.NodeBytes), sealed, p.Tags) != nil {
 		return fmt.Errorf("%w: extent at %d does not verify", layout.ErrCorrupt, whole.Addr)
@@ -222,8 +220,8 @@ func (s *Store) Write(b []byte, addr uint64) error {
 	return nil
 }
 
-// Sync is the barrier. A lost write is reported to one caller only (package
-// device), so barriers come one after another, and after one that failed all fail.
+// Sync is the barrier. The device reports a lost write to one caller only (package device). So
+// barriers are serialized, and after a failed one all fail.
 func (s *Store) Sync() error {
 	s.syncMu.Lock()
 	defer s.syncMu.Unlock()
@@ -248,8 +246,8 @@ func (s *Store) SealData(ino, index, gen uint64, payload, dst []byte) (layout.Re
 		PLen: uint32(len(payload)), LLen: uint32(len(payload))}, payload, dst)
 }
 
-// seal draws a new nonce for the extent: SealExtent does, from the kernel's
-// random numbers, so it never repeats.
+// seal seals an extent. SealExtent draws a new nonce from the kernel's random numbers for each
+// call, so it never repeats.
 func (s *Store) seal(e crypto.Extent, payload, dst []byte) (layout.Record, error) {
 	k := s.Keys.Newest()
 	e.Epoch = k.Epoch()
