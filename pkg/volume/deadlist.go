@@ -13,8 +13,8 @@ import (
 // Dead lists. A run that the head drops while a snapshot holds it is recorded with two labels: the
 // point, which is the newest snapshot at that time, and the bound, which is the newest snapshot
 // older than the data. The snapshots with bound < id <= point hold the run. So taking a snapshot,
-// or deleting an earlier or later one, changes nothing in a list. Only snapshot s, with the
-// neighbours p and n, holds exactly the runs with p <= bound < s <= point < n.
+// or deleting an earlier or later one, changes nothing in a list. The runs that only
+// snapshot s holds, between its neighbours p and n, are those with p <= bound < s <= point < n.
 //
 // The head appends runs of all bounds to one log for each point. So a commit makes only the end of
 // the log and a few pages of sums dirty, however many snapshots exist. The first deletion that uses

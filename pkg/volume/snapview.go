@@ -83,7 +83,7 @@ func (s *snapshots) unhold(t *snapshot) {
 func (s *snapshots) read(t *snapshot) (x layout.Snapshot, err error) {
 	val, ok, err := s.tree.Get(items.SnapshotKey(t.id), nil)
 	if err == nil && !ok {
-		err = fmt.Errorf("%w: inode item is missing", layout.ErrCorrupt)
+		err = fmt.Errorf("%w: the snapshot's item is missing", layout.ErrCorrupt)
 	}
 	if err == nil {
 		x, err = layout.DecodeSnapshot(val)

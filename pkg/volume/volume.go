@@ -301,7 +301,7 @@ func (v *Volume) Close() error {
 // close closes the volume. It calls last before the last commit, when nothing is running any more.
 func (v *Volume) close(last func() error) (err error) {
 	v.Thaw()     // otherwise waiting changes do not end
-	v.adm.wake() // and those that wait while a freeze begins
+	v.adm.wake() // and a freeze that is beginning gives up
 	v.background.stop()
 	v.sync.idle.end()
 	v.background.discards.end()

@@ -362,8 +362,8 @@ func (h *Headers) Unlock(cred crypto.Credential) (*Unlocked, error) {
 		return nil, err
 	}
 	for _, c := range h.Copy {
-		// Even if the other copy is intact: shredding was interrupted, and must be completed. To
-		// abuse this, an attacker must be able to overwrite both copies anyway.
+		// Even if the other copy is intact: shredding was interrupted, and must be completed. An
+		// attacker who can write one such copy can write both, so this refuses nothing more.
 		if c != nil && c.Shredded() {
 			return nil, ErrShredded
 		}
