@@ -77,7 +77,7 @@ func checkUninstall(ctx context.Context, c client.Client, namespace string, out 
 		_, err := fmt.Fprintf(out, "Volumes are in use, but the uninstallation was confirmed:\n  %s\n", list)
 		return err
 	}
-	return fmt.Errorf("Sealvol was not uninstalled, because volumes are in use. Without Sealvol, their pods get I/O errors (\"Transport endpoint is not connected\") and cannot terminate:\n"+
+	return fmt.Errorf("volumes are in use, so Sealvol was not uninstalled. Without Sealvol, their pods get I/O errors (\"Transport endpoint is not connected\") and cannot terminate:\n"+
 		"  %s\nTo uninstall: delete these pods, then run helm uninstall again. To keep Sealvol: run helm rollback to the current revision (see helm history); until then, helm refuses upgrades. "+
 		"To uninstall anyway: run kubectl annotate namespace %s %s=%s, then helm uninstall again",
 		list, namespace, operator.UninstallAnnotation, operator.UninstallConfirmed)

@@ -16,7 +16,7 @@ import (
 type witness struct {
 	mu   sync.Mutex
 	made map[string]map[string]bool // VolumeKey → UIDs of its key Secrets
-	keks map[string]map[string]bool // volume → keys that were delivered
+	keks map[string]map[string]bool // volume → delivered keys
 	all  map[string]bool
 }
 

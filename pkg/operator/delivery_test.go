@@ -64,11 +64,11 @@ func TestNameTakenAtOnce(t *testing.T) {
 			}()
 		}()
 		// Also if protection finalizers are removed while the volume is in use.
-		goes := []client.Object{pv, c}
+		deleted := []client.Object{pv, c}
 		if i%2 == 0 {
-			goes = []client.Object{c, pv}
+			deleted = []client.Object{c, pv}
 		}
-		for _, o := range goes {
+		for _, o := range deleted {
 			if err := env.Client.Delete(t.Context(), o); err != nil {
 				t.Fatal(err)
 			}

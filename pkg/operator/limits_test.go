@@ -75,7 +75,7 @@ func TestTooManyKeys(t *testing.T) {
 			n += len(vk.Status.Versions)
 		}
 		if n != 1 {
-			return fmt.Errorf("%d keys were made, want one", n)
+			return fmt.Errorf("%d keys were created, want one", n)
 		}
 		return nil
 	})

@@ -23,15 +23,15 @@ func TestNodeAmong(t *testing.T) {
 		list         []storagev1.VolumeAttachment
 		before, want string
 	}{
-		"none":                     {nil, "a", ""},
-		"one":                      {[]storagev1.VolumeAttachment{at("a", true, false, 1)}, "", "a"},
-		"one on its way":           {[]storagev1.VolumeAttachment{at("a", false, false, 1)}, "", "a"},
-		"one that goes":            {[]storagev1.VolumeAttachment{at("a", true, true, 1)}, "a", "a"},
-		"one goes, the next comes": {[]storagev1.VolumeAttachment{at("a", true, true, 1), at("b", false, false, 2)}, "a", "b"},
-		"two, one is complete":     {[]storagev1.VolumeAttachment{at("a", false, false, 1), at("b", true, false, 2)}, "a", "b"},
-		"two, one had it":          {[]storagev1.VolumeAttachment{at("a", true, false, 1), at("b", true, false, 2)}, "b", "b"},
-		"two, nobody had it":       {[]storagev1.VolumeAttachment{at("b", false, false, 2), at("a", false, false, 1)}, "", "a"},
-		"made in the same second":  {[]storagev1.VolumeAttachment{at("b", false, false, 1), at("a", false, false, 1)}, "", "a"},
+		"none":                       {nil, "a", ""},
+		"one":                        {[]storagev1.VolumeAttachment{at("a", true, false, 1)}, "", "a"},
+		"one, incomplete":            {[]storagev1.VolumeAttachment{at("a", false, false, 1)}, "", "a"},
+		"one being deleted":          {[]storagev1.VolumeAttachment{at("a", true, true, 1)}, "a", "a"},
+		"one deleted, one new":       {[]storagev1.VolumeAttachment{at("a", true, true, 1), at("b", false, false, 2)}, "a", "b"},
+		"two, one is complete":       {[]storagev1.VolumeAttachment{at("a", false, false, 1), at("b", true, false, 2)}, "a", "b"},
+		"two, one was before":        {[]storagev1.VolumeAttachment{at("a", true, false, 1), at("b", true, false, 2)}, "b", "b"},
+		"two, none before":           {[]storagev1.VolumeAttachment{at("b", false, false, 2), at("a", false, false, 1)}, "", "a"},
+		"created in the same second": {[]storagev1.VolumeAttachment{at("b", false, false, 1), at("a", false, false, 1)}, "", "a"},
 	} {
 		if got := nodeAmong(c.list, c.before); got != c.want {
 			t.Errorf("%s: %q, want %q", name, got, c.want)

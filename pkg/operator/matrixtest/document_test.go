@@ -59,7 +59,8 @@ func listOfAttempts() string {
 	for _, backend := range slices.Backward(slices.Sorted(maps.Keys(all))) {
 		total += len(all[backend].attempts)
 		for _, a := range all[backend].attempts {
-			id := a.who + "\n" + a.what
+			// The same attempt may be refused by other rules with another backend.
+			id := a.who + "\n" + a.what + "\n" + a.rule
 			if known[id] == nil {
 				known[id] = &row{attempt: a}
 				rows = append(rows, known[id])
