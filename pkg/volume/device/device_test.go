@@ -1,7 +1,9 @@
 package device_test
 
 import (
+	"bytes"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -130,5 +132,29 @@ func TestFileGrows(t *testing.T) {
 	}
 	if _, err := d.WriteAt(b, 15*sector); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestFileEndsWithinSector writes the last sector of an image that has only a part of it.
+func TestFileEndsWithinSector(t *testing.T) {
+	path := image(t, 8*sector+512)
+	d, err := device.Open(path, device.OpenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close() }()
+	b := bytes.Repeat([]byte{7}, sector)
+	if _, err := d.WriteAt(b, 9*sector); !errors.Is(err, device.ErrRange) {
+		t.Errorf("a write behind the last sector: %v; want ErrRange", err)
+	}
+	if _, err := d.WriteAt(b, 8*sector); err != nil {
+		t.Fatalf("a write of the last sector: %v", err)
+	}
+	got := make([]byte, sector)
+	if _, err := d.ReadAt(got, 8*sector); err != nil && !errors.Is(err, io.EOF) || !bytes.Equal(got, b) {
+		t.Errorf("the last sector is not what was written: %v", err)
+	}
+	if n, err := d.Size(); n != 9*sector || err != nil {
+		t.Errorf("Size: %d, %v; want whole sectors", n, err)
 	}
 }

@@ -100,17 +100,29 @@ func (d *File) ReadAt(b []byte, off int64) (int, error) {
 	return d.f.ReadAt(b, off)
 }
 
-// check refuses a range that is not within the device. Otherwise, the kernel would enlarge an image file,
-// which would then look like one that the user enlarged.
+// check refuses a range that is not within the device. Otherwise, the kernel would enlarge an image
+// file, which would then look like one that the user enlarged.
 func (d *File) check(op string, off, length int64) error {
-	if whole(off, length, d.size.Load()) {
+	if whole(off, length, d.limit(d.size.Load())) {
 		return nil
 	}
 	size, err := d.Size() // the device may have grown
-	if err == nil && !whole(off, length, size) {
-		err = fmt.Errorf("%s: %s %d bytes at %d: %w", d.f.Name(), op, length, off, ErrRange)
+	if err != nil || d.block && size == 0 {
+		return err // a device that was removed has no size: the kernel's error says so
 	}
-	return err
+	if !whole(off, length, d.limit(size)) {
+		return fmt.Errorf("%s: %s %d bytes at %d: %w", d.f.Name(), op, length, off, ErrRange)
+	}
+	return nil
+}
+
+// limit is the end of what may be written, in bytes. An image file that ends within a sector grows
+// to the end of that sector: blocks of format v1 may be smaller than a sector.
+func (d *File) limit(size int64) int64 {
+	if d.block {
+		return size
+	}
+	return (size + SectorBytes - 1) / SectorBytes * SectorBytes
 }
 
 // WriteAt writes whole sectors.
