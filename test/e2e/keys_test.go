@@ -77,7 +77,7 @@ func reason(all []metav1.Condition, kind string) string {
 	return ""
 }
 
-// TestLostKey: the Secret with a volume's key can not be deleted or edited by mistake. Where it is
+// TestLostKey: the Secret with a volume's key cannot be deleted or edited by mistake. Where it is
 // deleted on purpose, or another put into its place, all that need it say so, and nothing is made
 // anew, until it is restored from a backup.
 func TestLostKey(t *testing.T) {
