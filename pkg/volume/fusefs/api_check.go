@@ -6,7 +6,7 @@ var (
 	_ fuse.RawFileSystem = (*raw)(nil)
 	_ fuse.ReadResult    = filled(0)
 
-	// How go-fuse's ProtocolServer recognises an answer that needs no copy.
+	// go-fuse's ProtocolServer recognises an answer that needs no copy by this method.
 	_ interface {
 		Readv([][]byte) (int, fuse.Status)
 	} = filled(0)

@@ -20,7 +20,7 @@ func (r *raw) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) 
 	return fuse.OK
 }
 
-// Statx is sent where somebody wants the time of creation.
+// Statx answers STATX, which the kernel sends if a program asks for the creation time.
 func (r *raw) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
 	a, err := r.fs.GetAttr(ino(in.NodeId))
 	if err != nil {
@@ -109,16 +109,17 @@ func decodeSetAttr(in *fuse.SetAttrIn) *vfs.SetAttr {
 	return set
 }
 
-// setNothing says what a SETATTR changes that has no attribute, or the time of change alone. The kernel sends it for
-// chown(path, -1, -1), which clears suid and sgid and sets the time of change, like any chown; but for
-// that it has checked nobody's right, since it leaves the clearing to us. It sends the same ahead of a write that
-// is to clear these bits. That write clears them for whoever may write, so here only the owner does.
+// setNothing returns the change of a SETATTR that contains no attribute, or only the change time. The
+// kernel sends it for chown(path, -1, -1). Like any chown, it clears suid and sgid and sets the change time.
+// But the kernel leaves the clearing to the server, and has not checked the caller's permission for it. It
+// sends the same request before a write that must clear these bits. The write itself clears them for
+// everybody who may write. So here, only a request of the owner clears them.
 func (r *raw) setNothing(h *fuse.InHeader, ctime *vfs.Timespec) (*vfs.SetAttr, error) {
 	a, err := r.fs.GetAttr(ino(h.NodeId))
 	if err != nil {
 		return nil, err
 	}
-	if ctime == nil { // it comes only from a kernel that caches writes
+	if ctime == nil { // only a kernel that caches writes sends it
 		now := vfs.Now()
 		ctime = &now
 	}
@@ -131,26 +132,24 @@ func (r *raw) setNothing(h *fuse.InHeader, ctime *vfs.Timespec) (*vfs.SetAttr, e
 	return &vfs.SetAttr{}, nil
 }
 
-// killable tells whether a has bits that a chown clears.
+// killable tells whether a has mode bits that a chown clears.
 func killable(a *vfs.Attr) bool {
 	return a.Mode&syscall.S_IFMT != syscall.S_IFDIR && a.Mode&(syscall.S_ISUID|syscall.S_ISGID) != 0
 }
 
-// killedByWrite tells the kernel that a write has cleared suid and sgid of ino, if
-// the kernel believes they are set: it looks at times and size again after a
-// write, but not at the mode.
+// killedByWrite tells the kernel that a write has cleared suid and sgid of ino, if the kernel has them
+// cached. After a write, the kernel fetches times and size again, but not the mode.
 func (r *raw) killedByWrite(id vfs.Ino) {
 	if !r.suid.remove(id) {
 		return
 	}
 	if err := r.server.InvalInode(id, -1, 0); err != nil {
-		r.log.Warn("cannot invalidate attributes", "ino", uint64(id), "err", err)
+		r.log.Warn("cannot invalidate attributes", "inode", uint64(id), "error", err)
 	}
 }
 
-// killPrivileges clears suid, sgid and capabilities where a change of data came
-// by a request that has no flag for it (FALLOCATE, COPY_FILE_RANGE). Who has CAP_FSETID
-// keeps them.
+// killPrivileges clears suid, sgid and capabilities after a change of data by a request that has no flag for
+// this (FALLOCATE, COPY_FILE_RANGE). For a caller with CAP_FSETID, it clears nothing.
 func (r *raw) killPrivileges(h *fuse.InHeader, id vfs.Ino) error {
 	a, err := r.fs.GetAttr(id)
 	if err != nil {

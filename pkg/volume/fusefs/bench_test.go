@@ -16,8 +16,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
 )
 
-// BenchmarkLoop compares our read loop with go-fuse's server, both with MemFS
-// behind: what FUSE itself costs. Server and client are one process in both.
+// BenchmarkLoop compares our read loop with go-fuse's server. Both serve a MemFS, so it measures the cost of
+// FUSE itself. In both cases, server and client are one process.
 func BenchmarkLoop(b *testing.B) {
 	for _, job := range jobs {
 		for _, server := range []string{"sealvol", "go-fuse"} {
@@ -199,7 +199,7 @@ func benchStat(b *testing.B, dir string) {
 	}
 	var stx unix.Statx_t
 	for i := 0; b.Loop(); i++ {
-		// Forced, lest the kernel answer.
+		// AT_STATX_FORCE_SYNC, so that the kernel does not answer from its cache.
 		if err := unix.Statx(unix.AT_FDCWD, fmt.Sprintf("%s/f%d", dir, i%files), unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &stx); err != nil {
 			b.Fatal(err)
 		}

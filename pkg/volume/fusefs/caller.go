@@ -11,39 +11,39 @@ import (
 )
 
 const (
-	// The user namespace that a kernel starts with: USER_NS_INIT_INO, include/uapi/linux/nsfs.h.
+	// The inode of the initial user namespace: USER_NS_INIT_INO, include/uapi/linux/nsfs.h.
 	initialUserNS = "user:[4026531837]"
 
-	// Room for /proc/PID/status. The list of groups comes before the capabilities, and
-	// has at most 65536 (NGROUPS_MAX) of up to ten digits.
+	// Buffer size for /proc/PID/status. The list of groups comes before the capabilities. It has at most
+	// 65536 groups (NGROUPS_MAX) of up to ten digits.
 	maxStatusBytes = 1 << 20
 )
 
-// caller is what a thread that waits for an answer may do. The kernel checks the permissions
-// that FUSE knows of; the few that it does not, we check, by what /proc says of the thread that the request
-// names: since Linux 6.12, requests to servers that allow idmapped mounts carry no ids, and none ever carried
-// capabilities. The zero value is a stranger, who may do nothing: one whom we
-// do not see, because he is outside of our PID namespace, or whose status can not be read.
+// caller contains the user and capabilities of a thread that waits for an answer. The kernel checks most
+// permissions. The server checks the few others, and looks up the thread of the request in /proc. The
+// request itself is not sufficient: since Linux 6.12, requests to servers that allow idmapped mounts contain
+// no ids, and requests never contain capabilities. The zero value is a caller without any rights. It is used
+// if the thread is outside of the server's PID namespace, or if its status cannot be read.
 //
-// The thread stays while we look: once a request has been read, its thread waits for
-// the answer, even if it is killed. /proc/PID/status takes no lock that a thread in a page fault of this mount
-// holds, so reading it never waits for us.
+// The thread exists during the lookup: once its request has been read, it waits for the answer, even if it
+// is killed. Reading /proc/PID/status takes no lock that a thread in a page fault of this mount holds, so it
+// cannot deadlock.
 type caller struct {
 	known bool
-	fsuid uint32 // as of our user namespace
-	caps  uint64 // effective ones, if they are of the initial user namespace; else none
+	fsuid uint32 // in the server's user namespace
+	caps  uint64 // the effective ones, if the thread is in the initial user namespace; otherwise none
 }
 
-// has tells whether capable(capability) would say yes: to capabilities of the initial
-// user namespace alone.
+// has tells whether the kernel's capable(capability) would be true. Only capabilities in the initial user
+// namespace count.
 func (c *caller) has(capability uint) bool { return c.caps>>capability&1 == 1 }
 
-// owns tells whether inode_owner_or_capable would say yes for an inode of that user.
+// owns tells whether the kernel's inode_owner_or_capable would be true for an inode of that user.
 func (c *caller) owns(uid uint32) bool {
 	return c.known && c.fsuid == uid || c.has(unix.CAP_FOWNER)
 }
 
-// callerOf looks up who waits for the answer to a request.
+// callerOf looks up the thread that waits for the answer to a request.
 func callerOf(h *fuse.InHeader) caller {
 	if h.Pid == 0 {
 		return caller{}
@@ -59,8 +59,8 @@ func callerOf(h *fuse.InHeader) caller {
 		return caller{}
 	}
 	c := parseStatus(status)
-	// Capabilities in a user namespace of one's own are nothing outside of it. Whose namespace may not
-	// be asked for (by ptrace's rules) is taken for a stranger's.
+	// Capabilities in another user namespace do not count outside of it. If the server may not read the
+	// thread's namespace (by the rules of ptrace), the thread counts as one in another namespace.
 	if c.caps != 0 {
 		if ns, err := os.Readlink(dir + "/ns/user"); err != nil || ns != initialUserNS {
 			c.caps = 0
@@ -69,7 +69,7 @@ func callerOf(h *fuse.InHeader) caller {
 	return c
 }
 
-// parseStatus reads the two lines of /proc/PID/status that matter, see proc_pid_status(5).
+// parseStatus parses the two relevant lines of /proc/PID/status; see proc_pid_status(5).
 func parseStatus(status []byte) (c caller) {
 	for line := range bytes.Lines(status) {
 		name, value, _ := bytes.Cut(line, []byte(":"))

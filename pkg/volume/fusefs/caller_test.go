@@ -33,7 +33,7 @@ func TestCaller(t *testing.T) {
 	if c := callerOf(header(unix.Gettid())); !c.known || c.fsuid != uint32(unix.Geteuid()) {
 		t.Errorf("this thread: %+v", c)
 	}
-	for _, pid := range []int{0, 1 << 30} { // outside of our PID namespace; nobody has such a number
+	for _, pid := range []int{0, 1 << 30} { // not in our PID namespace; no process has these numbers
 		c := callerOf(header(pid))
 		if c != (caller{}) || c.owns(0) || c.has(unix.CAP_SYS_ADMIN) {
 			t.Errorf("process %d: %+v may do something", pid, c)

@@ -9,12 +9,12 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// Directory offsets towards the kernel: 1 is after ".", 2 after "..", and an
-// entry of the FS has its cookie and dotEntries.
+// Directory offsets for the kernel: 1 is after ".", 2 is after "..", and the offset of an entry of the FS is
+// its cookie plus dotEntries.
 const dotEntries = 2
 
-// How often a name is looked up anew if its inode was freed between finding and
-// holding it.
+// The number of times that a name is looked up again if its inode was freed between finding and holding
+// it.
 const lookupTries = 3
 
 func (r *raw) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
@@ -25,7 +25,7 @@ func (r *raw) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse
 		begun := r.refs.begin()
 		a, err := r.fs.Lookup(ino(h.NodeId), name)
 		if errors.Is(err, vfs.ErrNotExist) {
-			out.SetEntryTimeout(cacheTime) // node id 0: known not to exist
+			out.SetEntryTimeout(cacheTime) // node id 0: the kernel caches that the name does not exist
 			return fuse.OK
 		}
 		if err != nil {
@@ -97,8 +97,7 @@ func (r *raw) Rmdir(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Statu
 	return r.status("RMDIR", ino(h.NodeId), r.fs.Rmdir(request(h, 0), ino(h.NodeId), name))
 }
 
-// Rename serves RENAME and RENAME2. A whiteout belongs to the caller, so here too
-// the ids matter.
+// Rename answers RENAME and RENAME2. A whiteout belongs to the caller, so the ids are needed here, too.
 func (r *raw) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
 	if r.readOnly {
 		return fuse.EROFS
@@ -107,7 +106,7 @@ func (r *raw) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName stri
 	return r.status("RENAME", ino(in.NodeId), err)
 }
 
-// OpenDir: see Open. The kernel then caches what directories contain.
+// OpenDir is answered like Open. The kernel then caches the contents of directories.
 func (r *raw) OpenDir(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	if r.kernelFlags&fuse.CAP_NO_OPENDIR_SUPPORT != 0 {
 		return fuse.ENOSYS
@@ -134,7 +133,7 @@ func (r *raw) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList
 
 func (r *raw) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	dir := ino(in.NodeId)
-	// The zeroed EntryOut of the dots says that they are not looked up.
+	// The zeroed EntryOut of "." and ".." means that they are not looked up.
 	off, full := r.dots(dir, in.Offset, func(e fuse.DirEntry) bool { return out.AddDirLookupEntry(e) != nil })
 	if full {
 		return fuse.OK
@@ -157,7 +156,7 @@ func (r *raw) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntry
 	}
 	for _, e := range looked {
 		if !r.refs.hold(vfs.Ino(e.NodeId), begun) {
-			*e = fuse.EntryOut{} // freed meanwhile: a name without a lookup
+			*e = fuse.EntryOut{} // freed meanwhile: return the name without a lookup
 		}
 	}
 	return fuse.OK
@@ -167,8 +166,8 @@ func dirEntry(d *vfs.Dirent) fuse.DirEntry {
 	return fuse.DirEntry{Name: d.Name, Ino: uint64(d.Ino), Mode: d.Type, Off: d.Cookie + dotEntries}
 }
 
-// dots adds "." and ".." as far as they come after off, and returns where to go
-// on, or true if the answer is full.
+// dots adds "." and ".." if they come after off. It returns the offset to continue at, and true if the
+// answer is full.
 func (r *raw) dots(dir vfs.Ino, off uint64, add func(fuse.DirEntry) bool) (uint64, bool) {
 	if off == 0 {
 		if !add(fuse.DirEntry{Name: ".", Ino: uint64(dir), Mode: syscall.S_IFDIR, Off: 1}) {
@@ -179,7 +178,7 @@ func (r *raw) dots(dir vfs.Ino, off uint64, add func(fuse.DirEntry) bool) (uint6
 	if off == 1 {
 		parent, err := r.fs.Parent(dir)
 		if err != nil {
-			parent = dir // removed: it has none
+			parent = dir // a removed directory has no parent
 		}
 		if !add(fuse.DirEntry{Name: "..", Ino: uint64(parent), Mode: syscall.S_IFDIR, Off: 2}) {
 			return 1, true

@@ -12,7 +12,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// errnos is the only translation of vfs errors; what is not here is EIO.
+// errnos is the only translation of vfs errors. All other errors become EIO.
 var errnos = []struct {
 	err   error
 	errno syscall.Errno
@@ -39,9 +39,9 @@ var errnos = []struct {
 	{vfs.ErrClosed, syscall.EIO},
 }
 
-// status is the answer to an operation that ended with err. What an
-// administrator must hear of is logged. No message has a name or data in it: an
-// error's text is logged only where it is one of vfs, whose texts have neither.
+// status returns the answer to an operation that ended with err. It logs errors that an administrator must
+// know about. Log messages must not contain names or data. Only the texts of vfs errors are logged, because
+// they contain neither.
 func (r *raw) status(op string, ino vfs.Ino, err error) fuse.Status {
 	if err == nil {
 		return fuse.OK
@@ -54,29 +54,28 @@ func (r *raw) status(op string, ino vfs.Ino, err error) fuse.Status {
 			r.damaged(ino)
 		}
 		if e.errno == syscall.EIO && r.mayLog() {
-			r.log.Error("operation failed", slog.String("op", op), slog.Uint64("ino", uint64(ino)), slog.Any("err", err))
+			r.log.Error("operation failed", slog.String("op", op), slog.Uint64("inode", uint64(ino)), slog.Any("error", err))
 		}
 		return fuse.Status(e.errno)
 	}
 	if r.mayLog() {
-		r.log.Error("operation failed with an error of unknown kind", slog.String("op", op),
-			slog.Uint64("ino", uint64(ino)), slog.String("type", fmt.Sprintf("%T", err)))
+		r.log.Error("operation failed with an unknown error", slog.String("op", op),
+			slog.Uint64("inode", uint64(ino)), slog.String("type", fmt.Sprintf("%T", err)))
 	}
 	return fuse.EIO
 }
 
-// At most so many failures are logged in each second: a damaged file may be read
-// very often.
+// The maximum number of failures that are logged per second. A damaged file may be read very often.
 const failuresLogged = 20
 
-// mayLog counts a failure, and says whether it is one to log.
+// mayLog counts a failure, and tells whether it should be logged.
 func (r *raw) mayLog() bool {
 	now := time.Now().Unix()
 	r.failMu.Lock()
 	defer r.failMu.Unlock()
 	if now != r.failSecond {
 		if dropped := r.failCount - failuresLogged; dropped > 0 {
-			r.log.Error("more operations failed than were logged", slog.Int64("count", dropped))
+			r.log.Error("more operations failed; their errors were not logged", slog.Int64("count", dropped))
 		}
 		r.failSecond, r.failCount = now, 0
 	}

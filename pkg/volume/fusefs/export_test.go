@@ -9,10 +9,10 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// MountHelper is the way over fusermount3.
+// MountHelper mounts with fusermount3.
 func MountHelper(dir string, o MountOptions) (*os.File, error) { return mountHelper(dir, o) }
 
-// UnmountHelper is the way back.
+// UnmountHelper unmounts with fusermount3.
 func UnmountHelper(dir string) error { return unmountHelper(dir, false) }
 
 // Status translates one error.
@@ -21,7 +21,7 @@ func Status(l *slog.Logger, err error) int32 {
 	return int32(r.status("TEST", 1, err))
 }
 
-// StatusDamaged translates one error and tells of damage.
+// StatusDamaged translates one error and reports damage.
 func StatusDamaged(l *slog.Logger, err error, damaged func(vfs.Ino)) {
 	r := &raw{log: l, damaged: damaged}
 	r.status("TEST", 7, err)
@@ -35,7 +35,7 @@ func StatusMany(l *slog.Logger, err error, n int) {
 	}
 }
 
-// GoFuse mounts fs with go-fuse's own loop, to compare with.
+// GoFuse mounts fs with go-fuse's own loop, for comparison.
 func GoFuse(fs vfs.FS, dir string) (*fuse.Server, error) {
 	o := Options{FS: fs, Logger: slog.Default()}
 	r := newRaw(o, nil)
@@ -45,11 +45,11 @@ func GoFuse(fs vfs.FS, dir string) (*fuse.Server, error) {
 	opts.AllowOther = true
 	opts.FsName = "sealvol"
 	opts.Name = "sealvol"
-	opts.DisableSplice = true // answers are in memory
+	opts.DisableSplice = true // answers are slices in memory
 	return fuse.NewServer(r, dir, opts)
 }
 
-// Refs for tests of the lookup counts.
+// Refs exports the lookup counts to tests.
 type Refs = refs
 
 // NewRefs, Hold, Drop and Begin are refs' methods.
@@ -60,5 +60,5 @@ var (
 	Begin   = (*refs).begin
 )
 
-// WhileBusy is what Unmount does to a mount that is in use.
+// WhileBusy exports the retry loop of Unmount for a mount that is in use.
 var WhileBusy = whileBusy

@@ -19,7 +19,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
 )
 
-// failing answers in its own ways.
+// failing is an FS with faulty answers.
 type failing struct {
 	*vfstest.MemFS
 	mu   sync.Mutex
@@ -86,7 +86,7 @@ func TestPanicIsEIO(t *testing.T) {
 	for _, read := range []func() (int, error){
 		func() (int, error) { panic("secret content") },
 		func() (int, error) { return *none, nil },
-		func() (int, error) { return 1 << 30, nil }, // no FS may, but the server survives
+		func() (int, error) { return 1 << 30, nil }, // no FS may do this, but the server must survive
 		func() (int, error) { return 0, errors.New("secret content") },
 		func() (int, error) { return 0, fmt.Errorf("block 7: %w", vfs.ErrCorrupt) },
 	} {
@@ -112,7 +112,7 @@ func TestPanicIsEIO(t *testing.T) {
 	}
 }
 
-// TestLogBounded has a damaged file read over and over.
+// TestLogBounded reads a damaged file again and again.
 func TestLogBounded(t *testing.T) {
 	var log syncBuffer
 	l := slog.New(slog.NewTextHandler(&log, nil))
@@ -122,7 +122,7 @@ func TestLogBounded(t *testing.T) {
 	}
 }
 
-// TestDamagedIsTold: of damage alone, and of which inode.
+// TestDamagedIsTold checks that only damage is reported, with the inode.
 func TestDamagedIsTold(t *testing.T) {
 	l := slog.New(slog.DiscardHandler)
 	var told []vfs.Ino
@@ -140,7 +140,7 @@ func TestErrno(t *testing.T) {
 		nil: 0, vfs.ErrNotExist: syscall.ENOENT, vfs.ErrNoSpace: syscall.ENOSPC, vfs.ErrNotSupported: syscall.EOPNOTSUPP,
 		vfs.ErrClosed: syscall.EIO, errors.New("x"): syscall.EIO, vfs.ErrStale: syscall.ESTALE, vfs.ErrNoXattr: syscall.ENODATA,
 		fmt.Errorf("deep: %w", fmt.Errorf("er: %w", vfs.ErrNotEmpty)): syscall.ENOTEMPTY,
-		syscall.ENOSYS: syscall.EIO, // would switch the operation off for good
+		syscall.ENOSYS: syscall.EIO, // ENOSYS would disable the operation permanently
 	} {
 		if got := syscall.Errno(fusefs.Status(log, err)); got != want {
 			t.Errorf("%v: %v, want %v", err, got, want)

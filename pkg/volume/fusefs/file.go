@@ -7,12 +7,12 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// One COPY_FILE_RANGE copies at most this much; the caller asks again. It bounds
-// how long a request takes.
+// The maximum number of bytes that one COPY_FILE_RANGE copies. It limits the duration of a request. The caller
+// repeats the call for the rest.
 const maxCopyBytes = 16 << 20
 
-// Open is answered ENOSYS, after which the kernel opens without asking, keeps
-// data cached, and sends no RELEASE. O_TRUNC then arrives as SETATTR.
+// Open is answered with ENOSYS. After that, the kernel opens files without a request, keeps data cached, and
+// sends no RELEASE. O_TRUNC arrives as SETATTR.
 func (r *raw) Open(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	if r.kernelFlags&fuse.CAP_NO_OPEN_SUPPORT != 0 {
 		return fuse.ENOSYS
@@ -21,7 +21,7 @@ func (r *raw) Open(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 	return fuse.OK
 }
 
-// Create is answered ENOSYS: the kernel then sends MKNOD, and nothing at close.
+// Create is answered with ENOSYS. The kernel then sends MKNOD, and nothing at close.
 func (r *raw) Create(<-chan struct{}, *fuse.CreateIn, string, *fuse.CreateOut) fuse.Status {
 	return fuse.ENOSYS
 }
@@ -36,8 +36,7 @@ func (r *raw) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut)
 	return r.created("TMPFILE", ino(in.NodeId), begun, a, err, &out.EntryOut)
 }
 
-// filled is a fuse.ReadResult of that many bytes which already are where the
-// answer is sent from.
+// filled is a fuse.ReadResult of bytes that are already in the buffer of the answer.
 type filled int
 
 func (f filled) Size() int                              { return int(f) }
@@ -53,7 +52,7 @@ func (r *raw) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadRes
 	return filled(n), fuse.OK
 }
 
-// Writev gets the data as one slice: our request buffer is one.
+// Writev gets the data as one slice, because the request buffer is contiguous.
 func (r *raw) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
 	if r.readOnly {
 		return 0, fuse.EROFS
@@ -61,8 +60,8 @@ func (r *raw) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32
 	id := ino(in.NodeId)
 	kill := in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0
 	req := request(&in.InHeader, 0)
-	// What the kernel had in its cache comes without a file: what mappings stored, which no file that is only
-	// appended to lets in, and appended data where the kernel caches writes.
+	// Writes from the kernel's cache come without a file. They are data that was stored through mappings,
+	// which an append-only file refuses, or appended data if the kernel caches writes.
 	req.Append = in.Flags&unix.O_APPEND != 0 || in.WriteFlags&fuse.WRITE_CACHE != 0
 	grow := r.beforeGrowth(id, in.WriteFlags&fuse.WRITE_CACHE == 0 && in.Offset > 0)
 	done := 0
@@ -73,7 +72,7 @@ func (r *raw) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32
 			return 0, r.status("WRITE", id, err)
 		}
 		if err != nil || n < len(d) {
-			break // the caller sees a short write and meets the error next
+			break // the caller sees a short write, and gets the error at the next write
 		}
 	}
 	if kill {

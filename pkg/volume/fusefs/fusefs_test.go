@@ -116,7 +116,7 @@ func TestReadOnly(t *testing.T) {
 	if _, err := fs.Write(&vfs.Req{}, a.Ino, 0, []byte("kept"), false); err != nil {
 		t.Fatal(err)
 	}
-	// The mount is writable, so that the kernel does not refuse before we do.
+	// The mount is writable, so that the server refuses writes, and not the kernel.
 	m := fusefstest.Mount(t, fs, fusefstest.Options{Server: fusefs.Options{ReadOnly: true}})
 	f := m.Dir + "/f"
 	fd, err := unix.Open(f, unix.O_RDWR, 0)
@@ -145,8 +145,7 @@ func TestReadOnly(t *testing.T) {
 	}
 }
 
-// TestManyWaiting needs more handlers than there are at first: each fsync waits
-// for all.
+// TestManyWaiting needs more handlers than are started at first: each fsync waits for all others.
 func TestManyWaiting(t *testing.T) {
 	const callers = 24
 	fs := &failing{MemFS: vfstest.NewMemFS()}
@@ -170,7 +169,7 @@ func TestManyWaiting(t *testing.T) {
 	wg.Wait()
 }
 
-// TestForget sees orphans freed when they are closed, and at the latest when the mount ends.
+// TestForget checks that orphans are freed when they are closed, and at the latest when the mount ends.
 func TestForget(t *testing.T) {
 	fs := vfstest.NewMemFS()
 	m := fusefstest.Mount(t, fs, fusefstest.Options{})
@@ -179,7 +178,7 @@ func TestForget(t *testing.T) {
 		if err := os.WriteFile(name, []byte("x"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := os.ReadDir(m.Dir); err != nil { // READDIRPLUS counts as well
+		if _, err := os.ReadDir(m.Dir); err != nil { // READDIRPLUS also counts as a lookup
 			t.Fatal(err)
 		}
 		if i%2 == 0 {
@@ -194,7 +193,7 @@ func TestForget(t *testing.T) {
 	}
 }
 
-// TestInvalidate changes the FS behind the kernel's back.
+// TestInvalidate changes the FS without the knowledge of the kernel.
 func TestInvalidate(t *testing.T) {
 	fs := vfstest.NewMemFS()
 	m := fusefstest.Mount(t, fs, fusefstest.Options{})
@@ -216,7 +215,7 @@ func TestInvalidate(t *testing.T) {
 	if _, err := fs.Write(&vfs.Req{}, a.Ino, 0, []byte("after!"), false); err != nil {
 		t.Fatal(err)
 	}
-	read("before") // as promised, the kernel does not ask
+	read("before") // the kernel uses its cache, as expected
 	if err := m.Server.InvalInode(a.Ino, 0, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -254,7 +253,7 @@ func TestRefs(t *testing.T) {
 			t.Fatal("cannot hold")
 		}
 	}
-	begun := fusefs.Begin(r) // here somebody has found a
+	begun := fusefs.Begin(r) // here, somebody has found a
 	if err := fs.Unlink(&vfs.Req{}, vfs.RootIno, "f"); err != nil {
 		t.Fatal(err)
 	}
@@ -270,7 +269,7 @@ func TestRefs(t *testing.T) {
 	if fusefs.Drop(r, a.Ino, 1) {
 		t.Error("the failed hold was counted")
 	}
-	// Held and dropped by many, an inode with a name stays, one without goes.
+	// After many concurrent holds and drops, an inode with a name exists, and one without is freed.
 	b, err := fs.Mknod(&vfs.Req{}, vfs.RootIno, "g", syscall.S_IFREG|0o600, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -289,7 +288,7 @@ func TestRefs(t *testing.T) {
 	wg.Wait()
 }
 
-// TestWriteBack: the FS knows what was stored through mappings of any file, then.
+// TestWriteBack checks that the FS has the data that was stored through mappings of any file.
 func TestWriteBack(t *testing.T) {
 	fs := vfstest.NewMemFS()
 	m := fusefstest.Mount(t, fs, fusefstest.Options{})

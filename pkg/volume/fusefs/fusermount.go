@@ -13,8 +13,8 @@ import (
 
 const helper = "fusermount3"
 
-// mountHelper has fusermount3 open /dev/fuse, mount it and send the descriptor
-// through the socket that _FUSE_COMMFD names (libfuse, util/fusermount.c).
+// mountHelper runs fusermount3, which opens /dev/fuse, mounts it and sends the descriptor through the socket
+// in _FUSE_COMMFD (libfuse, util/fusermount.c).
 func mountHelper(dir string, o MountOptions) (*os.File, error) {
 	if _, _, err := o.parse(); err != nil {
 		return nil, err
@@ -39,7 +39,7 @@ func mountHelper(dir string, o MountOptions) (*os.File, error) {
 	cmd.Env = append(os.Environ(), "_FUSE_COMMFD=3")
 	cmd.ExtraFiles = []*os.File{theirs}
 	err = runHelper(cmd)
-	theirs.Close() // so that receiving ends if nothing was sent
+	theirs.Close() // so that receiving ends if nothing is sent
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +63,7 @@ func runHelper(cmd *exec.Cmd) error {
 	return nil
 }
 
-// receiveFile takes one descriptor from a unix socket.
+// receiveFile receives one descriptor from a Unix socket.
 func receiveFile(socket int) (*os.File, error) {
 	data, control := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
 	_, n, _, _, err := unix.Recvmsg(socket, data, control, unix.MSG_CMSG_CLOEXEC)

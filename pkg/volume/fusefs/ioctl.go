@@ -13,7 +13,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// ioctl numbers of include/uapi/linux/fs.h, as of 64-bit programs.
+// ioctl numbers of include/uapi/linux/fs.h for 64-bit programs.
 const (
 	iocGetFlags   = unix.FS_IOC_GETFLAGS
 	iocSetFlags   = unix.FS_IOC_SETFLAGS
@@ -25,13 +25,13 @@ const (
 	fsxattrBytes  = 28         // struct fsxattr
 	fsLabelBytes  = 256        // FSLABEL_MAX
 	trimBytes     = 24         // struct fstrim_range
-	xflagHasXattr = 0x80000000 // FS_XFLAG_HASATTR: only ever told
+	xflagHasXattr = 0x80000000 // FS_XFLAG_HASATTR: read-only
 )
 
-// errNotWritten: the kernel was not asked to write a file back, since too many wait for that.
+// errNotWritten means that the file was not written back, because too many requests wait for write-back.
 var errNotWritten = errors.New("pages of the file may be dirty")
 
-// xflags are the flags of struct fsxattr (FS_XFLAG_*) and what they are to the FS.
+// xflags maps the flags of struct fsxattr (FS_XFLAG_*) to the flags of the FS.
 var xflags = []struct{ x, flag uint32 }{
 	{0x08, vfs.FlagImmutable},
 	{0x10, vfs.FlagAppend},
@@ -39,16 +39,17 @@ var xflags = []struct{ x, flag uint32 }{
 	{0x80, vfs.FlagNodump},
 }
 
-// Ioctl serves what the kernel passes on of the ioctls that file systems have in common.
+// Ioctl answers the common file system ioctls that the kernel passes on.
 func (r *raw) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, arg []byte, _ *fuse.IoctlOut, out []byte) fuse.Status {
 	id := ino(in.NodeId)
 	var err error
 	switch in.Cmd {
 	case iocGetFlags, iocSetFlags, iocGetXflags, iocSetXflags:
 		fs, ok := r.fs.(vfs.Flagger)
-		// Since Linux 5.13 the kernel makes these requests itself (fs/fuse/ioctl.c, fuse_fileattr_get and _set), without an
-		// argument, having checked who may: the owner, and for immutable and append CAP_LINUX_IMMUTABLE. Before, it passed on
-		// the program's own call unchecked, with its address.
+		// Since Linux 5.13, the kernel sends these requests itself, without an argument (fs/fuse/ioctl.c,
+		// fuse_fileattr_get and _set). It has checked the permission: only the owner, and for immutable and
+		// append only with CAP_LINUX_IMMUTABLE. Earlier kernels pass on the program's call unchecked, with its
+		// address.
 		if !ok || in.Arg != 0 {
 			return fuse.Status(syscall.ENOTTY)
 		}
@@ -71,7 +72,7 @@ func (r *raw) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, arg []byte, _ *fus
 	return r.status("IOCTL", id, err)
 }
 
-// flags reads or sets the flags of an inode, in either form.
+// flags reads or sets the flags of an inode, for both forms of the ioctl.
 func (r *raw) flags(fs vfs.Flagger, in *fuse.IoctlIn, arg, out []byte) error {
 	id := ino(in.NodeId)
 	switch in.Cmd {
@@ -101,8 +102,8 @@ func (r *raw) flags(fs vfs.Flagger, in *fuse.IoctlIn, arg, out []byte) error {
 	return nil
 }
 
-// encodeXattr makes a struct fsxattr of flags: xflags u32, extent size u32, extents u32, project u32,
-// extent size for copies u32, 8 bytes.
+// encodeXattr encodes flags as a struct fsxattr: xflags u32, extent size u32, extents u32, project u32, extent
+// size for copies u32, 8 bytes.
 func encodeXattr(flags uint32, out []byte) {
 	clear(out)
 	x := uint32(0)
@@ -114,7 +115,7 @@ func encodeXattr(flags uint32, out []byte) {
 	binary.NativeEndian.PutUint32(out, x)
 }
 
-// decodeXattr is the way back. Projects and extent sizes there are none.
+// decodeXattr decodes flags from a struct fsxattr. Projects and extent sizes are not supported.
 func decodeXattr(b []byte) (flags uint32, err error) {
 	if len(b) < fsxattrBytes {
 		return 0, vfs.ErrInvalid
@@ -133,8 +134,8 @@ func decodeXattr(b []byte) (flags uint32, err error) {
 	return flags, nil
 }
 
-// setFlags has the kernel write back first what mappings of the file have stored: from then on the FS may
-// refuse it. And the kernel must ask for the time of change anew.
+// setFlags sets the flags of an inode. It first makes the kernel write back data that was stored through
+// mappings, because the FS may refuse it afterwards. Then the kernel must fetch the change time again.
 func (r *raw) setFlags(fs vfs.Flagger, in *fuse.IoctlIn, flags uint32) error {
 	if r.readOnly {
 		return vfs.ErrReadOnly
@@ -169,7 +170,7 @@ func (r *raw) getLabel(out []byte) error {
 	return nil
 }
 
-// setLabel is for who may mount, as on other file systems: the kernel has checked nothing.
+// setLabel requires the permission to mount, as on other file systems. The kernel has checked nothing.
 func (r *raw) setLabel(in *fuse.IoctlIn, arg []byte) error {
 	if c := callerOf(&in.InHeader); !c.has(unix.CAP_SYS_ADMIN) {
 		return vfs.ErrNotPermitted
@@ -184,8 +185,8 @@ func (r *raw) setLabel(in *fuse.IoctlIn, arg []byte) error {
 	return vfs.SetLabel(r.fs, request(&in.InHeader, 0), string(label))
 }
 
-// trim is FITRIM with struct fstrim_range: start u64, length u64, minimum u64; the length
-// becomes what was discarded. A caller who is killed ends it.
+// trim implements FITRIM with struct fstrim_range: start u64, length u64, minimum u64. It sets the length to
+// the number of discarded bytes. Killing the caller ends it.
 func (r *raw) trim(cancel <-chan struct{}, in *fuse.IoctlIn, arg, out []byte) error {
 	fs, ok := r.fs.(vfs.Trimmer)
 	if !ok {
@@ -209,7 +210,7 @@ func (r *raw) trim(cancel <-chan struct{}, in *fuse.IoctlIn, arg, out []byte) er
 		case <-ctx.Done():
 		}
 	}()
-	r.server.park(1) // it takes long, and others need handlers
+	r.server.park(1) // it takes long, and other requests need handlers
 	defer r.server.park(-1)
 	field := func(i int) uint64 { return binary.NativeEndian.Uint64(arg[8*i:]) }
 	n, err := fs.TrimRange(ctx, field(0), field(1), field(2))

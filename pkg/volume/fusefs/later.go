@@ -6,16 +6,16 @@ import (
 	"sync/atomic"
 )
 
-// later is what must be done before a request is answered, and must not keep its handler: it waits
-// for something that another handler brings about.
+// later contains work that must finish before a request is answered. The work must not occupy the handler,
+// because it waits for something that another handler must do.
 type later struct {
-	n     atomic.Int64 // len(steps): most requests have nothing here, and take no lock
+	n     atomic.Int64 // len(steps): most requests have no such work, and take no lock
 	mu    sync.Mutex
 	steps map[uint64]func() // by the request's Unique; guarded by mu
 }
 
-// answerAfter has the answer to a request wait for fn. It is called while the request is handled;
-// fn runs in a goroutine of its own.
+// answerAfter delays the answer to a request until fn has returned. It is called while the request is
+// handled. fn runs in another goroutine.
 func (s *Server) answerAfter(unique uint64, fn func()) {
 	l := &s.later
 	l.mu.Lock()
@@ -27,8 +27,7 @@ func (s *Server) answerAfter(unique uint64, fn func()) {
 	l.n.Store(int64(len(l.steps)))
 }
 
-// take returns and forgets what the answer to a request that was handled has to wait for; nil for
-// nothing.
+// take removes and returns the work that the answer to a handled request must wait for, or nil.
 func (l *later) take(req []byte) func() {
 	if l.n.Load() == 0 {
 		return nil

@@ -17,11 +17,11 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
 )
 
-// slowGrowth has every change of a size wait, as a freeze or a commit does.
+// slowGrowth delays every change of a size, like a freeze or a commit.
 type slowGrowth struct {
 	*vfstest.MemFS
 	begun chan struct{} // one for each
-	end   chan struct{} // closed: they go on
+	end   chan struct{} // when closed, they continue
 }
 
 func (s *slowGrowth) SetAttr(req *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.Attr, error) {
@@ -32,8 +32,8 @@ func (s *slowGrowth) SetAttr(req *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.A
 	return s.MemFS.SetAttr(req, ino, set)
 }
 
-// TestGrowthWithReads: all handlers make files larger, whose last pages are locked by READs that
-// wait for a handler.
+// TestGrowthWithReads enlarges files in all handlers, while READs that wait for a handler hold the locks of
+// their last pages.
 func TestGrowthWithReads(t *testing.T) {
 	const handlers = 4
 	fs := &slowGrowth{vfstest.NewMemFS(), make(chan struct{}, handlers), make(chan struct{})}
@@ -86,13 +86,13 @@ func TestGrowthWithReads(t *testing.T) {
 	wg.Wait()
 }
 
-// reusing is an FS that may give an inode number again.
+// reusing is an FS that may reuse inode numbers.
 type reusing struct{ *vfstest.MemFS }
 
 func (reusing) ReusesInos() bool { return true }
 
-// TestHandlesOfReusedInos: where inode numbers may return, a handle is good for what the kernel
-// knows, and stale afterwards: it might be another file's by then.
+// TestHandlesOfReusedInos checks handles of an FS that may reuse inode numbers. A handle is valid while the
+// kernel knows the inode. Afterwards it is stale, because the number may belong to another file.
 func TestHandlesOfReusedInos(t *testing.T) {
 	m := fusefstest.Mount(t, reusing{vfstest.NewMemFS()}, fusefstest.Options{})
 	f := filepath.Join(m.Dir, "f")

@@ -13,10 +13,10 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 )
 
-// victimEnv turns this program into a victim.
+// victimEnv makes this program a victim.
 const victimEnv = "SEALVOL_FUSEFS_VICTIM"
 
-// TestMain plays fusermount3 when it is called by that name, and a victim.
+// TestMain acts as fusermount3 if it is called by that name, and as a victim.
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "fusermount3" {
 		if err := fusermount(os.Args[1:]); err != nil {
@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// fusermount does as libfuse's program: mount and send the descriptor.
+// fusermount does the same as libfuse's program: it mounts and sends the descriptor.
 func fusermount(args []string) error {
 	dir := args[len(args)-1]
 	if args[0] == "-u" {

@@ -13,19 +13,19 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// What a program stores through a mapping lies in the kernel until the kernel writes it back, which
-// it does within half a minute. Until then the FS knows less of the file than the kernel does. The
-// requests that the kernel passes on without writing back first are dealt with here; before READ
-// with O_DIRECT, FALLOCATE and COPY_FILE_RANGE it does write back.
+// Data that a program stores through a mapping stays in the kernel until the kernel writes it back, within
+// half a minute. Until then, the FS does not have the latest contents of the file. Before READ with O_DIRECT,
+// FALLOCATE and COPY_FILE_RANGE, the kernel writes back. This file handles the requests for which it does
+// not.
 
-// maxSeekTurns bounds how often SEEK_HOLE starts again because a hole was none.
+// maxSeekTurns limits how often SEEK_HOLE starts again because the found hole contained mapped data.
 const maxSeekTurns = 16
 
-// minBlocks is what a file that is not empty has at least, in units of 512 bytes: GNU tar takes
-// a file without blocks for one hole and does not read it.
+// minBlocks is the minimum number of 512-byte blocks that is reported for a file that is not empty. GNU tar
+// assumes that a file without blocks is one hole, and does not read it.
 const minBlocks = blockBytes / 512
 
-// blocks is st_blocks.
+// blocks returns st_blocks.
 func blocks(a *vfs.Attr) uint64 {
 	if a.Mode&syscall.S_IFMT == syscall.S_IFREG && a.Size > 0 {
 		return max(a.Blocks, minBlocks)
@@ -40,14 +40,14 @@ func (r *raw) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) (st
 	case unix.SEEK_HOLE:
 		seek = r.seekHole
 	default:
-		return fuse.EINVAL // the kernel does the others
+		return fuse.EINVAL // the kernel handles the others itself
 	}
 	off, err := seek(ino(in.NodeId), in.Offset)
 	out.Offset = off
 	return r.status("LSEEK", ino(in.NodeId), err)
 }
 
-// seekData has the kernel write back what it holds of the hole at off, and then looks again.
+// seekData makes the kernel write back its pages of the hole at off, and then searches again.
 func (r *raw) seekData(id vfs.Ino, off uint64) (uint64, error) {
 	data, err := r.fs.SeekData(id, off)
 	if err == nil && data == off || err != nil && !errors.Is(err, vfs.ErrNoData) || r.readOnly {
@@ -59,8 +59,8 @@ func (r *raw) seekData(id vfs.Ino, off uint64) (uint64, error) {
 	return r.fs.SeekData(id, off)
 }
 
-// seekHole has the kernel write back what it holds of the hole that was found, and starts again if
-// it was none.
+// seekHole makes the kernel write back its pages of the hole that was found. If there is no hole afterwards,
+// it starts again.
 func (r *raw) seekHole(id vfs.Ino, off uint64) (uint64, error) {
 	for range maxSeekTurns {
 		hole, err := r.fs.SeekHole(id, off)
@@ -89,7 +89,7 @@ func (r *raw) seekHole(id vfs.Ino, off uint64) (uint64, error) {
 	return r.allData(id, off, a.Size)
 }
 
-// allData answers a seek from off as file systems do that know no holes: no copy loses data by that.
+// allData answers a seek from off like a file system without holes. So no copy can lose data.
 func (r *raw) allData(id vfs.Ino, off, answer uint64) (uint64, error) {
 	a, err := r.fs.GetAttr(id)
 	if err != nil {
@@ -101,9 +101,9 @@ func (r *raw) allData(id vfs.Ino, off, answer uint64) (uint64, error) {
 	return answer, nil
 }
 
-// writeBack has the kernel write back, and drop, the pages that it holds of [from, to); to the end
-// of the file if toErr is set. It answers false if too many requests wait for that already: each
-// occupies a handler, and the pages come as requests for others.
+// writeBack makes the kernel write back and drop its pages of [from, to), or up to the end of the file if
+// toErr is set. It returns false if too many requests already wait for this: each occupies a handler, and the
+// pages arrive as requests that need handlers, too.
 func (r *raw) writeBack(id vfs.Ino, from, to uint64, toErr error) bool {
 	length := int64(0)
 	if toErr == nil {
@@ -122,28 +122,29 @@ func (r *raw) writeBack(id vfs.Ino, from, to uint64, toErr error) bool {
 	return true
 }
 
-// noGrowth says that a request makes no file larger.
+// noGrowth means that a request does not enlarge the file.
 const noGrowth = ^uint64(0)
 
-// beforeGrowth is the size of a file before a request that may make it larger; noGrowth if it may
-// not. The kernel lets nothing else change the size meanwhile.
+// beforeGrowth returns the size of a file before a request that may enlarge it, or noGrowth if the request
+// cannot. The kernel prevents other changes of the size meanwhile.
 func (r *raw) beforeGrowth(id vfs.Ino, may bool) uint64 {
 	if !may {
 		return noGrowth
 	}
 	a, err := r.fs.GetAttr(id)
 	if err != nil {
-		return noGrowth // the request meets it as well
+		return noGrowth // the request will get the same error
 	}
 	return a.Size
 }
 
-// zeroTail clears what the kernel has cached from old, a file's end before, to until or the end of
-// old's page. Programs may have stored something there through a mapping; it is not content, and
-// the kernel would make it so when the file grows. The request is answered after that.
+// zeroTail clears the kernel's cached bytes from old, the previous end of the file, to until or the end of
+// old's page. A program may have stored bytes there through a mapping. They are not content, but the kernel
+// would make them content when the file grows. The request is answered afterwards.
 //
-// Storing waits for who has the page locked, such as a READ that no handler has taken yet. If too
-// many handlers wait for pages already, this one goes on with other requests, and the answer follows.
+// The notification waits for the lock of the page, which may be held by a READ that no handler has read yet.
+// If too many handlers already wait for pages, this handler continues with other requests, and the answer
+// follows later.
 func (r *raw) zeroTail(h *fuse.InHeader, id vfs.Ino, old, until uint64) {
 	if old == noGrowth || until <= old || old == pageStart(old) {
 		return
@@ -152,7 +153,7 @@ func (r *raw) zeroTail(h *fuse.InHeader, id vfs.Ino, old, until uint64) {
 	store := func() {
 		defer func() { <-r.paged }()
 		if err := r.server.store(id, old, make([]byte, end-old)); err != nil {
-			r.log.Warn("cannot clear what lies beyond the end of a file", "inode", uint64(id), "error", err)
+			r.log.Warn("cannot clear cached bytes beyond the end of a file", "inode", uint64(id), "error", err)
 		}
 	}
 	select {
@@ -166,16 +167,16 @@ func (r *raw) zeroTail(h *fuse.InHeader, id vfs.Ino, old, until uint64) {
 	}
 }
 
-// pageSize is that of a mapping's last page, what lies beyond the end of the file included.
+// pageSize is the size of a page of a mapping.
 var pageSize = uint64(os.Getpagesize())
 
-// pageStart is the start of the page that off lies in. A WRITE clears up to there and leaves its
-// first page alone, of which the kernel may hold the lock until the answer: so bytes beyond the end
-// stay where a write begins in the last page itself, after the end.
+// pageStart returns the start of the page that contains off. A WRITE clears only up to there. It does not
+// clear its first page, because the kernel may hold the lock of that page until the answer. So if a write
+// begins in the last page, after the end of the file, stored bytes between the end and the write remain.
 func pageStart(off uint64) uint64 { return off - off%pageSize }
 
-// Files is the regular files that the kernel knows, those without a name included. Opening and
-// closing one (not in this process) has the kernel write back what was stored through mappings.
+// Files returns the regular files that the kernel knows, including those without a name. If another process
+// opens and closes such a file, the kernel writes back data that was stored through mappings.
 func (s *Server) Files() (list []vfs.Ino) {
 	for _, id := range s.raw.refs.all() {
 		if a, err := s.raw.fs.GetAttr(id); err == nil && a.Mode&syscall.S_IFMT == syscall.S_IFREG {
@@ -185,8 +186,8 @@ func (s *Server) Files() (list []vfs.Ino) {
 	return list
 }
 
-// WriteBack has the kernel write back what was stored through mappings of any file, and drop all
-// that it has cached. It is for callers who cannot open files by inode.
+// WriteBack makes the kernel write back data that was stored through mappings of any file, and drop its cache.
+// It is for callers that cannot open files by inode.
 func (s *Server) WriteBack(ctx context.Context) error {
 	for _, id := range s.Files() {
 		if ctx.Err() != nil {

@@ -18,30 +18,30 @@ const (
 	FSType = "fuse.sealvol"
 
 	readAheadKiB = 4096
-	maxRatio     = 40 // percent of the dirty limit that one mount's mmap writes may use; the kernel starts with 1
+	maxRatio     = 40 // percentage of the dirty limit that writes through mappings of one mount may use; the kernel's default is 1
 
 	devicePath  = "/dev/fuse"
 	controlPath = "/sys/fs/fuse/connections"
 )
 
-// MountOptions says how to mount. The zero value works.
+// MountOptions are the options of Mount. The zero value works.
 type MountOptions struct {
-	// Source is what df and /proc/mounts show as the device. Default "sealvol".
+	// Source is the device that df and /proc/mounts show. The default is "sealvol".
 	Source string
 
-	// Private keeps everybody but the mounting user out, root included (no allow_other).
+	// Private denies access to all users except for the mounting user, even to root (no allow_other).
 	Private bool
 
 	// Options are mount options: ro, rw, suid, nosuid, dev, nodev, exec, noexec,
 	// atime, noatime, relatime, nodiratime, sync, dirsync, and SELinux's context=,
 	// fscontext=, defcontext= and rootcontext=. Default: nosuid, nodev, noatime.
-	// Later ones win.
+	// Later options override earlier ones.
 	Options []string
 
 	Logger *slog.Logger // default: slog.Default()
 }
 
-// flagOptions is what each option sets (and its opposite clears) in mount(2)'s flags.
+// flagOptions maps each option to the flags of mount(2) that it sets, and its opposite clears.
 var flagOptions = map[string]struct {
 	flag  uintptr
 	clear bool
@@ -56,7 +56,7 @@ var flagOptions = map[string]struct {
 	"dirsync": {unix.MS_DIRSYNC, false},
 }
 
-// parse gives mount(2)'s flags and data.
+// parse returns the flags and data of mount(2).
 func (o *MountOptions) parse() (flags uintptr, data []string, err error) {
 	flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOATIME
 	data = []string{"default_permissions", "max_read=" + strconv.Itoa(MaxDataBytes)}
@@ -89,9 +89,9 @@ func (o *MountOptions) source() string {
 	return o.Source
 }
 
-// Mount mounts a file system without a server yet on dir and returns the
-// descriptor to serve it with: pass it to NewServer, here or in another process. Until
-// then whoever enters dir waits. Without the privilege to mount, fusermount3 is used.
+// Mount mounts a file system on dir, without a server, and returns the descriptor for the server. Pass it to
+// NewServer, in this process or another one. Until then, every access to dir waits. If the process may not
+// mount, Mount uses fusermount3.
 func Mount(dir string, o MountOptions) (*os.File, error) {
 	f, err := mountDirect(dir, o)
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
@@ -128,8 +128,8 @@ func mountDirect(dir string, o MountOptions) (*os.File, error) {
 	return os.NewFile(uintptr(fd), devicePath), nil
 }
 
-// ConnectionID is the number of the FUSE connection mounted on dir, for
-// AbortConnection. It reads the mount table alone, so it never waits for a server.
+// ConnectionID returns the number of the FUSE connection that is mounted on dir, for AbortConnection. It reads
+// only the mount table, so it never waits for a server.
 func ConnectionID(dir string) (uint32, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -149,16 +149,15 @@ func ConnectionID(dir string) (uint32, error) {
 	return uint32(m.Minor), nil
 }
 
-// AbortConnection ends a connection whose server does not answer: everything
-// that waits for it fails, and so does all later use of the mount. Needs fusectl
-// mounted on /sys/fs/fuse/connections.
+// AbortConnection ends a connection whose server does not answer. All waiting requests and all later uses of
+// the mount fail. It requires fusectl to be mounted on /sys/fs/fuse/connections.
 func AbortConnection(id uint32) error {
 	return os.WriteFile(filepath.Join(controlPath, strconv.FormatUint(uint64(id), 10), "abort"), []byte("1"), 0)
 }
 
-// Tune raises the kernel's read-ahead and dirty limits for the mount on dir. Call
-// it when the server is ready, since INIT's answer sets the read-ahead to 128 KiB at most.
-// It needs root; without, the mount works, slower.
+// Tune raises the kernel's read-ahead and dirty limits for the mount on dir. Call it when the server is
+// ready, because the answer to INIT limits the read-ahead to 128 KiB. It requires root. Without Tune, the
+// mount works, but slower.
 func Tune(dir string) error {
 	id, err := ConnectionID(dir)
 	if err != nil {

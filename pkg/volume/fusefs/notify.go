@@ -18,10 +18,9 @@ const (
 	notifyResend     = 7
 )
 
-// InvalInode makes the kernel drop what it has cached of ino: attributes and,
-// unless off is negative, the data of length bytes from off (0: to the end). With a
-// negative off it may be called while a request is being answered; otherwise not
-// (the kernel may wait for a read in flight).
+// InvalInode makes the kernel drop its cached attributes of ino and, unless off is negative, length bytes of
+// data at off (0 means up to the end). With a negative off, it may be called while a request is handled.
+// Otherwise it must not, because the kernel may wait for a read in flight.
 func (s *Server) InvalInode(ino vfs.Ino, off, length int64) error {
 	b := make([]byte, 0, 24)
 	b = binary.NativeEndian.AppendUint64(b, uint64(ino))
@@ -30,8 +29,8 @@ func (s *Server) InvalInode(ino vfs.Ino, off, length int64) error {
 	return s.notify(notifyInvalInode, b)
 }
 
-// InvalEntry makes the kernel look a name up anew. It must not be called while a
-// request of the same directory is being answered: the kernel takes the directory's lock.
+// InvalEntry makes the kernel look up a name again. It must not be called while a request for the same
+// directory is handled, because the kernel takes the lock of the directory.
 func (s *Server) InvalEntry(parent vfs.Ino, name string) error {
 	b := make([]byte, 0, 17+len(name))
 	b = binary.NativeEndian.AppendUint64(b, uint64(parent))
@@ -41,10 +40,10 @@ func (s *Server) InvalEntry(parent vfs.Ino, name string) error {
 	return s.notify(notifyInvalEntry, append(b, 0))
 }
 
-// store puts data into what the kernel has cached of ino, from off on. The data must be content
-// of the file that the kernel may know already: it takes off+len(data) for the size if its own is
-// smaller. It may be called while a request that changes ino's size is being answered; not while a
-// WRITE to the same page is, which may hold the page's lock.
+// store writes data into the kernel's cache of ino at off. The data must be within the present size of the
+// file: if the kernel's size is smaller, the kernel sets it to off+len(data). store may be called while a
+// request that changes the size of ino is handled. It must not be called while a WRITE to the same page is
+// handled, because that may hold the lock of the page.
 func (s *Server) store(ino vfs.Ino, off uint64, data []byte) error {
 	b := make([]byte, 0, 24+len(data)) // struct fuse_notify_store_out
 	b = binary.NativeEndian.AppendUint64(b, uint64(ino))
@@ -54,8 +53,8 @@ func (s *Server) store(ino vfs.Ino, off uint64, data []byte) error {
 	return s.notify(notifyStore, append(b, data...))
 }
 
-// Resend asks the kernel (Linux 6.9) to send again every request that a server
-// before this one took and did not answer. Their Unique has bit 63 set.
+// Resend asks the kernel (since Linux 6.9) to send all requests again that a previous server has read but not
+// answered. Bit 63 of their Unique is set.
 func (s *Server) Resend() error { return s.notify(notifyResend, nil) }
 
 func (s *Server) notify(code int32, payload []byte) error {
@@ -65,7 +64,7 @@ func (s *Server) notify(code int32, payload []byte) error {
 	b = binary.NativeEndian.AppendUint64(b, 0) // no request
 	err := s.write(append(b, payload...))
 	if errors.Is(err, unix.ENOENT) {
-		return nil // the kernel knows no such inode or name
+		return nil // the kernel does not know the inode or name
 	}
 	if err != nil {
 		return fmt.Errorf("fuse notification %d: %w", code, err)

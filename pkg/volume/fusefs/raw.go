@@ -14,10 +14,10 @@ import (
 )
 
 const (
-	// We are the only writer, so the kernel may keep what it knows.
+	// The server is the only writer, so the kernel may cache entries and attributes.
 	cacheTime = time.Hour
 
-	// Preferred I/O size in stat: the kernel's page.
+	// The preferred I/O size in stat: the kernel's page size.
 	blockBytes = 4096
 
 	statxBtime = 0x800 // STATX_BTIME, include/uapi/linux/stat.h
@@ -26,22 +26,21 @@ const (
 	capabilityXattr = "security.capability"
 )
 
-// raw answers the decoded requests: each method decodes a little, makes one call
-// to the FS and encodes its answer. File and directory operations are in file.go and
-// dir.go, attributes in attr.go.
+// raw answers the decoded requests. Each method decodes the rest of a request, calls the FS once and encodes
+// the answer. File and directory operations are in file.go and dir.go, attributes in attr.go.
 type raw struct {
 	fs          vfs.FS
 	server      *Server // to notify the kernel
 	log         *slog.Logger
-	damaged     func(vfs.Ino) // nil: nobody listens
+	damaged     func(vfs.Ino) // nil if damage is not reported
 	readOnly    bool
 	refs        *refs
 	suid        suidSet
 	kernelFlags uint64        // what INIT offered; set before any other request
-	paged       chan struct{} // a place for each request that waits for pages of the kernel
+	paged       chan struct{} // limits the requests that wait for pages of the kernel
 
 	failMu     sync.Mutex
-	failSecond int64 // guarded by failMu: the Unix time of the failures counted
+	failSecond int64 // guarded by failMu: the Unix time of the counted failures
 	failCount  int64 // guarded by failMu
 }
 
@@ -50,10 +49,10 @@ func newRaw(o Options, s *Server) *raw {
 		paged: make(chan struct{}, max(1, o.MaxHandlers/2))}
 }
 
-// go-fuse keeps one name in the root directory for a trick of its own that we do
-// not need (fuse/poll.go). hideFromPollHack gives requests with that name another
-// node id for the root, which go-fuse passes on and ino undoes. The node id that go-fuse gives that name no inode has, but
-// a made up file handle may; it becomes 0, which no inode has either.
+// go-fuse reserves one name in the root directory for a workaround that this server does not need
+// (fuse/poll.go). For requests with that name, hideFromPollHack replaces the node id of the root by another
+// one. go-fuse passes it on, and ino translates it back. No inode has the node id that go-fuse assigns to that
+// name, but a made-up file handle may contain it. It is translated to 0, which no inode has, either.
 const (
 	rootAlias     = 1 << 63
 	pollHackInode = 1<<64 - 1
@@ -77,13 +76,13 @@ func ino(nodeID uint64) vfs.Ino {
 	return vfs.Ino(nodeID)
 }
 
-// request is what the FS is told about the cause of a change. On idmapped mounts
-// the ids are valid only where something is created, and are used only there.
+// request returns the description of a request for the FS. On idmapped mounts, the ids are valid only if the
+// request creates an inode, and they are used only then.
 func request(h *fuse.InHeader, umask uint32) *vfs.Req {
 	return &vfs.Req{Unique: h.Unique &^ resendBit, UID: h.Uid, GID: h.Gid, Umask: umask}
 }
 
-// attr encodes a for the kernel, and remembers suid and sgid files.
+// attr encodes a for the kernel, and records suid and sgid files.
 func (r *raw) attr(a *vfs.Attr, out *fuse.Attr) {
 	*out = fuse.Attr{
 		Ino:       uint64(a.Ino),
@@ -111,14 +110,13 @@ func (r *raw) attr(a *vfs.Attr, out *fuse.Attr) {
 }
 
 func (r *raw) entry(a *vfs.Attr, out *fuse.EntryOut) {
-	out.NodeId = uint64(a.Ino) // never reused, so the generation is always 0
+	out.NodeId = uint64(a.Ino) // inode numbers are never reused, so the generation is always 0
 	out.SetEntryTimeout(cacheTime)
 	out.SetAttrTimeout(cacheTime)
 	r.attr(a, &out.Attr)
 }
 
-// created answers a request that made a (or gave it a name), which thereby the
-// kernel knows once more.
+// created answers a request that created a, or added a name to it. The answer counts as a lookup.
 func (r *raw) created(op string, parent vfs.Ino, begun uint64, a vfs.Attr, err error, out *fuse.EntryOut) fuse.Status {
 	if err != nil {
 		return r.status(op, parent, err)
@@ -137,12 +135,12 @@ func (r *raw) OnUnmount()                                         {} // the same
 func (r *raw) Forget(nodeID, n uint64)                            { r.forget(vfs.Ino(nodeID), n) }
 func (r *raw) Release(<-chan struct{}, *fuse.ReleaseIn)           {} // only after TMPFILE: nothing to release
 func (r *raw) ReleaseDir(*fuse.ReleaseIn)                         {}
-func (r *raw) Access(<-chan struct{}, *fuse.AccessIn) fuse.Status { return fuse.ENOSYS } // the kernel checks
+func (r *raw) Access(<-chan struct{}, *fuse.AccessIn) fuse.Status { return fuse.ENOSYS } // the kernel checks permissions
 
-// Flush at close(2) has nothing to do: ENOSYS, so that it is not sent again.
+// Flush at close(2) has nothing to do. With ENOSYS, the kernel does not send it again.
 func (r *raw) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
 
-// Locks are the kernel's own; these are never sent.
+// The kernel handles locks itself, so these requests are never sent.
 func (r *raw) GetLk(<-chan struct{}, *fuse.LkIn, *fuse.LkOut) fuse.Status { return fuse.ENOSYS }
 func (r *raw) SetLk(<-chan struct{}, *fuse.LkIn) fuse.Status              { return fuse.ENOSYS }
 func (r *raw) SetLkw(<-chan struct{}, *fuse.LkIn) fuse.Status             { return fuse.ENOSYS }

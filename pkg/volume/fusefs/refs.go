@@ -10,25 +10,24 @@ import (
 
 const refShards = 64
 
-// refs counts how often the kernel knows each inode (its "nlookup": one for
-// each answer that named the inode, less those forgotten).
+// refs counts the kernel's references to each inode (its "nlookup": the number of answers that contained the
+// inode, minus those that the kernel has forgotten).
 //
-// An inode without names lives until the count is zero, so two things must not
-// happen: that FS.Forget comes late, after the kernel got the inode again, and that
-// the kernel gets an inode that FS.Forget has just freed. Against the first,
-// FS.Forget is called with the shard locked. Against the second, who found an
-// inode and is the first to hold it looks whether any Forget began since he
-// started to search (epoch), and if so asks whether the inode still exists.
+// An inode without names exists until its count is zero. So there are two races to prevent: FS.Forget could
+// run late, after the kernel has got the inode again, or the kernel could get an inode that FS.Forget has just
+// freed. To prevent the first, FS.Forget is called with the shard locked. To prevent the second, the first
+// goroutine that holds an inode checks whether any Forget began since it started its search (epoch). If so,
+// it asks the FS whether the inode still exists.
 type refs struct {
 	fs     vfs.FS
-	epoch  atomic.Uint64 // how many FS.Forget have begun
+	epoch  atomic.Uint64 // the number of FS.Forget calls that have begun
 	shards [refShards]refShard
 }
 
 type refShard struct {
 	mu     sync.Mutex
 	counts map[vfs.Ino]uint64 // guarded by mu
-	_      [40]byte           // a cache line each
+	_      [40]byte           // one cache line per shard
 }
 
 func newRefs(fs vfs.FS) *refs {
@@ -41,11 +40,11 @@ func newRefs(fs vfs.FS) *refs {
 
 func (r *refs) shard(ino vfs.Ino) *refShard { return &r.shards[uint64(ino)%refShards] }
 
-// begin is called before asking the FS for an inode that will be held.
+// begin is called before the search for an inode that will be held.
 func (r *refs) begin() uint64 { return r.epoch.Load() }
 
-// hold counts one more reference to ino, which the FS named after begin. It
-// returns false, and counts nothing, if ino has been freed meanwhile.
+// hold counts one more reference to ino, which the FS returned after begin. If ino has been freed meanwhile, it
+// counts nothing and returns false.
 func (r *refs) hold(ino vfs.Ino, begun uint64) bool {
 	s := r.shard(ino)
 	s.mu.Lock()
@@ -62,15 +61,14 @@ func (r *refs) hold(ino vfs.Ino, begun uint64) bool {
 	return true
 }
 
-// drop takes n references away and lets the FS forget ino if those were the
-// last. It reports whether they were.
+// drop removes n references. If they were the last ones, the FS forgets ino, and drop returns true.
 func (r *refs) drop(ino vfs.Ino, n uint64) bool {
 	s := r.shard(ino)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	have, ok := s.counts[ino]
 	if !ok {
-		return false // the kernel knew it from a server before us
+		return false // the kernel knows it from a previous server
 	}
 	if have > n {
 		s.counts[ino] = have - n
@@ -82,7 +80,7 @@ func (r *refs) drop(ino vfs.Ino, n uint64) bool {
 	return true
 }
 
-// all is the inodes that the kernel knows.
+// all returns the inodes that the kernel knows.
 func (r *refs) all() (list []vfs.Ino) {
 	for i := range r.shards {
 		s := &r.shards[i]
@@ -95,7 +93,7 @@ func (r *refs) all() (list []vfs.Ino) {
 	return list
 }
 
-// dropAll forgets everything: the mount has ended.
+// dropAll forgets all inodes, at the end of the mount.
 func (r *refs) dropAll() {
 	for i := range r.shards {
 		s := &r.shards[i]
@@ -108,11 +106,11 @@ func (r *refs) dropAll() {
 	}
 }
 
-// suidSet is the regular files that the kernel knows to be suid or sgid. The
-// kernel leaves clearing these bits to us (FUSE_HANDLE_KILLPRIV_V2) and after a
-// write does not look at the mode again. Nearly always empty.
+// suidSet contains the regular files that are suid or sgid according to the kernel. The kernel leaves the
+// clearing of these bits to the server (FUSE_HANDLE_KILLPRIV_V2), and does not fetch the mode again after a
+// write. The set is nearly always empty.
 type suidSet struct {
-	n    atomic.Int64 // len(inos), to ask without the lock
+	n    atomic.Int64 // len(inos), readable without the lock
 	mu   sync.Mutex
 	inos map[vfs.Ino]struct{} // guarded by mu
 }

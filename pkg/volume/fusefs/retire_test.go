@@ -13,14 +13,14 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
 )
 
-// slowFS lets StatFS wait, and notes calls that come too late.
+// slowFS delays StatFS, and records calls that come too late.
 type slowFS struct {
 	vfs.FS
 
 	t       *testing.T
-	inside  chan struct{} // gets a value when StatFS begins
+	inside  chan struct{} // receives a value when StatFS begins
 	goOn    chan struct{}
-	retired bool // set once Retire has returned, before more requests come
+	retired bool // set after Retire has returned, before more requests arrive
 }
 
 func (s *slowFS) StatFS() vfs.StatFS {
@@ -46,8 +46,8 @@ func (s *slowFS) check() {
 	}
 }
 
-// TestRetire: Retire waits for the requests in the FS. Later ones are answered with ENOTCONN, and
-// the FS is left alone, also at the end.
+// TestRetire checks that Retire waits for the requests in the FS, that later requests are answered with
+// ENOTCONN, and that the FS is not called any more, not even at the end.
 func TestRetire(t *testing.T) {
 	fs := &slowFS{FS: vfstest.NewMemFS(), t: t, inside: make(chan struct{}), goOn: make(chan struct{})}
 	m := fusefstest.Mount(t, fs, fusefstest.Options{})

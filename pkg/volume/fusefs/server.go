@@ -19,31 +19,31 @@ import (
 )
 
 const (
-	// MaxDataBytes is the largest READ or WRITE.
+	// MaxDataBytes is the maximum size of a READ or WRITE.
 	MaxDataBytes = 1 << 20
 
-	// Goroutines that always wait for requests. The kernel wakes them in turn, so
-	// that each more spreads the same requests over one more buffer of 1 MiB, and
-	// fewer caches hold them.
+	// The number of goroutines that always wait for requests. The kernel wakes them in turn. Each additional
+	// goroutine spreads the same requests over one more buffer of 1 MiB, which makes the CPU caches less
+	// effective.
 	minHandlers        = 2
 	defaultMaxHandlers = 32
 
-	// How many handlers there may be beyond that for requests that are parked: in a
-	// freeze every writer is. Each may hold a request of 1 MiB.
+	// The maximum number of additional handlers for parked requests. During a freeze, all writers are
+	// parked. Each may hold a request of 1 MiB.
 	maxParked = 128
 
-	// How many read-ahead and direct I/O requests the kernel keeps in flight.
+	// The maximum number of read-ahead and direct I/O requests that the kernel keeps in flight.
 	maxBackground = 64
 
 	inHeaderBytes  = int(unsafe.Sizeof(fuse.InHeader{}))
 	outHeaderBytes = int(unsafe.Sizeof(fuse.OutHeader{}))
 	pageBytes      = 4096
 
-	// Room for every answer but those whose size the request states: the
-	// longest is READLINK's.
+	// Buffer size for all answers except for those whose size is in the request. The longest is that of
+	// READLINK.
 	smallReplyBytes = 2 * pageBytes
 
-	// Opcodes that the loop must know: enum fuse_opcode, include/uapi/linux/fuse.h.
+	// Opcodes that the loop handles specially: enum fuse_opcode, include/uapi/linux/fuse.h.
 	opRead        = 15
 	opGetxattr    = 22
 	opListxattr   = 23
@@ -56,29 +56,31 @@ const (
 	resendBit = 1 << 63
 )
 
-// ErrAborted is Serve's error when the connection was aborted, not unmounted.
+// ErrAborted is the error of Serve if the connection was aborted, not unmounted.
 var ErrAborted = errors.New("fuse connection aborted")
 
-// Options says what to serve and how. FS and Device are required.
+// Options are the options of NewServer. FS and Device are required.
 type Options struct {
 	FS vfs.FS
 
 	// Device is the descriptor that Mount returned. Serve closes it.
 	Device *os.File
 
-	// ReadOnly answers every change with EROFS, whatever the mount says.
+	// ReadOnly answers every change with EROFS, even if the mount is read-write.
 	ReadOnly bool
 
-	// MaxHandlers bounds the requests handled at once; each may use 2 MiB. Default 32.
+	// MaxHandlers is the maximum number of requests that are handled at once. Each may use 2 MiB. The default
+	// is 32.
 	MaxHandlers int
 
-	// InitRequest is what InitRequest returned of the server before this one, when
-	// Device is a connection that it had served. Nil for a fresh mount.
+	// InitRequest is the result of the previous server's InitRequest, if Device is a connection that it has
+	// served. It is nil for a new mount.
 	InitRequest []byte
 
 	Logger *slog.Logger // default: slog.Default()
 
-	// Damaged, if not nil, hears of each operation that failed because what it needed of an inode is damaged. It must not wait.
+	// Damaged, if not nil, is called for each operation that failed because data or metadata of an inode is
+	// damaged. It must not block.
 	Damaged func(ino vfs.Ino)
 }
 
@@ -107,7 +109,7 @@ type Server struct {
 	replies  sync.Pool // *[]byte, for large answers
 }
 
-// NewServer makes a Server; nothing is read from the device before Serve.
+// NewServer returns a Server. It reads nothing from the device before Serve.
 func NewServer(o Options) (*Server, error) {
 	if o.FS == nil || o.Device == nil {
 		return nil, errors.New("fusefs: FS and Device are required")
@@ -119,7 +121,7 @@ func NewServer(o Options) (*Server, error) {
 		o.MaxHandlers = defaultMaxHandlers
 	}
 	s := &Server{
-		fd:          int(o.Device.Fd()), // makes it blocking, which loop relies on
+		fd:          int(o.Device.Fd()), // makes the descriptor blocking, which loop relies on
 		device:      o.Device,
 		log:         o.Logger,
 		maxHandlers: int64(max(o.MaxHandlers, minHandlers)),
@@ -143,24 +145,24 @@ func newProtocol(o Options, s *Server) *fuse.ProtocolServer {
 	return fuse.NewProtocolServer(s.raw, opts)
 }
 
-// protocolOptions are the knobs that measured best.
+// protocolOptions are the options that were fastest in measurements.
 func protocolOptions(o Options) *fuse.MountOptions {
-	caps := uint64(fuse.CAP_HANDLE_KILLPRIV_V2 | // else each write first asks for an xattr
+	caps := uint64(fuse.CAP_HANDLE_KILLPRIV_V2 | // otherwise, each write first sends GETXATTR
 		fuse.CAP_READDIRPLUS_AUTO |
 		fuse.CAP_ASYNC_DIO |
-		fuse.CAP_DONT_MASK | // the umask does not apply beneath a default ACL
+		fuse.CAP_DONT_MASK | // the umask does not apply in a directory with a default ACL
 		fuse.CAP_SETXATTR_EXT |
 		fuse.CAP_NO_OPENDIR_SUPPORT |
-		fuse.CAP_ABORT_ERROR | // tells an abort from an unmount
+		fuse.CAP_ABORT_ERROR | // lets Serve distinguish an abort from an unmount
 		fuse.CAP_HAS_RESEND)
 	if keepsInos(o.FS) {
 		caps |= fuse.CAP_EXPORT_SUPPORT // LOOKUP of "." and ".."
 	}
-	// Never CAP_ATOMIC_O_TRUNC: with OPEN=ENOSYS nobody would tell us of O_TRUNC.
-	// Never CAP_WRITEBACK_CACHE: written data would be reordered behind metadata, and the FS would
-	// not know how large a file is (mapped.go relies on that).
-	// EnableLocks stays off: the kernel's own locks are exact on one machine, and
-	// with OPEN=ENOSYS a close would send no unlock.
+	// Never CAP_ATOMIC_O_TRUNC: with OPEN=ENOSYS, the server would not learn of O_TRUNC.
+	// Never CAP_WRITEBACK_CACHE: data would be written after later metadata, and the FS would not
+	// know the size of a file (mapped.go relies on it).
+	// EnableLocks stays off: the kernel's own locks are exact on one machine, and with OPEN=ENOSYS,
+	// close would send no unlock.
 	return &fuse.MountOptions{
 		MaxWrite:                 MaxDataBytes,
 		MaxBackground:            maxBackground,
@@ -173,19 +175,19 @@ func protocolOptions(o Options) *fuse.MountOptions {
 	}
 }
 
-// alignedBuffer has room for a header, MaxDataBytes and some more, with the data
-// on a page boundary, where the kernel copies fastest.
+// alignedBuffer returns a buffer for a header, MaxDataBytes and some more. The data begins at a page
+// boundary, where the kernel copies fastest.
 func alignedBuffer(header int) []byte {
 	b := make([]byte, MaxDataBytes+3*pageBytes)
 	first := int(-uintptr(unsafe.Pointer(&b[0])) % pageBytes) // to the page boundary
 	return b[first+pageBytes-header:][:MaxDataBytes+pageBytes]
 }
 
-// Ready is closed once the kernel's INIT is answered: the mount can be used.
+// Ready returns a channel that is closed when INIT is answered. Then the mount can be used.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
-// InitRequest is the kernel's INIT as it came, for a server that takes over;
-// nil before Ready.
+// InitRequest returns the kernel's INIT request unchanged, for a server that takes over. It is nil before
+// Ready.
 func (s *Server) InitRequest() []byte {
 	select {
 	case <-s.ready:
@@ -195,9 +197,9 @@ func (s *Server) InitRequest() []byte {
 	}
 }
 
-// Serve answers requests until the file system is unmounted (nil), the
-// connection is aborted (ErrAborted) or the device fails. At the end no request is
-// in progress, the FS has been told to forget every inode, and Device is closed.
+// Serve answers requests until the file system is unmounted (nil), the connection is aborted (ErrAborted) or
+// the device fails. When it returns, no request is in progress, all inodes are forgotten, and Device is
+// closed.
 func (s *Server) Serve() error {
 	if !s.serving.CompareAndSwap(false, true) {
 		return errors.New("fusefs: Serve called twice")
@@ -217,10 +219,10 @@ func (s *Server) Serve() error {
 	return s.endErr
 }
 
-// handshake answers INIT alone: the kernel sends nothing else before.
+// handshake answers INIT. The kernel sends nothing else before it.
 func (s *Server) handshake() error {
 	if s.takeover != nil {
-		// The kernel had its answer from the server before us.
+		// The previous server has already answered the kernel.
 		s.init = s.takeover
 		s.raw.kernelFlags = initFlags(s.init)
 		reply := make([]byte, smallReplyBytes)
@@ -249,7 +251,7 @@ func (s *Server) handshake() error {
 	return nil
 }
 
-// initFlags is the capabilities that INIT offers (struct fuse_init_in).
+// initFlags returns the capabilities that INIT offers (struct fuse_init_in).
 func initFlags(req []byte) uint64 {
 	if len(req) < inHeaderBytes+16 {
 		return 0
@@ -261,9 +263,9 @@ func initFlags(req []byte) uint64 {
 	return flags
 }
 
-// handler is what one goroutine of the loop owns.
+// handler is the state of one goroutine of the loop.
 type handler struct {
-	request []byte // 1 MiB and more; only what requests filled is resident
+	request []byte // more than 1 MiB; only used pages are resident
 	reply   []byte // small answers
 }
 
@@ -283,15 +285,15 @@ func (s *Server) startHandler() {
 	})
 }
 
-// addHandler starts a handler, unless there are as many as there may be.
+// addHandler starts a handler, unless the maximum is reached.
 func (s *Server) addHandler() {
 	if s.handlers.Load() < s.maxHandlers+min(s.parked.Load(), maxParked) {
 		s.startHandler()
 	}
 }
 
-// park is told of requests that wait for something that may take long, and need
-// no device: others get handlers of their own meanwhile.
+// park is called when requests wait for a long time without using the device. Meanwhile, other requests get
+// additional handlers.
 func (s *Server) park(n int) {
 	s.parked.Add(int64(n))
 	if n > 0 && s.idle.Load() == 0 {
@@ -299,7 +301,7 @@ func (s *Server) park(n int) {
 	}
 }
 
-// loop reads and handles requests until the end, or until enough others wait.
+// loop reads and handles requests until the end, or until enough other handlers wait.
 func (s *Server) loop() {
 	h := s.spare.Get().(*handler)
 	defer s.spare.Put(h)
@@ -323,18 +325,18 @@ func (s *Server) loop() {
 	}
 }
 
-// end keeps the first handler's reason to stop; the others meet the same.
+// end keeps the error of the first handler that stops. The others stop with the same error.
 func (s *Server) end(err error) {
 	s.endOnce.Do(func() {
 		if !errors.Is(err, unix.ENODEV) { // unmounted
 			s.endErr = err
-			s.log.Error("fuse connection lost", slog.Any("err", err))
+			s.log.Error("fuse connection lost", slog.Any("error", err))
 		}
 	})
 }
 
-// read waits for a request. It returns nil for one that is not worth an answer
-// and an error when there will be no more.
+// read waits for a request. It returns nil for a request that needs no answer, and an error if there will be
+// no more requests.
 func (s *Server) read(buf []byte) ([]byte, error) {
 	n, err := unix.Read(s.fd, buf)
 	switch err {
@@ -343,7 +345,7 @@ func (s *Server) read(buf []byte) ([]byte, error) {
 			return nil, fmt.Errorf("fuse device: request of %d bytes", n)
 		}
 		return buf[:n], nil
-	case unix.EINTR, unix.EAGAIN, unix.ENOENT: // ENOENT: interrupted before we got it
+	case unix.EINTR, unix.EAGAIN, unix.ENOENT: // ENOENT: the request was interrupted before it was read
 		return nil, nil
 	case unix.ECONNABORTED:
 		return nil, ErrAborted
@@ -363,7 +365,7 @@ func (s *Server) write(b []byte) error {
 
 func opcode(req []byte) uint32 { return binary.NativeEndian.Uint32(req[4:]) }
 
-// replyBytes is the room that the answer to req needs.
+// replyBytes returns the buffer size for the answer to req.
 func replyBytes(req []byte) int {
 	var sizeAt int // offset in the request of the size of the variable part
 	switch opcode(req) {
@@ -398,11 +400,11 @@ func (s *Server) handle(h *handler, req []byte) {
 	hideFromPollHack(req)
 	n, st := s.handleProtected(req, out)
 	if !st.Ok() {
-		// Not understood: somebody waits for an answer all the same.
+		// The request is malformed, but a process waits for an answer.
 		n = copy(out, errorReply(req, st))
 	}
 	if n == 0 {
-		return // FORGET and the like
+		return // FORGET and similar requests
 	}
 	if first := s.later.take(req); first != nil {
 		req, out := slices.Clone(req[:inHeaderBytes]), slices.Clone(out[:n])
@@ -415,22 +417,22 @@ func (s *Server) handle(h *handler, req []byte) {
 	s.answer(req, out[:n])
 }
 
-// answer sends the answer to req, of which it needs the header.
+// answer sends the answer to req. It uses only the header of req.
 func (s *Server) answer(req, out []byte) {
 	switch err := s.write(out); {
 	case err == nil:
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ECONNABORTED):
-		// The caller has gone, or the mount.
+		// The caller or the mount is gone.
 	default:
-		s.log.Error("fuse reply refused", slog.Uint64("opcode", uint64(opcode(req))), slog.Int("bytes", len(out)), slog.Any("err", err))
+		s.log.Error("the kernel refused a FUSE reply", slog.Uint64("opcode", uint64(opcode(req))), slog.Int("bytes", len(out)), slog.Any("error", err))
 		if err := s.write(errorReply(req, fuse.EIO)); err != nil {
-			s.log.Debug("fuse error reply refused", slog.Any("err", err))
+			s.log.Debug("the kernel refused a FUSE error reply", slog.Any("error", err))
 		}
 	}
 }
 
-// handleProtected turns a panic outside the handlers proper into EIO; the
-// handlers' own end in Server.panicked.
+// handleProtected turns a panic outside of the handlers into EIO. Panics in handlers end in
+// Server.panicked.
 func (s *Server) handleProtected(req, out []byte) (n int, st fuse.Status) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -440,8 +442,8 @@ func (s *Server) handleProtected(req, out []byte) (n int, st fuse.Status) {
 	return s.proto.HandleRequest([][]byte{req}, [][]byte{out})
 }
 
-// panicked logs a bug. The panic's text is logged only if it is the runtime's
-// own, since others might quote data.
+// panicked logs a bug. It logs the text of the panic only if the Go runtime raised it, because other texts
+// may contain data.
 func (s *Server) panicked(p any) fuse.Status {
 	what := fmt.Sprintf("%T", p)
 	if e, ok := p.(interface {

@@ -10,15 +10,16 @@ import (
 )
 
 const (
-	// How long Unmount waits for those who are just going. A mount counts as in use for a moment after its last file was
-	// closed: while some process looks up a path through it, and while a container that starts takes away the copy
-	// of the mount table that its namespace began with.
+	// The time that Unmount waits for short uses to end. A mount may be in use for a moment after its last
+	// file was closed: while a process looks up a path through it, and while a starting container removes
+	// the copy of the mount table in its new namespace.
 	busyTime = time.Second
 	busyTick = 10 * time.Millisecond
 )
 
-// Unmount unmounts dir; if that is in use it tries again for a second. Lazy detaches it
-// at once and leaves the rest until nobody uses it. Unmounting what is not a mount is an error.
+// Unmount unmounts dir. If dir is in use, it retries for a second. With lazy, it detaches the mount
+// immediately, and the kernel unmounts it when it is no longer in use. If dir is not a mount, the result is an
+// error.
 func Unmount(dir string, lazy bool) error {
 	if lazy {
 		return unmountOnce(dir, unix.MNT_DETACH)
@@ -28,7 +29,7 @@ func Unmount(dir string, lazy bool) error {
 	return whileBusy(tick.C, int(busyTime/busyTick), func() error { return unmountOnce(dir, 0) })
 }
 
-// whileBusy tries once and, while the mount is in use, again at each tick.
+// whileBusy tries to unmount, and tries again at each tick while the mount is in use.
 func whileBusy(tick <-chan time.Time, ticks int, try func() error) error {
 	err := try()
 	for ; IsBusy(err) && ticks > 0; ticks-- {
@@ -49,7 +50,8 @@ func unmountOnce(dir string, flags int) error {
 	return nil
 }
 
-// IsBusy tells that Unmount failed because the mount is in use; fusermount3 says so in words only.
+// IsBusy tells whether Unmount failed because the mount is in use. fusermount3 reports this only in its
+// message.
 func IsBusy(err error) bool {
 	return err != nil && (errors.Is(err, unix.EBUSY) || strings.Contains(err.Error(), "Device or resource busy"))
 }

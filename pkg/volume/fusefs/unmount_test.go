@@ -14,7 +14,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
 )
 
-// TestUnmountWaits: a mount that is in use for a moment still is unmounted all the same.
+// TestUnmountWaits checks that a mount that is in use only for a moment is unmounted.
 func TestUnmountWaits(t *testing.T) {
 	m := fusefstest.Mount(t, vfstest.NewMemFS(), fusefstest.Options{})
 	fd, err := unix.Open(m.Dir, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -49,7 +49,7 @@ func TestWhileBusy(t *testing.T) {
 	byHelper := errors.New("fusermount3: exit status 1: failed to unmount /x: Device or resource busy")
 	for _, c := range []struct {
 		name string
-		errs []error // of the calls, the last for ever
+		errs []error // the results of the calls; the last one repeats
 		want error
 		left int // ticks of 100, of which 5 may be used
 	}{

@@ -20,7 +20,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
 )
 
-// TestAbort has a server that does not answer: aborting frees who waits.
+// TestAbort aborts the connection of a server that does not answer, and checks that waiting calls return.
 func TestAbort(t *testing.T) {
 	fs := &failing{MemFS: vfstest.NewMemFS()}
 	release, stuck := make(chan struct{}), make(chan struct{}, 1)
@@ -49,11 +49,10 @@ func TestAbort(t *testing.T) {
 	m.Unmount()
 }
 
-// victim is a server in a process of its own, to be killed; it serves the
-// descriptor it inherits. Its fsync never returns. It prints the INIT request, and
-// "stuck" for each fsync.
+// victim is a server in a separate process, which the test kills. It serves the descriptor that it inherits.
+// Its fsync never returns. It prints the INIT request, and "stuck" for each fsync.
 func victim() error {
-	// A server needs no privilege.
+	// A server needs no privileges.
 	if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(65534), syscall.Setuid(65534)); err != nil {
 		return err
 	}
@@ -67,8 +66,8 @@ func victim() error {
 	return s.Serve()
 }
 
-// startVictim mounts dir and has a victim serve it; it returns the victim, its
-// output and our descriptor.
+// startVictim mounts dir and starts a victim that serves it. It returns the victim, its output and this
+// process's descriptor.
 func startVictim(t *testing.T, dir string) (*exec.Cmd, *bufio.Scanner, *os.File) {
 	t.Helper()
 	dev, err := fusefs.Mount(dir, fusefs.MountOptions{})
@@ -82,7 +81,7 @@ func startVictim(t *testing.T, dir string) (*exec.Cmd, *bufio.Scanner, *os.File)
 	timer := time.AfterFunc(time.Minute, func() { t.Errorf("too late; aborted: %v", fusefs.AbortConnection(id)) })
 	t.Cleanup(func() {
 		timer.Stop()
-		if err := fusefs.Unmount(dir, true); err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: the test did
+		if err := fusefs.Unmount(dir, true); err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: the test has unmounted it
 			t.Error(err)
 		}
 	})
@@ -104,7 +103,7 @@ func startVictim(t *testing.T, dir string) (*exec.Cmd, *bufio.Scanner, *os.File)
 	return cmd, bufio.NewScanner(out), dev
 }
 
-// stuckSync starts an fsync on a new file, which the victim has taken when it returns.
+// stuckSync starts an fsync on a new file, and returns when the victim has read the request.
 func stuckSync(t *testing.T, dir string, out *bufio.Scanner) <-chan error {
 	t.Helper()
 	fd, err := unix.Open(dir+"/f", unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
@@ -123,7 +122,7 @@ func stuckSync(t *testing.T, dir string, out *bufio.Scanner) <-chan error {
 	return synced
 }
 
-// TestServerKilled ends the only server with SIGKILL: who waits for it gets an error.
+// TestServerKilled kills the only server, and checks that waiting calls get an error.
 func TestServerKilled(t *testing.T) {
 	dir := t.TempDir()
 	cmd, out, dev := startVictim(t, dir)
@@ -141,8 +140,8 @@ func TestServerKilled(t *testing.T) {
 	_ = cmd.Wait() // tells that it was killed
 }
 
-// TestTakeover has another server go on where the first was killed: the fsync in
-// flight is answered by the second.
+// TestTakeover starts a second server after the first one was killed, and checks that it answers the fsync in
+// flight.
 func TestTakeover(t *testing.T) {
 	dir := t.TempDir()
 	cmd, out, dev := startVictim(t, dir)
@@ -180,7 +179,7 @@ func TestTakeover(t *testing.T) {
 		t.Errorf("fsync over the takeover: %v", err)
 	}
 	data := bytes.Repeat([]byte("after"), 100_000)
-	// Not by package os, whose poller would wait for this process.
+	// Package os cannot be used, because its poller would wait for this process.
 	fd, err := unix.Open(dir+"/g", unix.O_RDWR|unix.O_CREAT|unix.O_DIRECT|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		t.Fatal(err)

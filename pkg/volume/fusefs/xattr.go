@@ -13,16 +13,16 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// The namespaces of names that Linux's file systems keep (xattr(7)). Of "system." they know the
-// POSIX ACLs alone.
+// The namespaces of attribute names on Linux file systems (xattr(7)). In "system.", only the POSIX ACLs are
+// supported.
 const (
 	trustedPrefix = "trusted."
 	aclAccess     = "system.posix_acl_access"
 	aclDefault    = "system.posix_acl_default"
 )
 
-// checkXattrName is what ext4 says of a name: the kernel asks us about any. It has checked
-// who may have "user." and "trusted." by then.
+// checkXattrName checks a name like ext4, because the kernel passes on all names. It has already checked the
+// permissions for "user." and "trusted.".
 func checkXattrName(name string) error {
 	if name == aclAccess || name == aclDefault {
 		return nil
@@ -38,16 +38,16 @@ func checkXattrName(name string) error {
 	return vfs.ErrNotSupported
 }
 
-// xattrReply puts value where the caller wants it, or says how large it is.
+// xattrReply copies value to the caller's buffer, or returns its size.
 func xattrReply(value, dest []byte) (uint32, fuse.Status) {
 	if len(dest) < len(value) {
-		// go-fuse turns this into success for who only asks for the size (no dest).
+		// If the caller asks only for the size (no dest), go-fuse turns this into success.
 		return uint32(len(value)), fuse.ERANGE
 	}
 	return uint32(copy(dest, value)), fuse.OK
 }
 
-// GetXAttr reads names that may not be set, too: earlier versions let them be.
+// GetXAttr also reads names that cannot be set, because earlier versions allowed them.
 func (r *raw) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
 	value, err := r.fs.GetXattr(ino(h.NodeId), name)
 	if err != nil {
@@ -56,7 +56,7 @@ func (r *raw) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest []
 	return xattrReply(value, dest)
 }
 
-// orNameError is the answer about an attribute that is not there: what is wrong with its name, if anything is.
+// orNameError returns the error for a missing attribute. If its name is invalid, it is the error of the name.
 func orNameError(name string, err error) error {
 	if bad := checkXattrName(name); bad != nil && errors.Is(err, vfs.ErrNoXattr) {
 		return bad
@@ -64,8 +64,8 @@ func orNameError(name string, err error) error {
 	return err
 }
 
-// ListXAttr shows trusted attributes to those alone who may read them: others take the list for what there is
-// to copy, and fail.
+// ListXAttr lists trusted attributes only for callers that may read them. Programs of other users would try to
+// copy all listed attributes, and fail.
 func (r *raw) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
 	names, err := r.fs.ListXattr(ino(h.NodeId))
 	if err != nil {
@@ -100,12 +100,12 @@ func (r *raw) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, valu
 		return r.status("SETXATTR", id, err)
 	}
 	if in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 {
-		// The owner is not of the file's group. First, lest a crash leave sgid with the new ACL.
+		// The owner is not in the file's group. Clear sgid first, so that a crash cannot leave it with the new ACL.
 		if err := r.clearSgid(req, id); err != nil {
 			return r.status("SETXATTR", id, err)
 		}
 	}
-	// A copy, since value lies in the request buffer and the FS may keep it.
+	// Copy value, because it is in the request buffer and the FS may keep it.
 	return r.status("SETXATTR", id, r.fs.SetXattr(req, id, name, bytes.Clone(value), in.Flags))
 }
 
@@ -119,7 +119,7 @@ func (r *raw) clearSgid(req *vfs.Req, id vfs.Ino) error {
 	return err
 }
 
-// RemoveXAttr removes names that may not be set, too, like GetXAttr.
+// RemoveXAttr also removes names that cannot be set, like GetXAttr.
 func (r *raw) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
 	if r.readOnly {
 		return fuse.EROFS

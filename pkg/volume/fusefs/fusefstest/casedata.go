@@ -80,7 +80,7 @@ func sparse(t *testing.T, dir string) {
 	copy(want[at:], data)
 	content(t, dir+"/f", want)
 	must(t, unix.Ftruncate(fd, at+100))
-	must(t, unix.Ftruncate(fd, at+200)) // what was cut off must not come back
+	must(t, unix.Ftruncate(fd, at+200)) // truncated data must not reappear
 	clear(want[at+100:])
 	content(t, dir+"/f", want[:at+200])
 }

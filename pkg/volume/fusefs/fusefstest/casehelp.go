@@ -67,8 +67,8 @@ func asUser(t *testing.T, fn func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		// The raw calls change this thread alone.
+		runtime.LockOSThread() // never unlocked, so that the thread ends with the goroutine
+		// The raw calls change only this thread.
 		for _, c := range []struct {
 			name string
 			trap uintptr

@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mmapChildEnv holds the file that a child process maps and changes.
+// mmapChildEnv contains the name of the file that a child process maps and changes.
 const mmapChildEnv = "SEALVOL_FUSEFSTEST_MMAP"
 
-// A page fault must not wait for a server in its own process: the Go runtime does
-// not know that the thread waits. So a child does it, which is this very program.
+// A page fault must not wait for a server in the same process, because the Go runtime does not know that the
+// thread waits. Therefore a child process, which runs this program, maps the file.
 func init() {
 	path := os.Getenv(mmapChildEnv)
 	if path == "" {
@@ -72,7 +72,7 @@ func mmapWrite(t *testing.T, dir string) {
 	copy(want[5000:], "changed")
 	copy(want[9000:], "unsynced")
 	content(t, dir+"/f", want)
-	// O_DIRECT reads what the server has, not the page cache.
+	// O_DIRECT reads from the server, not from the page cache.
 	got := aligned(1 << 20)
 	n, err := unix.Pread(open(t, dir+"/f", unix.O_RDONLY|unix.O_DIRECT), got, 0)
 	must(t, err)
@@ -81,7 +81,7 @@ func mmapWrite(t *testing.T, dir string) {
 	}
 }
 
-// aligned is a page-aligned buffer.
+// aligned returns a page-aligned buffer.
 func aligned(n int) []byte {
 	b := make([]byte, n+4096)
 	return b[int(-uintptr(unsafe.Pointer(&b[0]))%4096):][:n]

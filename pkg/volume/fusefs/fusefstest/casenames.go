@@ -22,7 +22,7 @@ func renameFlags(t *testing.T, dir string) {
 	content(t, dir+"/b", []byte("a"))
 	must(t, rename("a", "d", unix.RENAME_EXCHANGE))
 	if st := stat(t, dir+"/a"); st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		t.Error("a is no directory after the exchange")
+		t.Error("a is not a directory after the exchange")
 	}
 	content(t, dir+"/d", []byte("b"))
 	wantErr(t, "exchange with nothing", rename("a", "none", unix.RENAME_EXCHANGE), unix.ENOENT)
@@ -78,7 +78,7 @@ func bigDirectory(t *testing.T, dir string) {
 			if err != nil {
 				break
 			}
-			// Something comes, goes, and is renamed between any two reads.
+			// Between any two reads, names are created, removed and renamed.
 			if changes < comes {
 				name := fmt.Sprintf("%s/comes-%d-%03d", dir, round, changes)
 				must(t, unix.Mknod(name, unix.S_IFREG|0o600, 0))
@@ -147,7 +147,7 @@ func hardLinks(t *testing.T, dir string) {
 	}
 	must(t, os.WriteFile(dir+"/d/f", []byte("changed"), 0o644))
 	content(t, dir+"/e/g", []byte("changed"))
-	must(t, os.Rename(dir+"/d/f", dir+"/e/g")) // one inode: nothing happens
+	must(t, os.Rename(dir+"/d/f", dir+"/e/g")) // both names are the same inode, so nothing happens
 	stat(t, dir+"/d/f")
 	must(t, os.Remove(dir+"/d/f"))
 	if st := stat(t, dir+"/e/g"); st.Nlink != 1 {

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cases are Sealvol's own: each gets an empty mount.
+// cases are Sealvol's own cases. Each gets an empty mount.
 var cases = []struct {
 	name string
 	run  func(t *testing.T, dir string)

@@ -42,7 +42,7 @@ func suidByWrite(t *testing.T, dir string) {
 			t.Error(err)
 		}
 	}
-	// statx without synchronising shows what the kernel itself believes.
+	// statx without synchronising returns the attributes that the kernel has cached.
 	believed := func() uint32 {
 		var stx unix.Statx_t
 		must(t, unix.Statx(unix.AT_FDCWD, f, unix.AT_STATX_DONT_SYNC, unix.STATX_MODE, &stx))
@@ -54,7 +54,7 @@ func suidByWrite(t *testing.T, dir string) {
 		t.Errorf("after root's write: %o", st.Mode)
 	}
 	asUser(t, write)
-	must(t, unix.Access(f, unix.X_OK)) // checking permissions asks for attributes if they were invalidated
+	must(t, unix.Access(f, unix.X_OK)) // a permission check fetches attributes again if they were invalidated
 	if got := believed(); got != 0o777 {
 		t.Errorf("the kernel believes %o after a user's write", got)
 	}

@@ -61,19 +61,19 @@ func acl(entries ...aclEntry) []byte {
 	return b
 }
 
-// named is u::7, u:65534:named, g::5, m::mask, o::0.
+// named returns the ACL u::7, u:65534:named, g::5, m::mask, o::0.
 func named(named, mask uint16) []byte {
 	return acl(aclEntry{1, 7, aclNobody}, aclEntry{2, named, 65534}, aclEntry{4, 5, aclNobody},
 		aclEntry{0x10, mask, aclNobody}, aclEntry{0x20, 0, aclNobody})
 }
 
-// The attributes that hold ACLs.
+// The attributes that contain ACLs.
 const (
 	aclAccess  = "system.posix_acl_access"
 	aclDefault = "system.posix_acl_default"
 )
 
-// getACL returns an ACL, nil if there is none.
+// getACL returns an ACL, or nil if there is none.
 func getACL(t *testing.T, path, name string) []byte {
 	t.Helper()
 	b := make([]byte, 1000)
@@ -112,7 +112,7 @@ func acls(t *testing.T, dir string) {
 		_, err := unix.Open(f, unix.O_RDONLY, 0)
 		wantErr(t, "with the mask", err, unix.EACCES)
 	})
-	// What is no more than a mode is not kept.
+	// An ACL that contains only the mode is not stored.
 	must(t, unix.Setxattr(f, aclAccess, acl(aclEntry{1, 6, aclNobody}, aclEntry{4, 4, aclNobody}, aclEntry{0x20, 0, aclNobody}), 0))
 	if got := getACL(t, f, aclAccess); got != nil {
 		t.Errorf("kept: %x", got)
@@ -124,12 +124,12 @@ func acls(t *testing.T, dir string) {
 	aclsInherited(t, dir+"/d")
 }
 
-// aclsInherited makes files in a directory with a default ACL.
+// aclsInherited creates files in a directory with a default ACL.
 func aclsInherited(t *testing.T, d string) {
 	t.Helper()
 	must(t, os.Mkdir(d, 0o755))
 	must(t, unix.Setxattr(d, aclDefault, named(7, 7), 0))
-	old := unix.Umask(0o077) // does not apply beneath a default ACL
+	old := unix.Umask(0o077) // does not apply in a directory with a default ACL
 	err1 := os.WriteFile(d+"/f", nil, 0o664)
 	err2 := os.Mkdir(d+"/sub", 0o777)
 	unix.Umask(old)

@@ -8,15 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dropInodes makes the kernel forget the inodes that nobody uses, and waits for nothing:
-// FORGETs may be on their way.
+// dropInodes makes the kernel forget unused inodes. It does not wait: FORGETs may arrive later.
 func dropInodes(t *testing.T) {
 	t.Helper()
 	must(t, os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0))
 }
 
-// fileHandles: a handle finds its file after the kernel has forgotten it, wherever it was moved; one whose last name
-// is gone is stale, unless it is open.
+// fileHandles checks that a handle finds its file after the kernel has forgotten it, even if the file was
+// moved. After the last name is removed, the handle is stale, unless the file is open.
 func fileHandles(t *testing.T, dir string) {
 	root := open(t, dir, unix.O_RDONLY|unix.O_DIRECTORY)
 	must(t, os.MkdirAll(dir+"/a/b", 0o755))
@@ -63,7 +62,7 @@ func fileHandles(t *testing.T, dir string) {
 		unix.Close(fd)
 	}
 	unix.Close(held)
-	// The kernel knows the way to a directory that it found by a handle.
+	// The kernel can find the path of a directory that it opened by a handle.
 	dropInodes(t)
 	fd, err := unix.OpenByHandleAt(root, handles["directory"], unix.O_RDONLY|unix.O_CLOEXEC)
 	must(t, err)
@@ -71,7 +70,7 @@ func fileHandles(t *testing.T, dir string) {
 	up, err := unix.Openat(fd, "../third", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	must(t, err)
 	unix.Close(up)
-	// What no handle ever held.
+	// Numbers that no handle ever contained.
 	known := handles["stays"]
 	for _, id := range []byte{0, 200, 255} {
 		b := append([]byte{}, known.Bytes()...)

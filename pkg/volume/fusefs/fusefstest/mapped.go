@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Mapper is a process that maps files of a mount. The test's own process must not: it serves the
-// mount, and while the kernel reads or writes back pages of a mapping its other threads may wait.
+// Mapper is a process that maps files of a mount. The test process must not map them, because it serves the
+// mount, and its threads may wait while the kernel reads or writes back pages of a mapping.
 type Mapper struct {
 	t   *testing.T
 	in  io.Writer
@@ -27,11 +27,11 @@ type Mapper struct {
 	end func()
 }
 
-// End ends the process, and with it all its mappings.
+// End ends the process and thus all its mappings.
 func (m *Mapper) End() { m.end() }
 
-// mapperProgram reads commands: map NAME PATH SIZE, store NAME OFFSET HEX, load NAME OFFSET LENGTH.
-// It calls mmap(2) itself, since Python's maps nothing beyond the end of a file.
+// mapperProgram reads commands: map NAME PATH SIZE, store NAME OFFSET HEX, load NAME OFFSET LENGTH. It calls
+// mmap(2) directly, because Python's mmap cannot map beyond the end of a file.
 const mapperProgram = `
 import ctypes, mmap, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -56,7 +56,7 @@ for line in sys.stdin:
         print(ctypes.string_at(maps[name] + int(a), int(b)).hex(), flush=True)
 `
 
-// NewMapper starts one, which ends with the test.
+// NewMapper starts a Mapper, which ends with the test.
 func NewMapper(t *testing.T) *Mapper {
 	t.Helper()
 	c := exec.Command("python3", "-c", mapperProgram)
@@ -85,8 +85,8 @@ func (m *Mapper) do(format string, args ...any) string {
 	return strings.TrimSuffix(line, "\n")
 }
 
-// Map maps the first size bytes of the file at path, which must be as large as that but for its
-// last page.
+// Map maps the first size bytes of the file at path. Only the last page may extend beyond the end of the
+// file.
 func (m *Mapper) Map(path string, size int) *Mapping {
 	m.t.Helper()
 	m.n++
@@ -94,19 +94,19 @@ func (m *Mapper) Map(path string, size int) *Mapping {
 	return &Mapping{m, m.n}
 }
 
-// Mapping is a shared mapping of a file, which stays until the test ends.
+// Mapping is a shared mapping of a file, which exists until the test ends.
 type Mapping struct {
 	m    *Mapper
 	name int
 }
 
-// Store stores b at off.
+// Store writes b at off.
 func (p *Mapping) Store(off int, b []byte) {
 	p.m.t.Helper()
 	p.m.do("store %d %d %x", p.name, off, b)
 }
 
-// Load loads n bytes from off.
+// Load reads n bytes at off.
 func (p *Mapping) Load(off, n int) []byte {
 	p.m.t.Helper()
 	b, err := hex.DecodeString(p.m.do("load %d %d %d", p.name, off, n))
@@ -114,7 +114,7 @@ func (p *Mapping) Load(off, n int) []byte {
 	return b
 }
 
-// seek is lseek, -1 for ENXIO.
+// seek calls lseek, and returns -1 for ENXIO.
 func seek(t *testing.T, fd int, off int64, whence int) int64 {
 	t.Helper()
 	n, err := unix.Seek(fd, off, whence)
@@ -125,7 +125,8 @@ func seek(t *testing.T, fd int, off int64, whence int) int64 {
 	return n
 }
 
-// mappedSeek: what was stored in a hole through a mapping is data at once, while it stays mapped.
+// mappedSeek checks that bytes stored in a hole through a mapping are data immediately, while the file is
+// mapped.
 func mappedSeek(t *testing.T, dir string) {
 	const size = 1 << 20
 	fd := open(t, filepath.Join(dir, "f"), unix.O_RDWR|unix.O_CREAT)
@@ -134,7 +135,7 @@ func mappedSeek(t *testing.T, dir string) {
 	if got := seek(t, fd, 0, unix.SEEK_DATA); got != -1 {
 		t.Errorf("SEEK_DATA in a hole: %d", got)
 	}
-	m.Store(300<<10, pattern(100, 1)) // in the middle of the hole, nothing before it
+	m.Store(300<<10, pattern(100, 1)) // in the middle of the hole
 	if st := stat(t, filepath.Join(dir, "f")); st.Blocks == 0 {
 		t.Error("st_blocks is 0 although there is data")
 	}
@@ -148,7 +149,7 @@ func mappedSeek(t *testing.T, dir string) {
 	if hole := seek(t, fd, 0, unix.SEEK_HOLE); hole > 300<<10 {
 		t.Errorf("SEEK_HOLE: %d", hole)
 	}
-	// A hole right behind data, filled now.
+	// A hole directly after data, which is now filled.
 	end := int(seek(t, fd, 300<<10, unix.SEEK_HOLE))
 	m.Store(end, pattern(4096, 2))
 	if hole := seek(t, fd, 300<<10, unix.SEEK_HOLE); hole < int64(end+4096) {
@@ -162,9 +163,9 @@ func mappedSeek(t *testing.T, dir string) {
 	}
 }
 
-// mappedCopies: tools that skip holes copy what was stored through a mapping.
+// mappedCopies checks that tools that skip holes copy data that was stored through a mapping.
 func mappedCopies(t *testing.T, dir string) {
-	const size = 64 << 10 // little, or the kernel begins to write back by itself
+	const size = 64 << 10 // small, so that the kernel does not start to write back by itself
 	other, mapper := t.TempDir(), NewMapper(t)
 	want := bytes.Repeat([]byte("x"), size)
 	for i, copyTo := range []string{
@@ -176,7 +177,7 @@ func mappedCopies(t *testing.T, dir string) {
 			fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC, 0o644)
 			must(t, err)
 			must(t, unix.Ftruncate(fd, size))
-			must(t, unix.Close(fd)) // a child that closed it would have the kernel write back
+			must(t, unix.Close(fd)) // if a child closed it, the kernel would write back
 			mapper.Map(path, size).Store(0, want)
 			target := filepath.Join(to, fmt.Sprintf("copy%d", i))
 			cmd := fmt.Sprintf(copyTo, path, target)
@@ -190,7 +191,7 @@ func mappedCopies(t *testing.T, dir string) {
 	}
 }
 
-// mappedReads: what reads by other ways than the page cache sees what was stored through a mapping.
+// mappedReads checks that reads that bypass the page cache see data that was stored through a mapping.
 func mappedReads(t *testing.T, dir string) {
 	const size = 256 << 10
 	fd := open(t, filepath.Join(dir, "f"), unix.O_RDWR|unix.O_CREAT)
@@ -218,8 +219,8 @@ func mappedReads(t *testing.T, dir string) {
 	content(t, filepath.Join(dir, "g"), want)
 }
 
-// mappedBeyondEnd: what was stored beyond the end of a file, in its last page, is not content when
-// the file grows.
+// mappedBeyondEnd checks that bytes stored beyond the end of a file, in its last page, do not become content
+// when the file grows.
 func mappedBeyondEnd(t *testing.T, dir string) {
 	const end, size = 5000, 3 * 4096
 	grow := []struct {

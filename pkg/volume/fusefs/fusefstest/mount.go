@@ -14,20 +14,20 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// DefaultDeadline is how long a mount may live.
+// DefaultDeadline is the maximum lifetime of a mount.
 const DefaultDeadline = 2 * time.Minute
 
-// Options says how to mount; the zero value works.
+// Options are options of Mount. The zero value works.
 type Options struct {
 	Server   fusefs.Options      // FS and Device are set by Mount
-	Mount    fusefs.MountOptions // default: with suid and dev
-	Deadline time.Duration       // then the connection is aborted and the test fails
+	Mount    fusefs.MountOptions // the default is suid and dev
+	Deadline time.Duration       // after it, the connection is aborted and the test fails
 
-	// WantServeError is the end that is expected of Serve.
+	// WantServeError is the expected error of Serve.
 	WantServeError error
 }
 
-// M is a mount in a test.
+// M is a mount of a test.
 type M struct {
 	Dir        string
 	Server     *fusefs.Server
@@ -40,12 +40,12 @@ type M struct {
 	ended  bool
 }
 
-// Mount mounts fs in a temporary directory until the test ends. It needs root.
+// Mount mounts fs on a temporary directory until the test ends. It requires root.
 func Mount(t testing.TB, fs vfs.FS, o Options) *M {
 	t.Helper()
 	mountControl(t)
 	temp := t.TempDir()
-	for _, dir := range []string{temp, filepath.Dir(temp)} { // for cases that act as another user
+	for _, dir := range []string{temp, filepath.Dir(temp)} { // for cases that run as another user
 		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -71,7 +71,7 @@ func Mount(t testing.TB, fs vfs.FS, o Options) *M {
 		o.Deadline = DefaultDeadline
 	}
 	m.timer = time.AfterFunc(o.Deadline, func() {
-		t.Errorf("mount still there after %v: aborting it", o.Deadline)
+		t.Errorf("the mount still exists after %v: aborting it", o.Deadline)
 		m.Abort()
 	})
 	t.Cleanup(m.Unmount)
@@ -95,9 +95,10 @@ func Mount(t testing.TB, fs vfs.FS, o Options) *M {
 	return m
 }
 
-// EndPolling makes the kernel learn that the file system which is mounted at dir has no POLL. Otherwise the first os.Open of a Go program there asks by
-// epoll_ctl, for which the Go runtime keeps a processor occupied and all its other waiters out: if the server is in that program, one that it may need to
-// answer; if the server hangs, the whole program does.
+// EndPolling makes the kernel learn that the file system mounted at dir does not support POLL. Otherwise, the
+// first os.Open of a Go program there sends POLL in epoll_ctl. During this call, the Go runtime keeps a
+// processor occupied and blocks its network poller. If the server is in the same program, it may need that
+// processor to answer. If the server hangs, the whole program hangs.
 func EndPolling(t testing.TB, dir string) {
 	t.Helper()
 	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
@@ -117,8 +118,8 @@ func (m *M) Abort() {
 	}
 }
 
-// Unmount ends the mount and waits for its server. It is called at the end of
-// the test by itself; calling it twice does nothing.
+// Unmount unmounts the file system and waits for its server. It is called automatically at the end of the
+// test. A second call does nothing.
 func (m *M) Unmount() {
 	if m.ended {
 		return
@@ -144,13 +145,13 @@ func (m *M) Unmounted() {
 	m.timer.Stop()
 }
 
-// mountControl mounts fusectl, by which connections are aborted.
+// mountControl mounts fusectl, which is needed to abort connections.
 func mountControl(t testing.TB) {
 	t.Helper()
 	const dir = "/sys/fs/fuse/connections"
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		t.Fatalf("FUSE is not there: %v", err)
+		t.Fatalf("FUSE is not available: %v", err)
 	}
 	if st.Type == fusectlMagic {
 		return

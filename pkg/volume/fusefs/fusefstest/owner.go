@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const nobody = 65534 // whom asUser becomes
+const nobody = 65534 // the user of asUser
 
-// nextTick returns when the clock moves by which the kernel sets times.
+// nextTick waits for the next tick of the clock that the kernel uses for file times.
 func nextTick(t *testing.T) {
 	t.Helper()
 	var start, now unix.Timespec
@@ -19,9 +19,9 @@ func nextTick(t *testing.T) {
 	}
 }
 
-// chownNothing is chown(path, -1, -1): by the owner or root it clears suid and sgid and
-// sets the time of change; strangers clear nothing (on ext4 they get EPERM, which we cannot give: the kernel
-// sends the same ahead of their writes).
+// chownNothing tests chown(path, -1, -1). If the owner or root calls it, it clears suid and sgid and sets the
+// change time. For other users it clears nothing. On ext4 they get EPERM. The server cannot return EPERM,
+// because the kernel sends the same request before a write of such a user.
 func chownNothing(t *testing.T, dir string) {
 	f, d := dir+"/f", dir+"/d"
 	must(t, os.WriteFile(f, []byte("program"), 0o777))
@@ -48,7 +48,7 @@ func chownNothing(t *testing.T, dir string) {
 		path         string
 		owner        int
 		before, mode uint32
-		ctime        bool // set anew
+		ctime        bool // updated
 		do           func() error
 	}{
 		{"root", f, 0, 0o6777, 0o777, true, chown(f)},
@@ -74,9 +74,9 @@ func chownNothing(t *testing.T, dir string) {
 		if st.Mode&0o7777 != c.mode {
 			t.Errorf("%s: mode %o becomes %o, want %o", c.name, c.before, st.Mode&0o7777, c.mode)
 		}
-		// A kernel that caches writes keeps the time of change itself, also for strangers.
+		// A kernel that caches writes maintains the change time itself, also for other users.
 		if changed := st.Ctim != old.Ctim; changed != c.ctime && c.name != "stranger" {
-			t.Errorf("%s: time of change set anew: %v, want %v", c.name, changed, c.ctime)
+			t.Errorf("%s: change time updated: %v, want %v", c.name, changed, c.ctime)
 		}
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listChildEnv holds a file whose attributes a child process lists, or nothing
-// but "wait" to have it live until its standard input ends.
+// listChildEnv contains the file whose attributes a child process lists. If it is "wait", the child process
+// waits until its standard input ends.
 const listChildEnv = "SEALVOL_FUSEFSTEST_LIST"
 
 func init() {
@@ -38,7 +38,7 @@ func init() {
 	os.Exit(0)
 }
 
-// list returns the names of a file's attributes with a space after each.
+// list returns the names of a file's attributes, each followed by a space.
 func list(path string) (string, error) {
 	b := make([]byte, 4096)
 	n, err := unix.Listxattr(path, b)
@@ -48,8 +48,8 @@ func list(path string) (string, error) {
 	return strings.ReplaceAll(string(b[:n]), "\x00", " "), nil
 }
 
-// inUserNamespace is this program as root of a user namespace of its own, to which it maps
-// the users from first on.
+// inUserNamespace returns a command that runs this program as root of a new user namespace, with the users
+// starting at first mapped to it.
 func inUserNamespace(first int, what string) (*exec.Cmd, error) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -62,8 +62,8 @@ func inUserNamespace(first int, what string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// xattrNames: names are those of ext4, and trusted ones are shown to CAP_SYS_ADMIN of
-// the initial user namespace alone.
+// xattrNames checks that the same names as on ext4 are allowed, and that trusted attributes are listed only
+// for CAP_SYS_ADMIN in the initial user namespace.
 func xattrNames(t *testing.T, dir string) {
 	f := dir + "/f"
 	must(t, os.WriteFile(f, nil, 0o666))
@@ -114,7 +114,7 @@ func sorted(names string) string {
 	return strings.Join(s, " ")
 }
 
-// idmapped mounts dir once more, with all ids shifted.
+// idmapped mounts dir a second time, with all ids shifted.
 func idmapped(t *testing.T, dir string) string {
 	t.Helper()
 	child, err := inUserNamespace(100000, "wait")
