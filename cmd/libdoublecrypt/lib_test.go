@@ -94,9 +94,9 @@ func TestSymbols(t *testing.T) {
 	}
 }
 
-// TestValgrind runs the C test under memcheck. A special build of Go tells valgrind about stacks and the
-// heap. Valgrind cannot search for leaks, because Go's heap is too large for it. Therefore the test counts
-// the memory that malloc allocated.
+// TestValgrind runs the C test under memcheck. A special build of Go tells valgrind about stacks
+// and the heap. Valgrind cannot search for leaks, because Go's heap is too large for it. Therefore
+// the test counts the memory that malloc allocated.
 func TestValgrind(t *testing.T) {
 	if testing.Short() {
 		return // it rebuilds the Go standard library

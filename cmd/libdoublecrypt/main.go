@@ -1,7 +1,7 @@
 package main
 
-// cgo uses these names of pointers to const in the prototypes that it generates. The prototypes must
-// match doublecrypt.h; a test compiles both together.
+// cgo uses these names of pointers to const in the prototypes that it generates. The prototypes
+// must match doublecrypt.h; a test compiles both together.
 
 // #include <stddef.h>
 // #include <stdint.h>
@@ -36,8 +36,8 @@ type handle struct {
 	dead bool
 }
 
-// handles maps the address of a handle to its file system. Each address is one byte of C memory that is
-// never freed, so no address is ever used twice.
+// handles maps the address of a handle to its file system. Each address is one byte of C memory
+// that is never freed, so no address is ever used twice.
 var (
 	handlesMu sync.Mutex
 	handles   = map[uintptr]*handle{}
@@ -133,8 +133,8 @@ func newHandle(dev device.Device, totalBlocks uint64, block int, p *C.bytes_t, n
 	return h
 }
 
-// maxMemoryBlocks limits volumes in memory to 1 TiB of address space. Only blocks that are written use
-// memory.
+// maxMemoryBlocks limits volumes in memory to 1 TiB of address space. Only blocks that are written
+// use memory.
 const maxMemoryBlocks = 1 << 24
 
 //export fs_create

@@ -22,9 +22,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/selfenc"
 )
 
-// callbacks is a store that the caller provides. Its functions run on the thread that called us, one at a
-// time. The caller's database may belong to that thread (such as SQLite in Python), and an interpreter may
-// not support Go's threads.
+// callbacks is a store that the caller provides. Its functions run on the thread that called us,
+// one at a time. The caller's database may belong to that thread (such as SQLite in Python), and an
+// interpreter may not support Go's threads.
 type callbacks struct {
 	put     C.selfenc_put
 	get     C.selfenc_get
@@ -106,8 +106,8 @@ func (c *callbacks) GetChunk(ctx context.Context, name selfenc.Name, room []byte
 	return chunk, err
 }
 
-// root returns the map of the data itself. It also keeps the indexes of the chunks, which callbacks may
-// need.
+// root returns the map of the data itself. It also keeps the indexes of the chunks, which callbacks
+// may need.
 func (c *callbacks) root(ctx context.Context, e selfenc.Encoding, m *selfenc.DataMap) (*selfenc.DataMap, error) {
 	c.know(m)
 	root, err := selfenc.RootMap(ctx, e, c, m, selfenc.Options{})

@@ -21,8 +21,8 @@ func encryptFile(ctx context.Context, e selfenc.Encoding, store selfenc.ChunkSto
 	return selfenc.EncryptTo(ctx, e, store, f, o)
 }
 
-// writeFile writes the data of r to a file. The file gets its name only when it is complete and durable.
-// It replaces an existing regular file, but nothing else, such as a device.
+// writeFile writes the data of r to a file. The file gets its name only when it is complete and
+// durable. It replaces an existing regular file, but nothing else, such as a device.
 func writeFile(ctx context.Context, path string, r *selfenc.Reader) error {
 	f, err := atomicfile.Create(path, atomicfile.Options{})
 	if errors.Is(err, atomicfile.ErrNotRegular) {

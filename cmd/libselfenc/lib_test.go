@@ -28,8 +28,8 @@ func compile(t *testing.T, dir, name string, libs ...string) string {
 	return program
 }
 
-// TestLibrary builds both libraries and uses all functions from C. The test of the Python package is
-// test/interop/selfenc.
+// TestLibrary builds both libraries and uses all functions from C. The test of the Python package
+// is test/interop/selfenc.
 func TestLibrary(t *testing.T) {
 	dir := t.TempDir()
 	shared, static := filepath.Join(dir, "libselfenc.so"), filepath.Join(dir, "libselfenc.a")

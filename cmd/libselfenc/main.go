@@ -1,9 +1,9 @@
-// Command libselfenc is a C library for self-encryption in the reference implementation's encodings. The
-// Python package in python/ uses it, and other languages can.
+// Command libselfenc is a C library for self-encryption in the reference implementation's
+// encodings. The Python package in python/ uses it, and other languages can.
 //
-// `make libselfenc` builds it as a shared and a static library with the header selfenc.h. There are no
-// handles: each call is independent. NULL for a required argument and unknown encodings are errors.
-// Callbacks run on the thread of the caller (callbacks).
+// `make libselfenc` builds it as a shared and a static library with the header selfenc.h. There are
+// no handles: each call is independent. NULL for a required argument and unknown encodings are
+// errors. Callbacks run on the thread of the caller (callbacks).
 package main
 
 /*
@@ -75,8 +75,8 @@ var errNoFunction = errors.New("the path or the callback is NULL")
 //export selfenc_free
 func selfenc_free(p unsafe.Pointer) { C.free(p) }
 
-// selfenc_encrypt encrypts size bytes. It returns the map in its newest form, and the chunks one after
-// the other, each after its length as a little-endian u64.
+// selfenc_encrypt encrypts size bytes. It returns the map in its newest form, and the chunks one
+// after the other, each after its length as a little-endian u64.
 //
 //export selfenc_encrypt
 func selfenc_encrypt(encoding C.int, chunkSize C.size_t, mapForm *C.text_t, data *C.bytes_t, size C.size_t, mapOut **C.uint8_t, mapSize *C.size_t, chunksOut **C.uint8_t, chunksSize *C.size_t, text **C.char) C.int {
@@ -174,8 +174,8 @@ func selfenc_decrypt_store(encoding C.int, dataMap *C.bytes_t, mapSize C.size_t,
 	})
 }
 
-// withMap checks the arguments of functions that take a map and a store with put or get. It runs work and
-// meanwhile serves the store.
+// withMap checks the arguments of functions that take a map and a store with put or get. It runs
+// work and meanwhile serves the store.
 func withMap(encoding C.int, dataMap *C.bytes_t, mapSize C.size_t, put C.selfenc_put, get C.selfenc_get, user unsafe.Pointer,
 	work func(context.Context, selfenc.Encoding, *selfenc.DataMap, *callbacks) error) error {
 	if put == nil && get == nil {
@@ -224,8 +224,8 @@ func selfenc_encrypt_file(encoding C.int, chunkSize C.size_t, mapForm *C.text_t,
 	})
 }
 
-// selfenc_decrypt_file calls get for each chunk and writes a file, which gets its name only when it is
-// complete.
+// selfenc_decrypt_file calls get for each chunk and writes a file, which gets its name only when it
+// is complete.
 //
 //export selfenc_decrypt_file
 func selfenc_decrypt_file(encoding C.int, dataMap *C.bytes_t, mapSize C.size_t, path *C.text_t, get C.selfenc_get, user unsafe.Pointer, text **C.char) C.int {
@@ -286,7 +286,8 @@ func selfenc_root_map(encoding C.int, dataMap *C.bytes_t, mapSize C.size_t, get 
 	})
 }
 
-// selfenc_map_convert reads a map in any form and writes it in the given form: "v0", "v0c", "v1" or "json".
+// selfenc_map_convert reads a map in any form and writes it in the given form: "v0", "v0c", "v1" or
+// "json".
 //
 //export selfenc_map_convert
 func selfenc_map_convert(dataMap *C.bytes_t, mapSize C.size_t, form *C.text_t, out **C.uint8_t, outSize *C.size_t, text **C.char) C.int {

@@ -44,8 +44,8 @@ type output struct {
 	n *C.size_t
 }
 
-// outputs checks the places of all results before any work starts. It sets them to NULL, so that the
-// caller can free them after an error.
+// outputs checks the places of all results before any work starts. It sets them to NULL, so that
+// the caller can free them after an error.
 func outputs(list ...output) error {
 	for _, o := range list {
 		if o.p == nil || o.n == nil {

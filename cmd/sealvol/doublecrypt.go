@@ -16,8 +16,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// isV1 tells whether a device holds a volume of format v1. Check this first: such a device may still
-// contain parts of an earlier volume of format v2.
+// isV1 tells whether a device holds a volume of format v1. Check this first: such a device may
+// still contain parts of an earlier volume of format v2.
 func isV1(dev device.Device) (bool, error) { return doublecrypt.IsVolume(dev) }
 
 // openV1 opens a volume of format v1 for reading.

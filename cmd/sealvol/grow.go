@@ -65,8 +65,8 @@ func grow(target string, key *keyFlags) (int64, error) {
 	return growDevice(target, key)
 }
 
-// serverOf returns the server of a mounted DIR, and nil for a DEVICE. If the server of a mount cannot
-// be found, it says what to do.
+// serverOf returns the server of a mounted DIR, and nil for a DEVICE. If the server of a mount
+// cannot be found, it says what to do.
 func serverOf(target string) (*control.Client, error) {
 	c, err := mounts.Server(target)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
@@ -77,8 +77,8 @@ func serverOf(target string) (*control.Client, error) {
 }
 
 // mountOrDevice returns the server of a mounted DIR, and nil for a DEVICE. If a key is given for a
-// DIR and is not one of the volume's, it returns the server with the error. If key is nil, only a DIR
-// is allowed.
+// DIR and is not one of the volume's, it returns the server with the error. If key is nil, only a
+// DIR is allowed.
 func mountOrDevice(target string, key *keyFlags) (*control.Client, error) {
 	c, err := serverOf(target)
 	switch {
@@ -93,8 +93,8 @@ func mountOrDevice(target string, key *keyFlags) (*control.Client, error) {
 }
 
 // checkKey asks the server of a mount to check the key that was given. The server does not need it,
-// but scripts may always give one, and a wrong key means that the user wants another volume. The key
-// is sent as a file descriptor.
+// but scripts may always give one, and a wrong key means that the user wants another volume. The
+// key is sent as a file descriptor.
 func checkKey(c *control.Client, target string, key *keyFlags) error {
 	if key == nil || !key.given() {
 		return nil

@@ -24,7 +24,8 @@ type keyFlags struct {
 	lines bool // set by credential: the passphrase file has more than one line
 }
 
-// register adds --key-file, --passphrase-file and --recovery-key-file, with f.prefix after the dashes.
+// register adds --key-file, --passphrase-file and --recovery-key-file, with f.prefix after the
+// dashes.
 func (f *keyFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.keyFile, f.prefix+"key-file", "", "file with the key: 32 raw bytes or 64 hexadecimal digits")
 	flags.StringVar(&f.passphraseFile, f.prefix+"passphrase-file", "", "file with a passphrase in one line")
@@ -99,7 +100,8 @@ func explainLines(lines bool, err error) error {
 	return err
 }
 
-// recipient reads the key from the file that was given, for a new key slot. erase overwrites the key.
+// recipient reads the key from the file that was given, for a new key slot. erase overwrites the
+// key.
 func (f *keyFlags) recipient() (r crypto.Recipient, erase func(), err error) {
 	c, err := f.credential()
 	if err == nil && f.lines {
@@ -125,8 +127,8 @@ func readKey(path string) (*crypto.Key, error) {
 	return fromFile("key", path, crypto.ParseKeyFile)
 }
 
-// readRecipient reads the public half of a recovery key. arg is the text itself or the name of a file
-// that contains it.
+// readRecipient reads the public half of a recovery key. arg is the text itself or the name of a
+// file that contains it.
 func readRecipient(arg string) (*crypto.RecoveryRecipient, error) {
 	if strings.HasPrefix(strings.ToLower(arg), "sealvolpub1") {
 		return crypto.ParseRecoveryRecipient(arg)
@@ -136,8 +138,8 @@ func readRecipient(arg string) (*crypto.RecoveryRecipient, error) {
 	})
 }
 
-// fromFile passes the contents of a small file to parse, and then overwrites the buffer. The file may
-// be a pipe.
+// fromFile passes the contents of a small file to parse, and then overwrites the buffer. The file
+// may be a pipe.
 func fromFile[T any](what, path string, parse func([]byte) (T, error)) (T, error) {
 	var none T
 	f, err := os.Open(path)

@@ -94,8 +94,8 @@ func openByAny(dev *device.File, path string, keys *volumectl.KeySet) (v *volume
 	return nil, first
 }
 
-// deviceKey returns the key that a DEVICE needs. The server of a DIR has its key; if one is given, the
-// server checks it.
+// deviceKey returns the key that a DEVICE needs. The server of a DIR has its key; if one is given,
+// the server checks it.
 func deviceKey(target string, key *keyFlags) ([]keySource, error) {
 	c, err := serverOf(target)
 	if err != nil {

@@ -25,8 +25,8 @@ type verdict struct {
 }
 
 // startServer starts this program again as the server, and waits until the file system answers. The
-// server gets the key file as a descriptor, so that pipes such as /dev/stdin also work. This process
-// never reads the key.
+// server gets the key file as a descriptor, so that pipes such as /dev/stdin also work. This
+// process never reads the key.
 func startServer(o *mountOptions, dev, dir string) error {
 	exe, err := os.Executable()
 	if err != nil {

@@ -57,8 +57,8 @@ const mapSuffix = ".map"
 // maxMapFile limits the size of a map file. It is more than any valid map has.
 const maxMapFile = 512 << 20
 
-// interruptible returns a context that SIGINT and SIGTERM cancel, so that the command can clean up and
-// leave no partial file. A second signal ends the program.
+// interruptible returns a context that SIGINT and SIGTERM cancel, so that the command can clean up
+// and leave no partial file. A second signal ends the program.
 func interruptible(c *cobra.Command) (context.Context, context.CancelFunc) {
 	ctx, cancel := signal.NotifyContext(c.Context(), unix.SIGINT, unix.SIGTERM)
 	context.AfterFunc(ctx, cancel)

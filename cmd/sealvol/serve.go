@@ -14,8 +14,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume"
 )
 
-// serve mounts the volume on path at dir, and serves it until it is unmounted. It calls ready when the
-// file system answers.
+// serve mounts the volume on path at dir, and serves it until it is unmounted. It calls ready when
+// the file system answers.
 func serve(o *mountOptions, path, dir string, ready func() error) (err error) {
 	logs := mountserver.NewLogFile()
 	defer func() { logs.End(err) }()

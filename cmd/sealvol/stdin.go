@@ -29,8 +29,8 @@ func openInput(ctx context.Context, stdin io.Reader, file string) (io.ReadCloser
 	return f, fi.Size(), nil
 }
 
-// patientReader reads from a pipe or terminal that may never send anything. Its Read returns when the
-// context ends. The blocked Read below it then remains until the program ends.
+// patientReader reads from a pipe or terminal that may never send anything. Its Read returns when
+// the context ends. The blocked Read below it then remains until the program ends.
 type patientReader struct {
 	ctx  context.Context //nolint:containedctx // the reader lives for one command only
 	from chan piece

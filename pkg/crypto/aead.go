@@ -14,8 +14,8 @@ const (
 	tagBytes   = 16
 )
 
-// box is one long-lived key. Both suites accept a nonce of 24 bytes: they derive an inner key from its
-// first bytes. inner creates the AEAD of that inner key once for many messages.
+// box is one long-lived key. Both suites accept a nonce of 24 bytes: they derive an inner key from
+// its first bytes. inner creates the AEAD of that inner key once for many messages.
 type box struct {
 	suite Suite
 	key   secret
@@ -108,7 +108,8 @@ func (b *box) inner(w *workspace) (cipher.AEAD, error) {
 	return cipher.NewGCM(block)
 }
 
-// seal appends ciphertext and tag of one message to dst. The caller ensures that the nonce is unique.
+// seal appends ciphertext and tag of one message to dst. The caller ensures that the nonce is
+// unique.
 func (b *box) seal(dst []byte, nonce, plaintext, aad []byte) ([]byte, error) {
 	w := workspaces.Get().(*workspace)
 	defer w.release()

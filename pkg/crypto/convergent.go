@@ -13,15 +13,15 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
-// Convergent is the cryptography of one family of the reference implementation's self-encryption. Use it
-// only to exchange data with that implementation: anybody who knows the plaintext can compute all keys and
-// chunks. docs/selfenc-format.md describes both families.
+// Convergent is the cryptography of one family of the reference implementation's self-encryption.
+// Use it only to exchange data with that implementation: anybody who knows the plaintext can
+// compute all keys and chunks. docs/selfenc-format.md describes both families.
 type Convergent uint8
 
 // The families.
 const (
-	// ConvergentSHA3 is the family of crate versions 0.30 to 0.34: SHA3-256 and AES-128-CBC. It has no
-	// MAC: only the name protects a chunk.
+	// ConvergentSHA3 is the family of crate versions 0.30 to 0.34: SHA3-256 and AES-128-CBC. It has
+	// no MAC: only the name protects a chunk.
 	ConvergentSHA3 Convergent = 1
 	// ConvergentBLAKE3 is the family of crate versions 0.35 and 0.36: BLAKE3 and ChaCha20-Poly1305.
 	ConvergentBLAKE3 Convergent = 2
@@ -37,14 +37,15 @@ const (
 	aesKeyBytes     = 16
 )
 
-// ChunkLink is the input for the key of one chunk: the hashes of its own plaintext and of the plaintexts
-// of its two predecessors, cyclically.
+// ChunkLink is the input for the key of one chunk: the hashes of its own plaintext and of the
+// plaintexts of its two predecessors, cyclically.
 type ChunkLink struct {
 	Own, Previous, BeforePrevious [32]byte
 	Index, Level                  uint64 // only ConvergentBLAKE3 binds it
 }
 
-// Hash returns the hash of a chunk's plaintext, or of a stored chunk. The latter is the chunk's name.
+// Hash returns the hash of a chunk's plaintext, or of a stored chunk. The latter is the chunk's
+// name.
 func (c Convergent) Hash(b []byte) [32]byte {
 	if c == ConvergentSHA3 {
 		return sha3.Sum256(b)
@@ -62,9 +63,9 @@ func (c Convergent) SealedBytes(n int) int {
 
 // Seal appends the stored form of a payload, the compressed chunk, to dst.
 //
-// Neither nonce nor IV is random, because equal chunks must give equal objects. In ConvergentBLAKE3 the
-// key depends on the plaintext of the chunk itself. So one key seals two messages only if the same chunk
-// is compressed in two ways.
+// Neither nonce nor IV is random, because equal chunks must give equal objects. In ConvergentBLAKE3
+// the key depends on the plaintext of the chunk itself. So one key seals two messages only if the
+// same chunk is compressed in two ways.
 func (c Convergent) Seal(dst, payload []byte, l *ChunkLink) ([]byte, error) {
 	start := len(dst)
 	if c == ConvergentSHA3 {
@@ -94,8 +95,8 @@ func (c Convergent) Seal(dst, payload []byte, l *ChunkLink) ([]byte, error) {
 	return dst, nil
 }
 
-// Open returns the payload of a stored chunk, and overwrites the chunk's memory. The caller must have
-// verified the chunk's name, because the older family has no other check.
+// Open returns the payload of a stored chunk, and overwrites the chunk's memory. The caller must
+// have verified the chunk's name, because the older family has no other check.
 func (c Convergent) Open(object []byte, l *ChunkLink) ([]byte, error) {
 	if c == ConvergentSHA3 {
 		if len(object) == 0 || len(object)%aes.BlockSize != 0 {

@@ -21,8 +21,8 @@ type secretCredential struct {
 	key *Key
 }
 
-// SecretCredential opens and creates slots of type SlotSecret. It takes ownership of kek: Erase also
-// erases kek.
+// SecretCredential opens and creates slots of type SlotSecret. It takes ownership of kek: Erase
+// also erases kek.
 func SecretCredential(kek *Key) interface {
 	Credential
 	Recipient
@@ -45,8 +45,8 @@ func (c *secretCredential) kek(_ Suite, _ UUID, params []byte) (*Key, error) {
 	return c.key.Clone()
 }
 
-// ParseKeyFile parses the contents of a key file: 32 raw bytes, or 64 hexadecimal digits with or without
-// a newline. It overwrites b with zeros. Errors never contain b.
+// ParseKeyFile parses the contents of a key file: 32 raw bytes, or 64 hexadecimal digits with or
+// without a newline. It overwrites b with zeros. Errors never contain b.
 func ParseKeyFile(b []byte) (*Key, error) {
 	defer clear(b)
 	if len(b) == KeyBytes {
@@ -86,8 +86,8 @@ const (
 
 	passphraseParamsBytes = 48
 
-	// Limits of the cost of opening a slot. An attacker can change the header without a key. Without
-	// limits, a slot could require all memory.
+	// Limits of the cost of opening a slot. An attacker can change the header without a key.
+	// Without limits, a slot could require all memory.
 	maxArgon2Time   = 16
 	minArgon2Memory = 8 << 10   // KiB
 	maxArgon2Memory = 256 << 10 // KiB
@@ -96,8 +96,8 @@ const (
 	maxPBKDF2Time   = 10_000_000
 )
 
-// passphraseCost is the cost of new slots. Argon2id: the second recommended option of RFC 9106 section 4.
-// PBKDF2: more than the 600,000 iterations that OWASP recommended in 2023.
+// passphraseCost is the cost of new slots. Argon2id: the second recommended option of RFC 9106
+// section 4. PBKDF2: more than the 600,000 iterations that OWASP recommended in 2023.
 func passphraseCost(s Suite) passphraseParams {
 	if s == SuiteXAES256GCM {
 		return passphraseParams{function: functionPBKDF2, time: 1_000_000}
@@ -138,8 +138,8 @@ func decodePassphraseParams(s Suite, b []byte) (p passphraseParams, err error) {
 	return p, nil
 }
 
-// derive returns the KEK of a passphrase. The working memory of Argon2id is on the heap and is not erased;
-// HardenProcess prevents other processes from reading it.
+// derive returns the KEK of a passphrase. The working memory of Argon2id is on the heap and is not
+// erased; HardenProcess prevents other processes from reading it.
 func (p *passphraseParams) derive(passphrase []byte) (*Key, error) {
 	var b []byte
 	if p.function == functionArgon2id {
@@ -161,9 +161,9 @@ type passphraseCredential struct {
 	cost func(Suite) passphraseParams
 }
 
-// PassphraseLine returns the passphrase of a file: the contents without the last newline. lines tells
-// whether it has more than one line. Such files are refused for new slots. They still open volumes with
-// all lines as the passphrase, because earlier versions created such volumes.
+// PassphraseLine returns the passphrase of a file: the contents without the last newline. lines
+// tells whether it has more than one line. Such files are refused for new slots. They still open
+// volumes with all lines as the passphrase, because earlier versions created such volumes.
 func PassphraseLine(file []byte) (phrase []byte, lines bool) {
 	phrase = file
 	if rest, ok := bytes.CutSuffix(file, []byte("\n")); ok {
@@ -175,8 +175,8 @@ func PassphraseLine(file []byte) (phrase []byte, lines bool) {
 // ErrPassphraseLines is the error for a new key slot if the passphrase has several lines.
 var ErrPassphraseLines = errors.New("the passphrase file has more than one line")
 
-// PassphraseCredential opens and creates slots of type SlotPassphrase. The passphrase is used byte for
-// byte. It has 1 to MaxPassphraseBytes bytes. b is overwritten with zeros.
+// PassphraseCredential opens and creates slots of type SlotPassphrase. The passphrase is used byte
+// for byte. It has 1 to MaxPassphraseBytes bytes. b is overwritten with zeros.
 func PassphraseCredential(b []byte) (interface {
 	Credential
 	Recipient
@@ -225,11 +225,11 @@ func (c *passphraseCredential) kek(s Suite, _ UUID, params []byte) (*Key, error)
 	return p.derive(c.text.bytes())
 }
 
-// KMS is a key management service. Both calls pass the volume's UUID as encryption context, so that a
-// wrapped key cannot be used for another volume.
+// KMS is a key management service. Both calls pass the volume's UUID as encryption context, so that
+// a wrapped key cannot be used for another volume.
 type KMS interface {
-	// Wrap returns the wrapped form of kek, at most MaxSlotParams bytes, which also identify the wrapping
-	// key. kek has 32 bytes, and the KMS does not keep it.
+	// Wrap returns the wrapped form of kek, at most MaxSlotParams bytes, which also identify the
+	// wrapping key. kek has 32 bytes, and the KMS does not keep it.
 	Wrap(ctx context.Context, volume UUID, kek []byte) ([]byte, error)
 	// Unwrap returns the 32 bytes of the KEK. The caller overwrites them.
 	Unwrap(ctx context.Context, volume UUID, wrapped []byte) ([]byte, error)

@@ -13,17 +13,17 @@ const (
 	DoublecryptTagBytes   = chacha20poly1305.Overhead
 )
 
-// DoublecryptKey seals the blocks of a format v1 volume with ChaCha20-Poly1305 (RFC 8439) under one key.
-// As the format prescribes, there is no associated data, and the key derivation does not depend on the
-// volume. Its methods are safe for concurrent use, except for Erase.
+// DoublecryptKey seals the blocks of a format v1 volume with ChaCha20-Poly1305 (RFC 8439) under one
+// key. As the format prescribes, there is no associated data, and the key derivation does not
+// depend on the volume. Its methods are safe for concurrent use, except for Erase.
 type DoublecryptKey struct {
 	redacted
 	mem *region
 	key secret // in mem; zero after Erase
 }
 
-// NewDoublecryptKey derives the block key from a master key, and overwrites the master key with zeros. A
-// master key should have 32 bytes. The format accepts any length except 0.
+// NewDoublecryptKey derives the block key from a master key, and overwrites the master key with
+// zeros. A master key should have 32 bytes. The format accepts any length except 0.
 func NewDoublecryptKey(master []byte) (*DoublecryptKey, error) {
 	defer clear(master)
 	if len(master) == 0 {
@@ -45,9 +45,9 @@ func NewDoublecryptKey(master []byte) (*DoublecryptKey, error) {
 	return k, nil
 }
 
-// Seal appends ciphertext and tag to dst. The nonce has 12 bytes and must be unique for this key. The
-// format allows only random nonces, which are safe for 2^32 blocks (NIST SP 800-38D section 8.3 gives this
-// limit for 96 bits).
+// Seal appends ciphertext and tag to dst. The nonce has 12 bytes and must be unique for this key.
+// The format allows only random nonces, which are safe for 2^32 blocks (NIST SP 800-38D section 8.3
+// gives this limit for 96 bits).
 func (k *DoublecryptKey) Seal(dst, nonce, plaintext []byte) ([]byte, error) {
 	if k.key.bytes() == nil {
 		return nil, ErrErased
@@ -101,8 +101,8 @@ func (k *DoublecryptKey) Erase() {
 // Blake3 is the plain 32-byte BLAKE3 hash, which format v1 uses as a checksum.
 func Blake3(b []byte) [32]byte { return blake3.Sum256(b) }
 
-// DoublecryptKeyOf derives the block key from the 32 bytes of a key file. Format v1 supports neither
-// passphrases nor recovery keys.
+// DoublecryptKeyOf derives the block key from the 32 bytes of a key file. Format v1 supports
+// neither passphrases nor recovery keys.
 func DoublecryptKeyOf(c Credential) (*DoublecryptKey, error) {
 	s, ok := c.(*secretCredential)
 	if !ok {

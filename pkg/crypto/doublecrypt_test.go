@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestDoublecryptKey checks that the master key is overwritten with zeros, even if it is refused, and that
-// the derived key is unusable after Erase.
+// TestDoublecryptKey checks that the master key is overwritten with zeros, even if it is refused,
+// and that the derived key is unusable after Erase.
 func TestDoublecryptKey(t *testing.T) {
 	for _, n := range []int{0, 1, 32, 100} {
 		master := bytes.Repeat([]byte{9}, n)

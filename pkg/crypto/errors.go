@@ -3,8 +3,8 @@ package crypto
 import "errors"
 
 var (
-	// ErrAuthentication reports bytes that do not open. They were damaged, manipulated, or moved from
-	// another place. It never says which.
+	// ErrAuthentication reports bytes that do not open. They were damaged, manipulated, or moved
+	// from another place. It never says which.
 	ErrAuthentication = errors.New("authentication failed")
 
 	// ErrWrongKey reports a credential that does not open a key slot. The slot may be intact.
@@ -17,5 +17,6 @@ var (
 	ErrUnsupportedSuite = errors.New("unsupported cipher suite")
 )
 
-// errBuffer reports a buffer of the wrong size. It is a bug of the caller, not damage on the device.
+// errBuffer reports a buffer of the wrong size. It is a bug of the caller, not damage on the
+// device.
 var errBuffer = errors.New("crypto: buffer of the wrong size")

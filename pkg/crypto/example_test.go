@@ -8,8 +8,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 )
 
-// The key of a key file opens a key slot, which holds the volume's master key. The keys that seal the data
-// on the device are derived from the master key.
+// The key of a key file opens a key slot, which holds the volume's master key. The keys that seal
+// the data on the device are derived from the master key.
 func Example() {
 	fileKey, err := crypto.GenerateKey() // what a key file holds
 	if err != nil {

@@ -13,17 +13,18 @@ const (
 	SectorBytes = 4096
 	// MaxExtentBytes is the maximum length of an extent's payload.
 	MaxExtentBytes = 1 << 20
-	// MaxSegments is the maximum number of an extent's segments: their number minus one fits into a byte.
+	// MaxSegments is the maximum number of an extent's segments: their number minus one fits into a
+	// byte.
 	MaxSegments = 256
-	// KindFileData is the kind of extents that are sealed under K_data. All other extents are metadata,
-	// and are sealed under K_meta.
+	// KindFileData is the kind of extents that are sealed under K_data. All other extents are
+	// metadata, and are sealed under K_meta.
 	KindFileData = 6
 
 	minShift, maxShift = 12, 20
 )
 
-// Extent is the identity that an extent is sealed under. It contains all fields of the extent's record,
-// except for address, run and tags.
+// Extent is the identity that an extent is sealed under. It contains all fields of the extent's
+// record, except for address, run and tags.
 type Extent struct {
 	Nonce                    [24]byte
 	Birth                    uint64 // generation in which it was sealed
@@ -133,9 +134,10 @@ func (c *segmentCipher) at(i int) {
 	c.aad[60] = byte(i)
 }
 
-// SealExtent seals payload (e.PLen bytes) into dst (e.PaddedBytes) and tags (e.Segments). It draws e.Nonce
-// and sets e.Epoch. dst and payload must start at the same byte or not overlap. To seal again after any
-// change, call it again: it never uses a nonce twice. To repeat a failed write, write the same bytes.
+// SealExtent seals payload (e.PLen bytes) into dst (e.PaddedBytes) and tags (e.Segments). It draws
+// e.Nonce and sets e.Epoch. dst and payload must start at the same byte or not overlap. To seal
+// again after any change, call it again: it never uses a nonce twice. To repeat a failed write,
+// write the same bytes.
 func (k *EpochKeys) SealExtent(e *Extent, dst []byte, tags []Tag, payload []byte) error {
 	e.Epoch = k.epoch
 	// 24 random bytes, drawn for each seal: after 2⁸⁰ extents, the probability of a repeated nonce
@@ -182,10 +184,10 @@ func (k *EpochKeys) sealExtent(e *Extent, dst []byte, tags []Tag, payload []byte
 	return nil
 }
 
-// OpenSegments opens count segments of an extent, starting with first. src is their ciphertext, and tags
-// are their tags. dst receives their plaintext, including the padding of the last segment. dst must be src
-// itself or not overlap it. If a segment does not open, OpenSegments returns ErrAuthentication and
-// overwrites dst with zeros.
+// OpenSegments opens count segments of an extent, starting with first. src is their ciphertext, and
+// tags are their tags. dst receives their plaintext, including the padding of the last segment. dst
+// must be src itself or not overlap it. If a segment does not open, OpenSegments returns
+// ErrAuthentication and overwrites dst with zeros.
 func (k *EpochKeys) OpenSegments(e *Extent, first, count int, dst, src []byte, tags []Tag) error {
 	err := k.openSegments(e, first, count, dst, src, tags)
 	if err != nil {
@@ -222,9 +224,9 @@ func (k *EpochKeys) openSegments(e *Extent, first, count int, dst, src []byte, t
 	return nil
 }
 
-// open opens src[off:end] into dst[off:end]. The AEAD requires the tag directly after the ciphertext.
-// Other readers may share src, so both are copied to dst, or to scratch memory for the last segment of
-// dst.
+// open opens src[off:end] into dst[off:end]. The AEAD requires the tag directly after the
+// ciphertext. Other readers may share src, so both are copied to dst, or to scratch memory for the
+// last segment of dst.
 func (c *segmentCipher) open(i int, dst, src []byte, off, end int, tag *Tag) error {
 	c.at(i)
 	if end+tagBytes > len(dst) {

@@ -51,8 +51,8 @@ func TestExtentBounds(t *testing.T) {
 	}
 }
 
-// TestExtentShapes seals extents of many shapes, opens every run of segments, and compares them, both in
-// place and in separate buffers.
+// TestExtentShapes seals extents of many shapes, opens every run of segments, and compares them,
+// both in place and in separate buffers.
 func TestExtentShapes(t *testing.T) {
 	for _, s := range bothSuites {
 		k := testEpochKeys(t, s, NewUUID(), 3, randomBytes(32))
@@ -126,8 +126,8 @@ func TestNoncesDiffer(t *testing.T) {
 	}
 }
 
-// TestExtentTampering changes every field that an extent is sealed under, and every part of the stored
-// bytes.
+// TestExtentTampering changes every field that an extent is sealed under, and every part of the
+// stored bytes.
 func TestExtentTampering(t *testing.T) {
 	for _, s := range bothSuites {
 		id := NewUUID()

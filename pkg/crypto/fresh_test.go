@@ -11,9 +11,9 @@ import (
 
 var freshVectors = flag.String("fresh-vectors", "", "write fresh output of the sealing functions to this file, for testdata/check.py")
 
-// TestFreshVectors writes cases in the form of vectors.json, made by the real sealing functions with
-// random nonces and salts. `make vectors` recomputes them with check.py, which shares no code with this
-// package.
+// TestFreshVectors writes cases in the form of vectors.json, made by the real sealing functions
+// with random nonces and salts. `make vectors` recomputes them with check.py, which shares no code
+// with this package.
 func TestFreshVectors(t *testing.T) {
 	doc := map[string]any{"format": 1, "about": "fresh output of pkg/crypto"}
 	for _, s := range bothSuites {

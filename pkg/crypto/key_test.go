@@ -16,8 +16,8 @@ import (
 
 var bothSuites = []Suite{SuiteXChaCha20Poly1305, SuiteXAES256GCM}
 
-// TestNothingFormatsAKey prints every type that holds a secret in all ways: directly, as a value, and in a
-// struct.
+// TestNothingFormatsAKey prints every type that holds a secret in all ways: directly, as a value,
+// and in a struct.
 func TestNothingFormatsAKey(t *testing.T) {
 	secretBytes := bytes.Repeat([]byte{0xb7}, 32)
 	key := testKey(t, secretBytes)

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pageBytes is the size of one locked region. Locked memory is scarce (RLIMIT_MEMLOCK is often 8 MiB), but
-// there are few keys.
+// pageBytes is the size of one locked region. Locked memory is scarce (RLIMIT_MEMLOCK is often 8
+// MiB), but there are few keys.
 const pageBytes = 4096
 
 // region is one page of locked memory. The address is an unsafe.Pointer, so that printers that use
@@ -52,8 +52,8 @@ func (r *region) take(n int) secret {
 	return secret{unsafe.Add(r.base, off), n}
 }
 
-// secret is bytes in a region. Fields have this type instead of []byte, because fmt prints unexported
-// fields by reflection, without calling their methods.
+// secret is bytes in a region. Fields have this type instead of []byte, because fmt prints
+// unexported fields by reflection, without calling their methods.
 type secret struct {
 	at  unsafe.Pointer
 	len int
@@ -67,8 +67,8 @@ func (s secret) bytes() []byte {
 	return unsafe.Slice((*byte)(s.at), s.len)
 }
 
-// erase overwrites the page and unmaps it. Any later use of its memory faults, instead of sealing under a
-// key of zeros.
+// erase overwrites the page and unmaps it. Any later use of its memory faults, instead of sealing
+// under a key of zeros.
 func (r *region) erase() {
 	if r == nil || r.base == nil {
 		return
@@ -85,8 +85,8 @@ func (r *region) empty() {
 	r.used = 0
 }
 
-// redacted is embedded in every type that holds a secret. All ways of printing it give "[key]", and all
-// ways of marshalling it fail.
+// redacted is embedded in every type that holds a secret. All ways of printing it give "[key]", and
+// all ways of marshalling it fail.
 type redacted struct{}
 
 var errMarshal = errors.New("crypto: a key cannot be marshalled")
@@ -109,8 +109,8 @@ func (redacted) MarshalText() ([]byte, error) { return nil, errMarshal }
 // MarshalBinary refuses, for gob too.
 func (redacted) MarshalBinary() ([]byte, error) { return nil, errMarshal }
 
-// HardenProcess disables core dumps, and prevents other processes of the same user from reading this
-// process's memory (ptrace, /proc/PID/mem). Every program that holds a key calls it first.
+// HardenProcess disables core dumps, and prevents other processes of the same user from reading
+// this process's memory (ptrace, /proc/PID/mem). Every program that holds a key calls it first.
 func HardenProcess() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("make the process non-dumpable: %w", err)

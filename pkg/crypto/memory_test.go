@@ -141,8 +141,8 @@ func findInMemory(t *testing.T, masked map[string][]byte) (found map[string]int)
 	return found
 }
 
-// TestMemoryIsErased uses keys in every way, erases them, and searches the whole memory of the process for
-// them.
+// TestMemoryIsErased uses keys in every way, erases them, and searches the whole memory of the
+// process for them.
 func TestMemoryIsErased(t *testing.T) {
 	for _, s := range bothSuites {
 		t.Run(s.String(), func(t *testing.T) {
@@ -199,8 +199,8 @@ func useKeys(t *testing.T, s Suite, keep func(string, []byte)) (cleanup func()) 
 	pass, err := PassphraseCredential(words)
 	check(err)
 	cheap(pass)
-	// The passphrase and its KEK are not searched for: the derivation functions of the standard library and
-	// x/crypto leave copies (see doc.go).
+	// The passphrase and its KEK are not searched for: the derivation functions of the standard
+	// library and x/crypto leave copies (see doc.go).
 	slot, err = NewSlot(s, id, 4, pass, epochs)
 	check(err)
 	more, err := OpenSlot(s, id, 4, &slot, pass)

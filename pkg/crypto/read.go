@@ -12,8 +12,9 @@ const MaxReadSecret = pageBytes - 16
 // errTooLong reports a secret that is longer than expected.
 var errTooLong = errors.New("the secret is too long")
 
-// ReadSecret reads r to its end, at most max bytes, into locked memory, and calls use with the bytes. It
-// erases them before it returns. r must not buffer, because the buffer would not be erased.
+// ReadSecret reads r to its end, at most max bytes, into locked memory, and calls use with the
+// bytes. It erases them before it returns. r must not buffer, because the buffer would not be
+// erased.
 func ReadSecret(r io.Reader, max int, use func(b []byte) error) error {
 	if max > MaxReadSecret {
 		return fmt.Errorf("secret of up to %d bytes does not fit", max)

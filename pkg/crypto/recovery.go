@@ -9,16 +9,17 @@ import (
 	"fmt"
 )
 
-// A recovery slot holds public key‖encapsulation. Its KEK is the secret that HPKE (RFC 9180, export-only)
-// exports with the context "DCv2 kek" and the info "DCv2 recovery"‖s‖UUID. The slot keeps the public key,
-// so that a new epoch can be wrapped without the owner's secret half. The header's MAC authenticates it.
+// A recovery slot holds public key‖encapsulation. Its KEK is the secret that HPKE (RFC 9180,
+// export-only) exports with the context "DCv2 kek" and the info "DCv2 recovery"‖s‖UUID. The slot
+// keeps the public key, so that a new epoch can be wrapped without the owner's secret half. The
+// header's MAC authenticates it.
 const (
 	recoveryInfo   = "DCv2 recovery"
 	recoveryExport = "DCv2 kek"
 )
 
-// recoveryKEM returns the hybrid KEM of a suite, and the lengths of its public key and encapsulation. In
-// both suites, the private key is a seed of 32 bytes.
+// recoveryKEM returns the hybrid KEM of a suite, and the lengths of its public key and
+// encapsulation. In both suites, the private key is a seed of 32 bytes.
 func recoveryKEM(s Suite) (kem hpke.KEM, public, enc int) {
 	if s == SuiteXAES256GCM {
 		return hpke.MLKEM768P256(), 1184 + 65, 1088 + 65
@@ -30,8 +31,8 @@ func recoveryContext(s Suite, id UUID) []byte {
 	return append(append([]byte(recoveryInfo), byte(s)), id[:]...)
 }
 
-// RecoveryRecipient is the public half of a recovery key. It creates slots of type SlotRecovery, which
-// only the secret half opens.
+// RecoveryRecipient is the public half of a recovery key. It creates slots of type SlotRecovery,
+// which only the secret half opens.
 type RecoveryRecipient struct {
 	suite Suite
 	key   hpke.PublicKey
@@ -56,8 +57,8 @@ func GenerateRecovery(s Suite) (*RecoverySecret, error) {
 	return &RecoverySecret{suite: s, seed: seed}, nil
 }
 
-// private expands the seed. The standard library's expanded key cannot be overwritten. This is acceptable
-// because recovery runs in a short-lived command.
+// private expands the seed. The standard library's expanded key cannot be overwritten. This is
+// acceptable because recovery runs in a short-lived command.
 func (r *RecoverySecret) private() (hpke.PrivateKey, error) {
 	if r.seed.Bytes() == nil {
 		return nil, ErrErased
@@ -138,8 +139,8 @@ func (r *RecoveryRecipient) newKEK(s Suite, id UUID) ([]byte, *Key, error) {
 	return append(r.key.Bytes(), enc...), k, err
 }
 
-// SlotRecipient returns the public key of a recovery slot, so that the slot can be created again. Use it
-// only after the MAC of the header was verified.
+// SlotRecipient returns the public key of a recovery slot, so that the slot can be created again.
+// Use it only after the MAC of the header was verified.
 func SlotRecipient(s Suite, slot *Slot) (*RecoveryRecipient, error) {
 	kem, public, enc := recoveryKEM(s)
 	if s.Validate() != nil || slot.Type != SlotRecovery || len(slot.Params) != public+enc {
@@ -153,9 +154,9 @@ func SlotRecipient(s Suite, slot *Slot) (*RecoveryRecipient, error) {
 }
 
 // The text of a recovery key is a prefix, followed by base32 (RFC 4648, without padding) of suite
-// u8‖key‖the first 7 bytes of SHA-256(prefix‖suite‖key). The secret half has 64 such characters, in groups
-// of four. People copy it from paper. Therefore the parser ignores case, hyphens and white space, and reads
-// 0, 1 and 8, which base32 does not contain, as O, I and B.
+// u8‖key‖the first 7 bytes of SHA-256(prefix‖suite‖key). The secret half has 64 such characters, in
+// groups of four. People copy it from paper. Therefore the parser ignores case, hyphens and white
+// space, and reads 0, 1 and 8, which base32 does not contain, as O, I and B.
 const (
 	recipientPrefix = "sealvolpub1"
 	secretPrefix    = "SEALVOL-RECOVERY-1"
@@ -273,8 +274,8 @@ func (r *RecoverySecret) Text() ([]byte, error) {
 	return text, nil
 }
 
-// ParseRecoverySecret parses the text of a secret half, and overwrites text with zeros. Errors never
-// contain it.
+// ParseRecoverySecret parses the text of a secret half, and overwrites text with zeros. Errors
+// never contain it.
 func ParseRecoverySecret(text []byte) (*RecoverySecret, error) {
 	defer clear(text)
 	if len(text) > 4096 {

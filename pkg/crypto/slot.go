@@ -52,8 +52,8 @@ func SlotTypeName(kind uint8) string {
 	return fmt.Sprintf("type %d", kind)
 }
 
-// Slot is one key slot: the VMKs of all epochs, sealed under one KEK. None of its fields is secret. The
-// zero value is an empty slot.
+// Slot is one key slot: the VMKs of all epochs, sealed under one KEK. None of its fields is secret.
+// The zero value is an empty slot.
 type Slot struct {
 	Type   uint8
 	Params []byte // by type; at most MaxSlotParams
@@ -116,13 +116,13 @@ type Credential interface {
 	SlotType() uint8
 	// Erase overwrites the secret that the credential holds.
 	Erase()
-	// kek returns the slot's KEK, which the caller erases. It checks the limits of params before it uses
-	// them.
+	// kek returns the slot's KEK, which the caller erases. It checks the limits of params before it
+	// uses them.
 	kek(s Suite, id UUID, params []byte) (*Key, error)
 }
 
-// NewSlot seals 1 to MaxEpochs VMKs, of ascending epochs from 1, as slot index of a volume. To rewrap the
-// VMKs, call it again: it draws a new salt and new params.
+// NewSlot seals 1 to MaxEpochs VMKs, of ascending epochs from 1, as slot index of a volume. To
+// rewrap the VMKs, call it again: it draws a new salt and new params.
 func NewSlot(s Suite, id UUID, index uint8, r Recipient, epochs []EpochKey) (Slot, error) {
 	if len(epochs) < 1 || len(epochs) > MaxEpochs {
 		return Slot{}, fmt.Errorf("a key slot must hold 1 to %d epochs, not %d", MaxEpochs, len(epochs))

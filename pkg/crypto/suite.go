@@ -13,8 +13,8 @@ type Suite uint8
 const (
 	// SuiteXChaCha20Poly1305 is the default.
 	SuiteXChaCha20Poly1305 Suite = 1
-	// SuiteXAES256GCM is XAES-256-GCM (c2sp.org/XAES-256-GCM). It uses only approved primitives, but has
-	// no validation.
+	// SuiteXAES256GCM is XAES-256-GCM (c2sp.org/XAES-256-GCM). It uses only approved primitives,
+	// but has no validation.
 	SuiteXAES256GCM Suite = 2
 )
 

@@ -12,8 +12,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 )
 
-// ErrNonce means that there is no solution for this nonce. Try again with another one: about one nonce in
-// three has no solution.
+// ErrNonce means that there is no solution for this nonce. Try again with another one: about one
+// nonce in three has no solution.
 var ErrNonce = errors.New("no 16-byte block gives this tag with this nonce")
 
 // Forger seals metadata extents under one VMK, with a nonce and tag that the caller chooses.
@@ -33,9 +33,9 @@ func New(id crypto.UUID, vmk []byte) (*Forger, error) {
 	return &Forger{key: key, id: id}, err
 }
 
-// Seal encrypts plain, padded to whole sectors, as the only segment of e. To get the given tag, it changes
-// the 16 bytes of ciphertext at offset free, a multiple of 16. These bytes then decrypt to random bytes.
-// If it returns ErrNonce, try again with another e.Nonce.
+// Seal encrypts plain, padded to whole sectors, as the only segment of e. To get the given tag, it
+// changes the 16 bytes of ciphertext at offset free, a multiple of 16. These bytes then decrypt to
+// random bytes. If it returns ErrNonce, try again with another e.Nonce.
 func (f *Forger) Seal(e *crypto.Extent, plain []byte, free int, tag crypto.Tag) ([]byte, error) {
 	stream, err := f.stream(e)
 	if err != nil {
@@ -75,8 +75,8 @@ func (f *Forger) aad(e *crypto.Extent) []byte {
 	return append(b, 0, 0, e.Shift, 0)
 }
 
-// solve sets text[free:free+16] so that the tag results. All lengths are multiples of 16 (RFC 8439, 2.5
-// and 2.8).
+// solve sets text[free:free+16] so that the tag results. All lengths are multiples of 16 (RFC 8439,
+// 2.5 and 2.8).
 func solve(one *[32]byte, aad, text []byte, free int, tag crypto.Tag) bool {
 	p := new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 130), big.NewInt(5))
 	top := new(big.Int).Lsh(big.NewInt(1), 128)

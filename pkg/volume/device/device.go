@@ -13,9 +13,11 @@ const SectorBytes = 4096
 var (
 	ErrInUse    = errors.New("device is in use")
 	ErrNotFound = errors.New("no such device")
-	// ErrNotSupported means that a device does not support Discard, or does not know what was written.
+	// ErrNotSupported means that a device does not support Discard, or does not know what was
+	// written.
 	ErrNotSupported = errors.New("not supported by the device")
-	// ErrRange is the error of a write or discard whose range is not whole sectors within the device.
+	// ErrRange is the error of a write or discard whose range is not whole sectors within the
+	// device.
 	ErrRange = errors.New("range is not whole sectors within the device")
 )
 
@@ -28,8 +30,8 @@ type Device interface {
 	io.WriterAt
 	// Sync is the barrier: see the package comment.
 	Sync() error
-	// Discard tells the device that the content of a range is no longer needed. It is a hint: later reads
-	// of the range return undefined data.
+	// Discard tells the device that the content of a range is no longer needed. It is a hint: later
+	// reads of the range return undefined data.
 	Discard(off, length int64) error
 	// Size is the present size in bytes; it may grow, never shrink.
 	Size() (int64, error)
@@ -39,9 +41,9 @@ type Device interface {
 
 // Allocated is implemented by a Device that knows which of its ranges were ever written.
 type Allocated interface {
-	// NextData returns the first range at or after off that may contain nonzero data, or io.EOF if there
-	// is none. The range need not be aligned to SectorBytes. If the device does not know its ranges, the
-	// error is ErrNotSupported.
+	// NextData returns the first range at or after off that may contain nonzero data, or io.EOF if
+	// there is none. The range need not be aligned to SectorBytes. If the device does not know its
+	// ranges, the error is ErrNotSupported.
 	NextData(off int64) (from, to int64, err error)
 }
 

@@ -14,8 +14,8 @@ import (
 
 const sector = device.SectorBytes
 
-// TestFile tests image files. If the file system of temporary files does not support direct I/O, it tests
-// File without direct I/O. test/device always tests both.
+// TestFile tests image files. If the file system of temporary files does not support direct I/O, it
+// tests File without direct I/O. test/device always tests both.
 func TestFile(t *testing.T) {
 	var path string // of the latest image
 	open := func(t *testing.T) device.Device {

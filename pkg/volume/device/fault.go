@@ -13,7 +13,8 @@ const (
 	OpDiscard
 )
 
-// Fault calls a hook before each call of the device. If the hook returns an error, the call fails with it.
+// Fault calls a hook before each call of the device. If the hook returns an error, the call fails
+// with it.
 type Fault struct {
 	Device
 	mu    sync.Mutex

@@ -8,7 +8,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/device"
 )
 
-// TestFaultStops checks the arguments of the hook, and that a failed call does not reach the device.
+// TestFaultStops checks the arguments of the hook, and that a failed call does not reach the
+// device.
 func TestFaultStops(t *testing.T) {
 	type call struct {
 		n      int

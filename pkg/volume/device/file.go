@@ -25,8 +25,8 @@ type OpenOptions struct {
 	Shared bool
 }
 
-// Open opens path exclusively: until Close, every other Open returns ErrInUse. It uses O_EXCL for block
-// devices and an advisory lock for image files.
+// Open opens path exclusively: until Close, every other Open returns ErrInUse. It uses O_EXCL for
+// block devices and an advisory lock for image files.
 func Open(path string, opts OpenOptions) (*File, error) {
 	flags := unix.O_RDWR | unix.O_CLOEXEC
 	if opts.ReadOnly {
@@ -76,8 +76,8 @@ func NewFile(f *os.File, opts OpenOptions) (*File, error) {
 			return nil, fmt.Errorf("%s: lock: %w", f.Name(), err)
 		}
 	}
-	// Direct I/O avoids copies of the volume in the page cache, and Sync then takes only as long as the
-	// device takes. tmpfs and some other file systems do not support it.
+	// Direct I/O avoids copies of the volume in the page cache, and Sync then takes only as long as
+	// the device takes. tmpfs and some other file systems do not support it.
 	if fl, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0); err == nil {
 		if _, err := unix.FcntlInt(f.Fd(), unix.F_SETFL, fl|unix.O_DIRECT); err == nil {
 			d.direct = true
@@ -151,8 +151,8 @@ func (d *File) Sync() error {
 	}
 }
 
-// Discard punches a hole into an image file, or discards blocks of a device. It returns ErrNotSupported if
-// the file system or the device does not support that.
+// Discard punches a hole into an image file, or discards blocks of a device. It returns
+// ErrNotSupported if the file system or the device does not support that.
 func (d *File) Discard(off, length int64) error {
 	if length == 0 {
 		return fmt.Errorf("%s: discard of 0 bytes: %w", d.f.Name(), ErrRange)
@@ -180,8 +180,8 @@ func (d *File) Discard(off, length int64) error {
 	}
 }
 
-// NextData implements Allocated for image files. A file system without holes reports the whole file as
-// data (lseek(2)).
+// NextData implements Allocated for image files. A file system without holes reports the whole file
+// as data (lseek(2)).
 func (d *File) NextData(off int64) (from, to int64, err error) {
 	if d.block {
 		return 0, 0, ErrNotSupported

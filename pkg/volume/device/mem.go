@@ -12,8 +12,9 @@ import (
 // ErrCrashed is the error of all calls after a Mem has lost power.
 var ErrCrashed = errors.New("device lost power")
 
-// Mem is a sparse device in memory that can lose power. It remembers every write since the last Sync. Crash
-// creates an image in which each of these writes is kept, lost or torn at 512 bytes, in any order.
+// Mem is a sparse device in memory that can lose power. It remembers every write since the last
+// Sync. Crash creates an image in which each of these writes is kept, lost or torn at 512 bytes, in
+// any order.
 type Mem struct {
 	mu      sync.Mutex
 	size    int64
@@ -87,8 +88,8 @@ func NewMem(sizeBytes int64) *Mem {
 	return &Mem{size: sizeBytes, durable: map[int64]*[SectorBytes]byte{}, current: map[int64]*[SectorBytes]byte{}}
 }
 
-// CutAfter makes the device lose power after n more calls of WriteAt and Sync. The n-th call still takes
-// effect, without a flush. All later calls fail with ErrCrashed.
+// CutAfter makes the device lose power after n more calls of WriteAt and Sync. The n-th call still
+// takes effect, without a flush. All later calls fail with ErrCrashed.
 func (m *Mem) CutAfter(n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -203,8 +204,8 @@ func (m *Mem) Sync() error {
 	return nil
 }
 
-// Discard drops the content of a range. Reads immediately return zeros. On the device, it takes effect at
-// any time until the next Sync, possibly in parts, and possibly before earlier writes.
+// Discard drops the content of a range. Reads immediately return zeros. On the device, it takes
+// effect at any time until the next Sync, possibly in parts, and possibly before earlier writes.
 func (m *Mem) Discard(off, length int64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -277,8 +278,8 @@ func (m *Mem) Crash(mode CrashMode, rng *rand.Rand) *Mem {
 		order[i] = i
 	}
 	if mode == CrashMix {
-		// A drive may write two versions of a sector in either order only if there is no flush between
-		// them. That is the case for all pending writes.
+		// A drive may write two versions of a sector in either order only if there is no flush
+		// between them. That is the case for all pending writes.
 		rng.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 	}
 	if mode != CrashLoseAll {

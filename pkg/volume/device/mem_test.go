@@ -9,8 +9,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/device"
 )
 
-// TestCrash checks the images after a power loss: synced data is kept, other data is old or new in pieces of
-// 512 bytes, and every possibility occurs.
+// TestCrash checks the images after a power loss: synced data is kept, other data is old or new in
+// pieces of 512 bytes, and every possibility occurs.
 func TestCrash(t *testing.T) {
 	page := func(v byte) []byte { return bytes.Repeat([]byte{v}, sector) }
 	m := device.NewMem(8 * sector)

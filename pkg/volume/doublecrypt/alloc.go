@@ -2,17 +2,17 @@ package doublecrypt
 
 import "math/bits"
 
-// allocator knows the free blocks: a bitmap with summaries above it, in which a
-// bit says that the word below has a bit set. Everything costs a few words,
-// however many blocks are free.
+// allocator keeps the set of free blocks: a bitmap with summary levels above it. A bit in a summary
+// means that the word below has a bit set. Each operation reads only a few words, however many
+// blocks are free.
 type allocator struct {
-	levels [][]uint64 // levels[0] has a bit for each block, set if it is free
+	levels [][]uint64 // levels[0] has one bit per block, which is set if the block is free
 	free   uint64
-	cursor uint64 // where the next search begins: next fit keeps what is written together together
+	cursor uint64 // where the next search begins: next fit keeps blocks that are written together contiguous
 }
 
-// newAllocator makes one of blocks 0 to total-1 in which all but those of the
-// sets are free. It has room for all blocks of the sets.
+// newAllocator returns an allocator of blocks 0 to total-1. All blocks are free, except for those
+// in the sets. It has space for all blocks of the sets.
 func newAllocator(total uint64, used, older bitset) *allocator {
 	a := &allocator{cursor: firstObject}
 	level := make([]uint64, len(used))
@@ -44,7 +44,7 @@ func newAllocator(total uint64, used, older bitset) *allocator {
 // release makes a block free.
 func (a *allocator) release(id uint64) {
 	if a.levels[0][id/64]&(1<<(id%64)) != 0 {
-		panic("doublecrypt: a block is freed twice") // our own bug: it may be in use
+		panic("doublecrypt: a block is freed twice") // a bug of this package: the block may be in use
 	}
 	a.free++
 	for _, level := range a.levels {
@@ -87,7 +87,7 @@ func (a *allocator) next(id uint64) (uint64, bool) {
 	return 0, false
 }
 
-// allocate takes the next free block after the last one.
+// allocate takes the next free block after the one that it took last.
 func (a *allocator) allocate() (uint64, bool) {
 	id, ok := a.next(a.cursor)
 	if !ok {

@@ -10,7 +10,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// TestFailedOperationsLeakNothing: refused changes take no blocks.
+// TestFailedOperationsLeakNothing checks that refused changes take no blocks.
 func TestFailedOperationsLeakNothing(t *testing.T) {
 	c, _ := testCore(t, 4096, 40)
 	must(t, c.CreateFile("f"))
@@ -31,8 +31,8 @@ func TestFailedOperationsLeakNothing(t *testing.T) {
 	}
 }
 
-// TestAllocator compares with a plain set, and looks at how much it does on a
-// large volume: a few words, not all that are free.
+// TestAllocator compares the allocator with a plain set. It also checks that an operation on a
+// large volume reads only a few words, and not all free blocks.
 func TestAllocator(t *testing.T) {
 	rng := rand.New(rand.NewPCG(testSeed(t), 0))
 	const total = 70_000
@@ -82,8 +82,8 @@ func TestAllocator(t *testing.T) {
 	if len(big.levels) != 5 {
 		t.Errorf("%d levels", len(big.levels))
 	}
-	// A volume of 4 TiB of which one block is free, then all but one: had each search
-	// to look at every word, or every free block, this would take days.
+	// On a volume of 4 TiB, one block is free, then all except for one. If each search read every
+	// word or every free block, this would take days.
 	full := newBitset(1 << 26)
 	for i := range full {
 		full[i] = math.MaxUint64
@@ -100,10 +100,10 @@ func TestAllocator(t *testing.T) {
 	}
 }
 
-// TestReaderKeepsBlocks: a block that is being read is not given to another file
-// meanwhile, however many commits pass. Nothing in the format would tell the reader.
+// TestReaderKeepsBlocks checks that a block that is being read is not reused for another file
+// meanwhile, after any number of commits. The format has no check that would detect it.
 func TestReaderKeepsBlocks(t *testing.T) {
-	dev := device.NewMem(4096 * 400) // so roomy that nobody has to wait for the reader
+	dev := device.NewMem(4096 * 400) // so large that no commit must wait for the reader
 	fault := device.NewFault(dev, nil)
 	key := testKey(t)
 	must(t, Format(fault, key, 4096, 0, Options{}))
@@ -132,7 +132,7 @@ func TestReaderKeepsBlocks(t *testing.T) {
 	<-reading
 	for i := range 30 {
 		v.mu.Lock()
-		v.alloc.cursor = firstObject // what was freed first is taken first
+		v.alloc.cursor = firstObject // blocks are reused in the order in which they were freed
 		v.mu.Unlock()
 		_, err := v.Write(nil, a.Ino, 0, bytes.Repeat([]byte{byte(i)}, 3000), false)
 		must(t, err)

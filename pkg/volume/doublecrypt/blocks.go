@@ -11,14 +11,14 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// Bounds of a block, in bytes. Smaller ones hold no data; larger ones are no
-// volume's that anybody made.
+// Limits of the block size, in bytes. Smaller blocks hold no data. Volumes with larger blocks do
+// not exist.
 const (
 	minBlock = 256
 	maxBlock = 16 << 20
 )
 
-// ioBytes is how much is read or written at once where blocks lie together.
+// ioBytes is the number of bytes that are read or written at once if blocks are contiguous.
 const ioBytes = 1 << 20
 
 // blocks is a device as an array of blocks.
@@ -30,7 +30,7 @@ type blocks struct {
 
 func newBlocks(dev device.Device, size int) (*blocks, error) {
 	if size < minBlock || size > maxBlock {
-		return nil, &Error{Variant: InvalidSuperblock, err: fmt.Errorf("blocks of %d bytes: %w", size, vfs.ErrCorrupt)}
+		return nil, &Error{Variant: InvalidSuperblock, err: fmt.Errorf("invalid block size of %d bytes: %w", size, vfs.ErrCorrupt)}
 	}
 	n, err := dev.Size()
 	if err != nil {
@@ -41,10 +41,11 @@ func newBlocks(dev device.Device, size int) (*blocks, error) {
 
 func ioError(err error) error { return &Error{Variant: IO, err: fmt.Errorf("%w: %w", vfs.ErrIO, err)} }
 
-// whole tells that blocks are whole sectors, so that writing one touches no other.
+// whole tells whether blocks are whole sectors, so that writing one does not change others.
 func (b *blocks) whole() bool { return b.size%device.SectorBytes == 0 }
 
-// span is the sectors around n blocks from id, and where the blocks begin in them.
+// span returns the range of whole sectors that contains n blocks from id, and the offset of the
+// blocks in it.
 func (b *blocks) span(id uint64, n int) (off int64, length, skip int) {
 	from := int64(id) * int64(b.size)
 	off = from / device.SectorBytes * device.SectorBytes
@@ -53,10 +54,10 @@ func (b *blocks) span(id uint64, n int) (off int64, length, skip int) {
 	return off, length, skip
 }
 
-// buffer returns memory for n blocks that needs no copying on its way to the device.
+// buffer returns memory for n blocks, aligned so that the device need not copy it.
 func (b *blocks) buffer(n int) []byte { return device.AlignedBytes(n * b.size) }
 
-// read reads whole blocks from id on into buf.
+// read reads whole blocks, starting with id, into buf.
 func (b *blocks) read(id uint64, buf []byte) error {
 	n := len(buf) / b.size
 	if id >= b.count || uint64(n) > b.count-id {
@@ -74,7 +75,8 @@ func (b *blocks) read(id uint64, buf []byte) error {
 	return nil
 }
 
-// readFull reads buf, of which need bytes must exist: a file's last sector may be cut.
+// readFull fills buf. Only need bytes must exist, because the last sector of a file may be
+// incomplete.
 func readFull(dev device.Device, buf []byte, off int64, need int) error {
 	n, err := dev.ReadAt(buf, off)
 	if n >= need && (err == nil || errors.Is(err, io.EOF)) {
@@ -86,9 +88,9 @@ func readFull(dev device.Device, buf []byte, off int64, need int) error {
 	return ioError(err)
 }
 
-// write writes whole blocks from id on. Where blocks are not whole sectors it
-// rewrites their neighbours as they are, and must not be called concurrently. A
-// file that ends within a sector grows to its end.
+// write writes whole blocks, starting with id. If blocks are not whole sectors, it rewrites their
+// neighbours unchanged, and must not be called concurrently. A file that ends within a sector grows
+// to the end of that sector.
 func (b *blocks) write(id uint64, buf []byte) error {
 	n := len(buf) / b.size
 	if id >= b.count || uint64(n) > b.count-id {
@@ -116,7 +118,8 @@ func (b *blocks) sync() error {
 	return nil
 }
 
-// object reads one object into buf, a block, and returns its plaintext within.
+// object reads one object into buf, which has the size of a block, and returns its plaintext as a
+// slice of buf.
 func (b *blocks) object(id uint64, key *crypto.DoublecryptKey, k kind, buf []byte) ([]byte, error) {
 	if id < firstObject || id >= b.count {
 		return nil, &Error{Variant: BlockOutOfRange, Value: id, err: vfs.ErrCorrupt}
@@ -127,8 +130,8 @@ func (b *blocks) object(id uint64, key *crypto.DoublecryptKey, k kind, buf []byt
 	return openObject(buf, id, key, k)
 }
 
-// plainBlock frames a payload that is not sealed. The padding is random, since
-// the reference's is.
+// plainBlock frames a payload that is not sealed. The padding is random, as in the reference
+// implementation.
 func (b *blocks) plainBlock(payload []byte, random io.Reader) ([]byte, error) {
 	buf := b.buffer(1)
 	if _, err := io.ReadFull(random, buf); err != nil {

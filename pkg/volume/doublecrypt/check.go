@@ -7,9 +7,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/device"
 )
 
-// CheckOptions for Check.
+// CheckOptions are the options of Check.
 type CheckOptions struct {
-	Data     bool // read the contents of files, too
+	Data     bool // also read the contents of files
 	Progress func(done, total uint64)
 }
 
@@ -17,21 +17,21 @@ type CheckOptions struct {
 type CheckReport struct {
 	Clean      bool
 	Generation uint64
-	Problems   []Problem // the first of them
-	Total      int       // problems
-	Notes      []Problem // no damage, but worth knowing
+	Problems   []Problem // the first problems
+	Total      int       // number of problems
+	Notes      []Problem // not damage, but important to know
 	Counts     CheckCounts
 }
 
-// CheckCounts counts what Check saw.
+// CheckCounts are the numbers of inodes, names, extents and blocks that Check found.
 type CheckCounts struct {
 	Inodes, Names, Extents uint64
 	UsedBlocks, FreeBlocks uint64
 	BlockBytes             int
 }
 
-// Check reads all of a volume, and writes nothing. An error means that it could
-// not be checked; damage is in the report.
+// Check reads a whole volume, and writes nothing. The report contains the damage. An error means
+// that the volume could not be checked.
 func Check(dev device.Device, key *crypto.DoublecryptKey, o CheckOptions) (*CheckReport, error) {
 	f, err := find(dev, key, true)
 	if err != nil {
@@ -73,25 +73,25 @@ func (r *CheckReport) note(where, format string, args ...any) {
 func (f *found) notes(r *CheckReport) {
 	where := "root slot " + slotName(f.used.slot)
 	if f.fallback != nil {
-		r.note("root slots", "the newer one does not verify (%v): the next mount uses generation %d of the older", f.fallback, f.used.pointer.generation)
+		r.note("root slots", "the newer one does not verify (%v); the next mount uses the older one, generation %d", f.fallback, f.used.pointer.generation)
 	}
 	if g := f.super.generation; g != f.used.pointer.generation {
-		r.note(where, "it says generation %d, its superblock %d: an old state may have been replayed", f.used.pointer.generation, g)
+		r.note(where, "its generation is %d, but that of its superblock is %d: an old state may have been replayed", f.used.pointer.generation, g)
 	}
 	if f.head.totalBlocks < f.blk.count {
 		r.note("header", "the volume uses %d of the device's %d blocks", f.head.totalBlocks, f.blk.count)
 	}
-	r.note("format", "version 1 does not protect against someone who writes to the device: blocks may have been swapped or replayed")
+	r.note("format", "format v1 does not protect against somebody who can write to the device: blocks may have been swapped or replayed")
 }
 
-// checkData opens every chunk of a file.
+// checkData decrypts every chunk of a file.
 func (w *walker) checkData(n *node, list []extent, buf []byte) {
 	for i := range list {
 		e := &list[i]
 		plain, err := w.blk.object(e.block, w.key, kindChunk, buf)
 		want := min(w.chunk, n.size-e.index*w.chunk)
 		if err == nil && uint64(min(len(plain), int(e.bytes))) < want {
-			err = fmt.Errorf("%d bytes are missing, which read as zeros", want-uint64(min(len(plain), int(e.bytes))))
+			err = fmt.Errorf("%d bytes are missing; they read as zeros", want-uint64(min(len(plain), int(e.bytes))))
 		}
 		if err != nil {
 			w.note(fmt.Sprintf("inode %d, bytes %d to %d", n.ino, e.index*w.chunk, e.index*w.chunk+want-1), err)

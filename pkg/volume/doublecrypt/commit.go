@@ -17,10 +17,10 @@ type object struct {
 	block uint64
 	kind  kind
 	plain []byte
-	bytes int // of plaintext; zeros follow plain
+	bytes int // length of the plaintext; zeros follow plain
 }
 
-// batch is a commit between its parts under the lock.
+// batch is the state of a commit while the lock is not held.
 type batch struct {
 	objects []object
 	nodes   []*node
@@ -28,9 +28,8 @@ type batch struct {
 	state   rootState
 }
 
-// commit makes durable what was changed before it was called: objects, barrier,
-// root slot, barrier (I2). A failure stops the volume, and keeps in memory what
-// was not written.
+// commit makes all changes durable that were made before the call: objects, barrier, root slot,
+// barrier (I2). After a failure, the volume refuses changes, and keeps unwritten data in memory.
 func (v *Volume) commit() error {
 	v.commitMu.Lock()
 	defer v.commitMu.Unlock()
@@ -57,7 +56,7 @@ func (v *Volume) commit() error {
 	return nil
 }
 
-// freeze gives everything dirty its block, and encodes it. v.mu is held.
+// freeze assigns blocks to all dirty objects, and encodes them. v.mu is held.
 func (v *Volume) freeze() (*batch, error) {
 	b := &batch{state: v.state}
 	for n := range v.dirty {
@@ -69,11 +68,11 @@ func (v *Volume) freeze() (*batch, error) {
 			return nil, err
 		}
 	}
-	for _, n := range b.nodes { // all inodes have their blocks now, which the pages name
+	for _, n := range b.nodes { // all inodes have their blocks now, which the pages contain
 		if n.dir && !n.orphan {
 			plain := v.page(n)
 			if len(plain) > v.plain {
-				return nil, &Error{Variant: Serialization, err: vfs.ErrNoSpace} // plans see to it that it cannot be
+				return nil, &Error{Variant: Serialization, err: vfs.ErrNoSpace} // cannot happen: plan reserves the space
 			}
 			b.add(n.body, kindDirectory, plain, len(plain))
 		}
@@ -105,10 +104,10 @@ func (b *batch) add(block uint64, k kind, plain []byte, n int) {
 	b.objects = append(b.objects, object{block, k, plain, n})
 }
 
-// otherSlot is the one that does not hold the newest durable root.
+// otherSlot returns the slot that does not contain the newest durable root.
 func (v *Volume) otherSlot() uint64 { return slotBlockA + slotBlockB - v.state.slot }
 
-// allocate takes a block. Plans have seen to it that there is one.
+// allocate takes a block. Plans have reserved the space, so there is one.
 func (v *Volume) allocate() (uint64, error) {
 	id, ok := v.alloc.allocate()
 	if !ok {
@@ -117,7 +116,7 @@ func (v *Volume) allocate() (uint64, error) {
 	return id, nil
 }
 
-// replace gives new content a block, and drops the one that it had.
+// replace assigns a block to new content, and drops the old one.
 func (v *Volume) replace(block *uint64) error {
 	id, err := v.allocate()
 	if err != nil {
@@ -128,14 +127,14 @@ func (v *Volume) replace(block *uint64) error {
 	return nil
 }
 
-// drop notes that the next root does not refer to a block.
+// drop records that the next root does not refer to a block.
 func (v *Volume) drop(block uint64) {
 	if block != null {
 		v.drops = append(v.drops, block)
 	}
 }
 
-// freezeBody writes a file's chunks and map, and gives everything else its block.
+// freezeBody encodes a file's chunks and map, and assigns blocks to all other bodies.
 func (v *Volume) freezeBody(b *batch, n *node) error {
 	if !n.dir {
 		if err := v.freezeChunks(b, n); err != nil {
@@ -160,7 +159,7 @@ func (v *Volume) freezeBody(b *batch, n *node) error {
 		return err
 	}
 	if n.parent != nil {
-		n.parent.bytes -= v.ref - varintLen(n.block) // mark added the longest
+		n.parent.bytes -= v.ref - varintLen(n.block) // mark assumed the maximum length
 	}
 	if v.opts.ancestorTimes && n.dir && old != null {
 		n.modified = v.seconds()
@@ -168,7 +167,7 @@ func (v *Volume) freezeBody(b *batch, n *node) error {
 	return nil
 }
 
-// freezeChunks places dirty chunks, and merges them into the list of extents.
+// freezeChunks assigns blocks to dirty chunks, and merges them into the list of extents.
 func (v *Volume) freezeChunks(b *batch, n *node) error {
 	if len(n.chunks) == 0 {
 		return nil
@@ -203,7 +202,7 @@ func (v *Volume) freezeChunks(b *batch, n *node) error {
 	return nil
 }
 
-// chunkBytes is how much of chunk i belongs to the file.
+// chunkBytes returns the number of bytes of chunk i that belong to the file.
 func (v *Volume) chunkBytes(n *node, i uint64) int { return int(min(v.chunk, n.size-i*v.chunk)) }
 
 func (n *node) record() *inode {
@@ -224,7 +223,7 @@ func (v *Volume) page(d *node) []byte {
 	return encodePage(entries)
 }
 
-// store writes a batch. No lock but commitMu is held.
+// store writes a batch. Only commitMu is held.
 func (v *Volume) store(b *batch) error {
 	if err := v.writeObjects(b.objects); err != nil {
 		return err
@@ -235,7 +234,7 @@ func (v *Volume) store(b *batch) error {
 	return v.writeSlot(b.state.slot, b.state.pointer)
 }
 
-// writeSlot makes a root pointer durable.
+// writeSlot writes a root pointer and makes it durable.
 func (v *Volume) writeSlot(slot uint64, p rootPointer) error {
 	buf, err := v.blk.plainBlock(p.encode(), v.opts.random)
 	if err != nil {
@@ -247,13 +246,13 @@ func (v *Volume) writeSlot(slot uint64, p rootPointer) error {
 	return v.blk.sync()
 }
 
-// writeObjects seals and writes, in runs of blocks that lie together.
+// writeObjects seals objects and writes them, in runs of contiguous blocks.
 func (v *Volume) writeObjects(objects []object) error {
 	slices.SortFunc(objects, func(x, y object) int { return cmp.Compare(x.block, y.block) })
 	var g errgroup.Group
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	if !v.blk.whole() || v.opts.random != systemRandom {
-		g.SetLimit(1) // neighbours share sectors; tests want an order
+		g.SetLimit(1) // neighbours share sectors; tests need a fixed order
 	}
 	most := max(ioBytes/v.blk.size, 1)
 	for len(objects) > 0 {
@@ -272,7 +271,7 @@ func (v *Volume) writeRun(run []object) error {
 	buf := v.blk.buffer(len(run))
 	var nonce [crypto.DoublecryptNonceBytes]byte
 	for i := range run {
-		// 96 random bits each, which is all that the format has against reuse.
+		// 96 random bits each. The format has no other protection against reuse.
 		if _, err := io.ReadFull(v.opts.random, nonce[:]); err != nil {
 			return &Error{Variant: Encryption, err: err}
 		}
@@ -288,11 +287,11 @@ func (v *Volume) writeRun(run []object) error {
 	return v.blk.write(run[0].block, buf)
 }
 
-// finish takes a durable root over. v.mu is held.
+// finish makes a durable root the current one. v.mu is held.
 func (v *Volume) finish(b *batch) {
 	v.state = b.state
 	v.commits++
-	// The slot of the older root is overwritten: what it alone referred to is free.
+	// The slot of the older root is overwritten, so blocks that only it referred to are free.
 	v.retire(v.quarantine)
 	v.quarantine = b.drops
 	for _, n := range b.nodes {
@@ -304,8 +303,8 @@ func (v *Volume) finish(b *batch) {
 	}
 }
 
-// releaseOlder writes the newest root into the other slot, too, so that what
-// only the older one referred to is free at once. A full volume needs it.
+// releaseOlder writes the newest root into the other slot, too. Then blocks that only the older
+// root referred to are free immediately. A full volume needs this.
 func (v *Volume) releaseOlder() error {
 	v.commitMu.Lock()
 	defer v.commitMu.Unlock()
@@ -330,8 +329,8 @@ func (v *Volume) releaseOlder() error {
 		v.fail(err)
 		return err
 	}
-	if !idle { // else the slot still has the older root, or none: the next commit takes it
-		v.state.slot = slot // both hold it; the reference takes B
+	if !idle { // otherwise, the slot still has the older root or none, and the next commit uses it
+		v.state.slot = slot // both slots contain it; the reference implementation uses B
 	}
 	v.retire(append(v.quarantine, drops...))
 	v.quarantine = nil
@@ -341,7 +340,7 @@ func (v *Volume) releaseOlder() error {
 	return nil
 }
 
-// retire frees blocks as soon as everybody who may be reading them has finished.
+// retire frees blocks when all readers that may be reading them have finished.
 func (v *Volume) retire(list []uint64) {
 	if len(list) > 0 {
 		v.retired = append(v.retired, retired{v.epoch, list})
@@ -357,7 +356,7 @@ func (v *Volume) reclaim() {
 	}
 	for len(v.retired) > 0 && v.retired[0].epoch < oldest {
 		for _, id := range v.retired[0].blocks {
-			if id < v.total { // others are of one who used more of the device than the header says
+			if id < v.total { // other blocks are beyond the size in the header
 				v.alloc.release(id)
 			}
 		}
@@ -368,8 +367,8 @@ func (v *Volume) reclaim() {
 	}
 }
 
-// pin keeps the blocks that are in use now from being written, until unpin.
-// v.mu is held for both.
+// pin prevents blocks that are in use now from being overwritten, until unpin. v.mu is held for
+// both.
 func (v *Volume) pin() uint64 {
 	v.pins[v.epoch]++
 	return v.epoch

@@ -8,8 +8,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
 )
 
-// TestConformance runs those cases of the suite that ask for nothing the format
-// cannot hold. What the others ask for besides is in vfs_test.go.
+// TestConformance runs the cases of the suite that need only features of the format. vfs_test.go
+// tests the supported parts of the other cases.
 func TestConformance(t *testing.T) {
 	cases := []string{"empty", "inoNeverReused", "unlink", "rmdir", "renameReplace", "renameDirectory", "readDirPlus", "readDirWhileChanging",
 		"readWrite", "writeRandom", "sizes", "copyRange", "wrongType", "stale", "statfs", "concurrent"}

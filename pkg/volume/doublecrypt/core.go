@@ -9,38 +9,38 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// Core is the reference's FilesystemCore: operations by path, with its errors.
-// It is made for a device and usable after InitFilesystem or Open. Other than the
-// reference's, its methods may be called concurrently; what could not be stored is
-// refused at once, not at the next flush; and Close loses nothing.
+// Core corresponds to FilesystemCore of the reference implementation: operations by path, with its
+// errors. Use it after InitFilesystem or Open. There are three differences from the reference
+// implementation: methods may be called concurrently, a write that does not fit fails immediately
+// and not at the next flush, and Close loses no data.
 //
-// Paths are separated by "/"; those at the ends do not count.
+// The components of paths are separated by "/". Leading and trailing slashes are ignored.
 type Core struct {
 	dev  device.Device
 	key  *crypto.DoublecryptKey
-	size int    // of a block; 0: the header's
-	want uint64 // blocks; 0: the device's
+	size int    // block size; 0 means that of the header
+	want uint64 // number of blocks; 0 means those of the device
 	opts Options
 
-	mu sync.RWMutex // guards v against InitFilesystem, Open and Close
+	mu sync.RWMutex // protects v from InitFilesystem, Open and Close
 	v  *Volume
 }
 
-// CoreOptions say how to use the device.
+// CoreOptions are the options of NewCore.
 type CoreOptions struct {
-	BlockBytes  int    // 0: what the header says, DefaultBlock for InitFilesystem
-	TotalBlocks uint64 // 0: what the device holds
+	BlockBytes  int    // 0 means that of the header, or DefaultBlock for InitFilesystem
+	TotalBlocks uint64 // 0 means as many as the device holds
 	Volume      Options
 }
 
-// NewCore makes a Core for a device. Device and key stay the caller's, and must
-// live until Close.
+// NewCore returns a Core for a device. The caller keeps ownership of device and key, which must
+// remain valid until Close.
 func NewCore(dev device.Device, key *crypto.DoublecryptKey, o CoreOptions) *Core {
 	o.Volume.ancestorTimes = true
 	return &Core{dev: dev, key: key, size: o.BlockBytes, want: o.TotalBlocks, opts: o.Volume}
 }
 
-// InitFilesystem makes an empty file system, and opens it.
+// InitFilesystem creates an empty file system, and opens it.
 func (c *Core) InitFilesystem() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -57,7 +57,7 @@ func (c *Core) InitFilesystem() error {
 	return c.open()
 }
 
-// Open opens the file system that is there.
+// Open opens the existing file system.
 func (c *Core) Open() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -91,14 +91,14 @@ func (c *Core) closeVolume() error {
 	return v.Close()
 }
 
-// Close commits what is buffered. The Core can be opened again.
+// Close commits buffered changes. The Core can be opened again.
 func (c *Core) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.closeVolume()
 }
 
-// use returns the open volume, until done is called.
+// use returns the open volume, which stays open until done is called.
 func (c *Core) use() (v *Volume, done func(), err error) {
 	c.mu.RLock()
 	if c.v == nil {
@@ -108,7 +108,7 @@ func (c *Core) use() (v *Volume, done func(), err error) {
 	return c.v, c.mu.RUnlock, nil
 }
 
-// Entry is what List and Stat tell.
+// Entry is a result of ListDirectory and Stat.
 type Entry struct {
 	Name    string
 	Dir     bool
@@ -130,16 +130,16 @@ var (
 	errIntoItself = errors.New("a directory cannot be moved into itself")
 )
 
-// CreateFile makes an empty file.
+// CreateFile creates an empty file.
 func (c *Core) CreateFile(path string) error { return c.create(path, false, FileAlreadyExists) }
 
-// CreateDirectory makes an empty directory.
+// CreateDirectory creates an empty directory.
 func (c *Core) CreateDirectory(path string) error {
 	return c.create(path, true, DirectoryAlreadyExists)
 }
 
-// WriteFile writes data at an offset of a file, which grows if need be. The data
-// are buffered until a flush.
+// WriteFile writes data at an offset of a file, and enlarges the file if necessary. The data is
+// buffered until a flush.
 func (c *Core) WriteFile(path string, off uint64, data []byte) error {
 	v, done, err := c.use()
 	if err != nil {
@@ -147,7 +147,7 @@ func (c *Core) WriteFile(path string, off uint64, data []byte) error {
 	}
 	defer done()
 	if len(data) == 0 {
-		return nil // even where there is no file
+		return nil // even if the file does not exist
 	}
 	n, err := v.theFile(path)
 	if err != nil {
@@ -157,7 +157,7 @@ func (c *Core) WriteFile(path string, off uint64, data []byte) error {
 	return translate(err, "")
 }
 
-// ReadFile reads up to len(dst) bytes at an offset; less only at the end of the file.
+// ReadFile reads up to len(dst) bytes at an offset. It reads fewer only at the end of the file.
 func (c *Core) ReadFile(path string, off uint64, dst []byte) (int, error) {
 	v, done, err := c.use()
 	if err != nil {
@@ -172,7 +172,7 @@ func (c *Core) ReadFile(path string, off uint64, dst []byte) (int, error) {
 	return count, translate(err, "")
 }
 
-// Truncate sets the size of a file. The reference cannot.
+// Truncate sets the size of a file. The reference implementation has no such operation.
 func (c *Core) Truncate(path string, size uint64) error {
 	v, done, err := c.use()
 	if err != nil {
@@ -256,7 +256,8 @@ func (c *Core) RemoveFile(path string) error {
 	return nil
 }
 
-// Rename moves a file or directory, also to another directory. It never replaces.
+// Rename moves a file or directory, possibly to another directory. It never replaces an existing
+// one.
 func (c *Core) Rename(from, to string) error {
 	v, done, err := c.use()
 	if err != nil {
@@ -288,7 +289,7 @@ func (c *Core) Rename(from, to string) error {
 	return translate(err, name)
 }
 
-// Flush commits: everything written before is durable.
+// Flush commits, so that everything written before is durable.
 func (c *Core) Flush() error {
 	v, done, err := c.use()
 	if err != nil {
@@ -298,10 +299,10 @@ func (c *Core) Flush() error {
 	return translate(v.Sync(vfs.RootIno), "")
 }
 
-// Sync does what Flush does.
+// Sync is the same as Flush.
 func (c *Core) Sync() error { return c.Flush() }
 
-// ScrubFreeBlocks overwrites everything that is free with random bytes.
+// ScrubFreeBlocks overwrites all free blocks with random bytes.
 func (c *Core) ScrubFreeBlocks() error {
 	v, done, err := c.use()
 	if err != nil {

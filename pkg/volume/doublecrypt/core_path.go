@@ -7,7 +7,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// split cuts a path into its parent's components and its last one.
+// split splits a path into the components of its parent and the last component.
 func split(path string) (dirs []string, name string) {
 	path = strings.Trim(path, "/")
 	if path == "" {
@@ -51,14 +51,14 @@ func (v *Volume) resolve(path string) (d, n *node, name string, err error) {
 	return d, n, name, err
 }
 
-// within tells that a path lies beneath another, by its words alone, whether
-// there is anything: so does the reference.
+// within tells whether a path is below another one. Like the reference implementation, it compares
+// only the strings, even if the paths do not exist.
 func within(path, above string) bool {
 	above = strings.Trim(above, "/")
 	return above != "" && strings.HasPrefix(strings.Trim(path, "/"), above+"/")
 }
 
-// coreName checks a new name as the reference does; and refuses two more.
+// coreName checks a new name like the reference implementation, and also refuses "." and "..".
 func coreName(name string) error {
 	switch {
 	case len(name) > vfs.MaxNameBytes:
@@ -69,7 +69,7 @@ func coreName(name string) error {
 	return nil
 }
 
-// existing finds a file or directory that has to be there.
+// existing finds a file or directory, which must exist.
 func (v *Volume) existing(path string) (d, n *node, name string, err error) {
 	d, n, name, err = v.resolve(path)
 	if err == nil && n == nil {
@@ -78,8 +78,8 @@ func (v *Volume) existing(path string) (d, n *node, name string, err error) {
 	return d, n, name, err
 }
 
-// translate gives an error of the volume the reference's name. Between resolving
-// a path and the operation others may have changed it: then the error is that of a missing file.
+// translate translates an error of the volume to one of the reference implementation. If another
+// call changed the path after it was resolved, the error is that of a missing file.
 func translate(err error, name string) error {
 	if e := (*Error)(nil); err == nil || errors.As(err, &e) {
 		return err
@@ -116,7 +116,7 @@ func (c *Core) create(path string, dir bool, exists Variant) error {
 		return &Error{Variant: exists, Name: name, err: vfs.ErrExist}
 	}
 	_, err = v.create(d.ino, name, dir)
-	if errors.Is(err, vfs.ErrExist) { // made by another meanwhile
+	if errors.Is(err, vfs.ErrExist) { // another call created it meanwhile
 		return &Error{Variant: exists, Name: name, err: vfs.ErrExist}
 	}
 	return translate(err, name)

@@ -35,7 +35,7 @@ func wantCode(t testing.TB, err error, code Code) {
 	}
 }
 
-// TestNonces: no two objects of a volume's life have the same, over many commits.
+// TestNonces checks that the nonces of a volume never repeat, over many commits.
 func TestNonces(t *testing.T) {
 	c, dev := testCore(t, 4096, 64)
 	must(t, c.CreateFile("f"))
@@ -56,7 +56,7 @@ func TestNonces(t *testing.T) {
 	mustClean(t, dev, c.key)
 }
 
-// TestExclusive: two openers of one image would lose data; the second is refused.
+// TestExclusive checks that an image cannot be opened twice, because that would lose data.
 func TestExclusive(t *testing.T) {
 	path := t.TempDir() + "/image"
 	dev := mustCreate(t, path, 64*4096)
@@ -66,7 +66,7 @@ func TestExclusive(t *testing.T) {
 	}
 }
 
-// TestCommitInterval commits by itself.
+// TestCommitInterval checks that the volume commits automatically.
 func TestCommitInterval(t *testing.T) {
 	dev := device.NewMem(4096 * 64)
 	key := testKey(t)

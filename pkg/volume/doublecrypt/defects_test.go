@@ -12,11 +12,12 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// The tests here each show that a defect of the reference is none of ours.
+// Each test in this file checks that this implementation does not have a certain defect of the
+// reference implementation.
 
-// TestOlderRoot destroys the newest root after each of many commits: the volume is
-// then what it was at the commit before, whole (I1, I3, I4). The reference has
-// overwritten blocks of it, and does not even look.
+// TestOlderRoot destroys the newest root after each of many commits. Then the volume must have the
+// complete state of the previous commit (I1, I3, I4). The reference implementation overwrites
+// blocks of that state, and does not check it.
 func TestOlderRoot(t *testing.T) {
 	seed := testSeed(t)
 	for i := range rounds(4) {
@@ -28,7 +29,7 @@ func TestOlderRoot(t *testing.T) {
 			must(t, m.step(t, rng, c, 4096))
 			must(t, c.Flush())
 			if generation == 1 || c.v.state.pointer.generation != generation+1 {
-				continue // there is no older one yet; or nothing, or more, was committed
+				continue // there is no older root yet, or the number of commits was not one
 			}
 			checked++
 			cut := dev.Clone()
@@ -47,8 +48,8 @@ func TestOlderRoot(t *testing.T) {
 	}
 }
 
-// TestFallback: the newer slot decodes, but its superblock is damaged. Writing goes on
-// from the older root with a generation above both.
+// TestFallback damages the superblock of the newer slot, while the slot itself decodes. Writing
+// must continue from the older root, with a generation higher than both.
 func TestFallback(t *testing.T) {
 	c, dev := testCore(t, 4096, 64)
 	must(t, c.CreateFile("a"))
@@ -75,7 +76,7 @@ func TestFallback(t *testing.T) {
 	if got := contents(t, c); len(got) != 2 || got["c"] == nil {
 		t.Errorf("%v", got)
 	}
-	// A device that fails to read is no reason to take the older root for writing.
+	// A read error of the device must not cause writing from the older root.
 	must(t, c.Close())
 	bad := device.NewFault(dev, func(_ int, op device.Op, off int64, _ int) error {
 		if op == device.OpRead && off/4096 >= firstObject {
@@ -87,7 +88,8 @@ func TestFallback(t *testing.T) {
 	wantCode(t, err, CodeIO)
 }
 
-// TestFailedFlush: the data stay readable, and no later flush says that all is well.
+// TestFailedFlush checks that data stays readable after a failed flush, and that no later flush
+// succeeds.
 func TestFailedFlush(t *testing.T) {
 	for _, op := range []device.Op{device.OpWrite, device.OpSync} {
 		dev := device.NewMem(4096 * 64)
@@ -105,7 +107,7 @@ func TestFailedFlush(t *testing.T) {
 			return nil
 		})
 		wantCode(t, c.Sync(), CodeIO)
-		fault.SetHook(nil) // the device works again, but what it lost nobody knows
+		fault.SetHook(nil) // the device works again, but it is unknown which writes it lost
 		for range 3 {
 			if c.Sync() == nil {
 				t.Error("a later sync succeeds")
@@ -147,11 +149,11 @@ func TestFullVolume(t *testing.T) {
 				break
 			}
 		}
-		must(t, c.Flush()) // what was accepted fits
+		must(t, c.Flush()) // every accepted write must fit
 		for _, name := range names {
 			must(t, c.RemoveFile(name))
 		}
-		for range 3 * blocks { // and nothing leaks
+		for range 3 * blocks { // and no blocks may leak
 			must(t, c.CreateFile("again"))
 			must(t, c.RemoveFile("again"))
 			must(t, c.Flush())
@@ -163,8 +165,8 @@ func TestFullVolume(t *testing.T) {
 	}
 }
 
-// TestPageLimit grows a directory by one byte at a time over the end of its block:
-// an error, where the reference panics within the last four bytes.
+// TestPageLimit grows a directory byte by byte beyond the end of its block. The result must be an
+// error. The reference implementation panics at the last four bytes.
 func TestPageLimit(t *testing.T) {
 	for _, block := range []int{512, 1024, 4096} {
 		c, dev := testCore(t, block, 600)
@@ -188,7 +190,7 @@ func TestPageLimit(t *testing.T) {
 		}
 		must(t, c.Flush())
 		t.Logf("%d: one more of up to %d bytes", block, last)
-		// The page may now be as full as can be; changing what is in it still works or is refused.
+		// The page is full now. Changing its entries must either work or be refused.
 		for i := range 5 {
 			if err := c.WriteFile(fmt.Sprintf("name%04d", i), 0, []byte("data")); err != nil {
 				wantCode(t, err, CodeNoSpace)
@@ -207,7 +209,8 @@ func TestPageLimit(t *testing.T) {
 	}
 }
 
-// TestFileLimits: too large is said at once, costs no memory, and nothing is written.
+// TestFileLimits checks that a write that is too large fails immediately, uses no memory, and
+// writes nothing.
 func TestFileLimits(t *testing.T) {
 	c, dev := testCore(t, 512, 2000)
 	must(t, c.CreateFile("f"))
@@ -217,7 +220,7 @@ func TestFileLimits(t *testing.T) {
 	if e, err := c.Stat("f"); err != nil || e.Size != 0 {
 		t.Errorf("%+v, %v", e, err)
 	}
-	// To the last chunk that a map of one block holds.
+	// Up to the last chunk of a map in one block.
 	chunk := make([]byte, 312)
 	n := uint64(0)
 	for ; ; n++ {
@@ -230,7 +233,7 @@ func TestFileLimits(t *testing.T) {
 	if n < 80 || n > 120 {
 		t.Errorf("%d chunks", n)
 	}
-	// A file at its limit can be changed and cut.
+	// A file of the maximum size can be changed and truncated.
 	must(t, c.WriteFile("f", 5, []byte("changed")))
 	must(t, c.Flush())
 	must(t, c.Truncate("f", 312*(n-1)))
@@ -242,8 +245,8 @@ func TestFileLimits(t *testing.T) {
 	}
 }
 
-// TestBigGap writes one byte far out: a dense file takes blocks for the gap, but
-// they are written once and held in memory not at all.
+// TestBigGap writes one byte at a large offset. A dense file uses blocks for the gap, but they are
+// written once and use no memory.
 func TestBigGap(t *testing.T) {
 	c, dev := testCore(t, 4096, 600)
 	must(t, c.CreateFile("f"))
@@ -253,7 +256,7 @@ func TestBigGap(t *testing.T) {
 	}
 	must(t, c.Flush())
 	mustClean(t, dev, c.key)
-	// With holes it takes nothing.
+	// With holes, the gap uses no blocks.
 	free := c.v.freeBlocks()
 	must(t, c.Close())
 	c.opts.Sparse = true
@@ -271,8 +274,8 @@ func TestBigGap(t *testing.T) {
 	}
 }
 
-// TestCutDoesNotComeBack: what was cut off a file is not sealed any more where the
-// file grows again, not even where the reference lets it grow.
+// TestCutDoesNotComeBack checks that truncated data is no longer stored, and does not reappear when
+// the file grows again, even if the reference implementation lets it grow.
 func TestCutDoesNotComeBack(t *testing.T) {
 	c, dev := testCore(t, 4096, 64)
 	must(t, c.CreateFile("f"))
@@ -294,7 +297,7 @@ func TestCutDoesNotComeBack(t *testing.T) {
 	mustClean(t, dev, c.key)
 }
 
-// TestReformat: nothing of the old file system wins, whatever its key and generation.
+// TestReformat checks that formatting removes the old file system, whatever its key and generation.
 func TestReformat(t *testing.T) {
 	dev := device.NewMem(4096 * 64)
 	for i := range byte(4) {
@@ -309,7 +312,8 @@ func TestReformat(t *testing.T) {
 		}
 		must(t, c.Close())
 	}
-	// Power lost while formatting: the old volume, the new one, or none; never a mixture.
+	// After a power loss during formatting, there is the old volume, the new one, or none, but
+	// never a mixture.
 	key := testKey(t)
 	for cut := 1; cut < 20; cut++ {
 		old := device.NewMem(4096 * 64)
@@ -398,7 +402,7 @@ func TestDamagedTrees(t *testing.T) {
 			if err != nil || v.Opened().DamageCount == 0 {
 				t.Fatalf("open for reading: %v", err)
 			}
-			names := 0 // what is whole can be had
+			names := 0 // intact files can be read
 			err = v.ReadDir(vfs.RootIno, 0, true, func(vfs.Dirent, *vfs.Attr) bool { names++; return true })
 			if err != nil || names != 2 {
 				t.Errorf("%d names, %v", names, err)

@@ -8,7 +8,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// checkName refuses what a new name cannot be.
+// checkName refuses invalid new names.
 func checkName(name string) error {
 	switch {
 	case len(name) > vfs.MaxNameBytes:
@@ -19,7 +19,7 @@ func checkName(name string) error {
 	return nil
 }
 
-// dirNode returns a directory that can be used. v.mu is held.
+// dirNode returns a directory that is not damaged. v.mu is held.
 func (v *Volume) dirNode(ino vfs.Ino) (*node, error) {
 	n, err := v.get(ino)
 	if err != nil {
@@ -46,7 +46,7 @@ func (v *Volume) lookup(parent vfs.Ino, name string) (*node, error) {
 	return nil, vfs.ErrNotExist
 }
 
-// entryBytes is what n's entry takes in its directory's page, at most.
+// entryBytes returns the maximum length of n's entry in the page of its directory.
 func (v *Volume) entryBytes(name string, n *node) int {
 	e := entry{name: name, id: uint64(n.ino)}
 	if n.dirty {
@@ -55,13 +55,13 @@ func (v *Volume) entryBytes(name string, n *node) int {
 	return e.encodedLen() + varintLen(n.block)
 }
 
-// attach gives n a name, at the end of d's page.
+// attach adds a name for n at the end of d's page.
 func (v *Volume) attach(d *node, name string, n *node) {
 	d.cookie++
 	v.attachAt(d, name, n, d.cookie)
 }
 
-// attachAt gives n a name with a cookie that no other has.
+// attachAt adds a name for n with an unused cookie.
 func (v *Volume) attachAt(d *node, name string, n *node, cookie uint64) {
 	n.entry = &dirent{name, cookie, n}
 	n.parent, n.orphan = d, false
@@ -73,7 +73,7 @@ func (v *Volume) attachAt(d *node, name string, n *node, cookie uint64) {
 	}
 }
 
-// detach takes n's name away; the node itself stays as it is.
+// detach removes n's name, without changing the node.
 func (v *Volume) detach(n *node) {
 	d := n.parent
 	d.bytes -= v.entryBytes(n.entry.name, n)
@@ -86,7 +86,7 @@ func (v *Volume) detach(n *node) {
 	n.parent, n.entry = nil, nil
 }
 
-// find returns where the first entry with at least that cookie is.
+// find returns the index of the first entry with at least the given cookie.
 func (n *node) find(cookie uint64) int {
 	at, _ := slices.BinarySearchFunc(n.order, cookie, func(e *dirent, c uint64) int {
 		switch {
@@ -108,7 +108,7 @@ func (n *node) depth() int {
 	return d
 }
 
-// countDepth notes that directories at a depth came or went.
+// countDepth updates the number of directories at a depth.
 func (v *Volume) countDepth(depth, by int) {
 	for len(v.depths) <= depth {
 		v.depths = append(v.depths, 0)
@@ -119,7 +119,7 @@ func (v *Volume) countDepth(depth, by int) {
 	}
 }
 
-// subtree calls f for each directory of a tree with its depth beneath n.
+// subtree calls f for each directory of a tree with its depth below n.
 func subtree(n *node, f func(depth int)) {
 	type at struct {
 		n     *node
@@ -140,7 +140,7 @@ func subtree(n *node, f func(depth int)) {
 	}
 }
 
-// newNode makes an inode without a name.
+// newNode returns an inode without a name.
 func (v *Volume) newNode(dir bool) *node {
 	now := v.seconds()
 	n := &node{ino: vfs.Ino(v.nextIno), dir: dir, orphan: true, block: null, body: null, created: now, modified: now}
@@ -154,7 +154,7 @@ func (v *Volume) newNode(dir bool) *node {
 	return n
 }
 
-// create makes a file or directory, and returns it.
+// create creates a file or directory, and returns it.
 func (v *Volume) create(parent vfs.Ino, name string, dir bool) (made vfs.Attr, err error) {
 	err = v.change(func() (plan, error) {
 		d, err := v.dirNode(parent)
@@ -191,7 +191,7 @@ func (v *Volume) create(parent vfs.Ino, name string, dir bool) (made vfs.Attr, e
 	return made, err
 }
 
-// room plans one more entry in d.
+// room plans an additional entry in d.
 func (v *Volume) room(d *node, name string, ino uint64) (plan, error) {
 	e := entry{name: name, id: ino}
 	if v.pageBytes(d, e.encodedLen()+v.ref, 1) > v.plain {
@@ -201,7 +201,7 @@ func (v *Volume) room(d *node, name string, ino uint64) (plan, error) {
 	return plan{blocks: blocks}, err
 }
 
-// remove takes a name away. The inode lives until forget.
+// remove removes a name. The inode exists until forget.
 func (v *Volume) remove(parent vfs.Ino, name string, check func(n *node) error) (ino vfs.Ino, err error) {
 	err = v.change(func() (plan, error) {
 		n, err := v.lookup(parent, name)
@@ -212,7 +212,7 @@ func (v *Volume) remove(parent vfs.Ino, name string, check func(n *node) error) 
 			return plan{}, err
 		}
 		if !n.dir && !n.loaded && n.damage == nil {
-			return plan{load: n}, nil // its map block goes
+			return plan{load: n}, nil // its map block is freed
 		}
 		d := n.parent
 		blocks, err := v.growth(d, 0)
@@ -230,10 +230,10 @@ func (v *Volume) remove(parent vfs.Ino, name string, check func(n *node) error) 
 	return ino, err
 }
 
-// unlink makes n, which has lost its name, an orphan: its data stay, in use but
-// reachable from no root.
+// unlink makes n, which has lost its name, an orphan. Its data remains in use, but no root refers
+// to it.
 func (v *Volume) unlink(n *node) {
-	v.hold(n) // a map that is only in memory
+	v.hold(n) // the map is only in memory
 	v.recost(n, func() { n.orphan = true })
 	v.drop(n.block)
 	v.drop(n.body)
@@ -259,7 +259,7 @@ func (v *Volume) Forget(ino vfs.Ino) {
 	delete(v.nodes, ino)
 }
 
-// rename moves a name. With replace it takes the place of another.
+// rename moves a name. With replace, it replaces an existing name.
 func (v *Volume) rename(parent vfs.Ino, name string, newParent vfs.Ino, newName string, replace bool) error {
 	return v.change(func() (plan, error) {
 		n, err := v.lookup(parent, name)
@@ -298,7 +298,7 @@ func (v *Volume) rename(parent vfs.Ino, name string, newParent vfs.Ino, newName 
 	})
 }
 
-// inside tells that d is n or lies beneath.
+// inside tells whether d is n or is below n.
 func inside(d, n *node) bool {
 	for ; d != nil; d = d.parent {
 		if d == n {
@@ -374,7 +374,7 @@ func (v *Volume) applyRename(n, d *node, newName string, old *node) {
 	v.mark(d, true)
 }
 
-// move keeps count of depths while a directory changes its place.
+// move updates the counts of depths when a directory moves.
 func (v *Volume) move(n *node, f func()) {
 	count := func(by int) {
 		if n.dir {
@@ -404,7 +404,7 @@ func (v *Volume) exchange(parent vfs.Ino, name string, newParent vfs.Ino, newNam
 		if a.dir && inside(b.parent, a) || b.dir && inside(a.parent, b) {
 			return plan{}, vfs.ErrInvalid
 		}
-		blocks, err := v.growth(a.parent, 24) // ids differ in length, too
+		blocks, err := v.growth(a.parent, 24) // the encoded ids may also differ in length
 		if err != nil {
 			return plan{}, err
 		}

@@ -1,6 +1,6 @@
-// Package doublecrypt is format v1: the on-disk format of doublecrypt-core 0.1.18,
-// readable and writable by both. [Volume] implements vfs.FS; [Core] has the
-// reference's operations by path, with its errors and codes.
+// Package doublecrypt implements format v1, the on-disk format of doublecrypt-core 0.1.18. Both
+// implementations can read and write the same volumes. [Volume] implements vfs.FS. [Core] provides
+// the reference implementation's operations by path, with its errors and codes.
 //
 // # The format
 //
@@ -14,34 +14,35 @@
 //	root slot ─ superblock ─ root inode ─ directory page ─┬─ inode ─ directory page …
 //	                                                      └─ inode ─ extent map ─ data, data, …
 //
-// Everything is serialised by postcard (postcard.go, layout.go). One page holds a
-// whole directory and one map a whole file, which bounds both. Nothing binds a
-// sealed block to its place: whoever writes to the device can swap blocks and replay old
-// ones. Nothing on the device says which blocks are free: Open walks the tree.
+// Everything is serialised with postcard (postcard.go, layout.go). One page holds a whole
+// directory, and one map a whole file, which limits the size of both. Sealed blocks are not bound
+// to their place: an attacker who can write to the device can swap blocks and replay old ones. The
+// device contains no list of free blocks, so Open walks the tree.
 //
 // # Commits
 //
-// The numbers are those of docs/design.md: they hold here as well.
+// The invariants are those of docs/design.md.
 //
-//   - I1: a block that one of the two newest durable roots reaches is never written.
-//   - I2: objects, barrier, root slot, barrier; only then is anyone told.
-//   - I3: a block dropped by a commit waits in quarantine until the next one has
-//     overwritten the older root's slot; Open puts there what only the older root
-//     reaches, if that is whole. When space runs out, the newest root is written into both slots.
-//   - I4: Open takes the newest root whose superblock and root inode verify, else the
-//     other, and says so; the next generation exceeds any seen.
+//   - I1: a block that one of the two newest durable roots refers to is never written.
+//   - I2: objects, barrier, root slot, barrier. Only then, callers are told that the commit is
+//     durable.
+//   - I3: a block that a commit drops stays in quarantine until the next commit has overwritten the
+//     slot of the older root. If the older root is intact, Open puts blocks that only it refers to
+//     into quarantine. If space runs out, the newest root is written into both slots.
+//   - I4: Open uses the newest root whose superblock and root inode verify, or else the other one,
+//     and reports it. The next generation is higher than any in the slots.
 //
-// Changes are made in memory, where room for them is set aside (Volume.need counts what
-// the next commit takes), so that a commit never finds the device full, and removals have a
-// reserve. A commit takes all of them at once. If it fails the volume is read-only;
-// what was not written stays readable.
+// Changes are made in memory, and the blocks that they need are reserved (Volume.need counts the
+// blocks of the next commit). So a commit never runs out of space. There is a reserve for removals.
+// A commit writes all changes at once. If it fails, the volume becomes read-only, and unwritten
+// data stays readable.
 //
 // # Who owns what
 //
-// Volume.mu guards everything in memory and is never held across I/O. A reader pins
-// the present epoch: blocks that are freed meanwhile are reused only when it has
-// finished. Inodes and names are all in memory; extent maps and data are bounded
-// by Options.Memory. A file's write lock orders its writers.
+// Volume.mu guards everything in memory and is never held during I/O. A reader pins the present
+// epoch: blocks that are freed meanwhile are reused only when it has finished. All inodes and names
+// are in memory. Options.Memory limits extent maps and data. A file's write lock orders its
+// writers.
 //
 // Lock order: node.write, commitMu, mu.
 package doublecrypt

@@ -6,8 +6,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// base reads those of some chunks that lie on the device only, up to the end of
-// the file. The caller holds the file's write lock, so they do not change; v.mu is not held.
+// base reads the given chunks that are only on the device, up to the end of the file. The caller
+// holds the file's write lock, so they do not change. v.mu is not held.
 func (v *Volume) base(ino vfs.Ino, indexes []uint64) (map[uint64][]byte, error) {
 	v.mu.Lock()
 	n, err := v.loadedFile(ino)
@@ -33,11 +33,11 @@ func (v *Volume) base(ino vfs.Ino, indexes []uint64) (map[uint64][]byte, error) 
 	return base, v.fetchUnlocked(list)
 }
 
-// errAgain says that a commit has taken content out of memory meanwhile.
-var errAgain = errors.New("read it again")
+// errAgain means that a commit has removed content from memory meanwhile.
+var errAgain = errors.New("a commit removed the content from memory: read it again")
 
-// changeData makes a change of a file's data that builds on the present content of
-// some chunks. The caller holds the file's write lock, so only commits come between.
+// changeData makes a change of a file's data that depends on the present content of some chunks.
+// The caller holds the file's write lock, so only commits can interfere.
 func (v *Volume) changeData(n *node, needed []uint64, make func(base map[uint64][]byte) (plan, error)) error {
 	for {
 		base, err := v.base(n.ino, needed)
@@ -69,21 +69,21 @@ func (v *Volume) changeData(n *node, needed []uint64, make func(base map[uint64]
 	}
 }
 
-// edit is a change of a file's data under way.
+// edit is a change of a file's data.
 type edit struct {
 	v       *Volume
 	n       *node
 	base    map[uint64][]byte
-	size    uint64 // afterwards
+	size    uint64 // after the change
 	from    uint64 // chunks from..to-1 get content
 	to      uint64
-	tail    bool // and so does the chunk with the present end, which is no longer the last one
+	tail    bool // the chunk at the present end also gets content, because it is no longer the last one
 	gapFrom uint64
 	zero    bool // the gap before from is filled with zeros
 	urgent  bool
 }
 
-// prepare says what growing to size, with content for chunks from..to-1, needs.
+// prepare returns the edit that enlarges a file to size, with content for chunks from..to-1.
 func (v *Volume) prepare(n *node, size, from, to uint64) *edit {
 	e := &edit{v: v, n: n, size: size, from: from, to: to}
 	if size > n.size {
@@ -94,7 +94,7 @@ func (v *Volume) prepare(n *node, size, from, to uint64) *edit {
 	return e
 }
 
-// fresh yields the chunks that the edit touches: all that become dirty.
+// fresh yields the chunks that the edit makes dirty.
 func (e *edit) fresh(yield func(i uint64) bool) {
 	if e.tail {
 		if i := e.n.size / e.v.chunk; e.n.hasChunk(i) && !yield(i) {
@@ -115,7 +115,7 @@ func (e *edit) fresh(yield func(i uint64) bool) {
 	}
 }
 
-// plan says what the edit takes, or that the map has no room.
+// plan returns the blocks that the edit needs, or an error if the map has no space.
 func (e *edit) plan(apply func()) (plan, error) {
 	v, n := e.v, e.n
 	count, bytes := n.used, n.mapBytes
@@ -164,10 +164,10 @@ func (e *edit) plan(apply func()) (plan, error) {
 	return p, nil
 }
 
-// worst is the longest that the extent of chunk i can be in a map.
+// worst returns the maximum length of the extent of chunk i in a map.
 func (v *Volume) worst(i uint64) int { return varintLen(i) + v.ref + varintLen(v.chunk) }
 
-// buffer returns a chunk's content to be changed.
+// buffer returns a chunk's content for a change.
 func (e *edit) buffer(i uint64) []byte {
 	v, n := e.v, e.n
 	data, ok := n.chunks[i]
@@ -182,7 +182,7 @@ func (e *edit) buffer(i uint64) []byte {
 	return data
 }
 
-// setChunk makes data the content of a chunk.
+// setChunk sets the content of a chunk to data.
 func (v *Volume) setChunk(n *node, i uint64, data []byte) {
 	if old, ok := n.chunks[i]; ok {
 		v.dirtyBytes -= cap(old)

@@ -7,7 +7,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// Code is a result of the reference's C interface.
+// Code is a result code of the reference implementation's C interface.
 type Code int32
 
 // The codes.
@@ -28,10 +28,11 @@ const (
 	CodeNameTooLong       Code = -13
 )
 
-// Variant is one of the reference's errors.
+// Variant is one of the reference implementation's errors.
 type Variant int
 
-// The variants. IO is ours: the reference has a code for it, but says Internal.
+// The variants. IO is an addition: the reference implementation has a code for it, but returns
+// Internal.
 const (
 	Internal Variant = iota
 	BlockNotFound
@@ -89,17 +90,17 @@ var variants = [...]struct {
 	IO:                     {CodeIO, "device error"},
 }
 
-// Error is an error of the reference's kinds. Most also wrap what pkg/volume/vfs
-// calls it.
+// Error is an error of the reference implementation. Most also wrap the corresponding error of
+// pkg/volume/vfs.
 type Error struct {
 	Variant Variant
-	Name    string // of the path's component that it is about; only Core sets it
-	Value   uint64 // block, length or size, as the variant has it
-	Max     uint64 // what Value should have been
+	Name    string // the component of the path with the error; only Core sets it
+	Value   uint64 // block, length or size, depending on the variant
+	Max     uint64 // the expected value
 	err     error
 }
 
-// Error describes it, without the reason of a failed decryption.
+// Error returns a message, without the cause of a failed decryption.
 func (e *Error) Error() string {
 	s := variants[e.Variant].text
 	switch e.Variant {
@@ -124,7 +125,7 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.err }
 
-// CodeOf is the code that the reference's C interface has for an error.
+// CodeOf returns the code of an error in the reference implementation's C interface.
 func CodeOf(err error) Code {
 	if err == nil {
 		return CodeOK
@@ -148,7 +149,7 @@ func CodeOf(err error) Code {
 	return CodeInternal
 }
 
-// corrupt is damage that decoding finds.
+// corrupt returns the error for damage that was found while decoding.
 func corrupt(v Variant, what string, err error) error {
 	return &Error{Variant: v, err: fmt.Errorf("%s: %w: %w", what, err, vfs.ErrCorrupt)}
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// TestCodes compares with the reference's table of errors and codes.
+// TestCodes compares errors and codes with the reference implementation's table.
 func TestCodes(t *testing.T) {
 	want := map[Code][]Variant{
 		-1:  {BlockNotFound, ObjectNotFound, FileNotFound, DirectoryNotFound},

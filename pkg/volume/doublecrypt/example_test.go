@@ -10,12 +10,12 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/doublecrypt"
 )
 
-// The quick start of doublecrypt-core's page, step by step.
+// This is the quick start of doublecrypt-core's documentation, step by step.
 func Example() {
-	// 1. Create a block store (in memory; device.Open has files and block devices).
+	// 1. Create a block store in memory. For files and block devices, use device.Open.
 	store := device.NewMem(64 * doublecrypt.DefaultBlock)
 
-	// 2. Create the engine from a 32-byte master key, which is zeros afterwards.
+	// 2. Create the engine from a 32-byte master key, which is overwritten with zeros.
 	key, err := crypto.NewDoublecryptKey(bytes.Repeat([]byte{0xaa}, 32))
 	if err != nil {
 		fmt.Println(err)
@@ -40,7 +40,8 @@ func Example() {
 	n, err := fs.ReadFile("hello.txt", 0, data)
 	fmt.Printf("%s %v\n", data[:n], err)
 
-	// What was synced is there when it is opened again, by this or the reference's crate.
+	// Synced data is present when the volume is opened again, by this package or the reference
+	// implementation.
 	if err := errors.Join(fs.Sync(), fs.Close()); err != nil {
 		fmt.Println(err)
 		return
@@ -61,8 +62,8 @@ func Example() {
 	// <nil>
 }
 
-// The rest of the page: directories, names, and errors that have the reference's
-// codes.
+// This is the rest of that documentation: directories, names, and errors with the reference
+// implementation's codes.
 func ExampleCore() {
 	key, err := crypto.NewDoublecryptKey(bytes.Repeat([]byte{7}, 32))
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// get returns an inode that is in use. v.mu is held.
+// get returns an existing inode. v.mu is held.
 func (v *Volume) get(ino vfs.Ino) (*node, error) {
 	if v.closed {
 		return nil, vfs.ErrClosed
@@ -19,7 +19,7 @@ func (v *Volume) get(ino vfs.Ino) (*node, error) {
 	return n, nil
 }
 
-// file returns a file that can be read.
+// file returns a file that is not damaged.
 func (v *Volume) file(ino vfs.Ino) (*node, error) {
 	n, err := v.get(ino)
 	if err != nil {
@@ -31,7 +31,7 @@ func (v *Volume) file(ino vfs.Ino) (*node, error) {
 	return n, n.damage
 }
 
-// loadedFile does so with its map. v.mu is held, but not throughout.
+// loadedFile returns a file with its map loaded. v.mu is held, but is released meanwhile.
 func (v *Volume) loadedFile(ino vfs.Ino) (*node, error) {
 	for {
 		n, err := v.file(ino)
@@ -47,7 +47,7 @@ func (v *Volume) loadedFile(ino vfs.Ino) (*node, error) {
 	}
 }
 
-// extentAt finds where chunk i lies on the device.
+// extentAt finds the extent of chunk i on the device.
 func (n *node) extentAt(i uint64) (extent, bool) {
 	if i < uint64(len(n.extents)) && n.extents[i].index == i { // without holes before it
 		return n.extents[i], true
@@ -59,8 +59,8 @@ func (n *node) extentAt(i uint64) (extent, bool) {
 	return n.extents[at], true
 }
 
-// inMemory returns the content of a chunk that is not, or not yet, on the device.
-// What is missing at its end is zeros.
+// inMemory returns the content of a chunk that is not on the device yet. Missing bytes at its end
+// are zeros.
 func (n *node) inMemory(i uint64) ([]byte, bool) {
 	if d, ok := n.chunks[i]; ok {
 		return d, true
@@ -77,7 +77,7 @@ func (n *node) hasChunk(i uint64) bool {
 	return ok
 }
 
-// throttle waits for a commit while too much is dirty.
+// throttle waits for a commit while there is too much dirty data.
 func (v *Volume) throttle() error {
 	v.mu.Lock()
 	full := v.dirtyBytes > v.opts.Memory/2
@@ -103,7 +103,7 @@ func (v *Volume) begin(ino vfs.Ino) (*node, error) {
 	return n, nil
 }
 
-// alive tells that nobody has forgotten n meanwhile. v.mu is held.
+// alive tells whether n still exists. v.mu is held.
 func (v *Volume) alive(n *node) error {
 	if v.nodes[n.ino] != n {
 		return vfs.ErrStale
@@ -111,8 +111,8 @@ func (v *Volume) alive(n *node) error {
 	return nil
 }
 
-// Write implements vfs.FS. It keeps the data in memory until a commit; that there
-// will be room for it is certain.
+// Write implements vfs.FS. It keeps the data in memory until a commit. The space for it is
+// reserved.
 func (v *Volume) Write(_ *vfs.Req, ino vfs.Ino, off uint64, data []byte, _ bool) (int, error) {
 	if err := v.throttle(); err != nil {
 		return 0, err
@@ -135,7 +135,7 @@ func (v *Volume) Write(_ *vfs.Req, ino vfs.Ino, off uint64, data []byte, _ bool)
 	return len(data), nil
 }
 
-// rewrite changes off..end-1 of a file; put fills parts of it. The write lock is held.
+// rewrite changes off..end-1 of a file. put fills parts of the range. The write lock is held.
 func (v *Volume) rewrite(n *node, off, end uint64, put func(at uint64, dst []byte)) error {
 	first, last := off/v.chunk, (end-1)/v.chunk
 	return v.changeData(n, v.partial(n, off, end), func(base map[uint64][]byte) (plan, error) {
@@ -147,7 +147,7 @@ func (v *Volume) rewrite(n *node, off, end uint64, put func(at uint64, dst []byt
 				buf := e.buffer(i)
 				if need := int(to - i*v.chunk); len(buf) < need {
 					if cap(buf) < need {
-						// Whole at once where more is likely to come.
+						// Allocate the whole chunk if more data is likely to follow.
 						buf = append(make([]byte, 0, v.roomFor(n, i, need)), buf...)
 					}
 					clear(buf[len(buf):need])
@@ -160,7 +160,7 @@ func (v *Volume) rewrite(n *node, off, end uint64, put func(at uint64, dst []byt
 	})
 }
 
-// roomFor is the capacity to begin a chunk's buffer with: little for small files.
+// roomFor returns the initial capacity of a chunk's buffer. It is small for small files.
 func (v *Volume) roomFor(n *node, i uint64, need int) int {
 	if i == 0 && n.size < v.chunk/4 {
 		return min(2*need, int(v.chunk))
@@ -168,8 +168,8 @@ func (v *Volume) roomFor(n *node, i uint64, need int) int {
 	return int(v.chunk)
 }
 
-// partial lists the chunks whose present content is needed to change off..end-1,
-// or to grow to end. With the write lock held the size does not change.
+// partial lists the chunks whose present content is needed to change off..end-1, or to grow to end.
+// The write lock is held, so the size does not change.
 func (v *Volume) partial(n *node, off, end uint64) []uint64 {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -192,7 +192,7 @@ func (v *Volume) partial(n *node, off, end uint64) []uint64 {
 	return list
 }
 
-// touch sets the time of a change.
+// touch sets the modification time.
 func (v *Volume) touch(n *node) error {
 	return v.change(func() (plan, error) {
 		if err := v.alive(n); err != nil {
@@ -206,7 +206,7 @@ func (v *Volume) touch(n *node) error {
 	})
 }
 
-// copyBytes is how much CopyRange holds in memory.
+// copyBytes is the number of bytes that CopyRange holds in memory.
 const copyBytes = 1 << 20
 
 // CopyRange implements vfs.FS.
@@ -235,7 +235,7 @@ func (v *Volume) CopyRange(req *vfs.Req, src vfs.Ino, srcOff uint64, dst vfs.Ino
 		if err != nil && done == 0 {
 			return 0, err
 		}
-		if err != nil { // what was copied counts; the rest says why not
+		if err != nil { // return the copied bytes; the next call returns the error
 			n = 0
 		}
 		if done += uint64(n); n == 0 || done == length {

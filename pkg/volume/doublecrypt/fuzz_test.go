@@ -11,8 +11,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// FuzzDecode gives every decoder any bytes: an error, or what encodes to bytes
-// that decode to the same.
+// FuzzDecode passes arbitrary bytes to every decoder. The result must be an error, or a value that
+// encodes to bytes that decode to the same value.
 func FuzzDecode(f *testing.F) {
 	var all vectors
 	readJSON(f, goldenDir+"/vectors.json", &all)
@@ -49,7 +49,7 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// FuzzObject seals any plaintext as each kind and opens it; and opens any block.
+// FuzzObject seals any plaintext as each kind and opens it. It also opens arbitrary blocks.
 func FuzzObject(f *testing.F) {
 	key := testKey(f)
 	f.Add(byte(2), []byte("plain"), 5)
@@ -76,9 +76,9 @@ func FuzzObject(f *testing.F) {
 	})
 }
 
-// FuzzTree changes the objects of a volume under its valid key, and bytes of its
-// plain blocks: whatever it then is, opening, checking and reading it end, with
-// errors or without; and if it opens for writing, it can be written to and is clean.
+// FuzzTree changes the objects of a volume under its valid key, and bytes of its plain blocks.
+// Opening, checking and reading the result must end, with or without errors. If it opens for
+// writing, writing must work, and the volume must be clean afterwards.
 func FuzzTree(f *testing.F) {
 	dev := device.NewMem(4096 * 24)
 	key := testKey(f)
@@ -113,7 +113,7 @@ func FuzzTree(f *testing.F) {
 	})
 }
 
-// FuzzImage opens any bytes as an image.
+// FuzzImage opens arbitrary bytes as an image.
 func FuzzImage(f *testing.F) {
 	for _, name := range []string{"fresh-4k", "basic-512"} {
 		f.Add(goldenImage(f, name)[:49152])
@@ -126,7 +126,7 @@ func FuzzImage(f *testing.F) {
 	})
 }
 
-// useAny does with a device what can be done with one that may hold anything.
+// useAny runs all operations on a device with arbitrary contents.
 func useAny(t *testing.T, dev *device.Mem) {
 	key := testKey(t)
 	if _, err := Check(dev, key, CheckOptions{Data: true}); err != nil && CodeOf(err) == CodeIO {
@@ -168,7 +168,8 @@ func readAny(v *Volume) {
 	}
 }
 
-// TestNotOurs: a volume of format v2 is not opened, nor are a blank device and one too small.
+// TestNotOurs checks that volumes of format v2, blank devices and devices that are too small are
+// refused.
 func TestNotOurs(t *testing.T) {
 	for name, img := range map[string][]byte{"blank": make([]byte, 1<<20), "short": make([]byte, 100), "none": nil, "text": bytes.Repeat([]byte("text"), 5000)} {
 		dev := memDevice(t, img)

@@ -19,7 +19,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/device"
 )
 
-// manifest is what the reference says of an image.
+// manifest describes an image, as written by the reference implementation.
 type manifest struct {
 	Key            string         `json:"key_hex"`
 	ImageSum       string         `json:"image_sha256"`
@@ -171,7 +171,7 @@ func unhex(t testing.TB, s string) []byte {
 	return b
 }
 
-// tree lists a volume as manifests do.
+// tree lists a volume in the form of the manifests.
 func tree(t testing.TB, v *Volume) []goldenEntry {
 	t.Helper()
 	var list []goldenEntry
@@ -228,12 +228,12 @@ func compareTree(t *testing.T, got, want []goldenEntry) {
 	}
 }
 
-// TestGolden opens every image: with the listing, sizes, checksums, times and
-// places of the manifest, or with its error, or, where the reference is mended,
-// with the older root.
+// TestGolden opens every image. The listing, sizes, checksums, times and blocks, or the error, must
+// equal those of the manifest. In cases where the reference implementation has a defect, the older
+// root must be used.
 func TestGolden(t *testing.T) {
-	strict := map[string]bool{"attack-kind-4k": true} // an inode's kind is changed: the reference does not look
-	// The stale slot of another file system: the reference mounts neither.
+	strict := map[string]bool{"attack-kind-4k": true} // an inode's kind is changed; the reference implementation does not check it
+	// A slot is a leftover of another file system; the reference implementation mounts neither.
 	fresh := map[string]bool{"reformat-new-key-4k": true, "unlucky-fill-4k": true}
 	for _, name := range goldenNames(t) {
 		t.Run(name, func(t *testing.T) {
@@ -295,21 +295,21 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// TestGoldenContinue writes to every image that opens for writing, and checks it
-// after each step.
+// TestGoldenContinue writes to every image that can be opened for writing, and checks it after each
+// step.
 func TestGoldenContinue(t *testing.T) {
 	for _, name := range goldenNames(t) {
 		t.Run(name, func(t *testing.T) {
 			_, dev, key := golden(t, name)
 			c := NewCore(dev, key, CoreOptions{})
 			if err := c.Open(); err != nil {
-				return // TestGolden says which
+				return // TestGolden checks which
 			}
 			before, err := c.ListDirectory("")
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, e := range before { // first make room: a full volume must be able to
+			for _, e := range before { // free space first, which must be possible on a full volume
 				if !e.Dir {
 					if err := c.RemoveFile(e.Name); err != nil {
 						t.Fatalf("remove %s: %v", e.Name, err)
@@ -396,7 +396,7 @@ func u64(t *testing.T, n json.Number) uint64 {
 	return v
 }
 
-// TestVectors encodes and decodes what the reference encoded.
+// TestVectors encodes and decodes the test vectors of the reference implementation.
 func TestVectors(t *testing.T) {
 	var all vectors
 	readJSON(t, goldenDir+"/vectors.json", &all)
@@ -467,7 +467,7 @@ func TestVectors(t *testing.T) {
 	}
 }
 
-// TestSealedVectors seals and opens what the reference has sealed.
+// TestSealedVectors seals and opens the sealed test vectors of the reference implementation.
 func TestSealedVectors(t *testing.T) {
 	var all vectors
 	readJSON(t, goldenDir+"/vectors.json", &all)

@@ -8,24 +8,25 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// Where things lie, and how large they are. Sizes are in bytes.
+// Places and sizes of structures. Sizes are in bytes.
 const (
 	headerBlock = 0
 	slotBlockA  = 1
 	slotBlockB  = 2
-	firstObject = 3 // and all that follow
+	firstObject = 3 // first block of objects
 
-	frameBytes    = 4 // the length before each payload
+	frameBytes    = 4 // length field before each payload
 	formatVersion = 1
 	objectVersion = 1
-	chunkLess     = 200 // a chunk of a file is so much smaller than a block
+	chunkLess     = 200 // the size of a chunk is the block size minus this
 
-	null = 1<<64 - 1 // the reference to nothing
+	null = 1<<64 - 1 // a null reference
 )
 
 var magic = [8]byte{'D', 'B', 'L', 'C', 'R', 'Y', 'P', 'T'}
 
-// kind of an object, as the envelope says it: the position in the reference's enum.
+// kind is the kind of an object in its envelope: the position in the reference implementation's
+// enum.
 type kind uint32
 
 const (
@@ -47,7 +48,7 @@ func (k kind) String() string {
 	return "object of unknown kind"
 }
 
-// payload is what a block's frame holds; nil where the frame is none.
+// payload returns the payload of a block's frame, or nil if the frame is invalid.
 func payload(block []byte) []byte {
 	if len(block) < frameBytes {
 		return nil
@@ -59,7 +60,7 @@ func payload(block []byte) []byte {
 	return block[frameBytes : frameBytes+n]
 }
 
-// header is block 0.
+// header is the content of block 0.
 type header struct {
 	blockSize   uint32
 	totalBlocks uint64
@@ -85,7 +86,7 @@ func decodeHeader(b []byte) (header, error) {
 	return h, nil
 }
 
-// rootPointer is a slot, block 1 or 2.
+// rootPointer is the content of a root slot, block 1 or 2.
 type rootPointer struct {
 	generation uint64
 	superblock uint64
@@ -201,7 +202,7 @@ func decodePage(b []byte) ([]entry, error) {
 	return entries, nil
 }
 
-// extent says where one chunk of a file lies.
+// extent is the place of one chunk of a file.
 type extent struct {
 	index uint64 // of the chunk
 	block uint64
@@ -238,7 +239,7 @@ func decodeExtents(b []byte) ([]extent, error) {
 	return list, nil
 }
 
-// envelope is what an object's frame holds.
+// envelope is the content of an object's frame.
 type envelope struct {
 	kind   kind
 	nonce  []byte
@@ -259,15 +260,15 @@ func decodeEnvelope(b []byte) (e envelope, err error) {
 	return e, nil
 }
 
-// maxPlain is how much plaintext fits into an object of a block. The reference
-// forgets the frame here, and panics within the last four bytes.
+// maxPlain returns the maximum plaintext of an object in a block. The reference implementation
+// ignores the frame here, and panics at the last four bytes.
 func maxPlain(blockSize int) int {
 	n := blockSize - frameBytes - 2 - crypto.DoublecryptNonceBytes - crypto.DoublecryptTagBytes
 	return n - varintLen(uint64(max(n, 0)+crypto.DoublecryptTagBytes))
 }
 
-// sealObject writes the object's frame and envelope to block, and returns where
-// they end: the caller pads what follows. plain is extended by zeros to n bytes.
+// sealObject writes the object's frame and envelope to block, and returns the end of them. The
+// caller pads the rest of the block. plain is extended with zeros to n bytes.
 func sealObject(block []byte, key *crypto.DoublecryptKey, k kind, nonce, plain []byte, n int) (end int, err error) {
 	if n > maxPlain(len(block)) {
 		return 0, &Error{Variant: DataTooLarge, Value: uint64(n), err: vfs.ErrNoSpace}
@@ -297,7 +298,7 @@ func openObject(block []byte, id uint64, key *crypto.DoublecryptKey, want kind) 
 		return nil, err
 	}
 	if e.kind != want {
-		return nil, corrupt(Deserialization, want.String(), fmt.Errorf("block %d holds another kind: %v", id, e.kind))
+		return nil, corrupt(Deserialization, want.String(), fmt.Errorf("block %d holds another kind of object: %v", id, e.kind))
 	}
 	plain, err := key.Open(e.sealed[:0], e.nonce, e.sealed)
 	if err != nil {

@@ -8,18 +8,18 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// mapCache bounds the extent maps in memory: those of files without changes are
-// dropped, the longest unused first. Volume.mu guards it.
+// mapCache limits the extent maps in memory. It drops maps of files without changes, the least
+// recently used first. Volume.mu guards it.
 type mapCache struct {
-	order list.List // of *node, the last used first
+	order list.List // of *node, most recently used first
 	bytes int
 	limit int
 }
 
 const extentBytes = int(unsafe.Sizeof(extent{}))
 
-// load reads a file's map. v.mu is held, but not throughout: what the caller
-// knows may be out of date.
+// load reads a file's map. v.mu is held, but is released meanwhile, so the caller must check its
+// state again.
 func (v *Volume) load(n *node) error {
 	if n.loaded || n.damage != nil {
 		return n.damage
@@ -37,7 +37,7 @@ func (v *Volume) load(n *node) error {
 			return nil
 		}
 		if size == 0 && errors.Is(err, vfs.ErrCorrupt) {
-			extents, err = nil, nil // as the walk has it
+			extents, err = nil, nil // as the walk found it
 		}
 		if errors.Is(err, vfs.ErrCorrupt) {
 			n.damage = err
@@ -54,7 +54,7 @@ func (v *Volume) load(n *node) error {
 	return nil
 }
 
-// keep lets the map of a file without changes be dropped some time.
+// keep allows the map of a file without changes to be dropped later.
 func (v *Volume) keep(n *node) {
 	if n.dir || !n.loaded || n.orphan || n.dirty || n.inFlight {
 		return
@@ -72,7 +72,7 @@ func (v *Volume) keep(n *node) {
 	}
 }
 
-// hold takes a map out of what may be dropped.
+// hold prevents a map from being dropped.
 func (v *Volume) hold(n *node) {
 	if n.lru != nil {
 		v.maps.bytes -= len(n.extents) * extentBytes

@@ -18,8 +18,8 @@ import (
 )
 
 var (
-	seedFlag   = flag.Uint64("seed", 0, "seed of the random tests; 0: of the time")
-	roundsFlag = flag.Int("rounds", 0, "rounds of the random tests; 0: few")
+	seedFlag   = flag.Uint64("seed", 0, "seed of the random tests; 0 means a seed from the time")
+	roundsFlag = flag.Int("rounds", 0, "rounds of the random tests; 0 means few")
 )
 
 func testSeed(t testing.TB) uint64 {
@@ -42,7 +42,7 @@ func rounds(few int) int {
 	return few
 }
 
-// model is what a volume should hold: contents by path, nil for a directory.
+// model is the expected content of a volume: contents by path, nil for a directory.
 type model map[string][]byte
 
 func (m model) clone() model { return maps.Clone(m) }
@@ -76,7 +76,7 @@ func (m model) pick(rng *rand.Rand, dirs bool) (string, bool) {
 	return list[rng.IntN(len(list))], true
 }
 
-// contents reads all of a volume.
+// contents reads the whole volume.
 func contents(t testing.TB, c *Core) model {
 	t.Helper()
 	m := model{}
@@ -118,8 +118,8 @@ func (m model) String() string {
 	return strings.Join(lines, " ")
 }
 
-// step makes one random operation on both. It returns an error of the device
-// only; anything else that is wrong fails the test.
+// step makes one random operation on the volume and the model. It returns only errors of the
+// device. All other differences fail the test.
 func (m model) step(t testing.TB, rng *rand.Rand, c *Core, block int) error {
 	t.Helper()
 	name := fmt.Sprintf("n%d", rng.IntN(12))
@@ -159,7 +159,7 @@ func (m model) step(t testing.TB, rng *rand.Rand, c *Core, block int) error {
 	return nil
 }
 
-// operation is what became of one, what should have, and what it changes in the model.
+// operation is the result of an operation, the expected result, and the change of the model.
 type operation struct {
 	err   error
 	want  Code
@@ -209,7 +209,7 @@ func (m model) remove(c *Core, p string) operation {
 	return r
 }
 
-// rename moves something to p, with everything beneath.
+// rename moves an entry with everything below it to p.
 func (m model) rename(rng *rand.Rand, c *Core, p string) operation {
 	all := slices.Sorted(maps.Keys(m))
 	if len(all) == 0 {
@@ -256,8 +256,8 @@ func newCore(t testing.TB, dev device.Device, key *crypto.DoublecryptKey, block 
 	return c
 }
 
-// TestModel compares with a map, over random operations on volumes so small that
-// they are full much of the time.
+// TestModel compares a volume with a map, over random operations. The volumes are so small that
+// they are often full.
 func TestModel(t *testing.T) {
 	seed := testSeed(t)
 	for i, s := range modelSizes {
@@ -311,7 +311,7 @@ func TestModel(t *testing.T) {
 	}
 }
 
-// checkAccounts compares what is counted with what is there.
+// checkAccounts compares the counters with the actual numbers.
 func checkAccounts(t testing.TB, v *Volume) {
 	t.Helper()
 	v.mu.Lock()
@@ -348,9 +348,8 @@ func checkAccounts(t testing.TB, v *Volume) {
 	}
 }
 
-// TestCrash cuts the power at random writes. What is found afterwards is what was
-// there after some operation since the last flush that succeeded; and it can be
-// gone on with.
+// TestCrash loses power at random writes. Afterwards, the volume must have the state after some
+// operation since the last successful flush, and it must be usable.
 func TestCrash(t *testing.T) {
 	seed := testSeed(t)
 	for i := range rounds(120) {
@@ -410,17 +409,17 @@ func crashOnce(t *testing.T, rng *rand.Rand, dev *device.Mem, key *crypto.Double
 	return after
 }
 
-// TestCrashEveryWrite cuts at every single write and flush of one history, in all
-// three ways.
+// TestCrashEveryWrite loses power at every single write and flush of a sequence of operations, in
+// all three modes.
 func TestCrashEveryWrite(t *testing.T) {
 	crashEveryWrite(t, testSeed(t))
-	// A full volume that had nothing to release took its only root's slot for the next one.
+	// A full volume without blocks to release used the slot of its only root for the next one.
 	crashEveryWrite(t, 1796037139787001448)
 }
 
 func crashEveryWrite(t *testing.T, seed uint64) {
 	t.Helper()
-	const block = 1000 // pointers cross the 512 bytes at which writes tear
+	const block = 1000 // root pointers cross a boundary of 512 bytes, where writes can tear
 	for cut := 1; ; cut++ {
 		rng := rand.New(rand.NewPCG(seed, 0))
 		dev := memDevice(t, make([]byte, block*100))

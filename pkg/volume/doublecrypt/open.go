@@ -11,8 +11,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// IsVolume tells whether a device holds the magic of format v1. A volume of
-// another version has it, too, and does not open.
+// IsVolume tells whether a device begins with the magic of format v1. A volume of another version
+// has the same magic, but does not open.
 func IsVolume(dev device.Device) (bool, error) {
 	b, err := firstBytes(dev)
 	if err != nil {
@@ -21,7 +21,7 @@ func IsVolume(dev device.Device) (bool, error) {
 	return len(b) >= frameBytes+len(magic) && [8]byte(b[frameBytes:]) == magic, nil
 }
 
-// firstBytes reads the first sector, or what there is of it.
+// firstBytes reads the first sector, or the existing part of it.
 func firstBytes(dev device.Device) ([]byte, error) {
 	size, err := dev.Size()
 	if err != nil {
@@ -35,7 +35,7 @@ func firstBytes(dev device.Device) ([]byte, error) {
 	return b[:n], readFull(dev, b, 0, int(n))
 }
 
-// readHeader reads block 0, whose size it says itself.
+// readHeader reads block 0, which contains the block size.
 func readHeader(dev device.Device) (header, *blocks, error) {
 	b, err := firstBytes(dev)
 	if err != nil {
@@ -55,16 +55,16 @@ func readHeader(dev device.Device) (header, *blocks, error) {
 	}
 	if h.totalBlocks > blk.count || h.totalBlocks <= firstObject || h.totalBlocks > maxBlocks {
 		return header{}, nil, &Error{Variant: InvalidSuperblock, Value: h.totalBlocks, Max: blk.count,
-			err: fmt.Errorf("the header says %d blocks, the device has %d: %w", h.totalBlocks, blk.count, vfs.ErrCorrupt)}
+			err: fmt.Errorf("the header has %d blocks, but the device has %d: %w", h.totalBlocks, blk.count, vfs.ErrCorrupt)}
 	}
 	blk.count = min(blk.count, maxBlocks)
 	return h, blk, nil
 }
 
-// maxBlocks bounds the bitmaps, which take half a GiB then.
+// maxBlocks limits the bitmaps to half a GiB.
 const maxBlocks = 1 << 32
 
-// candidate is a root slot that decodes.
+// candidate is a root slot that can be decoded.
 type candidate struct {
 	slot    uint64
 	pointer rootPointer
@@ -77,10 +77,10 @@ func slotName(slot uint64) string {
 	return "B"
 }
 
-// readSlots returns the slots that decode, the one to prefer first.
+// readSlots returns the slots that can be decoded, the preferred one first.
 func readSlots(b *blocks) (list []candidate, err error) {
 	buf := b.buffer(1)
-	for _, slot := range []uint64{slotBlockB, slotBlockA} { // B wins where they are equal
+	for _, slot := range []uint64{slotBlockB, slotBlockA} { // B is preferred if they are equal
 		if err := b.read(slot, buf); err != nil {
 			return nil, err
 		}
@@ -101,7 +101,7 @@ func readSlots(b *blocks) (list []candidate, err error) {
 	return list, nil
 }
 
-// openRoot verifies a slot: superblock, checksum, and the root directory's inode.
+// openRoot verifies the superblock of a slot, its checksum, and the inode of the root directory.
 func (w *walker) openRoot(c candidate) (s superblock, root *node, err error) {
 	if err := w.claim(c.pointer.superblock); err != nil {
 		return s, nil, err
@@ -120,7 +120,7 @@ func (w *walker) openRoot(c candidate) (s superblock, root *node, err error) {
 	return s, root, err
 }
 
-// found is a volume's valid root, and how it was chosen.
+// found is the valid root of a volume, and how it was chosen.
 type found struct {
 	head     header
 	blk      *blocks
@@ -133,8 +133,8 @@ type found struct {
 	maxSeen  uint64
 }
 
-// find chooses the newest root that verifies (I4). An error of the device is
-// none of the root: it may be there the next time, so that writing waits for it.
+// find chooses the newest root that verifies (I4). If the device returns an error, the root may be
+// intact and readable the next time. In that case, the volume is not opened for writing.
 func find(dev device.Device, key *crypto.DoublecryptKey, readOnly bool) (*found, error) {
 	f := &found{}
 	var err error
@@ -146,7 +146,7 @@ func find(dev device.Device, key *crypto.DoublecryptKey, readOnly bool) (*found,
 		return nil, err
 	}
 	f.maxSeen = slots[0].pointer.generation
-	sealed := 0 // superblocks that do not open
+	sealed := 0 // superblocks that cannot be decrypted
 	for i, c := range slots {
 		f.walk = newWalker(f.blk, key)
 		s, root, err := f.walk.openRoot(c)
@@ -173,9 +173,9 @@ func find(dev device.Device, key *crypto.DoublecryptKey, readOnly bool) (*found,
 	return nil, f.fallback
 }
 
-// Open opens the volume on dev, whose key stays the caller's and must live until
-// Close. Where the newer root does not verify the older is used. A volume with
-// damage is opened for reading only: what is beneath damage counts as free.
+// Open opens the volume on dev. The caller keeps ownership of the key, which must remain valid
+// until Close. If the newer root does not verify, Open uses the older one. A damaged volume can be
+// opened only for reading, because blocks below the damage look free.
 func Open(dev device.Device, key *crypto.DoublecryptKey, opts Options) (*Volume, error) {
 	f, err := find(dev, key, opts.ReadOnly)
 	if err != nil {
@@ -202,14 +202,14 @@ func Open(dev device.Device, key *crypto.DoublecryptKey, opts Options) (*Volume,
 		Fallback: f.fallback, Damage: w.problems, DamageCount: w.count,
 		Checksum: f.used.pointer.checksum, Hidden: w.hidden}
 	if f.fallback != nil && opts.Log != nil {
-		opts.Log.Warn("the newer root does not verify: the older one is used", "generation", f.used.pointer.generation, "error", f.fallback)
+		opts.Log.Warn("the newer root does not verify; using the older one", "generation", f.used.pointer.generation, "error", f.fallback)
 	}
 	v.free(w.used, f.olderBlocks(key))
 	return v, nil
 }
 
-// olderBlocks is what only the other root refers to, if that is whole: it could
-// be fallen back to.
+// olderBlocks returns the blocks that only the other root refers to, if that root is intact. A
+// later mount may fall back to it.
 func (f *found) olderBlocks(key *crypto.DoublecryptKey) bitset {
 	if f.other == nil || f.other.pointer.superblock == f.used.pointer.superblock {
 		return nil
@@ -227,7 +227,7 @@ func (f *found) olderBlocks(key *crypto.DoublecryptKey) bitset {
 	return w.used
 }
 
-// free fills allocator and quarantine.
+// free initialises the allocator and the quarantine.
 func (v *Volume) free(used, older bitset) {
 	v.alloc = newAllocator(v.total, used, older)
 	for i, w := range older {
@@ -237,24 +237,24 @@ func (v *Volume) free(used, older bitset) {
 	}
 }
 
-// Info is what a volume says of itself.
+// Info contains the unsealed properties of a volume.
 type Info struct {
 	BlockBytes     int
 	TotalBlocks    uint64
 	DeviceBlocks   uint64
 	Slots          []SlotInfo
-	MaxFileBytes   uint64 // about
+	MaxFileBytes   uint64 // approximately
 	MaxObjectBytes int
 }
 
 // SlotInfo is a root slot.
 type SlotInfo struct {
 	Slot       string
-	Valid      bool // decodes
+	Valid      bool // it can be decoded
 	Generation uint64
 }
 
-// ReadInfo reads what is not sealed: nothing of it is authenticated.
+// ReadInfo reads the unsealed structures. Nothing of the result is authenticated.
 func ReadInfo(dev device.Device) (*Info, error) {
 	h, b, err := readHeader(dev)
 	if err != nil {
@@ -281,9 +281,9 @@ func ReadInfo(dev device.Device) (*Info, error) {
 	return i, nil
 }
 
-// FillRandom overwrites all of a device with random bytes, as the reference does
-// with new images: without the key nobody then sees how full a volume is. random
-// nil is the system's.
+// FillRandom overwrites a whole device with random bytes, as the reference implementation does with
+// new images. Then nobody without the key can tell how full a volume is. If random is nil, the
+// system's random numbers are used.
 func FillRandom(dev device.Device, random io.Reader, progress func(done, total uint64)) error {
 	size, err := dev.Size()
 	if err != nil {

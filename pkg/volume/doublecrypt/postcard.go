@@ -6,22 +6,22 @@ import (
 	"unicode/utf8"
 )
 
-// The serialisation is postcard 1.x, as far as the format uses it: integers are
-// varints of seven bits a byte, lowest first; arrays of fixed length are bare;
-// byte strings and lists begin with their length.
+// The serialisation is postcard 1.x, as far as the format uses it. Integers are varints with seven
+// bits per byte, lowest first. Arrays of fixed length have no prefix. Byte strings and lists begin
+// with their length.
 
 var (
 	errShort    = errors.New("the input ends early")
 	errVarint   = errors.New("an integer is too large for its type")
 	errNotUTF8  = errors.New("a string is not UTF-8")
-	errVariant  = errors.New("an unknown variant")
+	errVariant  = errors.New("unknown variant")
 	errTooMany  = errors.New("more elements than the input can hold")
 	errDisorder = errors.New("elements are not in order")
 )
 
 func appendVarint(b []byte, v uint64) []byte { return binary.AppendUvarint(b, v) }
 
-// varintLen is the length of v's shortest encoding, 1 to 10 bytes.
+// varintLen returns the length of v's shortest encoding, 1 to 10 bytes.
 func varintLen(v uint64) int {
 	n := 1
 	for ; v >= 0x80; v >>= 7 {
@@ -32,8 +32,8 @@ func varintLen(v uint64) int {
 
 func appendString(b []byte, s string) []byte { return append(appendVarint(b, uint64(len(s))), s...) }
 
-// decoder reads postcard. After the first error all reads give zeros. What it
-// returns of byte strings are slices of the input.
+// decoder decodes postcard. After the first error, all reads return zeros. Byte strings are slices
+// of the input.
 type decoder struct {
 	in  []byte
 	err error
@@ -45,8 +45,8 @@ func (d *decoder) fail(err error) {
 	}
 }
 
-// varint accepts encodings that are longer than needed, as the reference does.
-// The last of the most bytes that the type can have is at most top.
+// varint accepts encodings that are longer than necessary, like the reference implementation. If
+// the encoding has the maximum number of bytes of the type, the last byte is at most top.
 func (d *decoder) varint(maxBytes int, top byte) uint64 {
 	var v uint64
 	for i := range maxBytes {
@@ -71,7 +71,7 @@ func (d *decoder) varint(maxBytes int, top byte) uint64 {
 func (d *decoder) u64() uint64 { return d.varint(10, 0x01) }
 func (d *decoder) u32() uint32 { return uint32(d.varint(5, 0x0f)) }
 
-// variant reads which of n variants an enum is.
+// variant reads the variant of an enum with n variants.
 func (d *decoder) variant(n uint32) uint32 {
 	v := d.u32()
 	if d.err == nil && v >= n {
@@ -81,7 +81,7 @@ func (d *decoder) variant(n uint32) uint32 {
 	return v
 }
 
-// array reads n bare bytes; nil at an error.
+// array reads n bytes without a length prefix. It returns nil after an error.
 func (d *decoder) array(n int) []byte {
 	if d.err == nil && len(d.in) < n {
 		d.fail(errShort)

@@ -10,7 +10,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// fetch is a part of a chunk to be read from the device.
+// fetch is a part of a chunk to read from the device.
 type fetch struct {
 	extent extent
 	skip   int // within the chunk
@@ -49,8 +49,8 @@ func (v *Volume) Read(ino vfs.Ino, off uint64, dst []byte) (int, error) {
 	return len(dst), nil
 }
 
-// fetchUnlocked reads from the device what the volume refers to at this moment.
-// v.mu is held before, and not after.
+// fetchUnlocked reads chunks from the device, as the volume refers to them now. v.mu is held before
+// the call, and released after it.
 func (v *Volume) fetchUnlocked(list []fetch) error {
 	epoch := v.pin()
 	v.mu.Unlock()
@@ -62,7 +62,7 @@ func (v *Volume) fetchUnlocked(list []fetch) error {
 	return v.fetch(list)
 }
 
-// fetchBytes is how much is read at once, so that several cores have something to open.
+// fetchBytes is the number of bytes that are read at once, so that several cores can decrypt.
 const fetchBytes = 256 << 10
 
 func (v *Volume) fetch(list []fetch) error {
@@ -77,8 +77,8 @@ func (v *Volume) fetch(list []fetch) error {
 		run := list[:n]
 		list = list[n:]
 		if len(list) == 0 {
-			if err := v.fetchRun(run); err != nil { // the last, or only, one needs no goroutine
-				_ = g.Wait() // nobody writes to dst any more
+			if err := v.fetchRun(run); err != nil { // the last one needs no goroutine
+				_ = g.Wait() // no goroutine writes to dst any more
 				return err
 			}
 			break
@@ -140,7 +140,7 @@ func (v *Volume) seek(ino vfs.Ino, off uint64, data bool) (uint64, error) {
 	return n.size, nil
 }
 
-// nextChunk finds the first chunk at or after i that exists, or that does not.
+// nextChunk finds the first chunk at or after i that exists, or does not exist.
 func (n *node) nextChunk(i, count uint64, exists bool) uint64 {
 	if !exists {
 		for i < count && n.hasChunk(i) {

@@ -4,16 +4,16 @@ import (
 	"io"
 )
 
-// scrubBlocks is how many blocks a scrub takes at a time.
+// scrubBlocks is the number of blocks that a scrub takes at once.
 const scrubBlocks = 64
 
-// ScrubFree overwrites every free block with random bytes, so that deleted data
-// cannot be had with the key either. The volume can be used meanwhile.
+// ScrubFree overwrites all free blocks with random bytes, so that deleted data cannot be recovered,
+// not even with the key. The volume can be used meanwhile.
 func (v *Volume) ScrubFree(progress func(done, total uint64)) error {
 	if err := v.commit(); err != nil {
 		return err
 	}
-	if err := v.releaseOlder(); err != nil { // what the older root kept
+	if err := v.releaseOlder(); err != nil { // the blocks that only the older root kept
 		return err
 	}
 	for next := uint64(firstObject); ; {
@@ -36,7 +36,7 @@ func (v *Volume) ScrubFree(progress func(done, total uint64)) error {
 	}
 }
 
-// lend takes free blocks from the commits, which wait until they are given back.
+// lend takes free blocks. Commits wait until they are returned.
 func (v *Volume) lend(from uint64) ([]uint64, error) {
 	v.commitMu.Lock()
 	v.mu.Lock()

@@ -15,7 +15,7 @@ func (v *Volume) truncate(n *node, size uint64) error {
 	v.mu.Lock()
 	present := n.size
 	v.mu.Unlock()
-	grow, cut := size > present, size/max(v.chunk, 1) // the new last chunk, if it is cut
+	grow, cut := size > present, size/max(v.chunk, 1) // the new last chunk, if it is shortened
 	var needed []uint64
 	if grow {
 		needed = v.partial(n, size, size)
@@ -37,8 +37,8 @@ func (v *Volume) truncate(n *node, size uint64) error {
 	})
 }
 
-// cut drops what lies beyond a file's new end. The last chunk that stays is
-// sealed anew without it: else growing again would bring it back.
+// cut drops the data beyond a file's new end. It seals the last remaining chunk again without that
+// data. Otherwise, the data would reappear when the file grows.
 func (v *Volume) cut(e *edit) {
 	n := e.n
 	count := chunksOf(e.size, v.chunk)
@@ -66,7 +66,7 @@ func (v *Volume) cut(e *edit) {
 	n.recount(v)
 }
 
-// recount finds anew how many chunks there are, and how long the map is.
+// recount counts the chunks and the length of the map again.
 func (n *node) recount(v *Volume) {
 	n.mapBytes, n.used = 0, 0
 	for i := range n.extents {
@@ -83,8 +83,7 @@ func (n *node) recount(v *Volume) {
 	}
 }
 
-// Fallocate implements vfs.FS. What is allocated is zeros that are stored; holes
-// are stored as zeros, too.
+// Fallocate implements vfs.FS. It stores zeros for allocated ranges, and also for punched holes.
 func (v *Volume) Fallocate(_ *vfs.Req, ino vfs.Ino, mode uint32, off, length uint64) error {
 	end := off + length
 	if length == 0 || end < off {
@@ -107,7 +106,7 @@ func (v *Volume) Fallocate(_ *vfs.Req, ino vfs.Ino, mode uint32, off, length uin
 			return v.touch(n)
 		}
 		if v.opts.Sparse {
-			return vfs.ErrNotSupported // nothing keeps blocks for a hole
+			return vfs.ErrNotSupported // a hole has no reserved blocks
 		}
 		return v.truncate(n, end)
 	case vfs.FallocPunchHole | vfs.FallocKeepSize, vfs.FallocZeroRange | vfs.FallocKeepSize:
@@ -122,7 +121,7 @@ func (v *Volume) Fallocate(_ *vfs.Req, ino vfs.Ino, mode uint32, off, length uin
 	return v.zero(n, off, end)
 }
 
-// zero writes zeros: whole chunks cost no memory.
+// zero writes zeros. Whole chunks use no memory.
 func (v *Volume) zero(n *node, off, end uint64) error {
 	return v.changeData(n, v.partial(n, off, end), func(base map[uint64][]byte) (plan, error) {
 		if v.chunk == 0 || (end-1)/v.chunk-off/v.chunk > uint64(v.plain) {

@@ -6,7 +6,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// What the format does not hold is the same for all.
+// Attributes that the format does not store are the same for all inodes.
 const (
 	fileMode = unix.S_IFREG | 0o644
 	dirMode  = unix.S_IFDIR | 0o755
@@ -14,7 +14,7 @@ const (
 
 var _ vfs.FS = (*Volume)(nil)
 
-// attr describes n. v.mu is held.
+// attr returns the attributes of n. v.mu is held.
 func (v *Volume) attr(n *node) vfs.Attr {
 	modified := vfs.Timespec{Sec: int64(min(n.modified, 1<<62))}
 	a := vfs.Attr{Ino: n.ino, Mode: n.mode(), Nlink: 1, UID: v.opts.UID, GID: v.opts.GID, Size: n.size,
@@ -42,7 +42,7 @@ func (v *Volume) StatFS() vfs.StatFS {
 	return s
 }
 
-// freeBlocks counts those that are free after the next commits. v.mu is held.
+// freeBlocks counts the blocks that will be free after the next commits. v.mu is held.
 func (v *Volume) freeBlocks() uint64 {
 	free := v.alloc.free + v.lent + uint64(len(v.quarantine)+len(v.drops))
 	for _, r := range v.retired {
@@ -51,7 +51,7 @@ func (v *Volume) freeBlocks() uint64 {
 	return min(free-min(free, v.need), v.total-firstObject)
 }
 
-// hidden tells that a name, which the reference allows, would mean something else.
+// hidden tells whether a name is "." or "..", which the reference implementation allows.
 func hidden(name string) bool { return name == "." || name == ".." }
 
 // Lookup implements vfs.FS.
@@ -85,12 +85,12 @@ func (v *Volume) GetAttr(ino vfs.Ino) (vfs.Attr, error) {
 	return v.attr(n), nil
 }
 
-// ReusesInos tells fusefs that file handles do not outlive a mount: the format does not store
-// the next inode number, so a later mount gives that of the newest file again if the file is gone.
+// ReusesInos tells fusefs that file handles do not outlive a mount. The format does not store the
+// next inode number. So if the newest file is deleted, a later mount reuses its number.
 func (v *Volume) ReusesInos() bool { return true }
 
-// SetAttr implements vfs.FS: sizes and modification times, in whole seconds.
-// Access and change times are those of the modification.
+// SetAttr implements vfs.FS. It can set sizes, and modification times in whole seconds. Access and
+// change times equal the modification time.
 func (v *Volume) SetAttr(_ *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.Attr, error) {
 	v.mu.Lock()
 	n, err := v.get(ino)
@@ -129,7 +129,7 @@ func (v *Volume) SetAttr(_ *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.Attr, e
 	return v.GetAttr(ino)
 }
 
-// settable refuses what the format cannot hold, before anything is changed.
+// settable refuses attributes that the format does not support, before anything is changed.
 func (v *Volume) settable(n *node, set *vfs.SetAttr) error {
 	switch {
 	case n.damage != nil:
@@ -145,7 +145,7 @@ func (v *Volume) settable(n *node, set *vfs.SetAttr) error {
 	return nil
 }
 
-// Readlink implements vfs.FS: there are no links.
+// Readlink implements vfs.FS. The format has no symbolic links.
 func (v *Volume) Readlink(ino vfs.Ino) (string, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -155,7 +155,7 @@ func (v *Volume) Readlink(ino vfs.Ino) (string, error) {
 	return "", vfs.ErrInvalid
 }
 
-// Mknod implements vfs.FS for regular files. Their mode is the volume's.
+// Mknod implements vfs.FS for regular files. All files have the same mode.
 func (v *Volume) Mknod(_ *vfs.Req, parent vfs.Ino, name string, mode, _ uint32) (vfs.Attr, error) {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFREG, 0:
@@ -171,12 +171,12 @@ func (v *Volume) Mkdir(_ *vfs.Req, parent vfs.Ino, name string, _ uint32) (vfs.A
 	return v.create(parent, name, true)
 }
 
-// Symlink implements vfs.FS: the format has none.
+// Symlink implements vfs.FS. The format has no symbolic links.
 func (v *Volume) Symlink(_ *vfs.Req, parent vfs.Ino, name, _ string) (vfs.Attr, error) {
 	return vfs.Attr{}, v.unsupported(parent, name)
 }
 
-// unsupported is the answer to making what the format cannot hold.
+// unsupported is the error of creating inodes that the format does not support.
 func (v *Volume) unsupported(parent vfs.Ino, name string) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -225,13 +225,13 @@ func (v *Volume) Link(_ *vfs.Req, ino, newParent vfs.Ino, newName string) (a vfs
 			return plan{}, vfs.ErrNotExist
 		case d.names[newName] != nil:
 			return plan{}, vfs.ErrExist
-		case varintLen(n.used)+n.mapBytes > v.plain: // without a name it needed no map
+		case varintLen(n.used)+n.mapBytes > v.plain: // without a name, it needed no map
 			return plan{}, &Error{Variant: DataTooLarge, Value: n.size, err: vfs.ErrFileTooBig}
 		}
 		p, err := v.room(d, newName, uint64(n.ino))
 		p.blocks += 2
 		p.apply = func() {
-			// What a commit has already stored of it is not known to any tree: all of it is now.
+			// No tree refers to parts of it that earlier commits stored. So make all of it dirty.
 			v.recost(n, func() { n.dirty, n.bodyDirty = false, false })
 			v.attach(d, newName, n)
 			d.modified = v.seconds()
@@ -262,7 +262,7 @@ func (v *Volume) Rmdir(_ *vfs.Req, parent vfs.Ino, name string) error {
 		case !n.dir:
 			return vfs.ErrNotDir
 		case n.damage != nil:
-			return n.damage // nobody knows what is in it
+			return n.damage // its entries are unknown
 		case len(n.order) > 0:
 			return vfs.ErrNotEmpty
 		}
@@ -322,12 +322,12 @@ func (v *Volume) Parent(dir vfs.Ino) (vfs.Ino, error) {
 	case !n.dir:
 		return 0, vfs.ErrNotDir
 	case n.parent == nil:
-		return n.ino, nil // the root, or one that is removed
+		return n.ino, nil // the root, or a removed directory
 	}
 	return n.parent.ino, nil
 }
 
-// noXattrs is the answer to all about them: the format has none.
+// noXattrs is the result of operations on extended attributes, which the format does not have.
 func (v *Volume) noXattrs(ino vfs.Ino) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -337,15 +337,15 @@ func (v *Volume) noXattrs(ino vfs.Ino) error {
 	return vfs.ErrNotSupported
 }
 
-// GetXattr implements vfs.FS: the format has none.
+// GetXattr implements vfs.FS. The format has no extended attributes.
 func (v *Volume) GetXattr(ino vfs.Ino, _ string) ([]byte, error) { return nil, v.noXattrs(ino) }
 
-// SetXattr implements vfs.FS: the format has none.
+// SetXattr implements vfs.FS. The format has no extended attributes.
 func (v *Volume) SetXattr(_ *vfs.Req, ino vfs.Ino, _ string, _ []byte, _ uint32) error {
 	return v.noXattrs(ino)
 }
 
-// ListXattr implements vfs.FS: there are none.
+// ListXattr implements vfs.FS. The list is empty.
 func (v *Volume) ListXattr(ino vfs.Ino) ([]string, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -353,10 +353,10 @@ func (v *Volume) ListXattr(ino vfs.Ino) ([]string, error) {
 	return nil, err
 }
 
-// RemoveXattr implements vfs.FS: the format has none.
+// RemoveXattr implements vfs.FS. The format has no extended attributes.
 func (v *Volume) RemoveXattr(_ *vfs.Req, ino vfs.Ino, _ string) error { return v.noXattrs(ino) }
 
-// Sync implements vfs.FS by a commit.
+// Sync implements vfs.FS. It commits.
 func (v *Volume) Sync(vfs.Ino) error {
 	if v.opts.ReadOnly {
 		return nil

@@ -27,7 +27,7 @@ func testVolume(t *testing.T) (*Volume, func() *Volume) {
 	}
 }
 
-// TestNotSupported: what the format cannot hold is refused, and changes nothing.
+// TestNotSupported checks that unsupported operations are refused and change nothing.
 func TestNotSupported(t *testing.T) {
 	v, _ := testVolume(t)
 	a, err := v.Mknod(nil, vfs.RootIno, "f", syscall.S_IFREG|0o600, 0)
@@ -71,8 +71,8 @@ func TestNotSupported(t *testing.T) {
 	}
 }
 
-// TestOrphans: files without names hold data until they are forgotten, in use by
-// nobody after that; and one made without a name can get one.
+// TestOrphans checks that files without names keep their data until they are forgotten and are then
+// freed, and that a file that was created without a name can get one.
 func TestOrphans(t *testing.T) {
 	v, reopen := testVolume(t)
 	free := v.StatFS().BlocksFree
@@ -123,7 +123,8 @@ func TestOrphans(t *testing.T) {
 	if now := v.StatFS().BlocksFree; now != free {
 		t.Errorf("%d blocks are free, %d were", now, free)
 	}
-	// One that is in use when the power goes is gone afterwards, with its blocks.
+	// A file without a name that is in use during a power loss is gone afterwards, and its blocks
+	// are free.
 	b, err := v.Mknod(nil, vfs.RootIno, "g", syscall.S_IFREG, 0)
 	must(t, err)
 	write(b.Ino)
@@ -162,7 +163,7 @@ func TestExchange(t *testing.T) {
 	}
 }
 
-// TestZeroRanges: allocated and punched ranges are zeros that are stored.
+// TestZeroRanges checks that zeros are stored for allocated and punched ranges.
 func TestZeroRanges(t *testing.T) {
 	v, reopen := testVolume(t)
 	a, err := v.Mknod(nil, vfs.RootIno, "f", syscall.S_IFREG, 0)
@@ -191,7 +192,7 @@ func TestZeroRanges(t *testing.T) {
 	}
 }
 
-// TestReadOnly refuses changes, and writes nothing.
+// TestReadOnly checks that changes are refused, and that nothing is written.
 func TestReadOnly(t *testing.T) {
 	dev := device.NewMem(4096 * 64)
 	key := testKey(t)

@@ -15,40 +15,40 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// DefaultMemory bounds dirty data and extent maps in memory, in bytes.
+// DefaultMemory is the default limit of dirty data and extent maps in memory, in bytes.
 const DefaultMemory = 64 << 20
 
-// Options for Open and Format. The zero value is a volume for reading and
-// writing that commits only when asked to, or when its memory is full.
+// Options are the options of Open and Format. With the zero value, the volume is read-write, and
+// commits only on request or when its memory is full.
 type Options struct {
 	ReadOnly bool
-	Memory   int // bytes; DefaultMemory if 0
-	// CommitInterval is the longest that a change waits for a commit; 0: until asked.
+	Memory   int // in bytes; 0 means DefaultMemory
+	// CommitInterval is the maximum time until a change is committed. 0 means only on request.
 	CommitInterval time.Duration
-	// Sparse leaves holes where files grow. Releases of the reference before 0.1.11
-	// read such files wrongly.
+	// Sparse creates holes when files grow. The reference implementation before 0.1.11 reads such
+	// files incorrectly.
 	Sparse   bool
-	UID, GID uint32       // owner of everything; the format has none
-	Log      *slog.Logger // what the operator should know; nil: nothing
+	UID, GID uint32       // the owner of all files; the format stores no owners
+	Log      *slog.Logger // for warnings and errors; nil means none
 
-	ancestorTimes bool             // a change sets the time of all directories above, as the reference does
-	random        io.Reader        // of tests: nonces and padding
-	now           func() time.Time // of tests
+	ancestorTimes bool             // a change also sets the time of all directories above, as in the reference implementation
+	random        io.Reader        // for tests: nonces and padding
+	now           func() time.Time // for tests
 }
 
 // Volume is an open volume. It implements vfs.FS.
 type Volume struct {
 	opts  Options
-	key   *crypto.DoublecryptKey // the caller's
+	key   *crypto.DoublecryptKey // owned by the caller
 	blk   *blocks
-	plain int // bytes that fit into an object
+	plain int // maximum plaintext of an object
 	chunk uint64
-	ref   int // longest reference to a block, in bytes
+	ref   int // maximum length of a reference to a block, in bytes
 	total uint64
 
-	commitMu sync.Mutex // held by the one commit at a time, across its I/O; before mu
+	commitMu sync.Mutex // held by a commit, also during its I/O; locked before mu
 
-	// mu guards everything below, and is never held across I/O.
+	// mu guards everything below, and is never held during I/O.
 	mu       sync.Mutex
 	unpinned sync.Cond
 	nodes    map[vfs.Ino]*node
@@ -59,13 +59,13 @@ type Volume struct {
 	dirty    map[*node]struct{}
 	need     uint64   // blocks that the next commit takes
 	drops    []uint64 // durable blocks that nothing refers to any more
-	// quarantine is what only the older root refers to: it stays until another
-	// root has taken that one's slot (I3).
+	// quarantine contains the blocks that only the older root refers to. They stay until a new root
+	// has overwritten the slot of the older one (I3).
 	quarantine []uint64
 	lent       uint64         // free blocks that a scrub holds; commits and scrubs exclude each other
 	epoch      uint64         // of pins
 	pins       map[uint64]int // readers of the device, by the epoch they began in
-	retired    []retired      // free, but for readers that may still read there
+	retired    []retired      // free, except that readers may still read them
 	maps       mapCache
 	dirtyBytes int // in chunks and flushing
 
@@ -91,59 +91,59 @@ type retired struct {
 	blocks []uint64
 }
 
-// OpenReport says what Open found.
+// OpenReport is the report of Open.
 type OpenReport struct {
 	Generation           uint64
-	SuperblockGeneration uint64 // differs only if the reference formatted twice, or the pointer is forged
+	SuperblockGeneration uint64 // differs only if the reference implementation formatted twice, or if the pointer is forged
 	Slot                 string // "A" or "B"
-	// Fallback is why the newer root is not used; nil if it is.
+	// Fallback is the reason why the newer root is not used. It is nil if it is used.
 	Fallback error
-	// Damage lists what could not be read. A volume with any is opened for reading only.
+	// Damage lists unreadable structures. A volume with damage can be opened only for reading.
 	Damage      []Problem
 	DamageCount int
-	// Checksum is that of the superblock: it stands for the state of everything.
+	// Checksum is the checksum of the superblock. It identifies the state of the whole volume.
 	Checksum [32]byte
-	// Hidden counts entries named "." and "..", which the reference allows and
-	// only Core shows.
+	// Hidden is the number of entries named "." and "..", which the reference implementation allows
+	// and only Core shows.
 	Hidden int
 }
 
-// Opened says what Open found.
+// Opened returns the report of Open.
 func (v *Volume) Opened() OpenReport { return v.opened }
 
-// node is an inode. All that have names, or are in use without, are in memory;
-// maps and data are not.
+// node is an inode. All inodes that have names, or are in use without a name, are in memory. Maps
+// and data are not.
 type node struct {
 	ino      vfs.Ino
 	dir      bool
-	parent   *node // nil: the root, and those without a name
+	parent   *node // nil for the root and for inodes without a name
 	entry    *dirent
 	orphan   bool // has no name
 	block    uint64
-	body     uint64 // directory page or extent map; null: none
+	body     uint64 // directory page or extent map; null if there is none
 	size     uint64
 	created  uint64
 	modified uint64
-	damage   error // why it cannot be read
+	damage   error // the reason why it cannot be read
 
 	dirty     bool // this inode is to be written
 	bodyDirty bool // and its body
 
-	// Of a directory.
+	// Fields of a directory.
 	names   map[string]*dirent
 	order   []*dirent // by cookie
 	cookie  uint64    // the last one
 	bytes   int       // of encoded entries, at most
 	subdirs uint32
 
-	// Of a file.
-	write    sync.Mutex // one change at a time; before Volume.mu
+	// Fields of a file.
+	write    sync.Mutex // held during a change; locked before Volume.mu
 	loaded   bool
 	extents  []extent // as of the last commit begun, if loaded
 	mapBytes int      // of encoded extents with those of chunks, at most; if loaded
 	used     uint64   // chunks that exist anywhere
 	chunks   map[uint64][]byte
-	flushing map[uint64][]byte // of the commit that is running, or has failed
+	flushing map[uint64][]byte // chunks of the running or failed commit
 	inFlight bool              // so its map is not on the device
 	lru      *list.Element     // in Volume.maps, if its map may be dropped
 }
@@ -162,7 +162,7 @@ func (n *node) mode() uint32 {
 	return fileMode
 }
 
-// cost is the number of blocks that the next commit takes for n.
+// cost returns the number of blocks that the next commit needs for n.
 func (n *node) cost() uint64 {
 	c := uint64(len(n.chunks))
 	if n.dirty && !n.orphan {
@@ -174,15 +174,15 @@ func (n *node) cost() uint64 {
 	return c
 }
 
-// recost runs f, which may change what n costs.
+// recost runs f, which may change the cost of n.
 func (v *Volume) recost(n *node, f func()) {
 	before := n.cost()
 	f()
 	v.need += n.cost() - before
 }
 
-// mark makes n dirty, and all directories above, whose pages refer to what is
-// rewritten. plan has seen to it that there is room in them.
+// mark makes n dirty, and all directories above, because their pages refer to rewritten blocks.
+// plan has reserved the space in the pages.
 func (v *Volume) mark(n *node, body bool) {
 	if body && !n.dir {
 		v.hold(n)
@@ -204,9 +204,9 @@ func (v *Volume) mark(n *node, body bool) {
 	v.arm()
 }
 
-// growth is what marking n would take: blocks, at most; or an error where a page
-// above has no room for longer references, and slack bytes for other changes of
-// the same plan.
+// growth returns the maximum number of blocks that marking n would need. It returns an error if a
+// page above has no space for longer references and for slack bytes of other changes in the same
+// plan.
 func (v *Volume) growth(n *node, slack int) (uint64, error) {
 	blocks := uint64(0)
 	for ; n != nil; n = n.parent {
@@ -221,22 +221,21 @@ func (v *Volume) growth(n *node, slack int) (uint64, error) {
 	return blocks, nil
 }
 
-// pageBytes is the length of a directory's page with more entries.
+// pageBytes returns the length of a directory's page with additional entries.
 func (v *Volume) pageBytes(d *node, moreBytes, moreEntries int) int {
 	return varintLen(uint64(len(d.order)+moreEntries)) + d.bytes + moreBytes
 }
 
-// plan is what a change wants.
+// plan contains the requirements of a change.
 type plan struct {
-	blocks uint64 // for the next commit, besides what it takes already
-	// urgent changes give space back, so they may use the reserve.
+	blocks uint64 // additional blocks for the next commit
+	// urgent changes free space, so they may use the reserve.
 	urgent bool
-	load   *node // its map has to be loaded first
+	load   *node // the file whose map must be loaded first
 	apply  func()
 }
 
-// change calls make under the lock, until what it plans has room, and then
-// applies it.
+// change calls make under the lock until there is space for the plan, and then applies the plan.
 func (v *Volume) change(make func() (plan, error)) error {
 	for attempt := 0; ; {
 		v.mu.Lock()
@@ -275,8 +274,8 @@ func (v *Volume) change(make func() (plan, error)) error {
 	}
 }
 
-// fits tells whether the next commit could still be made, and after it, if the
-// plan is not urgent, a removal.
+// fits tells whether there is space for the next commit and, if the plan is not urgent, for a
+// removal after it.
 func (v *Volume) fits(p plan) bool {
 	want := v.need + p.blocks + 1 // the superblock
 	if !p.urgent {
@@ -285,11 +284,11 @@ func (v *Volume) fits(p plan) bool {
 	return want <= v.alloc.free+v.lent
 }
 
-// reserve is what the removal of the deepest file takes.
+// reserve returns the number of blocks that the removal of the deepest file needs.
 func (v *Volume) reserve() uint64 { return 2*uint64(len(v.depths)) + 1 }
 
-// makeRoom gives back blocks that wait: those that the last changes dropped, and
-// those of the older root, which takes the slots one step closer together.
+// makeRoom frees blocks that the last changes dropped, and blocks that only the older root uses.
+// For the latter, it writes the newest root into both slots.
 func (v *Volume) makeRoom(attempt int) error {
 	if attempt == 0 {
 		return v.commit()
@@ -297,7 +296,7 @@ func (v *Volume) makeRoom(attempt int) error {
 	return v.releaseOlder()
 }
 
-// writable tells whether changes are possible.
+// writable returns an error if changes are not possible.
 func (v *Volume) writable() error {
 	if v.closed {
 		return vfs.ErrClosed
@@ -311,7 +310,7 @@ func (v *Volume) writable() error {
 	return nil
 }
 
-// fail stops the volume for changes; what it holds stays readable. v.mu is held.
+// fail makes the volume refuse changes. Its content stays readable. v.mu is held.
 func (v *Volume) fail(err error) {
 	if v.failed != nil {
 		return
@@ -322,7 +321,7 @@ func (v *Volume) fail(err error) {
 	}
 }
 
-// Failed returns the error that stopped the volume, nil while it works.
+// Failed returns the error that stopped the volume, or nil.
 func (v *Volume) Failed() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -331,7 +330,7 @@ func (v *Volume) Failed() error {
 
 func (v *Volume) seconds() uint64 { return uint64(max(v.opts.now().Unix(), 0)) }
 
-// arm starts the time that a change may wait. v.mu is held.
+// arm starts the timer of CommitInterval. v.mu is held.
 func (v *Volume) arm() {
 	if v.opts.CommitInterval <= 0 || v.armed || v.closed {
 		return
@@ -343,12 +342,12 @@ func (v *Volume) arm() {
 		v.mu.Lock()
 		v.armed = false
 		v.mu.Unlock()
-		_ = v.commit() // a failure stops the volume, and is told
+		_ = v.commit() // a failure stops the volume and is logged
 	})
 }
 
-// Close commits and ends the use of the volume, but neither closes the device
-// nor erases the key. It may be called again.
+// Close commits and closes the volume. It neither closes the device nor erases the key. It may be
+// called again.
 func (v *Volume) Close() error {
 	var err error
 	if !v.opts.ReadOnly {
@@ -363,7 +362,7 @@ func (v *Volume) Close() error {
 	v.mu.Unlock()
 	v.timers.Wait()
 	v.commitMu.Lock()
-	defer v.commitMu.Unlock() // a commit that another began has ended
+	defer v.commitMu.Unlock() // wait for a commit that another goroutine started
 	if was || errors.Is(err, vfs.ErrClosed) {
 		return nil
 	}
@@ -396,9 +395,8 @@ func newVolume(b *blocks, total uint64, key *crypto.DoublecryptKey, opts Options
 	return v
 }
 
-// Format makes an empty volume. It overwrites both root slots first, so that
-// nothing that was there can win. blockSize is a power of two from 512 to 1 MiB;
-// totalBlocks 0 is all of the device.
+// Format creates an empty volume. It overwrites both root slots first, so that an old volume cannot
+// be opened. blockSize is a power of two from 512 to 1 MiB. totalBlocks 0 means the whole device.
 func Format(dev device.Device, key *crypto.DoublecryptKey, blockSize int, totalBlocks uint64, opts Options) error {
 	if blockSize < 512 || blockSize > 1<<20 || blockSize&(blockSize-1) != 0 {
 		return &Error{Variant: BlockSizeMismatch, Value: uint64(blockSize), Max: DefaultBlock, err: vfs.ErrInvalid}
@@ -406,10 +404,11 @@ func Format(dev device.Device, key *crypto.DoublecryptKey, blockSize int, totalB
 	return format(dev, key, blockSize, totalBlocks, opts)
 }
 
-// DefaultBlock is the reference's block size, in bytes.
+// DefaultBlock is the block size of the reference implementation, in bytes.
 const DefaultBlock = 65536
 
-// minBlocks is what the first commit leaves room in: three of it, one file's worth, and the reserve.
+// minBlocks is the minimum number of blocks: three for the first commit, those of one file, and the
+// reserve.
 const minBlocks = 16
 
 func format(dev device.Device, key *crypto.DoublecryptKey, blockSize int, totalBlocks uint64, opts Options) error {
@@ -428,7 +427,7 @@ func format(dev device.Device, key *crypto.DoublecryptKey, blockSize int, totalB
 	}
 	v := newVolume(b, totalBlocks, key, opts)
 	for _, slot := range []uint64{headerBlock, slotBlockA, slotBlockB} {
-		buf, err := b.plainBlock(nil, v.opts.random) // of length 0: no header, no pointer
+		buf, err := b.plainBlock(nil, v.opts.random) // length 0: neither a header nor a pointer
 		if err != nil {
 			return err
 		}
@@ -443,12 +442,12 @@ func format(dev device.Device, key *crypto.DoublecryptKey, blockSize int, totalB
 	now := v.seconds()
 	v.root = &node{ino: vfs.RootIno, dir: true, block: null, body: null, created: now, modified: now, names: map[string]*dirent{}}
 	v.nodes[vfs.RootIno], v.nextIno, v.depths = v.root, uint64(vfs.RootIno)+1, []int{1}
-	v.state.slot = slotBlockB // so the first commit goes to A
+	v.state.slot = slotBlockB // so that the first commit uses slot A
 	v.mark(v.root, true)
 	if err := v.commit(); err != nil {
 		return err
 	}
-	// The header last: until then there is no volume.
+	// The header is written last. Until then, there is no volume.
 	buf, err := b.plainBlock(header{uint32(blockSize), totalBlocks}.encode(), v.opts.random)
 	if err != nil {
 		return err

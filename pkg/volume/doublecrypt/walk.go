@@ -9,36 +9,38 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// Problem is something wrong with a volume.
+// Problem is a problem that was found in a volume.
 type Problem struct {
 	Where string // an inode or a slot, never a name
 	What  string
 }
 
-// maxProblems bounds the lists of problems.
+// maxProblems limits the lists of problems.
 const maxProblems = 1000
 
-// bitset is a set of blocks.
+// bitset is a set of block numbers.
 type bitset []uint64
 
 func newBitset(n uint64) bitset     { return make(bitset, (n+63)/64) }
 func (s bitset) has(id uint64) bool { return s[id/64]&(1<<(id%64)) != 0 }
 func (s bitset) add(id uint64)      { s[id/64] |= 1 << (id % 64) }
 
-// walker reads a whole tree without recursion: inodes, pages and maps, each block at most once.
+// walker reads a whole tree without recursion: inodes, pages and maps. It reads each block at most
+// once.
 type walker struct {
 	blk   *blocks
 	key   *crypto.DoublecryptKey
 	chunk uint64
 	used  bitset
-	// claimed counts the blocks of used.
+	// claimed is the number of blocks in used.
 	claimed uint64
-	// skip prunes subtrees whose inode it has: those of another walk.
+	// skip contains inodes whose subtrees are skipped, because another walk has read them.
 	skip bitset
-	// data is called for each file with its map, if set.
+	// data, if set, is called for each file with its map.
 	data  func(n *node, list []extent)
 	nodes map[vfs.Ino]*node
-	// depths counts directories by depth; depth of those not yet visited is in todo.
+	// depths counts directories by depth. The depth of directories that were not visited yet is in
+	// todo.
 	depths []int
 	todo   []visit
 	buf    []byte
@@ -46,8 +48,8 @@ type walker struct {
 	problems []Problem
 	count    int
 	first    error
-	notes    []Problem // what loses nothing
-	hidden   int       // names that vfs does not show
+	notes    []Problem // problems without a loss of data
+	hidden   int       // number of names that vfs does not show
 }
 
 type visit struct {
@@ -66,7 +68,7 @@ func newWalker(b *blocks, key *crypto.DoublecryptKey) *walker {
 	return w
 }
 
-// problem notes damage that makes n unreadable.
+// problem records damage that makes n unreadable.
 func (w *walker) problem(n *node, err error) {
 	w.note(fmt.Sprintf("inode %d", n.ino), err)
 	if n.damage == nil {
@@ -104,7 +106,7 @@ func (w *walker) object(id uint64, k kind) ([]byte, error) {
 	return w.blk.object(id, w.key, k, w.buf)
 }
 
-// inode reads an inode that an entry, or the superblock, names.
+// inode reads the inode of an entry or of the superblock.
 func (w *walker) inode(n *node) error {
 	b, err := w.object(n.block, kindInode)
 	if err != nil {
@@ -115,13 +117,13 @@ func (w *walker) inode(n *node) error {
 		return err
 	}
 	if i.id != uint64(n.ino) || i.dir != n.dir {
-		return corrupt(Deserialization, "inode", fmt.Errorf("block %d holds inode %d", n.block, i.id))
+		return corrupt(Deserialization, "inode", fmt.Errorf("block %d holds inode %d instead", n.block, i.id))
 	}
 	n.size, n.created, n.modified, n.body = i.size, i.created, i.modified, i.extents
 	if n.dir {
 		n.size, n.body = 0, i.page
 	} else if n.size > vfs.MaxFileBytes {
-		return corrupt(Deserialization, "inode", fmt.Errorf("size %d", n.size))
+		return corrupt(Deserialization, "inode", fmt.Errorf("invalid size %d", n.size))
 	}
 	return nil
 }
@@ -132,7 +134,7 @@ func (w *walker) rootNode(block uint64) (*node, error) {
 	return n, w.inode(n)
 }
 
-// tree reads everything beneath the root, whose inode has been read.
+// tree reads everything below the root, whose inode has been read.
 func (w *walker) tree(root *node) {
 	w.nodes[root.ino] = root
 	w.todo = append(w.todo, visit{root, 0})
@@ -160,24 +162,24 @@ func (w *walker) directory(n *node, depth int) {
 	}
 	for i := range entries {
 		if err := w.child(n, &entries[i], depth); err != nil {
-			w.note(fmt.Sprintf("directory %d", n.ino), err) // the others can be used
+			w.note(fmt.Sprintf("directory %d", n.ino), err) // the other entries can be used
 		}
 	}
 }
 
-// child takes an entry into the directory.
+// child adds an entry to the directory.
 func (w *walker) child(d *node, e *entry, depth int) error {
 	if err := checkStoredName(e.name); err != nil {
 		return err
 	}
 	if d.names[e.name] != nil {
-		return corrupt(Deserialization, "directory page", errors.New("two entries of one name"))
+		return corrupt(Deserialization, "directory page", errors.New("two entries with the same name"))
 	}
 	if hidden(e.name) {
 		w.hidden++
 	}
 	if e.id == 0 || e.id >= 1<<63 || w.nodes[vfs.Ino(e.id)] != nil {
-		return corrupt(Deserialization, "directory page", fmt.Errorf("an entry of inode %d, which is elsewhere, or impossible", e.id))
+		return corrupt(Deserialization, "directory page", fmt.Errorf("an entry refers to inode %d, which is invalid or has another entry", e.id))
 	}
 	n := &node{ino: vfs.Ino(e.id), dir: e.dir, parent: d, block: e.block}
 	if n.dir {
@@ -225,7 +227,7 @@ func (w *walker) extents(n *node) ([]extent, error) {
 	}
 	list, err := readExtents(w.blk, w.key, n.body, n.size, w.chunk, w.buf)
 	if n.size == 0 && errors.Is(err, vfs.ErrCorrupt) {
-		// The reference would not notice, and there is nothing to lose.
+		// The reference implementation would not notice, and no data is lost.
 		if len(w.notes) < maxProblems {
 			w.notes = append(w.notes, Problem{fmt.Sprintf("inode %d", n.ino), "an empty file without a valid extent map: " + err.Error()})
 		}
@@ -242,7 +244,7 @@ func (w *walker) extents(n *node) ([]extent, error) {
 	return list, nil
 }
 
-// readExtents reads a map, and checks that it is one of a file of that size.
+// readExtents reads a map, and checks that it is valid for a file of that size.
 func readExtents(b *blocks, key *crypto.DoublecryptKey, id, size, chunk uint64, buf []byte) ([]extent, error) {
 	plain, err := b.object(id, key, kindExtents, buf)
 	if err != nil {
@@ -265,10 +267,10 @@ func chunksOf(size, chunk uint64) uint64 {
 	return (size-1)/chunk + 1
 }
 
-// checkStoredName refuses what no release of the reference stores.
+// checkStoredName refuses names that no release of the reference implementation stores.
 func checkStoredName(name string) error {
 	if name == "" || len(name) > vfs.MaxNameBytes || strings.ContainsAny(name, "/\x00") {
-		return corrupt(Deserialization, "directory page", errors.New("a name that cannot be"))
+		return corrupt(Deserialization, "directory page", errors.New("invalid name"))
 	}
 	return nil
 }

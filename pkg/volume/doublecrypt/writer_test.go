@@ -11,19 +11,19 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/device"
 )
 
-// fixed is a stream of bytes that is always the same.
+// fixed is a constant stream of bytes.
 type fixed struct{ *rand.ChaCha8 }
 
 func fixedOptions() Options {
 	return Options{random: &fixed{rand.NewChaCha8([32]byte{1})}, now: func() time.Time { return time.Unix(1_700_000_000, 0) }}
 }
 
-// fixedImage is the SHA-256 of what TestFixedImage writes. It changes only if we
-// write other bytes than before: then readers of both kinds have to be looked at.
+// fixedImage is the SHA-256 of the image that TestFixedImage writes. It changes only if this
+// package writes other bytes than before. Then check both implementations' readers.
 const fixedImage = "cfd41235c0275587503e0876dd5ce14da98a939f86bb875628cc01ad90488fb9"
 
-// TestFixedImage writes with fixed nonces, padding and times, and gets the same
-// image, byte for byte, as ever.
+// TestFixedImage writes with fixed nonces, padding and times, and compares the image with earlier
+// versions, byte for byte.
 func TestFixedImage(t *testing.T) {
 	const block, blocks = 4096, 128
 	dev := memDevice(t, make([]byte, block*blocks))
@@ -41,11 +41,12 @@ func TestFixedImage(t *testing.T) {
 	if _, err := dev.ReadAt(img, 0); err != nil {
 		t.Fatal(err)
 	}
-	// The example of the format's description.
+	// This is the example in the description of the format.
 	if want := unhex(t, "0d00000044424c4352595054018020"+"8001"); !bytes.HasPrefix(img, want) {
 		t.Errorf("header %x, want %x", img[:len(want)], want)
 	}
-	// Generation 1 went to slot A, 2 to B, 3 to A: 34 bytes, generation, a block below 128, 32 bytes of checksum.
+	// Generation 1 went to slot A, 2 to B, 3 to A: 34 bytes, generation, a block below 128, 32
+	// bytes of checksum.
 	for slot, generation := range map[int]byte{1: 3, 2: 2} {
 		if b := img[slot*block:]; !bytes.HasPrefix(b, []byte{0x22, 0, 0, 0, generation}) {
 			t.Errorf("slot %d: %x", slot, b[:8])
@@ -58,8 +59,8 @@ func TestFixedImage(t *testing.T) {
 	mustClean(t, dev, c.key)
 }
 
-// TestTimes: whole seconds; a change of a file touches the directories above
-// through Core, as in the reference, and through vfs only the file.
+// TestTimes checks that times are whole seconds. Through Core, a change of a file also updates the
+// directories above, as in the reference implementation. Through vfs, it updates only the file.
 func TestTimes(t *testing.T) {
 	now := time.Unix(1000, 999)
 	o := Options{now: func() time.Time { return now }}

@@ -109,11 +109,11 @@ func decodeSetAttr(in *fuse.SetAttrIn) *vfs.SetAttr {
 	return set
 }
 
-// setNothing returns the change of a SETATTR that contains no attribute, or only the change time. The
-// kernel sends it for chown(path, -1, -1). Like any chown, it clears suid and sgid and sets the change time.
-// But the kernel leaves the clearing to the server, and has not checked the caller's permission for it. It
-// sends the same request before a write that must clear these bits. The write itself clears them for
-// everybody who may write. So here, only a request of the owner clears them.
+// setNothing returns the change of a SETATTR that contains no attribute, or only the change time.
+// The kernel sends it for chown(path, -1, -1). Like any chown, it clears suid and sgid and sets the
+// change time. But the kernel leaves the clearing to the server, and has not checked the caller's
+// permission for it. It sends the same request before a write that must clear these bits. The write
+// itself clears them for everybody who may write. So here, only a request of the owner clears them.
 func (r *raw) setNothing(h *fuse.InHeader, ctime *vfs.Timespec) (*vfs.SetAttr, error) {
 	a, err := r.fs.GetAttr(ino(h.NodeId))
 	if err != nil {
@@ -137,8 +137,8 @@ func killable(a *vfs.Attr) bool {
 	return a.Mode&syscall.S_IFMT != syscall.S_IFDIR && a.Mode&(syscall.S_ISUID|syscall.S_ISGID) != 0
 }
 
-// killedByWrite tells the kernel that a write has cleared suid and sgid of ino, if the kernel has them
-// cached. After a write, the kernel fetches times and size again, but not the mode.
+// killedByWrite tells the kernel that a write has cleared suid and sgid of ino, if the kernel has
+// them cached. After a write, the kernel fetches times and size again, but not the mode.
 func (r *raw) killedByWrite(id vfs.Ino) {
 	if !r.suid.remove(id) {
 		return
@@ -148,8 +148,8 @@ func (r *raw) killedByWrite(id vfs.Ino) {
 	}
 }
 
-// killPrivileges clears suid, sgid and capabilities after a change of data by a request that has no flag for
-// this (FALLOCATE, COPY_FILE_RANGE). For a caller with CAP_FSETID, it clears nothing.
+// killPrivileges clears suid, sgid and capabilities after a change of data by a request that has no
+// flag for this (FALLOCATE, COPY_FILE_RANGE). For a caller with CAP_FSETID, it clears nothing.
 func (r *raw) killPrivileges(h *fuse.InHeader, id vfs.Ino) error {
 	a, err := r.fs.GetAttr(id)
 	if err != nil {

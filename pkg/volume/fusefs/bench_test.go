@@ -16,8 +16,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
 )
 
-// BenchmarkLoop compares our read loop with go-fuse's server. Both serve a MemFS, so it measures the cost of
-// FUSE itself. In both cases, server and client are one process.
+// BenchmarkLoop compares our read loop with go-fuse's server. Both serve a MemFS, so it measures
+// the cost of FUSE itself. In both cases, server and client are one process.
 func BenchmarkLoop(b *testing.B) {
 	for _, job := range jobs {
 		for _, server := range []string{"sealvol", "go-fuse"} {

@@ -14,28 +14,29 @@ const (
 	// The inode of the initial user namespace: USER_NS_INIT_INO, include/uapi/linux/nsfs.h.
 	initialUserNS = "user:[4026531837]"
 
-	// Buffer size for /proc/PID/status. The list of groups comes before the capabilities. It has at most
-	// 65536 groups (NGROUPS_MAX) of up to ten digits.
+	// Buffer size for /proc/PID/status. The list of groups comes before the capabilities. It has at
+	// most 65536 groups (NGROUPS_MAX) of up to ten digits.
 	maxStatusBytes = 1 << 20
 )
 
-// caller contains the user and capabilities of a thread that waits for an answer. The kernel checks most
-// permissions. The server checks the few others, and looks up the thread of the request in /proc. The
-// request itself is not sufficient: since Linux 6.12, requests to servers that allow idmapped mounts contain
-// no ids, and requests never contain capabilities. The zero value is a caller without any rights. It is used
-// if the thread is outside of the server's PID namespace, or if its status cannot be read.
+// caller contains the user and capabilities of a thread that waits for an answer. The kernel checks
+// most permissions. The server checks the few others, and looks up the thread of the request in
+// /proc. The request itself is not sufficient: since Linux 6.12, requests to servers that allow
+// idmapped mounts contain no ids, and requests never contain capabilities. The zero value is a
+// caller without any rights. It is used if the thread is outside of the server's PID namespace, or
+// if its status cannot be read.
 //
-// The thread exists during the lookup: once its request has been read, it waits for the answer, even if it
-// is killed. Reading /proc/PID/status takes no lock that a thread in a page fault of this mount holds, so it
-// cannot deadlock.
+// The thread exists during the lookup: once its request has been read, it waits for the answer,
+// even if it is killed. Reading /proc/PID/status takes no lock that a thread in a page fault of
+// this mount holds, so it cannot deadlock.
 type caller struct {
 	known bool
 	fsuid uint32 // in the server's user namespace
 	caps  uint64 // the effective ones, if the thread is in the initial user namespace; otherwise none
 }
 
-// has tells whether the kernel's capable(capability) would be true. Only capabilities in the initial user
-// namespace count.
+// has tells whether the kernel's capable(capability) would be true. Only capabilities in the
+// initial user namespace count.
 func (c *caller) has(capability uint) bool { return c.caps>>capability&1 == 1 }
 
 // owns tells whether the kernel's inode_owner_or_capable would be true for an inode of that user.
@@ -59,8 +60,9 @@ func callerOf(h *fuse.InHeader) caller {
 		return caller{}
 	}
 	c := parseStatus(status)
-	// Capabilities in another user namespace do not count outside of it. If the server may not read the
-	// thread's namespace (by the rules of ptrace), the thread counts as one in another namespace.
+	// Capabilities in another user namespace do not count outside of it. If the server may not read
+	// the thread's namespace (by the rules of ptrace), the thread counts as one in another
+	// namespace.
 	if c.caps != 0 {
 		if ns, err := os.Readlink(dir + "/ns/user"); err != nil || ns != initialUserNS {
 			c.caps = 0

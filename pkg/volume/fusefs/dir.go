@@ -9,12 +9,12 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// Directory offsets for the kernel: 1 is after ".", 2 is after "..", and the offset of an entry of the FS is
-// its cookie plus dotEntries.
+// Directory offsets for the kernel: 1 is after ".", 2 is after "..", and the offset of an entry of
+// the FS is its cookie plus dotEntries.
 const dotEntries = 2
 
-// The number of times that a name is looked up again if its inode was freed between finding and holding
-// it.
+// The number of times that a name is looked up again if its inode was freed between finding and
+// holding it.
 const lookupTries = 3
 
 func (r *raw) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
@@ -97,7 +97,8 @@ func (r *raw) Rmdir(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Statu
 	return r.status("RMDIR", ino(h.NodeId), r.fs.Rmdir(request(h, 0), ino(h.NodeId), name))
 }
 
-// Rename answers RENAME and RENAME2. A whiteout belongs to the caller, so the ids are needed here, too.
+// Rename answers RENAME and RENAME2. A whiteout belongs to the caller, so the ids are needed here,
+// too.
 func (r *raw) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
 	if r.readOnly {
 		return fuse.EROFS
@@ -166,8 +167,8 @@ func dirEntry(d *vfs.Dirent) fuse.DirEntry {
 	return fuse.DirEntry{Name: d.Name, Ino: uint64(d.Ino), Mode: d.Type, Off: d.Cookie + dotEntries}
 }
 
-// dots adds "." and ".." if they come after off. It returns the offset to continue at, and true if the
-// answer is full.
+// dots adds "." and ".." if they come after off. It returns the offset to continue at, and true if
+// the answer is full.
 func (r *raw) dots(dir vfs.Ino, off uint64, add func(fuse.DirEntry) bool) (uint64, bool) {
 	if off == 0 {
 		if !add(fuse.DirEntry{Name: ".", Ino: uint64(dir), Mode: syscall.S_IFDIR, Off: 1}) {

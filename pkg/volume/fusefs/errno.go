@@ -39,9 +39,9 @@ var errnos = []struct {
 	{vfs.ErrClosed, syscall.EIO},
 }
 
-// status returns the answer to an operation that ended with err. It logs errors that an administrator must
-// know about. Log messages must not contain names or data. Only the texts of vfs errors are logged, because
-// they contain neither.
+// status returns the answer to an operation that ended with err. It logs errors that an
+// administrator must know about. Log messages must not contain names or data. Only the texts of vfs
+// errors are logged, because they contain neither.
 func (r *raw) status(op string, ino vfs.Ino, err error) fuse.Status {
 	if err == nil {
 		return fuse.OK

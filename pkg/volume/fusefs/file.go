@@ -7,12 +7,12 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// The maximum number of bytes that one COPY_FILE_RANGE copies. It limits the duration of a request. The caller
-// repeats the call for the rest.
+// The maximum number of bytes that one COPY_FILE_RANGE copies. It limits the duration of a request.
+// The caller repeats the call for the rest.
 const maxCopyBytes = 16 << 20
 
-// Open is answered with ENOSYS. After that, the kernel opens files without a request, keeps data cached, and
-// sends no RELEASE. O_TRUNC arrives as SETATTR.
+// Open is answered with ENOSYS. After that, the kernel opens files without a request, keeps data
+// cached, and sends no RELEASE. O_TRUNC arrives as SETATTR.
 func (r *raw) Open(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	if r.kernelFlags&fuse.CAP_NO_OPEN_SUPPORT != 0 {
 		return fuse.ENOSYS
@@ -60,8 +60,8 @@ func (r *raw) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32
 	id := ino(in.NodeId)
 	kill := in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0
 	req := request(&in.InHeader, 0)
-	// Writes from the kernel's cache come without a file. They are data that was stored through mappings,
-	// which an append-only file refuses, or appended data if the kernel caches writes.
+	// Writes from the kernel's cache come without a file. They are data that was stored through
+	// mappings, which an append-only file refuses, or appended data if the kernel caches writes.
 	req.Append = in.Flags&unix.O_APPEND != 0 || in.WriteFlags&fuse.WRITE_CACHE != 0
 	grow := r.beforeGrowth(id, in.WriteFlags&fuse.WRITE_CACHE == 0 && in.Offset > 0)
 	done := 0

@@ -169,7 +169,8 @@ func TestManyWaiting(t *testing.T) {
 	wg.Wait()
 }
 
-// TestForget checks that orphans are freed when they are closed, and at the latest when the mount ends.
+// TestForget checks that orphans are freed when they are closed, and at the latest when the mount
+// ends.
 func TestForget(t *testing.T) {
 	fs := vfstest.NewMemFS()
 	m := fusefstest.Mount(t, fs, fusefstest.Options{})

@@ -13,8 +13,8 @@ import (
 
 const helper = "fusermount3"
 
-// mountHelper runs fusermount3, which opens /dev/fuse, mounts it and sends the descriptor through the socket
-// in _FUSE_COMMFD (libfuse, util/fusermount.c).
+// mountHelper runs fusermount3, which opens /dev/fuse, mounts it and sends the descriptor through
+// the socket in _FUSE_COMMFD (libfuse, util/fusermount.c).
 func mountHelper(dir string, o MountOptions) (*os.File, error) {
 	if _, _, err := o.parse(); err != nil {
 		return nil, err

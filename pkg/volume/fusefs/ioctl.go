@@ -28,7 +28,8 @@ const (
 	xflagHasXattr = 0x80000000 // FS_XFLAG_HASATTR: read-only
 )
 
-// errNotWritten means that the file was not written back, because too many requests wait for write-back.
+// errNotWritten means that the file was not written back, because too many requests wait for
+// write-back.
 var errNotWritten = errors.New("pages of the file may be dirty")
 
 // xflags maps the flags of struct fsxattr (FS_XFLAG_*) to the flags of the FS.
@@ -46,10 +47,10 @@ func (r *raw) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, arg []byte, _ *fus
 	switch in.Cmd {
 	case iocGetFlags, iocSetFlags, iocGetXflags, iocSetXflags:
 		fs, ok := r.fs.(vfs.Flagger)
-		// Since Linux 5.13, the kernel sends these requests itself, without an argument (fs/fuse/ioctl.c,
-		// fuse_fileattr_get and _set). It has checked the permission: only the owner, and for immutable and
-		// append only with CAP_LINUX_IMMUTABLE. Earlier kernels pass on the program's call unchecked, with its
-		// address.
+		// Since Linux 5.13, the kernel sends these requests itself, without an argument
+		// (fs/fuse/ioctl.c, fuse_fileattr_get and _set). It has checked the permission: only the
+		// owner, and for immutable and append only with CAP_LINUX_IMMUTABLE. Earlier kernels pass
+		// on the program's call unchecked, with its address.
 		if !ok || in.Arg != 0 {
 			return fuse.Status(syscall.ENOTTY)
 		}
@@ -102,8 +103,8 @@ func (r *raw) flags(fs vfs.Flagger, in *fuse.IoctlIn, arg, out []byte) error {
 	return nil
 }
 
-// encodeXattr encodes flags as a struct fsxattr: xflags u32, extent size u32, extents u32, project u32, extent
-// size for copies u32, 8 bytes.
+// encodeXattr encodes flags as a struct fsxattr: xflags u32, extent size u32, extents u32, project
+// u32, extent size for copies u32, 8 bytes.
 func encodeXattr(flags uint32, out []byte) {
 	clear(out)
 	x := uint32(0)
@@ -134,8 +135,9 @@ func decodeXattr(b []byte) (flags uint32, err error) {
 	return flags, nil
 }
 
-// setFlags sets the flags of an inode. It first makes the kernel write back data that was stored through
-// mappings, because the FS may refuse it afterwards. Then the kernel must fetch the change time again.
+// setFlags sets the flags of an inode. It first makes the kernel write back data that was stored
+// through mappings, because the FS may refuse it afterwards. Then the kernel must fetch the change
+// time again.
 func (r *raw) setFlags(fs vfs.Flagger, in *fuse.IoctlIn, flags uint32) error {
 	if r.readOnly {
 		return vfs.ErrReadOnly
@@ -170,7 +172,8 @@ func (r *raw) getLabel(out []byte) error {
 	return nil
 }
 
-// setLabel requires the permission to mount, as on other file systems. The kernel has checked nothing.
+// setLabel requires the permission to mount, as on other file systems. The kernel has checked
+// nothing.
 func (r *raw) setLabel(in *fuse.IoctlIn, arg []byte) error {
 	if c := callerOf(&in.InHeader); !c.has(unix.CAP_SYS_ADMIN) {
 		return vfs.ErrNotPermitted
@@ -185,8 +188,8 @@ func (r *raw) setLabel(in *fuse.IoctlIn, arg []byte) error {
 	return vfs.SetLabel(r.fs, request(&in.InHeader, 0), string(label))
 }
 
-// trim implements FITRIM with struct fstrim_range: start u64, length u64, minimum u64. It sets the length to
-// the number of discarded bytes. Killing the caller ends it.
+// trim implements FITRIM with struct fstrim_range: start u64, length u64, minimum u64. It sets the
+// length to the number of discarded bytes. Killing the caller ends it.
 func (r *raw) trim(cancel <-chan struct{}, in *fuse.IoctlIn, arg, out []byte) error {
 	fs, ok := r.fs.(vfs.Trimmer)
 	if !ok {

@@ -6,16 +6,16 @@ import (
 	"sync/atomic"
 )
 
-// later contains work that must finish before a request is answered. The work must not occupy the handler,
-// because it waits for something that another handler must do.
+// later contains work that must finish before a request is answered. The work must not occupy the
+// handler, because it waits for something that another handler must do.
 type later struct {
 	n     atomic.Int64 // len(steps): most requests have no such work, and take no lock
 	mu    sync.Mutex
 	steps map[uint64]func() // by the request's Unique; guarded by mu
 }
 
-// answerAfter delays the answer to a request until fn has returned. It is called while the request is
-// handled. fn runs in another goroutine.
+// answerAfter delays the answer to a request until fn has returned. It is called while the request
+// is handled. fn runs in another goroutine.
 func (s *Server) answerAfter(unique uint64, fn func()) {
 	l := &s.later
 	l.mu.Lock()

@@ -32,8 +32,8 @@ func (s *slowGrowth) SetAttr(req *vfs.Req, ino vfs.Ino, set *vfs.SetAttr) (vfs.A
 	return s.MemFS.SetAttr(req, ino, set)
 }
 
-// TestGrowthWithReads enlarges files in all handlers, while READs that wait for a handler hold the locks of
-// their last pages.
+// TestGrowthWithReads enlarges files in all handlers, while READs that wait for a handler hold the
+// locks of their last pages.
 func TestGrowthWithReads(t *testing.T) {
 	const handlers = 4
 	fs := &slowGrowth{vfstest.NewMemFS(), make(chan struct{}, handlers), make(chan struct{})}
@@ -91,8 +91,9 @@ type reusing struct{ *vfstest.MemFS }
 
 func (reusing) ReusesInos() bool { return true }
 
-// TestHandlesOfReusedInos checks handles of an FS that may reuse inode numbers. A handle is valid while the
-// kernel knows the inode. Afterwards it is stale, because the number may belong to another file.
+// TestHandlesOfReusedInos checks handles of an FS that may reuse inode numbers. A handle is valid
+// while the kernel knows the inode. Afterwards it is stale, because the number may belong to
+// another file.
 func TestHandlesOfReusedInos(t *testing.T) {
 	m := fusefstest.Mount(t, reusing{vfstest.NewMemFS()}, fusefstest.Options{})
 	f := filepath.Join(m.Dir, "f")

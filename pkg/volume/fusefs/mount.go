@@ -29,7 +29,8 @@ type MountOptions struct {
 	// Source is the device that df and /proc/mounts show. The default is "sealvol".
 	Source string
 
-	// Private denies access to all users except for the mounting user, even to root (no allow_other).
+	// Private denies access to all users except for the mounting user, even to root (no
+	// allow_other).
 	Private bool
 
 	// Options are mount options: ro, rw, suid, nosuid, dev, nodev, exec, noexec,
@@ -89,9 +90,9 @@ func (o *MountOptions) source() string {
 	return o.Source
 }
 
-// Mount mounts a file system on dir, without a server, and returns the descriptor for the server. Pass it to
-// NewServer, in this process or another one. Until then, every access to dir waits. If the process may not
-// mount, Mount uses fusermount3.
+// Mount mounts a file system on dir, without a server, and returns the descriptor for the server.
+// Pass it to NewServer, in this process or another one. Until then, every access to dir waits. If
+// the process may not mount, Mount uses fusermount3.
 func Mount(dir string, o MountOptions) (*os.File, error) {
 	f, err := mountDirect(dir, o)
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
@@ -128,8 +129,8 @@ func mountDirect(dir string, o MountOptions) (*os.File, error) {
 	return os.NewFile(uintptr(fd), devicePath), nil
 }
 
-// ConnectionID returns the number of the FUSE connection that is mounted on dir, for AbortConnection. It reads
-// only the mount table, so it never waits for a server.
+// ConnectionID returns the number of the FUSE connection that is mounted on dir, for
+// AbortConnection. It reads only the mount table, so it never waits for a server.
 func ConnectionID(dir string) (uint32, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -149,15 +150,15 @@ func ConnectionID(dir string) (uint32, error) {
 	return uint32(m.Minor), nil
 }
 
-// AbortConnection ends a connection whose server does not answer. All waiting requests and all later uses of
-// the mount fail. It requires fusectl to be mounted on /sys/fs/fuse/connections.
+// AbortConnection ends a connection whose server does not answer. All waiting requests and all
+// later uses of the mount fail. It requires fusectl to be mounted on /sys/fs/fuse/connections.
 func AbortConnection(id uint32) error {
 	return os.WriteFile(filepath.Join(controlPath, strconv.FormatUint(uint64(id), 10), "abort"), []byte("1"), 0)
 }
 
-// Tune raises the kernel's read-ahead and dirty limits for the mount on dir. Call it when the server is
-// ready, because the answer to INIT limits the read-ahead to 128 KiB. It requires root. Without Tune, the
-// mount works, but slower.
+// Tune raises the kernel's read-ahead and dirty limits for the mount on dir. Call it when the
+// server is ready, because the answer to INIT limits the read-ahead to 128 KiB. It requires root.
+// Without Tune, the mount works, but slower.
 func Tune(dir string) error {
 	id, err := ConnectionID(dir)
 	if err != nil {

@@ -26,8 +26,9 @@ const (
 	capabilityXattr = "security.capability"
 )
 
-// raw answers the decoded requests. Each method decodes the rest of a request, calls the FS once and encodes
-// the answer. File and directory operations are in file.go and dir.go, attributes in attr.go.
+// raw answers the decoded requests. Each method decodes the rest of a request, calls the FS once
+// and encodes the answer. File and directory operations are in file.go and dir.go, attributes in
+// attr.go.
 type raw struct {
 	fs          vfs.FS
 	server      *Server // to notify the kernel
@@ -50,9 +51,10 @@ func newRaw(o Options, s *Server) *raw {
 }
 
 // go-fuse reserves one name in the root directory for a workaround that this server does not need
-// (fuse/poll.go). For requests with that name, hideFromPollHack replaces the node id of the root by another
-// one. go-fuse passes it on, and ino translates it back. No inode has the node id that go-fuse assigns to that
-// name, but a made-up file handle may contain it. It is translated to 0, which no inode has, either.
+// (fuse/poll.go). For requests with that name, hideFromPollHack replaces the node id of the root by
+// another one. go-fuse passes it on, and ino translates it back. No inode has the node id that
+// go-fuse assigns to that name, but a made-up file handle may contain it. It is translated to 0,
+// which no inode has, either.
 const (
 	rootAlias     = 1 << 63
 	pollHackInode = 1<<64 - 1
@@ -76,8 +78,8 @@ func ino(nodeID uint64) vfs.Ino {
 	return vfs.Ino(nodeID)
 }
 
-// request returns the description of a request for the FS. On idmapped mounts, the ids are valid only if the
-// request creates an inode, and they are used only then.
+// request returns the description of a request for the FS. On idmapped mounts, the ids are valid
+// only if the request creates an inode, and they are used only then.
 func request(h *fuse.InHeader, umask uint32) *vfs.Req {
 	return &vfs.Req{Unique: h.Unique &^ resendBit, UID: h.Uid, GID: h.Gid, Umask: umask}
 }

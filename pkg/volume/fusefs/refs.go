@@ -10,14 +10,14 @@ import (
 
 const refShards = 64
 
-// refs counts the kernel's references to each inode (its "nlookup": the number of answers that contained the
-// inode, minus those that the kernel has forgotten).
+// refs counts the kernel's references to each inode (its "nlookup": the number of answers that
+// contained the inode, minus those that the kernel has forgotten).
 //
-// An inode without names exists until its count is zero. So there are two races to prevent: FS.Forget could
-// run late, after the kernel has got the inode again, or the kernel could get an inode that FS.Forget has just
-// freed. To prevent the first, FS.Forget is called with the shard locked. To prevent the second, the first
-// goroutine that holds an inode checks whether any Forget began since it started its search (epoch). If so,
-// it asks the FS whether the inode still exists.
+// An inode without names exists until its count is zero. So there are two races to prevent:
+// FS.Forget could run late, after the kernel has got the inode again, or the kernel could get an
+// inode that FS.Forget has just freed. To prevent the first, FS.Forget is called with the shard
+// locked. To prevent the second, the first goroutine that holds an inode checks whether any Forget
+// began since it started its search (epoch). If so, it asks the FS whether the inode still exists.
 type refs struct {
 	fs     vfs.FS
 	epoch  atomic.Uint64 // the number of FS.Forget calls that have begun
@@ -43,8 +43,8 @@ func (r *refs) shard(ino vfs.Ino) *refShard { return &r.shards[uint64(ino)%refSh
 // begin is called before the search for an inode that will be held.
 func (r *refs) begin() uint64 { return r.epoch.Load() }
 
-// hold counts one more reference to ino, which the FS returned after begin. If ino has been freed meanwhile, it
-// counts nothing and returns false.
+// hold counts one more reference to ino, which the FS returned after begin. If ino has been freed
+// meanwhile, it counts nothing and returns false.
 func (r *refs) hold(ino vfs.Ino, begun uint64) bool {
 	s := r.shard(ino)
 	s.mu.Lock()
@@ -106,9 +106,9 @@ func (r *refs) dropAll() {
 	}
 }
 
-// suidSet contains the regular files that are suid or sgid according to the kernel. The kernel leaves the
-// clearing of these bits to the server (FUSE_HANDLE_KILLPRIV_V2), and does not fetch the mode again after a
-// write. The set is nearly always empty.
+// suidSet contains the regular files that are suid or sgid according to the kernel. The kernel
+// leaves the clearing of these bits to the server (FUSE_HANDLE_KILLPRIV_V2), and does not fetch the
+// mode again after a write. The set is nearly always empty.
 type suidSet struct {
 	n    atomic.Int64 // len(inos), readable without the lock
 	mu   sync.Mutex

@@ -32,10 +32,10 @@ func (u *using) begin() bool {
 
 func (u *using) done() { u.mu.RUnlock() }
 
-// Retire detaches the FS from the server. It returns when no request uses the FS. From then on, the server
-// answers every request with ENOTCONN and never calls the FS again. In contrast to AbortConnection and
-// Unmount, it needs neither privileges nor access to the mount. So it works for a mount in another mount
-// namespace. Do not use it if requests of the Server may be parked.
+// Retire detaches the FS from the server. It returns when no request uses the FS. From then on, the
+// server answers every request with ENOTCONN and never calls the FS again. In contrast to
+// AbortConnection and Unmount, it needs neither privileges nor access to the mount. So it works for
+// a mount in another mount namespace. Do not use it if requests of the Server may be parked.
 func (s *Server) Retire() {
 	s.using.mu.Lock()
 	s.using.retired = true

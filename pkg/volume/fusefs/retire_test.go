@@ -46,8 +46,8 @@ func (s *slowFS) check() {
 	}
 }
 
-// TestRetire checks that Retire waits for the requests in the FS, that later requests are answered with
-// ENOTCONN, and that the FS is not called any more, not even at the end.
+// TestRetire checks that Retire waits for the requests in the FS, that later requests are answered
+// with ENOTCONN, and that the FS is not called any more, not even at the end.
 func TestRetire(t *testing.T) {
 	fs := &slowFS{FS: vfstest.NewMemFS(), t: t, inside: make(chan struct{}), goOn: make(chan struct{})}
 	m := fusefstest.Mount(t, fs, fusefstest.Options{})

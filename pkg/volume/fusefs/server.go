@@ -22,14 +22,14 @@ const (
 	// MaxDataBytes is the maximum size of a READ or WRITE.
 	MaxDataBytes = 1 << 20
 
-	// The number of goroutines that always wait for requests. The kernel wakes them in turn. Each additional
-	// goroutine spreads the same requests over one more buffer of 1 MiB, which makes the CPU caches less
-	// effective.
+	// The number of goroutines that always wait for requests. The kernel wakes them in turn. Each
+	// additional goroutine spreads the same requests over one more buffer of 1 MiB, which makes the
+	// CPU caches less effective.
 	minHandlers        = 2
 	defaultMaxHandlers = 32
 
-	// The maximum number of additional handlers for parked requests. During a freeze, all writers are
-	// parked. Each may hold a request of 1 MiB.
+	// The maximum number of additional handlers for parked requests. During a freeze, all writers
+	// are parked. Each may hold a request of 1 MiB.
 	maxParked = 128
 
 	// The maximum number of read-ahead and direct I/O requests that the kernel keeps in flight.
@@ -39,8 +39,8 @@ const (
 	outHeaderBytes = int(unsafe.Sizeof(fuse.OutHeader{}))
 	pageBytes      = 4096
 
-	// Buffer size for all answers except for those whose size is in the request. The longest is that of
-	// READLINK.
+	// Buffer size for all answers except for those whose size is in the request. The longest is
+	// that of READLINK.
 	smallReplyBytes = 2 * pageBytes
 
 	// Opcodes that the loop handles specially: enum fuse_opcode, include/uapi/linux/fuse.h.
@@ -69,18 +69,18 @@ type Options struct {
 	// ReadOnly answers every change with EROFS, even if the mount is read-write.
 	ReadOnly bool
 
-	// MaxHandlers is the maximum number of requests that are handled at once. Each may use 2 MiB. The default
-	// is 32.
+	// MaxHandlers is the maximum number of requests that are handled at once. Each may use 2 MiB.
+	// The default is 32.
 	MaxHandlers int
 
-	// InitRequest is the result of the previous server's InitRequest, if Device is a connection that it has
-	// served. It is nil for a new mount.
+	// InitRequest is the result of the previous server's InitRequest, if Device is a connection
+	// that it has served. It is nil for a new mount.
 	InitRequest []byte
 
 	Logger *slog.Logger // default: slog.Default()
 
-	// Damaged, if not nil, is called for each operation that failed because data or metadata of an inode is
-	// damaged. It must not block.
+	// Damaged, if not nil, is called for each operation that failed because data or metadata of an
+	// inode is damaged. It must not block.
 	Damaged func(ino vfs.Ino)
 }
 
@@ -175,8 +175,8 @@ func protocolOptions(o Options) *fuse.MountOptions {
 	}
 }
 
-// alignedBuffer returns a buffer for a header, MaxDataBytes and some more. The data begins at a page
-// boundary, where the kernel copies fastest.
+// alignedBuffer returns a buffer for a header, MaxDataBytes and some more. The data begins at a
+// page boundary, where the kernel copies fastest.
 func alignedBuffer(header int) []byte {
 	b := make([]byte, MaxDataBytes+3*pageBytes)
 	first := int(-uintptr(unsafe.Pointer(&b[0])) % pageBytes) // to the page boundary
@@ -186,8 +186,8 @@ func alignedBuffer(header int) []byte {
 // Ready returns a channel that is closed when INIT is answered. Then the mount can be used.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
-// InitRequest returns the kernel's INIT request unchanged, for a server that takes over. It is nil before
-// Ready.
+// InitRequest returns the kernel's INIT request unchanged, for a server that takes over. It is nil
+// before Ready.
 func (s *Server) InitRequest() []byte {
 	select {
 	case <-s.ready:
@@ -197,9 +197,9 @@ func (s *Server) InitRequest() []byte {
 	}
 }
 
-// Serve answers requests until the file system is unmounted (nil), the connection is aborted (ErrAborted) or
-// the device fails. When it returns, no request is in progress, all inodes are forgotten, and Device is
-// closed.
+// Serve answers requests until the file system is unmounted (nil), the connection is aborted
+// (ErrAborted) or the device fails. When it returns, no request is in progress, all inodes are
+// forgotten, and Device is closed.
 func (s *Server) Serve() error {
 	if !s.serving.CompareAndSwap(false, true) {
 		return errors.New("fusefs: Serve called twice")
@@ -292,8 +292,8 @@ func (s *Server) addHandler() {
 	}
 }
 
-// park is called when requests wait for a long time without using the device. Meanwhile, other requests get
-// additional handlers.
+// park is called when requests wait for a long time without using the device. Meanwhile, other
+// requests get additional handlers.
 func (s *Server) park(n int) {
 	s.parked.Add(int64(n))
 	if n > 0 && s.idle.Load() == 0 {
@@ -335,8 +335,8 @@ func (s *Server) end(err error) {
 	})
 }
 
-// read waits for a request. It returns nil for a request that needs no answer, and an error if there will be
-// no more requests.
+// read waits for a request. It returns nil for a request that needs no answer, and an error if
+// there will be no more requests.
 func (s *Server) read(buf []byte) ([]byte, error) {
 	n, err := unix.Read(s.fd, buf)
 	switch err {
@@ -442,8 +442,8 @@ func (s *Server) handleProtected(req, out []byte) (n int, st fuse.Status) {
 	return s.proto.HandleRequest([][]byte{req}, [][]byte{out})
 }
 
-// panicked logs a bug. It logs the text of the panic only if the Go runtime raised it, because other texts
-// may contain data.
+// panicked logs a bug. It logs the text of the panic only if the Go runtime raised it, because
+// other texts may contain data.
 func (s *Server) panicked(p any) fuse.Status {
 	what := fmt.Sprintf("%T", p)
 	if e, ok := p.(interface {

@@ -10,16 +10,16 @@ import (
 )
 
 const (
-	// The time that Unmount waits for short uses to end. A mount may be in use for a moment after its last
-	// file was closed: while a process looks up a path through it, and while a starting container removes
-	// the copy of the mount table in its new namespace.
+	// The time that Unmount waits for short uses to end. A mount may be in use for a moment after
+	// its last file was closed: while a process looks up a path through it, and while a starting
+	// container removes the copy of the mount table in its new namespace.
 	busyTime = time.Second
 	busyTick = 10 * time.Millisecond
 )
 
 // Unmount unmounts dir. If dir is in use, it retries for a second. With lazy, it detaches the mount
-// immediately, and the kernel unmounts it when it is no longer in use. If dir is not a mount, the result is an
-// error.
+// immediately, and the kernel unmounts it when it is no longer in use. If dir is not a mount, the
+// result is an error.
 func Unmount(dir string, lazy bool) error {
 	if lazy {
 		return unmountOnce(dir, unix.MNT_DETACH)
@@ -50,8 +50,8 @@ func unmountOnce(dir string, flags int) error {
 	return nil
 }
 
-// IsBusy tells whether Unmount failed because the mount is in use. fusermount3 reports this only in its
-// message.
+// IsBusy tells whether Unmount failed because the mount is in use. fusermount3 reports this only in
+// its message.
 func IsBusy(err error) bool {
 	return err != nil && (errors.Is(err, unix.EBUSY) || strings.Contains(err.Error(), "Device or resource busy"))
 }

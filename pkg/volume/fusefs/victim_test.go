@@ -20,7 +20,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
 )
 
-// TestAbort aborts the connection of a server that does not answer, and checks that waiting calls return.
+// TestAbort aborts the connection of a server that does not answer, and checks that waiting calls
+// return.
 func TestAbort(t *testing.T) {
 	fs := &failing{MemFS: vfstest.NewMemFS()}
 	release, stuck := make(chan struct{}), make(chan struct{}, 1)
@@ -49,8 +50,8 @@ func TestAbort(t *testing.T) {
 	m.Unmount()
 }
 
-// victim is a server in a separate process, which the test kills. It serves the descriptor that it inherits.
-// Its fsync never returns. It prints the INIT request, and "stuck" for each fsync.
+// victim is a server in a separate process, which the test kills. It serves the descriptor that it
+// inherits. Its fsync never returns. It prints the INIT request, and "stuck" for each fsync.
 func victim() error {
 	// A server needs no privileges.
 	if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(65534), syscall.Setuid(65534)); err != nil {
@@ -66,8 +67,8 @@ func victim() error {
 	return s.Serve()
 }
 
-// startVictim mounts dir and starts a victim that serves it. It returns the victim, its output and this
-// process's descriptor.
+// startVictim mounts dir and starts a victim that serves it. It returns the victim, its output and
+// this process's descriptor.
 func startVictim(t *testing.T, dir string) (*exec.Cmd, *bufio.Scanner, *os.File) {
 	t.Helper()
 	dev, err := fusefs.Mount(dir, fusefs.MountOptions{})
@@ -140,8 +141,8 @@ func TestServerKilled(t *testing.T) {
 	_ = cmd.Wait() // tells that it was killed
 }
 
-// TestTakeover starts a second server after the first one was killed, and checks that it answers the fsync in
-// flight.
+// TestTakeover starts a second server after the first one was killed, and checks that it answers
+// the fsync in flight.
 func TestTakeover(t *testing.T) {
 	dir := t.TempDir()
 	cmd, out, dev := startVictim(t, dir)

@@ -13,16 +13,16 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// The namespaces of attribute names on Linux file systems (xattr(7)). In "system.", only the POSIX ACLs are
-// supported.
+// The namespaces of attribute names on Linux file systems (xattr(7)). In "system.", only the POSIX
+// ACLs are supported.
 const (
 	trustedPrefix = "trusted."
 	aclAccess     = "system.posix_acl_access"
 	aclDefault    = "system.posix_acl_default"
 )
 
-// checkXattrName checks a name like ext4, because the kernel passes on all names. It has already checked the
-// permissions for "user." and "trusted.".
+// checkXattrName checks a name like ext4, because the kernel passes on all names. It has already
+// checked the permissions for "user." and "trusted.".
 func checkXattrName(name string) error {
 	if name == aclAccess || name == aclDefault {
 		return nil
@@ -56,7 +56,8 @@ func (r *raw) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest []
 	return xattrReply(value, dest)
 }
 
-// orNameError returns the error for a missing attribute. If its name is invalid, it is the error of the name.
+// orNameError returns the error for a missing attribute. If its name is invalid, it is the error of
+// the name.
 func orNameError(name string, err error) error {
 	if bad := checkXattrName(name); bad != nil && errors.Is(err, vfs.ErrNoXattr) {
 		return bad
@@ -64,8 +65,8 @@ func orNameError(name string, err error) error {
 	return err
 }
 
-// ListXAttr lists trusted attributes only for callers that may read them. Programs of other users would try to
-// copy all listed attributes, and fail.
+// ListXAttr lists trusted attributes only for callers that may read them. Programs of other users
+// would try to copy all listed attributes, and fail.
 func (r *raw) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
 	names, err := r.fs.ListXattr(ino(h.NodeId))
 	if err != nil {
@@ -100,7 +101,8 @@ func (r *raw) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, valu
 		return r.status("SETXATTR", id, err)
 	}
 	if in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 {
-		// The owner is not in the file's group. Clear sgid first, so that a crash cannot leave it with the new ACL.
+		// The owner is not in the file's group. Clear sgid first, so that a crash cannot leave it
+		// with the new ACL.
 		if err := r.clearSgid(req, id); err != nil {
 			return r.status("SETXATTR", id, err)
 		}

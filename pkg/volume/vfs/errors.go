@@ -2,8 +2,8 @@ package vfs
 
 import "errors"
 
-// The kinds of failure. Implementations wrap these errors with details. fusefs maps them to errno, in one
-// place.
+// The kinds of failure. Implementations wrap these errors with details. fusefs maps them to errno,
+// in one place.
 var (
 	ErrNotExist     = errors.New("no such file or directory")          // ENOENT
 	ErrExist        = errors.New("file exists")                        // EEXIST

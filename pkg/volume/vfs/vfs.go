@@ -96,8 +96,8 @@ type Flagger interface {
 
 // Trimmer is an FS that can discard free space on its device, as FITRIM does.
 type Trimmer interface {
-	// TrimRange discards ranges of free space of at least shortest bytes in [off, off+length) of the
-	// device. It returns the number of discarded bytes.
+	// TrimRange discards ranges of free space of at least shortest bytes in [off, off+length) of
+	// the device. It returns the number of discarded bytes.
 	TrimRange(ctx context.Context, off, length, shortest uint64) (uint64, error)
 }
 

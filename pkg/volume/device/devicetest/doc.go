@@ -1,3 +1,4 @@
-// Package devicetest is the conformance suite of device.Device. Run tests the promises in the package
-// comment of device, except for those that concern a power failure, which device.Mem models.
+// Package devicetest is the conformance suite of device.Device. Run tests the promises in the
+// package comment of device, except for those that concern a power failure, which device.Mem
+// models.
 package devicetest

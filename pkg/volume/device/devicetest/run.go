@@ -17,11 +17,11 @@ const sector = device.SectorBytes
 
 // Kind is a kind of device under test.
 type Kind struct {
-	// New creates a device of zeros with the given size in bytes, a multiple of device.SectorBytes. It
-	// closes and removes the device at the end of the test.
+	// New creates a device of zeros with the given size in bytes, a multiple of device.SectorBytes.
+	// It closes and removes the device at the end of the test.
 	New func(t *testing.T, sizeBytes int64) device.Device
-	// Reopen closes a device and opens the same storage again. It is nil if the content does not survive
-	// Close.
+	// Reopen closes a device and opens the same storage again. It is nil if the content does not
+	// survive Close.
 	Reopen func(t *testing.T, d device.Device) device.Device
 	// KnowsData means that the device must implement device.Allocated.
 	KnowsData bool
@@ -38,8 +38,8 @@ func Run(t *testing.T, k Kind) {
 	t.Run("Model", func(t *testing.T) { model(t, k) })
 }
 
-// fill returns n bytes that differ for each seed. With odd, they start one byte after a page boundary, so
-// direct I/O cannot use them directly.
+// fill returns n bytes that differ for each seed. With odd, they start one byte after a page
+// boundary, so direct I/O cannot use them directly.
 func fill(n int, seed uint64, odd bool) []byte {
 	b := device.AlignedBytes(n + sector)
 	if odd {
@@ -127,8 +127,8 @@ func atEnd(t *testing.T, k Kind) {
 	}
 }
 
-// refused sends a device requests that its owner must never send. If a write enlarged an image file, the
-// file would look like a device that the user enlarged.
+// refused sends a device requests that its owner must never send. If a write enlarged an image
+// file, the file would look like a device that the user enlarged.
 func refused(t *testing.T, k Kind) {
 	d := k.New(t, 8*sector)
 	b := fill(8*sector, 1, false)
@@ -256,8 +256,8 @@ func concurrent(t *testing.T, k Kind) {
 	}
 }
 
-// model compares the device with a copy in memory. The content of a discarded range is undefined until it
-// is written again.
+// model compares the device with a copy in memory. The content of a discarded range is undefined
+// until it is written again.
 func model(t *testing.T, k Kind) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)

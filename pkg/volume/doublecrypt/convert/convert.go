@@ -13,37 +13,37 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs/walk"
 )
 
-// Mark is an attribute of the root directory while a conversion is unfinished; its value is the
-// state of the volume that is converted.
+// Mark is an attribute of the root directory while a conversion is unfinished. Its value identifies
+// the state of the source volume.
 const Mark = "trusted.sealvol.convert"
 
 var (
-	// ErrDamaged refuses a source that cannot be converted whole.
-	ErrDamaged = errors.New("the volume is damaged: it cannot be converted whole")
-	// ErrHidden refuses a source with names that no other file system can hold.
-	ErrHidden = errors.New("entries are named \".\" or \"..\", which no other file system can hold: rename them with a program built on doublecrypt-core")
+	// ErrDamaged means that the source volume is damaged, so it cannot be converted completely.
+	ErrDamaged = errors.New("the volume is damaged and cannot be converted completely")
+	// ErrHidden means that the source has names that no other file system supports.
+	ErrHidden = errors.New("entries are named \".\" or \"..\", which no other file system supports; rename them with a program built on doublecrypt-core")
 )
 
 // Options of Convert.
 type Options struct {
-	// Recipient returns the key that a new volume is made for, and what erases it.
+	// Recipient returns the key of the new volume, and a function that erases it.
 	Recipient func() (r crypto.Recipient, erase func(), err error)
-	// Credential returns the same key to open the volume with; it is erased after each use.
+	// Credential returns the same key, to open the new volume. It is erased after each use.
 	Credential func() (crypto.Credential, error)
-	// SizeBytes is the size of the new volume; 0: all of the device.
+	// SizeBytes is the size of the new volume. 0 means the whole device.
 	SizeBytes int64
-	// Progress is called with the bytes that were read and those to be read, of which each is read
-	// twice. Nil: nobody wants to know.
+	// Progress, if not nil, is called with the number of bytes read and of all bytes to read. Each
+	// byte is read twice.
 	Progress func(done, total uint64)
 }
 
-// Result tells what was converted.
+// Result is the result of Convert.
 type Result struct {
 	Entries int    // files and directories
-	Bytes   uint64 // of all files
+	Bytes   uint64 // size of all files
 }
 
-// Check refuses sources that cannot be converted whole: ErrDamaged, ErrHidden.
+// Check returns ErrDamaged or ErrHidden for a source that cannot be converted completely.
 func Check(src *doublecrypt.Volume) error {
 	switch r := src.Opened(); {
 	case r.DamageCount > 0:
@@ -55,7 +55,7 @@ func Check(src *doublecrypt.Volume) error {
 }
 
 // Convert copies src, which is open for reading, to a new volume on dev, and compares both. The
-// device must be blank, or hold what an earlier run of the same conversion left.
+// device must be blank or contain an unfinished conversion of the same volume.
 func Convert(src *doublecrypt.Volume, dev device.Device, o Options) (Result, error) {
 	if err := Check(src); err != nil {
 		return Result{}, err
@@ -65,20 +65,20 @@ func Convert(src *doublecrypt.Volume, dev device.Device, o Options) (Result, err
 	}
 	c := &converter{src: src, progress: o.Progress, buf: make([]byte, walk.ReadBytes), other: make([]byte, walk.ReadBytes)}
 	if err := c.count(); err != nil {
-		return Result{}, fmt.Errorf("the volume that is converted: %w", err)
+		return Result{}, fmt.Errorf("source volume: %w", err)
 	}
 	state := src.Opened().Checksum
 	if err := o.with(dev, func(v *volume.Volume) error { return c.copyInto(v, hex.EncodeToString(state[:])) }); err != nil {
 		return Result{}, err
 	}
-	// Opened anew, so that what is compared comes from the device.
+	// The new volume is opened again, so that the comparison reads from the device.
 	if err := o.with(dev, c.verify); err != nil {
 		return Result{}, err
 	}
 	return Result{c.entries, c.bytes}, nil
 }
 
-// prepare makes the new volume, unless an earlier run has.
+// prepare creates the new volume, unless an earlier run has created it.
 func (o *Options) prepare(dev device.Device) error {
 	blank, what, err := volume.IsBlank(dev)
 	if err != nil {
@@ -98,7 +98,7 @@ func (o *Options) prepare(dev device.Device) error {
 	return volume.Format(dev, volume.FormatOptions{Recipient: recipient, SizeBytes: o.SizeBytes, RootUID: owner.UID, RootGID: owner.GID})
 }
 
-// with opens the new volume for f.
+// with opens the new volume and calls f.
 func (o *Options) with(dev device.Device, f func(v *volume.Volume) error) error {
 	cred, err := o.Credential()
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// newSource makes a volume of format v1 with some files.
+// newSource creates a volume of format v1 with some files.
 func newSource(t *testing.T) vfs.FS {
 	t.Helper()
 	key, err := crypto.NewDoublecryptKey(bytes.Repeat([]byte{1}, 32))
@@ -62,8 +62,8 @@ func newCredential(t *testing.T) interface {
 	return c
 }
 
-// TestConvertResumes cuts the power again and again while converting. Each run goes
-// on from what it finds, until one ends; then both are the same.
+// TestConvertResumes loses power again and again during a conversion. Each run continues the
+// previous one. When a run completes, both volumes must be equal.
 func TestConvertResumes(t *testing.T) {
 	src, cred := newSource(t), newCredential(t)
 	dev := device.NewMem(128 << 20)
@@ -91,7 +91,7 @@ func TestConvertResumes(t *testing.T) {
 	if cuts < 4 {
 		t.Errorf("cut only %d times", cuts)
 	}
-	dev = dev.Clone() // which is not cut any more
+	dev = dev.Clone() // without a power loss
 	v, err := open(0)
 	if err != nil {
 		t.Fatal(err)
@@ -106,8 +106,8 @@ func newConverter(src vfs.FS) *converter {
 	return &converter{src: src, buf: make([]byte, 100_000), other: make([]byte, 100_000)}
 }
 
-// differ has a whole copy go on with another volume's, and differ: that is found, made anew by the
-// next run, and accepted then.
+// differ changes a complete copy, so that it differs from its source. The verification must find
+// that, and the next run must copy the file again and succeed.
 func differ(t *testing.T, src vfs.FS, v *volume.Volume) {
 	t.Helper()
 	if err := newConverter(src).copyInto(v, "other"); !errors.Is(err, ErrOther) {

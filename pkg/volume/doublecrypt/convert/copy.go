@@ -12,11 +12,11 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs/walk"
 )
 
-// converter copies one file system into another, and compares them.
+// converter copies one file system to another, and compares them.
 type converter struct {
 	src        vfs.Reader
 	dst        *volume.Volume
-	progress   func(done, total uint64) // nil: nobody wants to know
+	progress   func(done, total uint64) // may be nil
 	buf, other []byte
 	entries    int
 	bytes      uint64 // of all files
@@ -24,10 +24,11 @@ type converter struct {
 	walk       *walk.Walker // of all directories
 }
 
-// owner makes whoever runs this the owner of everything: format v1 knows none.
+// owner is the user who runs the conversion. The user becomes the owner of all files, because
+// format v1 stores no owners.
 var owner = &vfs.Req{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
 
-// count finds out how much there is.
+// count counts the entries and bytes of the source.
 func (c *converter) count() error {
 	e, err := walk.Lookup(c.src, "/", false)
 	if err != nil {
@@ -44,7 +45,7 @@ func (c *converter) count() error {
 	})
 }
 
-// step tells how far it has come; everything is read twice.
+// step reports progress. Everything is read twice.
 func (c *converter) step(n uint64) {
 	c.done += n
 	if c.progress != nil {
@@ -52,8 +53,8 @@ func (c *converter) step(n uint64) {
 	}
 }
 
-// ErrOther refuses to go on with what another conversion has left.
-var ErrOther = errors.New("it is the unfinished conversion of another volume, or of another state of it")
+// ErrOther means that the device contains an unfinished conversion of another volume.
+var ErrOther = errors.New("the device holds an unfinished conversion of another volume, or of another state of this volume")
 
 func (c *converter) copyInto(v *volume.Volume, mark string) error {
 	c.dst = v
@@ -82,7 +83,7 @@ func (c *converter) copyInto(v *volume.Volume, mark string) error {
 	return v.Sync(vfs.RootIno)
 }
 
-// walker is the one of all directories, so that it knows those that it is in.
+// walker is shared by all directories, so that it detects directories that contain themselves.
 func (c *converter) walker() *walk.Walker {
 	if c.walk == nil {
 		c.walk = &walk.Walker{FS: c.src}
@@ -90,7 +91,7 @@ func (c *converter) walker() *walk.Walker {
 	return c.walk
 }
 
-// directory copies what is in one, and its times last.
+// directory copies the entries of a directory, and then sets its times.
 func (c *converter) directory(from, to vfs.Ino, path string) error {
 	dir, err := c.src.GetAttr(from)
 	if err != nil {
@@ -109,11 +110,11 @@ func (c *converter) directory(from, to vfs.Ino, path string) error {
 	return c.times(to, &dir)
 }
 
-// entry copies one, unless an earlier run has.
+// entry copies an entry, unless an earlier run has copied it.
 func (c *converter) entry(e *walk.Entry, parent vfs.Ino) error {
 	at, err := c.dst.Lookup(parent, e.Name)
 	if err == nil && at.Mode&unix.S_IFMT != e.Kind() {
-		return vfs.ErrExist // nobody but us writes here
+		return vfs.ErrExist // no other process writes to the new volume
 	}
 	if e.Kind() == unix.S_IFDIR {
 		if errors.Is(err, vfs.ErrNotExist) {
@@ -130,7 +131,7 @@ func (c *converter) entry(e *walk.Entry, parent vfs.Ino) error {
 	if err != nil {
 		return err
 	}
-	if at.Size == e.Attr.Size && at.Mtime == e.Attr.Mtime { // its time was set last
+	if at.Size == e.Attr.Size && at.Mtime == e.Attr.Mtime { // its time is set last, so it is complete
 		c.step(e.Attr.Size)
 		return nil
 	}
@@ -145,7 +146,7 @@ func (c *converter) times(ino vfs.Ino, a *vfs.Attr) error {
 	return err
 }
 
-// contents copies a file's data, and leaves holes out.
+// contents copies the data of a file, and keeps holes.
 func (c *converter) contents(e *walk.Entry, to vfs.Ino) error {
 	zero, size := uint64(0), e.Attr.Size
 	if _, err := c.dst.SetAttr(owner, to, &vfs.SetAttr{Size: &zero}); err != nil {

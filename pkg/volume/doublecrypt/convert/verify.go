@@ -12,10 +12,10 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs/walk"
 )
 
-// ErrDiffers is of a copy that is not what it was made from.
-var ErrDiffers = errors.New("the copy differs: run the command again")
+// ErrDiffers means that the copy differs from its source.
+var ErrDiffers = errors.New("the copy differs from its source; run the command again to copy it once more")
 
-// verify compares everything, and then declares the volume finished.
+// verify compares everything, and then marks the volume as finished.
 func (c *converter) verify(v *volume.Volume) error {
 	c.dst = v
 	if err := c.same(vfs.RootIno, vfs.RootIno, "/"); err != nil {
@@ -76,6 +76,6 @@ func (c *converter) sameFile(e *walk.Entry, at *vfs.Attr) error {
 	if !differs {
 		return nil
 	}
-	// Its time says no longer that it is done, so that the next run copies it anew.
+	// Change the time of the copy, so that the next run copies the file again.
 	return errors.Join(fmt.Errorf("%s: %w", walk.Printable(e.Path), ErrDiffers), c.times(at.Ino, &vfs.Attr{Mtime: vfs.Timespec{Nsec: 1}}))
 }

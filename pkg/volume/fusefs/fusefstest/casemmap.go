@@ -15,8 +15,8 @@ import (
 // mmapChildEnv contains the name of the file that a child process maps and changes.
 const mmapChildEnv = "SEALVOL_FUSEFSTEST_MMAP"
 
-// A page fault must not wait for a server in the same process, because the Go runtime does not know that the
-// thread waits. Therefore a child process, which runs this program, maps the file.
+// A page fault must not wait for a server in the same process, because the Go runtime does not know
+// that the thread waits. Therefore a child process, which runs this program, maps the file.
 func init() {
 	path := os.Getenv(mmapChildEnv)
 	if path == "" {

@@ -14,8 +14,8 @@ func dropInodes(t *testing.T) {
 	must(t, os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0))
 }
 
-// fileHandles checks that a handle finds its file after the kernel has forgotten it, even if the file was
-// moved. After the last name is removed, the handle is stale, unless the file is open.
+// fileHandles checks that a handle finds its file after the kernel has forgotten it, even if the
+// file was moved. After the last name is removed, the handle is stale, unless the file is open.
 func fileHandles(t *testing.T, dir string) {
 	root := open(t, dir, unix.O_RDONLY|unix.O_DIRECTORY)
 	must(t, os.MkdirAll(dir+"/a/b", 0o755))

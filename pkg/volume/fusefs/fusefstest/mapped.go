@@ -17,8 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Mapper is a process that maps files of a mount. The test process must not map them, because it serves the
-// mount, and its threads may wait while the kernel reads or writes back pages of a mapping.
+// Mapper is a process that maps files of a mount. The test process must not map them, because it
+// serves the mount, and its threads may wait while the kernel reads or writes back pages of a
+// mapping.
 type Mapper struct {
 	t   *testing.T
 	in  io.Writer
@@ -30,8 +31,8 @@ type Mapper struct {
 // End ends the process and thus all its mappings.
 func (m *Mapper) End() { m.end() }
 
-// mapperProgram reads commands: map NAME PATH SIZE, store NAME OFFSET HEX, load NAME OFFSET LENGTH. It calls
-// mmap(2) directly, because Python's mmap cannot map beyond the end of a file.
+// mapperProgram reads commands: map NAME PATH SIZE, store NAME OFFSET HEX, load NAME OFFSET LENGTH.
+// It calls mmap(2) directly, because Python's mmap cannot map beyond the end of a file.
 const mapperProgram = `
 import ctypes, mmap, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -85,8 +86,8 @@ func (m *Mapper) do(format string, args ...any) string {
 	return strings.TrimSuffix(line, "\n")
 }
 
-// Map maps the first size bytes of the file at path. Only the last page may extend beyond the end of the
-// file.
+// Map maps the first size bytes of the file at path. Only the last page may extend beyond the end
+// of the file.
 func (m *Mapper) Map(path string, size int) *Mapping {
 	m.t.Helper()
 	m.n++
@@ -125,8 +126,8 @@ func seek(t *testing.T, fd int, off int64, whence int) int64 {
 	return n
 }
 
-// mappedSeek checks that bytes stored in a hole through a mapping are data immediately, while the file is
-// mapped.
+// mappedSeek checks that bytes stored in a hole through a mapping are data immediately, while the
+// file is mapped.
 func mappedSeek(t *testing.T, dir string) {
 	const size = 1 << 20
 	fd := open(t, filepath.Join(dir, "f"), unix.O_RDWR|unix.O_CREAT)
@@ -191,7 +192,8 @@ func mappedCopies(t *testing.T, dir string) {
 	}
 }
 
-// mappedReads checks that reads that bypass the page cache see data that was stored through a mapping.
+// mappedReads checks that reads that bypass the page cache see data that was stored through a
+// mapping.
 func mappedReads(t *testing.T, dir string) {
 	const size = 256 << 10
 	fd := open(t, filepath.Join(dir, "f"), unix.O_RDWR|unix.O_CREAT)
@@ -219,8 +221,8 @@ func mappedReads(t *testing.T, dir string) {
 	content(t, filepath.Join(dir, "g"), want)
 }
 
-// mappedBeyondEnd checks that bytes stored beyond the end of a file, in its last page, do not become content
-// when the file grows.
+// mappedBeyondEnd checks that bytes stored beyond the end of a file, in its last page, do not
+// become content when the file grows.
 func mappedBeyondEnd(t *testing.T, dir string) {
 	const end, size = 5000, 3 * 4096
 	grow := []struct {

@@ -95,10 +95,10 @@ func Mount(t testing.TB, fs vfs.FS, o Options) *M {
 	return m
 }
 
-// EndPolling makes the kernel learn that the file system mounted at dir does not support POLL. Otherwise, the
-// first os.Open of a Go program there sends POLL in epoll_ctl. During this call, the Go runtime keeps a
-// processor occupied and blocks its network poller. If the server is in the same program, it may need that
-// processor to answer. If the server hangs, the whole program hangs.
+// EndPolling makes the kernel learn that the file system mounted at dir does not support POLL.
+// Otherwise, the first os.Open of a Go program there sends POLL in epoll_ctl. During this call, the
+// Go runtime keeps a processor occupied and blocks its network poller. If the server is in the same
+// program, it may need that processor to answer. If the server hangs, the whole program hangs.
 func EndPolling(t testing.TB, dir string) {
 	t.Helper()
 	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
@@ -118,8 +118,8 @@ func (m *M) Abort() {
 	}
 }
 
-// Unmount unmounts the file system and waits for its server. It is called automatically at the end of the
-// test. A second call does nothing.
+// Unmount unmounts the file system and waits for its server. It is called automatically at the end
+// of the test. A second call does nothing.
 func (m *M) Unmount() {
 	if m.ended {
 		return

@@ -19,9 +19,9 @@ func nextTick(t *testing.T) {
 	}
 }
 
-// chownNothing tests chown(path, -1, -1). If the owner or root calls it, it clears suid and sgid and sets the
-// change time. For other users it clears nothing. On ext4 they get EPERM. The server cannot return EPERM,
-// because the kernel sends the same request before a write of such a user.
+// chownNothing tests chown(path, -1, -1). If the owner or root calls it, it clears suid and sgid
+// and sets the change time. For other users it clears nothing. On ext4 they get EPERM. The server
+// cannot return EPERM, because the kernel sends the same request before a write of such a user.
 func chownNothing(t *testing.T, dir string) {
 	f, d := dir+"/f", dir+"/d"
 	must(t, os.WriteFile(f, []byte("program"), 0o777))

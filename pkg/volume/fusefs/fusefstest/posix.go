@@ -10,7 +10,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// RunPOSIX runs go-fuse's POSIX suite and Sealvol's own cases. Each case gets a mount of a new file system.
+// RunPOSIX runs go-fuse's POSIX suite and Sealvol's own cases. Each case gets a mount of a new file
+// system.
 func RunPOSIX(t *testing.T, newFS func(t *testing.T) vfs.FS) {
 	RunPOSIXWith(t, Options{}, newFS)
 }
@@ -20,8 +21,9 @@ func RunPOSIXWith(t *testing.T, o Options, newFS func(t *testing.T) vfs.FS) {
 	t.Run("posixtest", func(t *testing.T) {
 		for _, name := range slices.Sorted(maps.Keys(posixtest.All)) {
 			if name == "FcntlFlockLocksFile" {
-				// This case expects that two F_SETLK locks of one process conflict, which contradicts POSIX.
-				// go-fuse itself skips it, too. The locks case below tests the intended behaviour.
+				// This case expects that two F_SETLK locks of one process conflict, which
+				// contradicts POSIX. go-fuse itself skips it, too. The locks case below tests the
+				// intended behaviour.
 				continue
 			}
 			t.Run(name, func(t *testing.T) {

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reserve checks that space reserved by fallocate behaves as on ext4: it counts as used, and is a hole until
-// it is written.
+// reserve checks that space reserved by fallocate behaves as on ext4: it counts as used, and is a
+// hole until it is written.
 func reserve(t *testing.T, dir string) {
 	const length = 4 << 20
 	var before, after unix.Statfs_t

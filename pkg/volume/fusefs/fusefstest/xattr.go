@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listChildEnv contains the file whose attributes a child process lists. If it is "wait", the child process
-// waits until its standard input ends.
+// listChildEnv contains the file whose attributes a child process lists. If it is "wait", the child
+// process waits until its standard input ends.
 const listChildEnv = "SEALVOL_FUSEFSTEST_LIST"
 
 func init() {
@@ -48,8 +48,8 @@ func list(path string) (string, error) {
 	return strings.ReplaceAll(string(b[:n]), "\x00", " "), nil
 }
 
-// inUserNamespace returns a command that runs this program as root of a new user namespace, with the users
-// starting at first mapped to it.
+// inUserNamespace returns a command that runs this program as root of a new user namespace, with
+// the users starting at first mapped to it.
 func inUserNamespace(first int, what string) (*exec.Cmd, error) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -62,8 +62,8 @@ func inUserNamespace(first int, what string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// xattrNames checks that the same names as on ext4 are allowed, and that trusted attributes are listed only
-// for CAP_SYS_ADMIN in the initial user namespace.
+// xattrNames checks that the same names as on ext4 are allowed, and that trusted attributes are
+// listed only for CAP_SYS_ADMIN in the initial user namespace.
 func xattrNames(t *testing.T, dir string) {
 	f := dir + "/f"
 	must(t, os.WriteFile(f, nil, 0o666))

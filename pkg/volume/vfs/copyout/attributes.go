@@ -9,8 +9,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs/walk"
 )
 
-// keptMode returns the part of a mode that a copy may have. Set-user-ID files are dangerous: somebody who
-// could write to the volume could use them to become root on this machine.
+// keptMode returns the part of a mode that a copy may have. Set-user-ID files are dangerous:
+// somebody who could write to the volume could use them to become root on this machine.
 func (c *copier) keptMode(e *walk.Entry) uint32 {
 	mode := e.Attr.Mode & 0o7777
 	if e.Kind() != unix.S_IFDIR || !c.root {
@@ -62,8 +62,8 @@ func (c *copier) times(fd int, name string, e *walk.Entry) error {
 	return unix.UtimesNanoAt(fd, name, ts, flags)
 }
 
-// xattrs copies the extended attributes that the destination accepts. The destination may not support
-// attributes, or may not allow this process to set them.
+// xattrs copies the extended attributes that the destination accepts. The destination may not
+// support attributes, or may not allow this process to set them.
 func (c *copier) xattrs(fd int, e *walk.Entry) error {
 	names, err := c.fs.ListXattr(e.Attr.Ino)
 	if err != nil {

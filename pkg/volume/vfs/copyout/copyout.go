@@ -26,14 +26,15 @@ var (
 type Options struct {
 	// Failed is called for each entry that was not copied completely.
 	Failed func(path string, err error)
-	// Progress is called with the number of copied bytes, and the number of bytes in the file system.
+	// Progress is called with the number of copied bytes, and the number of bytes in the file
+	// system.
 	Progress func(done, total uint64)
 }
 
-// Copy copies files and trees of fs to a destination on this machine. If dest is a directory, it creates the
-// copies in dest. For the root directory, it copies the contents. Otherwise, there must be one path, and
-// dest becomes the name of the copy. If entries cannot be copied, Copy skips them and returns
-// ErrIncomplete. Other errors end the copy.
+// Copy copies files and trees of fs to a destination on this machine. If dest is a directory, it
+// creates the copies in dest. For the root directory, it copies the contents. Otherwise, there must
+// be one path, and dest becomes the name of the copy. If entries cannot be copied, Copy skips them
+// and returns ErrIncomplete. Other errors end the copy.
 func Copy(fs vfs.Reader, paths []string, dest string, o Options) error {
 	sf := fs.StatFS()
 	c := &copier{walker: walk.Walker{FS: fs}, fs: fs, root: os.Geteuid() == 0, opts: o, buf: make([]byte, walk.ReadBytes),
@@ -73,8 +74,8 @@ func (e *incompleteError) Error() string {
 
 func (e *incompleteError) Unwrap() error { return ErrIncomplete }
 
-// copier copies files out of a volume. It creates all names relative to the descriptor of dest or of a
-// directory that it created, and never follows links.
+// copier copies files out of a volume. It creates all names relative to the descriptor of dest or
+// of a directory that it created, and never follows links.
 type copier struct {
 	walker walk.Walker
 	fs     vfs.Reader
@@ -86,8 +87,8 @@ type copier struct {
 	buf    []byte
 }
 
-// destination opens the directory to copy into. If into is false, the copy gets the given name in that
-// directory.
+// destination opens the directory to copy into. If into is false, the copy gets the given name in
+// that directory.
 func destination(dest string, sources int) (parent int, into bool, name string, err error) {
 	parent, err = unix.Open(dest, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err == nil {
@@ -126,7 +127,8 @@ func (c *copier) source(parent int, e *walk.Entry, into bool, name string) error
 	return c.entry(parent, name, e)
 }
 
-// entry copies one inode and everything below it. It returns an error only if continuing is useless.
+// entry copies one inode and everything below it. It returns an error only if continuing is
+// useless.
 func (c *copier) entry(parent int, name string, e *walk.Entry) error {
 	var err error
 	switch e.Kind() {

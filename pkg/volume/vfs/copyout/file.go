@@ -11,8 +11,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs/walk"
 )
 
-// file copies a regular file. If the file system below supports O_TMPFILE, the file gets its name only when
-// it is complete. Otherwise, it is removed on failure.
+// file copies a regular file. If the file system below supports O_TMPFILE, the file gets its name
+// only when it is complete. Otherwise, it is removed on failure.
 func (c *copier) file(parent int, name string, e *walk.Entry) error {
 	nameless := true
 	fd, err := unix.Openat(parent, ".", unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)

@@ -30,10 +30,11 @@ func kind(err error) error {
 	return err
 }
 
-// Compare makes the same ops random changes to two file systems. It fails the test if results or errors
-// differ, or if the trees differ at the end. Both must begin with the same tree. got is the file system
-// under test, and want, a MemFS, is the model. Inode numbers, times, cookies and the granularity of holes
-// may differ. If an operation has two errors, MemFS determines which one must be returned.
+// Compare makes the same ops random changes to two file systems. It fails the test if results or
+// errors differ, or if the trees differ at the end. Both must begin with the same tree. got is the
+// file system under test, and want, a MemFS, is the model. Inode numbers, times, cookies and the
+// granularity of holes may differ. If an operation has two errors, MemFS determines which one must
+// be returned.
 func Compare(t testing.TB, seed uint64, ops int, got, want vfs.FS) {
 	t.Helper()
 	w := &walker{t: t, rng: rand.New(rand.NewPCG(seed, 0)), got: got, want: want}
@@ -97,8 +98,8 @@ func (w *walker) ofType(typ uint32) pair {
 	return w.any()
 }
 
-// dir returns a directory or another inode, but no removed directory, because the kernel sends no requests
-// for it.
+// dir returns a directory or another inode, but no removed directory, because the kernel sends no
+// requests for it.
 func (w *walker) dir() pair {
 	p := w.ofType(syscall.S_IFDIR)
 	if slices.Contains(w.orphans, p) {

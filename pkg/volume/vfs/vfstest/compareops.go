@@ -183,8 +183,8 @@ func (w *walker) copy() {
 	w.attr(b)
 }
 
-// seek allows any granularity of holes. It checks that ranges that SeekData skips, and holes, are zeros in
-// the model.
+// seek allows any granularity of holes. It checks that ranges that SeekData skips, and holes, are
+// zeros in the model.
 func (w *walker) seek() {
 	p, off := w.file(), w.off()
 	a, err := w.want.GetAttr(p.want)

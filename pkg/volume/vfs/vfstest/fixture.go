@@ -138,8 +138,8 @@ func (f *fixture) truncate(ino vfs.Ino, size uint64) vfs.Attr {
 	return a
 }
 
-// seek checks SeekData and SeekHole against the ranges with data. A hole may begin up to 64 KiB later, and
-// data up to 64 KiB earlier.
+// seek checks SeekData and SeekHole against the ranges with data. A hole may begin up to 64 KiB
+// later, and data up to 64 KiB earlier.
 func (f *fixture) seek(ino vfs.Ino, off, wantData, wantHole uint64) {
 	f.Helper()
 	const slack = 64 << 10

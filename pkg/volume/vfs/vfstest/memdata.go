@@ -22,8 +22,8 @@ func (m *MemFS) checkSpace(length uint64) error {
 	return nil
 }
 
-// data is the sparse content of a file. Blocks that are not allocated, and bytes beyond the size, are
-// zeros.
+// data is the sparse content of a file. Blocks that are not allocated, and bytes beyond the size,
+// are zeros.
 type data struct {
 	chunks map[uint64]*chunk
 	blocks int64 // allocated
@@ -42,8 +42,8 @@ func (m *MemFS) account(n *node, change func()) {
 	m.blocks += n.data.blocks - before
 }
 
-// pieces splits [off, off+length) at multiples of unit, a divisor of chunkBytes. It calls fn for each piece
-// with the chunk, the offset in the chunk, and the bytes.
+// pieces splits [off, off+length) at multiples of unit, a divisor of chunkBytes. It calls fn for
+// each piece with the chunk, the offset in the chunk, and the bytes.
 func pieces(off, length, unit uint64, fn func(chunk, start, n uint64)) {
 	for length > 0 {
 		start := off % chunkBytes
@@ -135,7 +135,8 @@ func (d *data) punchChunk(i, off, length uint64) {
 // truncate frees all blocks after size, and zeroes the rest of the block that contains size.
 func (d *data) truncate(size uint64) { d.punch(size, math.MaxUint64-size) }
 
-// seek finds the first offset at or after off and below size that is (or is not) in a written block.
+// seek finds the first offset at or after off and below size that is (or is not) in a written
+// block.
 func (d *data) seek(off, size uint64, written bool) (uint64, bool) {
 	for off < size {
 		c := d.chunks[off/chunkBytes]
@@ -158,7 +159,8 @@ func (d *data) seek(off, size uint64, written bool) (uint64, bool) {
 	return size, false
 }
 
-// nextChunk returns the offset of the first chunk at or after i, or a very large offset if there is none.
+// nextChunk returns the offset of the first chunk at or after i, or a very large offset if there is
+// none.
 func (d *data) nextChunk(i uint64) uint64 {
 	next := uint64(math.MaxUint64 / chunkBytes)
 	for j := range d.chunks {

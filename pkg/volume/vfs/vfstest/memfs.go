@@ -11,8 +11,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// MemFS is a vfs.FS in memory. It is simple and exactly correct, so that other implementations can be
-// compared with it. Its capacity is 8 GiB.
+// MemFS is a vfs.FS in memory. It is simple and exactly correct, so that other implementations can
+// be compared with it. Its capacity is 8 GiB.
 type MemFS struct {
 	mu      sync.RWMutex
 	nodes   map[vfs.Ino]*node // guarded by mu, including their contents
@@ -30,8 +30,8 @@ type node struct {
 	dir    *directory // directories
 }
 
-// directory keeps its entries in the order of their cookies, which only increase. Removed entries remain
-// as nil until half of the entries are nil.
+// directory keeps its entries in the order of their cookies, which only increase. Removed entries
+// remain as nil until half of the entries are nil.
 type directory struct {
 	parent vfs.Ino // 0 once removed
 	names  map[string]*entry

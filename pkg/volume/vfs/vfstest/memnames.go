@@ -26,8 +26,8 @@ func (m *MemFS) place(parent vfs.Ino, name string) (*node, error) {
 	return dir, nil
 }
 
-// create creates an inode as a child of dir, still without a name. It applies owner, the set-group-ID bit
-// of the directory, umask and default ACL.
+// create creates an inode as a child of dir, still without a name. It applies owner, the
+// set-group-ID bit of the directory, umask and default ACL.
 func (m *MemFS) create(req *vfs.Req, dir *node, mode, rdev uint32) *node {
 	a := vfs.Attr{Mode: mode, UID: req.UID, GID: req.GID, Rdev: rdev, Nlink: 1}
 	isDir := mode&syscall.S_IFMT == syscall.S_IFDIR

@@ -7,9 +7,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// Run tests all promises of vfs.FS. newFS returns an empty file system, and a function that closes it and
-// opens it again. Each case gets its own file system. After Sync and reopening, all changes of a case must be
-// present, including times and inode numbers.
+// Run tests all promises of vfs.FS. newFS returns an empty file system, and a function that closes
+// it and opens it again. Each case gets its own file system. After Sync and reopening, all changes
+// of a case must be present, including times and inode numbers.
 func Run(t *testing.T, newFS func(t *testing.T) (fs vfs.FS, reopen func() vfs.FS)) {
 	var all []string
 	for _, c := range cases {

@@ -114,7 +114,8 @@ func kill(f *fixture) {
 	check("privileged chown", 0o6755, true)
 }
 
-// timesRules checks which operations change which times. All times are in the past at the beginning.
+// timesRules checks which operations change which times. All times are in the past at the
+// beginning.
 func timesRules(f *fixture) {
 	past := vfs.Timespec{Sec: 1000}
 	d, e := f.dir(vfs.RootIno, "d"), f.dir(vfs.RootIno, "e")

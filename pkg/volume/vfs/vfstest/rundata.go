@@ -192,8 +192,8 @@ func fallocate(f *fixture) {
 	f.content(p, slices.Concat(make([]byte, 1000), pattern(500_000, 3), make([]byte, 1<<20-501_000)))
 }
 
-// reservedBeyond reserves space beyond the end of a file. Punching a hole and truncating to the same size
-// release it.
+// reservedBeyond reserves space beyond the end of a file. Punching a hole and truncating to the
+// same size release it.
 func (f *fixture) reservedBeyond() {
 	f.Helper()
 	const size = 10_000

@@ -10,16 +10,16 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// SnapshotOptions selects what Snapshot describes in addition to types, modes, owners, links, sizes, content
-// and extended attributes.
+// SnapshotOptions selects what Snapshot describes in addition to types, modes, owners, links,
+// sizes, content and extended attributes.
 type SnapshotOptions struct {
 	Times bool
 	Inos  bool
 }
 
-// Snapshot describes everything that can be reached from the root, with one line per name, sorted by path.
-// If the lines of two file systems are equal, their contents are equal. Names of the same inode are marked.
-// Allocated blocks are not described.
+// Snapshot describes everything that can be reached from the root, with one line per name, sorted
+// by path. If the lines of two file systems are equal, their contents are equal. Names of the same
+// inode are marked. Allocated blocks are not described.
 func Snapshot(fs vfs.FS, o SnapshotOptions) ([]string, error) {
 	s := snapshot{fs: fs, o: o, first: make(map[vfs.Ino]string)}
 	root, err := fs.GetAttr(vfs.RootIno)
@@ -119,8 +119,8 @@ func (s *snapshot) describe(path string, a vfs.Attr) error {
 	return nil
 }
 
-// checksum covers the size, and the offsets and contents of the 64 KiB pieces that are not all zero. It
-// skips holes, so that huge sparse files can be compared.
+// checksum covers the size, and the offsets and contents of the 64 KiB pieces that are not all
+// zero. It skips holes, so that huge sparse files can be compared.
 func checksum(fs vfs.FS, a vfs.Attr) ([]byte, error) {
 	h := sha256.New()
 	buf := make([]byte, 64<<10)

@@ -44,8 +44,8 @@ func KindName(kind uint32) string {
 	return "unknown"
 }
 
-// Printable returns a name that is safe to print on a terminal. Names in a volume are not trusted, and may
-// contain control sequences.
+// Printable returns a name that is safe to print on a terminal. Names in a volume are not trusted,
+// and may contain control sequences.
 func Printable(name string) string {
 	if utf8.ValidString(name) && strings.IndexFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
 		return name

@@ -13,8 +13,8 @@ import (
 // maxLinks is the maximum number of symbolic links in one path, like MAXSYMLINKS of the kernel.
 const maxLinks = 40
 
-// Lookup finds a path in the volume. It follows symbolic links inside the volume. It follows a link at the
-// end of the path only if follow is set.
+// Lookup finds a path in the volume. It follows symbolic links inside the volume. It follows a link
+// at the end of the path only if follow is set.
 func Lookup(fs vfs.Reader, p string, follow bool) (*Entry, error) {
 	at, err := fs.GetAttr(vfs.RootIno)
 	if err != nil {

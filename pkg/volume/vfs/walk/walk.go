@@ -12,8 +12,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// sortedEntries is the maximum number of entries that are sorted by name, counting the directories above. A
-// larger directory is listed in the order of the volume.
+// sortedEntries is the maximum number of entries that are sorted by name, counting the directories
+// above. A larger directory is listed in the order of the volume.
 const sortedEntries = 1 << 16
 
 // batchEntries is the number of entries that are read at once.

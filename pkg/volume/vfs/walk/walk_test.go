@@ -22,7 +22,8 @@ func (loopFS) ReadDir(dir vfs.Ino, cookie uint64, _ bool, fn func(vfs.Dirent, *v
 	return nil
 }
 
-// TestWalkLoop walks directories that contain themselves, as an attacker with the key could create them.
+// TestWalkLoop walks directories that contain themselves, as an attacker with the key could create
+// them.
 func TestWalkLoop(t *testing.T) {
 	w := &Walker{FS: loopFS{}}
 	seen := 0
