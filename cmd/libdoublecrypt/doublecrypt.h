@@ -43,9 +43,9 @@ typedef struct FsHandle FsHandle;
 /* Creates a volume in memory, with blocks of 64 KiB. */
 FsHandle *fs_create(uint64_t total_blocks, const uint8_t *master_key, size_t master_key_len);
 
-/* Opens an image file. block_size 0 means 65536. With create_new, the file must not exist; it is created
- * and filled with random bytes. Without create_new, total_blocks 0 means as many blocks as the file
- * holds. The file is locked until fs_destroy. */
+/* Opens an image file. block_size 0 means 65536. With create_new, the file must not exist; it is
+ * created and filled with random bytes. Without create_new, total_blocks 0 means as many blocks
+ * as the file holds. The file is locked until fs_destroy. */
 FsHandle *fs_create_disk(const char *path, uint64_t total_blocks, uint32_t block_size, int32_t create_new, const uint8_t *master_key, size_t master_key_len);
 
 /* Opens a block device, or a file instead. With initialize, it is filled with random bytes. */

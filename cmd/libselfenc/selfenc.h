@@ -2,13 +2,13 @@
  * The C ABI of self-encryption, in the reference implementation's encodings.
  *
  * Functions return 0 on success. On error they return a negative code (enum selfenc_error, or
- * SELFENC_OS - errno), and set *error to a message; error may be NULL. Free messages and results with
- * selfenc_free. After an error, the results are NULL. The functions are thread-safe.
+ * SELFENC_OS - errno), and set *error to a message; error may be NULL. Free messages and results
+ * with selfenc_free. After an error, the results are NULL. The functions are thread-safe.
  *
- * encoding is 31 or 36. chunk_size is the maximum plaintext of a chunk in bytes; 0 means the default of
- * the encoding. map_form is the form of map levels that are themselves stored as chunks: "v0c" (the
- * default) or "v1" for encoding 31, "v1" for 36. Releases 0.32 to 0.34 read only "v1". NULL means the
- * default. Data in memory is limited to 2 GiB.
+ * encoding is 31 or 36. chunk_size is the maximum plaintext of a chunk in bytes; 0 means the
+ * default of the encoding. map_form is the form of map levels that are themselves stored as chunks:
+ * "v0c" (the default) or "v1" for encoding 31, "v1" for 36. Releases 0.32 to 0.34 read only "v1".
+ * NULL means the default. Data in memory is limited to 2 GiB.
  *
  * The library's threads do not survive fork. A child process must not call its functions.
  */
@@ -38,25 +38,26 @@ enum selfenc_error {
 	SELFENC_OS = -1000               /* minus errno: a file cannot be read or written */
 };
 
-/* Callbacks run on the thread that called the function, one at a time. After a callback has failed, and
- * after the function has returned, no callback runs. The result 0 means failure, because several
- * languages return 0 to C when a function throws an exception. */
+/* Callbacks run on the thread that called the function, one at a time. After a callback has
+ * failed, and after the function has returned, no callback runs. The result 0 means failure,
+ * because several languages return 0 to C when a function throws an exception. */
 
 /* Stores a chunk. Returns 1 if it is stored, and any other number on failure. */
 typedef int (*selfenc_put)(void *context, const uint8_t name[32], const uint8_t *data, size_t size);
-/* Writes chunk `name` to `data`, at most `limit` bytes, and returns its size. Returns 0 on failure, -1 if
- * the chunk does not exist, and -3 if it is longer than `limit`. index is the chunk's index in the given
- * map or in the map of the data. It is 0 in the levels between. */
+/* Writes chunk `name` to `data`, at most `limit` bytes, and returns its size. Returns 0 on
+ * failure, -1 if the chunk does not exist, and -3 if it is longer than `limit`. index is the
+ * chunk's index in the given map or in the map of the data. It is 0 in the levels between. */
 typedef int64_t (*selfenc_get)(void *context, const uint8_t name[32], uint64_t index, uint8_t *data, size_t limit);
 
 #ifndef SELFENC_NO_PROTOTYPES
 
-/* Encrypts size bytes, at least 3. Returns the map in form v1, and the chunks one after the other, each
- * after its length as a little-endian u64. */
+/* Encrypts size bytes, at least 3. Returns the map in form v1, and the chunks one after the
+ * other, each after its length as a little-endian u64. */
 int selfenc_encrypt(int encoding, size_t chunk_size, const char *map_form, const uint8_t *data, size_t size, uint8_t **map_out, size_t *map_size,
 	uint8_t **chunks_out, size_t *chunks_size, char **error);
 
-/* Decrypts the result of selfenc_encrypt. The chunks may be in any order, and the map in any form. */
+/* Decrypts the result of selfenc_encrypt. The chunks may be in any order, and the map in any
+ * form. */
 int selfenc_decrypt(int encoding, const uint8_t *map, size_t map_size, const uint8_t *chunks, size_t chunks_size,
 	uint8_t **data_out, size_t *data_size, char **error);
 
@@ -68,14 +69,14 @@ int selfenc_decrypt_store(int encoding, const uint8_t *map, size_t map_size, sel
 int selfenc_encrypt_file(int encoding, size_t chunk_size, const char *map_form, const char *path, selfenc_put put, void *context,
 	uint8_t **map_out, size_t *map_size, char **error);
 
-/* Decrypts into a file with bounded memory. Calls get for each chunk. The file gets its name only when it
- * is complete and durable. It replaces an existing regular file, but nothing else. */
+/* Decrypts into a file with bounded memory. Calls get for each chunk. The file gets its name
+ * only when it is complete and durable. It replaces an existing regular file, but nothing else. */
 int selfenc_decrypt_file(int encoding, const uint8_t *map, size_t map_size, const char *path,
 	selfenc_get get, void *context, char **error);
 
-/* Encrypts a map of more than three chunks, passes the new chunks to put, and returns the map of the map
- * in form v1. Repeats this until at most three chunks remain. selfenc_encrypt and selfenc_encrypt_file
- * already do this. */
+/* Encrypts a map of more than three chunks, passes the new chunks to put, and returns the map of
+ * the map in form v1. Repeats this until at most three chunks remain. selfenc_encrypt and
+ * selfenc_encrypt_file already do this. */
 int selfenc_shrink(int encoding, const char *map_form, const uint8_t *map, size_t map_size, selfenc_put put, void *context,
 	uint8_t **map_out, size_t *map_out_size, char **error);
 

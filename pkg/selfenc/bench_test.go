@@ -14,12 +14,12 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 )
 
-// benchBytes is what is encrypted at once: more than three chunks of any
-// encoding, so that the map is part of it.
+// benchBytes is the size of the encrypted data: more than three chunks in every encoding, so that
+// the map is included.
 const benchBytes = 24 << 20
 
-// cpu measures the processor time of all threads, which other programs on the
-// machine change less than they change the clock.
+// cpu measures the processor time of all threads. Other programs on the machine influence it less
+// than the clock.
 func cpu(b *testing.B, perRound int64) (end func()) {
 	b.Helper()
 	used := func() (d time.Duration) {
@@ -52,8 +52,8 @@ func benchData(b *testing.B) map[string][]byte {
 	return map[string][]byte{"random": g.generate("random", benchBytes), "text": g.generate("text", benchBytes)}
 }
 
-// BenchmarkEncodings is all encodings in one run, on one core and on all: MB/s
-// of plaintext, and stored bytes per byte.
+// BenchmarkEncodings measures all encodings in one run, on one core and on all cores: MB/s of
+// plaintext, and stored bytes per byte.
 //
 //	go test -run '^$' -bench Encodings -benchtime 3x ./pkg/selfenc
 func BenchmarkEncodings(b *testing.B) {
@@ -119,7 +119,7 @@ func benchEncrypt(b *testing.B, e Encoding, s ChunkStore, data []byte, workers i
 	return r
 }
 
-// BenchmarkStages is what one chunk of 1 MiB costs at each step, on one core.
+// BenchmarkStages measures each step for a chunk of 1 MiB, on one core.
 func BenchmarkStages(b *testing.B) {
 	data := benchData(b)
 	for _, kind := range []string{"random", "text"} {

@@ -13,17 +13,17 @@ import (
 const (
 	brotliQuality = 6
 	brotliWindow  = 22
-	// brotliPiece is how the reference feeds its encoder. A first write of
-	// 1 MiB or more would be taken as a hint of the size and select another
-	// match finder, so that chunks would get other names.
+	// brotliPiece is the size of the writes to the encoder, as in the reference implementation. The
+	// encoder takes a first write of 1 MiB or more as a hint of the size, and selects another match
+	// finder. Then chunks would get other names.
 	brotliPiece = 4096
-	// What one encoder or decoder holds, about.
+	// The approximate memory of an encoder or decoder.
 	brotliEncoderBytes = 16 << 20
 	brotliDecoderBytes = 5 << 20
 )
 
-// compressBrotli returns the reference's compression of a chunk, with room for
-// the cipher's tag behind it.
+// compressBrotli returns the compressed form of a chunk, as in the reference implementation, with
+// capacity for the cipher's tag.
 func compressBrotli(plain []byte, extra int) ([]byte, error) {
 	var out bytes.Buffer
 	out.Grow(len(plain)/4 + extra + 64)
@@ -41,8 +41,8 @@ func compressBrotli(plain []byte, extra int) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// decompressBrotli fills dst with what b decompresses to. It must be exactly
-// as long: no more is ever decompressed.
+// decompressBrotli decompresses b to dst. The result must have exactly the length of dst. It never
+// decompresses more.
 func decompressBrotli(dst, b []byte) error {
 	r := brotli.NewReader(bytes.NewReader(b))
 	if n, err := io.ReadFull(r, dst); err != nil {

@@ -9,20 +9,20 @@ import (
 	"math"
 )
 
-// ChunkInfo is what a data map says of one chunk.
+// ChunkInfo is the entry of a data map for one chunk.
 type ChunkInfo struct {
 	Index    uint64 `json:"index"`
-	DstHash  Name   `json:"dst_hash"` // of the stored bytes: its name
-	SrcHash  Name   `json:"src_hash"` // of the plaintext: secret
+	DstHash  Name   `json:"dst_hash"` // hash of the stored bytes: the chunk's name
+	SrcHash  Name   `json:"src_hash"` // hash of the plaintext, which is secret
 	SrcBytes uint64 `json:"src_size"` // plaintext
 }
 
-// DataMap is the map of the reference encodings. It holds what the chunks are
-// encrypted with: whoever has it reads them.
+// DataMap is the map of the reference encodings. It contains the keys of the chunks: anybody who
+// has the map and the chunks can read the data.
 type DataMap struct {
 	Chunks []ChunkInfo
-	// Child is 0 in a map of data. Else the plaintext of the chunks is a
-	// serialised map, and this one is so many levels above the data.
+	// Child is 0 in the map of the data. Otherwise, the plaintext of the chunks is a serialised
+	// map, and Child is the number of levels above the data.
 	Child uint64
 }
 
@@ -52,14 +52,14 @@ func (f MapForm) String() string {
 	return fmt.Sprintf("form %d", uint8(f))
 }
 
-// ParseMapForm reads what String wrote.
+// ParseMapForm parses the result of String.
 func ParseMapForm(s string) (MapForm, error) {
 	for _, f := range []MapForm{MapV0, MapV0C, MapV1, MapJSON} {
 		if s == f.String() {
 			return f, nil
 		}
 	}
-	return 0, fmt.Errorf("%w %q: a map's form is v0, v0c, v1 or json", ErrEncoding, s)
+	return 0, fmt.Errorf("%w %q: the form of a map must be v0, v0c, v1 or json", ErrEncoding, s)
 }
 
 const (
@@ -67,8 +67,8 @@ const (
 	mapVersion     = 1
 )
 
-// Validate checks what every reader must: at least three chunks, numbered
-// without gaps, none of them empty or beyond what is read here.
+// Validate checks a map before use: it must have at least three chunks, numbered without gaps, and
+// no chunk may be empty or larger than the limits of this package.
 func (m *DataMap) Validate() error {
 	if len(m.Chunks) < 3 {
 		return fmt.Errorf("%w: %d chunks, at least 3 are needed", ErrMap, len(m.Chunks))
@@ -82,7 +82,7 @@ func (m *DataMap) Validate() error {
 	for i := range m.Chunks {
 		switch c := &m.Chunks[i]; {
 		case c.Index != uint64(i):
-			return fmt.Errorf("%w: chunk %d stands at %d", ErrMap, c.Index, i)
+			return fmt.Errorf("%w: chunk %d is at position %d", ErrMap, c.Index, i)
 		case c.SrcBytes == 0 || c.SrcBytes > maxChunkBytes:
 			return fmt.Errorf("%w: chunk %d has %d bytes", ErrMap, i, c.SrcBytes)
 		}
@@ -90,8 +90,8 @@ func (m *DataMap) Validate() error {
 	return nil
 }
 
-// PlainBytes returns how long the chunks' plaintext is. At most 2^22 chunks of
-// 64 MiB cannot overflow it.
+// PlainBytes returns the length of the chunks' plaintext. It cannot overflow with the maximum of
+// 2^22 chunks of 64 MiB.
 func (m *DataMap) PlainBytes() int64 {
 	n := int64(0)
 	for i := range m.Chunks {
@@ -100,7 +100,7 @@ func (m *DataMap) PlainBytes() int64 {
 	return n
 }
 
-// encodedBytes is how long the binary form is.
+// encodedBytes returns the length of the binary form.
 func (m *DataMap) encodedBytes(f MapForm) int {
 	n := 8 + chunkInfoBytes*len(m.Chunks)
 	if f != MapV0 {
@@ -126,7 +126,7 @@ func (m *DataMap) Encode(f MapForm) ([]byte, error) {
 	case f == MapV0 && m.Child != 0:
 		return nil, fmt.Errorf("%w: the form v0 has no levels", ErrEncoding)
 	case f != MapV0 && f != MapV0C && f != MapV1:
-		return nil, fmt.Errorf("%w: %s of a map", ErrEncoding, f)
+		return nil, fmt.Errorf("%w: form %s", ErrEncoding, f)
 	}
 	b := make([]byte, 0, m.encodedBytes(f))
 	if f == MapV1 {
@@ -149,9 +149,9 @@ func (m *DataMap) Encode(f MapForm) ([]byte, error) {
 	return b, nil
 }
 
-// DecodeDataMap reads a map in any form, and says which it was. The forms
-// carry no checksum, and a MapV0C that lost its last bytes is a MapV0: whoever
-// knows which form is meant compares it.
+// DecodeDataMap decodes a map in any form, and returns the form. The forms have no checksum, and a
+// truncated MapV0C may be a valid MapV0. So a caller that knows the expected form should compare
+// it.
 func DecodeDataMap(b []byte) (*DataMap, MapForm, error) {
 	if len(b) > 0 && b[0] == '{' && json.Valid(b) {
 		m, err := decodeJSON(b)
@@ -160,8 +160,8 @@ func DecodeDataMap(b []byte) (*DataMap, MapForm, error) {
 	return decodeBinary(b)
 }
 
-// decodeBinary reads a binary form. They are told apart by what remains of the
-// length beside whole chunks.
+// decodeBinary decodes a binary form. The forms are distinguished by the remainder of the length
+// after whole chunks.
 func decodeBinary(b []byte) (*DataMap, MapForm, error) {
 	var f MapForm
 	child := false
@@ -177,7 +177,7 @@ func decodeBinary(b []byte) (*DataMap, MapForm, error) {
 	case 18:
 		f, child = MapV1, true
 	default:
-		return nil, 0, fmt.Errorf("%w: no form of it has %d bytes", ErrMap, len(b))
+		return nil, 0, fmt.Errorf("%w: no form has a length of %d bytes", ErrMap, len(b))
 	}
 	if f == MapV1 {
 		if b[0] != mapVersion {
@@ -187,8 +187,8 @@ func decodeBinary(b []byte) (*DataMap, MapForm, error) {
 	}
 	n := binary.LittleEndian.Uint64(b)
 	b = b[8:]
-	if n != uint64(len(b)/chunkInfoBytes) { // the rest is shorter than a chunk's
-		return nil, 0, fmt.Errorf("%w: it should hold %d chunks", ErrMap, n)
+	if n != uint64(len(b)/chunkInfoBytes) { // the remainder is shorter than an entry
+		return nil, 0, fmt.Errorf("%w: the number of chunks should be %d", ErrMap, n)
 	}
 	m := &DataMap{}
 	if n > maxMapChunks {
@@ -205,7 +205,7 @@ func decodeBinary(b []byte) (*DataMap, MapForm, error) {
 	}
 	if f != MapV0 {
 		if want := map[bool]byte{true: 1}[child]; b[0] != want {
-			return nil, 0, fmt.Errorf("%w: its tag says %d", ErrMap, b[0])
+			return nil, 0, fmt.Errorf("%w: unknown tag %d", ErrMap, b[0])
 		}
 		if child {
 			if m.Child = binary.LittleEndian.Uint64(b[1:]); m.Child == 0 {
@@ -238,7 +238,7 @@ func decodeJSON(b []byte) (*DataMap, error) {
 		return nil, fmt.Errorf("%w: %w", ErrMap, err)
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return nil, fmt.Errorf("%w: more than a map", ErrMap)
+		return nil, fmt.Errorf("%w: additional data after the map", ErrMap)
 	}
 	m := &DataMap{Chunks: j.Chunks}
 	if j.Child != nil {
@@ -249,14 +249,14 @@ func decodeJSON(b []byte) (*DataMap, error) {
 	return m, m.Validate()
 }
 
-// link is what chunk i is encrypted with.
+// link returns the hashes that chunk i is encrypted with.
 func (m *DataMap) neighbours(i int) (previous, before int) {
 	n := len(m.Chunks)
 	return (i + n - 1) % n, (i + n - 2) % n
 }
 
-// maxStored is the most that a chunk of so much plaintext may take in a store,
-// for any encoder: what brotli adds to incompressible data, and the cipher.
+// maxStored returns the maximum stored length of a chunk with the given plaintext, for any encoder.
+// It includes the overhead of brotli for incompressible data, and that of the cipher.
 func maxStored(plainBytes uint64) int {
 	return int(min(plainBytes+plainBytes/1024+4096, math.MaxInt32))
 }

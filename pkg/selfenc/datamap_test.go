@@ -86,7 +86,7 @@ func TestBadMaps(t *testing.T) {
 	}
 }
 
-// TestDecompressionBomb: no more than the map says is ever decompressed.
+// TestDecompressionBomb checks that never more is decompressed than the length in the map.
 func TestDecompressionBomb(t *testing.T) {
 	for _, e := range []Encoding{SE31, SE36} {
 		plain := make([]byte, 30<<20)

@@ -11,11 +11,11 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 )
 
-var update = flag.Bool("update", false, "write the example of docs/selfenc-format.md anew")
+var update = flag.Bool("update", false, "update the example in docs/selfenc-format.md")
 
 const document = "../../docs/selfenc-format.md"
 
-// TestDocument compares the document's example with what the code makes.
+// TestDocument compares the example in the document with the output of the code.
 func TestDocument(t *testing.T) {
 	const begin, end = "-update -->\n```\n", "```\n<!-- end -->"
 	text, err := os.ReadFile(document)
@@ -65,9 +65,9 @@ func example(t *testing.T) string {
 	return b.String()
 }
 
-// TestNamesStay: an encoder that compresses otherwise makes other names, and
-// everything would be stored once more. If a new version of a library does so,
-// that is a decision, and belongs into the changelog.
+// TestNamesStay checks that the names of chunks do not change. If an encoder compresses
+// differently, chunks get other names, and all data is stored again. If a new version of a library
+// does this, it must be a deliberate decision and be listed in the changelog.
 func TestNamesStay(t *testing.T) {
 	var g golden
 	goldenJSON(t, "manifest.json", &g)

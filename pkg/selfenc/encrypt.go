@@ -18,9 +18,9 @@ type Chunk struct {
 	Data []byte
 }
 
-// Encrypt encrypts plain, of at least 3 bytes, in a reference encoding. The
-// chunks come as the reference emits them: those of the data, then those of
-// each level of the map; equal ones in SE31 more than once.
+// Encrypt encrypts plain, at least 3 bytes, in a reference encoding. It returns the chunks in the
+// order of the reference implementation: those of the data, then those of each level of the map. In
+// SE31, equal chunks may occur several times.
 func Encrypt(e Encoding, plain []byte, o Options) (*DataMap, []Chunk, error) {
 	mem := &memoryStore{}
 	maps, err := encryptLevels(context.Background(), e, mem, bytes.NewReader(plain), o)
@@ -37,7 +37,7 @@ func Encrypt(e Encoding, plain []byte, o Options) (*DataMap, []Chunk, error) {
 	return maps[len(maps)-1], chunks, nil
 }
 
-// Decrypt returns what was encrypted to these chunks, in any order.
+// Decrypt decrypts the data of a map. The chunks may be in any order.
 func Decrypt(e Encoding, m *DataMap, chunks []Chunk, o Options) ([]byte, error) {
 	mem := &memoryStore{chunks: make(map[Name][]byte, len(chunks))}
 	for _, c := range chunks {
@@ -48,7 +48,7 @@ func Decrypt(e Encoding, m *DataMap, chunks []Chunk, o Options) ([]byte, error) 
 	if err != nil {
 		return nil, err
 	}
-	// What a map promises is only believed as it is kept.
+	// The size in the map is not trusted: the buffer grows with the verified chunks.
 	var out bytes.Buffer
 	if err := r.Copy(ctx, &out, 0, r.Size()); err != nil {
 		return nil, err
@@ -56,7 +56,7 @@ func Decrypt(e Encoding, m *DataMap, chunks []Chunk, o Options) ([]byte, error) 
 	return out.Bytes(), nil
 }
 
-// memoryStore is the chunks of one call.
+// memoryStore is a store with the chunks of one call.
 type memoryStore struct {
 	mu     sync.Mutex
 	chunks map[Name][]byte
@@ -87,11 +87,10 @@ func (s *memoryStore) PutChunk(_ context.Context, name Name, data []byte) error 
 	return nil
 }
 
-// EncryptTo encrypts what r has, at least 3 bytes, in a reference encoding,
-// and returns the map once every chunk is in the store. It reads r once, to
-// its end, and needs memory for as many chunks as are worked on at once, five
-// more, and 80 bytes of map for each chunk. A Read that blocks is waited for, also
-// once ctx has ended.
+// EncryptTo encrypts the data of r, at least 3 bytes, in a reference encoding. It returns the map
+// when all chunks are in the store. It reads r once, to its end. It needs memory for the chunks in
+// work, for five more chunks, and 80 bytes of map per chunk. If a Read blocks, EncryptTo waits for
+// it, even after ctx has ended.
 func EncryptTo(ctx context.Context, e Encoding, store ChunkStore, r io.Reader, o Options) (*DataMap, error) {
 	maps, err := encryptLevels(ctx, e, store, r, o)
 	if err != nil {
@@ -100,10 +99,9 @@ func EncryptTo(ctx context.Context, e Encoding, store ChunkStore, r io.Reader, o
 	return maps[len(maps)-1], nil
 }
 
-// encryptLevels returns the maps of all levels, that of the data first. Each
-// level is encrypted alone and the levels are counted here: the reference's
-// encoder loses one where the map of a map has more than three chunks, see
-// docs/selfenc-format.md.
+// encryptLevels returns the maps of all levels, that of the data first. It encrypts each level
+// separately, and counts the levels itself. The reference implementation's encoder loses a level if
+// the map of a map has more than three chunks; see docs/selfenc-format.md.
 func encryptLevels(ctx context.Context, e Encoding, store ChunkStore, r io.Reader, o Options) ([]*DataMap, error) {
 	if err := e.checkReference(); err != nil {
 		return nil, err
@@ -117,7 +115,7 @@ func encryptLevels(ctx context.Context, e Encoding, store ChunkStore, r io.Reade
 		return nil, err
 	}
 	maps := []*DataMap{m}
-	o.Progress = nil // of the data alone
+	o.Progress = nil // for the data only
 	for len(m.Chunks) > 3 {
 		if m, err = shrinkOnce(ctx, e, store, m, form, o); err != nil {
 			return nil, err
@@ -127,11 +125,11 @@ func encryptLevels(ctx context.Context, e Encoding, store ChunkStore, r io.Reade
 	return maps, nil
 }
 
-// shrinkOnce encrypts a map as one level more.
+// shrinkOnce encrypts a map as an additional level.
 func shrinkOnce(ctx context.Context, e Encoding, store ChunkStore, m *DataMap, form MapForm, o Options) (*DataMap, error) {
 	level := m.Child + 1
 	if level > maxMapLevels {
-		return nil, fmt.Errorf("%w: its map has more than %d levels", ErrTooLarge, maxMapLevels)
+		return nil, fmt.Errorf("%w: the map would have more than %d levels", ErrTooLarge, maxMapLevels)
 	}
 	b, err := m.Encode(form)
 	if err != nil {
@@ -139,7 +137,7 @@ func shrinkOnce(ctx context.Context, e Encoding, store ChunkStore, m *DataMap, f
 	}
 	defer clear(b)
 	if int64(len(b)) >= m.PlainBytes() {
-		return nil, fmt.Errorf("%w: chunks are so small that their map is larger than they are", ErrInvalidChunkSize)
+		return nil, fmt.Errorf("%w: chunks are so small that their map is larger than the data", ErrInvalidChunkSize)
 	}
 	if m, err = encryptLevel(ctx, e, store, bytes.NewReader(b), level, o); err != nil {
 		return nil, fmt.Errorf("level %d of the map: %w", level, err)
@@ -154,21 +152,21 @@ type levelWriter struct {
 	level uint64
 	max   int
 	r     io.Reader
-	head  [][]byte // the chunks that were read ahead
+	head  [][]byte // chunks that were read ahead
 	last  [2]*digest
 	index int64
 	m     *DataMap
-	first [2][]byte // chunks 0 and 1, whose keys need the last two
+	first [2][]byte // chunks 0 and 1, whose keys depend on the last two chunks
 	report
 }
 
-// digest is the hash of a chunk, once it is known.
+// digest is the hash of a chunk, available when it is known.
 type digest struct {
 	known chan struct{}
 	sum   [32]byte
 }
 
-// levelJob is one chunk on its way.
+// levelJob is the job of one chunk.
 type levelJob struct {
 	index            int64
 	plain            []byte
@@ -181,7 +179,7 @@ type levelResult struct {
 	name Name
 }
 
-// encryptLevel encrypts what r has, without shrinking the map.
+// encryptLevel encrypts the data of r, without shrinking the map.
 func encryptLevel(ctx context.Context, e Encoding, store ChunkStore, r io.Reader, level uint64, o Options) (*DataMap, error) {
 	size, err := o.chunkBytes(e)
 	if err != nil {
@@ -198,8 +196,8 @@ func encryptLevel(ctx context.Context, e Encoding, store ChunkStore, r io.Reader
 	return w.m, w.finish(ctx)
 }
 
-// readHead reads up to three whole chunks, after which the rule of splitting
-// is known: fewer bytes are cut into three equal parts.
+// readHead reads up to three whole chunks. This determines how the data is split: if there is less,
+// it is split into three equal parts.
 func (w *levelWriter) readHead() error {
 	head, err := io.ReadAll(io.LimitReader(w.r, 3*int64(w.max)))
 	if err != nil {
@@ -211,7 +209,7 @@ func (w *levelWriter) readHead() error {
 	third := len(head) / 3 // exactly max if there are three whole chunks
 	w.head = [][]byte{head[:third], head[third : 2*third], head[2*third:]}
 	if len(head) < 3*w.max {
-		w.r = nil // it ended
+		w.r = nil // the data ended
 	}
 	return nil
 }
@@ -256,8 +254,8 @@ func (w *levelWriter) next(context.Context) (*levelJob, error) {
 	return j, nil
 }
 
-// work waits for the hashes of chunks before it alone, and they for none: it
-// cannot wait for itself.
+// work waits only for the hashes of previous chunks, and hashing waits for nothing. So there is no
+// deadlock.
 func (w *levelWriter) work(ctx context.Context, j *levelJob) (levelResult, error) {
 	j.own.sum = w.e.scheme().Hash(j.plain)
 	close(j.own.known)
@@ -299,7 +297,7 @@ func (w *levelWriter) emit(r levelResult) error {
 	return nil
 }
 
-// finish encrypts chunks 0 and 1, now that the last ones are known.
+// finish encrypts chunks 0 and 1, because the last chunks are known now.
 func (w *levelWriter) finish(ctx context.Context) error {
 	for i, plain := range w.first {
 		p, b := w.m.neighbours(i)
@@ -314,7 +312,7 @@ func (w *levelWriter) finish(ctx context.Context) error {
 	return nil
 }
 
-// report tells the caller how far it is.
+// report calls Options.Progress.
 type report struct {
 	call func(Progress)
 	p    Progress
@@ -328,8 +326,8 @@ func (r *report) done(n int) {
 	}
 }
 
-// Open returns a reader of what was encrypted, having read the levels of its
-// map. It checks the map, and chunks as they are read.
+// Open returns a reader of encrypted data. It reads the levels of the map first. It validates the
+// map, and verifies chunks when they are read.
 func Open(ctx context.Context, e Encoding, store ChunkStore, m *DataMap, o Options) (*Reader, error) {
 	root, err := RootMap(ctx, e, store, m, o)
 	if err != nil {
@@ -338,7 +336,7 @@ func Open(ctx context.Context, e Encoding, store ChunkStore, m *DataMap, o Optio
 	return newReader(newReferenceSource(e, store, root), o), nil
 }
 
-// RootMap returns the map of the data itself, which m is above.
+// RootMap returns the map of the data itself, given a map m above it.
 func RootMap(ctx context.Context, e Encoding, store ChunkStore, m *DataMap, o Options) (*DataMap, error) {
 	if err := e.checkReference(); err != nil {
 		return nil, err
@@ -352,7 +350,7 @@ func RootMap(ctx context.Context, e Encoding, store ChunkStore, m *DataMap, o Op
 		if src.size() > maxMapChunks*chunkInfoBytes+18 {
 			return nil, fmt.Errorf("%w: a level of %d bytes", ErrMap, src.size())
 		}
-		var b bytes.Buffer // it grows as chunks prove what the map says
+		var b bytes.Buffer // it grows with the verified chunks, because the size in the map is not trusted
 		if err := newReader(src, o).Copy(ctx, &b, 0, math.MaxInt64); err != nil {
 			return nil, err
 		}
@@ -365,15 +363,15 @@ func RootMap(ctx context.Context, e Encoding, store ChunkStore, m *DataMap, o Op
 			return nil, fmt.Errorf("level %d of the map: %w", m.Child, err)
 		}
 		if next.Child >= m.Child {
-			return nil, fmt.Errorf("%w: level %d lies below level %d: the encoder lost one", ErrMap, next.Child, m.Child)
+			return nil, fmt.Errorf("%w: level %d follows level %d: the encoder lost a level", ErrMap, next.Child, m.Child)
 		}
 		m = next
 	}
 	return m, nil
 }
 
-// Shrink encrypts a map of more than three chunks to a store, as often as it
-// takes. EncryptTo has done so; maps that crate version 0.30 made may be whole.
+// Shrink encrypts a map of more than three chunks into a store, until at most three chunks remain.
+// EncryptTo already does this. Maps of crate version 0.30 may be unshrunk.
 func Shrink(ctx context.Context, e Encoding, store ChunkStore, m *DataMap, o Options) (*DataMap, error) {
 	form, err := o.mapForm(e)
 	if err != nil {

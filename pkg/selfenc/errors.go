@@ -5,37 +5,38 @@ import (
 	"fmt"
 )
 
-// Errors of this package; compare with errors.Is. What a store returns is
-// passed on, wrapped in a ChunkError.
+// Errors of this package. Compare them with errors.Is. Errors of a store are passed on, wrapped in
+// a ChunkError.
 var (
-	// ErrTooSmall: the reference encodings need at least MinBytes bytes.
+	// ErrTooSmall means that the data is shorter than MinBytes, the minimum of the reference
+	// encodings.
 	ErrTooSmall = errors.New("too small for self-encryption: it needs at least 3 bytes")
-	// ErrTooLarge: more than the encoding, or this implementation, can hold.
+	// ErrTooLarge means that the data is too large for the encoding or this implementation.
 	ErrTooLarge = errors.New("too large for self-encryption")
-	// ErrNoSuchChunk: the store does not have a chunk that the map names.
+	// ErrNoSuchChunk means that the store does not have a chunk of the map.
 	ErrNoSuchChunk = errors.New("no such chunk")
-	// ErrChunkTooSmall: a stored chunk is shorter than any of its kind.
+	// ErrChunkTooSmall means that a stored chunk is shorter than the minimum of its kind.
 	ErrChunkTooSmall = errors.New("chunk too small")
-	// ErrChunkTooLarge: a stored chunk is longer than its plaintext allows.
+	// ErrChunkTooLarge means that a stored chunk is longer than its plaintext allows.
 	ErrChunkTooLarge = errors.New("chunk too large")
-	// ErrInvalidChunkSize: a size of chunks that the encoding does not have.
+	// ErrInvalidChunkSize means that the encoding does not support the size of chunks.
 	ErrInvalidChunkSize = errors.New("invalid chunk size")
-	// ErrCorrupt: a stored chunk is not the one that was stored.
+	// ErrCorrupt means that a stored chunk was damaged or replaced.
 	ErrCorrupt = errors.New("chunk is corrupt")
-	// ErrCompression: a chunk's contents do not decompress.
+	// ErrCompression means that the contents of a chunk cannot be decompressed.
 	ErrCompression = errors.New("chunk does not decompress")
-	// ErrMap: bytes that are no data map.
+	// ErrMap means that bytes are not a valid data map.
 	ErrMap = errors.New("malformed data map")
-	// ErrEncoding: an encoding, or a form of a map, that is not known here.
+	// ErrEncoding means that an encoding or a form of a map is unknown.
 	ErrEncoding = errors.New("unknown encoding")
-	// ErrKey: the tenant secret is missing, or not the one that sealed this.
+	// ErrKey means that the tenant secret is missing, or is not the one that sealed the data.
 	ErrKey = errors.New("wrong or missing tenant secret")
 )
 
-// ChunkError says which chunk an error is about.
+// ChunkError adds the chunk to an error.
 type ChunkError struct {
 	Name  Name
-	Level uint64 // 0 is data, others are levels of the map
+	Level uint64 // 0 for data, or a level of the map
 	Index uint64 // within the level
 	Err   error
 }
@@ -47,5 +48,5 @@ func (e *ChunkError) Error() string {
 	return fmt.Sprintf("map chunk %d of level %d (%s): %v", e.Index, e.Level, e.Name, e.Err)
 }
 
-// Unwrap returns what is wrong with the chunk.
+// Unwrap returns the error of the chunk.
 func (e *ChunkError) Unwrap() error { return e.Err }

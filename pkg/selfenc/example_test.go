@@ -12,8 +12,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/selfenc"
 )
 
-// MemoryStore is the in-memory store of the reference's page. Several goroutines
-// use it at once.
+// MemoryStore is the in-memory store of the reference implementation's documentation. It is safe
+// for concurrent use.
 type MemoryStore struct {
 	mu     sync.Mutex
 	chunks map[selfenc.Name][]byte
@@ -39,8 +39,8 @@ func (s *MemoryStore) GetChunk(_ context.Context, name selfenc.Name, room []byte
 	return append(room[:0], data...), nil
 }
 
-// The page's "In-Memory Operations": small data becomes a map and chunks, and
-// comes back.
+// The documentation's "In-Memory Operations": encrypts small data into a map and chunks, and
+// decrypts it.
 func Example() {
 	data := []byte("Small data to encrypt")
 	dataMap, chunks, err := selfenc.Encrypt(selfenc.SE31, data, selfenc.Options{})
@@ -68,8 +68,8 @@ func Example() {
 	// true too small for self-encryption: it needs at least 3 bytes, not 2
 }
 
-// The page's "Streaming Operations", step by step: a store, a file into it, and
-// back from it with bounded memory.
+// The documentation's "Streaming Operations", step by step: creates a store, encrypts a file into
+// it, and decrypts it with bounded memory.
 func Example_streaming() {
 	ctx := context.Background()
 	dir, err := os.MkdirTemp("", "")
@@ -121,7 +121,7 @@ func Example_streaming() {
 	decrypted, err := os.ReadFile(output)
 	fmt.Println(r.Size(), "bytes in", r.Chunks(), "chunks; the same:", bytes.Equal(decrypted, content), err)
 
-	// Or a part of it, which reads the chunks that it needs alone.
+	// Or decrypt a part of it, which reads only the chunks that are needed.
 	part := make([]byte, 22)
 	n, err := r.ReadRange(ctx, part, 23*100_000)
 	fmt.Printf("%q %v\n", part[:n], err)
@@ -131,12 +131,12 @@ func Example_streaming() {
 	// "a line of a large file" <nil>
 }
 
-// A data map of more than three chunks is encrypted itself, level by level, until
-// three are left. EncryptTo does so; Shrink does it for a map that is whole.
+// A data map of more than three chunks is encrypted itself, level by level, until three chunks are
+// left. EncryptTo does this. Shrink does it for an unshrunk map.
 func ExampleShrink() {
 	ctx := context.Background()
 	store := &MemoryStore{chunks: map[selfenc.Name][]byte{}}
-	// Chunks of 1 KiB, so that little data has many.
+	// Chunks have 1 KiB, so that little data has many chunks.
 	o := selfenc.Options{ChunkBytes: 1 << 10}
 	shrunk, err := selfenc.EncryptTo(ctx, selfenc.SE36, store, bytes.NewReader(make([]byte, 100<<10)), o)
 	if err != nil {
@@ -159,7 +159,7 @@ func ExampleShrink() {
 	}
 	fmt.Println(len(again.Chunks), "chunks, level", again.Child)
 
-	// A map in the form of the reference's releases.
+	// A map in a form of the reference implementation.
 	b, err := again.Encode(selfenc.MapV1)
 	if err != nil {
 		fmt.Println(err)
@@ -178,8 +178,8 @@ func ExampleShrink() {
 	// 258 bytes of form v1 give back 3 chunks, level 2
 }
 
-// The page's "Error Handling": whatever a store loses or damages is found, and
-// told by name.
+// The documentation's "Error Handling": every lost or damaged chunk is found, and the error names
+// it.
 func ExampleReader_Verify() {
 	ctx := context.Background()
 	store := &MemoryStore{chunks: map[selfenc.Name][]byte{}}
@@ -195,7 +195,7 @@ func ExampleReader_Verify() {
 	}
 	fmt.Println("whole:", r.Verify(ctx))
 
-	// A chunk's name is the hash of what is stored.
+	// A chunk's name is the hash of its stored bytes.
 	name := dataMap.Chunks[1].DstHash
 	good := store.chunks[name]
 	fmt.Println("its name:", selfenc.SE36.NameOf(good) == name)

@@ -5,22 +5,22 @@ import (
 	"sync"
 )
 
-// recent keeps the values of the last few keys, and lets one of several that
-// want the same load it. Nothing is loaded under its mutex.
+// recent is a cache of the values of the last few keys. If several goroutines request the same key,
+// only one loads it. The mutex is not held while loading.
 type recent[K comparable, V any] struct {
 	max  int
 	mu   sync.Mutex
-	list []*flight[K, V] // last used first; guarded by mu
+	list []*flight[K, V] // most recently used first; guarded by mu
 }
 
 type flight[K comparable, V any] struct {
 	key   K
-	ready chan struct{} // closed once value and err are set
+	ready chan struct{} // closed when value and err are set
 	value V
 	err   error
 }
 
-// get returns the value of key. What it returns is shared: nobody changes it.
+// get returns the value of key. The value is shared, and must not be changed.
 func (r *recent[K, V]) get(ctx context.Context, key K, load func() (V, error)) (V, error) {
 	for {
 		f, mine := r.claim(key)
@@ -40,11 +40,11 @@ func (r *recent[K, V]) get(ctx context.Context, key K, load func() (V, error)) (
 		if f.err == nil {
 			return f.value, nil
 		}
-		// The other's error may be its own cancellation: try it oneself.
+		// The error of the other goroutine may be its own cancellation. Try to load the value here.
 	}
 }
 
-// claim finds the entry of key, or makes one that the caller loads.
+// claim finds the entry of key, or creates one, which the caller must load.
 func (r *recent[K, V]) claim(key K) (f *flight[K, V], mine bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -121,12 +121,12 @@ func (s *goldenCase) encoding(dir string) Encoding {
 	return SE36
 }
 
-// sameNames is how many chunks got the reference's names, of how many: the
-// encoder of brotli is another one. docs/selfenc-format.md has the figures.
+// sameNames counts the chunks whose names equal those of the reference implementation. Not all do,
+// because the brotli encoder is another one. docs/selfenc-format.md contains the numbers.
 type sameNames struct{ same, all int }
 
-// TestGolden: what the reference made is read; what we make has its structure,
-// and its names wherever the two brotli encoders agree.
+// TestGolden reads data of the reference implementation. It also checks that our output has the
+// same structure, and the same names if the two brotli encoders give the same result.
 func TestGolden(t *testing.T) {
 	var g golden
 	goldenJSON(t, "manifest.json", &g)
@@ -138,7 +138,7 @@ func TestGolden(t *testing.T) {
 			c := &set.Cases[i]
 			e := c.encoding(set.Dir)
 			if testing.Short() && c.Input.Size > 100_000 && (c.Input.Kind != "zeros" || c.Input.Size > 4<<20) {
-				continue // encrypting them takes a while with the race detector
+				continue // encrypting them takes long with the race detector
 			}
 			plain := g.input(t, c)
 			m, chunks, err := Encrypt(e, plain, Options{})
@@ -182,7 +182,7 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// checkStructure compares every level with the reference's.
+// checkStructure compares every level with that of the reference implementation.
 func checkStructure(t *testing.T, e Encoding, c *goldenCase, m *DataMap, chunks []Chunk, names map[string]*sameNames) {
 	t.Helper()
 	store := &memoryStore{}
@@ -243,7 +243,7 @@ func checkStructure(t *testing.T, e Encoding, c *goldenCase, m *DataMap, chunks 
 	}
 }
 
-// readGolden decrypts the reference's chunks, whole and in part.
+// readGolden decrypts the reference implementation's chunks, completely and in parts.
 func readGolden(t *testing.T, e Encoding, c *goldenCase, plain []byte, stored map[string][]byte) {
 	t.Helper()
 	store := &memoryStore{}
@@ -291,7 +291,7 @@ func readGolden(t *testing.T, e Encoding, c *goldenCase, plain []byte, stored ma
 	}
 }
 
-// TestGoldenSteps checks what lies between: compression, keys, cipher.
+// TestGoldenSteps checks the intermediate steps: compression, keys and cipher.
 func TestGoldenSteps(t *testing.T) {
 	var g golden
 	goldenJSON(t, "manifest.json", &g)

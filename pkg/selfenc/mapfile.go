@@ -7,12 +7,12 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 )
 
-// A map file holds a map of any encoding, and says which it is:
+// A map file contains a map of any encoding, and records the encoding:
 //
 //	"SEALVMAP" ‖ version u8 = 1 ‖ encoding u8 ‖ 00×6 ‖ body ‖ SHA-256 of all before
 //
-// The body of V2 is a sealed Object; that of the others a DataMap in a binary
-// form, which is as secret as the data.
+// The body is a sealed Object for V2. For the other encodings, it is a DataMap in a binary form,
+// which must be kept as secret as the data.
 const (
 	mapFileMagic   = "SEALVMAP"
 	mapFileVersion = 1
@@ -29,17 +29,17 @@ func EncodeMapFile(e Encoding, body []byte) []byte {
 	return append(b, sum[:]...)
 }
 
-// IsMapFile reports whether b begins as a map file does. No form of the
-// reference's maps does.
+// IsMapFile reports whether b begins like a map file. No form of the reference implementation's
+// maps does.
 func IsMapFile(b []byte) bool { return bytes.HasPrefix(b, []byte(mapFileMagic)) }
 
-// DecodeMapFile returns encoding and body of a map file.
+// DecodeMapFile returns the encoding and body of a map file.
 func DecodeMapFile(b []byte) (Encoding, []byte, error) {
 	if !IsMapFile(b) || len(b) < mapFileHeader+mapFileSum {
-		return 0, nil, fmt.Errorf("%w: no map file", ErrMap)
+		return 0, nil, fmt.Errorf("%w: not a map file", ErrMap)
 	}
 	if b[8] != mapFileVersion {
-		return 0, nil, fmt.Errorf("%w: version %d of map files is not known here", ErrMap, b[8])
+		return 0, nil, fmt.Errorf("%w: unknown version %d of map files; use a newer version of sealvol", ErrMap, b[8])
 	}
 	end := len(b) - mapFileSum
 	if crypto.ObjectName(b[:end]) != [32]byte(b[end:]) {

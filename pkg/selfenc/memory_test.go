@@ -14,8 +14,8 @@ import (
 	"testing"
 )
 
-// peakStore notes the most memory that the process has taken from the system
-// and not given back, whenever a chunk passes.
+// peakStore records the maximum memory of the process: memory taken from the system and not
+// returned, measured at each chunk.
 type peakStore struct {
 	memoryStore
 	peak atomic.Uint64
@@ -44,7 +44,7 @@ func (s *peakStore) GetChunk(ctx context.Context, name Name, room []byte, limit 
 	return b, err
 }
 
-// repeatReader yields one block again and again: many chunks, few stored.
+// repeatReader repeats one block: it has many chunks, but few different ones.
 type repeatReader struct {
 	block []byte
 	at    int
@@ -56,10 +56,10 @@ func (r *repeatReader) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// TestMemory: on a machine of many cores, encrypting and decrypting takes less
-// than 64 MiB, and an object eight times as large takes no more: neither what Go
-// took from the system, nor what the process ever had resident, its program
-// and the store's four chunks included.
+// TestMemory checks that encrypting and decrypting on a machine with many cores needs less than 64
+// MiB, and that an object eight times as large needs no more. This applies to the memory that Go
+// takes from the system, and to the maximum resident memory, including the program and the store's
+// four chunks.
 func TestMemory(t *testing.T) {
 	const env = "SELFENC_TEST_MEMORY"
 	const limit = 64 << 20
@@ -89,7 +89,7 @@ func TestMemory(t *testing.T) {
 				t.Fatalf("%v: %s", err, out)
 			}
 			t.Logf("%s, %d MiB: encrypt %d MiB, decrypt %d MiB, resident %d MiB", kind, size, encrypt>>20, decrypt>>20, resident>>20)
-			// The race detector keeps more beside every byte than the program has.
+			// The race detector uses more memory than the program itself.
 			if encrypt > limit || decrypt > limit || resident > limit && !raceDetector {
 				t.Errorf("%s, %d MiB: encrypting takes %d bytes, decrypting %d; %d resident", kind, size, encrypt, decrypt, resident)
 			}
@@ -97,7 +97,7 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// measure is the process of its own.
+// measure runs in a separate process.
 func measure(t *testing.T, what string) {
 	var kind string
 	var size int64
@@ -134,8 +134,8 @@ func measure(t *testing.T, what string) {
 	fmt.Println("peaks", encrypt, s.peak.Load(), peakResident(t))
 }
 
-// peakResident is the most memory that the process had at once. Not rusage: there
-// a child begins with what its parent had.
+// peakResident returns the maximum resident memory of the process. rusage cannot be used, because a
+// child starts with the value of its parent.
 func peakResident(t *testing.T) uint64 {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/status")

@@ -8,11 +8,11 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 )
 
-// Ref names a chunk of V2 and holds what, with the tenant secret, opens it.
-// The zero value is a hole: zeros that no chunk is stored for.
+// Ref is a reference to a chunk of V2. Together with the tenant secret, it decrypts the chunk. The
+// zero value is a hole: a range of zeros without a stored chunk.
 type Ref = crypto.ChunkRef
 
-// RefBytes is how long an encoded Ref is.
+// RefBytes is the length of an encoded Ref.
 const RefBytes = 104
 
 // AppendRef appends the encoding of a reference:
@@ -26,8 +26,8 @@ func AppendRef(b []byte, r *Ref) []byte {
 	return append(append(append(b, r.D[:]...), r.P[:]...), r.Name[:]...)
 }
 
-// DecodeRef reads the reference, or hole, at the beginning of b, which has at
-// least RefBytes bytes.
+// DecodeRef decodes the reference or hole at the beginning of b, which must have at least RefBytes
+// bytes.
 func DecodeRef(b []byte) (r Ref, err error) {
 	if len(b) < RefBytes {
 		return Ref{}, fmt.Errorf("%w: a reference of %d bytes", ErrMap, len(b))
@@ -37,7 +37,7 @@ func DecodeRef(b []byte) (r Ref, err error) {
 	copy(r.P[:], b[40:])
 	copy(r.Name[:], b[72:])
 	if b[3] != 0 {
-		return Ref{}, fmt.Errorf("%w: a reference of an unknown kind", ErrMap)
+		return Ref{}, fmt.Errorf("%w: reference of an unknown kind", ErrMap)
 	}
 	if r == (Ref{}) {
 		return r, nil
@@ -51,7 +51,7 @@ func DecodeRef(b []byte) (r Ref, err error) {
 	return r, nil
 }
 
-// What a chunk of kind map holds, by its first byte.
+// The content of a chunk of kind map, by its first byte.
 const (
 	mapNode   = 1 // a node of a map
 	mapRecord = 2 // an Object
@@ -61,38 +61,37 @@ const (
 	v2MapVersion    = 1
 	nodeHeaderBytes = 8
 	recordBytes     = 16 + RefBytes
-	// nodeFanout is how many children a node has, but for the last of a level.
+	// nodeFanout is the number of children of each node, except for the last node of a level.
 	nodeFanout      = 256
 	nodeFanoutShift = 8
 	maxNodeBytes    = nodeHeaderBytes + nodeFanout*RefBytes
 )
 
-// Object is something encrypted in V2. It is not secret in itself, but a part
-// of the tree that is verified from its root: keep it where it cannot be
-// exchanged, such as in another chunk, or use SealObject.
+// Object describes data that was encrypted in V2. It is not secret, but the whole tree is verified
+// from it. So keep it where nobody can replace it, such as in another chunk, or use SealObject.
 type Object struct {
 	Bytes      int64 // of plaintext
-	ChunkBytes int   // of plaintext in each chunk but the last; a power of two
-	// Root is the only chunk, or the root of the map if there are several. A
-	// hole if all is zeros, or there is nothing.
+	ChunkBytes int   // plaintext of each chunk except for the last one; a power of two
+	// Root is the only chunk, or the root of the map if there are several chunks. It is a hole if
+	// the data is empty or all zeros.
 	Root Ref
 }
 
-// checkChunkBytes checks a size of V2's chunks.
+// checkChunkBytes checks a chunk size of V2.
 func checkChunkBytes(n int) error {
 	if n < V2MinChunk || n > V2MaxChunk || n&(n-1) != 0 {
-		return fmt.Errorf("%w: %d bytes; v2 has powers of two from %d to %d", ErrInvalidChunkSize, n, V2MinChunk, V2MaxChunk)
+		return fmt.Errorf("%w: %d bytes; v2 supports powers of two from %d to %d", ErrInvalidChunkSize, n, V2MinChunk, V2MaxChunk)
 	}
 	return nil
 }
 
-// Validate checks what can be checked without reading a chunk.
+// Validate checks an object, as far as possible without reading a chunk.
 func (o *Object) Validate() error {
 	if err := checkChunkBytes(o.ChunkBytes); err != nil {
 		return fmt.Errorf("%w: %w", ErrMap, err)
 	}
 	if o.Bytes < 0 || o.Bytes > V2MaxBytes {
-		return fmt.Errorf("%w: an object of %d bytes", ErrMap, o.Bytes)
+		return fmt.Errorf("%w: invalid size of %d bytes", ErrMap, o.Bytes)
 	}
 	if o.Bytes == 0 && o.Root != (Ref{}) {
 		return fmt.Errorf("%w: an empty object has a chunk", ErrMap)
@@ -100,10 +99,10 @@ func (o *Object) Validate() error {
 	return o.checkRef(&o.Root, o.Levels(), 0)
 }
 
-// Chunks returns how many chunks the object has, holes included.
+// Chunks returns the number of chunks of the object, including holes.
 func (o *Object) Chunks() int64 { return (o.Bytes + int64(o.ChunkBytes) - 1) / int64(o.ChunkBytes) }
 
-// Levels returns the height of the map: 0 if there is none.
+// Levels returns the height of the map, or 0 if there is no map.
 func (o *Object) Levels() int {
 	l := 0
 	for n := o.Chunks(); n > 1; n = (n + nodeFanout - 1) / nodeFanout {
@@ -112,7 +111,7 @@ func (o *Object) Levels() int {
 	return l
 }
 
-// children returns how many children node i of a level, from 1, has.
+// children returns the number of children of node i of a level, which counts from 1.
 func (o *Object) children(level int, i int64) int {
 	below := o.Chunks()
 	for range level - 1 {
@@ -121,15 +120,14 @@ func (o *Object) children(level int, i int64) int {
 	return int(min(nodeFanout, below-i*nodeFanout))
 }
 
-// chunkSpan returns the bytes that chunk i holds.
+// chunkSpan returns the number of bytes in chunk i.
 func (o *Object) chunkSpan(i int64) (from, to int64) {
 	from = i * int64(o.ChunkBytes)
 	return from, min(from+int64(o.ChunkBytes), o.Bytes)
 }
 
-// checkRef checks that a reference is what must stand at place i of a level;
-// level 0 is data. Whatever the bytes of a map say, the object's size says how
-// long each of its chunks is.
+// checkRef checks the kind and length of reference i of a level. Level 0 is data. The length of
+// each chunk must match the size of the object.
 func (o *Object) checkRef(r *Ref, level int, i int64) error {
 	if *r == (Ref{}) {
 		return nil
@@ -140,14 +138,14 @@ func (o *Object) checkRef(r *Ref, level int, i int64) error {
 		kind, length = crypto.ChunkMap, int64(nodeHeaderBytes+RefBytes*o.children(level, i))
 	}
 	if r.Kind != kind || int64(r.Length) != length {
-		return fmt.Errorf("%w: a chunk of kind %d and %d bytes stands where one of kind %d and %d bytes must", ErrMap, r.Kind, r.Length, kind, length)
+		return fmt.Errorf("%w: chunk of kind %d and %d bytes in place of one of kind %d and %d bytes", ErrMap, r.Kind, r.Length, kind, length)
 	}
 	return nil
 }
 
 func shiftOf(chunkBytes int) byte { return byte(bits.TrailingZeros(uint(chunkBytes))) }
 
-// appendNode appends a node of a level, from 1:
+// appendNode appends a node of a level, which counts from 1:
 //
 //	01 ‖ version u8 = 1 ‖ level u8 ‖ log2(chunk bytes) u8 ‖ count u32 ‖ reference × count
 func appendNode(b []byte, level, chunkBytes int, refs []Ref) []byte {
@@ -159,12 +157,12 @@ func appendNode(b []byte, level, chunkBytes int, refs []Ref) []byte {
 	return b
 }
 
-// decodeNode reads node i of a level of o, and checks all of it.
+// decodeNode decodes node i of a level of o, and validates it.
 func (o *Object) decodeNode(b []byte, level int, i int64) ([]Ref, error) {
 	count := o.children(level, i)
 	if len(b) != nodeHeaderBytes+count*RefBytes || b[0] != mapNode || b[1] != v2MapVersion || int(b[2]) != level ||
 		b[3] != shiftOf(o.ChunkBytes) || binary.LittleEndian.Uint32(b[4:]) != uint32(count) {
-		return nil, fmt.Errorf("%w: no node of level %d with %d children", ErrMap, level, count)
+		return nil, fmt.Errorf("%w: not a node of level %d with %d children", ErrMap, level, count)
 	}
 	refs := make([]Ref, count)
 	holes := true
@@ -180,12 +178,12 @@ func (o *Object) decodeNode(b []byte, level int, i int64) ([]Ref, error) {
 		holes = holes && r == Ref{}
 	}
 	if holes {
-		return nil, fmt.Errorf("%w: a node of holes alone", ErrMap)
+		return nil, fmt.Errorf("%w: node that contains only holes", ErrMap)
 	}
 	return refs, nil
 }
 
-// appendRecord appends an object as a chunk that holds it has it:
+// appendRecord appends the encoding of an object in a chunk:
 //
 //	02 ‖ version u8 = 1 ‖ log2(chunk bytes) u8 ‖ 00×5 ‖ bytes u64 ‖ reference of the root
 func (o *Object) appendRecord(b []byte) []byte {
@@ -196,7 +194,7 @@ func (o *Object) appendRecord(b []byte) []byte {
 
 func decodeRecord(b []byte) (*Object, error) {
 	if len(b) != recordBytes || b[0] != mapRecord || b[1] != v2MapVersion || b[2] > 31 || [5]byte(b[3:8]) != [5]byte{} {
-		return nil, fmt.Errorf("%w: no object", ErrMap)
+		return nil, fmt.Errorf("%w: not an object", ErrMap)
 	}
 	root, err := DecodeRef(b[16:])
 	if err != nil {

@@ -8,11 +8,10 @@ import (
 	"sync"
 )
 
-// pipeline takes jobs from next until it returns errEnd, works on up to width
-// of them at once, and passes their results to emit in the order of the jobs.
-// At most width jobs are between next and the end of emit: what they hold is
-// what the caller needs memory for. next and emit each have one caller.
-// Everything that was started has ended when it returns.
+// pipeline takes jobs from next until it returns errEnd. It works on up to width jobs at once, and
+// passes their results to emit in the order of the jobs. At most width jobs are between next and
+// the end of emit, so they determine the memory. next and emit are each called by one goroutine.
+// When pipeline returns, all goroutines have ended.
 func pipeline[J, R any](ctx context.Context, width int, next func(context.Context) (J, error), work func(context.Context, J) (R, error), emit func(R) error) error {
 	type result struct {
 		value R
@@ -24,7 +23,7 @@ func pipeline[J, R any](ctx context.Context, width int, next func(context.Contex
 	defer cancel(nil)
 
 	places := make(chan struct{}, width)
-	queue := make(chan chan result, width) // never full: places is as long
+	queue := make(chan chan result, width) // never blocks: places has the same length
 	wg.Go(func() {
 		defer close(queue)
 		for {
@@ -34,7 +33,7 @@ func pipeline[J, R any](ctx context.Context, width int, next func(context.Contex
 				return
 			}
 			job, err := next(ctx)
-			if err == errEnd { //nolint:errorlint // nobody wraps it
+			if err == errEnd { //nolint:errorlint // never wrapped
 				return
 			}
 			done := make(chan result, 1)
@@ -55,21 +54,21 @@ func pipeline[J, R any](ctx context.Context, width int, next func(context.Contex
 			r.err = emit(r.value)
 		}
 		if r.err != nil {
-			// The first in order may only have been cancelled because of one behind it: none is, before this line.
+			// A job may fail only because a later one failed and cancelled it. No job is cancelled
+			// before this line.
 			cancel(r.err)
 			return r.err
 		}
 		<-places
 	}
-	return context.Cause(ctx) // nil, unless the caller's context ended it
+	return context.Cause(ctx) // nil, unless the caller's context ended
 }
 
-// errEnd is what the next of a pipeline says at the end.
+// errEnd is the result of a pipeline's next at the end.
 var errEnd = errors.New("no more jobs")
 
-// readFull fills b, or as much of it as there is until r ends. Unlike
-// io.ReadFull it takes nothing but io.EOF itself for the end: a reader that was
-// cut off says io.ErrUnexpectedEOF, and losing that would lose data.
+// readFull fills b, or the beginning of b if r ends. In contrast to io.ReadFull, only io.EOF itself
+// is the end. A truncated reader returns io.ErrUnexpectedEOF, and ignoring that would lose data.
 func readFull(r io.Reader, b []byte) (n int, ended bool, err error) {
 	for n < len(b) {
 		k, err := r.Read(b[n:])

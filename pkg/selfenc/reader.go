@@ -7,43 +7,42 @@ import (
 	"math"
 )
 
-// source is the chunks of one encrypted object. Its methods are safe for
-// concurrent use.
+// source provides the chunks of one encrypted object. Its methods are safe for concurrent use.
 type source interface {
 	size() int64
 	chunks() int64
 	memory() memory // that Copy needs
 	find(off int64) (chunk int64)
 	span(chunk int64) (from, to int64)
-	// read writes the verified plaintext of a chunk to dst, which has its
-	// length. room is memory to work in; it may be replaced.
+	// read writes the verified plaintext of a chunk to dst, which has the length of the plaintext.
+	// room is working memory, which may be replaced.
 	read(ctx context.Context, chunk int64, dst []byte, room *[]byte) error
 }
 
-// Reader decrypts an object, whole or in part. Only verified bytes leave it.
-// It is safe for concurrent use.
+// Reader decrypts an object, completely or in parts. It returns only verified bytes. It is safe for
+// concurrent use.
 type Reader struct {
 	src    source
 	opts   Options
 	width  int
-	recent recent[int64, []byte] // chunks, for small reads beside each other
+	recent recent[int64, []byte] // recent chunks, for adjacent small reads
 }
 
-// recentChunks is how many ReadAt keeps.
+// recentChunks is the number of chunks that ReadAt keeps.
 const recentChunks = 4
 
 func newReader(src source, o Options) *Reader {
 	return &Reader{src: src, opts: o, width: o.workers(src.memory()), recent: recent[int64, []byte]{max: recentChunks}}
 }
 
-// Size returns how long the object is, in bytes.
+// Size returns the length of the object in bytes.
 func (r *Reader) Size() int64 { return r.src.size() }
 
-// Chunks returns how many chunks of data it has, holes included.
+// Chunks returns the number of data chunks, including holes.
 func (r *Reader) Chunks() int64 { return r.src.chunks() }
 
-// Copy writes count bytes, or all there are, from off on to w, decrypting
-// several chunks at once. After an error, w has got a part, all of it right.
+// Copy writes count bytes at off, or all up to the end, to w. It decrypts several chunks at once.
+// After an error, the bytes that were written to w are correct, but incomplete.
 func (r *Reader) Copy(ctx context.Context, w io.Writer, off, count int64) error {
 	size := r.Size()
 	if off < 0 || count < 0 || off > size {
@@ -90,10 +89,10 @@ func (r *Reader) Copy(ctx context.Context, w io.Writer, off, count int64) error 
 	}
 	emit := func(p part) error {
 		if _, err := w.Write(p.data); err != nil {
-			return fmt.Errorf("write what was decrypted: %w", err)
+			return fmt.Errorf("write decrypted data: %w", err)
 		}
 		rep.done(len(p.data))
-		free <- p.buffers // never full: it has a place for each chunk in work
+		free <- p.buffers // never blocks: it has a place for each chunk in work
 		return nil
 	}
 	return pipeline(ctx, r.width, next, work, emit)
@@ -104,8 +103,8 @@ func (r *Reader) Verify(ctx context.Context) error {
 	return r.Copy(ctx, io.Discard, 0, math.MaxInt64)
 }
 
-// ReadRange fills p with the bytes at off, as io.ReaderAt does, reading the
-// chunks that it needs alone.
+// ReadRange fills p with the bytes at off, like io.ReaderAt. It reads only the chunks that it
+// needs.
 func (r *Reader) ReadRange(ctx context.Context, p []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, fmt.Errorf("read at %d: out of range", off)
@@ -126,7 +125,7 @@ func (r *Reader) ReadRange(ctx context.Context, p []byte, off int64) (n int, err
 	return n, nil
 }
 
-// At returns the reader as an io.ReaderAt whose reads end with ctx.
+// At returns an io.ReaderAt whose reads end with ctx.
 func (r *Reader) At(ctx context.Context) io.ReaderAt { return readerAt{ctx, r} }
 
 type readerAt struct {
@@ -136,7 +135,7 @@ type readerAt struct {
 
 func (a readerAt) ReadAt(p []byte, off int64) (int, error) { return a.r.ReadRange(a.ctx, p, off) }
 
-// chunk returns a chunk's plaintext, which is never changed.
+// chunk returns the plaintext of a chunk, which must not be changed.
 func (r *Reader) chunk(ctx context.Context, i int64) ([]byte, error) {
 	return r.recent.get(ctx, i, func() ([]byte, error) {
 		from, to := r.src.span(i)

@@ -17,38 +17,37 @@ func sealReference(e Encoding, plain []byte, l *crypto.ChunkLink) ([]byte, error
 	return s.Seal(make([]byte, 0, s.SealedBytes(len(comp))), comp, l)
 }
 
-// openReference writes the plaintext of a stored chunk to dst, which has its
-// length. It overwrites stored. The name is verified before anything else, the
-// plaintext after everything.
+// openReference writes the plaintext of a stored chunk to dst, which has the length of the
+// plaintext. It overwrites stored. It verifies the name first, and the plaintext last.
 func openReference(e Encoding, dst, stored []byte, info *ChunkInfo, l *crypto.ChunkLink) error {
 	s := e.scheme()
 	switch {
 	case len(stored) <= s.SealedBytes(0)-1:
 		return fmt.Errorf("%w: %d bytes", ErrChunkTooSmall, len(stored))
 	case len(stored) > maxStored(info.SrcBytes):
-		return fmt.Errorf("%w: %d bytes for %d of plaintext", ErrChunkTooLarge, len(stored), info.SrcBytes)
+		return fmt.Errorf("%w: %d bytes for a plaintext of %d bytes", ErrChunkTooLarge, len(stored), info.SrcBytes)
 	case s.Hash(stored) != info.DstHash:
-		return fmt.Errorf("%w: what the store returned has another name", ErrCorrupt)
+		return fmt.Errorf("%w: the store returned a chunk with another name", ErrCorrupt)
 	}
 	comp, err := s.Open(stored, l)
 	if err != nil {
-		return fmt.Errorf("%w: the map does not open it: %w", ErrCorrupt, err)
+		return fmt.Errorf("%w: the map does not decrypt it: %w", ErrCorrupt, err)
 	}
 	if err := decompressBrotli(dst, comp); err != nil {
 		return err
 	}
 	if s.Hash(dst) != info.SrcHash {
-		return fmt.Errorf("%w: its plaintext is not what the map says", ErrCorrupt)
+		return fmt.Errorf("%w: its plaintext does not match the map", ErrCorrupt)
 	}
 	return nil
 }
 
-// referenceSource is the chunks of one level of a reference encoding.
+// referenceSource provides the chunks of one level of a reference encoding.
 type referenceSource struct {
 	encoding Encoding
 	store    ChunkStore
 	m        *DataMap
-	ends     []int64 // where each chunk ends
+	ends     []int64 // the end of each chunk
 	largest  int
 }
 
@@ -71,7 +70,7 @@ func (s *referenceSource) memory() memory {
 	return memory{referenceMemoryBytes, recentChunks * n, 3*n + brotliDecoderBytes}
 }
 
-// find returns the chunk that byte off is in.
+// find returns the chunk that contains byte off.
 func (s *referenceSource) find(off int64) int64 {
 	lo, hi := 0, len(s.ends)-1
 	for lo < hi {

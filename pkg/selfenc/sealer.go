@@ -12,14 +12,14 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 )
 
-// Compression of a payload.
+// Compression methods of a payload.
 const (
 	compNone = 0
 	compZstd = 1
 )
 
-// Sealer encrypts and decrypts in V2 for one tenant. It is safe for concurrent
-// use. Equal chunks of the tenant are stored once, whatever object they are in.
+// Sealer encrypts and decrypts in V2 for one tenant. It is safe for concurrent use. Equal chunks of
+// the tenant are stored only once, even if they are in different objects.
 type Sealer struct {
 	keys    *crypto.TenantKeys
 	suite   crypto.Suite
@@ -32,16 +32,16 @@ type Sealer struct {
 }
 
 const (
-	// zstdEncoderBytes is what one zstd encoder holds beside its window, about.
+	// zstdEncoderBytes is the approximate memory of a zstd encoder, without its window.
 	zstdEncoderBytes = 2 << 20
-	// heapGrowth: the garbage collector lets the heap grow to twice what is in use.
+	// heapGrowth: the garbage collector lets the heap grow to twice the memory in use.
 	heapGrowth = 2
-	// programBytes is what the program holds besides.
+	// programBytes is the other memory of the program.
 	programBytes = 12 << 20
 )
 
-// NewSealer returns a Sealer. The keys stay the caller's, who erases them when
-// all is done.
+// NewSealer returns a Sealer. The caller keeps ownership of the keys, and erases them after the
+// last use.
 func NewSealer(keys *crypto.TenantKeys, suite crypto.Suite, store ChunkStore, o Options) (*Sealer, error) {
 	if keys == nil {
 		return nil, ErrKey
@@ -57,7 +57,8 @@ func NewSealer(keys *crypto.TenantKeys, suite crypto.Suite, store ChunkStore, o 
 	}
 	n := int64(o.ChunkBytes)
 	s := &Sealer{keys: keys, suite: suite, store: store, opts: o, chunk: o.ChunkBytes}
-	// A chunk, its compression, the encoder's window; the object is sealed in place. TestMemory measures it.
+	// A chunk, its compressed form, and the encoder's window. The object is sealed in place.
+	// TestMemory measures it.
 	s.width = o.workers(memory{v2MemoryBytes, programBytes, heapGrowth * (n + n + n/8 + n + zstdEncoderBytes)})
 	var err error
 	s.encoder, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(s.width), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true),
@@ -65,7 +66,7 @@ func NewSealer(keys *crypto.TenantKeys, suite crypto.Suite, store ChunkStore, o 
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCompression, err)
 	}
-	// Whoever reads may meet chunks of any size.
+	// A reader may read chunks of any size.
 	s.decoder, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(V2MaxChunk), zstd.WithDecoderMaxWindow(V2MaxChunk),
 		zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderLowmem(true))
 	if err != nil {
@@ -77,18 +78,18 @@ func NewSealer(keys *crypto.TenantKeys, suite crypto.Suite, store ChunkStore, o 
 // Close ends the Sealer's use.
 func (s *Sealer) Close() {
 	s.decoder.Close()
-	_ = s.encoder.Close() // it never wrote anywhere
+	_ = s.encoder.Close() // it has no output
 }
 
 // scratch is the memory of one chunk in work.
 type scratch struct {
-	plain, payload []byte // with room for the AEAD's tag
+	plain, payload []byte // with capacity for the AEAD's tag
 }
 
 const tagRoom = 16
 
-// seal compresses a chunk if that saves anything, seals and stores it. It
-// overwrites plain, whose capacity has room for the tag.
+// seal compresses a chunk if that saves space, seals it and stores it. It overwrites plain, whose
+// capacity includes the tag.
 func (s *Sealer) seal(ctx context.Context, k crypto.ChunkKind, plain, payload []byte) (Ref, error) {
 	comp := uint8(compZstd)
 	payload = s.encoder.EncodeAll(plain, payload[:0])
@@ -105,13 +106,13 @@ func (s *Sealer) seal(ctx context.Context, k crypto.ChunkKind, plain, payload []
 	return ref, nil
 }
 
-// compMinSaving: compression that saves less than so many-th is not worth
-// undoing at every read.
+// compMinSaving is the minimum saving of compression, as a fraction 1/compMinSaving. A smaller
+// saving is not worth the decompression at every read.
 const compMinSaving = 64
 
 // open returns a chunk's verified plaintext in dst, whose capacity is its length.
 func (s *Sealer) open(ctx context.Context, r *Ref, dst []byte, room *[]byte) error {
-	limit := int(r.Length) + tagRoom // compression is used only where it saves
+	limit := int(r.Length) + tagRoom // compression is used only if it saves space
 	object, err := s.store.GetChunk(ctx, r.Name, *room, limit)
 	if err != nil {
 		return err
@@ -129,7 +130,7 @@ func (s *Sealer) open(ctx context.Context, r *Ref, dst []byte, room *[]byte) err
 		return openError(err)
 	}
 	if r.Comp == compNone {
-		return nil // OpenChunk has compared length and d, so that dst was long enough
+		return nil // OpenChunk has verified the length and d, so dst was long enough
 	}
 	plain, err := s.decoder.DecodeAll(payload, dst[:0:len(dst)])
 	if err != nil {
@@ -139,23 +140,23 @@ func (s *Sealer) open(ctx context.Context, r *Ref, dst []byte, room *[]byte) err
 		return fmt.Errorf("%w: %d bytes, not %d", ErrCorrupt, len(plain), len(dst))
 	}
 	if err := s.keys.CheckChunk(r, plain); err != nil {
-		return fmt.Errorf("%w: its plaintext is not what the map says", ErrCorrupt)
+		return fmt.Errorf("%w: its plaintext does not match the map", ErrCorrupt)
 	}
 	return nil
 }
 
-// openError says why a chunk does not open.
+// openError returns the reason why a chunk does not open.
 func openError(err error) error {
 	switch {
 	case errors.Is(err, crypto.ErrObjectName):
-		return fmt.Errorf("%w: what the store returned has another name", ErrCorrupt)
+		return fmt.Errorf("%w: the store returned a chunk with another name", ErrCorrupt)
 	case errors.Is(err, crypto.ErrAuthentication):
-		return fmt.Errorf("%w: it does not open this chunk", ErrKey)
+		return fmt.Errorf("%w: cannot open the chunk", ErrKey)
 	}
 	return err
 }
 
-// PutTree seals and stores a chunk of kind tree, of at most V2MaxChunk bytes.
+// PutTree seals and stores a chunk of kind tree, at most V2MaxChunk bytes.
 func (s *Sealer) PutTree(ctx context.Context, b []byte) (Ref, error) {
 	if len(b) > V2MaxChunk {
 		return Ref{}, fmt.Errorf("%w: %d bytes", ErrTooLarge, len(b))
@@ -167,15 +168,15 @@ func (s *Sealer) put(ctx context.Context, k crypto.ChunkKind, b []byte) (Ref, er
 	plain := append(make([]byte, 0, len(b)+tagRoom), b...)
 	r, err := s.seal(ctx, k, plain, nil)
 	if err != nil {
-		return Ref{}, fmt.Errorf("store a chunk of %d bytes: %w", len(b), err)
+		return Ref{}, fmt.Errorf("store chunk of %d bytes: %w", len(b), err)
 	}
 	return r, nil
 }
 
-// GetTree returns what PutTree stored.
+// GetTree returns the bytes that PutTree stored.
 func (s *Sealer) GetTree(ctx context.Context, r *Ref) ([]byte, error) {
 	if r.Kind != crypto.ChunkTree || r.Length > V2MaxChunk {
-		return nil, fmt.Errorf("%w: no tree", ErrMap)
+		return nil, fmt.Errorf("%w: not a tree", ErrMap)
 	}
 	return s.get(ctx, r)
 }
@@ -188,9 +189,9 @@ func (s *Sealer) get(ctx context.Context, r *Ref) ([]byte, error) {
 	return b, nil
 }
 
-// Encrypt encrypts what r has, to its end, and returns the object once all of
-// its chunks are in the store. It reads r once; a Read that blocks is waited for,
-// also once ctx has ended. Zeros make holes.
+// Encrypt encrypts the data of r up to its end. It returns the object when all of its chunks are in
+// the store. It reads r once. If a Read blocks, it waits for it, even after ctx has ended. Chunks
+// of zeros become holes.
 func (s *Sealer) Encrypt(ctx context.Context, r io.Reader) (*Object, error) {
 	w := &objectWriter{s: s, o: Object{ChunkBytes: s.chunk}, free: make(chan *scratch, s.width), r: r, ctx: ctx, report: report{call: s.opts.Progress}}
 	if err := pipeline(ctx, s.width, w.next, w.work, w.emit); err != nil {
@@ -205,14 +206,14 @@ func (s *Sealer) Encrypt(ctx context.Context, r io.Reader) (*Object, error) {
 // objectWriter encrypts one object.
 type objectWriter struct {
 	s     *Sealer
-	ctx   context.Context //nolint:containedctx // of the one call that it lives for
+	ctx   context.Context //nolint:containedctx // the writer lives for one call only
 	r     io.Reader
 	ended bool
 	index int64
 	free  chan *scratch
 	o     Object
-	// levels holds the children that no node of the next level has yet: those
-	// of data first. None ever holds more than nodeFanout.
+	// levels contains, for each level, the children that are not in a node of the next level yet.
+	// The first is the level of data. Each has at most nodeFanout entries.
 	levels [][]Ref
 	report
 }
@@ -255,7 +256,7 @@ func (w *objectWriter) next(context.Context) (objectJob, error) {
 
 var zeros [V2MinChunk]byte
 
-// isZero reports whether b is nothing but zeros.
+// isZero reports whether b contains only zeros.
 func isZero(b []byte) bool {
 	for len(b) > 0 {
 		n := min(len(b), len(zeros))
@@ -280,13 +281,13 @@ func (w *objectWriter) work(ctx context.Context, j objectJob) (objectResult, err
 }
 
 func (w *objectWriter) emit(r objectResult) error {
-	w.free <- r.scratch // never full: it has a place for each chunk in work
+	w.free <- r.scratch // never blocks: it has a place for each chunk in work
 	w.o.Bytes += int64(r.n)
 	w.done(r.n)
 	return w.add(0, r.ref)
 }
 
-// add appends a child at a level, and makes a node of those that are enough.
+// add appends a child at a level. If there are enough children, it creates a node.
 func (w *objectWriter) add(level int, r Ref) error {
 	if level == len(w.levels) {
 		w.levels = append(w.levels, make([]Ref, 0, nodeFanout))
@@ -298,10 +299,10 @@ func (w *objectWriter) add(level int, r Ref) error {
 	return w.flush(level)
 }
 
-// flush makes a node of the children at a level.
+// flush creates a node of the children at a level.
 func (w *objectWriter) flush(level int) error {
 	refs := w.levels[level]
-	var node Ref // a hole, if all children are
+	var node Ref // a hole, if all children are holes
 	for i := range refs {
 		if refs[i] == (Ref{}) {
 			continue
@@ -316,7 +317,7 @@ func (w *objectWriter) flush(level int) error {
 	return w.add(level+1, node)
 }
 
-// finish makes nodes of what is left, up to the root.
+// finish creates nodes of the remaining children, up to the root.
 func (w *objectWriter) finish() error {
 	top := w.o.Levels()
 	for level := range top {
@@ -332,7 +333,7 @@ func (w *objectWriter) finish() error {
 	return nil
 }
 
-// Open returns a reader of an object. It reads the map as it is needed.
+// Open returns a reader of an object. The reader reads the map on demand.
 func (s *Sealer) Open(o *Object) (*Reader, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -340,7 +341,7 @@ func (s *Sealer) Open(o *Object) (*Reader, error) {
 	return newReader(&objectSource{s: s, o: *o, nodes: recent[nodeKey, []Ref]{max: recentNodes}}, s.opts), nil
 }
 
-// objectSource is the chunks of one object.
+// objectSource provides the chunks of one object.
 type objectSource struct {
 	s     *Sealer
 	o     Object
@@ -352,7 +353,7 @@ type nodeKey struct {
 	index int64
 }
 
-// recentNodes is how many nodes of a map are kept, of 27 KiB at most.
+// recentNodes is the number of map nodes in the cache, each at most 27 KiB.
 const recentNodes = 64
 
 func (s *objectSource) size() int64                   { return s.o.Bytes }
@@ -362,7 +363,7 @@ func (s *objectSource) span(i int64) (from, to int64) { return s.o.chunkSpan(i) 
 
 func (s *objectSource) memory() memory {
 	n := int64(s.o.ChunkBytes)
-	// Plaintext and object of each chunk, and its part of what the Sealer's encoders hold.
+	// The plaintext and object of each chunk, and its share of the memory of the Sealer's encoders.
 	return memory{v2MemoryBytes, programBytes + recentChunks*n, heapGrowth * 4 * n}
 }
 
@@ -381,8 +382,7 @@ func (s *objectSource) read(ctx context.Context, i int64, dst []byte, room *[]by
 	return nil
 }
 
-// ref returns the reference at place i of a level. Chunks that are read one
-// after the other share the nodes above them.
+// ref returns reference i of a level. Consecutive chunks share the cached nodes above them.
 func (s *objectSource) ref(ctx context.Context, level int, i int64) (Ref, error) {
 	if level == s.o.Levels() {
 		return s.o.Root, nil
@@ -394,7 +394,7 @@ func (s *objectSource) ref(ctx context.Context, level int, i int64) (Ref, error)
 	return refs[i&(nodeFanout-1)], nil
 }
 
-// node returns the children of a node; nil if it is a hole.
+// node returns the children of a node, or nil if it is a hole.
 func (s *objectSource) node(ctx context.Context, k nodeKey) ([]Ref, error) {
 	return s.nodes.get(ctx, k, func() ([]Ref, error) {
 		r, err := s.ref(ctx, k.level, k.index)
@@ -412,8 +412,8 @@ func (s *objectSource) node(ctx context.Context, k nodeKey) ([]Ref, error) {
 	})
 }
 
-// SealObject returns an object sealed under the tenant's keys, as it can lie
-// anywhere: nobody else can read or change it.
+// SealObject returns an object sealed under the tenant's keys. It can be stored anywhere, because
+// nobody else can read or change it.
 func (s *Sealer) SealObject(o *Object) ([]byte, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -425,10 +425,10 @@ func (s *Sealer) SealObject(o *Object) ([]byte, error) {
 	return append(AppendRef(nil, &r), sealed...), nil
 }
 
-// sealedObjectBytes is what SealObject returns.
+// sealedObjectBytes is the length of the result of SealObject.
 const sealedObjectBytes = RefBytes + recordBytes + tagRoom
 
-// OpenObject opens what SealObject sealed.
+// OpenObject opens the result of SealObject.
 func (s *Sealer) OpenObject(b []byte) (*Object, error) {
 	if len(b) != sealedObjectBytes {
 		return nil, fmt.Errorf("%w: %d bytes", ErrMap, len(b))
@@ -438,7 +438,7 @@ func (s *Sealer) OpenObject(b []byte) (*Object, error) {
 		return nil, err
 	}
 	if r.Kind != crypto.ChunkMap || r.Comp != compNone {
-		return nil, fmt.Errorf("%w: no sealed object", ErrMap)
+		return nil, fmt.Errorf("%w: not a sealed object", ErrMap)
 	}
 	record, err := s.keys.OpenChunk(&r, b[RefBytes:], nil)
 	if err != nil {

@@ -72,8 +72,8 @@ func TestHoles(t *testing.T) {
 	checkRanges(t, rng, r, plain)
 }
 
-// TestHugeObject: the largest object's map, in memory that does not depend on
-// its size: chunks that are holes but for a few, and chunks that are all alike.
+// TestHugeObject creates the map of the largest object, in memory that does not depend on its size.
+// One object has mostly holes, and one has only equal chunks.
 func TestHugeObject(t *testing.T) {
 	const count = V2MaxBytes / V2MaxChunk
 	few := map[int64]bool{0: true, 255: true, 256: true, 65535: true, 65536: true, count / 2: true, count - 1: true}
@@ -124,7 +124,7 @@ func TestHugeObject(t *testing.T) {
 					}
 				}
 			}
-			// A list of the references would take 436 MB.
+			// A list of all references would need 436 MB.
 			if more := liveBytes() - before; more > 48<<20 {
 				t.Errorf("%d bytes more in use", more)
 			}
@@ -134,7 +134,7 @@ func TestHugeObject(t *testing.T) {
 	}
 }
 
-// liveBytes is what is in use, without garbage.
+// liveBytes returns the memory in use, without garbage.
 func liveBytes() int64 {
 	runtime.GC()
 	var m runtime.MemStats
@@ -232,8 +232,8 @@ func TestTrees(t *testing.T) {
 	}
 }
 
-// TestForgedMaps: whoever holds the tenant secret can seal anything; what they
-// seal is checked still.
+// TestForgedMaps seals invalid maps, as an attacker with the tenant secret could. They must be
+// refused.
 func TestForgedMaps(t *testing.T) {
 	store := &memoryStore{}
 	s := testSealer(t, store, Options{ChunkBytes: V2MinChunk})
@@ -414,8 +414,8 @@ func FuzzRecord(f *testing.F) {
 	})
 }
 
-// FuzzChunk mutates stored chunks whose names fit: the store is not trusted,
-// and maps may be forged.
+// FuzzChunk mutates stored chunks with matching names, because the store is not trusted and maps
+// may be forged.
 func FuzzChunk(f *testing.F) {
 	plain := bytes.Repeat([]byte("a chunk of some text; "), 50)
 	for _, e := range []Encoding{SE31, SE36} {
@@ -442,7 +442,7 @@ func FuzzChunk(f *testing.F) {
 	})
 }
 
-// FuzzSealed decompresses anything that is sealed under valid keys.
+// FuzzSealed decompresses arbitrary bytes that are sealed under valid keys.
 func FuzzSealed(f *testing.F) {
 	s := testSealer(f, &memoryStore{}, Options{})
 	f.Add(s.encoder.EncodeAll(bytes.Repeat([]byte("text "), 100), nil), uint32(500))

@@ -13,7 +13,8 @@ import (
 	"testing/iotest"
 )
 
-// TestSizes: every size around the boundaries comes back, whole and in ranges.
+// TestSizes encrypts and decrypts data of every size around the boundaries, completely and in
+// ranges.
 func TestSizes(t *testing.T) {
 	rng := seeded(t)
 	for _, c := range codecs(t) {
@@ -22,7 +23,7 @@ func TestSizes(t *testing.T) {
 			for _, size := range []int{0, 1, 2, 3, 4, 5, 63, 64, 65, n - 1, n, n + 1, 2*n - 1, 2 * n, 2*n + 1, 3*n - 1, 3 * n, 3*n + 1, 3*n + 2, 4 * n, 4*n + 1, 7*n + n/2} {
 				plain := randomBytes(rng, size)
 				store := &memoryStore{}
-				// One byte at a time, the end with the last: readers may be like that.
+				// A reader may return one byte at a time, and the end together with the last byte.
 				r := iotest.DataErrReader(bytes.NewReader(plain))
 				if size < 5000 {
 					r = iotest.OneByteReader(r)
@@ -88,7 +89,7 @@ func checkRanges(t *testing.T, rng *rand.Rand, r *Reader, plain []byte) {
 	}
 }
 
-// TestSameWithAnyWorkers: parallel work changes no byte.
+// TestSameWithAnyWorkers checks that parallel work does not change the result.
 func TestSameWithAnyWorkers(t *testing.T) {
 	plain := randomBytes(seeded(t), 20<<10)
 	for _, e := range []Encoding{SE31, SE36} {
@@ -121,8 +122,8 @@ func TestSameWithAnyWorkers(t *testing.T) {
 	}
 }
 
-// TestLevels: maps of many levels, where the reference's encoder loses one.
-// Its decoders read ours: test/interop/selfenc.
+// TestLevels tests maps of many levels, for which the reference implementation's encoder loses a
+// level. Its decoders read our maps: see test/interop/selfenc.
 func TestLevels(t *testing.T) {
 	for _, e := range []Encoding{SE31, SE36} {
 		for _, form := range []MapForm{MapV0C, MapV1} {
@@ -136,7 +137,7 @@ func TestLevels(t *testing.T) {
 			deepest := uint64(0)
 			for _, size := range []int{3 << 10, 38 << 10, 39 << 10, 60 << 10, 1300 << 10} {
 				if testing.Short() && e == SE31 && form == MapV0C && size > 100<<10 {
-					continue // each chunk makes an encoder; the other forms do it
+					continue // each chunk needs an encoder, which is slow; the other forms are sufficient
 				}
 				plain := randomBytes(seeded(t), size)
 				m, chunks, err := Encrypt(e, plain, o)
@@ -156,14 +157,14 @@ func TestLevels(t *testing.T) {
 			}
 		}
 	}
-	// 1 byte chunks: each level is larger than the one below, for ever.
+	// With chunks of one byte, each level is larger than the one below.
 	if _, _, err := Encrypt(SE36, make([]byte, 100), Options{ChunkBytes: 1}); !errors.Is(err, ErrInvalidChunkSize) {
 		t.Errorf("a map that cannot shrink: %v", err)
 	}
 }
 
-// TestLostLevel: a map as the reference's encoder makes it, which has lost a
-// level, is refused.
+// TestLostLevel checks that a map from which the reference implementation's encoder has lost a
+// level is refused.
 func TestLostLevel(t *testing.T) {
 	for _, e := range []Encoding{SE31, SE36} {
 		store := &memoryStore{}
@@ -181,7 +182,7 @@ func TestLostLevel(t *testing.T) {
 	}
 }
 
-// TestUnshrunk: maps of crate version 0.30 may have any length.
+// TestUnshrunk tests maps of crate version 0.30, which may have any length.
 func TestUnshrunk(t *testing.T) {
 	plain := randomBytes(seeded(t), 50_000)
 	store := &memoryStore{}
@@ -211,7 +212,7 @@ func TestUnshrunk(t *testing.T) {
 	}
 }
 
-// TestReaderErrors: an error of the reader, whatever it looks like, is no end.
+// TestReaderErrors checks that no error of the reader except for io.EOF is taken for the end.
 func TestReaderErrors(t *testing.T) {
 	for _, c := range codecs(t) {
 		for _, bad := range []error{io.ErrUnexpectedEOF, fmt.Errorf("wrapped: %w", io.EOF), errors.New("disk")} {
@@ -239,7 +240,7 @@ func (s *brokenStore) PutChunk(ctx context.Context, name Name, data []byte) erro
 	return s.memoryStore.PutChunk(ctx, name, data)
 }
 
-// TestStoreFails: whichever put fails, encryption does.
+// TestStoreFails checks that encryption fails if any put fails.
 func TestStoreFails(t *testing.T) {
 	why := errors.New("full")
 	for _, c := range codecs(t) {
@@ -262,7 +263,7 @@ func TestStoreFails(t *testing.T) {
 	}
 }
 
-// TestCancel: whenever the context ends, the work does, with its reason.
+// TestCancel checks that work ends when the context ends, with its cause as the error.
 func TestCancel(t *testing.T) {
 	why := errors.New("enough")
 	for _, c := range codecs(t) {

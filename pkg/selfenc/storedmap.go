@@ -6,16 +6,16 @@ import (
 )
 
 var (
-	// ErrNoEncoding is of a map that does not say its encoding, where the caller did not either.
-	ErrNoEncoding = errors.New("the map does not say its encoding")
-	// ErrOtherEncoding is of a map that cannot be of the encoding that the caller has said.
-	ErrOtherEncoding = errors.New("the map is of another encoding")
+	// ErrNoEncoding means that neither the map nor the caller specifies the encoding.
+	ErrNoEncoding = errors.New("the map does not record its encoding")
+	// ErrOtherEncoding means that the map cannot have the encoding that the caller specified.
+	ErrOtherEncoding = errors.New("the map has another encoding")
 )
 
-// StoredMap is a map as a file holds it: of any encoding, in any form.
+// StoredMap is the map in a file, in any encoding and form.
 type StoredMap struct {
 	Encoding Encoding
-	// Form is the reference's; 0: a map file.
+	// Form is the form of the reference implementation, or 0 for a map file.
 	Form MapForm
 	// DataMap is the map of SE31 and SE36.
 	DataMap *DataMap
@@ -23,7 +23,7 @@ type StoredMap struct {
 	Sealed []byte
 }
 
-// FormName is the name of the map's form; a map file's is "file".
+// FormName returns the name of the map's form, which is "file" for a map file.
 func (m *StoredMap) FormName() string {
 	if m.Form == 0 {
 		return "file"
@@ -31,31 +31,31 @@ func (m *StoredMap) FormName() string {
 	return m.Form.String()
 }
 
-// ReadStoredMap finds out what kind of map b is. The reference's forms do not say their encoding:
-// SE36 and SE31 share the newer ones. said is the encoding that the caller knows of, 0: none.
-// Errors are ErrMap, ErrNoEncoding or ErrOtherEncoding.
-func ReadStoredMap(b []byte, said Encoding) (*StoredMap, error) {
+// ReadStoredMap detects the kind of map in b, and decodes it. The reference implementation's forms
+// do not record their encoding, and SE36 and SE31 share the newer forms. given is the encoding that
+// the caller specifies, or 0. Errors are ErrMap, ErrNoEncoding or ErrOtherEncoding.
+func ReadStoredMap(b []byte, given Encoding) (*StoredMap, error) {
 	if IsMapFile(b) {
-		return readMapFile(b, said)
+		return readMapFile(b, given)
 	}
 	d, form, err := DecodeDataMap(b)
 	if err != nil {
 		return nil, err
 	}
 	m := &StoredMap{Form: form, DataMap: d}
-	if m.Encoding, err = encodingOf(form, said); err != nil {
+	if m.Encoding, err = encodingOf(form, given); err != nil {
 		return nil, err
 	}
 	return m, nil
 }
 
-func readMapFile(b []byte, said Encoding) (*StoredMap, error) {
+func readMapFile(b []byte, given Encoding) (*StoredMap, error) {
 	e, body, err := DecodeMapFile(b)
 	if err != nil {
 		return nil, err
 	}
-	if said != 0 && said != e {
-		return nil, fmt.Errorf("%w: it says %s", ErrOtherEncoding, e)
+	if given != 0 && given != e {
+		return nil, fmt.Errorf("%w: %s", ErrOtherEncoding, e)
 	}
 	m := &StoredMap{Encoding: e}
 	if e == V2 {
@@ -66,22 +66,22 @@ func readMapFile(b []byte, said Encoding) (*StoredMap, error) {
 	return m, err
 }
 
-// encodingOf is what a map of one of the reference's forms belongs to.
-func encodingOf(form MapForm, said Encoding) (Encoding, error) {
-	old := form == MapV0 || form == MapV0C // SE31 alone has these
+// encodingOf returns the encoding of a map in one of the reference implementation's forms.
+func encodingOf(form MapForm, given Encoding) (Encoding, error) {
+	old := form == MapV0 || form == MapV0C // only SE31 has these forms
 	switch {
-	case said == 0 && old:
+	case given == 0 && old:
 		return SE31, nil
-	case said == 0:
-		return 0, fmt.Errorf("%w: maps of the form %s may be of se36 or se31", ErrNoEncoding, form)
-	case said != SE31 && said != SE36, said == SE36 && old:
-		return 0, fmt.Errorf("%w: maps of %s do not have the form %s", ErrOtherEncoding, said, form)
+	case given == 0:
+		return 0, fmt.Errorf("%w: maps of the form %s may have the encoding se36 or se31", ErrNoEncoding, form)
+	case given != SE31 && given != SE36, given == SE36 && old:
+		return 0, fmt.Errorf("%w: maps of %s do not have the form %s", ErrOtherEncoding, given, form)
 	}
-	return said, nil
+	return given, nil
 }
 
-// CheckMapForm tells whether a map of an encoding may be written in one of the reference's forms;
-// form 0 is a map file, which every map may be. The error is ErrEncoding.
+// CheckMapForm returns ErrEncoding if a map of an encoding cannot be written in one of the
+// reference implementation's forms. Form 0 is a map file, which is possible for every map.
 func (e Encoding) CheckMapForm(form MapForm) error {
 	switch {
 	case form == 0:
@@ -92,8 +92,8 @@ func (e Encoding) CheckMapForm(form MapForm) error {
 	return nil
 }
 
-// Levels is the form in which the levels below a map of a form are stored, for Options.MapForm:
-// versions that read a form want the levels in it, too. JSON maps have binary levels.
+// Levels returns the form of the levels below a map in a given form, for Options.MapForm. Versions
+// that read a form require the levels in the same form. JSON maps have binary levels.
 func (f MapForm) Levels() MapForm {
 	if f == MapJSON {
 		return MapV1
@@ -101,7 +101,8 @@ func (f MapForm) Levels() MapForm {
 	return f
 }
 
-// Stored returns the map in one of the reference's forms, or as a map file if form is 0.
+// Stored returns the map in one of the reference implementation's forms, or as a map file if form
+// is 0.
 func (m *DataMap) Stored(e Encoding, form MapForm) ([]byte, error) {
 	if form != 0 {
 		return m.Encode(form)

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestStoredMaps writes a map in each form that it may have, and reads it with each encoding that a
-// caller may say.
+// TestStoredMaps writes a map in each possible form, and reads it with each encoding that a caller
+// may specify.
 func TestStoredMaps(t *testing.T) {
 	m := &DataMap{}
 	for i := range 3 {
