@@ -41,7 +41,8 @@ func pread(fd int, b []byte, off int64) error {
 	return nil
 }
 
-// writeStream writes n bytes in pieces of 1 MiB, until the context ends or until returns true.
+// writeStream writes n bytes in pieces of 1 MiB. It stops earlier if the context ends or until
+// returns true.
 func writeStream(ctx context.Context, fd int, noise []byte, n int64, until func() bool) (written int64, err error) {
 	for written < n && !until() {
 		if err := ctx.Err(); err != nil {
@@ -123,7 +124,7 @@ func randRead(e *env, row string, threads int) error {
 	}
 	start := time.Now()
 	err := parallel(e, threads, unix.O_RDONLY, func(t, fd int) error {
-		// Read-ahead would measure something else.
+		// Disable read-ahead, which would distort the measurement.
 		if err := unix.Fadvise(fd, 0, 0, unix.FADV_RANDOM); err != nil {
 			return os.NewSyscallError("fadvise", err)
 		}

@@ -1,7 +1,7 @@
-// Command bench measures a sealed volume beside other file systems: it formats
-// and mounts all of them on equal images, runs each job on one after the other,
-// repeats that, and prints a table of ratios. docs/performance.md says how to read it.
+// Command bench compares a Sealvol volume with other file systems. It formats and mounts all of
+// them on equal images, runs each job on all of them in turn, repeats that, and prints a table of
+// ratios. docs/performance.md explains the table.
 //
-// Our volume is served by the sealvol command. To profile it, and for the file
-// system in memory, the same binary is the server, in a process of its own: serve.go.
+// The sealvol command serves our volume. For profiles, and for the file system in memory, this
+// program is the server, in a separate process: see serve.go.
 package main

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sizes of the jobs. Those with a time end when it is over.
+// sizes are the sizes of the jobs, or their durations.
 type sizes struct {
 	fileMiB     int           // big file
 	reads       int           // random reads, by one thread
@@ -30,7 +30,7 @@ type sizes struct {
 	pgFor       time.Duration
 }
 
-// env is what a job works with.
+// env is the environment of a job.
 type env struct {
 	ctx   context.Context
 	sys   *system
@@ -44,7 +44,7 @@ type env struct {
 
 func (e *env) put(row string, v float64) { e.results[row] = v }
 
-// rate reports operations a second.
+// rate reports operations per second.
 func (e *env) rate(row string, n int, start time.Time) {
 	e.put(row, float64(n)/time.Since(start).Seconds())
 }
@@ -63,12 +63,12 @@ func (e *env) big() string { return e.path("big") }
 
 func (e *env) fileBytes() int64 { return int64(e.size.fileMiB) << 20 }
 
-// cold drops everything that was read, without measuring it.
+// cold drops all caches. The time for this is not measured.
 func (e *env) cold() error { return e.sys.cold(e.ctx) }
 
 func (e *env) random(thread int) *rand.Rand { return rand.New(rand.NewPCG(e.seed, uint64(thread))) }
 
-// noise is data that nothing compresses.
+// noise returns incompressible data.
 func (e *env) noise(n int) []byte {
 	b := make([]byte, n)
 	rand.NewChaCha8([32]byte{byte(e.seed), byte(n >> 12)}).Read(b) //nolint:errcheck // never fails
@@ -77,7 +77,7 @@ func (e *env) noise(n int) []byte {
 
 func never() bool { return false }
 
-// parallel runs n threads, each with a descriptor of the big file.
+// parallel runs n threads, each with its own descriptor of the big file.
 func parallel(e *env, n, flags int, work func(thread, fd int) error) error {
 	var wg sync.WaitGroup
 	errs := make([]error, n)

@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// writeSynced writes 4 KiB somewhere in a file of size bytes and syncs, until over. Worst is the longest fsync.
+// writeSynced writes 4 KiB at random offsets of a file of size bytes, and syncs each, until over.
+// worst is the longest fsync.
 func writeSynced(e *env, t, fd int, size int64, over func() bool) (n int, worst time.Duration, err error) {
 	rng, noise := e.random(t), e.noise(4096)
 	for ; !over(); n++ {
@@ -43,9 +44,8 @@ func fsyncEach(e *env, row string, threads int) error {
 	return err
 }
 
-// fsyncFiles is fsyncEach with a file for each thread: the kernel holds a file's
-// lock while a FUSE server syncs it, so that only different files show whether
-// the server lets callers share a flush.
+// fsyncFiles is fsyncEach with one file per thread. The kernel holds the lock of a file while a
+// FUSE server syncs it. So only different files show whether the server lets callers share a flush.
 func fsyncFiles(e *env) error {
 	const threads = 4
 	var (
@@ -86,8 +86,7 @@ func fsyncFiles(e *env) error {
 	return errors.Join(errs[:]...)
 }
 
-// fsyncBeside syncs small writes while another process streams (here: a child of
-// this program would share nothing more than a thread does).
+// fsyncBeside syncs small writes while another thread writes a stream.
 func fsyncBeside(e *env) error {
 	stream := e.path("stream")
 	var (
@@ -99,7 +98,7 @@ func fsyncBeside(e *env) error {
 	start := time.Now()
 	wg.Go(func() {
 		noise := e.noise(1 << 20)
-		for !over() && errWrite == nil { // anew before the file fills the device
+		for !over() && errWrite == nil { // start again before the file fills the device
 			var fd int
 			if fd, errWrite = open(stream, unix.O_CREAT|unix.O_TRUNC|unix.O_RDWR); errWrite != nil {
 				return

@@ -11,17 +11,17 @@ import (
 var (
 	fullSizes = sizes{fileMiB: 512, reads: 10_000, writes: 20_000, writes64: 3000, fsyncFor: 2 * time.Second, files: 8000,
 		transaction: 1500, wal: 8000, rows: 300_000, pgScale: 3, pgFor: 4 * time.Second}
-	// A throttled device is the bottleneck: fewer operations tell as much.
+	// A throttled device is the bottleneck, so fewer operations are sufficient.
 	gp3Sizes = sizes{fileMiB: 384, reads: 6000, writes: 8000, writes64: 1500, fsyncFor: 4 * time.Second, files: 4000,
 		transaction: 300, wal: 8000, rows: 300_000, pgScale: 3, pgFor: 6 * time.Second}
 	shortSizes = sizes{fileMiB: 64, reads: 1000, writes: 2000, writes64: 300, fsyncFor: 300 * time.Millisecond, files: 500,
 		transaction: 100, wal: 500, rows: 20_000, pgScale: 1, pgFor: time.Second}
 )
 
-// job is one thing to do on every file system. It may report several rows.
+// job is a task that runs on every file system. It may report several rows.
 type job struct {
 	name    string
-	missing func() string    // why it cannot run here, "" if it can
+	missing func() string    // the reason why it cannot run here, or ""
 	prepare func(*env) error // not measured
 	run     func(*env) error
 }

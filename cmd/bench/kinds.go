@@ -13,16 +13,16 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 )
 
-// kind is how a file system is formatted, mounted and unmounted.
+// kind formats, mounts and unmounts a file system.
 type kind interface {
 	format(ctx context.Context, s *system) error
 	mount(ctx context.Context, s *system) error
 	unmount(s *system) error
-	// settle writes back everything, so that the next job starts clean.
+	// settle writes back all data, so that it does not affect the next job.
 	settle(s *system) error
 }
 
-// ours is a sealed volume.
+// ours is a Sealvol volume.
 type ours struct{ key string }
 
 func self() (string, error) { return os.Executable() }
@@ -75,11 +75,11 @@ func (s *system) serveSelf(ctx context.Context, exe, key string, args ...string)
 	}
 	s.server = p
 	p.commands = true
-	stop := context.AfterFunc(ctx, func() { _ = p.cmd.Process.Kill() }) // it ends the wait, too
+	stop := context.AfterFunc(ctx, func() { _ = p.cmd.Process.Kill() }) // this also ends the wait
 	defer stop()
 	line, err := p.out.ReadString('\n')
 	if err != nil || line != "ready\n" {
-		return fmt.Errorf("the server did not start: %q %w", line, err)
+		return fmt.Errorf("the server did not start: it printed %q; %w", line, err)
 	}
 	return nil
 }
@@ -102,7 +102,7 @@ func (o *ours) unmount(s *system) error {
 
 func (o *ours) settle(s *system) error { return fsync(s.dir) } // commits everything
 
-// ram is fusefs over a file system in memory: what any server behind it could reach.
+// ram is fusefs over a file system in memory. It is the upper limit for our server.
 type ram struct{}
 
 func (ram) format(context.Context, *system) error { return nil }

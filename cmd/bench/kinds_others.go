@@ -25,7 +25,7 @@ func mountExt4(dev, dir string) error {
 	return nil
 }
 
-// unmountExt4 waits a little for a server that lets go.
+// unmountExt4 retries for a short time until a server has closed its files.
 func unmountExt4(dir string) error {
 	var err error
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -50,7 +50,7 @@ func (ext4) unmount(s *system) error { return unmountExt4(s.dir) }
 
 func (ext4) settle(s *system) error { return syncfs(s.dir) }
 
-// gocryptfs stands on an ext4.
+// gocryptfs is mounted on top of ext4.
 type gocryptfs struct{ below bool }
 
 func (g *gocryptfs) backing(s *system) string { return filepath.Join(s.work, "ext4") }

@@ -15,15 +15,15 @@ import (
 	"time"
 )
 
-// config is what the flags say.
+// config contains the values of the flags.
 type config struct {
 	reps     int
 	short    bool
 	gp3      bool
 	fs       string
 	jobs     *regexp.Regexp
-	sealvol  string // path of the command; "": serve by ourselves
-	profile  string // directory; "": none
+	sealvol  string // path of the command; "" if this program is the server
+	profile  string // directory, or ""
 	dir      string
 	deadline time.Duration
 	suite    string
@@ -46,21 +46,21 @@ func main() {
 func flags() (*config, error) {
 	c := &config{}
 	flag.IntVar(&c.reps, "n", 3, "repetitions")
-	flag.BoolVar(&c.short, "short", false, "one small repetition: shows that it works, measures little")
-	flag.BoolVar(&c.gp3, "gp3", false, "throttle the devices as an EBS gp3 volume: 3,000 I/Os of up to 256 KiB a second and 125 MiB/s, each way")
+	flag.BoolVar(&c.short, "short", false, "run one small repetition, to check that the benchmark works")
+	flag.BoolVar(&c.gp3, "gp3", false, "throttle the devices like an EBS gp3 volume: 3,000 I/Os of up to 256 KiB per second and 125 MiB/s, for reads and writes each")
 	flag.StringVar(&c.fs, "fs", "ours,gocryptfs,ext4,ram", "file systems to measure")
-	jobs := flag.String("run", "", "only jobs whose name matches this regular expression")
-	flag.StringVar(&c.sealvol, "sealvol", "", "the sealvol command to format and serve ours with (default: the one beside this program; without, or with -profile, this program serves it)")
-	flag.StringVar(&c.profile, "profile", "", "write profiles of our server to this directory, one for each job")
+	jobs := flag.String("run", "", "run only jobs whose name matches this regular expression")
+	flag.StringVar(&c.sealvol, "sealvol", "", "sealvol command that formats and serves our volume (default: the one in the directory of this program; if it is missing, or with -profile, this program is the server)")
+	flag.StringVar(&c.profile, "profile", "", "write profiles of our server to this directory, one per job")
 	flag.StringVar(&c.dir, "dir", "", "directory for the images, about 3 GiB for each file system (default: a new one in the temporary directory)")
-	flag.DurationVar(&c.deadline, "deadline", 3*time.Minute, "of each job; then its connection is aborted")
-	flag.StringVar(&c.suite, "suite", "", "our cipher suite (default: the default one)")
+	flag.DurationVar(&c.deadline, "deadline", 3*time.Minute, "deadline of each job; after it, the connection is aborted")
+	flag.StringVar(&c.suite, "suite", "", "cipher suite of our volume (default: that of mkfs)")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q", flag.Arg(0))
 	}
 	if c.profile != "" && c.sealvol != "" {
-		return nil, errors.New("-profile needs the server of this program: leave -sealvol out")
+		return nil, errors.New("-profile requires this program as the server: remove -sealvol")
 	}
 	if exe, err := os.Executable(); err == nil && c.sealvol == "" && c.profile == "" {
 		if beside := filepath.Join(filepath.Dir(exe), "sealvol"); fileExists(beside) {
@@ -134,7 +134,7 @@ type bench struct {
 	cleanup []func() error
 }
 
-// onEnd registers what undoes something; the last is done first.
+// onEnd registers a cleanup function. The last one runs first.
 func (b *bench) onEnd(fn func() error) { b.cleanup = append(b.cleanup, fn) }
 
 func (b *bench) end() error {
@@ -163,7 +163,7 @@ func (b *bench) run(ctx context.Context) error {
 	}
 	defer func() {
 		if len(b.results) > 0 {
-			fmt.Print(b.report()) // of what there is, if something failed
+			fmt.Print(b.report()) // print the available results after a failure
 		}
 	}()
 	for rep := range b.reps {
@@ -177,7 +177,7 @@ func (b *bench) run(ctx context.Context) error {
 	return nil
 }
 
-// repetition formats everything anew and runs each job on all file systems before the next job.
+// repetition formats all file systems again, and runs each job on all of them before the next job.
 func (b *bench) repetition(ctx context.Context, rep int) (err error) {
 	defer func() {
 		for _, s := range b.systems {
@@ -195,12 +195,12 @@ func (b *bench) repetition(ctx context.Context, rep int) (err error) {
 		}
 		if j.missing != nil {
 			if why := j.missing(); why != "" {
-				b.note("%s: left out, %s", j.name, why)
+				b.note("%s: skipped, %s", j.name, why)
 				continue
 			}
 		}
 		for i := range b.systems {
-			s := b.systems[(i+rep)%len(b.systems)] // nobody is always first
+			s := b.systems[(i+rep)%len(b.systems)] // rotate, so that no file system is always first
 			if err := b.job(ctx, s, &j, rep); err != nil {
 				return fmt.Errorf("%s on %s: %w", j.name, s.name, err)
 			}
@@ -209,7 +209,7 @@ func (b *bench) repetition(ctx context.Context, rep int) (err error) {
 	return nil
 }
 
-// begin formats and mounts.
+// begin formats and mounts the file systems.
 func (b *bench) begin(ctx context.Context, s *system) error {
 	ctx, cancel := context.WithTimeout(ctx, b.deadline)
 	defer cancel()
@@ -226,7 +226,7 @@ func (b *bench) begin(ctx context.Context, s *system) error {
 func (b *bench) job(ctx context.Context, s *system, j *job, rep int) error {
 	ctx, cancel := context.WithTimeout(ctx, b.deadline)
 	defer cancel()
-	// What waits for the server gets an error when the connection is aborted.
+	// Calls that wait for the server get an error when the connection is aborted.
 	stop := context.AfterFunc(ctx, s.abort)
 	defer stop()
 	e := &env{ctx: ctx, sys: s, bench: b, dir: s.dir, seed: uint64(rep + 1), results: map[string]float64{}}
@@ -240,17 +240,17 @@ func (b *bench) job(ctx context.Context, s *system, j *job, rep int) error {
 	start := time.Now()
 	err := b.measure(e, j, rep, &start)
 	if err != nil && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
-		err = fmt.Errorf("not done within %v, and aborted (%w)", b.deadline, err)
+		err = fmt.Errorf("not finished within %v and aborted (%w)", b.deadline, err)
 	}
 	if err != nil {
 		return err
 	}
 	progress("%d/%d %-9s %-10s %6.1fs  %s", rep+1, b.reps, s.name, j.name, time.Since(start).Seconds(), e.show())
 	b.results.add(s.name, rep, e.results)
-	return s.settle() // the next file system shall not pay for it
+	return s.settle() // it must not affect the next file system
 }
 
-// measure prepares and runs a job; start is when the latter began.
+// measure prepares and runs a job. start is the time when the job began.
 func (b *bench) measure(e *env, j *job, rep int, start *time.Time) error {
 	s := e.sys
 	if j.prepare != nil {

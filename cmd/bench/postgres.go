@@ -14,7 +14,7 @@ import (
 	"syscall"
 )
 
-// postgresTool finds a program of the server, which Debian keeps out of PATH.
+// postgresTool finds a program of the server. On Debian it is not in PATH.
 func postgresTool(name string) string {
 	if p, err := exec.LookPath(name); err == nil {
 		if real, err := filepath.EvalSymlinks(p); err == nil && filepath.Base(real) == name {
@@ -31,16 +31,16 @@ func postgresTool(name string) string {
 func noPostgres() string {
 	for _, tool := range []string{"initdb", "pg_ctl", "postgres", "pgbench"} {
 		if postgresTool(tool) == "" {
-			return fmt.Sprintf("since PostgreSQL's %s is not installed", tool)
+			return fmt.Sprintf("PostgreSQL's %s is not installed", tool)
 		}
 	}
 	if _, err := user.Lookup("postgres"); err != nil {
-		return "since there is no user postgres to run the server as (it refuses root)"
+		return "there is no user postgres to run the server (it refuses to run as root)"
 	}
 	return ""
 }
 
-// postgres runs one of its programs as its user.
+// postgres runs a program of PostgreSQL as the user postgres.
 func (e *env) postgres(ctx context.Context, tool string, args ...string) (string, error) {
 	u, err := user.Lookup("postgres")
 	if err != nil {
@@ -54,12 +54,12 @@ func (e *env) postgres(ctx context.Context, tool string, args ...string) (string
 	if err != nil {
 		return "", err
 	}
-	// Output to a file: the server would keep a pipe open.
+	// Write the output to a file, because the server would keep a pipe open.
 	log, err := os.CreateTemp(e.sys.work, tool)
 	if err != nil {
 		return "", err
 	}
-	defer os.Remove(log.Name()) //nolint:errcheck // the directory goes soon
+	defer os.Remove(log.Name()) //nolint:errcheck // the directory is removed soon
 	defer log.Close()
 	c := exec.CommandContext(ctx, postgresTool(tool), args...)
 	c.Dir = "/"
@@ -75,7 +75,7 @@ func (e *env) postgres(ctx context.Context, tool string, args ...string) (string
 
 func (e *env) cluster() string { return e.path("pg") }
 
-// socket is where the server listens; never on the network.
+// socket returns the directory of the socket that the server listens on. It never uses the network.
 func (e *env) socket() string { return e.sys.work }
 
 func initPostgres(e *env) error {
@@ -123,7 +123,7 @@ func runPgbench(e *env) (err error) {
 	}
 	m := tps.FindStringSubmatch(out)
 	if m == nil {
-		return fmt.Errorf("pgbench said no rate: %s", out)
+		return fmt.Errorf("the output of pgbench has no rate: %s", out)
 	}
 	v, err := strconv.ParseFloat(m[1], 64)
 	e.put("pgbench", v)

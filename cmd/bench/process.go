@@ -20,7 +20,7 @@ func command(ctx context.Context, name string, args ...string) (string, error) {
 	c := exec.CommandContext(ctx, name, args...)
 	var stderr strings.Builder
 	c.Stderr = &stderr
-	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt is ours to handle
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // this process handles interrupts
 	out, err := c.Output()
 	if err != nil {
 		return "", fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(stderr.String()))
@@ -28,12 +28,12 @@ func command(ctx context.Context, name string, args ...string) (string, error) {
 	return string(out), nil
 }
 
-// server is a mount server's process.
+// server is the process of a mount server.
 type server struct {
 	cmd      *exec.Cmd
 	in       io.WriteCloser
 	out      *bufio.Reader
-	commands bool // it understands profile and stop
+	commands bool // it accepts the commands profile and stop
 	done     chan struct{}
 	err      error // set before done is closed
 }
@@ -81,14 +81,14 @@ func (p *server) command(line string) error {
 	return nil
 }
 
-// wait waits for the end of a server whose mount has ended.
+// wait waits for the end of a server after its mount has ended.
 func (p *server) wait() error {
 	select {
 	case <-p.done:
 	case <-time.After(patience):
 		return errors.Join(fmt.Errorf("the server did not end within %v and was killed", patience), p.cmd.Process.Kill())
 	}
-	_ = p.in.Close() // nobody reads it any more
+	_ = p.in.Close() // its output is no longer read
 	return p.err
 }
 

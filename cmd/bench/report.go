@@ -10,10 +10,10 @@ import (
 type row struct {
 	key, title, unit string
 	first            []target
-	lower            bool // less is better
+	lower            bool // lower is better
 }
 
-// target is a bound of ours relative to another.
+// target is a limit of our result relative to another one.
 type target struct {
 	system string
 	ratio  float64
@@ -21,7 +21,7 @@ type target struct {
 
 func g(r float64) []target { return []target{{"gocryptfs", r}} }
 
-// rows and their first targets.
+// rows are the rows and their first targets.
 var rows = []row{
 	{key: "seqwrite", title: "sequential write 1 MiB, fsync at end", unit: "MiB/s", first: g(1)},
 	{key: "seqread", title: "sequential read, cold", unit: "MiB/s", first: g(0.8)},
@@ -51,7 +51,7 @@ var rows = []row{
 	{key: "pgbench", title: "PostgreSQL pgbench -c 4", unit: "tx/s", first: g(1.5)},
 }
 
-// results are values by row, file system and repetition.
+// results contains values by row, file system and repetition.
 type results map[string]map[string][]float64
 
 func (r results) add(system string, rep int, values map[string]float64) {
@@ -60,7 +60,7 @@ func (r results) add(system string, rep int, values map[string]float64) {
 			r[key] = map[string][]float64{}
 		}
 		if len(r[key][system]) != rep {
-			continue // an earlier repetition has none: the row was not run then
+			continue // earlier repetitions did not run the row
 		}
 		r[key][system] = append(r[key][system], v)
 	}
@@ -75,7 +75,7 @@ func median(v []float64) float64 {
 	return (s[n/2-1] + s[n/2]) / 2
 }
 
-// ratios of ours to another's value in the same repetition.
+// ratios returns the ratios of our value to another one in the same repetition.
 func (r results) ratios(key, other string) []float64 {
 	a, b := r[key]["ours"], r[key][other]
 	var out []float64
@@ -87,10 +87,10 @@ func (r results) ratios(key, other string) []float64 {
 	return out
 }
 
-// report is the table as Markdown.
+// report returns the table as Markdown.
 func (b *bench) report() string {
 	w := &strings.Builder{}
-	fmt.Fprintf(w, "\nMedian (worst) of %d; ratios are medians (minima) of ours to the other's in the same repetition.\n", b.reps)
+	fmt.Fprintf(w, "\nMedian (worst) of %d repetitions. A ratio is ours divided by the other's value in the same repetition: median (minimum).\n", b.reps)
 	fmt.Fprintln(w, "G: gocryptfs, E: ext4, C: our FUSE server over a file system in memory.")
 	fmt.Fprint(w, "\n| job | unit | ours | G | E | C | ours/G | ours/E | ours/C | first |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---|\n")
 	met, missed := 0, []string{}
@@ -129,7 +129,7 @@ func (b *bench) value(r *row, system string) string {
 	return show(b.results[r.key][system], !r.lower, number)
 }
 
-// show gives median and worst.
+// show formats the median and the worst value.
 func show(v []float64, low bool, format func(float64) string) string {
 	if len(v) == 0 {
 		return ""
@@ -146,7 +146,7 @@ func show(v []float64, low bool, format func(float64) string) string {
 
 func ratio(v float64) string { return fmt.Sprintf("%.2f", v) }
 
-// verdict compares the medians with the row's targets.
+// verdict compares the medians with the targets of the row.
 func (b *bench) verdict(r *row) (text string, ok, known bool) {
 	ok = true
 	var out []string
@@ -163,7 +163,7 @@ func (b *bench) verdict(r *row) (text string, ok, known bool) {
 	return strings.Join(out, ", "), ok, known
 }
 
-// number shows three digits.
+// number formats a value with three digits.
 func number(v float64) string {
 	switch {
 	case v >= 100_000:

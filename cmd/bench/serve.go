@@ -20,12 +20,12 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
 )
 
-// serve is the mount server of a benchmark: of a volume, or of a file system in
-// memory. Its standard input brings the key, then commands ("profile PATH",
-// "stop"), each answered by a line; its end means that the benchmark died.
+// serve is the mount server of a benchmark. It serves a volume or a file system in memory. It reads
+// the key from standard input, and then commands ("profile PATH", "stop"), and answers each with a
+// line. The end of standard input means that the benchmark has died.
 func serve(args []string) error {
 	f := flag.NewFlagSet("serve", flag.ContinueOnError)
-	dev := f.String("device", "", "device of the volume; none: a file system in memory")
+	dev := f.String("device", "", "device of the volume; without it, a file system in memory is served")
 	dir := f.String("dir", "", "directory to mount on")
 	format := f.Bool("format", false, "only format the device")
 	suite := f.String("suite", "", "cipher suite of -format")
@@ -34,7 +34,7 @@ func serve(args []string) error {
 	}
 	in := bufio.NewScanner(os.Stdin)
 	if !in.Scan() {
-		return errors.New("no key")
+		return errors.New("standard input has no key")
 	}
 	key, err := hex.DecodeString(in.Text())
 	if err != nil {
@@ -64,7 +64,7 @@ func serve(args []string) error {
 	return errors.Join(err, v.Failed(), v.Close())
 }
 
-// closeDevice lets a device go: everything has been flushed.
+// closeDevice closes a device. Everything has been flushed before.
 func closeDevice(d *device.File) { _ = d.Close() }
 
 func formatDevice(path, suite string, k *crypto.Key) error {
@@ -116,7 +116,7 @@ func serveFS(fs vfs.FS, dir string, in *bufio.Scanner) error {
 			}
 			fmt.Println("ok")
 		}
-		// Nobody is there any more, unless the mount has ended already.
+		// The benchmark has died, unless the mount has already ended.
 		if err := fusefs.Unmount(dir, true); err == nil {
 			_ = fusefs.AbortConnection(id) // it may be gone
 		}
@@ -128,7 +128,7 @@ func serveFS(fs vfs.FS, dir string, in *bufio.Scanner) error {
 	return err
 }
 
-// profiler writes what the server does between two commands.
+// profiler writes a profile of the server between two commands.
 type profiler struct {
 	path string
 	cpu  *os.File

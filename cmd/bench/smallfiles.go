@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Small files lie in directories of 100.
+// There are 100 small files in each directory.
 func (e *env) small(i int) string { return fmt.Sprintf("%s/files/d%03d/f%02d", e.dir, i/100, i%100) }
 
 func makeDirs(e *env, top string, n int) error {
@@ -21,7 +21,7 @@ func makeDirs(e *env, top string, n int) error {
 	return nil
 }
 
-// create writes one new file of 4 KiB.
+// create writes a new file of 4 KiB.
 func create(path string, data []byte, sync bool) error {
 	fd, err := open(path, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY)
 	if err != nil {
@@ -108,7 +108,7 @@ func statFiles(e *env) error {
 		}
 	}
 	e.rate("statcold", e.size.files, start)
-	// Longer than the second that some servers let the kernel remember attributes.
+	// Longer than one second, for which some servers let the kernel cache attributes.
 	start = time.Now()
 	n := 0
 	for over := after(e.size.fsyncFor); !over(); n++ {

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// sourceTree is Go's own source, as an archive in memory (/dev/shm where it is).
+// sourceTree is the source of Go, as an archive in memory (in /dev/shm, if that exists).
 type sourceTree struct {
 	archive string
 	files   int
@@ -21,9 +21,9 @@ type sourceTree struct {
 func (t *sourceTree) make(ctx context.Context, work string, short bool) error {
 	root, err := command(ctx, "go", "env", "GOROOT")
 	if err != nil {
-		return fmt.Errorf("the source tree is Go's own: %w", err)
+		return fmt.Errorf("read the source tree of Go: %w", err)
 	}
-	// A tenth of it keeps -short short.
+	// With -short, a tenth of it is sufficient.
 	dir := filepath.Join(strings.TrimSpace(root), "src")
 	if short {
 		dir = filepath.Join(dir, "cmd", "compile")
@@ -48,7 +48,7 @@ func unpack(e *env) error {
 	if err := os.Mkdir(e.tree(), 0o755); err != nil {
 		return err
 	}
-	// The archive in the page cache.
+	// Load the archive into the page cache.
 	f, err := os.Open(e.bench.tree.archive)
 	if err != nil {
 		return err

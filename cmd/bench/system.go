@@ -16,7 +16,7 @@ import (
 
 const imageBytes = 3 << 30
 
-// patience is how long a server may take to write back and end.
+// patience is the maximum time for a server to write back and end.
 const patience = time.Minute
 
 // system is a file system under test.
@@ -24,12 +24,12 @@ type system struct {
 	name string
 	b    *bench
 	work string
-	dir  string // where the jobs run
-	dev  string // loop device; none for the one in memory
+	dir  string // the directory of the jobs
+	dev  string // loop device; "" for the file system in memory
 	kind kind
 
 	mounted    bool
-	connection atomic.Uint32 // 0: not FUSE
+	connection atomic.Uint32 // 0 if it is not FUSE
 	server     *server
 	profiling  string
 }
@@ -38,7 +38,7 @@ func newSystem(ctx context.Context, b *bench, name string) (*system, error) {
 	kinds := map[string]kind{"ours": &ours{}, "gocryptfs": &gocryptfs{}, "ext4": ext4{}, "ram": ram{}}
 	k, ok := kinds[name]
 	if !ok {
-		return nil, errors.New("no such file system: ours, gocryptfs, ext4 or ram")
+		return nil, errors.New("unknown file system: must be ours, gocryptfs, ext4 or ram")
 	}
 	s := &system{name: name, b: b, work: filepath.Join(b.work, name), kind: k}
 	s.dir = filepath.Join(s.work, "mnt")
@@ -61,8 +61,8 @@ func newSystem(ctx context.Context, b *bench, name string) (*system, error) {
 		if err := b.throttle(dev); err != nil {
 			return nil, err
 		}
-		// The throttle counts what reaches it, before neighbours merge. EBS counts
-		// merged I/Os: a second loop device above the first merges them.
+		// The throttle counts I/Os before adjacent ones are merged, but EBS counts merged I/Os. A
+		// second loop device above the first one merges them.
 		if s.dev, err = b.loop(ctx, dev); err != nil {
 			return nil, err
 		}
@@ -70,7 +70,8 @@ func newSystem(ctx context.Context, b *bench, name string) (*system, error) {
 	return s, nil
 }
 
-// makeImage writes every block once: writing into a hole costs extra, and not everybody the same.
+// makeImage writes every block once, because writing into a hole has a cost that differs between
+// file systems.
 func makeImage(ctx context.Context, path string) error {
 	f, err := os.Create(path)
 	if err != nil {
@@ -102,7 +103,8 @@ func (b *bench) loop(ctx context.Context, file string) (string, error) {
 	return dev, nil
 }
 
-// format makes the file system anew; mount and unmount may follow each other any number of times.
+// format formats the file system again. Afterwards, it can be mounted and unmounted any number of
+// times.
 func (s *system) format(ctx context.Context) error { return s.kind.format(ctx, s) }
 
 func (s *system) mount(ctx context.Context) error {
@@ -139,7 +141,7 @@ func (s *system) unmount() error {
 	return err
 }
 
-// cold forgets everything that was read.
+// cold drops all caches.
 func (s *system) cold(ctx context.Context) error {
 	if s.name != "ram" { // its files would be gone
 		if err := s.unmount(); err != nil {
@@ -158,7 +160,7 @@ func dropCaches() error {
 	return os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0)
 }
 
-// abort makes everything that waits for the server fail.
+// abort aborts the connection, so that all calls that wait for the server fail.
 func (s *system) abort() {
 	if id := s.connection.Load(); id != 0 {
 		_ = fusefs.AbortConnection(id) // it may be gone
@@ -167,7 +169,7 @@ func (s *system) abort() {
 
 func (s *system) settle() error { return s.kind.settle(s) }
 
-// profile starts a profile of our server, or ends it (""), across remounts.
+// profile starts a profile of our server, which continues across remounts. "" ends it.
 func (s *system) profile(path string) {
 	if s.server == nil || !s.server.commands {
 		return
@@ -208,7 +210,8 @@ func syncfs(path string) error {
 	return nil
 }
 
-// unmountFUSE unmounts and waits for the server. A mount that is in use or dead is cut off.
+// unmountFUSE unmounts and waits for the server. It aborts the connection of a mount that is in use
+// or dead.
 func (s *system) unmountFUSE() error {
 	p := s.server
 	if p == nil {

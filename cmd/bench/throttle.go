@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// What an EBS gp3 volume gives without extra charge: 3,000 I/Os a second of up to
-	// 256 KiB, and 125 MiB/s (Amazon EBS User Guide, "General Purpose SSD volumes").
+	// The baseline performance of an EBS gp3 volume: 3,000 I/Os per second of up to 256 KiB, and
+	// 125 MiB/s (Amazon EBS User Guide, "General Purpose SSD volumes").
 	gp3IOPS        = 3000
 	gp3BytesPerSec = 125 << 20
 	gp3MaxKiB      = 256
@@ -18,9 +18,9 @@ const (
 	blkioDir = "/sys/fs/cgroup/blkio"
 )
 
-// throttle limits a block device for everybody, write-back by the kernel included, by
-// the block controller's root group (cgroup v1; the limits of v2 have none at the root).
-// Reads and writes have a budget each, where EBS has one for both.
+// throttle limits a block device for all processes, including write-back of the kernel. It uses the
+// root group of the block controller in cgroup v1, because cgroup v2 has no limits at the root.
+// Reads and writes have separate budgets, while EBS has one for both.
 func (b *bench) throttle(dev string) error {
 	name := strings.TrimPrefix(dev, "/dev/")
 	number, err := os.ReadFile(filepath.Join("/sys/block", name, "dev"))

@@ -15,16 +15,16 @@ import (
 )
 
 const (
-	fusectl  = "/sys/fs/fuse/connections" // proc(5) of the kernel's documentation of FUSE: …/connections/N/abort
+	fusectl  = "/sys/fs/fuse/connections" // see the kernel's documentation of FUSE: …/connections/N/abort
 	killWait = 10 * time.Second
 )
 
-// adoptOrphans makes processes that lose their parent children of this one.
+// adoptOrphans makes descendants that lose their parent children of this process.
 func adoptOrphans() error {
 	return os.NewSyscallError("prctl PR_SET_CHILD_SUBREAPER", unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 }
 
-// children lists the processes whose parent is this one, by reading /proc. Zombies are among them.
+// children lists the child processes of this process, including zombies, from /proc.
 func children() []int {
 	var list []int
 	entries, err := os.ReadDir("/proc")
@@ -40,7 +40,7 @@ func children() []int {
 		if err != nil {
 			continue
 		}
-		// pid (name) state parent: proc_pid_stat(5); the name may hold anything.
+		// pid (name) state parent: proc_pid_stat(5). The name may contain any characters.
 		fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 		if len(fields) > 1 && string(fields[1]) == strconv.Itoa(os.Getpid()) {
 			list = append(list, pid)
@@ -49,8 +49,9 @@ func children() []int {
 	return list
 }
 
-// killAll ends all descendants: the children, then those that become children by that, and so on. between is called while
-// they are dying, to free those that wait for a FUSE server.
+// killAll kills all descendants: first the children, then the processes that become children
+// because of that, and so on. Meanwhile, it calls between, which must free processes that wait for
+// a FUSE server.
 func killAll(between func()) error {
 	deadline := time.Now().Add(killWait)
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -65,14 +66,14 @@ func killAll(between func()) error {
 			unix.Wait4(pid, nil, unix.WNOHANG|unix.WALL, nil) //nolint:errcheck // looked at in the next round
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("these processes do not end: %v", list)
+			return fmt.Errorf("these processes did not end: %v", list)
 		}
 		between()
 		<-tick.C
 	}
 }
 
-// mountsBelow lists the mounts below a directory, the last one first. It opens nothing there.
+// mountsBelow lists the mounts below a directory, the last one first. It opens no files there.
 func mountsBelow(dir string) ([]*mountinfo.Info, error) {
 	infos, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
 		return !strings.HasPrefix(i.Mountpoint, dir+"/"), false
@@ -83,7 +84,8 @@ func mountsBelow(dir string) ([]*mountinfo.Info, error) {
 	return infos, err
 }
 
-// abortBelow ends the FUSE connections of the mounts below dir, so that whoever waits for them gets an error.
+// abortBelow aborts the FUSE connections of the mounts below dir, so that waiting processes get an
+// error.
 func abortBelow(dir string) {
 	infos, err := mountsBelow(dir)
 	if err != nil {
@@ -96,7 +98,7 @@ func abortBelow(dir string) {
 	}
 }
 
-// unmountBelow takes the mounts below dir away without waiting for anybody.
+// unmountBelow detaches the mounts below dir without waiting.
 func unmountBelow(dir string) error {
 	infos, err := mountsBelow(dir)
 	if err != nil {
@@ -113,8 +115,9 @@ func unmountBelow(dir string) error {
 	return err
 }
 
-// clean leaves nothing of a demo in dir, whatever state it is in. gone is closed when the steps have ended: one that was
-// freed from waiting here may still make a file, or start a program.
+// clean removes everything of a demo in dir, in any state. gone is closed when the steps have
+// ended, because a step that clean has freed from waiting may still create a file or start a
+// program.
 func clean(dir string, gone <-chan struct{}) error {
 	free := func() error {
 		err := killAll(func() { abortBelow(dir) })
@@ -127,12 +130,12 @@ func clean(dir string, gone <-chan struct{}) error {
 	case <-time.After(graceTime):
 	}
 	if err = errors.Join(err, free()); err != nil {
-		return err // nothing is removed through a mount
+		return err // do not remove files through a mount
 	}
 	return os.RemoveAll(dir)
 }
 
-// leftovers says what a demo that has done everything itself has forgotten.
+// leftovers returns an error if a demo that has completed left something behind.
 func leftovers(dir string) error {
 	infos, err := mountsBelow(dir)
 	if err != nil {

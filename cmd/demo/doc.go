@@ -1,8 +1,10 @@
-// Command demo takes one sealed volume through its whole life on this machine, with no cluster and no cloud: it
-// starts the driver, calls it as Kubernetes would, works in the volume, and verifies every file after each step. It
-// ends with status 0 if everything held, 1 at the first thing that did not, 2 for wrong arguments, 130 when interrupted.
+// Command demo runs the whole life of one volume on this machine, without a cluster or a cloud. It
+// starts the driver, calls it like Kubernetes, works in the volume, and verifies every file after
+// each step. Its exit status is 0 if everything succeeded, 1 at the first failure, 2 for wrong
+// arguments, and 130 if it was interrupted.
 //
-// All that it makes (state of the driver, image, mounts) is below one temporary directory, and all its processes are
-// its descendants, also those that detach (it is their subreaper). So cleaning up needs nobody's help: end every
-// descendant, unmount what is below the directory, remove it.
+// All files (state of the driver, image, mounts) are below one temporary directory. All processes
+// are descendants of the demo, even those that detach, because it is their subreaper. So it can
+// always clean up by itself: it ends all descendants, unmounts everything below the directory, and
+// removes it.
 package main

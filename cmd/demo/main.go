@@ -23,10 +23,10 @@ import (
 // options are the demo's flags.
 type options struct {
 	driver  string
-	tree    string // "": Go's own source
+	tree    string // "" means the source of Go
 	temp    string
 	quick   bool
-	skip    string // "sqlite", "compile", both with a comma, or nothing
+	skip    string // "sqlite", "compile", both separated by a comma, or ""
 	timeout time.Duration
 }
 
@@ -35,7 +35,7 @@ const (
 	exitUsage       = 2
 	exitInterrupted = 130
 
-	// graceTime is what a step that was interrupted gets to end by itself.
+	// graceTime is the time for an interrupted step to end by itself.
 	graceTime = 2 * time.Second
 )
 
@@ -43,11 +43,13 @@ var errInterrupted = errors.New("interrupted")
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
-// The kernel hands a signal to the first thread if that can take it, and a thread that waits for a FUSE server which does not answer takes it but never comes to
-// handle it: nobody hears of it. So the first thread is kept for the function below, which waits for nobody but the steps. (Only init can do so.)
+// The kernel prefers the first thread for signals. If that thread waits for a FUSE server that does
+// not answer, it receives the signal but never handles it, and the signal is lost. So the first
+// thread is reserved for the function below, which waits only for the steps. Only init can reserve
+// it.
 func init() { runtime.LockOSThread() }
 
-// run is main without the exit.
+// run is main without os.Exit.
 func run(args []string, stdout *os.File, stderr io.Writer) int {
 	o, err := parse(args, stderr)
 	switch {
@@ -58,7 +60,8 @@ func run(args []string, stdout *os.File, stderr io.Writer) int {
 	}
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
-	// Nobody listens to this one: it only makes writing to a pipe without a reader an error, as it is for all other files.
+	// This signal is ignored. Registering for it makes a write to a pipe without a reader fail with
+	// an error, like for other files.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	err = errors.Join(checkMachine("go", "sqlite3"), adoptOrphans())
 	if err == nil {
@@ -82,12 +85,12 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	var o options
 	f := flag.NewFlagSet("demo", flag.ContinueOnError)
 	f.SetOutput(stderr)
-	f.StringVar(&o.driver, "driver", "", "the driver's program (default: driver, beside this program)")
-	f.StringVar(&o.tree, "tree", "", "directory to copy into the volume (default: Go's own source)")
-	f.StringVar(&o.temp, "dir", os.TempDir(), "where the temporary directory is made; it needs some 3 GiB free")
-	f.BoolVar(&o.quick, "quick", false, "a small part of Go's source, a smaller program and a smaller database")
-	f.StringVar(&o.skip, "skip", "", "leave out sqlite, compile, or both (sqlite,compile)")
-	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "give up after this long")
+	f.StringVar(&o.driver, "driver", "", "program of the driver (default: driver, in the directory of this program)")
+	f.StringVar(&o.tree, "tree", "", "directory to copy into the volume (default: the source of Go)")
+	f.StringVar(&o.temp, "dir", os.TempDir(), "parent of the temporary directory; it needs about 3 GiB of free space")
+	f.BoolVar(&o.quick, "quick", false, "use a small part of the source of Go, a smaller program and a smaller database")
+	f.StringVar(&o.skip, "skip", "", "skip sqlite, compile, or both (sqlite,compile)")
+	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "abort after this time")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
@@ -104,7 +107,7 @@ func (o options) check(args []string) error {
 	}
 	for _, s := range strings.Split(o.skip, ",") {
 		if s != "" && s != "sqlite" && s != "compile" {
-			return fmt.Errorf("-skip: %q cannot be left out", s)
+			return fmt.Errorf("-skip: %q cannot be skipped; only sqlite and compile can", s)
 		}
 	}
 	return nil
@@ -112,7 +115,7 @@ func (o options) check(args []string) error {
 
 func (o options) skips(step string) bool { return slices.Contains(strings.Split(o.skip, ","), step) }
 
-// complete fills in what was not given.
+// complete sets the options that were not given.
 func (o *options) complete() error {
 	if o.driver == "" {
 		self, err := os.Executable()
@@ -122,7 +125,7 @@ func (o *options) complete() error {
 		o.driver = filepath.Join(filepath.Dir(self), "driver")
 	}
 	if _, err := exec.LookPath(o.driver); err != nil {
-		return fmt.Errorf("the driver is missing (make build builds it): %w", err)
+		return fmt.Errorf("cannot find the driver (build it with `make build`): %w", err)
 	}
 	if o.tree == "" {
 		out, err := exec.Command("go", "env", "GOROOT").Output()
@@ -142,7 +145,8 @@ func (o *options) complete() error {
 	return err
 }
 
-// run runs the demo and cleans up, whatever happens: at the first signal in order, at the second at once.
+// run runs the demo, and always cleans up. At the first signal, it stops orderly; at the second
+// one, immediately.
 func (o options) run(signals <-chan os.Signal, stdout *os.File, stderr io.Writer) (err error) {
 	if err := o.complete(); err != nil {
 		return err
@@ -151,10 +155,10 @@ func (o options) run(signals <-chan os.Signal, stdout *os.File, stderr io.Writer
 	if err != nil {
 		return err
 	}
-	if dir, err = filepath.EvalSymlinks(dir); err != nil { // as the mount table will name it
+	if dir, err = filepath.EvalSymlinks(dir); err != nil { // as it appears in the mount table
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(context.Background(), o.timeout, fmt.Errorf("not done within %v", o.timeout))
+	ctx, cancel := context.WithTimeoutCause(context.Background(), o.timeout, fmt.Errorf("not finished within %v", o.timeout))
 	defer cancel()
 	ctx, interrupt := context.WithCancelCause(ctx)
 	defer interrupt(nil)
@@ -183,7 +187,7 @@ func (o options) run(signals <-chan os.Signal, stdout *os.File, stderr io.Writer
 	return errors.Join(err, cleanErr)
 }
 
-// wait waits for the steps' end, when interrupted not for long.
+// wait waits for the end of the steps. After an interruption, it waits only for graceTime.
 func wait(ctx context.Context, ended <-chan error) error {
 	select {
 	case err := <-ended:
@@ -198,11 +202,11 @@ func wait(ctx context.Context, ended <-chan error) error {
 	}
 }
 
-// obey waits for signals. The second one does not wait for anything in the demo.
+// obey handles signals. At the second signal, it does not wait for the demo.
 func obey(signals <-chan os.Signal, finished <-chan struct{}, interrupt context.CancelCauseFunc, clean func() error, stderr io.Writer) {
 	select {
 	case s := <-signals:
-		interrupt(fmt.Errorf("%w (%v); everything is taken away again", errInterrupted, s))
+		interrupt(fmt.Errorf("%w (%v); cleaning up", errInterrupted, s))
 	case <-finished:
 		return
 	}

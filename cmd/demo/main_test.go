@@ -22,7 +22,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/fusefs/fusefstest"
 )
 
-// programs has the driver.
+// programs is the directory with the driver.
 var programs string
 
 func TestMain(m *testing.M) {
@@ -47,21 +47,21 @@ func testMain(m *testing.M) int {
 	if out, err := exec.Command("go", "build", "-o", programs, "../driver").CombinedOutput(); err != nil {
 		panic(string(out))
 	}
-	if err := adoptOrphans(); err != nil { // so that whatever a demo leaves becomes a child of this process
+	if err := adoptOrphans(); err != nil { // so that processes that a demo leaves behind become children of this process
 		panic(err)
 	}
 	return m.Run()
 }
 
-// process is a demo that runs.
+// process is a running demo.
 type process struct {
 	t      *testing.T
 	dir    string
 	cmd    *exec.Cmd
 	out    *bufio.Scanner
-	seen   bytes.Buffer // what it has printed so far
+	seen   bytes.Buffer // its output so far
 	stderr bytes.Buffer
-	conns  map[string]uint64 // the connections of its FUSE mounts, as far as they were seen, with their inode numbers: names are used again
+	conns  map[string]uint64 // the observed connections of its FUSE mounts, with their inode numbers, because names are reused
 }
 
 func startDemo(t *testing.T, args ...string) *process {
@@ -92,7 +92,7 @@ func (p *process) start() {
 	p.out = bufio.NewScanner(io.TeeReader(stdout, &p.seen))
 }
 
-// await reads until a line that begins a step.
+// await reads up to the line that begins a step.
 func (p *process) await(step string) {
 	p.t.Helper()
 	for p.out.Scan() {
@@ -117,7 +117,7 @@ func (p *process) signal(s os.Signal) {
 	}
 }
 
-// wantExit waits for the demo's end; nothing of it may be left.
+// wantExit waits for the end of the demo, and checks that it left nothing behind.
 func (p *process) wantExit(code int) {
 	p.t.Helper()
 	for p.out.Scan() {
@@ -145,7 +145,7 @@ func (p *process) wantExit(code int) {
 	}
 }
 
-// inode is the number of a file's inode, 0 if there is none.
+// inode returns the inode number of a file, or 0 if it does not exist.
 func inode(path string) uint64 {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
@@ -154,7 +154,7 @@ func inode(path string) uint64 {
 	return st.Ino
 }
 
-// TestDemo runs all of it, on a small tree.
+// TestDemo runs the complete demo, on a small tree.
 func TestDemo(t *testing.T) {
 	p := startDemo(t)
 	p.wantExit(0)
@@ -175,14 +175,14 @@ func TestDemo(t *testing.T) {
 	if strings.Join(began, " ") != want {
 		t.Errorf("the timeline is %v", began)
 	}
-	// A size is two words; these have none.
+	// A size consists of two words. These steps have none.
 	if want := "driver create kill expand down up delete"; strings.Join(summed, " ") != want {
 		t.Errorf("the summary's steps without a size are %v", summed)
 	}
 	t.Logf("\n%s", &p.seen)
 }
 
-// TestInterrupted: a signal at any step leaves nothing.
+// TestInterrupted checks that a signal during any step leaves nothing behind.
 func TestInterrupted(t *testing.T) {
 	signals := []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP}
 	for i, step := range []string{"driver", "create", "copy", "verify", "sqlite", "compile", "control", "search", "kill", "expand", "down", "up", "delete"} {
@@ -199,7 +199,7 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
-// TestInterruptedTwice: the second signal waits for nothing.
+// TestInterruptedTwice checks that the second signal ends the demo immediately.
 func TestInterruptedTwice(t *testing.T) {
 	p := startDemo(t)
 	p.await("compile")
@@ -208,7 +208,7 @@ func TestInterruptedTwice(t *testing.T) {
 	p.wantExit(exitInterrupted)
 }
 
-// TestHangingServer: a mount server that does not answer any more keeps nobody from cleaning up.
+// TestHangingServer checks that the demo can clean up even if a mount server no longer answers.
 func TestHangingServer(t *testing.T) {
 	for _, timeout := range []bool{false, true} {
 		t.Run(fmt.Sprint("timeout ", timeout), func(t *testing.T) {
@@ -230,7 +230,7 @@ func TestHangingServer(t *testing.T) {
 			mountertest.Halt(t, list[0].PID)
 			if timeout {
 				p.wantExit(exitFailed)
-				if !strings.Contains(p.stderr.String(), "not done within 5s") {
+				if !strings.Contains(p.stderr.String(), "not finished within 5s") {
 					t.Error(&p.stderr)
 				}
 				return
@@ -241,7 +241,8 @@ func TestHangingServer(t *testing.T) {
 	}
 }
 
-// TestServerLost: what does not hold ends the demo with an error, and the logs' end.
+// TestServerLost checks that a failure ends the demo with an error, and that it prints the end of
+// the logs.
 func TestServerLost(t *testing.T) {
 	p := startDemo(t)
 	p.await("compile")
@@ -257,13 +258,13 @@ func TestServerLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.wantExit(exitFailed)
-	// The mounter may note its server's end in its log only after the demo has shown the log's end.
+	// The mounter may log the end of its server only after the demo has printed the end of the log.
 	if s := p.stderr.String(); !strings.Contains(s, "demo: compile: ") || !strings.Contains(s, "the end of mounter/mounter.log") {
 		t.Error(s)
 	}
 }
 
-// TestNoReader: a demo whose output nobody reads ends, and cleans up.
+// TestNoReader checks that a demo whose output is not read ends and cleans up.
 func TestNoReader(t *testing.T) {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
@@ -292,7 +293,7 @@ func TestNoReader(t *testing.T) {
 	}
 }
 
-// TestMissingTools: all that is missing is named at once.
+// TestMissingTools checks that the demo reports all missing tools at once.
 func TestMissingTools(t *testing.T) {
 	base := mountertest.Command("demo")
 	cmd := exec.Command(base[0], base[1:]...)

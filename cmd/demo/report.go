@@ -12,23 +12,24 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 )
 
-// timeline prints one line when a step begins and one when it has ended; on a terminal there is a bar between them.
+// timeline prints a line when a step begins, and one when it ends. On a terminal, it shows a
+// progress bar meanwhile.
 type timeline struct {
 	start time.Time
-	bars  *mpb.Progress // nil: plain lines
+	bars  *mpb.Progress // nil for plain lines
 
-	broken func(error) // called when nothing can be printed
+	broken func(error) // called if printing fails
 
 	mu    sync.Mutex
 	out   io.Writer // guarded by mu
-	steps []*step   // ended ones, guarded by mu
+	steps []*step   // completed steps, guarded by mu
 }
 
 func newTimeline(out io.Writer, broken func(error), terminal bool) *timeline {
 	t := &timeline{start: time.Now(), out: out, broken: broken}
 	if terminal {
 		t.bars = mpb.New(mpb.WithOutput(out), mpb.WithWidth(40), mpb.WithAutoRefresh())
-		t.out = t.bars // prints above the bars
+		t.out = t.bars // the writer for lines above the bars
 	}
 	return t
 }
@@ -43,7 +44,7 @@ func (t *timeline) printf(format string, args ...any) {
 	}
 }
 
-// close takes the bars away.
+// close removes the bars.
 func (t *timeline) close() {
 	if t.bars != nil {
 		t.bars.Shutdown()
@@ -58,12 +59,13 @@ type step struct {
 	took  time.Duration
 	bar   *mpb.Bar
 
-	sizeBytes int64 // of what went through, 0: not meaningful
+	sizeBytes int64 // bytes processed; 0 if it is not meaningful
 	files     int
 	result    string
 }
 
-// begin starts a step. what says what it does; totalBytes is how far its bar goes, 0 for one without an end.
+// begin starts a step. what is its description. totalBytes is the total of its bar, or 0 if it is
+// unknown.
 func (t *timeline) begin(name, what string, totalBytes int64) *step {
 	t.printf("%-8s %s ...", name, what)
 	s := &step{t: t, name: name, begin: time.Now()}
@@ -79,14 +81,14 @@ func (t *timeline) begin(name, what string, totalBytes int64) *step {
 	return s
 }
 
-// add moves the bar. Safe for concurrent use.
+// add advances the bar. It is safe for concurrent use.
 func (s *step) add(n int64) {
 	if s.bar != nil {
 		s.bar.IncrInt64(n)
 	}
 }
 
-// end closes the step. Nothing is printed if it failed.
+// end ends the step. If the step failed, it prints nothing.
 func (s *step) end(err error) {
 	s.took = time.Since(s.begin)
 	if s.bar != nil {
@@ -135,16 +137,16 @@ func (t *timeline) summary() {
 		printTo(w, "%s\t%.2f\t%s\t%s\t%s\t\n", s.name, s.took.Seconds(), files, size, s.throughput())
 	}
 	printTo(w, "total\t%.2f\t\t\t\t\n", time.Since(t.start).Seconds())
-	w.Flush() //nolint:errcheck // a strings.Builder takes everything
+	w.Flush() //nolint:errcheck // a strings.Builder never fails
 	if _, err := io.WriteString(t.out, "\n"+b.String()+"\n"); err != nil {
 		t.broken(err)
 	}
 }
 
-// printTo prints where a failure has no consequence: to stderr and to memory.
+// printTo prints to stderr or memory, where errors can be ignored.
 func printTo(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
 
-// sizeText is a number of bytes for people.
+// sizeText formats a number of bytes for people.
 func sizeText(n int64) string {
 	f, unit := float64(n), "B"
 	for _, u := range []string{"KiB", "MiB", "GiB", "TiB"} {

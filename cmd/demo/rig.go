@@ -24,13 +24,13 @@ import (
 
 const (
 	nodeID      = "demo-node"
-	callTimeout = 2 * time.Minute // as the kubelet's
+	callTimeout = 2 * time.Minute // the same as the kubelet's
 	startTime   = 30 * time.Second
 )
 
-// rig is a driver in processes of its own, and the part of Kubernetes towards it.
+// rig is a driver in separate processes, and the part of Kubernetes that calls it.
 type rig struct {
-	dir    string // everything is below
+	dir    string // the directory of all files
 	key    []byte // 32 random bytes
 	driver *exec.Cmd
 	gone   chan struct{} // closed when the driver has ended
@@ -43,7 +43,8 @@ type rig struct {
 
 func (r *rig) path(name string) string { return filepath.Join(r.dir, name) }
 
-// staging and target are where the kubelet would have them; target is what a pod sees.
+// staging and target are the paths that the kubelet would use. target is the volume as a pod sees
+// it.
 func (r *rig) staging() string { return r.path("kubelet/staging") }
 func (r *rig) target() string  { return r.path("kubelet/pods/pod") }
 func (r *rig) socket() string  { return r.path("csi.sock") }
@@ -72,7 +73,7 @@ func (r *rig) start(ctx context.Context, program string) error {
 		"--local-dir", r.path("local"), "--mounter-dir", r.path("mounter"), "--kubelet-dir", r.path("kubelet"))
 	r.driver.Dir = "/"
 	r.driver.Stdout, r.driver.Stderr = log, log
-	r.driver.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // the terminal's ^C is for the demo alone
+	r.driver.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // ^C on the terminal must reach only the demo
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -108,7 +109,7 @@ func (r *rig) connect(ctx context.Context) (err error) {
 	}()
 	p, err := csi.NewIdentityClient(r.conn).Probe(ctx, &csi.ProbeRequest{}, grpc.WaitForReady(true))
 	if err != nil {
-		return fmt.Errorf("the driver does not answer: %w", plain(err))
+		return fmt.Errorf("the driver did not answer: %w", plain(err))
 	}
 	if ready := p.GetReady(); ready != nil && !ready.GetValue() {
 		return errors.New("the driver is not ready")
@@ -116,7 +117,7 @@ func (r *rig) connect(ctx context.Context) (err error) {
 	return nil
 }
 
-// plain is a gRPC error in one line.
+// plain formats a gRPC error in one line.
 func plain(err error) error {
 	if s, ok := status.FromError(err); ok && err != nil {
 		return fmt.Errorf("%v: %s", s.Code(), s.Message())
@@ -155,7 +156,7 @@ func (r *rig) create(ctx context.Context, sizeBytes int64) error {
 	return nil
 }
 
-// attach, stage and bind are what happens when a pod is scheduled to the node and starts.
+// attach, stage and bind are the calls when a pod is scheduled to the node and starts.
 func (r *rig) attach(ctx context.Context) error {
 	a, err := call(ctx, "ControllerPublishVolume", r.controller().ControllerPublishVolume, &csi.ControllerPublishVolumeRequest{VolumeId: r.volume,
 		NodeId: nodeID, VolumeCapability: capability(), VolumeContext: r.context})
@@ -204,17 +205,17 @@ func (r *rig) expand(ctx context.Context, sizeBytes int64) error {
 		return err
 	}
 	if !c.GetNodeExpansionRequired() {
-		return errors.New("ControllerExpandVolume: no expansion on the node is asked for")
+		return errors.New("ControllerExpandVolume: the answer does not require NodeExpandVolume")
 	}
 	n, err := call(ctx, "NodeExpandVolume", r.node().NodeExpandVolume, &csi.NodeExpandVolumeRequest{VolumeId: r.volume, VolumePath: r.target(),
 		StagingTargetPath: r.staging(), CapacityRange: size, VolumeCapability: capability()})
 	if err == nil && n.GetCapacityBytes() < sizeBytes {
-		err = fmt.Errorf("NodeExpandVolume: %d bytes instead of %d", n.GetCapacityBytes(), sizeBytes)
+		err = fmt.Errorf("NodeExpandVolume: the answer has %d bytes instead of %d", n.GetCapacityBytes(), sizeBytes)
 	}
 	return err
 }
 
-// totalBytes is the volume's size as the kubelet sees it.
+// totalBytes returns the size of the volume as the kubelet sees it.
 func (r *rig) totalBytes(ctx context.Context) (int64, error) {
 	s, err := call(ctx, "NodeGetVolumeStats", r.node().NodeGetVolumeStats, &csi.NodeGetVolumeStatsRequest{VolumeId: r.volume, VolumePath: r.target()})
 	if err != nil {
@@ -225,12 +226,12 @@ func (r *rig) totalBytes(ctx context.Context) (int64, error) {
 			return u.GetTotal(), nil
 		}
 	}
-	return 0, errors.New("NodeGetVolumeStats: no bytes")
+	return 0, errors.New("NodeGetVolumeStats: the answer has no bytes")
 }
 
-// stop ends the driver as a container runtime does. Its mounter, idle by now, goes with it.
+// stop ends the driver like a container runtime. Its mounter is idle and ends, too.
 func (r *rig) stop(ctx context.Context) error {
-	r.conn.Close() //nolint:errcheck // nothing is under way
+	r.conn.Close() //nolint:errcheck // no call is running
 	if err := r.driver.Process.Signal(syscall.SIGTERM); err != nil {
 		return fmt.Errorf("stop the driver: %w", err)
 	}
@@ -239,7 +240,7 @@ func (r *rig) stop(ctx context.Context) error {
 	select {
 	case <-r.gone:
 	case <-ctx.Done():
-		return fmt.Errorf("the driver does not end: %w", ctx.Err())
+		return fmt.Errorf("the driver did not end: %w", ctx.Err())
 	}
 	if !r.driver.ProcessState.Success() {
 		return fmt.Errorf("the driver ended with %v", r.driver.ProcessState)
@@ -247,7 +248,7 @@ func (r *rig) stop(ctx context.Context) error {
 	return nil
 }
 
-// tail is the end of a log, for an error's reader.
+// tail returns the end of a log, for error messages.
 func tail(path string, lines int) string {
 	b, err := os.ReadFile(path)
 	if err != nil {

@@ -14,23 +14,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A needle is eight bytes of plaintext, as a number. Each file gives one for every 4 KiB of its content (the volume's
-// smallest sealed unit) and two for its name, as far as they are distinctive. That random bytes match one of 100,000 needles
-// anywhere in 10 GB has a probability of about 1e10 × 1e5 / 2^64 < 1e-4.
+// A needle is eight bytes of plaintext, as a number. Each file gives one needle for every 4 KiB of
+// its content (the volume's smallest sealed unit) and two for its name, if they are distinctive.
+// The probability that random bytes match one of 100,000 needles anywhere in 10 GB is about 1e10 ×
+// 1e5 / 2^64 < 1e-4.
 const (
 	needleBytes = 8
 	unitBytes   = 4096
-	// Eight bytes with fewer different values than this (runs of zeros, small numbers) prove nothing.
+	// Eight bytes with fewer distinct values (runs of zeros, small numbers) are not distinctive.
 	minDistinct = 6
 )
 
 const filterBits = 22 // 512 KiB: fits the processor's cache and is 2 % full with 100,000 needles
 
-// needles is a set of plaintext fragments. Safe for concurrent use while it is filled, and while it is searched.
+// needles is a set of plaintext fragments. It is safe for concurrent filling and for concurrent
+// searching.
 type needles struct {
 	mu     sync.Mutex
-	set    map[uint64]struct{} // guarded by mu while it is filled
-	filter []uint64            // bits that may be set; guarded alike
+	set    map[uint64]struct{} // guarded by mu during filling
+	filter []uint64            // bits that may be set; guarded in the same way
 }
 
 func newNeedles() *needles {
@@ -72,8 +74,8 @@ func (n *needles) addName(name string) {
 	}
 }
 
-// addContent takes one fragment of each unit, the first that is distinctive from its middle on: files of one kind begin
-// and end alike.
+// addContent takes one fragment of each unit: the first distinctive one after its middle, because
+// files of the same kind have similar beginnings and ends.
 func (n *needles) addContent(b []byte) {
 	for len(b) >= needleBytes {
 		unit := b[:min(unitBytes, len(b))]
@@ -92,7 +94,8 @@ func (n *needles) len() int {
 	return len(n.set)
 }
 
-// search reports every needle in r, at any offset, to found; at is where it ends, counted from the start of r.
+// search calls found for every needle in r, at any offset. at is the end of the needle, counted
+// from the start of r.
 func (n *needles) search(ctx context.Context, r io.Reader, moved func(int64), found func(x uint64, at int64)) error {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
@@ -123,7 +126,8 @@ func (n *needles) search(ctx context.Context, r io.Reader, moved func(int64), fo
 	}
 }
 
-// searchImage fails if the image holds a needle. It reads only what is allocated, and returns how much that is.
+// searchImage returns an error if the image contains a needle. It reads only allocated ranges, and
+// returns their size.
 func (n *needles) searchImage(ctx context.Context, path string, moved func(int64)) (int64, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -146,7 +150,7 @@ func (n *needles) searchImage(ctx context.Context, path string, moved func(int64
 		var hit error
 		err = n.search(ctx, io.NewSectionReader(f, data, hole-data), moved, func(x uint64, at int64) {
 			if hit == nil {
-				hit = fmt.Errorf("the image holds plaintext: %q at offset %d", binary.BigEndian.AppendUint64(nil, x), data+at-needleBytes)
+				hit = fmt.Errorf("the image contains plaintext: %q at offset %d", binary.BigEndian.AppendUint64(nil, x), data+at-needleBytes)
 			}
 		})
 		if err := errors.Join(err, hit); err != nil {
@@ -180,7 +184,7 @@ func (m *manifest) searchFiles(ctx context.Context, root string, moved func(int6
 		}
 	}
 	if len(got) != n.len() {
-		return fmt.Errorf("the search is of no use: it finds %d of %d fragments in the plaintext", len(got), n.len())
+		return fmt.Errorf("the search does not work: it finds only %d of %d fragments in the plaintext", len(got), n.len())
 	}
 	return nil
 }

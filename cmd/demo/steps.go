@@ -17,7 +17,7 @@ type demo struct {
 	rig
 	opt   options
 	line  *timeline
-	files *manifest // what must be in the volume
+	files *manifest // the expected content of the volume
 
 	treeFiles int
 	treeBytes int64
@@ -30,7 +30,7 @@ const (
 	workName       = "work"
 )
 
-// do runs one step. f fills in its result.
+// do runs one step. f sets its result.
 func (d *demo) do(ctx context.Context, name, what string, totalBytes int64, f func(*step) error) error {
 	if err := ctx.Err(); err != nil || d.opt.skips(name) {
 		return err
@@ -47,7 +47,7 @@ func (d *demo) do(ctx context.Context, name, what string, totalBytes int64, f fu
 	return nil
 }
 
-// calls runs CSI calls one after the other.
+// calls makes CSI calls one after the other.
 func calls(ctx context.Context, list ...func(context.Context) error) error {
 	for _, f := range list {
 		if err := f(ctx); err != nil {
@@ -57,16 +57,16 @@ func calls(ctx context.Context, list ...func(context.Context) error) error {
 	return nil
 }
 
-// steps are the demo.
+// steps runs the steps of the demo.
 func (d *demo) steps(ctx context.Context) error {
 	for _, f := range []func(context.Context) error{
 		d.startStep, d.createStep,
 		d.copyStep, d.verifyStep("the copy"),
-		d.sqliteStep, d.compileStep, d.verifyStep("what the programs left"),
+		d.sqliteStep, d.compileStep, d.verifyStep("the files of the programs"),
 		d.controlStep, d.imageStep("while it is mounted"),
 		d.killStep, d.verifyStep("after the crash"),
 		d.expandStep, d.verifyStep("the grown volume"),
-		d.downStep, d.imageStep("as it lies on the disk"),
+		d.downStep, d.imageStep("on the disk, while unmounted"),
 		d.upStep, d.verifyStep("on a fresh mount"),
 		d.deleteStep,
 	} {
@@ -110,7 +110,7 @@ func (d *demo) verifyStep(what string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		files, size := d.files.count()
 		return d.do(ctx, "verify", "verifying every file by SHA-256, "+what, size, func(s *step) error {
-			s.result, s.files, s.sizeBytes = fmt.Sprintf("%d files and directories are what they were", files), files, size
+			s.result, s.files, s.sizeBytes = fmt.Sprintf("%d files and directories are unchanged", files), files, size
 			return d.files.verify(ctx, d.target(), s.add)
 		})
 	}
@@ -131,25 +131,25 @@ func (d *demo) imageStep(when string) func(context.Context) error {
 		if err := unix.Stat(d.image(), &st); err != nil {
 			return err
 		}
-		allocated := st.Blocks * 512 // stat(2): of 512 bytes whatever the file system
+		allocated := st.Blocks * 512 // stat(2): always in units of 512 bytes
 		return d.do(ctx, "search", "searching the image for the same fragments and the key, "+when, allocated, func(s *step) (err error) {
 			s.result = fmt.Sprintf("none of %d fragments is in the image", d.files.needles.len())
 			if s.sizeBytes, err = d.files.needles.searchImage(ctx, d.image(), s.add); err == nil && s.sizeBytes < d.treeBytes/2 {
-				err = fmt.Errorf("the image has %s of data: it cannot be where the files are", sizeText(s.sizeBytes))
+				err = fmt.Errorf("the image contains only %s of data, so the files cannot be in it", sizeText(s.sizeBytes))
 			}
 			return err
 		})
 	}
 }
 
-// addKey makes the key in both its forms one of the things that must not be found.
+// addKey adds both forms of the key to the needles.
 func (d *demo) addKey() {
 	d.files.needles.addContent(d.key)
 	d.files.needles.addContent([]byte(d.secrets()["kek"]))
 }
 
 func (d *demo) killStep(ctx context.Context) error {
-	return d.do(ctx, "kill", "ending the mount server with SIGKILL while a program writes, and mounting again", 0, func(s *step) error {
+	return d.do(ctx, "kill", "killing the mount server with SIGKILL while a program writes, and mounting again", 0, func(s *step) error {
 		h, err := d.mounter().Health(ctx, d.volume)
 		if err != nil {
 			return err
@@ -176,13 +176,14 @@ func (d *demo) killStep(ctx context.Context) error {
 		if err := j.check(d.target(), synced); err != nil {
 			return err
 		}
-		s.result = fmt.Sprintf("server %d follows %d; all %d lines that were synced are there", after, h.PID, synced)
+		s.result = fmt.Sprintf("server %d replaced %d; all %d synced lines are present", after, h.PID, synced)
 		return d.files.enter(ctx, d.target(), journalName, s.add)
 	})
 }
 
-// revive publishes again, as the kubelet does from time to time (requiresRepublish), until another server than the dead
-// one serves the volume. The mounter may learn of a death a moment later than we do.
+// revive publishes again, like the kubelet does periodically (requiresRepublish), until a new
+// server serves the volume. The mounter may notice the death of the old one a moment later than the
+// demo.
 func (d *demo) revive(ctx context.Context, dead int) (pid int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
@@ -214,9 +215,9 @@ func (d *demo) expandStep(ctx context.Context) error {
 			return err
 		}
 		if after < before+d.sizeBytes*9/10 {
-			return fmt.Errorf("the volume had %s for files and now has %s", sizeText(before), sizeText(after))
+			return fmt.Errorf("the volume did not grow: it had %s for files and now has %s", sizeText(before), sizeText(after))
 		}
-		s.result = fmt.Sprintf("room for files grew from %s to %s", sizeText(before), sizeText(after))
+		s.result = fmt.Sprintf("the space for files grew from %s to %s", sizeText(before), sizeText(after))
 		return nil
 	})
 }
@@ -229,7 +230,7 @@ func (d *demo) downStep(ctx context.Context) error {
 		}
 		infos, err := mountsBelow(d.dir)
 		if err == nil && len(infos) > 0 {
-			err = fmt.Errorf("%s is mounted", infos[0].Mountpoint)
+			err = fmt.Errorf("%s is still mounted", infos[0].Mountpoint)
 		}
 		return err
 	})
@@ -249,7 +250,7 @@ func (d *demo) deleteStep(ctx context.Context) error {
 			return err
 		}
 		if _, err := os.Lstat(image); !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("the image is still there, %w", err)
+			return fmt.Errorf("the image still exists, %w", err)
 		}
 		if err := d.rig.stop(ctx); err != nil {
 			return err
@@ -262,7 +263,7 @@ func (d *demo) deleteStep(ctx context.Context) error {
 	})
 }
 
-// explain shows what the driver and its mounter said last.
+// explain prints the end of the logs of the driver and its mounter.
 func (d *demo) explain(w io.Writer) {
 	for _, l := range d.logs() {
 		if t := tail(l, 15); t != "" {

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// entry is what a file must be.
+// entry is the expected state of a file.
 type entry struct {
 	mode  fs.FileMode // type and permissions
 	size  int64
@@ -27,7 +27,7 @@ type entry struct {
 	link  string // a symlink's target
 }
 
-// manifest is all that the volume must hold, by slash-separated path from its root.
+// manifest is the expected content of the volume, by slash-separated path from its root.
 type manifest struct {
 	mu      sync.Mutex
 	entries map[string]entry // guarded by mu
@@ -47,7 +47,7 @@ func (m *manifest) put(name string, e entry) {
 	m.needles.addName(filepath.Base(name))
 }
 
-// count gives the number of entries and the bytes of their contents.
+// count returns the number of entries and the size of their contents.
 func (m *manifest) count() (files int, sizeBytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -58,7 +58,7 @@ const bufBytes = 256 << 10
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, bufBytes); return &b }}
 
-// hashing copies r to w (which may be nil) and gives the digest, telling moved of each piece.
+// hashing copies r to w, which may be nil, and returns the digest. It calls moved for each piece.
 func hashing(ctx context.Context, w io.Writer, r io.Reader, n *needles, moved func(int64)) (sum [sha256.Size]byte, size int64, err error) {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
@@ -90,7 +90,7 @@ func hashing(ctx context.Context, w io.Writer, r io.Reader, n *needles, moved fu
 	}
 }
 
-// treeSize adds up a tree's regular files.
+// treeSize adds up the sizes of a tree's regular files.
 func treeSize(ctx context.Context, dir string) (files int, sizeBytes int64, err error) {
 	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
 		if err == nil {
@@ -115,7 +115,8 @@ func workers(ctx context.Context) (*errgroup.Group, context.Context) {
 	return g, ctx
 }
 
-// copyTree copies from to the volume's directory name, with modes and times, and enters all in the manifest.
+// copyTree copies from to the directory name in the volume, with modes and times, and adds all
+// files to the manifest.
 func (m *manifest) copyTree(ctx context.Context, from, root, name string, moved func(int64)) error {
 	g, ctx := workers(ctx)
 	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
@@ -170,7 +171,7 @@ func (m *manifest) copyFile(ctx context.Context, from string, fi fs.FileInfo, to
 	}
 	sum, size, err := hashing(ctx, out, in, m.needles, moved)
 	if err == nil {
-		err = unix.Fchmod(int(out.Fd()), uint32(fi.Mode().Perm())) // the umask took its part
+		err = unix.Fchmod(int(out.Fd()), uint32(fi.Mode().Perm())) // the umask has removed bits
 	}
 	if err := errors.Join(err, out.Close()); err != nil {
 		return fmt.Errorf("copy %s: %w", rel, err)
@@ -182,7 +183,7 @@ func (m *manifest) copyFile(ctx context.Context, from string, fi fs.FileInfo, to
 	return nil
 }
 
-// anyFile is a regular file of the copied tree, not empty: always the same one.
+// anyFile returns a regular, nonempty file of the copied tree. It is always the same file.
 func (m *manifest) anyFile() (string, entry) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -199,7 +200,7 @@ func (m *manifest) anyFile() (string, entry) {
 	return name, m.entries[name]
 }
 
-// enter reads one file that a program made in the volume and enters it in the manifest as it is now.
+// enter adds a file that a program created in the volume to the manifest, as it is now.
 func (m *manifest) enter(ctx context.Context, root, rel string, moved func(int64)) error {
 	e, err := read(ctx, root, rel, m.needles, moved)
 	if err == nil {
@@ -208,7 +209,7 @@ func (m *manifest) enter(ctx context.Context, root, rel string, moved func(int64
 	return err
 }
 
-// enterTree enters a directory and all below it.
+// enterTree adds a directory and everything below it to the manifest.
 func (m *manifest) enterTree(ctx context.Context, root, dir string, moved func(int64)) error {
 	return filepath.WalkDir(filepath.Join(root, dir), func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
@@ -222,7 +223,8 @@ func (m *manifest) enterTree(ctx context.Context, root, dir string, moved func(i
 	})
 }
 
-// read finds out what a file is. A directory's size and time are nobody's promise.
+// read returns the state of a file. It ignores size and time of directories, because they are not
+// specified.
 func read(ctx context.Context, root, rel string, n *needles, moved func(int64)) (entry, error) {
 	path := filepath.Join(root, rel)
 	fi, err := os.Lstat(path)
@@ -241,7 +243,7 @@ func read(ctx context.Context, root, rel string, n *needles, moved func(int64)) 
 			return e, err
 		}
 		defer f.Close()
-		// What the kernel has cached is dropped: the bytes are to come from the volume.
+		// Drop the kernel's cache, so that the bytes come from the volume.
 		if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
 			return e, err
 		}
@@ -256,7 +258,8 @@ func read(ctx context.Context, root, rel string, n *needles, moved func(int64)) 
 	return e, nil
 }
 
-// verify reads everything in the volume at root and compares: nothing may differ, be missing or be there besides.
+// verify compares everything in the volume at root with the manifest. No file may differ, be
+// missing or be unexpected.
 func (m *manifest) verify(ctx context.Context, root string, moved func(int64)) error {
 	seen := 0
 	g, ctx := workers(ctx)
@@ -275,7 +278,7 @@ func (m *manifest) verify(ctx context.Context, root string, moved func(int64)) e
 		want, ok := m.entries[rel]
 		m.mu.Unlock()
 		if !ok {
-			return fmt.Errorf("%s is in the volume, and nobody put it there", rel)
+			return fmt.Errorf("%s is in the volume, but is not expected there", rel)
 		}
 		seen++
 		g.Go(func() error {
@@ -299,19 +302,19 @@ func (m *manifest) verify(ctx context.Context, root string, moved func(int64)) e
 	return nil
 }
 
-// missing names one of the files that are not there.
+// missing returns an error with one of the missing files.
 func (m *manifest) missing(root string, count int) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for rel := range m.entries {
 		if _, err := os.Lstat(filepath.Join(root, rel)); err != nil {
-			return fmt.Errorf("%d files are lost, one of them: %w", count, err)
+			return fmt.Errorf("%d files are lost, for example: %w", count, err)
 		}
 	}
 	return fmt.Errorf("%d files are not listed by their directories", count)
 }
 
-// compare tells how got differs from what it must be.
+// compare returns how got differs from the expected state.
 func (e entry) compare(got entry) error {
 	switch {
 	case got.mode != e.mode:
@@ -328,7 +331,8 @@ func (e entry) compare(got entry) error {
 	return nil
 }
 
-// syncVolume makes all that was done in the volume durable: fsync of its root directory commits (docs/design.md).
+// syncVolume makes all changes in the volume durable: fsync of its root directory commits
+// (docs/design.md).
 func syncVolume(root string) error {
 	f, err := os.Open(root)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 
 func nothing(int64) {}
 
-// TestVerify: whatever differs from the manifest is found.
+// TestVerify checks that every difference from the manifest is found.
 func TestVerify(t *testing.T) {
 	for _, c := range []struct {
 		name, want string
@@ -35,7 +35,7 @@ func TestVerify(t *testing.T) {
 		}},
 		{"lost", "1 files are lost", func(r string) error { return os.Remove(filepath.Join(r, "tree/sub/file")) }},
 		{"lost directory", "files are lost", func(r string) error { return os.RemoveAll(filepath.Join(r, "tree/sub")) }},
-		{"extra", "nobody put it there", func(r string) error { return os.WriteFile(filepath.Join(r, "tree/new"), nil, 0o644) }},
+		{"extra", "is not expected there", func(r string) error { return os.WriteFile(filepath.Join(r, "tree/new"), nil, 0o644) }},
 		{"link", "a link to", func(r string) error {
 			name := filepath.Join(r, "tree/link")
 			if err := os.Remove(name); err != nil {
@@ -78,7 +78,7 @@ func TestVerify(t *testing.T) {
 	}
 }
 
-// TestVerifyInterrupted ends at once.
+// TestVerifyInterrupted checks that an interrupted verification ends immediately.
 func TestVerifyInterrupted(t *testing.T) {
 	m := newManifest()
 	root := t.TempDir()
@@ -92,7 +92,8 @@ func TestVerifyInterrupted(t *testing.T) {
 	}
 }
 
-// TestSearchImage finds a fragment at any offset of a sparse image, buffers' borders included, and the control finds all.
+// TestSearchImage checks that a fragment is found at any offset of a sparse image, including the
+// borders of buffers, and that the control finds all fragments.
 func TestSearchImage(t *testing.T) {
 	root := t.TempDir()
 	text := []byte("a confidential sentence, of which eight bytes are enough")
@@ -103,7 +104,7 @@ func TestSearchImage(t *testing.T) {
 	if err := m.enter(t.Context(), root, "a-name-of-some-length", nothing); err != nil {
 		t.Fatal(err)
 	}
-	if m.needles.len() != 3 { // the name's begin and end, and one of the content
+	if m.needles.len() != 3 { // the beginning and end of the name, and one of the content
 		t.Fatal(m.needles.len())
 	}
 	if err := m.searchFiles(t.Context(), root, nothing); err != nil {
@@ -134,7 +135,7 @@ func TestSearchImage(t *testing.T) {
 			}
 		}
 	}
-	// A search that finds nothing must not pass for a proof.
+	// A search that cannot find anything must fail.
 	m.needles.add(binary.BigEndian.AppendUint64(nil, 0x0102030405060708))
 	if err := m.searchFiles(t.Context(), root, nothing); err == nil {
 		t.Error("the control found what is not there")

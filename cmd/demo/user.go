@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// envInside marks the demo that runs in a user namespace.
+// envInside is set in the demo that runs in a user namespace.
 const envInside = "SEALVOL_DEMO_INSIDE"
 
-// checkMachine says exactly what is missing for a demo, all of it at once.
+// checkMachine reports everything that is missing for the demo at once.
 func checkMachine(tools ...string) error {
 	var missing []error
 	for _, t := range tools {
 		if _, err := exec.LookPath(t); err != nil {
-			missing = append(missing, fmt.Errorf("%s is not installed (make setup installs it as root)", t))
+			missing = append(missing, fmt.Errorf("%s is not installed (`make setup`, run as root, installs it)", t))
 		}
 	}
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -42,16 +42,17 @@ func mayMount() bool {
 	return err == nil && d[0].Effective>>unix.CAP_SYS_ADMIN&1 != 0
 }
 
-// becomeMounter gives this process the right to mount: a user who has it not starts the demo once more in a user and mount
-// namespace of its own, where the kernel allows FUSE (Linux 4.18 and later). The driver binds mounts from place to place as
-// the CSI asks for, which fusermount3 cannot do. On success it does not return.
+// becomeMounter gives this process the permission to mount. For a user without it, it starts the
+// demo again in a new user and mount namespace, where the kernel allows FUSE (since Linux 4.18).
+// fusermount3 is not sufficient, because CSI requires the driver to make bind mounts. On success,
+// becomeMounter does not return.
 func becomeMounter() error {
 	if mayMount() {
 		return nil
 	}
-	const need = "without root, the demo needs a user namespace of its own to mount in"
+	const need = "without root, the demo needs a new user namespace to mount in"
 	if os.Getenv(envInside) != "" {
-		return fmt.Errorf("%s, and in this one it may not mount either: run as root", need)
+		return fmt.Errorf("%s, but even there it may not mount: run as root", need)
 	}
 	unshare, err := exec.LookPath("unshare")
 	if err != nil {
@@ -59,7 +60,7 @@ func becomeMounter() error {
 	}
 	args := []string{"unshare", "--user", "--map-root-user", "--mount", "--"}
 	if out, err := exec.Command(unshare, append(args[1:], "true")...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s, and this system refuses it (%s: %w; look at the sysctls user.max_user_namespaces, kernel.unprivileged_userns_clone and "+
+		return fmt.Errorf("%s, but this system refuses it (%s: %w; check the sysctls user.max_user_namespaces, kernel.unprivileged_userns_clone and "+
 			"kernel.apparmor_restrict_unprivileged_userns): run as root", need, bytes.TrimSpace(out), err)
 	}
 	self, err := os.Executable()

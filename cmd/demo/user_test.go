@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// asNobody starts a demo as a user without rights, in a mount namespace whose /dev/fuse has a mode.
+// asNobody starts a demo as an unprivileged user, in a mount namespace whose /dev/fuse has the
+// given mode.
 func asNobody(t *testing.T, mode string) (out string, err error) {
 	t.Helper()
 	if out, err := exec.Command("go", "build", "-o", programs, ".").CombinedOutput(); err != nil {
@@ -31,7 +32,7 @@ func asNobody(t *testing.T, mode string) (out string, err error) {
 			t.Fatal(err)
 		}
 	}
-	// The mounts are in another namespace; the demo's own timeout ends what hangs.
+	// The mounts are in another namespace, so the demo's own timeout must end calls that hang.
 	const script = `mknod -m "$1" "$2/fuse" c 10 229 && mount --bind "$2/fuse" /dev/fuse &&
 		exec setpriv --reuid 65534 --regid 65534 --clear-groups "$3/demo" -timeout 2m -quick -skip compile -dir "$2/temp"`
 	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", mode, dir, programs)
@@ -46,14 +47,14 @@ func asNobody(t *testing.T, mode string) (out string, err error) {
 	return string(b), err
 }
 
-// TestUnprivileged: whoever may open /dev/fuse can run all of it without root.
+// TestUnprivileged checks that a user who may open /dev/fuse can run the whole demo without root.
 func TestUnprivileged(t *testing.T) {
 	if out, err := asNobody(t, "666"); err != nil || !strings.Contains(out, "no image, mount, record or process is left") {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
 
-// TestNoFuse: whoever may not is told so.
+// TestNoFuse checks the error for a user who may not open /dev/fuse.
 func TestNoFuse(t *testing.T) {
 	if out, err := asNobody(t, "600"); err == nil || !strings.Contains(out, "/dev/fuse cannot be opened by this user") {
 		t.Errorf("%v\n%s", err, out)

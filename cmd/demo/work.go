@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// program runs a command in a directory of the volume and returns what it printed. When ctx ends, so do the command
-// and all that it has started.
+// program runs a command in a directory of the volume and returns its output. When ctx ends, the
+// command and all processes that it has started end, too.
 func program(ctx context.Context, dir string, env []string, stdin string, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
@@ -64,9 +64,9 @@ func main() {
 	helloMod = "module example.org/hello\n\ngo 1.24\n"
 )
 
-// compileStep builds a program in the volume, everything from source, and runs it there.
+// compileStep builds a program in the volume, with all packages from source, and runs it there.
 func (d *demo) compileStep(ctx context.Context) error {
-	return d.do(ctx, "compile", "compiling a Go program in the volume, its whole build cache too, and running it", 0, func(s *step) error {
+	return d.do(ctx, "compile", "compiling a Go program in the volume, with its build cache there, and running it", 0, func(s *step) error {
 		dir := filepath.Join(d.target(), workName, "hello")
 		env := []string{"GOFLAGS=-mod=mod", "GOPROXY=off", "GOTOOLCHAIN=local", "GOENV=off", "GOWORK=off", "CGO_ENABLED=0", "PWD=" + dir}
 		for k, sub := range map[string]string{"GOCACHE": "cache", "GOPATH": "gopath", "HOME": "home", "TMPDIR": "tmp"} {
@@ -99,12 +99,12 @@ func (d *demo) compileStep(ctx context.Context) error {
 		if err := d.enterWork(ctx, "hello", s); err != nil {
 			return err
 		}
-		s.result = fmt.Sprintf("it compiles and runs; %d files made", s.files)
+		s.result = fmt.Sprintf("it compiles and runs; %d files created", s.files)
 		return nil
 	})
 }
 
-// enterWork enters what a program left in the manifest, and syncs.
+// enterWork adds the files of a program to the manifest, and syncs.
 func (d *demo) enterWork(ctx context.Context, name string, s *step) error {
 	files, size := d.files.count()
 	if err := d.files.enterTree(ctx, d.target(), filepath.Join(workName, name), s.add); err != nil {
@@ -115,7 +115,8 @@ func (d *demo) enterWork(ctx context.Context, name string, s *step) error {
 	return syncVolume(d.target())
 }
 
-// sqliteStep runs a database of a shop: many small transactions, each durable, then reports and a rebuild.
+// sqliteStep uses the database of a shop: many small durable transactions, then queries and a
+// rebuild.
 func (d *demo) sqliteStep(ctx context.Context) error {
 	transactions, rows := 100, 250
 	if d.opt.quick {
@@ -136,7 +137,8 @@ func (d *demo) sqliteStep(ctx context.Context) error {
 			return err
 		}
 		n := transactions * rows
-		// Of the numbers 1…n every fifth was deleted; every third of the rest costs one more.
+		// Of the numbers 1…n, every fifth was deleted. The price of every third was increased by
+		// one before.
 		count, sum := n-n/5, 0
 		for i := 1; i <= n; i++ {
 			if i%5 != 0 {
@@ -147,7 +149,7 @@ func (d *demo) sqliteStep(ctx context.Context) error {
 		if out != want {
 			return fmt.Errorf("SQLite says %q instead of %q", out, want)
 		}
-		// Another process finds the same.
+		// Another process must find the same.
 		out, err = program(ctx, dir, nil, "SELECT count(*), sum(price) FROM orders; PRAGMA integrity_check; VACUUM; PRAGMA wal_checkpoint(TRUNCATE);",
 			"sqlite3", "-bail", "-batch", db)
 		if want := fmt.Sprintf("%d|%d\nok\n0|0|0\n", count, sum); err != nil || out != want {
@@ -168,7 +170,7 @@ func boolInt(b bool) int {
 	return 0
 }
 
-// shop is the workload's SQL.
+// shop returns the SQL of the workload.
 func shop(transactions, rows int) string {
 	var b strings.Builder
 	b.WriteString("PRAGMA journal_mode=WAL;\nPRAGMA synchronous=FULL;\n" +
@@ -185,7 +187,7 @@ func shop(transactions, rows int) string {
 
 const journalName = "journal-of-the-crash"
 
-// journal appends numbered lines to a file, each synced, until it is stopped or gets an error.
+// journal appends numbered lines to a file, and syncs each, until it is stopped or an error occurs.
 type journal struct {
 	f    *os.File
 	quit chan struct{}
@@ -231,7 +233,7 @@ func (j *journal) run() {
 	}
 }
 
-// await waits until so many lines are synced.
+// await waits until n lines are synced.
 func (j *journal) await(ctx context.Context, lines int) error {
 	for {
 		j.mu.Lock()
@@ -243,14 +245,14 @@ func (j *journal) await(ctx context.Context, lines int) error {
 		select {
 		case <-more:
 		case <-j.done:
-			return errors.New("the journal cannot be written")
+			return errors.New("cannot write the journal")
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-// stop ends the writing and tells how many lines were synced.
+// stop ends the writing, and returns the number of synced lines.
 func (j *journal) stop() int {
 	j.once.Do(func() { close(j.quit) })
 	<-j.done
@@ -258,7 +260,8 @@ func (j *journal) stop() int {
 	return j.synced
 }
 
-// check verifies that all lines that were synced are in the file, and after them nothing but lines that were written.
+// check verifies that the file contains all synced lines, and after them only lines that were
+// written.
 func (j *journal) check(root string, synced int) error {
 	f, err := os.Open(filepath.Join(root, journalName))
 	if err != nil {
@@ -275,16 +278,16 @@ func (j *journal) check(root string, synced int) error {
 		case bytes.HasPrefix(b, line):
 			b = b[len(line):]
 		case i < synced:
-			return fmt.Errorf("of %d synced lines only %d are there", synced, i)
+			return fmt.Errorf("only %[2]d of %[1]d synced lines are present", synced, i)
 		case i == synced && bytes.HasPrefix(line, b), i == synced+1 && len(b) == 0:
-			return nil // the line that was under way may be there, in part, or not
+			return nil // the line that was being written may be present, incomplete or missing
 		default:
-			return fmt.Errorf("the journal ends with %q, which nobody wrote", b[:min(len(b), 64)])
+			return fmt.Errorf("the journal ends with %q, which was never written", b[:min(len(b), 64)])
 		}
 	}
 }
 
-// awaitEnd waits for the end of a process, which need not be a child.
+// awaitEnd waits for the end of a process, which may be no child of this one.
 func awaitEnd(ctx context.Context, pid int) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
@@ -306,7 +309,8 @@ func awaitEnd(ctx context.Context, pid int) error {
 	return ctx.Err()
 }
 
-// awaitNoChildren waits until the processes that were orphaned to this one (the mounter, its servers) have ended too.
+// awaitNoChildren waits until all processes that this one adopted (the mounter and its servers)
+// have ended.
 func awaitNoChildren(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
@@ -318,12 +322,12 @@ func awaitNoChildren(ctx context.Context) error {
 			return nil
 		}
 		for _, pid := range list {
-			unix.Wait4(pid, nil, unix.WNOHANG, nil) //nolint:errcheck // the next round sees
+			unix.Wait4(pid, nil, unix.WNOHANG, nil) //nolint:errcheck // the next round checks
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("these processes do not end: %v", list)
+			return fmt.Errorf("these processes did not end: %v", list)
 		}
 	}
 }
