@@ -14,7 +14,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/device/devicetest"
 )
 
-// losetup runs losetup(8), which waits for nothing but the kernel.
+// losetup runs losetup(8), which waits only for the kernel.
 func losetup(t *testing.T, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -26,8 +26,8 @@ func losetup(t *testing.T, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// loop makes a block device of an image file of zeros. With direct, it is read
-// and written past the page cache, as a disk is.
+// loop attaches an image file of zeros to a loop device. With direct, the device bypasses the page
+// cache, like a disk.
 func loop(t *testing.T, sizeBytes int64, direct string) (dev, path string) {
 	path = filepath.Join(t.TempDir(), "image")
 	f, err := os.Create(path)
@@ -60,7 +60,7 @@ func TestBlock(t *testing.T) {
 					dev, _ = loop(t, sizeBytes, direct)
 					d := open(t, dev)
 					if !d.IsBlock() {
-						t.Fatal("it does not say that it is a block device")
+						t.Fatal("IsBlock is false for a block device")
 					}
 					return d
 				},
@@ -75,7 +75,7 @@ func TestBlock(t *testing.T) {
 	}
 }
 
-// TestBlockInUse opens a block device as several programs would.
+// TestBlockInUse opens a block device several times, like several programs.
 func TestBlockInUse(t *testing.T) {
 	dev, _ := loop(t, 1<<20, "off")
 	open(t, dev)
@@ -91,7 +91,7 @@ func TestBlockInUse(t *testing.T) {
 	_ = s.Close()
 }
 
-// TestBlockGrows enlarges a block device that is open.
+// TestBlockGrows enlarges an open block device.
 func TestBlockGrows(t *testing.T) {
 	dev, path := loop(t, 1<<20, "off")
 	d := open(t, dev)

@@ -17,7 +17,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/fusefs/fusefstest"
 )
 
-// ioctl is one on a file or directory by its path.
+// ioctl calls ioctl(2) on a file or directory, given its path.
 func ioctl(path string, request uint, arg unsafe.Pointer) error {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -31,27 +31,27 @@ func ioctl(path string, request uint, arg unsafe.Pointer) error {
 	return nil
 }
 
-// run is a program of e2fsprogs or util-linux on the mount; it returns what that printed.
+// run runs a program of e2fsprogs or util-linux on the mount, and returns its output.
 func run(t *testing.T, name string, args ...string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin", "LC_ALL=C")
-	if cmd.Err != nil { // PATH lacks sbin
+	if cmd.Err != nil { // sbin may not be in PATH
 		cmd.Path, cmd.Err = "/usr/sbin/"+name, nil
 	}
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
 
-// asUser runs fn on a thread that is nobody's.
+// asUser runs fn on a thread of the user nobody.
 func asUser(t *testing.T, fn func()) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked, so that the thread ends with the goroutine
 		for _, trap := range []uintptr{unix.SYS_SETRESGID, unix.SYS_SETRESUID} {
 			if _, _, e := unix.RawSyscall(trap, 65534, 65534, 65534); e != 0 {
 				t.Error(e)
@@ -153,8 +153,8 @@ func immutable(t *testing.T, f, d string) {
 	}
 }
 
-// TestMappedThenImmutable: what a mapping stored before chattr +i stays; what it stores
-// afterwards does not become content.
+// TestMappedThenImmutable checks that data stored through a mapping before chattr +i is kept, and
+// that data stored afterwards does not become content.
 func TestMappedThenImmutable(t *testing.T) {
 	m := fusefstest.Mount(t, newVolume(t), fusefstest.Options{})
 	f := m.Dir + "/f"
@@ -176,7 +176,7 @@ except OSError:
 	if out, err := run(t, "python3", "-c", script, f); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	// Past the kernel's cache.
+	// Bypass the kernel's cache.
 	fd, err := unix.Open(f, unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -195,7 +195,8 @@ except OSError:
 	}
 }
 
-// TestLabelAndTrim: FS_IOC_SETFSLABEL and FITRIM are for root, FS_IOC_GETFSLABEL for all; fstrim says what it trimmed.
+// TestLabelAndTrim checks that FS_IOC_SETFSLABEL and FITRIM require root, that FS_IOC_GETFSLABEL
+// does not, and that fstrim reports the trimmed bytes.
 func TestLabelAndTrim(t *testing.T) {
 	m := fusefstest.Mount(t, newVolume(t), fusefstest.Options{})
 	const get, set, trim = 0x81009431, 0x41009432, 0xc0185879

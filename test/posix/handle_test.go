@@ -10,7 +10,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/fusefs/fusefstest"
 )
 
-// TestHandlesAcrossMounts: file handles of one mount are good in the next one, and stale there if the file is gone.
+// TestHandlesAcrossMounts checks that file handles are valid in the next mount, and stale if the
+// file was deleted.
 func TestHandlesAcrossMounts(t *testing.T) {
 	v := newVolume(t)
 	m := fusefstest.Mount(t, v, fusefstest.Options{})

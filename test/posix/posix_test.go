@@ -14,8 +14,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// newVolume is a volume of format v2 in an image file; the test fails unless
-// fsck finds it clean at the end.
+// newVolume creates a volume of format v2 in an image file. The test fails if fsck finds damage at
+// the end.
 func newVolume(t *testing.T) vfs.FS { return newSizedVolume(t, 2<<30) }
 
 func newSizedVolume(t *testing.T, sizeBytes int64) vfs.FS {

@@ -29,7 +29,7 @@ func (r *reflinks) ok(err error) {
 
 func (r *reflinks) path(name string) string { return filepath.Join(r.dir, name) }
 
-// used is what df calls used, once all is committed, in bytes.
+// used commits, and returns the used bytes that df shows.
 func (r *reflinks) used() int64 {
 	r.Helper()
 	d, err := os.Open(r.dir)
@@ -46,7 +46,7 @@ func (r *reflinks) content(name string, want []byte) {
 	got, err := os.ReadFile(r.path(name))
 	r.ok(err)
 	if !bytes.Equal(got, want) {
-		r.Errorf("%s: %d bytes, want %d, or other ones", name, len(got), len(want))
+		r.Errorf("%s: %d bytes, want %d, or the content differs", name, len(got), len(want))
 	}
 }
 
@@ -71,7 +71,7 @@ func (r *reflinks) cp(args ...string) ([]byte, error) {
 	return cmd.CombinedOutput()
 }
 
-// clone asks for a reflink and nothing else.
+// clone requests a reflink without a fallback.
 func (r *reflinks) clone(from, to string) error {
 	r.Helper()
 	a, err := os.Open(r.path(from))
@@ -116,8 +116,8 @@ func TestReflinks(t *testing.T) {
 	r.changeSides(data, empty, one)
 	r.copyInside(data, one)
 
-	// FUSE has no request for FICLONE: the kernel answers by itself. Should one
-	// pass it on some day, it has to work.
+	// FUSE has no request for FICLONE, so the kernel answers it. If a later kernel passes it on, it
+	// must work.
 	cloned := r.clone("c", "d")
 	if cloned != nil && !errors.Is(cloned, unix.EOPNOTSUPP) {
 		t.Errorf("FICLONE: %v", cloned)

@@ -11,8 +11,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/fusefs/fusefstest"
 )
 
-// TestReserve does on a mount what posix_fallocate is called for: the file has its room,
-// whatever else fills the volume, is copied or snapshotted.
+// TestReserve checks on a mount that posix_fallocate keeps its promise: writes to the file find
+// space, even if the volume is full, and if the file is copied or in a snapshot.
 func TestReserve(t *testing.T) {
 	v := newSizedVolume(t, 96<<20).(*volume.Volume)
 	m := fusefstest.Mount(t, v, fusefstest.Options{})

@@ -1,5 +1,5 @@
-// Package doublecrypt_test has the reference, doublecrypt-core, judge format v1: it
-// reads what we write and goes on with it, and we with what it writes.
+// Package doublecrypt_test tests format v1 against the reference implementation, doublecrypt-core.
+// Each implementation reads and changes volumes that the other one has written.
 package doublecrypt_test
 
 import (
@@ -26,28 +26,29 @@ import (
 )
 
 var (
-	seedFlag   = flag.Uint64("seed", 0, "seed of the random tests; 0: of the time")
+	seedFlag   = flag.Uint64("seed", 0, "seed of the random tests; 0 means a seed from the time")
 	roundsFlag = flag.Int("rounds", 6, "rounds of each random test")
 )
 
-// judgePath is the program on the reference's crate; `make interop` builds it.
+// judgePath is the program that uses the reference implementation's crate. `make interop` builds
+// it.
 const judgePath = "../../../build/cargo/release/doublecrypt-judge"
 
 const keyHex = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
 
-// op is a command, as the judge takes it.
+// op is a command in the form of the judge.
 type op []string
 
 func (o op) String() string { return strings.Join(o, " ") }
 
-// side is one implementation with an image open.
+// side is one implementation with an open image.
 type side interface {
-	// do returns a code, and the result of read and tree.
+	// do runs a command and returns its code, and the result of read and tree.
 	do(t *testing.T, o op) (int, string)
 	close(t *testing.T)
 }
 
-// judge is the reference.
+// judge is the reference implementation.
 type judge struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
@@ -107,7 +108,7 @@ func (j *judge) close(t *testing.T) {
 	}
 }
 
-// ours is this project.
+// ours is this project's implementation.
 type ours struct {
 	dev *device.File
 	key *crypto.DoublecryptKey
@@ -244,7 +245,8 @@ func image(t *testing.T, size int) string {
 	return path
 }
 
-// paths are few, so that they meet: files and directories of the same names, also beneath each other.
+// paths are few, so that operations collide: files and directories have the same names, also below
+// each other.
 func randomPath(rng *rand.Rand) string {
 	var names []string
 	for range 1 + rng.IntN(3) {
@@ -253,7 +255,7 @@ func randomPath(rng *rand.Rand) string {
 	return strings.Join(names, "/")
 }
 
-// randomOp is mostly something sensible. block bounds lengths.
+// randomOp returns an operation that is mostly valid. block limits lengths.
 func randomOp(rng *rand.Rand, block int) op {
 	p := randomPath(rng)
 	switch rng.IntN(24) {
@@ -292,7 +294,8 @@ func testSeed(t *testing.T) uint64 {
 	return seed
 }
 
-// volumes are roomy: the reference leaks and fragments, and is full at other times than ours.
+// volumes are large, because the reference implementation leaks blocks and fragments, and fills up
+// earlier.
 var volumes = []struct{ block, blocks int }{{512, 4000}, {1000, 2000}, {4096, 1500}, {65536, 300}}
 
 func must(t *testing.T, s side, o op) string {
@@ -304,9 +307,9 @@ func must(t *testing.T, s side, o op) string {
 	return result
 }
 
-// TestTwins does the same to two images, one with each implementation: all
-// answers are the same, down to codes and inode numbers, and in the end each
-// reads the other's.
+// TestTwins makes the same changes to two images, one with each implementation. All results must be
+// equal, including codes and inode numbers. At the end, each implementation reads the other's
+// image.
 func TestTwins(t *testing.T) {
 	seed := testSeed(t)
 	for i := range *roundsFlag {
@@ -344,8 +347,8 @@ func TestTwins(t *testing.T) {
 	}
 }
 
-// TestTurns has both write to one image in turns, each going on with what the
-// other left; we truncate as well, which the reference cannot.
+// TestTurns lets both implementations write to one image in turns. Ours also truncates files, which
+// the reference implementation does not support.
 func TestTurns(t *testing.T) {
 	seed := testSeed(t)
 	for i := range *roundsFlag {
@@ -371,7 +374,7 @@ func TestTurns(t *testing.T) {
 				if who == 1 && rng.IntN(10) == 0 {
 					o = op{"truncate", randomPath(rng), fmt.Sprint(rng.IntN(4 * v.block))}
 				}
-				s.do(t, o) // what it answers, TestTwins compares
+				s.do(t, o) // TestTwins compares the results
 			}
 			want = must(t, s, op{"tree"})
 			must(t, s, op{"sync"})
@@ -380,7 +383,7 @@ func TestTurns(t *testing.T) {
 	}
 }
 
-// TestLimits: a directory nearly as full as it can be, a large file, both ways.
+// TestLimits tests a nearly full directory and a large file, in both directions.
 func TestLimits(t *testing.T) {
 	const block = 1024
 	for _, who := range []int{0, 1} {
@@ -389,7 +392,7 @@ func TestLimits(t *testing.T) {
 		s := start[who](t, path, block)
 		must(t, s, op{"init"})
 		names := 0
-		for ; names < 40; names++ { // the reference panics just before the limit; 40 is clear of it
+		for ; names < 40; names++ { // the reference implementation panics just before the limit; 40 avoids that
 			must(t, s, op{"create", fmt.Sprintf("name%04d", names)})
 		}
 		data := bytes.Repeat([]byte{1, 2, 3}, 20_000)

@@ -1,5 +1,5 @@
-// Package selfenc exchanges data with the published crate self_encryption
-// 0.36.2, by a small program on it in judge/.
+// Package selfenc exchanges data with the published crate self_encryption 0.36.2, using a small
+// program in judge/.
 package selfenc
 
 import (
@@ -27,7 +27,7 @@ func run(t *testing.T, verb, file, store, dataMap string) {
 	}
 }
 
-// data makes random bytes of random compressibility, with zeros among them.
+// data returns random bytes of random compressibility, with ranges of zeros.
 func data(rng *rand.Rand, n int) []byte {
 	b := make([]byte, n)
 	for from := 0; from < n; {
@@ -86,7 +86,7 @@ func read(t *testing.T, name string) []byte {
 	return b
 }
 
-// sizes are those at the boundaries, and random ones.
+// sizes returns the sizes at the boundaries, and random ones.
 func sizes(rng *rand.Rand) []int {
 	const limit = selfenc.SE36MaxChunk
 	list := []int{3, 4, 5, 100, 3*limit - 1, 3 * limit, 3*limit + 1, 4*limit + 5}
@@ -96,7 +96,7 @@ func sizes(rng *rand.Rand) []int {
 	return list
 }
 
-// TestTheyWrite: we read what the crate encrypts.
+// TestTheyWrite decrypts data that the crate has encrypted.
 func TestTheyWrite(t *testing.T) {
 	rng := seeded(t)
 	for _, n := range sizes(rng) {
@@ -137,7 +137,7 @@ func weWrite(t *testing.T, plain []byte, o selfenc.Options) *selfenc.DataMap {
 	return m
 }
 
-// TestWeWrite: the crate reads what we encrypt.
+// TestWeWrite lets the crate decrypt data that we have encrypted.
 func TestWeWrite(t *testing.T) {
 	rng := seeded(t)
 	for _, n := range sizes(rng) {
@@ -145,8 +145,8 @@ func TestWeWrite(t *testing.T) {
 	}
 }
 
-// TestLevels: the crate reads our maps of several levels, which its own encoder
-// gets wrong; and chunks of other sizes than its own.
+// TestLevels lets the crate read our maps of several levels, for which its own encoder is wrong,
+// and chunks of other sizes than its own.
 func TestLevels(t *testing.T) {
 	rng := seeded(t)
 	for n, levels := range map[int]uint64{38 << 10: 1, 39 << 10: 2, 60 << 10: 2, 1300 << 10: 3} {
@@ -157,8 +157,8 @@ func TestLevels(t *testing.T) {
 	weWrite(t, data(rng, 5<<20), selfenc.Options{ChunkBytes: 1 << 20})
 }
 
-// TestPython exchanges data between our Python package, as `make python`
-// installs it, and the reference's from PyPI: of a release of each encoding.
+// TestPython exchanges data between our Python package, as installed by `make python`, and the
+// reference implementation's packages from PyPI, one release of each encoding.
 func TestPython(t *testing.T) {
 	ours, err := filepath.Glob("../../../build/venv-python/lib/python3*/site-packages")
 	if err != nil || len(ours) != 1 {
@@ -167,12 +167,12 @@ func TestPython(t *testing.T) {
 	for encoding, venv := range map[string]string{"31": "venv-selfenc31", "36": "venv-selfenc"} {
 		c := exec.CommandContext(t.Context(), "../../../build/"+venv+"/bin/python", "-B", "check_python.py", ours[0], encoding, "v1")
 		if out, err := c.CombinedOutput(); err != nil {
-			t.Errorf("%s: %v: %s (`make interop` makes what is missing)", encoding, err, out)
+			t.Errorf("%s: %v: %s (`make interop` installs missing parts)", encoding, err, out)
 		}
 	}
 }
 
-// TestBeside: what `make bench-selfenc` measures with works, on little data.
+// TestBeside runs the program of `make bench-selfenc` on little data.
 func TestBeside(t *testing.T) {
 	c := exec.CommandContext(t.Context(), "go", "run", "./test/interop/selfenc/beside", "-n", "1", "-mib", "2", "-stream", "0")
 	c.Dir = "../../.."

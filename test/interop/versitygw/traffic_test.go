@@ -14,12 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// enclosed is set in the process that runs in a network namespace of its own.
+// enclosed is set in the process that runs in a new network namespace.
 const enclosed = "VERSITYGW_TEST_ENCLOSED"
 
-// TestTraffic runs the stores' tests, and those here, where there is nothing but
-// loopback, and has the kernel count what wants to go elsewhere: default
-// endpoints, the metadata service, name servers. Nothing does.
+// TestTraffic runs the tests of the stores and of this package in a network namespace that has only
+// loopback. The kernel counts all attempts to reach other addresses, such as default endpoints, the
+// metadata service and name servers. There must be none.
 func TestTraffic(t *testing.T) {
 	if program := os.Getenv(enclosed); program != "" {
 		enclose(t, program)
@@ -63,10 +63,10 @@ func enclose(t *testing.T, program string) {
 	if n := unroutable(t); n != 0 {
 		t.Fatalf("%d packets, or connections, wanted to go elsewhere", n)
 	}
-	// The count would have shown it. 192.0.2.1 is no one's address.
+	// Check that the count works. 192.0.2.1 is a reserved address.
 	if c, err := net.DialTimeout("tcp", "192.0.2.1:80", time.Second); err == nil {
 		_ = c.Close()
-		t.Fatal("there is a way out")
+		t.Fatal("the reserved address is reachable")
 	}
 	if unroutable(t) == 0 {
 		t.Fatal("the kernel did not count what wanted to go elsewhere")
@@ -74,7 +74,7 @@ func enclose(t *testing.T, program string) {
 	fmt.Println("\nenclosed: nothing went elsewhere")
 }
 
-// raiseLoopback sets the one interface of a new namespace up.
+// raiseLoopback activates the only interface of a new namespace.
 func raiseLoopback(t *testing.T) {
 	t.Helper()
 	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -92,7 +92,7 @@ func raiseLoopback(t *testing.T) {
 	}
 }
 
-// unroutable is how often, in this namespace, there was no route for something.
+// unroutable returns how often there was no route in this namespace.
 func unroutable(t *testing.T) (n int) {
 	t.Helper()
 	for _, file := range []string{"/proc/self/net/snmp", "/proc/self/net/snmp6"} {

@@ -1,5 +1,5 @@
-// Package versitygw tests the S3 store against a gateway that others wrote. It
-// runs on a unix socket, behind a port on loopback that the test listens on.
+// Package versitygw tests the S3 store against the S3 gateway versitygw. The gateway listens on a
+// Unix socket. The test listens on a loopback port and forwards to it.
 package versitygw
 
 import (
@@ -34,7 +34,7 @@ const (
 	gateway = "../../../build/bin/versitygw"
 )
 
-// TestMain keeps every test on loopback, whatever it forgets.
+// TestMain ensures that all tests use only loopback.
 func TestMain(m *testing.M) {
 	for name, value := range map[string]string{
 		"AWS_ENDPOINT_URL":                  "http://127.0.0.1:1",
@@ -53,8 +53,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// start starts a gateway with a bucket, and returns its URL. change sees every
-// answer on its way.
+// start starts a gateway with a bucket, and returns its URL. change is called for every answer, and
+// may change it.
 func start(t *testing.T, change func(*http.Response) error) string {
 	t.Helper()
 	url := startGateway(t, change)
@@ -64,14 +64,15 @@ func start(t *testing.T, change func(*http.Response) error) string {
 	return url
 }
 
-// owner is the client of who owns everything. Until the gateway listens, the proxy says 502, which is tried again.
+// owner is the client of the user who owns everything. Until the gateway listens, the proxy returns
+// 502, and the client retries.
 func owner(url string) *s3.Client {
 	return s3.New(s3.Options{BaseEndpoint: aws.String(url), UsePathStyle: true, Region: "us-east-1",
 		Credentials: credentials.NewStaticCredentialsProvider(access, secret, ""),
 		Retryer:     retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts, o.RateLimiter = 100, noLimit{} })})
 }
 
-// Somebody who owns nothing.
+// A user who owns nothing.
 const (
 	guest       = "test-guest"
 	guestSecret = "test-guest-secret"
@@ -87,8 +88,8 @@ func startGateway(t *testing.T, change func(*http.Response) error) string {
 	if _, err := os.Stat(program); err != nil {
 		t.Fatalf("%v: `make interop` builds it", err)
 	}
-	// Extended attributes, which it keeps things in, are not on every /tmp; a
-	// socket's path is short.
+	// The gateway needs extended attributes, which not every /tmp supports. The path of a socket
+	// must be short.
 	data, err := os.MkdirTemp("../../../build", "versitygw-") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
@@ -117,10 +118,10 @@ func startGateway(t *testing.T, change func(*http.Response) error) string {
 	}
 	t.Cleanup(func() {
 		stop()
-		_ = c.Wait() // killed
+		_ = c.Wait() // it was killed
 	})
 	proxy := httptest.NewServer(&httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) { // the signature covers the host
+		Rewrite: func(r *httputil.ProxyRequest) { // the signature includes the host
 			r.Out.URL.Scheme, r.Out.URL.Host = "http", r.In.Host
 			r.Out.Host = r.In.Host
 		},
@@ -133,7 +134,7 @@ func startGateway(t *testing.T, change func(*http.Response) error) string {
 	return proxy.URL
 }
 
-// noLimit lets every retry pass.
+// noLimit allows every retry.
 type noLimit struct{}
 
 func (noLimit) GetToken(context.Context, uint) (func() error, error) {
@@ -155,8 +156,8 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-// TestChecksums: a bit that flips on the way is noticed by the checksum that was
-// put with the object; it is asked for again, and an error if it always flips.
+// TestChecksums flips a bit in answers. The checksum of the object must detect it. The store must
+// retry, and return an error if the bit is flipped every time.
 func TestChecksums(t *testing.T) {
 	var flips atomic.Int64
 	url := start(t, func(r *http.Response) error {

@@ -37,7 +37,8 @@ type document struct {
 	Statement []statement
 }
 
-// leastPolicy is docs/iam/chunkstore.json as a policy of the bucket for the guest, without one action.
+// leastPolicy is docs/iam/chunkstore.json as a policy of the bucket for the guest, without one
+// action.
 func leastPolicy(t *testing.T, without string) string {
 	t.Helper()
 	raw, err := os.ReadFile("../../../docs/iam/chunkstore.json")
@@ -211,8 +212,9 @@ func (b *policyBucket) refuses() {
 	}
 }
 
-// TestObjectLock: what the store stored locked is locked at the gateway, cannot be deleted by anybody, and the store says so, whether it knows of locks or not;
-// a Put that finds a chunk renews its date; what lives in such a bucket can be used as ever.
+// TestObjectLock: what the store stored locked is locked at the gateway, cannot be deleted by
+// anybody, and the store says so, whether it knows of locks or not; a Put that finds a chunk renews
+// its date; what lives in such a bucket can be used as ever.
 func TestObjectLock(t *testing.T) {
 	url := startGateway(t, nil)
 	c := lockedBucket(t, url)
@@ -291,8 +293,9 @@ func TestWishesKept(t *testing.T) {
 	}
 }
 
-// TestWebIdentity: a pod that has nothing but a token, as IRSA gives it, uses its store with what STS gives for that.
-// The gateway knows its users by their keys alone, so that there is no session token; chunkstore tests that.
+// TestWebIdentity: a pod that has nothing but a token, as IRSA gives it, uses its store with what
+// STS gives for that. The gateway knows its users by their keys alone, so that there is no session
+// token; chunkstore tests that.
 func TestWebIdentity(t *testing.T) {
 	url := start(t, nil)
 	if _, err := owner(url).PutBucketPolicy(t.Context(), &s3.PutBucketPolicyInput{Bucket: aws.String(bucket), Policy: aws.String(leastPolicy(t, ""))}); err != nil {

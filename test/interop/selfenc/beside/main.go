@@ -125,7 +125,7 @@ func measure(f func() error) (cost, error) {
 	used := func() time.Duration {
 		var t unix.Timespec
 		if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &t); err != nil {
-			panic(err) // every Linux has it
+			panic(err) // it exists on every Linux
 		}
 		return time.Duration(t.Nano())
 	}
@@ -342,7 +342,7 @@ func memory(w io.Writer, sealvol string, n int64) (err error) {
 	return err
 }
 
-// repeated yields the same 13 chunks again and again, so that the store stays small.
+// repeated repeats the same 13 chunks, so that the store stays small.
 type repeated struct{ at int64 }
 
 func (r *repeated) Read(b []byte) (int, error) {
