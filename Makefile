@@ -72,7 +72,7 @@ unit: ## [test] tests that need neither root nor network
 	cd tools/rooms && $(GO) test ./...
 
 .PHONY: rooms
-rooms: ## measure how the files of the engine hang together
+rooms: ## [build] measure how the files of the engine hang together
 	@$(GO) run -C tools/rooms . -type Volume ../../pkg/volume
 
 # Skipped in pkg/volume: tests that check one image after another. They take longest, and their
@@ -122,7 +122,7 @@ sanity: ## [test] csi-sanity; needs root
 	$(GO) test -count=1 -timeout 15m $(sanity_packages)
 
 .PHONY: gc-model
-gc-model: ## the protocol of snapshot stores: N random interleavings; seeds are printed, GC_FLAGS="-gc.seed S" repeats one, GC_FLAGS=-gc.deep visits every interleaving of a large scenario (more than 15 minutes)
+gc-model: ## [test] protocol of snapshot stores: N random interleavings; GC_FLAGS="-gc.seed S" repeats one, -gc.deep visits all of a large scenario (over 15 minutes)
 	$(GO) test -count=1 -timeout 0 -v -run '^Test(RandomModel|DeepModel)$$' ./pkg/snapshot/gc -gc.runs $(N) $(GC_FLAGS)
 
 .PHONY: envtest
@@ -303,7 +303,7 @@ $(RELEASE): $(wildcard tools/release/*)
 CARGO ?= cargo
 
 # Builds both programs. cargo detects what has changed.
-judges:
+judges: ## [build] build the reference programs that make interop compares with
 	@.ci/setup interop
 	$(CARGO) build --quiet --locked --release --manifest-path test/interop/Cargo.toml --target-dir $(BUILD)/cargo
 

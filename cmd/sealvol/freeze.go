@@ -30,7 +30,7 @@ program dies. Without a COMMAND, run "sealvol thaw DIR" to end the freeze. The t
 at most one hour, always ends it. If the timeout ends the freeze before the COMMAND
 exits, the copy may be inconsistent, and freeze fails.
 
-The exit code is that of the COMMAND.`,
+The exit code is that of the COMMAND, or 1 if the timeout ended the freeze.`,
 		Example: `  sealvol freeze /mnt -- cp vol.img copy.img
   sealvol freeze --timeout 10m /mnt`,
 		Args: args(1, -1, "a DIR"),

@@ -36,6 +36,9 @@
 // Health reports it, and the next Mount or Unmount removes the mount. A new mounter finds running
 // servers by pid and start time, and takes their descriptors over with pidfd_getfd.
 //
+// A mount without a record is not touched at start. The next Mount or Unmount of the volume removes
+// it. If anything else is mounted at the target, Mount fails (Mounter.free).
+//
 // The mounter never looks up a path inside a mount. It recognises mounts in /proc/self/mountinfo,
 // unmounts them by the path of a directory above, and gets statistics through the control socket.
 //

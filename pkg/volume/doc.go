@@ -57,6 +57,9 @@
 //	inodeTable.dirtyMu, admission.mu
 //	flusher.mu, inodeTable.mu, snapshots.mu, txn's locks
 //
+// In the code, by the fields of Volume: snap.manage, keys.mu, anc.one, names.mu, inode.mu, gate, tree
+// locks, inode.bmu, then table.dirtyMu and adm.mu, then flush.mu, table.mu and snap.mu.
+//
 // In addition, keyring.mu comes before committer.run, which a commit and a write of the header
 // hold. Under Store.rootMu there is only I/O. Repairs, discards and wipes begin with freezer.enter,
 // without locks: a freeze waits for their end.

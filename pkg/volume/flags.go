@@ -35,7 +35,8 @@ func (v *Volume) Flags(ino vfs.Ino) (flags uint32, err error) {
 }
 
 // SetFlags implements vfs.Flagger. The first flag sets a feature bit in the header, because earlier
-// versions would write to immutable files.
+// versions would write to immutable files. That bit covers the four flags of userFlags: a fifth flag
+// needs an incompat bit of its own, and another range of flags in docs/format.md.
 func (v *Volume) SetFlags(req *vfs.Req, ino vfs.Ino, flags uint32) error {
 	want, rest := uint32(0), flags
 	for _, f := range userFlags {
