@@ -153,11 +153,26 @@ func (s *Server) Close() error {
 	s.views.end(s.log)
 	s.endView()
 	s.anchor.end()
-	err := s.base.Close()
+	err := s.closeBase()
 	if failed := s.base.Failed(); err == nil && failed != nil {
 		err = failed
 	}
 	return errors.Join(err, s.anchor.final(), s.opts.Device.Close())
+}
+
+// closeBase commits and ends the volume. A volume with an open snapshot refuses to close and then
+// commits nothing. All snapshots should be closed by now, but acknowledged data must not depend on
+// that, because the process ends next.
+func (s *Server) closeBase() error {
+	err := s.base.Close()
+	if !errors.Is(err, volume.ErrSnapshotInUse) {
+		return err
+	}
+	s.log.Error("a snapshot is still open while the volume is unmounted; its data is committed anyway", "volume", s.Name(), "error", err)
+	if s.vol != nil {
+		s.vol.Thaw() // otherwise the commit may wait for the end of a freeze
+	}
+	return s.sync()
 }
 
 // End ends serving for a caller of the control socket. It returns when everything is on the device

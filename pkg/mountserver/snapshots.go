@@ -17,10 +17,14 @@ import (
 
 // views are the snapshots that a server serves beside its volume.
 type views struct {
-	mu    sync.Mutex
-	all   map[*view]struct{} // guarded by mu
-	ended bool               // guarded by mu
+	mu      sync.Mutex
+	all     map[*view]struct{} // guarded by mu
+	ended   bool               // guarded by mu
+	opening sync.WaitGroup     // snapshots that are being opened; Add is called under mu
 }
+
+// errEnding refuses to mount a snapshot of a volume that is closing.
+var errEnding = errors.New("the volume is being unmounted")
 
 // view is one mounted snapshot.
 type view struct {
@@ -39,6 +43,19 @@ func (m *view) release() {
 		m.free()
 		close(m.done)
 	})
+}
+
+// begin announces that a snapshot is about to be opened, unless the volume is closing. The caller
+// calls opening.Done when the snapshot is registered, or closed again. A volume does not close while
+// a snapshot is open, so end must know of it before it is opened.
+func (v *views) begin() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.ended {
+		return false
+	}
+	v.opening.Add(1)
+	return true
 }
 
 // add registers a view, unless the volume is closing.
@@ -75,11 +92,15 @@ func (v *views) on(dir string) *view {
 	return nil
 }
 
-// end frees all snapshots that are still mounted, because the volume is closing. It removes their
-// mounts if this process can; other mounts fail from now on, until they are unmounted.
+// end frees all snapshots that are still mounted, because the volume is closing. When it returns, no
+// snapshot is open, and none is opened any more. It removes their mounts if this process can; other
+// mounts fail from now on, until they are unmounted.
 func (v *views) end(log *slog.Logger) {
 	v.mu.Lock()
 	v.ended = true
+	v.mu.Unlock()
+	v.opening.Wait() // they are registered or refused when it returns
+	v.mu.Lock()
 	left := make([]*view, 0, len(v.all))
 	for m := range v.all {
 		left = append(left, m)
@@ -96,17 +117,20 @@ func (v *views) end(log *slog.Logger) {
 	}
 }
 
-// mountSnapshot serves a snapshot on the FUSE connection of a mount on dir, which the caller has
-// made.
-func (s *Server) mountSnapshot(name, dir string, connection *os.File) error {
+// openView opens a snapshot to be served on the FUSE connection of a mount on dir.
+func (s *Server) openView(name, dir string, connection *os.File) (*view, error) {
+	if !s.views.begin() {
+		return nil, errEnding
+	}
+	defer s.views.opening.Done()
 	fs, free, err := s.vol.OpenSnapshot(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	fd, err := unix.FcntlInt(connection.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		free()
-		return fmt.Errorf("descriptor of the mount: %w", err)
+		return nil, fmt.Errorf("descriptor of the mount: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "fuse")
 	m := &view{dir: dir, free: free, done: make(chan struct{})}
@@ -115,11 +139,21 @@ func (s *Server) mountSnapshot(name, dir string, connection *os.File) error {
 	}
 	m.srv, err = fusefs.NewServer(fusefs.Options{FS: fs, Device: f, ReadOnly: true, Logger: s.log.With("snapshot", name), Damaged: s.damage.in(name)})
 	if err == nil && !s.views.add(m) {
-		err = errors.New("the volume is being unmounted")
+		err = errEnding
 	}
 	if err != nil {
 		free()
-		return errors.Join(err, f.Close())
+		return nil, errors.Join(err, f.Close())
+	}
+	return m, nil
+}
+
+// mountSnapshot serves a snapshot on the FUSE connection of a mount on dir, which the caller has
+// made.
+func (s *Server) mountSnapshot(name, dir string, connection *os.File) error {
+	m, err := s.openView(name, dir, connection)
+	if err != nil {
+		return err
 	}
 	served := make(chan error, 1)
 	go func() {
