@@ -14,7 +14,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/device/devicetest"
 )
 
-// losetup runs losetup(8), which waits for nothing but the kernel.
+// losetup runs losetup(8), which waits only for the kernel.
 func losetup(t *testing.T, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -26,8 +26,8 @@ func losetup(t *testing.T, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// loop makes a block device of an image file of zeros. With direct, it is read
-// and written past the page cache, as a disk is.
+// loop creates a block device from an image file of zeros. With direct, I/O bypasses the page
+// cache, as on a disk.
 func loop(t *testing.T, sizeBytes int64, direct string) (dev, path string) {
 	path = filepath.Join(t.TempDir(), "image")
 	f, err := os.Create(path)
@@ -91,7 +91,7 @@ func TestBlockInUse(t *testing.T) {
 	_ = s.Close()
 }
 
-// TestBlockGrows enlarges a block device that is open.
+// TestBlockGrows grows a block device while it is open.
 func TestBlockGrows(t *testing.T) {
 	dev, path := loop(t, 1<<20, "off")
 	d := open(t, dev)
