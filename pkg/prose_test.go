@@ -55,10 +55,7 @@ func TestProse(t *testing.T) {
 	if len(docs) < 40 {
 		t.Fatalf("only %d documents found", len(docs))
 	}
-	words := map[*regexp.Regexp]string{}
-	for phrase, instead := range banned {
-		words[regexp.MustCompile(`(?i)(^|\W)(`+strings.ReplaceAll(phrase, " ", `\s+`)+`)(\W|$)`)] = instead
-	}
+	words := compilePhrases(banned)
 	for _, name := range slices.Sorted(maps.Keys(docs)) {
 		prose := blankCode(docs[name])
 		for i, line := range strings.Split(prose, "\n") {
@@ -66,13 +63,28 @@ func TestProse(t *testing.T) {
 				t.Errorf("%s:%d: longer than %d characters: wrap it", name, i+1, maxProse)
 			}
 		}
-		for word, instead := range words {
-			for _, at := range word.FindAllStringSubmatchIndex(prose, -1) {
-				t.Errorf("%s:%d: %q: write plainly, such as %q", name, 1+strings.Count(prose[:at[4]], "\n"), prose[at[4]:at[5]], instead)
-			}
-		}
+		reportPhrases(t, words, name, 1, prose)
 		checkLinks(t, docs, name, prose)
 		checkNames(t, name, prose, goFiles, tests)
+	}
+}
+
+// compilePhrases compiles phrases to match as whole words, regardless of case and line breaks.
+func compilePhrases(phrases map[string]string) map[*regexp.Regexp]string {
+	words := map[*regexp.Regexp]string{}
+	for phrase, instead := range phrases {
+		words[regexp.MustCompile(`(?i)(^|\W)(`+strings.ReplaceAll(phrase, " ", `\s+`)+`)(\W|$)`)] = instead
+	}
+	return words
+}
+
+// reportPhrases fails for each phrase in a text that begins on a line of a file.
+func reportPhrases(t *testing.T, words map[*regexp.Regexp]string, name string, line int, text string) {
+	t.Helper()
+	for word, instead := range words {
+		for _, at := range word.FindAllStringSubmatchIndex(text, -1) {
+			t.Errorf("%s:%d: %q: write plainly, such as %q", name, line+strings.Count(text[:at[4]], "\n"), text[at[4]:at[5]], instead)
+		}
 	}
 }
 

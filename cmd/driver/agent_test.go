@@ -2,7 +2,8 @@ package main
 
 import "testing"
 
-// TestNodeName: with ebs a node's id is not the name of its Node object, and a node agent that takes it for that would write nothing.
+// TestNodeName: with ebs, the node id is not the name of the Node object. A node agent that used
+// the id as the name would write nothing.
 func TestNodeName(t *testing.T) {
 	for _, c := range []struct {
 		kind, env, want string

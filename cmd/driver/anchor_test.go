@@ -15,7 +15,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 )
 
-// TestRolledBack: with the anchor of what a volume held last, an older state of its device is not mounted, and a blank one not formatted.
+// TestRolledBack: given the anchor of a volume's last state, an older state of its device is not
+// mounted, and a blank device is not formatted.
 func TestRolledBack(t *testing.T) {
 	t.Setenv(envEngine, "1")
 	r := newRig(t)
@@ -85,7 +86,7 @@ func TestRolledBack(t *testing.T) {
 	r.wantClean()
 }
 
-// mountAnchored says what becomes of a mount with an anchor, and takes it away again.
+// mountAnchored returns the result of a mount with an anchor, and unmounts again.
 func (w *workflow) mountAnchored(m mounter.Client, image, anchor string) error {
 	w.r.t.Helper()
 	var st unix.Stat_t
@@ -105,7 +106,7 @@ func (w *workflow) mountAnchored(m mounter.Client, image, anchor string) error {
 	return errors.Join(err, m.Unmount(w.r.ctx(), mounter.UnmountRequest{Volume: w.id, Source: "sealvol:" + w.id, Target: w.staging()}))
 }
 
-// overwriteImage puts another state in the place of an image's.
+// overwriteImage replaces the state of an image with another one.
 func overwriteImage(t *testing.T, image string, b []byte) {
 	t.Helper()
 	f, err := os.OpenFile(image, os.O_WRONLY, 0)

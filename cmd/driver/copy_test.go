@@ -11,8 +11,9 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// TestCopiedOutside: a volume whose device was copied from another one's, by a snapshot of EBS that was restored by hand, opens with the same key. It is
-// refused, untouched, until its attributes say what it is, and then both are used side by side.
+// TestCopiedOutside: a device that was copied from another volume outside of CSI (an EBS snapshot
+// that was restored by hand) opens with the same key. It is refused and not changed until its
+// attributes declare it a copy. Then both are used side by side.
 func TestCopiedOutside(t *testing.T) {
 	t.Setenv(envEngine, "1")
 	r := newRig(t)
@@ -30,7 +31,7 @@ func TestCopiedOutside(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	before := firstMiB(t, data)
-	all(t, v.stage, v.mount, on(w)) // the original in use or not: it makes no difference
+	all(t, v.stage, v.mount, on(w)) // whether the original is in use makes no difference
 	for range 2 {
 		err := w.stage()
 		if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "copy of another") || !strings.Contains(err.Error(), "set keyVolume") {
@@ -44,7 +45,7 @@ func TestCopiedOutside(t *testing.T) {
 	w.context = map[string]string{"recordSize": "64KiB", "keyVolume": v.id}
 	all(t, w.stage, w.mount, func() error { return sameFile(filepath.Join(w.target(), "file"), []byte("text")) },
 		func() error { return writeDurably(filepath.Join(w.target(), "own"), []byte("own")) }, w.unmount, w.unstage)
-	// From now on it is known for what it is.
+	// From now on it is known as a copy.
 	delete(w.context, "keyVolume")
 	all(t, w.stage, w.mount, w.unmount, w.unstage, func() error { return w.detach(ebsNode) }, v.unmount, v.unstage, func() error { return v.detach(ebsNode) }, v.remove, w.remove)
 }

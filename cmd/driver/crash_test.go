@@ -15,8 +15,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter"
 )
 
-// TestDriverKilledAtAnyStep ends the driver with SIGKILL before each step that any call makes, in the services and in the
-// backend; a new driver gets the same call again, as the CO does, and all converges.
+// TestDriverKilledAtAnyStep kills the driver with SIGKILL before each step of each call, in the
+// services and in the backend. A new driver gets the same call again, as from the CO, and finishes
+// it.
 func TestDriverKilledAtAnyStep(t *testing.T) {
 	stride := 1
 	if testing.Short() {
@@ -27,7 +28,7 @@ func TestDriverKilledAtAnyStep(t *testing.T) {
 	})
 }
 
-// TestRawDriverKilledAtAnyStep: the same of a raw block volume, and of copies of it.
+// TestRawDriverKilledAtAnyStep does the same with a raw block volume and copies of it.
 func TestRawDriverKilledAtAnyStep(t *testing.T) {
 	stride := 1
 	if testing.Short() {
@@ -40,7 +41,8 @@ func TestRawDriverKilledAtAnyStep(t *testing.T) {
 	})
 }
 
-// TestSelfAttachKilledAtAnyStep: the same of a driver whose node service attaches and grows, beside a mounter that goes on.
+// TestSelfAttachKilledAtAnyStep does the same with a driver whose node service attaches and grows
+// volumes, beside a mounter that keeps running.
 func TestSelfAttachKilledAtAnyStep(t *testing.T) {
 	stride := 1
 	if testing.Short() {
@@ -86,8 +88,8 @@ func killedAtAnyStep(t *testing.T, stride int, self bool, calls func(*workflow) 
 	}
 }
 
-// TestPluginReplaced: killing, stopping and replacing the node plugin touches no mount: a program goes on
-// writing through it all, and the new plugin takes the volume down.
+// TestPluginReplaced: killing, stopping and replacing the node plugin does not affect any mount. A
+// program keeps writing all the time, and the new plugin unmounts the volume.
 func TestPluginReplaced(t *testing.T) {
 	r := newRig(t)
 	r.start("all", 0)
@@ -127,17 +129,17 @@ func TestPluginReplaced(t *testing.T) {
 	f.Close()
 	w.run(w.down())
 	r.wantClean()
-	// An idle mounter goes with the driver.
+	// An idle mounter ends with the driver.
 	r.terminate("all")
 	if err := m.Ping(r.ctx()); err == nil {
 		t.Error("the mounter is still there")
 	}
 }
 
-// aLine is what writeLines writes again and again.
+// aLine is what writeLines writes repeatedly.
 const aLine = "a line of text\n"
 
-// writeLines appends to a file, and syncs it now and then, until it is told to stop.
+// writeLines appends to a file and syncs it from time to time, until it is stopped.
 func writeLines(f *os.File, stop <-chan struct{}, lines *int) error {
 	for ; ; *lines++ {
 		select {
@@ -156,7 +158,7 @@ func writeLines(f *os.File, stop <-chan struct{}, lines *int) error {
 	}
 }
 
-// terminate ends a role as Kubernetes does, and waits for its end.
+// terminate ends a role like Kubernetes, and waits for its end.
 func (r *rig) terminate(role string) {
 	r.t.Helper()
 	cmd := r.cmds[role]
@@ -169,7 +171,7 @@ func (r *rig) terminate(role string) {
 	delete(r.cmds, role)
 }
 
-// TestEmbeddedMounterKilled: the driver starts another, which adopts the server.
+// TestEmbeddedMounterKilled: the driver starts another mounter, which adopts the server.
 func TestEmbeddedMounterKilled(t *testing.T) {
 	r := newRig(t)
 	r.start("all", 0)
@@ -206,7 +208,8 @@ func TestEmbeddedMounterKilled(t *testing.T) {
 	r.wantClean()
 }
 
-// TestSplitRoles: controller, node and mounter as processes of their own, each replaced in between.
+// TestSplitRoles: controller, node and mounter run in separate processes, and each is replaced in
+// between.
 func TestSplitRoles(t *testing.T) {
 	r := newRig(t)
 	for _, role := range []string{"controller", "mounter", "node"} {

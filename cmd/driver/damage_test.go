@@ -13,7 +13,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter"
 )
 
-// TestDamageIsReported: who meets damaged data gets an I/O error for it alone, and the volume's health says so.
+// TestDamageIsReported: reading damaged data returns an I/O error, only for that data, and the
+// volume's health reports it.
 func TestDamageIsReported(t *testing.T) {
 	t.Setenv(envEngine, "1")
 	r := newRig(t)
@@ -76,7 +77,8 @@ func TestDamageIsReported(t *testing.T) {
 	r.wantClean()
 }
 
-// spoil changes a byte in the middle of the longest run of sectors that differ from before: a file's data.
+// spoil changes a byte in the middle of the longest run of sectors that differ from before: a
+// file's data.
 func spoil(t *testing.T, image string, before []byte) {
 	t.Helper()
 	after, err := os.ReadFile(image)

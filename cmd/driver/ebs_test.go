@@ -33,7 +33,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/mountertest"
 )
 
-// ebsSkips are specs of csi-sanity that need what EBS does not have: nobody knows how much room there is.
+// ebsSkips are specs of csi-sanity that need capacity, which EBS does not report.
 var ebsSkips = []string{"GetCapacity not supported"}
 
 // quickEBS is EC2's timing, a hundred times as fast.
@@ -47,7 +47,7 @@ const ebsNode = "i-0123456789abcdef0"
 
 var quickConnect = grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second, Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1, MaxDelay: 10 * time.Millisecond}})
 
-// standIn is an EC2 of this test's, with block devices.
+// standIn is a simulated EC2 for one test, with block devices.
 type standIn struct {
 	*ec2test.Server
 	args []string // for the driver
@@ -73,7 +73,7 @@ func newEC2(t testing.TB, dir string) standIn {
 		"--zone", s.Region() + "a", "--sys-dir", s.Sys(), "--links-dir", s.Links()}}
 }
 
-// ebsVolume is a volume's life by CSI calls.
+// ebsVolume is a volume that is used through CSI calls.
 type ebsVolume struct {
 	ctrl             csi.ControllerClient
 	node             csi.NodeClient
@@ -149,7 +149,7 @@ func (v *ebsVolume) unstage() error {
 	return err
 }
 
-// all runs calls until one fails.
+// all makes calls until one fails.
 func all(t *testing.T, calls ...func() error) {
 	t.Helper()
 	for i, call := range calls {
@@ -159,8 +159,9 @@ func all(t *testing.T, calls ...func() error) {
 	}
 }
 
-// TestEBSEngine takes real, encrypted volumes on block devices of the stand-in through their lives: files, growth and another class while mounted, a snapshot and
-// a clone, a move, and a device that holds something else, which is never formatted.
+// TestEBSEngine uses real, encrypted volumes on simulated block devices: files, growth and another
+// class while mounted, a snapshot, a clone, a move, and a device that holds something else, which
+// is never formatted.
 func TestEBSEngine(t *testing.T) {
 	t.Setenv(envEngine, "1")
 	r := newRig(t)
@@ -173,7 +174,7 @@ func TestEBSEngine(t *testing.T) {
 	all(t, v.create, on, v.stage, v.mount)
 	text := bytes.Repeat([]byte("plaintext of a file. "), 5000)
 	file := filepath.Join(v.target(), "secretname")
-	all(t, func() error { return writeDurably(file, text) }, func() error { // together, they are one modification
+	all(t, func() error { return writeDurably(file, text) }, func() error { // made at the same time, they become one modification
 		var g errgroup.Group
 		g.Go(func() error { return v.expand(2 * gib) })
 		g.Go(func() error { return v.modify("200") })
@@ -193,7 +194,7 @@ func TestEBSEngine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for err = errors.New("not ready"); err != nil; { // CREATE of a volume waits for it
+	for err = errors.New("not ready"); err != nil; { // CREATE of a volume waits for the snapshot
 		restored := &ebsVolume{ctrl: r.ctrl, node: r.node, r: r, name: "restored", source: fromSnapshot(snap.GetSnapshot().GetSnapshotId())}
 		if err = restored.create(); status.Code(err) == codes.Unavailable {
 			continue
@@ -221,7 +222,7 @@ func TestEBSEngine(t *testing.T) {
 	}
 }
 
-// countData counts texts in the data of a sparse file.
+// countData counts occurrences of texts in the data of a sparse file.
 func countData(t *testing.T, path string, texts ...string) (n int) {
 	t.Helper()
 	f, err := os.Open(path)
@@ -233,7 +234,7 @@ func countData(t *testing.T, path string, texts ...string) (n int) {
 	buf := make([]byte, 1<<20)
 	for off := int64(0); ; {
 		if off, err = f.Seek(off, unix.SEEK_DATA); err != nil {
-			break // no more
+			break // no more data
 		}
 		got, err := f.ReadAt(buf, off)
 		if err != nil && !errors.Is(err, io.EOF) {
@@ -243,7 +244,7 @@ func countData(t *testing.T, path string, texts ...string) (n int) {
 			n += bytes.Count(buf[:got], []byte(text))
 		}
 		data += got
-		off += int64(max(got-64, 1)) // a text may lie across the end
+		off += int64(max(got-64, 1)) // a text may lie across the boundary
 		if got < len(buf) {
 			break
 		}
@@ -268,7 +269,7 @@ func firstMiB(t *testing.T, path string) []byte {
 	return b
 }
 
-// controllerProcess is a controller that is killed and started again.
+// controllerProcess is a controller that is killed and restarted.
 type controllerProcess struct {
 	t      testing.TB
 	socket string
@@ -290,20 +291,20 @@ func (c *controllerProcess) start() {
 	c.cmd = cmd
 }
 
-// kill may be called by anybody.
+// kill may be called by any goroutine.
 func (c *controllerProcess) kill() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_ = c.cmd.Process.Kill() // it may be dead already
+	_ = c.cmd.Process.Kill() // the process may be dead already
 }
 
-// again waits for the end of the process that was killed and starts another.
+// again waits for the end of the killed process and starts another.
 func (c *controllerProcess) again() {
-	_ = c.cmd.Wait() // tells that it was killed
+	_ = c.cmd.Wait() // returns an error because it was killed
 	c.start()
 }
 
-// refuseForeign has a device refused that holds another file system.
+// refuseForeign expects that a device which holds another file system is refused.
 func refuseForeign(t *testing.T, r *rig) {
 	t.Helper()
 	other := &ebsVolume{ctrl: r.ctrl, node: r.node, r: r, name: "foreign"}
@@ -324,8 +325,9 @@ func refuseForeign(t *testing.T, r *rig) {
 	all(t, other.remove)
 }
 
-// ebsLife is all that a controller does for a volume; each call is repeated until it succeeds, and the calls to EC2 are returned. The n-th is the
-// driver's last: before it is carried out, or after.
+// ebsLife makes all calls that a controller gets for a volume. It repeats each call until it
+// succeeds, and returns the calls to EC2. The n-th call to EC2 kills the driver, before or after
+// EC2 executes it.
 func ebsLife(t *testing.T, n int, carriedOut bool, lag time.Duration) []ec2test.Call {
 	dir := t.TempDir()
 	s := newEC2(t, "")
@@ -399,7 +401,7 @@ func ebsLife(t *testing.T, n int, carriedOut bool, lag time.Duration) []ec2test.
 	return s.Calls()
 }
 
-// untilDone repeats a call until it succeeds, and starts the controller again when it was killed.
+// untilDone repeats a call until it succeeds, and restarts the controller when it was killed.
 func untilDone(t *testing.T, step func() error, killed <-chan struct{}, again func()) {
 	t.Helper()
 	var err error
@@ -417,7 +419,8 @@ func untilDone(t *testing.T, step func() error, killed <-chan struct{}, again fu
 	t.Fatal(err)
 }
 
-// TestEBSKilledAtAnyCall ends the driver with SIGKILL at each call to EC2, before and after it is carried out.
+// TestEBSKilledAtAnyCall kills the driver with SIGKILL at each call to EC2, before and after EC2
+// executes it.
 func TestEBSKilledAtAnyCall(t *testing.T) {
 	calls := ebsLife(t, -1, false, ebsDelays.Lag)
 	t.Logf("%d calls in a life", len(calls))
@@ -434,11 +437,11 @@ func TestEBSKilledAtAnyCall(t *testing.T) {
 		}
 		for _, carriedOut := range []bool{false, true} {
 			if !change && carriedOut {
-				continue // nothing was
+				continue // nothing was killed
 			}
 			lag := ebsDelays.Lag
 			if change && carriedOut {
-				lag = quickEBS.Settle / 2 // the next driver does not see it at first
+				lag = quickEBS.Settle / 2 // the next driver does not see the change at first
 			}
 			g.Go(func() error {
 				t.Run(fmt.Sprint(n, calls[n].Action, carriedOut), func(t *testing.T) { ebsLife(t, n, carriedOut, lag) })
@@ -449,7 +452,7 @@ func TestEBSKilledAtAnyCall(t *testing.T) {
 	_ = g.Wait()
 }
 
-// TestKubeNode reads a Node object from a server that knows the pod's token.
+// TestKubeNode reads a Node object from a server that requires the pod's token.
 func TestKubeNode(t *testing.T) {
 	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/api/v1/nodes/n 1" || r.Header.Get("Authorization") != "Bearer secret" {
@@ -478,7 +481,7 @@ func TestKubeNode(t *testing.T) {
 	}
 }
 
-// TestBackendFlags: what is wrong is said, before anything is served.
+// TestBackendFlags: wrong flags are reported before anything is served.
 func TestBackendFlags(t *testing.T) {
 	for _, args := range [][]string{{"--backend", "nfs"}, {"--backend", "ebs"}, {"--backend", "ebs", "--cluster-id", "a b"}, {"--backend", "ebs", "--cluster-id", "a", "--volume-tags", "aws:x=y"},
 		{"--backend", "ebs", "--cluster-id", "a", "--metadata-sources", "dns"}} {

@@ -16,9 +16,11 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
 )
 
-// BenchmarkEBS200 makes 200 volumes on an EC2 that takes as long as the real one, and has them attached to eight machines, staged, published and read from by the
-// driver with real mount servers: all eight are this machine. It tells how long that takes from ControllerPublishVolume on, with as many workers as
-// the external-attacher has and with all volumes at once, and what it asks of EC2. `make bench-ebs`.
+// BenchmarkEBS200 creates 200 volumes on an EC2 that takes as long as the real one. The driver then
+// attaches them to eight machines, stages, publishes and reads them with real mount servers; all
+// eight are this machine. It reports how long this takes from ControllerPublishVolume on, with as
+// many workers as the external-attacher has and with all volumes at once, and the number of calls
+// to EC2. `make bench-ebs`.
 func BenchmarkEBS200(b *testing.B) {
 	for _, workers := range []int{10, 200} {
 		b.Run(fmt.Sprint("workers=", workers), func(b *testing.B) {
@@ -66,7 +68,7 @@ func mountMany(b *testing.B, volumes, workers int) {
 	}
 }
 
-// manyVolumes are volumes that workers do the same with.
+// manyVolumes are volumes for which workers make the same calls.
 type manyVolumes struct {
 	b       *testing.B
 	ec2     standIn
@@ -78,7 +80,7 @@ type manyVolumes struct {
 	took map[string][]time.Duration // guarded by mu
 }
 
-// timed notes how long something takes.
+// timed records how long a call takes.
 func (m *manyVolumes) timed(what string, do func() error) error {
 	begin := time.Now()
 	err := do()
@@ -88,7 +90,7 @@ func (m *manyVolumes) timed(what string, do func() error) error {
 	return err
 }
 
-// each carries out the steps of each volume, and returns how many calls EC2 had for that.
+// each makes the calls for each volume, and returns how many calls to EC2 they caused.
 func (m *manyVolumes) each(steps func(v *ebsVolume, node string) []func() error) map[string]int {
 	before := m.ec2.Counts()
 	next := make(chan int)

@@ -18,8 +18,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter"
 )
 
-// TestEngine takes a real, encrypted volume through its life: what was synced is there after the SIGKILL of its
-// server, of the plugin and after every mount; the image shows none of it; another key does not open it.
+// TestEngine uses a real, encrypted volume: synced data is there after the SIGKILL of its server
+// and of the plugin, and after every mount. The image contains no plaintext. Another key does not
+// open it.
 func TestEngine(t *testing.T) {
 	t.Setenv(envEngine, "1")
 	r := newRig(t)
@@ -51,7 +52,7 @@ func TestEngine(t *testing.T) {
 		t.Fatal(st, err)
 	}
 
-	// The server dies: the republish brings it back.
+	// The server dies: the republish mounts the volume again.
 	m := mounter.Client{Socket: mounter.SocketPath(r.path("mounter"))}
 	h, err := m.Health(r.ctx(), w.id)
 	if err != nil {
@@ -71,7 +72,7 @@ func TestEngine(t *testing.T) {
 	check()
 	r.start("all", 0)
 	r.connect("all", "all")
-	// Down, refused with another key, and up again.
+	// Unmounted, refused with another key, and mounted again.
 	w.run(w.down()[:2])
 	_, err = r.node.NodeStageVolume(r.ctx(), &csi.NodeStageVolumeRequest{VolumeId: w.id, StagingTargetPath: w.staging(), VolumeCapability: multiWriter(),
 		VolumeContext: w.context, Secrets: map[string]string{"kek": strings.Repeat("f", 64)}})

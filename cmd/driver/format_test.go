@@ -19,7 +19,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/device"
 )
 
-// wants wants an answer with a code, and with all texts.
+// wants expects an error with a code that contains all texts.
 func wants(t *testing.T, err error, code codes.Code, texts ...string) {
 	t.Helper()
 	for _, s := range texts {
@@ -32,8 +32,8 @@ func wants(t *testing.T, err error, code codes.Code, texts ...string) {
 	}
 }
 
-// wipe zeroes ranges of a file, each of which is named by its beginning and end; no range: all of
-// it, which makes it sparse.
+// wipe zeroes ranges of a file, each given by its start and end. Without ranges, it makes the whole
+// file a hole.
 func wipe(t *testing.T, path string, ranges ...int64) {
 	t.Helper()
 	fi, err := os.Stat(path)
@@ -58,7 +58,7 @@ func wipe(t *testing.T, path string, ranges ...int64) {
 	}
 }
 
-// isZero tells whether a file holds nothing.
+// isZero tells whether a file contains only zeros.
 func isZero(t *testing.T, path string) bool {
 	t.Helper()
 	f, err := os.Open(path)
@@ -70,8 +70,8 @@ func isZero(t *testing.T, path string) bool {
 	return errors.Is(err, unix.ENXIO)
 }
 
-// TestWiped: a volume of the local backend whose image was wiped, in part or as a whole, replaced
-// or shredded is refused as lost, and nothing is made in its place.
+// TestWiped: a local volume whose image was wiped, completely or in part, replaced or shredded is
+// refused as lost, and nothing is formatted.
 func TestWiped(t *testing.T) {
 	t.Setenv(envEngine, "1")
 	r := newRig(t)
@@ -89,18 +89,18 @@ func TestWiped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wipe(t, image, 0, 2<<20, size-1<<20, size) // all that versions before looked at
+	wipe(t, image, 0, 2<<20, size-1<<20, size) // everything that earlier versions checked
 	before, err := os.ReadFile(image)
 	if err != nil {
 		t.Fatal(err)
 	}
-	wants(t, up[2](), codes.DataLoss, "holds unknown data", "nothing was formatted", "make another one")
+	wants(t, up[2](), codes.DataLoss, "holds unknown data", "Nothing was formatted", "create another one")
 	if after, err := os.ReadFile(image); err != nil || !bytes.Equal(before, after) {
 		t.Fatal("it was written to", err)
 	}
 	wipe(t, image)
-	wants(t, up[2](), codes.DataLoss, "blank", "nothing was formatted")
-	// An image that was cut off is made as long as it was when the driver starts: of zeros.
+	wants(t, up[2](), codes.DataLoss, "blank", "Nothing was formatted")
+	// The driver extends a truncated image to its old size, with zeros.
 	if err := os.Truncate(image, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func TestWiped(t *testing.T) {
 		t.Fatal("an image was made", err)
 	}
 
-	// The right one comes back.
+	// The right image is restored.
 	if err := os.WriteFile(image, backup, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +130,7 @@ func TestWiped(t *testing.T) {
 	wipe(t, image)
 	wants(t, up[2](), codes.DataLoss)
 
-	// One of the same name that is made anew is another volume.
+	// A new volume with the same name is another volume.
 	w.run(down[2:])
 	w.run(up)
 	w.run(down)
@@ -149,8 +149,8 @@ func shred(t *testing.T, image string) {
 	}
 }
 
-// TestFormatCutOff: a format of which it was kept that it was begun, and which was cut off in its
-// middle, is begun again; without that, what it has left is somebody's.
+// TestFormatCutOff: an interrupted format starts again if it is recorded that it was begun. Without
+// that record, what it left is refused.
 func TestFormatCutOff(t *testing.T) {
 	t.Setenv(envEngine, "1")
 	r := newRig(t)
@@ -186,7 +186,7 @@ func TestFormatCutOff(t *testing.T) {
 	r.wantClean()
 }
 
-// halfFormat leaves in an image what a format does that was cut off.
+// halfFormat leaves an unfinished format in an image.
 func halfFormat(t *testing.T, image string) {
 	t.Helper()
 	key, err := crypto.ParseKeyFile([]byte(strings.Repeat("a", 32)))
@@ -200,7 +200,7 @@ func halfFormat(t *testing.T, image string) {
 		t.Fatal(err)
 	}
 	m := device.NewMem(size)
-	m.CutAfter(probe.Writes() - 4) // the roots are there, the headers are not
+	m.CutAfter(probe.Writes() - 4) // the roots are written, the headers are not
 	if err := volume.Format(m, volume.FormatOptions{Recipient: cred}); err == nil {
 		t.Fatal("it was not cut off")
 	}
@@ -226,8 +226,8 @@ func halfFormat(t *testing.T, image string) {
 	}
 }
 
-// TestWipedEBS: the same of a volume of EBS, without a node agent: a tag knows that it was made,
-// also to a driver that is new, and to one whose attachment is older than the tag.
+// TestWipedEBS does the same with an EBS volume without a node agent. A tag records that the volume
+// was formatted, also for a new driver and for an attachment that is older than the tag.
 func TestWipedEBS(t *testing.T) {
 	t.Setenv(envEngine, "1")
 	r := newRig(t)
@@ -239,7 +239,7 @@ func TestWipedEBS(t *testing.T) {
 	on, off := func() error { return v.attach(ebsNode) }, func() error { return v.detach(ebsNode) }
 	all(t, v.create, on)
 
-	// Nothing is made where it cannot be kept.
+	// Nothing is formatted if that cannot be recorded.
 	s.SetFault(func(c ec2test.Call) ec2test.Fault {
 		if c.Action == "CreateTags" {
 			return ec2test.Fault{Code: "UnauthorizedOperation", Status: 403, Message: "You are not authorized to perform this operation."}
@@ -278,14 +278,14 @@ func TestWipedEBS(t *testing.T) {
 			if i == 1 && fresh {
 				v.publish = stale
 			}
-			wants(t, v.stage(), codes.DataLoss, "nothing was formatted")
+			wants(t, v.stage(), codes.DataLoss, "Nothing was formatted")
 			all(t, off)
 		}
 		if i == 1 && !isZero(t, data) {
 			t.Fatal("it was formatted")
 		}
 	}
-	if err := os.WriteFile(data, b, 0o600); err != nil { // the right one comes back
+	if err := os.WriteFile(data, b, 0o600); err != nil { // the right data is restored
 		t.Fatal(err)
 	}
 	all(t, on, v.stage, v.mount, func() error { return sameFile(filepath.Join(v.target(), "file"), []byte("text")) }, v.unmount, v.unstage, off, v.remove)

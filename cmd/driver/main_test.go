@@ -11,10 +11,10 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/mountertest"
 )
 
-// envPatient has drivers wait as long as the real EC2 needs.
+// envPatient makes drivers wait as long as the real EC2 requires.
 const envPatient = "SEALVOL_TEST_PATIENT"
 
-// envEngine lets mounters start real mount servers.
+// envEngine makes mounters start real mount servers.
 const envEngine = "SEALVOL_TEST_ENGINE"
 
 func TestMain(m *testing.M) {

@@ -12,8 +12,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/fusefs/fusefstest"
 )
 
-// TestSnapshotOfMapped: what a program has stored through a mapping, which it still has, is in a
-// CSI snapshot, also while somebody has a lease on a file.
+// TestSnapshotOfMapped: a CSI snapshot contains what a program has stored through a mapping that
+// still exists, even if another program has a lease on a file.
 func TestSnapshotOfMapped(t *testing.T) {
 	t.Setenv(envEngine, "1")
 	r := newRig(t)

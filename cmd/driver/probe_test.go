@@ -8,7 +8,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/mountertest"
 )
 
-// TestProbe: a driver that answers is alive, one with its mounter is ready, one that is stopped is neither.
+// TestProbe: a driver that answers is alive, one with its mounter is ready, a stopped one is
+// neither.
 func TestProbe(t *testing.T) {
 	r := newRig(t)
 	r.self = true

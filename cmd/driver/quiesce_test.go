@@ -13,8 +13,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
 )
 
-// TestQuiesce: while a volume is at rest its device does not change, whoever writes and syncs; afterwards all goes on. A rest that did
-// not last is reported.
+// TestQuiesce: while a volume is frozen, its device does not change, although programs write and
+// sync; afterwards they continue. A freeze that ended early is reported.
 func TestQuiesce(t *testing.T) {
 	t.Setenv(envEngine, "1")
 	r := newRig(t)
@@ -42,7 +42,7 @@ func TestQuiesce(t *testing.T) {
 	before := image()
 	written := make(chan error, 1)
 	go func() { written <- writeSynced(filepath.Join(w.target(), "file")) }()
-	for range 50 { // each commits whatever there is
+	for range 50 { // each commits what there is
 		if err := server.Sync(r.ctx()); err != nil {
 			t.Fatal(err)
 		}
@@ -67,10 +67,10 @@ func TestQuiesce(t *testing.T) {
 	r.wantClean()
 }
 
-// restEndsEarly: a rest that ends before its release is reported.
+// restEndsEarly: a freeze that ends before its release is reported.
 func restEndsEarly(t *testing.T, w *workflow, quiesce backend.Quiesce, server control.Client) {
 	t.Helper()
-	// Somebody else ends it.
+	// Another caller ends it.
 	release, err := quiesce(w.r.ctx(), w.id)
 	if err != nil {
 		t.Fatal(err)

@@ -22,11 +22,12 @@ import (
 
 const ebsOther = "i-0123456789abcdef1"
 
-// twoNodes are two nodes, each with a driver and mount servers of its own, and a volume that the first has mounted.
+// twoNodes are two nodes, each with a driver and mount servers of its own, and a volume that the
+// first node has mounted.
 type twoNodes struct {
 	t    *testing.T
 	s    standIn
-	a, b *ebsVolume // the same volume, as the two nodes have it
+	a, b *ebsVolume // the same volume from the view of the two nodes
 }
 
 func newTwoNodes(t *testing.T) *twoNodes {
@@ -48,7 +49,7 @@ func newTwoNodes(t *testing.T) *twoNodes {
 	return &twoNodes{t, s, a, &b}
 }
 
-// mountsApart are the FUSE mounts of a node that is apart.
+// mountsApart returns the FUSE mounts of a node in another mount namespace.
 func mountsApart(r *rig) ([]*mountinfo.Info, error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", r.cmds["all"].Process.Pid))
 	if err != nil {
@@ -60,7 +61,8 @@ func mountsApart(r *rig) ([]*mountinfo.Info, error) {
 	})
 }
 
-// guardApart is mountertest.Guard for such a node: its connections are aborted at the deadline, and none may be left at the end.
+// guardApart is mountertest.Guard for such a node: its connections are aborted at the deadline, and
+// none may be left at the end.
 func guardApart(t *testing.T, r *rig) {
 	t.Helper()
 	timer := time.AfterFunc(60*time.Second, func() {
@@ -82,7 +84,7 @@ func guardApart(t *testing.T, r *rig) {
 	})
 }
 
-// seen is where the test finds what a node has mounted.
+// seen returns the path at which the test finds a node's mount.
 func (n *twoNodes) seen(v *ebsVolume, file string) string {
 	p := filepath.Join(v.target(), file)
 	if v.r.apart {
@@ -91,14 +93,14 @@ func (n *twoNodes) seen(v *ebsVolume, file string) string {
 	return p
 }
 
-// comesUp takes the volume to the second node.
+// comesUp attaches and mounts the volume on the second node.
 func (n *twoNodes) comesUp() {
 	n.t.Helper()
 	all(n.t, func() error { return n.b.attach(ebsOther) }, n.b.stage, n.b.mount)
 }
 
-// cleansUp is what the kubelet of the first node does after its device is gone. That the end of the mount server was not a clean one is told
-// once; the repetition finds nothing more to do.
+// cleansUp does what the kubelet of the first node does after its device is gone. The error of the
+// mount server's end is returned once; the retry finds nothing more to do.
 func (n *twoNodes) cleansUp() {
 	n.t.Helper()
 	all(n.t, n.a.unmount)
@@ -108,7 +110,8 @@ func (n *twoNodes) cleansUp() {
 	all(n.t, n.a.unstage)
 }
 
-// ends takes the volume off the second node and deletes it; on the first, nothing may be left but what it still has mounted.
+// ends unmounts and detaches the volume from the second node and deletes it. On the first node,
+// nothing may be left except what is still mounted there.
 func (n *twoNodes) ends() {
 	n.t.Helper()
 	all(n.t, n.b.unmount, n.b.unstage, func() error { return n.b.detach(ebsOther) }, n.b.remove)
@@ -119,7 +122,7 @@ func (n *twoNodes) ends() {
 	}
 }
 
-// quickly makes calls of a volume give up after a moment, as callers do; it returns the way back.
+// quickly limits a volume's calls to a short time; it returns the function that restores the limit.
 func quickly(v *ebsVolume) (restore func()) {
 	v.r.patience = time.Second
 	return func() { v.r.patience = 0 }
@@ -133,7 +136,8 @@ func record(i int) []byte {
 	return b
 }
 
-// journal is a database's: it appends records and waits for each to be durable, until it is stopped or fails.
+// journal writes like a database: it appends records and waits for each to be durable, until it is
+// stopped or fails.
 type journal struct {
 	path  string
 	acked atomic.Int64
@@ -185,7 +189,7 @@ func (j *journal) grows(t *testing.T) {
 	}
 }
 
-// check finds all that was acknowledged, and nothing but the one record that was under way.
+// check expects all acknowledged records, and at most one that was being written.
 func (j *journal) check(t *testing.T, path string) {
 	t.Helper()
 	got, err := os.ReadFile(path)
@@ -203,8 +207,9 @@ func (j *journal) check(t *testing.T, path string) {
 	}
 }
 
-// TestEBSSixMinutes: Kubernetes gives up on a node after six minutes and detaches what the node still uses. EC2 does not while the machine
-// holds on, the driver never forces it, and no other node gets the volume; then the node lets go, and nothing is lost.
+// TestEBSSixMinutes: after six minutes, Kubernetes gives up on a node and detaches what the node
+// still uses. EC2 does not detach while the machine uses the volume, the driver never forces it,
+// and no other node gets the volume. When the node releases it, nothing is lost.
 func TestEBSSixMinutes(t *testing.T) {
 	n := newTwoNodes(t)
 	j := startJournal(n.seen(n.a, "journal"))
@@ -215,7 +220,8 @@ func TestEBSSixMinutes(t *testing.T) {
 		if err := n.a.detach(ebsNode); status.Code(err) != codes.DeadlineExceeded && status.Code(err) != codes.Aborted {
 			t.Fatalf("a machine that holds on: %v", err)
 		}
-		// On a slow machine the time was over before EC2 was asked to detach: then the first node still has it.
+		// On a slow machine, the time was over before EC2 was asked to detach. Then the first node
+		// still has the volume.
 		if err := n.b.attach(ebsOther); !slices.Contains([]codes.Code{codes.DeadlineExceeded, codes.Aborted, codes.FailedPrecondition}, status.Code(err)) {
 			t.Fatalf("while it is on its way off another node: %v", err)
 		}
@@ -226,7 +232,7 @@ func TestEBSSixMinutes(t *testing.T) {
 	if on := n.s.Volumes()[0].Instances; !slices.Equal(on, []string{ebsNode}) {
 		t.Fatalf("attached to %v", on)
 	}
-	j.grows(t) // the node itself is well
+	j.grows(t) // the node itself works
 	close(j.stop)
 	<-j.done
 	if j.err != nil {
@@ -243,23 +249,24 @@ func TestEBSSixMinutes(t *testing.T) {
 	}
 }
 
-// TestEBSNodeLost: a node goes while its mount server writes, and the volume goes to another one. Whatever the first still tries, the other
-// finds all that was acknowledged and nothing of what came too late.
+// TestEBSNodeLost: a node is lost while its mount server writes, and the volume moves to another
+// node. Whatever the first node still tries, the other one finds everything that was acknowledged
+// and nothing that came too late.
 func TestEBSNodeLost(t *testing.T) {
 	for name, lose := range map[string]func(n *twoNodes){
-		"terminated": func(n *twoNodes) { n.s.Terminate(ebsNode) }, // the Node object goes, and with it the attachment
-		"out of service": func(n *twoNodes) { // the machine hung, is turned off and gets the taint: Kubernetes detaches at once
+		"terminated": func(n *twoNodes) { n.s.Terminate(ebsNode) }, // the Node object is deleted, and with it the attachment
+		"out of service": func(n *twoNodes) { // the machine hung, was stopped and got the taint: Kubernetes detaches at once
 			n.s.StickDetach(true)
 			n.s.Stop(ebsNode)
 		},
-		"by force": func(n *twoNodes) { n.s.Update(n.a.id, "detach") }, // by somebody in the console: never by us
+		"by force": func(n *twoNodes) { n.s.Update(n.a.id, "detach") }, // by a user of the console, never by the driver
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newTwoNodes(t)
 			j := startJournal(n.seen(n.a, "journal"))
 			j.grows(t)
 			lose(n)
-			for range 2 { // Kubernetes repeats itself, and unstaged nothing
+			for range 2 { // Kubernetes retries, and has unstaged nothing
 				all(t, func() error { return n.b.detach(ebsNode) })
 			}
 			n.comesUp()
@@ -287,7 +294,7 @@ func TestEBSNodeLost(t *testing.T) {
 			if _, err := os.Stat(n.seen(n.b, "late")); !errors.Is(err, os.ErrNotExist) || j.acked.Load() != acked {
 				t.Fatalf("what came too late is there: %v", err)
 			}
-			// The first comes back: its kubelet cleans up.
+			// The first node comes back: its kubelet cleans up.
 			n.cleansUp()
 			if err := n.a.attach(ebsNode); status.Code(err) != codes.FailedPrecondition {
 				t.Fatalf("the first node again: %v", err)
@@ -301,8 +308,9 @@ func TestEBSNodeLost(t *testing.T) {
 	}
 }
 
-// TestEBSVolumeGone: somebody detaches a mounted volume in the console and deletes it. The pod's writes fail, nothing hangs, what needs a volume
-// says that there is none, and what takes things down succeeds.
+// TestEBSVolumeGone: a user detaches a mounted volume in the console and deletes it. The pod's
+// writes fail and nothing hangs. Calls that need the volume return NOT_FOUND, and calls that clean
+// up succeed.
 func TestEBSVolumeGone(t *testing.T) {
 	n := newTwoNodes(t)
 	j := startJournal(n.seen(n.a, "journal"))
@@ -317,7 +325,7 @@ func TestEBSVolumeGone(t *testing.T) {
 		_, err := n.b.ctrl.ControllerGetVolume(n.b.r.ctx(), &csi.ControllerGetVolumeRequest{VolumeId: n.b.id})
 		return err
 	}
-	for give := time.Now().Add(30 * time.Second); status.Code(get()) != codes.NotFound; { // describes are behind
+	for give := time.Now().Add(30 * time.Second); status.Code(get()) != codes.NotFound; { // describes are outdated
 		if time.Now().After(give) {
 			t.Fatalf("it is gone, and still shown: %v", get())
 		}
@@ -346,8 +354,9 @@ func eventually(err error) bool {
 	return c == codes.Unavailable || c == codes.Aborted || c == codes.FailedPrecondition
 }
 
-// TestEBSMoves: a pod goes to and fro quickly, the next node asking before the last has let go. It is refused, with the name of who has the volume, until
-// that has; and each finds what the other wrote.
+// TestEBSMoves: a pod moves quickly between nodes, and the next node asks before the previous one
+// has released the volume. The call is refused with the name of that node until then. Each node
+// finds what the other wrote.
 func TestEBSMoves(t *testing.T) {
 	n := newTwoNodes(t)
 	here, there := n.a, n.b
@@ -356,12 +365,12 @@ func TestEBSMoves(t *testing.T) {
 		if err := there.attach(nodes[there]); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), nodes[here]) {
 			t.Fatalf("Multi-Attach: %v", err)
 		}
-		all(t, func() error { return here.attach(nodes[here]) }) // again, as it is
+		all(t, func() error { return here.attach(nodes[here]) }) // again: nothing changes
 		if err := writeDurably(n.seen(here, fmt.Sprint("file", round)), record(round)); err != nil {
 			t.Fatal(err)
 		}
 		attached := make(chan error)
-		go func() { // another controller, which knows of no detaching
+		go func() { // another controller, which does not know about the detach
 			for {
 				err := there.attach(nodes[there])
 				if err == nil || !eventually(err) {

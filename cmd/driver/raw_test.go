@@ -37,7 +37,7 @@ func (w *workflow) openRaw(flags int) *os.File {
 	return f
 }
 
-// fillRaw writes the whole device, twice the first half, and syncs it.
+// fillRaw writes the whole device, its first half twice, and syncs it.
 func fillRaw(t *testing.T, f *os.File) {
 	t.Helper()
 	for i := range rawChunks {
@@ -55,7 +55,7 @@ func fillRaw(t *testing.T, f *os.File) {
 	}
 }
 
-// checkRaw compares all but the first chunk, which may have been written since.
+// checkRaw compares everything except the first chunk, which may have been written since.
 func checkRaw(t *testing.T, f *os.File) {
 	t.Helper()
 	got := make([]byte, 64<<10)
@@ -86,8 +86,9 @@ func oneSector(t *testing.T) []byte {
 	return one
 }
 
-// TestRawEngine: what was flushed on a published block device is there after the SIGKILL of its server, whatever was under way; what is
-// discarded becomes a hole and zeros; it grows while it is open; it can be overwritten whole.
+// TestRawEngine: what was flushed to a published block device is there after the SIGKILL of its
+// server, even if writes were running. A discarded range becomes a hole of zeros. The device grows
+// while it is open, and can be overwritten completely.
 func TestRawEngine(t *testing.T) {
 	t.Setenv(envEngine, "1")
 	r := newRig(t)
@@ -100,7 +101,7 @@ func TestRawEngine(t *testing.T) {
 		t.Fatal(n, err)
 	}
 	fillRaw(t, f)
-	// One write with O_DSYNC: what a database does.
+	// One write with O_DSYNC, like that of a database.
 	d := w.openRaw(os.O_WRONLY | unix.O_DIRECT | unix.O_DSYNC)
 	one := oneSector(t)
 	if _, err := d.WriteAt(one, 3*4096); err != nil {
@@ -113,7 +114,7 @@ func TestRawEngine(t *testing.T) {
 		t.Fatal(err)
 	}
 	kill(t, h.PID)
-	for err = nil; err == nil; { // not synced, or after the end
+	for err = nil; err == nil; { // not synced, or beyond the end
 		if _, err = f.WriteAt(rawChunk(7), 0); err == nil {
 			err = f.Sync()
 		}
@@ -149,7 +150,7 @@ func TestRawEngine(t *testing.T) {
 	}
 }
 
-// discard of half a device gives its space back.
+// discard frees the space of half a device.
 func discard(t *testing.T, m mounter.Client, r *rig, w *workflow, f *os.File) {
 	t.Helper()
 	before, err := m.Stats(r.ctx(), w.id)

@@ -63,7 +63,7 @@ func (k *rekey) ok(err error) {
 	}
 }
 
-// refused wants an answer that says that the key is wrong.
+// refused expects an error that says that the key is wrong.
 func (k *rekey) refused(err error) {
 	k.t.Helper()
 	if status.Code(err) != codes.Unauthenticated {
@@ -71,7 +71,7 @@ func (k *rekey) refused(err error) {
 	}
 }
 
-// slots are the key slots of the mounted volume.
+// slots returns the key slots of the mounted volume.
 func (k *rekey) slots() []volumectl.KeySlot {
 	k.t.Helper()
 	var l volumectl.KeyList
@@ -94,8 +94,9 @@ func (k *rekey) pid() int {
 	return h.PID
 }
 
-// TestRepublishedKey changes the key of a volume by the secret of its publication, as kubelet brings it
-// with requiresRepublish: the living server rewraps the volume's key, and only then the key before opens nothing any more.
+// TestRepublishedKey changes the key of a volume through the secret of its publication, which the
+// kubelet sends with requiresRepublish. The running server rewraps the volume's key, and only then
+// removes the previous key.
 func TestRepublishedKey(t *testing.T) {
 	t.Setenv(envEngine, "1")
 	r := newRig(t)
@@ -117,14 +118,14 @@ func TestRepublishedKey(t *testing.T) {
 		}
 	}
 
-	// Keys that nothing vouches for change nothing, and the mount goes on.
+	// Keys that do not belong to the volume change nothing, and the mount continues.
 	k.refused(k.publish(secretsOf(2, 0)))
 	k.refused(k.publish(secretsOf(2, 3)))
 	check()
-	k.ok(k.publish(secretsOf(1, 3))) // the one before may be gone
+	k.ok(k.publish(secretsOf(1, 3))) // the previous key may be missing
 	k.ok(k.publish(secretsOf(1, 1)))
 	k.wantOneSlot()
-	for range 2 { // the first time it is changed, later there is nothing to do
+	for range 2 { // the first call changes the key, the second finds nothing to do
 		k.ok(k.publish(secretsOf(2, 1)))
 		k.wantOneSlot()
 	}
@@ -157,7 +158,7 @@ func TestRepublishedKey(t *testing.T) {
 	r.wantClean()
 }
 
-// serverDies: the server dies in the middle of a change, again and again.
+// serverDies kills the server in the middle of a change, repeatedly.
 func (k *rekey) serverDies() {
 	k.t.Helper()
 	for n := 2; n < 12; n++ {
@@ -168,14 +169,14 @@ func (k *rekey) serverDies() {
 			k.slots()
 		}
 		kill(k.t, pid)
-		k.t.Log(<-done) // it was too late, or it came in between
+		k.t.Log(<-done) // the kill came too late, or in the middle
 		k.ok(k.publish(secretsOf(n+1, n)))
 		k.wantOneSlot()
 	}
 }
 
-// againstItsKey: a stage of the mounted volume, and an expansion, are held against its key, also
-// while it is frozen.
+// againstItsKey: a stage of the mounted volume and an expansion check the key, even while the
+// volume is frozen.
 func (k *rekey) againstItsKey() {
 	k.t.Helper()
 	expand := func(secrets map[string]string) error {
@@ -200,7 +201,7 @@ func (k *rekey) againstItsKey() {
 	k.wantOneSlot()
 }
 
-// readOnly: a volume that is not written keeps its key until it is.
+// readOnly: a volume that is mounted read-only keeps its key until it is mounted for writing.
 func (k *rekey) readOnly(check func()) {
 	k.t.Helper()
 	k.reader = true

@@ -52,7 +52,7 @@ func TestRequestID(t *testing.T) {
 		{string(plugin), "story-unstage", "msg=call method=NodeUnstageVolume"},
 		{string(others), "story-unstage", `msg=unmounted volume=` + w.id},
 		{string(others), "story-unstage", `msg="control request" op=sync`},
-		{string(plugin), "", `msg="image made" volume=` + w.id},
+		{string(plugin), "", `msg="image created" volume=` + w.id},
 		{string(plugin), "", `msg="image deleted" volume=` + w.id},
 	} {
 		if !hasLine(c.log, c.line, "requestId="+c.id) {

@@ -22,18 +22,18 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/mountertest"
 )
 
-// rig is a driver in processes of its own.
+// rig is a driver in separate processes.
 type rig struct {
 	t       testing.TB
 	dir     string
 	ctrl    csi.ControllerClient
 	node    csi.NodeClient
 	cmds    map[string]*exec.Cmd
-	backend []string // flags of another backend than the local one
-	self    bool     // attaches by itself, with a mounter as a role of its own
+	backend []string // flags of a backend other than the local one
+	self    bool     // self-attach, with a separate mounter
 
 	patience time.Duration // of each call; 0: 30 s
-	apart    bool          // role all is in a mount namespace of its own, as on another machine
+	apart    bool          // role all runs in a mount namespace of its own, as on another machine
 }
 
 func newRig(t testing.TB) *rig {
@@ -41,7 +41,7 @@ func newRig(t testing.TB) *rig {
 	return newRigFor(t, 60*time.Second)
 }
 
-// newRigFor aborts what is mounted after a time.
+// newRigFor aborts all mounts after a given time.
 func newRigFor(t testing.TB, deadline time.Duration) *rig {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir())
@@ -86,7 +86,7 @@ func (r *rig) ctx() context.Context {
 	return ctx
 }
 
-// start starts a role; kill is the number of the step at which it kills itself, 0 for never.
+// start starts a role. kill is the number of the step at which it kills itself, or 0 for never.
 func (r *rig) start(role string, kill int) {
 	r.t.Helper()
 	args := []string{role}
@@ -129,7 +129,7 @@ func (r *rig) start(role string, kill int) {
 		r.t.Fatal(err)
 	}
 	r.cmds[role] = cmd
-	if role == "mounter" { // a node plugin does not wait for it: the kubelet asks again
+	if role == "mounter" { // a node plugin does not wait for it: the kubelet retries
 		m := mounter.Client{Socket: mounter.SocketPath(r.path("mounter"))}
 		if err := m.WaitUp(r.ctx(), nil); err != nil {
 			r.t.Fatal(err)
@@ -137,7 +137,7 @@ func (r *rig) start(role string, kill int) {
 	}
 }
 
-// kill ends a process, which may have ended by itself, with SIGKILL.
+// kill kills a process with SIGKILL; it may already have ended.
 func kill(t testing.TB, pid int) {
 	t.Helper()
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -151,7 +151,7 @@ func (r *rig) kill(role string) {
 		if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			r.t.Error(err)
 		}
-		_ = cmd.Wait() // tells that it was killed
+		_ = cmd.Wait() // returns an error because it was killed
 		delete(r.cmds, role)
 	}
 }
@@ -186,7 +186,7 @@ func multiWriter() *csi.VolumeCapability {
 
 const size = 128 << 20
 
-// wantClean verifies that nothing is left of any volume.
+// wantClean checks that nothing is left of any volume.
 func (r *rig) wantClean() {
 	r.t.Helper()
 	if left := mountertest.Below(r.dir); len(left) != 0 {

@@ -10,7 +10,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/mountertest"
 )
 
-// hasRoots fails if this process trusts nobody, as in an image that is empty.
+// hasRoots fails if this process trusts no certificate authority, as in an empty image.
 func hasRoots() error {
 	pool, err := x509.SystemCertPool()
 	if err == nil && pool.Equal(x509.NewCertPool()) {
@@ -19,7 +19,7 @@ func hasRoots() error {
 	return err
 }
 
-// TestRoots: where the machine knows no certificate authorities, EC2's certificate is still one to be trusted.
+// TestRoots: even if the machine has no root certificates, EC2's certificate is trusted.
 func TestRoots(t *testing.T) {
 	base := mountertest.Command("roots")
 	cmd := exec.Command(base[0], base[1:]...)

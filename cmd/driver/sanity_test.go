@@ -20,35 +20,36 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/mountertest"
 )
 
-// allowedSkips are for capabilities that are not advertised, and for nothing else. Every other skipped spec fails.
+// allowedSkips are specs of capabilities that are not advertised. Every other skipped spec fails
+// the test.
 var allowedSkips = []string{
 	"SNAPSHOT_ACCESSIBILITY_CONSTRAINTS not supported",
 	"Modify volume not supported", "Modify Volume not supported", "ControllerModifyVolume not supported",
 	"GroupControllerService not supported", "VolumeGroupSnapshots not supported",
 }
 
-// pendingUpstream is the one spec that csi-test itself has switched off.
+// pendingUpstream is the only spec that csi-test itself has disabled.
 const pendingUpstream = "pagination should detect volumes added between pages"
 
-// selfAttachSkips are more of them where the node attaches and grows.
+// selfAttachSkips are additional ones if the node attaches and grows.
 var selfAttachSkips = []string{
 	"Controller Publish, UnpublishVolume not supported", "ControllerPublishVolume not supported", "ControllerUnpublishVolume not supported",
 	"Controller expand volume not supported", "ControllerExpandVolume not supported",
 }
 
 const (
-	envAccess     = "SEALVOL_TEST_ACCESS"      // "block": TestSanity is to use raw block volumes
-	envSelfAttach = "SEALVOL_TEST_SELF_ATTACH" // "1": its driver attaches by itself
-	envBackend    = "SEALVOL_TEST_BACKEND"     // "ebs": its volumes are those of a stand-in for EC2
+	envAccess     = "SEALVOL_TEST_ACCESS"      // "block": TestSanity uses raw block volumes
+	envSelfAttach = "SEALVOL_TEST_SELF_ATTACH" // "1": its driver attaches itself
+	envBackend    = "SEALVOL_TEST_BACKEND"     // "ebs": it uses volumes of a simulated EC2
 )
 
-// TestSanityBlock is TestSanity with raw block volumes, TestSanitySelfAttach with a driver that attaches by itself,
-// TestSanityEBS with that backend.
+// TestSanityBlock is TestSanity with raw block volumes, TestSanitySelfAttach with a driver that
+// attaches itself, and TestSanityEBS with the ebs backend.
 func TestSanityBlock(t *testing.T)      { sanityAgain(t, envAccess+"=block") }
 func TestSanitySelfAttach(t *testing.T) { sanityAgain(t, envSelfAttach+"=1") }
 func TestSanityEBS(t *testing.T)        { sanityAgain(t, envBackend+"=ebs") }
 
-// sanityAgain is TestSanity in a process of its own: ginkgo runs once in each.
+// sanityAgain runs TestSanity in a process of its own, because ginkgo runs only once per process.
 func sanityAgain(t *testing.T, env string) {
 	t.Helper()
 	exe, err := os.Executable()
@@ -63,8 +64,8 @@ func sanityAgain(t *testing.T, env string) {
 	}
 }
 
-// TestSanity runs csi-sanity whole on the driver in this process, over its socket, with real mounts and the
-// mounter and mount servers in processes of their own.
+// TestSanity runs all of csi-sanity against the driver in this process, over its socket, with real
+// mounts and with the mounter and mount servers in separate processes.
 func TestSanity(t *testing.T) {
 	dir := t.TempDir()
 	mountertest.Guard(t, dir, 4*time.Minute)
@@ -136,7 +137,7 @@ func sanityConfig(endpoint, secrets, kubelet string) sanity.TestConfig {
 	return config
 }
 
-// countSpecs counts those that ran, and fails for those that should have.
+// countSpecs counts the specs that ran, and fails for those that were skipped unexpectedly.
 func countSpecs(t *testing.T, report types.Report, skips []string) (ran int) {
 	t.Helper()
 	for _, s := range report.SpecReports {

@@ -14,7 +14,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend/local"
 )
 
-// TestCopiesShareBlocks: on a file system that can, snapshots and clones cost no space until something is overwritten.
+// TestCopiesShareBlocks: if the file system supports it, snapshots and clones use no space until
+// something is overwritten.
 func TestCopiesShareBlocks(t *testing.T) {
 	dir := t.TempDir()
 	img, mnt := filepath.Join(dir, "xfs.img"), filepath.Join(dir, "xfs")
@@ -34,7 +35,7 @@ func TestCopiesShareBlocks(t *testing.T) {
 		}
 	}
 	command("mkfs.xfs", "-q", "-m", "reflink=1", img)
-	command("mount", "-o", "loop", img, mnt) // the loop device goes with the mount
+	command("mount", "-o", "loop", img, mnt) // the loop device is removed with the mount
 	t.Cleanup(func() {
 		if err := unix.Unmount(mnt, 0); err != nil {
 			t.Error(err, unix.Unmount(mnt, unix.MNT_DETACH))
@@ -104,9 +105,10 @@ func freeBytes(t *testing.T, dir string) int64 {
 	return int64(st.Bfree) * st.Bsize
 }
 
-// TestCopiesAll: a file system that refuses to share blocks is told from one that cannot be asked.
+// TestCopiesAll distinguishes a file system that refuses to share blocks from one where the attempt
+// fails for another reason.
 func TestCopiesAll(t *testing.T) {
-	dir := fmt.Sprint("/dev/shm/sealvol-copies-", os.Getpid()) // tmpfs shares none
+	dir := fmt.Sprint("/dev/shm/sealvol-copies-", os.Getpid()) // tmpfs cannot share blocks
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}

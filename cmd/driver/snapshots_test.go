@@ -20,7 +20,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/device"
 )
 
-// copyOf is the workflow of a volume that is made of a source, with the key of w.
+// copyOf returns the workflow of a volume that is created from a source, with the key of w.
 func (w *workflow) copyOf(name string, source *csi.VolumeContentSource, required int64) *workflow {
 	return &workflow{r: w.r, name: name, source: source, required: required, capability: w.capability}
 }
@@ -38,8 +38,9 @@ func (w *workflow) snapshot(name string) (*csi.Snapshot, error) {
 	return s.GetSnapshot(), err
 }
 
-// TestSnapshotOfMounted takes snapshots and clones of a volume that is written to without a pause: each is the state of one moment,
-// with all that was synced before the call. A copy is a device of its own, opened with the key of its source, and has grown.
+// TestSnapshotOfMounted takes snapshots and clones of a volume while programs write to it all the
+// time: each has the state of one moment, with everything that was synced before the call. A copy
+// is a separate device, opens with the key of its source, and has grown.
 func TestSnapshotOfMounted(t *testing.T) {
 	t.Setenv(envEngine, "1")
 	r := newRig(t)
@@ -57,7 +58,7 @@ func TestSnapshotOfMounted(t *testing.T) {
 	if err := errors.Join(d.Sync(), d.Close()); err != nil {
 		t.Fatal(err)
 	}
-	// Two files that always grow one after the other: a torn copy has them out of step.
+	// Two files that always grow one after the other: in a torn copy, their sizes do not match.
 	stop, done := make(chan struct{}), make(chan error, 1)
 	go func() { done <- growPair(w.target(), stop) }()
 	snap, err := w.snapshot("snap")
@@ -82,10 +83,10 @@ func TestSnapshotOfMounted(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(w.target(), "own")); !errors.Is(err, os.ErrNotExist) {
 		t.Fatal("a copy wrote to its source: ", err)
 	}
-	clone.refuseKey(t) // also of a volume that is mounted
+	clone.refuseKey(t) // also on a mounted volume
 	all := []*workflow{w, restored, clone}
 	instances := map[crypto.UUID]bool{}
-	for range 2 { // an instance does not change again
+	for range 2 { // the instance ID does not change again
 		for _, c := range all {
 			c.run(c.down()[:3])
 			instances[instance(t, r.path("local/images/"+c.id+".img"), c.secrets()["kek"])] = true
@@ -106,7 +107,7 @@ func TestSnapshotOfMounted(t *testing.T) {
 	r.wantClean()
 }
 
-// checkCopy looks at a copy of the volume source, and writes to it.
+// checkCopy checks a copy of the volume source, and writes to it.
 func (w *workflow) checkCopy(t *testing.T, source string) {
 	t.Helper()
 	if b, err := os.ReadFile(filepath.Join(w.target(), "before")); err != nil || string(b) != "synced" {
@@ -121,7 +122,7 @@ func (w *workflow) checkCopy(t *testing.T, source string) {
 	}
 }
 
-// refuseKey has another key refused.
+// refuseKey expects that another key is refused.
 func (w *workflow) refuseKey(t *testing.T) {
 	t.Helper()
 	_, err := w.r.node.NodeStageVolume(w.r.ctx(), &csi.NodeStageVolumeRequest{VolumeId: w.id, StagingTargetPath: w.staging(), VolumeCapability: multiWriter(),
@@ -181,7 +182,7 @@ func checkPair(t *testing.T, dir string) {
 	}
 }
 
-// instance is that of the newest root of an image that nobody has open.
+// instance returns the instance ID of the newest root of an image that no process has open.
 func instance(t *testing.T, path, kek string) crypto.UUID {
 	t.Helper()
 	dev, err := device.Open(path, device.OpenOptions{})
@@ -209,7 +210,7 @@ func instance(t *testing.T, path, kek string) crypto.UUID {
 	return a.Instance
 }
 
-// TestSnapshotOfRaw: a device that is written to, and a copy of it that is larger.
+// TestSnapshotOfRaw: a device while it is written, and a copy of it that is larger.
 func TestSnapshotOfRaw(t *testing.T) {
 	t.Setenv(envEngine, "1")
 	r := newRig(t)

@@ -9,7 +9,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 )
 
-// workflow is a volume's life as a list of calls, each to be repeated until it succeeds.
+// workflow is a volume's life as a list of calls, each of which is repeated until it succeeds.
 type workflow struct {
 	r       *rig
 	id      string
@@ -18,7 +18,7 @@ type workflow struct {
 	capability *csi.VolumeCapability // nil: multiWriter
 	name       string                // "": pvc
 	source     *csi.VolumeContentSource
-	required   int64 // 0: size, exactly
+	required   int64 // 0: exactly size
 }
 
 func (w *workflow) staging() string { return w.r.path("kubelet/staging" + w.name) }
@@ -109,7 +109,7 @@ func (w *workflow) run(calls []func() error) {
 	}
 }
 
-// copies makes a snapshot and a clone of a volume that is not in use, and takes them away.
+// copies creates a snapshot and a clone of a volume that is not in use, and deletes them.
 func (w *workflow) copies() []func() error {
 	var snap *csi.Snapshot
 	clone := &workflow{r: w.r, name: "clone", capability: w.capability}

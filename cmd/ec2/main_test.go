@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// buffer tells when something has been written to it.
+// buffer reports when something has been written to it.
 type buffer struct {
 	mu      sync.Mutex
 	b       bytes.Buffer

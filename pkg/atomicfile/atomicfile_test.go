@@ -20,7 +20,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/atomicfile"
 )
 
-// The environment has a child process write a file and kill itself at a step.
+// With these variables, a child process writes a file and kills itself at a step.
 const (
 	envPath = "ATOMICFILE_TEST_PATH"
 	envKill = "ATOMICFILE_TEST_KILL" // the number of the step
@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 		o := kinds[os.Getenv(envKind)](path)
 		o.Step = func(string) error {
 			if step++; step == kill {
-				panic(syscall.Kill(os.Getpid(), syscall.SIGKILL)) // which comes first
+				panic(syscall.Kill(os.Getpid(), syscall.SIGKILL)) // the signal comes first
 			}
 			return nil
 		}
@@ -61,7 +61,7 @@ var kinds = map[string]func(path string) atomicfile.Options{
 	"link":        func(path string) atomicfile.Options { return atomicfile.Options{New: true, FS: noRename{}} },
 }
 
-// noRename is a file system whose files can be linked, but not renamed to a new name alone.
+// noRename is a file system whose files can be linked but not renamed to a new name only.
 type noRename struct{}
 
 func (noRename) OpenFile(name string, flag int, perm os.FileMode) (*os.File, error) {
@@ -86,7 +86,7 @@ func writeParts(path string, o atomicfile.Options) error {
 	return f.Commit()
 }
 
-// before makes what there is before a write: the old file, unless the write makes a new one.
+// before creates what exists before a write: the old file, unless the write must create a new one.
 func before(t *testing.T, dir string, o atomicfile.Options) (path string, had []byte) {
 	t.Helper()
 	path = filepath.Join(dir, "file")
@@ -99,7 +99,7 @@ func before(t *testing.T, dir string, o atomicfile.Options) (path string, had []
 	return path, old
 }
 
-// content is what a name holds; nil if there is no file.
+// content returns the content of a name, or nil if there is no file.
 func content(t *testing.T, path string) []byte {
 	t.Helper()
 	b, err := os.ReadFile(path)
@@ -109,7 +109,7 @@ func content(t *testing.T, path string) []byte {
 	return b
 }
 
-// others are the other names in a file's directory.
+// others returns the other names in a file's directory.
 func others(t *testing.T, path string) (names []string) {
 	t.Helper()
 	entries, err := os.ReadDir(filepath.Dir(path))
@@ -124,8 +124,8 @@ func others(t *testing.T, path string) (names []string) {
 	return names
 }
 
-// TestKilled kills the writer at each of its steps: the name holds the old content or the new one.
-// A second writer succeeds over whatever is left.
+// TestKilled kills the writer at each of its steps: the name refers to the old content or to the
+// new one. A second writer succeeds, whatever the first one left.
 func TestKilled(t *testing.T) {
 	for kind, options := range kinds {
 		t.Run(kind, func(t *testing.T) {
@@ -164,8 +164,8 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// TestFailures lets each step fail: the error is returned, the name holds the old content or the
-// new one, and no temporary file stays.
+// TestFailures makes each step fail: the error is returned, the name refers to the old content or
+// to the new one, and no temporary file remains.
 func TestFailures(t *testing.T) {
 	injected := errors.New("injected")
 	for kind, options := range kinds {
@@ -206,7 +206,7 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// TestOrder: content is durable before it has a name, and the name before anyone is told.
+// TestOrder: the content is durable before it has a name, and the name before Commit returns.
 func TestOrder(t *testing.T) {
 	for kind, want := range map[string]string{
 		"random name": "create write fsync rename fsync", "new": "create write fsync rename fsync", "volatile": "create write rename",
@@ -225,7 +225,7 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// TestNew never replaces, by either way.
+// TestNew never replaces a file, with both methods.
 func TestNew(t *testing.T) {
 	for _, kind := range []string{"new", "link"} {
 		path := filepath.Join(t.TempDir(), "file")
@@ -241,7 +241,7 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// TestMode: private unless said otherwise, whatever the file had before.
+// TestMode: a file is private unless the options say otherwise, whatever mode the old file had.
 func TestMode(t *testing.T) {
 	defer unix.Umask(unix.Umask(0o022))
 	path := filepath.Join(t.TempDir(), "file")
@@ -255,7 +255,7 @@ func TestMode(t *testing.T) {
 	}
 }
 
-// TestNotRegular: what is no regular file is not replaced; a link is, not what it leads to.
+// TestNotRegular: only a regular file is replaced. A link is replaced itself, not its target.
 func TestNotRegular(t *testing.T) {
 	dir := t.TempDir()
 	pipe, link, target := filepath.Join(dir, "pipe"), filepath.Join(dir, "link"), filepath.Join(dir, "target")
@@ -275,7 +275,7 @@ func TestNotRegular(t *testing.T) {
 	}
 }
 
-// TestManyWriters: whoever reads while many write sees one of them, whole.
+// TestManyWriters: a reader sees the complete content of one of many concurrent writers.
 func TestManyWriters(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	text := func(i int) []byte { return bytes.Repeat([]byte{byte('a' + i)}, 50_000) }

@@ -11,7 +11,8 @@ import (
 	"testing"
 )
 
-// closing is a body as smithy-go's: once it is closed, WriteTo fails with io.EOF, where Read says the same as the end.
+// closing is a body like that of smithy-go: once it is closed, WriteTo fails with io.EOF, and Read
+// returns io.EOF as at its end.
 type closing struct {
 	mu sync.Mutex
 	r  *strings.Reader // nil when closed; guarded by mu
@@ -35,7 +36,8 @@ func (c *closing) Close() error {
 	return nil
 }
 
-// TestPlainBody: a body whose WriteTo fails is sent whole all the same, and fails without the wrapper: else there would be nothing to remedy.
+// TestPlainBody: with the wrapper, a body whose WriteTo fails is sent completely. Without it, the
+// request fails, which shows that the wrapper is needed.
 func TestPlainBody(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, err := io.ReadAll(r.Body)

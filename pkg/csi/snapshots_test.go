@@ -115,7 +115,7 @@ func TestListSnapshots(t *testing.T) {
 	for want, got := range map[int]int{5: len(all(&spec.ListSnapshotsRequest{MaxEntries: 2})), 2: len(one), 1: len(all(&spec.ListSnapshotsRequest{SnapshotId: one[0], SourceVolumeId: w.id})),
 		0: len(all(&spec.ListSnapshotsRequest{SnapshotId: one[0], SourceVolumeId: v.id}))} {
 		if got != want {
-			t.Errorf("%d in place of %d", got, want)
+			t.Errorf("%d instead of %d", got, want)
 		}
 	}
 	for _, x := range []*vol{v, w} {

@@ -9,16 +9,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestWhileBusy: who is just leaving a mount is waited for, by ticks that are counted, and no longer than the caller.
+// TestWhileBusy: a mount that is in use is retried at each tick, a limited number of times, and no
+// longer than the caller waits.
 func TestWhileBusy(t *testing.T) {
 	ended, end := context.WithCancel(context.Background())
 	end()
 	for _, c := range []struct {
 		name string
 		ctx  context.Context
-		busy int // so many times before it is unmounted
+		busy int // how many attempts find it in use
 		want error
-		left int // of 20 ticks, 10 of which may be used; nobody ticks once the caller has gone
+		left int // ticks that are left of 20, of which 10 may be used; none is sent once the caller is gone
 	}{
 		{"at once", context.Background(), 0, nil, 20},
 		{"just going", context.Background(), 10, nil, 10},

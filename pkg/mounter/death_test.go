@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestServerKilled: users get an error at once, health says so, the next mount clears up and works.
+// TestServerKilled: programs get an error at once, Health reports it, and the next mount cleans up
+// and works.
 func TestServerKilled(t *testing.T) {
 	r := newRig(t)
 	r.start(0)
@@ -28,7 +29,7 @@ func TestServerKilled(t *testing.T) {
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	// Blocks until the mounter has seen the death and dropped its descriptors.
+	// Blocks until the mounter has noticed the death and closed its descriptors.
 	wantCut(t, open.Name())
 	open.Close()
 	if i := r.health(); i.Alive || len(i.Conditions) != 1 || !i.Conditions[0].Inaccessible {
@@ -60,7 +61,7 @@ func TestServerKilled(t *testing.T) {
 	r.wantClean()
 }
 
-// TestServerStopped: a server that hangs does not hang the mounter.
+// TestServerStopped: a hanging server does not make the mounter hang.
 func TestServerStopped(t *testing.T) {
 	r := newRig(t)
 	r.start(0)
@@ -79,8 +80,9 @@ func TestServerStopped(t *testing.T) {
 	r.wantClean()
 }
 
-// wantCut waits until the connection of a dead server is cut. Requests that were under way get ECONNABORTED, later
-// ones ENOTCONN; one that the server was just reading when it was killed gets EIO (fuse_dev_do_read in the kernel).
+// wantCut waits until the connection of a dead server is aborted. Running requests get
+// ECONNABORTED, later ones ENOTCONN. A request that the server was just reading when it was killed
+// gets EIO (fuse_dev_do_read in the kernel).
 func wantCut(t *testing.T, path string) {
 	t.Helper()
 	_, err := os.Stat(path)
@@ -92,7 +94,7 @@ func wantCut(t *testing.T, path string) {
 	}
 }
 
-// TestMounterKilled: mounts go on without a mounter, the next one adopts them.
+// TestMounterKilled: mounts keep working without a mounter, and the next one adopts them.
 func TestMounterKilled(t *testing.T) {
 	r := newRig(t)
 	r.start(0)
@@ -108,18 +110,18 @@ func TestMounterKilled(t *testing.T) {
 	if _, err := f.ReadAt(buf, 0); err != nil || string(buf) != "before" {
 		t.Fatalf("%q %v", buf, err)
 	}
-	r.write("amidst")
+	r.write("halfway")
 	f.Close()
 	r.start(0)
 	if i := r.health(); !i.Alive || !i.Adopted || !i.HoldsFuse || len(i.Conditions) != 0 {
 		t.Fatalf("%+v", i)
 	}
 	r.mount()
-	r.wantFile("amidst")
+	r.wantFile("halfway")
 	r.unmount()
 	r.wantClean()
 
-	// Both die.
+	// Mounter and server die.
 	r.mount()
 	pid := r.health().PID
 	r.stop()
@@ -129,9 +131,9 @@ func TestMounterKilled(t *testing.T) {
 		t.Fatalf("%+v", i)
 	}
 	r.mount()
-	r.wantFile("amidst")
+	r.wantFile("halfway")
 
-	// An adopted server dies: seen as well.
+	// The death of an adopted server is noticed as well.
 	r.stop()
 	r.start(0)
 	pid = r.health().PID
@@ -144,7 +146,7 @@ func TestMounterKilled(t *testing.T) {
 	r.wantClean()
 }
 
-// TestTakesServers: a mounter with which its servers end has them write everything before.
+// TestTakesServers: a mounter whose servers end with it first makes them write everything.
 func TestTakesServers(t *testing.T) {
 	synced := filepath.Join(t.TempDir(), "synced")
 	r := newRig(t, "SEALVOL_TEST_TAKES=1", mountertest.EnvSynced+"="+synced)
@@ -165,8 +167,8 @@ func TestTakesServers(t *testing.T) {
 	r.wantClean()
 }
 
-// TestMounterKilledAtAnyStep ends the mounter before each step of mount and unmount; the next one,
-// asked the same, converges.
+// TestMounterKilledAtAnyStep kills the mounter before each step of mount and unmount. The next
+// mounter gets the same request and finishes it.
 func TestMounterKilledAtAnyStep(t *testing.T) {
 	for n := 1; ; n++ {
 		done := false
@@ -183,7 +185,7 @@ func TestMounterKilledAtAnyStep(t *testing.T) {
 			}
 			r.stop()
 			r.start(0)
-			// A server that was not told to serve ends by itself, but until then has the device.
+			// A server that was not told to serve ends on its own, but has the device until then.
 			for err = unix.EBUSY; errors.Is(err, mounter.ErrBusy) || errors.Is(err, unix.EBUSY); {
 				err = r.client.Mount(r.ctx(), r.request())
 			}
@@ -201,7 +203,7 @@ func TestMounterKilledAtAnyStep(t *testing.T) {
 	}
 }
 
-// TestBadEnd: a server that fails at its end is reported, once, and cleared away.
+// TestBadEnd: a server that fails at its end is reported once and cleaned up.
 func TestBadEnd(t *testing.T) {
 	r := newRig(t, "SEALVOL_TEST_BAD_END=1")
 	r.start(0)
@@ -213,7 +215,7 @@ func TestBadEnd(t *testing.T) {
 	r.wantClean()
 }
 
-// TestWedgedServer: unmounting gives up on a server that does not answer at all, and says so.
+// TestWedgedServer: unmounting kills a server that does not answer at all, and reports that.
 func TestWedgedServer(t *testing.T) {
 	r := newRig(t, "SEALVOL_TEST_STOP=4s")
 	r.start(0)

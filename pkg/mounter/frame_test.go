@@ -28,15 +28,15 @@ func TestFrame(t *testing.T) {
 	}
 }
 
-// A mounter of a version before envelopes reads the request and its secret as ever, and a request
-// without an envelope, or with one of a later version, is read here.
+// A mounter of a version before envelopes reads the request and its secret as before. This version
+// reads a request without an envelope, or with one of a later version.
 func TestEnvelope(t *testing.T) {
 	var b bytes.Buffer
 	if err := writeFrame(&b, call{Op: "ping"}, envelope{RequestID: "call-7"}, []byte("0123456789")); err != nil {
 		t.Fatal(err)
 	}
 	before := b.Bytes()[8:]
-	d := json.NewDecoder(bytes.NewReader(before[:len(before)-10])) // as readFrame was
+	d := json.NewDecoder(bytes.NewReader(before[:len(before)-10])) // readFrame of that version
 	d.DisallowUnknownFields()
 	var old call
 	if err := d.Decode(&old); err != nil || old.Op != "ping" {

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestRawFileOpensNoDevice: what stands in place of the file of a raw block volume is not opened if
-// it is something else.
+// TestRawFileOpensNoDevice: if the file of a raw block volume was replaced by another type of file,
+// it is not opened.
 func TestRawFileOpensNoDevice(t *testing.T) {
 	for name, mode := range map[string]uint32{"device": unix.S_IFCHR, "block device": unix.S_IFBLK, "pipe": unix.S_IFIFO, "socket": unix.S_IFSOCK} {
 		dir := t.TempDir()

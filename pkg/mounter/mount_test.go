@@ -59,7 +59,7 @@ func TestMountUseUnmount(t *testing.T) {
 	r.cmd = nil
 }
 
-// TestRefusals: each leaves nothing behind, and a right request works afterwards.
+// TestRefusals: a refused request leaves nothing behind, and a valid request works afterwards.
 func TestRefusals(t *testing.T) {
 	r := newRig(t)
 	r.start(0)
@@ -107,7 +107,7 @@ func TestRefusals(t *testing.T) {
 	}
 	r.mount()
 	r.unmount()
-	// A device that holds something else is not formatted, ever.
+	// A device that holds something else is never formatted.
 	if err := os.WriteFile(r.path("image"), bytes.Repeat([]byte("precious"), 8<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -128,13 +128,13 @@ func TestRefusals(t *testing.T) {
 	r.wantClean()
 }
 
-// TestKeysOfHungServer: a mount server that answers nothing keeps nobody waiting for ever who
-// brings keys, and nobody at all who asks for something else.
+// TestKeysOfHungServer: a hanging mount server blocks neither a caller that sends keys for ever,
+// nor other requests at all.
 func TestKeysOfHungServer(t *testing.T) {
 	r := newRig(t, "SEALVOL_TEST_MOUNT=3s")
 	r.start(0)
 	r.mount()
-	if err := r.client.CheckKeys(r.ctx(), "vol-1", key(1)); err != nil { // the server of this test takes all keys for its own
+	if err := r.client.CheckKeys(r.ctx(), "vol-1", key(1)); err != nil { // the server of this test accepts all keys
 		t.Fatal(err)
 	}
 	if err := r.client.CheckKeys(r.ctx(), "vol-1", mounter.Keys{}); !errors.Is(err, mounter.ErrNoKey) {
@@ -147,7 +147,7 @@ func TestKeysOfHungServer(t *testing.T) {
 	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	for stopped := false; !stopped; { // all of its threads
+	for stopped := false; !stopped; { // wait until all threads have stopped
 		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
 		if stopped = err == nil && len(tasks) > 0; !stopped {
 			t.Fatal(tasks, err)
@@ -224,7 +224,7 @@ func TestPublishedElsewhereKeepsTheVolume(t *testing.T) {
 	r.wantClean()
 }
 
-// TestConcurrent: many callers, one server.
+// TestConcurrent: many callers start only one server.
 func TestConcurrent(t *testing.T) {
 	r := newRig(t)
 	r.start(0)

@@ -13,7 +13,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 )
 
-// TestKeysAreNowhere looks for the key where processes leak: arguments, environment, state and log.
+// TestKeysAreNowhere searches the places where processes leak for the key: arguments, environment,
+// state and log.
 func TestKeysAreNowhere(t *testing.T) {
 	r := newRig(t)
 	r.start(0)
@@ -51,7 +52,7 @@ func TestKeysAreNowhere(t *testing.T) {
 	r.unmount()
 }
 
-// TestCgroup: each server in a group of its own, which goes with it.
+// TestCgroup: each server has a cgroup of its own, which is removed with it.
 func TestCgroup(t *testing.T) {
 	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup2"))
 	if err != nil {
@@ -84,7 +85,7 @@ func TestCgroup(t *testing.T) {
 	}
 }
 
-// TestUnprivileged: a server under another user, found by its mount.
+// TestUnprivileged: a server runs as another user, and can be found by its mount.
 func TestUnprivileged(t *testing.T) {
 	r := newRig(t, "SEALVOL_TEST_UID=65534")
 	r.env = append(r.env, "SEALVOL_TEST_EXE="+r.path("exe"))
@@ -99,7 +100,7 @@ func TestUnprivileged(t *testing.T) {
 	if err := os.WriteFile(r.path("exe"), program, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	// That user must reach the program and its data.
+	// That user must be able to reach the program and its data.
 	for d := r.dir; d != "/"; d = filepath.Dir(d) {
 		if fi, err := os.Stat(d); err != nil || fi.Mode().Perm()&0o001 == 0 {
 			if err := os.Chmod(d, 0o755); err != nil {

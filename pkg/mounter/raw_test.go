@@ -38,7 +38,7 @@ func (r *rig) mountRaw(change ...func(*mounter.MountRequest)) {
 
 func readOnlyToo(q *mounter.MountRequest) { q.Block.ReadOnlyToo = true }
 
-// device returns what the node stands for, and its number.
+// device returns the type of device of a node, and its number.
 func (r *rig) device(node string) (size int64, rdev uint64) {
 	r.t.Helper()
 	f, err := os.Open(r.path("target/" + node))
@@ -56,7 +56,7 @@ func (r *rig) device(node string) (size int64, rdev uint64) {
 	return size, st.Rdev
 }
 
-// writeDevice writes through the node, durably.
+// writeDevice writes durably through the node.
 func (r *rig) writeDevice(b []byte, off int64) error {
 	f, err := os.OpenFile(r.path("target/rw"), os.O_WRONLY, 0)
 	if err != nil {
@@ -92,7 +92,8 @@ func (r *rig) wantNoLoops() {
 	}
 }
 
-// TestRaw: a device with direct I/O and 4 KiB sectors, its file out of sight, read-only beside it, growing while it is open.
+// TestRaw: a device with direct I/O and 4 KiB sectors, a hidden file, a read-only device beside it,
+// and growth while it is open.
 func TestRaw(t *testing.T) {
 	r := newRig(t)
 	r.start(0)
@@ -112,7 +113,7 @@ func TestRaw(t *testing.T) {
 	r.unmount()
 }
 
-// rawWritten looks at a device that was mounted just now and writes text to it; it returns its number.
+// rawWritten checks a newly mounted device and writes text to it; it returns the device number.
 func rawWritten(t *testing.T, r *rig, text []byte) (rdev uint64) {
 	t.Helper()
 	size, rdev := r.device("rw")
@@ -158,7 +159,7 @@ func rawWritten(t *testing.T, r *rig, text []byte) (rdev uint64) {
 	return rdev
 }
 
-// rawGrown grows a device that somebody has open, who then keeps it from being unmounted; it returns its size.
+// rawGrown grows an open device, which then prevents unmounting; it returns its size.
 func rawGrown(t *testing.T, r *rig, rdev uint64) int64 {
 	t.Helper()
 	open, err := os.Open(r.path("target/rw"))
@@ -184,21 +185,21 @@ func rawGrown(t *testing.T, r *rig, rdev uint64) int64 {
 	if i := r.health(); i.BlockBytes != n {
 		t.Fatalf("%+v", i)
 	}
-	// Who has it open keeps it; nothing is left to happen behind anybody's back.
+	// The open device stays, and no later cleanup removes it.
 	if err := r.client.Unmount(r.ctx(), r.unmountRequest()); !errors.Is(err, mounter.ErrBusy) {
 		t.Fatal(err)
 	}
 	if b, err := os.ReadFile(fmt.Sprint("/sys/block/loop", unix.Minor(rdev), "/loop/autoclear")); err != nil || string(b) != "0\n" {
 		t.Fatalf("%q %v", b, err)
 	}
-	r.mountRaw() // and it can be used on
+	r.mountRaw() // and the device can still be used
 	if _, again := r.device("rw"); again != rdev {
 		t.Fatal("another device")
 	}
 	return n
 }
 
-// rawReadOnly mounts a device read-only as a whole, and reads text from it.
+// rawReadOnly mounts a device read-only and reads text from it.
 func rawReadOnly(t *testing.T, r *rig, text []byte) {
 	t.Helper()
 	r.mountRaw(func(q *mounter.MountRequest) { q.ReadOnly, q.Format = true, nil })
@@ -212,7 +213,7 @@ func rawReadOnly(t *testing.T, r *rig, text []byte) {
 	r.wantNoLoops()
 }
 
-// TestRawRefusals leave nothing behind.
+// TestRawRefusals: refused requests leave nothing behind.
 func TestRawRefusals(t *testing.T) {
 	r := newRig(t)
 	r.start(0)
@@ -230,7 +231,7 @@ func TestRawRefusals(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	r.mount() // a file system, then read-only as a device that it never was
+	r.mount() // a file system, and then read-only as the device that it never was
 	r.unmount()
 	q := r.rawRequest()
 	q.ReadOnly, q.Format = true, nil
@@ -270,8 +271,8 @@ func TestRawRefusals(t *testing.T) {
 	r.wantNoLoops()
 }
 
-// TestRawServerKilled: users get I/O errors, not a hang; mounting again gives another device; the number of the old one is
-// nobody else's while the volume is mounted.
+// TestRawServerKilled: programs get I/O errors and do not hang, and mounting again provides another
+// device. While the volume is mounted, the number of the old device is not reused.
 func TestRawServerKilled(t *testing.T) {
 	r := newRig(t)
 	r.start(0)
@@ -288,14 +289,15 @@ func TestRawServerKilled(t *testing.T) {
 	defer open.Close()
 	for round := range 2 {
 		signal(t, r.health().PID, unix.SIGKILL)
-		// A write that is synced returns only once the connection is cut, then with an error.
+		// A synced write returns only once the connection is aborted, with an error.
 		for err = nil; err == nil; {
 			err = r.writeDevice(text, 1<<20)
 		}
 		if !errors.Is(err, unix.EIO) {
 			t.Fatal(err)
 		}
-		// A request that the dying server was just taking fails before the process has ended; until then it counts as alive.
+		// A request that the dying server was just reading fails before the process has ended;
+		// until then, the server counts as running.
 		r.awaitDeath()
 		if round == 1 { // the mounter dies as well
 			r.stop()
@@ -318,10 +320,10 @@ func TestRawServerKilled(t *testing.T) {
 	r.wantClean()
 	r.wantNoLoops()
 	if b, err := os.ReadFile(fmt.Sprint("/sys/block/loop", unix.Minor(old), "/loop/backing_file")); err == nil && strings.HasPrefix(string(b), r.path("mounter")) {
-		t.Fatalf("the dead device is still bound to %s", b) // to a file of another test it may be by now
+		t.Fatalf("the dead device is still bound to %s", b) // by now it may be bound to a file of another test
 	}
 
-	// Dead, and taken away without being mounted again.
+	// Dead, and unmounted without being mounted again.
 	r.mountRaw()
 	signal(t, r.health().PID, unix.SIGKILL)
 	for err = nil; err == nil; {
@@ -332,7 +334,7 @@ func TestRawServerKilled(t *testing.T) {
 	r.wantNoLoops()
 }
 
-// TestRawWedgedServer: a device whose server hangs does not keep the volume.
+// TestRawWedgedServer: a device whose server hangs does not prevent unmounting.
 func TestRawWedgedServer(t *testing.T) {
 	r := newRig(t, "SEALVOL_TEST_STOP=4s")
 	r.start(0)
@@ -346,7 +348,8 @@ func TestRawWedgedServer(t *testing.T) {
 	r.wantNoLoops()
 }
 
-// TestRawMounterKilledAtAnyStep: as TestMounterKilledAtAnyStep, with what comes and goes with a device, and once with a server that dies.
+// TestRawMounterKilledAtAnyStep is TestMounterKilledAtAnyStep with the steps for a device, and once
+// with a server that dies.
 func TestRawMounterKilledAtAnyStep(t *testing.T) {
 	stride := 1
 	if testing.Short() {
@@ -402,7 +405,7 @@ func TestRawMounterKilledAtAnyStep(t *testing.T) {
 	}
 }
 
-// TestRawSizes: the two functions are each other's inverse.
+// TestRawSizes: the two functions are inverse to each other.
 func TestRawSizes(t *testing.T) {
 	for _, raw := range []int64{4096, 8192, 1 << 20, 1<<20 + 4096, 1 << 30, 1<<30 - 4096, 12345 * 4096, 1 << 40, 16 << 40} {
 		d := mounter.RawDeviceBytes(raw)

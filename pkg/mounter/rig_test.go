@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// rig is a mounter in a process of its own, and one volume.
+// rig is a mounter in a process of its own, with one volume.
 type rig struct {
 	t      *testing.T
 	dir    string
@@ -99,7 +99,8 @@ func newRig(t *testing.T, env ...string) *rig {
 
 func (r *rig) path(p string) string { return filepath.Join(r.dir, p) }
 
-// start starts the mounter and waits until it answers. kill is a step's number, 0 for never.
+// start starts the mounter and waits until it answers. kill is the number of a step, or 0 for
+// never.
 func (r *rig) start(kill int) {
 	r.t.Helper()
 	cmd := exec.Command(mountertest.Command("mounter")[0], mountertest.Command("mounter")[1:]...)
@@ -134,7 +135,7 @@ func (r *rig) stop() {
 		if err := r.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			r.t.Error(err)
 		}
-		_ = r.cmd.Wait() // tells that it was killed
+		_ = r.cmd.Wait() // returns an error because it was killed
 		r.cmd = nil
 	}
 }
@@ -148,7 +149,7 @@ func signal(t *testing.T, pid int, s unix.Signal) {
 }
 
 func (r *rig) servers() []mounter.Info {
-	// Read without a mounter: one may have just been killed.
+	// Read it without a mounter, because that may have just been killed.
 	m, err := mounter.Open(r.ctx(), mounter.Options{StateDir: r.path("state"), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil

@@ -21,7 +21,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 )
 
-// TestDamagedData: whoever reads damaged data gets an I/O error, and the server reports it.
+// TestDamagedData: reading damaged data returns an I/O error, and the server reports it.
 func TestDamagedData(t *testing.T) {
 	doors(t, func(t *testing.T, start func(string) *door) {
 		var before, after []byte
@@ -47,7 +47,7 @@ func TestDamagedData(t *testing.T) {
 	})
 }
 
-// TestDeviceGone: a block device that was removed is reported, also while nobody reads or writes.
+// TestDeviceGone: a removed block device is reported, even while no program reads or writes.
 func TestDeviceGone(t *testing.T) {
 	doors(t, func(t *testing.T, start func(string) *door) {
 		path := newImage(t, nil)
@@ -65,7 +65,7 @@ func TestDeviceGone(t *testing.T) {
 		if got := d.reasons(); len(got) != 0 {
 			t.Error("while it is there:", got)
 		}
-		// As blk_mark_disk_dead does it: the device has no bytes any more.
+		// Like blk_mark_disk_dead: the device has no bytes any more.
 		if err := os.Truncate(path, 0); err != nil {
 			t.Fatal(err)
 		}
@@ -79,7 +79,7 @@ func TestDeviceGone(t *testing.T) {
 	})
 }
 
-// TestSnapshotBeside: the server of a volume serves its snapshots as well, until they are unmounted.
+// TestSnapshotBeside: the server of a volume also serves its snapshots, until they are unmounted.
 func TestSnapshotBeside(t *testing.T) {
 	doors(t, func(t *testing.T, start func(string) *door) {
 		d := start(withSnapshot(t))
@@ -119,8 +119,8 @@ func TestSnapshotBeside(t *testing.T) {
 	})
 }
 
-// TestSnapshotEndsWithVolume: a snapshot that is in use keeps the volume from nothing. Its mount
-// gives errors from then on.
+// TestSnapshotEndsWithVolume: a snapshot that is in use does not prevent unmounting the volume. Its
+// mount returns errors from then on.
 func TestSnapshotEndsWithVolume(t *testing.T) {
 	doors(t, func(t *testing.T, start func(string) *door) {
 		path := withSnapshot(t)
@@ -156,8 +156,8 @@ func TestSnapshotEndsWithVolume(t *testing.T) {
 	})
 }
 
-// TestEndIsDurable: when a caller is told that the mount has ended, everything is on the device and
-// the device is free.
+// TestEndIsDurable: when a caller learns that the mount has ended, everything is on the device and
+// the device is released.
 func TestEndIsDurable(t *testing.T) {
 	doors(t, func(t *testing.T, start func(string) *door) {
 		path := newImage(t, nil)
@@ -173,11 +173,12 @@ func TestEndIsDurable(t *testing.T) {
 		if err != nil && !errors.Is(err, device.ErrInUse) {
 			t.Fatal(err)
 		}
-		// A mounter keeps a duplicate of the descriptor, and with it the lock, until it has seen the end.
+		// A mounter keeps a duplicate of the descriptor, and so the lock, until it has noticed the
+		// end.
 		if err == nil {
 			closeDevice(t, dev)
 		}
-		_ = d.unmount() // of the mounter; alone, it is gone
+		_ = d.unmount() // with a mounter; otherwise it is already unmounted
 		fill(t, path, func(v *volume.Volume) {
 			a, err := v.Lookup(1, "file")
 			if err != nil {
@@ -191,7 +192,7 @@ func TestEndIsDurable(t *testing.T) {
 	})
 }
 
-// withSnapshot makes a volume whose file has changed since its snapshot "one".
+// withSnapshot creates a volume whose file has changed since its snapshot "one".
 func withSnapshot(t *testing.T) string {
 	t.Helper()
 	return newImage(t, func(v *volume.Volume) {
@@ -216,7 +217,7 @@ func (d *door) mountSnapshot(name string) (dir string) {
 	return dir
 }
 
-// fill opens the volume of an image for some work.
+// fill opens the volume of an image and runs work on it.
 func fill(t *testing.T, path string, work func(v *volume.Volume)) {
 	t.Helper()
 	dev, err := device.Open(path, device.OpenOptions{})
@@ -245,7 +246,7 @@ func readAll(t *testing.T, path string) []byte {
 	return b
 }
 
-// longestChange is the middle of the longest run of sectors that differ: a file's data.
+// longestChange returns the middle of the longest run of sectors that differ: a file's data.
 func longestChange(t *testing.T, before, after []byte) (at int) {
 	t.Helper()
 	const sector = 4096

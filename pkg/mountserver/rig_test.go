@@ -29,14 +29,14 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// Each mount has a deadline.
+// deadline is when the mounts of a test are aborted.
 const deadline = time.Minute
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		var err error
 		switch os.Args[1] {
-		case "server": // of a mounter
+		case "server": // started by a mounter
 			err = mounter.RunServer(context.Background(), mountserver.ForMounter(&slog.LevelVar{}))
 		case "alone":
 			err = serveAlone(os.Args[2], os.Args[3])
@@ -52,7 +52,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// testKey is the key of all volumes here. It is made anew each time, since it is erased.
+// testKey returns the key of all volumes here. Each call creates it anew, because it is erased.
 func testKey() []byte { return bytes.Repeat([]byte{7}, mounter.KeyBytes) }
 
 type credential interface {
@@ -68,7 +68,7 @@ func newCredential() credential {
 	return crypto.SecretCredential(k)
 }
 
-// serveAlone is what `sealvol mount --foreground` does.
+// serveAlone does what `sealvol mount --foreground` does.
 func serveAlone(path, dir string) error {
 	dev, err := device.Open(path, device.OpenOptions{})
 	if err != nil {
@@ -91,12 +91,12 @@ type door struct {
 	mnt    string
 	client control.Client
 	log    string
-	// unmount ends the mount and waits for its server; the error is the server's.
+	// unmount ends the mount and waits for its server; the error is that of the server.
 	unmount func() error
 }
 
-// doors runs a test for a server that makes its own mount, and for one that a mounter starts, as a
-// user without privileges.
+// doors runs a test for a server that makes its own mount, and for one that a mounter starts as an
+// unprivileged user.
 func doors(t *testing.T, test func(t *testing.T, start func(path string) *door)) {
 	for name, start := range map[string]func(d *door, path string){"alone": startAlone, "mounter": startMounter} {
 		t.Run(name, func(t *testing.T) {
@@ -217,7 +217,7 @@ func (d *door) waitServing(ended <-chan error) {
 	d.client = c
 }
 
-// cleanup ends the server in case the test has not.
+// cleanup ends the server if the test has not.
 func (d *door) cleanup(kill func() error) {
 	unmount := d.unmount
 	done := false
@@ -235,7 +235,7 @@ func (d *door) cleanup(kill func() error) {
 	})
 }
 
-// reasons are those of the conditions that the server reports.
+// reasons returns the reasons of the conditions that the server reports.
 func (d *door) reasons() (all []string) {
 	d.t.Helper()
 	st, err := d.client.Status(d.context())
@@ -250,7 +250,7 @@ func (d *door) reasons() (all []string) {
 
 const imageBytes = 64 << 20
 
-// newImage makes an image with a volume, which work then fills.
+// newImage creates an image with a volume, and work fills it.
 func newImage(t *testing.T, work func(v *volume.Volume)) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "image")
@@ -299,14 +299,14 @@ func put(t *testing.T, v *volume.Volume, name string, data []byte) {
 	}
 }
 
-// noise cannot be compressed.
+// noise returns data that cannot be compressed.
 func noise(n int) []byte {
 	b := make([]byte, n)
 	rand.Read(b)
 	return b
 }
 
-// unused is a name that no file has.
+// unused returns a name that no file has.
 func unused() string { return hex.EncodeToString(noise(8)) }
 
 func closeDevice(t *testing.T, dev *device.File) {

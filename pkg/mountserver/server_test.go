@@ -32,8 +32,8 @@ type slowVolume struct {
 func (v *slowVolume) Failed() error { return nil }
 func (v *slowVolume) Close() error  { <-v.goOn; return v.err }
 
-// TestEndWaitsForClose: whatever ended serving, a caller of End is told only when the volume is
-// closed, and is told how that went.
+// TestEndWaitsForClose: whatever ended serving, a caller of End gets its answer only when the
+// volume is closed, and learns the result.
 func TestEndWaitsForClose(t *testing.T) {
 	failed := errors.New("last commit failed")
 	for _, how := range []string{"unmounted", "aborted", "End", "context"} {
@@ -96,8 +96,8 @@ func TestEndInUse(t *testing.T) {
 	}
 }
 
-// TestSpaceRetryPassesOn: what the volume can do besides being an FS is found behind the retries.
-// Without it, the writers that a freeze holds would take all handlers.
+// TestSpaceRetryPassesOn: spaceRetry does not hide the optional interfaces of the volume.
+// Otherwise, the writers that a freeze blocks would occupy all handlers.
 func TestSpaceRetryPassesOn(t *testing.T) {
 	var r vfs.FS = &spaceRetry{FS: &volume.Volume{}}
 	if _, ok := vfs.As[vfs.Parker](r); !ok {
@@ -112,7 +112,7 @@ func TestSpaceRetryPassesOn(t *testing.T) {
 	}
 }
 
-// gone is a block device of a size.
+// gone is a block device of a given size.
 type fakeSize struct {
 	block bool
 	size  int64
@@ -133,7 +133,8 @@ func TestDeviceGoneCases(t *testing.T) {
 	}
 }
 
-// TestMemoryLimit: both ways to serve keep the process within the volume's memory and some more.
+// TestMemoryLimit: with both ways to serve, the process stays within the volume's memory and some
+// more.
 func TestMemoryLimit(t *testing.T) {
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(-1))
 	for memory, want := range map[int64]int64{0: volume.DefaultMemory + beyondVolume, 64 << 20: 64<<20 + beyondVolume} {
@@ -187,7 +188,7 @@ func closeDevice(t *testing.T, dev *device.File) {
 	}
 }
 
-// secret is a key that follows from a byte.
+// secret derives a key from a byte.
 func secret(t *testing.T, b byte) *crypto.Key {
 	t.Helper()
 	raw := make([]byte, mounter.KeyBytes)
@@ -228,7 +229,7 @@ func keys(t *testing.T, b byte) mounter.Keys {
 	return k
 }
 
-// TestRefusals: what a mounter asks for and does not get has the kind that its callers tell apart.
+// TestRefusals: each refusal of a mounter's request has the kind that its callers distinguish.
 func TestRefusals(t *testing.T) {
 	format := func(t *testing.T, path string) {
 		dev := openDevice(t, path)
@@ -304,7 +305,7 @@ func TestRefusals(t *testing.T) {
 			if after, err := os.ReadFile(path); err != nil || string(before) != string(after) {
 				t.Error("the device was written to", err)
 			}
-			closeDevice(t, openDevice(t, path)) // it is free
+			closeDevice(t, openDevice(t, path)) // the device is released
 		})
 	}
 }

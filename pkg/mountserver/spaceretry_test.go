@@ -19,8 +19,10 @@ import (
 
 var rawSeed = flag.Uint64("raw.seed", 0, "seed of TestRawIsNeverFull, 0 for a new one")
 
-// TestRawIsNeverFull fills the file of a raw block device and overwrites it, by many writers at once, in the patterns that cost
-// most metadata, on a device of just the size that admission demands, and once on less than half of the overhead. The first refusal fails it.
+// TestRawIsNeverFull fills the file of a raw block device and overwrites it with many concurrent
+// writers, in the patterns that need most metadata, on a device of the minimum size that
+// RawDeviceBytes allows, and once with less than half of that overhead. The first refused write
+// fails the test.
 func TestRawIsNeverFull(t *testing.T) {
 	big := int64(192)
 	if testing.Short() {
@@ -29,7 +31,7 @@ func TestRawIsNeverFull(t *testing.T) {
 	for _, c := range []struct {
 		mib    int64
 		memory int
-		device int64 // 0: what admission demands
+		device int64 // 0: the minimum size
 	}{{4, 64 << 20, 0}, {64, 256 << 20, (64 + 40) << 20}, {big, 256 << 20, 0}} {
 		t.Run(fmt.Sprint(c.mib, " MiB"), func(t *testing.T) {
 			raw := c.mib << 20
@@ -99,7 +101,7 @@ func overwrite(t *testing.T, v vfs.FS, raw int64) {
 		perm := rnd.Perm(int(raw / 4096))
 		all(raw>>20, func(i int64) (int64, int64) { return i << 20, 1 << 20 })
 		all(raw/4096, func(i int64) (int64, int64) { return int64(perm[i]) * 4096, 4096 })
-		if round == 1 { // holes, and filled again
+		if round == 1 { // holes, which are then filled again
 			if err := v.Fallocate(&vfs.Req{}, a.Ino, vfs.FallocPunchHole|vfs.FallocKeepSize, 0, uint64(raw)/2); err != nil {
 				t.Fatal(err)
 			}

@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 	operatortest.Main(m, func(e *operatortest.Env) { env = e }, func() error { return nil })
 }
 
-// node is a machine with a mounter, of which only the answers are there, and real mount servers, without a mount.
+// node is a machine with a mounter, which only answers, and real mount servers without mounts.
 type node struct {
 	name string
 	dir  string
@@ -78,7 +78,7 @@ func (n *node) control(id string) control.Client {
 	return control.Client{Path: filepath.Join(n.dir, id)}
 }
 
-// start runs an agent with the rights that the chart gives the node plugin.
+// start runs an agent with the rights that the chart gives to the node plugin.
 func start(t *testing.T, name string, change ...func(*nodeagent.Options)) (*node, *nodeagent.Agent) {
 	t.Helper()
 	c, err := env.As(t.Context(), "node", name)
@@ -114,7 +114,7 @@ func (w testWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// sealed makes a SealedVolume, as the operator would.
+// sealed creates a SealedVolume as the operator would.
 func sealed(t *testing.T, node string) *v1alpha1.SealedVolume {
 	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "tenant-"}}
@@ -206,7 +206,8 @@ func anchorOf(t *testing.T, a *nodeagent.Agent, id string) *volume.Anchor {
 	return &x
 }
 
-// The life of a volume on a node: staged, written to, unstaged; an older state of its device is refused from then on.
+// TestLife: a volume is staged, written to and unstaged. From then on, an older state of its device
+// is refused.
 func TestLife(t *testing.T) {
 	n, a := start(t, "node-a")
 	sv := sealed(t, "node-a")
@@ -249,7 +250,7 @@ func TestLife(t *testing.T) {
 	end()
 }
 
-// event waits for one about a volume's claim.
+// event waits for an event about a volume's claim.
 func event(t *testing.T, sv *v1alpha1.SealedVolume, kind, reason string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -272,7 +273,7 @@ func event(t *testing.T, sv *v1alpha1.SealedVolume, kind, reason string) string 
 	}
 }
 
-// What goes wrong is in the status at once, and told where the volume's user looks.
+// TestHealth: problems are in the status at once, and in an event where the volume's user looks.
 func TestHealth(t *testing.T) {
 	n, _ := start(t, "node-a")
 	sv := sealed(t, "node-a")
@@ -301,7 +302,8 @@ func TestHealth(t *testing.T) {
 	event(t, sv, corev1.EventTypeNormal, "VolumeHealthy")
 }
 
-// A server that died and was replaced before anybody looked is told of: there are containers to be restarted.
+// TestRemounted: if a server died and was replaced before the agent looked, there is an event,
+// because containers must be restarted.
 func TestRemounted(t *testing.T) {
 	n, a := start(t, "node-a")
 	sv := sealed(t, "node-a")
@@ -314,7 +316,7 @@ func TestRemounted(t *testing.T) {
 	}
 }
 
-// A volume that is nearly full says so.
+// TestNearlyFull: a volume that is nearly full is reported.
 func TestNearlyFull(t *testing.T) {
 	n, _ := start(t, "node-a")
 	sv := sealed(t, "node-a")
@@ -342,7 +344,7 @@ func TestNearlyFull(t *testing.T) {
 	event(t, sv, corev1.EventTypeWarning, "NearlyFull")
 }
 
-// A volume that is said to be here after the machine was away is told to be nowhere.
+// TestGone: a volume that is still reported on this node after a reboot is reported as unmounted.
 func TestGone(t *testing.T) {
 	sv := sealed(t, "node-a")
 	sv.Status.Node, sv.Status.Health = "node-a", v1alpha1.HealthHealthy
@@ -353,7 +355,8 @@ func TestGone(t *testing.T) {
 	await(t, sv, "gone", func(s v1alpha1.SealedVolumeStatus) bool { return s.Node == "" && s.Health == "" })
 }
 
-// Without a SealedVolume, or with one for another node, no anchor is known: nothing may be mounted.
+// TestUnknownVolume: without a SealedVolume, or with one for another node, the anchor is unknown
+// and nothing may be mounted.
 func TestUnknownVolume(t *testing.T) {
 	_, a := start(t, "node-a")
 	other := sealed(t, "node-b")

@@ -35,7 +35,8 @@ func contentOf(t *testing.T, name, driver, handle string, labels map[string]stri
 	return o
 }
 
-// TestContents: a node claims the contents whose snapshots it has, with the rights of the chart; nobody else's, and none that another has.
+// TestContents: a node, with the rights of the chart, claims only the contents whose snapshots it
+// has and that no other node has claimed.
 func TestContents(t *testing.T) {
 	config, err := env.As(t.Context(), "node", "node-1")
 	if err != nil {
@@ -76,9 +77,10 @@ func TestContents(t *testing.T) {
 	label(t, foreign, "")
 }
 
-// TestContentsAnywhere: where snapshots lie on no node, nobody claims contents; which volume they are of is noted.
+// TestContentsAnywhere: if snapshots are not on nodes, no contents are claimed, but their source
+// volumes are recorded.
 func TestContentsAnywhere(t *testing.T) {
-	mine := contentOf(t, "anywhere", "csi.sealvol.dev", "snap-1", map[string]string{managedBy: "node-2"}) // by the snapshot controller
+	mine := contentOf(t, "anywhere", "csi.sealvol.dev", "snap-1", map[string]string{managedBy: "node-2"}) // set by the snapshot controller
 	foreign := contentOf(t, "anywhere-foreign", "another.driver", "snap-1", nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

@@ -19,9 +19,9 @@ func wantFormat(t *testing.T, a *nodeagent.Agent, id string, want backend.Format
 	}
 }
 
-// TestFormat: that a volume is made is kept in its SealedVolume, by the node that has it alone,
-// once that is so, and never goes back; of a volume of which the API knows nothing, nothing is
-// known.
+// TestFormat: only the node that has a volume records its format state in the SealedVolume, once
+// the SealedVolume belongs to the node. The state never goes back. The state of a volume that the
+// API does not know is unknown.
 func TestFormat(t *testing.T) {
 	_, a := start(t, "node-a", moves)
 	_, b := start(t, "node-b", moves)
@@ -32,7 +32,7 @@ func TestFormat(t *testing.T) {
 	}
 	wantFormat(t, a, id, backend.FormatNone)
 	kept := make(chan error, 1)
-	go func() { kept <- a.KeepFormat(t.Context(), id, backend.FormatBegun) }() // the operator has not said yet whose it is
+	go func() { kept <- a.KeepFormat(t.Context(), id, backend.FormatBegun) }() // the operator has not assigned it yet
 	attach(t, sv, "node-a")
 	if err := <-kept; err != nil {
 		t.Fatal(err)
@@ -47,7 +47,7 @@ func TestFormat(t *testing.T) {
 	if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(sv), sv); err != nil || sv.Status.Format.State != v1alpha1.FormatFormatted || sv.Status.Format.Time.IsZero() {
 		t.Fatal(sv.Status.Format, err)
 	}
-	// What its PersistentVolume was called does not matter: also one that is retained knows.
+	// The name of the PersistentVolume does not matter: a retained one counts, too.
 	patch := client.MergeFrom(sv.DeepCopy())
 	sv.Status.Phase = v1alpha1.PhaseRetained
 	if err := env.Client.Status().Patch(t.Context(), sv, patch); err != nil {
@@ -61,8 +61,8 @@ func TestFormat(t *testing.T) {
 	wantFormat(t, a, id, backend.FormatDone)
 }
 
-// TestFormatOfOlder: a volume that was mounted before anybody kept that it was made is kept as made
-// when it is looked at; and one that has an anchor was.
+// TestFormatOfOlder: a volume that an earlier version formatted is recorded as formatted at its
+// next check. A volume with an anchor counts as formatted.
 func TestFormatOfOlder(t *testing.T) {
 	n, a := start(t, "node-a")
 	sv := sealed(t, "node-a")

@@ -18,7 +18,7 @@ import (
 
 func moves(o *nodeagent.Options) { o.Attachments = true }
 
-// attach says that a node has a volume, as the operator does.
+// attach records that a node has a volume, like the operator.
 func attach(t *testing.T, sv *v1alpha1.SealedVolume, node string) {
 	t.Helper()
 	patch := client.MergeFrom(sv.DeepCopy())
@@ -28,7 +28,7 @@ func attach(t *testing.T, sv *v1alpha1.SealedVolume, node string) {
 	}
 }
 
-// mkdir makes a directory, durable.
+// mkdir creates a directory durably.
 func mkdir(t *testing.T, v *volume.Volume, name string) {
 	t.Helper()
 	if _, err := v.Mkdir(&vfs.Req{}, vfs.RootIno, name, 0o700); err != nil {
@@ -39,8 +39,10 @@ func mkdir(t *testing.T, v *volume.Volume, name string) {
 	}
 }
 
-// A volume moves: the next node opens it with the anchor of the one before, also if the operator has not said yet that it has it, and refuses an older device. The node that
-// was lost says nothing of it any more, though it still has it mounted and goes on writing to what it takes for the device.
+// TestMoves: when a volume moves, the next node opens it with the anchor of the previous one, even
+// before the operator has recorded the move, and refuses an older device. The lost node reports
+// nothing about it any more, although it still has it mounted and keeps writing to what it
+// considers the device.
 func TestMoves(t *testing.T) {
 	na, a := start(t, "node-a", moves)
 	nb, b := start(t, "node-b", moves)
@@ -63,7 +65,7 @@ func TestMoves(t *testing.T) {
 	mkdir(t, v, "directory")
 	await(t, sv, "written to", func(s v1alpha1.SealedVolumeStatus) bool { return s.Anchor.Generation > first })
 
-	// The first node is lost, with the volume mounted.
+	// The first node is lost with the volume mounted.
 	moved := dev.Clone()
 	attach(t, sv, "")
 	x := anchorOf(t, b, id)
@@ -85,7 +87,7 @@ func TestMoves(t *testing.T) {
 	last := sv.Status.Anchor.Generation
 	await(t, sv, "written to on the second node", func(s v1alpha1.SealedVolumeStatus) bool { return s.Anchor.Generation > last })
 
-	// The first node is back, and lets go of what it has.
+	// The first node is back and releases what it has.
 	a.Unstaging(t.Context(), id)
 	end()
 	a.Unstaged(id)
@@ -97,7 +99,7 @@ func TestMoves(t *testing.T) {
 	b.Unstaged(id)
 	await(t, sv, "unstaged", func(s v1alpha1.SealedVolumeStatus) bool { return s.Node == "" })
 
-	// And gets the volume again: nothing that it remembers counts.
+	// It gets the volume again: nothing that it remembers counts.
 	x = anchorOf(t, a, id)
 	_, end = na.serve(t, moved, id, x)
 	defer end()
@@ -110,8 +112,9 @@ func TestMoves(t *testing.T) {
 	}
 }
 
-// TestTwoNames: of a volume that has got a second PersistentVolume while the first is still there, the newest anchor counts, whichever name it is under: the volume has forgotten the older
-// one in time, and would be refused for it.
+// TestTwoNames: if a volume gets a second PersistentVolume while the first still exists, the newest
+// anchor of both counts. The volume has forgotten the older one, and would be refused because of
+// it.
 func TestTwoNames(t *testing.T) {
 	_, a := start(t, "node-a", moves)
 	first := sealed(t, "")

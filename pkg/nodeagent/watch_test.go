@@ -19,15 +19,15 @@ import (
 	"github.com/sealvol/sealvol/pkg/nodeagent"
 )
 
-// unknown tells whether a status says, for a reason, that nobody knows.
+// unknown tells whether a status reports unknown health with a reason.
 func unknown(s v1alpha1.SealedVolumeStatus, reason string) bool {
 	c := meta.FindStatusCondition(s.Conditions, v1alpha1.VolumeHealthy)
 	return s.Health == v1alpha1.HealthUnknown && c != nil && c.Status == metav1.ConditionUnknown && c.Reason == reason
 }
 
-// An agent that stops says that nobody watches its volumes: what it saw last must not stay as what
-// is. The next one says how they are. Neither makes an event, since nothing has become of the
-// volumes. What is lost stays lost.
+// TestLeave: an agent that stops reports that its volumes are not watched any more, because their
+// last known health may become wrong. The next agent reports the real state. Neither creates an
+// event, because nothing happened to the volumes. Lost data stays lost.
 func TestLeave(t *testing.T) {
 	running := func(t *testing.T) (*node, *v1alpha1.SealedVolume, *v1alpha1.SealedVolume) {
 		n, _ := start(t, "node-a")
@@ -66,7 +66,7 @@ func TestLeave(t *testing.T) {
 	}
 }
 
-// silent is a mounter that may not answer.
+// silent is a mounter that can stop answering.
 type silent struct {
 	*node
 	off atomic.Bool
@@ -80,7 +80,8 @@ func (s *silent) List(ctx context.Context) ([]mounter.Info, error) {
 	return s.node.List(ctx)
 }
 
-// While the mounter does not answer, what was seen last does not stay as what is.
+// TestMounterSilent: while the mounter does not answer, the last known health does not stay in the
+// status.
 func TestMounterSilent(t *testing.T) {
 	m := &silent{}
 	n, _ := start(t, "node-a", func(o *nodeagent.Options) {
@@ -96,8 +97,8 @@ func TestMounterSilent(t *testing.T) {
 	await(t, sv, "healthy again", healthy)
 }
 
-// What is used is reported when it is seen if it has changed by a percent of the volume, and what
-// turns nearly full, with the share that says so; smaller changes wait for the next full report.
+// TestUsageAtOnce: usage is reported at once if it has changed by one percent of the volume.
+// NearlyFull is reported together with the usage. Smaller changes wait for the next full report.
 func TestUsageAtOnce(t *testing.T) {
 	n, _ := start(t, "node-a", func(o *nodeagent.Options) { o.ReportInterval = time.Hour })
 	sv := sealed(t, "node-a")

@@ -24,7 +24,8 @@ func TestValid(t *testing.T) {
 	}
 }
 
-// Lines carry the id once, however often the logger was wrapped, with attributes of its own or not.
+// Lines have the id once, even if the logger was wrapped several times, with and without attributes
+// of its own.
 func TestHandler(t *testing.T) {
 	var out bytes.Buffer
 	log := Logger(Logger(slog.New(slog.NewTextHandler(&out, nil))).With("volume", "v"))

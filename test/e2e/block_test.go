@@ -13,7 +13,8 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// TestRawBlock: a pod has the volume as a device of exactly the size it asked for, and the next pod finds what it wrote. On the node's disk it cannot be read.
+// TestRawBlock: a pod has the volume as a device of exactly the requested size, and the next pod
+// finds what it wrote. The node's disk does not contain it as plaintext.
 func TestRawBlock(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -74,7 +75,7 @@ spec:
 	}
 }
 
-// imageOf is where a claim's volume lies on this machine.
+// imageOf returns the path of a claim's image on this machine.
 func imageOf(c *cluster.Cluster, node, claim string) string {
 	return cluster.HostPath(node, "local/images/"+c.Volume(claim).Spec.CSI.VolumeHandle+".img")
 }

@@ -21,10 +21,10 @@ import (
 
 var update = flag.Bool("update-docs", false, "write what the commands of documents print into them")
 
-// step is a command and what is printed below it.
+// step is a command and its expected output.
 type step struct{ command, prints string }
 
-// stepsOf finds the commands in the blocks of a document that are called console.
+// stepsOf finds the commands in a document's code blocks of type console.
 func stepsOf(text string) []step {
 	var steps []step
 	inside := false
@@ -42,8 +42,9 @@ func stepsOf(text string) []step {
 	return steps
 }
 
-// runDocument runs every command of a document in one shell, and compares what it prints with what is written below it, but for names, numbers and
-// times. It ends with the first that prints something else, and calls failed then, in whose time the shell takes further commands.
+// runDocument runs every command of a document in one shell, and compares its output with the
+// document, except for names, numbers and times. It ends at the first difference, and calls failed,
+// which may run more commands in the shell.
 func runDocument(t *testing.T, doc string, sh *shell, failed func()) {
 	t.Helper()
 	text, err := os.ReadFile(doc)
@@ -76,13 +77,14 @@ func runDocument(t *testing.T, doc string, sh *shell, failed func()) {
 	}
 }
 
-// shell is a bash that runs one command after the other. It ends with the test, and with it what it has started in the background.
+// shell is a bash that runs one command after the other. It ends with the test, together with its
+// background processes.
 type shell struct {
 	in  io.WriteCloser
 	out *bufio.Reader
 }
 
-// mark is what the shell prints when a command has ended.
+// mark is what the shell prints after a command.
 const mark = '\x1e'
 
 func newShell(ctx context.Context, t *testing.T, dir string, env []string) *shell {
@@ -104,23 +106,25 @@ func newShell(ctx context.Context, t *testing.T, dir string, env []string) *shel
 	if err := errors.Join(err, w.Close()); err != nil {
 		t.Fatal(err)
 	}
-	// Who waits for output gets an end of file only when the last that writes is gone, which what a killed command has left might not be.
+	// A reader gets EOF only when the last writer is gone, and a killed command may leave
+	// background processes.
 	stop := context.AfterFunc(ctx, func() { _ = r.Close() })
 	t.Cleanup(func() {
 		stop()
-		_ = in.Close()                                      // it ends
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // with all that is left of it
-		_ = cmd.Wait()                                      // how it ended says nothing
+		_ = in.Close()                                      // ends the shell
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // with all its remaining processes
+		_ = cmd.Wait()                                      // the result says nothing
 		_ = r.Close()
 	})
-	// If this process is killed, the shell comes to the end of its input, and ends what it has started.
+	// If this process is killed, the shell reaches the end of its input, and ends its background
+	// processes.
 	if _, err := io.WriteString(in, "trap 'kill -- -$$' EXIT\n"); err != nil {
 		t.Fatal(err)
 	}
 	return &shell{in, bufio.NewReader(r)}
 }
 
-// run runs a command and returns what it prints, errors included.
+// run runs a command and returns its output, including errors.
 func (s *shell) run(command string) (string, error) {
 	if _, err := fmt.Fprintf(s.in, "%s\nprintf '\\036'\n", command); err != nil {
 		return "", err
@@ -137,15 +141,15 @@ var (
 	numbered = regexp.MustCompile(`\S*[0-9]\S*`)
 )
 
-// masked is output without what is another each time, its lines in order.
+// masked replaces in an output what differs each time, and keeps the order of lines.
 func masked(s string) []string {
 	var all []string
 	for line := range strings.Lines(s) {
-		if strings.HasPrefix(line, "go: downloading ") { // the first time
+		if strings.HasPrefix(line, "go: downloading ") { // only the first time
 			continue
 		}
 		line = uuids.ReplaceAllString(line, "0")
-		if strings.Trim(line, "0123456789\n") != "" { // a count says something
+		if strings.Trim(line, "0123456789\n") != "" { // a count is compared
 			line = numbered.ReplaceAllString(line, "#")
 		}
 		all = append(all, strings.Join(strings.Fields(line), " "))

@@ -11,7 +11,7 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// TestEBSHelmTest: what helm test does succeeds with volumes of EC2, and leaves none.
+// TestEBSHelmTest: helm test succeeds with EBS volumes and leaves none.
 func TestEBSHelmTest(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)

@@ -20,7 +20,8 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// TestEBSControllerDies: the controller is killed while EC2 makes a volume, and again while it attaches it. Another one goes on; there is one volume, attached once.
+// TestEBSControllerDies: the controller is killed while EC2 creates a volume, and again while EC2
+// attaches it. Another controller continues; there is one volume, attached once.
 func TestEBSControllerDies(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -58,7 +59,8 @@ func TestEBSControllerDies(t *testing.T) {
 	deleted(c, id)
 }
 
-// slowly has EC2 carry out the first calls that make and attach a volume late, and tells when they have come.
+// slowly makes EC2 delay the first calls that create and attach a volume, and reports when they
+// arrive.
 func slowly(name string, making, attaching chan<- struct{}) func(ec2test.Call) ec2test.Fault {
 	var first, second sync.Once
 	return func(c ec2test.Call) (f ec2test.Fault) {
@@ -78,7 +80,7 @@ func slowly(name string, making, attaching chan<- struct{}) func(ec2test.Call) e
 	}
 }
 
-// named are the volumes of a name.
+// named returns the volumes of a name.
 func named(name string) (all []ec2test.Volume) {
 	for _, v := range ec2.Volumes() {
 		if v.Tags["csi.sealvol.dev/name"] == name {
@@ -88,7 +90,7 @@ func named(name string) (all []ec2test.Volume) {
 	return all
 }
 
-// killLeader ends the pod that leads a sidecar, without a warning.
+// killLeader kills the pod that leads a sidecar.
 func killLeader(c *cluster.Cluster, lease string) {
 	var holder string
 	c.Eventually(cluster.Timeout, func() error {
@@ -142,8 +144,10 @@ func runsOn(c *cluster.Cluster, pod, node string) {
 	})
 }
 
-// TestEBSNodeLost: a node is cut off while a pod writes. Told that it is out of service, Kubernetes has the volume detached and the pod run elsewhere, with all that it had synced and with the
-// anchor. The lost node, which runs on with the pod and the mount, and comes back, harms nothing and is good for volumes again.
+// TestEBSNodeLost: a node is disconnected while a pod writes. When it is marked out of service,
+// Kubernetes detaches the volume and runs the pod elsewhere, with everything that was synced and
+// with the anchor. The lost node keeps running with the pod and the mount. When it is back, it does
+// no harm and can have volumes again.
 func TestEBSNodeLost(t *testing.T) {
 	c := cluster.New(t)
 	lost := nodeNames[1]
@@ -167,7 +171,8 @@ func TestEBSNodeLost(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 
-	// It comes back: its kubelet ends the pod that it still has, and lets go of the volume that it has not any more.
+	// The node is back: its kubelet ends the old pod, and unmounts the volume that it no longer
+	// has.
 	c.Shell("db-0", "head -c 5000000 /dev/urandom >/data/precious; sha256sum /data/precious >/data/sum; sync /data/precious /data/sum")
 	c.Cut(lost, false)
 	cluster.Wait(c, &corev1.Node{}, lost, cluster.Timeout, func(n *corev1.Node) error {
@@ -191,7 +196,7 @@ func TestEBSNodeLost(t *testing.T) {
 	c.Shell("db-0", "sha256sum -c /data/sum")
 	anchor = follows(t, c, "data-db-0", nodeNames[0], anchor)
 
-	// And gets the volume again.
+	// The node gets the volume again.
 	c.Kubectl("patch", "statefulset", "db", "-p", `{"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": "`+lost+`"}}}}}`)
 	c.Kubectl("delete", "pod", "db-0", "--wait=false")
 	runsOn(c, "db-0", lost)
@@ -204,13 +209,13 @@ func TestEBSNodeLost(t *testing.T) {
 	deleted(c, volume.ID)
 }
 
-// notReady says of a node that was cut off what Kubernetes would say of it after a minute.
+// notReady marks a disconnected node as Kubernetes would after a minute.
 func notReady(c *cluster.Cluster, node string) {
 	c.Kubectl("patch", "node", node, "--subresource=status", "--type=strategic", "-p",
 		`{"status": {"conditions": [{"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown", "message": "Kubelet stopped posting node status."}]}}`)
 }
 
-// untaint makes a node fit for service again.
+// untaint makes a node available again.
 func untaint(t *testing.T, c *cluster.Cluster, node string) {
 	t.Helper()
 	var n corev1.Node

@@ -28,27 +28,29 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
 )
 
-// The stories of this file's tag are told with the chart's ebs backend, against an EC2 of ours: it listens at the API server's address, in the network
-// namespace of the first node, and gives the nodes block devices. Nothing leads out of there.
+// The stories with this file's build tag run with the chart's ebs backend, against a simulated EC2:
+// it listens at the API server's address, in the network namespace of the first node, and gives the
+// nodes block devices. That namespace has no route to the outside.
 
 func init() { prepare = startEBS }
 
-// ec2 is the stand-in for EC2. Each node finds its own devices in its /var/lib/sealvol/ec2.
+// ec2 is the simulated EC2. Each node finds its own devices in its /var/lib/sealvol/ec2.
 var ec2 *ec2test.Server
 
 // ec2Delays are a fifth of the real ones.
 var ec2Delays = ec2test.Delays{Create: 300 * time.Millisecond, Delete: 200 * time.Millisecond, Attach: 400 * time.Millisecond, Detach: 400 * time.Millisecond, Modify: 400 * time.Millisecond,
 	Optimize: time.Second, Snapshot: 600 * time.Millisecond, Lag: 50 * time.Millisecond, Answer: 5 * time.Millisecond}
 
-// instances of the nodes, in their order. The second one is small: smallRoom volumes and its own.
+// instances are the instances of the nodes, in order. The second one is small: it has room for
+// smallRoom volumes and its root volume.
 var instances = []ec2test.Instance{{ID: "i-0123456789abcdef0"}, {ID: "i-0123456789abcdef1", Type: "tiny"}}
 
 const smallRoom = 4
 
-// nodeNames are those of the two nodes.
+// nodeNames are the names of the two nodes.
 var nodeNames []string
 
-// chartValues are what a user sets, and how the driver finds the stand-in.
+// chartValues are the values that a user sets, and the address of the simulated EC2.
 const chartValues = `
 backend: ebs
 ebs:
@@ -96,14 +98,14 @@ func startEBS() (func(failed bool) error, error) {
 	}
 	return func(failed bool) error {
 		var left error
-		if !failed { // all stories have deleted what they had
+		if !failed { // all stories have deleted their volumes
 			left = nothingLeft()
 		}
 		return errors.Join(left, helm(append([]string{"uninstall"}, release...)...), ec2.Close())
 	}, nil
 }
 
-// startEC2 starts the stand-in and makes the nodes its instances, as a cloud provider does.
+// startEC2 starts the simulated EC2 and makes the nodes its instances, like a cloud provider.
 func startEC2(config *rest.Config) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -153,7 +155,7 @@ func listenIn(netns, address string) (l net.Listener, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // for ever: the thread ends with the function
+		runtime.LockOSThread() // never unlocked: the thread ends with the function
 		var f *os.File
 		if f, err = os.Open(filepath.Join("/run/netns", netns)); err != nil {
 			return
@@ -174,7 +176,7 @@ func helm(args ...string) error {
 	return nil
 }
 
-// nothingLeft checks that EC2 has no volume and no snapshot any more, and was never asked for what it should not be.
+// nothingLeft checks that EC2 has no volumes and snapshots left, and got no forbidden request.
 func nothingLeft() error {
 	err := ec2.Consistent()
 	for _, v := range ec2.Volumes() {

@@ -19,12 +19,12 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// podOn is a pod that runs on one node.
+// podOn returns a pod that runs on one node.
 func podOn(node, name, claim, script string) string {
 	return strings.Replace(pod(name, claim, script), "spec:\n", "spec:\n  nodeSelector: {kubernetes.io/hostname: "+node+"}\n", 1)
 }
 
-// at returns what EC2 has of a claim's volume.
+// at returns EC2's volume of a claim.
 func at(t *testing.T, c *cluster.Cluster, claim string) ec2test.Volume {
 	t.Helper()
 	id := c.Volume(claim).Spec.CSI.VolumeHandle
@@ -38,7 +38,7 @@ func at(t *testing.T, c *cluster.Cluster, claim string) ec2test.Volume {
 }
 
 // follows waits until a claim's SealedVolume says that a node has the volume, and that its anchor
-// was made known.
+// was published.
 func follows(t *testing.T, c *cluster.Cluster, claim, node string, newer int64) (generation int64) {
 	t.Helper()
 	cluster.Wait(c, &v1alpha1.SealedVolume{}, c.Volume(claim).Name, cluster.Timeout, func(v *v1alpha1.SealedVolume) error {
@@ -51,8 +51,8 @@ func follows(t *testing.T, c *cluster.Cluster, claim, node string, newer int64) 
 	return generation
 }
 
-// TestEBSMove: a claim gets a volume of EC2, a pod writes to it and is deleted, and one on the
-// other node finds all of it. The anchor goes with it. EC2 sees ciphertext. When the claim is
+// TestEBSMove: a claim gets an EBS volume, a pod writes to it and is deleted, and a pod on the
+// other node finds everything. The anchor moves, too. EC2 stores only ciphertext. When the claim is
 // deleted, so is the volume.
 func TestEBSMove(t *testing.T) {
 	t.Parallel()
@@ -90,8 +90,7 @@ func TestEBSMove(t *testing.T) {
 	deleted(c, v.ID)
 }
 
-// keyOnlyOn checks that of the nodes' kubelets only that of one may read the key of a claim's
-// volume.
+// keyOnlyOn checks that only the kubelet of one node can read the key of a claim's volume.
 func keyOnlyOn(t *testing.T, c *cluster.Cluster, claim string, node int) {
 	t.Helper()
 	for i := range nodeNames {
@@ -104,7 +103,7 @@ func keyOnlyOn(t *testing.T, c *cluster.Cluster, claim string, node int) {
 	}
 }
 
-// deleted waits until EC2 has a volume no more.
+// deleted waits until EC2 has deleted a volume.
 func deleted(c *cluster.Cluster, id string) {
 	c.Eventually(cluster.Timeout, func() error {
 		for _, v := range ec2.Volumes() {
@@ -116,7 +115,7 @@ func deleted(c *cluster.Cluster, id string) {
 	})
 }
 
-// plaintext counts a text in what EC2 has of a volume.
+// plaintext counts a text in EC2's data of a volume.
 func plaintext(t *testing.T, id, text string) int {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(os.Getenv("CLUSTER_STATE"), "ec2/data", id))
@@ -126,8 +125,8 @@ func plaintext(t *testing.T, id, text string) int {
 	return strings.Count(string(b), text)
 }
 
-// TestEBSExpand: a claim is enlarged while a pod writes to its volume, and again while nobody uses
-// it.
+// TestEBSExpand: a claim is expanded while a pod writes to its volume, and again while it is not in
+// use.
 func TestEBSExpand(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -158,7 +157,7 @@ func TestEBSExpand(t *testing.T) {
 	writesOn(t, c, "load", 5)
 }
 
-// hasSize waits until a claim has a size, and nothing is left to be done about it.
+// hasSize waits until a claim has a size and the expansion is complete.
 func hasSize(c *cluster.Cluster, claim, size string) {
 	want := resource.MustParse(size)
 	cluster.Wait(c, &corev1.PersistentVolumeClaim{}, claim, cluster.Timeout, func(p *corev1.PersistentVolumeClaim) error {
@@ -169,7 +168,7 @@ func hasSize(c *cluster.Cluster, claim, size string) {
 	})
 }
 
-// sizeOf is what df says in the pod load.
+// sizeOf returns the size that df shows in the pod load.
 func sizeOf(t *testing.T, c *cluster.Cluster) int64 {
 	t.Helper()
 	k, err := strconv.ParseInt(strings.Fields(c.Shell("load", "df -P -k /data | tail -n 1"))[1], 10, 64)
@@ -179,8 +178,8 @@ func sizeOf(t *testing.T, c *cluster.Cluster) int64 {
 	return k << 10
 }
 
-// TestEBSAttributesClass: a volume in use becomes a faster one; a class that EC2 refuses is told
-// with EC2's words.
+// TestEBSAttributesClass: a volume in use becomes a faster one. If EC2 refuses a class, the event
+// has EC2's message.
 func TestEBSAttributesClass(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -201,8 +200,8 @@ func TestEBSAttributesClass(t *testing.T) {
 	writesOn(t, c, "load", 5)
 }
 
-// TestEBSSnapshot: a snapshot of EC2 of a volume in use becomes a volume on the other node, with
-// the key of its origin, though that is deleted.
+// TestEBSSnapshot: an EC2 snapshot of a volume in use becomes a volume on the other node, with the
+// key of its origin, even after the origin is deleted.
 func TestEBSSnapshot(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -219,7 +218,8 @@ spec: {volumeSnapshotClassName: sealvol, source: {persistentVolumeClaimName: ori
 	c.Shell("origin", "echo tuesday >/data/day; sync /data/day")
 	key := sealed(t, c, "origin").Spec.Key
 	volume, handle := c.Volume("origin").Name, c.Volume("origin").Spec.CSI.VolumeHandle
-	// Somebody brings the snapshot in by hand: which volume's key it needs is noted.
+	// Somebody imports the snapshot by hand: its source volume is recorded, because its key is
+	// needed.
 	snapshot := c.Kubectl("get", "volumesnapshotcontent", c.Kubectl("get", "volumesnapshot", "monday", "-o", "jsonpath={.status.boundVolumeSnapshotContentName}"), "-o", "jsonpath={.status.snapshotHandle}")
 	c.Apply(fmt.Sprintf(`
 apiVersion: snapshot.storage.k8s.io/v1
@@ -257,7 +257,8 @@ spec:
 	c.Gone(&v1alpha1.VolumeKey{}, key.Name)
 }
 
-// TestEBSMultiAttach: a second pod on another node waits, with a reason, until the first has gone.
+// TestEBSMultiAttach: a second pod on another node waits, with a reason, until the first pod is
+// gone.
 func TestEBSMultiAttach(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -274,7 +275,7 @@ func TestEBSMultiAttach(t *testing.T) {
 	c.Shell("second", "grep mine /data/note")
 }
 
-// TestEBSFullNode: a pod with more volumes than a node can hold is not put there.
+// TestEBSFullNode: a pod with more volumes than a node can have is not scheduled there.
 func TestEBSFullNode(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -296,8 +297,8 @@ func TestEBSFullNode(t *testing.T) {
 	}
 }
 
-// TestEBSOtherBackend: a release is not turned into one of another backend, whose volumes it could
-// not find.
+// TestEBSOtherBackend: a release cannot be changed to another backend, which would not find its
+// volumes.
 func TestEBSOtherBackend(t *testing.T) {
 	t.Parallel()
 	err := helm("upgrade", "sealvol", "../../charts/sealvol", "--namespace", os.Getenv("SEALVOL_NAMESPACE"), "--reset-values", "--dry-run=server")

@@ -10,7 +10,8 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// TestEphemeral: a pod brings its own claim, which goes with it, and with that the volume, its image and its key.
+// TestEphemeral: a pod has an ephemeral volume. When the pod is deleted, so are the claim, the
+// volume, its image and its key.
 func TestEphemeral(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)

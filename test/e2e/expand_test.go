@@ -14,7 +14,8 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// TestExpand: a claim is enlarged while a pod writes to its volume. The pod sees the new size, and nothing else.
+// TestExpand: a claim is expanded while a pod writes to its volume. The pod notices nothing except
+// the new size.
 func TestExpand(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -34,12 +35,12 @@ func TestExpand(t *testing.T) {
 	c.Shell("load", "head -c 200000000 /dev/zero >/data/big && sync")
 	c.Event("PersistentVolumeClaim", "data", `FileSystemResizeSuccessful`)
 
-	if out := c.KubectlFails("patch", "pvc", "data", "-p", `{"spec": {"resources": {"requests": {"storage": "64Mi"}}}}`); !strings.Contains(out, "can not be less than") {
+	if out := c.KubectlFails("patch", "pvc", "data", "-p", `{"spec": {"resources": {"requests": {"storage": "64Mi"}}}}`); !strings.Contains(out, "be less than") {
 		t.Error(out)
 	}
 }
 
-// sizeInPod is what df says in the pod load.
+// sizeInPod returns the size that df shows in the pod load.
 func sizeInPod(t *testing.T, c *cluster.Cluster) int64 {
 	t.Helper()
 	f := strings.Fields(c.Shell("load", "df -P -k /data | tail -n 1"))
@@ -61,7 +62,7 @@ func expanded(c *cluster.Cluster, claim, size string) {
 	})
 }
 
-// TestExpandRawBlock: the same of a raw block volume.
+// TestExpandRawBlock does the same with a raw block volume.
 func TestExpandRawBlock(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)

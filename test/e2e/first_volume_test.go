@@ -12,8 +12,8 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// TestFirstVolume is what everybody does first: a claim, a pod that writes files to it, the pod is deleted, and another pod finds them. On the
-// node's disk nothing of them can be read.
+// TestFirstVolume is what every user does first: a pod writes files to a claim and is deleted, and
+// another pod finds the files. The node's disk does not contain them as plaintext.
 func TestFirstVolume(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)

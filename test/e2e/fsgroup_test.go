@@ -10,7 +10,8 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// TestNonRoot: pods without root and without any capability, of different users, share a volume by its fsGroup.
+// TestNonRoot: pods of different users, without root and without any capability, share a volume by
+// its fsGroup.
 func TestNonRoot(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)

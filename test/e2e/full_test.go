@@ -9,8 +9,8 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// TestFull: a pod fills its volume. It gets the error that it knows, what it has written is whole, the claim's events warn, and after it has
-// deleted something it goes on.
+// TestFull: a pod fills its volume. It gets ENOSPC, everything that it has written is intact, the
+// claim's events warn, and after deleting a file it continues.
 func TestFull(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)

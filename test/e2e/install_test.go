@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// TestInstall runs docs/install/try.md in what a fresh clone has: from the sources to a volume, in a cluster whose nodes have nothing of Sealvol, and back.
-// It makes the cluster, and ends it.
+// TestInstall runs docs/install/try.md in a fresh clone: from the sources to a volume, in a cluster
+// whose nodes have nothing of Sealvol, and back. It creates and ends the cluster.
 func TestInstall(t *testing.T) {
 	clone := t.TempDir()
 	copied := exec.CommandContext(t.Context(), "bash", "-c", `set -o pipefail; git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$0"`, clone)
@@ -21,7 +21,7 @@ func TestInstall(t *testing.T) {
 	if out, err := copied.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	// What a make around this test says to those in it is not what a user has.
+	// A user does not have the variables that make sets for the commands of this test.
 	env := slices.DeleteFunc(os.Environ(), func(s string) bool {
 		return slices.ContainsFunc([]string{"MAKE", "MFLAGS=", "KUBECONFIG=", "VERSION=", "DIST="}, func(prefix string) bool { return strings.HasPrefix(s, prefix) })
 	})

@@ -18,15 +18,15 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// TestWrongKey: volumes of a class whose keys are in Secrets of the users' own. Without the Secret,
-// with a malformed or another key in it the pod waits and its events say why, without saying
-// anything of the key; with the right one it starts.
+// TestWrongKey: volumes of a class whose keys are in the users' own Secrets. If the Secret is
+// missing, malformed or has another key, the pod waits and its events say why, without revealing
+// the key. With the right key it starts.
 func TestWrongKey(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
 	class := c.Namespace
 	t.Cleanup(func() { c.Kubectl("delete", "storageclass", class) })
-	allow := func(namespaces string) { // volumes may name Secrets there
+	allow := func(namespaces string) { // volumes may use Secrets of these namespaces
 		c.Helm("upgrade", "sealvol", "../../charts/sealvol", "--namespace", c.System, "--reuse-values", "--set-json", "node.secretNamespaces="+namespaces, "--wait=legacy", "--timeout", "3m")
 	}
 	allow(fmt.Sprintf("[%q]", c.Namespace))
@@ -69,7 +69,7 @@ parameters:
 	})
 }
 
-// reason is the reason of a condition.
+// reason returns the reason of a condition.
 func reason(all []metav1.Condition, kind string) string {
 	if c := meta.FindStatusCondition(all, kind); c != nil {
 		return c.Reason
@@ -77,9 +77,9 @@ func reason(all []metav1.Condition, kind string) string {
 	return ""
 }
 
-// TestLostKey: the Secret with a volume's key cannot be deleted or edited by mistake. Where it is
-// deleted on purpose, or another put into its place, all that need it say so, and nothing is made
-// anew, until it is restored from a backup.
+// TestLostKey: the Secret with a volume's key cannot be deleted or edited by mistake. If it is
+// deleted or replaced on purpose, everything that needs it reports that, and no new key is created
+// until the Secret is restored from a backup.
 func TestLostKey(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -96,7 +96,7 @@ func TestLostKey(t *testing.T) {
 	if err := c.Client().Get(c.Context(), client.ObjectKey{Namespace: c.System, Name: name}, backup); err != nil {
 		t.Fatal(err)
 	}
-	backup.ObjectMeta = metav1.ObjectMeta{Namespace: c.System, Name: name} // the least that a backup may have kept
+	backup.ObjectMeta = metav1.ObjectMeta{Namespace: c.System, Name: name} // the minimum that a backup may contain
 
 	// By mistake.
 	if out := c.KubectlFails("-n", c.System, "delete", "secret", name, "--wait=false"); !strings.Contains(out, "Without the key, the volume is lost") {
@@ -107,23 +107,23 @@ func TestLostKey(t *testing.T) {
 	}
 	c.KubectlFails("-n", c.System, "patch", "secret", name, "-p", `{"data": {"kek": "AAAA"}}`)
 
-	// On purpose: it is held first, then gone.
+	// On purpose: deletion is first blocked by the finalizer, and then completes.
 	inSystem("annotate", "secret", name, "sealvol.dev/allow-changes="+name)
 	inSystem("delete", "secret", name, "--wait=false")
 	c.Event("VolumeKey", key.Name, `KeySecretBeingDeleted: .*back it up`)
 	inSystem("patch", "secret", name, "--type=merge", "-p", `{"metadata": {"finalizers": null}}`)
 	c.Event("VolumeKey", key.Name, `KeySecretMissing: .*restore it from a backup`)
 	c.Event("PersistentVolumeClaim", "data", `KeySecretMissing: .*restore it from a backup`)
-	c.Shell("app", "grep precious /data/note") // what is open stays open
+	c.Shell("app", "grep precious /data/note") // open volumes stay usable
 
-	// Also what delivers it goes, and the operator is another.
+	// The delivery Secret is deleted as well, and the operator is restarted.
 	inSystem("annotate", "secret", sv.Name, "sealvol.dev/allow-changes="+sv.Name)
 	inSystem("delete", "secret", sv.Name)
 	c.DeletePod("app")
 	c.Apply(pod("app", "data", idle))
 	c.Event("Pod", "app", `FailedMount: .*secrets? ".*" not found`)
 
-	// Another key in its place is none.
+	// A Secret with another key does not count.
 	other := backup.DeepCopy()
 	other.Data = map[string][]byte{v1alpha1.SecretKEK: []byte(strings.Repeat("00112233", 8))}
 	create(t, c, other)
@@ -151,8 +151,8 @@ func create(t *testing.T, c *cluster.Cluster, s *corev1.Secret) {
 	}
 }
 
-// TestEditedDelivery: the Secret that brings a key to the kubelet is only a copy. Edited, or
-// deleted, it is made good, and the claim's events tell.
+// TestEditedDelivery: the Secret that delivers a key to the kubelet is only a copy. If it is edited
+// or deleted, it is restored, and the claim's events report that.
 func TestEditedDelivery(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -186,8 +186,8 @@ func TestEditedDelivery(t *testing.T) {
 	c.PodReady("app")
 }
 
-// TestKeyInUse: a VolumeKey that a team made for several volumes is not deleted while one of them
-// needs it, and says which; then it goes by itself.
+// TestKeyInUse: a VolumeKey of a team for several volumes is not deleted while one of them needs
+// it, and its event names that volume. After that it is deleted automatically.
 func TestKeyInUse(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -198,7 +198,7 @@ func TestKeyInUse(t *testing.T) {
 	c.Kubectl("delete", "volumekey", "team", "--wait=false")
 	c.Event("VolumeKey", "team", `KeyInUse: .*`+c.Volume("data").Name)
 	c.DeletePod("app")
-	c.Apply(pod("app", "data", idle)) // it is still good
+	c.Apply(pod("app", "data", idle)) // it still works
 	c.PodReady("app")
 
 	c.Kubectl("delete", "pod", "app", "--wait=false")

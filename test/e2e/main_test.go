@@ -10,11 +10,13 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// prepare brings what the stories need besides the cluster with its chart, and returns how that ends, and is checked if they did not fail.
+// prepare sets up what the stories need in addition to the cluster with its chart. The returned
+// function cleans up, and checks the result if no story failed.
 var prepare = func() (end func(failed bool) error, err error) { return func(bool) error { return nil }, nil }
 
-// TestMain has everything written down that the cluster says while stories run, and at the end looks for every key in it: what containers printed,
-// events, every version of every object that is no Secret, the nodes' logs and the driver's own files.
+// TestMain records the cluster while stories run, and at the end searches everything for every key:
+// output of containers, events, every version of every object except Secrets, the nodes' logs and
+// the driver's own files.
 func TestMain(m *testing.M) {
 	end, err := prepare()
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// claim is a claim of the chart's class, for what is no story of its own.
+// claim is a claim of the chart's class, for tests that do not care about its details.
 func claim(name, size string) string {
 	return fmt.Sprintf(`
 ---
@@ -26,7 +26,7 @@ spec:
 `, name, size)
 }
 
-// pod is a pod that has a claim's volume at /data and does what a script says.
+// pod is a pod that has a claim's volume at /data and runs a script.
 func pod(name, claim, script string) string {
 	return fmt.Sprintf(`
 ---
@@ -44,11 +44,11 @@ spec:
 `, name, script, claim)
 }
 
-// idle is what a pod does into which a test looks.
+// idle is the script of a pod in which a test runs commands.
 const idle = "sleep infinity"
 
-// writes is what a pod does that would notice a volume's trouble: files that are synced and read back, without end. It prints a number for each, and
-// "error" if one fails.
+// writes is the script of a pod that notices problems of its volume: it syncs files and reads them
+// back without end. It prints a number for each, and "error" if one fails.
 const writes = `
 n=0
 while :; do
@@ -60,7 +60,8 @@ while :; do
 	sleep 0.1
 done`
 
-// written returns how many files a pod that does writes has written; the test fails if it met an error.
+// written returns how many files a pod with the script writes has written; the test fails if the
+// pod met an error.
 func written(t *testing.T, c *cluster.Cluster, pod string) int {
 	t.Helper()
 	out := c.Logs(pod)
@@ -78,7 +79,7 @@ func written(t *testing.T, c *cluster.Cluster, pod string) int {
 	return n
 }
 
-// writesOn waits until a pod that does writes has written more files.
+// writesOn waits until such a pod has written more files.
 func writesOn(t *testing.T, c *cluster.Cluster, pod string, more int) {
 	t.Helper()
 	from := written(t, c, pod)

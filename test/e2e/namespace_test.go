@@ -10,8 +10,9 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// TestNamespaceDeleted: a namespace is deleted in one go, with pods that write, a claim nobody uses, a clone, a snapshot and all the keys. Nothing of it is left:
-// no volume, no image, no SealedVolume, no Secret; nothing waits for ever for something else.
+// TestNamespaceDeleted: a namespace is deleted at once, with pods that write, an unused claim, a
+// clone, a snapshot and all the keys. Nothing of it is left: no volume, no image, no SealedVolume,
+// no Secret, and nothing waits for ever for something else.
 func TestNamespaceDeleted(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)

@@ -13,7 +13,8 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// TestOperatorKilled: the operator is killed while claims get their keys, and while they go. Each has one key in the end, and in the very end nothing is left.
+// TestOperatorKilled: the operator is killed while claims get their keys, and while they are
+// deleted. Each claim gets exactly one key, and at the end nothing is left.
 func TestOperatorKilled(t *testing.T) {
 	c := cluster.New(t)
 	kill := func() {
@@ -27,7 +28,7 @@ func TestOperatorKilled(t *testing.T) {
 	}
 	c.Apply(all)
 	kill()
-	c.Eventually(cluster.Timeout, func() error { // at the first sign of work
+	c.Eventually(cluster.Timeout, func() error { // when it starts to work
 		var list v1alpha1.VolumeKeyList
 		if err := c.Client().List(c.Context(), &list, client.InNamespace(c.Namespace)); err != nil {
 			return err

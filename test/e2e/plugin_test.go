@@ -17,7 +17,8 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// TestNodePluginGone: pods work on while no node plugin is there at all, and after it came back. What waits for it, waits, and is then done.
+// TestNodePluginGone: pods keep working while there is no node plugin, and after it is back. What
+// needs the plugin waits, and then completes.
 func TestNodePluginGone(t *testing.T) {
 	c := cluster.New(t)
 	c.Apply(claim("data", "64Mi") + pod("load", "data", writes))
@@ -44,7 +45,8 @@ func TestNodePluginGone(t *testing.T) {
 	}
 	watched(v1alpha1.HealthUnknown, v1alpha1.ReasonNotWatched)
 	writesOn(t, c, "load", 20)
-	// It waits. When the kubelet tells so depends on what it knew of the plugin's end: at once, or after the two minutes that a call to nobody takes.
+	// The pod waits. When the kubelet reports this depends on what it knew of the plugin's end: at
+	// once, or after the two-minute timeout of its call.
 	c.Apply(pod("late", "data", idle))
 	writesOn(t, c, "load", 5)
 	var late corev1.Pod
@@ -59,7 +61,7 @@ func TestNodePluginGone(t *testing.T) {
 	writesOn(t, c, "load", 5)
 }
 
-// plugins tells whether just so many pods of the node plugin are there.
+// plugins tells whether exactly n pods of the node plugin exist.
 func plugins(c *cluster.Cluster, want int) error {
 	var list corev1.PodList
 	if err := c.Client().List(c.Context(), &list, client.InNamespace(c.System), client.MatchingLabels{"app.kubernetes.io/component": "node"}); err != nil {
@@ -71,7 +73,8 @@ func plugins(c *cluster.Cluster, want int) error {
 	return nil
 }
 
-// TestUpgrade: a new version of Sealvol rolls over the nodes while pods write. They see nothing: no mount server ends.
+// TestUpgrade: a new version of Sealvol is rolled out to the nodes while pods write. They notice
+// nothing: no mount server ends.
 func TestUpgrade(t *testing.T) {
 	c := cluster.New(t)
 	var all string
@@ -116,7 +119,8 @@ func TestUpgrade(t *testing.T) {
 		}
 	}
 
-	// The mounter is not replaced by itself, since mount servers end with it. Who looks is told which nodes still run the old one.
+	// The mounter is not replaced automatically, because mount servers end with it. Users can see
+	// which nodes still run the old version.
 	if err := c.Client().Get(c.Context(), client.ObjectKey{Namespace: c.System, Name: "sealvol-mounter"}, &ds); err != nil {
 		t.Fatal(err)
 	}
@@ -125,8 +129,9 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// TestMountServerDies: the process that serves a volume is killed. The pod gets an error instead of hanging, its claim's events say what has happened,
-// and once its container was restarted, as its liveness probe demands, it has the volume again with all that it had synced.
+// TestMountServerDies: the mount server of a volume is killed. The pod gets an error and does not
+// hang, and its claim's events say what happened. Once its liveness probe has restarted its
+// container, the pod has the volume again, with everything that it had synced.
 func TestMountServerDies(t *testing.T) {
 	c := cluster.New(t)
 	c.Apply(claim("data", "64Mi") + `
@@ -172,7 +177,8 @@ spec:
 	}
 	again(1)
 
-	// The whole mounter goes, as in an upgrade without draining the node: its servers write all they have, and end.
+	// The mounter is replaced, as in an upgrade without draining the node: its mount servers write
+	// all their data and end.
 	c.Shell("app", "echo not synced >/data/late")
 	var list corev1.PodList
 	if err := c.Client().List(c.Context(), &list, client.InNamespace(c.System), client.MatchingLabels{"app.kubernetes.io/component": "mounter"}); err != nil {

@@ -44,8 +44,8 @@ spec:
         resources: {requests: {storage: 512Mi}}
 `
 
-// TestPostgreSQL is a database in a StatefulSet: pgbench runs, the pod is killed under it, the next one recovers. Each transaction that was
-// acknowledged is there, and the books balance.
+// TestPostgreSQL: pgbench runs in a StatefulSet, the pod is killed, and the next one recovers.
+// Every acknowledged transaction is there, and the balances match.
 func TestPostgreSQL(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -103,5 +103,5 @@ func TestPostgreSQL(t *testing.T) {
 	if sums != "t" {
 		t.Error("the books do not balance")
 	}
-	c.Exec("postgres-0", "sh", "-ec", "psql -qc 'create extension if not exists amcheck'; pg_amcheck --heapallindexed postgres") // all tables and indexes, checksums with them
+	c.Exec("postgres-0", "sh", "-ec", "psql -qc 'create extension if not exists amcheck'; pg_amcheck --heapallindexed postgres") // all tables and indexes, with their checksums
 }

@@ -9,7 +9,8 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// TestReadOnly: a pod that has a volume read-only reads it, beside another that writes, and can not change it.
+// TestReadOnly: a pod with a read-only volume can read it, beside another pod that writes, and
+// cannot change it.
 func TestReadOnly(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -29,7 +30,7 @@ func TestReadOnly(t *testing.T) {
 	c.Shell("writer", "echo two >/data/note")
 	c.Shell("reader", "grep two /data/note")
 
-	// Also where it is the only one, from the volume's first mount on a node on.
+	// Also if it is the first and only pod on the node.
 	c.DeletePod("writer")
 	c.DeletePod("reader")
 	c.Apply(reader.Replace(pod("reader", "data", idle)))

@@ -8,7 +8,8 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// TestReadWriteOncePod: a claim for one pod alone. A second waits, is told why, and starts when the first has gone.
+// TestReadWriteOncePod: a claim for a single pod. A second pod waits, with a reason, and starts
+// when the first is gone.
 func TestReadWriteOncePod(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)

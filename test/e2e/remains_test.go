@@ -18,7 +18,7 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// remains are all the traces that a claim's volume has in the cluster.
+// remains are all traces of a claim's volume in the cluster.
 type remains struct {
 	t       *testing.T
 	c       *cluster.Cluster
@@ -26,7 +26,7 @@ type remains struct {
 	objects map[string]client.Object
 }
 
-// remainsOf notes what there is of a claim's volume; all of it must exist now.
+// remainsOf collects the traces of a claim's volume; all of them must exist now.
 func remainsOf(t *testing.T, c *cluster.Cluster, node, claim string) remains {
 	t.Helper()
 	pv := c.Volume(claim)
@@ -55,7 +55,7 @@ func remainsOf(t *testing.T, c *cluster.Cluster, node, claim string) remains {
 	return r
 }
 
-// gone waits until nothing of it is left.
+// gone waits until nothing is left.
 func (r remains) gone() {
 	r.t.Helper()
 	r.c.Eventually(cluster.Timeout, func() error {
@@ -77,7 +77,7 @@ func (r remains) gone() {
 	})
 }
 
-// sealed waits for a claim's SealedVolume to have its key.
+// sealed waits until a claim's SealedVolume has its key.
 func sealed(t *testing.T, c *cluster.Cluster, claim string) *v1alpha1.SealedVolume {
 	t.Helper()
 	var sv *v1alpha1.SealedVolume

@@ -12,7 +12,7 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// copied is a claim whose volume begins as a copy.
+// copied is a claim whose volume is created as a copy.
 func copied(name, kind, source string) string {
 	group := ""
 	if kind == "VolumeSnapshot" {
@@ -31,8 +31,9 @@ spec:
 `, name, group, kind, source)
 }
 
-// TestSnapshot: a snapshot is taken of a volume in use, restored into a larger one, and the volume cloned. Copies are opened by the key of
-// their origin, which stays as long as one of them is left, though the origin be deleted.
+// TestSnapshot: a snapshot is taken of a volume in use and restored into a larger volume, and the
+// volume is cloned. Copies use the key of their origin, which stays as long as one of them exists,
+// even if the origin is deleted.
 func TestSnapshot(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -59,11 +60,11 @@ spec: {volumeSnapshotClassName: sealvol, source: {persistentVolumeClaimName: ori
 			t.Errorf("%s has the key %+v, its origin %+v", claim, got, key)
 		}
 	}
-	c.Shell("restored", "echo mine >/data/day") // copies part
+	c.Shell("restored", "echo mine >/data/day") // copies are independent
 	c.Shell("clone", "echo mine, too >/data/day")
 	c.Shell("origin", "grep tuesday /data/day")
 
-	// The origin goes; the snapshot is still good for another copy.
+	// The origin is deleted; another volume can still be created from the snapshot.
 	volume := c.Volume("origin").Name
 	c.DeletePod("origin")
 	c.Kubectl("delete", "pvc", "origin", "--wait=false")
@@ -78,7 +79,7 @@ spec: {volumeSnapshotClassName: sealvol, source: {persistentVolumeClaimName: ori
 		return nil
 	})
 
-	// When all have gone, so does the key.
+	// When all are gone, the key is deleted, too.
 	c.Kubectl("delete", "pods", "--all", "--wait=false")
 	c.Kubectl("delete", "volumesnapshot", "monday", "--wait=false")
 	c.Kubectl("delete", "pvc", "--all", "--wait=false")

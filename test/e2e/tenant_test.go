@@ -11,8 +11,9 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// TestTenantRights: who has Kubernetes' role edit in a namespace makes and deletes VolumeKeys there and nowhere else, who has view looks at
-// them, and neither reaches what belongs to the cluster.
+// TestTenantRights: a user with Kubernetes' role edit in a namespace can create and delete
+// VolumeKeys only there, a user with the role view can read them, and neither can access objects
+// that belong to the cluster.
 func TestTenantRights(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -29,10 +30,10 @@ func TestTenantRights(t *testing.T) {
 		{"edit", "list", "sealedvolumes.sealvol.dev", c.Namespace, "no"},
 		{"edit", "get", "secrets", "sealvol-system", "no"},
 	} {
-		c.Eventually(time.Minute, func() error { // the roles are put together by a controller
+		c.Eventually(time.Minute, func() error { // a controller aggregates the roles
 			args := append([]string{"auth", "can-i", want.verb}, strings.Fields(want.resource)...)
 			out, err := c.TryKubectl(append(args, "--namespace="+want.namespace, "--as="+c.Namespace+"-"+want.role)...)
-			if !strings.HasPrefix(out, want.answer) { // it exits with 1 for no
+			if !strings.HasPrefix(out, want.answer) { // it exits with 1 for "no"
 				return fmt.Errorf("%+v: %q %w", want, out, err)
 			}
 			return nil

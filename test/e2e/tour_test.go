@@ -14,9 +14,10 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// TestTour runs docs/tour.md, with a kubeconfig of its own, since the tour changes its default namespace.
+// TestTour runs docs/tour.md with a kubeconfig of its own, because the tour changes its default
+// namespace.
 func TestTour(t *testing.T) {
-	c := cluster.New(t) // what fails is collected
+	c := cluster.New(t) // collects diagnostics if a step fails
 	t.Cleanup(func() {
 		c.Kubectl("delete", "namespace", "tour", "--ignore-not-found", "--wait=false")
 		c.Gone(&corev1.Namespace{}, "tour")

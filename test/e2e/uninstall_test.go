@@ -18,15 +18,15 @@ import (
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
-// TestUninstall: Sealvol is uninstalled and installed again. Volumes, their keys and all that is known of them stay, as docs/install.md says; pods wait,
-// and find their data when it is back.
+// TestUninstall: Sealvol is uninstalled and installed again. Volumes, keys and their objects stay,
+// as docs/install.md says. Pods wait, and find their data when Sealvol is back.
 func TestUninstall(t *testing.T) {
 	c := cluster.New(t)
 	c.Apply(claim("data", "64Mi") + pod("app", "data", idle))
 	node := c.PodReady("app").Spec.NodeName
 	c.Shell("app", "echo precious >/data/note")
 	key := sealed(t, c, "data").Spec.Key
-	// While a pod uses a volume helm refuses, says which, and takes nothing away.
+	// While a pod uses a volume, helm refuses, names the pod, and removes nothing.
 	out, err := c.TryHelm("uninstall", "sealvol", "--namespace", c.System, "--wait", "--timeout", "3m")
 	if text := fmt.Sprint(out, err); err == nil || !strings.Contains(text, c.Namespace+"/data is used by pod app") {
 		t.Fatalf("helm uninstall with a volume in use: %s", text)
@@ -35,7 +35,7 @@ func TestUninstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Shell("app", "grep precious /data/note")
-	// Helm takes the release for half uninstalled; this is how docs/install.md goes on with it.
+	// Helm considers the release half uninstalled; docs/install.md says how to continue.
 	var history []struct{ Revision int }
 	if err := json.Unmarshal([]byte(c.Helm("history", "sealvol", "--namespace", c.System, "--max", "1", "--output", "json")), &history); err != nil || len(history) != 1 {
 		t.Fatal(history, err)
@@ -43,7 +43,8 @@ func TestUninstall(t *testing.T) {
 	c.Helm("rollback", "sealvol", fmt.Sprint(history[0].Revision), "--namespace", c.System)
 	c.Helm("upgrade", "sealvol", "../../charts/sealvol", "--namespace", c.System, "--reuse-values", "--timeout", "3m")
 	c.Shell("app", "grep precious /data/note")
-	// Nothing may use volumes: their servers end with the mounter, and the kubelet needs the node plugin to let them go.
+	// No volume may be in use: the mount servers end with the mounter, and the kubelet needs the
+	// node plugin to unmount.
 	c.DeletePod("app")
 	cluster.Wait(c, &v1alpha1.SealedVolume{}, c.Volume("data").Name, cluster.Timeout, func(v *v1alpha1.SealedVolume) error {
 		if v.Status.Phase != v1alpha1.PhaseAvailable {
@@ -54,7 +55,7 @@ func TestUninstall(t *testing.T) {
 
 	install := append([]string{"upgrade", "--install", "sealvol", "../../charts/sealvol", "--namespace", c.System, "--create-namespace", "--wait", "--timeout", "3m"},
 		strings.Fields(os.Getenv("E2E_HELM_ARGS"))...)
-	t.Cleanup(func() { c.Helm(install...) }) // for what else runs, whatever happens here
+	t.Cleanup(func() { c.Helm(install...) }) // for other tests, whatever happens here
 	c.Helm("uninstall", "sealvol", "--namespace", c.System, "--wait", "--timeout", "3m")
 	c.Gone(&storagev1.CSIDriver{}, "csi.sealvol.dev")
 	c.Gone(&storagev1.StorageClass{}, cluster.Class)
@@ -85,9 +86,9 @@ func TestUninstall(t *testing.T) {
 	}
 }
 
-// TestUninstallConfirmed: Sealvol is uninstalled although a pod uses a volume. Nobody is left who
-// watches it, and both the volume and its claim say so. Installed again, Sealvol mounts it for a new
-// pod, which finds what was synced.
+// TestUninstallConfirmed: Sealvol is uninstalled although a pod uses a volume. Nothing watches the
+// volume any more, and both the volume and its claim say so. After a new installation, Sealvol
+// mounts the volume for a new pod, which finds what was synced.
 func TestUninstallConfirmed(t *testing.T) {
 	c := cluster.New(t)
 	c.Apply(claim("data", "64Mi") + pod("app", "data", idle))
@@ -107,7 +108,7 @@ func TestUninstallConfirmed(t *testing.T) {
 	health(v1alpha1.HealthHealthy, "AsExpected")
 	install := append([]string{"upgrade", "--install", "sealvol", "../../charts/sealvol", "--namespace", c.System, "--create-namespace", "--wait", "--timeout", "3m"},
 		strings.Fields(os.Getenv("E2E_HELM_ARGS"))...)
-	t.Cleanup(func() { c.Helm(install...) }) // for what else runs, whatever happens here
+	t.Cleanup(func() { c.Helm(install...) }) // for other tests, whatever happens here
 	c.Kubectl("annotate", "namespace", c.System, "sealvol.dev/uninstall=confirmed")
 	c.Helm("uninstall", "sealvol", "--namespace", c.System, "--wait", "--timeout", "3m")
 	health(v1alpha1.HealthUnknown, v1alpha1.ReasonUninstalled)
@@ -118,7 +119,7 @@ func TestUninstallConfirmed(t *testing.T) {
 		t.Error("the confirmation stays:", left)
 	}
 	c.Eventually(cluster.Timeout, func() error { return plugins(c, 0) })
-	health(v1alpha1.HealthUnknown, v1alpha1.ReasonUninstalled) // the plugin has not had the last word
+	health(v1alpha1.HealthUnknown, v1alpha1.ReasonUninstalled) // the report of the stopping plugin does not replace it
 
 	c.Helm(install...)
 	c.DeletePod("app")

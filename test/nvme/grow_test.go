@@ -15,11 +15,12 @@ import (
 	"github.com/sealvol/sealvol/test/nvme/vm"
 )
 
-// nvmet is the kernel's own NVMe target. QEMU's devices never change their size; those of the target do, and tell of it by an
-// asynchronous event (Namespace Attribute Changed), as EBS does.
+// nvmet is the kernel's own NVMe target. QEMU's devices never change their size. Those of the
+// target do, and report it with an asynchronous event (Namespace Attribute Changed), like EBS.
 const nvmet = "/sys/kernel/config/nvmet"
 
-// serve exports a file in the machine as an NVMe device with a volume's serial, over TCP on loopback.
+// serve exports a file in the machine as an NVMe device with a volume's serial number, over TCP on
+// loopback.
 func (v *volume) serve(file string) {
 	v.t.Helper()
 	nqn := "nqn.2014-08.dev.sealvol:" + v.id
@@ -34,7 +35,7 @@ func (v *volume) serve(file string) {
 	set(subsystem+"/attr_serial", serialOf(v.id))
 	set(subsystem+"/attr_model", model)
 	set(subsystem+"/namespaces/1/device_path", file)
-	set(subsystem+"/namespaces/1/buffered_io", "1") // a tmpfs takes no other
+	set(subsystem+"/namespaces/1/buffered_io", "1") // a tmpfs does not support direct I/O
 	set(subsystem+"/namespaces/1/enable", "1")
 	call[vm.None](v.t, "Mkdir", port)
 	set(port+"/addr_trtype", "tcp")
@@ -56,7 +57,7 @@ func (v *volume) serve(file string) {
 	})
 }
 
-// disconnect takes a device of the target away, and returns when it has gone.
+// disconnect removes a device of the target, and returns when it is gone.
 func disconnect(ctx context.Context, nqn string) error {
 	var list []string
 	if err := machine.Call(ctx, "Glob", "/sys/class/nvme/nvme*/subsysnqn", &list); err != nil {
@@ -77,7 +78,7 @@ func disconnect(ctx context.Context, nqn string) error {
 	return nil
 }
 
-// TestGrowMounted enlarges a device while its volume is written to.
+// TestGrowMounted grows a device while its volume is written to.
 func TestGrowMounted(t *testing.T) {
 	const file = "/tmp/disk"
 	v := newVolume(t, "vol-0123456789abcdef7")
@@ -118,5 +119,5 @@ func TestGrowMounted(t *testing.T) {
 	v.mount()
 	v.expect("file", noise("grow", mib))
 	v.expectRecords(w.Records)
-	v.unmount() // before the device goes
+	v.unmount() // before the device is removed
 }

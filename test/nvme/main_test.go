@@ -20,14 +20,14 @@ import (
 	"github.com/sealvol/sealvol/test/nvme/vm"
 )
 
-// Where `make nvme` puts what the machine is made of.
+// The files of the machine, which `make nvme` provides.
 var (
 	kernelDir = flag.String("nvme.kernel", "", "folder of an unpacked kernel package")
 	driver    = flag.String("nvme.driver", "", "the driver, static")
 	agent     = flag.String("nvme.agent", "", "test/nvme/agent, static")
 )
 
-// suiteTime bounds the machine's life, whatever hangs in it.
+// suiteTime limits the machine's life, whatever hangs in it.
 const suiteTime = 15 * time.Minute
 
 // Paths in the machine.
@@ -37,10 +37,10 @@ const (
 	kubelet    = "/run/kubelet"
 )
 
-// model is how QEMU's controllers call themselves, which cannot be changed.
+// model is the model name of QEMU's controllers, which cannot be changed.
 const model = "QEMU NVMe Ctrl"
 
-// The one machine of all tests, and what runs in it.
+// The only machine of all tests, and what runs in it.
 var (
 	machine *vm.Machine
 	node    csi.NodeClient
@@ -70,8 +70,9 @@ func run(m *testing.M) int {
 		}
 	}()
 	began := time.Now()
-	// A device that has gone is given up after ten seconds, not after half a minute. Linux 6.1 takes it for an attack when TCP on loopback has joined what lies side by
-	// side in memory across the end of a huge page (usercopy_abort below nvmet_tcp_io_work).
+	// Give up a missing device after ten seconds, not after half a minute. Linux 6.1 detects an
+	// attack when TCP on loopback has merged data that is adjacent in memory across the end of a
+	// huge page (usercopy_abort below nvmet_tcp_io_work).
 	machine, err = vm.Start(ctx, vm.Options{Kernel: *kernelDir, Modules: []string{"fuse", "nvmet_tcp", "nvme_tcp"}, Init: *agent, Files: map[string]string{driverPath: *driver},
 		Args: "loglevel=6 hardened_usercopy=off nvme_core.io_timeout=10 nvme_core.admin_timeout=10", MemoryMiB: 768, Dir: dir})
 	if err != nil {
@@ -96,7 +97,7 @@ func run(m *testing.M) int {
 	return code
 }
 
-// startDriver starts mounter and node service as roles of their own.
+// startDriver starts the mounter and the node service in separate processes.
 func startDriver(ctx context.Context) error {
 	if err := machine.Call(ctx, "Mkdir", kubelet, &vm.None{}); err != nil {
 		return err
@@ -115,7 +116,7 @@ func startDriver(ctx context.Context) error {
 	}
 	conn := machine.Conn(csiSocket)
 	node = csi.NewNodeClient(conn)
-	for { // until the mounter answers, too
+	for { // also waits until the mounter answers
 		r, err := csi.NewIdentityClient(conn).Probe(ctx, &csi.ProbeRequest{})
 		if err != nil {
 			return fmt.Errorf("the driver does not answer: %w", err)
@@ -126,7 +127,7 @@ func startDriver(ctx context.Context) error {
 	}
 }
 
-// stillAlive: nothing that any test does may end mounter or node service.
+// stillAlive checks that no test has ended the mounter or the node service.
 func stillAlive(ctx context.Context) error {
 	for role, pid := range daemons {
 		var alive bool
@@ -140,7 +141,7 @@ func stillAlive(ctx context.Context) error {
 	return nil
 }
 
-// call calls the agent, or fails the test.
+// call calls the agent, and fails the test on an error.
 func call[R any](t *testing.T, method string, args any) R {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -152,7 +153,7 @@ func call[R any](t *testing.T, method string, args any) R {
 	return r
 }
 
-// waitFor waits until something is so in the machine.
+// waitFor waits until a condition holds in the machine.
 func waitFor(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(2 * time.Minute); !is(); <-time.After(20 * time.Millisecond) {
@@ -164,7 +165,7 @@ func waitFor(t *testing.T, what string, is func() bool) {
 
 const mib = 1 << 20
 
-// disk is a volume of EBS: a file here, a device there while it is plugged in.
+// disk is an EBS volume: a file here, and a device in the machine while it is plugged in.
 type disk struct {
 	t       *testing.T
 	id      string // vol-…
@@ -173,7 +174,7 @@ type disk struct {
 	plugged bool
 }
 
-// newDisk makes an empty one. Its id is one that nobody else has.
+// newDisk creates an empty disk with a unique id.
 func newDisk(t *testing.T, id string) *disk {
 	t.Helper()
 	d := &disk{t: t, id: id, file: filepath.Join(t.TempDir(), "disk")}
@@ -212,7 +213,7 @@ func (d *disk) plugAs(serial string) {
 
 func (d *disk) plug() { d.t.Helper(); d.plugAs(serialOf(d.id)) }
 
-// unplug pulls it out, in use or not.
+// unplug removes the disk, even if it is in use.
 func (d *disk) unplug() {
 	d.t.Helper()
 	ctx, cancel := context.WithTimeout(d.t.Context(), time.Minute)
@@ -223,7 +224,7 @@ func (d *disk) unplug() {
 	d.plugged = false
 }
 
-// devices are the names of the devices that have the serial, as the kernel shows them.
+// devices returns the names of the devices with the disk's serial number, as the kernel shows them.
 func devices(t *testing.T, serial string) (names []string) {
 	t.Helper()
 	for _, path := range call[[]string](t, "Glob", "/sys/class/block/nvme*n*/device/serial") {
@@ -238,7 +239,7 @@ func devices(t *testing.T, serial string) (names []string) {
 	return names
 }
 
-// device waits for the one that has its serial.
+// device waits for the device with the disk's serial number.
 func (d *disk) device() (name string) {
 	d.t.Helper()
 	waitFor(d.t, "a device of "+d.id, func() bool {
@@ -256,7 +257,7 @@ func (d *disk) gone() {
 	waitFor(d.t, "the end of the device of "+d.id, func() bool { return len(devices(d.t, serialOf(d.id))) == 0 })
 }
 
-// volume is what CSI makes of a disk.
+// volume is a disk that is used through CSI calls.
 type volume struct {
 	*disk
 	key     string
@@ -268,7 +269,7 @@ const someKey = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeef
 func newVolume(t *testing.T, id string) *volume {
 	t.Helper()
 	v := &volume{disk: newDisk(t, id), key: someKey}
-	t.Cleanup(func() { // before the disk goes
+	t.Cleanup(func() { // before the disk is removed
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
 		if err := errors.Join(v.unpublish(ctx), v.unstage(ctx)); err != nil {
@@ -289,7 +290,7 @@ func capability() *csi.VolumeCapability {
 		AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER}}
 }
 
-// attached is what the controller hands on.
+// attached is the publish context of the controller.
 func (v *volume) attached() map[string]string {
 	return map[string]string{"devicePath": "/dev/xvdaa", "sizeBytes": fmt.Sprint(v.size)}
 }
@@ -322,7 +323,7 @@ func (v *volume) unstage(ctx context.Context) error {
 	return err
 }
 
-// mount and unmount are what the kubelet does.
+// mount and unmount do what the kubelet does.
 func (v *volume) mount() { v.t.Helper(); v.all(v.stage, v.publish) }
 
 func (v *volume) unmount() { v.t.Helper(); v.all(v.unpublish, v.unstage) }

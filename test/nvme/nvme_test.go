@@ -22,7 +22,7 @@ import (
 	"github.com/sealvol/sealvol/test/nvme/vm"
 )
 
-// noise is content that compresses badly and repeats each time.
+// noise returns data that compresses badly and is the same each time.
 func noise(seed string, n int) []byte {
 	b := make([]byte, 0, n+sha256.Size)
 	for sum := sha256.Sum256([]byte(seed)); len(b) < n; sum = sha256.Sum256(sum[:]) {
@@ -44,7 +44,8 @@ func (v *volume) expect(name string, data []byte) {
 	}
 }
 
-// TestLife attaches a device, has it found by its serial, formatted, mounted and filled; takes it away, and brings it back larger.
+// TestLife attaches a device that is found by its serial number, formats, mounts and fills it,
+// removes it, and brings it back larger.
 func TestLife(t *testing.T) {
 	v := newVolume(t, "vol-0123456789abcdef0")
 	text := noise("life", 3*mib+17)
@@ -81,7 +82,8 @@ func TestLife(t *testing.T) {
 	v.expect("more", more)
 }
 
-// TestSwap brings two devices back in the other order: each volume is found by its serial, whatever the kernel calls its device now.
+// TestSwap brings two devices back in the other order: each volume is found by its serial number,
+// whatever name the kernel gives its device.
 func TestSwap(t *testing.T) {
 	a, b := newVolume(t, "vol-0aaaaaaaaaaaaaaa1"), newVolume(t, "vol-0bbbbbbbbbbbbbbb1")
 	both := []*volume{a, b}
@@ -110,8 +112,8 @@ func TestSwap(t *testing.T) {
 	}
 }
 
-// TestPulledOut takes a device away while it is written to. The writer gets an error, everything that was synced is there when the device comes
-// back, and until then volume and driver say what is the matter.
+// TestPulledOut removes a device while it is written to. The writer gets an error, all synced data
+// is there when the device comes back, and until then volume and driver report the problem.
 func TestPulledOut(t *testing.T) {
 	v := newVolume(t, "vol-0cccccccccccccccc")
 	v.plug()
@@ -138,7 +140,7 @@ func TestPulledOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	v.all(v.unpublish)
-	if err := v.unstage(t.Context()); status.Code(err) != codes.Internal { // once: what was not synced may be lost
+	if err := v.unstage(t.Context()); status.Code(err) != codes.Internal { // only once: unsynced writes may be lost
 		t.Fatal(err)
 	}
 	v.all(v.unstage)
@@ -158,7 +160,7 @@ func (v *volume) written() vm.Acknowledged {
 	return call[vm.Acknowledged](v.t, "Writer", v.path("records"))
 }
 
-// expectRecords finds the first n of a writer.
+// expectRecords checks the first n records of a writer.
 func (v *volume) expectRecords(n int64) {
 	v.t.Helper()
 	got := call[[]byte](v.t, "ReadFile", v.path("records"))
@@ -169,7 +171,7 @@ func (v *volume) expectRecords(n int64) {
 	}
 }
 
-// health is what the node service says to be wrong.
+// health returns the problems that the node service reports.
 func (v *volume) health() string {
 	v.t.Helper()
 	r, err := node.NodeGetVolumeHealth(v.t.Context(), &csi.NodeGetVolumeHealthRequest{VolumeId: v.id, VolumePublishPath: v.target(), StagingTargetPath: v.staging()})
@@ -183,11 +185,12 @@ func (v *volume) health() string {
 	return all.String()
 }
 
-// refused stages a volume, which must fail in time with a code and with words, and change not a byte of the device.
+// refused stages a volume. That must fail in time with a code and a text, and not change the
+// device.
 func (v *volume) refused(code codes.Code, words string) {
 	v.t.Helper()
 	before := sha256.Sum256(readAll(v.t, v.file))
-	ctx, cancel := context.WithTimeout(v.t.Context(), 12*time.Second) // without a deadline it would be 30 s until no device is waited for any more
+	ctx, cancel := context.WithTimeout(v.t.Context(), 12*time.Second) // without a deadline, the driver waits 30 s for a device
 	defer cancel()
 	if err := v.stage(ctx); status.Code(err) != code || !strings.Contains(err.Error(), words) {
 		v.t.Fatalf("%s: %v; want %v with %q", v.id, err, code, words)
@@ -197,7 +200,8 @@ func (v *volume) refused(code codes.Code, words string) {
 	}
 }
 
-// TestOtherSerial: a device that is not certainly the volume's is not touched, and the error says what is wrong.
+// TestOtherSerial: a device that may not belong to the volume is not touched, and the error says
+// what is wrong.
 func TestOtherSerial(t *testing.T) {
 	const byID = "/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_"
 	v, other := newVolume(t, "vol-0dddddddddddddddd"), newVolume(t, "vol-0ddddddddddddddd2")
@@ -215,7 +219,7 @@ func TestOtherSerial(t *testing.T) {
 		v.refused(codes.DataLoss, "leads to another device")
 		call[vm.None](t, "Remove", link)
 	}
-	// Links that are right, and none at all: what the kernel says is enough.
+	// Correct links, and no links at all: the kernel's information is enough.
 	call[vm.None](t, "Symlink", vm.Link{Path: byID + serialOf(v.id), To: "../../" + name})
 	v.mount()
 	v.unmount()
@@ -223,7 +227,7 @@ func TestOtherSerial(t *testing.T) {
 	v.mount()
 }
 
-// TestForeign: what holds anything else is never formatted.
+// TestForeign: a device that holds anything else is never formatted.
 func TestForeign(t *testing.T) {
 	gpt := make([]byte, 1024)
 	copy(gpt[510:], "\x55\xaaEFI PART")
@@ -245,7 +249,8 @@ func TestForeign(t *testing.T) {
 	}
 }
 
-// TestCopy: a device that was copied outside opens with the key of what it is a copy of, and is not taken for a volume of its own.
+// TestCopy: a device that was copied outside of CSI opens with the key of its source, but is not
+// accepted as a volume of its own.
 func TestCopy(t *testing.T) {
 	v, w := newVolume(t, "vol-0ffffffffffffffff"), newVolume(t, "vol-0fffffffffffffff1")
 	v.plug()

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// tree makes the same files with times and permissions of their own.
+// tree creates the same files with different times and permissions.
 func tree(t *testing.T, when time.Time, perm os.FileMode) string {
 	t.Helper()
 	dir := t.TempDir()

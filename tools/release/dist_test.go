@@ -30,8 +30,8 @@ var (
 	helmFlag = flag.String("helm", "helm", "helm")
 )
 
-// TestDist pushes a real release to a registry on loopback, with stand-ins for the images of
-// others, and looks whether what the packaged chart installs from there is what lies in the release.
+// TestDist pushes a real release to a registry on loopback, with fake third-party images, and
+// checks that the packaged chart installs from there what the release contains.
 func TestDist(t *testing.T) {
 	dist := *distFlag
 	c, err := openChart(dist)
@@ -72,7 +72,7 @@ func TestDist(t *testing.T) {
 	}
 }
 
-// rendered are the images of the packaged chart.
+// rendered returns the images of the packaged chart.
 func rendered(t *testing.T, c packaged, values string) (refs []string) {
 	t.Helper()
 	if out, err := exec.Command(*helmFlag, "lint", "--strict", c.file, "--set", values).CombinedOutput(); err != nil {
@@ -94,7 +94,8 @@ func rendered(t *testing.T, c packaged, values string) (refs []string) {
 	return refs
 }
 
-// pull gets an image as a node would; of ours the program must be that of the archive of binaries.
+// pull gets an image like a node would. For Sealvol's own images, the program must be that of the
+// archive of binaries.
 func pull(t *testing.T, dist, version, host, ref string) {
 	t.Helper()
 	repository, digest, pinned := strings.Cut(strings.TrimPrefix(ref, host+"/"), "@")
@@ -131,8 +132,8 @@ func pull(t *testing.T, dist, version, host, ref string) {
 	}
 }
 
-// binary is a program of the archive for an architecture; where it is this one's, it says its
-// version.
+// binary returns a program of the archive for an architecture. If it can run here, it must print
+// its version.
 func binary(t *testing.T, dist, version, arch, program string) (data []byte) {
 	t.Helper()
 	f, err := os.Open(filepath.Join(dist, "sealvol-"+version+"-linux-"+arch+".tar.gz"))
@@ -165,7 +166,7 @@ func binary(t *testing.T, dist, version, arch, program string) (data []byte) {
 	return data
 }
 
-// checkBill: the list of modules is one of this version's program, and names what it is made of.
+// checkBill: the list of modules belongs to a program of this version and names its modules.
 func checkBill(t *testing.T, dist, image, version string) {
 	t.Helper()
 	for _, arch := range []string{"amd64", "arm64"} {

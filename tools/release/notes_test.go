@@ -26,8 +26,8 @@ func changelogOf(t *testing.T, text string, fragments map[string]string) string 
 	return dir
 }
 
-// What is not released becomes the section of a version, and is what that
-// version's notes say, before and after.
+// Unreleased changes become the section of a version, and are that version's notes, before and
+// after.
 func TestChangelog(t *testing.T) {
 	now := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
 	dir := changelogOf(t, "# Changelog\n\n## Unreleased\n\n- old\n  style\n", map[string]string{"b.md": "- second\n", "a.md": "- first\n  of two lines", "README.md": "# How\n"})
@@ -81,7 +81,7 @@ func TestChangelogRefused(t *testing.T) {
 	}
 }
 
-// The project's own changelog and fragments are in order.
+// The project's own changelog and fragments are valid.
 func TestOwnChangelog(t *testing.T) {
 	if text, err := changes(root, "v999.0.0"); err != nil || !strings.HasPrefix(text, "- ") {
 		t.Errorf("%.100q, %v", text, err)

@@ -2,7 +2,7 @@ package main
 
 import "testing"
 
-// Each value has its row, with what stands above and beside it.
+// Each value has a row with the comments above and beside it.
 func TestValueRows(t *testing.T) {
 	got, err := valueRows([]byte(`# About the file.
 
@@ -34,7 +34,7 @@ i: [x]
 	}
 }
 
-// The chart's README is that of its values.
+// The chart's README is generated from its values.
 func TestChartReadme(t *testing.T) {
 	rows, err := valueRows([]byte(read(t, root, "charts", "sealvol", "values.yaml")))
 	if err != nil {

@@ -29,7 +29,7 @@ import (
 
 const root = "../.."
 
-// fakeImage has what images of tools/images have, but small programs.
+// fakeImage has the structure of the images of tools/images, but small programs.
 func fakeImage(t *testing.T, image, arch, version string) v1.Image {
 	t.Helper()
 	program := map[string]string{"driver": "driver", "operator": "operator", "cli": "sealvol"}[image]
@@ -87,7 +87,7 @@ func fakeImages(t *testing.T, version string) string {
 	return dir
 }
 
-// release makes one of fake images and the project's own files.
+// release builds a release from fake images and the project's own files.
 func release(t *testing.T, version, key string) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "dist", version)
@@ -111,7 +111,7 @@ func read(t *testing.T, path ...string) string {
 	return string(b)
 }
 
-// server is a registry on loopback.
+// server starts a registry on loopback.
 func server(t *testing.T) string {
 	t.Helper()
 	h, err := handler(filepath.Join(t.TempDir(), "blobs"))
@@ -176,7 +176,7 @@ func TestBuild(t *testing.T) {
 	}
 }
 
-// What the images of a release are made of is taken over as it is.
+// The contents of the images are taken over unchanged.
 func TestArchives(t *testing.T) {
 	dist := release(t, "v1.2.3-rc.1", "")
 	c, err := openChart(dist)
@@ -192,7 +192,7 @@ func TestArchives(t *testing.T) {
 		if want := "docker.io/sealvol/" + images[i] + ":v1.2.3-rc.1"; l.ref.String() != want {
 			t.Errorf("%s, not %s", l.ref, want)
 		}
-		// containerd makes a name of each; the kubelet asks for the second where the chart pins.
+		// containerd uses both names; the kubelet asks for the second if the chart pins digests
 		for _, n := range []string{l.ref.String(), l.ref.Context().String() + "@" + l.digest.String()} {
 			if n = strings.TrimPrefix(n, "index."); !strings.Contains(read(t, dir, "index.json"), fmt.Sprintf("%q: %q", annotationName, n)) {
 				t.Errorf("no name %s", n)
@@ -246,7 +246,7 @@ func TestPush(t *testing.T) {
 	if out, err := push(t, dist, host+"/team"); err != nil {
 		t.Error(out, err)
 	}
-	// A version that is there is not replaced by another of the same name.
+	// An existing version is not replaced by another one with the same name.
 	img, err := random.Image(100, 1)
 	if err != nil {
 		t.Fatal(err)

@@ -17,7 +17,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// upstream is a registry with the chart's images of others, for one architecture more than ours.
+// upstream is a registry with the chart's third-party images, with one more architecture than
+// Sealvol's.
 func upstream(t *testing.T, refs []string) string {
 	t.Helper()
 	host := server(t)
@@ -41,7 +42,7 @@ func upstream(t *testing.T, refs []string) string {
 	return host
 }
 
-// The images of others go into the registry with ours, from another registry or from files.
+// Third-party images are pushed with Sealvol's images, from another registry or from files.
 func TestSidecars(t *testing.T) {
 	dist, host := release(t, "v1.2.3", ""), server(t)
 	c, err := openChart(dist)
@@ -103,7 +104,7 @@ func TestSidecars(t *testing.T) {
 	}
 }
 
-// What is pinned by digest is fetched whole, and is what it says.
+// An image that is pinned by digest is fetched completely, and has that digest.
 func TestPinned(t *testing.T) {
 	host := upstream(t, []string{"registry.k8s.io/sig-storage/csi-resizer:v1"})
 	tag, err := name.NewTag(host + "/sig-storage/csi-resizer:v1")
@@ -128,7 +129,7 @@ func TestPinned(t *testing.T) {
 	}
 }
 
-// copySources makes a copy of what a release is made of, whose chart may be changed.
+// copySources copies the sources of a release, so that the chart can be changed.
 func copySources(t *testing.T) string {
 	t.Helper()
 	sources := t.TempDir()
@@ -154,8 +155,8 @@ func copySources(t *testing.T) string {
 	return sources
 }
 
-// The digests of the lock file are in the packaged chart, and what is fetched for it is what they
-// say; a chart whose values have moved on is not packed with the old ones.
+// The packaged chart has the digests of the lock file, and the images that are fetched for it have
+// these digests. A chart whose values have changed since is not packed with the old digests.
 func TestPinSidecars(t *testing.T) {
 	sources := copySources(t)
 	refs, err := sourceSidecars(sources)

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestReport measures a package of four files, three of which form a ring: by a function, by a
-// method and by a field.
+// TestReport measures a package of four files, three of which form a cycle: through a function, a
+// method and a field.
 func TestReport(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{

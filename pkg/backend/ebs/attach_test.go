@@ -15,7 +15,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
 )
 
-// attachCalls are the device names that were asked for.
+// attachCalls returns the requested device names.
 func attachCalls(s *ec2test.Server) (names []string) {
 	for _, c := range s.Calls() {
 		if c.Action == "AttachVolume" {
@@ -25,7 +25,7 @@ func attachCalls(s *ec2test.Server) (names []string) {
 	return names
 }
 
-// TestDeviceNames: many at once get a name each, and none that somebody else has.
+// TestDeviceNames: many concurrent attachments get different names, and none that is in use.
 func TestDeviceNames(t *testing.T) {
 	s := newEC2(t, ec2test.Options{Delays: slow}, false)
 	b := open(t, options(s))
@@ -59,7 +59,8 @@ func TestDeviceNames(t *testing.T) {
 	}
 }
 
-// TestNameInUse: describes do not show an attachment that is made behind our back; EC2 refuses the name, another is taken, and the bad one is kept for the last.
+// TestNameInUse: describes do not show an attachment that another program made. EC2 refuses the
+// name, the driver takes another one, and uses the bad name last.
 func TestNameInUse(t *testing.T) {
 	late := slow
 	late.Lag = time.Second
@@ -68,7 +69,7 @@ func TestNameInUse(t *testing.T) {
 	v, w := mustCreate(t, b, spec("a")), mustCreate(t, b, spec("b"))
 	s.SetDelays(late)
 	foreign := s.AttachForeign(nodeA, "/dev/xvdaa")
-	go s.SetDelays(ec2test.Delays{}) // soon enough for the wait, late enough for the choice or not: either way it works
+	go s.SetDelays(ec2test.Delays{}) // whether this is before or after the choice, the attachment works
 	m := must(b.Attach(t.Context(), v.ID, nodeA, false))
 	if m[attachedPath] == "/dev/xvdaa" {
 		t.Fatal("two at one name")
@@ -80,7 +81,7 @@ func TestNameInUse(t *testing.T) {
 	_ = foreign
 }
 
-// TestBadNameIsLast: what went wrong is only used if nothing else is left.
+// TestBadNameIsLast: a name that failed is only used if no other is left.
 func TestBadNameIsLast(t *testing.T) {
 	var a nameAllocator
 	a.bad.last = time.Hour
@@ -106,7 +107,7 @@ func TestBadNameIsLast(t *testing.T) {
 	}
 }
 
-// TestStuckAttaching: an attachment that hangs is taken off, and made at another name.
+// TestStuckAttaching: a hanging attachment is detached, and made at another name.
 func TestStuckAttaching(t *testing.T) {
 	s := newEC2(t, ec2test.Options{Delays: slow}, false)
 	b := open(t, options(s))
@@ -121,7 +122,8 @@ func TestStuckAttaching(t *testing.T) {
 	}
 }
 
-// TestSlowDetach: a volume that is on its way off one node is waited for; a caller that gives up leaves nothing behind.
+// TestSlowDetach: the driver waits for a volume that is detaching from another node. A caller that
+// gives up leaves nothing behind.
 func TestSlowDetach(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)
 	b := open(t, options(s))
@@ -150,7 +152,7 @@ func TestSlowDetach(t *testing.T) {
 	}
 }
 
-// TestAttachRaces are what users meet.
+// TestAttachRaces tests situations that users meet.
 func TestAttachRaces(t *testing.T) {
 	s := newEC2(t, ec2test.Options{Delays: slow}, false)
 	o := options(s)
@@ -169,13 +171,13 @@ func TestAttachRaces(t *testing.T) {
 	// Another zone.
 	wantErr(t, attach(farC), backend.ErrTopology)
 	wantErr(t, attach("i-0000000000000000f"), backend.ErrNodeNotFound)
-	// A pod moves while the volume is still on the other node: never by force.
+	// A pod moves while the volume is still on the other node: the driver never uses force.
 	if err := attach(nodeA); err != nil {
 		t.Fatal(err)
 	}
 	wantErr(t, attach(nodeB), backend.ErrAttachedElsewhere)
 	on(nodeA)
-	// Quickly between nodes.
+	// Quick moves between nodes.
 	for range 3 {
 		for _, move := range [][2]string{{nodeA, nodeB}, {nodeB, nodeA}} {
 			if err := b.Detach(t.Context(), v.ID, move[0]); err != nil {
@@ -187,12 +189,12 @@ func TestAttachRaces(t *testing.T) {
 			on(move[1])
 		}
 	}
-	// A late detach from the node where it is no more.
+	// A late detach from a node that no longer has the volume.
 	if err := b.Detach(t.Context(), v.ID, nodeB); err != nil {
 		t.Fatal(err)
 	}
 	on(nodeA)
-	// The node is gone: EC2 has detached, Kubernetes detaches after it.
+	// The node is gone: EC2 has detached, and Kubernetes detaches after that.
 	s.Terminate(nodeA)
 	for range 2 {
 		if err := b.Detach(t.Context(), v.ID, nodeA); err != nil {
@@ -204,7 +206,7 @@ func TestAttachRaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	twoAttach(t, s, b, v.ID)
-	// Deleted by somebody else.
+	// The volume was deleted by somebody else.
 	s.Update(v.ID, "detach")
 	s.Update(v.ID, "delete")
 	for _, err := b.Get(t.Context(), v.ID); !errors.Is(err, backend.ErrNotFound); _, err = b.Get(t.Context(), v.ID) {
@@ -215,8 +217,8 @@ func TestAttachRaces(t *testing.T) {
 	}
 }
 
-// twoAttach has two controllers attach a volume at once, as during a failover: one wins, and both say
-// the truth.
+// twoAttach makes two controllers attach a volume at the same time, as during a failover: one
+// succeeds, and both return true results.
 func twoAttach(t *testing.T, s *ec2test.Server, b *Backend, id string) {
 	t.Helper()
 	if err := b.Detach(t.Context(), id, ""); err != nil {
@@ -242,14 +244,15 @@ func twoAttach(t *testing.T, s *ec2test.Server, b *Backend, id string) {
 	}
 }
 
-// TestDetachBehindDescribes: an attachment whose answer was lost, and which describes do not show yet, is taken off all the same.
+// TestDetachBehindDescribes: an attachment whose answer was lost and that describes do not show yet
+// is detached anyway.
 func TestDetachBehindDescribes(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)
 	o := options(s)
 	v := mustCreate(t, open(t, o), spec("a"))
 	s.SetDelays(ec2test.Delays{Lag: quick.Settle / 2})
 	for _, err := open(t, o).Get(t.Context(), v.ID); err != nil; _, err = open(t, o).Get(t.Context(), v.ID) {
-		wantErr(t, err, backend.ErrNotFound) // until the volume itself shows
+		wantErr(t, err, backend.ErrNotFound) // until the volume itself is visible
 	}
 	lose(s, "AttachVolume", 1, ec2test.Fault{Lost: true})
 	_, err := open(t, o).Attach(t.Context(), v.ID, nodeA, false)
@@ -262,7 +265,8 @@ func TestDetachBehindDescribes(t *testing.T) {
 	}
 }
 
-// TestMetadata: the metadata service, version 2; else Kubernetes; else what the flags say; and else an error.
+// TestMetadata: the sources are the metadata service (version 2), then Kubernetes, then the flags;
+// otherwise it is an error.
 func TestMetadata(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)
 	o := options(s)
@@ -283,7 +287,7 @@ func TestMetadata(t *testing.T) {
 	if info := must(open(t, kube).Info(t.Context())); info.ID != farC || info.Topology[zoneKeyOwn] != s.Region()+"b" || info.MaxVolumes != 26 {
 		t.Fatalf("%+v", info)
 	}
-	// The order of sources is the user's; one that he leaves out is not asked.
+	// The user sets the order of the sources; a source that is left out is not asked.
 	ordered := o
 	ordered.NodeObject = kube.NodeObject
 	for sources, want := range map[string]string{"imds kubernetes": nodeA, "kubernetes imds": farC, "kubernetes": farC, "imds": nodeA} {
@@ -308,7 +312,7 @@ func TestMetadata(t *testing.T) {
 	if info := must(open(t, none).Info(t.Context())); info.ID != nodeB || info.Topology[zoneKey] != "somewhere" {
 		t.Fatalf("%+v", info)
 	}
-	// The region comes from there too.
+	// The region comes from there, too.
 	t.Setenv("AWS_REGION", "")
 	region := o
 	region.Region = ""

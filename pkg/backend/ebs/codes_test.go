@@ -12,8 +12,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
 )
 
-// referenceCodes are those that EC2's reference lists for all calls, and for the calls that we make.
-// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
+// referenceCodes are the codes that EC2's reference lists for all calls and for the calls that the
+// driver makes. https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
 const referenceCodes = `AuthFailure Blocked DryRunOperation IdempotentParameterMismatch IncompleteSignature InvalidCharacter InvalidClientTokenId InvalidPaginationToken
 InvalidParameter InvalidParameterCombination InvalidParameterDependency InvalidParameterValue MissingAuthenticationToken MissingParameter OptInRequired PendingVerification
 RequestExpired RequestLimitExceeded Throttling UnauthorizedOperation UnknownParameter UnsupportedOperation ValidationError
@@ -25,7 +25,7 @@ InvalidZone.NotFound MaxIOPSLimitExceeded OperationNotPermitted PendingSnapshotL
 TagLimitExceeded TagPolicyViolation UnknownVolumeType VolumeInUse VolumeIOPSLimit VolumeLimitExceeded VolumeModificationSizeLimitExceeded VolumeTypeNotAvailableInZone
 InsufficientVolumeCapacity InternalError InternalFailure ServiceUnavailable Unavailable ExpiredToken`
 
-// TestReferenceCodes: no code of the reference is left to be INTERNAL, but those that never reach a
+// TestReferenceCodes: no code of the reference becomes INTERNAL, except those that never reach a
 // caller.
 func TestReferenceCodes(t *testing.T) {
 	for _, code := range strings.Fields(referenceCodes) {
@@ -35,8 +35,8 @@ func TestReferenceCodes(t *testing.T) {
 	}
 }
 
-// TestCodes: what EC2 answers to a call is of the kind by which Kubernetes does the right thing
-// next, and says what a person can do.
+// TestCodes: each error of EC2 has the kind that makes Kubernetes do the right thing, and says what
+// a person can do.
 func TestCodes(t *testing.T) {
 	s := newEC2(t, ec2test.Options{NoTypes: map[string][]string{"test-1a": {"io2"}}}, false)
 	b := open(t, options(s))
@@ -86,7 +86,7 @@ func TestCodes(t *testing.T) {
 	}
 }
 
-// TestLimitText reads EC2's refusals.
+// TestLimitText parses EC2's refusals.
 func TestLimitText(t *testing.T) {
 	for text, want := range map[string]struct {
 		which string

@@ -23,7 +23,7 @@ func mustCreate(t *testing.T, b *Backend, s backend.Spec) backend.Volume {
 	return backendtest.Must[backend.Volume](t)(b.Create(t.Context(), s))
 }
 
-// must is for what cannot fail in these tests.
+// must returns the result of a call that cannot fail in these tests.
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
@@ -38,7 +38,7 @@ func wantErr(t *testing.T, err, target error) {
 	}
 }
 
-// lose makes the n-th call of an action a fault.
+// lose makes the n-th call of an action fail with a fault.
 func lose(s *ec2test.Server, action string, n int, f ec2test.Fault) {
 	var mu sync.Mutex
 	s.SetFault(func(c ec2test.Call) ec2test.Fault {
@@ -53,7 +53,7 @@ func lose(s *ec2test.Server, action string, n int, f ec2test.Fault) {
 	})
 }
 
-// TestClasses makes volumes of each type, and what EC2 refuses is refused with EC2's words.
+// TestClasses creates volumes of each type. What EC2 refuses is refused with EC2's message.
 func TestClasses(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)
 	b := open(t, options(s))
@@ -68,14 +68,14 @@ func TestClasses(t *testing.T) {
 		{class: "type=gp3 iops=4000 throughput=500", want: "gp3 10 4000 500"},
 		{class: "type=io1 iops=500", want: "io1 10 500 0"},
 		{class: "type=io2 iopsPerGB=50", want: "io2 10 500 0"},
-		{class: "type=io2 iopsPerGB=1", want: "io2 10 100 0"},                       // the least that there is
-		{class: "type=gp3 iopsPerGB=2000", want: "gp3 10 5000 125"},                 // the most for its size
-		{class: "type=io1 iopsPerGB=100", want: "io1 10 500 0"},                     // also of the next
-		{class: "type=io1 iopsPerGB=100", gib: 2000, want: "io1 2000 64000 0"},      // the most of all
-		{class: "type=gp3 iopsPerGB=500", gib: 1000, want: "gp3 1000 80000 125"},    // the most
-		{class: "type=gp3", mutable: "type=io2 iops=200", want: "io2 10 200 0"},     // the VolumeAttributesClass wins
-		{class: "type=io2 iopsPerGB=50", mutable: "iops=200", want: "io2 10 200 0"}, // over a rate too
-		{class: "type=st1", gib: -1, want: "st1 125 0 0"},                           // the least, if no size is asked for
+		{class: "type=io2 iopsPerGB=1", want: "io2 10 100 0"},                       // the minimum
+		{class: "type=gp3 iopsPerGB=2000", want: "gp3 10 5000 125"},                 // the maximum for its size
+		{class: "type=io1 iopsPerGB=100", want: "io1 10 500 0"},                     // also for the next one
+		{class: "type=io1 iopsPerGB=100", gib: 2000, want: "io1 2000 64000 0"},      // the maximum of all sizes
+		{class: "type=gp3 iopsPerGB=500", gib: 1000, want: "gp3 1000 80000 125"},    // the maximum
+		{class: "type=gp3", mutable: "type=io2 iops=200", want: "io2 10 200 0"},     // the VolumeAttributesClass takes precedence
+		{class: "type=io2 iopsPerGB=50", mutable: "iops=200", want: "io2 10 200 0"}, // also over a rate
+		{class: "type=st1", gib: -1, want: "st1 125 0 0"},                           // the minimum, if no size is requested
 		{class: "type=st1", want: "st1 125 0 0"},                                    // or a smaller one
 		{class: "type=standard", want: "standard 10 0 0"},
 		{class: "type=gp9", err: backend.ErrInvalid},
@@ -89,7 +89,7 @@ func TestClasses(t *testing.T) {
 		{class: "type=gp3 iops=-5", err: backend.ErrInvalid},
 		{class: "type=gp3 iops=5000 iopsPerGB=5", err: backend.ErrInvalid},
 		{class: "encrypted=perhaps", err: backend.ErrInvalid},
-		{class: "kmsKeyId=k", err: backend.ErrInvalid}, // and not encrypted
+		{class: "kmsKeyId=k", err: backend.ErrInvalid}, // not encrypted
 		{mutable: "encrypted=true", err: backend.ErrInvalid},
 		{class: "type=standard", gib: 1025, err: backend.ErrOutOfRange},
 	} {
@@ -108,7 +108,7 @@ func TestClasses(t *testing.T) {
 		x := must(b.volume(t.Context(), v.ID))
 		got := fmt.Sprintf("%s %d %d %d", x.VolumeType, *x.Size, deref(x.Iops), deref(x.Throughput))
 		if got != c.want {
-			t.Errorf("%s, %s: %s in place of %s", c.class, c.mutable, got, c.want)
+			t.Errorf("%s, %s: %s instead of %s", c.class, c.mutable, got, c.want)
 		}
 		if again, err := b.Create(t.Context(), sp); err != nil || again.ID != v.ID {
 			t.Errorf("%s, %s, again: %v %v", c.class, c.mutable, again, err)
@@ -140,7 +140,7 @@ func parse(s string) map[string]string {
 	return m
 }
 
-// TestBurntToken: a volume that EC2 accepts and then does not make burns its client token.
+// TestBurntToken: a volume that EC2 accepts but does not create burns its client token.
 func TestBurntToken(t *testing.T) {
 	for _, o := range []ec2test.Options{{}, {Ghosts: true}} {
 		o.Delays, o.KMSKeys = slow, []string{"good"}
@@ -164,9 +164,9 @@ func TestBurntToken(t *testing.T) {
 	}
 }
 
-// TestKeyRefused: EC2 takes a volume and an attachment whose key KMS refuses, and drops them
-// without a word: no describe has ever shown the volume. The error names the key and what to do,
-// and one call makes one volume.
+// TestKeyRefused: EC2 accepts a volume and an attachment whose key KMS refuses, and then drops them
+// silently: no describe has ever shown the volume. The error names the key and says what to do, and
+// one call creates one volume.
 func TestKeyRefused(t *testing.T) {
 	s := newEC2(t, ec2test.Options{KMSKeys: []string{"good"}}, false)
 	b := open(t, options(s))
@@ -191,14 +191,14 @@ func TestKeyRefused(t *testing.T) {
 	named(err, backend.ErrUnavailable, "good")
 }
 
-// clock is EC2's, which a test may put forward.
+// clock is EC2's clock, which a test can advance.
 type clock struct{ ahead atomic.Int64 }
 
 func (c *clock) now() time.Time          { return time.Now().Add(time.Duration(c.ahead.Load())) }
 func (c *clock) forward(d time.Duration) { c.ahead.Add(int64(d)) }
 
-// TestDeletedName: EC2 refuses the client token of the deleted volume, or gives the volume's id
-// again, for as long as it knows the token.
+// TestDeletedName: EC2 refuses the client token of the deleted volume, or returns the volume's id
+// again, for as long as it remembers the token.
 func TestDeletedName(t *testing.T) {
 	for _, ghosts := range []bool{false, true} {
 		t.Run(fmt.Sprint("ghosts=", ghosts), func(t *testing.T) {
@@ -206,7 +206,7 @@ func TestDeletedName(t *testing.T) {
 			s := newEC2(t, ec2test.Options{Delays: slow, Ghosts: ghosts, Now: c.now}, false)
 			o := options(s)
 			if !ghosts {
-				o.Timing.Settle = time.Hour // EC2 says that the volume is gone: nothing is to be waited for
+				o.Timing.Settle = time.Hour // EC2 itself says that the volume is gone, so the driver need not wait
 			}
 			deleteAndRemake(t, s, o, &c)
 		})
@@ -232,11 +232,11 @@ func deleteAndRemake(t *testing.T, s *ec2test.Server, o Options, c *clock) {
 				break
 			}
 		}
-		c.forward(time.Minute) // a volume of this moment is one that has just been made
+		c.forward(time.Minute) // a volume with this creation time would have just been created
 	}
 }
 
-// TestClones: EC2's own default for a copy is gp2, of whatever type its source is.
+// TestClones: EC2's own default for a copy is gp2, whatever type its source has.
 func TestClones(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)
 	b := open(t, options(s))
@@ -258,12 +258,13 @@ func TestClones(t *testing.T) {
 		}
 		x := must(b.volume(t.Context(), v.ID))
 		if got := fmt.Sprintf("%s %d %d", x.VolumeType, deref(x.Iops), deref(x.Throughput)); got != c.want {
-			t.Errorf("%s, %s: %s in place of %s", c.class, c.mutable, got, c.want)
+			t.Errorf("%s, %s: %s instead of %s", c.class, c.mutable, got, c.want)
 		}
 	}
 }
 
-// TestVolumeLimit: EC2 looks at the account's limit before the token, so that the repetition of a call that succeeded fails.
+// TestVolumeLimit: EC2 checks the account's limit before the token, so retrying a successful call
+// fails.
 func TestVolumeLimit(t *testing.T) {
 	s := newEC2(t, ec2test.Options{Limits: ec2test.Limits{Volumes: 4}, Delays: slow}, false) // three are root volumes
 	lose(s, "CreateVolume", 1, ec2test.Fault{Lost: true})
@@ -273,7 +274,7 @@ func TestVolumeLimit(t *testing.T) {
 	mustCreate(t, b, spec("a"))
 	_, err = b.Create(t.Context(), spec("b"))
 	wantErr(t, err, backend.ErrNoSpace)
-	// And if describes are far behind.
+	// Also if describes are very outdated.
 	late := slow
 	late.Lag = quick.Settle / 2
 	s2 := newEC2(t, ec2test.Options{Limits: ec2test.Limits{Volumes: 4}, Delays: late}, false)
@@ -284,7 +285,8 @@ func TestVolumeLimit(t *testing.T) {
 	mustCreate(t, b, spec("a"))
 }
 
-// TestLateDescribes: a repetition that asks for another zone, while describes do not show the volume yet, makes no second one.
+// TestLateDescribes: a retry for another zone, while describes do not show the volume yet, does not
+// create a second one.
 func TestLateDescribes(t *testing.T) {
 	late := slow
 	late.Lag = quick.Settle / 2
@@ -306,7 +308,7 @@ func TestLateDescribes(t *testing.T) {
 	wantErr(t, err, backend.ErrExists)
 }
 
-// TestForeign: volumes and snapshots of others are not ours to see or delete.
+// TestForeign: the driver neither sees nor deletes volumes and snapshots of others.
 func TestForeign(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)
 	o := options(s)
@@ -334,7 +336,8 @@ func TestForeign(t *testing.T) {
 	}
 }
 
-// TestBatches: questions that come together are one call, and one volume that is gone does not spoil the answer for others.
+// TestBatches: concurrent requests become one call, and a deleted volume does not spoil the answer
+// for others.
 func TestBatches(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)
 	o := options(s)
@@ -365,7 +368,7 @@ func TestBatches(t *testing.T) {
 			t.Errorf("%d calls", calls)
 		}
 	}
-	// Also if EC2 takes one for no id at all.
+	// Also if EC2 considers one id malformed.
 	for code, message := range map[string]string{codeBadVolume: "Invalid id: \"" + ids[0] + "\"", codeBadValue: "Value (" + ids[0] + ") for parameter volumes is invalid. Expected: 'vol-...'."} {
 		s.SetFault(func(c ec2test.Call) ec2test.Fault {
 			for i := 1; c.Params.Has(fmt.Sprint("VolumeId.", i)); i++ {
@@ -403,7 +406,7 @@ func countNot9(ids []string) (n int) {
 	return n
 }
 
-// TestThrottled: the SDK waits and repeats.
+// TestThrottled: the SDK waits and retries.
 func TestThrottled(t *testing.T) {
 	s := newEC2(t, ec2test.Options{Limits: ec2test.Limits{PerSecond: 40, Burst: 2}}, false)
 	o := options(s)
@@ -426,8 +429,8 @@ func TestThrottled(t *testing.T) {
 	wantErr(t, err, backend.ErrUnavailable)
 }
 
-// TestOneBadRecord: a volume whose tags somebody has spoilt is listed, with where it is attached,
-// and keeps no others from being listed.
+// TestOneBadRecord: a volume whose tags somebody has spoilt is listed with its attachment, and does
+// not prevent listing others.
 func TestOneBadRecord(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)
 	b := open(t, options(s))

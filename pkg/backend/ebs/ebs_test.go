@@ -26,11 +26,12 @@ const (
 	farC  = "i-0123456789abcdef2" // in another zone
 )
 
-// quick is the timing of tests: that of EC2, a thousand times as fast.
+// quick is the timing of tests: EC2's, a thousand times as fast.
 var quick = Timing{Batch: time.Millisecond, Coalesce: 20 * time.Millisecond, CreateFirst: time.Millisecond, Poll: time.Millisecond, PollMost: 20 * time.Millisecond,
 	StuckAttach: 200 * time.Millisecond, Settle: 100 * time.Millisecond, Patience: 20 * time.Second, DeviceAppear: 5 * time.Second}
 
-// newEC2 is a fake with two machines in one zone and one in another. Volumes have data if disks.
+// newEC2 starts a simulated EC2 with two instances in one zone and one in another. With disks,
+// volumes have data.
 func newEC2(t testing.TB, o ec2test.Options, disks bool) *ec2test.Server {
 	t.Helper()
 	if disks {
@@ -75,7 +76,7 @@ func open(t testing.TB, o Options) *Backend {
 	return b
 }
 
-// slow are delays longer than a poll, and describes that are behind.
+// slow are delays that are longer than a poll, with outdated describes.
 var slow = ec2test.Delays{Create: 8 * time.Millisecond, Delete: 5 * time.Millisecond, Attach: 8 * time.Millisecond, Detach: 8 * time.Millisecond,
 	Modify: 8 * time.Millisecond, Optimize: 5 * time.Millisecond, Snapshot: 10 * time.Millisecond, Lag: 3 * time.Millisecond}
 

@@ -25,7 +25,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
 )
 
-// signers notes with which credentials EC2 is asked, and lets everything pass.
+// signers records the credentials with which EC2 is called, and passes everything on.
 type signers struct {
 	mu  sync.Mutex
 	who []string // guarded by mu
@@ -42,15 +42,16 @@ func (s *signers) Do(r *http.Request) (*http.Response, error) {
 	return http.DefaultClient.Do(r)
 }
 
-// noKeys leaves the SDK's chain to what the test sets, and to what leads nowhere.
+// noKeys gives the SDK's default chain only what the test sets, and addresses that lead nowhere.
 func noKeys(t *testing.T) {
 	t.Helper()
 	t.Setenv("AWS_ACCESS_KEY_ID", "")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "")
 }
 
-// TestWebIdentity: with what IRSA puts into a pod's environment, the token is exchanged at STS, anew with the token that there is then when the
-// keys run out, and EC2 is asked with those.
+// TestWebIdentity: with what IRSA sets in a pod's environment, the token is exchanged at STS, and
+// exchanged again, with the token of that time, when the credentials expire. EC2 is called with
+// these credentials.
 func TestWebIdentity(t *testing.T) {
 	ec2 := newEC2(t, ec2test.Options{}, false)
 	token := filepath.Join(t.TempDir(), "token")
@@ -97,7 +98,7 @@ func TestWebIdentity(t *testing.T) {
 	if got := fmt.Sprint(seen.who); got != "[KEY1 session1 KEY2 session2]" {
 		t.Errorf("EC2 saw %s", got)
 	}
-	// A role that may not be assumed is an error, and nothing else is tried.
+	// A role that must not be assumed is an error, and nothing else is tried.
 	t.Setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/other")
 	_, err = open(t, o).Get(t.Context(), volX)
 	wantErr(t, err, backend.ErrUnavailable)
@@ -114,7 +115,8 @@ func TestWebIdentity(t *testing.T) {
 	}
 }
 
-// TestPodIdentity: with what EKS Pod Identity puts into a pod's environment, the agent is asked with the token, and EC2 with what it gives.
+// TestPodIdentity: with what EKS Pod Identity sets in a pod's environment, the agent is called with
+// the token, and EC2 with the agent's credentials.
 func TestPodIdentity(t *testing.T) {
 	ec2 := newEC2(t, ec2test.Options{}, false)
 	token := filepath.Join(t.TempDir(), "token")
@@ -126,7 +128,7 @@ func TestPodIdentity(t *testing.T) {
 		case r.URL.Path != "/v1/credentials":
 			http.Error(w, "no", http.StatusForbidden)
 			return
-		case r.Header.Get("Authorization") == "code": // an agent with codes, one of which EC2 has too
+		case r.Header.Get("Authorization") == "code": // an agent with error codes, one of which EC2 also has
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusBadRequest)
 			_, _ = io.WriteString(w, `{"code":"InvalidParameter","message":"the agent's reason"}`)
@@ -167,7 +169,7 @@ func TestPodIdentity(t *testing.T) {
 	}
 }
 
-// hosts notes whom a client wants to reach, and reaches nobody.
+// hosts records which hosts a client wants to reach, and reaches none.
 type hosts struct {
 	mu   sync.Mutex
 	seen []string
@@ -180,7 +182,7 @@ func (h *hosts) Do(r *http.Request) (*http.Response, error) {
 	return nil, errors.New("not sent")
 }
 
-// TestEndpoints: which host is asked with which settings. Nothing is sent.
+// TestEndpoints: which host is called with which settings. Nothing is sent.
 func TestEndpoints(t *testing.T) {
 	for _, c := range []struct {
 		env      map[string]string
@@ -190,7 +192,7 @@ func TestEndpoints(t *testing.T) {
 	}{
 		{nil, "eu-west-1", "", "https://ec2.eu-west-1.amazonaws.com"},
 		{map[string]string{"AWS_USE_FIPS_ENDPOINT": "true"}, "us-east-1", "", "https://ec2-fips.us-east-1.amazonaws.com"},
-		{map[string]string{"AWS_USE_FIPS_ENDPOINT": "true"}, "us-gov-west-1", "", "https://ec2.us-gov-west-1.amazonaws.com"}, // all of that partition's are
+		{map[string]string{"AWS_USE_FIPS_ENDPOINT": "true"}, "us-gov-west-1", "", "https://ec2.us-gov-west-1.amazonaws.com"}, // all endpoints of that partition are FIPS endpoints
 		{map[string]string{"AWS_USE_DUALSTACK_ENDPOINT": "true"}, "us-east-1", "", "https://ec2.us-east-1.api.aws"},
 		{nil, "cn-north-1", "", "https://ec2.cn-north-1.amazonaws.com.cn"},
 		{map[string]string{"AWS_ENDPOINT_URL_EC2": "https://vpce-1.example"}, "us-east-1", "", "https://vpce-1.example"},
@@ -213,7 +215,8 @@ func TestEndpoints(t *testing.T) {
 	}
 }
 
-// TestCABundle: a server whose certificate is of an authority of one's own is trusted with AWS_CA_BUNDLE, and not without.
+// TestCABundle: with AWS_CA_BUNDLE, a server whose certificate comes from a private authority is
+// trusted; without it, it is not.
 func TestCABundle(t *testing.T) {
 	ec2 := newEC2(t, ec2test.Options{}, false)
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -224,7 +227,7 @@ func TestCABundle(t *testing.T) {
 		w.WriteHeader(resp.StatusCode)
 		_, _ = io.Copy(w, resp.Body)
 	}))
-	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError) // of whoever does not trust it
+	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError) // of clients that do not trust it
 	srv.StartTLS()
 	defer srv.Close()
 	o := options(ec2)
@@ -245,7 +248,8 @@ func TestCABundle(t *testing.T) {
 
 const envProxied = "SEALVOL_TEST_PROXIED"
 
-// TestProxies: EC2 goes by the proxy, the metadata service only if NO_PROXY does not name it. net/http reads the environment once in each process.
+// TestProxies: EC2 is called through the proxy, and so is the metadata service unless NO_PROXY
+// names it. net/http reads the environment once per process.
 func TestProxies(t *testing.T) {
 	if os.Getenv(envProxied) != "" {
 		proxied(t)

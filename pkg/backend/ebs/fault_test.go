@@ -21,7 +21,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
 )
 
-// life is all that happens to a volume, each step repeated until it succeeds, as Kubernetes does. restart, if not nil, gives a new backend after a failure.
+// life makes all calls for a volume and repeats each until it succeeds, like Kubernetes. restart,
+// if not nil, returns a new backend after a failure.
 type life struct {
 	t       *testing.T
 	b       *Backend
@@ -80,10 +81,11 @@ func (l *life) run(ctx context.Context) {
 	}
 }
 
-// lifeIn runs a life in which the n-th call to EC2 is a fault, and says how many calls there were.
+// lifeIn runs a life in which the n-th call to EC2 has a fault, and returns how many calls there
+// were.
 func lifeIn(t *testing.T, n int, f ec2test.Fault, restart bool) int {
 	delays := slow
-	if f.Lost { // and describes do not show yet what was done
+	if f.Lost { // describes do not show the change yet
 		delays.Lag = quick.Settle / 4
 	}
 	s := newEC2(t, ec2test.Options{Delays: delays}, false)
@@ -115,7 +117,8 @@ func lifeIn(t *testing.T, n int, f ec2test.Fault, restart bool) int {
 	return count
 }
 
-// TestFaults lets each call to EC2 fail, time out, and succeed without an answer, with a driver that lives on and one that starts anew.
+// TestFaults makes each call to EC2 fail, time out, and succeed without an answer, with a driver
+// that continues and with one that restarts.
 func TestFaults(t *testing.T) {
 	total := lifeIn(t, 0, ec2test.Fault{}, false)
 	t.Logf("%d calls in a life", total)
@@ -138,7 +141,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// eachCall runs a test for each number of a call, many at a time: they mostly wait.
+// eachCall runs a test for each number of a call, many concurrently, because they mostly wait.
 func eachCall(t *testing.T, most int, run func(t *testing.T, n int)) {
 	var g errgroup.Group
 	g.SetLimit(24)
@@ -154,7 +157,8 @@ func eachCall(t *testing.T, most int, run func(t *testing.T, n int)) {
 	_ = g.Wait()
 }
 
-// TestNothingElse: without an endpoint a client in these tests reaches nobody, and no name or address other than loopback is ever asked for.
+// TestNothingElse: without an endpoint, a client in these tests reaches no server, and only asks
+// for loopback names and addresses.
 func TestNothingElse(t *testing.T) {
 	var mu sync.Mutex
 	var dialled []string
@@ -182,7 +186,7 @@ func TestNothingElse(t *testing.T) {
 	}
 }
 
-// TestPolicies compares docs/iam with the calls that the code makes.
+// TestPolicies compares docs/iam with the calls in the code.
 func TestPolicies(t *testing.T) {
 	called := map[string]bool{}
 	for m := range reflect.TypeFor[api]().Methods() {
@@ -190,7 +194,7 @@ func TestPolicies(t *testing.T) {
 	}
 	controller, node := policy(t, "controller.json"), policy(t, "node.json")
 	for a := range called {
-		// CreateTags is implied by nothing: tags at creation need it too.
+		// CreateTags is always needed, because tags at creation need it, too
 		if !slices.Contains(controller, a) && !slices.Contains(node, a) {
 			t.Errorf("%s is allowed to nobody", a)
 		}
@@ -201,7 +205,7 @@ func TestPolicies(t *testing.T) {
 		}
 	}
 	for _, a := range node {
-		if !strings.HasPrefix(a, "ec2:Describe") && a != "ec2:CreateTags" { // of two keys: TestPoliciesAllow
+		if !strings.HasPrefix(a, "ec2:Describe") && a != "ec2:CreateTags" { // of two keys: see TestPoliciesAllow
 			t.Errorf("a node may %s", a)
 		}
 	}
@@ -212,7 +216,8 @@ func TestPolicies(t *testing.T) {
 	}
 }
 
-// TestKMSPolicy: what EC2 does with a key on behalf of who makes and attaches encrypted volumes, and no more; no other may be let use it.
+// TestKMSPolicy: the policy allows what EC2 does with a key on behalf of a user who creates and
+// attaches encrypted volumes, and no more; it must not allow giving access to others.
 // https://docs.aws.amazon.com/ebs/latest/userguide/ebs-encryption-requirements.html#ebs-encryption-permissions
 func TestKMSPolicy(t *testing.T) {
 	list := statements(t, "kms.json")
@@ -236,7 +241,7 @@ func TestKMSPolicy(t *testing.T) {
 	}
 }
 
-// policy lists the actions of a document that is about EC2 alone.
+// policy lists the actions of a document that concerns only EC2.
 func policy(t *testing.T, name string) (actions []string) {
 	t.Helper()
 	for _, s := range statements(t, name) {
@@ -254,7 +259,7 @@ func policy(t *testing.T, name string) (actions []string) {
 	return actions
 }
 
-// statement is one of an IAM policy document.
+// statement is a statement of an IAM policy document.
 type statement struct {
 	Sid, Effect string
 	Action      []string

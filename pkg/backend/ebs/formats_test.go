@@ -7,7 +7,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
 )
 
-// volumeMeanwhile makes a volume of a cluster, whatever faults there are.
+// volumeMeanwhile creates a volume of a cluster, without faults.
 func volumeMeanwhile(t *testing.T, s *ec2test.Server, cluster string) string {
 	t.Helper()
 	fault := s.SetFault(nil)
@@ -17,8 +17,8 @@ func volumeMeanwhile(t *testing.T, s *ec2test.Server, cluster string) string {
 	return mustCreate(t, open(t, o), spec("of "+cluster)).ID
 }
 
-// TestFormatTags: what is kept is there for the next backend, never goes back, and is not asked for
-// twice; a describe that is behind is no reason to forget it.
+// TestFormatTags: the next backend finds the recorded state, the state never goes back, and it is
+// not requested twice. An outdated describe does not undo it.
 func TestFormatTags(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)
 	ctl := open(t, options(s))
@@ -30,7 +30,7 @@ func TestFormatTags(t *testing.T) {
 		}
 	}
 	o := options(s)
-	o.Cluster = "" // a node does not know it
+	o.Cluster = "" // a node does not know the cluster
 	b := open(t, o)
 	want(b, backend.FormatNone)
 	m, err := ctl.Attach(t.Context(), v.ID, nodeA, false)
@@ -53,7 +53,7 @@ func TestFormatTags(t *testing.T) {
 	if m, err = ctl.Attach(t.Context(), v.ID, nodeA, false); err != nil || m[attachedMade] != "true" {
 		t.Fatal(m, err)
 	}
-	// A copy is another device; nothing is kept of it.
+	// A copy is another device and has no record.
 	c := mustCreate(t, ctl, backend.Spec{Name: "copy", Source: &backend.Source{Volume: v.ID}})
 	if got, err := b.FormatState(t.Context(), c.ID); got != backend.FormatNone || err != nil {
 		t.Fatal(got, err)

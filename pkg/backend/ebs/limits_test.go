@@ -14,7 +14,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
 )
 
-// TestAttachLimits: computed from the instance, and EC2 agrees to the volume.
+// TestAttachLimits: the limit is computed from the instance, and EC2 accepts exactly that many
+// volumes.
 func TestAttachLimits(t *testing.T) {
 	for _, c := range []struct {
 		kind  string
@@ -24,8 +25,8 @@ func TestAttachLimits(t *testing.T) {
 	}{
 		{"m5.large", 1, 0, 26}, {"m5.large", 3, 0, 24}, {"m5.large", 3, 2, 22}, {"m5d.large", 1, 0, 25}, // shared with interfaces and local disks
 		{"m5d.24xlarge", 1, 0, 22}, {"m5d.24xlarge", 4, 1, 18}, {"i3en.24xlarge", 1, 0, 18}, {"g4dn.xlarge", 1, 0, 24}, {"d3.8xlarge", 1, 0, 2}, {"m5.metal", 1, 0, 30},
-		{"m7i.large", 3, 0, 31}, {"m7i.large", 1, 4, 27}, {"p4d.24xlarge", 4, 0, 27}, // of their own
-		{"t3.old", 2, 0, 25}, {"i3en.old", 2, 0, 17}, {"m3.old", 2, 0, 39}, // EC2 does not tell
+		{"m7i.large", 3, 0, 31}, {"m7i.large", 1, 4, 27}, {"p4d.24xlarge", 4, 0, 27}, // not shared
+		{"t3.old", 2, 0, 25}, {"i3en.old", 2, 0, 17}, {"m3.old", 2, 0, 39}, // EC2 does not say
 		{"m4.large", 2, 0, 39}, {"i3.16xlarge", 2, 0, 39}, // Xen
 		{"r8gb.metal-48xl", 1, 0, 77}, // two cards
 	} {
@@ -65,8 +66,8 @@ func TestAttachLimits(t *testing.T) {
 	}
 }
 
-// TestLimitsWithoutEC2: a node that may not ask EC2 counts its local disks and, each time, its
-// network interfaces.
+// TestLimitsWithoutEC2: a node without access to EC2 counts its local disks once, and its network
+// interfaces each time.
 func TestLimitsWithoutEC2(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)
 	s.SetFault(func(ec2test.Call) ec2test.Fault {
@@ -90,8 +91,8 @@ func TestLimitsWithoutEC2(t *testing.T) {
 	}
 }
 
-// TestRecordedMachines: what EC2 has told of some types, and how many volumes fit beside the root
-// volume of a machine with one network interface.
+// TestRecordedMachines: EC2's descriptions of some types, and how many volumes fit beside the root
+// volume of an instance with one network interface.
 func TestRecordedMachines(t *testing.T) {
 	const nitro, xen, metal = types.InstanceTypeHypervisorNitro, types.InstanceTypeHypervisorXen, types.InstanceTypeHypervisor("")
 	for _, c := range []struct {

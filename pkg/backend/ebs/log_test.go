@@ -11,7 +11,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
-// logBuffer is a log that several goroutines write.
+// logBuffer is a log that several goroutines write to.
 type logBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer // guarded by mu
@@ -24,8 +24,8 @@ func (l *logBuffer) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
-// Calls of EC2 are logged with the id of the call that needs them, describes that one caller alone
-// waits for included, and with what they failed.
+// Calls to EC2 are logged with the id of the call that needs them, including describes for a single
+// caller, and with the code of their error.
 func TestLogCalls(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)
 	var out logBuffer

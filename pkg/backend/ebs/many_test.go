@@ -15,8 +15,9 @@ import (
 // realistic is how long EC2 takes.
 var realistic = ec2test.Delays{Create: 1500 * time.Millisecond, Attach: 2 * time.Second, Detach: 2 * time.Second, Lag: 300 * time.Millisecond, Answer: 60 * time.Millisecond}
 
-// TestDescribesPerVolume: 200 volumes are made, attached and detached again with the timing that users get, by as many workers as the sidecars have, and all
-// describes together are under two for each. Time is synctest's, so that the counts depend on no machine.
+// TestDescribesPerVolume: 200 volumes are created, attached and detached with the timing of real
+// users, by as many workers as the sidecars have. All describes together are fewer than two for
+// each volume. The time is that of synctest, so the counts do not depend on the machine.
 func TestDescribesPerVolume(t *testing.T) {
 	for _, workers := range []int{200, 10} {
 		t.Run(fmt.Sprint(workers), func(t *testing.T) {
@@ -44,7 +45,7 @@ func many(t *testing.T, s *ec2test.Server, volumes, workers int) {
 			ids[i] = v.ID
 			return err
 		}},
-		{"publish", func(i int) error { // as pkg/csi does
+		{"publish", func(i int) error { // like pkg/csi
 			if _, err := b.Get(t.Context(), ids[i]); err != nil {
 				return err
 			}
@@ -68,7 +69,7 @@ func many(t *testing.T, s *ec2test.Server, volumes, workers int) {
 	}
 }
 
-// atOnce does n things by some workers, and returns how long each took, sorted.
+// atOnce runs n calls with some workers, and returns how long each took, sorted.
 func atOnce(t *testing.T, n, workers int, do func(i int) error) []time.Duration {
 	took, next := make([]time.Duration, n), make(chan int)
 	var wg sync.WaitGroup

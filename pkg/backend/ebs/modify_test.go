@@ -14,8 +14,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
 )
 
-// TestModify: expansion and new class in one modification, the quota, and values that exclude one
-// another.
+// TestModify: expansion and new class in one modification, the quota, and values that contradict
+// each other.
 func TestModify(t *testing.T) {
 	s := newEC2(t, ec2test.Options{Delays: slow}, false)
 	o := options(s)
@@ -50,13 +50,13 @@ func TestModify(t *testing.T) {
 	}
 	wantErr(t, modify("iops=99999999"), backend.ErrInvalid)
 	wantErr(t, modify("iopsPerGB=5"), backend.ErrInvalid)
-	again := func(f func() error) (err error) { // while EC2 still moves the data of the last one
+	again := func(f func() error) (err error) { // while EC2 still moves the data of the last modification
 		for err = backend.ErrUnavailable; errors.Is(err, backend.ErrUnavailable); {
 			err = f()
 		}
 		return err
 	}
-	// The answer is lost: the repetition finds it made.
+	// The answer is lost: the retry finds the result.
 	lose(s, "ModifyVolume", 1, ec2test.Fault{Lost: true})
 	if err := again(func() error { return modify("iops=4000") }); err != nil {
 		t.Fatal(err)
@@ -73,8 +73,9 @@ func TestModify(t *testing.T) {
 	}
 }
 
-// TestModifyType: with another type EC2 forgets what the volume had, and takes its own defaults for
-// what is not said: all that is wanted is said, and one modification does.
+// TestModifyType: when the type changes, EC2 forgets all values and uses its own defaults for those
+// that the request does not have. The driver sends all wanted values, and one modification is
+// enough.
 func TestModifyType(t *testing.T) {
 	for _, c := range []struct {
 		gib         int64
@@ -83,15 +84,15 @@ func TestModifyType(t *testing.T) {
 		calls       int
 		err         error
 	}{
-		{10, "", "type=io2 iops=3000", "io2 3000 0", 1, nil}, // as many as it has
+		{10, "", "type=io2 iops=3000", "io2 3000 0", 1, nil}, // the value that it has
 		{10, "type=io2 iops=5000", "type=gp3 iops=5000", "gp3 5000 125", 1, nil},
 		{10, "type=gp3 iops=5000 throughput=500", "type=io2 iops=5000", "io2 5000 0", 1, nil},
 		{10, "type=io1 iops=500", "type=io2 iops=500", "io2 500 0", 1, nil},
-		{1000, "type=gp2", "type=gp3 iops=3000 throughput=125", "gp3 3000 125", 1, nil}, // EC2 alone would give 250 MiB/s
+		{1000, "type=gp2", "type=gp3 iops=3000 throughput=125", "gp3 3000 125", 1, nil}, // EC2's default would be 250 MiB/s
 		{1000, "type=gp2", "type=gp3", "gp3 3000 250", 1, nil},
-		{10, "", "type=gp3 iops=3000 throughput=125", "gp3 3000 125", 0, nil},         // all as it is
+		{10, "", "type=gp3 iops=3000 throughput=125", "gp3 3000 125", 0, nil},         // nothing changes
 		{1000, "type=gp2", "type=gp2 iops=3000", "gp2 3000 0", 1, backend.ErrInvalid}, // EC2's own 3000
-		{10, "", "type=io1", "gp3 3000 125", 1, backend.ErrInvalid},                   // its default is too much for the size
+		{10, "", "type=io1", "gp3 3000 125", 1, backend.ErrInvalid},                   // its default is too high for the size
 	} {
 		s := newEC2(t, ec2test.Options{Delays: slow}, false)
 		b := open(t, options(s))
@@ -99,13 +100,13 @@ func TestModifyType(t *testing.T) {
 		err := b.Modify(t.Context(), v.ID, parse(c.class))
 		x := s.Volumes()[0]
 		if got := fmt.Sprintf("%s %d %d", x.Type, x.IOPS, x.Throughput); !errors.Is(err, c.err) || got != c.want || s.Counts()["ModifyVolume"] != c.calls {
-			t.Errorf("%s to %s: %s in place of %s, %d modifications, %v", c.from, c.class, got, c.want, s.Counts()["ModifyVolume"], err)
+			t.Errorf("%s to %s: %s instead of %s, %d modifications, %v", c.from, c.class, got, c.want, s.Counts()["ModifyVolume"], err)
 		}
 	}
 }
 
-// TestModifyAdjusted: what EC2 makes otherwise than it was asked is said at once, and no second
-// modification is spent on it.
+// TestModifyAdjusted: if the result differs from the request, the driver reports it at once and
+// makes no second modification.
 func TestModifyAdjusted(t *testing.T) {
 	s := newEC2(t, ec2test.Options{Delays: slow, Limits: ec2test.Limits{ModifyTo: 4000}}, false)
 	b := open(t, options(s))
@@ -123,7 +124,7 @@ func TestModifyAdjusted(t *testing.T) {
 	wantErr(t, m.shown(time.Hour), backend.ErrUnavailable)
 }
 
-// TestJoinedApart: a request that EC2 refuses does not take down what was joined with it.
+// TestJoinedApart: a request that EC2 refuses does not make merged requests fail.
 func TestJoinedApart(t *testing.T) {
 	s := newEC2(t, ec2test.Options{Delays: slow}, false)
 	b := open(t, options(s))
@@ -142,8 +143,8 @@ func TestJoinedApart(t *testing.T) {
 	wg.Wait()
 }
 
-// TestWhileModifying: while EC2 modifies a volume, which may take minutes, it can be detached;
-// attaching is refused by EC2, which is told at once.
+// TestWhileModifying: while EC2 modifies a volume, which may take minutes, it can be detached. EC2
+// refuses to attach it, and the driver reports that at once.
 func TestWhileModifying(t *testing.T) {
 	var c clock
 	s := newEC2(t, ec2test.Options{Now: c.now, Delays: ec2test.Delays{Modify: time.Hour}}, false)

@@ -19,7 +19,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
-// startMoto starts the stand-in and returns its URL.
+// startMoto starts moto and returns its URL.
 func startMoto(t *testing.T, prog string) (url string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -58,8 +58,9 @@ func startMoto(t *testing.T, prog string) (url string) {
 	}
 }
 
-// TestMoto asks an EC2 that others wrote for the calls that we make: a second opinion on what our own stand-in takes and gives. moto ignores client
-// tokens, accepts attachments twice and knows no states between, so that it is no judge of anything else.
+// TestMoto makes the driver's calls to a third-party EC2 simulator, as a second opinion on the wire
+// format that ec2test implements. moto ignores client tokens, accepts attachments twice and has no
+// intermediate states, so it proves nothing else.
 func TestMoto(t *testing.T) {
 	prog := os.Getenv("SEALVOL_MOTO")
 	if prog == "" {
@@ -122,7 +123,7 @@ func TestMoto(t *testing.T) {
 	wantErr(t, err, backend.ErrNotFound)
 }
 
-// motoInstance starts a machine.
+// motoInstance starts an instance.
 func motoInstance(t *testing.T, o Options, b *Backend) string {
 	t.Helper()
 	client, ok := b.ec2.(*ec2.Client)

@@ -19,7 +19,7 @@ const (
 	volY = "vol-0123456789abcdef1"
 )
 
-// kernel is a stand-in for /sys and /dev.
+// kernel simulates /sys and /dev.
 type kernel struct {
 	t   *testing.T
 	dir string
@@ -44,18 +44,18 @@ func (k kernel) sys(name, attr, value string) {
 	k.t.Helper()
 	path := filepath.Join(k.dir, "sys/class/block", name, attr)
 	k.do(os.MkdirAll(filepath.Dir(path), 0o755))
-	draft := filepath.Join(k.dir, "draft") // an attribute is never seen half written
+	draft := filepath.Join(k.dir, "draft") // an attribute is never visible half-written
 	k.do(os.WriteFile(draft, []byte(value+"\n"), 0o644))
 	k.do(os.Rename(draft, path))
 }
 
-// node makes a device node, which nobody opens.
+// node creates a device node, which no program opens.
 func (k kernel) node(path string, minor int) {
 	k.t.Helper()
 	k.do(unix.Mknod(filepath.Join(k.dir, "dev", path), unix.S_IFBLK|0o600, int(unix.Mkdev(259, uint32(minor)))))
 }
 
-// nvme makes what the kernel shows of an attached volume.
+// nvme creates what the kernel shows for an attached volume.
 func (k kernel) nvme(name, id string, minor int, sizeGiB int64) {
 	k.t.Helper()
 	k.sys(name, "device/model", ebsModel+"              ")
@@ -76,7 +76,7 @@ func (k kernel) open(t *testing.T) *Backend {
 	return open(t, o)
 }
 
-// TestDevice finds a device by its serial, and none if anything disagrees.
+// TestDevice finds a device by its serial number, and none if anything is inconsistent.
 func TestDevice(t *testing.T) {
 	const byID = "disk/by-id/nvme-Amazon_Elastic_Block_Store_vol0123456789abcdef0"
 	for name, c := range map[string]struct {
@@ -100,11 +100,11 @@ func TestDevice(t *testing.T) {
 		"size is nonsense":        {func(k kernel) { k.sys("nvme1n1", "size", "many") }, backend.ErrDamaged},
 		"not of EBS":              {func(k kernel) { k.sys("nvme1n1", "device/model", "Cheap Disk") }, backend.ErrDamaged},
 		"node of another device":  {func(k kernel) { k.do(os.Remove(filepath.Join(k.dir, "dev/nvme1n1"))); k.node("nvme1n1", 99) }, backend.ErrDamaged},
-		"a file in place of it": {func(k kernel) {
+		"a file instead of it": {func(k kernel) {
 			k.do(os.Remove(filepath.Join(k.dir, "dev/nvme1n1")))
 			k.do(os.WriteFile(filepath.Join(k.dir, "dev/nvme1n1"), nil, 0o600))
 		}, backend.ErrDamaged},
-		"a link in place of it":    {func(k kernel) { k.do(os.Remove(filepath.Join(k.dir, "dev/nvme1n1"))); k.link("nvme1n1", "nvme2n1") }, backend.ErrDamaged},
+		"a link instead of it":     {func(k kernel) { k.do(os.Remove(filepath.Join(k.dir, "dev/nvme1n1"))); k.link("nvme1n1", "nvme2n1") }, backend.ErrDamaged},
 		"by-id leads elsewhere":    {func(k kernel) { k.link(byID, "nvme2n1") }, backend.ErrDamaged},
 		"-ns-1 leads elsewhere":    {func(k kernel) { k.link(byID+"-ns-1", "nvme2n1") }, backend.ErrDamaged},
 		"the name leads elsewhere": {func(k kernel) { k.link("xvdaa", "nvme2n1") }, backend.ErrDamaged},
@@ -131,7 +131,7 @@ func TestDevice(t *testing.T) {
 	wantErr(t, err, backend.ErrNotFound)
 }
 
-// TestDeviceAppears waits for what the kernel and udev make after the attachment, in any order.
+// TestDeviceAppears waits for what the kernel and udev create after the attachment, in any order.
 func TestDeviceAppears(t *testing.T) {
 	k := newKernel(t)
 	o := Options{Region: "nowhere-1", Sys: filepath.Join(k.dir, "sys"), Dev: filepath.Join(k.dir, "dev"), Timing: quick}
@@ -152,7 +152,7 @@ func TestDeviceAppears(t *testing.T) {
 	}
 }
 
-// TestNamesSwap: the kernel gives the names of two devices the other way around; the serial decides.
+// TestNamesSwap: if the kernel swaps the names of two devices, the serial number decides.
 func TestNamesSwap(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, true)
 	b := open(t, options(s))
@@ -175,7 +175,7 @@ func TestNamesSwap(t *testing.T) {
 	}
 }
 
-// TestDeviceDeadline: who waits less long than a device may take still learns what is missing.
+// TestDeviceDeadline: a caller with a short deadline also learns what is missing.
 func TestDeviceDeadline(t *testing.T) {
 	k := newKernel(t)
 	b := open(t, Options{Region: "nowhere-1", Sys: filepath.Join(k.dir, "sys"), Dev: filepath.Join(k.dir, "dev")})

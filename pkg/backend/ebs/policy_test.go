@@ -13,14 +13,14 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
 )
 
-// permission is what IAM asks a policy for a call: one for each resource that it touches.
+// permission is what IAM checks for a call: one for each resource that the call uses.
 // https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
 type permission struct {
 	action, resource string
 	context          map[string][]string // condition keys
 }
 
-// permissions are those that a call needs.
+// permissions returns those that a call needs.
 func permissions(s *ec2test.Server, c ec2test.Call) (list []permission) {
 	arn := func(kind, id string) string {
 		account := "123456789012"
@@ -40,7 +40,7 @@ func permissions(s *ec2test.Server, c ec2test.Call) (list []permission) {
 		return m
 	}
 	param := c.Params.Get
-	// made is a resource that the call makes, with tags.
+	// made is a resource with tags that the call creates.
 	made := func(kind string) {
 		with := map[string][]string{}
 		for i := 1; param(fmt.Sprintf("TagSpecification.1.Tag.%d.Key", i)) != ""; i++ {
@@ -79,7 +79,7 @@ func permissions(s *ec2test.Server, c ec2test.Call) (list []permission) {
 	case "ModifyVolume", "DeleteVolume":
 		need(c.Action, arn("volume", param("VolumeId")), existing(param("VolumeId")))
 	default:
-		need(c.Action, "*", nil) // describes know no resources
+		need(c.Action, "*", nil) // describes have no resources
 	}
 	return list
 }
@@ -111,7 +111,7 @@ func (st statement) allows(p permission) bool {
 	return true
 }
 
-// texts is one string, or several.
+// texts is one string or several.
 func texts(v any) (list []string) {
 	switch v := v.(type) {
 	case string:
@@ -124,8 +124,8 @@ func texts(v any) (list []string) {
 	return list
 }
 
-// refused runs a backend against an EC2 that allows what a list of statements does, and returns what it
-// refused.
+// refused runs a backend against an EC2 that allows what a list of statements allows, and returns
+// what was refused.
 func refused(t *testing.T, list []statement, run func(t *testing.T, s *ec2test.Server, b *Backend)) (calls []string) {
 	s := newEC2(t, ec2test.Options{}, false)
 	var mu sync.Mutex
@@ -141,12 +141,12 @@ func refused(t *testing.T, list []statement, run func(t *testing.T, s *ec2test.S
 		return ec2test.Fault{}
 	})
 	o := options(s)
-	o.Cluster = "CLUSTER_ID" // as the documents call it
+	o.Cluster = "CLUSTER_ID" // as in the documents
 	run(t, s, open(t, o))
 	return calls
 }
 
-// controllerLife is all that a controller does.
+// controllerLife makes all calls of a controller.
 func controllerLife(t *testing.T, _ *ec2test.Server, b *Backend) {
 	ctx := t.Context()
 	sp := spec("a")
@@ -178,20 +178,21 @@ func controllerLife(t *testing.T, _ *ec2test.Server, b *Backend) {
 		func() error { _, _, err := b.ListSnapshots(ctx, "", "", 0); return err },
 		func() error { return b.Delete(ctx, v.ID) },
 	} {
-		_ = step() // what is refused is counted where it is
+		_ = step() // EC2 counts refused calls
 	}
 }
 
-// nodeLife is all that a node does.
+// nodeLife makes all calls of a node.
 func nodeLife(t *testing.T, s *ec2test.Server, b *Backend) {
 	id := volumeMeanwhile(t, s, "CLUSTER_ID")
 	_, err := b.Info(t.Context())
 	_, serr := b.FormatState(t.Context(), id)
-	_ = errors.Join(err, serr, b.KeepFormat(t.Context(), id, backend.FormatBegun), b.KeepFormat(t.Context(), id, backend.FormatDone)) // what is refused is counted
+	_ = errors.Join(err, serr, b.KeepFormat(t.Context(), id, backend.FormatBegun), b.KeepFormat(t.Context(), id, backend.FormatDone)) // EC2 counts refused calls
 }
 
-// TestPoliciesAllow has docs/iam/controller.json decide on every call of a volume's life, as IAM would: all are allowed, and without any one statement some are not; what
-// has another cluster's tag is not to be touched. A node's calls are allowed by node.json.
+// TestPoliciesAllow uses docs/iam/controller.json to decide about every call of a volume's life,
+// like IAM: all are allowed, and without any one statement some are not. Resources with another
+// cluster's tag must not be changed. node.json allows the calls of a node.
 func TestPoliciesAllow(t *testing.T) {
 	all := statements(t, "controller.json")
 	if calls := refused(t, all, controllerLife); len(calls) > 0 {
@@ -205,11 +206,12 @@ func TestPoliciesAllow(t *testing.T) {
 	}
 }
 
-// TestPoliciesForeign: a controller may do nothing to what is of another cluster, or of nobody.
+// TestPoliciesForeign: a controller may not change resources of another cluster or without a
+// cluster.
 func TestPoliciesForeign(t *testing.T) {
 	all := statements(t, "controller.json")
 	calls := refused(t, all, func(t *testing.T, s *ec2test.Server, b *Backend) {
-		for i := range 2 { // one of another cluster, one of nobody's
+		for i := range 2 { // one of another cluster, one without a cluster
 			o := options(s)
 			o.Cluster = []string{"other", "x"}[i]
 			s.SetFault(nil)
@@ -231,7 +233,7 @@ func TestPoliciesForeign(t *testing.T) {
 	}
 	refused(t, all, func(t *testing.T, s *ec2test.Server, b *Backend) {
 		v := mustCreate(t, b, spec("ours"))
-		for _, key := range []string{"", tagCluster} { // without a key DeleteTags takes all off, and ForAllValues holds of nothing
+		for _, key := range []string{"", tagCluster} { // without keys, DeleteTags removes all tags, and ForAllValues matches an empty set
 			for _, p := range permissions(s, ec2test.Call{Action: "DeleteTags", Params: map[string][]string{"ResourceId.1": {v.ID}, "Tag.1.Key": {key}}}) {
 				if slices.ContainsFunc(all, func(st statement) bool { return st.allows(p) }) {
 					t.Errorf("taking tag %q off is allowed", key)
@@ -241,7 +243,7 @@ func TestPoliciesForeign(t *testing.T) {
 	})
 }
 
-// TestNodePolicy is the same for the policy of nodes.
+// TestNodePolicy does the same for the policy of nodes.
 func TestNodePolicy(t *testing.T) {
 	node := statements(t, "node.json")
 	if calls := refused(t, node, nodeLife); len(calls) > 0 {
@@ -255,7 +257,7 @@ func TestNodePolicy(t *testing.T) {
 	refused(t, node, func(t *testing.T, s *ec2test.Server, _ *Backend) {
 		ours, theirs := volumeMeanwhile(t, s, "CLUSTER_ID"), volumeMeanwhile(t, s, "other")
 		for _, c := range []ec2test.Call{
-			{Action: "DeleteTags", Params: map[string][]string{"ResourceId.1": {ours}, "Tag.1.Key": {tagFormatted}}}, // what was made stays made
+			{Action: "DeleteTags", Params: map[string][]string{"ResourceId.1": {ours}, "Tag.1.Key": {tagFormatted}}}, // a formatted volume stays formatted
 			{Action: "CreateTags", Params: map[string][]string{"ResourceId.1": {ours}, "Tag.1.Key": {tagCluster}}},
 			{Action: "CreateTags", Params: map[string][]string{"ResourceId.1": {ours}}},
 			{Action: "CreateTags", Params: map[string][]string{"ResourceId.1": {theirs}, "Tag.1.Key": {tagFormatted}}},

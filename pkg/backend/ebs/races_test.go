@@ -12,7 +12,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
 )
 
-// gate holds the first call of an action until it is opened; reached is closed when the call is there.
+// gate blocks the first call of an action until it is opened; reached is closed when the call is
+// there.
 func gate(s *ec2test.Server, action string) (reached, open chan struct{}) {
 	reached, open = make(chan struct{}), make(chan struct{})
 	var taken atomic.Bool
@@ -39,7 +40,7 @@ func (r failover) attach(b *Backend, id, node string) error {
 	return err
 }
 
-// within runs the old controller's call up to EC2, then does, then lets it go on.
+// within runs the old controller's call up to EC2, then does, and then lets the call continue.
 func (r failover) within(action string, call func() error, do func()) error {
 	reached, open := gate(r.s, action)
 	done := make(chan error, 1)
@@ -50,15 +51,15 @@ func (r failover) within(action string, call func() error, do func()) error {
 	return <-done
 }
 
-// failoverCase is what the old controller does, and where the volume is attached then.
+// failoverCase is what the old controller does, and where the volume is attached afterwards.
 type failoverCase struct {
 	run  func(r failover)
 	want string
 }
 
-// What becomes of attachments by an old controller.
+// Attachments by an old controller.
 var failoverAttachments = map[string]failoverCase{
-	"its attachment is carried out late": {func(r failover) { // and EC2 refuses it
+	"its attachment is carried out late": {func(r failover) { // EC2 refuses it
 		err := r.within("AttachVolume", func() error { return r.attach(r.old, r.id, nodeA) }, func() {
 			if err := errors.Join(r.now.Detach(r.Context(), r.id, nodeA), r.attach(r.now, r.id, nodeB)); err != nil {
 				r.Fatal(err)
@@ -81,7 +82,7 @@ var failoverAttachments = map[string]failoverCase{
 			r.Fatal(err)
 		}
 	}, nodeB},
-	"it waits for its attachment": {func(r failover) { // the new one takes the volume off from under it; it must not attach again
+	"it waits for its attachment": {func(r failover) { // the new one detaches the volume; the old one must not attach it again
 		r.s.StickAttach("/dev/xvdaa", true)
 		done := make(chan error, 1)
 		go func() { done <- r.attach(r.old, r.id, nodeA) }()
@@ -103,9 +104,9 @@ var failoverAttachments = map[string]failoverCase{
 	}, nodeB},
 }
 
-// What becomes of other calls of an old controller.
+// Other calls of an old controller.
 var failoverOthers = map[string]failoverCase{
-	"its detaching is carried out late": {func(r failover) { // from where the volume is no more
+	"its detaching is carried out late": {func(r failover) { // from a node that no longer has the volume
 		if err := r.attach(r.now, r.id, nodeA); err != nil {
 			r.Fatal(err)
 		}
@@ -118,7 +119,7 @@ var failoverOthers = map[string]failoverCase{
 			r.Fatal(err)
 		}
 	}, nodeB},
-	"its deletion is carried out late": {func(r failover) { // EC2 does not delete what is attached again
+	"its deletion is carried out late": {func(r failover) { // EC2 does not delete a volume that is attached again
 		err := r.within("DeleteVolume", func() error { return r.old.Delete(r.Context(), r.id) }, func() {
 			if err := r.attach(r.now, r.id, nodeB); err != nil {
 				r.Fatal(err)
@@ -132,7 +133,7 @@ var failoverOthers = map[string]failoverCase{
 				r.Fatal(n, err)
 			}
 		})
-		// EC2 refuses the second while it works on the first; the repetition finds it done.
+		// EC2 refuses the second one while it works on the first; the retry finds it done.
 		for errors.Is(err, backend.ErrUnavailable) {
 			_, err = r.old.Expand(r.Context(), r.id, 20*gib, 0)
 		}
@@ -155,8 +156,9 @@ var failoverOthers = map[string]failoverCase{
 	}, ""},
 }
 
-// TestFailover: a controller that has lost its leadership still has a call on the wire while the next one does what Kubernetes wants by now. The volume
-// ends where the new one took it, or is refused to it with the name of who has it; it never is in two places.
+// TestFailover: a controller that has lost its leadership still has a running call while the next
+// one does what Kubernetes wants now. The volume ends where the new one attached it, or the new one
+// gets an error that names the node. The volume is never in two places.
 func TestFailover(t *testing.T) {
 	cases := maps.Clone(failoverAttachments)
 	maps.Copy(cases, failoverOthers)
@@ -164,7 +166,7 @@ func TestFailover(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newEC2(t, ec2test.Options{Delays: slow}, false)
 			o := options(s)
-			o.Timing.StuckAttach = quick.Patience // else who waits for a stuck attachment takes it off himself on a machine that is busy
+			o.Timing.StuckAttach = quick.Patience // otherwise a caller that waits for a stuck attachment detaches it itself on a slow machine
 			r := failover{t, s, open(t, o), open(t, o), ""}
 			r.id = mustCreate(t, r.now, spec("a")).ID
 			for _, err := r.old.Get(t.Context(), r.id); err != nil; _, err = r.old.Get(t.Context(), r.id) {
@@ -182,7 +184,7 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// TestGone: what is said of a volume that somebody has deleted in the console, each call on its own.
+// TestGone: the result of each call for a volume that somebody has deleted in the console.
 func TestGone(t *testing.T) {
 	for name, c := range map[string]struct {
 		call func(b *Backend, id string) error
@@ -233,8 +235,9 @@ func ids(b *Backend, t *testing.T) (list []string, err error) {
 	return list, err
 }
 
-// TestNameReuse: a name on which an attachment hung is not given to the next volume, also once it is free, nor is that of a volume that
-// has only just left; on another machine it is as good as any.
+// TestNameReuse: a name at which an attachment hung is not used for the next volume, even when it
+// is free, and neither is that of a volume that was just detached. On another instance, it is as
+// good as any.
 func TestNameReuse(t *testing.T) {
 	s := newEC2(t, ec2test.Options{Delays: slow}, false)
 	o := options(s)

@@ -9,7 +9,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
 )
 
-// TestFailedSnapshot: a snapshot in error says why, and no volume can ever be made of it.
+// TestFailedSnapshot: a failed snapshot says why, and no volume can be created from it.
 func TestFailedSnapshot(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)
 	b := open(t, options(s))
@@ -28,14 +28,14 @@ func TestFailedSnapshot(t *testing.T) {
 	}
 }
 
-// TestSnapshotTwice: EC2 has no token for snapshots. A lost answer leaves none that nobody knows
-// of.
+// TestSnapshotTwice: EC2 has no token for snapshots. After a lost answer, no unknown snapshot
+// remains.
 func TestSnapshotTwice(t *testing.T) {
 	for name, f := range map[string]ec2test.Fault{"lost": {Lost: true}, "dropped": {Drop: true}, "failed": {Code: "InternalError", Status: 500}} {
 		t.Run(name, func(t *testing.T) {
 			s := newEC2(t, ec2test.Options{Delays: slow}, false)
 			o := options(s)
-			o.MaxAttempts = 5 // which are not made: a repetition would be a second snapshot
+			o.MaxAttempts = 5 // none is made, because a retry would create a second snapshot
 			b := open(t, o)
 			v := mustCreate(t, b, spec("a"))
 			lose(s, "CreateSnapshot", 1, f)
@@ -51,8 +51,8 @@ func TestSnapshotTwice(t *testing.T) {
 	}
 }
 
-// TestTwoSnapshotsOfOneName, as two drivers that overlap may leave: the older one counts, the
-// younger one goes.
+// TestTwoSnapshotsOfOneName, which overlapping drivers may create: the older one counts, the
+// younger one is deleted.
 func TestTwoSnapshotsOfOneName(t *testing.T) {
 	late := slow
 	late.Lag = quick.Settle / 3

@@ -17,7 +17,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
 )
 
-// TestStandInIsStrict: what EC2 refuses, its stand-in refuses too; else no test against it would mean anything.
+// TestStandInIsStrict: ec2test refuses what EC2 refuses. Otherwise tests against it would prove
+// nothing.
 func TestStandInIsStrict(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)
 	b := open(t, options(s))
@@ -84,8 +85,7 @@ func TestStandInIsStrict(t *testing.T) {
 	}
 }
 
-// TestStandInIsUnkind: what EC2 does by itself, and against a driver's hopes, its stand-in does
-// too.
+// TestStandInIsUnkind: ec2test reproduces what EC2 does on its own and drivers do not expect.
 func TestStandInIsUnkind(t *testing.T) {
 	var c clock
 	s := newEC2(t, ec2test.Options{Now: c.now, Delays: ec2test.Delays{Modify: time.Hour}, KMSKeys: []string{"k"}}, false)
@@ -125,7 +125,8 @@ func TestStandInIsUnkind(t *testing.T) {
 	}
 }
 
-// TestStandInCutsOff: a machine cannot write to a device that was taken from it any more, and each machine finds its own devices.
+// TestStandInCutsOff: an instance cannot write to a detached device any more, and each instance
+// finds its own devices.
 func TestStandInCutsOff(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, true)
 	mine := t.TempDir()

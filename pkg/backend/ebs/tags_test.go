@@ -10,7 +10,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend/ebs/ec2test"
 )
 
-// TestTags: those of the flags, of the StorageClass, which win, and of what a volume is for; a repetition is the same volume whatever that is now.
+// TestTags: tags come from the flags, from the StorageClass, which takes precedence, and from the
+// purpose. A retry finds the same volume even if the purpose has changed.
 func TestTags(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)
 	o := options(s)
@@ -46,7 +47,8 @@ func TestTags(t *testing.T) {
 	}
 }
 
-// TestTagLimits: what EC2 does not take is refused before it is asked, with a reason; its limits are reached.
+// TestTagLimits: tags that EC2 does not accept are refused with a reason before EC2 is called. Its
+// limits can be used completely.
 func TestTagLimits(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)
 	o := options(s)
@@ -90,7 +92,7 @@ func TestTagLimits(t *testing.T) {
 	sp := spec("b")
 	sp.For = backend.Purpose{"pvc/name": "x", "pvc/namespace": "y"}
 	v := mustCreate(t, b, sp)
-	if tags := s.Volumes()[1].Tags; len(tags) != 42+4 || tags[tagPurpose+"pvc/name"] != "x" { // the other one has no room
+	if tags := s.Volumes()[1].Tags; len(tags) != 42+4 || tags[tagPurpose+"pvc/name"] != "x" { // there is no room for the other tag of the purpose
 		t.Error(tags)
 	}
 	if _, err := b.CreateSnapshot(t.Context(), backend.SnapshotSpec{Name: "s", Volume: v.ID, For: backend.Purpose{"volumesnapshot/name": "n"}}); err != nil {
@@ -99,7 +101,7 @@ func TestTagLimits(t *testing.T) {
 	badClassTags(t, s, b, sp)
 }
 
-// badClassTags are refused before EC2 is asked for anything.
+// badClassTags are refused before EC2 is called.
 func badClassTags(t *testing.T, s *ec2test.Server, b *Backend, sp backend.Spec) {
 	t.Helper()
 	before := len(s.Calls())

@@ -43,8 +43,8 @@ func TestZones(t *testing.T) {
 	}
 }
 
-// TestEdgeZones: Local Zones and their like, which an account has opted into, are for who asks for
-// them.
+// TestEdgeZones: Local Zones and similar zones that an account has opted into are used only on
+// request.
 func TestEdgeZones(t *testing.T) {
 	s := newEC2(t, ec2test.Options{Zones: []string{"x-1a"}, EdgeZones: map[string]string{"x-1-lax-1a": "local-zone", "x-1-wl1-lax-1": "wavelength-zone"}, Region: "x-1"}, false)
 	o := options(s)
@@ -62,9 +62,8 @@ func TestEdgeZones(t *testing.T) {
 	}
 }
 
-// TestZoneComesBack: a zone that was out of order, or not open to the account, when zones were
-// asked for is not passed over for another one that the volume may be in too: the pod's node is in
-// the first that is preferred.
+// TestZoneComesBack: a zone that was not available when the zones were fetched is not skipped in
+// favour of another possible zone: the pod's node is in the first preferred one.
 func TestZoneComesBack(t *testing.T) {
 	s := newEC2(t, ec2test.Options{Zones: []string{"x-1a", "x-1b", "x-1c"}, Region: "x-1"}, false)
 	b := open(t, options(s))

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestCopyOfVolumeInUse: a served volume is copied at rest, or not at all.
+// TestCopyOfVolumeInUse: a served volume is copied while it is frozen, or not at all.
 func TestCopyOfVolumeInUse(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "v")
 	var rests, releases int
@@ -76,7 +76,8 @@ func TestCopyOfVolumeInUse(t *testing.T) {
 	check(t, dir)
 }
 
-// TestCopyOutlivesItsCall: a call that ends does not end the copy; its repetition finds it, and nothing that it reads can be deleted.
+// TestCopyOutlivesItsCall: when a call ends, its copy continues. A retry finds the copy, and what
+// it reads cannot be deleted.
 func TestCopyOutlivesItsCall(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "v")
 	reached, goOn := make(chan bool), make(chan bool)
@@ -121,7 +122,7 @@ func TestCopyOutlivesItsCall(t *testing.T) {
 	if err := b.Delete(t.Context(), v.ID); err != nil {
 		t.Fatal(err)
 	}
-	// The end of the backend ends a copy.
+	// Closing the backend ends a copy.
 	go func() {
 		_, err := b.Create(t.Context(), backend.Spec{Name: "copy", Source: &backend.Source{Snapshot: s.ID}})
 		first <- err

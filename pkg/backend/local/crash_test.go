@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// life takes a volume through all states. It may be repeated from the start after any failure.
+// life takes a volume through all states. It can be repeated from the start after any failure.
 func life(ctx context.Context, b *Backend) error {
 	v, err := b.Create(ctx, backend.Spec{Name: "a", RequiredBytes: size})
 	if errors.Is(err, backend.ErrExists) {
@@ -91,15 +91,15 @@ func readImage(t *testing.T, dir, id string, off int64) string {
 	return string(b)
 }
 
-// inMemory has the test's files in memory: no fsync has a meaning where nothing but the process is cut off.
+// inMemory stores the test's files in memory: fsync has no effect if only the process is killed.
 func inMemory(t *testing.T) {
 	if fi, err := os.Stat(memory); err == nil && fi.IsDir() {
 		t.Setenv("TMPDIR", memory)
 	}
 }
 
-// TestKilledAtAnyStep cuts the process off before each step it makes on the disk: nothing after it
-// happens, not even a clean-up. A new process must converge.
+// TestKilledAtAnyStep stops the process before each of its steps on the disk: nothing after it
+// happens, not even a cleanup. A new process must reach the right state.
 func TestKilledAtAnyStep(t *testing.T) {
 	inMemory(t)
 	for n := 1; ; n++ {
@@ -133,7 +133,7 @@ func TestKilledAtAnyStep(t *testing.T) {
 	}
 }
 
-// TestRecoveryKilled cuts off Open itself while it cleans up.
+// TestRecoveryKilled stops Open while it cleans up.
 func TestRecoveryKilled(t *testing.T) {
 	inMemory(t)
 	for first := 1; ; first++ {
@@ -165,7 +165,7 @@ func TestRecoveryKilled(t *testing.T) {
 	}
 }
 
-// TestFaultAtAnyStep lets each step fail once, in a process that lives on.
+// TestFaultAtAnyStep makes each step fail once in a process that continues.
 func TestFaultAtAnyStep(t *testing.T) {
 	inMemory(t)
 	for _, fault := range []error{unix.EIO, unix.ENOSPC} {
@@ -200,7 +200,7 @@ func TestFaultAtAnyStep(t *testing.T) {
 	}
 }
 
-// TestFailsClosed changes things behind the driver's back.
+// TestFailsClosed changes files without the driver's knowledge.
 func TestFailsClosed(t *testing.T) {
 	for name, harm := range map[string]func(img string) error{
 		"missing": os.Remove,

@@ -9,7 +9,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/backend"
 )
 
-// damagedFormats are neither believed nor overwritten.
+// damagedFormats are neither used nor overwritten.
 func damagedFormats(t *testing.T, node *Backend, file, id string) {
 	t.Helper()
 	whole, err := os.ReadFile(file)
@@ -32,8 +32,8 @@ func damagedFormats(t *testing.T, node *Backend, file, id string) {
 	}
 }
 
-// TestFormats: what the node half keeps is there for the next one, never goes back, fails closed,
-// and goes with its volume alone.
+// TestFormats: the state that the node half records is there for the next one, never goes back,
+// fails closed, and is deleted only with its volume.
 func TestFormats(t *testing.T) {
 	dir := t.TempDir()
 	var fail error
@@ -75,7 +75,7 @@ func TestFormats(t *testing.T) {
 			t.Error(err)
 		}
 		want(s)
-		fail = errors.New("the disk is broken") // also of what is there, but may not be durable
+		fail = errors.New("the disk is broken") // what can be read may still not be durable
 		if err := node.KeepFormat(t.Context(), v.ID, s); !errors.Is(err, fail) {
 			t.Error(err)
 		}
@@ -96,7 +96,7 @@ func TestFormats(t *testing.T) {
 	if left, err := os.ReadDir(filepath.Join(dir, "formats")); err != nil || len(left) > 0 {
 		t.Error(left, err)
 	}
-	if v, err = owner.Create(t.Context(), backend.Spec{Name: "a"}); err != nil { // of the same name
+	if v, err = owner.Create(t.Context(), backend.Spec{Name: "a"}); err != nil { // with the same name
 		t.Fatal(err)
 	}
 	want(backend.FormatNone)

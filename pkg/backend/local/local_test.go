@@ -21,7 +21,7 @@ func open(t *testing.T, opt Options) *Backend {
 		opt.Node = "node-1"
 	}
 	if os.Getenv("TMPDIR") == memory {
-		opt.Overcommit = 1000 // the images hold next to nothing
+		opt.Overcommit = 1000 // the images hold hardly any data
 	}
 	b, err := Open(t.Context(), opt)
 	if err != nil {
@@ -31,7 +31,7 @@ func open(t *testing.T, opt Options) *Backend {
 	return b
 }
 
-// shut closes a backend; once more does no harm.
+// shut closes a backend; closing it again does no harm.
 func shut(t *testing.T, b *Backend) {
 	t.Helper()
 	if err := b.Close(); err != nil {
@@ -81,7 +81,7 @@ func check(t *testing.T, dir string) {
 		if s == &b.snaps && !slices.Contains(b.of[r.Source.Volume], id) {
 			t.Fatalf("snapshot %s is not listed with its volume", id)
 		}
-		// Whatever was copied has the first sector of the volume that life marked, and its last hole.
+		// Every copy has the first sector of the volume that life marked, and its last hole.
 		if got := readImage(t, dir, id, 0); r.Origin != "" && got != mark {
 			t.Fatalf("%s is a copy and begins with %q", id, got)
 		}
@@ -98,7 +98,7 @@ func check(t *testing.T, dir string) {
 	}
 }
 
-// mark is at the beginning of a marked image, and near its end.
+// mark is at the start of a marked image, and near its end.
 const mark = "marked"
 
 const memory = "/dev/shm"

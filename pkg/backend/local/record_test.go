@@ -27,7 +27,8 @@ func TestDamagedRecords(t *testing.T) {
 	}
 }
 
-// TestDamagedRecordAmongOthers: one bad record does not keep the others away, and is never overwritten.
+// TestDamagedRecordAmongOthers: a damaged record does not affect other volumes, and is never
+// overwritten.
 func TestDamagedRecordAmongOthers(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "v")
 	b := open(t, Options{Dir: dir})

@@ -159,7 +159,7 @@ func TestBadRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_, _ = conn.Write([]byte(strings.Repeat("x", 2*maxRequest))) // the server may hang up amidst
+	_, _ = conn.Write([]byte(strings.Repeat("x", 2*maxRequest))) // the server may hang up in the middle
 	if _, err := conn.Read(make([]byte, 1)); err == nil {
 		t.Fatal("an endless request was answered")
 	}
@@ -197,7 +197,7 @@ func TestItemsAndProgress(t *testing.T) {
 	}
 }
 
-// TestFile: a descriptor reaches the request it came with, and no other.
+// TestFile: a descriptor reaches only the request that it came with.
 func TestFile(t *testing.T) {
 	c := serve(t, filepath.Join(t.TempDir(), "s"), fake{})
 	path := filepath.Join(t.TempDir(), "f")
@@ -218,7 +218,7 @@ func TestFile(t *testing.T) {
 	}
 }
 
-// TestHangUp: a request ends when its caller goes away.
+// TestHangUp: a request ends when its caller hangs up.
 func TestHangUp(t *testing.T) {
 	f := fake{block: make(chan struct{})}
 	c := serve(t, filepath.Join(t.TempDir(), "s"), f)
@@ -252,7 +252,7 @@ func TestListenReplacesOnlySockets(t *testing.T) {
 	}
 }
 
-// FuzzRequest: any line is answered with one line, and nothing panics.
+// FuzzRequest: every line is answered with one line, and nothing panics.
 func FuzzRequest(f *testing.F) {
 	for _, s := range []string{`{"op":"sum","args":{"from":1,"to":3}}`, `{"op":"stats"}`, `{"op":"read"}`, `{}`, `[`, `{"op":"sum","args":[1]}`, `{"op":"stats"} {}`} {
 		f.Add([]byte(s))
@@ -289,7 +289,7 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
-// lines is where a test's log goes.
+// lines collects the log of a test.
 type lines struct {
 	mu sync.Mutex
 	b  bytes.Buffer // guarded by mu
@@ -307,8 +307,8 @@ func (l *lines) String() string {
 	return l.b.String()
 }
 
-// A request that is part of a call logs a line with the call's id, also one that brings a descriptor;
-// requests of nobody's call are not logged, nor is the id of one caller that of the next.
+// A request that belongs to a call logs a line with the call's id, also if it sends a descriptor.
+// Requests of no call are not logged, and the id of one caller does not leak to the next.
 func TestRequestID(t *testing.T) {
 	var out lines
 	before := slog.Default()
@@ -341,7 +341,7 @@ func TestRequestID(t *testing.T) {
 	}
 }
 
-// A server of a version that knows no request ids refuses to be told one, and answers what comes next.
+// A server of a version without request ids refuses the id, and answers the next request.
 func TestRequestIDOlderServer(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := Listen(path)

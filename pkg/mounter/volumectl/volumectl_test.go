@@ -20,7 +20,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/device"
 )
 
-// credential is a key that follows from one character.
+// credential derives a key from one character.
 func credential(t testing.TB, c string) volume.Key {
 	t.Helper()
 	k, err := crypto.ParseKeyFile([]byte(strings.Repeat(c, 32)))
@@ -32,7 +32,7 @@ func credential(t testing.TB, c string) volume.Key {
 	return volume.Key{Recipient: s, Credential: s}
 }
 
-// serve opens a new volume and answers for it.
+// serve formats and opens a new volume and answers for it.
 func serve(t *testing.T) (control.Client, *volume.Volume, device.Device) {
 	t.Helper()
 	dev := device.NewMem(80 << 20)
@@ -58,7 +58,7 @@ func serve(t *testing.T) (control.Client, *volume.Volume, device.Device) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		_ = v.Close() // fails after it was shredded
+		_ = v.Close() // fails after the volume was shredded
 	})
 	return control.Client{Path: path}, v, dev
 }
@@ -90,9 +90,8 @@ func ask(t *testing.T, c control.Client, op string, args, result any, keys ...st
 	return FromServer(c.Do(t.Context(), r, result))
 }
 
-// Every request about keys and anchors, and what it answers to mistakes.
-// What a publication asked for that gave up while the volume was frozen does not
-// happen after the thaw: the keys may be others by then, and the new one discarded.
+// TestCurrentKeyLate: if the caller of a request hangs up while the volume is frozen, the request
+// is not executed after the thaw: the keys may be outdated by then, and the new one discarded.
 func TestCurrentKeyLate(t *testing.T) {
 	c, v, _ := serve(t)
 	f, err := v.Freeze(t.Context(), time.Hour)
@@ -118,7 +117,7 @@ func TestCurrentKeyLate(t *testing.T) {
 	if _, _, err := conn.WriteMsgUnix([]byte(line), unix.UnixRights(int(r.Fd())), nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := conn.CloseWrite(); err != nil { // gives up, and yet hears when the server has noticed
+	if err := conn.CloseWrite(); err != nil { // gives up, but still receives when the server has noticed
 		t.Fatal(err)
 	}
 	if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
@@ -128,7 +127,7 @@ func TestCurrentKeyLate(t *testing.T) {
 		t.Fatalf("answer %q, %v", got, err)
 	}
 	f.Thaw()
-	if _, err := v.AddKey(credential(t, "c")); err != nil { // after whatever waited
+	if _, err := v.AddKey(credential(t, "c")); err != nil { // runs after everything that waited
 		t.Fatal(err)
 	}
 	if !v.OpenedBy(credential(t, "a").Credential) || v.OpenedBy(credential(t, "b").Credential) {

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// TestNeedles: a key is found in every form, wherever it is; another is not.
+// TestNeedles: a key is found in every form and at every offset; another key is not.
 func TestNeedles(t *testing.T) {
 	raw := []byte("0123456789abcdef\x00\xff\x10\n6789abcdef--")
 	digits := hex.EncodeToString(raw)

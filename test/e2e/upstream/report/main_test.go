@@ -45,7 +45,7 @@ func TestReport(t *testing.T) {
 	}
 }
 
-// Everything that is not fine must fail the run.
+// Everything that is not a success must fail the run.
 func TestReportFails(t *testing.T) {
 	setUp := types.SpecReport{LeafNodeType: types.NodeTypeBeforeSuite, State: types.SpecStateFailed}
 	for name, s := range map[string]types.SpecReport{"failed": spec(types.SpecStateFailed, "x"), "panicked": spec(types.SpecStatePanicked, "x"),
