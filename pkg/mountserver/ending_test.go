@@ -93,7 +93,7 @@ func TestCloseWhileSnapshotOpens(t *testing.T) {
 		case <-time.After(300 * time.Millisecond): // Close is waiting
 		}
 	}}))
-	r, w, err := os.Pipe() // in place of a FUSE connection
+	r, w, err := os.Pipe() // instead of a FUSE connection
 	if err != nil {
 		t.Fatal(err)
 	}
