@@ -226,7 +226,7 @@ func checkForeign(t *testing.T, name, path string) {
 	t.Errorf("%s imports %s, whose module is not in pkg/deps_test.go", name, path)
 }
 
-// testOnly lists what the tests of a package need besides: real neighbours in place of fakes.
+// testOnly lists what the tests of a package need besides: real neighbours instead of fakes.
 var testOnly = map[string][]string{
 	"pkg/snapshot":     {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/format", "pkg/snapshot/gc", "pkg/snapshot/manifest", "pkg/snapshot/pack"},
 	"pkg/snapshot/gc":  {"pkg/snapshot/commit", "pkg/snapshot/internal/draw"}, // the other side of the protocol

@@ -33,7 +33,7 @@ func (o volumes) isGone(ctx context.Context, v *volume) (bool, error) {
 }
 
 // isNeeded tells whether the key of a volume that is gone is still needed: by snapshots, or by
-// copies that have not got the key yet. Claims for copies were created while the claim existed, so
+// copies that do not have the key yet. Claims for copies were created while the claim existed, so
 // a cache that knows of the claim's deletion knows them, too. Snapshots and the PersistentVolumes
 // of copies arrive by other watches, so the API server is asked.
 func (o volumes) isNeeded(ctx context.Context, sv *v1alpha1.SealedVolume) (bool, error) {

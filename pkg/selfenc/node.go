@@ -138,7 +138,7 @@ func (o *Object) checkRef(r *Ref, level int, i int64) error {
 		kind, length = crypto.ChunkMap, int64(nodeHeaderBytes+RefBytes*o.children(level, i))
 	}
 	if r.Kind != kind || int64(r.Length) != length {
-		return fmt.Errorf("%w: chunk of kind %d and %d bytes in place of one of kind %d and %d bytes", ErrMap, r.Kind, r.Length, kind, length)
+		return fmt.Errorf("%w: chunk of kind %d and %d bytes instead of one of kind %d and %d bytes", ErrMap, r.Kind, r.Length, kind, length)
 	}
 	return nil
 }

@@ -107,7 +107,7 @@ func (r *crashRun) step() error {
 	}
 }
 
-// do makes an operation that leads to the state next. What is under way when the
+// do makes an operation that leads to the state next. What is in progress when the
 // power goes may or may not have happened, so that state is known before the call.
 func (r *crashRun) do(next modelState, fn func() error) error {
 	r.states = append(r.states, next)

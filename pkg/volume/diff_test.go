@@ -309,7 +309,7 @@ func checkRanges(t *testing.T, p string, a, b []byte, rs []ByteRange) {
 	}
 }
 
-// TestDiffClose closes a volume while a Diff is under way: that ends, and all is
+// TestDiffClose closes a volume while a Diff is in progress: that ends, and all is
 // on the device.
 func TestDiffClose(t *testing.T) {
 	dev := device.NewMem(80 << 20)

@@ -163,7 +163,7 @@ func (e *ending) end() []error {
 	return errs
 }
 
-// whole wants the device to be whole, and all that was under way to come to its end.
+// whole wants the device to be whole, and all that was in progress to end.
 func (e *ending) whole() error {
 	if err := cleanErr(e.dev.Clone()); err != nil {
 		return err

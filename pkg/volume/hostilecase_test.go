@@ -197,7 +197,7 @@ func TestForgedLog(t *testing.T) {
 }
 
 // TestForgedNames has directories that lead to one above, and a name at whose place
-// none can be: what walks names comes to an end.
+// none can be: what walks names ends.
 func TestForgedNames(t *testing.T) {
 	for _, above := range []uint64{1, 42} {
 		dev := forged(t, func(*forge) {})

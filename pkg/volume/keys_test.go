@@ -405,7 +405,7 @@ func TestCutKeyChanges(t *testing.T) {
 	})
 }
 
-// A change that was cut and given up cannot be put back in place of a later one
+// A change that was cut and given up cannot be put back instead of a later one
 // that has the same number.
 func TestSequenceOfACutChangeIsNotUsedAgain(t *testing.T) {
 	dev := device.NewMem(80 << 20)

@@ -45,7 +45,7 @@ func (m *maintained) work(n int) {
 			return
 		}
 		if err := m.do("operation", m.crashRun.step); err != nil && m.v.Failed() == nil {
-			m.states = m.states[:max(m.made, 1)] // what was under way did not happen
+			m.states = m.states[:max(m.made, 1)] // what was in progress did not happen
 		}
 	}
 }

@@ -16,7 +16,7 @@ func (r *reserved) alone() {
 	r.v.snap.blunt = true
 }
 
-// A snapshot is deleted while a pass is under way that has left alone what it held:
+// A snapshot is deleted while a pass is in progress that has left alone what it held:
 // that still counts as owed, until the next pass, which there is.
 func TestRestampSnapshotGoes(t *testing.T) {
 	for _, gone := range []string{"b", "c"} { // c is the newest; else it is deleted before

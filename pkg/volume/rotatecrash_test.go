@@ -40,7 +40,7 @@ type rotationRun struct {
 	all    []crypto.Credential
 	mounts [][16]byte
 
-	under, ended int // cuts that found a rotation under way, and after it
+	under, ended int // cuts that found a rotation in progress, and after it
 }
 
 func (x *rotationRun) fail(format string, args ...any) {
@@ -211,7 +211,7 @@ func (x *cutRotation) rotate(t *testing.T, v *Volume) error {
 }
 
 // judge wants an image to open with all keys, to hold what it held, and the rotation to
-// come to its end.
+// end.
 func (x *cutRotation) judge(t *testing.T, dev *device.Mem, done bool) error {
 	for _, k := range x.all {
 		if err := opens(t, dev, k); err != nil {

@@ -229,7 +229,7 @@ func TestScrubResumes(t *testing.T) {
 }
 
 // TestScrubUnderLoad: no false alarm while everything changes, with a commit
-// nearly always under way; and one scrub at a time.
+// nearly always in progress; and one scrub at a time.
 func TestScrubUnderLoad(t *testing.T) {
 	seed := stressStart(t)
 	dev := device.NewMem(128 << 20)

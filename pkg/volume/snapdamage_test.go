@@ -14,7 +14,7 @@ import (
 )
 
 // withSnapshots is a volume with four snapshots, dead lists in logs and in
-// pieces, a deletion that is under way and one that is over.
+// pieces, a deletion that is in progress and one that is over.
 func withSnapshots(t *testing.T) *device.Mem {
 	dev := device.NewMem(80 << 20)
 	mustFormat(t, dev)

@@ -89,7 +89,7 @@ func (r *crashRun) look() error {
 }
 
 // TestStress has many goroutines change and read one volume whose limits are
-// tight, with a commit nearly always under way.
+// tight, with a commit nearly always in progress.
 func TestStress(t *testing.T) {
 	seed := stressStart(t)
 	ops := *stressOps

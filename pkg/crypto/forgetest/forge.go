@@ -92,7 +92,7 @@ func solve(one *[32]byte, aad, text []byte, free int, tag crypto.Tag) bool {
 	msg = binary.LittleEndian.AppendUint64(msg, uint64(len(text)))
 	at := len(aad) + free
 	clear(msg[at : at+16])
-	// The sum with zeros in place of block x, without its high bit.
+	// The sum with zeros instead of block x, without its high bit.
 	sum, weight := new(big.Int), big.NewInt(1)
 	for i := len(msg) - 16; i >= 0; i -= 16 {
 		weight.Mul(weight, r).Mod(weight, p)

@@ -5,6 +5,6 @@
 //
 // What it opens is bound together: a card names its manifest by hash, the body
 // names the clear head by hash, and all are sealed for one snapshot. So an old
-// card, another tenant's, or one manifest in place of another is refused, each
+// card, another tenant's, or one manifest instead of another is refused, each
 // with an error of its own. Decoders are strict, also under valid keys.
 package manifest

@@ -7,7 +7,7 @@
 //
 // # Who owns what
 //
-// A [Writer] has at most three packs open and Options.InFlight under way, each
+// A [Writer] has at most three packs open and Options.InFlight in progress, each
 // of Options.PackBytes: that is its memory. It owns the goroutines that upload;
 // Flush waits for them. A [List] keeps the pages that were asked for, 64 KiB each
 // for the content of 16 GiB. Both are safe for concurrent use.

@@ -46,7 +46,7 @@ type Writer struct {
 	sink  Sink
 	list  *Builder
 	opts  Options
-	slots chan struct{} // one for each upload under way
+	slots chan struct{} // one for each upload in progress
 
 	mu     sync.Mutex
 	open   map[format.PackKind]*openPack // guarded by mu

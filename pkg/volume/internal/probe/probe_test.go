@@ -81,7 +81,7 @@ func TestBlankSectors(t *testing.T) {
 		at := off + off/4096%4096
 		m.Corrupt(at, func(b []byte) { b[at%4096] = 1 })
 		if got, err := p.find(); got != at || err != nil {
-			t.Fatalf("%d in place of %d, %v", got, at, err)
+			t.Fatalf("%d instead of %d, %v", got, at, err)
 		}
 		ok(t, m.Discard(off, 4096))
 	}

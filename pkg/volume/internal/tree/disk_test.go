@@ -11,7 +11,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
 
-// disk stands in for the device below a tree: pages by address. It fails the
+// disk simulates the device below a tree: pages by address. It fails the
 // test when a page is freed that is not live.
 type disk struct {
 	t testing.TB

@@ -76,7 +76,7 @@ func TestReadRoots(t *testing.T) {
 	x.s.Dev = torn
 	x.newest(38, 1, [2]CopyState{})
 	x.inAnotherSlot()
-	// One that can not be read may be the newest, unless an older one belongs
+	// One that cannot be read may be the newest, unless an older one belongs
 	// there, or the other copy is whole.
 	lost := x.dev.Clone()
 	lost.Corrupt(rootAt(39, 1), tearRoot)
