@@ -151,6 +151,39 @@ func TestLostStaysLost(t *testing.T) {
 	}
 }
 
+// TestNotClaimed: an agent whose mounter does not answer, or that stops, does not report a volume
+// as mounted that nobody says is mounted, and does not interfere with an unstage.
+func TestNotClaimed(t *testing.T) {
+	var idle, leaving *v1alpha1.SealedVolume
+	t.Run("runs", func(t *testing.T) {
+		m, a := startSilent(t)
+		well := sealed(t, "node-a")
+		idle, leaving = sealed(t, "node-a"), sealed(t, "node-a")
+		for _, sv := range []*v1alpha1.SealedVolume{well, leaving} {
+			m.set(sv.Spec.VolumeHandle, &mounter.Info{Volume: sv.Spec.VolumeHandle, Alive: true})
+			await(t, sv, "healthy", healthy)
+		}
+		a.Unstaging(t.Context(), leaving.Spec.VolumeHandle)
+		m.off.Store(true)
+		m.passes(t, 1)
+		anchorOf(t, a, idle.Spec.VolumeHandle) // a stage has begun
+		await(t, well, "unknown", func(s v1alpha1.SealedVolumeStatus) bool { return unknown(s, "MounterUnresponsive") })
+		m.passes(t, 2)
+		if s := status(t, idle); s.Node != "" || s.Health != "" {
+			t.Errorf("reported as mounted: %+v", s)
+		}
+		if s := status(t, leaving); !healthy(s) {
+			t.Errorf("an unstage was overwritten: %+v", s)
+		}
+	})
+	if s := status(t, idle); s.Node != "" || s.Health != "" {
+		t.Errorf("reported as mounted by an agent that stopped: %+v", s)
+	}
+	if s := status(t, leaving); !unknown(s, v1alpha1.ReasonNotWatched) {
+		t.Errorf("reported as watched after the agent stopped: %+v", s)
+	}
+}
+
 // TestLeaveKeeps: an agent that stops keeps the note that Sealvol was uninstalled, and lost data
 // without a condition.
 func TestLeaveKeeps(t *testing.T) {

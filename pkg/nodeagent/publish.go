@@ -94,7 +94,7 @@ func (a *Agent) fill(sv *v1alpha1.SealedVolume, v *volume, s state, full bool) (
 	if !s.mounted {
 		st.Node, st.Health = "", ""
 		meta.RemoveStatusCondition(&st.Conditions, v1alpha1.VolumeHealthy)
-	} else {
+	} else if !s.assumed || st.Node == a.opt.Node {
 		moved := st.Node != a.opt.Node
 		s = a.settle(st, s)
 		st.Node, st.Health = a.opt.Node, s.health
