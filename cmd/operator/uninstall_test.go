@@ -85,9 +85,16 @@ func TestUninstall(t *testing.T) {
 	}
 	used := usedVolume(t, ns.Name, "used", "node-a", v1alpha1.HealthHealthy)
 	lost := usedVolume(t, ns.Name, "lost", "node-a", v1alpha1.HealthDataLoss)
+	bare := usedVolume(t, ns.Name, "bare", "node-a", v1alpha1.HealthDataLoss) // lost, without a condition
+	withCondition := bare.DeepCopy()
+	bare.Status.Conditions = nil
+	if err := env.Client.Status().Patch(t.Context(), bare, client.MergeFrom(withCondition)); err != nil {
+		t.Fatal(err)
+	}
+	sick := usedVolume(t, ns.Name, "sick", "node-a", v1alpha1.HealthDegraded)
 	idle := usedVolume(t, ns.Name, "idle", "", "")
 	t.Cleanup(func() {
-		for _, v := range []*v1alpha1.SealedVolume{used, lost, idle} {
+		for _, v := range []*v1alpha1.SealedVolume{used, lost, bare, sick, idle} {
 			if err := env.Client.Delete(t.Context(), v); err != nil && t.Context().Err() == nil {
 				t.Error(err)
 			}
@@ -119,13 +126,20 @@ func TestUninstall(t *testing.T) {
 	for v, want := range map[*v1alpha1.SealedVolume]struct {
 		health v1alpha1.Health
 		status metav1.ConditionStatus
-	}{used: {v1alpha1.HealthUnknown, metav1.ConditionUnknown}, lost: {v1alpha1.HealthDataLoss, metav1.ConditionFalse}, idle: {}} {
+		last   string
+	}{
+		used: {v1alpha1.HealthUnknown, metav1.ConditionUnknown, "The last reported health was Healthy"},
+		lost: {v1alpha1.HealthDataLoss, metav1.ConditionFalse, "The last reported health was DataLoss: a sector is gone"},
+		bare: {v1alpha1.HealthDataLoss, metav1.ConditionFalse, "The last reported health was DataLoss"},
+		sick: {v1alpha1.HealthUnknown, metav1.ConditionUnknown, "The last reported health was Degraded: a sector is gone"},
+		idle: {},
+	} {
 		if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(v), v); err != nil {
 			t.Fatal(err)
 		}
 		c := meta.FindStatusCondition(v.Status.Conditions, v1alpha1.VolumeHealthy)
 		if v.Status.Health != want.health || (c == nil) != (v == idle) || c != nil &&
-			(c.Status != want.status || c.Reason != v1alpha1.ReasonUninstalled || !strings.Contains(c.Message, "nobody watches it")) {
+			(c.Status != want.status || c.Reason != v1alpha1.ReasonUninstalled || !strings.Contains(c.Message, "nobody watches it") || !strings.HasSuffix(c.Message, want.last)) {
 			t.Errorf("%s: %+v", v.Spec.ClaimRef.Name, v.Status)
 		}
 	}
@@ -137,7 +151,12 @@ func TestUninstall(t *testing.T) {
 	for _, e := range events.Items {
 		told[e.Regarding.Name+" "+e.Type+" "+e.Reason]++
 	}
-	if len(told) != 2 || told["used Warning Uninstalled"] != 1 || told["lost Warning Uninstalled"] != 1 {
+	for _, name := range []string{"used", "lost", "bare", "sick"} {
+		if told[name+" Warning Uninstalled"] != 1 {
+			t.Error(name, told)
+		}
+	}
+	if len(told) != 4 {
 		t.Error(told)
 	}
 	if err := checkUninstall(t.Context(), before, operatortest.Namespace, &out); err == nil {

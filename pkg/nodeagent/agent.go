@@ -265,6 +265,7 @@ func (a *Agent) report(ctx context.Context, id string, mounted bool) {
 	state := state{mounted: mounted}
 	if mounted {
 		state = a.observe(ctx, id, v, full)
+		state.assumed = false // the mounter has just listed it
 	}
 	err := a.publish(ctx, id, v, state, full)
 	switch {

@@ -19,7 +19,7 @@ func (a *Agent) leave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
 	defer cancel()
 	a.left.Store(true)
-	a.reportAll(ctx, state{mounted: true})
+	a.reportAll(ctx, state{mounted: true, assumed: true})
 }
 
 // reportAll reports one state for all volumes that are reported as mounted on this node.
@@ -31,6 +31,10 @@ func (a *Agent) reportAll(ctx context.Context, s state) {
 			v := a.volume(id)
 			v.mu.Lock()
 			defer v.mu.Unlock()
+			// Unstaging reports on it. After a stop, nobody reports that it ended.
+			if v.unstaging && !a.left.Load() {
+				return nil
+			}
 			if err := a.publish(ctx, id, v, s, false); err != nil {
 				a.opt.Log.Warn("cannot report the state of the volume", "volume", id, "error", err)
 			}

@@ -39,6 +39,7 @@ type volume struct {
 // state is what the agent observes of a volume.
 type state struct {
 	mounted   bool
+	assumed   bool // nobody says that it is mounted now: this only updates a report of this node
 	answered  bool // the mount server answered, so it has the volume open
 	health    v1alpha1.Health
 	condition control.Condition // the worst one; no reason means none
@@ -63,7 +64,7 @@ const nearlyFull = 5
 
 // unresponsive is the state of a volume whose mounter does not answer. Its mount server may still
 // work.
-var unresponsive = state{mounted: true, health: v1alpha1.HealthUnknown, condition: control.Condition{Reason: "MounterUnresponsive",
+var unresponsive = state{mounted: true, assumed: true, health: v1alpha1.HealthUnknown, condition: control.Condition{Reason: reasonUnresponsive,
 	Message: "the mounter of the node does not answer, so the health of the volume is unknown. Mounted volumes usually keep working. Check the mounter's pod on the node"}}
 
 // observe asks the mounter and the mount server. full includes values that always change.
@@ -87,7 +88,7 @@ func (a *Agent) observe(ctx context.Context, id string, v *volume, full bool) st
 	if st, err := a.opt.Control(id).Stats(askCtx); err == nil {
 		s.usage, s.answered = usageOf(st), true
 		if st.TotalBytes > 0 && info.BlockBytes == 0 && st.AvailableBytes*100 < st.TotalBytes*nearlyFull {
-			s.add(control.Condition{Reason: "NearlyFull", Message: fmt.Sprintf("less than %d%% of the volume is free: expand the claim or delete files", nearlyFull)})
+			s.add(control.Condition{Reason: reasonNearlyFull, Message: fmt.Sprintf("less than %d%% of the volume is free: expand the claim or delete files", nearlyFull)})
 		}
 	}
 	if full {

@@ -13,7 +13,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
-	"github.com/sealvol/sealvol/pkg/mounter/control"
 )
 
 // attempts is how many times a write is tried if other writers interfere.
@@ -95,11 +94,9 @@ func (a *Agent) fill(sv *v1alpha1.SealedVolume, v *volume, s state, full bool) (
 	if !s.mounted {
 		st.Node, st.Health = "", ""
 		meta.RemoveStatusCondition(&st.Conditions, v1alpha1.VolumeHealthy)
-	} else {
+	} else if !s.assumed || st.Node == a.opt.Node {
 		moved := st.Node != a.opt.Node
-		if a.left.Load() {
-			s.health, s.condition = unwatched(st, a.opt.Node)
-		}
+		s = a.settle(st, s)
 		st.Node, st.Health = a.opt.Node, s.health
 		changed = setHealthy(st, s, sv.Generation)
 		if s.usage != nil && (full || moved || changed || notable(st.Usage, s.usage)) {
@@ -126,21 +123,6 @@ func notable(was, now *v1alpha1.VolumeUsage) bool {
 	return max(change, -change) >= max(now.TotalBytes/100, 1)
 }
 
-// unwatched is the health that a stopping agent leaves, because what it observed may not stay true.
-// Lost data stays lost.
-func unwatched(st *v1alpha1.SealedVolumeStatus, node string) (v1alpha1.Health, control.Condition) {
-	last := string(st.Health)
-	c := meta.FindStatusCondition(st.Conditions, v1alpha1.VolumeHealthy)
-	if c != nil && (c.Reason == v1alpha1.ReasonNotWatched || st.Health == v1alpha1.HealthDataLoss) {
-		return st.Health, control.Condition{Reason: c.Reason, Message: c.Message}
-	}
-	if c != nil && c.Status != metav1.ConditionTrue {
-		last += ", " + c.Reason
-	}
-	return v1alpha1.HealthUnknown, control.Condition{Reason: v1alpha1.ReasonNotWatched,
-		Message: fmt.Sprintf("the node plugin on node %s has stopped, so the health of the volume is unknown until it runs again; last known health: %s", node, last)}
-}
-
 // setHealthy sets the condition; it returns whether the reason changed.
 func setHealthy(st *v1alpha1.SealedVolumeStatus, s state, generation int64) bool {
 	c := metav1.Condition{Type: v1alpha1.VolumeHealthy, Status: metav1.ConditionTrue, Reason: "AsExpected", Message: "nothing is wrong", ObservedGeneration: generation}
@@ -158,18 +140,4 @@ func setHealthy(st *v1alpha1.SealedVolumeStatus, s state, generation int64) bool
 	}
 	meta.SetStatusCondition(&st.Conditions, c)
 	return different
-}
-
-// tell creates an event about the claim when the health becomes bad or good.
-func (a *Agent) tell(was, sv *v1alpha1.SealedVolume) {
-	c := meta.FindStatusCondition(sv.Status.Conditions, v1alpha1.VolumeHealthy)
-	before := meta.FindStatusCondition(was.Status.Conditions, v1alpha1.VolumeHealthy)
-	ref := claimOf(sv)
-	switch {
-	case c == nil || ref == nil:
-	case c.Status == metav1.ConditionFalse:
-		a.events.Eventf(ref, sv, corev1.EventTypeWarning, c.Reason, "ServeVolume", "volume %s on node %s: %s", sv.Name, a.opt.Node, c.Message)
-	case before != nil && before.Status == metav1.ConditionFalse:
-		a.events.Eventf(ref, sv, corev1.EventTypeNormal, "VolumeHealthy", "ServeVolume", "volume %s on node %s is healthy again", sv.Name, a.opt.Node)
-	}
 }

@@ -69,15 +69,26 @@ func TestLeave(t *testing.T) {
 // silent is a mounter that can stop answering.
 type silent struct {
 	*node
-	off atomic.Bool
+	off   atomic.Bool  // List fails
+	mute  atomic.Bool  // Health fails
+	asked atomic.Int64 // how often List was called
 }
 
 // List implements nodeagent.Mounter.
 func (s *silent) List(ctx context.Context) ([]mounter.Info, error) {
+	s.asked.Add(1)
 	if s.off.Load() {
 		return nil, errors.New("no answer")
 	}
 	return s.node.List(ctx)
+}
+
+// Health implements nodeagent.Mounter.
+func (s *silent) Health(ctx context.Context, id string) (mounter.Info, error) {
+	if s.mute.Load() {
+		return mounter.Info{}, errors.New("no answer")
+	}
+	return s.node.Health(ctx, id)
 }
 
 // TestMounterSilent: while the mounter does not answer, the last known health does not stay in the

@@ -60,9 +60,9 @@ func noteUninstalled(ctx context.Context, c client.Client, v *v1alpha1.SealedVol
 		message = fmt.Sprintf("Sealvol was uninstalled while the volume was in use on node %s, so nobody watches it any more, and its pods get "+
 			"I/O errors (\"Transport endpoint is not connected\"). Install Sealvol again, then restart the pods", s.Node)
 		known := metav1.ConditionUnknown
-		if s.Health == v1alpha1.HealthDataLoss && was != nil { // lost data stays lost
+		message += lastReported(s.Health, was)
+		if s.Health == v1alpha1.HealthDataLoss { // lost data stays lost
 			known = metav1.ConditionFalse
-			message += ". The last reported health was DataLoss: " + was.Message
 		} else {
 			s.Health = v1alpha1.HealthUnknown
 		}
@@ -83,6 +83,18 @@ func noteUninstalled(ctx context.Context, c client.Client, v *v1alpha1.SealedVol
 		return noted, nil
 	}
 	return true, uninstalledEvent(ctx, c, v, message)
+}
+
+// lastReported is the sentence about the health that the note of the uninstallation replaces. c may
+// be nil.
+func lastReported(h v1alpha1.Health, c *metav1.Condition) string {
+	switch {
+	case h == "":
+		return ""
+	case c == nil || c.Status == metav1.ConditionTrue:
+		return fmt.Sprintf(". The last reported health was %s", h)
+	}
+	return fmt.Sprintf(". The last reported health was %s: %s", h, c.Message)
 }
 
 // uninstalledEvent creates an event about the claim. It creates it directly, because no process
