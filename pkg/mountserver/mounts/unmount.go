@@ -14,7 +14,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 )
 
-// releaseTime is how long a server that cannot be asked may take to release its device.
+// releaseTime is how long a server may take to release its device or a snapshot after the unmount.
 const releaseTime = 2 * time.Minute
 
 var (
