@@ -105,5 +105,5 @@ func waitSnapshotReleased(ctx context.Context, c control.Client, a volumectl.Sna
 	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ENOENT): // nobody listens
 		return false, nil
 	}
-	return true, fmt.Errorf("%s is unmounted, but the mount server of its volume has not confirmed that it released the snapshot; until it has, the snapshot cannot be deleted: %w", a.Dir, err)
+	return true, fmt.Errorf("%s: %w: %w", a.Dir, ErrNotReleased, err)
 }
