@@ -37,6 +37,8 @@ func umount(dir string) error {
 		return withHint(err, "`fuser -vm "+dir+"` lists the processes that use it; stop them and try again")
 	case errors.Is(err, mounts.ErrServerLost):
 		return withHint(err, "mount the volume again: the mount replays all synced changes")
+	case errors.Is(err, mounts.ErrNotReleased):
+		return withHint(err, "no data is lost; until the server has released the snapshot, it cannot be deleted; read the log of the volume's mount server")
 	case errors.Is(err, control.ErrServer):
 		return withHint(err, "data that was synced before is safe; check the kernel log for errors of the device, or free space on the disk that holds the image; then run `sealvol fsck`")
 	case err != nil && os.Geteuid() != 0:

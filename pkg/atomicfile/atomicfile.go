@@ -81,7 +81,8 @@ func Create(name string, o Options) (*File, error) {
 	if f.temp == "" {
 		var random [8]byte
 		rand.Read(random[:])
-		f.temp = filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+"."+hex.EncodeToString(random[:]))
+		// Without the file's own name, which may be as long as the file system allows.
+		f.temp = filepath.Join(filepath.Dir(name), ".tmp-"+hex.EncodeToString(random[:]))
 		flags |= os.O_EXCL
 	} else {
 		flags |= os.O_TRUNC

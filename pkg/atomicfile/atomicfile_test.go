@@ -300,3 +300,16 @@ func TestManyWriters(t *testing.T) {
 		t.Error(left)
 	}
 }
+
+// TestLongestName: a file may have the longest name that the file system allows.
+func TestLongestName(t *testing.T) {
+	path := filepath.Join(t.TempDir(), strings.Repeat("n", 255))
+	for name, o := range map[string]atomicfile.Options{"new": {New: true}, "replaced": {}} {
+		if err := errors.Join(os.RemoveAll(path), atomicfile.Write(path, []byte(name), o)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if b := content(t, path); string(b) != name {
+			t.Errorf("%s: %q", name, b)
+		}
+	}
+}

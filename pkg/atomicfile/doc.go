@@ -19,7 +19,7 @@
 // After an error before step 4, the temporary file is removed. If step 5 fails, the name refers to
 // the new content, but it may not survive a crash. A process that dies before step 4 leaves its
 // temporary file. The next writer of the name overwrites a fixed Options.Temp, so there must be
-// only one writer at a time. Random names (the default) begin with a dot and are unique, so any
+// only one writer at a time. Random names (the default) begin with .tmp- and are unique, so any
 // number of writers may replace one name at the same time; the last one wins.
 //
 // # What is replaced

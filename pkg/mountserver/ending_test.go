@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -100,7 +101,7 @@ func TestCloseWhileSnapshotOpens(t *testing.T) {
 	w.Close() // whoever reads from it gets the end of the connection
 	defer r.Close()
 	mounted := make(chan error, 1)
-	go func() { mounted <- s.mountSnapshot("one", t.TempDir(), r) }()
+	go func() { mounted <- s.mountSnapshot(volumectl.SnapshotArgs{Name: "one", Dir: t.TempDir()}, r) }()
 	<-opened
 	go func() { closed <- s.Close() }()
 	if err := <-mounted; err == nil {
@@ -113,7 +114,7 @@ func TestCloseWhileSnapshotOpens(t *testing.T) {
 		t.Error("the server closed the device while a snapshot was being opened")
 	}
 	checkWritten(t, path)
-	if err := s.mountSnapshot("one", t.TempDir(), r); !errors.Is(err, errEnding) {
+	if err := s.mountSnapshot(volumectl.SnapshotArgs{Name: "one", Dir: t.TempDir()}, r); !errors.Is(err, errEnding) {
 		t.Error("mount a snapshot of a closed volume:", err)
 	}
 }
@@ -138,5 +139,39 @@ func TestCloseBeneathSnapshot(t *testing.T) {
 			}
 			checkWritten(t, path)
 		})
+	}
+}
+
+// TestEqualPaths: snapshots that are mounted on equal paths in several mount namespaces are told apart
+// by their connections. With a caller or a mount of an older version, the path decides.
+func TestEqualPaths(t *testing.T) {
+	first, second := &view{dir: "/mnt", conn: 1}, &view{dir: "/mnt", conn: 2}
+	unknown, elsewhere := &view{dir: "/mnt"}, &view{dir: "/else", conn: 3}
+	var v views
+	for _, m := range []*view{first, second, elsewhere} {
+		v.add(m)
+	}
+	for range 20 { // the order of a map is random
+		if got := v.on("/mnt", 1); got != first {
+			t.Error("the first:", got)
+		}
+		if got := v.on("/mnt", 2); got != second {
+			t.Error("the second:", got)
+		}
+		if got := v.on("/mnt", 3); got != nil {
+			t.Error("none has this connection:", got)
+		}
+		if got := v.on("/else", 0); got != elsewhere {
+			t.Error("an older caller:", got)
+		}
+	}
+	v.add(unknown)
+	for range 20 {
+		if got := v.on("/mnt", 3); got != unknown {
+			t.Error("the mount of an older caller:", got)
+		}
+		if got := v.on("/mnt", 0); got != unknown {
+			t.Error("an older caller unmounts what it mounted:", got)
+		}
 	}
 }

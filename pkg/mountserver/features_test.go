@@ -19,6 +19,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
+	"github.com/sealvol/sealvol/pkg/volume/fusefs/fusefstest"
+	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
 )
 
 // TestDamagedData: reading damaged data returns an I/O error, and the server reports it.
@@ -154,6 +156,54 @@ func TestSnapshotEndsWithVolume(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestSnapshotOfAnotherNamespace: a path that a caller of another mount namespace names may be the
+// mount of something else to the server, which must leave that alone.
+func TestSnapshotOfAnotherNamespace(t *testing.T) {
+	for name, older := range map[string]bool{"": false, "older caller": true} {
+		t.Run(name, func(t *testing.T) {
+			doors(t, func(t *testing.T, start func(string) *door) {
+				d := start(withSnapshot(t))
+				other := fusefstest.Mount(t, vfstest.NewMemFS(), fusefstest.Options{Deadline: deadline})
+				// Its path would be other.Dir in the caller's mount namespace.
+				theirs := filepath.Join(d.dir, "theirs")
+				if err := os.Mkdir(theirs, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				f, err := fusefs.Mount(theirs, fusefs.MountOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() {
+					if err := errors.Join(f.Close(), fusefs.Unmount(theirs, true)); err != nil {
+						t.Error(err)
+					}
+				}()
+				args := map[string]any{"name": "one", "dir": other.Dir}
+				if id, err := fusefs.ConnectionID(theirs); err != nil {
+					t.Fatal(err)
+				} else if !older {
+					args["connection"] = id
+				}
+				if err := d.client.Do(d.context(), control.Request{Op: "snapshot-mount", Args: args, File: f}, nil); err != nil {
+					t.Fatal(err)
+				}
+				if b, err := os.ReadFile(filepath.Join(theirs, "file")); err != nil || string(b) != "old" {
+					t.Errorf("the snapshot: %q, %v", b, err)
+				}
+				if err := d.unmount(); err != nil {
+					t.Error(err)
+				}
+				if id, err := fusefs.ConnectionID(other.Dir); err != nil || id != other.Connection {
+					t.Errorf("another file system was unmounted: connection %d, not %d: %v", id, other.Connection, err)
+				}
+				if err := os.WriteFile(filepath.Join(other.Dir, "file"), nil, 0o600); err != nil {
+					t.Error("another file system has ended:", err)
+				}
+			})
+		})
+	}
 }
 
 // TestEndIsDurable: when a caller learns that the mount has ended, everything is on the device and

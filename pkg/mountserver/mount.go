@@ -39,7 +39,6 @@ func Signals() <-chan os.Signal {
 // MountAndServe mounts, serves until the mount ends, and closes everything. When it returns nil,
 // all acknowledged writes are on the device. control.Find finds the server.
 func (s *Server) MountAndServe(m Mount) error {
-	limitMemory(s.opts.MemoryBytes)
 	m.Options.Logger = s.log
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

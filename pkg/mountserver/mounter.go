@@ -34,7 +34,6 @@ func ForMounter(level *slog.LevelVar) mounter.Serve {
 
 // openFor opens a volume as a mounter requests it.
 func openFor(ctx context.Context, c mounter.ServeConfig, level *slog.LevelVar) (*Server, error) {
-	limitMemory(c.MemoryBytes)
 	dev, err := device.NewFile(c.Device, device.OpenOptions{ReadOnly: c.ReadOnly})
 	if err != nil {
 		return nil, err
@@ -45,16 +44,19 @@ func openFor(ctx context.Context, c mounter.ServeConfig, level *slog.LevelVar) (
 	if err != nil {
 		return nil, errors.Join(err, dev.Close())
 	}
-	defer func() {
-		for _, k := range keys {
-			k.Erase()
-		}
-	}()
+	defer eraseAll(keys)
 	return Open(ctx, o)
+}
+
+func eraseAll(keys []crypto.Credential) {
+	for _, k := range keys {
+		k.Erase()
+	}
 }
 
 // parse reads instance, anchor and keys. The caller erases the keys.
 func (o *Options) parse(c mounter.ServeConfig) (keys []crypto.Credential, err error) {
+	defer c.Keys.Clear() // an error may leave some of them unread
 	if c.Instance != "" {
 		if o.Instance, err = crypto.ParseUUID(c.Instance); err != nil {
 			return nil, fmt.Errorf("%w: malformed instance ID", mounter.ErrInvalid)
@@ -67,13 +69,21 @@ func (o *Options) parse(c mounter.ServeConfig) (keys []crypto.Credential, err er
 		}
 		o.Anchor = &a
 	}
-	for _, raw := range [][]byte{c.Keys.KEK(), c.Keys.Previous()} {
+	return o.parseKeys(c.Keys.KEK(), c.Keys.Previous())
+}
+
+// parseKeys reads the current key and the previous one; nil is no key. After an error no key is left
+// in memory.
+func (o *Options) parseKeys(raws ...[]byte) (keys []crypto.Credential, err error) {
+	for _, raw := range raws {
 		if raw == nil {
 			continue
 		}
 		key, err := crypto.NewKey(raw) // clears raw
 		if err != nil {
-			return keys, err
+			eraseAll(keys)
+			o.Current = nil
+			return nil, err
 		}
 		k := crypto.SecretCredential(key)
 		if len(keys) == 0 {
@@ -121,8 +131,11 @@ func mounterError(err error) error {
 		if !errors.Is(err, e.from) {
 			continue
 		}
-		if strings.HasPrefix(err.Error(), e.to.Error()) {
+		switch {
+		case errors.Is(err, e.to):
 			return err
+		case strings.HasPrefix(err.Error(), e.to.Error()): // its text would say the same twice
+			return &marked{err, e.to}
 		}
 		return fmt.Errorf("%w: %w", e.to, err)
 	}

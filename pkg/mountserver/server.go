@@ -16,9 +16,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// beyondVolume is what the process may use in addition to the volume's memory: 32 requests of 2
-// MiB, and the program itself.
-const beyondVolume = 96 << 20
+// beyondVolume is what the process may use in addition to the volume's memory: the requests that it
+// answers, with those that wait for the end of a freeze, and the program itself.
+const beyondVolume = fusefs.RequestMemory + 32<<20
 
 // Served is an open volume of either format.
 type Served interface {
@@ -52,12 +52,13 @@ type Server struct {
 	endErr   error         // set before ended is closed
 }
 
-// Open opens a volume. The caller then calls MountAndServe, or Attach and Serve, or Close.
+// Open opens a volume, and limits the memory of the process. The caller then calls MountAndServe, or Attach and Serve, or Close.
 func Open(ctx context.Context, o Options) (*Server, error) {
 	s := &Server{opts: o, log: o.Log, stop: make(chan struct{}), ended: make(chan struct{}), endView: func() {}}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
+	limitMemory(o.MemoryBytes) // before the log is replayed
 	if err := s.openVolume(ctx); err != nil {
 		return nil, errors.Join(err, o.Device.Close())
 	}

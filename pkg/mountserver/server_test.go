@@ -3,6 +3,7 @@ package mountserver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/doublecrypt"
+	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
 )
@@ -133,6 +135,63 @@ func TestDeviceGoneCases(t *testing.T) {
 	}
 }
 
+// TestMemoryOfFreeze: what a freeze makes wait is within the limit on memory.
+func TestMemoryOfFreeze(t *testing.T) {
+	const active, parked = 32, 128 // handlers of fusefs.Server
+	if least := int64(2*active+parked) * fusefs.MaxDataBytes; beyondVolume < least+16<<20 {
+		t.Errorf("%d bytes beyond the volume, but requests may take %d", int64(beyondVolume), least)
+	}
+}
+
+// lockedMemory is how much memory of this process is locked, as that of keys is.
+func lockedMemory(t *testing.T) (kiB int) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), "VmLck:")
+	if _, err := fmt.Sscan(rest, &kiB); err != nil {
+		t.Fatal(err)
+	}
+	return kiB
+}
+
+// TestKeyThatDoesNotParse: if one key cannot be read, the other one does not stay in memory.
+func TestKeyThatDoesNotParse(t *testing.T) {
+	before := lockedMemory(t)
+	var o Options
+	first := make([]byte, mounter.KeyBytes)
+	if keys, err := o.parseKeys(first, []byte("short")); err == nil || keys != nil || o.Keys != nil || o.Current != nil {
+		t.Error(keys, err)
+	}
+	if after := lockedMemory(t); after > before {
+		t.Errorf("%d KiB of keys were not erased", after-before)
+	}
+	k := keys(t, 7)
+	if _, err := o.parse(mounter.ServeConfig{Keys: k, Instance: "malformed"}); err == nil {
+		t.Error("a malformed instance was accepted")
+	}
+	if strings.Trim(string(k.KEK()), "\x00") != "" {
+		t.Error("a key that was not read stays in memory")
+	}
+}
+
+// TestMounterErrorKinds: an error is of its kind, whatever its text begins with, and says so once.
+func TestMounterErrorKinds(t *testing.T) {
+	for _, e := range mounterErrors {
+		for _, err := range []error{e.from, fmt.Errorf("%s: %w", e.to.Error(), e.from), fmt.Errorf("%w: %w", e.to, e.from)} {
+			got := mounterError(err)
+			if !errors.Is(got, e.to) || !errors.Is(got, e.from) {
+				t.Errorf("%v: not %v", got, e.to)
+			}
+			if e.from != e.to && strings.Count(got.Error(), e.to.Error()) > 1 && !strings.Contains(e.from.Error(), e.to.Error()) {
+				t.Errorf("says it twice: %v", got)
+			}
+		}
+	}
+}
+
 // TestMemoryLimit: with both ways to serve, the process stays within the volume's memory and some
 // more.
 func TestMemoryLimit(t *testing.T) {
@@ -144,21 +203,14 @@ func TestMemoryLimit(t *testing.T) {
 			t.Errorf("a mounter's, of %d: %d", memory, got)
 		}
 		debug.SetMemoryLimit(1 << 40)
-		s := &Server{opts: Options{MemoryBytes: memory, Device: openDevice(t, blankDevice(t))}, log: slog.New(slog.DiscardHandler),
-			base: &slowVolume{MemFS: vfstest.NewMemFS(), goOn: closed()}, endView: func() {}}
-		if err := s.MountAndServe(Mount{Dir: "/nonexistent"}); err == nil {
-			t.Error("mounted nowhere")
+		// As early as when the volume is opened, because that replays its log.
+		if _, err := Open(t.Context(), Options{MemoryBytes: memory, Device: openDevice(t, blankDevice(t))}); err == nil {
+			t.Error("opened a blank device")
 		}
 		if got := debug.SetMemoryLimit(-1); got != want {
 			t.Errorf("alone, of %d: %d", memory, got)
 		}
 	}
-}
-
-func closed() chan struct{} {
-	c := make(chan struct{})
-	close(c)
-	return c
 }
 
 const testBytes = 64 << 20

@@ -28,12 +28,19 @@ var errEnding = errors.New("the volume is being unmounted")
 
 // view is one mounted snapshot.
 type view struct {
-	dir  string
-	conn uint32 // number of its connection; 0 if the mount is in another mount namespace
+	dir  string // in the mount namespace of whoever mounted it
+	conn uint32 // number of its connection; 0 if an older caller did not send it
 	srv  *fusefs.Server
 	free func() // allows the snapshot to be deleted
 	once sync.Once
 	done chan struct{} // closed when the snapshot is released
+}
+
+// isHere tells whether the snapshot is what this process sees mounted on the directory. In the mount
+// namespace of whoever mounted it, the same path may be another directory.
+func (m *view) isHere() bool {
+	id, err := fusefs.ConnectionID(m.dir)
+	return err == nil && m.conn != 0 && id == m.conn
 }
 
 // release frees the snapshot once no request uses it.
@@ -80,16 +87,22 @@ func (v *views) remove(m *view) {
 	delete(v.all, m)
 }
 
-// on returns the snapshot that is mounted on a directory, or nil.
-func (v *views) on(dir string) *view {
+// on returns the snapshot that is mounted on a directory, or nil. Snapshots may be mounted on equal
+// paths in several mount namespaces: their connections tell them apart. If one side does not know the
+// connection, the path decides.
+func (v *views) on(dir string, conn uint32) (found *view) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for m := range v.all {
-		if m.dir == dir {
+		switch {
+		case m.dir != dir:
+		case m.conn == conn:
 			return m
+		case m.conn == 0 || conn == 0:
+			found = m
 		}
 	}
-	return nil
+	return found
 }
 
 // end frees all snapshots that are still mounted, because the volume is closing. When it returns, no
@@ -107,23 +120,25 @@ func (v *views) end(log *slog.Logger) {
 	}
 	v.mu.Unlock()
 	for _, m := range left {
-		log.Warn("unmounting a snapshot, because its volume is unmounted", "on", m.dir)
-		if m.conn != 0 {
+		if m.isHere() {
+			log.Warn("unmounting a snapshot, because its volume is unmounted", "on", m.dir)
 			if err := errors.Join(fusefs.AbortConnection(m.conn), fusefs.Unmount(m.dir, true)); err != nil {
 				log.Warn("cannot unmount the snapshot: its mount returns errors until you unmount it", "on", m.dir, "error", err)
 			}
+		} else {
+			log.Warn("a mounted snapshot ends with its volume: its mount, in another mount namespace, returns errors until you unmount it", "on", m.dir)
 		}
 		m.release()
 	}
 }
 
-// openView opens a snapshot to be served on the FUSE connection of a mount on dir.
-func (s *Server) openView(name, dir string, connection *os.File) (*view, error) {
+// openView opens a snapshot to be served on the FUSE connection of the caller's mount.
+func (s *Server) openView(a volumectl.SnapshotArgs, connection *os.File) (*view, error) {
 	if !s.views.begin() {
 		return nil, errEnding
 	}
 	defer s.views.opening.Done()
-	fs, free, err := s.vol.OpenSnapshot(name)
+	fs, free, err := s.vol.OpenSnapshot(a.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -133,11 +148,8 @@ func (s *Server) openView(name, dir string, connection *os.File) (*view, error) 
 		return nil, fmt.Errorf("descriptor of the mount: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "fuse")
-	m := &view{dir: dir, free: free, done: make(chan struct{})}
-	if id, err := fusefs.ConnectionID(dir); err == nil {
-		m.conn = id // otherwise the caller's mount is not visible here
-	}
-	m.srv, err = fusefs.NewServer(fusefs.Options{FS: fs, Device: f, ReadOnly: true, Logger: s.log.With("snapshot", name), Damaged: s.damage.in(name)})
+	m := &view{dir: a.Dir, conn: a.Connection, free: free, done: make(chan struct{})}
+	m.srv, err = fusefs.NewServer(fusefs.Options{FS: fs, Device: f, ReadOnly: true, Logger: s.log.With("snapshot", a.Name), Damaged: s.damage.in(a.Name)})
 	if err == nil && !s.views.add(m) {
 		err = errEnding
 	}
@@ -148,10 +160,9 @@ func (s *Server) openView(name, dir string, connection *os.File) (*view, error) 
 	return m, nil
 }
 
-// mountSnapshot serves a snapshot on the FUSE connection of a mount on dir, which the caller has
-// made.
-func (s *Server) mountSnapshot(name, dir string, connection *os.File) error {
-	m, err := s.openView(name, dir, connection)
+// mountSnapshot serves a snapshot on the FUSE connection of a mount that the caller has made.
+func (s *Server) mountSnapshot(a volumectl.SnapshotArgs, connection *os.File) error {
+	m, err := s.openView(a, connection)
 	if err != nil {
 		return err
 	}
@@ -163,22 +174,22 @@ func (s *Server) mountSnapshot(name, dir string, connection *os.File) error {
 	}()
 	select {
 	case <-m.srv.Ready():
-		s.log.Info("mounted a snapshot", "snapshot", name, "on", dir)
+		s.log.Info("mounted a snapshot", "snapshot", a.Name, "on", a.Dir)
 		return nil
 	case err := <-served:
-		return errors.Join(fmt.Errorf("serve snapshot %s", name), err)
+		return errors.Join(fmt.Errorf("serve snapshot %s", a.Name), err)
 	}
 }
 
-// unmountSnapshot ends the mount of a snapshot on dir. When it returns nil, the snapshot is
+// unmountSnapshot ends the mount of a snapshot on a directory. When it returns nil, the snapshot is
 // released. The caller must first unmount a mount in another mount namespace.
-func (s *Server) unmountSnapshot(ctx context.Context, dir string) error {
-	m := s.views.on(dir)
+func (s *Server) unmountSnapshot(ctx context.Context, a volumectl.SnapshotArgs) error {
+	m := s.views.on(a.Dir, a.Connection)
 	if m == nil {
-		return control.WithCode(volumectl.CodeNotFound, fmt.Errorf("no snapshot is mounted on %s", dir))
+		return control.WithCode(volumectl.CodeNotFound, fmt.Errorf("no snapshot is mounted on %s", a.Dir))
 	}
-	if id, err := fusefs.ConnectionID(dir); err == nil && id == m.conn {
-		if err := unmountUnused(dir); err != nil {
+	if m.isHere() {
+		if err := unmountUnused(m.dir); err != nil {
 			return err
 		}
 	}

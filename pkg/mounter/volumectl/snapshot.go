@@ -56,11 +56,15 @@ func ChangeOf(c volume.Change) Change {
 	return x
 }
 
-// SnapshotArgs name a snapshot. A request to mount it also has Dir, and sends the descriptor of a
-// FUSE mount on Dir.
+// SnapshotArgs name a snapshot. A request to mount it also has Dir and Connection, and sends the
+// descriptor of a FUSE mount on Dir.
 type SnapshotArgs struct {
 	Name string `json:"name"`
 	Dir  string `json:"dir,omitempty"`
+	// Connection is fusefs.ConnectionID of Dir for the caller. The caller may be in another mount
+	// namespace, where the path means another mount than it does to the server; this number means
+	// the same in all of them. Older callers do not send it: 0.
+	Connection uint32 `json:"connection,omitempty"`
 }
 
 // DiffArgs are the arguments of snapshot-diff.
@@ -122,7 +126,7 @@ func (s *Server) snapshots(m control.Mux) {
 		if s.MountSnapshot == nil {
 			return nil, errors.New("this mount server does not mount snapshots")
 		}
-		return nil, snapshotError(s.MountSnapshot(a.Name, a.Dir, c.File()))
+		return nil, snapshotError(s.MountSnapshot(a, c.File()))
 	}
 	m["snapshot-unmount"] = func(ctx context.Context, c *control.Call) (any, error) {
 		var a SnapshotArgs
@@ -132,7 +136,7 @@ func (s *Server) snapshots(m control.Mux) {
 		if s.UnmountSnapshot == nil {
 			return nil, control.WithCode(CodeNotFound, errors.New("this mount server does not mount snapshots"))
 		}
-		return nil, s.UnmountSnapshot(ctx, a.Dir)
+		return nil, s.UnmountSnapshot(ctx, a)
 	}
 }
 

@@ -26,12 +26,12 @@ type Server struct {
 	Mounted Mounted
 	// End makes everything durable and ends serving; see control.Handler.
 	End func(ctx context.Context) error
-	// MountSnapshot serves a snapshot on the FUSE connection of a mount on dir, until it is
+	// MountSnapshot serves a snapshot on the FUSE connection of the caller's mount, until it is
 	// unmounted. It returns when the mount answers. The caller closes the descriptor. Nil if the
 	// server does not mount snapshots.
-	MountSnapshot func(name, dir string, connection *os.File) error
+	MountSnapshot func(a SnapshotArgs, connection *os.File) error
 	// UnmountSnapshot ends such a mount, unless it is in use. It is nil if MountSnapshot is nil.
-	UnmountSnapshot func(ctx context.Context, dir string) error
+	UnmountSnapshot func(ctx context.Context, a SnapshotArgs) error
 }
 
 // Mux returns the table of all requests.

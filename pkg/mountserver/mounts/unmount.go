@@ -14,7 +14,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 )
 
-// releaseTime is how long a server that cannot be asked may take to release its device.
+// releaseTime is how long a server may take to release its device or a snapshot after the unmount.
 const releaseTime = 2 * time.Minute
 
 var (
@@ -22,11 +22,14 @@ var (
 	ErrInUse = errors.New("files are in use")
 	// ErrServerLost: the server ended unexpectedly while it unmounted.
 	ErrServerLost = errors.New("the mount server ended unexpectedly while unmounting")
+	// ErrNotReleased: a snapshot is unmounted, but its server has not confirmed that it released it.
+	ErrNotReleased = errors.New("unmounted, but the mount server of the volume has not confirmed that it released the snapshot")
 )
 
 // Unmount unmounts the volume or snapshot on dir, and waits until everything is on the device and
 // its server has released it. It removes the mount of a dead server. An error that wraps
-// control.ErrServer comes from the server: it could not write the last changes.
+// control.ErrServer, and not ErrNotReleased, comes from the server: it could not write the last
+// changes.
 func Unmount(ctx context.Context, dir string) error {
 	abs, err := Resolve(dir)
 	if err != nil {

@@ -32,6 +32,10 @@ const (
 	// are parked. Each may hold a request of 1 MiB.
 	maxParked = 128
 
+	// RequestMemory is what the requests of a Server with the default number of handlers take at
+	// most, in bytes: a request and an answer for each handler, and the requests that are parked.
+	RequestMemory = (2*defaultMaxHandlers + maxParked) * (MaxDataBytes + 3*pageBytes + smallReplyBytes)
+
 	// The maximum number of read-ahead and direct I/O requests that the kernel keeps in flight.
 	maxBackground = 64
 
