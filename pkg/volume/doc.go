@@ -35,8 +35,7 @@
 //     writing.
 //   - keyring owns the header and the VMKs, rotator the walk of a rotation, and anchors the
 //     anchors.
-//   - snapshots owns the state of snapshots, additions of the open generation to dead lists, and tree
-//     3.
+//   - snapshots owns the state of snapshots, new entries of dead lists, and tree 3.
 //   - reservedRanges counts what reserved ranges promise (reserve.go). It is changed inside
 //     changes of the tree, and when a snapshot is taken.
 //   - background owns long-running work, which Close ends: the reaper of deleted files, discards,

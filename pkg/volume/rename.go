@@ -22,7 +22,7 @@ func (v *Volume) Rename(req *vfs.Req, parent vfs.Ino, name string, newParent vfs
 		if err := r.find(l, parent, newParent); err != nil {
 			return err
 		}
-		if err := r.wayOut(); err != nil {
+		if err := r.checkInside(); err != nil {
 			return err
 		}
 		l.lock(r.p, r.q, r.moved, r.target)
@@ -96,9 +96,9 @@ func (r *renaming) find(l *locks, parent, newParent vfs.Ino) (err error) {
 	return nil
 }
 
-// wayOut refuses to move a directory into itself. Only changes of names change parents, and the
+// checkInside refuses to move a directory into itself. Only changes of names change parents, and the
 // caller holds namespace.mu, so the result stays true.
-func (r *renaming) wayOut() error {
+func (r *renaming) checkInside() error {
 	v, p, q := r.v, r.p, r.q
 	if r.moved.isDir() && p != q {
 		if inside, err := v.names.isInside(q, r.moved.ino); err != nil || inside {

@@ -78,7 +78,7 @@ func (r *replayer) run(root *layout.Root, rp *txn.Replay, end logEnd) error {
 				return nil
 			}
 			if err := fn(op); err != nil {
-				return fmt.Errorf("replay of operation %d, type %d: %w", op.Seq, op.Type, misfit(err))
+				return fmt.Errorf("replay of operation %d, type %d: %w", op.Seq, op.Type, logMismatch(err))
 			}
 			return nil
 		})
@@ -96,7 +96,7 @@ func (r *replayer) run(root *layout.Root, rp *txn.Replay, end logEnd) error {
 			return fmt.Errorf("%w: it is out of order after operation %d", layout.ErrCorrupt, v.nextOp-1)
 		}
 		if op.Seq >= v.nextOp { // a root covers all operations with one number, or none
-			if err := r.relieve(); err != nil {
+			if err := r.limitMemory(); err != nil {
 				return err
 			}
 		}
@@ -108,9 +108,9 @@ func (r *replayer) run(root *layout.Root, rp *txn.Replay, end logEnd) error {
 	})
 }
 
-// misfit turns the error of an operation that cannot be applied into damage of the log: everything
+// logMismatch turns the error of an operation that cannot be applied into damage of the log: everything
 // that the operation needs existed when it was made.
-func misfit(err error) error {
+func logMismatch(err error) error {
 	for _, known := range []error{layout.ErrCorrupt, txn.ErrDevice, txn.ErrNoSpace, txn.ErrMemory, vfs.ErrIO, vfs.ErrNoSpace} {
 		if errors.Is(err, known) {
 			return err
@@ -151,11 +151,11 @@ func (r *replayer) eachExtent(op *layout.Op, fn func(layout.Run) error) error {
 // dirtyInodeBytes is the approximate size of an inode in memory.
 const dirtyInodeBytes = 1024
 
-// relieve keeps the changes of a replay within the mount's memory. The writer of the log committed
+// limitMemory keeps the changes of a replay within the mount's memory. The writer of the log committed
 // in time, but with more memory perhaps, and a forged log may contain anything. A root written in
 // the middle covers the operations so far; the log continues from there, and its claims are free in
 // that root. A read-only mount must give up.
-func (r *replayer) relieve() error {
+func (r *replayer) limitMemory() error {
 	v := r.v
 	a := &v.adm
 	a.mu.Lock()
@@ -270,7 +270,7 @@ func (r *replayer) finishCuts() error {
 		for _, ino := range inos {
 			in, err := v.table.inode(vfs.Ino(ino))
 			if err != nil {
-				return misfit(err)
+				return logMismatch(err)
 			}
 			if in.isReg() { // also without a name: it may get one (O_TMPFILE)
 				in.cutting = true
@@ -290,7 +290,7 @@ func (r *replayer) finishCut(in *inode) error {
 		if err := v.data.cutMore(in); err != nil {
 			return err
 		}
-		if err := r.relieve(); err != nil {
+		if err := r.limitMemory(); err != nil {
 			return err
 		}
 	}

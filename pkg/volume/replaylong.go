@@ -44,7 +44,7 @@ func (r *replayer) long(in *inode, op *layout.Op) error {
 			return nil
 		}
 		v.nextOp = op.Seq
-		if err := r.relieve(); err != nil {
+		if err := r.limitMemory(); err != nil {
 			return err
 		}
 		v.nextOp = op.Seq + 1

@@ -13,7 +13,7 @@ import (
 func (r *reserved) alone() {
 	r.v.snap.mu.Lock()
 	defer r.v.snap.mu.Unlock()
-	r.v.snap.blunt = true
+	r.v.snap.restampFailed = true
 }
 
 // A snapshot is deleted while a pass is in progress that has left alone what it held:
@@ -47,7 +47,7 @@ func TestRestampSnapshotGoes(t *testing.T) {
 					t.Fatalf("%d steps", steps)
 				}
 				ok(t, r.v.WaitFreed())
-				for n := 0; r.v.ranges.worn() && n < 5; n++ {
+				for n := 0; r.v.ranges.mayRestamp() && n < 5; n++ {
 					ok(t, r.v.ranges.restamp(func() bool { return false }))
 				}
 				want := uint64(length/pageBytes - 16) // what no snapshot holds any more is not
@@ -80,11 +80,11 @@ func TestRestampEachSnapshot(t *testing.T) {
 	ok(t, r.v.ranges.restamp(func() bool { return false })) // finds nothing
 	for i := len(names) - 1; i >= 0; i-- {
 		ok(t, r.v.DeleteSnapshot(names[i]))
-		if !r.v.ranges.worn() {
+		if !r.v.ranges.mayRestamp() {
 			t.Errorf("after snapshot %s was deleted nobody would look: %+v", names[i], r.v.ranges.stored())
 		}
 		ok(t, r.v.ranges.restamp(func() bool { return false }))
-		if r.v.ranges.worn() {
+		if r.v.ranges.mayRestamp() {
 			t.Errorf("after snapshot %s was deleted passes do not end: %+v", names[i], r.v.ranges.stored())
 		}
 	}

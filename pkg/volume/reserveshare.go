@@ -130,14 +130,14 @@ type restamper struct {
 	changed    bool   // the step changed something
 }
 
-// worn reports whether a pass may find something. The caller need not hold locks.
-func (r *reservedRanges) worn() bool {
-	return r.owed.Load() > 0 && (r.unlooked() || r.stale.Load() && r.wanted.Load())
+// mayRestamp reports whether a pass may find something. The caller need not hold locks.
+func (r *reservedRanges) mayRestamp() bool {
+	return r.owed.Load() > 0 && (r.notExamined() || r.stale.Load() && r.wanted.Load())
 }
 
-// unlooked reports whether the snapshot that set mark is gone, and no pass has run with the current
+// notExamined reports whether the snapshot that set mark is gone, and no pass has run with the current
 // mark and snapshots.
-func (r *reservedRanges) unlooked() bool {
+func (r *reservedRanges) notExamined() bool {
 	newest, mark := r.v.snap.newest.Load(), r.mark.Load()
 	return mark > newest && (r.passed.Load() != mark || r.seen.Load() != newest)
 }
@@ -146,7 +146,7 @@ func (r *reservedRanges) unlooked() bool {
 func (r *reservedRanges) wantRestamp() {
 	v := r.v
 	r.wanted.Store(true)
-	if r.worn() {
+	if r.mayRestamp() {
 		v.snap.wake()
 	}
 }
@@ -157,7 +157,7 @@ func (r *reservedRanges) restamping() bool {
 	s := &v.snap
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.done != nil && !s.stop && s.stalled == nil && (s.passing || !s.blunt && r.worn())
+	return s.done != nil && !s.stop && s.stalled == nil && (s.passing || !s.restampFailed && r.mayRestamp())
 }
 
 // restamp runs one pass, in steps, until stop returns true.
@@ -311,7 +311,7 @@ func (r *reservedRanges) restampAll() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.blunt = true
+	s.restampFailed = true
 	if v.opts.Log != nil && v.Failed() == nil && !s.stop {
 		v.opts.Log.Warn("recount of reserved space failed: more space than needed stays reserved until the next mount", "volume", v.id.String(), "error", err)
 	}

@@ -109,8 +109,8 @@ func (s *snapshots) switchHead(t *snapshot, x *layout.Snapshot) error {
 	return nil
 }
 
-// warmAbandoned reads what the next step needs, without locks.
-func (s *snapshots) warmAbandoned(a *abandoned) error {
+// prefetchAbandoned reads what the next step needs, without locks.
+func (s *snapshots) prefetchAbandoned(a *abandoned) error {
 	v := s.v
 	if !a.Lists {
 		return nil

@@ -160,7 +160,7 @@ func (s *scrub) see(ctx context.Context, t *snapshot, f *items.NameFinder) error
 	if t != nil {
 		x, err := s.v.snap.read(t)
 		if err != nil {
-			return nil // it was deleted, or its damage is reported: names are unknown
+			return nil //nolint:nilerr // it was deleted, or its damage is reported: names are unknown
 		}
 		names, at = tree.New(tree.Config{ID: layout.TreeFS, Cache: s.v.cache}, x.Tree, x.Generation+1), x.Tree
 	}

@@ -33,7 +33,7 @@ func (v *Volume) DeleteSnapshot(name string) error {
 	case inUse:
 		return fmt.Errorf("%w: %s", ErrSnapshotInUse, name)
 	}
-	err := v.snap.bury(t, func() error { return v.snap.condemn(t) })
+	err := v.snap.deleteMarked(t, func() error { return v.snap.markDeleted(t) })
 	if err != nil {
 		s.mu.Lock()
 		t.going = false
@@ -42,9 +42,9 @@ func (v *Volume) DeleteSnapshot(name string) error {
 	return err
 }
 
-// bury queues a snapshot to be freed. mark removes it from live, inside the gate. The caller holds
+// deleteMarked queues a snapshot to be freed. mark removes it from live, inside the gate. The caller holds
 // manage.
-func (s *snapshots) bury(t *snapshot, mark func() error) error {
+func (s *snapshots) deleteMarked(t *snapshot, mark func() error) error {
 	v := s.v
 	// Until the dead lists of a rollback are freed, none of its points may be used again.
 	if err := s.waitAbandoned(); err != nil {
@@ -72,8 +72,8 @@ func (s *snapshots) bury(t *snapshot, mark func() error) error {
 	return nil
 }
 
-// condemn sets a snapshot's flag of deletion. The caller is in the gate.
-func (s *snapshots) condemn(t *snapshot) error {
+// markDeleted sets a snapshot's flag of deletion. The caller is in the gate.
+func (s *snapshots) markDeleted(t *snapshot) error {
 	err := s.tree.Update(func(w *tree.Writer) error {
 		val, ok, err := w.Get(items.SnapshotKey(t.id))
 		if err == nil && !ok {
@@ -149,7 +149,7 @@ func (s *snapshots) startReaper() {
 		f := &freer{v: v}
 		for {
 			s.mu.Lock()
-			for !s.stop && (s.stalled != nil || len(s.dying) == 0 && s.abandoned == nil) && !(v.ranges.worn() && !s.blunt) {
+			for !s.stop && (s.stalled != nil || len(s.dying) == 0 && s.abandoned == nil) && !(v.ranges.mayRestamp() && !s.restampFailed) {
 				s.cond.Wait()
 			}
 			if s.stop {
@@ -210,7 +210,7 @@ func (s *snapshots) endReaper() {
 func (s *snapshots) freeStep(f *freer, t *snapshot, a *abandoned) (done bool, err error) {
 	v := s.v
 	if a != nil {
-		if err := s.warmAbandoned(a); err != nil {
+		if err := s.prefetchAbandoned(a); err != nil {
 			return false, txn.Wrap(err)
 		}
 	}

@@ -40,11 +40,11 @@ type snapshots struct {
 
 	abandoned *abandoned // what the last rollback left that is not freed yet
 
-	stop    bool
-	stalled error // why freeing has stopped
-	blunt   bool  // restamp has failed; the next mount tries again
-	passing bool  // restamp is running
-	done    chan struct{}
+	stop          bool
+	stalled       error // why freeing has stopped
+	restampFailed bool  // restamp has failed; the next mount tries again
+	passing       bool  // restamp is running
+	done          chan struct{}
 
 	tree *tree.Tree // snapshots and dead lists
 }
@@ -284,7 +284,7 @@ func (s *snapshots) holdHead() (x layout.Snapshot, end func(), err error) {
 		s.unhold(t)
 		s.manage.Lock()
 		defer s.manage.Unlock()
-		_ = s.bury(t, func() error { // on an error, the next mount frees it
+		_ = s.deleteMarked(t, func() error { // on an error, the next mount frees it
 			s.forget(t)
 			return nil
 		})
