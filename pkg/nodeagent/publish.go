@@ -2,6 +2,7 @@ package nodeagent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -82,7 +83,7 @@ func (a *Agent) publishOnce(ctx context.Context, r client.Reader, id string, v *
 }
 
 func ignoreNoVolume(err error) error {
-	if err == errNoVolume { // find returns it unwrapped
+	if errors.Is(err, errNoVolume) {
 		return nil
 	}
 	return err
