@@ -20,7 +20,7 @@ var ErrURL = errors.New("not a store's URL")
 //	file:///DIRECTORY
 //	s3://BUCKET/PREFIX?region=REGION&endpoint=URL&path-style=true|false
 //
-// and further parameters of S3, which S3ObjectOptions describes: sse=AES256|aws:kms|aws:kms:dsse, sse-kms-key-id=KEY, request-payer=requester, storage-class=CLASS,
+// and further parameters of S3, which S3Wishes describes: sse=AES256|aws:kms|aws:kms:dsse, sse-kms-key-id=KEY, request-payer=requester, storage-class=CLASS,
 // tags=KEY=VALUE,..., object-lock=GOVERNANCE|COMPLIANCE, retain-days=N.
 //
 // With an endpoint, path-style is true unless said otherwise. With create, the

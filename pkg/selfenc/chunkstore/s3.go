@@ -36,7 +36,7 @@ type S3 struct {
 	client *s3.Client
 	bucket string
 	prefix string        // "" or ends in "/"
-	places chan struct{} // one for each request in progress
+	places chan struct{} // one for each request under way
 	opts   S3Options
 }
 
@@ -50,12 +50,12 @@ type S3Options struct {
 	Endpoint string
 	// PathStyle puts the bucket into the path, not into the host's name.
 	PathStyle bool
-	// Requests is the most requests in progress at once. 0: 16.
+	// Requests is the most requests under way at once. 0: 16.
 	Requests int
 	// Attempts is how often a request is tried that fails in a way that may
 	// pass, with growing, random pauses. 0: 8.
 	Attempts int
-	S3ObjectOptions
+	S3Wishes
 	// Credentials replace those found. For tests.
 	Credentials aws.CredentialsProvider
 	// pageKeys is how many keys a page of a listing has. 0: the server's choice.
@@ -190,7 +190,7 @@ func (c *movingConn) Write(b []byte) (n int, err error) {
 
 const movingPiece = 64 << 10
 
-// begin waits for a place among the requests in progress; end gives it back.
+// begin waits for a place among the requests under way; end gives it back.
 func (s *S3) begin(ctx context.Context, key string) (end func(), err error) {
 	if err := ready(ctx, key); err != nil {
 		return nil, err

@@ -179,7 +179,7 @@ func TestS3Refused(t *testing.T) {
 	}
 }
 
-// TestS3Bounded: no more requests are in progress than allowed, and waiting ends
+// TestS3Bounded: no more requests are under way than allowed, and waiting ends
 // with the context.
 func TestS3Bounded(t *testing.T) {
 	var now, most atomic.Int64

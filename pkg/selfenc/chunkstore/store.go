@@ -36,7 +36,7 @@ type Store interface {
 	// is then left as it is; it reports which. Of several at once, one stores.
 	// It does not keep data.
 	Put(ctx context.Context, key string, data []byte) (created bool, err error)
-	// Replace stores data, durably, instead of what there may be.
+	// Replace stores data, durably, in place of what there may be.
 	Replace(ctx context.Context, key string, data []byte) error
 	// Stat returns what is known of an object without reading it.
 	Stat(ctx context.Context, key string) (Info, error)

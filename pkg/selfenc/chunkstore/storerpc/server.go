@@ -19,9 +19,9 @@ import (
 
 // ServerOptions bound what a client can make a server do.
 type ServerOptions struct {
-	// Requests in progress at once. 0: 16.
+	// Requests under way at once. 0: 16.
 	Requests int
-	// MemoryBytes for the bodies of all requests in progress. 0: 128 MiB; at least
+	// MemoryBytes for the bodies of all requests under way. 0: 128 MiB; at least
 	// MaxObjectBytes.
 	MemoryBytes int64
 }
@@ -33,7 +33,7 @@ const (
 
 // Serve answers requests on a connection from a store until the client closes
 // it, which is no error, or ctx ends. It closes the connection. Requests that
-// are in progress then are cancelled and waited for.
+// are under way then are cancelled and waited for.
 func Serve(ctx context.Context, conn net.Conn, store chunkstore.Store, o ServerOptions) error {
 	if o.Requests <= 0 {
 		o.Requests = defaultRequests

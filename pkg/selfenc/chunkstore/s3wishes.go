@@ -19,9 +19,9 @@ import (
 	"github.com/aws/smithy-go"
 )
 
-// S3ObjectOptions are what the owner of a bucket may want of requests and objects. The zero value wants nothing: the bucket's own settings hold.
+// S3Wishes are what the owner of a bucket may want of requests and objects. The zero value wants nothing: the bucket's own settings hold.
 // There is no SSE-C: a key that goes to the server with every request protects from nobody, and objects are encrypted before they come here.
-type S3ObjectOptions struct {
+type S3Wishes struct {
 	// Encryption at the server, beneath ours: "AES256", "aws:kms" or "aws:kms:dsse"; KMSKey with the last two: id, alias or ARN.
 	Encryption, KMSKey string
 	// RequesterPays lets this account pay where the bucket's owner wants that.
@@ -50,7 +50,7 @@ const (
 
 var storageClassName = regexp.MustCompile(`^[A-Z][A-Z0-9_]{0,63}$`)
 
-func (w *S3ObjectOptions) check() error {
+func (w *S3Wishes) check() error {
 	kms := w.Encryption == string(types.ServerSideEncryptionAwsKms) || w.Encryption == string(types.ServerSideEncryptionAwsKmsDsse)
 	switch {
 	case w.Encryption != "" && w.Encryption != string(types.ServerSideEncryptionAes256) && !kms:
@@ -77,7 +77,7 @@ func (w *S3ObjectOptions) check() error {
 }
 
 // wish reads one parameter of a URL; known is false if it is none of these.
-func (w *S3ObjectOptions) wish(name, value string) (known bool, err error) {
+func (w *S3Wishes) wish(name, value string) (known bool, err error) {
 	switch name {
 	case "sse":
 		w.Encryption = value
@@ -119,15 +119,15 @@ func parseTags(s string) (map[string]string, error) {
 	return tags, nil
 }
 
-func (w *S3ObjectOptions) payer() types.RequestPayer {
+func (w *S3Wishes) payer() types.RequestPayer {
 	if w.RequesterPays {
 		return types.RequestPayerRequester
 	}
 	return ""
 }
 
-// apply applies the options to a request.
-func (w *S3ObjectOptions) apply(in *s3.PutObjectInput) {
+// apply puts the wishes into a request.
+func (w *S3Wishes) apply(in *s3.PutObjectInput) {
 	in.RequestPayer, in.StorageClass, in.ServerSideEncryption = w.payer(), types.StorageClass(w.StorageClass), types.ServerSideEncryption(w.Encryption)
 	if w.KMSKey != "" {
 		in.SSEKMSKeyId = aws.String(w.KMSKey)
@@ -147,7 +147,7 @@ func (w *S3ObjectOptions) apply(in *s3.PutObjectInput) {
 const day = 24 * time.Hour
 
 // until is to when an object is locked that is stored now: a day longer than promised, so that its date is set anew once a day at most.
-func (w *S3ObjectOptions) until() time.Time {
+func (w *S3Wishes) until() time.Time {
 	return time.Now().Add(time.Duration(w.RetainDays+1) * day).UTC().Truncate(time.Second)
 }
 
@@ -183,7 +183,7 @@ func (s *S3) keepLocked(ctx context.Context, key string) error {
 		return nil
 	}
 	if weaker && until.After(time.Now()) { // else the answer would be that access is denied
-		return objectError("lock", key, fmt.Errorf("%w in mode GOVERNANCE until %s, which S3 does not change to COMPLIANCE without the right to bypass GOVERNANCE", ErrLocked, until.UTC().Format(time.RFC3339)))
+		return objectError("lock", key, fmt.Errorf("%w in mode GOVERNANCE until %s, and S3 lets nobody who may not bypass that make it COMPLIANCE", ErrLocked, until.UTC().Format(time.RFC3339)))
 	}
 	if mode != types.ObjectLockRetentionModeCompliance { // which nobody can weaken
 		mode = types.ObjectLockRetentionMode(s.opts.Lock)

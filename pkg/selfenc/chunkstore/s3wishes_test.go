@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// wire notes what goes to an S3, whose locks it simulates.
+// wire notes what goes to an S3, whose locks it stands in for.
 type wire struct {
 	mu    sync.Mutex
 	seen  []*http.Request      // guarded by mu
@@ -85,8 +85,8 @@ func everyCall(t *testing.T, s Store) {
 	}
 }
 
-// TestS3ObjectOptions: each wish is a header of the requests that it is about, and of no others.
-func TestS3ObjectOptions(t *testing.T) {
+// TestS3Wishes: each wish is a header of the requests that it is about, and of no others.
+func TestS3Wishes(t *testing.T) {
 	w, server := newWire(t)
 	const sse, key, payer, class, tagging, lock, until = "X-Amz-Server-Side-Encryption", "X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id", "X-Amz-Request-Payer", "X-Amz-Storage-Class", "X-Amz-Tagging",
 		"X-Amz-Object-Lock-Mode", "X-Amz-Object-Lock-Retain-Until-Date"
@@ -289,8 +289,8 @@ func TestS3Absent(t *testing.T) {
 	}
 }
 
-// TestS3BadObjectOptions: what S3 would refuse at the first chunk, or what would lose data later, is refused at once.
-func TestS3BadObjectOptions(t *testing.T) {
+// TestS3BadWishes: what S3 would refuse at the first chunk, or what would lose data later, is refused at once.
+func TestS3BadWishes(t *testing.T) {
 	many := make([]string, 11)
 	for i := range many {
 		many[i] = fmt.Sprintf("t%d=x", i)
@@ -329,7 +329,7 @@ func TestS3BadObjectOptions(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	}
-	if _, err := OpenS3(t.Context(), S3Options{Bucket: "b", Region: "x", S3ObjectOptions: S3ObjectOptions{Lock: "GOVERNANCE"}}); err == nil {
+	if _, err := OpenS3(t.Context(), S3Options{Bucket: "b", Region: "x", S3Wishes: S3Wishes{Lock: "GOVERNANCE"}}); err == nil {
 		t.Error("a lock without an end")
 	}
 }
