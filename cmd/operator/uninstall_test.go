@@ -73,6 +73,27 @@ func usedVolume(t *testing.T, ns, name, node string, health v1alpha1.Health) *v1
 	return v
 }
 
+// wantUninstalled expects one warning for each of the claims, and no other event.
+func wantUninstalled(t *testing.T, namespace string, claims ...string) {
+	t.Helper()
+	var events eventsv1.EventList
+	if err := env.Client.List(t.Context(), &events, client.InNamespace(namespace)); err != nil {
+		t.Fatal(err)
+	}
+	told := map[string]int{}
+	for _, e := range events.Items {
+		told[e.Regarding.Name+" "+e.Type+" "+e.Reason]++
+	}
+	for _, name := range claims {
+		if told[name+" Warning Uninstalled"] != 1 {
+			t.Error(name, told)
+		}
+	}
+	if len(told) != len(claims) {
+		t.Error(told)
+	}
+}
+
 // TestUninstall: an uninstallation with volumes in use is refused until it is confirmed, and the
 // confirmation counts only once. Afterwards, volumes that were in use do not look healthy any more,
 // and their users get one event. Volumes that were not in use, or have lost data, keep their
@@ -143,22 +164,7 @@ func TestUninstall(t *testing.T) {
 			t.Errorf("%s: %+v", v.Spec.ClaimRef.Name, v.Status)
 		}
 	}
-	var events eventsv1.EventList
-	if err := env.Client.List(t.Context(), &events, client.InNamespace(ns.Name)); err != nil {
-		t.Fatal(err)
-	}
-	told := map[string]int{}
-	for _, e := range events.Items {
-		told[e.Regarding.Name+" "+e.Type+" "+e.Reason]++
-	}
-	for _, name := range []string{"used", "lost", "bare", "sick"} {
-		if told[name+" Warning Uninstalled"] != 1 {
-			t.Error(name, told)
-		}
-	}
-	if len(told) != 4 {
-		t.Error(told)
-	}
+	wantUninstalled(t, ns.Name, "used", "lost", "bare", "sick")
 	if err := checkUninstall(t.Context(), before, operatortest.Namespace, &out); err == nil {
 		t.Error("the confirmation was not removed")
 	}
