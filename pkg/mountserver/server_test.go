@@ -185,7 +185,7 @@ func TestMounterErrorKinds(t *testing.T) {
 			if !errors.Is(got, e.to) || !errors.Is(got, e.from) {
 				t.Errorf("%v: not %v", got, e.to)
 			}
-			if e.from != e.to && strings.Count(got.Error(), e.to.Error()) > 1 && !strings.Contains(e.from.Error(), e.to.Error()) {
+			if !errors.Is(e.from, e.to) && strings.Count(got.Error(), e.to.Error()) > 1 && !strings.Contains(e.from.Error(), e.to.Error()) {
 				t.Errorf("says it twice: %v", got)
 			}
 		}
