@@ -10,9 +10,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/selfenc"
 )
 
-// Chunks keeps the chunks of one encoding in a store. A chunk's key is
-// ENCODING/XX/NAME: its name in hexadecimal digits, of which XX are the first
-// two, so that no directory grows too large.
+// Chunks keeps the chunks of one encoding in a store. The key of a chunk is ENCODING/XX/NAME, with
+// the name in hexadecimal digits. XX are its first two digits, so that no directory grows too
+// large.
 type Chunks struct {
 	store    Store
 	encoding selfenc.Encoding
@@ -21,7 +21,7 @@ type Chunks struct {
 // NewChunks returns the chunks of an encoding in store.
 func NewChunks(store Store, e selfenc.Encoding) *Chunks { return &Chunks{store, e} }
 
-// maxStoredBytes is more than any chunk's stored form.
+// maxStoredBytes is more than the stored form of any chunk.
 const maxStoredBytes = 80 << 20
 
 func (c *Chunks) key(name selfenc.Name) string {
@@ -35,7 +35,7 @@ func (c *Chunks) GetChunk(ctx context.Context, name selfenc.Name, room []byte, l
 	return b, chunkError(err)
 }
 
-// chunkError is err in the terms of selfenc.
+// chunkError translates err to an error of selfenc.
 func chunkError(err error) error {
 	switch {
 	case errors.Is(err, ErrNotFound):
@@ -46,8 +46,8 @@ func chunkError(err error) error {
 	return err
 }
 
-// PutChunk implements selfenc.ChunkStore. One that is there already but has
-// another length was damaged in the store, and is replaced.
+// PutChunk implements selfenc.ChunkStore. If the chunk exists with another length, it was damaged
+// in the store, and is replaced.
 func (c *Chunks) PutChunk(ctx context.Context, name selfenc.Name, data []byte) error {
 	created, err := c.store.Put(ctx, c.key(name), data)
 	if err != nil || created {
@@ -63,7 +63,7 @@ func (c *Chunks) PutChunk(ctx context.Context, name selfenc.Name, data []byte) e
 	return c.store.Replace(ctx, c.key(name), data)
 }
 
-// HasChunk reports whether a chunk is there, and how long its stored form is.
+// HasChunk reports whether a chunk exists, and the length of its stored form.
 func (c *Chunks) HasChunk(ctx context.Context, name selfenc.Name) (bytes int64, ok bool, err error) {
 	info, err := c.store.Stat(ctx, c.key(name))
 	if errors.Is(err, ErrNotFound) {
@@ -72,13 +72,13 @@ func (c *Chunks) HasChunk(ctx context.Context, name selfenc.Name) (bytes int64, 
 	return info.Bytes, err == nil, err
 }
 
-// DeleteChunk removes a chunk; that there is none is no error.
+// DeleteChunk removes a chunk. It is not an error if the chunk does not exist.
 func (c *Chunks) DeleteChunk(ctx context.Context, name selfenc.Name) error {
 	return c.store.Delete(ctx, c.key(name))
 }
 
-// ListChunks yields the names and stored lengths of all chunks, by name.
-// Objects among them whose keys are no chunk's are errors that do not end it.
+// ListChunks yields the names and stored lengths of all chunks, by name. For objects whose keys are
+// not those of chunks, it yields errors and continues.
 func (c *Chunks) ListChunks(ctx context.Context) iter.Seq2[ChunkInfo, error] {
 	return func(yield func(ChunkInfo, error) bool) {
 		for info, err := range c.store.List(ctx, c.encoding.String()+"/", "") {
@@ -88,7 +88,7 @@ func (c *Chunks) ListChunks(ctx context.Context) iter.Seq2[ChunkInfo, error] {
 			}
 			name, err := selfenc.ParseName(path.Base(info.Key))
 			if err == nil && c.key(name) != info.Key {
-				err = errors.New("it lies in the wrong place")
+				err = errors.New("not at the place of this chunk")
 			}
 			if err != nil {
 				err = objectError("list", info.Key, err)
@@ -100,13 +100,13 @@ func (c *Chunks) ListChunks(ctx context.Context) iter.Seq2[ChunkInfo, error] {
 	}
 }
 
-// ChunkInfo is what a store knows of a chunk.
+// ChunkInfo contains the properties of a stored chunk.
 type ChunkInfo struct {
 	Name selfenc.Name
 	Info
 }
 
-// CheckChunk reads a chunk and compares it with its name: that takes no key.
+// CheckChunk reads a chunk and verifies its name. This needs no key.
 func (c *Chunks) CheckChunk(ctx context.Context, name selfenc.Name) error {
 	b, err := c.GetChunk(ctx, name, nil, maxStoredBytes)
 	if err != nil {

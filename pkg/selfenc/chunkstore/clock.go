@@ -9,11 +9,9 @@ import (
 	"time"
 )
 
-// Now returns the store's time: when it says that an object was stored which
-// this call replaced. Times of objects are compared with it, never with a clock
-// of this machine. Whoever calls has the key to himself, or shares it with
-// others that call Now. A store that answers with what it had before says an
-// earlier time.
+// Now returns the store's time: the time of an object that this call stores under key. Compare
+// times of objects with it, never with the clock of this machine. Only callers of Now may use the
+// key. A store that returns stale data may return an earlier time.
 func Now(ctx context.Context, s Store, key string) (time.Time, error) {
 	if err := s.Replace(ctx, key, []byte("clock")); err != nil {
 		return time.Time{}, fmt.Errorf("ask the store for the time: %w", err)
@@ -23,14 +21,14 @@ func Now(ctx context.Context, s Store, key string) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("ask the store for the time: %w", err)
 	}
 	if info.Modified.IsZero() {
-		return time.Time{}, objectError("ask the store for the time: stat", key, errors.New("it does not say when it was stored"))
+		return time.Time{}, objectError("ask the store for the time: stat", key, errors.New("the store does not return the time of storing"))
 	}
 	return info.Modified, nil
 }
 
-// IsConditional finds out whether Put leaves an object as it is that is there,
-// as Store promises: servers that speak S3 without knowing If-None-Match
-// replace it. It needs one object of its own, which stays.
+// IsConditional tests whether Put leaves an existing object unchanged, as Store promises. S3
+// servers without support for If-None-Match replace it. It needs a key for one object, which
+// remains in the store.
 func IsConditional(ctx context.Context, s Store, key string) (bool, error) {
 	var bytes [2][16]byte
 	for i := range bytes {
@@ -41,15 +39,15 @@ func IsConditional(ctx context.Context, s Store, key string) (bool, error) {
 		if err != nil {
 			return false, fmt.Errorf("probe the store: %w", err)
 		}
-		if !created { // the object was there, and the store knew
+		if !created { // the object existed, and the store detected it
 			got, err := s.Get(ctx, key, nil, 1<<10)
 			if err != nil {
 				return false, fmt.Errorf("probe the store: %w", err)
 			}
 			if string(got) != string(text) || last {
 				return string(got) != string(text), nil
-			} // else the answer to the first of two attempts was lost
+			} // otherwise, the answer to the first of two attempts was lost
 		}
 	}
-	return false, nil // it created one object twice
+	return false, nil // the store created one object twice
 }

@@ -21,27 +21,27 @@ import (
 	"github.com/sealvol/sealvol/pkg/atomicfile"
 )
 
-// Dir is a store in a directory: a key is the path of a file. Several
-// processes may use it at once. It never follows a link out of the directory.
+// Dir is a store in a directory. A key is the path of a file. Several processes may use the
+// directory at once. Dir never follows a link out of the directory.
 //
-// An object is written to a temporary file, flushed, and then given its name by
-// link, which never replaces, or rename; the directory is flushed before anyone
-// is told.
+// It writes an object to a temporary file and syncs it. Then it gives the file its name, either
+// with link, which never replaces a file, or with rename. It syncs the directory before the call
+// returns.
 type Dir struct {
 	root *os.Root
-	// durable holds the directories whose own names are known to be durable.
+	// durable contains the directories whose own names are known to be durable.
 	durable sync.Map // path → nil
 }
 
 const (
 	tempDir = ".tmp"
-	// tempAge is how old a temporary file must be to belong to no one: writing
-	// one object never takes so long.
+	// tempAge is the age after which a temporary file is unused, because writing an object never
+	// takes so long.
 	tempAge = 24 * time.Hour
 )
 
-// OpenDir opens the store in a directory that exists, and removes what
-// processes that died left of unfinished objects.
+// OpenDir opens the store in an existing directory. It removes temporary files of processes that
+// have died.
 func OpenDir(dir string) (*Dir, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -54,7 +54,7 @@ func OpenDir(dir string) (*Dir, error) {
 	return d, nil
 }
 
-// sweep removes temporary files last written before a time.
+// sweep removes temporary files that were last written before a given time.
 func (d *Dir) sweep(before time.Time) error {
 	f, err := d.root.Open(tempDir)
 	if err != nil {
@@ -79,7 +79,7 @@ func (d *Dir) sweep(before time.Time) error {
 	}
 }
 
-// remove removes a file, if there is one.
+// remove removes a file, if it exists.
 func (d *Dir) remove(name string) error {
 	if err := d.root.Remove(name); !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -115,7 +115,7 @@ func (d *Dir) read(key string, room []byte, limit int) ([]byte, error) {
 
 // open opens an object's file, and returns its length.
 func (d *Dir) open(key string) (f *os.File, size int64, err error) {
-	f, err = d.root.OpenFile(key, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe would wait
+	f, err = d.root.OpenFile(key, os.O_RDONLY|unix.O_NONBLOCK, 0) // opening a pipe would block
 	if err != nil {
 		return nil, 0, err
 	}
@@ -125,7 +125,7 @@ func (d *Dir) open(key string) (f *os.File, size int64, err error) {
 	case fi.IsDir():
 		err = fs.ErrNotExist
 	case !fi.Mode().IsRegular():
-		err = fmt.Errorf("it is no regular file: %w", fs.ErrInvalid)
+		err = fmt.Errorf("not a regular file: %w", fs.ErrInvalid)
 	default:
 		return f, fi.Size(), nil
 	}
@@ -157,7 +157,7 @@ func (d *Dir) readRange(key string, off int64, dst []byte) error {
 	return err
 }
 
-// notFound is err in this package's terms.
+// notFound translates err to an error of this package.
 func notFound(err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return ErrNotFound
@@ -170,13 +170,13 @@ func (d *Dir) Put(ctx context.Context, key string, data []byte) (created bool, e
 	if err := ready(ctx, key); err != nil {
 		return false, err
 	}
-	// Most chunks of a snapshot are there already.
+	// Most chunks of a snapshot already exist.
 	if _, err := d.root.Lstat(key); err == nil {
-		// Whoever linked it may not have flushed the directory yet.
+		// The process that linked it may not have synced the directory yet.
 		return false, d.failed("put", key, d.flushDir(path.Dir(key)))
 	}
 	err = d.write(ctx, key, data, true)
-	if errors.Is(err, fs.ErrExist) { // somebody else was faster; it may not have flushed the directory yet
+	if errors.Is(err, fs.ErrExist) { // another process was faster; it may not have synced the directory yet
 		return false, d.failed("put", key, d.flushDir(path.Dir(key)))
 	}
 	return err == nil, d.failed("put", key, err)
@@ -197,8 +197,8 @@ func (d *Dir) failed(op, key string, err error) error {
 	return nil
 }
 
-// write makes data durable in a file that gets its name when it is whole; fs.ErrExist if it must be
-// new and there is one.
+// write writes data durably to a file, which gets its name only when it is complete. If the file
+// must be new and already exists, it returns fs.ErrExist.
 func (d *Dir) write(ctx context.Context, key string, data []byte, isNew bool) error {
 	var random [12]byte
 	rand.Read(random[:])
@@ -219,7 +219,7 @@ func (d *Dir) write(ctx context.Context, key string, data []byte, isNew bool) er
 	return f.Commit()
 }
 
-// makeDir makes a directory and all above it, durably.
+// makeDir creates a directory and all directories above it, durably.
 func (d *Dir) makeDir(dir string) error {
 	if _, ok := d.durable.Load(dir); ok || dir == "." {
 		return nil
@@ -230,7 +230,7 @@ func (d *Dir) makeDir(dir string) error {
 	if err := d.root.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	// Also if it was there: who made it may not have come so far.
+	// Sync even if it existed: the process that created it may not have synced it yet.
 	if err := d.flushDir(path.Dir(dir)); err != nil {
 		return err
 	}
@@ -284,7 +284,7 @@ func (d *Dir) List(ctx context.Context, prefix, after string) iter.Seq2[Info, er
 			yield(Info{}, err)
 			return
 		}
-		// What lies beside the prefix's last whole directory is not looked at.
+		// Only the last complete directory of the prefix is searched.
 		dir := "."
 		if i := strings.LastIndexByte(prefix, '/'); i > 0 {
 			dir = prefix[:i]
@@ -297,7 +297,7 @@ func (d *Dir) List(ctx context.Context, prefix, after string) iter.Seq2[Info, er
 
 var errStop = errors.New("stop")
 
-// walk yields what is below a directory and after a key, by key.
+// walk yields the objects below a directory and after a key, by key.
 func (d *Dir) walk(ctx context.Context, dir, prefix, after string, yield func(Info, error) bool) error {
 	entries, err := d.readDir(dir)
 	if err != nil {
@@ -315,7 +315,7 @@ func (d *Dir) walk(ctx context.Context, dir, prefix, after string, yield func(In
 			continue
 		}
 		if e.IsDir() {
-			if end := key + "0"; after >= end { // "0" follows "/": all in it comes before
+			if end := key + "0"; after >= end { // "0" follows "/": all entries of the directory come before
 				continue
 			}
 			if err := d.walk(ctx, key, prefix, after, yield); err != nil {
@@ -340,8 +340,8 @@ func (d *Dir) walk(ctx context.Context, dir, prefix, after string, yield func(In
 	return nil
 }
 
-// readDir reads a directory in the order of keys: one sorts as its name and a
-// slash, since that is how the keys in it begin.
+// readDir reads a directory in the order of keys. A subdirectory is sorted as its name followed by
+// a slash, because the keys in it begin so.
 func (d *Dir) readDir(dir string) ([]fs.DirEntry, error) {
 	f, err := d.root.Open(dir)
 	if err != nil {

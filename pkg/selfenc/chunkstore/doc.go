@@ -1,8 +1,7 @@
-// Package chunkstore keeps objects by key: in memory, in a directory, in S3.
-// [Chunks] keeps chunks in any of them, under the hash of their bytes.
+// Package chunkstore stores objects by key: in memory, in a directory, or in S3. [Chunks] keeps
+// chunks in any of these stores, under the hash of their bytes.
 //
-// All stores behave alike, which chunkstoretest proves of each: an object is
-// there whole or not at all, also after a crash; Put never replaces; whoever got
-// nil from Put, Replace or Delete can rely on it; several processes may use one
-// store at once.
+// All stores have the same semantics, which chunkstoretest tests. An object exists either
+// completely or not at all, even after a crash. Put never replaces an object. When Put, Replace or
+// Delete returns nil, the change is durable. Several processes may use a store at once.
 package chunkstore

@@ -10,8 +10,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
 )
 
-// The disk-based store of the reference's page. Chunks are there for good when
-// EncryptTo returns, and a second process may use the directory.
+// This is the disk-based store of the reference implementation's documentation. When EncryptTo
+// returns, the chunks are durable. A second process may use the directory.
 func ExampleOpenDir() {
 	ctx := context.Background()
 	dir, err := os.MkdirTemp("", "")

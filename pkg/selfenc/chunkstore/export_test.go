@@ -1,6 +1,6 @@
 package chunkstore
 
-// For the tests outside the package, which the conformance suite needs.
+// These are for tests outside of the package, which use the conformance suite.
 var (
 	FakeS3   = fakeS3
 	OpenFake = openFake

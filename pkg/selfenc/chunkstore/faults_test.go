@@ -16,13 +16,13 @@ import (
 	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore/chunkstoretest"
 )
 
-// encrypted is something encrypted in a store, in any encoding.
+// encrypted is encrypted data in a store, in any encoding.
 type encrypted struct {
 	encoding selfenc.Encoding
 	open     func(ctx context.Context, store chunkstore.Store) (*selfenc.Reader, error)
 }
 
-// encryptAll encrypts plain to a store in every encoding, as many small chunks.
+// encryptAll encrypts plain into a store in every encoding, as many small chunks.
 func encryptAll(t *testing.T, store chunkstore.Store, plain []byte) (all []encrypted) {
 	t.Helper()
 	k, err := crypto.GenerateKey()
@@ -68,8 +68,8 @@ func (e *encrypted) copy(ctx context.Context, store chunkstore.Store, w io.Write
 	return r.Copy(ctx, w, 0, r.Size())
 }
 
-// TestFaults breaks each chunk in each way: what comes out is right as far as
-// it goes, and the error names the chunk.
+// TestFaults breaks each chunk in each way. The returned bytes must be correct, and the error must
+// name the chunk.
 func TestFaults(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	plain := make([]byte, 300_000)
@@ -133,7 +133,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// slowly reads from a store that does not answer, until the context ends.
+// slowly reads from a store that does not answer until the context ends.
 func slowly(t *testing.T, e *encrypted, store chunkstore.Store) {
 	t.Helper()
 	why := errors.New("enough")
@@ -153,7 +153,7 @@ func slowly(t *testing.T, e *encrypted, store chunkstore.Store) {
 	}
 }
 
-// TestRefusedPuts: an object whose chunk was refused is none.
+// TestRefusedPuts checks that encryption fails if a chunk is refused.
 func TestRefusedPuts(t *testing.T) {
 	refusing := &chunkstoretest.Faulty{Store: chunkstore.NewMemory(), OnPut: func(context.Context, string) error { return chunkstoretest.ErrRefused }}
 	_, err := selfenc.EncryptTo(t.Context(), selfenc.SE36, chunkstore.NewChunks(refusing, selfenc.SE36), strings.NewReader("some text"), selfenc.Options{})
@@ -162,7 +162,7 @@ func TestRefusedPuts(t *testing.T) {
 	}
 }
 
-// TestChunks: a store of chunks finds what was damaged, and heals what it can tell.
+// TestChunks checks that Chunks finds damaged chunks, and replaces those with a wrong length.
 func TestChunks(t *testing.T) {
 	store := chunkstore.NewMemory()
 	for _, e := range []selfenc.Encoding{selfenc.V2, selfenc.SE31, selfenc.SE36} {
@@ -187,7 +187,7 @@ func TestChunks(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := c.CheckChunk(t.Context(), name); err != nil {
-				t.Errorf("%s: it was not healed: %v", e, err)
+				t.Errorf("%s: it was not repaired: %v", e, err)
 			}
 		}
 		if n, ok, err := c.HasChunk(t.Context(), name); !ok || err != nil || n != int64(len(data)) {

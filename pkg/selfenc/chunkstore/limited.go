@@ -9,30 +9,30 @@ import (
 	"strings"
 )
 
-// ErrDenied is what a limited store says of what its user may not do.
+// ErrDenied is the error of a limited store for an operation that is not allowed.
 var ErrDenied = errors.New("not allowed")
 
-// Rights limit what one user of a store may do. The zero value allows
-// everything that keeps what is there: all but Replace and Delete.
+// Rights limit the operations of one user of a store. The zero value allows all operations that do
+// not change existing objects: all except Replace and Delete.
 type Rights struct {
-	// Prefix of all keys in the store below; the user neither says nor sees it.
-	// Empty, or a key and "/".
+	// Prefix is the prefix of all keys in the underlying store. The user neither specifies nor sees
+	// it. It is empty, or a key followed by "/".
 	Prefix string
-	// Delete and Replace are the beginnings of the keys that may be deleted and
-	// replaced. "" is all.
+	// Delete and Replace are the prefixes of keys that may be deleted and replaced. "" means all
+	// keys.
 	Delete, Replace []string
-	// ReadOnly refuses everything that writes.
+	// ReadOnly refuses all operations that write.
 	ReadOnly bool
 }
 
-// limited is a store as one user may use it.
+// limited is a store with the rights of one user.
 type limited struct {
 	store  Store
 	rights Rights
 }
 
-// Limit returns a store as a user with rights sees it. Closing it leaves the
-// store below open.
+// Limit returns a view of a store with the given rights. Closing it does not close the underlying
+// store.
 func Limit(s Store, r Rights) (Store, error) {
 	if name, ok := strings.CutSuffix(r.Prefix, "/"); r.Prefix != "" {
 		if err := CheckKey(name); err != nil || !ok {
@@ -42,7 +42,7 @@ func Limit(s Store, r Rights) (Store, error) {
 	return &limited{s, r}, nil
 }
 
-// key returns the key below.
+// key returns the key in the underlying store.
 func (l *limited) key(key string) (string, error) {
 	if err := CheckKey(key); err != nil {
 		return "", err
@@ -50,7 +50,8 @@ func (l *limited) key(key string) (string, error) {
 	return l.rights.Prefix + key, nil
 }
 
-// change returns the key below of an object that the user wants to change.
+// change returns the key in the underlying store of an object that the user wants to change, or
+// ErrDenied.
 func (l *limited) change(op, key string, allowed []string) (string, error) {
 	k, err := l.key(key)
 	if err != nil {

@@ -18,10 +18,10 @@ func limit(t *testing.T, s chunkstore.Store, r chunkstore.Rights) chunkstore.Sto
 	return l
 }
 
-// TestLimited: within its rights a limited store is one like any other.
+// TestLimited checks that a limited store passes the conformance suite within its rights.
 func TestLimited(t *testing.T) {
 	below, n := chunkstore.NewMemory(), 0
-	for _, key := range []string{"a", "te", "tenant-10/x", "tenant-1x", "z"} { // neighbours, never seen
+	for _, key := range []string{"a", "te", "tenant-10/x", "tenant-1x", "z"} { // objects of others, which must not be visible
 		if _, err := below.Put(t.Context(), key, nil); err != nil {
 			t.Fatal(err)
 		}

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Memory is a store that lasts as long as the process.
+// Memory is a store in the memory of the process.
 type Memory struct {
 	mu      sync.RWMutex
 	objects map[string]memoryObject // guarded by mu; data is never changed
@@ -26,7 +26,7 @@ type memoryObject struct {
 // NewMemory returns an empty store.
 func NewMemory() *Memory { return &Memory{objects: map[string]memoryObject{}} }
 
-// ready are the checks that precede every use of a key.
+// ready makes the checks before every use of a key.
 func ready(ctx context.Context, key string) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
@@ -154,7 +154,7 @@ func (m *Memory) List(ctx context.Context, prefix, after string) iter.Seq2[Info,
 	}
 }
 
-// sortedKeys returns all keys; nobody changes the list.
+// sortedKeys returns all keys. The list must not be changed.
 func (m *Memory) sortedKeys() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -12,29 +12,30 @@ import (
 	"strings"
 )
 
-// ErrURL is about what is not the URL of a store.
+// ErrURL means that a string is not the URL of a store.
 var ErrURL = errors.New("not a store's URL")
 
-// Open opens the store that a URL names:
+// Open opens the store of a URL:
 //
 //	file:///DIRECTORY
 //	s3://BUCKET/PREFIX?region=REGION&endpoint=URL&path-style=true|false
 //
-// and further parameters of S3, which S3Wishes describes: sse=AES256|aws:kms|aws:kms:dsse, sse-kms-key-id=KEY, request-payer=requester, storage-class=CLASS,
-// tags=KEY=VALUE,..., object-lock=GOVERNANCE|COMPLIANCE, retain-days=N.
+// There are further parameters for S3, which S3RequestOptions describes:
+// sse=AES256|aws:kms|aws:kms:dsse, sse-kms-key-id=KEY, request-payer=requester,
+// storage-class=CLASS, tags=KEY=VALUE,..., object-lock=GOVERNANCE|COMPLIANCE, retain-days=N.
 //
-// With an endpoint, path-style is true unless said otherwise. With create, the
-// last component of a directory is made if it is missing; buckets never are.
+// With an endpoint, path-style defaults to true. With create, the last component of a directory is
+// created if it does not exist. Buckets are never created.
 func Open(ctx context.Context, rawURL string, create bool) (Store, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
-		return nil, fmt.Errorf("%w: it does not parse", ErrURL) // err has the URL in it, and that perhaps a password
+		return nil, fmt.Errorf("%w: invalid syntax", ErrURL) // err contains the URL, which may contain a password
 	}
 	switch {
 	case u.User != nil:
-		return nil, fmt.Errorf("%w: credentials do not belong there: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", ErrURL)
+		return nil, fmt.Errorf("%w: it must not contain credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead", ErrURL)
 	case u.Fragment != "" || u.Opaque != "":
-		return nil, fmt.Errorf("%w: it has a fragment, or no //", ErrURL)
+		return nil, fmt.Errorf("%w: it must contain // and no fragment", ErrURL)
 	case u.Scheme == "file":
 		return openFile(u, create)
 	case u.Scheme == "s3":
@@ -44,12 +45,12 @@ func Open(ctx context.Context, rawURL string, create bool) (Store, error) {
 		}
 		return OpenS3(ctx, o)
 	}
-	return nil, fmt.Errorf("%w: it begins with file:// or s3://", ErrURL)
+	return nil, fmt.Errorf("%w: it must begin with file:// or s3://", ErrURL)
 }
 
 func openFile(u *url.URL, create bool) (Store, error) {
 	if u.Host != "" && u.Host != "localhost" || !filepath.IsAbs(u.Path) || u.RawQuery != "" {
-		return nil, fmt.Errorf("%w: a directory is file:///ABSOLUTE/PATH", ErrURL)
+		return nil, fmt.Errorf("%w: the form for a directory is file:///ABSOLUTE/PATH", ErrURL)
 	}
 	if create {
 		if err := os.Mkdir(u.Path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -74,7 +75,7 @@ func syncParent(dir string) error {
 func s3URL(u *url.URL) (S3Options, error) {
 	o := S3Options{Bucket: u.Host, Prefix: strings.Trim(u.Path, "/")}
 	if o.Bucket == "" {
-		return o, fmt.Errorf("%w: it names no bucket", ErrURL) // without its parameters: among them may be what should not be there
+		return o, fmt.Errorf("%w: the bucket is missing", ErrURL) // without the parameters, which may contain a secret by mistake
 	}
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
@@ -83,7 +84,7 @@ func s3URL(u *url.URL) (S3Options, error) {
 	style := ""
 	for name, values := range query {
 		if len(values) != 1 {
-			return o, fmt.Errorf("%w: %s twice", ErrURL, name)
+			return o, fmt.Errorf("%w: the parameter %s occurs several times", ErrURL, name)
 		}
 		switch name {
 		case "region":
@@ -93,7 +94,7 @@ func s3URL(u *url.URL) (S3Options, error) {
 		case "path-style":
 			style = values[0]
 		default:
-			known, err := o.wish(name, values[0])
+			known, err := o.set(name, values[0])
 			if err != nil {
 				return o, fmt.Errorf("%w: %w", ErrURL, err)
 			}
@@ -114,7 +115,7 @@ func s3URL(u *url.URL) (S3Options, error) {
 	o.PathStyle = o.Endpoint != ""
 	if style != "" {
 		if o.PathStyle, err = strconv.ParseBool(style); err != nil {
-			return o, fmt.Errorf("%w: path-style is true or false", ErrURL)
+			return o, fmt.Errorf("%w: path-style must be true or false", ErrURL)
 		}
 	}
 	return o, nil

@@ -28,41 +28,40 @@ import (
 	"github.com/sealvol/sealvol/pkg/awsclient"
 )
 
-// S3 is a store in a bucket of S3, or of something that speaks as S3 does.
-// Put is conditional where the server knows If-None-Match, as S3 does; where
-// it does not, the last of several puts stands. A Put that was repeated because
-// its answer was lost reports that the object was there.
+// S3 is a store in a bucket of S3 or of a server with the same protocol. Put is conditional if the
+// server supports If-None-Match, as S3 does. Otherwise, the last of several puts wins. If a Put is
+// repeated because its answer was lost, it reports that the object already existed.
 type S3 struct {
 	client *s3.Client
 	bucket string
 	prefix string        // "" or ends in "/"
-	places chan struct{} // one for each request under way
+	places chan struct{} // one for each running request
 	opts   S3Options
 }
 
-// S3Options say where a bucket is. Credentials come from where all AWS
-// programs take them: environment, shared files, the role of the machine.
+// S3Options are the options of OpenS3. Credentials come from the usual AWS sources: environment,
+// shared files, the role of the machine.
 type S3Options struct {
 	Bucket string
-	Prefix string // of all keys; a "/" follows it
-	Region string // "": from the environment
-	// Endpoint is the URL of a server that is not AWS's.
+	Prefix string // prefix of all keys, without the "/" that follows it
+	Region string // "" means from the environment
+	// Endpoint is the URL of a server other than AWS.
 	Endpoint string
-	// PathStyle puts the bucket into the path, not into the host's name.
+	// PathStyle puts the bucket into the path instead of the host name.
 	PathStyle bool
-	// Requests is the most requests under way at once. 0: 16.
+	// Requests is the maximum number of concurrent requests. 0 means 16.
 	Requests int
-	// Attempts is how often a request is tried that fails in a way that may
-	// pass, with growing, random pauses. 0: 8.
+	// Attempts is the maximum number of attempts if a request fails temporarily, with growing,
+	// random pauses. 0 means 8.
 	Attempts int
-	S3Wishes
-	// Credentials replace those found. For tests.
+	S3RequestOptions
+	// Credentials replace those of the usual sources, for tests.
 	Credentials aws.CredentialsProvider
-	// pageKeys is how many keys a page of a listing has. 0: the server's choice.
+	// pageKeys is the number of keys per page of a listing. 0 means the server's default.
 	pageKeys int32
-	// maxPause bounds the pauses. 0: 20 s.
+	// maxPause limits the pauses. 0 means 20 s.
 	maxPause time.Duration
-	// maxStall is how long nothing may move in either direction. 0: a minute.
+	// maxStall is the maximum time without any transfer in either direction. 0 means one minute.
 	maxStall time.Duration
 }
 
@@ -76,7 +75,7 @@ const (
 // OpenS3 opens a bucket. It makes no request.
 func OpenS3(ctx context.Context, o S3Options) (*S3, error) {
 	if o.Bucket == "" {
-		return nil, errors.New("open the store: no bucket")
+		return nil, errors.New("open the store: the bucket is missing")
 	}
 	prefix := strings.Trim(o.Prefix, "/")
 	if prefix != "" {
@@ -131,9 +130,10 @@ func s3Config(o *S3Options) []func(*config.LoadOptions) error {
 			r := retry.NewStandard(func(s *retry.StandardOptions) {
 				s.MaxAttempts = o.Attempts
 				s.Backoff = retry.NewExponentialJitterBackoff(o.maxPause)
-				s.RateLimiter = ratelimit.None // the pauses grow; a bucket of tokens would end the whole job
+				s.RateLimiter = ratelimit.None // the pauses grow; a token bucket would end the whole job
 			})
-			// S3's answer to one of two conditional puts of a key at once, and versitygw's if a directory came or went meanwhile.
+			// S3 returns it for one of two concurrent conditional puts of a key, and versitygw if a
+			// directory was created or removed meanwhile.
 			return retry.AddWithErrorCodes(r, "ConditionalRequestConflict", "OperationAborted", "ExistingObjectIsDirectory")
 		}),
 	}
@@ -146,9 +146,9 @@ func s3Config(o *S3Options) []func(*config.LoadOptions) error {
 	return list
 }
 
-// movingConn is a connection that fails once nothing has moved on it for a while,
-// in either direction: a server that stalls, in the middle of an object or before
-// it answers, is one more failure that may pass.
+// movingConn is a connection that fails if nothing was transferred in either direction for some
+// time. So a server that stalls, in the middle of an object or before its answer, is a temporary
+// failure.
 type movingConn struct {
 	net.Conn
 	stall time.Duration
@@ -162,8 +162,8 @@ func newMovingConn(c net.Conn, stall time.Duration) (net.Conn, error) {
 	return m, nil
 }
 
-// moved sets the deadline of both directions anew, also that of a Read that waits
-// for the answer to what is being written.
+// moved extends the deadline of both directions, also for a Read that waits for the answer while
+// the request is being written.
 func (c *movingConn) moved() error { return c.SetDeadline(time.Now().Add(c.stall)) }
 
 func (c *movingConn) Read(b []byte) (int, error) {
@@ -175,7 +175,7 @@ func (c *movingConn) Read(b []byte) (int, error) {
 }
 
 func (c *movingConn) Write(b []byte) (n int, err error) {
-	for n < len(b) { // in pieces, each of which moves
+	for n < len(b) { // write in pieces, each of which extends the deadline
 		if err := c.moved(); err != nil {
 			return n, err
 		}
@@ -190,7 +190,7 @@ func (c *movingConn) Write(b []byte) (n int, err error) {
 
 const movingPiece = 64 << 10
 
-// begin waits for a place among the requests under way; end gives it back.
+// begin waits until another request may start. The caller calls end after it.
 func (s *S3) begin(ctx context.Context, key string) (end func(), err error) {
 	if err := ready(ctx, key); err != nil {
 		return nil, err
@@ -205,7 +205,7 @@ func (s *S3) begin(ctx context.Context, key string) (end func(), err error) {
 
 func (s *S3) key(key string) *string { return aws.String(s.prefix + key) }
 
-// failed is err in this package's terms.
+// failed translates err to an error of this package.
 func (s *S3) failed(ctx context.Context, op, key string, err error) error {
 	if err == nil {
 		return nil
@@ -225,21 +225,22 @@ func (s *S3) failed(ctx context.Context, op, key string, err error) error {
 	return objectError(op, key, err)
 }
 
-// orAbsent is err, or ErrNotFound if that only hides that there is no such object: S3 refuses access to it whoever may not list the whole bucket,
-// also who may list what is below a prefix.
+// orAbsent returns ErrNotFound if err hides that the object does not exist, and err otherwise. For
+// a missing object, S3 returns "access denied" to users who may not list the whole bucket, even if
+// they may list below a prefix.
 func (s *S3) orAbsent(ctx context.Context, key string, err error) error {
 	var api smithy.APIError
 	if !errors.As(err, &api) || api.ErrorCode() != "AccessDenied" && api.ErrorCode() != "Forbidden" {
 		return err
 	}
 	out, lerr := s.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: s.key(key), MaxKeys: aws.Int32(1), RequestPayer: s.opts.payer()})
-	if lerr != nil || len(out.Contents) > 0 && aws.ToString(out.Contents[0].Key) == *s.key(key) { // which comes before all that begin with it
+	if lerr != nil || len(out.Contents) > 0 && aws.ToString(out.Contents[0].Key) == *s.key(key) { // it comes before all keys that begin with it
 		return err
 	}
 	return ErrNotFound
 }
 
-// Get implements Store. What breaks off while it is read is read again.
+// Get implements Store. If an answer breaks off, it reads the object again.
 func (s *S3) Get(ctx context.Context, key string, room []byte, limit int) ([]byte, error) {
 	end, err := s.begin(ctx, key)
 	if err != nil {
@@ -254,7 +255,7 @@ func (s *S3) Get(ctx context.Context, key string, room []byte, limit int) ([]byt
 	return b, err
 }
 
-// repeat has an object read again while its answers break off.
+// repeat reads an object again as long as its answers break off.
 func (s *S3) repeat(ctx context.Context, op, key string, read func() (broken bool, err error)) error {
 	for attempt := 1; ; attempt++ {
 		broken, err := read()
@@ -267,7 +268,7 @@ func (s *S3) repeat(ctx context.Context, op, key string, read func() (broken boo
 	}
 }
 
-// get makes one request; broken is true if its answer broke off.
+// get makes one request. broken is true if the answer broke off.
 func (s *S3) get(ctx context.Context, key string, room []byte, limit int) (b []byte, broken bool, err error) {
 	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: s.key(key), ChecksumMode: types.ChecksumModeEnabled, RequestPayer: s.opts.payer()})
 	if err != nil {
@@ -276,7 +277,7 @@ func (s *S3) get(ctx context.Context, key string, room []byte, limit int) (b []b
 	defer func() { _ = out.Body.Close() }()
 	length := aws.ToInt64(out.ContentLength)
 	if out.ContentLength == nil || length < 0 {
-		return nil, false, errors.New("the server does not say how long it is")
+		return nil, false, errors.New("the server did not return the length")
 	}
 	if length > int64(limit) {
 		return nil, false, fmt.Errorf("%w: %d bytes", ErrTooLarge, length)
@@ -285,14 +286,14 @@ func (s *S3) get(ctx context.Context, key string, room []byte, limit int) (b []b
 	if _, err := io.ReadFull(out.Body, b); err != nil {
 		return nil, true, fmt.Errorf("the answer broke off: %w", err)
 	}
-	// The SDK compares its checksum at the end.
+	// The SDK verifies the checksum at the end.
 	if n, err := io.ReadFull(out.Body, make([]byte, 1)); n != 0 || err != io.EOF {
-		return nil, true, fmt.Errorf("the answer has no proper end: %w", err)
+		return nil, true, fmt.Errorf("the answer is incomplete: %w", err)
 	}
 	return b, false, nil
 }
 
-// pause waits a random time, longer after each attempt.
+// pause waits for a random time, which grows with each attempt.
 func (s *S3) pause(ctx context.Context, attempt int) error {
 	most := min(s.opts.maxPause, 100*time.Millisecond<<min(attempt, 20))
 	t := time.NewTimer(rand.N(most) + 1)
@@ -305,13 +306,14 @@ func (s *S3) pause(ctx context.Context, attempt int) error {
 	}
 }
 
-// Put implements Store. What is deleted after it was found, and before it is locked anew, is stored again.
+// Put implements Store. If an existing object is deleted before its lock is renewed, it is stored
+// again.
 func (s *S3) Put(ctx context.Context, key string, data []byte) (bool, error) {
 	for attempt := 1; ; attempt++ {
 		err := s.put(ctx, "put", key, data, aws.String("*"))
 		var api smithy.APIError
 		exists := errors.As(err, &api) && api.ErrorCode() == "PreconditionFailed"
-		if errors.Is(err, ErrLocked) { // there are servers that look at the lock first
+		if errors.Is(err, ErrLocked) { // some servers check the lock first
 			_, serr := s.Stat(ctx, key)
 			exists = serr == nil
 		}
@@ -339,7 +341,7 @@ func (s *S3) put(ctx context.Context, op, key string, data []byte, ifNoneMatch *
 	defer body.giveBack()
 	in := &s3.PutObjectInput{Bucket: &s.bucket, Key: s.key(key), Body: body, ContentLength: aws.Int64(int64(len(data))),
 		IfNoneMatch: ifNoneMatch, ContentType: aws.String("application/octet-stream")}
-	if sum, ok := NamedHash(key); ok { // the name is the checksum: nothing is computed again
+	if sum, ok := NamedHash(key); ok { // the name is the checksum, so it need not be computed again
 		in.ChecksumSHA256 = aws.String(base64.StdEncoding.EncodeToString(sum[:]))
 	} else {
 		in.ChecksumAlgorithm = types.ChecksumAlgorithmCrc32c
@@ -349,8 +351,8 @@ func (s *S3) put(ctx context.Context, op, key string, data []byte, ifNoneMatch *
 	return s.failed(ctx, op, key, err)
 }
 
-// lentBytes is a body whose bytes belong to the caller again after giveBack:
-// the HTTP transport may go on reading a body after its request has failed.
+// lentBytes is a request body that can be revoked. The HTTP transport may continue to read a body
+// after its request has failed. After giveBack, it no longer reads the caller's bytes.
 type lentBytes struct {
 	mu sync.Mutex
 	r  *bytes.Reader // guarded by mu; nil after giveBack
@@ -390,7 +392,7 @@ func (s *S3) Stat(ctx context.Context, key string) (Info, error) {
 	}
 	defer end()
 	in := &s3.HeadObjectInput{Bucket: &s.bucket, Key: s.key(key), RequestPayer: s.opts.payer()}
-	if _, ok := NamedHash(key); ok { // only there: under SSE-KMS it needs kms:Decrypt
+	if _, ok := NamedHash(key); ok { // only in this case: with SSE-KMS, it requires kms:Decrypt
 		in.ChecksumMode = types.ChecksumModeEnabled
 	}
 	out, err := s.client.HeadObject(ctx, in)
@@ -421,8 +423,7 @@ func (s *S3) Delete(ctx context.Context, key string) error {
 	return err
 }
 
-// List implements Store. Objects in the bucket whose keys are no store's are
-// passed over.
+// List implements Store. It skips objects in the bucket whose keys are invalid for a store.
 func (s *S3) List(ctx context.Context, prefix, after string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
 		if err := checkList(prefix, after); err != nil {
@@ -451,7 +452,7 @@ func (s *S3) List(ctx context.Context, prefix, after string) iter.Seq2[Info, err
 	}
 }
 
-// page holds a place among the requests no longer than its own.
+// page counts as a running request only for one page.
 func (s *S3) page(ctx context.Context, pages *s3.ListObjectsV2Paginator) (*s3.ListObjectsV2Output, error) {
 	end, err := s.begin(ctx, "page")
 	if err != nil {

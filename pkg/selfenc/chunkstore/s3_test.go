@@ -20,8 +20,8 @@ import (
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 )
 
-// TestMain keeps every test on loopback, whatever it forgets: there is no
-// default endpoint, no metadata service and no shared file.
+// TestMain ensures that all tests use only loopback: it disables the default endpoint, the metadata
+// service and shared files.
 func TestMain(m *testing.M) {
 	for name, value := range map[string]string{
 		"AWS_ENDPOINT_URL":                  "http://127.0.0.1:1",
@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 
 const fakeBucket = "bucket"
 
-// fakeS3 starts an S3 in this process; wrap may come between.
+// fakeS3 starts an S3 server in this process. wrap may wrap its handler.
 func fakeS3(t *testing.T, wrap func(http.Handler) http.Handler) *httptest.Server {
 	t.Helper()
 	backend := s3mem.New()
@@ -69,7 +69,7 @@ func openFake(t *testing.T, server *httptest.Server, prefix string, attempts int
 	return s
 }
 
-// TestS3Retries: what may pass is tried again, with the whole body.
+// TestS3Retries checks that requests are repeated after temporary failures, with the whole body.
 func TestS3Retries(t *testing.T) {
 	var mu sync.Mutex
 	failed := map[string]int{}
@@ -112,8 +112,8 @@ func TestS3Retries(t *testing.T) {
 	}
 }
 
-// TestS3BrokenAnswers: an answer that breaks off is read again, and an error
-// if it always does; never a short object.
+// TestS3BrokenAnswers checks that an object is read again if its answer breaks off, that the result
+// is an error if all answers break off, and that a truncated object is never returned.
 func TestS3BrokenAnswers(t *testing.T) {
 	var breaks atomic.Int64
 	server := fakeS3(t, func(h http.Handler) http.Handler {
@@ -149,8 +149,8 @@ func TestS3BrokenAnswers(t *testing.T) {
 	}
 }
 
-// TestS3Refused: errors that do not pass are told at once, and are not taken
-// for a missing object.
+// TestS3Refused checks that permanent errors are returned immediately, and are not mistaken for a
+// missing object.
 func TestS3Refused(t *testing.T) {
 	var requests atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -174,13 +174,12 @@ func TestS3Refused(t *testing.T) {
 			}
 		}
 	}
-	if n := requests.Load(); n != 7 { // the refused get looks whether there is anything that could be refused
+	if n := requests.Load(); n != 7 { // the refused get also checks whether the object exists
 		t.Errorf("%d requests, want 7", n)
 	}
 }
 
-// TestS3Bounded: no more requests are under way than allowed, and waiting ends
-// with the context.
+// TestS3Bounded checks the limit of concurrent requests, and that waiting ends with the context.
 func TestS3Bounded(t *testing.T) {
 	var now, most atomic.Int64
 	arrived, release := make(chan struct{}, 100), make(chan struct{})
@@ -227,8 +226,8 @@ func TestS3Bounded(t *testing.T) {
 	}
 }
 
-// TestS3Slow: a store that does not answer ends with the context, and the
-// caller's bytes are its own again.
+// TestS3Slow checks that a request to a store that does not answer ends with the context, and that
+// the caller may reuse its bytes afterwards.
 func TestS3Slow(t *testing.T) {
 	arrived, release := make(chan struct{}, 10), make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
@@ -244,7 +243,7 @@ func TestS3Slow(t *testing.T) {
 		func(ctx context.Context) error {
 			b := make([]byte, 4<<20)
 			_, err := s.Put(ctx, "x", b)
-			for i := range b { // a race, if anybody reads it still
+			for i := range b { // a data race, if another goroutine still reads it
 				b[i] = 1
 			}
 			return err
@@ -261,12 +260,12 @@ func TestS3Slow(t *testing.T) {
 	}
 }
 
-// TestS3Stalls: a server that takes no more of an object, answers no more or stops in
-// the middle of an answer is asked again; if it always does, that is an error.
+// TestS3Stalls checks that a request is repeated if the server stops reading an object, does not
+// answer, or stops in the middle of an answer. If it always stalls, the result is an error.
 func TestS3Stalls(t *testing.T) {
 	release := make(chan struct{})
 	var stalls atomic.Int64
-	data := bytes.Repeat([]byte("data"), 4<<20) // more than sockets hold
+	data := bytes.Repeat([]byte("data"), 4<<20) // more than the buffers of sockets
 	server := fakeS3(t, func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if stalls.Add(-1) < 0 {
@@ -281,7 +280,7 @@ func TestS3Stalls(t *testing.T) {
 			<-release
 		})
 	})
-	t.Cleanup(func() { close(release) }) // before the server waits for them
+	t.Cleanup(func() { close(release) }) // before the server waits for the connections
 	s, err := OpenS3(t.Context(), S3Options{Bucket: fakeBucket, Region: "us-east-1", Endpoint: server.URL, PathStyle: true, Attempts: 3,
 		Credentials: credentials.NewStaticCredentialsProvider("key", "secret", ""), maxPause: time.Millisecond, maxStall: time.Second})
 	if err != nil {
@@ -322,13 +321,13 @@ func TestURLs(t *testing.T) {
 		"s3://bucket?endpoint=http://u:p@x":       "endpoint",
 		"s3://bucket?path-style=maybe":            "path-style",
 		"s3://bucket?regoin=x":                    "unknown parameter",
-		"s3://bucket?region=a&region=b":           "twice",
-		"s3:///prefix":                            "no bucket",
+		"s3://bucket?region=a&region=b":           "several times",
+		"s3:///prefix":                            "the bucket is missing",
 		"s3://user:word@bucket":                   "credentials",
 		"s3://bucket/../x":                        "invalid key",
 		"http://x":                                "file:// or s3://",
 		dir:                                       "file:// or s3://",
-		"s3://bucket\x7f":                         "parse",
+		"s3://bucket\x7f":                         "invalid syntax",
 	} {
 		s, err := Open(t.Context(), url, true)
 		if want == "" {

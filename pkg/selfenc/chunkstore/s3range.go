@@ -12,7 +12,7 @@ import (
 	"github.com/aws/smithy-go"
 )
 
-// GetRange implements Store. What breaks off while it is read is read again.
+// GetRange implements Store. If an answer breaks off, it reads the range again.
 func (s *S3) GetRange(ctx context.Context, key string, off int64, dst []byte) error {
 	end, err := s.begin(ctx, key)
 	if err != nil {
@@ -25,9 +25,9 @@ func (s *S3) GetRange(ctx context.Context, key string, off int64, dst []byte) er
 	return s.repeat(ctx, "get", key, func() (broken bool, err error) { return s.getRange(ctx, key, off, dst) })
 }
 
-// getRange makes one request; broken is true if its answer broke off.
+// getRange makes one request. broken is true if the answer broke off.
 func (s *S3) getRange(ctx context.Context, key string, off int64, dst []byte) (broken bool, err error) {
-	if len(dst) == 0 { // which no header of HTTP can say
+	if len(dst) == 0 { // an HTTP header cannot express an empty range
 		info, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.bucket, Key: s.key(key), RequestPayer: s.opts.payer()})
 		if err != nil {
 			return false, s.orAbsent(ctx, key, err)
@@ -48,7 +48,7 @@ func (s *S3) getRange(ctx context.Context, key string, off int64, dst []byte) (b
 	}
 	defer func() { _ = out.Body.Close() }()
 	if got := aws.ToString(out.ContentRange); !strings.HasPrefix(got, fmt.Sprintf("bytes %d-", off)) {
-		return false, fmt.Errorf("the server does not answer with the range %s but with %.40q", wanted, got)
+		return false, fmt.Errorf("the server returned the range %[2].40q instead of %[1]s", wanted, got)
 	}
 	if n := aws.ToInt64(out.ContentLength); n != int64(len(dst)) {
 		return false, rangeError(off, len(dst), off+n)

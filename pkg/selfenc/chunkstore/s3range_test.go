@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// TestS3Checksum: the server is told the hash that a pack's name promises.
+// TestS3Checksum checks that the hash in the name of a pack is sent to the server.
 func TestS3Checksum(t *testing.T) {
 	var sum atomic.Value
 	server := fakeS3(t, func(h http.Handler) http.Handler {
@@ -33,8 +33,8 @@ func TestS3Checksum(t *testing.T) {
 	}
 }
 
-// TestS3Ranges: a server that ignores ranges or answers with another one is
-// told, and what breaks off is read again.
+// TestS3Ranges checks that it is an error if a server ignores ranges or returns another one, and
+// that a range is read again if its answer breaks off.
 func TestS3Ranges(t *testing.T) {
 	var mode, requests atomic.Int64
 	data := []byte("0123456789")

@@ -10,58 +10,56 @@ import (
 	"time"
 )
 
-// Errors of all stores; compare with errors.Is.
+// Errors of all stores. Compare them with errors.Is.
 var (
-	// ErrNotFound: there is no object of that key.
+	// ErrNotFound means that no object with this key exists.
 	ErrNotFound = errors.New("no such object")
-	// ErrTooLarge: the object is longer than the caller wanted.
-	ErrTooLarge = errors.New("object is larger than it may be")
-	// ErrKey: a key that no store takes; see CheckKey.
+	// ErrTooLarge means that the object is longer than the caller's limit.
+	ErrTooLarge = errors.New("object is larger than the limit")
+	// ErrKey means that the key is invalid; see CheckKey.
 	ErrKey = errors.New("invalid key")
-	// ErrRange: the object ends before the range that the caller wanted.
-	ErrRange = errors.New("object ends before the range")
+	// ErrRange means that the object ends before the end of the requested range.
+	ErrRange = errors.New("object ends before the end of the range")
 )
 
-// Store keeps objects of some MiB at most by key. It is safe for concurrent
-// use, by several processes too. Every method ends early, with ctx's error,
-// when ctx does.
+// Store stores objects of at most a few MiB by key. It is safe for concurrent use, even by several
+// processes. When ctx ends, every method returns early, with ctx's error.
 type Store interface {
-	// Get returns an object of at most limit bytes, in room if it fits there,
-	// else in new memory; the caller may change it.
+	// Get returns an object of at most limit bytes. It uses the memory of room if that is large
+	// enough, and new memory otherwise. The caller may change the result.
 	Get(ctx context.Context, key string, room []byte, limit int) ([]byte, error)
-	// GetRange fills dst with the object's bytes from off on. It is ErrRange if
-	// there are fewer; what dst holds after an error is undefined.
+	// GetRange fills dst with the object's bytes at off. If there are fewer bytes, it returns
+	// ErrRange. After an error, the content of dst is undefined.
 	GetRange(ctx context.Context, key string, off int64, dst []byte) error
-	// Put stores data, durably, unless there is an object of that key, which
-	// is then left as it is; it reports which. Of several at once, one stores.
-	// It does not keep data.
+	// Put stores data durably, and returns true. If an object with this key exists, Put does not
+	// change it, and returns false. Of several concurrent Puts, one stores. Put does not keep data.
 	Put(ctx context.Context, key string, data []byte) (created bool, err error)
-	// Replace stores data, durably, in place of what there may be.
+	// Replace stores data durably, and replaces an existing object.
 	Replace(ctx context.Context, key string, data []byte) error
-	// Stat returns what is known of an object without reading it.
+	// Stat returns the properties of an object without reading it.
 	Stat(ctx context.Context, key string) (Info, error)
-	// Delete removes an object; that there is none is no error.
+	// Delete removes an object. It is not an error if the object does not exist.
 	Delete(ctx context.Context, key string) error
-	// List yields the objects whose keys begin with prefix and come after the
-	// key after, by key, byte by byte. What comes and goes meanwhile may be
-	// missing. After an error it ends.
+	// List yields the objects whose keys begin with prefix and are greater than after, in the byte
+	// order of keys. Objects that are created or deleted meanwhile may be missing. After an error,
+	// it ends.
 	List(ctx context.Context, prefix, after string) iter.Seq2[Info, error]
-	// Close ends the store's use.
+	// Close closes the store.
 	Close() error
 }
 
-// Info is what a store knows of an object.
+// Info contains the properties of an object.
 type Info struct {
 	Key      string
 	Bytes    int64
-	Modified time.Time // when it was stored, by the store's clock
-	// SHA256 is the hash that the store keeps of the object's bytes, which it
-	// compared with them when they came. Nil if it keeps none, and in lists.
+	Modified time.Time // the time of storing, by the store's clock
+	// SHA256 is the hash of the object that the store keeps. The store has verified it when it
+	// received the object. It is nil in lists, and if the store keeps no hash.
 	SHA256 *[32]byte
 }
 
-// NamedHash returns the SHA-256 that an object's key promises: packs and pages
-// of pack lists are named by their hash. S3 is told, and refuses other bytes.
+// NamedHash returns the SHA-256 in an object's key: packs and pages of pack lists are named by
+// their hash. It is sent to S3, which refuses other bytes.
 func NamedHash(key string) (sum [32]byte, ok bool) {
 	if !strings.HasPrefix(key, "packs/") && !strings.HasPrefix(key, "lists/") {
 		return sum, false
@@ -76,8 +74,8 @@ func NamedHash(key string) (sum [32]byte, ok bool) {
 
 const maxKeyBytes = 512
 
-// CheckKey checks a key: names of letters, digits, '-', '_' and '.', which do
-// not begin with '.', joined by '/'; at most 512 bytes.
+// CheckKey checks a key. It consists of names joined by '/', and has at most 512 bytes. A name
+// consists of letters, digits, '-', '_' and '.', and does not begin with '.'.
 func CheckKey(key string) error {
 	if len(key) == 0 || len(key) > maxKeyBytes {
 		return fmt.Errorf("%w: of %d bytes", ErrKey, len(key))
@@ -90,7 +88,7 @@ func CheckKey(key string) error {
 	return CheckPrefix(key)
 }
 
-// CheckPrefix checks what List takes: the beginning of a key, or nothing.
+// CheckPrefix checks a prefix for List: the beginning of a key, or "".
 func CheckPrefix(prefix string) error {
 	for _, c := range []byte(prefix) {
 		if !strings.ContainsRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_./", rune(c)) {
@@ -103,10 +101,10 @@ func CheckPrefix(prefix string) error {
 	return nil
 }
 
-// objectError says which object an error is about.
+// objectError adds the operation and the key to an error.
 func objectError(op, key string, err error) error { return fmt.Errorf("%s %s: %w", op, key, err) }
 
-// inRoom returns n bytes, of room if it has so many.
+// inRoom returns n bytes of memory. It uses room if that is large enough.
 func inRoom(room []byte, n int64) []byte {
 	if int64(cap(room)) >= n {
 		return room[:n]
@@ -114,7 +112,7 @@ func inRoom(room []byte, n int64) []byte {
 	return make([]byte, n)
 }
 
-// rangeError says which bytes are missing; size < 0 is not known.
+// rangeError adds the range to ErrRange. size < 0 means that the size is unknown.
 func rangeError(off int64, n int, size int64) error {
 	if size < 0 {
 		return fmt.Errorf("%w: %d bytes from %d on", ErrRange, n, off)
@@ -122,7 +120,7 @@ func rangeError(off int64, n int, size int64) error {
 	return fmt.Errorf("%w: %d bytes from %d on, of %d", ErrRange, n, off, size)
 }
 
-// checkList checks what List takes: after is empty or the beginning of a key.
+// checkList checks the arguments of List. after is "" or the beginning of a key.
 func checkList(prefix, after string) error {
 	if err := CheckPrefix(prefix); err != nil {
 		return err

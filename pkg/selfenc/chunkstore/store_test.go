@@ -59,14 +59,14 @@ func TestS3(t *testing.T) {
 	})
 }
 
-// TestDirLeavesNothing: neither of a finished nor of a failed object.
+// TestDirLeavesNothing checks that neither successful nor failed writes leave temporary files.
 func TestDirLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
 	d := openDir(t, dir)
 	if _, err := d.Put(t.Context(), "a/b", []byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	// A file where a directory should be.
+	// A file is in the place of a directory.
 	if _, err := d.Put(t.Context(), "a/b/c", []byte("x")); err == nil {
 		t.Error("an object lies below another")
 	}
@@ -76,7 +76,7 @@ func TestDirLeavesNothing(t *testing.T) {
 	if left, err := os.ReadDir(filepath.Join(dir, ".tmp")); err != nil || len(left) != 0 {
 		t.Errorf("left: %v, %v", left, err)
 	}
-	// What a process that died left is removed, once it is old.
+	// Temporary files of a dead process are removed when they are old.
 	for name, age := range map[string]time.Duration{"old": 48 * time.Hour, "new": time.Hour} {
 		f := filepath.Join(dir, ".tmp", name)
 		if err := os.WriteFile(f, nil, 0o600); err != nil {
@@ -94,7 +94,7 @@ func TestDirLeavesNothing(t *testing.T) {
 	}
 }
 
-// TestDirLinks: no link leads out of the store.
+// TestDirLinks checks that no link leads out of the store.
 func TestDirLinks(t *testing.T) {
 	outside, dir := t.TempDir(), t.TempDir()
 	if err := os.WriteFile(filepath.Join(outside, "x"), []byte("secret"), 0o600); err != nil {
@@ -118,8 +118,8 @@ func TestDirLinks(t *testing.T) {
 	}
 }
 
-// TestDirProcesses: several processes put the same objects; each is stored by
-// exactly one of them, and whole.
+// TestDirProcesses puts the same objects in several processes. Exactly one process must store each
+// object, completely.
 func TestDirProcesses(t *testing.T) {
 	const env = "CHUNKSTORE_TEST_DIR"
 	const count = 200
@@ -182,8 +182,8 @@ func TestDirProcesses(t *testing.T) {
 	}
 }
 
-// TestDirKilled has several processes put, replace and read the same objects and
-// kills each somewhere: whatever was acknowledged is there, and all is whole.
+// TestDirKilled puts, replaces and reads the same objects in several processes, and kills each at a
+// random time. All acknowledged objects must exist, and all objects must be complete.
 func TestDirKilled(t *testing.T) {
 	const env = "CHUNKSTORE_TEST_KILLED"
 	const count = 300

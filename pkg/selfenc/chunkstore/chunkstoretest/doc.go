@@ -1,3 +1,3 @@
-// Package chunkstoretest proves what every chunk store promises, and breaks
-// stores for tests of their users.
+// Package chunkstoretest is the conformance suite of chunk stores. It also provides faulty stores
+// for tests of their users.
 package chunkstoretest

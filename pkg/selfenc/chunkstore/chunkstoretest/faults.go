@@ -8,15 +8,15 @@ import (
 	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
 )
 
-// Faulty is a store that breaks what passes through it.
+// Faulty is a store that changes or fails requests.
 type Faulty struct {
 	chunkstore.Store
-	OnGet func(ctx context.Context, key string, data []byte) ([]byte, error) // sees what was got
-	OnPut func(ctx context.Context, key string) error                        // comes first
+	OnGet func(ctx context.Context, key string, data []byte) ([]byte, error) // is called with the result of each Get
+	OnPut func(ctx context.Context, key string) error                        // is called before each Put
 }
 
-// GetRange implements chunkstore.Store. OnGet sees what was got, and what it
-// returns is cut to the length that was wanted.
+// GetRange implements chunkstore.Store. OnGet is called with the bytes, and its result is cut to
+// the requested length.
 func (f *Faulty) GetRange(ctx context.Context, key string, off int64, dst []byte) error {
 	err := f.Store.GetRange(ctx, key, off, dst)
 	if err != nil || f.OnGet == nil {
@@ -30,8 +30,8 @@ func (f *Faulty) GetRange(ctx context.Context, key string, off int64, dst []byte
 	return err
 }
 
-// ErrRefused is what a refusing store says.
-var ErrRefused = errors.New("the store refuses")
+// ErrRefused is the error of a store that refuses requests.
+var ErrRefused = errors.New("the store refuses the request")
 
 // Get implements chunkstore.Store.
 func (f *Faulty) Get(ctx context.Context, key string, room []byte, limit int) ([]byte, error) {
@@ -52,7 +52,7 @@ func (f *Faulty) Put(ctx context.Context, key string, data []byte) (bool, error)
 	return f.Store.Put(ctx, key, data)
 }
 
-// Lost is what a store without the object says.
+// Lost acts like a store without the object.
 func Lost(context.Context, string, []byte) ([]byte, error) { return nil, chunkstore.ErrNotFound }
 
 // Truncated returns all but the last byte.
@@ -63,27 +63,27 @@ func Truncated(_ context.Context, _ string, b []byte) ([]byte, error) {
 // Emptied returns nothing.
 func Emptied(context.Context, string, []byte) ([]byte, error) { return []byte{}, nil }
 
-// Extended returns a byte more.
+// Extended returns an additional byte.
 func Extended(_ context.Context, _ string, b []byte) ([]byte, error) { return append(b, 0), nil }
 
-// Corrupted returns one flipped bit.
+// Corrupted returns the object with one flipped bit.
 func Corrupted(_ context.Context, _ string, b []byte) ([]byte, error) {
 	b = bytes.Clone(b)
 	b[len(b)/2] ^= 4
 	return b, nil
 }
 
-// Refused is what a store without permission says.
+// Refused acts like a store without permission.
 func Refused(context.Context, string, []byte) ([]byte, error) { return nil, ErrRefused }
 
-// Slow answers when ctx ends.
+// Slow returns only when ctx ends.
 func Slow(ctx context.Context, _ string, _ []byte) ([]byte, error) {
 	<-ctx.Done()
 	return nil, context.Cause(ctx)
 }
 
-// Unconditional returns a store that does not know conditional puts: Put
-// replaces what is there.
+// Unconditional returns a store that does not support conditional puts: Put replaces an existing
+// object.
 func Unconditional(s chunkstore.Store) chunkstore.Store { return &replacing{s} }
 
 type replacing struct{ chunkstore.Store }

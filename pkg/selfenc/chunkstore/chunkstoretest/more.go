@@ -102,8 +102,8 @@ func probe(t *testing.T, s *suite) {
 	}
 }
 
-// named: objects that are named by their hash. A store that keeps the hash
-// tells the right one.
+// named tests objects whose names contain their hash. A store that keeps hashes must return the
+// right one.
 func named(t *testing.T, s *suite) {
 	for _, n := range []int{0, 70_000} {
 		data := pattern(n, 9)

@@ -15,9 +15,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
 )
 
-// Run proves of the stores that open makes, empty ones, what chunkstore.Store
-// promises. open may be called again within a test for a second look at the
-// same store: then again is true.
+// Run tests the promises of chunkstore.Store. open returns an empty store. If again is true, it
+// must return another connection to the store of the same test.
 func Run(t *testing.T, open func(t *testing.T, again bool) chunkstore.Store) {
 	for _, c := range []struct {
 		name string
@@ -29,7 +28,7 @@ func Run(t *testing.T, open func(t *testing.T, again bool) chunkstore.Store) {
 		t.Run(c.name, func(t *testing.T) {
 			s := &suite{open: open}
 			s.Store = open(t, false)
-			t.Cleanup(func() { // whatever the test left
+			t.Cleanup(func() { // remove everything that the test left
 				var left []string
 				for i, err := range s.List(context.Background(), "", "") {
 					if err != nil {
@@ -101,14 +100,14 @@ func objects(t *testing.T, s *suite) {
 		s.lacks(t, key)
 		data := pattern(n, byte(i))
 		s.put(t, key, data, true)
-		clear(data) // the store does not keep it
+		clear(data) // the store must not keep data
 		s.holds(t, key, pattern(n, byte(i)))
 	}
 	got, err := s.Get(t.Context(), "a/4096", nil, 1<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
-	clear(got) // nor does it hand out its own
+	clear(got) // the store must not return its own memory
 	s.holds(t, "a/4096", pattern(4096, 2))
 	for _, room := range [][]byte{make([]byte, 0, 4095), make([]byte, 7, 4096), make([]byte, 9000)} {
 		got, err := s.Get(t.Context(), "a/4096", room, 4096)
@@ -193,7 +192,7 @@ func (s *suite) listed(t *testing.T, prefix string) (keys []string) {
 
 func lists(t *testing.T, s *suite) {
 	all := []string{"l/a-b", "l/a.b/x", "l/a/1", "l/a/2", "l/ab/1", "l/b", "lm/1", "m"}
-	for i := range 60 { // several pages, where a store has pages
+	for i := range 60 { // several pages, if a store has pages
 		all = append(all, fmt.Sprintf("p/%02d/%03d", i%7, i))
 	}
 	for _, k := range all {
@@ -215,7 +214,7 @@ func lists(t *testing.T, s *suite) {
 		if err != nil || i.Key != "p/00/000" {
 			t.Errorf("%s, %v", i.Key, err)
 		}
-		break // ends it
+		break // the break ends the listing
 	}
 }
 
@@ -292,7 +291,7 @@ func again(t *testing.T, s *suite) {
 	}
 }
 
-// concurrent reads while others write and delete: every object is whole.
+// concurrent reads while other goroutines write and delete. Every object must be complete.
 func concurrent(t *testing.T, s *suite) {
 	const size = 100_000
 	var wg sync.WaitGroup
@@ -313,7 +312,7 @@ func concurrent(t *testing.T, s *suite) {
 					if b, err = s.Get(context.Background(), key, nil, size); errors.Is(err, chunkstore.ErrNotFound) {
 						err = nil
 					} else if err == nil && !slices.ContainsFunc([]byte{0, 1, 2, 3}, func(seed byte) bool { return bytes.Equal(b, pattern(size, seed)) }) {
-						err = errors.New("an object is not whole")
+						err = errors.New("an object is incomplete")
 					}
 				}
 				if err != nil {

@@ -66,9 +66,9 @@ func leastPolicy(t *testing.T, without string) string {
 }
 
 // asGuest opens a store with the guest's credentials.
-func asGuest(t *testing.T, url, prefix string, w chunkstore.S3Wishes) *chunkstore.S3 {
+func asGuest(t *testing.T, url, prefix string, w chunkstore.S3RequestOptions) *chunkstore.S3 {
 	t.Helper()
-	s, err := chunkstore.OpenS3(t.Context(), chunkstore.S3Options{Bucket: bucket, Prefix: prefix, Region: "us-east-1", Endpoint: url, PathStyle: true, Attempts: 2, S3Wishes: w,
+	s, err := chunkstore.OpenS3(t.Context(), chunkstore.S3Options{Bucket: bucket, Prefix: prefix, Region: "us-east-1", Endpoint: url, PathStyle: true, Attempts: 2, S3RequestOptions: w,
 		Credentials: credentials.NewStaticCredentialsProvider(guest, guestSecret, "")})
 	if err != nil {
 		t.Fatal(err)
@@ -106,9 +106,9 @@ func (b *policyBucket) allow(without string) {
 func (b *policyBucket) fails() (list []string) {
 	b.Helper()
 	b.round++
-	plain := asGuest(b.T, b.url, "store", chunkstore.S3Wishes{})
-	tagged := asGuest(b.T, b.url, "store", chunkstore.S3Wishes{Tags: map[string]string{"a": "b"}})
-	locked := asGuest(b.T, b.url, "store", chunkstore.S3Wishes{Lock: "GOVERNANCE", RetainDays: 1})
+	plain := asGuest(b.T, b.url, "store", chunkstore.S3RequestOptions{})
+	tagged := asGuest(b.T, b.url, "store", chunkstore.S3RequestOptions{Tags: map[string]string{"a": "b"}})
+	locked := asGuest(b.T, b.url, "store", chunkstore.S3RequestOptions{Lock: "GOVERNANCE", RetainDays: 1})
 	key := func(s string) string { return fmt.Sprint(s, b.round) }
 	// What is to be read and deleted is put by the owner, so that no failure follows from another.
 	for _, k := range []string{"read", "gone", "again"} {
@@ -193,7 +193,7 @@ func TestLeastPolicy(t *testing.T) {
 // deletion of what is locked.
 func (b *policyBucket) refuses() {
 	b.Helper()
-	elsewhere := asGuest(b.T, b.url, "other", chunkstore.S3Wishes{})
+	elsewhere := asGuest(b.T, b.url, "other", chunkstore.S3RequestOptions{})
 	if _, err := elsewhere.Put(b.Context(), "x", []byte("x")); err == nil {
 		b.Error("a put beside the prefix")
 	}
@@ -203,7 +203,7 @@ func (b *policyBucket) refuses() {
 		}
 	}
 	// Object lock holds against the same rights.
-	s := asGuest(b.T, b.url, "store", chunkstore.S3Wishes{Lock: "COMPLIANCE", RetainDays: 1})
+	s := asGuest(b.T, b.url, "store", chunkstore.S3RequestOptions{Lock: "COMPLIANCE", RetainDays: 1})
 	if _, err := s.Put(b.Context(), "kept", []byte("x")); err != nil {
 		b.Fatal(err)
 	}
@@ -270,8 +270,8 @@ func TestObjectLock(t *testing.T) {
 	}
 }
 
-// TestWishesKept: what the gateway keeps of an object's wishes is what was wished for.
-func TestWishesKept(t *testing.T) {
+// TestRequestOptionsKept checks the options that the gateway stores with an object.
+func TestRequestOptionsKept(t *testing.T) {
 	url := start(t, nil)
 	s, err := chunkstore.Open(t.Context(), fmt.Sprintf("s3://%s?region=us-east-1&endpoint=%s&storage-class=STANDARD&request-payer=requester&tags=keep=a%%20year,b=c", bucket, url), false)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// wire notes what goes to an S3, whose locks it stands in for.
+// wire records the requests to an S3 server, and emulates its locks.
 type wire struct {
 	mu    sync.Mutex
 	seen  []*http.Request      // guarded by mu
@@ -52,7 +52,7 @@ func newWire(t *testing.T) (*wire, *httptest.Server) {
 	})
 }
 
-// take returns what was seen since the last call, and forgets it.
+// take returns the requests since the last call.
 func (w *wire) take() []*http.Request {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -70,7 +70,7 @@ func openWire(t *testing.T, server *httptest.Server, params string) Store {
 	return s
 }
 
-// everyCall makes each kind of request that a store makes.
+// everyCall makes a request of each kind that a store uses.
 func everyCall(t *testing.T, s Store) {
 	t.Helper()
 	_, err := s.Put(t.Context(), "x", []byte("one"))
@@ -85,8 +85,9 @@ func everyCall(t *testing.T, s Store) {
 	}
 }
 
-// TestS3Wishes: each wish is a header of the requests that it is about, and of no others.
-func TestS3Wishes(t *testing.T) {
+// TestS3RequestOptions checks that each option is a header of the requests that it applies to, and
+// of no others.
+func TestS3RequestOptions(t *testing.T) {
 	w, server := newWire(t)
 	const sse, key, payer, class, tagging, lock, until = "X-Amz-Server-Side-Encryption", "X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id", "X-Amz-Request-Payer", "X-Amz-Storage-Class", "X-Amz-Tagging",
 		"X-Amz-Object-Lock-Mode", "X-Amz-Object-Lock-Retain-Until-Date"
@@ -127,7 +128,8 @@ func TestS3Wishes(t *testing.T) {
 	}
 }
 
-// TestS3Locks: what is stored is locked, also what was there already, once a day at most; what is locked is not deleted, and the error says until when.
+// TestS3Locks checks that stored objects are locked, even if they existed, at most once a day, and
+// that deleting a locked object is an error with the date.
 func TestS3Locks(t *testing.T) {
 	w, server := newWire(t)
 	s := openWire(t, server, "&object-lock=GOVERNANCE&retain-days=30&request-payer=requester")
@@ -176,7 +178,7 @@ func TestS3Locks(t *testing.T) {
 	}
 	for _, r := range w.take() {
 		if r.Method == http.MethodDelete {
-			t.Error("deleted all the same")
+			t.Error("a locked object was deleted")
 		}
 	}
 	w.mu.Lock()
@@ -190,7 +192,8 @@ func TestS3Locks(t *testing.T) {
 	}
 }
 
-// TestS3WeakerLock: a chunk that is there in mode GOVERNANCE is not said to be kept as COMPLIANCE keeps it, however long its date is.
+// TestS3WeakerLock checks that Put with COMPLIANCE fails for a chunk that is locked in mode
+// GOVERNANCE, whatever its date.
 func TestS3WeakerLock(t *testing.T) {
 	w, server := newWire(t)
 	if _, err := openWire(t, server, "").Put(t.Context(), "x", []byte("one")); err != nil {
@@ -206,7 +209,8 @@ func TestS3WeakerLock(t *testing.T) {
 	}
 }
 
-// TestS3LockOfWhatVanishes: what is deleted between a Put that found it and its lock is stored again, at either request.
+// TestS3LockOfWhatVanishes checks that an object that is deleted after Put found it, and before its
+// lock is renewed, is stored again.
 func TestS3LockOfWhatVanishes(t *testing.T) {
 	for _, at := range []string{http.MethodGet, http.MethodPut} {
 		vanished := false
@@ -241,8 +245,9 @@ func TestS3LockOfWhatVanishes(t *testing.T) {
 	}
 }
 
-// TestS3Absent: S3 refuses access to what is not there to whoever may only list below the prefix, as docs/iam/chunkstore.json has it. That is ErrNotFound all the
-// same, and what is there and refused is not.
+// TestS3Absent tests missing objects for a user who may list only below the prefix, as in
+// docs/iam/chunkstore.json. S3 returns "access denied" for them. The result must be ErrNotFound,
+// but not for an existing object without access.
 func TestS3Absent(t *testing.T) {
 	server := fakeS3(t, func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -289,31 +294,32 @@ func TestS3Absent(t *testing.T) {
 	}
 }
 
-// TestS3BadWishes: what S3 would refuse at the first chunk, or what would lose data later, is refused at once.
-func TestS3BadWishes(t *testing.T) {
+// TestS3BadRequestOptions checks that invalid options, which would fail at the first chunk or lose
+// data later, are refused immediately.
+func TestS3BadRequestOptions(t *testing.T) {
 	many := make([]string, 11)
 	for i := range many {
 		many[i] = fmt.Sprintf("t%d=x", i)
 	}
 	for params, want := range map[string]string{
 		"sse=rot13":                                "AES256, aws:kms or aws:kms:dsse",
-		"sse-kms-key-id=k":                         "needs the encryption",
-		"sse=AES256&sse-kms-key-id=k":              "needs the encryption",
+		"sse-kms-key-id=k":                         "requires sse=aws:kms",
+		"sse=AES256&sse-kms-key-id=k":              "requires sse=aws:kms",
 		"sse-c-key=secretvalue":                    "SSE-C is not supported",
 		"sse-customer-key=secretvalue":             "SSE-C is not supported",
-		"request-payer=me":                         "request-payer is requester",
+		"request-payer=me":                         "request-payer must be requester",
 		"storage-class=DEEP_ARCHIVE":               "before they are restored",
 		"storage-class=GLACIER":                    "before they are restored",
 		"storage-class=a%20b":                      "storage class",
 		"tags=x":                                   "key=value",
 		"tags=":                                    "key=value",
-		"tags=x=1,x=2":                             "each once",
+		"tags=x=1,x=2":                             "each key once",
 		"tags=" + strings.Join(many, ","):          "at most 10",
 		"tags=aws:x=1":                             "aws:",
 		"tags=x=" + strings.Repeat("y", 257):       "up to 256",
 		"tags=" + strings.Repeat("y", 129) + "=":   "1 to 128",
-		"object-lock=GOVERNANCE":                   "both a mode and",
-		"retain-days=5":                            "both a mode and",
+		"object-lock=GOVERNANCE":                   "given together",
+		"retain-days=5":                            "given together",
 		"object-lock=MAYBE&retain-days=5":          "GOVERNANCE or COMPLIANCE",
 		"object-lock=COMPLIANCE&retain-days=0":     "number of days",
 		"object-lock=COMPLIANCE&retain-days=1d":    "number of days",
@@ -329,12 +335,13 @@ func TestS3BadWishes(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	}
-	if _, err := OpenS3(t.Context(), S3Options{Bucket: "b", Region: "x", S3Wishes: S3Wishes{Lock: "GOVERNANCE"}}); err == nil {
+	if _, err := OpenS3(t.Context(), S3Options{Bucket: "b", Region: "x", S3RequestOptions: S3RequestOptions{Lock: "GOVERNANCE"}}); err == nil {
 		t.Error("a lock without an end")
 	}
 }
 
-// TestS3Identity: with what IRSA, and what Pod Identity, puts into a pod's environment, requests are signed with what STS, or the agent, gives.
+// TestS3Identity checks that requests are signed with the credentials from STS or from the agent,
+// if the environment is that of a pod with IRSA or Pod Identity.
 func TestS3Identity(t *testing.T) {
 	var mu sync.Mutex
 	var who []string
