@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -68,5 +69,13 @@ func TestExitCodes(t *testing.T) {
 	}
 	if h := hint(fmt.Errorf("x: %w", crypto.ErrWrongKey)); h == "" {
 		t.Error("no hint for a wrong key")
+	}
+}
+
+func TestSayProblems(t *testing.T) {
+	var b strings.Builder
+	sayProblems(&b, "v.img", []fsckProblem{{"a", "x"}, {"b", "y"}, {"a", "x"}})
+	if want := "v.img: a: x (2 times)\nv.img: b: y\n"; b.String() != want {
+		t.Errorf("%q, want %q", b.String(), want)
 	}
 }
