@@ -48,7 +48,7 @@ func (s *S3) getRange(ctx context.Context, key string, off int64, dst []byte) (b
 	}
 	defer func() { _ = out.Body.Close() }()
 	if got := aws.ToString(out.ContentRange); !strings.HasPrefix(got, fmt.Sprintf("bytes %d-", off)) {
-		return false, fmt.Errorf("the server returned the range %[2].40q instead of %[1]s", wanted, got)
+		return false, fmt.Errorf("the server returned the range %.40[2]q instead of %[1]s", wanted, got)
 	}
 	if n := aws.ToInt64(out.ContentLength); n != int64(len(dst)) {
 		return false, rangeError(off, len(dst), off+n)

@@ -19,9 +19,9 @@ import (
 
 // ServerOptions bound what a client can make a server do.
 type ServerOptions struct {
-	// Requests under way at once. 0: 16.
+	// Requests is the maximum number of running requests. 0 means 16.
 	Requests int
-	// MemoryBytes for the bodies of all requests under way. 0: 128 MiB; at least
+	// MemoryBytes limits the bodies of all running requests. 0 means 128 MiB. It is at least
 	// MaxObjectBytes.
 	MemoryBytes int64
 }
@@ -32,8 +32,8 @@ const (
 )
 
 // Serve answers requests on a connection from a store until the client closes
-// it, which is no error, or ctx ends. It closes the connection. Requests that
-// are under way then are cancelled and waited for.
+// it, which is not an error, or ctx ends. It closes the connection. Requests that
+// are still running are cancelled, and Serve waits for them.
 func Serve(ctx context.Context, conn net.Conn, store chunkstore.Store, o ServerOptions) error {
 	if o.Requests <= 0 {
 		o.Requests = defaultRequests
