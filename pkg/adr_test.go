@@ -13,7 +13,7 @@ import (
 
 // adrGaps allows gaps between the numbers of decisions, so that those who work side by side can
 // agree on numbers. tools/renumber-adr closes the gaps and sets it to false.
-const adrGaps = true // tools/renumber-adr --write
+const adrGaps = false
 
 const adrIndex = "../docs/adr/README.md"
 

@@ -5,7 +5,7 @@ const RawAlign = 4096
 
 // These constants are what a volume needs in addition to the file of a raw block device, so that
 // the file can be overwritten any number of times, in any pattern and with any write size, without
-// running out of space: docs/adr/0021. A change here changes the size of existing devices.
+// running out of space: docs/adr/0007. A change here changes the size of existing devices.
 const (
 	rawFixedBytes = 96 << 20 // log, header, reserve of small volumes, and blocks being written while the old ones are still needed
 	rawFraction   = 8        // one eighth of the file: its records if each sector is an extent of its own, and the reserve

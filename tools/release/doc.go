@@ -13,6 +13,6 @@
 //
 // The content of a release is reproducible: times are zero, names are sorted, and modes do not
 // depend on the umask. Programs and their lists of modules are taken from the images, so they are
-// the same bytes in both places. docs/release.md describes the files, docs/adr/0073 the decisions.
-// bytes there and beside them. docs/release.md describes the files, docs/adr/0073 the decisions.
+// the same bytes in both places. docs/release.md describes the files, docs/adr/0031 the decisions.
+// bytes there and beside them. docs/release.md describes the files, docs/adr/0031 the decisions.
 package main

@@ -19,7 +19,7 @@
 //     only this one. Younger ones, which exist after a lost answer, are deleted when they are found.
 //   - Attach, Detach, Delete and Modify first look, then ask, and then wait for the requested state,
 //     whatever the call returned. Values that EC2 sets, derives or adjusts itself neither count as
-//     requested nor are waited for (docs/adr/0069).
+//     requested nor are waited for (docs/adr/0027).
 //
 // # Concurrency
 //

@@ -16,7 +16,7 @@ import (
 
 // What programs store through mappings is only in the kernel until the kernel writes it back. A
 // server cannot make the kernel write it back and keep its cache; syncfs(2) does not wait for FUSE,
-// and later kernels do not even start (ADR 0067). Closing a file does write it back. So before a
+// and later kernels do not even start (ADR 0025). Closing a file does write it back. So before a
 // volume is frozen, a snapshot is made or its files are compared, the caller asks the server which
 // files the kernel knows, and opens and closes each of them by its inode.
 
