@@ -222,7 +222,7 @@ func removeEmptyFile(parent *os.File, name string) (bool, error) {
 	var st unix.Stat_t
 	err := unix.Fstatat(int(parent.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size != 0 {
-		return false, nil // removing the directory returns the same error
+		return false, nil //nolint:nilerr // removing the directory returns the same error
 	}
 	if err := unix.Unlinkat(int(parent.Fd()), name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return false, fmt.Errorf("remove target_path: %w", err)

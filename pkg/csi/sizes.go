@@ -67,7 +67,7 @@ func (s *controllerServer) GetCapacity(ctx context.Context, r *csi.GetCapacityRe
 	if c := r.GetVolumeCapabilities(); len(c) > 0 {
 		var err error
 		if block, err = parseCapabilities(c); err != nil {
-			return &csi.GetCapacityResponse{}, nil // no capacity for volumes that the driver does not create
+			return &csi.GetCapacityResponse{}, nil //nolint:nilerr // no capacity for volumes that the driver does not create
 		}
 	}
 	var where backend.Segments

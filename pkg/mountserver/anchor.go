@@ -19,7 +19,7 @@ const anchorInterval = 30 * time.Second
 // maxAnchorFile is how many bytes of an anchor file are read at most.
 const maxAnchorFile = 4096
 
-// ErrAnchorFile: the anchor file exists but does not contain an anchor.
+// ErrAnchorFile means that the anchor file exists but does not contain an anchor.
 var ErrAnchorFile = errors.New("the anchor file is damaged")
 
 // ReadAnchor reads the anchor that a mount left in a file. It returns nil if the file does not

@@ -24,7 +24,7 @@ var (
 	ErrV1Option = errors.New("volumes of format v1 (doublecrypt) do not support anchors, snapshots and discard")
 	// ErrV1Key refuses a key that is not the contents of a key file.
 	ErrV1Key = errors.New("volumes of format v1 (doublecrypt) accept only a key file")
-	// ErrV1Damaged: the volume is too damaged to be opened for writing.
+	// ErrV1Damaged means that the volume is too damaged to be opened for writing.
 	ErrV1Damaged = errors.New("the volume of format v1 is damaged and cannot be opened for writing")
 )
 

@@ -162,7 +162,7 @@ func advice(code, message string) string {
 		return keyHint("")
 	case code == "RequestExpired":
 		return "check the clock of this machine"
-	case kinds[code] == backend.ErrDenied: // the values of the table itself
+	case kinds[code] == backend.ErrDenied: //nolint:errorlint // the values of the table itself
 		return "nothing was done; compare the policy of the driver's role with docs/iam"
 	}
 	return ""

@@ -15,11 +15,11 @@ import (
 )
 
 var (
-	// ErrNotMounted: no volume is mounted on the directory.
+	// ErrNotMounted means that no volume is mounted on the directory.
 	ErrNotMounted = errors.New("no sealed volume is mounted there")
-	// ErrMounted: a volume is already mounted on the directory.
+	// ErrMounted means that a volume is already mounted on the directory.
 	ErrMounted = errors.New("a volume is already mounted there")
-	// ErrNoDir: the mount point does not exist.
+	// ErrNoDir means that the mount point does not exist.
 	ErrNoDir = errors.New("does not exist")
 )
 
@@ -31,7 +31,7 @@ const answerTime = 10 * time.Second
 func Server(target string) (*control.Client, error) {
 	abs, err := Resolve(target)
 	if err != nil {
-		return nil, nil // opening it as a device returns a better error
+		return nil, nil //nolint:nilerr // opening it as a device returns a better error
 	}
 	m, err := On(abs)
 	if err != nil {

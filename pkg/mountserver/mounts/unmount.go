@@ -18,11 +18,11 @@ import (
 const releaseTime = 2 * time.Minute
 
 var (
-	// ErrInUse: files of the mount are in use, so it stays.
+	// ErrInUse means that files of the mount are in use, so it stays.
 	ErrInUse = errors.New("files are in use")
-	// ErrServerLost: the server ended unexpectedly while it unmounted.
+	// ErrServerLost means that the server ended unexpectedly while it unmounted.
 	ErrServerLost = errors.New("the mount server ended unexpectedly while unmounting")
-	// ErrNotReleased: a snapshot is unmounted, but its server has not confirmed that it released it.
+	// ErrNotReleased means that a snapshot is unmounted, but its server has not confirmed that it released it.
 	ErrNotReleased = errors.New("unmounted, but the mount server of the volume has not confirmed that it released the snapshot")
 )
 

@@ -178,7 +178,7 @@ func (s *Server) Region() string { return s.opt.Region }
 // synctest, which stops while a goroutine waits for a socket.
 func (s *Server) Do(r *http.Request) (resp *http.Response, err error) {
 	defer func() {
-		if p := recover(); p == http.ErrAbortHandler { // net/http compares it this way, too
+		if p := recover(); p == http.ErrAbortHandler { //nolint:errorlint // net/http compares it this way, too
 			resp, err = nil, io.ErrUnexpectedEOF // the connection was closed
 		} else if p != nil {
 			panic(p)
