@@ -110,10 +110,10 @@ func TestLostKey(t *testing.T) {
 	// On purpose: deletion is first blocked by the finalizer, and then completes.
 	inSystem("annotate", "secret", name, "sealvol.dev/allow-changes="+name)
 	inSystem("delete", "secret", name, "--wait=false")
-	c.Event("VolumeKey", key.Name, `KeySecretBeingDeleted: .*back it up`)
+	c.Event("VolumeKey", key.Name, `KeySecretBeingDeleted: .*Save the Secret`)
 	inSystem("patch", "secret", name, "--type=merge", "-p", `{"metadata": {"finalizers": null}}`)
-	c.Event("VolumeKey", key.Name, `KeySecretMissing: .*restore it from a backup`)
-	c.Event("PersistentVolumeClaim", "data", `KeySecretMissing: .*restore it from a backup`)
+	c.Event("VolumeKey", key.Name, `KeySecretMissing: .*Restore it from a backup`)
+	c.Event("PersistentVolumeClaim", "data", `KeySecretMissing: .*Restore it from a backup`)
 	c.Shell("app", "grep precious /data/note") // open volumes stay usable
 
 	// The delivery Secret is deleted as well, and the operator is restarted.
@@ -127,7 +127,7 @@ func TestLostKey(t *testing.T) {
 	other := backup.DeepCopy()
 	other.Data = map[string][]byte{v1alpha1.SecretKEK: []byte(strings.Repeat("00112233", 8))}
 	create(t, c, other)
-	c.Event("VolumeKey", key.Name, `KeySecretAltered: .*does not hold the key`)
+	c.Event("VolumeKey", key.Name, `KeySecretAltered: .*does not hold the original key`)
 	c.Event("PersistentVolumeClaim", "data", `KeySecretAltered: `)
 	if err := c.Client().Get(c.Context(), client.ObjectKey{Namespace: c.System, Name: sv.Name}, &corev1.Secret{}); client.IgnoreNotFound(err) != nil || err == nil {
 		t.Errorf("a key was delivered that is not the volume's: %v", err)
