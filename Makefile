@@ -85,8 +85,9 @@ race: race-engine race-others ## [test] all tests with the race detector, long o
 race-engine: # runs one test at a time, so another stage may run beside it
 	$(GO) test -race -short -timeout 40m -skip '$(RACE_SKIP)' ./pkg/volume
 
+# The tests of pkg itself only read sources.
 race-others:
-	$(GO) test -race -short -timeout 40m $(filter-out $(MODULE)/pkg/volume,$(all_packages))
+	$(GO) test -race -short -timeout 40m $(filter-out $(MODULE)/pkg $(MODULE)/pkg/volume,$(all_packages))
 
 vectors: $(VENV)/ready ## [test] check golden vectors and fresh output against independent Python programs
 	@mkdir -p $(BUILD)/vectors
