@@ -78,7 +78,7 @@ func TestWaitSnapshotReleased(t *testing.T) {
 // TestOlderServer: a server that does not know the connection gets the request without it, and its
 // descriptor.
 func TestOlderServer(t *testing.T) {
-	var got string
+	got := make(chan string, 1)
 	c := serve(t, control.Mux{"snapshot-mount": func(_ context.Context, c *control.Call) (any, error) {
 		var a struct{ Name, Dir string }
 		if err := c.Args(&a); err != nil {
@@ -87,7 +87,7 @@ func TestOlderServer(t *testing.T) {
 		if c.File() == nil {
 			return nil, errors.New("no descriptor")
 		}
-		got = a.Name + a.Dir
+		got <- a.Name + a.Dir
 		return nil, nil
 	}})
 	f, err := os.Open(os.DevNull)
@@ -95,7 +95,10 @@ func TestOlderServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := doSnapshot(t.Context(), c, "snapshot-mount", volumectl.SnapshotArgs{Name: "one", Dir: "/mnt", Connection: 7}, f); err != nil || got != "one/mnt" {
-		t.Errorf("%q, %v", got, err)
+	if err := doSnapshot(t.Context(), c, "snapshot-mount", volumectl.SnapshotArgs{Name: "one", Dir: "/mnt", Connection: 7}, f); err != nil {
+		t.Fatal(err)
+	}
+	if a := <-got; a != "one/mnt" {
+		t.Errorf("the server was asked for %q", a)
 	}
 }
