@@ -178,6 +178,7 @@ func fork(t *testing.T, seed uint64, img *device.Mem, a *Anchor) {
 
 // Rollback and fork are refused, and no crash makes a false alarm.
 func TestCrashAnchors(t *testing.T) {
+	t.Parallel()
 	seed := *crashSeed
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())

@@ -238,6 +238,7 @@ func moveSeparator(s *surgeon) {
 // Pages that are changed at random and sealed under the right keys: decoders
 // and everything above them hold.
 func TestMutationsUnderValidKeys(t *testing.T) {
+	t.Parallel()
 	fx, _ := populated(t)
 	sizes := map[int][]int{} // pages of each level
 	s := operate(t, fx.dev)

@@ -29,6 +29,7 @@ func TestConformance(t *testing.T) {
 }
 
 func TestCompare(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(fewer(6)) {
 		dev := device.NewMem(256 << 20)
 		mustFormat(t, dev)

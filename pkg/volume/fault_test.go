@@ -73,6 +73,7 @@ func faultRun(t *testing.T, seed uint64, hook func(n int, op device.Op) error) (
 }
 
 func TestFaults(t *testing.T) {
+	t.Parallel()
 	for _, errno := range []error{syscall.EIO, syscall.ENOSPC} {
 		for seed := range uint64(3) {
 			calls, failed := faultRun(t, seed, func(int, device.Op) error { return nil })
@@ -146,6 +147,7 @@ func fill(t *testing.T, v *Volume, size, sync int) (names []string) {
 }
 
 func TestFullVolume(t *testing.T) {
+	t.Parallel()
 	sizes := []int{100, 4096, 70_000, 3 << 20}
 	if testing.Short() {
 		sizes = sizes[2:]

@@ -79,6 +79,7 @@ func cutBetween(t *testing.T, base *device.Mem, change func(v *Volume) error) *d
 // A change of the header that is cut between its copies is no damage, as the log is
 // none that waits for replay, and the next mount ends the change.
 func TestCutHeaderIsNoDamage(t *testing.T) {
+	t.Parallel()
 	one, two := testKey(t), secretKey(t, 2)
 	base := newDev(t, 80<<20)
 	v := mustOpen(t, base, Options{CommitInterval: -1})

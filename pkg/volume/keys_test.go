@@ -350,6 +350,7 @@ func refusesKey(t *testing.T, dev *device.Mem, k Key) error {
 // A cut anywhere in a change of the key slots leaves the old or the new ones;
 // what was acknowledged stays, and the volume is whole.
 func TestCutKeyChanges(t *testing.T) {
+	t.Parallel()
 	one, two := testKey(t), secretKey(t, 2)
 	t.Run("add", func(t *testing.T) {
 		c := cutCase{prepare: keyVolume, change: withVolume(one, func(v *Volume) error { _, err := v.AddKey(two); return err })}

@@ -171,6 +171,7 @@ func maintenanceRun(t *testing.T, seed uint64, hook func(n int, op device.Op) er
 // defrag, trim and changes of keys, once and for ever: nothing hangs, what is lost
 // is said, and what is left is whole.
 func TestMaintenanceFaults(t *testing.T) {
+	t.Parallel()
 	watch := time.AfterFunc(5*time.Minute, func() { panic("maintenance: hangs") })
 	defer watch.Stop()
 	seed := *crashSeed

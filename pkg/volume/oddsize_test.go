@@ -313,6 +313,7 @@ func (r *fullRun) open() {
 // snapshots, again and again, through rotations, remounts and power cuts after a
 // sync: what there is no room for leaves no trace, and in the end all space is back.
 func TestOddSizes(t *testing.T) {
+	t.Parallel()
 	watch := time.AfterFunc(5*time.Minute, func() { panic("odd sizes: hangs") })
 	defer watch.Stop()
 	seed := *crashSeed

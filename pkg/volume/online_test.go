@@ -264,6 +264,7 @@ func TestDiscardOption(t *testing.T) {
 // TestGrowUnderLoad: the device grows again and again while others write, trim,
 // scrub and defragment.
 func TestGrowUnderLoad(t *testing.T) {
+	t.Parallel()
 	seed := stressStart(t)
 	dev := device.NewMem(64 << 20)
 	mustFormat(t, dev)
@@ -337,6 +338,7 @@ func TestGrowUnderLoad(t *testing.T) {
 // something to mend, defragments, freezes and thaws, between operations of the
 // crash model.
 func TestCrashOnline(t *testing.T) {
+	t.Parallel()
 	seed := stressStart(t)
 	rounds := 40
 	if testing.Short() {
