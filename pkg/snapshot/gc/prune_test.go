@@ -109,6 +109,13 @@ func TestRefusals(t *testing.T) {
 			}
 			return key
 		}, ErrDamaged},
+		"a manifest is missing": {func(t *testing.T, c *chaosRun) string {
+			key := format.SnapKey(c.promised[1], format.ManifestPart)
+			if err := c.Delete(t.Context(), key); err != nil {
+				t.Fatal(err)
+			}
+			return key
+		}, ErrDamaged},
 		"a page is missing": {func(t *testing.T, c *chaosRun) string {
 			key := c.packs[c.promised[1]][1].Key()
 			if err := c.Delete(t.Context(), key); err != nil {
@@ -150,6 +157,16 @@ func TestRefusals(t *testing.T) {
 			if r.Deleted.Objects != 0 || r.Condemned.Objects != 0 {
 				t.Errorf("%s: %+v", name, r)
 			}
+		}
+		if !strings.HasSuffix(key, format.ManifestPart) {
+			continue // it is no fault of this snapshot alone
+		}
+		// As the error says: forget the snapshot. Then the others are pruned again.
+		if err := commit.Forget(t.Context(), run.Store, run.promised[1], "test"); err != nil {
+			t.Errorf("%s: forget: %v", name, err)
+		}
+		if r := pruned(t, run.Store, Options{Undelete: -1, Grace: -1}); r.Snapshots != 1 || r.Condemned.Objects == 0 {
+			t.Errorf("%s, forgotten: %+v", name, r)
 		}
 	}
 	run := filled(t, chunkstore.NewMemory(), 1)

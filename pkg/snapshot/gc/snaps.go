@@ -69,9 +69,9 @@ func (s *snapshot) add(part string, info chunkstore.Info) {
 	}
 }
 
-// real reports whether the listing shows a card that is not void. A void card
-// is shorter than any other.
-func (s *snapshot) real() bool { return s.card > int64(len(format.VoidCard)) }
+// real reports whether the listing shows a card that is not void: by its length,
+// which no other card has.
+func (s *snapshot) real() bool { return s.card >= 0 && s.card != int64(len(format.VoidCard)) }
 
 // voidDead is P2.
 func (p *pass) voidDead(ctx context.Context) error {
