@@ -108,7 +108,7 @@ func named(t *testing.T, s *suite) {
 	for _, n := range []int{0, 70_000} {
 		data := pattern(n, 9)
 		sum := sha256.Sum256(data)
-		for _, key := range []string{fmt.Sprintf("packs/x/%x", sum), fmt.Sprintf("lists/%x", sum)} {
+		for _, key := range []string{fmt.Sprintf("packs/x/%x", sum), fmt.Sprintf("lists/%x", sum), fmt.Sprintf("tenant-1/packs/x/%x", sum)} {
 			if got, ok := chunkstore.NamedHash(key); !ok || got != sum {
 				t.Errorf("%s: %x, %v", key, got, ok)
 			}
@@ -119,7 +119,7 @@ func named(t *testing.T, s *suite) {
 			}
 		}
 	}
-	for _, key := range []string{"packs/x", fmt.Sprintf("other/%064x", 1), fmt.Sprintf("packs/%063x", 1), fmt.Sprintf("packs/%063xg", 1)} {
+	for _, key := range []string{"packs/x", fmt.Sprintf("other/%064x", 1), fmt.Sprintf("my-packs/%064x", 1), fmt.Sprintf("%064x", 1), fmt.Sprintf("packs/%063x", 1), fmt.Sprintf("packs/%063xg", 1)} {
 		if _, ok := chunkstore.NamedHash(key); ok {
 			t.Errorf("%s promises a hash", key)
 		}
