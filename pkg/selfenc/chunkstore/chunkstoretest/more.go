@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -27,7 +28,7 @@ func ranges(t *testing.T, s *suite) {
 	for _, r := range []struct {
 		off int64
 		n   int
-	}{{size, 1}, {size - 1, 2}, {0, size + 1}, {size + 1, 0}, {1 << 62, 5}, {-1, 3}} {
+	}{{size, 1}, {size - 1, 2}, {0, size + 1}, {size + 1, 0}, {1 << 62, 5}, {math.MaxInt64 - 1, 3}, {-1, 3}} {
 		if err := s.GetRange(t.Context(), "range/x", r.off, make([]byte, r.n)); !errors.Is(err, chunkstore.ErrRange) || !strings.Contains(err.Error(), "range/x") {
 			t.Errorf("%d bytes from %d on: %v, want ErrRange", r.n, r.off, err)
 		}

@@ -79,7 +79,7 @@ func TestCancelStalled(t *testing.T) {
 	c := NewClient(b, ClientOptions{})
 	t.Cleanup(func() { _ = c.Close() })
 	c.writing.Lock() // no frame before this one
-	for { // until the socket is full
+	for {            // until the socket is full
 		if err := b.SetWriteDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
 			t.Fatal(err)
 		}
