@@ -17,7 +17,7 @@ func TestForeignFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	if _, err := s.Put(t.Context(), "a/x", nil); err != nil {
 		t.Fatal(err)
 	}
