@@ -3,6 +3,7 @@ package crypto
 import (
 	"crypto/rand"
 	"encoding/binary"
+	"fmt"
 )
 
 // This file has what a tenant's secret gives besides chunks: the labels "card",
@@ -140,7 +141,11 @@ func (t *TenantKeys) recordBox(s Suite, label string, id UUID, use func(b *box, 
 }
 
 // NewTenantSlot seals a tenant secret, whose fingerprint is fp, as its slot index.
+// It checks the fingerprint: nobody could open a slot under another one.
 func NewTenantSlot(s Suite, fp [FingerprintBytes]byte, index uint8, r Recipient, secret *Key) (Slot, error) {
+	if err := checkFingerprint(secret, fp); err != nil {
+		return Slot{}, fmt.Errorf("tenant secret has another fingerprint: %w", err)
+	}
 	return newSlot(s, fp, index, r, []EpochKey{{0, secret}}, saltSecret)
 }
 

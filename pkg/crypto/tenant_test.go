@@ -248,7 +248,10 @@ func TestTenantSlots(t *testing.T) {
 		t.Error("it opens as a snapshot's slot")
 	}
 	// A slot that says it is of another secret's fingerprint.
-	lie, err := NewTenantSlot(1, other, 0, SecretCredential(kek), secret)
+	if _, err := NewTenantSlot(1, other, 0, SecretCredential(kek), secret); !errors.Is(err, ErrAuthentication) {
+		t.Errorf("a slot that nobody could open is sealed: %v", err)
+	}
+	lie, err := newSlot(1, other, 0, SecretCredential(kek), []EpochKey{{0, secret}}, saltSecret)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -277,7 +277,8 @@ func (d *Dir) Delete(ctx context.Context, key string) error {
 	return d.failed("delete", key, err)
 }
 
-// List implements Store.
+// List implements Store. It skips files and directories whose names are invalid for a store, such as
+// lost+found.
 func (d *Dir) List(ctx context.Context, prefix, after string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
 		if err := checkList(prefix, after); err != nil {
@@ -311,7 +312,7 @@ func (d *Dir) walk(ctx context.Context, dir, prefix, after string, yield func(In
 			return err
 		}
 		key := path.Join(dir, e.Name())
-		if e.Name()[0] == '.' || !strings.HasPrefix(key, prefix) && !strings.HasPrefix(prefix, key+"/") {
+		if !strings.HasPrefix(key, prefix) && !strings.HasPrefix(prefix, key+"/") || CheckKey(key) != nil {
 			continue
 		}
 		if e.IsDir() {

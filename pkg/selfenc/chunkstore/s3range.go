@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -19,7 +20,7 @@ func (s *S3) GetRange(ctx context.Context, key string, off int64, dst []byte) er
 		return err
 	}
 	defer end()
-	if off < 0 {
+	if off < 0 || off > math.MaxInt64-int64(len(dst)) { // its end could not be expressed
 		return objectError("get", key, rangeError(off, len(dst), -1))
 	}
 	return s.repeat(ctx, "get", key, func() (broken bool, err error) { return s.getRange(ctx, key, off, dst) })

@@ -59,17 +59,27 @@ type Info struct {
 }
 
 // NamedHash returns the SHA-256 in an object's key: packs and pages of pack lists are named by
-// their hash. It is sent to S3, which refuses other bytes.
+// their hash. It is sent to S3, which refuses other bytes. The key may have a prefix, as below
+// Limit.
 func NamedHash(key string) (sum [32]byte, ok bool) {
-	if !strings.HasPrefix(key, "packs/") && !strings.HasPrefix(key, "lists/") {
+	dir, name, ok := cutLast(key)
+	if dir = "/" + dir + "/"; !ok || !strings.Contains(dir, "/packs/") && !strings.Contains(dir, "/lists/") {
 		return sum, false
 	}
-	name := key[strings.LastIndexByte(key, '/')+1:]
 	if len(name) != hex.EncodedLen(len(sum)) {
 		return sum, false
 	}
 	_, err := hex.Decode(sum[:], []byte(name))
 	return sum, err == nil
+}
+
+// cutLast splits a key before its last name.
+func cutLast(key string) (dir, name string, ok bool) {
+	i := strings.LastIndexByte(key, '/')
+	if i < 0 {
+		return "", key, false
+	}
+	return key[:i], key[i+1:], true
 }
 
 const maxKeyBytes = 512

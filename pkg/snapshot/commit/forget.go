@@ -13,13 +13,14 @@ import (
 
 // Forget puts a tomb on a whole snapshot: it is listed no more, and a pruner
 // deletes it when its time to be undeleted is over. A snapshot that has a tomb
-// gets no second one; ErrNoBase if it is not whole.
+// gets no second one; ErrNoBase if its card is not real. What else is damaged
+// does not matter: nothing is pruned until such a snapshot is forgotten.
 func Forget(ctx context.Context, store chunkstore.Store, s format.ID, who string) error {
 	st, err := StatusOf(ctx, store, s)
 	if err != nil || len(st.Tombs) > 0 {
 		return err
 	}
-	if err := isWhole(ctx, store, s); err != nil {
+	if err := isReal(ctx, store, s); err != nil {
 		return fmt.Errorf("forget: %w", err)
 	}
 	tomb, err := (&format.Tomb{When: time.Now().UnixNano(), Who: who}).Encode()
@@ -61,7 +62,7 @@ func Undelete(ctx context.Context, store chunkstore.Store, s format.ID) error {
 		}
 	}
 	// Last: verdicts of a void snapshot are removed, its card never is.
-	if err := isWhole(ctx, store, s); errors.Is(err, ErrNoBase) && len(st.Tombs) > 0 {
+	if err := isReal(ctx, store, s); errors.Is(err, ErrNoBase) && len(st.Tombs) > 0 {
 		return fmt.Errorf("snapshot %s: %w", s, ErrTooLate)
 	} else if err != nil {
 		return fmt.Errorf("undelete: %w", err)
@@ -69,8 +70,12 @@ func Undelete(ctx context.Context, store chunkstore.Store, s format.ID) error {
 	return nil
 }
 
-func isWhole(ctx context.Context, store chunkstore.Store, s format.ID) error {
-	_, _, err := Whole(ctx, store, s)
+// isReal returns nil if the card is real, whatever is in it, or ErrNoBase.
+func isReal(ctx context.Context, store chunkstore.Store, s format.ID) error {
+	_, err := realCard(ctx, store, s)
+	if errors.Is(err, chunkstore.ErrTooLarge) {
+		return nil
+	}
 	return err
 }
 

@@ -96,23 +96,32 @@ func (w *Writer) Base(ctx context.Context) (h *format.Head, sealed []byte, err e
 // Whole returns the manifest of a snapshot whose card is real, or ErrNoBase. The
 // card is looked at first: what was whole after the lease was put stays.
 func Whole(ctx context.Context, store chunkstore.Store, s format.ID) (h *format.Head, sealed []byte, err error) {
-	no := func(why string) error { return fmt.Errorf("snapshot %s: %w: %s", s, ErrNoBase, why) }
-	if s == (format.ID{}) {
-		return nil, nil, no("none was named")
-	}
-	card, err := store.Get(ctx, format.SnapKey(s, format.CardPart), nil, format.MaxCardBytes)
-	switch {
-	case errors.Is(err, chunkstore.ErrNotFound):
-		return nil, nil, no("it was never finished")
-	case err != nil:
-		return nil, nil, fmt.Errorf("snapshot %s: %w", s, err)
-	case format.IsVoid(card):
-		return nil, nil, no("it is void")
+	card, err := realCard(ctx, store, s)
+	if err != nil {
+		return nil, nil, err
 	}
 	if _, _, err := format.DecodeCard(card); err != nil {
 		return nil, nil, fmt.Errorf("snapshot %s: %w", s, err)
 	}
 	return Manifest(ctx, store, s)
+}
+
+// realCard returns the bytes of a card that is not void, or ErrNoBase.
+func realCard(ctx context.Context, store chunkstore.Store, s format.ID) ([]byte, error) {
+	no := func(why string) error { return fmt.Errorf("snapshot %s: %w: %s", s, ErrNoBase, why) }
+	if s == (format.ID{}) {
+		return nil, no("none was named")
+	}
+	card, err := store.Get(ctx, format.SnapKey(s, format.CardPart), nil, format.MaxCardBytes)
+	switch {
+	case errors.Is(err, chunkstore.ErrNotFound):
+		return nil, no("it was never finished")
+	case err != nil:
+		return nil, fmt.Errorf("snapshot %s: %w", s, err)
+	case format.IsVoid(card):
+		return nil, no("it is void")
+	}
+	return card, nil
 }
 
 // Manifest reads the manifest of a snapshot. ErrNoBase if there is none.

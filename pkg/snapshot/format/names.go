@@ -232,3 +232,12 @@ func ParseGCKey(key string) (id ID, err error) {
 
 // ResumeKey returns the key of the checkpoint of snapshot s.
 func ResumeKey(s ID) string { return ResumePrefix + s.String() }
+
+// ParseResumeKey reads the key of a checkpoint.
+func ParseResumeKey(key string) (s ID, err error) {
+	rest, ok := strings.CutPrefix(key, ResumePrefix)
+	if s, err = ParseID(rest); err == nil && !ok {
+		err = fmt.Errorf("%w name: %.100q is no checkpoint", ErrFormat, key)
+	}
+	return s, err
+}

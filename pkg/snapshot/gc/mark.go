@@ -29,8 +29,12 @@ func (p *pass) mark(ctx context.Context) error {
 			o.flags |= protected
 		}
 	}
+	m := &marker{pass: p, pages: map[format.Name]*pageRead{}}
 	var roots snapshots
 	for _, s := range p.after {
+		if !s.manifest && s.real() && !p.void[s.s] { // it came before the card
+			return m.unread(ctx, s, format.SnapKey(s.s, format.ManifestPart), chunkstore.ErrNotFound)
+		}
 		if s.manifest && (!p.void[s.s] || bases[s.s]) {
 			roots = append(roots, s)
 			if s.real() {
@@ -40,7 +44,6 @@ func (p *pass) mark(ctx context.Context) error {
 			}
 		}
 	}
-	m := &marker{pass: p, pages: map[format.Name]*pageRead{}}
 	if err := p.each(ctx, len(roots), func(ctx context.Context, i int) error { return m.root(ctx, roots[i]) }); err != nil {
 		return err
 	}

@@ -123,7 +123,6 @@ type pass struct {
 
 	records []record
 	objects []object // ascending
-	before  snapshots
 	after   snapshots
 	leases  []lease // of P3
 	void    map[format.ID]bool

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -109,6 +110,13 @@ func TestRefusals(t *testing.T) {
 			}
 			return key
 		}, ErrDamaged},
+		"a manifest is missing": {func(t *testing.T, c *chaosRun) string {
+			key := format.SnapKey(c.promised[1], format.ManifestPart)
+			if err := c.Delete(t.Context(), key); err != nil {
+				t.Fatal(err)
+			}
+			return key
+		}, ErrDamaged},
 		"a page is missing": {func(t *testing.T, c *chaosRun) string {
 			key := c.packs[c.promised[1]][1].Key()
 			if err := c.Delete(t.Context(), key); err != nil {
@@ -150,6 +158,16 @@ func TestRefusals(t *testing.T) {
 			if r.Deleted.Objects != 0 || r.Condemned.Objects != 0 {
 				t.Errorf("%s: %+v", name, r)
 			}
+		}
+		if !strings.HasSuffix(key, format.ManifestPart) {
+			continue // it is no fault of this snapshot alone
+		}
+		// As the error says: forget the snapshot. Then the others are pruned again.
+		if err := commit.Forget(t.Context(), run.Store, run.promised[1], "test"); err != nil {
+			t.Errorf("%s: forget: %v", name, err)
+		}
+		if r := pruned(t, run.Store, Options{Undelete: -1, Grace: -1}); r.Snapshots != 1 || r.Condemned.Objects == 0 {
+			t.Errorf("%s, forgotten: %+v", name, r)
 		}
 	}
 	run := filled(t, chunkstore.NewMemory(), 1)
@@ -217,6 +235,44 @@ func TestLocked(t *testing.T) {
 	if r := pruned(t, c.Store, Options{Undelete: -1, Grace: -1}); r.Deleted.Objects != 2 {
 		t.Errorf("%+v", r)
 	}
+}
+
+// TestVoidOnes: void snapshots, which stay for ever, cost a pass no requests but
+// its listings; what their writers left goes.
+func TestVoidOnes(t *testing.T) {
+	c := filled(t, chunkstore.NewMemory(), 1)
+	var last format.ID
+	for range 50 {
+		last = format.NewID()
+		if _, err := c.Store.Put(t.Context(), format.SnapKey(last, format.CardPart), []byte(format.VoidCard)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	whole := c.promised[0]
+	for _, key := range []string{format.ResumeKey(last), format.ResumeKey(whole), format.ResumePrefix + "x"} {
+		if _, err := c.Store.Put(t.Context(), key, []byte("checkpoint")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	store := &deleting{Store: c.Store}
+	r := pruned(t, store, Options{})
+	if len(store.keys) != 1 || store.keys[0] != format.ResumeKey(last) || r.Foreign != 1 {
+		t.Errorf("%d deletions, of %.3q; %d foreign objects", len(store.keys), store.keys, r.Foreign)
+	}
+}
+
+// deleting notes what is deleted.
+type deleting struct {
+	chunkstore.Store
+	mu   sync.Mutex
+	keys []string // guarded by mu
+}
+
+func (d *deleting) Delete(ctx context.Context, key string) error {
+	d.mu.Lock()
+	d.keys = append(d.keys, key)
+	d.mu.Unlock()
+	return d.Store.Delete(ctx, key)
 }
 
 // locked keeps all packs and pages.

@@ -69,15 +69,15 @@ func (s *snapshot) add(part string, info chunkstore.Info) {
 	}
 }
 
-// real reports whether the listing shows a card that is not void. A void card
-// is shorter than any other.
-func (s *snapshot) real() bool { return s.card > int64(len(format.VoidCard)) }
+// real reports whether the listing shows a card that is not void: by its length,
+// which no other card has.
+func (s *snapshot) real() bool { return s.card >= 0 && s.card != int64(len(format.VoidCard)) }
 
 // voidDead is P2.
 func (p *pass) voidDead(ctx context.Context) error {
-	var err error
 	p.void = map[format.ID]bool{}
-	if p.before, err = p.listSnapshots(ctx); err != nil {
+	before, err := p.listSnapshots(ctx) // void ones are as many as there ever were: not kept
+	if err != nil {
 		return err
 	}
 	leases, err := p.listLeases(ctx) // after the snapshots: a lease comes before all else
@@ -88,7 +88,7 @@ func (p *pass) voidDead(ctx context.Context) error {
 	for i := range leases {
 		held[leases[i].s] = true
 	}
-	for _, s := range p.before {
+	for _, s := range before {
 		switch {
 		case s.card == int64(len(format.VoidCard)):
 			p.void[s.s] = true

@@ -197,6 +197,29 @@ func TestSlots(t *testing.T) {
 	k.Erase()
 }
 
+// TestDamagedSlot: a damaged slot does not hide a sound one with the same key.
+func TestDamagedSlot(t *testing.T) {
+	id, sk, kek := format.ID{5}, key(t, 1), key(t, 2)
+	s := &Slots{Suite: 1, Slots: map[uint8]crypto.Slot{}}
+	for i := range uint8(2) {
+		slot, err := crypto.NewSnapshotSlot(1, crypto.UUID(id), i, crypto.SecretCredential(kek), sk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Slots[i] = slot
+	}
+	s.Slots[0].Sealed[len(s.Slots[0].Sealed)-1] ^= 1
+	k, err := s.OpenSnapshot(id, crypto.SecretCredential(kek))
+	if err != nil || !bytes.Equal(k.Bytes(), sk.Bytes()) {
+		t.Errorf("%v", err)
+	}
+	k.Erase()
+	s.Slots[1].Sealed[len(s.Slots[1].Sealed)-1] ^= 1
+	if _, err := s.OpenSnapshot(id, crypto.SecretCredential(kek)); !errors.Is(err, crypto.ErrAuthentication) || errors.Is(err, ErrNoSlot) {
+		t.Errorf("both damaged: %v", err)
+	}
+}
+
 func TestCheckpoint(t *testing.T) {
 	mine, s := tenant(t, 1), format.ID{1}
 	c := &Checkpoint{Base: format.ID{2}, Attempts: []format.ID{{3}, {4}}, State: []byte("state")}

@@ -75,8 +75,9 @@ func DecodeSlots(b []byte) (*Slots, error) {
 	return s, nil
 }
 
-// OpenSnapshot returns the key of snapshot id from the first slot that c opens,
-// or ErrNoSlot. The caller erases it.
+// OpenSnapshot returns the key of snapshot id from the first slot that c opens.
+// If there is none: what is wrong with the first that is damaged, or ErrNoSlot.
+// The caller erases the key.
 func (s *Slots) OpenSnapshot(id format.ID, c crypto.Credential) (*crypto.Key, error) {
 	return s.open(c, func(i uint8, slot *crypto.Slot) (*crypto.Key, error) {
 		return crypto.OpenSnapshotSlot(s.Suite, crypto.UUID(id), i, slot, c)
@@ -92,15 +93,22 @@ func (s *Slots) OpenTenant(fingerprint format.ID, c crypto.Credential) (*crypto.
 }
 
 func (s *Slots) open(c crypto.Credential, try func(i uint8, slot *crypto.Slot) (*crypto.Key, error)) (*crypto.Key, error) {
+	var failed error
 	for i := range uint8(crypto.Slots) {
 		slot, ok := s.Slots[i]
 		if !ok || slot.Type != c.SlotType() {
 			continue
 		}
 		k, err := try(i, &slot)
-		if err == nil || !errors.Is(err, crypto.ErrWrongKey) {
-			return k, err
+		if err == nil {
+			return k, nil
 		}
+		if failed == nil && !errors.Is(err, crypto.ErrWrongKey) { // another slot may be sound
+			failed = fmt.Errorf("key slot %d: %w", i, err)
+		}
+	}
+	if failed != nil {
+		return nil, failed
 	}
 	return nil, fmt.Errorf("%w of type %s, of %d slots", ErrNoSlot, crypto.SlotTypeName(c.SlotType()), len(s.Slots))
 }

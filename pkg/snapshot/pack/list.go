@@ -25,7 +25,7 @@ type List struct {
 
 // page is one that somebody reads, or has read.
 type page struct {
-	once  sync.Once
+	done  chan struct{} // closed when it was read
 	packs []format.PackEntry
 	err   error
 }
@@ -37,31 +37,43 @@ func NewList(store chunkstore.Store, h *format.Head) *List {
 
 // Page returns the packs of page i; nobody changes them.
 func (l *List) Page(ctx context.Context, i int) ([]format.PackEntry, error) {
-	l.mu.Lock()
-	p := l.read[i]
-	if p == nil {
-		p = &page{}
-		l.read[i] = p
-	}
-	l.mu.Unlock()
-	p.once.Do(func() {
-		ref := &l.pages[i]
-		var b []byte
-		if b, p.err = l.store.Get(ctx, ref.Name.Key(), nil, int(ref.Length)); p.err == nil {
-			p.packs, p.err = ref.CheckPage(b)
-		}
-		if p.err != nil {
-			p.err = fmt.Errorf("pack list %s: %w", ref.Name, p.err)
-		}
-	})
-	if p.err != nil { // perhaps only this time
+	for {
 		l.mu.Lock()
-		if l.read[i] == p {
-			delete(l.read, i)
+		p := l.read[i]
+		if p == nil {
+			p = &page{done: make(chan struct{})}
+			l.read[i] = p
+			l.mu.Unlock()
+			l.readPage(ctx, i, p)
+			return p.packs, p.err
 		}
 		l.mu.Unlock()
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		if p.err == nil {
+			return p.packs, nil
+		}
+		// It may be about the other caller alone, who stopped: read it oneself.
 	}
-	return p.packs, p.err
+}
+
+// readPage reads page i into p. After an error the next caller reads it again.
+func (l *List) readPage(ctx context.Context, i int, p *page) {
+	defer close(p.done)
+	ref := &l.pages[i]
+	b, err := l.store.Get(ctx, ref.Name.Key(), nil, int(ref.Length))
+	if err == nil {
+		p.packs, err = ref.CheckPage(b)
+	}
+	if err != nil {
+		p.err = fmt.Errorf("pack list %s: %w", ref.Name, err)
+		l.mu.Lock()
+		delete(l.read, i)
+		l.mu.Unlock()
+	}
 }
 
 // Find returns the pack of a number.

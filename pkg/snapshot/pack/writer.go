@@ -101,29 +101,18 @@ func (w *Writer) Add(ctx context.Context, r *crypto.ChunkRef, object []byte) (se
 	if w.err != nil {
 		return selfenc.PackedRef{}, w.err
 	}
-	kind := format.MixedPack
-	switch {
-	case w.first:
-	case r.Kind == crypto.ChunkData:
-		kind = format.DataPack
-	default:
-		kind = format.MetadataPack
-	}
-	p := w.open[kind]
-	if p != nil && (len(p.slots) == format.MaxPackSlots || len(p.b)+len(object)+endBytes(len(p.slots)+1) > w.opts.PackBytes) {
+	// While a full pack waits for its upload, other callers may fill the next one.
+	p := w.open[w.kind(r)]
+	for p != nil && w.full(p, object) {
+		kind := w.kind(r)
 		w.first = false
 		if err := w.close(ctx, kind); err != nil {
 			return selfenc.PackedRef{}, err
 		}
-		if kind == format.MixedPack {
-			if kind = format.MetadataPack; r.Kind == crypto.ChunkData {
-				kind = format.DataPack
-			}
-		}
-		p = w.open[kind]
+		p = w.open[w.kind(r)]
 	}
 	if p == nil {
-		p = w.begin(kind)
+		p = w.begin(w.kind(r))
 	}
 	ref := selfenc.PackedRef{Ref: *r, Stored: uint32(len(object)), Pack: p.number, Offset: uint32(len(p.b)), Slot: uint16(len(p.slots))}
 	ref.Name = [32]byte{}
@@ -131,6 +120,23 @@ func (w *Writer) Add(ctx context.Context, r *crypto.ChunkRef, object []byte) (se
 	p.d = append(p.d, [16]byte(r.D[:16]))
 	p.b = append(p.b, object...)
 	return ref, nil
+}
+
+// kind returns the kind of pack that a chunk goes into. The caller holds mu.
+func (w *Writer) kind(r *crypto.ChunkRef) format.PackKind {
+	switch {
+	case w.first:
+		return format.MixedPack
+	case r.Kind == crypto.ChunkData:
+		return format.DataPack
+	}
+	return format.MetadataPack
+}
+
+// full reports whether an object does not fit into a pack any more. The caller
+// holds mu.
+func (w *Writer) full(p *openPack, object []byte) bool {
+	return len(p.slots) == format.MaxPackSlots || len(p.b)+len(object)+endBytes(len(p.slots)+1) > w.opts.PackBytes
 }
 
 // begin opens a pack. The caller holds mu.

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -27,7 +28,7 @@ func ranges(t *testing.T, s *suite) {
 	for _, r := range []struct {
 		off int64
 		n   int
-	}{{size, 1}, {size - 1, 2}, {0, size + 1}, {size + 1, 0}, {1 << 62, 5}, {-1, 3}} {
+	}{{size, 1}, {size - 1, 2}, {0, size + 1}, {size + 1, 0}, {1 << 62, 5}, {math.MaxInt64 - 1, 3}, {-1, 3}} {
 		if err := s.GetRange(t.Context(), "range/x", r.off, make([]byte, r.n)); !errors.Is(err, chunkstore.ErrRange) || !strings.Contains(err.Error(), "range/x") {
 			t.Errorf("%d bytes from %d on: %v, want ErrRange", r.n, r.off, err)
 		}
@@ -108,7 +109,7 @@ func named(t *testing.T, s *suite) {
 	for _, n := range []int{0, 70_000} {
 		data := pattern(n, 9)
 		sum := sha256.Sum256(data)
-		for _, key := range []string{fmt.Sprintf("packs/x/%x", sum), fmt.Sprintf("lists/%x", sum)} {
+		for _, key := range []string{fmt.Sprintf("packs/x/%x", sum), fmt.Sprintf("lists/%x", sum), fmt.Sprintf("tenant-1/packs/x/%x", sum)} {
 			if got, ok := chunkstore.NamedHash(key); !ok || got != sum {
 				t.Errorf("%s: %x, %v", key, got, ok)
 			}
@@ -119,7 +120,7 @@ func named(t *testing.T, s *suite) {
 			}
 		}
 	}
-	for _, key := range []string{"packs/x", fmt.Sprintf("other/%064x", 1), fmt.Sprintf("packs/%063x", 1), fmt.Sprintf("packs/%063xg", 1)} {
+	for _, key := range []string{"packs/x", fmt.Sprintf("other/%064x", 1), fmt.Sprintf("my-packs/%064x", 1), fmt.Sprintf("%064x", 1), fmt.Sprintf("packs/%063x", 1), fmt.Sprintf("packs/%063xg", 1)} {
 		if _, ok := chunkstore.NamedHash(key); ok {
 			t.Errorf("%s promises a hash", key)
 		}

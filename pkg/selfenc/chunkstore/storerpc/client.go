@@ -127,6 +127,7 @@ func (c *Client) end(err error) {
 		delete(c.calls, id)
 		w.err = c.err
 		close(w.done)
+		c.window.Release(w.need) // callers that wait for room have to see the end
 	}
 	close(c.ended)
 }
@@ -151,6 +152,8 @@ func (c *Client) do(ctx context.Context, r *request, body []byte, most uint32) (
 	c.mu.Lock()
 	if c.err != nil {
 		c.mu.Unlock()
+		c.window.Release(w.need)
+		<-c.places
 		return answer{}, nil, c.why()
 	}
 	c.next++
@@ -159,11 +162,8 @@ func (c *Client) do(ctx context.Context, r *request, body []byte, most uint32) (
 	c.mu.Unlock()
 	// A frame that was begun is ended, or the connection is.
 	hurry := context.AfterFunc(ctx, func() { _ = c.conn.SetWriteDeadline(time.Now().Add(cancelStall)) })
-	err := c.write(r, body)
+	_ = c.write(r, body) // after an error the reader ends all calls
 	hurry()
-	if err != nil {
-		c.conn.Close() // the reader ends all calls
-	}
 	stop := context.AfterFunc(ctx, func() { _ = c.write(&request{op: opCancel, id: r.id}, nil) })
 	defer stop()
 	select {
@@ -180,14 +180,24 @@ func (c *Client) why() error {
 	return c.err
 }
 
+// write writes a frame. An error ends the connection: a part of the frame may have been written,
+// so that the other side would take the next frame for the rest of this one.
 func (c *Client) write(r *request, body []byte) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	if err := c.conn.SetWriteDeadline(time.Now().Add(maxStall)); err != nil {
-		return err
+	err := c.conn.SetWriteDeadline(time.Now().Add(maxStall))
+	if err == nil {
+		frame := net.Buffers{r.encode(), body}
+		_, err = frame.WriteTo(c.conn)
 	}
-	frame := net.Buffers{r.encode(), body}
-	_, err := frame.WriteTo(c.conn)
+	if err != nil {
+		c.mu.Lock()
+		if c.err == nil && !isEnd(err) {
+			c.err = fmt.Errorf("write to the store's process: %w", err)
+		}
+		c.mu.Unlock()
+		c.conn.Close() // the reader ends all calls
+	}
 	return err
 }
 

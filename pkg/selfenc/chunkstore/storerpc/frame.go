@@ -158,13 +158,18 @@ func readAnswer(in io.Reader) (a answer, err error) {
 	return a, nil
 }
 
-// An object's information: key u16 ‖ bytes i64 ‖ modified i64 ‖ has hash u8 ‖ key ‖ hash.
+// An object's information: key u16 ‖ bytes i64 ‖ modified i64 ‖ has hash u8 ‖ key ‖ hash. modified is 0
+// if the store does not say when.
 const infoBytes = 2 + 8 + 8 + 1
 
 func appendInfo(b []byte, i *chunkstore.Info) []byte {
 	b = binary.LittleEndian.AppendUint16(b, uint16(len(i.Key)))
 	b = binary.LittleEndian.AppendUint64(b, uint64(i.Bytes))
-	b = binary.LittleEndian.AppendUint64(b, uint64(i.Modified.UnixNano()))
+	modified := int64(0)
+	if !i.Modified.IsZero() { // whose UnixNano is some other time
+		modified = i.Modified.UnixNano()
+	}
+	b = binary.LittleEndian.AppendUint64(b, uint64(modified))
 	if i.SHA256 == nil {
 		return append(append(b, 0), i.Key...)
 	}
@@ -179,7 +184,9 @@ func decodeInfo(b []byte) (i chunkstore.Info, rest []byte, err error) {
 	}
 	n, hash := int(binary.LittleEndian.Uint16(b)), b[18]
 	i.Bytes = int64(binary.LittleEndian.Uint64(b[2:]))
-	i.Modified = time.Unix(0, int64(binary.LittleEndian.Uint64(b[10:])))
+	if modified := int64(binary.LittleEndian.Uint64(b[10:])); modified != 0 {
+		i.Modified = time.Unix(0, modified)
+	}
 	b = b[infoBytes:]
 	if hash > 1 || i.Bytes < 0 || n > maxKeyBytes || len(b) < n+32*int(hash) {
 		return i, nil, bad

@@ -127,6 +127,21 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// timeless is a store that does not say when objects were stored.
+type timeless struct{ chunkstore.Store }
+
+func (timeless) Stat(_ context.Context, key string) (chunkstore.Info, error) {
+	return chunkstore.Info{Key: key, Bytes: 1}, nil
+}
+
+// TestNoTime: that a store does not know a time is known on this side.
+func TestNoTime(t *testing.T) {
+	c, _ := connect(t, timeless{chunkstore.NewMemory()}, ServerOptions{}, ClientOptions{})
+	if now, err := chunkstore.Now(t.Context(), c, "clock"); err == nil {
+		t.Errorf("the store's time is %v", now)
+	}
+}
+
 // TestEnds: when either side goes, all that waits ends, and Serve leaves nothing.
 func TestEnds(t *testing.T) {
 	slow := &chunkstoretest.Faulty{Store: chunkstore.NewMemory(), OnGet: chunkstoretest.Slow}

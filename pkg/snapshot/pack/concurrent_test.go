@@ -1,0 +1,112 @@
+package pack
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
+	"github.com/sealvol/sealvol/pkg/snapshot/format"
+)
+
+// heldSink stores nothing before it is let go.
+type heldSink struct {
+	storeSink
+	held chan struct{}
+}
+
+func (s *heldSink) Put(ctx context.Context, c format.Class, data []byte, sum format.Sum) (format.Name, error) {
+	<-s.held
+	if len(data) > minPackBytes {
+		return format.Name{}, errors.New("a pack is too long")
+	}
+	return s.storeSink.Put(ctx, c, data, sum)
+}
+
+// TestFullMeanwhile: while one caller waits for the upload of a full pack, another one fills the
+// next pack. Nobody puts more into it than it holds.
+func TestFullMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys := tenant(t, 1)
+		sink := &heldSink{storeSink{chunkstore.NewMemory(), format.NewID()}, make(chan struct{})}
+		w, err := NewWriter(keys, sink, NewBuilder(nil), Options{PackBytes: minPackBytes, InFlight: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		add := func() { // two of them fill a pack
+			r, object, err := keys.SealPacked(1, crypto.ChunkData, 0, make([]byte, 30_000), nil, nil)
+			if err == nil {
+				_, err = w.Add(t.Context(), &r, object)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		for range 4 { // a mixed pack, which is being uploaded, and one of data
+			add()
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			add() // waits for a place to upload the second
+		}()
+		synctest.Wait()
+		add()
+		add() // the third pack is full
+		close(sink.held)
+		<-done
+		if got, err := w.Flush(t.Context()); err != nil || got.Chunks != 7 || got.Packs != 4 {
+			t.Errorf("%+v, %v", got, err)
+		}
+	})
+}
+
+// TestSharedPage: who reads a page of the list together with somebody who stops gets the page.
+func TestSharedPage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &slowPages{Store: chunkstore.NewMemory()}
+		sink := &storeSink{store, format.NewID()}
+		h := &format.Head{}
+		b := NewBuilder(nil)
+		b.Add(format.PackEntry{Number: b.Reserve(), Name: format.Name{Class: format.Pack, Attempt: sink.attempt}, Bytes: 1000, Slots: 1})
+		if err := b.Finish(t.Context(), sink, nil, h); err != nil {
+			t.Fatal(err)
+		}
+		l := NewList(store, h)
+		first, cancel := context.WithCancel(t.Context())
+		stopped, read := make(chan error, 1), make(chan error, 1)
+		go func() { _, err := l.Page(first, 0); stopped <- err }()
+		synctest.Wait()
+		go func() { _, err := l.Find(t.Context(), 0); read <- err }()
+		impatient, stop := context.WithCancel(t.Context())
+		stop()
+		if _, err := l.Page(impatient, 0); !errors.Is(err, context.Canceled) {
+			t.Errorf("a caller that stops while another one reads: %v", err)
+		}
+		synctest.Wait()
+		cancel()
+		if err := <-stopped; !errors.Is(err, context.Canceled) {
+			t.Errorf("who stops: %v", err)
+		}
+		if err := <-read; err != nil {
+			t.Errorf("who does not stop: %v", err)
+		}
+	})
+}
+
+// slowPages is a store whose first Get lasts until it is cancelled.
+type slowPages struct {
+	chunkstore.Store
+	again bool
+}
+
+func (s *slowPages) Get(ctx context.Context, key string, room []byte, limit int) ([]byte, error) {
+	if !s.again {
+		s.again = true
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	}
+	return s.Store.Get(ctx, key, room, limit)
+}
