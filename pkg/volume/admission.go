@@ -58,6 +58,7 @@ type admission struct {
 	granted   reservation
 
 	holds  int    // number of freezes: only nested reservations are granted
+	stuck  int    // nested reservations that wait for space: the grants of their callers do not end
 	active int    // grants that are not ended, and background work that writes to the device
 	grants uint64 // reservations granted so far
 
@@ -291,16 +292,7 @@ func (a *admission) reserve(c reservation) error {
 			passing := vain >= fullCommits
 			vain++
 			commits++
-			a.mu.Unlock()
-			if passing {
-				<-time.After(passPause)
-			}
-			if !c.urgent { // deleted files count as free space at once
-				v.background.reaper.wait()
-			}
-			err := v.com.since(v.com.commits.Load())
-			a.mu.Lock()
-			if err != nil {
+			if err := a.commitForSpace(c, passing); err != nil {
 				return err
 			}
 		}
@@ -310,12 +302,36 @@ func (a *admission) reserve(c reservation) error {
 	}
 }
 
+// commitForSpace waits for a commit that may free space for c. passing means that only restamp can
+// free some. The caller holds mu, which is released meanwhile.
+func (a *admission) commitForSpace(c reservation, passing bool) error {
+	v := a.v
+	if c.nested {
+		a.stuck++
+		defer func() { a.stuck-- }()
+	}
+	a.mu.Unlock()
+	defer a.mu.Lock()
+	if passing {
+		<-time.After(passPause)
+	}
+	if !c.urgent { // deleted files count as free space at once
+		v.background.reaper.wait()
+	}
+	return v.com.since(v.com.commits.Load())
+}
+
 // inTheWay reports whether c would fit without what other operations were granted and have not used
 // yet. They end without our help and give back the rest, so commits meanwhile prove nothing. On a
 // busy machine an operation can keep its grant for many commits. The caller holds mu.
 func (a *admission) inTheWay(c reservation) bool {
-	if c.nested {
-		return false // the other operations may wait for a lock of our caller
+	switch {
+	case c.nested: // the other operations may wait for a lock of our caller
+		return false
+	case a.stuck > 0: // an operation with a grant waits for space, which c may be about to free
+		return false
+	case a.v.life.closing.Load(): // a rollback has a grant, and waits for the end of background work
+		return false
 	}
 	granted := a.granted
 	a.granted = reservation{}
