@@ -129,21 +129,21 @@ func mountDirect(dir string, o MountOptions) (*os.File, error) {
 	return os.NewFile(uintptr(fd), devicePath), nil
 }
 
-// ConnectionID returns the number of the FUSE connection that is mounted on dir, for
+// ConnectionID returns the number of the FUSE connection whose mount is the topmost on dir, for
 // AbortConnection. It reads only the mount table, so it never waits for a server.
 func ConnectionID(dir string) (uint32, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return 0, err
 	}
-	infos, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(abs))
+	infos, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != abs, false })
 	if err != nil {
 		return 0, err
 	}
 	if len(infos) == 0 {
 		return 0, fmt.Errorf("%s is not a mount point", dir)
 	}
-	m := infos[len(infos)-1]
+	m := infos[len(infos)-1] // the topmost; SingleEntryFilter would find the lowest
 	if m.Major != 0 || !strings.HasPrefix(m.FSType, "fuse") {
 		return 0, fmt.Errorf("%s is not a FUSE mount", dir)
 	}
