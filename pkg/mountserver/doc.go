@@ -15,8 +15,9 @@
 //   - The request to end on the control socket. MountAndServe unmounts, and refuses while files are
 //     in use. ForMounter stops serving at once, even if the mount is in use: its mounter has
 //     unmounted it, or wants the server to end.
-//   - Signals. MountAndServe unmounts on the first and aborts the connection on the second.
-//     ForMounter ends serving when its context ends.
+//   - Signals. MountAndServe unmounts on the first. If the connection has not ended by the second,
+//     because files are in use or the volume is also mounted elsewhere, it aborts it. ForMounter
+//     ends serving when its context ends.
 //   - Permissions. Only a mounter's request formats a blank device, replaces the key that opens a
 //     volume, and sets the device's instance ID. Only MountAndServe serves format v1, which does not
 //     protect against writers, and updates an anchor file (a mounter's callers read anchors from the

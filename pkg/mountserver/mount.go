@@ -49,7 +49,7 @@ func (s *Server) MountAndServe(m Mount) error {
 	if err := fusefs.Tune(m.Dir); err != nil && os.Geteuid() == 0 {
 		s.log.Warn("cannot raise the read-ahead of the mount: reading is slower than it could be", "error", err)
 	}
-	s.detach = func() error { return unmountUnused(m.Dir) }
+	s.detach = func() error { return unmountUnused(m.Dir, conn) }
 	defer s.startControl(ctx, conn)()
 	go s.answerSignals(ctx, &m, conn)
 	if m.Ready != nil {
@@ -115,27 +115,52 @@ func (s *Server) answerSignals(ctx context.Context, m *Mount, conn uint32) {
 	case <-ctx.Done():
 		return
 	}
-	if err := fusefs.Unmount(m.Dir, false); err == nil {
+	s.leave(m, conn)
+	// Even after an unmount, the file system may still be mounted elsewhere: by a bind mount, or in
+	// another mount namespace.
+	select {
+	case <-m.Signals:
+		s.abort(conn)
+	case <-ctx.Done():
+	}
+}
+
+// abort aborts the connection, unless it has ended: the kernel may have given its number to another
+// mount.
+func (s *Server) abort(conn uint32) {
+	if s.closing.Load() {
+		s.log.Warn("the volume is unmounted already, and its last changes are being written: wait until this process has ended")
 		return
-	} else if !fusefs.IsBusy(err) {
+	}
+	s.log.Warn("aborting the FUSE connection: programs that still use the mount get errors")
+	if err := fusefs.AbortConnection(conn); err != nil {
+		s.log.Error("abort failed", "error", err)
+	}
+}
+
+// leave unmounts. If files are in use, it makes everything durable and detaches the mount.
+func (s *Server) leave(m *Mount, conn uint32) {
+	err := unmountUnused(m.Dir, conn)
+	switch {
+	case err == nil:
+		return
+	case errors.Is(err, ErrInUse):
+	case errors.Is(err, errNotOurs):
+		s.log.Warn("cannot unmount: unmount what is mounted there; this process ends when the volume is mounted nowhere any more; send another signal to abort the connection", "error", err)
+	default:
 		s.log.Warn("unmount failed; detaching", "error", err)
 	}
 	if err := s.sync(); err != nil {
 		s.log.Error("sync failed", "error", err)
 	}
+	if errors.Is(err, errNotOurs) {
+		return
+	}
 	if err := fusefs.Unmount(m.Dir, true); err != nil {
-		s.log.Error("cannot detach the mount", "error", err)
-	} else {
-		s.log.Warn("files are in use: the mount is detached, and this process ends when the last file is closed; send another signal to abort the connection")
+		s.log.Error("cannot detach the mount: send another signal to abort the connection, then unmount the directory", "error", err)
+		return
 	}
-	select {
-	case <-m.Signals:
-		s.log.Warn("aborting the FUSE connection: programs that still use the mount get errors")
-		if err := fusefs.AbortConnection(conn); err != nil {
-			s.log.Error("abort failed", "error", err)
-		}
-	case <-ctx.Done():
-	}
+	s.log.Warn("files are in use: the mount is detached, and this process ends when the last file is closed; send another signal to abort the connection")
 }
 
 // sync makes all acknowledged writes durable.

@@ -86,11 +86,13 @@ func serveAlone(path, dir string) error {
 
 // door is one of the two ways to serve a volume.
 type door struct {
-	t      *testing.T
-	dir    string // of the test
-	mnt    string
-	client control.Client
-	log    string
+	t       *testing.T
+	dir     string // of the test
+	mnt     string
+	client  control.Client
+	log     string
+	process *os.Process  // nil if a mounter started it
+	ended   <-chan error // its error, when it has ended
 	// unmount ends the mount and waits for its server; the error is that of the server.
 	unmount func() error
 }
@@ -100,21 +102,34 @@ type door struct {
 func doors(t *testing.T, test func(t *testing.T, start func(path string) *door)) {
 	for name, start := range map[string]func(d *door, path string){"alone": startAlone, "mounter": startMounter} {
 		t.Run(name, func(t *testing.T) {
-			dir, err := filepath.EvalSymlinks(t.TempDir())
-			if err != nil {
-				t.Fatal(err)
-			}
-			mountertest.Guard(t, dir, deadline)
+			dir := guardedDir(t)
 			test(t, func(path string) *door {
-				d := &door{t: t, dir: dir, mnt: filepath.Join(dir, "mnt"), log: filepath.Join(dir, "log")}
-				if err := os.Mkdir(d.mnt, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-					t.Fatal(err)
-				}
+				d := newDoor(t, dir)
 				start(d, path)
 				return d
 			})
 		})
 	}
+}
+
+// guardedDir returns a directory whose mounts are aborted at the deadline.
+func guardedDir(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mountertest.Guard(t, dir, deadline)
+	return dir
+}
+
+func newDoor(t *testing.T, dir string) *door {
+	t.Helper()
+	d := &door{t: t, dir: dir, mnt: filepath.Join(dir, "mnt"), log: filepath.Join(dir, "log")}
+	if err := os.Mkdir(d.mnt, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		t.Fatal(err)
+	}
+	return d
 }
 
 func (d *door) logFile() *os.File {
@@ -146,8 +161,12 @@ func startAlone(d *door, path string) {
 		d.t.Fatal(err)
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	go func() {
+		ended <- cmd.Wait()
+		close(ended)
+	}()
 	d.waitServing(ended)
+	d.process, d.ended = cmd.Process, ended
 	d.unmount = func() error {
 		if err := mounts.Unmount(d.context(), d.mnt); err != nil && !errors.Is(err, control.ErrServer) {
 			return err

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
@@ -48,6 +49,7 @@ type Server struct {
 	detach   func() error
 	stop     chan struct{}
 	stopOnce sync.Once
+	closing  atomic.Bool   // serving has ended
 	ended    chan struct{} // closed when everything is on the device and the device is closed
 	endErr   error         // set before ended is closed
 }
@@ -140,6 +142,7 @@ func (s *Server) wait(ctx context.Context, served <-chan error, isReady <-chan s
 		}
 		serving = false
 	}
+	s.closing.Store(true)
 	s.endErr = errors.Join(s.Close(), err)
 	if s.endErr != nil {
 		s.log.Error("unmounted, but the last changes were not written to the device and are lost", "volume", s.Name(), "error", s.endErr)
@@ -202,8 +205,14 @@ func (s *Server) End(ctx context.Context) error {
 // ErrInUse refuses to unmount because files are in use.
 var ErrInUse = errors.New("files are in use")
 
-// unmountUnused unmounts dir unless it is in use.
-func unmountUnused(dir string) error {
+// errNotOurs refuses to unmount what another program has mounted over a mount of this server.
+var errNotOurs = errors.New("another file system is mounted there, or nothing")
+
+// unmountUnused unmounts the mount with a connection from dir, unless it is in use.
+func unmountUnused(dir string, conn uint32) error {
+	if id, err := fusefs.ConnectionID(dir); err != nil || id != conn {
+		return fmt.Errorf("%s: %w", dir, errors.Join(errNotOurs, err))
+	}
 	err := fusefs.Unmount(dir, false)
 	if err != nil && fusefs.IsBusy(err) {
 		return control.WithCode(control.CodeBusy, fmt.Errorf("%s: %w", dir, ErrInUse))

@@ -189,7 +189,7 @@ func (s *Server) unmountSnapshot(ctx context.Context, a volumectl.SnapshotArgs) 
 		return control.WithCode(volumectl.CodeNotFound, fmt.Errorf("no snapshot is mounted on %s", a.Dir))
 	}
 	if m.isHere() {
-		if err := unmountUnused(m.dir); err != nil {
+		if err := unmountUnused(m.dir, m.conn); err != nil {
 			return err
 		}
 	}
