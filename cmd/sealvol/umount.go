@@ -35,6 +35,8 @@ func umount(dir string) error {
 		return withHint(err, "`findmnt -t "+fusefs.FSType+"` lists the mounted volumes")
 	case errors.Is(err, mounts.ErrInUse):
 		return withHint(err, "`fuser -vm "+dir+"` lists the processes that use it; stop them and try again")
+	case errors.Is(err, mounts.ErrElsewhere):
+		return withHint(err, "unmount it there, too: umount(8) for a bind mount; then everything is written to the device")
 	case errors.Is(err, mounts.ErrServerLost):
 		return withHint(err, "mount the volume again: the mount replays all synced changes")
 	case errors.Is(err, mounts.ErrNotReleased):

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
@@ -49,7 +51,12 @@ func (s *Server) MountAndServe(m Mount) error {
 	if err := fusefs.Tune(m.Dir); err != nil && os.Geteuid() == 0 {
 		s.log.Warn("cannot raise the read-ahead of the mount: reading is slower than it could be", "error", err)
 	}
-	s.detach = func() error { return unmountUnused(m.Dir, conn) }
+	s.detach = func() error {
+		if err := unmountUnused(m.Dir, conn); err != nil {
+			return err
+		}
+		return s.elsewhere(&m, conn)
+	}
 	defer s.startControl(ctx, conn)()
 	go s.answerSignals(ctx, &m, conn)
 	if m.Ready != nil {
@@ -105,6 +112,23 @@ func (s *Server) startControl(ctx context.Context, conn uint32) (stop func()) {
 		}
 		<-done
 	}
+}
+
+// elsewhere returns an error if the volume is still mounted in this mount namespace, after it was
+// unmounted from its directory. Such a mount, made by `mount --bind`, keeps the connection.
+func (s *Server) elsewhere(m *Mount, conn uint32) error {
+	infos, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
+		// The source, because the kernel may have given the number to another mount by now.
+		return i.Major != 0 || uint32(i.Minor) != conn || i.FSType != fusefs.FSType || i.Source != m.Options.Source, false
+	})
+	if err != nil || len(infos) == 0 || s.closing.Load() {
+		return err
+	}
+	var dirs []string
+	for _, i := range infos {
+		dirs = append(dirs, i.Mountpoint)
+	}
+	return control.WithCode(control.CodeElsewhere, fmt.Errorf("%s is unmounted, but the volume is also mounted on %s", m.Dir, strings.Join(dirs, ", ")))
 }
 
 // answerSignals unmounts on the first signal and aborts the connection on the second.

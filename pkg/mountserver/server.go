@@ -211,7 +211,7 @@ var errNotOurs = errors.New("another file system is mounted there, or nothing")
 // unmountUnused unmounts the mount with a connection from dir, unless it is in use.
 func unmountUnused(dir string, conn uint32) error {
 	if id, err := fusefs.ConnectionID(dir); err != nil || id != conn {
-		return fmt.Errorf("%s: %w", dir, errors.Join(errNotOurs, err))
+		return control.WithCode(control.CodeElsewhere, fmt.Errorf("%s: %w", dir, errors.Join(errNotOurs, err)))
 	}
 	err := fusefs.Unmount(dir, false)
 	if err != nil && fusefs.IsBusy(err) {

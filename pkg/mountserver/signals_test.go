@@ -2,9 +2,11 @@ package mountserver_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -100,6 +102,24 @@ func TestSecondSignalEndsBindMount(t *testing.T) {
 			t.Errorf("acknowledged data is lost: %q, %v", got, err)
 		}
 	})
+}
+
+// A caller who unmounts a volume that is mounted in a second place learns where, and does not wait
+// for ever.
+func TestUnmountNamesBindMount(t *testing.T) {
+	d, path, other := mountedAgain(t, func(d *door) (string, string, uintptr) { return "", d.mnt, unix.MS_BIND },
+		func(d *door) string { return filepath.Join(d.dir, "other") })
+	ctx, cancel := context.WithTimeout(d.context(), deadline/2)
+	defer cancel()
+	if err := mounts.Unmount(ctx, d.mnt); !errors.Is(err, mounts.ErrElsewhere) || !strings.Contains(err.Error(), other) {
+		t.Errorf("unmount: %v", err)
+	}
+	if err := fusefs.Unmount(other, false); err != nil {
+		t.Fatal(err)
+	}
+	d.waitEnded()
+	_ = d.unmount()                        // it is unmounted already
+	fill(t, path, func(*volume.Volume) {}) // the device is free
 }
 
 // A signal does not unmount what somebody mounted over the volume.

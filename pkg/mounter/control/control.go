@@ -44,6 +44,7 @@ const (
 	CodeWrongKey  = "wrong-key" // the key opens no key slot of the volume
 	CodeMalformed = "malformed" // the request cannot be decoded
 	CodeBusy      = "busy"      // the mount is in use
+	CodeElsewhere = "elsewhere" // the volume stays mounted in another place
 )
 
 // KeyCurrent is the request by which a mounter tells a server which key must open the volume from

@@ -20,6 +20,8 @@ const releaseTime = 2 * time.Minute
 var (
 	// ErrInUse means that files of the mount are in use, so it stays.
 	ErrInUse = errors.New("files are in use")
+	// ErrElsewhere means that the volume is also mounted in another place, so it stays in use.
+	ErrElsewhere = errors.New("the volume is still mounted")
 	// ErrServerLost means that the server ended unexpectedly while it unmounted.
 	ErrServerLost = errors.New("the mount server ended unexpectedly while unmounting")
 	// ErrNotReleased means that a snapshot is unmounted, but its server has not confirmed that it released it.
@@ -28,7 +30,7 @@ var (
 
 // Unmount unmounts the volume or snapshot on dir, and waits until everything is on the device and
 // its server has released it. It removes the mount of a dead server. An error that wraps
-// control.ErrServer, and not ErrNotReleased, comes from the server: it could not write the last
+// control.ErrServer, and neither ErrNotReleased nor ErrElsewhere, comes from the server: it could not write the last
 // changes.
 func Unmount(ctx context.Context, dir string) error {
 	abs, err := Resolve(dir)
@@ -57,6 +59,8 @@ func Unmount(ctx context.Context, dir string) error {
 		return nil
 	case control.HasCode(err, control.CodeBusy):
 		return inUse(dir)
+	case control.HasCode(err, control.CodeElsewhere):
+		return fmt.Errorf("%w: %w", ErrElsewhere, err)
 	case errors.Is(err, control.ErrServer):
 		return err
 	}
