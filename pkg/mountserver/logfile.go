@@ -42,9 +42,14 @@ func (l *LogFile) Detach() {
 		removeOldLogs(dir)
 		path = filepath.Join(dir, fmt.Sprintf("mount-%d.log", os.Getpid()))
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	f, err := openLog(path)
 	if err != nil {
-		return
+		// The pipe must end in any case.
+		fmt.Fprintf(l, "the mount server has no log from now on: %v\n", err)
+		path = os.DevNull
+		if f, err = openLog(path); err != nil {
+			return
+		}
 	}
 	defer f.Close()
 	l.mu.Lock()
@@ -53,6 +58,10 @@ func (l *LogFile) Detach() {
 	if unix.Dup2(int(f.Fd()), int(os.Stderr.Fd())) == nil && path != os.DevNull {
 		l.path = path
 	}
+}
+
+func openLog(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 }
 
 // removeOldLogs removes the empty logs of servers that were killed.

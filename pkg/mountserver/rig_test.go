@@ -40,6 +40,8 @@ func TestMain(m *testing.M) {
 			err = mounter.RunServer(context.Background(), mountserver.ForMounter(&slog.LevelVar{}))
 		case "alone":
 			err = serveAlone(os.Args[2], os.Args[3])
+		case "detach":
+			err = detachLog()
 		default:
 			os.Exit(m.Run())
 		}
