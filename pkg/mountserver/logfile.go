@@ -45,7 +45,7 @@ func (l *LogFile) Detach() {
 	f, err := openLog(path)
 	if err != nil {
 		// The pipe must end in any case.
-		fmt.Fprintf(l, "the mount server has no log from now on: %v\n", err)
+		_, _ = fmt.Fprintf(l, "the mount server has no log from now on: %v\n", err) // nobody may be reading
 		path = os.DevNull
 		if f, err = openLog(path); err != nil {
 			return

@@ -23,9 +23,9 @@ func detachLog() error {
 	}
 	l := mountserver.NewLogFile()
 	l.Detach()
-	fmt.Fprintln(l, "after")
-	_, err := io.Copy(io.Discard, os.Stdin) // until the test has read everything
-	return errors.Join(err, os.Remove(dir))
+	_, err := fmt.Fprintln(l, "after")
+	_, rerr := io.Copy(io.Discard, os.Stdin) // until the test has read everything
+	return errors.Join(err, rerr, os.Remove(dir))
 }
 
 // A server in the background closes a standard error that is a pipe even if it has no place for a log:

@@ -45,15 +45,22 @@ func (d *door) term(logged string) {
 	if err := d.process.Signal(unix.SIGTERM); err != nil {
 		d.t.Fatal(err)
 	}
-	for ctx := d.context(); ; {
-		if b, err := os.ReadFile(d.log); err != nil {
+	d.wait("the line "+logged, func() bool {
+		b, err := os.ReadFile(d.log)
+		if err != nil {
 			d.t.Fatal(err)
-		} else if bytes.Contains(b, []byte(logged)) {
-			return
 		}
+		return bytes.Contains(b, []byte(logged))
+	})
+}
+
+// wait waits until something has happened.
+func (d *door) wait(what string, happened func() bool) {
+	d.t.Helper()
+	for ctx := d.context(); !happened(); {
 		select {
 		case <-ctx.Done():
-			d.t.Fatalf("the log does not say %q", logged)
+			d.t.Fatalf("%s does not come", what)
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
@@ -78,14 +85,13 @@ func TestSecondSignalEndsBindMount(t *testing.T) {
 	d, path, other := mountedAgain(t, func(d *door) (string, string, uintptr) { return "", d.mnt, unix.MS_BIND },
 		func(d *door) string { return filepath.Join(d.dir, "other") })
 	d.term("unmounting")
-	for ctx := d.context(); ; { // the unmount follows the log line
-		if m, err := mounts.On(d.mnt); err != nil || ctx.Err() != nil {
-			t.Fatal(err, ctx.Err())
-		} else if m == nil {
-			break
+	d.wait("the unmount", func() bool { // it follows the log line
+		m, err := mounts.On(d.mnt)
+		if err != nil {
+			t.Fatal(err)
 		}
-		time.Sleep(time.Millisecond)
-	}
+		return m == nil
+	})
 	if err := os.WriteFile(filepath.Join(other, "file"), []byte("late"), 0o600); err != nil {
 		t.Error("the second mount has ended with the first:", err)
 	}
