@@ -71,11 +71,11 @@ func TestADR(t *testing.T) {
 			t.Errorf("%04d follows on %04d: numbers have no gaps; tools/renumber-adr --write", n, last)
 		}
 		last = n
-		fmt.Fprintf(&index, "- [%s](%s): %s", head[1], name, head[2])
+		entry := head[2]
 		if state[2] != "accepted" {
-			fmt.Fprintf(&index, " (%s)", strings.TrimPrefix(state[2], "accepted, "))
+			entry += fmt.Sprintf(" (%s)", strings.TrimPrefix(state[2], "accepted, "))
 		}
-		index.WriteString("\n")
+		fmt.Fprintf(&index, "- [%s](%s)\n  %s\n", head[1], name, entry)
 	}
 	if *adrUpdate {
 		if err := os.WriteFile(adrIndex, []byte(index.String()), 0o644); err != nil { //nolint:gosec // a document

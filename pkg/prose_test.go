@@ -69,6 +69,35 @@ func TestProse(t *testing.T) {
 	}
 }
 
+// maxWide is the longest line of a document that users read beside a terminal: commands, examples
+// and tables included.
+const maxWide = 120
+
+// narrow are these documents.
+var narrow = []string{"README.md", "CONTRIBUTING.md", "docs/adr/README.md", "docs/cli.md", "docs/install.md", "docs/operator.md",
+	"docs/tour.md", "docs/install/air-gapped.md", "docs/install/bare-metal.md", "docs/install/eks.md", "docs/install/k3s.md", "docs/install/kind.md",
+	"docs/install/try.md"}
+
+// TestWidth: in the documents for users, only the output of commands that a test runs may be wide.
+func TestWidth(t *testing.T) {
+	docs, _, _ := readRepository(t)
+	for _, name := range narrow {
+		console, tested := false, name == "docs/tour.md" || name == "docs/install/try.md"
+		for i, line := range strings.Split(docs[name], "\n") {
+			if strings.HasPrefix(line, "```") {
+				console = line == "```console"
+			}
+			output := console && !strings.HasPrefix(line, "$ ")
+			if utf8.RuneCountInString(line) > maxWide && !(output && tested) {
+				t.Errorf("%s:%d: wider than %d columns: split it, or turn the table into a list", name, i+1, maxWide)
+			}
+		}
+		if docs[name] == "" {
+			t.Errorf("there is no %s", name)
+		}
+	}
+}
+
 // compilePhrases compiles phrases to match as whole words, regardless of case and line breaks.
 func compilePhrases(phrases map[string]string) map[*regexp.Regexp]string {
 	words := map[*regexp.Regexp]string{}

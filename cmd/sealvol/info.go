@@ -147,13 +147,8 @@ func inspect(path string, key *keyFlags) (report, error) {
 	if r.DeviceBytes, err = dev.Size(); err != nil {
 		return nil, err
 	}
-	if r.InUse, err = mounts.InUse(path); err != nil {
+	if r.InUse, r.MountedOn, err = useOf(path); err != nil {
 		return nil, err
-	}
-	if r.InUse {
-		if r.MountedOn, err = mounts.Of(path); err != nil {
-			return nil, err
-		}
 	}
 	if cred == nil {
 		return r, nil
@@ -164,6 +159,26 @@ func inspect(path string, key *keyFlags) (report, error) {
 	}
 	r.State = stateReport(i, r.InUse)
 	return r, nil
+}
+
+// useOf tells whether another process has a device open, and where it is mounted.
+func useOf(path string) (inUse bool, mountedOn []string, err error) {
+	if inUse, err = mounts.InUse(path); err != nil || !inUse {
+		return false, nil, err
+	}
+	mountedOn, err = mounts.Of(path)
+	return true, mountedOn, err
+}
+
+// useText is the result of useOf as text.
+func useText(inUse bool, mountedOn []string) string {
+	switch {
+	case len(mountedOn) > 0:
+		return "mounted on " + printable(mountedOn[0])
+	case inUse:
+		return "yes, another process has it open"
+	}
+	return "no"
 }
 
 func headerReport(path string, h *volume.HeaderInfo) *infoReport {
@@ -215,14 +230,7 @@ func (r *infoReport) text() string {
 	for _, d := range r.HeaderDamage {
 		line("Header damage", "%s; the next read-write mount repairs it", d)
 	}
-	switch {
-	case len(r.MountedOn) > 0:
-		line("In use", "mounted on %s", printable(r.MountedOn[0]))
-	case r.InUse:
-		line("In use", "yes, another process has it open")
-	default:
-		line("In use", "no")
-	}
+	line("In use", "%s", useText(r.InUse, r.MountedOn))
 	if s := r.State; s != nil {
 		line("Opened with", "key slot %d", s.KeySlot)
 		if s.Label != "" {

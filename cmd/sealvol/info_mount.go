@@ -69,7 +69,12 @@ func (r *mountReport) text() string {
 		how = "read-only"
 	}
 	line("Mount", "%s, %s, served by process %d", printable(r.Target), how, r.PID)
-	line("Device", "%s", printable(r.Volume))
+	switch {
+	case r.Statistics == nil:
+		line("Format", "v1 (doublecrypt)")
+	case r.Volume != r.Statistics.UUID: // the driver's server
+		line("Handle", "%s", printable(r.Volume))
+	}
 	line("Size", "%s, %s used, %s available", formatSize(r.TotalBytes), formatSize(r.UsedBytes), formatSize(r.AvailableBytes))
 	line("Inodes", "%d", r.UsedInodes)
 	if s := r.Statistics; s != nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
-	"github.com/sealvol/sealvol/pkg/mountserver/mounts"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/doublecrypt"
 )
@@ -53,13 +52,8 @@ func inspectV1(dev device.Device, path string, cred crypto.Credential) (r *v1Rep
 	if r.DeviceBytes, err = dev.Size(); err != nil {
 		return nil, err
 	}
-	if r.InUse, err = mounts.InUse(path); err != nil {
+	if r.InUse, r.MountedOn, err = useOf(path); err != nil {
 		return nil, err
-	}
-	if r.InUse {
-		if r.MountedOn, err = mounts.Of(path); err != nil {
-			return nil, err
-		}
 	}
 	if cred == nil {
 		return r, nil
@@ -93,14 +87,7 @@ func (r *v1Report) text() string {
 			line("Root slot "+s.Slot, "empty")
 		}
 	}
-	switch {
-	case len(r.MountedOn) > 0:
-		line("In use", "mounted on %s", printable(r.MountedOn[0]))
-	case r.InUse:
-		line("In use", "yes, another process has it open")
-	default:
-		line("In use", "no")
-	}
+	line("In use", "%s", useText(r.InUse, r.MountedOn))
 	if s := r.State; s != nil {
 		line("Used", "%s, %s free, %d inodes", formatSize(s.UsedBytes), formatSize(s.FreeBytes), s.Inodes)
 		line("Generation", "%d, in root slot %s", s.Generation, s.Slot)

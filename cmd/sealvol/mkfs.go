@@ -93,34 +93,18 @@ func mkfs(w io.Writer, o *mkfsOptions, path string) (err error) {
 		return err
 	}
 	defer erase()
-	made, err := o.image(path)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if made && err != nil {
-			err = errors.Join(err, os.Remove(path))
-		}
-	}()
-	dev, err := openDevice(path, false)
-	if err != nil {
-		return err
-	}
-	defer discard(dev) // Format flushed it
-	if err := volume.Format(dev, volume.FormatOptions{Recipient: recipient, Suite: suite, Force: o.force, SizeBytes: int64(o.bytes),
-		RootUID: uint32(os.Geteuid()), RootGID: uint32(os.Getegid())}); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	if made {
-		if err := atomicfile.SyncDir(filepath.Dir(path)); err != nil {
+	var h *volume.HeaderInfo
+	var size int64
+	err = o.create(path, func(dev device.Device) error {
+		return volume.Format(dev, volume.FormatOptions{Recipient: recipient, Suite: suite, Force: o.force, SizeBytes: int64(o.bytes),
+			RootUID: uint32(os.Geteuid()), RootGID: uint32(os.Getegid())})
+	}, func(dev device.Device) (err error) {
+		if h, err = volume.ReadHeader(dev); err != nil {
 			return err
 		}
-	}
-	h, err := volume.ReadHeader(dev)
-	if err != nil {
-		return fmt.Errorf("%s: read the new volume back: %w", path, err)
-	}
-	size, err := dev.Size()
+		size, err = dev.Size()
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -139,6 +123,38 @@ func mkfs(w io.Writer, o *mkfsOptions, path string) (err error) {
 	}
 	_, err = fmt.Fprintf(w, "%s: new volume %s, %s, %s\n", path, h.ID, formatSize(size), h.Suite)
 	return err
+}
+
+// create formats a device, or an image file that it creates if it does not exist. format leaves
+// everything flushed. Then readBack reads what was written. If anything fails, a new image file is
+// removed.
+func (o *mkfsOptions) create(path string, format, readBack func(device.Device) error) (err error) {
+	made, err := o.image(path)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if made && err != nil {
+			err = errors.Join(err, os.Remove(path))
+		}
+	}()
+	dev, err := openDevice(path, false)
+	if err != nil {
+		return err
+	}
+	defer discard(dev) // format flushed it
+	if err := format(dev); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if made {
+		if err := atomicfile.SyncDir(filepath.Dir(path)); err != nil {
+			return err
+		}
+	}
+	if err := readBack(dev); err != nil {
+		return fmt.Errorf("%s: read the new volume back: %w", path, err)
+	}
+	return nil
 }
 
 // image creates the image file if it does not exist, and sets the size of an empty file.

@@ -1,13 +1,9 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 
-	"github.com/sealvol/sealvol/pkg/atomicfile"
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
@@ -26,41 +22,25 @@ func mkfsV1(w io.Writer, o *mkfsOptions, path string) (err error) {
 		return usageError(err)
 	}
 	defer key.Erase()
-	made, err := o.image(path)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if made && err != nil {
-			err = errors.Join(err, os.Remove(path))
+	var info *doublecrypt.Info
+	err = o.create(path, func(dev device.Device) error {
+		if !o.force {
+			if blank, what, err := volume.IsBlank(dev); err != nil {
+				return err
+			} else if !blank {
+				return fmt.Errorf("%w: it holds %s", volume.ErrNotEmpty, what)
+			}
 		}
-	}()
-	dev, err := openDevice(path, false)
-	if err != nil {
-		return err
-	}
-	defer discard(dev) // Format flushed it
-	if !o.force {
-		if blank, what, err := volume.IsBlank(dev); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		} else if !blank {
-			return fmt.Errorf("%s: %w: it holds %s", path, volume.ErrNotEmpty, what)
-		}
-	}
-	if err := wipe(dev, o.fill); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	if err := doublecrypt.Format(dev, key, int(o.blockSize), uint64(o.bytes)/uint64(o.blockSize), doublecrypt.Options{}); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	if made {
-		if err := atomicfile.SyncDir(filepath.Dir(path)); err != nil {
+		if err := wipe(dev, o.fill); err != nil {
 			return err
 		}
-	}
-	info, err := doublecrypt.ReadInfo(dev)
+		return doublecrypt.Format(dev, key, int(o.blockSize), uint64(o.bytes)/uint64(o.blockSize), doublecrypt.Options{})
+	}, func(dev device.Device) (err error) {
+		info, err = doublecrypt.ReadInfo(dev)
+		return err
+	})
 	if err != nil {
-		return fmt.Errorf("%s: read the new volume back: %w", path, err)
+		return err
 	}
 	size := int64(info.TotalBlocks) * int64(info.BlockBytes)
 	if o.json {

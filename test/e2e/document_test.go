@@ -24,7 +24,8 @@ var update = flag.Bool("update-docs", false, "write what the commands of documen
 // step is a command and its expected output.
 type step struct{ command, prints string }
 
-// stepsOf finds the commands in a document's code blocks of type console.
+// stepsOf finds the commands in a document's code blocks of type console. A line that ends with a
+// backslash continues on the next one.
 func stepsOf(text string) []step {
 	var steps []step
 	inside := false
@@ -33,6 +34,8 @@ func stepsOf(text string) []step {
 		switch {
 		case strings.HasPrefix(line, "```"):
 			inside = strings.TrimSpace(line) == "```console"
+		case inside && len(steps) > 0 && strings.HasSuffix(steps[len(steps)-1].command, "\\"):
+			steps[len(steps)-1].command += "\n" + strings.TrimRight(line, "\n")
 		case inside && isCommand:
 			steps = append(steps, step{command: strings.TrimSpace(command)})
 		case inside && len(steps) > 0:
