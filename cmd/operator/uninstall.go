@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sealvol/sealvol/pkg/operator"
@@ -36,7 +35,7 @@ func uninstallCommand(use, short string, run func(ctx context.Context, c client.
 			if namespace == "" {
 				return errors.New("--namespace is missing")
 			}
-			config, err := ctrl.GetConfig()
+			config, err := apiConfig()
 			if err != nil {
 				return err
 			}
