@@ -83,6 +83,15 @@ func checkUninstall(ctx context.Context, c client.Client, namespace string, out 
 }
 
 func noteUninstall(ctx context.Context, c client.Client, namespace string, out io.Writer) error {
+	// helm template prints hooks, too, and somebody may apply them as ordinary objects.
+	installed, err := operator.IsInstalled(ctx, c)
+	if err != nil {
+		return err
+	}
+	if installed {
+		_, err := fmt.Fprintf(out, "Sealvol is installed (the CSIDriver %s exists), so nothing was recorded.\n", operator.DriverName)
+		return err
+	}
 	count, err := operator.NoteUninstall(ctx, c)
 	if err = errors.Join(err, operator.DropUninstallConfirmation(ctx, c, namespace)); err != nil {
 		return err

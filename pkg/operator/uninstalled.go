@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -161,6 +162,18 @@ func DropUninstallConfirmation(ctx context.Context, c client.Client, namespace s
 	before := ns.DeepCopy()
 	delete(ns.Annotations, UninstallAnnotation)
 	return c.Patch(ctx, ns, client.MergeFrom(before))
+}
+
+// IsInstalled tells whether the cluster has the driver's CSIDriver. helm deletes it before the hook
+// of an uninstallation that calls NoteUninstall.
+func IsInstalled(ctx context.Context, c client.Client) (bool, error) {
+	d := &metav1.PartialObjectMetadata{}
+	d.SetGroupVersionKind(storagev1.SchemeGroupVersion.WithKind("CSIDriver"))
+	err := c.Get(ctx, client.ObjectKey{Name: DriverName}, d)
+	if client.IgnoreNotFound(err) != nil {
+		return false, fmt.Errorf("get CSIDriver %s: %w", DriverName, err)
+	}
+	return err == nil && d.DeletionTimestamp.IsZero(), nil
 }
 
 func namespaceOf(ctx context.Context, c client.Client, name string) (*metav1.PartialObjectMetadata, error) {
