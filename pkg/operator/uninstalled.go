@@ -75,7 +75,7 @@ func noteUninstalled(ctx context.Context, c client.Client, v *v1alpha1.SealedVol
 	err = retry.RetryOnConflict(retry.DefaultBackoff, func() error {
 		s := &v.Status
 		was := meta.FindStatusCondition(s.Conditions, v1alpha1.VolumeHealthy)
-		if s.Node == "" || was != nil && was.Reason == v1alpha1.ReasonUninstalled {
+		if !isStaged(v) || was != nil && was.Reason == v1alpha1.ReasonUninstalled {
 			noted = false
 			return nil
 		}

@@ -140,3 +140,17 @@ func TestNoteUninstallAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// NoteUninstall omits a volume without a PersistentVolume: its last node cannot report any more that
+// it unmounted the volume.
+func TestNoteUninstallOmitsRetained(t *testing.T) {
+	sv := inUse(t)
+	was := sv.DeepCopy()
+	sv.Status.Phase = v1alpha1.PhaseRetained
+	if err := env.Client.Status().Patch(t.Context(), sv, client.MergeFrom(was)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := operator.NoteUninstall(t.Context(), env.Client); err != nil || noted(t, sv) {
+		t.Errorf("%v, %+v", err, sv.Status)
+	}
+}
