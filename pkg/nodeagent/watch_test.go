@@ -3,6 +3,7 @@ package nodeagent_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -66,6 +67,42 @@ func TestLeave(t *testing.T) {
 	}
 }
 
+// roundTripper is a function that sends a request.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+// RoundTrip implements http.RoundTripper.
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestLeaveWritesOnce: an agent that stops writes each status once. It has only seconds, and all nodes
+// may stop at the same time.
+func TestLeaveWritesOnce(t *testing.T) {
+	const volumes = 8
+	var writes atomic.Int64
+	var before int64
+	t.Run("ends", func(t *testing.T) {
+		m, _ := startSilent(t, func(o *nodeagent.Options) {
+			o.Config.Wrap(func(rt http.RoundTripper) http.RoundTripper {
+				return roundTripper(func(r *http.Request) (*http.Response, error) {
+					if r.Method == http.MethodPatch && strings.HasSuffix(r.URL.Path, "/status") {
+						writes.Add(1)
+					}
+					return rt.RoundTrip(r)
+				})
+			})
+		})
+		for range volumes {
+			sv := sealed(t, "node-a")
+			m.set(sv.Spec.VolumeHandle, &mounter.Info{Volume: sv.Spec.VolumeHandle, Alive: true})
+			await(t, sv, "healthy", healthy)
+		}
+		m.passes(t, 2) // the agent's cache has the reports
+		before = writes.Load()
+	})
+	if n := writes.Load() - before; n != volumes {
+		t.Errorf("%d writes for %d volumes", n, volumes)
+	}
+}
+
 // silent is a mounter that can stop answering.
 type silent struct {
 	*node
@@ -94,13 +131,9 @@ func (s *silent) Health(ctx context.Context, id string) (mounter.Info, error) {
 // TestMounterSilent: while the mounter does not answer, the last known health does not stay in the
 // status.
 func TestMounterSilent(t *testing.T) {
-	m := &silent{}
-	n, _ := start(t, "node-a", func(o *nodeagent.Options) {
-		m.node = o.Mounter.(*node)
-		o.Mounter = m
-	})
+	m, _ := startSilent(t)
 	sv := sealed(t, "node-a")
-	n.set(sv.Spec.VolumeHandle, &mounter.Info{Volume: sv.Spec.VolumeHandle, Alive: true})
+	m.set(sv.Spec.VolumeHandle, &mounter.Info{Volume: sv.Spec.VolumeHandle, Alive: true})
 	await(t, sv, "healthy", healthy)
 	m.off.Store(true)
 	await(t, sv, "unknown", func(s v1alpha1.SealedVolumeStatus) bool { return unknown(s, "MounterUnresponsive") })
