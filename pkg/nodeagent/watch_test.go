@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -55,11 +54,7 @@ func TestLeave(t *testing.T) {
 	}
 	await(t, well, "healthy again", healthy)
 	for _, sv := range []*v1alpha1.SealedVolume{well, lost} {
-		var list eventsv1.EventList
-		if err := env.Client.List(t.Context(), &list, client.InNamespace(sv.Spec.ClaimRef.Namespace)); err != nil {
-			t.Fatal(err)
-		}
-		for _, e := range list.Items {
+		for _, e := range events(t, sv) {
 			if sv == well || e.Reason != "Broken" {
 				t.Errorf("an event: %s %s", e.Reason, e.Note)
 			}
