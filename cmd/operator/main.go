@@ -100,6 +100,19 @@ func (o *options) setLog(w io.Writer) error {
 // termination grace period of a pod, 30 s.
 const stopTimeout = 20 * time.Second
 
+// apiConfig returns the access to the API server. Without limits of our own, the client library
+// would send 20 requests per second. When a cluster starts, or when Sealvol is uninstalled, there
+// are many volumes at once. The API server protects itself with priority and fairness.
+func apiConfig() (*rest.Config, error) {
+	config, err := ctrl.GetConfig()
+	if err != nil {
+		return nil, err
+	}
+	rest.AddUserAgent(config, "sealvol-operator/"+version)
+	config.QPS, config.Burst = 100, 200
+	return config, nil
+}
+
 func run(ctx context.Context, o options) error {
 	if o.namespace == "" {
 		return errors.New("--namespace is missing")
@@ -107,14 +120,10 @@ func run(ctx context.Context, o options) error {
 	if o.maxKeys < 0 {
 		return errors.New("--max-keys-per-namespace must not be negative; 0 means no limit")
 	}
-	config, err := ctrl.GetConfig()
+	config, err := apiConfig()
 	if err != nil {
 		return err
 	}
-	rest.AddUserAgent(config, "sealvol-operator/"+version)
-	// When a cluster starts, many volumes arrive at once. The API server protects itself with
-	// priority and fairness.
-	config.QPS, config.Burst = 100, 200
 	scheme, err := operator.Scheme()
 	if err != nil {
 		return err

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sealvol/sealvol/pkg/operator"
@@ -36,7 +35,7 @@ func uninstallCommand(use, short string, run func(ctx context.Context, c client.
 			if namespace == "" {
 				return errors.New("--namespace is missing")
 			}
-			config, err := ctrl.GetConfig()
+			config, err := apiConfig()
 			if err != nil {
 				return err
 			}
@@ -84,6 +83,15 @@ func checkUninstall(ctx context.Context, c client.Client, namespace string, out 
 }
 
 func noteUninstall(ctx context.Context, c client.Client, namespace string, out io.Writer) error {
+	// helm template prints hooks, too, and somebody may apply them as ordinary objects.
+	installed, err := operator.IsInstalled(ctx, c)
+	if err != nil {
+		return err
+	}
+	if installed {
+		_, err := fmt.Fprintf(out, "Sealvol is installed (the CSIDriver %s exists), so nothing was recorded.\n", operator.DriverName)
+		return err
+	}
 	count, err := operator.NoteUninstall(ctx, c)
 	if err = errors.Join(err, operator.DropUninstallConfirmation(ctx, c, namespace)); err != nil {
 		return err

@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -94,6 +96,43 @@ func wantUninstalled(t *testing.T, namespace string, claims ...string) {
 	}
 }
 
+// removeDriver deletes the CSIDriver until the test ends, as an uninstallation does.
+func removeDriver(t *testing.T) {
+	t.Helper()
+	d := &storagev1.CSIDriver{}
+	if err := env.Client.Get(t.Context(), client.ObjectKey{Name: operator.DriverName}, d); err != nil {
+		t.Fatal(err)
+	}
+	if err := env.Client.Delete(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		d.ResourceVersion, d.UID = "", ""
+		if err := env.Client.Create(context.Background(), d); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestNoteUninstallWhileInstalled: the hook records nothing while Sealvol is installed, as when somebody
+// applies the output of helm template with its hooks.
+func TestNoteUninstallWhileInstalled(t *testing.T) {
+	after := hookClient(t, "uninstalled")
+	used := usedVolume(t, "default", "used", "node-a", v1alpha1.HealthHealthy)
+	t.Cleanup(func() {
+		if err := env.Client.Delete(context.Background(), used); err != nil {
+			t.Error(err)
+		}
+	})
+	var out bytes.Buffer
+	if err := noteUninstall(t.Context(), after, operatortest.Namespace, &out); err != nil || !strings.Contains(out.String(), "is installed") {
+		t.Error(err, out.String())
+	}
+	if err := env.Client.Get(t.Context(), client.ObjectKeyFromObject(used), used); err != nil || used.Status.Health != v1alpha1.HealthHealthy {
+		t.Errorf("%v, %+v", err, used.Status)
+	}
+}
+
 // TestUninstall: an uninstallation with volumes in use is refused until it is confirmed, and the
 // confirmation counts only once. Afterwards, volumes that were in use do not look healthy any more,
 // and their users get one event. Volumes that were not in use, or have lost data, keep their
@@ -139,6 +178,7 @@ func TestUninstall(t *testing.T) {
 	if err := checkUninstall(t.Context(), before, operatortest.Namespace, &out); err != nil || !strings.Contains(out.String(), "confirmed") {
 		t.Fatal(out.String(), err)
 	}
+	removeDriver(t)
 	for range 2 { // helm may run the hook again
 		if err := noteUninstall(t.Context(), after, operatortest.Namespace, &out); err != nil {
 			t.Fatal(err)

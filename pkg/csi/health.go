@@ -42,10 +42,12 @@ func (s *controllerServer) ControllerListVolumeHealth(ctx context.Context, r *cs
 		}
 		for _, v := range vols {
 			conds, err := s.backend.Health(ctx, v.ID)
-			if err != nil || len(conds) == 0 {
-				continue // deleted in the meantime, or healthy
+			if err != nil && !errors.Is(err, backend.ErrNotFound) { // otherwise, it was deleted in the meantime
+				return nil, fmt.Errorf("list volume health: volume %s: %w", v.ID, err)
 			}
-			resp.Entries = append(resp.Entries, health(v.ID, conds))
+			if len(conds) > 0 {
+				resp.Entries = append(resp.Entries, health(v.ID, conds))
+			}
 		}
 		token = next
 		if token == "" {

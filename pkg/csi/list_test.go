@@ -7,6 +7,9 @@ import (
 
 	spec "github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
+
+	"github.com/sealvol/sealvol/pkg/backend"
+	"github.com/sealvol/sealvol/pkg/csi"
 )
 
 func TestIdentity(t *testing.T) {
@@ -118,5 +121,21 @@ func wantIll(t *testing.T, r *rig, all []*vol) {
 	n := must[*spec.NodeGetVolumeHealthResponse](t)(r.node.NodeGetVolumeHealth(r.ctx(), &spec.NodeGetVolumeHealthRequest{VolumeId: all[1].id, StagingTargetPath: all[1].staging()}))
 	if s := n.GetVolumeHealth().GetHealthStatuses(); len(s) != 1 || s[0].GetStatus() != spec.VolumeHealthErrorType_INACCESSIBLE {
 		t.Fatal(s)
+	}
+}
+
+// TestListVolumeHealthFails: a volume that is not in the list counts as healthy. So the call fails if
+// the backend cannot tell the health of a volume. A volume that was deleted in the meantime is
+// omitted.
+func TestListVolumeHealthFails(t *testing.T) {
+	back := &tunable{}
+	r := newRigWith(t, csi.Options{Controller: back})
+	r.create("pvc", writer)
+	for err, want := range map[error]codes.Code{backend.ErrUnavailable: codes.Unavailable, backend.ErrQuota: codes.ResourceExhausted, backend.ErrNotFound: codes.OK} {
+		back.mu.Lock()
+		back.health = fmt.Errorf("%w: injected", err)
+		back.mu.Unlock()
+		_, err := r.ctrl.ControllerListVolumeHealth(r.ctx(), &spec.ControllerListVolumeHealthRequest{})
+		wantCode(t, err, want)
 	}
 }

@@ -29,6 +29,7 @@ type tunable struct {
 	modified map[string]string    // guarded by mu
 	err      error                // guarded by mu; the result of Modify
 	fails    bool                 // guarded by mu; makes snapshots fail
+	health   error                // guarded by mu; the result of Health, if not nil
 }
 
 func (t *tunable) Parameter(key string) (own, mutable bool) {
@@ -43,6 +44,15 @@ func (t *tunable) Modify(ctx context.Context, id string, m map[string]string) er
 	defer t.mu.Unlock()
 	t.modified = m
 	return t.err
+}
+
+func (t *tunable) Health(ctx context.Context, id string) ([]backend.Condition, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.health != nil {
+		return nil, t.health
+	}
+	return t.Backend.Health(ctx, id)
 }
 
 func (t *tunable) Create(ctx context.Context, s backend.Spec) (backend.Volume, error) {

@@ -334,20 +334,6 @@ func TestRawServerKilled(t *testing.T) {
 	r.wantNoLoops()
 }
 
-// TestRawWedgedServer: a device whose server hangs does not prevent unmounting.
-func TestRawWedgedServer(t *testing.T) {
-	r := newRig(t, "SEALVOL_TEST_STOP=4s")
-	r.start(0)
-	r.mountRaw()
-	mountertest.Halt(t, r.health().PID)
-	if err := r.client.Unmount(r.ctx(), r.unmountRequest()); !errors.Is(err, mounter.ErrServer) {
-		t.Fatal(err)
-	}
-	r.unmount()
-	r.wantClean()
-	r.wantNoLoops()
-}
-
 // TestRawMounterKilledAtAnyStep is TestMounterKilledAtAnyStep with the steps for a device, and once
 // with a server that dies.
 func TestRawMounterKilledAtAnyStep(t *testing.T) {

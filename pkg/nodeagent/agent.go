@@ -196,7 +196,7 @@ func (a *Agent) pass(ctx context.Context) {
 	for _, i := range list {
 		here[i.Volume] = true
 	}
-	for _, id := range a.others(ctx, here) {
+	for id := range a.others(ctx, here) {
 		here[id] = false
 	}
 	var g errgroup.Group
@@ -210,13 +210,14 @@ func (a *Agent) pass(ctx context.Context) {
 	_ = g.Wait() // no function returns an error: what cannot be reported is logged and retried
 }
 
-// others returns volumes that are not mounted but are reported as mounted, or were mounted before.
-func (a *Agent) others(ctx context.Context, here map[string]bool) []string {
-	var ids []string
+// others returns volumes that are not mounted but are reported as mounted, or were mounted before;
+// each of them once.
+func (a *Agent) others(ctx context.Context, here map[string]bool) map[string]bool {
+	ids := map[string]bool{}
 	a.mu.Lock()
 	for id := range a.volumes {
 		if !here[id] {
-			ids = append(ids, id)
+			ids[id] = true
 		}
 	}
 	a.mu.Unlock()
@@ -227,7 +228,7 @@ func (a *Agent) others(ctx context.Context, here map[string]bool) []string {
 	}
 	for i := range list.Items {
 		if sv := &list.Items[i]; !here[sv.Spec.VolumeHandle] && sv.Status.Node == a.opt.Node {
-			ids = append(ids, sv.Spec.VolumeHandle)
+			ids[sv.Spec.VolumeHandle] = true
 		}
 	}
 	return ids

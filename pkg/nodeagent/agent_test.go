@@ -12,7 +12,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -258,17 +257,16 @@ func event(t *testing.T, sv *v1alpha1.SealedVolume, kind, reason string) string 
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		var list eventsv1.EventList
-		err := env.Client.List(ctx, &list, client.InNamespace(sv.Spec.ClaimRef.Namespace))
-		for _, e := range list.Items {
-			if string(e.Regarding.UID) == sv.Spec.ClaimRef.UID && e.Reason == reason && e.Type == kind {
+		list := events(t, sv)
+		for _, e := range list {
+			if e.Reason == reason && e.Type == kind {
 				return e.Note
 			}
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatalf("no event %s %s (%v): %+v", kind, reason, err, list.Items)
+			t.Fatalf("no event %s %s: %+v", kind, reason, list)
 		}
 	}
 }

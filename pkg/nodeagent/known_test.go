@@ -73,14 +73,25 @@ func hasReason(s v1alpha1.SealedVolumeStatus, h v1alpha1.Health, reason string) 
 	return s.Health == h && c != nil && c.Reason == reason
 }
 
+// events returns the events about a volume's claim.
+func events(t *testing.T, sv *v1alpha1.SealedVolume) (list []eventsv1.Event) {
+	t.Helper()
+	var all eventsv1.EventList
+	if err := env.Client.List(t.Context(), &all, client.InNamespace(sv.Spec.ClaimRef.Namespace)); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range all.Items {
+		if string(e.Regarding.UID) == sv.Spec.ClaimRef.UID {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
 // count returns how many events of the claim have a reason.
 func count(t *testing.T, sv *v1alpha1.SealedVolume, reason string) (n int) {
 	t.Helper()
-	var list eventsv1.EventList
-	if err := env.Client.List(t.Context(), &list, client.InNamespace(sv.Spec.ClaimRef.Namespace)); err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range list.Items {
+	for _, e := range events(t, sv) {
 		if e.Reason == reason {
 			n++
 			if e.Series != nil {

@@ -26,7 +26,7 @@ func (a *Agent) leave(ctx context.Context) {
 func (a *Agent) reportAll(ctx context.Context, s state) {
 	var g errgroup.Group
 	g.SetLimit(atOnce)
-	for _, id := range a.others(ctx, nil) {
+	for id := range a.others(ctx, nil) {
 		g.Go(func() error {
 			v := a.volume(id)
 			v.mu.Lock()

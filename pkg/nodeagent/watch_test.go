@@ -3,12 +3,12 @@ package nodeagent_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -54,15 +54,47 @@ func TestLeave(t *testing.T) {
 	}
 	await(t, well, "healthy again", healthy)
 	for _, sv := range []*v1alpha1.SealedVolume{well, lost} {
-		var list eventsv1.EventList
-		if err := env.Client.List(t.Context(), &list, client.InNamespace(sv.Spec.ClaimRef.Namespace)); err != nil {
-			t.Fatal(err)
-		}
-		for _, e := range list.Items {
+		for _, e := range events(t, sv) {
 			if sv == well || e.Reason != "Broken" {
 				t.Errorf("an event: %s %s", e.Reason, e.Note)
 			}
 		}
+	}
+}
+
+// roundTripper is a function that sends a request.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+// RoundTrip implements http.RoundTripper.
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestLeaveWritesOnce: an agent that stops writes each status once. It has only seconds, and all nodes
+// may stop at the same time.
+func TestLeaveWritesOnce(t *testing.T) {
+	const volumes = 8
+	var writes atomic.Int64
+	var before int64
+	t.Run("ends", func(t *testing.T) {
+		m, _ := startSilent(t, func(o *nodeagent.Options) {
+			o.Config.Wrap(func(rt http.RoundTripper) http.RoundTripper {
+				return roundTripper(func(r *http.Request) (*http.Response, error) {
+					if r.Method == http.MethodPatch && strings.HasSuffix(r.URL.Path, "/status") {
+						writes.Add(1)
+					}
+					return rt.RoundTrip(r)
+				})
+			})
+		})
+		for range volumes {
+			sv := sealed(t, "node-a")
+			m.set(sv.Spec.VolumeHandle, &mounter.Info{Volume: sv.Spec.VolumeHandle, Alive: true})
+			await(t, sv, "healthy", healthy)
+		}
+		m.passes(t, 2) // the agent's cache has the reports
+		before = writes.Load()
+	})
+	if n := writes.Load() - before; n != volumes {
+		t.Errorf("%d writes for %d volumes", n, volumes)
 	}
 }
 
@@ -94,13 +126,9 @@ func (s *silent) Health(ctx context.Context, id string) (mounter.Info, error) {
 // TestMounterSilent: while the mounter does not answer, the last known health does not stay in the
 // status.
 func TestMounterSilent(t *testing.T) {
-	m := &silent{}
-	n, _ := start(t, "node-a", func(o *nodeagent.Options) {
-		m.node = o.Mounter.(*node)
-		o.Mounter = m
-	})
+	m, _ := startSilent(t)
 	sv := sealed(t, "node-a")
-	n.set(sv.Spec.VolumeHandle, &mounter.Info{Volume: sv.Spec.VolumeHandle, Alive: true})
+	m.set(sv.Spec.VolumeHandle, &mounter.Info{Volume: sv.Spec.VolumeHandle, Alive: true})
 	await(t, sv, "healthy", healthy)
 	m.off.Store(true)
 	await(t, sv, "unknown", func(s v1alpha1.SealedVolumeStatus) bool { return unknown(s, "MounterUnresponsive") })

@@ -14,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 )
 
 // cutAt interrupts an operator at one of its writes, before or after the write is done.
@@ -49,25 +48,7 @@ func (c *cutAt) do(f func() error) error {
 	return err
 }
 
-func (c *cutAt) wrap(base client.WithWatch) client.Client {
-	return interceptor.NewClient(base, interceptor.Funcs{
-		Create: func(ctx context.Context, w client.WithWatch, o client.Object, opts ...client.CreateOption) error {
-			return c.do(func() error { return w.Create(ctx, o, opts...) })
-		},
-		Update: func(ctx context.Context, w client.WithWatch, o client.Object, opts ...client.UpdateOption) error {
-			return c.do(func() error { return w.Update(ctx, o, opts...) })
-		},
-		Patch: func(ctx context.Context, w client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
-			return c.do(func() error { return w.Patch(ctx, o, p, opts...) })
-		},
-		Delete: func(ctx context.Context, w client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
-			return c.do(func() error { return w.Delete(ctx, o, opts...) })
-		},
-		SubResourcePatch: func(ctx context.Context, w client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
-			return c.do(func() error { return w.SubResource(sub).Patch(ctx, o, p, opts...) })
-		},
-	})
-}
+func (c *cutAt) wrap(base client.WithWatch) client.Client { return aroundWrites(base, c.do) }
 
 // held checks that a delivered key belongs to a PersistentVolume that has the finalizer.
 func held(ctx context.Context, name string) error {

@@ -20,7 +20,6 @@ import (
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 	"github.com/sealvol/sealvol/pkg/operator"
@@ -56,25 +55,7 @@ func (c *chaos) do(f func() error) error {
 	return lost
 }
 
-func (c *chaos) wrap(base client.WithWatch) client.Client {
-	return interceptor.NewClient(base, interceptor.Funcs{
-		Create: func(ctx context.Context, w client.WithWatch, o client.Object, opts ...client.CreateOption) error {
-			return c.do(func() error { return w.Create(ctx, o, opts...) })
-		},
-		Update: func(ctx context.Context, w client.WithWatch, o client.Object, opts ...client.UpdateOption) error {
-			return c.do(func() error { return w.Update(ctx, o, opts...) })
-		},
-		Patch: func(ctx context.Context, w client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
-			return c.do(func() error { return w.Patch(ctx, o, p, opts...) })
-		},
-		Delete: func(ctx context.Context, w client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
-			return c.do(func() error { return w.Delete(ctx, o, opts...) })
-		},
-		SubResourcePatch: func(ctx context.Context, w client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
-			return c.do(func() error { return w.SubResource(sub).Patch(ctx, o, p, opts...) })
-		},
-	})
-}
+func (c *chaos) wrap(base client.WithWatch) client.Client { return aroundWrites(base, c.do) }
 
 func seed(t *testing.T) *rand.Rand {
 	t.Helper()

@@ -46,7 +46,8 @@ func ourClaims(ctx context.Context, c client.Client) (map[string]map[string]stri
 		}
 		for i := range page.Items {
 			pv := &page.Items[i]
-			if r := pv.Spec.ClaimRef; isOurs(pv) && r != nil {
+			// The claim of a released volume was deleted; there may be another one of that name.
+			if r := pv.Spec.ClaimRef; isOurs(pv) && r != nil && pv.Status.Phase != corev1.VolumeReleased {
 				if all[r.Namespace] == nil {
 					all[r.Namespace] = map[string]string{}
 				}
@@ -57,6 +58,13 @@ func ourClaims(ctx context.Context, c client.Client) (map[string]map[string]stri
 			return all, nil
 		}
 	}
+}
+
+// isStaged tells whether a node reports that it uses a volume. It does not need PhaseStaged, which
+// only a running operator sets. The report about a volume without a PersistentVolume may be outdated,
+// because no node updates it.
+func isStaged(v *v1alpha1.SealedVolume) bool {
+	return v.Status.Node != "" && v.Status.Phase != v1alpha1.PhaseRetained && v.Status.Phase != v1alpha1.PhaseDeleted
 }
 
 func stagedVolumes(ctx context.Context, c client.Client, uses map[string]string) error {
@@ -71,7 +79,7 @@ func stagedVolumes(ctx context.Context, c client.Client, uses map[string]string)
 		}
 		for i := range page.Items {
 			v := &page.Items[i]
-			if v.Status.Phase != v1alpha1.PhaseStaged {
+			if !isStaged(v) {
 				continue
 			}
 			whose := "no claim"

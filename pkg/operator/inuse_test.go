@@ -26,12 +26,43 @@ func claimVolume(name string) corev1.Volume {
 	return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name}}}
 }
 
-// InUse lists the volumes of running pods and staged volumes. It omits volumes of other drivers and
-// of terminated pods.
+// onNode creates a SealedVolume with a phase that a node has reported.
+func onNode(t *testing.T, ns, name, claim, node string, phase v1alpha1.Phase) *v1alpha1.SealedVolume {
+	t.Helper()
+	sv := &v1alpha1.SealedVolume{}
+	sv.Name = name
+	sv.Spec.ClaimRef = &v1alpha1.VolumeClaim{Namespace: ns, Name: claim, UID: "u"}
+	create(t, sv)
+	was := sv.DeepCopy()
+	sv.Status.Phase, sv.Status.Node = phase, node
+	if err := env.Client.Status().Patch(t.Context(), sv, client.MergeFrom(was)); err != nil {
+		t.Fatal(err)
+	}
+	return sv
+}
+
+// released creates a PersistentVolume whose claim was deleted, and a claim of the same name for a
+// volume of another driver.
+func released(t *testing.T, ns, claim string) {
+	t.Helper()
+	c := operatortest.Claim(ns, claim)
+	c.UID = "deleted"
+	pv := operatortest.Volume(c, "node-a", corev1.PersistentVolumeReclaimRetain)
+	create(t, pv)
+	pv.Status.Phase = corev1.VolumeReleased
+	if err := env.Client.Status().Update(t.Context(), pv); err != nil {
+		t.Fatal(err)
+	}
+	create(t, operatortest.Claim(ns, claim))
+}
+
+// InUse lists the volumes of running pods and staged volumes. It omits volumes of other drivers, of
+// terminated pods and without a PersistentVolume or a claim. What the nodes report counts, even if
+// the operator does not run.
 func TestInUse(t *testing.T) {
 	ns := namespace(t)
 	names := map[string]string{}
-	for _, claim := range []string{"used", "done", "idle", "staged", "pod-scratch", "foreign"} {
+	for _, claim := range []string{"used", "done", "idle", "staged", "pod-scratch", "foreign", "early", "kept"} {
 		c := operatortest.Claim(ns, claim)
 		create(t, c)
 		pv := operatortest.Volume(c, "node-a", corev1.PersistentVolumeReclaimDelete)
@@ -50,15 +81,11 @@ func TestInUse(t *testing.T) {
 	podOf(t, ns, "waits", "", claimVolume("idle"))
 	podOf(t, ns, "pod", "node-b", corev1.Volume{Name: "scratch", VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{
 		VolumeClaimTemplate: &corev1.PersistentVolumeClaimTemplate{Spec: operatortest.Claim(ns, "x").Spec}}}})
-	sv := &v1alpha1.SealedVolume{}
-	sv.Name = names["staged"]
-	sv.Spec.ClaimRef = &v1alpha1.VolumeClaim{Namespace: ns, Name: "staged", UID: "u"}
-	create(t, sv)
-	was := sv.DeepCopy()
-	sv.Status.Phase, sv.Status.Node = v1alpha1.PhaseStaged, "node-c"
-	if err := env.Client.Status().Patch(t.Context(), sv, client.MergeFrom(was)); err != nil {
-		t.Fatal(err)
-	}
+	onNode(t, ns, names["staged"], "staged", "node-c", v1alpha1.PhaseStaged)
+	onNode(t, ns, names["early"], "early", "node-c", v1alpha1.PhaseAvailable)
+	onNode(t, ns, names["kept"], "kept", "node-c", v1alpha1.PhaseRetained)
+	released(t, ns, "replaced")
+	podOf(t, ns, "other", "node-a", claimVolume("replaced"))
 
 	all, err := operator.InUse(t.Context(), env.Client)
 	if err != nil {
@@ -68,6 +95,7 @@ func TestInUse(t *testing.T) {
 	want := []string{
 		names["used"] + " of claim " + ns + "/used is used by pod app on node node-a",
 		names["staged"] + " of claim " + ns + "/staged is staged on node node-c",
+		names["early"] + " of claim " + ns + "/early is staged on node node-c",
 		names["pod-scratch"] + " of claim " + ns + "/pod-scratch is used by pod pod on node node-b",
 	}
 	slices.Sort(want)

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -57,6 +58,27 @@ func (l *logBuffer) String() string {
 
 // wrap changes an operator's client, for example to make it fail.
 type wrap func(client.WithWatch) client.Client
+
+// aroundWrites passes each write of a client to do, which may execute it.
+func aroundWrites(base client.WithWatch, do func(write func() error) error) client.Client {
+	return interceptor.NewClient(base, interceptor.Funcs{
+		Create: func(ctx context.Context, w client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+			return do(func() error { return w.Create(ctx, o, opts...) })
+		},
+		Update: func(ctx context.Context, w client.WithWatch, o client.Object, opts ...client.UpdateOption) error {
+			return do(func() error { return w.Update(ctx, o, opts...) })
+		},
+		Patch: func(ctx context.Context, w client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
+			return do(func() error { return w.Patch(ctx, o, p, opts...) })
+		},
+		Delete: func(ctx context.Context, w client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
+			return do(func() error { return w.Delete(ctx, o, opts...) })
+		},
+		SubResourcePatch: func(ctx context.Context, w client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
+			return do(func() error { return w.SubResource(sub).Patch(ctx, o, p, opts...) })
+		},
+	})
+}
 
 // start runs an operator with the rights that the chart gives it, until stop is called or the test
 // ends.

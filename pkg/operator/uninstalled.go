@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -17,32 +20,52 @@ import (
 	"github.com/sealvol/sealvol/pkg/api/v1alpha1"
 )
 
+// notedAtOnce is how many volumes NoteUninstall writes concurrently. The hook has a deadline, and a
+// cluster may have thousands of volumes in use.
+const notedAtOnce = 16
+
 // NoteUninstall records in the status of all volumes that were in use when Sealvol was uninstalled
 // that nobody watches them any more, and writes an event about each of their claims. Otherwise, the
-// last reported health would look current. It returns the number of these volumes. c reads without
-// a cache.
+// last reported health would look current. It returns the number of these volumes, and an error that
+// names the first volume of each page that it could not write. c reads without a cache.
 func NoteUninstall(ctx context.Context, c client.Client) (count int, err error) {
 	var page v1alpha1.SealedVolumeList
+	var errs []error
 	for {
 		err := c.List(ctx, &page, client.Limit(pageSize), client.Continue(page.Continue))
 		if meta.IsNoMatchError(err) {
-			return count, nil // the CRDs are gone
+			break // the CRDs are gone
 		}
 		if err != nil {
-			return count, fmt.Errorf("list SealedVolumes: %w", err)
+			errs = append(errs, fmt.Errorf("list SealedVolumes: %w", err))
+			break
 		}
-		var errs []error
-		for i := range page.Items {
-			noted, err := noteUninstalled(ctx, c, &page.Items[i])
-			errs = append(errs, err)
-			if noted {
-				count++
-			}
-		}
-		if err := errors.Join(errs...); err != nil || page.Continue == "" {
-			return count, err
+		noted, err := notePage(ctx, c, page.Items)
+		count += noted
+		errs = append(errs, err)
+		if page.Continue == "" {
+			break
 		}
 	}
+	return count, errors.Join(errs...)
+}
+
+// notePage writes the status of some volumes. It tries all of them and returns the first error.
+func notePage(ctx context.Context, c client.Client, list []v1alpha1.SealedVolume) (int, error) {
+	var count atomic.Int64
+	var g errgroup.Group // without a context: an error must not keep others from being written
+	g.SetLimit(notedAtOnce)
+	for i := range list {
+		g.Go(func() error {
+			noted, err := noteUninstalled(ctx, c, &list[i])
+			if noted {
+				count.Add(1)
+			}
+			return err
+		})
+	}
+	err := g.Wait()
+	return int(count.Load()), err
 }
 
 // noteUninstalled writes the status of one volume, if it is in use and this was not done before.
@@ -52,7 +75,7 @@ func noteUninstalled(ctx context.Context, c client.Client, v *v1alpha1.SealedVol
 	err = retry.RetryOnConflict(retry.DefaultBackoff, func() error {
 		s := &v.Status
 		was := meta.FindStatusCondition(s.Conditions, v1alpha1.VolumeHealthy)
-		if s.Node == "" || was != nil && was.Reason == v1alpha1.ReasonUninstalled {
+		if !isStaged(v) || was != nil && was.Reason == v1alpha1.ReasonUninstalled {
 			noted = false
 			return nil
 		}
@@ -74,7 +97,10 @@ func noteUninstalled(ctx context.Context, c client.Client, v *v1alpha1.SealedVol
 			return nil
 		}
 		noted = false
-		return errors.Join(err, c.Get(ctx, key, v))
+		if err := c.Get(ctx, key, v); err != nil { // v still has what was not written, so another round would skip it
+			return err
+		}
+		return err
 	})
 	if client.IgnoreNotFound(err) != nil {
 		return false, fmt.Errorf("update status of SealedVolume %s: %w", key.Name, err)
@@ -136,6 +162,18 @@ func DropUninstallConfirmation(ctx context.Context, c client.Client, namespace s
 	before := ns.DeepCopy()
 	delete(ns.Annotations, UninstallAnnotation)
 	return c.Patch(ctx, ns, client.MergeFrom(before))
+}
+
+// IsInstalled tells whether the cluster has the driver's CSIDriver. helm deletes it before the hook
+// of an uninstallation that calls NoteUninstall.
+func IsInstalled(ctx context.Context, c client.Client) (bool, error) {
+	d := &metav1.PartialObjectMetadata{}
+	d.SetGroupVersionKind(storagev1.SchemeGroupVersion.WithKind("CSIDriver"))
+	err := c.Get(ctx, client.ObjectKey{Name: DriverName}, d)
+	if client.IgnoreNotFound(err) != nil {
+		return false, fmt.Errorf("get CSIDriver %s: %w", DriverName, err)
+	}
+	return err == nil && d.DeletionTimestamp.IsZero(), nil
 }
 
 func namespaceOf(ctx context.Context, c client.Client, name string) (*metav1.PartialObjectMetadata, error) {

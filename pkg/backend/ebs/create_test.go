@@ -3,6 +3,7 @@ package ebs
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -429,17 +430,29 @@ func TestThrottled(t *testing.T) {
 	wantErr(t, err, backend.ErrUnavailable)
 }
 
-// TestOneBadRecord: a volume whose tags somebody has spoilt is listed with its attachment, and does
-// not prevent listing others.
+// TestOneBadRecord: a volume whose tags somebody has spoilt is listed with its attachment, does not
+// prevent listing others, and is logged.
 func TestOneBadRecord(t *testing.T) {
 	s := newEC2(t, ec2test.Options{}, false)
-	b := open(t, options(s))
+	var out logBuffer
+	o := options(s)
+	o.Log = slog.New(slog.NewTextHandler(&out, nil))
+	b := open(t, o)
 	good, bad := mustCreate(t, b, spec("a")), mustCreate(t, b, spec("b"))
 	must(b.Attach(t.Context(), bad.ID, nodeA, false))
 	s.Update(bad.ID, "mangle")
 	all, _, err := b.List(t.Context(), "", 0)
 	if err != nil || len(all) != 2 || all[0].ID != good.ID || all[1].ID != bad.ID || all[1].Attachment == nil || all[1].SizeBytes != 10*gib {
 		t.Fatal(all, err)
+	}
+	lines := ""
+	for line := range strings.Lines(out.b.String()) {
+		if strings.Contains(line, "level=WARN") {
+			lines += line
+		}
+	}
+	if !strings.Contains(lines, "volume="+bad.ID) || !strings.Contains(lines, "tags is malformed") || strings.Contains(lines, good.ID) {
+		t.Errorf("logged: %q", lines)
 	}
 	_, err = b.Get(t.Context(), bad.ID)
 	wantErr(t, err, backend.ErrDamaged)

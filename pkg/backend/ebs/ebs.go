@@ -55,7 +55,8 @@ type Options struct {
 	// HTTPClient replaces the SDK's client.
 	HTTPClient aws.HTTPClient
 	// Log gets a line for each EC2 call: calls that change something at level info, others at
-	// debug. Default: slog.Default.
+	// debug. It also gets a warning for each listed volume or snapshot whose tags are damaged.
+	// Default: slog.Default.
 	Log    *slog.Logger
 	Timing Timing
 }

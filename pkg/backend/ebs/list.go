@@ -104,7 +104,10 @@ func (b *Backend) List(ctx context.Context, token string, most int) ([]backend.V
 		if _, gone := b.gone.get(aws.ToString(v.VolumeId)); gone {
 			continue
 		}
-		x, _ := b.toVolume(v) // A volume with spoilt tags is listed as far as it can be read, so that it does not break the list. Get returns the error.
+		x, err := b.toVolume(v)
+		if err != nil { // it is listed as far as it can be read, so that it does not break the list; Get returns the error
+			b.opt.Log.WarnContext(ctx, "the tags of a volume are damaged, so it cannot be used until they are corrected", "volume", x.ID, "error", err)
+		}
 		list = append(list, x)
 	}
 	return list, next, nil
@@ -135,7 +138,10 @@ func (b *Backend) ListSnapshots(ctx context.Context, volume, token string, most 
 	}
 	var list []backend.Snapshot
 	for _, s := range all {
-		x, _ := toSnapshot(s) // like volumes
+		x, err := toSnapshot(s)
+		if err != nil { // like volumes
+			b.opt.Log.WarnContext(ctx, "the tags of a snapshot are damaged, so it cannot be used until they are corrected", "snapshot", x.ID, "error", err)
+		}
 		list = append(list, x)
 	}
 	return list, next, nil
