@@ -39,15 +39,11 @@ func isOurs(i *mountinfo.Info, source string) bool {
 
 // at returns the topmost mount at a path, or nil.
 func at(path string) (*mountinfo.Info, error) {
-	infos, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(path))
-	if err != nil {
+	infos, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) { return i.Mountpoint != path, false })
+	if err != nil || len(infos) == 0 {
 		return nil, err
 	}
-	infos2, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) { return i.Mountpoint != path, false })
-	if err != nil || len(infos) == 0 || len(infos2) == 0 {
-		return nil, err
-	}
-	return infos2[len(infos2)-1], nil
+	return infos[len(infos)-1], nil
 }
 
 // The same values as in pkg/volume/fusefs/mount.go, which this package must not import.
