@@ -24,6 +24,7 @@ var allowed = map[string][]string{
 	"pkg/crypto":                     {},
 	"pkg/crypto/forgetest":           {"pkg/crypto"},
 	"pkg/volume/vfs":                 {},
+	"pkg/volume/logical":             {"pkg/volume/vfs"},
 	"pkg/volume/vfs/vfstest":         {"pkg/volume/internal/posixacl", "pkg/volume/vfs"},
 	"pkg/volume/device":              {},
 	"pkg/volume/device/devicetest":   {"pkg/volume/device"},
