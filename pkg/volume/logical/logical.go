@@ -86,9 +86,13 @@ const (
 // KnownFlags are the flags that an inode may have.
 const KnownFlags = vfs.FlagImmutable | vfs.FlagAppend | vfs.FlagNodump | vfs.FlagNoatime
 
-// IsDir, IsRegular and IsSymlink tell the type of an inode.
-func (n *Inode) IsDir() bool     { return n.Mode&TypeMask == TypeDir }
+// IsDir reports whether the inode is a directory.
+func (n *Inode) IsDir() bool { return n.Mode&TypeMask == TypeDir }
+
+// IsRegular reports whether the inode is a regular file.
 func (n *Inode) IsRegular() bool { return n.Mode&TypeMask == TypeReg }
+
+// IsSymlink reports whether the inode is a symbolic link.
 func (n *Inode) IsSymlink() bool { return n.Mode&TypeMask == TypeLink }
 
 // Validate checks what can be checked of an inode alone.
