@@ -38,6 +38,8 @@ var allowed = map[string][]string{
 	"pkg/volume/internal/probe":      {"pkg/volume/device", "pkg/volume/internal/header", "pkg/volume/internal/layout", "pkg/volume/vfs"},
 	"pkg/volume/internal/header":     {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/items", "pkg/volume/internal/layout", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/vfs"},
 	"pkg/volume/check":               {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/header", "pkg/volume/internal/items", "pkg/volume/internal/layout", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/vfs"},
+	"pkg/volume/namehash":            {"pkg/volume/internal/items", "pkg/volume/internal/layout"},
+	"pkg/volume/pinned":              {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/header", "pkg/volume/internal/items", "pkg/volume/internal/layout", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/logical", "pkg/volume/vfs"},
 	"pkg/volume":                     {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/diff", "pkg/volume/internal/header", "pkg/volume/internal/items", "pkg/volume/internal/layout", "pkg/volume/internal/posixacl", "pkg/volume/internal/probe", "pkg/volume/internal/shares", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/vfs"},
 	"pkg/volume/fusefs":              {"pkg/volume/vfs"},
 	"pkg/volume/fusefs/fusefstest":   {"pkg/volume/fusefs", "pkg/volume/vfs"},
@@ -229,13 +231,14 @@ func checkForeign(t *testing.T, name, path string) {
 
 // testOnly lists what the tests of a package need besides: real neighbours instead of fakes.
 var testOnly = map[string][]string{
-	"pkg/snapshot":     {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/format", "pkg/snapshot/gc", "pkg/snapshot/manifest", "pkg/snapshot/pack"},
-	"pkg/snapshot/gc":  {"pkg/snapshot/commit", "pkg/snapshot/internal/draw"}, // the other side of the protocol
-	"pkg/csi":          {"pkg/backend/local"},
-	"pkg/mountserver":  {"pkg/mountserver/mounts"},
-	"pkg/nodeagent":    {"pkg/mounter/volumectl"},
-	"pkg/volume":       {"pkg/volume/check"},
-	"pkg/volume/check": {"pkg/volume"}, // to have volumes; the package itself never imports it
+	"pkg/snapshot":      {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/format", "pkg/snapshot/gc", "pkg/snapshot/manifest", "pkg/snapshot/pack"},
+	"pkg/snapshot/gc":   {"pkg/snapshot/commit", "pkg/snapshot/internal/draw"}, // the other side of the protocol
+	"pkg/csi":           {"pkg/backend/local"},
+	"pkg/mountserver":   {"pkg/mountserver/mounts"},
+	"pkg/nodeagent":     {"pkg/mounter/volumectl"},
+	"pkg/volume":        {"pkg/volume/check"},
+	"pkg/volume/check":  {"pkg/volume"}, // to have volumes; the package itself never imports it
+	"pkg/volume/pinned": {"pkg/volume", "pkg/volume/check"},
 }
 
 // TestMountServerIsSmall: what serves a volume needs no Kubernetes, no cloud and no gRPC.

@@ -7,60 +7,92 @@ import (
 )
 
 // Diff calls fn for each item that differs between two trees that do not change any more, in key
-// order. a or b is nil where an item is missing. Pages that both trees share are skipped unread, so
-// the cost depends on the pages that differ. The values are valid only during the call.
+// order. a or b is nil where an item is missing. The values are valid only during the call. The cost
+// is that of a Differ.
 func Diff(c *Cache, from, to layout.Pointer, fn func(k layout.Key, a, b []byte) error) error {
-	a, b := &treeSide{cache: c}, &treeSide{cache: c}
-	for _, s := range []struct {
-		side *treeSide
-		p    layout.Pointer
-	}{{a, from}, {b, to}} {
-		if !s.p.IsZero() {
-			s.side.root = &s.p
+	d := NewDiffer(c, from, to)
+	for {
+		x, ok, err := d.Next()
+		if err != nil || !ok {
+			return err
+		}
+		if err := fn(x.Key, x.A, x.B); err != nil {
+			return err
 		}
 	}
+}
+
+// Differ finds the items that differ between two trees that do not change any more. Pages that both
+// trees share are skipped unread, so the cost depends on the pages that differ.
+type Differ struct {
+	a, b treeSide
+	from layout.Key // items below do not matter
+}
+
+// Different is an item that differs. A or B is nil where it is missing. Both alias pages, which do
+// not change.
+type Different struct {
+	Key  layout.Key
+	A, B []byte
+}
+
+// NewDiffer compares the trees behind two pointers.
+func NewDiffer(c *Cache, from, to layout.Pointer) *Differ {
+	d := &Differ{a: treeSide{cache: c}, b: treeSide{cache: c}}
+	if !from.IsZero() {
+		d.a.root = &from
+	}
+	if !to.IsZero() {
+		d.b.root = &to
+	}
+	return d
+}
+
+// SkipTo skips the items below k. Pages that hold only such items are not read.
+func (d *Differ) SkipTo(k layout.Key) {
+	if d.from.Less(k) {
+		d.from = k
+	}
+}
+
+// Next returns the next item that differs, in key order; ok is false at the end.
+func (d *Differ) Next() (x Different, ok bool, err error) {
 	for {
-		pa, pb := a.peek(), b.peek()
+		pa, pb := d.a.peekFrom(d.from), d.b.peekFrom(d.from)
 		switch {
 		case pa.err != nil:
-			return pa.err
+			return x, false, pa.err
 		case pb.err != nil:
-			return pb.err
+			return x, false, pb.err
 		case pa.end && pb.end:
-			return nil
+			return x, false, nil
 		case !pa.end && !pb.end && pa.page && pb.page && samePage(&pa.ptr, &pb.ptr):
-			a.next()
-			b.next()
+			d.a.next()
+			d.b.next()
 			continue
 		}
 		order := pa.order(&pb) // which one comes first
 		switch {
 		case pa.page && order <= 0 && !(pb.page && order == 0 && pb.ptr.Level > pa.ptr.Level):
-			if err := a.enter(&pa); err != nil {
-				return err
+			if err := d.a.enter(&pa); err != nil {
+				return x, false, err
 			}
 		case pb.page && order >= 0:
-			if err := b.enter(&pb); err != nil {
-				return err
+			if err := d.b.enter(&pb); err != nil {
+				return x, false, err
 			}
 		case order < 0:
-			if err := fn(pa.key, pa.val, nil); err != nil {
-				return err
-			}
-			a.next()
+			d.a.next()
+			return Different{Key: pa.key, A: pa.val}, true, nil
 		case order > 0:
-			if err := fn(pb.key, nil, pb.val); err != nil {
-				return err
-			}
-			b.next()
+			d.b.next()
+			return Different{Key: pb.key, B: pb.val}, true, nil
 		default:
+			d.a.next()
+			d.b.next()
 			if !bytes.Equal(pa.val, pb.val) {
-				if err := fn(pa.key, pa.val, pb.val); err != nil {
-					return err
-				}
+				return Different{pa.key, pa.val, pb.val}, true, nil
 			}
-			a.next()
-			b.next()
 		}
 	}
 }
@@ -104,6 +136,18 @@ func (p *sidePlace) order(o *sidePlace) int {
 		return -1
 	}
 	return p.key.Compare(o.key)
+}
+
+// peekFrom skips what is below k, and returns what is at the position then.
+func (s *treeSide) peekFrom(k layout.Key) sidePlace {
+	for {
+		p := s.peek()
+		high := p.in.High()
+		if p.end || p.err != nil || p.page && (high == nil || k.Less(*high)) || !p.page && !p.key.Less(k) {
+			return p
+		}
+		s.next()
+	}
 }
 
 func (s *treeSide) peek() sidePlace {

@@ -1,0 +1,136 @@
+package pinned
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+)
+
+// DefaultMemory is the default size of the cache of metadata pages, in bytes.
+const DefaultMemory = 32 << 20
+
+// Options configures Open. Either Credential or Keys is set.
+type Options struct {
+	Credential crypto.Credential // opens one of the volume's key slots
+	Keys       *Keys             // from a process that has the volume open
+	Memory     int               // bytes of the page cache; DefaultMemory if 0
+}
+
+// Identity is what never changes about a volume, except that its device may grow, and that a copy
+// of the device gets an instance of its own.
+type Identity struct {
+	ID          crypto.UUID
+	Instance    crypto.UUID
+	Suite       crypto.Suite
+	HashSeed    [16]byte // of names (package namehash)
+	DeviceBytes int64    // part of the device that the volume uses
+}
+
+// Keys are a volume's data keys, which one process hands over to another.
+type Keys struct {
+	Identity Identity
+	Epochs   []crypto.EpochKey // ascending
+}
+
+// Erase erases the keys.
+func (k *Keys) Erase() { crypto.EraseEpochs(k.Epochs) }
+
+// Volume is a device of which snapshots are read.
+type Volume struct {
+	dev   device.Device
+	cred  crypto.Credential // nil: opened with Keys
+	store *txn.Store
+	cache *tree.Cache
+
+	mu       sync.Mutex       // held while the header is read
+	unlocked *layout.Unlocked // the header last opened with cred, without its epochs
+	seen     uint64           // sequence number of the newest copy then
+
+	identity Identity
+}
+
+// Open opens a device for reading snapshots. The volume may be mounted meanwhile, by this process or
+// another one. The caller closes the device after the Volume, and may erase Keys after Open.
+func Open(dev device.Device, o Options) (*Volume, error) {
+	if (o.Credential == nil) == (o.Keys == nil) {
+		return nil, errors.New("either a credential or keys are needed to open a volume")
+	}
+	if o.Memory == 0 {
+		o.Memory = DefaultMemory
+	}
+	v := &Volume{dev: dev, cred: o.Credential, store: &txn.Store{Dev: dev, Keys: txn.NewKeys()}}
+	v.cache = tree.NewCache(o.Memory, v.store.ReadNode)
+	err := v.open(o.Keys)
+	if err != nil {
+		v.Close()
+		return nil, txn.Wrap(err)
+	}
+	return v, nil
+}
+
+func (v *Volume) open(k *Keys) error {
+	if k != nil {
+		if len(k.Epochs) == 0 {
+			return errors.New("keys of no epoch were handed over")
+		}
+		v.identity = k.Identity
+		if err := v.addKeys(k.Identity.Suite, k.Identity.ID, k.Epochs); err != nil {
+			return err
+		}
+		_, err := v.readHeader() // it may be another device
+		return err
+	}
+	root, err := v.newestRoot()
+	if err != nil {
+		return err
+	}
+	v.identity = Identity{ID: v.unlocked.ID, Suite: v.unlocked.Suite, Instance: root.Instance, HashSeed: root.HashSeed,
+		DeviceBytes: int64(root.DeviceBlocks) * layout.BlockBytes}
+	return nil
+}
+
+// addKeys derives the keys of epochs that are not known yet.
+func (v *Volume) addKeys(suite crypto.Suite, id crypto.UUID, epochs []crypto.EpochKey) error {
+	for _, e := range epochs {
+		if v.store.Keys.Get(e.Epoch) != nil {
+			continue
+		}
+		k, err := crypto.DeriveEpochKeys(suite, id, e.Epoch, e.VMK)
+		if err != nil {
+			return fmt.Errorf("keys of epoch %d: %w", e.Epoch, err)
+		}
+		v.store.Keys.Add(k)
+	}
+	return nil
+}
+
+// Identity returns what identifies the volume, as of Open.
+func (v *Volume) Identity() Identity { return v.identity }
+
+// ReadKeys opens a key slot and returns what another process needs to Open the device without the
+// credential. The caller erases the keys.
+func ReadKeys(dev device.Device, cred crypto.Credential) (*Keys, error) {
+	v, err := Open(dev, Options{Credential: cred, Memory: 1})
+	if err != nil {
+		return nil, err
+	}
+	defer v.Close()
+	hs, err := v.readHeader()
+	if err != nil {
+		return nil, txn.Wrap(err)
+	}
+	u, err := hs.Unlock(cred)
+	if err != nil {
+		return nil, txn.Wrap(err)
+	}
+	return &Keys{Identity: v.identity, Epochs: u.Epochs}, nil
+}
+
+// Close erases the keys. Reads that are running end with vfs.ErrClosed.
+func (v *Volume) Close() { v.store.Keys.Erase() }

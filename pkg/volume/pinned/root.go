@@ -1,0 +1,183 @@
+package pinned
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/internal/header"
+	"github.com/sealvol/sealvol/pkg/volume/internal/items"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
+	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// headerTries is how often header and roots are read until both fit together. A header is written
+// rarely, so the second try is enough unless the device is damaged.
+const headerTries = 8
+
+// listTries is how often the list of snapshots is read on without progress. A volume would have to
+// commit twice, and to use a freed page again, during each try.
+const listTries = 64
+
+// readHeader reads a header that may be written meanwhile: copy A first, then copy B. So there is
+// always an intact one, but it may become intact only after it was read.
+func (v *Volume) readHeader() (hs *layout.Headers, err error) {
+	for range headerTries {
+		if hs, err = header.Read(v.dev); err != nil {
+			return nil, err // of the device
+		}
+		var h *layout.Header
+		if h, _, err = hs.Best(); err != nil {
+			continue
+		}
+		if v.cred == nil && h.ID != v.identity.ID {
+			return nil, fmt.Errorf("%w: %v, not %v, whose keys were given", ErrOtherVolume, h.ID, v.identity.ID)
+		}
+		return hs, nil
+	}
+	return nil, err
+}
+
+// unlock reads the header and the keys in it. seq changes whenever a header is written.
+func (v *Volume) unlock() (u *layout.Unlocked, seq uint64, err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	hs, err := v.readHeader()
+	if err != nil {
+		return nil, 0, err
+	}
+	h, _, err := hs.Best()
+	if err != nil {
+		return nil, 0, err
+	}
+	if v.cred == nil {
+		return &layout.Unlocked{Header: h}, h.Sequence, nil
+	}
+	if v.unlocked != nil && v.seen == h.Sequence {
+		return v.unlocked, h.Sequence, nil // opening a slot may be slow on purpose
+	}
+	if u, err = hs.Unlock(v.cred); err != nil {
+		return nil, 0, err
+	}
+	defer crypto.EraseEpochs(u.Epochs)
+	if err := v.addKeys(u.Suite, u.ID, u.Epochs); err != nil {
+		return nil, 0, err
+	}
+	v.unlocked, v.seen = u, h.Sequence
+	return u, h.Sequence, nil
+}
+
+// newestRoot returns the newest root. While roots are written, it may be the one before. A rotation
+// of the data key writes the header before it writes roots under a new key. So the roots that can be
+// read are the newest ones only if the header has not changed meanwhile.
+func (v *Volume) newestRoot() (*layout.Root, error) {
+	var last error
+	for range headerTries {
+		u, seq, err := v.unlock()
+		if err != nil {
+			if last = err; errors.Is(err, layout.ErrHeaderDamaged) || errors.Is(err, layout.ErrHeaderForged) || errors.Is(err, layout.ErrHeaderConflict) {
+				continue // perhaps it was just being written
+			}
+			return nil, err
+		}
+		found, _, err := header.NewestRoot(v.dev, v.store, u)
+		_, now, herr := v.unlock()
+		switch {
+		case err != nil:
+			last = err
+		case herr != nil:
+			last = herr
+		case seq == now:
+			return found[0].Root, nil
+		default:
+			last = fmt.Errorf("%w: it changes all the time", layout.ErrHeaderDamaged)
+		}
+	}
+	return nil, last
+}
+
+// scanSnapshots calls fn for the listed snapshots from an ID on, until it returns false. Pages of
+// the list may be freed and written again while they are read. If that happened, there is a newer
+// root, and the scan goes on there, behind the last ID that it has seen: IDs ascend, and are never
+// used again.
+func (v *Volume) scanSnapshots(from uint32, fn func(id uint32, x *layout.Snapshot) bool) error {
+	next, failed := items.SnapshotKey(from), uint64(0)
+	for tries := 0; ; tries++ {
+		root, err := v.newestRoot()
+		if err != nil {
+			return err
+		}
+		start := next
+		var derr error
+		t := tree.New(tree.Config{ID: layout.TreeSnapshots, Cache: v.cache}, root.Trees[layout.TreeSnapshots], root.Generation+1)
+		err = t.Scan(next, layout.Key{Type: layout.KeySnapshot, Sub: 1<<32 - 1}, func(k layout.Key, val []byte) bool {
+			next, _ = k.Next()
+			x, err := layout.DecodeSnapshot(val)
+			if err != nil {
+				derr = fmt.Errorf("snapshot %d: %w", k.Sub, err)
+				return false
+			}
+			return x.Deleting || fn(uint32(k.Sub), &x)
+		})
+		if err == nil {
+			return derr
+		}
+		if start != next {
+			tries = 0
+		}
+		if root.Generation == failed || tries == listTries || !errors.Is(err, layout.ErrCorrupt) {
+			return fmt.Errorf("list of snapshots: %w", err)
+		}
+		failed = root.Generation
+	}
+}
+
+// Snapshot opens a snapshot by its name. The caller ensures that nobody deletes it meanwhile.
+func (v *Volume) Snapshot(name string) (*State, error) {
+	var ref StateRef
+	err := v.scanSnapshots(1, func(id uint32, x *layout.Snapshot) bool {
+		if x.Name != name {
+			return true
+		}
+		ref = newRef(v.identity.ID, id, x)
+		return false
+	})
+	if err != nil {
+		return nil, txn.Wrap(err)
+	}
+	if ref.ID == 0 {
+		return nil, fmt.Errorf("%w: %.200q", ErrNoSnapshot, name)
+	}
+	return v.At(ref)
+}
+
+// holds reports whether the volume still has a snapshot.
+func (v *Volume) holds(ref *StateRef) (is bool, err error) {
+	err = v.scanSnapshots(ref.ID, func(id uint32, x *layout.Snapshot) bool {
+		is = newRef(v.identity.ID, id, x) == *ref
+		return false
+	})
+	return is, err
+}
+
+// fail judges an error of reading a state. What does not verify is damaged, unless the snapshot was
+// deleted, so that its blocks may have been used again.
+func (s *State) fail(err error) error {
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("snapshot %q: %w", s.ref.Name, err)
+	if !errors.Is(err, layout.ErrCorrupt) {
+		return txn.Wrap(err)
+	}
+	held, herr := s.v.holds(&s.ref)
+	switch {
+	case herr != nil:
+		return fmt.Errorf("%w: %w: the snapshot was deleted, or the device is damaged", vfs.ErrCorrupt, err)
+	case !held:
+		return fmt.Errorf("%w: %w", ErrDeleted, err)
+	}
+	return txn.Wrap(err)
+}
