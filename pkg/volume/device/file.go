@@ -21,7 +21,9 @@ type File struct {
 // OpenOptions are the options of Open. The zero value opens exclusively for writing.
 type OpenOptions struct {
 	ReadOnly bool
-	// Shared allows others to open the device. Use it only to read the header.
+	// Shared takes no lock, so others may open the device, or have it open. Use it only to read what
+	// nobody writes meanwhile, or what authenticates itself: the header, or a snapshot (package
+	// pinned).
 	Shared bool
 }
 

@@ -21,5 +21,5 @@ func (h Hasher) NameSubs(name string) (first, last uint64) {
 // XattrSubs returns the subs that an extended attribute may have, from first to last.
 func (h Hasher) XattrSubs(name string) (first, last uint64) {
 	first = h.h.Xattr(name)
-	return first, first | ^uint64(layout.XattrHashMask)
+	return first, first | ^layout.XattrHashMask
 }

@@ -47,6 +47,9 @@ type DataChange struct {
 	Dirty iter.Seq2[logical.Range, error]
 }
 
+// readAhead is how many pages of metadata Diff reads ahead in each state.
+const readAhead = 16
+
 // Diff tells v what differs between two states of one volume. from nil is a volume without any
 // inode. The cost depends on the metadata pages that differ; those that hold nothing but the content
 // of a file that is gone are not read. v may read both states meanwhile.
@@ -59,13 +62,14 @@ func Diff(ctx context.Context, from, to *State, v Visitor) error {
 		a = from.root
 	}
 	d := &differ{ctx: ctx, from: from, to: to, v: v}
-	d.src.pages = tree.NewDiffer(to.v.cache, a, to.root)
+	d.src.pages = tree.NewDiffer(to.v.cache, a, to.root, readAhead)
+	defer d.src.pages.Close()
 	err := d.run()
 	var damage *readError
 	if !errors.As(err, &damage) {
 		return err // of the visitor, or the context's
 	}
-	err = fmt.Errorf("at inode %d: %w", d.ino, damage.err)
+	err = fmt.Errorf("inode %d or behind it: %w", d.ino, damage.err)
 	if from == nil {
 		return to.fail(err)
 	}

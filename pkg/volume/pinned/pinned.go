@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/volume/device"
@@ -48,33 +49,39 @@ type Volume struct {
 	store *txn.Store
 	cache *tree.Cache
 
-	mu       sync.Mutex       // held while the header is read
-	unlocked *layout.Unlocked // the header last opened with cred, without its epochs
-	seen     uint64           // sequence number of the newest copy then
-
 	identity Identity
+	closed   atomic.Bool
+
+	mu       sync.Mutex        // held while the header is read
+	unlocked *layout.Unlocked  // the header last opened with cred
+	seen     uint64            // sequence number of the newest copy then
+	keep     bool              // keep epochs, for ReadKeys
+	epochs   []crypto.EpochKey // of unlocked
 }
 
 // Open opens a device for reading snapshots. The volume may be mounted meanwhile, by this process or
 // another one. The caller closes the device after the Volume, and may erase Keys after Open.
-func Open(dev device.Device, o Options) (*Volume, error) {
+func Open(dev device.Device, o Options) (*Volume, error) { return open(dev, o, false) }
+
+func open(dev device.Device, o Options, keep bool) (*Volume, error) {
 	if (o.Credential == nil) == (o.Keys == nil) {
 		return nil, errors.New("either a credential or keys are needed to open a volume")
 	}
 	if o.Memory == 0 {
 		o.Memory = DefaultMemory
 	}
-	v := &Volume{dev: dev, cred: o.Credential, store: &txn.Store{Dev: dev, Keys: txn.NewKeys()}}
+	v := &Volume{dev: dev, cred: o.Credential, store: &txn.Store{Dev: dev, Keys: txn.NewKeys()}, keep: keep}
 	v.cache = tree.NewCache(o.Memory, v.store.ReadNode)
-	err := v.open(o.Keys)
-	if err != nil {
+	if err := v.identify(o.Keys); err != nil {
 		v.Close()
+		crypto.EraseEpochs(v.epochs)
 		return nil, txn.Wrap(err)
 	}
 	return v, nil
 }
 
-func (v *Volume) open(k *Keys) error {
+// identify reads the keys, and finds out whose they are.
+func (v *Volume) identify(k *Keys) error {
 	if k != nil {
 		if len(k.Epochs) == 0 {
 			return errors.New("keys of no epoch were handed over")
@@ -116,21 +123,16 @@ func (v *Volume) Identity() Identity { return v.identity }
 // ReadKeys opens a key slot and returns what another process needs to Open the device without the
 // credential. The caller erases the keys.
 func ReadKeys(dev device.Device, cred crypto.Credential) (*Keys, error) {
-	v, err := Open(dev, Options{Credential: cred, Memory: 1})
+	v, err := open(dev, Options{Credential: cred}, true)
 	if err != nil {
 		return nil, err
 	}
 	defer v.Close()
-	hs, err := v.readHeader()
-	if err != nil {
-		return nil, txn.Wrap(err)
-	}
-	u, err := hs.Unlock(cred)
-	if err != nil {
-		return nil, txn.Wrap(err)
-	}
-	return &Keys{Identity: v.identity, Epochs: u.Epochs}, nil
+	return &Keys{Identity: v.identity, Epochs: v.epochs}, nil
 }
 
 // Close erases the keys. Reads that are running end with vfs.ErrClosed.
-func (v *Volume) Close() { v.store.Keys.Erase() }
+func (v *Volume) Close() {
+	v.closed.Store(true)
+	v.store.Keys.Erase()
+}

@@ -61,7 +61,11 @@ func (v *Volume) unlock() (u *layout.Unlocked, seq uint64, err error) {
 	if u, err = hs.Unlock(v.cred); err != nil {
 		return nil, 0, err
 	}
-	defer crypto.EraseEpochs(u.Epochs)
+	epochs := u.Epochs
+	if v.keep {
+		epochs, v.epochs = v.epochs, epochs
+	}
+	defer crypto.EraseEpochs(epochs)
 	if err := v.addKeys(u.Suite, u.ID, u.Epochs); err != nil {
 		return nil, 0, err
 	}
@@ -156,7 +160,7 @@ func (v *Volume) Snapshot(name string) (*State, error) {
 // holds reports whether the volume still has a snapshot.
 func (v *Volume) holds(ref *StateRef) (is bool, err error) {
 	err = v.scanSnapshots(ref.ID, func(id uint32, x *layout.Snapshot) bool {
-		is = newRef(v.identity.ID, id, x) == *ref
+		is = id == ref.ID && x.Generation == ref.Generation
 		return false
 	})
 	return is, err
@@ -169,7 +173,10 @@ func (s *State) fail(err error) error {
 		return nil
 	}
 	err = fmt.Errorf("snapshot %q: %w", s.ref.Name, err)
-	if !errors.Is(err, layout.ErrCorrupt) {
+	switch {
+	case s.v.closed.Load(): // the keys are erased, so nothing verifies
+		return fmt.Errorf("snapshot %q: %w", s.ref.Name, vfs.ErrClosed)
+	case !errors.Is(err, layout.ErrCorrupt):
 		return txn.Wrap(err)
 	}
 	held, herr := s.v.holds(&s.ref)

@@ -44,6 +44,9 @@ func (v *Volume) At(ref StateRef) (*State, error) {
 			return nil, txn.Wrap(err)
 		}
 	}
+	if v.store.Keys.Get(p.Epoch) == nil {
+		return nil, fmt.Errorf("snapshot %q: %w: the volume has no key of epoch %d, or it was not handed over", ref.Name, vfs.ErrCorrupt, p.Epoch)
+	}
 	s := &State{v: v, ref: ref, root: p, tree: tree.New(tree.Config{ID: layout.TreeFS, Cache: v.cache}, p, ref.Generation+1)}
 	if _, err := v.cache.Page(&p, tree.Range{}); err != nil { // what cannot be read is known now
 		return nil, s.fail(err)

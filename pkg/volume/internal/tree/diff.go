@@ -2,6 +2,7 @@ package tree
 
 import (
 	"bytes"
+	"sync"
 
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 )
@@ -10,7 +11,7 @@ import (
 // order. a or b is nil where an item is missing. The values are valid only during the call. The cost
 // is that of a Differ.
 func Diff(c *Cache, from, to layout.Pointer, fn func(k layout.Key, a, b []byte) error) error {
-	d := NewDiffer(c, from, to)
+	d := NewDiffer(c, from, to, 0)
 	for {
 		x, ok, err := d.Next()
 		if err != nil || !ok {
@@ -27,6 +28,9 @@ func Diff(c *Cache, from, to layout.Pointer, fn func(k layout.Key, a, b []byte) 
 type Differ struct {
 	a, b treeSide
 	from layout.Key // items below do not matter
+
+	ahead int // how many leaves are read ahead on each side
+	reads sync.WaitGroup
 }
 
 // Different is an item that differs. A or B is nil where it is missing. Both alias pages, which do
@@ -36,9 +40,11 @@ type Different struct {
 	A, B []byte
 }
 
-// NewDiffer compares the trees behind two pointers.
-func NewDiffer(c *Cache, from, to layout.Pointer) *Differ {
+// NewDiffer compares the trees behind two pointers. It reads some pages ahead, on each side; if that
+// is not 0, it must be closed.
+func NewDiffer(c *Cache, from, to layout.Pointer, ahead int) *Differ {
 	d := &Differ{a: treeSide{cache: c}, b: treeSide{cache: c}}
+	d.ahead = ahead
 	if !from.IsZero() {
 		d.a.root = &from
 	}
@@ -47,6 +53,9 @@ func NewDiffer(c *Cache, from, to layout.Pointer) *Differ {
 	}
 	return d
 }
+
+// Close waits for pages that are being read ahead.
+func (d *Differ) Close() { d.reads.Wait() }
 
 // SkipTo skips the items below k. Pages that hold only such items are not read.
 func (d *Differ) SkipTo(k layout.Key) {
@@ -74,11 +83,11 @@ func (d *Differ) Next() (x Different, ok bool, err error) {
 		order := pa.order(&pb) // which one comes first
 		switch {
 		case pa.page && order <= 0 && !(pb.page && order == 0 && pb.ptr.Level > pa.ptr.Level):
-			if err := d.a.enter(&pa); err != nil {
+			if err := d.enter(&d.a, &d.b, &pa); err != nil {
 				return x, false, err
 			}
 		case pb.page && order >= 0:
-			if err := d.b.enter(&pb); err != nil {
+			if err := d.enter(&d.b, &d.a, &pb); err != nil {
 				return x, false, err
 			}
 		case order < 0:
@@ -106,6 +115,10 @@ type treeSide struct {
 	cache *Cache
 	root  *layout.Pointer // not entered yet
 	path  []sideStep
+
+	queue  []*aheadRead       // ascending
+	kidsOf *layout.Node       // page of level 1 …
+	kids   map[place]struct{} // and its pointers, see refers
 }
 
 type sideStep struct {
@@ -167,14 +180,21 @@ func (s *treeSide) peek() sidePlace {
 	return p
 }
 
-// enter enters the page that peek found.
-func (s *treeSide) enter(p *sidePlace) error {
-	n, err := s.cache.Page(&p.ptr, p.in)
-	if err != nil {
-		return err
+// enter enters the page that peek found on side s.
+func (d *Differ) enter(s, other *treeSide, p *sidePlace) error {
+	n := s.take(p)
+	if n == nil {
+		var err error
+		if n, err = s.cache.fetch(&p.ptr); err != nil {
+			return err
+		}
+	}
+	if !p.in.Holds(&n.Node) {
+		return errRange
 	}
 	s.root = nil
-	s.path = append(s.path, sideStep{p: p.ptr, n: n, in: p.in})
+	s.path = append(s.path, sideStep{p: p.ptr, n: &n.Node, in: p.in})
+	d.readAhead(s, other)
 	return nil
 }
 
