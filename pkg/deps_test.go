@@ -88,6 +88,8 @@ var allowed = map[string][]string{
 	"pkg/snapshot/pack":          {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/format"},
 	"pkg/snapshot/manifest":      {"pkg/crypto", "pkg/selfenc", "pkg/snapshot/format"},
 	"pkg/snapshot/retention":     {},
+	"pkg/snapshot/merkle":        {"pkg/crypto", "pkg/selfenc", "pkg/volume/logical"},
+	"pkg/snapshot/fact":          {"pkg/selfenc", "pkg/volume/logical", "pkg/volume/vfs"},
 }
 
 // confined lists who may import which foreign modules: packages, or "cmd" and
@@ -97,7 +99,7 @@ var confined = map[string][]string{
 	"github.com/aws/aws-sdk-go-v2":                             {"pkg/backend/ebs", "pkg/selfenc/chunkstore"},
 	"github.com/aws/smithy-go":                                 {"pkg/backend/ebs", "pkg/selfenc/chunkstore"},
 	"github.com/container-storage-interface/spec":              {"pkg/csi", "cmd"},
-	"github.com/dchest/siphash":                                {"pkg/volume/internal/items"},
+	"github.com/dchest/siphash":                                {"pkg/snapshot/merkle", "pkg/volume/internal/items"},
 	"github.com/go-logr/logr":                                  {"pkg/operator", "cmd"}, // joins slog and the Kubernetes modules' log
 	"github.com/hanwen/go-fuse/v2":                             {"pkg/volume/fusefs", "test"},
 	"github.com/johannesboyne/gofakes3":                        {"pkg/selfenc/chunkstore", "cmd"}, // tests
