@@ -69,7 +69,7 @@ var allowed = map[string][]string{
 	"cmd/demo":                       {"pkg/mounter"},
 	"cmd/bench":                      {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/vfstest"},
 	"cmd/libdoublecrypt":             {"pkg/crypto", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/vfs"},
-	"cmd/sealvol":                    {"pkg/atomicfile", "pkg/crypto", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/mountserver", "pkg/mountserver/mounts", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/volume", "pkg/volume/check", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/doublecrypt/convert", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/copyout", "pkg/volume/vfs/walk"},
+	"cmd/sealvol":                    {"pkg/atomicfile", "pkg/crypto", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/mountserver", "pkg/mountserver/mounts", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/format", "pkg/snapshot/gc", "pkg/snapshot/manifest", "pkg/snapshot/retention", "pkg/snapshot/snapstore", "pkg/volume", "pkg/volume/check", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/doublecrypt/convert", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/copyout", "pkg/volume/vfs/walk"},
 	"pkg/volume/doublecrypt/convert": {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/vfs", "pkg/volume/vfs/walk"},
 	"pkg/volume/vfs/copyout":         {"pkg/volume/vfs", "pkg/volume/vfs/walk"},
 	"pkg/volume/vfs/walk":            {"pkg/volume/vfs"},
@@ -80,16 +80,18 @@ var allowed = map[string][]string{
 	"cmd/libselfenc":                        {"pkg/atomicfile", "pkg/selfenc"},
 	"pkg/selfenc/chunkstore/storerpc":       {"pkg/selfenc/chunkstore"},
 
-	"pkg/snapshot":               {}, // tests alone
-	"pkg/snapshot/internal/draw": {},
-	"pkg/snapshot/format":        {"pkg/snapshot/internal/draw"},                    // no key, no store
-	"pkg/snapshot/commit":        {"pkg/selfenc/chunkstore", "pkg/snapshot/format"}, // no key
-	"pkg/snapshot/gc":            {"pkg/selfenc/chunkstore", "pkg/snapshot/format"}, // no key
-	"pkg/snapshot/pack":          {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/format"},
-	"pkg/snapshot/manifest":      {"pkg/crypto", "pkg/selfenc", "pkg/snapshot/format"},
-	"pkg/snapshot/retention":     {},
-	"pkg/snapshot/merkle":        {"pkg/crypto", "pkg/selfenc", "pkg/volume/logical"},
-	"pkg/snapshot/fact":          {"pkg/selfenc", "pkg/volume/logical", "pkg/volume/vfs"},
+	"pkg/snapshot":                         {}, // tests alone
+	"pkg/snapshot/internal/draw":           {},
+	"pkg/snapshot/format":                  {"pkg/snapshot/internal/draw"},                    // no key, no store
+	"pkg/snapshot/commit":                  {"pkg/selfenc/chunkstore", "pkg/snapshot/format"}, // no key
+	"pkg/snapshot/gc":                      {"pkg/selfenc/chunkstore", "pkg/snapshot/format"}, // no key
+	"pkg/snapshot/pack":                    {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/format"},
+	"pkg/snapshot/manifest":                {"pkg/crypto", "pkg/selfenc", "pkg/snapshot/format"},
+	"pkg/snapshot/retention":               {},
+	"pkg/snapshot/merkle":                  {"pkg/crypto", "pkg/selfenc", "pkg/volume/logical"},
+	"pkg/snapshot/fact":                    {"pkg/selfenc", "pkg/volume/logical", "pkg/volume/vfs"},
+	"pkg/snapshot/snapstore":               {"pkg/crypto", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/format", "pkg/snapshot/manifest"},
+	"pkg/snapshot/snapstore/snapstoretest": {"pkg/crypto", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/format", "pkg/snapshot/manifest", "pkg/snapshot/pack", "pkg/snapshot/snapstore"},
 }
 
 // confined lists who may import which foreign modules: packages, or "cmd" and

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -56,11 +57,14 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// hints say what to do about an error. The first match is printed.
-var hints = []struct {
+// hintFor says what to do about an error.
+type hintFor struct {
 	err  error
 	hint string
-}{
+}
+
+// hints are searched after storedHints. The first match is printed.
+var hints = []hintFor{
 	{crypto.ErrWrongKey, "check that this is a key of this volume; `sealvol info DEVICE` shows which kinds of key open it"},
 	{crypto.ErrPassphraseLines, "keep only one line in the file; volumes that an earlier version created with all lines of such a file still open with it"},
 	{volume.ErrShredded, "this cannot be undone; restore the data from a backup to a new volume"},
@@ -99,7 +103,7 @@ func hint(err error) string {
 	if errors.As(err, &c) && c.hint != "" {
 		return c.hint
 	}
-	for _, h := range hints {
+	for _, h := range slices.Concat(storedHints, hints) {
 		if errors.Is(err, h.err) {
 			return h.hint
 		}

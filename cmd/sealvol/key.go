@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/snapshot/snapstore"
 )
 
 // maxKeyFile limits the size of a key file. The public half of a recovery key is the longest, with
@@ -94,7 +95,7 @@ func (f *keyFlags) explain(err error) error { return explainLines(f.lines, err) 
 
 // explainLines adds a hint to the error of a wrong key if the passphrase file has several lines.
 func explainLines(lines bool, err error) error {
-	if lines && errors.Is(err, crypto.ErrWrongKey) {
+	if lines && (errors.Is(err, crypto.ErrWrongKey) || errors.Is(err, snapstore.ErrNoSlot)) {
 		return withHint(err, "the passphrase file has more than one line, and all lines together were used as the passphrase; keep only the line with the passphrase")
 	}
 	return err

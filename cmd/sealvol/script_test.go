@@ -47,6 +47,8 @@ func TestMain(m *testing.M) {
 //	flipnew BEFORE AFTER    changes a byte of AFTER, an image, in the middle of the longest range that
 //	                        differs from BEFORE: the data of a large file written in between
 //	s3 NAME                 starts an S3 server with a bucket named bucket, and sets $NAME to its URL
+//	stores VAR URL TENANT-FILE KEY-FILE [NAME=VALUE]...
+//	                        puts a snapshot into a store, and sets $VAR to its id
 //	uuid NAME               sets $NAME to the uuid in the JSON of the last stdout
 func TestScripts(t *testing.T) {
 	if os.Geteuid() != 0 {
@@ -72,7 +74,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "json": wantJSON, "signal": kill, "mounted": mounted, "twosignals": twoSignals, "cut": cut, "tmpfs": tmpfs, "newer": newer, "loop": loop, "flip": flip, "flipnew": flipNew,
-			"s3": fakeS3, "uuid": uuid,
+			"s3": fakeS3, "uuid": uuid, "stores": stores,
 		},
 	})
 }

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,14 +16,20 @@ import (
 func snapshotCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "snapshot",
-		Short: "Create, list, compare and delete local snapshots of a volume",
-		Long: `A local snapshot keeps the state of a volume, within the volume itself. Creating one is
-fast and takes no space. Data that is changed or deleted afterwards stays on the device
-as long as a snapshot refers to it.
+		Short: "Create, list, compare and delete snapshots, local or in a store",
+		Long: `There are two kinds of snapshots.
 
-For a mounted volume, give the directory; no key is needed. Otherwise, give the device
-and its key. To read a snapshot, mount it with ` + "`sealvol mount --snapshot NAME`" + `. The
-volume may be mounted at the same time.`,
+A local snapshot keeps the state of a volume, within the volume itself. Creating one is
+fast and takes no space. Data that is changed or deleted afterwards stays on the device
+as long as a snapshot refers to it. Commands take a DEVICE-OR-DIR: for a mounted volume,
+the directory, and no key is needed; otherwise, the device and its key. To read a
+snapshot, mount it with ` + "`sealvol mount --snapshot NAME`" + `. The volume may be mounted at
+the same time.
+
+A stored snapshot is an encrypted copy in a store, which is a directory or a bucket of
+S3. It outlives the volume. Commands take --store URL, and --tenant-file for the secret
+that all snapshots of the store depend on. Stored snapshots are forgotten and then
+pruned, local ones are deleted.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, a []string) error {
 			if len(a) > 0 {
@@ -34,16 +38,33 @@ volume may be mounted at the same time.`,
 			return c.Help()
 		},
 	}
-	c.AddCommand(snapshotCreateCommand(), snapshotListCommand(), snapshotShowCommand(), snapshotDeleteCommand(), snapshotRollbackCommand(), snapshotDiffCommand())
-	for _, name := range []string{"ls", "cat", "restore", "mount", "verify", "forget", "prune"} {
-		c.AddCommand(laterCommand(name)) // of chunk stores
+	create, diff, remove, rollback := snapshotCreateCommand(), snapshotDiffCommand(), snapshotDeleteCommand(), snapshotRollbackCommand()
+	c.AddCommand(create, snapshotListCommand(), snapshotShowCommand(), remove, rollback, diff,
+		snapshotInitCommand(), snapshotForgetCommand(), snapshotUndeleteCommand(), snapshotPruneCommand(), snapshotKeyCommand())
+	for _, name := range []string{"ls", "cat", "restore", "mount", "verify"} {
+		c.AddCommand(laterCommand(name)) // of stored snapshots
 	}
-	for _, sub := range c.Commands() {
-		if !sub.Hidden {
-			laterFlag(sub.Flags(), "store")
-		}
+	for _, sub := range []*cobra.Command{create, diff} {
+		laterFlag(sub.Flags(), "store")
 	}
+	localOnly(remove, "stored snapshots are forgotten, not deleted", "use `sealvol snapshot forget --store URL`")
+	localOnly(rollback, "a volume is rolled back to a local snapshot", "restore a stored snapshot to another device")
 	return c
+}
+
+// localOnly makes a command that is for local snapshots alone explain that to whoever gives --store.
+func localOnly(c *cobra.Command, why, instead string) {
+	c.Flags().String("store", "", "")
+	if err := c.Flags().MarkHidden("store"); err != nil {
+		panic(err) // cannot happen: it was defined in the line before
+	}
+	check := c.Args
+	c.Args = func(c *cobra.Command, a []string) error {
+		if c.Flags().Changed("store") {
+			return withHint(usageError(errors.New("--store is not for this command: "+why)), instead)
+		}
+		return check(c, a)
+	}
 }
 
 // snapshotTarget is the volume of a snapshot command: mounted, or opened by this process.
@@ -162,127 +183,6 @@ with a letter, a digit or _.`,
 	key.register(c.Flags())
 	c.Flags().BoolVar(&asJSON, "json", false, "print the snapshots as JSON")
 	return c
-}
-
-func snapshotListCommand() *cobra.Command {
-	var key keyFlags
-	var asJSON bool
-	c := &cobra.Command{
-		Use:   "list [--key-file FILE] [--json] DEVICE-OR-DIR",
-		Short: "List the snapshots of a volume",
-		Long: `List the snapshots of a volume, oldest first. UNIQUE is what deleting the snapshot
-would free. REFERENCED is what files and metadata used when it was created.`,
-		Example: `  sealvol snapshot list /mnt
-  sealvol snapshot list --key-file vol.key --json vol.img`,
-		Args: args(1, 1, "one DEVICE-OR-DIR"),
-		RunE: func(c *cobra.Command, a []string) (err error) {
-			t, err := openTarget(c, a[0], &key, true)
-			if err != nil {
-				return err
-			}
-			defer t.end(&err)
-			list, err := t.list()
-			if err != nil {
-				return t.wrap(err)
-			}
-			return printSnapshots(c.OutOrStdout(), list, asJSON)
-		},
-	}
-	key.register(c.Flags())
-	c.Flags().BoolVar(&asJSON, "json", false, "print the snapshots as JSON")
-	return c
-}
-
-func printSnapshots(w io.Writer, list []volumectl.Snapshot, asJSON bool) error {
-	if asJSON {
-		if list == nil {
-			list = []volumectl.Snapshot{}
-		}
-		return writeJSON(w, struct {
-			Snapshots []volumectl.Snapshot `json:"snapshots"`
-		}{list})
-	}
-	if len(list) == 0 {
-		return nil
-	}
-	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	say(t, "NAME\tCREATED\tGENERATION\tUNIQUE\tREFERENCED\n")
-	for _, s := range list {
-		name := s.Name
-		if s.Deleting {
-			name += " (being deleted)"
-		}
-		say(t, "%s\t%s\t%d\t%s\t%s\n", name, s.Created.Local().Format(time.DateTime), s.Generation, formatSize(s.UniqueBytes), formatSize(s.ReferencedBytes))
-	}
-	return t.Flush()
-}
-
-func snapshotShowCommand() *cobra.Command {
-	var key keyFlags
-	var asJSON bool
-	c := &cobra.Command{
-		Use:   "show [--key-file FILE] [--json] DEVICE-OR-DIR NAME...",
-		Short: "Show the details of snapshots",
-		Long: `Show the details of each snapshot. Key epoch is the oldest data key that the snapshot may
-need. A rotation of the data key keeps that key until the snapshot is deleted.`,
-		Example: `  sealvol snapshot show /mnt before-upgrade`,
-		Args:    args(2, -1, "a DEVICE-OR-DIR and at least one NAME"),
-		RunE: func(c *cobra.Command, a []string) (err error) {
-			t, err := openTarget(c, a[0], &key, true)
-			if err != nil {
-				return err
-			}
-			defer t.end(&err)
-			list, err := t.list()
-			if err != nil {
-				return t.wrap(err)
-			}
-			var found []volumectl.Snapshot
-			for _, name := range a[1:] {
-				s, ok := findSnapshot(list, name)
-				if !ok {
-					return t.wrap(fmt.Errorf("%w: %s", volume.ErrNoSnapshot, printable(name)))
-				}
-				found = append(found, s)
-			}
-			if asJSON {
-				return printSnapshots(c.OutOrStdout(), found, true)
-			}
-			for i, s := range found {
-				if i > 0 {
-					say(c.OutOrStdout(), "\n")
-				}
-				showSnapshot(c.OutOrStdout(), s)
-			}
-			return nil
-		},
-	}
-	key.register(c.Flags())
-	c.Flags().BoolVar(&asJSON, "json", false, "print the report as JSON")
-	return c
-}
-
-func findSnapshot(list []volumectl.Snapshot, name string) (volumectl.Snapshot, bool) {
-	for _, s := range list {
-		if s.Name == name && !s.Deleting {
-			return s, true
-		}
-	}
-	return volumectl.Snapshot{}, false
-}
-
-func showSnapshot(w io.Writer, s volumectl.Snapshot) {
-	line := func(name, format string, args ...any) { say(w, "%-12s %s\n", name+":", fmt.Sprintf(format, args...)) }
-	line("Name", "%s", s.Name)
-	line("Created", "%s", s.Created.Local().Format(time.RFC3339Nano))
-	line("Generation", "%d", s.Generation)
-	line("Unique", "%s (%d bytes)", formatSize(s.UniqueBytes), s.UniqueBytes)
-	line("Referenced", "%s (%d bytes)", formatSize(s.ReferencedBytes), s.ReferencedBytes)
-	line("Inodes", "%d", s.Inodes)
-	line("Key epoch", "%d", s.KeyEpoch)
-	if s.Open {
-		line("In use", "yes, it is mounted or being read")
-	}
 }
 
 func snapshotDeleteCommand() *cobra.Command {

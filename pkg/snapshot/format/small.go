@@ -3,6 +3,7 @@ package format
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -238,12 +239,21 @@ func (s *Store) Encode() ([]byte, error) {
 	return append(b, '\n'), err
 }
 
-// DecodeStore reads what Encode wrote.
+// ErrNewer says that a newer version of the program wrote something.
+var ErrNewer = errors.New("it is of a newer format than this version knows")
+
+// DecodeStore reads what Encode wrote. ErrNewer.
 func DecodeStore(b []byte) (s Store, err error) {
 	r := NewReader("store.json", "", nil)
 	if len(b) > MaxStoreBytes {
 		r.Fail("%d bytes", len(b))
 		return Store{}, r.Err()
+	}
+	var any struct { // a newer format may have other fields
+		Format int `json:"format"`
+	}
+	if err := json.Unmarshal(b, &any); err == nil && any.Format > 1 {
+		return Store{}, fmt.Errorf("%w: format %d", ErrNewer, any.Format)
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
@@ -255,7 +265,7 @@ func DecodeStore(b []byte) (s Store, err error) {
 	again, merr := json.Marshal(s)
 	switch {
 	case s.Format != 1:
-		r.Fail("format %d: a newer version of this program may know it", s.Format)
+		r.Fail("format %d", s.Format)
 	case err != nil || merr != nil || string(again)+"\n" != string(b):
 		r.Fail("it is not as it was written")
 	case s.Consistency != Strong && s.Consistency != Eventual:

@@ -1,0 +1,61 @@
+package snapstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/snapshot/commit"
+	"github.com/sealvol/sealvol/pkg/snapshot/format"
+	"github.com/sealvol/sealvol/pkg/snapshot/manifest"
+)
+
+// Manifest is an opened manifest.
+type Manifest struct {
+	Head   *format.Head
+	Sealed []byte
+	Body   *manifest.Body
+}
+
+// Manifest reads and opens the manifest of a snapshot with its key: everything in it is checked,
+// against the card, too, if that is known. want is the hash of a full handle, or nil. Whoever goes on
+// reading holds a lease (commit.Read). The errors of Snapshot.Check; ErrLost, ErrExchanged, ErrKey.
+func (s *Store) Manifest(ctx context.Context, sn *Snapshot, want *format.Sum, sk *crypto.Key) (*Manifest, error) {
+	h, sealed, err := s.Head(ctx, sn)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := crypto.DeriveSnapshotKeys(crypto.Suite(h.Suite), crypto.UUID(h.S), sk)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", h.S, err)
+	}
+	defer keys.Erase()
+	body, err := manifest.Open(keys, h, sealed, want)
+	if err != nil {
+		return nil, err
+	}
+	if sn.Card != nil && format.ID(body.Volume) != sn.Card.Volume {
+		return nil, fmt.Errorf("snapshot %s: %w: card and manifest name different volumes", h.S, ErrExchanged)
+	}
+	return &Manifest{Head: h, Sealed: sealed, Body: body}, nil
+}
+
+// Head reads the manifest of a snapshot without its key, and compares it with the card, if that is
+// known. The pack list in it is only authenticated by Manifest.
+func (s *Store) Head(ctx context.Context, sn *Snapshot) (h *format.Head, sealed []byte, err error) {
+	if err := sn.Check(); err != nil {
+		return nil, nil, err
+	}
+	h, sealed, err = commit.Manifest(ctx, s.objects, sn.ID)
+	if errors.Is(err, commit.ErrNoBase) {
+		return nil, nil, fmt.Errorf("snapshot %s: %w: its manifest", sn.ID, ErrLost)
+	}
+	if err == nil && sn.Card != nil {
+		err = sn.Card.Check(h)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return h, sealed, nil
+}
