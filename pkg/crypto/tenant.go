@@ -2,13 +2,12 @@ package crypto
 
 import (
 	"crypto/rand"
-	"encoding/binary"
 	"fmt"
 )
 
-// This file has what a tenant's secret gives besides chunks: the labels "card",
-// "cut", "slot", "tenant-fp" and "resume", and the slots that wrap the secret
-// itself. testdata/snapshots.json fixes them.
+// This file has what a tenant's secret gives besides chunks and packs: the labels
+// "card", "cut" and "tenant-fp", and the slots that wrap the secret itself.
+// testdata/snapshots.json fixes them, and those of packslot.go.
 
 // FingerprintBytes is the length of a tenant's fingerprint.
 const FingerprintBytes = 16
@@ -49,40 +48,21 @@ func (t *TenantKeys) CutKey() (key [16]byte, err error) {
 	return key, err
 }
 
-// SlotMask returns what hides d[0:16] in slot i of the pack with this header,
-// which no other pack has: HMAC(X(C,"slot"), i u16 ‖ header).
-func (t *TenantKeys) SlotMask(header []byte, i uint16) (mask [16]byte, err error) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	if t.c.at == nil {
-		return mask, ErrErased
-	}
-	id := t.id("slot", nil, append(binary.LittleEndian.AppendUint16(make([]byte, 0, 64), i), header...))
-	copy(mask[:], id[:])
-	return mask, nil
-}
-
-// What SealRecord seals.
-const (
-	RecordCard   = "card"   // what a list of snapshots shows
-	RecordResume = "resume" // the checkpoint of an unfinished snapshot
-)
+// RecordCard is what SealRecord seals: the card, which a list of snapshots shows.
+const RecordCard = "card"
 
 // recordTag is the end of a record's associated data's first word.
 func recordTag(label string) (byte, error) {
-	switch label {
-	case RecordCard:
+	if label == RecordCard {
 		return 'K', nil
-	case RecordResume:
-		return 'P', nil
 	}
 	return 0, errBuffer
 }
 
-// SealRecord seals a card or a checkpoint of snapshot id, which whoever has the
-// tenant secret opens:
+// SealRecord seals a card of snapshot id, which whoever has the tenant secret
+// opens:
 //
-//	nonce ‖ AEAD(X(C, label, s ‖ S), nonce, "DCv2K" or "DCv2P" ‖ s ‖ S, body)
+//	nonce ‖ AEAD(X(C, label, s ‖ S), nonce, "DCv2K" ‖ s ‖ S, body)
 func (t *TenantKeys) SealRecord(s Suite, label string, id UUID, body []byte) ([]byte, error) {
 	// 24 random bytes at each seal, and few records a key.
 	var nonce [nonceBytes]byte

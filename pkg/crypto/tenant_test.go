@@ -17,6 +17,9 @@ type tenantIn struct {
 	Suite        Suite    `json:"suite,omitempty"`
 	Header       hexBytes `json:"header,omitempty"`
 	Slot         uint16   `json:"slot"`
+	Clear        hexBytes `json:"clear,omitempty"`
+	D            hexBytes `json:"d,omitempty"`
+	P            hexBytes `json:"p,omitempty"`
 	Label        string   `json:"label,omitempty"`
 	SnapshotUUID hexBytes `json:"snapshot_uuid,omitempty"`
 	Nonce        hexBytes `json:"nonce,omitempty"`
@@ -28,7 +31,7 @@ type tenantIn struct {
 }
 
 var tenantGroups = map[string]func(*testing.T, *tenantIn) outputs{
-	"tenants": tenantOutputs, "slot_masks": maskOutputs, "records": recordOutputs, "tenant_slots": tenantSlotOutputs,
+	"tenants": tenantOutputs, "pack_slots": packSlotOutputs, "records": recordOutputs, "tenant_slots": tenantSlotOutputs,
 }
 
 // TestTenantVectors recomputes testdata/snapshots.json.
@@ -72,12 +75,22 @@ func tenantOutputs(t *testing.T, in *tenantIn) outputs {
 	return outputs{"C": hexBytes(bytes.Clone(k.c.bytes())), "fingerprint": hexBytes(fp[:]), "cut": hexBytes(cut[:])}
 }
 
-func maskOutputs(t *testing.T, in *tenantIn) outputs {
-	mask, err := testTenant(t, in.TenantSecret).SlotMask(in.Header, in.Slot)
+func packSlotOutputs(t *testing.T, in *tenantIn) outputs {
+	k := testTenant(t, in.TenantSecret)
+	at := PackSlot{Snapshot: UUID(in.SnapshotUUID), Header: in.Header, Index: in.Slot, Clear: [PackSlotClear]byte(in.Clear)}
+	d, p := [32]byte(in.D), [32]byte(in.P)
+	hidden, err := k.HideRef(&at, &d, &p)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return outputs{"mask": hexBytes(mask[:])}
+	if got, p2, err := k.RevealRef(&at, &hidden); err != nil || got != [16]byte(in.D[:16]) || p2 != p {
+		t.Errorf("reveals another reference: %v", err)
+	}
+	masked := bytes.Clone(hidden[:])
+	for i, b := range append(bytes.Clone(p[:]), d[:16]...) {
+		masked[i] ^= b
+	}
+	return outputs{"mask_p": hexBytes(masked[:32]), "mask": hexBytes(masked[32:]), "hidden": hexBytes(hidden[:])}
 }
 
 func recordOutputs(t *testing.T, in *tenantIn) outputs {
@@ -131,19 +144,18 @@ func TestFreshTenants(t *testing.T) {
 		for range 3 {
 			in := tenantIn{TenantSecret: randomBytes(32), Suite: s}
 			add("tenants", in, tenantOutputs(t, &in))
-			in.Header, in.Slot = randomBytes(32), uint16(randomBytes(1)[0])
-			add("slot_masks", in, maskOutputs(t, &in))
+			in.Header, in.Slot, in.SnapshotUUID = randomBytes(32), uint16(randomBytes(1)[0]), randomBytes(16)
+			in.Clear, in.D, in.P = randomBytes(PackSlotClear), randomBytes(32), randomBytes(32)
+			add("pack_slots", in, packSlotOutputs(t, &in))
 			k, id, body := testTenant(t, in.TenantSecret), NewUUID(), hexBytes(randomBytes(700))
-			for _, label := range []string{RecordCard, RecordResume} {
-				sealed, err := k.SealRecord(s, label, id, body)
-				if err != nil {
-					t.Fatal(err)
-				}
-				in := tenantIn{TenantSecret: in.TenantSecret, Suite: s, Label: label, SnapshotUUID: id[:], Nonce: sealed[:24], Body: recipe{Hex: &body}}
-				add("records", in, recordOutputs(t, &in))
-				if again := recordOutputs(t, &in)["sealed"].(hexBytes); !bytes.Equal(again, sealed) {
-					t.Error("sealing anew under one nonce gives other bytes")
-				}
+			sealed, err := k.SealRecord(s, RecordCard, id, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			in = tenantIn{TenantSecret: in.TenantSecret, Suite: s, Label: RecordCard, SnapshotUUID: id[:], Nonce: sealed[:24], Body: recipe{Hex: &body}}
+			add("records", in, recordOutputs(t, &in))
+			if again := recordOutputs(t, &in)["sealed"].(hexBytes); !bytes.Equal(again, sealed) {
+				t.Error("sealing anew under one nonce gives other bytes")
 			}
 			fp, err := k.Fingerprint()
 			if err != nil {
@@ -182,7 +194,6 @@ func TestRecords(t *testing.T) {
 		for name, open := range map[string]func() ([]byte, error){
 			"another tenant":   func() ([]byte, error) { return theirs.OpenRecord(s, RecordCard, id, sealed) },
 			"another snapshot": func() ([]byte, error) { return mine.OpenRecord(s, RecordCard, NewUUID(), sealed) },
-			"another label":    func() ([]byte, error) { return mine.OpenRecord(s, RecordResume, id, sealed) },
 			"another suite":    func() ([]byte, error) { return mine.OpenRecord(3-s, RecordCard, id, sealed) },
 			"nothing":          func() ([]byte, error) { return mine.OpenRecord(s, RecordCard, id, nil) },
 		} {
@@ -197,8 +208,10 @@ func TestRecords(t *testing.T) {
 				t.Fatalf("%v: flip at %d: %v", s, i, err)
 			}
 		}
-		if _, err := mine.SealRecord(s, "chunk-key", id, nil); err == nil {
-			t.Error("a label that is no record's was taken")
+		for _, label := range []string{"chunk-key", "slot", ""} {
+			if _, err := mine.SealRecord(s, label, id, nil); err == nil {
+				t.Errorf("label %q, of something else, was accepted", label)
+			}
 		}
 	}
 	theirs.Erase()
@@ -206,8 +219,9 @@ func TestRecords(t *testing.T) {
 	_, open := theirs.OpenRecord(1, RecordCard, id, make([]byte, 100))
 	_, fp := theirs.Fingerprint()
 	_, cut := theirs.CutKey()
-	_, mask := theirs.SlotMask(nil, 0)
-	for i, err := range []error{seal, open, fp, cut, mask} {
+	_, hide := theirs.HideRef(&PackSlot{}, &[32]byte{}, &[32]byte{})
+	_, _, reveal := theirs.RevealRef(&PackSlot{}, &[PackSlotHidden]byte{})
+	for i, err := range []error{seal, open, fp, cut, hide, reveal} {
 		if !errors.Is(err, ErrErased) {
 			t.Errorf("call %d after Erase: %v", i, err)
 		}
@@ -282,5 +296,66 @@ func TestPackedChunks(t *testing.T) {
 		if _, err := k.OpenPacked(&r, other, nil); !errors.Is(err, ErrAuthentication) {
 			t.Errorf("%v: another object of the tenant: %v", s, err)
 		}
+	}
+}
+
+// TestPackSlots: a slot reveals its chunk at its place alone. Each other place, tenant or snapshot,
+// and each changed bit, gives another d, which matches no chunk.
+func TestPackSlots(t *testing.T) {
+	mine, theirs := testTenant(t, sequence(1)), testTenant(t, sequence(2))
+	at := PackSlot{Snapshot: UUID{1}, Header: bytes.Repeat([]byte{7}, 32), Index: 5, Clear: [PackSlotClear]byte{32, 4: 16, 8: 1, 10: 1}}
+	d, p := [32]byte(randomBytes(32)), [32]byte(randomBytes(32))
+	hidden, err := mine.HideRef(&at, &d, &p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[[16]byte]string{}
+	reveal := func(name string, k *TenantKeys, at PackSlot, hidden [PackSlotHidden]byte) (same bool) {
+		t.Helper()
+		got, _, err := k.RevealRef(&at, &hidden)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other, ok := seen[got]; ok {
+			t.Errorf("%s reveals the same as %s", name, other)
+		}
+		seen[got] = name
+		return got == [16]byte(d[:16])
+	}
+	if !reveal("the slot", mine, at, hidden) {
+		t.Error("the slot does not reveal its chunk")
+	}
+	for name, edit := range map[string]func(*PackSlot){
+		"another snapshot": func(s *PackSlot) { s.Snapshot[15] ^= 1 }, "another index": func(s *PackSlot) { s.Index ^= 256 },
+		"another header": func(s *PackSlot) { s.Header = bytes.Repeat([]byte{8}, 32) },
+	} {
+		bad := at
+		if edit(&bad); reveal(name, mine, bad, hidden) {
+			t.Errorf("%s reveals the chunk", name)
+		}
+	}
+	for bit := range 8 * (PackSlotClear + PackSlotHidden) {
+		bad, h := at, hidden
+		name := "bit "
+		if bit < 8*PackSlotClear {
+			bad.Clear[bit/8] ^= 1 << (bit % 8)
+		} else {
+			h[bit/8-PackSlotClear] ^= 1 << (bit % 8)
+		}
+		if reveal(name+fmt.Sprint(bit), mine, bad, h) {
+			t.Errorf("bit %d flipped: it reveals the chunk", bit)
+		}
+	}
+	if reveal("another tenant", theirs, at, hidden) {
+		t.Error("another tenant sees the chunk")
+	}
+	// The same chunk in another slot does not look alike, in no part.
+	at.Index++
+	again, err := mine.HideRef(&at, &d, &p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Equal(again[:32], hidden[:32]) || bytes.Equal(again[32:], hidden[32:]) {
+		t.Error("equal chunks look alike")
 	}
 }

@@ -46,7 +46,7 @@ func second(t *testing.T, store chunkstore.Store, s format.ID) {
 	t.Helper()
 	keys, w := tenant(t), begin(t, store, s)
 	list := pack.NewBuilder(nil)
-	pw, err := pack.NewWriter(keys, w, list, pack.Options{})
+	pw, err := pack.NewWriter(t.Context(), keys, w, list, pack.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func packOf(t *testing.T, get func(string) []byte, s format.ID) string {
 func TestNothingTold(t *testing.T) {
 	store := openGolden(t)
 	secret, sk, kek := fixed(secretFrom), fixed(snapKeyFrom), fixed(kekFrom)
-	needles := []string{plains[0], plains[1], "nightly", "shop/db", "keep", "state", string(secret[:16]), string(sk[:16]), string(kek[:16])}
+	needles := []string{plains[0], plains[1], "nightly", "shop/db", "keep", string(secret[:16]), string(sk[:16]), string(kek[:16])}
 	for info, err := range store.List(t.Context(), "", "") {
 		if err != nil {
 			t.Fatal(err)

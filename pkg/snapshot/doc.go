@@ -1,7 +1,7 @@
 // Package snapshot holds the tests of a whole snapshot store; its parts are:
 //
 //	format    what needs no key: names, packs, pack lists, heads, leases, records
-//	manifest  what needs keys: manifest bodies, cards, key slots, checkpoints
+//	manifest  what needs keys: manifest bodies, cards, key slots
 //	pack      puts sealed chunks into packs, finds them by way of the pack list
 //	commit    how a snapshot comes into a store: the writers' side of the protocol
 //	gc        deletes what nothing needs: the pruners' side, without keys

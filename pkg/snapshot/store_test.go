@@ -81,7 +81,8 @@ func snapshotKeys(t *testing.T) *crypto.SnapshotKeys {
 // sink puts objects under the fixed attempt.
 type sink struct{ store chunkstore.Store }
 
-func (sink) Attempt() format.ID { return id(attemptFrom) }
+func (sink) Snapshot() format.ID { return id(snapFrom) }
+func (sink) Attempt() format.ID  { return id(attemptFrom) }
 
 func (s sink) Put(ctx context.Context, c format.Class, data []byte, sum format.Sum) (format.Name, error) {
 	n := format.Name{Class: c, Attempt: id(attemptFrom), Sum: sum}
@@ -109,7 +110,7 @@ func (m *maker) put(key string, data []byte, err error) {
 
 func (m *maker) chunks() (*format.Head, []selfenc.PackedRef) {
 	t, keys, list := m.t, tenant(m.t), pack.NewBuilder(nil)
-	w, err := pack.NewWriter(keys, sink{m.store}, list, pack.Options{Epoch: 1})
+	w, err := pack.NewWriter(t.Context(), keys, sink{m.store}, list, pack.Options{Epoch: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,8 +179,6 @@ func makeStore(t *testing.T, store chunkstore.Store) {
 	m.put(format.VerdictKey(s, id(0xa0)), []byte(format.VerdictKeep), nil)
 	object, err = (&format.Lease{Use: format.Writing, TTL: time.Hour, Bases: []format.ID{s}, Attempts: []format.ID{id(0xb0)}, Who: "node-a"}).Encode()
 	m.put(format.LeaseKey(id(0xc0), id(0xd0)), object, err)
-	object, err = manifest.SealCheckpoint(tenant(t), 1, id(0xc0), &manifest.Checkpoint{Base: s, Attempts: []format.ID{id(0xb0)}, State: []byte("state")})
-	m.put(format.ResumeKey(id(0xc0)), object, err)
 	object, err = format.EncodeCondemned([]format.Name{{Class: format.Pack, Attempt: id(0xe0), Sum: fixed(0xe0)}})
 	m.put(format.GCKey(id(0xf0)), object, err)
 	m.put(format.SnapKey(id(0xe0), format.CardPart), []byte(format.VoidCard), nil)
@@ -256,10 +255,6 @@ func TestGolden(t *testing.T) {
 	c, err := manifest.OpenCard(keys, s, get(format.SnapKey(s, format.CardPart)))
 	if err != nil || c.Name != "nightly" || c.Tags["keep"] != "yes" || c.Check(r.Head) != nil {
 		t.Errorf("%+v, %v", c, err)
-	}
-	checkpoint, err := manifest.OpenCheckpoint(keys, id(0xc0), get(format.ResumeKey(id(0xc0))))
-	if err != nil || string(checkpoint.State) != "state" {
-		t.Errorf("%+v, %v", checkpoint, err)
 	}
 	fp, err := keys.Fingerprint()
 	if err != nil {

@@ -17,14 +17,20 @@ def C(i): return extract(b"doublecrypt-v2 conv", bytes.fromhex(i["tenant_secret"
 def tenant(i): return {"C": C(i), "fingerprint": X(C(i), "tenant-fp")[:16], "cut": X(C(i), "cut")[:16]}
 
 
-def mask(i):
-    msg = i["slot"].to_bytes(2, "little") + bytes.fromhex(i["header"])
-    return {"mask": mac(X(C(i), "slot"), msg)[:16]}
+def xor(a, b): return bytes(x ^ y for x, y in zip(a, b, strict=True))
+
+
+def pack_slot(i):
+    snap, clear, d, p = (bytes.fromhex(i[k]) for k in ("snapshot_uuid", "clear", "d", "p"))
+    at = i["slot"].to_bytes(2, "little") + bytes.fromhex(i["header"])
+    mask_p = mac(X(C(i), "slot-p", snap), at)
+    mask = mac(X(C(i), "slot", snap), at + clear + p)[:16]
+    return {"mask_p": mask_p, "mask": mask, "hidden": xor(p, mask_p) + xor(d[:16], mask)}
 
 
 def record(i):
     s, snap, nonce = u8(i["suite"]), bytes.fromhex(i["snapshot_uuid"]), bytes.fromhex(i["nonce"])
-    aad = {"card": b"DCv2K", "resume": b"DCv2P"}[i["label"]] + s + snap
+    aad = {"card": b"DCv2K"}[i["label"]] + s + snap
     key = X(C(i), i["label"], s + snap)
     return {"key": key, "aad": aad, "sealed": nonce + seal(i["suite"], key, nonce, aad, check.data(i["body"]))}
 
@@ -36,7 +42,7 @@ def secret_slot(i):
     return {"fingerprint": fp, "commit": commit, "slot_bytes": out["slot_bytes"]}
 
 
-KINDS = {"tenants": tenant, "slot_masks": mask, "records": record, "tenant_slots": secret_slot}
+KINDS = {"tenants": tenant, "pack_slots": pack_slot, "records": record, "tenant_slots": secret_slot}
 
 
 def show(v): return v.hex()
@@ -49,9 +55,12 @@ def inputs():
     for n, secret in secrets.items():
         cases["tenants"].append(("secret-" + n, {"tenant_secret": secret}))
         for slot in (0, 1, 4095):
-            cases["slot_masks"].append(("%s-%d" % (n, slot), {"tenant_secret": secret, "header": seq(3, 32), "slot": slot}))
+            for comp, p in ((0, seq(0xc0, 32)), (1, seq(0xe0, 32))):
+                cases["pack_slots"].append(("%s-%d-comp-%d" % (n, slot, comp), {
+                    "tenant_secret": secret, "snapshot_uuid": seq(0x10, 16), "header": seq(3, 32), "slot": slot,
+                    "clear": "2000000010000000" + "01%02x0100" % comp, "d": seq(0xc0, 32), "p": p}))
         for suite in (1, 2):
-            for label in ("card", "resume"):
+            for label in ("card",):
                 for body in ({"hex": ""}, {"mod251": 300}):
                     cases["records"].append(("%s-%s-suite-%d-%d" % (label, n, suite, len(check.data(body))), {
                         "tenant_secret": secret, "suite": suite, "label": label, "snapshot_uuid": seq(0x10, 16),

@@ -7,7 +7,7 @@ import (
 )
 
 // Keep renews a lease every so often until stop is called, which waits for the
-// goroutine. A third of the TTL leaves room for a store that is away for a while.
+// goroutine; Writer.Keep and Reader.Keep call it. A third of the TTL leaves room for a store that is away for a while.
 // A renewal that failed is tried again a tenth of that later; failed is told.
 func Keep(ctx context.Context, every time.Duration, renew func(context.Context) error, failed func(error)) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)

@@ -15,6 +15,7 @@ type Reader struct {
 	store chunkstore.Store
 	key   string
 	lease []byte
+	ttl   time.Duration
 	// Head and Sealed are the snapshot's manifest.
 	Head   *format.Head
 	Sealed []byte
@@ -30,7 +31,7 @@ func Read(ctx context.Context, store chunkstore.Store, s format.ID, ttl time.Dur
 	if err != nil {
 		return nil, err
 	}
-	r := &Reader{store: store, key: format.LeaseKey(s, format.NewID()), lease: b}
+	r := &Reader{store: store, key: format.LeaseKey(s, format.NewID()), lease: b, ttl: ttl}
 	if err := r.Renew(ctx); err != nil {
 		return nil, err
 	}
@@ -47,6 +48,13 @@ func (r *Reader) Renew(ctx context.Context) error {
 		return fmt.Errorf("lease on what is read: %w", err)
 	}
 	return nil
+}
+
+// Keep renews the lease in time until stop is called, which comes before Close: a
+// renewal after it would leave a lease behind. failed is told of each renewal that
+// failed. Once a lease has expired, a pruner may delete what is read.
+func (r *Reader) Keep(ctx context.Context, failed func(error)) (stop func()) {
+	return Keep(ctx, r.ttl/3, r.Renew, failed)
 }
 
 // Close deletes the lease.

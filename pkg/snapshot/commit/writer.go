@@ -87,6 +87,13 @@ func (w *Writer) Renew(ctx context.Context) error {
 	return nil
 }
 
+// Keep renews the lease in time until stop is called, which comes before Commit and
+// Abandon: a renewal after them would leave a lease behind. failed is told of each
+// renewal that failed.
+func (w *Writer) Keep(ctx context.Context, failed func(error)) (stop func()) {
+	return Keep(ctx, w.opts.TTL/3, w.Renew, failed)
+}
+
 // Base checks that the base is whole and returns its manifest (W2). ErrNoBase:
 // work without it.
 func (w *Writer) Base(ctx context.Context) (h *format.Head, sealed []byte, err error) {

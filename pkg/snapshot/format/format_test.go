@@ -90,7 +90,7 @@ func testPack(n int) []byte {
 	var slots []PackSlot
 	for i := range n {
 		o := bytes.Repeat([]byte{byte(i)}, MinObjectBytes+i)
-		slots = append(slots, PackSlot{uint32(len(b)), uint32(len(o)), 1, 0, [16]byte{byte(i)}})
+		slots = append(slots, PackSlot{uint32(len(b)), uint32(len(o)), 1, 0, 1, [48]byte{byte(i)}})
 		b = append(b, o...)
 	}
 	b = AppendPackTable(b, slots, uint32(len(b)))
@@ -212,7 +212,8 @@ func TestPackRules(t *testing.T) {
 		"gap":           func(b []byte) { b[table+PackSlotBytes]++ },
 		"longer object": func(b []byte) { b[table+4]++ },
 		"kind 0":        func(b []byte) { b[table+8] = 0 },
-		"reserved":      func(b []byte) { b[table+10] = 1 },
+		"suite 0":       func(b []byte) { b[table+10] = 0 },
+		"reserved":      func(b []byte) { b[table+11] = 1 },
 		"no slot":       func(b []byte) { b[len(b)-PackTrailerBytes] = 0 },
 		"table moved":   func(b []byte) { b[len(b)-PackTrailerBytes+4]-- },
 		"header":        func(b []byte) { b[8] = 9 },

@@ -76,7 +76,6 @@ const (
 	SnapPrefix   = "snap/"
 	LeasePrefix  = "lease/"
 	GCPrefix     = "gc/"
-	ResumePrefix = "resume/"
 	TenantPrefix = "tenant/"
 	// StoreKey is the key of a store's description.
 	StoreKey = "store.json"
@@ -228,16 +227,4 @@ func ParseGCKey(key string) (id ID, err error) {
 		err = fmt.Errorf("%w name: %.100q is no record", ErrFormat, key)
 	}
 	return id, err
-}
-
-// ResumeKey returns the key of the checkpoint of snapshot s.
-func ResumeKey(s ID) string { return ResumePrefix + s.String() }
-
-// ParseResumeKey reads the key of a checkpoint.
-func ParseResumeKey(key string) (s ID, err error) {
-	rest, ok := strings.CutPrefix(key, ResumePrefix)
-	if s, err = ParseID(rest); err == nil && !ok {
-		err = fmt.Errorf("%w name: %.100q is no checkpoint", ErrFormat, key)
-	}
-	return s, err
 }

@@ -1,23 +1,30 @@
 package format
 
-import "bytes"
+import (
+	"bytes"
+	"encoding/binary"
+)
 
 // A pack, from front to end:
 //
 //	header   "SEALVPK1" ‖ kind u8 ‖ tenant epoch u8 ‖ 00×2 ‖ number u32 ‖ attempt[16]
 //	objects  sealed chunks, back to back
-//	table    n × {offset u32 ‖ length u32 ‖ kind u8 ‖ comp u8 ‖ 00×2 ‖ mark[16]}
+//	table    n × {offset u32 ‖ length u32 ‖ kind u8 ‖ comp u8 ‖ suite u8 ‖ 00 ‖ p'[32] ‖ mark[16]}
 //	trailer  n u32 ‖ table offset u32 ‖ SHA-256 of all before ‖ "SEALVPK1"   48 bytes
 //
-// Its name is the SHA-256 of all of it. mark is d[0:16] ⊕ a mask that the tenant
-// alone can compute, and that no two slots have in common: no two packs have one
-// header, of 32 bytes, since an attempt uses each number once.
+// Its name is the SHA-256 of all of it. p' and mark are the chunk's p and d[0:16],
+// each ⊕ a mask that the tenant alone can compute, and that no two slots have in
+// common: no two packs have one header, of 32 bytes, since an attempt uses each
+// number once. crypto.TenantKeys.HideRef computes both.
 const (
 	packMagic = "SEALVPK1"
 	// PackHeaderBytes is where the first object lies.
 	PackHeaderBytes = 32
 	// PackSlotBytes is the length of an entry of the table.
-	PackSlotBytes = 28
+	PackSlotBytes = packSlotClear + packSlotHidden
+
+	packSlotClear  = 12
+	packSlotHidden = 48
 	// PackTrailerBytes is the length of the end, which finds the table.
 	PackTrailerBytes = 48
 	// MaxPackBytes is the most that a pack has.
@@ -69,18 +76,25 @@ func DecodePackHeader(b []byte) (h PackHeader, err error) {
 
 // PackSlot is an entry of a pack's table.
 type PackSlot struct {
-	Offset, Length uint32
-	Kind, Comp     uint8
-	Mark           [16]byte
+	Offset, Length    uint32
+	Kind, Comp, Suite uint8
+	Hidden            [packSlotHidden]byte // p' and mark
+}
+
+// Clear returns the encoding of all but Hidden, which depends on it.
+func (s *PackSlot) Clear() (clear [packSlotClear]byte) {
+	binary.LittleEndian.PutUint32(clear[:], s.Offset)
+	binary.LittleEndian.PutUint32(clear[4:], s.Length)
+	clear[8], clear[9], clear[10] = s.Kind, s.Comp, s.Suite
+	return clear
 }
 
 // AppendPackTable appends table and first half of the trailer of a pack whose
 // objects end at byte end. The SHA-256 of all before and PackEnd follow it.
 func AppendPackTable(b []byte, slots []PackSlot, end uint32) []byte {
 	for i := range slots {
-		s := &slots[i]
-		b = append(le32(le32(b, s.Offset), s.Length), s.Kind, s.Comp, 0, 0)
-		b = append(b, s.Mark[:]...)
+		clear := slots[i].Clear()
+		b = append(append(b, clear[:]...), slots[i].Hidden[:]...)
 	}
 	return le32(le32(b, uint32(len(slots))), end)
 }
@@ -127,11 +141,11 @@ func DecodePackTable(b []byte, t *PackTrailer) ([]PackSlot, error) {
 	at := uint32(PackHeaderBytes)
 	for i := range slots {
 		s := &slots[i]
-		s.Offset, s.Length, s.Kind, s.Comp = r.U32(), r.U32(), r.U8(), r.U8()
-		r.Zeros(2)
-		copy(s.Mark[:], r.Bytes(len(s.Mark)))
-		if s.Offset != at || s.Length < MinObjectBytes || s.Length > t.Table-at || s.Kind < 1 || s.Kind > 3 {
-			r.Fail("slot %d: kind %d, %d bytes at %d, where %d to %d are free", i, s.Kind, s.Length, s.Offset, at, t.Table)
+		s.Offset, s.Length, s.Kind, s.Comp, s.Suite = r.U32(), r.U32(), r.U8(), r.U8(), r.U8()
+		r.Zeros(1)
+		copy(s.Hidden[:], r.Bytes(len(s.Hidden)))
+		if s.Offset != at || s.Length < MinObjectBytes || s.Length > t.Table-at || s.Kind < 1 || s.Kind > 3 || s.Suite == 0 {
+			r.Fail("slot %d: kind %d, suite %d, %d bytes at %d, where %d to %d are free", i, s.Kind, s.Suite, s.Length, s.Offset, at, t.Table)
 			break
 		}
 		at += s.Length

@@ -212,7 +212,7 @@ func (c *chaosRun) check(t *testing.T, err error) {
 	c.failures++
 	text := err.Error()
 	named := false
-	for _, p := range []string{"packs/", "lists/", "snap/", "lease/", "gc/", format.ResumePrefix, "snapshot ", format.StoreKey, format.ClockKey, format.ProbeKey} {
+	for _, p := range []string{"packs/", "lists/", "snap/", "lease/", "gc/", "snapshot ", format.StoreKey, format.ClockKey, format.ProbeKey} {
 		named = named || strings.Contains(text, p)
 	}
 	if !named && !errors.Is(err, ErrUnconditional) {

@@ -113,11 +113,6 @@ func (p *pass) tidy(ctx context.Context) error {
 			}
 		}
 	}
-	checkpoints, err := p.voidCheckpoints(ctx, held)
-	if err != nil {
-		return err
-	}
-	gone = append(gone, checkpoints...)
 	return p.each(ctx, len(gone), func(ctx context.Context, i int) error {
 		err := p.store.Delete(ctx, gone[i])
 		if errors.Is(err, chunkstore.ErrLocked) {
@@ -125,23 +120,6 @@ func (p *pass) tidy(ctx context.Context) error {
 		}
 		return err
 	})
-}
-
-// voidCheckpoints lists the checkpoints of void snapshots. They are few, while
-// void snapshots are as many as there ever were.
-func (p *pass) voidCheckpoints(ctx context.Context, held map[format.ID]bool) (keys []string, err error) {
-	for info, err := range p.store.List(ctx, format.ResumePrefix, "") {
-		if err != nil {
-			return nil, err
-		}
-		s, err := format.ParseResumeKey(info.Key)
-		if err != nil {
-			p.report.Foreign++
-		} else if p.void[s] && !held[s] {
-			keys = append(keys, info.Key)
-		}
-	}
-	return keys, nil
 }
 
 // settled reports whether nothing that a record condemned can be deleted because

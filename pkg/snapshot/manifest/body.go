@@ -38,6 +38,7 @@ type Body struct {
 	Files, Dirs  uint64
 	Epoch        uint8  // of the tenant secret
 	Since        uint32 // snapshots since the last recount
+	Dropped      uint64 // bytes in packs that those snapshots ceased to need: an estimate
 	Writer       string // program and version
 }
 
@@ -55,7 +56,7 @@ func (b *Body) encode(head format.Sum) ([]byte, error) {
 	out := append([]byte(bodyMagic), bodyVersion, b.Height, b.Epoch, 0)
 	out = append(append(out, head[:]...), b.Instance[:]...)
 	out = append(append(append(out, b.StateRoot[:]...), b.ParentSealed[:]...), b.Seed[:]...)
-	for _, v := range []uint64{uint64(b.ChunkBytes), uint64(b.Since), b.LogicalBytes, b.StoredBytes, b.Files, b.Dirs} {
+	for _, v := range []uint64{uint64(b.ChunkBytes), uint64(b.Since), b.Dropped, b.LogicalBytes, b.StoredBytes, b.Files, b.Dirs} {
 		out = le64(out, v)
 	}
 	out = format.AppendText(out, b.Writer)
@@ -74,7 +75,7 @@ func (b *Body) decode(in []byte) (head format.Sum, err error) {
 	b.StateRoot, b.ParentSealed = r.Sum(), r.Sum()
 	b.Seed = r.ID()
 	chunk, since := r.U64(), r.U64()
-	b.LogicalBytes, b.StoredBytes, b.Files, b.Dirs = r.U64(), r.U64(), r.U64(), r.U64()
+	b.Dropped, b.LogicalBytes, b.StoredBytes, b.Files, b.Dirs = r.U64(), r.U64(), r.U64(), r.U64(), r.U64()
 	b.ChunkBytes, b.Since = uint32(chunk), uint32(since)
 	if chunk != uint64(b.ChunkBytes) || since != uint64(b.Since) || b.Height > 16 {
 		r.Fail("chunks of %d bytes, %d snapshots since a recount, height %d", chunk, since, b.Height)

@@ -1,7 +1,6 @@
 // Package manifest has the formats of a snapshot that need keys: the sealed body
-// of a manifest, the card that a list of snapshots shows, the objects that hold
-// key slots, and the checkpoint of an unfinished snapshot.
-// docs/snapshot-format.md is normative.
+// of a manifest, the card that a list of snapshots shows, and the objects that
+// hold key slots. docs/snapshot-format.md is normative.
 //
 // What it opens is bound together: a card names its manifest by hash, the body
 // names the clear head by hash, and all are sealed for one snapshot. So an old

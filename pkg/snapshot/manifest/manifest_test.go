@@ -45,7 +45,7 @@ func snapshotKeys(t testing.TB, s format.ID, fill byte) *crypto.SnapshotKeys {
 func testBody() *Body {
 	return &Body{Volume: crypto.UUID{1}, Generation: 2, Parent: crypto.UUID{3}, Instance: format.ID{4}, StateRoot: [32]byte{5}, ParentSealed: format.Sum{6},
 		Root:   selfenc.PackedRef{Ref: selfenc.Ref{Suite: 1, Kind: crypto.ChunkTree, Comp: 1, Length: 5000, D: [32]byte{1}, P: [32]byte{2}}, Stored: 900, Pack: 3, Offset: 32},
-		Height: 2, Seed: [16]byte{7}, ChunkBytes: 65536, LogicalBytes: 1 << 40, StoredBytes: 8, Files: 9, Dirs: 10, Epoch: 1, Since: 11, Writer: "sealvol test"}
+		Height: 2, Seed: [16]byte{7}, ChunkBytes: 65536, LogicalBytes: 1 << 40, StoredBytes: 8, Files: 9, Dirs: 10, Epoch: 1, Since: 11, Dropped: 1 << 33, Writer: "sealvol test"}
 }
 
 func testHead(s format.ID) *format.Head {
@@ -220,22 +220,6 @@ func TestDamagedSlot(t *testing.T) {
 	}
 }
 
-func TestCheckpoint(t *testing.T) {
-	mine, s := tenant(t, 1), format.ID{1}
-	c := &Checkpoint{Base: format.ID{2}, Attempts: []format.ID{{3}, {4}}, State: []byte("state")}
-	object, err := SealCheckpoint(mine, 1, s, c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := OpenCheckpoint(mine, s, object)
-	if err != nil || !reflect.DeepEqual(got, c) {
-		t.Errorf("%+v, %v", got, err)
-	}
-	if _, err := OpenCheckpoint(tenant(t, 2), s, object); !errors.Is(err, ErrTenant) {
-		t.Errorf("another tenant: %v", err)
-	}
-}
-
 // The fuzz targets decode what somebody with the keys may have sealed.
 
 func fuzz(f *testing.F, seed []byte, again func([]byte) ([]byte, error)) {
@@ -272,16 +256,6 @@ func FuzzCardBody(f *testing.F) {
 			return nil, err
 		}
 		return c.encode()
-	})
-}
-
-func FuzzCheckpoint(f *testing.F) {
-	fuzz(f, (&Checkpoint{Attempts: []format.ID{{1}}, State: []byte("x")}).encode(), func(b []byte) ([]byte, error) {
-		c, err := decodeCheckpoint(b)
-		if err != nil {
-			return nil, err
-		}
-		return c.encode(), nil
 	})
 }
 

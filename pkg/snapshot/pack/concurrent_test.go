@@ -3,6 +3,7 @@ package pack
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -25,18 +26,20 @@ func (s *heldSink) Put(ctx context.Context, c format.Class, data []byte, sum for
 	return s.storeSink.Put(ctx, c, data, sum)
 }
 
-// TestFullMeanwhile: while one caller waits for the upload of a full pack, another one fills the
-// next pack. Nobody puts more into it than it holds.
+// TestFullMeanwhile: while several callers wait until a full pack can be uploaded, one of them has
+// that done, and nobody puts more into the next than it holds. What goes into another pack does not
+// wait.
 func TestFullMeanwhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		keys := tenant(t, 1)
 		sink := &heldSink{storeSink{chunkstore.NewMemory(), format.NewID()}, make(chan struct{})}
-		w, err := NewWriter(keys, sink, NewBuilder(nil), Options{PackBytes: minPackBytes, InFlight: 1})
+		w, err := NewWriter(t.Context(), keys, sink, NewBuilder(nil), Options{PackBytes: minPackBytes, InFlight: 1})
 		if err != nil {
 			t.Fatal(err)
 		}
-		add := func() { // two of them fill a pack
-			r, object, err := keys.SealPacked(1, crypto.ChunkData, 0, make([]byte, 30_000), nil, nil)
+		defer w.Close()
+		put := func(kind crypto.ChunkKind) { // two of them fill a pack
+			r, object, err := keys.SealPacked(1, kind, 0, make([]byte, 30_000), nil, nil)
 			if err == nil {
 				_, err = w.Add(t.Context(), &r, object)
 			}
@@ -45,18 +48,16 @@ func TestFullMeanwhile(t *testing.T) {
 			}
 		}
 		for range 4 { // a mixed pack, which is being uploaded, and one of data
-			add()
+			put(crypto.ChunkData)
 		}
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			add() // waits for a place to upload the second
-		}()
+		var group sync.WaitGroup
+		for range 2 {
+			group.Go(func() { put(crypto.ChunkData) }) // waits for a place to upload the second
+		}
 		synctest.Wait()
-		add()
-		add() // the third pack is full
+		put(crypto.ChunkTree)
 		close(sink.held)
-		<-done
+		group.Wait()
 		if got, err := w.Flush(t.Context()); err != nil || got.Chunks != 7 || got.Packs != 4 {
 			t.Errorf("%+v, %v", got, err)
 		}

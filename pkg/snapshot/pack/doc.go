@@ -9,8 +9,11 @@
 //
 // A [Writer] has at most three packs open and Options.InFlight in progress, each
 // of Options.PackBytes: that is its memory. It owns the goroutines that upload;
-// Flush waits for them. A [List] keeps the pages that were asked for, 64 KiB each
-// for the content of 16 GiB. Both are safe for concurrent use.
+// Flush and Close wait for them. A [List] keeps the pages that were used last, in
+// at most 8 MiB. An [Index] finds what earlier attempts at the same snapshot have
+// stored; it owns the goroutines that read their tables, and Close waits for them.
+// Its memory is 64 bytes for each of their packs, and about 8 MiB. All are safe
+// for concurrent use. Lock order: Index, Builder; Writer, Builder.
 //
 // A list only grows, until a recount by somebody who walked the snapshot: so no
 // bookkeeping can lose what is needed.

@@ -1,11 +1,13 @@
 package pack
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
+	"unsafe"
 
 	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
 	"github.com/sealvol/sealvol/pkg/snapshot/format"
@@ -14,13 +16,16 @@ import (
 // ErrNoPack is about a reference to a pack that the list does not have.
 var ErrNoPack = errors.New("no such pack in the snapshot's list")
 
-// List is the pack list of a snapshot. Pages are read when they are needed.
+// List is the pack list of a snapshot. Pages are read when they are needed, and
+// those that were used last are kept, of at most maxListBytes.
 type List struct {
 	store chunkstore.Store
 	pages []format.PageRef
 
-	mu   sync.Mutex
-	read map[int]*page // guarded by mu
+	mu    sync.Mutex
+	read  map[int]*page // guarded by mu
+	bytes int           // guarded by mu: of the pages in read
+	used  uint64        // guarded by mu: the use of a page that came last
 }
 
 // page is one that somebody reads, or has read.
@@ -28,7 +33,17 @@ type page struct {
 	done  chan struct{} // closed when it was read
 	packs []format.PackEntry
 	err   error
+
+	used  uint64 // guarded by List.mu: when it was asked for
+	bytes int    // guarded by List.mu: of memory; 0: it is still being read
 }
+
+// maxListBytes bounds the memory of a list: pages for about 1.4 TiB of content.
+// The page that is in use stays, however long it is.
+const maxListBytes = 8 << 20
+
+// entryBytes is the memory of an entry, without its bitmap.
+const entryBytes = int(unsafe.Sizeof(format.PackEntry{}))
 
 // NewList returns the list of a snapshot.
 func NewList(store chunkstore.Store, h *format.Head) *List {
@@ -40,8 +55,11 @@ func (l *List) Page(ctx context.Context, i int) ([]format.PackEntry, error) {
 	for {
 		l.mu.Lock()
 		p := l.read[i]
-		if p == nil {
-			p = &page{done: make(chan struct{})}
+		l.used++
+		if p != nil {
+			p.used = l.used
+		} else {
+			p = &page{done: make(chan struct{}), used: l.used}
 			l.read[i] = p
 			l.mu.Unlock()
 			l.readPage(ctx, i, p)
@@ -68,17 +86,39 @@ func (l *List) readPage(ctx context.Context, i int, p *page) {
 	if err == nil {
 		p.packs, err = ref.CheckPage(b)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if err != nil {
 		p.err = fmt.Errorf("pack list %s: %w", ref.Name, err)
-		l.mu.Lock()
 		delete(l.read, i)
-		l.mu.Unlock()
+		return
+	}
+	p.bytes = int(ref.Length) + len(p.packs)*entryBytes // bitmaps lie in what was read
+	l.bytes += p.bytes
+	l.evict(i)
+}
+
+// evict forgets the pages that were used least recently, but not page keep, until
+// the others have room. They are few: it looks at all. The caller holds mu.
+func (l *List) evict(keep int) {
+	for l.bytes > maxListBytes {
+		oldest := -1
+		for i, p := range l.read {
+			if i != keep && p.bytes > 0 && (oldest < 0 || p.used < l.read[oldest].used) {
+				oldest = i
+			}
+		}
+		if oldest < 0 {
+			return
+		}
+		l.bytes -= l.read[oldest].bytes
+		delete(l.read, oldest)
 	}
 }
 
 // Find returns the pack of a number.
 func (l *List) Find(ctx context.Context, number uint32) (format.PackEntry, error) {
-	i, ok := slices.BinarySearchFunc(l.pages, number, func(p format.PageRef, n uint32) int { return cmp(p.First, n) })
+	i, ok := slices.BinarySearchFunc(l.pages, number, func(p format.PageRef, n uint32) int { return cmp.Compare(p.First, n) })
 	if !ok {
 		i--
 	}
@@ -87,133 +127,9 @@ func (l *List) Find(ctx context.Context, number uint32) (format.PackEntry, error
 		if err != nil {
 			return format.PackEntry{}, err
 		}
-		if j, ok := slices.BinarySearchFunc(packs, number, func(e format.PackEntry, n uint32) int { return cmp(e.Number, n) }); ok {
+		if j, ok := slices.BinarySearchFunc(packs, number, func(e format.PackEntry, n uint32) int { return cmp.Compare(e.Number, n) }); ok {
 			return packs[j], nil
 		}
 	}
 	return format.PackEntry{}, fmt.Errorf("pack %d: %w", number, ErrNoPack)
-}
-
-func cmp(a, b uint32) int {
-	if a < b {
-		return -1
-	}
-	if a > b {
-		return 1
-	}
-	return 0
-}
-
-// Builder makes the pack list of a snapshot from its parent's: all that the
-// parent lists stays, new packs are added behind it.
-type Builder struct {
-	mu    sync.Mutex
-	pages []format.PageRef   // guarded by mu: of the parent
-	added []format.PackEntry // guarded by mu
-	next  uint32             // guarded by mu
-}
-
-// NewBuilder begins with the list of the parent, or with none if it is nil.
-func NewBuilder(parent *format.Head) *Builder {
-	b := &Builder{}
-	if parent != nil {
-		b.pages, b.next = parent.Pages, parent.Next
-	}
-	return b
-}
-
-// Reserve returns a number that no pack of the lineage has had.
-func (b *Builder) Reserve() uint32 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.next++
-	return b.next - 1
-}
-
-// Add enters a pack under a reserved number.
-func (b *Builder) Add(e format.PackEntry) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.added = append(b.added, e)
-}
-
-// Finish stores the pages that are new and fills in the list of h. The parent's
-// last page is written anew, with what fits behind it; parent reads it.
-func (b *Builder) Finish(ctx context.Context, sink Sink, parent *List, h *format.Head) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	slices.SortFunc(b.added, func(x, y format.PackEntry) int { return cmp(x.Number, y.Number) })
-	pages, fresh := slices.Clone(b.pages), b.added
-	if n := len(pages); n > 0 && len(fresh) > 0 && pages[n-1].Packs < format.MaxPagePacks {
-		last, err := parent.Page(ctx, n-1)
-		if err != nil {
-			return err
-		}
-		pages, fresh = pages[:n-1], slices.Concat(last, fresh)
-	}
-	made, err := storePages(ctx, sink, fresh)
-	if err != nil {
-		return err
-	}
-	setPages(h, append(pages, made...), b.next)
-	return nil
-}
-
-// storePages stores packs as pages.
-func storePages(ctx context.Context, sink Sink, packs []format.PackEntry) (refs []format.PageRef, err error) {
-	for p := range slices.Chunk(packs, format.MaxPagePacks) {
-		b, err := format.EncodePage(p)
-		if err != nil {
-			return nil, err
-		}
-		ref := format.RefOf(sink.Attempt(), b, p)
-		if ref.Name, err = sink.Put(ctx, format.Page, b, ref.Name.Sum); err != nil {
-			return nil, fmt.Errorf("store a page of the pack list: %w", err)
-		}
-		refs = append(refs, ref)
-	}
-	return refs, nil
-}
-
-func setPages(h *format.Head, pages []format.PageRef, next uint32) {
-	h.Pages, h.Next, h.Packs, h.Bytes = pages, next, 0, 0
-	for i := range pages {
-		h.Packs += uint32(pages[i].Packs)
-		h.Bytes += pages[i].Bytes
-	}
-}
-
-// Recount makes the list of h from another by what a walk over the snapshot
-// found: live returns whether a pack is needed, and a bit for each of its slots
-// that is, or nil if all are. Pages in which nothing changes are kept. Numbers
-// from next on are free.
-func Recount(ctx context.Context, sink Sink, l *List, next uint32, h *format.Head, live func(e *format.PackEntry) (bitmap []byte, needed bool)) error {
-	var pages []format.PageRef
-	for i := range l.pages {
-		packs, err := l.Page(ctx, i)
-		if err != nil {
-			return err
-		}
-		var kept []format.PackEntry
-		same := true
-		for _, e := range packs {
-			bitmap, needed := live(&e)
-			if needed {
-				same = same && slices.Equal(bitmap, e.Live) && (bitmap == nil) == (e.Live == nil)
-				e.Live = bitmap
-				kept = append(kept, e)
-			}
-		}
-		if same && len(kept) == len(packs) {
-			pages = append(pages, l.pages[i])
-			continue
-		}
-		made, err := storePages(ctx, sink, kept)
-		if err != nil {
-			return err
-		}
-		pages = append(pages, made...)
-	}
-	setPages(h, pages, next)
-	return nil
 }

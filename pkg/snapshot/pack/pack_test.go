@@ -23,6 +23,11 @@ type storeSink struct {
 	attempt format.ID
 }
 
+// testSnapshot is which snapshot every sink writes.
+var testSnapshot = format.ID{0x5a}
+
+func (s *storeSink) Snapshot() format.ID { return testSnapshot }
+
 func (s *storeSink) Attempt() format.ID { return s.attempt }
 
 func (s *storeSink) Put(ctx context.Context, c format.Class, data []byte, sum format.Sum) (format.Name, error) {
@@ -56,7 +61,7 @@ func fill(t *testing.T, store chunkstore.Store, keys *crypto.TenantKeys, parent 
 	t.Helper()
 	sink := &storeSink{store, format.NewID()}
 	list := NewBuilder(parent)
-	w, err := NewWriter(keys, sink, list, Options{PackBytes: minPackBytes, InFlight: 2})
+	w, err := NewWriter(t.Context(), keys, sink, list, Options{PackBytes: minPackBytes, InFlight: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,18 +176,19 @@ func TestSlotMarks(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, s := range slots {
-			if marks[s.Mark] {
-				t.Error("a mark stands in two packs")
+			for j := 0; j < len(s.Hidden); j += 16 {
+				if marks[[16]byte(s.Hidden[j:])] {
+					t.Error("two slots look alike")
+				}
+				marks[[16]byte(s.Hidden[j:])] = true
 			}
-			marks[s.Mark] = true
-			mask, err := keys.SlotMask(b[:format.PackHeaderBytes], uint16(i))
+			at := crypto.PackSlot{Snapshot: crypto.UUID(testSnapshot), Header: b[:format.PackHeaderBytes], Index: uint16(i), Clear: s.Clear()}
+			d, p, err := keys.RevealRef(&at, &s.Hidden)
 			if err != nil {
 				t.Fatal(err)
 			}
-			for j := range mask {
-				if s.Mark[j]^mask[j] != all[i].ref.D[j] {
-					t.Fatalf("slot %d does not give d", i)
-				}
+			if d != [16]byte(all[i].ref.D[:]) || p != all[i].ref.P {
+				t.Fatalf("slot %d does not give its reference", i)
 			}
 		}
 	}
@@ -318,7 +324,7 @@ func TestWriterErrors(t *testing.T) {
 		}
 		return nil
 	}}
-	w, err := NewWriter(keys, &storeSink{store, format.NewID()}, NewBuilder(nil), Options{PackBytes: minPackBytes, InFlight: 1})
+	w, err := NewWriter(t.Context(), keys, &storeSink{store, format.NewID()}, NewBuilder(nil), Options{PackBytes: minPackBytes, InFlight: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -346,7 +352,7 @@ func TestWriterErrors(t *testing.T) {
 // TestBounded: memory does not grow with what is stored.
 func TestBounded(t *testing.T) {
 	keys := tenant(t, 1)
-	w, err := NewWriter(keys, discard{}, NewBuilder(nil), Options{PackBytes: 1 << 20, InFlight: 2})
+	w, err := NewWriter(t.Context(), keys, discard{}, NewBuilder(nil), Options{PackBytes: 1 << 20, InFlight: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -370,7 +376,8 @@ func TestBounded(t *testing.T) {
 
 type discard struct{}
 
-func (discard) Attempt() format.ID { return format.ID{1} }
+func (discard) Snapshot() format.ID { return testSnapshot }
+func (discard) Attempt() format.ID  { return format.ID{1} }
 
 func (discard) Put(_ context.Context, c format.Class, _ []byte, sum format.Sum) (format.Name, error) {
 	return format.Name{Class: c, Sum: sum}, nil

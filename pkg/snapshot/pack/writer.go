@@ -13,6 +13,8 @@ import (
 
 // Sink takes packs and pages: a commit.Writer.
 type Sink interface {
+	// Snapshot returns which snapshot is written.
+	Snapshot() format.ID
 	// Attempt returns what goes into headers and names.
 	Attempt() format.ID
 	// Put stores an object durably. It does not keep data.
@@ -42,19 +44,22 @@ var ErrChunk = errors.New("chunk does not fit into a pack")
 // Writer puts sealed chunks into packs. The first pack takes chunks of all
 // kinds, so that a small snapshot is one; later ones hold data or metadata.
 type Writer struct {
-	keys  *crypto.TenantKeys
-	sink  Sink
-	list  *Builder
-	opts  Options
-	slots chan struct{} // one for each upload in progress
+	keys    *crypto.TenantKeys
+	sink    Sink
+	list    *Builder
+	opts    Options
+	ctx     context.Context // of uploads
+	cancel  context.CancelFunc
+	uploads chan struct{} // one for each upload in progress
 
-	mu     sync.Mutex
-	open   map[format.PackKind]*openPack // guarded by mu
-	first  bool                          // guarded by mu: the mixed pack is not full yet
-	err    error                         // guarded by mu: the first of an upload
-	free   [][]byte                      // guarded by mu: buffers
-	group  sync.WaitGroup
-	report Stored // guarded by mu
+	mu      sync.Mutex
+	open    map[format.PackKind]*openPack // guarded by mu
+	first   bool                          // guarded by mu: the mixed pack is not full yet
+	err     error                         // guarded by mu: the first of an upload
+	free    [][]byte                      // guarded by mu: buffers
+	report  Stored                        // guarded by mu
+	running int                           // guarded by mu: uploads
+	idle    chan struct{}                 // guarded by mu: closed when running is 0 again
 }
 
 // Stored counts what was uploaded.
@@ -69,11 +74,17 @@ type openPack struct {
 	header []byte
 	b      []byte
 	slots  []format.PackSlot
-	d      [][16]byte
+	ids    []ids
 }
 
-// NewWriter returns a writer whose packs get the numbers of list.
-func NewWriter(keys *crypto.TenantKeys, sink Sink, list *Builder, o Options) (*Writer, error) {
+// ids are what the slot of a chunk hides.
+type ids struct{ d, p [32]byte }
+
+// NewWriter returns a writer whose packs get the numbers of list, which is of this
+// attempt alone: two packs of one attempt and number would share masks. Uploads
+// last as long as ctx; the ctx of a call bounds that call's waiting. The caller
+// calls Close.
+func NewWriter(ctx context.Context, keys *crypto.TenantKeys, sink Sink, list *Builder, o Options) (*Writer, error) {
 	if o.PackBytes == 0 {
 		o.PackBytes = DefaultPackBytes
 	}
@@ -83,43 +94,41 @@ func NewWriter(keys *crypto.TenantKeys, sink Sink, list *Builder, o Options) (*W
 	if o.PackBytes < minPackBytes || o.PackBytes > format.MaxPackBytes {
 		return nil, fmt.Errorf("packs of %d bytes: they have from %d to %d", o.PackBytes, minPackBytes, format.MaxPackBytes)
 	}
-	return &Writer{keys: keys, sink: sink, list: list, opts: o, slots: make(chan struct{}, o.InFlight),
-		open: map[format.PackKind]*openPack{}, first: true}, nil
+	w := &Writer{keys: keys, sink: sink, list: list, opts: o, uploads: make(chan struct{}, o.InFlight),
+		open: map[format.PackKind]*openPack{}, first: true}
+	w.ctx, w.cancel = context.WithCancel(ctx)
+	return w, nil
 }
 
 // endBytes is how long the end of a pack of n objects is.
 func endBytes(n int) int { return n*format.PackSlotBytes + format.PackTrailerBytes }
 
 // Add puts an object that SealPacked made, with reference r, into a pack, and
-// returns where it is. The object is stored when Flush has returned.
+// returns where it is. The object is stored when Flush has returned. If ctx ends
+// while Add waits for an upload, the object is in no pack and nothing is lost.
 func (w *Writer) Add(ctx context.Context, r *crypto.ChunkRef, object []byte) (selfenc.PackedRef, error) {
 	if len(object) < format.MinObjectBytes || format.PackHeaderBytes+len(object)+endBytes(1) > w.opts.PackBytes {
 		return selfenc.PackedRef{}, fmt.Errorf("%w of %d bytes: %d", ErrChunk, w.opts.PackBytes, len(object))
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.err != nil {
-		return selfenc.PackedRef{}, w.err
-	}
-	// While a full pack waits for its upload, other callers may fill the next one.
-	p := w.open[w.kind(r)]
-	for p != nil && w.full(p, object) {
+	for {
+		if w.err != nil {
+			return selfenc.PackedRef{}, w.err
+		}
 		kind := w.kind(r)
-		w.first = false
-		if err := w.close(ctx, kind); err != nil {
+		p := w.open[kind]
+		if p == nil {
+			return w.begin(kind).add(r, object), nil
+		}
+		if !w.full(p, object) {
+			return p.add(r, object), nil
+		}
+		// Meanwhile another caller may have closed it, and filled the next one.
+		if err := w.close(ctx, kind, p); err != nil {
 			return selfenc.PackedRef{}, err
 		}
-		p = w.open[w.kind(r)]
 	}
-	if p == nil {
-		p = w.begin(w.kind(r))
-	}
-	ref := selfenc.PackedRef{Ref: *r, Stored: uint32(len(object)), Pack: p.number, Offset: uint32(len(p.b)), Slot: uint16(len(p.slots))}
-	ref.Name = [32]byte{}
-	p.slots = append(p.slots, format.PackSlot{Offset: ref.Offset, Length: ref.Stored, Kind: uint8(r.Kind), Comp: r.Comp})
-	p.d = append(p.d, [16]byte(r.D[:16]))
-	p.b = append(p.b, object...)
-	return ref, nil
 }
 
 // kind returns the kind of pack that a chunk goes into. The caller holds mu.
@@ -152,55 +161,85 @@ func (w *Writer) begin(kind format.PackKind) *openPack {
 	return p
 }
 
-// close has a pack uploaded, and waits for a place for that. The caller holds
-// mu, which it gives back meanwhile.
-func (w *Writer) close(ctx context.Context, kind format.PackKind) error {
-	p := w.open[kind]
-	delete(w.open, kind)
-	w.group.Add(1)
+// add puts an object into a pack in which it fits.
+func (p *openPack) add(r *crypto.ChunkRef, object []byte) selfenc.PackedRef {
+	ref := selfenc.PackedRef{Ref: *r, Stored: uint32(len(object)), Pack: p.number, Offset: uint32(len(p.b)), Slot: uint16(len(p.slots))}
+	ref.Name = [32]byte{}
+	p.slots = append(p.slots, format.PackSlot{Offset: ref.Offset, Length: ref.Stored, Kind: uint8(r.Kind), Comp: r.Comp, Suite: uint8(r.Suite)})
+	p.ids = append(p.ids, ids{r.D, r.P})
+	p.b = append(p.b, object...)
+	return ref
+}
+
+// close waits until another upload may begin, and then has p uploaded, unless
+// another caller had that done. So no more than Options.InFlight packs wait to be
+// stored beside the open ones. The caller holds mu, which it gives back meanwhile.
+func (w *Writer) close(ctx context.Context, kind format.PackKind, p *openPack) error {
 	w.mu.Unlock()
-	defer w.mu.Lock()
+	var err error
 	select {
-	case w.slots <- struct{}{}:
+	case w.uploads <- struct{}{}:
 	case <-ctx.Done():
-		w.group.Done()
-		w.fail(context.Cause(ctx))
-		return context.Cause(ctx)
+		err = context.Cause(ctx)
+	case <-w.ctx.Done(): // an upload failed, or the writer was closed
+		err = w.fail(context.Cause(w.ctx))
 	}
-	go func() {
-		defer w.group.Done()
-		defer func() { <-w.slots }()
-		if err := w.upload(ctx, p); err != nil {
-			w.fail(fmt.Errorf("store pack %d: %w", p.number, err))
-		}
-	}()
+	w.mu.Lock()
+	if err != nil {
+		return err
+	}
+	if w.open[kind] != p || w.err != nil {
+		<-w.uploads
+		return w.err
+	}
+	delete(w.open, kind)
+	w.first = false
+	if w.running++; w.running == 1 {
+		w.idle = make(chan struct{})
+	}
+	go w.run(p)
 	return nil
 }
 
-func (w *Writer) fail(err error) {
+// run uploads a pack in a goroutine of its own, which idle tells the end of.
+func (w *Writer) run(p *openPack) {
+	if err := w.upload(p); err != nil {
+		_ = w.fail(fmt.Errorf("store pack %d: %w", p.number, err))
+	}
+	<-w.uploads
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.running--; w.running == 0 {
+		close(w.idle)
+	}
+}
+
+// fail notes the first error, after which other uploads are of no use, and
+// returns it.
+func (w *Writer) fail(err error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.err == nil {
 		w.err = err
 	}
+	w.cancel()
+	return w.err
 }
 
 // upload ends a pack, stores it and enters it into the list.
-func (w *Writer) upload(ctx context.Context, p *openPack) error {
+func (w *Writer) upload(p *openPack) (err error) {
+	at := crypto.PackSlot{Snapshot: crypto.UUID(w.sink.Snapshot()), Header: p.header}
 	for i := range p.slots {
-		// The mask repeats for no other slot: an attempt uses a number once.
-		mask, err := w.keys.SlotMask(p.header, uint16(i))
-		if err != nil {
+		// The masks repeat for no other slot: an attempt uses a number once.
+		at.Index, at.Clear = uint16(i), p.slots[i].Clear()
+		if p.slots[i].Hidden, err = w.keys.HideRef(&at, &p.ids[i].d, &p.ids[i].p); err != nil {
 			return err
-		}
-		for j := range mask {
-			p.slots[i].Mark[j] = p.d[i][j] ^ mask[j]
 		}
 	}
 	p.b = format.AppendPackTable(p.b, p.slots, uint32(len(p.b)))
 	sum := format.SumOf(p.b)
 	p.b = append(append(p.b, sum[:]...), format.PackEnd...)
-	name, err := w.sink.Put(ctx, format.Pack, p.b, format.SumOf(p.b))
+	name, err := w.sink.Put(w.ctx, format.Pack, p.b, format.SumOf(p.b))
 	if err != nil {
 		return err
 	}
@@ -216,20 +255,54 @@ func (w *Writer) upload(ctx context.Context, p *openPack) error {
 	return nil
 }
 
-// Flush uploads what is open and waits for all uploads.
+// Flush uploads what is open and waits for all uploads. If ctx ends meanwhile, it
+// can be called again.
 func (w *Writer) Flush(ctx context.Context) (Stored, error) {
 	w.mu.Lock()
-	for kind := range w.open {
-		if w.err != nil {
-			break
+	defer w.mu.Unlock()
+	for _, kind := range []format.PackKind{format.MixedPack, format.DataPack, format.MetadataPack} {
+		p := w.open[kind]
+		if p == nil || w.err != nil {
+			continue
 		}
-		if err := w.close(ctx, kind); err != nil {
+		if err := w.close(ctx, kind, p); err != nil {
 			break
 		}
 	}
-	w.mu.Unlock()
-	w.group.Wait()
+	if err := w.wait(ctx); err != nil && w.err == nil {
+		return w.report, err
+	}
+	if w.err == nil && len(w.open) > 0 { // ctx ended while a pack waited to be uploaded
+		return w.report, context.Cause(ctx)
+	}
+	return w.report, w.err
+}
+
+// wait waits until no upload is in progress. The caller holds mu, which it gives
+// back meanwhile.
+func (w *Writer) wait(ctx context.Context) error {
+	for w.running > 0 {
+		idle := w.idle
+		w.mu.Unlock()
+		var err error
+		select {
+		case <-idle:
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+		w.mu.Lock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close ends all uploads that are in progress and waits for them. What Flush has
+// stored stays.
+func (w *Writer) Close() {
+	w.cancel()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.report, w.err
+	_ = w.wait(context.Background()) // the store returns early when its context ends
 }
