@@ -31,6 +31,7 @@ type Body struct {
 	ParentSealed format.Sum        // the parent's handle; zero: none
 	Root         selfenc.PackedRef // of the map; a hole: nothing
 	Height       uint8             // of the map: 0 is one leaf
+	Content      [32]byte          // hash of the map's content, whatever the places
 	Seed         [16]byte          // of the volume's hash of names
 	ChunkBytes   uint32
 	LogicalBytes uint64
@@ -55,7 +56,7 @@ func (b *Body) encode(head format.Sum) ([]byte, error) {
 	}
 	out := append([]byte(bodyMagic), bodyVersion, b.Height, b.Epoch, 0)
 	out = append(append(out, head[:]...), b.Instance[:]...)
-	out = append(append(append(out, b.StateRoot[:]...), b.ParentSealed[:]...), b.Seed[:]...)
+	out = append(append(append(append(out, b.StateRoot[:]...), b.ParentSealed[:]...), b.Content[:]...), b.Seed[:]...)
 	for _, v := range []uint64{uint64(b.ChunkBytes), uint64(b.Since), b.Dropped, b.LogicalBytes, b.StoredBytes, b.Files, b.Dirs} {
 		out = le64(out, v)
 	}
@@ -72,7 +73,7 @@ func (b *Body) decode(in []byte) (head format.Sum, err error) {
 	b.Height, b.Epoch = r.U8(), r.U8()
 	r.Zeros(1)
 	head, b.Instance = r.Sum(), r.ID()
-	b.StateRoot, b.ParentSealed = r.Sum(), r.Sum()
+	b.StateRoot, b.ParentSealed, b.Content = r.Sum(), r.Sum(), r.Sum()
 	b.Seed = r.ID()
 	chunk, since := r.U64(), r.U64()
 	b.Dropped, b.LogicalBytes, b.StoredBytes, b.Files, b.Dirs = r.U64(), r.U64(), r.U64(), r.U64(), r.U64()
