@@ -92,7 +92,7 @@ func sameMap[K comparable, V any](what string, a, b map[K]V, eq func(a, b V) boo
 // applier applies what Diff tells to facts, and checks its order.
 type applier struct {
 	*facts
-	to    *pinned.State
+	to    *pinned.State // where Data reads
 	last  logical.Key
 	calls int
 }

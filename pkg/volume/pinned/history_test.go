@@ -52,6 +52,12 @@ func mount(t testing.TB, dev device.Device) *volume.Volume {
 	return v
 }
 
+// newBlank is a device without a volume.
+func newBlank(t testing.TB) device.Device {
+	t.Helper()
+	return device.NewMem(96 << 20)
+}
+
 // history changes a volume at random. It keeps no model: what a snapshot holds is compared with
 // what the engine reads in it.
 type history struct {

@@ -1,0 +1,249 @@
+package pinned_test
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/pinned"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+// systemBytes is where header and roots end.
+const systemBytes = 2 << 20
+
+// TestBusy reads a snapshot while the volume commits between any two reads, other snapshots come
+// and go, the data key is rotated, and headers and roots are seen half written.
+func TestBusy(t *testing.T) {
+	h := newHistory(t, 1, 128<<20)
+	h.steps(400)
+	_, err := h.v.CreateSnapshot("keep")
+	ok(t, err)
+	p, err := pinned.Open(h.dev, pinned.Options{Credential: newKey(t)})
+	ok(t, err)
+	defer p.Close()
+	s, err := p.Snapshot("keep")
+	ok(t, err)
+	want := all(t, s)
+
+	rng := rand.New(rand.NewPCG(3, 3))
+	dev := &watched{Device: h.dev}
+	dev.before = func(int64) {
+		if rng.IntN(3) > 0 {
+			return
+		}
+		h.steps(3)
+		if rng.IntN(8) == 0 {
+			h.snapshot()
+		}
+		for range rng.IntN(4) {
+			ok(t, h.v.Sync(vfs.RootIno))
+		}
+		if rng.IntN(40) == 0 && h.v.RotationStatus().Phase == volume.RotationNone {
+			_, err := h.v.RotateDataKey(volume.RotateOptions{Keys: []crypto.Credential{newKey(t)}, BytesPerSecond: -1})
+			ok(t, err)
+		}
+	}
+	dev.after = func(b []byte, off int64) {
+		if off < systemBytes && rng.IntN(12) == 0 {
+			b[len(b)/2] ^= 0xff
+		}
+	}
+	for range 6 {
+		busy, err := pinned.Open(dev, pinned.Options{Credential: newKey(t), Memory: 1})
+		ok(t, err)
+		s, err := busy.Snapshot("keep")
+		ok(t, err)
+		ok(t, all(t, s).same(want))
+		busy.Close()
+	}
+	h.close()
+}
+
+// TestDeletedMeanwhile deletes a snapshot at any point of reading it, and writes over what it held.
+// What is read is right, or the error says what happened.
+func TestDeletedMeanwhile(t *testing.T) {
+	deleted := 0
+	for at := range 14 {
+		h := newHistory(t, 2, 96<<20)
+		h.steps(300)
+		_, err := h.v.CreateSnapshot("gone")
+		ok(t, err)
+		dev := &watched{Device: h.dev}
+		p, err := pinned.Open(dev, pinned.Options{Credential: newKey(t), Memory: 1})
+		ok(t, err)
+		s, err := p.Snapshot("gone")
+		ok(t, err)
+		want := all(t, s)
+		n := 0
+		dev.before = func(int64) {
+			if n++; n == 1+3*at {
+				overwrite(t, h)
+			}
+		}
+		fresh, err := p.At(s.Ref())
+		ok(t, err)
+		a := &applier{facts: newFacts(), to: fresh}
+		switch err := pinned.Diff(t.Context(), nil, fresh, a); {
+		case err == nil:
+			ok(t, a.same(want))
+		case !errors.Is(err, pinned.ErrDeleted) || !strings.Contains(err.Error(), `"gone"`):
+			t.Fatalf("deleted before read %d: %v", 3*at, err)
+		default:
+			deleted++
+		}
+		if n > 3*at {
+			if _, err := p.Snapshot("gone"); !errors.Is(err, pinned.ErrNoSnapshot) {
+				t.Fatal(err)
+			}
+		}
+		p.Close()
+		h.close()
+	}
+	if deleted < 5 {
+		t.Errorf("reading failed only %d times", deleted)
+	}
+}
+
+// overwrite deletes the snapshot and everything else, and fills the device.
+func overwrite(t *testing.T, h *history) {
+	t.Helper()
+	ok(t, h.v.DeleteSnapshot("gone"))
+	for range 400 {
+		h.unlink()
+	}
+	ok(t, h.v.WaitFreed())
+	for range 4 {
+		ok(t, h.v.Sync(vfs.RootIno))
+	}
+	a, err := h.v.Mknod(h.req(), vfs.RootIno, "full", 0o100644, 0)
+	ok(t, err)
+	for off := uint64(0); ; off += 256 << 10 {
+		b := make([]byte, 256<<10)
+		b[0] = 1
+		if _, err := h.v.Write(h.req(), a.Ino, off, b, false); err != nil {
+			h.allow(err)
+			break
+		}
+	}
+	for i := range 3000 { // and metadata
+		_, err := h.v.Mknod(h.req(), vfs.RootIno, fmt.Sprint("m", i), 0o100644, 0)
+		if h.allow(err); err != nil {
+			break
+		}
+	}
+	h.allow(h.v.Sync(vfs.RootIno))
+}
+
+// digest is a hash of all facts.
+func (f *facts) digest() string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%v", *f)
+	return fmt.Sprintf("%x", h.Sum(nil))
+}
+
+const readerEnv = "SEALVOL_TEST_PINNED_DEVICE"
+
+// TestOtherProcess reads a snapshot in another process while this one writes.
+func TestOtherProcess(t *testing.T) {
+	if path := os.Getenv(readerEnv); path != "" {
+		readAgain(t, path)
+		return
+	}
+	path := filepath.Join(t.TempDir(), "image")
+	f, err := os.Create(path)
+	ok(t, err)
+	ok(t, f.Truncate(128<<20))
+	ok(t, f.Close())
+	dev, err := device.Open(path, device.OpenOptions{})
+	ok(t, err)
+	defer dev.Close()
+	ok(t, volume.Format(dev, volume.FormatOptions{Recipient: newKey(t)}))
+	h := &history{t: t, rng: rand.New(rand.NewPCG(9, 9)), v: mount(t, dev), dirs: []vfs.Ino{vfs.RootIno}}
+	h.steps(400)
+	_, err = h.v.CreateSnapshot("keep")
+	ok(t, err)
+
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestOtherProcess$", "-test.v")
+	cmd.Env = append(os.Environ(), readerEnv+"="+path)
+	out, err := cmd.StdoutPipe()
+	ok(t, err)
+	ok(t, cmd.Start())
+	digests := make(chan []string)
+	go func() {
+		var list []string
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			if d, found := strings.CutPrefix(lines.Text(), "digest "); found {
+				list = append(list, d)
+			} else {
+				t.Log(lines.Text())
+			}
+		}
+		digests <- list
+	}()
+	deadline := time.Now().Add(time.Minute)
+	for busy := true; busy; {
+		select {
+		case list := <-digests:
+			busy = false
+			ok(t, cmd.Wait())
+			checkDigests(t, dev, list)
+		default:
+			if time.Now().After(deadline) {
+				ok(t, cmd.Process.Kill())
+			}
+			h.steps(20)
+			ok(t, h.v.Sync(vfs.RootIno))
+			if h.rng.IntN(10) == 0 {
+				h.snapshot()
+			}
+		}
+	}
+	h.close()
+}
+
+func checkDigests(t *testing.T, dev device.Device, list []string) {
+	t.Helper()
+	p, err := pinned.Open(dev, pinned.Options{Credential: newKey(t)})
+	ok(t, err)
+	defer p.Close()
+	s, err := p.Snapshot("keep")
+	ok(t, err)
+	want := all(t, s).digest()
+	if len(list) != readerRounds {
+		t.Fatalf("%d rounds, not %d", len(list), readerRounds)
+	}
+	for i, d := range list {
+		if d != want {
+			t.Errorf("round %d: another content", i)
+		}
+	}
+}
+
+const readerRounds = 10
+
+// readAgain is the other process.
+func readAgain(t *testing.T, path string) {
+	for range readerRounds {
+		dev, err := device.Open(path, device.OpenOptions{ReadOnly: true, Shared: true})
+		ok(t, err)
+		p, err := pinned.Open(dev, pinned.Options{Credential: newKey(t), Memory: 1})
+		ok(t, err)
+		s, err := p.Snapshot("keep")
+		ok(t, err)
+		fmt.Println("digest", all(t, s).digest())
+		p.Close()
+		ok(t, dev.Close())
+	}
+}
