@@ -82,6 +82,12 @@ var allowed = map[string][]string{
 
 	"pkg/snapshot":                         {}, // tests alone
 	"pkg/snapshot/internal/draw":           {},
+	"pkg/snapshot/fetch":                   {"pkg/selfenc", "pkg/snapshot/format", "pkg/snapshot/pack"},
+	"pkg/snapshot/view":                    {"pkg/selfenc", "pkg/snapshot/fact", "pkg/snapshot/merkle", "pkg/volume/logical", "pkg/volume/namehash", "pkg/volume/vfs"},
+	"pkg/snapshot/verify":                  {"pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/format", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/volume/logical"},
+	"pkg/snapshot/restore":                 {"pkg/selfenc", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/merkle", "pkg/volume/logical"},
+	"pkg/snapshot/stored":                  {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/format", "pkg/snapshot/manifest", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/snapshot/restore", "pkg/snapshot/verify", "pkg/snapshot/view"},
+	"pkg/snapshot/create":                  {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/fact", "pkg/snapshot/format", "pkg/snapshot/manifest", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/snapshot/stored", "pkg/volume/logical", "pkg/volume/pinned"},
 	"pkg/snapshot/format":                  {"pkg/snapshot/internal/draw"},                    // no key, no store
 	"pkg/snapshot/commit":                  {"pkg/selfenc/chunkstore", "pkg/snapshot/format"}, // no key
 	"pkg/snapshot/gc":                      {"pkg/selfenc/chunkstore", "pkg/snapshot/format"}, // no key
@@ -235,7 +241,7 @@ func checkForeign(t *testing.T, name, path string) {
 
 // testOnly lists what the tests of a package need besides: real neighbours instead of fakes.
 var testOnly = map[string][]string{
-	"pkg/snapshot":      {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/format", "pkg/snapshot/gc", "pkg/snapshot/manifest", "pkg/snapshot/pack"},
+	"pkg/snapshot":      {"pkg/snapshot/create", "pkg/snapshot/gc", "pkg/snapshot/snapstore", "pkg/volume", "pkg/volume/check"},
 	"pkg/snapshot/gc":   {"pkg/snapshot/commit", "pkg/snapshot/internal/draw"}, // the other side of the protocol
 	"pkg/csi":           {"pkg/backend/local"},
 	"pkg/mountserver":   {"pkg/mountserver/mounts"},

@@ -41,7 +41,7 @@ func (p *packedSource) read(ctx context.Context, i int64, dst []byte, _ *[]byte)
 		clear(dst)
 		return nil
 	}
-	if err := p.t.s.open(ctx, &c.ref, dst); err != nil {
+	if err := p.t.s.open(ctx, p.t.s.in, &c.ref, dst); err != nil {
 		return &PackedError{Index: i, Ref: c.ref, Err: err}
 	}
 	return nil

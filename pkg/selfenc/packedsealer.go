@@ -40,6 +40,8 @@ type PackedOptions struct {
 	DedupChunks int
 	// NodeCacheBytes limits the decoded map nodes in memory. 0 means 16 MiB.
 	NodeCacheBytes int64
+	// Known finds chunks that are stored already. Nil: none.
+	Known Known
 	// Progress is called with a number of bytes whenever Update has stored so much more data, or
 	// found that it need not store it. Concurrent calls of Update call it concurrently.
 	Progress func(bytes int64)
@@ -148,7 +150,7 @@ func (s *PackedSealer) seal(ctx context.Context, k crypto.ChunkKind, plain []byt
 		return PackedRef{}, 0, err
 	}
 	d := id.D()
-	if r, ok := s.dedup.get(&d); ok {
+	if r, ok := s.known(ctx, k, &d, uint32(len(plain))); ok {
 		return r, 0, nil
 	}
 	m := s.small.Get().(*smallScratch)
@@ -159,6 +161,22 @@ func (s *PackedSealer) seal(ctx context.Context, k crypto.ChunkKind, plain []byt
 		return PackedRef{}, 0, err
 	}
 	return s.add(ctx, &ref, object)
+}
+
+// known finds a chunk that this PackedSealer stored, or that was stored before.
+func (s *PackedSealer) known(ctx context.Context, k crypto.ChunkKind, d *[32]byte, length uint32) (PackedRef, bool) {
+	if r, ok := s.dedup.get(d); ok {
+		return r, true
+	}
+	if s.opts.Known == nil {
+		return PackedRef{}, false
+	}
+	r, ok := s.opts.Known.Find(ctx, k, d, length)
+	if !ok || r.Kind != k || r.D != *d || r.Length != length || r.Validate() != nil {
+		return PackedRef{}, false
+	}
+	s.dedup.put(&r)
+	return r, true
 }
 
 // sealIdentified compresses and seals a chunk. It appends the object to dst, which has room for it.
@@ -201,6 +219,11 @@ func grow(b []byte, n int) []byte {
 
 // Open appends the verified plaintext of a chunk to dst.
 func (s *PackedSealer) Open(ctx context.Context, r *PackedRef, dst []byte) ([]byte, error) {
+	return s.OpenFrom(ctx, s.in, r, dst)
+}
+
+// OpenFrom is Open for a chunk that another Unpacker has: one that has fetched several at once.
+func (s *PackedSealer) OpenFrom(ctx context.Context, in Unpacker, r *PackedRef, dst []byte) ([]byte, error) {
 	if err := r.Validate(); err != nil {
 		return nil, err
 	}
@@ -211,19 +234,19 @@ func (s *PackedSealer) Open(ctx context.Context, r *PackedRef, dst []byte) ([]by
 	if cap(dst) < all {
 		dst = append(make([]byte, 0, all), dst...)
 	}
-	if err := s.open(ctx, r, dst[n:all]); err != nil {
+	if err := s.open(ctx, in, r, dst[n:all]); err != nil {
 		return nil, err
 	}
 	return dst[:all], nil
 }
 
 // open writes the verified plaintext of a chunk to dst, which has its length.
-func (s *PackedSealer) open(ctx context.Context, r *PackedRef, dst []byte) error {
-	if s.in == nil {
+func (s *PackedSealer) open(ctx context.Context, in Unpacker, r *PackedRef, dst []byte) error {
+	if in == nil {
 		return errors.New("packed objects: this sealer cannot read")
 	}
 	if r.Comp == compNone {
-		plain, err := s.in.Open(ctx, r, dst[:0:len(dst)])
+		plain, err := in.Open(ctx, r, dst[:0:len(dst)])
 		if err != nil {
 			return err
 		}
@@ -237,7 +260,7 @@ func (s *PackedSealer) open(ctx context.Context, r *PackedRef, dst []byte) error
 	}
 	room := s.rooms.Get().(*[]byte)
 	defer s.rooms.Put(room)
-	payload, err := s.in.Open(ctx, r, grow(*room, int(r.Stored))[:0])
+	payload, err := in.Open(ctx, r, grow(*room, int(r.Stored))[:0])
 	if err != nil {
 		return err
 	}
@@ -341,7 +364,7 @@ func (s *PackedSealer) readNode(ctx context.Context, shape packedShape, r *Packe
 	m := s.small.Get().(*smallScratch)
 	defer s.small.Put(m)
 	m.plain = grow(m.plain, int(r.Length))
-	if err := s.open(ctx, r, m.plain); err != nil {
+	if err := s.open(ctx, s.in, r, m.plain); err != nil {
 		return packedNode{}, err
 	}
 	children, err := decodePackedNode(m.plain, shape)

@@ -431,7 +431,7 @@ func (j *packedJob) sealChunk(i int64, plain []byte, old *PackedRef) error {
 		out.ref = *old
 		return nil
 	}
-	if r, ok := s.dedup.get(&d); ok {
+	if r, ok := s.known(j.u.ctx, crypto.ChunkData, &d, uint32(len(plain))); ok {
 		j.stats.KnownChunks++
 		out.ref = r
 		return nil

@@ -37,19 +37,23 @@ func (d *Reader) Open(ctx context.Context, r *selfenc.PackedRef, dst []byte) ([]
 	if err != nil {
 		return nil, err
 	}
-	object, err := d.Range(ctx, &e, r.Offset, r.Stored)
+	object, err := d.Range(ctx, &e, r.Offset, r.Stored, nil)
 	if err != nil {
 		return nil, err
 	}
 	return d.OpenObject(&e, r, object, dst)
 }
 
-// Range reads bytes of a pack: of one object, or of several that lie together.
-func (d *Reader) Range(ctx context.Context, e *format.PackEntry, off, n uint32) ([]byte, error) {
+// Range reads bytes of a pack: of one object, or of several that lie together. It uses room if that
+// is large enough.
+func (d *Reader) Range(ctx context.Context, e *format.PackEntry, off, n uint32, room []byte) ([]byte, error) {
 	if uint64(off)+uint64(n) > uint64(e.Bytes) {
 		return nil, fmt.Errorf("pack %d (%s): %w: it ends before byte %d", e.Number, e.Name, ErrDamaged, uint64(off)+uint64(n))
 	}
-	b := make([]byte, n)
+	if uint64(cap(room)) < uint64(n) {
+		room = make([]byte, n)
+	}
+	b := room[:n]
 	if err := d.store.GetRange(ctx, e.Name.Key(), int64(off), b); err != nil {
 		return nil, fmt.Errorf("pack %d: %w", e.Number, err)
 	}

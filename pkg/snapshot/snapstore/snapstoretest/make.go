@@ -80,7 +80,7 @@ func (m *Made) parts(ctx context.Context, store chunkstore.Store, t *snapstore.T
 		parent, list = h, pack.NewList(store, h)
 	}
 	builder := pack.NewBuilder(parent)
-	w, err := pack.NewWriter(t.Keys, m.Writer, builder, pack.Options{})
+	w, err := pack.NewWriter(ctx, t.Keys, m.Writer, builder, pack.Options{})
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,136 @@
+package create
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
+	"github.com/sealvol/sealvol/pkg/snapshot/commit"
+	"github.com/sealvol/sealvol/pkg/snapshot/format"
+	"github.com/sealvol/sealvol/pkg/snapshot/manifest"
+	"github.com/sealvol/sealvol/pkg/snapshot/pack"
+	"github.com/sealvol/sealvol/pkg/volume/pinned"
+)
+
+// ErrNoKey says that nobody could open the snapshot: it would have no key slot.
+var ErrNoKey = errors.New("the snapshot has no key slot: give a key or a recovery recipient")
+
+// Base is the snapshot that a new one builds on.
+type Base struct {
+	S format.ID
+	// Open opens its manifest.
+	Open func(ctx context.Context, h *format.Head, sealed []byte) (*manifest.Body, error)
+}
+
+// Label is what a list of snapshots shows of one.
+type Label struct {
+	Name  string // given by people
+	Claim string // namespace/name of a PersistentVolumeClaim
+	Host  string
+	Tags  map[string]string
+}
+
+// Options say what is written, and how.
+type Options struct {
+	Store   chunkstore.Store
+	StoreID format.ID
+	Format format.Store // of the store
+	Tenant *crypto.TenantKeys
+	Epoch  uint8 // of the tenant secret
+	Suite  crypto.Suite
+
+	// S is the new snapshot. Zero: a new identity.
+	S format.ID
+	// Predecessors are attempts of writers that died at S. What they stored is used.
+	Predecessors []format.ID
+	Base         *Base // nil: none
+	Lineage      format.ID
+	Recipients   []crypto.Recipient // get slots of the snapshot's key
+	Label        Label
+	Writer       string // program and version
+	Who          string // for people who look at leases
+
+	// Workers is how many files are read at once. 0: the number of processors.
+	Workers  int
+	InFlight int // packs; 0: pack.Options' default
+	// BeforeCommit is called when everything but the card is stored, such as to extend an object
+	// lock. Nil: nothing.
+	BeforeCommit func(ctx context.Context, h *format.Head) error
+	// Progress is called about twice a second. Nil: nobody.
+	Progress func(Progress)
+	Log      *slog.Logger // nil: none
+
+	written map[format.ID]format.ID // for which snapshot attempts of this call wrote packs
+}
+
+// Progress tells how far a snapshot is.
+type Progress struct {
+	Files       uint64 // visited
+	FilesTotal  uint64 // of the volume; 0: only changes are visited
+	Read        uint64 // bytes of content
+	ReadTotal   uint64 // 0: unknown
+	Stored      uint64 // bytes given to the store
+	Kept        uint64 // bytes of content found stored already
+	Committing  bool
+	UploadStall bool // waits for the store
+}
+
+// Report tells what a snapshot is and what it took.
+type Report struct {
+	S       format.ID
+	Handle  format.Handle
+	Created time.Time // of the state
+	Base    format.ID // zero: none
+	// Full says why everything was read. "": only changes were read.
+	Full    string
+	Files   uint64
+	Dirs    uint64
+	Logical uint64 // bytes of all files
+	Read    uint64 // bytes of content that were read
+	Stored  pack.Stored
+	Nodes   int // of the map that were written
+	Content [32]byte
+	Packs   uint32 // in the list
+	Recount bool
+	Took    time.Duration
+}
+
+const maxBeginnings = 3
+
+// Run writes a snapshot of state to, and returns when it is whole. from is the state of the base;
+// nil: all content is read. After an error the snapshot does not exist; what was stored is found by
+// the next attempt, or by a pruner.
+func Run(ctx context.Context, id pinned.Identity, from, to *pinned.State, o Options) (*Report, error) {
+	if len(o.Recipients) == 0 {
+		return nil, ErrNoKey
+	}
+	if o.S == (format.ID{}) {
+		o.S = format.NewID()
+	}
+	start := time.Now()
+	for n := 1; ; n++ {
+		j, err := newJob(ctx, id, from, to, &o)
+		if err != nil {
+			return nil, err
+		}
+		r, err := j.run(ctx)
+		if err == nil {
+			r.Took = time.Since(start)
+			return r, nil
+		}
+		if !errors.Is(err, commit.ErrVoid) || n == maxBeginnings {
+			return nil, fmt.Errorf("snapshot %s: %w", o.S, err)
+		}
+		// The lease had expired: another identity, with the packs of this one.
+		o.Predecessors = append(o.Predecessors, j.w.Attempt())
+		if o.written == nil {
+			o.written = map[format.ID]format.ID{}
+		}
+		o.written[j.w.Attempt()] = o.S
+		o.S = format.NewID()
+	}
+}

@@ -1,0 +1,213 @@
+package create
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/selfenc"
+	"github.com/sealvol/sealvol/pkg/snapshot/commit"
+	"github.com/sealvol/sealvol/pkg/snapshot/format"
+	"github.com/sealvol/sealvol/pkg/snapshot/manifest"
+	"github.com/sealvol/sealvol/pkg/snapshot/merkle"
+	"github.com/sealvol/sealvol/pkg/snapshot/pack"
+	"github.com/sealvol/sealvol/pkg/snapshot/stored"
+	"github.com/sealvol/sealvol/pkg/volume/pinned"
+)
+
+// job writes one snapshot under one identity.
+type job struct {
+	o        *Options
+	id       pinned.Identity
+	from, to *pinned.State
+	w        *commit.Writer
+	keys     *crypto.SnapshotKeys // of the new snapshot
+	slots    []byte
+
+	base       *format.Head // nil: none
+	baseSealed format.Sum
+	baseBody   *manifest.Body
+	baseList   *pack.List
+	full       string // why everything is read; "": changes only
+
+	list   *pack.Builder
+	packs  *pack.Writer
+	index  *pack.Index // of earlier attempts; nil: there are none
+	sealer *selfenc.PackedSealer
+	config merkle.Config
+	old    *merkle.Map // of the base; empty if there is none
+	count  counts
+}
+
+func newJob(ctx context.Context, id pinned.Identity, from, to *pinned.State, o *Options) (*job, error) {
+	co := commit.Options{Predecessors: o.Predecessors, Who: o.Who}
+	if o.Base != nil {
+		co.Base = o.Base.S
+	}
+	j := &job{o: o, id: id, from: from, to: to}
+	var err error
+	if j.w, err = commit.Begin(ctx, o.Store, o.S, co); err != nil {
+		return nil, err
+	}
+	return j, nil
+}
+
+func (j *job) run(ctx context.Context) (*Report, error) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	defer j.w.Keep(ctx, func(err error) { j.warn("the lease of a snapshot was not renewed", err) })()
+	defer j.close()
+	for _, step := range []func(context.Context) error{j.openBase, j.newKeys, j.newPacks, j.newSealer} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	root, stats, err := j.build(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return j.finish(ctx, root, stats)
+}
+
+// close ends all that the job began and has not ended.
+func (j *job) close() {
+	if j.sealer != nil {
+		j.sealer.Close()
+	}
+	if j.packs != nil {
+		j.packs.Close()
+	}
+	if j.index != nil {
+		j.index.Close()
+	}
+	j.keys.Erase()
+}
+
+func (j *job) warn(what string, err error) {
+	if j.o.Log != nil {
+		j.o.Log.Warn(what, "snapshot", j.o.S.String(), "error", err)
+	}
+}
+
+// openBase opens the base, or decides to go without it.
+func (j *job) openBase(ctx context.Context) error {
+	if j.o.Base == nil {
+		j.full, j.from = "there is no earlier snapshot of this volume in the store", nil
+		return nil
+	}
+	h, sealed, err := j.w.Base(ctx)
+	var body *manifest.Body
+	if err == nil {
+		body, err = j.o.Base.Open(ctx, h, sealed)
+	}
+	switch {
+	case errors.Is(err, commit.ErrNoBase), errors.Is(err, manifest.ErrNoSlot):
+		j.full, j.from = fmt.Sprintf("the earlier snapshot cannot be built on: %v", err), nil
+		return nil
+	case err != nil:
+		return err
+	}
+	if why := j.unfit(body); why != "" {
+		j.full, j.from = why, nil
+		return nil
+	}
+	j.base, j.baseSealed, j.baseBody = h, format.SumOf(sealed), body
+	j.baseList = pack.NewList(j.o.Store, h)
+	switch {
+	case j.from == nil:
+		j.full = "the local snapshot that the earlier snapshot was made of is not there any more"
+	case j.from.Info().R != body.StateRoot:
+		j.full, j.from = "the local snapshot is not the one that the earlier snapshot was made of", nil
+	}
+	return nil
+}
+
+// unfit says why nothing of the base can be used; "": it can.
+func (j *job) unfit(b *manifest.Body) string {
+	switch {
+	case b.Volume != j.id.ID:
+		return "the earlier snapshot is of another volume"
+	case int(b.ChunkBytes) != j.o.Format.ChunkBytes:
+		return fmt.Sprintf("the earlier snapshot has chunks of %d bytes", b.ChunkBytes)
+	case b.Seed != j.id.HashSeed:
+		return "the earlier snapshot has another hash of names"
+	case b.Epoch != j.o.Epoch:
+		return "the tenant secret was replaced since the earlier snapshot"
+	}
+	return ""
+}
+
+// newKeys makes the snapshot's key and its slots.
+func (j *job) newKeys(context.Context) error {
+	key, err := crypto.GenerateKey()
+	if err != nil {
+		return err
+	}
+	defer key.Erase()
+	if j.keys, err = crypto.DeriveSnapshotKeys(j.o.Suite, crypto.UUID(j.o.S), key); err != nil {
+		return err
+	}
+	slots := manifest.Slots{Suite: j.o.Suite, Slots: map[uint8]crypto.Slot{}}
+	for i, r := range j.o.Recipients {
+		s, err := crypto.NewSnapshotSlot(j.o.Suite, crypto.UUID(j.o.S), uint8(i), r, key)
+		if err != nil {
+			return fmt.Errorf("key slot %d of the snapshot: %w", i, err)
+		}
+		slots.Slots[uint8(i)] = s
+	}
+	j.slots, err = slots.Encode()
+	return err
+}
+
+// newPacks prepares what takes and gives chunks, those of earlier attempts included.
+func (j *job) newPacks(ctx context.Context) error {
+	j.list = pack.NewBuilder(j.base)
+	if len(j.o.Predecessors) > 0 {
+		there, err := j.w.TakeOver(ctx)
+		if err != nil {
+			return err
+		}
+		j.index, err = pack.NewIndex(ctx, j.o.Store, j.o.Tenant, j.o.S, j.list, pack.IndexOptions{Packs: there, Snapshots: j.o.written,
+			Warn: func(err error) { j.warn("a pack of an earlier attempt cannot be used", err) }})
+		if err != nil {
+			return err
+		}
+	}
+	var err error
+	j.packs, err = pack.NewWriter(ctx, j.o.Tenant, j.w, j.list, pack.Options{PackBytes: j.o.Format.PackBytes, InFlight: j.o.InFlight, Epoch: j.o.Epoch})
+	return err
+}
+
+// newSealer prepares what seals chunks and opens those of the base.
+func (j *job) newSealer(context.Context) error {
+	var in selfenc.Unpacker
+	if j.baseList != nil {
+		in = pack.NewReader(j.o.Store, j.o.Tenant, j.baseList)
+	}
+	o := selfenc.PackedOptions{ChunkBytes: j.o.Format.ChunkBytes, Workers: j.o.Workers}
+	if j.index != nil {
+		o.Known = j.index
+	}
+	var err error
+	if j.sealer, err = selfenc.NewPackedSealer(j.o.Tenant, j.o.Suite, j.packs, in, o); err != nil {
+		return err
+	}
+	if j.config, err = stored.MapConfig(j.sealer, j.o.Tenant); err != nil {
+		return err
+	}
+	var root merkle.Root
+	if j.baseBody != nil {
+		root = stored.MapRoot(j.baseBody)
+	}
+	j.old = merkle.Open(j.config, root)
+	return nil
+}
+
+func (j *job) workers() int {
+	if j.o.Workers > 0 {
+		return j.o.Workers
+	}
+	return runtime.GOMAXPROCS(0)
+}

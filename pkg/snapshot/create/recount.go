@@ -1,0 +1,114 @@
+package create
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/sealvol/sealvol/pkg/selfenc"
+	"github.com/sealvol/sealvol/pkg/snapshot/fact"
+	"github.com/sealvol/sealvol/pkg/snapshot/format"
+	"github.com/sealvol/sealvol/pkg/snapshot/manifest"
+	"github.com/sealvol/sealvol/pkg/snapshot/merkle"
+	"github.com/sealvol/sealvol/pkg/snapshot/pack"
+	"github.com/sealvol/sealvol/pkg/snapshot/stored"
+	"github.com/sealvol/sealvol/pkg/volume/logical"
+)
+
+const (
+	// recountEvery is the most snapshots between two recounts.
+	recountEvery = 64
+	// recountPart: a recount is due when dropped bytes exceed 1/recountPart of what the list names.
+	recountPart = 5
+)
+
+// used counts which slots of which packs a snapshot needs.
+type used map[uint32]*slots
+
+type slots struct {
+	n    int
+	bits []byte
+}
+
+func (u used) add(r *selfenc.PackedRef) {
+	if *r == (selfenc.PackedRef{}) {
+		return
+	}
+	s := u[r.Pack]
+	if s == nil {
+		s = &slots{}
+		u[r.Pack] = s
+	}
+	i := int(r.Slot / 8)
+	for len(s.bits) <= i {
+		s.bits = append(s.bits, 0)
+	}
+	if bit := byte(1) << (r.Slot % 8); s.bits[i]&bit == 0 {
+		s.bits[i] |= bit
+		s.n++
+	}
+}
+
+// live is what pack.Recount asks for.
+func (u used) live(e *format.PackEntry) (bitmap []byte, needed bool) {
+	s := u[e.Number]
+	if s == nil {
+		return nil, false
+	}
+	if s.n == int(e.Slots) {
+		return nil, true
+	}
+	return append(s.bits, make([]byte, (int(e.Slots)+7)/8-len(s.bits))...), true
+}
+
+// recount drops from the list what the snapshot does not need, if it is time for that. It walks all
+// metadata of the snapshot.
+func (j *job) recount(ctx context.Context, root merkle.Root, h *format.Head, b *manifest.Body) (bool, error) {
+	if j.base == nil || b.Since < recountEvery && b.Dropped < h.Bytes/recountPart {
+		return false, nil
+	}
+	list := pack.NewList(j.o.Store, h)
+	u, err := j.walk(ctx, list, root)
+	if err != nil {
+		return false, fmt.Errorf("recount: %w", err)
+	}
+	if err := pack.Recount(ctx, j.w, list, h.Next, h, u.live); err != nil {
+		return false, fmt.Errorf("recount: %w", err)
+	}
+	b.Since, b.Dropped = 0, 0
+	return true, nil
+}
+
+// walk visits every reference of the new snapshot.
+func (j *job) walk(ctx context.Context, list *pack.List, root merkle.Root) (used, error) {
+	in := pack.NewReader(j.o.Store, j.o.Tenant, list)
+	sealer, err := selfenc.NewPackedSealer(j.o.Tenant, j.o.Suite, nil, in, selfenc.PackedOptions{ChunkBytes: j.o.Format.ChunkBytes, DedupChunks: -1})
+	if err != nil {
+		return nil, err
+	}
+	defer sealer.Close()
+	config, err := stored.MapConfig(sealer, j.o.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	u := used{}
+	m := merkle.Open(config, root)
+	if err := m.Walk(ctx, nil, func(n *merkle.Node) error { u.add(&n.Ref); return nil }); err != nil {
+		return nil, err
+	}
+	for x, err := range m.Scan(ctx, logical.Key{}, merkle.LastKey) {
+		if err != nil {
+			return nil, err
+		}
+		if x.Key.Type != logical.DataType {
+			continue
+		}
+		o, err := fact.DecodeData(x.Value)
+		if err == nil {
+			err = sealer.Walk(ctx, &o, func(_ int, _ int64, r *selfenc.PackedRef) error { u.add(r); return nil })
+		}
+		if err != nil {
+			return nil, fmt.Errorf("inode %d: %w", x.Key.Ino, err)
+		}
+	}
+	return u, nil
+}
