@@ -194,4 +194,3 @@ func (o *snapshotPrune) missing(r *pruneReport) error {
 	err := fmt.Errorf("%d snapshots cannot be read completely: the store has lost data of them", len(per))
 	return &codeError{err: o.wrap(err), code: exitDamaged, hint: "restore the packs from another copy of the store; new snapshots may be incomplete as well if they are built on these: create a full one"}
 }
-
