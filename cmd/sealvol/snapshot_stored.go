@@ -76,7 +76,7 @@ func (f *storedFlags) wantStore(what string) error {
 
 // chunkStore opens the chunk store of a URL.
 func (f *storedFlags) chunkStore(ctx context.Context, create bool) (chunkstore.Store, error) {
-	s, err := chunkstore.Open(ctx, f.store, create)
+	s, err := snapstore.OpenChunks(ctx, f.store, chunkstore.OpenOptions{Create: create})
 	if errors.Is(err, chunkstore.ErrURL) || errors.Is(err, chunkstore.ErrKey) {
 		return nil, usageError(fmt.Errorf("--store: %w", err))
 	}

@@ -17,10 +17,11 @@ type Locker interface {
 	LockPeriod() time.Duration
 	// LockedUntil returns until when an object cannot be deleted. The zero time means that it can.
 	LockedUntil(ctx context.Context, key string) (time.Time, error)
-	// Lock makes sure that an object cannot be deleted before a time. It never shortens a lock. It
-	// returns ErrNotFound if there is no such object, and ErrLocked if the lock is of a weaker mode
-	// that cannot be changed.
-	Lock(ctx context.Context, key string, until time.Time) error
+	// Lock makes sure that an object cannot be deleted before the time enough. If that has to be
+	// changed, it is locked until the time to, else nothing changes. It returns until when the object
+	// is locked. The error is ErrNotFound if there is no such object, and ErrLocked if the lock is of a
+	// weaker mode that cannot be changed.
+	Lock(ctx context.Context, key string, enough, to time.Time) (until time.Time, extended bool, err error)
 }
 
 // hasLocker are stores that pass locks on to another one.
@@ -63,12 +64,12 @@ func (l *limitedLocker) LockedUntil(ctx context.Context, key string) (time.Time,
 	return l.Locker.LockedUntil(ctx, k)
 }
 
-func (l *limitedLocker) Lock(ctx context.Context, key string, until time.Time) error {
+func (l *limitedLocker) Lock(ctx context.Context, key string, enough, to time.Time) (time.Time, bool, error) {
 	k, err := l.of.change("lock", key, anyKey)
 	if err != nil {
-		return err
+		return time.Time{}, false, err
 	}
-	return l.Locker.Lock(ctx, k, until)
+	return l.Locker.Lock(ctx, k, enough, to)
 }
 
 // LockPeriod implements Locker.
@@ -101,11 +102,11 @@ func (s *S3) unlockedOrAbsent(ctx context.Context, key string) (time.Time, error
 }
 
 // Lock implements Locker.
-func (s *S3) Lock(ctx context.Context, key string, until time.Time) error {
+func (s *S3) Lock(ctx context.Context, key string, enough, to time.Time) (time.Time, bool, error) {
 	if s.opts.Lock == "" {
-		return objectError("lock", key, errors.New("the store was opened without object-lock"))
+		return time.Time{}, false, objectError("lock", key, errors.New("the store was opened without object-lock"))
 	}
-	return s.extend(ctx, key, until, until)
+	return s.extend(ctx, key, enough, to)
 }
 
 // keepLocked renews the lock of an existing object, so that it is at least as long and strong as
@@ -114,26 +115,27 @@ func (s *S3) keepLocked(ctx context.Context, key string) error {
 	if s.opts.Lock == "" || s.opts.transient(key) {
 		return nil
 	}
-	return s.extend(ctx, key, time.Now().Add(time.Duration(s.opts.RetainDays)*day), s.opts.until())
+	_, _, err := s.extend(ctx, key, time.Now().Add(time.Duration(s.opts.RetainDays)*day), s.opts.until())
+	return err
 }
 
 // extend locks an object until a time, unless it is locked for long enough.
-func (s *S3) extend(ctx context.Context, key string, enough, to time.Time) error {
+func (s *S3) extend(ctx context.Context, key string, enough, to time.Time) (until time.Time, extended bool, err error) {
 	end, err := s.begin(ctx, key)
 	if err != nil {
-		return err
+		return until, false, err
 	}
 	defer end()
 	mode, until, err := s.retention(ctx, key)
 	if err != nil {
-		return err
+		return until, false, err
 	}
 	weaker := mode == types.ObjectLockRetentionModeGovernance && s.opts.Lock == string(types.ObjectLockModeCompliance)
 	if mode != "" && !weaker && !until.Before(enough) {
-		return nil
+		return until, false, nil
 	}
 	if weaker && until.After(time.Now()) { // otherwise, S3 would return only "access denied"
-		return objectError("lock", key, fmt.Errorf("%w in mode GOVERNANCE until %s, and S3 does not allow to change the mode to COMPLIANCE; use another prefix", ErrLocked, until.UTC().Format(time.RFC3339)))
+		return until, false, objectError("lock", key, fmt.Errorf("%w in mode GOVERNANCE until %s, and S3 does not allow to change the mode to COMPLIANCE; use another prefix", ErrLocked, until.UTC().Format(time.RFC3339)))
 	}
 	if mode != types.ObjectLockRetentionModeCompliance { // COMPLIANCE cannot be weakened
 		mode = types.ObjectLockRetentionMode(s.opts.Lock)
@@ -141,7 +143,7 @@ func (s *S3) extend(ctx context.Context, key string, enough, to time.Time) error
 	to = to.UTC().Add(time.Second - 1).Truncate(time.Second) // S3 keeps whole seconds
 	_, err = s.client.PutObjectRetention(ctx, &s3.PutObjectRetentionInput{Bucket: &s.bucket, Key: s.key(key), RequestPayer: s.opts.payer(), ChecksumAlgorithm: types.ChecksumAlgorithmCrc32c,
 		Retention: &types.ObjectLockRetention{Mode: mode, RetainUntilDate: aws.Time(to)}})
-	return s.failed(ctx, "lock", key, s.orAbsent(ctx, key, err))
+	return to, err == nil, s.failed(ctx, "lock", key, s.orAbsent(ctx, key, err))
 }
 
 // transient reports whether objects under a key are never locked.

@@ -140,7 +140,11 @@ func (l *meteredLocker) LockedUntil(ctx context.Context, key string) (time.Time,
 	return l.Locker.LockedUntil(ctx, key)
 }
 
-func (l *meteredLocker) Lock(ctx context.Context, key string, until time.Time) error {
+func (l *meteredLocker) Lock(ctx context.Context, key string, enough, to time.Time) (time.Time, bool, error) {
+	until, extended, err := l.Locker.Lock(ctx, key, enough, to)
 	l.m.lock.Add(1)
-	return l.Locker.Lock(ctx, key, until)
+	if extended {
+		l.m.lock.Add(1)
+	}
+	return until, extended, err
 }

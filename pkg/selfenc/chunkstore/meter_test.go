@@ -107,21 +107,23 @@ func TestLocker(t *testing.T) {
 	}
 	w.take()
 	for days, want := range map[time.Duration]bool{9: false, 11: true} {
-		if err := l.Lock(t.Context(), "x", time.Now().Add(days*day)); err != nil {
-			t.Fatal(err)
+		to := time.Now().Add(days * day)
+		until, extended, err := l.Lock(t.Context(), "x", to, to)
+		if err != nil || extended != want || until.Before(to) {
+			t.Fatal(until, extended, err)
 		}
 		if n := len(w.take()); (n == 2) != want {
 			t.Errorf("extended to %d days: %d requests", days, n)
 		}
 	}
-	if n := m.Requests().Lock; n != 5 {
+	if n := m.Requests().Lock; n != 6 {
 		t.Errorf("%d requests were counted", n)
 	}
 	readOnly, err := Limit(s, Rights{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := LockerOf(readOnly).Lock(t.Context(), "x", time.Now()); !errors.Is(err, ErrDenied) {
+	if _, _, err := LockerOf(readOnly).Lock(t.Context(), "x", time.Now(), time.Now()); !errors.Is(err, ErrDenied) {
 		t.Errorf("%v", err)
 	}
 }

@@ -130,6 +130,8 @@ type Change struct {
 	Slot    int // of the new key; -1: none
 	Added   bool
 	Removed []int
+	// Locked says that an object lock keeps earlier slots, which removed keys open until it ends.
+	Locked bool
 }
 
 // Add adds a slot for a key, unless one of the slots is for it. from opens the present slots; nil:
@@ -209,7 +211,8 @@ func (k *Keys) replace(ctx context.Context, suite crypto.Suite, f func(*manifest
 			return Change{Slot: -1}, fmt.Errorf("%s: %w", k.what, err)
 		}
 		if maps.EqualFunc(before, slots.Slots, func(a, b crypto.Slot) bool { return a.Equal(&b) }) {
-			return c, k.drop(ctx, versions[:max(len(versions), 1)-1])
+			c.Locked, err = k.drop(ctx, versions[:max(len(versions), 1)-1])
+			return c, err
 		}
 		b, err := slots.Encode()
 		if err != nil {
@@ -220,20 +223,25 @@ func (k *Keys) replace(ctx context.Context, suite crypto.Suite, f func(*manifest
 			return Change{Slot: -1}, err
 		}
 		if created {
-			return c, k.drop(ctx, versions)
+			c.Locked, err = k.drop(ctx, versions)
+			return c, err
 		}
 	}
 	return Change{Slot: -1}, fmt.Errorf("%s: other processes keep changing its key slots", k.what)
 }
 
 // drop deletes old sets. Until that has succeeded, a removed key still opens them.
-func (k *Keys) drop(ctx context.Context, versions []uint32) error {
+func (k *Keys) drop(ctx context.Context, versions []uint32) (locked bool, err error) {
 	for _, n := range versions {
-		if err := k.store.Delete(ctx, k.key(n)); err != nil {
-			return fmt.Errorf("the new key slots are stored, but the old ones remain, and removed keys open them: %w", err)
+		err := k.store.Delete(ctx, k.key(n))
+		switch {
+		case errors.Is(err, chunkstore.ErrLocked):
+			locked = true
+		case err != nil:
+			return locked, fmt.Errorf("the new key slots are stored, but the old ones remain, and removed keys open them: %w", err)
 		}
 	}
-	return nil
+	return locked, nil
 }
 
 // add makes a slot for a key, unless there is one.
