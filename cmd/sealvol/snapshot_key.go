@@ -406,7 +406,7 @@ func (s *stored) rotateKeys(ctx context.Context, to crypto.Recipient, names []st
 		if !must && (errors.Is(err, snapstore.ErrNoSlot) || errors.Is(err, snapstore.ErrNoKeys) || errors.Is(err, snapstore.ErrNoTenant)) {
 			return nil
 		}
-		if err == nil && (c.Added || len(c.Removed) > 0) {
+		if err == nil {
 			list = append(list, changed(c, k.Tenant, k.Snapshot))
 		}
 		return err

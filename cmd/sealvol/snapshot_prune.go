@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
 	"github.com/sealvol/sealvol/pkg/snapshot/gc"
 	"github.com/sealvol/sealvol/pkg/snapshot/snapstore"
 )
@@ -79,6 +80,8 @@ type pruneReport struct {
 	Missing    []missingReport  `json:"missing"`
 	Foreign    int              `json:"foreign"`
 	NextPass   *time.Time       `json:"nextPass,omitempty"`
+	// Requests are those of the whole command.
+	Requests chunkstore.Requests `json:"requests"`
 }
 
 type forgottenUntil struct {
@@ -145,6 +148,7 @@ func (o *snapshotPrune) report(ctx context.Context, s *stored, g *gc.Report) (*p
 	if g.NextPass > 0 {
 		r.NextPass = timeOf(time.Now().Add(g.NextPass))
 	}
+	r.Requests = s.meter.Requests()
 	return r, nil
 }
 

@@ -137,14 +137,36 @@ type Change struct {
 // Add adds a slot for a key, unless one of the slots is for it. from opens the present slots; nil:
 // the tenant secret is unlocked already. suite is that of a first slot.
 func (k *Keys) Add(ctx context.Context, suite crypto.Suite, from crypto.Credential, to crypto.Recipient) (Change, error) {
-	return k.change(ctx, suite, from, func(slots *manifest.Slots, key *crypto.Key, c *Change) error {
+	return k.replace(ctx, suite, func(slots *manifest.Slots, c *Change) error {
+		if from == nil && k.secret != nil {
+			return k.add(slots, k.secret, to, c)
+		}
+		key, err := k.open(slots, from)
+		if err != nil {
+			return err
+		}
+		defer key.Erase()
 		return k.add(slots, key, to, c)
 	})
 }
 
-// Replace adds a slot for a key and removes all that old opens, in one step.
+// Replace adds a slot for a key and removes all that old opens, in one step. If old opens none and
+// there is one for the key, it was done before: what an interrupted call left is removed.
 func (k *Keys) Replace(ctx context.Context, old crypto.Credential, to crypto.Recipient) (Change, error) {
-	return k.change(ctx, 0, old, func(slots *manifest.Slots, key *crypto.Key, c *Change) error {
+	return k.replace(ctx, 0, func(slots *manifest.Slots, c *Change) error {
+		key, err := k.open(slots, old)
+		if errors.Is(err, ErrNoSlot) {
+			for i, slot := range slots.Slots {
+				if k.isFor(slots, i, &slot, to) {
+					c.Slot = int(i)
+					return nil
+				}
+			}
+		}
+		if err != nil {
+			return err
+		}
+		defer key.Erase()
 		if err := k.add(slots, key, to, c); err != nil {
 			return err
 		}
@@ -172,21 +194,6 @@ func (k *Keys) Remove(ctx context.Context, slot uint8) (Change, error) {
 		delete(slots.Slots, slot)
 		c.Removed = append(c.Removed, int(slot))
 		return nil
-	})
-}
-
-// change is replace with the key that the slots hold.
-func (k *Keys) change(ctx context.Context, suite crypto.Suite, from crypto.Credential, f func(*manifest.Slots, *crypto.Key, *Change) error) (Change, error) {
-	return k.replace(ctx, suite, func(slots *manifest.Slots, c *Change) error {
-		if from == nil && k.secret != nil {
-			return f(slots, k.secret, c)
-		}
-		key, err := k.open(slots, from)
-		if err != nil {
-			return err
-		}
-		defer key.Erase()
-		return f(slots, key, c)
 	})
 }
 
@@ -222,15 +229,41 @@ func (k *Keys) replace(ctx context.Context, suite crypto.Suite, f func(*manifest
 		if err != nil {
 			return Change{Slot: -1}, err
 		}
-		if created {
+		if !created {
+			continue
+		}
+		newest, err := k.isNewest(ctx, versions, next)
+		if err == nil && newest {
 			c.Locked, err = k.drop(ctx, versions)
+		} else if err == nil {
+			err = k.store.Delete(ctx, k.key(next))
+		}
+		if err != nil || newest {
 			return c, err
 		}
 	}
 	return Change{Slot: -1}, fmt.Errorf("%s: other processes keep changing its key slots", k.what)
 }
 
-// drop deletes old sets. Until that has succeeded, a removed key still opens them.
+// isNewest reports whether the set that was just put as number next, which is made of the last of the
+// versions, is the newest. It is not if, since the versions were read, other processes have put that
+// number, replaced it and deleted it. As they delete older sets first, the one that this is made of is
+// gone then.
+func (k *Keys) isNewest(ctx context.Context, versions []uint32, next uint32) (bool, error) {
+	if n := len(versions); n > 0 {
+		_, err := k.store.Stat(ctx, k.key(versions[n-1]))
+		if errors.Is(err, chunkstore.ErrNotFound) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	now, err := k.versions(ctx)
+	return err == nil && len(now) > 0 && now[len(now)-1] == next, err
+}
+
+// drop deletes old sets, the oldest first: isNewest relies on that. Until that has succeeded, a removed key still opens them.
 func (k *Keys) drop(ctx context.Context, versions []uint32) (locked bool, err error) {
 	for _, n := range versions {
 		err := k.store.Delete(ctx, k.key(n))
