@@ -3,6 +3,7 @@ package chunkstore
 import (
 	"errors"
 	"fmt"
+	"os"
 	"testing"
 	"time"
 )
@@ -51,41 +52,16 @@ func TestMeter(t *testing.T) {
 	}
 }
 
-// TestLocker: a lock is read and extended, never shortened, through all wrappers; what is transient
-// is not locked.
+// TestLocker: a lock is read and extended, never shortened, through all wrappers.
 func TestLocker(t *testing.T) {
 	w, server := newWire(t)
-	transient := func(key string) bool { return key == "lease" }
-	open := func(params string) Store {
-		t.Helper()
-		s, err := OpenWith(t.Context(), openURL(server, params), OpenOptions{Transient: transient})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-	if LockerOf(open("")) != nil || LockerOf(NewMemory()) != nil {
+	if LockerOf(openWire(t, server, "")) != nil || LockerOf(NewMemory()) != nil {
 		t.Error("locks without object-lock")
 	}
-	s := open("&object-lock=GOVERNANCE&retain-days=30")
-	for _, key := range []string{"x", "lease"} {
-		if _, err := s.Put(t.Context(), key, []byte("one")); err != nil {
-			t.Fatal(err)
-		}
-		if got := w.take()[0].Header.Get("X-Amz-Object-Lock-Mode") != ""; got == transient(key) {
-			t.Errorf("%s: locked: %v", key, got)
-		}
-	}
-	if _, err := s.Put(t.Context(), "lease", []byte("two")); err != nil {
+	s := openWire(t, server, "&object-lock=GOVERNANCE&retain-days=30")
+	if _, err := s.Put(t.Context(), "x", []byte("one")); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(w.take()); n != 1 {
-		t.Errorf("a put of what is transient takes %d requests", n)
-	}
-	if err := s.Delete(t.Context(), "lease"); err != nil || len(w.take()) != 1 {
-		t.Errorf("delete what is transient: %v", err)
-	}
-
 	m := NewMeter(s)
 	below, err := Limit(m, Rights{})
 	if err != nil {
@@ -106,8 +82,8 @@ func TestLocker(t *testing.T) {
 		t.Errorf("%v, %v", until, err)
 	}
 	w.take()
-	for days, want := range map[time.Duration]bool{9: false, 11: true} {
-		to := time.Now().Add(days * day)
+	for days, want := range map[int]bool{9: false, 11: true} {
+		to := time.Now().AddDate(0, 0, days)
 		until, extended, err := l.Lock(t.Context(), "x", to, to)
 		if err != nil || extended != want || until.Before(to) {
 			t.Fatal(until, extended, err)
@@ -125,5 +101,50 @@ func TestLocker(t *testing.T) {
 	}
 	if _, _, err := LockerOf(readOnly).Lock(t.Context(), "x", time.Now(), time.Now()); !errors.Is(err, ErrDenied) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestEventual: of directories, only those on file systems of this machine alone show at once what
+// was stored.
+func TestEventual(t *testing.T) {
+	for dir, want := range map[string]bool{"/dev/shm": false, "/proc": true} {
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer root.Close()
+		if got, err := IsEventual(NewMeter(&Dir{root: root})); err != nil || got != want {
+			t.Errorf("%s: %v, %v", dir, got, err)
+		}
+	}
+	if got, err := IsEventual(NewMemory()); err != nil || got {
+		t.Errorf("memory: %v, %v", got, err)
+	}
+}
+
+// TestTransient: what is transient is never locked, and takes no request about locks.
+func TestTransient(t *testing.T) {
+	w, server := newWire(t)
+	transient := func(key string) bool { return key == "lease" }
+	s, err := OpenWith(t.Context(), openURL(server, "&object-lock=GOVERNANCE&retain-days=30"), OpenOptions{Transient: transient})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"x", "lease"} {
+		if _, err := s.Put(t.Context(), key, []byte("one")); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.take()[0].Header.Get("X-Amz-Object-Lock-Mode") != ""; got == transient(key) {
+			t.Errorf("%s: locked: %v", key, got)
+		}
+	}
+	if _, err := s.Put(t.Context(), "lease", []byte("two")); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(w.take()); n != 1 {
+		t.Errorf("a put of what is transient takes %d requests", n)
+	}
+	if err := s.Delete(t.Context(), "lease"); err != nil || len(w.take()) != 1 {
+		t.Errorf("delete what is transient: %v", err)
 	}
 }

@@ -9,7 +9,7 @@ import (
 
 // movingConn is a connection that fails if nothing was transferred in either direction for some
 // time. So a server that stalls, in the middle of an object or before its answer, is a temporary
-// failure. It also limits the rate, in pieces so small that neither side takes it for a stall.
+// failure. It also limits the rate, in pieces so small that the connection never stalls.
 type movingConn struct {
 	net.Conn
 	stall    time.Duration
