@@ -93,6 +93,7 @@ var allowed = map[string][]string{
 	"pkg/snapshot/gc":                      {"pkg/selfenc/chunkstore", "pkg/snapshot/format"}, // no key
 	"pkg/snapshot/pack":                    {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/format"},
 	"pkg/snapshot/manifest":                {"pkg/crypto", "pkg/selfenc", "pkg/snapshot/format"},
+	"pkg/snapshot/lock":                    {"pkg/selfenc/chunkstore", "pkg/snapshot/format"}, // no key
 	"pkg/snapshot/retention":               {},
 	"pkg/snapshot/merkle":                  {"pkg/crypto", "pkg/selfenc", "pkg/volume/logical"},
 	"pkg/snapshot/fact":                    {"pkg/selfenc", "pkg/volume/logical", "pkg/volume/vfs"},

@@ -40,6 +40,7 @@ file.`,
 type selfencFlags struct {
 	encoding, store, tenantFile string
 	json                        bool
+	rate                        rateFlags
 }
 
 func (f *selfencFlags) register(flags *pflag.FlagSet, encoding, usage string) {
@@ -83,7 +84,11 @@ func (f *selfencFlags) openStore(ctx context.Context, create bool) (chunkstore.S
 	if err := f.wantStore(); err != nil {
 		return nil, err
 	}
-	s, err := chunkstore.Open(ctx, f.store, create)
+	opts, err := f.rate.options(create)
+	if err != nil {
+		return nil, err
+	}
+	s, err := chunkstore.OpenWith(ctx, f.store, opts)
 	if errors.Is(err, chunkstore.ErrURL) || errors.Is(err, chunkstore.ErrKey) {
 		return nil, usageError(fmt.Errorf("--store: %w", err))
 	}

@@ -69,6 +69,7 @@ follows.`,
 		},
 	}
 	o.register(c.Flags(), "", encodingOfMap)
+	o.rate.registerDownload(c.Flags())
 	c.Flags().StringVar(&output, "output", "", "output file (default: MAP without .map); - is standard output")
 	c.Flags().BoolVar(&force, "force", false, "overwrite an existing file")
 	return c
@@ -122,5 +123,6 @@ every byte.`,
 		},
 	}
 	o.register(c.Flags(), "", encodingOfMap)
+	o.rate.registerDownload(c.Flags())
 	return c
 }

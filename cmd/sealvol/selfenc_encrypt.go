@@ -43,6 +43,7 @@ secret as the file itself.`,
 	f.StringVar(&o.mapForm, "map-format", "file", "form of the map: file, which records its encoding, or the reference's v1, v0c (se31) or json")
 	f.Var(&o.chunkSize, "chunk-size", "maximum size of a chunk; for v2 64KiB to 4MiB (default 1MiB)")
 	f.BoolVar(&o.force, "force", false, "overwrite an existing map")
+	o.rate.registerUpload(f)
 	return c
 }
 

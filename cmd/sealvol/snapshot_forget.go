@@ -236,7 +236,7 @@ func (o *snapshotForget) print(w io.Writer, all []forgetVerdict) error {
 			all = []forgetVerdict{}
 		}
 		return writeJSON(w, struct {
-			DryRun    bool      `json:"dryRun"`
+			DryRun    bool            `json:"dryRun"`
 			Snapshots []forgetVerdict `json:"snapshots"`
 		}{o.dryRun, all})
 	}

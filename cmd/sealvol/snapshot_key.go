@@ -176,6 +176,11 @@ type keyChanged struct {
 	Slot     int    `json:"slot"`
 	Added    bool   `json:"added"`
 	Removed  []int  `json:"removed,omitempty"`
+	Locked   bool   `json:"locked,omitempty"` // an object lock keeps the earlier slots
+}
+
+func changed(c snapstore.Change, tenant, snapshot string) keyChanged {
+	return keyChanged{Tenant: tenant, Snapshot: snapshot, Slot: c.Slot, Added: c.Added, Removed: c.Removed, Locked: c.Locked}
 }
 
 func printKeysChanged(w io.Writer, list []keyChanged, asJSON bool) error {
@@ -198,6 +203,9 @@ func printKeysChanged(w io.Writer, list []keyChanged, asJSON bool) error {
 		}
 		for _, r := range k.Removed {
 			say(w, "%s: key slot %d: removed\n", holder, r)
+		}
+		if k.Locked {
+			say(w, "%s: an object lock keeps the earlier slots, which removed keys open until it ends\n", holder)
 		}
 	}
 	return nil
@@ -257,7 +265,7 @@ func (s *stored) addKeys(ctx context.Context, to crypto.Recipient, names []strin
 	}
 	if len(names) == 0 {
 		c, err := s.TenantKeys(s.tenant).Add(ctx, suiteOf(to), nil, to)
-		return []keyChanged{{Tenant: s.tenant.Fingerprint.String(), Slot: c.Slot, Added: c.Added}}, err
+		return []keyChanged{changed(c, s.tenant.Fingerprint.String(), "")}, err
 	}
 	if s.cred == nil {
 		return nil, usageError(errors.New("give a key that opens the snapshots now, such as --key-file"))
@@ -271,7 +279,7 @@ func (s *stored) addKeys(ctx context.Context, to crypto.Recipient, names []strin
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, keyChanged{Snapshot: sn.ID.String(), Slot: c.Slot, Added: c.Added})
+		list = append(list, changed(c, "", sn.ID.String()))
 	}
 	return list, nil
 }
@@ -338,8 +346,7 @@ func (s *stored) removeKey(ctx context.Context, ofTenant, name string, slot uint
 		k.Snapshot, keys = sn.ID.String(), s.SnapshotKeys(sn.ID)
 	}
 	c, err := keys.Remove(ctx, slot)
-	k.Slot, k.Removed = c.Slot, c.Removed
-	return k, s.flags.wrap(err)
+	return changed(c, k.Tenant, k.Snapshot), s.flags.wrap(err)
 }
 
 func snapshotKeyRotateCommand() *cobra.Command {
@@ -399,9 +406,8 @@ func (s *stored) rotateKeys(ctx context.Context, to crypto.Recipient, names []st
 		if !must && (errors.Is(err, snapstore.ErrNoSlot) || errors.Is(err, snapstore.ErrNoKeys) || errors.Is(err, snapstore.ErrNoTenant)) {
 			return nil
 		}
-		k.Slot, k.Added, k.Removed = c.Slot, c.Added, c.Removed
-		if err == nil && (c.Added || len(c.Removed) > 0) {
-			list = append(list, k)
+		if err == nil {
+			list = append(list, changed(c, k.Tenant, k.Snapshot))
 		}
 		return err
 	}

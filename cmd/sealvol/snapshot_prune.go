@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
 	"github.com/sealvol/sealvol/pkg/snapshot/gc"
 	"github.com/sealvol/sealvol/pkg/snapshot/snapstore"
 )
@@ -79,6 +80,8 @@ type pruneReport struct {
 	Missing    []missingReport  `json:"missing"`
 	Foreign    int              `json:"foreign"`
 	NextPass   *time.Time       `json:"nextPass,omitempty"`
+	// Requests are those of the whole command.
+	Requests chunkstore.Requests `json:"requests"`
 }
 
 type forgottenUntil struct {
@@ -145,6 +148,7 @@ func (o *snapshotPrune) report(ctx context.Context, s *stored, g *gc.Report) (*p
 	if g.NextPass > 0 {
 		r.NextPass = timeOf(time.Now().Add(g.NextPass))
 	}
+	r.Requests = s.meter.Requests()
 	return r, nil
 }
 
@@ -194,4 +198,3 @@ func (o *snapshotPrune) missing(r *pruneReport) error {
 	err := fmt.Errorf("%d snapshots cannot be read completely: the store has lost data of them", len(per))
 	return &codeError{err: o.wrap(err), code: exitDamaged, hint: "restore the packs from another copy of the store; new snapshots may be incomplete as well if they are built on these: create a full one"}
 }
-

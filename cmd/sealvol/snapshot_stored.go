@@ -21,6 +21,7 @@ import (
 // storedFlags are those of commands for stored snapshots.
 type storedFlags struct {
 	store, tenantFile, tenant string
+	rate                      rateFlags
 }
 
 const storeUsage = "store of the snapshots: file:///DIR or s3://BUCKET/PREFIX?region=…&endpoint=…&…"
@@ -74,13 +75,20 @@ func (f *storedFlags) wantStore(what string) error {
 	return err
 }
 
-// chunkStore opens the chunk store of a URL.
-func (f *storedFlags) chunkStore(ctx context.Context, create bool) (chunkstore.Store, error) {
-	s, err := chunkstore.Open(ctx, f.store, create)
+// chunkStore opens the chunk store of a URL. It counts requests.
+func (f *storedFlags) chunkStore(ctx context.Context, create bool) (*chunkstore.Meter, error) {
+	opts, err := f.rate.options(create)
+	if err != nil {
+		return nil, err
+	}
+	s, err := snapstore.OpenChunks(ctx, f.store, opts)
 	if errors.Is(err, chunkstore.ErrURL) || errors.Is(err, chunkstore.ErrKey) {
 		return nil, usageError(fmt.Errorf("--store: %w", err))
 	}
-	return s, f.wrap(err)
+	if err != nil {
+		return nil, f.wrap(err)
+	}
+	return chunkstore.NewMeter(s), nil
 }
 
 // place returns the store's URL without its parameters, for messages.
@@ -101,6 +109,7 @@ func (f *storedFlags) wrap(err error) error {
 type stored struct {
 	*snapstore.Store
 	flags  *storedFlags
+	meter  *chunkstore.Meter
 	tenant *snapstore.Tenant // nil: none was given
 	cred   crypto.Credential // nil: none was given
 }
@@ -118,12 +127,11 @@ func (f *storedFlags) open(ctx context.Context, key *keyFlags) (s *stored, err e
 	if err != nil {
 		return s, err
 	}
-	objects, err := f.chunkStore(ctx, false)
-	if err != nil {
+	if s.meter, err = f.chunkStore(ctx, false); err != nil {
 		return s, err
 	}
-	if s.Store, err = snapstore.Open(ctx, objects); err != nil {
-		discard(objects)
+	if s.Store, err = snapstore.Open(ctx, s.meter); err != nil {
+		discard(s.meter)
 		return s, f.wrap(err)
 	}
 	if key != nil && key.given() {

@@ -5,6 +5,9 @@
 //	pack      puts sealed chunks into packs, finds them by way of the pack list
 //	commit    how a snapshot comes into a store: the writers' side of the protocol
 //	gc        deletes what nothing needs: the pruners' side, without keys
+//	lock      extends object locks of what a snapshot needs
+//	retention decides which snapshots are forgotten
+//	snapstore opens a store: tenant secret, lists of snapshots, keys, manifests
 //
 // docs/snapshot-format.md is normative. testdata/store-1 is a store that every
 // later version has to read.

@@ -54,6 +54,9 @@ func OpenDir(dir string) (*Dir, error) {
 	return d, nil
 }
 
+// String returns the directory.
+func (d *Dir) String() string { return d.root.Name() }
+
 // sweep removes temporary files that were last written before a given time.
 func (d *Dir) sweep(before time.Time) error {
 	f, err := d.root.Open(tempDir)

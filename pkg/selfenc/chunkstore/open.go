@@ -27,6 +27,22 @@ var ErrURL = errors.New("not a store's URL")
 // With an endpoint, path-style defaults to true. With create, the last component of a directory is
 // created if it does not exist. Buckets are never created.
 func Open(ctx context.Context, rawURL string, create bool) (Store, error) {
+	return OpenWith(ctx, rawURL, OpenOptions{Create: create})
+}
+
+// OpenOptions are the options of OpenWith.
+type OpenOptions struct {
+	// Create creates a directory, as in Open.
+	Create bool
+	// UploadRate and DownloadRate limit the bytes per second. 0 means no limit, MinRate is the least.
+	UploadRate, DownloadRate int64
+	// Transient, if set, names objects that are never locked, because they are soon deleted.
+	Transient func(key string) bool
+}
+
+// OpenWith is Open with further options.
+func OpenWith(ctx context.Context, rawURL string, opts OpenOptions) (Store, error) {
+	up, down := NewPacer(opts.UploadRate), NewPacer(opts.DownloadRate)
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		return nil, fmt.Errorf("%w: invalid syntax", ErrURL) // err contains the URL, which may contain a password
@@ -37,12 +53,17 @@ func Open(ctx context.Context, rawURL string, create bool) (Store, error) {
 	case u.Fragment != "" || u.Opaque != "":
 		return nil, fmt.Errorf("%w: it must contain // and no fragment", ErrURL)
 	case u.Scheme == "file":
-		return openFile(u, create)
+		s, err := openFile(u, opts.Create)
+		if err == nil && (up != nil || down != nil) {
+			s = &paced{s, up, down}
+		}
+		return s, err
 	case u.Scheme == "s3":
 		o, err := s3URL(u)
 		if err != nil {
 			return nil, err
 		}
+		o.Upload, o.Download, o.Transient = up, down, opts.Transient
 		return OpenS3(ctx, o)
 	}
 	return nil, fmt.Errorf("%w: it must begin with file:// or s3://", ErrURL)

@@ -55,6 +55,10 @@ type S3Options struct {
 	// random pauses. 0 means 8.
 	Attempts int
 	S3RequestOptions
+	// Transient, if set, names objects that are never locked, because they are soon deleted.
+	Transient func(key string) bool
+	// Upload and Download limit the rate of the connections together. nil means no limit.
+	Upload, Download *Pacer
 	// Credentials replace those of the usual sources, for tests.
 	Credentials aws.CredentialsProvider
 	// pageKeys is the number of keys per page of a listing. 0 means the server's default.
@@ -123,7 +127,7 @@ func s3Config(o *S3Options) []func(*config.LoadOptions) error {
 				if err != nil {
 					return nil, err
 				}
-				return newMovingConn(c, o.maxStall)
+				return newMovingConn(c, o.maxStall, o.Upload, o.Download)
 			}
 		})),
 		config.WithRetryer(func() aws.Retryer {
@@ -145,50 +149,6 @@ func s3Config(o *S3Options) []func(*config.LoadOptions) error {
 	}
 	return list
 }
-
-// movingConn is a connection that fails if nothing was transferred in either direction for some
-// time. So a server that stalls, in the middle of an object or before its answer, is a temporary
-// failure.
-type movingConn struct {
-	net.Conn
-	stall time.Duration
-}
-
-func newMovingConn(c net.Conn, stall time.Duration) (net.Conn, error) {
-	m := &movingConn{c, stall}
-	if err := m.moved(); err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	return m, nil
-}
-
-// moved extends the deadline of both directions, also for a Read that waits for the answer while
-// the request is being written.
-func (c *movingConn) moved() error { return c.SetDeadline(time.Now().Add(c.stall)) }
-
-func (c *movingConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	if err == nil {
-		err = c.moved()
-	}
-	return n, err
-}
-
-func (c *movingConn) Write(b []byte) (n int, err error) {
-	for n < len(b) { // write in pieces, each of which extends the deadline
-		if err := c.moved(); err != nil {
-			return n, err
-		}
-		k, err := c.Conn.Write(b[n:min(n+movingPiece, len(b))])
-		n += k
-		if err != nil {
-			return n, err
-		}
-	}
-	return n, c.moved()
-}
-
-const movingPiece = 64 << 10
 
 // begin waits until another request may start. The caller calls end after it.
 func (s *S3) begin(ctx context.Context, key string) (end func(), err error) {
@@ -346,7 +306,7 @@ func (s *S3) put(ctx context.Context, op, key string, data []byte, ifNoneMatch *
 	} else {
 		in.ChecksumAlgorithm = types.ChecksumAlgorithmCrc32c
 	}
-	s.opts.apply(in)
+	s.opts.apply(in, !s.opts.transient(key))
 	_, err = s.client.PutObject(ctx, in)
 	return s.failed(ctx, op, key, err)
 }

@@ -130,8 +130,8 @@ func (o *S3RequestOptions) payer() types.RequestPayer {
 	return ""
 }
 
-// apply adds the options to a request.
-func (o *S3RequestOptions) apply(in *s3.PutObjectInput) {
+// apply adds the options to a request. lock is false for objects that are not to be locked.
+func (o *S3RequestOptions) apply(in *s3.PutObjectInput, lock bool) {
 	in.RequestPayer, in.StorageClass, in.ServerSideEncryption = o.payer(), types.StorageClass(o.StorageClass), types.ServerSideEncryption(o.Encryption)
 	if o.KMSKey != "" {
 		in.SSEKMSKeyId = aws.String(o.KMSKey)
@@ -143,7 +143,7 @@ func (o *S3RequestOptions) apply(in *s3.PutObjectInput) {
 		}
 		in.Tagging = aws.String(strings.Join(list, "&"))
 	}
-	if o.Lock != "" {
+	if o.Lock != "" && lock {
 		in.ObjectLockMode, in.ObjectLockRetainUntilDate = types.ObjectLockMode(o.Lock), aws.Time(o.until())
 	}
 }
@@ -170,40 +170,10 @@ func (s *S3) retention(ctx context.Context, key string) (mode types.ObjectLockRe
 	return out.Retention.Mode, aws.ToTime(out.Retention.RetainUntilDate), nil
 }
 
-// keepLocked renews the lock of an existing object, so that it is at least as long and strong as
-// that of a new object. If the object was deleted meanwhile, the error is ErrNotFound.
-func (s *S3) keepLocked(ctx context.Context, key string) error {
-	if s.opts.Lock == "" {
-		return nil
-	}
-	end, err := s.begin(ctx, key)
-	if err != nil {
-		return err
-	}
-	defer end()
-	mode, until, err := s.retention(ctx, key)
-	if err != nil {
-		return err
-	}
-	weaker := mode == types.ObjectLockRetentionModeGovernance && s.opts.Lock == string(types.ObjectLockModeCompliance)
-	if mode != "" && !weaker && time.Until(until) >= time.Duration(s.opts.RetainDays)*day {
-		return nil
-	}
-	if weaker && until.After(time.Now()) { // otherwise, S3 would return only "access denied"
-		return objectError("lock", key, fmt.Errorf("%w in mode GOVERNANCE until %s, and S3 does not allow to change the mode to COMPLIANCE; use another prefix", ErrLocked, until.UTC().Format(time.RFC3339)))
-	}
-	if mode != types.ObjectLockRetentionModeCompliance { // COMPLIANCE cannot be weakened
-		mode = types.ObjectLockRetentionMode(s.opts.Lock)
-	}
-	_, err = s.client.PutObjectRetention(ctx, &s3.PutObjectRetentionInput{Bucket: &s.bucket, Key: s.key(key), RequestPayer: s.opts.payer(), ChecksumAlgorithm: types.ChecksumAlgorithmCrc32c,
-		Retention: &types.ObjectLockRetention{Mode: mode, RetainUntilDate: aws.Time(s.opts.until())}})
-	return s.failed(ctx, "lock", key, err)
-}
-
 // mayDelete returns ErrLocked for a locked object. S3 itself would only hide the object behind a
 // delete marker, and keep its bytes.
 func (s *S3) mayDelete(ctx context.Context, key string) error {
-	if s.opts.Lock == "" {
+	if s.opts.Lock == "" || s.opts.transient(key) {
 		return nil
 	}
 	mode, until, err := s.retention(ctx, key)

@@ -61,9 +61,20 @@ func (w *wire) take() []*http.Request {
 	return l
 }
 
+// lock locks an object below the prefix of openWire.
+func (w *wire) lock(key string, until time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.locks["/"+fakeBucket+"/p/"+key] = until
+}
+
+func openURL(server *httptest.Server, params string) string {
+	return "s3://" + fakeBucket + "/p?region=us-east-1&endpoint=" + url.QueryEscape(server.URL) + params
+}
+
 func openWire(t *testing.T, server *httptest.Server, params string) Store {
 	t.Helper()
-	s, err := Open(t.Context(), "s3://"+fakeBucket+"/p?region=us-east-1&endpoint="+url.QueryEscape(server.URL)+params, false)
+	s, err := Open(t.Context(), openURL(server, params), false)
 	if err != nil {
 		t.Fatal(err)
 	}

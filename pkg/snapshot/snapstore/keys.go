@@ -130,19 +130,43 @@ type Change struct {
 	Slot    int // of the new key; -1: none
 	Added   bool
 	Removed []int
+	// Locked says that an object lock keeps earlier slots, which removed keys open until it ends.
+	Locked bool
 }
 
 // Add adds a slot for a key, unless one of the slots is for it. from opens the present slots; nil:
 // the tenant secret is unlocked already. suite is that of a first slot.
 func (k *Keys) Add(ctx context.Context, suite crypto.Suite, from crypto.Credential, to crypto.Recipient) (Change, error) {
-	return k.change(ctx, suite, from, func(slots *manifest.Slots, key *crypto.Key, c *Change) error {
+	return k.replace(ctx, suite, func(slots *manifest.Slots, c *Change) error {
+		if from == nil && k.secret != nil {
+			return k.add(slots, k.secret, to, c)
+		}
+		key, err := k.open(slots, from)
+		if err != nil {
+			return err
+		}
+		defer key.Erase()
 		return k.add(slots, key, to, c)
 	})
 }
 
-// Replace adds a slot for a key and removes all that old opens, in one step.
+// Replace adds a slot for a key and removes all that old opens, in one step. If old opens none and
+// there is one for the key, it was done before: what an interrupted call left is removed.
 func (k *Keys) Replace(ctx context.Context, old crypto.Credential, to crypto.Recipient) (Change, error) {
-	return k.change(ctx, 0, old, func(slots *manifest.Slots, key *crypto.Key, c *Change) error {
+	return k.replace(ctx, 0, func(slots *manifest.Slots, c *Change) error {
+		key, err := k.open(slots, old)
+		if errors.Is(err, ErrNoSlot) {
+			for i, slot := range slots.Slots {
+				if k.isFor(slots, i, &slot, to) {
+					c.Slot = int(i)
+					return nil
+				}
+			}
+		}
+		if err != nil {
+			return err
+		}
+		defer key.Erase()
 		if err := k.add(slots, key, to, c); err != nil {
 			return err
 		}
@@ -173,21 +197,6 @@ func (k *Keys) Remove(ctx context.Context, slot uint8) (Change, error) {
 	})
 }
 
-// change is replace with the key that the slots hold.
-func (k *Keys) change(ctx context.Context, suite crypto.Suite, from crypto.Credential, f func(*manifest.Slots, *crypto.Key, *Change) error) (Change, error) {
-	return k.replace(ctx, suite, func(slots *manifest.Slots, c *Change) error {
-		if from == nil && k.secret != nil {
-			return f(slots, k.secret, c)
-		}
-		key, err := k.open(slots, from)
-		if err != nil {
-			return err
-		}
-		defer key.Erase()
-		return f(slots, key, c)
-	})
-}
-
 // replace puts what f makes of the slots. If f changes nothing, nothing is put.
 func (k *Keys) replace(ctx context.Context, suite crypto.Suite, f func(*manifest.Slots, *Change) error) (Change, error) {
 	for range maxRaces {
@@ -209,7 +218,8 @@ func (k *Keys) replace(ctx context.Context, suite crypto.Suite, f func(*manifest
 			return Change{Slot: -1}, fmt.Errorf("%s: %w", k.what, err)
 		}
 		if maps.EqualFunc(before, slots.Slots, func(a, b crypto.Slot) bool { return a.Equal(&b) }) {
-			return c, k.drop(ctx, versions[:max(len(versions), 1)-1])
+			c.Locked, err = k.drop(ctx, versions[:max(len(versions), 1)-1])
+			return c, err
 		}
 		b, err := slots.Encode()
 		if err != nil {
@@ -219,21 +229,52 @@ func (k *Keys) replace(ctx context.Context, suite crypto.Suite, f func(*manifest
 		if err != nil {
 			return Change{Slot: -1}, err
 		}
-		if created {
-			return c, k.drop(ctx, versions)
+		if !created {
+			continue
+		}
+		newest, err := k.isNewest(ctx, versions, next)
+		if err == nil && newest {
+			c.Locked, err = k.drop(ctx, versions)
+		} else if err == nil {
+			err = k.store.Delete(ctx, k.key(next))
+		}
+		if err != nil || newest {
+			return c, err
 		}
 	}
 	return Change{Slot: -1}, fmt.Errorf("%s: other processes keep changing its key slots", k.what)
 }
 
-// drop deletes old sets. Until that has succeeded, a removed key still opens them.
-func (k *Keys) drop(ctx context.Context, versions []uint32) error {
-	for _, n := range versions {
-		if err := k.store.Delete(ctx, k.key(n)); err != nil {
-			return fmt.Errorf("the new key slots are stored, but the old ones remain, and removed keys open them: %w", err)
+// isNewest reports whether the set that was just put as number next, which is made of the last of the
+// versions, is the newest. It is not if, since the versions were read, other processes have put that
+// number, replaced it and deleted it. As they delete older sets first, the one that this is made of is
+// gone then.
+func (k *Keys) isNewest(ctx context.Context, versions []uint32, next uint32) (bool, error) {
+	if n := len(versions); n > 0 {
+		_, err := k.store.Stat(ctx, k.key(versions[n-1]))
+		if errors.Is(err, chunkstore.ErrNotFound) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
 		}
 	}
-	return nil
+	now, err := k.versions(ctx)
+	return err == nil && len(now) > 0 && now[len(now)-1] == next, err
+}
+
+// drop deletes old sets, the oldest first: isNewest relies on that. Until that has succeeded, a removed key still opens them.
+func (k *Keys) drop(ctx context.Context, versions []uint32) (locked bool, err error) {
+	for _, n := range versions {
+		err := k.store.Delete(ctx, k.key(n))
+		switch {
+		case errors.Is(err, chunkstore.ErrLocked):
+			locked = true
+		case err != nil:
+			return locked, fmt.Errorf("the new key slots are stored, but the old ones remain, and removed keys open them: %w", err)
+		}
+	}
+	return locked, nil
 }
 
 // add makes a slot for a key, unless there is one.

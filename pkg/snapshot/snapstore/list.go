@@ -192,6 +192,10 @@ func (s *Store) look(ctx context.Context, t *Tenant, p *parts) (*Snapshot, error
 		sn.State = Void
 		return sn, nil
 	}
+	if errors.Is(err, format.ErrFormat) { // the others can still be listed
+		sn.State, sn.Err = Damaged, err
+		return sn, nil
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
 	"github.com/sealvol/sealvol/pkg/snapshot/format"
@@ -28,6 +29,26 @@ type Options struct {
 	Eventual *bool
 	// ChunkBytes and PackBytes are what writers use. 0: the defaults.
 	ChunkBytes, PackBytes int
+}
+
+// OpenChunks opens the chunk store of a URL for snapshots: in one with object lock, what protocols
+// replace and delete is not locked. o.Transient is not used.
+func OpenChunks(ctx context.Context, url string, o chunkstore.OpenOptions) (chunkstore.Store, error) {
+	o.Transient = Transient
+	return chunkstore.OpenWith(ctx, url, o)
+}
+
+// Transient reports whether an object is of no use to a reader, so that no lock protects it: leases,
+// checkpoints, tombs, verdicts, records of pruners.
+func Transient(key string) bool {
+	folder, _, _ := strings.Cut(key, "/")
+	switch folder + "/" {
+	case format.LeasePrefix, format.GCPrefix, format.ResumePrefix, format.ClockKey + "/", format.ProbeKey + "/":
+		return true
+	}
+	_, part, err := format.ParseSnapKey(key)
+	_, _, decides := format.ParseTomb(part)
+	return err == nil && decides
 }
 
 // Open reads the description of a store. ErrNoStore, ErrNewer.

@@ -81,6 +81,13 @@ const (
 // startGateway starts a gateway with a guest and without buckets.
 func startGateway(t *testing.T, change func(*http.Response) error) string {
 	t.Helper()
+	return gatewayOf(t, change, false)
+}
+
+// gatewayOf is startGateway. With versions, buckets with object lock keep the versions of their
+// objects, as in S3.
+func gatewayOf(t *testing.T, change func(*http.Response) error, versions bool) string {
+	t.Helper()
 	program, err := filepath.Abs(gateway)
 	if err != nil {
 		t.Fatal(err)
@@ -98,8 +105,9 @@ func startGateway(t *testing.T, change func(*http.Response) error) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	dirs := []string{data, sockets}
 	t.Cleanup(func() {
-		for _, dir := range []string{data, sockets} {
+		for _, dir := range dirs {
 			if err := os.RemoveAll(dir); err != nil {
 				t.Error(err)
 			}
@@ -110,7 +118,15 @@ func startGateway(t *testing.T, change func(*http.Response) error) string {
 	}
 	socket := filepath.Join(sockets, "s3")
 	ctx, stop := context.WithCancel(context.Background())
-	c := exec.CommandContext(ctx, program, "--port", socket, "--quiet", "--iam-dir", sockets, "posix", data)
+	args := []string{"--port", socket, "--quiet", "--iam-dir", sockets, "posix"}
+	if versions {
+		dir := filepath.Join(data, "versions")
+		if data = filepath.Join(data, "buckets"); os.Mkdir(dir, 0o700) != nil || os.Mkdir(data, 0o700) != nil {
+			t.Fatal("cannot make the directories of the gateway")
+		}
+		args = append(args, "--versioning-dir", dir)
+	}
+	c := exec.CommandContext(ctx, program, append(args, data)...)
 	c.Env = []string{"ROOT_ACCESS_KEY_ID=" + access, "ROOT_SECRET_ACCESS_KEY=" + secret, "PATH=" + os.Getenv("PATH")}
 	c.Stderr = os.Stderr
 	if err := c.Start(); err != nil {
