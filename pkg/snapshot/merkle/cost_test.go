@@ -126,6 +126,22 @@ func TestCost(t *testing.T) {
 	if reads > changes*(path+1) || writes > changes*(path+1) {
 		t.Errorf("%d changes read %d nodes and wrote %d", changes, reads, writes)
 	}
+	// All items of one leaf, deleted: the next one goes on as it was.
+	var leaf []Change
+	err := Open(c, root).Walk(t.Context(), nil, func(n *Node) error {
+		for it := range n.Items() {
+			if n.First.Ino > 30_000 && (len(leaf) == 0 || leaf[0].Key == n.First) {
+				leaf = append(leaf, Change{Key: it.Key})
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, s := update(t, c, root, seq(leaf)); s.Read > path || s.Written > path-1 {
+		t.Errorf("deleting all items of a leaf: %+v", s)
+	}
 	// A whole large directory, deleted: its leaves are not read.
 	big, _ := update(t, c, root, func(yield func(Change, error) bool) {
 		for i := range uint64(200_000) {

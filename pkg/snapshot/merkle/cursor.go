@@ -122,16 +122,6 @@ func (c *cursor) key() (k logical.Key, ok bool) {
 // atStart reports whether the cursor stands at the first item of a node.
 func (c *cursor) atStart() bool { return !c.end && c.i == 0 }
 
-// leftmost reports whether the cursor stands in the first node of its level.
-func (c *cursor) leftmost() bool {
-	for i := range c.path {
-		if c.path[i].i > 0 {
-			return false
-		}
-	}
-	return !c.end
-}
-
 // child returns hash and reference of the node that the cursor stands at, which has been read. The
 // level above the root has no such node.
 func (c *cursor) child() []byte {

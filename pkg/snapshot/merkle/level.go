@@ -47,9 +47,6 @@ func (l *level) begin(a logical.Key) {
 	l.dirty, l.told, l.from, l.start = true, false, a, l.old.ordinal
 	if k, ok := l.old.key(); ok {
 		l.from = k
-		if l.old.leftmost() {
-			l.from = logical.Key{} // the first key may become smaller
-		}
 	}
 }
 
