@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
 	"sync"
 )
 
@@ -187,32 +186,11 @@ func (t *TenantKeys) SealChunk(s Suite, k ChunkKind, comp uint8, chunk, payload,
 // SealPacked is SealChunk for an object that gets no name of its own: it lies in
 // a pack, which has one. The reference's Name is zero.
 func (t *TenantKeys) SealPacked(s Suite, k ChunkKind, comp uint8, chunk, payload, dst []byte) (ChunkRef, []byte, error) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	if t.c.at == nil {
-		return ChunkRef{}, nil, ErrErased
-	}
-	if len(chunk) > math.MaxUint32 {
-		return ChunkRef{}, nil, errBuffer
-	}
-	r := ChunkRef{Suite: s, Kind: k, Comp: comp, Length: uint32(len(chunk)), D: t.chunkID(k, chunk)}
-	r.P = r.D
-	if comp == 0 {
-		payload = chunk
-	} else {
-		r.P = t.payloadID(k, comp, payload)
-	}
-	if err := r.Validate(); err != nil {
-		return ChunkRef{}, nil, err
-	}
-	err := t.chunkBox(s, k, comp, &r.P, func(b *box) (err error) {
-		dst, err = b.seal(dst, chunkNonce[:], payload, chunkAAD(s, k, comp))
-		return err
-	})
+	c, err := t.Identify(k, chunk)
 	if err != nil {
 		return ChunkRef{}, nil, err
 	}
-	return r, dst, nil
+	return t.SealIdentified(s, comp, &c, payload, dst)
 }
 
 // ErrObjectName is the ErrAuthentication of an object that is not the one a

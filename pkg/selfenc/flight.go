@@ -44,6 +44,24 @@ func (r *recent[K, V]) get(ctx context.Context, key K, load func() (V, error)) (
 	}
 }
 
+// peek returns the value of key if it is there. The value must not be changed.
+func (r *recent[K, V]) peek(key K) (value V, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, f := range r.list {
+		if f.key != key {
+			continue
+		}
+		select {
+		case <-f.ready:
+			return f.value, f.err == nil
+		default:
+			return value, false
+		}
+	}
+	return value, false
+}
+
 // claim finds the entry of key, or creates one, which the caller must load.
 func (r *recent[K, V]) claim(key K) (f *flight[K, V], mine bool) {
 	r.mu.Lock()

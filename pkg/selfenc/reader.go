@@ -104,25 +104,54 @@ func (r *Reader) Verify(ctx context.Context) error {
 }
 
 // ReadRange fills p with the bytes at off, like io.ReaderAt. It reads only the chunks that it
-// needs.
+// needs, several at once.
 func (r *Reader) ReadRange(ctx context.Context, p []byte, off int64) (n int, err error) {
-	if off < 0 {
+	size := r.Size()
+	switch {
+	case off < 0:
 		return 0, fmt.Errorf("read at %d: out of range", off)
+	case len(p) == 0:
+		return 0, nil
+	case off >= size:
+		return 0, io.EOF
 	}
-	for n < len(p) {
-		if off >= r.Size() {
-			return n, io.EOF
+	end, atEnd := size, error(io.EOF)
+	if int64(len(p)) <= size-off {
+		end, atEnd = off+int64(len(p)), nil
+	}
+	// part reads what p wants of a chunk.
+	part := func(ctx context.Context, i int64) (int, error) {
+		from, to := r.src.span(i)
+		first := max(from, off)
+		dst := p[first-off : min(to, end)-off]
+		if int64(len(dst)) == to-from {
+			return len(dst), r.whole(ctx, i, dst)
 		}
-		i := r.src.find(off)
 		plain, err := r.chunk(ctx, i)
 		if err != nil {
-			return n, err
+			return 0, err
 		}
-		from, _ := r.src.span(i)
-		c := copy(p[n:], plain[off-from:])
-		n, off = n+c, off+int64(c)
+		return copy(dst, plain[first-from:]), nil
 	}
-	return n, nil
+	i, last := r.src.find(off), r.src.find(end-1)
+	if i == last {
+		if n, err = part(ctx, i); err != nil {
+			return 0, err
+		}
+		return n, atEnd
+	}
+	next := func(context.Context) (int64, error) {
+		if i > last {
+			return 0, errEnd
+		}
+		i++
+		return i - 1, nil
+	}
+	err = pipeline(ctx, r.width, next, part, func(k int) error { n += k; return nil })
+	if err != nil {
+		return n, err
+	}
+	return n, atEnd
 }
 
 // At returns an io.ReaderAt whose reads end with ctx.
@@ -134,6 +163,15 @@ type readerAt struct {
 }
 
 func (a readerAt) ReadAt(p []byte, off int64) (int, error) { return a.r.ReadRange(a.ctx, p, off) }
+
+// whole writes the plaintext of a chunk to dst, which has its length.
+func (r *Reader) whole(ctx context.Context, i int64, dst []byte) error {
+	if plain, ok := r.recent.peek(i); ok {
+		copy(dst, plain)
+		return nil
+	}
+	return r.src.read(ctx, i, dst, new([]byte))
+}
 
 // chunk returns the plaintext of a chunk, which must not be changed.
 func (r *Reader) chunk(ctx context.Context, i int64) ([]byte, error) {
