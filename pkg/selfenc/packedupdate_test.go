@@ -45,19 +45,24 @@ func (e *packedEditor) edit(limit int64) {
 		f.write(make([]byte, n), off)
 		e.mark(off, n)
 	case op < 8:
-		size := e.place(limit)
-		if size < f.size {
-			e.mark(size, f.size-size) // a dirty range may lie beyond the size
-		}
-		f.truncate(size)
+		e.truncate(e.place(limit))
 	case op < 9: // nearby
-		size := max(0, f.size+e.rng.Int64N(2*e.chunk)-e.chunk)
-		f.truncate(size)
+		e.truncate(max(0, f.size+e.rng.Int64N(2*e.chunk)-e.chunk))
 	case op < 11: // dirty, and nothing has changed
 		off := e.place(f.size)
 		e.mark(off, e.rng.Int64N(3*e.chunk))
 	default:
 	}
+}
+
+// truncate changes the size. What is lost is dirty, as far as it was not zeros.
+func (e *packedEditor) truncate(size int64) {
+	for i := range e.f.pages {
+		if (i+1)*sparsePage > size {
+			e.mark(max(size, i*sparsePage), (i+1)*sparsePage-max(size, i*sparsePage))
+		}
+	}
+	e.f.truncate(size)
 }
 
 // touched returns how many chunks and nodes dirty ranges and a change of the size touch.

@@ -36,10 +36,11 @@ func (b *builder) add(k logical.Key, payload []byte) (ended bool, err error) {
 	if b.count == 0 {
 		b.first = k
 	}
-	size := 0
-	if b.content, size, err = b.config.appendContentItem(b.content, b.cut.level, k, payload); err != nil {
+	content, size, err := b.config.appendContentItem(b.content, b.cut.level, k, payload)
+	if err != nil {
 		return false, err
 	}
+	b.content = content
 	b.raw = appendNodeKey(b.raw, b.before, k)
 	if b.cut.level == 0 {
 		b.raw = binary.AppendUvarint(b.raw, uint64(len(payload)))

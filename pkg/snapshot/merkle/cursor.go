@@ -13,10 +13,14 @@ import (
 type cursor struct {
 	m     *Map
 	level int
-	path  []frame // from the level above the root down to that above the cursor's
-	leaf  *node   // the node of the cursor's level; nil: not read, and the cursor stands at its first item
-	i     int
-	end   bool
+	// path leads from the level above the root to the level above the cursor's. It ends earlier if
+	// the cursor stands at the first item below, and nobody wanted to know more yet.
+	path []frame
+	leaf *node // the node of the cursor's level; nil: not read, and the cursor stands at its first item
+	i    int
+	end  bool
+	// ordinal grows with each move to another node.
+	ordinal int
 }
 
 // frame is a node above a cursor, and the child below which the cursor stands.
@@ -27,18 +31,17 @@ type frame struct {
 }
 
 // newCursor returns a cursor at the first item of a level. top is the level above the root.
-func newCursor(ctx context.Context, m *Map, top *node, level int) (cursor, error) {
+func newCursor(m *Map, top *node, level int) cursor {
 	c := cursor{m: m, level: level}
 	switch {
 	case top == nil || level > top.level:
 		c.end = true
-		return c, nil
 	case level == top.level:
 		c.leaf = top
-		return c, nil
+	default:
+		c.path = []frame{{n: top}}
 	}
-	c.path = []frame{{n: top}}
-	return c, c.descend(ctx, logical.Key{})
+	return c
 }
 
 // topOf returns the level above the root of a map: a node that is not stored. nil: the map is empty.
@@ -62,15 +65,10 @@ func (f *frame) below(root bool) (expected, error) {
 	return x, err
 }
 
-// descend makes the path complete, below its last frame, towards k.
+// descend completes the path, below its last frame, towards k.
 func (c *cursor) descend(ctx context.Context, k logical.Key) error {
-	c.leaf, c.i = nil, 0
-	for {
-		f := &c.path[len(c.path)-1]
-		if f.n.level == c.level+1 {
-			return nil
-		}
-		x, err := f.below(len(c.path) == 1)
+	for c.path[len(c.path)-1].n.level > c.level+1 {
+		x, err := c.expect()
 		if err != nil {
 			return err
 		}
@@ -78,8 +76,19 @@ func (c *cursor) descend(ctx context.Context, k logical.Key) error {
 		if err != nil {
 			return err
 		}
-		c.path = append(c.path, frame{x, n, max(n.floor(k), 0)})
+		i := max(n.floor(k), 0)
+		if i > 0 {
+			c.moved()
+		}
+		c.path = append(c.path, frame{x, n, i})
 	}
+	return nil
+}
+
+// expect describes the next node on the path, or, if the path is complete, the node that the cursor
+// stands at.
+func (c *cursor) expect() (expected, error) {
+	return c.path[len(c.path)-1].below(len(c.path) == 1)
 }
 
 // read reads the node that the cursor stands at.
@@ -87,7 +96,10 @@ func (c *cursor) read(ctx context.Context) error {
 	if c.leaf != nil {
 		return nil
 	}
-	x, err := c.path[len(c.path)-1].below(len(c.path) == 1)
+	if err := c.descend(ctx, logical.Key{}); err != nil {
+		return err
+	}
+	x, err := c.expect()
 	if err != nil {
 		return err
 	}
@@ -110,40 +122,20 @@ func (c *cursor) key() (k logical.Key, ok bool) {
 // atStart reports whether the cursor stands at the first item of a node.
 func (c *cursor) atStart() bool { return !c.end && c.i == 0 }
 
-// leftmost reports whether the cursor stands in the first node of its level.
-func (c *cursor) leftmost() bool {
-	for i := range c.path {
-		if c.path[i].i > 0 {
-			return false
-		}
-	}
-	return !c.end
-}
-
-// child returns hash and reference of the node that the cursor stands at. It has none at the level
-// above the root.
-func (c *cursor) child() ([]byte, bool) {
+// child returns hash and reference of the node that the cursor stands at, which has been read. The
+// level above the root has no such node.
+func (c *cursor) child() []byte {
 	if len(c.path) == 0 {
-		return nil, false
+		return nil
 	}
 	f := &c.path[len(c.path)-1]
-	return f.n.payload(f.i), true
-}
-
-// nextFirst returns the first key of the next node of the level.
-func (c *cursor) nextFirst() (k logical.Key, ok bool) {
-	for d := len(c.path) - 1; d >= 0; d-- {
-		if f := &c.path[d]; f.i+1 < f.n.count() {
-			return f.n.key(f.i + 1), true
-		}
-	}
-	return k, false
+	return f.n.payload(f.i)
 }
 
 // seekNode moves to the first item of the node that contains the last key that is not above k, if
 // that is a later node. The cursor stands at the first item of a node.
 func (c *cursor) seekNode(ctx context.Context, k logical.Key) (moved bool, err error) {
-	if next, ok := c.nextFirst(); c.end || !ok || next.Compare(k) > 0 {
+	if c.end || len(c.path) == 0 {
 		return false, nil
 	}
 	// The lowest frame whose node contains k.
@@ -152,30 +144,44 @@ func (c *cursor) seekNode(ctx context.Context, k logical.Key) (moved bool, err e
 		d--
 	}
 	f := &c.path[d]
-	f.i += sort.Search(f.n.count()-f.i, func(j int) bool { return f.n.key(f.i+j).Compare(k) > 0 }) - 1
-	c.path = c.path[:d+1]
-	return true, c.descend(ctx, k)
+	ahead := sort.Search(f.n.count()-f.i, func(j int) bool { return f.n.key(f.i+j).Compare(k) > 0 }) - 1
+	if ahead > 0 {
+		f.i += ahead
+		c.path = c.path[:d+1]
+		c.moved()
+		return true, c.descend(ctx, k)
+	}
+	at := c.ordinal
+	if err := c.descend(ctx, k); err != nil {
+		return false, err
+	}
+	return c.ordinal != at, nil
 }
 
-// nextNode moves to the first item of the next node, or to the end.
-func (c *cursor) nextNode(ctx context.Context) error {
+// moved notes that the cursor stands at the start of another node.
+func (c *cursor) moved() {
+	c.ordinal++
+	c.leaf, c.i = nil, 0
+}
+
+// nextNode moves to the first item of the next node, or to the end. It reads nothing.
+func (c *cursor) nextNode() {
+	c.moved()
 	for d := len(c.path) - 1; d >= 0; d-- {
 		if f := &c.path[d]; f.i+1 < f.n.count() {
 			f.i++
 			c.path = c.path[:d+1]
-			return c.descend(ctx, logical.Key{})
+			return
 		}
 	}
-	c.end, c.leaf = true, nil
-	return nil
+	c.end = true
 }
 
 // next moves to the next item. The cursor's node has been read.
-func (c *cursor) next(ctx context.Context) error {
-	if c.i++; c.i < c.leaf.count() {
-		return nil
+func (c *cursor) next() {
+	if c.i++; c.i == c.leaf.count() {
+		c.nextNode()
 	}
-	return c.nextNode(ctx)
 }
 
 // skipTo moves to the first item whose key is not below k. It does not read nodes that it skips.
@@ -195,7 +201,8 @@ func (c *cursor) skipTo(ctx context.Context, k logical.Key) error {
 	if c.i, _ = c.leaf.find(k); c.i < c.leaf.count() {
 		return nil
 	}
-	return c.nextNode(ctx)
+	c.nextNode()
+	return nil
 }
 
 // skipAll moves to the end.

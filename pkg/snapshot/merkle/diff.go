@@ -110,7 +110,7 @@ func (d *differ) begin(ctx context.Context) error {
 // at the same key, the higher one, as the other may be equal to one below it.
 func (d *differ) step(ctx context.Context) (*Difference, error) {
 	a, b := &d.a, &d.b
-	order := 0
+	var order int
 	switch {
 	case !a.some:
 		order = 1

@@ -14,6 +14,7 @@ var histories = flag.Int("histories", 2500, "random histories that TestHistories
 
 // drawChanges returns a random sorted batch.
 func drawChanges(r *rand.Rand, m model, inodes int) []Change {
+	subs := uint64(max(4, 100/inodes))
 	var list []Change
 	existing := m.sorted()
 	value := func() []byte {
@@ -35,7 +36,7 @@ func drawChanges(r *rand.Rand, m model, inodes int) []Change {
 		}
 	}
 	key := func() logical.Key {
-		return logical.Key{Ino: 1 + r.Uint64N(uint64(inodes)), Type: logical.Type(1 + r.IntN(5)), Sub: r.Uint64N(4)}
+		return logical.Key{Ino: 1 + r.Uint64N(uint64(inodes)), Type: logical.Type(1 + r.IntN(5)), Sub: r.Uint64N(subs)}
 	}
 	for range r.IntN([]int{2, 12, 80, 400}[r.IntN(4)]) {
 		switch x := r.IntN(10); {
@@ -49,9 +50,21 @@ func drawChanges(r *rand.Rand, m model, inodes int) []Change {
 		case x < 9: // an inode is removed, with new facts or not
 			k := logical.Key{Ino: 1 + r.Uint64N(uint64(inodes))}
 			if !used[k] {
-				list = slices.DeleteFunc(list, func(c Change) bool { return c.Key.Ino == k.Ino && !c.Inode })
+				list = slices.DeleteFunc(list, func(c Change) bool { return c.Key.Ino == k.Ino })
+				maps.DeleteFunc(used, func(u logical.Key, _ bool) bool { return u.Ino == k.Ino })
 				list = append(list, Change{Key: k, Inode: true})
 				used[k] = true
+				// Facts of it stay as they were: none, some, a range, all; others are new.
+				keep := r.IntN(4)
+				at := logical.Key{Ino: k.Ino, Type: logical.Type(r.IntN(6)), Sub: r.Uint64N(subs)}
+				for _, e := range existing {
+					if e.Ino == k.Ino && (keep == 3 || keep == 2 && at.Compare(e) <= 0 || keep == 1 && r.IntN(4) > 0) {
+						add(Change{Key: e, Value: append([]byte{0}, m[e]...)})
+					}
+				}
+				for range r.IntN(4) * r.IntN(4) {
+					add(Change{Key: logical.Key{Ino: k.Ino, Type: at.Type, Sub: r.Uint64N(subs)}, Value: value()})
+				}
 			}
 		default:
 			add(Change{Key: key()})

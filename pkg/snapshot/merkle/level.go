@@ -31,27 +31,22 @@ type level struct {
 	// While dirty:
 	from  logical.Key // where the splice of the level above begins
 	told  bool        // that splice has been opened
-	start []byte      // the old node where the level became dirty; nil: none
-	// match is the old node whose first item is the first item of the open node; nil: none.
-	match []byte
+	start int         // ordinal of the old node where the level became dirty
+	// match is hash and reference of the old node whose first item is the first item of the open
+	// node; nil: none.
+	match   []byte
+	matched int // ordinal of that node
 }
 
-func newLevel(ctx context.Context, u *updater, n int) (*level, error) {
-	l := &level{u: u, n: n, alone: true, b: newBuilder(&u.old.config, n)}
-	var err error
-	l.old, err = newCursor(ctx, u.old, u.top, n)
-	return l, err
+func newLevel(u *updater, n int) *level {
+	return &level{u: u, n: n, alone: true, b: newBuilder(&u.old.config, n), old: newCursor(u.old, u.top, n)}
 }
 
 // begin makes a clean level dirty at a.
 func (l *level) begin(a logical.Key) {
-	l.dirty, l.told, l.from, l.start = true, false, a, nil
+	l.dirty, l.told, l.from, l.start = true, false, a, l.old.ordinal
 	if k, ok := l.old.key(); ok {
 		l.from = k
-		if l.old.leftmost() {
-			l.from = logical.Key{} // the first key may become smaller
-		}
-		l.start, _ = l.old.child()
 	}
 }
 
@@ -83,7 +78,8 @@ func (l *level) copyTo(ctx context.Context, k *logical.Key) error {
 		if !ok || k != nil && at.Compare(*k) >= 0 {
 			return nil
 		}
-		if l.b.count == 0 && l.old.atStart() && !l.atBegin() {
+		// If the cursor is still where the level became dirty, there is nothing to settle.
+		if l.b.count == 0 && l.old.atStart() && (l.told || l.old.ordinal != l.start) {
 			if err := l.settle(ctx, at); err != nil {
 				return err
 			}
@@ -94,12 +90,6 @@ func (l *level) copyTo(ctx context.Context, k *logical.Key) error {
 		}
 	}
 	return nil
-}
-
-// atBegin reports whether a dirty level has not passed an old item yet.
-func (l *level) atBegin() bool {
-	c, _ := l.old.child()
-	return !l.told && (len(l.old.path) == 0 || l.start != nil && bytes.Equal(c, l.start))
 }
 
 // settle makes the level clean at the start of an old node, whose first key is k.
@@ -117,7 +107,7 @@ func (l *level) tell(ctx context.Context) error {
 		return nil
 	}
 	l.told = true
-	up, err := l.u.level(ctx, l.n+1)
+	up, err := l.u.level(l.n + 1)
 	if err != nil {
 		return err
 	}
@@ -130,12 +120,13 @@ func (l *level) copyOne(ctx context.Context) error {
 		return err
 	}
 	if l.b.count == 0 && l.old.atStart() {
-		l.match, _ = l.old.child()
+		l.match, l.matched = l.old.child(), l.old.ordinal
 	}
 	if err := l.add(ctx, l.old.leaf.key(l.old.i), l.old.leaf.payload(l.old.i)); err != nil {
 		return err
 	}
-	return l.old.next(ctx)
+	l.old.next()
+	return nil
 }
 
 // put adds an item to the splice that is open.
@@ -203,7 +194,7 @@ func (l *level) flush(ctx context.Context) error {
 	if match != nil && bytes.Equal(match[:hashBytes], content[:]) {
 		l.u.stats.Kept++
 		l.b.reset()
-		if !l.told && l.start != nil && bytes.Equal(l.start, match) {
+		if !l.told && l.matched == l.start {
 			l.dirty = false
 			return nil
 		}

@@ -73,6 +73,9 @@ func (m *Map) load(ctx context.Context, x *expected) (*node, error) {
 		if err != nil {
 			return nil, err
 		}
+		if len(raw) != int(x.ref.Length) {
+			return nil, fmt.Errorf("%w: %d bytes instead of %d", ErrInvalid, len(raw), x.ref.Length)
+		}
 		return m.config.decodeNode(raw)
 	})
 	if err == nil {

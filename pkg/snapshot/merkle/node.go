@@ -181,23 +181,23 @@ func (s *scanner) key(before logical.Key, first bool) (k logical.Key, ok bool) {
 
 // payload reads the payload of an item.
 func (s *scanner) payload(level int) (p place, err error) {
-	n := uint64(0)
+	n, err := s.length(level)
+	p.from, p.to = uint32(s.at), uint32(s.at+n)
+	s.at += n
+	return p, err
+}
+
+// length reads how long the payload of an item is, which is there.
+func (s *scanner) length(level int) (int, error) {
 	if level > 0 {
-		_, size, err := decodeChild(s.raw[s.at:])
-		if err != nil {
-			return p, err
-		}
-		n = uint64(size)
-	} else {
-		ok := false
-		if n, ok = s.uvarint(); !ok || n > uint64(len(s.raw)-s.at) {
-			return p, fmt.Errorf("%w: the length of a value exceeds the node", ErrInvalid)
-		}
+		_, n, err := decodeChild(s.raw[s.at:])
+		return n, err
 	}
-	p.from = uint32(s.at)
-	s.at += int(n)
-	p.to = uint32(s.at)
-	return p, nil
+	n, ok := s.uvarint()
+	if !ok || n > uint64(len(s.raw)-s.at) {
+		return 0, fmt.Errorf("%w: the length of a value exceeds the node", ErrInvalid)
+	}
+	return int(n), nil
 }
 
 // decodeNode decodes a node, and checks everything that follows from its own bytes. It keeps raw.
@@ -230,12 +230,12 @@ func (c *Config) decodeNode(raw []byte) (*node, error) {
 		}
 		p.key, before = k, k
 		n.items = append(n.items, p)
-		size := 0
-		if buf, size, err = c.appendContentItem(buf, n.level, k, n.payload(i)); err != nil {
+		form, size, err := c.appendContentItem(buf, n.level, k, n.payload(i))
+		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
-		sum.Write(buf)
-		buf, n.ended = buf[:0], cut.add(k, size)
+		sum.Write(form)
+		buf, n.ended = form[:0], cut.add(k, size)
 	}
 	if s.at != len(raw) {
 		return nil, fmt.Errorf("%w: %d bytes after the last item of a node", ErrInvalid, len(raw)-s.at)

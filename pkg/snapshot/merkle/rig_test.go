@@ -29,7 +29,6 @@ type fakeNodes struct {
 	m        map[place2][]byte // guarded by mu
 	puts     int               // guarded by mu
 	gets     int               // guarded by mu
-	sizes    []int             // of what was put, by the weight of the bytes; guarded by mu
 	onGet    func()
 	bytesPut int64 // guarded by mu
 }
