@@ -39,11 +39,11 @@ func OpenChunks(ctx context.Context, url string, o chunkstore.OpenOptions) (chun
 }
 
 // Transient reports whether an object is of no use to a reader, so that no lock protects it: leases,
-// checkpoints, tombs, verdicts, records of pruners.
+// tombs, verdicts, records of pruners.
 func Transient(key string) bool {
 	folder, _, _ := strings.Cut(key, "/")
 	switch folder + "/" {
-	case format.LeasePrefix, format.GCPrefix, format.ResumePrefix, format.ClockKey + "/", format.ProbeKey + "/":
+	case format.LeasePrefix, format.GCPrefix, format.ClockKey + "/", format.ProbeKey + "/":
 		return true
 	}
 	_, part, err := format.ParseSnapKey(key)
