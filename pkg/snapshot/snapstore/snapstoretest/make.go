@@ -84,6 +84,7 @@ func (m *Made) parts(ctx context.Context, store chunkstore.Store, t *snapstore.T
 	if err != nil {
 		return nil, err
 	}
+	defer w.Close()
 	r, object, err := t.Keys.SealPacked(1, crypto.ChunkTree, 0, []byte(o.Data), nil, nil)
 	if err != nil {
 		return nil, err
