@@ -11,10 +11,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
 
-// Locker is a store that was opened with object lock. LockerOf returns it.
+// Locker is what a store with object lock can do besides. LockerOf returns it.
 type Locker interface {
-	// LockPeriod returns how long an object cannot be deleted after it was stored, at least.
-	LockPeriod() time.Duration
+	// LockPeriod returns how long an object cannot be deleted after it was stored, at least. 0 means
+	// that the store was opened without object lock. It makes no request to S3.
+	LockPeriod(ctx context.Context) (time.Duration, error)
 	// LockedUntil returns until when an object cannot be deleted. The zero time means that it can.
 	LockedUntil(ctx context.Context, key string) (time.Time, error)
 	// Lock makes sure that an object cannot be deleted before the time enough. If that has to be
@@ -28,15 +29,13 @@ type Locker interface {
 type hasLocker interface{ locker() Locker }
 
 // LockerOf returns the Locker of a store, also of one that passes requests on to another one. It is
-// nil if objects are not locked.
+// nil if the store knows no object lock.
 func LockerOf(s Store) Locker {
 	switch t := s.(type) {
 	case hasLocker:
 		return t.locker()
 	case Locker:
-		if t.LockPeriod() > 0 {
-			return t
-		}
+		return t
 	case Wrapper:
 		return LockerOf(t.Unwrap())
 	}
@@ -73,11 +72,11 @@ func (l *limitedLocker) Lock(ctx context.Context, key string, enough, to time.Ti
 }
 
 // LockPeriod implements Locker.
-func (s *S3) LockPeriod() time.Duration {
+func (s *S3) LockPeriod(context.Context) (time.Duration, error) {
 	if s.opts.Lock == "" {
-		return 0
+		return 0, nil
 	}
-	return time.Duration(s.opts.RetainDays) * day
+	return time.Duration(s.opts.RetainDays) * day, nil
 }
 
 // LockedUntil implements Locker.

@@ -55,7 +55,7 @@ func TestMeter(t *testing.T) {
 // TestLocker: a lock is read and extended, never shortened, through all wrappers.
 func TestLocker(t *testing.T) {
 	w, server := newWire(t)
-	if LockerOf(openWire(t, server, "")) != nil || LockerOf(NewMemory()) != nil {
+	if p, err := LockerOf(openWire(t, server, "")).LockPeriod(t.Context()); err != nil || p != 0 || LockerOf(NewMemory()) != nil {
 		t.Error("locks without object-lock")
 	}
 	s := openWire(t, server, "&object-lock=GOVERNANCE&retain-days=30")
@@ -68,8 +68,8 @@ func TestLocker(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := LockerOf(below)
-	if l == nil || l.LockPeriod() != 30*day {
-		t.Fatalf("%v", l)
+	if p, err := l.LockPeriod(t.Context()); err != nil || p != 30*day {
+		t.Fatalf("%v, %v", p, err)
 	}
 	if until, err := l.LockedUntil(t.Context(), "x"); err != nil || !until.IsZero() {
 		t.Errorf("%v, %v", until, err)

@@ -50,8 +50,12 @@ func Extend(ctx context.Context, store chunkstore.Store, h *format.Head, o Optio
 	if l == nil {
 		return Report{}, nil
 	}
+	period, err := l.LockPeriod(ctx)
+	if err != nil || period == 0 {
+		return Report{}, err
+	}
 	if o.Until.IsZero() {
-		o.Until = time.Now().Add(l.LockPeriod())
+		o.Until = time.Now().Add(period)
 	}
 	if o.Slack == 0 {
 		o.Slack = DefaultSlack
@@ -60,7 +64,7 @@ func Extend(ctx context.Context, store chunkstore.Store, h *format.Head, o Optio
 		o.Parallel = 16
 	}
 	x := &extender{store: store, lock: l, o: o, total: len(h.Pages) + int(h.Packs)}
-	err := x.run(ctx, h)
+	err = x.run(ctx, h)
 	x.mu.Lock() // of what may still have run when the first error came
 	defer x.mu.Unlock()
 	if err != nil {

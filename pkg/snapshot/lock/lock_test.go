@@ -25,7 +25,7 @@ type locking struct {
 	asked int                  // guarded by mu
 }
 
-func (l *locking) LockPeriod() time.Duration { return l.period }
+func (l *locking) LockPeriod(context.Context) (time.Duration, error) { return l.period, nil }
 
 func (l *locking) LockedUntil(_ context.Context, key string) (time.Time, error) {
 	l.mu.Lock()
@@ -128,6 +128,11 @@ func TestEmpty(t *testing.T) {
 	if r, err := Extend(t.Context(), s.Store, h, Options{}); err != nil || r != (Report{}) {
 		t.Errorf("%+v, %v", r, err)
 	}
+	s.period = 0
+	if r, err := Extend(t.Context(), s, h, Options{}); err != nil || r != (Report{}) || s.asked > 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	s.period = day
 	until := time.Now().Add(day)
 	if r, err := Extend(t.Context(), s, &format.Head{}, Options{Until: until}); err != nil || r != (Report{Until: until}) {
 		t.Errorf("%+v, %v", r, err)

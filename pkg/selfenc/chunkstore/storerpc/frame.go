@@ -27,6 +27,7 @@ const (
 	opDelete
 	opList
 	opCancel
+	opLock
 	opEnd
 )
 
@@ -75,7 +76,7 @@ func readRequest(in io.Reader) (r request, err error) {
 	r = request{op: op(head[0]), id: binary.LittleEndian.Uint64(head[8:]), offset: binary.LittleEndian.Uint64(head[16:]),
 		limit: binary.LittleEndian.Uint32(head[24:]), body: binary.LittleEndian.Uint32(head[28:])}
 	key, after := int(binary.LittleEndian.Uint16(head[2:])), int(binary.LittleEndian.Uint16(head[4:]))
-	hasBody := r.op == opPut || r.op == opReplace
+	hasBody := r.op == opPut || r.op == opReplace || r.op == opLock && r.body == lockBytes
 	switch {
 	case r.op == 0 || r.op >= opEnd || head[1] != 0 || head[6] != 0 || head[7] != 0:
 		return r, fmt.Errorf("%w: request %d", ErrProtocol, r.op)
@@ -124,8 +125,9 @@ var sentinels = map[status]error{
 }
 
 const (
-	flagCreated = 1 // of Put
-	flagMore    = 2 // of List: the page is not the last
+	flagCreated  = 1 // of Put
+	flagExtended = 1 // of Lock
+	flagMore     = 2 // of List: the page is not the last
 )
 
 // answer is an answer without its body.
@@ -158,6 +160,29 @@ func readAnswer(in io.Reader) (a answer, err error) {
 	return a, nil
 }
 
+// A request about a lock without a key asks for the lock period, in ns. One with a key has enough i64 ‖
+// to i64 in ns since 1970; if enough is 0, the lock is read. Its answer is until when it is locked, i64.
+const (
+	lockBytes   = 16
+	lockedBytes = 8
+)
+
+func appendTime(b []byte, t time.Time) []byte {
+	ns := int64(0)
+	if !t.IsZero() { // whose UnixNano is some other time
+		ns = t.UnixNano()
+	}
+	return binary.LittleEndian.AppendUint64(b, uint64(ns))
+}
+
+// timeIn reads what appendTime wrote.
+func timeIn(b []byte) time.Time {
+	if ns := int64(binary.LittleEndian.Uint64(b)); ns != 0 {
+		return time.Unix(0, ns)
+	}
+	return time.Time{}
+}
+
 // An object's information: key u16 ‖ bytes i64 ‖ modified i64 ‖ has hash u8 ‖ key ‖ hash. modified is 0
 // if the store does not say when.
 const infoBytes = 2 + 8 + 8 + 1
@@ -165,11 +190,7 @@ const infoBytes = 2 + 8 + 8 + 1
 func appendInfo(b []byte, i *chunkstore.Info) []byte {
 	b = binary.LittleEndian.AppendUint16(b, uint16(len(i.Key)))
 	b = binary.LittleEndian.AppendUint64(b, uint64(i.Bytes))
-	modified := int64(0)
-	if !i.Modified.IsZero() { // whose UnixNano is some other time
-		modified = i.Modified.UnixNano()
-	}
-	b = binary.LittleEndian.AppendUint64(b, uint64(modified))
+	b = appendTime(b, i.Modified)
 	if i.SHA256 == nil {
 		return append(append(b, 0), i.Key...)
 	}
@@ -184,9 +205,7 @@ func decodeInfo(b []byte) (i chunkstore.Info, rest []byte, err error) {
 	}
 	n, hash := int(binary.LittleEndian.Uint16(b)), b[18]
 	i.Bytes = int64(binary.LittleEndian.Uint64(b[2:]))
-	if modified := int64(binary.LittleEndian.Uint64(b[10:])); modified != 0 {
-		i.Modified = time.Unix(0, modified)
-	}
+	i.Modified = timeIn(b[10:])
 	b = b[infoBytes:]
 	if hash > 1 || i.Bytes < 0 || n > maxKeyBytes || len(b) < n+32*int(hash) {
 		return i, nil, bad

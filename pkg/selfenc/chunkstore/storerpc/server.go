@@ -165,6 +165,8 @@ func (s *server) do(ctx context.Context, r *request, body []byte) (a answer, out
 		}
 	case opDelete:
 		err = s.store.Delete(ctx, r.key)
+	case opLock:
+		out, a.flags, err = s.lock(ctx, r, body)
 	default:
 		out, a.flags, err = s.list(ctx, r)
 	}
