@@ -39,8 +39,21 @@ pruned, local ones are deleted.`,
 		},
 	}
 	create, diff, remove, rollback := snapshotCreateCommand(), snapshotDiffCommand(), snapshotDeleteCommand(), snapshotRollbackCommand()
-	c.AddCommand(create, snapshotListCommand(), snapshotShowCommand(), remove, rollback, diff,
-		snapshotInitCommand(), snapshotForgetCommand(), snapshotUndeleteCommand(), snapshotPruneCommand(), snapshotKeyCommand())
+	for _, g := range []struct {
+		id, title string
+		commands  []*cobra.Command
+	}{
+		{"both", "For local and stored snapshots:", []*cobra.Command{create, snapshotListCommand(), snapshotShowCommand(), diff}},
+		{"local", "For local snapshots:", []*cobra.Command{remove, rollback}},
+		{"stored", "For stored snapshots (--store):", []*cobra.Command{snapshotInitCommand(), snapshotForgetCommand(), snapshotUndeleteCommand(),
+			snapshotPruneCommand(), snapshotKeyCommand()}},
+	} {
+		c.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
+		for _, sub := range g.commands {
+			sub.GroupID = g.id
+			c.AddCommand(sub)
+		}
+	}
 	for _, name := range []string{"ls", "cat", "restore", "mount", "verify"} {
 		c.AddCommand(laterCommand(name)) // of stored snapshots
 	}
@@ -189,7 +202,7 @@ func snapshotDeleteCommand() *cobra.Command {
 	var key keyFlags
 	c := &cobra.Command{
 		Use:   "delete [--key-file FILE] DEVICE-OR-DIR NAME...",
-		Short: "Delete snapshots",
+		Short: "Delete local snapshots",
 		Long: `Delete snapshots. Data that only they refer to becomes free space. On an unmounted
 volume, the command frees it. On a mounted volume, the server frees it in the
 background; after a crash, the next mount continues. A snapshot that is mounted or being
@@ -222,7 +235,7 @@ func snapshotRollbackCommand() *cobra.Command {
 	var newer bool
 	c := &cobra.Command{
 		Use:   "rollback --key-file FILE [--delete-newer] DEVICE NAME",
-		Short: "Roll a volume back to a snapshot",
+		Short: "Roll a volume back to a local snapshot",
 		Long: `Roll a volume back to the state of a snapshot. Everything written after the snapshot is
 lost. If there are newer snapshots, the command fails, unless --delete-newer deletes
 them as well. The snapshot itself is kept.

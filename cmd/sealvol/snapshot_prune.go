@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -157,8 +159,11 @@ func (o *snapshotPrune) print(w io.Writer, r *pruneReport) {
 	if o.dryRun {
 		deleted, noted = "would delete", "would note as unneeded"
 	}
-	size := func(c countReport) string { return fmt.Sprintf("%s (%d objects)", formatSize(c.Bytes), c.Objects) }
-	say(w, "%d snapshots need %s; %d unfinished\n", r.Snapshots, size(r.Kept), r.Unfinished)
+	size := func(c countReport) string {
+		return fmt.Sprintf("%s (%s)", formatSize(c.Bytes), counted(c.Objects, "object"))
+	}
+	say(w, "kept %s, for %s: %d whole, %d forgotten, %d unfinished\n", size(r.Kept), counted(r.Snapshots+len(r.Forgotten)+r.Unfinished, "snapshot"),
+		r.Snapshots, len(r.Forgotten), r.Unfinished)
 	for _, f := range r.Forgotten {
 		say(w, "%s was forgotten; it can be undeleted until %s\n", f.ID[:shortID], f.Until.Local().Format(time.DateTime))
 	}
@@ -173,11 +178,19 @@ func (o *snapshotPrune) print(w io.Writer, r *pruneReport) {
 		say(w, "%s are still under an object lock: a later run deletes them\n", size(r.Locked))
 	}
 	if r.Foreign > 0 {
-		say(w, "%d objects in the store are not of a snapshot store; they are left alone\n", r.Foreign)
+		say(w, "left alone: %s of other programs\n", counted(r.Foreign, "object"))
 	}
 	if r.NextPass != nil {
 		say(w, "run prune again after %s to delete what waits\n", r.NextPass.Local().Format(time.DateTime))
 	}
+}
+
+// counted returns a number of things.
+func counted(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // missing is the error that snapshots lack packs.
@@ -186,8 +199,9 @@ func (o *snapshotPrune) missing(r *pruneReport) error {
 	for _, m := range r.Missing {
 		per[m.Snapshot]++
 	}
-	for id, n := range per {
-		say(os.Stderr, "snapshot %s: the store has lost %d packs that it needs, such as\n", id, n)
+	for _, id := range slices.Sorted(maps.Keys(per)) {
+		n := per[id]
+		say(os.Stderr, "snapshot %s: the store has lost %s that it needs, such as\n", id, counted(n, "pack"))
 		for _, m := range r.Missing {
 			if m.Snapshot == id {
 				say(os.Stderr, "  %s\n", m.Pack)
@@ -195,6 +209,6 @@ func (o *snapshotPrune) missing(r *pruneReport) error {
 			}
 		}
 	}
-	err := fmt.Errorf("%d snapshots cannot be read completely: the store has lost data of them", len(per))
+	err := fmt.Errorf("%s cannot be read completely: the store has lost data", counted(len(per), "snapshot"))
 	return &codeError{err: o.wrap(err), code: exitDamaged, hint: "restore the packs from another copy of the store; new snapshots may be incomplete as well if they are built on these: create a full one"}
 }
