@@ -112,8 +112,8 @@ func TestEventual(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer root.Close()
-		if got, err := IsEventual(NewMeter(&Dir{root: root})); err != nil || got != want {
+		got, err := IsEventual(NewMeter(&Dir{root: root}))
+		if err = errors.Join(err, root.Close()); err != nil || got != want {
 			t.Errorf("%s: %v, %v", dir, got, err)
 		}
 	}

@@ -28,7 +28,7 @@ func (s *server) lock(ctx context.Context, r *request, body []byte) (out []byte,
 	if enough := timeIn(body); enough.IsZero() {
 		until, err = l.LockedUntil(ctx, r.key)
 	} else {
-		extended := false
+		var extended bool
 		if until, extended, err = l.Lock(ctx, r.key, enough, timeIn(body[8:])); extended {
 			flags = flagExtended
 		}
