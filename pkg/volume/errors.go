@@ -29,6 +29,11 @@ var (
 	ErrMemory      = txn.ErrMemory
 	ErrCopy        = errors.New("the device is a copy of another one")
 
+	// ErrRestoring: the restore of the volume has not ended (Loader). ErrNotRestoring: it has, or
+	// there never was one.
+	ErrRestoring    = header.ErrRestoring
+	ErrNotRestoring = errors.New("the volume is not being restored")
+
 	// With an anchor.
 	ErrRolledBack  = header.ErrRolledBack
 	ErrForked      = header.ErrForked

@@ -24,7 +24,9 @@ type HeaderInfo struct {
 	Sequence      uint64 // number of the header's writes, from 1
 	// Feature words.
 	Compat, ROCompat, Incompat uint64
-	Slots                      []SlotInfo // those in use
+	// Restoring means that the volume is incomplete: its restore has not ended.
+	Restoring bool
+	Slots     []SlotInfo // those in use
 	// Damaged describes copies of the header that cannot be decoded.
 	Damaged []string
 }
@@ -56,7 +58,7 @@ func ReadHeader(dev device.Device) (*HeaderInfo, error) {
 
 func headerInfo(h *layout.Header) *HeaderInfo {
 	i := &HeaderInfo{ID: h.ID, Suite: h.Suite, FormatVersion: layout.FormatVersion, Sequence: h.Sequence,
-		Compat: h.Compat, ROCompat: h.ROCompat, Incompat: h.Incompat}
+		Compat: h.Compat, ROCompat: h.ROCompat, Incompat: h.Incompat, Restoring: header.Restoring(h)}
 	for n := range h.Slots {
 		if h.Slots[n].Type != 0 {
 			i.Slots = append(i.Slots, SlotInfo{n, h.Slots[n].Type})
@@ -93,7 +95,7 @@ type RootInfo struct {
 // Inspect reads the newest root without mounting or changing anything. With inUse, the volume may
 // be mounted meanwhile, and its log is not read, because it changes all the time.
 func Inspect(dev device.Device, cred crypto.Credential, inUse bool) (*RootInfo, error) {
-	u, keys, err := header.Unlock(dev, cred, nil)
+	u, keys, err := header.UnlockAny(dev, cred, nil)
 	if err != nil {
 		return nil, err
 	}

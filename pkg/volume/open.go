@@ -24,6 +24,8 @@ type FormatOptions struct {
 	RootMode  uint32             // of the root directory; 0: 0755
 	RootUID   uint32
 	RootGID   uint32
+
+	load *LoadOptions // the volume is restored: its content, with the root directory, comes later
 }
 
 // Format makes a new volume. All data on the device is lost.
@@ -110,6 +112,9 @@ func newHeader(opts *FormatOptions) (*layout.Header, *crypto.EpochKeys, error) {
 		return nil, nil, err
 	}
 	h := &layout.Header{ID: id, Suite: opts.Suite, Sequence: 1}
+	if opts.load != nil {
+		h.Incompat = layout.FeatureRestoring
+	}
 	for i, r := range append([]crypto.Recipient{opts.Recipient}, opts.Extra...) {
 		if i >= crypto.Slots {
 			return nil, nil, fmt.Errorf("more than %d keys", crypto.Slots)
@@ -129,11 +134,33 @@ func firstRoots(dev device.Device, opts *FormatOptions, h *layout.Header, keys *
 		MountID: randomBytes[[16]byte](), HashSeed: randomBytes[[16]byte](),
 	}
 	root.FreeBlocks = root.DeviceBlocks - root.DataStart()
+	if o := opts.load; o != nil {
+		root.HashSeed, root.NextIno, root.Inodes = o.HashSeed, o.NextIno, 0
+	}
 	v, err := newVolume(dev, Options{}, &layout.Unlocked{Header: h}, txn.NewKeys(keys), root, 1)
 	if err != nil {
 		return err
 	}
 	defer v.store.Keys.Erase()
+	if opts.load != nil {
+		err = v.storePosition(nil)
+	} else {
+		v.makeRoot(opts)
+	}
+	if err != nil {
+		return txn.Wrap(err)
+	}
+	// Two roots, so that one damaged slot does not leave the volume without a root.
+	for range 2 {
+		if err := v.com.commit(true); err != nil {
+			return txn.Wrap(err)
+		}
+	}
+	return nil
+}
+
+// makeRoot makes the root directory of a new volume.
+func (v *Volume) makeRoot(opts *FormatOptions) {
 	now := vfs.Now()
 	mode := opts.RootMode & 0o7777
 	if mode == 0 {
@@ -143,13 +170,6 @@ func firstRoots(dev device.Device, opts *FormatOptions, h *layout.Header, keys *
 		Parent: uint64(vfs.RootIno), Atime: now, Mtime: now, Ctime: now, Btime: now})
 	v.table.add(in)
 	v.table.touch(in)
-	// Two roots, so that one damaged slot does not leave the volume without a root.
-	for range 2 {
-		if err := v.com.commit(true); err != nil {
-			return txn.Wrap(err)
-		}
-	}
-	return nil
 }
 
 // Open opens the volume on a device: it reads the newest root and replays the log. With ReadOnly,
@@ -259,6 +279,9 @@ func (v *Volume) beginMount(found []txn.FoundRoot, instance crypto.UUID) error {
 	v.durable.mu.Lock()
 	v.durable.root = &next
 	v.durable.mu.Unlock()
+	if err := v.dropPosition(); err != nil {
+		return err
+	}
 	for range 2 {
 		if err := v.com.commit(false); err != nil {
 			return err

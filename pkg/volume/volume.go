@@ -53,6 +53,7 @@ type Options struct {
 	Own bool
 
 	idle bool // for tests: the space of deleted snapshots and rollbacks is not freed automatically
+	load bool // the volume is being restored
 }
 
 // Volume is an open volume. It implements vfs.FS. Its state and methods belong to its owners. Each
@@ -266,7 +267,11 @@ func (v *Volume) freePage(p *layout.Pointer) {
 
 // start begins read-write service.
 func (v *Volume) start(mount [16]byte) error {
-	ring, err := txn.NewRing(v.opts.Memory / 4)
+	size := v.opts.Memory / 4
+	if v.opts.load {
+		size = loadRing
+	}
+	ring, err := txn.NewRing(size)
 	if err != nil {
 		return err
 	}

@@ -31,14 +31,8 @@ func (v *Volume) storeXattr(in *inode, name string, value []byte) error {
 			}
 		}
 		if value != nil {
-			total := uint32(len(value))
-			for i := 0; i == 0 || len(value) > 0; i++ {
-				n := min(len(value), layout.XattrPieceBytes)
-				x := layout.XattrPiece{Name: name, Total: total, Data: value[:n]}
-				if err := w.Put(items.XattrKey(in.ino, f.Sub+uint64(i)), x.Append(nil, i)); err != nil {
-					return err
-				}
-				value = value[n:]
+			if err := putXattr(w, in.ino, f.Sub, name, value); err != nil {
+				return err
 			}
 			v.setXattrFlag(in, name, true)
 			return nil
@@ -46,6 +40,20 @@ func (v *Volume) storeXattr(in *inode, name string, value []byte) error {
 		v.setXattrFlag(in, name, false)
 		return nil
 	})
+}
+
+// putXattr stores an attribute that does not exist, in pieces. sub is that of the first piece.
+func putXattr(w *tree.Writer, ino, sub uint64, name string, value []byte) error {
+	total := uint32(len(value))
+	for i := 0; i == 0 || len(value) > 0; i++ {
+		n := min(len(value), layout.XattrPieceBytes)
+		x := layout.XattrPiece{Name: name, Total: total, Data: value[:n]}
+		if err := w.Put(items.XattrKey(ino, sub+uint64(i)), x.Append(nil, i)); err != nil {
+			return err
+		}
+		value = value[n:]
+	}
+	return nil
 }
 
 func (v *Volume) setXattrFlag(in *inode, name string, on bool) {

@@ -39,6 +39,7 @@ func (p Problem) String() string { return p.Where + ": " + p.What }
 type Report struct {
 	ID          crypto.UUID
 	Clean       bool // no problem found
+	Restoring   bool // the volume is being restored: its names and link counts are not checked yet
 	NeedsReplay bool // the log holds operations that the next mount applies; this is not a problem
 	Generation  uint64
 	Problems    []Problem // at most maxProblems
@@ -71,7 +72,7 @@ type Counts struct {
 func Run(dev device.Device, opts Options) (*Report, error) {
 	c := &checker{dev: dev, opts: opts, rep: &Report{}, use: map[uint64]*regionUse{}, refused: map[uint64]bool{},
 		inodes: map[uint64]*[inodesPerChunk]uint8{}, links: map[uint64]int64{}, shares: shareCheck{regions: map[uint64]*sharedRegion{}}}
-	u, keys, err := header.Unlock(dev, opts.Credential, opts.Anchor)
+	u, keys, err := header.UnlockAny(dev, opts.Credential, opts.Anchor)
 	switch {
 	case err == nil:
 	case errors.Is(err, layout.ErrHeaderDamaged) || errors.Is(err, layout.ErrHeaderForged) || errors.Is(err, layout.ErrHeaderConflict):
@@ -125,6 +126,8 @@ type checker struct {
 	pending []uint64 // directories that are not yet known to be reachable
 	parents uint64   // sum over all names of directories minus sum over all Parents: must be 0
 	in      inodeCheck
+
+	pos positionCheck
 
 	snap *snapCheck // nil: the volume never had a snapshot
 	res  reserveCheck

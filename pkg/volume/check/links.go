@@ -66,11 +66,10 @@ func (c *checker) addLinks(ino uint64, s *uint8, n int64) {
 // setType records the type of an inode as its item or a name states it.
 func (c *checker) setType(ino uint64, s *uint8, typ uint32) {
 	t := uint8(typ >> 12)
-	switch *s & inoType {
-	case 0:
+	switch known := *s & inoType; {
+	case known == 0:
 		*s |= t & inoType
-	case t:
-	default:
+	case known != t && !c.rep.Restoring:
 		c.inodeProblem(ino, "", "the inode and its names disagree on its type: %s and %s", typeName(uint32(*s&inoType)<<12), typeName(typ))
 	}
 }
@@ -101,6 +100,9 @@ func (c *checker) checkLinks() {
 	c.takeOrphan(^uint64(0))
 	if c.rep.Counts.Inodes != c.root.Inodes {
 		c.problem("root", "inode count is %d, but the tree has %d", c.root.Inodes, c.rep.Counts.Inodes)
+	}
+	if c.rep.Restoring {
+		return
 	}
 	fs := c.lookup()
 	if s := *c.state(uint64(vfs.RootIno)); s&inoSeen == 0 || s&inoType != items.ModeDir>>12 {

@@ -36,6 +36,7 @@ func (c *checker) checkTrees() {
 		w.node(p, p.Level, c.root.Generation, low, nil)
 	}
 	c.endInode()
+	c.endPosition()
 	c.checkReserved()
 	if c.snap != nil {
 		c.snap.finish()

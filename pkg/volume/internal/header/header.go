@@ -33,8 +33,26 @@ func Read(dev device.Device) (*layout.Headers, error) {
 	return h, nil
 }
 
-// Unlock reads and opens the header and derives the keys. The anchor may be nil.
+// ErrRestoring means that the content of a volume is incomplete, because its restore has not ended.
+var ErrRestoring = errors.New("the volume is being restored, and nothing in it can be used before that is complete")
+
+// Restoring reports whether a header marks its volume as incomplete.
+func Restoring(h *layout.Header) bool { return h.Incompat&layout.FeatureRestoring != 0 }
+
+// Unlock reads and opens the header and derives the keys. The anchor may be nil. It refuses a volume
+// that is being restored: ErrRestoring.
 func Unlock(dev device.Device, cred crypto.Credential, anchor *Anchor) (*layout.Unlocked, *txn.Keys, error) {
+	u, keys, err := UnlockAny(dev, cred, anchor)
+	if err == nil && Restoring(u.Header) {
+		keys.Erase()
+		crypto.EraseEpochs(u.Epochs)
+		return nil, nil, ErrRestoring
+	}
+	return u, keys, err
+}
+
+// UnlockAny is Unlock for those who know what to do with a volume that is being restored.
+func UnlockAny(dev device.Device, cred crypto.Credential, anchor *Anchor) (*layout.Unlocked, *txn.Keys, error) {
 	hs, err := Read(dev)
 	if err != nil {
 		return nil, nil, err

@@ -35,6 +35,11 @@ func OrphanKey(ino uint64) layout.Key { return layout.Key{Type: layout.KeyOrphan
 // ReserverKey is the key that lists an inode as one with reserved ranges.
 func ReserverKey(ino uint64) layout.Key { return layout.Key{Type: layout.KeyReserver, Sub: ino} }
 
+// PositionKey is the key of a piece of the position of a restore.
+func PositionKey(piece int) layout.Key {
+	return layout.Key{Type: layout.KeyPosition, Sub: uint64(piece)}
+}
+
 // ShareKey is the key of a run of the reference-count tree, by its first block.
 func ShareKey(block uint64) layout.Key { return layout.Key{Type: layout.KeyShare, Sub: block} }
 

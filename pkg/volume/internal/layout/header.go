@@ -26,7 +26,7 @@ const FormatVersion = 2
 // is refused; one with an unknown ro_compat bit must not be written; unknown
 // compat bits are kept.
 const (
-	KnownIncompat = FeatureSnapshots | FeatureShares | FeatureReserved | FeatureFlags
+	KnownIncompat = FeatureSnapshots | FeatureShares | FeatureReserved | FeatureFlags | FeatureRestoring
 	KnownROCompat = uint64(0)
 )
 
@@ -36,6 +36,8 @@ const (
 	FeatureShares    uint64 = 1 << 1 // files share blocks: reflinks
 	FeatureReserved  uint64 = 1 << 2 // files have reserved ranges
 	FeatureFlags     uint64 = 1 << 3 // inodes have flags that users set
+	// FeatureRestoring is the only bit that is cleared: until then, the volume is incomplete.
+	FeatureRestoring uint64 = 1 << 4
 )
 
 // Offsets within the header area; see docs/format.md, "Header".

@@ -92,6 +92,7 @@ type Key struct {
 const (
 	KeyOrphan   = 0x01 // Obj 0, Sub inode: it has no name, or is being truncated
 	KeyReserver = 0x02 // Obj 0, Sub inode: has reserved ranges
+	KeyPosition = 0x03 // Obj 0, Sub piece: how far the restore of the volume has come
 	KeyInode    = 0x10 // Sub 0
 	KeyInline   = 0x20 // Sub 0: content of a small file, target of a symlink
 	KeyReserved = 0x28 // Sub: first block of a reserved range of the file
