@@ -10,7 +10,7 @@
 //	    without A
 //	W3  then, if it takes over packs of an earlier attempt: takes those that are
 //	    in no record under gc/, and then those of them that are there
-//	W4  puts packs, pages, manifest, keys, all below its own attempt
+//	W4  puts packs, pages, all below its own attempt, then keys, manifest
 //	W5  puts B's card, if there is none: the commit. If a void one stands there,
 //	    B can never be whole: it begins again at W1 as another snapshot
 //	W6  deletes the lease

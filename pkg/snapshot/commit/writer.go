@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
@@ -36,6 +37,9 @@ type Options struct {
 	Base format.ID
 	// Predecessors are attempts whose packs TakeOver finds.
 	Predecessors []format.ID
+	// Earlier is what FindEarlier found, to go on with this snapshot: its base is
+	// used, and its attempts are predecessors, too. nil: begin.
+	Earlier *Earlier
 	// TTL of the lease. 0: DefaultTTL.
 	TTL time.Duration
 	// Who writes, for people who look at leases.
@@ -46,10 +50,19 @@ type Options struct {
 type Writer struct {
 	store chunkstore.Store
 	s     format.ID
-	key   string // of the lease
-	lease []byte
-	opts  Options
-	own   format.ID
+	lease held
+	// earlier are the leases of earlier attempts, which this one keeps alive: if one
+	// expired a pruner would declare the snapshot void.
+	earlier []held
+	opts    Options
+	own     format.ID
+}
+
+// held is a lease that a writer renews.
+type held struct {
+	key  string
+	data []byte
+	ttl  time.Duration
 }
 
 // Begin puts the lease of a new attempt at snapshot s (W1).
@@ -57,15 +70,22 @@ func Begin(ctx context.Context, store chunkstore.Store, s format.ID, o Options) 
 	if o.TTL == 0 {
 		o.TTL = DefaultTTL
 	}
-	w := &Writer{store: store, s: s, key: format.LeaseKey(s, format.NewID()), opts: o, own: format.NewID()}
+	w := &Writer{store: store, s: s, own: format.NewID()}
+	if e := o.Earlier; e != nil {
+		o.Base = e.Base
+		o.Predecessors = append(slices.Clone(e.Attempts), o.Predecessors...)
+		w.earlier = e.leases
+	}
+	w.opts = o
 	l := format.Lease{Use: format.Writing, TTL: o.TTL, Attempts: append([]format.ID{w.own}, o.Predecessors...), Who: o.Who}
 	if o.Base != (format.ID{}) {
 		l.Bases = []format.ID{o.Base}
 	}
-	var err error
-	if w.lease, err = l.Encode(); err != nil {
+	b, err := l.Encode()
+	if err != nil {
 		return nil, err
 	}
+	w.lease = held{format.LeaseKey(s, format.NewID()), b, o.TTL}
 	if err := w.Renew(ctx); err != nil {
 		return nil, err
 	}
@@ -78,11 +98,13 @@ func (w *Writer) Snapshot() format.ID { return w.s }
 // Attempt returns the attempt under which packs and pages are put.
 func (w *Writer) Attempt() format.ID { return w.own }
 
-// Renew puts the lease again. A writer whose lease expired may go on: either no
-// pruner noticed, or Commit says ErrVoid.
+// Renew puts the lease again, and those of earlier attempts. A writer whose lease
+// expired may go on: either no pruner noticed, or Commit says ErrVoid.
 func (w *Writer) Renew(ctx context.Context) error {
-	if err := w.store.Replace(ctx, w.key, w.lease); err != nil {
-		return fmt.Errorf("lease on snapshot %s: %w", w.s, err)
+	for _, l := range append([]held{w.lease}, w.earlier...) {
+		if err := w.store.Replace(ctx, l.key, l.data); err != nil {
+			return fmt.Errorf("lease on snapshot %s: %w", w.s, err)
+		}
 	}
 	return nil
 }
@@ -91,7 +113,11 @@ func (w *Writer) Renew(ctx context.Context) error {
 // Abandon: a renewal after them would leave a lease behind. failed is told of each
 // renewal that failed.
 func (w *Writer) Keep(ctx context.Context, failed func(error)) (stop func()) {
-	return Keep(ctx, w.opts.TTL/3, w.Renew, failed)
+	ttl := w.lease.ttl
+	for _, l := range w.earlier {
+		ttl = min(ttl, l.ttl)
+	}
+	return Keep(ctx, ttl/3, w.Renew, failed)
 }
 
 // Base checks that the base is whole and returns its manifest (W2). ErrNoBase:
@@ -161,27 +187,30 @@ func (w *Writer) Put(ctx context.Context, c format.Class, data []byte, sum forma
 
 // Parts are the objects of a snapshot beside packs and pages, sealed.
 type Parts struct {
-	Manifest []byte // of format.EncodeManifest
 	Keys     []byte // version 0 of the slots; nil: none
+	Manifest []byte // of format.EncodeManifest
 	Card     []byte // of format.EncodeCard
 }
 
-// Commit puts manifest, keys and card, and deletes the lease (W4 to W6). When it
+// Commit puts keys, manifest and card, and deletes the leases (W4 to W6). When it
 // returns nil the snapshot is whole and stays. After another error than ErrVoid
-// and ErrTaken it may be called again with the same parts.
+// and ErrTaken it may be called again with the same parts. The keys come first: a
+// manifest that a writer left can be opened, so that its successor can finish.
 func (w *Writer) Commit(ctx context.Context, p *Parts) error {
-	if err := w.putPart(ctx, format.ManifestPart, p.Manifest); err != nil {
-		return err
-	}
 	if p.Keys != nil {
 		if err := w.putPart(ctx, format.KeysPart+"0", p.Keys); err != nil {
 			return err
 		}
 	}
+	if err := w.putPart(ctx, format.ManifestPart, p.Manifest); err != nil {
+		return err
+	}
 	if err := w.putPart(ctx, format.CardPart, p.Card); err != nil {
 		return err
 	}
-	_ = w.store.Delete(ctx, w.key) // else it expires; who may not delete leaves it to that
+	for _, l := range append([]held{w.lease}, w.earlier...) {
+		_ = w.store.Delete(ctx, l.key) // else it expires; who may not delete leaves it to that
+	}
 	return nil
 }
 
@@ -205,5 +234,6 @@ func (w *Writer) putPart(ctx context.Context, part string, data []byte) error {
 }
 
 // Abandon deletes the lease: what the attempt has put becomes garbage, unless a
-// successor takes it over in time.
-func (w *Writer) Abandon(ctx context.Context) error { return w.store.Delete(ctx, w.key) }
+// successor takes it over in time. Leases of earlier attempts stay until they
+// expire.
+func (w *Writer) Abandon(ctx context.Context) error { return w.store.Delete(ctx, w.lease.key) }

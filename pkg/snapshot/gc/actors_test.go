@@ -30,17 +30,36 @@ func (w *world) draw(b []byte) {
 // write is a writer of snapshot s, with the protocol's own code. It uses half of
 // the base's packs by name and, if all of them, its pages.
 func write(ctx context.Context, p *proc, s, base format.ID, predecessors []format.ID, packs int) error {
-	for tries := 0; ; tries++ {
-		err := writeOnce(ctx, p, s, base, predecessors, packs)
-		if !errors.Is(err, commit.ErrVoid) || tries == 2 {
-			return err
-		}
-		s, predecessors = format.NewID(), p.attempts
-	}
+	return again(ctx, p, base, packs, writeOnce(ctx, p, s, commit.Options{Base: base, Predecessors: predecessors}, packs))
 }
 
-func writeOnce(ctx context.Context, p *proc, s, base format.ID, predecessors []format.ID, packs int) error {
-	w, err := commit.Begin(ctx, p, s, commit.Options{Base: base, Predecessors: predecessors, TTL: modelTTL})
+// goOn is a writer that goes on with snapshot s, by what leases and earlier
+// attempts have left.
+func goOn(ctx context.Context, p *proc, s format.ID, packs int) error {
+	e, err := commit.FindEarlier(ctx, p, s)
+	if err != nil {
+		return err
+	}
+	p.attempts, p.base = e.Attempts, e.Base // if it dies at once
+	return again(ctx, p, e.Base, packs, writeOnce(ctx, p, s, commit.Options{Earlier: e}, packs))
+}
+
+// again begins again as another snapshot if that is what err demands.
+func again(ctx context.Context, p *proc, base format.ID, packs int, err error) error {
+	for tries := 0; tries < 2 && (errors.Is(err, commit.ErrVoid) || errors.Is(err, commit.ErrTaken)); tries++ {
+		err = writeOnce(ctx, p, format.NewID(), commit.Options{Base: base, Predecessors: p.attempts}, packs)
+	}
+	return err
+}
+
+// writeOnce makes one attempt.
+func writeOnce(ctx context.Context, p *proc, s format.ID, o commit.Options, packs int) error {
+	o.TTL = modelTTL
+	base, predecessors := o.Base, o.Predecessors
+	if o.Earlier != nil {
+		base, predecessors = o.Earlier.Base, o.Earlier.Attempts
+	}
+	w, err := commit.Begin(ctx, p, s, o)
 	if err != nil {
 		return err
 	}
@@ -55,6 +74,9 @@ func writeOnce(ctx context.Context, p *proc, s, base format.ID, predecessors []f
 		case !errors.Is(err, commit.ErrNoBase):
 			return err
 		}
+	}
+	if o.Earlier != nil && o.Earlier.Manifest != nil { // that is how it has to end
+		return commitAs(ctx, p, w, nil, o.Earlier.Manifest)
 	}
 	var added []format.PackEntry
 	add := func(n format.Name) {
@@ -105,8 +127,13 @@ func finish(ctx context.Context, p *proc, w *commit.Writer, next *shot, added []
 	if err != nil {
 		return err
 	}
-	p.w.known[w.Snapshot()] = next
-	err = w.Commit(ctx, &commit.Parts{Manifest: manifest, Card: format.EncodeCard(1, make([]byte, 40))})
+	return commitAs(ctx, p, w, next, manifest)
+}
+
+// commitAs commits a manifest, whose needs are in next if it is the attempt's own.
+func commitAs(ctx context.Context, p *proc, w *commit.Writer, next *shot, manifest []byte) error {
+	p.shot = next
+	err := w.Commit(ctx, &commit.Parts{Manifest: manifest, Card: format.EncodeCard(1, make([]byte, 40))})
 	if err != nil && !isRefusal(err) { // an answer was lost: once more
 		err = w.Commit(ctx, &commit.Parts{Manifest: manifest, Card: format.EncodeCard(1, make([]byte, 40))})
 	}

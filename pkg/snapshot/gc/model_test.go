@@ -75,6 +75,16 @@ func startWriter(w *world, s, base format.ID, predecessors []format.ID, packs in
 	})
 }
 
+// startSuccessor goes on with a snapshot that another writer writes, or wrote.
+func startSuccessor(w *world, s format.ID) {
+	w.start("writer, successor", func(ctx context.Context, p *proc) error {
+		if err := goOn(ctx, p, s, 0); !isRefusal(err) {
+			return err
+		}
+		return nil
+	})
+}
+
 func startForget(w *world, andUndelete bool) {
 	w.start("forget", func(ctx context.Context, p *proc) error {
 		err := forget(ctx, p, snapA)
@@ -129,6 +139,60 @@ var scenarios = []scenario{
 		startPruner(w, rules, 1)
 		startWriter(w, format.ID{0xcc}, format.ID{}, dead, 0)
 	}},
+}
+
+// goingOn are scenarios of a writer that died before each of its operations, and
+// its successor at the same snapshot. Its base is being forgotten.
+func goingOn() (all []scenario) {
+	for n := 0; ; n++ {
+		before := ""
+		die := func(w *world) bool {
+			baseA(w)
+			w.prepare(func(ctx context.Context, p *proc) error { return forget(ctx, p, snapA) })
+			p := w.start("orphan", func(ctx context.Context, p *proc) error { return write(ctx, p, snapB, snapA, nil, 1) })
+			for range n {
+				p.step()
+			}
+			before = p.at
+			whole := p.done
+			p.kill()
+			w.procs = w.procs[:0]
+			return whole
+		}
+		if die(newWorld()) {
+			return all
+		}
+		late := n > 2 && n%2 == 0 // its lease expires at some moment; else there are fewer states
+		all = append(all, scenario{"died before " + before, func(w *world, rules skipped) {
+			die(w)
+			startPruner(w, rules, 2)
+			if late {
+				w.start("clock", expire)
+			}
+			startSuccessor(w, snapB)
+		}})
+	}
+}
+
+// TestGoingOn visits every interleaving of a successor and a pruner, wherever the
+// first writer died.
+func TestGoingOn(t *testing.T) {
+	all := goingOn()
+	if len(all) < 7 {
+		t.Fatalf("%d operations", len(all))
+	}
+	if testing.Short() {
+		all = all[len(all)-2:]
+	}
+	for _, s := range all {
+		t.Run(s.name, func(t *testing.T) {
+			e := &explorer{scenario: s, seen: map[uint64]struct{}{}}
+			if err := e.visit(e.replay(nil), nil); err != nil {
+				t.Fatalf("%v\n%s", err, e.story())
+			}
+			t.Logf("%d states, %d steps", len(e.seen), e.steps)
+		})
+	}
 }
 
 // verdict says what is wrong with a state.
@@ -252,14 +316,23 @@ var deep = scenario{"everything", func(w *world, rules skipped) {
 	w.start("clock", expire)
 }}
 
+// twins is a writer that lives, though another one takes it for dead and goes on.
+var twins = scenario{"twins", func(w *world, rules skipped) {
+	startPruner(w, rules, 2)
+	startWriter(w, snapB, format.ID{}, nil, 1)
+	startSuccessor(w, snapB)
+}}
+
 // TestDeepModel needs more than a quarter of an hour: make gc-model GC_FLAGS=-gc.deep.
 func TestDeepModel(t *testing.T) {
 	if !*gcDeep {
 		return
 	}
-	e := &explorer{scenario: deep, seen: map[uint64]struct{}{}}
-	if err := e.visit(e.replay(nil), nil); err != nil {
-		t.Fatalf("%v\n%s", err, e.story())
+	for _, s := range []scenario{twins, deep} {
+		e := &explorer{scenario: s, seen: map[uint64]struct{}{}}
+		if err := e.visit(e.replay(nil), nil); err != nil {
+			t.Fatalf("%s: %v\n%s", s.name, err, e.story())
+		}
+		t.Logf("%s: %d states, %d steps", s.name, len(e.seen), e.steps)
 	}
-	t.Logf("%d states, %d steps", len(e.seen), e.steps)
 }

@@ -106,7 +106,24 @@ func (r *randomRun) writer(base format.ID, predecessors []format.ID) {
 		}
 		return write(ctx, self, s, base, predecessors, packs)
 	})
-	p.restart = func() { r.writer(p.base, p.attempts) }
+	p.restart = func() {
+		if r.rng.IntN(2) == 0 {
+			r.writer(p.base, p.attempts)
+		} else {
+			r.successor(s, packs)
+		}
+	}
+}
+
+// successor goes on with the same snapshot.
+func (r *randomRun) successor(s format.ID, packs int) {
+	p := r.w.start(fmt.Sprintf("writer %x, successor", s[1]), func(ctx context.Context, self *proc) error {
+		if err := r.idle(self); err != nil {
+			return err
+		}
+		return goOn(ctx, self, s, packs)
+	})
+	p.restart = func() { r.successor(s, packs) }
 }
 
 // idle lets some time pass before a process begins.

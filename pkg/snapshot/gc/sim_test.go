@@ -25,6 +25,7 @@ type world struct {
 	keys    []string // ascending
 	clock   int64    // ns of the store
 	procs   []*proc
+	started int // processes, also those that are gone: each draws other identities
 
 	known map[format.ID]*shot // what manifests say, by those who wrote them
 	whole map[format.ID]bool  // of which commit said so, or undelete
@@ -89,6 +90,7 @@ type proc struct {
 
 	attempts []format.ID // of a writer: what a successor can take over
 	base     format.ID
+	shot     *shot  // what its manifest says
 	restart  func() // starts a successor; nil: there is none
 }
 
@@ -96,7 +98,8 @@ type killed struct{}
 
 // start adds a process, which runs to before its first operation.
 func (w *world) start(name string, body func(ctx context.Context, p *proc) error) *proc {
-	p := &proc{w: w, name: name, index: len(w.procs) + 1}
+	w.started++
+	p := &proc{w: w, name: name, index: w.started}
 	p.next, p.stop = iter.Pull(func(yield func(string) bool) {
 		defer func() {
 			if r := recover(); r != nil {
@@ -208,6 +211,9 @@ func (p *proc) Put(_ context.Context, key string, data []byte) (bool, error) {
 	}
 	p.saw("put", ok)
 	if !ok {
+		if s, part, err := format.ParseSnapKey(key); err == nil && part == format.ManifestPart && p.shot != nil {
+			p.w.known[s] = p.shot
+		}
 		p.w.set(key, data)
 	}
 	return !ok, after

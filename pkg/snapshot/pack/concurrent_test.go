@@ -111,3 +111,62 @@ func (s *slowPages) Get(ctx context.Context, key string, room []byte, limit int)
 	}
 	return s.Store.Get(ctx, key, room, limit)
 }
+
+// TestContexts: the context of a call bounds that call alone: what it stored, and
+// what others do, goes on. That of the writer bounds all.
+func TestContexts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys := tenant(t, 1)
+		sink := &heldSink{storeSink{chunkstore.NewMemory(), format.NewID()}, make(chan struct{})}
+		whole, end := context.WithCancel(t.Context())
+		defer end()
+		list := NewBuilder(nil)
+		w, err := NewWriter(whole, keys, sink, list, Options{PackBytes: minPackBytes, InFlight: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close()
+		add := func(ctx context.Context) error {
+			r, object, err := keys.SealPacked(1, crypto.ChunkData, 0, make([]byte, 30_000), nil, nil)
+			if err == nil {
+				_, err = w.Add(ctx, &r, object)
+			}
+			return err
+		}
+		first, stop := context.WithCancel(t.Context())
+		for range 4 { // the mixed pack is being uploaded by the third call
+			if err := add(first); err != nil {
+				t.Fatal(err)
+			}
+		}
+		waits := make(chan error)
+		go func() { waits <- add(first) }()
+		synctest.Wait()
+		stop()
+		if err := <-waits; !errors.Is(err, context.Canceled) {
+			t.Errorf("a caller that stops: %v", err)
+		}
+		if _, err := w.Flush(first); !errors.Is(err, context.Canceled) {
+			t.Errorf("a flush that stops: %v", err)
+		}
+		close(sink.held)
+		if err := add(t.Context()); err != nil {
+			t.Errorf("another caller: %v", err)
+		}
+		if got, err := w.Flush(t.Context()); err != nil || got.Chunks != 5 || got.Packs != 3 {
+			t.Errorf("%+v, %v", got, err)
+		}
+		end()
+		if err := add(t.Context()); err == nil {
+			for err == nil { // until a pack is full
+				err = add(t.Context())
+			}
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("after the writer's context has ended: %v", err)
+			}
+		}
+		if _, err := w.Flush(t.Context()); !errors.Is(err, context.Canceled) {
+			t.Errorf("after the writer's context has ended: %v", err)
+		}
+	})
+}

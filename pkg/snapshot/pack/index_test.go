@@ -346,7 +346,7 @@ func TestFlippedTables(t *testing.T) {
 	}
 }
 
-// TestForgedTables: what the store puts in place of a pack matches nothing, unless
+// TestForgedTables: another pack under the name of one matches nothing, unless
 // it is what an attempt at this snapshot wrote.
 func TestForgedTables(t *testing.T) {
 	w := newWalker(t, 100)
