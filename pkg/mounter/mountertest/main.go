@@ -35,6 +35,13 @@ func Command(role string) []string {
 	return []string{"/usr/bin/env", EnvRole + "=" + role, exe()}
 }
 
+// argRole begins the argument by which BareCommand selects a role.
+const argRole = "role:"
+
+// BareCommand starts this test binary in a role without an environment, and without looking up its
+// path, as the default commands of a mounter do.
+func BareCommand(role string) []string { return []string{"/proc/self/exe", argRole + role} }
+
 func exe() string {
 	p, err := os.Executable()
 	if err != nil {
@@ -47,6 +54,10 @@ func exe() string {
 // exist.
 func Main(roles map[string]func(context.Context) error) {
 	role := os.Getenv(EnvRole)
+	if len(os.Args) > 1 && strings.HasPrefix(os.Args[1], argRole) {
+		role = strings.TrimPrefix(os.Args[1], argRole)
+		os.Args = append(os.Args[:1:1], os.Args[2:]...)
+	}
 	if role == "" {
 		return
 	}
