@@ -42,12 +42,7 @@ func (m *Mounter) watchWorker(v *volume, w *snapWorker) {
 			<-w.dead
 			cancel()
 		}()
-		var st *workerctl.Status
-		var got workerctl.Status
-		if w.ask.Do(ctx, control.Request{Op: workerctl.OpWait}, &got) == nil && got.Outcome != workerctl.Running {
-			w.trim(&got)
-			st = &got
-		}
+		st := w.result(ctx)
 		// It exits once it has answered. If it does not, it is of no more use.
 		if !await(context.Background(), w.dead, stopWait) && st != nil {
 			_ = w.stop(true)
@@ -59,6 +54,21 @@ func (m *Mounter) watchWorker(v *volume, w *snapWorker) {
 		}
 		m.settle(context.Background(), w)
 	}()
+}
+
+// result waits for the result of a job. It returns nil when ctx ends.
+func (w *snapWorker) result(ctx context.Context) *workerctl.Status {
+	for {
+		var st workerctl.Status
+		err := w.ask.Do(ctx, control.Request{Op: workerctl.OpWait}, &st)
+		switch {
+		case err == nil && st.Outcome != workerctl.Running:
+			w.trim(&st)
+			return &st
+		case await(ctx, w.dead, time.Second) || ctx.Err() != nil: // otherwise try again
+			return nil
+		}
+	}
 }
 
 // settle tells the mount server which local snapshots of a job that has ended are still needed. If

@@ -39,6 +39,9 @@ func (m *Mounter) StartSnapshot(ctx context.Context, r workerctl.Start, secrets,
 	defer s.close()
 	defer s.hand.Close()
 	created, err := m.handOver(ctx, w, s, server)
+	w.mu.Lock()
+	w.starting = false
+	w.mu.Unlock()
 	if err != nil {
 		as := workerctl.Stopped
 		if created { // a local snapshot that nothing was stored of
@@ -100,6 +103,7 @@ func (m *Mounter) spawnWorker(v *volume, r workerctl.Start, secrets, store *os.F
 		return nil, nil, err
 	}
 	w := newWorker(v, r)
+	w.starting = true
 	w.rec.Limits = workerctl.Limits{MemoryBytes: m.opt.WorkerMemoryBytes, UID: int(m.opt.WorkerUID)}
 	m.opt.Hook("record worker")
 	err = w.save()

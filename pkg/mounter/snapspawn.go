@@ -20,6 +20,7 @@ import (
 
 const (
 	workerNice = 10
+	workerOOM  = "500" // proc_pid_oom_score_adj(5)
 	// ioprioBE is IOPRIO_PRIO_VALUE(IOPRIO_CLASS_BE, 7) of linux/ioprio.h: the lowest priority that
 	// still gets its turn.
 	ioprioBE = 2<<13 | 7
@@ -148,6 +149,8 @@ func (o Options) spawnWorker(w *snapWorker, group string, files []*os.File) erro
 		}
 		return cmd.Process.Signal(syscall.SIGTERM)
 	}
+	// If memory gets scarce, it goes before mount servers and applications do.
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", w.pid), []byte(workerOOM), 0)
 	begun, err := startTime(w.pid)
 	w.rec.PID, w.rec.Begun = w.pid, begun
 	go func() {

@@ -27,10 +27,11 @@ type snapWorker struct {
 	dead chan struct{}
 	stop func(kill bool) error // SIGTERM or SIGKILL
 
-	mu   sync.Mutex
-	rec  workerRecord // guarded by mu
-	gone bool         // the record was removed and must not be written again; guarded by mu
-	why  string       // what the log and the kernel say about a death; guarded by mu
+	mu       sync.Mutex
+	rec      workerRecord // guarded by mu
+	gone     bool         // the record was removed and must not be written again; guarded by mu
+	why      string       // what the log and the kernel say about a death; guarded by mu
+	starting bool         // it has no keys yet, and does not answer; guarded by mu
 	// ended is closed when the outcome is known and recorded.
 	ended chan struct{}
 }
@@ -54,8 +55,11 @@ type workerRecord struct {
 
 const (
 	workerVersion = 1
-	maxStep       = 64       // bytes of the name of a step
-	maxResult     = 16 << 10 // bytes of a job's result
+	maxStep       = 64      // bytes of the name of a step
+	maxResult     = 8 << 10 // bytes of a job's result
+	// maxWorkerBytes is the length of a record: parameters and result may take six times their
+	// length in JSON.
+	maxWorkerBytes = 256 << 10
 )
 
 // workerFile is the record of a volume's worker, in the volume's directory.
@@ -118,7 +122,7 @@ func (w *snapWorker) finish(st *workerctl.Status) error {
 		st = &workerctl.Status{ID: w.start.ID, Outcome: workerctl.Died, Limits: w.rec.Limits,
 			Message: "the snapshot worker ended without a result: " + w.why + ". Start the snapshot again to continue it"}
 	}
-	if w.rec.Stopping != "" && (st.Outcome == workerctl.Cancelled || st.Outcome == workerctl.Died) {
+	if w.rec.Stopping != "" && (st.Outcome == workerctl.Interrupted || st.Outcome == workerctl.Died) {
 		st.Outcome, st.Message = w.rec.Stopping, w.rec.Reason
 	}
 	st.PID = 0
@@ -140,7 +144,7 @@ func (w *snapWorker) trim(s *workerctl.Status) {
 		s.Result = nil
 	}
 	switch s.Outcome {
-	case workerctl.Running, workerctl.Succeeded, workerctl.Failed, workerctl.Stopped, workerctl.Cancelled:
+	case workerctl.Running, workerctl.Succeeded, workerctl.Failed, workerctl.Stopped, workerctl.Interrupted:
 	default:
 		s.Outcome = workerctl.Stopped
 	}
@@ -149,10 +153,13 @@ func (w *snapWorker) trim(s *workerctl.Status) {
 // status returns the state of the job.
 func (w *snapWorker) status(ctx context.Context) (workerctl.Status, error) {
 	w.mu.Lock()
-	end := w.rec.End
+	end, starting := w.rec.End, w.starting
 	w.mu.Unlock()
 	if end != nil {
 		return *end, nil
+	}
+	if starting {
+		return workerctl.Status{ID: w.start.ID, PID: w.pid, Limits: w.rec.Limits, Progress: workerctl.Progress{Step: "starting"}, UpdatedMillis: time.Now().UnixMilli()}, nil
 	}
 	var s workerctl.Status
 	err := w.ask.Do(ctx, control.Request{Op: workerctl.OpStatus}, &s)
@@ -168,7 +175,7 @@ func (w *snapWorker) status(ctx context.Context) (workerctl.Status, error) {
 
 // loadWorker reads the record of a volume's worker. It returns nil if there is none of this boot.
 func loadWorker(file string) (*workerRecord, error) {
-	b, err := readBounded(file)
+	b, err := readBounded(file, maxWorkerBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

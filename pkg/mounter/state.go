@@ -81,21 +81,21 @@ func (r *record) save() error {
 }
 
 // readBounded reads a file of the state directory.
-func readBounded(name string) ([]byte, error) {
+func readBounded(name string, most int64) ([]byte, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxStateBytes+1))
-	if err == nil && len(b) > maxStateBytes {
+	b, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(b)) > most {
 		err = fmt.Errorf("%s is too long", name)
 	}
 	return b, err
 }
 
 func loadRecord(dir string) (record, error) {
-	b, err := readBounded(filepath.Join(dir, "state.json"))
+	b, err := readBounded(filepath.Join(dir, "state.json"), maxStateBytes)
 	if err != nil {
 		return record{}, err
 	}

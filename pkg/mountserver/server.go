@@ -12,6 +12,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
+	"github.com/sealvol/sealvol/pkg/mounter/workerctl"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -114,7 +115,11 @@ func (s *Server) Mux() control.Mux {
 	v := &volumectl.Server{Volume: s.vol, Name: s.Name(), ReadOnly: s.opts.ReadOnly, LogLevel: s.opts.Level, Mounted: s.fuse, Conditions: s.conditions,
 		End: s.End, MountSnapshot: s.mountSnapshot, UnmountSnapshot: s.unmountSnapshot}
 	m := v.Mux()
-	s.addWorkers(m)
+	load := loadMeter{of: s.fuse}
+	m[workerctl.OpLoad] = func(context.Context, *control.Call) (any, error) { return load.read(), nil }
+	if s.opts.Workers {
+		s.addWorkers(m)
+	}
 	return m
 }
 

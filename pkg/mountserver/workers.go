@@ -107,7 +107,9 @@ func (e *workerEnd) end() {
 	<-e.done
 }
 
-// addWorkers adds the requests about snapshot workers.
+// addWorkers adds the requests about snapshot workers. One of them hands out the data keys, so only
+// servers that a mounter started answer them: their control socket is in a directory that only root
+// can enter.
 func (s *Server) addWorkers(m control.Mux) {
 	m[workerctl.OpBegin] = func(ctx context.Context, c *control.Call) (any, error) {
 		var a workerctl.BeginArgs
@@ -124,8 +126,6 @@ func (s *Server) addWorkers(m control.Mux) {
 		}
 		return nil, volumectl.SnapshotError(s.endWorker(ctx, a))
 	}
-	load := loadMeter{of: s.fuse}
-	m[workerctl.OpLoad] = func(context.Context, *control.Call) (any, error) { return load.read(), nil }
 }
 
 // beginWorker makes the local snapshot of a job, and sends a worker what it needs to read it.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -89,7 +90,10 @@ func KillHook() func(string) {
 	if err != nil {
 		return func(string) {}
 	}
+	var mu sync.Mutex
 	return func(step string) {
+		mu.Lock()
+		defer mu.Unlock()
 		if n--; n == 0 {
 			fmt.Fprintf(os.Stderr, "killed before %q\n", step)
 			if err := unix.Kill(os.Getpid(), unix.SIGKILL); err != nil {

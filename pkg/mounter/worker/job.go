@@ -55,7 +55,7 @@ func outcome(err error, cancelled bool) workerctl.Outcome {
 	case err == nil:
 		return workerctl.Succeeded
 	case cancelled:
-		return workerctl.Cancelled
+		return workerctl.Interrupted
 	case errors.As(err, &final):
 		return workerctl.Failed
 	}

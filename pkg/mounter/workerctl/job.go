@@ -41,7 +41,7 @@ type Start struct {
 
 const (
 	maxDrop   = 64
-	maxParams = 32 << 10
+	maxParams = 8 << 10
 )
 
 // Check checks a request.
@@ -84,7 +84,7 @@ const (
 	Failed      Outcome = "failed"      // for good: starting it again would fail again
 	Stopped     Outcome = "stopped"     // by an error after which the same job may be started again
 	Cancelled   Outcome = "cancelled"   // by its caller
-	Interrupted Outcome = "interrupted" // the volume was unmounted
+	Interrupted Outcome = "interrupted" // because the volume was unmounted, or by a signal
 	Died        Outcome = "died"        // the process ended without a result
 )
 
