@@ -50,12 +50,16 @@ var allowed = map[string][]string{
 	"pkg/awsclient":                  {},
 	"pkg/backend/ebs":                {"pkg/awsclient", "pkg/backend", "pkg/requestid"},
 	"pkg/backend/ebs/ec2test":        {},
-	"pkg/mounter":                    {"pkg/atomicfile", "pkg/mounter/control", "pkg/requestid"},
+	"pkg/mounter":                    {"pkg/atomicfile", "pkg/mounter/control", "pkg/mounter/workerctl", "pkg/requestid"},
+	"pkg/mounter/workerctl":          {}, // no key
+	"pkg/mounter/handover":           {"pkg/crypto"},
+	"pkg/mounter/worker":             {"pkg/crypto", "pkg/mounter/control", "pkg/mounter/handover", "pkg/mounter/workerctl", "pkg/requestid", "pkg/selfenc/chunkstore", "pkg/selfenc/chunkstore/storerpc", "pkg/volume/device"},
+	"pkg/mounter/workerstore":        {"pkg/selfenc/chunkstore", "pkg/selfenc/chunkstore/storerpc", "pkg/snapshot/format"}, // no key
 	"pkg/mounter/control":            {"pkg/requestid"},
 	"pkg/mounter/volumectl":          {"pkg/crypto", "pkg/mounter/control", "pkg/volume", "pkg/volume/vfs"},
 	"pkg/mounter/mountertest":        {"pkg/mounter", "pkg/mounter/control"},
 	"pkg/csi":                        {"pkg/backend", "pkg/mounter", "pkg/mounter/control", "pkg/requestid"}, // for the types and errors of its Mounter interface
-	"pkg/mountserver":                {"pkg/atomicfile", "pkg/crypto", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/volume", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/fusefs", "pkg/volume/vfs"},
+	"pkg/mountserver":                {"pkg/atomicfile", "pkg/crypto", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/handover", "pkg/mounter/volumectl", "pkg/mounter/workerctl", "pkg/volume", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/fusefs", "pkg/volume/vfs"},
 	"pkg/mountserver/mounts":         {"pkg/mounter/control", "pkg/mounter/volumectl", "pkg/volume/device", "pkg/volume/fusefs"},
 	"pkg/requestid":                  {},
 	"cmd/ec2":                        {"pkg/backend/ebs/ec2test"},
@@ -65,7 +69,7 @@ var allowed = map[string][]string{
 	"pkg/operator/matrixtest":        {},                                                                        // tests alone
 	"pkg/nodeagent":                  {"pkg/api/v1alpha1", "pkg/backend", "pkg/mounter", "pkg/mounter/control"}, // of the backend, what a FormatKeeper is
 	"cmd/operator":                   {"pkg/crypto", "pkg/operator"},
-	"cmd/driver":                     {"pkg/backend", "pkg/backend/ebs", "pkg/backend/local", "pkg/crypto", "pkg/csi", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/mountserver", "pkg/nodeagent", "pkg/requestid"},
+	"cmd/driver":                     {"pkg/backend", "pkg/backend/ebs", "pkg/backend/local", "pkg/crypto", "pkg/csi", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/mounter/worker", "pkg/mounter/workerctl", "pkg/mountserver", "pkg/nodeagent", "pkg/requestid"},
 	"cmd/demo":                       {"pkg/mounter"},
 	"cmd/bench":                      {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/vfstest"},
 	"cmd/libdoublecrypt":             {"pkg/crypto", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/vfs"},

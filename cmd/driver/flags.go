@@ -170,18 +170,28 @@ type serverFlags struct {
 	uid, gid uint32
 	cgroup   string
 	memory   int64
+
+	workerUID, workerGID uint32
+	workerMemory         int64
+	maxWorkers           int
 }
 
 func (s *serverFlags) add(c *cobra.Command) {
 	c.Flags().Uint32Var(&s.uid, "server-uid", 0, "user id of mount servers; 0: that of the mounter")
 	c.Flags().Uint32Var(&s.gid, "server-gid", 0, "group id of mount servers; 0: that of the mounter")
-	c.Flags().StringVar(&s.cgroup, "server-cgroup", "", "cgroup v2 directory in which each mount server gets a cgroup of its own")
+	c.Flags().StringVar(&s.cgroup, "server-cgroup", "", "cgroup v2 directory in which each mount server and each snapshot worker gets a cgroup of its own")
 	c.Flags().Int64Var(&s.memory, "memory", 256<<20, "memory limit of each volume in bytes")
+	c.Flags().Uint32Var(&s.workerUID, "worker-uid", 0, "user id of snapshot workers, not that of mount servers; 0: nobody (65534)")
+	c.Flags().Uint32Var(&s.workerGID, "worker-gid", 0, "group id of snapshot workers; 0: nobody (65534)")
+	c.Flags().Int64Var(&s.workerMemory, "worker-memory", 192<<20, "memory limit of each snapshot worker in bytes")
+	c.Flags().IntVar(&s.maxWorkers, "max-workers", 2, "how many snapshots are stored at once on this node")
 }
 
 func (s *serverFlags) args(stateDir string) []string {
 	return []string{"--mounter-dir", stateDir, "--server-uid", fmt.Sprint(s.uid), "--server-gid", fmt.Sprint(s.gid),
-		"--server-cgroup", s.cgroup, "--memory", fmt.Sprint(s.memory)}
+		"--server-cgroup", s.cgroup, "--memory", fmt.Sprint(s.memory),
+		"--worker-uid", fmt.Sprint(s.workerUID), "--worker-gid", fmt.Sprint(s.workerGID),
+		"--worker-memory", fmt.Sprint(s.workerMemory), "--max-workers", fmt.Sprint(s.maxWorkers)}
 }
 
 func serve(ctx context.Context, o csi.Options) error {

@@ -5,6 +5,7 @@
 //	node        the CSI node service, with a mounter that runs elsewhere or that it starts
 //	mounter     starts and supervises mount servers
 //	mount       serves one volume; started by the mounter
+//	snapshot-worker  stores a snapshot of one volume; started by the mounter
 //	loop        binds loop devices of raw block volumes; started by the mounter
 //	writeback   makes the kernel write back mapped files of a volume; started by the node service
 //	probe       checks that a driver or a mounter is alive
@@ -59,7 +60,7 @@ keys only as node stage and node publish secrets.`,
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		return errors.Join(crypto.HardenProcess(), log.set(stderr)) // keys pass through every role except the controller
 	}
-	root.AddCommand(allCommand(), controllerCommand(), nodeCommand(), mounterCommand(), mountCommand(), loopCommand(), writeBackCommand(), probeCommand())
+	root.AddCommand(allCommand(), controllerCommand(), nodeCommand(), mounterCommand(), mountCommand(), snapshotWorkerCommand(), loopCommand(), writeBackCommand(), probeCommand())
 	return root.ExecuteContext(ctx)
 }
 

@@ -30,6 +30,8 @@ func TestMain(m *testing.M) {
 	mounterProgram = func() []string { return append(mountertest.Command("mounter"), "mounter") }
 	mountProgram = func() []string { return mountertest.Command("mount") }
 	loopProgram = func() []string { return mountertest.Command("loop") }
+	snapshotWorkerProgram = func() []string { return append(mountertest.BareCommand("mounter"), "snapshot-worker") }
+	snapshotJob = testJob
 	writeBackProgram = func() []string { return append(mountertest.Command("mounter"), "writeback") }
 	if os.Getenv(envEngine) != "" {
 		mountProgram = func() []string { return append(mountertest.Command("mounter"), "mount") }

@@ -23,6 +23,8 @@ func mounterCommand() *cobra.Command {
 			}
 			return mounter.Run(c.Context(), mounter.Options{StateDir: dir, Command: append(mountProgram(), logArgs...),
 				LoopCommand: append(loopProgram(), logArgs...), UID: s.uid, GID: s.gid,
+				WorkerCommand: append(snapshotWorkerProgram(), logArgs...), WorkerUID: s.workerUID, WorkerGID: s.workerGID,
+				WorkerMemoryBytes: s.workerMemory, MaxWorkers: s.maxWorkers,
 				Cgroup: s.cgroup, MemoryBytes: s.memory, RuntimeDir: control.RuntimeDir(), TakesServers: os.Getpid() == 1, Hook: hook})
 		},
 	}

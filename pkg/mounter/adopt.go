@@ -21,6 +21,7 @@ func (m *Mounter) adoptAll() error {
 		dir := filepath.Join(root, e.Name())
 		r, err := loadRecord(dir)
 		if errors.Is(err, fs.ErrNotExist) {
+			m.killOrphan(dir)
 			m.sweep(dir) // a crash before the first record or after the last one: no server runs
 			continue
 		}
@@ -41,6 +42,9 @@ func (m *Mounter) adoptAll() error {
 			return err
 		}
 		m.volumes[r.Volume] = v
+		if err := m.adoptWorker(v); err != nil {
+			return err
+		}
 		if v.proc == nil {
 			m.opt.Log.Warn("mount server has died", "volume", r.Volume, "pid", r.PID)
 			continue
@@ -61,28 +65,17 @@ func (m *Mounter) sweep(dir string) {
 
 // adopt finds the server of a record, if it still runs.
 func adopt(r record) (*process, error) {
-	if r.PID <= 0 || r.Boot != bootID() {
+	if r.Boot != bootID() {
 		return nil, nil
 	}
-	pidfd, err := unix.PidfdOpen(r.PID, 0)
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	// The pidfd pins the process. Only now does its start time prove that it is the right one.
-	start, err := startTime(r.PID)
-	gone := exited(pidfd) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
-	if gone || err == nil && start != r.Start {
-		unix.Close(pidfd)
-		return nil, nil
-	}
-	if err != nil {
-		unix.Close(pidfd) // it may still run, and a second server beside it would damage the volume
+	pidfd, err := findProcess(r.PID, r.Start)
+	if err != nil { // it may still run, and a second server beside it would damage the volume
 		return nil, fmt.Errorf("mount server %d: %w", r.PID, err)
 	}
-	p := &process{pid: r.PID, start: start, adopted: true, dead: make(chan struct{}), ask: control.Client{Path: r.control}}
+	if pidfd < 0 {
+		return nil, nil
+	}
+	p := &process{pid: r.PID, start: r.Start, adopted: true, dead: make(chan struct{}), ask: control.Client{Path: r.control}}
 	p.kill = func() error {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -102,6 +95,32 @@ func adopt(r record) (*process, error) {
 		p.ended(nil)
 	}(pidfd)
 	return p, nil
+}
+
+// findProcess returns a pidfd of the process with a pid and a start time, or -1 if it has ended.
+func findProcess(pid int, start uint64) (int, error) {
+	if pid <= 0 {
+		return -1, nil
+	}
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+		return -1, nil
+	}
+	if err != nil {
+		return -1, err
+	}
+	// The pidfd pins the process. Only now does its start time prove that it is the right one.
+	found, err := startTime(pid)
+	gone := exited(pidfd) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
+	if gone || err == nil && found != start {
+		unix.Close(pidfd)
+		return -1, nil
+	}
+	if err != nil {
+		unix.Close(pidfd)
+		return -1, err
+	}
+	return pidfd, nil
 }
 
 // takeFD duplicates a descriptor of the server, if it still refers to what the server was started

@@ -4,16 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/mounter/workerctl"
 	"github.com/sealvol/sealvol/pkg/requestid"
 )
 
 // Client calls the mounter that listens at Socket.
 type Client struct{ Socket string }
 
-func (c Client) call(ctx context.Context, in call, secret []byte) (reply, error) {
+func (c Client) call(ctx context.Context, in call, secret []byte, files ...*os.File) (reply, error) {
 	conn, err := control.DialSocket(ctx, c.Socket)
 	if err != nil {
 		return reply{}, fmt.Errorf("%w: %w", ErrUnreachable, err)
@@ -22,7 +24,7 @@ func (c Client) call(ctx context.Context, in call, secret []byte) (reply, error)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	var out reply
-	err = writeFrame(conn, in, envelope{RequestID: requestid.From(ctx)}, secret)
+	err = writeFrame(&fileWriter{conn, files}, in, envelope{RequestID: requestid.From(ctx)}, secret)
 	if err == nil {
 		_, _, err = readFrame(conn, &out)
 	}
@@ -92,6 +94,37 @@ func (c Client) Health(ctx context.Context, volume string) (Info, error) {
 func (c Client) List(ctx context.Context) ([]Info, error) {
 	r, err := c.call(ctx, call{Op: "list"}, nil)
 	return r.List, err
+}
+
+// StartSnapshot calls Mounter.StartSnapshot. A mounter of a version without stored snapshots returns
+// ErrInvalid.
+func (c Client) StartSnapshot(ctx context.Context, r workerctl.Start, secrets, store *os.File) error {
+	_, err := c.call(ctx, call{Op: "snapshot-start", Start: &r}, nil, secrets, store)
+	return err
+}
+
+// SnapshotStatus calls Mounter.SnapshotStatus.
+func (c Client) SnapshotStatus(ctx context.Context, volume string) (workerctl.Status, error) {
+	r, err := c.call(ctx, call{Op: "snapshot-status", Volume: volume}, nil)
+	if err == nil && r.Job == nil {
+		err = errors.New("the mounter sent no status")
+	}
+	if err != nil {
+		return workerctl.Status{}, err
+	}
+	return *r.Job, nil
+}
+
+// CancelSnapshot calls Mounter.CancelSnapshot.
+func (c Client) CancelSnapshot(ctx context.Context, volume, snapshot string) error {
+	_, err := c.call(ctx, call{Op: "snapshot-cancel", Volume: volume, Snapshot: snapshot}, nil)
+	return err
+}
+
+// AttachStore calls Mounter.AttachStore.
+func (c Client) AttachStore(ctx context.Context, volume, snapshot string, store *os.File) error {
+	_, err := c.call(ctx, call{Op: "snapshot-store", Volume: volume, Snapshot: snapshot}, nil, store)
+	return err
 }
 
 // Quit asks the mounter to end if it has no volume. It returns whether the mounter ends.

@@ -15,6 +15,9 @@ var (
 	ErrDead       = errors.New("mount server has died")
 	ErrServer     = errors.New("mount server failed")
 
+	// ErrNoWorker: no snapshot of the volume is being stored, or not this one.
+	ErrNoWorker = errors.New("no snapshot of the volume is being stored")
+
 	// ErrUnreachable: no mounter answers. The client returns it; it never crosses a socket.
 	ErrUnreachable = errors.New("the mounter does not answer")
 
@@ -43,7 +46,7 @@ var wireCodes = map[string]error{
 	"invalid": ErrInvalid, "not-mounted": ErrNotMounted, "conflict": ErrConflict, "busy": ErrBusy,
 	"dead": ErrDead, "server": ErrServer, "no-key": ErrNoKey, "wrong-key": ErrWrongKey,
 	"foreign": ErrForeign, "damaged": ErrDamaged, "read-only": ErrBlank, "rolled-back": ErrRolledBack, "copy": ErrCopy,
-	"no-block-file": ErrNoBlockFile,
+	"no-block-file": ErrNoBlockFile, "no-worker": ErrNoWorker,
 }
 
 // wireError is an error on a socket.

@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/mounter/workerctl"
 )
 
 // Limits of a frame. A connection to the mounter carries one request and one response, each of this
@@ -17,7 +18,9 @@ import (
 //
 // After the request's object, the JSON may have a second one, an envelope. Mounters of older
 // versions do not read that far, and callers of older versions send none. Keys are the secret of a
-// "mount" and a "check-keys" request; they are never JSON. Both sides clear their buffers.
+// "mount" and a "check-keys" request; they are never JSON. Both sides clear their buffers. Requests
+// about snapshots come with descriptors (SCM_RIGHTS): "snapshot-start" with a pipe and the store's
+// socket, "snapshot-store" with the latter.
 const (
 	maxFrameJSON   = 256 << 10
 	maxFrameSecret = 2 * KeyBytes
@@ -28,6 +31,10 @@ type call struct {
 	Mount   *MountRequest   `json:"mount,omitempty"`
 	Unmount *UnmountRequest `json:"unmount,omitempty"`
 	Volume  string          `json:"volume,omitempty"`
+	// Start is the request of "snapshot-start", and Snapshot the stored snapshot of
+	// "snapshot-cancel" and "snapshot-store".
+	Start    *workerctl.Start `json:"start,omitempty"`
+	Snapshot string           `json:"snapshot,omitempty"`
 }
 
 // volume returns the volume that a call is about, or "" for all.
@@ -37,17 +44,20 @@ func (c call) volume() string {
 		return c.Mount.Volume
 	case c.Unmount != nil:
 		return c.Unmount.Volume
+	case c.Start != nil:
+		return c.Start.Volume
 	}
 	return c.Volume
 }
 
 type reply struct {
-	Error     *wireError     `json:"error,omitempty"`
-	SizeBytes int64          `json:"sizeBytes,omitempty"`
-	Stats     *control.Stats `json:"stats,omitempty"`
-	Health    *Info          `json:"health,omitempty"`
-	List      []Info         `json:"list,omitempty"`
-	Idle      bool           `json:"idle,omitempty"`
+	Error     *wireError        `json:"error,omitempty"`
+	SizeBytes int64             `json:"sizeBytes,omitempty"`
+	Stats     *control.Stats    `json:"stats,omitempty"`
+	Health    *Info             `json:"health,omitempty"`
+	List      []Info            `json:"list,omitempty"`
+	Idle      bool              `json:"idle,omitempty"`
+	Job       *workerctl.Status `json:"job,omitempty"`
 }
 
 // envelope accompanies a request. Readers ignore fields that they do not know.

@@ -203,6 +203,9 @@ func (m *Mounter) mount(ctx context.Context, v *volume, r MountRequest, loops *[
 	if err := m.finish(ctx, v, r); err != nil {
 		return err
 	}
+	if w := v.worker; w != nil { // the server died while it ran
+		go m.settle(context.WithoutCancel(ctx), w)
+	}
 	m.opt.Log.InfoContext(ctx, "mounted", "volume", r.Volume, "pid", p.pid, "readOnly", r.ReadOnly)
 	return nil
 }

@@ -19,6 +19,7 @@ type Mounter struct {
 
 	mu      sync.Mutex
 	volumes map[string]*volume // guarded by mu
+	workers int                // snapshot workers that run; guarded by mu
 }
 
 // volume is the state of one volume. The holder of lock owns all fields except lock itself and
@@ -30,6 +31,8 @@ type volume struct {
 
 	rec  *record  // nil if the volume is not mounted here
 	proc *process // nil if no running server is known; if rec is set, the server has died
+	// worker is the last snapshot worker since the volume was mounted, or nil.
+	worker *snapWorker
 }
 
 // Open takes ownership of the state directory. It adopts servers that still run. It remembers the

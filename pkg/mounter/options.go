@@ -3,7 +3,9 @@ package mounter
 import (
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/sealvol/sealvol/pkg/requestid"
@@ -25,8 +27,19 @@ type Options struct {
 	// UID and GID are the user and group of the servers; 0 means those of this process. The user
 	// must be able to execute Command.
 	UID, GID uint32
-	// Cgroup is a cgroup v2 directory in which each server gets a cgroup of its own, or "" for
-	// none.
+	// WorkerCommand starts a snapshot worker, which is a program that calls worker.Run. Default: this
+	// program with the argument "snapshot-worker".
+	WorkerCommand []string
+	// WorkerUID and WorkerGID are the user and group of snapshot workers. They should own nothing,
+	// and not be those of the servers. 0 means nobody (65534), or the user of this process if that
+	// user does not exist in its user namespace.
+	WorkerUID, WorkerGID uint32
+	// WorkerMemoryBytes limits the memory of a snapshot worker. Default: 192 MiB.
+	WorkerMemoryBytes int64
+	// MaxWorkers is how many snapshot workers may run at once. Default: 2.
+	MaxWorkers int
+	// Cgroup is a cgroup v2 directory in which each server and each snapshot worker gets a cgroup of
+	// its own, or "" for none.
 	Cgroup string
 	// MemoryBytes limits the memory of each volume; 0 means the engine's default.
 	MemoryBytes int64
@@ -62,6 +75,23 @@ func (o *Options) defaults() error {
 	if len(o.LoopCommand) == 0 {
 		o.LoopCommand = []string{"/proc/self/exe", "loop"}
 	}
+	if len(o.WorkerCommand) == 0 {
+		o.WorkerCommand = []string{"/proc/self/exe", "snapshot-worker"}
+	}
+	if os.Geteuid() == 0 && hasNobody() {
+		if o.WorkerUID == 0 {
+			o.WorkerUID = nobody
+		}
+		if o.WorkerGID == 0 {
+			o.WorkerGID = nobody
+		}
+	}
+	if o.WorkerMemoryBytes == 0 {
+		o.WorkerMemoryBytes = 192 << 20
+	}
+	if o.MaxWorkers == 0 {
+		o.MaxWorkers = 2
+	}
 	if o.MountTimeout == 0 {
 		o.MountTimeout = 90 * time.Second
 	}
@@ -73,6 +103,29 @@ func (o *Options) defaults() error {
 		o.Hook = func(string) {}
 	}
 	return nil
+}
+
+// nobody is the user and group that own nothing.
+const nobody = 65534
+
+// hasNobody tells whether the user namespace of this process knows that user and group.
+func hasNobody() bool {
+	for _, kind := range []string{"uid", "gid"} {
+		b, err := os.ReadFile("/proc/self/" + kind + "_map")
+		if err != nil {
+			return false
+		}
+		found := false
+		for line := range strings.Lines(string(b)) {
+			var inside, outside, n uint64
+			_, err := fmt.Sscan(line, &inside, &outside, &n)
+			found = found || err == nil && inside <= nobody && nobody < inside+n
+		}
+		if !found {
+			return false
+		}
+	}
+	return true
 }
 
 // SocketPath returns the socket on which a mounter with this state directory listens.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os/signal"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -108,7 +109,9 @@ func (s *service) conn(ctx context.Context, c *net.UnixConn) {
 		return
 	}
 	var in call
-	e, secret, err := readFrame(c, &in)
+	from := &fileReader{c: c}
+	defer from.close()
+	e, secret, err := readFrame(from, &in)
 	defer clear(secret)
 	ctx = requestid.With(ctx, e.RequestID)
 	var out reply
@@ -116,7 +119,11 @@ func (s *service) conn(ctx context.Context, c *net.UnixConn) {
 		// The operation continues without its caller, who will retry it: a half-finished mount is
 		// of no use. It also continues when the mounter is asked to end; its timeouts bound it.
 		begin := time.Now()
-		out, err = s.answer(context.WithoutCancel(ctx), in, secret)
+		if in.isSnapshot() {
+			out, err = s.snapshot(context.WithoutCancel(ctx), in, from)
+		} else {
+			out, err = s.answer(context.WithoutCancel(ctx), in, secret)
+		}
 		s.logged(ctx, in, begin, err)
 	}
 	if err != nil {
@@ -146,7 +153,7 @@ func (s *service) logged(ctx context.Context, in call, begin time.Time, err erro
 		attrs = append(attrs, slog.String("error", err.Error()))
 		// No warning if a volume is not mounted, has died or is blank: callers ask in order to find
 		// out.
-		if !errors.Is(err, ErrNotMounted) && !errors.Is(err, ErrDead) && !errors.Is(err, ErrBlank) {
+		if !errors.Is(err, ErrNotMounted) && !errors.Is(err, ErrNoWorker) && !errors.Is(err, ErrDead) && !errors.Is(err, ErrBlank) {
 			level = slog.LevelWarn
 		}
 	}
@@ -193,6 +200,30 @@ func (s *service) answer(ctx context.Context, in call, secret []byte) (out reply
 	case in.Op == "quit":
 		out.Idle = s.busy.Load() == 0 && len(s.m.List(ctx)) == 0
 		return out, nil
+	}
+	return out, fmt.Errorf("%w: unknown operation", ErrInvalid)
+}
+
+// isSnapshot tells whether a request is about a stored snapshot.
+func (c call) isSnapshot() bool { return strings.HasPrefix(c.Op, "snapshot-") }
+
+// snapshot answers a request about a stored snapshot.
+func (s *service) snapshot(ctx context.Context, in call, from *fileReader) (out reply, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.m.opt.MountTimeout+s.m.opt.StopTimeout)
+	defer cancel()
+	switch {
+	case in.Op == "snapshot-start" && in.Start != nil:
+		s.busy.Add(1)
+		defer s.busy.Add(-1)
+		return out, s.m.StartSnapshot(ctx, *in.Start, from.file(0), from.file(1))
+	case in.Op == "snapshot-store":
+		return out, s.m.AttachStore(ctx, in.Volume, in.Snapshot, from.file(0))
+	case in.Op == "snapshot-cancel":
+		return out, s.m.CancelSnapshot(ctx, in.Volume, in.Snapshot)
+	case in.Op == "snapshot-status":
+		st, err := s.m.SnapshotStatus(ctx, in.Volume)
+		out.Job = &st
+		return out, err
 	}
 	return out, fmt.Errorf("%w: unknown operation", ErrInvalid)
 }

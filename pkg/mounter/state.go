@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -49,6 +50,8 @@ type places struct {
 	control string // the control socket of its server
 	hidden  string // where the volume of a raw block device is mounted: hidden from pods, and never inside of what forget removes
 	group   string // the cgroup of its server, or ""
+	// workerGroup is the cgroup of its snapshot worker, or "".
+	workerGroup string
 }
 
 // places returns the paths of a volume. The id is hashed, because it may not be a valid file name.
@@ -59,6 +62,7 @@ func (o *Options) places(volume string) places {
 	p.control = filepath.Join(p.dir, "control")
 	if o.Cgroup != "" {
 		p.group = filepath.Join(o.Cgroup, "sealvol-"+name)
+		p.workerGroup = p.group + "-snapshot"
 	}
 	return p
 }
@@ -76,21 +80,27 @@ func (r *record) save() error {
 	return atomicfile.Write(name, b, atomicfile.Options{Temp: name + ".tmp", Volatile: true})
 }
 
-func loadRecord(dir string) (record, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "state.json"), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+// readBounded reads a file of the state directory.
+func readBounded(name string, most int64) ([]byte, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		return record{}, err
+		return nil, err
 	}
 	defer f.Close()
-	fi, err := f.Stat()
+	b, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(b)) > most {
+		err = fmt.Errorf("%s is too long", name)
+	}
+	return b, err
+}
+
+func loadRecord(dir string) (record, error) {
+	b, err := readBounded(filepath.Join(dir, "state.json"), maxStateBytes)
 	if err != nil {
 		return record{}, err
 	}
-	if fi.Size() > maxStateBytes {
-		return record{}, fmt.Errorf("%s: state.json is too long", dir)
-	}
 	var r record
-	if err := json.NewDecoder(f).Decode(&r); err != nil {
+	if err := json.Unmarshal(b, &r); err != nil {
 		return record{}, fmt.Errorf("%s: decode state.json: %w", dir, err)
 	}
 	if r.Version != stateVersion || checkTarget(r.Volume, r.Source, r.Target) != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 )
 
@@ -62,7 +63,7 @@ func (m *Mounter) forget(v *volume, keepRecord bool) error {
 		m.unlink(v)
 	}
 	if !keepRecord {
-		if err := os.RemoveAll(v.dir); err != nil {
+		if err := m.removeState(v); err != nil {
 			return err
 		}
 	}
@@ -70,7 +71,22 @@ func (m *Mounter) forget(v *volume, keepRecord bool) error {
 	return nil
 }
 
-// Unmount unmounts a volume. When it returns nil, everything is durable and no process has the
+// removeState removes the record of a volume. The worker's record stays if there is a worker: it goes
+// on when its server has died and mounting the volume again has failed.
+func (m *Mounter) removeState(v *volume) error {
+	if v.worker == nil {
+		return os.RemoveAll(v.dir)
+	}
+	for _, name := range []string{filepath.Join(v.dir, "state.json"), v.control} {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Unmount unmounts a volume. A snapshot that is being stored is interrupted; it can be continued
+// after the next mount. When Unmount returns nil, everything is durable and no process has the
 // device open. ErrBusy means that the volume is still mounted elsewhere, or that the server did not
 // end in time. Nothing is lost then; call Unmount again.
 func (m *Mounter) Unmount(ctx context.Context, r UnmountRequest) error {
@@ -97,6 +113,9 @@ func (m *Mounter) Unmount(ctx context.Context, r UnmountRequest) error {
 		return fmt.Errorf("%w: the volume is mounted at another path", ErrConflict)
 	}
 	if v.proc == nil || !v.proc.alive() {
+		if err := m.endWorker(ctx, v); err != nil {
+			return err
+		}
 		return m.clear(ctx, v, drop)
 	}
 	published, err := m.published(v.rec)
@@ -105,6 +124,9 @@ func (m *Mounter) Unmount(ctx context.Context, r UnmountRequest) error {
 	}
 	if published {
 		return fmt.Errorf("%w: it is still published", ErrBusy)
+	}
+	if err := m.endWorker(ctx, v); err != nil {
+		return err
 	}
 	return m.stop(ctx, v)
 }

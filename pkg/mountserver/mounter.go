@@ -39,7 +39,7 @@ func openFor(ctx context.Context, c mounter.ServeConfig, level *slog.LevelVar) (
 		return nil, err
 	}
 	o := Options{Device: dev, Name: c.Volume, ReadOnly: c.ReadOnly, MemoryBytes: c.MemoryBytes, Format: c.Format, RejectCopy: c.Own,
-		RetryNoSpace: c.Block, Level: level}
+		RetryNoSpace: c.Block, Level: level, Workers: true}
 	keys, err := o.parse(c)
 	if err != nil {
 		return nil, errors.Join(err, dev.Close())

@@ -43,6 +43,8 @@ type Options struct {
 	// Snapshot, unless "", is the local snapshot to serve instead of the volume. It requires
 	// ReadOnly.
 	Snapshot string
+	// Workers answers requests that hand the data keys to snapshot workers; see addWorkers.
+	Workers bool
 	// RetryNoSpace is for raw block volumes; see spaceRetry.
 	RetryNoSpace bool
 	// Log gets the log lines; nil means slog.Default().

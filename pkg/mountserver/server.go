@@ -12,6 +12,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
+	"github.com/sealvol/sealvol/pkg/mounter/workerctl"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -42,6 +43,7 @@ type Server struct {
 	fs      vfs.FS // what is mounted: the volume or a snapshot of it
 	endView func() // closes the snapshot
 	views   views
+	workers workers
 	anchor  *anchorKeeper // nil if there is none
 	fuse    *fusefs.Server
 
@@ -112,7 +114,13 @@ func (s *Server) Mux() control.Mux {
 	}
 	v := &volumectl.Server{Volume: s.vol, Name: s.Name(), ReadOnly: s.opts.ReadOnly, LogLevel: s.opts.Level, Mounted: s.fuse, Conditions: s.conditions,
 		End: s.End, MountSnapshot: s.mountSnapshot, UnmountSnapshot: s.unmountSnapshot}
-	return v.Mux()
+	m := v.Mux()
+	load := loadMeter{of: s.fuse}
+	m[workerctl.OpLoad] = func(context.Context, *control.Call) (any, error) { return load.read(), nil }
+	if s.opts.Workers {
+		s.addWorkers(m)
+	}
+	return m
 }
 
 // Serve answers the kernel until the mount ends, until End, or until ctx ends. Then it closes
@@ -155,6 +163,9 @@ func (s *Server) wait(ctx context.Context, served <-chan error, isReady <-chan s
 // Close commits and closes the device, so that another process can open it. Serve calls it itself.
 func (s *Server) Close() error {
 	s.views.end(s.log)
+	if s.vol != nil {
+		s.workers.end(func() { s.vol.Thaw() })
+	}
 	s.endView()
 	s.anchor.end()
 	err := s.closeBase()

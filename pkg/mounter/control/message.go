@@ -90,7 +90,7 @@ func (r *lineReader) next() ([]byte, *os.File, error) {
 func (r *lineReader) fill() error {
 	b, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4*4))
 	n, oobn, _, _, err := r.c.ReadMsgUnix(b, oob)
-	fds, ferr := descriptors(oob[:oobn])
+	fds, ferr := Descriptors(oob[:oobn])
 	for _, fd := range fds {
 		f := os.NewFile(uintptr(fd), "descriptor from a caller")
 		if r.file != nil || len(fds) > 1 {
@@ -118,7 +118,8 @@ func (r *lineReader) close() {
 	}
 }
 
-func descriptors(oob []byte) (fds []int, err error) {
+// Descriptors returns the descriptors of a control message (SCM_RIGHTS).
+func Descriptors(oob []byte) (fds []int, err error) {
 	msgs, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
 		return nil, err

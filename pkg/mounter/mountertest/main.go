@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -35,6 +36,13 @@ func Command(role string) []string {
 	return []string{"/usr/bin/env", EnvRole + "=" + role, exe()}
 }
 
+// argRole begins the argument by which BareCommand selects a role.
+const argRole = "role:"
+
+// BareCommand starts this test binary in a role without an environment, and without looking up its
+// path, as the default commands of a mounter do.
+func BareCommand(role string) []string { return []string{"/proc/self/exe", argRole + role} }
+
 func exe() string {
 	p, err := os.Executable()
 	if err != nil {
@@ -47,6 +55,10 @@ func exe() string {
 // exist.
 func Main(roles map[string]func(context.Context) error) {
 	role := os.Getenv(EnvRole)
+	if len(os.Args) > 1 && strings.HasPrefix(os.Args[1], argRole) {
+		role = strings.TrimPrefix(os.Args[1], argRole)
+		os.Args = append(os.Args[:1:1], os.Args[2:]...)
+	}
 	if role == "" {
 		return
 	}
@@ -78,7 +90,10 @@ func KillHook() func(string) {
 	if err != nil {
 		return func(string) {}
 	}
+	var mu sync.Mutex
 	return func(step string) {
+		mu.Lock()
+		defer mu.Unlock()
 		if n--; n == 0 {
 			fmt.Fprintf(os.Stderr, "killed before %q\n", step)
 			if err := unix.Kill(os.Getpid(), unix.SIGKILL); err != nil {

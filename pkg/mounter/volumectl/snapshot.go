@@ -85,14 +85,14 @@ func (s *Server) snapshots(m control.Mux) {
 			return nil, err
 		}
 		i, err := s.Volume.CreateSnapshot(a.Name)
-		return SnapshotOf(i), snapshotError(err)
+		return SnapshotOf(i), SnapshotError(err)
 	}
 	m["snapshot-delete"] = func(_ context.Context, c *control.Call) (any, error) {
 		var a SnapshotArgs
 		if err := c.Args(&a); err != nil {
 			return nil, err
 		}
-		return nil, snapshotError(s.Volume.DeleteSnapshot(a.Name))
+		return nil, SnapshotError(s.Volume.DeleteSnapshot(a.Name))
 	}
 	m["snapshot-list"] = func(_ context.Context, c *control.Call) (any, error) {
 		infos, err := s.Volume.Snapshots()
@@ -108,7 +108,7 @@ func (s *Server) snapshots(m control.Mux) {
 		if err := c.Args(&a); err != nil {
 			return nil, err
 		}
-		return nil, snapshotError(s.Volume.Diff(a.From, a.To, volume.DiffOptions{Ranges: a.Ranges}, func(x volume.Change) error {
+		return nil, SnapshotError(s.Volume.Diff(a.From, a.To, volume.DiffOptions{Ranges: a.Ranges}, func(x volume.Change) error {
 			if ctx.Err() != nil {
 				return errCaller
 			}
@@ -126,7 +126,7 @@ func (s *Server) snapshots(m control.Mux) {
 		if s.MountSnapshot == nil {
 			return nil, errors.New("this mount server does not mount snapshots")
 		}
-		return nil, snapshotError(s.MountSnapshot(a, c.File()))
+		return nil, SnapshotError(s.MountSnapshot(a, c.File()))
 	}
 	m["snapshot-unmount"] = func(ctx context.Context, c *control.Call) (any, error) {
 		var a SnapshotArgs
@@ -140,7 +140,8 @@ func (s *Server) snapshots(m control.Mux) {
 	}
 }
 
-func snapshotError(err error) error {
+// SnapshotError gives an error about a local snapshot the code by which callers recognise it.
+func SnapshotError(err error) error {
 	for code, target := range map[string]error{CodeExists: volume.ErrSnapshotExists, CodeNotFound: volume.ErrNoSnapshot,
 		CodeInUse: volume.ErrSnapshotInUse, CodeInvalid: volume.ErrSnapshotName} {
 		if errors.Is(err, target) {

@@ -21,6 +21,10 @@ type Rights struct {
 	// Delete and Replace are the prefixes of keys that may be deleted and replaced. "" means all
 	// keys.
 	Delete, Replace []string
+	// Put are the prefixes of keys that may be stored; nil means all keys. An object that exists is
+	// never changed by Put, but in some stores a new object says something about others, such as
+	// that a snapshot is no longer needed.
+	Put []string
 	// ReadOnly refuses all operations that write.
 	ReadOnly bool
 }
@@ -85,7 +89,11 @@ func (l *limited) GetRange(ctx context.Context, key string, off int64, dst []byt
 
 // Put implements Store.
 func (l *limited) Put(ctx context.Context, key string, data []byte) (bool, error) {
-	k, err := l.change("put", key, anyKey)
+	allowed := l.rights.Put
+	if allowed == nil {
+		allowed = anyKey
+	}
+	k, err := l.change("put", key, allowed)
 	if err != nil {
 		return false, err
 	}

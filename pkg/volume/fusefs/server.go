@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -108,6 +109,7 @@ type Server struct {
 	endOnce  sync.Once
 	endErr   error // set by endOnce, read after wg.Wait
 	using    using
+	times    times
 	later    later
 	spare    sync.Pool // *handler, of loops that ended
 	replies  sync.Pool // *[]byte, for large answers
@@ -395,6 +397,7 @@ func (s *Server) handle(h *handler, req []byte) {
 		return
 	}
 	defer s.using.done()
+	defer s.timed(time.Now())
 	out := h.reply
 	if replyBytes(req) > len(out) {
 		big := s.replies.Get().(*[]byte)

@@ -174,6 +174,13 @@ func (c *Client) do(ctx context.Context, r *request, body []byte, most uint32) (
 	}
 }
 
+// Ended is closed when the connection has ended.
+func (c *Client) Ended() <-chan struct{} { return c.ended }
+
+// Err returns why the connection has ended, or nil. If an operation fails and Err then returns nil,
+// the error is that of the store, not of the connection.
+func (c *Client) Err() error { return c.why() }
+
 func (c *Client) why() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,0 +1,25 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealvol/sealvol/pkg/mounter/worker"
+)
+
+// snapshotWorkerProgram returns the command that starts this program as a snapshot worker.
+var snapshotWorkerProgram = func() []string { return []string{"/proc/self/exe", "snapshot-worker"} }
+
+// snapshotJob is what a snapshot worker does.
+var snapshotJob worker.Job = func(context.Context, worker.Env) error {
+	return worker.Final(errors.New("this version of Sealvol cannot store snapshots yet"))
+}
+
+func snapshotWorkerCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "snapshot-worker", Short: "Stores one snapshot; started by the mounter only", Args: cobra.NoArgs, Hidden: true,
+		RunE: func(c *cobra.Command, _ []string) error { return worker.Run(c.Context(), snapshotJob) },
+	}
+}

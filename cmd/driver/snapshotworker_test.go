@@ -1,0 +1,352 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/mounter"
+	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/mounter/handover"
+	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
+	"github.com/sealvol/sealvol/pkg/mounter/workerctl"
+	"github.com/sealvol/sealvol/pkg/mounter/workerstore"
+	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
+	"github.com/sealvol/sealvol/pkg/snapshot/format"
+)
+
+// snapRig is a mounted, encrypted volume with a mounter in a process of its own, and a store.
+type snapRig struct {
+	*rig
+	client mounter.Client
+	store  chunkstore.Store
+	tenant []byte
+}
+
+func newSnapRig(t *testing.T) *snapRig {
+	t.Helper()
+	t.Setenv(envEngine, "1")
+	r := &snapRig{rig: newRig(t), store: chunkstore.NewMemory(), tenant: []byte("0123456789-TENANT-SECRET-0123456")}
+	r.client = mounter.Client{Socket: mounter.SocketPath(r.path("mounter"))}
+	if err := os.WriteFile(r.path("image"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(r.path("image"), 256<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(r.path("target"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r.start("mounter", 0)
+	r.mount()
+	t.Cleanup(func() {
+		if err := r.client.Unmount(r.ctx(), r.unmountRequest()); err != nil && !t.Failed() {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+const snapVolume = "vol-1"
+
+func (r *snapRig) request() mounter.MountRequest {
+	r.t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(r.path("image"), &st); err != nil {
+		r.t.Fatal(err)
+	}
+	k, err := mounter.NewKeys(bytes.Repeat([]byte{7}, mounter.KeyBytes), nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return mounter.MountRequest{Volume: snapVolume, Source: "sealvol:" + filepath.Base(r.dir) + ".snap", Target: r.path("target"),
+		Device: mounter.Device{Path: r.path("image"), SizeBytes: st.Size, Dev: st.Dev, Ino: st.Ino}, Format: &mounter.Format{}, Keys: k}
+}
+
+func (r *snapRig) unmountRequest() mounter.UnmountRequest {
+	q := r.request()
+	return mounter.UnmountRequest{Volume: q.Volume, Source: q.Source, Target: q.Target}
+}
+
+func (r *snapRig) mount() {
+	r.t.Helper()
+	if err := r.client.Mount(r.ctx(), r.request()); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// use writes and reads a file: the application goes on.
+func (r *snapRig) use() {
+	r.t.Helper()
+	name := filepath.Join(r.path("target"), "file")
+	text := fmt.Appendf(nil, "text of %d", time.Now().UnixNano())
+	if err := writeDurably(name, text); err != nil {
+		r.t.Fatal(err)
+	}
+	if b, err := os.ReadFile(name); err != nil || !bytes.Equal(b, text) {
+		r.t.Fatalf("%q, %v", b, err)
+	}
+}
+
+// secrets returns a pipe with the tenant's secret and a key.
+func (r *snapRig) secrets() *os.File {
+	r.t.Helper()
+	tenant, err := crypto.NewKey(bytes.Clone(r.tenant))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	kek, err := crypto.GenerateKey()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	s := handover.Secrets{Tenants: []handover.Tenant{{Epoch: 1, Secret: tenant}}, KEKs: []*crypto.Key{kek}}
+	defer s.Erase()
+	f, err := s.Pipe()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return f
+}
+
+// serve serves the store to the worker of a snapshot.
+func (r *snapRig) serve(id string) *workerstore.End {
+	r.t.Helper()
+	s, err := format.ParseID(id)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	e, err := workerstore.Serve(context.Background(), r.store, workerstore.Rights("", s))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = e.Close() })
+	return e
+}
+
+// begin starts a job.
+func (r *snapRig) begin(s workerctl.Start, p jobParams) (*workerstore.End, error) {
+	r.t.Helper()
+	b, err := json.Marshal(p)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	s.Volume, s.Params = snapVolume, b
+	secrets, end := r.secrets(), r.serve(s.ID)
+	defer secrets.Close()
+	err = r.client.StartSnapshot(r.ctx(), s, secrets, end.Worker)
+	end.Worker.Close()
+	return end, err
+}
+
+func (r *snapRig) mustBegin(s workerctl.Start, p jobParams) *workerstore.End {
+	r.t.Helper()
+	e, err := r.begin(s, p)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return e
+}
+
+// until waits for a state of the job.
+func (r *snapRig) until(what string, ok func(workerctl.Status) bool) workerctl.Status {
+	r.t.Helper()
+	ctx := r.ctx()
+	for {
+		s, err := r.client.SnapshotStatus(ctx, snapVolume)
+		if err == nil && ok(s) {
+			return s
+		}
+		select {
+		case <-ctx.Done():
+			r.t.Fatalf("not %s: %+v, %v", what, s, err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+func (r *snapRig) untilEnd(want workerctl.Outcome) workerctl.Status {
+	r.t.Helper()
+	s := r.until("ended", func(s workerctl.Status) bool { return s.Outcome != workerctl.Running })
+	if s.Outcome != want {
+		r.t.Fatalf("%+v", s)
+	}
+	return s
+}
+
+func (r *snapRig) untilRunning() workerctl.Status {
+	r.t.Helper()
+	return r.until("running", func(s workerctl.Status) bool { return s.Progress.BytesDone > 0 })
+}
+
+// local waits until the local snapshots are as wanted: it is the mount server's answer to the end of
+// a job, which comes a moment later.
+func (r *snapRig) local(want ...string) {
+	r.t.Helper()
+	ctx := r.ctx()
+	for {
+		list, err := volumectl.Snapshots(ctx, r.server())
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		var names []string
+		for _, s := range list {
+			if !s.Deleting {
+				names = append(names, strings.TrimPrefix(s.Name, workerctl.LocalPrefix))
+			}
+		}
+		if strings.Join(names, " ") == strings.Join(want, " ") {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			r.t.Fatalf("local snapshots %v, want %v", names, want)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+func (r *snapRig) server() control.Client {
+	return control.Client{Path: mounter.ControlPath(r.path("mounter"), snapVolume)}
+}
+
+func newSnapshot() string { return format.NewID().String() }
+
+// long is a job that goes on until it is ended.
+var long = jobParams{Blocks: 1 << 30, Pause: 5 * time.Millisecond}
+
+// TestSnapshotWorker: a job gets the keys, the local snapshot and the store. The next one has it as
+// its base, and the base goes when the new one is stored.
+func TestSnapshotWorker(t *testing.T) {
+	r := newSnapRig(t)
+	r.use()
+	first, second := newSnapshot(), newSnapshot()
+	end := r.mustBegin(workerctl.Start{ID: first}, jobParams{Blocks: 40})
+	st := r.untilEnd(workerctl.Succeeded)
+	if st.Progress.BytesDone != 40*jobBlock || st.BytesRead != 40*jobBlock || st.ID != first {
+		t.Errorf("%+v", st)
+	}
+	if err := end.Wait(); err != nil {
+		t.Error(err)
+	}
+	var got jobResult
+	if err := json.Unmarshal(st.Result, &got); err != nil {
+		t.Fatal(err)
+	}
+	tenant := sha256.Sum256(r.tenant)
+	if got.Tenant != hex.EncodeToString(tenant[:]) || len(got.Epochs) != 1 || got.KEKs != 1 || got.Base != "" || got.Source != workerctl.LocalName(first) {
+		t.Errorf("%+v", got)
+	}
+	r.local(first)
+	r.use()
+	r.mustBegin(workerctl.Start{ID: second, Base: first}, jobParams{Blocks: 4})
+	st = r.untilEnd(workerctl.Succeeded)
+	if err := json.Unmarshal(st.Result, &got); err != nil || got.Base != workerctl.LocalName(first) {
+		t.Errorf("%+v %v", got, err)
+	}
+	r.local(second)
+	n := 0
+	for _, err := range r.store.List(r.ctx(), "", "") {
+		if n++; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n != 40+4+2 {
+		t.Errorf("%d objects", n)
+	}
+	// A user may delete it. Then there is no base.
+	if err := r.server().Do(r.ctx(), control.Request{Op: "snapshot-delete", Args: volumectl.SnapshotArgs{Name: workerctl.LocalName(second)}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	third := newSnapshot()
+	r.mustBegin(workerctl.Start{ID: third, Base: second}, jobParams{Blocks: 1})
+	got = jobResult{}
+	if err := json.Unmarshal(r.untilEnd(workerctl.Succeeded).Result, &got); err != nil || got.Base != "" {
+		t.Errorf("%+v %v", got, err)
+	}
+	r.local(third)
+}
+
+// TestSnapshotWorkerFails: what stays after each way to end.
+func TestSnapshotWorkerFails(t *testing.T) {
+	r := newSnapRig(t)
+	base := newSnapshot()
+	r.mustBegin(workerctl.Start{ID: base}, jobParams{Blocks: 1})
+	r.untilEnd(workerctl.Succeeded)
+	for _, c := range []struct {
+		end  string
+		want workerctl.Outcome
+		text string
+		keep bool
+	}{
+		{"fail", workerctl.Stopped, "failed for a while", true},
+		{"final", workerctl.Failed, "failed for good", false},
+		{"panic", workerctl.Died, "panic: the job is broken", true},
+		{"exit", workerctl.Died, "status 7", true},
+	} {
+		id := newSnapshot()
+		r.mustBegin(workerctl.Start{ID: id, Base: base}, jobParams{Blocks: 1, End: c.end})
+		if st := r.untilEnd(c.want); !strings.Contains(st.Message, c.text) || len(st.Result) != 0 {
+			t.Errorf("%s: %+v", c.end, st)
+		}
+		if !c.keep {
+			r.local(base)
+			continue
+		}
+		r.local(base, id)
+		// The same job again.
+		r.mustBegin(workerctl.Start{ID: id, Base: base}, jobParams{Blocks: 1})
+		r.untilEnd(workerctl.Succeeded)
+		r.local(id)
+		base = id
+	}
+	r.use()
+}
+
+// TestSnapshotCancelled: a job ends when its caller says so, and nothing stays, even when its
+// process was killed.
+func TestSnapshotCancelled(t *testing.T) {
+	r := newSnapRig(t)
+	id := newSnapshot()
+	r.mustBegin(workerctl.Start{ID: id}, long)
+	pid := r.untilRunning().PID
+	// One that is read cannot be deleted.
+	err := r.server().Do(r.ctx(), control.Request{Op: "snapshot-delete", Args: volumectl.SnapshotArgs{Name: workerctl.LocalName(id)}}, nil)
+	if !control.HasCode(err, volumectl.CodeInUse) {
+		t.Errorf("%v", err)
+	}
+	if _, err := r.begin(workerctl.Start{ID: newSnapshot()}, long); !errors.Is(err, mounter.ErrBusy) {
+		t.Errorf("a second job: %v", err)
+	}
+	if err := r.client.CancelSnapshot(r.ctx(), snapVolume, id); err != nil {
+		t.Fatal(err)
+	}
+	r.untilEnd(workerctl.Cancelled)
+	r.local()
+	if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("the worker is still there: %v", err)
+	}
+	// Killed, and then given up.
+	r.mustBegin(workerctl.Start{ID: id}, long)
+	kill(t, r.untilRunning().PID)
+	if st := r.untilEnd(workerctl.Died); !strings.Contains(st.Message, "signal 9") {
+		t.Errorf("%+v", st)
+	}
+	r.local(id)
+	if err := r.client.CancelSnapshot(r.ctx(), snapVolume, id); err != nil {
+		t.Fatal(err)
+	}
+	r.local()
+	r.use()
+}
