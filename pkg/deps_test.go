@@ -253,7 +253,7 @@ var testOnly = map[string][]string{
 	"pkg/nodeagent":     {"pkg/mounter/volumectl"},
 	"pkg/volume":        {"pkg/volume/check"},
 	"pkg/volume/check":  {"pkg/volume"}, // to have volumes; the package itself never imports it
-	"pkg/volume/pinned": {"pkg/volume", "pkg/volume/check"},
+	"pkg/volume/pinned": {"pkg/volume", "pkg/volume/namehash"},
 }
 
 // TestMountServerIsSmall: what serves a volume needs no Kubernetes, no cloud and no gRPC.

@@ -42,7 +42,7 @@ func diffHistory(t *testing.T, seed uint64) {
 		s, err := p.Snapshot(name)
 		ok(t, err)
 		states[name], known[name] = s, all(t, s)
-		checkFacts(t, h.v, s, known[name])
+		checkFacts(t, h.v, p.Identity().HashSeed, s, known[name])
 		for _, other := range h.snaps {
 			mustDiff(t, states[other], s, known[other], known[name])
 			mustDiff(t, s, states[other], known[name], known[other])

@@ -54,7 +54,7 @@ type Volume struct {
 
 	mu       sync.Mutex        // held while the header is read
 	unlocked *layout.Unlocked  // the header last opened with cred
-	seen     uint64            // sequence number of the newest copy then
+	seen     uint64            // sequence number of the newest copy then; each change raises it
 	keep     bool              // keep epochs, for ReadKeys
 	epochs   []crypto.EpochKey // of unlocked
 }
@@ -90,8 +90,10 @@ func (v *Volume) identify(k *Keys) error {
 		if err := v.addKeys(k.Identity.Suite, k.Identity.ID, k.Epochs); err != nil {
 			return err
 		}
-		_, err := v.readHeader() // it may be another device
-		return err
+		return retry(func() error { // it may be another device
+			_, err := v.unlock()
+			return err
+		})
 	}
 	root, err := v.newestRoot()
 	if err != nil {

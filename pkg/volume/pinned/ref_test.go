@@ -55,7 +55,12 @@ func TestHandOver(t *testing.T) {
 	h.steps(50)
 	_, err = h.v.CreateSnapshot("later")
 	ok(t, err)
-	later, err := owner.Snapshot("later")
+	newer, err := pinned.Open(h.dev, pinned.Options{Credential: newKey(t)})
+	ok(t, err)
+	defer newer.Close()
+	later, err := newer.Snapshot("later")
+	ok(t, err)
+	later, err = owner.At(later.Ref()) // it has the credential
 	ok(t, err)
 	all(t, later)
 	if _, err := worker.At(later.Ref()); !errors.Is(err, vfs.ErrCorrupt) {
