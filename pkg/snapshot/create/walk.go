@@ -57,7 +57,7 @@ func (j *job) build(ctx context.Context) (merkle.Root, merkle.Stats, error) {
 	if j.from == nil && j.base != nil {
 		changes = j.withDeletions(ctx, changes)
 	}
-	root, stats, err := merkle.Update(ctx, j.config, j.old.Root(), changes)
+	root, stats, err := j.old.Update(ctx, changes)
 	if err != nil {
 		stop(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/selfenc"
 	"github.com/sealvol/sealvol/pkg/volume/logical"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -125,6 +127,65 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+// objects are contents of files: a chunk, a compressed one, and a map.
+func objects() []selfenc.PackedObject {
+	chunk := selfenc.PackedRef{Ref: selfenc.Ref{Suite: 1, Kind: crypto.ChunkData, Length: 5000, D: [32]byte{1}, P: [32]byte{1}}, Stored: 5016, Pack: 7, Offset: 32, Slot: 3}
+	small := chunk
+	small.Comp, small.P, small.Stored = 1, [32]byte{2}, 900
+	node := small
+	node.Kind, node.Length = crypto.ChunkMap, 8+2*selfenc.PackedRefBytes
+	node.Stored = 100
+	return []selfenc.PackedObject{
+		{Bytes: 5000, ChunkBytes: 65536, Root: chunk}, {Bytes: 5000, ChunkBytes: 65536, Root: small}, {Bytes: 70_000, ChunkBytes: 65536, Root: node, Content: [32]byte{5}},
+	}
+}
+
+func TestData(t *testing.T) {
+	k, contents := logical.Key{Ino: 1, Type: logical.DataType}, map[string]bool{}
+	for _, o := range objects() {
+		b, err := AppendData(nil, &o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := DecodeData(b); err != nil || got != o {
+			t.Errorf("%+v, %v", got, err)
+		}
+		moved := o
+		moved.Root.Pack, moved.Root.Offset, moved.Root.Slot = 99, 4711, 5
+		b2, err := AppendData(nil, &moved)
+		if err != nil || bytes.Equal(b, b2) {
+			t.Fatal(err)
+		}
+		c, err := Content(nil, k, b)
+		c2, err2 := Content(nil, k, b2)
+		if err != nil || err2 != nil || !bytes.Equal(c, c2) || len(c) >= len(b) {
+			t.Errorf("%x and %x, %v, %v", c, c2, err, err2)
+		}
+		contents[string(c)] = true
+		for _, bad := range [][]byte{append(b, 0), b[:len(b)-1], nil} {
+			if _, err := Content(nil, k, bad); !errors.Is(err, ErrInvalid) {
+				t.Errorf("%x: %v", bad, err)
+			}
+		}
+	}
+	if len(contents) != 2 { // the same chunk twice
+		t.Errorf("%d contents", len(contents))
+	}
+	hole, inline := objects()[0], objects()[0]
+	hole.Root = selfenc.PackedRef{}
+	inline.Bytes, inline.Root.Length, inline.Root.Stored = logical.MaxInline, logical.MaxInline, logical.MaxInline+16
+	for _, o := range []selfenc.PackedObject{hole, inline, {ChunkBytes: 65536}, {}} {
+		if _, err := AppendData(nil, &o); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%+v: %v", o, err)
+		}
+		if o.ChunkBytes > 0 {
+			if _, err := DecodeData(selfenc.AppendPackedObject(nil, &o)); !errors.Is(err, ErrInvalid) {
+				t.Errorf("%+v: %v", o, err)
+			}
+		}
+	}
+}
+
 // FuzzFact: what a decoder takes encodes to the same bytes.
 func FuzzFact(f *testing.F) {
 	for _, n := range inodes {
@@ -137,6 +198,9 @@ func FuzzFact(f *testing.F) {
 	f.Add(uint8(logical.InlineType), []byte("content"))
 	f.Add(uint8(logical.XattrType), []byte("\x06user.avalue"))
 	f.Add(uint8(logical.NameType), []byte("\x83\x02\x08name"))
+	for _, o := range objects() {
+		f.Add(uint8(logical.DataType), selfenc.AppendPackedObject(nil, &o))
+	}
 	f.Fuzz(func(t *testing.T, typ uint8, v []byte) {
 		k := logical.Key{Ino: 1, Type: logical.Type(typ)}
 		if k.Type == logical.NameType {
@@ -179,6 +243,13 @@ func encodeAgain(typ logical.Type, v []byte) ([]byte, error) {
 			return nil, err
 		}
 		return AppendName(nil, &n)
+	}
+	if typ == logical.DataType {
+		o, err := DecodeData(v)
+		if err != nil {
+			return nil, err
+		}
+		return AppendData(nil, &o)
 	}
 	return v, nil
 }

@@ -24,9 +24,15 @@ type updater struct {
 //
 // Nodes that were stored before an error are unused.
 func Update(ctx context.Context, c Config, old Root, changes iter.Seq2[Change, error]) (Root, Stats, error) {
-	u := &updater{old: Open(c, old)}
+	return Open(c, old).Update(ctx, changes)
+}
+
+// Update is like the function Update. What else reads the Map meanwhile shares nodes with it, and
+// counts among Stats.Read. The Map remains what it was.
+func (m *Map) Update(ctx context.Context, changes iter.Seq2[Change, error]) (Root, Stats, error) {
+	u, before := &updater{old: m}, m.Reads()
 	r, err := u.run(ctx, changes)
-	u.stats.Read = int(u.old.Reads())
+	u.stats.Read = int(m.Reads() - before)
 	if err != nil {
 		return Root{}, u.stats, err
 	}
