@@ -16,10 +16,10 @@ import (
 
 // Rights returns what the writer of snapshot s may do in a store below a prefix, which is empty or
 // ends in "/". It may read everything. It may store packs, pages and what belongs to s, and change
-// or delete only its lease and its checkpoint. So a worker that somebody has taken over can neither
+// or delete only its own leases. So a worker that somebody has taken over can neither
 // delete nor forget other snapshots.
 func Rights(prefix string, s format.ID) chunkstore.Rights {
-	own := []string{format.LeasePrefix + s.String() + "/", format.ResumeKey(s)}
+	own := []string{format.LeasePrefix + s.String() + "/"}
 	put := []string{format.PackPrefix, format.PagePrefix, format.SnapKey(s, "")}
 	return chunkstore.Rights{Prefix: prefix, Put: append(put, own...), Replace: own, Delete: own}
 }
