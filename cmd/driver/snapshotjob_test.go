@@ -87,7 +87,7 @@ func testJob(ctx context.Context, e worker.Env) error {
 	r := jobResult{KEKs: len(e.Secrets.KEKs), Source: e.Volume.Source.Name}
 	sum := sha256.Sum256(e.Secrets.Tenants[0].Secret.Bytes())
 	r.Tenant = hex.EncodeToString(sum[:])
-	for _, x := range e.Volume.Epochs {
+	for _, x := range e.Volume.Keys.Epochs {
 		sum := sha256.Sum256(x.VMK.Bytes())
 		r.Epochs = append(r.Epochs, hex.EncodeToString(sum[:]))
 	}
