@@ -40,7 +40,7 @@ var allowed = map[string][]string{
 	"pkg/volume/check":               {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/header", "pkg/volume/internal/items", "pkg/volume/internal/layout", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/vfs"},
 	"pkg/volume/namehash":            {"pkg/volume/internal/items", "pkg/volume/internal/layout"},
 	"pkg/volume/pinned":              {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/header", "pkg/volume/internal/items", "pkg/volume/internal/layout", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/logical", "pkg/volume/vfs"},
-	"pkg/volume":                     {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/diff", "pkg/volume/internal/header", "pkg/volume/internal/items", "pkg/volume/internal/layout", "pkg/volume/internal/posixacl", "pkg/volume/internal/probe", "pkg/volume/internal/shares", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/logical", "pkg/volume/vfs"},
+	"pkg/volume":                     {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/diff", "pkg/volume/internal/header", "pkg/volume/internal/items", "pkg/volume/internal/layout", "pkg/volume/internal/posixacl", "pkg/volume/internal/probe", "pkg/volume/internal/shares", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/logical", "pkg/volume/pinned", "pkg/volume/vfs"},
 	"pkg/volume/fusefs":              {"pkg/volume/vfs"},
 	"pkg/volume/fusefs/fusefstest":   {"pkg/volume/fusefs", "pkg/volume/vfs"},
 	"pkg/volume/doublecrypt":         {"pkg/crypto", "pkg/volume/device", "pkg/volume/vfs"},
@@ -52,14 +52,14 @@ var allowed = map[string][]string{
 	"pkg/backend/ebs/ec2test":        {},
 	"pkg/mounter":                    {"pkg/atomicfile", "pkg/mounter/control", "pkg/mounter/workerctl", "pkg/requestid"},
 	"pkg/mounter/workerctl":          {}, // no key
-	"pkg/mounter/handover":           {"pkg/crypto"},
+	"pkg/mounter/handover":           {"pkg/crypto", "pkg/volume/pinned"},
 	"pkg/mounter/worker":             {"pkg/crypto", "pkg/mounter/control", "pkg/mounter/handover", "pkg/mounter/workerctl", "pkg/requestid", "pkg/selfenc/chunkstore", "pkg/selfenc/chunkstore/storerpc", "pkg/volume/device"},
 	"pkg/mounter/workerstore":        {"pkg/selfenc/chunkstore", "pkg/selfenc/chunkstore/storerpc", "pkg/snapshot/format"}, // no key
 	"pkg/mounter/control":            {"pkg/requestid"},
 	"pkg/mounter/volumectl":          {"pkg/crypto", "pkg/mounter/control", "pkg/volume", "pkg/volume/vfs"},
 	"pkg/mounter/mountertest":        {"pkg/mounter", "pkg/mounter/control"},
 	"pkg/csi":                        {"pkg/backend", "pkg/mounter", "pkg/mounter/control", "pkg/requestid"}, // for the types and errors of its Mounter interface
-	"pkg/mountserver":                {"pkg/atomicfile", "pkg/crypto", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/handover", "pkg/mounter/volumectl", "pkg/mounter/workerctl", "pkg/volume", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/fusefs", "pkg/volume/vfs"},
+	"pkg/mountserver":                {"pkg/atomicfile", "pkg/crypto", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/handover", "pkg/mounter/volumectl", "pkg/mounter/workerctl", "pkg/volume", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/fusefs", "pkg/volume/pinned", "pkg/volume/vfs"},
 	"pkg/mountserver/mounts":         {"pkg/mounter/control", "pkg/mounter/volumectl", "pkg/volume/device", "pkg/volume/fusefs"},
 	"pkg/requestid":                  {},
 	"cmd/ec2":                        {"pkg/backend/ebs/ec2test"},
@@ -248,6 +248,7 @@ func checkForeign(t *testing.T, name, path string) {
 var testOnly = map[string][]string{
 	"pkg/snapshot":      {"pkg/snapshot/create", "pkg/snapshot/gc", "pkg/snapshot/snapstore", "pkg/volume", "pkg/volume/check"},
 	"pkg/snapshot/gc":   {"pkg/snapshot/commit", "pkg/snapshot/internal/draw"}, // the other side of the protocol
+	"cmd/driver":        {"pkg/mounter/workerstore", "pkg/snapshot/format"}, // the node plugin's side of a snapshot
 	"pkg/csi":           {"pkg/backend/local"},
 	"pkg/mountserver":   {"pkg/mountserver/mounts"},
 	"pkg/nodeagent":     {"pkg/mounter/volumectl"},

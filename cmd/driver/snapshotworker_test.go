@@ -25,6 +25,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/workerstore"
 	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
 	"github.com/sealvol/sealvol/pkg/snapshot/format"
+	"github.com/sealvol/sealvol/pkg/volume/device"
+	"github.com/sealvol/sealvol/pkg/volume/pinned"
 )
 
 // snapRig is a mounted, encrypted volume with a mounter in a process of its own, and a store.
@@ -33,12 +35,13 @@ type snapRig struct {
 	client mounter.Client
 	store  chunkstore.Store
 	tenant []byte
+	key    []byte // of the volume
 }
 
 func newSnapRig(t *testing.T) *snapRig {
 	t.Helper()
 	t.Setenv(envEngine, "1")
-	r := &snapRig{rig: newRig(t), store: chunkstore.NewMemory(), tenant: []byte("0123456789-TENANT-SECRET-0123456")}
+	r := &snapRig{rig: newRig(t), store: chunkstore.NewMemory(), tenant: []byte("0123456789-TENANT-SECRET-0123456"), key: []byte("THE-KEY-OF-THE-VOLUME-0123456789")}
 	r.client = mounter.Client{Socket: mounter.SocketPath(r.path("mounter"))}
 	if err := os.WriteFile(r.path("image"), nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -67,7 +70,7 @@ func (r *snapRig) request() mounter.MountRequest {
 	if err := unix.Stat(r.path("image"), &st); err != nil {
 		r.t.Fatal(err)
 	}
-	k, err := mounter.NewKeys(bytes.Repeat([]byte{7}, mounter.KeyBytes), nil)
+	k, err := mounter.NewKeys(bytes.Clone(r.key), nil)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -138,16 +141,50 @@ func (r *snapRig) serve(id string) *workerstore.End {
 // begin starts a job.
 func (r *snapRig) begin(s workerctl.Start, p jobParams) (*workerstore.End, error) {
 	r.t.Helper()
+	end := r.serve(s.ID)
+	return end, r.beginOn(s, p, end.Worker)
+}
+
+// beginOn starts a job with a socket to the store, and closes that.
+func (r *snapRig) beginOn(s workerctl.Start, p jobParams, store *os.File) error {
+	r.t.Helper()
 	b, err := json.Marshal(p)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	s.Volume, s.Params = snapVolume, b
-	secrets, end := r.secrets(), r.serve(s.ID)
+	secrets := r.secrets()
 	defer secrets.Close()
-	err = r.client.StartSnapshot(r.ctx(), s, secrets, end.Worker)
-	end.Worker.Close()
-	return end, err
+	defer store.Close()
+	return r.client.StartSnapshot(r.ctx(), s, secrets, store)
+}
+
+// dataKeys unmounts the volume and returns its data keys.
+func (r *snapRig) dataKeys(t *testing.T) (keys [][]byte) {
+	t.Helper()
+	if err := r.client.Unmount(r.ctx(), r.unmountRequest()); err != nil {
+		t.Fatal(err)
+	}
+	dev, err := device.Open(r.path("image"), device.OpenOptions{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	k, err := crypto.NewKey(bytes.Clone(r.key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cred := crypto.SecretCredential(k)
+	defer cred.Erase()
+	p, err := pinned.ReadKeys(dev, cred)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Erase()
+	for _, e := range p.Epochs {
+		keys = append(keys, bytes.Clone(e.VMK.Bytes()))
+	}
+	return keys
 }
 
 func (r *snapRig) mustBegin(s workerctl.Start, p jobParams) *workerstore.End {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"time"
 
@@ -52,8 +53,20 @@ func (m *Mounter) watchWorker(v *volume, w *snapWorker) {
 		if err := w.finish(st); err != nil {
 			m.opt.Log.Warn("the outcome of a snapshot was not recorded", "volume", id, "snapshot", w.start.ID, "error", err)
 		}
+		m.logEnd(w)
 		m.settle(context.Background(), w)
 	}()
+}
+
+func (m *Mounter) logEnd(w *snapWorker) {
+	w.mu.Lock()
+	end := w.rec.End
+	w.mu.Unlock()
+	level := slog.LevelInfo
+	if end.Outcome != workerctl.Succeeded {
+		level = slog.LevelWarn
+	}
+	m.opt.Log.Log(context.Background(), level, "snapshot ended", "volume", w.start.Volume, "snapshot", w.start.ID, "outcome", string(end.Outcome), "message", end.Message)
 }
 
 // result waits for the result of a job. It returns nil when ctx ends.
@@ -82,11 +95,6 @@ func (m *Mounter) settle(ctx context.Context, w *snapWorker) {
 	if end == nil || done {
 		return
 	}
-	level := m.opt.Log.InfoContext
-	if end.Outcome != workerctl.Succeeded {
-		level = m.opt.Log.WarnContext
-	}
-	level(ctx, "snapshot ended", "volume", w.start.Volume, "snapshot", w.start.ID, "outcome", string(end.Outcome), "message", end.Message)
 	args := workerctl.EndArgs{ID: w.start.ID, Keep: end.Outcome == workerctl.Succeeded || end.Outcome.Resumable()}
 	if end.Outcome == workerctl.Succeeded {
 		args.Drop = w.start.Base

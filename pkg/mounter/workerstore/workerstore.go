@@ -16,7 +16,7 @@ import (
 
 // Rights returns what the writer of snapshot s may do in a store below a prefix, which is empty or
 // ends in "/". It may read everything. It may store packs, pages and what belongs to s, and change
-// or delete only its lease. So a worker that somebody has taken over can neither
+// or delete only its own leases. So a worker that somebody has taken over can neither
 // delete nor forget other snapshots.
 func Rights(prefix string, s format.ID) chunkstore.Rights {
 	own := []string{format.LeasePrefix + s.String() + "/"}

@@ -132,7 +132,7 @@ func (v *Volume) Snapshot(name string) (*State, error) {
 		if x.Name != name {
 			return true
 		}
-		ref = newRef(v.identity.ID, id, x)
+		ref = NewRef(v.identity.ID, id, x)
 		return false
 	})
 	if err != nil {
