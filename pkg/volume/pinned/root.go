@@ -53,6 +53,9 @@ func (v *Volume) unlock() (u *layout.Unlocked, seq uint64, err error) {
 		return nil, 0, err
 	}
 	if v.cred == nil {
+		if h.Restoring() {
+			return nil, 0, layout.ErrRestoring
+		}
 		return &layout.Unlocked{Header: h}, h.Sequence, nil
 	}
 	if v.unlocked != nil && v.seen == h.Sequence {
