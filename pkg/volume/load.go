@@ -104,7 +104,7 @@ func ResumeLoader(dev device.Device, o LoadOptions) (l *Loader, position []byte,
 		return nil, nil, err
 	}
 	var v *Volume
-	if header.Restoring(u.Header) {
+	if u.Restoring() {
 		v, err = open(dev, Options{Credential: o.Credential, Memory: o.Memory, Log: o.Log, CommitInterval: -1, load: true}, u, keys)
 	} else {
 		err = ErrNotRestoring

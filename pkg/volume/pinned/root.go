@@ -51,6 +51,8 @@ func (v *Volume) unlock() (u *layout.Unlocked, err error) {
 		return nil, err
 	case v.cred == nil && h.ID != v.identity.ID:
 		return nil, fmt.Errorf("%w: %v, not %v, whose keys were given", ErrOtherVolume, h.ID, v.identity.ID)
+	case v.cred == nil && h.Restoring():
+		return nil, layout.ErrRestoring
 	case v.cred == nil:
 		return &layout.Unlocked{Header: h}, nil
 	case v.unlocked != nil && v.seen == h.Sequence:
