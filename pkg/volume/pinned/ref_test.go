@@ -108,6 +108,14 @@ func TestRefusals(t *testing.T) {
 			_, err := pinned.Open(newBlank(t), pinned.Options{Credential: newKey(t)})
 			return err
 		}, volume.ErrNotSealvol},
+		"a volume that is being restored": {func() error {
+			dev := newBlank(t)
+			l, err := volume.NewLoader(dev, volume.FormatOptions{Recipient: newKey(t)}, volume.LoadOptions{Credential: newKey(t), NextIno: 9})
+			ok(t, err)
+			ok(t, l.Close())
+			_, err = pinned.Open(dev, pinned.Options{Credential: newKey(t)})
+			return err
+		}, volume.ErrRestoring},
 		"directory": {func() error { _, err := s.Open(uint64(vfs.RootIno)); return err }, vfs.ErrIsDir},
 		"no inode":  {func() error { _, err := s.Open(99999); return err }, vfs.ErrStale},
 	} {
