@@ -69,7 +69,7 @@ var allowed = map[string][]string{
 	"pkg/operator/matrixtest":        {},                                                                        // tests alone
 	"pkg/nodeagent":                  {"pkg/api/v1alpha1", "pkg/backend", "pkg/mounter", "pkg/mounter/control"}, // of the backend, what a FormatKeeper is
 	"cmd/operator":                   {"pkg/crypto", "pkg/operator"},
-	"cmd/driver":                     {"pkg/backend", "pkg/backend/ebs", "pkg/backend/local", "pkg/crypto", "pkg/csi", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/mounter/worker", "pkg/mounter/workerctl", "pkg/mountserver", "pkg/nodeagent", "pkg/requestid"},
+	"cmd/driver":                     {"pkg/snapshot/job", "pkg/backend", "pkg/backend/ebs", "pkg/backend/local", "pkg/crypto", "pkg/csi", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/mounter/worker", "pkg/mounter/workerctl", "pkg/mountserver", "pkg/nodeagent", "pkg/requestid"},
 	"cmd/demo":                       {"pkg/mounter"},
 	"cmd/bench":                      {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/vfstest"},
 	"cmd/libdoublecrypt":             {"pkg/crypto", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/vfs"},
@@ -91,6 +91,7 @@ var allowed = map[string][]string{
 	"pkg/snapshot/verify":                  {"pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/format", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/volume/logical"},
 	"pkg/snapshot/restore":                 {"pkg/selfenc", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/merkle", "pkg/volume/logical"},
 	"pkg/snapshot/stored":                  {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/format", "pkg/snapshot/manifest", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/snapshot/restore", "pkg/snapshot/verify", "pkg/snapshot/view"},
+	"pkg/snapshot/job":                     {"pkg/crypto", "pkg/mounter/handover", "pkg/mounter/worker", "pkg/mounter/workerctl", "pkg/snapshot/commit", "pkg/snapshot/create", "pkg/snapshot/format", "pkg/snapshot/lock", "pkg/snapshot/manifest", "pkg/snapshot/snapstore", "pkg/volume/pinned"},
 	"pkg/snapshot/create":                  {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/fact", "pkg/snapshot/format", "pkg/snapshot/manifest", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/snapshot/stored", "pkg/volume/logical", "pkg/volume/pinned"},
 	"pkg/snapshot/format":                  {"pkg/snapshot/internal/draw"},                    // no key, no store
 	"pkg/snapshot/commit":                  {"pkg/selfenc/chunkstore", "pkg/snapshot/format"}, // no key
@@ -248,7 +249,7 @@ func checkForeign(t *testing.T, name, path string) {
 var testOnly = map[string][]string{
 	"pkg/snapshot":      {"pkg/snapshot/create", "pkg/snapshot/gc", "pkg/snapshot/snapstore", "pkg/volume", "pkg/volume/check"},
 	"pkg/snapshot/gc":   {"pkg/snapshot/commit", "pkg/snapshot/internal/draw"}, // the other side of the protocol
-	"cmd/driver":        {"pkg/mounter/workerstore", "pkg/snapshot/format"}, // the node plugin's side of a snapshot
+	"cmd/driver":        {"pkg/mounter/workerstore", "pkg/snapshot/format"},    // the node plugin's side of a snapshot
 	"pkg/csi":           {"pkg/backend/local"},
 	"pkg/mountserver":   {"pkg/mountserver/mounts"},
 	"pkg/nodeagent":     {"pkg/mounter/volumectl"},

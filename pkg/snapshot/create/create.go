@@ -38,13 +38,15 @@ type Label struct {
 type Options struct {
 	Store   chunkstore.Store
 	StoreID format.ID
-	Format format.Store // of the store
-	Tenant *crypto.TenantKeys
-	Epoch  uint8 // of the tenant secret
-	Suite  crypto.Suite
+	Format  format.Store // of the store
+	Tenant  *crypto.TenantKeys
+	Epoch   uint8 // of the tenant secret
+	Suite   crypto.Suite
 
 	// S is the new snapshot. Zero: a new identity.
 	S format.ID
+	// Fixed: the snapshot is S or none, even if a pruner has declared S void (commit.ErrVoid).
+	Fixed bool
 	// Predecessors are attempts of writers that died at S. What they stored is used.
 	Predecessors []format.ID
 	Base         *Base // nil: none
@@ -69,14 +71,13 @@ type Options struct {
 
 // Progress tells how far a snapshot is.
 type Progress struct {
-	Files       uint64 // visited
-	FilesTotal  uint64 // of the volume; 0: only changes are visited
-	Read        uint64 // bytes of content
-	ReadTotal   uint64 // 0: unknown
-	Stored      uint64 // bytes given to the store
-	Kept        uint64 // bytes of content found stored already
-	Committing  bool
-	UploadStall bool // waits for the store
+	Files      uint64 // visited
+	FilesTotal uint64 // of the volume; 0: only changes are visited
+	Read       uint64 // bytes of content
+	ReadTotal  uint64 // 0: unknown
+	Stored     uint64 // bytes given to the store
+	Kept       uint64 // bytes of content found stored already
+	Committing bool
 }
 
 // Report tells what a snapshot is and what it took.
@@ -122,7 +123,7 @@ func Run(ctx context.Context, id pinned.Identity, from, to *pinned.State, o Opti
 			r.Took = time.Since(start)
 			return r, nil
 		}
-		if !errors.Is(err, commit.ErrVoid) || n == maxBeginnings {
+		if !errors.Is(err, commit.ErrVoid) || o.Fixed || n == maxBeginnings {
 			return nil, fmt.Errorf("snapshot %s: %w", o.S, err)
 		}
 		// The lease had expired: another identity, with the packs of this one.

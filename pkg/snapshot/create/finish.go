@@ -15,6 +15,7 @@ import (
 
 // finish stores what is open, the list, the manifest and the card.
 func (j *job) finish(ctx context.Context, root merkle.Root, stats merkle.Stats) (*Report, error) {
+	j.count.committing.Store(true)
 	stored, err := j.packs.Flush(ctx)
 	if err != nil {
 		return nil, err

@@ -64,6 +64,7 @@ func (j *job) run(ctx context.Context) (*Report, error) {
 			return nil, err
 		}
 	}
+	defer j.progress()()
 	root, stats, err := j.build(ctx)
 	if err != nil {
 		return nil, err
@@ -186,7 +187,7 @@ func (j *job) newSealer(context.Context) error {
 	if j.baseList != nil {
 		in = pack.NewReader(j.o.Store, j.o.Tenant, j.baseList)
 	}
-	o := selfenc.PackedOptions{ChunkBytes: j.o.Format.ChunkBytes, Workers: j.o.Workers}
+	o := selfenc.PackedOptions{ChunkBytes: j.o.Format.ChunkBytes, Workers: j.o.Workers, Progress: func(n int64) { j.count.done.Add(n) }}
 	if j.index != nil {
 		o.Known = j.index
 	}

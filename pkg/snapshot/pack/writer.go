@@ -306,3 +306,10 @@ func (w *Writer) Close() {
 	defer w.mu.Unlock()
 	_ = w.wait(context.Background()) // the store returns early when its context ends
 }
+
+// Stored returns what was uploaded so far.
+func (w *Writer) Stored() Stored {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.report
+}
