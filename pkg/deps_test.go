@@ -253,7 +253,7 @@ var testOnly = map[string][]string{
 	"pkg/csi":           {"pkg/backend/local"},
 	"pkg/mountserver":   {"pkg/mountserver/mounts"},
 	"pkg/nodeagent":     {"pkg/mounter/volumectl"},
-	"pkg/volume":        {"pkg/volume/check"},
+	"pkg/volume":        {"pkg/volume/check", "pkg/volume/pinned"},
 	"pkg/volume/check":  {"pkg/volume"}, // to have volumes; the package itself never imports it
 	"pkg/volume/pinned": {"pkg/volume", "pkg/volume/namehash"},
 }
