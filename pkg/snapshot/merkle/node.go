@@ -90,11 +90,10 @@ func decodeChild(b []byte) (c child, n int, err error) {
 		return c, 0, fmt.Errorf("%w: it ends within a reference", ErrInvalid)
 	}
 	copy(c.content[:], b)
-	c.ref, n, err = selfenc.DecodePackedRef(b[hashBytes:])
-	if err == nil {
-		err = checkRef(&c.ref)
+	if c.ref, n, err = selfenc.DecodePackedRef(b[hashBytes:]); err != nil {
+		return c, 0, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	return c, hashBytes + n, err
+	return c, hashBytes + n, checkRef(&c.ref)
 }
 
 // checkRef checks that a reference can be one of a node, before anything is read.

@@ -19,6 +19,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/logical"
 )
 
+var errNoNode = errors.New("no such node")
+
 // fakeNodes keeps nodes in memory. Equal nodes get equal references, or, with places, a new place
 // each time.
 type fakeNodes struct {
@@ -65,7 +67,7 @@ func (f *fakeNodes) Get(_ context.Context, r *selfenc.PackedRef) ([]byte, error)
 	f.gets++
 	b, ok := f.m[place2{r.Pack, r.Offset}]
 	if !ok || sha256.Sum256(b) != r.D {
-		return nil, errors.New("no such node")
+		return nil, errNoNode
 	}
 	return bytes.Clone(b), nil
 }
