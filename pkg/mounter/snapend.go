@@ -37,13 +37,7 @@ func (m *Mounter) watchWorker(v *volume, w *snapWorker) {
 	id, group := w.start.Volume, v.workerGroup
 	go func() {
 		defer m.giveWorker()
-		ctx, cancel := context.WithCancel(context.Background())
-		defer cancel()
-		go func() {
-			<-w.dead
-			cancel()
-		}()
-		st := w.result(ctx)
+		st := w.result()
 		// It exits once it has answered. If it does not, it is of no more use.
 		if !await(context.Background(), w.dead, stopWait) && st != nil {
 			_ = w.stop(true)
@@ -69,8 +63,17 @@ func (m *Mounter) logEnd(w *snapWorker) {
 	m.opt.Log.Log(context.Background(), level, "snapshot ended", "volume", w.start.Volume, "snapshot", w.start.ID, "outcome", string(end.Outcome), "message", end.Message)
 }
 
-// result waits for the result of a job. It returns nil when ctx ends.
-func (w *snapWorker) result(ctx context.Context) *workerctl.Status {
+// result waits for the result of a job. It returns nil if the process ends without one. A process
+// ends right after it has answered, so its end must not prevent that the answer is read: the
+// connection breaks behind the answer.
+func (w *snapWorker) result() *workerctl.Status {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		if await(ctx, w.dead, forEver) && !await(ctx, ctx.Done(), askTimeout) {
+			cancel()
+		}
+	}()
 	for {
 		var st workerctl.Status
 		err := w.ask.Do(ctx, control.Request{Op: workerctl.OpWait}, &st)
@@ -78,7 +81,7 @@ func (w *snapWorker) result(ctx context.Context) *workerctl.Status {
 		case err == nil && st.Outcome != workerctl.Running:
 			w.trim(&st)
 			return &st
-		case await(ctx, w.dead, time.Second) || ctx.Err() != nil: // otherwise try again
+		case await(ctx, w.dead, retryWait): // otherwise try again
 			return nil
 		}
 	}

@@ -87,7 +87,13 @@ func (k kind) limit() int {
 
 // readKey reads the bytes of a record into locked memory.
 func readKey(r io.Reader, h record) (k *crypto.Key, err error) {
-	err = crypto.ReadSecret(io.LimitReader(r, int64(h.size)), crypto.KeyBytes, func(b []byte) error {
+	if h.size != crypto.KeyBytes {
+		return nil, fmt.Errorf("%w: a key of %d bytes", ErrFormat, h.size)
+	}
+	err = crypto.ReadSecret(io.LimitReader(r, crypto.KeyBytes), crypto.KeyBytes, func(b []byte) error {
+		if len(b) < crypto.KeyBytes {
+			return io.ErrUnexpectedEOF
+		}
 		k, err = crypto.NewKey(b)
 		return err
 	})
