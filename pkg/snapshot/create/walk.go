@@ -285,4 +285,3 @@ func (j *job) oldObject(ctx context.Context, k logical.Key) (*selfenc.PackedObje
 	}
 	return &o, nil
 }
-
