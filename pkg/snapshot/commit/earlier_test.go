@@ -69,6 +69,15 @@ func TestEarlier(t *testing.T) {
 	if n := count(t, store, format.LeasePrefix+s.String()); n != 2 { // the reader's and the damaged one
 		t.Errorf("%d leases stay", n)
 	}
+	if e := find(); e.Void || e.Manifest == nil {
+		t.Errorf("it is whole: %+v", e)
+	}
+	if err := store.Replace(t.Context(), format.SnapKey(s, format.CardPart), []byte(format.VoidCard)); err != nil {
+		t.Fatal(err)
+	}
+	if !find().Void {
+		t.Error("it is void")
+	}
 	if err := third.Commit(t.Context(), parts(t, s, "y")); !errors.Is(err, ErrTaken) {
 		t.Errorf("an attempt that was thought to be dead: %v", err)
 	}

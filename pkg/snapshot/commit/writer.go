@@ -38,7 +38,8 @@ type Options struct {
 	// Predecessors are attempts whose packs TakeOver finds.
 	Predecessors []format.ID
 	// Earlier is what FindEarlier found, to go on with this snapshot: its base is
-	// used, and its attempts are predecessors, too. nil: begin.
+	// used, unless Base says another, and its attempts are predecessors, too. nil:
+	// begin.
 	Earlier *Earlier
 	// TTL of the lease. 0: DefaultTTL.
 	TTL time.Duration
@@ -65,7 +66,9 @@ func Begin(ctx context.Context, store chunkstore.Store, s format.ID, o Options) 
 	w := &Writer{store: store, s: s, own: format.NewID()}
 	var earlier []held
 	if e := o.Earlier; e != nil {
-		o.Base = e.Base
+		if o.Base == (format.ID{}) {
+			o.Base = e.Base
+		}
 		o.Predecessors = append(slices.Clone(e.Attempts), o.Predecessors...)
 		earlier = e.leases
 	}
@@ -217,6 +220,10 @@ func (w *Writer) putPart(ctx context.Context, part string, data []byte) error {
 	}
 	return err
 }
+
+// Done deletes the leases of a snapshot that is whole, since an earlier attempt
+// was about to delete its own.
+func (w *Writer) Done(ctx context.Context) error { return w.leases.end(ctx, true) }
 
 // Abandon deletes the lease: what the attempt has put becomes garbage, unless a
 // successor takes it over in time. Leases of earlier attempts stay until they

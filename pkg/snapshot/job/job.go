@@ -129,10 +129,9 @@ func options(ctx context.Context, e *worker.Env, p *Params, store *snapstore.Sto
 	if err != nil {
 		return o, err
 	}
-	for _, err := range earlier.Damaged {
-		e.Log.Warn("a lease of an earlier attempt cannot be read; what that attempt stored is stored again", "snapshot", e.ID, "error", err)
+	if len(e.Secrets.KEKs) > 0 {
+		o.Credential = crypto.SecretCredential(e.Secrets.KEKs[0])
 	}
-	o.Predecessors = earlier.Attempts
 	base := earlier.Base
 	if base == (format.ID{}) && p.Base != "" {
 		if base, err = format.ParseID(p.Base); err != nil {
