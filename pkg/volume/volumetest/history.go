@@ -147,20 +147,27 @@ func (h *History) size() int {
 	return h.Rng.IntN(9000)
 }
 
+// operation is one of a random choice.
+type operation struct {
+	weight int
+	name   string
+	do     func()
+}
+
 // Steps makes n random operations.
 func (h *History) Steps(n int) {
 	h.T.Helper()
 	for range n {
-		ops := []struct {
-			weight int
-			name   string
-			do     func()
-		}{
+		ops := []operation{
 			{14, "create", h.create}, {25, "write", h.write}, {10, "truncate", h.truncate}, {6, "fallocate", h.fallocate},
 			{9, "rename", h.rename}, {6, "link", h.link}, {9, "unlink", h.Unlink}, {5, "tmpfile", h.tmpfile}, {8, "copy", h.copyRange},
 			{9, "xattr", h.xattr}, {4, "flags", h.flags}, {5, "attributes", h.attributes}, {2, "forget", h.forget}, {3, "sync", h.sync},
 		}
-		k := h.Rng.IntN(115)
+		all := 115
+		if h.Large {
+			ops, all = append(ops, h.largeOps()...), all+largeWeight
+		}
+		k := h.Rng.IntN(all)
 		for _, op := range ops {
 			if k -= op.weight; k < 0 {
 				h.Last = op.name
@@ -348,63 +355,6 @@ func (h *History) sync() {
 		return
 	}
 	h.Allow(h.V.Sync(h.file()))
-}
-
-// Snapshot makes a snapshot, and deletes one if there are many.
-func (h *History) Snapshot() string {
-	h.T.Helper()
-	if len(h.Snaps) >= 4 {
-		i := h.Rng.IntN(len(h.Snaps))
-		ok(h.T, h.V.DeleteSnapshot(h.Snaps[i]))
-		h.Snaps = slices.Delete(h.Snaps, i, i+1)
-	}
-	name := fmt.Sprint("s", h.count)
-	h.count++
-	_, err := h.V.CreateSnapshot(name)
-	ok(h.T, err)
-	h.Snaps = append(h.Snaps, name)
-	return name
-}
-
-// Maintain does one of what moves data, or changes the volume as a whole.
-func (h *History) Maintain() {
-	h.T.Helper()
-	switch h.Rng.IntN(6) {
-	case 0:
-		h.Last = "rotate"
-		if h.V.RotationStatus().Phase == volume.RotationNone {
-			_, err := h.V.RotateDataKey(volume.RotateOptions{Keys: []crypto.Credential{NewKey(h.T)}, BytesPerSecond: -1})
-			ok(h.T, err)
-		}
-		_, err := h.V.WaitRotation(h.T.Context(), nil) // as a rule it waits for snapshots
-		ok(h.T, err)
-	case 1:
-		h.Last = "defrag"
-		_, err := h.V.Defrag(h.T.Context(), volume.DefragOptions{})
-		ok(h.T, err)
-	case 2:
-		h.Last = "rollback"
-		if len(h.Snaps) == 0 {
-			return
-		}
-		i := h.Rng.IntN(len(h.Snaps))
-		ok(h.T, h.V.Rollback(h.Snaps[i], true))
-		h.Snaps = h.Snaps[:i+1]
-		h.V = Mount(h.T, h.Dev)
-		h.Find()
-	case 3:
-		h.Last = "grow"
-		size, err := h.Dev.Size()
-		ok(h.T, err)
-		h.Dev.Grow(size + 8<<20)
-		_, err = h.V.Grow()
-		ok(h.T, err)
-	case 4:
-		h.Last = "remount"
-		h.Close()
-		h.V = Mount(h.T, h.Dev)
-		h.Find()
-	}
 }
 
 // Find finds the inodes that there are after a mount.
