@@ -41,6 +41,7 @@ var allowed = map[string][]string{
 	"pkg/volume/namehash":            {"pkg/volume/internal/items", "pkg/volume/internal/layout"},
 	"pkg/volume/pinned":              {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/header", "pkg/volume/internal/items", "pkg/volume/internal/layout", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/logical", "pkg/volume/vfs"},
 	"pkg/volume":                     {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/diff", "pkg/volume/internal/header", "pkg/volume/internal/items", "pkg/volume/internal/layout", "pkg/volume/internal/posixacl", "pkg/volume/internal/probe", "pkg/volume/internal/shares", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/logical", "pkg/volume/pinned", "pkg/volume/vfs"},
+	"pkg/volume/volumetest":          {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/vfs"},
 	"pkg/volume/fusefs":              {"pkg/volume/vfs"},
 	"pkg/volume/fusefs/fusefstest":   {"pkg/volume/fusefs", "pkg/volume/vfs"},
 	"pkg/volume/doublecrypt":         {"pkg/crypto", "pkg/volume/device", "pkg/volume/vfs"},

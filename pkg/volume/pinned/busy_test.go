@@ -27,10 +27,10 @@ const systemBytes = 2 << 20
 // and go, the data key is rotated, and headers and roots are seen half written.
 func TestBusy(t *testing.T) {
 	h := newHistory(t, 1, 128<<20)
-	h.steps(400)
-	_, err := h.v.CreateSnapshot("keep")
+	h.Steps(400)
+	_, err := h.V.CreateSnapshot("keep")
 	ok(t, err)
-	p, err := pinned.Open(h.dev, pinned.Options{Credential: newKey(t)})
+	p, err := pinned.Open(h.Dev, pinned.Options{Credential: newKey(t)})
 	ok(t, err)
 	defer p.Close()
 	s, err := p.Snapshot("keep")
@@ -38,20 +38,20 @@ func TestBusy(t *testing.T) {
 	want := all(t, s)
 
 	rng := rand.New(rand.NewPCG(3, 3))
-	dev := &watched{Device: h.dev}
+	dev := &watched{Device: h.Dev}
 	dev.before = func(int64) {
 		if rng.IntN(3) > 0 {
 			return
 		}
-		h.steps(3)
+		h.Steps(3)
 		if rng.IntN(8) == 0 {
-			h.snapshot()
+			h.Snapshot()
 		}
 		for range rng.IntN(4) {
-			ok(t, h.v.Sync(vfs.RootIno))
+			ok(t, h.V.Sync(vfs.RootIno))
 		}
-		if rng.IntN(40) == 0 && h.v.RotationStatus().Phase == volume.RotationNone {
-			_, err := h.v.RotateDataKey(volume.RotateOptions{Keys: []crypto.Credential{newKey(t)}, BytesPerSecond: -1})
+		if rng.IntN(40) == 0 && h.V.RotationStatus().Phase == volume.RotationNone {
+			_, err := h.V.RotateDataKey(volume.RotateOptions{Keys: []crypto.Credential{newKey(t)}, BytesPerSecond: -1})
 			ok(t, err)
 		}
 	}
@@ -68,7 +68,7 @@ func TestBusy(t *testing.T) {
 		ok(t, all(t, s).same(want))
 		busy.Close()
 	}
-	h.close()
+	h.Close()
 }
 
 // TestDeletedMeanwhile deletes a snapshot at any point of reading it, and writes over what it held.
@@ -77,10 +77,10 @@ func TestDeletedMeanwhile(t *testing.T) {
 	deleted := 0
 	for at := range 8 {
 		h := newHistory(t, 2, 96<<20)
-		h.steps(300)
-		_, err := h.v.CreateSnapshot("gone")
+		h.Steps(300)
+		_, err := h.V.CreateSnapshot("gone")
 		ok(t, err)
-		dev := &watched{Device: h.dev}
+		dev := &watched{Device: h.Dev}
 		p, err := pinned.Open(dev, pinned.Options{Credential: newKey(t), Memory: 1})
 		ok(t, err)
 		s, err := p.Snapshot("gone")
@@ -109,7 +109,7 @@ func TestDeletedMeanwhile(t *testing.T) {
 			}
 		}
 		p.Close()
-		h.close()
+		h.Close()
 	}
 	if deleted < 3 {
 		t.Errorf("reading failed only %d times", deleted)
@@ -121,10 +121,10 @@ func TestDeletedMeanwhile(t *testing.T) {
 func TestListOvertaken(t *testing.T) {
 	h := newHistory(t, 6, 64<<20)
 	for i := range 150 { // several leaves
-		_, err := h.v.CreateSnapshot(fmt.Sprint("keep", i))
+		_, err := h.V.CreateSnapshot(fmt.Sprint("keep", i))
 		ok(t, err)
 	}
-	dev := &watched{Device: h.dev}
+	dev := &watched{Device: h.Dev}
 	p, err := pinned.Open(dev, pinned.Options{Credential: newKey(t)})
 	ok(t, err)
 	_, err = p.Snapshot("keep149")
@@ -137,9 +137,9 @@ func TestListOvertaken(t *testing.T) {
 	dev.before = func(off int64) {
 		if overtake = off >= systemBytes && off != root && rng.IntN(3) > 0; overtake {
 			times++
-			_, err := h.v.CreateSnapshot("brief")
+			_, err := h.V.CreateSnapshot("brief")
 			ok(t, err)
-			ok(t, h.v.DeleteSnapshot("brief"))
+			ok(t, h.V.DeleteSnapshot("brief"))
 		}
 	}
 	dev.after = func(b []byte, _ int64) {
@@ -157,26 +157,26 @@ func TestListOvertaken(t *testing.T) {
 	if times < 20 {
 		t.Errorf("the list was overtaken only %d times", times)
 	}
-	h.close()
+	h.Close()
 }
 
 // TestRotatedMeanwhile replaces the data key and all roots after the header was read.
 func TestRotatedMeanwhile(t *testing.T) {
 	h := newHistory(t, 7, 96<<20)
-	_, err := h.v.CreateSnapshot("s")
+	_, err := h.V.CreateSnapshot("s")
 	ok(t, err)
 	rotated := false
-	dev := &watched{Device: h.dev}
+	dev := &watched{Device: h.Dev}
 	dev.before = func(off int64) {
 		if off != 64<<10 || rotated {
 			return
 		}
 		rotated = true
-		_, err := h.v.RotateDataKey(volume.RotateOptions{Keys: []crypto.Credential{newKey(t)}, BytesPerSecond: -1})
+		_, err := h.V.RotateDataKey(volume.RotateOptions{Keys: []crypto.Credential{newKey(t)}, BytesPerSecond: -1})
 		ok(t, err)
 		for range 20 {
-			h.steps(5)
-			ok(t, h.v.Sync(vfs.RootIno))
+			h.Steps(5)
+			ok(t, h.V.Sync(vfs.RootIno))
 		}
 	}
 	p, err := pinned.Open(dev, pinned.Options{Credential: newKey(t)})
@@ -185,18 +185,18 @@ func TestRotatedMeanwhile(t *testing.T) {
 	s, err := p.Snapshot("s")
 	ok(t, err)
 	all(t, s)
-	h.close()
+	h.Close()
 }
 
 // TestTornHeader sees both copies of the header half written, once.
 func TestTornHeader(t *testing.T) {
 	h := newHistory(t, 7, 96<<20)
-	keys, err := pinned.ReadKeys(h.dev, newKey(t))
+	keys, err := pinned.ReadKeys(h.Dev, newKey(t))
 	ok(t, err)
 	defer keys.Erase()
 	for _, o := range []pinned.Options{{Credential: newKey(t)}, {Keys: keys}} {
 		torn := 0
-		dev := &watched{Device: h.dev, after: func(b []byte, _ int64) {
+		dev := &watched{Device: h.Dev, after: func(b []byte, _ int64) {
 			if torn++; torn <= 2 {
 				b[20000] ^= 1
 			}
@@ -205,48 +205,48 @@ func TestTornHeader(t *testing.T) {
 		ok(t, err)
 		p.Close()
 	}
-	h.close()
+	h.Close()
 }
 
 // fill writes until the volume is full.
 func fill(t *testing.T, h *history) {
 	t.Helper()
-	a, err := h.v.Mknod(h.req(), vfs.RootIno, "full", 0o100644, 0)
+	a, err := h.V.Mknod(h.Req(), vfs.RootIno, "full", 0o100644, 0)
 	ok(t, err)
 	b := make([]byte, 256<<10)
 	b[0] = 1
 	for off := uint64(0); err == nil; off += uint64(len(b)) {
-		_, err = h.v.Write(h.req(), a.Ino, off, b, false)
-		h.allow(err)
+		_, err = h.V.Write(h.Req(), a.Ino, off, b, false)
+		h.Allow(err)
 	}
-	h.allow(h.v.Sync(vfs.RootIno))
+	h.Allow(h.V.Sync(vfs.RootIno))
 }
 
 // overwrite deletes the snapshot and everything else, and fills the device.
 func overwrite(t *testing.T, h *history) {
 	t.Helper()
-	ok(t, h.v.DeleteSnapshot("gone"))
-	p, err := pinned.Open(h.dev, pinned.Options{Credential: newKey(t)})
+	ok(t, h.V.DeleteSnapshot("gone"))
+	p, err := pinned.Open(h.Dev, pinned.Options{Credential: newKey(t)})
 	ok(t, err)
 	defer p.Close()
 	if _, err := p.Snapshot("gone"); !errors.Is(err, pinned.ErrNoSnapshot) { // its space is not free yet
 		t.Error(err)
 	}
 	for range 400 {
-		h.unlink()
+		h.Unlink()
 	}
-	ok(t, h.v.WaitFreed())
+	ok(t, h.V.WaitFreed())
 	for range 4 {
-		ok(t, h.v.Sync(vfs.RootIno))
+		ok(t, h.V.Sync(vfs.RootIno))
 	}
 	fill(t, h)
 	for i := range 3000 { // and metadata
-		_, err := h.v.Mknod(h.req(), vfs.RootIno, fmt.Sprint("m", i), 0o100644, 0)
-		if h.allow(err); err != nil {
+		_, err := h.V.Mknod(h.Req(), vfs.RootIno, fmt.Sprint("m", i), 0o100644, 0)
+		if h.Allow(err); err != nil {
 			break
 		}
 	}
-	h.allow(h.v.Sync(vfs.RootIno))
+	h.Allow(h.V.Sync(vfs.RootIno))
 }
 
 // digest is a hash of all facts.
@@ -273,9 +273,9 @@ func TestOtherProcess(t *testing.T) {
 	ok(t, err)
 	defer func() { ok(t, dev.Close()) }()
 	ok(t, volume.Format(dev, volume.FormatOptions{Recipient: newKey(t)}))
-	h := &history{t: t, rng: rand.New(rand.NewPCG(9, 9)), v: mount(t, dev), dirs: []vfs.Ino{vfs.RootIno}}
-	h.steps(400)
-	_, err = h.v.CreateSnapshot("keep")
+	h := &history{T: t, Key: newKey(t), Rng: rand.New(rand.NewPCG(9, 9)), V: mount(t, dev), Dirs: []vfs.Ino{vfs.RootIno}}
+	h.Steps(400)
+	_, err = h.V.CreateSnapshot("keep")
 	ok(t, err)
 
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestOtherProcess$", "-test.v")
@@ -306,14 +306,14 @@ func TestOtherProcess(t *testing.T) {
 			if time.Now().After(deadline) {
 				ok(t, cmd.Process.Kill())
 			}
-			h.steps(20)
-			ok(t, h.v.Sync(vfs.RootIno))
-			if h.rng.IntN(10) == 0 {
-				h.snapshot()
+			h.Steps(20)
+			ok(t, h.V.Sync(vfs.RootIno))
+			if h.Rng.IntN(10) == 0 {
+				h.Snapshot()
 			}
 		}
 	}
-	h.close()
+	h.Close()
 }
 
 func checkDigests(t *testing.T, dev device.Device, list []string) {

@@ -185,10 +185,10 @@ func TestDirtyIsLazy(t *testing.T) {
 // TestDiffEnds: an error of the visitor ends Diff as it is, and so does the context.
 func TestDiffEnds(t *testing.T) {
 	h := newHistory(t, 7, 96<<20)
-	h.steps(100)
-	_, err := h.v.CreateSnapshot("s")
+	h.Steps(100)
+	_, err := h.V.CreateSnapshot("s")
 	ok(t, err)
-	p, err := pinned.Open(h.dev, pinned.Options{Credential: newKey(t)})
+	p, err := pinned.Open(h.Dev, pinned.Options{Credential: newKey(t)})
 	ok(t, err)
 	s, err := p.Snapshot("s")
 	ok(t, err)
@@ -203,5 +203,5 @@ func TestDiffEnds(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	h.close()
+	h.Close()
 }

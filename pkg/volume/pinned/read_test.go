@@ -15,10 +15,10 @@ import (
 // TestConcurrentReads reads files from several goroutines, at any offset, beside Diff.
 func TestConcurrentReads(t *testing.T) {
 	h := newHistory(t, 11, 128<<20)
-	h.steps(500)
-	_, err := h.v.CreateSnapshot("s")
+	h.Steps(500)
+	_, err := h.V.CreateSnapshot("s")
 	ok(t, err)
-	p, err := pinned.Open(h.dev, pinned.Options{Credential: newKey(t), Memory: 1})
+	p, err := pinned.Open(h.Dev, pinned.Options{Credential: newKey(t), Memory: 1})
 	ok(t, err)
 	defer p.Close()
 	s, err := p.Snapshot("s")
@@ -52,7 +52,7 @@ func TestConcurrentReads(t *testing.T) {
 		}
 	})
 	wg.Wait()
-	h.close()
+	h.Close()
 }
 
 // readSome reads a range that may reach beyond the end.
@@ -94,17 +94,17 @@ func readSome(rng *rand.Rand, s *pinned.State, ino uint64, want sparse) error {
 func TestReadsAreLarge(t *testing.T) {
 	h := newHistory(t, 12, 96<<20)
 	req := &vfs.Req{}
-	a, err := h.v.Mknod(req, vfs.RootIno, "f", 0o100644, 0)
+	a, err := h.V.Mknod(req, vfs.RootIno, "f", 0o100644, 0)
 	ok(t, err)
 	const size = 8 << 20
 	for off := uint64(0); off < size; off += 128 << 10 {
-		_, err := h.v.Write(req, a.Ino, off, h.bytes(128<<10), false)
+		_, err := h.V.Write(req, a.Ino, off, h.Bytes(128<<10), false)
 		ok(t, err)
 	}
-	ok(t, h.v.Sync(vfs.RootIno))
-	_, err = h.v.CreateSnapshot("s")
+	ok(t, h.V.Sync(vfs.RootIno))
+	_, err = h.V.CreateSnapshot("s")
 	ok(t, err)
-	dev := &watched{Device: h.dev}
+	dev := &watched{Device: h.Dev}
 	p, err := pinned.Open(dev, pinned.Options{Credential: newKey(t)})
 	ok(t, err)
 	defer p.Close()
@@ -118,10 +118,10 @@ func TestReadsAreLarge(t *testing.T) {
 	if n := len(dev.take()); n > size/(256<<10) {
 		t.Errorf("%d MiB took %d reads", size>>20, n)
 	}
-	_, err = h.v.Read(a.Ino, 0, want)
+	_, err = h.V.Read(a.Ino, 0, want)
 	ok(t, err)
 	if string(got) != string(want) {
 		t.Error("another content")
 	}
-	h.close()
+	h.Close()
 }
