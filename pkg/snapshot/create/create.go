@@ -102,6 +102,7 @@ type Report struct {
 	Dirs    uint64
 	Logical uint64 // bytes of all files
 	Read    uint64 // bytes of content that were read
+	Kept    uint64 // of these, bytes that were stored already
 	Stored  pack.Stored
 	Found   pack.Stored // by earlier attempts at this snapshot, which is not in Stored
 	Nodes   int         // of the map that were written

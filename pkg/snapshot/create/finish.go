@@ -47,7 +47,7 @@ func (j *job) finish(ctx context.Context, root merkle.Root, stats merkle.Stats) 
 		return nil, err
 	}
 	r := j.report(h, b)
-	r.Full, r.Read, r.Stored, r.Nodes, r.Recount = j.full, j.count.read.Load(), stored, stats.Written, recounted
+	r.Full, r.Read, r.Kept, r.Stored, r.Nodes, r.Recount = j.full, j.count.read.Load(), j.count.kept.Load(), stored, stats.Written, recounted
 	if j.index != nil {
 		r.Found = j.index.Found()
 	}
