@@ -13,6 +13,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/selfenc"
@@ -197,4 +198,76 @@ func describe(c Config, r Root) string {
 		fmt.Fprintln(&b, err)
 	}
 	return b.String()
+}
+
+// slowNodes take a millisecond to answer.
+type slowNodes struct {
+	*fakeNodes
+	enter, leave func()
+}
+
+func (s *slowNodes) Get(ctx context.Context, r *selfenc.PackedRef) ([]byte, error) {
+	s.enter()
+	defer s.leave()
+	select {
+	case <-time.After(time.Millisecond):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	return s.fakeNodes.Get(ctx, r)
+}
+
+// failNodes fail from some call on.
+type failNodes struct {
+	*fakeNodes
+	after int
+	err   error
+
+	mu     sync.Mutex
+	left   int  // guarded by mu
+	failed bool // guarded by mu
+	begun  bool // guarded by mu
+}
+
+func (f *failNodes) count() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.begun {
+		f.begun, f.left = true, f.after
+	}
+	if f.left == 0 {
+		f.failed = true
+		return f.err
+	}
+	f.left--
+	return nil
+}
+
+func (f *failNodes) Get(ctx context.Context, r *selfenc.PackedRef) ([]byte, error) {
+	if err := f.count(); err != nil {
+		return nil, err
+	}
+	return f.fakeNodes.Get(ctx, r)
+}
+
+func (f *failNodes) Put(ctx context.Context, plain []byte) (selfenc.PackedRef, error) {
+	if err := f.count(); err != nil {
+		return selfenc.PackedRef{}, err
+	}
+	return f.fakeNodes.Put(ctx, plain)
+}
+
+// canceling fails what began before a context was canceled.
+type canceling struct {
+	*fakeNodes
+	ctx context.Context //nolint:containedctx // a test's
+}
+
+func (c canceling) Get(ctx context.Context, r *selfenc.PackedRef) ([]byte, error) {
+	early := c.ctx.Err() == nil
+	c.onGet()
+	if early && c.ctx.Err() != nil {
+		return nil, c.ctx.Err()
+	}
+	return c.fakeNodes.Get(ctx, r)
 }
