@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
@@ -36,9 +37,16 @@ type snapRig struct {
 	store  chunkstore.Store
 	tenant []byte
 	key    []byte // of the volume
+	device string
 }
 
 func newSnapRig(t *testing.T) *snapRig {
+	t.Helper()
+	return newSnapRigOn(t, false)
+}
+
+// newSnapRigOn has the volume on a block device or in an image file. flags are the mounter's.
+func newSnapRigOn(t *testing.T, block bool, flags ...string) *snapRig {
 	t.Helper()
 	t.Setenv(envEngine, "1")
 	r := &snapRig{rig: newRig(t), store: chunkstore.NewMemory(), tenant: []byte("0123456789-TENANT-SECRET-0123456"), key: []byte("THE-KEY-OF-THE-VOLUME-0123456789")}
@@ -46,12 +54,17 @@ func newSnapRig(t *testing.T) *snapRig {
 	if err := os.WriteFile(r.path("image"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(r.path("image"), 256<<20); err != nil {
+	if err := os.Truncate(r.path("image"), snapSize); err != nil {
 		t.Fatal(err)
+	}
+	r.device = r.path("image")
+	if block {
+		r.device = loopDevice(t, r.device)
 	}
 	if err := os.Mkdir(r.path("target"), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	r.rig.mounter = flags
 	r.start("mounter", 0)
 	r.mount()
 	t.Cleanup(func() {
@@ -62,20 +75,68 @@ func newSnapRig(t *testing.T) *snapRig {
 	return r
 }
 
-const snapVolume = "vol-1"
+const (
+	snapVolume = "vol-1"
+	snapSize   = 256 << 20
+)
+
+// loopDevice binds a file to a loop device, and returns its path.
+func loopDevice(t *testing.T, image string) string {
+	t.Helper()
+	f, err := os.OpenFile(image, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	ctl, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ctl.Close()
+	for {
+		minor, err := unix.IoctlRetInt(int(ctl.Fd()), unix.LOOP_CTL_GET_FREE)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := fmt.Sprintf("/dev/loop%d", minor)
+		dev, err := os.OpenFile(name, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = unix.IoctlLoopConfigure(int(dev.Fd()), &unix.LoopConfig{Fd: uint32(f.Fd()), Size: 4096})
+		if errors.Is(err, unix.EBUSY) { // another program was faster
+			dev.Close()
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := unix.IoctlSetInt(int(dev.Fd()), unix.LOOP_CLR_FD, 0); err != nil {
+				t.Error(err)
+			}
+			dev.Close()
+		})
+		return name
+	}
+}
 
 func (r *snapRig) request() mounter.MountRequest {
 	r.t.Helper()
 	var st unix.Stat_t
-	if err := unix.Stat(r.path("image"), &st); err != nil {
+	if err := unix.Stat(r.device, &st); err != nil {
 		r.t.Fatal(err)
+	}
+	dev := mounter.Device{Path: r.device, SizeBytes: snapSize, Dev: st.Dev, Ino: st.Ino}
+	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
+		dev = mounter.Device{Path: r.device, SizeBytes: snapSize, Rdev: st.Rdev}
 	}
 	k, err := mounter.NewKeys(bytes.Clone(r.key), nil)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	return mounter.MountRequest{Volume: snapVolume, Source: "sealvol:" + filepath.Base(r.dir) + ".snap", Target: r.path("target"),
-		Device: mounter.Device{Path: r.path("image"), SizeBytes: st.Size, Dev: st.Dev, Ino: st.Ino}, Format: &mounter.Format{}, Keys: k}
+		Device: dev, Format: &mounter.Format{}, Keys: k}
 }
 
 func (r *snapRig) unmountRequest() mounter.UnmountRequest {
@@ -386,4 +447,109 @@ func TestSnapshotCancelled(t *testing.T) {
 	}
 	r.local()
 	r.use()
+}
+
+// TestSnapshotWorkerMemory: a worker that needs too much memory ends, says so, and nothing else is
+// affected.
+func TestSnapshotWorkerMemory(t *testing.T) {
+	r := newSnapRig(t)
+	id := newSnapshot()
+	r.mustBegin(workerctl.Start{ID: id}, jobParams{Blocks: 1, End: "memory"})
+	if st := r.untilEnd(workerctl.Died); !strings.Contains(st.Message, "out of memory") && !strings.Contains(st.Message, "more memory") {
+		t.Errorf("%+v", st)
+	}
+	r.local(id)
+	r.use()
+}
+
+// TestSnapshotWorkerCgroup: a worker has a cgroup of its own, which goes with it. Its status says
+// what the cgroup cannot limit here.
+func TestSnapshotWorkerCgroup(t *testing.T) {
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup2"))
+	if err != nil || len(mounts) == 0 {
+		t.Fatalf("cgroup v2 is not mounted: %v", err)
+	}
+	parent := filepath.Join(mounts[0].Mountpoint, fmt.Sprintf("sealvol-test-worker-%d", os.Getpid()))
+	if err := os.Mkdir(parent, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(parent); err != nil {
+			t.Error(err)
+		}
+	})
+	groups := func() []string {
+		g, err := filepath.Glob(parent + "/sealvol-*-snapshot")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g
+	}
+	r := newSnapRigOn(t, false, "--server-cgroup", parent)
+	id := newSnapshot()
+	r.mustBegin(workerctl.Start{ID: id}, long)
+	st := r.untilRunning()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", st.PID))
+	if err != nil || len(groups()) != 1 || !strings.Contains(string(b), filepath.Base(groups()[0])) {
+		t.Errorf("%s %v", b, err)
+	}
+	for _, f := range []string{"memory.max", "cpu.weight", "io.weight", "pids.max"} { // depends on the machine
+		if _, err := os.Stat(filepath.Join(groups()[0], f)); (err == nil) == strings.Contains(st.Limits.Missing, f) {
+			t.Errorf("%s: %+v", f, st.Limits)
+		}
+	}
+	kill(t, st.PID)
+	r.untilEnd(workerctl.Died)
+	if g := groups(); len(g) != 0 {
+		t.Errorf("left: %v", g)
+	}
+	if err := r.client.Unmount(r.ctx(), r.unmountRequest()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSnapshotLoad: the mount server says how busy it is, each time since the time before.
+func TestSnapshotLoad(t *testing.T) {
+	r := newSnapRig(t)
+	load := func() (l workerctl.Load) {
+		t.Helper()
+		if err := r.server().Do(r.ctx(), control.Request{Op: workerctl.OpLoad}, &l); err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	load()
+	for range 50 {
+		r.use()
+	}
+	if l := load(); l.Requests < 100 || l.P99Micros <= 0 || l.Queue < 0 || l.Queue > 8 {
+		t.Errorf("%+v", l)
+	}
+	if l := load(); l.Requests > 5 {
+		t.Errorf("nothing happened: %+v", l)
+	}
+}
+
+// TestSnapshotOfBlockDevice: a worker reads a volume on a block device, which the mount server has
+// open exclusively.
+func TestSnapshotOfBlockDevice(t *testing.T) {
+	r := newSnapRigOn(t, true)
+	r.use()
+	id := newSnapshot()
+	r.mustBegin(workerctl.Start{ID: id}, jobParams{Blocks: 20, Pause: 10 * time.Millisecond})
+	st := r.untilRunning()
+	target, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", st.PID, workerctl.FDDevice))
+	if err != nil || target != r.device {
+		t.Errorf("%s, %v", target, err)
+	}
+	r.untilEnd(workerctl.Succeeded)
+	r.local(id)
+	end := "escape 127.0.0.1:1 @none /none 999999999"
+	r.mustBegin(workerctl.Start{ID: newSnapshot()}, jobParams{Blocks: 1, End: end})
+	if st := r.untilEnd(workerctl.Stopped); st.Message != "reached: " {
+		t.Errorf("%+v", st)
+	}
+	if err := r.client.Unmount(r.ctx(), r.unmountRequest()); err != nil {
+		t.Error(err)
+	}
 }
