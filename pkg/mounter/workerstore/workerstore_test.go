@@ -30,7 +30,7 @@ func TestRights(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := storerpc.NewClient(conn, storerpc.ClientOptions{})
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	w, err := commit.Begin(ctx, c, s, commit.Options{})
 	if err != nil {
 		t.Fatal(err)
