@@ -248,16 +248,17 @@ func checkForeign(t *testing.T, name, path string) {
 
 // testOnly lists what the tests of a package need besides: real neighbours instead of fakes.
 var testOnly = map[string][]string{
-	"pkg/snapshot":         {"pkg/snapshot/create", "pkg/snapshot/gc", "pkg/snapshot/snapstore", "pkg/volume", "pkg/volume/check"},
-	"pkg/snapshot/gc":      {"pkg/snapshot/commit", "pkg/snapshot/internal/draw"}, // the other side of the protocol
-	"cmd/driver":           {"pkg/mounter/workerstore", "pkg/snapshot/format"},    // the node plugin's side of a snapshot
-	"pkg/csi":              {"pkg/backend/local"},
-	"pkg/mountserver":      {"pkg/mountserver/mounts"},
-	"pkg/nodeagent":        {"pkg/mounter/volumectl"},
-	"pkg/volume":           {"pkg/volume/check", "pkg/volume/pinned"},
-	"pkg/volume/check":     {"pkg/volume"}, // to have volumes; the package itself never imports it
-	"pkg/volume/pinned":    {"pkg/volume", "pkg/volume/check", "pkg/volume/namehash"},
-	"pkg/mounter/handover": {"pkg/volume"},
+	"pkg/snapshot":            {"pkg/snapshot/create", "pkg/snapshot/gc", "pkg/snapshot/snapstore", "pkg/volume", "pkg/volume/check"},
+	"pkg/snapshot/gc":         {"pkg/snapshot/commit", "pkg/snapshot/internal/draw"}, // the other side of the protocol
+	"cmd/driver":              {"pkg/mounter/workerstore", "pkg/snapshot/format"},    // the node plugin's side of a snapshot
+	"pkg/csi":                 {"pkg/backend/local"},
+	"pkg/mountserver":         {"pkg/mountserver/mounts"},
+	"pkg/nodeagent":           {"pkg/mounter/volumectl"},
+	"pkg/volume":              {"pkg/volume/check", "pkg/volume/pinned"},
+	"pkg/volume/check":        {"pkg/volume"}, // to have volumes; the package itself never imports it
+	"pkg/volume/pinned":       {"pkg/volume", "pkg/volume/check", "pkg/volume/namehash"},
+	"pkg/mounter/handover":    {"pkg/volume"},
+	"pkg/mounter/workerstore": {"pkg/snapshot/commit"},
 }
 
 // TestMountServerIsSmall: what serves a volume needs no Kubernetes, no cloud and no gRPC.

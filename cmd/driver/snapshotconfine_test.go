@@ -136,12 +136,12 @@ func TestSnapshotWorkerEscape(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	abstract, err := net.Listen("unix", "@sealvol-test-"+newSnapshot())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer abstract.Close()
+	defer func() { _ = abstract.Close() }()
 	end := "escape " + strings.Join([]string{l.Addr().String(), abstract.Addr().String(), r.path("mounter/mounter.sock"), fmt.Sprint(os.Getpid())}, " ")
 	r.mustBegin(workerctl.Start{ID: newSnapshot()}, jobParams{Blocks: 1, End: end})
 	if st := r.untilEnd(workerctl.Stopped); st.Message != "reached: " {

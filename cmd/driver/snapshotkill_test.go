@@ -135,7 +135,7 @@ func (r *snapRig) stored(id string) {
 		if !errors.Is(err, chunkstore.ErrNotFound) {
 			r.t.Fatal(err)
 		}
-		time.Sleep(5 * time.Millisecond)
+		<-time.After(5 * time.Millisecond)
 	}
 }
 
@@ -323,7 +323,7 @@ func (r *snapRig) awaitOutcome() (workerctl.Status, error) {
 		if err != nil || st.Outcome != workerctl.Running {
 			return st, err
 		}
-		time.Sleep(5 * time.Millisecond)
+		<-time.After(5 * time.Millisecond)
 	}
 }
 

@@ -119,7 +119,7 @@ func (s *service) conn(ctx context.Context, c *net.UnixConn) {
 	var in call
 	from := &fileReader{c: c}
 	defer from.close()
-	e, secret, err := readFrame(from, &in)
+	e, secret, err := from.frame(&in)
 	defer clear(secret)
 	ctx = requestid.With(ctx, e.RequestID)
 	var out reply

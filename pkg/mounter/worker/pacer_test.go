@@ -22,7 +22,7 @@ func read(t *testing.T, p *Pacer, d time.Duration) int64 {
 			t.Fatal(err)
 		}
 		n += mib / 4
-		time.Sleep(time.Millisecond) // the device takes that long: 250 MiB/s
+		<-time.After(time.Millisecond) // the device takes that long: 250 MiB/s
 	}
 	return int64(float64(n) / time.Since(begin).Seconds())
 }
@@ -36,7 +36,7 @@ func TestPacer(t *testing.T) {
 		if got := read(t, p, 10*time.Second); !near(got, 10*mib) {
 			t.Errorf("%d bytes per second", got)
 		}
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		if got := read(t, p, 2*time.Second); !near(got, 10*mib) {
 			t.Errorf("after a pause: %d bytes per second", got)
 		}
@@ -95,14 +95,14 @@ func TestPacerSlowed(t *testing.T) {
 func TestPacerIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := NewPacer(0)
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		p.Slow()
 		if s := p.Pace(); s.Slowed || s.Limit != 0 {
 			t.Errorf("%+v", s)
 		}
 		read(t, p, time.Second)
 		p.Slow()
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		p.Slow()
 		if s := p.Pace(); s.Limit != floorRate {
 			t.Errorf("%+v", s)
@@ -144,7 +144,9 @@ func TestGovern(t *testing.T) {
 				t.Errorf("%+v: %+v", c.l, s)
 			}
 		}
-		w.Close()
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
 		if err := <-done; err != nil {
 			t.Error(err)
 		}

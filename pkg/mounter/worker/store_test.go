@@ -71,7 +71,7 @@ func TestStore(t *testing.T) {
 // TestStoreReplaced: objects are stored and read while connections end at any time.
 func TestStoreReplaced(t *testing.T) {
 	s, below := NewStore(time.Minute, storerpc.ClientOptions{}), chunkstore.NewMemory()
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -127,7 +127,7 @@ func TestStoreReplaced(t *testing.T) {
 func TestStorePatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewStore(StorePatience, storerpc.ClientOptions{})
-		defer s.Close()
+		defer func() { _ = s.Close() }()
 		begin := time.Now()
 		a, b := net.Pipe()
 		if err := s.Attach(b); err != nil {
@@ -142,7 +142,7 @@ func TestStorePatience(t *testing.T) {
 		if s.Connected() {
 			t.Error("still connected")
 		}
-		time.Sleep(4 * time.Minute)
+		<-time.After(4 * time.Minute)
 		if _, err := s.Stat(t.Context(), "x"); !errors.Is(err, ErrNoStore) {
 			t.Errorf("%v", err)
 		}
