@@ -65,6 +65,13 @@ func (r *historyRig) options(base *create.Report) create.Options {
 // put stores a state. from may be "".
 func (r *historyRig) put(from, to string, o create.Options) *create.Report {
 	r.t.Helper()
+	rep, err := r.tryPut(from, to, o)
+	r.ok(err)
+	return rep
+}
+
+func (r *historyRig) tryPut(from, to string, o create.Options) (*create.Report, error) {
+	r.t.Helper()
 	src, err := pinned.Open(r.h.Dev, pinned.Options{Credential: r.h.Key, Memory: 1 << 20})
 	r.ok(err)
 	defer src.Close()
@@ -77,9 +84,7 @@ func (r *historyRig) put(from, to string, o create.Options) *create.Report {
 		}
 		r.ok(err)
 	}
-	rep, err := create.Run(r.t.Context(), src.Identity(), a, b, o)
-	r.ok(err)
-	return rep
+	return create.Run(r.t.Context(), src.Identity(), a, b, o)
 }
 
 // same compares what two reports say of the same state.

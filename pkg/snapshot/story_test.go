@@ -218,3 +218,21 @@ func TestRestore(t *testing.T) {
 		t.Error("the restored volume has another content")
 	}
 }
+
+// TestRestoreStaleParent: a file whose last name was in a directory that is gone, and that had a
+// higher number than all inodes that there are.
+func TestRestoreStaleParent(t *testing.T) {
+	r := newRig(t)
+	ino := r.write("file", []byte("hello"), 0)
+	d, err := r.v.Mkdir(&vfs.Req{}, vfs.RootIno, "dir", 0o755)
+	r.ok(err)
+	_, err = r.v.Link(&vfs.Req{}, ino, d.Ino, "link")
+	r.ok(err)
+	r.ok(r.v.Unlink(&vfs.Req{}, d.Ino, "link"))
+	r.ok(r.v.Rmdir(&vfs.Req{}, vfs.RootIno, "dir"))
+	r.v.Forget(d.Ino)
+	s := r.snapshot(false)
+	if again := r.restore(s.S).snapshot(true); again.Content != s.Content {
+		t.Error("the restored volume has another content")
+	}
+}

@@ -118,7 +118,7 @@ func (l *Loader) checkInode(ino uint64, n *logical.Inode) (attr layout.Inode, er
 		return attr, invalidFact("directory %d has %d names, but a link count of %d", ino, n.Size, n.Nlink)
 	case n.IsDir() && (n.Parent == 0 || (n.Parent == ino) != root):
 		return attr, invalidFact("directory %d has parent %d", ino, n.Parent)
-	case n.Parent >= l.v.com.inos.next:
+	case n.IsDir() && n.Parent >= l.v.com.inos.next: // that of a file may be gone
 		return attr, invalidFact("inode %d has parent %d, but the next inode number is %d", ino, n.Parent, l.v.com.inos.next)
 	case n.IsSymlink() && n.Size == 0, n.Size > layout.MaxFileBytes, n.Size > 0 && !n.IsDir() && !n.IsRegular() && !n.IsSymlink():
 		return attr, invalidFact("inode %d of mode %#o has %d bytes", ino, n.Mode, n.Size)
