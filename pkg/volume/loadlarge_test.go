@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/volume/check"
@@ -324,4 +325,46 @@ func TestLoadLeftover(t *testing.T) {
 	if _, _, err := ResumeLoader(dev, want.options(t)); !errors.Is(err, ErrForged) {
 		t.Errorf("resume with an old header: %v", err)
 	}
+}
+
+// countReads counts the bytes that are read.
+type countReads struct {
+	*device.Mem
+	n atomic.Int64
+}
+
+func (c *countReads) ReadAt(b []byte, off int64) (int, error) {
+	c.n.Add(int64(len(b)))
+	return c.Mem.ReadAt(b, off)
+}
+
+// The end of a load does not read where the data of large files lies.
+func TestLoadCheckReads(t *testing.T) {
+	t.Parallel()
+	dev := &countReads{Mem: device.NewMem(128 << 20)}
+	h := newHostile()
+	h.file(2, 1<<40)
+	h.file(3, 100)
+	slices.SortStableFunc(h.f.list, func(a, b fact) int { return a.key.Compare(b.key) })
+	l := newLoader(t, dev, &h.f, 0)
+	for i := range h.f.list {
+		ok(t, h.f.list[i].give(l))
+	}
+	const extents = 8000
+	for i := range uint64(extents) {
+		ok(t, l.WriteAt(2, bytes.Repeat([]byte{1}, pageBytes), i*2*pageBytes))
+	}
+	ok(t, l.Commit(nil))
+	ok(t, l.Close())
+	l, _, err := ResumeLoader(dev, h.f.options(t))
+	ok(t, err)
+	before := dev.n.Load()
+	ok(t, l.checkFacts())
+	n := dev.n.Load() - before
+	t.Logf("%d KiB", n>>10)
+	if n > extents*120/2 {
+		t.Errorf("%d bytes were read", n)
+	}
+	ok(t, l.Finish())
+	ok(t, cleanErr(dev))
 }
