@@ -74,7 +74,7 @@ var allowed = map[string][]string{
 	"cmd/demo":                       {"pkg/mounter"},
 	"cmd/bench":                      {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/vfstest"},
 	"cmd/libdoublecrypt":             {"pkg/crypto", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/vfs"},
-	"cmd/sealvol":                    {"pkg/atomicfile", "pkg/crypto", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/mountserver", "pkg/mountserver/mounts", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/format", "pkg/snapshot/gc", "pkg/snapshot/manifest", "pkg/snapshot/retention", "pkg/snapshot/snapstore", "pkg/volume", "pkg/volume/check", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/doublecrypt/convert", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/copyout", "pkg/volume/vfs/walk"},
+	"cmd/sealvol":                    {"pkg/atomicfile", "pkg/crypto", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/mountserver", "pkg/mountserver/mounts", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/create", "pkg/snapshot/format", "pkg/snapshot/gc", "pkg/snapshot/local", "pkg/snapshot/lock", "pkg/snapshot/manifest", "pkg/snapshot/reading", "pkg/snapshot/restore", "pkg/snapshot/retention", "pkg/snapshot/snapstore", "pkg/snapshot/verify", "pkg/snapshot/view", "pkg/volume", "pkg/volume/check", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/doublecrypt/convert", "pkg/volume/fusefs", "pkg/volume/pinned", "pkg/volume/vfs", "pkg/volume/vfs/copyout", "pkg/volume/vfs/walk"},
 	"pkg/volume/doublecrypt/convert": {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/vfs", "pkg/volume/vfs/walk"},
 	"pkg/volume/vfs/copyout":         {"pkg/volume/vfs", "pkg/volume/vfs/walk"},
 	"pkg/volume/vfs/walk":            {"pkg/volume/vfs"},
@@ -103,6 +103,8 @@ var allowed = map[string][]string{
 	"pkg/snapshot/retention":               {},
 	"pkg/snapshot/merkle":                  {"pkg/crypto", "pkg/selfenc", "pkg/volume/logical"},
 	"pkg/snapshot/fact":                    {"pkg/selfenc", "pkg/volume/logical", "pkg/volume/vfs"},
+	"pkg/snapshot/local":                   {"pkg/crypto", "pkg/snapshot/commit", "pkg/snapshot/create", "pkg/snapshot/format", "pkg/snapshot/manifest", "pkg/snapshot/snapstore"},
+	"pkg/snapshot/reading":                 {"pkg/crypto", "pkg/snapshot/commit", "pkg/snapshot/format", "pkg/snapshot/snapstore", "pkg/snapshot/stored"},
 	"pkg/snapshot/snapstore":               {"pkg/crypto", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/format", "pkg/snapshot/manifest"},
 	"pkg/snapshot/snapstore/snapstoretest": {"pkg/crypto", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/format", "pkg/snapshot/manifest", "pkg/snapshot/pack", "pkg/snapshot/snapstore"},
 }

@@ -229,3 +229,12 @@ func (w *Writer) Done(ctx context.Context) error { return w.leases.end(ctx, true
 // successor takes it over in time. Leases of earlier attempts stay until they
 // expire.
 func (w *Writer) Abandon(ctx context.Context) error { return w.leases.end(ctx, false) }
+
+// IsWhole reports whether a snapshot has a card that is not void. The rest of it is not looked at.
+func IsWhole(ctx context.Context, store chunkstore.Store, s format.ID) (bool, error) {
+	_, err := realCard(ctx, store, s)
+	if errors.Is(err, ErrNoBase) {
+		return false, nil
+	}
+	return err == nil, err
+}

@@ -26,6 +26,16 @@ func (s *Store) Manifest(ctx context.Context, sn *Snapshot, want *format.Sum, sk
 	if err != nil {
 		return nil, err
 	}
+	return s.OpenManifest(sn, h, sealed, want, sk)
+}
+
+// OpenManifest is Manifest for one that was read already, such as by commit.Read.
+func (s *Store) OpenManifest(sn *Snapshot, h *format.Head, sealed []byte, want *format.Sum, sk *crypto.Key) (*Manifest, error) {
+	if sn.Card != nil {
+		if err := sn.Card.Check(h); err != nil {
+			return nil, err
+		}
+	}
 	body, err := openBody(h, sealed, want, sk)
 	if err != nil {
 		return nil, err

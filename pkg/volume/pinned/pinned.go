@@ -122,6 +122,29 @@ func (v *Volume) addKeys(suite crypto.Suite, id crypto.UUID, epochs []crypto.Epo
 // Identity returns what identifies the volume, as of Open.
 func (v *Volume) Identity() Identity { return v.identity }
 
+// RecoveryRecipients returns the public halves of the volume's recovery keys, as of Open. They are
+// authentic: who does not have a key of the volume cannot have added one. Nil if the volume was
+// opened with Keys, which do not tell.
+func (v *Volume) RecoveryRecipients() (list []*crypto.RecoveryRecipient, err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.unlocked == nil {
+		return nil, nil
+	}
+	h := v.unlocked.Header
+	for i := range h.Slots {
+		if h.Slots[i].Type != crypto.SlotRecovery {
+			continue
+		}
+		r, err := crypto.SlotRecipient(h.Suite, &h.Slots[i])
+		if err != nil {
+			return nil, fmt.Errorf("key slot %d: %w", i, err)
+		}
+		list = append(list, r)
+	}
+	return list, nil
+}
+
 // ReadKeys opens a key slot and returns what another process needs to Open the device without the
 // credential. The caller erases the keys.
 func ReadKeys(dev device.Device, cred crypto.Credential) (*Keys, error) {
