@@ -89,7 +89,7 @@ func (j *storedJob) run(ctx context.Context) (*create.Report, error) {
 	if err != nil {
 		return nil, j.failed(err)
 	}
-	j.warn(j.src.change(ctx, func(v local.Volume) error { return j.plan.Whole(ctx, v, rep.S) }))
+	j.warn(j.src.change(ctx, func(v local.Volume) error { return j.plan.Whole(ctx, v) }))
 	return rep, nil
 }
 
@@ -169,15 +169,12 @@ func (j *storedJob) report(w io.Writer, rep *create.Report) error {
 	r := &created{Event: "finished", ID: rep.S.String(), Handle: rep.Handle.String(), Name: j.label.Name, Volume: j.src.id.String(),
 		Created: rep.Created.UTC().Format(time.RFC3339Nano), Incremental: rep.Full == "" && rep.Base != format.ID{}, Why: rep.Full, Resumed: j.plan.Earlier != nil,
 		Files: rep.Files, Directories: rep.Dirs, Logical: rep.Logical, Read: rep.Read, Reused: rep.Kept, Stored: rep.Stored.Bytes, Packs: rep.Stored.Packs,
-		Seconds: rep.Took.Round(time.Millisecond).String(), Millis: rep.Took.Milliseconds(), Requests: requests}
+		Seconds: rep.Took.Round(time.Millisecond).String(), Millis: rep.Took.Milliseconds(), Local: j.plan.Name, Requests: requests}
 	if rep.Base != (format.ID{}) {
 		r.Base = rep.Base.String()
 	}
 	if !j.locked.Until.IsZero() {
 		r.LockedUntil = j.locked.Until.UTC().Format(time.RFC3339)
-	}
-	if rep.S == j.plan.S {
-		r.Local = j.plan.Name
 	}
 	if j.json {
 		return writeLine(w, r)

@@ -70,7 +70,6 @@ type progressEvent struct {
 	Problems   uint64 `json:"problems,omitempty"`
 	Rate       uint64 `json:"bytesPerSecond"`
 	Left       int64  `json:"secondsLeft,omitempty"`
-	Waits      bool   `json:"waitsForStore,omitempty"`
 }
 
 // progress tells how far the command is. Calls do not overlap.
@@ -111,9 +110,6 @@ func (p *progressEvent) text(left time.Duration) string {
 	if left > 0 {
 		parts = append(parts, left.Round(time.Second).String()+" left")
 	}
-	if p.Waits {
-		parts = append(parts, "waiting for the store")
-	}
 	return strings.Join(parts, ", ")
 }
 
@@ -124,7 +120,7 @@ func (e *events) created(p create.Progress) {
 		step = "finishing, read"
 	}
 	e.progress(&progressEvent{Step: step, Files: p.Files, FilesTotal: p.FilesTotal, Bytes: p.Read, BytesTotal: p.ReadTotal,
-		Stored: p.Stored, Reused: p.Kept, Waits: p.UploadStall})
+		Stored: p.Stored, Reused: p.Kept})
 }
 
 // restored is restore.Options.Progress.

@@ -186,7 +186,7 @@ func (o *openedVolume) List(context.Context) (list []local.Snapshot, err error) 
 	all, err := o.v.Snapshots()
 	for _, i := range all {
 		if !i.Deleting {
-			list = append(list, local.Snapshot{Name: i.Name, Generation: i.Generation})
+			list = append(list, local.Snapshot{Name: i.Name, Generation: i.Generation, Created: i.Created})
 		}
 	}
 	return list, err
@@ -218,7 +218,7 @@ func (m *mountedVolume) List(ctx context.Context) (list []local.Snapshot, err er
 	all, err := volumectl.Snapshots(ctx, m.server)
 	for _, i := range all {
 		if !i.Deleting {
-			list = append(list, local.Snapshot{Name: i.Name, Generation: i.Generation})
+			list = append(list, local.Snapshot{Name: i.Name, Generation: i.Generation, Created: i.Created})
 		}
 	}
 	return list, err

@@ -47,6 +47,8 @@ type Options struct {
 	// have died: what that has stored is used, most of all if Base is the same, which
 	// commit.FindEarlier returns.
 	S format.ID
+	// Fresh: S is new, so there was no attempt at it.
+	Fresh bool
 	// Fixed: the snapshot is S or none, even if a pruner has declared S void (commit.ErrVoid).
 	Fixed bool
 	Base  *Base // nil: none
@@ -73,7 +75,6 @@ type Options struct {
 	Progress func(Progress)
 	Log      *slog.Logger // nil: none
 
-	fresh bool // S is new: there was no attempt at it
 	// Attempts at other snapshots, of this call, and for which each wrote packs.
 	predecessors []format.ID
 	written      map[format.ID]format.ID
@@ -122,7 +123,7 @@ func Run(ctx context.Context, id pinned.Identity, from, to *pinned.State, o Opti
 		return nil, ErrNoKey
 	}
 	if o.S == (format.ID{}) {
-		o.S, o.fresh = format.NewID(), true
+		o.S, o.Fresh = format.NewID(), true
 	}
 	start := time.Now()
 	for n := 1; ; n++ {

@@ -15,7 +15,7 @@ import (
 
 // findEarlier looks for what earlier attempts at the snapshot have left.
 func (j *job) findEarlier(ctx context.Context) (err error) {
-	if j.earlier = (&commit.Earlier{}); j.o.fresh {
+	if j.earlier = (&commit.Earlier{}); j.o.Fresh {
 		return nil
 	}
 	if j.earlier, err = commit.FindEarlier(ctx, j.o.Store, j.o.S); err != nil {
@@ -107,6 +107,6 @@ func (j *job) beginAgain() Options {
 			o.predecessors = append(o.predecessors[:len(o.predecessors):len(o.predecessors)], a)
 		}
 	}
-	o.S, o.fresh = format.NewID(), true
+	o.S, o.Fresh = format.NewID(), true
 	return o
 }

@@ -13,7 +13,6 @@ func Name(s, store format.ID) string { return prefix + s.String() + "-" + store.
 
 // name is a parsed name.
 type name struct {
-	text  string
 	s     format.ID
 	store format.ID // zero: it does not say
 }
@@ -25,7 +24,6 @@ func parse(text string) (n name, ok bool) {
 		return n, false
 	}
 	id, store, more := strings.Cut(rest, "-")
-	n.text = text
 	var err error
 	if n.s, err = format.ParseID(id); err == nil && more {
 		n.store, err = format.ParseID(store)

@@ -20,6 +20,7 @@ import (
 type Snapshot struct {
 	Name       string
 	Generation uint64
+	Created    time.Time
 }
 
 // Volume is a volume that is open for changes, by this process or by a mount server.
@@ -57,28 +58,27 @@ type Plan struct {
 	// Undeleted is why local snapshots that are of no use any more could not be deleted; nil: they were.
 	Undeleted error
 
-	store   *snapstore.Store
-	full    bool
-	useless []string // when the new snapshot is whole
-	made    bool
+	o      Options
+	last   string               // the newest local snapshot whose stored one is whole; "": none
+	stored []snapstore.Snapshot // of the volume, whole; nil: not asked for yet
 }
 
 // kept is a local snapshot of a stored one.
 type kept struct {
 	name
-	generation uint64
+	Snapshot
 }
 
 // Begin decides what to do, deletes what is of no use any more, and makes the local snapshot.
 func Begin(ctx context.Context, v Volume, o Options) (*Plan, error) {
-	p := &Plan{store: o.Store, full: o.Full}
+	p := &Plan{o: o}
 	list, err := p.list(ctx, v)
 	if err != nil {
 		return nil, err
 	}
-	now, err := p.choose(ctx, list, &o)
+	now, err := p.choose(ctx, list)
 	if err == nil && p.Earlier == nil && p.Base == (format.ID{}) && !o.Full {
-		err = p.newest(ctx, &o)
+		p.Base, err = p.newest(ctx)
 	}
 	if err != nil {
 		return nil, err
@@ -88,7 +88,7 @@ func Begin(ctx context.Context, v Volume, o Options) (*Plan, error) {
 		return p, nil
 	}
 	p.S = format.NewID()
-	p.Name, p.made = Name(p.S, o.Store.ID()), true
+	p.Name = Name(p.S, o.Store.ID())
 	return p, v.Create(ctx, p.Name)
 }
 
@@ -96,115 +96,116 @@ func Begin(ctx context.Context, v Volume, o Options) (*Plan, error) {
 func (p *Plan) list(ctx context.Context, v Volume) (list []kept, err error) {
 	all, err := v.List(ctx)
 	for _, x := range all {
-		if n, ok := parse(x.Name); ok && (n.store == p.store.ID() || n.store == format.ID{}) {
-			list = append(list, kept{n, x.Generation})
+		if n, ok := parse(x.Name); ok && (n.store == p.o.Store.ID() || n.store == format.ID{}) {
+			list = append(list, kept{n, x})
 		}
 	}
 	slices.SortFunc(list, func(a, b kept) int {
-		return cmp.Or(cmp.Compare(b.generation, a.generation), cmp.Compare(a.text, b.text))
+		return cmp.Or(cmp.Compare(b.Generation, a.Generation), cmp.Compare(a.Name, b.Name))
 	})
 	return list, err
 }
 
 // choose finds what to resume and the base. It returns the names of local snapshots that are of no
 // use even if the new one fails.
-func (p *Plan) choose(ctx context.Context, list []kept, o *Options) (now []string, err error) {
-	var base *kept
-	for i := range list {
+func (p *Plan) choose(ctx context.Context, list []kept) (now []string, err error) {
+	var base format.ID
+	i := 0
+	for ; i < len(list) && base == (format.ID{}); i++ {
 		k := &list[i]
-		own := k.store == p.store.ID()
-		if base != nil {
-			if own && k.text != p.BaseName {
-				now = append(now, k.text)
-			}
-			continue
+		if base, err = p.storedOf(ctx, k); err == nil && base == (format.ID{}) && k.store == p.o.Store.ID() && p.Earlier == nil && !p.o.Fresh {
+			err = p.resume(ctx, k)
 		}
-		whole, err := commit.IsWhole(ctx, p.store.Objects(), k.s)
-		switch {
-		case err != nil:
+		if err != nil {
 			return nil, err
-		case whole:
-			base = k
-		case own && p.Earlier == nil && !o.Fresh:
-			if err := p.resume(ctx, k, o); err != nil {
-				return nil, err
-			}
-			fallthrough
-		case own:
-			if k.text != p.Name {
-				now = append(now, k.text)
-			}
 		}
 	}
-	p.useBase(base, list, o)
-	return slices.DeleteFunc(now, func(name string) bool { return name == p.BaseName }), nil
+	if base != (format.ID{}) {
+		p.last = list[i-1].Name
+	}
+	switch {
+	case p.Earlier != nil: // it has its own, as it was begun
+		p.Base = p.Earlier.Base
+	case !p.o.Full:
+		p.Base = base
+	}
+	for j := range list {
+		k := &list[j]
+		switch {
+		case p.Base != (format.ID{}) && (k.s == p.Base || p.Base == base && k.Name == p.last):
+			p.BaseName = k.Name
+		case k.store == p.o.Store.ID() && k.Name != p.Name && k.Name != p.last:
+			now = append(now, k.Name)
+		}
+	}
+	return now, nil
 }
 
-// useBase sets the base: what is resumed has its own.
-func (p *Plan) useBase(base *kept, list []kept, o *Options) {
-	switch {
-	case p.Earlier != nil:
-		p.Base = p.Earlier.Base
-	case base != nil && !o.Full:
-		p.Base = base.s
+// storedOf returns the whole stored snapshot of a local one; zero: there is none. It has another
+// identity than the local snapshot if a pruner declared that void before it was finished. Then both
+// tell the same time.
+func (p *Plan) storedOf(ctx context.Context, k *kept) (format.ID, error) {
+	whole, err := commit.IsWhole(ctx, p.o.Store.Objects(), k.s)
+	if err != nil || whole {
+		return k.s, err
 	}
-	for i := range list {
-		k := &list[i]
-		if k.s == p.Base && p.Base != (format.ID{}) && p.BaseName == "" {
-			p.BaseName = k.text
+	if k.store != p.o.Store.ID() {
+		return format.ID{}, nil
+	}
+	all, err := p.ofVolume(ctx)
+	for _, sn := range all {
+		if sn.Card.Created == k.Created.UnixNano() {
+			return sn.ID, err
 		}
 	}
-	if base != nil && base.store == p.store.ID() {
-		p.useless = append(p.useless, base.text)
-	}
-	if p.BaseName != "" && (base == nil || p.BaseName != base.text) {
-		if n, _ := parse(p.BaseName); n.store == p.store.ID() {
-			p.useless = append(p.useless, p.BaseName)
-		}
-	}
+	return format.ID{}, err
 }
 
 // resume goes on with an unfinished snapshot if it was begun.
-func (p *Plan) resume(ctx context.Context, k *kept, o *Options) error {
-	e, err := commit.FindEarlier(ctx, p.store.Objects(), k.s)
+func (p *Plan) resume(ctx context.Context, k *kept) error {
+	e, err := commit.FindEarlier(ctx, p.o.Store.Objects(), k.s)
 	if err != nil {
 		return err
 	}
-	if len(e.Attempts) == 0 || o.Full && e.Base != (format.ID{}) {
+	if len(e.Attempts) == 0 || p.o.Full && e.Base != (format.ID{}) {
 		return nil
 	}
-	p.S, p.Name, p.Earlier = k.s, k.text, e
+	p.S, p.Name, p.Earlier = k.s, k.Name, e
 	return nil
 }
 
-// newest makes the newest whole stored snapshot of the volume the base.
-func (p *Plan) newest(ctx context.Context, o *Options) error {
-	all, err := o.Store.List(ctx, o.Tenant)
-	if err != nil {
-		return err
+// ofVolume returns the whole stored snapshots of the volume.
+func (p *Plan) ofVolume(ctx context.Context) ([]snapstore.Snapshot, error) {
+	if p.stored != nil {
+		return p.stored, nil
 	}
-	newest := int64(0)
-	for i := range all {
-		sn := &all[i]
-		if sn.State == snapstore.Whole && sn.Card != nil && crypto.UUID(sn.Card.Volume) == o.Volume && (newest == 0 || sn.Card.Created >= newest) {
-			p.Base, newest = sn.ID, sn.Card.Created
+	all, err := p.o.Store.List(ctx, p.o.Tenant)
+	p.stored = []snapstore.Snapshot{}
+	for _, sn := range all {
+		if sn.State == snapstore.Whole && sn.Card != nil && crypto.UUID(sn.Card.Volume) == p.o.Volume {
+			p.stored = append(p.stored, sn)
 		}
 	}
-	return nil
+	return p.stored, err
+}
+
+// newest returns the newest whole stored snapshot of the volume; zero: there is none.
+func (p *Plan) newest(ctx context.Context) (s format.ID, err error) {
+	all, err := p.ofVolume(ctx)
+	newest := int64(0)
+	for i := range all {
+		if c := all[i].Card.Created; i == 0 || c >= newest {
+			s, newest = all[i].ID, c
+		}
+	}
+	return s, err
 }
 
 // Fill sets what the plan decides in the options of create.Run. The credential opens the base and
 // what an earlier attempt has left.
 func (p *Plan) Fill(o *create.Options, c crypto.Credential) {
-	o.S, o.Earlier = p.S, p.Earlier
-	o.OpenKey = func(slots []byte) (*crypto.Key, error) {
-		s, err := manifest.DecodeSlots(slots)
-		if err != nil {
-			return nil, err
-		}
-		return s.OpenSnapshot(p.S, c)
-	}
-	if p.full {
+	o.S, o.Fresh, o.Credential = p.S, p.Earlier == nil, c
+	if p.o.Full {
 		o.Why = "a full snapshot was asked for"
 	}
 	o.Lineage = format.NewID() // unless the base can be used
@@ -212,35 +213,23 @@ func (p *Plan) Fill(o *create.Options, c crypto.Credential) {
 		return
 	}
 	o.Base = &create.Base{S: p.Base, Open: func(ctx context.Context, h *format.Head, sealed []byte) (*manifest.Body, error) {
-		return openBase(ctx, p.store, p.Base, c, h, sealed)
+		b, err := p.o.Store.OpenBody(ctx, h, sealed, c)
+		if errors.Is(err, snapstore.ErrNoKeys) {
+			err = fmt.Errorf("%w: %w", manifest.ErrNoSlot, err)
+		}
+		return b, err
 	}}
 }
 
-func openBase(ctx context.Context, store *snapstore.Store, s format.ID, c crypto.Credential, h *format.Head, sealed []byte) (*manifest.Body, error) {
-	sk, err := store.SnapshotKey(ctx, s, c)
-	if errors.Is(err, snapstore.ErrNoKeys) {
-		return nil, fmt.Errorf("%w: %w", manifest.ErrNoSlot, err)
+// Whole deletes what is of no use after the new stored snapshot is whole.
+func (p *Plan) Whole(ctx context.Context, v Volume) error {
+	var names []string
+	for _, name := range []string{p.last, p.BaseName} {
+		if n, ok := parse(name); ok && n.store == p.o.Store.ID() && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	defer sk.Erase()
-	keys, err := crypto.DeriveSnapshotKeys(crypto.Suite(h.Suite), crypto.UUID(s), sk)
-	if err != nil {
-		return nil, err
-	}
-	defer keys.Erase()
-	return manifest.Open(keys, h, sealed, nil)
-}
-
-// Whole deletes what is of no use after the stored snapshot is whole. as is its identity: if it had
-// to get another one than planned, the local snapshot cannot be found again, and is deleted, too.
-func (p *Plan) Whole(ctx context.Context, v Volume, as format.ID) error {
-	useless := p.useless
-	if as != p.S {
-		useless = append(slices.Clone(useless), p.Name)
-	}
-	return drop(ctx, v, useless)
+	return drop(ctx, v, names)
 }
 
 // drop deletes local snapshots, as many as it can.
@@ -261,6 +250,6 @@ const failedTime = 15 * time.Second
 func (p *Plan) Resumable() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), failedTime) // also after the caller's has ended
 	defer cancel()
-	e, err := commit.FindEarlier(ctx, p.store.Objects(), p.S)
+	e, err := commit.FindEarlier(ctx, p.o.Store.Objects(), p.S)
 	return err != nil || len(e.Attempts) > 0
 }
