@@ -40,7 +40,8 @@ var allowed = map[string][]string{
 	"pkg/volume/check":               {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/header", "pkg/volume/internal/items", "pkg/volume/internal/layout", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/vfs"},
 	"pkg/volume/namehash":            {"pkg/volume/internal/items", "pkg/volume/internal/layout"},
 	"pkg/volume/pinned":              {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/header", "pkg/volume/internal/items", "pkg/volume/internal/layout", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/logical", "pkg/volume/vfs"},
-	"pkg/volume":                     {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/diff", "pkg/volume/internal/header", "pkg/volume/internal/items", "pkg/volume/internal/layout", "pkg/volume/internal/posixacl", "pkg/volume/internal/probe", "pkg/volume/internal/shares", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/logical", "pkg/volume/vfs"},
+	"pkg/volume":                     {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/diff", "pkg/volume/internal/header", "pkg/volume/internal/items", "pkg/volume/internal/layout", "pkg/volume/internal/posixacl", "pkg/volume/internal/probe", "pkg/volume/internal/shares", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/logical", "pkg/volume/pinned", "pkg/volume/vfs"},
+	"pkg/volume/volumetest":          {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/vfs"},
 	"pkg/volume/fusefs":              {"pkg/volume/vfs"},
 	"pkg/volume/fusefs/fusefstest":   {"pkg/volume/fusefs", "pkg/volume/vfs"},
 	"pkg/volume/doublecrypt":         {"pkg/crypto", "pkg/volume/device", "pkg/volume/vfs"},
@@ -52,14 +53,14 @@ var allowed = map[string][]string{
 	"pkg/backend/ebs/ec2test":        {},
 	"pkg/mounter":                    {"pkg/atomicfile", "pkg/mounter/control", "pkg/mounter/workerctl", "pkg/requestid"},
 	"pkg/mounter/workerctl":          {}, // no key
-	"pkg/mounter/handover":           {"pkg/crypto"},
+	"pkg/mounter/handover":           {"pkg/crypto", "pkg/volume/pinned"},
 	"pkg/mounter/worker":             {"pkg/crypto", "pkg/mounter/control", "pkg/mounter/handover", "pkg/mounter/workerctl", "pkg/requestid", "pkg/selfenc/chunkstore", "pkg/selfenc/chunkstore/storerpc", "pkg/volume/device"},
 	"pkg/mounter/workerstore":        {"pkg/selfenc/chunkstore", "pkg/selfenc/chunkstore/storerpc", "pkg/snapshot/format"}, // no key
 	"pkg/mounter/control":            {"pkg/requestid"},
 	"pkg/mounter/volumectl":          {"pkg/crypto", "pkg/mounter/control", "pkg/volume", "pkg/volume/vfs"},
 	"pkg/mounter/mountertest":        {"pkg/mounter", "pkg/mounter/control"},
 	"pkg/csi":                        {"pkg/backend", "pkg/mounter", "pkg/mounter/control", "pkg/requestid"}, // for the types and errors of its Mounter interface
-	"pkg/mountserver":                {"pkg/atomicfile", "pkg/crypto", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/handover", "pkg/mounter/volumectl", "pkg/mounter/workerctl", "pkg/volume", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/fusefs", "pkg/volume/vfs"},
+	"pkg/mountserver":                {"pkg/atomicfile", "pkg/crypto", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/handover", "pkg/mounter/volumectl", "pkg/mounter/workerctl", "pkg/volume", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/fusefs", "pkg/volume/pinned", "pkg/volume/vfs"},
 	"pkg/mountserver/mounts":         {"pkg/mounter/control", "pkg/mounter/volumectl", "pkg/volume/device", "pkg/volume/fusefs"},
 	"pkg/requestid":                  {},
 	"cmd/ec2":                        {"pkg/backend/ebs/ec2test"},
@@ -69,11 +70,11 @@ var allowed = map[string][]string{
 	"pkg/operator/matrixtest":        {},                                                                        // tests alone
 	"pkg/nodeagent":                  {"pkg/api/v1alpha1", "pkg/backend", "pkg/mounter", "pkg/mounter/control"}, // of the backend, what a FormatKeeper is
 	"cmd/operator":                   {"pkg/crypto", "pkg/operator"},
-	"cmd/driver":                     {"pkg/backend", "pkg/backend/ebs", "pkg/backend/local", "pkg/crypto", "pkg/csi", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/mounter/worker", "pkg/mounter/workerctl", "pkg/mountserver", "pkg/nodeagent", "pkg/requestid"},
+	"cmd/driver":                     {"pkg/snapshot/job", "pkg/backend", "pkg/backend/ebs", "pkg/backend/local", "pkg/crypto", "pkg/csi", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/mounter/worker", "pkg/mounter/workerctl", "pkg/mountserver", "pkg/nodeagent", "pkg/requestid"},
 	"cmd/demo":                       {"pkg/mounter"},
 	"cmd/bench":                      {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/vfstest"},
 	"cmd/libdoublecrypt":             {"pkg/crypto", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/vfs"},
-	"cmd/sealvol":                    {"pkg/atomicfile", "pkg/crypto", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/mountserver", "pkg/mountserver/mounts", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/format", "pkg/snapshot/gc", "pkg/snapshot/manifest", "pkg/snapshot/retention", "pkg/snapshot/snapstore", "pkg/volume", "pkg/volume/check", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/doublecrypt/convert", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/copyout", "pkg/volume/vfs/walk"},
+	"cmd/sealvol":                    {"pkg/atomicfile", "pkg/crypto", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/mountserver", "pkg/mountserver/mounts", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/create", "pkg/snapshot/format", "pkg/snapshot/gc", "pkg/snapshot/local", "pkg/snapshot/lock", "pkg/snapshot/manifest", "pkg/snapshot/reading", "pkg/snapshot/restore", "pkg/snapshot/retention", "pkg/snapshot/snapstore", "pkg/snapshot/verify", "pkg/snapshot/view", "pkg/volume", "pkg/volume/check", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/doublecrypt/convert", "pkg/volume/fusefs", "pkg/volume/pinned", "pkg/volume/vfs", "pkg/volume/vfs/copyout", "pkg/volume/vfs/walk"},
 	"pkg/volume/doublecrypt/convert": {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/vfs", "pkg/volume/vfs/walk"},
 	"pkg/volume/vfs/copyout":         {"pkg/volume/vfs", "pkg/volume/vfs/walk"},
 	"pkg/volume/vfs/walk":            {"pkg/volume/vfs"},
@@ -91,6 +92,7 @@ var allowed = map[string][]string{
 	"pkg/snapshot/verify":                  {"pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/format", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/volume/logical"},
 	"pkg/snapshot/restore":                 {"pkg/selfenc", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/merkle", "pkg/volume/logical"},
 	"pkg/snapshot/stored":                  {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/format", "pkg/snapshot/manifest", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/snapshot/restore", "pkg/snapshot/verify", "pkg/snapshot/view"},
+	"pkg/snapshot/job":                     {"pkg/crypto", "pkg/mounter/handover", "pkg/mounter/worker", "pkg/mounter/workerctl", "pkg/snapshot/commit", "pkg/snapshot/create", "pkg/snapshot/format", "pkg/snapshot/lock", "pkg/snapshot/manifest", "pkg/snapshot/snapstore", "pkg/volume/pinned"},
 	"pkg/snapshot/create":                  {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/fact", "pkg/snapshot/format", "pkg/snapshot/manifest", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/snapshot/stored", "pkg/volume/logical", "pkg/volume/pinned"},
 	"pkg/snapshot/format":                  {"pkg/snapshot/internal/draw"},                    // no key, no store
 	"pkg/snapshot/commit":                  {"pkg/selfenc/chunkstore", "pkg/snapshot/format"}, // no key
@@ -101,6 +103,8 @@ var allowed = map[string][]string{
 	"pkg/snapshot/retention":               {},
 	"pkg/snapshot/merkle":                  {"pkg/crypto", "pkg/selfenc", "pkg/volume/logical"},
 	"pkg/snapshot/fact":                    {"pkg/selfenc", "pkg/volume/logical", "pkg/volume/vfs"},
+	"pkg/snapshot/local":                   {"pkg/crypto", "pkg/snapshot/commit", "pkg/snapshot/create", "pkg/snapshot/format", "pkg/snapshot/manifest", "pkg/snapshot/snapstore"},
+	"pkg/snapshot/reading":                 {"pkg/crypto", "pkg/snapshot/commit", "pkg/snapshot/format", "pkg/snapshot/snapstore", "pkg/snapshot/stored"},
 	"pkg/snapshot/snapstore":               {"pkg/crypto", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/format", "pkg/snapshot/manifest"},
 	"pkg/snapshot/snapstore/snapstoretest": {"pkg/crypto", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/format", "pkg/snapshot/manifest", "pkg/snapshot/pack", "pkg/snapshot/snapstore"},
 }
@@ -246,14 +250,17 @@ func checkForeign(t *testing.T, name, path string) {
 
 // testOnly lists what the tests of a package need besides: real neighbours instead of fakes.
 var testOnly = map[string][]string{
-	"pkg/snapshot":      {"pkg/snapshot/create", "pkg/snapshot/gc", "pkg/snapshot/snapstore", "pkg/volume", "pkg/volume/check"},
-	"pkg/snapshot/gc":   {"pkg/snapshot/commit", "pkg/snapshot/internal/draw"}, // the other side of the protocol
-	"pkg/csi":           {"pkg/backend/local"},
-	"pkg/mountserver":   {"pkg/mountserver/mounts"},
-	"pkg/nodeagent":     {"pkg/mounter/volumectl"},
-	"pkg/volume":        {"pkg/volume/check"},
-	"pkg/volume/check":  {"pkg/volume"}, // to have volumes; the package itself never imports it
-	"pkg/volume/pinned": {"pkg/volume", "pkg/volume/check"},
+	"pkg/snapshot":            {"pkg/snapshot/create", "pkg/snapshot/gc", "pkg/snapshot/snapstore", "pkg/volume", "pkg/volume/check"},
+	"pkg/snapshot/gc":         {"pkg/snapshot/commit", "pkg/snapshot/internal/draw"}, // the other side of the protocol
+	"cmd/driver":              {"pkg/mounter/workerstore", "pkg/snapshot/format"},    // the node plugin's side of a snapshot
+	"pkg/csi":                 {"pkg/backend/local"},
+	"pkg/mountserver":         {"pkg/mountserver/mounts"},
+	"pkg/nodeagent":           {"pkg/mounter/volumectl"},
+	"pkg/volume":              {"pkg/volume/check", "pkg/volume/pinned"},
+	"pkg/volume/check":        {"pkg/volume"}, // to have volumes; the package itself never imports it
+	"pkg/volume/pinned":       {"pkg/volume", "pkg/volume/check", "pkg/volume/namehash"},
+	"pkg/mounter/handover":    {"pkg/volume"},
+	"pkg/mounter/workerstore": {"pkg/snapshot/commit"},
 }
 
 // TestMountServerIsSmall: what serves a volume needs no Kubernetes, no cloud and no gRPC.

@@ -31,6 +31,7 @@ type rig struct {
 	cmds    map[string]*exec.Cmd
 	backend []string // flags of a backend other than the local one
 	self    bool     // self-attach, with a separate mounter
+	mounter []string // more flags of the mounter
 
 	patience time.Duration // of each call; 0: 30 s
 	apart    bool          // role all runs in a mount namespace of its own, as on another machine
@@ -92,7 +93,7 @@ func (r *rig) start(role string, kill int) {
 	args := []string{role}
 	switch role {
 	case "mounter":
-		args = append(args, "--mounter-dir", r.path("mounter"))
+		args = append(append(args, "--mounter-dir", r.path("mounter")), r.mounter...)
 	case "controller", "all", "node":
 		args = append(args, "--endpoint", "unix://"+r.path(role+".sock"), "--log-format", "text", "--log-level", "debug")
 		if r.backend == nil {

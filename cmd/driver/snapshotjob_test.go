@@ -8,8 +8,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"strconv"
+	"strings"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/mounter/worker"
 	"github.com/sealvol/sealvol/pkg/mounter/workerctl"
@@ -87,7 +93,7 @@ func testJob(ctx context.Context, e worker.Env) error {
 	r := jobResult{KEKs: len(e.Secrets.KEKs), Source: e.Volume.Source.Name}
 	sum := sha256.Sum256(e.Secrets.Tenants[0].Secret.Bytes())
 	r.Tenant = hex.EncodeToString(sum[:])
-	for _, x := range e.Volume.Epochs {
+	for _, x := range e.Volume.Keys.Epochs {
 		sum := sha256.Sum256(x.VMK.Bytes())
 		r.Epochs = append(r.Epochs, hex.EncodeToString(sum[:]))
 	}
@@ -101,6 +107,9 @@ func testJob(ctx context.Context, e worker.Env) error {
 
 // jobEnd ends the job, or the process, as its parameters say.
 func jobEnd(how string) error {
+	if at, ok := strings.CutPrefix(how, "escape "); ok {
+		return errors.New("reached: " + strings.Join(escape(strings.Fields(at)), ", "))
+	}
 	switch how {
 	case "":
 		return nil
@@ -120,4 +129,50 @@ func jobEnd(how string) error {
 		return fmt.Errorf("has %d MiB", len(all))
 	}
 	return errors.New("unknown end")
+}
+
+// escape tries to reach what a worker must not reach, and returns what it has reached: an address of
+// TCP, an abstract socket, a socket in the file system, and a process.
+func escape(at []string) (reached []string) {
+	try := func(what string, err error) {
+		if err == nil {
+			reached = append(reached, what)
+		}
+	}
+	dial := func(network, address string) error {
+		c, err := net.DialTimeout(network, address, time.Second)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	}
+	try("tcp", dial("tcp", at[0]))
+	try("abstract socket", dial("unix", at[1]))
+	try("mounter", dial("unix", at[2]))
+	pid, _ := strconv.Atoi(at[3])
+	try("process", unix.Kill(pid, 0))
+	try("own device for writing", func() error {
+		f, err := os.OpenFile("/proc/self/fd/5", os.O_RDWR, 0)
+		if err == nil {
+			f.Close()
+		}
+		return err
+	}())
+	try("new file", os.WriteFile("/sealvol-escaped", nil, 0o600))
+	try("user", syscall.Setuid(0))
+	try("namespace", unix.Unshare(unix.CLONE_NEWNS))
+	try("interface", func() error {
+		s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(s)
+		r, err := unix.NewIfreq("lo")
+		if err != nil {
+			return err
+		}
+		r.SetUint16(unix.IFF_UP)
+		return unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, r)
+	}())
+	return reached
 }

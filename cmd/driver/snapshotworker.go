@@ -1,21 +1,17 @@
 package main
 
 import (
-	"context"
-	"errors"
-
 	"github.com/spf13/cobra"
 
 	"github.com/sealvol/sealvol/pkg/mounter/worker"
+	"github.com/sealvol/sealvol/pkg/snapshot/job"
 )
 
 // snapshotWorkerProgram returns the command that starts this program as a snapshot worker.
 var snapshotWorkerProgram = func() []string { return []string{"/proc/self/exe", "snapshot-worker"} }
 
 // snapshotJob is what a snapshot worker does.
-var snapshotJob worker.Job = func(context.Context, worker.Env) error {
-	return worker.Final(errors.New("this version of Sealvol cannot store snapshots yet"))
-}
+var snapshotJob worker.Job = job.Run
 
 func snapshotWorkerCommand() *cobra.Command {
 	return &cobra.Command{

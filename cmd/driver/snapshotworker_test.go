@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -14,217 +12,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
-	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/mounter"
 	"github.com/sealvol/sealvol/pkg/mounter/control"
-	"github.com/sealvol/sealvol/pkg/mounter/handover"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
 	"github.com/sealvol/sealvol/pkg/mounter/workerctl"
-	"github.com/sealvol/sealvol/pkg/mounter/workerstore"
-	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
-	"github.com/sealvol/sealvol/pkg/snapshot/format"
 )
-
-// snapRig is a mounted, encrypted volume with a mounter in a process of its own, and a store.
-type snapRig struct {
-	*rig
-	client mounter.Client
-	store  chunkstore.Store
-	tenant []byte
-}
-
-func newSnapRig(t *testing.T) *snapRig {
-	t.Helper()
-	t.Setenv(envEngine, "1")
-	r := &snapRig{rig: newRig(t), store: chunkstore.NewMemory(), tenant: []byte("0123456789-TENANT-SECRET-0123456")}
-	r.client = mounter.Client{Socket: mounter.SocketPath(r.path("mounter"))}
-	if err := os.WriteFile(r.path("image"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(r.path("image"), 256<<20); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(r.path("target"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	r.start("mounter", 0)
-	r.mount()
-	t.Cleanup(func() {
-		if err := r.client.Unmount(r.ctx(), r.unmountRequest()); err != nil && !t.Failed() {
-			t.Error(err)
-		}
-	})
-	return r
-}
-
-const snapVolume = "vol-1"
-
-func (r *snapRig) request() mounter.MountRequest {
-	r.t.Helper()
-	var st unix.Stat_t
-	if err := unix.Stat(r.path("image"), &st); err != nil {
-		r.t.Fatal(err)
-	}
-	k, err := mounter.NewKeys(bytes.Repeat([]byte{7}, mounter.KeyBytes), nil)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return mounter.MountRequest{Volume: snapVolume, Source: "sealvol:" + filepath.Base(r.dir) + ".snap", Target: r.path("target"),
-		Device: mounter.Device{Path: r.path("image"), SizeBytes: st.Size, Dev: st.Dev, Ino: st.Ino}, Format: &mounter.Format{}, Keys: k}
-}
-
-func (r *snapRig) unmountRequest() mounter.UnmountRequest {
-	q := r.request()
-	return mounter.UnmountRequest{Volume: q.Volume, Source: q.Source, Target: q.Target}
-}
-
-func (r *snapRig) mount() {
-	r.t.Helper()
-	if err := r.client.Mount(r.ctx(), r.request()); err != nil {
-		r.t.Fatal(err)
-	}
-}
-
-// use writes and reads a file: the application goes on.
-func (r *snapRig) use() {
-	r.t.Helper()
-	name := filepath.Join(r.path("target"), "file")
-	text := fmt.Appendf(nil, "text of %d", time.Now().UnixNano())
-	if err := writeDurably(name, text); err != nil {
-		r.t.Fatal(err)
-	}
-	if b, err := os.ReadFile(name); err != nil || !bytes.Equal(b, text) {
-		r.t.Fatalf("%q, %v", b, err)
-	}
-}
-
-// secrets returns a pipe with the tenant's secret and a key.
-func (r *snapRig) secrets() *os.File {
-	r.t.Helper()
-	tenant, err := crypto.NewKey(bytes.Clone(r.tenant))
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	kek, err := crypto.GenerateKey()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	s := handover.Secrets{Tenants: []handover.Tenant{{Epoch: 1, Secret: tenant}}, KEKs: []*crypto.Key{kek}}
-	defer s.Erase()
-	f, err := s.Pipe()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return f
-}
-
-// serve serves the store to the worker of a snapshot.
-func (r *snapRig) serve(id string) *workerstore.End {
-	r.t.Helper()
-	s, err := format.ParseID(id)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	e, err := workerstore.Serve(context.Background(), r.store, workerstore.Rights("", s))
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	r.t.Cleanup(func() { _ = e.Close() })
-	return e
-}
-
-// begin starts a job.
-func (r *snapRig) begin(s workerctl.Start, p jobParams) (*workerstore.End, error) {
-	r.t.Helper()
-	b, err := json.Marshal(p)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	s.Volume, s.Params = snapVolume, b
-	secrets, end := r.secrets(), r.serve(s.ID)
-	defer secrets.Close()
-	err = r.client.StartSnapshot(r.ctx(), s, secrets, end.Worker)
-	end.Worker.Close()
-	return end, err
-}
-
-func (r *snapRig) mustBegin(s workerctl.Start, p jobParams) *workerstore.End {
-	r.t.Helper()
-	e, err := r.begin(s, p)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return e
-}
-
-// until waits for a state of the job.
-func (r *snapRig) until(what string, ok func(workerctl.Status) bool) workerctl.Status {
-	r.t.Helper()
-	ctx := r.ctx()
-	for {
-		s, err := r.client.SnapshotStatus(ctx, snapVolume)
-		if err == nil && ok(s) {
-			return s
-		}
-		select {
-		case <-ctx.Done():
-			r.t.Fatalf("not %s: %+v, %v", what, s, err)
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-}
-
-func (r *snapRig) untilEnd(want workerctl.Outcome) workerctl.Status {
-	r.t.Helper()
-	s := r.until("ended", func(s workerctl.Status) bool { return s.Outcome != workerctl.Running })
-	if s.Outcome != want {
-		r.t.Fatalf("%+v", s)
-	}
-	return s
-}
-
-func (r *snapRig) untilRunning() workerctl.Status {
-	r.t.Helper()
-	return r.until("running", func(s workerctl.Status) bool { return s.Progress.BytesDone > 0 })
-}
-
-// local waits until the local snapshots are as wanted: it is the mount server's answer to the end of
-// a job, which comes a moment later.
-func (r *snapRig) local(want ...string) {
-	r.t.Helper()
-	ctx := r.ctx()
-	for {
-		list, err := volumectl.Snapshots(ctx, r.server())
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		var names []string
-		for _, s := range list {
-			if !s.Deleting {
-				names = append(names, strings.TrimPrefix(s.Name, workerctl.LocalPrefix))
-			}
-		}
-		if strings.Join(names, " ") == strings.Join(want, " ") {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			r.t.Fatalf("local snapshots %v, want %v", names, want)
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-}
-
-func (r *snapRig) server() control.Client {
-	return control.Client{Path: mounter.ControlPath(r.path("mounter"), snapVolume)}
-}
-
-func newSnapshot() string { return format.NewID().String() }
-
-// long is a job that goes on until it is ended.
-var long = jobParams{Blocks: 1 << 30, Pause: 5 * time.Millisecond}
 
 // TestSnapshotWorker: a job gets the keys, the local snapshot and the store. The next one has it as
 // its base, and the base goes when the new one is stored.
@@ -349,4 +144,109 @@ func TestSnapshotCancelled(t *testing.T) {
 	}
 	r.local()
 	r.use()
+}
+
+// TestSnapshotWorkerMemory: a worker that needs too much memory ends, says so, and nothing else is
+// affected.
+func TestSnapshotWorkerMemory(t *testing.T) {
+	r := newSnapRig(t)
+	id := newSnapshot()
+	r.mustBegin(workerctl.Start{ID: id}, jobParams{Blocks: 1, End: "memory"})
+	if st := r.untilEnd(workerctl.Died); !strings.Contains(st.Message, "out of memory") && !strings.Contains(st.Message, "more memory") && !strings.Contains(st.Message, "failed to allocate") {
+		t.Errorf("%+v", st)
+	}
+	r.local(id)
+	r.use()
+}
+
+// TestSnapshotWorkerCgroup: a worker has a cgroup of its own, which goes with it. Its status says
+// what the cgroup cannot limit here.
+func TestSnapshotWorkerCgroup(t *testing.T) {
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup2"))
+	if err != nil || len(mounts) == 0 {
+		t.Fatalf("cgroup v2 is not mounted: %v", err)
+	}
+	parent := filepath.Join(mounts[0].Mountpoint, fmt.Sprintf("sealvol-test-worker-%d", os.Getpid()))
+	if err := os.Mkdir(parent, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(parent); err != nil {
+			t.Error(err)
+		}
+	})
+	groups := func() []string {
+		g, err := filepath.Glob(parent + "/sealvol-*-snapshot")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g
+	}
+	r := newSnapRigOn(t, false, "--server-cgroup", parent)
+	id := newSnapshot()
+	r.mustBegin(workerctl.Start{ID: id}, long)
+	st := r.untilRunning()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", st.PID))
+	if err != nil || len(groups()) != 1 || !strings.Contains(string(b), filepath.Base(groups()[0])) {
+		t.Errorf("%s %v", b, err)
+	}
+	for _, f := range []string{"memory.max", "cpu.weight", "io.weight", "pids.max"} { // depends on the machine
+		if _, err := os.Stat(filepath.Join(groups()[0], f)); (err == nil) == strings.Contains(st.Limits.Missing, f) {
+			t.Errorf("%s: %+v", f, st.Limits)
+		}
+	}
+	kill(t, st.PID)
+	r.untilEnd(workerctl.Died)
+	if g := groups(); len(g) != 0 {
+		t.Errorf("left: %v", g)
+	}
+	if err := r.client.Unmount(r.ctx(), r.unmountRequest()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSnapshotLoad: the mount server says how busy it is, each time since the time before.
+func TestSnapshotLoad(t *testing.T) {
+	r := newSnapRig(t)
+	load := func() (l workerctl.Load) {
+		t.Helper()
+		if err := r.server().Do(r.ctx(), control.Request{Op: workerctl.OpLoad}, &l); err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	load()
+	for range 50 {
+		r.use()
+	}
+	if l := load(); l.Requests < 100 || l.P99Micros <= 0 || l.Queue < 0 || l.Queue > 8 {
+		t.Errorf("%+v", l)
+	}
+	if l := load(); l.Requests > 5 {
+		t.Errorf("nothing happened: %+v", l)
+	}
+}
+
+// TestSnapshotOfBlockDevice: a worker reads a volume on a block device, which the mount server has
+// open exclusively.
+func TestSnapshotOfBlockDevice(t *testing.T) {
+	r := newSnapRigOn(t, true)
+	r.use()
+	id := newSnapshot()
+	r.mustBegin(workerctl.Start{ID: id}, jobParams{Blocks: 20, Pause: 10 * time.Millisecond})
+	st := r.untilRunning()
+	target, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", st.PID, workerctl.FDDevice))
+	if err != nil || target != r.device {
+		t.Errorf("%s, %v", target, err)
+	}
+	r.untilEnd(workerctl.Succeeded)
+	r.local(id)
+	end := "escape 127.0.0.1:1 @none /none 999999999"
+	r.mustBegin(workerctl.Start{ID: newSnapshot()}, jobParams{Blocks: 1, End: end})
+	if st := r.untilEnd(workerctl.Stopped); st.Message != "reached: " {
+		t.Errorf("%+v", st)
+	}
+	if err := r.client.Unmount(r.ctx(), r.unmountRequest()); err != nil {
+		t.Error(err)
+	}
 }

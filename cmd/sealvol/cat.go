@@ -1,13 +1,7 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
-
-	"github.com/sealvol/sealvol/pkg/volume/vfs"
-	"github.com/sealvol/sealvol/pkg/volume/vfs/walk"
 )
 
 func catCommand() *cobra.Command {
@@ -26,24 +20,7 @@ the command stops there and fails.`,
 				return err
 			}
 			defer end()
-			buf := make([]byte, walk.ReadBytes)
-			for _, p := range a[1:] {
-				e, err := walk.Lookup(v, p, true)
-				if err != nil {
-					return err
-				}
-				switch e.Kind() {
-				case unix.S_IFREG:
-				case unix.S_IFDIR:
-					return fmt.Errorf("%s: %w", printable(p), vfs.ErrIsDir)
-				default:
-					return fmt.Errorf("%s: not a regular file", printable(p))
-				}
-				if err := walk.ReadFile(v, e.Attr.Ino, c.OutOrStdout(), buf); err != nil {
-					return fmt.Errorf("%s: %w", printable(p), err)
-				}
-			}
-			return nil
+			return catFiles(v, c.OutOrStdout(), a[1:])
 		},
 	}
 	key.register(c.Flags())

@@ -68,6 +68,7 @@ var hints = []hintFor{
 	{crypto.ErrWrongKey, "check that this is a key of this volume; `sealvol info DEVICE` shows which kinds of key open it"},
 	{crypto.ErrPassphraseLines, "keep only one line in the file; volumes that an earlier version created with all lines of such a file still open with it"},
 	{volume.ErrShredded, "this cannot be undone; restore the data from a backup to a new volume"},
+	{volume.ErrRestoring, "wait until the restore is complete; if it was interrupted, run the same restore again: it continues where it stopped"},
 	{volume.ErrLastKey, "add another key first (`sealvol key add`); or use --last, and nobody can ever open the volume again"},
 	{volume.ErrKeyMissing, "also give the keys of these slots, or use --drop-slots to remove the slots"},
 	{volume.ErrNoSuchKey, "run `sealvol key list` to see the slots in use"},

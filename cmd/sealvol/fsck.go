@@ -35,9 +35,10 @@ func fsckCommand() *cobra.Command {
 never writes to the device. Reading a damaged range of a file fails with an I/O error.
 Everything else can be mounted or copied out (sealvol cp).
 
-Two states are not damage, and fsck prints only a note. If the log waits for replay, the
-next mount replays it. If a crash interrupted a change of the keys between the two
-copies of the header, the next read-write mount completes it.
+Three states are not damage, and fsck prints only a note. If the log waits for replay,
+the next mount replays it. If a crash interrupted a change of the keys between the two
+copies of the header, the next read-write mount completes it. If the volume is being
+restored, fsck checks what is there, but not yet whether names and inodes match.
 
 Exit codes:
    0  clean
@@ -65,6 +66,7 @@ type fsckReport struct {
 	UUID         string        `json:"uuid,omitempty"`
 	Clean        bool          `json:"clean"`
 	NeedsReplay  bool          `json:"needsReplay"`
+	Restoring    bool          `json:"restoring,omitempty"`
 	Generation   uint64        `json:"generation"`
 	DataChecked  bool          `json:"dataChecked"`
 	Problems     []fsckProblem `json:"problems"`
@@ -172,7 +174,7 @@ func opensV1(dev device.Device, cred crypto.Credential) bool {
 const sectorBytes = device.SectorBytes
 
 func (r *fsckReport) fill(c *check.Report) {
-	r.Checked, r.Clean, r.NeedsReplay, r.Generation = true, c.Clean, c.NeedsReplay, c.Generation
+	r.Checked, r.Clean, r.NeedsReplay, r.Restoring, r.Generation = true, c.Clean, c.NeedsReplay, c.Restoring, c.Generation
 	if c.ID != (crypto.UUID{}) { // it is unknown if the header is damaged
 		r.UUID = c.ID.String()
 	}
@@ -221,6 +223,8 @@ func (r *fsckReport) text(w io.Writer, opens bool) error {
 	switch {
 	case !r.Clean:
 		state = fmt.Sprintf("DAMAGED, %d problems", r.ProblemCount)
+	case r.Restoring:
+		state = "being restored and incomplete; what is there is clean"
 	case r.NeedsReplay:
 		state = "clean; the log waits for replay at the next mount"
 	}

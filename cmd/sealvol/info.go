@@ -72,6 +72,7 @@ type infoReport struct {
 	Features       features   `json:"features"`
 	Slots          []slotInfo `json:"slots"`
 	HeaderDamage   []string   `json:"headerDamage,omitempty"`
+	Restoring      bool       `json:"restoring,omitempty"`
 	InUse          bool       `json:"inUse"`
 	MountedOn      []string   `json:"mountedOn,omitempty"`
 	State          *stateInfo `json:"state,omitempty"` // with a key
@@ -183,7 +184,7 @@ func useText(inUse bool, mountedOn []string) string {
 
 func headerReport(path string, h *volume.HeaderInfo) *infoReport {
 	r := &infoReport{Device: path, UUID: h.ID.String(), Suite: h.Suite.String(), FormatVersion: h.FormatVersion,
-		RecordBytes: volume.RecordBytes, HeaderSequence: h.Sequence, HeaderDamage: h.Damaged,
+		RecordBytes: volume.RecordBytes, HeaderSequence: h.Sequence, HeaderDamage: h.Damaged, Restoring: h.Restoring,
 		Features: features{bitNumbers(h.Compat), bitNumbers(h.ROCompat), bitNumbers(h.Incompat)}}
 	for _, s := range h.Slots {
 		r.Slots = append(r.Slots, slotInfo{s.Index, crypto.SlotTypeName(s.Type)})
@@ -229,6 +230,9 @@ func (r *infoReport) text() string {
 	}
 	for _, d := range r.HeaderDamage {
 		line("Header damage", "%s; the next read-write mount repairs it", d)
+	}
+	if r.Restoring {
+		line("Restoring", "yes, the volume is incomplete; nothing can be read before the restore is complete")
 	}
 	line("In use", "%s", useText(r.InUse, r.MountedOn))
 	if s := r.State; s != nil {

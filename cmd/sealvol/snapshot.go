@@ -46,7 +46,7 @@ pruned, local ones are deleted.`,
 		{"both", "For local and stored snapshots:", []*cobra.Command{create, snapshotListCommand(), snapshotShowCommand(), diff}},
 		{"local", "For local snapshots:", []*cobra.Command{remove, rollback}},
 		{"stored", "For stored snapshots (--store):", []*cobra.Command{snapshotInitCommand(), snapshotForgetCommand(), snapshotUndeleteCommand(),
-			snapshotPruneCommand(), snapshotKeyCommand()}},
+			snapshotPruneCommand(), snapshotKeyCommand(), snapshotLsCommand(), snapshotCatCommand(), snapshotVerifyCommand()}},
 	} {
 		c.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
 		for _, sub := range g.commands {
@@ -54,10 +54,10 @@ pruned, local ones are deleted.`,
 			c.AddCommand(sub)
 		}
 	}
-	for _, name := range []string{"ls", "cat", "restore", "mount", "verify"} {
+	for _, name := range []string{"restore", "mount"} {
 		c.AddCommand(laterCommand(name)) // of stored snapshots
 	}
-	for _, sub := range []*cobra.Command{create, diff} {
+	for _, sub := range []*cobra.Command{diff} {
 		laterFlag(sub.Flags(), "store")
 	}
 	localOnly(remove, "stored snapshots are forgotten, not deleted", "use `sealvol snapshot forget --store URL`")
@@ -89,10 +89,7 @@ type snapshotTarget struct {
 }
 
 // openTarget opens the volume on a device, or finds the server of a mount.
-func openTarget(c *cobra.Command, path string, key *keyFlags, readOnly bool) (*snapshotTarget, error) {
-	if err := checkLater(c.Flags(), "store"); err != nil {
-		return nil, err
-	}
+func openTarget(path string, key *keyFlags, readOnly bool) (*snapshotTarget, error) {
 	live, err := serverOf(path)
 	if err != nil {
 		return nil, err
@@ -164,40 +161,6 @@ func (t *snapshotTarget) wrap(err error) error {
 	return err
 }
 
-func snapshotCreateCommand() *cobra.Command {
-	var key keyFlags
-	var asJSON bool
-	c := &cobra.Command{
-		Use:   "create [--key-file FILE] DEVICE-OR-DIR NAME...",
-		Short: "Create snapshots",
-		Long: `Create a snapshot of everything that was written before. It is durable when the command
-returns. A name has up to 128 letters, digits and the characters . _ - : + @ and begins
-with a letter, a digit or _.`,
-		Example: `  sealvol snapshot create /mnt before-upgrade
-  sealvol snapshot create --key-file vol.key vol.img monday`,
-		Args: args(2, -1, "a DEVICE-OR-DIR and at least one NAME"),
-		RunE: func(c *cobra.Command, a []string) (err error) {
-			t, err := openTarget(c, a[0], &key, false)
-			if err != nil {
-				return err
-			}
-			defer t.end(&err)
-			var made []volumectl.Snapshot
-			for _, name := range a[1:] {
-				s, err := t.create(name)
-				if err != nil {
-					return t.wrap(err)
-				}
-				made = append(made, s)
-			}
-			return printSnapshots(c.OutOrStdout(), made, asJSON)
-		},
-	}
-	key.register(c.Flags())
-	c.Flags().BoolVar(&asJSON, "json", false, "print the snapshots as JSON")
-	return c
-}
-
 func snapshotDeleteCommand() *cobra.Command {
 	var key keyFlags
 	c := &cobra.Command{
@@ -210,7 +173,7 @@ read cannot be deleted.`,
 		Example: `  sealvol snapshot delete /mnt monday tuesday`,
 		Args:    args(2, -1, "a DEVICE-OR-DIR and at least one NAME"),
 		RunE: func(c *cobra.Command, a []string) (err error) {
-			t, err := openTarget(c, a[0], &key, false)
+			t, err := openTarget(a[0], &key, false)
 			if err != nil {
 				return err
 			}
@@ -246,7 +209,7 @@ unchanged or rolled back.`,
   sealvol snapshot rollback --key-file vol.key vol.img before-upgrade`,
 		Args: args(2, 2, "a DEVICE and a NAME"),
 		RunE: func(c *cobra.Command, a []string) (err error) {
-			t, err := openTarget(c, a[0], &key, false)
+			t, err := openTarget(a[0], &key, false)
 			if err != nil {
 				return err
 			}
@@ -262,7 +225,7 @@ unchanged or rolled back.`,
 				return err
 			}
 			// Free the space now, so that the next mount does not have to.
-			if t, err = openTarget(c, a[0], &key, false); err != nil {
+			if t, err = openTarget(a[0], &key, false); err != nil {
 				return fmt.Errorf("the volume was rolled back, but freeing its space failed: %w", err)
 			}
 			defer t.end(&err)
@@ -296,7 +259,7 @@ With --json, each line is one object.`,
 			if len(a) == 3 {
 				to = a[2]
 			}
-			t, err := openTarget(c, a[0], &key, to != "") // the present state needs the log replayed
+			t, err := openTarget(a[0], &key, to != "") // the present state needs the log replayed
 			if err != nil {
 				return err
 			}

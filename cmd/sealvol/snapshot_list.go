@@ -41,7 +41,7 @@ the store, such as --recovery-key-file.`,
 				defer cancel()
 				return listStored(ctx, &from, &key, c.OutOrStdout(), c.ErrOrStderr(), &filter, all, asJSON)
 			}
-			t, err := openTarget(c, a[0], &key, true)
+			t, err := openTarget(a[0], &key, true)
 			if err != nil {
 				return err
 			}
@@ -125,7 +125,7 @@ func showLocal(c *cobra.Command, a []string, key *keyFlags, asJSON bool) (err er
 	if err := args(2, -1, "a DEVICE-OR-DIR and at least one NAME")(c, a); err != nil {
 		return err
 	}
-	t, err := openTarget(c, a[0], key, true)
+	t, err := openTarget(a[0], key, true)
 	if err != nil {
 		return err
 	}

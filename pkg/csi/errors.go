@@ -67,6 +67,7 @@ var grpcCodes = []struct {
 	{mounter.ErrDamaged, codes.DataLoss},
 	{mounter.ErrRolledBack, codes.DataLoss},
 	{mounter.ErrCopy, codes.FailedPrecondition},
+	{mounter.ErrRestoring, codes.Unavailable}, // until the restore is complete
 	{mounter.ErrConflict, codes.AlreadyExists},
 	{mounter.ErrBusy, codes.FailedPrecondition},
 	{mounter.ErrNotMounted, codes.FailedPrecondition},

@@ -1,6 +1,7 @@
 package mounter
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -17,7 +18,17 @@ const maxFiles = 2
 type fileReader struct {
 	c     *net.UnixConn
 	files []*os.File
-	extra bool // there were too many
+	err   error // about what came along
+}
+
+// frame reads a message with its descriptors; see readFrame.
+func (r *fileReader) frame(m any) (e envelope, secret []byte, err error) {
+	e, secret, err = readFrame(r, m)
+	if err == nil && r.err != nil { // io.ReadFull drops an error that comes with enough bytes
+		clear(secret)
+		return e, nil, r.err
+	}
+	return e, secret, err
 }
 
 // Read implements io.Reader.
@@ -28,26 +39,22 @@ func (r *fileReader) Read(b []byte) (int, error) {
 	oob := make([]byte, unix.CmsgSpace(4*(maxFiles+1)))
 	n, oobn, _, _, err := r.c.ReadMsgUnix(b, oob)
 	fds, ferr := control.Descriptors(oob[:oobn])
+	if ferr != nil {
+		r.err = fmt.Errorf("%w: malformed descriptors: %w", ErrInvalid, ferr)
+	}
 	for _, fd := range fds {
 		f := os.NewFile(uintptr(fd), "descriptor from a caller")
 		if len(r.files) == maxFiles {
 			f.Close()
-			r.extra = true
+			r.err = fmt.Errorf("%w: more than %d descriptors", ErrInvalid, maxFiles)
 			continue
 		}
 		r.files = append(r.files, f)
 	}
-	switch {
-	case err != nil:
-		return n, err
-	case ferr != nil:
-		return n, ferr
-	case r.extra:
-		return n, ErrInvalid
-	case n == 0:
-		return 0, io.EOF
+	if err == nil && n == 0 {
+		err = io.EOF
 	}
-	return n, nil
+	return n, err
 }
 
 // file returns a descriptor, or nil.

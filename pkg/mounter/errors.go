@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// These errors cross the sockets of this package. Serve returns the last seven, wrapped, to say why
-// a volume cannot be mounted; anything else is ErrServer.
+// These errors cross the sockets of this package. Serve returns those from ErrNoKey on, wrapped, to
+// say why a volume cannot be mounted; anything else is ErrServer.
 var (
 	ErrInvalid    = errors.New("invalid request")
 	ErrNotMounted = errors.New("volume is not mounted here")
@@ -40,12 +40,15 @@ var (
 	// ErrCopy: the device was copied from another volume's device, and the request does not declare
 	// a copy (MountRequest.RejectCopy).
 	ErrCopy = errors.New("the device holds a copy of another volume")
+
+	// ErrRestoring: the volume is being restored from a stored snapshot and is incomplete.
+	ErrRestoring = errors.New("the volume is being restored")
 )
 
 var wireCodes = map[string]error{
 	"invalid": ErrInvalid, "not-mounted": ErrNotMounted, "conflict": ErrConflict, "busy": ErrBusy,
 	"dead": ErrDead, "server": ErrServer, "no-key": ErrNoKey, "wrong-key": ErrWrongKey,
-	"foreign": ErrForeign, "damaged": ErrDamaged, "read-only": ErrBlank, "rolled-back": ErrRolledBack, "copy": ErrCopy,
+	"foreign": ErrForeign, "damaged": ErrDamaged, "read-only": ErrBlank, "rolled-back": ErrRolledBack, "copy": ErrCopy, "restoring": ErrRestoring,
 	"no-block-file": ErrNoBlockFile, "no-worker": ErrNoWorker,
 }
 

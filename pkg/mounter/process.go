@@ -114,7 +114,7 @@ func (h *handshake) expect(want string) error {
 	}
 	if m.Error != nil {
 		err := m.Error.err()
-		for _, e := range []error{ErrNoKey, ErrWrongKey, ErrForeign, ErrDamaged, ErrBlank, ErrRolledBack, ErrCopy, ErrBusy} {
+		for _, e := range []error{ErrNoKey, ErrWrongKey, ErrForeign, ErrDamaged, ErrBlank, ErrRolledBack, ErrCopy, ErrRestoring, ErrBusy} {
 			if errors.Is(err, e) {
 				return err
 			}

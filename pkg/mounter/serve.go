@@ -65,7 +65,7 @@ type ServeConfig struct {
 // Serve opens a volume and serves it until it is unmounted (reading Fuse returns ENODEV), until a
 // Handler's Unmount, or until ctx ends. Then it closes the volume and returns. It must not return
 // nil before everything is durable. Errors that the caller can act upon wrap ErrWrongKey,
-// ErrForeign, ErrDamaged or ErrBlank.
+// ErrForeign, ErrDamaged, ErrRestoring or ErrBlank.
 type Serve func(ctx context.Context, c ServeConfig) error
 
 // serverConfig is the first message of the handshake.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os/signal"
 	"strings"
@@ -12,6 +13,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/requestid"
@@ -28,6 +31,11 @@ const (
 // caller's Quit finds it idle. Mount servers keep running without it.
 func Run(ctx context.Context, opt Options) (err error) {
 	signal.Ignore(syscall.SIGPIPE) // the mounter must not end because its log lost its reader
+	// Whoever started the mounter may have left descriptors open. Servers and workers must not get
+	// them. (The mounter's own are closed on exec, too, as Go opens them.)
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("close_range: %w", err)
+	}
 	// If another mounter runs, fail after a while: a second mounter that was started by mistake
 	// must not wait for it for ever.
 	openCtx, cancelOpen := context.WithTimeout(ctx, ownTimeout)
@@ -111,7 +119,7 @@ func (s *service) conn(ctx context.Context, c *net.UnixConn) {
 	var in call
 	from := &fileReader{c: c}
 	defer from.close()
-	e, secret, err := readFrame(from, &in)
+	e, secret, err := from.frame(&in)
 	defer clear(secret)
 	ctx = requestid.With(ctx, e.RequestID)
 	var out reply

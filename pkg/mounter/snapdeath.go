@@ -1,6 +1,7 @@
 package mounter
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -12,14 +13,17 @@ import (
 	"syscall"
 )
 
-const tailBytes = 2 << 10
+// lineBytes is how much of a line a tail keeps.
+const lineBytes = 512
 
-// tail copies a log and keeps its end, for the case that the process dies.
+// tail copies a log and keeps what says why the process died, if it dies.
 type tail struct {
 	to io.Writer
 
-	mu   sync.Mutex
-	last []byte // guarded by mu
+	mu    sync.Mutex
+	line  []byte // the beginning of the present line; guarded by mu
+	last  string // the last whole line; guarded by mu
+	crash string // the first line of a panic or of a fatal error of the Go runtime; guarded by mu
 }
 
 // Write implements io.Writer. A log that cannot be written must not end the process.
@@ -27,28 +31,37 @@ func (t *tail) Write(b []byte) (int, error) {
 	_, _ = t.to.Write(b)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.last = append(t.last, b...)
-	if n := len(t.last) - tailBytes; n > 0 {
-		t.last = append(t.last[:0], t.last[n:]...)
+	for line := range bytes.Lines(b) {
+		t.line = append(t.line, line[:min(len(line), lineBytes-len(t.line))]...)
+		if line[len(line)-1] == '\n' {
+			t.endLine()
+		}
 	}
 	return len(b), nil
 }
 
-// text returns the last line that may say why the process died: the first line of a panic or of a
-// fatal error of the Go runtime, or the last line.
+// endLine is called at the end of a line. The caller holds mu.
+func (t *tail) endLine() {
+	line := clean(string(t.line))
+	t.line = t.line[:0]
+	if line == "" {
+		return
+	}
+	t.last = line
+	if t.crash == "" && (strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ")) {
+		t.crash = line
+	}
+}
+
+// text returns the line that says best why the process died.
 func (t *tail) text() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	lines := strings.Split(strings.TrimSpace(string(t.last)), "\n")
-	line := lines[len(lines)-1]
-	for _, l := range lines {
-		for _, begin := range []string{"panic:", "fatal error:", "runtime:", "driver:"} {
-			if strings.HasPrefix(l, begin) {
-				line = l
-			}
-		}
+	t.endLine()
+	if t.crash != "" {
+		return t.crash
 	}
-	return clean(line)
+	return t.last
 }
 
 // clean makes a text of another process printable.

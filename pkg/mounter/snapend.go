@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"time"
 
@@ -36,13 +37,7 @@ func (m *Mounter) watchWorker(v *volume, w *snapWorker) {
 	id, group := w.start.Volume, v.workerGroup
 	go func() {
 		defer m.giveWorker()
-		ctx, cancel := context.WithCancel(context.Background())
-		defer cancel()
-		go func() {
-			<-w.dead
-			cancel()
-		}()
-		st := w.result(ctx)
+		st := w.result()
 		// It exits once it has answered. If it does not, it is of no more use.
 		if !await(context.Background(), w.dead, stopWait) && st != nil {
 			_ = w.stop(true)
@@ -52,12 +47,33 @@ func (m *Mounter) watchWorker(v *volume, w *snapWorker) {
 		if err := w.finish(st); err != nil {
 			m.opt.Log.Warn("the outcome of a snapshot was not recorded", "volume", id, "snapshot", w.start.ID, "error", err)
 		}
+		m.logEnd(w)
 		m.settle(context.Background(), w)
 	}()
 }
 
-// result waits for the result of a job. It returns nil when ctx ends.
-func (w *snapWorker) result(ctx context.Context) *workerctl.Status {
+func (m *Mounter) logEnd(w *snapWorker) {
+	w.mu.Lock()
+	end := w.rec.End
+	w.mu.Unlock()
+	level := slog.LevelInfo
+	if end.Outcome != workerctl.Succeeded {
+		level = slog.LevelWarn
+	}
+	m.opt.Log.Log(context.Background(), level, "snapshot ended", "volume", w.start.Volume, "snapshot", w.start.ID, "outcome", string(end.Outcome), "message", end.Message)
+}
+
+// result waits for the result of a job. It returns nil if the process ends without one. A process
+// ends right after it has answered, so its end must not prevent that the answer is read: the
+// connection breaks behind the answer.
+func (w *snapWorker) result() *workerctl.Status {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		if await(ctx, w.dead, forEver) && !await(ctx, ctx.Done(), askTimeout) {
+			cancel()
+		}
+	}()
 	for {
 		var st workerctl.Status
 		err := w.ask.Do(ctx, control.Request{Op: workerctl.OpWait}, &st)
@@ -65,7 +81,7 @@ func (w *snapWorker) result(ctx context.Context) *workerctl.Status {
 		case err == nil && st.Outcome != workerctl.Running:
 			w.trim(&st)
 			return &st
-		case await(ctx, w.dead, time.Second) || ctx.Err() != nil: // otherwise try again
+		case await(ctx, w.dead, retryWait): // otherwise try again
 			return nil
 		}
 	}
@@ -82,11 +98,6 @@ func (m *Mounter) settle(ctx context.Context, w *snapWorker) {
 	if end == nil || done {
 		return
 	}
-	level := m.opt.Log.InfoContext
-	if end.Outcome != workerctl.Succeeded {
-		level = m.opt.Log.WarnContext
-	}
-	level(ctx, "snapshot ended", "volume", w.start.Volume, "snapshot", w.start.ID, "outcome", string(end.Outcome), "message", end.Message)
 	args := workerctl.EndArgs{ID: w.start.ID, Keep: end.Outcome == workerctl.Succeeded || end.Outcome.Resumable()}
 	if end.Outcome == workerctl.Succeeded {
 		args.Drop = w.start.Base

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"time"
 
@@ -19,6 +20,9 @@ const (
 	// A worker that is asked to end gets stopWait to do so, and is killed then.
 	stopWait = 5 * time.Second
 	killWait = 10 * time.Second
+	// retryWait is between two attempts to ask a worker that runs for its result.
+	retryWait = time.Second
+	forEver   = math.MaxInt64
 )
 
 // StartSnapshot starts a worker that stores a snapshot of a mounted volume. secrets yields the

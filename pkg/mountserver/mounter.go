@@ -105,6 +105,7 @@ var mounterErrors = []struct{ from, to error }{
 	{volume.ErrForked, mounter.ErrRolledBack},
 	{volume.ErrOtherVolume, mounter.ErrRolledBack},
 	{volume.ErrCopy, mounter.ErrCopy},
+	{volume.ErrRestoring, mounter.ErrRestoring},
 	{volume.ErrWrongKey, mounter.ErrWrongKey},
 	{volume.ErrInUse, mounter.ErrBusy},
 	{mounter.ErrBlank, mounter.ErrBlank},

@@ -14,6 +14,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
 	"github.com/sealvol/sealvol/pkg/mounter/workerctl"
 	"github.com/sealvol/sealvol/pkg/volume"
+	"github.com/sealvol/sealvol/pkg/volume/pinned"
 )
 
 const (
@@ -189,7 +190,7 @@ func (s *Server) serveWorker(ctx context.Context, a workerctl.BeginArgs, e *work
 			s.log.WarnContext(ctx, "the base of a stored snapshot cannot be read: the snapshot will be a full one", "snapshot", workerctl.LocalName(a.Base), "error", err)
 		}
 	}
-	if v.Epochs, err = s.vol.EpochKeys(); err != nil {
+	if v.Keys, err = s.vol.PinnedKeys(); err != nil {
 		return b, err
 	}
 	if err = e.conn.SetWriteDeadline(time.Now().Add(sendTimeout)); err == nil {
@@ -210,15 +211,12 @@ func (s *Server) serveWorker(ctx context.Context, a workerctl.BeginArgs, e *work
 }
 
 // holdLocal prevents the deletion of the local snapshot of a stored one.
-func (s *Server) holdLocal(id string, e *workerEnd) (st handover.State, err error) {
-	st.Name = workerctl.LocalName(id)
-	ref, free, err := s.vol.HoldSnapshot(st.Name)
-	if err != nil {
-		return st, err
+func (s *Server) holdLocal(id string, e *workerEnd) (pinned.StateRef, error) {
+	ref, free, err := s.vol.HoldSnapshot(workerctl.LocalName(id))
+	if err == nil {
+		e.free = append(e.free, free)
 	}
-	e.free = append(e.free, free)
-	st.Ref = ref
-	return st, nil
+	return ref, err
 }
 
 // attend tells a worker how busy the volume is, until its end of the pair is closed. It reads only

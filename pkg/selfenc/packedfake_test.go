@@ -266,7 +266,7 @@ func checkObject(t testing.TB, f *fakePacks, s *PackedSealer, o *PackedObject, f
 		}
 		delete(chunks, i)
 		p := plain[:min(int64(s.chunk), file.size-i*int64(s.chunk))]
-		if _, err := file.ReadAt(p, i*int64(s.chunk)); err != nil && err != io.EOF {
+		if _, err := file.ReadAt(p, i*int64(s.chunk)); err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 		got, err := fresh.Open(t.Context(), r, nil)

@@ -50,11 +50,29 @@ func compressible(b []byte) bool {
 	sum := uint64(0)
 	for v := range 256 {
 		if n := uint(count[0][v]) + uint(count[1][v]) + uint(count[2][v]) + uint(count[3][v]); n > 1 {
-			sum += uint64(n) * uint64(log2Of(n))
+			sum += nLog2(n)
 		}
 	}
 	const whole = 12 * 256 * probeBytes // log2(probeBytes) = 12
 	return (whole-sum)/probeBytes < probeLimit
+}
+
+// nLog2s are the first values of nLog2. Evenly distributed bytes need no others.
+var nLog2s = func() (t [64]uint64) {
+	for n := range t {
+		if n > 0 {
+			t[n] = uint64(n) * uint64(log2Of(uint(n)))
+		}
+	}
+	return t
+}()
+
+// nLog2 returns n times 256·log2(n).
+func nLog2(n uint) uint64 {
+	if n < uint(len(nLog2s)) {
+		return nLog2s[n]
+	}
+	return uint64(n) * uint64(log2Of(n))
 }
 
 // log2Of returns 256·log2(n), rounded down, for 1 ≤ n ≤ probeBytes. It uses integers only: all

@@ -371,15 +371,18 @@ func (j *packedJob) seal(old []packedChild) error {
 	m.sealed = m.sealed[:0]
 	j.out = make([]packedPut, 0, len(j.chunks))
 	plain := m.plain
-	for k, run := 0, 0; k < len(j.chunks); k += run {
-		for run = 1; k+run < len(j.chunks) && j.chunks[k+run] == j.chunks[k]+int64(run); run++ {
+	for rest := j.chunks; len(rest) > 0; {
+		first, run := rest[0], 1
+		for run < len(rest) && rest[run] == first+int64(run) {
+			run++
 		}
-		b := plain[:min(int64(run*u.s.chunk), u.now.Bytes-j.chunks[k]*int64(u.s.chunk))]
+		rest = rest[run:]
+		b := plain[:min(int64(run*u.s.chunk), u.now.Bytes-first*int64(u.s.chunk))]
 		plain = plain[len(b):]
-		if err := j.read(b, j.chunks[k]); err != nil {
+		if err := j.read(b, first); err != nil {
 			return err
 		}
-		for i := j.chunks[k]; len(b) > 0; i++ {
+		for i := first; len(b) > 0; i++ {
 			was := &PackedRef{}
 			if k := int(i & (nodeFanout - 1)); k < len(old) {
 				was = &old[k].ref

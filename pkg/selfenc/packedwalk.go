@@ -63,6 +63,9 @@ func (s *PackedSealer) walk(ctx context.Context, o *PackedObject, from int64, lo
 		}
 		return l, err
 	}, func(l loaded) error {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
 		if err := fn(l.level, l.index, &l.child.ref); err != nil {
 			return err
 		}

@@ -115,7 +115,7 @@ func (r *Reader) ReadRange(ctx context.Context, p []byte, off int64) (n int, err
 	case off >= size:
 		return 0, io.EOF
 	}
-	end, atEnd := size, error(io.EOF)
+	end, atEnd := size, io.EOF
 	if int64(len(p)) <= size-off {
 		end, atEnd = off+int64(len(p)), nil
 	}

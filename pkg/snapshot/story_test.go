@@ -12,6 +12,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/snapshot/create"
 	"github.com/sealvol/sealvol/pkg/snapshot/format"
 	"github.com/sealvol/sealvol/pkg/snapshot/manifest"
+	"github.com/sealvol/sealvol/pkg/snapshot/restore"
 	"github.com/sealvol/sealvol/pkg/snapshot/snapstore"
 	"github.com/sealvol/sealvol/pkg/snapshot/stored"
 	"github.com/sealvol/sealvol/pkg/snapshot/verify"
@@ -176,4 +177,62 @@ func TestCreate(t *testing.T) {
 	rep, err := verify.Run(t.Context(), sn.VerifySource(), verify.Options{Level: verify.Data, Problem: func(p verify.Problem) { t.Error(p) }})
 	r.ok(err)
 	t.Logf("%+v", rep)
+}
+
+// restore builds a volume from a stored snapshot, and returns a rig with it and the same store.
+func (r *rig) restore(s format.ID) *rig {
+	r.t.Helper()
+	sn := r.read(s)
+	to := &rig{t: r.t, dev: device.NewMem(384 << 20), cred: r.cred, kek: r.kek, store: r.store, tenant: r.tenant, n: 1000}
+	next, err := sn.NextIno(r.t.Context())
+	r.ok(err)
+	l, err := volume.NewLoader(to.dev, volume.FormatOptions{Recipient: r.kek, Suite: 2}, volume.LoadOptions{Credential: r.cred, HashSeed: sn.Body.Seed, NextIno: next})
+	r.ok(err)
+	r.ok(restore.Run(r.t.Context(), sn.RestoreSource(), l, restore.Options{}))
+	to.v, err = volume.Open(to.dev, volume.Options{Credential: r.cred})
+	r.ok(err)
+	r.t.Cleanup(func() { _ = to.v.Close() })
+	return to
+}
+
+func TestRestore(t *testing.T) {
+	r := newRig(t)
+	data := make([]byte, 3<<20+777)
+	for i := range data {
+		data[i] = byte(i * i >> 7)
+	}
+	for i := range 300 {
+		r.write(fmt.Sprint("file", i), data[i*100:i*100+i*i], 0)
+	}
+	big := r.write("big", data, 0)
+	r.write("sparse", []byte("end"), 1<<30)
+	r.ok(r.v.SetXattr(&vfs.Req{}, big, "user.long", data[:60000], 0))
+	_, err := r.v.Symlink(&vfs.Req{}, vfs.RootIno, "link", "/to/nowhere")
+	r.ok(err)
+	_, err = r.v.Link(&vfs.Req{}, big, vfs.RootIno, "hard")
+	r.ok(err)
+	s := r.snapshot(false)
+	to := r.restore(s.S)
+	again := to.snapshot(true)
+	if again.Content != s.Content {
+		t.Error("the restored volume has another content")
+	}
+}
+
+// TestRestoreStaleParent: a file whose last name was in a directory that is gone, and that had a
+// higher number than all inodes that there are.
+func TestRestoreStaleParent(t *testing.T) {
+	r := newRig(t)
+	ino := r.write("file", []byte("hello"), 0)
+	d, err := r.v.Mkdir(&vfs.Req{}, vfs.RootIno, "dir", 0o755)
+	r.ok(err)
+	_, err = r.v.Link(&vfs.Req{}, ino, d.Ino, "link")
+	r.ok(err)
+	r.ok(r.v.Unlink(&vfs.Req{}, d.Ino, "link"))
+	r.ok(r.v.Rmdir(&vfs.Req{}, vfs.RootIno, "dir"))
+	r.v.Forget(d.Ino)
+	s := r.snapshot(false)
+	if again := r.restore(s.S).snapshot(true); again.Content != s.Content {
+		t.Error("the restored volume has another content")
+	}
 }

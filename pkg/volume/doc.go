@@ -38,6 +38,8 @@
 //   - snapshots owns the state of snapshots, new entries of dead lists, and tree 3.
 //   - reservedRanges counts what reserved ranges promise (reserve.go). It is changed inside
 //     changes of the tree, and when a snapshot is taken.
+//   - Loader (load.go) fills a volume that is being restored from a stored snapshot. It uses the
+//     owners above, but makes no operations. Nobody else has such a volume open.
 //   - background owns long-running work, which Close ends: the reaper of deleted files, discards,
 //     scrub, defrag, comparisons.
 //
@@ -45,6 +47,7 @@
 //
 // In this order:
 //
+//	Loader.mu      one fact at a time
 //	snapshots.manage one change of snapshots at a time
 //	keyring.mu     one change of the header at a time (keyring.change)
 //	anchors.one    one offer of an anchor at a time

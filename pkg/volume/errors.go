@@ -31,7 +31,7 @@ var (
 
 	// ErrRestoring: the restore of the volume has not ended (Loader). ErrNotRestoring: it has, or
 	// there never was one.
-	ErrRestoring    = header.ErrRestoring
+	ErrRestoring    = layout.ErrRestoring
 	ErrNotRestoring = errors.New("the volume is not being restored")
 
 	// With an anchor.

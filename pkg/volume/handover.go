@@ -2,31 +2,44 @@ package volume
 
 import (
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/pinned"
 )
 
-// EpochKeys returns copies of the data keys of all epochs, ascending, for another process that reads
-// the volume's device. The caller erases them.
-func (v *Volume) EpochKeys() (epochs []crypto.EpochKey, err error) {
+// PinnedKeys returns what another process needs to read local snapshots on the volume's device
+// (package pinned) without a credential. The caller erases the keys.
+func (v *Volume) PinnedKeys() (*pinned.Keys, error) {
+	v.durable.mu.Lock()
+	root := v.durable.root
+	v.durable.mu.Unlock()
 	k := &v.keys
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	p := &pinned.Keys{Identity: pinned.Identity{ID: v.id, Instance: root.Instance, Suite: k.header.Suite, HashSeed: root.HashSeed,
+		DeviceBytes: int64(root.DeviceBlocks) * layout.BlockBytes}}
 	for _, e := range k.epochs {
 		vmk, err := e.VMK.Clone()
-		if err != nil {
-			crypto.EraseEpochs(epochs)
+		if err != nil { // the volume was shredded or is closed
+			p.Erase()
 			return nil, err
 		}
-		epochs = append(epochs, crypto.EpochKey{Epoch: e.Epoch, VMK: vmk})
+		p.Epochs = append(p.Epochs, crypto.EpochKey{Epoch: e.Epoch, VMK: vmk})
 	}
-	return epochs, nil
+	return p, nil
 }
 
 // HoldSnapshot prevents the deletion of a snapshot that another process reads, until end is called.
-// It does not prevent Close. The reference says where the snapshot is on the device.
-func (v *Volume) HoldSnapshot(name string) (ref []byte, end func(), err error) {
-	x, end, err := v.snap.hold(name)
+// It does not prevent Close: what the snapshot holds stays on the device.
+func (v *Volume) HoldSnapshot(name string) (ref pinned.StateRef, end func(), err error) {
+	t, err := v.snap.find(name, func(t *snapshot) { t.holds++ })
 	if err != nil {
-		return nil, nil, err
+		return ref, nil, err
 	}
-	return x.Append(nil), end, nil
+	end = func() { v.snap.unhold(t) }
+	x, err := v.snap.read(t)
+	if err != nil {
+		end()
+		return ref, nil, err
+	}
+	return pinned.NewRef(v.id, t.id, &x), end, nil
 }

@@ -58,7 +58,7 @@ func ReadHeader(dev device.Device) (*HeaderInfo, error) {
 
 func headerInfo(h *layout.Header) *HeaderInfo {
 	i := &HeaderInfo{ID: h.ID, Suite: h.Suite, FormatVersion: layout.FormatVersion, Sequence: h.Sequence,
-		Compat: h.Compat, ROCompat: h.ROCompat, Incompat: h.Incompat, Restoring: header.Restoring(h)}
+		Compat: h.Compat, ROCompat: h.ROCompat, Incompat: h.Incompat, Restoring: h.Restoring()}
 	for n := range h.Slots {
 		if h.Slots[n].Type != 0 {
 			i.Slots = append(i.Slots, SlotInfo{n, h.Slots[n].Type})

@@ -176,11 +176,19 @@ func (t *inodeTable) put(in *inode) {
 		return
 	}
 	in.elem = t.idle.PushFront(in)
-	for t.idle.Len() > maxIdle {
+	for t.idle.Len() > t.most() {
 		e := t.idle.Back()
 		t.idle.Remove(e)
 		delete(t.m, e.Value.(*inode).ino)
 	}
+}
+
+// most is the most idle inodes. A load comes back to none of them soon.
+func (t *inodeTable) most() int {
+	if t.v.opts.load {
+		return maxIdle / 16
+	}
+	return maxIdle
 }
 
 // forget removes a freed inode from the table, so that nobody finds it again.

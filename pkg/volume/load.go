@@ -22,6 +22,10 @@ const MaxPosition = layout.MaxPosition
 // loadRing is the size of a loader's ring in bytes. Loading records no operations.
 const loadRing = 64 << 10
 
+// maxLoadIno is the highest next inode number of a restored volume. It leaves as many to the volume,
+// because a root's must be below 1<<62.
+const maxLoadIno = 1 << 61
+
 // LoadOptions configures a Loader.
 type LoadOptions struct {
 	Credential crypto.Credential // opens the volume; for NewLoader, the credential of Recipient
@@ -63,7 +67,7 @@ type Loader struct {
 // with the facts: RootMode, RootUID and RootGID have no effect. An interrupted NewLoader leaves
 // what an interrupted Format leaves.
 func NewLoader(dev device.Device, f FormatOptions, o LoadOptions) (*Loader, error) {
-	if o.NextIno <= uint64(vfs.RootIno) || o.NextIno >= 1<<62 {
+	if o.NextIno <= uint64(vfs.RootIno) || o.NextIno > maxLoadIno {
 		return nil, invalidFact("the next inode number is %d", o.NextIno)
 	}
 	size, err := dev.Size()
@@ -104,7 +108,7 @@ func ResumeLoader(dev device.Device, o LoadOptions) (l *Loader, position []byte,
 		return nil, nil, err
 	}
 	var v *Volume
-	if header.Restoring(u.Header) {
+	if u.Restoring() {
 		v, err = open(dev, Options{Credential: o.Credential, Memory: o.Memory, Log: o.Log, CommitInterval: -1, load: true}, u, keys)
 	} else {
 		err = ErrNotRestoring

@@ -13,10 +13,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
-	"github.com/sealvol/sealvol/pkg/volume/internal/posixacl"
 	"github.com/sealvol/sealvol/pkg/volume/logical"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
-	"github.com/sealvol/sealvol/pkg/volume/vfs/vfstest"
 )
 
 // fact is one fact of a volume. Exactly one of the pointers is set; data is the whole content of a
@@ -254,93 +252,6 @@ func (f *facts) check(t testing.TB, dev device.Device) {
 		}
 		mustClose(t, v)
 	}
-}
-
-// richVolume makes a volume with about everything that a volume can hold.
-func richVolume(t testing.TB, seed uint64, ops int) *Volume {
-	t.Helper()
-	dev := device.NewMem(256 << 20)
-	mustFormat(t, dev)
-	v := mustOpen(t, dev, Options{Memory: minMemory, CommitInterval: -1})
-	vfstest.Compare(t, seed, ops, v, vfstest.NewMemFS())
-	rng := rand.New(rand.NewPCG(seed, 1))
-	req := &vfs.Req{UID: 7, GID: 8}
-	mkdir := func(dir vfs.Ino, name string) vfs.Ino {
-		a, err := v.Mkdir(req, dir, name, 0o755)
-		ok(t, err)
-		return a.Ino
-	}
-	mknod := func(dir vfs.Ino, name string, mode, rdev uint32) vfs.Ino {
-		a, err := v.Mknod(req, dir, name, mode, rdev)
-		ok(t, err)
-		return a.Ino
-	}
-	write := func(ino vfs.Ino, off uint64, n int) {
-		b := make([]byte, n)
-		for i := range b {
-			b[i] = byte(rng.Uint32())
-		}
-		for len(b) > 0 {
-			n, err := v.Write(req, ino, off, b, false)
-			ok(t, err)
-			b, off = b[n:], off+uint64(n)
-		}
-	}
-	top := mkdir(vfs.RootIno, "rich")
-	for i, n := range []int{1, 2047, 2048, 2049, 4096, 65536, 65537, 3 << 20} {
-		write(mknod(top, fmt.Sprintf("size%d", i), 0o644, 0), 0, n)
-	}
-	holes := mknod(top, "holes", 0o600, 0)
-	for _, off := range []uint64{0, 10_000, 100 << 10, 1 << 20, 5<<20 + 4095, 9 << 20} {
-		write(holes, off, 5000)
-	}
-	size := uint64(1 << 40)
-	_, err := v.SetAttr(req, holes, &vfs.SetAttr{Size: &size})
-	ok(t, err)
-	zeros := mknod(top, "zeros", 0o600, 0)
-	_, err = v.Write(req, zeros, 0, make([]byte, 20_000), false)
-	ok(t, err)
-	copied := mknod(top, "copy", 0o600, 0)
-	_, err = v.CopyRange(req, holes, 0, copied, 0, 10<<20)
-	ok(t, err)
-	reserved := mknod(top, "reserved", 0o600, 0)
-	ok(t, v.Fallocate(req, reserved, 0, 0, 1<<20))
-	write(reserved, 8192, 4096)
-	for i, mode := range []uint32{0o010644, 0o020644, 0o060644, 0o140644} {
-		mknod(top, fmt.Sprintf("special%d", i), mode, uint32(0x1234+i))
-	}
-	for _, n := range []int{1, 100, 4095} {
-		_, err := v.Symlink(req, top, fmt.Sprintf("link%d", n), string(bytes.Repeat([]byte{'x'}, n)))
-		ok(t, err)
-	}
-	deep := top
-	for i := range 20 {
-		deep = mkdir(deep, fmt.Sprintf("d%d", i))
-	}
-	ok(t, v.Rename(req, top, "d0", vfs.RootIno, "moved", 0))
-	late := mkdir(vfs.RootIno, "late")
-	ok(t, v.Rename(req, vfs.RootIno, "moved", late, "moved", 0)) // a directory with a lower number than its parent
-	for i := range 5 {
-		_, err := v.Link(req, holes, deep, fmt.Sprintf("hard%d", i))
-		ok(t, err)
-	}
-	ok(t, v.Unlink(req, top, "holes")) // its hint becomes stale
-	for i, n := range []int{0, 1, 2048, 2049, 65536} {
-		ok(t, v.SetXattr(req, top, fmt.Sprintf("user.%d", i), bytes.Repeat([]byte{byte(i)}, n), 0))
-	}
-	ok(t, v.SetXattr(req, copied, items.CapabilityName, bytes.Repeat([]byte{1}, 20), 0))
-	acl := posixacl.ACL{{Tag: posixacl.UserObj, Perm: 7, ID: posixacl.NoID}, {Tag: posixacl.User, Perm: 5, ID: 1000}, {Tag: posixacl.GroupObj, Perm: 5, ID: posixacl.NoID},
-		{Tag: posixacl.Mask, Perm: 7, ID: posixacl.NoID}, {Tag: posixacl.Other, Perm: 1, ID: posixacl.NoID}}.Encode()
-	ok(t, v.SetXattr(req, top, posixacl.DefaultName, acl, 0))
-	ok(t, v.SetXattr(req, top, posixacl.AccessName, acl, 0))
-	mknod(top, "inherits", 0o664, 0)
-	ok(t, vfs.SetLabel(v, req, "rich"))
-	ok(t, v.SetFlags(req, zeros, vfs.FlagImmutable|vfs.FlagNodump))
-	ok(t, v.SetFlags(req, late, vfs.FlagAppend|vfs.FlagNoatime))
-	_, err = v.Tmpfile(req, top, 0o600)
-	ok(t, err)
-	ok(t, v.Sync(vfs.RootIno))
-	return v
 }
 
 // A restored volume is equal to its source, and works.

@@ -7,20 +7,21 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/volume/internal/items"
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
+	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
 // When all facts are there, loadCheck looks at those that concern several inodes. What concerns one
-// fact, or one inode, was checked when it was loaded. It reads the tree once, in the order of keys,
-// and its memory does not depend on the number of inodes: instead of counting the names of each
-// inode, it compares two sums, in which each inode has a weight that nobody could know before. If
-// the sums differ, balance.find reads the tree again, a few times, and finds an inode.
+// fact was checked when it was loaded. It reads the newest root, which has all of them, once, in the
+// order of keys. Its memory does not depend on the number of inodes: instead of counting the names
+// of each inode, it compares two sums, in which each inode has a weight that nobody could know
+// before. If the sums differ, balance.find reads the tree again, a few times, and finds an inode.
 type loadCheck struct {
 	l *Loader
 
-	inodes, dirs uint64
-	up           bool // a directory has a lower number than its parent: only then there can be a cycle
-	root         bool
+	root bool
+	dirs uint64 // without the root
+	up   bool   // a directory has a lower number than its parent: only then there can be a cycle
 
 	links   *balance // names of inodes, and link counts
 	parents *balance // names of directories, and parents
@@ -30,7 +31,6 @@ type loadCheck struct {
 	size  int // of its inline content
 	names uint64
 	subs  uint64 // names of directories
-
 }
 
 // checkFacts checks that the facts make a whole volume.
@@ -75,20 +75,32 @@ func (c *loadCheck) read() error {
 	return err
 }
 
-// eachFact reads the inodes, inline contents and names of the tree.
-func (l *Loader) eachFact(fn func(k layout.Key, val []byte) error) (err error) {
-	last := layout.Key{Obj: ^uint64(0), Type: 0xff, Sub: ^uint64(0)}
-	serr := l.v.fs.Scan(items.InodeKey(uint64(vfs.RootIno)), last, func(k layout.Key, val []byte) bool {
-		switch k.Type {
-		case layout.KeyInode, layout.KeyInline, layout.KeyName:
-			err = fn(k, val)
+// loadAhead is how many pages eachFact reads ahead.
+const loadAhead = 16
+
+// eachFact reads the inodes, inline contents and names of the newest durable root. Pages that hold
+// only extents of a file are not read.
+func (l *Loader) eachFact(fn func(k layout.Key, val []byte) error) error {
+	root, release := l.v.pinRoot()
+	defer release()
+	d := tree.NewDiffer(l.v.cache, layout.Pointer{}, root.Trees[layout.TreeFS], loadAhead)
+	defer d.Close()
+	d.SkipTo(items.InodeKey(uint64(vfs.RootIno)))
+	for {
+		x, more, err := d.Next()
+		if err != nil || !more {
+			return err
 		}
-		return err == nil
-	})
-	if serr != nil {
-		return serr
+		switch x.Key.Type {
+		case layout.KeyInode, layout.KeyInline, layout.KeyName:
+			err = fn(x.Key, x.B)
+		case layout.KeyExtent:
+			d.SkipTo(layout.Key{Obj: x.Key.Obj + 1})
+		}
+		if err != nil {
+			return err
+		}
 	}
-	return err
 }
 
 func (c *loadCheck) fact(k layout.Key, val []byte) (err error) {
@@ -97,7 +109,6 @@ func (c *loadCheck) fact(k layout.Key, val []byte) (err error) {
 		if c.in, err = layout.DecodeInode(val); err != nil {
 			return err
 		}
-		c.inodes++
 		c.inode(&c.in)
 	case layout.KeyInline:
 		c.size = len(val)

@@ -133,7 +133,7 @@ func (s *loadSteps) cut(t testing.TB, load func(dev *device.Mem, seed uint64) er
 			img = img.Crash(device.CrashMix, rng)
 		}
 		if e := s.after(t, img, rng); e != nil {
-			return fmt.Errorf("mode %v (the load: %v): %w", mode, err, e)
+			return fmt.Errorf("mode %v (the load: %w): %w", mode, err, e)
 		}
 	}
 	return nil

@@ -5,8 +5,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 )
 
-// Finish checks that the facts make a whole volume, makes everything durable, removes the mark of
-// the volume, and closes it. If it returns an error that wraps logical.ErrInvalid, no volume has
+// Finish makes everything durable, checks that the facts make a whole volume, removes the mark of
+// the volume, and closes it. Nobody else may use the loader meanwhile, and only the caller knows
+// whether all content was written. If it returns an error that wraps logical.ErrInvalid, no volume has
 // such facts, and the volume stays marked. After any other error, use ResumeLoader: if the mark was
 // removed, it returns ErrNotRestoring, and the volume is complete.
 func (l *Loader) Finish() error {
@@ -18,12 +19,12 @@ func (l *Loader) Finish() error {
 	if err := l.settle(); err != nil {
 		return l.explain(err)
 	}
-	if err := l.checkFacts(); err != nil {
-		return l.explain(err)
-	}
 	v := l.v
 	if err := v.com.commitAll(); err != nil {
 		return l.explain(v.sync.syncErr(err))
+	}
+	if err := l.checkFacts(); err != nil {
+		return l.explain(err)
 	}
 	if err := v.keys.change(v.keys.endRestore); err != nil {
 		return l.explain(err)

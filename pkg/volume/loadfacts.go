@@ -3,6 +3,7 @@ package volume
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/sealvol/sealvol/pkg/volume/internal/items"
@@ -47,7 +48,7 @@ func (l *Loader) fact(k logical.Key, take func() error) error {
 		return err
 	}
 	next := l.v.com.inos.next // loading makes no new numbers
-	err := error(nil)
+	var err error
 	switch {
 	case k.Ino == 0 || k.Ino >= next:
 		err = invalidFact("inode %d, but the next inode number is %d", k.Ino, next)
@@ -100,7 +101,7 @@ func (l *Loader) inode(ino uint64, n *logical.Inode) error {
 // checkInode checks an inode and converts it.
 func (l *Loader) checkInode(ino uint64, n *logical.Inode) (attr layout.Inode, err error) {
 	if err := n.Validate(); err != nil {
-		return attr, invalidFact("inode %d: %v", ino, err)
+		return attr, fmt.Errorf("inode %d: %w", ino, err)
 	}
 	attr = layout.Inode{Mode: n.Mode, Nlink: n.Nlink, UID: n.UID, GID: n.GID, Rdev: n.Rdev, Size: n.Size, Parent: n.Parent, NameSub: n.NameSub,
 		Atime: n.Atime, Mtime: n.Mtime, Ctime: n.Ctime, Btime: n.Btime}
@@ -117,7 +118,7 @@ func (l *Loader) checkInode(ino uint64, n *logical.Inode) (attr layout.Inode, er
 		return attr, invalidFact("directory %d has %d names, but a link count of %d", ino, n.Size, n.Nlink)
 	case n.IsDir() && (n.Parent == 0 || (n.Parent == ino) != root):
 		return attr, invalidFact("directory %d has parent %d", ino, n.Parent)
-	case n.Parent >= l.v.com.inos.next:
+	case n.IsDir() && n.Parent >= l.v.com.inos.next: // that of a file may be gone
 		return attr, invalidFact("inode %d has parent %d, but the next inode number is %d", ino, n.Parent, l.v.com.inos.next)
 	case n.IsSymlink() && n.Size == 0, n.Size > layout.MaxFileBytes, n.Size > 0 && !n.IsDir() && !n.IsRegular() && !n.IsSymlink():
 		return attr, invalidFact("inode %d of mode %#o has %d bytes", ino, n.Mode, n.Size)
@@ -239,11 +240,10 @@ func (l *Loader) checkXattr(c *loadInode, sub uint64, x *logical.Xattr) error {
 	if hash != c.hash {
 		c.hash, c.same = hash, c.same[:0]
 	}
+	if err := x.Validate(); err != nil {
+		return fmt.Errorf("inode %d: %w", c.ino, err)
+	}
 	switch {
-	case x.Name == "" || len(x.Name) > vfs.MaxXattrName:
-		return invalidFact("inode %d has an attribute with the name %q", c.ino, x.Name)
-	case len(x.Value) > vfs.MaxXattrBytes:
-		return invalidFact("attribute %q of inode %d has %d bytes", x.Name, c.ino, len(x.Value))
 	case sub&0xff != 0 || hash != l.v.names.hash.Xattr(x.Name):
 		return invalidFact("attribute %q of inode %d has the number %#x", x.Name, c.ino, sub)
 	case slices.Contains(c.same, x.Name):
@@ -367,12 +367,13 @@ func (l *Loader) name(dir, sub uint64, n *logical.Name) error {
 	if l.cur.attr.Mode&items.ModeType != items.ModeDir {
 		return invalidFact("inode %d of mode %#o has the name %q", dir, l.cur.attr.Mode, n.Name)
 	}
+	if err := n.Validate(); err != nil {
+		return fmt.Errorf("directory %d: %w", dir, err)
+	}
 	switch hash := l.v.names.hash; {
-	case !layout.ValidName(n.Name):
-		return invalidFact("directory %d has the name %q", dir, n.Name)
 	case sub&^(layout.NameCollisions-1) != hash.Name(n.Name):
 		return invalidFact("name %q in directory %d has the number %#x", n.Name, dir, sub)
-	case n.Ino <= uint64(vfs.RootIno) || n.Ino >= l.v.com.inos.next || n.Ino == dir || !layout.KnownType(n.Type):
+	case n.Ino <= uint64(vfs.RootIno) || n.Ino >= l.v.com.inos.next || n.Ino == dir:
 		return invalidFact("name %q in directory %d belongs to inode %d of type %#o", n.Name, dir, n.Ino, n.Type)
 	}
 	if err := l.settle(); err != nil {

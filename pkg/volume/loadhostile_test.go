@@ -104,7 +104,7 @@ func TestLoadHostile(t *testing.T) {
 		"size of a fifo":       {func(h *hostileFacts) { h.file(2, 1).Mode = 0o010644 }, nil, "1 bytes"},
 		"inode 0":              {func(h *hostileFacts) { h.f.list = nil; h.file0() }, nil, "inode 0"},
 		"inode number":         {func(h *hostileFacts) { h.inode(100, reg, 1, 0, 0) }, nil, "next inode number is 100"},
-		"parent number":        {func(h *hostileFacts) { h.file(2, 0).Parent = 100 }, nil, "next inode number is 100"},
+		"parent number":        {func(h *hostileFacts) { h.sub(h.root(), 1, 2).Parent = 100 }, nil, "next inode number is 100"},
 		"size of a symlink":    {func(h *hostileFacts) { h.file(2, 4096).Mode = link | 0o777 }, nil, "4096 bytes"},
 		"empty symlink":        {func(h *hostileFacts) { h.file(2, 0).Mode = link | 0o777 }, nil, "0 bytes"},
 		"no target":            {func(h *hostileFacts) { h.symlink(2, "") }, nil, "has no target"},

@@ -18,7 +18,8 @@ const (
 	kindTenant    kind = 2 // 32 bytes, of the epoch
 	kindKEK       kind = 3 // 32 bytes
 	kindRecipient kind = 4 // the public half of a recovery key, as text
-	kindState     kind = 5 // of a local snapshot: its name, 00, its reference. Epoch 0: the job's; 1: the base's
+	kindState     kind = 5 // a pinned.StateRef. Epoch 0: the job's; 1: the base's
+	kindIdentity  kind = 7 // of the volume: see appendIdentity
 	kindLoad      kind = 6 // requests in progress u32 ‖ requests u64 ‖ p99 in microseconds u64
 )
 
@@ -76,6 +77,8 @@ func (k kind) limit() int {
 		return maxText
 	case kindState:
 		return maxState
+	case kindIdentity:
+		return identityBytes
 	case kindLoad:
 		return loadBytes
 	}
@@ -84,7 +87,13 @@ func (k kind) limit() int {
 
 // readKey reads the bytes of a record into locked memory.
 func readKey(r io.Reader, h record) (k *crypto.Key, err error) {
-	err = crypto.ReadSecret(io.LimitReader(r, int64(h.size)), crypto.KeyBytes, func(b []byte) error {
+	if h.size != crypto.KeyBytes {
+		return nil, fmt.Errorf("%w: a key of %d bytes", ErrFormat, h.size)
+	}
+	err = crypto.ReadSecret(io.LimitReader(r, crypto.KeyBytes), crypto.KeyBytes, func(b []byte) error {
+		if len(b) < crypto.KeyBytes {
+			return io.ErrUnexpectedEOF
+		}
 		k, err = crypto.NewKey(b)
 		return err
 	})

@@ -1,52 +1,47 @@
 package handover
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/volume/pinned"
 )
-
-// State is a local snapshot, as a mount server hands it to a worker.
-type State struct {
-	Name string
-	Ref  []byte // where it is on the device
-}
 
 // Volume is what a mount server gives a worker: enough to read two local snapshots of the volume.
 type Volume struct {
-	Epochs []crypto.EpochKey // ascending
-	Source State
-	Base   *State // nil: there is none
+	Keys   *pinned.Keys
+	Source pinned.StateRef
+	Base   *pinned.StateRef // nil: there is none
 }
 
 // Erase overwrites all keys. It may be called again, and on nil.
 func (v *Volume) Erase() {
-	if v == nil {
-		return
+	if v != nil && v.Keys != nil {
+		v.Keys.Erase()
+		v.Keys.Epochs = nil
 	}
-	crypto.EraseEpochs(v.Epochs)
-	v.Epochs = nil
 }
 
 // Write sends v. The caller erases it.
 func (v *Volume) Write(w io.Writer) error {
-	for _, e := range v.Epochs {
+	if err := writeRecord(w, kindIdentity, 0, appendIdentity(nil, &v.Keys.Identity)); err != nil {
+		return err
+	}
+	for _, e := range v.Keys.Epochs {
 		if err := writeRecord(w, kindVMK, e.Epoch, e.VMK.Bytes()); err != nil {
 			return err
 		}
 	}
-	states := []*State{&v.Source, v.Base}
-	for i, s := range states {
+	for i, s := range []*pinned.StateRef{&v.Source, v.Base} {
 		if s == nil {
 			continue
 		}
-		b := append(append([]byte(s.Name), 0), s.Ref...)
+		b := s.Append(nil)
 		if len(b) > maxState {
-			return fmt.Errorf("the reference of local snapshot %s is too long", s.Name)
+			return fmt.Errorf("the reference to local snapshot %s is too long", s.Name)
 		}
 		if err := writeRecord(w, kindState, uint32(i), b); err != nil {
 			return err
@@ -57,7 +52,7 @@ func (v *Volume) Write(w io.Writer) error {
 
 // ReadVolume reads what Volume.Write sends. The caller erases the result.
 func ReadVolume(r io.Reader) (v *Volume, err error) {
-	v = &Volume{}
+	v = &Volume{Keys: &pinned.Keys{}}
 	defer func() {
 		if err != nil {
 			v.Erase()
@@ -86,18 +81,21 @@ func (v *Volume) add(r io.Reader, h record) error {
 		if err != nil {
 			return err
 		}
-		v.Epochs = append(v.Epochs, crypto.EpochKey{Epoch: h.epoch, VMK: k})
+		v.Keys.Epochs = append(v.Keys.Epochs, crypto.EpochKey{Epoch: h.epoch, VMK: k})
 		return nil
+	case h.kind == kindIdentity && h.size == identityBytes:
+		b, err := readBytes(r, h)
+		v.Keys.Identity = decodeIdentity(b)
+		return err
 	case h.kind == kindState && h.epoch <= 1:
 		b, err := readBytes(r, h)
 		if err != nil {
 			return err
 		}
-		name, ref, ok := bytes.Cut(b, []byte{0})
-		if !ok {
-			return fmt.Errorf("%w: a state without a name", ErrFormat)
+		s, err := pinned.DecodeStateRef(b)
+		if err != nil {
+			return err
 		}
-		s := State{string(name), ref}
 		if h.epoch == 1 {
 			v.Base = &s
 		} else {
@@ -109,15 +107,28 @@ func (v *Volume) add(r io.Reader, h record) error {
 }
 
 func (v *Volume) check() error {
-	if len(v.Epochs) == 0 || v.Source.Name == "" {
+	e := v.Keys.Epochs
+	if len(e) == 0 || v.Source.Name == "" || v.Keys.Identity == (pinned.Identity{}) {
 		return errors.New("the mount server sent no key or no state")
 	}
-	for i := 1; i < len(v.Epochs); i++ {
-		if v.Epochs[i].Epoch <= v.Epochs[i-1].Epoch {
+	for i := 1; i < len(e); i++ {
+		if e[i].Epoch <= e[i-1].Epoch {
 			return fmt.Errorf("%w: the epochs do not ascend", ErrFormat)
 		}
 	}
 	return nil
+}
+
+// identityBytes is the length of ID ‖ instance ‖ hash seed ‖ bytes of the device u64 ‖ suite u8.
+const identityBytes = 3*16 + 8 + 1
+
+func appendIdentity(b []byte, i *pinned.Identity) []byte {
+	b = append(append(append(b, i.ID[:]...), i.Instance[:]...), i.HashSeed[:]...)
+	return append(binary.LittleEndian.AppendUint64(b, uint64(i.DeviceBytes)), byte(i.Suite))
+}
+
+func decodeIdentity(b []byte) pinned.Identity {
+	return pinned.Identity{ID: crypto.UUID(b), Instance: crypto.UUID(b[16:]), HashSeed: [16]byte(b[32:]), DeviceBytes: int64(binary.LittleEndian.Uint64(b[48:])), Suite: crypto.Suite(b[56])}
 }
 
 // Load says how busy a volume was in the last second.

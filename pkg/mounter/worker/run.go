@@ -184,7 +184,7 @@ func (r *run) do(ctx context.Context, job Job) {
 	_ = r.store.Close() // all that matters was answered
 	// The mount server must know that the local snapshot is not read before anybody hears that the
 	// job has ended.
-	r.device.Close()
+	_ = r.device.Close()
 	r.server.Close()
 	<-governed
 	r.mu.Lock()

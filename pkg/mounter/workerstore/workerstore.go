@@ -16,12 +16,16 @@ import (
 
 // Rights returns what the writer of snapshot s may do in a store below a prefix, which is empty or
 // ends in "/". It may read everything. It may store packs, pages and what belongs to s, and change
-// or delete only its lease and its checkpoint. So a worker that somebody has taken over can neither
-// delete nor forget other snapshots.
-func Rights(prefix string, s format.ID) chunkstore.Rights {
-	own := []string{format.LeasePrefix + s.String() + "/", format.ResumeKey(s)}
-	put := []string{format.PackPrefix, format.PagePrefix, format.SnapKey(s, "")}
-	return chunkstore.Rights{Prefix: prefix, Put: append(put, own...), Replace: own, Delete: own}
+// or delete only leases on s. So a worker that somebody has taken over can neither delete nor forget
+// other snapshots. A writer that has to begin again under another identity may use those in more.
+func Rights(prefix string, s format.ID, more ...format.ID) chunkstore.Rights {
+	r := chunkstore.Rights{Prefix: prefix, Put: []string{format.PackPrefix, format.PagePrefix}}
+	for _, id := range append([]format.ID{s}, more...) {
+		leases := format.LeasePrefix + id.String() + "/"
+		r.Put = append(r.Put, format.SnapKey(id, ""), leases)
+		r.Replace, r.Delete = append(r.Replace, leases), append(r.Delete, leases)
+	}
+	return r
 }
 
 // End is the caller's end of one connection.

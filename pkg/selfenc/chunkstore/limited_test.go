@@ -36,8 +36,8 @@ func TestLimited(t *testing.T) {
 
 func TestRights(t *testing.T) {
 	below := chunkstore.NewMemory()
-	s := limit(t, below, chunkstore.Rights{Prefix: "p/", Delete: []string{"lease/"}, Replace: []string{"lease/", "resume/"}})
-	for _, key := range []string{"lease/a", "packs/a", "resume/a"} {
+	s := limit(t, below, chunkstore.Rights{Prefix: "p/", Delete: []string{"lease/"}, Replace: []string{"lease/", "gc/"}})
+	for _, key := range []string{"lease/a", "packs/a", "gc/a"} {
 		if created, err := s.Put(t.Context(), key, []byte("x")); err != nil || !created {
 			t.Fatal(err)
 		}

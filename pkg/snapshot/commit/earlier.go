@@ -28,6 +28,8 @@ type Earlier struct {
 	// none. Nobody can put others: to finish this snapshot, use the key in Keys, and
 	// commit Manifest as it is.
 	Keys, Manifest []byte
+	// Void says that a pruner has declared the snapshot void: it can never be whole.
+	Void bool
 	// Damaged are the leases that cannot be read; what their attempts have stored is
 	// stored again.
 	Damaged []error
@@ -48,6 +50,11 @@ func FindEarlier(ctx context.Context, store chunkstore.Store, s format.ID) (*Ear
 	}
 	if err == nil {
 		e.Manifest, err = leftBy(ctx, store, format.SnapKey(s, format.ManifestPart))
+	}
+	if err == nil {
+		var card []byte
+		card, err = leftBy(ctx, store, format.SnapKey(s, format.CardPart))
+		e.Void = format.IsVoid(card)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("earlier attempts at snapshot %s: %w", s, err)

@@ -32,7 +32,7 @@ func TestEarlier(t *testing.T) {
 	if _, err := Read(t.Context(), store, s, 0, "test"); !errors.Is(err, ErrNoBase) {
 		t.Error(err)
 	}
-	if err := (&Reader{store: store, key: format.LeaseKey(s, format.NewID()), lease: encoded(t, &format.Lease{Use: format.Reading, TTL: time.Hour, Bases: []format.ID{s}})}).Renew(t.Context()); err != nil {
+	if err := store.Replace(t.Context(), format.LeaseKey(s, format.NewID()), encoded(t, &format.Lease{Use: format.Reading, TTL: time.Hour, Bases: []format.ID{s}})); err != nil {
 		t.Fatal(err)
 	}
 	second := begin(t, store, s, Options{Earlier: find()})
@@ -50,7 +50,7 @@ func TestEarlier(t *testing.T) {
 	if err := store.Replace(t.Context(), format.LeaseKey(s, format.NewID()), []byte("damaged")); err != nil {
 		t.Fatal(err)
 	}
-	if err := store.Delete(t.Context(), first.lease.key); err != nil { // it has expired
+	if err := store.Delete(t.Context(), first.leases.all[0].key); err != nil { // it has expired
 		t.Fatal(err)
 	}
 	e = find()
@@ -59,7 +59,7 @@ func TestEarlier(t *testing.T) {
 	}
 	last := begin(t, store, s, Options{Earlier: e})
 	for _, w := range []*Writer{second, third, last} { // all are kept alive
-		if _, err := store.Stat(t.Context(), w.lease.key); err != nil {
+		if _, err := store.Stat(t.Context(), w.leases.all[0].key); err != nil {
 			t.Error(err)
 		}
 	}
@@ -68,6 +68,15 @@ func TestEarlier(t *testing.T) {
 	}
 	if n := count(t, store, format.LeasePrefix+s.String()); n != 2 { // the reader's and the damaged one
 		t.Errorf("%d leases stay", n)
+	}
+	if e := find(); e.Void || e.Manifest == nil {
+		t.Errorf("it is whole: %+v", e)
+	}
+	if err := store.Replace(t.Context(), format.SnapKey(s, format.CardPart), []byte(format.VoidCard)); err != nil {
+		t.Fatal(err)
+	}
+	if !find().Void {
+		t.Error("it is void")
 	}
 	if err := third.Commit(t.Context(), parts(t, s, "y")); !errors.Is(err, ErrTaken) {
 		t.Errorf("an attempt that was thought to be dead: %v", err)
@@ -121,16 +130,27 @@ func TestKeepLeases(t *testing.T) {
 		}
 		for name, c := range map[string]struct {
 			keep func(context.Context, func(error)) (stop func())
+			end  func(context.Context) error
 			puts int
-		}{"reader": {r.Keep, 3}, "writer": {w.Keep, 2 * 6}} {
+		}{
+			"reader": {r.Keep, r.Close, 3},
+			"writer": {w.Keep, func(ctx context.Context) error { return w.Commit(ctx, parts(t, s, "y")) }, 2 * 6},
+		} {
 			clear(store.n)
 			stop := c.keep(t.Context(), func(err error) { t.Error(err) })
 			<-time.After(6*time.Hour + time.Minute)
-			stop()
-			<-time.After(100 * time.Hour)
+			synctest.Wait()
 			if store.n["put"] != c.puts {
 				t.Errorf("%s: %d renewals in 6 hours, want %d", name, store.n["put"], c.puts)
 			}
+			if err := c.end(t.Context()); err != nil {
+				t.Error(err)
+			}
+			<-time.After(100 * time.Hour)
+			stop()
+		}
+		if n := count(t, store, format.LeasePrefix); n != 0 {
+			t.Errorf("%d leases stay", n)
 		}
 	})
 }

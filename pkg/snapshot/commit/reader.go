@@ -12,10 +12,7 @@ import (
 // Reader holds a lease on a snapshot that is being read: a pruner keeps it,
 // forgotten or not, while the lease lasts.
 type Reader struct {
-	store chunkstore.Store
-	key   string
-	lease []byte
-	ttl   time.Duration
+	leases leases
 	// Head and Sealed are the snapshot's manifest.
 	Head   *format.Head
 	Sealed []byte
@@ -31,7 +28,7 @@ func Read(ctx context.Context, store chunkstore.Store, s format.ID, ttl time.Dur
 	if err != nil {
 		return nil, err
 	}
-	r := &Reader{store: store, key: format.LeaseKey(s, format.NewID()), lease: b, ttl: ttl}
+	r := &Reader{leases: leases{store: store, all: []held{{format.LeaseKey(s, format.NewID()), b, ttl}}}}
 	if err := r.Renew(ctx); err != nil {
 		return nil, err
 	}
@@ -44,18 +41,18 @@ func Read(ctx context.Context, store chunkstore.Store, s format.ID, ttl time.Dur
 
 // Renew puts the lease again.
 func (r *Reader) Renew(ctx context.Context) error {
-	if err := r.store.Replace(ctx, r.key, r.lease); err != nil {
+	if err := r.leases.renew(ctx); err != nil {
 		return fmt.Errorf("lease on what is read: %w", err)
 	}
 	return nil
 }
 
-// Keep renews the lease in time until stop is called, which comes before Close: a
-// renewal after it would leave a lease behind. failed is told of each renewal that
-// failed. Once a lease has expired, a pruner may delete what is read.
+// Keep renews the lease in time until stop is called. After Close it renews
+// nothing. failed is told of each renewal that failed: once a lease has expired, a
+// pruner may delete what is read.
 func (r *Reader) Keep(ctx context.Context, failed func(error)) (stop func()) {
-	return Keep(ctx, r.ttl/3, r.Renew, failed)
+	return Keep(ctx, r.leases.every(), r.Renew, failed)
 }
 
 // Close deletes the lease.
-func (r *Reader) Close(ctx context.Context) error { return r.store.Delete(ctx, r.key) }
+func (r *Reader) Close(ctx context.Context) error { return r.leases.end(ctx, false) }

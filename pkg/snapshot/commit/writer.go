@@ -38,7 +38,8 @@ type Options struct {
 	// Predecessors are attempts whose packs TakeOver finds.
 	Predecessors []format.ID
 	// Earlier is what FindEarlier found, to go on with this snapshot: its base is
-	// used, and its attempts are predecessors, too. nil: begin.
+	// used, unless Base says another, and its attempts are predecessors, too. nil:
+	// begin.
 	Earlier *Earlier
 	// TTL of the lease. 0: DefaultTTL.
 	TTL time.Duration
@@ -50,19 +51,11 @@ type Options struct {
 type Writer struct {
 	store chunkstore.Store
 	s     format.ID
-	lease held
-	// earlier are the leases of earlier attempts, which this one keeps alive: if one
-	// expired a pruner would declare the snapshot void.
-	earlier []held
-	opts    Options
-	own     format.ID
-}
-
-// held is a lease that a writer renews.
-type held struct {
-	key  string
-	data []byte
-	ttl  time.Duration
+	// leases has those of earlier attempts, too: if one expired a pruner would
+	// declare the snapshot void.
+	leases leases
+	opts   Options
+	own    format.ID
 }
 
 // Begin puts the lease of a new attempt at snapshot s (W1).
@@ -71,10 +64,13 @@ func Begin(ctx context.Context, store chunkstore.Store, s format.ID, o Options) 
 		o.TTL = DefaultTTL
 	}
 	w := &Writer{store: store, s: s, own: format.NewID()}
+	var earlier []held
 	if e := o.Earlier; e != nil {
-		o.Base = e.Base
+		if o.Base == (format.ID{}) {
+			o.Base = e.Base
+		}
 		o.Predecessors = append(slices.Clone(e.Attempts), o.Predecessors...)
-		w.earlier = e.leases
+		earlier = e.leases
 	}
 	w.opts = o
 	l := format.Lease{Use: format.Writing, TTL: o.TTL, Attempts: append([]format.ID{w.own}, o.Predecessors...), Who: o.Who}
@@ -85,7 +81,8 @@ func Begin(ctx context.Context, store chunkstore.Store, s format.ID, o Options) 
 	if err != nil {
 		return nil, err
 	}
-	w.lease = held{format.LeaseKey(s, format.NewID()), b, o.TTL}
+	own := held{format.LeaseKey(s, format.NewID()), b, o.TTL}
+	w.leases.store, w.leases.all = store, append([]held{own}, earlier...)
 	if err := w.Renew(ctx); err != nil {
 		return nil, err
 	}
@@ -101,23 +98,16 @@ func (w *Writer) Attempt() format.ID { return w.own }
 // Renew puts the lease again, and those of earlier attempts. A writer whose lease
 // expired may go on: either no pruner noticed, or Commit says ErrVoid.
 func (w *Writer) Renew(ctx context.Context) error {
-	for _, l := range append([]held{w.lease}, w.earlier...) {
-		if err := w.store.Replace(ctx, l.key, l.data); err != nil {
-			return fmt.Errorf("lease on snapshot %s: %w", w.s, err)
-		}
+	if err := w.leases.renew(ctx); err != nil {
+		return fmt.Errorf("lease on snapshot %s: %w", w.s, err)
 	}
 	return nil
 }
 
-// Keep renews the lease in time until stop is called, which comes before Commit and
-// Abandon: a renewal after them would leave a lease behind. failed is told of each
-// renewal that failed.
+// Keep renews the lease in time until stop is called. After Commit and Abandon it
+// renews nothing. failed is told of each renewal that failed.
 func (w *Writer) Keep(ctx context.Context, failed func(error)) (stop func()) {
-	ttl := w.lease.ttl
-	for _, l := range w.earlier {
-		ttl = min(ttl, l.ttl)
-	}
-	return Keep(ctx, ttl/3, w.Renew, failed)
+	return Keep(ctx, w.leases.every(), w.Renew, failed)
 }
 
 // Base checks that the base is whole and returns its manifest (W2). ErrNoBase:
@@ -208,9 +198,7 @@ func (w *Writer) Commit(ctx context.Context, p *Parts) error {
 	if err := w.putPart(ctx, format.CardPart, p.Card); err != nil {
 		return err
 	}
-	for _, l := range append([]held{w.lease}, w.earlier...) {
-		_ = w.store.Delete(ctx, l.key) // else it expires; who may not delete leaves it to that
-	}
+	_ = w.leases.end(ctx, true) // else they expire; who may not delete leaves it to that
 	return nil
 }
 
@@ -233,7 +221,20 @@ func (w *Writer) putPart(ctx context.Context, part string, data []byte) error {
 	return err
 }
 
+// Done deletes the leases of a snapshot that is whole, since an earlier attempt
+// was about to delete its own.
+func (w *Writer) Done(ctx context.Context) error { return w.leases.end(ctx, true) }
+
 // Abandon deletes the lease: what the attempt has put becomes garbage, unless a
 // successor takes it over in time. Leases of earlier attempts stay until they
 // expire.
-func (w *Writer) Abandon(ctx context.Context) error { return w.store.Delete(ctx, w.lease.key) }
+func (w *Writer) Abandon(ctx context.Context) error { return w.leases.end(ctx, false) }
+
+// IsWhole reports whether a snapshot has a card that is not void. The rest of it is not looked at.
+func IsWhole(ctx context.Context, store chunkstore.Store, s format.ID) (bool, error) {
+	_, err := realCard(ctx, store, s)
+	if errors.Is(err, ErrNoBase) {
+		return false, nil
+	}
+	return err == nil, err
+}

@@ -38,25 +38,36 @@ type Label struct {
 type Options struct {
 	Store   chunkstore.Store
 	StoreID format.ID
-	Format format.Store // of the store
-	Tenant *crypto.TenantKeys
-	Epoch  uint8 // of the tenant secret
-	Suite  crypto.Suite
+	Format  format.Store // of the store
+	Tenant  *crypto.TenantKeys
+	Epoch   uint8 // of the tenant secret
+	Suite   crypto.Suite
 
-	// S is the new snapshot. Zero: a new identity.
+	// S is the new snapshot. Zero: a new identity. Else an earlier attempt at it may
+	// have died: what that has stored is used, most of all if Base is the same, which
+	// commit.FindEarlier returns.
 	S format.ID
-	// Predecessors are attempts of writers that died at S. What they stored is used.
-	Predecessors []format.ID
-	Base         *Base // nil: none
-	Lineage      format.ID
-	Recipients   []crypto.Recipient // get slots of the snapshot's key
-	Label        Label
-	Writer       string // program and version
-	Who          string // for people who look at leases
+	// Fresh: S is new, so there was no attempt at it.
+	Fresh bool
+	// Fixed: the snapshot is S or none, even if a pruner has declared S void (commit.ErrVoid).
+	Fixed bool
+	Base  *Base // nil: none
+	// Why says why there is no base although there may be one. "": there is none.
+	Why        string
+	Lineage    format.ID
+	Recipients []crypto.Recipient // get slots of the snapshot's key
+	// Credential opens one of these slots. It is needed if an earlier attempt has
+	// stored them: without it another snapshot is made instead of S. May be nil.
+	Credential crypto.Credential
+	Label      Label
+	Writer     string // program and version
+	Who        string // for people who look at leases
 
 	// Workers is how many files are read at once. 0: the number of processors.
 	Workers  int
 	InFlight int // packs; 0: pack.Options' default
+	// RecountEvery is how many snapshots come from one recount of the list to the next, at most. 0: 64.
+	RecountEvery int
 	// BeforeCommit is called when everything but the card is stored, such as to extend an object
 	// lock. Nil: nothing.
 	BeforeCommit func(ctx context.Context, h *format.Head) error
@@ -64,19 +75,20 @@ type Options struct {
 	Progress func(Progress)
 	Log      *slog.Logger // nil: none
 
-	written map[format.ID]format.ID // for which snapshot attempts of this call wrote packs
+	// Attempts at other snapshots, of this call, and for which each wrote packs.
+	predecessors []format.ID
+	written      map[format.ID]format.ID
 }
 
 // Progress tells how far a snapshot is.
 type Progress struct {
-	Files       uint64 // visited
-	FilesTotal  uint64 // of the volume; 0: only changes are visited
-	Read        uint64 // bytes of content
-	ReadTotal   uint64 // 0: unknown
-	Stored      uint64 // bytes given to the store
-	Kept        uint64 // bytes of content found stored already
-	Committing  bool
-	UploadStall bool // waits for the store
+	Files      uint64 // visited
+	FilesTotal uint64 // of the volume; 0: only changes are visited
+	Read       uint64 // bytes of content
+	ReadTotal  uint64 // 0: unknown
+	Stored     uint64 // bytes given to the store
+	Kept       uint64 // bytes of content found stored already
+	Committing bool
 }
 
 // Report tells what a snapshot is and what it took.
@@ -91,8 +103,10 @@ type Report struct {
 	Dirs    uint64
 	Logical uint64 // bytes of all files
 	Read    uint64 // bytes of content that were read
+	Kept    uint64 // of these, bytes that were stored already
 	Stored  pack.Stored
-	Nodes   int // of the map that were written
+	Found   pack.Stored // by earlier attempts at this snapshot, which is not in Stored
+	Nodes   int         // of the map that were written
 	Content [32]byte
 	Packs   uint32 // in the list
 	Recount bool
@@ -109,28 +123,28 @@ func Run(ctx context.Context, id pinned.Identity, from, to *pinned.State, o Opti
 		return nil, ErrNoKey
 	}
 	if o.S == (format.ID{}) {
-		o.S = format.NewID()
+		o.S, o.Fresh = format.NewID(), true
 	}
 	start := time.Now()
 	for n := 1; ; n++ {
 		j, err := newJob(ctx, id, from, to, &o)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("snapshot %s: %w", o.S, err)
 		}
 		r, err := j.run(ctx)
 		if err == nil {
 			r.Took = time.Since(start)
 			return r, nil
 		}
-		if !errors.Is(err, commit.ErrVoid) || n == maxBeginnings {
+		if n == maxBeginnings || o.Fixed || !errors.Is(err, commit.ErrVoid) && !errors.Is(err, commit.ErrTaken) {
 			return nil, fmt.Errorf("snapshot %s: %w", o.S, err)
 		}
-		// The lease had expired: another identity, with the packs of this one.
-		o.Predecessors = append(o.Predecessors, j.w.Attempt())
-		if o.written == nil {
-			o.written = map[format.ID]format.ID{}
+		if _, _, whole := commit.Whole(ctx, o.Store, o.S); !errors.Is(whole, commit.ErrNoBase) {
+			return nil, fmt.Errorf("snapshot %s: %w", o.S, errors.Join(err, whole))
 		}
-		o.written[j.w.Attempt()] = o.S
-		o.S = format.NewID()
+		// A lease had expired, or an earlier attempt cannot be finished: another
+		// identity, with the packs of this one.
+		j.warn("the snapshot cannot be finished, another one is made", err)
+		o = j.beginAgain()
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 // finish stores what is open, the list, the manifest and the card.
 func (j *job) finish(ctx context.Context, root merkle.Root, stats merkle.Stats) (*Report, error) {
+	j.count.committing.Store(true)
 	stored, err := j.packs.Flush(ctx)
 	if err != nil {
 		return nil, err
@@ -45,9 +46,18 @@ func (j *job) finish(ctx context.Context, root merkle.Root, stats merkle.Stats) 
 	if err := j.w.Commit(ctx, p); err != nil {
 		return nil, err
 	}
-	return &Report{S: h.S, Handle: format.Handle{Store: j.o.StoreID, S: h.S, Sealed: &h.Sealed}, Created: info.Created, Base: h.Parent, Full: j.full,
-		Files: b.Files, Dirs: b.Dirs, Logical: b.LogicalBytes, Read: j.count.read.Load(), Stored: stored, Nodes: stats.Written, Content: root.Content,
-		Packs: h.Packs, Recount: recounted}, nil
+	r := j.report(h, b)
+	r.Full, r.Read, r.Kept, r.Stored, r.Nodes, r.Recount = j.full, j.count.read.Load(), j.count.kept.Load(), stored, stats.Written, recounted
+	if j.index != nil {
+		r.Found = j.index.Found()
+	}
+	return r, nil
+}
+
+// report tells what the snapshot is, but not what it took.
+func (j *job) report(h *format.Head, b *manifest.Body) *Report {
+	return &Report{S: h.S, Handle: format.Handle{Store: j.o.StoreID, S: h.S, Sealed: &h.Sealed}, Created: j.to.Info().Created, Base: h.Parent,
+		Files: b.Files, Dirs: b.Dirs, Logical: b.LogicalBytes, Content: b.Content, Packs: h.Packs}
 }
 
 // body is the sealed part of the manifest without the map.
@@ -73,6 +83,15 @@ func (j *job) parts(h *format.Head, b *manifest.Body) (*commit.Parts, error) {
 	if err != nil {
 		return nil, err
 	}
+	card, err := j.card(h, b)
+	if err != nil {
+		return nil, err
+	}
+	return &commit.Parts{Manifest: object, Keys: j.slots, Card: card}, nil
+}
+
+// card seals the card.
+func (j *job) card(h *format.Head, b *manifest.Body) ([]byte, error) {
 	l := &j.o.Label
 	card, err := manifest.SealCard(j.o.Tenant, j.o.Suite, h.S, &manifest.Card{Sealed: h.Sealed, Created: h.Created, Finished: time.Now().UnixNano(),
 		LogicalBytes: b.LogicalBytes, StoredBytes: b.StoredBytes, Files: b.Files, Suite: h.Suite, Volume: format.ID(b.Volume), Parent: h.Parent,
@@ -80,5 +99,5 @@ func (j *job) parts(h *format.Head, b *manifest.Body) (*commit.Parts, error) {
 	if err != nil {
 		return nil, fmt.Errorf("card: %w", err)
 	}
-	return &commit.Parts{Manifest: object, Keys: j.slots, Card: card}, nil
+	return card, nil
 }

@@ -1,6 +1,7 @@
 package create
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ type job struct {
 	o        *Options
 	id       pinned.Identity
 	from, to *pinned.State
+	earlier  *commit.Earlier
 	w        *commit.Writer
 	keys     *crypto.SnapshotKeys // of the new snapshot
 	slots    []byte
@@ -42,16 +44,18 @@ type job struct {
 }
 
 func newJob(ctx context.Context, id pinned.Identity, from, to *pinned.State, o *Options) (*job, error) {
-	co := commit.Options{Predecessors: o.Predecessors, Who: o.Who}
+	opts := *o // of this beginning
+	j := &job{o: &opts, id: id, from: from, to: to}
+	if err := j.findEarlier(ctx); err != nil {
+		return nil, err
+	}
+	co := commit.Options{Predecessors: o.predecessors, Earlier: j.earlier, Who: o.Who}
 	if o.Base != nil {
 		co.Base = o.Base.S
 	}
-	j := &job{o: o, id: id, from: from, to: to}
 	var err error
-	if j.w, err = commit.Begin(ctx, o.Store, o.S, co); err != nil {
-		return nil, err
-	}
-	return j, nil
+	j.w, err = commit.Begin(ctx, o.Store, o.S, co)
+	return j, err
 }
 
 func (j *job) run(ctx context.Context) (*Report, error) {
@@ -59,11 +63,21 @@ func (j *job) run(ctx context.Context) (*Report, error) {
 	defer stop()
 	defer j.w.Keep(ctx, func(err error) { j.warn("the lease of a snapshot was not renewed", err) })()
 	defer j.close()
-	for _, step := range []func(context.Context) error{j.openBase, j.newKeys, j.newPacks, j.newSealer} {
+	if j.earlier.Void {
+		return nil, commit.ErrVoid
+	}
+	if err := j.newKeys(); err != nil {
+		return nil, err
+	}
+	if j.earlier.Manifest != nil {
+		return j.finishEarlier(ctx)
+	}
+	for _, step := range []func(context.Context) error{j.openBase, j.newPacks, j.newSealer} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
 	}
+	defer j.progress()()
 	root, stats, err := j.build(ctx)
 	if err != nil {
 		return nil, err
@@ -94,7 +108,7 @@ func (j *job) warn(what string, err error) {
 // openBase opens the base, or decides to go without it.
 func (j *job) openBase(ctx context.Context) error {
 	if j.o.Base == nil {
-		j.full, j.from = "there is no earlier snapshot of this volume in the store", nil
+		j.full, j.from = cmp.Or(j.o.Why, "there is no earlier snapshot of this volume in the store"), nil
 		return nil
 	}
 	h, sealed, err := j.w.Base(ctx)
@@ -139,8 +153,11 @@ func (j *job) unfit(b *manifest.Body) string {
 	return ""
 }
 
-// newKeys makes the snapshot's key and its slots.
-func (j *job) newKeys(context.Context) error {
+// newKeys makes the snapshot's key and its slots, unless they are there.
+func (j *job) newKeys() error {
+	if j.earlier.Keys != nil {
+		return j.earlierKeys()
+	}
 	key, err := crypto.GenerateKey()
 	if err != nil {
 		return err
@@ -164,18 +181,10 @@ func (j *job) newKeys(context.Context) error {
 // newPacks prepares what takes and gives chunks, those of earlier attempts included.
 func (j *job) newPacks(ctx context.Context) error {
 	j.list = pack.NewBuilder(j.base)
-	if len(j.o.Predecessors) > 0 {
-		there, err := j.w.TakeOver(ctx)
-		if err != nil {
-			return err
-		}
-		j.index, err = pack.NewIndex(ctx, j.o.Store, j.o.Tenant, j.o.S, j.list, pack.IndexOptions{Packs: there, Snapshots: j.o.written,
-			Warn: func(err error) { j.warn("a pack of an earlier attempt cannot be used", err) }})
-		if err != nil {
-			return err
-		}
+	err := j.takeOver(ctx)
+	if err != nil {
+		return err
 	}
-	var err error
 	j.packs, err = pack.NewWriter(ctx, j.o.Tenant, j.w, j.list, pack.Options{PackBytes: j.o.Format.PackBytes, InFlight: j.o.InFlight, Epoch: j.o.Epoch})
 	return err
 }
@@ -186,7 +195,7 @@ func (j *job) newSealer(context.Context) error {
 	if j.baseList != nil {
 		in = pack.NewReader(j.o.Store, j.o.Tenant, j.baseList)
 	}
-	o := selfenc.PackedOptions{ChunkBytes: j.o.Format.ChunkBytes, Workers: j.o.Workers}
+	o := selfenc.PackedOptions{ChunkBytes: j.o.Format.ChunkBytes, Workers: j.o.Workers, Progress: func(n int64) { j.count.done.Add(n) }}
 	if j.index != nil {
 		o.Known = j.index
 	}

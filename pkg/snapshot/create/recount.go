@@ -1,6 +1,7 @@
 package create
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -15,7 +16,7 @@ import (
 )
 
 const (
-	// recountEvery is the most snapshots between two recounts.
+	// recountEvery is the default of Options.RecountEvery.
 	recountEvery = 64
 	// recountPart: a recount is due when dropped bytes exceed 1/recountPart of what the list names.
 	recountPart = 5
@@ -63,7 +64,7 @@ func (u used) live(e *format.PackEntry) (bitmap []byte, needed bool) {
 // recount drops from the list what the snapshot does not need, if it is time for that. It walks all
 // metadata of the snapshot.
 func (j *job) recount(ctx context.Context, root merkle.Root, h *format.Head, b *manifest.Body) (bool, error) {
-	if j.base == nil || b.Since < recountEvery && b.Dropped < h.Bytes/recountPart {
+	if j.base == nil || int64(b.Since) < int64(cmp.Or(j.o.RecountEvery, recountEvery)) && b.Dropped < h.Bytes/recountPart {
 		return false, nil
 	}
 	list := pack.NewList(j.o.Store, h)

@@ -266,7 +266,7 @@ func (j *job) data(ctx context.Context, k logical.Key, size uint64, dirty iter.S
 	if err != nil {
 		return nil, fmt.Errorf("content of inode %d: %w", k.Ino, err)
 	}
-	j.count.update(&stats)
+	j.count.update(&stats, uint64(j.o.Format.ChunkBytes), old != nil)
 	if object.Root == (selfenc.PackedRef{}) {
 		return nil, nil // zeros alone: there is no fact
 	}
@@ -285,4 +285,3 @@ func (j *job) oldObject(ctx context.Context, k logical.Key) (*selfenc.PackedObje
 	}
 	return &o, nil
 }
-

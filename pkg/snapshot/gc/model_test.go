@@ -316,7 +316,7 @@ var deep = scenario{"everything", func(w *world, rules skipped) {
 	w.start("clock", expire)
 }}
 
-// twins is a writer that lives, though another one takes it for dead and goes on.
+// twins is a writer that lives, although another one considers it dead and goes on.
 var twins = scenario{"twins", func(w *world, rules skipped) {
 	startPruner(w, rules, 2)
 	startWriter(w, snapB, format.ID{}, nil, 1)

@@ -153,8 +153,11 @@ func (x *Index) wants(s *stream) bool {
 			ahead++
 		}
 	}
-	if s.hit == 0 || x.slots >= maxIndexSlots {
+	switch {
+	case x.slots >= maxIndexSlots:
 		return ahead < leastAhead
+	case s.hit == 0: // all that wait for their time have what one has that moves
+		return ahead < max(leastAhead, packsAhead/len(x.streams))
 	}
 	return ahead < packsAhead
 }

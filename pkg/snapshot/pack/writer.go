@@ -2,6 +2,7 @@ package pack
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"sync"
@@ -154,6 +155,8 @@ func (w *Writer) begin(kind format.PackKind) *openPack {
 	p := &openPack{number: h.Number}
 	if n := len(w.free); n > 0 {
 		p.b, w.free = w.free[n-1][:0], w.free[:n-1]
+	} else {
+		p.b = make([]byte, 0, w.opts.PackBytes) // the kernel provides what is used of it
 	}
 	p.b = h.Append(p.b)
 	p.header = append([]byte(nil), p.b...)
@@ -237,9 +240,7 @@ func (w *Writer) upload(p *openPack) (err error) {
 		}
 	}
 	p.b = format.AppendPackTable(p.b, p.slots, uint32(len(p.b)))
-	sum := format.SumOf(p.b)
-	p.b = append(append(p.b, sum[:]...), format.PackEnd...)
-	name, err := w.sink.Put(w.ctx, format.Pack, p.b, format.SumOf(p.b))
+	name, err := w.sink.Put(w.ctx, format.Pack, p.b, p.end())
 	if err != nil {
 		return err
 	}
@@ -253,6 +254,17 @@ func (w *Writer) upload(p *openPack) (err error) {
 		w.free = append(w.free, p.b)
 	}
 	return nil
+}
+
+// end appends the end of a pack, and returns the hash of all. The bulk is hashed once.
+func (p *openPack) end() (sum format.Sum) {
+	h := sha256.New()
+	h.Write(p.b) //nolint:errcheck // never fails
+	n := len(p.b)
+	p.b = append(h.Sum(p.b), format.PackEnd...)
+	h.Write(p.b[n:]) //nolint:errcheck // never fails
+	h.Sum(sum[:0])
+	return sum
 }
 
 // Flush uploads what is open and waits for all uploads. If ctx ends meanwhile, it
@@ -305,4 +317,11 @@ func (w *Writer) Close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	_ = w.wait(context.Background()) // the store returns early when its context ends
+}
+
+// Stored returns what was uploaded so far.
+func (w *Writer) Stored() Stored {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.report
 }

@@ -26,12 +26,17 @@ func (s *Store) Manifest(ctx context.Context, sn *Snapshot, want *format.Sum, sk
 	if err != nil {
 		return nil, err
 	}
-	keys, err := crypto.DeriveSnapshotKeys(crypto.Suite(h.Suite), crypto.UUID(h.S), sk)
-	if err != nil {
-		return nil, fmt.Errorf("snapshot %s: %w", h.S, err)
+	return s.OpenManifest(sn, h, sealed, want, sk)
+}
+
+// OpenManifest is Manifest for one that was read already, such as by commit.Read.
+func (s *Store) OpenManifest(sn *Snapshot, h *format.Head, sealed []byte, want *format.Sum, sk *crypto.Key) (*Manifest, error) {
+	if sn.Card != nil {
+		if err := sn.Card.Check(h); err != nil {
+			return nil, err
+		}
 	}
-	defer keys.Erase()
-	body, err := manifest.Open(keys, h, sealed, want)
+	body, err := openBody(h, sealed, want, sk)
 	if err != nil {
 		return nil, err
 	}
@@ -58,4 +63,24 @@ func (s *Store) Head(ctx context.Context, sn *Snapshot) (h *format.Head, sealed 
 		return nil, nil, err
 	}
 	return h, sealed, nil
+}
+
+func openBody(h *format.Head, sealed []byte, want *format.Sum, sk *crypto.Key) (*manifest.Body, error) {
+	keys, err := crypto.DeriveSnapshotKeys(crypto.Suite(h.Suite), crypto.UUID(h.S), sk)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", h.S, err)
+	}
+	defer keys.Erase()
+	return manifest.Open(keys, h, sealed, want)
+}
+
+// OpenBody opens the manifest of a snapshot, as somebody read it, with a key that opens one of its
+// slots. ErrNoSlot, ErrKey, ErrExchanged.
+func (s *Store) OpenBody(ctx context.Context, h *format.Head, sealed []byte, c crypto.Credential) (*manifest.Body, error) {
+	sk, err := s.SnapshotKey(ctx, h.S, c)
+	if err != nil {
+		return nil, err
+	}
+	defer sk.Erase()
+	return openBody(h, sealed, nil, sk)
 }

@@ -55,6 +55,12 @@ func (s *Snapshot) Close() { s.sealer.Close() }
 // if their volumes had the same content.
 func (s *Snapshot) Content() [32]byte { return s.m.Root().Content }
 
+// NextIno returns a number above that of every inode.
+func (s *Snapshot) NextIno(ctx context.Context) (uint64, error) {
+	last, _, err := s.m.Floor(ctx, merkle.LastKey)
+	return last.Key.Ino + 1, err
+}
+
 // View returns the snapshot as a file system, whose reads end with ctx.
 func (s *Snapshot) View(ctx context.Context) *view.View {
 	return view.New(ctx, view.Source{Map: s.m, Sealer: s.sealer, Seed: s.Body.Seed, Files: s.Body.Files + s.Body.Dirs, Bytes: s.Body.LogicalBytes})

@@ -78,13 +78,18 @@ func (v *View) inode(ino vfs.Ino) (*logical.Inode, error) {
 	return &n, nil
 }
 
-// attr returns the attributes of an inode. Space in use is an estimate from the size, since the
-// content says where holes are only when it is read.
+// attr returns the attributes of an inode, as the volume does. Space in use is an estimate from the
+// size, since the content says where holes are only when it is read. It is rather too large:
+// programs such as tar consider a file without blocks to be a hole, and do not read it.
 func attr(ino vfs.Ino, n *logical.Inode) vfs.Attr {
 	a := vfs.Attr{Ino: ino, Mode: n.Mode, Nlink: n.Nlink, UID: n.UID, GID: n.GID, Rdev: n.Rdev, Size: n.Size,
 		Atime: n.Atime, Mtime: n.Mtime, Ctime: n.Ctime, Btime: n.Btime}
-	if n.IsRegular() && n.Size > logical.MaxInline {
-		a.Blocks = (n.Size + blockBytes - 1) / blockBytes * (blockBytes / 512)
+	switch {
+	case n.IsDir():
+		a.Size = 4096 + n.Size*32 // the fact has the number of names
+		fallthrough
+	case n.IsRegular():
+		a.Blocks = (a.Size + blockBytes - 1) / blockBytes * (blockBytes / 512)
 	}
 	return a
 }

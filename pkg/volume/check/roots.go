@@ -36,7 +36,7 @@ func (c *checker) checkRoots(u *layout.Unlocked) (ok bool, err error) {
 	if c.sharing = u.Incompat&layout.FeatureShares != 0; !c.sharing && !r.Trees[layout.TreeShares].IsZero() {
 		c.problem("header", "it lacks the feature bit of the reference-count tree, which the volume uses")
 	}
-	if c.rep.Restoring = header.Restoring(u.Header); c.rep.Restoring {
+	if c.rep.Restoring = u.Restoring(); c.rep.Restoring {
 		c.note("volume", "it is being restored and is incomplete; names and link counts can be checked when the restore is complete")
 	}
 	c.flags = u.Incompat&layout.FeatureFlags != 0

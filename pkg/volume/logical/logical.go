@@ -49,8 +49,9 @@ type Inode struct {
 	Rdev  uint32
 	Flags uint32 // vfs.Flag…
 	Size  uint64 // bytes of a file or symlink; names in a directory
-	// Parent is a directory with a name of the inode, NameSub the sub of that name. 0: unknown.
-	// The parent of a directory is always known.
+	// Parent is the directory in which the inode got a name last, NameSub the sub of that name. 0:
+	// unknown. That of a directory is always known, and its only name. The name of another inode may
+	// be gone, and so may the directory.
 	Parent  uint64
 	NameSub uint64
 	Atime   vfs.Timespec

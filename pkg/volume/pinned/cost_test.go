@@ -118,6 +118,10 @@ func TestCost(t *testing.T) {
 	_, err := m.v.Write(&vfs.Req{}, m.big, 1000*block, []byte{2}, false)
 	ok(t, err)
 	m.snapshot("c")
+	size := uint64(100*block + 10)
+	_, err = m.v.SetAttr(&vfs.Req{}, m.big, &vfs.SetAttr{Size: &size})
+	ok(t, err)
+	m.snapshot("short")
 	ok(t, m.v.Unlink(&vfs.Req{}, vfs.RootIno, "big"))
 	m.v.Forget(m.big)
 	m.snapshot("d")
@@ -133,6 +137,11 @@ func TestCost(t *testing.T) {
 	}
 	if n := m.diff("b", "c", &one); n > 10 || len(one.ranges) != 1 || one.ranges[0] != (logical.Range{Off: 1000 * block, Len: block}) || one.inodes != 1 {
 		t.Errorf("a block of %d changed: %d pages read; told %+v", manyExtents, n, one)
+	}
+	var short counter
+	m.diff("c", "short", &short)
+	if want := (logical.Range{Off: 100 * block, Len: (2*manyExtents - 101) * block}); len(short.ranges) != 1 || short.ranges[0] != want {
+		t.Errorf("truncated: %v, not %v", short.ranges, want)
 	}
 	// Its extents are not read. A few pages may be read ahead.
 	if n := m.diff("c", "d", &gone); n > 60 || gone.gone != 1 || gone.data != 0 {
@@ -154,9 +163,9 @@ func TestDirtyIsLazy(t *testing.T) {
 	whole := m.diff("", "a", &all)
 	stop := counter{onData: func(d *pinned.DataChange) error {
 		kept = d
-		for range d.Dirty {
+		for _, err := range d.Dirty {
 			pages = m.dev.pages()
-			break
+			return err
 		}
 		return nil
 	}}
@@ -176,10 +185,10 @@ func TestDirtyIsLazy(t *testing.T) {
 // TestDiffEnds: an error of the visitor ends Diff as it is, and so does the context.
 func TestDiffEnds(t *testing.T) {
 	h := newHistory(t, 7, 96<<20)
-	h.steps(100)
-	_, err := h.v.CreateSnapshot("s")
+	h.Steps(100)
+	_, err := h.V.CreateSnapshot("s")
 	ok(t, err)
-	p, err := pinned.Open(h.dev, pinned.Options{Credential: newKey(t)})
+	p, err := pinned.Open(h.Dev, pinned.Options{Credential: newKey(t)})
 	ok(t, err)
 	s, err := p.Snapshot("s")
 	ok(t, err)
@@ -194,5 +203,5 @@ func TestDiffEnds(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	h.close()
+	h.Close()
 }

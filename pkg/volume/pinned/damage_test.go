@@ -16,18 +16,18 @@ import (
 // because there is a second copy, or the error names the place.
 func TestDamage(t *testing.T) {
 	h := newHistory(t, 4, 128<<20)
-	h.steps(600)
-	_, err := h.v.CreateSnapshot("s")
+	h.Steps(600)
+	_, err := h.V.CreateSnapshot("s")
 	ok(t, err)
-	h.close()
-	dev := &watched{Device: h.dev}
+	h.Close()
+	dev := &watched{Device: h.Dev}
 	want, err := readSnapshot(t, dev, "s")
 	ok(t, err)
 	rng := rand.New(rand.NewPCG(4, 4))
 	reads, failed := dev.take(), 0
 	for range 150 {
 		r := reads[rng.IntN(len(reads))]
-		c, at := h.dev.Clone(), r[0]+rng.Int64N(r[1])
+		c, at := h.Dev.Clone(), r[0]+rng.Int64N(r[1])
 		c.Corrupt(at, func(b []byte) { b[at%device.SectorBytes] ^= 1 << rng.IntN(8) })
 		got, err := readSnapshot(t, c, "s")
 		switch {
@@ -69,10 +69,10 @@ func readSnapshot(t *testing.T, dev device.Device, name string) (*facts, error) 
 // TestDamagedAround damages what leads to a snapshot.
 func TestDamagedAround(t *testing.T) {
 	h := newHistory(t, 5, 96<<20)
-	h.steps(50)
-	_, err := h.v.CreateSnapshot("s")
+	h.Steps(50)
+	_, err := h.V.CreateSnapshot("s")
 	ok(t, err)
-	ok(t, h.v.Close())
+	ok(t, h.V.Close())
 	zero := make([]byte, device.SectorBytes)
 	wipe := func(from, to int64) func(dev *device.Mem) {
 		return func(dev *device.Mem) {
@@ -93,7 +93,7 @@ func TestDamagedAround(t *testing.T) {
 		{"roots of one array", wipe(64<<10, 128<<10+64<<10), nil},
 		{"all roots", func(dev *device.Mem) { wipe(64<<10, 1<<20)(dev); wipe(1<<20+64<<10, 2<<20)(dev) }, volume.ErrNoRoot},
 	} {
-		dev := h.dev.Clone()
+		dev := h.Dev.Clone()
 		c.do(dev)
 		if _, err := readSnapshot(t, dev, "s"); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v", c.name, err)

@@ -12,6 +12,7 @@ type watched struct {
 	device.Device
 	before func(off int64)           // each read
 	after  func(b []byte, off int64) // each read; it may change b
+	hooks  sync.Mutex                // held during their calls: pages are read ahead
 
 	mu    sync.Mutex
 	reads [][2]int64 // offset, length
@@ -19,11 +20,15 @@ type watched struct {
 
 func (w *watched) ReadAt(b []byte, off int64) (int, error) {
 	if w.before != nil {
+		w.hooks.Lock()
 		w.before(off)
+		w.hooks.Unlock()
 	}
 	n, err := w.Device.ReadAt(b, off)
 	if w.after != nil {
+		w.hooks.Lock()
 		w.after(b[:n], off)
+		w.hooks.Unlock()
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -193,8 +193,10 @@ func (d *differ) compare(src *source, a, b *layout.Inode) error {
 			err = d.name(x)
 		case layout.KeyExtent:
 			return d.data(src, a, b)
-		default:
+		case layout.KeyInode, layout.KeyInline, layout.KeyReserved: // done, done, and no fact
 			src.advance()
+		default:
+			return reading(fmt.Errorf("%w: item %v of unknown type", layout.ErrCorrupt, x.Key))
 		}
 		if err == nil && d.ctx.Err() != nil {
 			err = context.Cause(d.ctx)

@@ -29,26 +29,26 @@ func TestDiff(t *testing.T) {
 
 func diffHistory(t *testing.T, seed uint64) {
 	h := newHistory(t, seed, 128<<20)
-	p, err := pinned.Open(h.dev, pinned.Options{Credential: newKey(t), Memory: 1})
+	p, err := pinned.Open(h.Dev, pinned.Options{Credential: newKey(t), Memory: 1})
 	ok(t, err)
 	defer p.Close()
 	states, known := map[string]*pinned.State{}, map[string]*facts{}
 	for range 25 {
-		h.steps(40)
-		if h.rng.IntN(4) == 0 {
-			h.maintain()
+		h.Steps(40)
+		if h.Rng.IntN(4) == 0 {
+			h.Maintain()
 		}
-		name := h.snapshot()
+		name := h.Snapshot()
 		s, err := p.Snapshot(name)
 		ok(t, err)
 		states[name], known[name] = s, all(t, s)
-		checkFacts(t, h.v, s, known[name])
-		for _, other := range h.snaps {
+		checkFacts(t, h.V, p.Identity().HashSeed, s, known[name])
+		for _, other := range h.Snaps {
 			mustDiff(t, states[other], s, known[other], known[name])
 			mustDiff(t, s, states[other], known[name], known[other])
 		}
 	}
-	h.close()
+	h.Close()
 }
 
 // mustDiff applies a difference.

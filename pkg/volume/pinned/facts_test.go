@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/logical"
+	"github.com/sealvol/sealvol/pkg/volume/namehash"
 	"github.com/sealvol/sealvol/pkg/volume/pinned"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -194,6 +195,9 @@ func (a *applier) Data(d *pinned.DataChange) error {
 		}
 		s.write(r.Off, b)
 	}
+	if first && have && d.Size == d.OldSize {
+		return fmt.Errorf("inode %d: nothing is different", d.Ino)
+	}
 	a.data[d.Ino] = s
 	return a.at(d.Ino, logical.DataType, 0)
 }
@@ -236,11 +240,17 @@ func all(t testing.TB, s *pinned.State) *facts {
 }
 
 // checkFacts compares facts with what the engine reads in the snapshot.
-func checkFacts(t testing.TB, v *volume.Volume, s *pinned.State, f *facts) {
+func checkFacts(t testing.TB, v *volume.Volume, seed [16]byte, s *pinned.State, f *facts) {
 	t.Helper()
 	fs, end, err := v.OpenSnapshot(s.Info().Name)
 	ok(t, err)
 	defer end()
+	hash := namehash.New(seed)
+	for k, x := range f.xattrs {
+		if first, last := hash.XattrSubs(x.Name); k[1] < first || k[1] > last {
+			t.Fatalf("attribute %q has sub %#x, which is not from %#x to %#x", x.Name, k[1], first, last)
+		}
+	}
 	seen, names := map[uint64]bool{}, 0
 	var visit func(dir vfs.Ino)
 	visit = func(dir vfs.Ino) {
@@ -251,6 +261,9 @@ func checkFacts(t testing.TB, v *volume.Volume, s *pinned.State, f *facts) {
 		}))
 		for _, d := range entries {
 			names++
+			if first, last := hash.NameSubs(d.Name); d.Cookie < first || d.Cookie > last {
+				t.Fatalf("name %q has sub %#x, which is not from %#x to %#x", d.Name, d.Cookie, first, last)
+			}
 			if n := f.names[[2]uint64{uint64(dir), d.Cookie}]; n != (logical.Name{Ino: uint64(d.Ino), Type: d.Type, Name: d.Name}) {
 				t.Fatalf("directory %d has %v, the facts have %v", dir, d, n)
 			}

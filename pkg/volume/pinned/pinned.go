@@ -54,7 +54,7 @@ type Volume struct {
 
 	mu       sync.Mutex        // held while the header is read
 	unlocked *layout.Unlocked  // the header last opened with cred
-	seen     uint64            // sequence number of the newest copy then
+	seen     uint64            // sequence number of the newest copy then; each change raises it
 	keep     bool              // keep epochs, for ReadKeys
 	epochs   []crypto.EpochKey // of unlocked
 }
@@ -90,8 +90,10 @@ func (v *Volume) identify(k *Keys) error {
 		if err := v.addKeys(k.Identity.Suite, k.Identity.ID, k.Epochs); err != nil {
 			return err
 		}
-		_, err := v.readHeader() // it may be another device
-		return err
+		return retry(func() error { // it may be another device
+			_, err := v.unlock()
+			return err
+		})
 	}
 	root, err := v.newestRoot()
 	if err != nil {
@@ -119,6 +121,29 @@ func (v *Volume) addKeys(suite crypto.Suite, id crypto.UUID, epochs []crypto.Epo
 
 // Identity returns what identifies the volume, as of Open.
 func (v *Volume) Identity() Identity { return v.identity }
+
+// RecoveryRecipients returns the public halves of the volume's recovery keys, as of Open. They are
+// authentic: who does not have a key of the volume cannot have added one. Nil if the volume was
+// opened with Keys, which do not tell.
+func (v *Volume) RecoveryRecipients() (list []*crypto.RecoveryRecipient, err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.unlocked == nil {
+		return nil, nil
+	}
+	h := v.unlocked.Header
+	for i := range h.Slots {
+		if h.Slots[i].Type != crypto.SlotRecovery {
+			continue
+		}
+		r, err := crypto.SlotRecipient(h.Suite, &h.Slots[i])
+		if err != nil {
+			return nil, fmt.Errorf("key slot %d: %w", i, err)
+		}
+		list = append(list, r)
+	}
+	return list, nil
+}
 
 // ReadKeys opens a key slot and returns what another process needs to Open the device without the
 // credential. The caller erases the keys.

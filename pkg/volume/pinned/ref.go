@@ -26,7 +26,8 @@ type StateRef struct {
 	root [layout.PointerBytes]byte // pointer to the root of its tree
 }
 
-func newRef(volume crypto.UUID, id uint32, x *layout.Snapshot) StateRef {
+// NewRef returns the reference to a snapshot of an open volume.
+func NewRef(volume crypto.UUID, id uint32, x *layout.Snapshot) StateRef {
 	r := StateRef{Volume: volume, Name: x.Name, ID: id, Generation: x.Generation, Created: x.Created,
 		Inodes: x.Inodes, Blocks: x.Blocks, KeyEpoch: x.Epoch}
 	x.Tree.Put(r.root[:])
@@ -62,7 +63,7 @@ func DecodeStateRef(b []byte) (r StateRef, err error) {
 	if err != nil {
 		return r, fmt.Errorf("%w: %w", ErrInvalidRef, err)
 	}
-	r = newRef(crypto.UUID(b[len(refMagic):]), id, &x)
+	r = NewRef(crypto.UUID(b[len(refMagic):]), id, &x)
 	if id == 0 || !bytes.Equal(r.Append(nil), b) {
 		return StateRef{}, fmt.Errorf("%w: unexpected ID or flags", ErrInvalidRef)
 	}

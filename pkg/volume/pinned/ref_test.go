@@ -15,24 +15,24 @@ import (
 // TestHandOver reads a snapshot as a process does that has no credential.
 func TestHandOver(t *testing.T) {
 	h := newHistory(t, 8, 96<<20)
-	h.steps(200)
-	_, err := h.v.CreateSnapshot("s")
+	h.Steps(200)
+	_, err := h.V.CreateSnapshot("s")
 	ok(t, err)
-	owner, err := pinned.Open(h.dev, pinned.Options{Credential: newKey(t)})
+	owner, err := pinned.Open(h.Dev, pinned.Options{Credential: newKey(t)})
 	ok(t, err)
 	defer owner.Close()
 	s, err := owner.Snapshot("s")
 	ok(t, err)
 	ref := s.Ref()
 	sent := ref.Append(nil)
-	keys, err := pinned.ReadKeys(h.dev, newKey(t))
+	keys, err := pinned.ReadKeys(h.Dev, newKey(t))
 	ok(t, err)
 
 	got, err := pinned.DecodeStateRef(sent)
 	if ok(t, err); got != ref {
 		t.Fatalf("decoded %+v, not %+v", got, ref)
 	}
-	worker, err := pinned.Open(h.dev, pinned.Options{Keys: keys})
+	worker, err := pinned.Open(h.Dev, pinned.Options{Keys: keys})
 	ok(t, err)
 	defer worker.Close()
 	keys.Erase()
@@ -41,7 +41,7 @@ func TestHandOver(t *testing.T) {
 	if there.Info() != s.Info() || worker.Identity() != owner.Identity() {
 		t.Errorf("the worker has %+v of %+v, its owner %+v of %+v", there.Info(), worker.Identity(), s.Info(), owner.Identity())
 	}
-	if id := owner.Identity(); id.ID != h.v.ID() || id.DeviceBytes != 96<<20 || id.HashSeed == [16]byte{} || id.Suite != crypto.SuiteXChaCha20Poly1305 {
+	if id := owner.Identity(); id.ID != h.V.ID() || id.DeviceBytes != 96<<20 || id.HashSeed == [16]byte{} || id.Suite != crypto.SuiteXChaCha20Poly1305 {
 		t.Errorf("identity: %+v", id)
 	}
 	ok(t, all(t, there).same(all(t, s)))
@@ -50,39 +50,44 @@ func TestHandOver(t *testing.T) {
 	}
 
 	// A newer key is not the worker's.
-	_, err = h.v.RotateDataKey(volume.RotateOptions{Keys: []crypto.Credential{newKey(t)}, BytesPerSecond: -1})
+	_, err = h.V.RotateDataKey(volume.RotateOptions{Keys: []crypto.Credential{newKey(t)}, BytesPerSecond: -1})
 	ok(t, err)
-	h.steps(50)
-	_, err = h.v.CreateSnapshot("later")
+	h.Steps(50)
+	_, err = h.V.CreateSnapshot("later")
 	ok(t, err)
-	later, err := owner.Snapshot("later")
+	newer, err := pinned.Open(h.Dev, pinned.Options{Credential: newKey(t)})
+	ok(t, err)
+	defer newer.Close()
+	later, err := newer.Snapshot("later")
+	ok(t, err)
+	later, err = owner.At(later.Ref()) // it has the credential
 	ok(t, err)
 	all(t, later)
 	if _, err := worker.At(later.Ref()); !errors.Is(err, vfs.ErrCorrupt) {
 		t.Errorf("a snapshot under a key that was not handed over: %v", err)
 	}
 	ok(t, all(t, there).same(all(t, s)))
-	h.close()
+	h.Close()
 }
 
 // TestRefusals: what cannot be opened says why.
 func TestRefusals(t *testing.T) {
 	h, o := newHistory(t, 8, 96<<20), newHistory(t, 9, 96<<20)
 	for _, x := range []*history{h, o} {
-		_, err := x.v.CreateSnapshot("s")
+		_, err := x.V.CreateSnapshot("s")
 		ok(t, err)
 	}
-	p, err := pinned.Open(h.dev, pinned.Options{Credential: newKey(t)})
+	p, err := pinned.Open(h.Dev, pinned.Options{Credential: newKey(t)})
 	ok(t, err)
 	defer p.Close()
-	q, err := pinned.Open(o.dev, pinned.Options{Credential: newKey(t)})
+	q, err := pinned.Open(o.Dev, pinned.Options{Credential: newKey(t)})
 	ok(t, err)
 	defer q.Close()
 	s, err := p.Snapshot("s")
 	ok(t, err)
 	other, err := q.Snapshot("s")
 	ok(t, err)
-	keys, err := pinned.ReadKeys(h.dev, newKey(t))
+	keys, err := pinned.ReadKeys(h.Dev, newKey(t))
 	ok(t, err)
 	wrong, err := crypto.GenerateKey()
 	ok(t, err)
@@ -94,15 +99,23 @@ func TestRefusals(t *testing.T) {
 		"ref of another volume":  {func() error { _, err := p.At(other.Ref()); return err }, pinned.ErrOtherVolume},
 		"diff of two volumes":    {func() error { return pinned.Diff(t.Context(), other, s, &counter{}) }, pinned.ErrOtherVolume},
 		"zero ref":               {func() error { _, err := p.At(pinned.StateRef{Volume: p.Identity().ID}); return err }, pinned.ErrInvalidRef},
-		"keys of another volume": {func() error { _, err := pinned.Open(o.dev, pinned.Options{Keys: keys}); return err }, pinned.ErrOtherVolume},
+		"keys of another volume": {func() error { _, err := pinned.Open(o.Dev, pinned.Options{Keys: keys}); return err }, pinned.ErrOtherVolume},
 		"wrong key": {func() error {
-			_, err := pinned.Open(h.dev, pinned.Options{Credential: crypto.SecretCredential(wrong)})
+			_, err := pinned.Open(h.Dev, pinned.Options{Credential: crypto.SecretCredential(wrong)})
 			return err
 		}, volume.ErrWrongKey},
 		"no volume": {func() error {
 			_, err := pinned.Open(newBlank(t), pinned.Options{Credential: newKey(t)})
 			return err
 		}, volume.ErrNotSealvol},
+		"a volume that is being restored": {func() error {
+			dev := newBlank(t)
+			l, err := volume.NewLoader(dev, volume.FormatOptions{Recipient: newKey(t)}, volume.LoadOptions{Credential: newKey(t), NextIno: 9})
+			ok(t, err)
+			ok(t, l.Close())
+			_, err = pinned.Open(dev, pinned.Options{Credential: newKey(t)})
+			return err
+		}, volume.ErrRestoring},
 		"directory": {func() error { _, err := s.Open(uint64(vfs.RootIno)); return err }, vfs.ErrIsDir},
 		"no inode":  {func() error { _, err := s.Open(99999); return err }, vfs.ErrStale},
 	} {
@@ -111,20 +124,20 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 	for _, opts := range []pinned.Options{{}, {Credential: newKey(t), Keys: keys}, {Keys: &pinned.Keys{}}} {
-		if _, err := pinned.Open(h.dev, opts); err == nil {
+		if _, err := pinned.Open(h.Dev, opts); err == nil {
 			t.Errorf("opened with %+v", opts)
 		}
 	}
-	h.close()
-	o.close()
+	h.Close()
+	o.Close()
 }
 
 // FuzzStateRef: what decodes is encoded as the same bytes.
 func FuzzStateRef(f *testing.F) {
 	h := newHistory(f, 8, 96<<20)
-	_, err := h.v.CreateSnapshot("s")
+	_, err := h.V.CreateSnapshot("s")
 	ok(f, err)
-	p, err := pinned.Open(h.dev, pinned.Options{Credential: newKey(f)})
+	p, err := pinned.Open(h.Dev, pinned.Options{Credential: newKey(f)})
 	ok(f, err)
 	s, err := p.Snapshot("s")
 	ok(f, err)
@@ -133,7 +146,7 @@ func FuzzStateRef(f *testing.F) {
 	f.Add(b)
 	f.Add(b[:len(b)-1])
 	f.Add([]byte{})
-	h.close()
+	h.Close()
 	f.Cleanup(p.Close)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := pinned.DecodeStateRef(b)

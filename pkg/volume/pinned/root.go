@@ -13,53 +13,53 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// headerTries is how often header and roots are read until both fit together. A header is written
-// rarely, so the second try is enough unless the device is damaged.
+// headerTries is how often header and roots are read until they verify. They are written rarely, so
+// the second try is enough unless the device is damaged.
 const headerTries = 8
 
 // listTries is how often the list of snapshots is read on without progress. A volume would have to
 // commit twice, and to use a freed page again, during each try.
 const listTries = 64
 
-// readHeader reads a header that may be written meanwhile: copy A first, then copy B. So there is
-// always an intact one, but it may become intact only after it was read.
-func (v *Volume) readHeader() (hs *layout.Headers, err error) {
+// retry repeats what reads header or roots if it may have failed because they were being written.
+func retry(fn func() error) (err error) {
 	for range headerTries {
-		if hs, err = header.Read(v.dev); err != nil {
-			return nil, err // of the device
+		err = fn()
+		switch {
+		case errors.Is(err, layout.ErrHeaderDamaged), errors.Is(err, layout.ErrHeaderForged), errors.Is(err, layout.ErrHeaderConflict),
+			errors.Is(err, txn.ErrNoRoot), errors.Is(err, txn.ErrTwoRoots):
+		default:
+			return err
 		}
-		var h *layout.Header
-		if h, _, err = hs.Best(); err != nil {
-			continue
-		}
-		if v.cred == nil && h.ID != v.identity.ID {
-			return nil, fmt.Errorf("%w: %v, not %v, whose keys were given", ErrOtherVolume, h.ID, v.identity.ID)
-		}
-		return hs, nil
 	}
-	return nil, err
+	return err
 }
 
-// unlock reads the header and the keys in it. seq changes whenever a header is written.
-func (v *Volume) unlock() (u *layout.Unlocked, seq uint64, err error) {
+// unlock reads the header, and the keys in it that are not known yet. A writer replaces copy A first,
+// then copy B, so there is always an intact one; but it may have become intact only after it was
+// read.
+func (v *Volume) unlock() (u *layout.Unlocked, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	hs, err := v.readHeader()
+	hs, err := header.Read(v.dev)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	h, _, err := hs.Best()
-	if err != nil {
-		return nil, 0, err
-	}
-	if v.cred == nil {
-		return &layout.Unlocked{Header: h}, h.Sequence, nil
-	}
-	if v.unlocked != nil && v.seen == h.Sequence {
-		return v.unlocked, h.Sequence, nil // opening a slot may be slow on purpose
+	switch {
+	case err != nil:
+		return nil, err
+	case v.cred == nil && h.ID != v.identity.ID:
+		return nil, fmt.Errorf("%w: %v, not %v, whose keys were given", ErrOtherVolume, h.ID, v.identity.ID)
+	case v.cred == nil && h.Restoring():
+		return nil, layout.ErrRestoring
+	case v.cred == nil:
+		return &layout.Unlocked{Header: h}, nil
+	case v.unlocked != nil && v.seen == h.Sequence:
+		return v.unlocked, nil // opening a slot may be slow on purpose
 	}
 	if u, err = hs.Unlock(v.cred); err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	epochs := u.Epochs
 	if v.keep {
@@ -67,45 +67,34 @@ func (v *Volume) unlock() (u *layout.Unlocked, seq uint64, err error) {
 	}
 	defer crypto.EraseEpochs(epochs)
 	if err := v.addKeys(u.Suite, u.ID, u.Epochs); err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	v.unlocked, v.seen = u, h.Sequence
-	return u, h.Sequence, nil
+	return u, nil
 }
 
-// newestRoot returns the newest root. While roots are written, it may be the one before. A rotation
-// of the data key writes the header before it writes roots under a new key. So the roots that can be
-// read are the newest ones only if the header has not changed meanwhile.
-func (v *Volume) newestRoot() (*layout.Root, error) {
-	var last error
-	for range headerTries {
-		u, seq, err := v.unlock()
+// newestRoot returns the newest root, or, while roots are written, one that was the newest when it
+// was called. A rotation of the data key writes the header before it writes roots under a new key.
+// So all roots can be read that were written before the header was read.
+func (v *Volume) newestRoot() (root *layout.Root, err error) {
+	err = retry(func() error {
+		u, err := v.unlock()
 		if err != nil {
-			if last = err; errors.Is(err, layout.ErrHeaderDamaged) || errors.Is(err, layout.ErrHeaderForged) || errors.Is(err, layout.ErrHeaderConflict) {
-				continue // perhaps it was just being written
-			}
-			return nil, err
+			return err
 		}
 		found, _, err := header.NewestRoot(v.dev, v.store, u)
-		_, now, herr := v.unlock()
-		switch {
-		case err != nil:
-			last = err
-		case herr != nil:
-			last = herr
-		case seq == now:
-			return found[0].Root, nil
-		default:
-			last = fmt.Errorf("%w: it changes all the time", layout.ErrHeaderDamaged)
+		if err == nil {
+			root = found[0].Root
 		}
-	}
-	return nil, last
+		return err
+	})
+	return root, err
 }
 
 // scanSnapshots calls fn for the listed snapshots from an ID on, until it returns false. Pages of
-// the list may be freed and written again while they are read. If that happened, there is a newer
-// root, and the scan goes on there, behind the last ID that it has seen: IDs ascend, and are never
-// used again.
+// the list may be freed and written again while they are read. Then there are two newer roots (I3 of
+// package txn), and the scan goes on in the newest, behind the last ID that it has seen: IDs ascend,
+// and are never used again. If the newest root is still the same, the page is damaged.
 func (v *Volume) scanSnapshots(from uint32, fn func(id uint32, x *layout.Snapshot) bool) error {
 	next, failed := items.SnapshotKey(from), uint64(0)
 	for tries := 0; ; tries++ {
@@ -145,7 +134,7 @@ func (v *Volume) Snapshot(name string) (*State, error) {
 		if x.Name != name {
 			return true
 		}
-		ref = newRef(v.identity.ID, id, x)
+		ref = NewRef(v.identity.ID, id, x)
 		return false
 	})
 	if err != nil {

@@ -40,7 +40,11 @@ func (v *Volume) At(ref StateRef) (*State, error) {
 		return nil, fmt.Errorf("%w: it leads to no tree", ErrInvalidRef)
 	}
 	if v.store.Keys.Get(p.Epoch) == nil && v.cred != nil {
-		if _, _, err := v.unlock(); err != nil { // the data key was rotated since
+		err := retry(func() error { // the data key was rotated since
+			_, err := v.unlock()
+			return err
+		})
+		if err != nil {
 			return nil, txn.Wrap(err)
 		}
 	}

@@ -33,26 +33,18 @@ func Read(dev device.Device) (*layout.Headers, error) {
 	return h, nil
 }
 
-// ErrRestoring means that the content of a volume is incomplete, because its restore has not ended.
-var ErrRestoring = errors.New("the volume is being restored, and nothing in it can be used before that is complete")
-
-// Restoring reports whether a header marks its volume as incomplete.
-func Restoring(h *layout.Header) bool { return h.Incompat&layout.FeatureRestoring != 0 }
-
 // Unlock reads and opens the header and derives the keys. The anchor may be nil. It refuses a volume
-// that is being restored: ErrRestoring.
+// that is being restored: layout.ErrRestoring.
 func Unlock(dev device.Device, cred crypto.Credential, anchor *Anchor) (*layout.Unlocked, *txn.Keys, error) {
-	u, keys, err := UnlockAny(dev, cred, anchor)
-	if err == nil && Restoring(u.Header) {
-		keys.Erase()
-		crypto.EraseEpochs(u.Epochs)
-		return nil, nil, ErrRestoring
-	}
-	return u, keys, err
+	return unlock(dev, anchor, func(hs *layout.Headers) (*layout.Unlocked, error) { return hs.Unlock(cred) })
 }
 
 // UnlockAny is Unlock for those who know what to do with a volume that is being restored.
 func UnlockAny(dev device.Device, cred crypto.Credential, anchor *Anchor) (*layout.Unlocked, *txn.Keys, error) {
+	return unlock(dev, anchor, func(hs *layout.Headers) (*layout.Unlocked, error) { return hs.UnlockAny(cred) })
+}
+
+func unlock(dev device.Device, anchor *Anchor, open func(*layout.Headers) (*layout.Unlocked, error)) (*layout.Unlocked, *txn.Keys, error) {
 	hs, err := Read(dev)
 	if err != nil {
 		return nil, nil, err
@@ -62,7 +54,7 @@ func UnlockAny(dev device.Device, cred crypto.Credential, anchor *Anchor) (*layo
 			return nil, nil, err
 		}
 	}
-	u, err := hs.Unlock(cred)
+	u, err := open(hs)
 	if err != nil {
 		return nil, nil, err
 	}

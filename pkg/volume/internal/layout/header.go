@@ -87,6 +87,8 @@ var (
 	// ErrHeaderConflict reports two copies of the header that belong to two volumes, both of which
 	// the key opens: a format was interrupted.
 	ErrHeaderConflict = errors.New("the two copies of the volume header belong to different volumes")
+	// ErrRestoring reports a volume whose content is incomplete, because its restore has not ended.
+	ErrRestoring = errors.New("the volume is being restored, and nothing in it can be used before that is complete")
 )
 
 // Header is the part of a volume that is readable without a key. Its block
@@ -115,6 +117,9 @@ func (h *Header) Count() (n int) {
 // Shredded reports whether the header has no key slot: the last one was removed, or all were
 // shredded.
 func (h *Header) Shredded() bool { return h.Count() == 0 }
+
+// Restoring reports whether the content of the volume is incomplete.
+func (h *Header) Restoring() bool { return h.Incompat&FeatureRestoring != 0 }
 
 // EncodeShredded returns the HeaderBytes of a header without key slots. Its MAC is zeros:
 // there are no keys to check it with.
@@ -356,9 +361,19 @@ type Unlocked struct {
 	Ahead bool
 }
 
-// Unlock returns the copy with the highest sequence number that cred opens and
-// that verifies.
+// Unlock returns the copy with the highest sequence number that cred opens and that verifies. It
+// refuses a volume that is being restored: ErrRestoring.
 func (h *Headers) Unlock(cred crypto.Credential) (*Unlocked, error) {
+	u, err := h.UnlockAny(cred)
+	if err == nil && u.Restoring() {
+		crypto.EraseEpochs(u.Epochs)
+		return nil, ErrRestoring
+	}
+	return u, err
+}
+
+// UnlockAny is Unlock for those who know what to do with a volume that is being restored.
+func (h *Headers) UnlockAny(cred crypto.Credential) (*Unlocked, error) {
 	_, first, err := h.Best()
 	if err != nil {
 		return nil, err

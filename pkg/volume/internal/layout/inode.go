@@ -109,7 +109,7 @@ func DecodeInode(p []byte) (Inode, error) {
 	if n.Vacant > MaxReserved || n.Vacant > 0 && n.Flags&InodeReserved == 0 {
 		return Inode{}, corrupt("inode: %d vacant reserved blocks do not match flags %#x", n.Vacant, n.Flags)
 	}
-	if n.Mode > 0o177777 || !KnownType(n.Mode&0o170000) {
+	if n.Mode > 0o177777 || !knownType(n.Mode&0o170000) {
 		return Inode{}, corrupt("inode: invalid mode %#o", n.Mode)
 	}
 	if n.Size > MaxFileBytes || n.Atime.Nsec >= 1e9 || n.Mtime.Nsec >= 1e9 || n.Ctime.Nsec >= 1e9 || n.Btime.Nsec >= 1e9 {
@@ -118,8 +118,8 @@ func DecodeInode(p []byte) (Inode, error) {
 	return n, nil
 }
 
-// KnownType reports whether S_IFMT bits are a known type of inode.
-func KnownType(t uint32) bool {
+// knownType reports whether S_IFMT bits are a known type of inode.
+func knownType(t uint32) bool {
 	switch t {
 	case 0o010000, 0o020000, 0o040000, 0o060000, 0o100000, 0o120000, 0o140000:
 		return true
@@ -151,7 +151,7 @@ func DecodeName(b []byte) (Name, error) {
 		return Name{}, corrupt("name item: invalid length of %d bytes", len(b))
 	}
 	n := Name{Ino: binary.LittleEndian.Uint64(b), Type: uint32(b[8]) << 12, Name: string(b[9:])}
-	if n.Ino == 0 || !KnownType(n.Type) || !ValidName(n.Name) {
+	if n.Ino == 0 || !knownType(n.Type) || !ValidName(n.Name) {
 		return Name{}, corrupt("name item: invalid inode %d or type %#o", n.Ino, n.Type)
 	}
 	return n, nil

@@ -317,7 +317,7 @@ func (o *Op) validate() error {
 	names := true
 	switch o.Type {
 	case OpCreate:
-		names = (o.Name == "" || ValidName(o.Name)) && KnownType(o.Mode&0o170000) && o.Mode <= 0o177777
+		names = (o.Name == "" || ValidName(o.Name)) && knownType(o.Mode&0o170000) && o.Mode <= 0o177777
 		if o.Mode&0o170000 == 0o120000 {
 			names = names && len(o.Name2) > 0
 		} else {

@@ -1,0 +1,237 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
+	"github.com/sealvol/sealvol/pkg/snapshot/format"
+	"github.com/sealvol/sealvol/pkg/snapshot/reading"
+	"github.com/sealvol/sealvol/pkg/snapshot/snapstore"
+	"github.com/sealvol/sealvol/pkg/snapshot/verify"
+	"github.com/sealvol/sealvol/pkg/snapshot/view"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
+)
+
+type snapshotVerify struct {
+	storedFlags
+	key    keyFlags
+	level  string
+	sample string
+	round  int
+	json   bool
+}
+
+var verifyLevels = map[string]verify.Level{"present": verify.Present, "metadata": verify.Metadata, "data": verify.Data}
+
+func snapshotVerifyCommand() *cobra.Command {
+	var o snapshotVerify
+	c := &cobra.Command{
+		Use:   "verify --store URL [--tenant-file FILE --key-file FILE] [--level LEVEL] SNAPSHOT",
+		Short: "Check a stored snapshot",
+		Long: `Check a stored snapshot. Each level includes those before it:
+
+  present   every object that the snapshot needs is in the store and has its length; by
+            an id or a handle, this needs no key
+  metadata  all names and attributes are read
+  data      the content of all files is read (default)
+
+--sample reads only a part of the content, such as 5%: that of some objects. Each day,
+it is another part, so that checking every day covers everything in time. --round N
+chooses the part.
+
+All problems are reported, with the objects and the files that they concern. If there
+are any, the exit code is 4.`,
+		Example: `  sealvol snapshot verify --store file:///backup --tenant-file tenant.key --key-file vol.key latest
+  sealvol snapshot verify --store file:///backup --level present 4f1c2ab09d3e`,
+		Args: args(1, 1, "one SNAPSHOT"),
+		RunE: func(c *cobra.Command, a []string) error {
+			ctx, cancel := interruptible(c)
+			defer cancel()
+			return o.run(ctx, c.OutOrStdout(), a[0])
+		},
+	}
+	f := c.Flags()
+	o.register(f)
+	o.key.register(f)
+	o.rate.registerDownload(f)
+	f.StringVar(&o.level, "level", "data", "what to check: present, metadata or data")
+	f.StringVar(&o.sample, "sample", "", "part of the content to read, such as 5%")
+	f.IntVar(&o.round, "round", -1, "with --sample: which part, from 0 (default: by the day)")
+	jsonFlag(c, &o.json)
+	return c
+}
+
+// options checks the flags.
+func (o *snapshotVerify) options() (v verify.Options, err error) {
+	level, ok := verifyLevels[o.level]
+	if !ok {
+		return v, usageError(fmt.Errorf("--level %s: must be present, metadata or data", printable(o.level)))
+	}
+	v = verify.Options{Level: level}
+	if o.sample == "" {
+		return v, nil
+	}
+	p, err := strconv.ParseFloat(strings.TrimSuffix(o.sample, "%"), 64)
+	if err != nil || !strings.HasSuffix(o.sample, "%") || !(p >= 0.01 && p <= 100) {
+		return v, usageError(fmt.Errorf("--sample %s: give a percentage from 0.01%% to 100%%", printable(o.sample)))
+	}
+	if level != verify.Data {
+		return v, usageError(errors.New("--sample is a part of the content: it is only for --level data"))
+	}
+	v.Rounds, v.Round = int(100/p+0.5), o.round
+	if o.round < 0 {
+		v.Round = int(time.Now().Unix() / (24 * 60 * 60))
+	}
+	v.Round %= v.Rounds
+	return v, nil
+}
+
+// verifyReport is the JSON of verify.
+type verifyReport struct {
+	Snapshot     string              `json:"snapshot"`
+	Level        string              `json:"level"`
+	Rounds       int                 `json:"rounds,omitempty"` // parts of the content
+	Round        int                 `json:"round"`            // the part that was read
+	Packs        uint64              `json:"packs"`
+	Inodes       uint64              `json:"inodes"`
+	Chunks       uint64              `json:"chunks"`
+	Bytes        uint64              `json:"bytes"`
+	Problems     []verifyProblem     `json:"problems"`
+	ProblemCount uint64              `json:"problemCount"`
+	Requests     chunkstore.Requests `json:"requests"`
+}
+
+type verifyProblem struct {
+	Object string `json:"object,omitempty"`
+	Inode  uint64 `json:"inode,omitempty"`
+	Path   string `json:"path,omitempty"`
+	Offset uint64 `json:"offset,omitempty"`
+	Error  string `json:"error"`
+}
+
+// maxProblems is the most problems that are reported one by one.
+const maxProblems = 1000
+
+func (o *snapshotVerify) run(ctx context.Context, w io.Writer, name string) error {
+	opts, err := o.options()
+	if err == nil {
+		err = o.wantStore("")
+	}
+	if err != nil {
+		return err
+	}
+	s, err := o.open(ctx, &o.key)
+	if err != nil {
+		return err
+	}
+	defer s.end()
+	r := &verifyReport{Level: o.level, Rounds: opts.Rounds, Round: opts.Round, Problems: []verifyProblem{}}
+	src, files, total, end, err := o.source(ctx, s, name, r, opts.Level)
+	if err != nil {
+		return err
+	}
+	defer end()
+	events := newEvents(w, "verify", false) // no events in JSON: the report is one value
+	defer events.end()
+	if opts.Rounds > 1 {
+		total /= uint64(opts.Rounds)
+	}
+	opts.Progress = events.verified(total)
+	opts.Problem = func(p verify.Problem) {
+		if len(r.Problems) < maxProblems {
+			r.Problems = append(r.Problems, problemOf(p, files))
+		}
+	}
+	rep, err := verify.Run(ctx, src, opts)
+	events.end()
+	if err != nil {
+		return o.wrap(err)
+	}
+	r.Packs, r.Inodes, r.Chunks, r.Bytes, r.ProblemCount, r.Requests = rep.Packs, rep.Inodes, rep.Chunks, rep.Bytes, rep.Problems, s.meter.Requests()
+	return o.report(w, r)
+}
+
+// source opens what is verified. files finds names for inodes; nil without a key.
+func (o *snapshotVerify) source(ctx context.Context, s *stored, name string, r *verifyReport, level verify.Level) (src verify.Source, files *view.View, total uint64, end func(), err error) {
+	if level == verify.Present {
+		sn, _, err := s.find(ctx, name)
+		if err != nil {
+			return src, nil, 0, nil, err
+		}
+		h, _, err := s.Head(ctx, sn)
+		if err != nil {
+			return src, nil, 0, nil, o.wrap(err)
+		}
+		r.Snapshot = sn.ID.String()
+		return verify.Source{Store: s.Objects(), Head: h}, nil, 0, func() {}, nil
+	}
+	var snap *reading.Snapshot
+	var sn *snapstore.Snapshot
+	if snap, sn, err = s.read(ctx, &o.key, name); err != nil {
+		return src, nil, 0, nil, err
+	}
+	r.Snapshot = sn.ID.String()
+	return snap.VerifySource(), snap.View(ctx), snap.Body.LogicalBytes, snap.Close, nil
+}
+
+func problemOf(p verify.Problem, files *view.View) verifyProblem {
+	x := verifyProblem{Inode: p.Ino, Offset: p.Off, Error: p.Err.Error()}
+	if p.Pack != (format.Name{}) {
+		x.Object = p.Pack.Key()
+	}
+	if p.Ino != 0 && files != nil {
+		if path, err := files.Path(vfs.Ino(p.Ino)); err == nil {
+			x.Path = path
+		}
+	}
+	return x
+}
+
+func (o *snapshotVerify) report(w io.Writer, r *verifyReport) error {
+	if o.json {
+		if err := writeJSON(w, r); err != nil {
+			return err
+		}
+	} else {
+		for i := range r.Problems {
+			p := &r.Problems[i]
+			where := p.Path
+			if where == "" {
+				where = p.Object
+			}
+			if where != "" {
+				say(w, "%s: ", printable(where))
+			}
+			say(w, "%s\n", p.Error)
+		}
+		what := fmt.Sprintf("%d objects are present", r.Packs)
+		if o.level != "present" {
+			what += fmt.Sprintf(", %d files and directories verified", r.Inodes)
+		}
+		if o.level == "data" {
+			what += fmt.Sprintf(", %s of content read", formatSize(int64(r.Bytes)))
+		}
+		if r.Rounds > 1 {
+			what += fmt.Sprintf(" (part %d of %d)", r.Round+1, r.Rounds)
+		}
+		say(w, "%s: %s\n", short(r.Snapshot), what)
+	}
+	if r.ProblemCount == 0 {
+		return nil
+	}
+	if n := r.ProblemCount - uint64(len(r.Problems)); n > 0 {
+		say(os.Stderr, "%d more problems are not shown\n", n)
+	}
+	err := fmt.Errorf("snapshot %s is damaged: %d problems", short(r.Snapshot), r.ProblemCount)
+	return &codeError{err: o.wrap(err), code: exitDamaged,
+		hint: "restore the objects from another copy of the store; the other files can still be restored; to replace the snapshot, create one with --full"}
+}

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+
+	"github.com/sealvol/sealvol/pkg/snapshot/reading"
+	"github.com/sealvol/sealvol/pkg/snapshot/snapstore"
+)
+
+// wantKey refuses to run without a key of the snapshot.
+func (s *stored) wantKey() error {
+	if s.cred != nil {
+		return nil
+	}
+	return usageError(errors.New("give a key of the snapshot: --key-file, --passphrase-file or --recovery-key-file"))
+}
+
+// read opens the snapshot that was named, to be read. The caller closes it.
+func (s *stored) read(ctx context.Context, key *keyFlags, name string) (*reading.Snapshot, *snapstore.Snapshot, error) {
+	if err := errors.Join(s.wantTenant(), s.wantKey()); err != nil {
+		return nil, nil, err
+	}
+	sn, want, err := s.find(ctx, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := reading.Open(ctx, s.Store, sn, reading.Options{Tenant: s.tenant, Credential: s.cred, Want: want, Who: who(), Log: stderrLog()})
+	if err != nil {
+		return nil, nil, key.explain(s.flags.wrap(err))
+	}
+	return r, sn, nil
+}
+
+// stderrLog is the log of packages that this process runs.
+func stderrLog() *slog.Logger { return slog.New(slog.NewTextHandler(os.Stderr, nil)) }
+
+// readStored opens the store and the snapshot that was named, and passes it to work.
+func readStored(ctx context.Context, f *storedFlags, key *keyFlags, name string, work func(s *stored, r *reading.Snapshot, sn *snapstore.Snapshot) error) error {
+	if err := f.wantStore(""); err != nil {
+		return err
+	}
+	s, err := f.open(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer s.end()
+	r, sn, err := s.read(ctx, key, name)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return work(s, r, sn)
+}
