@@ -10,7 +10,10 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/logical"
 )
 
-var histories = flag.Int("histories", 2000, "random histories that TestHistories checks")
+var (
+	histories   = flag.Int("merkle.histories", 2000, "random histories that TestHistories checks")
+	historySeed = flag.Uint64("merkle.seed", 0, "the seed of the first one; 0: a random one")
+)
 
 // drawChanges returns a random sorted batch.
 func drawChanges(r *rand.Rand, m model, inodes int) []Change {
@@ -82,7 +85,10 @@ func drawChanges(r *rand.Rand, m model, inodes int) []Change {
 }
 
 func TestHistories(t *testing.T) {
-	seed, n := rand.Uint64(), *histories
+	seed, n := *historySeed, *histories
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
 	t.Logf("seed %d", seed)
 	if testing.Short() {
 		n /= 8
