@@ -195,7 +195,10 @@ func TestUntouched(t *testing.T) {
 	// The same by deletion of every inode first.
 	var all []Change
 	last := uint64(0)
-	for ch := range typical(20_000) {
+	for ch, err := range typical(20_000) {
+		if err != nil {
+			t.Fatal(err)
+		}
 		ch.Inode = ch.Key.Ino != last
 		last = ch.Key.Ino
 		all = append(all, ch)

@@ -10,7 +10,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/logical"
 )
 
-var histories = flag.Int("histories", 2500, "random histories that TestHistories checks")
+var histories = flag.Int("histories", 2000, "random histories that TestHistories checks")
 
 // drawChanges returns a random sorted batch.
 func drawChanges(r *rand.Rand, m model, inodes int) []Change {

@@ -61,9 +61,6 @@ func (x *expected) below(n *node, i int) (expected, error) {
 
 // load returns a node, verified.
 func (m *Map) load(ctx context.Context, x *expected) (*node, error) {
-	if x.level > MaxHeight {
-		return nil, x.wrap(fmt.Errorf("%w: no map is higher than %d", ErrInvalid, MaxHeight))
-	}
 	if err := checkRef(&x.ref); err != nil {
 		return nil, x.wrap(err)
 	}

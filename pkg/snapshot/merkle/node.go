@@ -175,7 +175,7 @@ func (s *scanner) key(before logical.Key, first bool) (k logical.Key, ok bool) {
 	if ino == 0 && k.Type == before.Type {
 		k.Sub += before.Sub
 	}
-	return k, first || k.Ino >= before.Ino && k.Compare(before) > 0
+	return k, first || k.Compare(before) > 0
 }
 
 // payload reads the payload of an item.

@@ -29,9 +29,9 @@ const (
 
 	// maxContent is the longest placeless form of a value. No node weighs more than 256 KiB.
 	maxContent = 68<<10 - leafOverhead
-	// maxExpansion is the most that a value is longer than its placeless form: two references
-	// with places.
-	maxExpansion = 256
+	// maxExpansion is the most that a value is longer than its placeless form: by more than what
+	// one reference has besides its hash.
+	maxExpansion = 128
 
 	// maxLeafItems and maxInnerItems are the most items that a node can have by the rule.
 	maxLeafItems  = cutAlways/leafOverhead + 1
