@@ -260,7 +260,7 @@ var testOnly = map[string][]string{
 	"pkg/volume/check":        {"pkg/volume"}, // to have volumes; the package itself never imports it
 	"pkg/volume/pinned":       {"pkg/volume", "pkg/volume/check", "pkg/volume/namehash"},
 	"pkg/mounter/handover":    {"pkg/volume"},
-	"pkg/mounter/workerstore": {"pkg/snapshot/commit"},
+	"pkg/mounter/workerstore": {"pkg/mounter/worker", "pkg/snapshot/commit"},
 }
 
 // TestMountServerIsSmall: what serves a volume needs no Kubernetes, no cloud and no gRPC.
