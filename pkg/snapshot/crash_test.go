@@ -70,7 +70,7 @@ func (r *crashRig) fork(from chunkstore.Store) *chunkstore.Memory {
 // attempt makes an attempt at s, which dies or not.
 func (r *crashRig) attempt(s format.ID, d *dying) (*create.Report, error) {
 	o := r.options(r.base)
-	o.S, o.Store, o.Credential, o.Fixed = s, d, r.cred, true
+	o.S, o.Store, o.Credential, o.Fixed, o.Suite = s, d, r.cred, true, 1
 	return r.tryPut("base", "next", o)
 }
 
