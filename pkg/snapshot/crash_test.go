@@ -16,6 +16,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/volumetest"
 )
 
+var hostileCount = flag.Int("snapshot.hostile", 40, "number of hostile snapshots")
+
 var crashAll = flag.Bool("snapshot.crashes", false, "all crashes")
 
 // crashRig is a volume with a base that is stored, and a state that is to be.

@@ -157,11 +157,16 @@ func (r *run) report() {
 
 // facts gives the target all facts but data.
 func (r *run) facts(ctx context.Context) error {
+	var fits fact.Fitting
 	for x, err := range r.src.Map.Scan(ctx, r.at.key, merkle.LastKey) {
 		if err != nil {
 			return err
 		}
-		if err := r.fact(&x); err != nil {
+		err := fits.Add(x.Key, x.Value)
+		if err == nil {
+			err = r.fact(&x)
+		}
+		if err != nil {
 			return fmt.Errorf("inode %d: %w", x.Key.Ino, err)
 		}
 		if x.Key.Type == logical.InodeType {
