@@ -88,7 +88,7 @@ var allowed = map[string][]string{
 	"pkg/snapshot":                         {}, // tests alone
 	"pkg/snapshot/internal/draw":           {},
 	"pkg/snapshot/fetch":                   {"pkg/selfenc", "pkg/snapshot/format", "pkg/snapshot/pack"},
-	"pkg/snapshot/view":                    {"pkg/selfenc", "pkg/snapshot/fact", "pkg/snapshot/merkle", "pkg/volume/logical", "pkg/volume/namehash", "pkg/volume/vfs"},
+	"pkg/snapshot/view":                    {"pkg/selfenc", "pkg/snapshot/fact", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/volume/logical", "pkg/volume/namehash", "pkg/volume/vfs"},
 	"pkg/snapshot/verify":                  {"pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/format", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/volume/logical"},
 	"pkg/snapshot/restore":                 {"pkg/selfenc", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/merkle", "pkg/volume/logical"},
 	"pkg/snapshot/stored":                  {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/format", "pkg/snapshot/manifest", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/snapshot/restore", "pkg/snapshot/verify", "pkg/snapshot/view"},

@@ -65,7 +65,7 @@ type Options struct {
 
 	// Workers is how many files are read at once. 0: the number of processors.
 	Workers  int
-	InFlight int // packs; 0: pack.Options' default
+	InFlight int // packs; 0: as many as have 32 MiB
 	// RecountEvery is how many snapshots come from one recount of the list to the next, at most. 0: 64.
 	RecountEvery int
 	// BeforeCommit is called when everything but the card is stored, such as to extend an object

@@ -120,10 +120,10 @@ func (w *Writer) Add(ctx context.Context, r *crypto.ChunkRef, object []byte) (se
 		kind := w.kind(r)
 		p := w.open[kind]
 		if p == nil {
-			return w.begin(kind).add(r, object), nil
+			return w.begin(kind).add(r, object, w.opts.PackBytes), nil
 		}
 		if !w.full(p, object) {
-			return p.add(r, object), nil
+			return p.add(r, object, w.opts.PackBytes), nil
 		}
 		// Meanwhile another caller may have closed it, and filled the next one.
 		if err := w.close(ctx, kind, p); err != nil {
@@ -164,8 +164,15 @@ func (w *Writer) begin(kind format.PackKind) *openPack {
 	return p
 }
 
+// smallPack is how long a pack is until it gets all the memory that it may need. Else it would be
+// copied again and again, with its copies as garbage.
+const smallPack = 1 << 20
+
 // add puts an object into a pack in which it fits.
-func (p *openPack) add(r *crypto.ChunkRef, object []byte) selfenc.PackedRef {
+func (p *openPack) add(r *crypto.ChunkRef, object []byte, most int) selfenc.PackedRef {
+	if n := len(p.b) + len(object); n > cap(p.b) && n > smallPack {
+		p.b = append(make([]byte, 0, most), p.b...)
+	}
 	ref := selfenc.PackedRef{Ref: *r, Stored: uint32(len(object)), Pack: p.number, Offset: uint32(len(p.b)), Slot: uint16(len(p.slots))}
 	ref.Name = [32]byte{}
 	p.slots = append(p.slots, format.PackSlot{Offset: ref.Offset, Length: ref.Stored, Kind: uint8(r.Kind), Comp: r.Comp, Suite: uint8(r.Suite)})
@@ -284,6 +291,7 @@ func (w *Writer) Flush(ctx context.Context) (Stored, error) {
 	if err := w.wait(ctx); err != nil && w.err == nil {
 		return w.report, err
 	}
+	w.free = nil                         // most often nothing follows
 	if w.err == nil && len(w.open) > 0 { // ctx ended while a pack waited to be uploaded
 		return w.report, context.Cause(ctx)
 	}
