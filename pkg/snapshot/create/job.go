@@ -9,6 +9,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/selfenc"
+	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
 	"github.com/sealvol/sealvol/pkg/snapshot/commit"
 	"github.com/sealvol/sealvol/pkg/snapshot/format"
 	"github.com/sealvol/sealvol/pkg/snapshot/manifest"
@@ -185,7 +186,7 @@ func (j *job) newPacks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	j.packs, err = pack.NewWriter(ctx, j.o.Tenant, j.w, j.list, pack.Options{PackBytes: j.o.Format.PackBytes, InFlight: j.o.InFlight, Epoch: j.o.Epoch})
+	j.packs, err = pack.NewWriter(ctx, j.o.Tenant, j.w, j.list, pack.Options{PackBytes: j.o.Format.PackBytes, InFlight: j.inFlight(), Epoch: j.o.Epoch})
 	return err
 }
 
@@ -218,5 +219,14 @@ func (j *job) workers() int {
 	if j.o.Workers > 0 {
 		return j.o.Workers
 	}
-	return runtime.GOMAXPROCS(0)
+	return runtime.GOMAXPROCS(0) + 2
+}
+
+// inFlight is how many packs are uploaded at once. A directory on this machine is not faster with
+// more than two: one is written while another one is hashed.
+func (j *job) inFlight() int {
+	if j.o.InFlight == 0 && chunkstore.IsLocal(j.o.Store) {
+		return 2
+	}
+	return j.o.InFlight
 }
