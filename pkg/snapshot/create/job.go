@@ -220,5 +220,5 @@ func (j *job) workers() int {
 	if j.o.Workers > 0 {
 		return j.o.Workers
 	}
-	return runtime.GOMAXPROCS(0)
+	return runtime.GOMAXPROCS(0) + 2
 }
