@@ -10,8 +10,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/logical"
 )
 
-// typical returns facts as those of a volume of small files: an inode, a name in the directory of
-// 100 files, and data or inline content, 300,000 for 100,000 files.
+// typical returns facts as those of a volume of small files: of 101 inodes, one is a directory of
+// 100 names, and the others have inline content or data.
 func typical(files int) iter.Seq2[Change, error] {
 	return func(yield func(Change, error) bool) {
 		r := rand.New(rand.NewPCG(1, 2))
@@ -126,6 +126,13 @@ func TestCost(t *testing.T) {
 	if reads > changes*(path+1) || writes > changes*(path+1) {
 		t.Errorf("%d changes read %d nodes and wrote %d", changes, reads, writes)
 	}
+}
+
+// TestDeletionCost: what is deleted is not read.
+func TestDeletionCost(t *testing.T) {
+	c := testConfig(&fakeNodes{})
+	root, _ := update(t, c, Root{}, typical(100_000))
+	path := int(root.Height) + 1
 	// All items of one leaf, deleted: the next one goes on as it was.
 	var leaf []Change
 	err := Open(c, root).Walk(t.Context(), nil, func(n *Node) error {

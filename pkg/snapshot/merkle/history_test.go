@@ -82,9 +82,12 @@ func drawChanges(r *rand.Rand, m model, inodes int) []Change {
 }
 
 func TestHistories(t *testing.T) {
-	seed := rand.Uint64()
+	seed, n := rand.Uint64(), *histories
 	t.Logf("seed %d", seed)
-	for i := range *histories {
+	if testing.Short() {
+		n /= 8
+	}
+	for i := range n {
 		history(t, seed+uint64(i))
 		if t.Failed() {
 			t.Fatalf("history of seed %d", seed+uint64(i))

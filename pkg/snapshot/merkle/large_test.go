@@ -55,7 +55,11 @@ func TestLargeValues(t *testing.T) {
 func TestManyTiny(t *testing.T) {
 	for _, one := range []bool{true, false} {
 		c := testConfig(&fakeNodes{})
-		root, s := update(t, c, Root{}, tiny(1_000_000, one))
+		count := 1_000_000
+		if testing.Short() {
+			count /= 8
+		}
+		root, s := update(t, c, Root{}, tiny(uint64(count), one))
 		n := 0
 		for it, err := range Open(c, root).Scan(t.Context(), logical.Key{}, LastKey) {
 			if err != nil {
@@ -73,7 +77,7 @@ func TestManyTiny(t *testing.T) {
 			}
 		}
 		t.Logf("one inode: %v, height %d, %+v", one, root.Height, s)
-		if n != 1_000_000 {
+		if n != count {
 			t.Errorf("%d items", n)
 		}
 	}
@@ -104,7 +108,11 @@ func live() int64 {
 
 // TestMemory: an update needs the same little memory whatever the number of facts and changes.
 func TestMemory(t *testing.T) {
-	const facts, limit = 2_000_000, 32 << 20
+	const limit = 32 << 20
+	facts := uint64(2_000_000)
+	if testing.Short() {
+		facts /= 8
+	}
 	kept := &fakeNodes{}
 	for _, run := range []struct {
 		name  string
