@@ -264,3 +264,43 @@ func TestPackedMemory(t *testing.T) {
 	}
 	runtime.KeepAlive(b)
 }
+
+// TestPackedAllocations checks that an update allocates nothing for a chunk, but what sealing it does.
+func TestPackedAllocations(t *testing.T) {
+	if raceDetector {
+		return // it allocates, too
+	}
+	const chunks = 256
+	packs := &nullPacks{}
+	s, err := NewPackedSealer(testKeys(t, 7), crypto.SuiteXChaCha20Poly1305, packs, packs, PackedOptions{DedupChunks: -1, Workers: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var g golden
+	goldenJSON(t, "manifest.json", &g)
+	for _, kind := range []string{"random", "text"} {
+		plain := g.generate(kind, chunks*PackedChunkBytes)
+		r := bytes.NewReader(plain)
+		update := testing.AllocsPerRun(3, func() {
+			if _, _, err := s.Update(t.Context(), nil, r.Size(), AllDirty(r.Size()), r); err != nil {
+				t.Fatal(err)
+			}
+		})
+		room, object := make([]byte, 0, 2*PackedChunkBytes), make([]byte, 0, 2*PackedChunkBytes)
+		seal := testing.AllocsPerRun(3, func() {
+			for at := 0; at < len(plain); at += PackedChunkBytes {
+				chunk, comp := plain[at:at+PackedChunkBytes], uint8(compNone)
+				if kind == "text" {
+					comp = compZstd
+				}
+				if _, _, err := s.keys.SealPacked(s.suite, crypto.ChunkData, comp, chunk, s.encoder.EncodeAll(chunk, room), object); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+		if update >= seal+chunks {
+			t.Errorf("%s: %v allocations, and %v to seal the chunks", kind, update, seal)
+		}
+	}
+}
