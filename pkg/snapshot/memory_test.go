@@ -184,7 +184,7 @@ func memoryChild(t *testing.T, s string) {
 	tenant, err := snapstore.NewTenant(secret)
 	ok(t, err)
 	key := volumetest.NewKey(t)
-	src, err := pinned.Open(dev, pinned.Options{Credential: key, Memory: 12 << 20})
+	src, err := pinned.Open(dev, pinned.Options{Credential: key, Memory: 8 << 20})
 	ok(t, err)
 	to, err := src.Snapshot(job.To)
 	ok(t, err)

@@ -60,7 +60,7 @@ func Run(ctx context.Context, e worker.Env) error {
 }
 
 // pageCache is for pages of the metadata of the volume: pkg/snapshot/create has the sum.
-const pageCache = 12 << 20
+const pageCache = 8 << 20
 
 var errParams = errors.New("invalid parameters of a snapshot job")
 

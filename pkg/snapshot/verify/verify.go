@@ -101,6 +101,9 @@ func Run(ctx context.Context, src Source, o Options) (Report, error) {
 		err = c.flush(ctx)
 	}
 	c.r.Chunks, c.r.Bytes = c.chunks.Load(), c.bytes.Load()
+	if src.Map != nil {
+		c.r.Nodes = uint64(src.Map.Reads())
+	}
 	return c.r, err
 }
 
