@@ -48,9 +48,10 @@ func (j *job) earlierKeys() error {
 	if err != nil {
 		return fmt.Errorf("keys of an earlier attempt: %w: %w", commit.ErrTaken, err)
 	}
-	if j.o.Credential == nil || slots.Suite != j.o.Suite {
-		return fmt.Errorf("the keys of an earlier attempt, of suite %v, are there: %w", slots.Suite, commit.ErrTaken)
+	if j.o.Credential == nil {
+		return fmt.Errorf("the keys of an earlier attempt are there, and no credential was given to open them: %w", commit.ErrTaken)
 	}
+	j.o.Suite = slots.Suite // of the snapshot from now on; chunks may have others
 	key, err := slots.OpenSnapshot(j.o.S, j.o.Credential)
 	if err != nil {
 		return fmt.Errorf("keys of an earlier attempt: %w: %w", commit.ErrTaken, err)
