@@ -23,6 +23,7 @@ import (
 // options are the demo's flags.
 type options struct {
 	driver  string
+	sealvol string
 	tree    string // "" means the source of Go
 	temp    string
 	quick   bool
@@ -126,6 +127,10 @@ func (o *options) complete() error {
 	}
 	if _, err := exec.LookPath(o.driver); err != nil {
 		return fmt.Errorf("cannot find the driver (build it with `make build`): %w", err)
+	}
+	o.sealvol = filepath.Join(filepath.Dir(o.driver), "sealvol")
+	if _, err := exec.LookPath(o.sealvol); err != nil {
+		return fmt.Errorf("cannot find sealvol beside the driver (build it with `make build`): %w", err)
 	}
 	if o.tree == "" {
 		out, err := exec.Command("go", "env", "GOROOT").Output()

@@ -44,7 +44,7 @@ func testMain(m *testing.M) int {
 	if err := os.Chmod(programs, 0o755); err != nil {
 		panic(err)
 	}
-	if out, err := exec.Command("go", "build", "-o", programs, "../driver").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", programs, "../driver", "../sealvol").CombinedOutput(); err != nil {
 		panic(string(out))
 	}
 	if err := adoptOrphans(); err != nil { // so that processes that a demo leaves behind become children of this process
@@ -171,12 +171,12 @@ func TestDemo(t *testing.T) {
 			summed = append(summed, f[0])
 		}
 	}
-	want := "driver create copy verify sqlite compile verify control search kill verify expand verify down search up verify delete"
+	want := "driver create copy verify sqlite compile verify control search kill verify expand verify down search up verify snapshot again search destroy restore verify stop"
 	if strings.Join(began, " ") != want {
 		t.Errorf("the timeline is %v", began)
 	}
 	// A size consists of two words. These steps have none.
-	if want := "driver create kill expand down up delete"; strings.Join(summed, " ") != want {
+	if want := "driver create kill expand down up again destroy stop"; strings.Join(summed, " ") != want {
 		t.Errorf("the summary's steps without a size are %v", summed)
 	}
 	t.Logf("\n%s", &p.seen)
@@ -185,7 +185,7 @@ func TestDemo(t *testing.T) {
 // TestInterrupted checks that a signal during any step leaves nothing behind.
 func TestInterrupted(t *testing.T) {
 	signals := []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP}
-	for i, step := range []string{"driver", "create", "copy", "verify", "sqlite", "compile", "control", "search", "kill", "expand", "down", "up", "delete"} {
+	for i, step := range []string{"driver", "create", "copy", "verify", "sqlite", "compile", "control", "search", "kill", "expand", "down", "up", "snapshot", "destroy", "restore", "stop"} {
 		t.Run(step, func(t *testing.T) {
 			var args []string
 			if step != "compile" {

@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -68,7 +65,8 @@ func (d *demo) steps(ctx context.Context) error {
 		d.expandStep, d.verifyStep("the grown volume"),
 		d.downStep, d.imageStep("on the disk, while unmounted"),
 		d.upStep, d.verifyStep("on a fresh mount"),
-		d.deleteStep,
+		d.firstSnapshotStep, d.secondSnapshotStep, d.searchStoreStep,
+		d.destroyStep, d.restoreStep, d.verifyRestoredStep, d.stopStep,
 	} {
 		if err := f(ctx); err != nil {
 			return err
@@ -240,26 +238,6 @@ func (d *demo) upStep(ctx context.Context) error {
 	return d.do(ctx, "up", "staging and publishing again", 0, func(s *step) error {
 		s.result = "mounted"
 		return calls(ctx, d.stage, d.bind)
-	})
-}
-
-func (d *demo) deleteStep(ctx context.Context) error {
-	return d.do(ctx, "delete", "unpublishing, unstaging, detaching and deleting the volume, stopping the driver", 0, func(s *step) error {
-		image := d.image()
-		if err := calls(ctx, d.unbind, d.unstage, d.detach, d.delete); err != nil {
-			return err
-		}
-		if _, err := os.Lstat(image); !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("the image still exists, %w", err)
-		}
-		if err := d.rig.stop(ctx); err != nil {
-			return err
-		}
-		if err := awaitNoChildren(ctx); err != nil {
-			return err
-		}
-		s.result = "no image, mount, record or process is left"
-		return leftovers(d.dir)
 	})
 }
 

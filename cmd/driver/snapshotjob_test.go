@@ -20,6 +20,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/mounter/worker"
 	"github.com/sealvol/sealvol/pkg/mounter/workerctl"
 	"github.com/sealvol/sealvol/pkg/snapshot/format"
+	"github.com/sealvol/sealvol/pkg/snapshot/job"
 )
 
 // jobParams are the parameters of testJob.
@@ -28,6 +29,8 @@ type jobParams struct {
 	Pause  time.Duration `json:"pause"`  // after each
 	// End is how it ends: "" well, "fail", "final", "panic", "exit", "memory".
 	End string `json:"end"`
+	// Job are the parameters of the program's own job, which runs instead.
+	Job json.RawMessage `json:"job,omitempty"`
 }
 
 // jobResult is what testJob returns.
@@ -47,6 +50,10 @@ func testJob(ctx context.Context, e worker.Env) error {
 	var p jobParams
 	if err := json.Unmarshal(e.Params, &p); err != nil {
 		return worker.Final(err)
+	}
+	if p.Job != nil {
+		e.Params = p.Job
+		return job.Run(ctx, e)
 	}
 	id, err := format.ParseID(e.ID)
 	if err != nil {

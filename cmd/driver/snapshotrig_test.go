@@ -33,6 +33,7 @@ type snapRig struct {
 	client mounter.Client
 	store  chunkstore.Store
 	tenant []byte
+	kek    []byte // of the stored snapshots
 	key    []byte // of the volume
 	device string
 }
@@ -46,7 +47,7 @@ func newSnapRig(t *testing.T) *snapRig {
 func newSnapRigOn(t *testing.T, block bool, flags ...string) *snapRig {
 	t.Helper()
 	t.Setenv(envEngine, "1")
-	r := &snapRig{rig: newRig(t), store: chunkstore.NewMemory(), tenant: []byte("0123456789-TENANT-SECRET-0123456"), key: []byte("THE-KEY-OF-THE-VOLUME-0123456789")}
+	r := &snapRig{rig: newRig(t), store: chunkstore.NewMemory(), tenant: []byte("0123456789-TENANT-SECRET-0123456"), kek: []byte("THE-KEY-OF-STORED-SNAPSHOTS-0123"), key: []byte("THE-KEY-OF-THE-VOLUME-0123456789")}
 	r.client = mounter.Client{Socket: mounter.SocketPath(r.path("mounter"))}
 	if err := os.WriteFile(r.path("image"), nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -168,7 +169,7 @@ func (r *snapRig) secrets() *os.File {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	kek, err := crypto.GenerateKey()
+	kek, err := crypto.NewKey(bytes.Clone(r.kek))
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -57,9 +57,6 @@ pruned, local ones are deleted.`,
 	for _, name := range []string{"restore", "mount"} {
 		c.AddCommand(laterCommand(name)) // of stored snapshots
 	}
-	for _, sub := range []*cobra.Command{diff} {
-		laterFlag(sub.Flags(), "store")
-	}
 	localOnly(remove, "stored snapshots are forgotten, not deleted", "use `sealvol snapshot forget --store URL`")
 	localOnly(rollback, "a volume is rolled back to a local snapshot", "restore a stored snapshot to another device")
 	return c
@@ -235,72 +232,4 @@ unchanged or rolled back.`,
 	key.register(c.Flags())
 	c.Flags().BoolVar(&newer, "delete-newer", false, "also delete the snapshots that are newer")
 	return c
-}
-
-func snapshotDiffCommand() *cobra.Command {
-	var key keyFlags
-	var asJSON, ranges bool
-	c := &cobra.Command{
-		Use:   "diff [--key-file FILE] [--ranges] [--json] DEVICE-OR-DIR FROM [TO]",
-		Short: "List the changes since a snapshot",
-		Long: `List the differences between snapshot FROM and snapshot TO. Without TO, compare with the
-present state of the volume. Only changed parts are read. Each line has a sign and a
-path:
-
-  +  created        -  removed         R  renamed, from -> to
-  L  link added     U  link removed    M  content modified    A  attributes changed
-
-With --json, each line is one object.`,
-		Example: `  sealvol snapshot diff /mnt before-upgrade
-  sealvol snapshot diff --key-file vol.key --ranges vol.img monday tuesday`,
-		Args: args(2, 3, "a DEVICE-OR-DIR and one or two NAMEs"),
-		RunE: func(c *cobra.Command, a []string) (err error) {
-			to := ""
-			if len(a) == 3 {
-				to = a[2]
-			}
-			t, err := openTarget(a[0], &key, to != "") // the present state needs the log replayed
-			if err != nil {
-				return err
-			}
-			defer t.end(&err)
-			return t.wrap(t.diff(volumectl.DiffArgs{From: a[1], To: to, Ranges: ranges}, func(x volumectl.Change) error {
-				return printChange(c.OutOrStdout(), x, asJSON)
-			}))
-		},
-	}
-	key.register(c.Flags())
-	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object per line")
-	c.Flags().BoolVar(&ranges, "ranges", false, "also print the modified ranges of files")
-	return c
-}
-
-func (t *snapshotTarget) diff(a volumectl.DiffArgs, fn func(volumectl.Change) error) error {
-	if t.live != nil {
-		if a.To == "" { // the present state
-			if err := volumectl.WriteBack(context.Background(), *t.live, t.name); err != nil {
-				return err
-			}
-		}
-		return volumectl.Diff(context.Background(), *t.live, a, fn)
-	}
-	return t.vol.Diff(a.From, a.To, volume.DiffOptions{Ranges: a.Ranges}, func(c volume.Change) error { return fn(volumectl.ChangeOf(c)) })
-}
-
-var changeSigns = map[string]string{"created": "+", "removed": "-", "renamed": "R", "linked": "L", "unlinked": "U", "modified": "M", "changed": "A"}
-
-func printChange(w io.Writer, x volumectl.Change, asJSON bool) error {
-	if asJSON {
-		return writeLine(w, x)
-	}
-	line := changeSigns[x.Kind] + "  "
-	if x.OldPath != "" {
-		line += printable(x.OldPath) + " -> "
-	}
-	line += printable(x.Path)
-	for _, r := range x.Ranges {
-		line += fmt.Sprintf(" %d+%d", r[0], r[1])
-	}
-	_, err := fmt.Fprintln(w, line)
-	return err
 }

@@ -39,6 +39,25 @@
 // A mount without a record is not touched at start. The next Mount or Unmount of the volume removes
 // it. If anything else is mounted at the target, Mount fails (Mounter.free).
 //
+// # Snapshot workers
+//
+// A mounter also starts the processes that store snapshots of mounted volumes, one per volume
+// (packages worker and workerctl). It makes what confines them, opens the device anew for reading
+// only, and makes the socket pair on which the mount server hands its keys over. The pipe with the
+// caller's secrets is passed on unread. A worker has a record of its own, worker.json, beside that of
+// its volume, and survives mount server and mounter. It ends before its volume is unmounted.
+//
+//	mounter                        worker                          mount server
+//	record is written
+//	starts it, sends configuration ─►
+//	                               ◄─ confined
+//	OpBegin, with a socket ──────────────────────────────────────────► makes the local snapshot
+//	                               ◄── keys, states (on the socket) ──
+//	                               ◄─ started
+//	OpWait ───────────────────────►
+//	record of the outcome          ◄─ result, then it exits
+//	OpEnd ───────────────────────────────────────────────────────────► keeps or deletes
+//
 // The mounter never looks up a path inside a mount. It recognises mounts in /proc/self/mountinfo,
 // unmounts them by the path of a directory above, and gets statistics through the control socket.
 //
@@ -46,5 +65,6 @@
 //
 // Mounter.mu guards the map of volumes. A volume's own lock (a channel, so that waiting can end
 // with a context) is held through a whole operation and guards its record. mu is never held while
-// waiting for it.
+// waiting for it. snapWorker.mu guards what is known about a worker and its record; it is taken last,
+// and never held while waiting.
 package mounter

@@ -36,8 +36,15 @@
 // Callers of End get their answer only after all this: "unmounted" on the control socket means that
 // everything is on the device and that another process can open it.
 //
+// # Snapshot workers
+//
+// A server that a mounter started hands its data keys to the processes that store snapshots
+// (workers.go). It keeps their local snapshots from being deleted, and tells them how busy it is,
+// until they close their end of the socket pair. They may outlive it.
+//
 // # Locks
 //
 // views.mu guards the snapshots that are mounted beside the volume. It is never held while waiting
-// for the kernel or for a request.
+// for the kernel or for a request. The same holds for workers.mu, which guards the ends of the socket
+// pairs.
 package mountserver

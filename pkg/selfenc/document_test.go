@@ -11,7 +11,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 )
 
-var update = flag.Bool("update", false, "update the example in docs/selfenc-format.md")
+var update = flag.Bool("update", false, "update the examples in docs/selfenc-format.md and docs/snapshot-format.md")
 
 const document = "../../docs/selfenc-format.md"
 

@@ -47,7 +47,7 @@ func probeData(t testing.TB, size int) map[string][]byte {
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
 	for k := uint64(0); b.Len() < size; k++ {
-		fmt.Fprintf(z, "%d %x %s\n", k, k*0x9e3779b97f4a7c15, text[k*64%uint64(size-64):][:64])
+		_, _ = fmt.Fprintf(z, "%d %x %s\n", k, k*0x9e3779b97f4a7c15, text[k*64%uint64(size-64):][:64])
 	}
 	_ = z.Flush()
 	m["gzip"] = b.Bytes()[:size]

@@ -6,6 +6,12 @@ import "context"
 // chunks that are not equal, and what the longer one has beyond the end of the other one. It reads
 // only parts of the maps that differ, and no data. If the chunk sizes differ, so does everything.
 func (s *PackedSealer) DiffObjects(ctx context.Context, a, b *PackedObject, fn func(Range) error) error {
+	return s.DiffObjectsOf(ctx, s, a, b, fn)
+}
+
+// DiffObjectsOf is DiffObjects for an object a whose packs another PackedSealer opens, of the same
+// tenant.
+func (s *PackedSealer) DiffObjectsOf(ctx context.Context, of *PackedSealer, a, b *PackedObject, fn func(Range) error) error {
 	if err := a.Validate(); err != nil {
 		return err
 	}
@@ -17,7 +23,7 @@ func (s *PackedSealer) DiffObjects(ctx context.Context, a, b *PackedObject, fn f
 		d.common = 0
 	}
 	if d.common > 0 {
-		d.a, d.b = s.tree(a), s.tree(b)
+		d.a, d.b = of.tree(a), s.tree(b)
 		if err := d.compare(max(a.Levels(), b.Levels()), 0, d.side(d.a), d.side(d.b)); err != nil {
 			return err
 		}

@@ -71,7 +71,7 @@ func TestPackedErrors(t *testing.T) {
 	packs := newFakePacks(t)
 	failed := errors.New("out of order")
 	before := runtime.NumGoroutine()
-	for _, chunks := range []int64{1, 5, 280} {
+	for _, chunks := range []int64{1, 5, orShort[int64](280, 130)} {
 		plain := randomBytes(seeded(t), int(chunks*PackedMinChunk))
 		f := packedFile(t, plain)
 		for _, workers := range []int{1, 3} {
@@ -86,7 +86,7 @@ func TestPackedErrors(t *testing.T) {
 					t.Errorf("%d chunks: a file that ends at %d: %v", chunks, at, err)
 				}
 			}
-			for _, last := range []int64{0, chunks / 2, chunks - 1, chunks + 1} { // chunks+1: a node
+			for _, last := range []int64{0, chunks / 2, chunks - 1, chunks} { // chunks: a node
 				n := int64(0)
 				packs.fail = func(*PackedRef) error {
 					if n++; n > last {
@@ -96,7 +96,7 @@ func TestPackedErrors(t *testing.T) {
 				}
 				_, _, err := s.Update(t.Context(), nil, f.size, AllDirty(f.size), f)
 				packs.fail = nil
-				if !errors.Is(err, failed) && (last < chunks || chunks > 256) {
+				if !errors.Is(err, failed) && (last < chunks || chunks > 5) {
 					t.Errorf("%d chunks: storing fails at %d: %v", chunks, last, err)
 				}
 			}
@@ -105,7 +105,7 @@ func TestPackedErrors(t *testing.T) {
 			packs.fail = func(*PackedRef) error { cancel(stop); return nil }
 			_, _, err := s.Update(ctx, nil, f.size, AllDirty(f.size), f)
 			packs.fail = nil
-			if chunks > 16 && !errors.Is(err, stop) {
+			if chunks > 64 && !errors.Is(err, stop) {
 				t.Errorf("%d chunks: cancelled: %v", chunks, err)
 			}
 			// Nothing was lost: the memory of all batches is there.
@@ -113,7 +113,7 @@ func TestPackedErrors(t *testing.T) {
 				t.Errorf("%d places of %d", len(s.places), workers)
 			}
 			o, _ := update1(t, s, nil, f, AllDirty(f.size))
-			if chunks < 280 {
+			if chunks < 40 {
 				checkObject(t, packs, s, &o, f)
 			}
 		}
@@ -170,10 +170,11 @@ func TestPackedSmall(t *testing.T) {
 
 // TestPackedTogether runs many updates at once. All of them use the workers of the PackedSealer.
 func TestPackedTogether(t *testing.T) {
+	chunks := orShort(400, 50)
 	for _, workers := range []int{1, 2, 5} {
 		packs := newFakePacks(t)
 		s := packs.sealer(t, PackedOptions{ChunkBytes: PackedMinChunk, Workers: workers})
-		plain := randomBytes(seeded(t), 400*PackedMinChunk)
+		plain := randomBytes(seeded(t), chunks*PackedMinChunk)
 		file := &countingFile{sparseFile: packedFile(t, plain)}
 		var wg sync.WaitGroup
 		for k := range 12 {
@@ -206,7 +207,7 @@ func TestPackedTogether(t *testing.T) {
 		if n := file.most.Load(); n > int64(workers) {
 			t.Errorf("%d reads at once", n)
 		}
-		if n := packs.adds[crypto.ChunkData]; n < 400 || n > 400+2*12*workers+24 {
+		if n := packs.adds[crypto.ChunkData]; n < chunks || n > chunks+2*12*workers+24 {
 			t.Errorf("%d chunks stored", n)
 		}
 	}
@@ -221,7 +222,7 @@ func TestPackedProgress(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	f := packedFile(t, randomBytes(seeded(t), 50*PackedChunkBytes+3))
+	f := packedFile(t, randomBytes(seeded(t), 20*PackedChunkBytes+3))
 	o, stats := update1(t, s, nil, f, AllDirty(f.size))
 	if total != f.size || stats.ReadBytes != total || o.Root.Suite != crypto.SuiteXAES256GCM {
 		t.Errorf("%d bytes, %+v", total, stats)
@@ -232,10 +233,7 @@ func TestPackedProgress(t *testing.T) {
 // TestPackedMemory makes the map of a file of 1 TiB, all of which is dirty, in memory that does not
 // depend on its size.
 func TestPackedMemory(t *testing.T) {
-	size := int64(1 << 40)
-	if testing.Short() {
-		size = 1 << 35
-	}
+	size := orShort[int64](1<<40, 1<<34)
 	packs := &nullPacks{}
 	s, err := NewPackedSealer(testKeys(t, 7), crypto.SuiteXChaCha20Poly1305, packs, packs, PackedOptions{DedupChunks: -1})
 	if err != nil {
@@ -265,4 +263,44 @@ func TestPackedMemory(t *testing.T) {
 		t.Errorf("%+v, %v", stats, err)
 	}
 	runtime.KeepAlive(b)
+}
+
+// TestPackedAllocations checks that an update allocates nothing for a chunk, but what sealing it does.
+func TestPackedAllocations(t *testing.T) {
+	if raceDetector {
+		return // it allocates, too
+	}
+	const chunks = 256
+	packs := &nullPacks{}
+	s, err := NewPackedSealer(testKeys(t, 7), crypto.SuiteXChaCha20Poly1305, packs, packs, PackedOptions{DedupChunks: -1, Workers: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var g golden
+	goldenJSON(t, "manifest.json", &g)
+	for _, kind := range []string{"random", "text"} {
+		plain := g.generate(kind, chunks*PackedChunkBytes)
+		r := bytes.NewReader(plain)
+		update := testing.AllocsPerRun(3, func() {
+			if _, _, err := s.Update(t.Context(), nil, r.Size(), AllDirty(r.Size()), r); err != nil {
+				t.Fatal(err)
+			}
+		})
+		room, object := make([]byte, 0, 2*PackedChunkBytes), make([]byte, 0, 2*PackedChunkBytes)
+		seal := testing.AllocsPerRun(3, func() {
+			for at := 0; at < len(plain); at += PackedChunkBytes {
+				chunk, comp := plain[at:at+PackedChunkBytes], uint8(compNone)
+				if kind == "text" {
+					comp = compZstd
+				}
+				if _, _, err := s.keys.SealPacked(s.suite, crypto.ChunkData, comp, chunk, s.encoder.EncodeAll(chunk, room), object); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+		if update >= seal+chunks {
+			t.Errorf("%s: %v allocations, and %v to seal the chunks", kind, update, seal)
+		}
+	}
 }

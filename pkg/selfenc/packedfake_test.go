@@ -16,6 +16,14 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 )
 
+// orShort returns n, or short in short tests: sealing is slow with the race detector.
+func orShort[T int | int64](n, short T) T {
+	if testing.Short() {
+		return short
+	}
+	return n
+}
+
 // fakePacks keeps objects in memory, at other places each time.
 type fakePacks struct {
 	keys *crypto.TenantKeys

@@ -24,7 +24,7 @@ func TestPackedReader(t *testing.T) {
 	rng := seeded(t)
 	packs := newFakePacks(t)
 	const n = PackedMinChunk
-	for _, size := range []int{0, 1, 13, n - 1, n, n + 1, 2*n - 1, 2 * n, 7*n + n/2, 256 * n, 256*n + 1} {
+	for _, size := range []int{0, 1, 13, n - 1, n, n + 1, 2*n - 1, 2 * n, 7*n + n/2, orShort(256, 20) * n, orShort(256, 20)*n + 1} {
 		plain := randomBytes(rng, size)
 		for k := range size / n {
 			if rng.IntN(3) == 0 {
@@ -47,7 +47,7 @@ func TestPackedReader(t *testing.T) {
 // TestPackedReaderTogether reads one object from several goroutines, with a cache that is too small.
 func TestPackedReaderTogether(t *testing.T) {
 	packs := newFakePacks(t)
-	plain := randomBytes(seeded(t), 1000*PackedMinChunk+7)
+	plain := randomBytes(seeded(t), orShort(1000, 300)*PackedMinChunk+7)
 	s := packs.sealer(t, PackedOptions{ChunkBytes: PackedMinChunk, NodeCacheBytes: 100 << 10, Workers: 3})
 	o, _ := update1(t, s, nil, packedFile(t, plain), AllDirty(int64(len(plain))))
 	r, err := s.Reader(&o)
@@ -58,7 +58,7 @@ func TestPackedReaderTogether(t *testing.T) {
 	for k := range 4 {
 		wg.Go(func() {
 			p := make([]byte, 5*PackedMinChunk)
-			for i := range 60 {
+			for i := range orShort(60, 10) {
 				off := (i*7919 + k*104729) * 977 % (len(plain) - len(p))
 				if n, err := r.ReadRange(t.Context(), p, int64(off)); err != nil || !bytes.Equal(p[:n], plain[off:off+len(p)]) {
 					t.Errorf("at %d: %d bytes, %v", off, n, err)
@@ -75,7 +75,7 @@ func TestPackedReaderTogether(t *testing.T) {
 // TestPackedReaderNodes checks that reading costs one look at each node.
 func TestPackedReaderNodes(t *testing.T) {
 	packs := newFakePacks(t)
-	plain := randomBytes(seeded(t), 600*PackedMinChunk)
+	plain := randomBytes(seeded(t), 280*PackedMinChunk)
 	o, _ := update1(t, packs.sealer(t, PackedOptions{ChunkBytes: PackedMinChunk}), nil, packedFile(t, plain), AllDirty(int64(len(plain))))
 	s := packs.sealer(t, PackedOptions{ChunkBytes: PackedMinChunk})
 	packs.reset()
@@ -88,10 +88,10 @@ func TestPackedReaderNodes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := packs.opens[crypto.ChunkMap]; n != 4 {
+	if n := packs.opens[crypto.ChunkMap]; n != 3 {
 		t.Errorf("%d nodes were read", n)
 	}
-	if n := packs.opens[crypto.ChunkData]; n != 1200 {
+	if n := packs.opens[crypto.ChunkData]; n != 560 {
 		t.Errorf("%d chunks were read", n)
 	}
 }
@@ -100,7 +100,7 @@ func TestPackedReaderNodes(t *testing.T) {
 func TestPackedDamage(t *testing.T) {
 	packs := newFakePacks(t)
 	rng := seeded(t)
-	plain := randomBytes(rng, 300*PackedMinChunk)
+	plain := randomBytes(rng, orShort(300, 20)*PackedMinChunk)
 	s := packs.sealer(t, PackedOptions{ChunkBytes: PackedMinChunk, NodeCacheBytes: -1})
 	o, _ := update1(t, s, nil, packedFile(t, plain), AllDirty(int64(len(plain))))
 	r, err := s.Reader(&o)

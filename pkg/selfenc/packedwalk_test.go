@@ -126,7 +126,7 @@ func TestPackedDiff(t *testing.T) {
 		}
 		s := packs.sealer(t, PackedOptions{ChunkBytes: PackedMinChunk})
 		a, _ := update1(t, s, nil, e.f, e.f.data())
-		was := &sparseFile{size: e.f.size, pages: map[int64][]byte{}}
+		was := newSparseFile(0)
 		for i, page := range e.f.pages {
 			was.pages[i] = append([]byte(nil), page...)
 		}

@@ -16,6 +16,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/volumetest"
 )
 
+var hostileCount = flag.Int("snapshot.hostile", 40, "number of hostile snapshots")
+
 var crashAll = flag.Bool("snapshot.crashes", false, "all crashes")
 
 // crashRig is a volume with a base that is stored, and a state that is to be.
@@ -70,7 +72,7 @@ func (r *crashRig) fork(from chunkstore.Store) *chunkstore.Memory {
 // attempt makes an attempt at s, which dies or not.
 func (r *crashRig) attempt(s format.ID, d *dying) (*create.Report, error) {
 	o := r.options(r.base)
-	o.S, o.Store, o.Credential, o.Fixed = s, d, r.cred, true
+	o.S, o.Store, o.Credential, o.Fixed, o.Suite = s, d, r.cred, true, 1
 	return r.tryPut("base", "next", o)
 }
 

@@ -21,11 +21,12 @@ type resumed struct {
 	*rig
 	id    pinned.Identity
 	state *pinned.State
+	suite crypto.Suite
 	name  format.ID
 }
 
 func newResumed(t *testing.T) *resumed {
-	r := &resumed{rig: newRig(t), name: format.ID{0xcc}}
+	r := &resumed{rig: newRig(t), suite: 1, name: format.ID{0xcc}}
 	rng := rand.NewChaCha8([32]byte{1})
 	for name, n := range map[string]int{"big": 5 << 20, "other": 2 << 20, "small": 5000, "text": 300_000} {
 		data := make([]byte, n)
@@ -61,7 +62,7 @@ func (r *resumed) attempt(n int64, c crypto.Credential) (*create.Report, *mortal
 	m := &mortal{Store: r.store.Objects()}
 	m.left.Store(n)
 	rep, err := create.Run(r.t.Context(), r.id, nil, r.state, create.Options{Store: m, StoreID: r.store.ID(), Format: r.store.Description(), Tenant: r.tenant.Keys,
-		Suite: 1, S: r.name, Recipients: []crypto.Recipient{r.kek}, Credential: c, Writer: "test", Who: "test", InFlight: 1})
+		Suite: r.suite, S: r.name, Recipients: []crypto.Recipient{r.kek}, Credential: c, Writer: "test", Who: "test", InFlight: 1})
 	return rep, m, err
 }
 
@@ -88,6 +89,7 @@ func TestCreateResume(t *testing.T) {
 		if n < ops-1 && !errors.Is(err, errKilled) {
 			t.Fatalf("%d: it did not die: %v", n, err)
 		}
+		r.suite = 3 - r.suite // the program has another default now
 		rep, second, err := r.attempt(1<<30, r.cred)
 		if err != nil {
 			t.Fatalf("%d: the successor: %v", n, err)

@@ -81,4 +81,7 @@ func (r *historyRig) store1(batch int) {
 		r.restored(next)
 	}
 	r.stored = append(r.stored, storedState{name, next})
+	if batch > 0 {
+		r.sameDiff(r.stored[r.h.Rng.IntN(batch)], r.stored[batch])
+	}
 }

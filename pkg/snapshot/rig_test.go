@@ -2,7 +2,6 @@ package snapshot_test
 
 import (
 	"errors"
-	"fmt"
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
@@ -16,7 +15,6 @@ import (
 	"github.com/sealvol/sealvol/pkg/snapshot/stored"
 	"github.com/sealvol/sealvol/pkg/snapshot/verify"
 	"github.com/sealvol/sealvol/pkg/volume"
-	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/logical"
 	"github.com/sealvol/sealvol/pkg/volume/pinned"
@@ -178,22 +176,5 @@ func (r *historyRig) restored(rep *create.Report) {
 		volume.LoadOptions{Credential: r.cred, HashSeed: sn.Body.Seed, NextIno: next})
 	r.ok(err)
 	r.ok(restore.Run(r.t.Context(), sn.RestoreSource(), l, restore.Options{}))
-	v, err := volume.Open(dev, volume.Options{Credential: r.cred, CommitInterval: -1})
-	r.ok(err)
-	_, err = v.CreateSnapshot("again")
-	r.ok(err)
-	src, err := pinned.Open(dev, pinned.Options{Credential: r.cred, Memory: 1 << 20})
-	r.ok(err)
-	defer src.Close()
-	to, err := src.Snapshot("again")
-	r.ok(err)
-	again, err := create.Run(r.t.Context(), src.Identity(), nil, to, r.options(nil))
-	r.ok(err)
-	r.same("restored", rep, again)
-	r.ok(v.Close())
-	checked, err := check.Run(dev, check.Options{Credential: r.cred, Data: true})
-	r.ok(err)
-	if !checked.Clean {
-		r.t.Fatal(fmt.Sprint(checked.Problems))
-	}
+	r.restoredSame("restored", dev, rep)
 }

@@ -236,3 +236,10 @@ func TestRestoreStaleParent(t *testing.T) {
 		t.Error("the restored volume has another content")
 	}
 }
+
+func (r *rig) id(s string) format.ID {
+	r.t.Helper()
+	id, err := format.ParseID(s)
+	r.ok(err)
+	return id
+}

@@ -237,7 +237,11 @@ func goodACL() []byte {
 func loadHostile(t testing.TB, f *facts, then func(l *Loader) error) error {
 	t.Helper()
 	dev := device.NewMem(64 << 20)
-	l := newLoader(t, dev, f, 0)
+	return loadOn(t, dev, newLoader(t, dev, f, 0), f, then)
+}
+
+func loadOn(t testing.TB, dev device.Device, l *Loader, f *facts, then func(l *Loader) error) error {
+	t.Helper()
 	var err error
 	for i := range f.list {
 		if err = f.list[i].give(l); err != nil {
@@ -267,13 +271,24 @@ func TestLoadMutated(t *testing.T) {
 	base := crashFacts(t)
 	rng := rand.New(rand.NewPCG(3, 3))
 	refused := 0
-	for range fewer(300) {
+	for i := range fewer(300) {
 		f := *base.f
 		f.list = slices.Clone(f.list)
 		for range 1 + rng.IntN(2) {
 			f.mutate(rng)
 		}
-		err := loadHostile(t, &f, func(l *Loader) error { return f.giveData(l, rng) })
+		dev := device.NewMem(64 << 20)
+		l := newLoader(t, dev, &f, 0)
+		if i%2 == 0 { // after an interruption, and some good ones
+			for j := range rng.IntN(len(base.f.list)) {
+				ok(t, base.f.list[j].give(l))
+			}
+			ok(t, l.Close())
+			var err error
+			l, _, err = ResumeLoader(dev, f.options(t))
+			ok(t, err)
+		}
+		err := loadOn(t, dev, l, &f, func(l *Loader) error { return f.giveData(l, rng) })
 		if err != nil {
 			if !errors.Is(err, logical.ErrInvalid) {
 				t.Fatal(err)

@@ -45,6 +45,7 @@ func Serve(ctx context.Context, store chunkstore.Store, r chunkstore.Rights) (*E
 	if err != nil {
 		return nil, err
 	}
+	limited = boundLock(limited)
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socket pair for a snapshot worker: %w", err)

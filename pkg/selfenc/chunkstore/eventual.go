@@ -16,14 +16,33 @@ type Wrapper interface {
 // directories on network file systems. S3 shows at once what was stored; servers that do not cannot
 // be recognised.
 func IsEventual(s Store) (bool, error) {
+	if d := dirOf(s); d != nil {
+		return d.isRemote()
+	}
+	return false, nil
+}
+
+// IsLocal reports whether a store is a directory on a file system of this machine, which answers at
+// once.
+func IsLocal(s Store) bool {
+	d := dirOf(s)
+	if d == nil {
+		return false
+	}
+	remote, err := d.isRemote()
+	return err == nil && !remote
+}
+
+// dirOf returns the directory that a store passes requests on to, or nil.
+func dirOf(s Store) *Dir {
 	for {
 		switch t := s.(type) {
 		case *Dir:
-			return t.isRemote()
+			return t
 		case Wrapper:
 			s = t.Unwrap()
 		default:
-			return false, nil
+			return nil
 		}
 	}
 }

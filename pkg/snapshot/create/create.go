@@ -63,9 +63,10 @@ type Options struct {
 	Writer     string // program and version
 	Who        string // for people who look at leases
 
-	// Workers is how many files are read at once. 0: the number of processors.
+	// Workers is how many files are read at once. 0: two more than the number of processors, since
+	// some wait for the device.
 	Workers  int
-	InFlight int // packs; 0: pack.Options' default
+	InFlight int // packs; 0: as many as have 32 MiB
 	// RecountEvery is how many snapshots come from one recount of the list to the next, at most. 0: 64.
 	RecountEvery int
 	// BeforeCommit is called when everything but the card is stored, such as to extend an object

@@ -15,6 +15,21 @@
 //
 // A job belongs to one call of Run. Its walk is one goroutine, which alone calls the visitor's
 // methods; workers own their file until its result is in the queue; the caller of merkle.Update
-// owns the map. Memory is bounded: packs being filled and in flight, a queue of facts, a worker's
-// buffers, and the caches of pinned and merkle.
+// owns the map.
+//
+// # Memory
+//
+// A job needs at most 128 MiB, whatever the volume has (memory.go), if the limit of the program
+// (GOMEMLIMIT) is 96 MiB, so that garbage goes before it counts. In MiB, with packs of 16:
+//
+//	52  packs: two in flight, one of data and a shorter one of metadata that are being filled
+//	12  sealer: batches of content in work, 3 of 1 MiB, each as plaintext and sealed, and encoders
+//	 6  references of chunks that were stored, to store equal ones once
+//	 6  nodes of the maps of files
+//	 6  nodes of the map
+//	 8  the queue of facts, if all are extended attributes of 64 KiB; else less than 1
+//	 8  pages of the volume's metadata (pinned.Options.Memory, of whoever opens the volume)
+//	14  the program itself
+//
+// What is in the packs that are in flight at the end is freed before a recount.
 package create

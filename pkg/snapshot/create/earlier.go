@@ -48,9 +48,10 @@ func (j *job) earlierKeys() error {
 	if err != nil {
 		return fmt.Errorf("keys of an earlier attempt: %w: %w", commit.ErrTaken, err)
 	}
-	if j.o.Credential == nil || slots.Suite != j.o.Suite {
-		return fmt.Errorf("the keys of an earlier attempt, of suite %v, are there: %w", slots.Suite, commit.ErrTaken)
+	if j.o.Credential == nil {
+		return fmt.Errorf("the keys of an earlier attempt are there, and no credential was given to open them: %w", commit.ErrTaken)
 	}
+	j.o.Suite = slots.Suite // of the snapshot from now on; chunks may have others
 	key, err := slots.OpenSnapshot(j.o.S, j.o.Credential)
 	if err != nil {
 		return fmt.Errorf("keys of an earlier attempt: %w: %w", commit.ErrTaken, err)
@@ -77,6 +78,9 @@ func (j *job) finishEarlier(ctx context.Context) (*Report, error) {
 	}
 	r := j.report(h, b)
 	if _, _, err := commit.Whole(ctx, j.o.Store, h.S); err == nil {
+		if err := j.checkCard(ctx, h); err != nil {
+			return nil, err
+		}
 		return r, j.w.Done(ctx)
 	} else if !errors.Is(err, commit.ErrNoBase) {
 		return nil, err
@@ -91,6 +95,19 @@ func (j *job) finishEarlier(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 	return r, j.w.Commit(ctx, &commit.Parts{Manifest: j.earlier.Manifest, Keys: j.slots, Card: card})
+}
+
+// checkCard checks that the card that is there belongs to a manifest.
+func (j *job) checkCard(ctx context.Context, h *format.Head) error {
+	object, err := j.o.Store.Get(ctx, format.SnapKey(h.S, format.CardPart), nil, format.MaxCardBytes)
+	if err != nil {
+		return err
+	}
+	c, err := manifest.OpenCard(j.o.Tenant, h.S, object)
+	if err != nil {
+		return err
+	}
+	return c.Check(h)
 }
 
 // beginAgain makes the options of another snapshot, which uses the packs of this

@@ -185,7 +185,7 @@ func (j *job) newPacks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	j.packs, err = pack.NewWriter(ctx, j.o.Tenant, j.w, j.list, pack.Options{PackBytes: j.o.Format.PackBytes, InFlight: j.o.InFlight, Epoch: j.o.Epoch})
+	j.packs, err = pack.NewWriter(ctx, j.o.Tenant, j.w, j.list, pack.Options{PackBytes: j.o.Format.PackBytes, InFlight: j.o.inFlight(), Epoch: j.o.Epoch})
 	return err
 }
 
@@ -195,7 +195,8 @@ func (j *job) newSealer(context.Context) error {
 	if j.baseList != nil {
 		in = pack.NewReader(j.o.Store, j.o.Tenant, j.baseList)
 	}
-	o := selfenc.PackedOptions{ChunkBytes: j.o.Format.ChunkBytes, Workers: j.o.Workers, Progress: func(n int64) { j.count.done.Add(n) }}
+	o := j.o.sealing()
+	o.Progress = func(n int64) { j.count.done.Add(n) }
 	if j.index != nil {
 		o.Known = j.index
 	}
@@ -206,6 +207,7 @@ func (j *job) newSealer(context.Context) error {
 	if j.config, err = stored.MapConfig(j.sealer, j.o.Tenant); err != nil {
 		return err
 	}
+	j.config.CacheBytes = mapCacheBytes
 	var root merkle.Root
 	if j.baseBody != nil {
 		root = stored.MapRoot(j.baseBody)
@@ -218,5 +220,5 @@ func (j *job) workers() int {
 	if j.o.Workers > 0 {
 		return j.o.Workers
 	}
-	return runtime.GOMAXPROCS(0)
+	return runtime.GOMAXPROCS(0) + 2
 }

@@ -82,7 +82,9 @@ func (j *job) recount(ctx context.Context, root merkle.Root, h *format.Head, b *
 // walk visits every reference of the new snapshot.
 func (j *job) walk(ctx context.Context, list *pack.List, root merkle.Root) (used, error) {
 	in := pack.NewReader(j.o.Store, j.o.Tenant, list)
-	sealer, err := selfenc.NewPackedSealer(j.o.Tenant, j.o.Suite, nil, in, selfenc.PackedOptions{ChunkBytes: j.o.Format.ChunkBytes, DedupChunks: -1})
+	o := j.o.sealing()
+	o.DedupChunks = -1
+	sealer, err := selfenc.NewPackedSealer(j.o.Tenant, j.o.Suite, nil, in, o)
 	if err != nil {
 		return nil, err
 	}
@@ -91,6 +93,7 @@ func (j *job) walk(ctx context.Context, list *pack.List, root merkle.Root) (used
 	if err != nil {
 		return nil, err
 	}
+	config.CacheBytes = mapCacheBytes
 	u := used{}
 	m := merkle.Open(config, root)
 	if err := m.Walk(ctx, nil, func(n *merkle.Node) error { u.add(&n.Ref); return nil }); err != nil {

@@ -14,8 +14,6 @@ import (
 )
 
 const (
-	// queueFacts is how many facts may wait for the map.
-	queueFacts = 512
 	// queueRanges is how many ranges of one file a worker is given. A file with more of them is
 	// read by the walk itself, with all workers at its chunks.
 	queueRanges = 256

@@ -59,6 +59,9 @@ func Run(ctx context.Context, e worker.Env) error {
 	return err
 }
 
+// pageCache is for pages of the metadata of the volume: pkg/snapshot/create has the sum.
+const pageCache = 8 << 20
+
 var errParams = errors.New("invalid parameters of a snapshot job")
 
 func run(ctx context.Context, e *worker.Env) error {
@@ -85,7 +88,7 @@ func run(ctx context.Context, e *worker.Env) error {
 		return err
 	}
 	o.Tenant, o.Epoch = tenant, t.Epoch
-	v, err := pinned.Open(e.Device, pinned.Options{Keys: e.Volume.Keys})
+	v, err := pinned.Open(e.Device, pinned.Options{Keys: e.Volume.Keys, Memory: pageCache})
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,9 @@ const (
 	DefaultPackBytes = 16 << 20
 	defaultInFlight  = 4
 	minPackBytes     = 1 << 16
+	// metadataPart: packs of metadata are so much shorter. There are few of them, but one is open
+	// all the time.
+	metadataPart = 4
 )
 
 // ErrChunk is about a chunk that no pack can hold.
@@ -72,6 +75,7 @@ type Stored struct {
 // openPack is a pack that is being filled.
 type openPack struct {
 	number uint32
+	most   int // bytes, unless one object alone needs more
 	header []byte
 	b      []byte
 	slots  []format.PackSlot
@@ -122,7 +126,7 @@ func (w *Writer) Add(ctx context.Context, r *crypto.ChunkRef, object []byte) (se
 		if p == nil {
 			return w.begin(kind).add(r, object), nil
 		}
-		if !w.full(p, object) {
+		if !p.full(object) {
 			return p.add(r, object), nil
 		}
 		// Meanwhile another caller may have closed it, and filled the next one.
@@ -145,15 +149,17 @@ func (w *Writer) kind(r *crypto.ChunkRef) format.PackKind {
 
 // full reports whether an object does not fit into a pack any more. The caller
 // holds mu.
-func (w *Writer) full(p *openPack, object []byte) bool {
-	return len(p.slots) == format.MaxPackSlots || len(p.b)+len(object)+endBytes(len(p.slots)+1) > w.opts.PackBytes
+func (p *openPack) full(object []byte) bool {
+	return len(p.slots) == format.MaxPackSlots || len(p.slots) > 0 && len(p.b)+len(object)+endBytes(len(p.slots)+1) > p.most
 }
 
 // begin opens a pack. The caller holds mu.
 func (w *Writer) begin(kind format.PackKind) *openPack {
 	h := format.PackHeader{Kind: kind, Epoch: w.opts.Epoch, Number: w.list.Reserve(), Attempt: w.sink.Attempt()}
-	p := &openPack{number: h.Number}
-	if n := len(w.free); n > 0 {
+	p := &openPack{number: h.Number, most: w.opts.PackBytes}
+	if kind == format.MetadataPack {
+		p.most /= metadataPart
+	} else if n := len(w.free); n > 0 {
 		p.b, w.free = w.free[n-1][:0], w.free[:n-1]
 	} else {
 		p.b = make([]byte, 0, w.opts.PackBytes) // the kernel provides what is used of it
@@ -164,8 +170,15 @@ func (w *Writer) begin(kind format.PackKind) *openPack {
 	return p
 }
 
+// smallPack is how long a pack is until it gets all the memory that it may need. Else it would be
+// copied again and again, with its copies as garbage.
+const smallPack = 1 << 20
+
 // add puts an object into a pack in which it fits.
 func (p *openPack) add(r *crypto.ChunkRef, object []byte) selfenc.PackedRef {
+	if n := len(p.b) + len(object); n > cap(p.b) && n > smallPack {
+		p.b = append(make([]byte, 0, max(p.most, n+endBytes(len(p.slots)+1))), p.b...)
+	}
 	ref := selfenc.PackedRef{Ref: *r, Stored: uint32(len(object)), Pack: p.number, Offset: uint32(len(p.b)), Slot: uint16(len(p.slots))}
 	ref.Name = [32]byte{}
 	p.slots = append(p.slots, format.PackSlot{Offset: ref.Offset, Length: ref.Stored, Kind: uint8(r.Kind), Comp: r.Comp, Suite: uint8(r.Suite)})
@@ -250,7 +263,7 @@ func (w *Writer) upload(p *openPack) (err error) {
 	w.report.Packs++
 	w.report.Chunks += len(p.slots)
 	w.report.Bytes += int64(len(p.b))
-	if len(w.free) <= w.opts.InFlight {
+	if len(w.free) <= w.opts.InFlight && p.most == w.opts.PackBytes {
 		w.free = append(w.free, p.b)
 	}
 	return nil
@@ -284,6 +297,7 @@ func (w *Writer) Flush(ctx context.Context) (Stored, error) {
 	if err := w.wait(ctx); err != nil && w.err == nil {
 		return w.report, err
 	}
+	w.free = nil                         // most often nothing follows
 	if w.err == nil && len(w.open) > 0 { // ctx ended while a pack waited to be uploaded
 		return w.report, context.Cause(ctx)
 	}

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -59,6 +60,9 @@ type Options struct {
 	Progress func(Progress)
 	// CommitEvery is the time between commits. 0: 5 seconds.
 	CommitEvery time.Duration
+	// WindowChunks is how many chunks of content are sorted by their place before they are read, and
+	// come from one position to the next. 0: fetch.WindowChunks.
+	WindowChunks int
 }
 
 // position is where a restore is: all facts before key are there; with data, all content of files
@@ -153,11 +157,16 @@ func (r *run) report() {
 
 // facts gives the target all facts but data.
 func (r *run) facts(ctx context.Context) error {
+	var fits fact.Fitting
 	for x, err := range r.src.Map.Scan(ctx, r.at.key, merkle.LastKey) {
 		if err != nil {
 			return err
 		}
-		if err := r.fact(&x); err != nil {
+		err := fits.Add(x.Key, x.Value)
+		if err == nil {
+			err = r.fact(&x)
+		}
+		if err != nil {
 			return fmt.Errorf("inode %d: %w", x.Key.Ino, err)
 		}
 		if x.Key.Type == logical.InodeType {
@@ -205,7 +214,7 @@ func (r *run) fact(x *merkle.Item) error {
 
 // content gives the target the content of all larger files.
 func (r *run) content(ctx context.Context) error {
-	r.window = make([]fetch.Chunk, 0, fetch.WindowChunks)
+	r.window = make([]fetch.Chunk, 0, cmp.Or(r.o.WindowChunks, fetch.WindowChunks))
 	from := logical.Key{Ino: max(r.at.key.Ino, 1)}
 	for x, err := range r.src.Map.Scan(ctx, from, merkle.LastKey) {
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/selfenc"
 	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
+	"github.com/sealvol/sealvol/pkg/snapshot/diff"
 	"github.com/sealvol/sealvol/pkg/snapshot/fetch"
 	"github.com/sealvol/sealvol/pkg/snapshot/format"
 	"github.com/sealvol/sealvol/pkg/snapshot/manifest"
@@ -73,6 +74,11 @@ func (s *Snapshot) fetcher() *fetch.Fetcher {
 // RestoreSource returns what restore.Run reads.
 func (s *Snapshot) RestoreSource() restore.Source {
 	return restore.Source{Map: s.m, Root: s.m.Root(), Sealer: s.sealer, Fetch: s.fetcher(), Files: s.Body.Files + s.Body.Dirs, Bytes: s.Body.LogicalBytes}
+}
+
+// DiffSource returns what diff.Snapshots compares.
+func (s *Snapshot) DiffSource() diff.Source {
+	return diff.Source{Map: s.m, Sealer: s.sealer, Seed: s.Body.Seed}
 }
 
 // VerifySource returns what verify.Run reads.

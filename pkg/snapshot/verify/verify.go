@@ -84,6 +84,7 @@ type checker struct {
 	bytes  atomic.Uint64
 	r      Report // guarded by mu while anything runs concurrently
 	window []fetch.Chunk
+	fits   fact.Fitting
 }
 
 // Run verifies. It returns an error only if it could not go on; problems are counted in the report.
@@ -100,6 +101,9 @@ func Run(ctx context.Context, src Source, o Options) (Report, error) {
 		err = c.flush(ctx)
 	}
 	c.r.Chunks, c.r.Bytes = c.chunks.Load(), c.bytes.Load()
+	if src.Map != nil {
+		c.r.Nodes = uint64(src.Map.Reads())
+	}
 	return c.r, err
 }
 
@@ -182,8 +186,13 @@ func (c *checker) fact(ctx context.Context, x *merkle.Item) error {
 			c.report()
 		}
 	}
+	// What concerns one fact alone, the map has checked.
+	if err := c.fits.Add(x.Key, x.Value); err != nil {
+		c.problem(Problem{Ino: x.Key.Ino, Err: fmt.Errorf("inode %d: %w", x.Key.Ino, err)})
+		return nil
+	}
 	if x.Key.Type != logical.DataType {
-		return nil // the map has checked it
+		return nil
 	}
 	o, err := fact.DecodeData(x.Value)
 	if err == nil {

@@ -1,7 +1,6 @@
 package view
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/sealvol/sealvol/pkg/selfenc"
@@ -117,31 +116,16 @@ func (v *View) read(o *selfenc.PackedObject, dst []byte, off uint64) (int, error
 	return r.ReadRange(v.ctx, dst, int64(off))
 }
 
-// errFound ends a walk.
-var errFound = errors.New("found")
-
 // seekObject finds the first chunk from off on that is data, or that is a hole.
 func (v *View) seekObject(f *file, off uint64, data bool) (at uint64, err error) {
 	chunk := uint64(f.object.ChunkBytes)
-	next := int64(off / chunk) // all chunks from there to the current one are data
-	err = v.src.Sealer.Refs(v.ctx, f.object, next, func(i int64, _ *selfenc.PackedRef) error {
-		if data {
-			next = i
-			return errFound
-		}
-		if i > next {
-			return errFound
-		}
-		next++
-		return nil
-	})
-	switch {
-	case errors.Is(err, errFound):
-		return uint64(next) * chunk, nil
-	case err != nil:
-		return 0, err
-	case data:
-		return f.size, nil
+	seek := v.src.Sealer.NextHole
+	if data {
+		seek = v.src.Sealer.NextData
+	}
+	next, err := seek(v.ctx, f.object, int64(off/chunk))
+	if err != nil || next == f.object.Chunks() {
+		return f.size, err
 	}
 	return uint64(next) * chunk, nil
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/selfenc"
 	"github.com/sealvol/sealvol/pkg/snapshot/fact"
 	"github.com/sealvol/sealvol/pkg/snapshot/merkle"
+	"github.com/sealvol/sealvol/pkg/snapshot/pack"
 	"github.com/sealvol/sealvol/pkg/volume/logical"
 	"github.com/sealvol/sealvol/pkg/volume/namehash"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -43,7 +44,8 @@ func fail(err error) error {
 	switch {
 	case err == nil, errors.Is(err, vfs.ErrCorrupt), errors.Is(err, vfs.ErrStale), errors.Is(err, vfs.ErrIO):
 		return err
-	case errors.Is(err, merkle.ErrInvalid), errors.Is(err, selfenc.ErrCorrupt), errors.Is(err, selfenc.ErrMap), errors.Is(err, logical.ErrInvalid):
+	case errors.Is(err, merkle.ErrInvalid), errors.Is(err, selfenc.ErrCorrupt), errors.Is(err, selfenc.ErrMap), errors.Is(err, logical.ErrInvalid),
+		errors.Is(err, pack.ErrDamaged), errors.Is(err, pack.ErrNoPack):
 		return fmt.Errorf("%w: %w", vfs.ErrCorrupt, err)
 	}
 	return fmt.Errorf("%w: %w", vfs.ErrIO, err)
