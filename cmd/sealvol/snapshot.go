@@ -46,7 +46,7 @@ pruned, local ones are deleted.`,
 		{"both", "For local and stored snapshots:", []*cobra.Command{create, snapshotListCommand(), snapshotShowCommand(), diff}},
 		{"local", "For local snapshots:", []*cobra.Command{remove, rollback}},
 		{"stored", "For stored snapshots (--store):", []*cobra.Command{snapshotInitCommand(), snapshotForgetCommand(), snapshotUndeleteCommand(),
-			snapshotPruneCommand(), snapshotKeyCommand(), snapshotLsCommand(), snapshotCatCommand(), snapshotVerifyCommand()}},
+			snapshotPruneCommand(), snapshotKeyCommand(), snapshotLsCommand(), snapshotCatCommand(), snapshotVerifyCommand(), snapshotRestoreCommand()}},
 	} {
 		c.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
 		for _, sub := range g.commands {
@@ -54,7 +54,7 @@ pruned, local ones are deleted.`,
 			c.AddCommand(sub)
 		}
 	}
-	for _, name := range []string{"restore", "mount"} {
+	for _, name := range []string{"mount"} {
 		c.AddCommand(laterCommand(name)) // of stored snapshots
 	}
 	localOnly(remove, "stored snapshots are forgotten, not deleted", "use `sealvol snapshot forget --store URL`")
