@@ -35,7 +35,7 @@ func (b *snapBench) underLoad(ctx context.Context, rep int) error {
 	if err := ours.init(ctx, s); err != nil {
 		return err
 	}
-	defer os.RemoveAll(b.store(ours))
+	defer os.RemoveAll(b.store(ours)) //nolint:errcheck // below the benchmark's directory, which is removed
 	return b.mounted(ctx, s, func() error {
 		path := filepath.Join(s.mnt, "written")
 		if err := os.WriteFile(path, make([]byte, 64<<20), 0o600); err != nil {

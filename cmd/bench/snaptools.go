@@ -118,7 +118,7 @@ func (o *oursTool) restore(ctx context.Context, s *set) (*usage, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.Remove(image)
+	defer os.Remove(image) //nolint:errcheck // below the benchmark's directory, which is removed
 	defer f.Close()
 	if err := f.Truncate(imageBytes); err != nil {
 		return nil, err
@@ -172,7 +172,7 @@ func (r *resticTool) verify(ctx context.Context) (*usage, error) {
 
 func (r *resticTool) restore(ctx context.Context, _ *set) (*usage, error) {
 	to := filepath.Join(r.b.work, "restored")
-	defer os.RemoveAll(to)
+	defer os.RemoveAll(to) //nolint:errcheck // below the benchmark's directory, which is removed
 	u, err := r.run(ctx, "restore", "latest", "--target", to)
 	return r.b.synced(u, err)
 }
@@ -232,7 +232,7 @@ func (o *borgTool) restore(ctx context.Context, _ *set) (*usage, error) {
 	if err := os.Mkdir(to, 0o755); err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(to)
+	defer os.RemoveAll(to) //nolint:errcheck // below the benchmark's directory, which is removed
 	u, err := o.run(ctx, to, "extract", o.archive())
 	return o.b.synced(u, err)
 }

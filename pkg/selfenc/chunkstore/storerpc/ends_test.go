@@ -114,7 +114,7 @@ func TestServerEnds(t *testing.T) {
 		if err := <-put; !errors.Is(err, ErrClosed) || c.Err() == nil {
 			t.Fatalf("%v; the connection: %v", err, c.Err())
 		}
-		<-ended
+		<-ended //nolint:errcheck // that it has ended is enough
 		<-c.Ended()
 	}
 }
