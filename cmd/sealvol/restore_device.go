@@ -127,7 +127,7 @@ func (o *snapshotRestore) load(ctx context.Context, w io.Writer, dev device.Devi
 	case errors.Is(err, restore.ErrPosition):
 		return withHint(fmt.Errorf("%s: %w", path, err), "name that snapshot, or use --force to begin again with this one")
 	case ctx.Err() != nil:
-		return withHint(fmt.Errorf("%s: %w", path, err), "the volume is incomplete: run the command again, and it goes on where this one ended")
+		return withHint(fmt.Errorf("%s: %w", path, err), "the volume is incomplete: run the command again, and it resumes where this one ended")
 	}
 	return fmt.Errorf("%s: %w", path, err)
 }
