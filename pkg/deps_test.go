@@ -252,9 +252,9 @@ func checkForeign(t *testing.T, name, path string) {
 // testOnly lists what the tests of a package need besides: real neighbours instead of fakes.
 var testOnly = map[string][]string{
 	"pkg/snapshot":            {"pkg/snapshot/create", "pkg/snapshot/gc", "pkg/snapshot/snapstore", "pkg/volume", "pkg/volume/check"},
-	"pkg/snapshot/merkle":     {"pkg/snapshot/fact"},                                 // the example of the document
-	"pkg/snapshot/gc":         {"pkg/snapshot/commit", "pkg/snapshot/internal/draw"}, // the other side of the protocol
-	"cmd/driver":              {"pkg/mounter/workerstore", "pkg/snapshot/format", "pkg/snapshot/stored", "pkg/snapshot/verify"},    // the node plugin's side of a snapshot
+	"pkg/snapshot/merkle":     {"pkg/snapshot/fact"},                                                                            // the example of the document
+	"pkg/snapshot/gc":         {"pkg/snapshot/commit", "pkg/snapshot/internal/draw"},                                            // the other side of the protocol
+	"cmd/driver":              {"pkg/mounter/workerstore", "pkg/snapshot/format", "pkg/snapshot/stored", "pkg/snapshot/verify"}, // the node plugin's side of a snapshot
 	"pkg/csi":                 {"pkg/backend/local"},
 	"pkg/mountserver":         {"pkg/mountserver/mounts"},
 	"pkg/nodeagent":           {"pkg/mounter/volumectl"},
