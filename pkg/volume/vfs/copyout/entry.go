@@ -146,18 +146,34 @@ func (c *copier) special(d *directory, name string, e *walk.Entry, rdev int) err
 	return c.attributesAt(d.fd, name, e, true)
 }
 
-// present returns nil if the name exists already and is what an earlier copy made.
+// present returns nil if the name exists already and is what an earlier copy made; otherwise err,
+// which is about creating it.
 func (c *copier) present(d *directory, name string, e *walk.Entry, err error) error {
-	if !c.opts.All || !errors.Is(err, unix.EEXIST) {
-		return err
-	}
-	var st unix.Stat_t
-	if unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Mode&unix.S_IFMT != e.Kind() ||
-		e.Kind() != unix.S_IFLNK && st.Mtim != (unix.Timespec{Sec: e.Attr.Mtime.Sec, Nsec: int64(e.Attr.Mtime.Nsec)}) ||
-		(e.Kind() == unix.S_IFREG || e.Kind() == unix.S_IFLNK) && uint64(st.Size) != e.Attr.Size {
+	if !errors.Is(err, unix.EEXIST) || !c.isPresent(d, name, e) {
 		return err
 	}
 	c.result.Present++
 	c.made(d, name, e)
 	return nil
+}
+
+// isPresent reports whether a name exists and is what an earlier copy made, by its kind, size and
+// time. With Options.All only.
+func (c *copier) isPresent(d *directory, name string, e *walk.Entry) bool {
+	var st unix.Stat_t
+	if !c.opts.All || unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Mode&unix.S_IFMT != e.Kind() {
+		return false
+	}
+	switch e.Kind() {
+	case unix.S_IFLNK:
+		target, err := c.fs.Readlink(e.Attr.Ino)
+		b := make([]byte, len(target)+1)
+		n, rerr := unix.Readlinkat(d.fd, name, b)
+		return err == nil && rerr == nil && string(b[:n]) == target
+	case unix.S_IFREG:
+		if uint64(st.Size) != e.Attr.Size {
+			return false
+		}
+	}
+	return st.Mtim == unix.Timespec{Sec: e.Attr.Mtime.Sec, Nsec: int64(e.Attr.Mtime.Nsec)}
 }

@@ -82,7 +82,7 @@ func (c *copier) finish(p *pendingFile) (err error) {
 	for _, n := range p.names[1:] {
 		lerr := err
 		if lerr == nil {
-			lerr = c.linkTo(fd, n.dir, n.name)
+			lerr = c.linkTo(fd, n, p.e)
 		}
 		if lerr != nil {
 			c.fail(n.path, lerr)

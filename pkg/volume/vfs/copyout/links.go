@@ -1,6 +1,7 @@
 package copyout
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 
@@ -47,22 +48,40 @@ func (c *copier) link(d *directory, name string, e *walk.Entry) (done bool, err 
 		return true, fmt.Errorf("open its other name: %w", err)
 	}
 	defer unix.Close(fd)
-	return true, c.linkTo(fd, d, name)
+	return true, c.linkTo(fd, place{d, name, e.Path}, e)
 }
 
 // linkTo gives an open inode a name.
-func (c *copier) linkTo(fd int, d *directory, name string) error {
-	err := unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), d.fd, name, unix.AT_SYMLINK_FOLLOW)
+func (c *copier) linkTo(fd int, at place, e *walk.Entry) error {
+	from := fmt.Sprintf("/proc/self/fd/%d", fd)
+	err := unix.Linkat(unix.AT_FDCWD, from, at.dir.fd, at.name, unix.AT_SYMLINK_FOLLOW)
+	if errors.Is(err, unix.EEXIST) && c.isPresent(at.dir, at.name, e) {
+		return c.relink(fd, from, at)
+	}
 	if err == nil {
 		c.result.Entries++
-		return nil
 	}
-	if c.opts.All && errors.Is(err, unix.EEXIST) {
-		var a, b unix.Stat_t
-		if unix.Fstat(fd, &a) == nil && unix.Fstatat(d.fd, name, &b, unix.AT_SYMLINK_NOFOLLOW) == nil && a.Ino == b.Ino && a.Dev == b.Dev {
-			c.result.Present++
-			return nil
-		}
+	return err
+}
+
+// relink makes a name that exists, with the same content, one of the inode.
+func (c *copier) relink(fd int, from string, at place) error {
+	c.result.Entries++
+	c.result.Present++
+	var a, b unix.Stat_t
+	if err := unix.Fstat(fd, &a); err != nil {
+		return err
+	}
+	if err := unix.Fstatat(at.dir.fd, at.name, &b, unix.AT_SYMLINK_NOFOLLOW); err != nil || a.Ino == b.Ino && a.Dev == b.Dev {
+		return err
+	}
+	temp := ".sealvol-" + rand.Text()
+	if err := unix.Linkat(unix.AT_FDCWD, from, at.dir.fd, temp, unix.AT_SYMLINK_FOLLOW); err != nil {
+		return err
+	}
+	err := unix.Renameat(at.dir.fd, temp, at.dir.fd, at.name)
+	if err != nil {
+		err = errors.Join(err, unix.Unlinkat(at.dir.fd, temp, 0))
 	}
 	return err
 }
