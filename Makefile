@@ -46,7 +46,7 @@ commands        = $(filter-out %/libdoublecrypt %/libselfenc,$(filter $(MODULE)/
 
 .DEFAULT_GOAL := help
 .PHONY: images check-images release pin-sidecars sidecars push changelog registry check-release cluster-build cluster-up cluster-down e2e e2e-upstream e2e-upstream-short
-.PHONY: help setup build test unit race vectors fuzz hostile cuts crash fuse sanity interop judges libdoublecrypt libselfenc ec2 bench-ebs moto nvme list lint fmt generate check-generated demo bench bench-selfenc clean
+.PHONY: help setup build test unit race vectors fuzz hostile cuts crash fuse sanity interop judges libdoublecrypt libselfenc ec2 bench-ebs moto nvme list lint fmt generate check-generated demo bench bench-snapshots bench-selfenc clean
 
 # The word in brackets is the group in which `make help` prints a target.
 help: ## [set-up] print this help
@@ -258,6 +258,10 @@ e2e-upstream-short: ## [test] a bounded part of it, for CI
 bench: build ## [bench] compare with gocryptfs, ext4 and a file system in memory: BENCH_FLAGS="-short", "-gp3", ...
 	@.ci/setup bench
 	bin/bench $(BENCH_FLAGS)
+
+bench-snapshots: build ## [bench] stored snapshots beside restic and borg: BENCH_FLAGS="-short", "-run source", "-json FILE", ...
+	@.ci/setup bench
+	bin/bench snapshots $(BENCH_FLAGS)
 
 ec2: ## [cluster] run an EC2 simulator on loopback, to try the ebs backend: EC2_FLAGS="--fast", ...
 	@mkdir -p bin

@@ -4,4 +4,6 @@
 //
 // The sealvol command serves our volume. For profiles, and for the file system in memory, this
 // program is the server, in a separate process: see serve.go.
+//
+// `bench snapshots` compares stored snapshots with restic and borg instead: see snapshots.go.
 package main

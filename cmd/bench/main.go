@@ -29,13 +29,18 @@ type config struct {
 	suite    string
 }
 
+// modes are what this program does besides comparing file systems.
+var modes = map[string]func(args []string) error{"serve": serve, "snapshots": runSnapshots, "restore": runRestore}
+
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == "serve" {
-		if err := serve(os.Args[2:]); err != nil {
-			fmt.Fprintln(os.Stderr, "bench serve:", err)
-			os.Exit(1)
+	if len(os.Args) > 1 {
+		if other := modes[os.Args[1]]; other != nil {
+			if err := other(os.Args[2:]); err != nil {
+				fmt.Fprintf(os.Stderr, "bench %s: %v\n", os.Args[1], err)
+				os.Exit(1)
+			}
+			return
 		}
-		return
 	}
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

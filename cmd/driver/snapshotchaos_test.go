@@ -78,6 +78,8 @@ func (c *chaos) run(id, base string) {
 		}
 		st, err := c.client.SnapshotStatus(c.ctx(), snapVolume)
 		switch {
+		case err == nil && st.ID == id && st.Outcome == workerctl.Stopped: // nothing here is an error of the job
+			c.t.Fatalf("%v: %s", c.did, st.Message)
 		case errors.Is(err, mounter.ErrNoWorker), err == nil && (st.ID != id || st.Outcome.Resumable()):
 			c.did = append(c.did, "start")
 			c.start(id, base)

@@ -142,7 +142,15 @@ func TestSnapshotWorkerEscape(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = abstract.Close() }()
-	end := "escape " + strings.Join([]string{l.Addr().String(), abstract.Addr().String(), r.path("mounter/mounter.sock"), fmt.Sprint(os.Getpid())}, " ")
+	open, err := os.MkdirTemp("/tmp", "sealvol-open-") // a directory that everybody may write to
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(open)
+	if err := os.Chmod(open, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	end := "escape " + strings.Join([]string{l.Addr().String(), abstract.Addr().String(), r.path("mounter/mounter.sock"), fmt.Sprint(os.Getpid()), open}, " ")
 	r.mustBegin(workerctl.Start{ID: newSnapshot()}, jobParams{Blocks: 1, End: end})
 	if st := r.untilEnd(workerctl.Stopped); st.Message != "reached: " {
 		t.Errorf("%+v", st)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -139,7 +140,7 @@ func jobEnd(how string) error {
 }
 
 // escape tries to reach what a worker must not reach, and returns what it has reached: an address of
-// TCP, an abstract socket, a socket in the file system, and a process.
+// TCP, an abstract socket, a socket in the file system, a process, and a directory.
 func escape(at []string) (reached []string) {
 	try := func(what string, err error) {
 		if err == nil {
@@ -165,7 +166,8 @@ func escape(at []string) (reached []string) {
 		}
 		return err
 	}())
-	try("new file", os.WriteFile("/sealvol-escaped", nil, 0o600))
+	try("new file", os.WriteFile(filepath.Join(at[4], "escaped"), nil, 0o600))
+	try("new directory", os.Mkdir(filepath.Join(at[4], "dir"), 0o700))
 	try("user", syscall.Setuid(0))
 	try("namespace", unix.Unshare(unix.CLONE_NEWNS))
 	try("interface", func() error {

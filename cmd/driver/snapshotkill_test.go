@@ -238,7 +238,10 @@ func TestSnapshotStoreLost(t *testing.T) {
 			t.Fatal(err)
 		}
 		end.Worker.Close()
-		r.until("going on", func(s workerctl.Status) bool { return s.Progress.BytesDone > at || s.Outcome != workerctl.Running })
+		st := r.until("going on", func(s workerctl.Status) bool { return s.Progress.BytesDone > at || s.Outcome != workerctl.Running })
+		if st.Outcome != workerctl.Running && st.Outcome != workerctl.Succeeded {
+			t.Fatalf("%+v", st)
+		}
 	}
 	// To start it again gives it the store, too.
 	_ = end.Close()

@@ -291,12 +291,13 @@ func (r *snapRig) untilRunning() workerctl.Status {
 func (r *snapRig) local(want ...string) {
 	r.t.Helper()
 	ctx := r.ctx()
+	var names []string
 	for {
 		list, err := volumectl.Snapshots(ctx, r.server())
 		if err != nil {
-			r.t.Fatal(err)
+			r.t.Fatalf("%v; before that, local snapshots %v, want %v", err, names, want)
 		}
-		var names []string
+		names = nil
 		for _, s := range list {
 			if !s.Deleting {
 				names = append(names, strings.TrimPrefix(s.Name, workerctl.LocalPrefix))

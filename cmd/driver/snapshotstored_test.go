@@ -197,7 +197,7 @@ func TestSnapshotStored(t *testing.T) {
 	r.local(second)
 	r.want(second, files)
 
-	// A slow store, and workers that die: each goes on where the last one was.
+	// A slow store, and workers that die: each resumes where the last one was.
 	files["more"] = content(rng, 60<<20)
 	r.write(map[string][]byte{"more": files["more"]})
 	var puts atomic.Int64

@@ -241,7 +241,7 @@ func TestSnapshotOfBlockDevice(t *testing.T) {
 	}
 	r.untilEnd(workerctl.Succeeded)
 	r.local(id)
-	end := "escape 127.0.0.1:1 @none /none 999999999"
+	end := "escape 127.0.0.1:1 @none /none 999999999 /"
 	r.mustBegin(workerctl.Start{ID: newSnapshot()}, jobParams{Blocks: 1, End: end})
 	if st := r.untilEnd(workerctl.Stopped); st.Message != "reached: " {
 		t.Errorf("%+v", st)

@@ -39,7 +39,7 @@ the rest, and fails at the end. A file gets its name only when it is complete.`,
 			defer end()
 			bar := newProgress("copy")
 			defer bar.end()
-			err = copyout.Copy(v, a[1:len(a)-1], a[len(a)-1], copyout.Options{Progress: bar.set,
+			_, err = copyout.Copy(v, a[1:len(a)-1], a[len(a)-1], copyout.Options{Progress: bar.set,
 				Failed: func(path string, err error) { say(c.ErrOrStderr(), "%s: %v\n", printable(path), err) }})
 			switch {
 			case errors.Is(err, copyout.ErrExists):

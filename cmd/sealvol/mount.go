@@ -73,7 +73,7 @@ func mountCommand() *cobra.Command {
 				return err
 			}
 			if o.readyFD != 0 {
-				return serveForParent(o, a[0], a[1])
+				return forParent(o.readyFD, func(ready func() error) error { return serve(o, a[0], a[1], ready) })
 			}
 			dir, err := mountPoint(a[1])
 			if err != nil {

@@ -46,16 +46,13 @@ pruned, local ones are deleted.`,
 		{"both", "For local and stored snapshots:", []*cobra.Command{create, snapshotListCommand(), snapshotShowCommand(), diff}},
 		{"local", "For local snapshots:", []*cobra.Command{remove, rollback}},
 		{"stored", "For stored snapshots (--store):", []*cobra.Command{snapshotInitCommand(), snapshotForgetCommand(), snapshotUndeleteCommand(),
-			snapshotPruneCommand(), snapshotKeyCommand(), snapshotLsCommand(), snapshotCatCommand(), snapshotVerifyCommand()}},
+			snapshotPruneCommand(), snapshotKeyCommand(), snapshotLsCommand(), snapshotCatCommand(), snapshotVerifyCommand(), snapshotRestoreCommand(), snapshotMountCommand()}},
 	} {
 		c.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
 		for _, sub := range g.commands {
 			sub.GroupID = g.id
 			c.AddCommand(sub)
 		}
-	}
-	for _, name := range []string{"restore", "mount"} {
-		c.AddCommand(laterCommand(name)) // of stored snapshots
 	}
 	localOnly(remove, "stored snapshots are forgotten, not deleted", "use `sealvol snapshot forget --store URL`")
 	localOnly(rollback, "a volume is rolled back to a local snapshot", "restore a stored snapshot to another device")

@@ -205,7 +205,7 @@ func (r *created) print(w io.Writer, target, requests string) {
 		say(w, "  not incremental: %s\n", r.Why)
 	}
 	say(w, "  content:  %s in %d files and %d directories\n", formatSize(int64(r.Logical)), r.Files, r.Directories)
-	say(w, "  read:     %s, of which %s were stored already\n", formatSize(int64(r.Read)), formatSize(int64(r.Reused)))
+	say(w, "  read:     %s, of which %s were stored already\n", formatSize(int64(r.Read)), formatSize(int64(min(r.Reused, r.Read))))
 	say(w, "  stored:   %s in %d packs, in %s\n", formatSize(r.Stored), r.Packs, r.Seconds)
 	say(w, "  requests: %s\n", requests)
 	if r.LockedUntil != "" {

@@ -97,7 +97,7 @@ func (j *storedJob) run(ctx context.Context) (*create.Report, error) {
 func (j *storedJob) failed(err error) error {
 	if j.plan.Resumable() {
 		if hint(err) == "" {
-			err = withHint(err, "run the command again: it goes on where this one ended")
+			err = withHint(err, "run the command again: it resumes where this one ended")
 		}
 		return err
 	}

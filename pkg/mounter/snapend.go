@@ -245,6 +245,7 @@ func (m *Mounter) killOrphan(dir string) {
 		}
 		unix.Close(pidfd)
 	}
+	removeGroup(m.opt.places(r.Start.Volume).workerGroup)
 }
 
 // removeGroup removes the cgroup of a worker that has ended.

@@ -183,7 +183,7 @@ func startConfined(cmd *exec.Cmd) error {
 }
 
 // confineThread changes the calling thread, for its children: no_new_privs, an empty bounding set,
-// no inheritable and no ambient capability, and a low priority. What the thread itself may do does
+// no inheritable and no ambient capability, no file that can be written, and a low priority. What the thread itself may do does
 // not change, as it still has to make namespaces and to change its user.
 func confineThread() error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
@@ -210,6 +210,9 @@ func confineThread() error {
 	}
 	if err != nil {
 		return fmt.Errorf("clear the inheritable capabilities: %w", err)
+	}
+	if err := forbidWrites(); err != nil {
+		return err
 	}
 	// Below here: not needed for safety. 0 is the calling thread.
 	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, workerNice)

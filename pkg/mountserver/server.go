@@ -112,6 +112,9 @@ func (s *Server) Mux() control.Mux {
 	if s.v1 != nil {
 		return s.v1Mux()
 	}
+	if s.vol == nil {
+		return s.readerMux()
+	}
 	v := &volumectl.Server{Volume: s.vol, Name: s.Name(), ReadOnly: s.opts.ReadOnly, LogLevel: s.opts.Level, Mounted: s.fuse, Conditions: s.conditions,
 		End: s.End, MountSnapshot: s.mountSnapshot, UnmountSnapshot: s.unmountSnapshot}
 	m := v.Mux()
@@ -172,7 +175,11 @@ func (s *Server) Close() error {
 	if failed := s.base.Failed(); err == nil && failed != nil {
 		err = failed
 	}
-	return errors.Join(err, s.anchor.final(), s.opts.Device.Close())
+	err = errors.Join(err, s.anchor.final())
+	if s.opts.Device != nil {
+		err = errors.Join(err, s.opts.Device.Close())
+	}
+	return err
 }
 
 // closeBase commits and ends the volume. A volume with an open snapshot refuses to close and then

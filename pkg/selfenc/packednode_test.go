@@ -261,6 +261,17 @@ func hostile(t *testing.T, packs *fakePacks, plain []byte) PackedRef {
 	return p
 }
 
+// walkAndOpen walks an object and opens its chunks.
+func walkAndOpen(t *testing.T, s *PackedSealer, o *PackedObject) error {
+	return s.Walk(t.Context(), o, func(_ int, _ int64, r *PackedRef) error {
+		if r.Kind == crypto.ChunkData {
+			_, err := s.Open(t.Context(), r, nil)
+			return err
+		}
+		return nil
+	})
+}
+
 // TestPackedHostile reads objects whose map lies, although its keys are right.
 func TestPackedHostile(t *testing.T) {
 	packs := newFakePacks(t)
@@ -322,13 +333,7 @@ func TestPackedHostile(t *testing.T) {
 		if err := r.Copy(t.Context(), io.Discard, 0, math.MaxInt64); err == nil {
 			t.Errorf("%s: read", name)
 		}
-		walk := s.Walk(t.Context(), &o, func(_ int, _ int64, r *PackedRef) error {
-			if r.Kind == crypto.ChunkData {
-				_, err := s.Open(t.Context(), r, nil)
-				return err
-			}
-			return nil
-		})
+		walk := walkAndOpen(t, s, &o)
 		if walk == nil {
 			t.Errorf("%s: walked", name)
 		}

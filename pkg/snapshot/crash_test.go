@@ -144,7 +144,7 @@ func (r *crashRig) after(what string, s format.ID, d *dying, prune string) {
 
 func (r *crashRig) prune(what, how string) {
 	r.t.Helper()
-	var store chunkstore.Store = r.store.Objects()
+	store := r.store.Objects()
 	switch how {
 	case "":
 		return

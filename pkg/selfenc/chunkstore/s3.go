@@ -110,6 +110,9 @@ func OpenS3(ctx context.Context, o S3Options) (*S3, error) {
 	cfg.HTTPClient = awsclient.PlainBody{Client: cfg.HTTPClient}
 	client := s3.NewFromConfig(cfg, func(c *s3.Options) {
 		c.UsePathStyle = o.PathStyle
+		// Ranges never have a checksum, and users do not want a line for each. What is read is verified
+		// by its hash or its key.
+		c.DisableLogOutputChecksumValidationSkipped = true
 		if o.Endpoint != "" {
 			c.BaseEndpoint = aws.String(o.Endpoint)
 		}

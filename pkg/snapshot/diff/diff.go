@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrUnrelated: the snapshots are of volumes that have nothing to do with each other.
+// ErrUnrelated means that the snapshots are of volumes that have nothing to do with each other.
 var ErrUnrelated = errors.New("the snapshots are of different volumes")
 
 // Options configures Snapshots.

@@ -12,7 +12,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/snapshot/format"
 )
 
-// ErrBusy: another process stores a snapshot of the volume in the same store.
+// ErrBusy means that another process stores a snapshot of the volume in the same store.
 var ErrBusy = errors.New("another process is storing a snapshot of this volume in this store")
 
 // Lock makes this process the only one of this machine that stores snapshots of a volume in a store,

@@ -272,10 +272,10 @@ func (w *Writer) upload(p *openPack) (err error) {
 // end appends the end of a pack, and returns the hash of all. The bulk is hashed once.
 func (p *openPack) end() (sum format.Sum) {
 	h := sha256.New()
-	h.Write(p.b) //nolint:errcheck // never fails
+	h.Write(p.b)
 	n := len(p.b)
 	p.b = append(h.Sum(p.b), format.PackEnd...)
-	h.Write(p.b[n:]) //nolint:errcheck // never fails
+	h.Write(p.b[n:])
 	h.Sum(sum[:0])
 	return sum
 }

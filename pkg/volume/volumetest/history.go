@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
@@ -110,7 +111,14 @@ func pick[T any](rng *rand.Rand, list []T) (x T) {
 	return x
 }
 
-func (h *History) name() string { return fmt.Sprint("n", h.Rng.IntN(12)) }
+// name is one of a few. In large histories, one is long and no text.
+func (h *History) name() string {
+	n := h.Rng.IntN(12)
+	if h.Large && n == 11 {
+		return strings.Repeat("\xff\n", 127) + "x"
+	}
+	return fmt.Sprint("n", n)
+}
 
 // Req is a caller.
 func (h *History) Req() *vfs.Req { return &vfs.Req{UID: h.Rng.Uint32N(3), GID: 5} }

@@ -6,12 +6,13 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-const largeWeight = 14
+const largeWeight = 20
 
 // largeOps are further operations.
 func (h *History) largeOps() []operation {
 	return []operation{{2, "plant", h.plant}, {2, "remove tree", h.removeTree}, {1, "large write", h.largeWrite}, {4, "scatter", h.scatter},
-		{2, "border", h.border}, {3, "overwrite", h.overwrite}}
+		{2, "border", h.border}, {3, "overwrite", h.overwrite},
+		{3, "acl", h.acl}, {3, "times", h.times}}
 }
 
 // plant makes many inodes in a directory of their own.
@@ -102,5 +103,37 @@ func (h *History) overwrite() {
 		clear(b)
 	}
 	_, err = h.V.Write(h.Req(), ino, off, b[:n], false)
+	h.Allow(err)
+}
+
+// acls are a list of three and of five entries.
+var acls = []string{
+	"\x02\x00\x00\x00\x01\x00\x06\x00\xff\xff\xff\xff\x04\x00\x04\x00\xff\xff\xff\xff\x20\x00\x00\x00\xff\xff\xff\xff",
+	"\x02\x00\x00\x00\x01\x00\x06\x00\xff\xff\xff\xff\x02\x00\x07\x00\x09\x00\x00\x00\x04\x00\x04\x00\xff\xff\xff\xff" +
+		"\x10\x00\x05\x00\xff\xff\xff\xff\x20\x00\x00\x00\xff\xff\xff\xff",
+}
+
+// acl sets and removes ACLs, and attributes of other kinds.
+func (h *History) acl() {
+	ino := h.file()
+	if h.Rng.IntN(3) == 0 {
+		ino = pick(h.Rng, h.Dirs)
+	}
+	name := []string{"system.posix_acl_access", "system.posix_acl_default", "trusted.overlay.opaque", "security.selinux"}[h.Rng.IntN(4)]
+	if h.Rng.IntN(3) == 0 {
+		h.Allow(h.V.RemoveXattr(h.Req(), ino, name))
+		return
+	}
+	h.Allow(h.V.SetXattr(h.Req(), ino, name, []byte(acls[h.Rng.IntN(len(acls))]), 0))
+}
+
+// times sets times before 1970, and far in the future.
+func (h *History) times() {
+	at := vfs.Timespec{Sec: []int64{-1, -1 << 31, 1 << 33, 0, 253402300799}[h.Rng.IntN(5)], Nsec: h.Rng.Uint32N(1e9)}
+	set := &vfs.SetAttr{Mtime: &at}
+	if h.Rng.IntN(2) == 0 {
+		set.Atime = &at
+	}
+	_, err := h.V.SetAttr(h.Req(), h.file(), set)
 	h.Allow(err)
 }

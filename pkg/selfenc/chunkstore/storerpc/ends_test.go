@@ -8,6 +8,9 @@ import (
 	"os"
 	"testing"
 	"testing/synctest"
+
+	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
+	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore/chunkstoretest"
 )
 
 // TestEndsForWaiting: callers that wait for room in the window end with the connection, too, and so
@@ -84,4 +87,34 @@ func TestCancelStalled(t *testing.T) {
 			_ = c.Close()
 		}
 	})
+}
+
+// TestServerEnds: a server that ends answers nothing more: that its store's requests were cancelled
+// is no answer of the store. The client sees the end of the connection, and can go on with another.
+func TestServerEnds(t *testing.T) {
+	for range 50 {
+		begun := make(chan struct{})
+		store := &chunkstoretest.Faulty{Store: chunkstore.NewMemory(), OnPut: func(ctx context.Context, _ string) error {
+			close(begun)
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}}
+		a, b := pair(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- Serve(ctx, a, store, ServerOptions{}) }()
+		c := NewClient(b, ClientOptions{})
+		put := make(chan error, 1)
+		go func() {
+			_, err := c.Put(t.Context(), "x", []byte("x"))
+			put <- err
+		}()
+		<-begun
+		cancel()
+		if err := <-put; !errors.Is(err, ErrClosed) || c.Err() == nil {
+			t.Fatalf("%v; the connection: %v", err, c.Err())
+		}
+		<-ended //nolint:errcheck // that it has ended is enough
+		<-c.Ended()
+	}
 }

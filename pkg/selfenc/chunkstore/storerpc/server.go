@@ -123,7 +123,8 @@ func (s *server) read(ctx context.Context) error {
 			delete(s.running, r.id) // before the answer: then the client may use the id again
 			s.mu.Unlock()
 			cancel()
-			if err := s.write(&a, out); err != nil {
+			// A server that ends has cancelled the request: its error is not the store's.
+			if ended := ctx.Err() != nil && a.status != statusOK; ended || s.write(&a, out) != nil {
 				s.conn.Close() // the reader notices
 			}
 			s.memory.Release(need)

@@ -3,51 +3,86 @@ package copyout
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/volume/vfs/walk"
 )
 
+const setBits = unix.S_ISUID | unix.S_ISGID
+
+// capability is the attribute of file capabilities.
+const capability = "security.capability"
+
 // keptMode returns the part of a mode that a copy may have. Set-user-ID files are dangerous:
 // somebody who could write to the volume could use them to become root on this machine.
 func (c *copier) keptMode(e *walk.Entry) uint32 {
 	mode := e.Attr.Mode & 0o7777
-	if e.Kind() != unix.S_IFDIR || !c.root {
-		mode &^= unix.S_ISUID | unix.S_ISGID
+	if !c.opts.Privileged && (e.Kind() != unix.S_IFDIR || !c.root) {
+		mode &^= setBits
 	}
 	return mode
 }
 
+// refused judges that the destination refuses an attribute. Without Options.All, that is an error.
+func (c *copier) refused(e *walk.Entry, what string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case !c.opts.All || isFull(err):
+		return err
+	}
+	c.fail(e.Path, fmt.Errorf("%s: %w", what, err))
+	return nil
+}
+
+// strip counts files that have lost privileges.
+func (c *copier) strip(e *walk.Entry) {
+	if e.Kind() != unix.S_IFDIR && e.Attr.Mode&0o7777 != c.keptMode(e) {
+		c.result.Stripped++
+	}
+}
+
 // attributes sets owner, attributes, mode and times of an open file.
 func (c *copier) attributes(fd int, e *walk.Entry) error {
+	c.strip(e)
 	if c.root {
-		if err := unix.Fchown(fd, int(e.Attr.UID), int(e.Attr.GID)); err != nil {
+		if err := c.refused(e, "owner", unix.Fchown(fd, int(e.Attr.UID), int(e.Attr.GID))); err != nil {
 			return err
 		}
 	}
-	if err := c.xattrs(fd, e); err != nil {
+	err := c.xattrs(e, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) })
+	if err != nil {
 		return err
 	}
-	if err := unix.Fchmod(fd, c.keptMode(e)); err != nil {
+	if err := c.refused(e, "mode", unix.Fchmod(fd, c.keptMode(e))); err != nil {
 		return err
 	}
-	return c.times(fd, "", e)
+	return c.refused(e, "times", c.times(fd, "", e))
 }
 
 // attributesAt does the same for files that cannot be opened. A link has no mode.
 func (c *copier) attributesAt(parent int, name string, e *walk.Entry, mode bool) error {
+	c.strip(e)
 	if c.root {
-		if err := unix.Fchownat(parent, name, int(e.Attr.UID), int(e.Attr.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		if err := c.refused(e, "owner", unix.Fchownat(parent, name, int(e.Attr.UID), int(e.Attr.GID), unix.AT_SYMLINK_NOFOLLOW)); err != nil {
+			return err
+		}
+	}
+	if c.opts.All {
+		path := fmt.Sprintf("/proc/self/fd/%d/%s", parent, name)
+		err := c.xattrs(e, func(name string, value []byte) error { return unix.Lsetxattr(path, name, value, 0) })
+		if err != nil {
 			return err
 		}
 	}
 	if mode {
-		if err := unix.Fchmodat(parent, name, c.keptMode(e), 0); err != nil {
+		if err := c.refused(e, "mode", unix.Fchmodat(parent, name, c.keptMode(e), 0)); err != nil {
 			return err
 		}
 	}
-	return c.times(parent, name, e)
+	return c.refused(e, "times", c.times(parent, name, e))
 }
 
 func (c *copier) times(fd int, name string, e *walk.Entry) error {
@@ -62,24 +97,32 @@ func (c *copier) times(fd int, name string, e *walk.Entry) error {
 	return unix.UtimesNanoAt(fd, name, ts, flags)
 }
 
-// xattrs copies the extended attributes that the destination accepts. The destination may not
-// support attributes, or may not allow this process to set them.
-func (c *copier) xattrs(fd int, e *walk.Entry) error {
+// xattrs copies the extended attributes, ACLs included. Without Options.All, only those that the
+// destination accepts: it may not support attributes, or may not allow this process to set them.
+func (c *copier) xattrs(e *walk.Entry, set func(name string, value []byte) error) error {
 	names, err := c.fs.ListXattr(e.Attr.Ino)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if name == "security.capability" {
-			continue // dangerous, like set-user-ID
+		if name == capability && !c.opts.Privileged {
+			if e.Attr.Mode&0o7777 == c.keptMode(e) { // else it is counted already
+				c.result.Stripped++
+			}
+			continue
+		}
+		if !c.root && !strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "system.") {
+			continue // like owners, only root can set them
 		}
 		value, err := c.fs.GetXattr(e.Attr.Ino, name)
 		if err != nil {
 			return fmt.Errorf("attribute %s: %w", walk.Printable(name), err)
 		}
-		switch err := unix.Fsetxattr(fd, name, value, 0); {
-		case err == nil, errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES), errors.Is(err, unix.E2BIG):
-		default:
+		err = set(name, value)
+		if !c.opts.All && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.E2BIG)) {
+			continue
+		}
+		if err := c.refused(e, "attribute "+walk.Printable(name), err); err != nil {
 			return fmt.Errorf("attribute %s: %w", walk.Printable(name), err)
 		}
 	}

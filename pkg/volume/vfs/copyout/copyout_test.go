@@ -51,7 +51,7 @@ func TestCopy(t *testing.T) {
 	dest := t.TempDir()
 	var failed []string
 	o := copyout.Options{Failed: func(path string, err error) { failed = append(failed, path+": "+err.Error()) }}
-	if err := copyout.Copy(fs, []string{"/dir"}, dest, o); !errors.Is(err, copyout.ErrIncomplete) || !strings.Contains(err.Error(), "1 entries") {
+	if _, err := copyout.Copy(fs, []string{"/dir"}, dest, o); !errors.Is(err, copyout.ErrIncomplete) || !strings.Contains(err.Error(), "1 entries") {
 		t.Error(err)
 	}
 	if !slices.Equal(failed, []string{"/dir/disk: blocks are not copied"}) {
@@ -71,11 +71,11 @@ func TestCopy(t *testing.T) {
 	}
 	// A second copy overwrites nothing.
 	failed = nil
-	if err := copyout.Copy(fs, []string{"/dir/set"}, filepath.Join(dest, "dir"), o); !errors.Is(err, copyout.ErrIncomplete) || len(failed) != 1 {
+	if _, err := copyout.Copy(fs, []string{"/dir/set"}, filepath.Join(dest, "dir"), o); !errors.Is(err, copyout.ErrIncomplete) || len(failed) != 1 {
 		t.Error(err, failed)
 	}
 	for dest, want := range map[string]error{"/dev/null": copyout.ErrExists, filepath.Join(dest, "new"): copyout.ErrNoDirectory} {
-		if err := copyout.Copy(fs, []string{"/dir", "/dir/set"}, dest, o); !errors.Is(err, want) {
+		if _, err := copyout.Copy(fs, []string{"/dir", "/dir/set"}, dest, o); !errors.Is(err, want) {
 			t.Errorf("to %s: %v", dest, err)
 		}
 	}
@@ -104,7 +104,7 @@ func TestHostileNames(t *testing.T) {
 		if err := os.Mkdir(dest, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := copyout.Copy(fs, []string{"/"}, dest, copyout.Options{}); !errors.Is(err, vfs.ErrCorrupt) {
+		if _, err := copyout.Copy(fs, []string{"/"}, dest, copyout.Options{}); !errors.Is(err, vfs.ErrCorrupt) {
 			t.Errorf("%q: %v", name, err)
 		}
 		for dir, want := range map[string]int{outside: 1, dest: 0} {
