@@ -2,7 +2,9 @@ package merkle
 
 import (
 	"context"
+	"errors"
 	"iter"
+	"sync"
 
 	"github.com/sealvol/sealvol/pkg/volume/logical"
 )
@@ -21,28 +23,96 @@ func Diff(ctx context.Context, a, b *Map) iter.Seq2[Difference, error] {
 		if a.root.Content == b.root.Content && a.root.Height == b.root.Height && a.root.Empty() == b.root.Empty() {
 			return
 		}
-		d := differ{a: side{m: a}, b: side{m: b}}
+		ctx, cancel := context.WithCancel(ctx)
+		ahead := diffAhead{most: a.config.Parallel}
+		defer ahead.group.Wait()
+		defer cancel()
+		d := newDiffer(a, b, -1, func(a, b *side) error { return compare(a, b, yield) })
 		err := d.begin(ctx)
-		for err == nil && (d.a.some || d.b.some) {
-			var diff *Difference
-			if diff, err = d.step(ctx); err == nil && diff != nil && !yield(*diff, nil) {
-				return
-			}
+		if err == nil && ahead.most > 0 {
+			ahead.begin(ctx, a, b)
+			d.entered = func() { ahead.fill(ctx, 1) }
 		}
-		if err != nil {
+		for err == nil && (d.a.some || d.b.some) {
+			err = d.step(ctx)
+		}
+		if err != nil && !errors.Is(err, errStop) {
 			yield(Difference{}, err)
 		}
+	}
+}
+
+// compare yields the difference between two items with the same key. nil: there is none.
+func compare(a, b *side, yield func(Difference, error) bool) error {
+	var diff Difference
+	switch {
+	case b == nil:
+		diff = Difference{Key: a.key, Old: a.value()}
+	case a == nil:
+		diff = Difference{Key: b.key, New: b.value()}
+	default:
+		same, err := a.m.config.sameContent(a.key, a.value(), b.value())
+		if err != nil || same {
+			return err
+		}
+		diff = Difference{Key: a.key, Old: a.value(), New: b.value()}
+	}
+	if !yield(diff, nil) {
+		return errStop
+	}
+	return nil
+}
+
+// diffAhead reads leaves that differ before the differ enters them. It is a differ that takes leaves
+// for items.
+type diffAhead struct {
+	d     *differ
+	most  int // leaves that have been read ahead at once
+	open  int // leaves that have been read, or are being read, and have not been entered
+	group sync.WaitGroup
+	ended bool
+}
+
+func (h *diffAhead) begin(ctx context.Context, a, b *Map) {
+	load := func(s *side) {
+		if s == nil || s.root != nil {
+			return
+		}
+		h.open++
+		m, x := s.m, s.at
+		h.group.Go(func() {
+			_, _ = m.load(ctx, &x) // into the cache; the differ gets the error
+		})
+	}
+	h.d = newDiffer(a, b, 0, func(a, b *side) error {
+		if a != nil && b != nil && a.at.content == b.at.content {
+			return nil
+		}
+		load(a)
+		load(b)
+		return nil
+	})
+	h.ended = h.d.begin(ctx) != nil
+	h.fill(ctx, 0)
+}
+
+// fill goes on after so many leaves have been entered.
+func (h *diffAhead) fill(ctx context.Context, entered int) {
+	h.open -= entered
+	for !h.ended && h.open < h.most && (h.d.a.some || h.d.b.some) {
+		h.ended = h.d.step(ctx) != nil
 	}
 }
 
 // side is a position in one of the maps: at a node that has not been entered, or at an item.
 type side struct {
 	m     *Map
+	d     *differ
 	some  bool
 	stack []frame  // the nodes that have been entered
 	at    expected // the node, if level >= 0
 	root  *node    // the root, which at describes; nil: at is another node
-	level int      // -1: an item
+	level int      // -1: an item of a leaf
 	key   logical.Key
 }
 
@@ -66,6 +136,9 @@ func (s *side) enter(ctx context.Context) error {
 		var err error
 		if n, err = s.m.load(ctx, &s.at); err != nil {
 			return err
+		}
+		if n.level == 0 && s.d.entered != nil {
+			s.d.entered()
 		}
 	}
 	s.stack = append(s.stack, frame{x: s.at, n: n, i: -1})
@@ -94,7 +167,22 @@ func (s *side) value() []byte {
 	return f.n.payload(f.i)
 }
 
-type differ struct{ a, b side }
+// differ goes through two maps at once.
+type differ struct {
+	a, b side
+	// bottom is the level of what is compared: -1, items of leaves, or 0, leaves.
+	bottom int
+	// compare is called for what only one side has, the other being nil, and for what both have
+	// with the same key.
+	compare func(a, b *side) error
+	entered func() // is called when a leaf has been entered; nil: nothing is
+}
+
+func newDiffer(a, b *Map, bottom int, compare func(a, b *side) error) *differ {
+	d := &differ{a: side{m: a}, b: side{m: b}, bottom: bottom, compare: compare}
+	d.a.d, d.b.d = d, d
+	return d
+}
 
 func (d *differ) begin(ctx context.Context) error {
 	if err := d.a.begin(ctx); err != nil {
@@ -108,7 +196,7 @@ func (d *differ) begin(ctx context.Context) error {
 // A node can be equal only to one with the same first key and level. So of two nodes the one that
 // begins before the other is entered, as nothing on the other side begins there; of two that begin
 // at the same key, the higher one, as the other may be equal to one below it.
-func (d *differ) step(ctx context.Context) (*Difference, error) {
+func (d *differ) step(ctx context.Context) error {
 	a, b := &d.a, &d.b
 	var order int
 	switch {
@@ -120,46 +208,36 @@ func (d *differ) step(ctx context.Context) (*Difference, error) {
 		order = a.key.Compare(b.key)
 	}
 	switch {
+	case order < 0 && a.level > d.bottom, order == 0 && a.level > b.level:
+		return a.enter(ctx)
+	case order > 0 && b.level > d.bottom, order == 0 && a.level < b.level:
+		return b.enter(ctx)
 	case order < 0:
-		return a.alone(ctx, true)
+		return d.pass(a, nil)
 	case order > 0:
-		return b.alone(ctx, false)
-	case a.level > b.level:
-		return nil, a.enter(ctx)
-	case a.level < b.level:
-		return nil, b.enter(ctx)
-	case a.level >= 0 && a.at.content != b.at.content:
+		return d.pass(nil, b)
+	case a.level > d.bottom && a.at.content != b.at.content:
 		if err := a.enter(ctx); err != nil {
-			return nil, err
+			return err
 		}
-		return nil, b.enter(ctx)
+		return b.enter(ctx)
+	case a.level > d.bottom:
+		return errors.Join(a.next(), b.next())
 	}
-	var diff *Difference
-	if a.level < 0 {
-		same, err := a.m.config.sameContent(a.key, a.value(), b.value())
-		if err != nil {
-			return nil, err
-		}
-		if !same {
-			diff = &Difference{Key: a.key, Old: a.value(), New: b.value()}
-		}
-	}
-	if err := a.next(); err != nil {
-		return nil, err
-	}
-	return diff, b.next()
+	return d.pass(a, b)
 }
 
-// alone handles a node or item to which the other side has no equal one.
-func (s *side) alone(ctx context.Context, old bool) (*Difference, error) {
-	if s.level >= 0 {
-		return nil, s.enter(ctx)
+// pass compares what is at the bottom, and moves on.
+func (d *differ) pass(a, b *side) error {
+	if err := d.compare(a, b); err != nil {
+		return err
 	}
-	diff := &Difference{Key: s.key}
-	if old {
-		diff.Old = s.value()
-	} else {
-		diff.New = s.value()
+	for _, s := range []*side{a, b} {
+		if s != nil {
+			if err := s.next(); err != nil {
+				return err
+			}
+		}
 	}
-	return diff, s.next()
+	return nil
 }

@@ -166,6 +166,20 @@ func checkDiff(t *testing.T, a, b *Map, ma, mb model) {
 	if len(sorted) != 0 {
 		t.Fatalf("no difference at %v", sorted[0])
 	}
+	// Reading ahead reads the same nodes.
+	reads := func(parallel int) int64 {
+		a, b := Open(a.config, a.root), Open(b.config, b.root)
+		a.config.Parallel = parallel
+		for _, err := range Diff(t.Context(), a, b) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		return a.Reads() + b.Reads()
+	}
+	if n, ahead := reads(0), reads(2); n != ahead {
+		t.Fatalf("a difference reads %d nodes, and %d if it reads ahead", n, ahead)
+	}
 }
 
 // checkGet compares Get, Floor and Scan of ranges with the model.

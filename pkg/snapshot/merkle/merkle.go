@@ -47,7 +47,7 @@ type Config struct {
 	Content func(dst []byte, k logical.Key, value []byte) ([]byte, error)
 	// CacheBytes is how much memory a Map spends on nodes that it has read. 0: 8 MiB.
 	CacheBytes int
-	// Parallel is how many nodes Scan, Walk and Update read ahead. 0: none.
+	// Parallel is how many nodes Scan, Walk, Diff and Update read ahead. 0: none.
 	Parallel int
 
 	rule rule

@@ -194,6 +194,14 @@ func TestReadAhead(t *testing.T) {
 				}
 				return nil
 			},
+			"diff": func(ctx context.Context, m *Map) error {
+				for _, err := range Diff(ctx, m, Open(Config{}, Root{})) {
+					if err != nil {
+						return err
+					}
+				}
+				return nil
+			},
 			"update": func(ctx context.Context, old *Map) error {
 				var changes []Change
 				for _, k := range m.sorted() {
