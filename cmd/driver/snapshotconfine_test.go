@@ -142,13 +142,11 @@ func TestSnapshotWorkerEscape(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = abstract.Close() }()
-	open, err := os.MkdirTemp("/tmp", "sealvol-open-") // a directory that everybody may write to
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(open)
-	if err := os.Chmod(open, 0o777); err != nil {
-		t.Fatal(err)
+	open := t.TempDir() // a directory that everybody may write to
+	for d, mode := open, os.FileMode(0o777); d != "/" && d != os.TempDir(); d, mode = filepath.Dir(d), 0o755 {
+		if err := os.Chmod(d, mode); err != nil {
+			t.Fatal(err)
+		}
 	}
 	end := "escape " + strings.Join([]string{l.Addr().String(), abstract.Addr().String(), r.path("mounter/mounter.sock"), fmt.Sprint(os.Getpid()), open}, " ")
 	r.mustBegin(workerctl.Start{ID: newSnapshot()}, jobParams{Blocks: 1, End: end})

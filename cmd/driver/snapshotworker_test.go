@@ -60,6 +60,12 @@ func TestSnapshotWorker(t *testing.T) {
 	if n != 40+4+2 {
 		t.Errorf("%d objects", n)
 	}
+	// To store it again does nothing.
+	r.mustBegin(workerctl.Start{ID: second}, jobParams{Blocks: 1, End: "final"})
+	if again := r.untilEnd(workerctl.Succeeded); string(again.Result) != string(st.Result) {
+		t.Errorf("%+v", again)
+	}
+	r.local(second)
 	// A user may delete it. Then there is no base.
 	if err := r.server().Do(r.ctx(), control.Request{Op: "snapshot-delete", Args: volumectl.SnapshotArgs{Name: workerctl.LocalName(second)}}, nil); err != nil {
 		t.Fatal(err)

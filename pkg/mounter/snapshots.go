@@ -28,7 +28,8 @@ const (
 // StartSnapshot starts a worker that stores a snapshot of a mounted volume. secrets yields the
 // tenant's secret and the keys of the snapshot (handover.Secrets); store is a socket to the store
 // (package workerstore). Both stay the caller's. The worker has its keys when StartSnapshot returns.
-// If a worker for the same snapshot runs, it gets the store, and goes on.
+// If a worker for the same snapshot runs, it gets the store, and goes on. If the last worker has
+// stored this snapshot, nothing happens: SnapshotStatus has its result.
 func (m *Mounter) StartSnapshot(ctx context.Context, r workerctl.Start, secrets, store *os.File) error {
 	if err := r.Check(); err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
@@ -75,17 +76,8 @@ func (m *Mounter) launch(ctx context.Context, r workerctl.Start, secrets, store 
 	if v.proc == nil || !v.proc.alive() {
 		return nil, nil, none, ErrDead
 	}
-	if w := v.worker; w != nil {
-		switch {
-		case !w.alive() || w.hasEnded():
-			if err := m.retire(ctx, v); err != nil {
-				return nil, nil, none, err
-			}
-		case w.start.ID == r.ID:
-			return w, nil, none, w.attach(ctx, store)
-		default:
-			return nil, nil, none, fmt.Errorf("%w: snapshot %s of the volume is being stored", ErrBusy, w.start.ID)
-		}
+	if done, err := m.reuse(ctx, v, r.ID, store); done || err != nil {
+		return nil, nil, none, err
 	}
 	if !m.takeWorker() {
 		return nil, nil, none, fmt.Errorf("%w: %d snapshots are being stored on this node; try again when one of them has ended", ErrBusy, m.opt.MaxWorkers)
@@ -98,6 +90,28 @@ func (m *Mounter) launch(ctx context.Context, r workerctl.Start, secrets, store 
 	v.worker = w
 	m.watchWorker(v, w)
 	return w, s, v.proc.ask, nil
+}
+
+// reuse decides about the last worker of a volume, if there is one. done means that nothing is to be
+// started: the snapshot is being stored, with the new connection, or is stored.
+func (m *Mounter) reuse(ctx context.Context, v *volume, snapshot string, store *os.File) (done bool, err error) {
+	w := v.worker
+	if w == nil {
+		return false, nil
+	}
+	if w.alive() && !w.hasEnded() {
+		if w.start.ID != snapshot {
+			return false, fmt.Errorf("%w: snapshot %s of the volume is being stored", ErrBusy, w.start.ID)
+		}
+		err := w.attach(ctx, store)
+		if err == nil || !await(ctx, w.ended, askTimeout) { // otherwise it was just ending
+			return true, err
+		}
+	}
+	if w.start.ID == snapshot && await(ctx, w.ended, askTimeout) && w.outcome() == workerctl.Succeeded {
+		return true, nil
+	}
+	return false, m.retire(ctx, v)
 }
 
 // spawnWorker writes the record and starts the process.

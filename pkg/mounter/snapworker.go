@@ -111,6 +111,16 @@ func (w *snapWorker) hasEnded() bool {
 	}
 }
 
+// outcome returns how the job has ended.
+func (w *snapWorker) outcome() workerctl.Outcome {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.rec.End == nil {
+		return workerctl.Running
+	}
+	return w.rec.End.Outcome
+}
+
 // finish records the outcome, once. st is what the worker said, or nil if it said nothing.
 func (w *snapWorker) finish(st *workerctl.Status) error {
 	w.mu.Lock()
