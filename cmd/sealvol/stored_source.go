@@ -76,10 +76,13 @@ func headerOf(path string) (*volume.HeaderInfo, error) {
 	}
 	defer discard(dev)
 	h, err := volume.ReadHeader(dev)
-	if err != nil {
-		return nil, volumeError(dev, path, err)
+	if err == nil {
+		return h, nil
 	}
-	return h, nil
+	if v1, v1err := isV1(dev); v1err == nil && v1 {
+		return nil, errV1Snapshot(path)
+	}
+	return nil, volumeError(dev, path, err)
 }
 
 // change opens the volume for changes, for the time of work.

@@ -116,17 +116,38 @@ func (w *Writer) Base(ctx context.Context) (h *format.Head, sealed []byte, err e
 	return Whole(ctx, w.store, w.opts.Base)
 }
 
+// BaseCard is Base and returns the card as well.
+func (w *Writer) BaseCard(ctx context.Context) (card []byte, h *format.Head, sealed []byte, err error) {
+	return WholeCard(ctx, w.store, w.opts.Base)
+}
+
 // Whole returns the manifest of a snapshot whose card is real, or ErrNoBase. The
 // card is looked at first: what was whole after the lease was put stays.
 func Whole(ctx context.Context, store chunkstore.Store, s format.ID) (h *format.Head, sealed []byte, err error) {
+	_, h, sealed, err = WholeCard(ctx, store, s)
+	return h, sealed, err
+}
+
+// WholeCard is Whole and returns the card as well, which only its tenant can open.
+func WholeCard(ctx context.Context, store chunkstore.Store, s format.ID) (card []byte, h *format.Head, sealed []byte, err error) {
+	if card, err = Card(ctx, store, s); err != nil {
+		return nil, nil, nil, err
+	}
+	h, sealed, err = Manifest(ctx, store, s)
+	return card, h, sealed, err
+}
+
+// Card returns the card of a snapshot if it is real, or ErrNoBase. The rest of the
+// snapshot is not looked at.
+func Card(ctx context.Context, store chunkstore.Store, s format.ID) ([]byte, error) {
 	card, err := realCard(ctx, store, s)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if _, _, err := format.DecodeCard(card); err != nil {
-		return nil, nil, fmt.Errorf("snapshot %s: %w", s, err)
+		return nil, fmt.Errorf("snapshot %s: %w", s, err)
 	}
-	return Manifest(ctx, store, s)
+	return card, nil
 }
 
 // realCard returns the bytes of a card that is not void, or ErrNoBase.
@@ -229,12 +250,3 @@ func (w *Writer) Done(ctx context.Context) error { return w.leases.end(ctx, true
 // successor takes it over in time. Leases of earlier attempts stay until they
 // expire.
 func (w *Writer) Abandon(ctx context.Context) error { return w.leases.end(ctx, false) }
-
-// IsWhole reports whether a snapshot has a card that is not void. The rest of it is not looked at.
-func IsWhole(ctx context.Context, store chunkstore.Store, s format.ID) (bool, error) {
-	_, err := realCard(ctx, store, s)
-	if errors.Is(err, ErrNoBase) {
-		return false, nil
-	}
-	return err == nil, err
-}

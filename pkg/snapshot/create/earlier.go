@@ -11,6 +11,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/snapshot/format"
 	"github.com/sealvol/sealvol/pkg/snapshot/manifest"
 	"github.com/sealvol/sealvol/pkg/snapshot/pack"
+	"github.com/sealvol/sealvol/pkg/snapshot/stored"
 )
 
 // findEarlier looks for what earlier attempts at the snapshot have left.
@@ -76,6 +77,9 @@ func (j *job) finishEarlier(ctx context.Context) (*Report, error) {
 	if h.S != j.o.S || b.Volume != j.id.ID || b.Instance != format.ID(j.id.Instance) || b.StateRoot != j.to.Info().R {
 		return nil, fmt.Errorf("an earlier attempt was of another state of a volume: %w", commit.ErrTaken)
 	}
+	if err := j.ofTenant(ctx, h, b); err != nil {
+		return nil, fmt.Errorf("what an earlier attempt has stored cannot be read: %w: %w", commit.ErrTaken, err)
+	}
 	r := j.report(h, b)
 	if _, _, err := commit.Whole(ctx, j.o.Store, h.S); err == nil {
 		if err := j.checkCard(ctx, h); err != nil {
@@ -95,6 +99,17 @@ func (j *job) finishEarlier(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 	return r, j.w.Commit(ctx, &commit.Parts{Manifest: j.earlier.Manifest, Keys: j.slots, Card: card})
+}
+
+// ofTenant checks that the map of a manifest can be read: that it is not another tenant's.
+func (j *job) ofTenant(ctx context.Context, h *format.Head, b *manifest.Body) error {
+	sn, err := stored.Open(j.o.Store, j.o.Tenant, h, b)
+	if err != nil {
+		return err
+	}
+	defer sn.Close()
+	_, err = sn.NextIno(ctx)
+	return err
 }
 
 // checkCard checks that the card that is there belongs to a manifest.

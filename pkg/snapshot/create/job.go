@@ -111,13 +111,16 @@ func (j *job) openBase(ctx context.Context) error {
 		j.full, j.from = cmp.Or(j.o.Why, "there is no earlier snapshot of this volume in the store"), nil
 		return nil
 	}
-	h, sealed, err := j.w.Base(ctx)
+	card, h, sealed, err := j.w.BaseCard(ctx)
 	var body *manifest.Body
+	if err == nil { // another tenant's chunks could not be read under the keys of this one
+		_, err = manifest.OpenCard(j.o.Tenant, h.S, card)
+	}
 	if err == nil {
 		body, err = j.o.Base.Open(ctx, h, sealed)
 	}
 	switch {
-	case errors.Is(err, commit.ErrNoBase), errors.Is(err, manifest.ErrNoSlot):
+	case errors.Is(err, commit.ErrNoBase), errors.Is(err, manifest.ErrNoSlot), errors.Is(err, manifest.ErrTenant):
 		j.full, j.from = fmt.Sprintf("the earlier snapshot cannot be built on: %v", err), nil
 		return nil
 	case err != nil:

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
 	"github.com/sealvol/sealvol/pkg/snapshot/commit"
 	"github.com/sealvol/sealvol/pkg/snapshot/create"
 	"github.com/sealvol/sealvol/pkg/snapshot/format"
@@ -55,6 +56,8 @@ type Plan struct {
 	// BaseName is the local snapshot of the base. "": there is none, so everything is read.
 	BaseName string
 
+	// Foreign is how many snapshots in the store are of other tenants, if there is no base.
+	Foreign int
 	// Undeleted is why local snapshots that are of no use any more could not be deleted; nil: they were.
 	Undeleted error
 
@@ -110,18 +113,25 @@ func (p *Plan) list(ctx context.Context, v Volume) (list []kept, err error) {
 // use even if the new one fails.
 func (p *Plan) choose(ctx context.Context, list []kept) (now []string, err error) {
 	var base format.ID
-	i := 0
-	for ; i < len(list) && base == (format.ID{}); i++ {
+	own := map[string]bool{}
+	for i := range list {
 		k := &list[i]
-		if base, err = p.storedOf(ctx, k); err == nil && base == (format.ID{}) && k.store == p.o.Store.ID() && p.Earlier == nil && !p.o.Fresh {
-			err = p.resume(ctx, k)
-		}
-		if err != nil {
+		s, foreign, err := p.storedOf(ctx, k)
+		switch {
+		case err != nil:
 			return nil, err
+		case foreign:
+			continue
 		}
-	}
-	if base != (format.ID{}) {
-		p.last = list[i-1].Name
+		own[k.Name] = k.store == p.o.Store.ID()
+		switch {
+		case s != (format.ID{}) && base == (format.ID{}):
+			base, p.last = s, k.Name
+		case s == (format.ID{}) && base == (format.ID{}) && p.Earlier == nil && !p.o.Fresh:
+			if err := p.resume(ctx, k); err != nil {
+				return nil, err
+			}
+		}
 	}
 	switch {
 	case p.Earlier != nil: // it has its own, as it was begun
@@ -134,7 +144,7 @@ func (p *Plan) choose(ctx context.Context, list []kept) (now []string, err error
 		switch {
 		case p.Base != (format.ID{}) && (k.s == p.Base || p.Base == base && k.Name == p.last):
 			p.BaseName = k.Name
-		case k.store == p.o.Store.ID() && k.Name != p.Name && k.Name != p.last:
+		case own[k.Name] && k.Name != p.Name && k.Name != p.last:
 			now = append(now, k.Name)
 		}
 	}
@@ -143,22 +153,29 @@ func (p *Plan) choose(ctx context.Context, list []kept) (now []string, err error
 
 // storedOf returns the whole stored snapshot of a local one; zero: there is none. It has another
 // identity than the local snapshot if a pruner declared that void before it was finished. Then both
-// tell the same time.
-func (p *Plan) storedOf(ctx context.Context, k *kept) (format.ID, error) {
-	whole, err := commit.IsWhole(ctx, p.o.Store.Objects(), k.s)
-	if err != nil || whole {
-		return k.s, err
+// tell the same time. foreign: the local snapshot is of another tenant, or of a worker.
+func (p *Plan) storedOf(ctx context.Context, k *kept) (s format.ID, foreign bool, err error) {
+	card, err := commit.Card(ctx, p.o.Store.Objects(), k.s)
+	if err == nil {
+		_, err = manifest.OpenCard(p.o.Tenant.Keys, k.s, card)
 	}
-	if k.store != p.o.Store.ID() {
-		return format.ID{}, nil
+	switch {
+	case errors.Is(err, manifest.ErrTenant), errors.Is(err, format.ErrFormat), errors.Is(err, chunkstore.ErrTooLarge):
+		return s, true, nil // or its card is damaged
+	case err == nil:
+		return k.s, false, nil
+	case !errors.Is(err, commit.ErrNoBase):
+		return s, false, err
+	case k.store != p.o.Store.ID():
+		return s, true, nil
 	}
 	all, err := p.ofVolume(ctx)
 	for _, sn := range all {
 		if sn.Card.Created == k.Created.UnixNano() {
-			return sn.ID, err
+			s = sn.ID
 		}
 	}
-	return format.ID{}, err
+	return s, false, err
 }
 
 // resume goes on with an unfinished snapshot if it was begun.
@@ -182,6 +199,9 @@ func (p *Plan) ofVolume(ctx context.Context) ([]snapstore.Snapshot, error) {
 	all, err := p.o.Store.List(ctx, p.o.Tenant)
 	p.stored = []snapstore.Snapshot{}
 	for _, sn := range all {
+		if errors.Is(sn.Err, snapstore.ErrTenant) {
+			p.Foreign++
+		}
 		if sn.State == snapstore.Whole && sn.Card != nil && crypto.UUID(sn.Card.Volume) == p.o.Volume {
 			p.stored = append(p.stored, sn)
 		}
