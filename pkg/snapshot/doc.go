@@ -3,6 +3,8 @@
 //	format    what needs no key: names, packs, pack lists, heads, leases, records
 //	manifest  what needs keys: manifest bodies, cards, key slots
 //	pack      puts sealed chunks into packs, finds them by way of the pack list
+//	merkle    the map of a snapshot: values by key, in nodes that follow from what is in them
+//	fact      the values: inodes, names, attributes, content
 //	commit    how a snapshot comes into a store: the writers' side of the protocol
 //	gc        deletes what nothing needs: the pruners' side, without keys
 //	lock      extends object locks of what a snapshot needs

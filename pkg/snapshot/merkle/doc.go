@@ -18,7 +18,7 @@
 // against the parent's range, the end of each node against the cut rule. So a map that a hostile
 // holder of the key has made gives an error, or is a valid map.
 //
-// Files: rule (where nodes end), node (encoding, checks), builder (the open node), cache and load
-// (reading), map, scan, walk, diff (readers), cursor (the old nodes of a level), level, update (the
-// writer).
+// Files: rule (where nodes end), node (encoding, checks), builder (the open node), cache, map (nodes
+// are read and checked), walk, diff (readers), cursor (the old nodes of a level), level, update,
+// input (the writer).
 package merkle
