@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
 	"github.com/sealvol/sealvol/pkg/mounter/workerctl"
 	"github.com/sealvol/sealvol/pkg/mounter/workerstore"
 	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
@@ -237,6 +239,38 @@ func TestSnapshotStored(t *testing.T) {
 	r.local(third)
 	r.want(third, files)
 	r.noPlaintext()
+
+	// Its caller has not heard of it, and asks again after the next mount.
+	var done, same job.Result
+	if err := json.Unmarshal(st.Result, &done); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.client.Unmount(r.ctx(), r.unmountRequest()); err != nil {
+		t.Fatal(err)
+	}
+	r.mount()
+	r.begin(third, second)
+	if same = r.finish(); same.Handle != done.Handle || same.Content != done.Content || same.Read != 0 || same.Base != second || same.Files != done.Files {
+		t.Errorf("%+v, and then %+v", done, same)
+	}
+	r.local(third)
+	// Of another state: the local snapshot was deleted.
+	if err := r.client.CancelSnapshot(r.ctx(), snapVolume, third); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.server().Do(r.ctx(), control.Request{Op: "snapshot-delete", Args: volumectl.SnapshotArgs{Name: workerctl.LocalName(third)}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.client.Unmount(r.ctx(), r.unmountRequest()); err != nil {
+		t.Fatal(err)
+	}
+	r.mount()
+	r.begin(third, second)
+	if st := r.untilEnd(workerctl.Failed); !strings.Contains(st.Message, "another state") {
+		t.Errorf("%+v", st)
+	}
+	r.local()
+	r.want(third, files)
 }
 
 func (r *storedRig) writeAt(name string, b []byte, off int64) {

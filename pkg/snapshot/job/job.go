@@ -53,7 +53,7 @@ func Run(ctx context.Context, e worker.Env) error {
 	case err == nil, errors.Is(err, commit.ErrVoid):
 		// A void identity is the caller's to replace; the local snapshot can still be read.
 		return err
-	case errors.Is(err, create.ErrNoKey), errors.Is(err, commit.ErrTaken), errors.Is(err, errParams), errors.Is(err, pinned.ErrDeleted):
+	case errors.Is(err, create.ErrNoKey), errors.Is(err, commit.ErrTaken), errors.Is(err, errParams), errors.Is(err, errOtherState), errors.Is(err, pinned.ErrDeleted):
 		return worker.Final(err)
 	}
 	return err
@@ -97,6 +97,12 @@ func run(ctx context.Context, e *worker.Env) error {
 	if err != nil {
 		return err
 	}
+	if x, err := again(ctx, e, store, s, to); x != nil || err != nil {
+		if err == nil {
+			err = send(e, x)
+		}
+		return err
+	}
 	var from *pinned.State
 	if e.Volume.Base != nil && o.Base != nil && e.BaseID == o.Base.S.String() {
 		if from, err = v.At(*e.Volume.Base); err != nil {
@@ -117,7 +123,11 @@ func result(e *worker.Env, r *create.Report) error {
 	if r.Base != (format.ID{}) {
 		x.Base = r.Base.String()
 	}
-	b, err := json.Marshal(x)
+	return send(e, &x)
+}
+
+func send(e *worker.Env, r *Result) error {
+	b, err := json.Marshal(r)
 	if err == nil {
 		e.Result(b)
 	}
