@@ -105,7 +105,7 @@ var allowed = map[string][]string{
 	"pkg/snapshot/fact":                    {"pkg/selfenc", "pkg/volume/logical", "pkg/volume/vfs"},
 	"pkg/snapshot/diff":                    {"pkg/selfenc", "pkg/snapshot/fact", "pkg/snapshot/merkle", "pkg/volume", "pkg/volume/logical", "pkg/volume/vfs"},
 	"pkg/snapshot/local":                   {"pkg/crypto", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/create", "pkg/snapshot/format", "pkg/snapshot/manifest", "pkg/snapshot/snapstore"},
-	"pkg/snapshot/reading":                 {"pkg/crypto", "pkg/snapshot/commit", "pkg/snapshot/format", "pkg/snapshot/snapstore", "pkg/snapshot/stored"},
+	"pkg/snapshot/reading":                 {"pkg/crypto", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/format", "pkg/snapshot/snapstore", "pkg/snapshot/stored"},
 	"pkg/snapshot/snapstore":               {"pkg/crypto", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/format", "pkg/snapshot/manifest"},
 	"pkg/snapshot/snapstore/snapstoretest": {"pkg/crypto", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/format", "pkg/snapshot/manifest", "pkg/snapshot/pack", "pkg/snapshot/snapstore"},
 }

@@ -31,6 +31,8 @@ type Dir struct {
 	root *os.Root
 	// durable contains the directories whose own names are known to be durable.
 	durable sync.Map // path → nil
+	// readOnly is why nothing can be written; nil: it can.
+	readOnly error
 }
 
 const (
@@ -48,10 +50,22 @@ func OpenDir(dir string) (*Dir, error) {
 		return nil, err
 	}
 	d := &Dir{root: root}
-	if err := errors.Join(d.makeDir(tempDir), d.sweep(time.Now().Add(-tempAge))); err != nil {
+	err = d.makeDir(tempDir)
+	if err == nil {
+		err = d.sweep(time.Now().Add(-tempAge))
+	}
+	if err != nil && isReadOnly(err) { // it can be read
+		d.readOnly, err = err, nil
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the store: %w", err), root.Close())
 	}
 	return d, nil
+}
+
+// isReadOnly reports whether an error says that this process may not write there.
+func isReadOnly(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS)
 }
 
 // String returns the directory.
@@ -194,15 +208,21 @@ func (d *Dir) Replace(ctx context.Context, key string, data []byte) error {
 }
 
 func (d *Dir) failed(op, key string, err error) error {
-	if err != nil {
-		return objectError(op, key, err)
+	if err == nil {
+		return nil
 	}
-	return nil
+	if isReadOnly(err) {
+		err = fmt.Errorf("%w: %w", ErrDenied, err)
+	}
+	return objectError(op, key, err)
 }
 
 // write writes data durably to a file, which gets its name only when it is complete. If the file
 // must be new and already exists, it returns fs.ErrExist.
 func (d *Dir) write(ctx context.Context, key string, data []byte, isNew bool) error {
+	if d.readOnly != nil {
+		return d.readOnly
+	}
 	var random [12]byte
 	rand.Read(random[:])
 	f, err := atomicfile.Create(key, atomicfile.Options{FS: d.root, Temp: path.Join(tempDir, hex.EncodeToString(random[:])), New: isNew})

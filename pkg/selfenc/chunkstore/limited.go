@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-// ErrDenied is the error of a limited store for an operation that is not allowed.
+// ErrDenied is the error for an operation that is not allowed: by a limited store, or by the place
+// that a store is in.
 var ErrDenied = errors.New("not allowed")
 
 // Rights limit the operations of one user of a store. The zero value allows all operations that do

@@ -183,6 +183,8 @@ func (s *S3) failed(ctx context.Context, op, key string, err error) error {
 			err = ErrNotFound
 		case api.ErrorCode() == "AccessDenied" && strings.Contains(api.ErrorMessage(), "object lock"):
 			err = fmt.Errorf("%w: %w", ErrLocked, err)
+		case api.ErrorCode() == "AccessDenied" || api.ErrorCode() == "Forbidden":
+			err = fmt.Errorf("%w: %w", ErrDenied, err)
 		}
 	}
 	return objectError(op, key, err)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
 	"github.com/sealvol/sealvol/pkg/snapshot/commit"
 	"github.com/sealvol/sealvol/pkg/snapshot/format"
 	"github.com/sealvol/sealvol/pkg/snapshot/snapstore"
@@ -26,7 +27,7 @@ type Options struct {
 // Snapshot is an open snapshot. Close ends its lease.
 type Snapshot struct {
 	*stored.Snapshot
-	lease *commit.Reader
+	lease *commit.Reader // nil: the store cannot be written
 	stop  func()
 }
 
@@ -37,18 +38,13 @@ func Open(ctx context.Context, store *snapstore.Store, sn *snapstore.Snapshot, o
 		return nil, err
 	}
 	s = &Snapshot{}
-	s.lease, err = commit.Read(ctx, store.Objects(), sn.ID, 0, o.Who)
+	h, sealed, err := s.hold(ctx, store, sn, &o)
 	if errors.Is(err, commit.ErrNoBase) {
 		return nil, fmt.Errorf("snapshot %s: %w: its manifest", sn.ID, snapstore.ErrLost)
 	}
 	if err != nil {
 		return nil, err
 	}
-	s.stop = s.lease.Keep(ctx, func(err error) {
-		if o.Log != nil {
-			o.Log.Warn("the lease of a snapshot was not renewed", "snapshot", sn.ID.String(), "error", err)
-		}
-	})
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -60,12 +56,33 @@ func Open(ctx context.Context, store *snapstore.Store, sn *snapstore.Snapshot, o
 		return s, err
 	}
 	defer sk.Erase()
-	m, err := store.OpenManifest(sn, s.lease.Head, s.lease.Sealed, o.Want, sk)
+	m, err := store.OpenManifest(sn, h, sealed, o.Want, sk)
 	if err != nil {
 		return s, err
 	}
 	s.Snapshot, err = stored.Open(store.Objects(), o.Tenant.Keys, m.Head, m.Body)
 	return s, err
+}
+
+// hold puts a lease on the snapshot and returns its manifest. A store that cannot be written is read
+// without a lease: whoever prunes it has to know that.
+func (s *Snapshot) hold(ctx context.Context, store *snapstore.Store, sn *snapstore.Snapshot, o *Options) (h *format.Head, sealed []byte, err error) {
+	warn := func(what string, err error) {
+		if o.Log != nil {
+			o.Log.Warn(what, "snapshot", sn.ID.String(), "error", err)
+		}
+	}
+	lease, err := commit.Read(ctx, store.Objects(), sn.ID, 0, o.Who)
+	if errors.Is(err, chunkstore.ErrDenied) {
+		warn("the store cannot be written: the snapshot is read without a lease, and must not be forgotten and pruned meanwhile", err)
+		return commit.Whole(ctx, store.Objects(), sn.ID)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	s.lease = lease
+	s.stop = lease.Keep(ctx, func(err error) { warn("the lease of a snapshot was not renewed", err) })
+	return lease.Head, lease.Sealed, nil
 }
 
 // closeTime is how long Close waits for the store.
@@ -75,6 +92,9 @@ const closeTime = 10 * time.Second
 func (s *Snapshot) Close() {
 	if s.Snapshot != nil {
 		s.Snapshot.Close()
+	}
+	if s.lease == nil {
+		return
 	}
 	s.stop()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTime) // also after the caller's has ended
