@@ -48,6 +48,9 @@ func (o *snapshotCreate) stored(ctx context.Context, w io.Writer, a []string) er
 	if j.src, err = openSource(ctx, a[0], j.st.cred, &o.key); err != nil {
 		return err
 	}
+	if j.src.live != nil {
+		yieldToOthers()
+	}
 	unlock, err := local.Lock(lockDir(), j.src.id, j.st.ID())
 	if err != nil {
 		return fmt.Errorf("%s: %w", a[0], err)
