@@ -158,14 +158,14 @@ func content(rng *rand.ChaCha8, n int) []byte {
 	return b
 }
 
-// peakBytes is the most memory that a process had.
-func peakBytes(t *testing.T, pid int) int64 {
-	t.Helper()
-	_, s, _ := strings.Cut(proc(t, pid, "status"), "VmHWM:")
-	n, err := strconv.ParseInt(strings.Fields(s)[0], 10, 64)
-	if err != nil {
-		t.Fatal(err)
+// peakBytes is the most memory that a process had, or 0 if it has ended.
+func peakBytes(pid int) int64 {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	_, s, ok := strings.Cut(string(b), "VmHWM:")
+	if !ok {
+		return 0
 	}
+	n, _ := strconv.ParseInt(strings.Fields(s)[0], 10, 64)
 	return n << 10
 }
 
@@ -199,7 +199,17 @@ func TestSnapshotStored(t *testing.T) {
 	r.local(second)
 	r.want(second, files)
 
-	// A slow store, and workers that die: each resumes where the last one was.
+	st := r.killed(third, second, files, rng)
+	r.local(third)
+	r.want(third, files)
+	r.noPlaintext()
+	r.again(third, second, st, files)
+}
+
+// killed stores a snapshot in a slow store, while its workers are killed. It returns the last state
+// of the job.
+func (r *storedRig) killed(id, base string, files map[string][]byte, rng *rand.ChaCha8) workerctl.Status {
+	r.t.Helper()
 	files["more"] = content(rng, 60<<20)
 	r.write(map[string][]byte{"more": files["more"]})
 	var puts atomic.Int64
@@ -214,32 +224,33 @@ func TestSnapshotStored(t *testing.T) {
 	}}
 	for range 3 {
 		before := puts.Load()
-		r.begin(third, second)
+		r.begin(id, base)
 		st := r.until("storing", func(s workerctl.Status) bool { return s.PID > 0 && puts.Load() > before+12 })
-		kill(t, st.PID)
+		kill(r.t, st.PID)
 		r.untilEnd(workerctl.Died)
 	}
-	r.begin(third, second)
+	r.begin(id, base)
 	peak := int64(0)
 	st := r.until("ended", func(s workerctl.Status) bool {
 		if s.PID > 0 && s.Outcome == workerctl.Running {
-			if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.PID)); err == nil && bytes.Contains(b, []byte("VmHWM:")) {
-				peak = max(peak, peakBytes(t, s.PID))
-			}
+			peak = max(peak, peakBytes(s.PID))
 		}
 		return s.Outcome != workerctl.Running
 	})
 	if st.Outcome != workerctl.Succeeded || st.Progress.Step == "" {
-		t.Errorf("%+v", st)
+		r.t.Errorf("%+v", st)
 	}
-	t.Logf("a worker needed at most %d MiB", peak>>20)
+	r.t.Logf("a worker needed at most %d MiB", peak>>20)
 	if peak == 0 || peak > 192<<20 && !raceEnabled {
-		t.Errorf("a worker needed %d MiB", peak>>20)
+		r.t.Errorf("a worker needed %d MiB", peak>>20)
 	}
-	r.local(third)
-	r.want(third, files)
-	r.noPlaintext()
+	return st
+}
 
+// again stores a snapshot that is stored already: once of the same state, and once of another.
+func (r *storedRig) again(id, base string, st workerctl.Status, files map[string][]byte) {
+	t := r.t
+	t.Helper()
 	// Its caller has not heard of it, and asks again after the next mount.
 	var done, same job.Result
 	if err := json.Unmarshal(st.Result, &done); err != nil {
@@ -249,28 +260,28 @@ func TestSnapshotStored(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.mount()
-	r.begin(third, second)
-	if same = r.finish(); same.Handle != done.Handle || same.Content != done.Content || same.Read != 0 || same.Base != second || same.Files != done.Files {
+	r.begin(id, base)
+	if same = r.finish(); same.Handle != done.Handle || same.Content != done.Content || same.Read != 0 || same.Base != base || same.Files != done.Files {
 		t.Errorf("%+v, and then %+v", done, same)
 	}
-	r.local(third)
+	r.local(id)
 	// Of another state: the local snapshot was deleted.
-	if err := r.client.CancelSnapshot(r.ctx(), snapVolume, third); err != nil {
+	if err := r.client.CancelSnapshot(r.ctx(), snapVolume, id); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.server().Do(r.ctx(), control.Request{Op: "snapshot-delete", Args: volumectl.SnapshotArgs{Name: workerctl.LocalName(third)}}, nil); err != nil {
+	if err := r.server().Do(r.ctx(), control.Request{Op: "snapshot-delete", Args: volumectl.SnapshotArgs{Name: workerctl.LocalName(id)}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.client.Unmount(r.ctx(), r.unmountRequest()); err != nil {
 		t.Fatal(err)
 	}
 	r.mount()
-	r.begin(third, second)
+	r.begin(id, base)
 	if st := r.untilEnd(workerctl.Failed); !strings.Contains(st.Message, "another state") {
 		t.Errorf("%+v", st)
 	}
 	r.local()
-	r.want(third, files)
+	r.want(id, files)
 }
 
 func (r *storedRig) writeAt(name string, b []byte, off int64) {
