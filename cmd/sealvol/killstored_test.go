@@ -124,8 +124,7 @@ func (r *storedKillRig) kill(args []string, done func() bool) (ended bool) {
 		}
 	}
 	_ = c.Process.Kill()
-	<-end
-	return false
+	return (<-end) == nil
 }
 
 // finished returns the last event that a command printed.
