@@ -129,6 +129,9 @@ func (o *snapshotRestore) load(ctx context.Context, w io.Writer, dev device.Devi
 	case ctx.Err() != nil:
 		return withHint(fmt.Errorf("%s: %w", path, err), "the volume is incomplete: run the command again, and it resumes where this one ended")
 	}
+	if explained := explainRead(err); hint(explained) != "" { // of the store, not of the device
+		return withHint(fmt.Errorf("%s: %w", path, err), hint(explained))
+	}
 	return fmt.Errorf("%s: %w", path, err)
 }
 

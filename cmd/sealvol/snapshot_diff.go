@@ -101,7 +101,7 @@ func (o *snapshotDiff) stored(ctx context.Context, w io.Writer, from, to string)
 	err = diff.Snapshots(ctx, a.DiffSource(), b.DiffSource(), diff.Options{Ranges: o.ranges}, func(x volume.Change) error {
 		return printChange(w, volumectl.ChangeOf(x), o.json)
 	})
-	return o.wrap(err)
+	return explainRead(o.wrap(err))
 }
 
 func (t *snapshotTarget) diff(a volumectl.DiffArgs, fn func(volumectl.Change) error) error {

@@ -13,9 +13,13 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
 	"github.com/sealvol/sealvol/pkg/snapshot/commit"
+	"github.com/sealvol/sealvol/pkg/snapshot/create"
+	"github.com/sealvol/sealvol/pkg/snapshot/diff"
 	"github.com/sealvol/sealvol/pkg/snapshot/format"
 	"github.com/sealvol/sealvol/pkg/snapshot/gc"
+	"github.com/sealvol/sealvol/pkg/snapshot/local"
 	"github.com/sealvol/sealvol/pkg/snapshot/snapstore"
+	"github.com/sealvol/sealvol/pkg/volume/pinned"
 )
 
 // storedFlags are those of commands for stored snapshots.
@@ -239,6 +243,10 @@ var storedHints = []hintFor{
 	{snapstore.ErrLastSlot, "add another key first: `sealvol snapshot key add`"},
 	{snapstore.ErrNoSuchSlot, "run `sealvol snapshot key list` to see the slots in use"},
 	{commit.ErrNoBase, "only a whole snapshot can be forgotten; an unfinished one is removed when its lease has expired"},
+	{local.ErrBusy, "wait until it has ended"},
+	{diff.ErrUnrelated, "name two snapshots of one volume; `sealvol snapshot list` shows the volumes"},
+	{pinned.ErrDeleted, "somebody deleted the local snapshot that was being stored: run the command again; it begins with the present state"},
+	{create.ErrNoKey, "give a key, such as --key-file"},
 	{gc.ErrDamaged, "restore the object from another copy of the store; or forget the snapshot, which loses it: `sealvol snapshot forget`"},
 	{gc.ErrBusy, "run the command again"},
 	{gc.ErrUnconditional, "use a server that supports If-None-Match; without it, snapshots can be stored and read, and nothing is deleted"},

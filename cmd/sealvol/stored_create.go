@@ -101,6 +101,9 @@ func (j *storedJob) run(ctx context.Context) (*create.Report, error) {
 
 // failed cleans up after an error, if the next run cannot go on.
 func (j *storedJob) failed(err error) error {
+	if j.plan.Base != (format.ID{}) && isStoreDamage(err) {
+		err = withHint(err, "the earlier snapshot that it builds on is damaged in the store: see `sealvol snapshot verify`; to build on nothing, use --full")
+	}
 	if j.plan.Resumable() {
 		if hint(err) == "" {
 			err = withHint(err, "run the command again: it resumes where this one ended")

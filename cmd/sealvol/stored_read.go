@@ -6,8 +6,13 @@ import (
 	"log/slog"
 	"os"
 
+	"github.com/sealvol/sealvol/pkg/selfenc"
+	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
+	"github.com/sealvol/sealvol/pkg/snapshot/merkle"
+	"github.com/sealvol/sealvol/pkg/snapshot/pack"
 	"github.com/sealvol/sealvol/pkg/snapshot/reading"
 	"github.com/sealvol/sealvol/pkg/snapshot/snapstore"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
 // wantKey refuses to run without a key of the snapshot.
@@ -52,5 +57,30 @@ func readStored(ctx context.Context, f *storedFlags, key *keyFlags, name string,
 		return err
 	}
 	defer r.Close()
-	return work(s, r, sn)
+	return explainRead(work(s, r, sn))
+}
+
+// explainRead adds what to do about an error of reading a stored snapshot. Other commands say
+// something else about the same errors.
+func explainRead(err error) error {
+	var c *codeError
+	switch {
+	case err == nil, errors.As(err, &c):
+		return err
+	case errors.Is(err, vfs.ErrCorrupt), isStoreDamage(err):
+		return withHint(err, "run `sealvol snapshot verify` to list all that is damaged; use another copy of the store, or an earlier snapshot")
+	case errors.Is(err, vfs.ErrIO):
+		return withHint(err, "check the store and the connection to it, then run the command again")
+	}
+	return err
+}
+
+// isStoreDamage reports whether an error is about what a store has lost or damaged.
+func isStoreDamage(err error) bool {
+	for _, kind := range []error{selfenc.ErrCorrupt, selfenc.ErrMap, pack.ErrDamaged, merkle.ErrInvalid, chunkstore.ErrNotFound, chunkstore.ErrRange} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	return false
 }
