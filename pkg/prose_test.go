@@ -75,14 +75,14 @@ const maxWide = 120
 
 // narrow are these documents.
 var narrow = []string{"README.md", "CONTRIBUTING.md", "docs/adr/README.md", "docs/cli.md", "docs/install.md", "docs/operator.md",
-	"docs/tour.md", "docs/install/air-gapped.md", "docs/install/bare-metal.md", "docs/install/eks.md", "docs/install/k3s.md", "docs/install/kind.md",
+	"docs/snapshots.md", "docs/tour.md", "docs/install/air-gapped.md", "docs/install/bare-metal.md", "docs/install/eks.md", "docs/install/k3s.md", "docs/install/kind.md",
 	"docs/install/try.md"}
 
 // TestWidth: in the documents for users, only the output of commands that a test runs may be wide.
 func TestWidth(t *testing.T) {
 	docs, _, _ := readRepository(t)
 	for _, name := range narrow {
-		console, tested := false, name == "docs/tour.md" || name == "docs/install/try.md"
+		console, tested := false, name == "docs/tour.md" || name == "docs/snapshots.md" || name == "docs/install/try.md"
 		for i, line := range strings.Split(docs[name], "\n") {
 			if strings.HasPrefix(line, "```") {
 				console = line == "```console"

@@ -22,6 +22,7 @@ type snapshotCreate struct {
 	recipients  []string
 	tags        []string
 	claim       string
+	base        string
 	full, fresh bool
 }
 
@@ -62,7 +63,7 @@ If the command is interrupted, run it again: it goes on with the same state. It 
 				defer cancel()
 				return o.stored(ctx, c.OutOrStdout(), a)
 			}
-			if err := onlyStored(c.Flags(), "recipient", "full", "fresh", "limit-upload", "limit-download"); err != nil {
+			if err := onlyStored(c.Flags(), "recipient", "base", "full", "fresh", "limit-upload", "limit-download"); err != nil {
 				return err
 			}
 			return o.local(c, a)
@@ -76,6 +77,7 @@ If the command is interrupted, run it again: it goes on with the same state. It 
 	f.StringArrayVar(&o.recipients, "recipient", nil, "with --store: public half of a recovery key that opens the snapshot as well, or a file that contains it; may be repeated")
 	f.StringArrayVar(&o.tags, "tag", nil, "with --store: a tag, NAME=VALUE; may be repeated")
 	f.StringVar(&o.claim, "claim", "", "with --store: the claim that the volume belongs to, NAMESPACE/NAME")
+	f.StringVar(&o.base, "base", "", "with --store: build on this stored snapshot if the volume keeps no local snapshot of one: the snapshot that the volume was restored from")
 	f.BoolVar(&o.full, "full", false, "with --store: build on no earlier snapshot: read and store everything")
 	f.BoolVar(&o.fresh, "fresh", false, "with --store: do not go on with an interrupted snapshot; give up what it stored")
 	f.BoolVar(&o.json, "json", false, "print the snapshots as JSON; with --store, one event per line")
@@ -118,6 +120,9 @@ func (o *snapshotCreate) label(a []string) (l create.Label, err error) {
 			return l, usageError(fmt.Errorf("--tag %s: give NAME=VALUE, each NAME once", printable(t)))
 		}
 		l.Tags[name] = value
+	}
+	if o.base != "" && o.full {
+		return l, usageError(errors.New("--base is what to build on, --full builds on nothing: give one of them"))
 	}
 	if ns, name, ok := strings.Cut(o.claim, "/"); o.claim != "" && (!ok || ns == "" || name == "" || strings.Contains(name, "/")) {
 		return l, usageError(fmt.Errorf("--claim %s: give NAMESPACE/NAME", printable(o.claim)))

@@ -22,6 +22,7 @@ type storedJob struct {
 	*snapshotCreate
 	st     *stored
 	src    *source
+	base   format.ID // that was named; zero: none
 	label  create.Label
 	plan   *local.Plan
 	locked lock.Report
@@ -44,6 +45,16 @@ func (o *snapshotCreate) stored(ctx context.Context, w io.Writer, a []string) er
 	defer j.st.end()
 	if err := j.st.wantTenant(); err != nil {
 		return err
+	}
+	if o.base != "" {
+		sn, _, err := j.st.find(ctx, o.base)
+		if err == nil {
+			err = o.wrap(sn.Check())
+		}
+		if err != nil {
+			return err
+		}
+		j.base = sn.ID
 	}
 	if j.src, err = openSource(ctx, a[0], j.st.cred, &o.key); err != nil {
 		return err
@@ -77,7 +88,7 @@ func lockDir() string {
 // run makes the local snapshot, stores it, and cleans up.
 func (j *storedJob) run(ctx context.Context) (*create.Report, error) {
 	err := j.src.change(ctx, func(v local.Volume) (err error) {
-		j.plan, err = local.Begin(ctx, v, local.Options{Store: j.st.Store, Tenant: j.st.tenant, Volume: j.src.id, Fresh: j.fresh, Full: j.full})
+		j.plan, err = local.Begin(ctx, v, local.Options{Store: j.st.Store, Tenant: j.st.tenant, Volume: j.src.id, Base: j.base, Fresh: j.fresh, Full: j.full})
 		return err
 	})
 	if err != nil {

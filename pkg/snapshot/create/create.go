@@ -22,6 +22,9 @@ var ErrNoKey = errors.New("the snapshot has no key slot: give a key or a recover
 // Base is the snapshot that a new one builds on.
 type Base struct {
 	S format.ID
+	// Copy: it may be of another volume, of which this one is a copy or was restored. Then all
+	// content is read, as without the local snapshot of the base.
+	Copy bool
 	// Open opens its manifest.
 	Open func(ctx context.Context, h *format.Head, sealed []byte) (*manifest.Body, error)
 }

@@ -133,6 +133,8 @@ func (j *job) openBase(ctx context.Context) error {
 	j.base, j.baseSealed, j.baseBody = h, format.SumOf(sealed), body
 	j.baseList = pack.NewList(j.o.Store, h)
 	switch {
+	case body.Volume != j.id.ID:
+		j.full, j.from = "the earlier snapshot is of the volume that this one is a copy of", nil
 	case j.from == nil:
 		j.full = "the local snapshot that the earlier snapshot was made of is not there any more"
 	case j.from.Info().R != body.StateRoot:
@@ -144,7 +146,7 @@ func (j *job) openBase(ctx context.Context) error {
 // unfit says why nothing of the base can be used; "": it can.
 func (j *job) unfit(b *manifest.Body) string {
 	switch {
-	case b.Volume != j.id.ID:
+	case b.Volume != j.id.ID && !j.o.Base.Copy:
 		return "the earlier snapshot is of another volume"
 	case int(b.ChunkBytes) != j.o.Format.ChunkBytes:
 		return fmt.Sprintf("the earlier snapshot has chunks of %d bytes", b.ChunkBytes)

@@ -40,6 +40,9 @@ type Options struct {
 	Tenant *snapstore.Tenant
 	// Volume is the identity of the volume.
 	Volume crypto.UUID
+	// Base is a stored snapshot to build on if there is no local snapshot of one, such as that which
+	// the volume was restored from. Zero: the newest of the volume.
+	Base format.ID
 	// Fresh: what was begun before is not resumed, and deleted.
 	Fresh bool
 	// Full: there is no base. What was begun before is resumed only if it has none.
@@ -81,7 +84,9 @@ func Begin(ctx context.Context, v Volume, o Options) (*Plan, error) {
 	}
 	now, err := p.choose(ctx, list)
 	if err == nil && p.Earlier == nil && p.Base == (format.ID{}) && !o.Full {
-		p.Base, err = p.newest(ctx)
+		if p.Base = o.Base; p.Base == (format.ID{}) {
+			p.Base, err = p.newest(ctx)
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -232,7 +237,7 @@ func (p *Plan) Fill(o *create.Options, c crypto.Credential) {
 	if p.Base == (format.ID{}) {
 		return
 	}
-	o.Base = &create.Base{S: p.Base, Open: func(ctx context.Context, h *format.Head, sealed []byte) (*manifest.Body, error) {
+	o.Base = &create.Base{S: p.Base, Copy: p.Base == p.o.Base, Open: func(ctx context.Context, h *format.Head, sealed []byte) (*manifest.Body, error) {
 		b, err := p.o.Store.OpenBody(ctx, h, sealed, c)
 		if errors.Is(err, snapstore.ErrNoKeys) {
 			err = fmt.Errorf("%w: %w", manifest.ErrNoSlot, err)
