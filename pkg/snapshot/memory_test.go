@@ -1,3 +1,7 @@
+//go:build !race
+
+// The race detector needs several times the memory of what it watches.
+
 package snapshot_test
 
 import (
