@@ -173,7 +173,7 @@ func (w *snapWorker) status(ctx context.Context) (workerctl.Status, error) {
 	}
 	var s workerctl.Status
 	err := w.ask.Do(ctx, control.Request{Op: workerctl.OpStatus}, &s)
-	if err != nil && !await(ctx, w.ended, time.Second) {
+	if err != nil && !await(ctx, w.ended, askTimeout) {
 		return workerctl.Status{}, fmt.Errorf("%w: the snapshot worker does not answer: %w", ErrServer, err)
 	}
 	if err != nil { // it was just ending

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,7 +17,8 @@ import (
 // locking is a store with object lock.
 type locking struct {
 	chunkstore.Store
-	until map[string]time.Time
+	mu    sync.Mutex
+	until map[string]time.Time // guarded by mu
 }
 
 const period = 30 * 24 * time.Hour
@@ -26,11 +28,15 @@ func (l *locking) LockPeriod(context.Context) (time.Duration, error) { return pe
 
 // LockedUntil implements chunkstore.Locker.
 func (l *locking) LockedUntil(_ context.Context, key string) (time.Time, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	return l.until[key], nil
 }
 
 // Lock implements chunkstore.Locker.
 func (l *locking) Lock(_ context.Context, key string, enough, to time.Time) (time.Time, bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if !l.until[key].Before(enough) {
 		return l.until[key], false, nil
 	}
@@ -41,7 +47,7 @@ func (l *locking) Lock(_ context.Context, key string, enough, to time.Time) (tim
 // TestLock: a worker extends the locks of packs through its socket, as far as a snapshot needs it.
 func TestLock(t *testing.T) {
 	ctx := t.Context()
-	below := &locking{chunkstore.NewMemory(), map[string]time.Time{}}
+	below := &locking{Store: chunkstore.NewMemory(), until: map[string]time.Time{}}
 	for _, lockable := range []bool{true, false} {
 		var objects chunkstore.Store = below
 		if !lockable {
@@ -82,7 +88,8 @@ func tryLocks(t *testing.T, l chunkstore.Locker, below *locking) {
 	now := time.Now()
 	pack := format.PackPrefix + "x"
 	until, extended, err := l.Lock(ctx, pack, now.Add(period), now.Add(period+24*time.Hour))
-	if err != nil || !extended || !until.Equal(now.Add(period+24*time.Hour)) || !below.until["p/"+pack].Equal(until) {
+	stored, _ := below.LockedUntil(ctx, "p/"+pack)
+	if err != nil || !extended || !until.Equal(now.Add(period+24*time.Hour)) || !stored.Equal(until) {
 		t.Errorf("%v, %v, %v", until, extended, err)
 	}
 	if got, err := l.LockedUntil(ctx, pack); err != nil || !got.Equal(until) {
@@ -93,6 +100,8 @@ func tryLocks(t *testing.T, l chunkstore.Locker, below *locking) {
 			t.Errorf("%s until %v: %v", key, to, err)
 		}
 	}
+	below.mu.Lock()
+	defer below.mu.Unlock()
 	if len(below.until) != 1 {
 		t.Errorf("%v", below.until)
 	}
