@@ -108,7 +108,8 @@ func (o *snapshotMount) serve(name, dir string, ready func() error) (err error) 
 	signals := mountserver.Signals()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	return readStored(ctx, &o.storedFlags, &o.key, name, func(_ *stored, r *reading.Snapshot, sn *snapstore.Snapshot) error {
+	return readStored(ctx, &o.storedFlags, &o.key, name, func(s *stored, r *reading.Snapshot, sn *snapstore.Snapshot) error {
+		s.cred.Erase() // reading takes the tenant's keys alone
 		if fd := o.mount.readyFD; fd != 0 { // the secrets have been read; see background
 			unix.Close(fd + 1)
 			if o.tenantFile != "" {
@@ -116,9 +117,9 @@ func (o *snapshotMount) serve(name, dir string, ready func() error) (err error) 
 			}
 		}
 		o.mount.mount.Source = o.place() + "@" + sn.ID.String()
-		s := mountserver.OpenReader(r.View(ctx), mountserver.ReaderOptions{Name: sn.ID.String(), Log: log,
+		server := mountserver.OpenReader(r.View(ctx), mountserver.ReaderOptions{Name: sn.ID.String(), Log: log,
 			Damaged: "some data of the stored snapshot is damaged or lost in its store, and reading it returns I/O errors; `sealvol snapshot verify` lists what is affected"})
-		return s.MountAndServe(mountserver.Mount{Dir: dir, Options: o.mount.mount, Signals: signals, Ready: func() error {
+		return server.MountAndServe(mountserver.Mount{Dir: dir, Options: o.mount.mount, Signals: signals, Ready: func() error {
 			err := ready()
 			if o.mount.readyFD != 0 {
 				logs.Detach()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
@@ -82,7 +83,7 @@ func lockDir() string {
 	if d := control.RuntimeDir(); d != "" {
 		return d
 	}
-	return os.TempDir()
+	return filepath.Join(os.TempDir(), fmt.Sprintf("sealvol-%d", os.Geteuid()))
 }
 
 // run makes the local snapshot, stores it, and cleans up.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -70,12 +71,14 @@ type progressEvent struct {
 	Problems   uint64 `json:"problems,omitempty"`
 	Rate       uint64 `json:"bytesPerSecond"`
 	Left       int64  `json:"secondsLeft,omitempty"`
+
+	moved uint64 // bytes that the rate is about; 0: Bytes
 }
 
 // progress tells how far the command is. Calls do not overlap.
 func (e *events) progress(p *progressEvent) {
 	p.Event = "progress"
-	p.Rate = e.rate.at(time.Now(), p.Bytes)
+	p.Rate = e.rate.at(time.Now(), cmp.Or(p.moved, p.Bytes))
 	left := e.rate.left(p.Bytes, p.BytesTotal)
 	p.Left = int64(left.Seconds())
 	if e.json && time.Since(e.last) >= eventEvery {
@@ -115,11 +118,11 @@ func (p *progressEvent) text(left time.Duration) string {
 
 // created is create.Options.Progress.
 func (e *events) created(p create.Progress) {
-	step := "read"
-	if p.Committing {
-		step = "finishing, read"
+	step, moved := "read", p.Read
+	if p.Committing { // what was read is being uploaded
+		step, moved = "finishing, read", p.Stored
 	}
-	e.progress(&progressEvent{Step: step, Files: p.Files, FilesTotal: p.FilesTotal, Bytes: p.Read, BytesTotal: p.ReadTotal,
+	e.progress(&progressEvent{Step: step, moved: moved, Files: p.Files, FilesTotal: p.FilesTotal, Bytes: p.Read, BytesTotal: p.ReadTotal,
 		Stored: p.Stored, Reused: p.Kept})
 }
 

@@ -80,7 +80,7 @@ func tree(t *testing.T) *vfstest.MemFS {
 	}
 	d, err := fs.Mkdir(req, vfs.RootIno, "dir", 0o750)
 	ok(err)
-	sub, err := fs.Mkdir(req, d.Ino, "sub", 0o500)
+	sub, err := fs.Mkdir(req, d.Ino, "sub", 0o710)
 	ok(err)
 	set := node(t, fs, d.Ino, "set", unix.S_IFREG|0o6755, "text")
 	big := node(t, fs, d.Ino, "big", unix.S_IFREG|0o600, strings.Repeat("0123456789abcdef", 20000))
@@ -119,7 +119,7 @@ func checkTree(t *testing.T, dest string, privileged bool) {
 	if privileged {
 		mode = 0o6755
 	}
-	for name, want := range map[string]uint32{"dir": 0o750 | unix.S_IFDIR, "dir/sub": 0o500 | unix.S_IFDIR, "dir/set": mode | unix.S_IFREG, "dir/big": 0o600 | unix.S_IFREG,
+	for name, want := range map[string]uint32{"dir": 0o750 | unix.S_IFDIR, "dir/sub": 0o710 | unix.S_IFDIR, "dir/set": mode | unix.S_IFREG, "dir/big": 0o600 | unix.S_IFREG,
 		"dir/pipe": 0o640 | unix.S_IFIFO, "dir/sock": 0o640 | unix.S_IFSOCK, "dir/empty": 0o600 | unix.S_IFREG} {
 		if st := stat(name); st.Mode != want {
 			t.Errorf("%s: mode %o, want %o", name, st.Mode, want)
