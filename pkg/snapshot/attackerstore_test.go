@@ -199,7 +199,7 @@ func TestAttackerStore(t *testing.T) {
 	for key, object := range golden {
 		for _, x := range spoil {
 			bad := x.do(object, otherOf(golden, key))
-			if bytes.Equal(bad, object) {
+			if bytes.Equal(bad, object) || testing.Short() && h.Rng.IntN(5) > 0 {
 				continue
 			}
 			what := key + ": " + x.name
