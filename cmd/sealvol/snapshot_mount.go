@@ -109,7 +109,7 @@ func (o *snapshotMount) serve(name, dir string, ready func() error) (err error) 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	return readStored(ctx, &o.storedFlags, &o.key, name, func(s *stored, r *reading.Snapshot, sn *snapstore.Snapshot) error {
-		s.cred.Erase() // reading takes the tenant's keys alone
+		s.cred.Erase()                      // reading takes the tenant's keys alone
 		if fd := o.mount.readyFD; fd != 0 { // the secrets have been read; see background
 			unix.Close(fd + 1)
 			if o.tenantFile != "" {

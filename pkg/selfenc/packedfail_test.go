@@ -121,7 +121,7 @@ func TestPackedErrors(t *testing.T) {
 	}
 	n := runtime.NumGoroutine()
 	for end := time.Now().Add(10 * time.Second); n > before && time.Now().Before(end); n = runtime.NumGoroutine() {
-		time.Sleep(time.Millisecond) // one that has done its work may not have ended yet
+		runtime.Gosched() // one that has done its work may not have ended yet
 	}
 	if n > before {
 		t.Errorf("%d goroutines more", n-before)
