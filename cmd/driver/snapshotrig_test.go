@@ -133,7 +133,7 @@ func (r *snapRig) request() mounter.MountRequest {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return mounter.MountRequest{Volume: snapVolume, Source: "sealvol:" + filepath.Base(r.dir) + ".snap", Target: r.path("target"),
+	return mounter.MountRequest{Volume: snapVolume, Source: fmt.Sprintf("sealvol:%d.snap", os.Getpid()), Target: r.path("target"),
 		Device: dev, Format: &mounter.Format{}, Keys: k}
 }
 

@@ -181,7 +181,9 @@ func (r *rig) request() mounter.MountRequest {
 	if err := unix.Stat(r.path("image"), &st); err != nil {
 		r.t.Fatal(err)
 	}
-	return mounter.MountRequest{Volume: "vol-1", Source: "sealvol:" + filepath.Base(r.dir) + strings.ReplaceAll(r.t.Name(), "/", "."), Target: r.path("target"),
+	// The source names the volume in the whole mount table, where another run of this test may be.
+	source := fmt.Sprintf("sealvol:%d.%s", os.Getpid(), strings.ReplaceAll(r.t.Name(), "/", "."))
+	return mounter.MountRequest{Volume: "vol-1", Source: source, Target: r.path("target"),
 		Device: mounter.Device{Path: r.path("image"), SizeBytes: st.Size, Dev: st.Dev, Ino: st.Ino},
 		Format: &mounter.Format{}, Keys: key(1)}
 }
