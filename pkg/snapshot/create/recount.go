@@ -49,6 +49,32 @@ func (u used) add(r *selfenc.PackedRef) {
 	}
 }
 
+// check compares what is used with the list. They differ if whoever made the base wrote references
+// that its list does not cover: such a snapshot must not become whole.
+func (u used) check(ctx context.Context, list *pack.List, pages int) error {
+	found := 0
+	for i := range pages {
+		packs, err := list.Page(ctx, i)
+		if err != nil {
+			return err
+		}
+		for _, e := range packs {
+			s := u[e.Number]
+			if s == nil {
+				continue
+			}
+			found++
+			if n := (int(e.Slots) + 7) / 8; len(s.bits) > n || len(s.bits) == n && e.Slots%8 != 0 && s.bits[n-1]>>(e.Slots%8) != 0 {
+				return fmt.Errorf("pack %d (%s): %w: the snapshot refers to a slot beyond its %d", e.Number, e.Name, pack.ErrDamaged, e.Slots)
+			}
+		}
+	}
+	if found != len(u) {
+		return fmt.Errorf("%w: %d packs that the snapshot refers to are not in its list", pack.ErrNoPack, len(u)-found)
+	}
+	return nil
+}
+
 // live is what pack.Recount asks for.
 func (u used) live(e *format.PackEntry) (bitmap []byte, needed bool) {
 	s := u[e.Number]
@@ -68,7 +94,7 @@ func (j *job) recount(ctx context.Context, root merkle.Root, h *format.Head, b *
 		return false, nil
 	}
 	list := pack.NewList(j.o.Store, h)
-	u, err := j.walk(ctx, list, root)
+	u, err := j.walk(ctx, list, h, root)
 	if err != nil {
 		return false, fmt.Errorf("recount: %w", err)
 	}
@@ -80,7 +106,7 @@ func (j *job) recount(ctx context.Context, root merkle.Root, h *format.Head, b *
 }
 
 // walk visits every reference of the new snapshot.
-func (j *job) walk(ctx context.Context, list *pack.List, root merkle.Root) (used, error) {
+func (j *job) walk(ctx context.Context, list *pack.List, h *format.Head, root merkle.Root) (used, error) {
 	in := pack.NewReader(j.o.Store, j.o.Tenant, list)
 	o := j.o.sealing()
 	o.DedupChunks = -1
@@ -95,24 +121,27 @@ func (j *job) walk(ctx context.Context, list *pack.List, root merkle.Root) (used
 	}
 	config.CacheBytes = mapCacheBytes
 	u := used{}
-	m := merkle.Open(config, root)
-	if err := m.Walk(ctx, nil, func(n *merkle.Node) error { u.add(&n.Ref); return nil }); err != nil {
+	err = merkle.Open(config, root).Walk(ctx, nil, func(n *merkle.Node) error {
+		u.add(&n.Ref)
+		for x := range n.Items() {
+			if x.Key.Type != logical.DataType {
+				continue
+			}
+			o, err := fact.DecodeData(x.Value)
+			if err == nil {
+				err = sealer.Walk(ctx, &o, func(_ int, _ int64, r *selfenc.PackedRef) error { u.add(r); return nil })
+			}
+			if err != nil {
+				return fmt.Errorf("inode %d: %w", x.Key.Ino, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
 		return nil, err
 	}
-	for x, err := range m.Scan(ctx, logical.Key{}, merkle.LastKey) {
-		if err != nil {
-			return nil, err
-		}
-		if x.Key.Type != logical.DataType {
-			continue
-		}
-		o, err := fact.DecodeData(x.Value)
-		if err == nil {
-			err = sealer.Walk(ctx, &o, func(_ int, _ int64, r *selfenc.PackedRef) error { u.add(r); return nil })
-		}
-		if err != nil {
-			return nil, fmt.Errorf("inode %d: %w", x.Key.Ino, err)
-		}
+	if err := u.check(ctx, list, len(h.Pages)); err != nil {
+		return nil, err
 	}
 	return u, nil
 }
