@@ -1,12 +1,14 @@
 package snapshot_test
 
 import (
+	"bytes"
 	"math/rand/v2"
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
 	"github.com/sealvol/sealvol/pkg/snapshot/create"
 	"github.com/sealvol/sealvol/pkg/snapshot/snapstore"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
 // metered has the store of a rig count requests.
@@ -62,5 +64,29 @@ func TestCounts(t *testing.T) {
 	}
 	if got, rep := count("a new file", func() { r.write("new", []byte("new"), 0) }); got.Put > 6 || got.UploadedBytes > 300<<10 || rep.Read > 4096 {
 		t.Errorf("a snapshot of a new file took %+v, and read %d bytes", got, rep.Read)
+	}
+}
+
+// TestSmallReads: reads of parts of a chunk fetch it once, also if several files are read in turn.
+func TestSmallReads(t *testing.T) {
+	r := newRig(t)
+	data := make([]byte, 128<<10)
+	_, _ = rand.NewChaCha8([32]byte{7}).Read(data)
+	a, b := r.write("a", data, 0), r.write("b", data[1:], 0)
+	s := r.snapshot(false)
+	m := r.metered()
+	v := r.read(s.S).View(t.Context())
+	buf := make([]byte, 4<<10)
+	before := m.Requests()
+	for off := 0; off+len(buf) <= 64<<10; off += len(buf) {
+		for ino, want := range map[vfs.Ino][]byte{a: data, b: data[1:]} {
+			if n, err := v.Read(ino, uint64(off), buf); err != nil || n != len(buf) || !bytes.Equal(buf, want[off:off+n]) {
+				t.Fatalf("inode %d at %d: %d bytes, %v", ino, off, n, err)
+			}
+		}
+	}
+	// The chunks, the nodes of both files' maps, the map, a page of the list.
+	if got := since(m, before); got.Get > 6 {
+		t.Errorf("%+v", got)
 	}
 }

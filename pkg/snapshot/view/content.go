@@ -66,7 +66,7 @@ func (v *View) Read(ino vfs.Ino, off uint64, dst []byte) (int, error) {
 		}
 		return len(dst), nil
 	}
-	n, err := v.read(f.object, dst, off)
+	n, err := v.read(ino, f.object, dst, off)
 	if err != nil {
 		return n, fail(fmt.Errorf("inode %d: content at %d: %w", ino, off, err))
 	}
@@ -108,8 +108,8 @@ func (v *View) seek(ino vfs.Ino, off uint64, data bool) (uint64, error) {
 	return min(max(at, off), f.size), nil
 }
 
-func (v *View) read(o *selfenc.PackedObject, dst []byte, off uint64) (int, error) {
-	r, err := v.src.Sealer.Reader(o)
+func (v *View) read(ino vfs.Ino, o *selfenc.PackedObject, dst []byte, off uint64) (int, error) {
+	r, err := v.readers.get(ino, func() (*selfenc.Reader, error) { return v.src.Sealer.Reader(o) })
 	if err != nil {
 		return 0, err
 	}

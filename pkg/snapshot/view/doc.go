@@ -5,6 +5,6 @@
 // cookies. Attributes are those of the volume; space in use is computed from the content, since the
 // snapshot does not know where blocks were.
 //
-// A View owns the caches of the map and of file maps; it is safe for concurrent use. Its calls end
-// with the context given to Open.
+// A View owns the caches of the map, of file maps and of what was read last. It is safe for
+// concurrent use. Its calls end with the context given to New.
 package view

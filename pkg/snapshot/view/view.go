@@ -28,6 +28,8 @@ type View struct {
 	ctx  context.Context //nolint:containedctx // vfs.Reader has none; it ends all reads
 	src  Source
 	hash namehash.Hasher
+
+	readers readers
 }
 
 var _ vfs.Reader = (*View)(nil)
