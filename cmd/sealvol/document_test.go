@@ -108,5 +108,5 @@ func runStep(t *testing.T, work, command string) (string, error) {
 	cmd.Dir = work
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	b, err := cmd.CombinedOutput()
-	return strings.ReplaceAll(string(b), work, "/work"), err
+	return strings.ReplaceAll(string(b), work, "/srv"), err
 }

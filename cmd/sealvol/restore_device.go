@@ -87,8 +87,8 @@ func (o *snapshotRestore) device(ctx context.Context, w io.Writer, s *stored, r 
 	if o.json {
 		return writeLine(w, rep)
 	}
-	say(w, "%s: restored snapshot %s to the new volume %s: %s in %d files and %d directories, in %s\n", printable(path), short(rep.ID), rep.UUID,
-		formatSize(int64(rep.Logical)), rep.Files, rep.Dirs, time.Since(begin).Round(time.Millisecond))
+	say(w, "%s: restored snapshot %s to the new volume %s\n", printable(path), short(rep.ID), rep.UUID)
+	say(w, "  content:  %s in %d files and %d directories, in %s\n", formatSize(int64(rep.Logical)), rep.Files, rep.Dirs, time.Since(begin).Round(time.Millisecond))
 	say(w, "  requests: %s\n", requestText(s.meter.Requests()))
 	return nil
 }
