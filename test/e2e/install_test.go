@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sealvol/sealvol/test/documenttest"
 )
 
 // TestInstall runs docs/install/try.md in a fresh clone: from the sources to a volume, in a cluster
@@ -28,7 +30,7 @@ func TestInstall(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	sh := newShell(ctx, t, clone, env)
-	runDocument(t, "../../docs/install/try.md", sh, func() {
+	d := documenttest.Document{Path: "../../docs/install/try.md", Least: 20, Run: sh.run, Failed: func() {
 		for _, command := range []string{
 			"kubectl get pods,pvc,pv,sealedvolumes,volumekeys -A -o wide",
 			"kubectl get events -A --sort-by=.lastTimestamp | tail -n 40",
@@ -37,5 +39,6 @@ func TestInstall(t *testing.T) {
 			out, err := sh.run(command)
 			t.Logf("$ %s\n%s%v", command, out, err)
 		}
-	})
+	}}
+	d.Check(t)
 }

@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/sealvol/sealvol/test/documenttest"
 	"github.com/sealvol/sealvol/test/e2e/cluster"
 )
 
@@ -32,5 +33,7 @@ func TestTour(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(c.Context(), 6*time.Minute)
 	defer cancel()
-	runDocument(t, "../../docs/tour.md", newShell(ctx, t, "../..", append(os.Environ(), "KUBECONFIG="+own)), func() {})
+	sh := newShell(ctx, t, "../..", append(os.Environ(), "KUBECONFIG="+own))
+	d := documenttest.Document{Path: "../../docs/tour.md", Least: 20, Run: sh.run}
+	d.Check(t)
 }
