@@ -53,14 +53,15 @@ var allowed = map[string][]string{
 	"pkg/backend/ebs/ec2test":        {},
 	"pkg/mounter":                    {"pkg/atomicfile", "pkg/mounter/control", "pkg/mounter/workerctl", "pkg/requestid"},
 	"pkg/mounter/workerctl":          {}, // no key
-	"pkg/mounter/handover":           {"pkg/crypto", "pkg/volume/pinned"},
-	"pkg/mounter/worker":             {"pkg/crypto", "pkg/mounter/control", "pkg/mounter/handover", "pkg/mounter/workerctl", "pkg/requestid", "pkg/selfenc/chunkstore", "pkg/selfenc/chunkstore/storerpc", "pkg/volume/device"},
+	"pkg/mounter/pacing":             {"pkg/volume/device"}, // no key
+	"pkg/mounter/handover":           {"pkg/crypto", "pkg/mounter/pacing", "pkg/volume/pinned"},
+	"pkg/mounter/worker":             {"pkg/crypto", "pkg/mounter/control", "pkg/mounter/handover", "pkg/mounter/pacing", "pkg/mounter/workerctl", "pkg/requestid", "pkg/selfenc/chunkstore", "pkg/selfenc/chunkstore/storerpc", "pkg/volume/device"},
 	"pkg/mounter/workerstore":        {"pkg/selfenc/chunkstore", "pkg/selfenc/chunkstore/storerpc", "pkg/snapshot/format"}, // no key
 	"pkg/mounter/control":            {"pkg/requestid"},
 	"pkg/mounter/volumectl":          {"pkg/crypto", "pkg/mounter/control", "pkg/volume", "pkg/volume/vfs"},
 	"pkg/mounter/mountertest":        {"pkg/mounter", "pkg/mounter/control"},
 	"pkg/csi":                        {"pkg/backend", "pkg/mounter", "pkg/mounter/control", "pkg/requestid"}, // for the types and errors of its Mounter interface
-	"pkg/mountserver":                {"pkg/atomicfile", "pkg/crypto", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/handover", "pkg/mounter/volumectl", "pkg/mounter/workerctl", "pkg/volume", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/fusefs", "pkg/volume/pinned", "pkg/volume/vfs"},
+	"pkg/mountserver":                {"pkg/atomicfile", "pkg/crypto", "pkg/mounter", "pkg/mounter/control", "pkg/mounter/handover", "pkg/mounter/pacing", "pkg/mounter/volumectl", "pkg/mounter/workerctl", "pkg/volume", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/fusefs", "pkg/volume/pinned", "pkg/volume/vfs"},
 	"pkg/mountserver/mounts":         {"pkg/mounter/control", "pkg/mounter/volumectl", "pkg/volume/device", "pkg/volume/fusefs"},
 	"pkg/requestid":                  {},
 	"cmd/ec2":                        {"pkg/backend/ebs/ec2test"},
@@ -74,7 +75,7 @@ var allowed = map[string][]string{
 	"cmd/demo":                       {"pkg/mounter"},
 	"cmd/bench":                      {"pkg/crypto", "pkg/selfenc/chunkstore", "pkg/snapshot/restore", "pkg/snapshot/snapstore", "pkg/snapshot/stored", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/vfstest"},
 	"cmd/libdoublecrypt":             {"pkg/crypto", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/vfs"},
-	"cmd/sealvol":                    {"pkg/atomicfile", "pkg/crypto", "pkg/mounter/control", "pkg/mounter/volumectl", "pkg/mountserver", "pkg/mountserver/mounts", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/create", "pkg/snapshot/diff", "pkg/snapshot/format", "pkg/snapshot/gc", "pkg/snapshot/local", "pkg/snapshot/lock", "pkg/snapshot/manifest", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/snapshot/reading", "pkg/snapshot/restore", "pkg/snapshot/retention", "pkg/snapshot/snapstore", "pkg/snapshot/verify", "pkg/snapshot/view", "pkg/volume", "pkg/volume/check", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/doublecrypt/convert", "pkg/volume/fusefs", "pkg/volume/logical", "pkg/volume/pinned", "pkg/volume/vfs", "pkg/volume/vfs/copyout", "pkg/volume/vfs/walk"},
+	"cmd/sealvol":                    {"pkg/atomicfile", "pkg/crypto", "pkg/mounter/control", "pkg/mounter/pacing", "pkg/mounter/volumectl", "pkg/mountserver", "pkg/mountserver/mounts", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/create", "pkg/snapshot/diff", "pkg/snapshot/format", "pkg/snapshot/gc", "pkg/snapshot/local", "pkg/snapshot/lock", "pkg/snapshot/manifest", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/snapshot/reading", "pkg/snapshot/restore", "pkg/snapshot/retention", "pkg/snapshot/snapstore", "pkg/snapshot/verify", "pkg/snapshot/view", "pkg/volume", "pkg/volume/check", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/doublecrypt/convert", "pkg/volume/fusefs", "pkg/volume/logical", "pkg/volume/pinned", "pkg/volume/vfs", "pkg/volume/vfs/copyout", "pkg/volume/vfs/walk"},
 	"pkg/volume/doublecrypt/convert": {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/vfs", "pkg/volume/vfs/walk"},
 	"pkg/volume/vfs/copyout":         {"pkg/volume/vfs", "pkg/volume/vfs/walk"},
 	"pkg/volume/vfs/walk":            {"pkg/volume/vfs"},

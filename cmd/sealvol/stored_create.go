@@ -140,7 +140,9 @@ func (j *storedJob) store(ctx context.Context) (*create.Report, error) {
 		return nil, err
 	}
 	defer discard(dev)
-	src, err := pinned.Open(dev, pinned.Options{Credential: j.st.cred})
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	src, err := pinned.Open(j.src.paced(ctx, dev), pinned.Options{Credential: j.st.cred})
 	if err != nil {
 		return nil, j.key.explain(volumeError(dev, j.src.target, err))
 	}

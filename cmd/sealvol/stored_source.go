@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/mounter/pacing"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
 	"github.com/sealvol/sealvol/pkg/mountserver/mounts"
 	"github.com/sealvol/sealvol/pkg/snapshot/local"
@@ -167,6 +169,28 @@ func (s *source) device() (*device.File, error) {
 	}
 	return nil, withHint(err, "run the command as a user who may read the device, such as root, and where the mount server (process "+
 		strconv.Itoa(s.pid)+") and its device can be seen")
+}
+
+// paced returns the device, which is read slowly enough for those who use the volume if it is
+// mounted, until ctx ends.
+func (s *source) paced(ctx context.Context, dev device.Device) device.Device {
+	if s.live == nil {
+		return dev
+	}
+	p := pacing.NewPacer(0)
+	go func() {
+		g := pacing.NewGovernor(p)
+		defer g.Free()
+		_ = s.live.Do(ctx, control.Request{Op: pacing.OpLoad, Item: func(b json.RawMessage) error { // an older server does not say it
+			var l pacing.Load
+			err := json.Unmarshal(b, &l)
+			if err == nil {
+				g.Next(l)
+			}
+			return err
+		}}, nil)
+	}()
+	return pacing.Device(ctx, dev, p)
 }
 
 // headerTries is how often a header is read that its owner may be writing.

@@ -11,8 +11,8 @@ import (
 	"sync/atomic"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
+	"github.com/sealvol/sealvol/pkg/mounter/pacing"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
-	"github.com/sealvol/sealvol/pkg/mounter/workerctl"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/fusefs"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -118,8 +118,7 @@ func (s *Server) Mux() control.Mux {
 	v := &volumectl.Server{Volume: s.vol, Name: s.Name(), ReadOnly: s.opts.ReadOnly, LogLevel: s.opts.Level, Mounted: s.fuse, Conditions: s.conditions,
 		End: s.End, MountSnapshot: s.mountSnapshot, UnmountSnapshot: s.unmountSnapshot}
 	m := v.Mux()
-	load := loadMeter{of: s.fuse}
-	m[workerctl.OpLoad] = func(context.Context, *control.Call) (any, error) { return load.read(), nil }
+	m[pacing.OpLoad] = s.sayLoad
 	if s.opts.Workers {
 		s.addWorkers(m)
 	}

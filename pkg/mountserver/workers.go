@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/mounter/handover"
+	"github.com/sealvol/sealvol/pkg/mounter/pacing"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
 	"github.com/sealvol/sealvol/pkg/mounter/workerctl"
 	"github.com/sealvol/sealvol/pkg/volume"
@@ -20,8 +21,6 @@ import (
 const (
 	// sendTimeout bounds how long a worker may take to read its keys.
 	sendTimeout = 30 * time.Second
-	// loadEvery is how often workers hear how busy the volume is.
-	loadEvery = time.Second
 )
 
 // workers are the processes that store snapshots of the volume (package worker). Each holds the
@@ -228,18 +227,17 @@ func (s *Server) attend(id string, e *workerEnd) {
 		_, _ = e.conn.Read(make([]byte, 1))
 		e.conn.Close()
 	}()
-	meter := loadMeter{of: s.fuse}
-	tick := time.NewTicker(loadEvery)
+	meter := newLoadMeter(s.fuse)
+	tick := time.NewTicker(pacing.Every)
 	defer tick.Stop()
 	for alive := true; alive; {
 		select {
 		case <-gone:
 			alive = false
 		case <-tick.C:
-			l := meter.read()
 			err := e.conn.SetWriteDeadline(time.Now().Add(sendTimeout))
 			if err == nil {
-				err = handover.WriteLoad(e.conn, handover.Load{Queue: l.Queue, Requests: uint64(l.Requests), P99Micros: uint64(l.P99Micros)})
+				err = handover.WriteLoad(e.conn, meter.read())
 			}
 			if err != nil {
 				e.conn.Close() // ends the reader

@@ -9,7 +9,7 @@
 //
 //	kind u8 ‖ 00 ‖ length u16 ‖ epoch u32 ‖ bytes
 //
-// On the socket pair, a record of kind 6 follows each second: how busy the volume is. The mount
+// On the socket pair, a record of kind 6 follows five times a second: how busy the volume is. The mount
 // server reads nothing from the pair: a worker cannot send it anything. When the worker's end is
 // closed, the worker no longer reads the device.
 package handover

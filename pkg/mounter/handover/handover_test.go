@@ -10,6 +10,7 @@ import (
 	"testing/iotest"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/mounter/pacing"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/pinned"
@@ -168,7 +169,7 @@ func TestSecrets(t *testing.T) {
 
 func TestLoad(t *testing.T) {
 	var b bytes.Buffer
-	want := Load{Queue: 70, Requests: 1 << 40, P99Micros: 12345}
+	want := pacing.Load{Queue: 70, Kinds: [pacing.Kinds]pacing.Requests{{1 << 40, 12345}, {1, 2}, {3, 4}, {5, 1 << 50}}}
 	if err := WriteLoad(&b, want); err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/mounter/pacing"
 )
 
 // kind says what a record is.
@@ -20,7 +21,7 @@ const (
 	kindRecipient kind = 4 // the public half of a recovery key, as text
 	kindState     kind = 5 // a pinned.StateRef. Epoch 0: the job's; 1: the base's
 	kindIdentity  kind = 7 // of the volume: see appendIdentity
-	kindLoad      kind = 6 // requests in progress u32 ‖ requests u64 ‖ p99 in microseconds u64
+	kindLoad      kind = 6 // requests in progress u32 ‖ for each kind: requests u64 ‖ microseconds u64
 )
 
 const (
@@ -28,7 +29,7 @@ const (
 	maxRecords = 64
 	maxState   = 2048
 	maxText    = 3000
-	loadBytes  = 20
+	loadBytes  = 4 + 16*pacing.Kinds
 )
 
 // ErrFormat is the error of a message that is not as the package comment says.

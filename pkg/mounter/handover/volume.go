@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/mounter/pacing"
 	"github.com/sealvol/sealvol/pkg/volume/pinned"
 )
 
@@ -131,27 +132,22 @@ func decodeIdentity(b []byte) pinned.Identity {
 	return pinned.Identity{ID: crypto.UUID(b), Instance: crypto.UUID(b[16:]), HashSeed: [16]byte(b[32:]), DeviceBytes: int64(binary.LittleEndian.Uint64(b[48:])), Suite: crypto.Suite(b[56])}
 }
 
-// Load says how busy a volume was in the last second.
-type Load struct {
-	Queue     int    // requests in progress
-	Requests  uint64 // answered
-	P99Micros uint64
-}
-
 // WriteLoad sends how busy the volume is, after the keys.
-func WriteLoad(w io.Writer, l Load) error {
+func WriteLoad(w io.Writer, l pacing.Load) error {
 	var b [headBytes + loadBytes]byte
 	b[0] = byte(kindLoad)
 	binary.LittleEndian.PutUint16(b[2:], loadBytes)
 	binary.LittleEndian.PutUint32(b[headBytes:], uint32(l.Queue))
-	binary.LittleEndian.PutUint64(b[headBytes+4:], l.Requests)
-	binary.LittleEndian.PutUint64(b[headBytes+12:], l.P99Micros)
+	for i, k := range l.Kinds {
+		binary.LittleEndian.PutUint64(b[headBytes+4+16*i:], k.Count)
+		binary.LittleEndian.PutUint64(b[headBytes+12+16*i:], k.Micros)
+	}
 	_, err := w.Write(b[:]) // at once, so that a reader never gets a part
 	return err
 }
 
 // ReadLoad waits for the next load. io.EOF: the mount server has ended.
-func ReadLoad(r io.Reader) (l Load, err error) {
+func ReadLoad(r io.Reader) (l pacing.Load, err error) {
 	h, err := readHead(r)
 	if err != nil {
 		return l, err
@@ -163,5 +159,9 @@ func ReadLoad(r io.Reader) (l Load, err error) {
 	if err != nil {
 		return l, err
 	}
-	return Load{int(binary.LittleEndian.Uint32(b)), binary.LittleEndian.Uint64(b[4:]), binary.LittleEndian.Uint64(b[12:])}, nil
+	l.Queue = int(binary.LittleEndian.Uint32(b))
+	for i := range l.Kinds {
+		l.Kinds[i] = pacing.Requests{Count: binary.LittleEndian.Uint64(b[4+16*i:]), Micros: binary.LittleEndian.Uint64(b[12+16*i:])}
+	}
+	return l, nil
 }

@@ -25,8 +25,8 @@
 //
 // # Being nice
 //
-// All reads of the device pass a Pacer. Each second the mount server says how busy the volume is;
-// above a bound the rate is halved, below it grows again: see Governor.
+// All reads of the device are paced by how long the requests of the volume's users take (package
+// pacing), as the mount server says five times a second.
 //
 // # The end
 //
@@ -36,6 +36,6 @@
 //
 // # Locks
 //
-// Store.mu guards which connection is used, Pacer.mu the rate, and run.mu the status. None of them
-// is held while waiting or while another is taken.
+// Store.mu guards which connection is used, and run.mu the status. Neither is held while waiting or
+// while the other is taken.
 package worker

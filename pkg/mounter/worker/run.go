@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/mounter/handover"
+	"github.com/sealvol/sealvol/pkg/mounter/pacing"
 	"github.com/sealvol/sealvol/pkg/mounter/workerctl"
 	"github.com/sealvol/sealvol/pkg/requestid"
 	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore/storerpc"
@@ -79,7 +81,7 @@ type run struct {
 	server  *net.UnixConn // to the mount server
 	listen  *net.UnixListener
 	store   *Store
-	pacer   *Pacer
+	pacer   *pacing.Pacer
 
 	ended     chan struct{} // closed when the job has ended
 	collected chan struct{} // gets a value when somebody has the result
@@ -137,7 +139,7 @@ func (r *run) open() (err error) {
 	if err != nil {
 		return fmt.Errorf("socket to the store: %w", err)
 	}
-	r.pacer = NewPacer(r.cfg.Start.BytesPerSecond)
+	r.pacer = pacing.NewPacer(r.cfg.Start.BytesPerSecond)
 	r.store = NewStore(StorePatience, storerpc.ClientOptions{MemoryBytes: storeMemory})
 	return r.store.Attach(conn)
 }
@@ -173,7 +175,7 @@ func (r *run) do(ctx context.Context, job Job) {
 	governed := make(chan struct{})
 	go func() {
 		defer close(governed)
-		if err := govern(r.server, r.pacer); err != nil && !errors.Is(err, net.ErrClosed) {
+		if err := follow(r.server, r.pacer); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, io.EOF) {
 			r.log.WarnContext(ctx, "the mount server no longer says how busy the volume is", "error", err)
 		}
 	}()
@@ -201,8 +203,21 @@ func (r *run) do(ctx context.Context, job Job) {
 	close(r.ended)
 }
 
+// follow adjusts a pacer to what the mount server says, until it ends or says something else.
+func follow(server io.Reader, p *pacing.Pacer) error {
+	g := pacing.NewGovernor(p)
+	defer g.Free()
+	for {
+		l, err := handover.ReadLoad(server)
+		if err != nil {
+			return err
+		}
+		g.Next(l)
+	}
+}
+
 func (r *run) env(ctx context.Context) Env {
-	return Env{ID: r.cfg.Start.ID, BaseID: r.cfg.Start.Base, Device: &paced{r.device, ctx, r.pacer}, Volume: r.volume, Secrets: r.secrets,
+	return Env{ID: r.cfg.Start.ID, BaseID: r.cfg.Start.Base, Device: pacing.Device(ctx, r.device, r.pacer), Volume: r.volume, Secrets: r.secrets,
 		Store: r.store, Params: r.cfg.Start.Params, Log: r.log,
 		Progress: func(p workerctl.Progress) {
 			r.mu.Lock()

@@ -3,12 +3,10 @@ package worker
 import (
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"testing"
 
 	"github.com/sealvol/sealvol/pkg/mounter/workerctl"
-	"github.com/sealvol/sealvol/pkg/volume/device"
 )
 
 // TestCheckStatus: a process that lacks any of the restrictions gets no keys. This process lacks
@@ -49,27 +47,5 @@ func TestOutcome(t *testing.T) {
 	}
 	if !errors.Is(Final(err), err) || Final(err).Error() != "x" {
 		t.Error("Final hides its error")
-	}
-}
-
-// TestPacedDevice: the device cannot be changed, and knows its holes as before.
-func TestPacedDevice(t *testing.T) {
-	p := &paced{device.NewMem(1 << 20), t.Context(), NewPacer(0)}
-	b := make([]byte, device.SectorBytes)
-	if _, err := p.ReadAt(b, 0); err != nil {
-		t.Error(err)
-	}
-	if n := p.pacer.Pace().Bytes; n != device.SectorBytes {
-		t.Errorf("%d bytes read", n)
-	}
-	_, werr := p.WriteAt(b, 0)
-	for _, err := range []error{werr, p.Sync(), p.Discard(0, device.SectorBytes)} {
-		if !errors.Is(err, errReadOnly) {
-			t.Errorf("%v", err)
-		}
-	}
-	var d device.Device = p
-	if _, _, err := d.(device.Allocated).NextData(0); !errors.Is(err, io.EOF) {
-		t.Errorf("%v", err)
 	}
 }

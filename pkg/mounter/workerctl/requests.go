@@ -46,7 +46,6 @@ const (
 const (
 	OpBegin = "snapshot-worker"     // BeginArgs and a socket; answers with Begun
 	OpEnd   = "snapshot-worker-end" // EndArgs
-	OpLoad  = "load"                // answers with a Load
 )
 
 // BeginArgs ask a mount server to make the local snapshot of a job, and to send keys and state to
@@ -68,11 +67,4 @@ type EndArgs struct {
 	ID   string `json:"id"`
 	Keep bool   `json:"keep"`           // the local snapshot of ID stays
 	Drop string `json:"drop,omitempty"` // the stored snapshot whose local snapshot is no longer needed
-}
-
-// Load says how busy a mount server is.
-type Load struct {
-	Queue     int   `json:"queue"`     // requests that are being answered
-	Requests  int64 `json:"requests"`  // answered since the last time, which P99Micros is about
-	P99Micros int64 `json:"p99Micros"` // 99 of 100 took at most this long
 }

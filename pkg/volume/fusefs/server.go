@@ -50,10 +50,13 @@ const (
 
 	// Opcodes that the loop handles specially: enum fuse_opcode, include/uapi/linux/fuse.h.
 	opRead        = 15
+	opWrite       = 16
+	opFsync       = 20
 	opGetxattr    = 22
 	opListxattr   = 23
 	opInit        = 26
 	opReaddir     = 28
+	opFsyncdir    = 30
 	opIoctl       = 39
 	opReaddirplus = 44
 
@@ -109,7 +112,7 @@ type Server struct {
 	endOnce  sync.Once
 	endErr   error // set by endOnce, read after wg.Wait
 	using    using
-	times    times
+	counts   loadCounts
 	later    later
 	spare    sync.Pool // *handler, of loops that ended
 	replies  sync.Pool // *[]byte, for large answers
@@ -397,7 +400,7 @@ func (s *Server) handle(h *handler, req []byte) {
 		return
 	}
 	defer s.using.done()
-	defer s.timed(time.Now())
+	defer s.timed(opcode(req), time.Now())
 	out := h.reply
 	if replyBytes(req) > len(out) {
 		big := s.replies.Get().(*[]byte)
