@@ -30,7 +30,7 @@ type config struct {
 }
 
 // modes are what this program does besides comparing file systems.
-var modes = map[string]func(args []string) error{"serve": serve, "snapshots": runSnapshots, "restore": runRestore}
+var modes = map[string]func(args []string) error{"serve": serve, "snapshots": runSnapshots}
 
 func main() {
 	if len(os.Args) > 1 {

@@ -13,8 +13,14 @@ import (
 
 // loadRound is what a writer on a mounted volume reached without and with a snapshot running.
 type loadRound struct {
-	Alone    writes  `json:"alone"`
-	Beside   writes  `json:"besideSnapshot"`
+	Alone     writes `json:"alone"`
+	SameDisk  beside `json:"storeOnTheSameDisk"`
+	Elsewhere beside `json:"storeInMemory"`
+}
+
+// beside is a phase with a snapshot running.
+type beside struct {
+	writes
 	Snapshot float64 `json:"snapshotSeconds"`
 }
 
@@ -26,16 +32,18 @@ type writes struct {
 }
 
 // loss is how much of its throughput the writer loses, in per cent.
-func (r *loadRound) loss() float64 { return 100 * (1 - r.Beside.PerSecond/r.Alone.PerSecond) }
+func (r *loadRound) loss(b *beside) float64 { return 100 * (1 - b.PerSecond/r.Alone.PerSecond) }
 
-// underLoad runs a writer on the mounted volume with the large file: alone, and while a first
-// snapshot of it runs.
+// underLoad runs a writer on the mounted volume with the large file: alone, while a first snapshot of
+// it is stored on the same disk, and while one is stored in memory, as a store on another machine
+// uses neither this disk nor its cache.
 func (b *snapBench) underLoad(ctx context.Context, rep int) error {
-	s, ours := b.sets[0], b.tools[0].(*oursTool)
-	if err := ours.init(ctx, s); err != nil {
+	s := b.sets[0]
+	memory, err := os.MkdirTemp("/dev/shm", "sealvol-bench-")
+	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(b.store(ours)) //nolint:errcheck // below the benchmark's directory, which is removed
+	defer os.RemoveAll(memory) //nolint:errcheck // nothing else can be done
 	return b.mounted(ctx, s, func() error {
 		path := filepath.Join(s.mnt, "written")
 		if err := os.WriteFile(path, make([]byte, 64<<20), 0o600); err != nil {
@@ -46,42 +54,52 @@ func (b *snapBench) underLoad(ctx context.Context, rep int) error {
 		if b.short {
 			alone = time.Second
 		}
-		phase := func() (err error) {
-			r.Alone, err = writeUntil(path, uint64(rep), after(alone))
-			return err
+		phases := []func() error{
+			func() (err error) {
+				r.Alone, err = writeUntil(path, uint64(rep), after(alone))
+				return err
+			},
+			func() (err error) {
+				r.SameDisk, err = b.besideSnapshot(ctx, path, uint64(rep)+100, &oursTool{b: b, dir: filepath.Join(b.work, "store-load")}, s.mnt)
+				return err
+			},
+			func() (err error) {
+				r.Elsewhere, err = b.besideSnapshot(ctx, path, uint64(rep)+200, &oursTool{b: b, dir: filepath.Join(memory, "store")}, s.mnt)
+				return err
+			},
 		}
-		beside := func() error {
-			var done atomic.Bool
-			var u *usage
-			ended := make(chan error, 1)
-			go func() {
-				var err error
-				u, err = ours.create(ctx, s.mnt)
-				done.Store(true)
-				ended <- err
-			}()
-			var err error
-			r.Beside, err = writeUntil(path, uint64(rep)+100, done.Load)
-			if err = errors.Join(err, <-ended); err == nil {
-				r.Snapshot = u.seconds
+		for i := range phases {
+			if err := phases[(i+rep)%len(phases)](); err != nil {
+				return err
 			}
-			return err
-		}
-		first, second := phase, beside
-		if rep%2 == 1 {
-			first, second = beside, phase
-		}
-		if err := first(); err != nil {
-			return err
-		}
-		if err := second(); err != nil {
-			return err
 		}
 		b.load = append(b.load, r)
-		progress("%d/%d load: %.0f/s, p99 %.1f ms alone; %.0f/s, p99 %.1f ms beside a snapshot of %.1f s", rep+1, b.reps, r.Alone.PerSecond, r.Alone.P99,
-			r.Beside.PerSecond, r.Beside.P99, r.Snapshot)
+		progress("%d/%d load: %.0f/s, p99 %.1f ms alone; %.0f/s, p99 %.1f ms beside a snapshot of %.1f s to the same disk; %.0f/s, p99 %.1f ms beside one of %.1f s to memory", rep+1, b.reps,
+			r.Alone.PerSecond, r.Alone.P99, r.SameDisk.PerSecond, r.SameDisk.P99, r.SameDisk.Snapshot, r.Elsewhere.PerSecond, r.Elsewhere.P99, r.Elsewhere.Snapshot)
 		return os.Remove(path)
 	})
+}
+
+// besideSnapshot runs the writer while a first snapshot runs.
+func (b *snapBench) besideSnapshot(ctx context.Context, path string, seed uint64, ours *oursTool, mnt string) (r beside, err error) {
+	defer os.RemoveAll(ours.store()) //nolint:errcheck // below directories that are removed
+	if err := ours.init(ctx, nil); err != nil {
+		return r, err
+	}
+	var done atomic.Bool
+	var u *usage
+	ended := make(chan error, 1)
+	go func() {
+		var err error
+		u, err = ours.create(ctx, mnt)
+		done.Store(true)
+		ended <- err
+	}()
+	r.writes, err = writeUntil(path, seed, done.Load)
+	if err = errors.Join(err, <-ended); err == nil {
+		r.Snapshot = u.seconds
+	}
+	return r, err
 }
 
 // writeUntil writes random blocks of 4 KiB and syncs each.

@@ -80,12 +80,17 @@ func (b *snapBench) loadTable(w *strings.Builder) {
 		fmt.Fprintf(w, "| %s | %s | %s | %s |\n", title, show(rate, true, number), show(p50, false, number), show(p99, false, number))
 	}
 	line("alone", func(r *loadRound) writes { return r.Alone })
-	line("beside a first snapshot of 1 GiB", func(r *loadRound) writes { return r.Beside })
-	var loss []float64
-	for i := range b.load {
-		loss = append(loss, b.load[i].loss())
+	line("beside a first snapshot of 1 GiB to the same disk", func(r *loadRound) writes { return r.SameDisk.writes })
+	line("beside one to memory", func(r *loadRound) writes { return r.Elsewhere.writes })
+	loss := func(of func(r *loadRound) *beside) string {
+		var all []float64
+		for i := range b.load {
+			all = append(all, b.load[i].loss(of(&b.load[i])))
+		}
+		return show(all, false, number)
 	}
-	fmt.Fprintf(w, "\nThe writer loses %s %% of its throughput.\n", show(loss, false, number))
+	fmt.Fprintf(w, "\nThe writer loses %s %% of its throughput, %s %% with the store in memory.\n", loss(func(r *loadRound) *beside { return &r.SameDisk }),
+		loss(func(r *loadRound) *beside { return &r.Elsewhere }))
 }
 
 // factors returns theirs divided by ours, round by round.

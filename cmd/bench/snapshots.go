@@ -78,7 +78,7 @@ func (b *snapBench) check() error {
 	if !fileExists(b.sealvol) {
 		return fmt.Errorf("%s is missing: run `make build`", b.sealvol)
 	}
-	b.tools = []tool{&oursTool{b: b, bench: exe}, &resticTool{b: b}, &borgTool{b: b}}
+	b.tools = []tool{&oursTool{b: b}, &resticTool{b: b}, &borgTool{b: b}}
 	return nil
 }
 

@@ -60,8 +60,15 @@ func (b *snapBench) timed(ctx context.Context, dir string, env []string, name st
 
 // oursTool snapshots the volume, which is not mounted. It reads the image.
 type oursTool struct {
-	b     *snapBench
-	bench string
+	b   *snapBench
+	dir string // of the store; empty: below the benchmark's directory
+}
+
+func (o *oursTool) store() string {
+	if o.dir != "" {
+		return o.dir
+	}
+	return o.b.store(o)
 }
 
 func (*oursTool) name() string { return "ours" }
@@ -72,11 +79,11 @@ func (o *oursTool) start() error {
 }
 
 func (o *oursTool) flags() []string {
-	return []string{"--store", "file://" + o.b.store(o), "--tenant-file", o.b.tenant(), "--key-file", o.b.key(), "--json"}
+	return []string{"--store", "file://" + o.store(), "--tenant-file", o.b.tenant(), "--key-file", o.b.key(), "--json"}
 }
 
 func (o *oursTool) init(ctx context.Context, _ *set) error {
-	_, err := command(ctx, o.b.sealvol, "snapshot", "init", "--store", "file://"+o.b.store(o))
+	_, err := command(ctx, o.b.sealvol, "snapshot", "init", "--store", "file://"+o.store())
 	return err
 }
 
@@ -123,7 +130,7 @@ func (o *oursTool) restore(ctx context.Context, s *set) (*usage, error) {
 	if err := f.Truncate(imageBytes); err != nil {
 		return nil, err
 	}
-	u, err := o.b.timed(ctx, "", nil, o.bench, "restore", "-store", o.b.store(o), "-tenant-file", o.b.tenant(), "-key-file", o.b.key(), "-device", image)
+	u, err := o.b.timed(ctx, "", nil, o.b.sealvol, append(append([]string{"snapshot", "restore", "--force"}, o.flags()...), "latest", image)...)
 	if err != nil {
 		return nil, err
 	}

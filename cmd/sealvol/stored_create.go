@@ -60,6 +60,7 @@ func (o *snapshotCreate) stored(ctx context.Context, w io.Writer, a []string) er
 	if j.src, err = openSource(ctx, a[0], j.st.cred, &o.key); err != nil {
 		return err
 	}
+	limitMemory(create.MemoryLimit)
 	if j.src.live != nil {
 		yieldToOthers()
 	}

@@ -19,8 +19,8 @@
 //
 // # Memory
 //
-// A job needs at most 128 MiB, whatever the volume has (memory.go), if the limit of the program
-// (GOMEMLIMIT) is 96 MiB, so that garbage goes before it counts. In MiB, with packs of 16:
+// A job needs at most 128 MiB, whatever the volume has, if the limit of the program is MemoryLimit.
+// In MiB, with packs of 16:
 //
 //	52  packs: two in flight, one of data and a shorter one of metadata that are being filled
 //	12  sealer: batches of content in work, 3 of 1 MiB, each as plaintext and sealed, and encoders

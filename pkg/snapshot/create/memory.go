@@ -2,6 +2,10 @@ package create
 
 import "github.com/sealvol/sealvol/pkg/selfenc"
 
+// MemoryLimit is the limit for the program of a job (debug.SetMemoryLimit), with which it stays below
+// 128 MiB: garbage goes before it counts.
+const MemoryLimit = 96 << 20
+
 // The memory of a job; doc.go has the sum.
 const (
 	// inFlightBytes are those of packs that are being uploaded.
