@@ -1,6 +1,7 @@
 package snapshot_test
 
 import (
+	"cmp"
 	"errors"
 	"maps"
 	"slices"
@@ -51,7 +52,7 @@ func (r *historyRig) sameDiff(from, to storedState) {
 			r.t.Errorf("%v %s %s: only in the stored snapshots", k.kind, k.path, k.old)
 			continue
 		}
-		if !within(local, ranges, int(a.Body.ChunkBytes)) {
+		if !within(local, ranges, uint64(a.Body.ChunkBytes)) {
 			r.t.Errorf("%s: the stored snapshots differ in %v, the local ones in %v", k.path, ranges, local)
 		}
 	}
@@ -81,13 +82,17 @@ func (r *historyRig) sameContent(a, b *stored.Snapshot, path string) bool {
 	return same
 }
 
-// within reports whether each chunk of the ranges has something in common with one of local.
-func within(local, ranges []volume.ByteRange, chunk int) bool {
+// within reports whether each chunk of the ranges has something in common with one of local, which
+// is sorted.
+func within(local, ranges []volume.ByteRange, chunk uint64) bool {
 	for _, r := range ranges {
-		for off := r.Off - r.Off%uint64(chunk); off < r.Off+r.Len; off += uint64(chunk) {
-			if !slices.ContainsFunc(local, func(l volume.ByteRange) bool { return l.Off < off+uint64(chunk) && l.Off+l.Len > off }) {
+		for off := r.Off - r.Off%chunk; off < r.Off+r.Len; {
+			i, _ := slices.BinarySearchFunc(local, off+1, func(l volume.ByteRange, off uint64) int { return cmp.Compare(l.Off+l.Len, off) })
+			if i == len(local) || local[i].Off >= off+chunk {
 				return false
 			}
+			end := local[i].Off + local[i].Len
+			off = end + (chunk-end%chunk)%chunk
 		}
 	}
 	return true
