@@ -148,6 +148,25 @@ func signal(t *testing.T, pid int, s unix.Signal) {
 	}
 }
 
+// killNow kills a process, and returns when it has ended.
+func killNow(t *testing.T, pid int) {
+	t.Helper()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	signal(t, pid, unix.SIGKILL)
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 30_000)
+	for errors.Is(err, unix.EINTR) {
+		n, err = unix.Poll(fds, 30_000)
+	}
+	if n != 1 || err != nil {
+		t.Fatalf("process %d does not end: %v", pid, err)
+	}
+}
+
 func (r *rig) servers() []mounter.Info {
 	// Read it without a mounter, because that may have just been killed.
 	m, err := mounter.Open(r.ctx(), mounter.Options{StateDir: r.path("state"), Log: slog.New(slog.DiscardHandler)})
