@@ -211,6 +211,20 @@ func printKeysChanged(w io.Writer, list []keyChanged, asJSON bool) error {
 	return nil
 }
 
+// reportKeys prints what was changed, which may be a part if there was an error.
+func reportKeys(w io.Writer, list []keyChanged, asJSON bool, err error) error {
+	if err == nil {
+		return printKeysChanged(w, list, asJSON)
+	}
+	if len(list) == 0 {
+		return err
+	}
+	if err := printKeysChanged(w, list, asJSON); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w (the changes listed above were made)", err)
+}
+
 func snapshotKeyAddCommand() *cobra.Command {
 	var from storedFlags
 	var key keyFlags
@@ -246,10 +260,7 @@ now.`,
 			}
 			defer s.end()
 			list, err := s.addKeys(ctx, r, a)
-			if err != nil {
-				return key.explain(from.wrap(err))
-			}
-			return printKeysChanged(c.OutOrStdout(), list, asJSON)
+			return reportKeys(c.OutOrStdout(), list, asJSON, key.explain(from.wrap(err)))
 		},
 	}
 	from.register(c.Flags())
@@ -265,7 +276,10 @@ func (s *stored) addKeys(ctx context.Context, to crypto.Recipient, names []strin
 	}
 	if len(names) == 0 {
 		c, err := s.TenantKeys(s.tenant).Add(ctx, suiteOf(to), nil, to)
-		return []keyChanged{changed(c, s.tenant.Fingerprint.String(), "")}, err
+		if err != nil {
+			return nil, err
+		}
+		return []keyChanged{changed(c, s.tenant.Fingerprint.String(), "")}, nil
 	}
 	if s.cred == nil {
 		return nil, usageError(errors.New("give a key that opens the snapshots now, such as --key-file"))
@@ -273,11 +287,11 @@ func (s *stored) addKeys(ctx context.Context, to crypto.Recipient, names []strin
 	for _, name := range names {
 		sn, _, err := s.Find(ctx, s.tenant, name)
 		if err != nil {
-			return nil, err
+			return list, err
 		}
 		c, err := s.SnapshotKeys(sn.ID).Add(ctx, 0, s.cred, to)
 		if err != nil {
-			return nil, err
+			return list, fmt.Errorf("snapshot %s: %w", sn.ID, err)
 		}
 		list = append(list, changed(c, "", sn.ID.String()))
 	}
@@ -383,10 +397,7 @@ was replaced opens a copy of the store from before.`,
 			if err == nil && len(list) == 0 {
 				err = fmt.Errorf("%w, neither of a snapshot nor of the tenant secret", snapstore.ErrNoSlot)
 			}
-			if err != nil {
-				return key.explain(from.wrap(err))
-			}
-			return printKeysChanged(c.OutOrStdout(), list, asJSON)
+			return reportKeys(c.OutOrStdout(), list, asJSON, key.explain(from.wrap(err)))
 		},
 	}
 	from.register(c.Flags())

@@ -110,15 +110,8 @@ func NewPackedSealer(keys *crypto.TenantKeys, suite crypto.Suite, out Packer, in
 	var err error
 	// The fastest level stores a source tree in 6 % more than the default one, and takes half of its
 	// time, which is most of the time of a snapshot.
-	s.encoder, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(s.width), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true),
-		zstd.WithWindowSize(max(o.ChunkBytes, V2MinChunk)), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithLowerEncoderMem(true))
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCompression, err)
-	}
-	s.decoder, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(V2MaxChunk), zstd.WithDecoderMaxWindow(V2MaxChunk),
-		zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderLowmem(true))
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCompression, err)
+	if s.encoder, s.decoder, err = newCodec(s.width, max(o.ChunkBytes, V2MinChunk), zstd.SpeedFastest); err != nil {
+		return nil, err
 	}
 	return s, nil
 }

@@ -61,18 +61,25 @@ func NewSealer(keys *crypto.TenantKeys, suite crypto.Suite, store ChunkStore, o 
 	// TestMemory measures it.
 	s.width = o.workers(memory{v2MemoryBytes, programBytes, heapGrowth * (n + n + n/8 + n + zstdEncoderBytes)})
 	var err error
-	s.encoder, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(s.width), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true),
-		zstd.WithWindowSize(o.ChunkBytes), zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithLowerEncoderMem(true))
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCompression, err)
-	}
-	// A reader may read chunks of any size.
-	s.decoder, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(V2MaxChunk), zstd.WithDecoderMaxWindow(V2MaxChunk),
-		zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderLowmem(true))
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCompression, err)
+	if s.encoder, s.decoder, err = newCodec(s.width, o.ChunkBytes, zstd.SpeedDefault); err != nil {
+		return nil, err
 	}
 	return s, nil
+}
+
+// newCodec makes an encoder for a number of workers, and a decoder of chunks of any size.
+func newCodec(workers, window int, level zstd.EncoderLevel) (*zstd.Encoder, *zstd.Decoder, error) {
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(workers), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true),
+		zstd.WithWindowSize(window), zstd.WithEncoderLevel(level), zstd.WithLowerEncoderMem(true))
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrCompression, err)
+	}
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(V2MaxChunk), zstd.WithDecoderMaxWindow(V2MaxChunk),
+		zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderLowmem(true))
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrCompression, err)
+	}
+	return e, d, nil
 }
 
 // Close ends the Sealer's use.
