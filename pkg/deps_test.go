@@ -25,6 +25,7 @@ var allowed = map[string][]string{
 	"pkg/crypto/forgetest":           {"pkg/crypto"},
 	"pkg/volume/vfs":                 {},
 	"pkg/volume/logical":             {"pkg/volume/vfs"},
+	"pkg/volume/logical/whole":       {"pkg/volume/logical", "pkg/volume/vfs"},
 	"pkg/volume/vfs/vfstest":         {"pkg/volume/internal/posixacl", "pkg/volume/vfs"},
 	"pkg/volume/device":              {},
 	"pkg/volume/device/devicetest":   {"pkg/volume/device"},
@@ -40,7 +41,7 @@ var allowed = map[string][]string{
 	"pkg/volume/check":               {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/header", "pkg/volume/internal/items", "pkg/volume/internal/layout", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/vfs"},
 	"pkg/volume/namehash":            {"pkg/volume/internal/items", "pkg/volume/internal/layout"},
 	"pkg/volume/pinned":              {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/header", "pkg/volume/internal/items", "pkg/volume/internal/layout", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/logical", "pkg/volume/vfs"},
-	"pkg/volume":                     {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/diff", "pkg/volume/internal/header", "pkg/volume/internal/items", "pkg/volume/internal/layout", "pkg/volume/internal/posixacl", "pkg/volume/internal/probe", "pkg/volume/internal/shares", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/logical", "pkg/volume/pinned", "pkg/volume/vfs"},
+	"pkg/volume":                     {"pkg/crypto", "pkg/volume/device", "pkg/volume/internal/diff", "pkg/volume/internal/header", "pkg/volume/internal/items", "pkg/volume/internal/layout", "pkg/volume/internal/posixacl", "pkg/volume/internal/probe", "pkg/volume/internal/shares", "pkg/volume/internal/tree", "pkg/volume/internal/txn", "pkg/volume/logical", "pkg/volume/logical/whole", "pkg/volume/pinned", "pkg/volume/vfs"},
 	"pkg/volume/volumetest":          {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/vfs"},
 	"pkg/volume/fusefs":              {"pkg/volume/vfs"},
 	"pkg/volume/fusefs/fusefstest":   {"pkg/volume/fusefs", "pkg/volume/vfs"},
@@ -90,9 +91,9 @@ var allowed = map[string][]string{
 	"pkg/snapshot/internal/draw":           {},
 	"pkg/snapshot/fetch":                   {"pkg/selfenc", "pkg/snapshot/format", "pkg/snapshot/pack"},
 	"pkg/snapshot/view":                    {"pkg/selfenc", "pkg/snapshot/fact", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/volume/logical", "pkg/volume/namehash", "pkg/volume/vfs"},
-	"pkg/snapshot/verify":                  {"pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/format", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/volume/logical"},
+	"pkg/snapshot/verify":                  {"pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/format", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/volume/logical", "pkg/volume/logical/whole", "pkg/volume/namehash"},
 	"pkg/snapshot/restore":                 {"pkg/selfenc", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/merkle", "pkg/volume/logical", "pkg/volume/vfs", "pkg/volume/vfs/copyout"},
-	"pkg/snapshot/stored":                  {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/diff", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/format", "pkg/snapshot/manifest", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/snapshot/restore", "pkg/snapshot/verify", "pkg/snapshot/view"},
+	"pkg/snapshot/stored":                  {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/diff", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/format", "pkg/snapshot/manifest", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/snapshot/restore", "pkg/snapshot/verify", "pkg/snapshot/view", "pkg/volume/namehash"},
 	"pkg/snapshot/job":                     {"pkg/crypto", "pkg/mounter/handover", "pkg/mounter/worker", "pkg/mounter/workerctl", "pkg/snapshot/commit", "pkg/snapshot/create", "pkg/snapshot/format", "pkg/snapshot/lock", "pkg/snapshot/manifest", "pkg/snapshot/snapstore", "pkg/volume/pinned"},
 	"pkg/snapshot/create":                  {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/fact", "pkg/snapshot/format", "pkg/snapshot/manifest", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/snapshot/stored", "pkg/volume/logical", "pkg/volume/pinned"},
 	"pkg/snapshot/format":                  {"pkg/snapshot/internal/draw"},                    // no key, no store
@@ -118,7 +119,7 @@ var confined = map[string][]string{
 	"github.com/aws/aws-sdk-go-v2":                             {"pkg/backend/ebs", "pkg/selfenc/chunkstore"},
 	"github.com/aws/smithy-go":                                 {"pkg/backend/ebs", "pkg/selfenc/chunkstore"},
 	"github.com/container-storage-interface/spec":              {"pkg/csi", "cmd"},
-	"github.com/dchest/siphash":                                {"pkg/snapshot/merkle", "pkg/volume/internal/items"},
+	"github.com/dchest/siphash":                                {"pkg/snapshot/merkle", "pkg/volume/internal/items", "pkg/volume/logical/whole"},
 	"github.com/go-logr/logr":                                  {"pkg/operator", "cmd"}, // joins slog and the Kubernetes modules' log
 	"github.com/hanwen/go-fuse/v2":                             {"pkg/volume/fusefs", "test"},
 	"github.com/johannesboyne/gofakes3":                        {"pkg/selfenc/chunkstore", "cmd"}, // tests

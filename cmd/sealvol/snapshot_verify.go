@@ -41,7 +41,7 @@ func snapshotVerifyCommand() *cobra.Command {
 
   present   every object that the snapshot needs is in the store and has its length; by
             an id or a handle, this needs no key
-  metadata  all names and attributes are read
+  metadata  all names and attributes are read, and a restore would accept them
   data      the content of all files is read (default)
 
 --sample reads only a part of the content, such as 5%: that of some objects. Each day,

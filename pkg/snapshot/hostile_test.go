@@ -98,7 +98,8 @@ func (r *historyRig) use(what string, s format.ID) error {
 	r.t.Helper()
 	sn := r.read(s)
 	defer sn.Close()
-	_, err := verify.Run(r.t.Context(), sn.VerifySource(), verify.Options{Level: verify.Data, Problem: func(verify.Problem) {}})
+	var problem error
+	rep, err := verify.Run(r.t.Context(), sn.VerifySource(), verify.Options{Level: verify.Data, Problem: func(p verify.Problem) { problem = errors.Join(problem, p.Err) }})
 	r.ok(err)
 	v := sn.View(r.t.Context())
 	r.visit(what, v, vfs.RootIno, map[vfs.Ino]bool{})
@@ -115,7 +116,13 @@ func (r *historyRig) use(what string, s format.ID) error {
 		if !errors.Is(err, logical.ErrInvalid) && !errors.Is(err, selfenc.ErrMap) && !errors.Is(err, pack.ErrNoPack) && !errors.Is(err, pack.ErrDamaged) && !errors.Is(err, vfs.ErrNoSpace) {
 			r.t.Fatalf("%s: restore: %v", what, err)
 		}
+		if rep.Problems == 0 && !errors.Is(err, vfs.ErrNoSpace) {
+			r.t.Errorf("%s: a restore refuses it, verify does not: %v", what, err)
+		}
 		return err
+	}
+	if rep.Problems > 0 && !errors.Is(problem, pack.ErrDamaged) { // a wrong slot is of no concern for a restore
+		r.t.Errorf("%s: it is restored, but verify says %v", what, problem)
 	}
 	r.restoredSame(what, dev, &create.Report{Content: sn.Content()})
 	return nil

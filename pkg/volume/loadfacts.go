@@ -11,6 +11,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/posixacl"
 	"github.com/sealvol/sealvol/pkg/volume/internal/tree"
 	"github.com/sealvol/sealvol/pkg/volume/logical"
+	"github.com/sealvol/sealvol/pkg/volume/logical/whole"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -110,18 +111,12 @@ func (l *Loader) checkInode(ino uint64, n *logical.Inode) (attr layout.Inode, er
 			attr.Flags |= f.inode
 		}
 	}
-	root := ino == uint64(vfs.RootIno)
+	if err := whole.CheckInode(ino, n); err != nil {
+		return attr, err
+	}
 	switch {
-	case root && !n.IsDir():
-		return attr, invalidFact("the root directory has mode %#o", n.Mode)
-	case n.IsDir() && (n.Nlink < 2 || n.Size < uint64(n.Nlink)-2):
-		return attr, invalidFact("directory %d has %d names, but a link count of %d", ino, n.Size, n.Nlink)
-	case n.IsDir() && (n.Parent == 0 || (n.Parent == ino) != root):
-		return attr, invalidFact("directory %d has parent %d", ino, n.Parent)
 	case n.IsDir() && n.Parent >= l.v.com.inos.next: // that of a file may be gone
 		return attr, invalidFact("inode %d has parent %d, but the next inode number is %d", ino, n.Parent, l.v.com.inos.next)
-	case n.IsSymlink() && n.Size == 0, n.Size > layout.MaxFileBytes, n.Size > 0 && !n.IsDir() && !n.IsRegular() && !n.IsSymlink():
-		return attr, invalidFact("inode %d of mode %#o has %d bytes", ino, n.Mode, n.Size)
 	case attr.Flags&^layout.InodeInherited != 0 && !n.IsRegular() && !n.IsDir():
 		return attr, invalidFact("inode %d of mode %#o has flags %#x", ino, n.Mode, n.Flags)
 	}

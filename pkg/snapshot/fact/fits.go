@@ -13,6 +13,9 @@ type Fitting struct {
 	inode logical.Inode
 }
 
+// Inode returns the attributes of the inode whose facts are being given.
+func (f *Fitting) Inode() *logical.Inode { return &f.inode }
+
 // Add takes a fact. An error is about it and its inode.
 func (f *Fitting) Add(k logical.Key, v []byte) (err error) {
 	if k.Type == logical.InodeType {

@@ -16,6 +16,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/snapshot/restore"
 	"github.com/sealvol/sealvol/pkg/snapshot/verify"
 	"github.com/sealvol/sealvol/pkg/snapshot/view"
+	"github.com/sealvol/sealvol/pkg/volume/namehash"
 )
 
 // Snapshot is an opened snapshot. It is safe for concurrent use.
@@ -83,5 +84,5 @@ func (s *Snapshot) DiffSource() diff.Source {
 
 // VerifySource returns what verify.Run reads.
 func (s *Snapshot) VerifySource() verify.Source {
-	return verify.Source{Store: s.store, Head: s.Head, List: s.list, Map: s.m, Sealer: s.sealer, Fetch: s.fetcher()}
+	return verify.Source{Store: s.store, Head: s.Head, List: s.list, Map: s.m, Sealer: s.sealer, Fetch: s.fetcher(), Names: namehash.New(s.Body.Seed)}
 }

@@ -18,6 +18,8 @@ import (
 	"github.com/sealvol/sealvol/pkg/snapshot/merkle"
 	"github.com/sealvol/sealvol/pkg/snapshot/pack"
 	"github.com/sealvol/sealvol/pkg/volume/logical"
+	"github.com/sealvol/sealvol/pkg/volume/logical/whole"
+	"github.com/sealvol/sealvol/pkg/volume/namehash"
 )
 
 // Level says how much is checked. Each includes those below.
@@ -26,7 +28,7 @@ type Level int
 // Levels.
 const (
 	Present  Level = iota // every pack is there and has its length: no key is needed
-	Metadata              // every node of the map, and of the maps of files, is read
+	Metadata              // every node of the map, and of the maps of files, is read, and its facts make a whole volume
 	Data                  // content is read
 )
 
@@ -38,6 +40,7 @@ type Source struct {
 	Map    *merkle.Map
 	Sealer *selfenc.PackedSealer
 	Fetch  *fetch.Fetcher
+	Names  namehash.Hasher // of the volume
 }
 
 // Options of Run.
@@ -84,7 +87,7 @@ type checker struct {
 	bytes  atomic.Uint64
 	r      Report // guarded by mu while anything runs concurrently
 	window []fetch.Chunk
-	fits   fact.Fitting
+	facts  facts
 }
 
 // Run verifies. It returns an error only if it could not go on; problems are counted in the report.
@@ -92,7 +95,7 @@ func Run(ctx context.Context, src Source, o Options) (Report, error) {
 	if o.Parallel == 0 {
 		o.Parallel = defaultParallel
 	}
-	c := &checker{src: src, o: o}
+	c := &checker{src: src, o: o, facts: facts{names: src.Names, whole: whole.New()}}
 	err := c.present(ctx)
 	if err == nil && o.Level >= Metadata {
 		err = c.metadata(ctx)
@@ -177,7 +180,7 @@ func (c *checker) metadata(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return c.finish(ctx)
 }
 
 func (c *checker) fact(ctx context.Context, x *merkle.Item) error {
@@ -186,9 +189,8 @@ func (c *checker) fact(ctx context.Context, x *merkle.Item) error {
 			c.report()
 		}
 	}
-	// What concerns one fact alone, the map has checked.
-	if err := c.fits.Add(x.Key, x.Value); err != nil {
-		c.problem(Problem{Ino: x.Key.Ino, Err: fmt.Errorf("inode %d: %w", x.Key.Ino, err)})
+	if ino, err := c.facts.add(x); err != nil {
+		c.problem(Problem{Ino: ino, Err: fmt.Errorf("inode %d: %w", ino, err)})
 		return nil
 	}
 	if x.Key.Type != logical.DataType {

@@ -1,10 +1,6 @@
-package volume
+package whole
 
-import (
-	"github.com/sealvol/sealvol/pkg/volume/internal/items"
-	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
-	"github.com/sealvol/sealvol/pkg/volume/vfs"
-)
+import "github.com/sealvol/sealvol/pkg/volume/vfs"
 
 // maxStray bounds the directories on one path whose NameSub is not their name's.
 const maxStray = 1 << 16
@@ -13,20 +9,20 @@ const maxStray = 1 << 16
 // directory has exactly one name, which is in its parent, and knows its place there. The places of
 // others are kept: those that an early version wrote, or that are wrong.
 type reach struct {
-	v       *Volume
+	src     Source
 	dir     uint64
-	in      layout.Inode // of dir
-	sub     uint64       // names of dir from here on are to be visited
+	in      Inode  // of dir
+	sub     uint64 // names of dir from here on are to be visited
 	visited uint64
 	stray   []strayDir
 }
 
 type strayDir struct{ dir, sub uint64 }
 
-// checkReachable checks that all directories, want apart from the root, are below the root. The
-// names of directories and their parents agree. So any other directory is in a cycle, or below one.
-func (l *Loader) checkReachable(want uint64) error {
-	r := &reach{v: l.v}
+// reachable checks that all directories, want apart from the root, are below the root. The names of
+// directories and their parents agree. So any other directory is in a cycle, or below one.
+func reachable(src Source, want uint64) error {
+	r := &reach{src: src}
 	if err := r.enter(uint64(vfs.RootIno)); err != nil {
 		return err
 	}
@@ -36,10 +32,10 @@ func (l *Loader) checkReachable(want uint64) error {
 		case err != nil:
 			return err
 		case r.visited > want:
-			return invalidFact("there are more than %d directories", want)
+			return invalid("there are more than %d directories", want)
 		case more:
 		case r.visited < want:
-			return invalidFact("%d directories are not below the root directory", want-r.visited)
+			return invalid("%d directories are not below the root directory", want-r.visited)
 		default:
 			return nil
 		}
@@ -47,15 +43,21 @@ func (l *Loader) checkReachable(want uint64) error {
 }
 
 // enter goes to the begin of a directory.
-func (r *reach) enter(dir uint64) (err error) {
-	r.dir, r.sub = dir, 0
-	r.in, err = r.v.table.readInode(dir)
+func (r *reach) enter(dir uint64) error {
+	in, found, err := r.src.Inode(dir)
+	if err == nil && !found {
+		err = ErrChanging
+	}
+	r.dir, r.sub, r.in = dir, 0, in
 	return err
 }
 
 // step goes to the next directory, or back to the parent. It returns false at the end.
 func (r *reach) step() (more bool, err error) {
-	sub, child, err := r.nextDir()
+	var sub, child uint64
+	if r.in.Nlink > 2 {
+		sub, child, err = r.src.NextDir(r.dir, r.sub)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -69,30 +71,11 @@ func (r *reach) step() (more bool, err error) {
 	r.visited++
 	if r.in.Parent != parent || r.in.NameSub != sub {
 		if len(r.stray) == maxStray {
-			return false, invalidFact("more than %d nested directories do not know their names", maxStray)
+			return false, invalid("more than %d nested directories do not know their names", maxStray)
 		}
 		r.stray = append(r.stray, strayDir{child, sub})
 	}
 	return true, nil
-}
-
-// nextDir finds the next name of a directory in dir; child is 0 if there is none.
-func (r *reach) nextDir() (sub, child uint64, err error) {
-	if r.in.Nlink <= 2 {
-		return 0, 0, nil
-	}
-	var derr error
-	err = r.v.fs.Scan(items.NameKey(r.dir, r.sub), items.NameKey(r.dir, ^uint64(0)), func(k layout.Key, val []byte) bool {
-		n, err := layout.DecodeName(val)
-		if derr = err; err == nil && n.Type == items.ModeDir {
-			sub, child = k.Sub, n.Ino
-		}
-		return child == 0 && err == nil
-	})
-	if err == nil {
-		err = derr
-	}
-	return sub, child, err
 }
 
 // leave goes back to the parent, behind the name of dir.
