@@ -76,7 +76,7 @@ var allowed = map[string][]string{
 	"cmd/demo":                       {"pkg/mounter"},
 	"cmd/bench":                      {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/fusefs", "pkg/volume/vfs", "pkg/volume/vfs/vfstest"},
 	"cmd/libdoublecrypt":             {"pkg/crypto", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/vfs"},
-	"cmd/sealvol":                    {"pkg/atomicfile", "pkg/crypto", "pkg/mounter/control", "pkg/mounter/pacing", "pkg/mounter/volumectl", "pkg/mountserver", "pkg/mountserver/mounts", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/create", "pkg/snapshot/diff", "pkg/snapshot/format", "pkg/snapshot/gc", "pkg/snapshot/local", "pkg/snapshot/lock", "pkg/snapshot/manifest", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/snapshot/reading", "pkg/snapshot/restore", "pkg/snapshot/retention", "pkg/snapshot/snapstore", "pkg/snapshot/verify", "pkg/snapshot/view", "pkg/volume", "pkg/volume/check", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/doublecrypt/convert", "pkg/volume/fusefs", "pkg/volume/logical", "pkg/volume/pinned", "pkg/volume/vfs", "pkg/volume/vfs/copyout", "pkg/volume/vfs/walk"},
+	"cmd/sealvol":                    {"pkg/atomicfile", "pkg/crypto", "pkg/mounter/control", "pkg/mounter/pacing", "pkg/mounter/volumectl", "pkg/mountserver", "pkg/mountserver/mounts", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/commit", "pkg/snapshot/create", "pkg/snapshot/diff", "pkg/snapshot/format", "pkg/snapshot/gc", "pkg/snapshot/local", "pkg/snapshot/lock", "pkg/snapshot/manifest", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/snapshot/reading", "pkg/snapshot/restore", "pkg/snapshot/retention", "pkg/snapshot/snapstore", "pkg/snapshot/trial", "pkg/snapshot/verify", "pkg/snapshot/view", "pkg/volume", "pkg/volume/check", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/doublecrypt/convert", "pkg/volume/fusefs", "pkg/volume/logical", "pkg/volume/pinned", "pkg/volume/vfs", "pkg/volume/vfs/copyout", "pkg/volume/vfs/walk"},
 	"pkg/volume/doublecrypt/convert": {"pkg/crypto", "pkg/volume", "pkg/volume/device", "pkg/volume/doublecrypt", "pkg/volume/vfs", "pkg/volume/vfs/walk"},
 	"pkg/volume/vfs/copyout":         {"pkg/volume/vfs", "pkg/volume/vfs/walk"},
 	"pkg/volume/vfs/walk":            {"pkg/volume/vfs"},
@@ -91,6 +91,7 @@ var allowed = map[string][]string{
 	"pkg/snapshot/internal/draw":           {},
 	"pkg/snapshot/fetch":                   {"pkg/selfenc", "pkg/snapshot/format", "pkg/snapshot/pack"},
 	"pkg/snapshot/view":                    {"pkg/selfenc", "pkg/snapshot/fact", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/volume/logical", "pkg/volume/namehash", "pkg/volume/vfs"},
+	"pkg/snapshot/trial":                   {"pkg/crypto", "pkg/selfenc/chunkstore", "pkg/snapshot/create", "pkg/snapshot/format", "pkg/snapshot/restore", "pkg/snapshot/stored", "pkg/volume", "pkg/volume/check", "pkg/volume/device", "pkg/volume/pinned"},
 	"pkg/snapshot/verify":                  {"pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/format", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/volume/logical", "pkg/volume/logical/whole", "pkg/volume/namehash"},
 	"pkg/snapshot/restore":                 {"pkg/selfenc", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/merkle", "pkg/volume/logical", "pkg/volume/vfs", "pkg/volume/vfs/copyout"},
 	"pkg/snapshot/stored":                  {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/diff", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/format", "pkg/snapshot/manifest", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/snapshot/restore", "pkg/snapshot/verify", "pkg/snapshot/view", "pkg/volume/namehash"},
@@ -253,7 +254,7 @@ func checkForeign(t *testing.T, name, path string) {
 
 // testOnly lists what the tests of a package need besides: real neighbours instead of fakes.
 var testOnly = map[string][]string{
-	"pkg/snapshot":            {"pkg/snapshot/create", "pkg/snapshot/gc", "pkg/snapshot/snapstore", "pkg/volume", "pkg/volume/check"},
+	"pkg/snapshot":            {"pkg/snapshot/create", "pkg/snapshot/gc", "pkg/snapshot/snapstore", "pkg/snapshot/trial", "pkg/volume", "pkg/volume/check"},
 	"pkg/snapshot/merkle":     {"pkg/snapshot/fact"},                                                                            // the example of the document
 	"pkg/snapshot/gc":         {"pkg/snapshot/commit", "pkg/snapshot/internal/draw"},                                            // the other side of the protocol
 	"cmd/driver":              {"pkg/mounter/workerstore", "pkg/snapshot/format", "pkg/snapshot/stored", "pkg/snapshot/verify"}, // the node plugin's side of a snapshot

@@ -93,7 +93,11 @@ func (r *rig) start(role string, kill int) {
 	args := []string{role}
 	switch role {
 	case "mounter":
-		args = append(append(args, "--mounter-dir", r.path("mounter")), r.mounter...)
+		args = append(args, "--mounter-dir", r.path("mounter"))
+		if raceEnabled { // the race detector needs several times the memory
+			args = append(args, "--worker-memory", fmt.Sprint(1<<30))
+		}
+		args = append(args, r.mounter...)
 	case "controller", "all", "node":
 		args = append(args, "--endpoint", "unix://"+r.path(role+".sock"), "--log-format", "text", "--log-level", "debug")
 		if r.backend == nil {

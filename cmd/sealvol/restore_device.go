@@ -97,13 +97,18 @@ func (o *snapshotRestore) device(ctx context.Context, w io.Writer, s *stored, r 
 // image creates the image file if it does not exist.
 func (o *snapshotRestore) image(path string, r *reading.Snapshot) error {
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) && o.size == 0 {
-		least := int64(r.Body.LogicalBytes)
-		least += least/10 + int64(r.Body.Files+r.Body.Dirs)<<10 + 128<<20
 		return withHint(fmt.Errorf("%s: %w", path, device.ErrNotFound),
-			fmt.Sprintf("check the path, or give --size to create an image file there; %s is enough", formatSize((least+1<<20-1)&^(1<<20-1))))
+			fmt.Sprintf("check the path, or give --size to create an image file there; %s is enough", formatSize(volumeFor(r))))
 	}
 	_, err := (&mkfsOptions{bytes: o.size}).image(path)
 	return err
+}
+
+// volumeFor returns a size in bytes of a volume that is enough for a snapshot.
+func volumeFor(r *reading.Snapshot) int64 {
+	least := int64(min(r.Body.LogicalBytes, 1<<61))
+	least += least/10 + int64(min(r.Body.Files+r.Body.Dirs, 1<<40))<<10 + 128<<20
+	return (least + 1<<20 - 1) &^ (1<<20 - 1)
 }
 
 // load restores, from the beginning or from where an interrupted restore ended.

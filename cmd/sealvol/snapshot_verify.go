@@ -23,14 +23,18 @@ import (
 
 type snapshotVerify struct {
 	storedFlags
-	key    keyFlags
-	level  string
-	sample string
-	round  int
-	json   bool
+	key     keyFlags
+	level   string
+	scratch string
+	sample  string
+	round   int
+	json    bool
 }
 
-var verifyLevels = map[string]verify.Level{"present": verify.Present, "metadata": verify.Metadata, "data": verify.Data}
+var verifyLevels = map[string]verify.Level{"present": verify.Present, "metadata": verify.Metadata, "data": verify.Data, levelRestore: verify.Data}
+
+// levelRestore is verify.Data, and then a restore.
+const levelRestore = "restore"
 
 func snapshotVerifyCommand() *cobra.Command {
 	var o snapshotVerify
@@ -43,6 +47,9 @@ func snapshotVerifyCommand() *cobra.Command {
             an id or a handle, this needs no key
   metadata  all names and attributes are read, and a restore would accept them
   data      the content of all files is read (default)
+  restore   everything is restored into a scratch volume, which is read and compared; it
+            is a file without a name in --scratch, encrypted with a random key, and needs
+            as much space as the content
 
 --sample reads only a part of the content, such as 5%: that of some objects. Each day,
 it is another part, so that checking every day covers everything in time. --round N
@@ -63,7 +70,8 @@ are any, the exit code is 4.`,
 	o.register(f)
 	o.key.register(f)
 	o.rate.registerDownload(f)
-	f.StringVar(&o.level, "level", "data", "what to check: present, metadata or data")
+	f.StringVar(&o.level, "level", "data", "what to check: present, metadata, data or restore")
+	f.StringVar(&o.scratch, "scratch", "", "with --level restore: directory for the scratch volume (default: that for temporary files)")
 	f.StringVar(&o.sample, "sample", "", "part of the content to read, such as 5%")
 	f.IntVar(&o.round, "round", -1, "with --sample: which part, from 0 (default: by the day)")
 	jsonFlag(c, &o.json)
@@ -74,7 +82,10 @@ are any, the exit code is 4.`,
 func (o *snapshotVerify) options() (v verify.Options, err error) {
 	level, ok := verifyLevels[o.level]
 	if !ok {
-		return v, usageError(fmt.Errorf("--level %s: must be present, metadata or data", printable(o.level)))
+		return v, usageError(fmt.Errorf("--level %s: must be present, metadata, data or restore", printable(o.level)))
+	}
+	if o.scratch != "" && o.level != levelRestore {
+		return v, usageError(errors.New("--scratch is only for --level restore"))
 	}
 	v = verify.Options{Level: level}
 	if o.sample == "" {
@@ -84,7 +95,7 @@ func (o *snapshotVerify) options() (v verify.Options, err error) {
 	if err != nil || !strings.HasSuffix(o.sample, "%") || !(p >= 0.01 && p <= 100) {
 		return v, usageError(fmt.Errorf("--sample %s: give a percentage from 0.01%% to 100%%", printable(o.sample)))
 	}
-	if level != verify.Data {
+	if o.level != "data" {
 		return v, usageError(errors.New("--sample is a part of the content: it is only for --level data"))
 	}
 	v.Rounds, v.Round = int(100/p+0.5), o.round
@@ -135,11 +146,16 @@ func (o *snapshotVerify) run(ctx context.Context, w io.Writer, name string) erro
 	}
 	defer s.end()
 	r := &verifyReport{Level: o.level, Rounds: opts.Rounds, Round: opts.Round, Problems: []verifyProblem{}}
-	src, files, total, end, err := o.source(ctx, s, name, r, opts.Level)
+	src, snap, err := o.source(ctx, s, name, r, opts.Level)
 	if err != nil {
 		return err
 	}
-	defer end()
+	var files *view.View // finds names for inodes
+	total := uint64(0)
+	if snap != nil {
+		defer snap.Close()
+		files, total = snap.View(ctx), snap.Body.LogicalBytes
+	}
 	events := newEvents(w, "verify", false) // no events in JSON: the report is one value
 	defer events.end()
 	if opts.Rounds > 1 {
@@ -152,6 +168,13 @@ func (o *snapshotVerify) run(ctx context.Context, w io.Writer, name string) erro
 		}
 	}
 	rep, err := verify.Run(ctx, src, opts)
+	if err == nil && o.level == levelRestore && rep.Problems == 0 {
+		var problem error
+		if problem, err = o.restores(ctx, s, snap, events); problem != nil {
+			rep.Problems++
+			opts.Problem(verify.Problem{Err: problem})
+		}
+	}
 	events.end()
 	if err != nil {
 		return o.wrap(err)
@@ -160,27 +183,26 @@ func (o *snapshotVerify) run(ctx context.Context, w io.Writer, name string) erro
 	return o.report(w, r)
 }
 
-// source opens what is verified. files finds names for inodes; nil without a key.
-func (o *snapshotVerify) source(ctx context.Context, s *stored, name string, r *verifyReport, level verify.Level) (src verify.Source, files *view.View, total uint64, end func(), err error) {
+// source opens what is verified. snap is nil without a key.
+func (o *snapshotVerify) source(ctx context.Context, s *stored, name string, r *verifyReport, level verify.Level) (src verify.Source, snap *reading.Snapshot, err error) {
 	if level == verify.Present {
 		sn, _, err := s.find(ctx, name)
 		if err != nil {
-			return src, nil, 0, nil, err
+			return src, nil, err
 		}
 		h, _, err := s.Head(ctx, sn)
 		if err != nil {
-			return src, nil, 0, nil, o.wrap(err)
+			return src, nil, o.wrap(err)
 		}
 		r.Snapshot = sn.ID.String()
-		return verify.Source{Store: s.Objects(), Head: h}, nil, 0, func() {}, nil
+		return verify.Source{Store: s.Objects(), Head: h}, nil, nil
 	}
-	var snap *reading.Snapshot
 	var sn *snapstore.Snapshot
 	if snap, sn, err = s.read(ctx, &o.key, name); err != nil {
-		return src, nil, 0, nil, err
+		return src, nil, err
 	}
 	r.Snapshot = sn.ID.String()
-	return snap.VerifySource(), snap.View(ctx), snap.Body.LogicalBytes, snap.Close, nil
+	return snap.VerifySource(), snap, nil
 }
 
 func problemOf(p verify.Problem, files *view.View) verifyProblem {
@@ -217,11 +239,14 @@ func (o *snapshotVerify) report(w io.Writer, r *verifyReport) error {
 		if o.level != "present" {
 			what += fmt.Sprintf(", %d files and directories verified", r.Inodes)
 		}
-		if o.level == "data" {
+		if o.level == "data" || o.level == levelRestore {
 			what += fmt.Sprintf(", %s of content read", formatSize(int64(r.Bytes)))
 		}
 		if r.Rounds > 1 {
 			what += fmt.Sprintf(" (part %d of %d)", r.Round+1, r.Rounds)
+		}
+		if o.level == levelRestore && r.ProblemCount == 0 {
+			what += ",\n  restored to a scratch volume and compared"
 		}
 		say(w, "%s: %s\n", short(r.Snapshot), what)
 	}

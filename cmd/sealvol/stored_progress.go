@@ -150,6 +150,9 @@ type rate struct {
 
 // at takes a sample and returns bytes per second.
 func (r *rate) at(now time.Time, n uint64) uint64 {
+	if r.count > 0 && n < r.samples[(r.count-1)%len(r.samples)].n { // another step
+		*r = rate{begin: now}
+	}
 	oldest := r.samples[0]
 	if r.count >= len(r.samples) {
 		oldest = r.samples[r.count%len(r.samples)]

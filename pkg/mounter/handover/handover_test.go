@@ -169,7 +169,7 @@ func TestSecrets(t *testing.T) {
 
 func TestLoad(t *testing.T) {
 	var b bytes.Buffer
-	want := pacing.Load{Queue: 70, Kinds: [pacing.Kinds]pacing.Requests{{1 << 40, 12345}, {1, 2}, {3, 4}, {5, 1 << 50}}}
+	want := pacing.Load{Queue: 70, Kinds: [pacing.Kinds]pacing.Requests{{Count: 1 << 40, Micros: 12345}, {Count: 1, Micros: 2}, {Count: 3, Micros: 4}, {Count: 5, Micros: 1 << 50}}}
 	if err := WriteLoad(&b, want); err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,7 +17,7 @@ const mib = 1 << 20
 // reader reads all the time, 250 MiB/s at most.
 type reader struct {
 	p *Pacer
-	n int64
+	n atomic.Int64
 }
 
 func (r *reader) run(ctx context.Context) {
@@ -24,7 +25,7 @@ func (r *reader) run(ctx context.Context) {
 		if r.p.Wait(ctx, mib/4) != nil {
 			return
 		}
-		r.n += mib / 4
+		r.n.Add(mib / 4)
 		<-time.After(time.Millisecond) // the device takes that long
 	}
 }
@@ -36,7 +37,7 @@ func read(t *testing.T, p *Pacer, d time.Duration) int64 {
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	defer cancel()
 	r.run(ctx)
-	return int64(float64(r.n) / d.Seconds())
+	return int64(float64(r.n.Load()) / d.Seconds())
 }
 
 func near(got, want int64) bool { return got > want*8/10 && got < want*12/10 }
@@ -92,8 +93,9 @@ type user struct {
 // window lets time pass and returns the load.
 func (u *user) window() (l Load) {
 	<-time.After(Every)
-	rate := float64(u.r.n-u.before) / mib / Every.Seconds()
-	u.before = u.r.n
+	now := u.r.n.Load()
+	rate := float64(now-u.before) / mib / Every.Seconds()
+	u.before = now
 	each := time.Duration(float64(u.alone) * (1 + u.harm*rate))
 	u.part += float64(Every) / float64(each)
 	n := uint64(u.part)
@@ -121,7 +123,7 @@ func governed(t *testing.T, limit int64, u *user, windows int) (rate, loss float
 	half := int64(0)
 	for i := range windows {
 		if i == windows/2 {
-			half = u.r.n
+			half = u.r.n.Load()
 		}
 		g.Next(u.window())
 		if i >= windows/2 {
@@ -130,7 +132,7 @@ func governed(t *testing.T, limit int64, u *user, windows int) (rate, loss float
 	}
 	cancel()
 	<-ended
-	return float64(u.r.n-half) / mib / (float64(windows-windows/2) * Every.Seconds()), loss, g
+	return float64(u.r.n.Load()-half) / mib / (float64(windows-windows/2) * Every.Seconds()), loss, g
 }
 
 // TestGovernor: however long requests take, and however much a reader harms them, their users lose
@@ -180,11 +182,11 @@ func TestGovernorIdle(t *testing.T) {
 		if s := g.p.Pace(); s.Slowed || s.Limit != 0 || g.p.held != nil {
 			t.Errorf("%+v", s)
 		}
-		before := u.r.n
+		before := u.r.n.Load()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		u.r.run(ctx)
-		if got := u.r.n - before; !near(got, 250*mib) {
+		if got := u.r.n.Load() - before; !near(got, 250*mib) {
 			t.Errorf("%d bytes per second", got)
 		}
 	})
@@ -226,8 +228,7 @@ func TestPacedDevice(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	}
-	var d device.Device = p
-	if _, _, err := d.(device.Allocated).NextData(0); !errors.Is(err, io.EOF) {
+	if _, _, err := p.(device.Allocated).NextData(0); !errors.Is(err, io.EOF) {
 		t.Errorf("%v", err)
 	}
 }
