@@ -25,7 +25,7 @@ var allowed = map[string][]string{
 	"pkg/crypto/forgetest":           {"pkg/crypto"},
 	"pkg/volume/vfs":                 {},
 	"pkg/volume/logical":             {"pkg/volume/vfs"},
-	"pkg/volume/logical/whole":       {"pkg/volume/logical", "pkg/volume/vfs"},
+	"pkg/volume/logical/whole":       {"pkg/volume/internal/posixacl", "pkg/volume/logical", "pkg/volume/vfs"},
 	"pkg/volume/vfs/vfstest":         {"pkg/volume/internal/posixacl", "pkg/volume/vfs"},
 	"pkg/volume/device":              {},
 	"pkg/volume/device/devicetest":   {"pkg/volume/device"},

@@ -13,6 +13,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/internal/layout"
 	"github.com/sealvol/sealvol/pkg/volume/internal/txn"
 	"github.com/sealvol/sealvol/pkg/volume/logical"
+	"github.com/sealvol/sealvol/pkg/volume/logical/whole"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
@@ -21,10 +22,6 @@ const MaxPosition = layout.MaxPosition
 
 // loadRing is the size of a loader's ring in bytes. Loading records no operations.
 const loadRing = 64 << 10
-
-// maxLoadIno is the highest next inode number of a restored volume. It leaves as many to the volume,
-// because a root's must be below 1<<62.
-const maxLoadIno = 1 << 61
 
 // LoadOptions configures a Loader.
 type LoadOptions struct {
@@ -67,7 +64,7 @@ type Loader struct {
 // with the facts: RootMode, RootUID and RootGID have no effect. An interrupted NewLoader leaves
 // what an interrupted Format leaves.
 func NewLoader(dev device.Device, f FormatOptions, o LoadOptions) (*Loader, error) {
-	if o.NextIno <= uint64(vfs.RootIno) || o.NextIno > maxLoadIno {
+	if o.NextIno <= uint64(vfs.RootIno) || o.NextIno > whole.MaxIno {
 		return nil, invalidFact("the next inode number is %d", o.NextIno)
 	}
 	size, err := dev.Size()

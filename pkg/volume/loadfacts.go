@@ -216,9 +216,7 @@ func (l *Loader) xattr(ino, sub uint64, x *logical.Xattr) error {
 		}
 	}
 	if !isACL(x.Name) {
-		if c.names += uint64(len(x.Name)) + 1; c.names > maxXattrList {
-			return invalidFact("the names of inode %d's attributes have more than %d bytes", ino, maxXattrList)
-		}
+		c.names += uint64(len(x.Name)) + 1
 	}
 	c.xattrs = append(c.xattrs, loadXattr{sub, x.Name, slices.Clone(x.Value)})
 	c.bytes += len(x.Value) + 512
@@ -235,9 +233,6 @@ func (l *Loader) checkXattr(c *loadInode, sub uint64, x *logical.Xattr) error {
 	if hash != c.hash {
 		c.hash, c.same = hash, c.same[:0]
 	}
-	if err := x.Validate(); err != nil {
-		return fmt.Errorf("inode %d: %w", c.ino, err)
-	}
 	switch {
 	case sub&0xff != 0 || hash != l.v.names.hash.Xattr(x.Name):
 		return invalidFact("attribute %q of inode %d has the number %#x", x.Name, c.ino, sub)
@@ -245,14 +240,8 @@ func (l *Loader) checkXattr(c *loadInode, sub uint64, x *logical.Xattr) error {
 		return invalidFact("inode %d has attribute %q twice", c.ino, x.Name)
 	}
 	c.same = append(c.same, x.Name)
-	if !isACL(x.Name) {
-		return nil
-	}
-	typ := c.attr.Mode & items.ModeType
-	if _, err := posixacl.Parse(x.Value); err != nil || typ == items.ModeLink || x.Name == posixacl.DefaultName && typ != items.ModeDir {
-		return invalidFact("inode %d of mode %#o has no valid ACL %q", c.ino, c.attr.Mode, x.Name)
-	}
-	return nil
+	names := c.names
+	return whole.CheckXattr(c.ino, c.attr.Mode, x, &names)
 }
 
 // loadedXattr reports whether an attribute was loaded before an interruption.

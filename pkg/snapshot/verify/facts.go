@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -11,6 +12,9 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/logical/whole"
 	"github.com/sealvol/sealvol/pkg/volume/namehash"
 )
+
+// xattrPieces is how many keys of the volume each attribute has (docs/format.md).
+const xattrPieces = 256
 
 // facts checks inodes, names and extended attributes: what a restore would refuse.
 type facts struct {
@@ -23,6 +27,7 @@ type facts struct {
 	// The names with the same hash, of one directory or inode.
 	run   logical.Key
 	twins []string
+	list  uint64 // bytes of the names of the inode's attributes
 }
 
 // add checks a fact. An error is about an inode.
@@ -35,7 +40,7 @@ func (f *facts) add(x *merkle.Item) (ino uint64, err error) {
 	switch x.Key.Type {
 	case logical.InodeType:
 		before := f.ino
-		f.ino = ino
+		f.ino, f.list = ino, 0
 		n := f.fits.Inode()
 		err = whole.CheckInode(ino, n)
 		if werr := f.whole.Inode(ino, whole.Of(n)); err == nil && werr != nil {
@@ -58,10 +63,7 @@ func (f *facts) name(x *merkle.Item) error {
 		return err
 	}
 	first, last := f.names.NameSubs(n.Name)
-	if err := f.place(x.Key, first, last, n.Name); err != nil {
-		return err
-	}
-	return f.whole.Name(x.Key.Ino, n.Ino, n.Type)
+	return errors.Join(f.place(x.Key, first, last, n.Name), f.whole.Name(x.Key.Ino, n.Ino, n.Type))
 }
 
 func (f *facts) xattr(x *merkle.Item) error {
@@ -69,7 +71,13 @@ func (f *facts) xattr(x *merkle.Item) error {
 	if err != nil {
 		return err
 	}
+	if err := whole.CheckXattr(x.Key.Ino, f.fits.Inode().Mode, &a, &f.list); err != nil {
+		return err
+	}
 	first, last := f.names.XattrSubs(a.Name)
+	if x.Key.Sub%xattrPieces != 0 {
+		last = 0 // no attribute begins there
+	}
 	return f.place(x.Key, first, last, a.Name)
 }
 

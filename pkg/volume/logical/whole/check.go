@@ -3,6 +3,7 @@ package whole
 import (
 	"fmt"
 
+	"github.com/sealvol/sealvol/pkg/volume/internal/posixacl"
 	"github.com/sealvol/sealvol/pkg/volume/logical"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
@@ -61,13 +62,24 @@ func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", logical.ErrInvalid, fmt.Sprintf(format, args...))
 }
 
-// maxFileBytes is that of the volume's format (docs/format.md).
-const maxFileBytes = 1<<63 - 4096
+// MaxIno is the highest next inode number of a restored volume. It leaves as many to the volume,
+// because a root's must be below 1<<62.
+const MaxIno = 1 << 61
+
+const (
+	// maxFileBytes is that of the volume's format (docs/format.md).
+	maxFileBytes = 1<<63 - 4096
+	// maxXattrList bounds the names of an inode's attributes in bytes, each with a NUL: XATTR_LIST_MAX
+	// of Linux.
+	maxXattrList = 65536
+)
 
 // CheckInode checks what can be checked of an inode's attributes alone, beyond their Validate.
 func CheckInode(ino uint64, n *logical.Inode) error {
 	root := ino == uint64(vfs.RootIno)
 	switch {
+	case ino >= MaxIno-1:
+		return invalid("inode %d has too high a number", ino)
 	case root && !n.IsDir():
 		return invalid("the root directory has mode %#o", n.Mode)
 	case n.IsDir() && (n.Nlink < 2 || n.Size < uint64(n.Nlink)-2):
@@ -76,6 +88,25 @@ func CheckInode(ino uint64, n *logical.Inode) error {
 		return invalid("directory %d has parent %d", ino, n.Parent)
 	case n.IsSymlink() && n.Size == 0, n.Size > maxFileBytes, n.Size > 0 && !n.IsDir() && !n.IsRegular() && !n.IsSymlink():
 		return invalid("inode %d of mode %#o has %d bytes", ino, n.Mode, n.Size)
+	}
+	return nil
+}
+
+// CheckXattr checks an extended attribute of an inode, with those before it: names is the sum of the
+// lengths of their names, from 0.
+func CheckXattr(ino uint64, mode uint32, x *logical.Xattr, names *uint64) error {
+	if err := x.Validate(); err != nil {
+		return fmt.Errorf("inode %d: %w", ino, err)
+	}
+	typ := mode & logical.TypeMask
+	if x.Name == posixacl.AccessName || x.Name == posixacl.DefaultName {
+		if _, err := posixacl.Parse(x.Value); err != nil || typ == logical.TypeLink || x.Name == posixacl.DefaultName && typ != logical.TypeDir {
+			return invalid("inode %d of mode %#o has no valid ACL %q", ino, mode, x.Name)
+		}
+		return nil
+	}
+	if *names += uint64(len(x.Name)) + 1; *names > maxXattrList {
+		return invalid("the names of inode %d's attributes have more than %d bytes", ino, maxXattrList)
 	}
 	return nil
 }
