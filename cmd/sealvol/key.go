@@ -28,9 +28,13 @@ type keyFlags struct {
 // register adds --key-file, --passphrase-file and --recovery-key-file, with f.prefix after the
 // dashes.
 func (f *keyFlags) register(flags *pflag.FlagSet) {
-	flags.StringVar(&f.keyFile, f.prefix+"key-file", "", "file with the key: 32 raw bytes or 64 hexadecimal digits")
-	flags.StringVar(&f.passphraseFile, f.prefix+"passphrase-file", "", "file with a passphrase in one line")
-	flags.StringVar(&f.recoveryKeyFile, f.prefix+"recovery-key-file", "", "file with the secret half of a recovery key")
+	the, a := "the", "a"
+	if f.prefix != "" {
+		the, a = "the new", "a new" // help shows both kinds of flags, one below the other
+	}
+	flags.StringVar(&f.keyFile, f.prefix+"key-file", "", "file with "+the+" key: 32 raw bytes or 64 hexadecimal digits")
+	flags.StringVar(&f.passphraseFile, f.prefix+"passphrase-file", "", "file with "+a+" passphrase in one line")
+	flags.StringVar(&f.recoveryKeyFile, f.prefix+"recovery-key-file", "", "file with the secret half of "+a+" recovery key")
 }
 
 // given reports whether any of the flags was set.
@@ -50,7 +54,7 @@ func (f *keyFlags) chosen() (flag, path string) {
 }
 
 // errKeyFlags is a usage error.
-var errKeyFlags = errors.New("usage")
+var errKeyFlags = errors.New("give")
 
 // one checks that exactly one flag was set.
 func (f *keyFlags) one() error {
@@ -61,7 +65,7 @@ func (f *keyFlags) one() error {
 		}
 	}
 	if count != 1 {
-		return fmt.Errorf("%w: give exactly one of --%[2]skey-file, --%[2]spassphrase-file and --%[2]srecovery-key-file", errKeyFlags, f.prefix)
+		return fmt.Errorf("%w exactly one of --%[2]skey-file, --%[2]spassphrase-file and --%[2]srecovery-key-file", errKeyFlags, f.prefix)
 	}
 	return nil
 }
@@ -92,6 +96,14 @@ func (f *keyFlags) credential() (crypto.Credential, error) {
 
 // explain adds a hint to an error of opening a volume if the cause may be the passphrase file.
 func (f *keyFlags) explain(err error) error { return explainLines(f.lines, err) }
+
+// explainTenant adds a hint to an error of opening the store's copy of the tenant secret.
+func (f *keyFlags) explainTenant(err error) error {
+	if explained := f.explain(err); hint(explained) != hint(err) || !errors.Is(err, snapstore.ErrNoSlot) {
+		return explained
+	}
+	return withHint(err, "give --tenant-file, or a key that opens the store's copy of the tenant secret; `sealvol snapshot key add` adds one")
+}
 
 // explainLines adds a hint to the error of a wrong key if the passphrase file has several lines.
 func explainLines(lines bool, err error) error {
@@ -148,6 +160,9 @@ func fromFile[T any](what, path string, parse func([]byte) (T, error)) (T, error
 		return none, fmt.Errorf("read the %s: %w", what, err)
 	}
 	defer f.Close()
+	if inherited, err := os.Readlink(path); err == nil && strings.HasPrefix(path, "/dev/fd/") && strings.HasPrefix(inherited, "/") {
+		path = inherited // of the process that started this mount server: the user knows no other name
+	}
 	b := make([]byte, maxKeyFile+1) // fixed size: growing it would leave a copy in memory
 	defer clear(b)
 	n, err := io.ReadFull(f, b)

@@ -46,7 +46,7 @@ continues it; use --again to start another one.`,
 			if c, err := serverOf(a[0]); err != nil {
 				return err
 			} else if len(sources) == 0 && !(c != nil && resume) {
-				return fmt.Errorf("%w: give at least one --key-file, --passphrase-file or --recovery-key-file", errKeyFlags)
+				return fmt.Errorf("%w at least one of --key-file, --passphrase-file and --recovery-key-file", errKeyFlags)
 			}
 			bar := newProgress("rewriting")
 			defer bar.end()

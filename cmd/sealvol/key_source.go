@@ -40,12 +40,22 @@ func (f *newKeyFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.recipient, "recipient", "", "public half of a recovery key, or a file that contains it")
 }
 
-func (f *newKeyFlags) source() (s keySource, err error) {
-	if f.recipient == "" {
-		return f.keyFlags.source(volumectl.KeyNew), f.one()
+// one checks that exactly one flag was set.
+func (f *newKeyFlags) one() error {
+	switch {
+	case f.recipient != "" && f.given():
+		return usageError(errors.New("give either --recipient or one of the flags --new-…, not both"))
+	case f.recipient == "" && !f.given():
+		return usageError(errors.New("the new key is missing: give --new-key-file, --new-passphrase-file, --new-recovery-key-file or --recipient"))
+	case f.recipient == "":
+		return f.keyFlags.one()
 	}
-	if f.given() {
-		return s, usageError(errors.New("give either --recipient or one of the flags --new-…, not both"))
+	return nil
+}
+
+func (f *newKeyFlags) source() (s keySource, err error) {
+	if err := f.one(); err != nil || f.recipient == "" {
+		return f.keyFlags.source(volumectl.KeyNew), err
 	}
 	return keySource{volumectl.KeyNew, volumectl.KindRecipient, f.recipient}, nil
 }

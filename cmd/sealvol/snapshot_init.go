@@ -193,11 +193,11 @@ func suiteOf(r crypto.Recipient) crypto.Suite {
 
 // newKey reads the key from the flag that was given. erase overwrites it.
 func (f *newKeyFlags) newKey() (r crypto.Recipient, erase func(), err error) {
+	if err := f.one(); err != nil {
+		return nil, nil, err
+	}
 	if f.recipient == "" {
 		return f.keyFlags.recipient()
-	}
-	if f.given() {
-		return nil, nil, usageError(errors.New("give either --recipient or one of the flags --new-…, not both"))
 	}
 	r, err = readRecipient(f.recipient)
 	return r, func() {}, err

@@ -151,7 +151,7 @@ func (f *storedFlags) open(ctx context.Context, key *keyFlags) (s *stored, err e
 		}
 	case s.cred != nil:
 		if s.tenant, err = s.OpenTenant(ctx, s.cred, fingerprint); err != nil {
-			err = key.explain(f.wrap(err))
+			err = key.explainTenant(f.wrap(err))
 		}
 	}
 	return s, err

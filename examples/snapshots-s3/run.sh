@@ -36,14 +36,17 @@ for _ in $(seq 100); do
 	sleep 0.1
 done
 
-# The store of the snapshots, and two secrets: one opens the volume, all snapshots depend on the other.
+# The store of the snapshots, and three secrets: one opens the volume, all snapshots depend on the
+# second, and the third is a recovery key that replaces both. Keep it offline.
 store="s3://backups/shop?region=us-east-1&endpoint=http://127.0.0.1:$port&path-style=true"
 "$sealvol" key generate vol.key
 "$sealvol" key generate tenant.key
-"$sealvol" snapshot init --store "$store" --tenant-file tenant.key
+"$sealvol" key generate --recovery rescue.key >rescue.pub
+"$sealvol" snapshot init --store "$store" --tenant-file tenant.key --recipient rescue.pub
 
 # A volume with some files.
 "$sealvol" mkfs --key-file vol.key --size 1GiB vol.img
+"$sealvol" key add --key-file vol.key --recipient rescue.pub vol.img
 "$sealvol" mount --key-file vol.key vol.img mnt
 cp -r ../../docs mnt/
 dd if=/dev/urandom of=mnt/data bs=1M count=32 status=none
@@ -56,11 +59,14 @@ stored create mnt tuesday
 stored list
 (cd mnt && find . -type f -exec sha256sum {} +) | sort >before
 
-# The volume is lost. The store and the two secrets are enough.
+# The volume is lost, and so are its key and the tenant secret. The store and the recovery key are
+# enough to restore it, with a new key.
 "$sealvol" umount mnt
-rm vol.img
-stored restore --size 2GiB tuesday new.img
-"$sealvol" mount --key-file vol.key new.img mnt
+rm vol.img vol.key tenant.key
+"$sealvol" key generate new.key
+"$sealvol" snapshot restore --store "$store" --recovery-key-file rescue.key \
+	--new-key-file new.key --recipient rescue.pub --size 2GiB tuesday new.img
+"$sealvol" mount --key-file new.key new.img mnt
 (cd mnt && find . -type f -exec sha256sum {} +) | sort >after
 cmp before after
 echo "All $(wc -l <after) files are as they were on Tuesday."

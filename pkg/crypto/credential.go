@@ -53,6 +53,9 @@ func ParseKeyFile(b []byte) (*Key, error) {
 		return NewKey(b)
 	}
 	digits := bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r"))
+	if isRecoverySecret(digits) {
+		return nil, errors.New("this is the secret half of a recovery key, not a key of 32 bytes: give it as a recovery key")
+	}
 	if len(digits) != 2*KeyBytes {
 		return nil, fmt.Errorf("the key file must contain 32 raw bytes or 64 hexadecimal digits, but it has %d bytes", len(b))
 	}

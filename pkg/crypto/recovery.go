@@ -184,7 +184,13 @@ func decodeKeyText(prefix string, text []byte) (Suite, []byte, error) {
 	folded := foldKeyText(make([]byte, 0, len(text)), text)
 	defer clear(folded[:cap(folded)])
 	rest, ok := bytes.CutPrefix(folded, foldKeyText(nil, []byte(prefix)))
-	if !ok {
+	switch {
+	case ok:
+	case prefix == recipientPrefix && isRecoverySecret(text):
+		return 0, nil, errors.New("this is the secret half of the recovery key, and the public half is needed")
+	case prefix == secretPrefix && bytes.HasPrefix(folded, foldKeyText(nil, []byte(recipientPrefix))):
+		return 0, nil, errors.New("this is the public half of the recovery key, and the secret half is needed")
+	default:
 		return 0, nil, fmt.Errorf("%w: it does not begin with %s", errKeyText, prefix)
 	}
 	b := make([]byte, keyText.DecodedLen(len(rest)))
@@ -208,6 +214,13 @@ func decodeKeyText(prefix string, text []byte) (Suite, []byte, error) {
 		return 0, nil, fmt.Errorf("the recovery key is for a newer version: %w %d", ErrUnsupportedSuite, uint8(s))
 	}
 	return Suite(body[0]), body[1:], nil
+}
+
+// isRecoverySecret reports whether a text is meant to be the secret half of a recovery key.
+func isRecoverySecret(text []byte) bool {
+	folded := foldKeyText(make([]byte, 0, len(text)), text)
+	defer clear(folded[:cap(folded)])
+	return bytes.HasPrefix(folded, foldKeyText(nil, []byte(secretPrefix)))
 }
 
 // foldKeyText appends text in the form that base32 accepts.

@@ -25,7 +25,7 @@ const (
 )
 
 // ErrNoSlot says that no slot opens with what was given.
-var ErrNoSlot = errors.New("no key slot opens with this key")
+var ErrNoSlot = errors.New("wrong key: it opens no key slot")
 
 // Encode returns the object.
 func (s *Slots) Encode() ([]byte, error) {
@@ -110,5 +110,5 @@ func (s *Slots) open(c crypto.Credential, try func(i uint8, slot *crypto.Slot) (
 	if failed != nil {
 		return nil, failed
 	}
-	return nil, fmt.Errorf("%w of type %s, of %d slots", ErrNoSlot, crypto.SlotTypeName(c.SlotType()), len(s.Slots))
+	return nil, fmt.Errorf("%w (there are %d)", ErrNoSlot, len(s.Slots))
 }

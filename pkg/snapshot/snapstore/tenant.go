@@ -91,7 +91,7 @@ func (s *Store) OpenTenant(ctx context.Context, c crypto.Credential, fingerprint
 		case err == nil:
 			found, names = k, append(names, fp.String())
 		case failed == nil || errors.Is(failed, manifest.ErrNoSlot): // what is damaged comes first
-			failed = fmt.Errorf("tenant %s: %w", fp, err)
+			failed = err
 		}
 	}
 	if found == nil {
