@@ -8,6 +8,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/snapshot/reading"
 	"github.com/sealvol/sealvol/pkg/snapshot/restore"
@@ -15,6 +17,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/logical"
+	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
 // restoredReport is the JSON of restore.
@@ -98,9 +101,10 @@ func (o *snapshotRestore) device(ctx context.Context, w io.Writer, s *stored, r 
 func (o *snapshotRestore) image(path string, r *reading.Snapshot) error {
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) && o.size == 0 {
 		return withHint(fmt.Errorf("%s: %w", path, device.ErrNotFound),
-			fmt.Sprintf("check the path, or give --size to create an image file there; %s is enough", formatSize(volumeFor(r))))
+			fmt.Sprintf("check the path; or give --size to create an image file there; %s is enough; or end the name with / to restore files to a new directory", formatSize(volumeFor(r))))
 	}
-	_, err := (&mkfsOptions{bytes: o.size}).image(path)
+	var err error
+	o.made, err = (&mkfsOptions{bytes: o.size}).image(path)
 	return err
 }
 
@@ -115,11 +119,17 @@ func volumeFor(r *reading.Snapshot) int64 {
 func (o *snapshotRestore) load(ctx context.Context, w io.Writer, dev device.Device, path string, f volume.FormatOptions, l volume.LoadOptions, r *reading.Snapshot, rep *restoredReport) error {
 	loader, position, err := o.loader(dev, f, l)
 	if err != nil {
+		if o.made { // otherwise, --size would have no effect when the command is repeated
+			err = errors.Join(err, os.Remove(path))
+		}
+		if errors.Is(err, vfs.ErrNoSpace) {
+			err = withHint(err, "use a larger device, or a larger --size for a new image file")
+		}
 		return volumeError(dev, path, err)
 	}
 	rep.UUID, rep.Resumed = loader.ID().String(), position != nil
 	if rep.Resumed && !o.json {
-		say(os.Stderr, "going on with the interrupted restore\n")
+		say(os.Stderr, "resuming the interrupted restore\n")
 	}
 	events := newEvents(w, "restore", o.json)
 	defer events.end()
@@ -134,6 +144,9 @@ func (o *snapshotRestore) load(ctx context.Context, w io.Writer, dev device.Devi
 		return withHint(fmt.Errorf("%s: %w", path, err), "name that snapshot, or use --force to begin again with this one")
 	case ctx.Err() != nil:
 		return withHint(fmt.Errorf("%s: %w", path, err), "the volume is incomplete: run the command again, and it resumes where this one ended")
+	}
+	if errors.Is(err, unix.ENOSPC) {
+		return withHint(fmt.Errorf("%s: %w", path, err), "free space on the disk that holds the image, then run the command again: it resumes where this one ended")
 	}
 	if explained := explainRead(err); hint(explained) != "" { // of the store, not of the device
 		return withHint(fmt.Errorf("%s: %w", path, err), hint(explained))

@@ -82,7 +82,7 @@ func (o *snapshotRestore) print(w io.Writer, r *restoredReport, took time.Durati
 	if r.Present > 0 {
 		what += fmt.Sprintf(", %d of them were there already", r.Present)
 	}
-	say(w, "%s: restored of snapshot %s: %s, in %s\n", printable(r.Target), short(r.ID), what, took.Round(time.Millisecond))
+	say(w, "%s: restored from snapshot %s: %s, in %s\n", printable(r.Target), short(r.ID), what, took.Round(time.Millisecond))
 	if r.Stripped > 0 {
 		say(w, "  %d files had set-user-ID or set-group-ID bits or capabilities, which were left out: see --privileged\n", r.Stripped)
 	}

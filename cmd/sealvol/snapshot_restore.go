@@ -20,6 +20,7 @@ type snapshotRestore struct {
 	suite       string
 	size        byteSize
 	force, json bool
+	made        bool // the image file did not exist
 	paths       []string
 	privileged  bool
 }
@@ -29,15 +30,16 @@ const restoreHelp = `Restore a stored snapshot.
 To a DEVICE: make a new volume on a block device or in an image file, with everything
 that is in the snapshot. Its size need not be that of the original. The key that you
 give for the snapshot becomes the key of the new volume, unless one of the flags --new-…
-gives another one; --recipient adds a recovery key. If the command is interrupted, run
-it again: it goes on. Until it has finished, nothing else opens the volume.
+gives another one; --recipient adds a recovery key. The recovery keys of the original do
+not open it. If the command is interrupted, run it again: it resumes. Until it has
+finished, nothing else opens the volume.
 
-To a DIRECTORY: copy the files there. --path chooses files or directories of the
-snapshot; without it, everything is copied. The copies keep owners (for root), modes,
-times, links, hard links, holes, extended attributes and ACLs. Whatever the target
-refuses is listed, and the command fails at the end. Existing files are not overwritten;
-a file of the same size and time counts as restored, so an interrupted command can be
-repeated. With --privileged, set-user-ID and set-group-ID bits, file capabilities and
+To a DIRECTORY: copy the files there. If it does not exist, end its name with / to create
+it. --path chooses files or directories of the snapshot; without it, everything is
+copied. The copies keep owners (for root), modes, times, links, hard links, holes,
+extended attributes and ACLs. Whatever the target refuses is listed, and the command
+fails at the end. Existing files are not overwritten; a file of the same size and time
+counts as restored, so an interrupted command can be repeated. With --privileged, set-user-ID and set-group-ID bits, file capabilities and
 device nodes are restored as well: use it only if you trust all who could write to the
 volume, since these can give them the rights of root on this machine.`
 
@@ -48,7 +50,7 @@ func snapshotRestoreCommand() *cobra.Command {
 		Short: "Restore a stored snapshot to a device or a directory",
 		Long:  restoreHelp,
 		Example: `  sealvol snapshot restore --store file:///backup --tenant-file tenant.key --key-file vol.key --size 10GiB latest new.img
-  sealvol snapshot restore --store file:///backup --recovery-key-file rescue.key --new-key-file new.key latest /dev/nvme2n1
+  sealvol snapshot restore --store file:///backup --recovery-key-file rescue.key --new-key-file new.key --recipient rescue.pub latest /dev/nvme2n1
   sealvol snapshot restore --store file:///backup --tenant-file tenant.key --key-file vol.key --path /etc nightly /tmp/etc`,
 		Args: args(2, 2, "a SNAPSHOT and a DEVICE or DIRECTORY"),
 		RunE: func(c *cobra.Command, a []string) error {
@@ -89,7 +91,8 @@ func (o *snapshotRestore) toDirectory(target string) (bool, error) {
 	case dir && volume:
 		return false, usageError(fmt.Errorf("%s is a directory: --size, --suite, --force, --recipient and --new-… are for a new volume", target))
 	case dir && err == nil && !fi.IsDir():
-		return false, usageError(fmt.Errorf("%s: --path restores to a directory", target))
+		return false, withHint(usageError(fmt.Errorf("%s exists and is not a directory; existing files are not overwritten", target)),
+			"give --path with a directory, or with a name that does not exist")
 	case !dir && o.privileged:
 		return false, usageError(errors.New("--privileged is for restoring to a directory; a new volume keeps everything"))
 	}

@@ -75,7 +75,7 @@ func NewLoader(dev device.Device, f FormatOptions, o LoadOptions) (*Loader, erro
 		size = min(size, f.SizeBytes)
 	}
 	if need := loadNeeds(&o, size); o.ContentBytes+o.Inodes > 0 && need > size {
-		return nil, fmt.Errorf("%w: the device has %d bytes, the restore needs about %d", vfs.ErrNoSpace, size, need)
+		return nil, fmt.Errorf("%w: the device has %d MiB, the restore needs about %d MiB", vfs.ErrNoSpace, size>>20, (need+1<<20-1)>>20)
 	}
 	f.load = &o
 	if err := Format(dev, f); err != nil {
