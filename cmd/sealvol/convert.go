@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealvol/sealvol/pkg/mountserver"
+	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/doublecrypt/convert"
 )
 
@@ -63,6 +64,9 @@ func convertVolume(w io.Writer, o *convertOptions, from, to string) (err error) 
 		SizeBytes: int64(o.bytes), Progress: bar.set})
 	if errors.Is(err, convert.ErrOther) {
 		err = withHint(err, "erase the new device, or give another one, and start the conversion again")
+	}
+	if errors.Is(err, volume.ErrNotEmpty) { // convert has no --force
+		err = withHint(err, "if it is the finished conversion, use it; otherwise give a blank device, or the name of a new image file")
 	}
 	if err != nil {
 		return volumeError(dev, to, err)
