@@ -70,8 +70,10 @@ func (r *mountReport) text() string {
 	}
 	line("Mount", "%s, %s, served by process %d", printable(r.Target), how, r.PID)
 	switch {
-	case r.Statistics == nil:
+	case r.Statistics == nil && r.Volume == "doublecrypt":
 		line("Format", "v1 (doublecrypt)")
+	case r.Statistics == nil:
+		line("Stored snapshot", "%s", printable(r.Volume))
 	case r.Volume != r.Statistics.UUID: // the driver's server
 		line("Handle", "%s", printable(r.Volume))
 	}
