@@ -95,7 +95,7 @@ var hints = []hintFor{
 	{selfenc.ErrCorrupt, "the chunk is damaged in the store: delete it there and encrypt the file again"},
 	{selfenc.ErrMap, "check the file name, or use another copy of the map"},
 	{os.ErrPermission, "run the command as a user with permission, such as root"},
-	{unix.ENOSPC, "the disk that holds the image or the destination is full: free some space there"},
+	{unix.ENOSPC, "the disk that holds the image, the store or the destination is full: free some space there"},
 }
 
 // hint says what the user can do about err. It is "" if there is nothing to say.

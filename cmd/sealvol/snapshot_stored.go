@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -53,6 +54,11 @@ func (f *storedFlags) isStored(c *cobra.Command, n, most int) (bool, error) {
 	case n == 0:
 		return false, usageError(errors.New("give a DEVICE-OR-DIR for local snapshots, or --store URL for stored ones"))
 	}
+	for _, a := range c.Flags().Args() {
+		if strings.HasPrefix(a, "file://") || strings.HasPrefix(a, "s3://") {
+			return false, usageError(errors.New("the URL of a store is the value of --store: write --store URL"))
+		}
+	}
 	return false, onlyStored(c.Flags(), append([]string{"tenant-file", "tenant", "all"}, filterNames...)...)
 }
 
@@ -85,11 +91,19 @@ func (f *storedFlags) chunkStore(ctx context.Context, create bool) (*chunkstore.
 	if err != nil {
 		return nil, err
 	}
+	opts.Retrying = func(err error) {
+		say(os.Stderr, "warning: %s: no usable answer, trying again: %v\n", f.place(), err)
+	}
 	s, err := snapstore.OpenChunks(ctx, f.store, opts)
 	if errors.Is(err, chunkstore.ErrURL) || errors.Is(err, chunkstore.ErrKey) {
 		return nil, usageError(fmt.Errorf("--store: %w", err))
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && create:
+		return nil, withHint(f.wrap(err), "check --store; init creates one directory, and its parent must exist")
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, withHint(f.wrap(err), "check --store; to make a snapshot store there, run `sealvol snapshot init`")
+	case err != nil:
 		return nil, f.wrap(err)
 	}
 	return chunkstore.NewMeter(s), nil
@@ -231,7 +245,7 @@ var storedHints = []hintFor{
 	{snapstore.ErrNoTenant, "give --tenant-file; to keep a copy of the tenant secret in the store, run `sealvol snapshot key add`"},
 	{snapstore.ErrNoSlot, "check the key; `sealvol snapshot key list` shows which kinds of key open what"},
 	{snapstore.ErrAmbiguous, "give an id or a handle; for the newest, give latest:VOLUME or latest:NAMESPACE/CLAIM"},
-	{snapstore.ErrNotFound, "run `sealvol snapshot list --all` to see the snapshots of the store"},
+	{snapstore.ErrNotFound, "`sealvol snapshot list --store URL --all` shows the snapshots; of an id, give at least the first 4 digits"},
 	{snapstore.ErrForgotten, "to take that back, run `sealvol snapshot undelete`"},
 	{snapstore.ErrTooLate, "its data is being deleted, or was; this cannot be undone"},
 	{snapstore.ErrVoid, "its data is being deleted, or was; this cannot be undone"},
@@ -250,6 +264,8 @@ var storedHints = []hintFor{
 	{gc.ErrDamaged, "restore the object from another copy of the store; or forget the snapshot, which loses it: `sealvol snapshot forget`"},
 	{gc.ErrBusy, "run the command again"},
 	{gc.ErrUnconditional, "use a server that supports If-None-Match; without it, snapshots can be stored and read, and nothing is deleted"},
+	{chunkstore.ErrNoBucket, "check --store; buckets are never created: create it first"},
+	{chunkstore.ErrCredentials, "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or another of the usual AWS sources, such as ~/.aws or the role of the machine"},
 	{chunkstore.ErrLocked, "the object lock of the store protects it until then"},
-	{chunkstore.ErrDenied, "use credentials of the store that allow it"},
+	{chunkstore.ErrDenied, "use credentials of the store that allow it; a directory must be writable"},
 }

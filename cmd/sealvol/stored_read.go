@@ -45,7 +45,7 @@ func stderrLog() *slog.Logger { return slog.New(slog.NewTextHandler(os.Stderr, n
 // readStored opens the store and the snapshot that was named, and passes it to work.
 func readStored(ctx context.Context, f *storedFlags, key *keyFlags, name string, work func(s *stored, r *reading.Snapshot, sn *snapstore.Snapshot) error) error {
 	if err := f.wantStore(""); err != nil {
-		return err
+		return withHint(err, "this command is for stored snapshots; to read a local one, mount it with `sealvol mount --snapshot NAME`")
 	}
 	s, err := f.open(ctx, key)
 	if err != nil {

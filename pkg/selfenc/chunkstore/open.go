@@ -38,6 +38,9 @@ type OpenOptions struct {
 	UploadRate, DownloadRate int64
 	// Transient, if set, names objects that are never locked, because they are soon deleted.
 	Transient func(key string) bool
+	// Retrying, if set, is called once, with the reason, when a request has failed twice and is tried
+	// again.
+	Retrying func(err error)
 }
 
 // OpenWith is Open with further options.
@@ -50,8 +53,10 @@ func OpenWith(ctx context.Context, rawURL string, opts OpenOptions) (Store, erro
 	switch {
 	case u.User != nil:
 		return nil, fmt.Errorf("%w: it must not contain credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead", ErrURL)
-	case u.Fragment != "" || u.Opaque != "":
-		return nil, fmt.Errorf("%w: it must contain // and no fragment", ErrURL)
+	case u.Opaque != "":
+		return nil, fmt.Errorf("%w: write %s:// with two slashes", ErrURL, u.Scheme)
+	case u.Fragment != "":
+		return nil, fmt.Errorf("%w: it must not contain #", ErrURL)
 	case u.Scheme == "file":
 		s, err := openFile(u, opts.Create)
 		if err == nil && (up != nil || down != nil) {
@@ -63,7 +68,7 @@ func OpenWith(ctx context.Context, rawURL string, opts OpenOptions) (Store, erro
 		if err != nil {
 			return nil, err
 		}
-		o.Upload, o.Download, o.Transient = up, down, opts.Transient
+		o.Upload, o.Download, o.Transient, o.Retrying = up, down, opts.Transient, opts.Retrying
 		return OpenS3(ctx, o)
 	}
 	return nil, fmt.Errorf("%w: it must begin with file:// or s3://", ErrURL)

@@ -57,6 +57,9 @@ type S3Options struct {
 	S3RequestOptions
 	// Transient, if set, names objects that are never locked, because they are soon deleted.
 	Transient func(key string) bool
+	// Retrying, if set, is called once, with the reason, when a request has failed twice and is tried
+	// again.
+	Retrying func(err error)
 	// Upload and Download limit the rate of the connections together. nil means no limit.
 	Upload, Download *Pacer
 	// Credentials replace those of the usual sources, for tests.
@@ -121,6 +124,8 @@ func OpenS3(ctx context.Context, o S3Options) (*S3, error) {
 }
 
 func s3Config(o *S3Options) []func(*config.LoadOptions) error {
+	var once sync.Once
+	told := func(err error) { once.Do(func() { o.Retrying(err) }) }
 	list := []func(*config.LoadOptions) error{
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
 			t.MaxIdleConnsPerHost = o.Requests
@@ -141,7 +146,11 @@ func s3Config(o *S3Options) []func(*config.LoadOptions) error {
 			})
 			// S3 returns it for one of two concurrent conditional puts of a key, and versitygw if a
 			// directory was created or removed meanwhile.
-			return retry.AddWithErrorCodes(r, "ConditionalRequestConflict", "OperationAborted", "ExistingObjectIsDirectory")
+			again := retry.AddWithErrorCodes(r, "ConditionalRequestConflict", "OperationAborted", "ExistingObjectIsDirectory")
+			if o.Retrying == nil {
+				return again
+			}
+			return &tellingRetryer{again, told}
 		}),
 	}
 	if o.Region != "" {
@@ -185,7 +194,13 @@ func (s *S3) failed(ctx context.Context, op, key string, err error) error {
 			err = fmt.Errorf("%w: %w", ErrLocked, err)
 		case api.ErrorCode() == "AccessDenied" || api.ErrorCode() == "Forbidden":
 			err = fmt.Errorf("%w: %w", ErrDenied, err)
+		case api.ErrorCode() == "NoSuchBucket":
+			err = fmt.Errorf("%w: %w", ErrNoBucket, err)
+		case api.ErrorCode() == "SignatureDoesNotMatch" || api.ErrorCode() == "InvalidAccessKeyId":
+			err = fmt.Errorf("%w: %w", ErrCredentials, err)
 		}
+	} else if strings.Contains(err.Error(), "get credentials: ") { // the SDK has no type for it
+		err = fmt.Errorf("%w: %w", ErrCredentials, err)
 	}
 	return objectError(op, key, err)
 }
