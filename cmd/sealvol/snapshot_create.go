@@ -12,6 +12,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
 	"github.com/sealvol/sealvol/pkg/snapshot/create"
+	"github.com/sealvol/sealvol/pkg/snapshot/snapstore"
 )
 
 // snapshotCreate is the command for both kinds of snapshots.
@@ -110,6 +111,9 @@ func (o *snapshotCreate) label(a []string) (l create.Label, err error) {
 	l = create.Label{Claim: o.claim, Tags: map[string]string{}}
 	if len(a) > 1 {
 		l.Name = a[1]
+		if l.Name == snapstore.Latest || strings.HasPrefix(l.Name, snapstore.Latest+":") || strings.HasPrefix(l.Name, "ss1.") {
+			return l, usageError(fmt.Errorf("the name %s has another meaning where commands take a SNAPSHOT: choose another name", printable(l.Name)))
+		}
 	}
 	if host, err := os.Hostname(); err == nil {
 		l.Host = host

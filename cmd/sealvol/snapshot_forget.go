@@ -182,7 +182,7 @@ func (o *snapshotForget) named(ctx context.Context, s *stored, names []string) (
 		case snapstore.Unfinished, snapstore.Void:
 			return nil, o.wrap(sn.Check())
 		case snapstore.Forgotten:
-			all = append(all, forgetVerdict{s.report(sn), true, []string{"was forgotten before"}})
+			all = append(all, forgetVerdict{s.report(sn), true, []string{"was forgotten before; see undelete"}})
 		default:
 			if !slices.ContainsFunc(all, func(v forgetVerdict) bool { return v.ID == sn.ID.String() }) {
 				all = append(all, forgetVerdict{s.report(sn), false, []string{"it was named"}})
@@ -247,7 +247,10 @@ func (o *snapshotForget) print(w io.Writer, all []forgetVerdict) error {
 			say(t, "ID\tNAME\tCREATED\tVOLUME\tWHAT\tWHY\n")
 		}
 		what := "keep"
-		if !v.Keep {
+		switch {
+		case v.State == snapstore.Forgotten:
+			what = "forgotten"
+		case !v.Keep:
 			what, forgotten = "forget", forgotten+1
 		}
 		name, created, source := v.Name, "-", v.Claim

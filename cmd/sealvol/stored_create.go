@@ -97,11 +97,11 @@ func (j *storedJob) run(ctx context.Context) (*create.Report, error) {
 		return nil, fmt.Errorf("%s: %w", j.src.target, err)
 	}
 	j.warn(j.plan.Undeleted)
-	if j.plan.Base == (format.ID{}) && j.plan.Foreign > 0 {
-		say(os.Stderr, "warning: none of the %d snapshots of other tenants in the store can be built on: check that this is the right tenant secret\n", j.plan.Foreign)
+	if j.plan.Base == (format.ID{}) && j.plan.Foreign > 0 && !j.full {
+		say(os.Stderr, "warning: the tenant secret opens no earlier snapshot of this volume, and does not open %d other snapshots in the store: check that it is the right one\n", j.plan.Foreign)
 	}
 	if j.plan.Earlier != nil && !j.json {
-		say(os.Stderr, "going on with the interrupted snapshot %s; to begin again, use --fresh\n", short(j.plan.S.String()))
+		say(os.Stderr, "resuming the interrupted snapshot %s; to begin again, use --fresh\n", short(j.plan.S.String()))
 	}
 	j.events.begin(&startedEvent{Event: "started", ID: j.plan.S.String(), Local: j.plan.Name, Resumed: j.plan.Earlier != nil})
 	rep, err := j.store(ctx)

@@ -34,7 +34,7 @@ type source struct {
 func openSource(ctx context.Context, target string, cred crypto.Credential, key *keyFlags) (*source, error) {
 	live, err := serverOf(target)
 	if err != nil {
-		return nil, err
+		return nil, withHint(err, "give the directory on which a volume is mounted, or its device; to store a plain directory, copy it into a volume first")
 	}
 	s := &source{target: target, live: live, cred: cred, key: key}
 	if live == nil {

@@ -110,5 +110,5 @@ func (s *Slots) open(c crypto.Credential, try func(i uint8, slot *crypto.Slot) (
 	if failed != nil {
 		return nil, failed
 	}
-	return nil, fmt.Errorf("%w (there are %d)", ErrNoSlot, len(s.Slots))
+	return nil, ErrNoSlot
 }

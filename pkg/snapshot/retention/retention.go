@@ -39,7 +39,7 @@ var ErrPolicy = errors.New("invalid retention")
 func (p *Policy) Validate() error {
 	for _, r := range p.rules() {
 		if r.keep < 0 {
-			return fmt.Errorf("%w: %d %s snapshots", ErrPolicy, r.keep, r.name)
+			return fmt.Errorf("%w: keep-%s is %d, and must not be negative", ErrPolicy, r.name, r.keep)
 		}
 	}
 	if p.Within < 0 {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/snapshot/format"
@@ -80,7 +81,11 @@ func Pick(list []Snapshot, name string) (*Snapshot, error) {
 	}
 	var ids []string
 	for _, sn := range found[:min(len(found), 8)] {
-		ids = append(ids, sn.ID.String())
+		id := sn.ID.String()[:12]
+		if sn.Card != nil {
+			id += " of " + time.Unix(0, sn.Card.Created).UTC().Format(time.RFC3339)
+		}
+		ids = append(ids, id)
 	}
 	return nil, fmt.Errorf("%w %q: %d, such as %s", ErrAmbiguous, name, len(found), strings.Join(ids, ", "))
 }
