@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/crypto"
+	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/selfenc"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/device"
@@ -108,6 +109,9 @@ func hint(err error) string {
 		if errors.Is(err, h.err) {
 			return h.hint
 		}
+	}
+	if control.HasCode(err, control.CodeUnknown) {
+		return "this cannot be done with what is mounted there: a volume of format v1, a stored snapshot, or a volume whose mount server has another version"
 	}
 	var op *net.OpError
 	if errors.As(err, &op) && op.Net == "unix" && errors.Is(err, unix.ECONNREFUSED) {

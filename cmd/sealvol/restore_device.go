@@ -92,7 +92,7 @@ func (o *snapshotRestore) device(ctx context.Context, w io.Writer, s *stored, r 
 		return writeLine(w, rep)
 	}
 	say(w, "%s: restored snapshot %s to the new volume %s\n", printable(path), short(rep.ID), rep.UUID)
-	say(w, "  content:  %s in %d files and %d directories, in %s\n", formatSize(int64(rep.Logical)), rep.Files, rep.Dirs, time.Since(begin).Round(time.Millisecond))
+	say(w, "  content:  %s in %s and %s, in %s\n", formatSize(int64(rep.Logical)), counted(rep.Files, "file"), counted(rep.Dirs, "directory"), time.Since(begin).Round(time.Millisecond))
 	say(w, "  requests: %s\n", requestText(s.meter.Requests()))
 	return nil
 }

@@ -78,7 +78,7 @@ func (o *snapshotRestore) print(w io.Writer, r *restoredReport, took time.Durati
 	if n := r.Failed - maxFailures; n > 0 {
 		say(os.Stderr, "%d more entries were not restored completely\n", n)
 	}
-	what := fmt.Sprintf("%d files and directories, %s of content", r.Files, formatSize(int64(r.Logical)))
+	what := fmt.Sprintf("%s, %s of content", countedEntries(r.Files), formatSize(int64(r.Logical)))
 	if r.Present > 0 {
 		what += fmt.Sprintf(", %d of them were there already", r.Present)
 	}

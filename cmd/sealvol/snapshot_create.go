@@ -213,9 +213,9 @@ func (r *created) print(w io.Writer, target, requests string) {
 	if r.Why != "" {
 		say(w, "  not incremental: %s\n", r.Why)
 	}
-	say(w, "  content:  %s in %d files and %d directories\n", formatSize(int64(r.Logical)), r.Files, r.Directories)
+	say(w, "  content:  %s in %s and %s\n", formatSize(int64(r.Logical)), counted(r.Files, "file"), counted(r.Directories, "directory"))
 	say(w, "  read:     %s, of which %s were stored already\n", formatSize(int64(r.Read)), formatSize(int64(min(r.Reused, r.Read))))
-	say(w, "  stored:   %s in %d packs, in %s\n", formatSize(r.Stored), r.Packs, r.Seconds)
+	say(w, "  stored:   %s in %s, in %s\n", formatSize(r.Stored), counted(r.Packs, "pack"), r.Seconds)
 	say(w, "  requests: %s\n", requests)
 	if r.LockedUntil != "" {
 		say(w, "  locked:   nothing of it can be deleted before %s\n", r.LockedUntil)

@@ -316,7 +316,7 @@ func printStoredDetails(w io.Writer, s *storedSnapshot) {
 		line("Tag", "%s=%s", printable(k), printable(s.Tags[k]))
 	}
 	if d := s.storedDetails; d != nil {
-		line("Needs", "%d packs, %s (%d bytes)", d.Packs, formatSize(int64(d.PackBytes)), d.PackBytes)
+		line("Needs", "%s, %s (%d bytes)", counted(d.Packs, "pack"), formatSize(int64(d.PackBytes)), d.PackBytes)
 		line("Key slots", "%s", strings.Join(d.Slots, ", "))
 		if d.Verified {
 			line("Generation", "%d", *d.Generation)

@@ -185,14 +185,6 @@ func (o *snapshotPrune) print(w io.Writer, r *pruneReport) {
 	}
 }
 
-// counted returns a number of things.
-func counted(n int, thing string) string {
-	if n == 1 {
-		return "1 " + thing
-	}
-	return fmt.Sprintf("%d %ss", n, thing)
-}
-
 // missing is the error that snapshots lack packs.
 func (o *snapshotPrune) missing(r *pruneReport) error {
 	per := map[string]int{}

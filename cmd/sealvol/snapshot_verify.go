@@ -235,9 +235,9 @@ func (o *snapshotVerify) report(w io.Writer, r *verifyReport) error {
 			}
 			say(w, "%s\n", p.Error)
 		}
-		what := fmt.Sprintf("%d objects are present", r.Packs)
+		what := counted(r.Packs, "object") + " present"
 		if o.level != "present" {
-			what += fmt.Sprintf(", %d files and directories verified", r.Inodes)
+			what += ", " + countedEntries(r.Inodes) + " verified"
 		}
 		if o.level == "data" || o.level == levelRestore {
 			what += fmt.Sprintf(", %s of content read", formatSize(int64(r.Bytes)))
@@ -256,7 +256,7 @@ func (o *snapshotVerify) report(w io.Writer, r *verifyReport) error {
 	if n := r.ProblemCount - uint64(len(r.Problems)); n > 0 {
 		say(os.Stderr, "%d more problems are not shown\n", n)
 	}
-	err := fmt.Errorf("snapshot %s is damaged: %d problems", short(r.Snapshot), r.ProblemCount)
+	err := fmt.Errorf("snapshot %s is damaged: %s", short(r.Snapshot), counted(r.ProblemCount, "problem"))
 	return &codeError{err: o.wrap(err), code: exitDamaged,
-		hint: "restore the objects from another copy of the store; the other files can still be restored; to replace the snapshot, create one with --full"}
+		hint: "restore the objects from another copy of the store; files without problems can still be restored, unless names or the map are damaged; to replace the snapshot, create one with --full"}
 }

@@ -8,10 +8,10 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 )
 
-// ErrNoBucket: the bucket does not exist.
+// ErrNoBucket is the error for a bucket that does not exist.
 var ErrNoBucket = errors.New("no such bucket")
 
-// ErrCredentials: there are no credentials for the store, or it does not accept them.
+// ErrCredentials is the error if there are no credentials for the store, or it does not accept them.
 var ErrCredentials = errors.New("missing or wrong credentials")
 
 // tellingRetryer tells why requests are repeated. All attempts together can take minutes, in which
