@@ -85,9 +85,12 @@ race: race-engine race-others ## [test] all tests with the race detector, long o
 race-engine: # runs one test at a time, so another stage may run beside it
 	$(GO) test -race -short -timeout 40m -skip '$(RACE_SKIP)' ./pkg/volume
 
-# The tests of pkg itself only read sources.
+# The tests of pkg itself only read sources. Of the command line, what starts program after program
+# takes longest under the race detector: only scripts of commands that do several things at once run.
 race-others:
-	$(GO) test -race -short -timeout 40m $(filter-out $(MODULE)/pkg $(MODULE)/pkg/volume,$(all_packages))
+	$(GO) test -race -short -timeout 40m $(filter-out $(MODULE)/pkg $(MODULE)/pkg/volume $(MODULE)/cmd/sealvol,$(all_packages))
+	$(GO) test -race -short -timeout 20m -skip '^(TestScripts|TestKill.*|TestSnapshotsDocument)$$' ./cmd/sealvol
+	$(GO) test -race -short -timeout 20m -run '^TestScripts$$/^(stored.*|online|mount|mapped|rotatedata)$$' ./cmd/sealvol
 
 vectors: $(VENV)/ready ## [test] check golden vectors and fresh output against independent Python programs
 	@mkdir -p $(BUILD)/vectors

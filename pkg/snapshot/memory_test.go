@@ -58,7 +58,7 @@ func TestMemory(t *testing.T) {
 	image := filepath.Join(dir, "image")
 	f, err := os.Create(image)
 	ok(t, err)
-	ok(t, f.Truncate(int64(*memoryMiB)*5/4<<20+int64(*memoryFiles)*4096+512<<20))
+	ok(t, f.Truncate(int64(*memoryMiB)*5/4<<20+int64(*memoryFiles)*10240+512<<20))
 	ok(t, f.Close())
 	dev, err := device.Open(image, device.OpenOptions{})
 	ok(t, err)
