@@ -53,7 +53,7 @@ var allowed = map[string][]string{
 	"pkg/backend/ebs":                {"pkg/awsclient", "pkg/backend", "pkg/requestid"},
 	"pkg/backend/ebs/ec2test":        {},
 	"pkg/mounter":                    {"pkg/atomicfile", "pkg/mounter/control", "pkg/mounter/workerctl", "pkg/requestid"},
-	"pkg/mounter/workerctl":          {}, // no key
+	"pkg/mounter/workerctl":          {},                    // no key
 	"pkg/mounter/pacing":             {"pkg/volume/device"}, // no key
 	"pkg/mounter/handover":           {"pkg/crypto", "pkg/mounter/pacing", "pkg/volume/pinned"},
 	"pkg/mounter/worker":             {"pkg/crypto", "pkg/mounter/control", "pkg/mounter/handover", "pkg/mounter/pacing", "pkg/mounter/workerctl", "pkg/requestid", "pkg/selfenc/chunkstore", "pkg/selfenc/chunkstore/storerpc", "pkg/volume/device"},
@@ -91,7 +91,7 @@ var allowed = map[string][]string{
 	"pkg/snapshot/internal/draw":           {},
 	"pkg/snapshot/fetch":                   {"pkg/selfenc", "pkg/snapshot/format", "pkg/snapshot/pack"},
 	"pkg/snapshot/view":                    {"pkg/selfenc", "pkg/snapshot/fact", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/volume/logical", "pkg/volume/namehash", "pkg/volume/vfs"},
-	"pkg/snapshot/trial":                   {"pkg/crypto", "pkg/selfenc/chunkstore", "pkg/snapshot/create", "pkg/snapshot/format", "pkg/snapshot/restore", "pkg/snapshot/stored", "pkg/volume", "pkg/volume/check", "pkg/volume/device", "pkg/volume/pinned"},
+	"pkg/snapshot/trial":                   {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/create", "pkg/snapshot/fact", "pkg/snapshot/format", "pkg/snapshot/merkle", "pkg/snapshot/restore", "pkg/snapshot/stored", "pkg/snapshot/verify", "pkg/volume", "pkg/volume/check", "pkg/volume/device", "pkg/volume/logical", "pkg/volume/pinned", "pkg/volume/vfs"},
 	"pkg/snapshot/verify":                  {"pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/format", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/volume/logical", "pkg/volume/logical/whole", "pkg/volume/namehash"},
 	"pkg/snapshot/restore":                 {"pkg/selfenc", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/merkle", "pkg/volume/logical", "pkg/volume/vfs", "pkg/volume/vfs/copyout"},
 	"pkg/snapshot/stored":                  {"pkg/crypto", "pkg/selfenc", "pkg/selfenc/chunkstore", "pkg/snapshot/diff", "pkg/snapshot/fact", "pkg/snapshot/fetch", "pkg/snapshot/format", "pkg/snapshot/manifest", "pkg/snapshot/merkle", "pkg/snapshot/pack", "pkg/snapshot/restore", "pkg/snapshot/verify", "pkg/snapshot/view", "pkg/volume/namehash"},
@@ -265,6 +265,7 @@ var testOnly = map[string][]string{
 	"pkg/volume/check":        {"pkg/volume"}, // to have volumes; the package itself never imports it
 	"pkg/volume/pinned":       {"pkg/volume", "pkg/volume/check", "pkg/volume/namehash"},
 	"pkg/mounter/handover":    {"pkg/volume"},
+	"pkg/snapshot/trial":      {"pkg/snapshot/reading", "pkg/snapshot/snapstore"},
 	"pkg/mounter/workerstore": {"pkg/mounter/worker", "pkg/snapshot/commit"},
 }
 

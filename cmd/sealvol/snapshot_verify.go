@@ -170,9 +170,12 @@ func (o *snapshotVerify) run(ctx context.Context, w io.Writer, name string) erro
 	rep, err := verify.Run(ctx, src, opts)
 	if err == nil && o.level == levelRestore && rep.Problems == 0 {
 		var problem error
-		if problem, err = o.restores(ctx, s, snap, events); problem != nil {
+		tell := func(p verify.Problem) {
 			rep.Problems++
-			opts.Problem(verify.Problem{Err: problem})
+			opts.Problem(p)
+		}
+		if problem, err = o.restores(ctx, s, snap, events, rep.Room, tell); problem != nil {
+			tell(verify.Problem{Err: problem})
 		}
 	}
 	events.end()

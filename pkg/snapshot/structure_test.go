@@ -81,6 +81,22 @@ func TestStructure(t *testing.T) {
 			first, _ := r.hash.XattrSubs("system.posix_acl_access")
 			r.facts[logical.Key{Ino: r.inos["file"], Type: logical.XattrType, Sub: first}] = b
 		}, "has no valid ACL"},
+		{"an attribute that is no first piece", func() {
+			first, _ := r.hash.XattrSubs("user.a")
+			k := logical.Key{Ino: r.inos["file"], Type: logical.XattrType, Sub: first}
+			r.facts[logical.Key{Ino: k.Ino, Type: k.Type, Sub: first + 1}] = r.facts[k]
+			delete(r.facts, k)
+		}, `inode {file}: invalid content of a volume: the name "user.a" has the number`},
+		{"names of attributes", func() {
+			for i := range 300 {
+				x := logical.Xattr{Name: fmt.Sprintf("user.%0250d", i)}
+				b, err := fact.AppendXattr(nil, &x)
+				r.ok(err)
+				first, _ := r.hash.XattrSubs(x.Name)
+				r.facts[logical.Key{Ino: r.inos["file"], Type: logical.XattrType, Sub: first}] = b
+			}
+		}, "have more than 65536 bytes"},
+		{"flags of a link", func() { r.inode("link", func(n *logical.Inode) { n.Flags = vfs.FlagImmutable }) }, "inode {link} of mode 0120777 has flags 0x10"},
 		{"no target", func() { delete(r.facts, r.key("link", logical.InlineType)) }, "symlink {link} has no target"},
 		{"a directory with names", func() { r.inode("dir", func(n *logical.Inode) { n.Size += 3 }) }, "directory {dir} has"},
 		{"a high inode", func() {

@@ -114,11 +114,8 @@ func (l *Loader) checkInode(ino uint64, n *logical.Inode) (attr layout.Inode, er
 	if err := whole.CheckInode(ino, n); err != nil {
 		return attr, err
 	}
-	switch {
-	case n.IsDir() && n.Parent >= l.v.com.inos.next: // that of a file may be gone
+	if n.IsDir() && n.Parent >= l.v.com.inos.next { // that of a file may be gone
 		return attr, invalidFact("inode %d has parent %d, but the next inode number is %d", ino, n.Parent, l.v.com.inos.next)
-	case attr.Flags&^layout.InodeInherited != 0 && !n.IsRegular() && !n.IsDir():
-		return attr, invalidFact("inode %d of mode %#o has flags %#x", ino, n.Mode, n.Flags)
 	}
 	return attr, nil
 }

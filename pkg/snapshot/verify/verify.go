@@ -69,11 +69,14 @@ func (p Problem) Error() string { return p.Err.Error() }
 
 // Report counts what was checked.
 type Report struct {
-	Packs    uint64 // present
-	Nodes    uint64 // of the map
-	Inodes   uint64
-	Chunks   uint64 // of content
-	Bytes    uint64 // of content, as plaintext
+	Packs  uint64 // present
+	Nodes  uint64 // of the map
+	Inodes uint64
+	Chunks uint64 // of content
+	Bytes  uint64 // of content, as plaintext
+	// Room is about the bytes that a volume needs for all this: content in whole blocks, without
+	// holes, and the rest. Metadata counts it.
+	Room     uint64
 	Problems uint64
 }
 
@@ -89,6 +92,13 @@ type checker struct {
 	window []fetch.Chunk
 	facts  facts
 }
+
+const (
+	// blockBytes are those of a volume's blocks.
+	blockBytes = 4096
+	// factBytes is about what a volume adds to a fact, such as its key.
+	factBytes = 64
+)
 
 // Run verifies. It returns an error only if it could not go on; problems are counted in the report.
 func Run(ctx context.Context, src Source, o Options) (Report, error) {
@@ -184,6 +194,7 @@ func (c *checker) metadata(ctx context.Context) error {
 }
 
 func (c *checker) fact(ctx context.Context, x *merkle.Item) error {
+	c.r.Room += 3 * (uint64(len(x.Value)) + factBytes) // pages of the tree are not full, and are replaced
 	if x.Key.Type == logical.InodeType {
 		if c.r.Inodes++; c.r.Inodes%4096 == 0 {
 			c.report()
@@ -213,6 +224,8 @@ func (c *checker) fact(ctx context.Context, x *merkle.Item) error {
 
 // chunk checks that the list has the pack of a chunk, and collects it.
 func (c *checker) chunk(ctx context.Context, x fetch.Chunk) error {
+	blocks := (uint64(x.Ref.Length) + blockBytes - 1) / blockBytes * blockBytes
+	c.r.Room += blocks + blocks/32 // with tags
 	e, err := c.src.List.Find(ctx, x.Ref.Pack)
 	if err == nil && (x.Ref.Slot >= e.Slots || uint64(x.Ref.Offset)+uint64(x.Ref.Stored) > uint64(e.Bytes)) {
 		err = fmt.Errorf("pack %d (%s): %w: it has no slot %d", e.Number, e.Name, pack.ErrDamaged, x.Ref.Slot)

@@ -72,6 +72,8 @@ const (
 	// maxXattrList bounds the names of an inode's attributes in bytes, each with a NUL: XATTR_LIST_MAX
 	// of Linux.
 	maxXattrList = 65536
+	// commonFlags are the flags that inodes of any type may have.
+	commonFlags = vfs.FlagNodump | vfs.FlagNoatime
 )
 
 // CheckInode checks what can be checked of an inode's attributes alone, beyond their Validate.
@@ -88,6 +90,8 @@ func CheckInode(ino uint64, n *logical.Inode) error {
 		return invalid("directory %d has parent %d", ino, n.Parent)
 	case n.IsSymlink() && n.Size == 0, n.Size > maxFileBytes, n.Size > 0 && !n.IsDir() && !n.IsRegular() && !n.IsSymlink():
 		return invalid("inode %d of mode %#o has %d bytes", ino, n.Mode, n.Size)
+	case n.Flags&^commonFlags != 0 && !n.IsRegular() && !n.IsDir():
+		return invalid("inode %d of mode %#o has flags %#x", ino, n.Mode, n.Flags)
 	}
 	return nil
 }
