@@ -170,12 +170,9 @@ func (o *snapshotVerify) run(ctx context.Context, w io.Writer, name string) erro
 	rep, err := verify.Run(ctx, src, opts)
 	if err == nil && o.level == levelRestore && rep.Problems == 0 {
 		var problem error
-		tell := func(p verify.Problem) {
+		if problem, err = o.restores(ctx, s, snap, events, rep.Room); problem != nil {
 			rep.Problems++
-			opts.Problem(p)
-		}
-		if problem, err = o.restores(ctx, s, snap, events, rep.Room, tell); problem != nil {
-			tell(verify.Problem{Err: problem})
+			opts.Problem(verify.Problem{Err: problem})
 		}
 	}
 	events.end()

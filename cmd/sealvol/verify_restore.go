@@ -11,7 +11,6 @@ import (
 	"github.com/sealvol/sealvol/pkg/snapshot/create"
 	"github.com/sealvol/sealvol/pkg/snapshot/reading"
 	"github.com/sealvol/sealvol/pkg/snapshot/trial"
-	"github.com/sealvol/sealvol/pkg/snapshot/verify"
 	"github.com/sealvol/sealvol/pkg/volume/device"
 	"github.com/sealvol/sealvol/pkg/volume/logical"
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
@@ -23,18 +22,17 @@ const trialMemory = restoreMemory + create.MemoryLimit
 // emptyVolume is the space that an empty scratch volume needs, and some to spare.
 const emptyVolume = 96 << 20
 
-// restores restores the snapshot into a scratch volume and compares. Differences
-// are told to tell; what else is wrong with the snapshot is a problem. It returns an error if the
-// snapshot could not be restored or compared for another reason, such as the connection to the store.
-// The content needs room bytes.
-func (o *snapshotVerify) restores(ctx context.Context, s *stored, snap *reading.Snapshot, e *events, room uint64, tell func(verify.Problem)) (problem, err error) {
+// restores restores the snapshot into a scratch volume and compares. What is wrong with the snapshot
+// is a problem. It returns an error if the snapshot could not be restored or compared for another
+// reason, such as the connection to the store. The content needs room bytes.
+func (o *snapshotVerify) restores(ctx context.Context, s *stored, snap *reading.Snapshot, e *events, room uint64) (problem, err error) {
 	limitMemory(trialMemory)
 	dev, err := scratchDevice(o.scratch, snap, room+emptyVolume)
 	if err != nil {
 		return nil, err
 	}
 	defer discard(dev)
-	t, err := trial.Restore(ctx, snap.Snapshot, dev, trial.Options{Store: s.Description(), Tenant: s.tenant.Keys, Memory: loaderMemory, Restored: e.restored, Problem: tell,
+	t, err := trial.Restore(ctx, snap.Snapshot, dev, trial.Options{Store: s.Description(), Tenant: s.tenant.Keys, Memory: loaderMemory, Restored: e.restored,
 		Compared: func(p create.Progress) {
 			e.progress(&progressEvent{Step: "comparing", Files: p.Files, FilesTotal: p.FilesTotal, Bytes: p.Read, BytesTotal: p.ReadTotal})
 		}})

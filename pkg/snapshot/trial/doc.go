@@ -8,8 +8,5 @@
 // all attributes, names and bytes, so the volume equals the snapshot if and only if both hashes are
 // equal. What a snapshot would store is thrown away.
 //
-// If they are not equal, the volume is opened and read as programs do, and compared fact by fact, to
-// say which inodes differ, and how (explain.go). Also where the volume cannot be read.
-//
 // The key of the scratch volume is random, and never leaves the memory of the process.
 package trial

@@ -13,7 +13,6 @@ import (
 	"github.com/sealvol/sealvol/pkg/snapshot/format"
 	"github.com/sealvol/sealvol/pkg/snapshot/restore"
 	"github.com/sealvol/sealvol/pkg/snapshot/stored"
-	"github.com/sealvol/sealvol/pkg/snapshot/verify"
 	"github.com/sealvol/sealvol/pkg/volume"
 	"github.com/sealvol/sealvol/pkg/volume/check"
 	"github.com/sealvol/sealvol/pkg/volume/device"
@@ -30,8 +29,6 @@ type Options struct {
 	Memory int // bytes of the scratch volume; 0: volume.DefaultMemory
 	// Restored and Compared are told how far they are. Nil: nobody.
 	Restored func(restore.Progress)
-	// Problem is told of each difference, one at a time, with its inode. Nil: nobody.
-	Problem  func(verify.Problem)
 	Compared func(create.Progress)
 	Log      *slog.Logger // nil: none
 }
@@ -88,16 +85,8 @@ func (t *Trial) restore(ctx context.Context) error {
 }
 
 // Compare checks the restored volume, reads all of it, and returns ErrDiffers if it is not equal to
-// the snapshot. Then it tells Options.Problem what differs.
+// the snapshot.
 func (t *Trial) Compare(ctx context.Context) error {
-	err := t.compare(ctx)
-	if errors.Is(err, ErrDiffers) && t.o.Problem != nil {
-		err = errors.Join(err, t.tell(ctx))
-	}
-	return err
-}
-
-func (t *Trial) compare(ctx context.Context) error {
 	key := crypto.SecretCredential(t.key)
 	checked, err := check.Run(t.dev, check.Options{Credential: key})
 	if err != nil {
@@ -132,15 +121,6 @@ func (t *Trial) compare(ctx context.Context) error {
 			ErrDiffers, rep.Files, rep.Dirs, rep.Logical, rep.Content, body.Files, body.Dirs, body.LogicalBytes, t.sn.Content())
 	}
 	return nil
-}
-
-// tell says what differs.
-func (t *Trial) tell(ctx context.Context) error {
-	v, err := volume.Open(t.dev, volume.Options{Credential: t.Credential(), ReadOnly: true, Memory: t.o.Memory, Log: t.o.Log})
-	if err != nil {
-		return err
-	}
-	return errors.Join(t.explain(ctx, v), v.Close())
 }
 
 // cut makes the local snapshot that is read.
