@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sealvol/sealvol/pkg/mounter/control"
 	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
@@ -64,6 +67,9 @@ func (o *snapshotCreate) stored(ctx context.Context, w io.Writer, a []string) er
 	if j.src.live != nil {
 		yieldToOthers()
 	}
+	if err := o.apart(a[0]); err != nil {
+		return err
+	}
 	unlock, err := local.Lock(lockDir(), j.src.id, j.st.ID())
 	if err != nil {
 		return fmt.Errorf("%s: %w", a[0], err)
@@ -77,6 +83,20 @@ func (o *snapshotCreate) stored(ctx context.Context, w io.Writer, a []string) er
 	}
 	j.events.end()
 	return j.report(w, rep)
+}
+
+// apart refuses a store inside the mounted volume: it would be lost with the volume, and each snapshot
+// would contain the store.
+func (o *snapshotCreate) apart(target string) error {
+	u, err := url.Parse(o.store)
+	if err != nil || u.Scheme != "file" {
+		return nil
+	}
+	var store, volume unix.Stat_t
+	if unix.Stat(u.Path, &store) != nil || unix.Stat(target, &volume) != nil || volume.Mode&unix.S_IFMT != unix.S_IFDIR || store.Dev != volume.Dev {
+		return nil
+	}
+	return withHint(fmt.Errorf("%s: the store %s is inside this volume, and would be lost with it", target, o.place()), "choose a directory on another file system, or S3")
 }
 
 // lockDir is where programs of this user keep files until the next restart.

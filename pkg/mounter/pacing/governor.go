@@ -8,8 +8,12 @@ const (
 	floorRate = 8 << 20
 	// targetSlowdown is how much longer requests may take beside the reader, and roomSlowdown
 	// the bound below which there is room for more.
-	targetSlowdown = 0.12
-	roomSlowdown   = 0.06
+	targetSlowdown = 0.15
+	roomSlowdown   = 0.10
+	// slowest and easier are by how much the rate changes at once. Times of requests vary without a
+	// reader, too, so one comparison decides little, and both directions weigh the same.
+	slowest = 0.75
+	easier  = 1 / slowest
 	// usedRequests are use, if they are answered in Every. So is one that still waits: the more a
 	// reader harms, the fewer are answered.
 	usedRequests = 4
@@ -20,9 +24,9 @@ const (
 	holdWindows = 2
 	runWindows  = 8
 	// judgeWindows are compared at once, or more until there are usedRequests.
-	judgeWindows = 2
+	judgeWindows = 4
 	// alone is how many holds are remembered.
-	alone = 5
+	alone = 10
 )
 
 // Governor adjusts a Pacer to how busy the volume is. It is used by one goroutine, which calls Next
@@ -34,7 +38,7 @@ type Governor struct {
 	held   bool      // which phase
 	before []float64 // rates of the windows to be judged
 	run    Load      // their requests
-	holds  [Kinds][]float64
+	holds  [Kinds][]Requests
 	rate   float64 // 0: not slowed
 	first  float64 // the rate at which slowing began
 }
@@ -65,7 +69,7 @@ func (g *Governor) Next(l Load) {
 	}
 	if !used {
 		g.before, g.run = nil, Load{}
-		g.ease(1.25, rate)
+		g.ease(easier, rate)
 		return
 	}
 	g.run.add(&l)
@@ -87,21 +91,21 @@ func (g *Governor) learn(l *Load) {
 		if len(g.holds[i]) == alone {
 			g.holds[i] = slices.Delete(g.holds[i], 0, 1)
 		}
-		g.holds[i] = append(g.holds[i], float64(k.Micros)/float64(k.Count))
+		g.holds[i] = append(g.holds[i], k)
 	}
 }
 
-// base returns how long a request of a kind takes without the reader, in microseconds. What the
-// reader wrote before may slow some holds, so that it is the second fastest of them. 0: unknown.
+// base returns how long a request of a kind takes without the reader, in microseconds. 0: unknown.
 func (g *Governor) base(kind int) float64 {
-	all := slices.Sorted(slices.Values(g.holds[kind]))
-	switch {
-	case len(all) == 0:
-		return 0
-	case len(all) < 3:
-		return all[0]
+	var all Requests
+	for _, k := range g.holds[kind] {
+		all.Count += k.Count
+		all.Micros += k.Micros
 	}
-	return all[1]
+	if all.Count == 0 {
+		return 0
+	}
+	return float64(all.Micros) / float64(all.Count)
 }
 
 // judge compares requests beside the reader with those without it.
@@ -122,9 +126,9 @@ func (g *Governor) judge() {
 	}
 	switch slower := took/expected - 1; {
 	case slower > targetSlowdown:
-		g.slow(min(max(targetSlowdown/slower, 0.5), 0.9), rate)
+		g.slow(max(targetSlowdown/slower, slowest), rate)
 	case slower < roomSlowdown:
-		g.ease(1.15, rate)
+		g.ease(easier, rate)
 	}
 }
 

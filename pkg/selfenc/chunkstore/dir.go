@@ -217,6 +217,9 @@ func (d *Dir) failed(op, key string, err error) error {
 	return objectError(op, key, err)
 }
 
+// directBytes is the size from which on objects are written past the page cache.
+const directBytes = 1 << 20
+
 // write writes data durably to a file, which gets its name only when it is complete. If the file
 // must be new and already exists, it returns fs.ErrExist.
 func (d *Dir) write(ctx context.Context, key string, data []byte, isNew bool) error {
@@ -230,7 +233,11 @@ func (d *Dir) write(ctx context.Context, key string, data []byte, isNew bool) er
 		return err
 	}
 	defer f.Discard()
-	if _, err := f.Write(data); err != nil {
+	write := f.Write
+	if len(data) >= directBytes {
+		write = f.WriteDirect
+	}
+	if _, err := write(data); err != nil {
 		return err
 	}
 	if err := context.Cause(ctx); err != nil {

@@ -4,7 +4,7 @@ import "github.com/sealvol/sealvol/pkg/selfenc"
 
 // MemoryLimit is the limit for the program of a job (debug.SetMemoryLimit), with which it stays below
 // 128 MiB: garbage goes before it counts.
-const MemoryLimit = 96 << 20
+const MemoryLimit = 112 << 20
 
 // The memory of a job; doc.go has the sum.
 const (
