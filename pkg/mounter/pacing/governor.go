@@ -8,8 +8,10 @@ const (
 	floorRate = 8 << 20
 	// targetSlowdown is how much longer requests may take beside the reader, and roomSlowdown
 	// the bound below which there is room for more.
-	targetSlowdown = 0.15
-	roomSlowdown   = 0.10
+	targetSlowdown = 0.10
+	roomSlowdown   = 0.06
+	// startRate is where a reader of a used volume begins, in bytes per second.
+	startRate = 32 << 20
 	// slowest and easier are by how much the rate changes at once. Times of requests vary without a
 	// reader, too, so one comparison decides little, and both directions weigh the same.
 	slowest = 0.75
@@ -41,6 +43,7 @@ type Governor struct {
 	holds  [Kinds][]Requests
 	rate   float64 // 0: not slowed
 	first  float64 // the rate at which slowing began
+	begun  bool    // the volume was used
 }
 
 // NewGovernor returns a Governor of a Pacer.
@@ -72,6 +75,11 @@ func (g *Governor) Next(l Load) {
 		g.ease(easier, rate)
 		return
 	}
+	if g.rate == 0 && !g.begun {
+		g.rate, g.first = startRate, startRate
+		g.p.set(g.rate)
+	}
+	g.begun = true
 	g.run.add(&l)
 	if g.before = append(g.before, rate); len(g.before) >= judgeWindows && g.run.Count() >= usedRequests {
 		g.judge()

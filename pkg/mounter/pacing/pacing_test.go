@@ -143,8 +143,8 @@ func TestGovernor(t *testing.T) {
 		limit int64
 		least float64 // MiB per second
 	}{
-		"fast, harmed":        {user{alone: 200 * time.Microsecond, harm: 0.01}, 0, 8},
-		"slow, harmed":        {user{alone: 10 * time.Millisecond, harm: 0.01}, 0, 8},
+		"fast, harmed":        {user{alone: 200 * time.Microsecond, harm: 0.01}, 0, 6},
+		"slow, harmed":        {user{alone: 10 * time.Millisecond, harm: 0.01}, 0, 6},
 		"harmed a little":     {user{alone: time.Millisecond, harm: 0.001}, 0, 60},
 		"not harmed":          {user{alone: time.Millisecond}, 0, 180}, // a fifth is for holds
 		"harmed, with limit":  {user{alone: time.Millisecond, harm: 0.001}, 20 * mib, 12},
