@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -88,12 +88,10 @@ func (o *snapshotCreate) stored(ctx context.Context, w io.Writer, a []string) er
 // apart refuses a store inside the mounted volume: it would be lost with the volume, and each snapshot
 // would contain the store.
 func (o *snapshotCreate) apart(target string) error {
-	u, err := url.Parse(o.store)
-	if err != nil || u.Scheme != "file" {
-		return nil
-	}
+	dir, isDir := strings.CutPrefix(o.place(), "file://")
 	var store, volume unix.Stat_t
-	if unix.Stat(u.Path, &store) != nil || unix.Stat(target, &volume) != nil || volume.Mode&unix.S_IFMT != unix.S_IFDIR || store.Dev != volume.Dev {
+	inside := isDir && unix.Stat(dir, &store) == nil && unix.Stat(target, &volume) == nil && volume.Mode&unix.S_IFMT == unix.S_IFDIR && store.Dev == volume.Dev
+	if !inside {
 		return nil
 	}
 	return withHint(fmt.Errorf("%s: the store %s is inside this volume, and would be lost with it", target, o.place()), "choose a directory on another file system, or S3")
