@@ -59,6 +59,22 @@ func scratchDir(dir string) string {
 	return dir
 }
 
+// unnamed creates a file without a name.
+func unnamed(dir string) (*os.File, error) {
+	f, err := os.OpenFile(dir, unix.O_TMPFILE|os.O_RDWR, 0o600)
+	if err == nil || !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) {
+		return f, err
+	}
+	if f, err = os.CreateTemp(dir, "sealvol-verify-"); err != nil { // NFS and others
+		return nil, err
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
 // scratchDevice makes a file for a scratch volume, which has no name and disappears with the process.
 // It refuses a directory in which need bytes are not available.
 func scratchDevice(dir string, r *reading.Snapshot, need uint64) (*device.File, error) {
@@ -71,12 +87,8 @@ func scratchDevice(dir string, r *reading.Snapshot, need uint64) (*device.File, 
 		return nil, withHint(fmt.Errorf("%s: not enough space for the scratch volume: it needs about %s, and %s are available", dir, formatSize(int64(min(need, 1<<62))), formatSize(int64(have))),
 			"give --scratch a directory with more space")
 	}
-	f, err := os.CreateTemp(dir, "sealvol-verify-")
+	f, err := unnamed(dir)
 	if err != nil {
-		return nil, err
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		f.Close()
 		return nil, err
 	}
 	// Holes need no space, so the volume need not be larger than what is free.
