@@ -264,3 +264,53 @@ func TestFetchFails(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// ext4 keeps few attributes, and says that the disk is full. The other files are copied.
+func TestAttributeRefused(t *testing.T) {
+	fs := tree(t)
+	dir, err := fs.Lookup(vfs.RootIno, "dir")
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := fs.Lookup(dir.Ino, "set")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ino := range []vfs.Ino{set.Ino, dir.Ino} {
+		if err := fs.SetXattr(req, ino, "user.large", bytes.Repeat([]byte("x"), 60000), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, fetch := range []bool{false, true} {
+		dest := t.TempDir()
+		o := copyout.Options{All: true, Privileged: true, Failed: func(path string, err error) {
+			if path != "/dir" && path != "/dir/set" && path != "/dir/sub/set2" && path != "/zset3" || !strings.Contains(err.Error(), "user.large") {
+				t.Errorf("%s: %v", path, err)
+			}
+		}}
+		if fetch {
+			o.Fetch = &window{fs: fs}
+		}
+		if _, err := copyout.Copy(fs, []string{"/"}, dest, o); err != nil && !errors.Is(err, copyout.ErrIncomplete) {
+			t.Error(err)
+		}
+		checkTree(t, dest, true)
+	}
+}
+
+// Whoever made a name cannot write to the terminal of whoever reads the error.
+func TestErrorsArePrintable(t *testing.T) {
+	fs := vfstest.NewMemFS()
+	node(t, fs, vfs.RootIno, "\x1b[31mred", unix.S_IFREG|0o600, "text")
+	var failed []error
+	o := copyout.Options{All: true, Fetch: tooFar{}, Failed: func(_ string, err error) { failed = append(failed, err) }}
+	if _, err := copyout.Copy(fs, []string{"/"}, t.TempDir(), o); !errors.Is(err, copyout.ErrIncomplete) || len(failed) != 1 || strings.Contains(failed[0].Error(), "\x1b") {
+		t.Errorf("%v, %q", err, failed)
+	}
+}
+
+// tooFar writes where no file system allows it.
+type tooFar struct{}
+
+func (tooFar) Add(ino vfs.Ino, s copyout.Sink) error { return s.Write(ino, []byte("x"), 1<<62) }
+func (tooFar) Flush(copyout.Sink) error              { return nil }

@@ -52,7 +52,7 @@ func (c *copier) attributes(fd int, e *walk.Entry) error {
 			return err
 		}
 	}
-	err := c.xattrs(e, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) })
+	err := c.xattrs(fd, e, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) })
 	if err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ func (c *copier) attributesAt(parent int, name string, e *walk.Entry, mode bool)
 	}
 	if c.opts.All {
 		path := fmt.Sprintf("/proc/self/fd/%d/%s", parent, name)
-		err := c.xattrs(e, func(name string, value []byte) error { return unix.Lsetxattr(path, name, value, 0) })
+		err := c.xattrs(parent, e, func(name string, value []byte) error { return unix.Lsetxattr(path, name, value, 0) })
 		if err != nil {
 			return err
 		}
@@ -99,7 +99,7 @@ func (c *copier) times(fd int, name string, e *walk.Entry) error {
 
 // xattrs copies the extended attributes, ACLs included. Without Options.All, only those that the
 // destination accepts: it may not support attributes, or may not allow this process to set them.
-func (c *copier) xattrs(e *walk.Entry, set func(name string, value []byte) error) error {
+func (c *copier) xattrs(fd int, e *walk.Entry, set func(name string, value []byte) error) error {
 	names, err := c.fs.ListXattr(e.Attr.Ino)
 	if err != nil {
 		return err
@@ -118,8 +118,8 @@ func (c *copier) xattrs(e *walk.Entry, set func(name string, value []byte) error
 		if err != nil {
 			return fmt.Errorf("attribute %s: %w", walk.Printable(name), err)
 		}
-		err = set(name, value)
-		if !c.opts.All && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.E2BIG)) {
+		err = setError(fd, len(value), set(name, value))
+		if !c.opts.All && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.E2BIG) || errors.Is(err, errFewAttributes)) {
 			continue
 		}
 		if err := c.refused(e, "attribute "+walk.Printable(name), err); err != nil {
@@ -128,3 +128,22 @@ func (c *copier) xattrs(e *walk.Entry, set func(name string, value []byte) error
 	}
 	return nil
 }
+
+var errFewAttributes = errors.New("the file system of the destination has no room for it among the attributes of one file")
+
+// setError is the error of setting an attribute of n bytes. fd is open in the destination. ext4
+// keeps the attributes of a file in little more than one block, and fails with ENOSPC beyond that,
+// as if the disk were full: then this file loses an attribute, and the copy goes on.
+func setError(fd, n int, err error) error {
+	var st unix.Statfs_t
+	if !errors.Is(err, unix.ENOSPC) || unix.Fstatfs(fd, &st) != nil {
+		return err
+	}
+	if room := uint64(n) + roomBytes; st.Bavail > room/uint64(st.Bsize) {
+		return errFewAttributes
+	}
+	return err
+}
+
+// roomBytes is how much space a disk that is not full has left.
+const roomBytes = 1 << 20

@@ -38,7 +38,7 @@ func (c *copier) file(d *directory, name string, e *walk.Entry) error {
 	if err != nil {
 		return err
 	}
-	p.f = os.NewFile(uintptr(fd), name)
+	p.f = os.NewFile(uintptr(fd), walk.Printable(name)) // errors contain the name
 	d.pending++
 	if c.opts.Fetch != nil && e.Attr.Size > 0 {
 		return c.enqueue(p)
