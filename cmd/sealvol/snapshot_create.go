@@ -12,6 +12,7 @@ import (
 	"github.com/sealvol/sealvol/pkg/crypto"
 	"github.com/sealvol/sealvol/pkg/mounter/volumectl"
 	"github.com/sealvol/sealvol/pkg/snapshot/create"
+	"github.com/sealvol/sealvol/pkg/snapshot/manifest"
 	"github.com/sealvol/sealvol/pkg/snapshot/snapstore"
 )
 
@@ -130,6 +131,9 @@ func (o *snapshotCreate) label(a []string) (l create.Label, err error) {
 	}
 	if ns, name, ok := strings.Cut(o.claim, "/"); o.claim != "" && (!ok || ns == "" || name == "" || strings.Contains(name, "/")) {
 		return l, usageError(fmt.Errorf("--claim %s: give NAMESPACE/NAME", printable(o.claim)))
+	}
+	if err := manifest.CheckLabel(l.Name, l.Claim, l.Host, l.Tags); err != nil {
+		return l, usageError(err)
 	}
 	return l, nil
 }

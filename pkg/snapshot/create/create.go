@@ -19,6 +19,9 @@ import (
 // ErrNoKey says that nobody could open the snapshot: it would have no key slot.
 var ErrNoKey = errors.New("the snapshot has no key slot: give a key or a recovery recipient")
 
+// ErrLabel says that a card cannot hold the name, the claim, the host or the tags.
+var ErrLabel = errors.New("the label of the snapshot is not valid")
+
 // Base is the snapshot that a new one builds on.
 type Base struct {
 	S format.ID
@@ -125,6 +128,9 @@ const maxBeginnings = 3
 func Run(ctx context.Context, id pinned.Identity, from, to *pinned.State, o Options) (*Report, error) {
 	if len(o.Recipients) == 0 {
 		return nil, ErrNoKey
+	}
+	if err := manifest.CheckLabel(o.Label.Name, o.Label.Claim, o.Label.Host, o.Label.Tags); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrLabel, err)
 	}
 	if o.S == (format.ID{}) {
 		o.S, o.Fresh = format.NewID(), true

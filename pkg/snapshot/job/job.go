@@ -53,7 +53,7 @@ func Run(ctx context.Context, e worker.Env) error {
 	case err == nil, errors.Is(err, commit.ErrVoid):
 		// A void identity is the caller's to replace; the local snapshot can still be read.
 		return err
-	case errors.Is(err, create.ErrNoKey), errors.Is(err, commit.ErrTaken), errors.Is(err, errParams), errors.Is(err, errOtherState), errors.Is(err, pinned.ErrDeleted):
+	case errors.Is(err, create.ErrNoKey), errors.Is(err, create.ErrLabel), errors.Is(err, commit.ErrTaken), errors.Is(err, errParams), errors.Is(err, errOtherState), errors.Is(err, pinned.ErrDeleted):
 		return worker.Final(err)
 	}
 	return err

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -37,6 +38,22 @@ const (
 	maxTags    = 64
 	maxTagText = 253
 )
+
+// CheckLabel checks what people say about a snapshot: name, claim, host and tags of a card. A writer
+// that learns it from SealCard has stored everything for nothing. format.ErrFormat.
+func CheckLabel(name, claim, host string, tags map[string]string) error {
+	if len(tags) > maxTags {
+		return fmt.Errorf("%w tags: %d of them; at most %d", format.ErrFormat, len(tags), maxTags)
+	}
+	errs := []error{format.CheckText("name", name, maxName), format.CheckText("claim", claim, maxClaim), format.CheckText("host", host, maxName)}
+	for _, k := range slices.Sorted(maps.Keys(tags)) {
+		if k == "" {
+			errs = append(errs, fmt.Errorf("%w tag: its name is empty", format.ErrFormat))
+		}
+		errs = append(errs, format.CheckText("name of a tag", k, maxTagText), format.CheckText(fmt.Sprintf("value of the tag %.64q", k), tags[k], maxTagText))
+	}
+	return cmp.Or(errs...)
+}
 
 func (c *Card) encode() ([]byte, error) {
 	b := append([]byte(cardMagic), 1, c.Suite, 0, 0)

@@ -272,3 +272,21 @@ func FuzzSlots(f *testing.F) {
 		return s.Encode()
 	})
 }
+
+// What CheckLabel takes can be sealed, and nothing else.
+func TestCheckLabel(t *testing.T) {
+	many := map[string]string{}
+	for i := range maxTags + 1 {
+		many[strings.Repeat("k", i+1)] = ""
+	}
+	long := strings.Repeat("x", maxName+1)
+	for _, c := range []*Card{testCard(), {}, {Name: long[1:], Claim: long + long[:maxName], Host: long[1:], Tags: map[string]string{long[1:]: long[1:]}}, {Name: long}, {Name: "\xff"},
+		{Claim: long + long}, {Host: long}, {Tags: many}, {Tags: map[string]string{"": "x"}}, {Tags: map[string]string{long: ""}}, {Tags: map[string]string{"a": "\xff"}}} {
+		c.Suite = 1
+		_, err := SealCard(tenant(t, 1), 1, format.ID{1}, c)
+		label := CheckLabel(c.Name, c.Claim, c.Host, c.Tags)
+		if (err == nil) != (label == nil) || label != nil && !errors.Is(label, format.ErrFormat) {
+			t.Errorf("label %v, card %v", label, err)
+		}
+	}
+}
