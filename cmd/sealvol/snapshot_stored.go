@@ -222,6 +222,11 @@ func (s *stored) find(ctx context.Context, name string) (*snapstore.Snapshot, *f
 	if errors.Is(err, snapstore.ErrNotFound) && s.tenant == nil {
 		return nil, nil, withHint(s.flags.wrap(err), "give an id or a handle; to use names and latest, give --tenant-file")
 	}
+	if errors.Is(err, snapstore.ErrNotFound) {
+		if _, _, lerr := s.list(ctx); errors.Is(lerr, snapstore.ErrWrongTenant) {
+			return nil, nil, lerr // no name can be found with it
+		}
+	}
 	return sn, want, s.flags.wrap(err)
 }
 
@@ -253,7 +258,8 @@ var storedHints = []hintFor{
 	{snapstore.ErrExchanged, "somebody changed the store: do not trust it; use another copy of it, or an earlier snapshot"},
 	{snapstore.ErrTenant, "if the tenant secret is the right one, the card is damaged or was exchanged: use another copy of the store, or another snapshot"},
 	{snapstore.ErrKey, "somebody changed the store: do not trust it; use another copy of it, or an earlier snapshot"},
-	{snapstore.ErrLost, "restore the object from another copy of the store; else the snapshot cannot be read: use an earlier one"},
+	{snapstore.ErrLost, hintRestore},
+	{snapstore.ErrNoKeys, hintRestore},
 	{snapstore.ErrLastSlot, "add another key first: `sealvol snapshot key add`"},
 	{snapstore.ErrNoSuchSlot, "run `sealvol snapshot key list` to see the slots in use"},
 	{commit.ErrNoBase, "only a whole snapshot can be forgotten; an unfinished one is removed when its lease has expired"},

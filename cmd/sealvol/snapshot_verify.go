@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -148,7 +149,7 @@ func (o *snapshotVerify) run(ctx context.Context, w io.Writer, name string) erro
 	r := &verifyReport{Level: o.level, Rounds: opts.Rounds, Round: opts.Round, Problems: []verifyProblem{}}
 	src, snap, err := o.source(ctx, s, name, r, opts.Level)
 	if err != nil {
-		return err
+		return damagedIf(err)
 	}
 	var files *view.View // finds names for inodes
 	total := uint64(0)
@@ -191,6 +192,9 @@ func (o *snapshotVerify) source(ctx context.Context, s *stored, name string, r *
 			return src, nil, err
 		}
 		h, _, err := s.Head(ctx, sn)
+		if err == nil { // without its slots, no key opens the snapshot
+			_, err = s.SnapshotKeys(sn.ID).Slots(ctx)
+		}
 		if err != nil {
 			return src, nil, o.wrap(err)
 		}
@@ -203,6 +207,20 @@ func (o *snapshotVerify) source(ctx context.Context, s *stored, name string, r *
 	}
 	r.Snapshot = sn.ID.String()
 	return snap.VerifySource(), snap, nil
+}
+
+// damagedIf gives an error of opening a snapshot the exit code of damage, if the store has lost or
+// damaged what it is opened with: the manifest or the key slots.
+func damagedIf(err error) error {
+	if exitCode(err) != exitFailed {
+		return err
+	}
+	for _, kind := range []error{snapstore.ErrLost, snapstore.ErrExchanged, snapstore.ErrKey, snapstore.ErrNoKeys, format.ErrFormat} {
+		if errors.Is(err, kind) {
+			return &codeError{err: err, code: exitDamaged, hint: cmp.Or(hint(err), hintRestore)}
+		}
+	}
+	return err
 }
 
 func problemOf(p verify.Problem, files *view.View) verifyProblem {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sealvol/sealvol/pkg/selfenc"
 	"github.com/sealvol/sealvol/pkg/selfenc/chunkstore"
+	"github.com/sealvol/sealvol/pkg/snapshot/format"
 	"github.com/sealvol/sealvol/pkg/snapshot/merkle"
 	"github.com/sealvol/sealvol/pkg/snapshot/pack"
 	"github.com/sealvol/sealvol/pkg/snapshot/reading"
@@ -33,11 +34,17 @@ func (s *stored) read(ctx context.Context, key *keyFlags, name string) (*reading
 		return nil, nil, err
 	}
 	r, err := reading.Open(ctx, s.Store, sn, reading.Options{Tenant: s.tenant, Credential: s.cred, Want: want, Who: who(), Log: stderrLog()})
+	if err = s.flags.wrap(err); errors.Is(err, format.ErrFormat) && hint(err) == "" {
+		err = withHint(err, hintRestore)
+	}
 	if err != nil {
-		return nil, nil, key.explain(s.flags.wrap(err))
+		return nil, nil, key.explain(err)
 	}
 	return r, sn, nil
 }
+
+// hintRestore says what to do without one of the objects that a snapshot is opened with.
+const hintRestore = "restore the object from another copy of the store; without it, the snapshot cannot be read: use an earlier one"
 
 // stderrLog is the log of packages that this process runs.
 func stderrLog() *slog.Logger { return slog.New(slog.NewTextHandler(os.Stderr, nil)) }
