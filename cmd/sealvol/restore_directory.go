@@ -51,6 +51,9 @@ func (o *snapshotRestore) directory(ctx context.Context, w io.Writer, s *stored,
 		events.progress(&progressEvent{Step: "restored", Bytes: done, BytesTotal: c.Total})
 	}
 	c.Failed = func(path string, err error) {
+		if errors.Is(err, copyout.ErrDevice) {
+			err = fmt.Errorf("%w: see --privileged", err)
+		}
 		if rep.Failed++; o.json {
 			_ = writeLine(w, &failedEvent{"failed", path, err.Error()})
 		} else if rep.Failed <= maxFailures {

@@ -265,6 +265,26 @@ func TestFetchFails(t *testing.T) {
 	}
 }
 
+// A file that is present without its attributes is not whole, however often the copy is repeated.
+func TestPresentDiffers(t *testing.T) {
+	fs, dest := tree(t), t.TempDir()
+	failed := map[string]bool{}
+	o := copyout.Options{All: true, Failed: func(_ string, err error) { failed[strings.SplitN(err.Error(), ":", 2)[0]] = true }}
+	if _, err := copyout.Copy(fs, []string{"/"}, dest, o); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(unix.Removexattr(filepath.Join(dest, "dir/set"), "user.x"), os.Chmod(filepath.Join(dest, "dir/big"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		clear(failed)
+		r, err := copyout.Copy(fs, []string{"/"}, dest, o)
+		if !errors.Is(err, copyout.ErrIncomplete) || len(failed) != 2 || !failed["attribute user.x"] || !failed["mode"] || r.Present == 0 {
+			t.Errorf("%+v, %v, %v", r, err, failed)
+		}
+	}
+}
+
 // ext4 keeps few attributes, and says that the disk is full. The other files are copied.
 func TestAttributeRefused(t *testing.T) {
 	fs := tree(t)

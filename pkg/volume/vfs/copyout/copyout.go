@@ -18,6 +18,8 @@ var (
 	ErrExists = errors.New("exists; existing files are not overwritten")
 	// ErrNoDirectory means that several paths were to be copied to a name that is not a directory.
 	ErrNoDirectory = errors.New("no such directory")
+	// ErrDevice means that an entry is a device node, and Options.Privileged is not set.
+	ErrDevice = errors.New("device nodes are not copied")
 	// ErrIncomplete means that some entries were not copied. Options.Failed was called for each.
 	ErrIncomplete = errors.New("not everything was copied")
 )
@@ -37,7 +39,8 @@ type Options struct {
 	// All keeps whatever can be kept: hard links, attributes of links and special files, access
 	// times, and the attributes of a root directory. An attribute that the destination refuses is a
 	// failure of its entry, which stays. Directories may exist; a file that exists with the same size
-	// and time of modification counts as copied. So an interrupted copy can be repeated.
+	// and time of modification counts as copied, but for attributes that it lacks. So an interrupted
+	// copy can be repeated.
 	All bool
 	// Privileged keeps set-user-ID, set-group-ID and file capabilities, and copies device nodes.
 	// Somebody who could write to the volume can use them to become root on this machine.

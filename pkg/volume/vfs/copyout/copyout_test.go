@@ -54,7 +54,7 @@ func TestCopy(t *testing.T) {
 	if _, err := copyout.Copy(fs, []string{"/dir"}, dest, o); !errors.Is(err, copyout.ErrIncomplete) || !strings.Contains(err.Error(), "1 entries") {
 		t.Error(err)
 	}
-	if !slices.Equal(failed, []string{"/dir/disk: blocks are not copied"}) {
+	if !slices.Equal(failed, []string{"/dir/disk: device nodes are not copied"}) {
 		t.Error(failed)
 	}
 	for name, want := range map[string]os.FileMode{"": os.ModeDir | 0o750, "set": 0o755, "holes": 0o600, "pipe": os.ModeNamedPipe | 0o640} {

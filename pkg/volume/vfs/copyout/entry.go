@@ -25,6 +25,9 @@ func (d *directory) below(name string) string { return path.Join(d.path, name) }
 // errExists means that a name is taken at the destination.
 var errExists = errors.New("the name exists at the destination; existing files are not overwritten")
 
+// errDiffers means that a file is present without an attribute.
+var errDiffers = errors.New("the file at the destination is there, but does not have that of the original")
+
 // entry copies one inode and everything below it. It returns an error only if continuing is
 // useless.
 func (c *copier) entry(d *directory, name string, e *walk.Entry) error {
@@ -71,7 +74,7 @@ func (c *copier) make(d *directory, name string, e *walk.Entry) error {
 		if c.opts.Privileged {
 			return c.special(d, name, e, int(e.Attr.Rdev))
 		}
-		fallthrough
+		return ErrDevice
 	default:
 		return fmt.Errorf("%ss are not copied", walk.KindName(e.Kind()))
 	}
@@ -154,7 +157,30 @@ func (c *copier) present(d *directory, name string, e *walk.Entry, err error) er
 	}
 	c.result.Present++
 	c.made(d, name, e)
-	return nil
+	return c.compare(d, name, e)
+}
+
+// compare fails an entry that is present without attributes of the original, such as when the
+// destination has refused them before: else a repeated copy would count as complete.
+func (c *copier) compare(d *directory, name string, e *walk.Entry) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if c.root && (st.Uid != e.Attr.UID || st.Gid != e.Attr.GID) {
+		c.fail(e.Path, fmt.Errorf("owner: %w", errDiffers))
+	}
+	if e.Kind() != unix.S_IFLNK && st.Mode&0o7777 != c.keptMode(e) {
+		c.fail(e.Path, fmt.Errorf("mode: %w", errDiffers))
+	}
+	path := fmt.Sprintf("/proc/self/fd/%d/%s", d.fd, name)
+	return c.xattrs(d.fd, e, func(name string, value []byte) error {
+		got := make([]byte, len(value)+1) // a longer one differs
+		if n, err := unix.Lgetxattr(path, name, got); err != nil || string(got[:n]) != string(value) {
+			return errDiffers
+		}
+		return nil
+	})
 }
 
 // isPresent reports whether a name exists and is what an earlier copy made, by its kind, size and
