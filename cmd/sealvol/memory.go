@@ -14,9 +14,11 @@ const (
 )
 
 // limitMemory makes the garbage collector keep the process below a limit if it can, unless the user
-// has given one.
-func limitMemory(bytes int64) {
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(bytes)
+// has given one, until end is called.
+func limitMemory(bytes int64) (end func()) {
+	if os.Getenv("GOMEMLIMIT") != "" {
+		return func() {}
 	}
+	before := debug.SetMemoryLimit(bytes)
+	return func() { debug.SetMemoryLimit(before) }
 }

@@ -70,7 +70,7 @@ func (o *snapshotRestore) device(ctx context.Context, w io.Writer, s *stored, r 
 		}
 		f.Extra = append(f.Extra, extra)
 	}
-	limitMemory(restoreMemory)
+	defer limitMemory(restoreMemory)()
 	l := volume.LoadOptions{Credential: cred, Log: stderrLog(), Memory: loaderMemory, HashSeed: r.Body.Seed, Inodes: r.Body.Files + r.Body.Dirs}
 	if l.NextIno, err = r.NextIno(ctx); err != nil {
 		return o.wrap(err)

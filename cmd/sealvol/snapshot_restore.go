@@ -39,9 +39,10 @@ it. --path chooses files or directories of the snapshot; without it, everything 
 copied. The copies keep owners (for root), modes, times, links, hard links, holes,
 extended attributes and ACLs. Whatever the target refuses is listed, and the command
 fails at the end. Existing files are not overwritten; a file of the same size and time
-counts as restored, so an interrupted command can be repeated. With --privileged, set-user-ID and set-group-ID bits, file capabilities and
-device nodes are restored as well: use it only if you trust all who could write to the
-volume, since these can give them the rights of root on this machine.`
+counts as restored, so an interrupted command can be repeated. With --privileged,
+set-user-ID and set-group-ID bits, file capabilities and device nodes are restored as
+well: use it only if you trust all who could write to the volume, since these can give
+them the rights of root on this machine.`
 
 func snapshotRestoreCommand() *cobra.Command {
 	var o snapshotRestore

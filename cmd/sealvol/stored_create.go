@@ -63,7 +63,6 @@ func (o *snapshotCreate) stored(ctx context.Context, w io.Writer, a []string) er
 	if j.src, err = openSource(ctx, a[0], j.st.cred, &o.key); err != nil {
 		return err
 	}
-	limitMemory(create.MemoryLimit)
 	if j.src.live != nil {
 		yieldToOthers()
 	}
@@ -159,6 +158,7 @@ func (j *storedJob) store(ctx context.Context) (*create.Report, error) {
 		return nil, err
 	}
 	defer discard(dev)
+	defer limitMemory(create.MemoryLimit)() // opening the volume before and afterwards may need more
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	src, err := pinned.Open(j.src.paced(ctx, dev), pinned.Options{Credential: j.st.cred})

@@ -181,7 +181,7 @@ func (s *source) paced(ctx context.Context, dev device.Device) device.Device {
 	go func() {
 		g := pacing.NewGovernor(p)
 		defer g.Free()
-		_ = s.live.Do(ctx, control.Request{Op: pacing.OpLoad, Item: func(b json.RawMessage) error { // an older server does not say it
+		err := s.live.Do(ctx, control.Request{Op: pacing.OpLoad, Item: func(b json.RawMessage) error {
 			var l pacing.Load
 			err := json.Unmarshal(b, &l)
 			if err == nil {
@@ -189,6 +189,9 @@ func (s *source) paced(ctx context.Context, dev device.Device) device.Device {
 			}
 			return err
 		}}, nil)
+		if err != nil && ctx.Err() == nil {
+			say(os.Stderr, "warning: %s: the mount does not say how busy it is, so the snapshot may slow down its users: %v\n", s.target, err)
+		}
 	}()
 	return pacing.Device(ctx, dev, p)
 }

@@ -26,7 +26,7 @@ const emptyVolume = 96 << 20
 // is a problem. It returns an error if the snapshot could not be restored or compared for another
 // reason, such as the connection to the store. The content needs room bytes.
 func (o *snapshotVerify) restores(ctx context.Context, s *stored, snap *reading.Snapshot, e *events, room uint64) (problem, err error) {
-	limitMemory(trialMemory)
+	defer limitMemory(trialMemory)()
 	dev, err := scratchDevice(o.scratch, snap, room+emptyVolume)
 	if err != nil {
 		return nil, err

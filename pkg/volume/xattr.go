@@ -12,9 +12,6 @@ import (
 	"github.com/sealvol/sealvol/pkg/volume/vfs"
 )
 
-// maxXattrList bounds the names of one inode: XATTR_LIST_MAX of Linux.
-const maxXattrList = 65536
-
 // storeXattr sets an attribute, or removes it if value is nil.
 func (v *Volume) storeXattr(in *inode, name string, value []byte) error {
 	return v.fs.Update(func(w *tree.Writer) error {
@@ -162,7 +159,7 @@ func (v *Volume) SetXattr(req *vfs.Req, ino vfs.Ino, name string, value []byte, 
 			for _, n := range names {
 				total += len(n) + 1
 			}
-			if total > maxXattrList {
+			if total > vfs.MaxXattrList {
 				return nil, vfs.ErrNoSpace
 			}
 		}

@@ -73,7 +73,10 @@ func (d *Document) Check(t testing.TB) {
 			}
 			return
 		}
-		before, after, _ := strings.Cut(rest, "$ "+s.command+"\n"+s.prints)
+		before, after, found := strings.Cut(rest, "$ "+s.command+"\n"+s.prints)
+		if !found {
+			t.Fatalf("%s: $ %s: it cannot be found again", d.Path, s.command)
+		}
 		fmt.Fprintf(&out, "%s$ %s\n%s", before, s.command, got)
 		rest = after
 	}

@@ -17,7 +17,8 @@ const (
 	slowest = 0.75
 	easier  = 1 / slowest
 	// usedRequests are use, if they are answered in Every. So is one that still waits: the more a
-	// reader harms, the fewer are answered.
+	// reader harms, the fewer are answered. But what waits during a hold as well does not wait for
+	// the reader.
 	usedRequests = 4
 	// kindRequests of a kind are needed to know how long they take.
 	kindRequests = 3
@@ -44,6 +45,7 @@ type Governor struct {
 	rate   float64 // 0: not slowed
 	first  float64 // the rate at which slowing began
 	begun  bool    // the volume was used
+	stuck  int     // requests that wait whatever the reader does, such as for a lock
 }
 
 // NewGovernor returns a Governor of a Pacer.
@@ -59,7 +61,7 @@ func (g *Governor) Free() {
 // Next takes the load of one window.
 func (g *Governor) Next(l Load) {
 	rate := g.p.measure()
-	used := l.Count() >= usedRequests || l.Queue > 0
+	used := l.Count() >= usedRequests || l.Queue > g.stuck
 	if g.held {
 		g.left--
 		if g.left > 0 {
@@ -92,6 +94,10 @@ func (g *Governor) Next(l Load) {
 
 // learn remembers how long requests take without the reader.
 func (g *Governor) learn(l *Load) {
+	g.stuck = 0
+	if l.Count() == 0 {
+		g.stuck = l.Queue
+	}
 	for i, k := range l.Kinds {
 		if k.Count < kindRequests {
 			continue

@@ -6,8 +6,12 @@ import (
 	"time"
 )
 
-// burst is how much may be read at once after a pause.
-const burst = 100 * time.Millisecond
+const (
+	// burst is how much may be read at once after a pause.
+	burst = 100 * time.Millisecond
+	// longestHold ends a hold if nobody does: the mount server may have stopped saying anything.
+	longestHold = 10 * Every
+)
 
 // Pacer limits a rate in bytes per second. It has a limit that does not change, and a lower rate
 // while others use the volume.
@@ -36,9 +40,13 @@ func (p *Pacer) Wait(ctx context.Context, n int) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	for held := p.holding(); held != nil; held = p.holding() {
+	if held := p.holding(); held != nil {
+		t := time.NewTimer(longestHold)
+		defer t.Stop()
 		select {
 		case <-held:
+		case <-t.C:
+			p.release()
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

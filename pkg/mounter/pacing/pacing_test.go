@@ -192,6 +192,47 @@ func TestGovernorIdle(t *testing.T) {
 	})
 }
 
+// TestGovernorStuck: a request that waits for something else, such as a lock, does not slow the
+// reader.
+func TestGovernorStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPacer(0)
+		g := NewGovernor(p)
+		r := &reader{p: p}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			r.run(ctx)
+		}()
+		for range 50 {
+			<-time.After(Every)
+			g.Next(Load{Queue: 1})
+		}
+		before := r.n.Load()
+		for range 50 {
+			<-time.After(Every)
+			g.Next(Load{Queue: 1})
+		}
+		if got := (r.n.Load() - before) / 10; !near(got, 250*mib) {
+			t.Errorf("%d bytes per second", got)
+		}
+		cancel()
+		<-ended
+	})
+}
+
+// TestSilence: a mount server that stops saying anything while the reader is held does not stop it.
+func TestSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPacer(0)
+		p.hold()
+		if got := read(t, p, 10*time.Second); !near(got, 200*mib) {
+			t.Errorf("%d bytes per second", got)
+		}
+	})
+}
+
 // TestFree: without a server, the reader is free, also in a hold.
 func TestFree(t *testing.T) {
 	for n := range 20 {

@@ -210,6 +210,8 @@ func follow(server io.Reader, p *pacing.Pacer) error {
 	for {
 		l, err := handover.ReadLoad(server)
 		if err != nil {
+			g.Free()
+			_, _ = io.Copy(io.Discard, server) // of another version: the socket must not fill up
 			return err
 		}
 		g.Next(l)

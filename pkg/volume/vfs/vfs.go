@@ -17,6 +17,7 @@ const (
 	MaxSymlinkBytes = 4095      // PATH_MAX without the NUL
 	MaxXattrBytes   = 65536     // XATTR_SIZE_MAX of Linux
 	MaxXattrName    = 255       // XATTR_NAME_MAX of Linux
+	MaxXattrList    = 65536     // XATTR_LIST_MAX of Linux: the names of one inode, each with a NUL
 	MaxLinks        = 1<<31 - 1 // hard links of one inode
 	MaxFileBytes    = 1<<63 - 1 // limited further by the format (ErrFileTooBig)
 	MaxCookie       = 1<<63 - 3 // the kernel's limit minus two, which fusefs needs for "." and ".."

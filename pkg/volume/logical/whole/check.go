@@ -69,9 +69,6 @@ const MaxIno = 1 << 61
 const (
 	// maxFileBytes is that of the volume's format (docs/format.md).
 	maxFileBytes = 1<<63 - 4096
-	// maxXattrList bounds the names of an inode's attributes in bytes, each with a NUL: XATTR_LIST_MAX
-	// of Linux.
-	maxXattrList = 65536
 	// commonFlags are the flags that inodes of any type may have.
 	commonFlags = vfs.FlagNodump | vfs.FlagNoatime
 )
@@ -109,8 +106,8 @@ func CheckXattr(ino uint64, mode uint32, x *logical.Xattr, names *uint64) error 
 		}
 		return nil
 	}
-	if *names += uint64(len(x.Name)) + 1; *names > maxXattrList {
-		return invalid("the names of inode %d's attributes have more than %d bytes", ino, maxXattrList)
+	if *names += uint64(len(x.Name)) + 1; *names > vfs.MaxXattrList {
+		return invalid("the names of inode %d's attributes have more than %d bytes", ino, vfs.MaxXattrList)
 	}
 	return nil
 }
